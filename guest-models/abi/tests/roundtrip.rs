@@ -1,0 +1,353 @@
+//! Every message that is encoded decodes to what it was made from, and nothing else decodes.
+
+use belljar_abi::{
+    ALIGN, DType, Description, Dim, ExternalData, FunctionInfo, GuestErrorCode, InputShape,
+    MAX_ERROR_TEXT, MAX_LIST, MAX_NAME, MAX_RANK, MAX_TENSORS, OperatorCount, OpsetImport, Reply,
+    TensorView, ValueInfo, decode_reply, decode_shapes, decode_tensors, element_count,
+    encode_error, encode_ok, encode_shapes, encode_tensors, encoded_len, fixed_data_len,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// A tensor that owns what a view borrows.
+#[derive(Clone, Debug)]
+struct Owned {
+    name: String,
+    dtype: DType,
+    dims: Vec<u64>,
+    data: Vec<u8>,
+}
+
+impl Owned {
+    fn view(&self) -> TensorView<'_> {
+        let Owned { name, dtype, dims, data } = self;
+        TensorView { name, dtype: *dtype, dims: dims.clone(), data }
+    }
+}
+
+fn views(tensors: &[Owned]) -> Vec<TensorView<'_>> {
+    tensors.iter().map(Owned::view).collect()
+}
+
+fn any_tensor() -> impl Strategy<Value = Owned> {
+    (".{0,12}", prop::sample::select(DType::ALL), vec(0u64..4, 0..4)).prop_flat_map(
+        |(name, dtype, dims)| {
+            let count = element_count(&dims).expect("small") as usize;
+            let data = match dtype {
+                DType::Bool => vec(0u8..2, count).boxed(),
+                DType::String => vec(".{0,5}", count).prop_map(|texts| wire(&texts)).boxed(),
+                _ => vec(any::<u8>(), count * dtype.size().expect("fixed")).boxed(),
+            };
+            data.prop_map(move |data| Owned { name: name.clone(), dtype, dims: dims.clone(), data })
+        },
+    )
+}
+
+fn wire(texts: &[String]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for text in texts {
+        bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes
+}
+
+fn any_shapes() -> impl Strategy<Value = Vec<InputShape>> {
+    let shape = (".{0,12}", vec(any::<u64>(), 0..5));
+    vec(shape.prop_map(|(name, dims)| InputShape { name, dims }), 0..4)
+}
+
+fn any_value() -> impl Strategy<Value = ValueInfo> {
+    let dim = prop_oneof![
+        any::<u64>().prop_map(Dim::Fixed),
+        ".{0,8}".prop_map(Dim::Symbol),
+        Just(Dim::Unknown),
+    ];
+    (".{0,8}", any::<u32>(), prop::option::of(vec(dim, 0..4)), any::<bool>()).prop_map(
+        |(name, elem_type, shape, has_default)| ValueInfo { name, elem_type, shape, has_default },
+    )
+}
+
+prop_compose! {
+    fn any_description()(
+        numbers in any::<(i64, i64, u64, u64, bool)>(),
+        texts in vec(".{0,8}", 5),
+        (inputs, outputs) in (vec(any_value(), 0..3), vec(any_value(), 0..3)),
+        imports in vec((".{0,8}", any::<i64>()), 0..3),
+        counts in vec((".{0,8}", ".{0,8}", any::<u64>()), 0..3),
+        metadata in vec((".{0,8}", ".{0,8}"), 0..3),
+        external in vec((".{0,8}", ".{0,8}", "[0-9]{0,4}", "[0-9]{0,4}"), 0..3),
+    ) -> Description {
+        let (ir_version, model_version, nodes, parameters, truncated) = numbers;
+        let [producer_name, producer_version, domain, doc_string, graph_name] =
+            texts.try_into().expect("five texts");
+        let opset_imports = imports
+            .into_iter()
+            .map(|(domain, version)| OpsetImport { domain, version })
+            .collect();
+        let operators = counts
+            .iter()
+            .cloned()
+            .map(|(domain, op_type, count)| OperatorCount { domain, op_type, count })
+            .collect();
+        let functions = counts
+            .into_iter()
+            .map(|(domain, name, nodes)| FunctionInfo { domain, name, nodes })
+            .collect();
+        let external_data = external
+            .into_iter()
+            .map(|(tensor, location, offset, length)| {
+                ExternalData { tensor, location, offset, length }
+            })
+            .collect();
+        Description {
+            ir_version, producer_name, producer_version, domain, model_version, doc_string,
+            graph_name, inputs, outputs, opset_imports, operators, nodes, parameters, metadata,
+            functions, external_data, truncated,
+        }
+    }
+}
+
+fn any_error() -> impl Strategy<Value = (GuestErrorCode, String)> {
+    use GuestErrorCode::*;
+    (prop::sample::select(vec![NotOnnx, ModelRefused, BadInput, RunFailed, Protocol]), ".{0,40}")
+}
+
+/// A valid message of any kind.
+fn any_message() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        Just(encode_ok()),
+        any_error().prop_map(|(code, text)| encode_error(code, &text)),
+        any_description().prop_map(|description| description.encode()),
+        vec(any_tensor(), 0..4).prop_map(|tensors| encode_tensors(&views(&tensors))),
+        any_shapes().prop_map(|shapes| encode_shapes(&shapes)),
+    ]
+}
+
+/// Decodes by every decoder; whatever a decoder lets through must hold what it promises.
+fn accepted(bytes: &[u8]) -> bool {
+    let reply = decode_reply(bytes);
+    if let Ok(Reply::Tensors(tensors)) = &reply {
+        tensors.iter().for_each(check);
+    }
+    if let Ok(Reply::Error(error)) = &reply {
+        assert!(error.text.len() <= MAX_ERROR_TEXT);
+    }
+    let tensors = decode_tensors(bytes);
+    tensors.iter().flatten().for_each(check);
+    reply.is_ok() || tensors.is_ok() || decode_shapes(bytes).is_ok()
+}
+
+fn check(view: &TensorView<'_>) {
+    assert!(view.dims.len() <= MAX_RANK && view.name.len() <= MAX_NAME);
+    let count = element_count(&view.dims).expect("a decoded shape does not overflow");
+    match view.dtype.size() {
+        Some(size) => {
+            assert_eq!(view.data.len() as u64, count * size as u64);
+            assert_eq!(fixed_data_len(view.dtype, &view.dims), Some(view.data.len() as u64));
+            assert_eq!(view.strings().count(), 0);
+        }
+        None => {
+            assert_eq!(view.strings().count() as u64, count);
+            let len: usize = view.strings().map(|text| 4 + text.len()).sum();
+            assert_eq!(len, view.data.len());
+        }
+    }
+    if view.dtype == DType::Bool {
+        assert!(view.data.iter().all(|byte| *byte < 2));
+    }
+}
+
+/// Where the padding before each tensor's data lies in the message of these tensors.
+fn paddings(tensors: &[Owned]) -> Vec<std::ops::Range<usize>> {
+    let mut at = 12;
+    let padding = |tensor: &Owned| {
+        let start = at + 4 + tensor.name.len() + 4 + 4 + 8 * tensor.dims.len() + 8;
+        let end = start.next_multiple_of(ALIGN);
+        at = end + tensor.data.len();
+        start..end
+    };
+    tensors.iter().map(padding).collect()
+}
+
+proptest! {
+    #[test]
+    fn tensors_come_back(tensors in vec(any_tensor(), 0..5)) {
+        let views = views(&tensors);
+        let bytes = encode_tensors(&views);
+        prop_assert!(bytes.len() <= encoded_len(&views));
+        prop_assert_eq!(&decode_tensors(&bytes).unwrap(), &views);
+        match decode_reply(&bytes) {
+            Ok(Reply::Tensors(decoded)) => prop_assert_eq!(&decoded, &views),
+            other => prop_assert!(false, "{:?}", other),
+        }
+        for (padding, view) in paddings(&tensors).iter().zip(&views) {
+            prop_assert!(bytes[padding.end..].starts_with(view.data));
+        }
+    }
+
+    #[test]
+    fn shapes_come_back(shapes in any_shapes()) {
+        let bytes = encode_shapes(&shapes);
+        prop_assert_eq!(decode_shapes(&bytes).unwrap(), shapes);
+        // Shapes are a question, never an answer.
+        prop_assert!(decode_reply(&bytes).is_err());
+    }
+
+    #[test]
+    fn descriptions_come_back(description in any_description()) {
+        match decode_reply(&description.encode()) {
+            Ok(Reply::Description(decoded)) => prop_assert_eq!(decoded, description),
+            other => prop_assert!(false, "{:?}", other),
+        }
+    }
+
+    #[test]
+    fn errors_come_back((code, text) in any_error()) {
+        match decode_reply(&encode_error(code, &text)) {
+            Ok(Reply::Error(error)) => prop_assert_eq!((error.code, error.text), (code, text)),
+            other => prop_assert!(false, "{:?}", other),
+        }
+    }
+
+    #[test]
+    fn cut_or_extended_messages_are_errors(mut bytes in any_message(), more in any::<u8>()) {
+        prop_assert!(accepted(&bytes));
+        for len in 0..bytes.len() {
+            prop_assert!(!accepted(&bytes[..len]), "cut to {}", len);
+        }
+        bytes.push(more);
+        prop_assert!(!accepted(&bytes));
+    }
+
+    #[test]
+    fn padding_must_be_zero(
+        tensors in vec(any_tensor(), 1..4),
+        at in any::<prop::sample::Index>(),
+        value in 1u8..,
+    ) {
+        let mut bytes = encode_tensors(&views(&tensors));
+        let padding: Vec<usize> = paddings(&tensors).into_iter().flatten().collect();
+        prop_assume!(!padding.is_empty());
+        bytes[padding[at.index(padding.len())]] = value;
+        prop_assert!(!accepted(&bytes));
+    }
+
+    #[test]
+    fn arbitrary_bytes_do_not_panic(bytes in vec(any::<u8>(), 0..300)) {
+        accepted(&bytes);
+    }
+
+    #[test]
+    fn arbitrary_bytes_behind_a_good_header_do_not_panic(
+        kind in 0u32..7,
+        bytes in vec(prop_oneof![3 => 0u8..4, 1 => any::<u8>()], 0..300),
+    ) {
+        let mut message = encode_ok()[..4].to_vec();
+        message.extend_from_slice(&kind.to_le_bytes());
+        message.extend_from_slice(&bytes);
+        accepted(&message);
+    }
+
+    #[test]
+    fn mutated_messages_do_not_panic(
+        mut bytes in any_message(),
+        mutations in vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+        words in vec((any::<prop::sample::Index>(), any::<u32>()), 0..3),
+    ) {
+        for (at, value) in mutations {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        // Lengths and counts are words: hit them whole, too.
+        for (at, value) in words {
+            let at = at.index(bytes.len() / 4) * 4;
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        accepted(&bytes);
+    }
+}
+
+#[test]
+fn ok_comes_back() {
+    assert!(matches!(decode_reply(&encode_ok()), Ok(Reply::Ok)));
+    assert!(decode_tensors(&encode_ok()).is_err());
+    assert!(decode_shapes(&encode_ok()).is_err());
+}
+
+#[test]
+fn long_texts_are_cut_at_a_character() {
+    let text = "é".repeat(MAX_ERROR_TEXT);
+    match decode_reply(&encode_error(GuestErrorCode::RunFailed, &text[..])) {
+        Ok(Reply::Error(error)) => assert_eq!(error.text.len(), MAX_ERROR_TEXT),
+        other => panic!("{other:?}"),
+    }
+    let description = Description {
+        graph_name: format!("x{text}"),
+        metadata: vec![(text.clone(), text); MAX_LIST + 1],
+        ..Description::default()
+    };
+    match decode_reply(&description.encode()) {
+        Ok(Reply::Description(decoded)) => {
+            assert!(decoded.truncated);
+            assert_eq!(decoded.metadata.len(), MAX_LIST);
+            assert_eq!(decoded.graph_name.len() % 2, 1);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn bounds_hold() {
+    let name = "n".repeat(MAX_NAME);
+    let tensor = |name: &str, rank: usize| Owned {
+        name: name.into(),
+        dtype: DType::U8,
+        dims: vec![1; rank],
+        data: vec![7],
+    };
+    let encoded = |tensor: Owned| encode_tensors(&[tensor.view()]);
+    assert!(decode_tensors(&encoded(tensor(&name, MAX_RANK))).is_ok());
+    assert!(decode_tensors(&encoded(tensor(&name, MAX_RANK + 1))).is_err());
+    assert!(decode_tensors(&encoded(tensor(&format!("{name}n"), 1))).is_err());
+    let many = vec![tensor("x", 0); MAX_TENSORS + 1];
+    assert!(decode_tensors(&encode_tensors(&views(&many[1..]))).is_ok());
+    assert!(decode_tensors(&encode_tensors(&views(&many))).is_err());
+}
+
+#[test]
+fn lengths_must_agree_with_shapes() {
+    let refused = |dtype, dims: &[u64], data: &[u8]| {
+        let view = TensorView { name: "x", dtype, dims: dims.to_vec(), data };
+        assert!(decode_tensors(&encode_tensors(&[view])).is_err(), "{dtype} {dims:?} {data:?}");
+    };
+    refused(DType::F32, &[2], &[0; 4]);
+    refused(DType::F32, &[2], &[0; 12]);
+    refused(DType::F32, &[0], &[0; 4]);
+    refused(DType::U8, &[1 << 32, 1 << 32], &[]);
+    refused(DType::U64, &[1 << 61], &[]);
+    refused(DType::Bool, &[1], &[2]);
+    refused(DType::String, &[1], &[]);
+    refused(DType::String, &[u64::MAX], &[]);
+    refused(DType::String, &[0], &[0, 0, 0, 0]);
+    refused(DType::String, &[1], &[1, 0, 0, 0]);
+    refused(DType::String, &[1], &[1, 0, 0, 0, 0xff]);
+    refused(DType::String, &[1], &[0xff, 0xff, 0xff, 0xff, b'x']);
+    // A zero makes a tensor empty, whatever stands beside it.
+    assert_eq!(element_count(&[u64::MAX, u64::MAX, 0]), Some(0));
+    assert_eq!(element_count(&[u64::MAX, 2]), None);
+    assert_eq!(element_count(&[]), Some(1));
+    assert_eq!(fixed_data_len(DType::String, &[1]), None);
+}
+
+#[test]
+fn every_type_is_known_by_its_number() {
+    for dtype in DType::ALL {
+        assert_eq!(DType::from_onnx(dtype.to_onnx()), Some(*dtype));
+        assert_eq!(DType::onnx_name(dtype.to_onnx()), dtype.name());
+        assert_eq!(dtype.to_string(), dtype.name());
+    }
+    assert_eq!(DType::from_onnx(0), None);
+    assert_eq!(DType::from_onnx(16), None);
+    assert_eq!(DType::onnx_name(16), "bf16");
+}

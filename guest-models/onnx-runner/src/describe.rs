@@ -1,0 +1,151 @@
+//! What a model says about itself, read from the decoded file and not from tract, so that a model
+//! that cannot be run can still be looked at.
+
+use std::collections::HashMap;
+
+use belljar_abi::{
+    Description, Dim, ExternalData, FunctionInfo, OperatorCount, OpsetImport, ValueInfo,
+};
+use tract_onnx::pb::tensor_proto::DataLocation;
+use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
+use tract_onnx::pb::{
+    FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto,
+};
+
+use crate::Refusal;
+
+/// Describes a loaded model.
+pub(crate) fn describe(proto: &ModelProto) -> Result<Description, Refusal> {
+    let mut tally = Tally::default();
+    let mut description = Description {
+        ir_version: proto.ir_version,
+        producer_name: proto.producer_name.clone(),
+        producer_version: proto.producer_version.clone(),
+        domain: proto.domain.clone(),
+        model_version: proto.model_version,
+        doc_string: proto.doc_string.clone(),
+        ..Description::default()
+    };
+    for import in &proto.opset_import {
+        let (domain, version) = (import.domain.clone(), import.version);
+        description.opset_imports.push(OpsetImport { domain, version });
+    }
+    for entry in &proto.metadata_props {
+        description.metadata.push((entry.key.clone(), entry.value.clone()));
+    }
+    if let Some(graph) = &proto.graph {
+        description.graph_name = graph.name.clone();
+        description.inputs = graph.input.iter().map(|value| value_info(value, graph)).collect();
+        description.outputs = graph.output.iter().map(|value| value_info(value, graph)).collect();
+        tally.graph(graph);
+    }
+    for function in &proto.functions {
+        description.functions.push(function_info(function));
+        tally.nodes(&function.node);
+    }
+    description.nodes = tally.nodes;
+    description.parameters = tally.parameters;
+    description.external_data = tally.external;
+    description.operators = tally
+        .operators
+        .into_iter()
+        .map(|((domain, op_type), count)| OperatorCount {
+            domain: domain.into(),
+            op_type: op_type.into(),
+            count,
+        })
+        .collect();
+    description.operators.sort_by(|a, b| {
+        b.count.cmp(&a.count).then_with(|| (&a.domain, &a.op_type).cmp(&(&b.domain, &b.op_type)))
+    });
+    Ok(description)
+}
+
+fn value_info(value: &ValueInfoProto, graph: &GraphProto) -> ValueInfo {
+    let tensor = value
+        .r#type
+        .as_ref()
+        .and_then(|ty| ty.value.as_ref())
+        .map(|type_proto::Value::TensorType(tensor)| tensor);
+    ValueInfo {
+        name: value.name.clone(),
+        elem_type: tensor.map_or(0, |tensor| u32::try_from(tensor.elem_type).unwrap_or(0)),
+        shape: tensor.and_then(|tensor| tensor.shape.as_ref()).map(|shape| {
+            shape
+                .dim
+                .iter()
+                .map(|dim| match &dim.value {
+                    Some(DimValue::DimValue(size)) => {
+                        u64::try_from(*size).map_or(Dim::Unknown, Dim::Fixed)
+                    }
+                    Some(DimValue::DimParam(name)) if !name.is_empty() && name != "?" => {
+                        Dim::Symbol(name.clone())
+                    }
+                    _ => Dim::Unknown,
+                })
+                .collect()
+        }),
+        has_default: graph.initializer.iter().any(|tensor| tensor.name == value.name),
+    }
+}
+
+fn function_info(function: &FunctionProto) -> FunctionInfo {
+    FunctionInfo {
+        domain: function.domain.clone().unwrap_or_default(),
+        name: function.name.clone().unwrap_or_default(),
+        nodes: function.node.len() as u64,
+    }
+}
+
+/// Counts over a graph and everything nested in it. The protobuf decoder has bounded the nesting.
+#[derive(Default)]
+struct Tally<'a> {
+    operators: HashMap<(&'a str, &'a str), u64>,
+    nodes: u64,
+    parameters: u64,
+    external: Vec<ExternalData>,
+}
+
+impl<'a> Tally<'a> {
+    fn graph(&mut self, graph: &'a GraphProto) {
+        for tensor in &graph.initializer {
+            self.tensor(tensor);
+        }
+        for values in graph.sparse_initializer.iter().filter_map(|tensor| tensor.values.as_ref()) {
+            self.tensor(values);
+        }
+        self.nodes(&graph.node);
+    }
+
+    fn nodes(&mut self, nodes: &'a [NodeProto]) {
+        for node in nodes {
+            self.nodes += 1;
+            // `ai.onnx` is the long name of the default domain.
+            let domain = if node.domain == "ai.onnx" { "" } else { &*node.domain };
+            *self.operators.entry((domain, &node.op_type)).or_default() += 1;
+            for attribute in &node.attribute {
+                attribute.t.iter().chain(&attribute.tensors).for_each(|t| self.tensor(t));
+                attribute.g.iter().chain(&attribute.graphs).for_each(|g| self.graph(g));
+            }
+        }
+    }
+
+    fn tensor(&mut self, tensor: &TensorProto) {
+        let elements = tensor
+            .dims
+            .iter()
+            .fold(1u64, |count, dim| count.saturating_mul(u64::try_from(*dim).unwrap_or(0)));
+        self.parameters = self.parameters.saturating_add(elements);
+        if tensor.data_location == Some(DataLocation::External as i32) {
+            let entry = |key: &str| {
+                tensor.external_data.iter().find(|entry| entry.key == key).map(|e| e.value.clone())
+            };
+            self.external.push(ExternalData {
+                tensor: tensor.name.clone(),
+                location: entry("location").unwrap_or_default(),
+                offset: entry("offset").unwrap_or_else(|| "0".into()),
+                length: entry("length").unwrap_or_default(),
+            });
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! From a decoded model to a plan that can run: tract parses, types and optimises it for the
+//! concrete shapes the host gives, so that no symbolic dimension is left.
+
+use std::sync::Arc;
+
+use belljar_abi::{GuestErrorCode, InputShape, decode_shapes};
+use tract_onnx::pb::ModelProto;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::infer::Factoid;
+
+use crate::{Refusal, gate};
+
+/// An optimised model, and what its inputs and outputs are called.
+pub(crate) struct Prepared {
+    pub(crate) plan: Arc<TypedRunnableModel>,
+    pub(crate) inputs: Vec<PreparedInput>,
+    pub(crate) outputs: Vec<String>,
+}
+
+/// One input of the plan, in the plan's order.
+pub(crate) struct PreparedInput {
+    pub(crate) name: String,
+    pub(crate) dtype: DatumType,
+    pub(crate) dims: Vec<usize>,
+}
+
+/// Prepares the model for the shapes in `message`.
+pub(crate) fn prepare(proto: ModelProto, message: &[u8]) -> Result<Prepared, Refusal> {
+    let refuse = |text: String| Refusal::new(GuestErrorCode::ModelRefused, text);
+    let shapes = decode_shapes(message)
+        .map_err(|err| Refusal::new(GuestErrorCode::Protocol, format!("input shapes: {err}")))?;
+    gate::check(&proto).map_err(refuse)?;
+    let outputs = proto.graph.iter().flat_map(|g| &g.output).map(|o| o.name.clone()).collect();
+    // Exporters write intermediate shapes that contradict the graph; only inputs are binding.
+    let parsed = tract_onnx::onnx()
+        .with_ignore_value_info(true)
+        .parse(&proto, None)
+        .map_err(|err| refuse(format!("{err:#}")))?;
+    drop(proto);
+    if let Some(name) = parsed.unresolved_inputs.first() {
+        return Err(refuse(format!("nothing in the graph makes the value {name:?}")));
+    }
+    let mut model = parsed.model;
+    let inputs = fix_inputs(&mut model, &shapes)?;
+    let plan = model
+        .into_optimized()
+        .and_then(|model| model.into_runnable())
+        .map_err(|err| refuse(format!("{err:#}")))?;
+    Ok(Prepared { plan, inputs, outputs })
+}
+
+/// Gives every input of the model its concrete shape.
+fn fix_inputs(
+    model: &mut InferenceModel,
+    shapes: &[InputShape],
+) -> Result<Vec<PreparedInput>, Refusal> {
+    let bad = |text: String| Refusal::new(GuestErrorCode::BadInput, text);
+    let failed = |err: TractError| bad(format!("{err:#}"));
+    let outlets = model.input_outlets().map_err(failed)?.to_vec();
+    let mut inputs = Vec::with_capacity(outlets.len());
+    for (ix, outlet) in outlets.iter().enumerate() {
+        let name = model.node(outlet.node).name.clone();
+        let shape = shapes
+            .iter()
+            .find(|shape| shape.name == name)
+            .ok_or_else(|| bad(format!("no shape was given for the input {name:?}")))?;
+        let dims: Vec<usize> = shape
+            .dims
+            .iter()
+            .map(|dim| usize::try_from(*dim))
+            .collect::<Result<_, _>>()
+            .map_err(|_| bad(format!("input {name:?}: a dimension is above 32 bits")))?;
+        let fact = model.input_fact(ix).map_err(failed)?;
+        let dtype = fact
+            .datum_type
+            .concretize()
+            .ok_or_else(|| bad(format!("input {name:?} has no element type")))?;
+        model.set_input_fact(ix, InferenceFact::dt_shape(dtype, &*dims)).map_err(failed)?;
+        inputs.push(PreparedInput { name, dtype, dims });
+    }
+    Ok(inputs)
+}

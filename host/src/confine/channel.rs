@@ -1,0 +1,176 @@
+//! Messages between a supervisor and its worker: JSON of bounded length, with descriptors, over a
+//! socket pair that keeps message boundaries. Each side treats the other's messages as hostile.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Longest message in bytes. Errors and log lines are cut well below it; tensors go elsewhere.
+pub(crate) const MAX_MESSAGE: usize = 128 << 10;
+
+/// Most descriptors with one message.
+const MAX_DESCRIPTORS: usize = 2;
+
+/// One end of a socket pair.
+pub(crate) struct Channel {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+/// How waiting for a message ended.
+pub(crate) enum Received<T> {
+    Message(T, Vec<OwnedFd>),
+    /// The other end is gone.
+    Closed,
+    /// Nothing came in time.
+    TimedOut,
+}
+
+impl Channel {
+    /// Both ends of a new socket pair: one to keep, one to give to a worker.
+    pub(crate) fn pair() -> io::Result<(Channel, OwnedFd)> {
+        let kind = SocketType::SEQPACKET;
+        let (here, there) =
+            rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+        Ok((Channel::new(here), there))
+    }
+
+    pub(crate) fn new(socket: OwnedFd) -> Channel {
+        Channel { socket, buffer: vec![0; MAX_MESSAGE] }
+    }
+
+    /// Sends one message, with descriptors. A closed other end is an error, not a signal.
+    pub(crate) fn send(
+        &mut self,
+        message: &impl Serialize,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let bytes = serde_json::to_vec(message)?;
+        if bytes.len() > MAX_MESSAGE || descriptors.len() > MAX_DESCRIPTORS {
+            return Err(io::Error::other("the message is too long to send"));
+        }
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        let iov = [IoSlice::new(&bytes)];
+        loop {
+            match rustix::net::sendmsg(&self.socket, &iov, &mut ancillary, SendFlags::NOSIGNAL) {
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(err) => return Err(err.into()),
+            }
+        }
+    }
+
+    /// Waits for one message, for at most `timeout`.
+    pub(crate) fn receive<T: DeserializeOwned>(
+        &mut self,
+        timeout: Option<Duration>,
+    ) -> io::Result<Received<T>> {
+        if let Some(timeout) = timeout
+            && !self.wait(timeout)?
+        {
+            return Ok(Received::TimedOut);
+        }
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut iov = [IoSliceMut::new(&mut self.buffer)];
+        let received = loop {
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            match rustix::net::recvmsg(&self.socket, &mut iov, &mut ancillary, flags) {
+                Ok(received) => break received,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::CONNRESET) => return Ok(Received::Closed),
+                Err(err) => return Err(err.into()),
+            }
+        };
+        let mut descriptors = Vec::new();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                descriptors.extend(rights);
+            }
+        }
+        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+            return Err(io::Error::other("the other side sent a message that is too long"));
+        }
+        if received.bytes == 0 {
+            return Ok(Received::Closed);
+        }
+        let bytes = self.buffer.get(..received.bytes).unwrap_or_default();
+        Ok(Received::Message(serde_json::from_slice(bytes)?, descriptors))
+    }
+
+    /// Whether something can be received before `timeout` has passed.
+    fn wait(&self, timeout: Duration) -> io::Result<bool> {
+        let end = Instant::now().checked_add(timeout);
+        loop {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let left = left.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+            let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+            match rustix::event::poll(&mut fds, left.as_ref()) {
+                Ok(count) => return Ok(count > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(err) => return Err(err.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_and_descriptors_cross() {
+        let (mut here, there) = Channel::pair().unwrap();
+        let mut there = Channel::new(there);
+        let extra = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        here.send(&("hello", 1), &[extra.as_fd()]).unwrap();
+        let Received::Message((text, number), fds) =
+            there.receive::<(String, u8)>(Some(Duration::from_secs(5))).unwrap()
+        else {
+            panic!("nothing was received")
+        };
+        assert_eq!((text.as_str(), number, fds.len()), ("hello", 1, 1));
+    }
+
+    #[test]
+    fn silence_nonsense_and_an_end_are_told_apart() {
+        let (mut here, there) = Channel::pair().unwrap();
+        let soon = Some(Duration::from_millis(1));
+        assert!(matches!(here.receive::<String>(soon), Ok(Received::TimedOut)));
+        rustix::io::write(&there, b"{not json").unwrap();
+        assert!(here.receive::<String>(None).is_err());
+        drop(there);
+        assert!(matches!(here.receive::<String>(None), Ok(Received::Closed)));
+        assert!(here.send(&"anyone?", &[]).is_err());
+    }
+
+    #[test]
+    fn an_oversized_message_is_refused() {
+        let (mut here, there) = Channel::pair().unwrap();
+        assert!(here.send(&"x".repeat(MAX_MESSAGE), &[]).is_err());
+        rustix::net::sockopt::set_socket_send_buffer_size(&there, 4 * MAX_MESSAGE).unwrap();
+        rustix::io::write(&there, &vec![b'1'; MAX_MESSAGE + 1]).unwrap();
+        assert!(here.receive::<u64>(None).is_err());
+    }
+}

@@ -1,0 +1,208 @@
+//! Memory that two processes can share without trusting each other.
+//!
+//! It is only ever read and written through system calls, never mapped: the other side may change
+//! shared memory at any moment, which a Rust reference must not see, and a mapping of something
+//! that was cut short kills whoever touches it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+
+/// Seals that make the content final.
+const FINAL: SealFlags =
+    SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// Seals that fix the size and leave the content open.
+const SIZED: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+fn create(name: &str) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // NOEXEC_SEAL is younger (Linux 6.3): such memory can then never be made executable as a file.
+    match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(rustix::io::Errno::INVAL) => Ok(rustix::fs::memfd_create(name, flags)?),
+        other => Ok(other?),
+    }
+}
+
+fn read_exact_at(fd: BorrowedFd<'_>, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match rustix::io::pread(fd, &mut *buffer, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                buffer = buffer.get_mut(count..).unwrap_or_default();
+                offset += count as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(err) => return Err(err.into()),
+        }
+    }
+    Ok(())
+}
+
+fn write_all_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(fd, bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                bytes = bytes.get(count..).unwrap_or_default();
+                offset += count as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(err) => return Err(err.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Bytes being collected, to be sealed when they are complete.
+pub(crate) struct SealedWriter {
+    fd: OwnedFd,
+    len: u64,
+}
+
+impl SealedWriter {
+    /// `name` is shown in `/proc/…/maps` and means nothing.
+    pub(crate) fn new(name: &str) -> io::Result<SealedWriter> {
+        Ok(SealedWriter { fd: create(name)?, len: 0 })
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        write_all_at(self.fd.as_fd(), bytes, self.len)?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    pub(crate) fn seal(self) -> io::Result<SealedBytes> {
+        rustix::fs::fcntl_add_seals(&self.fd, FINAL)?;
+        Ok(SealedBytes { fd: self.fd, len: self.len })
+    }
+}
+
+/// Bytes that nobody can change, shorten or lengthen.
+#[derive(Debug)]
+pub(crate) struct SealedBytes {
+    fd: OwnedFd,
+    len: u64,
+}
+
+impl SealedBytes {
+    /// Takes over a descriptor from another process, if it is sealed.
+    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<SealedBytes> {
+        if !rustix::fs::fcntl_get_seals(&fd)?.contains(FINAL) {
+            return Err(io::Error::other("memory that should be sealed is not"));
+        }
+        let len = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
+        Ok(SealedBytes { fd, len })
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Fills `buffer`, which must not be longer than the bytes.
+    pub(crate) fn read_into(&self, buffer: &mut [u8]) -> io::Result<()> {
+        read_exact_at(self.fd.as_fd(), buffer, 0)
+    }
+
+    pub(crate) fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+}
+
+impl AsFd for SealedBytes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A buffer of fixed size that both sides read and write, one after the other.
+#[derive(Debug)]
+pub(crate) struct SharedBuffer {
+    fd: OwnedFd,
+    len: u64,
+}
+
+impl SharedBuffer {
+    /// A buffer of `len` bytes, which take memory only once they are written.
+    pub(crate) fn new(len: u64) -> io::Result<SharedBuffer> {
+        let fd = create("belljar-tensors")?;
+        rustix::fs::ftruncate(&fd, len)?;
+        rustix::fs::fcntl_add_seals(&fd, SIZED)?;
+        Ok(SharedBuffer { fd, len })
+    }
+
+    /// Takes over a descriptor from another process, if its size is fixed.
+    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<SharedBuffer> {
+        if !rustix::fs::fcntl_get_seals(&fd)?.contains(SIZED) {
+            return Err(io::Error::other("shared memory whose size should be fixed is not"));
+        }
+        let len = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
+        Ok(SharedBuffer { fd, len })
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Copies the first bytes out; the copy is the only thing to look at.
+    pub(crate) fn read_into(&self, buffer: &mut [u8]) -> io::Result<()> {
+        read_exact_at(self.fd.as_fd(), buffer, 0)
+    }
+
+    /// Copies `bytes` to the start of the buffer.
+    pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() as u64 > self.len {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        write_all_at(self.fd.as_fd(), bytes, 0)
+    }
+}
+
+impl AsFd for SharedBuffer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sealed_bytes_cannot_be_changed() {
+        let mut writer = SealedWriter::new("test").unwrap();
+        writer.write(b"weights").unwrap();
+        let sealed = writer.seal().unwrap();
+        assert!(write_all_at(sealed.as_fd(), b"W", 0).is_err());
+        assert!(rustix::fs::ftruncate(&sealed, 0).is_err());
+        assert!(rustix::fs::ftruncate(&sealed, 1 << 20).is_err());
+        let mut copy = [0; 7];
+        sealed.read_into(&mut copy).unwrap();
+        assert_eq!(&copy, b"weights");
+        assert!(sealed.read_into(&mut [0; 8]).is_err());
+    }
+
+    #[test]
+    fn only_sealed_memory_is_adopted() {
+        let open = create("test").unwrap();
+        assert!(SealedBytes::adopt(open.try_clone().unwrap()).is_err());
+        assert!(SharedBuffer::adopt(open.try_clone().unwrap()).is_err());
+        rustix::fs::fcntl_add_seals(&open, SIZED).unwrap();
+        assert!(SealedBytes::adopt(open.try_clone().unwrap()).is_err());
+        assert!(SharedBuffer::adopt(open).is_ok());
+    }
+
+    #[test]
+    fn a_shared_buffer_keeps_its_size() {
+        let buffer = SharedBuffer::new(64).unwrap();
+        assert!(buffer.write(&[1; 65]).is_err());
+        assert!(rustix::fs::ftruncate(&buffer, 0).is_err());
+        buffer.write(&[1; 64]).unwrap();
+        assert!(buffer.read_into(&mut [0; 65]).is_err());
+    }
+}

@@ -1,0 +1,6 @@
+//! The process around a sandbox: how a worker is started, talked to and killed. What a worker does
+//! with a model is not known here.
+
+pub(crate) mod channel;
+pub(crate) mod memory;
+pub(crate) mod process;

@@ -1,0 +1,124 @@
+//! Starting and ending worker processes.
+//!
+//! A worker is a child of this process that runs [`WorkerProgram`] with nothing: an empty
+//! environment, `/` as its folder, no standard output, and its socket as standard input. It dies
+//! with the thread that started it, so one thread that never ends starts them all.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// First argument of a worker.
+pub(crate) const WORKER_ARGUMENT: &str = "__belljar-worker";
+
+/// The program that becomes a worker.
+#[derive(Clone, Debug, Default)]
+pub enum WorkerProgram {
+    /// This very program, which calls [`crate::become_worker_if_asked`] at the start of `main`.
+    #[default]
+    CurrentProgram,
+    /// Another program that does so: usually an installed `belljar`.
+    Path(PathBuf),
+}
+
+impl WorkerProgram {
+    fn path(&self) -> PathBuf {
+        match self {
+            // The kernel's own name of the running program: renaming or replacing the file on disk
+            // does not change what it opens.
+            WorkerProgram::CurrentProgram => PathBuf::from("/proc/self/exe"),
+            WorkerProgram::Path(path) => path.clone(),
+        }
+    }
+}
+
+/// A running worker; killed when dropped.
+pub(crate) struct WorkerProcess {
+    child: Child,
+}
+
+impl WorkerProcess {
+    /// Starts a worker whose standard input is `socket`.
+    pub(crate) fn spawn(program: &WorkerProgram, socket: OwnedFd) -> io::Result<WorkerProcess> {
+        let (answer, answered) = channel();
+        let order = Order { program: program.path(), socket, answer };
+        let spawner = spawner()?.lock().unwrap_or_else(PoisonError::into_inner);
+        spawner.send(order).map_err(|_| io::Error::other("the spawning thread has ended"))?;
+        drop(spawner);
+        let child = answered
+            .recv()
+            .map_err(|_| io::Error::other("the spawning thread has ended"))??;
+        Ok(WorkerProcess { child })
+    }
+
+    /// Ends the worker at once, and says how it ended.
+    pub(crate) fn kill(&mut self) -> String {
+        // Already ended is as good as killed.
+        let _ = self.child.kill();
+        match self.child.wait() {
+            Ok(status) => status.to_string(),
+            Err(err) => format!("cannot tell how it ended: {err}"),
+        }
+    }
+}
+
+impl Drop for WorkerProcess {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+struct Order {
+    program: PathBuf,
+    socket: OwnedFd,
+    answer: Sender<io::Result<Child>>,
+}
+
+/// The thread that starts workers. It lives as long as the process.
+fn spawner() -> io::Result<&'static Mutex<Sender<Order>>> {
+    static SPAWNER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
+    if let Some(spawner) = SPAWNER.get() {
+        return Ok(spawner);
+    }
+    let (orders, incoming) = channel::<Order>();
+    std::thread::Builder::new().name("belljar-spawner".into()).spawn(move || {
+        for order in incoming {
+            let child = Command::new(&order.program)
+                .arg(WORKER_ARGUMENT)
+                .env_clear()
+                .current_dir("/")
+                .stdin(Stdio::from(order.socket))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn();
+            // Whoever ordered may have given up; the child is then reaped below.
+            if let Err(unwanted) = order.answer.send(child)
+                && let Ok(child) = unwanted.0
+            {
+                drop(WorkerProcess { child });
+            }
+        }
+    })?;
+    // Two threads may race to here; the loser's spawner ends with its sender.
+    Ok(SPAWNER.get_or_init(|| Mutex::new(orders)))
+}
+
+/// What a worker does first: dies with its supervisor, and takes its socket from standard input.
+pub(crate) fn enter_worker() -> io::Result<OwnedFd> {
+    let parent = rustix::process::getppid();
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    // The supervisor may have ended before the line above.
+    if rustix::process::getppid() != parent {
+        return Err(io::Error::other("the supervisor has ended"));
+    }
+    use std::os::fd::AsFd;
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let kind = rustix::net::sockopt::socket_type(&socket)?;
+    if kind != rustix::net::SocketType::SEQPACKET {
+        return Err(io::Error::other("a worker is started by belljar, not by hand"));
+    }
+    Ok(socket)
+}

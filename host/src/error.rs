@@ -1,0 +1,139 @@
+//! What can go wrong, in words for a person, and which exit code of the command line it is.
+
+use crate::policy::PolicyError;
+use crate::sandbox::{CodeCacheError, Failure, Limit};
+use crate::text::Hostile;
+use crate::trust::{Digest, ModelBytesError};
+
+/// An error, and the model it concerns.
+///
+/// Its message may be printed: everything in it that a model could have chosen is escaped.
+#[derive(Debug)]
+pub struct Error {
+    model: Option<String>,
+    kind: Box<ErrorKind>,
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&*self.kind)
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(model) = &self.model {
+            write!(f, "{}: ", Hostile::new(model))?;
+        }
+        self.kind.fmt(f)
+    }
+}
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// There is no acceptable policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The model is not the one the policy is for.
+    #[error(
+        "its SHA-256 is {found}, but the policy pins {pinned} (`model.sha256`); \
+         this is another model than the one that was approved"
+    )]
+    Pin {
+        /// Digest of the model.
+        found: Digest,
+        /// Digest in the policy.
+        pinned: Digest,
+    },
+    /// The model's file could not be read.
+    #[error("cannot be read: {0}")]
+    Unreadable(#[source] ModelBytesError),
+    /// The model is not acceptable.
+    #[error("the model is refused: {}", Hostile::new(.0))]
+    Model(String),
+    /// An input is not acceptable.
+    #[error("input {}: {}", Hostile::cut(.name, 100), Hostile::new(.why))]
+    Input {
+        /// Name of the input.
+        name: String,
+        /// What is wrong with it, and what the model declares.
+        why: String,
+    },
+    /// The run failed on these inputs, or its outputs break what the model declares.
+    #[error("no answer: {}", Hostile::new(.0))]
+    Run(String),
+    /// A limit was hit.
+    #[error(transparent)]
+    Limit(#[from] Limit),
+    /// The sandbox trapped, panicked, or broke its interface.
+    #[error("{}", Hostile::new(.0))]
+    Sandbox(String),
+    /// The guest's native code could not be had.
+    #[error(transparent)]
+    Code(#[from] CodeCacheError),
+    /// Something in the host failed.
+    #[error("{0}")]
+    Host(String),
+}
+
+impl Error {
+    pub(crate) fn new(kind: impl Into<ErrorKind>) -> Error {
+        Error { model: None, kind: Box::new(kind.into()) }
+    }
+
+    pub(crate) fn for_model(model: &str, kind: impl Into<ErrorKind>) -> Error {
+        Error { model: Some(model.to_owned()), kind: Box::new(kind.into()) }
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.kind
+    }
+
+    /// The exit code with which the command line reports this.
+    pub fn exit_code(&self) -> u8 {
+        match &*self.kind {
+            ErrorKind::Host(_) => 1,
+            ErrorKind::Unreadable(ModelBytesError::TooLarge { .. }) => 5,
+            ErrorKind::Unreadable(_) => 2,
+            ErrorKind::Policy(PolicyError::Untrusted { .. }) | ErrorKind::Pin { .. } => 3,
+            ErrorKind::Policy(_) => 2,
+            ErrorKind::Model(_) | ErrorKind::Input { .. } | ErrorKind::Run(_) => 4,
+            ErrorKind::Limit(_) => 5,
+            ErrorKind::Sandbox(_) => 6,
+            ErrorKind::Code(CodeCacheError::NotPrivate { .. }) => 7,
+            ErrorKind::Code(_) => 1,
+        }
+    }
+}
+
+impl From<PolicyError> for Error {
+    fn from(err: PolicyError) -> Error {
+        Error::new(err)
+    }
+}
+
+/// Which part of a model's life a failure belongs to.
+#[derive(Clone, Copy)]
+pub(crate) enum Phase {
+    Prepare,
+    Run,
+}
+
+impl ErrorKind {
+    /// A failure of the sandbox in the given phase.
+    pub(crate) fn from_failure(failure: Failure, phase: Phase) -> ErrorKind {
+        match (failure, phase) {
+            (Failure::Limit(limit), _) => ErrorKind::Limit(limit),
+            (Failure::Host(why), _) => ErrorKind::Host(why),
+            // A model that cannot even be read without a panic or a trap is not acceptable; the
+            // sandbox did its work.
+            (failure @ (Failure::Panicked(_) | Failure::Trapped(_)), Phase::Prepare) => {
+                ErrorKind::Model(failure.to_string())
+            }
+            (failure, _) => ErrorKind::Sandbox(failure.to_string()),
+        }
+    }
+}

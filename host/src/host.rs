@@ -1,0 +1,288 @@
+//! The host: what all models of one program share.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::confine::process::{WORKER_ARGUMENT, WorkerProgram, enter_worker};
+use crate::error::{Error, ErrorKind};
+use crate::model::Model;
+use crate::policy::Policy;
+use crate::sandbox::{
+    CodeCache, CodeNotice, Engines, Failure, Sandbox, SandboxLimits, ThreadSandbox, Variant,
+    VerifiedCode, WorkerSandbox, serve,
+};
+use crate::trust::ModelBytes;
+
+/// What stands around a sandbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// Each sandbox in a worker process of its own, which is killed at its deadline. The fastest
+    /// code, as it need not look at the clock; starting a worker costs some milliseconds.
+    #[default]
+    Process,
+    /// Each sandbox on a thread of this process; its code checks for its deadline, which costs
+    /// up to half the speed. Whoever escapes from WebAssembly is in this process.
+    Thread,
+}
+
+/// Something a program may want to tell its user.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The guest is being compiled to native code, once for this machine. It takes some seconds.
+    Compiling {
+        /// Which variant of the code.
+        variant: &'static str,
+    },
+    /// Compiling is over.
+    Compiled,
+    /// A file with native code was not what Belljar had put there. It was not used.
+    CodeRefused {
+        /// The file.
+        path: PathBuf,
+        /// What was wrong with it.
+        why: String,
+    },
+    /// The sandboxed runner logged a line about a model. Hostile text: print it through
+    /// [`crate::text::Hostile`].
+    Log {
+        /// The model's label.
+        model: String,
+        /// The line.
+        line: String,
+    },
+}
+
+type Listener = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// Runs models, each in sandboxes of its own. Cheap to clone; clones share compiled code.
+#[derive(Clone)]
+pub struct Host {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// Sets up a [`Host`].
+pub struct HostBuilder {
+    isolation: Isolation,
+    worker: WorkerProgram,
+    cache: Option<PathBuf>,
+    state: Option<PathBuf>,
+    idle: usize,
+    listener: Listener,
+}
+
+pub(crate) struct Inner {
+    isolation: Isolation,
+    worker: WorkerProgram,
+    cache: CodeCache,
+    engines: Arc<Engines>,
+    codes: Mutex<HashMap<Variant, Arc<VerifiedCode>>>,
+    pub(crate) idle: usize,
+    pub(crate) listener: Listener,
+}
+
+/// Room for the framing of messages beside the tensors in them, in bytes.
+const FRAMING: u64 = 1 << 20;
+
+/// Most bytes of a description: its texts and lists are bounded one by one.
+const MAX_DESCRIPTION: u64 = 32 << 20;
+
+impl HostBuilder {
+    /// What stands around each sandbox; a process by default.
+    pub fn isolation(mut self, isolation: Isolation) -> HostBuilder {
+        self.isolation = isolation;
+        self
+    }
+
+    /// The program that becomes a worker; this one by default.
+    pub fn worker_program(mut self, program: WorkerProgram) -> HostBuilder {
+        self.worker = program;
+        self
+    }
+
+    /// Where compiled native code is kept. By default `$BELLJAR_CACHE_DIR`, else `belljar` in
+    /// `$XDG_CACHE_HOME` or `~/.cache`. It must be open to nobody else.
+    pub fn cache_dir(mut self, path: impl Into<PathBuf>) -> HostBuilder {
+        self.cache = Some(path.into());
+        self
+    }
+
+    /// Where the secret that seals compiled code is kept. By default `$BELLJAR_STATE_DIR`, else
+    /// `belljar` in `$XDG_STATE_HOME` or `~/.local/state`. It must be open to nobody else.
+    pub fn state_dir(mut self, path: impl Into<PathBuf>) -> HostBuilder {
+        self.state = Some(path.into());
+        self
+    }
+
+    /// How many prepared sandboxes each model may keep waiting for the next run; by default as
+    /// many as there are processors. Each keeps its memory.
+    pub fn idle_sandboxes(mut self, count: usize) -> HostBuilder {
+        self.idle = count;
+        self
+    }
+
+    /// Called, from any thread, when there is something to tell a user. Nothing by default.
+    pub fn on_event(mut self, listener: impl Fn(Event) + Send + Sync + 'static) -> HostBuilder {
+        self.listener = Arc::new(listener);
+        self
+    }
+
+    /// Makes the host. Nothing is compiled or started before it is needed.
+    ///
+    /// # Errors
+    /// When no folder for the cache can be told from the environment.
+    pub fn build(self) -> Result<Host, Error> {
+        let cache = match self.cache {
+            Some(path) => path,
+            None => default_folder("BELLJAR_CACHE_DIR", "XDG_CACHE_HOME", ".cache")?,
+        };
+        let state = match self.state {
+            Some(path) => path,
+            None => default_folder("BELLJAR_STATE_DIR", "XDG_STATE_HOME", ".local/state")?,
+        };
+        let listener = Arc::clone(&self.listener);
+        let notices = Arc::new(move |notice| {
+            listener(match notice {
+                CodeNotice::Compiling { variant } => Event::Compiling { variant },
+                CodeNotice::Compiled => Event::Compiled,
+                CodeNotice::Refused { path, why } => Event::CodeRefused { path, why },
+            });
+        });
+        Ok(Host {
+            inner: Arc::new(Inner {
+                isolation: self.isolation,
+                worker: self.worker,
+                cache: CodeCache::new(&cache, &state, notices),
+                engines: Arc::default(),
+                codes: Mutex::default(),
+                idle: self.idle,
+                listener: self.listener,
+            }),
+        })
+    }
+}
+
+impl Host {
+    /// A host with every setting at its default.
+    ///
+    /// # Errors
+    /// As [`HostBuilder::build`].
+    pub fn new() -> Result<Host, Error> {
+        Host::builder().build()
+    }
+
+    /// Sets up a host.
+    pub fn builder() -> HostBuilder {
+        HostBuilder {
+            isolation: Isolation::default(),
+            worker: WorkerProgram::default(),
+            cache: None,
+            state: None,
+            idle: std::thread::available_parallelism().map_or(1, usize::from),
+            listener: Arc::new(|_| {}),
+        }
+    }
+
+    /// Loads a model: checks it against the policy, has it parsed and described in a sandbox.
+    ///
+    /// # Errors
+    /// When the policy pins another model, when the model is larger than the policy allows or is
+    /// not an acceptable ONNX model, and when a limit is hit.
+    pub fn load(&self, bytes: ModelBytes, policy: &Policy) -> Result<Model, Error> {
+        Model::load(self, bytes, policy)
+    }
+
+    /// Compiles the guest ahead of time, in every variant this host can need.
+    ///
+    /// # Errors
+    /// When the cache cannot be used.
+    pub fn warm(&self) -> Result<(), Error> {
+        for variant in Variant::ALL {
+            self.inner.cache.get(variant).map_err(Error::new)?;
+        }
+        Ok(())
+    }
+
+    /// The kernels that the guest's registries hold, one a line: for tests.
+    #[doc(hidden)]
+    pub fn kernels(&self) -> Result<String, Error> {
+        crate::model::kernels(self)
+    }
+}
+
+impl Inner {
+    /// A new sandbox with nothing in it.
+    pub(crate) fn sandbox(&self, policy: &Policy) -> Result<Box<dyn Sandbox>, ErrorKind> {
+        let limits = &policy.limits;
+        let sandbox = SandboxLimits {
+            memory: limits.memory,
+            stack: limits.stack,
+            log: limits.log_size,
+            answer: limits.output_size.saturating_add(FRAMING).max(MAX_DESCRIPTION),
+        };
+        let deterministic = policy.compute.deterministic;
+        let failed = |failure: Failure| match failure {
+            Failure::Limit(limit) => ErrorKind::Limit(limit),
+            other => ErrorKind::Host(other.to_string()),
+        };
+        match self.isolation {
+            Isolation::Process => {
+                let variant = Variant { epochs: false, deterministic };
+                let code = self.code(variant)?;
+                let inputs = limits.input_size.saturating_add(FRAMING);
+                let sandbox =
+                    WorkerSandbox::start(&self.worker, &code, variant, sandbox, inputs);
+                Ok(Box::new(sandbox.map_err(failed)?))
+            }
+            Isolation::Thread => {
+                let variant = Variant { epochs: true, deterministic };
+                let (engine, module) =
+                    self.engines.get(&self.cache, variant, limits.stack)?;
+                let sandbox = ThreadSandbox::new(&self.engines, engine, module, sandbox);
+                Ok(Box::new(sandbox.map_err(failed)?))
+            }
+        }
+    }
+
+    fn code(&self, variant: Variant) -> Result<Arc<VerifiedCode>, ErrorKind> {
+        let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(code) = codes.get(&variant) {
+            return Ok(Arc::clone(code));
+        }
+        let code = Arc::new(self.cache.get(variant)?);
+        codes.insert(variant, Arc::clone(&code));
+        Ok(code)
+    }
+}
+
+/// Makes this process a worker if a host started it as one, and then does not return.
+///
+/// A program that uses [`Isolation::Process`] calls this first thing in `main`, before it reads
+/// its arguments or starts a thread. In any other process it does nothing.
+pub fn become_worker_if_asked() {
+    if std::env::args_os().nth(1).is_none_or(|argument| argument != WORKER_ARGUMENT) {
+        return;
+    }
+    // Nothing is printed: a worker has nobody to talk to but its supervisor, which sees it end.
+    let served = enter_worker().and_then(serve);
+    std::process::exit(if served.is_ok() { 0 } else { 1 });
+}
+
+fn default_folder(own: &str, xdg: &str, in_home: &str) -> Result<PathBuf, Error> {
+    let absolute = |name: &str| {
+        std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+    };
+    if let Some(path) = std::env::var_os(own).filter(|path| !path.is_empty()) {
+        return std::path::absolute(Path::new(&path))
+            .map_err(|err| Error::new(ErrorKind::Host(format!("{own}: {err}"))));
+    }
+    absolute(xdg)
+        .or_else(|| absolute("HOME").map(|home| home.join(in_home)))
+        .map(|folder| folder.join("belljar"))
+        .ok_or_else(|| {
+            let why = format!("no folder of your own to keep files in: set {own} or HOME");
+            Error::new(ErrorKind::Host(why))
+        })
+}

@@ -1,0 +1,54 @@
+//! Belljar runs ONNX models nobody has to trust.
+//!
+//! A model is parsed, optimised and executed inside its own WebAssembly sandbox. To this library,
+//! and to the program that embeds it, a model is bytes with a size and a digest; everything known
+//! about it comes out of the sandbox, and is checked.
+//!
+//! ```no_run
+//! use belljar::{Host, ModelBytes, Policy, Tensor};
+//!
+//! let host = Host::new()?;
+//! let policy = Policy::default(); // grants nothing, limits everything
+//! let bytes = ModelBytes::open("model.onnx".as_ref(), policy.limits.model_size)?;
+//! let model = host.load(bytes, &policy)?;
+//!
+//! let input = Tensor::new(vec![0.0f32; 3 * 224 * 224], &[1, 3, 224, 224])?;
+//! let outputs = model.run(&[("image", input)])?.validate()?;
+//! println!("{:?}", outputs.tensors()[0].1.shape());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The way of a request, in order of the modules: [`policy`] says what a model may use, `trust`
+//! takes in its bytes, `sandbox` runs it, `confine` is the process around it, [`tensor`] is what
+//! goes in and comes out.
+//!
+//! # Isolation
+//!
+//! By default every sandbox is in a worker process of its own ([`Isolation::Process`]): a program
+//! that embeds this library must call [`become_worker_if_asked`] first thing in `main`, or name
+//! another program that does with [`HostBuilder::worker_program`].
+
+mod confine;
+mod error;
+mod host;
+mod model;
+pub mod policy;
+mod sandbox;
+pub mod tensor;
+pub mod text;
+mod trust;
+
+#[cfg(feature = "cli")]
+pub mod cli;
+
+pub use belljar_abi::{
+    Description, Dim, ExternalData, FunctionInfo, InputShape, OperatorCount, OpsetImport, ValueInfo,
+};
+pub use confine::process::WorkerProgram;
+pub use error::{Error, ErrorKind};
+pub use host::{Event, Host, HostBuilder, Isolation, become_worker_if_asked};
+pub use model::{Model, Outputs, RunCost, UncheckedOutputs};
+pub use policy::Policy;
+pub use sandbox::{CodeCacheError, GuestInfo, Limit};
+pub use tensor::{DType, Tensor};
+pub use trust::{Digest, ModelBytes, ModelBytesError};

@@ -1,0 +1,132 @@
+//! Why a policy was refused: where, what, and what to do next.
+//!
+//! Each message is one to three lines. Everything in it that came from a file or a path is
+//! escaped and cut first: a policy that was refused must not be able to draw on the terminal or
+//! forge a line in a log.
+
+use super::text::{place, shown};
+
+/// Why there is no policy.
+///
+/// Paths and origins are stored as they were given and escaped when shown; `message`, `why` and
+/// `hint` are ready to be shown. Texts are boxed to keep the type small beside its `Ok`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// The path cannot name a policy file.
+    #[error("policy path {}: {why}", shown(path))]
+    Path {
+        /// The path.
+        path: Box<str>,
+        /// Why not, and what to give instead.
+        why: &'static str,
+    },
+    /// The system refused to open or read something on the way to the file.
+    #[error("policy {}: {what} cannot be read: {source}", shown(path))]
+    Read {
+        /// The policy's path.
+        path: Box<str>,
+        /// The file or folder that cannot be read.
+        what: Box<str>,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The path leads to something other than a regular file.
+    #[error("policy {}: it is {what}, and a policy must be a regular file", shown(path))]
+    NotAFile {
+        /// The policy's path.
+        path: Box<str>,
+        /// What is there instead.
+        what: &'static str,
+    },
+    /// Somebody other than root or the caller could change the file, or replace it.
+    #[error("policy {} is not trusted: {why}\n  hint: {hint}", shown(path))]
+    Untrusted {
+        /// The policy's path.
+        path: Box<str>,
+        /// Which file or folder, and what is wrong with it.
+        why: Box<str>,
+        /// What to do.
+        hint: Box<str>,
+    },
+    /// The file is larger than any policy needs to be.
+    #[error("policy {}: larger than {limit} bytes, the most a policy may have", shown(path))]
+    TooLarge {
+        /// The policy's path.
+        path: Box<str>,
+        /// The bound in bytes.
+        limit: u64,
+    },
+    /// The text is not UTF-8, or not TOML.
+    #[error("{}: {message}\n  hint: {hint}", place(path, *line, *column))]
+    Syntax {
+        /// The policy's path or origin.
+        path: Box<str>,
+        /// Line, from 1.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+        /// What is wrong.
+        message: Box<str>,
+        /// What to do.
+        hint: Box<str>,
+    },
+    /// The version is missing, or not one this build understands.
+    #[error("{}: {message}\n  hint: {hint}", place(path, *line, *column))]
+    Version {
+        /// The policy's path or origin.
+        path: Box<str>,
+        /// Line, from 1.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+        /// What is wrong.
+        message: Box<str>,
+        /// What to do.
+        hint: Box<str>,
+    },
+    /// A key this version of the format does not have.
+    #[error("{}: unknown key {key} in {table}\n  hint: {hint}", place(path, *line, *column))]
+    UnknownKey {
+        /// The policy's path or origin.
+        path: Box<str>,
+        /// Line, from 1.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+        /// The key, quoted and escaped.
+        key: Box<str>,
+        /// The table it stands in.
+        table: &'static str,
+        /// The key that was probably meant, and those there are.
+        hint: Box<str>,
+    },
+    /// A value that is not acceptable for its key.
+    #[error("{}: {key} = {value}: {why}\n  hint: {hint}", place(path, *line, *column))]
+    Value {
+        /// The policy's path or origin.
+        path: Box<str>,
+        /// Line, from 1.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+        /// The key with its table, such as `limits.memory`.
+        key: &'static str,
+        /// The value as written, escaped and cut.
+        value: Box<str>,
+        /// What is wrong, with the bound where there is one.
+        why: Box<str>,
+        /// What to write instead.
+        hint: Box<str>,
+    },
+    /// A limit that was set by a program, not by a file, is out of bounds.
+    #[error("limit {key} = {value}: {why}")]
+    Limit {
+        /// The limit.
+        key: &'static str,
+        /// Its value.
+        value: Box<str>,
+        /// What is wrong, with the bound.
+        why: Box<str>,
+    },
+}

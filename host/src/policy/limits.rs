@@ -1,0 +1,144 @@
+//! The limits of a sandbox: their defaults, and the hard bounds no policy can leave.
+//!
+//! A limit is a number, always: there is no value that means "no limit".
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use super::PolicyError;
+use super::units::{format_duration, format_size};
+
+/// How much one model may use. Sizes in bytes. Every field is within [`bounds`] when it came from
+/// a file; check one made by hand with [`Limits::check`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Linear memory of the sandbox. It grows in pages of 64 KiB, so a limit between two
+    /// multiples of that acts as the lower one.
+    pub memory: u64,
+    /// Wall time of one run.
+    pub run_time: Duration,
+    /// Wall time of load, describe and optimise together.
+    pub prepare_time: Duration,
+    /// The model file.
+    pub model_size: u64,
+    /// All inputs of a run together.
+    pub input_size: u64,
+    /// All outputs of a run together.
+    pub output_size: u64,
+    /// Bytes of log kept per sandbox.
+    pub log_size: u64,
+    /// Native stack that WebAssembly code may use.
+    pub stack: u64,
+}
+
+/// The least, the usual and the most of one limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds<T> {
+    /// The least a policy may say.
+    pub min: T,
+    /// What an absent key means.
+    pub default: T,
+    /// The most a policy may say.
+    pub max: T,
+}
+
+/// Bounds of each limit.
+pub mod bounds {
+    use super::{Bounds, Duration};
+
+    const KIB: u64 = 1 << 10;
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+
+    /// The runner's own image is some 17 MiB before any model; 32-bit WebAssembly ends at 4 GiB.
+    pub const MEMORY: Bounds<u64> = Bounds { min: 32 * MIB, default: GIB, max: 4 * GIB };
+    /// A day is longer than anybody waits for an answer and short enough to add without overflow.
+    pub const RUN_TIME: Bounds<Duration> = time(30);
+    /// Optimising a large model on a slow machine takes longer than running it.
+    pub const PREPARE_TIME: Bounds<Duration> = time(120);
+    /// The file is copied into the sandbox, so it cannot be larger than the sandbox.
+    pub const MODEL_SIZE: Bounds<u64> = Bounds { min: 1, default: 512 * MIB, max: 4 * GIB };
+    /// As for the model.
+    pub const INPUT_SIZE: Bounds<u64> = Bounds { min: 1, default: 256 * MIB, max: 4 * GIB };
+    /// As for the model.
+    pub const OUTPUT_SIZE: Bounds<u64> = Bounds { min: 1, default: 256 * MIB, max: 4 * GIB };
+    /// Kept in the host's memory, once per sandbox, and written by the model's side.
+    pub const LOG_SIZE: Bounds<u64> = Bounds { min: KIB, default: 64 * KIB, max: 16 * MIB };
+    /// Chosen, not measured: deep graphs recurse, and every thread that runs a sandbox pays for it.
+    pub const STACK: Bounds<u64> = Bounds { min: 256 * KIB, default: 2 * MIB, max: 16 * MIB };
+
+    const fn time(default_secs: u64) -> Bounds<Duration> {
+        Bounds {
+            min: Duration::from_millis(1),
+            default: Duration::from_secs(default_secs),
+            max: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: bounds::MEMORY.default,
+            run_time: bounds::RUN_TIME.default,
+            prepare_time: bounds::PREPARE_TIME.default,
+            model_size: bounds::MODEL_SIZE.default,
+            input_size: bounds::INPUT_SIZE.default,
+            output_size: bounds::OUTPUT_SIZE.default,
+            log_size: bounds::LOG_SIZE.default,
+            stack: bounds::STACK.default,
+        }
+    }
+}
+
+impl Limits {
+    /// Checks limits that were set by a program: each must be within its [`bounds`].
+    pub fn check(&self) -> Result<(), PolicyError> {
+        fn one<T: Quantity>(key: &'static str, value: T, b: Bounds<T>) -> Result<(), PolicyError> {
+            within(value, b).map_err(|why| PolicyError::Limit {
+                key,
+                value: value.shown().to_string().into(),
+                why: why.into(),
+            })
+        }
+        one("memory", self.memory, bounds::MEMORY)?;
+        one("run-time", self.run_time, bounds::RUN_TIME)?;
+        one("prepare-time", self.prepare_time, bounds::PREPARE_TIME)?;
+        one("model-size", self.model_size, bounds::MODEL_SIZE)?;
+        one("input-size", self.input_size, bounds::INPUT_SIZE)?;
+        one("output-size", self.output_size, bounds::OUTPUT_SIZE)?;
+        one("log-size", self.log_size, bounds::LOG_SIZE)?;
+        one("stack", self.stack, bounds::STACK)
+    }
+}
+
+/// What limits are made of: sizes and durations.
+pub(super) trait Quantity: Copy + Ord + Default {
+    /// The quantity with its unit, as a policy file would say it.
+    fn shown(self) -> impl Display;
+}
+
+impl Quantity for u64 {
+    fn shown(self) -> impl Display {
+        format_size(self)
+    }
+}
+
+impl Quantity for Duration {
+    fn shown(self) -> impl Display {
+        format_duration(self)
+    }
+}
+
+/// `Err` says what is wrong with a value that is out of bounds, and names the bound.
+pub(super) fn within<T: Quantity>(value: T, bounds: Bounds<T>) -> Result<(), String> {
+    if value == T::default() {
+        Err(format!("zero would let nothing run; the minimum is {}", bounds.min.shown()))
+    } else if value < bounds.min {
+        Err(format!("below the minimum of {}", bounds.min.shown()))
+    } else if value > bounds.max {
+        Err(format!("above the maximum of {}", bounds.max.shown()))
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,64 @@
+//! The policy: what one model may use. A policy file becomes a checked [`Policy`] here.
+//!
+//! Two ways in: [`Policy::load`] reads a file only the operator could have written, and
+//! [`Policy::parse`] reads text whose origin the caller vouches for. Both are strict: an unknown
+//! key, a value without a unit or a limit out of bounds is an error, because a policy that was
+//! silently misread protects nobody.
+//!
+//! This module must never turn an absent key into "unlimited", never accept a file that someone
+//! other than root or the caller could have changed, and never print the file's text unescaped.
+
+mod error;
+mod file;
+mod limits;
+mod ownership;
+mod source;
+mod template;
+mod text;
+pub mod units;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::PolicyError;
+pub use limits::{Bounds, Limits, bounds};
+pub use source::{LoadedPolicy, MAX_POLICY_SIZE, Source};
+pub use template::{Measured, starting_policy};
+
+/// The one version of the policy format this build understands.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// What one model may use. The default grants nothing and limits everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Which model the policy is for.
+    pub model: ModelPin,
+    /// How much it may use.
+    pub limits: Limits,
+    /// How it is computed.
+    pub compute: Compute,
+}
+
+/// Which model a policy is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelPin {
+    /// SHA-256 of the only model file the policy accepts. `None` accepts any model, which is for
+    /// trying things out: the limits hold all the same, but nothing says the model is the one
+    /// that was meant.
+    pub sha256: Option<[u8; 32]>,
+}
+
+impl ModelPin {
+    /// Whether a model with this digest is one the policy accepts.
+    #[must_use]
+    pub fn accepts(&self, sha256: &[u8; 32]) -> bool {
+        self.sha256.as_ref().is_none_or(|pinned| pinned == sha256)
+    }
+}
+
+/// How a model is computed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compute {
+    /// Bit-identical answers on every machine, at the price of speed. Default: `false`.
+    pub deterministic: bool,
+}

@@ -1,0 +1,120 @@
+//! Writes a commented starting policy from what a model was measured to need.
+//!
+//! The model's name comes from outside. It goes into a comment, and must not be able to leave it.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::text::shown;
+use super::units::{format_duration, format_size};
+use super::{Bounds, FORMAT_VERSION, Limits, bounds};
+
+/// What one model was measured to need.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// The model's name, as hostile as the model.
+    pub model_name: String,
+    /// The model file's SHA-256 in hexadecimal.
+    pub sha256: String,
+    /// The model file's size in bytes.
+    pub model_size: u64,
+    /// Highest size of the sandbox's memory, in bytes.
+    pub peak_memory: u64,
+    /// Wall time of load, describe and optimise.
+    pub prepare_time: Duration,
+    /// Wall time of the slowest run.
+    pub run_time: Duration,
+    /// All inputs of a run together, in bytes.
+    pub input_bytes: u64,
+    /// All outputs of a run together, in bytes.
+    pub output_bytes: u64,
+}
+
+/// Memory grows in steps as operators allocate: round up to what looks like a decision.
+const MEMORY_STEP: u64 = 16 << 20;
+
+/// Smallest size proposed: below this a limit says nothing about safety.
+const MIN_SIZE: u64 = 64 << 10;
+
+/// A policy file for one model: the measured values with room to spare, each with a comment that
+/// says what was measured. [`Policy::parse`](super::Policy::parse) accepts the result.
+#[must_use]
+pub fn starting_policy(spec: &Measured) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_policy(&mut out, spec);
+    out
+}
+
+fn write_policy(out: &mut String, spec: &Measured) -> std::fmt::Result {
+    let default = Limits::default();
+    let memory = spec.peak_memory.saturating_mul(2);
+    let memory = clamp(memory.checked_next_multiple_of(MEMORY_STEP), bounds::MEMORY);
+    let run = clamp(with_room(spec.run_time, 1), bounds::RUN_TIME);
+    let prepare = clamp(with_room(spec.prepare_time, 5), bounds::PREPARE_TIME);
+    let size = |bytes: u64, b: Bounds<u64>| {
+        let doubled = bytes.saturating_mul(2).max(MIN_SIZE);
+        format_size(clamp(doubled.checked_next_power_of_two(), b))
+    };
+    let measured_size = |bytes| format!("measured: {}", format_size(bytes));
+    let measured_time = |time| format!("measured: {}", format_duration(time));
+
+    writeln!(out, "# Policy for {}", shown(&spec.model_name))?;
+    writeln!(
+        out,
+        "# A starting point: measured values with room to spare. Read it, then tighten it."
+    )?;
+    writeln!(out, "version = {FORMAT_VERSION}\n\n[model]")?;
+    if spec.sha256.len() == 64 && spec.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+        writeln!(out, "# The only file this policy accepts.")?;
+        writeln!(out, "sha256 = \"{}\"", spec.sha256.to_ascii_lowercase())?;
+    } else {
+        writeln!(
+            out,
+            "# No digest was known: pin the file with sha256 = \"…\" before relying on this."
+        )?;
+    }
+
+    writeln!(out, "\n[limits]")?;
+    let mut line = |key: &str, value: String, comment: String| {
+        writeln!(out, "{:<28} # {comment}", format!("{key} = \"{value}\""))
+    };
+    line("memory", format_size(memory), measured_size(spec.peak_memory))?;
+    line("run-time", format_duration(run), measured_time(spec.run_time))?;
+    line("prepare-time", format_duration(prepare), measured_time(spec.prepare_time))?;
+    line("model-size", size(spec.model_size, bounds::MODEL_SIZE), measured_size(spec.model_size))?;
+    line(
+        "input-size",
+        size(spec.input_bytes, bounds::INPUT_SIZE),
+        measured_size(spec.input_bytes),
+    )?;
+    line(
+        "output-size",
+        size(spec.output_bytes, bounds::OUTPUT_SIZE),
+        measured_size(spec.output_bytes),
+    )?;
+    line("log-size", format_size(default.log_size), "not measured: the default".to_owned())?;
+    line("stack", format_size(default.stack), "not measured: the default".to_owned())?;
+
+    writeln!(out, "\n[compute]")?;
+    writeln!(out, "deterministic = false        # true: bit-identical on every machine, but slower")
+}
+
+/// Ten times as long, since the next machine is slower and busier, rounded up to a round number.
+fn with_room(measured: Duration, least_secs: u64) -> Option<Duration> {
+    let tenfold = measured.checked_mul(10)?;
+    let secs = tenfold.as_secs().checked_add(u64::from(tenfold.subsec_nanos() > 0))?;
+    let secs = secs.max(least_secs);
+    let step = match secs {
+        0..=10 => 1,
+        11..=60 => 5,
+        61..=3600 => 60,
+        _ => 3600,
+    };
+    Some(Duration::from_secs(secs.checked_next_multiple_of(step)?))
+}
+
+/// Into the bounds; a value too large to compute is the maximum.
+fn clamp<T: Copy + Ord>(value: Option<T>, bounds: Bounds<T>) -> T {
+    value.map_or(bounds.max, |v| v.clamp(bounds.min, bounds.max))
+}

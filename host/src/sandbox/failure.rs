@@ -1,0 +1,88 @@
+//! How a call into a sandbox can fail.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A limit that was hit. The message names the key of the policy that sets it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum Limit {
+    /// The sandbox asked for more linear memory.
+    #[error("it needs more than {limit} bytes of memory (`limits.memory`)")]
+    Memory {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The stack of the WebAssembly code is exhausted.
+    #[error("it needs more stack than it has (`limits.stack` is {limit} bytes)")]
+    Stack {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// Loading, describing or optimising took too long.
+    #[error("preparing it took longer than {limit:?} (`limits.prepare-time`)")]
+    PrepareTime {
+        /// The limit.
+        limit: Duration,
+    },
+    /// A run took too long.
+    #[error("the run took longer than {limit:?} (`limits.run-time`)")]
+    RunTime {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The model is too large.
+    #[error("it is larger than {limit} bytes (`limits.model-size`)")]
+    ModelSize {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The inputs are too large, all together.
+    #[error("its inputs have {found} bytes, above {limit} (`limits.input-size`)")]
+    InputSize {
+        /// Bytes found.
+        found: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The outputs are too large, all together.
+    #[error("its outputs have {found} bytes, above {limit} (`limits.output-size`)")]
+    OutputSize {
+        /// Bytes found.
+        found: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The sandbox asked for more table elements than the guest ever needs.
+    #[error("it asked for a table of {found} elements, above {limit}")]
+    Table {
+        /// Elements asked for.
+        found: u64,
+        /// The limit in elements.
+        limit: u64,
+    },
+}
+
+/// Why a call brought no answer. Everything textual in it may come from the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub(crate) enum Failure {
+    /// A limit was hit.
+    #[error("{0}")]
+    Limit(Limit),
+    /// The guest panicked.
+    #[error("the sandboxed runner panicked: {0}")]
+    Panicked(String),
+    /// The guest trapped.
+    #[error("the sandbox trapped: {0}")]
+    Trapped(String),
+    /// The sandbox broke the rules of its interface.
+    #[error("the sandbox broke its interface: {0}")]
+    Protocol(String),
+    /// The worker process ended.
+    #[error("the worker process ended: {0}")]
+    Worker(String),
+    /// The host could not do its part.
+    #[error("{0}")]
+    Host(String),
+}

@@ -1,0 +1,261 @@
+//! One instance of the guest: linear memory, its exports, and what it logged. Every address and
+//! length that comes out of it is checked before use.
+
+use std::time::{Duration, Instant};
+
+use wasmtime::{Caller, Engine, Linker, Memory, Module, Store, Trap, TypedFunc};
+
+use super::failure::{Failure, Limit};
+use super::limits::{Limiter, SandboxLimits};
+use super::{Answer, Call, Cost, Payload};
+
+/// Level of the log line with which the guest announces a panic.
+const PANIC: u32 = 0;
+
+/// Longest log line in bytes; a longer one is cut.
+const MAX_LINE: usize = 8 << 10;
+
+/// Length of the guest's own stack in linear memory, as the build sets it.
+const GUEST_STACK: u64 = 4 << 20;
+
+struct State {
+    limiter: Limiter,
+    log: Log,
+}
+
+/// The guest's log lines, bounded.
+struct Log {
+    lines: Vec<String>,
+    left: usize,
+    limit: usize,
+    panic: Option<String>,
+}
+
+impl Log {
+    fn push(&mut self, level: u32, line: String) {
+        if level == PANIC {
+            self.panic.get_or_insert(line);
+        } else if line.len() <= self.left {
+            self.left -= line.len();
+            self.lines.push(line);
+        } else if self.left > 0 {
+            self.left = 0;
+            self.lines.push(format!("(the log is full: `limits.log-size` is {} bytes)", self.limit));
+        }
+    }
+}
+
+/// An instance of the guest.
+pub(super) struct Instance {
+    store: Store<State>,
+    memory: Memory,
+    alloc: TypedFunc<u32, u32>,
+    instance: wasmtime::Instance,
+    limits: SandboxLimits,
+}
+
+/// When a call must end, for code that checks for itself.
+pub(super) struct Deadline {
+    /// Ticks of the engine's epoch from now on.
+    pub(super) ticks: u64,
+    /// What to report when they have passed.
+    pub(super) exceeded: Failure,
+}
+
+impl Instance {
+    /// Makes an instance and initialises it.
+    pub(super) fn new(
+        engine: &Engine,
+        module: &Module,
+        limits: SandboxLimits,
+        deadline: Option<&Deadline>,
+    ) -> Result<Instance, Failure> {
+        let host = |err: wasmtime::Error| Failure::Host(format!("{err:#}"));
+        let log_limit = usize::try_from(limits.log).unwrap_or(usize::MAX);
+        let log = Log { lines: Vec::new(), left: log_limit, limit: log_limit, panic: None };
+        let mut store = Store::new(engine, State { limiter: Limiter::new(&limits), log });
+        store.limiter(|state| &mut state.limiter);
+        store.set_epoch_deadline(deadline.map_or(u64::MAX / 2, |deadline| deadline.ticks));
+        let mut linker = Linker::new(engine);
+        linker.func_wrap("belljar", "log", log_line).map_err(host)?;
+        let instance = match linker.instantiate(&mut store, module) {
+            Ok(instance) => instance,
+            Err(err) => {
+                let limit = store.data_mut().limiter.take_refused();
+                return Err(limit.map_or_else(|| host(err), Failure::Limit));
+            }
+        };
+        let memory = instance
+            .get_memory(&mut store, "memory")
+            .ok_or_else(|| Failure::Protocol("the guest exports no memory".into()))?;
+        let protocol = |err: wasmtime::Error| Failure::Protocol(format!("{err:#}"));
+        let alloc = instance.get_typed_func(&mut store, "belljar_alloc").map_err(protocol)?;
+        let mut this = Instance { store, memory, alloc, instance, limits };
+        let initialize = this
+            .instance
+            .get_typed_func::<(), ()>(&mut this.store, "belljar_initialize")
+            .map_err(protocol)?;
+        let version = this
+            .instance
+            .get_typed_func::<(), u32>(&mut this.store, "belljar_abi_version")
+            .map_err(protocol)?;
+        let found = initialize
+            .call(&mut this.store, ())
+            .and_then(|()| version.call(&mut this.store, ()))
+            .map_err(|err| this.explain(err, deadline))?;
+        if found != belljar_abi::ABI_VERSION {
+            return Err(Failure::Protocol(format!("the guest speaks version {found}")));
+        }
+        Ok(this)
+    }
+
+    /// Makes one call. `answer` gets the guest's message while it still lies in linear memory.
+    pub(super) fn call<T>(
+        &mut self,
+        call: Call,
+        payload: &Payload,
+        deadline: Option<&Deadline>,
+        answer: impl FnOnce(&[u8]) -> Result<T, Failure>,
+    ) -> Result<(T, Cost), Failure> {
+        let start = Instant::now();
+        self.store.set_epoch_deadline(deadline.map_or(u64::MAX / 2, |deadline| deadline.ticks));
+        let place = match payload {
+            Payload::Empty => None,
+            Payload::Bytes(bytes) => Some(self.place(bytes.len() as u64, deadline, |memory| {
+                memory.copy_from_slice(bytes);
+                Ok(())
+            })?),
+            Payload::Sealed(sealed) => {
+                Some(self.place(sealed.len(), deadline, |memory| sealed.read_into(memory))?)
+            }
+        };
+        let reply = self.enter(call, place).map_err(|err| self.explain(err, deadline))?;
+        // A refused growth that the guest survived is its own affair.
+        self.store.data_mut().limiter.take_refused();
+        let (address, len) = (reply as u32 as usize, (reply >> 32) as usize);
+        if len as u64 > self.limits.answer {
+            return Err(Failure::Limit(Limit::OutputSize {
+                found: len as u64,
+                limit: self.limits.answer,
+            }));
+        }
+        let message = self
+            .memory
+            .data(&self.store)
+            .get(address..)
+            .and_then(|rest| rest.get(..len))
+            .ok_or_else(|| Failure::Protocol("the answer lies outside of memory".into()))?;
+        let answer = answer(message)?;
+        Ok((answer, self.cost(start.elapsed())))
+    }
+
+    /// As [`Instance::call`], with a copy of the message.
+    pub(super) fn call_to_vec(
+        &mut self,
+        call: Call,
+        payload: &Payload,
+        deadline: Option<&Deadline>,
+    ) -> Result<Answer, Failure> {
+        let copy = |message: &[u8]| Ok(message.to_vec());
+        let (message, cost) = self.call(call, payload, deadline, copy)?;
+        Ok(Answer { message, cost })
+    }
+
+    pub(super) fn take_log(&mut self) -> Vec<String> {
+        let log = &mut self.store.data_mut().log;
+        log.left = log.limit;
+        std::mem::take(&mut log.lines)
+    }
+
+    fn cost(&self, time: Duration) -> Cost {
+        Cost { memory: self.memory.data_size(&self.store) as u64, time }
+    }
+
+    fn enter(&mut self, call: Call, place: Option<(u32, u32)>) -> wasmtime::Result<u64> {
+        let (name, _) = call.export();
+        match place {
+            Some(place) => self
+                .instance
+                .get_typed_func::<(u32, u32), u64>(&mut self.store, name)?
+                .call(&mut self.store, place),
+            None => self
+                .instance
+                .get_typed_func::<(), u64>(&mut self.store, name)?
+                .call(&mut self.store, ()),
+        }
+    }
+
+    /// Gets memory for a message from the guest, and fills it.
+    fn place(
+        &mut self,
+        len: u64,
+        deadline: Option<&Deadline>,
+        fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>,
+    ) -> Result<(u32, u32), Failure> {
+        // What does not fit 32 bits cannot fit the sandbox either.
+        let too_large = Failure::Limit(Limit::Memory { limit: self.limits.memory });
+        let len = u32::try_from(len).map_err(|_| too_large.clone())?;
+        let address = self
+            .alloc
+            .call(&mut self.store, len)
+            .map_err(|err| self.explain(err, deadline))?;
+        if address == 0 {
+            self.store.data_mut().limiter.take_refused();
+            return Err(too_large);
+        }
+        let memory = self
+            .memory
+            .data_mut(&mut self.store)
+            .get_mut(address as usize..)
+            .and_then(|rest| rest.get_mut(..len as usize))
+            .ok_or_else(|| Failure::Protocol("the guest gave memory it does not have".into()))?;
+        fill(memory).map_err(|err| Failure::Host(format!("the message could not cross: {err}")))?;
+        Ok((address, len))
+    }
+
+    /// What a trap means, from what happened before it.
+    fn explain(&mut self, err: wasmtime::Error, deadline: Option<&Deadline>) -> Failure {
+        let trap = err.downcast_ref::<Trap>().copied();
+        let state = self.store.data_mut();
+        let (refused, panic) = (state.limiter.take_refused(), state.log.panic.take());
+        match trap {
+            Some(Trap::Interrupt) => deadline
+                .map_or_else(|| Failure::Trapped("interrupted".into()), |d| d.exceeded.clone()),
+            Some(Trap::StackOverflow) => {
+                Failure::Limit(Limit::Stack { limit: self.limits.stack })
+            }
+            _ if refused.is_some() => refused.map_or_else(
+                || Failure::Trapped(String::new()),
+                Failure::Limit,
+            ),
+            Some(Trap::MemoryOutOfBounds) if self.guest_stack_is_exhausted() => {
+                Failure::Limit(Limit::Stack { limit: GUEST_STACK })
+            }
+            _ => match (panic, trap) {
+                (Some(panic), _) => Failure::Panicked(panic),
+                (None, Some(trap)) => Failure::Trapped(trap.to_string()),
+                (None, None) => Failure::Host(format!("{err:#}")),
+            },
+        }
+    }
+
+    /// The guest's own stack lies at the very start of linear memory and grows down, so exhausting
+    /// it leaves the stack pointer below zero, which is far above the stack.
+    fn guest_stack_is_exhausted(&mut self) -> bool {
+        let pointer = self.instance.get_global(&mut self.store, "__stack_pointer");
+        let pointer = pointer.and_then(|global| global.get(&mut self.store).i32());
+        pointer.is_some_and(|pointer| pointer as u32 as u64 > GUEST_STACK)
+    }
+}
+
+/// The guest's log call. It copies a bounded piece of memory and nothing else.
+fn log_line(mut caller: Caller<'_, State>, level: u32, address: u32, len: u32) {
+    let Some(memory) = caller.get_export("memory").and_then(|export| export.into_memory()) else {
+        return;
+    };
+    let (data, state) = memory.data_and_store_mut(&mut caller);
+    let len = (len as usize).min(MAX_LINE);
+    if let Some(bytes) = data.get(address as usize..).and_then(|rest| rest.get(..len)) {
+        state.log.push(level, String::from_utf8_lossy(bytes).into_owned());
+    }
+}

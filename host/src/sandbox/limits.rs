@@ -1,0 +1,86 @@
+//! What a sandbox may use, enforced while it runs.
+
+use serde::{Deserialize, Serialize};
+use wasmtime::ResourceLimiter;
+
+use super::failure::Limit;
+
+/// Most elements of the guest's one table of functions: it has some ten thousand.
+const MAX_TABLE: usize = 200_000;
+
+/// The sizes that hold for one sandbox, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SandboxLimits {
+    /// Linear memory.
+    pub(crate) memory: u64,
+    /// Stack of the WebAssembly code.
+    pub(crate) stack: u64,
+    /// Log lines kept between two looks at them.
+    pub(crate) log: u64,
+    /// Message that a call answers.
+    pub(crate) answer: u64,
+}
+
+/// Says no to growth beyond the limits, and remembers that it did: the guest itself only sees an
+/// allocation fail.
+pub(super) struct Limiter {
+    memory: u64,
+    refused: Option<Limit>,
+}
+
+impl Limiter {
+    pub(super) fn new(limits: &SandboxLimits) -> Limiter {
+        Limiter { memory: limits.memory, refused: None }
+    }
+
+    /// What was refused since the last time.
+    pub(super) fn take_refused(&mut self) -> Option<Limit> {
+        self.refused.take()
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let allowed = desired as u64 <= self.memory;
+        if !allowed {
+            self.refused = Some(Limit::Memory { limit: self.memory });
+        }
+        Ok(allowed)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        // Also reached when the module's own maximum, or the 4 GiB of 32-bit addresses, is hit.
+        self.refused.get_or_insert(Limit::Memory { limit: self.memory });
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let allowed = desired <= MAX_TABLE;
+        if !allowed {
+            self.refused = Some(Limit::Table { found: desired as u64, limit: MAX_TABLE as u64 });
+        }
+        Ok(allowed)
+    }
+
+    fn instances(&self) -> usize {
+        1
+    }
+
+    fn tables(&self) -> usize {
+        1
+    }
+
+    fn memories(&self) -> usize {
+        1
+    }
+}

@@ -1,0 +1,114 @@
+//! Sandboxes: instances of the `onnx-runner` guest, each holding one model.
+//!
+//! However a sandbox runs — on a thread of this process, or in a worker process — it is called the
+//! same way: a [`Call`] with a [`Payload`] and a time limit, answered by the guest's message as
+//! untrusted bytes, or by a [`Failure`] after which the sandbox is thrown away.
+
+mod code_cache;
+mod engine;
+mod failure;
+mod guest;
+mod instance;
+mod limits;
+mod serve;
+mod thread;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use code_cache::CodeCacheError;
+pub(crate) use code_cache::{CodeCache, CodeNotice, VerifiedCode};
+pub(crate) use engine::{Engines, Variant};
+pub(crate) use failure::Failure;
+pub use failure::Limit;
+pub use guest::GuestInfo;
+pub(crate) use limits::SandboxLimits;
+pub(crate) use serve::serve;
+pub(crate) use thread::ThreadSandbox;
+pub(crate) use worker::WorkerSandbox;
+
+use crate::confine::memory::SealedBytes;
+
+/// One of the guest's exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Call {
+    Load,
+    Describe,
+    Prepare,
+    Run,
+    Kernels,
+}
+
+impl Call {
+    /// The name of the export, and whether it takes a message.
+    fn export(self) -> (&'static str, bool) {
+        match self {
+            Call::Load => ("belljar_load", true),
+            Call::Describe => ("belljar_describe", false),
+            Call::Prepare => ("belljar_prepare", true),
+            Call::Run => ("belljar_run", true),
+            Call::Kernels => ("belljar_kernels", false),
+        }
+    }
+}
+
+/// What goes into the sandbox with a call.
+pub(crate) enum Payload {
+    Empty,
+    Bytes(Vec<u8>),
+    Sealed(Arc<SealedBytes>),
+}
+
+/// What a call brought back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The guest's message: hostile until decoded.
+    pub(crate) message: Vec<u8>,
+    /// What the call cost.
+    pub(crate) cost: Cost,
+}
+
+/// What the sandbox has used.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Cost {
+    /// Size of the linear memory in bytes, which only ever grows.
+    pub(crate) memory: u64,
+    /// Time inside the guest.
+    pub(crate) time: Duration,
+}
+
+/// A sandbox, wherever it runs.
+pub(crate) trait Sandbox: Send {
+    /// Makes one call. After a failure the sandbox is unusable.
+    fn call(&mut self, call: Call, payload: Payload, limit: CallLimit) -> Result<Answer, Failure>;
+
+    /// The lines that the guest logged since the last time, for a person to read.
+    fn take_log(&mut self) -> Vec<String>;
+}
+
+/// How long a call may take, and under which name that is known in a policy.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct CallLimit {
+    pub(crate) time: Duration,
+    /// Key of the policy.
+    pub(crate) key: TimeKey,
+}
+
+/// The key of a policy that sets a time limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum TimeKey {
+    Prepare,
+    Run,
+}
+
+impl CallLimit {
+    pub(crate) fn exceeded(self) -> Failure {
+        Failure::Limit(match self.key {
+            TimeKey::Prepare => Limit::PrepareTime { limit: self.time },
+            TimeKey::Run => Limit::RunTime { limit: self.time },
+        })
+    }
+}

@@ -1,0 +1,141 @@
+//! The worker's side: takes orders from its supervisor and runs the guest. Here the deadline is
+//! the supervisor's kill, so the guest runs without checks.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+
+use super::code_cache::VerifiedCode;
+use super::engine::{Engines, Variant};
+use super::failure::Failure;
+use super::instance::Instance;
+use super::limits::SandboxLimits;
+use super::thread::HOST_STACK;
+use super::{Call, Cost, Payload};
+use crate::confine::channel::{Channel, Received};
+use crate::confine::memory::{SealedBytes, SharedBuffer};
+
+/// The first message to a worker; it comes with the code and the shared buffer.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Setup {
+    pub(super) variant: Variant,
+    pub(super) limits: SandboxLimits,
+}
+
+/// Every later message to a worker.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Order {
+    pub(super) call: Call,
+    pub(super) source: Source,
+}
+
+/// Where the payload of a call is.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Source {
+    Empty,
+    /// At the start of the shared buffer, with this many bytes.
+    Shared(u64),
+    /// In sealed memory that comes with the message.
+    Sealed,
+}
+
+/// A worker's answer.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Outcome {
+    /// Length of the answer at the start of the shared buffer, and what it cost.
+    pub(super) result: Result<(u64, Cost), Failure>,
+    pub(super) log: Vec<String>,
+}
+
+/// Most bytes of log lines that travel with one answer; below the length of a message even when
+/// every byte must be escaped.
+const MAX_LOG: usize = 16 << 10;
+
+/// Serves the supervisor at the other end of `socket` until it goes away.
+pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
+    let mut channel = Channel::new(socket);
+    let Received::Message(setup, descriptors) = channel.receive::<Setup>(None)? else {
+        return Ok(());
+    };
+    let [code, shared] = <[OwnedFd; 2]>::try_from(descriptors)
+        .map_err(|_| io::Error::other("the set-up comes with two descriptors"))?;
+    let code = VerifiedCode::adopt(SealedBytes::adopt(code)?);
+    let shared = SharedBuffer::adopt(shared)?;
+    let stack = usize::try_from(setup.limits.stack + HOST_STACK).map_err(io::Error::other)?;
+    std::thread::Builder::new()
+        .name("belljar-sandbox".into())
+        .stack_size(stack)
+        .spawn(move || work(channel, &setup, &code, &shared))?
+        .join()
+        .map_err(|_| io::Error::other("the worker panicked"))?
+}
+
+fn work(
+    mut channel: Channel,
+    setup: &Setup,
+    code: &VerifiedCode,
+    shared: &SharedBuffer,
+) -> io::Result<()> {
+    let host = |err: &dyn std::fmt::Display| Failure::Host(err.to_string());
+    let mut instance = Engines::new_engine(setup.variant, setup.limits.stack)
+        .map_err(|err| host(&err))
+        .and_then(|engine| {
+            let module = code.load(&engine).map_err(|err| host(&err))?;
+            Instance::new(&engine, &module, setup.limits, None)
+        });
+    loop {
+        let (order, descriptors) = match channel.receive::<Order>(None)? {
+            Received::Message(order, descriptors) => (order, descriptors),
+            Received::Closed | Received::TimedOut => return Ok(()),
+        };
+        let outcome = match &mut instance {
+            Ok(instance) => {
+                let result = carry_out(instance, order, descriptors, shared);
+                Outcome { result, log: cut_log(instance.take_log()) }
+            }
+            Err(failure) => Outcome { result: Err(failure.clone()), log: Vec::new() },
+        };
+        channel.send(&outcome, &[])?;
+    }
+}
+
+fn carry_out(
+    instance: &mut Instance,
+    order: Order,
+    descriptors: Vec<OwnedFd>,
+    shared: &SharedBuffer,
+) -> Result<(u64, Cost), Failure> {
+    let host = |err: io::Error| Failure::Host(err.to_string());
+    let payload = match order.source {
+        Source::Empty => Payload::Empty,
+        Source::Shared(len) => {
+            let len = usize::try_from(len.min(shared.len())).unwrap_or(usize::MAX);
+            let mut bytes = vec![0; len];
+            shared.read_into(&mut bytes).map_err(host)?;
+            Payload::Bytes(bytes)
+        }
+        Source::Sealed => {
+            let fd = descriptors.into_iter().next();
+            let fd = fd.ok_or_else(|| Failure::Host("no memory came with the order".into()))?;
+            Payload::Sealed(SealedBytes::adopt(fd).map_err(host)?.into())
+        }
+    };
+    let (len, cost) = instance.call(order.call, &payload, None, |message| {
+        shared.write(message).map_err(host)?;
+        Ok(message.len() as u64)
+    })?;
+    Ok((len, cost))
+}
+
+fn cut_log(mut lines: Vec<String>) -> Vec<String> {
+    let mut left = MAX_LOG;
+    let fits = |line: &&String| {
+        let fits = line.len() <= left;
+        left = left.saturating_sub(line.len());
+        fits
+    };
+    let kept = lines.iter().take_while(fits).count();
+    lines.truncate(kept);
+    lines
+}

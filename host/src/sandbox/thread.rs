@@ -1,0 +1,112 @@
+//! A sandbox on a thread of this process. Its deadline is checked by the code itself.
+//!
+//! The thread exists for its stack: WebAssembly code may use as much of it as the policy says, and
+//! nobody knows how much the caller's thread has.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use wasmtime::{Engine, Module};
+
+use super::engine::Engines;
+use super::failure::Failure;
+use super::instance::{Deadline, Instance};
+use super::limits::SandboxLimits;
+use super::{Answer, Call, CallLimit, Payload, Sandbox};
+
+/// Stack for the host's own functions beneath and above the WebAssembly code, in bytes.
+pub(super) const HOST_STACK: u64 = 1 << 20;
+
+struct Job {
+    call: Call,
+    payload: Payload,
+    limit: CallLimit,
+}
+
+type Outcome = (Result<Answer, Failure>, Vec<String>);
+
+/// A sandbox on a thread of its own.
+pub(crate) struct ThreadSandbox {
+    jobs: Option<SyncSender<Job>>,
+    outcomes: Receiver<Outcome>,
+    thread: Option<JoinHandle<()>>,
+    log: Vec<String>,
+}
+
+impl ThreadSandbox {
+    pub(crate) fn new(
+        engines: &Arc<Engines>,
+        engine: Engine,
+        module: Module,
+        limits: SandboxLimits,
+    ) -> Result<ThreadSandbox, Failure> {
+        let (jobs, incoming) = sync_channel::<Job>(1);
+        let (outgoing, outcomes) = sync_channel::<Outcome>(1);
+        let engines = Arc::clone(engines);
+        let stack = usize::try_from(limits.stack + HOST_STACK).unwrap_or(usize::MAX);
+        let thread = std::thread::Builder::new()
+            .name("belljar-sandbox".into())
+            .stack_size(stack)
+            .spawn(move || {
+                let mut instance = None;
+                for job in incoming {
+                    let outcome =
+                        work(&engines, &engine, &module, limits, &mut instance, &job);
+                    if outgoing.send(outcome).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|err| Failure::Host(format!("no thread for the sandbox: {err}")))?;
+        let log = Vec::new();
+        Ok(ThreadSandbox { jobs: Some(jobs), outcomes, thread: Some(thread), log })
+    }
+}
+
+fn work(
+    engines: &Engines,
+    engine: &Engine,
+    module: &Module,
+    limits: SandboxLimits,
+    slot: &mut Option<Instance>,
+    job: &Job,
+) -> Outcome {
+    let (_running, ticks) = engines.start_clock(job.limit.time);
+    let deadline = Deadline { ticks, exceeded: job.limit.exceeded() };
+    let instance = match slot {
+        Some(instance) => instance,
+        None => match Instance::new(engine, module, limits, Some(&deadline)) {
+            Ok(instance) => slot.insert(instance),
+            Err(failure) => return (Err(failure), Vec::new()),
+        },
+    };
+    let answer = instance.call_to_vec(job.call, &job.payload, Some(&deadline));
+    (answer, instance.take_log())
+}
+
+impl Sandbox for ThreadSandbox {
+    fn call(&mut self, call: Call, payload: Payload, limit: CallLimit) -> Result<Answer, Failure> {
+        let ended = || Failure::Host("the sandbox's thread has ended".into());
+        let jobs = self.jobs.as_ref().ok_or_else(ended)?;
+        jobs.send(Job { call, payload, limit }).map_err(|_| ended())?;
+        let (answer, log) = self.outcomes.recv().map_err(|_| ended())?;
+        self.log.extend(log);
+        answer
+    }
+
+    fn take_log(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.log)
+    }
+}
+
+impl Drop for ThreadSandbox {
+    fn drop(&mut self) {
+        // Closing the queue ends the thread.
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic in it was already reported to whoever waited for its answer.
+            let _ = thread.join();
+        }
+    }
+}

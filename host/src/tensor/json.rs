@@ -1,0 +1,367 @@
+//! Tensors as JSON: nested arrays, or an object that says dtype and shape.
+//!
+//! A tensor is written in one of two forms:
+//!
+//! 1. nested arrays of numbers, of bools or of strings, or one bare scalar;
+//! 2. `{"dtype": "f32", "shape": [2, 3], "data": [0, 1, 2, 3, 4, 5]}`, its data flat or nested,
+//!    `dtype` and `shape` optional.
+//!
+//! Several are one object of names and tensors. Floats that JSON has no numbers for are the
+//! strings `"NaN"`, `"Infinity"` and `"-Infinity"`. The element type is the one the caller asks
+//! for; else the one the file says; else `f32` if any number has a fraction or an exponent, `i64`
+//! if none has. A value must never be bent to fit its type.
+
+mod collect;
+mod lexer;
+mod write;
+
+pub use self::write::{Json, write_named, write_one};
+
+use std::collections::HashSet;
+use std::io::Read;
+
+use belljar_abi::{DType, MAX_NAME, MAX_RANK, MAX_TENSORS};
+
+use self::collect::Elements;
+use self::lexer::{Lexer, Scalar, Token};
+use super::{Tensor, TensorError, unravel};
+
+/// Bytes of text allowed for each byte of data: numbers are printed with up to 25 characters for
+/// four bytes, bools with five for one, and people indent.
+const TEXT_PER_BYTE: u64 = 64;
+
+/// Bytes of text allowed on top, for names, brackets and white space.
+const TEXT_AT_LEAST: u64 = 1 << 20;
+
+fn malformed(why: impl Into<String>) -> TensorError {
+    TensorError::Malformed { format: "json", why: why.into() }
+}
+
+/// What is wrong with the tensor called `place`, or with its element at `index`.
+fn wrong_at(place: &str, index: &[usize], why: &str) -> TensorError {
+    if place.is_empty() && index.is_empty() {
+        return malformed(why);
+    }
+    malformed(format!("{place}{}: {why}", Index(index)))
+}
+
+/// Reads one tensor, of type `dtype` if given. `limit` bounds its bytes of data.
+///
+/// A string counts with the 24 bytes it takes in memory on top of its length. While neither the
+/// caller nor the file has said the type, elements take up to six times their final room.
+///
+/// # Errors
+/// [`TensorError::Malformed`] with the position of the offending element, such as `[0][3]`;
+/// [`TensorError::Count`], [`TensorError::Shape`] and [`TensorError::TooLarge`].
+pub fn read_one(
+    reader: impl Read,
+    dtype: Option<DType>,
+    limit: u64,
+) -> Result<Tensor, TensorError> {
+    let mut parser = Parser::new(reader, limit);
+    let first = parser.token()?;
+    let tensor = parser.tensor(first, dtype, "")?;
+    parser.end()?;
+    Ok(tensor)
+}
+
+/// Reads an object of names and tensors, in the file's order; `dtype_of` says the type of each
+/// name if it is known. `limit` bounds the bytes of data of all of them together.
+///
+/// # Errors
+/// Those of [`read_one`]; also more than [`MAX_TENSORS`] tensors, or two of one name.
+pub fn read_named(
+    reader: impl Read,
+    dtype_of: impl Fn(&str) -> Option<DType>,
+    limit: u64,
+) -> Result<Vec<(String, Tensor)>, TensorError> {
+    let mut parser = Parser::new(reader, limit);
+    if parser.token()? != Token::ObjectOpen {
+        return Err(malformed("it is not an object of names and tensors"));
+    }
+    let mut tensors = Vec::new();
+    let mut names = HashSet::new();
+    while let Some(name) = parser.key(tensors.is_empty())? {
+        if tensors.len() == MAX_TENSORS {
+            return Err(malformed(format!("it has more than {MAX_TENSORS} tensors")));
+        }
+        if !names.insert(name.clone()) {
+            return Err(malformed(format!("two tensors are named {name:?}")));
+        }
+        let first = parser.token()?;
+        let tensor = parser.tensor(first, dtype_of(&name), &format!("{name:?}"))?;
+        tensors.push((name, tensor));
+    }
+    parser.end()?;
+    Ok(tensors)
+}
+
+struct Parser<R> {
+    lexer: Lexer<R>,
+    limit: u64,
+    /// What is left of the limit.
+    left: u64,
+}
+
+/// Data as it was found: its elements, and the shape its brackets make.
+struct Nested {
+    elements: Elements,
+    shape: Vec<usize>,
+    cost: u64,
+}
+
+impl<R: Read> Parser<R> {
+    fn new(reader: R, limit: u64) -> Parser<R> {
+        let max_text = limit.saturating_mul(TEXT_PER_BYTE).saturating_add(TEXT_AT_LEAST);
+        Parser { lexer: Lexer::new(reader, max_text), limit, left: limit }
+    }
+
+    fn token(&mut self) -> Result<Token, TensorError> {
+        self.lexer.token(self.left)
+    }
+
+    fn end(&mut self) -> Result<(), TensorError> {
+        match self.token()? {
+            Token::End => Ok(()),
+            _ => Err(self.lexer.error("something after the end of the value")),
+        }
+    }
+
+    /// The next key of an object and its colon; `None` at the object's end.
+    fn key(&mut self, first: bool) -> Result<Option<String>, TensorError> {
+        let mut token = self.lexer.token(MAX_NAME as u64)?;
+        if token == Token::ObjectClose {
+            return Ok(None);
+        }
+        if !first {
+            if token != Token::Comma {
+                return Err(self.lexer.error("no comma or closing brace"));
+            }
+            token = self.lexer.token(MAX_NAME as u64)?;
+        }
+        match token {
+            Token::Scalar(Scalar::Text(key)) => {
+                self.expect(Token::Colon, "no colon after a key")?;
+                Ok(Some(key))
+            }
+            _ => Err(self.lexer.error("no key")),
+        }
+    }
+
+    fn expect(&mut self, token: Token, what: &str) -> Result<(), TensorError> {
+        if self.token()? == token { Ok(()) } else { Err(self.lexer.error(what)) }
+    }
+
+    /// A tensor in either form, of which `first` is the first token; `place` names it in errors.
+    fn tensor(
+        &mut self,
+        first: Token,
+        wanted: Option<DType>,
+        place: &str,
+    ) -> Result<Tensor, TensorError> {
+        if first != Token::ObjectOpen {
+            let nested = self.nested(first, wanted, place)?;
+            return self.finish(nested, wanted, None, place);
+        }
+        let (mut dtype, mut shape, mut data) = (None, None, None);
+        let in_place = |why: &str| wrong_at(place, &[], why);
+        let mut is_first = true;
+        while let Some(key) = self.key(is_first)? {
+            is_first = false;
+            let token = self.token()?;
+            let again = match key.as_str() {
+                "dtype" => dtype.replace(self.dtype(token, wanted, place)?).is_some(),
+                "shape" => shape.replace(self.shape(token, place)?).is_some(),
+                "data" if data.is_none() => {
+                    let nested = self.nested(token, wanted.or(dtype), &format!("{place}.data"))?;
+                    data = Some(nested);
+                    false
+                }
+                "data" => true,
+                _ => {
+                    return Err(in_place("a tensor has the keys dtype, shape and data, no others"));
+                }
+            };
+            if again {
+                return Err(in_place(&format!("it has {key:?} twice")));
+            }
+        }
+        let nested = data.ok_or_else(|| in_place("a tensor needs its data"))?;
+        self.finish(nested, wanted.or(dtype), shape, &format!("{place}.data"))
+    }
+
+    fn dtype(
+        &self,
+        token: Token,
+        wanted: Option<DType>,
+        place: &str,
+    ) -> Result<DType, TensorError> {
+        let Token::Scalar(Scalar::Text(name)) = token else {
+            return Err(malformed(format!("{place}.dtype: it is not a string")));
+        };
+        let Some(dtype) = DType::ALL.iter().find(|dtype| dtype.name() == name) else {
+            let known: Vec<&str> = DType::ALL.iter().map(|dtype| dtype.name()).collect();
+            let name: String = name.chars().take(40).collect();
+            let known = known.join(", ");
+            return Err(malformed(format!("{place}.dtype: {name:?} is none of {known}")));
+        };
+        match wanted {
+            Some(wanted) if wanted != *dtype => Err(malformed(format!(
+                "{place}.dtype: it says {dtype}, but {wanted} is asked for; leave dtype out to \
+                 have the values converted"
+            ))),
+            _ => Ok(*dtype),
+        }
+    }
+
+    fn shape(&mut self, token: Token, place: &str) -> Result<Vec<usize>, TensorError> {
+        let bad = || malformed(format!("{place}.shape: it is not a list of dimensions"));
+        if token != Token::ArrayOpen {
+            return Err(bad());
+        }
+        let mut shape = Vec::new();
+        let mut token = self.token()?;
+        while token != Token::ArrayClose {
+            if !shape.is_empty() {
+                if token != Token::Comma {
+                    return Err(bad());
+                }
+                token = self.token()?;
+            }
+            let dim = match token {
+                Token::Scalar(Scalar::Int(dim)) => usize::try_from(dim).map_err(|_| bad())?,
+                Token::Scalar(Scalar::Uint(dim)) => usize::try_from(dim).map_err(|_| bad())?,
+                _ => return Err(bad()),
+            };
+            if shape.len() == MAX_RANK {
+                return Err(TensorError::Shape { shape, why: "it has too many dimensions" });
+            }
+            shape.push(dim);
+            token = self.token()?;
+        }
+        Ok(shape)
+    }
+
+    /// Nested arrays, which must be regular, or a scalar.
+    fn nested(
+        &mut self,
+        first: Token,
+        dtype: Option<DType>,
+        place: &str,
+    ) -> Result<Nested, TensorError> {
+        let mut elements = Elements::new(dtype);
+        let mut cost = 0;
+        // How many items each open array has had; how long the arrays at each depth are, known
+        // once the first of them is closed; at which depth the scalars are.
+        let mut open: Vec<usize> = Vec::new();
+        let mut lens: Vec<Option<usize>> = Vec::new();
+        let mut leaves: Option<usize> = None;
+        let mut token = first;
+        loop {
+            let at = |why: &str| wrong_at(place, &open, why);
+            match token {
+                Token::ArrayOpen if leaves == Some(open.len()) => {
+                    return Err(at("an array where its neighbours are scalars"));
+                }
+                Token::ArrayOpen if open.len() == MAX_RANK => {
+                    return Err(at("arrays are nested too deeply"));
+                }
+                Token::ArrayOpen => {
+                    open.push(0);
+                    if lens.len() < open.len() {
+                        lens.push(None);
+                    }
+                    token = self.token()?;
+                    if token != Token::ArrayClose {
+                        continue;
+                    }
+                }
+                Token::Scalar(scalar) => {
+                    if *leaves.get_or_insert(lens.len()) != open.len() {
+                        return Err(at("a scalar where its neighbours are arrays"));
+                    }
+                    let more = elements.cost(&scalar);
+                    self.charge(more, place)?;
+                    cost += more;
+                    elements.push(scalar).map_err(|why| at(&why))?;
+                    token = Token::Comma;
+                }
+                Token::Null => return Err(at("null is not a value of any dtype")),
+                Token::ObjectOpen => return Err(at("an object where a value was expected")),
+                Token::End => return Err(at("the file ends here")),
+                _ => return Err(at("no value")),
+            }
+            // A value is complete, or (`ArrayClose`) an array is empty: close what ends here.
+            let mut closes = token == Token::ArrayClose;
+            loop {
+                let depth = open.len();
+                if closes {
+                    let count = open.pop().unwrap_or(0);
+                    let at = |why: &str| wrong_at(place, &open, why);
+                    match lens.get_mut(depth - 1) {
+                        Some(Some(len)) if *len != count => {
+                            return Err(at(&format!(
+                                "an array of {count} items where its neighbours have {len}"
+                            )));
+                        }
+                        Some(len) => *len = Some(count),
+                        None => {}
+                    }
+                }
+                let Some(count) = open.last_mut() else {
+                    let shape = lens.into_iter().map(|len| len.unwrap_or(0)).collect();
+                    return Ok(Nested { elements, shape, cost });
+                };
+                *count += 1;
+                match self.token()? {
+                    Token::Comma => break,
+                    Token::ArrayClose => closes = true,
+                    _ => return Err(self.lexer.error("no comma or closing bracket")),
+                }
+            }
+            token = self.token()?;
+        }
+    }
+
+    fn charge(&mut self, cost: u64, place: &str) -> Result<(), TensorError> {
+        let left = self.left.checked_sub(cost);
+        self.left = left.ok_or_else(|| TensorError::TooLarge {
+            what: format!("the data up to {}", if place.is_empty() { "its end" } else { place }),
+            limit: self.limit,
+        })?;
+        Ok(())
+    }
+
+    fn finish(
+        &mut self,
+        nested: Nested,
+        dtype: Option<DType>,
+        said: Option<Vec<usize>>,
+        place: &str,
+    ) -> Result<Tensor, TensorError> {
+        let Nested { elements, shape, cost } = nested;
+        let data = elements
+            .finish(dtype)
+            .map_err(|(at, why)| wrong_at(place, &unravel(at, &shape), &why))?;
+        if let Some(size) = data.dtype().size() {
+            // Elements of a type that was open until now may turn out larger than the least.
+            self.charge((size as u64 * data.len() as u64).saturating_sub(cost), place)?;
+        }
+        match said {
+            Some(said) if shape.len() > 1 && said != shape => Err(malformed(format!(
+                "{place}: its brackets make a shape of {shape:?}, but it says {said:?}"
+            ))),
+            Some(said) => Tensor::new(data, &said),
+            None => Tensor::new(data, &shape),
+        }
+    }
+}
+
+/// A position among nested arrays: `[0][3]`.
+struct Index<'a>(&'a [usize]);
+
+impl std::fmt::Display for Index<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|index| write!(f, "[{index}]"))
+    }
+}

@@ -1,0 +1,190 @@
+//! Scalars on their way to becoming the elements of a tensor.
+//!
+//! With an element type known beforehand each scalar is converted as it comes. Without one they
+//! are kept as read until all are seen. A value that the type cannot hold must never be bent to
+//! fit; only floats are rounded, as they are everywhere.
+
+use belljar_abi::DType;
+
+use super::lexer::Scalar;
+use crate::tensor::{Data, f16};
+
+/// Elements so far.
+pub(super) enum Elements {
+    /// Of a known type.
+    Typed(Data),
+    /// Of a type that is still open.
+    Open(Vec<Scalar>),
+}
+
+impl Elements {
+    pub(super) fn new(dtype: Option<DType>) -> Elements {
+        dtype.map_or(Elements::Open(Vec::new()), |dtype| Elements::Typed(empty(dtype)))
+    }
+
+    /// What `scalar` takes in the finished tensor, at least.
+    pub(super) fn cost(&self, scalar: &Scalar) -> u64 {
+        let size = match (self, scalar) {
+            (Elements::Typed(data), _) if data.dtype() != DType::String => {
+                data.dtype().size().unwrap_or(1)
+            }
+            (_, Scalar::Text(text)) => size_of::<String>() + text.len(),
+            (_, Scalar::Bool(_)) => 1,
+            (_, Scalar::Int(_) | Scalar::Uint(_) | Scalar::Float { .. }) => 4,
+        };
+        size as u64
+    }
+
+    /// Adds one; the error says what is wrong with it.
+    pub(super) fn push(&mut self, scalar: Scalar) -> Result<(), String> {
+        match self {
+            Elements::Typed(data) => convert(data, scalar),
+            Elements::Open(scalars) => {
+                scalars.push(scalar);
+                Ok(())
+            }
+        }
+    }
+
+    /// The elements as `dtype`, or if that is `None` as the type they look like. The error says
+    /// which element is wrong, and why.
+    pub(super) fn finish(self, dtype: Option<DType>) -> Result<Data, (usize, String)> {
+        let scalars = match self {
+            Elements::Typed(data) => return Ok(data),
+            Elements::Open(scalars) => scalars,
+        };
+        let dtype = match dtype {
+            Some(dtype) => dtype,
+            None => guess(&scalars)?,
+        };
+        let mut data = empty(dtype);
+        for (at, scalar) in scalars.into_iter().enumerate() {
+            convert(&mut data, scalar).map_err(|why| (at, why))?;
+        }
+        Ok(data)
+    }
+}
+
+fn guess(scalars: &[Scalar]) -> Result<DType, (usize, String)> {
+    let is_bool = |scalar: &Scalar| matches!(scalar, Scalar::Bool(_));
+    let is_text = |scalar: &Scalar| matches!(scalar, Scalar::Text(_));
+    let Some(first) = scalars.first() else {
+        return Ok(DType::I64);
+    };
+    let kind = |scalar: &Scalar| (is_bool(scalar), is_text(scalar));
+    if let Some(at) = scalars.iter().position(|scalar| kind(scalar) != kind(first)) {
+        let found = scalars.get(at).map(describe).unwrap_or_default();
+        let why = format!(
+            "{found} among values that begin with {}; if it means a number, give the dtype",
+            describe(first)
+        );
+        return Err((at, why));
+    }
+    let fractional = |scalar: &Scalar| matches!(scalar, Scalar::Float { integral: false, .. });
+    Ok(match first {
+        Scalar::Bool(_) => DType::Bool,
+        Scalar::Text(_) => DType::String,
+        _ if scalars.iter().any(fractional) => DType::F32,
+        _ => DType::I64,
+    })
+}
+
+macro_rules! per_type {
+    ($($variant:ident($convert:expr);)*) => {
+        fn empty(dtype: DType) -> Data {
+            match dtype {
+                $(DType::$variant => Data::$variant(Vec::new()),)*
+                // No such type crosses today; every value of it would be refused.
+                _ => Data::Bool(Vec::new()),
+            }
+        }
+
+        fn convert(data: &mut Data, scalar: Scalar) -> Result<(), String> {
+            match data {
+                $(Data::$variant(elements) => {
+                    let convert: fn(Scalar) -> Result<_, String> = $convert;
+                    elements.push(convert(scalar)?);
+                })*
+            }
+            Ok(())
+        }
+    };
+}
+
+per_type! {
+    F16(|scalar| float(scalar, "f16", f16::from_f64, |_, wide| f16::from_f64(wide), f16::is_infinite));
+    F32(|scalar| float(scalar, "f32", |wide| wide as f32, |narrow, _| narrow, f32::is_infinite));
+    F64(|scalar| float(scalar, "f64", |wide| wide, |_, wide| wide, f64::is_infinite));
+    I8(|scalar| integer(scalar, "i8"));
+    I16(|scalar| integer(scalar, "i16"));
+    I32(|scalar| integer(scalar, "i32"));
+    I64(|scalar| integer(scalar, "i64"));
+    U8(|scalar| integer(scalar, "u8"));
+    U16(|scalar| integer(scalar, "u16"));
+    U32(|scalar| integer(scalar, "u32"));
+    U64(|scalar| integer(scalar, "u64"));
+    Bool(|scalar| match scalar {
+        Scalar::Bool(value) => Ok(value),
+        other => Err(format!("{} is not a bool; write true or false", describe(&other))),
+    });
+    String(|scalar| match scalar {
+        Scalar::Text(text) => Ok(text),
+        other => Err(format!("{} is not a string", describe(&other))),
+    });
+}
+
+fn integer<T: TryFrom<i64> + TryFrom<u64>>(scalar: Scalar, name: &str) -> Result<T, String> {
+    let value = match &scalar {
+        Scalar::Int(value) => T::try_from(*value).ok(),
+        Scalar::Uint(value) => T::try_from(*value).ok(),
+        // Minus zero is an integer like any other zero; the rest is beyond 64 bits.
+        Scalar::Float { wide, integral: true, .. } if *wide == 0.0 => T::try_from(0i64).ok(),
+        Scalar::Float { integral: true, .. } => None,
+        other => return Err(format!("{} is not an integer, as {name} asks for", describe(other))),
+    };
+    value.ok_or_else(|| format!("{} is out of range of {name}", describe(&scalar)))
+}
+
+fn float<T: Copy>(
+    scalar: Scalar,
+    name: &str,
+    from_f64: fn(f64) -> T,
+    from_text: fn(f32, f64) -> T,
+    is_infinite: fn(T) -> bool,
+) -> Result<T, String> {
+    let value = match &scalar {
+        // Each is rounded once, straight to the type.
+        Scalar::Int(value) => from_text(*value as f32, *value as f64),
+        Scalar::Uint(value) => from_text(*value as f32, *value as f64),
+        Scalar::Float { wide, narrow, .. } => from_text(*narrow, *wide),
+        Scalar::Text(text) => match text.as_str() {
+            "NaN" => return Ok(from_f64(f64::NAN)),
+            "Infinity" => return Ok(from_f64(f64::INFINITY)),
+            "-Infinity" => return Ok(from_f64(f64::NEG_INFINITY)),
+            _ => {
+                let found = describe(&scalar);
+                return Err(format!(
+                    "{found} is not a number (of strings, only \"NaN\", \"Infinity\" and \
+                     \"-Infinity\" are)"
+                ));
+            }
+        },
+        Scalar::Bool(_) => return Err(format!("{} is not a number", describe(&scalar))),
+    };
+    if is_infinite(value) {
+        return Err(format!("{} is out of range of {name}", describe(&scalar)));
+    }
+    Ok(value)
+}
+
+/// The scalar for a message: safe to print, and short.
+fn describe(scalar: &Scalar) -> String {
+    match scalar {
+        Scalar::Int(value) => value.to_string(),
+        Scalar::Uint(value) => value.to_string(),
+        Scalar::Float { wide, .. } if wide.is_infinite() => "a number beyond f64".into(),
+        Scalar::Float { wide, .. } => format!("{wide:?}"),
+        Scalar::Bool(value) => value.to_string(),
+        Scalar::Text(text) => format!("the string {:?}", text.chars().take(40).collect::<String>()),
+    }
+}

@@ -1,0 +1,119 @@
+//! Writing tensors as JSON: the form that says dtype and shape, its data flat.
+
+use std::collections::HashSet;
+use std::io::Write;
+
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+use super::malformed;
+use crate::tensor::{Data, Tensor, TensorError, f16};
+
+/// A tensor that serialises as the object of dtype, shape and flat data; numbers are printed as
+/// short as reads back exactly.
+#[derive(Clone, Copy, Debug)]
+pub struct Json<'a>(pub &'a Tensor);
+
+impl Serialize for Json<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("Tensor", 3)?;
+        object.serialize_field("dtype", self.0.dtype().name())?;
+        object.serialize_field("shape", self.0.shape())?;
+        object.serialize_field("data", &Values(self.0.data()))?;
+        object.end()
+    }
+}
+
+struct Values<'a>(&'a Data);
+
+impl Serialize for Values<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Data::F16(values) => serializer.collect_seq(values.iter().copied().map(Half)),
+            Data::F32(values) => serializer.collect_seq(values.iter().copied().map(Single)),
+            Data::F64(values) => serializer.collect_seq(values.iter().copied().map(Double)),
+            Data::I8(values) => serializer.collect_seq(values),
+            Data::I16(values) => serializer.collect_seq(values),
+            Data::I32(values) => serializer.collect_seq(values),
+            Data::I64(values) => serializer.collect_seq(values),
+            Data::U8(values) => serializer.collect_seq(values),
+            Data::U16(values) => serializer.collect_seq(values),
+            Data::U32(values) => serializer.collect_seq(values),
+            Data::U64(values) => serializer.collect_seq(values),
+            Data::Bool(values) => serializer.collect_seq(values),
+            Data::String(values) => serializer.collect_seq(values),
+        }
+    }
+}
+
+/// How to write a float that JSON has no number for.
+fn unwritable(value: f64) -> Option<&'static str> {
+    match value {
+        value if value.is_nan() => Some("NaN"),
+        f64::INFINITY => Some("Infinity"),
+        f64::NEG_INFINITY => Some("-Infinity"),
+        _ => None,
+    }
+}
+
+struct Half(f16);
+struct Single(f32);
+struct Double(f64);
+
+impl Serialize for Half {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Single(self.0.to_f32()).serialize(serializer)
+    }
+}
+
+impl Serialize for Single {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match unwritable(self.0.into()) {
+            Some(text) => serializer.serialize_str(text),
+            None => serializer.serialize_f32(self.0),
+        }
+    }
+}
+
+impl Serialize for Double {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match unwritable(self.0) {
+            Some(text) => serializer.serialize_str(text),
+            None => serializer.serialize_f64(self.0),
+        }
+    }
+}
+
+/// Writes one tensor, in the form that says dtype and shape, and a line end.
+///
+/// # Errors
+/// [`TensorError::Io`].
+pub fn write_one(tensor: &Tensor, writer: impl Write) -> Result<(), TensorError> {
+    to_line(&Json(tensor), writer)
+}
+
+/// Writes an object of names and tensors, and a line end.
+///
+/// # Errors
+/// [`TensorError::Malformed`] for a name that is there twice; [`TensorError::Io`].
+pub fn write_named(tensors: &[(String, Tensor)], writer: impl Write) -> Result<(), TensorError> {
+    let mut names = HashSet::new();
+    if let Some((name, _)) = tensors.iter().find(|(name, _)| !names.insert(name)) {
+        return Err(malformed(format!("two tensors are named {name:?}")));
+    }
+    to_line(&Named(tensors), writer)
+}
+
+struct Named<'a>(&'a [(String, Tensor)]);
+
+impl Serialize for Named<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, tensor)| (name, Json(tensor))))
+    }
+}
+
+fn to_line(value: &impl Serialize, mut writer: impl Write) -> Result<(), TensorError> {
+    serde_json::to_writer(&mut writer, value).map_err(std::io::Error::from)?;
+    writer.write_all(b"\n")?;
+    writer.flush()?;
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! Tensors on the host's side: owned, typed, row-major; and the files people keep them in.
+//!
+//! A [`Tensor`] cannot be wrong about itself: its data has exactly as many elements as its shape
+//! asks for. Everything that reads bytes from outside (`npy`, `npz`, `json`) is bounded by a
+//! limit given by the caller and never allocates ahead of the bytes it has seen.
+
+mod convert;
+pub mod json;
+pub mod npy;
+pub mod npz;
+pub mod summary;
+
+pub use belljar_abi::DType;
+pub use half::f16;
+
+use belljar_abi::{TensorView, element_count};
+
+/// Why bytes or values are not an acceptable tensor.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TensorError {
+    /// The data does not have the number of elements the shape asks for.
+    #[error("shape {shape:?} asks for {expected} elements, but the data has {found}")]
+    Count {
+        /// The shape.
+        shape: Vec<usize>,
+        /// Elements the shape asks for.
+        expected: u64,
+        /// Elements found.
+        found: u64,
+    },
+    /// The shape itself is not acceptable.
+    #[error("shape {shape:?} is not acceptable: {why}")]
+    Shape {
+        /// The shape.
+        shape: Vec<usize>,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A file is malformed.
+    #[error("not a well-formed {format} file: {why}")]
+    Malformed {
+        /// `npy`, `npz` or `json`.
+        format: &'static str,
+        /// What is wrong, and where.
+        why: String,
+    },
+    /// A file is well-formed but holds something Belljar does not carry.
+    #[error("{what} is not supported: {hint}")]
+    Unsupported {
+        /// What it holds.
+        what: String,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// The data is larger than the caller allows.
+    #[error("{what} is larger than the limit of {limit} bytes")]
+    TooLarge {
+        /// What is too large.
+        what: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// The elements of a tensor, one vector per element type.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+#[allow(missing_docs)] // The variants say it all.
+pub enum Data {
+    F16(Vec<f16>),
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+    I8(Vec<i8>),
+    I16(Vec<i16>),
+    I32(Vec<i32>),
+    I64(Vec<i64>),
+    U8(Vec<u8>),
+    U16(Vec<u16>),
+    U32(Vec<u32>),
+    U64(Vec<u64>),
+    Bool(Vec<bool>),
+    String(Vec<String>),
+}
+
+/// A tensor: a shape, and elements of one type in row-major order.
+///
+/// ```
+/// use belljar::tensor::{DType, Tensor};
+///
+/// let image = Tensor::new(vec![0.5f32; 3 * 4], &[1, 3, 4])?;
+/// assert_eq!(image.dtype(), DType::F32);
+/// assert_eq!(image.shape(), [1, 3, 4]);
+/// assert_eq!(image.as_slice::<f32>().map(<[f32]>::len), Some(12));
+/// # Ok::<(), belljar::tensor::TensorError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    shape: Vec<usize>,
+    data: Data,
+}
+
+impl Tensor {
+    /// A tensor of this shape; `data` must have exactly as many elements. An empty shape is a
+    /// scalar.
+    ///
+    /// # Errors
+    /// [`TensorError::Count`] if the counts differ, [`TensorError::Shape`] if the shape has more
+    /// than [`belljar_abi::MAX_RANK`] dimensions or overflows, [`TensorError::TooLarge`] if a
+    /// string is 4 GiB or longer.
+    pub fn new(data: impl Into<Data>, shape: &[usize]) -> Result<Tensor, TensorError> {
+        let data = data.into();
+        let why = |why| TensorError::Shape { shape: shape.to_vec(), why };
+        if shape.len() > belljar_abi::MAX_RANK {
+            return Err(why("it has too many dimensions"));
+        }
+        let dims: Vec<u64> = shape.iter().map(|dim| *dim as u64).collect();
+        let expected =
+            element_count(&dims).ok_or_else(|| why("its element count overflows 64 bits"))?;
+        let found = data.len() as u64;
+        if expected != found {
+            return Err(TensorError::Count { shape: shape.to_vec(), expected, found });
+        }
+        // The length of a string crosses in 32 bits.
+        let too_long = |text: &String| u32::try_from(text.len()).is_err();
+        if let Data::String(strings) = &data
+            && strings.iter().any(too_long)
+        {
+            return Err(TensorError::TooLarge { what: "a string".into(), limit: u32::MAX.into() });
+        }
+        Ok(Tensor { shape: shape.to_vec(), data })
+    }
+
+    /// A tensor without dimensions, holding one element.
+    pub fn scalar<T: Element>(value: T) -> Tensor {
+        Tensor { shape: Vec::new(), data: T::into_data(vec![value]) }
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.data.dtype()
+    }
+
+    /// Number of elements along each axis; empty for a scalar.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The elements.
+    pub fn data(&self) -> &Data {
+        &self.data
+    }
+
+    /// Number of elements.
+    #[allow(clippy::len_without_is_empty)] // An empty tensor is nothing special.
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// The elements, if they are of type `T`.
+    pub fn as_slice<T: Element>(&self) -> Option<&[T]> {
+        T::slice(&self.data)
+    }
+
+    /// Bytes the elements take when they cross into the sandbox.
+    pub fn byte_len(&self) -> u64 {
+        self.data.byte_len()
+    }
+
+    /// The data as it crosses into the sandbox; borrowed wherever the memory layout allows.
+    pub(crate) fn to_wire(&self) -> std::borrow::Cow<'_, [u8]> {
+        self.data.to_wire()
+    }
+
+    /// The view of this tensor, named, whose data was made by [`Tensor::to_wire`].
+    pub(crate) fn view<'a>(&self, name: &'a str, wire: &'a [u8]) -> TensorView<'a> {
+        let dims = self.shape.iter().map(|dim| *dim as u64).collect();
+        TensorView { name, dtype: self.dtype(), dims, data: wire }
+    }
+
+    /// An owned copy of a decoded view.
+    pub(crate) fn from_view(view: &TensorView<'_>) -> Result<Tensor, TensorError> {
+        let shape = view
+            .dims
+            .iter()
+            .map(|dim| usize::try_from(*dim))
+            .collect::<Result<Vec<usize>, _>>()
+            .map_err(|_| TensorError::Shape { shape: Vec::new(), why: "a dimension overflows" })?;
+        Tensor::new(Data::from_view(view), &shape)
+    }
+}
+
+/// A Rust type that is the element of a tensor.
+pub trait Element: Sized + Clone + private::Sealed {
+    /// The element type's name in ONNX.
+    const DTYPE: DType;
+    #[doc(hidden)]
+    fn slice(data: &Data) -> Option<&[Self]>;
+    #[doc(hidden)]
+    fn into_data(elements: Vec<Self>) -> Data;
+}
+
+mod private {
+    pub trait Sealed {}
+}
+
+/// The index along each axis of the element at `at` in row-major order.
+fn unravel(mut at: usize, shape: &[usize]) -> Vec<usize> {
+    let mut index: Vec<usize> = shape
+        .iter()
+        .rev()
+        .map(|dim| {
+            let dim = (*dim).max(1);
+            let along = at % dim;
+            at /= dim;
+            along
+        })
+        .collect();
+    index.reverse();
+    index
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,346 @@
+//! The header of an npy file: a Python dict literal with three known keys, read by hand.
+//!
+//! numpy hands this text to Python's own parser; a general parser can be made to recurse by
+//! nested brackets. This one knows only the one shape a header has, looks at each byte once and
+//! must never recurse, nor accept a key, type or number it does not know.
+
+use std::io::Read;
+
+use belljar_abi::{DType, MAX_RANK};
+
+use super::{TensorError, malformed};
+
+/// First bytes of every npy file.
+const MAGIC: &[u8; 6] = b"\x93NUMPY";
+
+/// Longest header in bytes. Version 1.0 can hold no more than 65535; numpy itself reads no more
+/// than 10000 unless told to trust the file.
+const MAX_HEADER: u32 = 64 * 1024;
+
+/// Alignment of the data in the file, as numpy writes it.
+const FILE_ALIGN: usize = 64;
+
+/// Digits numpy leaves room for in the first dimension, so that a file can grow in place.
+const GROWTH_DIGITS: usize = 21;
+
+/// How one element is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stored {
+    /// A number or a bool.
+    Fixed(DType),
+    /// This many bytes of text, padded with NULs (`|S5`).
+    Bytes(u64),
+    /// This many UTF-32 code units, padded with NULs (`<U5`).
+    Utf32(u64),
+}
+
+/// What the header says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) stored: Stored,
+    pub(super) big_endian: bool,
+    pub(super) fortran_order: bool,
+    pub(super) shape: Vec<usize>,
+}
+
+impl Header {
+    /// Reads magic, version and header, and leaves `reader` at the first byte of the data.
+    pub(super) fn read(reader: &mut impl Read) -> Result<Header, TensorError> {
+        let magic: [u8; 6] = array(reader)?;
+        if magic != *MAGIC {
+            return Err(malformed("it does not begin with the magic string of npy files"));
+        }
+        let [major, minor] = array(reader)?;
+        let len = match (major, minor) {
+            (1, 0) => u32::from(u16::from_le_bytes(array(reader)?)),
+            (2 | 3, 0) => u32::from_le_bytes(array(reader)?),
+            _ => {
+                return Err(TensorError::Unsupported {
+                    what: format!("npy version {major}.{minor}"),
+                    hint: "save the array with `numpy.save`, which writes version 1.0",
+                });
+            }
+        };
+        if len > MAX_HEADER {
+            return Err(malformed(format!(
+                "its header claims {len} bytes, above the bound of {MAX_HEADER}"
+            )));
+        }
+        let mut text = Vec::new();
+        reader.by_ref().take(len.into()).read_to_end(&mut text)?;
+        if text.len() as u64 != u64::from(len) {
+            return Err(malformed(format!("the header ends after {} of {len} bytes", text.len())));
+        }
+        Scanner { text: &text, at: 0 }.header()
+    }
+}
+
+fn array<const N: usize>(reader: &mut impl Read) -> Result<[u8; N], TensorError> {
+    let mut bytes = [0; N];
+    match super::fill(reader, &mut bytes)? {
+        read if read == N => Ok(bytes),
+        _ => Err(malformed("it ends before its header")),
+    }
+}
+
+/// The header numpy would write for this type and shape, magic and padding included.
+pub(super) fn encode(descr: &str, shape: &[usize]) -> Vec<u8> {
+    use std::fmt::Write as _;
+    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (");
+    for (axis, dim) in shape.iter().enumerate() {
+        let _ = write!(text, "{}{dim}", if axis == 0 { "" } else { ", " });
+    }
+    text.push_str(if shape.len() == 1 { ",), }" } else { "), }" });
+    if let Some(first) = shape.first() {
+        let room = GROWTH_DIGITS.saturating_sub(first.to_string().len());
+        text.extend(std::iter::repeat_n(' ', room));
+    }
+    let padding = FILE_ALIGN - (MAGIC.len() + 4 + text.len() + 1) % FILE_ALIGN;
+    text.extend(std::iter::repeat_n(' ', padding));
+    text.push('\n');
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&[1, 0]);
+    // 32 dimensions of at most 20 digits stay far below 65535.
+    bytes.extend_from_slice(&(text.len() as u16).to_le_bytes());
+    bytes.extend_from_slice(text.as_bytes());
+    bytes
+}
+
+struct Scanner<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scanner<'a> {
+    fn error(&self, what: impl std::fmt::Display) -> TensorError {
+        malformed(format!("{what} at byte {} of the header", self.at))
+    }
+
+    /// The next byte that is not white space, without taking it.
+    fn peek(&mut self) -> Option<u8> {
+        while let Some(byte) = self.text.get(self.at) {
+            if !byte.is_ascii_whitespace() {
+                return Some(*byte);
+            }
+            self.at += 1;
+        }
+        None
+    }
+
+    /// Takes `byte` if it is next.
+    fn eat(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn expect(&mut self, byte: u8) -> Result<(), TensorError> {
+        if self.eat(byte) {
+            Ok(())
+        } else {
+            Err(self.error(format_args!("no {:?}", char::from(byte))))
+        }
+    }
+
+    fn header(mut self) -> Result<Header, TensorError> {
+        let (mut descr, mut fortran_order, mut shape) = (None, None, None);
+        self.expect(b'{')?;
+        while !self.eat(b'}') {
+            let at = self.at;
+            let key = self.string()?;
+            self.expect(b':')?;
+            let again = match key {
+                "descr" => descr.replace(self.descr()?).is_some(),
+                "fortran_order" => fortran_order.replace(self.bool()?).is_some(),
+                "shape" => shape.replace(self.shape()?).is_some(),
+                _ => {
+                    return Err(malformed(format!(
+                        "its header has an unknown key {}",
+                        quoted(key)
+                    )));
+                }
+            };
+            if again {
+                self.at = at;
+                return Err(self.error(format_args!("a second {key:?}")));
+            }
+            if !self.eat(b',') {
+                self.expect(b'}')?;
+                break;
+            }
+        }
+        if self.peek().is_some() {
+            return Err(self.error("something after the closing brace"));
+        }
+        let missing = |key| malformed(format!("its header has no {key:?}"));
+        let (stored, big_endian) = descr.ok_or_else(|| missing("descr"))?;
+        let fortran_order = fortran_order.ok_or_else(|| missing("fortran_order"))?;
+        let shape = shape.ok_or_else(|| missing("shape"))?;
+        Ok(Header { stored, big_endian, fortran_order, shape })
+    }
+
+    /// A string literal. numpy's have no escapes, so none are accepted.
+    fn string(&mut self) -> Result<&'a str, TensorError> {
+        let quote = match self.peek() {
+            Some(quote @ (b'\'' | b'"')) => quote,
+            _ => return Err(self.error("no string")),
+        };
+        let rest = self.text.get(self.at + 1..).unwrap_or(&[]);
+        let len = rest
+            .iter()
+            .position(|byte| *byte == quote)
+            .ok_or_else(|| self.error("an unclosed string"))?;
+        let plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
+        let text = rest
+            .get(..len)
+            .filter(|text| text.iter().all(plain))
+            .and_then(|text| std::str::from_utf8(text).ok())
+            .ok_or_else(|| self.error("a string with more than plain ASCII"))?;
+        self.at += len + 2;
+        Ok(text)
+    }
+
+    fn bool(&mut self) -> Result<bool, TensorError> {
+        self.peek();
+        let rest = self.text.get(self.at..).unwrap_or(&[]);
+        for (word, value) in [("True", true), ("False", false)] {
+            if rest.starts_with(word.as_bytes()) {
+                self.at += word.len();
+                return Ok(value);
+            }
+        }
+        Err(self.error("neither True nor False"))
+    }
+
+    fn shape(&mut self) -> Result<Vec<usize>, TensorError> {
+        let mut shape = Vec::new();
+        self.expect(b'(')?;
+        while !self.eat(b')') {
+            let dim = self.dimension()?;
+            if shape.len() == MAX_RANK {
+                let why = "it has too many dimensions";
+                return Err(TensorError::Shape { shape, why });
+            }
+            shape.push(dim);
+            if !self.eat(b',') {
+                // To Python, `(3)` is a number and no tuple.
+                if shape.len() == 1 {
+                    return Err(self.error("a shape of one dimension without its comma"));
+                }
+                self.expect(b')')?;
+                break;
+            }
+        }
+        Ok(shape)
+    }
+
+    fn dimension(&mut self) -> Result<usize, TensorError> {
+        if self.peek() == Some(b'-') {
+            return Err(self.error("a negative dimension"));
+        }
+        let rest = self.text.get(self.at..).unwrap_or(&[]);
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let text = std::str::from_utf8(rest.get(..digits).unwrap_or(&[])).unwrap_or("");
+        if text.is_empty() {
+            return Err(self.error("no dimension"));
+        }
+        if text.len() > 1 && text.starts_with('0') {
+            return Err(self.error("a dimension with a leading zero"));
+        }
+        let dim = text.parse().map_err(|_| self.error("a dimension that does not fit 64 bits"))?;
+        self.at += digits;
+        Ok(dim)
+    }
+
+    fn descr(&mut self) -> Result<(Stored, bool), TensorError> {
+        if self.peek() == Some(b'[') {
+            return Err(TensorError::Unsupported {
+                what: "an array of records (a structured dtype)".into(),
+                hint: "save each field as an array of its own",
+            });
+        }
+        element(self.string()?)
+    }
+}
+
+/// The element type a descr such as `<f4` names, and whether it is big-endian.
+fn element(descr: &str) -> Result<(Stored, bool), TensorError> {
+    let bad = |why| malformed(format!("dtype {} {why}", quoted(descr)));
+    let mut rest = descr.chars();
+    let order = match rest.next() {
+        Some(order @ ('<' | '>' | '|')) => order,
+        Some('=') => return Err(bad("has the byte order of some machine, not of the file")),
+        // Old writers leave the order out here; what it is matters more than how it is spelled.
+        Some('O') => 'O',
+        _ => return Err(bad("does not begin with its byte order")),
+    };
+    let kind = if order == 'O' { Some('O') } else { rest.next() };
+    let unsupported = |what: &str, hint| {
+        let what = format!("dtype {} ({what})", quoted(descr));
+        Err(TensorError::Unsupported { what, hint })
+    };
+    match kind {
+        Some('O') => {
+            return unsupported(
+                "Python objects, kept as a pickle, which runs code of the file's when loaded",
+                "such a file is dangerous to open anywhere; if it is your own, save plain numbers, \
+                 `.astype(np.float32)`, or strings, `.astype(np.str_)`",
+            );
+        }
+        Some('c') => {
+            return unsupported(
+                "complex numbers",
+                "save the parts, such as `.real.astype(np.float32)` and `.imag.astype(np.float32)`",
+            );
+        }
+        Some('M' | 'm') => {
+            return unsupported("dates or durations", "save numbers: `.astype(np.int64)`");
+        }
+        Some('V') => {
+            return unsupported(
+                "raw bytes, or a type numpy has no name for, such as bfloat16",
+                "save a type numpy knows: `.astype(np.float32)`",
+            );
+        }
+        _ => {}
+    }
+    let digits = rest.as_str();
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let size: u64 = match digits.parse() {
+        Ok(size) if plain && (digits == "0" || !digits.starts_with('0')) => size,
+        _ => return Err(bad("does not end in its size")),
+    };
+    let stored = match (kind, size) {
+        (Some('b'), 1) => Stored::Fixed(DType::Bool),
+        (Some('i'), 1) => Stored::Fixed(DType::I8),
+        (Some('i'), 2) => Stored::Fixed(DType::I16),
+        (Some('i'), 4) => Stored::Fixed(DType::I32),
+        (Some('i'), 8) => Stored::Fixed(DType::I64),
+        (Some('u'), 1) => Stored::Fixed(DType::U8),
+        (Some('u'), 2) => Stored::Fixed(DType::U16),
+        (Some('u'), 4) => Stored::Fixed(DType::U32),
+        (Some('u'), 8) => Stored::Fixed(DType::U64),
+        (Some('f'), 2) => Stored::Fixed(DType::F16),
+        (Some('f'), 4) => Stored::Fixed(DType::F32),
+        (Some('f'), 8) => Stored::Fixed(DType::F64),
+        (Some('f'), 12 | 16) => {
+            return unsupported("long double", "save doubles: `.astype(np.float64)`");
+        }
+        (Some('S'), len) => Stored::Bytes(len),
+        (Some('U'), len) => Stored::Utf32(len),
+        _ => return Err(bad("is not one numpy writes")),
+    };
+    // Only what has a single byte, or is counted in bytes, has no byte order.
+    let orderless = matches!(stored, Stored::Bytes(_))
+        || matches!(stored, Stored::Fixed(dtype) if dtype.size() == Some(1));
+    if order == '|' && !orderless {
+        return Err(bad("does not say its byte order"));
+    }
+    Ok((stored, order == '>'))
+}
+
+/// Text of the file's, safe to print and cut to a readable length.
+fn quoted(text: &str) -> String {
+    let short: String = text.chars().take(40).collect();
+    format!("{short:?}")
+}

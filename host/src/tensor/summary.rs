@@ -1,0 +1,128 @@
+//! The few numbers about a tensor that fit in a table.
+//!
+//! Everything is computed in `f64`, also for 64-bit integers: this is for people to look at, and
+//! must never be what another program decides by.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use super::{Data, Tensor};
+
+/// What a table says about a tensor. Bools count as 0 and 1.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Smallest finite value; `None` if there is none.
+    pub min: Option<f64>,
+    /// Mean of the finite values; `None` if there is none.
+    pub mean: Option<f64>,
+    /// Largest finite value; `None` if there is none.
+    pub max: Option<f64>,
+    /// Number of NaNs.
+    pub nan_count: u64,
+    /// Number of infinities of either sign.
+    pub infinite_count: u64,
+    /// The largest values (infinities included, NaNs not) with their indices along each axis,
+    /// largest first; of equal values the one that comes first in row-major order.
+    pub top: Vec<(Vec<usize>, f64)>,
+    /// The first strings, if the tensor holds strings.
+    pub strings: Vec<String>,
+}
+
+impl Summary {
+    /// Summarises `tensor`, with its `top` largest values, or its `top` first strings.
+    pub fn of(tensor: &Tensor, top: usize) -> Summary {
+        let shape = tensor.shape();
+        match tensor.data() {
+            Data::F16(values) => of_values(shape, values, |value| value.to_f64(), top),
+            Data::F32(values) => of_values(shape, values, |value| f64::from(*value), top),
+            Data::F64(values) => of_values(shape, values, |value| *value, top),
+            Data::I8(values) => of_values(shape, values, |value| f64::from(*value), top),
+            Data::I16(values) => of_values(shape, values, |value| f64::from(*value), top),
+            Data::I32(values) => of_values(shape, values, |value| f64::from(*value), top),
+            Data::I64(values) => of_values(shape, values, |value| *value as f64, top),
+            Data::U8(values) => of_values(shape, values, |value| f64::from(*value), top),
+            Data::U16(values) => of_values(shape, values, |value| f64::from(*value), top),
+            Data::U32(values) => of_values(shape, values, |value| f64::from(*value), top),
+            Data::U64(values) => of_values(shape, values, |value| *value as f64, top),
+            Data::Bool(values) => of_values(shape, values, |value| f64::from(*value), top),
+            Data::String(strings) => Summary {
+                strings: strings.iter().take(top).cloned().collect(),
+                ..Summary::default()
+            },
+        }
+    }
+}
+
+fn of_values<T>(shape: &[usize], values: &[T], to_f64: fn(&T) -> f64, top: usize) -> Summary {
+    let mut summary = Summary::default();
+    let (mut sum, mut finite) = (0.0, 0u64);
+    // A heap whose greatest is the worst kept: the one to go when a better comes.
+    let mut kept: BinaryHeap<Ranked> = BinaryHeap::new();
+    for (at, value) in values.iter().enumerate() {
+        let value = to_f64(value);
+        if value.is_nan() {
+            summary.nan_count += 1;
+            continue;
+        }
+        if value.is_infinite() {
+            summary.infinite_count += 1;
+        } else {
+            sum += value;
+            finite += 1;
+            summary.min = Some(summary.min.map_or(value, |min| min.min(value)));
+            summary.max = Some(summary.max.map_or(value, |max| max.max(value)));
+        }
+        let ranked = Ranked { value, at };
+        if kept.len() < top {
+            kept.push(ranked);
+        } else if let Some(mut worst) = kept.peek_mut()
+            && ranked < *worst
+        {
+            *worst = ranked;
+        }
+    }
+    if finite > 0 {
+        let count = finite as f64;
+        summary.mean = Some(match sum / count {
+            mean if mean.is_finite() => mean,
+            // Values near the end of the range: their sum overflows, their mean does not.
+            _ => {
+                let values = values.iter().map(to_f64).filter(|value| value.is_finite());
+                values.map(|value| value / count).sum()
+            }
+        });
+    }
+    let kept = kept.into_sorted_vec().into_iter();
+    summary.top = kept.map(|ranked| (super::unravel(ranked.at, shape), ranked.value)).collect();
+    summary
+}
+
+/// A value and where it is; less means better.
+#[derive(Clone, Copy)]
+struct Ranked {
+    value: f64,
+    at: usize,
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Ranked) -> Ordering {
+        // No NaN comes here, and both zeros are equal.
+        let by_value = other.value.partial_cmp(&self.value).unwrap_or(Ordering::Equal);
+        by_value.then(self.at.cmp(&other.at))
+    }
+}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Ranked) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Ranked) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Ranked {}

@@ -1,0 +1,311 @@
+//! Tensors as JSON.
+
+use proptest::prelude::*;
+
+use super::super::json::{read_named, read_one, write_named, write_one};
+use super::{
+    AMPLE, DType, Data, Tensor, TensorError, any_tensor, assert_malformed, assert_same, f16,
+    with_one_nan,
+};
+
+fn read(text: &str) -> Result<Tensor, TensorError> {
+    read_one(text.as_bytes(), None, AMPLE)
+}
+
+fn read_as(text: &str, dtype: DType) -> Result<Tensor, TensorError> {
+    read_one(text.as_bytes(), Some(dtype), AMPLE)
+}
+
+fn tensor(data: impl Into<Data>, shape: &[usize]) -> Tensor {
+    Tensor::new(data, shape).expect("count matches")
+}
+
+fn written(tensor: &Tensor) -> String {
+    let mut bytes = Vec::new();
+    write_one(tensor, &mut bytes).expect("writing to memory");
+    String::from_utf8(bytes).expect("JSON is UTF-8")
+}
+
+#[test]
+fn types_are_found_where_none_is_asked_for() {
+    assert_same(&read("[[1, 2], [3, -4]]").unwrap(), &tensor(vec![1i64, 2, 3, -4], &[2, 2]));
+    assert_same(&read("[1, 2.5]").unwrap(), &tensor(vec![1f32, 2.5], &[2]));
+    assert_same(&read("[1, 2e0]").unwrap(), &tensor(vec![1f32, 2.0], &[2]));
+    assert_same(&read(" true ").unwrap(), &Tensor::scalar(true));
+    assert_same(&read("\"NaN\"").unwrap(), &Tensor::scalar("NaN".to_owned()));
+    assert_same(&read("[]").unwrap(), &tensor(Vec::<i64>::new(), &[0]));
+    assert_same(&read("[[], []]").unwrap(), &tensor(Vec::<i64>::new(), &[2, 0]));
+    assert_malformed(read("[9223372036854775808]"), "[0]: 9223372036854775808 is out of range");
+    assert_malformed(read("[1, 99999999999999999999]"), "[1]");
+    assert_malformed(read("[1, \"NaN\"]"), "[1]: the string \"NaN\" among values");
+    assert_malformed(read("[[true], [0]]"), "[1][0]: 0 among values");
+}
+
+#[test]
+fn objects_in_any_order() {
+    let expected = tensor(vec![1u8, 2, 3, 4], &[2, 2]);
+    for text in [
+        r#"{"dtype": "u8", "shape": [2, 2], "data": [1, 2, 3, 4]}"#,
+        r#"{"data": [1, 2, 3, 4], "shape": [2, 2], "dtype": "u8"}"#,
+        r#"{"data": [[1, 2], [3, 4]], "dtype": "u8"}"#,
+        r#"{"data": [[1, 2], [3, 4]], "shape": [2, 2], "dtype": "u8"}"#,
+    ] {
+        assert_same(&read(text).expect(text), &expected);
+        assert_same(&read_as(text, DType::U8).expect(text), &expected);
+        assert_malformed(read_as(text, DType::I8), "i8 is asked for");
+    }
+    // A type that comes after the data is the type all the same.
+    let text = r#"{"data": ["NaN", 1, 0.1], "dtype": "f64"}"#;
+    assert_same(&read(text).unwrap(), &tensor(vec![f64::NAN, 1.0, 0.1], &[3]));
+    assert_malformed(read(r#"{"data": [[1, 300]], "dtype": "u8"}"#), ".data[0][1]: 300");
+    assert_same(&read(r#"{"data": 5, "shape": [], "dtype": "i8"}"#).unwrap(), &Tensor::scalar(5i8));
+    let empty = read(r#"{"dtype": "f32", "shape": [0, 3], "data": []}"#).unwrap();
+    assert_same(&empty, &tensor(Vec::<f32>::new(), &[0, 3]));
+}
+
+#[test]
+fn refuses_ugly_objects() {
+    for (text, says) in [
+        (r#"{"shape": [1]}"#, "needs its data"),
+        (r#"{"data": [1], "data": [1]}"#, "twice"),
+        (r#"{"dtype": "u8", "dtype": "u8", "data": 1}"#, "twice"),
+        (r#"{"data": [1], "name": "x"}"#, "no others"),
+        (r#"{"data": [1], "dtype": "float32"}"#, "is none of f32,"),
+        (r#"{"data": [1], "dtype": 1}"#, "not a string"),
+        (r#"{"data": [1], "shape": [-1]}"#, "not a list of dimensions"),
+        (r#"{"data": [1], "shape": [1.0]}"#, "not a list of dimensions"),
+        (r#"{"data": [1], "shape": 1}"#, "not a list of dimensions"),
+        (r#"{"data": [1], "shape": [1,]}"#, "not a list of dimensions"),
+        (r#"{"data": [[1, 2]], "shape": [2, 1]}"#, "[1, 2], but it says [2, 1]"),
+        (r#"{"data": [1],}"#, "no key"),
+        (r#"{"data": [1] "shape": [1]}"#, "no comma"),
+        (r#"{"data" [1]}"#, "no colon"),
+        (r#"{"data": {}}"#, "an object"),
+        (r#"{"data": [1]} 2"#, "after the end"),
+    ] {
+        assert_malformed(read(text), says);
+    }
+    let count = read(r#"{"data": [1, 2, 3], "shape": [2, 2]}"#);
+    assert!(matches!(count, Err(TensorError::Count { expected: 4, found: 3, .. })));
+    let shape = format!(r#"{{"data": [], "shape": [{}1]}}"#, "1,".repeat(32));
+    assert!(matches!(read(&shape), Err(TensorError::Shape { .. })));
+    let shape = r#"{"data": [], "shape": [9223372036854775807, 9223372036854775807]}"#;
+    assert!(matches!(read(shape), Err(TensorError::Shape { .. })));
+}
+
+#[test]
+fn arrays_must_be_regular() {
+    for (text, says) in [
+        ("[[1, 2], [3]]", "[1]: an array of 1 items where its neighbours have 2"),
+        ("[[1], [2, 3]]", "[1]: an array of 2 items"),
+        ("[[[1]], [[2], [3]]]", "[1]: an array of 2 items"),
+        ("[1, [2]]", "[1]: an array where its neighbours are scalars"),
+        ("[[1], 2]", "[1]: a scalar where its neighbours are arrays"),
+        ("[[], 1]", "[1]: a scalar"),
+        ("[[], [1]]", "[1]: an array of 1 items"),
+        ("[[[]], []]", "[1]: an array of 0 items"),
+        ("[[], [[]]]", "[1]: an array of 1 items"),
+        ("[1, null]", "[1]: null"),
+        ("[1,]", "[1]: no value"),
+        ("[,1]", "[0]: no value"),
+        ("[1", "no comma or closing bracket"),
+        ("[1}", "no comma or closing bracket"),
+        ("[1 2]", "no comma or closing bracket"),
+        ("[", "[0]: the file ends"),
+        ("", "the file ends"),
+        ("]", "no value"),
+        ("[1]]", "after the end"),
+        ("1 2", "after the end"),
+    ] {
+        assert_malformed(read(text), says);
+    }
+}
+
+#[test]
+fn depth_is_bounded() {
+    let deep = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+    assert_eq!(read(&deep(32)).unwrap().shape(), [1; 32]);
+    assert_malformed(read(&deep(33)), "nested too deeply");
+    assert_malformed(read(&"[".repeat(500_000)), "nested too deeply");
+    assert_malformed(read(&r#"{"data":"#.repeat(100_000)), "an object");
+}
+
+#[test]
+fn integers_are_exact_or_refused() {
+    let exact = "[9007199254740993, -9223372036854775808, 9223372036854775807]";
+    let expected = vec![9_007_199_254_740_993i64, i64::MIN, i64::MAX];
+    assert_same(&read(exact).unwrap(), &tensor(expected, &[3]));
+    let exact = read_as("[18446744073709551615]", DType::U64).unwrap();
+    assert_same(&exact, &tensor(vec![u64::MAX], &[1]));
+    assert_same(&read_as("-0", DType::I32).unwrap(), &Tensor::scalar(0i32));
+    assert_same(&read_as("-0", DType::U8).unwrap(), &Tensor::scalar(0u8));
+    for (text, dtype, says) in [
+        ("[[0, 256]]", DType::U8, "[0][1]: 256 is out of range of u8"),
+        ("[-1]", DType::U64, "[0]: -1 is out of range of u64"),
+        ("18446744073709551616", DType::U64, "out of range of u64"),
+        ("9223372036854775808", DType::I64, "out of range of i64"),
+        ("1.0", DType::I64, "1.0 is not an integer"),
+        ("1e2", DType::I32, "100.0 is not an integer"),
+        ("-0.0", DType::I32, "-0.0 is not an integer"),
+        ("true", DType::I8, "true is not an integer"),
+        ("\"1\"", DType::I8, "the string \"1\" is not an integer"),
+        ("1", DType::Bool, "1 is not a bool"),
+        ("1", DType::String, "1 is not a string"),
+        ("[true]", DType::F32, "[0]: true is not a number"),
+    ] {
+        assert_malformed(read_as(text, dtype), says);
+    }
+}
+
+#[test]
+fn floats_are_the_nearest_or_refused() {
+    let text = r#"[-0, -0.0, 0.1, "NaN", "Infinity", "-Infinity", 16777217, 1e-999]"#;
+    let values = [-0.0, -0.0, 0.1, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 16_777_216.0, 0.0];
+    assert_same(&read_as(text, DType::F32).unwrap(), &tensor(values.to_vec(), &[8]));
+    let halves = read_as("[65504, 0.5, \"-Infinity\"]", DType::F16).unwrap();
+    let expected = vec![f16::MAX, f16::from_f32(0.5), f16::NEG_INFINITY];
+    assert_same(&halves, &tensor(expected, &[3]));
+    // Just above half-way between two floats: rounding to f64 first would lose the difference.
+    let text = "1.00000005960464477539062500000000000001";
+    assert_same(&read_as(text, DType::F32).unwrap(), &Tensor::scalar(1.0f32 + f32::EPSILON));
+    for (text, dtype, says) in [
+        ("1e999", DType::F64, "a number beyond f64 is out of range of f64"),
+        ("1e999", DType::F32, "out of range of f32"),
+        ("-1e39", DType::F32, "-1e39 is out of range of f32"),
+        ("65520", DType::F16, "65520 is out of range of f16"),
+        ("\"nan\"", DType::F32, "is not a number"),
+        ("\"1\"", DType::F32, "is not a number"),
+        ("NaN", DType::F32, "a bare NaN"),
+        ("-Infinity", DType::F32, "JSON does not have"),
+        ("+1", DType::F32, "not JSON"),
+        ("01", DType::F32, "JSON does not have"),
+        ("1.", DType::F32, "JSON does not have"),
+        (".5", DType::F32, "not JSON"),
+        ("1e", DType::F32, "JSON does not have"),
+        ("1e+", DType::F32, "JSON does not have"),
+        ("1-2", DType::F32, "JSON does not have"),
+        ("0x1", DType::F32, "not JSON"),
+    ] {
+        assert_malformed(read_as(text, dtype), says);
+    }
+    let long = format!("0.{}", "1".repeat(1000));
+    assert!(read_as(&long, DType::F32).is_ok());
+    assert_malformed(read_as(&"1".repeat(5000), DType::F32), "more than 2048 bytes");
+}
+
+#[test]
+fn strings() {
+    let text = r#"["a\u00e9\ud83d\ude00\n", "é", ""]"#;
+    let expected = ["aé😀\n", "é", ""].map(String::from).to_vec();
+    assert_same(&read(text).unwrap(), &tensor(expected, &[3]));
+    for text in [r#""\ud83d""#, r#""\x41""#, "\"a\nb\"", r#""\"#] {
+        assert!(matches!(read(text), Err(TensorError::Malformed { .. })), "{text}");
+    }
+    let bytes: &[u8] = b"\"\xff\"";
+    assert_malformed(read_one(bytes, None, AMPLE), "a string");
+    assert_malformed(read("\"abc"), "unclosed");
+    assert_malformed(read("\u{feff}[1]"), "not JSON");
+}
+
+#[test]
+fn limits() {
+    let text = "[1, 2, 3, 4]";
+    let read = |dtype, limit| read_one(text.as_bytes(), dtype, limit);
+    assert!(read(Some(DType::F32), 16).is_ok());
+    assert!(matches!(read(Some(DType::F32), 15), Err(TensorError::TooLarge { limit: 15, .. })));
+    assert!(read(None, 32).is_ok());
+    assert!(matches!(read(None, 31), Err(TensorError::TooLarge { limit: 31, .. })));
+    let strings = |limit| read_one(&b"[\"a\", \"bc\"]"[..], Some(DType::String), limit);
+    assert!(strings(51).is_ok());
+    assert!(matches!(strings(50), Err(TensorError::TooLarge { .. })));
+    let long = format!("\"{}\"", "x".repeat(10_000));
+    let result = read_one(long.as_bytes(), None, 100);
+    assert!(matches!(result, Err(TensorError::TooLarge { .. })));
+    // White space costs no memory, but it may not go on for ever either.
+    let endless = std::io::repeat(b' ');
+    assert!(matches!(read_one(endless, None, 100), Err(TensorError::TooLarge { .. })));
+    // The limit is one for all tensors together.
+    let text = br#"{"a": [1, 2], "b": [3, 4]}"#;
+    let read = |limit| read_named(&text[..], |_| Some(DType::U8), limit);
+    assert!(read(4).is_ok());
+    assert!(matches!(read(3), Err(TensorError::TooLarge { limit: 3, .. })));
+}
+
+#[test]
+fn several_tensors() {
+    let text = r#"{"b": [1], "a": {"dtype": "u8", "data": 2}, "data": 0.5, "": [[]]}"#;
+    let dtype_of = |name: &str| (name == "b").then_some(DType::F64);
+    let tensors = read_named(text.as_bytes(), dtype_of, AMPLE).unwrap();
+    let expected = [
+        ("b".to_owned(), tensor(vec![1f64], &[1])),
+        ("a".to_owned(), Tensor::scalar(2u8)),
+        ("data".to_owned(), Tensor::scalar(0.5f32)),
+        (String::new(), tensor(Vec::<i64>::new(), &[1, 0])),
+    ];
+    assert_eq!(tensors, expected);
+    assert_eq!(read_named(&b"{}"[..], |_| None, AMPLE).unwrap(), []);
+    let named = |text: &str| read_named(text.as_bytes(), |_| Some(DType::U8), AMPLE);
+    assert_malformed(named(r#"{"a": 1, "a": 2}"#), "two tensors are named \"a\"");
+    assert_malformed(named(r#"{"a": [[0, 256]]}"#), "\"a\"[0][1]: 256");
+    assert_malformed(named(r#"{"a": {"data": [0, 256]}}"#), "\"a\".data[1]: 256");
+    assert_malformed(named("[1]"), "not an object");
+    assert_malformed(named(r#"{"a": 1"#), "no comma or closing brace");
+    assert_malformed(named(r#"{"a": 1}}"#), "after the end");
+    let many: Vec<String> = (0..1025).map(|at| format!("\"{at}\": 1")).collect();
+    assert_malformed(named(&format!("{{{}}}", many.join(","))), "more than 1024");
+    let long = format!("{{\"{}\": 1}}", "n".repeat(4097));
+    assert!(matches!(named(&long), Err(TensorError::TooLarge { .. })));
+}
+
+#[test]
+fn writes_short_and_exact() {
+    let values = vec![0.1f32, -0.0, 1.0, f32::NAN, f32::NEG_INFINITY, 16_777_216.0];
+    assert_eq!(
+        written(&tensor(values, &[2, 3])),
+        "{\"dtype\":\"f32\",\"shape\":[2,3],\"data\":[0.1,-0.0,1.0,\"NaN\",\"-Infinity\",\
+         16777216.0]}\n"
+    );
+    let twice = [("x".to_owned(), Tensor::scalar(1u8)), ("x".to_owned(), Tensor::scalar(1u8))];
+    assert_malformed(write_named(&twice, Vec::new()), "two tensors");
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_reads_back(tensor in any_tensor()) {
+        let tensor = with_one_nan(&tensor);
+        let text = written(&tensor);
+        assert_same(&read(&text).expect("our own text"), &tensor);
+        assert_same(&read_as(&text, tensor.dtype()).expect("our own text"), &tensor);
+        for len in 0..text.trim_end().len() {
+            if let Some(cut) = text.get(..len) {
+                prop_assert!(read(cut).is_err(), "{}", cut);
+            }
+        }
+        let named = [("x\"\n".to_owned(), tensor)];
+        let mut bytes = Vec::new();
+        write_named(&named, &mut bytes).expect("writing to memory");
+        let back = read_named(bytes.as_slice(), |_| None, AMPLE).expect("our own text");
+        prop_assert_eq!(&back[0].0, &named[0].0);
+        assert_same(&back[0].1, &named[0].1);
+    }
+
+    #[test]
+    fn floats_read_as_rust_reads_them(text in "-?[1-9][0-9]{0,25}\\.[0-9]{1,25}(e-?[0-9]{1,2})?") {
+        let (single, double): (f32, f64) = (text.parse().unwrap(), text.parse().unwrap());
+        match read_as(&text, DType::F32) {
+            Ok(tensor) => assert_same(&tensor, &Tensor::scalar(single)),
+            Err(_) => prop_assert!(single.is_infinite()),
+        }
+        assert_same(&read_as(&text, DType::F64).unwrap(), &Tensor::scalar(double));
+    }
+
+    #[test]
+    fn arbitrary_text_does_not_panic(text in "[\\[\\]{}\",:0-9eE.truefalsn\\\\ +-]{0,60}") {
+        let _ = read(&text);
+        let _ = read_named(text.as_bytes(), |_| None, AMPLE);
+        // Whatever is accepted is JSON.
+        if read(&text).is_ok() {
+            prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok(), "{}", text);
+        }
+    }
+}

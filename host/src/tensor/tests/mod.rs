@@ -1,0 +1,102 @@
+//! Tensor files: what must be read, and what must be refused however it is dressed up.
+
+mod json;
+mod npy;
+mod npz;
+mod summary;
+
+use proptest::prelude::*;
+
+use super::{DType, Data, Tensor, TensorError, f16};
+
+/// A limit that is never what a test is about.
+const AMPLE: u64 = 1 << 20;
+
+#[track_caller]
+fn assert_malformed<T: std::fmt::Debug>(result: Result<T, TensorError>, says: &str) {
+    match result {
+        Err(TensorError::Malformed { why, .. }) if why.contains(says) => {}
+        other => panic!("expected a refusal that says {says:?}, got {other:?}"),
+    }
+}
+
+/// Any tensor of up to three dimensions. Strings are of a kind that every format can keep.
+fn any_tensor() -> impl Strategy<Value = Tensor> {
+    let shape = prop::collection::vec(0usize..4, 0..4);
+    (shape, 0..DType::ALL.len()).prop_flat_map(|(shape, dtype)| {
+        let count: usize = shape.iter().product();
+        any_data(DType::ALL[dtype], count)
+            .prop_map(move |data| Tensor::new(data, &shape).expect("count matches"))
+    })
+}
+
+fn any_data(dtype: DType, count: usize) -> BoxedStrategy<Data> {
+    fn many<T: std::fmt::Debug + 'static>(
+        element: impl Strategy<Value = T> + 'static,
+        count: usize,
+    ) -> BoxedStrategy<Data>
+    where
+        Data: From<Vec<T>>,
+    {
+        prop::collection::vec(element, count).prop_map(Data::from).boxed()
+    }
+    match dtype {
+        DType::F16 => many(any::<u16>().prop_map(f16::from_bits), count),
+        DType::F32 => many(any::<u32>().prop_map(f32::from_bits), count),
+        DType::F64 => many(any::<u64>().prop_map(f64::from_bits), count),
+        DType::I8 => many(any::<i8>(), count),
+        DType::I16 => many(any::<i16>(), count),
+        DType::I32 => many(any::<i32>(), count),
+        DType::I64 => many(any::<i64>(), count),
+        DType::U8 => many(any::<u8>(), count),
+        DType::U16 => many(any::<u16>(), count),
+        DType::U32 => many(any::<u32>(), count),
+        DType::U64 => many(any::<u64>(), count),
+        DType::Bool => many(any::<bool>(), count),
+        _ => many("[^\0]{0,6}", count),
+    }
+}
+
+/// A tensor whose NaNs are all the same one: most formats have but one.
+fn with_one_nan(tensor: &Tensor) -> Tensor {
+    let mut tensor = tensor.clone();
+    match &mut tensor.data {
+        Data::F16(values) => values.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = f16::NAN),
+        Data::F32(values) => values.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = f32::NAN),
+        Data::F64(values) => values.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = f64::NAN),
+        _ => {}
+    }
+    tensor
+}
+
+/// Equality of every bit, unlike `==`, to which no NaN is equal and both zeros are.
+#[track_caller]
+fn assert_same(left: &Tensor, right: &Tensor) {
+    assert_eq!(left.shape(), right.shape());
+    assert_eq!(left.dtype(), right.dtype());
+    assert_eq!(left.to_wire(), right.to_wire());
+}
+
+#[test]
+fn a_tensor_must_have_the_elements_its_shape_asks_for() {
+    assert!(matches!(Tensor::new(vec![1u8; 5], &[2, 3]), Err(TensorError::Count { .. })));
+    assert!(matches!(Tensor::new(vec![1u8], &[0]), Err(TensorError::Count { .. })));
+    assert!(matches!(Tensor::new(vec![1u8], &[1; 33]), Err(TensorError::Shape { .. })));
+    let overflowing = Tensor::new(vec![1u8], &[usize::MAX, 2]);
+    assert!(matches!(overflowing, Err(TensorError::Shape { .. })));
+    assert!(Tensor::new(Vec::<u8>::new(), &[usize::MAX, 2, 0]).is_ok());
+    assert_eq!(Tensor::scalar(7i64).shape(), [0usize; 0]);
+    assert_eq!(Tensor::scalar(7i64).as_slice::<i64>(), Some([7].as_slice()));
+    assert_eq!(Tensor::scalar(7i64).as_slice::<i32>(), None);
+}
+
+proptest! {
+    #[test]
+    fn tensors_survive_the_crossing(tensor in any_tensor()) {
+        let wire = tensor.to_wire();
+        prop_assert_eq!(wire.len() as u64, tensor.byte_len());
+        let message = belljar_abi::encode_tensors(&[tensor.view("x", &wire)]);
+        let views = belljar_abi::decode_tensors(&message).expect("our own message");
+        assert_same(&Tensor::from_view(&views[0]).expect("our own view"), &tensor);
+    }
+}

@@ -1,0 +1,71 @@
+//! Showing text that somebody hostile may have chosen: names, documentation, error messages of the
+//! guest. Nothing may be printed for a person that did not come through here.
+
+use std::fmt;
+
+/// Text from a model or another untrusted place. Shown, it has no control characters and no
+/// bidirectional marks, and it is cut.
+#[derive(Clone, Copy)]
+pub struct Hostile<'a> {
+    text: &'a str,
+    limit: usize,
+}
+
+/// Longest text shown, in characters, unless asked otherwise.
+const MAX_SHOWN: usize = 400;
+
+impl<'a> Hostile<'a> {
+    /// Shows at most the first 400 characters.
+    pub fn new(text: &'a str) -> Hostile<'a> {
+        Hostile { text, limit: MAX_SHOWN }
+    }
+
+    /// Shows at most the first `limit` characters.
+    pub fn cut(text: &'a str, limit: usize) -> Hostile<'a> {
+        Hostile { text, limit }
+    }
+}
+
+impl fmt::Display for Hostile<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write as _;
+        let mut chars = self.text.chars();
+        for c in chars.by_ref().take(self.limit) {
+            match c {
+                // Harmless where they stand, and escaping them would spoil ordinary messages.
+                '\'' | '"' => f.write_char(c)?,
+                // Not printable for Debug either, but an ordinary space looks the same.
+                _ => c.escape_debug().try_for_each(|c| f.write_char(c))?,
+            }
+        }
+        if chars.next().is_some() {
+            f.write_char('…')?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_moves_the_cursor_comes_through() {
+        let text = "a\x1b[31m\r\n\u{202e}\u{2066}\u{200b}\u{7}\0\u{85}\u{feff}z";
+        let shown = Hostile::new(text).to_string();
+        assert!(shown.chars().all(|c| c.is_ascii_graphic()), "{shown}");
+        assert!(shown.starts_with("a\\u{1b}[31m\\r\\n") && shown.ends_with('z'), "{shown}");
+    }
+
+    #[test]
+    fn long_text_is_cut_and_says_so() {
+        assert_eq!(Hostile::cut("ééé", 2).to_string(), "éé…");
+        assert_eq!(Hostile::cut("éé", 2).to_string(), "éé");
+    }
+
+    #[test]
+    fn ordinary_text_stays_as_it_is() {
+        let text = "it's \"Grüße\" 世界";
+        assert_eq!(Hostile::new(text).to_string(), text);
+    }
+}

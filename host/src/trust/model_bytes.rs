@@ -1,0 +1,118 @@
+//! A model as the host knows it: bytes with a size and a digest, which nobody can change any more.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use sha2::{Digest as _, Sha256};
+
+use crate::confine::memory::{SealedBytes, SealedWriter};
+use crate::trust::Digest;
+
+/// Why a model's bytes could not be taken in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelBytesError {
+    /// The model is larger than allowed.
+    #[error("the model is larger than the limit of {limit} bytes (`limits.model-size`)")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The path is not a regular file.
+    #[error("not a regular file")]
+    NotAFile,
+    /// Reading failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// The bytes of a model, sealed: they lie in memory that can no longer be written or resized, not
+/// even by this process, so what was digested is what is parsed.
+#[derive(Clone, Debug)]
+pub struct ModelBytes {
+    sealed: Arc<SealedBytes>,
+    digest: Digest,
+    label: String,
+}
+
+impl ModelBytes {
+    /// Reads a model of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`ModelBytesError::TooLarge`] as soon as there are more, and what reading says.
+    pub fn read(mut reader: impl Read, limit: u64) -> Result<ModelBytes, ModelBytesError> {
+        let mut writer = SealedWriter::new("belljar-model")?;
+        let mut hasher = Sha256::new();
+        // Large enough that the system calls do not show, small enough to stay in the cache.
+        let mut chunk = vec![0; 256 << 10];
+        loop {
+            let count = match reader.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+                Err(err) => return Err(err.into()),
+            };
+            let bytes = chunk.get(..count).unwrap_or_default();
+            if writer.len().saturating_add(count as u64) > limit {
+                return Err(ModelBytesError::TooLarge { limit });
+            }
+            hasher.update(bytes);
+            writer.write(bytes)?;
+        }
+        let digest = Digest::finish(hasher);
+        let label = digest.to_string().chars().take(12).collect();
+        Ok(ModelBytes { sealed: Arc::new(writer.seal()?), digest, label })
+    }
+
+    /// Reads a model of at most `limit` bytes from a regular file.
+    ///
+    /// # Errors
+    /// As [`ModelBytes::read`]; [`ModelBytesError::NotAFile`] for anything else than a file, which
+    /// is not read and never waited for.
+    pub fn open(path: &Path, limit: u64) -> Result<ModelBytes, ModelBytesError> {
+        // Without NONBLOCK, opening a FIFO waits for whoever writes to it.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?);
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(ModelBytesError::NotAFile);
+        }
+        if metadata.len() > limit {
+            return Err(ModelBytesError::TooLarge { limit });
+        }
+        let bytes = ModelBytes::read(file, limit)?;
+        match path.file_name() {
+            Some(name) => Ok(bytes.labelled(&name.to_string_lossy())),
+            None => Ok(bytes),
+        }
+    }
+
+    /// Gives the model the name by which errors call it. By default that is its file's name, or
+    /// the start of its digest.
+    pub fn labelled(mut self, label: &str) -> ModelBytes {
+        self.label = label.to_owned();
+        self
+    }
+
+    /// The name by which errors call the model. Whoever named the file may have chosen it.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.sealed.len()
+    }
+
+    /// SHA-256 of the bytes.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    pub(crate) fn sealed(&self) -> &Arc<SealedBytes> {
+        &self.sealed
+    }
+}

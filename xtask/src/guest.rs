@@ -1,0 +1,218 @@
+//! Building the WebAssembly guest that goes into the host: `guest-models/onnx-runner`.
+//!
+//! The result must be a function of the sources and the compiler alone: flags come from one
+//! committed file, the environment is cleaned, and no path of the building machine may be left in
+//! the module.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::Repo;
+use crate::run::{self, say};
+use crate::sources_digest::sources_digest;
+use crate::toolchain::{self, Needs, Route, WASM_LINKER};
+use crate::wrapper;
+
+const TARGET: &str = "wasm32-unknown-unknown";
+
+const NEEDS: Needs<'_> = Needs {
+    target: TARGET,
+    distribution_programs: &[WASM_LINKER],
+    packages: &["rustc-web", "cargo-web", "rust-web-src", "lld-22"],
+};
+
+/// A guest that was built, or found built from the same sources by the same compiler.
+pub(crate) struct Guest {
+    /// The module's SHA-256 in hex.
+    pub(crate) sha256: String,
+    /// The route it was built by.
+    pub(crate) route: Route,
+}
+
+/// Where the module is put for the host's build script.
+pub(crate) fn module_path(repo: &Repo) -> PathBuf {
+    repo.target().join("guest/onnx_runner.wasm")
+}
+
+/// Builds the guest unless the module at hand came from the same sources and compiler.
+pub(crate) fn build(repo: &Repo) -> Result<Guest> {
+    let guest_models = repo.root().join("guest-models");
+    let (sources, _) = sources_digest(&guest_models).context("reading the guest's sources")?;
+    let module = module_path(repo);
+    let record = module.with_extension("json");
+    if let Some(guest) = up_to_date(&module, &record, &sources)? {
+        say(format!("guest: up to date ({} route, {})", guest.route, &guest.sha256[..12]));
+        return Ok(guest);
+    }
+
+    let route = toolchain::choose(&NEEDS)?;
+    let version = route.version().context("the chosen compiler does not answer `rustc -vV`")?;
+    say(format!(
+        "guest: building by the {route} route (about 5 minutes on 2 cores the first time)"
+    ));
+    let begun = Instant::now();
+    let wasm = compile(&guest_models, &repo.target().join("guest-build"), route)?;
+
+    let folder = module.parent().context("the module's path has no folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    fs::write(&module, &wasm).with_context(|| format!("writing {}", module.display()))?;
+    let sha256 = hex_sha256(&wasm);
+    let text = serde_json::to_string_pretty(&json!({
+        "sha256": sha256,
+        "bytes": wasm.len(),
+        "toolchain": version,
+        "route": route.to_string(),
+        "sources_sha256": sources,
+    }))?;
+    fs::write(&record, text + "\n").with_context(|| format!("writing {}", record.display()))?;
+    say(format!("guest: {} bytes, sha256 {sha256}, {} s", wasm.len(), begun.elapsed().as_secs()));
+    Ok(Guest { sha256, route })
+}
+
+/// The guest at hand, if its record and its bytes say that a build would make the same one.
+fn up_to_date(module: &Path, record: &Path, sources: &str) -> Result<Option<Guest>> {
+    let Ok(text) = fs::read_to_string(record) else { return Ok(None) };
+    let Ok(record) = serde_json::from_str::<Value>(&text) else { return Ok(None) };
+    let field = |name: &str| record.get(name).and_then(Value::as_str);
+    let Some(route) = field("route").and_then(Route::parse) else { return Ok(None) };
+    let other_route = Route::forced()?.is_some_and(|forced| forced != route);
+    if other_route || field("sources_sha256") != Some(sources) {
+        return Ok(None);
+    }
+    if field("toolchain").map(str::to_owned) != route.version() {
+        return Ok(None);
+    }
+    let Ok(wasm) = fs::read(module) else { return Ok(None) };
+    let sha256 = hex_sha256(&wasm);
+    Ok((field("sha256") == Some(&sha256)).then_some(Guest { sha256, route }))
+}
+
+/// Compiles the guest found in `guest_models` and returns the module's bytes.
+///
+/// `target` is the folder for cargo's own files; `release-check` gives another one.
+pub(crate) fn compile(guest_models: &Path, target: &Path, route: Route) -> Result<Vec<u8>> {
+    let package = guest_models.join("onnx-runner");
+    // Crates must be unpacked before their folders can be named in the remapping flags.
+    run::run(route.cargo().current_dir(&package).args(["fetch", "--quiet", "--locked"]))?;
+
+    let machine = machine_paths(guest_models, target, route)?;
+    let mut flags = flags_of(&package.join("build-flags.txt"))?;
+    for (path, shown) in &machine {
+        flags.push(format!("--remap-path-prefix={}={shown}", path.display()));
+    }
+    let mut cargo = route.cargo();
+    wrapper::install(&mut cargo)?;
+    if route == Route::Distribution {
+        flags.push(format!("-Clinker={WASM_LINKER}"));
+        cargo.arg("-Zbuild-std=std,panic_abort");
+    }
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+    cargo.current_dir(&package).args(["build", "--release", "--locked", "--target", TARGET]);
+    cargo.arg("--target-dir").arg(target);
+    run::run(&mut cargo).context("building the guest")?;
+
+    let built = target.join(TARGET).join("release/onnx_runner.wasm");
+    let wasm = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    refuse_machine_paths(&wasm, &machine)?;
+    Ok(wasm)
+}
+
+/// Every folder of this machine that a compiler might write down, with the name it gets instead.
+/// Where two match, rustc takes the later one: the more special come last.
+fn machine_paths(
+    guest_models: &Path,
+    target: &Path,
+    route: Route,
+) -> Result<Vec<(PathBuf, String)>> {
+    let mut paths: Vec<(PathBuf, String)> = Vec::new();
+    if let Some(home) = env::home_dir() {
+        paths.push((home, "/home".to_owned()));
+    }
+    // The parent is the repository, or the copy that release-check made.
+    if let Some(repo) = guest_models.parent() {
+        paths.push((repo.to_owned(), "/belljar".to_owned()));
+    }
+    paths.push((guest_models.to_owned(), "/belljar/guest-models".to_owned()));
+    paths.push((target.to_owned(), "/belljar/target".to_owned()));
+    let cargo_home = cargo_home()?;
+    paths.push((cargo_home.clone(), "/cargo".to_owned()));
+    // One folder for each registry or mirror; its name holds a hash of the registry's address.
+    if let Ok(entries) = fs::read_dir(cargo_home.join("registry/src")) {
+        let mut folders: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        folders.sort();
+        paths.extend(folders.into_iter().map(|path| (path, "/cargo/registry".to_owned())));
+    }
+    if let Some(sources) = route.library_sources() {
+        // Usually a link into /usr/src: both names occur.
+        let real = sources.canonicalize().context("following the library sources' link")?;
+        paths.push((sources, "/rust".to_owned()));
+        paths.push((real, "/rust".to_owned()));
+    }
+    // A prefix of `/` alone would rewrite every path, and is no name worth hiding.
+    paths.retain(|(path, _)| path.components().count() > 1);
+    Ok(paths)
+}
+
+fn cargo_home() -> Result<PathBuf> {
+    match env::var_os("CARGO_HOME").filter(|value| !value.is_empty()) {
+        Some(home) => Ok(PathBuf::from(home)),
+        None => Ok(env::home_dir().context("neither CARGO_HOME nor HOME is set")?.join(".cargo")),
+    }
+}
+
+/// The flags in the file: one a line, `#` begins a comment line.
+fn flags_of(file: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let lines = text.lines().map(str::trim);
+    Ok(lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect())
+}
+
+/// Fails if the module contains the name of a folder of this machine.
+fn refuse_machine_paths(wasm: &[u8], machine: &[(PathBuf, String)]) -> Result<()> {
+    for (path, _) in machine {
+        // Short names like `/root` occur in unrelated text, so a separator must follow.
+        let text = format!("{}/", path.display());
+        if let Some(at) = find(wasm, text.as_bytes()) {
+            let end = wasm.len().min(at.saturating_add(120));
+            let seen = String::from_utf8_lossy(wasm.get(at..end).unwrap_or_default());
+            bail!(
+                "the guest contains a path of this machine at byte {at}: {seen:?}. Add a \
+                 remapping for it in xtask/src/guest.rs"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len().max(1)).position(|window| window == needle)
+}
+
+/// SHA-256 in lower-case hex.
+pub(crate) fn hex_sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_path_in_the_module_is_refused() {
+        let machine = vec![(PathBuf::from("/home/ada"), "/home".to_owned())];
+        assert!(refuse_machine_paths(b"\0asm /home/adapter", &machine).is_ok());
+        let error = refuse_machine_paths(b"\0asm /home/ada/x.rs", &machine).expect_err("refused");
+        assert!(error.to_string().contains("byte 5"), "{error}");
+    }
+
+    #[test]
+    fn sha256_of_nothing_is_the_known_one() {
+        assert!(hex_sha256(b"").starts_with("e3b0c44298fc1c14"));
+    }
+}

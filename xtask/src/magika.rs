@@ -1,0 +1,135 @@
+//! The pre-processing of magika's model: the bytes of a file as the 2048 numbers it was trained on.
+//!
+//! Follows version 2 of the feature extraction that the package's own `config.min.json` describes:
+//! of the first and the last 4096 bytes, white space is stripped at the outer end; the first and
+//! the last 1024 that remain are taken; what is missing is filled with the number 256.
+
+use anyhow::{Result, bail};
+
+/// Values taken from each end (`beg_size`, `end_size`).
+const SIDE: usize = 1024;
+
+/// Bytes looked at from each end (`block_size`).
+const BLOCK: usize = 4096;
+
+/// Stands for "no byte here" (`padding_token`).
+const PADDING: i32 = 256;
+
+/// Files with fewer bytes than this after stripping are not for the model
+/// (`min_file_size_for_dl`).
+const LEAST: usize = 8;
+
+/// The model's input for this file: shape [1, 2048].
+pub(crate) fn features(content: &[u8]) -> Result<Vec<i32>> {
+    let block = content.len().min(BLOCK);
+    let (first, _) = content.split_at(block);
+    let (_, last) = content.split_at(content.len() - block);
+    let first = strip_start(first);
+    let last = strip_end(last);
+    if first.len() < LEAST {
+        bail!("{} bytes besides white space: too few for the model", first.len());
+    }
+    let beg = first.get(..SIDE).unwrap_or(first);
+    let end = last.get(last.len().saturating_sub(SIDE)..).unwrap_or(last);
+
+    let mut values = vec![PADDING; 2 * SIDE];
+    let (left, right) = values.split_at_mut(SIDE);
+    for (value, &byte) in left.iter_mut().zip(beg) {
+        *value = i32::from(byte);
+    }
+    for (value, &byte) in right.iter_mut().rev().zip(end.iter().rev()) {
+        *value = i32::from(byte);
+    }
+    Ok(values)
+}
+
+/// Python's `bytes.isspace`, with vertical tab, which `u8::is_ascii_whitespace` leaves out.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
+}
+
+fn strip_start(mut bytes: &[u8]) -> &[u8] {
+    while let [first, rest @ ..] = bytes
+        && is_space(*first)
+    {
+        bytes = rest;
+    }
+    bytes
+}
+
+fn strip_end(mut bytes: &[u8]) -> &[u8] {
+    while let [rest @ .., last] = bytes
+        && is_space(*last)
+    {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// The values as a NumPy file (format 1.0) of 32-bit integers with the shape [1, n].
+pub(crate) fn npy(values: &[i32]) -> Vec<u8> {
+    let mut header =
+        format!("{{'descr': '<i4', 'fortran_order': False, 'shape': (1, {}), }}", values.len());
+    // Magic, version and length take 10 bytes; the data begins at a multiple of 64.
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    file.extend_from_slice(&(header.len() as u16).to_le_bytes());
+    file.extend_from_slice(header.as_bytes());
+    file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    file
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_file_is_padded_inwards() {
+        let values = features(b"\n\x0b 12345678 \x0c\r\n").expect("long enough");
+        assert_eq!(values.len(), 2048);
+        // The start keeps the white space at its end, and the end that at its start.
+        let start: Vec<i32> = b"12345678 \x0c\r\n".iter().map(|&b| i32::from(b)).collect();
+        let end: Vec<i32> = b"\n\x0b 12345678".iter().map(|&b| i32::from(b)).collect();
+        assert_eq!(values[..start.len()], start);
+        assert_eq!(values[2048 - end.len()..], end);
+        assert!(values[start.len()..2048 - end.len()].iter().all(|&value| value == 256));
+    }
+
+    #[test]
+    fn a_long_file_gives_its_two_ends() {
+        let content: Vec<u8> = (0..10_000_u32).map(|i| 33 + (i % 90) as u8).collect();
+        let values = features(&content).expect("long enough");
+        let first: Vec<i32> = content[..1024].iter().map(|&b| i32::from(b)).collect();
+        let last: Vec<i32> = content[8976..].iter().map(|&b| i32::from(b)).collect();
+        assert_eq!(values[..1024], first);
+        assert_eq!(values[1024..], last);
+    }
+
+    #[test]
+    fn white_space_beyond_the_block_is_not_looked_through() {
+        let mut content = vec![b' '; 4090];
+        content.extend_from_slice(&[b'a'; 100]);
+        assert!(features(&content).is_err());
+        content[4000] = b'x';
+        assert_eq!(features(&content).expect("long enough")[0], i32::from(b'x'));
+    }
+
+    #[test]
+    fn too_little_is_an_error() {
+        assert!(features(b"").is_err());
+        assert!(features(b"  1234567  \n").is_ok());
+        assert!(features(b"  123").is_err());
+    }
+
+    #[test]
+    fn the_numpy_header_is_aligned() {
+        let file = npy(&[1, -1]);
+        assert_eq!(file.len() % 64, 8);
+        assert_eq!(&file[..8], b"\x93NUMPY\x01\x00");
+        assert_eq!(&file[file.len() - 8..], [1, 0, 0, 0, 255, 255, 255, 255]);
+        assert!(String::from_utf8_lossy(&file).contains("'shape': (1, 2), "));
+    }
+}

@@ -1,0 +1,108 @@
+//! `cargo xtask …`: sets the repository up, builds the guest, and runs the demo, tests and checks.
+//!
+//! Progress goes to standard error, results to standard output. Never part of what is released.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+mod aarch64;
+mod demo;
+mod guest;
+mod magika;
+mod models;
+mod protobuf;
+mod release_check;
+mod run;
+mod setup;
+#[path = "../../guest-models/sources_digest.rs"]
+mod sources_digest;
+mod test;
+mod toolchain;
+mod weights;
+mod wrapper;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  guest           build the WebAssembly guest into target/guest
+  models          fetch the real models for tests and demo into target/models
+  demo            set up, build, and let a sandboxed model name the kinds of some files
+  test            set up, build, and run all tests
+  check-aarch64   type-check the host for 64-bit Arm Linux
+  release-check   build the guest a second time elsewhere and compare the bytes
+
+The guest is built by the toolchain at hand where rustup has the wasm32 target, otherwise by the
+distribution's compiler; BELLJAR_GUEST_ROUTE=rustup|distribution forces one of the two.
+";
+
+/// The repository that this program was built from.
+pub(crate) struct Repo {
+    root: PathBuf,
+    target: PathBuf,
+}
+
+impl Repo {
+    fn find() -> Result<Repo> {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let own = own.canonicalize().with_context(|| format!("looking for {}", own.display()))?;
+        let root = own.parent().context("xtask has no parent folder")?.to_owned();
+        if !root.join("guest-models").is_dir() {
+            bail!("{} has moved since xtask was built: run `cargo xtask` again", root.display());
+        }
+        let target = root.join("target");
+        Ok(Repo { root, target })
+    }
+
+    /// The repository's root folder.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder for everything that is made and not committed.
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+}
+
+fn main() -> ExitCode {
+    if env::var_os(wrapper::VARIABLE).is_some() {
+        return match wrapper::run(env::args_os().skip(1).collect()) {
+            Ok(code) => code,
+            Err(error) => failed(&error),
+        };
+    }
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let names: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match names.as_slice() {
+        ["guest"] => with_repo(|repo| guest::build(repo).map(drop)),
+        ["models"] => with_repo(models::fetch),
+        ["demo"] => with_repo(demo::run),
+        ["test"] => with_repo(test::run),
+        ["check-aarch64"] => with_repo(aarch64::check),
+        ["release-check"] => with_repo(release_check::check),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("xtask: error: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn with_repo(task: impl FnOnce(&Repo) -> Result<()>) -> Result<()> {
+    task(&Repo::find()?)
+}
