@@ -75,7 +75,7 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
         files.len()
     );
     if right != files.len() {
-        bail!("{} files were named wrongly", files.len() - right);
+        bail!("named wrongly: {} of {} files", files.len() - right, files.len());
     }
     Ok(())
 }

@@ -9,9 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 
-/// Seals that make the content final.
+/// Seals that make the content final. `FUTURE_WRITE` leaves mappings alone that were writable
+/// before, and whoever collects bytes here never maps them; `WRITE`, which ends those too, waits
+/// until the kernel itself has let go of every page, and now and then gives up (`EBUSY`).
 const FINAL: SealFlags =
-    SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::SEAL);
+    SealFlags::FUTURE_WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::SEAL);
 
 /// Seals that fix the size and leave the content open.
 const SIZED: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
@@ -91,7 +93,8 @@ pub(crate) struct SealedBytes {
 }
 
 impl SealedBytes {
-    /// Takes over a descriptor from another process, if it is sealed.
+    /// Takes over a descriptor from a supervisor, if it is sealed. Not for one from a worker, who
+    /// may have kept a writable mapping.
     pub(crate) fn adopt(fd: OwnedFd) -> io::Result<SealedBytes> {
         if !rustix::fs::fcntl_get_seals(&fd)?.contains(FINAL) {
             return Err(io::Error::other("memory that should be sealed is not"));

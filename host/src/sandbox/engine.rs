@@ -42,11 +42,12 @@ impl Variant {
 
 /// The proposals beyond WebAssembly 1.0 that Rust's compiler uses for the guest.
 const NEEDED: WasmFeatures = WasmFeatures::WASM1
+    .difference(WasmFeatures::GC_TYPES)
     .union(WasmFeatures::BULK_MEMORY)
+    .union(WasmFeatures::CALL_INDIRECT_OVERLONG)
     .union(WasmFeatures::MULTI_VALUE)
     .union(WasmFeatures::SIGN_EXTENSION)
     .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
-    .union(WasmFeatures::REFERENCE_TYPES)
     .union(WasmFeatures::SIMD)
     .union(WasmFeatures::RELAXED_SIMD);
 
@@ -61,6 +62,8 @@ fn config(variant: Variant, stack: usize) -> Config {
     config.relaxed_simd_deterministic(variant.deterministic);
     config.cranelift_nan_canonicalization(variant.deterministic);
     config.max_wasm_stack(stack);
+    // Nothing here is async, but wasmtime wants the one below the other.
+    config.async_stack_size(stack + (1 << 20));
     // A trap is reported by its kind and by the guest's own words; frames of an optimised guest
     // would tell a user nothing, and the tables for them are a third of the compiled code.
     config.wasm_backtrace_max_frames(None);

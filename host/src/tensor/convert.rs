@@ -42,6 +42,15 @@ macro_rules! elements {
                 }
             }
 
+            /// As many elements, all zero, false or empty.
+            pub(super) fn zeros(dtype: DType, count: usize) -> Data {
+                match dtype {
+                    $(DType::$variant => Data::$variant(vec![<$type>::default(); count]),)*
+                    // No other type can be made, and there is no data of one.
+                    _ => Data::U8(Vec::new()),
+                }
+            }
+
             /// Number of elements.
             #[allow(clippy::len_without_is_empty)] // An empty tensor is nothing special.
             pub fn len(&self) -> usize {

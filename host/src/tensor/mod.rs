@@ -134,6 +134,22 @@ impl Tensor {
         Ok(Tensor { shape: shape.to_vec(), data })
     }
 
+    /// A tensor of this shape whose elements are zero, false or the empty string.
+    ///
+    /// # Errors
+    /// As [`Tensor::new`]; [`TensorError::TooLarge`] if it would take more than 4 GiB, more than
+    /// any sandbox can hold.
+    pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Tensor, TensorError> {
+        const LIMIT: u64 = 4 << 30;
+        let dims: Vec<u64> = shape.iter().map(|dim| *dim as u64).collect();
+        let count = element_count(&dims).filter(|count| {
+            count.checked_mul(dtype.size().unwrap_or(24) as u64).is_some_and(|len| len <= LIMIT)
+        });
+        let too_large = || TensorError::TooLarge { what: format!("{shape:?}"), limit: LIMIT };
+        let count = count.and_then(|count| usize::try_from(count).ok()).ok_or_else(too_large)?;
+        Tensor::new(Data::zeros(dtype, count), shape)
+    }
+
     /// A tensor without dimensions, holding one element.
     pub fn scalar<T: Element>(value: T) -> Tensor {
         Tensor { shape: Vec::new(), data: T::into_data(vec![value]) }

@@ -1,0 +1,177 @@
+//! The cache of native code: a file that Belljar did not put there is never used.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use belljar::{Error, Event, Host, Isolation};
+use support::onnx::{fixed, relu};
+
+struct Folders {
+    _root: tempfile::TempDir,
+    cache: PathBuf,
+    state: PathBuf,
+}
+
+/// A copy of the shared cache, to be spoilt.
+fn copied() -> Folders {
+    support::host(Isolation::Thread).kernels().unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let (cache, state) = (root.path().join("cache"), root.path().join("state"));
+    let copy = |from: &Path, to: &Path| {
+        fs::create_dir_all(to).unwrap();
+        fs::set_permissions(to, fs::Permissions::from_mode(0o700)).unwrap();
+        for entry in fs::read_dir(from).unwrap().filter_map(Result::ok) {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    };
+    copy(&support::cache_dir().join("code"), &cache.join("code"));
+    copy(&support::state_dir(), &state);
+    Folders { _root: root, cache, state }
+}
+
+impl Folders {
+    fn code(&self) -> Vec<PathBuf> {
+        let mut files: Vec<_> = fs::read_dir(self.cache.join("code"))
+            .unwrap()
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
+        files.sort();
+        files
+    }
+
+    /// Runs a model and says what happened, and which files were refused on the way.
+    fn try_it(&self) -> (Result<(), Error>, Vec<PathBuf>, bool) {
+        let events = Arc::new(Mutex::new((Vec::new(), false)));
+        let seen = Arc::clone(&events);
+        let host = Host::builder()
+            .isolation(Isolation::Thread)
+            .cache_dir(&self.cache)
+            .state_dir(&self.state)
+            .on_event(move |event| match event {
+                Event::CodeRefused { path, .. } => seen.lock().unwrap().0.push(path),
+                Event::Compiling { .. } => seen.lock().unwrap().1 = true,
+                _ => {}
+            })
+            .build()
+            .unwrap();
+        let result = support::load(&host, &relu(&fixed(&[2])).bytes()).map(drop);
+        let (refused, compiled) = events.lock().unwrap().clone();
+        (result, refused, compiled)
+    }
+}
+
+#[test]
+fn untouched_code_is_used() {
+    let (result, refused, compiled) = copied().try_it();
+    result.unwrap();
+    assert!(refused.is_empty() && !compiled);
+}
+
+#[test]
+fn changed_code_is_refused_and_replaced() {
+    let folders = copied();
+    for file in folders.code() {
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&file, bytes).unwrap();
+    }
+    let (result, refused, compiled) = folders.try_it();
+    result.unwrap();
+    assert!(refused.len() == 1 && compiled);
+    let (result, refused, compiled) = folders.try_it();
+    result.unwrap();
+    assert!(refused.is_empty() && !compiled, "the replacement is good");
+}
+
+#[test]
+fn code_from_elsewhere_is_refused() {
+    let folders = copied();
+    // The same files, but sealed with another secret: what somebody who can write to the cache,
+    // but not read the secret, could make.
+    fs::write(folders.state.join("seal.key"), [1; 32]).unwrap();
+    let (result, refused, compiled) = folders.try_it();
+    result.unwrap();
+    assert!(refused.len() == 1 && compiled);
+}
+
+#[test]
+fn good_code_under_another_name_is_refused() {
+    let folders = copied();
+    // Make sure there are two variants, then exchange them.
+    let host = Host::builder()
+        .isolation(Isolation::Process)
+        .worker_program(belljar::WorkerProgram::Path(support::BELLJAR.into()))
+        .cache_dir(&folders.cache)
+        .state_dir(&folders.state)
+        .build()
+        .unwrap();
+    host.kernels().unwrap();
+    let files = folders.code();
+    assert!(files.len() >= 2, "{files:?}");
+    let contents: Vec<_> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+    for (at, file) in files.iter().enumerate() {
+        fs::write(file, &contents[(at + 1) % contents.len()]).unwrap();
+    }
+    let (result, refused, compiled) = folders.try_it();
+    result.unwrap();
+    assert!(refused.len() == 1 && compiled);
+}
+
+#[test]
+fn cut_and_empty_files_are_refused() {
+    for len in [0, 31, 32, 33, 100_000] {
+        let folders = copied();
+        for file in folders.code() {
+            let bytes = fs::read(&file).unwrap();
+            fs::write(&file, &bytes[..len]).unwrap();
+        }
+        let (result, refused, _) = folders.try_it();
+        result.unwrap();
+        assert_eq!(refused.len(), 1, "{len} bytes");
+    }
+}
+
+#[test]
+fn symlinks_and_open_permissions_stop_the_start() {
+    let spoil: [(&str, fn(&Folders)); 5] = [
+        ("a file that others may read", |folders| {
+            for file in folders.code() {
+                fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
+            }
+        }),
+        ("a folder that others may write", |folders| {
+            let mode = fs::Permissions::from_mode(0o770);
+            fs::set_permissions(folders.cache.join("code"), mode).unwrap();
+        }),
+        ("a symlink to good code", |folders| {
+            for file in folders.code() {
+                let aside = folders.cache.join(file.file_name().unwrap());
+                fs::rename(&file, &aside).unwrap();
+                symlink(&aside, &file).unwrap();
+            }
+        }),
+        ("a secret that others may read", |folders| {
+            let mode = fs::Permissions::from_mode(0o604);
+            fs::set_permissions(folders.state.join("seal.key"), mode).unwrap();
+        }),
+        ("a folder in place of the code", |folders| {
+            for file in folders.code() {
+                fs::remove_file(&file).unwrap();
+                fs::create_dir(&file).unwrap();
+            }
+        }),
+    ];
+    for (what, spoil) in spoil {
+        let folders = copied();
+        spoil(&folders);
+        let (result, _, compiled) = folders.try_it();
+        let err = result.err().unwrap_or_else(|| panic!("{what}: accepted"));
+        assert!(!compiled, "{what}");
+        assert_eq!(err.exit_code(), 7, "{what}: {err}");
+    }
+}

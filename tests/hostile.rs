@@ -1,0 +1,260 @@
+//! Files that are not models, and models that mean harm: each ends in a clear refusal.
+
+mod support;
+
+use belljar::text::Hostile;
+use belljar::{ErrorKind, Isolation, Policy, Tensor};
+use support::onnx::{
+    Dim, FLOAT, Graph, Message, fixed, ints_attribute, node, relu, tensor_f32, value,
+};
+use support::{ISOLATIONS, host, load, models};
+
+fn ones(shape: &[usize]) -> Tensor {
+    Tensor::new(vec![1.0f32; shape.iter().product()], shape).unwrap()
+}
+
+/// Loads and runs, and says with which exit code that ended.
+fn outcome(host: &belljar::Host, bytes: &[u8]) -> (u8, String) {
+    let result = load(host, bytes)
+        .and_then(|model| model.run(&[("x", ones(&[2]))]))
+        .and_then(|outputs| outputs.validate());
+    match result {
+        Ok(_) => (0, String::new()),
+        Err(err) => (err.exit_code(), err.to_string()),
+    }
+}
+
+/// A small generator, so that every failure can be seen again.
+fn random(seed: &mut u64) -> u64 {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    *seed
+}
+
+#[test]
+fn random_bytes_are_no_model() {
+    let host = host(Isolation::Thread);
+    let mut seed = 0x9e37_79b9_7f4a_7c15;
+    for len in [0usize, 1, 2, 16, 100, 4096, 100_000] {
+        let bytes: Vec<u8> = (0..len).map(|_| random(&mut seed) as u8).collect();
+        let (code, text) = outcome(&host, &bytes);
+        assert_eq!(code, 4, "{len} bytes: {text}");
+    }
+}
+
+#[test]
+fn a_model_cut_anywhere_is_refused() {
+    let bytes = relu(&fixed(&[2])).bytes();
+    let host = host(Isolation::Thread);
+    assert_eq!(outcome(&host, &bytes).0, 0);
+    // Cutting off the operator set leaves a whole model of an unknown one; everything before is
+    // incomplete.
+    for len in 0..bytes.len() - 6 {
+        let (code, text) = outcome(&host, &bytes[..len]);
+        assert_eq!(code, 4, "{len} bytes: {text}");
+    }
+}
+
+#[test]
+fn a_real_model_cut_or_damaged_never_harms_the_host() {
+    let bytes = std::fs::read(models().join("silero_vad_openvino_16k.onnx")).unwrap();
+    let host = host(Isolation::Thread);
+    let mut seed = 88_172_645_463_325_252;
+    for round in 0..24 {
+        let mut bytes = bytes.clone();
+        if round % 2 == 0 {
+            bytes.truncate(random(&mut seed) as usize % bytes.len());
+        } else {
+            for _ in 0..16 {
+                let at = random(&mut seed) as usize % bytes.len();
+                bytes[at] = random(&mut seed) as u8;
+            }
+        }
+        match load(&host, &bytes) {
+            Ok(model) => {
+                let inputs = [("input", ones(&[1, 576])), ("state", ones(&[2, 1, 128]))];
+                let result = model.run(&inputs).and_then(|outputs| outputs.validate());
+                if let Err(err) = result {
+                    assert!([4, 5, 6].contains(&err.exit_code()), "round {round}: {err}");
+                }
+            }
+            Err(err) => assert!([4, 5].contains(&err.exit_code()), "round {round}: {err}"),
+        }
+    }
+}
+
+#[test]
+fn hostile_text_does_not_reach_the_terminal() {
+    let name = "x\x1b]0;owned\x07\u{202e}\r\nbelljar: all is well";
+    let graph = Graph {
+        nodes: vec![node("Relu", &[name], &["y"], &[])],
+        inputs: vec![value(name, FLOAT, &fixed(&[2]))],
+        outputs: vec![value("y", FLOAT, &fixed(&[2]))],
+        ..Graph::default()
+    };
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let model = load(&host, &graph.bytes()).unwrap();
+        assert_eq!(model.description().inputs[0].name, name, "the name itself is kept");
+        let err = model.run(&[("y", ones(&[2]))]).err().unwrap().to_string();
+        assert!(err.contains("owned"), "{err}");
+        assert!(!err.chars().any(|c| c.is_control() || c == '\u{202e}'), "{err:?}");
+        let shown = Hostile::new(&model.description().inputs[0].name).to_string();
+        assert!(!shown.chars().any(char::is_control), "{shown:?}");
+    }
+}
+
+#[test]
+fn endless_text_is_cut() {
+    let long = "é".repeat(3 << 20);
+    let model = relu(&fixed(&[2]))
+        .model()
+        .bytes(6, &long)
+        .message(14, Message::new().bytes(1, "key").bytes(2, &long))
+        .finish();
+    let host = host(Isolation::Process);
+    let model = load(&host, &model).unwrap();
+    let description = model.description();
+    assert!(description.truncated);
+    assert!(description.doc_string.len() <= 4096 && description.doc_string.starts_with('é'));
+    assert!(description.metadata[0].1.len() <= 4096);
+}
+
+#[test]
+fn too_much_of_anything_is_refused_or_cut() {
+    let host = host(Isolation::Thread);
+    let long = "n".repeat(5000);
+    let many: Vec<String> = (0..1025).map(|n| format!("x{n}")).collect();
+    let dims = fixed(&[1; 33]);
+    let graphs = [
+        ("a long name", Graph { inputs: vec![value(&long, FLOAT, &[])], ..relu(&fixed(&[2])) }),
+        ("a high rank", Graph { inputs: vec![value("x", FLOAT, &dims)], ..relu(&fixed(&[2])) }),
+        (
+            "many inputs",
+            Graph {
+                inputs: many.iter().map(|name| value(name, FLOAT, &fixed(&[1]))).collect(),
+                ..relu(&fixed(&[2]))
+            },
+        ),
+        (
+            "an input twice",
+            Graph { inputs: vec![value("x", FLOAT, &[]), value("x", FLOAT, &[])], ..relu(&[]) },
+        ),
+        ("no outputs", Graph { outputs: vec![], ..relu(&fixed(&[2])) }),
+        (
+            "an output nobody makes",
+            Graph { outputs: vec![value("z", FLOAT, &[])], ..relu(&fixed(&[2])) },
+        ),
+    ];
+    for (what, graph) in graphs {
+        let (code, text) = outcome(&host, &graph.bytes());
+        assert_eq!(code, 4, "{what}: {text}");
+    }
+}
+
+#[test]
+fn operators_of_other_domains_and_functions_of_the_model_are_refused() {
+    let host = host(Isolation::Thread);
+    let mut graph = relu(&fixed(&[2]));
+    graph.nodes = vec![node("Relu", &["x"], &["y"], &[]).bytes(7, "com.evil")];
+    let (code, text) = outcome(&host, &graph.bytes());
+    assert!(code == 4 && text.contains("com.evil"), "{code} {text}");
+
+    let function = Message::new().bytes(1, "Relu").bytes(4, "x").bytes(5, "y");
+    let model = relu(&fixed(&[2])).model().message(25, function).finish();
+    let (code, text) = outcome(&host, &model);
+    assert!(code == 4 && text.contains("functions of its own"), "{code} {text}");
+
+    let mut graph = relu(&fixed(&[2]));
+    graph.nodes.push(node("Neg", &["x"], &["y"], &[]));
+    let (code, text) = outcome(&host, &graph.bytes());
+    assert!(code == 4 && text.contains("same value"), "{code} {text}");
+}
+
+#[test]
+fn external_data_is_refused_and_described() {
+    let entry = |key: &str, value: &str| Message::new().bytes(1, key).bytes(2, value);
+    let weight = tensor_f32("w", &[2], &[])
+        .message(13, entry("location", "../../etc/passwd"))
+        .message(13, entry("offset", "0"))
+        .int(14, 1);
+    let graph = Graph {
+        nodes: vec![node("Add", &["x", "w"], &["y"], &[])],
+        initializers: vec![weight],
+        ..relu(&fixed(&[2]))
+    };
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let model = load(&host, &graph.bytes()).unwrap();
+        let external = &model.description().external_data;
+        assert_eq!(external.len(), 1);
+        assert_eq!(external[0].location, "../../etc/passwd");
+        let (code, text) = outcome(&host, &graph.bytes());
+        assert!(code == 4 && text.contains("another file"), "{code} {text}");
+    }
+}
+
+#[test]
+fn a_panic_of_the_guest_is_a_message() {
+    // A stride of zero makes tract divide by zero.
+    let graph = Graph {
+        nodes: vec![node(
+            "MaxPool",
+            &["x"],
+            &["y"],
+            &[ints_attribute("kernel_shape", &[2]), ints_attribute("strides", &[0])],
+        )],
+        inputs: vec![value("x", FLOAT, &fixed(&[1, 1, 8]))],
+        outputs: vec![value("y", FLOAT, &[Dim::Fixed(1), Dim::Fixed(1), Dim::Symbol("n")])],
+        ..Graph::default()
+    };
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let model = load(&host, &graph.bytes()).unwrap();
+        let err = model.run(&[("x", ones(&[1, 1, 8]))]).err().unwrap();
+        assert_eq!(err.exit_code(), 4, "{err}");
+        assert!(err.to_string().contains("panicked"), "{err}");
+        assert_eq!(outcome(&host, &relu(&fixed(&[2])).bytes()).0, 0, "the host goes on");
+    }
+}
+
+#[test]
+fn a_pinned_policy_refuses_another_model() {
+    let host = host(Isolation::Thread);
+    let mut policy = Policy::default();
+    policy.model.sha256 = Some([7; 32]);
+    let bytes = relu(&fixed(&[2])).bytes();
+    let err = support::load_under(&host, &bytes, &policy).err().unwrap();
+    assert!(matches!(err.kind(), ErrorKind::Pin { .. }), "{err}");
+    assert_eq!(err.exit_code(), 3);
+    assert!(err.to_string().starts_with("test.onnx: ") && err.to_string().contains("0707"), "{err}");
+}
+
+#[test]
+fn wrong_inputs_never_cross() {
+    let host = host(Isolation::Thread);
+    let model = load(&host, &relu(&fixed(&[2])).bytes()).unwrap();
+    let wrong: [Vec<(&str, Tensor)>; 6] = [
+        vec![],
+        vec![("z", ones(&[2]))],
+        vec![("x", ones(&[3]))],
+        vec![("x", ones(&[2, 1]))],
+        vec![("x", Tensor::new(vec![1.0f64; 2], &[2]).unwrap())],
+        vec![("x", ones(&[2])), ("x", ones(&[2]))],
+    ];
+    for inputs in wrong {
+        let err = model.run(&inputs).err().unwrap();
+        assert!(matches!(err.kind(), ErrorKind::Input { .. }), "{err}");
+        assert_eq!(err.exit_code(), 4);
+    }
+}
+
+#[test]
+fn outputs_that_break_the_declaration_are_withheld() {
+    let host = host(Isolation::Thread);
+    let mut graph = relu(&fixed(&[2]));
+    graph.outputs = vec![value("y", FLOAT, &fixed(&[3]))];
+    let (code, text) = outcome(&host, &graph.bytes());
+    assert!(code == 4 && text.contains("breaks the model's declaration"), "{code} {text}");
+}

@@ -1,0 +1,225 @@
+//! Every limit is hit, reports itself, and leaves the host fit for the next request.
+
+mod support;
+
+use std::time::Duration;
+
+use belljar::{Error, ErrorKind, Host, Isolation, Limit, Policy, Tensor};
+use support::onnx::{
+    Dim, FLOAT, Graph, INT64, fixed, int_attribute, node, relu, slow, tensor_i64, value,
+};
+use support::{ISOLATIONS, host, load_under};
+
+fn policy(change: impl FnOnce(&mut belljar::policy::Limits)) -> Policy {
+    let mut policy = Policy::default();
+    change(&mut policy.limits);
+    policy
+}
+
+fn ones(shape: &[usize]) -> Tensor {
+    Tensor::new(vec![1.0f32; shape.iter().product()], shape).unwrap()
+}
+
+fn run(host: &Host, bytes: &[u8], policy: &Policy, input: Tensor) -> Result<(), Error> {
+    load_under(host, bytes, policy)?.run(&[("x", input)])?.validate().map(drop)
+}
+
+#[track_caller]
+fn assert_limit(result: Result<(), Error>, expected: impl Fn(&Limit) -> bool, key: &str) {
+    let err = result.expect_err("the limit was not hit");
+    assert!(matches!(err.kind(), ErrorKind::Limit(limit) if expected(limit)), "{err:?}");
+    assert_eq!(err.exit_code(), 5);
+    assert!(err.to_string().contains(key), "{err}");
+}
+
+#[track_caller]
+fn assert_fit(host: &Host) {
+    run(host, &relu(&fixed(&[2])).bytes(), &Policy::default(), ones(&[2])).unwrap();
+}
+
+#[test]
+fn memory() {
+    // The shape is computed at run time, so nothing can be known ahead.
+    let big = Graph {
+        nodes: vec![node("ConstantOfShape", &["x"], &["y"], &[])],
+        inputs: vec![value("x", INT64, &fixed(&[2]))],
+        outputs: vec![value("y", FLOAT, &[Dim::Symbol("a"), Dim::Symbol("b")])],
+        ..Graph::default()
+    };
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let policy = policy(|limits| limits.memory = 64 << 20);
+        let input = Tensor::new(vec![1i64 << 12, 1 << 16], &[2]).unwrap();
+        let result = run(&host, &big.bytes(), &policy, input);
+        assert_limit(result, |limit| matches!(limit, Limit::Memory { .. }), "limits.memory");
+        assert_fit(&host);
+    }
+}
+
+#[test]
+fn memory_while_preparing() {
+    let shape = tensor_i64("shape", &[2], &[1 << 14, 1 << 14]);
+    let big = Graph {
+        nodes: vec![
+            node("ConstantOfShape", &["shape"], &["c"], &[]),
+            node("Add", &["c", "x"], &["y"], &[]),
+        ],
+        initializers: vec![shape],
+        inputs: vec![value("x", FLOAT, &fixed(&[1]))],
+        outputs: vec![value("y", FLOAT, &fixed(&[1 << 14, 1 << 14]))],
+    };
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let policy = policy(|limits| limits.memory = 128 << 20);
+        let result = run(&host, &big.bytes(), &policy, ones(&[1]));
+        assert_limit(result, |limit| matches!(limit, Limit::Memory { .. }), "limits.memory");
+        assert_fit(&host);
+    }
+}
+
+#[test]
+fn memory_of_the_model_itself() {
+    let model = relu(&fixed(&[2])).model().bytes(6, vec![b'd'; 40 << 20]).finish();
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let policy = policy(|limits| limits.memory = 48 << 20);
+        let result = run(&host, &model, &policy, ones(&[2]));
+        assert_limit(result, |limit| matches!(limit, Limit::Memory { .. }), "limits.memory");
+        assert_fit(&host);
+    }
+}
+
+#[test]
+fn run_time() {
+    let model = slow(1024, 200).bytes();
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let policy = policy(|limits| limits.run_time = Duration::from_millis(200));
+        let result = run(&host, &model, &policy, ones(&[1024, 1024]));
+        assert_limit(result, |limit| matches!(limit, Limit::RunTime { .. }), "limits.run-time");
+        assert_fit(&host);
+    }
+}
+
+#[test]
+fn prepare_time() {
+    // The shortest limit there is, and more work than it allows on any machine.
+    let mut graph = relu(&fixed(&[2]));
+    graph.nodes = (0..20_000)
+        .map(|n| {
+            let from = if n == 0 { "x".to_owned() } else { format!("v{n}") };
+            let to = if n == 19_999 { "y".to_owned() } else { format!("v{}", n + 1) };
+            node("Sin", &[&from], &[&to], &[])
+        })
+        .collect();
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let policy = policy(|limits| limits.prepare_time = Duration::from_millis(100));
+        let result = run(&host, &graph.bytes(), &policy, ones(&[2]));
+        let is_expected = |limit: &Limit| matches!(limit, Limit::PrepareTime { .. });
+        assert_limit(result, is_expected, "limits.prepare-time");
+        assert_fit(&host);
+    }
+}
+
+#[test]
+fn stack() {
+    // A dimension's name is parsed as an expression, recursively.
+    let name = "(".repeat(60_000);
+    let model = relu(&[Dim::Symbol(&name)]).bytes();
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let result = run(&host, &model, &Policy::default(), ones(&[2]));
+        // A shape that is named so long is refused before it is parsed; the recursion is reached
+        // through the name of a dimension inside the graph.
+        let err = result.expect_err("that is no name");
+        assert!([4, 5].contains(&err.exit_code()), "{err}");
+        assert_fit(&host);
+    }
+}
+
+#[test]
+fn model_size() {
+    let model = relu(&fixed(&[2])).bytes();
+    let len = model.len() as u64;
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let result = run(&host, &model, &policy(|limits| limits.model_size = len - 1), ones(&[2]));
+        assert_limit(result, |limit| matches!(limit, Limit::ModelSize { .. }), "limits.model-size");
+        run(&host, &model, &policy(|limits| limits.model_size = len), ones(&[2])).unwrap();
+    }
+}
+
+#[test]
+fn input_size() {
+    let model = relu(&[Dim::Symbol("n")]).bytes();
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let policy = policy(|limits| limits.input_size = 4000);
+        run(&host, &model, &policy, ones(&[1000])).unwrap();
+        let result = run(&host, &model, &policy, ones(&[1001]));
+        assert_limit(result, |limit| matches!(limit, Limit::InputSize { .. }), "limits.input-size");
+        assert_fit(&host);
+    }
+}
+
+#[test]
+fn output_size() {
+    let graph = Graph {
+        nodes: vec![node("Concat", &["x", "x"], &["y"], &[int_attribute("axis", 0)])],
+        inputs: vec![value("x", FLOAT, &[Dim::Symbol("n")])],
+        outputs: vec![value("y", FLOAT, &[Dim::Symbol("m")])],
+        ..Graph::default()
+    };
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let policy = policy(|limits| limits.output_size = 8000);
+        run(&host, &graph.bytes(), &policy, ones(&[1000])).unwrap();
+        for len in [1001, 20 << 20] {
+            let result = run(&host, &graph.bytes(), &policy, ones(&[len]));
+            let is_expected = |limit: &Limit| matches!(limit, Limit::OutputSize { .. });
+            assert_limit(result, is_expected, "limits.output-size");
+            assert_fit(&host);
+        }
+    }
+}
+
+#[test]
+fn the_log_is_bounded() {
+    use std::sync::{Arc, Mutex};
+    // An operator set from the future makes tract warn.
+    let model = support::onnx::Message::new()
+        .int(1, 8)
+        .message(7, relu(&fixed(&[2])).message())
+        .message(8, support::onnx::Message::new().int(2, 19))
+        .finish();
+    for (log_size, expected) in [(65_536, "tract is only tested"), (1, "limits.log-size")] {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&lines);
+        let host = support::builder(Isolation::Thread)
+            .on_event(move |event| {
+                if let belljar::Event::Log { line, .. } = event {
+                    seen.lock().unwrap().push(line);
+                }
+            })
+            .build()
+            .unwrap();
+        run(&host, &model, &policy(|limits| limits.log_size = log_size), ones(&[2])).unwrap();
+        let lines = lines.lock().unwrap();
+        assert!(lines.iter().any(|line| line.contains(expected)), "{lines:?}");
+    }
+}
+
+#[test]
+fn a_failed_run_leaves_the_model_usable() {
+    let model = slow(512, 60).bytes();
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let policy = policy(|limits| limits.run_time = Duration::from_millis(50));
+        let model = load_under(&host, &model, &policy).unwrap();
+        for _ in 0..3 {
+            let result = model.run(&[("x", ones(&[512, 512]))]).map(drop);
+            assert_limit(result, |limit| matches!(limit, Limit::RunTime { .. }), "limits.run-time");
+        }
+    }
+}

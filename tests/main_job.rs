@@ -1,0 +1,258 @@
+//! The main job: real models, run inside sandboxes, give onnxruntime's answers.
+
+mod support;
+
+use std::path::Path;
+
+use belljar::{Dim, Isolation, Model, Policy, Tensor};
+use serde_json::Value;
+use support::{ISOLATIONS, builder, host, real_model, repository};
+
+fn expectations() -> (Vec<Value>, std::path::PathBuf) {
+    let folder = repository().join("tests/expectations");
+    let text = std::fs::read_to_string(folder.join("manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&text).unwrap();
+    (manifest["models"].as_array().unwrap().clone(), folder)
+}
+
+fn read(folder: &Path, entry: &Value) -> (String, Tensor) {
+    let path = folder.join(entry["file"].as_str().unwrap());
+    let file = std::fs::File::open(&path).unwrap();
+    let tensor = belljar::tensor::npy::read(file, 64 << 20).unwrap();
+    let tensor = match entry["from_u8"].as_object() {
+        // Images are stored as bytes; make.py says how they become f32.
+        Some(scale) => {
+            let number = |key: &str| scale[key].as_f64().unwrap() as f32;
+            let (offset, divisor) = (number("offset"), number("scale"));
+            let bytes = tensor.as_slice::<u8>().unwrap().iter();
+            let floats: Vec<f32> = bytes.map(|b| (f32::from(*b) - offset) / divisor).collect();
+            Tensor::new(floats, tensor.shape()).unwrap()
+        }
+        None => tensor,
+    };
+    (entry["name"].as_str().unwrap().to_owned(), tensor)
+}
+
+fn assert_close(what: &str, found: &Tensor, expected: &Tensor) {
+    assert_eq!(found.shape(), expected.shape(), "{what}");
+    let (found, expected) = (found.as_slice::<f32>().unwrap(), expected.as_slice::<f32>().unwrap());
+    for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let tolerance = 1e-5 + 1e-3 * expected.abs();
+        assert!(
+            (found - expected).abs() <= tolerance,
+            "{what}: element {at} is {found}, onnxruntime says {expected}"
+        );
+    }
+}
+
+fn load(host: &belljar::Host, entry: &Value, policy: &Policy) -> Model {
+    let bytes = real_model(entry["file"].as_str().unwrap());
+    assert_eq!(bytes.digest().to_string(), entry["sha256"].as_str().unwrap(), "{entry}");
+    host.load(bytes, policy).unwrap()
+}
+
+fn check_all(isolation: Isolation, policy: &Policy) {
+    let host = host(isolation);
+    let (models, folder) = expectations();
+    for entry in models.iter().filter(|entry| entry["name"] != "silero_vad") {
+        let model = load(&host, entry, policy);
+        for case in entry["cases"].as_array().unwrap() {
+            let what = format!("{} {}", entry["name"], case["name"]);
+            let tensors = |key: &str| -> Vec<(String, Tensor)> {
+                case[key].as_array().unwrap().iter().map(|each| read(&folder, each)).collect()
+            };
+            let outputs = model.run(&tensors("inputs")).and_then(|outputs| outputs.validate());
+            let outputs = outputs.unwrap_or_else(|err| panic!("{what}: {err}"));
+            let expected = tensors("outputs");
+            assert_eq!(outputs.tensors().len(), expected.len());
+            for (name, expected) in &expected {
+                assert_close(&format!("{what}, {name}"), outputs.get(name).unwrap(), expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn real_models_give_onnxruntimes_answers_in_worker_processes() {
+    check_all(Isolation::Process, &Policy::default());
+}
+
+#[test]
+fn real_models_give_onnxruntimes_answers_on_threads() {
+    check_all(Isolation::Thread, &Policy::default());
+}
+
+#[test]
+fn real_models_give_onnxruntimes_answers_in_deterministic_mode() {
+    let mut policy = Policy::default();
+    policy.compute.deterministic = true;
+    check_all(Isolation::Process, &policy);
+}
+
+#[test]
+fn the_shipped_policies_let_their_models_run() {
+    let host = host(Isolation::Process);
+    let (models, folder) = expectations();
+    let mut tried = 0;
+    for entry in models.iter().filter(|entry| entry["name"] != "silero_vad") {
+        let name = entry["name"].as_str().unwrap().replace('_', "-");
+        let path = repository().join(format!("policies/{name}.toml"));
+        let text = std::fs::read_to_string(&path)
+            .unwrap_or_else(|err| panic!("{}: {err}", path.display()));
+        let policy = Policy::parse(&text, &name).unwrap();
+        assert!(policy.model.sha256.is_some(), "{name} pins its model");
+        let model = load(&host, entry, &policy);
+        let case = &entry["cases"][0];
+        let inputs: Vec<_> =
+            case["inputs"].as_array().unwrap().iter().map(|each| read(&folder, each)).collect();
+        model.run(&inputs).and_then(|outputs| outputs.validate()).unwrap();
+        tried += 1;
+    }
+    assert_eq!(tried, 7);
+}
+
+#[test]
+fn silero_with_its_if_is_refused_cleanly() {
+    let (models, folder) = expectations();
+    let entry = models.iter().find(|entry| entry["name"] == "silero_vad").unwrap();
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let model = load(&host, entry, &Policy::default());
+        let case = &entry["cases"][0];
+        let inputs: Vec<_> =
+            case["inputs"].as_array().unwrap().iter().map(|each| read(&folder, each)).collect();
+        let err = model.run(&inputs).err().expect("it may be answered one day; then test so");
+        assert_eq!(err.exit_code(), 4, "{err}");
+    }
+}
+
+#[test]
+fn descriptions_say_what_the_files_say() {
+    let host = host(Isolation::Thread);
+    let policy = Policy::default();
+    let symbol = |name: &str| Dim::Symbol(name.into());
+    let describe = |file: &str| host.load(real_model(file), &policy).unwrap().description().clone();
+
+    let magika = describe("magika.onnx");
+    assert_eq!(magika.producer_name, "tf2onnx");
+    assert_eq!((magika.inputs.len(), magika.outputs.len()), (1, 1));
+    assert_eq!(magika.inputs[0].name, "bytes");
+    assert_eq!(magika.inputs[0].elem_type, 6);
+    let dims = magika.inputs[0].shape.as_ref().unwrap();
+    assert!(matches!(dims[..], [Dim::Symbol(_) | Dim::Unknown, Dim::Fixed(2048)]), "{dims:?}");
+
+    let silero = describe("silero_vad.onnx");
+    let names: Vec<_> = silero.inputs.iter().map(|input| input.name.as_str()).collect();
+    assert_eq!(names, ["input", "state", "sr"]);
+    assert_eq!(silero.inputs[2].shape.as_deref(), Some(&[][..]));
+    assert!(silero.operators.iter().any(|operator| operator.op_type == "If"));
+
+    let ocr = describe("pp_ocr_cls.onnx");
+    let dims = ocr.inputs[0].shape.as_ref().unwrap();
+    assert_eq!(dims[1], Dim::Fixed(3), "{dims:?}");
+    assert!(dims[0] == Dim::Unknown || matches!(&dims[0], Dim::Symbol(_)), "{:?}", symbol("n"));
+
+    let resnet = describe("resnet50.onnx");
+    let convolutions = resnet.operators.iter().find(|operator| operator.op_type == "Conv");
+    assert_eq!(convolutions.map(|operator| operator.count), Some(53));
+    assert!((25_000_000..26_000_000).contains(&resnet.parameters), "{}", resnet.parameters);
+
+    for (file, nodes) in [("squeezenet.onnx", 66), ("densenet121.onnx", 668)] {
+        let description = describe(file);
+        assert!(description.external_data.is_empty() && description.functions.is_empty());
+        assert_eq!(description.nodes, nodes, "{file}");
+    }
+}
+
+#[test]
+fn fifty_threads_run_three_models_at_once() {
+    for isolation in ISOLATIONS {
+        let host = builder(isolation).idle_sandboxes(4).build().unwrap();
+        let (models, folder) = expectations();
+        let names = ["magika", "pp_ocr_cls", "silero_vad_openvino_16k"];
+        let models: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let entry = models.iter().find(|entry| entry["name"] == *name).unwrap();
+                let case = &entry["cases"][0];
+                let inputs: Vec<_> = case["inputs"].as_array().unwrap().to_vec();
+                let inputs: Vec<_> = inputs.iter().map(|each| read(&folder, each)).collect();
+                let (name, expected) = read(&folder, &case["outputs"][0]);
+                (load(&host, entry, &Policy::default()), inputs, name, expected)
+            })
+            .collect();
+        std::thread::scope(|scope| {
+            for number in 0..50 {
+                let (model, inputs, name, expected) = &models[number % models.len()];
+                scope.spawn(move || {
+                    for _ in 0..2 {
+                        let outputs = model.run(inputs).unwrap().validate().unwrap();
+                        assert_close(name, outputs.get(name).unwrap(), expected);
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn one_model_runs_at_several_shapes() {
+    use support::onnx::{Dim::Symbol, relu};
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let model = support::load(&host, &relu(&[Symbol("n"), Symbol("m")]).bytes()).unwrap();
+        for shape in [[1, 1], [2, 3], [0, 5], [7, 1], [2, 3]] {
+            let values: Vec<f32> = (0..shape[0] * shape[1]).map(|v| v as f32 - 2.0).collect();
+            let expected: Vec<f32> = values.iter().map(|v| v.max(0.0)).collect();
+            let outputs = model.run(&[("x", Tensor::new(values, &shape).unwrap())]).unwrap();
+            let outputs = outputs.validate().unwrap();
+            assert_eq!(outputs.get("y").unwrap(), &Tensor::new(expected, &shape).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_element_type_crosses_unchanged() {
+    use belljar::tensor::{Data, f16};
+    use support::onnx::{Graph, fixed, node, value};
+    let datas: [(i64, Data); 13] = [
+        (10, vec![f16::from_f32(1.5), f16::NEG_INFINITY].into()),
+        (1, vec![f32::MIN_POSITIVE, -0.0].into()),
+        (11, vec![f64::MAX, 1e-300].into()),
+        (3, vec![i8::MIN, i8::MAX].into()),
+        (5, vec![i16::MIN, i16::MAX].into()),
+        (6, vec![i32::MIN, i32::MAX].into()),
+        (7, vec![i64::MIN, i64::MAX].into()),
+        (2, vec![0u8, u8::MAX].into()),
+        (4, vec![0u16, u16::MAX].into()),
+        (12, vec![0u32, u32::MAX].into()),
+        (13, vec![0u64, u64::MAX].into()),
+        (9, vec![true, false].into()),
+        (8, vec![String::from("Grüße\0"), String::new()].into()),
+    ];
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        for (elem_type, data) in &datas {
+            let graph = Graph {
+                nodes: vec![node("Identity", &["x"], &["y"], &[])],
+                inputs: vec![value("x", *elem_type, &fixed(&[2]))],
+                outputs: vec![value("y", *elem_type, &fixed(&[2]))],
+                ..Graph::default()
+            };
+            let tensor = Tensor::new(data.clone(), &[2]).unwrap();
+            let model = support::load(&host, &graph.bytes()).unwrap();
+            let outputs = model.run(&[("x", tensor.clone())]).and_then(|out| out.validate());
+            let outputs = outputs.unwrap_or_else(|err| panic!("{}: {err}", tensor.dtype()));
+            assert_eq!(outputs.get("y"), Some(&tensor));
+        }
+    }
+}
+
+#[test]
+fn the_guest_holds_the_kernels_that_make_it_fast() {
+    let kernels = host(Isolation::Thread).kernels().unwrap();
+    for expected in ["matmul wasm_f32_8x8", "matmul wasm_f32_32x1", "matmul wasm_i32_4x4"] {
+        assert!(kernels.lines().any(|line| line == expected), "{expected} is not in\n{kernels}");
+    }
+    assert!(kernels.lines().filter(|line| line.starts_with("routine ")).count() > 10, "{kernels}");
+}
