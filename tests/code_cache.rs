@@ -43,14 +43,21 @@ impl Folders {
         files
     }
 
-    /// Runs a model and says what happened, and which files were refused on the way.
-    fn try_it(&self) -> (Result<(), Error>, Vec<PathBuf>, bool) {
+    /// Runs a model without compiling, and says what happened and which files were refused.
+    fn try_it(&self) -> (Result<(), Error>, Vec<PathBuf>) {
+        let (result, refused, compiled) = self.try_compiling(false);
+        assert!(!compiled);
+        (result, refused)
+    }
+
+    fn try_compiling(&self, allowed: bool) -> (Result<(), Error>, Vec<PathBuf>, bool) {
         let events = Arc::new(Mutex::new((Vec::new(), false)));
         let seen = Arc::clone(&events);
         let host = Host::builder()
             .isolation(Isolation::Thread)
             .cache_dir(&self.cache)
             .state_dir(&self.state)
+            .may_compile(allowed)
             .on_event(move |event| match event {
                 Event::CodeRefused { path, .. } => seen.lock().unwrap().0.push(path),
                 Event::Compiling { .. } => seen.lock().unwrap().1 = true,
@@ -64,11 +71,20 @@ impl Folders {
     }
 }
 
+#[track_caller]
+fn assert_refused(folders: &Folders, what: &str) {
+    let (result, refused) = folders.try_it();
+    let err = result.err().unwrap_or_else(|| panic!("{what}: accepted"));
+    assert_eq!(err.exit_code(), 7, "{what}: {err}");
+    assert!(err.to_string().contains("belljar warm"), "{what}: {err}");
+    assert_eq!(refused.len(), 1, "{what}");
+}
+
 #[test]
 fn untouched_code_is_used() {
-    let (result, refused, compiled) = copied().try_it();
+    let (result, refused) = copied().try_it();
     result.unwrap();
-    assert!(refused.is_empty() && !compiled);
+    assert!(refused.is_empty());
 }
 
 #[test]
@@ -80,12 +96,22 @@ fn changed_code_is_refused_and_replaced() {
         bytes[middle] ^= 1;
         fs::write(&file, bytes).unwrap();
     }
-    let (result, refused, compiled) = folders.try_it();
+    assert_refused(&folders, "one bit flipped");
+    let (result, refused, compiled) = folders.try_compiling(true);
     result.unwrap();
     assert!(refused.len() == 1 && compiled);
-    let (result, refused, compiled) = folders.try_it();
+    let (result, refused) = folders.try_it();
     result.unwrap();
-    assert!(refused.is_empty() && !compiled, "the replacement is good");
+    assert!(refused.is_empty(), "the replacement is good");
+}
+
+#[test]
+fn missing_code_stops_a_host_that_may_not_compile() {
+    let folders = copied();
+    folders.code().iter().for_each(|file| fs::remove_file(file).unwrap());
+    let (result, refused) = folders.try_it();
+    assert_eq!(result.unwrap_err().exit_code(), 7);
+    assert!(refused.is_empty());
 }
 
 #[test]
@@ -94,32 +120,21 @@ fn code_from_elsewhere_is_refused() {
     // The same files, but sealed with another secret: what somebody who can write to the cache,
     // but not read the secret, could make.
     fs::write(folders.state.join("seal.key"), [1; 32]).unwrap();
-    let (result, refused, compiled) = folders.try_it();
-    result.unwrap();
-    assert!(refused.len() == 1 && compiled);
+    assert_refused(&folders, "another secret");
 }
 
 #[test]
 fn good_code_under_another_name_is_refused() {
-    let folders = copied();
     // Make sure there are two variants, then exchange them.
-    let host = Host::builder()
-        .isolation(Isolation::Process)
-        .worker_program(belljar::WorkerProgram::Path(support::BELLJAR.into()))
-        .cache_dir(&folders.cache)
-        .state_dir(&folders.state)
-        .build()
-        .unwrap();
-    host.kernels().unwrap();
+    support::host(Isolation::Process).kernels().unwrap();
+    let folders = copied();
     let files = folders.code();
     assert!(files.len() >= 2, "{files:?}");
     let contents: Vec<_> = files.iter().map(|file| fs::read(file).unwrap()).collect();
     for (at, file) in files.iter().enumerate() {
         fs::write(file, &contents[(at + 1) % contents.len()]).unwrap();
     }
-    let (result, refused, compiled) = folders.try_it();
-    result.unwrap();
-    assert!(refused.len() == 1 && compiled);
+    assert_refused(&folders, "names exchanged");
 }
 
 #[test]
@@ -130,9 +145,7 @@ fn cut_and_empty_files_are_refused() {
             let bytes = fs::read(&file).unwrap();
             fs::write(&file, &bytes[..len]).unwrap();
         }
-        let (result, refused, _) = folders.try_it();
-        result.unwrap();
-        assert_eq!(refused.len(), 1, "{len} bytes");
+        assert_refused(&folders, "cut");
     }
 }
 
@@ -169,7 +182,7 @@ fn symlinks_and_open_permissions_stop_the_start() {
     for (what, spoil) in spoil {
         let folders = copied();
         spoil(&folders);
-        let (result, _, compiled) = folders.try_it();
+        let (result, _, compiled) = folders.try_compiling(true);
         let err = result.err().unwrap_or_else(|| panic!("{what}: accepted"));
         assert!(!compiled, "{what}");
         assert_eq!(err.exit_code(), 7, "{what}: {err}");

@@ -103,7 +103,9 @@ impl Error {
             ErrorKind::Model(_) | ErrorKind::Input { .. } | ErrorKind::Run(_) => 4,
             ErrorKind::Limit(_) => 5,
             ErrorKind::Sandbox(_) => 6,
-            ErrorKind::Code(CodeCacheError::NotPrivate { .. }) => 7,
+            ErrorKind::Code(
+                CodeCacheError::NotPrivate { .. } | CodeCacheError::NotCompiled { .. },
+            ) => 7,
             ErrorKind::Code(_) => 1,
         }
     }

@@ -69,6 +69,7 @@ pub struct HostBuilder {
     worker: WorkerProgram,
     cache: Option<PathBuf>,
     state: Option<PathBuf>,
+    may_compile: bool,
     idle: usize,
     listener: Listener,
 }
@@ -116,6 +117,14 @@ impl HostBuilder {
         self
     }
 
+    /// Whether the guest may be compiled in this process when its code is not in the cache; yes by
+    /// default. A server says no, and has `belljar warm` run where it is deployed: then code that
+    /// is missing or was tampered with stops the start instead of costing it some seconds.
+    pub fn may_compile(mut self, allowed: bool) -> HostBuilder {
+        self.may_compile = allowed;
+        self
+    }
+
     /// How many prepared sandboxes each model may keep waiting for the next run; by default as
     /// many as there are processors. Each keeps its memory.
     pub fn idle_sandboxes(mut self, count: usize) -> HostBuilder {
@@ -154,7 +163,7 @@ impl HostBuilder {
             inner: Arc::new(Inner {
                 isolation: self.isolation,
                 worker: self.worker,
-                cache: CodeCache::new(&cache, &state, notices),
+                cache: CodeCache::new(&cache, &state, self.may_compile, notices),
                 engines: Arc::default(),
                 codes: Mutex::default(),
                 idle: self.idle,
@@ -180,6 +189,7 @@ impl Host {
             worker: WorkerProgram::default(),
             cache: None,
             state: None,
+            may_compile: true,
             idle: std::thread::available_parallelism().map_or(1, usize::from),
             listener: Arc::new(|_| {}),
         }

@@ -1,19 +1,19 @@
 //! What the tests share: a host, the real models, and a builder for models that nobody exports.
 #![allow(dead_code)] // Each test binary uses a part.
 
-pub mod onnx;
+pub(crate) mod onnx;
 
 use std::path::{Path, PathBuf};
 
 use belljar::{Host, HostBuilder, Isolation, Model, ModelBytes, Policy, WorkerProgram};
 
 /// The program under test.
-pub const BELLJAR: &str = env!("CARGO_BIN_EXE_belljar");
+pub(crate) const BELLJAR: &str = env!("CARGO_BIN_EXE_belljar");
 
 /// Both kinds of sandboxes.
-pub const ISOLATIONS: [Isolation; 2] = [Isolation::Process, Isolation::Thread];
+pub(crate) const ISOLATIONS: [Isolation; 2] = [Isolation::Process, Isolation::Thread];
 
-pub fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
@@ -22,21 +22,21 @@ fn folder(variable: &str, default: &str) -> PathBuf {
 }
 
 /// Where `cargo xtask models` puts the real models.
-pub fn models() -> PathBuf {
+pub(crate) fn models() -> PathBuf {
     folder("BELLJAR_MODELS", "target/models")
 }
 
 /// The cache that all tests share, so that the guest is compiled once.
-pub fn cache_dir() -> PathBuf {
+pub(crate) fn cache_dir() -> PathBuf {
     folder("BELLJAR_CACHE_DIR", "target/cache")
 }
 
-pub fn state_dir() -> PathBuf {
+pub(crate) fn state_dir() -> PathBuf {
     folder("BELLJAR_STATE_DIR", "target/state")
 }
 
 /// A host whose workers are the `belljar` program.
-pub fn builder(isolation: Isolation) -> HostBuilder {
+pub(crate) fn builder(isolation: Isolation) -> HostBuilder {
     Host::builder()
         .isolation(isolation)
         .worker_program(WorkerProgram::Path(BELLJAR.into()))
@@ -44,28 +44,28 @@ pub fn builder(isolation: Isolation) -> HostBuilder {
         .state_dir(state_dir())
 }
 
-pub fn host(isolation: Isolation) -> Host {
+pub(crate) fn host(isolation: Isolation) -> Host {
     builder(isolation).build().unwrap()
 }
 
 /// The bytes of one of the real models.
-pub fn real_model(file: &str) -> ModelBytes {
+pub(crate) fn real_model(file: &str) -> ModelBytes {
     let path = models().join(file);
     ModelBytes::open(&path, 1 << 30)
         .unwrap_or_else(|err| panic!("{}: {err}; run `cargo xtask models`", path.display()))
 }
 
 /// A model from bytes, under the default policy.
-pub fn load(host: &Host, bytes: &[u8]) -> Result<Model, belljar::Error> {
+pub(crate) fn load(host: &Host, bytes: &[u8]) -> Result<Model, belljar::Error> {
     load_under(host, bytes, &Policy::default())
 }
 
-pub fn load_under(host: &Host, bytes: &[u8], policy: &Policy) -> Result<Model, belljar::Error> {
+pub(crate) fn load_under(host: &Host, bytes: &[u8], policy: &Policy) -> Result<Model, belljar::Error> {
     host.load(ModelBytes::read(bytes, u64::MAX).unwrap().labelled("test.onnx"), policy)
 }
 
 /// `belljar` with the shared cache.
-pub fn belljar(arguments: &[&str]) -> std::process::Command {
+pub(crate) fn belljar(arguments: &[&str]) -> std::process::Command {
     let mut command = std::process::Command::new(BELLJAR);
     command
         .args(arguments)

@@ -3,7 +3,7 @@
 
 /// A protobuf message under construction.
 #[derive(Clone, Default)]
-pub struct Message(Vec<u8>);
+pub(crate) struct Message(Vec<u8>);
 
 fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
@@ -14,23 +14,23 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 impl Message {
-    pub fn new() -> Message {
+    pub(crate) fn new() -> Message {
         Message::default()
     }
 
-    pub fn int(mut self, field: u64, value: i64) -> Message {
+    pub(crate) fn int(mut self, field: u64, value: i64) -> Message {
         varint(&mut self.0, field << 3);
         varint(&mut self.0, value as u64);
         self
     }
 
-    pub fn float(mut self, field: u64, value: f32) -> Message {
+    pub(crate) fn float(mut self, field: u64, value: f32) -> Message {
         varint(&mut self.0, field << 3 | 5);
         self.0.extend(value.to_le_bytes());
         self
     }
 
-    pub fn bytes(mut self, field: u64, value: impl AsRef<[u8]>) -> Message {
+    pub(crate) fn bytes(mut self, field: u64, value: impl AsRef<[u8]>) -> Message {
         let value = value.as_ref();
         varint(&mut self.0, field << 3 | 2);
         varint(&mut self.0, value.len() as u64);
@@ -38,35 +38,35 @@ impl Message {
         self
     }
 
-    pub fn message(self, field: u64, value: Message) -> Message {
+    pub(crate) fn message(self, field: u64, value: Message) -> Message {
         self.bytes(field, value.0)
     }
 
-    pub fn messages(self, field: u64, values: impl IntoIterator<Item = Message>) -> Message {
+    pub(crate) fn messages(self, field: u64, values: impl IntoIterator<Item = Message>) -> Message {
         values.into_iter().fold(self, |message, value| message.message(field, value))
     }
 
-    pub fn finish(self) -> Vec<u8> {
+    pub(crate) fn finish(self) -> Vec<u8> {
         self.0
     }
 }
 
-pub const FLOAT: i64 = 1;
-pub const INT64: i64 = 7;
+pub(crate) const FLOAT: i64 = 1;
+pub(crate) const INT64: i64 = 7;
 
 /// One dimension of a declared shape.
 #[derive(Clone, Copy)]
-pub enum Dim<'a> {
+pub(crate) enum Dim<'a> {
     Fixed(i64),
     Symbol(&'a str),
 }
 
-pub fn fixed(dims: &[i64]) -> Vec<Dim<'static>> {
+pub(crate) fn fixed(dims: &[i64]) -> Vec<Dim<'static>> {
     dims.iter().map(|dim| Dim::Fixed(*dim)).collect()
 }
 
 /// A declared input or output.
-pub fn value(name: &str, elem_type: i64, dims: &[Dim<'_>]) -> Message {
+pub(crate) fn value(name: &str, elem_type: i64, dims: &[Dim<'_>]) -> Message {
     let shape = dims.iter().fold(Message::new(), |shape, dim| {
         shape.message(
             1,
@@ -80,7 +80,7 @@ pub fn value(name: &str, elem_type: i64, dims: &[Dim<'_>]) -> Message {
     Message::new().bytes(1, name).message(2, Message::new().message(1, tensor))
 }
 
-pub fn node(op_type: &str, inputs: &[&str], outputs: &[&str], attributes: &[Message]) -> Message {
+pub(crate) fn node(op_type: &str, inputs: &[&str], outputs: &[&str], attributes: &[Message]) -> Message {
     let mut node = Message::new();
     for input in inputs {
         node = node.bytes(1, input);
@@ -93,16 +93,20 @@ pub fn node(op_type: &str, inputs: &[&str], outputs: &[&str], attributes: &[Mess
         .messages(5, attributes.iter().cloned())
 }
 
-pub fn int_attribute(name: &str, value: i64) -> Message {
+pub(crate) fn int_attribute(name: &str, value: i64) -> Message {
     Message::new().bytes(1, name).int(3, value).int(20, 2)
 }
 
-pub fn ints_attribute(name: &str, values: &[i64]) -> Message {
+pub(crate) fn ints_attribute(name: &str, values: &[i64]) -> Message {
     let attribute = Message::new().bytes(1, name);
     values.iter().fold(attribute, |attribute, value| attribute.int(8, *value)).int(20, 7)
 }
 
-pub fn tensor_i64(name: &str, dims: &[i64], values: &[i64]) -> Message {
+pub(crate) fn tensor_attribute(name: &str, value: Message) -> Message {
+    Message::new().bytes(1, name).message(5, value).int(20, 4)
+}
+
+pub(crate) fn tensor_i64(name: &str, dims: &[i64], values: &[i64]) -> Message {
     let mut tensor = Message::new();
     for dim in dims {
         tensor = tensor.int(1, *dim);
@@ -111,7 +115,7 @@ pub fn tensor_i64(name: &str, dims: &[i64], values: &[i64]) -> Message {
     tensor.int(2, INT64).bytes(8, name).bytes(9, raw)
 }
 
-pub fn tensor_f32(name: &str, dims: &[i64], values: &[f32]) -> Message {
+pub(crate) fn tensor_f32(name: &str, dims: &[i64], values: &[f32]) -> Message {
     let mut tensor = Message::new();
     for dim in dims {
         tensor = tensor.int(1, *dim);
@@ -122,15 +126,15 @@ pub fn tensor_f32(name: &str, dims: &[i64], values: &[f32]) -> Message {
 
 /// A graph: nodes, initializers, inputs, outputs.
 #[derive(Clone, Default)]
-pub struct Graph {
-    pub nodes: Vec<Message>,
-    pub initializers: Vec<Message>,
-    pub inputs: Vec<Message>,
-    pub outputs: Vec<Message>,
+pub(crate) struct Graph {
+    pub(crate) nodes: Vec<Message>,
+    pub(crate) initializers: Vec<Message>,
+    pub(crate) inputs: Vec<Message>,
+    pub(crate) outputs: Vec<Message>,
 }
 
 impl Graph {
-    pub fn message(&self) -> Message {
+    pub(crate) fn message(&self) -> Message {
         Message::new()
             .messages(1, self.nodes.iter().cloned())
             .bytes(2, "graph")
@@ -140,7 +144,7 @@ impl Graph {
     }
 
     /// The fields of a model with this graph and operator set 17; more can be added.
-    pub fn model(&self) -> Message {
+    pub(crate) fn model(&self) -> Message {
         Message::new()
             .int(1, 8)
             .bytes(2, "belljar tests")
@@ -148,13 +152,13 @@ impl Graph {
             .message(8, Message::new().int(2, 17))
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         self.model().finish()
     }
 }
 
 /// `y = Relu(x)` for f32 of this shape.
-pub fn relu(dims: &[Dim<'_>]) -> Graph {
+pub(crate) fn relu(dims: &[Dim<'_>]) -> Graph {
     Graph {
         nodes: vec![node("Relu", &["x"], &["y"], &[])],
         inputs: vec![value("x", FLOAT, dims)],
@@ -165,7 +169,7 @@ pub fn relu(dims: &[Dim<'_>]) -> Graph {
 
 /// A product of two square matrices that are computed at run time, so that it takes as long as the
 /// size asks for: `y = (x · xᵀ)^(2^doublings)`, about 2n³ operations for each doubling.
-pub fn slow(size: i64, doublings: usize) -> Graph {
+pub(crate) fn slow(size: i64, doublings: usize) -> Graph {
     let mut nodes = vec![node("MatMul", &["x", "x"], &["m0"], &[])];
     for step in 0..doublings {
         let (from, to) = (format!("m{step}"), format!("m{}", step + 1));

@@ -54,6 +54,14 @@ pub enum CodeCacheError {
         /// The environment variable that moves the folder.
         variable: &'static str,
     },
+    /// The code is not there, and compiling it here is not allowed.
+    #[error("{path}: {why}, and this host may not compile it; run `belljar warm` first")]
+    NotCompiled {
+        /// The file.
+        path: PathBuf,
+        /// Why it is not used.
+        why: String,
+    },
     /// Compiling, or loading what was compiled, failed.
     #[error("the guest could not be compiled: {0}")]
     Compiler(String),
@@ -91,6 +99,7 @@ type Listener = Arc<dyn Fn(CodeNotice) + Send + Sync>;
 pub(crate) struct CodeCache {
     code: PathBuf,
     secret: PathBuf,
+    may_compile: bool,
     listener: Listener,
 }
 
@@ -101,8 +110,14 @@ pub(crate) struct VerifiedCode {
 
 impl CodeCache {
     /// `cache` holds the code, `state` the secret. Neither need exist yet.
-    pub(crate) fn new(cache: &Path, state: &Path, listener: Listener) -> CodeCache {
-        CodeCache { code: cache.join("code"), secret: state.join("seal.key"), listener }
+    pub(crate) fn new(
+        cache: &Path,
+        state: &Path,
+        may_compile: bool,
+        listener: Listener,
+    ) -> CodeCache {
+        let (code, secret) = (cache.join("code"), state.join("seal.key"));
+        CodeCache { code, secret, may_compile, listener }
     }
 
     /// The compiled guest, from the cache if it is there.
@@ -113,11 +128,17 @@ impl CodeCache {
         let name = format!("{}.code", cache_key(&engine, variant));
         let folder = private_folder(&self.code, "BELLJAR_CACHE_DIR")?;
         let path = self.code.join(&name);
-        match read_sealed(&folder, &path, &name, &secret) {
+        let why = match read_sealed(&folder, &path, &name, &secret) {
             Ok(code) => return Ok(code),
-            Err(Unusable::Missing) => {}
-            Err(Unusable::Refused(why)) => (self.listener)(CodeNotice::Refused { path, why }),
             Err(Unusable::Failed(err)) => return Err(err),
+            Err(Unusable::Missing) => "there is no compiled code".to_owned(),
+            Err(Unusable::Refused(why)) => {
+                (self.listener)(CodeNotice::Refused { path: path.clone(), why: why.clone() });
+                why
+            }
+        };
+        if !self.may_compile {
+            return Err(CodeCacheError::NotCompiled { path, why });
         }
         (self.listener)(CodeNotice::Compiling { variant: variant.name() });
         let compiled = engine.precompile_module(WASM).map_err(CodeCacheError::compiler);
