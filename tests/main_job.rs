@@ -258,3 +258,66 @@ fn the_guest_holds_the_kernels_that_make_it_fast() {
     }
     assert!(kernels.lines().filter(|line| line.starts_with("routine ")).count() > 10, "{kernels}");
 }
+
+/// Resident memory of this process in bytes, its open descriptors, and its threads.
+fn footprint() -> (u64, usize, usize) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    let count = |folder: &str| std::fs::read_dir(folder).unwrap().count();
+    (kib << 10, count("/proc/self/fd"), count("/proc/self/task"))
+}
+
+/// In a process of its own, so that no other test moves the figures.
+#[test]
+fn a_thousand_runs_leak_nothing() {
+    const VARIABLE: &str = "BELLJAR_TEST_LEAKS";
+    if std::env::var_os(VARIABLE).is_none() {
+        let test = std::env::current_exe().unwrap();
+        let status = std::process::Command::new(test)
+            .args(["--exact", "a_thousand_runs_leak_nothing", "--nocapture"])
+            .env(VARIABLE, "1")
+            .status()
+            .unwrap();
+        assert!(status.success(), "{status}");
+        return;
+    }
+    let (models, folder) = expectations();
+    let entry = models.iter().find(|entry| entry["name"] == "silero_vad_openvino_16k").unwrap();
+    let inputs: Vec<_> = entry["cases"][0]["inputs"].as_array().unwrap().to_vec();
+    let inputs: Vec<_> = inputs.iter().map(|each| read(&folder, each)).collect();
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let model = load(&host, entry, &Policy::default());
+        let run = || model.run(&inputs).unwrap().validate().unwrap().cost().memory;
+        let mut warm = (0, 0, 0);
+        let mut memory = 0;
+        for number in 0..1000 {
+            let now = run();
+            if number == 100 {
+                (warm, memory) = (footprint(), now);
+            }
+            assert!(number < 100 || now == memory, "the sandbox grows: {memory} to {now}");
+        }
+        let end = footprint();
+        let grown = end.0.saturating_sub(warm.0);
+        assert!(grown < 4 << 20, "{isolation:?}: 900 runs added {grown} bytes");
+        assert_eq!((end.1, end.2), (warm.1, warm.2), "descriptors and threads");
+    }
+    // Loading and forgetting.
+    let before = {
+        for isolation in ISOLATIONS {
+            load(&host(isolation), entry, &Policy::default()).run(&inputs).map(drop).unwrap();
+        }
+        footprint()
+    };
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        for _ in 0..30 {
+            load(&host, entry, &Policy::default()).run(&inputs).map(drop).unwrap();
+        }
+    }
+    let after = footprint();
+    assert!(after.0.saturating_sub(before.0) < 32 << 20, "{before:?} to {after:?}");
+    assert_eq!(after.1, before.1, "descriptors");
+}

@@ -73,8 +73,8 @@ pub enum ErrorKind {
     /// The guest's native code could not be had.
     #[error(transparent)]
     Code(#[from] CodeCacheError),
-    /// Something in the host failed.
-    #[error("{0}")]
+    /// Something in the host, or in a worker process, failed.
+    #[error("{}", Hostile::new(.0))]
     Host(String),
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::confine::process::{WORKER_ARGUMENT, WorkerProgram, enter_worker};
+use crate::confine::process::{WorkerProgram, asked_to_be_worker, enter_worker};
 use crate::error::{Error, ErrorKind};
 use crate::model::Model;
 use crate::policy::Policy;
@@ -272,7 +272,7 @@ impl Inner {
 /// A program that uses [`Isolation::Process`] calls this first thing in `main`, before it reads
 /// its arguments or starts a thread. In any other process it does nothing.
 pub fn become_worker_if_asked() {
-    if std::env::args_os().nth(1).is_none_or(|argument| argument != WORKER_ARGUMENT) {
+    if !asked_to_be_worker() {
         return;
     }
     // Nothing is printed: a worker has nobody to talk to but its supervisor, which sees it end.

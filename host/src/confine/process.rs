@@ -8,11 +8,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// First argument of a worker.
-pub(crate) const WORKER_ARGUMENT: &str = "__belljar-worker";
+const WORKER_ARGUMENT: &str = "__belljar-worker";
 
 /// The program that becomes a worker.
 #[derive(Clone, Debug, Default)]
@@ -24,14 +25,31 @@ pub enum WorkerProgram {
     Path(PathBuf),
 }
 
+/// Whether this program has shown that it becomes a worker when it is asked to.
+static CAN_BE_WORKER: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process was started as a worker. Asking also notes that this program asks: one
+/// that does not would, started again, just do its own work again, and start itself again.
+pub(crate) fn asked_to_be_worker() -> bool {
+    CAN_BE_WORKER.store(true, Ordering::Relaxed);
+    std::env::args_os().nth(1).is_some_and(|argument| argument == WORKER_ARGUMENT)
+}
+
 impl WorkerProgram {
-    fn path(&self) -> PathBuf {
-        match self {
+    fn path(&self) -> io::Result<PathBuf> {
+        Ok(match self {
+            WorkerProgram::CurrentProgram if !CAN_BE_WORKER.load(Ordering::Relaxed) => {
+                return Err(io::Error::other(
+                    "this program cannot be its own worker: call \
+                     `belljar::become_worker_if_asked()` first thing in `main`, or name another \
+                     program with `HostBuilder::worker_program`",
+                ));
+            }
             // The kernel's own name of the running program: renaming or replacing the file on disk
             // does not change what it opens.
             WorkerProgram::CurrentProgram => PathBuf::from("/proc/self/exe"),
             WorkerProgram::Path(path) => path.clone(),
-        }
+        })
     }
 }
 
@@ -44,7 +62,7 @@ impl WorkerProcess {
     /// Starts a worker whose standard input is `socket`.
     pub(crate) fn spawn(program: &WorkerProgram, socket: OwnedFd) -> io::Result<WorkerProcess> {
         let (answer, answered) = channel();
-        let order = Order { program: program.path(), socket, answer };
+        let order = Order { program: program.path()?, socket, answer };
         let spawner = spawner()?.lock().unwrap_or_else(PoisonError::into_inner);
         spawner.send(order).map_err(|_| io::Error::other("the spawning thread has ended"))?;
         drop(spawner);

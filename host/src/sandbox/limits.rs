@@ -84,3 +84,35 @@ impl ResourceLimiter for Limiter {
         1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::{Linker, Module, Store};
+
+    use super::*;
+    use crate::sandbox::{Engines, Variant};
+
+    /// Instantiates a module of the given sections under a limit of one page of memory.
+    fn instantiate(sections: &[u8]) -> Result<(), Option<Limit>> {
+        let engine = Engines::new_engine(Variant::default(), 1 << 20).unwrap();
+        let module = Module::new(&engine, [b"\0asm\x01\0\0\0", sections].concat()).unwrap();
+        let limits = SandboxLimits { memory: 1 << 16, stack: 1 << 20, log: 0, answer: 0 };
+        let mut store = Store::new(&engine, Limiter::new(&limits));
+        store.limiter(|limiter| limiter);
+        match Linker::new(&engine).instantiate(&mut store, &module) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(store.data_mut().take_refused()),
+        }
+    }
+
+    #[test]
+    fn memory_and_tables_are_limited_from_the_start() {
+        assert_eq!(instantiate(&[5, 3, 1, 0, 1]), Ok(()), "one page");
+        let memory = Limit::Memory { limit: 1 << 16 };
+        assert_eq!(instantiate(&[5, 3, 1, 0, 2]), Err(Some(memory)), "two pages");
+        // 200,000 and 200,001 elements, in LEB128.
+        assert_eq!(instantiate(&[4, 6, 1, 0x70, 0, 0xc0, 0x9a, 0x0c]), Ok(()));
+        let table = Limit::Table { found: 200_001, limit: 200_000 };
+        assert_eq!(instantiate(&[4, 6, 1, 0x70, 0, 0xc1, 0x9a, 0x0c]), Err(Some(table)));
+    }
+}
