@@ -43,10 +43,81 @@ fn embed(root: &Path, folder: &Path) -> Result<(), String> {
     if field("sha256")? != sha256_hex(&bytes) {
         return Err(format!("{} is not what its record says", wasm.display()));
     }
+    let (code, data) = split(&bytes)?;
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets no OUT_DIR")?);
+    for (name, bytes) in [("guest_code.wasm", code), ("guest_data.bin", data)] {
+        fs::write(out.join(name), bytes).map_err(|err| format!("{name}: {err}"))?;
+    }
     println!("cargo::rustc-env=BELLJAR_GUEST_WASM={}", wasm.display());
+    println!("cargo::rustc-env=BELLJAR_GUEST_BYTES={}", bytes.len());
     println!("cargo::rustc-env=BELLJAR_GUEST_SHA256={}", field("sha256")?);
     println!("cargo::rustc-env=BELLJAR_GUEST_TOOLCHAIN={}", field("toolchain")?.replace('\n', "; "));
     Ok(())
+}
+
+/// Takes the active data segments out of the module: what is left is compiled, and the segments
+/// are written into memory before the first call only. An instance that starts from the memory of
+/// another must not have it overwritten. The segments are packed as address, length (both `u32`,
+/// little-endian) and bytes.
+fn split(module: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
+    const DATA: u8 = 11;
+    const DATA_COUNT: u8 = 12;
+    const HEADER: usize = 8;
+    let mut code = module.get(..HEADER).ok_or("the guest is no module")?.to_vec();
+    let mut data = Vec::new();
+    let mut reader = Bytes(module.get(HEADER..).unwrap_or_default());
+    while !reader.0.is_empty() {
+        let before = reader.0;
+        let section = reader.byte()?;
+        let len = reader.leb()?;
+        let mut body = Bytes(reader.take(len)?);
+        if section != DATA && section != DATA_COUNT {
+            code.extend_from_slice(&before[..before.len() - reader.0.len()]);
+        } else if section == DATA {
+            for _ in 0..body.leb()? {
+                // Kind 0: active, in memory 0, at the address an `i32.const` gives.
+                let (kind, opcode) = (body.leb()?, body.byte()?);
+                if (kind, opcode) != (0, 0x41) {
+                    return Err("the guest has a data segment that is not at a fixed address".into());
+                }
+                let address = body.leb()?;
+                body.byte()?; // The end of the expression.
+                let len = body.leb()?;
+                data.extend_from_slice(&(address as u32).to_le_bytes());
+                data.extend_from_slice(&(len as u32).to_le_bytes());
+                data.extend_from_slice(body.take(len)?);
+            }
+        }
+    }
+    Ok((code, data))
+}
+
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], String> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or("the guest is cut off")?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn byte(&mut self) -> Result<u8, String> {
+        Ok(self.take(1)?[0])
+    }
+
+    /// An unsigned number in LEB128. A signed one is read right too as long as it is not negative
+    /// and its last byte says so, which addresses below 2 GiB do.
+    fn leb(&mut self) -> Result<usize, String> {
+        let mut value = 0;
+        for shift in (0..35).step_by(7) {
+            let byte = self.byte()?;
+            value |= usize::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("the guest has a number that is too long".into())
+    }
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {

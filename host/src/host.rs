@@ -250,7 +250,7 @@ impl Inner {
                 let variant = Variant { epochs: true, deterministic };
                 let (engine, module) =
                     self.engines.get(&self.cache, variant, limits.stack)?;
-                let sandbox = ThreadSandbox::new(&self.engines, engine, module, sandbox);
+                let sandbox = ThreadSandbox::new(&self.engines, &engine, &module, sandbox);
                 Ok(Box::new(sandbox.map_err(failed)?))
             }
         }

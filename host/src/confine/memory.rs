@@ -79,7 +79,14 @@ impl SealedWriter {
         Ok(())
     }
 
+    /// Leaves out bytes that are zero.
+    pub(crate) fn skip(&mut self, len: u64) {
+        self.len += len;
+    }
+
     pub(crate) fn seal(self) -> io::Result<SealedBytes> {
+        // What was skipped at the end counts too.
+        rustix::fs::ftruncate(&self.fd, self.len)?;
         rustix::fs::fcntl_add_seals(&self.fd, FINAL)?;
         Ok(SealedBytes { fd: self.fd, len: self.len })
     }
@@ -110,6 +117,11 @@ impl SealedBytes {
     /// Fills `buffer`, which must not be longer than the bytes.
     pub(crate) fn read_into(&self, buffer: &mut [u8]) -> io::Result<()> {
         read_exact_at(self.fd.as_fd(), buffer, 0)
+    }
+
+    /// Fills `buffer` from the bytes at `offset`.
+    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        read_exact_at(self.fd.as_fd(), buffer, offset)
     }
 
     pub(crate) fn try_clone(&self) -> io::Result<OwnedFd> {

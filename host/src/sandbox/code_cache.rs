@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::{Engine, Module};
 
 use super::engine::{Engines, Variant};
-use super::guest::{GuestInfo, WASM};
+use super::guest::{CODE, GuestInfo};
 use crate::confine::memory::{SealedBytes, SealedWriter};
 use crate::trust::Digest;
 
@@ -141,7 +141,7 @@ impl CodeCache {
             return Err(CodeCacheError::NotCompiled { path, why });
         }
         (self.listener)(CodeNotice::Compiling { variant: variant.name() });
-        let compiled = engine.precompile_module(WASM).map_err(CodeCacheError::compiler);
+        let compiled = engine.precompile_module(CODE).map_err(CodeCacheError::compiler);
         (self.listener)(CodeNotice::Compiled);
         let compiled = compiled?;
         self.store(&folder, &name, &secret, &compiled)?;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use wasmtime::{Config, Engine, EngineWeak, Module, OptLevel, RegallocAlgorithm, WasmFeatures};
 
 use super::code_cache::{CodeCache, CodeCacheError};
+use super::slot::SlotCreator;
 
 /// A compiled form of the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -61,6 +62,9 @@ fn config(variant: Variant, stack: usize) -> Config {
     config.epoch_interruption(variant.epochs);
     config.relaxed_simd_deterministic(variant.deterministic);
     config.cranelift_nan_canonicalization(variant.deterministic);
+    // Every linear memory lives in a slot of ours.
+    config.with_host_memory(Arc::new(SlotCreator));
+    config.memory_may_move(false);
     config.max_wasm_stack(stack);
     // Nothing here is async, but wasmtime wants the one below the other.
     config.async_stack_size(stack + (1 << 20));

@@ -2,8 +2,27 @@
 
 use serde::Serialize;
 
-/// The WebAssembly module, as `cargo xtask guest` built it from the sources in this repository.
-pub(super) static WASM: &[u8] = include_bytes!(env!("BELLJAR_GUEST_WASM"));
+/// The WebAssembly module, as `cargo xtask guest` built it from the sources in this repository,
+/// without its data segments: what is compiled.
+pub(super) static CODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest_code.wasm"));
+
+/// The data segments, each an address and a length (`u32`, little-endian) and its bytes.
+static DATA: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest_data.bin"));
+
+/// The addresses and bytes of the guest's data segments.
+pub(super) fn data_segments() -> impl Iterator<Item = (usize, &'static [u8])> {
+    let mut rest = DATA;
+    std::iter::from_fn(move || {
+        let (header, after) = rest.split_at_checked(8)?;
+        let number = |at: usize| {
+            let bytes = header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+            bytes.map_or(0, |bytes| u32::from_le_bytes(bytes) as usize)
+        };
+        let (bytes, after) = after.split_at_checked(number(4))?;
+        rest = after;
+        Some((number(0), bytes))
+    })
+}
 
 /// Which guest this build embeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -23,7 +42,7 @@ impl GuestInfo {
     pub fn embedded() -> GuestInfo {
         GuestInfo {
             sha256: env!("BELLJAR_GUEST_SHA256"),
-            bytes: WASM.len(),
+            bytes: env!("BELLJAR_GUEST_BYTES").parse().unwrap_or(0),
             toolchain: env!("BELLJAR_GUEST_TOOLCHAIN"),
             abi_version: belljar_abi::ABI_VERSION,
         }
@@ -35,25 +54,58 @@ mod tests {
     use super::*;
     use crate::sandbox::{Engines, Variant};
 
-    #[test]
-    fn the_guest_imports_nothing_but_the_log() {
-        let engine = Engines::new_engine(Variant::default(), 1 << 20).unwrap();
-        let module = wasmtime::Module::validate(&engine, WASM);
-        module.expect("the embedded guest is valid under the features that are on");
-        let mut imports = Vec::new();
-        for payload in wasmparser::Parser::new(0).parse_all(WASM) {
-            if let wasmparser::Payload::ImportSection(section) = payload.unwrap() {
-                for import in section.into_imports() {
-                    let import = import.unwrap();
-                    imports.push(format!("{}.{}", import.module, import.name));
-                }
-            }
-        }
-        assert_eq!(imports, ["belljar.log"]);
+    static WHOLE: &[u8] = include_bytes!(env!("BELLJAR_GUEST_WASM"));
+
+    fn payloads(module: &[u8]) -> impl Iterator<Item = wasmparser::Payload<'_>> {
+        wasmparser::Parser::new(0).parse_all(module).map(Result::unwrap)
     }
 
     #[test]
-    fn the_recorded_digest_is_that_of_the_bytes() {
-        assert_eq!(crate::trust::Digest::of(WASM).to_string(), GuestInfo::embedded().sha256);
+    fn the_guest_imports_nothing_but_the_log() {
+        let engine = Engines::new_engine(Variant::default(), 1 << 20).unwrap();
+        for module in [WHOLE, CODE] {
+            wasmtime::Module::validate(&engine, module).unwrap();
+            let mut imports = Vec::new();
+            for payload in payloads(module) {
+                if let wasmparser::Payload::ImportSection(section) = payload {
+                    for import in section.into_imports() {
+                        let import = import.unwrap();
+                        imports.push(format!("{}.{}", import.module, import.name));
+                    }
+                }
+            }
+            assert_eq!(imports, ["belljar.log"]);
+        }
+    }
+
+    #[test]
+    fn the_recorded_digest_and_size_are_those_of_the_bytes() {
+        let info = GuestInfo::embedded();
+        assert_eq!(crate::trust::Digest::of(WHOLE).to_string(), info.sha256);
+        assert_eq!(WHOLE.len(), info.bytes);
+    }
+
+    #[test]
+    fn code_and_data_together_are_the_guest() {
+        assert!(payloads(CODE).all(|p| !matches!(p, wasmparser::Payload::DataSection(_))));
+        let mut expected = Vec::new();
+        for payload in payloads(WHOLE) {
+            if let wasmparser::Payload::DataSection(section) = payload {
+                for data in section {
+                    let data = data.unwrap();
+                    let wasmparser::DataKind::Active { memory_index: 0, offset_expr } = data.kind
+                    else {
+                        panic!("a segment that is not active")
+                    };
+                    let mut operators = offset_expr.get_operators_reader();
+                    let Ok(wasmparser::Operator::I32Const { value }) = operators.read() else {
+                        panic!("an address that is not constant")
+                    };
+                    expected.push((value as usize, data.data));
+                }
+            }
+        }
+        assert!(expected.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > 100_000);
+        assert_eq!(data_segments().collect::<Vec<_>>(), expected);
     }
 }

@@ -1,13 +1,16 @@
 //! One instance of the guest: linear memory, its exports, and what it logged. Every address and
 //! length that comes out of it is checked before use.
 
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use wasmtime::{Caller, Engine, Linker, Memory, Module, Store, Trap, TypedFunc};
+use wasmtime::{Caller, Engine, InstancePre, Linker, Memory, Module, Store, Trap, TypedFunc};
 
 use super::failure::{Failure, Limit};
+use super::guest::data_segments;
 use super::limits::{Limiter, SandboxLimits};
-use super::{Answer, Call, Cost, Payload};
+use super::slot::{Returned, Slot, with_slot};
+use super::{Call, Cost, Payload};
 
 /// Level of the log line with which the guest announces a panic.
 const PANIC: u32 = 0;
@@ -45,6 +48,21 @@ impl Log {
     }
 }
 
+/// The guest, ready to be instantiated.
+#[derive(Clone)]
+pub(super) struct Template {
+    pre: InstancePre<State>,
+    limits: SandboxLimits,
+}
+
+/// Where a new instance's memory comes from.
+pub(super) enum Start {
+    /// Nothing: the guest's own data is written into it, and it is initialised.
+    Fresh,
+    /// The image that the slot maps; everything is in it.
+    Image,
+}
+
 /// An instance of the guest.
 pub(super) struct Instance {
     store: Store<State>,
@@ -52,6 +70,7 @@ pub(super) struct Instance {
     alloc: TypedFunc<u32, u32>,
     instance: wasmtime::Instance,
     limits: SandboxLimits,
+    returned: Returned,
 }
 
 /// When a call must end, for code that checks for itself.
@@ -62,23 +81,41 @@ pub(super) struct Deadline {
     pub(super) exceeded: Failure,
 }
 
-impl Instance {
-    /// Makes an instance and initialises it.
+fn host(err: impl std::fmt::Display) -> Failure {
+    Failure::Host(format!("{err:#}"))
+}
+
+impl Template {
     pub(super) fn new(
         engine: &Engine,
         module: &Module,
         limits: SandboxLimits,
-        deadline: Option<&Deadline>,
-    ) -> Result<Instance, Failure> {
-        let host = |err: wasmtime::Error| Failure::Host(format!("{err:#}"));
-        let log_limit = usize::try_from(limits.log).unwrap_or(usize::MAX);
-        let log = Log { lines: Vec::new(), left: log_limit, limit: log_limit, panic: None };
-        let mut store = Store::new(engine, State { limiter: Limiter::new(&limits), log });
-        store.limiter(|state| &mut state.limiter);
-        store.set_epoch_deadline(deadline.map_or(u64::MAX / 2, |deadline| deadline.ticks));
+    ) -> Result<Template, Failure> {
         let mut linker = Linker::new(engine);
         linker.func_wrap("belljar", "log", log_line).map_err(host)?;
-        let instance = match linker.instantiate(&mut store, module) {
+        Ok(Template { pre: linker.instantiate_pre(module).map_err(host)?, limits })
+    }
+
+    pub(super) fn limits(&self) -> &SandboxLimits {
+        &self.limits
+    }
+
+    /// Makes an instance whose memory lives in `slot`.
+    pub(super) fn instantiate(
+        &self,
+        slot: Slot,
+        start: Start,
+        deadline: Option<&Deadline>,
+    ) -> Result<Instance, Failure> {
+        let limits = self.limits;
+        let log_limit = usize::try_from(limits.log).unwrap_or(usize::MAX);
+        let log = Log { lines: Vec::new(), left: log_limit, limit: log_limit, panic: None };
+        let mut store =
+            Store::new(self.pre.module().engine(), State { limiter: Limiter::new(&limits), log });
+        store.limiter(|state| &mut state.limiter);
+        store.set_epoch_deadline(deadline.map_or(u64::MAX / 2, |deadline| deadline.ticks));
+        let (instance, returned) = with_slot(slot, || self.pre.instantiate(&mut store));
+        let instance = match instance {
             Ok(instance) => instance,
             Err(err) => {
                 let limit = store.data_mut().limiter.take_refused();
@@ -88,25 +125,51 @@ impl Instance {
         let memory = instance
             .get_memory(&mut store, "memory")
             .ok_or_else(|| Failure::Protocol("the guest exports no memory".into()))?;
+        let alloc = instance
+            .get_typed_func(&mut store, "belljar_alloc")
+            .map_err(|err| Failure::Protocol(format!("{err:#}")))?;
+        let mut instance = Instance { store, memory, alloc, instance, limits, returned };
+        if let Start::Fresh = start {
+            instance.initialize(deadline)?;
+        }
+        Ok(instance)
+    }
+}
+
+impl Instance {
+    /// Writes the guest's data into memory and has it initialise itself.
+    fn initialize(&mut self, deadline: Option<&Deadline>) -> Result<(), Failure> {
+        for (address, bytes) in data_segments() {
+            self.memory.write(&mut self.store, address, bytes).map_err(host)?;
+        }
         let protocol = |err: wasmtime::Error| Failure::Protocol(format!("{err:#}"));
-        let alloc = instance.get_typed_func(&mut store, "belljar_alloc").map_err(protocol)?;
-        let mut this = Instance { store, memory, alloc, instance, limits };
-        let initialize = this
+        let initialize = self
             .instance
-            .get_typed_func::<(), ()>(&mut this.store, "belljar_initialize")
+            .get_typed_func::<(), ()>(&mut self.store, "belljar_initialize")
             .map_err(protocol)?;
-        let version = this
+        let version = self
             .instance
-            .get_typed_func::<(), u32>(&mut this.store, "belljar_abi_version")
+            .get_typed_func::<(), u32>(&mut self.store, "belljar_abi_version")
             .map_err(protocol)?;
         let found = initialize
-            .call(&mut this.store, ())
-            .and_then(|()| version.call(&mut this.store, ()))
-            .map_err(|err| this.explain(err, deadline))?;
+            .call(&mut self.store, ())
+            .and_then(|()| version.call(&mut self.store, ()))
+            .map_err(|err| self.explain(err, deadline))?;
         if found != belljar_abi::ABI_VERSION {
             return Err(Failure::Protocol(format!("the guest speaks version {found}")));
         }
-        Ok(this)
+        Ok(())
+    }
+
+    /// The linear memory.
+    pub(super) fn memory(&self) -> &[u8] {
+        self.memory.data(&self.store)
+    }
+
+    /// Ends the instance. Its slot has to be made pristine before it is used again.
+    pub(super) fn end(self) -> Option<Slot> {
+        drop(self.store);
+        self.returned.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Makes one call. `answer` gets the guest's message while it still lies in linear memory.
@@ -149,18 +212,6 @@ impl Instance {
         Ok((answer, self.cost(start.elapsed())))
     }
 
-    /// As [`Instance::call`], with a copy of the message.
-    pub(super) fn call_to_vec(
-        &mut self,
-        call: Call,
-        payload: &Payload,
-        deadline: Option<&Deadline>,
-    ) -> Result<Answer, Failure> {
-        let copy = |message: &[u8]| Ok(message.to_vec());
-        let (message, cost) = self.call(call, payload, deadline, copy)?;
-        Ok(Answer { message, cost })
-    }
-
     pub(super) fn take_log(&mut self) -> Vec<String> {
         let log = &mut self.store.data_mut().log;
         log.left = log.limit;
@@ -168,7 +219,7 @@ impl Instance {
     }
 
     fn cost(&self, time: Duration) -> Cost {
-        Cost { memory: self.memory.data_size(&self.store) as u64, time }
+        Cost { memory: self.memory.data_size(&self.store) as u64, time, ..Cost::default() }
     }
 
     fn enter(&mut self, call: Call, place: Option<(u32, u32)>) -> wasmtime::Result<u64> {

@@ -90,6 +90,7 @@ mod tests {
     use wasmtime::{Linker, Module, Store};
 
     use super::*;
+    use crate::sandbox::slot::{Slot, with_slot};
     use crate::sandbox::{Engines, Variant};
 
     /// Instantiates a module of the given sections under a limit of one page of memory.
@@ -99,7 +100,8 @@ mod tests {
         let limits = SandboxLimits { memory: 1 << 16, stack: 1 << 20, log: 0, answer: 0 };
         let mut store = Store::new(&engine, Limiter::new(&limits));
         store.limiter(|limiter| limiter);
-        match Linker::new(&engine).instantiate(&mut store, &module) {
+        let instantiate = || Linker::new(&engine).instantiate(&mut store, &module);
+        match with_slot(Slot::new().unwrap(), instantiate).0 {
             Ok(_) => Ok(()),
             Err(_) => Err(store.data_mut().take_refused()),
         }

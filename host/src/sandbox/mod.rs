@@ -8,9 +8,12 @@ mod code_cache;
 mod engine;
 mod failure;
 mod guest;
+mod image;
 mod instance;
 mod limits;
+mod machine;
 mod serve;
+mod slot;
 mod thread;
 mod worker;
 
@@ -78,6 +81,10 @@ pub(crate) struct Cost {
     pub(crate) memory: u64,
     /// Time inside the guest.
     pub(crate) time: Duration,
+    /// Time to make the instance of a run.
+    pub(crate) instantiate: Duration,
+    /// Time to make memory pristine after the run before.
+    pub(crate) reset: Duration,
 }
 
 /// A sandbox, wherever it runs.

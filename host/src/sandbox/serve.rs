@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::code_cache::VerifiedCode;
 use super::engine::{Engines, Variant};
 use super::failure::Failure;
-use super::instance::Instance;
+use super::instance::Template;
 use super::limits::SandboxLimits;
+use super::machine::Machine;
 use super::thread::HOST_STACK;
 use super::{Call, Cost, Payload};
 use crate::confine::channel::{Channel, Received};
@@ -78,30 +79,33 @@ fn work(
     shared: &SharedBuffer,
 ) -> io::Result<()> {
     let host = |err: &dyn std::fmt::Display| Failure::Host(err.to_string());
-    let mut instance = Engines::new_engine(setup.variant, setup.limits.stack)
+    let mut machine = Engines::new_engine(setup.variant, setup.limits.stack)
         .map_err(|err| host(&err))
         .and_then(|engine| {
             let module = code.load(&engine).map_err(|err| host(&err))?;
-            Instance::new(&engine, &module, setup.limits, None)
+            Ok(Machine::new(Template::new(&engine, &module, setup.limits)?))
         });
     loop {
         let (order, descriptors) = match channel.receive::<Order>(None)? {
             Received::Message(order, descriptors) => (order, descriptors),
             Received::Closed | Received::TimedOut => return Ok(()),
         };
-        let outcome = match &mut instance {
-            Ok(instance) => {
-                let result = carry_out(instance, order, descriptors, shared);
-                Outcome { result, log: cut_log(instance.take_log()) }
+        let outcome = match &mut machine {
+            Ok(machine) => {
+                let result = carry_out(machine, order, descriptors, shared);
+                Outcome { result, log: cut_log(machine.take_log()) }
             }
             Err(failure) => Outcome { result: Err(failure.clone()), log: Vec::new() },
         };
         channel.send(&outcome, &[])?;
+        if let Ok(machine) = &mut machine {
+            machine.recycle();
+        }
     }
 }
 
 fn carry_out(
-    instance: &mut Instance,
+    machine: &mut Machine,
     order: Order,
     descriptors: Vec<OwnedFd>,
     shared: &SharedBuffer,
@@ -121,7 +125,7 @@ fn carry_out(
             Payload::Sealed(SealedBytes::adopt(fd).map_err(host)?.into())
         }
     };
-    let (len, cost) = instance.call(order.call, &payload, None, |message| {
+    let (len, cost) = machine.call(order.call, &payload, None, |message| {
         shared.write(message).map_err(host)?;
         Ok(message.len() as u64)
     })?;

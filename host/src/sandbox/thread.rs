@@ -11,8 +11,9 @@ use wasmtime::{Engine, Module};
 
 use super::engine::Engines;
 use super::failure::Failure;
-use super::instance::{Deadline, Instance};
+use super::instance::{Deadline, Template};
 use super::limits::SandboxLimits;
+use super::machine::Machine;
 use super::{Answer, Call, CallLimit, Payload, Sandbox};
 
 /// Stack for the host's own functions beneath and above the WebAssembly code, in bytes.
@@ -37,25 +38,24 @@ pub(crate) struct ThreadSandbox {
 impl ThreadSandbox {
     pub(crate) fn new(
         engines: &Arc<Engines>,
-        engine: Engine,
-        module: Module,
+        engine: &Engine,
+        module: &Module,
         limits: SandboxLimits,
     ) -> Result<ThreadSandbox, Failure> {
         let (jobs, incoming) = sync_channel::<Job>(1);
         let (outgoing, outcomes) = sync_channel::<Outcome>(1);
         let engines = Arc::clone(engines);
+        let mut machine = Machine::new(Template::new(engine, module, limits)?);
         let stack = usize::try_from(limits.stack + HOST_STACK).unwrap_or(usize::MAX);
         let thread = std::thread::Builder::new()
             .name("belljar-sandbox".into())
             .stack_size(stack)
             .spawn(move || {
-                let mut instance = None;
                 for job in incoming {
-                    let outcome =
-                        work(&engines, &engine, &module, limits, &mut instance, &job);
-                    if outgoing.send(outcome).is_err() {
+                    if outgoing.send(work(&engines, &mut machine, &job)).is_err() {
                         return;
                     }
+                    machine.recycle();
                 }
             })
             .map_err(|err| Failure::Host(format!("no thread for the sandbox: {err}")))?;
@@ -64,25 +64,12 @@ impl ThreadSandbox {
     }
 }
 
-fn work(
-    engines: &Engines,
-    engine: &Engine,
-    module: &Module,
-    limits: SandboxLimits,
-    slot: &mut Option<Instance>,
-    job: &Job,
-) -> Outcome {
+fn work(engines: &Engines, machine: &mut Machine, job: &Job) -> Outcome {
     let (_running, ticks) = engines.start_clock(job.limit.time);
     let deadline = Deadline { ticks, exceeded: job.limit.exceeded() };
-    let instance = match slot {
-        Some(instance) => instance,
-        None => match Instance::new(engine, module, limits, Some(&deadline)) {
-            Ok(instance) => slot.insert(instance),
-            Err(failure) => return (Err(failure), Vec::new()),
-        },
-    };
-    let answer = instance.call_to_vec(job.call, &job.payload, Some(&deadline));
-    (answer, instance.take_log())
+    let copy = |message: &[u8]| Ok(message.to_vec());
+    let answer = machine.call(job.call, &job.payload, Some(&deadline), copy);
+    (answer.map(|(message, cost)| Answer { message, cost }), machine.take_log())
 }
 
 impl Sandbox for ThreadSandbox {

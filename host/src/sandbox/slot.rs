@@ -1,0 +1,410 @@
+//! Slots: the address space in which linear memories live, one instance after the other.
+//!
+//! A slot is given an image of a memory, copy-on-write. When its instance has ended, whatever it
+//! wrote is undone: every page that differs from the image is copied back, everything beyond it
+//! becomes zero and out of reach. The next instance can see nothing of the one before, not even
+//! its size.
+//!
+//! All the unsafe code about linear memories is here. Nothing else may hold a pointer into a slot
+//! while no instance lives in it.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
+
+use super::image::Image;
+
+/// What 32-bit code can address, and wasmtime's reservation for it.
+const RESERVED: usize = 4 << 30;
+
+/// Never accessible, so that an address plus a small offset needs no check. wasmtime's default.
+const GUARD: usize = 32 << 20;
+
+const WASM_PAGE: usize = 64 << 10;
+const HOST_PAGE: usize = 4 << 10;
+
+/// Pages beyond the image that a slot keeps for its next instance, in bytes. Zeroing them again
+/// costs less than faulting them in; more than this is given back.
+const KEPT: usize = 64 << 20;
+
+/// A piece of address space for one linear memory.
+pub(super) struct Slot {
+    base: NonNull<u8>,
+    image: Option<Arc<Image>>,
+    /// Bytes from the base that instances may use: the size of the memory.
+    size: usize,
+    /// Bytes from the base that have ever been accessible since the image was mapped.
+    touched: usize,
+    pagemap: Option<File>,
+    how: ResetMethod,
+}
+
+/// How memory is made pristine again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ResetMethod {
+    /// Pages that were written are found by `/proc/self/pagemap` and copied back.
+    WrittenPages,
+    /// The image is mapped anew.
+    NewMapping,
+}
+
+// SAFETY: a slot owns its address space; the pointer is not tied to a thread.
+unsafe impl Send for Slot {}
+// SAFETY: nothing can be done with a shared reference to a slot.
+unsafe impl Sync for Slot {}
+
+impl Slot {
+    /// Reserves address space. It takes no memory before it is used.
+    pub(super) fn new() -> io::Result<Slot> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                RESERVED + GUARD,
+                ProtFlags::empty(),
+                flags,
+            )?
+        };
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let pagemap = File::open("/proc/self/pagemap").ok();
+        let how = match &pagemap {
+            Some(_) => ResetMethod::WrittenPages,
+            None => ResetMethod::NewMapping,
+        };
+        Ok(Slot { base, image: None, size: 0, touched: 0, pagemap, how })
+    }
+
+    /// How this slot is made pristine again.
+    pub(super) fn reset_method(&self) -> ResetMethod {
+        self.how
+    }
+
+    /// Maps an image, so that the next instance starts from it.
+    pub(super) fn map(&mut self, image: &Arc<Image>) -> io::Result<()> {
+        self.unmap()?;
+        let len = image.len();
+        if len > RESERVED || len % WASM_PAGE != 0 {
+            return Err(io::Error::other("the image has an impossible size"));
+        }
+        if len > 0 {
+            let prot = ProtFlags::READ | ProtFlags::WRITE;
+            let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+            // SAFETY: replaces the first `len` bytes of this slot's own reservation, in which no
+            // instance lives. The image is sealed, so it can neither change nor become shorter.
+            unsafe {
+                rustix::mm::mmap(self.base.as_ptr().cast(), len, prot, flags, image.bytes(), 0)?;
+            }
+        }
+        (self.size, self.touched) = (len, len);
+        self.image = Some(Arc::clone(image));
+        Ok(())
+    }
+
+    /// Gives all memory back and forgets the image.
+    fn unmap(&mut self) -> io::Result<()> {
+        if self.touched > 0 {
+            let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+            // SAFETY: replaces part of this slot's own reservation, in which no instance lives.
+            unsafe {
+                rustix::mm::mmap_anonymous(
+                    self.base.as_ptr().cast(),
+                    self.touched,
+                    ProtFlags::empty(),
+                    flags,
+                )?;
+            }
+        }
+        (self.image, self.size, self.touched) = (None, 0, 0);
+        Ok(())
+    }
+
+    /// Undoes everything the last instance did to memory. When it fails, the slot must not be used
+    /// again.
+    pub(super) fn reset(&mut self) -> io::Result<()> {
+        let Some(image) = self.image.clone() else { return self.unmap() };
+        let restored = match (self.how, self.pagemap.take()) {
+            (ResetMethod::WrittenPages, Some(pagemap)) => {
+                let restored = self.restore(&image, &pagemap);
+                self.pagemap = Some(pagemap);
+                restored
+            }
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        };
+        if restored.is_err() {
+            self.how = ResetMethod::NewMapping;
+            return self.map(&image);
+        }
+        Ok(())
+    }
+
+    /// Copies written pages back from the image, and clears what lies beyond it.
+    fn restore(&mut self, image: &Image, pagemap: &File) -> io::Result<()> {
+        let len = image.len();
+        self.each_written_run(pagemap, 0, len, |slot, start, end| {
+            // SAFETY: `start..end` is inside the image's mapping, which is readable and writable,
+            // and no instance lives in the slot, so nothing else refers to these bytes.
+            let pages = unsafe {
+                std::slice::from_raw_parts_mut(slot.base.as_ptr().add(start), end - start)
+            };
+            image.read_at(pages, start as u64)
+        })?;
+        // What earlier instances used beyond this one's size was cleared after them, and is out of
+        // reach.
+        let end = self.size;
+        let keep = (len + KEPT).min(end);
+        if keep < end {
+            self.give_back(keep, end)?;
+        }
+        self.each_written_run(pagemap, len, keep, |slot, start, end| {
+            // SAFETY: as above; `start..end` is inside `len..size`, which growth has made
+            // accessible.
+            unsafe { slot.base.as_ptr().add(start).write_bytes(0, end - start) };
+            Ok(())
+        })?;
+        self.protect(len, end, MprotectFlags::empty())?;
+        self.size = len;
+        Ok(())
+    }
+
+    /// Calls `undo` for every run of pages between two offsets that are this slot's own copies:
+    /// present and not of a file, or swapped out.
+    fn each_written_run(
+        &mut self,
+        pagemap: &File,
+        start: usize,
+        end: usize,
+        mut undo: impl FnMut(&mut Slot, usize, usize) -> io::Result<()>,
+    ) -> io::Result<()> {
+        // Bits of an entry, from the kernel's Documentation/admin-guide/mm/pagemap.rst.
+        const PRESENT: u64 = 1 << 63;
+        const SWAPPED: u64 = 1 << 62;
+        const FILE_OR_SHARED: u64 = 1 << 61;
+        const BATCH: usize = 4096;
+        let first = self.base.as_ptr() as usize / HOST_PAGE;
+        let mut entries = [0; 8 * BATCH];
+        let mut run: Option<(usize, usize)> = None;
+        let mut page = start / HOST_PAGE;
+        while page < end / HOST_PAGE {
+            let count = BATCH.min(end / HOST_PAGE - page);
+            let batch = entries.get_mut(..8 * count).unwrap_or_default();
+            pagemap.read_exact_at(batch, 8 * (first + page) as u64)?;
+            for entry in batch.as_chunks::<8>().0 {
+                let entry = u64::from_le_bytes(*entry);
+                let written = entry & SWAPPED != 0
+                    || (entry & PRESENT != 0 && entry & FILE_OR_SHARED == 0);
+                let at = page * HOST_PAGE;
+                run = match (run, written) {
+                    (Some((from, to)), true) if to == at => Some((from, at + HOST_PAGE)),
+                    (None, true) => Some((at, at + HOST_PAGE)),
+                    (Some((from, to)), _) => {
+                        undo(self, from, to)?;
+                        written.then_some((at, at + HOST_PAGE))
+                    }
+                    (None, false) => None,
+                };
+                page += 1;
+            }
+        }
+        match run {
+            Some((from, to)) => undo(self, from, to),
+            None => Ok(()),
+        }
+    }
+
+    fn protect(&self, start: usize, end: usize, flags: MprotectFlags) -> io::Result<()> {
+        if start >= end || end > RESERVED {
+            return if start == end { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) };
+        }
+        // SAFETY: `start..end` is inside this slot's own reservation and beyond its image, so it
+        // is anonymous memory that only the instance in this slot uses, at the size it knows.
+        unsafe {
+            let start_at = self.base.as_ptr().add(start).cast();
+            rustix::mm::mprotect(start_at, end - start, flags)?;
+        }
+        Ok(())
+    }
+
+    /// Frees the pages between two offsets beyond the image; they read as zero afterwards.
+    fn give_back(&self, start: usize, end: usize) -> io::Result<()> {
+        // SAFETY: as in `protect`; for private anonymous memory this advice frees it.
+        unsafe {
+            let start_at = self.base.as_ptr().add(start).cast();
+            rustix::mm::madvise(start_at, end - start, Advice::LinuxDontNeed)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the memory `size` bytes large.
+    fn grow_to(&mut self, size: usize) -> io::Result<()> {
+        self.protect(self.size, size, MprotectFlags::READ | MprotectFlags::WRITE)?;
+        self.size = size;
+        self.touched = self.touched.max(size);
+        Ok(())
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // SAFETY: the reservation is this slot's own, and no instance lives in it: an instance's
+        // memory owns its slot.
+        let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), RESERVED + GUARD) };
+        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}
+
+/// Where a memory leaves its slot when it is dropped.
+pub(super) type Returned = Arc<Mutex<Option<Slot>>>;
+
+thread_local! {
+    static NEXT: RefCell<Option<(Slot, Returned)>> = const { RefCell::new(None) };
+}
+
+/// Has the next memory that is created on this thread, while `instantiate` runs, live in `slot`.
+/// The slot is in what is returned once the memory is dropped.
+pub(super) fn with_slot<T>(slot: Slot, instantiate: impl FnOnce() -> T) -> (T, Returned) {
+    let returned = Returned::default();
+    NEXT.set(Some((slot, Arc::clone(&returned))));
+    let made = instantiate();
+    if let Some((slot, _)) = NEXT.take() {
+        *returned.lock().unwrap_or_else(PoisonError::into_inner) = Some(slot);
+    }
+    (made, returned)
+}
+
+/// Makes wasmtime put linear memories into slots.
+pub(super) struct SlotCreator;
+
+// SAFETY: a memory in a slot is `byte_size` accessible bytes from `as_ptr`, which never moves,
+// followed by inaccessible ones up to the end of the reservation and of the guard. What it holds
+// at first is what its image holds, or zeros.
+unsafe impl MemoryCreator for SlotCreator {
+    fn new_memory(
+        &self,
+        _ty: MemoryType,
+        minimum: usize,
+        _maximum: Option<usize>,
+        reserved: Option<usize>,
+        guard: usize,
+    ) -> Result<Box<dyn LinearMemory>, String> {
+        let (mut slot, returned) = NEXT.take().ok_or("no slot was given for this memory")?;
+        if reserved.is_none_or(|reserved| reserved > RESERVED) || guard > GUARD {
+            return Err("the slot is smaller than the code relies on".into());
+        }
+        if slot.image.is_none() {
+            slot.grow_to(minimum).map_err(|err| err.to_string())?;
+        }
+        if slot.size < minimum {
+            return Err("the image is smaller than the module's memory".into());
+        }
+        Ok(Box::new(SlotMemory { slot: Some(slot), returned }))
+    }
+}
+
+/// A linear memory in a slot.
+struct SlotMemory {
+    /// There until the memory is dropped.
+    slot: Option<Slot>,
+    returned: Returned,
+}
+
+// SAFETY: see `SlotCreator`.
+unsafe impl LinearMemory for SlotMemory {
+    fn byte_size(&self) -> usize {
+        self.slot.as_ref().map_or(0, |slot| slot.size)
+    }
+
+    fn byte_capacity(&self) -> usize {
+        RESERVED
+    }
+
+    fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
+        let slot = self.slot.as_mut().ok_or_else(|| wasmtime::format_err!("no slot"))?;
+        Ok(slot.grow_to(new_size)?)
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        self.slot.as_ref().map_or(std::ptr::null_mut(), |slot| slot.base.as_ptr())
+    }
+}
+
+impl Drop for SlotMemory {
+    fn drop(&mut self) {
+        *self.returned.lock().unwrap_or_else(PoisonError::into_inner) = self.slot.take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(pages: usize) -> Arc<Image> {
+        let bytes: Vec<u8> = (0..pages * WASM_PAGE).map(|at| (at / 7) as u8).collect();
+        Arc::new(Image::capture(&bytes).unwrap())
+    }
+
+    fn bytes(slot: &mut Slot) -> &mut [u8] {
+        // SAFETY: the first `size` bytes are accessible, and the borrow keeps the slot from
+        // changing.
+        unsafe { std::slice::from_raw_parts_mut(slot.base.as_ptr(), slot.size) }
+    }
+
+    #[test]
+    fn a_slot_starts_from_its_image_and_returns_to_it() {
+        for how in [ResetMethod::WrittenPages, ResetMethod::NewMapping] {
+            let image = image(3);
+            let mut whole = vec![0; image.len()];
+            image.read_at(&mut whole, 0).unwrap();
+            let mut slot = Slot::new().unwrap();
+            slot.how = how;
+            slot.map(&image).unwrap();
+            for more in [1, 40, 0, 2, 40, 3] {
+                assert_eq!(bytes(&mut slot), whole, "{how:?}");
+                slot.grow_to((3 + more) * WASM_PAGE).unwrap();
+                assert!(bytes(&mut slot)[3 * WASM_PAGE..].iter().all(|b| *b == 0), "{how:?}");
+                for at in [0, 4095, 4096, 100_000, 3 * WASM_PAGE - 1] {
+                    bytes(&mut slot)[at] ^= 0xff;
+                }
+                bytes(&mut slot)[3 * WASM_PAGE..].fill(0xee);
+                slot.reset().unwrap();
+                assert_eq!(slot.reset_method(), how);
+            }
+        }
+    }
+
+    #[test]
+    fn what_lies_beyond_the_image_is_zero_again_and_most_of_it_given_back() {
+        let mut slot = Slot::new().unwrap();
+        slot.map(&image(1)).unwrap();
+        for _ in 0..2 {
+            slot.grow_to(KEPT + (8 << 20)).unwrap();
+            assert!(bytes(&mut slot)[WASM_PAGE..].iter().all(|byte| *byte == 0));
+            bytes(&mut slot)[WASM_PAGE..].fill(0x5a);
+            slot.reset().unwrap();
+            assert_eq!(slot.size, WASM_PAGE);
+        }
+    }
+
+    #[test]
+    fn a_slot_without_an_image_starts_empty() {
+        let mut slot = Slot::new().unwrap();
+        slot.grow_to(WASM_PAGE).unwrap();
+        bytes(&mut slot).fill(1);
+        slot.reset().unwrap();
+        assert_eq!(slot.size, 0);
+        slot.grow_to(WASM_PAGE).unwrap();
+        assert!(bytes(&mut slot).iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_memory_without_a_slot_is_refused() {
+        let ty = MemoryType::new(1, None);
+        assert!(SlotCreator.new_memory(ty, WASM_PAGE, None, Some(RESERVED), GUARD).is_err());
+    }
+}
