@@ -215,6 +215,22 @@ impl Host {
         Ok(())
     }
 
+    /// Has the code of the variant that this host uses by default in memory, compiling it if it
+    /// must.
+    ///
+    /// # Errors
+    /// When the cache cannot be used.
+    pub fn warm_up(&self) -> Result<(), Error> {
+        let epochs = self.inner.isolation == Isolation::Thread;
+        let variant = Variant { epochs, deterministic: false };
+        self.inner.code(variant).map(drop).map_err(Error::new)
+    }
+
+    /// The folder in which compiled native code is kept.
+    pub fn cache_dir(&self) -> &Path {
+        self.inner.cache.folder()
+    }
+
     /// The kernels that the guest's registries hold, one a line: for tests.
     #[doc(hidden)]
     pub fn kernels(&self) -> Result<String, Error> {

@@ -120,6 +120,11 @@ impl CodeCache {
         CodeCache { code, secret, may_compile, listener }
     }
 
+    /// Where the code is.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.code
+    }
+
     /// The compiled guest, from the cache if it is there.
     pub(crate) fn get(&self, variant: Variant) -> Result<VerifiedCode, CodeCacheError> {
         let secret = self.secret()?;

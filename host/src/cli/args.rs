@@ -1,0 +1,239 @@
+//! The flags: help, completions and manual pages are all made from these definitions.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// What every exit code means; part of the help and of the manual.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  answered
+  1  anything else
+  2  usage: flags, unreadable or malformed files
+  3  refused by policy
+  4  the model or an input is not acceptable
+  5  a limit was hit: time, memory, stack, sizes
+  6  the sandbox trapped or panicked while running
+  7  a protection could not be installed";
+
+const EXAMPLES: &str = "\
+Examples:
+  belljar run model.onnx --input image=photo.npy
+  belljar inspect model.onnx
+  belljar new-policy model.onnx --random --output model.policy.toml
+  belljar run model.onnx --policy model.policy.toml --input image=photo.npy --format json";
+
+/// Runs ONNX models nobody has to trust: each inside its own WebAssembly sandbox.
+#[derive(Debug, Parser)]
+#[command(
+    name = "belljar",
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"),
+)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+
+    /// Print the version; with --verbose also that of the embedded guest, its digest and compiler
+    #[arg(short = 'V', long)]
+    pub(super) version: bool,
+
+    /// Say more: what the sandboxed runner logs, and what else is otherwise left out
+    #[arg(short, long, global = true)]
+    pub(super) verbose: bool,
+
+    /// Print nothing but the answer and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+
+    /// When to colour messages; NO_COLOR is honoured
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(super) color: When,
+}
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    Run(Run),
+    Inspect(Inspect),
+    NewPolicy(NewPolicy),
+    /// Compile the sandboxed runner for this machine ahead of time
+    #[command(after_help = "Examples:\n  belljar warm\n  BELLJAR_CACHE_DIR=/var/cache/belljar belljar warm")]
+    Warm,
+    /// Print a script that completes this command line
+    #[command(after_help = "Examples:\n  belljar completions bash > ~/.local/share/bash-completion/completions/belljar\n  belljar completions fish > ~/.config/fish/completions/belljar.fish")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all of them into a folder
+    #[command(after_help = "Examples:\n  belljar man | man -l -\n  belljar man --output ~/.local/share/man/man1")]
+    Man {
+        /// Folder to write one page for each command to
+        #[arg(short, long, value_name = "DIR")]
+        output: Option<PathBuf>,
+    },
+}
+
+/// How answers are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+/// What stands around the sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum IsolationArg {
+    /// A worker process of its own
+    Process,
+    /// A thread of this process: whoever escapes from WebAssembly is in it
+    Thread,
+}
+
+/// The model and what it may do.
+#[derive(Debug, Args)]
+pub(super) struct ModelArgs {
+    /// The ONNX file
+    pub(super) model: PathBuf,
+
+    /// The policy to run it under; without one it gets no rights and the default limits. A policy
+    /// is never looked for beside the model
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+
+    /// What stands around the sandbox
+    #[arg(long, value_name = "KIND", default_value = "process")]
+    pub(super) isolation: IsolationArg,
+}
+
+/// Run a model on inputs and print its answer
+#[derive(Debug, Args)]
+#[command(after_help = format!("\
+Inputs are .npy, .npz or .json files, or - for standard input; what is in them decides, not their
+name. A .npz without NAME= holds several inputs by their names. JSON is [[1, 2], [3, 4]] or
+{{\"dtype\": \"f32\", \"shape\": [2, 2], \"data\": [1, 2, 3, 4]}}, or an object of those by name.
+
+Examples:
+  belljar run model.onnx --input photo.npy
+  belljar run model.onnx --input image=photo.npy --labels classes.txt --top 3
+  echo '[[1, 2, 3]]' | belljar run model.onnx --input x=- --format json
+  belljar run model.onnx --input all.npz --output answer.npz --time
+
+{EXIT_CODES}"))]
+pub(super) struct Run {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+
+    /// An input: NAME=FILE, or just FILE if the model has one input or the file has the names
+    #[arg(short, long = "input", value_name = "[NAME=]FILE", action = ArgAction::Append)]
+    pub(super) inputs: Vec<OsString>,
+
+    /// Write the outputs: to a .npz or .json file, or as .npy files into a folder
+    #[arg(short, long, value_name = "FILE|DIR")]
+    pub(super) output: Option<PathBuf>,
+
+    /// Let --output replace files
+    #[arg(long, requires = "output")]
+    pub(super) force: bool,
+
+    /// How to print the answer
+    #[arg(short, long, default_value = "table")]
+    pub(super) format: Format,
+
+    /// Put all elements of the outputs into the JSON, not only the summary
+    #[arg(long)]
+    pub(super) data: bool,
+
+    /// Names of the classes, one a line, for indices along the last axis
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) labels: Option<PathBuf>,
+
+    /// How many of the largest values to print
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(super) top: usize,
+
+    /// Print where the time went
+    #[arg(short, long)]
+    pub(super) time: bool,
+}
+
+/// Say what a model is, as read inside the sandbox
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  belljar inspect model.onnx\n  belljar inspect model.onnx --format json | jq .inputs")]
+pub(super) struct Inspect {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+
+    /// How to print the description
+    #[arg(short, long, default_value = "table")]
+    pub(super) format: Format,
+}
+
+/// Write a starting policy: the model pinned, limits fitted to one measured run
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  belljar new-policy model.onnx --input image=photo.npy --output model.policy.toml\n  belljar new-policy model.onnx --random\n  belljar new-policy model.onnx --random --shape image=1,3,640,480")]
+pub(super) struct NewPolicy {
+    /// The ONNX file
+    pub(super) model: PathBuf,
+
+    /// An input of the measured run, as in `belljar run`
+    #[arg(short, long = "input", value_name = "[NAME=]FILE", action = ArgAction::Append)]
+    pub(super) inputs: Vec<OsString>,
+
+    /// Make up the inputs that are not given: random numbers, strings empty; dimensions that the
+    /// model leaves open are 1 unless --shape gives them
+    #[arg(long)]
+    pub(super) random: bool,
+
+    /// The shape of a made-up input
+    #[arg(long = "shape", value_name = "NAME=N,N,…", requires = "random")]
+    pub(super) shapes: Vec<String>,
+
+    /// Where to write the policy, instead of printing it
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+
+    /// Let --output replace a file
+    #[arg(long, requires = "output")]
+    pub(super) force: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn version_and_verbose_go_in_either_order() {
+        for line in [["belljar", "--version", "--verbose"], ["belljar", "--verbose", "--version"]] {
+            let arguments = Arguments::try_parse_from(line).unwrap();
+            assert!(arguments.version && arguments.verbose);
+        }
+    }
+
+    #[test]
+    fn every_command_teaches_by_example() {
+        for command in Arguments::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:"), "{}", command.get_name());
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The host as the command line uses it, and loading the model a person named.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::args::{IsolationArg, ModelArgs};
+use super::failure::{Failure, shown};
+use super::terminal::Terminal;
+use crate::error::{Error, ErrorKind};
+use crate::policy::{LoadedPolicy, Policy};
+use crate::text::Hostile;
+use crate::{Event, Host, Isolation, Model, ModelBytes, ModelBytesError};
+
+/// A model that a person named, loaded.
+pub(super) struct Loaded {
+    pub(super) model: Model,
+    pub(super) size: u64,
+    /// Where the policy came from, if it is not the default.
+    pub(super) policy: Option<LoadedPolicy>,
+    pub(super) read_time: Duration,
+    pub(super) load_time: Duration,
+}
+
+pub(super) fn host(isolation: IsolationArg, terminal: &Terminal) -> Result<Host, Failure> {
+    let isolation = match isolation {
+        IsolationArg::Process => Isolation::Process,
+        IsolationArg::Thread => Isolation::Thread,
+    };
+    let terminal = terminal.clone();
+    let listener = move |event| match event {
+        Event::Compiling { variant } => terminal.compiling(variant),
+        Event::Compiled => terminal.note("compiled"),
+        Event::CodeRefused { path, why } => {
+            let path = shown(&path);
+            terminal.warn(&format!("{path} was not used: {}; it is replaced", Hostile::new(&why)));
+        }
+        Event::Log { line, .. } => terminal.note(&format!("runner: {}", Hostile::new(&line))),
+    };
+    // A command runs one thing at a time.
+    Ok(Host::builder().isolation(isolation).idle_sandboxes(1).on_event(listener).build()?)
+}
+
+/// Reads, checks and loads the model.
+pub(super) fn load(arguments: &ModelArgs, terminal: &Terminal) -> Result<Loaded, Failure> {
+    let policy = match &arguments.policy {
+        Some(path) => Some(Policy::load(path).map_err(Error::from)?),
+        None => None,
+    };
+    let rules = policy.as_ref().map_or_else(Policy::default, |loaded| loaded.policy.clone());
+    if let Some(loaded) = &policy {
+        let digest = crate::Digest::from(loaded.source.sha256);
+        terminal.note(&format!("policy {} (SHA-256 {digest})", shown(&loaded.source.path)));
+    }
+    let start = Instant::now();
+    let bytes = read_model(&arguments.model, rules.limits.model_size)?;
+    let read_time = start.elapsed();
+    let host = host(arguments.isolation, terminal)?;
+    let size = bytes.size();
+    let start = Instant::now();
+    let model = terminal.progress("loading the model", || host.load(bytes, &rules))?;
+    Ok(Loaded { model, size, policy, read_time, load_time: start.elapsed() })
+}
+
+pub(super) fn read_model(path: &Path, limit: u64) -> Result<ModelBytes, Failure> {
+    if path == Path::new("-") {
+        return Err(Failure::usage("a model cannot be read from standard input")
+            .hint("name a file; inputs may come from standard input"));
+    }
+    ModelBytes::open(path, limit).map_err(|err| {
+        let label = path.to_string_lossy();
+        match err {
+            ModelBytesError::TooLarge { limit } => {
+                Error::for_model(&label, crate::Limit::ModelSize { limit }).into()
+            }
+            other => Error::for_model(&label, ErrorKind::Unreadable(other)).into(),
+        }
+    })
+}

@@ -1,0 +1,201 @@
+//! `belljar inspect`: what a model says about itself. Everything said here was chosen by whoever
+//! made the model.
+
+use std::io::{self, BufWriter, Write, stdout};
+
+use serde_json::{Value, json};
+
+use super::args::{Format, Inspect};
+use super::failure::Failure;
+use super::host::{Loaded, load};
+use super::json;
+use super::table::Table;
+use super::terminal::Terminal;
+use crate::policy::units::format_size;
+use crate::tensor::DType;
+use crate::text::Hostile;
+use crate::{Description, Dim, ValueInfo};
+
+pub(super) fn inspect(arguments: &Inspect, terminal: &Terminal) -> Result<(), Failure> {
+    let loaded = load(&arguments.model, terminal)?;
+    let mut out = BufWriter::new(stdout().lock());
+    let path = arguments.model.model.to_string_lossy();
+    match arguments.format {
+        Format::Table => print(&path, &loaded, &mut out),
+        Format::Json => json::print(&to_json(&path, &loaded), &mut out),
+    }
+    .and_then(|()| out.flush())
+    .map_err(Failure::output)
+}
+
+fn short(text: &str) -> String {
+    Hostile::cut(text, 60).to_string()
+}
+
+fn print(path: &str, loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
+    let description = loaded.model.description();
+    let d = description;
+    let mut table = Table::default();
+    let mut say = |what: &str, value: String| {
+        if !value.is_empty() {
+            table.row([what.to_owned(), value]);
+        }
+    };
+    say("model", Hostile::new(path).to_string());
+    say("size", format!("{} ({} B)", format_size(loaded.size), loaded.size));
+    say("SHA-256", loaded.model.digest().to_string());
+    say("graph", short(&d.graph_name));
+    say("producer", short(&format!("{} {}", d.producer_name, d.producer_version)).trim().into());
+    say("domain", short(&d.domain));
+    say("model version", d.model_version.to_string());
+    say("IR version", d.ir_version.to_string());
+    let opsets: Vec<String> = d
+        .opset_imports
+        .iter()
+        .map(|import| format!("{} {}", short(domain(&import.domain)), import.version))
+        .collect();
+    say("operator sets", opsets.join(", "));
+    say("parameters", d.parameters.to_string());
+    say("nodes", d.nodes.to_string());
+    say("documentation", Hostile::new(&d.doc_string).to_string());
+    table.print(&mut *out, 0)?;
+
+    for (title, values) in [("inputs", &d.inputs), ("outputs", &d.outputs)] {
+        writeln!(out, "\n{title}")?;
+        let mut table = Table::default();
+        for value in values {
+            let default = if value.has_default { "has a value of its own" } else { "" };
+            table.row([
+                short(&value.name),
+                DType::onnx_name(value.elem_type).to_owned(),
+                short(&shape_text(value)),
+                default.to_owned(),
+            ]);
+        }
+        table.print(&mut *out, 2)?;
+    }
+    print_operators(d, out)?;
+    let mut lists: Vec<(&str, Vec<[String; 3]>)> = Vec::new();
+    let metadata = d.metadata.iter().map(|(key, value)| [short(key), short(value), String::new()]);
+    lists.push(("metadata", metadata.collect()));
+    let functions = d.functions.iter().map(|function| {
+        let nodes = format!("{} nodes", function.nodes);
+        [short(&function.name), short(domain(&function.domain)), nodes]
+    });
+    lists.push(("functions of its own", functions.collect()));
+    let external = d.external_data.iter().map(|external| {
+        let place = format!("at {}, {} bytes", short(&external.offset), short(&external.length));
+        [short(&external.tensor), short(&external.location), place]
+    });
+    lists.push(("data in other files", external.collect()));
+    for (title, rows) in lists.into_iter().filter(|(_, rows)| !rows.is_empty()) {
+        writeln!(out, "\n{title}")?;
+        let mut table = Table::default();
+        rows.into_iter().for_each(|row| table.row(row));
+        table.print(&mut *out, 2)?;
+    }
+    if d.truncated {
+        writeln!(out, "\nSome of this was too long and is cut.")?;
+    }
+    Ok(())
+}
+
+/// Operators with their counts, several a line.
+fn print_operators(description: &Description, out: &mut impl Write) -> io::Result<()> {
+    const WIDTH: usize = 78;
+    writeln!(out, "\noperators")?;
+    let mut line = String::new();
+    for operator in &description.operators {
+        let name = match &*operator.domain {
+            "" => short(&operator.op_type),
+            domain => format!("{}:{}", short(domain), short(&operator.op_type)),
+        };
+        let entry = format!("  {name} {}", operator.count);
+        if !line.is_empty() && line.chars().count() + entry.chars().count() > WIDTH {
+            writeln!(out, "{line}")?;
+            line.clear();
+        }
+        line.push_str(&entry);
+    }
+    writeln!(out, "{line}")
+}
+
+fn domain(domain: &str) -> &str {
+    if domain.is_empty() { "ai.onnx" } else { domain }
+}
+
+fn shape_text(value: &ValueInfo) -> String {
+    let Some(dims) = &value.shape else { return "any shape".into() };
+    if dims.is_empty() {
+        return "scalar".into();
+    }
+    let dims: Vec<String> = dims
+        .iter()
+        .map(|dim| match dim {
+            Dim::Fixed(size) => size.to_string(),
+            Dim::Symbol(name) => name.clone(),
+            Dim::Unknown => "?".into(),
+        })
+        .collect();
+    dims.join("×")
+}
+
+fn value_json(value: &ValueInfo) -> Value {
+    let shape = value.shape.as_ref().map(|dims| {
+        let dims = dims.iter().map(|dim| match dim {
+            Dim::Fixed(size) => json!(size),
+            Dim::Symbol(name) => json!(name),
+            Dim::Unknown => Value::Null,
+        });
+        dims.collect::<Vec<_>>()
+    });
+    json!({
+        "name": value.name,
+        "dtype": DType::onnx_name(value.elem_type),
+        "shape": shape,
+        "has_default": value.has_default,
+    })
+}
+
+fn to_json(path: &str, loaded: &Loaded) -> Value {
+    let d = loaded.model.description();
+    json!({
+        "model": {
+            "path": path,
+            "sha256": loaded.model.digest().to_string(),
+            "bytes": loaded.size,
+        },
+        "ir_version": d.ir_version,
+        "producer_name": d.producer_name,
+        "producer_version": d.producer_version,
+        "domain": d.domain,
+        "model_version": d.model_version,
+        "doc_string": d.doc_string,
+        "graph_name": d.graph_name,
+        "opset_imports": d.opset_imports.iter()
+            .map(|import| json!({ "domain": domain(&import.domain), "version": import.version }))
+            .collect::<Vec<_>>(),
+        "inputs": d.inputs.iter().map(value_json).collect::<Vec<_>>(),
+        "outputs": d.outputs.iter().map(value_json).collect::<Vec<_>>(),
+        "operators": d.operators.iter()
+            .map(|o| json!({ "domain": domain(&o.domain), "op_type": o.op_type, "count": o.count }))
+            .collect::<Vec<_>>(),
+        "nodes": d.nodes,
+        "parameters": d.parameters,
+        "metadata": d.metadata.iter()
+            .map(|(key, value)| json!({ "key": key, "value": value }))
+            .collect::<Vec<_>>(),
+        "functions": d.functions.iter()
+            .map(|f| json!({ "domain": domain(&f.domain), "name": f.name, "nodes": f.nodes }))
+            .collect::<Vec<_>>(),
+        "external_data": d.external_data.iter()
+            .map(|e| json!({
+                "tensor": e.tensor,
+                "location": e.location,
+                "offset": e.offset,
+                "length": e.length,
+            }))
+            .collect::<Vec<_>>(),
+        "truncated": d.truncated,
+    })
+}

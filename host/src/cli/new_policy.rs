@@ -1,0 +1,146 @@
+//! `belljar new-policy`: a starting policy, fitted to one measured run.
+
+use std::io::{Write, stdout};
+use std::time::{Duration, Instant};
+
+use super::args::{IsolationArg, NewPolicy};
+use super::failure::Failure;
+use super::host::{host, read_model};
+use super::inputs;
+use super::outputs::write_file;
+use super::terminal::Terminal;
+use crate::policy::{Measured, Policy, starting_policy};
+use crate::tensor::{DType, Data, Tensor};
+use crate::text::Hostile;
+use crate::{Description, Dim, ValueInfo};
+
+/// Runs that are measured; the slowest counts.
+const RUNS: usize = 3;
+
+pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(), Failure> {
+    let policy = Policy::default();
+    let bytes = read_model(&arguments.model, policy.limits.model_size)?;
+    let (sha256, model_size) = (bytes.digest().to_string(), bytes.size());
+    let model_name = bytes.label().to_owned();
+    let host = host(IsolationArg::Process, terminal)?;
+    // The guest may have to be compiled first, which is no part of the model's time.
+    terminal.progress("starting a sandbox", || host.warm_up())?;
+    let start = Instant::now();
+    let model = terminal.progress("loading the model", || host.load(bytes, &policy))?;
+    let load_time = start.elapsed();
+    let limit = policy.limits.input_size;
+    let mut given = inputs::read_all(&arguments.inputs, model.description(), limit)?;
+    if arguments.random {
+        make_up(&mut given, model.description(), &arguments.shapes)?;
+    }
+    let input_bytes = given.iter().map(|(_, tensor)| tensor.byte_len()).sum();
+    let prepare_time =
+        load_time + terminal.progress("preparing the model", || model.prepare(&given))?;
+    let (mut run_time, mut peak_memory, mut output_bytes) = (Duration::ZERO, 0, 0);
+    for _ in 0..RUNS {
+        let outputs = terminal.progress("running", || model.run(&given))?.validate()?;
+        run_time = run_time.max(outputs.cost().run);
+        peak_memory = peak_memory.max(outputs.cost().memory);
+        output_bytes = outputs.tensors().iter().map(|(_, tensor)| tensor.byte_len()).sum();
+    }
+    let text = starting_policy(&Measured {
+        model_name,
+        sha256,
+        model_size,
+        peak_memory,
+        prepare_time,
+        run_time,
+        input_bytes,
+        output_bytes,
+    });
+    match &arguments.output {
+        None => stdout().write_all(text.as_bytes()).map_err(Failure::output),
+        Some(path) => {
+            write_file(path, arguments.force, |file| Ok(file.write_all(text.as_bytes())?))?;
+            // A policy that others may write to would be refused when it is used.
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+            std::fs::set_permissions(path, mode).map_err(|err| Failure::write(path, &err))
+        }
+    }
+}
+
+/// Adds made-up tensors for the inputs that were not given.
+fn make_up(
+    given: &mut Vec<(String, Tensor)>,
+    description: &Description,
+    shapes: &[String],
+) -> Result<(), Failure> {
+    let shapes = shapes.iter().map(|text| parse_shape(text)).collect::<Result<Vec<_>, _>>()?;
+    let mut seed = 1;
+    for input in description.inputs.iter().filter(|input| !input.has_default) {
+        if given.iter().any(|(name, _)| *name == input.name) {
+            continue;
+        }
+        let named = shapes.iter().find(|(name, _)| *name == input.name);
+        let shape = named.map_or_else(|| declared_shape(input), |(_, shape)| shape.clone());
+        let failed = |why: String| {
+            Failure::usage(format!("no input can be made up for {}: {why}", Hostile::cut(&input.name, 60)))
+        };
+        let dtype = input.dtype().ok_or_else(|| failed("it has no known element type".into()))?;
+        let zeros = Tensor::zeros(dtype, &shape).map_err(|err| failed(err.to_string()))?;
+        let tensor = match dtype {
+            DType::F32 => {
+                let values: Vec<f32> = (0..zeros.len()).map(|_| uniform(&mut seed)).collect();
+                Tensor::new(Data::from(values), &shape).map_err(|err| failed(err.to_string()))?
+            }
+            // Integers are often indices: zero is the one that is always in range.
+            _ => zeros,
+        };
+        given.push((input.name.clone(), tensor));
+    }
+    Ok(())
+}
+
+/// A number between -1 and 1 (Marsaglia's xorshift).
+fn uniform(seed: &mut u64) -> f32 {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    (*seed >> 40) as f32 / (1 << 23) as f32 - 1.0
+}
+
+fn declared_shape(input: &ValueInfo) -> Vec<usize> {
+    let dims = input.shape.iter().flatten();
+    dims.map(|dim| match dim {
+        Dim::Fixed(size) => usize::try_from(*size).unwrap_or(usize::MAX),
+        Dim::Symbol(_) | Dim::Unknown => 1,
+    })
+    .collect()
+}
+
+/// `NAME=1,3,224,224`; nothing after the `=` is a scalar.
+fn parse_shape(text: &str) -> Result<(String, Vec<usize>), Failure> {
+    let wrong = || Failure::usage(format!("--shape {}: write NAME=1,3,224,224", Hostile::new(text)));
+    let (name, dims) = text.rsplit_once('=').ok_or_else(wrong)?;
+    let dims = dims.split(',').filter(|dim| !dim.trim().is_empty());
+    let dims: Result<Vec<usize>, _> = dims.map(|dim| dim.trim().parse()).collect();
+    Ok((name.to_owned(), dims.map_err(|_| wrong())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_read() {
+        let parsed = |text| parse_shape(text).ok();
+        assert_eq!(parsed("x=1,3, 4"), Some(("x".into(), vec![1, 3, 4])));
+        assert_eq!(parsed("a=b=2"), Some(("a=b".into(), vec![2])));
+        assert_eq!(parsed("x="), Some(("x".into(), vec![])));
+        assert_eq!(parsed("x"), None);
+        assert_eq!(parsed("x=1,-3"), None);
+    }
+
+    #[test]
+    fn made_up_numbers_are_small_and_differ() {
+        let mut seed = 1;
+        let numbers: Vec<f32> = (0..1000).map(|_| uniform(&mut seed)).collect();
+        assert!(numbers.iter().all(|number| (-1.0..=1.0).contains(number)));
+        assert!(numbers.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+}

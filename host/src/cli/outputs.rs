@@ -1,0 +1,281 @@
+//! Answers: printed as a table or as JSON, and written to files.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::failure::{Failure, shown};
+use super::table::{Table, number, shape};
+use crate::tensor::summary::Summary;
+use crate::tensor::{Tensor, TensorError, json as tensor_json, npy, npz};
+use crate::text::Hostile;
+
+/// Names of the classes along the last axis.
+pub(super) struct Labels(Vec<String>);
+
+impl Labels {
+    pub(super) fn read(path: &Path) -> Result<Labels, Failure> {
+        const LIMIT: u64 = 16 << 20;
+        let failed = |err: &dyn std::fmt::Display| {
+            Failure::usage(format!("--labels {}: {err}", shown(path)))
+        };
+        let mut text = String::new();
+        let file = File::open(path).map_err(|err| failed(&err))?;
+        io::Read::read_to_string(&mut io::Read::take(file, LIMIT), &mut text)
+            .map_err(|err| failed(&err))?;
+        Ok(Labels(text.lines().map(|line| line.trim_end().to_owned()).collect()))
+    }
+
+    /// Checks that there is a label for each class of every output.
+    fn check(&self, outputs: &[(String, Tensor)]) -> Result<(), Failure> {
+        for (name, tensor) in outputs {
+            let classes = tensor.shape().last().copied().unwrap_or(1);
+            if classes != self.0.len() {
+                let name = Hostile::cut(name, 60);
+                return Err(Failure::usage(format!(
+                    "--labels has {} lines, but output {name} has {classes} along its last axis",
+                    self.0.len()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn of(&self, index: &[usize]) -> Option<&str> {
+        self.0.get(index.last().copied().unwrap_or(0)).map(String::as_str)
+    }
+}
+
+/// How outputs are printed.
+pub(super) struct Printing<'a> {
+    pub(super) labels: Option<&'a Labels>,
+    pub(super) top: usize,
+    pub(super) data: bool,
+}
+
+impl Printing<'_> {
+    pub(super) fn check(&self, outputs: &[(String, Tensor)]) -> Result<(), Failure> {
+        self.labels.map_or(Ok(()), |labels| labels.check(outputs))
+    }
+
+    pub(super) fn table(&self, outputs: &[(String, Tensor)], mut out: impl Write) -> io::Result<()> {
+        let mut table = Table::new(&["output", "dtype", "shape", "min", "mean", "max", ""])
+            .right(3)
+            .right(4)
+            .right(5);
+        let summaries: Vec<Summary> =
+            outputs.iter().map(|(_, tensor)| Summary::of(tensor, self.top)).collect();
+        let cell = |value: Option<f64>| value.map_or_else(|| "-".into(), number);
+        for ((name, tensor), summary) in outputs.iter().zip(&summaries) {
+            let mut remarks = Vec::new();
+            if summary.nan_count > 0 {
+                remarks.push(format!("{} NaN", summary.nan_count));
+            }
+            if summary.infinite_count > 0 {
+                remarks.push(format!("{} infinite", summary.infinite_count));
+            }
+            table.row([
+                Hostile::cut(name, 40).to_string(),
+                tensor.dtype().to_string(),
+                shape(tensor.shape()),
+                cell(summary.min),
+                cell(summary.mean),
+                cell(summary.max),
+                remarks.join(", "),
+            ]);
+        }
+        table.print(&mut out, 0)?;
+        for ((name, _), summary) in outputs.iter().zip(&summaries) {
+            if self.top == 0 || (summary.top.is_empty() && summary.strings.is_empty()) {
+                continue;
+            }
+            writeln!(out, "\n{}: top {}", Hostile::cut(name, 40), self.top)?;
+            let mut table = Table::default().right(1);
+            for (index, value) in &summary.top {
+                let label = self.labels.and_then(|labels| labels.of(index)).unwrap_or_default();
+                let label = Hostile::cut(label, 60).to_string();
+                table.row([format!("{index:?}"), number(*value), label]);
+            }
+            for string in &summary.strings {
+                table.row([Hostile::cut(string, 100).to_string()]);
+            }
+            table.print(&mut out, 2)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn json(&self, outputs: &[(String, Tensor)]) -> Value {
+        outputs
+            .iter()
+            .map(|(name, tensor)| {
+                let summary = Summary::of(tensor, self.top);
+                let top: Vec<Value> = summary.top.iter().map(|(i, v)| self.top_entry(i, *v)).collect();
+                let mut entry = Map::new();
+                entry.insert("name".into(), json!(name));
+                entry.insert("dtype".into(), json!(tensor.dtype().name()));
+                entry.insert("shape".into(), json!(tensor.shape()));
+                let summary_entry = json!({
+                    "min": summary.min,
+                    "mean": summary.mean,
+                    "max": summary.max,
+                    "nan": summary.nan_count,
+                    "infinite": summary.infinite_count,
+                });
+                entry.insert("summary".into(), summary_entry);
+                entry.insert("top".into(), json!(top));
+                if !summary.strings.is_empty() {
+                    entry.insert("strings".into(), json!(summary.strings));
+                }
+                if self.data {
+                    let tensor = serde_json::to_value(tensor_json::Json(tensor));
+                    let data = tensor.ok().and_then(|value| value.get("data").cloned());
+                    entry.insert("data".into(), data.unwrap_or_default());
+                }
+                Value::Object(entry)
+            })
+            .collect()
+    }
+
+    fn top_entry(&self, index: &[usize], value: f64) -> Value {
+        // JSON has no infinities; a string says it as the tensor files do.
+        let value = match value {
+            f64::INFINITY => json!("Infinity"),
+            f64::NEG_INFINITY => json!("-Infinity"),
+            finite => json!(finite),
+        };
+        match self.labels.and_then(|labels| labels.of(index)) {
+            Some(label) => json!({ "index": index, "value": value, "label": label }),
+            None => json!({ "index": index, "value": value }),
+        }
+    }
+}
+
+/// Writes the outputs where the person said; says which files were written.
+pub(super) fn write(
+    outputs: &[(String, Tensor)],
+    path: &Path,
+    force: bool,
+) -> Result<Vec<PathBuf>, Failure> {
+    let ends_in_slash = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    match extension {
+        _ if ends_in_slash || path.is_dir() => return write_folder(outputs, path, force),
+        Some("npz") => write_file(path, force, |file| npz::write(outputs, file))?,
+        Some("json") => write_file(path, force, |file| tensor_json::write_named(outputs, file))?,
+        _ => {
+            return Err(Failure::usage(format!("--output {}: of what kind?", shown(path)))
+                .hint("name a .npz or .json file, or a folder, ending in /"));
+        }
+    }
+    Ok(vec![path.to_owned()])
+}
+
+fn write_folder(
+    outputs: &[(String, Tensor)],
+    folder: &Path,
+    force: bool,
+) -> Result<Vec<PathBuf>, Failure> {
+    fs::create_dir_all(folder).map_err(|err| Failure::write(folder, &err))?;
+    let names: Vec<&str> = outputs.iter().map(|(name, _)| name.as_str()).collect();
+    let mut written = Vec::new();
+    for ((_, tensor), name) in outputs.iter().zip(file_names(&names)) {
+        let path = folder.join(name);
+        write_file(&path, force, |file| npy::write(tensor, file))?;
+        written.push(path);
+    }
+    Ok(written)
+}
+
+/// A file name for each output: what a model calls an output must not decide where a file lies.
+fn file_names(names: &[&str]) -> Vec<String> {
+    const LONGEST: usize = 80;
+    let mut taken: Vec<String> = Vec::new();
+    for name in names {
+        let keep = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+        let clean: String = name.chars().take(LONGEST).map(keep).collect();
+        let clean = clean.trim_start_matches(['.', '-']);
+        let clean = if clean.is_empty() { "output" } else { clean };
+        let mut candidate = format!("{clean}.npy");
+        let mut number = 2;
+        // Some file systems do not tell capital letters from small ones.
+        while taken.iter().any(|other| other.eq_ignore_ascii_case(&candidate)) {
+            candidate = format!("{clean}-{number}.npy");
+            number += 1;
+        }
+        taken.push(candidate);
+    }
+    taken
+}
+
+/// Writes a file whole or not at all: under another name first, which is then given up for the
+/// right one. Never through a symlink, and over another file only when asked to.
+pub(super) fn write_file(
+    path: &Path,
+    force: bool,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), TensorError>,
+) -> Result<(), Failure> {
+    let failed = |err: &dyn std::fmt::Display| Failure::write(path, err);
+    if !force && path.symlink_metadata().is_ok() {
+        return Err(failed(&"there is something already"));
+    }
+    let name = path.file_name().ok_or_else(|| failed(&"not the name of a file"))?;
+    let mut aside = std::ffi::OsString::from(format!(".belljar-{}-", std::process::id()));
+    aside.push(name);
+    let aside = path.with_file_name(aside);
+    let written = (|| {
+        let file = File::options().write(true).create_new(true).open(&aside)?;
+        let mut file = BufWriter::new(file);
+        write(&mut file)?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        if force {
+            fs::rename(&aside, path)?;
+        } else {
+            // A link is refused where a rename would replace what has appeared meanwhile.
+            fs::hard_link(&aside, path)?;
+            fs::remove_file(&aside)?;
+        }
+        Ok::<(), TensorError>(())
+    })();
+    if written.is_err() {
+        // Best effort: the error that matters is the first one.
+        let _ = fs::remove_file(&aside);
+    }
+    written.map_err(|err| failed(&err))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_outputs_never_lead_elsewhere() {
+        let names = ["../../etc/passwd", "/abs", "", "..", ".hidden", "a b", "A_b", "-rf", "x\0y\n"];
+        let files = file_names(&names);
+        let expected = [
+            "_.._etc_passwd.npy", "_abs.npy", "output.npy", "output-2.npy", "hidden.npy", "a_b.npy",
+            "A_b-2.npy", "rf.npy", "x_y_.npy",
+        ];
+        assert_eq!(files, expected);
+        assert_eq!(file_names(&[&"n".repeat(5000)])[0].len(), 84);
+    }
+
+    #[test]
+    fn files_are_not_replaced_unasked_and_symlinks_never_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, victim) = (folder.path().join("out.npy"), folder.path().join("victim"));
+        let tensor = Tensor::scalar(1.0f32);
+        let write = |force| write_file(&path, force, |file| npy::write(&tensor, file));
+        write(false).unwrap();
+        assert!(write(false).is_err());
+        write(true).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&victim, "mine").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert!(write(false).is_err());
+        write(true).unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left over");
+    }
+}

@@ -1,0 +1,128 @@
+//! `belljar run`: one model, one answer.
+
+use std::io::{BufWriter, Write, stdout};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::args::{Format, Run};
+use super::failure::{Failure, shown};
+use super::host::{Loaded, load};
+use super::outputs::{Labels, Printing, write};
+use super::table::Table;
+use super::terminal::Terminal;
+use super::{inputs, json};
+
+/// Where the time went.
+struct Times {
+    read: Duration,
+    load: Duration,
+    inputs: Duration,
+    prepare: Duration,
+    run: Duration,
+    write: Duration,
+}
+
+impl Times {
+    fn entries(&self) -> [(&'static str, &'static str, Duration); 6] {
+        [
+            ("read", "the model's bytes and their digest", self.read),
+            ("load", "decoded and described in the sandbox", self.load),
+            ("inputs", "read from their files", self.inputs),
+            ("prepare", "typed and optimised in the sandbox", self.prepare),
+            ("run", "tensors in, tensors out", self.run),
+            ("write", "outputs to their files", self.write),
+        ]
+    }
+}
+
+pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
+    let labels = arguments.labels.as_deref().map(Labels::read).transpose()?;
+    let loaded = load(&arguments.model, terminal)?;
+    let model = &loaded.model;
+    let start = Instant::now();
+    let limit = model.policy().limits.input_size;
+    let inputs = inputs::read_all(&arguments.inputs, model.description(), limit)?;
+    let inputs_time = start.elapsed();
+    let prepare = terminal.progress("preparing the model", || model.prepare(&inputs))?;
+    let outputs = terminal.progress("running", || model.run(&inputs))?.validate()?;
+    let cost = outputs.cost();
+    let outputs = outputs.into_tensors();
+    let printing =
+        Printing { labels: labels.as_ref(), top: arguments.top, data: arguments.data };
+    printing.check(&outputs)?;
+
+    let start = Instant::now();
+    let written = match &arguments.output {
+        Some(path) => write(&outputs, path, arguments.force)?,
+        None => Vec::new(),
+    };
+    let times = Times {
+        read: loaded.read_time,
+        load: loaded.load_time,
+        inputs: inputs_time,
+        prepare: prepare + cost.prepare,
+        run: cost.run,
+        write: start.elapsed(),
+    };
+    let mut out = BufWriter::new(stdout().lock());
+    match arguments.format {
+        Format::Table => {
+            printing.table(&outputs, &mut out).map_err(Failure::output)?;
+            for path in &written {
+                writeln!(out, "\nwrote {}", shown(path)).map_err(Failure::output)?;
+            }
+        }
+        Format::Json => {
+            let answer = answer(arguments, &loaded, printing.json(&outputs), &times);
+            json::print(&answer, &mut out).map_err(Failure::output)?;
+        }
+    }
+    out.flush().map_err(Failure::output)?;
+    if arguments.time && arguments.format == Format::Table {
+        print_times(&times);
+    }
+    Ok(())
+}
+
+fn answer(
+    arguments: &Run,
+    loaded: &Loaded,
+    outputs: serde_json::Value,
+    times: &Times,
+) -> serde_json::Value {
+    let policy = loaded.policy.as_ref().map(|loaded| {
+        json!({
+            "path": loaded.source.path.to_string_lossy(),
+            "sha256": crate::Digest::from(loaded.source.sha256).to_string(),
+        })
+    });
+    let times: serde_json::Map<_, _> = times
+        .entries()
+        .iter()
+        .map(|(name, _, time)| (format!("{name}_ms"), json!(milliseconds(*time))))
+        .collect();
+    json!({
+        "model": {
+            "path": arguments.model.model.to_string_lossy(),
+            "sha256": loaded.model.digest().to_string(),
+            "bytes": loaded.size,
+        },
+        "policy": policy,
+        "outputs": outputs,
+        "time": times,
+    })
+}
+
+fn print_times(times: &Times) {
+    let mut table = Table::default().right(1);
+    for (name, what, time) in times.entries() {
+        table.row([name.to_owned(), format!("{:.2} ms", milliseconds(time)), what.to_owned()]);
+    }
+    // Whoever closed standard error does not want to know.
+    let _ = table.print(std::io::stderr().lock(), 0);
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}

@@ -1,0 +1,495 @@
+//! The command line as people and scripts use it: every exit code, every way in and out.
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use belljar::Tensor;
+use belljar::tensor::npy;
+use serde_json::Value;
+use support::onnx::{Dim, FLOAT, Graph, fixed, node, relu, value};
+use support::{belljar, models, repository};
+
+/// A folder of files to work on, closed to others so that policies in it are trusted.
+struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    fn new() -> Scratch {
+        Scratch(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn relu(&self) -> String {
+        self.file("relu.onnx", relu(&fixed(&[2, 2])).bytes())
+    }
+
+    fn npy(&self, name: &str, tensor: &Tensor) -> String {
+        let mut bytes = Vec::new();
+        npy::write(tensor, &mut bytes).unwrap();
+        self.file(name, bytes)
+    }
+
+    fn x(&self) -> String {
+        self.npy("x.npy", &Tensor::new(vec![-1.0f32, 2.0, 3.5, -4.0], &[2, 2]).unwrap())
+    }
+
+    fn policy(&self, text: &str) -> String {
+        self.file("policy.toml", format!("version = 1\n{text}\n"))
+    }
+}
+
+fn run(arguments: &[&str]) -> Output {
+    belljar(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+fn run_with_input(arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = belljar(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[track_caller]
+fn assert_exit(output: &Output, code: i32, says: &str) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(says), "{says:?} is not in {text:?}");
+    let harmless = |c: char| c == '\n' || !(c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c));
+    assert!(text.chars().all(harmless), "{text:?}");
+}
+
+fn answer(output: &Output) -> Value {
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn exit_0_answered() {
+    let s = Scratch::new();
+    let output = run(&["run", &s.relu(), "--input", &format!("x={}", s.x())]);
+    assert_exit(&output, 0, "");
+    let table = stdout(&output);
+    for expected in ["output", "y", "f32", "2×2", "1.375", "[1, 0]", "3.5"] {
+        assert!(table.contains(expected), "{expected} is not in\n{table}");
+    }
+    assert!(output.stderr.is_empty(), "{}", stderr(&output));
+}
+
+#[test]
+fn exit_1_anything_else() {
+    let s = Scratch::new();
+    let taken = s.file("taken.npz", "mine");
+    let output = run(&["run", &s.relu(), "--input", &s.x(), "--output", &taken]);
+    assert_exit(&output, 1, "taken.npz");
+    assert!(stderr(&output).contains("--force"));
+    assert_eq!(fs::read_to_string(&taken).unwrap(), "mine");
+}
+
+#[test]
+fn exit_2_usage() {
+    let s = Scratch::new();
+    let (model, x) = (s.relu(), s.x());
+    let truncated = s.file("cut.npy", &fs::read(&x).unwrap()[..100]);
+    let pickle = s.file("pickle.npy", {
+        let header = "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }";
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16 + 1).to_le_bytes());
+        bytes.extend(header.bytes().chain(*b"\n"));
+        bytes
+    });
+    let ragged = s.file("ragged.json", "[[1, 2], [3]]");
+    let labels = s.file("labels.txt", "a\nb\nc\n");
+    let folder = s.0.path().to_str().unwrap().to_owned();
+    let bad_policy = s.policy("[limits]\nmemroy = \"1 GiB\"");
+    let cases: [(&[&str], &str); 17] = [
+        (&["run"], "MODEL"),
+        (&["run", &model, "--nonsense"], "--nonsense"),
+        (&["frobnicate"], "frobnicate"),
+        (&["run", "/does/not/exist.onnx"], "exist.onnx"),
+        (&["run", "-"], "standard input"),
+        (&["run", &folder], "not a regular file"),
+        (&["run", "/dev/zero"], "not a regular file"),
+        (&["run", &model, "--input", "x=/does/not/exist"], "exist"),
+        (&["run", &model, "--input", &truncated], "cut.npy"),
+        (&["run", &model, "--input", &pickle], "pickle"),
+        (&["run", &model, "--input", &ragged], "ragged.json"),
+        (&["run", &model, "--input", "=x"], "NAME=FILE"),
+        (&["run", &model, "--input", "x=-", "--input", "z=-"], "only one input"),
+        (&["run", &model, "--input", &x, "--labels", &labels], "3 lines"),
+        (&["run", &model, "--input", &x, "--output", "answer.txt"], "what kind"),
+        (&["run", &model, "--input", &x, "--policy", &bad_policy], "memory"),
+        (&["run", &model, "--input", &x, "--policy", "/does/not/exist.toml"], "exist.toml"),
+    ];
+    for (arguments, says) in cases {
+        assert_exit(&run(arguments), 2, says);
+    }
+}
+
+#[test]
+fn exit_3_refused_by_policy() {
+    let s = Scratch::new();
+    let pinned = s.policy(&format!("[model]\nsha256 = \"{}\"", "ab".repeat(32)));
+    let output = run(&["run", &s.relu(), "--input", &s.x(), "--policy", &pinned]);
+    assert_exit(&output, 3, "model.sha256");
+
+    let open = s.policy("");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o666)).unwrap();
+    let output = run(&["run", &s.relu(), "--input", &s.x(), "--policy", &open]);
+    assert_exit(&output, 3, "not trusted");
+}
+
+#[test]
+fn a_policy_beside_the_model_is_not_found() {
+    let s = Scratch::new();
+    s.policy(&format!("[model]\nsha256 = \"{}\"", "ab".repeat(32)));
+    s.file("relu.policy.toml", "nonsense");
+    s.file("relu.toml", "nonsense");
+    let mut command = belljar(&["run", &s.relu(), "--input", &s.x()]);
+    assert_exit(&command.current_dir(s.0.path()).output().unwrap(), 0, "");
+}
+
+#[test]
+fn exit_4_model_or_input_not_acceptable() {
+    let s = Scratch::new();
+    let model = s.relu();
+    let wrong = s.npy("wrong.npy", &Tensor::new(vec![1.0f64; 4], &[2, 2]).unwrap());
+    let cases: [(&[&str], &str); 5] = [
+        (&["run", &s.file("text.onnx", "this is no model"), "--input", "x=-"], "not an ONNX model"),
+        (&["inspect", &s.file("empty.onnx", "")], "no graph"),
+        (&["run", &model], "not given"),
+        (&["run", &model, "--input", &wrong], "declared is x: f32 [2, 2]"),
+        (&["run", &model, "--input", &format!("z={}", s.x())], "no such input"),
+    ];
+    for (arguments, says) in cases {
+        assert_exit(&run(arguments), 4, says);
+    }
+}
+
+#[test]
+fn exit_5_limits() {
+    let s = Scratch::new();
+    let (model, x) = (s.relu(), s.x());
+    let big = s.npy("big.npy", &Tensor::new(vec![0.0f32; 1000], &[1000]).unwrap());
+    let slow = s.file("slow.onnx", support::onnx::slow(512, 400).bytes());
+    let square = s.npy("square.npy", &Tensor::new(vec![0.0f32; 512 * 512], &[512, 512]).unwrap());
+    let cases: [(&str, &[&str], &str); 3] = [
+        ("model-size = \"10 B\"", &["run", &model, "--input", &x], "limits.model-size"),
+        ("input-size = \"100 B\"", &["run", &model, "--input", &big], "limits.input-size"),
+        ("run-time = \"100 ms\"", &["run", &slow, "--input", &square], "limits.run-time"),
+    ];
+    for (limit, arguments, says) in cases {
+        let policy = s.policy(&format!("[limits]\n{limit}"));
+        for isolation in ["process", "thread"] {
+            let more = ["--policy", &policy, "--isolation", isolation];
+            let arguments: Vec<&str> = arguments.iter().copied().chain(more).collect();
+            assert_exit(&run(&arguments), 5, says);
+        }
+    }
+}
+
+#[test]
+fn exit_6_trapped_while_running() {
+    let s = Scratch::new();
+    const INT32: i64 = 6;
+    let graph = Graph {
+        nodes: vec![node("Div", &["x", "x"], &["y"], &[])],
+        inputs: vec![value("x", INT32, &fixed(&[2]))],
+        outputs: vec![value("y", INT32, &fixed(&[2]))],
+        ..Graph::default()
+    };
+    let model = s.file("divide.onnx", graph.bytes());
+    let zeros = s.npy("zeros.npy", &Tensor::new(vec![0i32; 2], &[2]).unwrap());
+    for isolation in ["process", "thread"] {
+        let output = run(&["run", &model, "--input", &zeros, "--isolation", isolation]);
+        assert_exit(&output, 6, "panicked");
+    }
+}
+
+#[test]
+fn exit_7_a_protection_is_missing() {
+    let s = Scratch::new();
+    let (cache, state) = (s.path("cache"), s.path("state"));
+    fs::create_dir_all(cache.join("code")).unwrap();
+    fs::set_permissions(cache.join("code"), fs::Permissions::from_mode(0o777)).unwrap();
+    let output = belljar(&["run", &s.relu(), "--input", &s.x()])
+        .env("BELLJAR_CACHE_DIR", &cache)
+        .env("BELLJAR_STATE_DIR", &state)
+        .output()
+        .unwrap();
+    assert_exit(&output, 7, "chmod");
+}
+
+#[test]
+fn inputs_come_from_npy_npz_json_and_standard_input() {
+    let s = Scratch::new();
+    let model = s.relu();
+    let mut npz = std::io::Cursor::new(Vec::new());
+    let tensor = Tensor::new(vec![-1.0f32, 2.0, 3.5, -4.0], &[2, 2]).unwrap();
+    belljar::tensor::npz::write(&[("x".into(), tensor)], &mut npz).unwrap();
+    let npz = npz.into_inner();
+    let json = b"[[-1, 2], [3.5, -4]]";
+    let named = br#"{"x": [[-1, 2], [3.5, -4]]}"#;
+    let typed = br#"{"dtype": "f32", "shape": [2, 2], "data": [-1, 2, 3.5, -4]}"#;
+    let npy = fs::read(s.x()).unwrap();
+    for content in [&npy[..], &npz, json, named, typed] {
+        let file = s.file("input", content);
+        // A file of named tensors names the inputs itself.
+        let by_name = format!("x={file}");
+        let mut ways = vec![vec!["--input", &*file]];
+        if content != named {
+            ways.push(vec!["--input", &by_name]);
+        }
+        for way in ways {
+            let arguments = [&["run", &*model, "--format", "json", "--data"][..], &way].concat();
+            let found = answer(&run(&arguments));
+            assert_eq!(found["outputs"][0]["data"], serde_json::json!([0.0, 2.0, 3.5, 0.0]));
+        }
+        let arguments = ["run", &model, "--format", "json", "--data", "--input", "-"];
+        let found = answer(&run_with_input(&arguments, content));
+        assert_eq!(found["outputs"][0]["top"][0]["index"], serde_json::json!([1, 0]));
+    }
+}
+
+#[test]
+fn outputs_go_to_npz_json_and_folders() {
+    let s = Scratch::new();
+    let (model, x) = (s.relu(), s.x());
+    let expected = Tensor::new(vec![0.0f32, 2.0, 3.5, 0.0], &[2, 2]).unwrap();
+    for name in ["answer.npz", "answer.json", "folder/"] {
+        let path = format!("{}/{name}", s.0.path().display());
+        let output = run(&["run", &model, "--input", &x, "--output", &path]);
+        assert_exit(&output, 0, "");
+        assert!(stdout(&output).contains("wrote "));
+    }
+    let npz = fs::File::open(s.path("answer.npz")).unwrap();
+    let arrays = belljar::tensor::npz::read(npz, 1 << 20).unwrap();
+    assert_eq!(arrays, [("y".to_owned(), expected.clone())]);
+    let npy = fs::File::open(s.path("folder/y.npy")).unwrap();
+    assert_eq!(belljar::tensor::npy::read(npy, 1 << 20).unwrap(), expected);
+    let json: Value = serde_json::from_slice(&fs::read(s.path("answer.json")).unwrap()).unwrap();
+    assert_eq!(json["y"]["data"], serde_json::json!([0.0, 2.0, 3.5, 0.0]));
+}
+
+#[test]
+fn labels_name_the_classes() {
+    let s = Scratch::new();
+    let labels = s.file("labels.txt", "cat\ndog\x1b[31m\n");
+    let arguments = ["run", &s.relu(), "--input", &s.x(), "--labels", &labels, "--top", "2"];
+    let output = run(&arguments);
+    assert_exit(&output, 0, "");
+    assert!(stdout(&output).contains("[1, 0]  3.5  cat"), "{}", stdout(&output));
+    assert!(!stdout(&output).contains('\x1b'));
+    let found = answer(&run(&[&arguments[..], &["--format", "json"]].concat()));
+    assert_eq!(found["outputs"][0]["top"][1]["label"], "dog\u{1b}[31m");
+}
+
+#[test]
+fn hostile_names_are_harmless_in_every_output() {
+    let s = Scratch::new();
+    let name = "../\x1b]0;owned\x07\u{202e}\r\n";
+    let graph = Graph {
+        nodes: vec![node("Relu", &["x"], &[name], &[])],
+        inputs: vec![value("x", FLOAT, &[Dim::Symbol(name), Dim::Fixed(2)])],
+        outputs: vec![value(name, FLOAT, &[Dim::Symbol(name), Dim::Fixed(2)])],
+        ..Graph::default()
+    };
+    let model = s.file("hostile.onnx", graph.bytes());
+    let (x, folder) = (s.x(), s.path("folder"));
+    fs::create_dir(&folder).unwrap();
+    let folder = folder.to_str().unwrap();
+    for arguments in [
+        &["inspect", &*model][..],
+        &["inspect", &model, "--format", "json"],
+        &["run", &model, "--input", &x],
+        &["run", &model, "--input", &x, "--format", "json"],
+        &["run", &model, "--input", &x, "--output", folder],
+        &["new-policy", &model, "--random"],
+    ] {
+        let output = run(arguments);
+        assert_exit(&output, 0, "");
+        let text = stdout(&output);
+        let bad = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!text.chars().any(bad), "{arguments:?}: {text:?}");
+    }
+    let files: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(files.len(), 1);
+    assert!(files[0].to_str().unwrap().chars().all(|c| c.is_ascii_graphic()), "{files:?}");
+}
+
+#[test]
+fn inspect_tells_what_is_in_the_file() {
+    let path = models().join("silero_vad.onnx");
+    let arguments = ["inspect", path.to_str().unwrap(), "--format", "json"];
+    let found = answer(&run(&arguments));
+    assert_eq!(found["producer_name"], "spox");
+    assert_eq!(found["inputs"][2]["name"], "sr");
+    assert_eq!(found["inputs"][2]["shape"], serde_json::json!([]));
+    assert_eq!(found["operators"][0]["op_type"], "Constant");
+    assert_eq!(found["nodes"], 689);
+    let table = stdout(&run(&["inspect", path.to_str().unwrap()]));
+    for expected in ["spox", "ai.onnx 16", "LSTM 4", "scalar"] {
+        assert!(table.contains(expected), "{expected} is not in\n{table}");
+    }
+}
+
+#[test]
+fn a_new_policy_lets_the_model_run_and_pins_it() {
+    let s = Scratch::new();
+    let (model, x) = (s.relu(), s.x());
+    let policy = s.path("new.toml");
+    let policy = policy.to_str().unwrap();
+    assert_exit(&run(&["new-policy", &model, "--input", &x, "--output", policy]), 0, "");
+    assert_exit(&run(&["new-policy", &model, "--input", &x, "--output", policy]), 1, "--force");
+    assert_exit(&run(&["run", &model, "--policy", policy, "--input", &x]), 0, "");
+    let other = s.file("other.onnx", relu(&fixed(&[2, 3])).bytes());
+    assert_exit(&run(&["run", &other, "--policy", policy, "--input", &x]), 3, "model.sha256");
+    let magika = models().join("magika.onnx");
+    let output = run(&["new-policy", magika.to_str().unwrap(), "--random"]);
+    assert!(stdout(&output).contains("sha256 = \"fe2d2eb49c"), "{}", stdout(&output));
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_error() {
+    let s = Scratch::new();
+    let x = s.x();
+    for arguments in [
+        vec!["run", "MODEL", "--input", &*x, "--format", "json"],
+        vec!["inspect", "MODEL"],
+        vec!["--help"],
+        vec!["man"],
+        vec!["completions", "bash"],
+        vec!["--version", "--verbose"],
+    ] {
+        let model = s.relu();
+        let arguments: Vec<&str> =
+            arguments.iter().map(|each| if *each == "MODEL" { &*model } else { each }).collect();
+        let mut child =
+            belljar(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let mut text = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!((status.code(), &*text), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn colours_only_where_they_are_wanted() {
+    let with = |arguments: &[&str], no_color: &str| {
+        let mut command = belljar(arguments);
+        stderr(&command.env("NO_COLOR", no_color).output().unwrap())
+    };
+    assert!(!with(&["run", "/nope"], "").contains('\x1b'), "not a terminal");
+    assert!(with(&["run", "/nope", "--color", "always"], "").contains('\x1b'));
+    assert!(!with(&["run", "/nope", "--color", "never"], "").contains('\x1b'));
+}
+
+#[test]
+fn version_help_completions_and_manual() {
+    let version = stdout(&run(&["--version"]));
+    assert_eq!(version, format!("belljar {}\n", env!("CARGO_PKG_VERSION")));
+    let info = belljar::GuestInfo::embedded();
+    for arguments in [["--version", "--verbose"], ["--verbose", "--version"]] {
+        let text = stdout(&run(&arguments));
+        assert!(text.contains(info.sha256) && text.contains("rustc "), "{text}");
+    }
+    let help = stdout(&run(&["--help"]));
+    for code in 0..=7 {
+        assert!(help.contains(&format!("\n  {code}  ")), "exit code {code} is not in the help");
+    }
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        assert!(stdout(&run(&["completions", shell])).contains("new-policy"), "{shell}");
+    }
+    let s = Scratch::new();
+    let folder = s.path("man");
+    assert_exit(&run(&["man", "--output", folder.to_str().unwrap()]), 0, "");
+    let mut pages: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    pages.sort();
+    assert!(pages.len() >= 7 && pages.iter().any(|page| page == "belljar-run.1"), "{pages:?}");
+}
+
+#[test]
+fn a_worker_is_not_started_by_hand() {
+    let output = run(&["__belljar-worker"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_worker_dies_with_its_supervisor() {
+    let s = Scratch::new();
+    let slow = s.file("slow.onnx", support::onnx::slow(1024, 2000).bytes());
+    let square =
+        s.npy("square.npy", &Tensor::new(vec![0.0f32; 1 << 20], &[1024, 1024]).unwrap());
+    let mut child = belljar(&["run", &slow, "--input", &square]).spawn().unwrap();
+    let workers = |parent: u32| -> Vec<u32> {
+        let children = format!("/proc/{parent}/task");
+        let tasks = fs::read_dir(children).into_iter().flatten().filter_map(Result::ok);
+        tasks
+            .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+            .flat_map(|list| list.split_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<_>>())
+            .collect()
+    };
+    let mut found = Vec::new();
+    for _ in 0..500 {
+        found = workers(child.id());
+        if !found.is_empty() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(found.len(), 1, "no worker was started");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let gone = |pid: u32| {
+        // A killed process whose new parent has not looked yet is a zombie.
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.is_empty() || status.contains("State:\tZ")
+    };
+    for _ in 0..500 {
+        if gone(found[0]) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("worker {} lives on", found[0]);
+}
+
+#[test]
+fn the_example_runs() {
+    let example = Path::new(support::BELLJAR).with_file_name("examples").join("run");
+    let path = models().join("pp_ocr_cls.onnx");
+    let mut command = Command::new(example);
+    command.env("BELLJAR_CACHE_DIR", support::cache_dir());
+    command.env("BELLJAR_STATE_DIR", support::state_dir());
+    let output = command.arg(path).current_dir(repository()).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("f32 [1, 2]"), "{}", stdout(&output));
+}
