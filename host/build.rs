@@ -51,7 +51,10 @@ fn embed(root: &Path, folder: &Path) -> Result<(), String> {
     println!("cargo::rustc-env=BELLJAR_GUEST_WASM={}", wasm.display());
     println!("cargo::rustc-env=BELLJAR_GUEST_BYTES={}", bytes.len());
     println!("cargo::rustc-env=BELLJAR_GUEST_SHA256={}", field("sha256")?);
-    println!("cargo::rustc-env=BELLJAR_GUEST_TOOLCHAIN={}", field("toolchain")?.replace('\n', "; "));
+    println!(
+        "cargo::rustc-env=BELLJAR_GUEST_TOOLCHAIN={}",
+        field("toolchain")?.replace('\n', "; ")
+    );
     Ok(())
 }
 
@@ -78,7 +81,9 @@ fn split(module: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
                 // Kind 0: active, in memory 0, at the address an `i32.const` gives.
                 let (kind, opcode) = (body.leb()?, body.byte()?);
                 if (kind, opcode) != (0, 0x41) {
-                    return Err("the guest has a data segment that is not at a fixed address".into());
+                    return Err(
+                        "the guest has a data segment that is not at a fixed address".into()
+                    );
                 }
                 let address = body.leb()?;
                 body.byte()?; // The end of the expression.

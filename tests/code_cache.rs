@@ -151,7 +151,8 @@ fn cut_and_empty_files_are_refused() {
 
 #[test]
 fn symlinks_and_open_permissions_stop_the_start() {
-    let spoil: [(&str, fn(&Folders)); 5] = [
+    type Spoil = fn(&Folders);
+    let spoil: [(&str, Spoil); 5] = [
         ("a file that others may read", |folders| {
             for file in folders.code() {
                 fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();

@@ -80,7 +80,8 @@ fn assert_exit(output: &Output, code: i32, says: &str) {
     let text = stderr(output);
     assert_eq!(output.status.code(), Some(code), "{text}");
     assert!(text.contains(says), "{says:?} is not in {text:?}");
-    let harmless = |c: char| c == '\n' || !(c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c));
+    let harmless =
+        |c: char| c == '\n' || !(c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c));
     assert!(text.chars().all(harmless), "{text:?}");
 }
 
@@ -446,15 +447,16 @@ fn a_worker_is_not_started_by_hand() {
 fn a_worker_dies_with_its_supervisor() {
     let s = Scratch::new();
     let slow = s.file("slow.onnx", support::onnx::slow(1024, 2000).bytes());
-    let square =
-        s.npy("square.npy", &Tensor::new(vec![0.0f32; 1 << 20], &[1024, 1024]).unwrap());
+    let square = s.npy("square.npy", &Tensor::new(vec![0.0f32; 1 << 20], &[1024, 1024]).unwrap());
     let mut child = belljar(&["run", &slow, "--input", &square]).spawn().unwrap();
     let workers = |parent: u32| -> Vec<u32> {
         let children = format!("/proc/{parent}/task");
         let tasks = fs::read_dir(children).into_iter().flatten().filter_map(Result::ok);
         tasks
             .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
-            .flat_map(|list| list.split_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<_>>())
+            .flat_map(|list| {
+                list.split_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<_>>()
+            })
             .collect()
     };
     let mut found = Vec::new();

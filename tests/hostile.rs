@@ -228,7 +228,10 @@ fn a_pinned_policy_refuses_another_model() {
     let err = support::load_under(&host, &bytes, &policy).err().unwrap();
     assert!(matches!(err.kind(), ErrorKind::Pin { .. }), "{err}");
     assert_eq!(err.exit_code(), 3);
-    assert!(err.to_string().starts_with("test.onnx: ") && err.to_string().contains("0707"), "{err}");
+    assert!(
+        err.to_string().starts_with("test.onnx: ") && err.to_string().contains("0707"),
+        "{err}"
+    );
 }
 
 #[test]

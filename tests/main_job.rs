@@ -131,9 +131,7 @@ fn descriptions_say_what_the_files_say() {
     let host = host(Isolation::Thread);
     let policy = Policy::default();
     let symbol = |name: &str| Dim::Symbol(name.into());
-    let describe = |file: &str| {
-        host.load(real_model(file), &policy).unwrap().description().clone()
-    };
+    let describe = |file: &str| host.load(real_model(file), &policy).unwrap().description().clone();
 
     let magika = describe("magika.onnx");
     assert_eq!(magika.producer_name, "tf2onnx");

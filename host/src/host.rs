@@ -258,14 +258,12 @@ impl Inner {
                 let variant = Variant { epochs: false, deterministic };
                 let code = self.code(variant)?;
                 let inputs = limits.input_size.saturating_add(FRAMING);
-                let sandbox =
-                    WorkerSandbox::start(&self.worker, &code, variant, sandbox, inputs);
+                let sandbox = WorkerSandbox::start(&self.worker, &code, variant, sandbox, inputs);
                 Ok(Box::new(sandbox.map_err(failed)?))
             }
             Isolation::Thread => {
                 let variant = Variant { epochs: true, deterministic };
-                let (engine, module) =
-                    self.engines.get(&self.cache, variant, limits.stack)?;
+                let (engine, module) = self.engines.get(&self.cache, variant, limits.stack)?;
                 let sandbox = ThreadSandbox::new(&self.engines, &engine, &module, sandbox);
                 Ok(Box::new(sandbox.map_err(failed)?))
             }
@@ -297,9 +295,8 @@ pub fn become_worker_if_asked() {
 }
 
 fn default_folder(own: &str, xdg: &str, in_home: &str) -> Result<PathBuf, Error> {
-    let absolute = |name: &str| {
-        std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
-    };
+    let absolute =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     if let Some(path) = std::env::var_os(own).filter(|path| !path.is_empty()) {
         return std::path::absolute(Path::new(&path))
             .map_err(|err| Error::new(ErrorKind::Host(format!("{own}: {err}"))));

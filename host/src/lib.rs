@@ -49,6 +49,6 @@ pub use error::{Error, ErrorKind};
 pub use host::{Event, Host, HostBuilder, Isolation, become_worker_if_asked};
 pub use model::{Model, Outputs, RunCost, UncheckedOutputs};
 pub use policy::Policy;
-pub use sandbox::{CodeCacheError, GuestInfo, Limit};
+pub use sandbox::{CodeCacheError, GuestInfo, Limit, ResetMethod};
 pub use tensor::{DType, Tensor};
 pub use trust::{Digest, ModelBytes, ModelBytesError};

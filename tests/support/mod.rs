@@ -60,7 +60,11 @@ pub(crate) fn load(host: &Host, bytes: &[u8]) -> Result<Model, belljar::Error> {
     load_under(host, bytes, &Policy::default())
 }
 
-pub(crate) fn load_under(host: &Host, bytes: &[u8], policy: &Policy) -> Result<Model, belljar::Error> {
+pub(crate) fn load_under(
+    host: &Host,
+    bytes: &[u8],
+    policy: &Policy,
+) -> Result<Model, belljar::Error> {
     host.load(ModelBytes::read(bytes, u64::MAX).unwrap().labelled("test.onnx"), policy)
 }
 

@@ -1,5 +1,6 @@
 //! Writes ONNX files, well-formed or not: the few protobuf messages that tests need, by field
 //! number (onnx.proto of ONNX 1.23).
+#![allow(dead_code)] // Each user takes a part.
 
 /// A protobuf message under construction.
 #[derive(Clone, Default)]
@@ -80,7 +81,12 @@ pub(crate) fn value(name: &str, elem_type: i64, dims: &[Dim<'_>]) -> Message {
     Message::new().bytes(1, name).message(2, Message::new().message(1, tensor))
 }
 
-pub(crate) fn node(op_type: &str, inputs: &[&str], outputs: &[&str], attributes: &[Message]) -> Message {
+pub(crate) fn node(
+    op_type: &str,
+    inputs: &[&str],
+    outputs: &[&str],
+    attributes: &[Message],
+) -> Message {
     let mut node = Message::new();
     for input in inputs {
         node = node.bytes(1, input);

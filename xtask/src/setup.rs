@@ -30,6 +30,7 @@ pub(crate) fn cargo(repo: &Repo) -> Command {
 pub(crate) fn environment(repo: &Repo, command: &mut Command) {
     command.env("BELLJAR_MODELS", repo.target().join("models"));
     command.env("BELLJAR_CACHE_DIR", repo.target().join("cache"));
+    command.env("BELLJAR_STATE_DIR", repo.target().join("state"));
 }
 
 /// Guest, models, and the host for release.

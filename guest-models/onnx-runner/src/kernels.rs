@@ -8,7 +8,8 @@ pub(crate) fn list() -> String {
         let kernel = (routine.make)();
         format!("matmul {}", kernel.name())
     });
-    let others = tract_linalg::routines::declared().map(|routine| format!("routine {}", routine.name()));
+    let others =
+        tract_linalg::routines::declared().map(|routine| format!("routine {}", routine.name()));
     let mut lines: Vec<String> = matmul.chain(others).collect();
     lines.sort();
     lines.join("\n")

@@ -35,7 +35,8 @@ fn check_graph(graph: &GraphProto) -> Result<(), String> {
         }
         let mut seen = HashSet::new();
         for value in values {
-            check_value(value).map_err(|why| format!("{what} {:?}: {why}", start_of(&value.name)))?;
+            check_value(value)
+                .map_err(|why| format!("{what} {:?}: {why}", start_of(&value.name)))?;
             if !seen.insert(&value.name) {
                 return Err(format!("two {what}s have the name {:?}", value.name));
             }

@@ -1,8 +1,6 @@
 //! One inference: tensors in, tensors out.
 
-use belljar_abi::{
-    DType, GuestErrorCode, TensorView, TensorsWriter, decode_tensors, encoded_len,
-};
+use belljar_abi::{DType, GuestErrorCode, TensorView, TensorsWriter, decode_tensors, encoded_len};
 use tract_onnx::prelude::*;
 
 use crate::Refusal;

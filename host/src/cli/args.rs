@@ -67,16 +67,22 @@ pub(super) enum Command {
     Inspect(Inspect),
     NewPolicy(NewPolicy),
     /// Compile the sandboxed runner for this machine ahead of time
-    #[command(after_help = "Examples:\n  belljar warm\n  BELLJAR_CACHE_DIR=/var/cache/belljar belljar warm")]
+    #[command(
+        after_help = "Examples:\n  belljar warm\n  BELLJAR_CACHE_DIR=/var/cache/belljar belljar warm"
+    )]
     Warm,
     /// Print a script that completes this command line
-    #[command(after_help = "Examples:\n  belljar completions bash > ~/.local/share/bash-completion/completions/belljar\n  belljar completions fish > ~/.config/fish/completions/belljar.fish")]
+    #[command(
+        after_help = "Examples:\n  belljar completions bash > ~/.local/share/bash-completion/completions/belljar\n  belljar completions fish > ~/.config/fish/completions/belljar.fish"
+    )]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
     /// Print the manual page, or write all of them into a folder
-    #[command(after_help = "Examples:\n  belljar man | man -l -\n  belljar man --output ~/.local/share/man/man1")]
+    #[command(
+        after_help = "Examples:\n  belljar man | man -l -\n  belljar man --output ~/.local/share/man/man1"
+    )]
     Man {
         /// Folder to write one page for each command to
         #[arg(short, long, value_name = "DIR")]
@@ -171,7 +177,9 @@ pub(super) struct Run {
 
 /// Say what a model is, as read inside the sandbox
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  belljar inspect model.onnx\n  belljar inspect model.onnx --format json | jq .inputs")]
+#[command(
+    after_help = "Examples:\n  belljar inspect model.onnx\n  belljar inspect model.onnx --format json | jq .inputs"
+)]
 pub(super) struct Inspect {
     #[command(flatten)]
     pub(super) model: ModelArgs,
@@ -183,7 +191,9 @@ pub(super) struct Inspect {
 
 /// Write a starting policy: the model pinned, limits fitted to one measured run
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  belljar new-policy model.onnx --input image=photo.npy --output model.policy.toml\n  belljar new-policy model.onnx --random\n  belljar new-policy model.onnx --random --shape image=1,3,640,480")]
+#[command(
+    after_help = "Examples:\n  belljar new-policy model.onnx --input image=photo.npy --output model.policy.toml\n  belljar new-policy model.onnx --random\n  belljar new-policy model.onnx --random --shape image=1,3,640,480"
+)]
 pub(super) struct NewPolicy {
     /// The ONNX file
     pub(super) model: PathBuf,

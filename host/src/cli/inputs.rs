@@ -58,11 +58,8 @@ fn read(
     description: &Description,
     limit: u64,
 ) -> Result<Vec<(String, Tensor)>, Failure> {
-    let source = if given.path == Path::new("-") {
-        "standard input".to_owned()
-    } else {
-        shown(&given.path)
-    };
+    let source =
+        if given.path == Path::new("-") { "standard input".to_owned() } else { shown(&given.path) };
     let unreadable = |err: io::Error| Failure::usage(format!("{source}: {err}"));
     let malformed = |err: TensorError| Failure::tensor(&source, &err);
     let dtype_of = |name: &str| -> Option<DType> {
@@ -117,7 +114,8 @@ fn one_of(
         Some(at) => at,
         None if arrays.len() == 1 => 0,
         None => {
-            let names: Vec<_> = arrays.iter().map(|(n, _)| Hostile::cut(n, 60).to_string()).collect();
+            let names: Vec<_> =
+                arrays.iter().map(|(n, _)| Hostile::cut(n, 60).to_string()).collect();
             let text = format!("{source}: it holds no {:?}, only {}", name, names.join(", "));
             return Err(Failure::usage(text));
         }
@@ -141,10 +139,7 @@ fn single_input(description: &Description, source: &str) -> Result<String, Failu
 
 /// Whether JSON is an object of tensors by name: its first key is an input, and not one of the
 /// keys with which a single tensor is written.
-fn starts_with_named_tensors(
-    file: &mut impl Read,
-    description: &Description,
-) -> io::Result<bool> {
+fn starts_with_named_tensors(file: &mut impl Read, description: &Description) -> io::Result<bool> {
     let mut start = vec![0; 64 << 10];
     let known = read_start(file, &mut start)?;
     let text = String::from_utf8_lossy(start.get(..known).unwrap_or_default()).into_owned();

@@ -3,6 +3,8 @@
 use std::io::{Write, stdout};
 use std::time::{Duration, Instant};
 
+use belljar_abi::element_count;
+
 use super::args::{IsolationArg, NewPolicy};
 use super::failure::Failure;
 use super::host::{host, read_model};
@@ -31,7 +33,7 @@ pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(
     let limit = policy.limits.input_size;
     let mut given = inputs::read_all(&arguments.inputs, model.description(), limit)?;
     if arguments.random {
-        make_up(&mut given, model.description(), &arguments.shapes)?;
+        make_up(&mut given, model.description(), &arguments.shapes, limit)?;
     }
     let input_bytes = given.iter().map(|(_, tensor)| tensor.byte_len()).sum();
     let prepare_time =
@@ -69,7 +71,9 @@ fn make_up(
     given: &mut Vec<(String, Tensor)>,
     description: &Description,
     shapes: &[String],
+    limit: u64,
 ) -> Result<(), Failure> {
+    let mut left = limit;
     let shapes = shapes.iter().map(|text| parse_shape(text)).collect::<Result<Vec<_>, _>>()?;
     let mut seed = 1;
     for input in description.inputs.iter().filter(|input| !input.has_default) {
@@ -79,9 +83,18 @@ fn make_up(
         let named = shapes.iter().find(|(name, _)| *name == input.name);
         let shape = named.map_or_else(|| declared_shape(input), |(_, shape)| shape.clone());
         let failed = |why: String| {
-            Failure::usage(format!("no input can be made up for {}: {why}", Hostile::cut(&input.name, 60)))
+            Failure::usage(format!(
+                "no input can be made up for {}: {why}",
+                Hostile::cut(&input.name, 60)
+            ))
         };
         let dtype = input.dtype().ok_or_else(|| failed("it has no known element type".into()))?;
+        let dims: Vec<u64> = shape.iter().map(|dim| *dim as u64).collect();
+        // Strings are empty, but not free.
+        left = element_count(&dims)
+            .and_then(|count| count.checked_mul(dtype.size().unwrap_or(24) as u64))
+            .and_then(|len| left.checked_sub(len))
+            .ok_or_else(|| failed(format!("inputs would be larger than {limit} bytes")))?;
         let zeros = Tensor::zeros(dtype, &shape).map_err(|err| failed(err.to_string()))?;
         let tensor = match dtype {
             DType::F32 => {
@@ -115,7 +128,8 @@ fn declared_shape(input: &ValueInfo) -> Vec<usize> {
 
 /// `NAME=1,3,224,224`; nothing after the `=` is a scalar.
 fn parse_shape(text: &str) -> Result<(String, Vec<usize>), Failure> {
-    let wrong = || Failure::usage(format!("--shape {}: write NAME=1,3,224,224", Hostile::new(text)));
+    let wrong =
+        || Failure::usage(format!("--shape {}: write NAME=1,3,224,224", Hostile::new(text)));
     let (name, dims) = text.rsplit_once('=').ok_or_else(wrong)?;
     let dims = dims.split(',').filter(|dim| !dim.trim().is_empty());
     let dims: Result<Vec<usize>, _> = dims.map(|dim| dim.trim().parse()).collect();

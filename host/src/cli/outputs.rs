@@ -4,12 +4,13 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::failure::{Failure, shown};
 use super::table::{Table, number, shape};
 use crate::tensor::summary::Summary;
-use crate::tensor::{Tensor, TensorError, json as tensor_json, npy, npz};
+use crate::tensor::{Data, Tensor, TensorError, json as tensor_json, npy, npz};
 use crate::text::Hostile;
 
 /// Names of the classes along the last axis.
@@ -60,7 +61,11 @@ impl Printing<'_> {
         self.labels.map_or(Ok(()), |labels| labels.check(outputs))
     }
 
-    pub(super) fn table(&self, outputs: &[(String, Tensor)], mut out: impl Write) -> io::Result<()> {
+    pub(super) fn table(
+        &self,
+        outputs: &[(String, Tensor)],
+        mut out: impl Write,
+    ) -> io::Result<()> {
         let mut table = Table::new(&["output", "dtype", "shape", "min", "mean", "max", ""])
             .right(3)
             .right(4)
@@ -111,7 +116,8 @@ impl Printing<'_> {
             .iter()
             .map(|(name, tensor)| {
                 let summary = Summary::of(tensor, self.top);
-                let top: Vec<Value> = summary.top.iter().map(|(i, v)| self.top_entry(i, *v)).collect();
+                let top: Vec<Value> =
+                    summary.top.iter().map(|(i, v)| self.top_entry(i, *v)).collect();
                 let mut entry = Map::new();
                 entry.insert("name".into(), json!(name));
                 entry.insert("dtype".into(), json!(tensor.dtype().name()));
@@ -138,17 +144,42 @@ impl Printing<'_> {
             .collect()
     }
 
-    fn top_entry(&self, index: &[usize], value: f64) -> Value {
-        // JSON has no infinities; a string says it as the tensor files do.
-        let value = match value {
-            f64::INFINITY => json!("Infinity"),
-            f64::NEG_INFINITY => json!("-Infinity"),
-            finite => json!(finite),
-        };
+    fn top_entry(&self, tensor: &Tensor, index: &[usize]) -> Value {
+        let value = element(tensor, index);
         match self.labels.and_then(|labels| labels.of(index)) {
             Some(label) => json!({ "index": index, "value": value, "label": label }),
             None => json!({ "index": index, "value": value }),
         }
+    }
+}
+
+/// One element, exactly. JSON has no infinities; a string says it as the tensor files do.
+fn element(tensor: &Tensor, index: &[usize]) -> Value {
+    let flat = index.iter().zip(tensor.shape()).fold(0, |flat, (at, size)| flat * size + at);
+    let float = |value: f64, exact: Value| match value {
+        f64::INFINITY => json!("Infinity"),
+        f64::NEG_INFINITY => json!("-Infinity"),
+        _ => exact,
+    };
+    fn at<T: Serialize>(values: &[T], flat: usize) -> Value {
+        json!(values.get(flat))
+    }
+    match tensor.data() {
+        Data::F16(values) => {
+            values.get(flat).map_or(Value::Null, |v| float(v.to_f64(), json!(v.to_f32())))
+        }
+        Data::F32(values) => values.get(flat).map_or(Value::Null, |v| float((*v).into(), json!(v))),
+        Data::F64(values) => values.get(flat).map_or(Value::Null, |v| float(*v, json!(v))),
+        Data::I8(values) => at(values, flat),
+        Data::I16(values) => at(values, flat),
+        Data::I32(values) => at(values, flat),
+        Data::I64(values) => at(values, flat),
+        Data::U8(values) => at(values, flat),
+        Data::U16(values) => at(values, flat),
+        Data::U32(values) => at(values, flat),
+        Data::U64(values) => at(values, flat),
+        Data::Bool(values) => at(values, flat),
+        Data::String(values) => at(values, flat),
     }
 }
 
@@ -162,7 +193,11 @@ pub(super) fn write(
     let extension = path.extension().and_then(|extension| extension.to_str());
     match extension {
         _ if ends_in_slash || path.is_dir() => return write_folder(outputs, path, force),
-        Some("npz") => write_file(path, force, |file| npz::write(outputs, file))?,
+        Some("npz") => {
+            let outputs: Vec<(String, Tensor)> =
+                outputs.iter().map(|(name, tensor)| (archive_name(name), tensor.clone())).collect();
+            write_file(path, force, |file| npz::write(&outputs, file))?;
+        }
         Some("json") => write_file(path, force, |file| tensor_json::write_named(outputs, file))?,
         _ => {
             return Err(Failure::usage(format!("--output {}: of what kind?", shown(path)))
@@ -209,6 +244,19 @@ fn file_names(names: &[&str]) -> Vec<String> {
     taken
 }
 
+/// The name of an output in an archive: itself, unless a program that unpacks archives into files
+/// could be led elsewhere by it.
+fn archive_name(name: &str) -> String {
+    let leads_elsewhere = name.starts_with('/')
+        || name.split('/').any(|part| part == "..")
+        || name.chars().any(|c| matches!(c, '\\' | ':') || c.is_control());
+    if !leads_elsewhere {
+        return name.to_owned();
+    }
+    let keep = |c: char| if matches!(c, '/' | '\\' | ':') || c.is_control() { '_' } else { c };
+    name.chars().map(keep).collect::<String>().replace("..", "__")
+}
+
 /// Writes a file whole or not at all: under another name first, which is then given up for the
 /// right one. Never through a symlink, and over another file only when asked to.
 pub(super) fn write_file(
@@ -217,8 +265,14 @@ pub(super) fn write_file(
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), TensorError>,
 ) -> Result<(), Failure> {
     let failed = |err: &dyn std::fmt::Display| Failure::write(path, err);
-    if !force && path.symlink_metadata().is_ok() {
-        return Err(failed(&"there is something already"));
+    if let Ok(there) = path.symlink_metadata() {
+        if !force {
+            return Err(failed(&"there is something already"));
+        }
+        // A rename would put a file in place of a device, too.
+        if !there.is_file() && !there.is_symlink() {
+            return Err(failed(&"not a file, and not replaced"));
+        }
     }
     let name = path.file_name().ok_or_else(|| failed(&"not the name of a file"))?;
     let mut aside = std::ffi::OsString::from(format!(".belljar-{}-", std::process::id()));
@@ -251,14 +305,52 @@ mod tests {
 
     #[test]
     fn names_of_outputs_never_lead_elsewhere() {
-        let names = ["../../etc/passwd", "/abs", "", "..", ".hidden", "a b", "A_b", "-rf", "x\0y\n"];
+        let names =
+            ["../../etc/passwd", "/abs", "", "..", ".hidden", "a b", "A_b", "-rf", "x\0y\n"];
         let files = file_names(&names);
         let expected = [
-            "_.._etc_passwd.npy", "_abs.npy", "output.npy", "output-2.npy", "hidden.npy", "a_b.npy",
-            "A_b-2.npy", "rf.npy", "x_y_.npy",
+            "_.._etc_passwd.npy",
+            "_abs.npy",
+            "output.npy",
+            "output-2.npy",
+            "hidden.npy",
+            "a_b.npy",
+            "A_b-2.npy",
+            "rf.npy",
+            "x_y_.npy",
         ];
         assert_eq!(files, expected);
         assert_eq!(file_names(&[&"n".repeat(5000)])[0].len(), 84);
+    }
+
+    #[test]
+    fn names_in_archives_lead_nowhere_when_unpacked() {
+        for (name, expected) in [
+            ("gpu_0/softmax_1", "gpu_0/softmax_1"),
+            ("a..b", "a..b"),
+            ("../../etc/passwd", "_______etc_passwd"),
+            ("/etc/passwd", "_etc_passwd"),
+            ("c:\\windows", "c__windows"),
+        ] {
+            assert_eq!(archive_name(name), expected);
+        }
+    }
+
+    #[test]
+    fn elements_are_exact() {
+        let big = Tensor::new(vec![0i64, (1 << 53) + 1], &[1, 2]).unwrap();
+        assert_eq!(element(&big, &[0, 1]).to_string(), "9007199254740993");
+        let small = Tensor::new(vec![0.1f32, f32::NEG_INFINITY], &[2]).unwrap();
+        assert_eq!(element(&small, &[0]).to_string(), "0.1");
+        assert_eq!(element(&small, &[1]).to_string(), "\"-Infinity\"");
+        assert_eq!(element(&Tensor::scalar(true), &[]).to_string(), "true");
+    }
+
+    #[test]
+    fn devices_are_not_replaced() {
+        let write = |file: &mut BufWriter<File>| Ok(file.write_all(b"x")?);
+        let err = write_file(Path::new("/dev/null"), true, write).unwrap_err();
+        assert!(err.to_string().contains("not a file"), "{err}");
     }
 
     #[test]

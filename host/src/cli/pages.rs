@@ -48,11 +48,9 @@ pub(super) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
 
 pub(super) fn man(folder: Option<&Path>) -> Result<(), Failure> {
     match folder {
-        Some(folder) => {
-            std::fs::create_dir_all(folder)
-                .and_then(|()| clap_mangen::generate_to(Arguments::command(), folder))
-                .map_err(|err| Failure::write(folder, &err))
-        }
+        Some(folder) => std::fs::create_dir_all(folder)
+            .and_then(|()| clap_mangen::generate_to(Arguments::command(), folder))
+            .map_err(|err| Failure::write(folder, &err)),
         None => {
             let mut page = Vec::new();
             clap_mangen::Man::new(Arguments::command())

@@ -48,8 +48,7 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let outputs = terminal.progress("running", || model.run(&inputs))?.validate()?;
     let cost = outputs.cost();
     let outputs = outputs.into_tensors();
-    let printing =
-        Printing { labels: labels.as_ref(), top: arguments.top, data: arguments.data };
+    let printing = Printing { labels: labels.as_ref(), top: arguments.top, data: arguments.data };
     printing.check(&outputs)?;
 
     let start = Instant::now();

@@ -61,8 +61,11 @@ impl Terminal {
     }
 
     fn line(&self, color: AnsiColor, kind: &str, text: &str) {
-        let style =
-            if self.color { Style::new().bold().fg_color(Some(color.into())) } else { Style::new() };
+        let style = if self.color {
+            Style::new().bold().fg_color(Some(color.into()))
+        } else {
+            Style::new()
+        };
         // Nobody is left to be told that standard error is gone.
         let _ = writeln!(io::stderr(), "belljar: {style}{kind}{style:#}: {text}");
     }

@@ -66,9 +66,8 @@ impl WorkerProcess {
         let spawner = spawner()?.lock().unwrap_or_else(PoisonError::into_inner);
         spawner.send(order).map_err(|_| io::Error::other("the spawning thread has ended"))?;
         drop(spawner);
-        let child = answered
-            .recv()
-            .map_err(|_| io::Error::other("the spawning thread has ended"))??;
+        let child =
+            answered.recv().map_err(|_| io::Error::other("the spawning thread has ended"))??;
         Ok(WorkerProcess { child })
     }
 

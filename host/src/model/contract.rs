@@ -103,7 +103,9 @@ fn fits(declared: &ValueInfo, tensor: &Tensor, symbols: &mut Symbols) -> Result<
         Some(dtype) if dtype == tensor.dtype() => {}
         Some(_) => return Err(broken()),
         None if declared.elem_type == 0 => {
-            return Err("the model declares no tensor of a known type, which is not supported".into());
+            return Err(
+                "the model declares no tensor of a known type, which is not supported".into()
+            );
         }
         None => {
             let name = DType::onnx_name(declared.elem_type);

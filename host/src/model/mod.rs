@@ -13,7 +13,7 @@ use belljar_abi::{
 use crate::error::{Error, ErrorKind, Phase};
 use crate::host::{Event, Host, Inner};
 use crate::policy::Policy;
-use crate::sandbox::{Answer, Call, CallLimit, Limit, Payload, Sandbox, TimeKey};
+use crate::sandbox::{Answer, Call, CallLimit, Limit, Payload, ResetMethod, Sandbox, TimeKey};
 use crate::tensor::Tensor;
 use crate::trust::{Digest, ModelBytes};
 
@@ -30,6 +30,13 @@ pub struct RunCost {
     pub run: Duration,
     /// Size of the sandbox's memory after the run, in bytes.
     pub memory: u64,
+    /// Time to make the instance that served this run from the prepared image; part of `run`.
+    pub instantiate: Duration,
+    /// Time that making memory pristine took after the run before in the same sandbox; zero for
+    /// the first. It happens while nobody waits.
+    pub reset: Duration,
+    /// How memory is made pristine.
+    pub reset_method: ResetMethod,
 }
 
 /// A model that was loaded under a policy. Cheap to clone; clones share their sandboxes. Any
@@ -116,7 +123,8 @@ impl Model {
     pub fn prepare<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<Duration, Error> {
         let start = Instant::now();
         let bound = self.shared.contract.bind(inputs).map_err(|kind| self.error(kind))?;
-        let sandbox = self.shared.prepared_sandbox(&bound.shapes).map_err(|kind| self.error(kind))?;
+        let sandbox =
+            self.shared.prepared_sandbox(&bound.shapes).map_err(|kind| self.error(kind))?;
         self.shared.put_back(bound.shapes, sandbox);
         Ok(start.elapsed())
     }
@@ -170,7 +178,14 @@ impl Model {
             .map(|view| Ok((view.name.to_owned(), Tensor::from_view(view)?)))
             .collect::<Result<Vec<_>, crate::tensor::TensorError>>()
             .map_err(|err| ErrorKind::Sandbox(err.to_string()))?;
-        let cost = RunCost { prepare, run: start.elapsed(), memory: answer.cost.memory };
+        let cost = RunCost {
+            prepare,
+            run: start.elapsed(),
+            memory: answer.cost.memory,
+            instantiate: answer.cost.instantiate,
+            reset: answer.cost.reset,
+            reset_method: answer.cost.method,
+        };
         shared.put_back(bound.shapes, sandbox);
         let (label, contract) = (shared.label.clone(), Arc::clone(&shared.contract));
         Ok(UncheckedOutputs::new(label, contract, bound.symbols, tensors, cost))

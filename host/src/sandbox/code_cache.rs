@@ -355,15 +355,13 @@ fn open_private(
     Ok(Some(file))
 }
 
-fn check_private(
-    file: &File,
-    path: &Path,
-    variable: &'static str,
-) -> Result<(), CodeCacheError> {
+fn check_private(file: &File, path: &Path, variable: &'static str) -> Result<(), CodeCacheError> {
     use std::os::unix::fs::MetadataExt;
-    let metadata = file
-        .metadata()
-        .map_err(|source| CodeCacheError::Io { path: path.to_owned(), source, variable })?;
+    let metadata = file.metadata().map_err(|source| CodeCacheError::Io {
+        path: path.to_owned(),
+        source,
+        variable,
+    })?;
     let why = if metadata.uid() != rustix::process::geteuid().as_raw() {
         "it belongs to somebody else"
     } else if metadata.mode() & 0o077 != 0 {

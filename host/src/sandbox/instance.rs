@@ -43,7 +43,8 @@ impl Log {
             self.lines.push(line);
         } else if self.left > 0 {
             self.left = 0;
-            self.lines.push(format!("(the log is full: `limits.log-size` is {} bytes)", self.limit));
+            self.lines
+                .push(format!("(the log is full: `limits.log-size` is {} bytes)", self.limit));
         }
     }
 }
@@ -166,6 +167,11 @@ impl Instance {
         self.memory.data(&self.store)
     }
 
+    #[cfg(test)]
+    pub(super) fn grow(&mut self, bytes: usize) {
+        self.memory.grow(&mut self.store, (bytes as u64).div_ceil(64 << 10)).unwrap();
+    }
+
     /// Ends the instance. Its slot has to be made pristine before it is used again.
     pub(super) fn end(self) -> Option<Slot> {
         drop(self.store);
@@ -246,10 +252,8 @@ impl Instance {
         // What does not fit 32 bits cannot fit the sandbox either.
         let too_large = Failure::Limit(Limit::Memory { limit: self.limits.memory });
         let len = u32::try_from(len).map_err(|_| too_large.clone())?;
-        let address = self
-            .alloc
-            .call(&mut self.store, len)
-            .map_err(|err| self.explain(err, deadline))?;
+        let address =
+            self.alloc.call(&mut self.store, len).map_err(|err| self.explain(err, deadline))?;
         if address == 0 {
             self.store.data_mut().limiter.take_refused();
             return Err(too_large);
@@ -272,13 +276,10 @@ impl Instance {
         match trap {
             Some(Trap::Interrupt) => deadline
                 .map_or_else(|| Failure::Trapped("interrupted".into()), |d| d.exceeded.clone()),
-            Some(Trap::StackOverflow) => {
-                Failure::Limit(Limit::Stack { limit: self.limits.stack })
+            Some(Trap::StackOverflow) => Failure::Limit(Limit::Stack { limit: self.limits.stack }),
+            _ if refused.is_some() => {
+                refused.map_or_else(|| Failure::Trapped(String::new()), Failure::Limit)
             }
-            _ if refused.is_some() => refused.map_or_else(
-                || Failure::Trapped(String::new()),
-                Failure::Limit,
-            ),
             Some(Trap::MemoryOutOfBounds) if self.guest_stack_is_exhausted() => {
                 Failure::Limit(Limit::Stack { limit: GUEST_STACK })
             }

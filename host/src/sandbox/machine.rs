@@ -118,8 +118,7 @@ impl Machine {
     /// Turns the memory of the first instance into the image for all others.
     fn keep_image(&mut self) -> Result<(), Failure> {
         let failed = |err: std::io::Error| Failure::Host(format!("no image could be made: {err}"));
-        let Stage::First(Some(instance)) =
-            std::mem::replace(&mut self.stage, Stage::First(None))
+        let Stage::First(Some(instance)) = std::mem::replace(&mut self.stage, Stage::First(None))
         else {
             return Err(Failure::Host("there is nothing to make an image of".into()));
         };
@@ -152,6 +151,7 @@ impl Machine {
                 slot
             }
         };
+        let method = pristine.reset_method();
         let start = Instant::now();
         let mut instance = self.template.instantiate(pristine, Start::Image, deadline)?;
         let instantiate = start.elapsed();
@@ -162,10 +162,133 @@ impl Machine {
         }
         let (answer, cost) = result?;
         let reset = std::mem::take(&mut self.reset);
-        Ok((answer, Cost { instantiate, reset, ..cost }))
+        Ok((answer, Cost { instantiate, reset, method, ..cost }))
     }
 }
 
 fn new_slot() -> Result<Slot, Failure> {
     Slot::new().map_err(|err| Failure::Host(format!("no address space for a sandbox: {err}")))
+}
+
+#[cfg(test)]
+#[path = "../../../tests/support/onnx.rs"]
+mod onnx;
+
+#[cfg(test)]
+mod tests {
+    use belljar_abi::{DType, InputShape, TensorView, encode_shapes, encode_tensors};
+
+    use super::super::engine::{Engines, Variant};
+    use super::super::guest::CODE;
+    use super::super::limits::SandboxLimits;
+    use super::*;
+
+    /// Compiling takes a while, so all tests of this module share the code.
+    fn template() -> Template {
+        static CODE_FILE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+        let engine = Engines::new_engine(Variant::default(), 2 << 20).unwrap();
+        let code = CODE_FILE.get_or_init(|| engine.precompile_module(CODE).unwrap());
+        // SAFETY: the bytes were made by `precompile_module` of an engine with these settings.
+        let module = unsafe { wasmtime::Module::deserialize(&engine, code) }.unwrap();
+        let limits =
+            SandboxLimits { memory: 1 << 30, stack: 2 << 20, log: 1 << 16, answer: 1 << 28 };
+        Template::new(&engine, &module, limits).unwrap()
+    }
+
+    fn prepared(graph: &onnx::Graph, name: &str, dims: &[u64]) -> Machine {
+        let mut machine = Machine::new(template());
+        let mut call = |call, bytes: Vec<u8>| {
+            let check = |message: &[u8]| {
+                assert!(matches!(decode_reply(message), Ok(Reply::Ok)), "{message:?}");
+                Ok(())
+            };
+            machine.call(call, &Payload::Bytes(bytes), None, check).unwrap();
+        };
+        call(Call::Load, graph.bytes());
+        let shape = InputShape { name: name.into(), dims: dims.to_vec() };
+        call(Call::Prepare, encode_shapes(&[shape]));
+        machine
+    }
+
+    fn run(machine: &mut Machine, dims: &[u64], values: &[f32]) -> Cost {
+        let data: &[u8] = bytemuck::cast_slice(values);
+        let view = TensorView { name: "x", dtype: DType::F32, dims: dims.to_vec(), data };
+        let payload = Payload::Bytes(encode_tensors(&[view]));
+        machine
+            .call(Call::Run, &payload, None, |message| {
+                assert!(matches!(decode_reply(message), Ok(Reply::Tensors(_))));
+                Ok(())
+            })
+            .unwrap()
+            .1
+    }
+
+    fn count(memory: &[u8], secret: &[u8]) -> usize {
+        memory.windows(secret.len()).filter(|window| *window == secret).count()
+    }
+
+    /// Both ways of making memory pristine: a machine without a pagemap falls back to the other.
+    #[test]
+    fn a_secret_of_one_request_is_nowhere_in_the_next() {
+        const SIZE: usize = 1 << 20;
+        let secret = f32::from_bits(0x4b5e_c3e7);
+        let needle = [secret; 4];
+        let needle: &[u8] = bytemuck::cast_slice(&needle);
+        let dims = [SIZE as u64];
+        for force in [None, Some(super::super::slot::ResetMethod::NewMapping)] {
+            let mut machine = prepared(&onnx::relu(&onnx::fixed(&[SIZE as i64])), "x", &dims);
+            let clean = run(&mut machine, &dims, &vec![1.0; SIZE]).memory;
+            run(&mut machine, &dims, &vec![secret; SIZE]);
+
+            // The secret is there before the reset, so that looking for it means something.
+            let Stage::Prepared { image, slot } = &mut machine.stage else { unreachable!() };
+            let SlotState::Used(mut used) = std::mem::replace(slot, SlotState::None) else {
+                panic!("the slot is not the used one")
+            };
+            assert!(count(used.memory(), needle) > 1000);
+            let image_len = image.len();
+            if let Some(method) = force {
+                used.force(method);
+            }
+            used.reset().unwrap();
+            assert_eq!(used.memory().len(), image_len, "its size is that of the image");
+            assert_eq!(count(used.memory(), needle), 0);
+            let mut expected = vec![0; image_len];
+            image.read_at(&mut expected, 0).unwrap();
+            assert!(used.memory() == expected, "every byte is that of the image");
+
+            // What the next instance can grow into is zero, too.
+            let mut instance = machine.template.instantiate(used, Start::Image, None).unwrap();
+            instance.grow(4 * SIZE);
+            assert_eq!(count(instance.memory(), needle), 0);
+            assert!(instance.memory()[image_len..].iter().all(|byte| *byte == 0));
+            let Stage::Prepared { slot, .. } = &mut machine.stage else { unreachable!() };
+            *slot = SlotState::Used(instance.end().unwrap());
+            assert_eq!(run(&mut machine, &dims, &vec![1.0; SIZE]).memory, clean);
+        }
+    }
+
+    #[test]
+    fn ten_thousand_runs_that_grow_memory_start_at_the_same_size() {
+        const SIZE: u64 = 192;
+        let graph = onnx::Graph {
+            nodes: vec![
+                onnx::node("Transpose", &["x"], &["t"], &[]),
+                onnx::node("MatMul", &["x", "t"], &["m"], &[]),
+                onnx::node("ReduceMax", &["m"], &["y"], &[onnx::int_attribute("keepdims", 0)]),
+            ],
+            inputs: vec![onnx::value("x", onnx::FLOAT, &onnx::fixed(&[SIZE as i64, 1]))],
+            outputs: vec![onnx::value("y", onnx::FLOAT, &[])],
+            ..onnx::Graph::default()
+        };
+        let mut machine = prepared(&graph, "x", &[SIZE, 1]);
+        let Stage::Prepared { image, .. } = &machine.stage else { unreachable!() };
+        let start = image.len() as u64;
+        let values = vec![1.0; SIZE as usize];
+        let first = run(&mut machine, &[SIZE, 1], &values).memory;
+        assert!(first > start, "the model does not grow its memory: {start} to {first}");
+        for _ in 0..10_000 {
+            assert_eq!(run(&mut machine, &[SIZE, 1], &values).memory, first);
+        }
+    }
 }

@@ -30,6 +30,7 @@ pub use failure::Limit;
 pub use guest::GuestInfo;
 pub(crate) use limits::SandboxLimits;
 pub(crate) use serve::serve;
+pub use slot::ResetMethod;
 pub(crate) use thread::ThreadSandbox;
 pub(crate) use worker::WorkerSandbox;
 
@@ -85,6 +86,8 @@ pub(crate) struct Cost {
     pub(crate) instantiate: Duration,
     /// Time to make memory pristine after the run before.
     pub(crate) reset: Duration,
+    /// How memory is made pristine.
+    pub(crate) method: ResetMethod,
 }
 
 /// A sandbox, wherever it runs.

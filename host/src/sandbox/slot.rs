@@ -16,6 +16,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+use serde::{Deserialize, Serialize};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 use super::image::Image;
@@ -45,12 +46,15 @@ pub(super) struct Slot {
     how: ResetMethod,
 }
 
-/// How memory is made pristine again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ResetMethod {
+/// How a sandbox's memory is made pristine before another run: the cheapest way that the machine
+/// allows, and never not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ResetMethod {
     /// Pages that were written are found by `/proc/self/pagemap` and copied back.
     WrittenPages,
-    /// The image is mapped anew.
+    /// The image is mapped anew, and every page that a run touches is faulted in again.
+    #[default]
     NewMapping,
 }
 
@@ -90,7 +94,7 @@ impl Slot {
     pub(super) fn map(&mut self, image: &Arc<Image>) -> io::Result<()> {
         self.unmap()?;
         let len = image.len();
-        if len > RESERVED || len % WASM_PAGE != 0 {
+        if len > RESERVED || !len.is_multiple_of(WASM_PAGE) {
             return Err(io::Error::other("the image has an impossible size"));
         }
         if len > 0 {
@@ -197,8 +201,8 @@ impl Slot {
             pagemap.read_exact_at(batch, 8 * (first + page) as u64)?;
             for entry in batch.as_chunks::<8>().0 {
                 let entry = u64::from_le_bytes(*entry);
-                let written = entry & SWAPPED != 0
-                    || (entry & PRESENT != 0 && entry & FILE_OR_SHARED == 0);
+                let written =
+                    entry & SWAPPED != 0 || (entry & PRESENT != 0 && entry & FILE_OR_SHARED == 0);
                 let at = page * HOST_PAGE;
                 run = match (run, written) {
                     (Some((from, to)), true) if to == at => Some((from, at + HOST_PAGE)),
@@ -256,6 +260,20 @@ impl Drop for Slot {
         // memory owns its slot.
         let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), RESERVED + GUARD) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}
+
+#[cfg(test)]
+impl Slot {
+    /// The memory, while no instance lives in it.
+    pub(super) fn memory(&mut self) -> &mut [u8] {
+        // SAFETY: the first `size` bytes are accessible, and the borrow keeps the slot from
+        // changing.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.size) }
+    }
+
+    pub(super) fn force(&mut self, method: ResetMethod) {
+        self.how = method;
     }
 }
 
@@ -349,12 +367,6 @@ mod tests {
         Arc::new(Image::capture(&bytes).unwrap())
     }
 
-    fn bytes(slot: &mut Slot) -> &mut [u8] {
-        // SAFETY: the first `size` bytes are accessible, and the borrow keeps the slot from
-        // changing.
-        unsafe { std::slice::from_raw_parts_mut(slot.base.as_ptr(), slot.size) }
-    }
-
     #[test]
     fn a_slot_starts_from_its_image_and_returns_to_it() {
         for how in [ResetMethod::WrittenPages, ResetMethod::NewMapping] {
@@ -365,13 +377,13 @@ mod tests {
             slot.how = how;
             slot.map(&image).unwrap();
             for more in [1, 40, 0, 2, 40, 3] {
-                assert_eq!(bytes(&mut slot), whole, "{how:?}");
+                assert_eq!(slot.memory(), whole, "{how:?}");
                 slot.grow_to((3 + more) * WASM_PAGE).unwrap();
-                assert!(bytes(&mut slot)[3 * WASM_PAGE..].iter().all(|b| *b == 0), "{how:?}");
+                assert!(slot.memory()[3 * WASM_PAGE..].iter().all(|b| *b == 0), "{how:?}");
                 for at in [0, 4095, 4096, 100_000, 3 * WASM_PAGE - 1] {
-                    bytes(&mut slot)[at] ^= 0xff;
+                    slot.memory()[at] ^= 0xff;
                 }
-                bytes(&mut slot)[3 * WASM_PAGE..].fill(0xee);
+                slot.memory()[3 * WASM_PAGE..].fill(0xee);
                 slot.reset().unwrap();
                 assert_eq!(slot.reset_method(), how);
             }
@@ -384,8 +396,8 @@ mod tests {
         slot.map(&image(1)).unwrap();
         for _ in 0..2 {
             slot.grow_to(KEPT + (8 << 20)).unwrap();
-            assert!(bytes(&mut slot)[WASM_PAGE..].iter().all(|byte| *byte == 0));
-            bytes(&mut slot)[WASM_PAGE..].fill(0x5a);
+            assert!(slot.memory()[WASM_PAGE..].iter().all(|byte| *byte == 0));
+            slot.memory()[WASM_PAGE..].fill(0x5a);
             slot.reset().unwrap();
             assert_eq!(slot.size, WASM_PAGE);
         }
@@ -395,11 +407,11 @@ mod tests {
     fn a_slot_without_an_image_starts_empty() {
         let mut slot = Slot::new().unwrap();
         slot.grow_to(WASM_PAGE).unwrap();
-        bytes(&mut slot).fill(1);
+        slot.memory().fill(1);
         slot.reset().unwrap();
         assert_eq!(slot.size, 0);
         slot.grow_to(WASM_PAGE).unwrap();
-        assert!(bytes(&mut slot).iter().all(|byte| *byte == 0));
+        assert!(slot.memory().iter().all(|byte| *byte == 0));
     }
 
     #[test]

@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn malformed_text_is_refused() {
-        for text in ["", "00", &"g".repeat(64), &"0".repeat(63), &"0".repeat(65), &"é".repeat(32)] {
+        for text in ["", "00", &"g".repeat(64), &"0".repeat(63), &"0".repeat(65), &"é".repeat(32)]
+        {
             assert_eq!(text.parse::<Digest>(), Err(ParseDigestError), "{text}");
         }
     }

@@ -75,7 +75,8 @@ impl ModelBytes {
     pub fn open(path: &Path, limit: u64) -> Result<ModelBytes, ModelBytesError> {
         // Without NONBLOCK, opening a FIFO waits for whoever writes to it.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?);
+        let file =
+            File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?);
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(ModelBytesError::NotAFile);
