@@ -117,7 +117,7 @@ impl Printing<'_> {
             .map(|(name, tensor)| {
                 let summary = Summary::of(tensor, self.top);
                 let top: Vec<Value> =
-                    summary.top.iter().map(|(i, v)| self.top_entry(i, *v)).collect();
+                    summary.top.iter().map(|(index, _)| self.top_entry(tensor, index)).collect();
                 let mut entry = Map::new();
                 entry.insert("name".into(), json!(name));
                 entry.insert("dtype".into(), json!(tensor.dtype().name()));
