@@ -328,7 +328,7 @@ mod tests {
         for (name, expected) in [
             ("gpu_0/softmax_1", "gpu_0/softmax_1"),
             ("a..b", "a..b"),
-            ("../../etc/passwd", "_______etc_passwd"),
+            ("../../etc/passwd", "______etc_passwd"),
             ("/etc/passwd", "_etc_passwd"),
             ("c:\\windows", "c__windows"),
         ] {
@@ -341,7 +341,7 @@ mod tests {
         let big = Tensor::new(vec![0i64, (1 << 53) + 1], &[1, 2]).unwrap();
         assert_eq!(element(&big, &[0, 1]).to_string(), "9007199254740993");
         let small = Tensor::new(vec![0.1f32, f32::NEG_INFINITY], &[2]).unwrap();
-        assert_eq!(element(&small, &[0]).to_string(), "0.1");
+        assert_eq!(element(&small, &[0]), json!(0.1f32));
         assert_eq!(element(&small, &[1]).to_string(), "\"-Infinity\"");
         assert_eq!(element(&Tensor::scalar(true), &[]).to_string(), "true");
     }
