@@ -90,6 +90,13 @@ fn real_models_give_onnxruntimes_answers_in_deterministic_mode() {
 }
 
 #[test]
+fn real_models_give_onnxruntimes_answers_without_native_kernels() {
+    let mut policy = Policy::default();
+    policy.compute.kernels = belljar::policy::Kernels::Sandbox;
+    check_all(Isolation::Process, &policy);
+}
+
+#[test]
 fn the_shipped_policies_let_their_models_run() {
     let host = host(Isolation::Process);
     let (models, folder) = expectations();
@@ -251,7 +258,14 @@ fn every_element_type_crosses_unchanged() {
 #[test]
 fn the_guest_holds_the_kernels_that_make_it_fast() {
     let kernels = host(Isolation::Thread).kernels().unwrap();
-    for expected in ["matmul wasm_f32_8x8", "matmul wasm_f32_32x1", "matmul wasm_i32_4x4"] {
+    for expected in [
+        "matmul belljar_f32_32x32",
+        "matmul belljar_f32_16x32",
+        "matmul belljar_f32_8x32",
+        "matmul wasm_f32_8x8",
+        "matmul wasm_f32_32x1",
+        "matmul wasm_i32_4x4",
+    ] {
         assert!(kernels.lines().any(|line| line == expected), "{expected} is not in\n{kernels}");
     }
     assert!(kernels.lines().filter(|line| line.starts_with("routine ")).count() > 10, "{kernels}");

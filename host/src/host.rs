@@ -247,6 +247,7 @@ impl Inner {
             stack: limits.stack,
             log: limits.log_size,
             answer: limits.output_size.saturating_add(FRAMING).max(MAX_DESCRIPTION),
+            native_kernels: policy.compute.native_kernels(),
         };
         let deterministic = policy.compute.deterministic;
         let failed = |failure: Failure| match failure {

@@ -17,6 +17,7 @@ mod host;
 mod kernels;
 mod load;
 mod memory;
+mod native;
 mod prepare;
 mod run;
 

@@ -13,7 +13,9 @@ use toml::de::{DeTable, DeValue};
 use super::limits::{Quantity, within};
 use super::text::{line_and_column, list, nearest, quote, shown, snippet};
 use super::units::{DURATION_HINT, SIZE_HINT, UnitError, parse_duration, parse_size};
-use super::{Bounds, Compute, FORMAT_VERSION, Limits, ModelPin, Policy, PolicyError, bounds};
+use super::{
+    Bounds, Compute, FORMAT_VERSION, Kernels, Limits, ModelPin, Policy, PolicyError, bounds,
+};
 
 const TOP: &[&str] = &["version", "model", "limits", "compute"];
 const MODEL: &[&str] = &["sha256"];
@@ -27,7 +29,7 @@ const LIMITS: &[&str] = &[
     "log-size",
     "stack",
 ];
-const COMPUTE: &[&str] = &["deterministic"];
+const COMPUTE: &[&str] = &["deterministic", "kernels"];
 
 /// Every table with the name it goes by in messages.
 const TABLES: &[(&str, &[&str])] =
@@ -145,6 +147,20 @@ impl File<'_> {
                         let hint = "write true or false, without quotes".to_owned();
                         self.value("compute.deterministic", value, why, hint)
                     })?;
+                }
+                "kernels" => {
+                    compute.kernels = match value.get_ref().as_str() {
+                        Some("native") => Kernels::Native,
+                        Some("sandbox") => Kernels::Sandbox,
+                        found => {
+                            let why = match found {
+                                Some(_) => "not one of the two there are".to_owned(),
+                                None => format!("{}, not a text", kind(value)),
+                            };
+                            let hint = "write \"native\" or \"sandbox\"".to_owned();
+                            return Err(self.value("compute.kernels", value, why, hint));
+                        }
+                    };
                 }
                 _ => return Err(self.unknown(key, &span, "[compute]", COMPUTE)),
             }

@@ -8,6 +8,7 @@ use wasmtime::{Caller, Engine, InstancePre, Linker, Memory, Module, Store, Trap,
 
 use super::failure::{Failure, Limit};
 use super::guest::data_segments;
+use super::kernels::{self, InstructionSet, Refused};
 use super::limits::{Limiter, SandboxLimits};
 use super::slot::{Returned, Slot, with_slot};
 use super::{Call, Cost, Payload};
@@ -24,6 +25,8 @@ const GUEST_STACK: u64 = 4 << 20;
 struct State {
     limiter: Limiter,
     log: Log,
+    /// Set as soon as there is one.
+    memory: Option<Memory>,
 }
 
 /// The guest's log lines, bounded.
@@ -94,6 +97,7 @@ impl Template {
     ) -> Result<Template, Failure> {
         let mut linker = Linker::new(engine);
         linker.func_wrap("belljar", "log", log_line).map_err(host)?;
+        linker.func_wrap("belljar", "matmul_f32", matmul_f32).map_err(host)?;
         Ok(Template { pre: linker.instantiate_pre(module).map_err(host)?, limits })
     }
 
@@ -111,8 +115,8 @@ impl Template {
         let limits = self.limits;
         let log_limit = usize::try_from(limits.log).unwrap_or(usize::MAX);
         let log = Log { lines: Vec::new(), left: log_limit, limit: log_limit, panic: None };
-        let mut store =
-            Store::new(self.pre.module().engine(), State { limiter: Limiter::new(&limits), log });
+        let state = State { limiter: Limiter::new(&limits), log, memory: None };
+        let mut store = Store::new(self.pre.module().engine(), state);
         store.limiter(|state| &mut state.limiter);
         store.set_epoch_deadline(deadline.map_or(u64::MAX / 2, |deadline| deadline.ticks));
         let (instance, returned) = with_slot(slot, || self.pre.instantiate(&mut store));
@@ -126,6 +130,7 @@ impl Template {
         let memory = instance
             .get_memory(&mut store, "memory")
             .ok_or_else(|| Failure::Protocol("the guest exports no memory".into()))?;
+        store.data_mut().memory = Some(memory);
         let alloc = instance
             .get_typed_func(&mut store, "belljar_alloc")
             .map_err(|err| Failure::Protocol(format!("{err:#}")))?;
@@ -159,7 +164,13 @@ impl Instance {
         if found != belljar_abi::ABI_VERSION {
             return Err(Failure::Protocol(format!("the guest speaks version {found}")));
         }
-        Ok(())
+        let kernels = self
+            .instance
+            .get_typed_func::<u32, ()>(&mut self.store, "belljar_use_native_kernels")
+            .map_err(protocol)?;
+        kernels
+            .call(&mut self.store, self.limits.native_kernels.into())
+            .map_err(|err| self.explain(err, deadline))
     }
 
     /// The linear memory.
@@ -286,6 +297,9 @@ impl Instance {
             _ => match (panic, trap) {
                 (Some(panic), _) => Failure::Panicked(panic),
                 (None, Some(trap)) => Failure::Trapped(trap.to_string()),
+                (None, None) if err.is::<Refused>() => {
+                    Failure::Trapped(err.root_cause().to_string())
+                }
                 (None, None) => Failure::Host(format!("{err:#}")),
             },
         }
@@ -300,9 +314,22 @@ impl Instance {
     }
 }
 
+/// The guest's kernel call: one tile of a matrix product.
+fn matmul_f32(
+    mut caller: Caller<'_, State>,
+    rows: u32,
+    operations: u32,
+    count: u32,
+) -> wasmtime::Result<i32> {
+    let memory = caller.data().memory.ok_or_else(|| wasmtime::format_err!("no memory yet"))?;
+    let data = memory.data_mut(&mut caller);
+    kernels::matmul_f32(InstructionSet::best(), data, rows, operations, count)?;
+    Ok(0)
+}
+
 /// The guest's log call. It copies a bounded piece of memory and nothing else.
 fn log_line(mut caller: Caller<'_, State>, level: u32, address: u32, len: u32) {
-    let Some(memory) = caller.get_export("memory").and_then(|export| export.into_memory()) else {
+    let Some(memory) = caller.data().memory else {
         return;
     };
     let (data, state) = memory.data_and_store_mut(&mut caller);

@@ -8,7 +8,7 @@ use super::failure::Limit;
 /// Most elements of the guest's one table of functions: it has some ten thousand.
 const MAX_TABLE: usize = 200_000;
 
-/// The sizes that hold for one sandbox, in bytes.
+/// What holds for one sandbox. Sizes are in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SandboxLimits {
     /// Linear memory.
@@ -19,6 +19,8 @@ pub(crate) struct SandboxLimits {
     pub(crate) log: u64,
     /// Message that a call answers.
     pub(crate) answer: u64,
+    /// Whether the host may compute matrix products for the sandbox.
+    pub(crate) native_kernels: bool,
 }
 
 /// Says no to growth beyond the limits, and remembers that it did: the guest itself only sees an
@@ -97,7 +99,13 @@ mod tests {
     fn instantiate(sections: &[u8]) -> Result<(), Option<Limit>> {
         let engine = Engines::new_engine(Variant::default(), 1 << 20).unwrap();
         let module = Module::new(&engine, [b"\0asm\x01\0\0\0", sections].concat()).unwrap();
-        let limits = SandboxLimits { memory: 1 << 16, stack: 1 << 20, log: 0, answer: 0 };
+        let limits = SandboxLimits {
+            memory: 1 << 16,
+            stack: 1 << 20,
+            log: 0,
+            answer: 0,
+            native_kernels: false,
+        };
         let mut store = Store::new(&engine, Limiter::new(&limits));
         store.limiter(|limiter| limiter);
         let instantiate = || Linker::new(&engine).instantiate(&mut store, &module);

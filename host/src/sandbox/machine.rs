@@ -190,8 +190,13 @@ mod tests {
         let code = CODE_FILE.get_or_init(|| engine.precompile_module(CODE).unwrap());
         // SAFETY: the bytes were made by `precompile_module` of an engine with these settings.
         let module = unsafe { wasmtime::Module::deserialize(&engine, code) }.unwrap();
-        let limits =
-            SandboxLimits { memory: 1 << 30, stack: 2 << 20, log: 1 << 16, answer: 1 << 28 };
+        let limits = SandboxLimits {
+            memory: 1 << 30,
+            stack: 2 << 20,
+            log: 1 << 16,
+            answer: 1 << 28,
+            native_kernels: true,
+        };
         Template::new(&engine, &module, limits).unwrap()
     }
 

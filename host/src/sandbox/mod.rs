@@ -10,6 +10,7 @@ mod failure;
 mod guest;
 mod image;
 mod instance;
+mod kernels;
 mod limits;
 mod machine;
 mod serve;

@@ -84,7 +84,7 @@ fn unknown_keys() {
         ),
         ("[limit]\nmemory = \"1 GiB\"", ["1:2", "did you mean `limits`?", "`limits`"]),
         ("[model]\nsha = \"\"", ["2:1", "unknown key \"sha\" in [model]", "`sha256`"]),
-        ("[compute]\nkernels = \"native\"", ["2:1", "in [compute]", "`deterministic`"]),
+        ("[compute]\nkernel = \"native\"", ["2:1", "in [compute]", "did you mean `kernels`?"]),
         ("model = { size = 1 }", ["1:11", "unknown key \"size\"", "`sha256`"]),
         ("\"\" = 1", ["1:1", "unknown key \"\"", "`version`"]),
         ("\"version \" = 1", ["1:1", "unknown key \"version \"", "did you mean `version`?"]),
@@ -180,6 +180,10 @@ fn digests() {
 
 #[test]
 fn other_shapes() {
+    let error = refused("version = 1\n[compute]\nkernels = \"gpu\"");
+    assert_says(&error, &["3:11", "compute.kernels", "\"native\" or \"sandbox\""]);
+    let error = refused("version = 1\n[compute]\nkernels = true");
+    assert_says(&error, &["3:11", "compute.kernels", "not a text"]);
     let error = refused("version = 1\n[compute]\ndeterministic = \"yes\"");
     assert_says(&error, &["3:17", "compute.deterministic", "a text, not a boolean"]);
     let error = refused("version = 1\n[[limits]]\nmemory = \"1 GiB\"");
@@ -293,4 +297,19 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn kernels_are_native_unless_the_policy_says_otherwise() {
+    let native = |text: &str| {
+        Policy::parse(&format!("version = 1\n[compute]\n{text}"), "test")
+            .unwrap()
+            .compute
+            .native_kernels()
+    };
+    assert!(native("") && native("kernels = \"native\""));
+    assert!(!native("kernels = \"sandbox\""));
+    assert!(
+        !native("deterministic = true") && !native("deterministic = true\nkernels = \"native\"")
+    );
 }

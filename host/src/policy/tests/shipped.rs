@@ -35,6 +35,7 @@ fn default_policy_is_the_built_in_default() {
         "log-size",
         "stack",
         "deterministic",
+        "kernels",
     ] {
         let spelled = lines.iter().filter(|l| l.split(' ').next() == Some(key)).count();
         assert_eq!(spelled, 1, "{key}");

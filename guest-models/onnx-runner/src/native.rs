@@ -1,0 +1,94 @@
+//! Matrix products done by the host, directly on this sandbox's memory: the one narrow door for
+//! speed. tract finds these kernels in its own registry, as it finds those written for WebAssembly.
+//!
+//! A kernel computes one tile. Its operations are tract's list of them, as it lies in memory; the
+//! host checks every address in it. Whether the kernels are used is for the host to say.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tract_linalg::isa::{Arch, IsaSet};
+use tract_linalg::mmm::{DynKernel, FusedKerSpec, FusedSpec, Query, Suitable};
+use tract_linalg::mmm_routines::MmmRoutine;
+use tract_linalg::mmm_tiers::MmmTier;
+use tract_linalg::pack::PackedFormat;
+use tract_onnx::prelude::DatumType;
+use tract_onnx::tract_core::tract_linalg;
+
+/// Columns of every tile: two of the widest vectors there are.
+const NR: usize = 32;
+
+#[link(wasm_import_module = "belljar")]
+unsafe extern "C" {
+    /// Computes a tile of `mr` × 32 elements by the `count` operations at `operations`. Traps if
+    /// an address is not this sandbox's; answers other than 0 if the operations are not acceptable.
+    fn matmul_f32(mr: u32, operations: *const FusedKerSpec<f32>, count: u32) -> i32;
+}
+
+/// What the host reads of an operation: a number, and up to four words.
+const _: () = assert!(size_of::<FusedKerSpec<f32>>() == 20);
+
+static ENABLED: AtomicBool = AtomicBool::new(false);
+
+/// Lets models that are prepared from now on use the host's kernels, or not.
+#[unsafe(no_mangle)]
+pub extern "C" fn belljar_use_native_kernels(allowed: u32) {
+    ENABLED.store(allowed != 0, Ordering::Relaxed);
+}
+
+unsafe fn tile<const MR: usize>(operations: &[FusedKerSpec<f32>]) -> isize {
+    // SAFETY: address and length are those of a live slice; what its operations point to is what
+    // tract would have given a kernel of its own.
+    unsafe { matmul_f32(MR as u32, operations.as_ptr(), operations.len() as u32) as isize }
+}
+
+/// What the host's kernels can do with a tile after the product: everything that makes sense for
+/// floating point.
+fn can_fuse(spec: &FusedSpec<'_>) -> bool {
+    !matches!(
+        spec,
+        FusedSpec::QScale(..) | FusedSpec::RoundingShiftRight(..) | FusedSpec::ShiftLeft(_)
+    )
+}
+
+fn kernel<const MR: usize>(name: &str) -> DynKernel<MR, NR, f32> {
+    let packing = |rows| PackedFormat::new(DatumType::F32, rows, 64);
+    let mut kernel =
+        DynKernel::new(name, tile::<MR>, packing(MR), packing(NR)).with_can_fuse(can_fuse);
+    kernel.arch = Some(Arch::Wasm32Simd128);
+    // Only the tier below chooses these, and only when they are enabled.
+    kernel.with_boost(|| tract_linalg::isa::NEVER_PREFERRED)
+}
+
+static KERNEL_32: LazyLock<DynKernel<32, NR, f32>> = LazyLock::new(|| kernel("belljar_f32_32x32"));
+static KERNEL_16: LazyLock<DynKernel<16, NR, f32>> = LazyLock::new(|| kernel("belljar_f32_16x32"));
+static KERNEL_8: LazyLock<DynKernel<8, NR, f32>> = LazyLock::new(|| kernel("belljar_f32_8x32"));
+
+inventory::submit! { MmmRoutine { make: || KERNEL_32.mmm() } }
+inventory::submit! { MmmRoutine { make: || KERNEL_16.mmm() } }
+inventory::submit! { MmmRoutine { make: || KERNEL_8.mmm() } }
+
+inventory::submit! {
+    MmmTier {
+        arch: Some(Arch::Wasm32Simd128),
+        precedence: 2,
+        name: "belljar-native",
+        applies: |_| true,
+        preferred,
+    }
+}
+
+fn preferred(_: &IsaSet, dtype: DatumType, query: &Query, _: &[Suitable]) -> Option<&'static str> {
+    if !ENABLED.load(Ordering::Relaxed) || dtype != DatumType::F32 {
+        return None;
+    }
+    // A product with one column, or few, is bound by memory; the kernels in WebAssembly are as fast.
+    if query.n.is_some_and(|n| n < 8) {
+        return None;
+    }
+    Some(match query.m {
+        Some(0..=8) => &KERNEL_8.name,
+        Some(9..=16) => &KERNEL_16.name,
+        _ => &KERNEL_32.name,
+    })
+}

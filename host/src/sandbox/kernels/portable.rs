@@ -1,0 +1,21 @@
+//! The product in plain Rust, for machines without kernels of their own and for tests to compare
+//! with.
+
+use super::operations::Operation;
+use super::tile::{COLUMNS, Row, Tile};
+
+pub(super) fn run(tile: &mut Tile, memory: &mut [u8], operations: &[Operation]) {
+    tile.run(memory, operations, product);
+}
+
+pub(super) fn product(rows: &mut [Row], a: &[u8], b: &[u8], _depth: usize) {
+    let height = 4 * rows.len();
+    for (a, b) in a.chunks_exact(height).zip(b.chunks_exact(4 * COLUMNS)) {
+        for (row, factor) in rows.iter_mut().zip(a.as_chunks::<4>().0) {
+            let factor = f32::from_le_bytes(*factor);
+            for (value, other) in row.iter_mut().zip(b.as_chunks::<4>().0) {
+                *value += factor * f32::from_le_bytes(*other);
+            }
+        }
+    }
+}

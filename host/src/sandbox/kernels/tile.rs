@@ -1,0 +1,191 @@
+//! The accumulators of a tile, and everything that is done with them but the product.
+//!
+//! All of it is inlined into the entry of each instruction set, and so compiled for it.
+
+use super::operations::{Binary, Operation, Run, Strided};
+
+/// Columns of every tile.
+pub(super) const COLUMNS: usize = 32;
+
+/// Most rows of a tile.
+const MAX_ROWS: usize = 32;
+
+/// A row of accumulators.
+pub(super) type Row = [f32; COLUMNS];
+
+/// The accumulators of a tile.
+#[repr(align(64))]
+pub(super) struct Tile {
+    accumulators: [Row; MAX_ROWS],
+    rows: usize,
+}
+
+impl Tile {
+    pub(super) fn new(rows: usize) -> Tile {
+        Tile { accumulators: [[0.0; COLUMNS]; MAX_ROWS], rows: rows.min(MAX_ROWS) }
+    }
+
+    #[inline(always)]
+    pub(super) fn rows(&mut self) -> &mut [Row] {
+        // `rows` is at most the number of accumulators' rows, so there always is such a slice.
+        self.accumulators.get_mut(..self.rows).unwrap_or_default()
+    }
+
+    /// Carries out a list of operations. `product` adds a product to the accumulators: it gets the
+    /// packed operands and the number of steps.
+    #[inline(always)]
+    pub(super) fn run(
+        &mut self,
+        memory: &mut [u8],
+        operations: &[Operation],
+        product: impl Fn(&mut [Row], &[u8], &[u8], usize),
+    ) {
+        for operation in operations {
+            match *operation {
+                Operation::Clear => self.rows().fill([0.0; COLUMNS]),
+                Operation::Load(run) => {
+                    let elements = bytes(memory, run, self.rows * COLUMNS);
+                    for (row, from) in
+                        self.rows().iter_mut().zip(elements.as_chunks::<{ 4 * COLUMNS }>().0)
+                    {
+                        *row = row_of(from);
+                    }
+                }
+                Operation::Scalar(binary, operand) => {
+                    self.rows().iter_mut().for_each(|row| apply(binary, row, &[operand; COLUMNS]));
+                }
+                Operation::LeakyRelu(slope) => {
+                    for value in self.rows().as_flattened_mut() {
+                        *value = if *value > 0.0 { *value } else { *value * slope };
+                    }
+                }
+                Operation::PerRow(binary, run) => {
+                    let operands = bytes(memory, run, self.rows);
+                    for (row, operand) in self.rows().iter_mut().zip(floats(operands)) {
+                        apply(binary, row, &[operand; COLUMNS]);
+                    }
+                }
+                Operation::PerColumn(binary, run) => {
+                    let operands = first_row(bytes(memory, run, COLUMNS));
+                    self.rows().iter_mut().for_each(|row| apply(binary, row, &operands));
+                }
+                Operation::AddStrided(strided) => self.add(memory, strided),
+                Operation::AddOuter(of_rows, of_columns) => {
+                    let columns = first_row(bytes(memory, of_columns, COLUMNS));
+                    let of_rows = bytes(memory, of_rows, self.rows);
+                    for (row, factor) in self.rows().iter_mut().zip(floats(of_rows)) {
+                        for (value, column) in row.iter_mut().zip(columns) {
+                            *value += factor * column;
+                        }
+                    }
+                }
+                Operation::Store(strided) => self.store(memory, strided),
+                Operation::AddProduct { depth, a, b } => {
+                    let a = bytes(memory, a, depth * self.rows);
+                    let b = bytes(memory, b, depth * COLUMNS);
+                    product(self.rows(), a, b, depth);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, memory: &[u8], strided: Strided) {
+        for (at, row) in self.rows().iter_mut().enumerate() {
+            let start = strided.row(at);
+            if strided.column_stride == 4 {
+                let from = first_row(bytes(memory, Run(start as usize), COLUMNS));
+                row.iter_mut().zip(from).for_each(|(value, more)| *value += more);
+            } else {
+                for (column, value) in row.iter_mut().enumerate() {
+                    let at = strided.element(start, column);
+                    let more = bytes(memory, Run(at), 1);
+                    *value += floats(more).next().unwrap_or_default();
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store(&mut self, memory: &mut [u8], strided: Strided) {
+        for (at, row) in self.rows().iter().enumerate() {
+            let start = strided.row(at);
+            if strided.column_stride == 4 {
+                let to = memory.get_mut(start as usize..).unwrap_or_default();
+                if let Some(to) = to.first_chunk_mut::<{ 4 * COLUMNS }>() {
+                    to.copy_from_slice(bytemuck::cast_slice(row));
+                }
+            } else {
+                for (column, value) in row.iter().enumerate() {
+                    let at = strided.element(start, column);
+                    let to = memory.get_mut(at..).unwrap_or_default();
+                    if let Some(to) = to.first_chunk_mut::<4>() {
+                        *to = value.to_le_bytes();
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Strided {
+    /// Offset of a row's first element. The check of the tile's corners covers every sum here.
+    #[inline(always)]
+    fn row(&self, at: usize) -> isize {
+        self.start as isize + self.row_stride * at as isize
+    }
+
+    #[inline(always)]
+    fn element(&self, row: isize, column: usize) -> usize {
+        (row + self.column_stride * column as isize) as usize
+    }
+}
+
+/// The bytes of a checked run of elements.
+#[inline(always)]
+fn bytes(memory: &[u8], run: Run, count: usize) -> &[u8] {
+    memory.get(run.0..).and_then(|rest| rest.get(..4 * count)).unwrap_or_default()
+}
+
+#[inline(always)]
+fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
+    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes))
+}
+
+#[inline(always)]
+fn row_of(bytes: &[u8; 4 * COLUMNS]) -> Row {
+    let chunks = bytes.as_chunks::<4>().0;
+    std::array::from_fn(|at| chunks.get(at).map_or(0.0, |bytes| f32::from_le_bytes(*bytes)))
+}
+
+#[inline(always)]
+fn first_row(bytes: &[u8]) -> Row {
+    bytes.first_chunk().map_or([0.0; COLUMNS], row_of)
+}
+
+#[inline(always)]
+fn apply(binary: Binary, row: &mut Row, operands: &Row) {
+    let each = row.iter_mut().zip(operands);
+    match binary {
+        Binary::Min => each.for_each(|(value, operand)| *value = min(*operand, *value)),
+        Binary::Max => each.for_each(|(value, operand)| *value = max(*operand, *value)),
+        Binary::Add => each.for_each(|(value, operand)| *value += *operand),
+        Binary::Mul => each.for_each(|(value, operand)| *value *= *operand),
+        Binary::Sub => each.for_each(|(value, operand)| *value = *operand - *value),
+        Binary::SubFlipped => each.for_each(|(value, operand)| *value -= *operand),
+    }
+}
+
+/// As WebAssembly's: a NaN on either side is a NaN.
+#[inline(always)]
+fn min(a: f32, b: f32) -> f32 {
+    let least = if a < b { a } else { b };
+    if a.is_nan() { a } else { least }
+}
+
+/// As WebAssembly's: a NaN on either side is a NaN.
+#[inline(always)]
+fn max(a: f32, b: f32) -> f32 {
+    let most = if a > b { a } else { b };
+    if a.is_nan() { a } else { most }
+}
