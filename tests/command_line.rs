@@ -443,45 +443,97 @@ fn a_worker_is_not_started_by_hand() {
     assert!(output.stdout.is_empty());
 }
 
+/// A `belljar` that is busy in a worker for long enough to look at both.
+struct Busy {
+    supervisor: std::process::Child,
+    worker: u32,
+    _scratch: Scratch,
+}
+
+impl Busy {
+    fn start() -> Busy {
+        let s = Scratch::new();
+        let slow = s.file("slow.onnx", support::onnx::slow(1024, 4000).bytes());
+        let square =
+            s.npy("square.npy", &Tensor::new(vec![0.0f32; 1 << 20], &[1024, 1024]).unwrap());
+        let supervisor = belljar(&["run", &slow, "--input", &square]).spawn().unwrap();
+        for _ in 0..1000 {
+            let found = children(supervisor.id());
+            // Before it has its command line it is still a copy of its supervisor.
+            let ready = |pid: &u32| {
+                let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                line.windows(9).any(|window| window == b"__belljar")
+            };
+            if let Some(worker) = found.into_iter().find(ready) {
+                // It has its model once it is at work.
+                std::thread::sleep(std::time::Duration::from_millis(300));
+                return Busy { supervisor, worker, _scratch: s };
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("no worker was started");
+    }
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten();
+    let lists = tasks
+        .filter_map(Result::ok)
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 #[test]
 fn a_worker_dies_with_its_supervisor() {
-    let s = Scratch::new();
-    let slow = s.file("slow.onnx", support::onnx::slow(1024, 2000).bytes());
-    let square = s.npy("square.npy", &Tensor::new(vec![0.0f32; 1 << 20], &[1024, 1024]).unwrap());
-    let mut child = belljar(&["run", &slow, "--input", &square]).spawn().unwrap();
-    let workers = |parent: u32| -> Vec<u32> {
-        let children = format!("/proc/{parent}/task");
-        let tasks = fs::read_dir(children).into_iter().flatten().filter_map(Result::ok);
-        tasks
-            .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
-            .flat_map(|list| {
-                list.split_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<_>>()
-            })
-            .collect()
-    };
-    let mut found = Vec::new();
+    let mut busy = Busy::start();
+    busy.supervisor.kill().unwrap();
+    busy.supervisor.wait().unwrap();
     for _ in 0..500 {
-        found = workers(child.id());
-        if !found.is_empty() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    assert_eq!(found.len(), 1, "no worker was started");
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let gone = |pid: u32| {
         // A killed process whose new parent has not looked yet is a zombie.
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        status.is_empty() || status.contains("State:\tZ")
-    };
-    for _ in 0..500 {
-        if gone(found[0]) {
+        let status = fs::read_to_string(format!("/proc/{}/status", busy.worker));
+        let status = status.unwrap_or_default();
+        if status.is_empty() || status.contains("State:\tZ") {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    panic!("worker {} lives on", found[0]);
+    panic!("worker {} lives on", busy.worker);
+}
+
+#[test]
+fn a_worker_inherits_nothing() {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    let inherited = rustix::fs::open(
+        secret.path(),
+        rustix::fs::OFlags::RDONLY, // Not closed on exec: every child gets it.
+        rustix::fs::Mode::empty(),
+    )
+    .unwrap();
+    let mut busy = Busy::start();
+    drop(inherited);
+    let open = |pid: u32| -> Vec<PathBuf> {
+        let folder = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        folder.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok()).collect()
+    };
+    assert!(open(busy.supervisor.id()).iter().any(|path| path == secret.path()), "no such secret");
+    let links = open(busy.worker);
+    for path in &links {
+        let text = path.to_string_lossy();
+        let known = text.starts_with("socket:")
+            || text.starts_with("/memfd:belljar-")
+            || text == "/dev/null"
+            || text.ends_with("/pagemap");
+        assert!(known, "a worker has {text} open, among {links:?}");
+    }
+    let read = |what: &str| fs::read(format!("/proc/{}/{what}", busy.worker)).unwrap();
+    assert!(read("environ").is_empty());
+    assert_eq!(fs::read_link(format!("/proc/{}/cwd", busy.worker)).unwrap(), Path::new("/"));
+    busy.supervisor.kill().unwrap();
+    busy.supervisor.wait().unwrap();
 }
 
 #[test]

@@ -20,6 +20,16 @@ pub enum Dim {
     Unknown,
 }
 
+impl core::fmt::Display for Dim {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Dim::Fixed(size) => write!(f, "{size}"),
+            Dim::Symbol(name) => f.write_str(name),
+            Dim::Unknown => f.write_str("?"),
+        }
+    }
+}
+
 /// A declared input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValueInfo {

@@ -129,14 +129,7 @@ fn shape_text(value: &ValueInfo) -> String {
     if dims.is_empty() {
         return "scalar".into();
     }
-    let dims: Vec<String> = dims
-        .iter()
-        .map(|dim| match dim {
-            Dim::Fixed(size) => size.to_string(),
-            Dim::Symbol(name) => name.clone(),
-            Dim::Unknown => "?".into(),
-        })
-        .collect();
+    let dims: Vec<String> = dims.iter().map(ToString::to_string).collect();
     dims.join("×")
 }
 

@@ -1,11 +1,14 @@
 //! Starting and ending worker processes.
 //!
 //! A worker is a child of this process that runs [`WorkerProgram`] with nothing: an empty
-//! environment, `/` as its folder, no standard output, and its socket as standard input. It dies
-//! with the thread that started it, so one thread that never ends starts them all.
+//! environment, `/` as its folder, no standard output, its socket as standard input and no other
+//! descriptor. It dies with the thread that started it, so one thread that never ends starts them
+//! all.
+//!
+//! `unsafe` is here to close descriptors that somebody else left open.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,7 +126,8 @@ fn spawner() -> io::Result<&'static Mutex<Sender<Order>>> {
     Ok(SPAWNER.get_or_init(|| Mutex::new(orders)))
 }
 
-/// What a worker does first: dies with its supervisor, and takes its socket from standard input.
+/// What a worker does first, while it has one thread: dies with its supervisor, closes whatever it
+/// has inherited, and takes its socket from standard input.
 pub(crate) fn enter_worker() -> io::Result<OwnedFd> {
     let parent = rustix::process::getppid();
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
@@ -131,11 +135,28 @@ pub(crate) fn enter_worker() -> io::Result<OwnedFd> {
     if rustix::process::getppid() != parent {
         return Err(io::Error::other("the supervisor has ended"));
     }
-    use std::os::fd::AsFd;
+    close_inherited()?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let kind = rustix::net::sockopt::socket_type(&socket)?;
     if kind != rustix::net::SocketType::SEQPACKET {
         return Err(io::Error::other("a worker is started by belljar, not by hand"));
     }
     Ok(socket)
+}
+
+/// Closes every descriptor but the three standard ones. A program that embeds the host, or the
+/// shell it was started from, may have left others open for its children.
+fn close_inherited() -> io::Result<()> {
+    let mut numbers: Vec<i32> = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        // What is not a number is no descriptor.
+        numbers.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        // SAFETY: this runs first thing in a process that exists for this, so nothing in it owns a
+        // descriptor yet. One of the numbers was that of the folder just read; it is closed
+        // already, and closing a number that is not open does nothing.
+        unsafe { rustix::io::close(number) };
+    }
+    Ok(())
 }

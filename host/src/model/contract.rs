@@ -137,14 +137,7 @@ fn fits(declared: &ValueInfo, tensor: &Tensor, symbols: &mut Symbols) -> Result<
 pub(super) fn declaration(value: &ValueInfo) -> String {
     let dtype = DType::onnx_name(value.elem_type);
     let Some(dims) = &value.shape else { return format!("{}: {dtype}", value.name) };
-    let dims: Vec<String> = dims
-        .iter()
-        .map(|dim| match dim {
-            Dim::Fixed(size) => size.to_string(),
-            Dim::Symbol(name) => name.clone(),
-            Dim::Unknown => "?".into(),
-        })
-        .collect();
+    let dims: Vec<String> = dims.iter().map(ToString::to_string).collect();
     format!("{}: {dtype} [{}]", value.name, dims.join(", "))
 }
 

@@ -3,8 +3,8 @@
 
 use std::arch::aarch64::*;
 
-use super::operations::Operation;
-use super::tile::{COLUMNS, Row, Tile};
+use super::operations::{COLUMNS, Operation};
+use super::tile::{Row, Tile};
 
 /// # Safety
 /// The machine must have NEON.

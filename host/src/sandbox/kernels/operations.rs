@@ -3,7 +3,8 @@
 //! An entry is 20 bytes: a number, and up to four 32-bit words, as `FusedKerSpec<f32>` of
 //! tract-linalg 0.23.9 lies in the memory of a 32-bit machine. Strides are signed.
 
-use super::tile::COLUMNS;
+/// Columns of every tile.
+pub(super) const COLUMNS: usize = 32;
 
 /// Most entries of a list: tract's longest have a dozen.
 const MAX_OPERATIONS: u32 = 64;

@@ -1,8 +1,8 @@
 //! The product in plain Rust, for machines without kernels of their own and for tests to compare
 //! with.
 
-use super::operations::Operation;
-use super::tile::{COLUMNS, Row, Tile};
+use super::operations::{COLUMNS, Operation};
+use super::tile::{Row, Tile};
 
 pub(super) fn run(tile: &mut Tile, memory: &mut [u8], operations: &[Operation]) {
     tile.run(memory, operations, product);

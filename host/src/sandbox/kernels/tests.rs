@@ -2,8 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::operations::Refused;
-use super::tile::COLUMNS;
+use super::operations::{COLUMNS, Refused};
 use super::{InstructionSet, matmul_f32};
 
 const ROWS: [u32; 3] = [8, 16, 32];

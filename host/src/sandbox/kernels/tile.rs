@@ -2,10 +2,7 @@
 //!
 //! All of it is inlined into the entry of each instruction set, and so compiled for it.
 
-use super::operations::{Binary, Operation, Run, Strided};
-
-/// Columns of every tile.
-pub(super) const COLUMNS: usize = 32;
+use super::operations::{Binary, COLUMNS, Operation, Run, Strided};
 
 /// Most rows of a tile.
 const MAX_ROWS: usize = 32;

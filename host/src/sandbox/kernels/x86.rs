@@ -6,8 +6,8 @@
 
 use std::arch::x86_64::*;
 
-use super::operations::Operation;
-use super::tile::{COLUMNS, Row, Tile};
+use super::operations::{COLUMNS, Operation};
+use super::tile::{Row, Tile};
 
 /// # Safety
 /// The machine must have AVX-512F.
