@@ -457,8 +457,9 @@ impl Busy {
         let square =
             s.npy("square.npy", &Tensor::new(vec![0.0f32; 1 << 20], &[1024, 1024]).unwrap());
         let supervisor = belljar(&["run", &slow, "--input", &square]).spawn().unwrap();
+        let mut busy = Busy { supervisor, worker: 0, _scratch: s };
         for _ in 0..1000 {
-            let found = children(supervisor.id());
+            let found = children(busy.supervisor.id());
             // Before it has its command line it is still a copy of its supervisor.
             let ready = |pid: &u32| {
                 let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -467,11 +468,20 @@ impl Busy {
             if let Some(worker) = found.into_iter().find(ready) {
                 // It has its model once it is at work.
                 std::thread::sleep(std::time::Duration::from_millis(300));
-                return Busy { supervisor, worker, _scratch: s };
+                busy.worker = worker;
+                return busy;
             }
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         panic!("no worker was started");
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        // A test that failed must not leave anything running.
+        let _ = self.supervisor.kill();
+        let _ = self.supervisor.wait();
     }
 }
 
@@ -513,7 +523,7 @@ fn a_worker_inherits_nothing() {
         rustix::fs::Mode::empty(),
     )
     .unwrap();
-    let mut busy = Busy::start();
+    let busy = Busy::start();
     drop(inherited);
     let open = |pid: u32| -> Vec<PathBuf> {
         let folder = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
@@ -532,8 +542,6 @@ fn a_worker_inherits_nothing() {
     let read = |what: &str| fs::read(format!("/proc/{}/{what}", busy.worker)).unwrap();
     assert!(read("environ").is_empty());
     assert_eq!(fs::read_link(format!("/proc/{}/cwd", busy.worker)).unwrap(), Path::new("/"));
-    busy.supervisor.kill().unwrap();
-    busy.supervisor.wait().unwrap();
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 
 mod aarch64;
+mod bench;
 mod demo;
 mod guest;
 mod magika;
@@ -31,6 +32,8 @@ usage: cargo xtask COMMAND
   models          fetch the real models for tests and demo into target/models
   demo            set up, build, and let a sandboxed model name the kinds of some files
   test            set up, build, and run all tests
+  bench           set up, build, and time Belljar beside native runtimes;
+                  [--model NAME]... [--quick] [--json FILE]
   check-aarch64   type-check the host for 64-bit Arm Linux
   release-check   build the guest a second time elsewhere and compare the bytes
 
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         ["models"] => with_repo(models::fetch),
         ["demo"] => with_repo(demo::run),
         ["test"] => with_repo(test::run),
+        ["bench", arguments @ ..] => with_repo(|repo| bench::run(repo, arguments)),
         ["check-aarch64"] => with_repo(aarch64::check),
         ["release-check"] => with_repo(release_check::check),
         ["help" | "--help" | "-h"] => {

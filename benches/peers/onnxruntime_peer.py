@@ -1,0 +1,68 @@
+"""onnxruntime as a peer: one process, one model, one thread.
+
+The arguments and the lines it speaks are described in benches/README.md. Whatever goes wrong ends
+the process with Python's own message on standard error.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+import onnxruntime as ort
+
+
+def say(value):
+    print(json.dumps(value), flush=True)
+
+
+def load(model, arguments):
+    """Inputs come as NAME DTYPE DIMS FILE; the file says type and shape itself."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    # Errors only: what it warns about is the same in every start.
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    feeds = {arguments[at]: np.load(arguments[at + 3]) for at in range(0, len(arguments), 4)}
+    return session, feeds
+
+
+def times(session, feeds, count):
+    clock = time.perf_counter_ns
+    found = []
+    for _ in range(count):
+        start = clock()
+        session.run(None, feeds)
+        found.append(clock() - start)
+    return found
+
+
+def outputs(session, feeds):
+    return [output.astype(np.float32).ravel().tolist() for output in session.run(None, feeds)]
+
+
+def main():
+    arguments = sys.argv[1:]
+    once = arguments[0] == "--once"
+    if once:
+        arguments = arguments[1:]
+    start = time.perf_counter_ns()
+    session, feeds = load(arguments[0], arguments[1:])
+    loaded = time.perf_counter_ns() - start
+    if once:
+        say({"outputs": outputs(session, feeds)})
+        return
+    say({"ready": ort.__version__, "load_ns": loaded})
+    for line in sys.stdin:
+        order = line.split()
+        if order[0] == "run":
+            say({"times": times(session, feeds, int(order[1]))})
+        elif order[0] == "outputs":
+            say({"outputs": outputs(session, feeds)})
+        else:
+            sys.exit(f"not understood: {line!r}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+//! Where and when was measured.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The machine, as far as it decides about times.
+pub(crate) struct Machine {
+    pub(crate) cpu: String,
+    pub(crate) cores: usize,
+    pub(crate) kernel: String,
+    pub(crate) memory: u64,
+    /// Seconds since 1970.
+    pub(crate) time: u64,
+    /// Programs that wanted to run, on the average of the last minute: before and after.
+    pub(crate) load: Vec<f64>,
+}
+
+impl Machine {
+    pub(crate) fn look() -> Machine {
+        let field = |file: &str, key: &str| {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            text.lines().find_map(|line| {
+                let (found, value) = line.split_once(':')?;
+                (found.trim() == key).then(|| value.trim().to_owned())
+            })
+        };
+        let memory = field("/proc/meminfo", "MemTotal")
+            .and_then(|text| text.strip_suffix("kB")?.trim().parse::<u64>().ok())
+            .unwrap_or(0);
+        Machine {
+            cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into()),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
+                .map_or_else(|_| "unknown".into(), |text| text.trim().to_owned()),
+            memory: memory.saturating_mul(1024),
+            time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+            load: load().into_iter().collect(),
+        }
+    }
+
+    /// Notes how busy the machine is now.
+    pub(crate) fn look_again(&mut self) {
+        self.load.extend(load());
+    }
+}
+
+fn load() -> Option<f64> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}

@@ -1,0 +1,128 @@
+//! Turns of several peers, taken in rounds, and what their times come to.
+//!
+//! Machines change their speed while one looks. So peers take turns within each round, and a ratio
+//! is formed within a round, where both had the same machine; only then is the median taken.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::inputs::Case;
+use crate::peers::Peer;
+use crate::say;
+
+/// How long one peer's turn should take: long enough for the clock, short enough that a machine
+/// seldom changes between one turn and the next.
+const TURN: Duration = Duration::from_millis(100);
+
+/// Least and most runs in one turn. Of fewer than three, the one that finds the processor's caches
+/// full of another peer's data would decide.
+const LEAST: usize = 3;
+const MOST: usize = 1000;
+
+/// One figure for each round.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Samples(pub(crate) Vec<f64>);
+
+impl Samples {
+    pub(crate) fn median(&self) -> f64 {
+        median(&self.0)
+    }
+
+    pub(crate) fn min(&self) -> f64 {
+        self.0.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    pub(crate) fn max(&self) -> f64 {
+        self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    /// How many times as much as `other`: the median of the ratios within each round.
+    pub(crate) fn ratio(&self, other: &Samples) -> f64 {
+        let ratios: Vec<f64> = self.0.iter().zip(&other.0).map(|(ours, its)| ours / its).collect();
+        median(&ratios)
+    }
+}
+
+/// NaN of nothing.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match (sorted.get(middle), sorted.len() % 2) {
+        (Some(value), 1) => *value,
+        (Some(value), _) => (value + sorted.get(middle - 1).unwrap_or(value)) / 2.0,
+        (None, _) => f64::NAN,
+    }
+}
+
+/// What one model took, each list in the order of the peers.
+pub(crate) struct Warm {
+    /// From the file to a model that can run, measured once, in milliseconds.
+    pub(crate) load: Vec<Samples>,
+    /// One run of a model that has run before, in milliseconds.
+    pub(crate) run: Vec<Samples>,
+    /// The sandbox's linear memory, in bytes.
+    pub(crate) memory: Vec<Option<u64>>,
+}
+
+/// Loads the model everywhere, checks that all agree about it, and times its runs.
+pub(crate) fn warm(peers: &mut [Box<dyn Peer>], case: &Case, rounds: usize) -> Result<Warm> {
+    let mut warm = Warm { load: Vec::new(), run: Vec::new(), memory: Vec::new() };
+    let mut iterations = Vec::new();
+    for peer in peers.iter_mut() {
+        warm.load.push(Samples(vec![millis(peer.load(case)?)]));
+        let outputs = peer.outputs()?;
+        case.check(peer.name(), &outputs)?;
+        // The outputs above were the first run; the second is more like those to come.
+        let second = peer.run(1)?.into_iter().sum::<Duration>();
+        iterations.push(turns(second));
+        warm.run.push(Samples::default());
+    }
+    let start = Instant::now();
+    for _ in 0..rounds {
+        for ((peer, samples), count) in peers.iter_mut().zip(&mut warm.run).zip(&iterations) {
+            let times: Vec<f64> = peer.run(*count)?.into_iter().map(millis).collect();
+            samples.0.push(median(&times));
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    say(format!("{}: {rounds} rounds of warm runs in {seconds:.0} s", case.name));
+    warm.memory.extend(peers.iter().map(|peer| peer.sandbox_memory()));
+    Ok(warm)
+}
+
+fn turns(one: Duration) -> usize {
+    let count = TURN.as_nanos() / one.as_nanos().max(1);
+    usize::try_from(count).unwrap_or(MOST).clamp(LEAST, MOST)
+}
+
+pub(crate) fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_survives_a_machine_that_slows_down() {
+        let ours = Samples(vec![20.0, 40.0, 80.0]);
+        let its = Samples(vec![10.0, 20.0, 40.0]);
+        assert_eq!(ours.ratio(&its), 2.0);
+        assert_eq!((ours.median(), ours.min(), ours.max()), (40.0, 20.0, 80.0));
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_is_between_the_two_in_the_middle() {
+        assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), 2.5);
+        assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn a_turn_has_some_runs_but_not_too_many() {
+        assert_eq!(turns(Duration::from_secs(3)), LEAST);
+        assert_eq!(turns(Duration::from_millis(10)), 10);
+        assert_eq!(turns(Duration::ZERO), MOST);
+    }
+}
