@@ -85,9 +85,18 @@ impl SealedWriter {
     }
 
     pub(crate) fn seal(self) -> io::Result<SealedBytes> {
+        self.seal_with(FINAL)
+    }
+
+    /// Seals the bytes so that another process can seal them again, its own way.
+    pub(crate) fn seal_for_handover(self) -> io::Result<SealedBytes> {
+        self.seal_with(FINAL.difference(SealFlags::SEAL))
+    }
+
+    fn seal_with(self, seals: SealFlags) -> io::Result<SealedBytes> {
         // What was skipped at the end counts too.
         rustix::fs::ftruncate(&self.fd, self.len)?;
-        rustix::fs::fcntl_add_seals(&self.fd, FINAL)?;
+        rustix::fs::fcntl_add_seals(&self.fd, seals)?;
         Ok(SealedBytes { fd: self.fd, len: self.len })
     }
 }
@@ -108,6 +117,23 @@ impl SealedBytes {
         }
         let len = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
         Ok(SealedBytes { fd, len })
+    }
+
+    /// Takes over a descriptor from a worker, which may have lied about its seals and kept a
+    /// writable mapping: seals it against that too, which the kernel refuses while there is one.
+    pub(crate) fn take_over(fd: OwnedFd) -> io::Result<SealedBytes> {
+        // The kernel also refuses for as long as it holds on to a page itself, which is not long.
+        const TRIES: u32 = 20;
+        for attempt in 0.. {
+            match rustix::fs::fcntl_add_seals(&fd, FINAL | SealFlags::WRITE) {
+                Err(rustix::io::Errno::BUSY) if attempt < TRIES => {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                Err(err) => return Err(err.into()),
+                Ok(()) => break,
+            }
+        }
+        SealedBytes::adopt(fd)
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -210,6 +236,34 @@ mod tests {
         rustix::fs::fcntl_add_seals(&open, SIZED).unwrap();
         assert!(SealedBytes::adopt(open.try_clone().unwrap()).is_err());
         assert!(SharedBuffer::adopt(open).is_ok());
+    }
+
+    #[test]
+    fn what_a_worker_hands_over_cannot_be_changed_by_it_any_more() {
+        let made = || {
+            let mut writer = SealedWriter::new("test").unwrap();
+            writer.write(&[7; 8192]).unwrap();
+            writer.seal_for_handover().unwrap().try_clone().unwrap()
+        };
+        let theirs = made();
+        let ours = SealedBytes::take_over(theirs.try_clone().unwrap()).unwrap();
+        assert!(write_all_at(theirs.as_fd(), b"x", 0).is_err());
+        assert_eq!(ours.len(), 8192);
+
+        // Memory that its maker sealed in no way at all, and has mapped to write to it later.
+        let open = create("test").unwrap();
+        rustix::fs::ftruncate(&open, 8192).unwrap();
+        use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice, of memory that has this size.
+        let mapping =
+            unsafe { mmap(std::ptr::null_mut(), 8192, prot, MapFlags::SHARED, &open, 0) }.unwrap();
+        assert!(SealedBytes::take_over(open.try_clone().unwrap()).is_err());
+        // SAFETY: the mapping made above, which nothing refers to.
+        unsafe { munmap(mapping, 8192) }.unwrap();
+        SealedBytes::take_over(open.try_clone().unwrap()).unwrap();
+        assert!(write_all_at(open.as_fd(), b"x", 0).is_err());
+        assert!(rustix::fs::ftruncate(&open, 0).is_err());
     }
 
     #[test]

@@ -13,7 +13,9 @@ use belljar_abi::{
 use crate::error::{Error, ErrorKind, Phase};
 use crate::host::{Event, Host, Inner};
 use crate::policy::Policy;
-use crate::sandbox::{Answer, Call, CallLimit, Limit, Payload, ResetMethod, Sandbox, TimeKey};
+use crate::sandbox::{
+    Answer, Call, CallLimit, Image, Limit, Payload, ResetMethod, Sandbox, TimeKey,
+};
 use crate::tensor::Tensor;
 use crate::trust::{Digest, ModelBytes};
 
@@ -63,7 +65,13 @@ struct Waiting {
     loaded: Option<Box<dyn Sandbox>>,
     /// Prepared for these shapes; the least recently used first.
     prepared: Vec<(Vec<InputShape>, Box<dyn Sandbox>)>,
+    /// The memory of prepared sandboxes, from which others for the same shapes start; the least
+    /// recently made first.
+    images: Vec<(Vec<InputShape>, Arc<Image>)>,
 }
+
+/// Most images that a model keeps: one for each combination of shapes lately seen.
+const MAX_IMAGES: usize = 4;
 
 impl Model {
     pub(crate) fn load(host: &Host, bytes: ModelBytes, policy: &Policy) -> Result<Model, Error> {
@@ -96,7 +104,7 @@ impl Model {
             _ => return Err(named(unexpected())),
         };
         shared.contract = Arc::new(Contract::new(&shared.description));
-        shared.waiting = Mutex::new(Waiting { loaded: Some(sandbox), prepared: Vec::new() });
+        shared.waiting = Mutex::new(Waiting { loaded: Some(sandbox), ..Waiting::default() });
         Ok(Model { shared: Arc::new(shared) })
     }
 
@@ -229,13 +237,21 @@ impl Shared {
 
     /// A sandbox that is prepared for these shapes: one that waits, or a new one.
     fn prepared_sandbox(&self, shapes: &[InputShape]) -> Result<Box<dyn Sandbox>, ErrorKind> {
-        let loaded = {
+        let (image, loaded) = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(at) = waiting.prepared.iter().rposition(|(for_, _)| for_ == shapes) {
                 return Ok(waiting.prepared.remove(at).1);
             }
-            waiting.loaded.take()
+            match waiting.images.iter().find(|(for_, _)| for_ == shapes) {
+                Some((_, image)) => (Some(Arc::clone(image)), None),
+                None => (None, waiting.loaded.take()),
+            }
         };
+        if let Some(image) = image {
+            let mut sandbox = self.host.sandbox(&self.policy)?;
+            self.call(&mut *sandbox, Call::Adopt, Payload::Image(image), Phase::Prepare)?;
+            return Ok(sandbox);
+        }
         let mut sandbox = match loaded {
             Some(sandbox) => sandbox,
             None => self.loaded_sandbox()?,
@@ -243,9 +259,17 @@ impl Shared {
         let payload = Payload::Bytes(encode_shapes(shapes));
         let answer = self.call(&mut *sandbox, Call::Prepare, payload, Phase::Prepare)?;
         match reply(&answer, Phase::Prepare)? {
-            Reply::Ok => Ok(sandbox),
-            _ => Err(unexpected()),
+            Reply::Ok => {}
+            _ => return Err(unexpected()),
         }
+        if let Some(image) = answer.image {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.images.retain(|(for_, _)| for_ != shapes);
+            waiting.images.push((shapes.to_vec(), image));
+            let surplus = waiting.images.len().saturating_sub(MAX_IMAGES);
+            waiting.images.drain(..surplus);
+        }
+        Ok(sandbox)
     }
 
     fn put_back(&self, shapes: Vec<InputShape>, sandbox: Box<dyn Sandbox>) {

@@ -2,9 +2,14 @@
 //! start from it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::confine::memory::{SealedBytes, SealedWriter};
+
+/// What 32-bit code can address.
+const MAX_LEN: usize = 4 << 30;
+
+const WASM_PAGE: usize = 64 << 10;
 
 /// The memory of a prepared sandbox, sealed.
 #[derive(Debug)]
@@ -37,7 +42,25 @@ impl Image {
             }
             at = end;
         }
-        Ok(Image { bytes: writer.seal()?, len: memory.len() })
+        Ok(Image { bytes: writer.seal_for_handover()?, len: memory.len() })
+    }
+
+    /// Takes over an image from the supervisor.
+    pub(super) fn adopt(fd: OwnedFd) -> io::Result<Image> {
+        Image::checked(SealedBytes::adopt(fd)?)
+    }
+
+    /// Takes over an image from a worker. It can be whatever a hostile one makes of it, and is only
+    /// ever used for the model that this worker was given.
+    pub(super) fn take_over(fd: OwnedFd) -> io::Result<Image> {
+        Image::checked(SealedBytes::take_over(fd)?)
+    }
+
+    fn checked(bytes: SealedBytes) -> io::Result<Image> {
+        match usize::try_from(bytes.len()) {
+            Ok(len) if len <= MAX_LEN && len.is_multiple_of(WASM_PAGE) => Ok(Image { bytes, len }),
+            _ => Err(io::Error::other("an image has an impossible size")),
+        }
     }
 
     /// Size of the memory in bytes.

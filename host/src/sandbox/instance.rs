@@ -200,7 +200,7 @@ impl Instance {
         let start = Instant::now();
         self.store.set_epoch_deadline(deadline.map_or(u64::MAX / 2, |deadline| deadline.ticks));
         let place = match payload {
-            Payload::Empty => None,
+            Payload::Empty | Payload::Image(_) => None,
             Payload::Bytes(bytes) => Some(self.place(bytes.len() as u64, deadline, |memory| {
                 memory.copy_from_slice(bytes);
                 Ok(())

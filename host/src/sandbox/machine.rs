@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use belljar_abi::{Reply, decode_reply};
+use belljar_abi::{Reply, decode_reply, encode_ok};
 
 use super::failure::{Failure, Limit};
 use super::image::Image;
@@ -53,6 +53,7 @@ impl Machine {
         match call {
             Call::Run => self.run(payload, deadline, answer),
             Call::Prepare => self.prepare(payload, deadline, answer),
+            Call::Adopt => self.adopt(payload, answer),
             Call::Load | Call::Describe | Call::Kernels => {
                 let instance = self.first_instance(deadline)?;
                 let result = instance.call(call, payload, deadline, answer);
@@ -61,6 +62,26 @@ impl Machine {
                 result
             }
         }
+    }
+
+    /// The image that runs start from, once there is one.
+    pub(super) fn image(&self) -> Option<&Arc<Image>> {
+        match &self.stage {
+            Stage::Prepared { image, .. } => Some(image),
+            Stage::First(_) => None,
+        }
+    }
+
+    fn adopt<T>(
+        &mut self,
+        payload: &Payload,
+        answer: impl FnOnce(&[u8]) -> Result<T, Failure>,
+    ) -> Result<(T, Cost), Failure> {
+        let (Payload::Image(image), Stage::First(None)) = (payload, &self.stage) else {
+            return Err(Failure::Host("an image came where none was expected".into()));
+        };
+        self.stage = Stage::Prepared { image: Arc::clone(image), slot: SlotState::None };
+        Ok((answer(&encode_ok())?, Cost::default()))
     }
 
     /// The log lines since the last time.
@@ -172,7 +193,7 @@ fn new_slot() -> Result<Slot, Failure> {
 
 #[cfg(test)]
 #[path = "../../../tests/support/onnx.rs"]
-mod onnx;
+pub(super) mod onnx;
 
 #[cfg(test)]
 mod tests {

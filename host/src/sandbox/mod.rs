@@ -29,6 +29,7 @@ pub(crate) use engine::{Engines, Variant};
 pub(crate) use failure::Failure;
 pub use failure::Limit;
 pub use guest::GuestInfo;
+pub(crate) use image::Image;
 pub(crate) use limits::SandboxLimits;
 pub(crate) use serve::serve;
 pub use slot::ResetMethod;
@@ -43,6 +44,9 @@ pub(crate) enum Call {
     Load,
     Describe,
     Prepare,
+    /// Starts from the image of a sandbox that has prepared the same model. No export: the guest
+    /// is not asked.
+    Adopt,
     Run,
     Kernels,
 }
@@ -54,6 +58,7 @@ impl Call {
             Call::Load => ("belljar_load", true),
             Call::Describe => ("belljar_describe", false),
             Call::Prepare => ("belljar_prepare", true),
+            Call::Adopt => ("", false),
             Call::Run => ("belljar_run", true),
             Call::Kernels => ("belljar_kernels", false),
         }
@@ -65,6 +70,7 @@ pub(crate) enum Payload {
     Empty,
     Bytes(Vec<u8>),
     Sealed(Arc<SealedBytes>),
+    Image(Arc<Image>),
 }
 
 /// What a call brought back.
@@ -74,6 +80,8 @@ pub(crate) struct Answer {
     pub(crate) message: Vec<u8>,
     /// What the call cost.
     pub(crate) cost: Cost,
+    /// After `prepare`: what other sandboxes can start from, if this one can share it.
+    pub(crate) image: Option<Arc<Image>>,
 }
 
 /// What the sandbox has used.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::code_cache::VerifiedCode;
 use super::engine::{Engines, Variant};
 use super::failure::Failure;
+use super::image::Image;
 use super::instance::Template;
 use super::limits::SandboxLimits;
 use super::machine::Machine;
@@ -39,6 +40,8 @@ pub(super) enum Source {
     Shared(u64),
     /// In sealed memory that comes with the message.
     Sealed,
+    /// An image that comes with the message.
+    Image,
 }
 
 /// A worker's answer.
@@ -47,6 +50,8 @@ pub(super) struct Outcome {
     /// Length of the answer at the start of the shared buffer, and what it cost.
     pub(super) result: Result<(u64, Cost), Failure>,
     pub(super) log: Vec<String>,
+    /// Whether an image comes with the message.
+    pub(super) image: bool,
 }
 
 /// Most bytes of log lines that travel with one answer; below the length of a message even when
@@ -90,14 +95,17 @@ fn work(
             Received::Message(order, descriptors) => (order, descriptors),
             Received::Closed | Received::TimedOut => return Ok(()),
         };
-        let outcome = match &mut machine {
+        let prepares = order.call == Call::Prepare;
+        let mut outcome = match &mut machine {
             Ok(machine) => {
                 let result = carry_out(machine, order, descriptors, shared);
-                Outcome { result, log: cut_log(machine.take_log()) }
+                Outcome { result, log: cut_log(machine.take_log()), image: false }
             }
-            Err(failure) => Outcome { result: Err(failure.clone()), log: Vec::new() },
+            Err(failure) => Outcome { result: Err(failure.clone()), log: Vec::new(), image: false },
         };
-        channel.send(&outcome, &[])?;
+        let image = machine.as_ref().ok().and_then(Machine::image).filter(|_| prepares);
+        outcome.image = image.is_some();
+        channel.send(&outcome, image.map(|image| image.bytes()).as_slice())?;
         if let Ok(machine) = &mut machine {
             machine.recycle();
         }
@@ -120,16 +128,20 @@ fn carry_out(
             Payload::Bytes(bytes)
         }
         Source::Sealed => {
-            let fd = descriptors.into_iter().next();
-            let fd = fd.ok_or_else(|| Failure::Host("no memory came with the order".into()))?;
-            Payload::Sealed(SealedBytes::adopt(fd).map_err(host)?.into())
+            Payload::Sealed(SealedBytes::adopt(only(descriptors)?).map_err(host)?.into())
         }
+        Source::Image => Payload::Image(Image::adopt(only(descriptors)?).map_err(host)?.into()),
     };
     let (len, cost) = machine.call(order.call, &payload, None, |message| {
         shared.write(message).map_err(host)?;
         Ok(message.len() as u64)
     })?;
     Ok((len, cost))
+}
+
+fn only(descriptors: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
+    let first = descriptors.into_iter().next();
+    first.ok_or_else(|| Failure::Host("no memory came with the order".into()))
 }
 
 fn cut_log(mut lines: Vec<String>) -> Vec<String> {

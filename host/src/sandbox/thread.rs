@@ -69,7 +69,8 @@ fn work(engines: &Engines, machine: &mut Machine, job: &Job) -> Outcome {
     let deadline = Deadline { ticks, exceeded: job.limit.exceeded() };
     let copy = |message: &[u8]| Ok(message.to_vec());
     let answer = machine.call(job.call, &job.payload, Some(&deadline), copy);
-    (answer.map(|(message, cost)| Answer { message, cost }), machine.take_log())
+    let image = machine.image().filter(|_| job.call == Call::Prepare).cloned();
+    (answer.map(|(message, cost)| Answer { message, cost, image }), machine.take_log())
 }
 
 impl Sandbox for ThreadSandbox {
@@ -95,5 +96,55 @@ impl Drop for ThreadSandbox {
             // A panic in it was already reported to whoever waited for its answer.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use belljar_abi::{DType, InputShape, TensorView, encode_shapes, encode_tensors};
+
+    use super::super::machine::onnx;
+    use super::super::{TimeKey, Variant};
+    use super::*;
+
+    #[test]
+    fn a_sandbox_starts_from_the_image_of_another() {
+        let variant = Variant { epochs: true, deterministic: false };
+        let engine = Engines::new_engine(variant, 2 << 20).unwrap();
+        let module = Module::new(&engine, super::super::guest::CODE).unwrap();
+        let limits = SandboxLimits {
+            memory: 1 << 30,
+            stack: 2 << 20,
+            log: 1 << 16,
+            answer: 1 << 20,
+            native_kernels: true,
+        };
+        let engines = Arc::new(Engines::default());
+        let sandbox = || ThreadSandbox::new(&engines, &engine, &module, limits).unwrap();
+        let limit = CallLimit { time: Duration::from_secs(60), key: TimeKey::Run };
+        let run = |sandbox: &mut ThreadSandbox, values: [f32; 2]| {
+            let data: &[u8] = bytemuck::cast_slice(&values);
+            let view = TensorView { name: "x", dtype: DType::F32, dims: vec![2], data };
+            let payload = Payload::Bytes(encode_tensors(&[view]));
+            sandbox.call(Call::Run, payload, limit).unwrap().message
+        };
+
+        let mut first = sandbox();
+        let model = onnx::relu(&onnx::fixed(&[2])).bytes();
+        first.call(Call::Load, Payload::Bytes(model), limit).unwrap();
+        let shape = InputShape { name: "x".into(), dims: vec![2] };
+        let payload = Payload::Bytes(encode_shapes(&[shape]));
+        let image = first.call(Call::Prepare, payload, limit).unwrap().image.unwrap();
+        let mut second = sandbox();
+        second.call(Call::Adopt, Payload::Image(Arc::clone(&image)), limit).unwrap();
+        // It was never given the model, and answers as the first does.
+        for values in [[-1.0, 2.0], [3.0, -4.0]] {
+            assert_eq!(run(&mut second, values), run(&mut first, values));
+        }
+        // A sandbox that has a model of its own takes no image.
+        assert!(first.call(Call::Adopt, Payload::Image(image), limit).is_err());
+        assert!(first.call(Call::Adopt, Payload::Empty, limit).is_err());
     }
 }

@@ -5,6 +5,7 @@
 use super::code_cache::VerifiedCode;
 use super::engine::Variant;
 use super::failure::Failure;
+use super::image::Image;
 use super::limits::SandboxLimits;
 use super::serve::{Order, Outcome, Setup, Source};
 use super::{Answer, Call, CallLimit, Payload, Sandbox};
@@ -12,6 +13,7 @@ use crate::confine::channel::{Channel, Received};
 use crate::confine::memory::SharedBuffer;
 use crate::confine::process::{WorkerProcess, WorkerProgram};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 /// A sandbox in a worker process.
 pub(crate) struct WorkerSandbox {
@@ -55,13 +57,15 @@ impl WorkerSandbox {
                 (Source::Shared(bytes.len() as u64), None)
             }
             Payload::Sealed(sealed) => (Source::Sealed, Some(sealed.as_fd())),
+            Payload::Image(image) => (Source::Image, Some(image.bytes())),
         };
         let nonsense = |err: std::io::Error| Failure::Protocol(err.to_string());
         self.channel
             .send(&Order { call, source }, sealed.as_slice())
             .map_err(|err| Failure::Worker(err.to_string()))?;
-        let outcome: Outcome = match self.channel.receive(Some(limit.time)).map_err(nonsense)? {
-            Received::Message(outcome, _) => outcome,
+        let received = self.channel.receive(Some(limit.time)).map_err(nonsense)?;
+        let (outcome, descriptors): (Outcome, _) = match received {
+            Received::Message(outcome, descriptors) => (outcome, descriptors),
             Received::TimedOut => return Err(limit.exceeded()),
             Received::Closed => return Err(Failure::Worker(String::new())),
         };
@@ -72,7 +76,10 @@ impl WorkerSandbox {
         }
         let mut message = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         self.shared.read_into(&mut message).map_err(nonsense)?;
-        Ok(Answer { message, cost })
+        // An image that cannot be taken over is one that others do not start from.
+        let image = descriptors.into_iter().next().filter(|_| outcome.image);
+        let image = image.and_then(|fd| Image::take_over(fd).ok()).map(Arc::new);
+        Ok(Answer { message, cost, image })
     }
 }
 
