@@ -30,6 +30,8 @@ pub struct RunCost {
     pub prepare: Duration,
     /// Time of the run itself, tensors crossing included.
     pub run: Duration,
+    /// Time inside the sandbox; part of `run`.
+    pub guest: Duration,
     /// Size of the sandbox's memory after the run, in bytes.
     pub memory: u64,
     /// Time to make the instance that served this run from the prepared image; part of `run`.
@@ -189,6 +191,7 @@ impl Model {
         let cost = RunCost {
             prepare,
             run: start.elapsed(),
+            guest: answer.cost.time,
             memory: answer.cost.memory,
             instantiate: answer.cost.instantiate,
             reset: answer.cost.reset,

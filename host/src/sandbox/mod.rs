@@ -17,6 +17,7 @@ mod serve;
 mod slot;
 mod thread;
 mod worker;
+mod written;
 
 use std::sync::Arc;
 use std::time::Duration;

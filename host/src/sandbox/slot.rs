@@ -9,9 +9,7 @@
 //! while no instance lives in it.
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 use super::image::Image;
+use super::written::WrittenPages;
 
 /// What 32-bit code can address, and wasmtime's reservation for it.
 const RESERVED: usize = 4 << 30;
@@ -28,7 +27,6 @@ const RESERVED: usize = 4 << 30;
 const GUARD: usize = 32 << 20;
 
 const WASM_PAGE: usize = 64 << 10;
-const HOST_PAGE: usize = 4 << 10;
 
 /// Pages beyond the image that a slot keeps for its next instance, in bytes. Zeroing them again
 /// costs less than faulting them in; more than this is given back.
@@ -42,7 +40,7 @@ pub(super) struct Slot {
     size: usize,
     /// Bytes from the base that have ever been accessible since the image was mapped.
     touched: usize,
-    pagemap: Option<File>,
+    written: Option<WrittenPages>,
     how: ResetMethod,
 }
 
@@ -51,7 +49,7 @@ pub(super) struct Slot {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ResetMethod {
-    /// Pages that were written are found by `/proc/self/pagemap` and copied back.
+    /// Pages that were written are found through `/proc/self/pagemap` and copied back.
     WrittenPages,
     /// The image is mapped anew, and every page that a run touches is faulted in again.
     #[default]
@@ -77,12 +75,12 @@ impl Slot {
             )?
         };
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let pagemap = File::open("/proc/self/pagemap").ok();
-        let how = match &pagemap {
+        let written = WrittenPages::open().ok();
+        let how = match &written {
             Some(_) => ResetMethod::WrittenPages,
             None => ResetMethod::NewMapping,
         };
-        Ok(Slot { base, image: None, size: 0, touched: 0, pagemap, how })
+        Ok(Slot { base, image: None, size: 0, touched: 0, written, how })
     }
 
     /// How this slot is made pristine again.
@@ -133,10 +131,10 @@ impl Slot {
     /// again.
     pub(super) fn reset(&mut self) -> io::Result<()> {
         let Some(image) = self.image.clone() else { return self.unmap() };
-        let restored = match (self.how, self.pagemap.take()) {
-            (ResetMethod::WrittenPages, Some(pagemap)) => {
-                let restored = self.restore(&image, &pagemap);
-                self.pagemap = Some(pagemap);
+        let restored = match (self.how, self.written.take()) {
+            (ResetMethod::WrittenPages, Some(mut written)) => {
+                let restored = self.restore(&image, &mut written);
+                self.written = Some(written);
                 restored
             }
             _ => Err(io::ErrorKind::Unsupported.into()),
@@ -149,77 +147,33 @@ impl Slot {
     }
 
     /// Copies written pages back from the image, and clears what lies beyond it.
-    fn restore(&mut self, image: &Image, pagemap: &File) -> io::Result<()> {
-        let len = image.len();
-        self.each_written_run(pagemap, 0, len, |slot, start, end| {
-            // SAFETY: `start..end` is inside the image's mapping, which is readable and writable,
+    fn restore(&mut self, image: &Image, written: &mut WrittenPages) -> io::Result<()> {
+        let base = self.base.as_ptr() as usize;
+        let (len, end) = (image.len(), self.size);
+        written.each_run(base, base + len, |from, to| {
+            let offset = from - base;
+            // SAFETY: `from..to` is inside the image's mapping, which is readable and writable,
             // and no instance lives in the slot, so nothing else refers to these bytes.
             let pages = unsafe {
-                std::slice::from_raw_parts_mut(slot.base.as_ptr().add(start), end - start)
+                std::slice::from_raw_parts_mut(self.base.as_ptr().add(offset), to - from)
             };
-            image.read_at(pages, start as u64)
+            image.read_at(pages, offset)
         })?;
         // What earlier instances used beyond this one's size was cleared after them, and is out of
         // reach.
-        let end = self.size;
         let keep = (len + KEPT).min(end);
         if keep < end {
             self.give_back(keep, end)?;
         }
-        self.each_written_run(pagemap, len, keep, |slot, start, end| {
-            // SAFETY: as above; `start..end` is inside `len..size`, which growth has made
+        written.each_run(base + len, base + keep, |from, to| {
+            // SAFETY: as above; `from..to` is inside `len..size`, which growth has made
             // accessible.
-            unsafe { slot.base.as_ptr().add(start).write_bytes(0, end - start) };
+            unsafe { self.base.as_ptr().add(from - base).write_bytes(0, to - from) };
             Ok(())
         })?;
         self.protect(len, end, MprotectFlags::empty())?;
         self.size = len;
         Ok(())
-    }
-
-    /// Calls `undo` for every run of pages between two offsets that are this slot's own copies:
-    /// present and not of a file, or swapped out.
-    fn each_written_run(
-        &mut self,
-        pagemap: &File,
-        start: usize,
-        end: usize,
-        mut undo: impl FnMut(&mut Slot, usize, usize) -> io::Result<()>,
-    ) -> io::Result<()> {
-        // Bits of an entry, from the kernel's Documentation/admin-guide/mm/pagemap.rst.
-        const PRESENT: u64 = 1 << 63;
-        const SWAPPED: u64 = 1 << 62;
-        const FILE_OR_SHARED: u64 = 1 << 61;
-        const BATCH: usize = 4096;
-        let first = self.base.as_ptr() as usize / HOST_PAGE;
-        let mut entries = [0; 8 * BATCH];
-        let mut run: Option<(usize, usize)> = None;
-        let mut page = start / HOST_PAGE;
-        while page < end / HOST_PAGE {
-            let count = BATCH.min(end / HOST_PAGE - page);
-            let batch = entries.get_mut(..8 * count).unwrap_or_default();
-            pagemap.read_exact_at(batch, 8 * (first + page) as u64)?;
-            for entry in batch.as_chunks::<8>().0 {
-                let entry = u64::from_le_bytes(*entry);
-                let written =
-                    entry & SWAPPED != 0 || (entry & PRESENT != 0 && entry & FILE_OR_SHARED == 0);
-                let at = page * HOST_PAGE;
-                run = match (run, written) {
-                    (Some((from, to)), true) if to == at => Some((from, at + HOST_PAGE)),
-                    (None, true) => Some((at, at + HOST_PAGE)),
-                    (Some((from, to)), _) => {
-                        undo(self, from, to)?;
-                        written.then_some((at, at + HOST_PAGE))
-                    }
-                    (None, false) => None,
-                };
-                page += 1;
-            }
-        }
-        match run {
-            Some((from, to)) => undo(self, from, to),
-            None => Ok(()),
-        }
     }
 
     fn protect(&self, start: usize, end: usize, flags: MprotectFlags) -> io::Result<()> {

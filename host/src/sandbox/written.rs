@@ -1,0 +1,228 @@
+//! Finding the pages of a private mapping that were written to: those that are no longer the
+//! file's, but this process's own copies.
+//!
+//! The kernel tells: at once and for the written pages only by `PAGEMAP_SCAN` (Linux 6.7, see its
+//! Documentation/admin-guide/mm/pagemap.rst), else page by page in `/proc/self/pagemap`. `unsafe`
+//! is here for the call.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
+
+pub(super) const PAGE: usize = 4 << 10;
+
+/// Finds written pages of this process.
+pub(super) struct WrittenPages {
+    pagemap: File,
+    scans: bool,
+}
+
+impl WrittenPages {
+    pub(super) fn open() -> io::Result<WrittenPages> {
+        Ok(WrittenPages { pagemap: File::open("/proc/self/pagemap")?, scans: true })
+    }
+
+    /// Calls `found` with the start and end of every run of written pages between two addresses.
+    pub(super) fn each_run(
+        &mut self,
+        start: usize,
+        end: usize,
+        mut found: impl FnMut(usize, usize) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if self.scans {
+            match self.scan(start, end, &mut found) {
+                // An older kernel, or a filter that knows no such call.
+                Err(err) if is_unknown(&err) => self.scans = false,
+                other => return other,
+            }
+        }
+        self.read(start, end, &mut found)
+    }
+
+    fn scan(
+        &self,
+        start: usize,
+        end: usize,
+        found: &mut impl FnMut(usize, usize) -> io::Result<()>,
+    ) -> io::Result<()> {
+        const FILE: u64 = 1 << 2;
+        const PRESENT: u64 = 1 << 3;
+        const SWAPPED: u64 = 1 << 4;
+        let mut regions = [Region::default(); 256];
+        let mut at = start as u64;
+        while at < end as u64 {
+            let scan = Scan {
+                size: size_of::<Scan>() as u64,
+                start: at,
+                end: end as u64,
+                vec: regions.as_mut_ptr() as u64,
+                vec_len: regions.len() as u64,
+                // Not of a file, and either present or swapped out.
+                category_inverted: FILE,
+                category_mask: FILE,
+                category_anyof_mask: PRESENT | SWAPPED,
+                return_mask: PRESENT | SWAPPED,
+                ..Scan::default()
+            };
+            // SAFETY: the kernel writes to `scan`, and to at most `vec_len` regions at `vec`,
+            // which lives until then.
+            let (count, walk_end) = unsafe { rustix::ioctl::ioctl(&self.pagemap, scan) }?;
+            for region in regions.iter().take(count) {
+                found(region.start as usize, region.end as usize)?;
+            }
+            if walk_end <= at {
+                return Err(io::Error::other("the kernel's scan of pages does not get on"));
+            }
+            at = walk_end;
+        }
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        start: usize,
+        end: usize,
+        found: &mut impl FnMut(usize, usize) -> io::Result<()>,
+    ) -> io::Result<()> {
+        const PRESENT: u64 = 1 << 63;
+        const SWAPPED: u64 = 1 << 62;
+        const FILE: u64 = 1 << 61;
+        const BATCH: usize = 4096;
+        let mut entries = vec![0; 8 * BATCH.min((end - start) / PAGE)];
+        let mut run: Option<(usize, usize)> = None;
+        let mut at = start;
+        while at < end {
+            let count = BATCH.min((end - at) / PAGE);
+            let batch = entries.get_mut(..8 * count).unwrap_or_default();
+            self.pagemap.read_exact_at(batch, 8 * (at / PAGE) as u64)?;
+            for entry in batch.as_chunks::<8>().0 {
+                let entry = u64::from_le_bytes(*entry);
+                let written = entry & SWAPPED != 0 || (entry & PRESENT != 0 && entry & FILE == 0);
+                run = match (run, written) {
+                    (Some((from, _)), true) => Some((from, at + PAGE)),
+                    (None, true) => Some((at, at + PAGE)),
+                    (Some((from, to)), false) => {
+                        found(from, to)?;
+                        None
+                    }
+                    (None, false) => None,
+                };
+                at += PAGE;
+            }
+        }
+        run.map_or(Ok(()), |(from, to)| found(from, to))
+    }
+
+    #[cfg(test)]
+    fn without_scan(mut self) -> WrittenPages {
+        self.scans = false;
+        self
+    }
+}
+
+fn is_unknown(err: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let unknown = [Errno::NOTTY, Errno::INVAL, Errno::NOSYS, Errno::PERM, Errno::ACCESS];
+    err.raw_os_error().is_some_and(|code| unknown.iter().any(|one| one.raw_os_error() == code))
+}
+
+/// `struct page_region` of Linux.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// `struct pm_scan_arg` of Linux.
+#[repr(C)]
+#[derive(Default)]
+struct Scan {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    /// Written by the kernel: how far it got.
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+// SAFETY: the number is that of `PAGEMAP_SCAN`, `_IOWR('f', 16, struct pm_scan_arg)`, and `Scan` is
+// that struct. What it points to is up to whoever makes one.
+unsafe impl Ioctl for Scan {
+    type Output = (usize, u64);
+
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        opcode::read_write::<Scan>(b'f', 16)
+    }
+
+    fn as_ptr(&mut self) -> *mut rustix::ffi::c_void {
+        std::ptr::from_mut(self).cast()
+    }
+
+    unsafe fn output_from_ptr(
+        count: IoctlOutput,
+        scan: *mut rustix::ffi::c_void,
+    ) -> rustix::io::Result<(usize, u64)> {
+        // SAFETY: rustix passes the pointer that `as_ptr` gave.
+        let walk_end = unsafe { (*scan.cast::<Scan>()).walk_end };
+        Ok((count as usize, walk_end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+    use super::*;
+    use crate::confine::memory::SealedWriter;
+
+    #[test]
+    fn both_ways_find_exactly_the_written_pages() {
+        const PAGES: usize = 5000;
+        let mut writer = SealedWriter::new("test").unwrap();
+        writer.write(&vec![3; PAGES * PAGE]).unwrap();
+        let file = writer.seal().unwrap();
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let len = PAGES * PAGE;
+        // SAFETY: a new private mapping of a file of this size, at the kernel's choice.
+        let base = unsafe {
+            mmap(std::ptr::null_mut(), len, prot, MapFlags::PRIVATE, file.as_fd(), 0).unwrap()
+        };
+        // SAFETY: the mapping just made, readable and writable, with no other reference to it.
+        let memory = unsafe { std::slice::from_raw_parts_mut(base.cast::<u8>(), len) };
+        // Reading makes pages present without making them ours.
+        assert!(memory.iter().step_by(PAGE).all(|byte| *byte == 3));
+        let written = |page: usize| page % 7 == 0 || (1000..1500).contains(&page) || page == 4999;
+        for page in (0..PAGES).filter(|page| written(*page)) {
+            memory[page * PAGE + page % PAGE] = 1;
+        }
+        let start = base as usize;
+        let ways = [WrittenPages::open(), WrittenPages::open().map(WrittenPages::without_scan)];
+        for way in ways {
+            let mut found = vec![false; PAGES];
+            way.unwrap()
+                .each_run(start, start + len, |from, to| {
+                    found[(from - start) / PAGE..(to - start) / PAGE].fill(true);
+                    Ok(())
+                })
+                .unwrap();
+            assert!((0..PAGES).all(|page| found[page] == written(page)));
+        }
+        // SAFETY: the mapping made above; `memory` is not used any more.
+        unsafe { munmap(base, len) }.unwrap();
+    }
+}
