@@ -206,7 +206,8 @@ mod tests {
         let memory = unsafe { std::slice::from_raw_parts_mut(base.cast::<u8>(), len) };
         // Reading makes pages present without making them ours.
         assert!(memory.iter().step_by(PAGE).all(|byte| *byte == 3));
-        let written = |page: usize| page.is_multiple_of(7) || (1000..1500).contains(&page) || page == 4999;
+        let written =
+            |page: usize| page.is_multiple_of(7) || (1000..1500).contains(&page) || page == 4999;
         for page in (0..PAGES).filter(|page| written(*page)) {
             memory[page * PAGE + page % PAGE] = 1;
         }
