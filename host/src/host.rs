@@ -215,15 +215,21 @@ impl Host {
         Ok(())
     }
 
-    /// Has the code of the variant that this host uses by default in memory, compiling it if it
-    /// must.
+    /// Has the code that a model under this policy needs in memory, compiling it if it must. The
+    /// first load does so otherwise.
     ///
     /// # Errors
     /// When the cache cannot be used.
-    pub fn warm_up(&self) -> Result<(), Error> {
-        let epochs = self.inner.isolation == Isolation::Thread;
-        let variant = Variant { epochs, deterministic: false };
-        self.inner.code(variant).map(drop).map_err(Error::new)
+    pub fn warm_up(&self, policy: &Policy) -> Result<(), Error> {
+        let inner = &self.inner;
+        let variant = inner.variant(policy);
+        match inner.isolation {
+            Isolation::Process => inner.code(variant).map(drop).map_err(Error::new),
+            Isolation::Thread => {
+                let engine = inner.engines.get(&inner.cache, variant, policy.limits.stack);
+                engine.map(drop).map_err(Error::new)
+            }
+        }
     }
 
     /// The folder in which compiled native code is kept.
@@ -249,26 +255,30 @@ impl Inner {
             answer: limits.output_size.saturating_add(FRAMING).max(MAX_DESCRIPTION),
             native_kernels: policy.compute.native_kernels(),
         };
-        let deterministic = policy.compute.deterministic;
+        let variant = self.variant(policy);
         let failed = |failure: Failure| match failure {
             Failure::Limit(limit) => ErrorKind::Limit(limit),
             other => ErrorKind::Host(other.to_string()),
         };
         match self.isolation {
             Isolation::Process => {
-                let variant = Variant { epochs: false, deterministic };
                 let code = self.code(variant)?;
                 let inputs = limits.input_size.saturating_add(FRAMING);
                 let sandbox = WorkerSandbox::start(&self.worker, &code, variant, sandbox, inputs);
                 Ok(Box::new(sandbox.map_err(failed)?))
             }
             Isolation::Thread => {
-                let variant = Variant { epochs: true, deterministic };
                 let (engine, module) = self.engines.get(&self.cache, variant, limits.stack)?;
                 let sandbox = ThreadSandbox::new(&self.engines, &engine, &module, sandbox);
                 Ok(Box::new(sandbox.map_err(failed)?))
             }
         }
+    }
+
+    /// The compiled form of the guest for a model under this policy.
+    fn variant(&self, policy: &Policy) -> Variant {
+        let epochs = self.isolation == Isolation::Thread;
+        Variant { epochs, deterministic: policy.compute.deterministic }
     }
 
     fn code(&self, variant: Variant) -> Result<Arc<VerifiedCode>, ErrorKind> {

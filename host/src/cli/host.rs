@@ -56,6 +56,8 @@ pub(super) fn load(arguments: &ModelArgs, terminal: &Terminal) -> Result<Loaded,
     let read_time = start.elapsed();
     let host = host(arguments.isolation, terminal)?;
     let size = bytes.size();
+    // Compiling the guest, once for this machine, is no part of any model's time.
+    terminal.progress("starting", || host.warm_up(&rules))?;
     let start = Instant::now();
     let model = terminal.progress("loading the model", || host.load(bytes, &rules))?;
     Ok(Loaded { model, size, policy, read_time, load_time: start.elapsed() })

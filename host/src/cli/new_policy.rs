@@ -26,7 +26,7 @@ pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(
     let model_name = bytes.label().to_owned();
     let host = host(IsolationArg::Process, terminal)?;
     // The guest may have to be compiled first, which is no part of the model's time.
-    terminal.progress("starting a sandbox", || host.warm_up())?;
+    terminal.progress("starting a sandbox", || host.warm_up(&policy))?;
     let start = Instant::now();
     let model = terminal.progress("loading the model", || host.load(bytes, &policy))?;
     let load_time = start.elapsed();
