@@ -138,7 +138,12 @@ fn stack() {
     for isolation in ISOLATIONS {
         let host = host(isolation);
         let result = run(&host, &model, &Policy::default(), ones(&[2]));
-        assert_limit(result, |limit| matches!(limit, Limit::Stack { .. }), "stack");
+        assert_limit(result, |limit| matches!(limit, Limit::Stack { .. }), "limits.stack");
+        assert_fit(&host);
+        // With enough of that one, the runner's own ends first.
+        let policy = policy(|limits| limits.stack = 16 << 20);
+        let result = run(&host, &model, &policy, ones(&[2]));
+        assert_limit(result, |limit| matches!(limit, Limit::GuestStack { .. }), "own stack");
         assert_fit(&host);
     }
 }

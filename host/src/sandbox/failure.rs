@@ -20,6 +20,12 @@ pub enum Limit {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The stack that the sandboxed runner keeps in its own memory is exhausted. Nothing sets it.
+    #[error("it is nested more deeply than the {limit} bytes of the runner's own stack can hold")]
+    GuestStack {
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// Loading, describing or optimising took too long.
     #[error("preparing it took longer than {limit:?} (`limits.prepare-time`)")]
     PrepareTime {

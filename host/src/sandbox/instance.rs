@@ -292,7 +292,7 @@ impl Instance {
                 refused.map_or_else(|| Failure::Trapped(String::new()), Failure::Limit)
             }
             Some(Trap::MemoryOutOfBounds) if self.guest_stack_is_exhausted() => {
-                Failure::Limit(Limit::Stack { limit: GUEST_STACK })
+                Failure::Limit(Limit::GuestStack { limit: GUEST_STACK })
             }
             _ => match (panic, trap) {
                 (Some(panic), _) => Failure::Panicked(panic),
