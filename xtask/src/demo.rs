@@ -4,7 +4,7 @@
 //! its input and gives its answer, and nothing else exists for it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -54,13 +54,14 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
     setup::build_host(repo)?;
     let begun = Instant::now();
     let files = files(repo);
+    let policy = PrivateCopy::of(&repo.root().join("policies/magika.toml"))?;
     say(format!("demo: {} files, each in a sandbox of its own", files.len()));
 
     println!("{:<20} {:<12} {:>6}", "file", "kind", "score");
     let mut right = 0;
     for (path, expected) in &files {
         let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        let answer = ask(repo, path).with_context(|| path.display().to_string())?;
+        let answer = ask(repo, path, &policy.policy).with_context(|| path.display().to_string())?;
         let verdict = if answer.label == *expected {
             right += 1;
             "as expected".to_owned()
@@ -96,13 +97,42 @@ struct Answer {
     score: f64,
 }
 
-fn ask(repo: &Repo, path: &PathBuf) -> Result<Answer> {
+/// A copy of a policy in a folder closed to others. Where new files are writable by one's group,
+/// as on many a system, a clone's are too, and belljar rightly refuses such a policy.
+struct PrivateCopy {
+    folder: PathBuf,
+    policy: PathBuf,
+}
+
+impl PrivateCopy {
+    fn of(policy: &Path) -> Result<PrivateCopy> {
+        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+        let folder = std::env::temp_dir().join(format!("belljar-demo-{}", std::process::id()));
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .with_context(|| format!("making {}", folder.display()))?;
+        let copy = PrivateCopy { policy: folder.join("policy.toml"), folder };
+        fs::copy(policy, &copy.policy).with_context(|| policy.display().to_string())?;
+        fs::set_permissions(&copy.policy, fs::Permissions::from_mode(0o600))?;
+        Ok(copy)
+    }
+}
+
+impl Drop for PrivateCopy {
+    fn drop(&mut self) {
+        // Left over, it does no harm.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn ask(repo: &Repo, path: &PathBuf, policy: &Path) -> Result<Answer> {
     let content = fs::read(path)?;
     let input = magika::npy(&magika::features(&content)?);
     let mut belljar = Command::new(setup::belljar(repo));
     // Relative paths, so that a message shows what a person would type.
     belljar.current_dir(repo.root());
-    belljar.args(["run", "target/models/magika.onnx", "--policy", "policies/magika.toml"]);
+    belljar.args(["run", "target/models/magika.onnx", "--policy"]).arg(policy);
     belljar.args(["--input", "bytes=-", "--labels", "target/models/magika.labels.txt"]);
     belljar.args(["--format", "json"]);
     setup::environment(repo, &mut belljar);
