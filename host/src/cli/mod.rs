@@ -1,4 +1,4 @@
-//! The `belljar` command line. Flags become a plain struct first ([`args`]); each subcommand turns
+//! The `belljar` command line. Flags become a plain struct first (`args`); each subcommand turns
 //! its own into what it runs with. Nothing here prints text of a model except through
 //! [`crate::text::Hostile`], and nothing here decides what a model may do.
 
