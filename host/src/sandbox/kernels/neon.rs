@@ -13,14 +13,22 @@ pub(super) unsafe fn run(tile: &mut Tile, memory: &mut [u8], operations: &[Opera
     tile.run(memory, operations, |rows, a, b, depth| {
         let height = rows.len();
         assert!(a.len() >= 4 * depth * height && b.len() >= 4 * depth * COLUMNS);
+        // Wrapping, as with no steps there are no elements to point at.
         for half in [0, 16] {
             for (block, rows) in rows.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 // SAFETY: the caller vouches for the instructions. `a` has `height` elements for
                 // each step, of which the four from `4 * block` on are read, and `b` has 32, of
                 // which the sixteen from `half` on are.
                 unsafe {
-                    let a = a.as_ptr().cast::<f32>().add(4 * block);
-                    tile_block(rows, half, a, height, b.as_ptr().cast::<f32>().add(half), depth);
+                    let a = a.as_ptr().cast::<f32>().wrapping_add(4 * block);
+                    tile_block(
+                        rows,
+                        half,
+                        a,
+                        height,
+                        b.as_ptr().cast::<f32>().wrapping_add(half),
+                        depth,
+                    );
                 }
             }
         }

@@ -16,11 +16,12 @@ pub(super) unsafe fn run_avx512(tile: &mut Tile, memory: &mut [u8], operations: 
     tile.run(memory, operations, |rows, a, b, depth| {
         let height = rows.len();
         assert!(a.len() >= 4 * depth * height && b.len() >= 4 * depth * COLUMNS);
+        // Wrapping, as with no steps there are no elements to point at.
         for (block, rows) in rows.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             // SAFETY: the caller vouches for the instructions. `a` has `height` elements for each
             // step, of which the eight from `8 * block` on are read, and `b` has 32.
             unsafe {
-                let a = a.as_ptr().cast::<f32>().add(8 * block);
+                let a = a.as_ptr().cast::<f32>().wrapping_add(8 * block);
                 block_avx512(rows, a, height, b.as_ptr().cast(), depth);
             }
         }
@@ -70,14 +71,22 @@ pub(super) unsafe fn run_avx2(tile: &mut Tile, memory: &mut [u8], operations: &[
     tile.run(memory, operations, |rows, a, b, depth| {
         let height = rows.len();
         assert!(a.len() >= 4 * depth * height && b.len() >= 4 * depth * COLUMNS);
+        // Wrapping, as with no steps there are no elements to point at.
         for half in [0, 16] {
             for (block, rows) in rows.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 // SAFETY: the caller vouches for the instructions. `a` has `height` elements for
                 // each step, of which the four from `4 * block` on are read, and `b` has 32, of
                 // which the sixteen from `half` on are.
                 unsafe {
-                    let a = a.as_ptr().cast::<f32>().add(4 * block);
-                    block_avx2(rows, half, a, height, b.as_ptr().cast::<f32>().add(half), depth);
+                    let a = a.as_ptr().cast::<f32>().wrapping_add(4 * block);
+                    block_avx2(
+                        rows,
+                        half,
+                        a,
+                        height,
+                        b.as_ptr().cast::<f32>().wrapping_add(half),
+                        depth,
+                    );
                 }
             }
         }
