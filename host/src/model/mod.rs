@@ -32,6 +32,8 @@ pub struct RunCost {
     pub run: Duration,
     /// Time inside the sandbox; part of `run`.
     pub guest: Duration,
+    /// Time inside native kernels; part of `guest`.
+    pub kernels: Duration,
     /// Size of the sandbox's memory after the run, in bytes.
     pub memory: u64,
     /// Time to make the instance that served this run from the prepared image; part of `run`.
@@ -192,6 +194,7 @@ impl Model {
             prepare,
             run: start.elapsed(),
             guest: answer.cost.time,
+            kernels: answer.cost.kernels,
             memory: answer.cost.memory,
             instantiate: answer.cost.instantiate,
             reset: answer.cost.reset,

@@ -27,6 +27,8 @@ struct State {
     log: Log,
     /// Set as soon as there is one.
     memory: Option<Memory>,
+    /// Time that native kernels took in the present call.
+    kernels: Duration,
 }
 
 /// The guest's log lines, bounded.
@@ -115,7 +117,8 @@ impl Template {
         let limits = self.limits;
         let log_limit = usize::try_from(limits.log).unwrap_or(usize::MAX);
         let log = Log { lines: Vec::new(), left: log_limit, limit: log_limit, panic: None };
-        let state = State { limiter: Limiter::new(&limits), log, memory: None };
+        let state =
+            State { limiter: Limiter::new(&limits), log, memory: None, kernels: Duration::ZERO };
         let mut store = Store::new(self.pre.module().engine(), state);
         store.limiter(|state| &mut state.limiter);
         store.set_epoch_deadline(deadline.map_or(u64::MAX / 2, |deadline| deadline.ticks));
@@ -235,8 +238,10 @@ impl Instance {
         std::mem::take(&mut log.lines)
     }
 
-    fn cost(&self, time: Duration) -> Cost {
-        Cost { memory: self.memory.data_size(&self.store) as u64, time, ..Cost::default() }
+    fn cost(&mut self, time: Duration) -> Cost {
+        let kernels = std::mem::take(&mut self.store.data_mut().kernels);
+        let memory = self.memory.data_size(&self.store) as u64;
+        Cost { memory, time, kernels, ..Cost::default() }
     }
 
     fn enter(&mut self, call: Call, place: Option<(u32, u32)>) -> wasmtime::Result<u64> {
@@ -322,8 +327,10 @@ fn matmul_f32(
     count: u32,
 ) -> wasmtime::Result<i32> {
     let memory = caller.data().memory.ok_or_else(|| wasmtime::format_err!("no memory yet"))?;
-    let data = memory.data_mut(&mut caller);
+    let start = Instant::now();
+    let (data, state) = memory.data_and_store_mut(&mut caller);
     kernels::matmul_f32(InstructionSet::best(), data, rows, operations, count)?;
+    state.kernels += start.elapsed();
     Ok(0)
 }
 

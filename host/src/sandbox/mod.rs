@@ -92,6 +92,8 @@ pub(crate) struct Cost {
     pub(crate) memory: u64,
     /// Time inside the guest.
     pub(crate) time: Duration,
+    /// Time in native kernels; part of `time`.
+    pub(crate) kernels: Duration,
     /// Time to make the instance of a run.
     pub(crate) instantiate: Duration,
     /// Time to make memory pristine after the run before.
