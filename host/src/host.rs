@@ -254,6 +254,7 @@ impl Inner {
             log: limits.log_size,
             answer: limits.output_size.saturating_add(FRAMING).max(MAX_DESCRIPTION),
             native_kernels: policy.compute.native_kernels(),
+            threads: policy.compute.threads,
         };
         let variant = self.variant(policy);
         let failed = |failure: Failure| match failure {

@@ -13,6 +13,7 @@ extern crate alloc;
 
 mod description;
 mod dtype;
+pub mod kernel;
 mod message;
 mod reader;
 mod shapes;

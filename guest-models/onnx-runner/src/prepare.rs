@@ -8,7 +8,7 @@ use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::infer::Factoid;
 
-use crate::{Refusal, gate};
+use crate::{Refusal, gate, memory, native};
 
 /// An optimised model, and what its inputs and outputs are called.
 pub(crate) struct Prepared {
@@ -42,11 +42,53 @@ pub(crate) fn prepare(proto: ModelProto, message: &[u8]) -> Result<Prepared, Ref
     }
     let mut model = parsed.model;
     let inputs = fix_inputs(&mut model, &shapes)?;
-    let plan = model
-        .into_optimized()
-        .and_then(|model| model.into_runnable())
-        .map_err(|err| refuse(format!("{err:#}")))?;
+    let failed = |err: TractError| refuse(format!("{err:#}"));
+    let model = optimize(model).map_err(failed)?;
+    let working_set = working_set(&model).map_err(failed)?;
+    let plan = model.into_runnable().map_err(failed)?;
+    memory::lay_ready(working_set);
     Ok(Prepared { plan, inputs, outputs })
+}
+
+/// tract's own way of optimising, with what the host's kernels can do taken out at two points:
+/// convolutions while they are still as the model says, everything else once it is simplified.
+fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
+    let mut model = model.into_typed()?;
+    native::take_convolutions(&mut model)?;
+    model.declutter()?;
+    native::take_others(&mut model)?;
+    model.optimize()?;
+    Ok(model)
+}
+
+/// Most bytes of tensors that a run has at once, and half of it more for what operators need
+/// besides.
+fn working_set(model: &TypedModel) -> TractResult<usize> {
+    let order = model.eval_order()?;
+    let mut readers: Vec<usize> = Vec::new();
+    let mut sizes: Vec<usize> = Vec::new();
+    for node in &model.nodes {
+        readers.push(node.outputs.iter().map(|output| output.successors.len()).sum());
+        let sizes_of = node.outputs.iter().map(|output| {
+            let elements: usize = output.fact.shape.as_concrete()?.iter().product();
+            elements.checked_mul(output.fact.datum_type.size_of())
+        });
+        let constant = node.outputs.iter().all(|output| output.fact.konst.is_some());
+        let size = sizes_of.flatten().fold(0, usize::saturating_add);
+        sizes.push(if constant { 0 } else { size });
+    }
+    let (mut now, mut most) = (0usize, 0usize);
+    for node in order {
+        now = now.saturating_add(sizes[node]);
+        most = most.max(now);
+        for input in &model.node(node).inputs {
+            readers[input.node] = readers[input.node].saturating_sub(1);
+            if readers[input.node] == 0 {
+                now = now.saturating_sub(sizes[input.node]);
+            }
+        }
+    }
+    Ok(most.saturating_add(most / 2))
 }
 
 /// Gives every input of the model its concrete shape.

@@ -29,7 +29,10 @@ const LIMITS: &[&str] = &[
     "log-size",
     "stack",
 ];
-const COMPUTE: &[&str] = &["deterministic", "kernels"];
+const COMPUTE: &[&str] = &["deterministic", "kernels", "threads"];
+
+/// Most threads that a policy can allow one run.
+const MAX_THREADS: u32 = 64;
 
 /// Every table with the name it goes by in messages.
 const TABLES: &[(&str, &[&str])] =
@@ -159,6 +162,21 @@ impl File<'_> {
                             };
                             let hint = "write \"native\" or \"sandbox\"".to_owned();
                             return Err(self.value("compute.kernels", value, why, hint));
+                        }
+                    };
+                }
+                "threads" => {
+                    let found = value.get_ref().as_integer();
+                    let found = found.and_then(|i| u32::from_str_radix(i.as_str(), i.radix()).ok());
+                    compute.threads = match found {
+                        Some(threads) if (1..=MAX_THREADS).contains(&threads) => threads,
+                        _ => {
+                            let why = match value.get_ref().as_integer() {
+                                Some(_) => "not a number of threads".to_owned(),
+                                None => format!("{}, not a number", kind(value)),
+                            };
+                            let hint = format!("write a number from 1 to {MAX_THREADS}");
+                            return Err(self.value("compute.threads", value, why, hint));
                         }
                     };
                 }

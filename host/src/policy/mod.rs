@@ -57,23 +57,31 @@ impl ModelPin {
 }
 
 /// How a model is computed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compute {
     /// Bit-identical answers on every machine, at the price of speed. Default: `false`.
     pub deterministic: bool,
-    /// Who computes matrix products.
+    /// Who computes products and what surrounds them.
     pub kernels: Kernels,
+    /// Threads that one run may compute with; more than one only help native kernels. Default: 1.
+    pub threads: u32,
+}
+
+impl Default for Compute {
+    fn default() -> Compute {
+        Compute { deterministic: false, kernels: Kernels::default(), threads: 1 }
+    }
 }
 
 impl Compute {
-    /// Whether the host computes matrix products: the policy allows it, and does not ask for the
+    /// Whether the host computes operators: the policy allows it, and does not ask for the
     /// same bits on every machine.
     pub fn native_kernels(&self) -> bool {
         self.kernels == Kernels::Native && !self.deterministic
     }
 }
 
-/// Who computes matrix products.
+/// Who computes products and what surrounds them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kernels {
     /// The host, with this machine's instructions, on checked ranges of the sandbox's memory: two

@@ -8,7 +8,7 @@ use wasmtime::{Caller, Engine, InstancePre, Linker, Memory, Module, Store, Trap,
 
 use super::failure::{Failure, Limit};
 use super::guest::data_segments;
-use super::kernels::{self, InstructionSet, Refused};
+use super::kernels::{self, InstructionSet, Refused, Watch};
 use super::limits::{Limiter, SandboxLimits};
 use super::slot::{Returned, Slot, with_slot};
 use super::{Call, Cost, Payload};
@@ -29,6 +29,8 @@ struct State {
     memory: Option<Memory>,
     /// Time that native kernels took in the present call.
     kernels: Duration,
+    /// The circumstances of native kernels.
+    watch: Watch,
 }
 
 /// The guest's log lines, bounded.
@@ -59,6 +61,7 @@ impl Log {
 pub(super) struct Template {
     pre: InstancePre<State>,
     limits: SandboxLimits,
+    watch: Watch,
 }
 
 /// Where a new instance's memory comes from.
@@ -83,6 +86,8 @@ pub(super) struct Instance {
 pub(super) struct Deadline {
     /// Ticks of the engine's epoch from now on.
     pub(super) ticks: u64,
+    /// The time they come to, for code that counts no ticks.
+    pub(super) until: Instant,
     /// What to report when they have passed.
     pub(super) exceeded: Failure,
 }
@@ -100,7 +105,9 @@ impl Template {
         let mut linker = Linker::new(engine);
         linker.func_wrap("belljar", "log", log_line).map_err(host)?;
         linker.func_wrap("belljar", "matmul_f32", matmul_f32).map_err(host)?;
-        Ok(Template { pre: linker.instantiate_pre(module).map_err(host)?, limits })
+        linker.func_wrap("belljar", "compute", compute).map_err(host)?;
+        let watch = Watch::new(InstructionSet::best(), limits.threads).map_err(host)?;
+        Ok(Template { pre: linker.instantiate_pre(module).map_err(host)?, limits, watch })
     }
 
     pub(super) fn limits(&self) -> &SandboxLimits {
@@ -117,8 +124,13 @@ impl Template {
         let limits = self.limits;
         let log_limit = usize::try_from(limits.log).unwrap_or(usize::MAX);
         let log = Log { lines: Vec::new(), left: log_limit, limit: log_limit, panic: None };
-        let state =
-            State { limiter: Limiter::new(&limits), log, memory: None, kernels: Duration::ZERO };
+        let state = State {
+            limiter: Limiter::new(&limits),
+            log,
+            memory: None,
+            kernels: Duration::ZERO,
+            watch: self.watch.clone(),
+        };
         let mut store = Store::new(self.pre.module().engine(), state);
         store.limiter(|state| &mut state.limiter);
         store.set_epoch_deadline(deadline.map_or(u64::MAX / 2, |deadline| deadline.ticks));
@@ -202,6 +214,7 @@ impl Instance {
     ) -> Result<(T, Cost), Failure> {
         let start = Instant::now();
         self.store.set_epoch_deadline(deadline.map_or(u64::MAX / 2, |deadline| deadline.ticks));
+        self.store.data_mut().watch.until(deadline.map(|deadline| deadline.until));
         let place = match payload {
             Payload::Empty | Payload::Image(_) => None,
             Payload::Bytes(bytes) => Some(self.place(bytes.len() as u64, deadline, |memory| {
@@ -302,6 +315,8 @@ impl Instance {
             _ => match (panic, trap) {
                 (Some(panic), _) => Failure::Panicked(panic),
                 (None, Some(trap)) => Failure::Trapped(trap.to_string()),
+                (None, None) if err.downcast_ref() == Some(&Refused::Interrupted) => deadline
+                    .map_or_else(|| Failure::Trapped("interrupted".into()), |d| d.exceeded.clone()),
                 (None, None) if err.is::<Refused>() => {
                     Failure::Trapped(err.root_cause().to_string())
                 }
@@ -332,6 +347,16 @@ fn matmul_f32(
     kernels::matmul_f32(InstructionSet::best(), data, rows, operations, count)?;
     state.kernels += start.elapsed();
     Ok(0)
+}
+
+/// The guest's kernel call: a whole operator of a model.
+fn compute(mut caller: Caller<'_, State>, address: u32, count: u32) -> wasmtime::Result<()> {
+    let memory = caller.data().memory.ok_or_else(|| wasmtime::format_err!("no memory yet"))?;
+    let start = Instant::now();
+    let (data, state) = memory.data_and_store_mut(&mut caller);
+    kernels::compute(data, address, count, &state.watch)?;
+    state.kernels += start.elapsed();
+    Ok(())
 }
 
 /// The guest's log call. It copies a bounded piece of memory and nothing else.

@@ -19,8 +19,10 @@ pub(crate) struct SandboxLimits {
     pub(crate) log: u64,
     /// Message that a call answers.
     pub(crate) answer: u64,
-    /// Whether the host may compute matrix products for the sandbox.
+    /// Whether the host may compute operators for the sandbox.
     pub(crate) native_kernels: bool,
+    /// Threads that one call may compute with.
+    pub(crate) threads: u32,
 }
 
 /// Says no to growth beyond the limits, and remembers that it did: the guest itself only sees an
@@ -105,6 +107,7 @@ mod tests {
             log: 0,
             answer: 0,
             native_kernels: false,
+            threads: 1,
         };
         let mut store = Store::new(&engine, Limiter::new(&limits));
         store.limiter(|limiter| limiter);

@@ -91,7 +91,9 @@ impl Machine {
 
     /// Makes the slot pristine ahead of the next run. Best called while nobody waits.
     pub(super) fn recycle(&mut self) {
-        if let Stage::Prepared { slot, .. } = &mut self.stage
+        let Stage::Prepared { slot, .. } = &mut self.stage else { return };
+        // Only a used slot is taken out: a pristine one waits where it is.
+        if matches!(slot, SlotState::Used(_))
             && let SlotState::Used(mut used) = std::mem::replace(slot, SlotState::None)
         {
             let start = Instant::now();
@@ -204,6 +206,20 @@ mod tests {
     use super::super::limits::SandboxLimits;
     use super::*;
 
+    #[test]
+    fn a_slot_that_was_made_pristine_is_used_again() {
+        let graph = onnx::relu(&onnx::fixed(&[4]));
+        let mut machine = prepared(&graph, "x", &[4]);
+        for _ in 0..3 {
+            run(&mut machine, &[4], &[1.0; 4]);
+            // At the end of one run and at the start of the next.
+            machine.recycle();
+            machine.recycle();
+            let Stage::Prepared { slot, .. } = &machine.stage else { unreachable!() };
+            assert!(matches!(slot, SlotState::Pristine(_)));
+        }
+    }
+
     /// Compiling takes a while, so all tests of this module share the code.
     fn template() -> Template {
         static CODE_FILE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
@@ -217,6 +233,7 @@ mod tests {
             log: 1 << 16,
             answer: 1 << 28,
             native_kernels: true,
+            threads: 1,
         };
         Template::new(&engine, &module, limits).unwrap()
     }

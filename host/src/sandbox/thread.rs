@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use wasmtime::{Engine, Module};
 
@@ -66,7 +67,10 @@ impl ThreadSandbox {
 
 fn work(engines: &Engines, machine: &mut Machine, job: &Job) -> Outcome {
     let (_running, ticks) = engines.start_clock(job.limit.time);
-    let deadline = Deadline { ticks, exceeded: job.limit.exceeded() };
+    // A limit beyond what the clock can say is none.
+    let now = Instant::now();
+    let until = now.checked_add(job.limit.time).unwrap_or(now + Duration::from_secs(1 << 30));
+    let deadline = Deadline { ticks, until, exceeded: job.limit.exceeded() };
     let copy = |message: &[u8]| Ok(message.to_vec());
     let answer = machine.call(job.call, &job.payload, Some(&deadline), copy);
     let image = machine.image().filter(|_| job.call == Call::Prepare).cloned();
@@ -120,6 +124,7 @@ mod tests {
             log: 1 << 16,
             answer: 1 << 20,
             native_kernels: true,
+            threads: 1,
         };
         let engines = Arc::new(Engines::default());
         let sandbox = || ThreadSandbox::new(&engines, &engine, &module, limits).unwrap();

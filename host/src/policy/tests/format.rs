@@ -313,3 +313,17 @@ fn kernels_are_native_unless_the_policy_says_otherwise() {
         !native("deterministic = true") && !native("deterministic = true\nkernels = \"native\"")
     );
 }
+
+#[test]
+fn threads_are_one_unless_the_policy_says_otherwise() {
+    let threads = |text: &str| {
+        Policy::parse(&format!("version = 1\n[compute]\n{text}"), "test").unwrap().compute.threads
+    };
+    assert_eq!((threads(""), threads("threads = 1"), threads("threads = 64")), (1, 1, 64));
+    for wrong in ["0", "65", "-1", "4294967296"] {
+        let error = refused(&format!("version = 1\n[compute]\nthreads = {wrong}"));
+        assert_says(&error, &["3:11", "compute.threads", "1 to 64"]);
+    }
+    let error = refused("version = 1\n[compute]\nthreads = \"2\"");
+    assert_says(&error, &["3:11", "compute.threads", "a text, not a number"]);
+}

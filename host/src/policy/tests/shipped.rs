@@ -36,6 +36,7 @@ fn default_policy_is_the_built_in_default() {
         "stack",
         "deterministic",
         "kernels",
+        "threads",
     ] {
         let spelled = lines.iter().filter(|l| l.split(' ').next() == Some(key)).count();
         assert_eq!(spelled, 1, "{key}");

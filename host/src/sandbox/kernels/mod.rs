@@ -1,24 +1,51 @@
 //! Native kernels: pure functions over checked ranges of a sandbox's memory.
 //!
-//! The guest asks for one tile of a matrix product with a list of operations. The list is copied
-//! and every address in it checked before anything is computed; it is never read again, since a
-//! store of the kernel itself may overwrite it. The work of one call is bounded. A list that is
-//! not acceptable ends the guest's instance; it can never touch memory outside of it.
+//! The guest asks in two ways: for one tile of a matrix product with a list of tract's operations
+//! ([`matmul_f32`]), and for a whole operator of a model with a request of our own ([`compute`]).
+//! Either is copied and every address in it checked before anything is computed; it is never read
+//! again, since a store of the kernel itself may overwrite it. A tile's work is bounded; whoever
+//! computes a whole operator looks at the clock. A request that is not acceptable ends the guest's
+//! instance; it can never touch memory outside of it.
+//!
+//! A request goes through `places` (addresses become slices, none of which the output is part of)
+//! to one of `conv`, `gemm`, `pool`, `reduce`, `permute`, `pointwise`; these are written once, for
+//! any `vector`.
 
+mod conv;
+mod copy;
+mod gemm;
+mod image;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod operations;
+mod permute;
+mod places;
+mod pointwise;
+mod pool;
 mod portable;
+mod product;
+mod reduce;
+mod scratch;
 mod tile;
+mod vector;
+mod watch;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 #[cfg(test)]
 mod tests;
 
+use belljar_abi::kernel::{Kernel, MAX_KERNEL_WORDS};
+
 pub(super) use operations::Refused;
 use operations::decode;
 use tile::Tile;
+use vector::dispatch;
+pub(super) use watch::Watch;
+use watch::{Rows, done, in_parallel, split_rows};
+
+/// Most elements of a padded plane that a kernel makes for itself: 64 MiB.
+const MAX_SCRATCH: usize = 16 << 20;
 
 /// An instruction set with kernels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,4 +114,30 @@ pub(super) fn matmul_f32(
         InstructionSet::Portable => portable::run(&mut tile, memory, &operations),
     }
     Ok(())
+}
+
+/// Computes what the request of `count` words at `address` asks for.
+pub(super) fn compute(
+    memory: &mut [u8],
+    address: u32,
+    count: u32,
+    watch: &Watch,
+) -> Result<(), Refused> {
+    if count as usize > MAX_KERNEL_WORDS {
+        return Err(Refused::TooMuch);
+    }
+    let request = memory
+        .get(address as usize..)
+        .and_then(|rest| rest.get(..4 * count as usize))
+        .ok_or(Refused::OutOfBounds)?;
+    let words = request.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
+    match Kernel::decode(words).ok_or(Refused::Malformed)? {
+        Kernel::Conv(conv) => conv::conv(memory, &conv, watch),
+        Kernel::Gemm(gemm) => gemm::gemm(memory, &gemm, watch),
+        Kernel::Pool(pool) => pool::pool(memory, &pool, watch),
+        Kernel::Reduce(reduce) => reduce::reduce(memory, &reduce, watch),
+        Kernel::Softmax(softmax) => reduce::softmax(memory, &softmax, watch),
+        Kernel::Permute(permute) => permute::permute(memory, &permute, watch),
+        Kernel::Pointwise(program) => pointwise::pointwise(memory, &program, watch),
+    }
 }

@@ -25,6 +25,10 @@ pub(in crate::sandbox) enum Refused {
     Malformed,
     #[error("a kernel was asked for too much work at once")]
     TooMuch,
+    #[error("a kernel was asked to write over what it reads")]
+    Overlapping,
+    #[error("a kernel ran into the deadline")]
+    Interrupted,
 }
 
 /// A binary operation of an operand with the accumulators, the operand on the left.

@@ -1,11 +1,10 @@
-//! Matrix products done by the host, directly on this sandbox's memory: the one narrow door for
-//! speed. tract finds these kernels in its own registry, as it finds those written for WebAssembly.
+//! Tiles of matrix products, for the products of tract that are not replaced as a whole. tract
+//! finds these kernels in its own registry, as it finds those written for WebAssembly.
 //!
 //! A kernel computes one tile. Its operations are tract's list of them, as it lies in memory; the
-//! host checks every address in it. Whether the kernels are used is for the host to say.
+//! host checks every address in it.
 
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tract_linalg::isa::{Arch, IsaSet};
 use tract_linalg::mmm::{DynKernel, FusedKerSpec, FusedSpec, Query, Suitable};
@@ -27,14 +26,6 @@ unsafe extern "C" {
 
 /// What the host reads of an operation: a number, and up to four words.
 const _: () = assert!(size_of::<FusedKerSpec<f32>>() == 20);
-
-static ENABLED: AtomicBool = AtomicBool::new(false);
-
-/// Lets models that are prepared from now on use the host's kernels, or not.
-#[unsafe(no_mangle)]
-pub extern "C" fn belljar_use_native_kernels(allowed: u32) {
-    ENABLED.store(allowed != 0, Ordering::Relaxed);
-}
 
 unsafe fn tile<const MR: usize>(operations: &[FusedKerSpec<f32>]) -> isize {
     // SAFETY: address and length are those of a live slice; what its operations point to is what
@@ -79,7 +70,7 @@ inventory::submit! {
 }
 
 fn preferred(_: &IsaSet, dtype: DatumType, query: &Query, _: &[Suitable]) -> Option<&'static str> {
-    if !ENABLED.load(Ordering::Relaxed) || dtype != DatumType::F32 {
+    if !super::enabled() || dtype != DatumType::F32 {
         return None;
     }
     // A product with one column, or few, is bound by memory; the kernels in WebAssembly are as fast.

@@ -1,0 +1,284 @@
+//! Convolutions with constant weights, and what can be folded into them: scaling and shifting of
+//! channels into weights and bias, the addition of another tensor, and clamping.
+
+use belljar_abi::kernel::{Conv as Request, Kernel, PANEL_ROWS};
+use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::model::{TypedModel, TypedNode};
+use tract_onnx::tract_core::ops::binary::TypedBinOp;
+use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, PoolSpec};
+use tract_onnx::tract_core::ops::math::{Add, Max, Min, Mul};
+use tract_onnx::tract_core::ops::nn::DataFormat;
+
+use super::{address, call, floats, only_reader, plain_shape, vector};
+
+/// A convolution that the host computes.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct NativeConv {
+    /// Everything but the addresses.
+    request: Request,
+    weights: Arc<Tensor>,
+    bias: Option<Arc<Tensor>>,
+    output: TVec<usize>,
+}
+
+impl Op for NativeConv {
+    fn name(&self) -> StaticName {
+        "NativeConv".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for NativeConv {
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        call(&self.output, |output| {
+            Kernel::Conv(Request {
+                input: address(&inputs[0]),
+                weights: address(&self.weights),
+                bias: self.bias.as_ref().map_or(0, |bias| address(bias)),
+                residual: inputs.get(1).map_or(0, |residual| address(residual)),
+                output,
+                ..self.request
+            })
+        })
+    }
+
+    op_out_of_plan!();
+}
+
+impl TypedOp for NativeConv {
+    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(f32::fact(&*self.output)))
+    }
+
+    as_op!();
+}
+
+/// Takes a convolution's place.
+pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    let Some(conv) = node.op_as::<Conv>() else { return Ok(None) };
+    let Some(mut found) = Found::new(model, node, conv)? else { return Ok(None) };
+    let mut last = node;
+    let mut residual = None;
+    while let Some(reader) = only_reader(model, last) {
+        if !found.fold(model, last, reader, &mut residual)? {
+            break;
+        }
+        last = reader;
+    }
+    let mut patch = TypedModelPatch::default();
+    let mut inputs = tvec!(patch.tap_model(model, node.inputs[0])?);
+    if let Some(residual) = residual {
+        inputs.push(patch.tap_model(model, residual)?);
+    }
+    let wire = patch.wire_node(&last.name, found.finish(), &inputs)?;
+    patch.shunt_outside(model, last.id.into(), wire[0])?;
+    Ok(Some(patch))
+}
+
+/// A convolution on its way to the host.
+struct Found {
+    request: Request,
+    /// Filters, one output channel after the other.
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+    output: TVec<usize>,
+    clamped: bool,
+}
+
+impl Found {
+    fn new(model: &TypedModel, node: &TypedNode, conv: &Conv) -> TractResult<Option<Found>> {
+        let Conv { pool_spec, kernel_fmt, group, q_params } = conv;
+        let facts = model.node_input_facts(node.id)?;
+        let output = plain_shape(&node.outputs[0].fact);
+        let (Some(input), Some(output)) = (plain_shape(facts[0]), output) else { return Ok(None) };
+        let weights = facts[1].konst.as_ref().and_then(|weights| floats(weights));
+        let bias = facts[2].konst.as_ref().and_then(|bias| floats(bias));
+        let (Some(weights), Some(bias)) = (weights, bias) else { return Ok(None) };
+        if q_params.is_some() || *kernel_fmt != KernelFormat::OIHW || *group == 0 {
+            return Ok(None);
+        }
+        let (channels_in, channels_out) = (pool_spec.input_channels, pool_spec.output_channels);
+        let Some(request) = geometry(pool_spec, &input, &output)? else { return Ok(None) };
+        let request = Request {
+            groups: *group as u32,
+            channels_in: (channels_in / group) as u32,
+            channels_out: (channels_out / group) as u32,
+            low: f32::NEG_INFINITY.to_bits(),
+            high: f32::INFINITY.to_bits(),
+            ..request
+        };
+        let taps = (request.kernel_h * request.kernel_w) as usize;
+        if weights.len() != channels_out * (channels_in / group) * taps {
+            return Ok(None);
+        }
+        let bias = match &*bias {
+            [all] => vec![*all; channels_out],
+            each if each.len() == channels_out => bias,
+            _ => return Ok(None),
+        };
+        Ok(Some(Found { request, weights, bias, output, clamped: false }))
+    }
+
+    /// Takes in what is done next with the result, if it can be.
+    fn fold(
+        &mut self,
+        model: &TypedModel,
+        last: &TypedNode,
+        reader: &TypedNode,
+        residual: &mut Option<OutletId>,
+    ) -> TractResult<bool> {
+        let Some(TypedBinOp(op, None)) = reader.op_as::<TypedBinOp>() else { return Ok(false) };
+        if self.clamped && !op.is::<Max>() && !op.is::<Min>() {
+            return Ok(false);
+        }
+        let same = plain_shape(&reader.outputs[0].fact).as_ref() == Some(&self.output);
+        let other = match &*reader.inputs {
+            [a, b] if a.node == last.id && b.node != last.id => *b,
+            [a, b] if b.node == last.id && a.node != last.id => *a,
+            _ => return Ok(false),
+        };
+        if !same {
+            return Ok(false);
+        }
+        let fact = model.outlet_fact(other)?;
+        let Some(operand) = fact.konst.as_ref() else {
+            // A whole tensor, which is read where the result is written.
+            let fits = plain_shape(fact).as_ref() == Some(&self.output);
+            if !fits || !op.is::<Add>() || residual.is_some() {
+                return Ok(false);
+            }
+            *residual = Some(other);
+            return Ok(true);
+        };
+        let Some(each) = self.by_channel(operand) else { return Ok(false) };
+        // What was added is added to the result as it then was.
+        let folded = residual.is_none() || op.is::<Max>() || op.is::<Min>();
+        if !folded {
+            return Ok(false);
+        }
+        if op.is::<Add>() {
+            self.bias.iter_mut().zip(each).for_each(|(bias, more)| *bias += more);
+        } else if op.is::<Mul>() {
+            let filter = self.weights.len() / each.len();
+            for ((bias, filter), factor) in
+                self.bias.iter_mut().zip(self.weights.chunks_exact_mut(filter)).zip(each)
+            {
+                *bias *= factor;
+                filter.iter_mut().for_each(|weight| *weight *= factor);
+            }
+        } else if op.is::<Max>() || op.is::<Min>() {
+            let Some(bound) = uniform(&each) else { return Ok(false) };
+            let (low, high) = (f32::from_bits(self.request.low), f32::from_bits(self.request.high));
+            // The upper bound is the last to be applied.
+            if op.is::<Max>() && high == f32::INFINITY {
+                self.request.low = low.max(bound).to_bits();
+            } else if op.is::<Min>() {
+                self.request.high = high.min(bound).to_bits();
+            } else {
+                return Ok(false);
+            }
+            self.clamped = true;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// An operand as one number for each output channel, if it is that.
+    fn by_channel(&self, operand: &Tensor) -> Option<Vec<f32>> {
+        let elements = floats(operand)?;
+        let channels = (self.request.groups * self.request.channels_out) as usize;
+        if let [all] = &*elements {
+            return Some(vec![*all; channels]);
+        }
+        // The channels' place among the dimensions, which are as many as the output's.
+        let axis = self.output.len().checked_sub(operand.rank())?;
+        let shape = operand.shape();
+        let at = shape.iter().position(|dim| *dim != 1)?;
+        let image = self.output.get(at + axis + 1..)?.iter().product::<usize>();
+        let pixels = (self.request.out_h * self.request.out_w) as usize;
+        let is_channels = elements.len() == channels && shape[at] == channels && image == pixels;
+        is_channels.then_some(elements)
+    }
+
+    fn finish(self) -> NativeConv {
+        let Found { request, weights, bias, output, .. } = self;
+        let by_channel = request.channels_in == 1 && request.channels_out == 1;
+        let weights = if by_channel { weights } else { pack(&request, &weights) };
+        let bias = bias.iter().any(|bias| *bias != 0.0).then(|| vector(&bias));
+        NativeConv { request, weights: vector(&weights), bias, output }
+    }
+}
+
+fn uniform(elements: &[f32]) -> Option<f32> {
+    let first = *elements.first()?;
+    (!first.is_nan() && elements.iter().all(|element| *element == first)).then_some(first)
+}
+
+/// Where channels, rows and columns are; an image of one dimension has one row.
+fn geometry(spec: &PoolSpec, input: &[usize], output: &[usize]) -> TractResult<Option<Request>> {
+    let batch = matches!(spec.data_format, DataFormat::NCHW);
+    if !batch && spec.data_format != DataFormat::CHW {
+        return Ok(None);
+    }
+    let rank = spec.rank();
+    if !matches!(rank, 1 | 2) || input.len() != rank + 1 + usize::from(batch) {
+        return Ok(None);
+    }
+    let first = input.len() - rank;
+    let (input_hw, output_hw) = (&input[first..], &output[first..]);
+    let padding = spec.computed_padding(input_hw);
+    let sizes = |sizes: &[usize], missing: usize| -> (u32, u32) {
+        match sizes {
+            [h, w] => (*h as u32, *w as u32),
+            [w] => (missing as u32, *w as u32),
+            _ => (0, 0),
+        }
+    };
+    let (in_h, in_w) = sizes(input_hw, 1);
+    let (out_h, out_w) = sizes(output_hw, 1);
+    let (kernel_h, kernel_w) = sizes(&spec.kernel_shape, 1);
+    let (stride_h, stride_w) = sizes(&spec.strides(), 1);
+    let (dilation_h, dilation_w) = sizes(&spec.dilations(), 1);
+    let before: TVec<usize> = padding.iter().map(|axis| axis.pad_before).collect();
+    let (pad_top, pad_left) = sizes(&before, 0);
+    Ok(Some(Request {
+        batch: if batch { input[0] as u32 } else { 1 },
+        in_h,
+        in_w,
+        out_h,
+        out_w,
+        kernel_h,
+        kernel_w,
+        stride_h,
+        stride_w,
+        dilation_h,
+        dilation_w,
+        pad_top,
+        pad_left,
+        batch_stride: spec.input_channels as u32 * in_h * in_w,
+        channel_stride: in_h * in_w,
+        row_stride: in_w,
+        column_stride: 1,
+        ..Request::default()
+    }))
+}
+
+/// Filters in panels of eight output channels.
+fn pack(request: &Request, weights: &[f32]) -> Vec<f32> {
+    let steps = (request.channels_in * request.kernel_h * request.kernel_w) as usize;
+    let channels = request.channels_out as usize;
+    let mut packed = Vec::new();
+    for group in weights.chunks_exact(channels * steps) {
+        for panel in group.chunks(PANEL_ROWS * steps) {
+            let start = packed.len();
+            packed.resize(start + PANEL_ROWS * steps, 0.0);
+            for (row, filter) in panel.chunks_exact(steps).enumerate() {
+                let places = packed[start + row..].iter_mut().step_by(PANEL_ROWS);
+                places.zip(filter).for_each(|(place, weight)| *place = *weight);
+            }
+        }
+    }
+    packed
+}

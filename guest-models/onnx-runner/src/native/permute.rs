@@ -1,0 +1,105 @@
+//! Tensors whose dimensions change places.
+
+use belljar_abi::kernel::{Dims, KERNEL_RANK, Kernel, Permute as Request};
+use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::model::{TypedModel, TypedNode};
+
+use super::{address, call, plain_shape};
+
+/// A permutation that the host carries out.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct NativePermute {
+    dims: Dims,
+    strides: Dims,
+    output: TVec<usize>,
+}
+
+impl Op for NativePermute {
+    fn name(&self) -> StaticName {
+        "NativePermute".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for NativePermute {
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let NativePermute { dims, strides, .. } = *self;
+        let input = address(&inputs[0]);
+        call(&self.output, |output| Kernel::Permute(Request { dims, strides, input, output }))
+    }
+
+    op_out_of_plan!();
+}
+
+impl TypedOp for NativePermute {
+    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(f32::fact(&*self.output)))
+    }
+
+    as_op!();
+}
+
+/// Takes a permutation's place.
+pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    let Some(AxisOp::Move(from, to)) = node.op_as() else { return Ok(None) };
+    let fact = model.outlet_fact(node.inputs[0])?;
+    let output = plain_shape(&node.outputs[0].fact);
+    let (Some(input), Some(output)) = (plain_shape(fact), output) else { return Ok(None) };
+    let mut strides = strides_of(&input);
+    let stride = strides.remove(*from);
+    strides.insert(*to, stride);
+    let Some(along) = collapse(&output, &[&strides]) else { return Ok(None) };
+    let op = NativePermute { dims: along.dims, strides: along.strides[0], output };
+    TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
+}
+
+/// Elements from one to the next along each dimension of a tensor whose elements lie in order.
+pub(super) fn strides_of(shape: &[usize]) -> Vec<u32> {
+    let mut strides = vec![1u32; shape.len()];
+    for axis in (0..shape.len().saturating_sub(1)).rev() {
+        strides[axis] = strides[axis + 1] * shape[axis + 1] as u32;
+    }
+    strides
+}
+
+/// Some tensors of one shape with as few dimensions as possible.
+pub(super) struct Collapsed {
+    pub(super) dims: Dims,
+    /// Of each tensor.
+    pub(super) strides: Vec<Dims>,
+}
+
+/// Joins dimensions that lie one after the other in all tensors. `None` if too many are left.
+pub(super) fn collapse(shape: &[usize], tensors: &[&[u32]]) -> Option<Collapsed> {
+    // Innermost first.
+    let mut joined: Vec<(u32, Vec<u32>)> = Vec::new();
+    for axis in (0..shape.len()).rev().filter(|axis| shape[*axis] != 1) {
+        let dim = shape[axis] as u32;
+        let strides: Vec<u32> = tensors.iter().map(|strides| strides[axis]).collect();
+        match joined.last_mut() {
+            Some((inner, inner_strides))
+                if strides
+                    .iter()
+                    .zip(&*inner_strides)
+                    .all(|(outer, one)| *outer == one * *inner) =>
+            {
+                *inner *= dim;
+            }
+            _ => joined.push((dim, strides)),
+        }
+    }
+    if joined.len() > KERNEL_RANK {
+        return None;
+    }
+    let mut collapsed =
+        Collapsed { dims: [1; KERNEL_RANK], strides: vec![[0; KERNEL_RANK]; tensors.len()] };
+    for (at, (dim, strides)) in joined.iter().enumerate() {
+        let axis = KERNEL_RANK - 1 - at;
+        collapsed.dims[axis] = *dim;
+        for (to, stride) in collapsed.strides.iter_mut().zip(strides) {
+            to[axis] = *stride;
+        }
+    }
+    Some(collapsed)
+}

@@ -1,0 +1,232 @@
+//! Programs of element by element steps: everything of that kind that hangs together and leaves
+//! one tensor becomes one operator, and nothing in between is ever a tensor.
+
+use belljar_abi::kernel::{
+    Dims, Kernel, MAX_POINTWISE_INPUTS, MAX_POINTWISE_STEPS, Pointwise as Request, PointwiseInput,
+    PointwiseStep, Step,
+};
+use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::model::{TypedModel, TypedNode};
+use tract_onnx::tract_core::ops::binary::TypedBinOp;
+use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
+use tract_onnx::tract_core::ops::math::{
+    Abs, Add, Div, Exp, Max, Min, Mul, Neg, Recip, Rsqrt, Sqrt, Square, Sub, Tanh,
+};
+use tract_onnx::tract_core::ops::nn::Sigmoid;
+
+use super::permute::{collapse, strides_of};
+use super::{address, call, plain_shape};
+
+/// A program that the host runs.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct NativePointwise {
+    dims: Dims,
+    /// Of each input.
+    strides: Vec<Dims>,
+    steps: Vec<PointwiseStep>,
+    output: TVec<usize>,
+}
+
+impl Op for NativePointwise {
+    fn name(&self) -> StaticName {
+        "NativePointwise".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for NativePointwise {
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        call(&self.output, |output| {
+            let inputs = inputs.iter().zip(&self.strides);
+            Kernel::Pointwise(Request {
+                dims: self.dims,
+                output,
+                inputs: inputs
+                    .map(|(input, strides)| PointwiseInput {
+                        address: address(input),
+                        strides: *strides,
+                    })
+                    .collect(),
+                steps: self.steps.clone(),
+            })
+        })
+    }
+
+    op_out_of_plan!();
+}
+
+impl TypedOp for NativePointwise {
+    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(f32::fact(&*self.output)))
+    }
+
+    as_op!();
+}
+
+/// What a node does to each element, if it is one of the steps.
+fn step(node: &TypedNode) -> Option<Step> {
+    if let Some(TypedBinOp(op, None)) = node.op_as() {
+        return Some(match () {
+            () if op.is::<Add>() => Step::Add,
+            () if op.is::<Sub>() => Step::Sub,
+            () if op.is::<Mul>() => Step::Mul,
+            () if op.is::<Div>() => Step::Div,
+            () if op.is::<Min>() => Step::Min,
+            () if op.is::<Max>() => Step::Max,
+            () => return None,
+        });
+    }
+    let Some(ElementWiseOp(op, None)) = node.op_as() else { return None };
+    Some(match () {
+        () if op.is::<Square>() => Step::Square,
+        () if op.is::<Sqrt>() => Step::Sqrt,
+        () if op.is::<Rsqrt>() => Step::Rsqrt,
+        () if op.is::<Recip>() => Step::Recip,
+        () if op.is::<Neg>() => Step::Neg,
+        () if op.is::<Abs>() => Step::Abs,
+        () if op.is::<Exp>() => Step::Exp,
+        () if op.is::<Tanh>() => Step::Tanh,
+        () if op.is::<Sigmoid>() => Step::Sigmoid,
+        () => return None,
+    })
+}
+
+/// The step of a node all of whose tensors are plain, and the shape of what it makes.
+fn usable(model: &TypedModel, node: &TypedNode) -> Option<(Step, TVec<usize>)> {
+    let step = step(node)?;
+    let shape = plain_shape(&node.outputs.first()?.fact)?;
+    let plain = |outlet: &OutletId| {
+        let fact = model.outlet_fact(*outlet).ok()?;
+        plain_shape(fact).filter(|input| input.len() == shape.len())
+    };
+    node.inputs.iter().all(|input| plain(input).is_some()).then_some((step, shape))
+}
+
+/// Takes the place of a node and of all that only leads to it.
+pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    let Some((_, shape)) = usable(model, node) else { return Ok(None) };
+    // A node that will be part of a reader's program waits for that one's turn.
+    if goes_into_reader(model, node, &shape) {
+        return Ok(None);
+    }
+    let members = members(model, node, &shape)?;
+    let Some((op, inputs)) = program(model, &members, shape)? else { return Ok(None) };
+    let mut patch = TypedModelPatch::default();
+    let taps = patch.taps(model, &inputs)?;
+    let wire = patch.wire_node(&node.name, op, &taps)?;
+    patch.shunt_outside(model, node.id.into(), wire[0])?;
+    Ok(Some(patch))
+}
+
+fn readers<'m>(model: &'m TypedModel, node: &'m TypedNode) -> impl Iterator<Item = &'m TypedNode> {
+    node.outputs.iter().flat_map(|output| &output.successors).map(|inlet| model.node(inlet.node))
+}
+
+fn is_answer(model: &TypedModel, node: &TypedNode) -> bool {
+    model.output_outlets().is_ok_and(|outlets| outlets.iter().any(|outlet| outlet.node == node.id))
+}
+
+fn goes_into_reader(model: &TypedModel, node: &TypedNode, shape: &TVec<usize>) -> bool {
+    !is_answer(model, node)
+        && readers(model, node).count() > 0
+        && readers(model, node)
+            .all(|reader| usable(model, reader).is_some_and(|(_, other)| other == *shape))
+}
+
+/// The nodes of a program, the last one included, in the order in which they can be computed.
+fn members(model: &TypedModel, last: &TypedNode, shape: &TVec<usize>) -> TractResult<Vec<usize>> {
+    let mut members = vec![last.id];
+    // Grows as long as there is a node all of whose readers are members.
+    loop {
+        let mut found = None;
+        'search: for member in &members {
+            for input in &model.node(*member).inputs {
+                let node = model.node(input.node);
+                let fits = !members.contains(&node.id)
+                    && !is_answer(model, node)
+                    && usable(model, node).is_some_and(|(_, other)| other == *shape)
+                    && readers(model, node).all(|reader| members.contains(&reader.id));
+                if fits {
+                    found = Some(node.id);
+                    break 'search;
+                }
+            }
+        }
+        match found {
+            Some(node) if members.len() < MAX_POINTWISE_STEPS => members.push(node),
+            _ => break,
+        }
+    }
+    // Every node was found after all of its readers, so that its results come before theirs.
+    members.reverse();
+    Ok(members)
+}
+
+fn program(
+    model: &TypedModel,
+    members: &[usize],
+    shape: TVec<usize>,
+) -> TractResult<Option<(NativePointwise, Vec<OutletId>)>> {
+    let mut members = members;
+    // What does not fit is left for a program of its own.
+    loop {
+        let mut inputs: Vec<OutletId> = Vec::new();
+        for input in members.iter().flat_map(|member| &model.node(*member).inputs) {
+            if !members.contains(&input.node) && !inputs.contains(input) {
+                inputs.push(*input);
+            }
+        }
+        let fits = inputs.len() <= MAX_POINTWISE_INPUTS;
+        let made = if fits { assemble(model, members, &inputs, &shape)? } else { None };
+        match (made, members.split_first()) {
+            (Some(op), _) => return Ok(Some((op, inputs))),
+            (None, Some((_, rest))) if !rest.is_empty() => members = rest,
+            (None, _) => return Ok(None),
+        }
+    }
+}
+
+fn assemble(
+    model: &TypedModel,
+    members: &[usize],
+    inputs: &[OutletId],
+    shape: &TVec<usize>,
+) -> TractResult<Option<NativePointwise>> {
+    let mut strides = Vec::with_capacity(inputs.len() + 1);
+    for input in inputs {
+        let Some(dims) = plain_shape(model.outlet_fact(*input)?) else { return Ok(None) };
+        let mut along = strides_of(&dims);
+        for (axis, stride) in along.iter_mut().enumerate() {
+            match (dims[axis], shape[axis]) {
+                (dim, all) if dim == all && dim != 1 => {}
+                (1, _) => *stride = 0,
+                _ => return Ok(None),
+            }
+        }
+        strides.push(along);
+    }
+    // The output's, so that only what is in order there becomes one dimension.
+    strides.push(strides_of(shape));
+    let borrowed: Vec<&[u32]> = strides.iter().map(Vec::as_slice).collect();
+    let Some(mut along) = collapse(shape, &borrowed) else { return Ok(None) };
+    along.strides.pop();
+    let mut steps = Vec::with_capacity(members.len());
+    for member in members {
+        let node = model.node(*member);
+        let Some(step) = step(node) else { return Ok(None) };
+        let operand = |outlet: &OutletId| {
+            let result = members.iter().position(|member| *member == outlet.node);
+            match result {
+                Some(result) => Some(result + MAX_POINTWISE_INPUTS),
+                None => inputs.iter().position(|input| input == outlet),
+            }
+        };
+        let Some(a) = node.inputs.first().and_then(operand) else { return Ok(None) };
+        let Some(b) = node.inputs.last().and_then(operand) else { return Ok(None) };
+        steps.push(PointwiseStep { step, a: a as u32, b: b as u32 });
+    }
+    let op =
+        NativePointwise { dims: along.dims, strides: along.strides, steps, output: shape.clone() };
+    Ok(Some(op))
+}

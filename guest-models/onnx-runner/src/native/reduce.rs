@@ -1,0 +1,104 @@
+//! Reductions of neighbouring dimensions, and softmax along the last one.
+
+use belljar_abi::kernel::{Kernel, Reduce as Request, Softmax as SoftmaxRequest};
+use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::model::{TypedModel, TypedNode};
+use tract_onnx::tract_core::ops::nn::{Reduce, Reducer, Softmax, SoftmaxKind};
+
+use super::{address, call, plain_shape};
+
+/// A reduction that the host computes.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct NativeReduce {
+    /// Everything but the addresses.
+    request: Kernel,
+    output: TVec<usize>,
+}
+
+impl Op for NativeReduce {
+    fn name(&self) -> StaticName {
+        "NativeReduce".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for NativeReduce {
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let input = address(&inputs[0]);
+        call(&self.output, |output| match self.request.clone() {
+            Kernel::Reduce(request) => Kernel::Reduce(Request { input, output, ..request }),
+            Kernel::Softmax(request) => {
+                Kernel::Softmax(SoftmaxRequest { input, output, ..request })
+            }
+            other => other,
+        })
+    }
+
+    op_out_of_plan!();
+}
+
+impl TypedOp for NativeReduce {
+    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(f32::fact(&*self.output)))
+    }
+
+    as_op!();
+}
+
+/// Takes a reduction's place.
+pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    let Some(Reduce { axes, reducer }) = node.op_as() else { return Ok(None) };
+    let mode = match reducer {
+        Reducer::Sum => 0,
+        Reducer::Max => 1,
+        Reducer::Min => 2,
+        Reducer::MeanOfSquares => 3,
+        _ => return Ok(None),
+    };
+    let fact = model.outlet_fact(node.inputs[0])?;
+    let output = plain_shape(&node.outputs[0].fact);
+    let (Some(input), Some(output)) = (plain_shape(fact), output) else { return Ok(None) };
+    let (Some(first), Some(last)) = (axes.iter().min(), axes.iter().max()) else {
+        return Ok(None);
+    };
+    // Others in between are no matter if they are one element wide.
+    let one = |axis: usize| axes.contains(&axis) || input[axis] == 1;
+    if !(*first..=*last).all(one) {
+        return Ok(None);
+    }
+    let request = Kernel::Reduce(Request {
+        outer: input[..*first].iter().product::<usize>() as u32,
+        middle: input[*first..=*last].iter().product::<usize>() as u32,
+        inner: input[last + 1..].iter().product::<usize>() as u32,
+        mode,
+        ..Request::default()
+    });
+    TypedModelPatch::replace_single_op(model, node, &node.inputs, NativeReduce { request, output })
+        .map(Some)
+}
+
+/// Takes a softmax's place.
+pub(super) fn take_softmax(
+    model: &TypedModel,
+    node: &TypedNode,
+) -> TractResult<Option<TypedModelPatch>> {
+    let Some(Softmax { axes, quant_output_dt: None, kind: SoftmaxKind::Softmax }) = node.op_as()
+    else {
+        return Ok(None);
+    };
+    let Some(shape) = plain_shape(model.outlet_fact(node.inputs[0])?) else { return Ok(None) };
+    // Axes that only one-element ones follow are the last one.
+    let [axis] = **axes else { return Ok(None) };
+    if shape.get(axis + 1..).is_none_or(|after| after.iter().any(|dim| *dim != 1)) {
+        return Ok(None);
+    }
+    let request = Kernel::Softmax(SoftmaxRequest {
+        outer: shape[..axis].iter().product::<usize>() as u32,
+        middle: shape[axis] as u32,
+        inner: 1,
+        ..SoftmaxRequest::default()
+    });
+    let op = NativeReduce { request, output: shape };
+    TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
+}

@@ -1,0 +1,345 @@
+//! Convolutions: as products of the weights and what the filter sees of the image, or channel by
+//! channel where every channel has a filter of its own.
+
+use belljar_abi::kernel::{Conv, PANEL_ROWS};
+
+use super::copy::copy;
+use super::image::{Patches, Phases, Windows};
+use super::places::{Place, Places, extent, volume};
+use super::product::{Finish, Left, Panels, Product, Right, clamp, packed_left_len};
+use super::scratch::Scratch;
+use super::vector::{Job, Vector};
+use super::{Refused, Watch, split_rows};
+
+/// Most elements of a window; those of real models have 49 to some thousand.
+const MAX_TAPS: u64 = 1 << 20;
+
+/// A convolution whose every address was checked.
+#[derive(Clone, Copy)]
+struct Checked<'a> {
+    windows: Windows,
+    groups: usize,
+    channels_in: usize,
+    channels_out: usize,
+    batch_stride: usize,
+    channel_stride: usize,
+    row_stride: usize,
+    column_stride: usize,
+    input: &'a [f32],
+    weights: &'a [f32],
+    bias: Option<&'a [f32]>,
+    residual: Option<&'a [f32]>,
+    low: f32,
+    high: f32,
+}
+
+/// Checks a convolution and computes it.
+pub(super) fn conv(memory: &mut [u8], conv: &Conv, watch: &Watch) -> Result<(), Refused> {
+    let c = &on_its_side(conv);
+    let windows = windows(c)?;
+    let all = [c.batch, c.groups, c.channels_in, c.channels_out];
+    if all.contains(&0) {
+        return Err(Refused::Malformed);
+    }
+    let channels = u64::from(c.groups) * u64::from(c.channels_in);
+    let channels = u32::try_from(channels).map_err(|_| Refused::OutOfBounds)?;
+    let outputs = u64::from(c.groups) * u64::from(c.channels_out);
+    let outputs = u32::try_from(outputs).map_err(|_| Refused::OutOfBounds)?;
+    let steps = volume(&[c.channels_in, c.kernel_h, c.kernel_w])?;
+    let by_channel = c.channels_in == 1 && c.channels_out == 1;
+    let weights = if by_channel {
+        u64::from(c.groups).checked_mul(steps)
+    } else {
+        let panels = u64::from(c.channels_out).next_multiple_of(PANEL_ROWS as u64);
+        panels.checked_mul(steps).and_then(|group| group.checked_mul(c.groups.into()))
+    };
+    let input = extent(&[
+        (c.batch, c.batch_stride),
+        (channels, c.channel_stride),
+        (c.in_h, c.row_stride),
+        (c.in_w, c.column_stride),
+    ])?;
+    let results = volume(&[c.batch, outputs, c.out_h, c.out_w])?;
+    let place = |memory: &[u8], address, count| Place::new(memory, address, count);
+    let input = place(memory, c.input, input)?;
+    let weights = place(memory, c.weights, weights.ok_or(Refused::OutOfBounds)?)?;
+    let optional = |memory: &[u8], address, count| {
+        (address != 0).then(|| Place::new(memory, address, count)).transpose()
+    };
+    let bias = optional(memory, c.bias, outputs.into())?;
+    let residual = optional(memory, c.residual, results)?;
+    let output = place(memory, c.output, results)?;
+    let (output, places) = Places::split(memory, output)?;
+    let checked = Checked {
+        windows,
+        groups: c.groups as usize,
+        channels_in: c.channels_in as usize,
+        channels_out: c.channels_out as usize,
+        batch_stride: c.batch_stride as usize,
+        channel_stride: c.channel_stride as usize,
+        row_stride: c.row_stride as usize,
+        column_stride: c.column_stride as usize,
+        input: places.get(input)?,
+        weights: places.get(weights)?,
+        bias: bias.map(|bias| places.get(bias)).transpose()?,
+        residual: residual.map(|residual| places.get(residual)).transpose()?,
+        low: f32::from_bits(c.low),
+        high: f32::from_bits(c.high),
+    };
+    if by_channel { checked.by_channel(output, watch) } else { checked.by_product(output, watch) }
+}
+
+/// A signal that stands upright, laid on its side: what lies along a row is handled at once.
+fn on_its_side(conv: &Conv) -> Conv {
+    let c = *conv;
+    if (c.in_w, c.out_w, c.kernel_w, c.pad_left) != (1, 1, 1, 0) {
+        return c;
+    }
+    Conv {
+        in_h: 1,
+        in_w: c.in_h,
+        out_h: 1,
+        out_w: c.out_h,
+        kernel_h: 1,
+        kernel_w: c.kernel_h,
+        stride_h: 1,
+        stride_w: c.stride_h,
+        dilation_h: 1,
+        dilation_w: c.dilation_h,
+        pad_top: 0,
+        pad_left: c.pad_top,
+        row_stride: 0,
+        column_stride: c.row_stride,
+        ..c
+    }
+}
+
+fn windows(c: &Conv) -> Result<Windows, Refused> {
+    let all = [
+        c.in_h,
+        c.in_w,
+        c.out_h,
+        c.out_w,
+        c.kernel_h,
+        c.kernel_w,
+        c.stride_h,
+        c.stride_w,
+        c.dilation_h,
+        c.dilation_w,
+    ];
+    if all.contains(&0) {
+        return Err(Refused::Malformed);
+    }
+    let taps = volume(&[c.kernel_h, c.kernel_w])?;
+    // Where the last window ends may be beyond the image, but never beyond what can be counted.
+    let reach = |out: u32, stride: u32, kernel: u32, dilation: u32, size: u32, pad: u32| {
+        let end = u64::from(out - 1)
+            .checked_mul(stride.into())?
+            .checked_add(u64::from(kernel - 1).checked_mul(dilation.into())?)?;
+        let padded = u64::from(size).checked_add(u64::from(pad))?;
+        (end < 1 << 31 && padded < 1 << 31).then_some(())
+    };
+    let rows = reach(c.out_h, c.stride_h, c.kernel_h, c.dilation_h, c.in_h, c.pad_top);
+    let columns = reach(c.out_w, c.stride_w, c.kernel_w, c.dilation_w, c.in_w, c.pad_left);
+    if taps > MAX_TAPS || rows.is_none() || columns.is_none() {
+        return Err(Refused::TooMuch);
+    }
+    Ok(Windows {
+        in_h: c.in_h as usize,
+        in_w: c.in_w as usize,
+        out_h: c.out_h as usize,
+        out_w: c.out_w as usize,
+        kernel_h: c.kernel_h as usize,
+        kernel_w: c.kernel_w as usize,
+        stride_h: c.stride_h as usize,
+        stride_w: c.stride_w as usize,
+        dilation_h: c.dilation_h as usize,
+        dilation_w: c.dilation_w as usize,
+        pad_top: c.pad_top as usize,
+        pad_left: c.pad_left as usize,
+    })
+}
+
+impl Checked<'_> {
+    fn by_product(&self, output: &mut [f32], watch: &Watch) -> Result<(), Refused> {
+        // Scratch must not be a way to the host's memory.
+        let padded = self.windows.padded_len().saturating_mul(self.channels_in);
+        if !self.are_elements() && padded > super::MAX_SCRATCH {
+            return Err(Refused::TooMuch);
+        }
+        let jobs = split_rows(
+            output,
+            self.windows.count(),
+            self.channels_out,
+            PANEL_ROWS,
+            watch.threads(),
+        );
+        super::in_parallel(watch, jobs, |part| {
+            super::dispatch(watch.set(), Products { conv: self, part, watch })
+        })
+    }
+
+    fn by_channel(&self, output: &mut [f32], watch: &Watch) -> Result<(), Refused> {
+        if self.windows.padded_len() > super::MAX_SCRATCH {
+            return Err(Refused::TooMuch);
+        }
+        let jobs = split_rows(output, self.windows.count(), usize::MAX, 1, watch.threads());
+        super::in_parallel(watch, jobs, |part| {
+            super::dispatch(watch.set(), Channels { conv: self, part, watch })
+        })
+    }
+
+    /// Whether the image is the product's right operand as it is.
+    fn are_elements(&self) -> bool {
+        let rows_follow = self.windows.in_h == 1 || self.row_stride == self.windows.in_w;
+        self.windows.are_elements() && self.column_stride == 1 && rows_follow
+    }
+
+    /// The input of a group.
+    fn group(&self, image: usize, group: usize) -> &[f32] {
+        let channel = group * self.channels_in;
+        &self.input[image * self.batch_stride + channel * self.channel_stride..]
+    }
+}
+
+struct Products<'a, 'o> {
+    conv: &'a Checked<'a>,
+    part: super::Rows<'o>,
+    watch: &'a Watch,
+}
+
+impl Job for Products<'_, '_> {
+    type Output = bool;
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) -> bool {
+        let Products { conv, part, watch } = self;
+        let (n, k) = (conv.windows.count(), conv.channels_in * conv.windows.taps());
+        let mut panels = Panels::new();
+        let mut phases =
+            (!conv.are_elements()).then(|| Phases::new(conv.windows, conv.channels_in, 0.0, 0));
+        let mut filled = None;
+        // Rows count through images, groups and the channels of a group; a piece stays in a group.
+        for (first, output) in part.pieces {
+            let (group, row) = (first / conv.channels_out, first % conv.channels_out);
+            let (image, group) = (group / conv.groups, group % conv.groups);
+            let m = output.len() / n;
+            let channel = group * conv.channels_out + row;
+            let weights = &conv.weights[group * packed_left_len(conv.channels_out, k)..];
+            let input = conv.group(image, group);
+            let patches = match &mut phases {
+                None => Patches::of_elements(input, conv.channel_stride, n),
+                Some(phases) => {
+                    if filled.replace((image, group)) != Some((image, group)) {
+                        for channel in 0..conv.channels_in {
+                            let plane = &input[channel * conv.channel_stride..];
+                            let (row, column) = (conv.row_stride, conv.column_stride);
+                            // SAFETY: the caller's.
+                            unsafe { phases.fill::<V>(channel, plane, row, column) };
+                        }
+                    }
+                    Patches::of_phases(phases)
+                }
+            };
+            let product = Product {
+                m,
+                n,
+                k,
+                left: Left::Packed(&weights[row * k..]),
+                right: Right::Patches(&patches),
+                finish: Finish {
+                    row_bias: conv.bias.map(|bias| &bias[channel..channel + m]),
+                    column_bias: None,
+                    residual: conv.residual.map(|all| &all[first * n..first * n + output.len()]),
+                    low: conv.low,
+                    high: conv.high,
+                },
+            };
+            // SAFETY: the caller's.
+            if !unsafe { product.run::<V>(output, &mut panels, watch) } {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+struct Channels<'a, 'o> {
+    conv: &'a Checked<'a>,
+    part: super::Rows<'o>,
+    watch: &'a Watch,
+}
+
+impl Job for Channels<'_, '_> {
+    type Output = bool;
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) -> bool {
+        let Channels { conv, part, watch } = self;
+        let w = &conv.windows;
+        let mut phases = Phases::new(*w, 1, 0.0, 2 * V::LANES);
+        let mut results = Scratch::of(phases.results() + 2 * V::LANES);
+        for (first, output) in part.pieces {
+            for (at, plane) in output.chunks_exact_mut(w.count()).enumerate() {
+                if watch.expired() {
+                    return false;
+                }
+                let (image, channel) = ((first + at) / conv.groups, (first + at) % conv.groups);
+                let weights = &conv.weights[channel * w.taps()..][..w.taps()];
+                let input = conv.group(image, channel);
+                let bias = conv.bias.map_or(0.0, |bias| bias[channel]);
+                // What is added stands between the sum and its bounds.
+                let (low, high) = match conv.residual {
+                    None => (conv.low, conv.high),
+                    Some(_) => (f32::NEG_INFINITY, f32::INFINITY),
+                };
+                // SAFETY: the caller's.
+                unsafe {
+                    phases.fill::<V>(0, input, conv.row_stride, conv.column_stride);
+                    filter::<V>(&phases, weights, [bias, low, high], &mut results);
+                    for (y, to) in plane.chunks_exact_mut(w.out_w).enumerate() {
+                        copy::<V>(&results[y * phases.pitch..][..w.out_w], to);
+                    }
+                }
+                if let Some(all) = conv.residual {
+                    let more = &all[(first + at) * w.count()..][..w.count()];
+                    for (to, more) in plane.iter_mut().zip(more) {
+                        *to = clamp(*to + more, conv.low, conv.high);
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+/// One filter on one channel.
+#[inline(always)]
+unsafe fn filter<V: Vector>(
+    phases: &Phases,
+    weights: &[f32],
+    [bias, low, high]: [f32; 3],
+    results: &mut [f32],
+) {
+    let elements = phases.elements();
+    let mut at = 0;
+    // Two vectors at a time, as one would wait for itself.
+    while at < phases.results() {
+        // SAFETY: the caller's. Phases and results have two vectors of slack.
+        unsafe {
+            let mut sums = [V::splat(0.0); 2];
+            for (tap, weight) in phases.taps.iter().zip(weights) {
+                let from = elements[tap + at..][..2 * V::LANES].as_ptr();
+                let weight = V::splat(*weight);
+                sums[0] = V::load(from).fma(weight, sums[0]);
+                sums[1] = V::load(from.add(V::LANES)).fma(weight, sums[1]);
+            }
+            let to = results[at..][..2 * V::LANES].as_mut_ptr();
+            for (half, sum) in sums.iter().enumerate() {
+                let sum = V::splat(low).max(sum.add(V::splat(bias)));
+                V::splat(high).min(sum).store(to.add(half * V::LANES));
+            }
+        }
+        at += 2 * V::LANES;
+    }
+}

@@ -1,0 +1,100 @@
+//! Places in a sandbox's memory: from addresses that nobody vouches for to slices.
+
+use super::Refused;
+
+const F32: u64 = 4;
+
+/// Elements from an address on, inside of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    start: usize,
+    len: usize,
+}
+
+impl Place {
+    /// `count` elements at `address` of a memory of `memory` bytes.
+    pub(super) fn new(memory: &[u8], address: u32, count: u64) -> Result<Place, Refused> {
+        if !address.is_multiple_of(4) {
+            return Err(Refused::Malformed);
+        }
+        let end = count
+            .checked_mul(F32)
+            .and_then(|bytes| bytes.checked_add(address.into()))
+            .filter(|end| *end <= memory.len() as u64)
+            .ok_or(Refused::OutOfBounds)?;
+        // Both are at most the length of memory.
+        Ok(Place { start: address as usize / 4, len: (end - u64::from(address)) as usize / 4 })
+    }
+
+    fn end(&self) -> usize {
+        self.start.saturating_add(self.len)
+    }
+
+    fn is_apart_from(&self, other: &Place) -> bool {
+        self.end() <= other.start || other.end() <= self.start || self.len == 0 || other.len == 0
+    }
+}
+
+/// What a kernel reads and what it writes. None of the former is part of the latter.
+pub(super) struct Places<'a> {
+    before: &'a [f32],
+    after: &'a [f32],
+    /// Where `after` starts.
+    from: usize,
+}
+
+impl<'a> Places<'a> {
+    /// Splits a memory into the place of an output and everything else.
+    pub(super) fn split(
+        memory: &'a mut [u8],
+        output: Place,
+    ) -> Result<(&'a mut [f32], Places<'a>), Refused> {
+        // A linear memory starts at a page and is a number of pages long.
+        let memory: &mut [f32] =
+            bytemuck::try_cast_slice_mut(memory).map_err(|_| Refused::Malformed)?;
+        let (before, rest) =
+            memory.split_at_mut_checked(output.start).ok_or(Refused::OutOfBounds)?;
+        let (output_, after) = rest.split_at_mut_checked(output.len).ok_or(Refused::OutOfBounds)?;
+        Ok((output_, Places { before, after, from: output.end() }))
+    }
+
+    /// An input. Refused if the output is part of it.
+    pub(super) fn get(&self, place: Place) -> Result<&'a [f32], Refused> {
+        let here = Place { start: self.before.len(), len: self.from - self.before.len() };
+        if !place.is_apart_from(&here) {
+            return Err(Refused::Overlapping);
+        }
+        let found = if place.end() <= self.before.len() {
+            self.before.get(place.start..place.end())
+        } else if place.len == 0 {
+            Some(Default::default())
+        } else {
+            let start = place.start.checked_sub(self.from).ok_or(Refused::Overlapping)?;
+            self.after.get(start..).and_then(|rest| rest.get(..place.len))
+        };
+        found.ok_or(Refused::OutOfBounds)
+    }
+}
+
+/// How many elements lie from the first to the last of some that are `(count, stride)` apart along
+/// several dimensions; 0 if there are none.
+pub(super) fn extent(dims: &[(u32, u32)]) -> Result<u64, Refused> {
+    let mut last = 0u64;
+    for (count, stride) in dims {
+        let Some(most) = count.checked_sub(1) else { return Ok(0) };
+        let more = u64::from(most).checked_mul((*stride).into()).ok_or(Refused::OutOfBounds)?;
+        last = last.checked_add(more).ok_or(Refused::OutOfBounds)?;
+    }
+    last.checked_add(1).ok_or(Refused::OutOfBounds)
+}
+
+/// The product of some numbers that are to be a number of elements.
+pub(super) fn volume(dims: &[u32]) -> Result<u64, Refused> {
+    if dims.contains(&0) {
+        return Ok(0);
+    }
+    dims.iter()
+        .try_fold(1u64, |product, dim| product.checked_mul((*dim).into()))
+        .filter(|volume| *volume <= 1 << 32)
+        .ok_or(Refused::OutOfBounds)
+}

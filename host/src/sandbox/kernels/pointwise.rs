@@ -1,0 +1,310 @@
+//! Programs of element by element steps: what is left of a model between its products.
+//!
+//! A program runs on some hundred elements at a time, so that what passes from step to step stays
+//! in the nearest cache.
+
+use belljar_abi::kernel::{KERNEL_RANK, MAX_POINTWISE_INPUTS, Pointwise, PointwiseStep, Step};
+
+use super::places::{Place, Places, extent, volume};
+use super::scratch::Scratch;
+use super::vector::{Job, Vector, exp, sigmoid, tanh};
+use super::{Refused, Rows, Watch, in_parallel, split_rows};
+
+/// Elements that go through all steps together.
+const CHUNK: usize = 512;
+
+/// Chunks after which the clock is looked at.
+const CHUNKS_BETWEEN: usize = 64;
+
+type Register = [f32; CHUNK];
+
+struct Input<'a> {
+    elements: &'a [f32],
+    strides: [usize; KERNEL_RANK],
+}
+
+/// Where an operand of a step is, for one chunk.
+#[derive(Clone, Copy)]
+enum Operand {
+    /// One element after the other.
+    Each(*const f32),
+    /// The same for all.
+    Same(f32),
+}
+
+/// Checks a program and runs it.
+pub(super) fn pointwise(
+    memory: &mut [u8],
+    program: &Pointwise,
+    watch: &Watch,
+) -> Result<(), Refused> {
+    if program.dims.contains(&0) || program.steps.is_empty() {
+        return Err(Refused::Malformed);
+    }
+    let output = Place::new(memory, program.output, volume(&program.dims)?)?;
+    let mut found = Vec::with_capacity(program.inputs.len());
+    for input in &program.inputs {
+        let mut along = [(0, 0); KERNEL_RANK];
+        for (along, pair) in along.iter_mut().zip(program.dims.iter().zip(input.strides)) {
+            *along = (*pair.0, pair.1);
+        }
+        // Along the last dimension elements lie side by side or are one.
+        if !matches!(input.strides, [.., 0 | 1]) {
+            return Err(Refused::Malformed);
+        }
+        found.push((Place::new(memory, input.address, extent(&along)?)?, input.strides));
+    }
+    let (output, places) = Places::split(memory, output)?;
+    let mut inputs = Vec::with_capacity(found.len());
+    for (place, strides) in found {
+        let strides = strides.map(|stride| stride as usize);
+        inputs.push(Input { elements: places.get(place)?, strides });
+    }
+    let dims = program.dims.map(|dim| dim as usize);
+    let jobs = split_rows(output, dims[KERNEL_RANK - 1], usize::MAX, 1, watch.threads());
+    in_parallel(watch, jobs, |part| {
+        let job = Elements { dims, inputs: &inputs, steps: &program.steps, part, watch };
+        super::dispatch(watch.set(), job)
+    })
+}
+
+struct Elements<'a, 'o> {
+    dims: [usize; KERNEL_RANK],
+    inputs: &'a [Input<'a>],
+    steps: &'a [PointwiseStep],
+    part: Rows<'o>,
+    watch: &'a Watch,
+}
+
+impl Job for Elements<'_, '_> {
+    type Output = bool;
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) -> bool {
+        let Elements { dims, inputs, steps, part, watch } = self;
+        let columns = dims[KERNEL_RANK - 1];
+        let mut registers = Scratch::of(steps.len() * CHUNK);
+        let registers = registers.as_chunks_mut::<CHUNK>().0;
+        let mut chunks = 0usize;
+        for (first, output) in part.pieces {
+            for (at, row) in output.chunks_exact_mut(columns).enumerate() {
+                let offsets = offsets(&dims, inputs, first + at);
+                for (at, to) in row.chunks_mut(CHUNK).enumerate() {
+                    chunks += 1;
+                    if chunks.is_multiple_of(CHUNKS_BETWEEN) && watch.expired() {
+                        return false;
+                    }
+                    // SAFETY: the caller's.
+                    unsafe {
+                        chunk::<V>(inputs, &offsets, steps, registers, at * CHUNK, to);
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Where each input's part of a row starts.
+#[inline(always)]
+fn offsets(
+    dims: &[usize; KERNEL_RANK],
+    inputs: &[Input<'_>],
+    row: usize,
+) -> [usize; MAX_POINTWISE_INPUTS] {
+    let mut offsets = [0; MAX_POINTWISE_INPUTS];
+    let mut rest = row;
+    for axis in (0..KERNEL_RANK - 1).rev() {
+        let at = rest % dims[axis];
+        rest /= dims[axis];
+        if at > 0 {
+            for (offset, input) in offsets.iter_mut().zip(inputs) {
+                *offset += at * input.strides[axis];
+            }
+        }
+    }
+    offsets
+}
+
+#[inline(always)]
+unsafe fn chunk<V: Vector>(
+    inputs: &[Input<'_>],
+    offsets: &[usize; MAX_POINTWISE_INPUTS],
+    steps: &[PointwiseStep],
+    registers: &mut [Register],
+    start: usize,
+    to: &mut [f32],
+) {
+    let len = to.len();
+    let whole = len.next_multiple_of(V::LANES);
+    let last = steps.len() - 1;
+    for (at, step) in steps.iter().enumerate() {
+        let (before, rest) = registers.split_at_mut(at);
+        let operand = |number: u32| {
+            let number = number as usize;
+            match number.checked_sub(MAX_POINTWISE_INPUTS) {
+                Some(register) => Operand::Each(before[register].as_ptr()),
+                None => {
+                    let input = &inputs[number];
+                    if input.strides[KERNEL_RANK - 1] == 0 {
+                        Operand::Same(input.elements[offsets[number]])
+                    } else {
+                        let elements = &input.elements[offsets[number] + start..][..len];
+                        Operand::Each(elements.as_ptr())
+                    }
+                }
+            }
+        };
+        let (a, b) = (operand(step.a), operand(step.b));
+        // A whole number of vectors is read only where there is one: from registers, and from
+        // inputs when the chunk is full. Else the rest is done with a copy.
+        let result = &mut rest[0];
+        // SAFETY: the caller's. Registers are 512 elements long, inputs `len`.
+        unsafe {
+            let full = len / V::LANES * V::LANES;
+            apply::<V>(step.step, a, b, full, result.as_mut_ptr());
+            if full < whole {
+                let (a, b) = (tail(a, full, len), tail(b, full, len));
+                let to = result.as_mut_ptr().add(full);
+                apply::<V>(step.step, a.operand(), b.operand(), V::LANES, to);
+            }
+        }
+        if at == last {
+            to.copy_from_slice(&result[..len]);
+        }
+    }
+}
+
+/// The last elements of an operand, filled up to a vector.
+struct Tail {
+    elements: [f32; 16],
+    same: bool,
+}
+
+impl Tail {
+    #[inline(always)]
+    fn operand(&self) -> Operand {
+        match self.same {
+            true => Operand::Same(self.elements[0]),
+            false => Operand::Each(self.elements.as_ptr()),
+        }
+    }
+}
+
+/// # Safety
+/// The operand has `len` elements, of which fewer than 16 follow `from`.
+#[inline(always)]
+unsafe fn tail(operand: Operand, from: usize, len: usize) -> Tail {
+    let mut elements = [0.0; 16];
+    match operand {
+        Operand::Same(value) => Tail { elements: [value; 16], same: true },
+        Operand::Each(start) => {
+            // SAFETY: the caller's.
+            let rest = unsafe { std::slice::from_raw_parts(start.add(from), len - from) };
+            elements[..rest.len()].copy_from_slice(rest);
+            Tail { elements, same: false }
+        }
+    }
+}
+
+/// What a step does. Types rather than closures: only a function can be told to be inlined, and
+/// instructions of a set that the surrounding code has not got are calls.
+trait Apply {
+    /// # Safety
+    /// As [`Vector`].
+    unsafe fn apply<V: Vector>(a: V, b: V) -> V;
+}
+
+macro_rules! steps {
+    ($($name:ident: |$a:ident, $b:ident| $result:expr;)*) => {$(
+        struct $name;
+
+        impl Apply for $name {
+            #[inline(always)]
+            unsafe fn apply<V: Vector>($a: V, $b: V) -> V {
+                // SAFETY: the caller's.
+                unsafe { $result }
+            }
+        }
+    )*};
+}
+
+steps! {
+    Add: |a, b| a.add(b);
+    Sub: |a, b| a.sub(b);
+    Mul: |a, b| a.mul(b);
+    Div: |a, b| a.div(b);
+    Min: |a, b| a.min(b);
+    Max: |a, b| a.max(b);
+    Square: |a, _b| a.mul(a);
+    Sqrt: |a, _b| a.sqrt();
+    Rsqrt: |a, _b| V::splat(1.0).div(a.sqrt());
+    Recip: |a, _b| V::splat(1.0).div(a);
+    Neg: |a, _b| V::splat(-1.0).mul(a);
+    Abs: |a, _b| a.abs();
+    Exp: |a, _b| exp(a);
+    Tanh: |a, _b| tanh(a);
+    Sigmoid: |a, _b| sigmoid(a);
+}
+
+/// One step on a whole number of vectors.
+#[inline(always)]
+unsafe fn apply<V: Vector>(step: Step, a: Operand, b: Operand, len: usize, to: *mut f32) {
+    // SAFETY: the caller's.
+    unsafe {
+        match step {
+            Step::Add => each::<V, Add>(a, b, len, to),
+            Step::Sub => each::<V, Sub>(a, b, len, to),
+            Step::Mul => each::<V, Mul>(a, b, len, to),
+            Step::Div => each::<V, Div>(a, b, len, to),
+            Step::Min => each::<V, Min>(a, b, len, to),
+            Step::Max => each::<V, Max>(a, b, len, to),
+            Step::Square => each::<V, Square>(a, Operand::Same(0.0), len, to),
+            Step::Sqrt => each::<V, Sqrt>(a, Operand::Same(0.0), len, to),
+            Step::Rsqrt => each::<V, Rsqrt>(a, Operand::Same(0.0), len, to),
+            Step::Recip => each::<V, Recip>(a, Operand::Same(0.0), len, to),
+            Step::Neg => each::<V, Neg>(a, Operand::Same(0.0), len, to),
+            Step::Abs => each::<V, Abs>(a, Operand::Same(0.0), len, to),
+            Step::Exp => each::<V, Exp>(a, Operand::Same(0.0), len, to),
+            Step::Tanh => each::<V, Tanh>(a, Operand::Same(0.0), len, to),
+            Step::Sigmoid => each::<V, Sigmoid>(a, Operand::Same(0.0), len, to),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn each<V: Vector, S: Apply>(a: Operand, b: Operand, len: usize, to: *mut f32) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut at = 0;
+        match (a, b) {
+            (Operand::Each(a), Operand::Each(b)) => {
+                while at < len {
+                    S::apply(V::load(a.add(at)), V::load(b.add(at))).store(to.add(at));
+                    at += V::LANES;
+                }
+            }
+            (Operand::Each(a), Operand::Same(b)) => {
+                let b = V::splat(b);
+                while at < len {
+                    S::apply(V::load(a.add(at)), b).store(to.add(at));
+                    at += V::LANES;
+                }
+            }
+            (Operand::Same(a), Operand::Each(b)) => {
+                let a = V::splat(a);
+                while at < len {
+                    S::apply(a, V::load(b.add(at))).store(to.add(at));
+                    at += V::LANES;
+                }
+            }
+            (Operand::Same(a), Operand::Same(b)) => {
+                let same = S::apply(V::splat(a), V::splat(b));
+                while at < len {
+                    same.store(to.add(at));
+                    at += V::LANES;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Pooling: the greatest element or the mean of every window.
+
+use belljar_abi::kernel::Pool;
+
+use super::copy::copy;
+use super::image::{Phases, Windows};
+use super::places::{Place, Places, volume};
+use super::scratch::Scratch;
+use super::vector::{Job, Vector};
+use super::{Refused, Rows, Watch, in_parallel, split_rows};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Max,
+    Sum,
+    /// The mean of what is not padding.
+    Mean,
+    MeanWithPadding,
+}
+
+/// Checks a pooling and computes it.
+pub(super) fn pool(memory: &mut [u8], pool: &Pool, watch: &Watch) -> Result<(), Refused> {
+    let p = pool;
+    let all = [
+        p.planes, p.in_h, p.in_w, p.out_h, p.out_w, p.kernel_h, p.kernel_w, p.stride_h, p.stride_w,
+    ];
+    let most = [p.in_h, p.in_w, p.kernel_h, p.kernel_w, p.stride_h, p.stride_w];
+    if all.contains(&0) || most.iter().any(|size| *size > 1 << 16) {
+        return Err(Refused::Malformed);
+    }
+    // A window of nothing but padding has no greatest element and no mean.
+    let last = |out: u32, stride: u32| u64::from(out - 1) * u64::from(stride);
+    let inside = p.pad_top < p.kernel_h
+        && p.pad_left < p.kernel_w
+        && last(p.out_h, p.stride_h) < u64::from(p.in_h) + u64::from(p.pad_top)
+        && last(p.out_w, p.stride_w) < u64::from(p.in_w) + u64::from(p.pad_left);
+    let mode = match p.mode {
+        0 => Mode::Max,
+        1 => Mode::Sum,
+        2 => Mode::Mean,
+        3 => Mode::MeanWithPadding,
+        _ => return Err(Refused::Malformed),
+    };
+    if !inside {
+        return Err(Refused::Malformed);
+    }
+    let windows = Windows {
+        in_h: p.in_h as usize,
+        in_w: p.in_w as usize,
+        out_h: p.out_h as usize,
+        out_w: p.out_w as usize,
+        kernel_h: p.kernel_h as usize,
+        kernel_w: p.kernel_w as usize,
+        stride_h: p.stride_h as usize,
+        stride_w: p.stride_w as usize,
+        dilation_h: 1,
+        dilation_w: 1,
+        pad_top: p.pad_top as usize,
+        pad_left: p.pad_left as usize,
+    };
+    if windows.padded_len() > super::MAX_SCRATCH {
+        return Err(Refused::TooMuch);
+    }
+    let input = Place::new(memory, p.input, volume(&[p.planes, p.in_h, p.in_w])?)?;
+    let output = Place::new(memory, p.output, volume(&[p.planes, p.out_h, p.out_w])?)?;
+    let (output, places) = Places::split(memory, output)?;
+    let input = places.get(input)?;
+    let jobs = split_rows(output, windows.count(), usize::MAX, 1, watch.threads());
+    in_parallel(watch, jobs, |part| {
+        super::dispatch(watch.set(), Planes { windows, mode, input, part, watch })
+    })
+}
+
+struct Planes<'a, 'o> {
+    windows: Windows,
+    mode: Mode,
+    input: &'a [f32],
+    part: Rows<'o>,
+    watch: &'a Watch,
+}
+
+impl Job for Planes<'_, '_> {
+    type Output = bool;
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) -> bool {
+        let Planes { windows, mode, input, part, watch } = self;
+        let w = &windows;
+        let padding = if mode == Mode::Max { f32::NEG_INFINITY } else { 0.0 };
+        let mut phases = Phases::new(windows, 1, padding, 2 * V::LANES);
+        let mut results = Scratch::of(phases.results() + 2 * V::LANES);
+        let factors = factors(w, mode);
+        for (first, output) in part.pieces {
+            for (at, plane) in output.chunks_exact_mut(w.count()).enumerate() {
+                if watch.expired() {
+                    return false;
+                }
+                let from = &input[(first + at) * w.in_h * w.in_w..][..w.in_h * w.in_w];
+                // SAFETY: the caller's.
+                unsafe {
+                    phases.fill::<V>(0, from, w.in_w, 1);
+                    match mode {
+                        Mode::Max => gather::<V, true>(&phases, &mut results),
+                        _ => gather::<V, false>(&phases, &mut results),
+                    }
+                }
+                let rows = plane.chunks_exact_mut(w.out_w);
+                for ((to, factors), from) in
+                    rows.zip(factors.chunks_exact(w.out_w)).zip(results.chunks(phases.pitch))
+                {
+                    match mode {
+                        // SAFETY: the caller's.
+                        Mode::Max | Mode::Sum => unsafe { copy::<V>(&from[..w.out_w], to) },
+                        Mode::Mean | Mode::MeanWithPadding => {
+                            for ((to, from), factor) in to.iter_mut().zip(from).zip(factors) {
+                                *to = from * factor;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+/// One by the number of elements that count, for each window.
+fn factors(w: &Windows, mode: Mode) -> Vec<f32> {
+    let valid = |out: usize, stride: usize, kernel: usize, pad: usize, size: usize| {
+        let start = out * stride;
+        if mode == Mode::MeanWithPadding {
+            return kernel;
+        }
+        (start + kernel).min(pad + size).saturating_sub(start.max(pad))
+    };
+    let mut factors = Vec::with_capacity(w.count());
+    for y in 0..w.out_h {
+        let rows = valid(y, w.stride_h, w.kernel_h, w.pad_top, w.in_h);
+        for x in 0..w.out_w {
+            let columns = valid(x, w.stride_w, w.kernel_w, w.pad_left, w.in_w);
+            factors.push(1.0 / (rows * columns) as f32);
+        }
+    }
+    factors
+}
+
+#[inline(always)]
+unsafe fn gather<V: Vector, const MAX: bool>(phases: &Phases, results: &mut [f32]) {
+    let elements = phases.elements();
+    let mut at = 0;
+    while at < phases.results() {
+        // SAFETY: the caller's. Phases and results have two vectors of slack.
+        unsafe {
+            let start = if MAX { f32::NEG_INFINITY } else { 0.0 };
+            let mut found = [V::splat(start); 2];
+            for tap in &phases.taps {
+                let from = elements[tap + at..][..2 * V::LANES].as_ptr();
+                for (half, found) in found.iter_mut().enumerate() {
+                    let more = V::load(from.add(half * V::LANES));
+                    *found = if MAX { found.max(more) } else { found.add(more) };
+                }
+            }
+            let to = results[at..][..2 * V::LANES].as_mut_ptr();
+            found[0].store(to);
+            found[1].store(to.add(V::LANES));
+        }
+        at += 2 * V::LANES;
+    }
+}

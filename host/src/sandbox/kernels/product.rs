@@ -1,0 +1,410 @@
+//! Matrix products by panels: the operands are brought into panels of eight rows and 48 columns
+//! (unless they come so), and tiles of 8 × 48 elements are computed in registers.
+//!
+//! The way of blocking is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix
+//! Multiplication" (2008). Every element is a chain of fused multiply-adds in the order of the
+//! steps, interrupted at the same steps whatever the instruction set, so those with fused
+//! multiply-adds give the same bits.
+
+use belljar_abi::kernel::{PANEL_COLUMNS, PANEL_ROWS};
+
+use super::Watch;
+use super::copy::copy;
+use super::image::Patches;
+use super::scratch::Scratch;
+use super::vector::Vector;
+
+/// Most steps of a block: eight rows of that many fit the first cache beside what else is used.
+const BLOCK_STEPS: usize = 384;
+
+/// Most elements of a block of right operands: some hundred kilobytes, for the second cache.
+const BLOCK_ELEMENTS: usize = 80 << 10;
+
+/// Width of the narrowest panel; every panel's is a multiple of it.
+const GRAIN: usize = 16;
+
+/// The left operand.
+#[derive(Clone, Copy)]
+pub(super) enum Left<'a> {
+    /// Panels of eight rows.
+    Packed(&'a [f32]),
+    /// Elements at strides.
+    Strided { elements: &'a [f32], row: usize, step: usize },
+}
+
+/// The right operand.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a> {
+    /// Panels of 48 columns.
+    Packed(&'a [f32]),
+    /// Elements at strides.
+    Strided { elements: &'a [f32], step: usize, column: usize },
+    /// What a filter sees of an image.
+    Patches(&'a Patches<'a>),
+}
+
+/// What is done with a finished product.
+#[derive(Clone, Copy)]
+pub(super) struct Finish<'a> {
+    /// Added to every element of a row.
+    pub(super) row_bias: Option<&'a [f32]>,
+    /// Added to every element of a column.
+    pub(super) column_bias: Option<&'a [f32]>,
+    /// Added element by element; as long as the output.
+    pub(super) residual: Option<&'a [f32]>,
+    pub(super) low: f32,
+    pub(super) high: f32,
+}
+
+/// A product, all of whose operands were checked to be long enough.
+#[derive(Clone, Copy)]
+pub(super) struct Product<'a> {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) left: Left<'a>,
+    pub(super) right: Right<'a>,
+    pub(super) finish: Finish<'a>,
+}
+
+/// Memory that one product leaves for the next.
+pub(super) struct Panels {
+    left: Scratch,
+    right: Scratch,
+}
+
+impl Panels {
+    pub(super) fn new() -> Panels {
+        Panels { left: Scratch::new(), right: Scratch::new() }
+    }
+}
+
+#[repr(align(64))]
+struct Tile([f32; PANEL_ROWS * PANEL_COLUMNS]);
+
+/// The width of the panel whose first column is `column` of `n`.
+fn width(n: usize, column: usize) -> usize {
+    (n - column).min(PANEL_COLUMNS).next_multiple_of(GRAIN)
+}
+
+/// Elements of a right operand in panels.
+pub(super) fn packed_right_len(n: usize, k: usize) -> usize {
+    let whole = n / PANEL_COLUMNS * PANEL_COLUMNS;
+    (whole + (n - whole).next_multiple_of(GRAIN)).saturating_mul(k)
+}
+
+/// Elements of a left operand in panels.
+pub(super) fn packed_left_len(m: usize, k: usize) -> usize {
+    m.next_multiple_of(PANEL_ROWS).saturating_mul(k)
+}
+
+impl Product<'_> {
+    /// Computes it into `m × n` elements in order. Answers whether it came to its end.
+    ///
+    /// # Safety
+    /// As [`Vector`].
+    #[inline(always)]
+    pub(super) unsafe fn run<V: Vector>(
+        &self,
+        output: &mut [f32],
+        panels: &mut Panels,
+        watch: &Watch,
+    ) -> bool {
+        let Product { m, n, k, .. } = *self;
+        if m == 0 || n == 0 {
+            return true;
+        }
+        let blocks = k.div_ceil(BLOCK_STEPS).max(1);
+        let steps = k.div_ceil(blocks).max(1);
+        let columns = (BLOCK_ELEMENTS / (steps * PANEL_COLUMNS)).max(1) * PANEL_COLUMNS;
+        let Panels { left: left_scratch, right: right_scratch } = panels;
+        left_scratch.resize(steps * PANEL_ROWS);
+        if !matches!(self.right, Right::Packed(_)) {
+            right_scratch.resize(steps * n.next_multiple_of(GRAIN).min(columns));
+        }
+        let mut tile = Tile([0.0; PANEL_ROWS * PANEL_COLUMNS]);
+        for from in (0..n).step_by(columns) {
+            let to = (from + columns).min(n);
+            for step in (0..k).step_by(steps) {
+                let depth = steps.min(k - step);
+                let (first, last) = (step == 0, step + depth == k);
+                // SAFETY: the caller's.
+                unsafe { self.pack_right::<V>(right_scratch, from..to, step, depth) };
+                for row in (0..m).step_by(PANEL_ROWS) {
+                    if watch.expired() {
+                        return false;
+                    }
+                    let rows = PANEL_ROWS.min(m - row);
+                    let a = self.left_panel(left_scratch, row, rows, step, depth);
+                    for column in (from..to).step_by(PANEL_COLUMNS) {
+                        let width = width(n, column);
+                        let b = match self.right {
+                            Right::Packed(panels) => {
+                                &panels[column * k + step * width..][..depth * width]
+                            }
+                            _ => &right_scratch[(column - from) * depth..][..depth * width],
+                        };
+                        // SAFETY: the caller's; both operands are as long as the steps ask for.
+                        unsafe {
+                            tile_of::<V>(rows, depth, a, b, width, &mut tile);
+                            self.finish_tile::<V>(&tile, row, rows, column, first, last, output);
+                        }
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Brings `depth` steps of some columns into panels, one after the other.
+    #[inline(always)]
+    unsafe fn pack_right<V: Vector>(
+        &self,
+        scratch: &mut [f32],
+        columns: std::ops::Range<usize>,
+        step: usize,
+        depth: usize,
+    ) {
+        if matches!(self.right, Right::Packed(_)) {
+            return;
+        }
+        for column in columns.clone().step_by(PANEL_COLUMNS) {
+            let width = width(self.n, column);
+            let valid = width.min(self.n - column);
+            let panel = &mut scratch[(column - columns.start) * depth..][..depth * width];
+            match self.right {
+                Right::Packed(_) => {}
+                Right::Strided { elements, step: stride, column: apart } => {
+                    let first = step * stride + column * apart;
+                    for (at, to) in panel.chunks_exact_mut(width).enumerate() {
+                        let from = &elements[first + at * stride..];
+                        if apart == 1 {
+                            // SAFETY: the caller's.
+                            unsafe { copy::<V>(&from[..valid], &mut to[..valid]) };
+                        } else {
+                            let from = from.iter().step_by(apart.max(1));
+                            for (to, from) in to[..valid].iter_mut().zip(from) {
+                                *to = *from;
+                            }
+                        }
+                        to[valid..].fill(0.0);
+                    }
+                }
+                // SAFETY: the caller's.
+                Right::Patches(patches) => unsafe {
+                    patches.pack::<V>(panel, width, column, valid, step, depth);
+                },
+            }
+        }
+    }
+
+    /// `depth` steps of eight rows; those beyond the last are zeros.
+    #[inline(always)]
+    fn left_panel<'s>(
+        &'s self,
+        scratch: &'s mut [f32],
+        row: usize,
+        rows: usize,
+        step: usize,
+        depth: usize,
+    ) -> &'s [f32] {
+        match self.left {
+            Left::Packed(panels) => {
+                &panels[row * self.k + step * PANEL_ROWS..][..depth * PANEL_ROWS]
+            }
+            Left::Strided { elements, row: apart, step: stride } => {
+                let panel = &mut scratch[..depth * PANEL_ROWS];
+                if rows < PANEL_ROWS {
+                    panel.fill(0.0);
+                }
+                for at in 0..rows {
+                    let from = &elements[(row + at) * apart + step * stride..];
+                    let to = panel[at..].iter_mut().step_by(PANEL_ROWS);
+                    if stride == 1 {
+                        to.zip(&from[..depth]).for_each(|(to, from)| *to = *from);
+                    } else {
+                        let from = from.iter().step_by(stride.max(1));
+                        to.zip(from).for_each(|(to, from)| *to = *from);
+                    }
+                }
+                panel
+            }
+        }
+    }
+
+    /// Brings a tile into the output: adds what earlier steps gave, and finishes after the last.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "the places of a tile, spelled out")]
+    unsafe fn finish_tile<V: Vector>(
+        &self,
+        tile: &Tile,
+        row: usize,
+        rows: usize,
+        column: usize,
+        first: bool,
+        last: bool,
+        output: &mut [f32],
+    ) {
+        let valid = PANEL_COLUMNS.min(self.n - column);
+        let Finish { row_bias, column_bias, residual, low, high } = self.finish;
+        for at in 0..rows {
+            let start = (row + at) * self.n + column;
+            let to = &mut output[start..][..valid];
+            let from = &tile.0[at * PANEL_COLUMNS..][..PANEL_COLUMNS];
+            let bias = row_bias.map_or(0.0, |bias| bias[row + at]);
+            let by_column = column_bias.map(|bias| &bias[column..][..valid]);
+            let residual = residual.map(|residual| &residual[start..][..valid]);
+            let mut done = 0;
+            // SAFETY: the caller's; all slices have `valid` elements, and `done` and the lanes
+            // after it stay below that.
+            unsafe {
+                while done + V::LANES <= valid {
+                    let mut value = V::load(from.as_ptr().add(done));
+                    let place = to.as_mut_ptr().add(done);
+                    if !first {
+                        value = V::load(place).add(value);
+                    }
+                    if last {
+                        if row_bias.is_some() {
+                            value = value.add(V::splat(bias));
+                        }
+                        if let Some(bias) = by_column {
+                            value = value.add(V::load(bias.as_ptr().add(done)));
+                        }
+                        if let Some(residual) = residual {
+                            value = value.add(V::load(residual.as_ptr().add(done)));
+                        }
+                        // The bound comes first: the instructions are cheaper so.
+                        value = V::splat(low).max(value);
+                        value = V::splat(high).min(value);
+                    }
+                    value.store(place);
+                    done += V::LANES;
+                }
+            }
+            for done in done..valid {
+                let mut value = from[done];
+                if !first {
+                    value += to[done];
+                }
+                if last {
+                    if row_bias.is_some() {
+                        value += bias;
+                    }
+                    value += by_column.map_or(0.0, |bias| bias[done]);
+                    value += residual.map_or(0.0, |residual| residual[done]);
+                    value = clamp(value, low, high);
+                }
+                to[done] = value;
+            }
+        }
+    }
+}
+
+/// As the vectors do it: NaN stays.
+pub(super) fn clamp(value: f32, low: f32, high: f32) -> f32 {
+    let value = if value < low { low } else { value };
+    if value > high { high } else { value }
+}
+
+/// Computes a tile.
+///
+/// # Safety
+/// As [`Vector`]. `a` has eight elements for each step, `b` has `width`.
+#[inline(always)]
+unsafe fn tile_of<V: Vector>(
+    rows: usize,
+    depth: usize,
+    a: &[f32],
+    b: &[f32],
+    width: usize,
+    tile: &mut Tile,
+) {
+    assert!(a.len() >= depth * PANEL_ROWS && b.len() >= depth * width && width <= PANEL_COLUMNS);
+    let (a, b, tile) = (a.as_ptr(), b.as_ptr(), tile.0.as_mut_ptr());
+    // SAFETY: the caller's and the line above: eight rows, and columns below `width`.
+    unsafe {
+        match (V::LANES, rows) {
+            (16, 1) => columns::<V, 1, 3>(1, depth, a, b, width, tile),
+            (16, 2..=4) => columns::<V, 4, 3>(1, depth, a, b, width, tile),
+            (16, _) => columns::<V, 8, 3>(1, depth, a, b, width, tile),
+            (_, 1) => columns::<V, 1, 3>(1, depth, a, b, width, tile),
+            (_, 2..=4) => columns::<V, 4, 3>(1, depth, a, b, width, tile),
+            (8, _) => columns::<V, 4, 3>(2, depth, a, b, width, tile),
+            // Of 32 registers 24 for the sums.
+            _ => columns::<V, 8, 3>(1, depth, a, b, width, tile),
+        }
+    }
+}
+
+/// All columns of a tile, in pieces of three vectors, or of one where three do not fit.
+///
+/// # Safety
+/// As [`tile_of`]; `groups × R` rows are at most eight.
+#[inline(always)]
+unsafe fn columns<V: Vector, const R: usize, const C: usize>(
+    groups: usize,
+    depth: usize,
+    a: *const f32,
+    b: *const f32,
+    width: usize,
+    tile: *mut f32,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        for group in 0..groups {
+            let (a, tile) = (a.add(group * R), tile.add(group * R * PANEL_COLUMNS));
+            let mut column = 0;
+            while column + C * V::LANES <= width {
+                piece::<V, R, C>(depth, a, b.add(column), width, tile.add(column));
+                column += C * V::LANES;
+            }
+            while column + 2 * V::LANES <= width {
+                piece::<V, R, 2>(depth, a, b.add(column), width, tile.add(column));
+                column += 2 * V::LANES;
+            }
+            while column < width {
+                piece::<V, R, 1>(depth, a, b.add(column), width, tile.add(column));
+                column += V::LANES;
+            }
+        }
+    }
+}
+
+/// `R` rows of `C` vectors.
+///
+/// # Safety
+/// As [`tile_of`].
+#[inline(always)]
+unsafe fn piece<V: Vector, const R: usize, const C: usize>(
+    depth: usize,
+    mut a: *const f32,
+    mut b: *const f32,
+    width: usize,
+    tile: *mut f32,
+) {
+    // SAFETY: the caller's. The pointers wrap where they are moved beyond the last step, and are
+    // not used there.
+    unsafe {
+        let mut sums = [[V::splat(0.0); C]; R];
+        for _ in 0..depth {
+            let mut right = [V::splat(0.0); C];
+            for (at, right) in right.iter_mut().enumerate() {
+                *right = V::load(b.add(at * V::LANES));
+            }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let factor = V::splat(*a.add(row));
+                for (sum, right) in sums.iter_mut().zip(right) {
+                    *sum = factor.fma(right, *sum);
+                }
+            }
+            a = a.wrapping_add(PANEL_ROWS);
+            b = b.wrapping_add(width);
+        }
+        for (row, sums) in sums.iter().enumerate() {
+            for (at, sum) in sums.iter().enumerate() {
+                sum.store(tile.add(row * PANEL_COLUMNS + at * V::LANES));
+            }
+        }
+    }
+}
