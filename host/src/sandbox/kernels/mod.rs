@@ -33,6 +33,8 @@ mod watch;
 mod x86;
 
 #[cfg(test)]
+mod compute_tests;
+#[cfg(test)]
 mod tests;
 
 use belljar_abi::kernel::{Kernel, MAX_KERNEL_WORDS};

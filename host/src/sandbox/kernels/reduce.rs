@@ -115,13 +115,15 @@ unsafe fn join<V: Vector, const MODE: u32>(sum: V, value: V) -> V {
     }
 }
 
+/// As the vectors do it, to the bit: with one rounding.
+#[inline(always)]
 fn join_one<const MODE: u32>(sum: f32, value: f32) -> f32 {
     match MODE {
         0 => sum + value,
         1 if sum > value || sum.is_nan() => sum,
         2 if sum < value || sum.is_nan() => sum,
         1 | 2 => value,
-        _ => sum + value * value,
+        _ => value.mul_add(value, sum),
     }
 }
 
