@@ -19,7 +19,9 @@ struct ToHost;
 
 impl log::Log for ToHost {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Warn
+        // tract has much to say; what this crate says is for people.
+        let ours = metadata.target().starts_with(env!("CARGO_CRATE_NAME"));
+        metadata.level() <= log::Level::Warn || ours && metadata.level() <= log::Level::Info
     }
 
     fn log(&self, record: &log::Record<'_>) {
@@ -41,6 +43,6 @@ pub(crate) fn install_reporting() {
         }
     }));
     if log::set_logger(&ToHost).is_ok() {
-        log::set_max_level(log::LevelFilter::Warn);
+        log::set_max_level(log::LevelFilter::Info);
     }
 }

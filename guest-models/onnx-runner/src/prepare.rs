@@ -1,6 +1,7 @@
 //! From a decoded model to a plan that can run: tract parses, types and optimises it for the
 //! concrete shapes the host gives, so that no symbolic dimension is left.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use belljar_abi::{GuestErrorCode, InputShape, decode_shapes};
@@ -45,6 +46,7 @@ pub(crate) fn prepare(proto: ModelProto, message: &[u8]) -> Result<Prepared, Ref
     let failed = |err: TractError| refuse(format!("{err:#}"));
     let model = optimize(model).map_err(failed)?;
     let working_set = working_set(&model).map_err(failed)?;
+    log::info!("the plan: {}", operators(&model));
     let plan = model.into_runnable().map_err(failed)?;
     memory::lay_ready(working_set);
     Ok(Prepared { plan, inputs, outputs })
@@ -59,6 +61,17 @@ fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
     native::take_others(&mut model)?;
     model.optimize()?;
     Ok(model)
+}
+
+/// The operators of a plan and how many there are of each: those whose names start with `Native`
+/// are the host's.
+fn operators(model: &TypedModel) -> String {
+    let mut counts = BTreeMap::new();
+    for node in &model.nodes {
+        *counts.entry(node.op.name()).or_insert(0usize) += 1;
+    }
+    let each: Vec<_> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    each.join(", ")
 }
 
 /// Most bytes of tensors that a run has at once, and half of it more for what operators need
