@@ -69,6 +69,21 @@ impl SealedWriter {
         Ok(SealedWriter { fd: create(name)?, len: 0 })
     }
 
+    /// Room for bytes that are written in any order; what is not written is zero.
+    pub(crate) fn with_len(name: &str, len: u64) -> io::Result<SealedWriter> {
+        let fd = create(name)?;
+        rustix::fs::ftruncate(&fd, len)?;
+        Ok(SealedWriter { fd, len })
+    }
+
+    /// Writes at an offset below the length, from any thread.
+    pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        write_all_at(self.fd.as_fd(), bytes, offset)
+    }
+
     pub(crate) fn len(&self) -> u64 {
         self.len
     }

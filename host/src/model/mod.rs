@@ -3,6 +3,7 @@
 mod contract;
 mod outputs;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::error::{Error, ErrorKind, Phase};
 use crate::host::{Event, Host, Inner};
 use crate::policy::Policy;
 use crate::sandbox::{
-    Answer, Call, CallLimit, Image, Limit, Payload, ResetMethod, Sandbox, TimeKey,
+    Answer, Call, CallLimit, Image, ImageKey, Limit, Payload, ResetMethod, Sandbox, TimeKey,
 };
 use crate::tensor::Tensor;
 use crate::trust::{Digest, ModelBytes};
@@ -45,6 +46,23 @@ pub struct RunCost {
     pub reset_method: ResetMethod,
 }
 
+/// How often sandboxes were asked to do something with a model, since it was loaded and by all of
+/// its clones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Calls {
+    /// Decode the model.
+    pub load: u64,
+    /// Describe it.
+    pub describe: u64,
+    /// Type and optimise it for some input shapes.
+    pub prepare: u64,
+    /// Start from the memory of another one that was prepared.
+    pub adopt: u64,
+    /// Run it.
+    pub run: u64,
+}
+
 /// A model that was loaded under a policy. Cheap to clone; clones share their sandboxes. Any
 /// number of threads may run it at once: each run has a sandbox to itself.
 #[derive(Clone)]
@@ -60,6 +78,8 @@ struct Shared {
     description: Description,
     contract: Arc<Contract>,
     waiting: Mutex<Waiting>,
+    /// One for each field of [`Calls`].
+    calls: [AtomicU64; 5],
 }
 
 /// Sandboxes that wait for work.
@@ -73,9 +93,6 @@ struct Waiting {
     /// recently made first.
     images: Vec<(Vec<InputShape>, Arc<Image>)>,
 }
-
-/// Most images that a model keeps: one for each combination of shapes lately seen.
-const MAX_IMAGES: usize = 4;
 
 impl Model {
     pub(crate) fn load(host: &Host, bytes: ModelBytes, policy: &Policy) -> Result<Model, Error> {
@@ -98,18 +115,27 @@ impl Model {
             description: Description::default(),
             contract: Arc::default(),
             waiting: Mutex::default(),
+            calls: Default::default(),
         };
-        let mut sandbox = shared.loaded_sandbox().map_err(named)?;
-        let answer = shared
-            .call(&mut *sandbox, Call::Describe, Payload::Empty, Phase::Prepare)
-            .map_err(named)?;
-        shared.description = match reply(&answer, Phase::Prepare).map_err(named)? {
-            Reply::Description(description) => description,
-            _ => return Err(named(unexpected())),
+        let stored = shared.host.store().and_then(|store| store.description(found));
+        // One that does not decode was stored by a build that this one does not understand.
+        let described = stored.and_then(|message| description(&message).ok());
+        let (described, loaded) = match described {
+            Some(described) => (described, None),
+            None => shared.described_sandbox().map_err(named)?,
         };
-        shared.contract = Arc::new(Contract::new(&shared.description));
-        shared.waiting = Mutex::new(Waiting { loaded: Some(sandbox), ..Waiting::default() });
+        shared.contract = Arc::new(Contract::new(&described));
+        shared.description = described;
+        shared.waiting = Mutex::new(Waiting { loaded, ..Waiting::default() });
         Ok(Model { shared: Arc::new(shared) })
+    }
+
+    /// How often sandboxes were asked to do something with this model. Next to no call but `adopt`
+    /// and `run` means that its preparation came from the store.
+    pub fn calls(&self) -> Calls {
+        let [load, describe, prepare, adopt, run] =
+            self.shared.calls.each_ref().map(|count| count.load(Ordering::Relaxed));
+        Calls { load, describe, prepare, adopt, run }
     }
 
     /// What the model says about itself. All text in it is hostile: print it through
@@ -128,7 +154,20 @@ impl Model {
         &self.shared.policy
     }
 
-    /// Prepares a sandbox for inputs of these shapes and keeps it for a later run.
+    /// Prepares a sandbox for inputs of these shapes and keeps it for a later run. One shape for
+    /// each input without a value of its own is needed.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn prepare_for(&self, shapes: &[InputShape]) -> Result<Duration, Error> {
+        let start = Instant::now();
+        let shapes = self.shared.contract.bind_shapes(shapes).map_err(|kind| self.error(kind))?;
+        let sandbox = self.shared.prepared_sandbox(&shapes).map_err(|kind| self.error(kind))?;
+        self.shared.put_back(shapes, sandbox);
+        Ok(start.elapsed())
+    }
+
+    /// Prepares a sandbox for these inputs and keeps it for a later run.
     ///
     /// # Errors
     /// As [`Model::run`].
@@ -218,6 +257,16 @@ impl Shared {
         payload: Payload,
         phase: Phase,
     ) -> Result<Answer, ErrorKind> {
+        let [load, describe, prepare, adopt, run] = &self.calls;
+        let count = match call {
+            Call::Load => Some(load),
+            Call::Describe => Some(describe),
+            Call::Prepare => Some(prepare),
+            Call::Adopt => Some(adopt),
+            Call::Run => Some(run),
+            Call::Kernels => None,
+        };
+        count.map(|count| count.fetch_add(1, Ordering::Relaxed));
         let limits = &self.policy.limits;
         let limit = match phase {
             Phase::Prepare => CallLimit { time: limits.prepare_time, key: TimeKey::Prepare },
@@ -228,6 +277,50 @@ impl Shared {
             (self.host.listener)(Event::Log { model: self.label.clone(), line });
         }
         answer.map_err(|failure| ErrorKind::from_failure(failure, phase))
+    }
+
+    /// What the model says about itself, and the sandbox that it said so in.
+    fn described_sandbox(&self) -> Result<(Description, Option<Box<dyn Sandbox>>), ErrorKind> {
+        let mut sandbox = self.loaded_sandbox()?;
+        let answer = self.call(&mut *sandbox, Call::Describe, Payload::Empty, Phase::Prepare)?;
+        let described = description(&answer.message)?;
+        if let Some(store) = self.host.store() {
+            store.keep_description(self.bytes.digest(), &self.label, answer.message);
+        }
+        Ok((described, Some(sandbox)))
+    }
+
+    /// The memory of a sandbox that was prepared for these shapes, if the store has it.
+    fn stored_image(&self, shapes: &[InputShape]) -> Result<Option<Arc<Image>>, ErrorKind> {
+        let Some(store) = self.host.store() else { return Ok(None) };
+        let limit = self.policy.limits.memory;
+        match store.image(&self.image_key(shapes), limit) {
+            Ok(image) => Ok(image.map(Arc::new)),
+            Err(_) => Err(Limit::Memory { limit }.into()),
+        }
+    }
+
+    fn image_key<'a>(&self, shapes: &'a [InputShape]) -> ImageKey<'a> {
+        ImageKey {
+            model: self.bytes.digest(),
+            deterministic: self.policy.compute.deterministic,
+            native_kernels: self.policy.compute.native_kernels(),
+            shapes,
+        }
+    }
+
+    /// How many images are kept, in memory and in the store.
+    fn max_images(&self) -> usize {
+        usize::try_from(self.policy.limits.images).unwrap_or(usize::MAX)
+    }
+
+    /// Keeps an image for other sandboxes.
+    fn share(&self, shapes: &[InputShape], image: Arc<Image>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.images.retain(|(for_, _)| for_ != shapes);
+        waiting.images.push((shapes.to_vec(), image));
+        let surplus = waiting.images.len().saturating_sub(self.max_images());
+        waiting.images.drain(..surplus);
     }
 
     /// A sandbox that has decoded the model.
@@ -243,21 +336,26 @@ impl Shared {
 
     /// A sandbox that is prepared for these shapes: one that waits, or a new one.
     fn prepared_sandbox(&self, shapes: &[InputShape]) -> Result<Box<dyn Sandbox>, ErrorKind> {
-        let (image, loaded) = {
+        let image = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(at) = waiting.prepared.iter().rposition(|(for_, _)| for_ == shapes) {
                 return Ok(waiting.prepared.remove(at).1);
             }
-            match waiting.images.iter().find(|(for_, _)| for_ == shapes) {
-                Some((_, image)) => (Some(Arc::clone(image)), None),
-                None => (None, waiting.loaded.take()),
-            }
+            let image = waiting.images.iter().find(|(for_, _)| for_ == shapes);
+            image.map(|(_, image)| Arc::clone(image))
+        };
+        let image = match image {
+            Some(image) => Some(image),
+            None => self.stored_image(shapes)?.inspect(|image| {
+                self.share(shapes, Arc::clone(image));
+            }),
         };
         if let Some(image) = image {
             let mut sandbox = self.host.sandbox(&self.policy)?;
             self.call(&mut *sandbox, Call::Adopt, Payload::Image(image), Phase::Prepare)?;
             return Ok(sandbox);
         }
+        let loaded = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).loaded.take();
         let mut sandbox = match loaded {
             Some(sandbox) => sandbox,
             None => self.loaded_sandbox()?,
@@ -269,11 +367,11 @@ impl Shared {
             _ => return Err(unexpected()),
         }
         if let Some(image) = answer.image {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.images.retain(|(for_, _)| for_ != shapes);
-            waiting.images.push((shapes.to_vec(), image));
-            let surplus = waiting.images.len().saturating_sub(MAX_IMAGES);
-            waiting.images.drain(..surplus);
+            if let Some(store) = self.host.store() {
+                let key = self.image_key(shapes);
+                store.keep_image(&key, &self.label, &image, self.max_images());
+            }
+            self.share(shapes, image);
         }
         Ok(sandbox)
     }
@@ -293,9 +391,21 @@ fn unexpected() -> ErrorKind {
     ErrorKind::Sandbox("the sandbox gave an answer to another question".into())
 }
 
-/// Decodes an answer; a refusal becomes an error.
+/// Decodes what a sandbox said about a model, now or before it was stored.
+fn description(message: &[u8]) -> Result<Description, ErrorKind> {
+    match decoded(message, Phase::Prepare)? {
+        Reply::Description(description) => Ok(description),
+        _ => Err(unexpected()),
+    }
+}
+
 fn reply(answer: &Answer, phase: Phase) -> Result<Reply<'_>, ErrorKind> {
-    let refusal = match decode_reply(&answer.message) {
+    decoded(&answer.message, phase)
+}
+
+/// Decodes an answer; a refusal becomes an error.
+fn decoded(message: &[u8], phase: Phase) -> Result<Reply<'_>, ErrorKind> {
+    let refusal = match decode_reply(message) {
         Ok(Reply::Error(refusal)) => refusal,
         Ok(reply) => return Ok(reply),
         Err(err) => {
