@@ -8,6 +8,7 @@
 //! store keeps anybody from an answer.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -301,6 +302,9 @@ impl Place {
         else {
             return Ok(None);
         };
+        if file.metadata().map_err(|err| err.to_string())?.nlink() > 1 {
+            return Err("it has another name too".into());
+        }
         let keys = self.keys(kind).map_err(failed)?;
         let most = if kind == Kind::Image { MAX_IMAGE } else { MAX_DESCRIPTION };
         Ok(Some((SealedFile::open(file, &keys, name, most)?, keys)))
