@@ -314,12 +314,12 @@ impl Place {
     /// whatever was not used for longest while the store is larger than it may be. A process that
     /// uses one has a copy of its own.
     fn tidy(&self, folder: &PrivateFolder, name: &str, kept: usize) -> Result<(), PrivateError> {
-        let mut files: Vec<(i64, i64, u64, String)> = Vec::new();
+        let mut files: Vec<(i64, u64, u64, String)> = Vec::new();
         for file in folder.names()?.into_iter().filter(|file| super::stored::kind(file).is_some()) {
             // One that is gone meanwhile takes no room.
             if let Ok(stat) = folder.stat(&file) {
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
-                files.push((stat.st_mtime as i64, stat.st_mtime_nsec as i64, size, file));
+                files.push((stat.st_mtime, stat.st_mtime_nsec, size, file));
             }
         }
         files.sort_unstable();

@@ -106,7 +106,7 @@ impl ImageStore {
             // What is gone meanwhile is not in it.
             let Ok(stat) = folder.stat(&name) else { continue };
             let since = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
-            let since = since + Duration::from_nanos(stat.st_mtime_nsec as u64);
+            let since = since + Duration::from_nanos(stat.st_mtime_nsec);
             let opened = match self.place.open_sealed(&name, kind.into()) {
                 Ok(None) => continue,
                 Ok(Some((file, _))) => Label::decode(&file.about.about)
