@@ -32,6 +32,7 @@ mod confine;
 mod error;
 mod host;
 mod model;
+mod places;
 pub mod policy;
 mod sandbox;
 pub mod tensor;
