@@ -283,16 +283,17 @@ impl Host {
         let inner = &self.inner;
         let variant = inner.variant(policy);
         match inner.isolation {
-            Isolation::Process => {
-                {
+            Isolation::Process => std::thread::scope(|scope| {
+                // While the new process begins, this one reads and checks the code.
+                scope.spawn(|| {
                     let mut spare = inner.spare.lock().unwrap_or_else(PoisonError::into_inner);
                     if spare.is_none() {
                         // Who needs one that cannot be started is told why then.
                         *spare = Worker::spawn(&inner.worker).ok();
                     }
-                }
+                });
                 inner.code(variant).map(drop).map_err(Error::new)
-            }
+            }),
             Isolation::Thread => {
                 let engine = inner.engines.get(&inner.cache, variant, policy.limits.stack);
                 engine.map(drop).map_err(Error::new)
