@@ -25,6 +25,10 @@ fn copied() -> Folders {
         fs::create_dir_all(to).unwrap();
         fs::set_permissions(to, fs::Permissions::from_mode(0o700)).unwrap();
         for entry in fs::read_dir(from).unwrap().filter_map(Result::ok) {
+            // What another test is just writing has no name of its own yet.
+            if entry.file_name().to_string_lossy().starts_with('.') {
+                continue;
+            }
             fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
         }
     };

@@ -1,7 +1,7 @@
 //! What can go wrong, in words for a person, and which exit code of the command line it is.
 
 use crate::policy::PolicyError;
-use crate::sandbox::{CodeCacheError, Failure, Limit};
+use crate::sandbox::{CodeCacheError, Failure, Limit, PrivateError};
 use crate::text::Hostile;
 use crate::trust::{Digest, ModelBytesError};
 
@@ -73,6 +73,9 @@ pub enum ErrorKind {
     /// The guest's native code could not be had.
     #[error(transparent)]
     Code(#[from] CodeCacheError),
+    /// The store of prepared models could not be used.
+    #[error(transparent)]
+    Store(#[from] PrivateError),
     /// Something in the host, or in a worker process, failed.
     #[error("{}", Hostile::new(.0))]
     Host(String),
@@ -104,9 +107,11 @@ impl Error {
             ErrorKind::Limit(_) => 5,
             ErrorKind::Sandbox(_) => 6,
             ErrorKind::Code(
-                CodeCacheError::NotPrivate { .. } | CodeCacheError::NotCompiled { .. },
-            ) => 7,
-            ErrorKind::Code(_) => 1,
+                CodeCacheError::Private(PrivateError::NotPrivate { .. })
+                | CodeCacheError::NotCompiled { .. },
+            )
+            | ErrorKind::Store(PrivateError::NotPrivate { .. }) => 7,
+            ErrorKind::Code(_) | ErrorKind::Store(_) => 1,
         }
     }
 }

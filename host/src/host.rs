@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::confine::process::{WorkerProgram, asked_to_be_worker, enter_worker};
 use crate::error::{Error, ErrorKind};
 use crate::model::Model;
+use crate::places::{default_folder, default_store_size};
 use crate::policy::Policy;
 use crate::sandbox::{
-    CodeCache, CodeNotice, Engines, Failure, Sandbox, SandboxLimits, ThreadSandbox, Variant,
-    VerifiedCode, WorkerSandbox, serve,
+    CodeCache, CodeNotice, Engines, Failure, ImageStore, Sandbox, SandboxLimits, StoreNotice,
+    ThreadSandbox, Variant, VerifiedCode, Worker, WorkerSandbox, serve,
 };
 use crate::trust::ModelBytes;
 
@@ -45,6 +46,27 @@ pub enum Event {
         /// What was wrong with it.
         why: String,
     },
+    /// A file of the store of prepared models, or its folder, was not what Belljar had put there. It
+    /// was not used.
+    ImageRefused {
+        /// The file.
+        path: PathBuf,
+        /// What was wrong with it.
+        why: String,
+    },
+    /// Something was put into the store of prepared models.
+    ImageStored {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Something could not be put into the store of prepared models; the next process prepares it
+    /// again.
+    ImageNotStored {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// The sandboxed runner logged a line about a model. Hostile text: print it through
     /// [`crate::text::Hostile`].
     Log {
@@ -70,6 +92,8 @@ pub struct HostBuilder {
     cache: Option<PathBuf>,
     state: Option<PathBuf>,
     may_compile: bool,
+    store: bool,
+    store_size: Option<u64>,
     idle: usize,
     listener: Listener,
 }
@@ -80,6 +104,10 @@ pub(crate) struct Inner {
     cache: CodeCache,
     engines: Arc<Engines>,
     codes: Mutex<HashMap<Variant, Arc<VerifiedCode>>>,
+    /// A worker that waits for the first model.
+    spare: Mutex<Option<Worker>>,
+    pub(crate) store: ImageStore,
+    uses_store: bool,
     pub(crate) idle: usize,
     pub(crate) listener: Listener,
 }
@@ -125,6 +153,20 @@ impl HostBuilder {
         self
     }
 
+    /// Whether prepared models are kept on disk and used from there: what one process has prepared,
+    /// the next need not. No by default, as it fills a folder of the user's; `belljar run` does.
+    pub fn image_store(mut self, used: bool) -> HostBuilder {
+        self.store = used;
+        self
+    }
+
+    /// Most bytes of prepared models on disk; what was not used for longest goes first. By default
+    /// what `$BELLJAR_STORE_SIZE` says, such as `500 MiB`, else 2 GiB.
+    pub fn image_store_size(mut self, bytes: u64) -> HostBuilder {
+        self.store_size = Some(bytes);
+        self
+    }
+
     /// How many prepared sandboxes each model may keep waiting for the next run; by default as
     /// many as there are processors. Each keeps its memory.
     pub fn idle_sandboxes(mut self, count: usize) -> HostBuilder {
@@ -151,6 +193,18 @@ impl HostBuilder {
             Some(path) => path,
             None => default_folder("BELLJAR_STATE_DIR", "XDG_STATE_HOME", ".local/state")?,
         };
+        let store_size = match self.store_size {
+            Some(bytes) => bytes,
+            None => default_store_size()?,
+        };
+        let listener = Arc::clone(&self.listener);
+        let stored = Arc::new(move |notice| {
+            listener(match notice {
+                StoreNotice::Refused { path, why } => Event::ImageRefused { path, why },
+                StoreNotice::Stored { path } => Event::ImageStored { path },
+                StoreNotice::NotStored { path, why } => Event::ImageNotStored { path, why },
+            });
+        });
         let listener = Arc::clone(&self.listener);
         let notices = Arc::new(move |notice| {
             listener(match notice {
@@ -166,6 +220,9 @@ impl HostBuilder {
                 cache: CodeCache::new(&cache, &state, self.may_compile, notices),
                 engines: Arc::default(),
                 codes: Mutex::default(),
+                spare: Mutex::default(),
+                store: ImageStore::new(&cache, &state, store_size, stored),
+                uses_store: self.store,
                 idle: self.idle,
                 listener: self.listener,
             }),
@@ -190,6 +247,8 @@ impl Host {
             cache: None,
             state: None,
             may_compile: true,
+            store: false,
+            store_size: None,
             idle: std::thread::available_parallelism().map_or(1, usize::from),
             listener: Arc::new(|_| {}),
         }
@@ -215,8 +274,8 @@ impl Host {
         Ok(())
     }
 
-    /// Has the code that a model under this policy needs in memory, compiling it if it must. The
-    /// first load does so otherwise.
+    /// Has the code that a model under this policy needs in memory, compiling it if it must, and a
+    /// worker process for the first model. The first load does so otherwise.
     ///
     /// # Errors
     /// When the cache cannot be used.
@@ -224,7 +283,17 @@ impl Host {
         let inner = &self.inner;
         let variant = inner.variant(policy);
         match inner.isolation {
-            Isolation::Process => inner.code(variant).map(drop).map_err(Error::new),
+            Isolation::Process => std::thread::scope(|scope| {
+                // While the new process begins, this one reads and checks the code.
+                scope.spawn(|| {
+                    let mut spare = inner.spare.lock().unwrap_or_else(PoisonError::into_inner);
+                    if spare.is_none() {
+                        // Who needs one that cannot be started is told why then.
+                        *spare = Worker::spawn(&inner.worker).ok();
+                    }
+                });
+                inner.code(variant).map(drop).map_err(Error::new)
+            }),
             Isolation::Thread => {
                 let engine = inner.engines.get(&inner.cache, variant, policy.limits.stack);
                 engine.map(drop).map_err(Error::new)
@@ -237,6 +306,11 @@ impl Host {
         self.inner.cache.folder()
     }
 
+    /// The store of prepared models, whether or not this host uses it.
+    pub fn image_store(&self) -> &ImageStore {
+        &self.inner.store
+    }
+
     /// The kernels that the guest's registries hold, one a line: for tests.
     #[doc(hidden)]
     pub fn kernels(&self) -> Result<String, Error> {
@@ -245,6 +319,11 @@ impl Host {
 }
 
 impl Inner {
+    /// The store of prepared models, if it is used.
+    pub(crate) fn store(&self) -> Option<&ImageStore> {
+        self.uses_store.then_some(&self.store)
+    }
+
     /// A new sandbox with nothing in it.
     pub(crate) fn sandbox(&self, policy: &Policy) -> Result<Box<dyn Sandbox>, ErrorKind> {
         let limits = &policy.limits;
@@ -265,8 +344,15 @@ impl Inner {
             Isolation::Process => {
                 let code = self.code(variant)?;
                 let inputs = limits.input_size.saturating_add(FRAMING);
-                let sandbox = WorkerSandbox::start(&self.worker, &code, variant, sandbox, inputs);
-                Ok(Box::new(sandbox.map_err(failed)?))
+                let start = |worker| WorkerSandbox::start(worker, &code, variant, sandbox, inputs);
+                let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+                // One that has waited for long may have come to an end.
+                let waited = spare.and_then(|worker| start(worker).ok());
+                let started = match waited {
+                    Some(started) => Ok(started),
+                    None => Worker::spawn(&self.worker).and_then(start),
+                };
+                Ok(Box::new(started.map_err(failed)?))
             }
             Isolation::Thread => {
                 let (engine, module) = self.engines.get(&self.cache, variant, limits.stack)?;
@@ -304,20 +390,4 @@ pub fn become_worker_if_asked() {
     // Nothing is printed: a worker has nobody to talk to but its supervisor, which sees it end.
     let served = enter_worker().and_then(serve);
     std::process::exit(if served.is_ok() { 0 } else { 1 });
-}
-
-fn default_folder(own: &str, xdg: &str, in_home: &str) -> Result<PathBuf, Error> {
-    let absolute =
-        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    if let Some(path) = std::env::var_os(own).filter(|path| !path.is_empty()) {
-        return std::path::absolute(Path::new(&path))
-            .map_err(|err| Error::new(ErrorKind::Host(format!("{own}: {err}"))));
-    }
-    absolute(xdg)
-        .or_else(|| absolute("HOME").map(|home| home.join(in_home)))
-        .map(|folder| folder.join("belljar"))
-        .ok_or_else(|| {
-            let why = format!("no folder of your own to keep files in: set {own} or HOME");
-            Error::new(ErrorKind::Host(why))
-        })
 }

@@ -32,6 +32,7 @@ mod confine;
 mod error;
 mod host;
 mod model;
+mod places;
 pub mod policy;
 mod sandbox;
 pub mod tensor;
@@ -47,8 +48,11 @@ pub use belljar_abi::{
 pub use confine::process::WorkerProgram;
 pub use error::{Error, ErrorKind};
 pub use host::{Event, Host, HostBuilder, Isolation, become_worker_if_asked};
-pub use model::{Model, Outputs, RunCost, UncheckedOutputs};
+pub use model::{Calls, Model, Outputs, RunCost, UncheckedOutputs};
 pub use policy::Policy;
-pub use sandbox::{CodeCacheError, GuestInfo, Limit, ResetMethod};
+pub use sandbox::{
+    CodeCacheError, GuestInfo, ImageStore, Limit, PrivateError, ResetMethod, StoredKind,
+    StoredModel,
+};
 pub use tensor::{DType, Tensor};
 pub use trust::{Digest, ModelBytes, ModelBytesError};

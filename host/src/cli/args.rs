@@ -22,6 +22,7 @@ Examples:
   belljar run model.onnx --input image=photo.npy
   belljar inspect model.onnx
   belljar new-policy model.onnx --random --output model.policy.toml
+  belljar prepare model.onnx --policy model.policy.toml
   belljar run model.onnx --policy model.policy.toml --input image=photo.npy --format json";
 
 /// Runs ONNX models nobody has to trust: each inside its own WebAssembly sandbox.
@@ -64,6 +65,15 @@ pub(super) enum When {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     Run(Run),
+    Prepare(Prepare),
+    /// Look after the store of prepared models
+    #[command(
+        after_help = "Examples:\n  belljar images list\n  belljar images prune --older-than \"720 h\"\n  belljar images verify --remove"
+    )]
+    Images {
+        #[command(subcommand)]
+        command: Images,
+    },
     Inspect(Inspect),
     NewPolicy(NewPolicy),
     /// Compile the sandboxed runner for this machine ahead of time
@@ -173,6 +183,87 @@ pub(super) struct Run {
     /// Print where the time went
     #[arg(short, long)]
     pub(super) time: bool,
+
+    /// Prepare the model afresh, and do not keep it prepared for the next time
+    #[arg(long)]
+    pub(super) no_store: bool,
+}
+
+/// Prepare a model ahead of its runs, which then start at once
+#[derive(Debug, Args)]
+#[command(after_help = format!("\
+Each image is the memory of a sandbox that has prepared the model for one shape of each input. An
+input whose dimensions are all fixed needs no --input-shape. Give the shape of an input several
+times for several images; the first shapes of all inputs belong together, then the second ones.
+
+Images are kept in $BELLJAR_CACHE_DIR/images, the lately used ones, as many of each model as its
+policy says (limits.images) and in all no more than $BELLJAR_STORE_SIZE (2 GiB).
+
+Examples:
+  belljar prepare model.onnx
+  belljar prepare model.onnx --input-shape image=1,3,640,480
+  belljar prepare model.onnx --input-shape image=1,3,224,224 --input-shape image=8,3,224,224
+  belljar prepare model.onnx --policy model.policy.toml --format json
+
+{EXIT_CODES}"))]
+pub(super) struct Prepare {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+
+    /// The shape of an input
+    #[arg(short, long = "input-shape", value_name = "NAME=N,N,…", action = ArgAction::Append)]
+    pub(super) input_shapes: Vec<String>,
+
+    /// How to print what was done
+    #[arg(short, long, default_value = "table")]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Images {
+    /// List what is stored
+    #[command(
+        after_help = "Examples:\n  belljar images list\n  belljar images list --format json | jq '.[].path'"
+    )]
+    List {
+        /// How to print the list
+        #[arg(short, long, default_value = "table")]
+        format: Format,
+    },
+    /// Remove what is stored: everything, or what the flags say
+    #[command(
+        after_help = "Examples:\n  belljar images prune\n  belljar images prune --model model.onnx\n  belljar images prune --older-than \"720 h\"\n  belljar images prune --max-size \"500 MiB\""
+    )]
+    Prune {
+        /// Only of this model: the name of its file, or the start of its SHA-256
+        #[arg(short, long, value_name = "MODEL")]
+        model: Option<String>,
+
+        /// Only what was not used for this long
+        #[arg(long, value_name = "DURATION")]
+        older_than: Option<String>,
+
+        /// Only so much that no more than this is left, the longest unused first
+        #[arg(long, value_name = "SIZE")]
+        max_size: Option<String>,
+
+        /// How to print what was removed
+        #[arg(short, long, default_value = "table")]
+        format: Format,
+    },
+    /// Hold everything that is stored against its seal; exit code 1 if something is not as it was
+    #[command(
+        after_help = "Examples:\n  belljar images verify\n  belljar images verify --remove --format json"
+    )]
+    Verify {
+        /// Remove what is bad; the exit code still tells that there was something
+        #[arg(long)]
+        remove: bool,
+
+        /// How to print the findings
+        #[arg(short, long, default_value = "table")]
+        format: Format,
+    },
 }
 
 /// Say what a model is, as read inside the sandbox

@@ -24,6 +24,8 @@ enum What {
     Output(io::Error),
     /// A file that could not be written.
     Write(String),
+    /// Ready to be shown.
+    Failed(String),
 }
 
 impl Failure {
@@ -31,6 +33,11 @@ impl Failure {
     /// ours.
     pub(super) fn usage(text: impl Into<String>) -> Failure {
         Failure { what: What::Usage(text.into()), hint: None }
+    }
+
+    /// Something else is wrong. `text` is shown as it is: escape what is not ours.
+    pub(super) fn failed(text: impl Into<String>) -> Failure {
+        Failure { what: What::Failed(text.into()), hint: None }
     }
 
     /// Writing to standard output failed.
@@ -67,7 +74,7 @@ impl Failure {
             What::Library(err) => err.exit_code(),
             What::Usage(_) => 2,
             What::InputTooLarge(_) => 5,
-            What::Output(_) | What::Write(_) => 1,
+            What::Output(_) | What::Write(_) | What::Failed(_) => 1,
         }
     }
 
@@ -95,7 +102,10 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.what {
             What::Library(err) => err.fmt(f),
-            What::Usage(text) | What::InputTooLarge(text) | What::Write(text) => f.write_str(text),
+            What::Usage(text)
+            | What::InputTooLarge(text)
+            | What::Write(text)
+            | What::Failed(text) => f.write_str(text),
             What::Output(err) => write!(f, "the answer could not be printed: {err}"),
         }
     }

@@ -13,6 +13,7 @@ use crate::{Event, Host, Isolation, Model, ModelBytes, ModelBytesError};
 
 /// A model that a person named, loaded.
 pub(super) struct Loaded {
+    pub(super) host: Host,
     pub(super) model: Model,
     pub(super) size: u64,
     /// Where the policy came from, if it is not the default.
@@ -21,7 +22,18 @@ pub(super) struct Loaded {
     pub(super) load_time: Duration,
 }
 
-pub(super) fn host(isolation: IsolationArg, terminal: &Terminal) -> Result<Host, Failure> {
+/// Whether prepared models are kept on disk and used from there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Store {
+    Used,
+    Unused,
+}
+
+pub(super) fn host(
+    isolation: IsolationArg,
+    store: Store,
+    terminal: &Terminal,
+) -> Result<Host, Failure> {
     let isolation = match isolation {
         IsolationArg::Process => Isolation::Process,
         IsolationArg::Thread => Isolation::Thread,
@@ -34,14 +46,28 @@ pub(super) fn host(isolation: IsolationArg, terminal: &Terminal) -> Result<Host,
             let path = shown(&path);
             terminal.warn(&format!("{path} was not used: {}; it is replaced", Hostile::new(&why)));
         }
+        Event::ImageRefused { path, why } => {
+            let path = shown(&path);
+            terminal.warn(&format!("{path} was not used: {}", Hostile::new(&why)));
+        }
+        Event::ImageStored { path } => terminal.note(&format!("stored {}", shown(&path))),
+        Event::ImageNotStored { path, why } => {
+            let path = shown(&path);
+            terminal.note(&format!("{path} was not stored: {}", Hostile::new(&why)));
+        }
         Event::Log { line, .. } => terminal.note(&format!("runner: {}", Hostile::new(&line))),
     };
     // A command runs one thing at a time.
-    Ok(Host::builder().isolation(isolation).idle_sandboxes(1).on_event(listener).build()?)
+    let builder = Host::builder().isolation(isolation).idle_sandboxes(1).on_event(listener);
+    Ok(builder.image_store(store == Store::Used).build()?)
 }
 
 /// Reads, checks and loads the model.
-pub(super) fn load(arguments: &ModelArgs, terminal: &Terminal) -> Result<Loaded, Failure> {
+pub(super) fn load(
+    arguments: &ModelArgs,
+    store: Store,
+    terminal: &Terminal,
+) -> Result<Loaded, Failure> {
     let policy = match &arguments.policy {
         Some(path) => Some(Policy::load(path).map_err(Error::from)?),
         None => None,
@@ -51,16 +77,25 @@ pub(super) fn load(arguments: &ModelArgs, terminal: &Terminal) -> Result<Loaded,
         let digest = crate::Digest::from(loaded.source.sha256);
         terminal.note(&format!("policy {} (SHA-256 {digest})", shown(&loaded.source.path)));
     }
+    let host = host(arguments.isolation, store, terminal)?;
+    // The code is checked, and a worker started, while the model is read. Should that fail, then
+    // so does whoever needs it, and says why.
+    let warm = std::thread::spawn({
+        let (host, rules) = (host.clone(), rules.clone());
+        move || host.warm_up(&rules)
+    });
     let start = Instant::now();
     let bytes = read_model(&arguments.model, rules.limits.model_size)?;
     let read_time = start.elapsed();
-    let host = host(arguments.isolation, terminal)?;
     let size = bytes.size();
-    // Compiling the guest, once for this machine, is no part of any model's time.
-    terminal.progress("starting", || host.warm_up(&rules))?;
+    if store == Store::Unused {
+        // Compiling the guest, once for this machine, is no part of any model's time.
+        let warm = terminal.progress("starting", || warm.join());
+        warm.map_err(|_| Failure::failed("starting failed"))??;
+    }
     let start = Instant::now();
     let model = terminal.progress("loading the model", || host.load(bytes, &rules))?;
-    Ok(Loaded { model, size, policy, read_time, load_time: start.elapsed() })
+    Ok(Loaded { host, model, size, policy, read_time, load_time: start.elapsed() })
 }
 
 pub(super) fn read_model(path: &Path, limit: u64) -> Result<ModelBytes, Failure> {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::args::{Format, Inspect};
 use super::failure::Failure;
-use super::host::{Loaded, load};
+use super::host::{Loaded, Store, load};
 use super::json;
 use super::table::Table;
 use super::terminal::Terminal;
@@ -17,7 +17,7 @@ use crate::text::Hostile;
 use crate::{Description, Dim, ValueInfo};
 
 pub(super) fn inspect(arguments: &Inspect, terminal: &Terminal) -> Result<(), Failure> {
-    let loaded = load(&arguments.model, terminal)?;
+    let loaded = load(&arguments.model, Store::Unused, terminal)?;
     let mut out = BufWriter::new(stdout().lock());
     let path = arguments.model.model.to_string_lossy();
     match arguments.format {

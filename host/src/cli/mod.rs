@@ -5,12 +5,14 @@
 mod args;
 mod failure;
 mod host;
+mod images;
 mod inputs;
 mod inspect;
 mod json;
 mod new_policy;
 mod outputs;
 mod pages;
+mod prepare;
 mod run;
 mod table;
 mod terminal;
@@ -56,6 +58,8 @@ fn dispatch(arguments: Arguments, terminal: &Terminal) -> Result<(), Failure> {
     };
     match command {
         Command::Run(run) => run::run(&run, terminal),
+        Command::Prepare(prepare) => prepare::prepare(&prepare, terminal),
+        Command::Images { command } => images::images(&command, terminal),
         Command::Inspect(inspect) => inspect::inspect(&inspect, terminal),
         Command::NewPolicy(new_policy) => new_policy::new_policy(&new_policy, terminal),
         Command::Warm => pages::warm(terminal),

@@ -7,7 +7,7 @@ use belljar_abi::element_count;
 
 use super::args::{IsolationArg, NewPolicy};
 use super::failure::Failure;
-use super::host::{host, read_model};
+use super::host::{Store, host, read_model};
 use super::inputs;
 use super::outputs::write_file;
 use super::terminal::Terminal;
@@ -24,7 +24,7 @@ pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(
     let bytes = read_model(&arguments.model, policy.limits.model_size)?;
     let (sha256, model_size) = (bytes.digest().to_string(), bytes.size());
     let model_name = bytes.label().to_owned();
-    let host = host(IsolationArg::Process, terminal)?;
+    let host = host(IsolationArg::Process, Store::Unused, terminal)?;
     // The guest may have to be compiled first, which is no part of the model's time.
     terminal.progress("starting a sandbox", || host.warm_up(&policy))?;
     let start = Instant::now();
@@ -127,9 +127,8 @@ fn declared_shape(input: &ValueInfo) -> Vec<usize> {
 }
 
 /// `NAME=1,3,224,224`; nothing after the `=` is a scalar.
-fn parse_shape(text: &str) -> Result<(String, Vec<usize>), Failure> {
-    let wrong =
-        || Failure::usage(format!("--shape {}: write NAME=1,3,224,224", Hostile::new(text)));
+pub(super) fn parse_shape(text: &str) -> Result<(String, Vec<usize>), Failure> {
+    let wrong = || Failure::usage(format!("shape {}: write NAME=1,3,224,224", Hostile::new(text)));
     let (name, dims) = text.rsplit_once('=').ok_or_else(wrong)?;
     let dims = dims.split(',').filter(|dim| !dim.trim().is_empty());
     let dims: Result<Vec<usize>, _> = dims.map(|dim| dim.trim().parse()).collect();

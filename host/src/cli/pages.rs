@@ -7,7 +7,7 @@ use clap::CommandFactory;
 
 use super::args::{Arguments, IsolationArg};
 use super::failure::{Failure, shown};
-use super::host::host;
+use super::host::{Store, host};
 use super::terminal::Terminal;
 use crate::GuestInfo;
 
@@ -34,7 +34,7 @@ pub(super) fn version(verbose: bool) -> Result<(), Failure> {
 }
 
 pub(super) fn warm(terminal: &Terminal) -> Result<(), Failure> {
-    let host = host(IsolationArg::Process, terminal)?;
+    let host = host(IsolationArg::Process, Store::Unused, terminal)?;
     terminal.progress("compiling the sandboxed runner", || host.warm())?;
     let place = shown(host.cache_dir());
     writeln!(stdout(), "compiled code is in {place}").map_err(Failure::output)

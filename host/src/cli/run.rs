@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::args::{Format, Run};
 use super::failure::{Failure, shown};
-use super::host::{Loaded, load};
+use super::host::{Loaded, Store, load};
 use super::outputs::{Labels, Printing, write};
 use super::table::Table;
 use super::terminal::Terminal;
@@ -27,9 +27,9 @@ impl Times {
     fn entries(&self) -> [(&'static str, &'static str, Duration); 6] {
         [
             ("read", "the model's bytes and their digest", self.read),
-            ("load", "decoded and described in the sandbox", self.load),
+            ("load", "decoded and described in the sandbox, or from the store", self.load),
             ("inputs", "read from their files", self.inputs),
-            ("prepare", "typed and optimised in the sandbox", self.prepare),
+            ("prepare", "typed and optimised in the sandbox, or from the store", self.prepare),
             ("run", "tensors in, tensors out", self.run),
             ("write", "outputs to their files", self.write),
         ]
@@ -38,7 +38,8 @@ impl Times {
 
 pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let labels = arguments.labels.as_deref().map(Labels::read).transpose()?;
-    let loaded = load(&arguments.model, terminal)?;
+    let store = if arguments.no_store { Store::Unused } else { Store::Used };
+    let loaded = load(&arguments.model, store, terminal)?;
     let model = &loaded.model;
     let start = Instant::now();
     let limit = model.policy().limits.input_size;
@@ -81,6 +82,10 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     if arguments.time && arguments.format == Format::Table {
         print_times(&times);
     }
+    // The answer is out: what was prepared goes to disk now.
+    loaded.host.image_store().finish();
+    // The worker dies with this process. To wait for its end would only take time.
+    std::mem::forget(loaded);
     Ok(())
 }
 
@@ -107,6 +112,7 @@ fn answer(
             "sha256": loaded.model.digest().to_string(),
             "bytes": loaded.size,
         },
+        "prepared": if loaded.model.calls().prepare > 0 { "now" } else { "store" },
         "policy": policy,
         "outputs": outputs,
         "time": times,

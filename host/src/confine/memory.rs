@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 
@@ -61,12 +62,31 @@ fn write_all_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -> io::Re
 pub(crate) struct SealedWriter {
     fd: OwnedFd,
     len: u64,
+    /// Threads write one after the other in any case: to sleep costs less than the kernel's
+    /// waiting for its lock.
+    turn: Mutex<()>,
 }
 
 impl SealedWriter {
     /// `name` is shown in `/proc/…/maps` and means nothing.
     pub(crate) fn new(name: &str) -> io::Result<SealedWriter> {
-        Ok(SealedWriter { fd: create(name)?, len: 0 })
+        Ok(SealedWriter { fd: create(name)?, len: 0, turn: Mutex::default() })
+    }
+
+    /// Room for bytes that are written in any order; what is not written is zero.
+    pub(crate) fn with_len(name: &str, len: u64) -> io::Result<SealedWriter> {
+        let fd = create(name)?;
+        rustix::fs::ftruncate(&fd, len)?;
+        Ok(SealedWriter { fd, len, turn: Mutex::default() })
+    }
+
+    /// Writes at an offset below the length, from any thread.
+    pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        write_all_at(self.fd.as_fd(), bytes, offset)
     }
 
     pub(crate) fn len(&self) -> u64 {

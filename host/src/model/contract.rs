@@ -67,6 +67,35 @@ impl Contract {
         Ok(Bound { shapes, symbols })
     }
 
+    /// Checks that exactly the declared inputs get a shape, and that each fits; puts the shapes in
+    /// the order of declaration.
+    pub(super) fn bind_shapes(&self, given: &[InputShape]) -> Result<Vec<InputShape>, ErrorKind> {
+        let error = |name: &str, why: String| ErrorKind::Input { name: name.to_owned(), why };
+        for shape in given {
+            if !self.inputs.iter().any(|input| input.name == shape.name) {
+                let why = format!("the model takes no such input; {}", self.wants());
+                return Err(error(&shape.name, why));
+            }
+        }
+        let mut symbols = Symbols::new();
+        let mut shapes = Vec::with_capacity(self.inputs.len());
+        for declared in &self.inputs {
+            let name = &declared.name;
+            let mut of_it = given.iter().filter(|shape| shape.name == *name);
+            let shape = match (of_it.next(), of_it.next()) {
+                (Some(shape), None) => shape.clone(),
+                (None, _) => return Err(error(name, "it is given no shape".into())),
+                (_, Some(_)) => return Err(error(name, "it is given a shape twice".into())),
+            };
+            shape_fits(declared, &shape.dims, &mut symbols).map_err(|why| {
+                let declared = declaration(declared);
+                error(name, format!("{:?} does not fit {declared}{why}", shape.dims))
+            })?;
+            shapes.push(shape);
+        }
+        Ok(shapes)
+    }
+
     /// Checks that exactly the declared outputs are there, in order, and that each fits.
     pub(super) fn check_outputs(
         &self,
@@ -112,20 +141,25 @@ fn fits(declared: &ValueInfo, tensor: &Tensor, symbols: &mut Symbols) -> Result<
             return Err(format!("the model declares it as {name}, which is not supported"));
         }
     }
+    let shape: Vec<u64> = tensor.shape().iter().map(|size| *size as u64).collect();
+    shape_fits(declared, &shape, symbols).map_err(|why| broken() + &why)
+}
+
+/// As `fits`, for a shape alone. `Err` has more to say about what does not fit, or nothing.
+fn shape_fits(declared: &ValueInfo, shape: &[u64], symbols: &mut Symbols) -> Result<(), String> {
     let Some(dims) = &declared.shape else { return Ok(()) };
-    if dims.len() != tensor.shape().len() {
-        return Err(broken());
+    if dims.len() != shape.len() {
+        return Err(String::new());
     }
-    for (dim, size) in dims.iter().zip(tensor.shape()) {
-        let size = *size as u64;
+    for (dim, size) in dims.iter().zip(shape) {
         match dim {
             Dim::Unknown => {}
-            Dim::Fixed(fixed) if *fixed == size => {}
-            Dim::Fixed(_) => return Err(broken()),
+            Dim::Fixed(fixed) if fixed == size => {}
+            Dim::Fixed(_) => return Err(String::new()),
             Dim::Symbol(name) => {
-                let bound = *symbols.entry(name.clone()).or_insert(size);
-                if bound != size {
-                    return Err(format!("{}; {name:?} is {bound} elsewhere", broken()));
+                let bound = *symbols.entry(name.clone()).or_insert(*size);
+                if bound != *size {
+                    return Err(format!("; {name:?} is {bound} elsewhere"));
                 }
             }
         }

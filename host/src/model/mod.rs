@@ -2,25 +2,24 @@
 
 mod contract;
 mod outputs;
+mod shared;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use belljar_abi::{
-    Description, GuestErrorCode, InputShape, Reply, decode_reply, encode_shapes, encode_tensors,
-};
+use belljar_abi::{Description, InputShape, Reply, decode_reply, encode_tensors};
 
 use crate::error::{Error, ErrorKind, Phase};
-use crate::host::{Event, Host, Inner};
+use crate::host::Host;
 use crate::policy::Policy;
-use crate::sandbox::{
-    Answer, Call, CallLimit, Image, Limit, Payload, ResetMethod, Sandbox, TimeKey,
-};
+use crate::sandbox::{Call, CallLimit, Limit, Payload, ResetMethod, TimeKey};
 use crate::tensor::Tensor;
 use crate::trust::{Digest, ModelBytes};
 
 use contract::Contract;
 pub use outputs::{Outputs, UncheckedOutputs};
+use shared::{Shared, Waiting, description, reply, unexpected};
 
 /// What a run has cost.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,37 +44,29 @@ pub struct RunCost {
     pub reset_method: ResetMethod,
 }
 
+/// How often sandboxes were asked to do something with a model, since it was loaded and by all of
+/// its clones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Calls {
+    /// Decode the model.
+    pub load: u64,
+    /// Describe it.
+    pub describe: u64,
+    /// Type and optimise it for some input shapes.
+    pub prepare: u64,
+    /// Start from the memory of another one that was prepared.
+    pub adopt: u64,
+    /// Run it.
+    pub run: u64,
+}
+
 /// A model that was loaded under a policy. Cheap to clone; clones share their sandboxes. Any
 /// number of threads may run it at once: each run has a sandbox to itself.
 #[derive(Clone)]
 pub struct Model {
     shared: Arc<Shared>,
 }
-
-struct Shared {
-    host: Arc<Inner>,
-    bytes: ModelBytes,
-    label: String,
-    policy: Policy,
-    description: Description,
-    contract: Arc<Contract>,
-    waiting: Mutex<Waiting>,
-}
-
-/// Sandboxes that wait for work.
-#[derive(Default)]
-struct Waiting {
-    /// Holds the decoded model, prepared for no shapes yet: left from the description.
-    loaded: Option<Box<dyn Sandbox>>,
-    /// Prepared for these shapes; the least recently used first.
-    prepared: Vec<(Vec<InputShape>, Box<dyn Sandbox>)>,
-    /// The memory of prepared sandboxes, from which others for the same shapes start; the least
-    /// recently made first.
-    images: Vec<(Vec<InputShape>, Arc<Image>)>,
-}
-
-/// Most images that a model keeps: one for each combination of shapes lately seen.
-const MAX_IMAGES: usize = 4;
 
 impl Model {
     pub(crate) fn load(host: &Host, bytes: ModelBytes, policy: &Policy) -> Result<Model, Error> {
@@ -98,18 +89,27 @@ impl Model {
             description: Description::default(),
             contract: Arc::default(),
             waiting: Mutex::default(),
+            calls: Default::default(),
         };
-        let mut sandbox = shared.loaded_sandbox().map_err(named)?;
-        let answer = shared
-            .call(&mut *sandbox, Call::Describe, Payload::Empty, Phase::Prepare)
-            .map_err(named)?;
-        shared.description = match reply(&answer, Phase::Prepare).map_err(named)? {
-            Reply::Description(description) => description,
-            _ => return Err(named(unexpected())),
+        let stored = shared.host.store().and_then(|store| store.description(found));
+        // One that does not decode was stored by a build that this one does not understand.
+        let described = stored.and_then(|message| description(&message).ok());
+        let (described, loaded) = match described {
+            Some(described) => (described, None),
+            None => shared.described_sandbox().map_err(named)?,
         };
-        shared.contract = Arc::new(Contract::new(&shared.description));
-        shared.waiting = Mutex::new(Waiting { loaded: Some(sandbox), ..Waiting::default() });
+        shared.contract = Arc::new(Contract::new(&described));
+        shared.description = described;
+        shared.waiting = Mutex::new(Waiting { loaded, ..Waiting::default() });
         Ok(Model { shared: Arc::new(shared) })
+    }
+
+    /// How often sandboxes were asked to do something with this model. Next to no call but `adopt`
+    /// and `run` means that its preparation came from the store.
+    pub fn calls(&self) -> Calls {
+        let [load, describe, prepare, adopt, run] =
+            self.shared.calls.each_ref().map(|count| count.load(Ordering::Relaxed));
+        Calls { load, describe, prepare, adopt, run }
     }
 
     /// What the model says about itself. All text in it is hostile: print it through
@@ -128,7 +128,20 @@ impl Model {
         &self.shared.policy
     }
 
-    /// Prepares a sandbox for inputs of these shapes and keeps it for a later run.
+    /// Prepares a sandbox for inputs of these shapes and keeps it for a later run. One shape for
+    /// each input without a value of its own is needed.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn prepare_for(&self, shapes: &[InputShape]) -> Result<Duration, Error> {
+        let start = Instant::now();
+        let shapes = self.shared.contract.bind_shapes(shapes).map_err(|kind| self.error(kind))?;
+        let sandbox = self.shared.prepared_sandbox(&shapes).map_err(|kind| self.error(kind))?;
+        self.shared.put_back(shapes, sandbox);
+        Ok(start.elapsed())
+    }
+
+    /// Prepares a sandbox for these inputs and keeps it for a later run.
     ///
     /// # Errors
     /// As [`Model::run`].
@@ -208,112 +221,6 @@ impl Model {
     fn error(&self, kind: ErrorKind) -> Error {
         Error::for_model(&self.shared.label, kind)
     }
-}
-
-impl Shared {
-    fn call(
-        &self,
-        sandbox: &mut dyn Sandbox,
-        call: Call,
-        payload: Payload,
-        phase: Phase,
-    ) -> Result<Answer, ErrorKind> {
-        let limits = &self.policy.limits;
-        let limit = match phase {
-            Phase::Prepare => CallLimit { time: limits.prepare_time, key: TimeKey::Prepare },
-            Phase::Run => CallLimit { time: limits.run_time, key: TimeKey::Run },
-        };
-        let answer = sandbox.call(call, payload, limit);
-        for line in sandbox.take_log() {
-            (self.host.listener)(Event::Log { model: self.label.clone(), line });
-        }
-        answer.map_err(|failure| ErrorKind::from_failure(failure, phase))
-    }
-
-    /// A sandbox that has decoded the model.
-    fn loaded_sandbox(&self) -> Result<Box<dyn Sandbox>, ErrorKind> {
-        let mut sandbox = self.host.sandbox(&self.policy)?;
-        let payload = Payload::Sealed(Arc::clone(self.bytes.sealed()));
-        let answer = self.call(&mut *sandbox, Call::Load, payload, Phase::Prepare)?;
-        match reply(&answer, Phase::Prepare)? {
-            Reply::Ok => Ok(sandbox),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// A sandbox that is prepared for these shapes: one that waits, or a new one.
-    fn prepared_sandbox(&self, shapes: &[InputShape]) -> Result<Box<dyn Sandbox>, ErrorKind> {
-        let (image, loaded) = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(at) = waiting.prepared.iter().rposition(|(for_, _)| for_ == shapes) {
-                return Ok(waiting.prepared.remove(at).1);
-            }
-            match waiting.images.iter().find(|(for_, _)| for_ == shapes) {
-                Some((_, image)) => (Some(Arc::clone(image)), None),
-                None => (None, waiting.loaded.take()),
-            }
-        };
-        if let Some(image) = image {
-            let mut sandbox = self.host.sandbox(&self.policy)?;
-            self.call(&mut *sandbox, Call::Adopt, Payload::Image(image), Phase::Prepare)?;
-            return Ok(sandbox);
-        }
-        let mut sandbox = match loaded {
-            Some(sandbox) => sandbox,
-            None => self.loaded_sandbox()?,
-        };
-        let payload = Payload::Bytes(encode_shapes(shapes));
-        let answer = self.call(&mut *sandbox, Call::Prepare, payload, Phase::Prepare)?;
-        match reply(&answer, Phase::Prepare)? {
-            Reply::Ok => {}
-            _ => return Err(unexpected()),
-        }
-        if let Some(image) = answer.image {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.images.retain(|(for_, _)| for_ != shapes);
-            waiting.images.push((shapes.to_vec(), image));
-            let surplus = waiting.images.len().saturating_sub(MAX_IMAGES);
-            waiting.images.drain(..surplus);
-        }
-        Ok(sandbox)
-    }
-
-    fn put_back(&self, shapes: Vec<InputShape>, sandbox: Box<dyn Sandbox>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.prepared.push((shapes, sandbox));
-        let surplus = waiting.prepared.len().saturating_sub(self.host.idle);
-        let dropped: Vec<_> = waiting.prepared.drain(..surplus).collect();
-        // Ending a sandbox takes a while; nobody else should wait for it.
-        drop(waiting);
-        drop(dropped);
-    }
-}
-
-fn unexpected() -> ErrorKind {
-    ErrorKind::Sandbox("the sandbox gave an answer to another question".into())
-}
-
-/// Decodes an answer; a refusal becomes an error.
-fn reply(answer: &Answer, phase: Phase) -> Result<Reply<'_>, ErrorKind> {
-    let refusal = match decode_reply(&answer.message) {
-        Ok(Reply::Error(refusal)) => refusal,
-        Ok(reply) => return Ok(reply),
-        Err(err) => {
-            return Err(ErrorKind::Sandbox(format!("the sandbox's answer is malformed: {err}")));
-        }
-    };
-    Err(match (refusal.code, phase) {
-        (GuestErrorCode::NotOnnx | GuestErrorCode::ModelRefused, _) => {
-            ErrorKind::Model(refusal.text)
-        }
-        (GuestErrorCode::BadInput | GuestErrorCode::RunFailed, Phase::Run) => {
-            ErrorKind::Run(refusal.text)
-        }
-        (GuestErrorCode::BadInput | GuestErrorCode::RunFailed, Phase::Prepare) => {
-            ErrorKind::Model(refusal.text)
-        }
-        _ => ErrorKind::Sandbox(refusal.text),
-    })
 }
 
 /// Lists the kernels of a sandbox without a model.

@@ -28,6 +28,7 @@ const LIMITS: &[&str] = &[
     "output-size",
     "log-size",
     "stack",
+    "images",
 ];
 const COMPUTE: &[&str] = &["deterministic", "kernels", "threads"];
 
@@ -135,6 +136,7 @@ impl File<'_> {
                 }
                 "log-size" => to.log_size = self.size("limits.log-size", v, bounds::LOG_SIZE)?,
                 "stack" => to.stack = self.size("limits.stack", v, bounds::STACK)?,
+                "images" => to.images = self.count("limits.images", v, bounds::IMAGES)?,
                 _ => return Err(self.unknown(key, &span, "[limits]", LIMITS)),
             }
         }
@@ -202,6 +204,28 @@ impl File<'_> {
         bounds: Bounds<Duration>,
     ) -> Result<Duration, PolicyError> {
         self.quantity(key, value, bounds, DURATION_HINT, parse_duration)
+    }
+
+    fn count(
+        &self,
+        key: &'static str,
+        value: &Value<'_>,
+        bounds: Bounds<u32>,
+    ) -> Result<u32, PolicyError> {
+        let result = match value.get_ref().as_integer() {
+            Some(number) => u32::from_str_radix(number.as_str(), number.radix())
+                .map_err(|_| "not a count".to_owned())
+                .and_then(|parsed| within(parsed, bounds).map(|()| parsed)),
+            None => Err(format!("{}, not an integer", kind(value))),
+        };
+        result.map_err(|why| {
+            let Bounds { min, default, max } = bounds;
+            let hint = format!(
+                "write a number without quotes; from {min} to {max}, or leave the key out for \
+                 {default}"
+            );
+            self.value(key, value, why, hint)
+        })
     }
 
     fn quantity<T: Quantity>(

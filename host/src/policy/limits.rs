@@ -29,6 +29,8 @@ pub struct Limits {
     pub log_size: u64,
     /// Native stack that WebAssembly code may use.
     pub stack: u64,
+    /// Combinations of input shapes for which the prepared model is kept, in memory and on disk.
+    pub images: u32,
 }
 
 /// The least, the usual and the most of one limit.
@@ -66,6 +68,9 @@ pub mod bounds {
     pub const LOG_SIZE: Bounds<u64> = Bounds { min: KIB, default: 64 * KIB, max: 16 * MIB };
     /// Chosen, not measured: deep graphs recurse, and every thread that runs a sandbox pays for it.
     pub const STACK: Bounds<u64> = Bounds { min: 256 * KIB, default: 2 * MIB, max: 16 * MIB };
+    /// An image is as large as the sandbox's memory; a model that is asked for ever new shapes must
+    /// not fill the host's memory and disk with them.
+    pub const IMAGES: Bounds<u32> = Bounds { min: 1, default: 4, max: 64 };
 
     const fn time(default_secs: u64) -> Bounds<Duration> {
         Bounds {
@@ -87,6 +92,7 @@ impl Default for Limits {
             output_size: bounds::OUTPUT_SIZE.default,
             log_size: bounds::LOG_SIZE.default,
             stack: bounds::STACK.default,
+            images: bounds::IMAGES.default,
         }
     }
 }
@@ -108,11 +114,12 @@ impl Limits {
         one("input-size", self.input_size, bounds::INPUT_SIZE)?;
         one("output-size", self.output_size, bounds::OUTPUT_SIZE)?;
         one("log-size", self.log_size, bounds::LOG_SIZE)?;
-        one("stack", self.stack, bounds::STACK)
+        one("stack", self.stack, bounds::STACK)?;
+        one("images", self.images, bounds::IMAGES)
     }
 }
 
-/// What limits are made of: sizes and durations.
+/// What limits are made of: sizes, durations and counts.
 pub(super) trait Quantity: Copy + Ord + Default {
     /// The quantity with its unit, as a policy file would say it.
     fn shown(self) -> impl Display;
@@ -121,6 +128,12 @@ pub(super) trait Quantity: Copy + Ord + Default {
 impl Quantity for u64 {
     fn shown(self) -> impl Display {
         format_size(self)
+    }
+}
+
+impl Quantity for u32 {
+    fn shown(self) -> impl Display {
+        self
     }
 }
 

@@ -96,6 +96,9 @@ fn write_policy(out: &mut String, spec: &Measured) -> std::fmt::Result {
     line("log-size", format_size(default.log_size), "not measured: the default".to_owned())?;
     line("stack", format_size(default.stack), "not measured: the default".to_owned())?;
 
+    let images = format!("images = {}", default.images);
+    writeln!(out, "{images:<28} # input shapes it is kept prepared for: the default")?;
+
     writeln!(out, "\n[compute]")?;
     writeln!(out, "deterministic = false        # true: bit-identical on every machine, but slower")
 }

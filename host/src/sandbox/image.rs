@@ -65,7 +65,8 @@ impl Image {
         Image::checked(SealedBytes::take_over(fd)?)
     }
 
-    fn checked(bytes: SealedBytes) -> io::Result<Image> {
+    /// An image from the store, which has verified it.
+    pub(super) fn checked(bytes: SealedBytes) -> io::Result<Image> {
         match usize::try_from(bytes.len()) {
             Ok(len) if len <= MAX_LEN && len.is_multiple_of(WASM_PAGE) => {
                 Ok(Image { bytes, len, mapping: OnceLock::new() })

@@ -15,6 +15,25 @@ use crate::confine::process::{WorkerProcess, WorkerProgram};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+/// A worker process that waits for its set-up.
+pub(crate) struct Worker {
+    process: WorkerProcess,
+    channel: Channel,
+}
+
+impl Worker {
+    /// Starts a process, which goes on starting while something else is done here.
+    pub(crate) fn spawn(program: &WorkerProgram) -> Result<Worker, Failure> {
+        let (channel, theirs) = Channel::pair().map_err(not_started)?;
+        let process = WorkerProcess::spawn(program, theirs).map_err(not_started)?;
+        Ok(Worker { process, channel })
+    }
+}
+
+fn not_started(err: std::io::Error) -> Failure {
+    Failure::Host(format!("a worker process could not be started: {err}"))
+}
+
 /// A sandbox in a worker process.
 pub(crate) struct WorkerSandbox {
     process: WorkerProcess,
@@ -24,22 +43,18 @@ pub(crate) struct WorkerSandbox {
 }
 
 impl WorkerSandbox {
-    /// Starts a worker. `inputs` is the most bytes that go in with one call, the model excepted.
+    /// Makes a worker a sandbox. `inputs` is the most bytes that go in with one call, the model excepted.
     pub(crate) fn start(
-        program: &WorkerProgram,
+        worker: Worker,
         code: &VerifiedCode,
         variant: Variant,
         limits: SandboxLimits,
         inputs: u64,
     ) -> Result<WorkerSandbox, Failure> {
-        let failed = |err: std::io::Error| {
-            Failure::Host(format!("a worker process could not be started: {err}"))
-        };
-        let shared = SharedBuffer::new(inputs.max(limits.answer)).map_err(failed)?;
-        let (mut channel, theirs) = Channel::pair().map_err(failed)?;
-        let process = WorkerProcess::spawn(program, theirs).map_err(failed)?;
+        let Worker { process, mut channel } = worker;
+        let shared = SharedBuffer::new(inputs.max(limits.answer)).map_err(not_started)?;
         let descriptors = [code.sealed().as_fd(), shared.as_fd()];
-        channel.send(&Setup { variant, limits }, &descriptors).map_err(failed)?;
+        channel.send(&Setup { variant, limits }, &descriptors).map_err(not_started)?;
         Ok(WorkerSandbox { process, channel, shared, log: Vec::new() })
     }
 

@@ -34,6 +34,7 @@ fn default_policy_is_the_built_in_default() {
         "output-size",
         "log-size",
         "stack",
+        "images",
         "deterministic",
         "kernels",
         "threads",

@@ -1,0 +1,209 @@
+//! `belljar prepare`: images of a model ahead of its runs.
+
+use std::io::{BufWriter, Write, stdout};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::args::{Format, Prepare};
+use super::failure::Failure;
+use super::host::{Store, load};
+use super::json;
+use super::new_policy::parse_shape;
+use super::table::Table;
+use super::terminal::Terminal;
+use crate::error::Error;
+use crate::text::Hostile;
+use crate::{Description, Dim, InputShape, ValueInfo};
+
+/// One image, and what it took.
+struct Prepared {
+    shapes: Vec<InputShape>,
+    time: Duration,
+    /// It was in the store already.
+    stored: bool,
+}
+
+pub(super) fn prepare(arguments: &Prepare, terminal: &Terminal) -> Result<(), Failure> {
+    let given: Vec<InputShape> = arguments
+        .input_shapes
+        .iter()
+        .map(|text| {
+            let (name, dims) = parse_shape(text)?;
+            Ok(InputShape { name, dims: dims.iter().map(|dim| *dim as u64).collect() })
+        })
+        .collect::<Result<_, Failure>>()?;
+    let loaded = load(&arguments.model, Store::Used, terminal)?;
+    let (model, store) = (&loaded.model, loaded.host.image_store());
+    // To fill a store that cannot be used would be in vain.
+    store.remove_leftovers().map_err(Error::new)?;
+    let combinations = combinations(model.description(), &given)?;
+    let most = model.policy().limits.images;
+    if combinations.len() as u64 > u64::from(most) {
+        let count = combinations.len();
+        return Err(Failure::usage(format!("{count} images, but the policy keeps {most}"))
+            .hint("raise `limits.images` in a policy"));
+    }
+    let mut prepared = Vec::new();
+    for shapes in combinations {
+        let before = model.calls().prepare;
+        let time = terminal.progress("preparing the model", || model.prepare_for(&shapes))?;
+        prepared.push(Prepared { shapes, time, stored: model.calls().prepare == before });
+    }
+    store.finish();
+    let digest = model.digest();
+    let kept = store.list().map_err(Error::new)?;
+    let is_kept = |shapes: &[InputShape]| {
+        kept.iter().any(|stored| {
+            let good = stored.current && stored.broken.is_none();
+            good && stored.model == Some(digest) && stored.shapes == shapes
+        })
+    };
+    if let Some(lost) = prepared.iter().find(|prepared| !is_kept(&prepared.shapes)) {
+        let shapes = shapes_text(&lost.shapes);
+        return Err(Failure::failed(format!("the image for {shapes} was not stored"))
+            .hint("--verbose says why; BELLJAR_STORE_SIZE is the size of the store"));
+    }
+    let mut out = BufWriter::new(stdout().lock());
+    match arguments.format {
+        Format::Table => {
+            let mut table = Table::default().right(2);
+            for Prepared { shapes, time, stored } in &prepared {
+                let what = if *stored { "in the store" } else { "prepared" };
+                let time = format!("{:.1} ms", time.as_secs_f64() * 1e3);
+                table.row([what.to_owned(), shapes_text(shapes), time]);
+            }
+            table.print(&mut out, 0)
+        }
+        Format::Json => {
+            let images = prepared.iter().map(|prepared| {
+                json!({
+                    "shapes": shapes_json(&prepared.shapes),
+                    "was_stored": prepared.stored,
+                    "prepare_ms": prepared.time.as_secs_f64() * 1e3,
+                })
+            });
+            let answer = json!({
+                "model": { "sha256": digest.to_string(), "bytes": loaded.size },
+                "images": images.collect::<Vec<_>>(),
+            });
+            json::print(&answer, &mut out)
+        }
+    }
+    .and_then(|()| out.flush())
+    .map_err(Failure::output)
+}
+
+/// `image 1×3×224×224, mask 1×224`; names are escaped.
+pub(super) fn shapes_text(shapes: &[InputShape]) -> String {
+    let shapes = shapes.iter().map(|shape| {
+        let dims: Vec<String> = shape.dims.iter().map(ToString::to_string).collect();
+        let dims = if dims.is_empty() { "scalar".to_owned() } else { dims.join("×") };
+        format!("{} {dims}", Hostile::cut(&shape.name, 60))
+    });
+    shapes.collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn shapes_json(shapes: &[InputShape]) -> serde_json::Value {
+    shapes.iter().map(|shape| json!({ "name": shape.name, "shape": shape.dims })).collect()
+}
+
+/// The shapes of all inputs, once for each image.
+fn combinations(
+    description: &Description,
+    given: &[InputShape],
+) -> Result<Vec<Vec<InputShape>>, Failure> {
+    let inputs: Vec<&ValueInfo> =
+        description.inputs.iter().filter(|input| !input.has_default).collect();
+    if let Some(unknown) = given.iter().find(|shape| !inputs.iter().any(|i| i.name == shape.name)) {
+        let name = Hostile::cut(&unknown.name, 60);
+        return Err(Failure::usage(format!("the model takes no input {name}"))
+            .hint("`belljar inspect` shows what the model declares"));
+    }
+    let of_each =
+        inputs.iter().map(|input| shapes_of(input, given)).collect::<Result<Vec<_>, _>>()?;
+    let count = of_each.iter().map(Vec::len).max().unwrap_or(1);
+    if let Some(odd) = of_each.iter().find(|shapes| shapes.len() != 1 && shapes.len() != count) {
+        let name = odd.first().map_or("", |shape| shape.name.as_str());
+        let (name, found) = (Hostile::cut(name, 60), odd.len());
+        return Err(Failure::usage(format!(
+            "{found} shapes for {name}, but {count} for another input: give one, or as many"
+        )));
+    }
+    let nth = |number: usize| {
+        let shapes = of_each.iter().filter_map(|shapes| shapes.get(number).or(shapes.first()));
+        shapes.cloned().collect()
+    };
+    Ok((0..count).map(nth).collect())
+}
+
+/// The given shapes of an input, or the one it declares.
+fn shapes_of(input: &ValueInfo, given: &[InputShape]) -> Result<Vec<InputShape>, Failure> {
+    let given: Vec<InputShape> =
+        given.iter().filter(|shape| shape.name == input.name).cloned().collect();
+    if !given.is_empty() {
+        return Ok(given);
+    }
+    let dims: Option<Vec<u64>> = input.shape.as_ref().and_then(|dims| {
+        let fixed = |dim: &Dim| match dim {
+            Dim::Fixed(size) => Some(*size),
+            Dim::Symbol(_) | Dim::Unknown => None,
+        };
+        dims.iter().map(fixed).collect()
+    });
+    let name = Hostile::cut(&input.name, 60);
+    match dims {
+        Some(dims) => Ok(vec![InputShape { name: input.name.clone(), dims }]),
+        None => {
+            let declared = match &input.shape {
+                Some(dims) => {
+                    let dims: Vec<String> = dims.iter().map(ToString::to_string).collect();
+                    Hostile::cut(&dims.join(","), 100).to_string()
+                }
+                None => "any shape".to_owned(),
+            };
+            Err(Failure::usage(format!("the model leaves the shape of input {name} open"))
+                .hint(format!("give --input-shape {name}=N,N,… for its {declared}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input(name: &str, dims: &[Dim]) -> ValueInfo {
+        ValueInfo {
+            name: name.into(),
+            elem_type: 1,
+            shape: Some(dims.to_vec()),
+            has_default: false,
+        }
+    }
+
+    fn shape(name: &str, dims: &[u64]) -> InputShape {
+        InputShape { name: name.into(), dims: dims.to_vec() }
+    }
+
+    #[test]
+    fn shapes_of_all_inputs_go_together() {
+        let open = Dim::Symbol("n".into());
+        let description = Description {
+            inputs: vec![input("x", &[open, Dim::Fixed(3)]), input("scale", &[Dim::Fixed(2)])],
+            ..Description::default()
+        };
+        let both = |given: &[InputShape]| combinations(&description, given).ok();
+        let scale = shape("scale", &[2]);
+        assert_eq!(
+            both(&[shape("x", &[1, 3]), shape("x", &[8, 3])]),
+            Some(vec![
+                vec![shape("x", &[1, 3]), scale.clone()],
+                vec![shape("x", &[8, 3]), scale.clone()]
+            ])
+        );
+        assert_eq!(both(&[]), None);
+        assert_eq!(both(&[shape("x", &[1, 3]), shape("y", &[1])]), None);
+        let three = [shape("x", &[1, 3]), shape("x", &[2, 3]), shape("x", &[3, 3])];
+        assert_eq!(both(&[&three[..], &[scale.clone(), scale.clone()]].concat()), None);
+    }
+}

@@ -1,0 +1,219 @@
+//! What all clones of a model share: its sandboxes and images, and how they are called.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use belljar_abi::{Description, GuestErrorCode, InputShape, Reply, decode_reply, encode_shapes};
+
+use super::contract::Contract;
+use crate::error::{ErrorKind, Phase};
+use crate::host::{Event, Inner};
+use crate::policy::Policy;
+use crate::sandbox::{Answer, Call, CallLimit, Image, ImageKey, Limit, Payload, Sandbox, TimeKey};
+use crate::trust::ModelBytes;
+
+pub(super) struct Shared {
+    pub(super) host: Arc<Inner>,
+    pub(super) bytes: ModelBytes,
+    pub(super) label: String,
+    pub(super) policy: Policy,
+    pub(super) description: Description,
+    pub(super) contract: Arc<Contract>,
+    pub(super) waiting: Mutex<Waiting>,
+    /// One for each field of [`Calls`].
+    pub(super) calls: [AtomicU64; 5],
+}
+
+/// Sandboxes that wait for work.
+#[derive(Default)]
+pub(super) struct Waiting {
+    /// Holds the decoded model, prepared for no shapes yet: left from the description.
+    pub(super) loaded: Option<Box<dyn Sandbox>>,
+    /// Prepared for these shapes; the least recently used first.
+    pub(super) prepared: Vec<(Vec<InputShape>, Box<dyn Sandbox>)>,
+    /// The memory of prepared sandboxes, from which others for the same shapes start; the least
+    /// recently made first.
+    pub(super) images: Vec<(Vec<InputShape>, Arc<Image>)>,
+}
+
+impl Shared {
+    pub(super) fn call(
+        &self,
+        sandbox: &mut dyn Sandbox,
+        call: Call,
+        payload: Payload,
+        phase: Phase,
+    ) -> Result<Answer, ErrorKind> {
+        let [load, describe, prepare, adopt, run] = &self.calls;
+        let count = match call {
+            Call::Load => Some(load),
+            Call::Describe => Some(describe),
+            Call::Prepare => Some(prepare),
+            Call::Adopt => Some(adopt),
+            Call::Run => Some(run),
+            Call::Kernels => None,
+        };
+        count.map(|count| count.fetch_add(1, Ordering::Relaxed));
+        let limits = &self.policy.limits;
+        let limit = match phase {
+            Phase::Prepare => CallLimit { time: limits.prepare_time, key: TimeKey::Prepare },
+            Phase::Run => CallLimit { time: limits.run_time, key: TimeKey::Run },
+        };
+        let answer = sandbox.call(call, payload, limit);
+        for line in sandbox.take_log() {
+            (self.host.listener)(Event::Log { model: self.label.clone(), line });
+        }
+        answer.map_err(|failure| ErrorKind::from_failure(failure, phase))
+    }
+
+    /// What the model says about itself, and the sandbox that it said so in.
+    pub(super) fn described_sandbox(
+        &self,
+    ) -> Result<(Description, Option<Box<dyn Sandbox>>), ErrorKind> {
+        let mut sandbox = self.loaded_sandbox()?;
+        let answer = self.call(&mut *sandbox, Call::Describe, Payload::Empty, Phase::Prepare)?;
+        let described = description(&answer.message)?;
+        if let Some(store) = self.host.store() {
+            store.keep_description(self.bytes.digest(), &self.label, answer.message);
+        }
+        Ok((described, Some(sandbox)))
+    }
+
+    /// The memory of a sandbox that was prepared for these shapes, if the store has it.
+    fn stored_image(&self, shapes: &[InputShape]) -> Result<Option<Arc<Image>>, ErrorKind> {
+        let Some(store) = self.host.store() else { return Ok(None) };
+        let limit = self.policy.limits.memory;
+        match store.image(&self.image_key(shapes), limit) {
+            Ok(image) => Ok(image.map(Arc::new)),
+            Err(_) => Err(Limit::Memory { limit }.into()),
+        }
+    }
+
+    fn image_key<'a>(&self, shapes: &'a [InputShape]) -> ImageKey<'a> {
+        ImageKey {
+            model: self.bytes.digest(),
+            deterministic: self.policy.compute.deterministic,
+            native_kernels: self.policy.compute.native_kernels(),
+            shapes,
+        }
+    }
+
+    /// How many images are kept, in memory and in the store.
+    fn max_images(&self) -> usize {
+        usize::try_from(self.policy.limits.images).unwrap_or(usize::MAX)
+    }
+
+    /// Keeps an image for other sandboxes.
+    fn share(&self, shapes: &[InputShape], image: Arc<Image>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.images.retain(|(for_, _)| for_ != shapes);
+        waiting.images.push((shapes.to_vec(), image));
+        let surplus = waiting.images.len().saturating_sub(self.max_images());
+        waiting.images.drain(..surplus);
+    }
+
+    /// A sandbox that has decoded the model.
+    fn loaded_sandbox(&self) -> Result<Box<dyn Sandbox>, ErrorKind> {
+        let mut sandbox = self.host.sandbox(&self.policy)?;
+        let payload = Payload::Sealed(Arc::clone(self.bytes.sealed()));
+        let answer = self.call(&mut *sandbox, Call::Load, payload, Phase::Prepare)?;
+        match reply(&answer, Phase::Prepare)? {
+            Reply::Ok => Ok(sandbox),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A sandbox that is prepared for these shapes: one that waits, or a new one.
+    pub(super) fn prepared_sandbox(
+        &self,
+        shapes: &[InputShape],
+    ) -> Result<Box<dyn Sandbox>, ErrorKind> {
+        let image = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(at) = waiting.prepared.iter().rposition(|(for_, _)| for_ == shapes) {
+                return Ok(waiting.prepared.remove(at).1);
+            }
+            let image = waiting.images.iter().find(|(for_, _)| for_ == shapes);
+            image.map(|(_, image)| Arc::clone(image))
+        };
+        let image = match image {
+            Some(image) => Some(image),
+            None => self.stored_image(shapes)?.inspect(|image| {
+                self.share(shapes, Arc::clone(image));
+            }),
+        };
+        if let Some(image) = image {
+            let mut sandbox = self.host.sandbox(&self.policy)?;
+            self.call(&mut *sandbox, Call::Adopt, Payload::Image(image), Phase::Prepare)?;
+            return Ok(sandbox);
+        }
+        let loaded = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).loaded.take();
+        let mut sandbox = match loaded {
+            Some(sandbox) => sandbox,
+            None => self.loaded_sandbox()?,
+        };
+        let payload = Payload::Bytes(encode_shapes(shapes));
+        let answer = self.call(&mut *sandbox, Call::Prepare, payload, Phase::Prepare)?;
+        match reply(&answer, Phase::Prepare)? {
+            Reply::Ok => {}
+            _ => return Err(unexpected()),
+        }
+        if let Some(image) = answer.image {
+            if let Some(store) = self.host.store() {
+                let key = self.image_key(shapes);
+                store.keep_image(&key, &self.label, &image, self.max_images());
+            }
+            self.share(shapes, image);
+        }
+        Ok(sandbox)
+    }
+
+    pub(super) fn put_back(&self, shapes: Vec<InputShape>, sandbox: Box<dyn Sandbox>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.prepared.push((shapes, sandbox));
+        let surplus = waiting.prepared.len().saturating_sub(self.host.idle);
+        let dropped: Vec<_> = waiting.prepared.drain(..surplus).collect();
+        // Ending a sandbox takes a while; nobody else should wait for it.
+        drop(waiting);
+        drop(dropped);
+    }
+}
+
+pub(super) fn unexpected() -> ErrorKind {
+    ErrorKind::Sandbox("the sandbox gave an answer to another question".into())
+}
+
+/// Decodes what a sandbox said about a model, now or before it was stored.
+pub(super) fn description(message: &[u8]) -> Result<Description, ErrorKind> {
+    match decoded(message, Phase::Prepare)? {
+        Reply::Description(description) => Ok(description),
+        _ => Err(unexpected()),
+    }
+}
+
+pub(super) fn reply(answer: &Answer, phase: Phase) -> Result<Reply<'_>, ErrorKind> {
+    decoded(&answer.message, phase)
+}
+
+/// Decodes an answer; a refusal becomes an error.
+fn decoded(message: &[u8], phase: Phase) -> Result<Reply<'_>, ErrorKind> {
+    let refusal = match decode_reply(message) {
+        Ok(Reply::Error(refusal)) => refusal,
+        Ok(reply) => return Ok(reply),
+        Err(err) => {
+            return Err(ErrorKind::Sandbox(format!("the sandbox's answer is malformed: {err}")));
+        }
+    };
+    Err(match (refusal.code, phase) {
+        (GuestErrorCode::NotOnnx | GuestErrorCode::ModelRefused, _) => {
+            ErrorKind::Model(refusal.text)
+        }
+        (GuestErrorCode::BadInput | GuestErrorCode::RunFailed, Phase::Run) => {
+            ErrorKind::Run(refusal.text)
+        }
+        (GuestErrorCode::BadInput | GuestErrorCode::RunFailed, Phase::Prepare) => {
+            ErrorKind::Model(refusal.text)
+        }
+        _ => ErrorKind::Sandbox(refusal.text),
+    })
+}

@@ -1,0 +1,248 @@
+//! Files that are used only if this user's Belljar wrote them, and wrote them under this name.
+//!
+//! A file is a seal, a head and data. The head holds what is said about the data and the hash of
+//! each of its parts; the seal is a hash of the file's name and the head. All hashes are BLAKE3 in
+//! keyed mode. Nothing is looked at before the seal was found good; the data is then copied part
+//! by part into memory of ours, by several threads, and each part hashed from the copy.
+//!
+//! ```text
+//! seal: 32 bytes | length of the head: u32 | head | data
+//! head: format: u32 | about: length u32, bytes | table: length u32, bytes
+//!       | length of the data: u64 | hash of each part: 32 bytes each
+//! ```
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use blake3::{Hash, OUT_LEN};
+
+/// Changes with the layout: a file of another format is not used.
+pub(super) const FORMAT: u32 = 1;
+
+/// Bytes of a part of the data: small enough that it is still in the processor's cache when it is
+/// hashed and written, large enough that system calls do not show.
+const PART: usize = 256 << 10;
+
+/// Longest head: the table of an image with every second page empty, twice.
+const MAX_HEAD: u64 = 16 << 20;
+
+/// Most threads that read one file, and the least parts that another one is worth.
+const MAX_THREADS: usize = 4;
+const PARTS_PER_THREAD: usize = 8;
+
+/// The keys that seals of one kind are made with. Good code is no good image.
+pub(super) struct Keys {
+    seal: [u8; 32],
+    part: [u8; 32],
+}
+
+/// What kind of file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Code,
+    Description,
+    Image,
+}
+
+impl Keys {
+    pub(super) fn new(secret: &[u8; 32], kind: Kind) -> Keys {
+        let (seal, part) = match kind {
+            Kind::Code => ("belljar 2026 code seal", "belljar 2026 code part"),
+            Kind::Description => ("belljar 2026 description seal", "belljar 2026 description part"),
+            Kind::Image => ("belljar 2026 image seal", "belljar 2026 image part"),
+        };
+        Keys { seal: blake3::derive_key(seal, secret), part: blake3::derive_key(part, secret) }
+    }
+
+    /// The seal covers the name too: good content under another name is refused.
+    fn seal(&self, name: &str, head: &[u8]) -> Hash {
+        let mut hasher = blake3::Hasher::new_keyed(&self.seal);
+        hasher.update(&(name.len() as u64).to_le_bytes());
+        hasher.update(name.as_bytes());
+        hasher.update(head);
+        hasher.finalize()
+    }
+}
+
+/// What is said about the data, and where it goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct About {
+    pub(super) about: Vec<u8>,
+    pub(super) table: Vec<u8>,
+}
+
+/// Writes a file. `data` fills a buffer from an offset of the data, which is `len` bytes long.
+pub(super) fn write(
+    file: &mut File,
+    keys: &Keys,
+    name: &str,
+    about: &About,
+    len: u64,
+    mut data: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut head = Vec::new();
+    head.extend(FORMAT.to_le_bytes());
+    for bytes in [&about.about, &about.table] {
+        let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        head.extend(len.to_le_bytes());
+        head.extend_from_slice(bytes);
+    }
+    head.extend(len.to_le_bytes());
+    let hashes = head.len();
+    head.resize(hashes + parts(len) * OUT_LEN, 0);
+    if head.len() as u64 > MAX_HEAD {
+        return Err(io::Error::other("there is too much to say about it"));
+    }
+    let start = (OUT_LEN + 4 + head.len()) as u64;
+    let mut part = vec![0; PART];
+    for (number, to) in head.get_mut(hashes..).unwrap_or_default().chunks_mut(OUT_LEN).enumerate() {
+        let at = (number * PART) as u64;
+        let part = part.get_mut(..part_len(len, number)).unwrap_or_default();
+        data(at, part)?;
+        to.copy_from_slice(blake3::keyed_hash(&keys.part, part).as_bytes());
+        file.write_all_at(part, start + at)?;
+    }
+    let len = u32::try_from(head.len()).map_err(io::Error::other)?;
+    file.write_all(keys.seal(name, &head).as_bytes())?;
+    file.write_all(&len.to_le_bytes())?;
+    file.write_all(&head)
+}
+
+fn parts(len: u64) -> usize {
+    usize::try_from(len.div_ceil(PART as u64)).unwrap_or(usize::MAX)
+}
+
+fn part_len(len: u64, number: usize) -> usize {
+    let left = len.saturating_sub((number * PART) as u64);
+    usize::try_from(left).unwrap_or(usize::MAX).min(PART)
+}
+
+/// A file whose seal was good. Its data may still be spoilt.
+#[derive(Debug)]
+pub(super) struct SealedFile {
+    file: File,
+    pub(super) about: About,
+    len: u64,
+    data_at: u64,
+    hashes: Vec<u8>,
+}
+
+impl SealedFile {
+    /// Checks the seal. `most` is the most bytes of data that are of use. `Err` says why the file
+    /// is not to be used.
+    pub(super) fn open(
+        mut file: File,
+        keys: &Keys,
+        name: &str,
+        most: u64,
+    ) -> Result<SealedFile, String> {
+        let io = |err: io::Error| err.to_string();
+        let metadata = file.metadata().map_err(io)?;
+        let size = metadata.len();
+        let strange = || format!("its size is {size} bytes");
+        if size < OUT_LEN as u64 + 4 {
+            return Err(strange());
+        }
+        let (mut seal, mut len) = ([0; OUT_LEN], [0; 4]);
+        file.read_exact(&mut seal).and_then(|()| file.read_exact(&mut len)).map_err(io)?;
+        let head_len = u64::from(u32::from_le_bytes(len));
+        let data_at = OUT_LEN as u64 + 4 + head_len;
+        if head_len > MAX_HEAD || data_at > size {
+            return Err("its head is longer than it can be".into());
+        }
+        let mut head = Vec::new();
+        (&mut file).take(head_len).read_to_end(&mut head).map_err(io)?;
+        // Comparing BLAKE3 hashes takes the same time wherever they differ.
+        if head.len() as u64 != head_len || keys.seal(name, &head) != Hash::from_bytes(seal) {
+            return Err("its seal does not match its content".into());
+        }
+        // What follows was written by this user's Belljar, if perhaps by another version.
+        let (about, len, hashes) = parse(&head).ok_or("it is of another format")?;
+        if size.checked_sub(data_at) != Some(len) || len > most {
+            return Err(strange());
+        }
+        Ok(SealedFile { file, about, len, data_at, hashes })
+    }
+
+    /// Length of the data.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The file, to note that it was used.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Hands on every part of the data with its offset, from several threads and in any order.
+    /// What was handed on must not be used unless this says that all of it was good.
+    pub(super) fn read(
+        &self,
+        keys: &Keys,
+        take: impl Fn(u64, &[u8]) -> io::Result<()> + Sync,
+    ) -> Result<(), String> {
+        let hashes: Vec<&[u8]> = self.hashes.chunks(OUT_LEN).collect();
+        let (next, wrong) = (AtomicUsize::new(0), Mutex::new(None));
+        let work = || {
+            let mut buffer = vec![0; PART];
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some(expected) = hashes.get(number) else { return };
+                if let Err(why) = self.read_part(keys, number, expected, &mut buffer, &take) {
+                    next.store(hashes.len(), Ordering::Relaxed);
+                    *wrong.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(why);
+                }
+            }
+        };
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = (hashes.len() / PARTS_PER_THREAD).min(processors).min(MAX_THREADS);
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                // Without another thread it only takes longer.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
+        });
+        wrong.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    fn read_part(
+        &self,
+        keys: &Keys,
+        number: usize,
+        expected: &[u8],
+        buffer: &mut [u8],
+        take: &impl Fn(u64, &[u8]) -> io::Result<()>,
+    ) -> Result<(), String> {
+        let at = (number * PART) as u64;
+        let part = buffer.get_mut(..part_len(self.len, number)).unwrap_or_default();
+        self.file.read_exact_at(part, self.data_at + at).map_err(|err| err.to_string())?;
+        let expected = <[u8; OUT_LEN]>::try_from(expected).unwrap_or_default();
+        if blake3::keyed_hash(&keys.part, part) != Hash::from_bytes(expected) {
+            return Err("its seal does not match its content".into());
+        }
+        take(at, part).map_err(|err| err.to_string())
+    }
+}
+
+fn parse(head: &[u8]) -> Option<(About, u64, Vec<u8>)> {
+    let number = |bytes: &[u8]| Some(u32::from_le_bytes(bytes.try_into().ok()?));
+    let (format, rest) = head.split_at_checked(4)?;
+    if number(format)? != FORMAT {
+        return None;
+    }
+    let text = |rest: &'_ [u8]| -> Option<(Vec<u8>, usize)> {
+        let len = number(rest.get(..4)?)? as usize;
+        Some((rest.get(4..)?.get(..len)?.to_vec(), 4 + len))
+    };
+    let (about, taken) = text(rest)?;
+    let rest = rest.get(taken..)?;
+    let (table, taken) = text(rest)?;
+    let (len, hashes) = rest.get(taken..)?.split_at_checked(8)?;
+    let len = u64::from_le_bytes(len.try_into().ok()?);
+    (hashes.len() == parts(len).checked_mul(OUT_LEN)?)
+        .then(|| (About { about, table }, len, hashes.to_vec()))
+}
