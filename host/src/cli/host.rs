@@ -21,7 +21,12 @@ pub(super) struct Loaded {
     pub(super) load_time: Duration,
 }
 
-pub(super) fn host(isolation: IsolationArg, terminal: &Terminal) -> Result<Host, Failure> {
+/// `idle` is how many sandboxes of a model are kept: as many as there are requests at once.
+pub(super) fn host(
+    isolation: IsolationArg,
+    idle: usize,
+    terminal: &Terminal,
+) -> Result<Host, Failure> {
     let isolation = match isolation {
         IsolationArg::Process => Isolation::Process,
         IsolationArg::Thread => Isolation::Thread,
@@ -36,25 +41,37 @@ pub(super) fn host(isolation: IsolationArg, terminal: &Terminal) -> Result<Host,
         }
         Event::Log { line, .. } => terminal.note(&format!("runner: {}", Hostile::new(&line))),
     };
-    // A command runs one thing at a time.
-    Ok(Host::builder().isolation(isolation).idle_sandboxes(1).on_event(listener).build()?)
+    Ok(Host::builder().isolation(isolation).idle_sandboxes(idle).on_event(listener).build()?)
+}
+
+/// The policy that was named, or the default one; the former also with where it came from.
+pub(super) fn rules(
+    arguments: &ModelArgs,
+    terminal: &Terminal,
+) -> Result<(Policy, Option<LoadedPolicy>), Failure> {
+    let Some(path) = &arguments.policy else { return Ok((Policy::default(), None)) };
+    let loaded = Policy::load(path).map_err(Error::from)?;
+    let digest = crate::Digest::from(loaded.source.sha256);
+    terminal.note(&format!("policy {} (SHA-256 {digest})", shown(&loaded.source.path)));
+    Ok((loaded.policy.clone(), Some(loaded)))
 }
 
 /// Reads, checks and loads the model.
 pub(super) fn load(arguments: &ModelArgs, terminal: &Terminal) -> Result<Loaded, Failure> {
-    let policy = match &arguments.policy {
-        Some(path) => Some(Policy::load(path).map_err(Error::from)?),
-        None => None,
-    };
-    let rules = policy.as_ref().map_or_else(Policy::default, |loaded| loaded.policy.clone());
-    if let Some(loaded) = &policy {
-        let digest = crate::Digest::from(loaded.source.sha256);
-        terminal.note(&format!("policy {} (SHA-256 {digest})", shown(&loaded.source.path)));
-    }
+    // A command runs one thing at a time.
+    load_on(&host(arguments.isolation, 1, terminal)?, arguments, terminal)
+}
+
+/// Reads, checks and loads the model on a host that is there already.
+pub(super) fn load_on(
+    host: &Host,
+    arguments: &ModelArgs,
+    terminal: &Terminal,
+) -> Result<Loaded, Failure> {
+    let (rules, policy) = rules(arguments, terminal)?;
     let start = Instant::now();
     let bytes = read_model(&arguments.model, rules.limits.model_size)?;
     let read_time = start.elapsed();
-    let host = host(arguments.isolation, terminal)?;
     let size = bytes.size();
     // Compiling the guest, once for this machine, is no part of any model's time.
     terminal.progress("starting", || host.warm_up(&rules))?;

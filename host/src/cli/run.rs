@@ -12,6 +12,7 @@ use super::outputs::{Labels, Printing, write};
 use super::table::Table;
 use super::terminal::Terminal;
 use super::{inputs, json};
+use crate::policy::LoadedPolicy;
 
 /// Where the time went.
 struct Times {
@@ -90,12 +91,6 @@ fn answer(
     outputs: serde_json::Value,
     times: &Times,
 ) -> serde_json::Value {
-    let policy = loaded.policy.as_ref().map(|loaded| {
-        json!({
-            "path": loaded.source.path.to_string_lossy(),
-            "sha256": crate::Digest::from(loaded.source.sha256).to_string(),
-        })
-    });
     let times: serde_json::Map<_, _> = times
         .entries()
         .iter()
@@ -107,9 +102,19 @@ fn answer(
             "sha256": loaded.model.digest().to_string(),
             "bytes": loaded.size,
         },
-        "policy": policy,
+        "policy": policy_json(loaded.policy.as_ref()),
         "outputs": outputs,
         "time": times,
+    })
+}
+
+/// Which policy it was, or null for the default one.
+pub(super) fn policy_json(policy: Option<&LoadedPolicy>) -> serde_json::Value {
+    policy.map_or(serde_json::Value::Null, |loaded| {
+        json!({
+            "path": loaded.source.path.to_string_lossy(),
+            "sha256": crate::Digest::from(loaded.source.sha256).to_string(),
+        })
     })
 }
 
