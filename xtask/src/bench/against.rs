@@ -1,0 +1,58 @@
+//! The other build of Belljar that this one is compared with: a program as it is, or a commit that
+//! is checked out and built.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::Repo;
+use crate::run::{self, say};
+use crate::setup;
+
+/// The program that `named` is or that is built from it, in a place of its own.
+pub(super) fn program(repo: &Repo, named: &str) -> Result<PathBuf> {
+    if Path::new(named).is_file() {
+        return std::path::absolute(named).context("where the other program is");
+    }
+    let mut git = Command::new("git");
+    git.arg("-C").arg(repo.root()).args(["rev-parse", "--verify", "--quiet", "--end-of-options"]);
+    git.arg(format!("{named}^{{commit}}"));
+    let Some(commit) = run::ask(&mut git, Duration::from_secs(20)) else {
+        bail!("{named:?} is neither a program nor a commit");
+    };
+    let commit = commit.trim();
+    let folder = repo.target().join("bench/against").join(commit);
+    let program = folder.join("belljar");
+    if program.is_file() {
+        return Ok(program);
+    }
+    say(format!("building {named} ({commit})"));
+    let sources = folder.join("sources");
+    if !sources.join("Cargo.toml").is_file() {
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let mut git = Command::new("git");
+        git.arg("-C").arg(repo.root()).args(["worktree", "add", "--force", "--detach"]);
+        run::run(git.arg(&sources).arg(commit).stdout(std::io::stderr()))?;
+    }
+    build(repo, &sources)?;
+    // The next build would take its place.
+    fs::copy(setup::belljar(repo), &program).context("keeping the other program")?;
+    let mut git = Command::new("git");
+    git.arg("-C").arg(repo.root()).args(["worktree", "remove", "--force"]).arg(&sources);
+    run::run(git.stdout(std::io::stderr()))?;
+    Ok(program)
+}
+
+/// Its guest with its own tools, in its own place; its host where this one is built, as both have
+/// most of their dependencies in common.
+fn build(repo: &Repo, sources: &Path) -> Result<()> {
+    let mut guest = setup::cargo(repo);
+    guest.current_dir(sources).env_remove("CARGO_TARGET_DIR").args(["xtask", "guest"]);
+    run::run(&mut guest).context("building the guest of the other commit")?;
+    let mut host = setup::cargo(repo);
+    host.current_dir(sources).args(["build", "--release", "-p", "belljar"]);
+    run::run(&mut host).context("building the other commit")
+}
