@@ -45,7 +45,7 @@ pub(crate) fn rate(options: &Options, cases: &[Case], programs: &[Program]) -> R
             peer.load(case)?;
             let outputs = peer.outputs()?;
             case.check(peer.name(), &outputs)?;
-            // Belljar starts its other sandboxes here.
+            // Belljar has its other sandboxes from here on.
             peer.rate(CLIENTS, turn / 2).with_context(|| peer.name().to_owned())?;
         }
         for clients in 1..=CLIENTS {

@@ -1,8 +1,7 @@
 //! What sandboxes that wait for work hold in memory, at one, a hundred and a thousand of them.
 //!
 //! Each count is looked at in a process of its own, which this program starts as its own child with
-//! `--sandboxes N`: that one is the supervisor and nothing else. Sandboxes of one model come into
-//! being when as many requests run at once, so that each has served at least one.
+//! `--sandboxes N`: that one is the supervisor and nothing else.
 //!
 //! Counted is PSS (`smaps_rollup`), in which a page that several processes share counts once, of
 //! the supervisor and all its workers; and memory files that no process need have mapped, through
@@ -36,9 +35,6 @@ const MODEL: &str = "magika";
 
 /// How long they have been idle when they are looked at.
 const IDLE: Duration = Duration::from_secs(10);
-
-/// At most so many more are started at once, so that none misses a deadline.
-const STEP: usize = 100;
 
 pub(crate) fn table(options: &Options) -> Result<Table> {
     let mut table = Table {
@@ -133,19 +129,10 @@ pub(crate) fn look(
     let mut peer = Belljar::new("Belljar", way, belljar, &Folders::of(root))?;
     peer.load(case)?;
     case.check("Belljar", &peer.outputs()?)?;
-    // The one that gave the outputs above.
-    let (mut found, mut step) = (1, 1);
-    // Requests at once may not all have been at work at once; more rounds make up for it.
-    for _ in 0..wanted.count / STEP + 50 {
-        if found >= wanted.count {
-            break;
-        }
-        step = (step * 2).min(STEP);
-        found += peer.at_once((found + step).min(wanted.count))?;
-    }
+    peer.warm_up(wanted.count)?;
     let workers = children(std::process::id()).len();
-    if found != wanted.count || wanted.processes && workers != found {
-        bail!("{found} sandboxes in {workers} workers came into being, not {}", wanted.count);
+    if wanted.processes && workers != wanted.count {
+        bail!("{workers} workers came into being, wanted were {}", wanted.count);
     }
     thread::sleep(IDLE);
     let own = std::process::id();

@@ -93,24 +93,10 @@ impl Belljar {
         self.host.warm().context("compiling the guest")
     }
 
-    /// So many runs at the same time, and how many of them were the first in their sandbox.
-    pub(crate) fn at_once(&mut self, runs: usize) -> Result<usize> {
+    /// Has so many sandboxes, each of which has served a request.
+    pub(crate) fn warm_up(&mut self, sandboxes: usize) -> Result<()> {
         let loaded = self.loaded()?;
-        let begin = Barrier::new(runs);
-        let first = || -> Result<bool> {
-            begin.wait();
-            let outputs = loaded.model.run(&loaded.inputs)?.validate()?;
-            Ok(outputs.cost().reset.is_zero())
-        };
-        let results: Vec<_> = thread::scope(|scope| {
-            let clients: Vec<_> = (0..runs).map(|_| scope.spawn(first)).collect();
-            clients.into_iter().map(|client| client.join()).collect()
-        });
-        let mut firsts = 0;
-        for result in results {
-            firsts += usize::from(result.map_err(|_| anyhow!("a client panicked"))??);
-        }
-        Ok(firsts)
+        Ok(loaded.model.warm_up(&loaded.inputs, sandboxes)?)
     }
 
     fn loaded(&mut self) -> Result<&mut Loaded> {

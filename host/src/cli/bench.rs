@@ -88,6 +88,7 @@ pub(super) fn bench(arguments: &Bench, terminal: &Terminal) -> Result<(), Failur
     let iterations = arguments.iterations;
     let alone = terminal.progress("one request at a time", || alone(model, &inputs, iterations))?;
     let sustained = terminal.progress("requests without a pause", || {
+        model.warm_up(&inputs, clients)?;
         sustained(
             model,
             &inputs,
