@@ -9,8 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::Repo;
+use crate::guest;
 use crate::run::{self, say};
 use crate::setup;
+use crate::sources_digest::sources_digest;
 
 /// The program that `named` is or that is built from it, in a place of its own.
 pub(super) fn program(repo: &Repo, named: &str) -> Result<PathBuf> {
@@ -46,13 +48,21 @@ pub(super) fn program(repo: &Repo, named: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Its guest with its own tools, in its own place; its host where this one is built, as both have
-/// most of their dependencies in common.
+/// Its guest with its own tools, unless it is the same as ours; its host where this one is built, as
+/// both have most of their dependencies in common.
 fn build(repo: &Repo, sources: &Path) -> Result<()> {
-    let mut guest = setup::cargo(repo);
-    guest.current_dir(sources).env_remove("CARGO_TARGET_DIR").args(["xtask", "guest"]);
-    run::run(&mut guest).context("building the guest of the other commit")?;
+    let digest = |root: &Path| sources_digest(&root.join("guest-models")).map(|(digest, _)| digest);
+    let folder = if digest(sources)? == digest(repo.root())? {
+        guest::build(repo)?;
+        repo.target().join("guest")
+    } else {
+        let mut guest = setup::cargo(repo);
+        guest.current_dir(sources).env_remove("CARGO_TARGET_DIR").args(["xtask", "guest"]);
+        run::run(&mut guest).context("building the guest of the other commit")?;
+        sources.join("target/guest")
+    };
     let mut host = setup::cargo(repo);
-    host.current_dir(sources).args(["build", "--release", "-p", "belljar"]);
-    run::run(&mut host).context("building the other commit")
+    host.current_dir(sources).env("BELLJAR_GUEST_DIR", folder);
+    run::run(host.args(["build", "--release", "-p", "belljar"]))
+        .context("building the other commit")
 }
