@@ -39,12 +39,15 @@ pub(super) fn program(repo: &Repo, named: &str) -> Result<PathBuf> {
         git.arg("-C").arg(repo.root()).args(["worktree", "add", "--force", "--detach"]);
         run::run(git.arg(&sources).arg(commit).stdout(std::io::stderr()))?;
     }
-    build(repo, &sources)?;
-    // The next build would take its place.
-    fs::copy(setup::belljar(repo), &program).context("keeping the other program")?;
+    let built = build(repo, &sources).and_then(|()| {
+        // The next build would take its place.
+        fs::copy(setup::belljar(repo), &program).context("keeping the other program").map(drop)
+    });
+    // Whether it was built or not: nobody looks for a checkout in there.
     let mut git = Command::new("git");
     git.arg("-C").arg(repo.root()).args(["worktree", "remove", "--force"]).arg(&sources);
     run::run(git.stdout(std::io::stderr()))?;
+    built?;
     Ok(program)
 }
 
