@@ -38,7 +38,8 @@ function read(ort, dtype, dims, file) {
 }
 
 async function load(ort, model, inputs) {
-    const options = { executionProviders: ["wasm"], graphOptimizationLevel: "all" };
+    // Errors only: what it warns about is the same in every start.
+    const options = { executionProviders: ["wasm"], graphOptimizationLevel: "all", logSeverityLevel: 3 };
     const session = await ort.InferenceSession.create(readFileSync(model), options);
     const feeds = {};
     for (let at = 0; at + 3 < inputs.length; at += 4) {

@@ -22,7 +22,12 @@ use crate::say;
 /// Something that can be started cold.
 pub(crate) enum Starter {
     /// Belljar's command line, with its folders.
-    Belljar { name: &'static str, program: PathBuf, folders: Folders },
+    Belljar {
+        name: &'static str,
+        program: PathBuf,
+        folders: Folders,
+        more: &'static [&'static str],
+    },
     /// A peer's program.
     Peer(Program),
 }
@@ -51,9 +56,9 @@ impl Starter {
     pub(crate) fn command(&self, case: &Case) -> Result<Command> {
         match self {
             Starter::Peer(program) => program.command(case, true),
-            Starter::Belljar { program, folders, .. } => {
-                let mut command = belljar(program, folders, "run", case);
-                command.args(["--format", "json"]);
+            Starter::Belljar { program, folders, more, .. } => {
+                let mut command = run(program, folders, case);
+                command.args(["--format", "json"]).args(*more);
                 Ok(command)
             }
         }
@@ -76,17 +81,32 @@ impl Starter {
     }
 }
 
+/// A command of Belljar's about the model.
 fn belljar(program: &Path, folders: &Folders, order: &str, case: &Case) -> Command {
     let mut command = Command::new(program);
-    command.arg(order).arg(&case.model);
+    command.arg(order).arg(&case.model).stdin(Stdio::null());
+    command.env("BELLJAR_CACHE_DIR", &folders.cache).env("BELLJAR_STATE_DIR", &folders.state);
+    command
+}
+
+fn run(program: &Path, folders: &Folders, case: &Case) -> Command {
+    let mut command = belljar(program, folders, "run", case);
     for input in &case.inputs {
         let mut value = OsString::from(&input.name);
         value.push("=");
         value.push(&input.file);
         command.arg("--input").arg(value);
     }
-    command.stdin(Stdio::null());
-    command.env("BELLJAR_CACHE_DIR", &folders.cache).env("BELLJAR_STATE_DIR", &folders.state);
+    command
+}
+
+/// Prepares the model ahead for the shapes of its inputs.
+fn prepare(program: &Path, folders: &Folders, case: &Case) -> Command {
+    let mut command = belljar(program, folders, "prepare", case);
+    for input in &case.inputs {
+        let dims: Vec<String> = input.tensor.shape().iter().map(usize::to_string).collect();
+        command.arg("--input-shape").arg(format!("{}={}", input.name, dims.join(",")));
+    }
     command
 }
 
@@ -98,19 +118,24 @@ pub(crate) fn starters(
     peers: &[Program],
 ) -> Result<Vec<Starter>> {
     let (program, folders) = (&options.cli, Folders::of(&options.root));
-    let starter = |name, folders| Starter::Belljar { name, program: program.clone(), folders };
-    let mut starters = vec![starter("Belljar", folders.clone())];
+    let starter =
+        |name, folders, more| Starter::Belljar { name, program: program.clone(), folders, more };
+    let mut starters = Vec::new();
     if can_prepare(program) {
         // A folder of its own, so that what is prepared is not found by the starts beside it.
-        let folders = Folders { cache: options.root.join("target/bench/prepared"), ..folders };
+        let prepared =
+            Folders { cache: options.root.join("target/bench/prepared"), ..folders.clone() };
         let mut warm = Command::new(program);
-        warm.env("BELLJAR_CACHE_DIR", &folders.cache).env("BELLJAR_STATE_DIR", &folders.state);
+        warm.env("BELLJAR_CACHE_DIR", &prepared.cache).env("BELLJAR_STATE_DIR", &prepared.state);
         succeed(warm.arg("warm")).context("compiling ahead")?;
         for case in cases {
-            let mut prepare = belljar(program, &folders, "prepare", case);
-            succeed(&mut prepare).with_context(|| format!("preparing {} ahead", case.name))?;
+            succeed(&mut prepare(program, &prepared, case))
+                .with_context(|| format!("preparing {} ahead", case.name))?;
         }
-        starters.push(starter("Belljar, prepared", folders));
+        starters.push(starter("Belljar", folders, &["--no-store"]));
+        starters.push(starter("Belljar, prepared", prepared, &[]));
+    } else {
+        starters.push(starter("Belljar", folders, &[]));
     }
     starters.extend(peers.iter().cloned().map(Starter::Peer));
     Ok(starters)
@@ -160,7 +185,7 @@ pub(crate) fn first(options: &Options, cases: &[Case]) -> Result<Table> {
             fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
         }
         let folders = Folders { cache: folder.join("cache"), state: folder.join("state") };
-        let mut command = belljar(&options.cli, &folders, "run", case);
+        let mut command = run(&options.cli, &folders, case);
         command.stderr(Stdio::null());
         let start = Instant::now();
         succeed(&mut command).context("a first start")?;

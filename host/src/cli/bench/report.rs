@@ -110,8 +110,8 @@ impl Report<'_> {
     }
 
     fn reset(&self) -> Option<Percentiles> {
-        let resets = self.alone.iter().map(|sample| sample.cost.reset);
-        Percentiles::new(resets.filter(|reset| !reset.is_zero()), MS)
+        // Runs that are not counted came before, so that each has a reset to tell of.
+        Percentiles::new(self.alone.iter().map(|sample| sample.cost.reset), MS)
     }
 
     fn loaded_latency(&self) -> Option<Percentiles> {
