@@ -117,7 +117,9 @@ fn measure(options: &Options) -> Result<()> {
     machine.look_again();
     report.machine = machine;
     let results = report.json();
-    write(&options.json, serde_json::to_string_pretty(&results)? + "\n")?;
+    // A line for each figure.
+    let text = serde_json::to_string(&results)?.replace("},{", "},\n{") + "\n";
+    write(&options.json, text)?;
     say(format!("all figures are in {}", options.json.display()));
     print!("{}", report.markdown());
     match options.wants("run") {

@@ -40,7 +40,7 @@ pub(crate) fn plot(results: &Value) -> Result<String> {
     let x = |time: f64| LEFT + (time.log10() - low) / (high - low) * (WIDTH - LEFT - RIGHT);
 
     let mut svg = String::new();
-    head(&mut svg, height)?;
+    head(&mut svg, height, results["quick"] == true)?;
     legend(&mut svg, &rows)?;
     for decade in low as i32..=high as i32 {
         let (at, bottom) = (x(10f64.powi(decade)), TOP + inner);
@@ -107,7 +107,7 @@ fn rows(results: &Value) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn head(svg: &mut String, height: f64) -> Result<()> {
+fn head(svg: &mut String, height: f64, quick: bool) -> Result<()> {
     let title = "A warm run of each model, on one thread";
     writeln!(
         svg,
@@ -133,7 +133,8 @@ fn head(svg: &mut String, height: f64) -> Result<()> {
     writeln!(svg, r#"<text class="title" x="20" y="32">{title}</text>"#)?;
     let below = "Median from the caller's tensors to the caller's tensors; \
                  for Belljar every run starts from pristine memory.";
-    writeln!(svg, r#"<text class="small" x="20" y="51">{below}</text>"#)?;
+    let quick = if quick { " A quick look: too few rounds to quote." } else { "" };
+    writeln!(svg, r#"<text class="small" x="20" y="51">{below}{quick}</text>"#)?;
     Ok(())
 }
 

@@ -118,16 +118,16 @@ impl Table {
                     references.filter(|((_, kind), _)| *kind == Kind::Reference)
                 {
                     if *kind == Kind::Ours {
-                        ratios.insert(other.clone(), json!(samples.ratio(its)));
+                        ratios.insert(other.clone(), json!(figure(samples.ratio(its))));
                     }
                 }
                 results.push(json!({
                     "model": model,
                     "peer": name,
-                    "median": samples.median(),
-                    "min": samples.min(),
-                    "max": samples.max(),
-                    "rounds": samples.0,
+                    "median": figure(samples.median()),
+                    "min": figure(samples.min()),
+                    "max": figure(samples.max()),
+                    "rounds": samples.0.iter().map(|value| figure(*value)).collect::<Vec<_>>(),
                     "ratios": ratios,
                 }));
             }
@@ -145,6 +145,11 @@ fn ratio(cells: &[Samples], (ours, its): (usize, usize)) -> f64 {
 
 pub(crate) fn geometric_mean(values: &[f64]) -> f64 {
     (values.iter().map(|value| value.ln()).sum::<f64>() / values.len() as f64).exp()
+}
+
+/// Five digits: more than anybody measures, and short in a file.
+fn figure(value: f64) -> f64 {
+    format!("{value:.4e}").parse().unwrap_or(value)
 }
 
 /// Three digits that mean something; nobody measures more.

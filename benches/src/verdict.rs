@@ -34,7 +34,9 @@ impl Verdict {
             return "met".into();
         }
         match (self.found - self.bound).abs() {
-            off if self.unit.is_empty() => format!("missed by {:.0} %", off / self.bound * 100.0),
+            off if self.unit.is_empty() => {
+                format!("missed by {} %", digits(off / self.bound * 100.0))
+            }
             off => format!("missed by {} {}", digits(off), self.unit),
         }
     }
@@ -177,7 +179,7 @@ mod tests {
             one.map(Verdict::said)
         };
         let is = |text: &str| Some(text.to_owned());
-        assert_eq!(said("at most native tract", "large"), is("missed by 20 %"));
+        assert_eq!(said("at most native tract", "large"), is("missed by 20.0 %"));
         assert_eq!(said("at most native tract", "small"), None);
         assert_eq!(said("at most 0.3 ms above", "small"), is("missed by 0.10 ms"));
         assert_eq!(said("at most 1.5 ×", "geometric mean"), is("met"));
