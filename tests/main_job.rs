@@ -222,6 +222,41 @@ fn fifty_threads_run_three_models_at_once() {
 }
 
 #[test]
+fn sandboxes_that_were_warmed_up_have_served_before() {
+    for isolation in ISOLATIONS {
+        let host = builder(isolation).idle_sandboxes(3).build().unwrap();
+        let model = support::load(&host, &support::onnx::relu(&support::onnx::fixed(&[2])).bytes());
+        let model = model.unwrap();
+        let tensor = |values: [f32; 2]| [("x", Tensor::new(values.to_vec(), &[2]).unwrap())];
+        // More than are kept are not made.
+        model.warm_up(&tensor([-1.0, 2.0]), 5).unwrap();
+        let begin = std::sync::Barrier::new(3);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    begin.wait();
+                    let outputs = model.run(&tensor([3.0, -4.0])).unwrap().validate().unwrap();
+                    assert!(!outputs.cost().reset.is_zero(), "a sandbox that has not served yet");
+                    let expected = Tensor::new(vec![3.0f32, 0.0], &[2]).unwrap();
+                    assert_eq!(outputs.tensors(), [("y".to_owned(), expected)]);
+                });
+            }
+        });
+        // What cannot be run cannot be warmed up with either, and nothing is lost by it.
+        assert_eq!(
+            model.warm_up(&[("z", tensor([0.0; 2])[0].1.clone())], 1).unwrap_err().exit_code(),
+            4
+        );
+        model.run(&tensor([0.0, 1.0])).unwrap().validate().unwrap();
+        let mut policy = Policy::default();
+        policy.limits.input_size = 4;
+        let bytes = support::onnx::relu(&support::onnx::fixed(&[2])).bytes();
+        let model = support::load_under(&host, &bytes, &policy).unwrap();
+        assert_eq!(model.warm_up(&tensor([0.0; 2]), 1).unwrap_err().exit_code(), 5);
+    }
+}
+
+#[test]
 fn one_model_runs_at_several_shapes() {
     use support::onnx::{Dim::Symbol, relu};
     for isolation in ISOLATIONS {

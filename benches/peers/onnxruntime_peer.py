@@ -1,4 +1,4 @@
-"""onnxruntime as a peer: one process, one model, one thread.
+"""onnxruntime as a peer: one process, one model, one thread unless more are asked for.
 
 The arguments and the lines it speaks are described in benches/README.md. Whatever goes wrong ends
 the process with Python's own message on standard error.
@@ -6,6 +6,7 @@ the process with Python's own message on standard error.
 
 import json
 import sys
+import threading
 import time
 
 import numpy as np
@@ -16,10 +17,10 @@ def say(value):
     print(json.dumps(value), flush=True)
 
 
-def load(model, arguments):
+def load(model, arguments, threads):
     """Inputs come as NAME DTYPE DIMS FILE; the file says type and shape itself."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Errors only: what it warns about is the same in every start.
     options.log_severity_level = 3
@@ -38,6 +39,28 @@ def times(session, feeds, count):
     return found
 
 
+def rate(session, feeds, clients, ms):
+    """Runs of one session on several threads at once, each again when it is done."""
+    begin = threading.Barrier(clients)
+    done = [(0, 0)] * clients
+
+    def client(at):
+        clock, runs = time.perf_counter_ns, 0
+        begin.wait()
+        start = clock()
+        while clock() - start < ms * 1_000_000:
+            session.run(None, feeds)
+            runs += 1
+        done[at] = (runs, clock() - start)
+
+    pool = [threading.Thread(target=client, args=(at,)) for at in range(clients)]
+    for thread in pool:
+        thread.start()
+    for thread in pool:
+        thread.join()
+    return {"runs": sum(runs for runs, _ in done), "ns": max(took for _, took in done)}
+
+
 def outputs(session, feeds):
     return [output.astype(np.float32).ravel().tolist() for output in session.run(None, feeds)]
 
@@ -47,8 +70,12 @@ def main():
     once = arguments[0] == "--once"
     if once:
         arguments = arguments[1:]
+    threads = 1
+    if arguments[0] == "--threads":
+        threads = int(arguments[1])
+        arguments = arguments[2:]
     start = time.perf_counter_ns()
-    session, feeds = load(arguments[0], arguments[1:])
+    session, feeds = load(arguments[0], arguments[1:], threads)
     loaded = time.perf_counter_ns() - start
     if once:
         say({"outputs": outputs(session, feeds)})
@@ -58,6 +85,8 @@ def main():
         order = line.split()
         if order[0] == "run":
             say({"times": times(session, feeds, int(order[1]))})
+        elif order[0] == "rate":
+            say(rate(session, feeds, int(order[1]), int(order[2])))
         elif order[0] == "outputs":
             say({"outputs": outputs(session, feeds)})
         else:

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use belljar::RunCost;
 
 use crate::inputs::Case;
 use crate::peers::Peer;
@@ -29,6 +30,13 @@ impl Samples {
         median(&self.0)
     }
 
+    /// A quarter of the values are at most this one.
+    pub(crate) fn quartile(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 4).copied().unwrap_or(f64::NAN)
+    }
+
     pub(crate) fn min(&self) -> f64 {
         self.0.iter().copied().fold(f64::INFINITY, f64::min)
     }
@@ -45,7 +53,7 @@ impl Samples {
 }
 
 /// NaN of nothing.
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
@@ -62,13 +70,19 @@ pub(crate) struct Warm {
     pub(crate) load: Vec<Samples>,
     /// One run of a model that has run before, in milliseconds.
     pub(crate) run: Vec<Samples>,
+    /// To make the instance of a run, in microseconds; empty for peers without sandboxes.
+    pub(crate) instantiate: Vec<Samples>,
+    /// To undo what a run wrote, in microseconds; likewise.
+    pub(crate) reset: Vec<Samples>,
     /// The sandbox's linear memory, in bytes.
     pub(crate) memory: Vec<Option<u64>>,
 }
 
 /// Loads the model everywhere, checks that all agree about it, and times its runs.
 pub(crate) fn warm(peers: &mut [Box<dyn Peer>], case: &Case, rounds: usize) -> Result<Warm> {
-    let mut warm = Warm { load: Vec::new(), run: Vec::new(), memory: Vec::new() };
+    let none = vec![Samples::default(); peers.len()];
+    let (instantiate, reset) = (none.clone(), none.clone());
+    let mut warm = Warm { load: Vec::new(), run: none, instantiate, reset, memory: Vec::new() };
     let mut iterations = Vec::new();
     for peer in peers.iter_mut() {
         warm.load.push(Samples(vec![millis(peer.load(case)?)]));
@@ -77,13 +91,22 @@ pub(crate) fn warm(peers: &mut [Box<dyn Peer>], case: &Case, rounds: usize) -> R
         // The outputs above were the first run; the second is more like those to come.
         let second = peer.run(1)?.into_iter().sum::<Duration>();
         iterations.push(turns(second));
-        warm.run.push(Samples::default());
     }
     let start = Instant::now();
     for _ in 0..rounds {
-        for ((peer, samples), count) in peers.iter_mut().zip(&mut warm.run).zip(&iterations) {
+        let figures = warm.run.iter_mut().zip(&mut warm.instantiate).zip(&mut warm.reset);
+        for ((peer, count), ((run, instantiate), reset)) in
+            peers.iter_mut().zip(&iterations).zip(figures)
+        {
             let times: Vec<f64> = peer.run(*count)?.into_iter().map(millis).collect();
-            samples.0.push(median(&times));
+            run.0.push(median(&times));
+            if !peer.costs().is_empty() {
+                let micros = |part: fn(&RunCost) -> Duration| -> Vec<f64> {
+                    peer.costs().iter().map(|cost| part(cost).as_secs_f64() * 1e6).collect()
+                };
+                instantiate.0.push(median(&micros(|cost| cost.instantiate)));
+                reset.0.push(median(&micros(|cost| cost.reset)));
+            }
         }
     }
     let seconds = start.elapsed().as_secs_f64();
@@ -92,7 +115,8 @@ pub(crate) fn warm(peers: &mut [Box<dyn Peer>], case: &Case, rounds: usize) -> R
     Ok(warm)
 }
 
-fn turns(one: Duration) -> usize {
+/// Runs that make one turn, by what one of them takes.
+pub(crate) fn turns(one: Duration) -> usize {
     let count = TURN.as_nanos() / one.as_nanos().max(1);
     usize::try_from(count).unwrap_or(MOST).clamp(LEAST, MOST)
 }

@@ -13,6 +13,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cold::Starter;
+use crate::inputs::Case;
+use crate::measure::Samples;
+use crate::options::Options;
+use crate::report::{Kind, Table};
+use crate::{MIB, say};
+
+/// Looks at each start: memory varies least.
+const MEMORY: usize = 3;
+
 /// Peak resident memory in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Peak {
@@ -26,6 +36,52 @@ impl Peak {
     pub(crate) fn sum(self) -> u64 {
         self.first.saturating_add(self.others)
     }
+}
+
+/// Peak memory of cold starts.
+pub(crate) fn table(
+    options: &Options,
+    cases: &[Case],
+    starters: &[Starter],
+    linear_memory: &[Samples],
+) -> Result<Table> {
+    let mut columns: Vec<_> = starters.iter().map(Starter::column).collect();
+    let details = ["Belljar's supervisor", "Belljar's worker", "linear memory", "model file"];
+    columns.extend(details.map(|detail| (detail.to_owned(), Kind::Detail)));
+    let mut rows = Vec::new();
+    for (at, case) in cases.iter().enumerate() {
+        // Not there if runs were not measured.
+        let linear = linear_memory.get(at).cloned().unwrap_or_default();
+        let mut sums = vec![Samples::default(); starters.len()];
+        let (mut supervisor, mut worker) = (Samples::default(), Samples::default());
+        for _ in 0..options.rounds(MEMORY) {
+            for (starter, samples) in starters.iter().zip(&mut sums) {
+                let named = || format!("{} on {}", starter.name(), case.name);
+                let peak = peak(starter.command(case)?).with_context(named)?;
+                samples.0.push(peak.sum() as f64 / MIB);
+                if starter.name() == "Belljar" {
+                    supervisor.0.push(peak.first as f64 / MIB);
+                    worker.0.push(peak.others as f64 / MIB);
+                }
+            }
+        }
+        let file = Samples(vec![case.model_size()? as f64 / MIB]);
+        sums.extend([supervisor, worker, linear, file]);
+        rows.push((case.name.clone(), sums));
+    }
+    say("looked at memory");
+    Ok(Table {
+        id: "memory",
+        title: "Peak memory of a cold start",
+        unit: "MiB",
+        note: "Peak resident memory (VmHWM) of the processes of a cold start; for Belljar the \
+               peaks of supervisor and worker added up, so that pages they share count twice. Not \
+               in it: memory files that no process maps, of which Belljar has one with the \
+               model's bytes. Linear memory is the size of the sandbox's own, which counts in \
+               the worker as far as it was touched.",
+        columns,
+        rows,
+    })
 }
 
 /// Runs the command to its end and looks at its memory.
@@ -76,7 +132,7 @@ fn parse_high_water_mark(status: &str) -> Option<u64> {
 }
 
 /// A child belongs to the thread that started it.
-fn children(process: u32) -> Vec<u32> {
+pub(crate) fn children(process: u32) -> Vec<u32> {
     let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
     let lists = threads
         .flatten()

@@ -1,4 +1,4 @@
-//! The arguments. `cargo xtask bench` builds what is needed and gives them all; a person types them
+//! The arguments. `cargo xtask bench` builds what is needed and gives the paths; a person types them
 //! only to compare builds that xtask does not know.
 
 use std::path::PathBuf;
@@ -6,12 +6,20 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "\
-usage: belljar-bench --root DIR --belljar FILE --tract FILE --python FILE [--json FILE] [--quick]
-                     [--model NAME]... [--cli FILE]
+usage: belljar-bench --root DIR --belljar FILE --tract FILE --python FILE [--node FILE --web DIR]
+                     [--json FILE] [--plot FILE] [--quick] [--model NAME]... [--table ID]...
+                     [--cli FILE]
+       belljar-bench --root DIR --belljar FILE --against FILE [--policy FILE]
+                     [--against-policy FILE] [--quick] [--model NAME]...
+       belljar-bench --root DIR --from FILE --plot FILE
 
-`cargo xtask bench` gives all of these.";
+`cargo xtask bench` gives the paths.";
 
-/// What to compare, and how long.
+/// The tables there are, in their order.
+pub(crate) const TABLES: [&str; 8] =
+    ["run", "run-two-threads", "rate", "cold", "first", "memory", "sandboxes", "targets"];
+
+/// What to do.
 pub(crate) struct Options {
     /// The repository: models and expectations are looked for in it, results are put into it.
     pub(crate) root: PathBuf,
@@ -23,44 +31,111 @@ pub(crate) struct Options {
     pub(crate) tract: PathBuf,
     /// A Python that can import onnxruntime.
     pub(crate) python: PathBuf,
+    /// node, and the folder in which it finds onnxruntime-web; left out where there is no node.
+    pub(crate) web: Option<(PathBuf, PathBuf)>,
     /// Where the results go as JSON.
     pub(crate) json: PathBuf,
+    /// Where a picture of them goes.
+    pub(crate) plot: Option<PathBuf>,
     /// Fewer rounds: to see that everything runs.
     pub(crate) quick: bool,
     /// Only these models; all if empty.
     pub(crate) models: Vec<String>,
+    /// Only these tables; all if empty.
+    tables: Vec<String>,
+    pub(crate) mode: Mode,
+}
+
+pub(crate) enum Mode {
+    /// Measure everything.
+    Measure,
+    /// Draw results that are there already.
+    Draw(PathBuf),
+    /// Compare two builds of Belljar.
+    Against(Against),
+    /// Have so many sandboxes and say what they hold: a child of a measurement.
+    Sandboxes(Sandboxes),
+}
+
+pub(crate) struct Against {
+    /// The other build, which this one must not be slower than.
+    pub(crate) program: PathBuf,
+    /// The policies that this and the other build run under, if not the default one.
+    pub(crate) policy: Option<PathBuf>,
+    pub(crate) old_policy: Option<PathBuf>,
+}
+
+pub(crate) struct Sandboxes {
+    pub(crate) count: usize,
+    pub(crate) processes: bool,
 }
 
 impl Options {
     pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Options> {
         let mut arguments = arguments;
-        let (mut root, mut belljar, mut tract, mut python) = (None, None, None, None);
-        let (mut cli, mut json, mut quick, mut models) = (None, None, false, Vec::new());
+        let mut paths: Vec<(String, PathBuf)> = Vec::new();
+        let (mut quick, mut models, mut tables) = (false, Vec::new(), Vec::new());
+        let (mut sandboxes, mut isolation) = (None, None);
         while let Some(flag) = arguments.next() {
             let mut value = || arguments.next().with_context(|| format!("{flag} needs a value"));
             match flag.as_str() {
-                "--root" => root = Some(path(&value()?)?),
-                "--belljar" => belljar = Some(path(&value()?)?),
-                "--tract" => tract = Some(path(&value()?)?),
-                "--python" => python = Some(path(&value()?)?),
-                "--cli" => cli = Some(path(&value()?)?),
-                "--json" => json = Some(path(&value()?)?),
+                "--root" | "--belljar" | "--tract" | "--python" | "--node" | "--web" | "--cli"
+                | "--json" | "--plot" | "--from" | "--against" | "--policy"
+                | "--against-policy" => {
+                    let value = path(&value()?)?;
+                    paths.push((flag, value));
+                }
                 "--model" => models.push(value()?),
+                "--table" => tables.push(value()?),
+                "--sandboxes" => sandboxes = Some(value()?.parse().context("--sandboxes")?),
+                "--isolation" => isolation = Some(value()?),
                 "--quick" => quick = true,
                 _ => bail!("unknown argument {flag:?}\n{USAGE}"),
             }
         }
-        let root = root.context(USAGE)?;
-        let belljar = belljar.context(USAGE)?;
+        if let Some(unknown) = tables.iter().find(|id| !TABLES.contains(&id.as_str())) {
+            bail!("no table is called {unknown:?}; there are {}", TABLES.join(", "));
+        }
+        let mut take = |flag: &str| {
+            let at = paths.iter().position(|(name, _)| name == flag)?;
+            Some(paths.swap_remove(at).1)
+        };
+        let root = take("--root").context(USAGE)?;
+        let mode = match (take("--from"), take("--against"), sandboxes) {
+            (Some(results), None, None) => Mode::Draw(results),
+            (None, Some(program), None) => Mode::Against(Against {
+                program,
+                policy: take("--policy"),
+                old_policy: take("--against-policy"),
+            }),
+            (None, None, Some(count)) => {
+                let processes = isolation.as_deref() != Some("thread");
+                Mode::Sandboxes(Sandboxes { count, processes })
+            }
+            (None, None, None) => Mode::Measure,
+            _ => bail!("{USAGE}"),
+        };
+        // What a mode does not use is not asked for.
+        let measures = matches!(mode, Mode::Measure);
+        let mut needed = |flag: &str, when: bool| match take(flag) {
+            None if when => bail!("{flag} is missing\n{USAGE}"),
+            found => Ok(found.unwrap_or_default()),
+        };
+        let belljar = needed("--belljar", !matches!(mode, Mode::Draw(_)))?;
+        let (tract, python) = (needed("--tract", measures)?, needed("--python", measures)?);
         Ok(Options {
-            cli: cli.unwrap_or_else(|| belljar.clone()),
+            cli: take("--cli").unwrap_or_else(|| belljar.clone()),
             belljar,
-            tract: tract.context(USAGE)?,
-            python: python.context(USAGE)?,
-            json: json.unwrap_or_else(|| root.join("target/bench/results.json")),
+            tract,
+            python,
+            web: take("--node").zip(take("--web")),
+            json: take("--json").unwrap_or_else(|| root.join("target/bench/results.json")),
+            plot: take("--plot"),
             root,
             quick,
             models,
+            tables,
+            mode,
         })
     }
 
@@ -68,10 +143,40 @@ impl Options {
     pub(crate) fn rounds(&self, full: usize) -> usize {
         if self.quick { 3.min(full) } else { full }
     }
+
+    /// Whether this table is wanted.
+    pub(crate) fn wants(&self, id: &str) -> bool {
+        self.tables.is_empty() || self.tables.iter().any(|table| table == id)
+    }
 }
 
 /// Absolute, as other processes get it; symbolic links stay, or a Python of a virtual environment
 /// would become the one outside.
 fn path(text: &str) -> Result<PathBuf> {
     std::path::absolute(text).with_context(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options> {
+        Options::parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn each_mode_asks_for_what_it_needs() {
+        let all = "--root /r --belljar /b --tract /t --python /p";
+        let found = parse(&format!("{all} --table cold --quick")).unwrap();
+        assert!(matches!(found.mode, Mode::Measure));
+        assert!(found.wants("cold") && !found.wants("run") && found.rounds(15) == 3);
+        assert!(matches!(parse("--root /r --from /x --plot /y").unwrap().mode, Mode::Draw(_)));
+        let gate = parse("--root /r --belljar /b --against /old --policy /p").unwrap();
+        assert!(matches!(gate.mode, Mode::Against(Against { policy: Some(_), .. })));
+        for wrong in
+            ["", "--root /r", "--root /r --against /old", &format!("{all} --table x"), "--nonsense"]
+        {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
 }

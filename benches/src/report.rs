@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::machine::Machine;
 use crate::measure::Samples;
+use crate::verdict::{self, Verdict};
 
 /// Version of the JSON: raised when something in it changes its meaning or goes.
 const FORMAT: u32 = 1;
@@ -33,15 +34,36 @@ pub(crate) struct Table {
 }
 
 /// Everything that was found.
+#[derive(Default)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
     /// Programs and their versions.
     pub(crate) versions: Vec<(String, String)>,
     pub(crate) quick: bool,
     pub(crate) tables: Vec<Table>,
+    pub(crate) verdicts: Vec<Verdict>,
+    pub(crate) means: Vec<(String, f64)>,
 }
 
 impl Table {
+    fn samples(&self, model: &str, column: &str) -> Option<&Samples> {
+        let at = self.columns.iter().position(|(name, _)| name == column)?;
+        self.rows.iter().find(|(name, _)| name == model)?.1.get(at)
+    }
+
+    /// NaN if it was not measured.
+    pub(crate) fn median(&self, model: &str, column: &str) -> f64 {
+        self.samples(model, column).map_or(f64::NAN, Samples::median)
+    }
+
+    /// The median of the ratios within each round; NaN if one was not measured.
+    pub(crate) fn ratio_of(&self, model: &str, ours: &str, its: &str) -> f64 {
+        match (self.samples(model, ours), self.samples(model, its)) {
+            (Some(ours), Some(its)) => ours.ratio(its),
+            _ => f64::NAN,
+        }
+    }
+
     /// Index of what is compared and what with.
     fn pairs(&self) -> Vec<(usize, usize)> {
         let of = |kind| {
@@ -96,16 +118,16 @@ impl Table {
                     references.filter(|((_, kind), _)| *kind == Kind::Reference)
                 {
                     if *kind == Kind::Ours {
-                        ratios.insert(other.clone(), json!(samples.ratio(its)));
+                        ratios.insert(other.clone(), json!(figure(samples.ratio(its))));
                     }
                 }
                 results.push(json!({
                     "model": model,
                     "peer": name,
-                    "median": samples.median(),
-                    "min": samples.min(),
-                    "max": samples.max(),
-                    "rounds": samples.0,
+                    "median": figure(samples.median()),
+                    "min": figure(samples.min()),
+                    "max": figure(samples.max()),
+                    "rounds": samples.0.iter().map(|value| figure(*value)).collect::<Vec<_>>(),
                     "ratios": ratios,
                 }));
             }
@@ -121,12 +143,17 @@ fn ratio(cells: &[Samples], (ours, its): (usize, usize)) -> f64 {
     }
 }
 
-fn geometric_mean(values: &[f64]) -> f64 {
+pub(crate) fn geometric_mean(values: &[f64]) -> f64 {
     (values.iter().map(|value| value.ln()).sum::<f64>() / values.len() as f64).exp()
 }
 
+/// Five digits: more than anybody measures, and short in a file.
+fn figure(value: f64) -> f64 {
+    format!("{value:.4e}").parse().unwrap_or(value)
+}
+
 /// Three digits that mean something; nobody measures more.
-fn digits(value: f64) -> String {
+pub(crate) fn digits(value: f64) -> String {
     match value.abs() {
         size if size >= 99.95 => format!("{value:.0}"),
         size if size >= 9.995 => format!("{value:.1}"),
@@ -145,11 +172,11 @@ fn cell(samples: &Samples) -> String {
     }
 }
 
-fn line(cells: impl Iterator<Item = String>) -> String {
+pub(crate) fn line(cells: impl Iterator<Item = String>) -> String {
     format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
 }
 
-fn rule(columns: usize) -> String {
+pub(crate) fn rule(columns: usize) -> String {
     format!("| --- |{}\n", " ---: |".repeat(columns))
 }
 
@@ -159,8 +186,8 @@ impl Report {
         let mut text = String::from(
             "# Measured beside native runtimes\n\n\
              Machines are noisy and differ from one another: look at the ratios. Within each round \
-             all took turns, each on one thread; a figure is the median over the rounds, with the \
-             least and the most of them in brackets. Belljar ran under its default policy with all \
+             all took turns, each on one thread unless a table says otherwise; a figure is the \
+             median over the rounds, with the least and the most of them in brackets. Belljar ran under its default policy with all \
              limits and deadlines on. All results were compared with the expected ones.\n\n",
         );
         let load: Vec<String> = machine.load.iter().map(|load| format!("{load:.1}")).collect();
@@ -182,6 +209,10 @@ impl Report {
         for table in &self.tables {
             text.push('\n');
             text += &table.markdown();
+        }
+        if !self.verdicts.is_empty() {
+            text.push('\n');
+            text += &verdict::markdown(&self.verdicts, &self.means);
         }
         text
     }
@@ -205,6 +236,7 @@ impl Report {
             },
             "versions": versions,
             "tables": tables,
+            "verdicts": verdict::json(&self.verdicts, &self.means),
         })
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Everything that is measured, and how, is in `benches/`; here is only what must be there first.
 
+mod against;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,42 +18,147 @@ use crate::setup;
 /// What onnxruntime's peer needs, in the versions that made the tests' expectations.
 const REQUIREMENTS: [&str; 2] = ["onnxruntime==1.32.0", "numpy==2.4.6"];
 
+/// onnxruntime's build for WebAssembly, which node runs, and what its registry must say about it.
+const WEB: (&str, &str) = ("onnxruntime-web", "1.30.0");
+const WEB_INTEGRITY: &str = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+\
+                             CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==";
+
+pub(crate) const USAGE: &str = "\
+usage: cargo xtask bench [--model NAME]... [--table ID]... [--quick] [--json FILE] [--plot FILE]
+       cargo xtask bench --against COMMIT|PROGRAM [--policy FILE] [--against-policy FILE]
+                         [--model NAME]... [--quick]
+       cargo xtask bench --from RESULTS.json --plot FILE
+
+The first measures Belljar beside native tract, onnxruntime and onnxruntime-web, prints tables and
+writes figures as JSON. Tables: run, run-two-threads, rate, cold, first, memory, sandboxes; targets
+is run without the others. --quick takes few rounds; --plot draws the warm runs as SVG.
+
+The second compares this build with another one, a `belljar` program or a commit that is built for
+it, and fails naming the models that became slower. Both run each model in turns, in rounds whose
+order alternates. A model became slower if the median over the rounds of new / old is above 1.05 and
+new is the slower one in three quarters of the rounds, and both are found once more in as many
+rounds again. --policy is what this build runs under, --against-policy the other.
+
+The third draws results that are there already.
+";
+
 /// Builds everything and measures; `arguments` are those of the command.
 pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
+    if arguments.iter().any(|argument| ["--help", "-h"].contains(argument)) {
+        print!("{USAGE}");
+        return Ok(());
+    }
     check(arguments)?;
-    setup::build_host(repo)?;
-    say("building native tract to compare with (about 4 minutes on 2 cores the first time)");
-    build(repo, "tract-peer", "peer")?;
-    build(repo, "belljar-bench", "release")?;
-    let python = python(repo)?;
-
     let mut bench = Command::new(repo.target().join("release/belljar-bench"));
     // Relative file names among the arguments are the caller's.
-    bench.arg("--root").arg(repo.root()).arg("--belljar").arg(setup::belljar(repo));
-    bench.arg("--tract").arg(repo.target().join("peer/tract-peer")).arg("--python").arg(python);
-    bench.args(arguments);
-    run::run(&mut bench).context("the benchmark did not come to its end")
+    bench.arg("--root").arg(repo.root());
+    if arguments.contains(&"--from") {
+        setup::build_host(repo)?;
+        build(repo, "belljar-bench", "release")?;
+        return run::run(bench.args(arguments)).context("nothing was drawn");
+    }
+    let mut arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+    let against = arguments.iter().position(|argument| argument == "--against");
+    if let Some(other) = against.and_then(|at| arguments.get_mut(at + 1)) {
+        // Before this build, as both are made in the same place.
+        *other = against::program(repo, other)?.display().to_string();
+    }
+    setup::build_host(repo)?;
+    build(repo, "belljar-bench", "release")?;
+    bench.arg("--belljar").arg(setup::belljar(repo));
+    if against.is_none() {
+        say("building native tract to compare with (about 4 minutes on 2 cores the first time)");
+        build(repo, "tract-peer", "peer")?;
+        bench.arg("--tract").arg(repo.target().join("peer/tract-peer"));
+        bench.arg("--python").arg(python(repo)?);
+        match web(repo)? {
+            Some(folder) => {
+                bench.args(["--node", &node(), "--web"]).arg(folder);
+            }
+            None => say("there is no node with npm here: without onnxruntime-web"),
+        }
+    }
+    setup::warm(repo)?;
+    run::run(bench.args(arguments)).context("the benchmark did not come to its end")
 }
 
 /// Refuses wrong arguments before minutes are spent on building.
 fn check(arguments: &[&str]) -> Result<()> {
-    let mut arguments = arguments.iter();
-    while let Some(argument) = arguments.next() {
+    const VALUES: [&str; 8] = [
+        "--model",
+        "--table",
+        "--json",
+        "--plot",
+        "--from",
+        "--against",
+        "--policy",
+        "--against-policy",
+    ];
+    let mut given = arguments.iter();
+    while let Some(argument) = given.next() {
         match *argument {
             "--quick" => {}
-            "--model" | "--json" if arguments.next().is_some() => {}
-            "--model" | "--json" => bail!("{argument} needs a value"),
-            _ => bail!(
-                "unknown argument {argument:?}; \
-                 usage: cargo xtask bench [--model NAME]... [--quick] [--json FILE]"
-            ),
+            flag if VALUES.contains(&flag) && given.next().is_some() => {}
+            flag if VALUES.contains(&flag) => bail!("{flag} needs a value"),
+            _ => bail!("unknown argument {argument:?}\n{USAGE}"),
         }
+    }
+    let has = |flag: &str| arguments.contains(&flag);
+    if !has("--against") && (has("--policy") || has("--against-policy")) {
+        bail!("--policy and --against-policy belong to --against\n{USAGE}");
+    }
+    if has("--from") && !has("--plot") {
+        bail!("--from belongs to --plot\n{USAGE}");
     }
     Ok(())
 }
 
+/// The folder in which node finds onnxruntime-web; nothing if there is no node with npm.
+fn web(repo: &Repo) -> Result<Option<PathBuf>> {
+    let folder = repo.target().join("bench/web");
+    let (name, version) = WEB;
+    if !run::in_path("node") || !run::in_path("npm") {
+        return Ok(None);
+    }
+    if web_installed(&folder) {
+        return Ok(Some(folder));
+    }
+    say(format!("fetching {name} {version} (seconds)"));
+    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    // npm looks for one further up otherwise.
+    fs::write(folder.join("package.json"), "{ \"private\": true }\n")?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--quiet"]);
+    npm.arg(format!("{name}@{version}")).current_dir(&folder).stdout(std::io::stderr());
+    run::run(&mut npm).context("installing onnxruntime-web needs a package registry")?;
+    if !web_installed(&folder) {
+        bail!("npm installed another {name} {version} than the one that is known here");
+    }
+    Ok(Some(folder))
+}
+
+/// Whether npm installed the very package: it checks the bytes against the digest that it notes.
+fn web_installed(folder: &Path) -> bool {
+    let read = || -> Option<serde_json::Value> {
+        let text = fs::read_to_string(folder.join("node_modules/.package-lock.json")).ok()?;
+        serde_json::from_str(&text).ok()
+    };
+    let package = |lock: &serde_json::Value| {
+        let package = &lock["packages"][format!("node_modules/{}", WEB.0)];
+        package["version"] == WEB.1 && package["integrity"] == WEB_INTEGRITY
+    };
+    read().is_some_and(|lock| package(&lock))
+}
+
+fn node() -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found = std::env::split_paths(&path).map(|folder| folder.join("node"));
+    let found = found.find(|file| file.is_file());
+    found.map_or_else(|| "node".to_owned(), |file| file.display().to_string())
+}
+
 /// One package at a time: features of one must not change how another's dependencies are built.
-fn build(repo: &Repo, package: &str, profile: &str) -> Result<()> {
+pub(super) fn build(repo: &Repo, package: &str, profile: &str) -> Result<()> {
     let manifest = repo.root().join("benches/Cargo.toml");
     let mut cargo = setup::cargo(repo);
     cargo.args(["build", "--locked", "--profile", profile, "-p", package, "--manifest-path"]);
@@ -91,6 +198,10 @@ mod tests {
     #[test]
     fn wrong_arguments_are_refused() {
         assert!(check(&["--model", "magika", "--quick", "--json", "x.json"]).is_ok());
+        assert!(check(&["--against", "main", "--policy", "p.toml", "--quick"]).is_ok());
+        assert!(check(&["--from", "x.json", "--plot", "x.svg", "--table", "run"]).is_ok());
+        assert!(check(&["--policy", "p.toml"]).is_err());
+        assert!(check(&["--from", "x.json"]).is_err());
         assert!(check(&["--model"]).is_err());
         assert!(check(&["magika"]).is_err());
     }

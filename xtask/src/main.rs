@@ -32,8 +32,8 @@ usage: cargo xtask COMMAND
   models          fetch the real models for tests and demo into target/models
   demo            set up, build, and let a sandboxed model name the kinds of some files
   test            set up, build, and run all tests
-  bench           set up, build, and time Belljar beside native runtimes;
-                  [--model NAME]... [--quick] [--json FILE]
+  bench           set up, build, and time Belljar beside other runtimes, or beside another build
+                  of itself; `cargo xtask bench --help` says more
   check-aarch64   type-check the host for 64-bit Arm Linux
   release-check   build the guest a second time elsewhere and compare the bytes
 

@@ -2,10 +2,14 @@
 //! limit and deadline on, outputs validated.
 
 use std::path::Path;
+use std::sync::Barrier;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use belljar::{Event, Host, Isolation, Model, ModelBytes, Outputs, Policy, Tensor, WorkerProgram};
+use anyhow::{Context, Result, anyhow};
+use belljar::{
+    Event, Host, Isolation, Model, ModelBytes, Outputs, Policy, RunCost, Tensor, WorkerProgram,
+};
 
 use super::Peer;
 use crate::inputs::{Case, floats};
@@ -19,13 +23,31 @@ pub(crate) struct Belljar {
     loaded: Option<Loaded>,
 }
 
+/// In which way.
+#[derive(Clone, Copy)]
+pub(crate) struct Way<'a> {
+    pub(crate) isolation: Isolation,
+    /// The text of its policy.
+    pub(crate) policy: &'a str,
+    /// Sandboxes that it keeps: as many as there are clients.
+    pub(crate) idle: usize,
+}
+
+impl Default for Way<'_> {
+    fn default() -> Self {
+        Way { isolation: Isolation::Process, policy: "version = 1", idle: 1 }
+    }
+}
+
 struct Loaded {
     model: Model,
     inputs: Vec<(String, Tensor)>,
     memory: u64,
+    costs: Vec<RunCost>,
 }
 
 /// The folders that compiled code is shared through.
+#[derive(Clone)]
 pub(crate) struct Folders {
     pub(crate) cache: std::path::PathBuf,
     pub(crate) state: std::path::PathBuf,
@@ -42,13 +64,13 @@ impl Belljar {
     /// Belljar whose workers, if it has any, are the given program.
     pub(crate) fn new(
         name: &'static str,
-        isolation: Isolation,
-        deterministic: bool,
+        way: Way<'_>,
         worker: &Path,
         folders: &Folders,
     ) -> Result<Belljar> {
         let host = Host::builder()
-            .isolation(isolation)
+            .isolation(way.isolation)
+            .idle_sandboxes(way.idle)
             .worker_program(WorkerProgram::Path(worker.to_owned()))
             .cache_dir(&folders.cache)
             .state_dir(&folders.state)
@@ -62,14 +84,19 @@ impl Belljar {
                 _ => {}
             })
             .build()?;
-        let mut policy = Policy::default();
-        policy.compute.deterministic = deterministic;
+        let policy = Policy::parse(way.policy, name)?;
         Ok(Belljar { name, host, policy, loaded: None })
     }
 
     /// Compiles whatever is missing, so that no start counts it.
     pub(crate) fn warm(&self) -> Result<()> {
         self.host.warm().context("compiling the guest")
+    }
+
+    /// Has so many sandboxes, each of which has served a request.
+    pub(crate) fn warm_up(&mut self, sandboxes: usize) -> Result<()> {
+        let loaded = self.loaded()?;
+        Ok(loaded.model.warm_up(&loaded.inputs, sandboxes)?)
     }
 
     fn loaded(&mut self) -> Result<&mut Loaded> {
@@ -103,25 +130,56 @@ impl Peer for Belljar {
             case.inputs.iter().map(|input| (input.name.clone(), input.tensor.clone())).collect();
         model.prepare(&inputs)?;
         let load = start.elapsed();
-        self.loaded = Some(Loaded { model, inputs, memory: 0 });
+        self.loaded = Some(Loaded { model, inputs, memory: 0, costs: Vec::new() });
         Ok(load)
     }
 
     fn run(&mut self, iterations: usize) -> Result<Vec<Duration>> {
         let loaded = self.loaded()?;
+        loaded.costs.clear();
         let mut times = Vec::with_capacity(iterations);
         for _ in 0..iterations {
             let start = Instant::now();
             let outputs = loaded.run()?;
             times.push(start.elapsed());
-            drop(outputs);
+            loaded.costs.push(outputs.cost());
         }
         Ok(times)
+    }
+
+    fn rate(&mut self, clients: usize, time: Duration) -> Result<f64> {
+        let loaded = self.loaded()?;
+        let begin = Barrier::new(clients);
+        let client = || -> Result<(u32, Duration)> {
+            begin.wait();
+            let (start, mut runs) = (Instant::now(), 0);
+            loop {
+                loaded.model.run(&loaded.inputs)?.validate()?;
+                runs += 1;
+                if start.elapsed() >= time {
+                    return Ok((runs, start.elapsed()));
+                }
+            }
+        };
+        let results: Vec<_> = thread::scope(|scope| {
+            let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
+            clients.into_iter().map(|client| client.join()).collect()
+        });
+        let (mut runs, mut whole) = (0, Duration::ZERO);
+        for result in results {
+            let (its, took) = result.map_err(|_| anyhow!("a client panicked"))??;
+            (runs, whole) = (runs + its, whole.max(took));
+        }
+        Ok(f64::from(runs) / whole.as_secs_f64())
     }
 
     fn outputs(&mut self) -> Result<Vec<Vec<f32>>> {
         let outputs = self.loaded()?.run()?;
         outputs.tensors().iter().map(|(_, tensor)| floats(tensor)).collect()
+    }
+
+    fn costs(&self) -> &[RunCost] {
+        self.loaded.as_ref().map_or(&[], |loaded| &loaded.costs)
     }
 
     fn sandbox_memory(&self) -> Option<u64> {

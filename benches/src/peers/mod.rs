@@ -1,13 +1,14 @@
 //! Those that are compared: Belljar in its several ways, and runtimes beside it.
 //!
-//! A peer measures itself, so that asking it costs nothing that would count. Each computes on one
-//! thread.
+//! A peer measures itself, so that asking it costs nothing that would count. Each computes a run on
+//! one thread, unless it was made for more.
 
 pub(crate) mod belljar;
 pub(crate) mod process;
 
 use std::time::Duration;
 
+use ::belljar::RunCost;
 use anyhow::Result;
 
 use crate::inputs::Case;
@@ -27,8 +28,16 @@ pub(crate) trait Peer {
     /// Runs the model; one time for each run.
     fn run(&mut self, iterations: usize) -> Result<Vec<Duration>>;
 
+    /// Runs in a second when so many clients ask at the same time and again once they are answered.
+    fn rate(&mut self, clients: usize, time: Duration) -> Result<f64>;
+
     /// The outputs of a run, flat, in the order in which the model declares them.
     fn outputs(&mut self) -> Result<Vec<Vec<f32>>>;
+
+    /// What the sandbox reported about each of the latest runs, for peers that have one.
+    fn costs(&self) -> &[RunCost] {
+        &[]
+    }
 
     /// Size of the sandbox's linear memory after a run, for peers that have one.
     fn sandbox_memory(&self) -> Option<u64> {

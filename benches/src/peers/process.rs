@@ -17,13 +17,19 @@ use crate::inputs::Case;
 #[derive(Clone)]
 pub(crate) struct Program {
     pub(crate) name: &'static str,
-    /// The program and what comes before the model among its arguments.
+    /// The program and what comes first among its arguments.
     command: Vec<OsString>,
+    threads: usize,
 }
 
 impl Program {
     pub(crate) fn new(name: &'static str, command: &[&Path]) -> Program {
-        Program { name, command: command.iter().map(|part| part.into()).collect() }
+        Program { name, command: command.iter().map(|part| part.into()).collect(), threads: 1 }
+    }
+
+    /// The same, computing one run on several threads.
+    pub(crate) fn on_threads(&self, threads: usize) -> Program {
+        Program { threads, ..self.clone() }
     }
 
     /// The command that loads the case; with `once` it runs it, prints the outputs and ends.
@@ -33,6 +39,9 @@ impl Program {
         command.args(first);
         if once {
             command.arg("--once");
+        }
+        if self.threads != 1 {
+            command.arg("--threads").arg(self.threads.to_string());
         }
         command.args(case.arguments()).stdin(Stdio::null());
         Ok(command)
@@ -122,6 +131,12 @@ impl Peer for ProcessPeer {
         let times: Option<Vec<_>> =
             times.iter().map(|time| time.as_u64().map(Duration::from_nanos)).collect();
         times.filter(|times| times.len() == iterations).context("a peer's times are not as asked")
+    }
+
+    fn rate(&mut self, clients: usize, time: Duration) -> Result<f64> {
+        let answer = self.ask(&format!("rate {clients} {}", time.as_millis()))?;
+        let number = |key: &str| answer[key].as_f64().with_context(|| format!("no {key:?}"));
+        Ok(number("runs")? / (number("ns")? / 1e9))
     }
 
     fn outputs(&mut self) -> Result<Vec<Vec<f32>>> {

@@ -76,6 +76,7 @@ pub(super) enum Command {
     },
     Inspect(Inspect),
     NewPolicy(NewPolicy),
+    Bench(Bench),
     /// Compile the sandboxed runner for this machine ahead of time
     #[command(
         after_help = "Examples:\n  belljar warm\n  BELLJAR_CACHE_DIR=/var/cache/belljar belljar warm"
@@ -280,15 +281,9 @@ pub(super) struct Inspect {
     pub(super) format: Format,
 }
 
-/// Write a starting policy: the model pinned, limits fitted to one measured run
+/// The inputs of a measured run.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  belljar new-policy model.onnx --input image=photo.npy --output model.policy.toml\n  belljar new-policy model.onnx --random\n  belljar new-policy model.onnx --random --shape image=1,3,640,480"
-)]
-pub(super) struct NewPolicy {
-    /// The ONNX file
-    pub(super) model: PathBuf,
-
+pub(super) struct InputArgs {
     /// An input of the measured run, as in `belljar run`
     #[arg(short, long = "input", value_name = "[NAME=]FILE", action = ArgAction::Append)]
     pub(super) inputs: Vec<OsString>,
@@ -301,6 +296,19 @@ pub(super) struct NewPolicy {
     /// The shape of a made-up input
     #[arg(long = "shape", value_name = "NAME=N,N,…", requires = "random")]
     pub(super) shapes: Vec<String>,
+}
+
+/// Write a starting policy: the model pinned, limits fitted to one measured run
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  belljar new-policy model.onnx --input image=photo.npy --output model.policy.toml\n  belljar new-policy model.onnx --random\n  belljar new-policy model.onnx --random --shape image=1,3,640,480"
+)]
+pub(super) struct NewPolicy {
+    /// The ONNX file
+    pub(super) model: PathBuf,
+
+    #[command(flatten)]
+    pub(super) inputs: InputArgs,
 
     /// Where to write the policy, instead of printing it
     #[arg(short, long, value_name = "FILE")]
@@ -309,6 +317,61 @@ pub(super) struct NewPolicy {
     /// Let --output replace a file
     #[arg(long, requires = "output")]
     pub(super) force: bool,
+}
+
+/// Measure a model: latency, start-up, memory, throughput
+#[derive(Debug, Args)]
+#[command(after_help = format!("\
+First, requests one at a time, each sent once the memory of the one before is pristine again: a warm
+run, as its client waits for it. Then as many requests as are measured in the first part, from
+--concurrency clients that each send the next one as soon as they have an answer: the sustained rate,
+which includes all resets. Runs that warm up are not counted. Percentiles are of nearest rank.
+
+Keys of the JSON, of which p50, p90, p95, p99, min, max and mean are called percentiles:
+  start_ms          from the model's file to its first answer, in ms; compiled code is in the cache
+  start             its parts: code_ms, read_ms, load_ms, prepare_ms, first_run_ms
+  warm_ms           a warm run from tensors to checked tensors, in ms: percentiles
+  instantiate_us    to make the instance of a request, in µs, part of warm_ms: percentiles
+  reset_ms          to make memory pristine after a request, in ms, not in warm_ms: percentiles
+  reset_method      written-pages or new-mapping
+  share             parts of a warm run and its reset, together 1: kernels (native kernels), guest
+                    (WebAssembly outside of them), crossing (everything else), reset
+  sustained         per_second, requests answered in a second; latency_ms, percentiles in ms of
+                    what a client waits for at this rate
+  rss_bytes         resident memory (RSS) of this process and its workers after that, in bytes;
+                    pages that processes share count in each of them; null if it cannot be read
+  pss_bytes         the same as PSS: a shared page counts once; null where the kernel denies it
+  workers           worker processes in these two
+  linear_memory_bytes  the largest that a sandbox's own memory was
+  model, policy, isolation, iterations, warm_up, concurrency, inputs: what was measured
+
+Examples:
+  belljar bench model.onnx --random
+  belljar bench model.onnx --input image=photo.npy --policy model.policy.toml --iterations 1000
+  belljar bench model.onnx --random --shape image=8,3,224,224 --concurrency 4
+  belljar bench model.onnx --random --format json | jq .warm_ms.p95
+
+{EXIT_CODES}"))]
+pub(super) struct Bench {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+
+    #[command(flatten)]
+    pub(super) inputs: InputArgs,
+
+    /// Requests that are measured in each of the two parts
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) iterations: u32,
+
+    /// Clients that send requests at the same time, each served by a sandbox of its own
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(super) concurrency: u16,
+
+    /// How to print the figures
+    #[arg(short, long, default_value = "table")]
+    pub(super) format: Format,
 }
 
 #[cfg(test)]

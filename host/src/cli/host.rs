@@ -29,9 +29,11 @@ pub(super) enum Store {
     Unused,
 }
 
+/// `idle` is how many sandboxes of a model are kept: as many as there are requests at once.
 pub(super) fn host(
     isolation: IsolationArg,
     store: Store,
+    idle: usize,
     terminal: &Terminal,
 ) -> Result<Host, Failure> {
     let isolation = match isolation {
@@ -57,9 +59,20 @@ pub(super) fn host(
         }
         Event::Log { line, .. } => terminal.note(&format!("runner: {}", Hostile::new(&line))),
     };
-    // A command runs one thing at a time.
-    let builder = Host::builder().isolation(isolation).idle_sandboxes(1).on_event(listener);
+    let builder = Host::builder().isolation(isolation).idle_sandboxes(idle).on_event(listener);
     Ok(builder.image_store(store == Store::Used).build()?)
+}
+
+/// The policy that was named, or the default one; the former also with where it came from.
+pub(super) fn rules(
+    arguments: &ModelArgs,
+    terminal: &Terminal,
+) -> Result<(Policy, Option<LoadedPolicy>), Failure> {
+    let Some(path) = &arguments.policy else { return Ok((Policy::default(), None)) };
+    let loaded = Policy::load(path).map_err(Error::from)?;
+    let digest = crate::Digest::from(loaded.source.sha256);
+    terminal.note(&format!("policy {} (SHA-256 {digest})", shown(&loaded.source.path)));
+    Ok((loaded.policy.clone(), Some(loaded)))
 }
 
 /// Reads, checks and loads the model.
@@ -68,16 +81,18 @@ pub(super) fn load(
     store: Store,
     terminal: &Terminal,
 ) -> Result<Loaded, Failure> {
-    let policy = match &arguments.policy {
-        Some(path) => Some(Policy::load(path).map_err(Error::from)?),
-        None => None,
-    };
-    let rules = policy.as_ref().map_or_else(Policy::default, |loaded| loaded.policy.clone());
-    if let Some(loaded) = &policy {
-        let digest = crate::Digest::from(loaded.source.sha256);
-        terminal.note(&format!("policy {} (SHA-256 {digest})", shown(&loaded.source.path)));
-    }
-    let host = host(arguments.isolation, store, terminal)?;
+    // A command runs one thing at a time.
+    load_on(&host(arguments.isolation, store, 1, terminal)?, arguments, store, terminal)
+}
+
+/// Reads, checks and loads the model on a host that is there already.
+pub(super) fn load_on(
+    host: &Host,
+    arguments: &ModelArgs,
+    store: Store,
+    terminal: &Terminal,
+) -> Result<Loaded, Failure> {
+    let (rules, policy) = rules(arguments, terminal)?;
     // The code is checked, and a worker started, while the model is read. Should that fail, then
     // so does whoever needs it, and says why.
     let warm = std::thread::spawn({
@@ -95,7 +110,7 @@ pub(super) fn load(
     }
     let start = Instant::now();
     let model = terminal.progress("loading the model", || host.load(bytes, &rules))?;
-    Ok(Loaded { host, model, size, policy, read_time, load_time: start.elapsed() })
+    Ok(Loaded { host: host.clone(), model, size, policy, read_time, load_time: start.elapsed() })
 }
 
 pub(super) fn read_model(path: &Path, limit: u64) -> Result<ModelBytes, Failure> {

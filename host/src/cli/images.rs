@@ -18,7 +18,7 @@ use crate::text::Hostile;
 use crate::{ImageStore, StoredKind, StoredModel};
 
 pub(super) fn images(command: &Images, terminal: &Terminal) -> Result<(), Failure> {
-    let host = host(IsolationArg::Process, Store::Used, terminal)?;
+    let host = host(IsolationArg::Process, Store::Used, 1, terminal)?;
     let store = host.image_store();
     match command {
         Images::List { format } => {

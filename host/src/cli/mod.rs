@@ -3,12 +3,14 @@
 //! [`crate::text::Hostile`], and nothing here decides what a model may do.
 
 mod args;
+mod bench;
 mod failure;
 mod host;
 mod images;
 mod inputs;
 mod inspect;
 mod json;
+mod made_up;
 mod new_policy;
 mod outputs;
 mod pages;
@@ -62,6 +64,7 @@ fn dispatch(arguments: Arguments, terminal: &Terminal) -> Result<(), Failure> {
         Command::Images { command } => images::images(&command, terminal),
         Command::Inspect(inspect) => inspect::inspect(&inspect, terminal),
         Command::NewPolicy(new_policy) => new_policy::new_policy(&new_policy, terminal),
+        Command::Bench(bench) => bench::bench(&bench, terminal),
         Command::Warm => pages::warm(terminal),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { output } => pages::man(output.as_deref()),

@@ -34,7 +34,7 @@ pub(super) fn version(verbose: bool) -> Result<(), Failure> {
 }
 
 pub(super) fn warm(terminal: &Terminal) -> Result<(), Failure> {
-    let host = host(IsolationArg::Process, Store::Unused, terminal)?;
+    let host = host(IsolationArg::Process, Store::Unused, 1, terminal)?;
     terminal.progress("compiling the sandboxed runner", || host.warm())?;
     let place = shown(host.cache_dir());
     writeln!(stdout(), "compiled code is in {place}").map_err(Failure::output)

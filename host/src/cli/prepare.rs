@@ -9,7 +9,7 @@ use super::args::{Format, Prepare};
 use super::failure::Failure;
 use super::host::{Store, load};
 use super::json;
-use super::new_policy::parse_shape;
+use super::made_up::parse_shape;
 use super::table::Table;
 use super::terminal::Terminal;
 use crate::error::Error;

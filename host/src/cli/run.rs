@@ -12,6 +12,7 @@ use super::outputs::{Labels, Printing, write};
 use super::table::Table;
 use super::terminal::Terminal;
 use super::{inputs, json};
+use crate::policy::LoadedPolicy;
 
 /// Where the time went.
 struct Times {
@@ -95,12 +96,6 @@ fn answer(
     outputs: serde_json::Value,
     times: &Times,
 ) -> serde_json::Value {
-    let policy = loaded.policy.as_ref().map(|loaded| {
-        json!({
-            "path": loaded.source.path.to_string_lossy(),
-            "sha256": crate::Digest::from(loaded.source.sha256).to_string(),
-        })
-    });
     let times: serde_json::Map<_, _> = times
         .entries()
         .iter()
@@ -113,9 +108,19 @@ fn answer(
             "bytes": loaded.size,
         },
         "prepared": if loaded.model.calls().prepare > 0 { "now" } else { "store" },
-        "policy": policy,
+        "policy": policy_json(loaded.policy.as_ref()),
         "outputs": outputs,
         "time": times,
+    })
+}
+
+/// Which policy it was, or null for the default one.
+pub(super) fn policy_json(policy: Option<&LoadedPolicy>) -> serde_json::Value {
+    policy.map_or(serde_json::Value::Null, |loaded| {
+        json!({
+            "path": loaded.source.path.to_string_lossy(),
+            "sha256": crate::Digest::from(loaded.source.sha256).to_string(),
+        })
     })
 }
 

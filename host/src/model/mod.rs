@@ -165,30 +165,47 @@ impl Model {
         self.run_inner(inputs).map_err(|kind| self.error(kind))
     }
 
+    /// Has so many sandboxes waiting that have served these inputs once, so that as many requests
+    /// at a time wait neither for a sandbox nor for its memory to be touched the first time. No more
+    /// are kept than [`HostBuilder::idle_sandboxes`](crate::HostBuilder::idle_sandboxes) says.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn warm_up<N: AsRef<str>>(
+        &self,
+        inputs: &[(N, Tensor)],
+        sandboxes: usize,
+    ) -> Result<(), Error> {
+        let shared = &*self.shared;
+        let mut served = Vec::new();
+        let mut serve = || -> Result<(), ErrorKind> {
+            let bound = shared.bind(inputs)?;
+            let mut sandbox = shared.prepared_sandbox(&bound.shapes)?;
+            let answer = shared.call(&mut *sandbox, Call::Run, payload(inputs), Phase::Run)?;
+            reply(&answer, Phase::Run)?;
+            served.push((bound.shapes, sandbox));
+            Ok(())
+        };
+        // All are held until the last has served: one that waits would be taken again.
+        let result = (0..sandboxes.min(shared.host.idle)).try_for_each(|_| serve());
+        for (shapes, sandbox) in served {
+            shared.put_back(shapes, sandbox);
+        }
+        result.map_err(|kind| self.error(kind))
+    }
+
     fn run_inner<N: AsRef<str>>(
         &self,
         inputs: &[(N, Tensor)],
     ) -> Result<UncheckedOutputs, ErrorKind> {
         let shared = &*self.shared;
-        let bound = shared.contract.bind(inputs)?;
-        let limit = shared.policy.limits.input_size;
-        let found = inputs.iter().fold(0u64, |sum, (_, t)| sum.saturating_add(t.byte_len()));
-        if found > limit {
-            return Err(Limit::InputSize { found, limit }.into());
-        }
+        let bound = shared.bind(inputs)?;
         let start = Instant::now();
         let mut sandbox = shared.prepared_sandbox(&bound.shapes)?;
         let prepare = start.elapsed();
 
         let start = Instant::now();
-        let wires: Vec<_> = inputs.iter().map(|(_, tensor)| tensor.to_wire()).collect();
-        let views: Vec<_> = inputs
-            .iter()
-            .zip(&wires)
-            .map(|((name, tensor), wire)| tensor.view(name.as_ref(), wire))
-            .collect();
-        let payload = Payload::Bytes(encode_tensors(&views));
-        let answer = shared.call(&mut *sandbox, Call::Run, payload, Phase::Run)?;
+        let answer = shared.call(&mut *sandbox, Call::Run, payload(inputs), Phase::Run)?;
         let tensors = match reply(&answer, Phase::Run)? {
             Reply::Tensors(views) => views,
             _ => return Err(unexpected()),
@@ -221,6 +238,17 @@ impl Model {
     fn error(&self, kind: ErrorKind) -> Error {
         Error::for_model(&self.shared.label, kind)
     }
+}
+
+/// Inputs as the guest takes them.
+fn payload<N: AsRef<str>>(inputs: &[(N, Tensor)]) -> Payload {
+    let wires: Vec<_> = inputs.iter().map(|(_, tensor)| tensor.to_wire()).collect();
+    let views: Vec<_> = inputs
+        .iter()
+        .zip(&wires)
+        .map(|((name, tensor), wire)| tensor.view(name.as_ref(), wire))
+        .collect();
+    Payload::Bytes(encode_tensors(&views))
 }
 
 /// Lists the kernels of a sandbox without a model.

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use belljar_abi::{Description, GuestErrorCode, InputShape, Reply, decode_reply, encode_shapes};
 
-use super::contract::Contract;
+use super::contract::{Bound, Contract};
 use crate::error::{ErrorKind, Phase};
 use crate::host::{Event, Inner};
 use crate::policy::Policy;
 use crate::sandbox::{Answer, Call, CallLimit, Image, ImageKey, Limit, Payload, Sandbox, TimeKey};
+use crate::tensor::Tensor;
 use crate::trust::ModelBytes;
 
 pub(super) struct Shared {
@@ -37,6 +38,17 @@ pub(super) struct Waiting {
 }
 
 impl Shared {
+    /// Holds inputs against the declaration and the limit of their size.
+    pub(super) fn bind<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<Bound, ErrorKind> {
+        let bound = self.contract.bind(inputs)?;
+        let limit = self.policy.limits.input_size;
+        let found = inputs.iter().fold(0u64, |sum, (_, t)| sum.saturating_add(t.byte_len()));
+        if found > limit {
+            return Err(Limit::InputSize { found, limit }.into());
+        }
+        Ok(bound)
+    }
+
     pub(super) fn call(
         &self,
         sandbox: &mut dyn Sandbox,

@@ -1,4 +1,4 @@
-//! Native tract as a peer: one process, one model, one thread.
+//! Native tract as a peer: one process, one model, one thread unless more are asked for.
 //!
 //! It must do with the model what Belljar's guest does inside the sandbox (same version, shapes
 //! fixed the same way, the same optimisations), or the comparison says nothing. The arguments and
@@ -6,11 +6,13 @@
 
 use std::io::{self, BufRead, Write};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
+use tract_linalg::multithread::{Executor, set_default_executor};
 use tract_onnx::prelude::*;
 
 /// As in Cargo.toml, which pins it.
@@ -18,7 +20,7 @@ const VERSION: &str = "0.23.9";
 
 struct Peer {
     plan: Arc<TypedRunnableModel>,
-    inputs: TVec<TValue>,
+    inputs: Vec<Tensor>,
 }
 
 fn main() -> Result<()> {
@@ -26,6 +28,11 @@ fn main() -> Result<()> {
     let once = arguments.first().is_some_and(|first| first == "--once");
     if once {
         arguments.remove(0);
+    }
+    if arguments.first().is_some_and(|first| first == "--threads") {
+        let flag: Vec<String> = arguments.drain(..2.min(arguments.len())).collect();
+        let threads: usize = flag.get(1).context("--threads needs a number")?.parse()?;
+        set_default_executor(Executor::multithread(threads));
     }
     let (model, inputs) = arguments.split_first().context("no model was named")?;
     let start = Instant::now();
@@ -37,9 +44,14 @@ fn main() -> Result<()> {
     say(&json!({ "ready": VERSION, "load_ns": load.as_nanos() as u64 }))?;
     for line in io::stdin().lock().lines() {
         let line = line?;
-        match line.split_once(' ') {
-            Some(("run", count)) => say(&json!({ "times": peer.times(count.trim().parse()?)? }))?,
-            None if line == "outputs" => say(&json!({ "outputs": peer.outputs()? }))?,
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["run", count] => say(&json!({ "times": peer.times(count.parse()?)? }))?,
+            ["rate", clients, ms] => {
+                let time = Duration::from_millis(ms.parse()?);
+                say(&peer.rate(clients.parse()?, time)?)?;
+            }
+            ["outputs"] => say(&json!({ "outputs": peer.outputs()? }))?,
             _ => bail!("not understood: {line:?}"),
         }
     }
@@ -64,23 +76,51 @@ impl Peer {
         }
         let mut model = tract_onnx::onnx().with_ignore_value_info(true).model_for_path(path)?;
         let names = input_names(&model)?;
-        let mut ordered = tvec![];
+        let mut ordered = Vec::new();
         for (at, name) in names.iter().enumerate() {
             let found = given.iter().find(|(given, _)| *given == name);
             let (_, tensor) = found.with_context(|| format!("no input {name:?} was given"))?;
             let fact = InferenceFact::dt_shape(tensor.datum_type(), tensor.shape());
             model.set_input_fact(at, fact)?;
-            ordered.push(tensor.clone().into_tvalue());
+            ordered.push(tensor.clone());
         }
         let plan = model.into_optimized()?.into_runnable()?;
         Ok(Peer { plan, inputs: ordered })
+    }
+
+    fn values(&self) -> TVec<TValue> {
+        self.inputs.iter().map(|tensor| tensor.clone().into_tvalue()).collect()
+    }
+
+    /// Runs of as many threads at once as there are clients, each again when it is done.
+    fn rate(&self, clients: usize, time: Duration) -> Result<Value> {
+        let begin = Barrier::new(clients);
+        let client = || -> Result<(u64, Duration)> {
+            begin.wait();
+            let (start, mut runs) = (Instant::now(), 0);
+            while start.elapsed() < time {
+                self.plan.run(self.values())?;
+                runs += 1;
+            }
+            Ok((runs, start.elapsed()))
+        };
+        let (mut runs, mut whole) = (0, Duration::ZERO);
+        thread::scope(|scope| {
+            let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
+            for client in clients {
+                let (its, took) = client.join().map_err(|_| anyhow!("a thread panicked"))??;
+                (runs, whole) = (runs + its, whole.max(took));
+            }
+            anyhow::Ok(())
+        })?;
+        Ok(json!({ "runs": runs, "ns": whole.as_nanos() as u64 }))
     }
 
     fn times(&self, count: usize) -> Result<Vec<u64>> {
         let mut times = Vec::new();
         for _ in 0..count {
             let start = Instant::now();
-            let outputs = self.plan.run(self.inputs.clone())?;
+            let outputs = self.plan.run(self.values())?;
             times.push(start.elapsed().as_nanos() as u64);
             drop(outputs);
         }
@@ -90,7 +130,7 @@ impl Peer {
     /// Every output, flat, in the order in which the model declares them.
     fn outputs(&self) -> Result<Vec<Vec<f32>>> {
         let mut all = Vec::new();
-        for output in self.plan.run(self.inputs.clone())? {
+        for output in self.plan.run(self.values())? {
             let floats = output.cast_to::<f32>()?;
             all.push(floats.to_plain_array_view::<f32>()?.iter().copied().collect());
         }

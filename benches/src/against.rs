@@ -1,0 +1,169 @@
+//! The regression gate: two builds of `belljar` beside each other, in turns.
+//!
+//! Each model is run by both builds in each round, by `belljar bench`, in an order that alternates.
+//! A model has become slower if the median over the rounds of new ÷ old is above [`THRESHOLD`] and
+//! three quarters of the rounds say that it is slower at all, *and* the same is found once more, in
+//! as many rounds again. So a machine that stutters must stutter for the same model twice, and only
+//! while one of the two has its turn.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::inputs::Case;
+use crate::measure::{Samples, turns};
+use crate::options::{Against, Options};
+use crate::peers::belljar::Folders;
+use crate::report::{digits, line, rule};
+use crate::say;
+
+/// Times as slow, from where on it is a regression: below, two builds of the same sources differ.
+const THRESHOLD: f64 = 1.05;
+
+/// Rounds.
+const ROUNDS: usize = 11;
+const QUICK: usize = 5;
+
+/// One of the two.
+struct Build<'a> {
+    program: &'a Path,
+    policy: Option<&'a Path>,
+}
+
+/// What was found of one model.
+struct Compared {
+    new: Samples,
+    old: Samples,
+}
+
+impl Compared {
+    fn ratios(&self) -> Samples {
+        Samples(self.new.0.iter().zip(&self.old.0).map(|(new, old)| new / old).collect())
+    }
+
+    fn slower(&self) -> bool {
+        let ratios = self.ratios();
+        ratios.median() > THRESHOLD && ratios.quartile() > 1.0
+    }
+}
+
+/// Compares, prints a table, and fails if a model has become slower.
+pub(crate) fn against(options: &Options, cases: &[Case], wanted: &Against) -> Result<()> {
+    let new = Build { program: &options.belljar, policy: wanted.policy.as_deref() };
+    let old = Build { program: &wanted.program, policy: wanted.old_policy.as_deref() };
+    let folders = Folders::of(&options.root);
+    let rounds = if options.quick { QUICK } else { ROUNDS };
+    for build in [&new, &old] {
+        let help = Command::new(build.program).args(["bench", "--help"]).output();
+        if !help.is_ok_and(|help| help.status.success()) {
+            bail!("{} has no `bench` command to compare with", build.program.display());
+        }
+    }
+    let head = ["model", "new (ms)", "old (ms)", "new ÷ old", ""].map(str::to_owned);
+    let mut text = line(head.into_iter()) + &rule(4);
+    let mut slower = Vec::new();
+    for case in cases {
+        let mut found = compare(&new, &old, case, &folders, rounds)?;
+        if found.slower() {
+            say(format!("{}: slower, which is looked at again", case.name));
+            found = compare(&new, &old, case, &folders, rounds)?;
+        }
+        let ratios = found.ratios();
+        let (low, high) = (digits(ratios.min()), digits(ratios.max()));
+        let cells = [
+            case.name.clone(),
+            digits(found.new.median()),
+            digits(found.old.median()),
+            format!("{:.3} ({low}–{high})", ratios.median()),
+            if found.slower() { "slower".to_owned() } else { String::new() },
+        ];
+        text += &line(cells.into_iter());
+        say(format!("{}: {rounds} rounds, new ÷ old {:.3}", case.name, ratios.median()));
+        if found.slower() {
+            slower.push(format!("{} ({:.2} ×)", case.name, ratios.median()));
+        }
+    }
+    print!("{text}");
+    if !slower.is_empty() {
+        bail!("slower than {}: {}", wanted.program.display(), slower.join(", "));
+    }
+    Ok(())
+}
+
+fn compare(
+    new: &Build<'_>,
+    old: &Build<'_>,
+    case: &Case,
+    folders: &Folders,
+    rounds: usize,
+) -> Result<Compared> {
+    let once = old.warm(case, folders, 3)?;
+    let iterations = turns(Duration::from_secs_f64(once / 1e3)).clamp(5, 100);
+    let mut found = Compared { new: Samples::default(), old: Samples::default() };
+    for round in 0..rounds {
+        let take = |build: &Build<'_>, samples: &mut Samples| -> Result<()> {
+            samples.0.push(build.warm(case, folders, iterations)?);
+            Ok(())
+        };
+        if round % 2 == 0 {
+            take(old, &mut found.old)?;
+            take(new, &mut found.new)?;
+        } else {
+            take(new, &mut found.new)?;
+            take(old, &mut found.old)?;
+        }
+    }
+    Ok(found)
+}
+
+impl Build<'_> {
+    /// The median of some warm runs, in ms.
+    fn warm(&self, case: &Case, folders: &Folders, iterations: usize) -> Result<f64> {
+        let mut command = Command::new(self.program);
+        command.arg("bench").arg(&case.model);
+        for input in &case.inputs {
+            let mut value = std::ffi::OsString::from(&input.name);
+            value.push("=");
+            value.push(&input.file);
+            command.arg("--input").arg(value);
+        }
+        if let Some(policy) = self.policy {
+            command.arg("--policy").arg(policy);
+        }
+        command.args(["--quiet", "--format", "json", "--iterations", &iterations.to_string()]);
+        command.env("BELLJAR_CACHE_DIR", &folders.cache).env("BELLJAR_STATE_DIR", &folders.state);
+        let named = || format!("{} on {}", self.program.display(), case.name);
+        let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+        let output = output.with_context(named)?;
+        if !output.status.success() {
+            bail!("{} ended with {}", named(), output.status);
+        }
+        let found: Value = serde_json::from_slice(&output.stdout).with_context(named)?;
+        let median = found.pointer("/warm_ms/p50").and_then(Value::as_f64);
+        median
+            .filter(|median| *median > 0.0)
+            .with_context(|| format!("{}: no warm_ms.p50", named()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compared(new: &[f64], old: &[f64]) -> Compared {
+        Compared { new: Samples(new.to_vec()), old: Samples(old.to_vec()) }
+    }
+
+    #[test]
+    fn what_is_slower_most_of_the_time_is_slower() {
+        assert!(compared(&[11.0, 11.0, 11.2, 10.9, 30.0], &[10.0; 5]).slower());
+        assert!(!compared(&[10.4; 5], &[10.0; 5]).slower(), "below the threshold");
+        assert!(!compared(&[10.0; 5], &[11.0; 5]).slower(), "faster");
+        assert!(!compared(&[9.0, 9.5, 12.0, 12.0, 12.0], &[10.0; 5]).slower(), "noise");
+        // The machine became slower for both.
+        assert!(!compared(&[10.0, 20.0, 40.0, 41.0], &[10.0, 20.0, 40.0, 40.0]).slower());
+    }
+}

@@ -1,0 +1,116 @@
+//! Inputs for a run that is measured: from files, and made up where none was given.
+
+use belljar_abi::element_count;
+
+use super::args::InputArgs;
+use super::failure::Failure;
+use super::inputs;
+use crate::tensor::{DType, Data, Tensor};
+use crate::text::Hostile;
+use crate::{Description, Dim, ValueInfo};
+
+/// Reads the inputs that were given, and makes the others up if that was asked for.
+pub(super) fn read_or_make_up(
+    arguments: &InputArgs,
+    description: &Description,
+    limit: u64,
+) -> Result<Vec<(String, Tensor)>, Failure> {
+    let mut given = inputs::read_all(&arguments.inputs, description, limit)?;
+    if arguments.random {
+        make_up(&mut given, description, &arguments.shapes, limit)?;
+    }
+    Ok(given)
+}
+
+/// Adds made-up tensors for the inputs that were not given.
+fn make_up(
+    given: &mut Vec<(String, Tensor)>,
+    description: &Description,
+    shapes: &[String],
+    limit: u64,
+) -> Result<(), Failure> {
+    let mut left = limit;
+    let shapes = shapes.iter().map(|text| parse_shape(text)).collect::<Result<Vec<_>, _>>()?;
+    let mut seed = 1;
+    for input in description.inputs.iter().filter(|input| !input.has_default) {
+        if given.iter().any(|(name, _)| *name == input.name) {
+            continue;
+        }
+        let named = shapes.iter().find(|(name, _)| *name == input.name);
+        let shape = named.map_or_else(|| declared_shape(input), |(_, shape)| shape.clone());
+        let failed = |why: String| {
+            Failure::usage(format!(
+                "no input can be made up for {}: {why}",
+                Hostile::cut(&input.name, 60)
+            ))
+        };
+        let dtype = input.dtype().ok_or_else(|| failed("it has no known element type".into()))?;
+        let dims: Vec<u64> = shape.iter().map(|dim| *dim as u64).collect();
+        // Strings are empty, but not free.
+        left = element_count(&dims)
+            .and_then(|count| count.checked_mul(dtype.size().unwrap_or(24) as u64))
+            .and_then(|len| left.checked_sub(len))
+            .ok_or_else(|| failed(format!("inputs would be larger than {limit} bytes")))?;
+        let zeros = Tensor::zeros(dtype, &shape).map_err(|err| failed(err.to_string()))?;
+        let tensor = match dtype {
+            DType::F32 => {
+                let values: Vec<f32> = (0..zeros.len()).map(|_| uniform(&mut seed)).collect();
+                Tensor::new(Data::from(values), &shape).map_err(|err| failed(err.to_string()))?
+            }
+            // Integers are often indices: zero is the one that is always in range.
+            _ => zeros,
+        };
+        given.push((input.name.clone(), tensor));
+    }
+    Ok(())
+}
+
+/// A number between -1 and 1 (Marsaglia's xorshift).
+fn uniform(seed: &mut u64) -> f32 {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    (*seed >> 40) as f32 / (1 << 23) as f32 - 1.0
+}
+
+fn declared_shape(input: &ValueInfo) -> Vec<usize> {
+    let dims = input.shape.iter().flatten();
+    dims.map(|dim| match dim {
+        Dim::Fixed(size) => usize::try_from(*size).unwrap_or(usize::MAX),
+        Dim::Symbol(_) | Dim::Unknown => 1,
+    })
+    .collect()
+}
+
+/// `NAME=1,3,224,224`; nothing after the `=` is a scalar.
+pub(super) fn parse_shape(text: &str) -> Result<(String, Vec<usize>), Failure> {
+    let wrong =
+        || Failure::usage(format!("--shape {}: write NAME=1,3,224,224", Hostile::new(text)));
+    let (name, dims) = text.rsplit_once('=').ok_or_else(wrong)?;
+    let dims = dims.split(',').filter(|dim| !dim.trim().is_empty());
+    let dims: Result<Vec<usize>, _> = dims.map(|dim| dim.trim().parse()).collect();
+    Ok((name.to_owned(), dims.map_err(|_| wrong())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_read() {
+        let parsed = |text| parse_shape(text).ok();
+        assert_eq!(parsed("x=1,3, 4"), Some(("x".into(), vec![1, 3, 4])));
+        assert_eq!(parsed("a=b=2"), Some(("a=b".into(), vec![2])));
+        assert_eq!(parsed("x="), Some(("x".into(), vec![])));
+        assert_eq!(parsed("x"), None);
+        assert_eq!(parsed("x=1,-3"), None);
+    }
+
+    #[test]
+    fn made_up_numbers_are_small_and_differ() {
+        let mut seed = 1;
+        let numbers: Vec<f32> = (0..1000).map(|_| uniform(&mut seed)).collect();
+        assert!(numbers.iter().all(|number| (-1.0..=1.0).contains(number)));
+        assert!(numbers.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+}
