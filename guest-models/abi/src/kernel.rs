@@ -42,7 +42,7 @@ macro_rules! words {
 }
 
 words! {
-    /// A convolution in the layout NCHW, or the special case of it in which every channel has a
+    /// A convolution of `max(input · scale + shift, least)` in the layout NCHW, or the special case of it in which every channel has a
     /// filter of its own (`channels_in` and `channels_out` both 1), with a bias, the addition of
     /// another tensor and clamping of the result to `low..=high`.
     Conv {
@@ -88,6 +88,12 @@ words! {
         column_stride,
         /// The input.
         input,
+        /// One factor for each channel of the input, or nothing; then the input is as it is.
+        scale,
+        /// One summand for each channel of the input; there if `scale` is.
+        shift,
+        /// Bits of the least input after that.
+        least,
         /// The weights: for each group, panels of [`PANEL_ROWS`] output channels (the last one
         /// filled up with zeros), in each the `channels_in × kernel_h × kernel_w` steps, at each
         /// step one weight for each row. Where every channel has a filter of its own: filter after

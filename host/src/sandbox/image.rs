@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
@@ -25,12 +26,22 @@ pub(crate) struct Image {
     len: usize,
     /// Made when it is first read from.
     mapping: OnceLock<Option<Mapping>>,
+    /// What is known of each page.
+    pages: Box<[AtomicU8]>,
 }
+
+/// Nothing is known of a page.
+const UNKNOWN: u8 = 0;
+/// A page of zeros.
+const ZEROS: u8 = 1;
+/// Any other page.
+const CONTENT: u8 = 2;
+
+const PAGE: usize = 4 << 10;
 
 impl Image {
     /// Copies a linear memory. Pages of zeros take no memory.
     pub(super) fn capture(memory: &[u8]) -> io::Result<Image> {
-        const PAGE: usize = 4 << 10;
         // Neighbouring pages in one system call.
         const MOST: usize = 256 * PAGE;
         let mut writer = SealedWriter::new("belljar-image")?;
@@ -69,7 +80,8 @@ impl Image {
     pub(super) fn checked(bytes: SealedBytes) -> io::Result<Image> {
         match usize::try_from(bytes.len()) {
             Ok(len) if len <= MAX_LEN && len.is_multiple_of(WASM_PAGE) => {
-                Ok(Image { bytes, len, mapping: OnceLock::new() })
+                let pages = (0..len / PAGE).map(|_| AtomicU8::new(UNKNOWN)).collect();
+                Ok(Image { bytes, len, mapping: OnceLock::new(), pages })
             }
             _ => Err(io::Error::other("an image has an impossible size")),
         }
@@ -96,6 +108,25 @@ impl Image {
             }
             None => self.bytes.read_at(buffer, offset as u64),
         }
+    }
+
+    /// As [`Image::read_at`], for whole pages that are read again and again: what is known to be
+    /// zero is not read. Much of what a run writes lay free before it.
+    pub(super) fn restore(&self, buffer: &mut [u8], offset: usize) -> io::Result<()> {
+        for (at, page) in buffer.chunks_mut(PAGE).enumerate() {
+            let offset = offset + at * PAGE;
+            let known = self.pages.get(offset / PAGE).ok_or(io::ErrorKind::UnexpectedEof)?;
+            match known.load(Ordering::Relaxed) {
+                ZEROS => page.fill(0),
+                CONTENT => self.read_at(page, offset)?,
+                _ => {
+                    self.read_at(page, offset)?;
+                    let zeros = page.len() == PAGE && page.iter().all(|byte| *byte == 0);
+                    known.store(if zeros { ZEROS } else { CONTENT }, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -157,7 +157,7 @@ impl Slot {
             let pages = unsafe {
                 std::slice::from_raw_parts_mut(self.base.as_ptr().add(offset), to - from)
             };
-            image.read_at(pages, offset)
+            image.restore(pages, offset)
         })?;
         // What earlier instances used beyond this one's size was cleared after them, and is out of
         // reach.

@@ -18,6 +18,8 @@ struct NativeConv {
     request: Request,
     weights: Arc<Tensor>,
     bias: Option<Arc<Tensor>>,
+    /// Scale and shift of the input's channels.
+    before: Option<[Arc<Tensor>; 2]>,
     output: TVec<usize>,
 }
 
@@ -36,6 +38,8 @@ impl EvalOp for NativeConv {
                 input: address(&inputs[0]),
                 weights: address(&self.weights),
                 bias: self.bias.as_ref().map_or(0, |bias| address(bias)),
+                scale: self.before.as_ref().map_or(0, |[scale, _]| address(scale)),
+                shift: self.before.as_ref().map_or(0, |[_, shift]| address(shift)),
                 residual: inputs.get(1).map_or(0, |residual| address(residual)),
                 output,
                 ..self.request
@@ -66,8 +70,10 @@ pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<T
         }
         last = reader;
     }
+    let (input, before) = before(model, node.inputs[0], &found.request)?;
+    found.before = before;
     let mut patch = TypedModelPatch::default();
-    let mut inputs = tvec!(patch.tap_model(model, node.inputs[0])?);
+    let mut inputs = tvec!(patch.tap_model(model, input)?);
     if let Some(residual) = residual {
         inputs.push(patch.tap_model(model, residual)?);
     }
@@ -82,6 +88,7 @@ struct Found {
     /// Filters, one output channel after the other.
     weights: Vec<f32>,
     bias: Vec<f32>,
+    before: Option<Before>,
     output: TVec<usize>,
     clamped: bool,
 }
@@ -117,7 +124,7 @@ impl Found {
             each if each.len() == channels_out => bias,
             _ => return Ok(None),
         };
-        Ok(Some(Found { request, weights, bias, output, clamped: false }))
+        Ok(Some(Found { request, weights, bias, before: None, output, clamped: false }))
     }
 
     /// Takes in what is done next with the result, if it can be.
@@ -151,7 +158,10 @@ impl Found {
             *residual = Some(other);
             return Ok(true);
         };
-        let Some(each) = self.by_channel(operand) else { return Ok(false) };
+        let channels = (self.request.groups * self.request.channels_out) as usize;
+        let pixels = (self.request.out_h * self.request.out_w) as usize;
+        let each = by_channel(operand, &self.output, channels, pixels);
+        let Some(each) = each else { return Ok(false) };
         // What was added is added to the result as it then was.
         let folded = residual.is_none() || op.is::<Max>() || op.is::<Min>();
         if !folded {
@@ -185,30 +195,94 @@ impl Found {
         Ok(true)
     }
 
-    /// An operand as one number for each output channel, if it is that.
-    fn by_channel(&self, operand: &Tensor) -> Option<Vec<f32>> {
-        let elements = floats(operand)?;
-        let channels = (self.request.groups * self.request.channels_out) as usize;
-        if let [all] = &*elements {
-            return Some(vec![*all; channels]);
-        }
-        // The channels' place among the dimensions, which are as many as the output's.
-        let axis = self.output.len().checked_sub(operand.rank())?;
-        let shape = operand.shape();
-        let at = shape.iter().position(|dim| *dim != 1)?;
-        let image = self.output.get(at + axis + 1..)?.iter().product::<usize>();
-        let pixels = (self.request.out_h * self.request.out_w) as usize;
-        let is_channels = elements.len() == channels && shape[at] == channels && image == pixels;
-        is_channels.then_some(elements)
-    }
-
     fn finish(self) -> NativeConv {
-        let Found { request, weights, bias, output, .. } = self;
+        let Found { mut request, weights, bias, before, output, .. } = self;
+        let before = before.map(|before| {
+            request.least = before.least.to_bits();
+            [vector(&before.scale), vector(&before.shift)]
+        });
         let by_channel = request.channels_in == 1 && request.channels_out == 1;
         let weights = if by_channel { weights } else { pack(&request, &weights) };
         let bias = bias.iter().any(|bias| *bias != 0.0).then(|| vector(&bias));
-        NativeConv { request, weights: vector(&weights), bias, output }
+        NativeConv { request, weights: vector(&weights), bias, before, output }
     }
+}
+
+/// What is done with the channels of an input: `max(x · scale + shift, least)`.
+struct Before {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    least: f32,
+}
+
+/// Goes back from a convolution's input through what scales, shifts and bounds its channels and
+/// nothing else reads. Without a bound nothing is gained: tract folds the rest into the weights.
+fn before(
+    model: &TypedModel,
+    input: OutletId,
+    request: &Request,
+) -> TractResult<(OutletId, Option<Before>)> {
+    let shape = model.outlet_fact(input)?;
+    let Some(shape) = plain_shape(shape) else { return Ok((input, None)) };
+    let channels = (request.groups * request.channels_in) as usize;
+    let pixels = (request.in_h * request.in_w) as usize;
+    let mut before =
+        Before { scale: vec![1.0; channels], shift: vec![0.0; channels], least: f32::NEG_INFINITY };
+    let (mut at, mut steps) = (input, 0);
+    loop {
+        let node = model.node(at.node);
+        // The convolution, or what was taken in before, is its only reader.
+        if only_reader(model, node).is_none() {
+            break;
+        }
+        let Some(TypedBinOp(op, None)) = node.op_as::<TypedBinOp>() else { break };
+        let [a, b] = *node.inputs else { break };
+        let konst =
+            |outlet: OutletId| Ok::<_, TractError>(model.outlet_fact(outlet)?.konst.clone());
+        let (from, operand) = match (konst(a)?, konst(b)?) {
+            (Some(operand), None) => (b, operand),
+            (None, Some(operand)) => (a, operand),
+            _ => break,
+        };
+        if plain_shape(model.outlet_fact(from)?).as_ref() != Some(&shape) {
+            break;
+        }
+        let Some(each) = by_channel(&operand, &shape, channels, pixels) else { break };
+        if steps == 0 {
+            // Seen from the convolution the bound comes first.
+            let (true, Some(least)) = (op.is::<Max>(), uniform(&each)) else { break };
+            before.least = least;
+        } else if op.is::<Add>() {
+            let shifts = before.shift.iter_mut().zip(&before.scale).zip(each);
+            shifts.for_each(|((shift, scale), more)| *shift += scale * more);
+        } else if op.is::<Mul>() {
+            before.scale.iter_mut().zip(each).for_each(|(scale, factor)| *scale *= factor);
+        } else {
+            break;
+        }
+        (at, steps) = (from, steps + 1);
+    }
+    Ok(if steps > 1 { (at, Some(before)) } else { (input, None) })
+}
+
+/// An operand of a tensor of images as one number for each channel, if it is that.
+fn by_channel(
+    operand: &Tensor,
+    shape: &[usize],
+    channels: usize,
+    pixels: usize,
+) -> Option<Vec<f32>> {
+    let elements = floats(operand)?;
+    if let [all] = &*elements {
+        return Some(vec![*all; channels]);
+    }
+    // The channels' place among the dimensions, of which the operand has as many as the tensor.
+    let missing = shape.len().checked_sub(operand.rank())?;
+    let at = operand.shape().iter().position(|dim| *dim != 1)?;
+    let image = shape.get(at + missing + 1..)?.iter().product::<usize>();
+    let is_channels =
+        elements.len() == channels && operand.shape()[at] == channels && image == pixels;
+    is_channels.then_some(elements)
 }
 
 fn uniform(elements: &[f32]) -> Option<f32> {

@@ -101,7 +101,14 @@ fn packed(c: &Conv, weights: &[f32]) -> Vec<f32> {
 }
 
 /// The definition of a convolution.
-fn convolved(c: &Conv, input: &[f32], weights: &[f32], bias: &[f32], more: &[f32]) -> Vec<f64> {
+fn convolved(
+    c: &Conv,
+    input: &[f32],
+    before: &[(f32, f32)],
+    weights: &[f32],
+    bias: &[f32],
+    more: &[f32],
+) -> Vec<f64> {
     let mut output = Vec::new();
     let steps = c.channels_in * c.kernel_h * c.kernel_w;
     for (image, channel, y, x) in itertools(c) {
@@ -118,7 +125,12 @@ fn convolved(c: &Conv, input: &[f32], weights: &[f32], bias: &[f32], more: &[f32
                     + row * c.row_stride
                     + column * c.column_stride;
                 let weight = channel * steps + (i * c.kernel_h + ky) * c.kernel_w + kx;
-                sum += f64::from(input[at as usize]) * f64::from(weights[weight as usize]);
+                let mut value = f64::from(input[at as usize]);
+                if let Some((scale, shift)) = before.get(from as usize) {
+                    value = value * f64::from(*scale) + f64::from(*shift);
+                    value = value.max(f64::from(f32::from_bits(c.least)));
+                }
+                sum += value * f64::from(weights[weight as usize]);
             }
         }
         sum += f64::from(more[output.len()]);
@@ -170,7 +182,7 @@ prop_compose! {
     }
 }
 
-fn check_convolution(conv: &Conv, seed: &mut u64, with: (bool, bool)) {
+fn check_convolution(conv: &Conv, seed: &mut u64, with: (bool, bool, bool)) {
     let mut c = *conv;
     let outputs = (c.batch * c.groups * c.channels_out * c.out_h * c.out_w) as usize;
     let channels = (c.groups * c.channels_out) as usize;
@@ -179,15 +191,24 @@ fn check_convolution(conv: &Conv, seed: &mut u64, with: (bool, bool)) {
     let weights = random(seed, channels * steps);
     let bias = if with.0 { random(seed, channels) } else { vec![0.0; channels] };
     let more = if with.1 { random(seed, outputs) } else { vec![0.0; outputs] };
+    let inputs = (c.groups * c.channels_in) as usize;
+    let (scale, shift) = (random(seed, inputs), random(seed, inputs));
+    let mut before: Vec<_> = scale.iter().copied().zip(shift.iter().copied()).collect();
     let packed = packed(&c, &weights);
-    let total = input.len() + packed.len() + channels + 2 * outputs;
+    let total = input.len() + packed.len() + channels + 2 * outputs + 2 * inputs;
     let mut memory = Memory::new((total + 1024).next_multiple_of(16 << 10));
     c.input = memory.place(&input);
     c.weights = memory.place(&packed);
     c.bias = if with.0 { memory.place(&bias) } else { 0 };
     c.residual = if with.1 { memory.place(&more) } else { 0 };
+    if with.2 {
+        (c.scale, c.shift) = (memory.place(&scale), memory.place(&shift));
+        c.least = 0f32.to_bits();
+    } else {
+        before.clear();
+    }
     c.output = memory.place(&vec![0.0; outputs]);
-    let expected = convolved(&c, &input, &weights, &bias, &more);
+    let expected = convolved(&c, &input, &before, &weights, &bias, &more);
     memory.check(&Kernel::Conv(c), c.output, &expected, 1e-6 * (steps as f64 + 4.0));
 }
 
@@ -195,7 +216,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
-    fn convolutions_are_right(c in convolutions(), mut seed in 1..u64::MAX, with in any::<(bool, bool)>()) {
+    fn convolutions_are_right(c in convolutions(), mut seed in 1..u64::MAX, with in any::<(bool, bool, bool)>()) {
         check_convolution(&c, &mut seed, with);
     }
 
@@ -394,7 +415,7 @@ fn convolutions_of_real_models_are_right() {
             high,
             ..Conv::default()
         };
-        check_convolution(&conv, &mut seed, (true, true));
+        check_convolution(&conv, &mut seed, (true, true, true));
     }
 }
 

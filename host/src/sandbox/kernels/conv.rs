@@ -4,7 +4,7 @@
 use belljar_abi::kernel::{Conv, PANEL_ROWS};
 
 use super::copy::copy;
-use super::image::{Patches, Phases, Windows};
+use super::image::{Before, Patches, Phases, Windows};
 use super::places::{Place, Places, extent, volume};
 use super::product::{Finish, Left, Panels, Product, Right, clamp, packed_left_len};
 use super::scratch::Scratch;
@@ -15,7 +15,6 @@ use super::{Refused, Watch, split_rows};
 const MAX_TAPS: u64 = 1 << 20;
 
 /// A convolution whose every address was checked.
-#[derive(Clone, Copy)]
 struct Checked<'a> {
     windows: Windows,
     groups: usize,
@@ -29,6 +28,8 @@ struct Checked<'a> {
     weights: &'a [f32],
     bias: Option<&'a [f32]>,
     residual: Option<&'a [f32]>,
+    /// For each channel of the input; nothing if they stay as they are.
+    before: Vec<Before>,
     low: f32,
     high: f32,
 }
@@ -68,10 +69,22 @@ pub(super) fn conv(memory: &mut [u8], conv: &Conv, watch: &Watch) -> Result<(), 
     };
     let bias = optional(memory, c.bias, outputs.into())?;
     let residual = optional(memory, c.residual, results)?;
+    let scale = optional(memory, c.scale, channels.into())?;
+    let shift = optional(memory, c.shift, channels.into())?;
     let output = place(memory, c.output, results)?;
     let (output, places) = Places::split(memory, output)?;
+    let before = match (scale, shift) {
+        (None, None) => Vec::new(),
+        (Some(scale), Some(shift)) => {
+            let least = f32::from_bits(c.least);
+            let each = places.get(scale)?.iter().zip(places.get(shift)?);
+            each.map(|(scale, shift)| Before { scaled: Some([*scale, *shift, least]) }).collect()
+        }
+        _ => return Err(Refused::Malformed),
+    };
     let checked = Checked {
         windows,
+        before,
         groups: c.groups as usize,
         channels_in: c.channels_in as usize,
         channels_out: c.channels_out as usize,
@@ -195,6 +208,19 @@ impl Checked<'_> {
         self.windows.are_elements() && self.column_stride == 1 && rows_follow
     }
 
+    /// How rows and columns of the input lie.
+    fn strides(&self) -> [usize; 2] {
+        [self.row_stride, self.column_stride]
+    }
+
+    /// What is done first with the channels of a group.
+    fn before(&self, group: usize) -> &[Before] {
+        match &*self.before {
+            [] => &[],
+            all => &all[group * self.channels_in..][..self.channels_in],
+        }
+    }
+
     /// The input of a group.
     fn group(&self, image: usize, group: usize) -> &[f32] {
         let channel = group * self.channels_in;
@@ -216,8 +242,8 @@ impl Job for Products<'_, '_> {
         let Products { conv, part, watch } = self;
         let (n, k) = (conv.windows.count(), conv.channels_in * conv.windows.taps());
         let mut panels = Panels::new();
-        let mut phases =
-            (!conv.are_elements()).then(|| Phases::new(conv.windows, conv.channels_in, 0.0, 0));
+        let mut phases = (!conv.are_elements())
+            .then(|| Phases::new(conv.windows, conv.channels_in, conv.strides(), 0.0, 0));
         let mut filled = None;
         // Rows count through images, groups and the channels of a group; a piece stays in a group.
         for (first, output) in part.pieces {
@@ -228,14 +254,20 @@ impl Job for Products<'_, '_> {
             let weights = &conv.weights[group * packed_left_len(conv.channels_out, k)..];
             let input = conv.group(image, group);
             let patches = match &mut phases {
-                None => Patches::of_elements(input, conv.channel_stride, n),
+                None => Patches::of_elements(input, conv.channel_stride, n, conv.before(group)),
                 Some(phases) => {
                     if filled.replace((image, group)) != Some((image, group)) {
                         for channel in 0..conv.channels_in {
                             let plane = &input[channel * conv.channel_stride..];
-                            let (row, column) = (conv.row_stride, conv.column_stride);
+                            let before = conv.before(group).get(channel);
                             // SAFETY: the caller's.
-                            unsafe { phases.fill::<V>(channel, plane, row, column) };
+                            unsafe {
+                                phases.fill::<V>(
+                                    channel,
+                                    plane,
+                                    before.unwrap_or(&Before::NOTHING),
+                                );
+                            }
                         }
                     }
                     Patches::of_phases(phases)
@@ -277,7 +309,7 @@ impl Job for Channels<'_, '_> {
     unsafe fn run<V: Vector>(self) -> bool {
         let Channels { conv, part, watch } = self;
         let w = &conv.windows;
-        let mut phases = Phases::new(*w, 1, 0.0, 2 * V::LANES);
+        let mut phases = Phases::new(*w, 1, conv.strides(), 0.0, 2 * V::LANES);
         let mut results = Scratch::of(phases.results() + 2 * V::LANES);
         for (first, output) in part.pieces {
             for (at, plane) in output.chunks_exact_mut(w.count()).enumerate() {
@@ -295,7 +327,8 @@ impl Job for Channels<'_, '_> {
                 };
                 // SAFETY: the caller's.
                 unsafe {
-                    phases.fill::<V>(0, input, conv.row_stride, conv.column_stride);
+                    let before = conv.before(channel).first();
+                    phases.fill::<V>(0, input, before.unwrap_or(&Before::NOTHING));
                     filter::<V>(&phases, weights, [bias, low, high], &mut results);
                     for (y, to) in plane.chunks_exact_mut(w.out_w).enumerate() {
                         copy::<V>(&results[y * phases.pitch..][..w.out_w], to);

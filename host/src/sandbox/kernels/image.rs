@@ -67,20 +67,33 @@ pub(super) struct Phases {
     windows: Windows,
     /// Columns of a phase, and so from one row of results to the next.
     pub(super) pitch: usize,
-    /// Elements of a phase.
-    phase: usize,
     /// Elements of a channel.
     channel: usize,
     /// Where each element of the window of the first result lies.
     pub(super) taps: Vec<usize>,
-    /// Phases in which there is one of these.
-    used: Vec<bool>,
+    /// What of a channel of the image goes where.
+    runs: Vec<Run>,
+    /// Elements of the image from one of a run to the next.
+    apart: usize,
+}
+
+/// Elements of a row of an image that lie side by side in a phase.
+struct Run {
+    from: usize,
+    to: usize,
+    count: usize,
 }
 
 impl Phases {
-    /// Room for some channels, padded with `padding`. Results are computed up to `slack` beyond
-    /// the last.
-    pub(super) fn new(windows: Windows, channels: usize, padding: f32, slack: usize) -> Phases {
+    /// Room for some channels, padded with `padding`, of images whose rows and columns lie so far
+    /// apart. Results are computed up to `slack` beyond the last.
+    pub(super) fn new(
+        windows: Windows,
+        channels: usize,
+        [row_stride, column_stride]: [usize; 2],
+        padding: f32,
+        slack: usize,
+    ) -> Phases {
         let w = &windows;
         let (rows, columns) = w.reach();
         let pitch = columns.div_ceil(w.stride_w);
@@ -95,12 +108,33 @@ impl Phases {
                 used[at] = true;
             }
         }
+        let mut runs = Vec::new();
+        for y in 0..w.in_h {
+            let (row, phase_y) = ((y + w.pad_top) / w.stride_h, (y + w.pad_top) % w.stride_h);
+            if row >= phase / pitch {
+                break;
+            }
+            for phase_x in 0..w.stride_w {
+                let at = phase_y * w.stride_w + phase_x;
+                // The first column of the image that belongs to this phase.
+                let skip = (phase_x + w.stride_w - w.pad_left % w.stride_w) % w.stride_w;
+                let column = (w.pad_left + skip) / w.stride_w;
+                if used[at] && skip < w.in_w && column < pitch {
+                    runs.push(Run {
+                        from: y * row_stride + skip * column_stride,
+                        to: at * phase + row * pitch + column,
+                        count: (w.in_w - skip).div_ceil(w.stride_w).min(pitch - column),
+                    });
+                }
+            }
+        }
         let channel = w.stride_h * w.stride_w * phase;
         let most = taps.iter().max().copied().unwrap_or_default();
         let len = channel.max(most + w.out_h * pitch + slack) + (channels - 1) * channel;
         let mut elements = Scratch::of(len);
         elements.fill(padding);
-        Phases { elements, windows, pitch, phase, channel, taps, used }
+        let apart = w.stride_w * column_stride;
+        Phases { elements, windows, pitch, channel, taps, runs, apart }
     }
 
     /// Results of a channel, those between the rows that are not wanted included.
@@ -122,33 +156,51 @@ impl Phases {
         &mut self,
         channel: usize,
         plane: &[f32],
-        row_stride: usize,
-        column_stride: usize,
+        before: &Before,
     ) {
-        let w = &self.windows;
-        let rows = self.phase / self.pitch;
-        for y in 0..w.in_h {
-            let padded = y + w.pad_top;
-            let (row, phase_y) = (padded / w.stride_h, padded % w.stride_h);
-            if row >= rows {
-                break;
+        let elements = &mut self.elements[channel * self.channel..];
+        for run in &self.runs {
+            let from = &plane[run.from..][..(run.count - 1) * self.apart + 1];
+            let to = &mut elements[run.to..][..run.count];
+            // SAFETY: the caller's.
+            unsafe {
+                copy_apart::<V>(from, self.apart, to);
+                before.apply::<V>(to);
             }
-            for phase_x in 0..w.stride_w {
-                let at = phase_y * w.stride_w + phase_x;
-                // The first column of the image that belongs to this phase.
-                let skip = (phase_x + w.stride_w - w.pad_left % w.stride_w) % w.stride_w;
-                let column = (w.pad_left + skip) / w.stride_w;
-                if !self.used[at] || skip >= w.in_w || column >= self.pitch {
-                    continue;
-                }
-                let count = (w.in_w - skip).div_ceil(w.stride_w).min(self.pitch - column);
-                let start = channel * self.channel + at * self.phase + row * self.pitch + column;
-                let to = &mut self.elements[start..][..count];
-                let apart = w.stride_w * column_stride;
-                let from = &plane[y * row_stride + skip * column_stride..];
-                let from = &from[..(count - 1) * apart + 1];
-                // SAFETY: the caller's.
-                unsafe { copy_apart::<V>(from, apart, to) };
+        }
+    }
+}
+
+/// What is done with the elements of a channel before they are filtered.
+#[derive(Clone, Copy)]
+pub(super) struct Before {
+    /// Factor, summand and least result; none if they stay as they are.
+    pub(super) scaled: Option<[f32; 3]>,
+}
+
+impl Before {
+    pub(super) const NOTHING: Before = Before { scaled: None };
+
+    /// # Safety
+    /// As [`Vector`].
+    #[inline(always)]
+    pub(super) unsafe fn apply<V: Vector>(&self, elements: &mut [f32]) {
+        let Some([factor, summand, low]) = self.scaled else { return };
+        let whole = elements.len() / V::LANES * V::LANES;
+        let (vectors, rest) = elements.split_at_mut(whole);
+        // SAFETY: the caller's; every chunk is a vector.
+        unsafe {
+            let vector = [V::splat(factor), V::splat(summand), V::splat(low)];
+            for place in vectors.chunks_exact_mut(V::LANES) {
+                let value = V::load(place.as_ptr()).fma(vector[0], vector[1]);
+                vector[2].max(value).store(place.as_mut_ptr());
+            }
+            if !rest.is_empty() {
+                let mut some = [0.0; 16];
+                some[..rest.len()].copy_from_slice(rest);
+                let value = V::load(some.as_ptr()).fma(vector[0], vector[1]);
+                vector[2].max(value).store(some.as_mut_ptr());
+                rest.copy_from_slice(&some[..rest.len()]);
             }
         }
     }
@@ -165,12 +217,19 @@ pub(super) struct Patches<'a> {
     /// From one row of windows to the next, and how many there are in a row.
     pitch: usize,
     columns: usize,
+    /// What is done with each channel first, if there is anything to be done.
+    before: &'a [Before],
 }
 
 impl<'a> Patches<'a> {
     /// Windows of one element each, side by side.
-    pub(super) fn of_elements(elements: &'a [f32], channel: usize, count: usize) -> Patches<'a> {
-        Patches { elements, channel, taps: &[0], pitch: count, columns: count }
+    pub(super) fn of_elements(
+        elements: &'a [f32],
+        channel: usize,
+        count: usize,
+        before: &'a [Before],
+    ) -> Patches<'a> {
+        Patches { elements, channel, taps: &[0], pitch: count, columns: count, before }
     }
 
     /// Windows of a padded image.
@@ -181,6 +240,8 @@ impl<'a> Patches<'a> {
             taps: &phases.taps,
             pitch: phases.pitch,
             columns: phases.windows.out_w,
+            // It was done when they were filled.
+            before: &[],
         }
     }
 
@@ -213,6 +274,10 @@ impl<'a> Patches<'a> {
                 // SAFETY: as above.
                 unsafe { copy::<V>(&plane[at..at + len], &mut to[done..done + len]) };
                 (done, at) = (done + len, at + self.pitch);
+            }
+            if let Some(before) = self.before.get(channel) {
+                // SAFETY: as above.
+                unsafe { before.apply::<V>(&mut to[..valid]) };
             }
             to[valid..].fill(0.0);
             tap += 1;

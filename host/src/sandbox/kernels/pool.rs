@@ -3,7 +3,7 @@
 use belljar_abi::kernel::Pool;
 
 use super::copy::copy;
-use super::image::{Phases, Windows};
+use super::image::{Before, Phases, Windows};
 use super::places::{Place, Places, volume};
 use super::scratch::Scratch;
 use super::vector::{Job, Vector};
@@ -87,7 +87,7 @@ impl Job for Planes<'_, '_> {
         let Planes { windows, mode, input, part, watch } = self;
         let w = &windows;
         let padding = if mode == Mode::Max { f32::NEG_INFINITY } else { 0.0 };
-        let mut phases = Phases::new(windows, 1, padding, 2 * V::LANES);
+        let mut phases = Phases::new(windows, 1, [w.in_w, 1], padding, 2 * V::LANES);
         let mut results = Scratch::of(phases.results() + 2 * V::LANES);
         let factors = factors(w, mode);
         for (first, output) in part.pieces {
@@ -98,7 +98,7 @@ impl Job for Planes<'_, '_> {
                 let from = &input[(first + at) * w.in_h * w.in_w..][..w.in_h * w.in_w];
                 // SAFETY: the caller's.
                 unsafe {
-                    phases.fill::<V>(0, from, w.in_w, 1);
+                    phases.fill::<V>(0, from, &Before::NOTHING);
                     match mode {
                         Mode::Max => gather::<V, true>(&phases, &mut results),
                         _ => gather::<V, false>(&phases, &mut results),
