@@ -13,6 +13,7 @@
 mod describe;
 mod entropy;
 mod gate;
+mod heap;
 mod host;
 mod kernels;
 mod load;

@@ -65,8 +65,7 @@ impl Drop for Message {
 }
 
 /// Has `len` bytes of zeros lie ready for runs, if there is so much. What is asked for before the
-/// memory becomes an image need not be asked for, and given back, in every run; and what loading
-/// left behind is gone.
+/// memory becomes an image need not be asked for, and given back, in every run.
 pub(crate) fn lay_ready(len: usize) {
     let Some(layout) = layout(len) else { return };
     // SAFETY: the layout's size is at least 1, and what was got is given back with it.
