@@ -256,6 +256,38 @@ fn sandboxes_that_were_warmed_up_have_served_before() {
     }
 }
 
+/// What waits too long is ended and starts again from its image; what may wait for ever is not.
+#[test]
+fn idle_sandboxes_are_given_back() {
+    use std::time::Duration;
+    for isolation in ISOLATIONS {
+        let run = |model: &belljar::Model| {
+            let x = Tensor::new(vec![-1.0f32, 2.0], &[2]).unwrap();
+            let outputs = model.run(&[("x", x)]).unwrap().validate().unwrap();
+            assert_eq!(outputs.tensors()[0].1.as_slice::<f32>(), Some(&[0.0, 2.0][..]));
+        };
+        let loaded = |time| {
+            let host = builder(isolation).idle_time(time).build().unwrap();
+            let bytes = support::onnx::relu(&support::onnx::fixed(&[2])).bytes();
+            support::load(&host, &bytes).unwrap()
+        };
+        let short = loaded(Some(Duration::from_millis(50)));
+        let long = loaded(None);
+        run(&short);
+        run(&long);
+        let ended = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            run(&short);
+            short.calls().adopt > 0
+        });
+        assert!(ended, "{isolation:?}");
+        run(&long);
+        assert_eq!((long.calls().prepare, long.calls().adopt), (1, 0), "{isolation:?}");
+        // However often it was ended, it was prepared once.
+        assert_eq!(short.calls().prepare, 1, "{isolation:?}");
+    }
+}
+
 #[test]
 fn one_model_runs_at_several_shapes() {
     use support::onnx::{Dim::Symbol, relu};

@@ -34,7 +34,7 @@ const COUNTS: [usize; 3] = [1, 100, 1000];
 const MODEL: &str = "magika";
 
 /// How long they have been idle when they are looked at.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(16);
 
 pub(crate) fn table(options: &Options) -> Result<Table> {
     let mut table = Table {
@@ -42,7 +42,8 @@ pub(crate) fn table(options: &Options) -> Result<Table> {
         title: "Memory of idle sandboxes",
         unit: "MiB",
         note: "For each of so many sandboxes of one model (magika), every one of which has served \
-               a request and then been idle for ten seconds: PSS of the supervisor and all its \
+               a request and then been idle for 16 seconds, after ten of which Belljar gives \
+               sandboxes back: PSS of the supervisor and all its \
                workers together, divided by their number. Memory files are what of shared memory \
                lies in files that the supervisor holds, mapped or not, divided likewise; as far as \
                they are mapped they are in the PSS too. Settings as for the runs above.",

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::confine::process::{WorkerProgram, asked_to_be_worker, enter_worker};
 use crate::error::{Error, ErrorKind};
-use crate::model::Model;
+use crate::model::{IdleWatch, Model};
 use crate::places::{default_folder, default_store_size};
 use crate::policy::Policy;
 use crate::sandbox::{
@@ -95,6 +96,7 @@ pub struct HostBuilder {
     store: bool,
     store_size: Option<u64>,
     idle: usize,
+    idle_time: Option<Duration>,
     listener: Listener,
 }
 
@@ -109,8 +111,14 @@ pub(crate) struct Inner {
     pub(crate) store: ImageStore,
     uses_store: bool,
     pub(crate) idle: usize,
+    /// How long a sandbox waits before its memory is given back; without end if there is none.
+    pub(crate) idle_time: Option<Duration>,
+    pub(crate) idle_watch: IdleWatch,
     pub(crate) listener: Listener,
 }
+
+/// How long a sandbox waits by default.
+const IDLE_TIME: Duration = Duration::from_secs(10);
 
 /// Room for the framing of messages beside the tensors in them, in bytes.
 const FRAMING: u64 = 1 << 20;
@@ -174,6 +182,14 @@ impl HostBuilder {
         self
     }
 
+    /// How long a prepared sandbox waits for its next request before it is ended and its memory
+    /// given back; 10 seconds by default, `None` for ever. Its image stays, and a request that finds
+    /// no sandbox waiting starts one from it, which takes some milliseconds for a worker process.
+    pub fn idle_time(mut self, time: Option<Duration>) -> HostBuilder {
+        self.idle_time = time;
+        self
+    }
+
     /// Called, from any thread, when there is something to tell a user. Nothing by default.
     pub fn on_event(mut self, listener: impl Fn(Event) + Send + Sync + 'static) -> HostBuilder {
         self.listener = Arc::new(listener);
@@ -224,6 +240,8 @@ impl HostBuilder {
                 store: ImageStore::new(&cache, &state, store_size, stored),
                 uses_store: self.store,
                 idle: self.idle,
+                idle_time: self.idle_time,
+                idle_watch: IdleWatch::default(),
                 listener: self.listener,
             }),
         })
@@ -250,6 +268,7 @@ impl Host {
             store: false,
             store_size: None,
             idle: std::thread::available_parallelism().map_or(1, usize::from),
+            idle_time: Some(IDLE_TIME),
             listener: Arc::new(|_| {}),
         }
     }

@@ -1,6 +1,7 @@
 //! A loaded model: its description, and runs of it.
 
 mod contract;
+mod idle;
 mod outputs;
 mod shared;
 
@@ -18,6 +19,7 @@ use crate::tensor::Tensor;
 use crate::trust::{Digest, ModelBytes};
 
 use contract::Contract;
+pub(crate) use idle::IdleWatch;
 pub use outputs::{Outputs, UncheckedOutputs};
 use shared::{Shared, Waiting, description, reply, unexpected};
 
@@ -101,7 +103,11 @@ impl Model {
         shared.contract = Arc::new(Contract::new(&described));
         shared.description = described;
         shared.waiting = Mutex::new(Waiting { loaded, ..Waiting::default() });
-        Ok(Model { shared: Arc::new(shared) })
+        let shared = Arc::new(shared);
+        if let Some(time) = shared.host.idle_time {
+            shared.host.idle_watch.look_after(&shared, time);
+        }
+        Ok(Model { shared })
     }
 
     /// How often sandboxes were asked to do something with this model. Next to no call but `adopt`

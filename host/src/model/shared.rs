@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use belljar_abi::{Description, GuestErrorCode, InputShape, Reply, decode_reply, encode_shapes};
 
@@ -13,7 +14,7 @@ use crate::sandbox::{Answer, Call, CallLimit, Image, ImageKey, Limit, Payload, S
 use crate::tensor::Tensor;
 use crate::trust::ModelBytes;
 
-pub(super) struct Shared {
+pub(crate) struct Shared {
     pub(super) host: Arc<Inner>,
     pub(super) bytes: ModelBytes,
     pub(super) label: String,
@@ -31,10 +32,17 @@ pub(super) struct Waiting {
     /// Holds the decoded model, prepared for no shapes yet: left from the description.
     pub(super) loaded: Option<Box<dyn Sandbox>>,
     /// Prepared for these shapes; the least recently used first.
-    pub(super) prepared: Vec<(Vec<InputShape>, Box<dyn Sandbox>)>,
+    pub(super) prepared: Vec<Prepared>,
     /// The memory of prepared sandboxes, from which others for the same shapes start; the least
     /// recently made first.
     pub(super) images: Vec<(Vec<InputShape>, Arc<Image>)>,
+}
+
+/// A sandbox that waits for inputs of these shapes.
+pub(super) struct Prepared {
+    shapes: Vec<InputShape>,
+    sandbox: Box<dyn Sandbox>,
+    since: Instant,
 }
 
 impl Shared {
@@ -142,8 +150,8 @@ impl Shared {
     ) -> Result<Box<dyn Sandbox>, ErrorKind> {
         let image = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(at) = waiting.prepared.iter().rposition(|(for_, _)| for_ == shapes) {
-                return Ok(waiting.prepared.remove(at).1);
+            if let Some(at) = waiting.prepared.iter().rposition(|one| one.shapes == shapes) {
+                return Ok(waiting.prepared.remove(at).sandbox);
             }
             let image = waiting.images.iter().find(|(for_, _)| for_ == shapes);
             image.map(|(_, image)| Arc::clone(image))
@@ -182,12 +190,21 @@ impl Shared {
 
     pub(super) fn put_back(&self, shapes: Vec<InputShape>, sandbox: Box<dyn Sandbox>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.prepared.push((shapes, sandbox));
+        waiting.prepared.push(Prepared { shapes, sandbox, since: Instant::now() });
         let surplus = waiting.prepared.len().saturating_sub(self.host.idle);
         let dropped: Vec<_> = waiting.prepared.drain(..surplus).collect();
         // Ending a sandbox takes a while; nobody else should wait for it.
         drop(waiting);
         drop(dropped);
+    }
+
+    /// Takes out sandboxes that have waited since a time that is too long ago, if others can start
+    /// without them.
+    pub(super) fn take_idle(&self, too_long: impl Fn(Instant) -> bool) -> Vec<Prepared> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Waiting { prepared, images, .. } = &mut *waiting;
+        let has_image = |one: &Prepared| images.iter().any(|(shapes, _)| *shapes == one.shapes);
+        prepared.extract_if(.., |one| too_long(one.since) && has_image(one)).collect()
     }
 }
 
