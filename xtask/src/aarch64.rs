@@ -1,6 +1,7 @@
-//! Type-checks the host for 64-bit Arm Linux, so that code behind that `cfg` does not rot.
-//!
-//! It checks and does not link: no Arm machine and no emulator is needed.
+//! 64-bit Arm Linux without such a machine: the host is type-checked for it, so that code behind
+//! that `cfg` does not rot, and before a release the native kernels' tests run under emulation.
+
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -13,6 +14,9 @@ const TARGET: &str = "aarch64-unknown-linux-gnu";
 const C_COMPILER: &str = "aarch64-linux-gnu-gcc";
 const C_PACKAGES: [&str; 2] = ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
 
+const EMULATOR: &str = "qemu-aarch64";
+const EMULATOR_PACKAGE: &str = "qemu-user";
+
 const NEEDS: Needs<'_> = Needs {
     target: TARGET,
     distribution_programs: &[],
@@ -23,19 +27,46 @@ const NEEDS: Needs<'_> = Needs {
 pub(crate) fn check(repo: &Repo) -> Result<()> {
     // The host's build script takes the guest in.
     guest::build(repo)?;
-    if !run::in_path(C_COMPILER) {
-        toolchain::install(&C_PACKAGES, &format!("there is no {C_COMPILER} for the C parts"))?;
-    }
+    c_compiler()?;
     let route = toolchain::choose(&NEEDS)?;
     say(format!("checking the host for {TARGET}, {route} route (3 minutes the first time)"));
-    let mut cargo = route.cargo();
+    let mut cargo = cargo(repo, route, &["check", "-p", "belljar"]);
     cargo.current_dir(repo.root());
-    cargo.args(["check", "-p", "belljar", "--target", TARGET]);
+    cargo.env("CC_aarch64_unknown_linux_gnu", C_COMPILER);
+    run::run(&mut cargo).with_context(|| format!("checking for {TARGET}"))
+}
+
+/// Runs the native kernels' tests under emulation.
+pub(crate) fn emulate(repo: &Repo) -> Result<()> {
+    c_compiler()?;
+    if !run::in_path(EMULATOR) {
+        toolchain::install(&[EMULATOR_PACKAGE], &format!("there is no {EMULATOR} to run on"))?;
+    }
+    let route = toolchain::choose(&NEEDS)?;
+    say(format!("testing the native kernels on an emulated {TARGET} (2 minutes the first time)"));
+    // Documentation tests would need the other compiler's rustdoc, and there are none.
+    let mut cargo = cargo(repo, route, &["test", "--release", "--locked", "--lib"]);
+    cargo.current_dir(repo.root().join("tests/kernels-alone"));
+    cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", C_COMPILER);
+    let runner = format!("{EMULATOR} -L /usr/aarch64-linux-gnu");
+    cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", runner);
+    run::run(&mut cargo).context("the native kernels on an emulated machine")
+}
+
+fn c_compiler() -> Result<()> {
+    if run::in_path(C_COMPILER) {
+        return Ok(());
+    }
+    toolchain::install(&C_PACKAGES, &format!("there is no {C_COMPILER} for the C parts"))
+}
+
+fn cargo(repo: &Repo, route: Route, arguments: &[&str]) -> Command {
+    let mut cargo = route.cargo();
+    cargo.args(arguments).args(["--target", TARGET]);
     // Another compiler than the host's may be at work: its files stay apart.
     cargo.arg("--target-dir").arg(repo.target().join("aarch64-check"));
     if route == Route::Distribution {
         cargo.arg("-Zbuild-std");
     }
-    cargo.env("CC_aarch64_unknown_linux_gnu", C_COMPILER);
-    run::run(&mut cargo).with_context(|| format!("checking for {TARGET}"))
+    cargo
 }

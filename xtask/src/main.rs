@@ -35,7 +35,8 @@ usage: cargo xtask COMMAND
   bench           set up, build, and time Belljar beside other runtimes, or beside another build
                   of itself; `cargo xtask bench --help` says more
   check-aarch64   type-check the host for 64-bit Arm Linux
-  release-check   build the guest a second time elsewhere and compare the bytes
+  release-check   test the kernels on an emulated Arm machine; build the guest a second time
+                  elsewhere and compare the bytes
 
 The guest is built by the toolchain at hand where rustup has the wasm32 target, otherwise by the
 distribution's compiler; BELLJAR_GUEST_ROUTE=rustup|distribution forces one of the two.
