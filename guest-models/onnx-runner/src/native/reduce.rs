@@ -88,14 +88,15 @@ pub(super) fn take_softmax(
         return Ok(None);
     };
     let Some(shape) = plain_shape(model.outlet_fact(node.inputs[0])?) else { return Ok(None) };
-    // Axes that only one-element ones follow are the last one.
-    let [axis] = **axes else { return Ok(None) };
-    if shape.get(axis + 1..).is_none_or(|after| after.iter().any(|dim| *dim != 1)) {
+    // All from one axis on, but for those of one element.
+    let Some(axis) = axes.iter().min().copied() else { return Ok(None) };
+    let last = |at: usize| axes.contains(&at) || shape[at] == 1;
+    if !(axis..shape.len()).all(last) {
         return Ok(None);
     }
     let request = Kernel::Softmax(SoftmaxRequest {
         outer: shape[..axis].iter().product::<usize>() as u32,
-        middle: shape[axis] as u32,
+        middle: shape[axis..].iter().product::<usize>() as u32,
         inner: 1,
         ..SoftmaxRequest::default()
     });
