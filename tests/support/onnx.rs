@@ -81,6 +81,12 @@ pub(crate) fn value(name: &str, elem_type: i64, dims: &[Dim<'_>]) -> Message {
     Message::new().bytes(1, name).message(2, Message::new().message(1, tensor))
 }
 
+/// A declared output of which only the type is said.
+pub(crate) fn value_of_any_shape(name: &str, elem_type: i64) -> Message {
+    let tensor = Message::new().int(1, elem_type);
+    Message::new().bytes(1, name).message(2, Message::new().message(1, tensor))
+}
+
 pub(crate) fn node(
     op_type: &str,
     inputs: &[&str],
@@ -101,6 +107,14 @@ pub(crate) fn node(
 
 pub(crate) fn int_attribute(name: &str, value: i64) -> Message {
     Message::new().bytes(1, name).int(3, value).int(20, 2)
+}
+
+pub(crate) fn float_attribute(name: &str, value: f32) -> Message {
+    Message::new().bytes(1, name).float(2, value).int(20, 1)
+}
+
+pub(crate) fn string_attribute(name: &str, value: &str) -> Message {
+    Message::new().bytes(1, name).bytes(4, value).int(20, 3)
 }
 
 pub(crate) fn ints_attribute(name: &str, values: &[i64]) -> Message {

@@ -709,3 +709,53 @@ fn a_deadline_ends_every_kernel() {
         assert_eq!(memory.run(&request, &watch), Err(Refused::Interrupted), "{request:?}");
     }
 }
+
+/// One channel can be hours of work: these are, unless the clock is looked at on the way.
+#[test]
+fn a_deadline_ends_large_windows_on_one_channel() {
+    let mut memory = Memory::new(8 << 20);
+    let pool = |mode| {
+        Kernel::Pool(Pool {
+            planes: 1,
+            in_h: 1,
+            in_w: 1,
+            out_h: 64,
+            out_w: 1,
+            kernel_h: 64,
+            kernel_w: 1 << 16,
+            stride_h: 1,
+            stride_w: 1,
+            pad_top: 63,
+            pad_left: (1 << 16) - 1,
+            mode,
+            input: 4096,
+            output: 8192,
+        })
+    };
+    let conv = Kernel::Conv(Conv {
+        batch: 1,
+        groups: 1,
+        channels_in: 1,
+        channels_out: 1,
+        in_h: 1,
+        in_w: 1,
+        out_h: 8192,
+        out_w: 1,
+        kernel_h: 1024,
+        kernel_w: 1024,
+        stride_h: 1,
+        stride_w: 1,
+        dilation_h: 1,
+        dilation_w: 1,
+        input: 4096,
+        weights: 1 << 20,
+        high: f32::INFINITY.to_bits(),
+        output: 8192,
+        ..Conv::default()
+    });
+    for request in [pool(0), pool(1), pool(2), conv] {
+        let mut watch = Watch::new(InstructionSet::best(), 1).unwrap();
+        watch.until(Some(std::time::Instant::now() + std::time::Duration::from_millis(50)));
+        assert_eq!(memory.run(&request, &watch), Err(Refused::Interrupted), "{request:?}");
+    }
+}

@@ -4,7 +4,7 @@
 use belljar_abi::kernel::{Conv, PANEL_ROWS};
 
 use super::copy::copy;
-use super::image::{Before, Patches, Phases, Windows};
+use super::image::{Before, Patches, Phases, STEPS_BETWEEN, Windows};
 use super::places::{Place, Places, extent, volume};
 use super::product::{Finish, Left, Panels, Product, Right, clamp, packed_left_len};
 use super::scratch::Scratch;
@@ -329,7 +329,10 @@ impl Job for Channels<'_, '_> {
                 unsafe {
                     let before = conv.before(channel).first();
                     phases.fill::<V>(0, input, before.unwrap_or(&Before::NOTHING));
-                    filter::<V>(&phases, weights, [bias, low, high], &mut results);
+                    let bounds = [bias, low, high];
+                    if !filter::<V>(&phases, weights, bounds, &mut results, watch) {
+                        return false;
+                    }
                     for (y, to) in plane.chunks_exact_mut(w.out_w).enumerate() {
                         copy::<V>(&results[y * phases.pitch..][..w.out_w], to);
                     }
@@ -346,18 +349,26 @@ impl Job for Channels<'_, '_> {
     }
 }
 
-/// One filter on one channel.
+/// One filter on one channel; whether it came to its end in time.
 #[inline(always)]
 unsafe fn filter<V: Vector>(
     phases: &Phases,
     weights: &[f32],
     [bias, low, high]: [f32; 3],
     results: &mut [f32],
-) {
+    watch: &Watch,
+) -> bool {
     let elements = phases.elements();
-    let mut at = 0;
+    let (mut at, mut steps) = (0, 0);
     // Two vectors at a time, as one would wait for itself.
     while at < phases.results() {
+        steps += phases.taps.len();
+        if steps >= STEPS_BETWEEN {
+            if watch.expired() {
+                return false;
+            }
+            steps = 0;
+        }
         // SAFETY: the caller's. Phases and results have two vectors of slack.
         unsafe {
             let mut sums = [V::splat(0.0); 2];
@@ -375,4 +386,5 @@ unsafe fn filter<V: Vector>(
         }
         at += 2 * V::LANES;
     }
+    true
 }

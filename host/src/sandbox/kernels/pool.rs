@@ -3,7 +3,7 @@
 use belljar_abi::kernel::Pool;
 
 use super::copy::copy;
-use super::image::{Before, Phases, Windows};
+use super::image::{Before, Phases, STEPS_BETWEEN, Windows};
 use super::places::{Place, Places, volume};
 use super::scratch::Scratch;
 use super::vector::{Job, Vector};
@@ -99,9 +99,12 @@ impl Job for Planes<'_, '_> {
                 // SAFETY: the caller's.
                 unsafe {
                     phases.fill::<V>(0, from, &Before::NOTHING);
-                    match mode {
-                        Mode::Max => gather::<V, true>(&phases, &mut results),
-                        _ => gather::<V, false>(&phases, &mut results),
+                    let finished = match mode {
+                        Mode::Max => gather::<V, true>(&phases, &mut results, watch),
+                        _ => gather::<V, false>(&phases, &mut results, watch),
+                    };
+                    if !finished {
+                        return false;
                     }
                 }
                 let rows = plane.chunks_exact_mut(w.out_w);
@@ -144,11 +147,23 @@ fn factors(w: &Windows, mode: Mode) -> Vec<f32> {
     factors
 }
 
+/// Whether it came to its end in time: a window may be as large as an image.
 #[inline(always)]
-unsafe fn gather<V: Vector, const MAX: bool>(phases: &Phases, results: &mut [f32]) {
+unsafe fn gather<V: Vector, const MAX: bool>(
+    phases: &Phases,
+    results: &mut [f32],
+    watch: &Watch,
+) -> bool {
     let elements = phases.elements();
-    let mut at = 0;
+    let (mut at, mut steps) = (0, 0);
     while at < phases.results() {
+        steps += phases.taps.len();
+        if steps >= STEPS_BETWEEN {
+            if watch.expired() {
+                return false;
+            }
+            steps = 0;
+        }
         // SAFETY: the caller's. Phases and results have two vectors of slack.
         unsafe {
             let start = if MAX { f32::NEG_INFINITY } else { 0.0 };
@@ -166,4 +181,5 @@ unsafe fn gather<V: Vector, const MAX: bool>(phases: &Phases, results: &mut [f32
         }
         at += 2 * V::LANES;
     }
+    true
 }

@@ -1,0 +1,156 @@
+//! Requests to native kernels: what is encoded comes back, and nothing else is taken for one.
+
+use belljar_abi::kernel::{
+    Conv, Dims, Gemm, KERNEL_RANK, Kernel, MAX_KERNEL_WORDS, MAX_POINTWISE_INPUTS,
+    MAX_POINTWISE_STEPS, Permute, Pointwise, PointwiseInput, PointwiseStep, Pool, Reduce, Softmax,
+    Step,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// Small numbers, and those at which something ends.
+fn word() -> impl Strategy<Value = u32> {
+    prop_oneof![
+        4 => 0..64u32,
+        1 => prop::sample::select(vec![u32::MAX, 1 << 31, (1 << 31) - 1, 1 << 16]),
+        1 => any::<u32>(),
+    ]
+}
+
+fn dims() -> impl Strategy<Value = Dims> {
+    prop::array::uniform5(word())
+}
+
+/// A request of nothing but words.
+fn plain() -> impl Strategy<Value = Kernel> {
+    let lengths = [
+        Kernel::Conv(Conv::default()),
+        Kernel::Gemm(Gemm::default()),
+        Kernel::Pool(Pool::default()),
+        Kernel::Reduce(Reduce::default()),
+        Kernel::Softmax(Softmax::default()),
+    ]
+    .map(|kernel| kernel.encode().len());
+    (1..=5u32, vec(word(), 64)).prop_map(move |(number, mut words)| {
+        words[0] = number;
+        words.truncate(lengths[number as usize - 1]);
+        Kernel::decode(words).expect("any words are such a request")
+    })
+}
+
+fn permute() -> impl Strategy<Value = Kernel> {
+    (dims(), dims(), word(), word()).prop_map(|(dims, strides, input, output)| {
+        Kernel::Permute(Permute { dims, strides, input, output })
+    })
+}
+
+fn pointwise() -> impl Strategy<Value = Kernel> {
+    let inputs = vec((word(), dims()), 1..=MAX_POINTWISE_INPUTS);
+    let index = any::<prop::sample::Index>;
+    let steps =
+        vec((prop::sample::select(&Step::ALL[..]), index(), index()), 1..=MAX_POINTWISE_STEPS);
+    (dims(), word(), inputs, steps).prop_map(|(dims, output, inputs, steps)| {
+        let inputs: Vec<_> = inputs
+            .into_iter()
+            .map(|(address, strides)| PointwiseInput { address, strides })
+            .collect();
+        let steps = steps
+            .into_iter()
+            .enumerate()
+            .map(|(at, (step, a, b))| {
+                // An input, or the result of a step before.
+                let operand = |index: prop::sample::Index| match index.index(inputs.len() + at) {
+                    input if input < inputs.len() => input as u32,
+                    result => (result - inputs.len() + MAX_POINTWISE_INPUTS) as u32,
+                };
+                PointwiseStep { step, a: operand(a), b: operand(b) }
+            })
+            .collect();
+        Kernel::Pointwise(Pointwise { dims, output, inputs, steps })
+    })
+}
+
+fn kernel() -> impl Strategy<Value = Kernel> {
+    prop_oneof![2 => plain(), 1 => permute(), 3 => pointwise()]
+}
+
+proptest! {
+    #[test]
+    fn requests_come_back(kernel in kernel()) {
+        let words = kernel.encode();
+        prop_assert!(words.len() <= MAX_KERNEL_WORDS);
+        prop_assert_eq!(Kernel::decode(words), Some(kernel));
+    }
+
+    #[test]
+    fn cut_or_extended_requests_are_none(kernel in kernel(), more in vec(any::<u32>(), 1..4)) {
+        let words = kernel.encode();
+        for len in 0..words.len() {
+            prop_assert_eq!(Kernel::decode(words[..len].iter().copied()), None, "cut to {}", len);
+        }
+        prop_assert_eq!(Kernel::decode(words.into_iter().chain(more)), None);
+    }
+
+    /// Whatever is accepted says one thing only.
+    #[test]
+    fn changed_requests_do_not_panic(
+        kernel in kernel(),
+        changes in vec((any::<prop::sample::Index>(), word()), 1..5),
+    ) {
+        let mut words = kernel.encode();
+        for (at, word) in changes {
+            let at = at.index(words.len());
+            words[at] = word;
+        }
+        if let Some(kernel) = Kernel::decode(words.iter().copied()) {
+            prop_assert_eq!(kernel.encode(), words);
+        }
+    }
+
+    #[test]
+    fn arbitrary_words_do_not_panic(number in 0..9u32, words in vec(word(), 0..300)) {
+        let words: Vec<u32> = [number].into_iter().chain(words).collect();
+        if let Some(kernel) = Kernel::decode(words.iter().copied()) {
+            prop_assert_eq!(kernel.encode(), words);
+        }
+    }
+}
+
+#[test]
+fn the_longest_request_is_within_bounds() {
+    let longest = Pointwise {
+        dims: [u32::MAX; KERNEL_RANK],
+        output: u32::MAX,
+        inputs: vec![PointwiseInput::default(); MAX_POINTWISE_INPUTS],
+        steps: vec![PointwiseStep { step: Step::Add, a: 0, b: 0 }; MAX_POINTWISE_STEPS],
+    };
+    let words = |program: &Pointwise| Kernel::Pointwise(program.clone()).encode();
+    assert!(words(&longest).len() <= MAX_KERNEL_WORDS);
+    assert!(Kernel::decode(words(&longest)).is_some());
+    let mut inputs = longest.clone();
+    inputs.inputs.push(PointwiseInput::default());
+    assert_eq!(Kernel::decode(words(&inputs)), None);
+    let mut steps = longest.clone();
+    steps.steps.push(longest.steps[0]);
+    assert_eq!(Kernel::decode(words(&steps)), None);
+    let nothing = Pointwise { steps: vec![], ..longest };
+    assert_eq!(Kernel::decode(words(&nothing)), None);
+}
+
+#[test]
+fn operands_come_before_their_step() {
+    let program = |a: u32| Pointwise {
+        inputs: vec![PointwiseInput::default(); 2],
+        steps: vec![
+            PointwiseStep { step: Step::Neg, a: 1, b: 1 },
+            PointwiseStep { step: Step::Add, a, b: 0 },
+        ],
+        ..Pointwise::default()
+    };
+    let known = |a| Kernel::decode(Kernel::Pointwise(program(a)).encode()).is_some();
+    let results = MAX_POINTWISE_INPUTS as u32;
+    assert!(known(1) && known(results));
+    for unknown in [2, results - 1, results + 1, results + 2, u32::MAX] {
+        assert!(!known(unknown), "{unknown}");
+    }
+}

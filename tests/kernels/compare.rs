@@ -1,0 +1,189 @@
+//! Builds small models, and compares what native kernels and the sandbox's own make of them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex};
+
+use belljar::policy::Kernels;
+use belljar::{Error, Event, Host, Isolation, ModelBytes, Policy, Tensor};
+use proptest::test_runner::Config;
+
+use crate::support;
+use crate::support::onnx::{
+    FLOAT, Graph, Message, fixed, node, tensor_f32, tensor_i64, value, value_of_any_shape,
+};
+
+/// The lines about a plan that the runner logged, by the label of the model.
+static PLANS: LazyLock<Mutex<BTreeMap<String, String>>> = LazyLock::new(Mutex::default);
+
+static HOST: LazyLock<Host> = LazyLock::new(|| {
+    support::builder(Isolation::Thread)
+        .image_store(false)
+        .on_event(|event| {
+            if let Event::Log { model, line } = event
+                && line.contains("the plan: ")
+            {
+                PLANS.lock().unwrap().insert(model, line);
+            }
+        })
+        .build()
+        .unwrap()
+});
+
+/// How many cases a property is tried with.
+pub(crate) fn cases(cases: u32) -> Config {
+    // For a longer search than every run of the tests needs.
+    let times = std::env::var("BELLJAR_TEST_TIMES").ok().and_then(|times| times.parse().ok());
+    Config {
+        cases: cases * times.unwrap_or(1),
+        failure_persistence: None,
+        max_shrink_iters: 300,
+        ..Config::default()
+    }
+}
+
+pub(crate) fn policy(kernels: Kernels) -> Policy {
+    let mut policy = Policy::default();
+    policy.compute.kernels = kernels;
+    policy
+}
+
+/// What a model answered, and the operators it was computed with.
+pub(crate) struct Answer {
+    pub(crate) outputs: Vec<(String, Tensor)>,
+    pub(crate) plan: String,
+}
+
+/// A model under construction, and its inputs.
+#[derive(Clone, Default)]
+pub(crate) struct Net {
+    graph: Graph,
+    inputs: Vec<(String, Tensor)>,
+    values: usize,
+    drawn: u64,
+}
+
+fn count(dims: &[i64]) -> usize {
+    dims.iter().product::<i64>() as usize
+}
+
+impl Net {
+    pub(crate) fn new() -> Net {
+        Net::default()
+    }
+
+    fn name(&mut self) -> String {
+        self.values += 1;
+        format!("v{}", self.values)
+    }
+
+    /// Numbers between −1 and 1, always the same ones, hardly any twice.
+    pub(crate) fn numbers(&mut self, count: usize) -> Vec<f32> {
+        (0..count)
+            .map(|_| {
+                self.drawn += 1;
+                let mixed = self.drawn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                (mixed >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    /// An input of such numbers.
+    pub(crate) fn input(&mut self, dims: &[i64]) -> String {
+        let numbers = self.numbers(count(dims));
+        self.input_of(dims, numbers)
+    }
+
+    pub(crate) fn input_of(&mut self, dims: &[i64], numbers: Vec<f32>) -> String {
+        let name = self.name();
+        let shape: Vec<usize> = dims.iter().map(|dim| *dim as usize).collect();
+        self.graph.inputs.push(value(&name, FLOAT, &fixed(dims)));
+        self.inputs.push((name.clone(), Tensor::new(numbers, &shape).unwrap()));
+        name
+    }
+
+    /// A constant of such numbers.
+    pub(crate) fn constant(&mut self, dims: &[i64]) -> String {
+        let numbers = self.numbers(count(dims));
+        self.constant_of(dims, &numbers)
+    }
+
+    pub(crate) fn constant_of(&mut self, dims: &[i64], numbers: &[f32]) -> String {
+        let name = self.name();
+        self.graph.initializers.push(tensor_f32(&name, dims, numbers));
+        name
+    }
+
+    pub(crate) fn integers(&mut self, numbers: &[i64]) -> String {
+        let name = self.name();
+        self.graph.initializers.push(tensor_i64(&name, &[numbers.len() as i64], numbers));
+        name
+    }
+
+    pub(crate) fn op(&mut self, op: &str, inputs: &[&str], attributes: &[Message]) -> String {
+        let name = self.name();
+        self.graph.nodes.push(node(op, inputs, &[&name], attributes));
+        name
+    }
+
+    pub(crate) fn output(&mut self, name: &str) {
+        self.graph.outputs.push(value_of_any_shape(name, FLOAT));
+    }
+
+    /// Whether there is an output already.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.graph.outputs.is_empty()
+    }
+
+    pub(crate) fn run(&self, policy: &Policy) -> Result<Answer, Error> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let label = format!("model {}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let bytes = ModelBytes::read(&self.graph.bytes()[..], u64::MAX).unwrap();
+        let model = HOST.load(bytes.labelled(&label), policy)?;
+        let outputs = model.run(&self.inputs)?.validate()?.into_tensors();
+        drop(model);
+        let plan = PLANS.lock().unwrap().remove(&label).unwrap_or_default();
+        Ok(Answer { outputs, plan })
+    }
+
+    /// Runs the model in both ways and compares the answers; the plan of the native one is to have
+    /// these operators.
+    #[track_caller]
+    pub(crate) fn agrees(&self, operators: &[&str]) {
+        self.compare(operators, false);
+    }
+
+    /// The same, down to the last bit.
+    #[track_caller]
+    pub(crate) fn agrees_exactly(&self, operators: &[&str]) {
+        self.compare(operators, true);
+    }
+
+    #[track_caller]
+    fn compare(&self, operators: &[&str], exactly: bool) {
+        let native = self.run(&policy(Kernels::Native)).expect("native kernels");
+        let sandbox = self.run(&policy(Kernels::Sandbox)).expect("the sandbox's own kernels");
+        for operator in operators {
+            assert!(native.plan.contains(operator), "no {operator} in {:?}", native.plan);
+        }
+        assert!(!sandbox.plan.is_empty() && !sandbox.plan.contains("Native"), "{}", sandbox.plan);
+        same(&native.outputs, &sandbox.outputs, exactly);
+    }
+}
+
+/// Compares two answers.
+#[track_caller]
+pub(crate) fn same(left: &[(String, Tensor)], right: &[(String, Tensor)], exactly: bool) {
+    assert_eq!(left.len(), right.len());
+    for ((name, left), (other, right)) in left.iter().zip(right) {
+        assert_eq!(name, other);
+        assert_eq!(left.shape(), right.shape());
+        let (left, right) = (left.as_slice::<f32>().unwrap(), right.as_slice::<f32>().unwrap());
+        for (at, (a, b)) in left.iter().zip(right).enumerate() {
+            let tolerance = if exactly { 0.0 } else { 1e-5 + 1e-4 * a.abs().max(b.abs()) };
+            let close = a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= tolerance;
+            assert!(close, "{name}: element {at} is {a:e}, and {b:e} in the sandbox");
+        }
+    }
+}
