@@ -11,9 +11,6 @@ use super::scratch::Scratch;
 use super::vector::{Job, Vector};
 use super::{Refused, Watch, split_rows};
 
-/// Most elements of a window; those of real models have 49 to some thousand.
-const MAX_TAPS: u64 = 1 << 20;
-
 /// A convolution whose every address was checked.
 struct Checked<'a> {
     windows: Windows,
@@ -154,7 +151,7 @@ fn windows(c: &Conv) -> Result<Windows, Refused> {
     };
     let rows = reach(c.out_h, c.stride_h, c.kernel_h, c.dilation_h, c.in_h, c.pad_top);
     let columns = reach(c.out_w, c.stride_w, c.kernel_w, c.dilation_w, c.in_w, c.pad_left);
-    if taps > MAX_TAPS || rows.is_none() || columns.is_none() {
+    if taps > super::MAX_TAPS as u64 || rows.is_none() || columns.is_none() {
         return Err(Refused::TooMuch);
     }
     Ok(Windows {

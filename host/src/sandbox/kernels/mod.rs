@@ -46,6 +46,9 @@ use vector::dispatch;
 pub(super) use watch::Watch;
 use watch::{Rows, done, in_parallel, split_rows};
 
+/// Most elements of a window; those of real models have 49 to some thousand.
+const MAX_TAPS: usize = 1 << 20;
+
 /// Most elements of a padded plane that a kernel makes for itself: 64 MiB.
 const MAX_SCRATCH: usize = 16 << 20;
 

@@ -58,7 +58,7 @@ pub(super) fn pool(memory: &mut [u8], pool: &Pool, watch: &Watch) -> Result<(), 
         pad_top: p.pad_top as usize,
         pad_left: p.pad_left as usize,
     };
-    if windows.padded_len() > super::MAX_SCRATCH {
+    if windows.taps() > super::MAX_TAPS || windows.padded_len() > super::MAX_SCRATCH {
         return Err(Refused::TooMuch);
     }
     let input = Place::new(memory, p.input, volume(&[p.planes, p.in_h, p.in_w])?)?;
