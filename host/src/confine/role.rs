@@ -1,0 +1,27 @@
+//! The roles of worker processes. What a role has to do decides what its process may do.
+
+use serde::{Deserialize, Serialize};
+
+/// What a worker process is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) enum Role {
+    /// Compiles our own guest to native code. It never sees a model.
+    Compile,
+    /// Reads a model, describes it, prepares it for some input shapes, and hands over the memory
+    /// that runs start from.
+    Prepare,
+    /// Runs what others have prepared. It never sees a model file.
+    Run,
+}
+
+impl Role {
+    pub(crate) const ALL: [Role; 3] = [Role::Compile, Role::Prepare, Role::Run];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Role::Compile => "compile",
+            Role::Prepare => "prepare",
+            Role::Run => "run",
+        }
+    }
+}
