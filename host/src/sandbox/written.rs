@@ -8,10 +8,20 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 
 pub(super) const PAGE: usize = 4 << 10;
+
+/// This process's `/proc/self/pagemap`, if it was opened before that became impossible.
+static PAGEMAP: OnceLock<Option<File>> = OnceLock::new();
+
+/// Has all [`WrittenPages`] of this process use a file that is open already, or none at all.
+pub(super) fn use_pagemap(pagemap: Option<File>) {
+    // A second one would be the same file.
+    let _ = PAGEMAP.set(pagemap);
+}
 
 /// Finds written pages of this process.
 pub(super) struct WrittenPages {
@@ -21,7 +31,11 @@ pub(super) struct WrittenPages {
 
 impl WrittenPages {
     pub(super) fn open() -> io::Result<WrittenPages> {
-        Ok(WrittenPages { pagemap: File::open("/proc/self/pagemap")?, scans: true })
+        let pagemap = match PAGEMAP.get() {
+            Some(opened) => opened.as_ref().ok_or(io::ErrorKind::Unsupported)?.try_clone()?,
+            None => File::open("/proc/self/pagemap")?,
+        };
+        Ok(WrittenPages { pagemap, scans: true })
     }
 
     /// Calls `found` with the start and end of every run of written pages between two addresses.
