@@ -2,7 +2,8 @@
 //! worker does with a model is not known here.
 
 pub(crate) mod channel;
+pub(crate) mod heap;
 pub(crate) mod memory;
 pub(crate) mod process;
-#[expect(dead_code, reason = "workers do not have roles yet")]
 pub(crate) mod role;
+pub(crate) mod seccomp;

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
+use wasmtime::{Engine, Module};
 
 use super::code_cache::VerifiedCode;
 use super::engine::{Engines, Variant};
@@ -14,9 +15,12 @@ use super::instance::Template;
 use super::limits::SandboxLimits;
 use super::machine::Machine;
 use super::thread::HOST_STACK;
+use super::written::pagemap;
 use super::{Call, Cost, Payload};
 use crate::confine::channel::{Channel, Received};
 use crate::confine::memory::{SealedBytes, SharedBuffer};
+use crate::confine::role::Role;
+use crate::confine::{heap, seccomp};
 
 /// The first message to a worker; it comes with the code and the shared buffer.
 #[derive(Serialize, Deserialize)]
@@ -68,28 +72,53 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
         .map_err(|_| io::Error::other("the set-up comes with two descriptors"))?;
     let code = VerifiedCode::adopt(SealedBytes::adopt(code)?);
     let shared = SharedBuffer::adopt(shared)?;
+    let ready = get_ready(&setup, &code);
+    drop(code);
     let stack = usize::try_from(setup.limits.stack + HOST_STACK).map_err(io::Error::other)?;
     std::thread::Builder::new()
         .name("belljar-sandbox".into())
         .stack_size(stack)
-        .spawn(move || work(channel, &setup, &code, &shared))?
+        .spawn(move || work(channel, ready, &shared))?
         .join()
         .map_err(|_| io::Error::other("the worker panicked"))?
 }
 
+/// What a sandbox is made of, once the process is confined.
+struct Ready {
+    engine: Engine,
+    module: Module,
+    limits: SandboxLimits,
+}
+
+/// Loads the code, which makes executable memory, and then confines the process, which forbids it.
+/// Whoever cannot be confined gets no model.
+fn get_ready(setup: &Setup, code: &VerifiedCode) -> Result<Ready, Failure> {
+    let host = |err: &dyn std::fmt::Display| Failure::Host(err.to_string());
+    let engine =
+        Engines::new_engine(setup.variant, setup.limits.stack).map_err(|err| host(&err))?;
+    let module = code.load(&engine).map_err(|err| host(&err))?;
+    confine(Role::Prepare)
+        .map_err(|err| Failure::Host(format!("the worker could not be confined: {err}")))?;
+    Ok(Ready { engine, module, limits: setup.limits })
+}
+
+/// Gives up what the role does not need.
+fn confine(role: Role) -> io::Result<()> {
+    heap::keep_one();
+    // Without it memory is made pristine in another way.
+    let _ = pagemap();
+    rustix::thread::set_no_new_privs(true)?;
+    seccomp::install(role)
+}
+
 fn work(
     mut channel: Channel,
-    setup: &Setup,
-    code: &VerifiedCode,
+    ready: Result<Ready, Failure>,
     shared: &SharedBuffer,
 ) -> io::Result<()> {
-    let host = |err: &dyn std::fmt::Display| Failure::Host(err.to_string());
-    let mut machine = Engines::new_engine(setup.variant, setup.limits.stack)
-        .map_err(|err| host(&err))
-        .and_then(|engine| {
-            let module = code.load(&engine).map_err(|err| host(&err))?;
-            Ok(Machine::new(Template::new(&engine, &module, setup.limits)?))
-        });
+    let mut machine = ready.and_then(|ready| {
+        Ok(Machine::new(Template::new(&ready.engine, &ready.module, ready.limits)?))
+    });
     loop {
         let (order, descriptors) = match channel.receive::<Order>(None)? {
             Received::Message(order, descriptors) => (order, descriptors),
