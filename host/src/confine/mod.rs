@@ -6,6 +6,7 @@
 //! depends on its `role`. `channel` and `memory` are how both sides talk.
 
 pub(crate) mod channel;
+mod heap;
 mod landlock;
 pub(crate) mod layers;
 pub(crate) mod memory;
@@ -13,6 +14,6 @@ mod namespaces;
 mod privileges;
 pub(crate) mod process;
 pub(crate) mod role;
-mod seccomp;
+pub(crate) mod seccomp;
 pub(crate) mod setup;
 mod spawn;

@@ -6,7 +6,6 @@
 //! more is opened before. It has one thread until the end: Landlock and capabilities are a
 //! thread's own.
 
-use std::fs::File;
 use std::io;
 
 use rustix::fs::{CWD, Dir, Mode, OFlags};
@@ -17,7 +16,7 @@ use super::layers::{Confinement, Layer, MissingLayer};
 use super::process::die_with_supervisor;
 use super::role::Role;
 use super::spawn::Namespaces;
-use super::{landlock, namespaces, privileges, seccomp};
+use super::{heap, landlock, namespaces, privileges, seccomp};
 
 /// What a worker is to become; from its supervisor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,20 +62,13 @@ pub(crate) struct ProcessLimits {
 /// Descriptors that a worker may have open at once.
 const DESCRIPTORS: u64 = 32;
 
-/// What a worker has from before its confinement.
-pub(crate) struct Confined {
-    /// Its own `/proc/self/pagemap`, if the kernel has one.
-    pub(crate) pagemap: Option<File>,
-    /// Layers that are not there. A strict worker has none that it needs.
-    pub(crate) missing: Vec<MissingLayer>,
-}
-
-/// Puts on all layers. After this the process can start threads of its role, and hardly anything
-/// else.
+/// Puts on all layers, and answers those that are not there. After this the process can start
+/// threads of its role, and hardly anything else.
 ///
 /// # Errors
 /// The layer that a strict worker lacks. It must end then.
-pub(crate) fn confine(plan: &Plan) -> Result<Confined, MissingLayer> {
+pub(crate) fn confine(plan: &Plan) -> Result<Vec<MissingLayer>, MissingLayer> {
+    heap::keep_one();
     let mut missing = Vec::new();
     let mut judge = |layer: Layer, result: io::Result<()>| match result {
         Ok(()) => Ok(()),
@@ -93,8 +85,6 @@ pub(crate) fn confine(plan: &Plan) -> Result<Confined, MissingLayer> {
     let proc_self = rustix::fs::openat(CWD, "/proc/self", flags, Mode::empty())
         .map_err(|err| MissingLayer::new(Layer::Privileges, format!("/proc/self: {err}")))?;
     only_one_thread(&proc_self).map_err(|err| MissingLayer::new(Layer::Privileges, err))?;
-    let pagemap = OFlags::RDONLY | OFlags::CLOEXEC;
-    let pagemap = rustix::fs::openat(&proc_self, "pagemap", pagemap, Mode::empty()).ok();
 
     if plan.wants(Layer::Namespaces) {
         let inside = match (plan.namespaces, &plan.no_namespaces) {
@@ -131,7 +121,7 @@ pub(crate) fn confine(plan: &Plan) -> Result<Confined, MissingLayer> {
     if plan.wants(Layer::Seccomp) {
         judge(Layer::Seccomp, seccomp::install(plan.role))?;
     }
-    Ok(Confined { pagemap: pagemap.map(File::from), missing })
+    Ok(missing)
 }
 
 fn only_one_thread(proc_self: &impl std::os::fd::AsFd) -> io::Result<()> {

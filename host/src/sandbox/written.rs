@@ -14,28 +14,23 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 
 pub(super) const PAGE: usize = 4 << 10;
 
-/// This process's `/proc/self/pagemap`, if it was opened before that became impossible.
-static PAGEMAP: OnceLock<Option<File>> = OnceLock::new();
-
-/// Has all [`WrittenPages`] of this process use a file that is open already, or none at all.
-pub(super) fn use_pagemap(pagemap: Option<File>) {
-    // A second one would be the same file.
-    let _ = PAGEMAP.set(pagemap);
-}
-
 /// Finds written pages of this process.
 pub(super) struct WrittenPages {
-    pagemap: File,
+    pagemap: &'static File,
     scans: bool,
 }
 
+/// Opens this process's pagemap, once for all of its slots; `None` where there is none. A worker
+/// asks before it is confined: afterwards it opens no files.
+pub(super) fn pagemap() -> Option<&'static File> {
+    static PAGEMAP: OnceLock<Option<File>> = OnceLock::new();
+    PAGEMAP.get_or_init(|| File::open("/proc/self/pagemap").ok()).as_ref()
+}
+
 impl WrittenPages {
-    pub(super) fn open() -> io::Result<WrittenPages> {
-        let pagemap = match PAGEMAP.get() {
-            Some(opened) => opened.as_ref().ok_or(io::ErrorKind::Unsupported)?.try_clone()?,
-            None => File::open("/proc/self/pagemap")?,
-        };
-        Ok(WrittenPages { pagemap, scans: true })
+    /// `None` where the kernel does not tell.
+    pub(super) fn new() -> Option<WrittenPages> {
+        pagemap().map(|pagemap| WrittenPages { pagemap, scans: true })
     }
 
     /// Calls `found` with the start and end of every run of written pages between two addresses.
@@ -82,7 +77,7 @@ impl WrittenPages {
             };
             // SAFETY: the kernel writes to `scan`, and to at most `vec_len` regions at `vec`,
             // which lives until then.
-            let (count, walk_end) = unsafe { rustix::ioctl::ioctl(&self.pagemap, scan) }?;
+            let (count, walk_end) = unsafe { rustix::ioctl::ioctl(self.pagemap, scan) }?;
             for region in regions.iter().take(count) {
                 found(region.start as usize, region.end as usize)?;
             }
@@ -226,7 +221,7 @@ mod tests {
             memory[page * PAGE + page % PAGE] = 1;
         }
         let start = base as usize;
-        let ways = [WrittenPages::open(), WrittenPages::open().map(WrittenPages::without_scan)];
+        let ways = [WrittenPages::new(), WrittenPages::new().map(WrittenPages::without_scan)];
         for way in ways {
             let mut found = vec![false; PAGES];
             way.unwrap()
