@@ -36,6 +36,8 @@ mod places;
 pub mod policy;
 mod sandbox;
 pub mod tensor;
+#[cfg(feature = "test-hooks")]
+pub mod test_hooks;
 pub mod text;
 mod trust;
 

@@ -5,6 +5,8 @@
 //! the order of the `layers`: `namespaces`, `privileges`, `landlock`, `seccomp`. What is granted
 //! depends on its `role`. `channel` and `memory` are how both sides talk.
 
+#[cfg(feature = "test-hooks")]
+pub(crate) mod breach;
 pub(crate) mod channel;
 mod heap;
 mod landlock;

@@ -77,9 +77,27 @@ pub(crate) struct WorkerProcess {
 impl WorkerProcess {
     /// Starts a worker whose standard input is `socket`.
     pub(crate) fn spawn(program: &WorkerProgram, socket: OwnedFd) -> io::Result<WorkerProcess> {
+        WorkerProcess::spawn_in(program, socket, ways())
+    }
+
+    /// As [`WorkerProcess::spawn`], in the namespaces of this process.
+    #[cfg(feature = "test-hooks")]
+    pub(crate) fn spawn_without_namespaces(
+        program: &WorkerProgram,
+        socket: OwnedFd,
+    ) -> io::Result<WorkerProcess> {
+        WorkerProcess::spawn_in(program, socket, &[])
+    }
+
+    /// Starts a worker in the first kind of namespaces that can be had, or in none.
+    fn spawn_in(
+        program: &WorkerProgram,
+        socket: OwnedFd,
+        ways: &'static [Namespaces],
+    ) -> io::Result<WorkerProcess> {
         let (answer, answered) = channel();
         let program = CString::new(program.path()?.as_os_str().as_bytes())?;
-        let order = Order { program, socket, answer };
+        let order = Order { program, socket, ways, answer };
         let spawner = spawner()?.lock().unwrap_or_else(PoisonError::into_inner);
         spawner.send(order).map_err(|_| io::Error::other("the spawning thread has ended"))?;
         drop(spawner);
@@ -133,6 +151,7 @@ impl Drop for WorkerProcess {
 struct Order {
     program: CString,
     socket: OwnedFd,
+    ways: &'static [Namespaces],
     answer: Sender<io::Result<WorkerProcess>>,
 }
 
@@ -156,19 +175,22 @@ fn spawner() -> io::Result<&'static Mutex<Sender<Order>>> {
     Ok(SPAWNER.get_or_init(|| Mutex::new(orders)))
 }
 
+/// The ways to namespaces, best first. Root has no need of a user namespace to make the others, and
+/// what it makes without one it can then give up for good.
+fn ways() -> &'static [Namespaces] {
+    match rustix::process::geteuid().is_root() {
+        true => &[Namespaces::WithoutUser, Namespaces::WithUser],
+        false => &[Namespaces::WithUser],
+    }
+}
+
 /// Starts a worker, in namespaces of its own if that can be.
 fn start(order: &Order) -> io::Result<WorkerProcess> {
     let arguments = [c"belljar", WORKER_ARGUMENT];
     let program =
         Program { path: &order.program, arguments: &arguments, input: order.socket.as_fd() };
-    // Root has no need of a user namespace to make the others, and what it makes without one it
-    // can then give up for good.
-    let ways: &[Namespaces] = match rustix::process::geteuid().is_root() {
-        true => &[Namespaces::WithoutUser, Namespaces::WithUser],
-        false => &[Namespaces::WithUser],
-    };
     let mut no_namespaces = None;
-    for way in ways {
+    for way in order.ways {
         match spawn(&program, *way) {
             Ok(pidfd) => {
                 let (namespaces, no_namespaces) = (*way, None);

@@ -4,6 +4,8 @@
 //! same way: a [`Call`] with a [`Payload`] and a time limit, answered by the guest's message as
 //! untrusted bytes, or by a [`Failure`] after which the sandbox is thrown away.
 
+#[cfg(feature = "test-hooks")]
+pub(crate) mod attack;
 mod code_cache;
 mod compile;
 mod engine;

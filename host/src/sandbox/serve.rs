@@ -39,6 +39,9 @@ pub(super) enum Work {
     Compile,
     /// Be a sandbox. The code and the shared buffer come with the message.
     Sandbox(SandboxLimits),
+    /// Do what an attacker would who has taken over a worker of this role.
+    #[cfg(feature = "test-hooks")]
+    Breach(crate::confine::breach::Attempt),
 }
 
 /// The answer to it: the layers that are missing, or the one without which it must not go on.
@@ -95,6 +98,13 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
             };
         }
         Work::Sandbox(limits) => limits,
+        #[cfg(feature = "test-hooks")]
+        Work::Breach(attempt) => {
+            return match be_confined(&mut channel, &setup.plan)? {
+                true => channel.send(&attempt.make(), &[]),
+                false => Ok(()),
+            };
+        }
     };
     let [code, shared] = <[OwnedFd; 2]>::try_from(descriptors)
         .map_err(|_| io::Error::other("the set-up comes with two descriptors"))?;
