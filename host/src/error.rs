@@ -1,7 +1,7 @@
 //! What can go wrong, in words for a person, and which exit code of the command line it is.
 
 use crate::policy::PolicyError;
-use crate::sandbox::{CodeCacheError, Failure, Limit, PrivateError};
+use crate::sandbox::{CodeCacheError, Failure, Limit, PrivateError, WorkerLoss};
 use crate::text::Hostile;
 use crate::trust::{Digest, ModelBytesError};
 
@@ -70,6 +70,9 @@ pub enum ErrorKind {
     /// The sandbox trapped, panicked, or broke its interface.
     #[error("{}", Hostile::new(.0))]
     Sandbox(String),
+    /// The worker process was lost. Other requests are not affected.
+    #[error("{0}")]
+    Worker(WorkerLoss),
     /// The guest's native code could not be had.
     #[error(transparent)]
     Code(#[from] CodeCacheError),
@@ -106,6 +109,8 @@ impl Error {
             ErrorKind::Model(_) | ErrorKind::Input { .. } | ErrorKind::Run(_) => 4,
             ErrorKind::Limit(_) => 5,
             ErrorKind::Sandbox(_) => 6,
+            ErrorKind::Worker(loss) if loss.began || loss.served => 6,
+            ErrorKind::Worker(_) => 1,
             ErrorKind::Code(
                 CodeCacheError::Private(PrivateError::NotPrivate { .. })
                 | CodeCacheError::NotCompiled { .. },
@@ -135,6 +140,7 @@ impl ErrorKind {
         match (failure, phase) {
             (Failure::Limit(limit), _) => ErrorKind::Limit(limit),
             (Failure::Host(why), _) => ErrorKind::Host(why),
+            (Failure::Lost(loss), _) => ErrorKind::Worker(loss),
             // A model that cannot even be read without a panic or a trap is not acceptable; the
             // sandbox did its work.
             (failure @ (Failure::Panicked(_) | Failure::Trapped(_)), Phase::Prepare) => {

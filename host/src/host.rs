@@ -97,6 +97,7 @@ pub struct HostBuilder {
     store_size: Option<u64>,
     idle: usize,
     idle_time: Option<Duration>,
+    requests_per_worker: u32,
     listener: Listener,
 }
 
@@ -113,12 +114,18 @@ pub(crate) struct Inner {
     pub(crate) idle: usize,
     /// How long a sandbox waits before its memory is given back; without end if there is none.
     pub(crate) idle_time: Option<Duration>,
+    /// Runs after which a worker is not used again.
+    pub(crate) requests_per_worker: u32,
     pub(crate) idle_watch: IdleWatch,
     pub(crate) listener: Listener,
 }
 
 /// How long a sandbox waits by default.
 const IDLE_TIME: Duration = Duration::from_secs(10);
+
+/// Requests that a worker serves by default. Starting the next one costs some milliseconds, once in
+/// so many requests.
+const REQUESTS_PER_WORKER: u32 = 10_000;
 
 /// Room for the framing of messages beside the tensors in them, in bytes.
 const FRAMING: u64 = 1 << 20;
@@ -190,6 +197,14 @@ impl HostBuilder {
         self
     }
 
+    /// How many requests a worker process serves before it is ended; 10,000 by default, at least 1.
+    /// Whoever has broken into one then starts anew. The next worker starts from the image, which
+    /// takes some milliseconds. Sandboxes on threads are not counted.
+    pub fn requests_per_worker(mut self, requests: u32) -> HostBuilder {
+        self.requests_per_worker = requests;
+        self
+    }
+
     /// Called, from any thread, when there is something to tell a user. Nothing by default.
     pub fn on_event(mut self, listener: impl Fn(Event) + Send + Sync + 'static) -> HostBuilder {
         self.listener = Arc::new(listener);
@@ -241,6 +256,7 @@ impl HostBuilder {
                 uses_store: self.store,
                 idle: self.idle,
                 idle_time: self.idle_time,
+                requests_per_worker: self.requests_per_worker,
                 idle_watch: IdleWatch::default(),
                 listener: self.listener,
             }),
@@ -269,6 +285,7 @@ impl Host {
             store_size: None,
             idle: std::thread::available_parallelism().map_or(1, usize::from),
             idle_time: Some(IDLE_TIME),
+            requests_per_worker: REQUESTS_PER_WORKER,
             listener: Arc::new(|_| {}),
         }
     }
@@ -357,6 +374,7 @@ impl Inner {
         let variant = self.variant(policy);
         let failed = |failure: Failure| match failure {
             Failure::Limit(limit) => ErrorKind::Limit(limit),
+            Failure::Lost(loss) => ErrorKind::Worker(loss),
             other => ErrorKind::Host(other.to_string()),
         };
         match self.isolation {

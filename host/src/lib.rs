@@ -45,6 +45,7 @@ pub mod cli;
 pub use belljar_abi::{
     Description, Dim, ExternalData, FunctionInfo, InputShape, OperatorCount, OpsetImport, ValueInfo,
 };
+pub use confine::ended::WorkerEnd;
 pub use confine::process::WorkerProgram;
 pub use error::{Error, ErrorKind};
 pub use host::{Event, Host, HostBuilder, Isolation, become_worker_if_asked};
@@ -52,7 +53,7 @@ pub use model::{Calls, Model, Outputs, RunCost, UncheckedOutputs};
 pub use policy::Policy;
 pub use sandbox::{
     CodeCacheError, GuestInfo, ImageStore, Limit, PrivateError, ResetMethod, StoredKind,
-    StoredModel,
+    StoredModel, WorkerLoss,
 };
 pub use tensor::{DType, Tensor};
 pub use trust::{Digest, ModelBytes, ModelBytesError};

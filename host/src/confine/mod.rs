@@ -2,6 +2,7 @@
 //! worker does with a model is not known here.
 
 pub(crate) mod channel;
+pub(crate) mod ended;
 pub(crate) mod memory;
 pub(crate) mod process;
 #[expect(dead_code, reason = "workers do not have roles yet")]

@@ -9,11 +9,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use super::ended::WorkerEnd;
 
 /// First argument of a worker.
 const WORKER_ARGUMENT: &str = "__belljar-worker";
@@ -74,14 +78,26 @@ impl WorkerProcess {
         Ok(WorkerProcess { child })
     }
 
-    /// Ends the worker at once, and says how it ended.
-    pub(crate) fn kill(&mut self) -> String {
-        // Already ended is as good as killed.
+    /// Ends the worker at once. Already ended is as good as killed.
+    pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
-        match self.child.wait() {
-            Ok(status) => status.to_string(),
-            Err(err) => format!("cannot tell how it ended: {err}"),
+        let _ = self.child.wait();
+    }
+
+    /// How the worker came to its end, which has closed its channel. One that lives on all the same
+    /// is killed.
+    pub(crate) fn ended(&mut self) -> WorkerEnd {
+        // The kernel closes what a process had open somewhat before it lets others know its end.
+        const TRIES: u32 = 500;
+        for _ in 0..TRIES {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return WorkerEnd::new(status.signal(), status.code()),
+                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+                Err(_) => return WorkerEnd::Unknown,
+            }
         }
+        self.kill();
+        WorkerEnd::HungUp
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use belljar_abi::{Description, GuestErrorCode, InputShape, Reply, decode_reply, encode_shapes};
 
@@ -43,6 +43,16 @@ pub(super) struct Prepared {
     shapes: Vec<InputShape>,
     sandbox: Box<dyn Sandbox>,
     since: Instant,
+}
+
+/// A request that was served, and the sandbox that did.
+pub(super) struct Served {
+    pub(super) sandbox: Box<dyn Sandbox>,
+    pub(super) answer: Answer,
+    /// Time spent on getting the sandbox.
+    pub(super) prepare: Duration,
+    /// When the request was sent to it.
+    pub(super) begin: Instant,
 }
 
 impl Shared {
@@ -148,13 +158,18 @@ impl Shared {
         &self,
         shapes: &[InputShape],
     ) -> Result<Box<dyn Sandbox>, ErrorKind> {
-        let image = {
+        let image = loop {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(at) = waiting.prepared.iter().rposition(|one| one.shapes == shapes) {
-                return Ok(waiting.prepared.remove(at).sandbox);
+                let found = waiting.prepared.remove(at).sandbox;
+                drop(waiting);
+                match self.alive(found) {
+                    Some(sandbox) => return Ok(sandbox),
+                    None => continue,
+                }
             }
             let image = waiting.images.iter().find(|(for_, _)| for_ == shapes);
-            image.map(|(_, image)| Arc::clone(image))
+            break image.map(|(_, image)| Arc::clone(image));
         };
         let image = match image {
             Some(image) => Some(image),
@@ -168,7 +183,7 @@ impl Shared {
             return Ok(sandbox);
         }
         let loaded = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).loaded.take();
-        let mut sandbox = match loaded {
+        let mut sandbox = match loaded.and_then(|sandbox| self.alive(sandbox)) {
             Some(sandbox) => sandbox,
             None => self.loaded_sandbox()?,
         };
@@ -188,7 +203,50 @@ impl Shared {
         Ok(sandbox)
     }
 
+    /// A sandbox that has waited, unless its worker came to an end meanwhile: then no request was
+    /// lost, and the next one need not know.
+    fn alive(&self, mut sandbox: Box<dyn Sandbox>) -> Option<Box<dyn Sandbox>> {
+        sandbox.loss_while_waiting().is_none().then_some(sandbox)
+    }
+
+    /// Has a request served by a sandbox that is prepared for its shapes.
+    pub(super) fn served(
+        &self,
+        shapes: &[InputShape],
+        payload: impl Fn() -> Payload,
+    ) -> Result<Served, ErrorKind> {
+        self.retried(|| {
+            let start = Instant::now();
+            let mut sandbox = self.prepared_sandbox(shapes)?;
+            let prepare = start.elapsed();
+            let begin = Instant::now();
+            let answer = self.call(&mut *sandbox, Call::Run, payload(), Phase::Run)?;
+            Ok(Served { sandbox, answer, prepare, begin })
+        })
+    }
+
+    /// Does what takes a worker. Does it again when a worker was lost before it had taken the
+    /// request: such a request was never under way. One that was is not repeated, since a model
+    /// could be killing its workers.
+    pub(super) fn retried<T>(
+        &self,
+        attempt: impl Fn() -> Result<T, ErrorKind>,
+    ) -> Result<T, ErrorKind> {
+        const AGAIN: u32 = 3;
+        for _ in 0..AGAIN {
+            match attempt() {
+                Err(ErrorKind::Worker(loss)) if !loss.began => {}
+                other => return other,
+            }
+        }
+        attempt()
+    }
+
+    /// Keeps a sandbox for the next request, unless its worker has served enough.
     pub(super) fn put_back(&self, shapes: Vec<InputShape>, sandbox: Box<dyn Sandbox>) {
+        if sandbox.runs() >= self.host.requests_per_worker {
+            return;
+        }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.prepared.push(Prepared { shapes, sandbox, since: Instant::now() });
         let surplus = waiting.prepared.len().saturating_sub(self.host.idle);

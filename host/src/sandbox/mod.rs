@@ -33,7 +33,7 @@ pub use code_cache::CodeCacheError;
 pub(crate) use code_cache::{CodeCache, CodeNotice, VerifiedCode};
 pub(crate) use engine::{Engines, Variant};
 pub(crate) use failure::Failure;
-pub use failure::Limit;
+pub use failure::{Limit, WorkerLoss};
 pub use guest::GuestInfo;
 pub(crate) use image::Image;
 pub use image_store::ImageStore;
@@ -118,6 +118,16 @@ pub(crate) trait Sandbox: Send {
 
     /// The lines that the guest logged since the last time, for a person to read.
     fn take_log(&mut self) -> Vec<String>;
+
+    /// What became of it since it was last called, if it cannot be called any more.
+    fn loss_while_waiting(&mut self) -> Option<WorkerLoss> {
+        None
+    }
+
+    /// How many runs its process has served; none where it has no process of its own.
+    fn runs(&self) -> u32 {
+        0
+    }
 }
 
 /// How long a call may take, and under which name that is known in a policy.
