@@ -224,7 +224,7 @@ impl Hostile {
     }
 
     fn read_text(&mut self, fd: &OwnedFd) {
-        let mut text = vec![0; 64];
+        let mut text = [0; 64];
         let len = rustix::io::pread(fd, &mut text[..], 0).unwrap();
         let text = String::from_utf8_lossy(&text[..len]).trim_end_matches('\0').to_owned();
         if !self.text.is_empty() && self.text != text {
