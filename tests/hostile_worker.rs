@@ -6,9 +6,13 @@
 mod support;
 
 use std::fs;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use belljar::{Error, Host, Isolation, Model, ModelBytes, Policy, Tensor, WorkerProgram};
+use belljar::{
+    Error, ErrorKind, Event, Host, HostBuilder, Isolation, Model, ModelBytes, Policy, Tensor,
+    WorkerProgram,
+};
 use support::hostile_worker::{Deed, MIXED_UP, model, serve};
 use support::{builder, own_state};
 
@@ -17,11 +21,14 @@ fn main() {
     if arguments.first().is_some_and(|argument| argument == "__belljar-worker") {
         return serve();
     }
-    let tests: [(&str, fn()); 5] = [
+    let tests: [(&str, fn()); 8] = [
         ("whatever_a_worker_does_ends_in_one_clear_error", every_deed),
         ("a_second_answer_is_never_taken_for_the_next_one", second_answers),
         ("a_request_that_no_worker_takes_is_given_to_few", never_taken),
         ("a_worker_never_sees_two_models", two_models),
+        ("a_model_that_keeps_killing_workers_is_put_into_quarantine", quarantined),
+        ("a_slow_model_is_not", slow_model),
+        ("workers_that_keep_dying_are_started_less_and_less_often", backing_off),
         ("a_program_that_is_no_worker_is_told_so", no_worker),
     ];
     if arguments.iter().any(|argument| argument == "--list") {
@@ -38,10 +45,16 @@ fn main() {
     }
 }
 
+/// A host that counts no deaths, and never waits after one.
 fn host(state: &tempfile::TempDir) -> Host {
+    let builder = host_builder(state).quarantine_after(None);
+    builder.restart_back_off(Duration::ZERO, Duration::ZERO).build().unwrap()
+}
+
+fn host_builder(state: &tempfile::TempDir) -> HostBuilder {
     let this = std::env::current_exe().unwrap();
     let builder = builder(Isolation::Process).worker_program(WorkerProgram::Path(this));
-    builder.state_dir(state.path()).idle_sandboxes(4).idle_time(None).build().unwrap()
+    builder.state_dir(state.path()).idle_sandboxes(4).idle_time(None)
 }
 
 fn load(host: &Host, bytes: &[u8]) -> Result<Model, Error> {
@@ -178,6 +191,117 @@ fn two_models() {
     // The worker would have noticed.
     let err = ask(&models[0].1, [2.0, 0.0, 0.0, 0.0]).unwrap_err();
     assert!(err.to_string().contains(&format!("exit code {MIXED_UP}")), "{err}");
+}
+
+/// What `belljar` says in the state that a test has made.
+fn command(state: &tempfile::TempDir, arguments: &[&str]) -> (i32, String) {
+    let output = support::belljar(arguments).env("BELLJAR_STATE_DIR", state.path()).output();
+    let output = output.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+fn quarantined() {
+    let state = own_state();
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let host = |count: u32| {
+        let events = Arc::clone(&events);
+        let listener = move |event| match event {
+            Event::Quarantined(quarantined) => events.lock().unwrap().push(quarantined),
+            Event::QuarantineNotStored { why } => panic!("{why}"),
+            _ => {}
+        };
+        let builder = host_builder(&state).quarantine_after(Some(count)).on_event(listener);
+        builder.restart_back_off(Duration::ZERO, Duration::ZERO).build().unwrap()
+    };
+    let bytes = model("Run", Deed::Crash, 0);
+    let first = host(5);
+    let evil = load(&first, &bytes).unwrap();
+    let good = load(&first, &model("Nothing", Deed::Good, 0)).unwrap();
+    for death in 1..=5 {
+        let err = ask(&evil, [0.0; 4]).unwrap_err();
+        assert!(matches!(err.kind(), ErrorKind::Worker(_)), "{err}");
+        assert_eq!(events.lock().unwrap().len(), usize::from(death == 5));
+    }
+    let is_refused = |result: Result<(), Error>| {
+        let err = result.expect_err("it was let in");
+        assert!(matches!(err.kind(), ErrorKind::Quarantined(_)), "{err}");
+        assert_eq!(err.exit_code(), 6);
+        assert!(err.to_string().contains("belljar quarantine release"), "{err}");
+        assert!(err.to_string().contains("SIGSEGV"), "{err}");
+    };
+    let runs = evil.calls().run;
+    is_refused(ask(&evil, [0.0; 4]));
+    is_refused(evil.prepare(&[("x", Tensor::new(vec![0f32; 4], &[4]).unwrap())]).map(drop));
+    is_refused(load(&first, &bytes).map(drop));
+    // The same bytes under another name, in another process as it were; without a worker.
+    let second = host(100);
+    is_refused(load(&second, &bytes).map(drop));
+    assert_eq!(evil.calls().run, runs);
+    // Nobody else is affected.
+    ask(&good, [0.0, 1.0, 2.0, 3.0]).unwrap();
+
+    // The command line knows of it, and is the way out.
+    let file = state.path().join("evil.onnx");
+    fs::write(&file, &bytes).unwrap();
+    let file = file.to_str().unwrap();
+    let (code, text) = command(&state, &["inspect", file]);
+    assert!(code == 6 && text.contains("in quarantine"), "{code}: {text}");
+    let (code, text) = command(&state, &["quarantine", "list"]);
+    assert!(code == 0 && text.contains("evil.onnx") && text.contains("SIGSEGV"), "{text}");
+    let digest = evil.digest().to_string();
+    let (code, text) = command(&state, &["quarantine", "list", "--format", "json"]);
+    assert!(code == 0 && text.contains(&digest), "{text}");
+    assert_eq!(command(&state, &["quarantine", "release", "nonsense"]).0, 2);
+    for name in [file, "evil.onnx", &digest[..8], &digest] {
+        let (code, text) = command(&state, &["quarantine", "release", name]);
+        assert!(code == 0 && text.contains("released"), "{name}: {text}");
+        let (_, text) = command(&state, &["quarantine", "list"]);
+        assert!(text.contains("nothing is in quarantine"), "{text}");
+        // The process that runs it has learnt of the release; so it gets another five.
+        let again = host(1);
+        let err = ask(&load(&again, &bytes).unwrap(), [0.0; 4]).unwrap_err();
+        assert!(matches!(err.kind(), ErrorKind::Worker(_)), "{err}");
+        is_refused(load(&again, &bytes).map(drop));
+    }
+    assert_eq!(first.quarantined().unwrap().len(), 1);
+    assert!(first.release(evil.digest()).unwrap());
+    assert!(first.quarantined().unwrap().is_empty());
+    let err = ask(&evil, [0.0; 4]).unwrap_err();
+    assert!(matches!(err.kind(), ErrorKind::Worker(_)), "{err}");
+}
+
+fn slow_model() {
+    let state = own_state();
+    let host = host_builder(&state).quarantine_after(Some(2)).build().unwrap();
+    let slow = load(&host, &model("Run", Deed::Hang, 0)).unwrap();
+    // A guest that panics has been held by the first wall.
+    let panics = load(&host, &model("Run", Deed::PanicMessage, 0)).unwrap();
+    for _ in 0..5 {
+        assert_eq!(ask(&slow, [0.0; 4]).unwrap_err().exit_code(), 5);
+        let err = ask(&panics, [0.0; 4]).unwrap_err();
+        assert!(err.to_string().contains("panicked"), "{err}");
+    }
+    assert!(host.quarantined().unwrap().is_empty());
+}
+
+fn backing_off() {
+    let state = own_state();
+    let hour = Duration::from_secs(3600);
+    let host = host_builder(&state).quarantine_after(None).restart_back_off(hour, hour);
+    let host = host.build().unwrap();
+    let evil = load(&host, &model("Run", Deed::Crash, 0)).unwrap();
+    let good = load(&host, &model("Nothing", Deed::Good, 0)).unwrap();
+    let err = ask(&evil, [0.0; 4]).unwrap_err();
+    assert!(matches!(err.kind(), ErrorKind::Worker(_)), "{err}");
+    let runs = evil.calls().run;
+    for _ in 0..10 {
+        let err = ask(&evil, [0.0; 4]).unwrap_err();
+        assert!(matches!(err.kind(), ErrorKind::BackOff { deaths: 1, .. }), "{err}");
+        assert!(err.to_string().contains("send the request again then"), "{err}");
+        ask(&good, [0.0, 1.0, 2.0, 3.0]).unwrap();
+    }
+    assert_eq!(evil.calls().run, runs);
 }
 
 fn no_worker() {

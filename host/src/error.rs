@@ -1,7 +1,10 @@
 //! What can go wrong, in words for a person, and which exit code of the command line it is.
 
+use std::time::Duration;
+
 use crate::policy::PolicyError;
 use crate::sandbox::{CodeCacheError, Failure, Limit, PrivateError, WorkerLoss};
+use crate::supervise::Quarantined;
 use crate::text::Hostile;
 use crate::trust::{Digest, ModelBytesError};
 
@@ -73,6 +76,21 @@ pub enum ErrorKind {
     /// The worker process was lost. Other requests are not affected.
     #[error("{0}")]
     Worker(WorkerLoss),
+    /// Workers of the model keep dying, so the next is not started yet.
+    #[error(
+        "no worker process: the last {deaths} of this model died, and the next is not started \
+         before {} ms have passed; send the request again then",
+        .wait.as_millis()
+    )]
+    BackOff {
+        /// How many workers have died since the last answer.
+        deaths: u32,
+        /// When a worker is started again.
+        wait: Duration,
+    },
+    /// So many workers of the model have died that it is not run until an operator says so.
+    #[error("{0}")]
+    Quarantined(Quarantined),
     /// The guest's native code could not be had.
     #[error(transparent)]
     Code(#[from] CodeCacheError),
@@ -111,6 +129,7 @@ impl Error {
             ErrorKind::Sandbox(_) => 6,
             ErrorKind::Worker(loss) if loss.began || loss.served => 6,
             ErrorKind::Worker(_) => 1,
+            ErrorKind::BackOff { .. } | ErrorKind::Quarantined(_) => 6,
             ErrorKind::Code(
                 CodeCacheError::Private(PrivateError::NotPrivate { .. })
                 | CodeCacheError::NotCompiled { .. },

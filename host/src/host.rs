@@ -14,7 +14,8 @@ use crate::sandbox::{
     CodeCache, CodeNotice, Engines, Failure, ImageStore, Sandbox, SandboxLimits, StoreNotice,
     ThreadSandbox, Variant, VerifiedCode, Worker, WorkerSandbox, serve,
 };
-use crate::trust::ModelBytes;
+use crate::supervise::{Quarantined, Settings, Supervision, SupervisionNotice};
+use crate::trust::{Digest, ModelBytes};
 
 /// What stands around a sandbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +69,13 @@ pub enum Event {
         /// Why not.
         why: String,
     },
+    /// So many workers of a model have died that it is refused until [`Host::release`].
+    Quarantined(Quarantined),
+    /// The deaths of a model's workers could not be written down: they count in this process only.
+    QuarantineNotStored {
+        /// Why not.
+        why: String,
+    },
     /// The sandboxed runner logged a line about a model. Hostile text: print it through
     /// [`crate::text::Hostile`].
     Log {
@@ -98,6 +106,7 @@ pub struct HostBuilder {
     idle: usize,
     idle_time: Option<Duration>,
     requests_per_worker: u32,
+    supervision: Settings,
     listener: Listener,
 }
 
@@ -116,6 +125,7 @@ pub(crate) struct Inner {
     pub(crate) idle_time: Option<Duration>,
     /// Runs after which a worker is not used again.
     pub(crate) requests_per_worker: u32,
+    pub(crate) supervision: Supervision,
     pub(crate) idle_watch: IdleWatch,
     pub(crate) listener: Listener,
 }
@@ -205,6 +215,29 @@ impl HostBuilder {
         self
     }
 
+    /// How many workers of a model may die before the model is refused until an operator releases
+    /// it; 5 by default, at least 1. A death is the end of a worker that had a request, or that had
+    /// seen the model and died while it waited, unless it was killed from outside then; what breaks
+    /// the rules of its channel counts too. Deadlines, limits and traps do not. As many answers as
+    /// this number, without a death between them, and all deaths are forgotten.
+    ///
+    /// Deaths and quarantine are kept in the state folder and hold for every process of this user.
+    /// `None` counts no deaths; a model that is in quarantine stays there all the same.
+    pub fn quarantine_after(mut self, deaths: Option<u32>) -> HostBuilder {
+        self.supervision.quarantine_after = deaths;
+        self
+    }
+
+    /// How long after the death of a worker no other is started for the same model: `first` after
+    /// the first, twice as long after each further one, at most `most`, until there is an answer. By
+    /// default 10 ms and 5 s. A request that needs a new worker waits for up to 100 ms, and no longer
+    /// than a run may take; else it gets [`ErrorKind::BackOff`] at once, which says when to come
+    /// again. Other models, and workers that are there, are not affected.
+    pub fn restart_back_off(mut self, first: Duration, most: Duration) -> HostBuilder {
+        self.supervision.back_off = (first, most);
+        self
+    }
+
     /// Called, from any thread, when there is something to tell a user. Nothing by default.
     pub fn on_event(mut self, listener: impl Fn(Event) + Send + Sync + 'static) -> HostBuilder {
         self.listener = Arc::new(listener);
@@ -237,6 +270,15 @@ impl HostBuilder {
             });
         });
         let listener = Arc::clone(&self.listener);
+        let supervised = Arc::new(move |notice| {
+            listener(match notice {
+                SupervisionNotice::Quarantined(quarantined) => Event::Quarantined(quarantined),
+                SupervisionNotice::NotStored(err) => {
+                    Event::QuarantineNotStored { why: err.to_string() }
+                }
+            });
+        });
+        let listener = Arc::clone(&self.listener);
         let notices = Arc::new(move |notice| {
             listener(match notice {
                 CodeNotice::Compiling { variant } => Event::Compiling { variant },
@@ -257,6 +299,7 @@ impl HostBuilder {
                 idle: self.idle,
                 idle_time: self.idle_time,
                 requests_per_worker: self.requests_per_worker,
+                supervision: Supervision::new(self.supervision, &state, supervised),
                 idle_watch: IdleWatch::default(),
                 listener: self.listener,
             }),
@@ -286,6 +329,7 @@ impl Host {
             idle: std::thread::available_parallelism().map_or(1, usize::from),
             idle_time: Some(IDLE_TIME),
             requests_per_worker: REQUESTS_PER_WORKER,
+            supervision: Settings::default(),
             listener: Arc::new(|_| {}),
         }
     }
@@ -345,6 +389,23 @@ impl Host {
     /// The store of prepared models, whether or not this host uses it.
     pub fn image_store(&self) -> &ImageStore {
         &self.inner.store
+    }
+
+    /// The models that are refused because their workers kept dying.
+    ///
+    /// # Errors
+    /// When the state folder cannot be read, or is open to others.
+    pub fn quarantined(&self) -> Result<Vec<Quarantined>, Error> {
+        self.inner.supervision.quarantined().map_err(Error::new)
+    }
+
+    /// Lets a model run again whose workers kept dying, and forgets their deaths. Answers whether it
+    /// was in quarantine. Other processes learn of it at their next request for the model.
+    ///
+    /// # Errors
+    /// When the state folder cannot be written to, or is open to others.
+    pub fn release(&self, model: Digest) -> Result<bool, Error> {
+        self.inner.supervision.release(model).map_err(Error::new)
     }
 
     /// The kernels that the guest's registries hold, one a line: for tests.

@@ -35,6 +35,7 @@ mod model;
 mod places;
 pub mod policy;
 mod sandbox;
+mod supervise;
 pub mod tensor;
 pub mod text;
 mod trust;
@@ -55,5 +56,6 @@ pub use sandbox::{
     CodeCacheError, GuestInfo, ImageStore, Limit, PrivateError, ResetMethod, StoredKind,
     StoredModel, WorkerLoss,
 };
+pub use supervise::Quarantined;
 pub use tensor::{DType, Tensor};
 pub use trust::{Digest, ModelBytes, ModelBytesError};

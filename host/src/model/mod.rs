@@ -83,6 +83,7 @@ impl Model {
         if bytes.size() > policy.limits.model_size {
             return Err(named(Limit::ModelSize { limit: policy.limits.model_size }.into()));
         }
+        let record = host.inner.supervision.record(found).map_err(named)?;
         let mut shared = Shared {
             host: Arc::clone(&host.inner),
             bytes,
@@ -91,6 +92,7 @@ impl Model {
             description: Description::default(),
             contract: Arc::default(),
             waiting: Mutex::default(),
+            record,
             calls: Default::default(),
         };
         let stored = shared.host.store().and_then(|store| store.description(found));
@@ -193,6 +195,7 @@ impl Model {
             let bound = shared.bind(inputs)?;
             let one = shared.served(&bound.shapes, || payload(inputs))?;
             reply(&one.answer, Phase::Run)?;
+            shared.answered();
             served.push((bound.shapes, one.sandbox));
             Ok(())
         };
@@ -226,6 +229,7 @@ impl Model {
             .map(|view| Ok((view.name.to_owned(), Tensor::from_view(view)?)))
             .collect::<Result<Vec<_>, crate::tensor::TensorError>>()
             .map_err(|err| ErrorKind::Sandbox(err.to_string()))?;
+        shared.answered();
         let cost = RunCost {
             prepare,
             run: begin.elapsed(),

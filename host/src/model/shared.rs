@@ -10,7 +10,10 @@ use super::contract::{Bound, Contract};
 use crate::error::{ErrorKind, Phase};
 use crate::host::{Event, Inner};
 use crate::policy::Policy;
-use crate::sandbox::{Answer, Call, CallLimit, Image, ImageKey, Limit, Payload, Sandbox, TimeKey};
+use crate::sandbox::{
+    Answer, Call, CallLimit, Failure, Image, ImageKey, Limit, Payload, Sandbox, TimeKey, WorkerLoss,
+};
+use crate::supervise::{PATIENCE, Record};
 use crate::tensor::Tensor;
 use crate::trust::ModelBytes;
 
@@ -22,6 +25,8 @@ pub(crate) struct Shared {
     pub(super) description: Description,
     pub(super) contract: Arc<Contract>,
     pub(super) waiting: Mutex<Waiting>,
+    /// What is known about its workers.
+    pub(super) record: Arc<Record>,
     /// One for each field of [`Calls`].
     pub(super) calls: [AtomicU64; 5],
 }
@@ -93,6 +98,9 @@ impl Shared {
         for line in sandbox.take_log() {
             (self.host.listener)(Event::Log { model: self.label.clone(), line });
         }
+        if let Err(Failure::Lost(loss)) = &answer {
+            self.lost(loss);
+        }
         answer.map_err(|failure| ErrorKind::from_failure(failure, phase))
     }
 
@@ -144,7 +152,7 @@ impl Shared {
 
     /// A sandbox that has decoded the model.
     fn loaded_sandbox(&self) -> Result<Box<dyn Sandbox>, ErrorKind> {
-        let mut sandbox = self.host.sandbox(&self.policy)?;
+        let mut sandbox = self.new_sandbox()?;
         let payload = Payload::Sealed(Arc::clone(self.bytes.sealed()));
         let answer = self.call(&mut *sandbox, Call::Load, payload, Phase::Prepare)?;
         match reply(&answer, Phase::Prepare)? {
@@ -178,7 +186,7 @@ impl Shared {
             }),
         };
         if let Some(image) = image {
-            let mut sandbox = self.host.sandbox(&self.policy)?;
+            let mut sandbox = self.new_sandbox()?;
             self.call(&mut *sandbox, Call::Adopt, Payload::Image(image), Phase::Prepare)?;
             return Ok(sandbox);
         }
@@ -206,7 +214,29 @@ impl Shared {
     /// A sandbox that has waited, unless its worker came to an end meanwhile: then no request was
     /// lost, and the next one need not know.
     fn alive(&self, mut sandbox: Box<dyn Sandbox>) -> Option<Box<dyn Sandbox>> {
-        sandbox.loss_while_waiting().is_none().then_some(sandbox)
+        match sandbox.loss_while_waiting() {
+            None => Some(sandbox),
+            Some(loss) => {
+                self.lost(&loss);
+                None
+            }
+        }
+    }
+
+    fn lost(&self, loss: &WorkerLoss) {
+        self.host.supervision.lost(&self.record, &self.label, loss);
+    }
+
+    /// Notes that a request was answered.
+    pub(super) fn answered(&self) {
+        self.host.supervision.answered(&self.record);
+    }
+
+    /// A new sandbox with nothing in it, unless too many have just died.
+    fn new_sandbox(&self) -> Result<Box<dyn Sandbox>, ErrorKind> {
+        let patience = PATIENCE.min(self.policy.limits.run_time);
+        self.host.supervision.await_start(&self.record, patience)?;
+        self.host.sandbox(&self.policy)
     }
 
     /// Has a request served by a sandbox that is prepared for its shapes.
@@ -226,13 +256,17 @@ impl Shared {
     }
 
     /// Does what takes a worker. Does it again when a worker was lost before it had taken the
-    /// request: such a request was never under way. One that was is not repeated, since a model
-    /// could be killing its workers.
+    /// request: such a request was never under way. One that was is not repeated, since the model
+    /// could be killing its workers. A model in quarantine gets none.
     pub(super) fn retried<T>(
         &self,
         attempt: impl Fn() -> Result<T, ErrorKind>,
     ) -> Result<T, ErrorKind> {
         const AGAIN: u32 = 3;
+        let attempt = || {
+            self.host.supervision.admit(&self.record)?;
+            attempt()
+        };
         for _ in 0..AGAIN {
             match attempt() {
                 Err(ErrorKind::Worker(loss)) if !loss.began => {}

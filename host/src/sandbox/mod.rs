@@ -40,6 +40,7 @@ pub use image_store::ImageStore;
 pub(crate) use image_store::{ImageKey, StoreNotice};
 pub(crate) use limits::SandboxLimits;
 pub use private::PrivateError;
+pub(crate) use private::PrivateFolder;
 pub(crate) use serve::serve;
 pub use slot::ResetMethod;
 pub use stored::{StoredKind, StoredModel};
