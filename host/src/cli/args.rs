@@ -14,7 +14,7 @@ Exit codes:
   3  refused by policy
   4  the model or an input is not acceptable
   5  a limit was hit: time, memory, stack, sizes
-  6  the sandbox trapped or panicked while running
+  6  the sandbox trapped or panicked while running, or its process died
   7  a protection could not be installed";
 
 const EXAMPLES: &str = "\
