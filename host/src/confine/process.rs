@@ -16,8 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
+use super::ended::WorkerEnd;
 use super::layers::Confinement;
 use super::role::Role;
 use super::setup::{Plan, ProcessLimits};
@@ -71,7 +73,8 @@ pub(crate) struct WorkerProcess {
     pidfd: OwnedFd,
     namespaces: Namespaces,
     no_namespaces: Option<String>,
-    ended: Option<String>,
+    /// How it came to its end, once that was waited for.
+    end: Option<WorkerEnd>,
 }
 
 impl WorkerProcess {
@@ -117,28 +120,46 @@ impl WorkerProcess {
         }
     }
 
-    /// Ends the worker at once, and says how it ended.
-    pub(crate) fn kill(&mut self) -> String {
-        let pidfd = self.pidfd.as_fd();
-        self.ended
-            .get_or_insert_with(|| {
-                // Already ended is as good as killed.
-                let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
-                loop {
-                    match rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
-                        Err(rustix::io::Errno::INTR) => {}
-                        Err(err) => return format!("cannot tell how it ended: {err}"),
-                        Ok(None) => return "cannot tell how it ended".into(),
-                        Ok(Some(status)) => {
-                            let signal = status.terminating_signal();
-                            let by_signal = signal.map(|number| format!("signal: {number}"));
-                            let code = status.exit_status().unwrap_or_default();
-                            return by_signal.unwrap_or_else(|| format!("exit status: {code}"));
-                        }
-                    }
+    /// Ends the worker at once. Already ended is as good as killed.
+    pub(crate) fn kill(&mut self) {
+        if self.end.is_none() {
+            let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+            self.wait();
+        }
+    }
+
+    /// How the worker came to its end, which has closed its channel. One that lives on all the same
+    /// is killed.
+    pub(crate) fn ended(&mut self) -> WorkerEnd {
+        // The kernel closes what a process had open somewhat before it lets others know its end.
+        const LONGEST: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+        if self.end.is_none() {
+            let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+            if rustix::event::poll(&mut fds, Some(&LONGEST)) == Ok(0) {
+                self.kill();
+                self.end = Some(WorkerEnd::HungUp);
+            }
+            self.wait();
+        }
+        self.end.clone().unwrap_or(WorkerEnd::Unknown)
+    }
+
+    fn wait(&mut self) {
+        if self.end.is_some() {
+            return;
+        }
+        let end = loop {
+            match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED)
+            {
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(Some(status)) => {
+                    break WorkerEnd::new(status.terminating_signal(), status.exit_status());
                 }
-            })
-            .clone()
+                // Somebody else has waited for it, or nobody has to.
+                Ok(None) | Err(_) => break WorkerEnd::Unknown,
+            }
+        };
+        self.end = Some(end);
     }
 }
 
@@ -194,13 +215,13 @@ fn start(order: &Order) -> io::Result<WorkerProcess> {
         match spawn(&program, *way) {
             Ok(pidfd) => {
                 let (namespaces, no_namespaces) = (*way, None);
-                return Ok(WorkerProcess { pidfd, namespaces, no_namespaces, ended: None });
+                return Ok(WorkerProcess { pidfd, namespaces, no_namespaces, end: None });
             }
             Err(err) => no_namespaces = Some(err.to_string()),
         }
     }
     let pidfd = spawn(&program, Namespaces::None)?;
-    Ok(WorkerProcess { pidfd, namespaces: Namespaces::None, no_namespaces, ended: None })
+    Ok(WorkerProcess { pidfd, namespaces: Namespaces::None, no_namespaces, end: None })
 }
 
 /// What a worker does first, while it has one thread: dies with its supervisor, closes whatever it
