@@ -47,6 +47,7 @@ pub use belljar_abi::{
     Description, Dim, ExternalData, FunctionInfo, InputShape, OperatorCount, OpsetImport, ValueInfo,
 };
 pub use confine::ended::WorkerEnd;
+pub use confine::layers::{Confinement, Layer, MissingLayer};
 pub use confine::process::WorkerProgram;
 pub use error::{Error, ErrorKind};
 pub use host::{Event, Host, HostBuilder, Isolation, become_worker_if_asked};

@@ -85,6 +85,14 @@ pub(super) enum Command {
     Inspect(Inspect),
     NewPolicy(NewPolicy),
     Bench(Bench),
+    /// Show what the kernel lets the processes around models do
+    #[command(
+        after_help = "Examples:\n  belljar confine show\n  belljar confine show run\n  belljar confine show run --format json | jq -r '.rules[].call'"
+    )]
+    Confine {
+        #[command(subcommand)]
+        command: Confine,
+    },
     /// Compile the sandboxed runner for this machine ahead of time
     #[command(
         after_help = "Examples:\n  belljar warm\n  BELLJAR_CACHE_DIR=/var/cache/belljar belljar warm"
@@ -295,6 +303,44 @@ pub(super) enum Quarantine {
         #[arg(required = true, value_name = "DIGEST|MODEL")]
         models: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Confine {
+    /// Print in words the filter of system calls of a role; without one, the roles
+    #[command(
+        after_help = "Examples:\n  belljar confine show\n  belljar confine show prepare\n  belljar confine show run --format json | jq -r '.rules[].call'"
+    )]
+    Show {
+        /// Whose filter
+        role: Option<RoleArg>,
+
+        /// How to print it
+        #[arg(short, long, default_value = "text")]
+        format: TextFormat,
+    },
+}
+
+/// Who has a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum RoleArg {
+    /// The process that compiles the sandboxed runner
+    Compile,
+    /// The process that reads and prepares a model
+    Prepare,
+    /// The process that runs what was prepared
+    Run,
+    /// A sandbox on a thread, without a process of its own
+    Thread,
+}
+
+/// How text is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum TextFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
 }
 
 /// Say what a model is, as read inside the sandbox

@@ -1,9 +1,20 @@
 //! The process around a sandbox: how a worker is started, confined, talked to and killed. What a
 //! worker does with a model is not known here.
+//!
+//! `process` starts workers, by `spawn`, and ends them; `setup` is what a worker does to itself, in
+//! the order of the `layers`: `namespaces`, `privileges`, `landlock`, `seccomp`. What is granted
+//! depends on its `role`. `channel` and `memory` are how both sides talk.
 
 pub(crate) mod channel;
 pub(crate) mod ended;
+mod heap;
+mod landlock;
+pub(crate) mod layers;
 pub(crate) mod memory;
+mod namespaces;
+mod privileges;
 pub(crate) mod process;
-#[expect(dead_code, reason = "workers do not have roles yet")]
 pub(crate) mod role;
+pub(crate) mod seccomp;
+pub(crate) mod setup;
+mod spawn;

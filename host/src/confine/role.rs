@@ -15,6 +15,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
+    #[cfg(test)]
     pub(crate) const ALL: [Role; 3] = [Role::Compile, Role::Prepare, Role::Run];
 
     pub(crate) fn name(self) -> &'static str {
@@ -22,6 +23,20 @@ impl Role {
             Role::Compile => "compile",
             Role::Prepare => "prepare",
             Role::Run => "run",
+        }
+    }
+
+    /// What it is for, for people.
+    pub(crate) fn purpose(self) -> &'static str {
+        match self {
+            Role::Compile => {
+                "Compiles our own sandboxed runner to native code. It never sees a model."
+            }
+            Role::Prepare => {
+                "Reads a model, describes it, and prepares it for some input shapes, inside the \
+                 sandbox."
+            }
+            Role::Run => "Runs what was prepared, inside the sandbox. It never sees a model file.",
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use belljar_abi::{Description, GuestErrorCode, InputShape, Reply, decode_reply, encode_shapes};
 
 use super::contract::{Bound, Contract};
+use crate::confine::role::Role;
 use crate::error::{ErrorKind, Phase};
 use crate::host::{Event, Inner};
 use crate::policy::Policy;
@@ -101,6 +102,7 @@ impl Shared {
         if let Err(Failure::Lost(loss)) = &answer {
             self.lost(loss);
         }
+        self.host.tell_missing(sandbox.take_missing());
         answer.map_err(|failure| ErrorKind::from_failure(failure, phase))
     }
 
@@ -152,7 +154,7 @@ impl Shared {
 
     /// A sandbox that has decoded the model.
     fn loaded_sandbox(&self) -> Result<Box<dyn Sandbox>, ErrorKind> {
-        let mut sandbox = self.new_sandbox()?;
+        let mut sandbox = self.new_sandbox(Role::Prepare)?;
         let payload = Payload::Sealed(Arc::clone(self.bytes.sealed()));
         let answer = self.call(&mut *sandbox, Call::Load, payload, Phase::Prepare)?;
         match reply(&answer, Phase::Prepare)? {
@@ -185,11 +187,19 @@ impl Shared {
                 self.share(shapes, Arc::clone(image));
             }),
         };
-        if let Some(image) = image {
-            let mut sandbox = self.new_sandbox()?;
-            self.call(&mut *sandbox, Call::Adopt, Payload::Image(image), Phase::Prepare)?;
-            return Ok(sandbox);
-        }
+        // It gets ready while another one prepares the model.
+        let mut sandbox = self.new_sandbox(Role::Run)?;
+        let image = match image {
+            Some(image) => image,
+            None => self.prepared_image(shapes)?,
+        };
+        self.call(&mut *sandbox, Call::Adopt, Payload::Image(image), Phase::Prepare)?;
+        Ok(sandbox)
+    }
+
+    /// Has the model prepared for these shapes, in a sandbox that sees nothing else and ends with
+    /// it; keeps what others start from.
+    fn prepared_image(&self, shapes: &[InputShape]) -> Result<Arc<Image>, ErrorKind> {
         let loaded = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).loaded.take();
         let mut sandbox = match loaded.and_then(|sandbox| self.alive(sandbox)) {
             Some(sandbox) => sandbox,
@@ -201,14 +211,13 @@ impl Shared {
             Reply::Ok => {}
             _ => return Err(unexpected()),
         }
-        if let Some(image) = answer.image {
-            if let Some(store) = self.host.store() {
-                let key = self.image_key(shapes);
-                store.keep_image(&key, &self.label, &image, self.max_images());
-            }
-            self.share(shapes, image);
+        let image = answer.image.ok_or_else(unexpected)?;
+        if let Some(store) = self.host.store() {
+            let key = self.image_key(shapes);
+            store.keep_image(&key, &self.label, &image, self.max_images());
         }
-        Ok(sandbox)
+        self.share(shapes, Arc::clone(&image));
+        Ok(image)
     }
 
     /// A sandbox that has waited, unless its worker came to an end meanwhile: then no request was
@@ -233,10 +242,10 @@ impl Shared {
     }
 
     /// A new sandbox with nothing in it, unless too many have just died.
-    fn new_sandbox(&self) -> Result<Box<dyn Sandbox>, ErrorKind> {
+    fn new_sandbox(&self, role: Role) -> Result<Box<dyn Sandbox>, ErrorKind> {
         let patience = PATIENCE.min(self.policy.limits.run_time);
         self.host.supervision.await_start(&self.record, patience)?;
-        self.host.sandbox(&self.policy)
+        self.host.sandbox(&self.policy, role)
     }
 
     /// Has a request served by a sandbox that is prepared for its shapes.

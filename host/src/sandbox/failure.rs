@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::confine::ended::WorkerEnd;
+use crate::confine::layers::MissingLayer;
 
 /// A limit that was hit. The message names the key of the policy that sets it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -98,8 +99,8 @@ impl fmt::Display for WorkerLoss {
         } else {
             write!(f, "no worker process: before it had seen anything, it {}; so did ", self.end)?;
             f.write_str(
-                "others; see that the program that becomes a worker can be run, and calls \
-                 `belljar::become_worker_if_asked()` first thing in `main`",
+                "others; see that the program that becomes a worker can be run, is of this build, \
+                 and calls `belljar::become_worker_if_asked()` first thing in `main`",
             )
         }
     }
@@ -125,6 +126,9 @@ pub(crate) enum Failure {
     #[serde(skip)]
     #[error("{0}")]
     Lost(WorkerLoss),
+    /// A layer of the worker's confinement could not be put on.
+    #[error("{0}")]
+    Unprotected(MissingLayer),
     /// The host could not do its part.
     #[error("{0}")]
     Host(String),

@@ -5,6 +5,7 @@
 //! untrusted bytes, or by a [`Failure`] after which the sandbox is thrown away.
 
 mod code_cache;
+mod compile;
 mod engine;
 mod failure;
 mod guest;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 pub use code_cache::CodeCacheError;
 pub(crate) use code_cache::{CodeCache, CodeNotice, VerifiedCode};
+pub(crate) use compile::Compiler;
 pub(crate) use engine::{Engines, Variant};
 pub(crate) use failure::Failure;
 pub use failure::{Limit, WorkerLoss};
@@ -45,8 +47,9 @@ pub(crate) use serve::serve;
 pub use slot::ResetMethod;
 pub use stored::{StoredKind, StoredModel};
 pub(crate) use thread::ThreadSandbox;
-pub(crate) use worker::{Worker, WorkerSandbox};
+pub(crate) use worker::{Job, Worker, WorkerSandbox};
 
+use crate::confine::layers::MissingLayer;
 use crate::confine::memory::SealedBytes;
 
 /// One of the guest's exports.
@@ -128,6 +131,11 @@ pub(crate) trait Sandbox: Send {
     /// How many runs its process has served; none where it has no process of its own.
     fn runs(&self) -> u32 {
         0
+    }
+
+    /// Layers around it that are missing, as far as that was not told before.
+    fn take_missing(&mut self) -> Vec<MissingLayer> {
+        Vec::new()
     }
 }
 

@@ -5,25 +5,44 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
+use wasmtime::{Engine, Module};
 
 use super::code_cache::VerifiedCode;
 use super::engine::{Engines, Variant};
 use super::failure::Failure;
+use super::guest::GuestInfo;
 use super::image::Image;
 use super::instance::Template;
 use super::limits::SandboxLimits;
 use super::machine::Machine;
 use super::thread::HOST_STACK;
-use super::{Call, Cost, Payload};
+use super::{Call, Cost, Payload, compile, written};
 use crate::confine::channel::{Channel, Received};
+use crate::confine::layers::MissingLayer;
 use crate::confine::memory::{SealedBytes, SharedBuffer};
+use crate::confine::setup::{Plan, confine};
 
-/// The first message to a worker; it comes with the code and the shared buffer.
+/// The first message to a worker.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Setup {
+    pub(super) plan: Plan,
     pub(super) variant: Variant,
-    pub(super) limits: SandboxLimits,
+    /// Digest of the guest that the supervisor has: another program's worker has another one.
+    pub(super) guest: String,
+    pub(super) work: Work,
 }
+
+/// What a worker is to do.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Work {
+    /// Compile the guest, and end.
+    Compile,
+    /// Be a sandbox. The code and the shared buffer come with the message.
+    Sandbox(SandboxLimits),
+}
+
+/// The answer to it: the layers that are missing, or the one without which it must not go on.
+pub(super) type Ready = Result<Vec<MissingLayer>, MissingLayer>;
 
 /// Every later message to a worker.
 #[derive(Serialize, Deserialize)]
@@ -69,32 +88,66 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
     let Received::Message(setup, descriptors) = channel.receive::<Setup>(None)? else {
         return Ok(());
     };
+    if setup.guest != GuestInfo::embedded().sha256 {
+        return Err(io::Error::other("the worker is another build than its supervisor"));
+    }
+    let limits = match setup.work {
+        Work::Compile => {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            return match be_confined(&mut channel, &setup.plan)? {
+                true => compile::compile(&mut channel, setup.variant, processors),
+                false => Ok(()),
+            };
+        }
+        Work::Sandbox(limits) => limits,
+    };
     let [code, shared] = <[OwnedFd; 2]>::try_from(descriptors)
         .map_err(|_| io::Error::other("the set-up comes with two descriptors"))?;
     let code = VerifiedCode::adopt(SealedBytes::adopt(code)?);
     let shared = SharedBuffer::adopt(shared)?;
-    let stack = usize::try_from(setup.limits.stack + HOST_STACK).map_err(io::Error::other)?;
+    // The last memory of this process that becomes executable.
+    let loaded = load(&code, setup.variant, limits);
+    drop(code);
+    if !be_confined(&mut channel, &setup.plan)? {
+        return Ok(());
+    }
+    let stack = usize::try_from(limits.stack + HOST_STACK).map_err(io::Error::other)?;
     std::thread::Builder::new()
         .name("belljar-sandbox".into())
         .stack_size(stack)
-        .spawn(move || work(channel, &setup, &code, &shared))?
+        .spawn(move || work(channel, loaded, limits, &shared))?
         .join()
         .map_err(|_| io::Error::other("the worker panicked"))?
 }
 
+fn load(
+    code: &VerifiedCode,
+    variant: Variant,
+    limits: SandboxLimits,
+) -> Result<(Engine, Module), Failure> {
+    let host = |err: &dyn std::fmt::Display| Failure::Host(err.to_string());
+    let engine = Engines::new_engine(variant, limits.stack).map_err(|err| host(&err))?;
+    let module = code.load(&engine).map_err(|err| host(&err))?;
+    Ok((engine, module))
+}
+
+/// Puts on the confinement and tells the supervisor. Answers whether to go on.
+fn be_confined(channel: &mut Channel, plan: &Plan) -> io::Result<bool> {
+    // Afterwards no file can be opened. Without this one memory is made pristine in another way.
+    let _ = written::pagemap();
+    let ready: Ready = confine(plan);
+    channel.send(&ready, &[])?;
+    Ok(ready.is_ok())
+}
+
 fn work(
     mut channel: Channel,
-    setup: &Setup,
-    code: &VerifiedCode,
+    loaded: Result<(Engine, Module), Failure>,
+    limits: SandboxLimits,
     shared: &SharedBuffer,
 ) -> io::Result<()> {
-    let host = |err: &dyn std::fmt::Display| Failure::Host(err.to_string());
-    let mut machine = Engines::new_engine(setup.variant, setup.limits.stack)
-        .map_err(|err| host(&err))
-        .and_then(|engine| {
-            let module = code.load(&engine).map_err(|err| host(&err))?;
-            Ok(Machine::new(Template::new(&engine, &module, setup.limits)?))
-        });
+    let mut machine = loaded
+        .and_then(|(engine, module)| Ok(Machine::new(Template::new(&engine, &module, limits)?)));
     loop {
         let (order, descriptors) = match channel.receive::<Order>(None)? {
             Received::Message(order, descriptors) => (order, descriptors),

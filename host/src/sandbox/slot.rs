@@ -75,7 +75,7 @@ impl Slot {
             )?
         };
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let written = WrittenPages::open().ok();
+        let written = WrittenPages::new();
         let how = match &written {
             Some(_) => ResetMethod::WrittenPages,
             None => ResetMethod::NewMapping,

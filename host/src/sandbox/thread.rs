@@ -15,7 +15,9 @@ use super::failure::Failure;
 use super::instance::{Deadline, Template};
 use super::limits::SandboxLimits;
 use super::machine::Machine;
+use super::written::pagemap;
 use super::{Answer, Call, CallLimit, Payload, Sandbox};
+use crate::confine::seccomp;
 
 /// Stack for the host's own functions beneath and above the WebAssembly code, in bytes.
 pub(super) const HOST_STACK: u64 = 1 << 20;
@@ -45,13 +47,20 @@ impl ThreadSandbox {
     ) -> Result<ThreadSandbox, Failure> {
         let (jobs, incoming) = sync_channel::<Job>(1);
         let (outgoing, outcomes) = sync_channel::<Outcome>(1);
-        let engines = Arc::clone(engines);
-        let mut machine = Machine::new(Template::new(engine, module, limits)?);
+        let (engines, engine, module) = (Arc::clone(engines), engine.clone(), module.clone());
+        let (started, starts) = sync_channel(1);
         let stack = usize::try_from(limits.stack + HOST_STACK).unwrap_or(usize::MAX);
         let thread = std::thread::Builder::new()
             .name("belljar-sandbox".into())
             .stack_size(stack)
             .spawn(move || {
+                let mut machine = match start(&engine, &module, limits) {
+                    Ok(machine) => machine,
+                    Err(failure) => return drop(started.send(Err(failure))),
+                };
+                if started.send(Ok(())).is_err() {
+                    return;
+                }
                 for job in incoming {
                     if outgoing.send(work(&engines, &mut machine, &job)).is_err() {
                         return;
@@ -60,9 +69,22 @@ impl ThreadSandbox {
                 }
             })
             .map_err(|err| Failure::Host(format!("no thread for the sandbox: {err}")))?;
+        let ended = |_| Failure::Host("the sandbox's thread has ended".into());
+        starts.recv().map_err(ended)??;
         let log = Vec::new();
         Ok(ThreadSandbox { jobs: Some(jobs), outcomes, thread: Some(thread), log })
     }
+}
+
+/// Confines this thread, as far as somebody else's process allows it, and makes it a sandbox. Its
+/// kernels' threads are started by it, and so confined as it is.
+fn start(engine: &Engine, module: &Module, limits: SandboxLimits) -> Result<Machine, Failure> {
+    // Without it memory is made pristine in another way.
+    let _ = pagemap();
+    seccomp::install_on_thread().map_err(|err| {
+        Failure::Host(format!("the sandbox's thread could not be confined: {err}"))
+    })?;
+    Ok(Machine::new(Template::new(engine, module, limits)?))
 }
 
 fn work(engines: &Engines, machine: &mut Machine, job: &Job) -> Outcome {

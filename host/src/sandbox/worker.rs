@@ -5,23 +5,31 @@
 use super::code_cache::VerifiedCode;
 use super::engine::Variant;
 use super::failure::{Failure, WorkerLoss};
+use super::guest::GuestInfo;
 use super::image::Image;
 use super::limits::SandboxLimits;
-use super::serve::{Order, Outcome, Setup, Source};
+use super::serve::{Order, Outcome, Ready, Setup, Source, Work};
+use super::thread::HOST_STACK;
 use super::{Answer, Call, CallLimit, Payload, Sandbox};
 use crate::confine::channel::{Channel, Received, is_gone};
 use crate::confine::ended::WorkerEnd;
+use crate::confine::layers::{Confinement, MissingLayer};
 use crate::confine::memory::SharedBuffer;
 use crate::confine::process::{WorkerProcess, WorkerProgram};
+use crate::confine::role::Role;
+use crate::confine::setup::ProcessLimits;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Longest that a worker may take to be confined. It takes some milliseconds.
+const LONGEST_START: Duration = Duration::from_secs(30);
+
 /// A worker process that waits for its set-up.
 pub(crate) struct Worker {
-    process: WorkerProcess,
-    channel: Channel,
+    pub(super) process: WorkerProcess,
+    pub(super) channel: Channel,
 }
 
 impl Worker {
@@ -37,6 +45,42 @@ fn not_started(err: io::Error) -> Failure {
     Failure::Host(format!("a worker process could not be started: {err}"))
 }
 
+/// What a worker is to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Job {
+    pub(crate) role: Role,
+    pub(crate) confinement: Confinement,
+    pub(crate) variant: Variant,
+    pub(crate) limits: SandboxLimits,
+    /// Most bytes that go in with one call, the model excepted.
+    pub(crate) inputs: u64,
+    /// Longest that all calls together may take.
+    pub(crate) time: Duration,
+}
+
+/// Memory beside the linear one and what crosses: wasmtime's own, and code. In bytes.
+const OWN_MEMORY: u64 = 256 << 20;
+
+/// Scratch memory of kernels for one thread, in bytes.
+const SCRATCH: u64 = 64 << 20;
+
+impl Job {
+    /// Limits of the kernel, well above those that the sandbox itself keeps to.
+    fn process_limits(&self) -> ProcessLimits {
+        let Job { limits, inputs, time, .. } = *self;
+        let threads = u64::from(limits.threads);
+        let each = SCRATCH.saturating_add(limits.stack).saturating_add(HOST_STACK);
+        ProcessLimits {
+            data: [limits.memory, inputs, limits.answer, threads.saturating_mul(each), OWN_MEMORY]
+                .into_iter()
+                .fold(0, u64::saturating_add),
+            file: limits.memory.max(inputs).max(limits.answer),
+            cpu: time.as_secs().saturating_add(60).saturating_mul(threads),
+            threads: threads + 2,
+        }
+    }
+}
+
 /// A sandbox in a worker process.
 pub(crate) struct WorkerSandbox {
     process: WorkerProcess,
@@ -47,29 +91,64 @@ pub(crate) struct WorkerSandbox {
     orders: u64,
     runs: u32,
     log: Vec<String>,
+    /// Whether the worker has said that it is confined.
+    ready: bool,
+    missing: Vec<MissingLayer>,
 }
 
 impl WorkerSandbox {
-    /// Makes a worker a sandbox. `inputs` is the most bytes that go in with one call, the model excepted.
+    /// Has a worker begin to become a sandbox, which takes a while.
     pub(crate) fn start(
         worker: Worker,
         code: &VerifiedCode,
-        variant: Variant,
-        limits: SandboxLimits,
-        inputs: u64,
+        job: Job,
     ) -> Result<WorkerSandbox, Failure> {
         let Worker { mut process, mut channel } = worker;
-        let shared = SharedBuffer::new(inputs.max(limits.answer)).map_err(not_started)?;
+        let Job { variant, limits, .. } = job;
+        let shared = SharedBuffer::new(job.inputs.max(limits.answer)).map_err(not_started)?;
         let descriptors = [code.sealed().as_fd(), shared.as_fd()];
-        channel.send(&Setup { variant, limits }, &descriptors).map_err(|err| {
+        let plan = process.plan(job.role, job.confinement, job.process_limits());
+        let guest = GuestInfo::embedded().sha256.to_owned();
+        let setup = Setup { plan, variant, guest, work: Work::Sandbox(limits) };
+        channel.send(&setup, &descriptors).map_err(|err| {
             if is_gone(&err) {
                 let end = process.ended();
                 return Failure::Lost(WorkerLoss { end, began: false, served: false });
             }
             not_started(err)
         })?;
-        let log = Vec::new();
-        Ok(WorkerSandbox { process, channel, shared, limits, orders: 0, runs: 0, log })
+        Ok(WorkerSandbox {
+            process,
+            channel,
+            shared,
+            limits,
+            orders: 0,
+            runs: 0,
+            log: Vec::new(),
+            ready: false,
+            missing: Vec::new(),
+        })
+    }
+
+    /// Waits until the worker is confined. Nothing of a model is sent before.
+    fn await_ready(&mut self) -> Result<(), Unanswered> {
+        if self.ready {
+            return Ok(());
+        }
+        let ready = self.channel.receive::<Ready>(Some(LONGEST_START));
+        match ready.map_err(Unanswered::nonsense)? {
+            Received::Message(Ok(missing), _) => self.missing = missing,
+            Received::Message(Err(missing), _) => {
+                return Err(Unanswered::Failed(Failure::Unprotected(missing)));
+            }
+            Received::TimedOut => {
+                let why = "the worker process does not get ready".into();
+                return Err(Unanswered::Failed(Failure::Host(why)));
+            }
+            Received::Closed | Received::Unread => return Err(Unanswered::Gone { began: false }),
+        }
+        self.ready = true;
+        Ok(())
     }
 
     fn exchange(
@@ -78,6 +157,7 @@ impl WorkerSandbox {
         payload: &Payload,
         limit: CallLimit,
     ) -> Result<Answer, Unanswered> {
+        self.await_ready()?;
         let host = |err: io::Error| {
             Unanswered::Failed(Failure::Host(format!("the inputs cannot cross: {err}")))
         };
@@ -188,6 +268,10 @@ impl Sandbox for WorkerSandbox {
 
     fn take_log(&mut self) -> Vec<String> {
         std::mem::take(&mut self.log)
+    }
+
+    fn take_missing(&mut self) -> Vec<MissingLayer> {
+        std::mem::take(&mut self.missing)
     }
 
     fn loss_while_waiting(&mut self) -> Option<WorkerLoss> {

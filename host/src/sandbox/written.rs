@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 
@@ -15,13 +16,21 @@ pub(super) const PAGE: usize = 4 << 10;
 
 /// Finds written pages of this process.
 pub(super) struct WrittenPages {
-    pagemap: File,
+    pagemap: &'static File,
     scans: bool,
 }
 
+/// Opens this process's pagemap, once for all of its slots; `None` where there is none. A worker
+/// asks before it is confined: afterwards it opens no files.
+pub(super) fn pagemap() -> Option<&'static File> {
+    static PAGEMAP: OnceLock<Option<File>> = OnceLock::new();
+    PAGEMAP.get_or_init(|| File::open("/proc/self/pagemap").ok()).as_ref()
+}
+
 impl WrittenPages {
-    pub(super) fn open() -> io::Result<WrittenPages> {
-        Ok(WrittenPages { pagemap: File::open("/proc/self/pagemap")?, scans: true })
+    /// `None` where the kernel does not tell.
+    pub(super) fn new() -> Option<WrittenPages> {
+        pagemap().map(|pagemap| WrittenPages { pagemap, scans: true })
     }
 
     /// Calls `found` with the start and end of every run of written pages between two addresses.
@@ -68,7 +77,7 @@ impl WrittenPages {
             };
             // SAFETY: the kernel writes to `scan`, and to at most `vec_len` regions at `vec`,
             // which lives until then.
-            let (count, walk_end) = unsafe { rustix::ioctl::ioctl(&self.pagemap, scan) }?;
+            let (count, walk_end) = unsafe { rustix::ioctl::ioctl(self.pagemap, scan) }?;
             for region in regions.iter().take(count) {
                 found(region.start as usize, region.end as usize)?;
             }
@@ -212,7 +221,7 @@ mod tests {
             memory[page * PAGE + page % PAGE] = 1;
         }
         let start = base as usize;
-        let ways = [WrittenPages::open(), WrittenPages::open().map(WrittenPages::without_scan)];
+        let ways = [WrittenPages::new(), WrittenPages::new().map(WrittenPages::without_scan)];
         for way in ways {
             let mut found = vec![false; PAGES];
             way.unwrap()

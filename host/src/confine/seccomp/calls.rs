@@ -1,0 +1,79 @@
+//! The vocabulary of the tables: system calls with their numbers, and conditions on arguments.
+
+use seccompiler::TargetArch;
+
+/// A system call, with its number on each architecture that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Call {
+    pub(super) name: &'static str,
+    x86_64: Option<i64>,
+    aarch64: Option<i64>,
+}
+
+impl Call {
+    /// The numbers are those of Linux's `syscall_64.tbl` and `asm-generic/unistd.h`.
+    pub(super) const fn new(name: &'static str, x86_64: i64, aarch64: i64) -> Call {
+        Call { name, x86_64: Some(x86_64), aarch64: Some(aarch64) }
+    }
+
+    /// One that only x86-64 has; elsewhere a younger one does its work.
+    pub(super) const fn x86_64(name: &'static str, number: i64) -> Call {
+        Call { name, x86_64: Some(number), aarch64: None }
+    }
+
+    pub(super) fn number(self, arch: TargetArch) -> Option<i64> {
+        match arch {
+            TargetArch::x86_64 => self.x86_64,
+            TargetArch::aarch64 => self.aarch64,
+            TargetArch::riscv64 => None,
+        }
+    }
+}
+
+/// What an argument must be for a rule to apply.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Condition {
+    /// The argument's place, from 0.
+    pub(super) place: u8,
+    /// Its name in the manual page.
+    pub(super) name: &'static str,
+    /// Whether the kernel looks at 64 bits of it, or at the lower 32.
+    pub(super) wide: bool,
+    pub(super) test: Test,
+}
+
+/// A number with the name that C gives it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Value(pub(super) &'static str, pub(super) u64);
+
+/// What a condition asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Test {
+    /// It is this very number.
+    Is(Value),
+    /// All of the first bits are set, and no others but some of the second ones.
+    Bits(&'static [Value], &'static [Value]),
+    /// This bit is set, whatever the others are.
+    Has(Value),
+    /// This bit is not set, whatever the others are.
+    Lacks(Value),
+    /// It is this process's number.
+    IsThisProcess,
+    /// It is another number than this process's.
+    IsOtherProcess,
+}
+
+/// A condition on an argument of which the kernel looks at 32 bits.
+pub(super) const fn int(place: u8, name: &'static str, test: Test) -> Condition {
+    Condition { place, name, wide: false, test }
+}
+
+/// A condition on an argument of which the kernel looks at 64 bits.
+pub(super) const fn long(place: u8, name: &'static str, test: Test) -> Condition {
+    Condition { place, name, wide: true, test }
+}
+
+/// All bits of some values.
+pub(super) fn union(values: &[Value]) -> u64 {
+    values.iter().fold(0, |all, value| all | value.1)
+}

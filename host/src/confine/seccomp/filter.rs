@@ -1,0 +1,144 @@
+//! From tables to the kernel's programs, and their installation.
+//!
+//! A process gets two filters, of which the stricter verdict counts: the first answers ENOSYS to
+//! what glibc must take for missing, the second kills whoever calls what is on no list. A call of
+//! another architecture's numbers kills the process in either.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, sock_filter,
+};
+
+use super::calls::{Call, Condition, Test, union};
+use super::denied::DENIED;
+use super::rules::{self, CLONE3};
+use crate::confine::role::Role;
+
+/// Confines this thread, and every thread it starts from now on, to the calls of a role. There is
+/// no way back. The process must have given up new privileges before.
+pub(crate) fn install(role: Role) -> io::Result<()> {
+    if !rustix::thread::no_new_privs()? {
+        return Err(io::Error::other("no filter before new privileges are given up"));
+    }
+    let programs = allow_list(rules::of(role), architecture()?, process())?;
+    programs.iter().try_for_each(apply)
+}
+
+/// Takes from this thread, and from every thread it starts from now on, what a sandbox on a thread
+/// of somebody else's program has no use for. It is refused (EPERM), as nobody knows what else the
+/// program would lose with the process. Only this thread gives up new privileges.
+pub(crate) fn install_on_thread() -> io::Result<()> {
+    let programs = deny_list(architecture()?, process())?;
+    rustix::thread::set_no_new_privs(true)?;
+    programs.iter().try_for_each(apply)
+}
+
+/// The architecture that this program was compiled for.
+pub(super) fn architecture() -> io::Result<TargetArch> {
+    TargetArch::try_from(std::env::consts::ARCH)
+        .ok()
+        .filter(|arch| rules::CLONE3.number(arch.clone()).is_some())
+        .ok_or_else(|| io::Error::other("there are no filters for this architecture"))
+}
+
+fn process() -> u64 {
+    rustix::process::getpid().as_raw_nonzero().get().unsigned_abs().into()
+}
+
+fn apply(program: &BpfProgram) -> io::Result<()> {
+    seccompiler::apply_filter(program).map_err(|err| match err {
+        seccompiler::Error::Prctl(err) | seccompiler::Error::Seccomp(err) => err,
+        err => io::Error::other(err),
+    })
+}
+
+fn errno(errno: rustix::io::Errno) -> SeccompAction {
+    SeccompAction::Errno(errno.raw_os_error().unsigned_abs())
+}
+
+/// The filters of a process that may make the calls of these rules and no others.
+pub(super) fn allow_list<'a>(
+    rules: impl Iterator<Item = &'a rules::Rule>,
+    arch: TargetArch,
+    process: u64,
+) -> io::Result<[BpfProgram; 2]> {
+    let calls = rules.map(|rule| (rule.call, rule.when));
+    // What is killed by one filter is dead, whatever the other one would answer.
+    let calls = calls.chain([(CLONE3, &[] as &[Condition])]);
+    Ok([
+        without_clone3(&arch)?,
+        program(calls, SeccompAction::Allow, SeccompAction::KillProcess, &arch, process)?,
+    ])
+}
+
+/// The filters of a thread that may do everything but what is denied.
+pub(super) fn deny_list(arch: TargetArch, process: u64) -> io::Result<[BpfProgram; 2]> {
+    let calls = DENIED.iter().flat_map(|denied| denied.calls).copied();
+    let refused = errno(rustix::io::Errno::PERM);
+    let mut list = program(calls, refused.clone(), SeccompAction::Allow, &arch, process)?;
+    if arch == TargetArch::x86_64 {
+        refuse_x32(&mut list, refused);
+    }
+    Ok([without_clone3(&arch)?, list])
+}
+
+fn without_clone3(arch: &TargetArch) -> io::Result<BpfProgram> {
+    let missing = errno(rustix::io::Errno::NOSYS);
+    program([(CLONE3, &[] as &[Condition])].into_iter(), missing, SeccompAction::Allow, arch, 0)
+}
+
+/// The x32 ABI has the architecture of x86-64 and other numbers for the same calls. A list of what
+/// is allowed does not have them; one of what is denied must refuse them.
+fn refuse_x32(program: &mut BpfProgram, refused: SeccompAction) {
+    const X32: u32 = 1 << 30;
+    // The first three instructions check the architecture; no jump leads beyond them but to here.
+    let instruction = |code, jf, k| sock_filter { code, jt: 0, jf, k };
+    let check = [
+        // The number.
+        instruction((libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, 0, 0),
+        instruction((libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16, 1, X32),
+        instruction((libc::BPF_RET | libc::BPF_K) as u16, 0, refused.into()),
+    ];
+    program.splice(3..3, check);
+}
+
+fn program<'a>(
+    calls: impl Iterator<Item = (Call, &'a [Condition])>,
+    listed: SeccompAction,
+    others: SeccompAction,
+    arch: &TargetArch,
+    process: u64,
+) -> io::Result<BpfProgram> {
+    let mut map: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    for (call, when) in calls {
+        let Some(number) = call.number(arch.clone()) else { continue };
+        let chain = map.entry(number).or_default();
+        // A call without conditions has no rules, and stands in its table once.
+        if !when.is_empty() {
+            let conditions = when.iter().map(|one| condition(one, process));
+            let conditions = conditions.collect::<Result<_, _>>().map_err(io::Error::other)?;
+            chain.push(SeccompRule::new(conditions).map_err(io::Error::other)?);
+        }
+    }
+    let filter = SeccompFilter::new(map, others, listed, arch.clone()).map_err(io::Error::other)?;
+    filter.try_into().map_err(io::Error::other)
+}
+
+fn condition(
+    condition: &Condition,
+    process: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    let (operator, value) = match condition.test {
+        Test::Is(value) => (SeccompCmpOp::Eq, value.1),
+        Test::Bits(all, some) => (SeccompCmpOp::MaskedEq(!union(some)), union(all)),
+        Test::Has(bit) => (SeccompCmpOp::MaskedEq(bit.1), bit.1),
+        Test::Lacks(bit) => (SeccompCmpOp::MaskedEq(bit.1), 0),
+        Test::IsThisProcess => (SeccompCmpOp::Eq, process),
+        Test::IsOtherProcess => (SeccompCmpOp::Ne, process),
+    };
+    let len = if condition.wide { SeccompCmpArgLen::Qword } else { SeccompCmpArgLen::Dword };
+    SeccompCondition::new(condition.place, len, operator, value)
+}

@@ -1,0 +1,16 @@
+//! Which system calls a worker may make: a list for each role, in [`rules`]; anything else ends
+//! its process. The same tables become the kernel's programs ([`filter`]) and text ([`words`]).
+//!
+//! A filter sees numbers, not what they point to: it knows no paths and no addresses. What it
+//! leaves open, namespaces and Landlock must close.
+
+mod calls;
+mod denied;
+mod filter;
+mod rules;
+#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line shows it"))]
+mod words;
+
+pub(crate) use filter::{install, install_on_thread};
+#[cfg(feature = "cli")]
+pub(crate) use words::{RuleWords, Words, of_role, of_thread};

@@ -1,0 +1,208 @@
+//! What each role may ask of the kernel, and what for. A test takes every rule away in turn and
+//! sees that the work then fails, so nothing stays here that is not needed.
+
+use super::calls::Test::{Bits, Is, IsThisProcess};
+use super::calls::{Call, Condition, Value, int, long};
+use crate::confine::role::Role;
+use crate::confine::role::Role::{Compile, Prepare, Run};
+
+/// A system call that some roles may make under some conditions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rule {
+    pub(super) call: Call,
+    /// All must hold.
+    pub(super) when: &'static [Condition],
+    pub(super) roles: &'static [Role],
+    /// What needs it.
+    pub(super) why: &'static str,
+    /// Set if it is not needed on every machine or at every time: when it is.
+    pub(super) sometimes: Option<&'static str>,
+}
+
+/// The rules of a role.
+pub(super) fn of(role: Role) -> impl Iterator<Item = &'static Rule> {
+    RULES.iter().filter(move |rule| rule.roles.contains(&role))
+}
+
+const fn rule(call: Call, when: &'static [Condition], why: &'static str) -> Rule {
+    Rule { call, when, roles: &[Compile, Prepare, Run], why, sometimes: None }
+}
+
+impl Rule {
+    const fn only(self, roles: &'static [Role]) -> Rule {
+        Rule { roles, ..self }
+    }
+
+    const fn sometimes(self, when: &'static str) -> Rule {
+        Rule { sometimes: Some(when), ..self }
+    }
+}
+
+/// Answered with ENOSYS: its flags lie in memory, where a filter cannot see them. glibc then falls
+/// back to clone, and does so for no other answer.
+pub(super) const CLONE3: Call = Call::new("clone3", 435, 435);
+
+/// Memory that is never executable. No other bits either: some architectures have more of them.
+const PLAIN: Condition = long(
+    2,
+    "prot",
+    Bits(
+        &[],
+        &[Value("PROT_READ", libc::PROT_READ as u64), Value("PROT_WRITE", libc::PROT_WRITE as u64)],
+    ),
+);
+
+/// What makes a clone a thread. Namespaces, other processes and tracing are not among the rest.
+const THREAD: Condition = int(
+    0,
+    "flags",
+    Bits(
+        &[
+            Value("CLONE_VM", libc::CLONE_VM as u64),
+            Value("CLONE_FS", libc::CLONE_FS as u64),
+            Value("CLONE_FILES", libc::CLONE_FILES as u64),
+            Value("CLONE_SIGHAND", libc::CLONE_SIGHAND as u64),
+            Value("CLONE_THREAD", libc::CLONE_THREAD as u64),
+            Value("CLONE_SYSVSEM", libc::CLONE_SYSVSEM as u64),
+        ],
+        &[
+            Value("CLONE_SETTLS", libc::CLONE_SETTLS as u64),
+            Value("CLONE_PARENT_SETTID", libc::CLONE_PARENT_SETTID as u64),
+            Value("CLONE_CHILD_CLEARTID", libc::CLONE_CHILD_CLEARTID as u64),
+        ],
+    ),
+);
+
+const PRIVATE: Value = Value("FUTEX_PRIVATE_FLAG", libc::FUTEX_PRIVATE_FLAG as u64);
+const REALTIME: Value = Value("FUTEX_CLOCK_REALTIME", libc::FUTEX_CLOCK_REALTIME as u64);
+
+const fn futex(operation: &'static [Value], flags: &'static [Value]) -> Condition {
+    int(1, "op", Bits(operation, flags))
+}
+
+const fn signal(place: u8, name: &'static str, number: i32) -> Condition {
+    int(place, "signum", Is(Value(name, number as u64)))
+}
+
+const fn fcntl(name: &'static str, command: i32) -> Condition {
+    int(1, "cmd", Is(Value(name, command as u64)))
+}
+
+const fn advice(name: &'static str, number: u64) -> Condition {
+    int(2, "advice", Is(Value(name, number)))
+}
+
+const FCNTL: Call = Call::new("fcntl", 72, 25);
+const FUTEX: Call = Call::new("futex", 202, 98);
+const MADVISE: Call = Call::new("madvise", 28, 233);
+const SIGACTION: Call = Call::new("rt_sigaction", 13, 134);
+
+/// `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: u64 = 0xc060_6610;
+
+/// The signal by which glibc changes the user of all threads; not in any header.
+const SIGSETXID: i32 = 33;
+
+pub(super) static RULES: &[Rule] = &[
+    // Memory.
+    rule(Call::new("mmap", 9, 222), &[PLAIN], "the heap, stacks, and address space for sandboxes"),
+    rule(Call::new("munmap", 11, 215), &[], "gives it back"),
+    rule(Call::new("mprotect", 10, 226), &[PLAIN], "sandboxes that grow; guard pages of stacks"),
+    rule(
+        Call::new("mremap", 25, 216),
+        &[int(3, "flags", Is(Value("MREMAP_MAYMOVE", libc::MREMAP_MAYMOVE as u64)))],
+        "large pieces of the heap that change their size",
+    ),
+    rule(Call::new("brk", 12, 214), &[], "the heap"),
+    rule(
+        MADVISE,
+        &[advice("MADV_DONTNEED", libc::MADV_DONTNEED as u64)],
+        "gives back what a run has used beyond its image, and stacks of threads that ended",
+    ),
+    rule(MADVISE, &[advice("MADV_GUARD_INSTALL", 102)], "guard pages of stacks")
+        .sometimes("since glibc 2.42"),
+    // Threads. glibc and Rust's standard library set each of them up.
+    rule(Call::new("clone", 56, 220), &[THREAD], "the sandbox's thread, and kernels on several"),
+    rule(Call::new("set_robust_list", 273, 99), &[], "glibc, in each new thread"),
+    rule(Call::new("rseq", 334, 293), &[], "glibc, in each new thread")
+        .sometimes("since glibc 2.35"),
+    rule(Call::new("rt_sigprocmask", 14, 135), &[], "glibc starts threads with signals blocked"),
+    rule(SIGACTION, &[signal(0, "SIGSETXID", SIGSETXID)], "glibc, before the first thread"),
+    rule(Call::new("sigaltstack", 131, 132), &[], "the stack on which a thread handles a trap"),
+    rule(
+        Call::new("prctl", 157, 167),
+        &[int(0, "option", Is(Value("PR_SET_NAME", libc::PR_SET_NAME as u64)))],
+        "names of threads",
+    ),
+    rule(Call::new("sched_getaffinity", 204, 123), &[], "glibc, when Rust looks for a stack's end"),
+    rule(Call::new("gettid", 186, 178), &[], "Rust notes it for messages; an abort"),
+    rule(Call::new("getrandom", 318, 278), &[], "keys of Rust's hash tables"),
+    rule(
+        FUTEX,
+        &[futex(&[Value("FUTEX_WAKE", libc::FUTEX_WAKE as u64)], &[PRIVATE])],
+        "locks, and threads that wait for each other",
+    ),
+    rule(
+        FUTEX,
+        &[futex(
+            &[Value("FUTEX_WAIT_BITSET", libc::FUTEX_WAIT_BITSET as u64)],
+            &[PRIVATE, REALTIME],
+        )],
+        "locks, and threads that wait for each other",
+    ),
+    rule(
+        FUTEX,
+        &[futex(&[Value("FUTEX_WAIT", libc::FUTEX_WAIT as u64)], &[PRIVATE])],
+        "glibc's own locks",
+    )
+    .sometimes("when two threads want the heap at the same moment"),
+    rule(Call::new("sched_yield", 24, 124), &[], "threads that have run out of work"),
+    rule(Call::new("exit", 60, 93), &[], "the end of a thread"),
+    // Faults: a trap of the sandbox, or a death that says what it was.
+    rule(Call::new("rt_sigreturn", 15, 139), &[], "the end of a signal handler"),
+    rule(SIGACTION, &[signal(0, "SIGSEGV", libc::SIGSEGV)], "a crash of the worker's own code"),
+    rule(
+        Call::new("write", 1, 64),
+        &[int(0, "fd", Is(Value("2", 2)))],
+        "the message of a panic, which goes nowhere",
+    ),
+    rule(Call::new("getpid", 39, 172), &[], "an abort"),
+    rule(
+        Call::new("tgkill", 234, 131),
+        &[int(0, "tgid", IsThisProcess), signal(2, "SIGABRT", libc::SIGABRT)],
+        "an abort",
+    ),
+    rule(Call::new("exit_group", 231, 94), &[], "the end of the process"),
+    // The work.
+    rule(Call::new("recvmsg", 47, 212), &[], "orders from the supervisor"),
+    rule(Call::new("sendmsg", 46, 211), &[], "answers to the supervisor"),
+    rule(Call::new("close", 3, 57), &[], "descriptors that came with an order"),
+    rule(
+        FCNTL,
+        &[fcntl("F_GET_SEALS", libc::F_GET_SEALS)],
+        "checks that a model, or an image, can no longer change",
+    )
+    .only(&[Prepare, Run]),
+    rule(Call::new("fstat", 5, 80), &[], "the size of a model, or of an image")
+        .only(&[Prepare, Run]),
+    rule(Call::new("pread64", 17, 67), &[], "a model, or inputs").only(&[Prepare, Run]),
+    rule(Call::new("pwrite64", 18, 68), &[], "outputs; an image, or compiled code"),
+    rule(
+        Call::new("ioctl", 16, 29),
+        &[int(1, "op", Is(Value("PAGEMAP_SCAN", PAGEMAP_SCAN)))],
+        "the pages that a run has written",
+    )
+    .only(&[Prepare, Run]),
+    rule(Call::new("memfd_create", 319, 279), &[], "an image, or compiled code")
+        .only(&[Compile, Prepare]),
+    rule(Call::new("ftruncate", 77, 46), &[], "an image, or compiled code")
+        .only(&[Compile, Prepare]),
+    rule(
+        FCNTL,
+        &[fcntl("F_ADD_SEALS", libc::F_ADD_SEALS)],
+        "an image, or compiled code, that nobody changes any more",
+    )
+    .only(&[Compile, Prepare]),
+    rule(Call::new("clock_gettime", 228, 113), &[], "how long a run takes")
+        .sometimes("on machines whose clock cannot be read without the kernel"),
+];

@@ -1,0 +1,101 @@
+//! Filters in words, from the very tables that they are made of.
+
+use serde::Serialize;
+
+use super::calls::{Condition, Test, Value};
+use super::denied::DENIED;
+use super::filter::architecture;
+use super::rules::{self, CLONE3};
+use crate::confine::role::Role;
+
+/// A filter in words.
+#[derive(Debug, Serialize)]
+pub(crate) struct Words {
+    /// The architecture whose calls these are.
+    pub(crate) architecture: &'static str,
+    /// What becomes of the calls below.
+    pub(crate) verdict: &'static str,
+    pub(crate) rules: Vec<RuleWords>,
+    /// Calls that are answered as if the kernel did not know them, and why.
+    pub(crate) not_implemented: Vec<RuleWords>,
+    /// What becomes of every other call.
+    pub(crate) otherwise: &'static str,
+}
+
+/// A rule in words.
+#[derive(Debug, Serialize)]
+pub(crate) struct RuleWords {
+    pub(crate) call: &'static str,
+    /// What must all hold of its arguments.
+    pub(crate) when: Vec<String>,
+    /// What it is for, or why it is refused.
+    pub(crate) why: &'static str,
+    /// When a machine needs it, if not always.
+    pub(crate) sometimes: Option<&'static str>,
+}
+
+/// The filter of a role's process.
+pub(crate) fn of_role(role: Role) -> Words {
+    let rules = rules::of(role).map(|rule| RuleWords {
+        call: rule.call.name,
+        when: rule.when.iter().map(condition).collect(),
+        why: rule.why,
+        sometimes: rule.sometimes,
+    });
+    Words {
+        architecture: std::env::consts::ARCH,
+        verdict: "allowed",
+        rules: rules.collect(),
+        not_implemented: not_implemented(),
+        otherwise: "the kernel kills the process",
+    }
+}
+
+/// The filter of a sandbox on a thread.
+pub(crate) fn of_thread() -> Words {
+    let arch = architecture().ok();
+    let exists = |call: super::calls::Call| {
+        arch.as_ref().is_some_and(|arch| call.number(arch.clone()).is_some())
+    };
+    let rules = DENIED.iter().flat_map(|denied| {
+        let calls = denied.calls.iter().filter(|(call, _)| exists(*call));
+        calls.map(|(call, when)| RuleWords {
+            call: call.name,
+            when: when.iter().map(condition).collect(),
+            why: denied.why,
+            sometimes: None,
+        })
+    });
+    Words {
+        architecture: std::env::consts::ARCH,
+        verdict: "refused (EPERM)",
+        rules: rules.collect(),
+        not_implemented: not_implemented(),
+        otherwise: "allowed",
+    }
+}
+
+fn not_implemented() -> Vec<RuleWords> {
+    let why = "its flags lie where a filter cannot see them; glibc falls back to clone";
+    vec![RuleWords { call: CLONE3.name, when: Vec::new(), why, sometimes: None }]
+}
+
+fn condition(condition: &Condition) -> String {
+    let name = condition.name;
+    match condition.test {
+        Test::Is(value) => format!("{name} is {}", value.0),
+        Test::Bits([], some) => format!("{name} of {} at most", names(some)),
+        Test::Bits(all, []) => format!("{name} is {}", names(all)),
+        Test::Bits(all, some) => {
+            format!("{name} is {}, with or without {}", names(all), names(some))
+        }
+        Test::Has(bit) => format!("{name} has {}", bit.0),
+        Test::Lacks(bit) => format!("{name} lacks {}", bit.0),
+        Test::IsThisProcess => format!("{name} is this process"),
+        Test::IsOtherProcess => format!("{name} is not this process"),
+    }
+}
+
+fn names(values: &[Value]) -> String {
+    values.iter().map(|value| value.0).collect::<Vec<_>>().join(" | ")
+}
