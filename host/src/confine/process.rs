@@ -74,7 +74,7 @@ pub(crate) struct WorkerProcess {
     namespaces: Namespaces,
     no_namespaces: Option<String>,
     /// How it came to its end, once that was waited for.
-    end: Option<WorkerEnd>,
+    ended: Option<WorkerEnd>,
 }
 
 impl WorkerProcess {
@@ -120,46 +120,44 @@ impl WorkerProcess {
         }
     }
 
-    /// Ends the worker at once. Already ended is as good as killed.
-    pub(crate) fn kill(&mut self) {
-        if self.end.is_none() {
-            let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
-            self.wait();
-        }
+    /// Ends the worker at once, and says how it ended. Already ended is as good as killed.
+    pub(crate) fn kill(&mut self) -> WorkerEnd {
+        let pidfd = self.pidfd.as_fd();
+        self.ended
+            .get_or_insert_with(|| {
+                let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+                loop {
+                    match rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
+                        Err(rustix::io::Errno::INTR) => {}
+                        Err(_) | Ok(None) => return WorkerEnd::Unknown,
+                        Ok(Some(status)) => {
+                            let (signal, code) =
+                                (status.terminating_signal(), status.exit_status());
+                            return WorkerEnd::new(signal, code);
+                        }
+                    }
+                }
+            })
+            .clone()
     }
 
     /// How the worker came to its end, which has closed its channel. One that lives on all the same
     /// is killed.
     pub(crate) fn ended(&mut self) -> WorkerEnd {
         // The kernel closes what a process had open somewhat before it lets others know its end.
-        const LONGEST: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
-        if self.end.is_none() {
-            let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-            if rustix::event::poll(&mut fds, Some(&LONGEST)) == Ok(0) {
-                self.kill();
-                self.end = Some(WorkerEnd::HungUp);
-            }
-            self.wait();
-        }
-        self.end.clone().unwrap_or(WorkerEnd::Unknown)
-    }
-
-    fn wait(&mut self) {
-        if self.end.is_some() {
-            return;
-        }
-        let end = loop {
-            match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED)
-            {
+        const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let lives_on = loop {
+            match rustix::event::poll(&mut fds, Some(&MOMENT)) {
                 Err(rustix::io::Errno::INTR) => {}
-                Ok(Some(status)) => {
-                    break WorkerEnd::new(status.terminating_signal(), status.exit_status());
-                }
-                // Somebody else has waited for it, or nobody has to.
-                Ok(None) | Err(_) => break WorkerEnd::Unknown,
+                Err(_) => break false,
+                Ok(count) => break count == 0,
             }
         };
-        self.end = Some(end);
+        match (self.kill(), lives_on) {
+            (_, true) => WorkerEnd::HungUp,
+            (end, false) => end,
+        }
     }
 }
 
@@ -215,13 +213,13 @@ fn start(order: &Order) -> io::Result<WorkerProcess> {
         match spawn(&program, *way) {
             Ok(pidfd) => {
                 let (namespaces, no_namespaces) = (*way, None);
-                return Ok(WorkerProcess { pidfd, namespaces, no_namespaces, end: None });
+                return Ok(WorkerProcess { pidfd, namespaces, no_namespaces, ended: None });
             }
             Err(err) => no_namespaces = Some(err.to_string()),
         }
     }
     let pidfd = spawn(&program, Namespaces::None)?;
-    Ok(WorkerProcess { pidfd, namespaces: Namespaces::None, no_namespaces, end: None })
+    Ok(WorkerProcess { pidfd, namespaces: Namespaces::None, no_namespaces, ended: None })
 }
 
 /// What a worker does first, while it has one thread: dies with its supervisor, closes whatever it
