@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest that a worker may take to be confined. It takes some milliseconds.
-const LONGEST_START: Duration = Duration::from_secs(30);
+pub(super) const LONGEST_START: Duration = Duration::from_secs(30);
 
 /// A worker process that waits for its set-up.
 pub(crate) struct Worker {
@@ -36,6 +36,38 @@ impl Worker {
         let (channel, theirs) = Channel::pair().map_err(not_started)?;
         let process = WorkerProcess::spawn(program, theirs).map_err(not_started)?;
         Ok(Worker { process, channel })
+    }
+
+    /// Waits until the worker says that it is confined, and answers the layers that are missing.
+    /// What it says is held against what is demanded, and against what the kernel shows. Nothing of
+    /// a model is sent before.
+    pub(super) fn await_ready(
+        &mut self,
+        confinement: Confinement,
+        longest: Duration,
+    ) -> Result<Vec<MissingLayer>, Failure> {
+        let nonsense = |err: std::io::Error| Failure::Protocol(err.to_string());
+        let mut missing = match self.channel.receive::<Ready>(Some(longest)).map_err(nonsense)? {
+            Received::Message(Ok(missing), _) => missing,
+            Received::Message(Err(missing), _) => return Err(Failure::Unprotected(missing)),
+            Received::TimedOut => {
+                return Err(Failure::Host("the worker process does not get ready".into()));
+            }
+            Received::Closed => {
+                let ended = self.process.kill();
+                return Err(Failure::Host(format!(
+                    "the worker process ended before it was ready ({ended}); the program that \
+                     becomes a worker must be of the same build as this one"
+                )));
+            }
+        };
+        for unseen in self.process.lacks_from_outside() {
+            if missing.iter().all(|missing| missing.layer != unseen.layer) {
+                missing.push(unseen);
+            }
+        }
+        confinement.accept(&missing).map_err(Failure::Unprotected)?;
+        Ok(missing)
     }
 }
 
@@ -81,8 +113,8 @@ impl Job {
 
 /// A sandbox in a worker process.
 pub(crate) struct WorkerSandbox {
-    process: WorkerProcess,
-    channel: Channel,
+    worker: Worker,
+    confinement: Confinement,
     shared: SharedBuffer,
     log: Vec<String>,
     /// Whether the worker has said that it is confined.
@@ -93,38 +125,19 @@ pub(crate) struct WorkerSandbox {
 impl WorkerSandbox {
     /// Has a worker begin to become a sandbox, which takes a while.
     pub(crate) fn start(
-        worker: Worker,
+        mut worker: Worker,
         code: &VerifiedCode,
         job: Job,
     ) -> Result<WorkerSandbox, Failure> {
-        let Worker { process, mut channel } = worker;
-        let Job { variant, limits, .. } = job;
+        let Job { variant, limits, confinement, .. } = job;
         let shared = SharedBuffer::new(job.inputs.max(limits.answer)).map_err(not_started)?;
         let descriptors = [code.sealed().as_fd(), shared.as_fd()];
-        let plan = process.plan(job.role, job.confinement, job.process_limits());
+        let plan = worker.process.plan(job.role, confinement, job.process_limits());
         let guest = GuestInfo::embedded().sha256.to_owned();
         let setup = Setup { plan, variant, guest, work: Work::Sandbox(limits) };
-        channel.send(&setup, &descriptors).map_err(not_started)?;
+        worker.channel.send(&setup, &descriptors).map_err(not_started)?;
         let (log, missing) = (Vec::new(), Vec::new());
-        Ok(WorkerSandbox { process, channel, shared, log, ready: false, missing })
-    }
-
-    /// Waits until the worker is confined. Nothing of a model is sent before.
-    fn await_ready(&mut self) -> Result<(), Failure> {
-        if self.ready {
-            return Ok(());
-        }
-        let nonsense = |err: std::io::Error| Failure::Protocol(err.to_string());
-        match self.channel.receive::<Ready>(Some(LONGEST_START)).map_err(nonsense)? {
-            Received::Message(Ok(missing), _) => self.missing = missing,
-            Received::Message(Err(missing), _) => return Err(Failure::Unprotected(missing)),
-            Received::TimedOut => {
-                return Err(Failure::Host("the worker process does not get ready".into()));
-            }
-            Received::Closed => return Err(Failure::Worker(String::new())),
-        }
-        self.ready = true;
-        Ok(())
+        Ok(WorkerSandbox { worker, confinement, shared, log, ready: false, missing })
     }
 
     fn exchange(
@@ -134,6 +147,7 @@ impl WorkerSandbox {
         limit: CallLimit,
     ) -> Result<Answer, Failure> {
         self.await_ready()?;
+        let channel = &mut self.worker.channel;
         let host = |err: std::io::Error| Failure::Host(format!("the inputs cannot cross: {err}"));
         let (source, sealed) = match payload {
             Payload::Empty => (Source::Empty, None),
@@ -145,10 +159,10 @@ impl WorkerSandbox {
             Payload::Image(image) => (Source::Image, Some(image.bytes())),
         };
         let nonsense = |err: std::io::Error| Failure::Protocol(err.to_string());
-        self.channel
+        channel
             .send(&Order { call, source }, sealed.as_slice())
             .map_err(|err| Failure::Worker(err.to_string()))?;
-        let received = self.channel.receive(Some(limit.time)).map_err(nonsense)?;
+        let received = channel.receive(Some(limit.time)).map_err(nonsense)?;
         let (outcome, descriptors): (Outcome, _) = match received {
             Received::Message(outcome, descriptors) => (outcome, descriptors),
             Received::TimedOut => return Err(limit.exceeded()),
@@ -169,10 +183,20 @@ impl WorkerSandbox {
 }
 
 impl Sandbox for WorkerSandbox {
+    fn await_ready(&mut self) -> Result<(), Failure> {
+        if !self.ready {
+            let ready = self.worker.await_ready(self.confinement, LONGEST_START);
+            // What is not confined is not kept.
+            self.missing = ready.inspect_err(|_| drop(self.worker.process.kill()))?;
+            self.ready = true;
+        }
+        Ok(())
+    }
+
     fn call(&mut self, call: Call, payload: Payload, limit: CallLimit) -> Result<Answer, Failure> {
         self.exchange(call, &payload, limit).map_err(|failure| {
             // A worker that failed is never used again, and a late one must not go on computing.
-            let ended = self.process.kill();
+            let ended = self.worker.process.kill();
             match failure {
                 Failure::Worker(_) => Failure::Worker(ended),
                 other => other,
