@@ -212,3 +212,93 @@ impl Sandbox for WorkerSandbox {
         std::mem::take(&mut self.missing)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::confine::layers::Layer;
+    use crate::confine::memory::SealedWriter;
+    use crate::sandbox::TimeKey;
+
+    /// What becomes of a first call to a worker that is confined by nothing and says this of
+    /// itself, and how many orders it was given.
+    fn first_call(
+        says: Vec<MissingLayer>,
+        confinement: Confinement,
+    ) -> (Result<Answer, Failure>, Vec<MissingLayer>, usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("worker");
+        std::fs::write(&program, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (channel, theirs) = Channel::pair().unwrap();
+        let process =
+            WorkerProcess::spawn(&WorkerProgram::Path(program), theirs.try_clone().unwrap());
+        let worker = Worker { process: process.unwrap(), channel };
+        let limits = SandboxLimits {
+            memory: 1 << 20,
+            stack: 1 << 20,
+            log: 0,
+            answer: 1 << 20,
+            native_kernels: false,
+            threads: 1,
+        };
+        let (role, variant) = (Role::Prepare, Variant::default());
+        let time = Duration::from_secs(60);
+        let job = Job { role, confinement, variant, limits, inputs: 1 << 20, time };
+        let sealed = || {
+            let mut writer = SealedWriter::new("test").unwrap();
+            writer.write(b"bytes").unwrap();
+            writer.seal().unwrap()
+        };
+        let code = VerifiedCode::adopt(sealed());
+        let mut sandbox = WorkerSandbox::start(worker, &code, job).unwrap();
+        let worker = std::thread::spawn(move || {
+            let mut channel = Channel::new(theirs);
+            let Ok(Received::Message(_, _)) = channel.receive::<Setup>(None) else {
+                panic!("there is no set-up")
+            };
+            channel.send(&Ready::Ok(says), &[]).unwrap();
+            let mut orders = 0;
+            while let Ok(Received::Message(_, _)) = channel.receive::<Order>(None) {
+                orders += 1;
+                let result = Ok((0, super::super::Cost::default()));
+                channel.send(&Outcome { result, log: Vec::new(), image: false }, &[]).unwrap();
+            }
+            orders
+        });
+        let limit = CallLimit { time, key: TimeKey::Prepare };
+        let answer = sandbox.call(Call::Load, Payload::Sealed(Arc::new(sealed())), limit);
+        let missing = sandbox.take_missing();
+        drop(sandbox);
+        (answer, missing, worker.join().unwrap())
+    }
+
+    #[test]
+    fn a_worker_that_says_it_lacks_a_layer_gets_no_model_whatever_it_calls_itself() {
+        for layer in Layer::ALL.into_iter().filter(|layer| layer.required()) {
+            let lacks = vec![MissingLayer::new(layer, "it says so")];
+            let (answer, _, orders) = first_call(lacks.clone(), Confinement::Strict);
+            assert_eq!(answer.unwrap_err(), Failure::Unprotected(lacks[0].clone()));
+            assert_eq!(orders, 0);
+        }
+    }
+
+    #[test]
+    fn a_worker_that_is_less_confined_than_it_says_gets_no_model() {
+        let (answer, _, orders) = first_call(Vec::new(), Confinement::Strict);
+        let Failure::Unprotected(lacks) = answer.unwrap_err() else { panic!("it was believed") };
+        assert!(lacks.why.contains("from outside"), "{lacks}");
+        assert_eq!(orders, 0);
+    }
+
+    #[test]
+    fn without_a_demand_what_is_seen_from_outside_is_told() {
+        let (answer, missing, orders) = first_call(Vec::new(), Confinement::BestEffort);
+        answer.unwrap();
+        let layers: Vec<Layer> = missing.iter().map(|lacks| lacks.layer).collect();
+        assert_eq!(layers, [Layer::Privileges, Layer::Seccomp]);
+        assert_eq!(orders, 1);
+    }
+}
