@@ -3,7 +3,8 @@
 //!
 //! `process` starts workers, by `spawn`, and ends them; `setup` is what a worker does to itself, in
 //! the order of the `layers`: `namespaces`, `privileges`, `landlock`, `seccomp`. What is granted
-//! depends on its `role`. `channel` and `memory` are how both sides talk.
+//! depends on its `role`. `channel` and `memory` are how both sides talk. `outside` is what the
+//! kernel shows of a worker, and `support` what this machine offers at all.
 
 #[cfg(feature = "test-hooks")]
 pub(crate) mod breach;
@@ -14,9 +15,12 @@ mod landlock;
 pub(crate) mod layers;
 pub(crate) mod memory;
 mod namespaces;
+mod outside;
 mod privileges;
 pub(crate) mod process;
 pub(crate) mod role;
 pub(crate) mod seccomp;
 pub(crate) mod setup;
 mod spawn;
+#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line asks"))]
+pub(crate) mod support;

@@ -74,9 +74,7 @@ pub(crate) fn confine(plan: &Plan) -> Result<Vec<MissingLayer>, MissingLayer> {
         Ok(()) => Ok(()),
         Err(err) => {
             let lacks = MissingLayer::new(layer, err);
-            if plan.confinement == Confinement::Strict && layer.required() {
-                return Err(lacks);
-            }
+            plan.confinement.accept(std::slice::from_ref(&lacks))?;
             missing.push(lacks);
             Ok(())
         }

@@ -80,6 +80,9 @@ impl Shared {
         payload: Payload,
         phase: Phase,
     ) -> Result<Answer, ErrorKind> {
+        // What is not confined is asked nothing.
+        let ready = sandbox.await_ready();
+        ready.map_err(|failure| ErrorKind::from_failure(failure, phase))?;
         let [load, describe, prepare, adopt, run] = &self.calls;
         let count = match call {
             Call::Load => Some(load),

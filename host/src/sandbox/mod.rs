@@ -23,6 +23,8 @@ mod sealed_file;
 mod serve;
 mod slot;
 mod stored;
+#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line asks"))]
+pub(crate) mod support;
 mod thread;
 mod worker;
 mod written;
@@ -48,7 +50,7 @@ pub(crate) use private::PrivateFolder;
 pub(crate) use serve::serve;
 pub use slot::ResetMethod;
 pub use stored::{StoredKind, StoredModel};
-pub(crate) use thread::ThreadSandbox;
+pub(crate) use thread::{ThreadFilter, ThreadSandbox};
 pub(crate) use worker::{Job, Worker, WorkerSandbox};
 
 use crate::confine::layers::MissingLayer;
@@ -119,6 +121,11 @@ pub(crate) struct Cost {
 
 /// A sandbox, wherever it runs.
 pub(crate) trait Sandbox: Send {
+    /// Waits until all that must be around it is there. Until then it is given nothing of a model.
+    fn await_ready(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Makes one call. After a failure the sandbox is unusable.
     fn call(&mut self, call: Call, payload: Payload, limit: CallLimit) -> Result<Answer, Failure>;
 

@@ -35,6 +35,8 @@ pub(super) struct Setup {
 /// What a worker is to do.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Work {
+    /// Nothing but to be confined, and to end: for who asks what this machine allows.
+    Nothing,
     /// Compile the guest, and end.
     Compile,
     /// Be a sandbox. The code and the shared buffer come with the message.
@@ -95,6 +97,7 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
         return Err(io::Error::other("the worker is another build than its supervisor"));
     }
     let limits = match setup.work {
+        Work::Nothing => return be_confined(&mut channel, &setup.plan).map(drop),
         Work::Compile => {
             let processors = std::thread::available_parallelism().map_or(1, usize::from);
             return match be_confined(&mut channel, &setup.plan)? {
