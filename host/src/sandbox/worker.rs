@@ -17,7 +17,8 @@ use crate::confine::memory::SharedBuffer;
 use crate::confine::process::{WorkerProcess, WorkerProgram};
 use crate::confine::role::Role;
 use crate::confine::setup::ProcessLimits;
-use std::os::fd::AsFd;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,26 @@ impl Worker {
         Ok(Worker { process, channel })
     }
 
+    /// Tells the worker what it is to be.
+    pub(super) fn set_up(
+        &mut self,
+        setup: &Setup,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), Failure> {
+        self.channel.send(setup, descriptors).map_err(|err| match err.kind() {
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => self.ended_early(),
+            _ => not_started(err),
+        })
+    }
+
+    fn ended_early(&mut self) -> Failure {
+        let ended = self.process.kill();
+        Failure::Host(format!(
+            "the worker process ended before it was ready ({ended}); the program that becomes a \
+             worker must be of the same build as this one"
+        ))
+    }
+
     /// Waits until the worker says that it is confined, and answers the layers that are missing.
     /// What it says is held against what is demanded, and against what the kernel shows. Nothing of
     /// a model is sent before.
@@ -53,13 +74,7 @@ impl Worker {
             Received::TimedOut => {
                 return Err(Failure::Host("the worker process does not get ready".into()));
             }
-            Received::Closed => {
-                let ended = self.process.kill();
-                return Err(Failure::Host(format!(
-                    "the worker process ended before it was ready ({ended}); the program that \
-                     becomes a worker must be of the same build as this one"
-                )));
-            }
+            Received::Closed => return Err(self.ended_early()),
         };
         for unseen in self.process.lacks_from_outside() {
             if missing.iter().all(|missing| missing.layer != unseen.layer) {
@@ -135,7 +150,7 @@ impl WorkerSandbox {
         let plan = worker.process.plan(job.role, confinement, job.process_limits());
         let guest = GuestInfo::embedded().sha256.to_owned();
         let setup = Setup { plan, variant, guest, work: Work::Sandbox(limits) };
-        worker.channel.send(&setup, &descriptors).map_err(not_started)?;
+        worker.set_up(&setup, &descriptors)?;
         let (log, missing) = (Vec::new(), Vec::new());
         Ok(WorkerSandbox { worker, confinement, shared, log, ready: false, missing })
     }
