@@ -353,15 +353,15 @@ refused. Nothing is changed, and nothing compiled.
 
 Keys of the JSON:
   strict            whether a strict policy can be served
-  workers           for each role: strict (as above), ready_ms, namespaces (without-user, with-user or
+  workers           for each role: strict (as above), ready_ms, namespaces (without-user, with-user,
                     none), missing (layer, why, needed and remedy of each), error
-  machine           what, present, found, without (what is lost), needed (by strict policies) of each
+  machine           what, present, found, without (what is lost), needed (by strict policies)
 
 Examples:
   belljar doctor
   belljar doctor --quiet && belljar run model.onnx --input image=photo.npy
   belljar doctor --format json | jq '.workers[].missing[].layer'
-  belljar doctor --format json | jq -r '.machine[] | select(.present | not) | .what + \": \" + .without'
+  belljar doctor --format json | jq -r '.machine[] | select(.present | not) | .without'
 
 {EXIT_CODES}"))]
 pub(super) struct Doctor {

@@ -243,7 +243,7 @@ fn memory_limit() -> Result<String, String> {
         text.trim().parse::<u64>().ok().filter(|limit| *limit < 1 << 62)
     };
     let least = least.filter_map(read).min();
-    least.map(|limit| at_most(limit)).ok_or("none".into())
+    least.map(at_most).ok_or("none".into())
 }
 
 /// Where the limits of a line of `/proc/self/cgroup` are, if it is about memory: the second version

@@ -70,7 +70,7 @@ impl Compiler {
         let plan = worker.process.plan(Role::Compile, confinement, limits);
         let guest = GuestInfo::embedded().sha256.to_owned();
         let setup = Setup { plan, variant, guest, work: Work::Compile };
-        worker.channel.send(&setup, &[]).map_err(|err| failed(&err))?;
+        worker.set_up(&setup, &[]).map_err(|err| failed(&err))?;
         let missing =
             worker.await_ready(confinement, LONGEST).map_err(|failure| match failure {
                 Failure::Unprotected(missing) => CodeCacheError::Unprotected(missing),

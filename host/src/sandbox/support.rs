@@ -111,8 +111,7 @@ pub(crate) fn try_worker(program: &WorkerProgram, role: Role, confinement: Confi
         let plan = worker.process.plan(role, confinement, limits);
         let (variant, guest) = (Variant::default(), GuestInfo::embedded().sha256.to_owned());
         let setup = Setup { plan, variant, guest, work: Work::Nothing };
-        let sent = worker.channel.send(&setup, &[]);
-        sent.map_err(|err| Failure::Host(format!("a worker process cannot be told: {err}")))?;
+        worker.set_up(&setup, &[])?;
         let missing = worker.await_ready(confinement, LONGEST_START)?;
         Ok((missing, start.elapsed()))
     };

@@ -3,7 +3,7 @@
 //! is late or talks nonsense.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,18 @@ impl Worker {
         let (channel, theirs) = Channel::pair().map_err(not_started)?;
         let process = WorkerProcess::spawn(program, theirs).map_err(not_started)?;
         Ok(Worker { process, channel })
+    }
+
+    /// Tells the worker what it is to be.
+    pub(super) fn set_up(
+        &mut self,
+        setup: &Setup,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), Failure> {
+        self.channel.send(setup, descriptors).map_err(|err| match is_gone(&err) {
+            true => self.lost(),
+            false => not_started(err),
+        })
     }
 
     /// Waits until the worker says that it is confined, and answers the layers that are missing.
@@ -144,10 +156,7 @@ impl WorkerSandbox {
         let plan = worker.process.plan(job.role, confinement, job.process_limits());
         let guest = GuestInfo::embedded().sha256.to_owned();
         let setup = Setup { plan, variant, guest, work: Work::Sandbox(limits) };
-        worker.channel.send(&setup, &descriptors).map_err(|err| match is_gone(&err) {
-            true => worker.lost(),
-            false => not_started(err),
-        })?;
+        worker.set_up(&setup, &descriptors)?;
         Ok(WorkerSandbox {
             worker,
             confinement,
