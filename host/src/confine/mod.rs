@@ -3,6 +3,8 @@
 
 pub(crate) mod channel;
 pub(crate) mod heap;
+#[cfg(feature = "test-hooks")]
+pub(crate) mod hooks;
 pub(crate) mod memory;
 pub(crate) mod process;
 pub(crate) mod role;

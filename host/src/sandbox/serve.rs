@@ -18,15 +18,21 @@ use super::thread::HOST_STACK;
 use super::written::pagemap;
 use super::{Call, Cost, Payload};
 use crate::confine::channel::{Channel, Received};
+use crate::confine::heap;
+#[cfg(feature = "test-hooks")]
+use crate::confine::hooks;
 use crate::confine::memory::{SealedBytes, SharedBuffer};
 use crate::confine::role::Role;
-use crate::confine::{heap, seccomp};
+#[cfg(not(feature = "test-hooks"))]
+use crate::confine::seccomp;
 
 /// The first message to a worker; it comes with the code and the shared buffer.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Setup {
     pub(super) variant: Variant,
     pub(super) limits: SandboxLimits,
+    #[cfg(feature = "test-hooks")]
+    pub(super) hooks: hooks::Hooks,
 }
 
 /// Every later message to a worker.
@@ -72,6 +78,8 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
         .map_err(|_| io::Error::other("the set-up comes with two descriptors"))?;
     let code = VerifiedCode::adopt(SealedBytes::adopt(code)?);
     let shared = SharedBuffer::adopt(shared)?;
+    #[cfg(feature = "test-hooks")]
+    setup.hooks.arm();
     let ready = get_ready(&setup, &code);
     drop(code);
     let stack = usize::try_from(setup.limits.stack + HOST_STACK).map_err(io::Error::other)?;
@@ -108,6 +116,9 @@ fn confine(role: Role) -> io::Result<()> {
     // Without it memory is made pristine in another way.
     let _ = pagemap();
     rustix::thread::set_no_new_privs(true)?;
+    #[cfg(feature = "test-hooks")]
+    return hooks::install(role);
+    #[cfg(not(feature = "test-hooks"))]
     seccomp::install(role)
 }
 
@@ -124,6 +135,8 @@ fn work(
             Received::Message(order, descriptors) => (order, descriptors),
             Received::Closed | Received::TimedOut => return Ok(()),
         };
+        #[cfg(feature = "test-hooks")]
+        hooks::fail();
         let prepares = order.call == Call::Prepare;
         let mut outcome = match &mut machine {
             Ok(machine) => {

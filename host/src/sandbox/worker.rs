@@ -54,7 +54,13 @@ impl WorkerSandbox {
         let Worker { process, mut channel } = worker;
         let shared = SharedBuffer::new(inputs.max(limits.answer)).map_err(not_started)?;
         let descriptors = [code.sealed().as_fd(), shared.as_fd()];
-        channel.send(&Setup { variant, limits }, &descriptors).map_err(not_started)?;
+        let setup = Setup {
+            variant,
+            limits,
+            #[cfg(feature = "test-hooks")]
+            hooks: crate::confine::hooks::Hooks::from_environment().map_err(not_started)?,
+        };
+        channel.send(&setup, &descriptors).map_err(not_started)?;
         Ok(WorkerSandbox { process, channel, shared, log: Vec::new() })
     }
 
