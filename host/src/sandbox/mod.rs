@@ -48,6 +48,12 @@ pub(crate) use worker::{Worker, WorkerSandbox};
 
 use crate::confine::memory::SealedBytes;
 
+/// What is compiled.
+#[cfg(test)]
+pub(crate) fn guest_code() -> &'static [u8] {
+    guest::CODE
+}
+
 /// One of the guest's exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Call {

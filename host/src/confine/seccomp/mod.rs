@@ -8,6 +8,8 @@ mod calls;
 mod denied;
 mod filter;
 mod rules;
+#[cfg(test)]
+mod tests;
 #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line shows it"))]
 mod words;
 

@@ -1,0 +1,27 @@
+//! Filters held against attacks, in processes that live for one of them.
+
+mod attacks;
+mod compile;
+mod numbers;
+mod programs;
+
+use std::process::{Command, Output, Stdio};
+
+/// What a process of a test is to do.
+const TASK: &str = "BELLJAR_SECCOMP_TEST";
+
+/// The task of this process, if it was started by [`process`] for this test.
+fn task() -> Option<String> {
+    std::env::var(TASK).ok()
+}
+
+/// Runs a test of this module again, in a process of its own, with a task.
+fn process(test: &str, task: &str) -> Output {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("confine::seccomp::tests::{test}")])
+        .args(["--nocapture", "--test-threads=1"])
+        .env(TASK, task)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
