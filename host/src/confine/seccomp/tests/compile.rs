@@ -9,7 +9,6 @@ use super::super::filter::{install, install_without};
 use super::super::rules;
 use super::{process, task};
 use crate::confine::channel::Channel;
-use crate::confine::heap;
 use crate::confine::memory::SealedWriter;
 use crate::confine::role::Role;
 use crate::sandbox::{Engines, Variant, guest_code};
@@ -25,7 +24,6 @@ fn compiling() {
     let engine = Engines::new_engine(Variant::default(), 1 << 20).unwrap();
     // Whoever asks for their number reads files.
     let threads = std::thread::available_parallelism().unwrap().get();
-    heap::keep_one();
     rustix::thread::set_no_new_privs(true).unwrap();
     match without.parse() {
         Ok(rule) => install_without(Role::Compile, rule).unwrap(),
