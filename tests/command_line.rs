@@ -205,8 +205,9 @@ fn exit_5_limits() {
         ("run-time = \"100 ms\"", &["run", &slow, "--input", &square], "limits.run-time"),
     ];
     for (limit, arguments, says) in cases {
-        let policy = s.policy(&format!("[limits]\n{limit}"));
-        for isolation in ["process", "thread"] {
+        for (isolation, confinement) in [("process", "strict"), ("thread", "best-effort")] {
+            let text = format!("confinement = \"{confinement}\"\n[limits]\n{limit}");
+            let policy = s.policy(&text);
             let more = ["--policy", &policy, "--isolation", isolation];
             let arguments: Vec<&str> = arguments.iter().copied().chain(more).collect();
             assert_exit(&run(&arguments), 5, says);

@@ -76,6 +76,9 @@ pub enum ErrorKind {
     /// The store of prepared models could not be used.
     #[error(transparent)]
     Store(#[from] PrivateError),
+    /// A layer that must be around the model's worker process is missing. No model was read.
+    #[error("a protection is missing: {}", Hostile::new(.0))]
+    Unprotected(String),
     /// Something in the host, or in a worker process, failed.
     #[error("{}", Hostile::new(.0))]
     Host(String),
@@ -106,9 +109,11 @@ impl Error {
             ErrorKind::Model(_) | ErrorKind::Input { .. } | ErrorKind::Run(_) => 4,
             ErrorKind::Limit(_) => 5,
             ErrorKind::Sandbox(_) => 6,
+            ErrorKind::Unprotected(_) => 7,
             ErrorKind::Code(
                 CodeCacheError::Private(PrivateError::NotPrivate { .. })
-                | CodeCacheError::NotCompiled { .. },
+                | CodeCacheError::NotCompiled { .. }
+                | CodeCacheError::Unprotected(_),
             )
             | ErrorKind::Store(PrivateError::NotPrivate { .. }) => 7,
             ErrorKind::Code(_) | ErrorKind::Store(_) => 1,
@@ -135,6 +140,7 @@ impl ErrorKind {
         match (failure, phase) {
             (Failure::Limit(limit), _) => ErrorKind::Limit(limit),
             (Failure::Host(why), _) => ErrorKind::Host(why),
+            (Failure::Unprotected(missing), _) => ErrorKind::Unprotected(missing.to_string()),
             // A model that cannot even be read without a panic or a trap is not acceptable; the
             // sandbox did its work.
             (failure @ (Failure::Panicked(_) | Failure::Trapped(_)), Phase::Prepare) => {

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::confine::layers::{Confinement, Layer, MissingLayer};
 use crate::confine::process::{WorkerProgram, asked_to_be_worker, enter_worker};
+use crate::confine::role::Role;
 use crate::error::{Error, ErrorKind};
 use crate::model::{IdleWatch, Model};
 use crate::places::{default_folder, default_store_size};
 use crate::policy::Policy;
 use crate::sandbox::{
-    CodeCache, CodeNotice, Engines, Failure, ImageStore, Sandbox, SandboxLimits, StoreNotice,
-    ThreadSandbox, Variant, VerifiedCode, Worker, WorkerSandbox, serve,
+    CodeCache, CodeNotice, Compiler, Engines, Failure, ImageStore, Job, Sandbox, SandboxLimits,
+    StoreNotice, ThreadSandbox, Variant, VerifiedCode, Worker, WorkerSandbox, serve,
 };
 use crate::trust::ModelBytes;
 
@@ -68,6 +70,14 @@ pub enum Event {
         /// Why not.
         why: String,
     },
+    /// A layer around the worker processes is missing on this machine, and nothing demands it. Told
+    /// once for each layer.
+    LayerMissing {
+        /// Which.
+        layer: Layer,
+        /// What the kernel said.
+        why: String,
+    },
     /// The sandboxed runner logged a line about a model. Hostile text: print it through
     /// [`crate::text::Hostile`].
     Log {
@@ -89,6 +99,7 @@ pub struct Host {
 /// Sets up a [`Host`].
 pub struct HostBuilder {
     isolation: Isolation,
+    confinement: Confinement,
     worker: WorkerProgram,
     cache: Option<PathBuf>,
     state: Option<PathBuf>,
@@ -102,12 +113,15 @@ pub struct HostBuilder {
 
 pub(crate) struct Inner {
     isolation: Isolation,
+    confinement: Confinement,
     worker: WorkerProgram,
     cache: CodeCache,
     engines: Arc<Engines>,
     codes: Mutex<HashMap<Variant, Arc<VerifiedCode>>>,
     /// A worker that waits for the first model.
     spare: Mutex<Option<Worker>>,
+    /// Layers whose absence was told.
+    told: Mutex<Vec<Layer>>,
     pub(crate) store: ImageStore,
     uses_store: bool,
     pub(crate) idle: usize,
@@ -123,6 +137,9 @@ const IDLE_TIME: Duration = Duration::from_secs(10);
 /// Room for the framing of messages beside the tensors in them, in bytes.
 const FRAMING: u64 = 1 << 20;
 
+/// Runs of one worker for which the kernel's limit on its processor time is enough.
+const MANY_RUNS: u32 = 100_000;
+
 /// Most bytes of a description: its texts and lists are bounded one by one.
 const MAX_DESCRIPTION: u64 = 32 << 20;
 
@@ -130,6 +147,14 @@ impl HostBuilder {
     /// What stands around each sandbox; a process by default.
     pub fn isolation(mut self, isolation: Isolation) -> HostBuilder {
         self.isolation = isolation;
+        self
+    }
+
+    /// How much of the confinement of worker processes must be there whatever a policy says, and
+    /// for the worker that compiles the guest. By default a policy decides alone, and the default
+    /// policy is strict.
+    pub fn confinement(mut self, confinement: Confinement) -> HostBuilder {
+        self.confinement = confinement;
         self
     }
 
@@ -229,14 +254,20 @@ impl HostBuilder {
                 CodeNotice::Refused { path, why } => Event::CodeRefused { path, why },
             });
         });
+        let compiler = self.may_compile.then(|| match self.isolation {
+            Isolation::Process => Compiler::Worker(self.worker.clone(), self.confinement),
+            Isolation::Thread => Compiler::Here,
+        });
         Ok(Host {
             inner: Arc::new(Inner {
                 isolation: self.isolation,
+                confinement: self.confinement,
                 worker: self.worker,
-                cache: CodeCache::new(&cache, &state, self.may_compile, notices),
+                cache: CodeCache::new(&cache, &state, compiler, notices),
                 engines: Arc::default(),
                 codes: Mutex::default(),
                 spare: Mutex::default(),
+                told: Mutex::default(),
                 store: ImageStore::new(&cache, &state, store_size, stored),
                 uses_store: self.store,
                 idle: self.idle,
@@ -261,6 +292,7 @@ impl Host {
     pub fn builder() -> HostBuilder {
         HostBuilder {
             isolation: Isolation::default(),
+            confinement: Confinement::BestEffort,
             worker: WorkerProgram::default(),
             cache: None,
             state: None,
@@ -320,6 +352,11 @@ impl Host {
         }
     }
 
+    /// What stands around each sandbox.
+    pub fn isolation(&self) -> Isolation {
+        self.inner.isolation
+    }
+
     /// The folder in which compiled native code is kept.
     pub fn cache_dir(&self) -> &Path {
         self.inner.cache.folder()
@@ -343,8 +380,46 @@ impl Inner {
         self.uses_store.then_some(&self.store)
     }
 
+    /// Whether a model under this policy may be run by this host at all.
+    pub(crate) fn check(&self, policy: &Policy) -> Result<(), ErrorKind> {
+        if self.isolation == Isolation::Thread && self.confinement(policy) == Confinement::Strict {
+            return Err(ErrorKind::Unprotected(
+                "a sandbox on a thread has no worker process around it, and `confinement` is \
+                 \"strict\"; use processes, or set it to \"best-effort\""
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// How much of the confinement must be there: what the policy or this host demands.
+    fn confinement(&self, policy: &Policy) -> Confinement {
+        match (policy.confinement, self.confinement) {
+            (Confinement::BestEffort, Confinement::BestEffort) => Confinement::BestEffort,
+            _ => Confinement::Strict,
+        }
+    }
+
+    /// Tells what a worker lacks, once for each layer.
+    pub(crate) fn tell_missing(&self, missing: Vec<MissingLayer>) {
+        for MissingLayer { layer, why } in missing {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.contains(&layer) {
+                continue;
+            }
+            told.push(layer);
+            drop(told);
+            (self.listener)(Event::LayerMissing { layer, why });
+        }
+    }
+
     /// A new sandbox with nothing in it.
-    pub(crate) fn sandbox(&self, policy: &Policy) -> Result<Box<dyn Sandbox>, ErrorKind> {
+    pub(crate) fn sandbox(
+        &self,
+        policy: &Policy,
+        role: Role,
+    ) -> Result<Box<dyn Sandbox>, ErrorKind> {
+        self.check(policy)?;
         let limits = &policy.limits;
         let sandbox = SandboxLimits {
             memory: limits.memory,
@@ -357,13 +432,20 @@ impl Inner {
         let variant = self.variant(policy);
         let failed = |failure: Failure| match failure {
             Failure::Limit(limit) => ErrorKind::Limit(limit),
+            Failure::Unprotected(missing) => ErrorKind::Unprotected(missing.to_string()),
             other => ErrorKind::Host(other.to_string()),
         };
         match self.isolation {
             Isolation::Process => {
                 let code = self.code(variant)?;
                 let inputs = limits.input_size.saturating_add(FRAMING);
-                let start = |worker| WorkerSandbox::start(worker, &code, variant, sandbox, inputs);
+                let time = match role {
+                    Role::Compile | Role::Prepare => limits.prepare_time.saturating_mul(3),
+                    Role::Run => limits.run_time.saturating_mul(MANY_RUNS),
+                };
+                let confinement = self.confinement(policy);
+                let job = Job { role, confinement, variant, limits: sandbox, inputs, time };
+                let start = |worker| WorkerSandbox::start(worker, &code, job);
                 let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
                 // One that has waited for long may have come to an end.
                 let waited = spare.and_then(|worker| start(worker).ok());

@@ -36,6 +36,8 @@ mod places;
 pub mod policy;
 mod sandbox;
 pub mod tensor;
+#[cfg(feature = "test-hooks")]
+pub mod test_hooks;
 pub mod text;
 mod trust;
 
@@ -45,6 +47,7 @@ pub mod cli;
 pub use belljar_abi::{
     Description, Dim, ExternalData, FunctionInfo, InputShape, OperatorCount, OpsetImport, ValueInfo,
 };
+pub use confine::layers::{Confinement, Layer, MissingLayer};
 pub use confine::process::WorkerProgram;
 pub use error::{Error, ErrorKind};
 pub use host::{Event, Host, HostBuilder, Isolation, become_worker_if_asked};

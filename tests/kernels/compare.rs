@@ -140,7 +140,7 @@ impl Net {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let label = format!("model {}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let bytes = ModelBytes::read(&self.graph.bytes()[..], u64::MAX).unwrap();
-        let model = HOST.load(bytes.labelled(&label), policy)?;
+        let model = HOST.load(bytes.labelled(&label), &support::fitting(&HOST, policy))?;
         let outputs = model.run(&self.inputs)?.validate()?.into_tensors();
         drop(model);
         let plan = PLANS.lock().unwrap().remove(&label).unwrap_or_default();

@@ -5,7 +5,9 @@ pub(crate) mod onnx;
 
 use std::path::{Path, PathBuf};
 
-use belljar::{Host, HostBuilder, Isolation, Model, ModelBytes, Policy, WorkerProgram};
+use belljar::{
+    Confinement, Host, HostBuilder, Isolation, Model, ModelBytes, Policy, WorkerProgram,
+};
 
 /// The program under test.
 pub(crate) const BELLJAR: &str = env!("CARGO_BIN_EXE_belljar");
@@ -55,6 +57,15 @@ pub(crate) fn real_model(file: &str) -> ModelBytes {
         .unwrap_or_else(|err| panic!("{}: {err}; run `cargo xtask models`", path.display()))
 }
 
+/// A policy under which this host may run a model: threads are never strict.
+pub(crate) fn fitting(host: &Host, policy: &Policy) -> Policy {
+    let confinement = match host.isolation() {
+        Isolation::Thread => Confinement::BestEffort,
+        _ => policy.confinement,
+    };
+    Policy { confinement, ..policy.clone() }
+}
+
 /// A model from bytes, under the default policy.
 pub(crate) fn load(host: &Host, bytes: &[u8]) -> Result<Model, belljar::Error> {
     load_under(host, bytes, &Policy::default())
@@ -65,7 +76,8 @@ pub(crate) fn load_under(
     bytes: &[u8],
     policy: &Policy,
 ) -> Result<Model, belljar::Error> {
-    host.load(ModelBytes::read(bytes, u64::MAX).unwrap().labelled("test.onnx"), policy)
+    let bytes = ModelBytes::read(bytes, u64::MAX).unwrap().labelled("test.onnx");
+    host.load(bytes, &fitting(host, policy))
 }
 
 /// `belljar` with the shared cache.

@@ -87,6 +87,10 @@ impl Failure {
         let library = |err: &Error| match err.kind() {
             ErrorKind::Limit(_) => Some("a policy can raise it: see `belljar new-policy --help`"),
             ErrorKind::Pin { .. } => Some("`belljar new-policy` writes a policy for this model"),
+            ErrorKind::Unprotected(_) => Some(
+                "`belljar doctor` says what this machine lacks; a policy with \
+                 `confinement = \"best-effort\"` does without it",
+            ),
             ErrorKind::Input { .. } => Some("`belljar inspect` shows what the model declares"),
             _ => None,
         };

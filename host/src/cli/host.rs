@@ -9,7 +9,7 @@ use super::terminal::Terminal;
 use crate::error::{Error, ErrorKind};
 use crate::policy::{LoadedPolicy, Policy};
 use crate::text::Hostile;
-use crate::{Event, Host, Isolation, Model, ModelBytes, ModelBytesError};
+use crate::{Confinement, Event, Host, Isolation, Model, ModelBytes, ModelBytesError};
 
 /// A model that a person named, loaded.
 pub(super) struct Loaded {
@@ -57,6 +57,10 @@ pub(super) fn host(
             let path = shown(&path);
             terminal.note(&format!("{path} was not stored: {}", Hostile::new(&why)));
         }
+        Event::LayerMissing { layer, why } => {
+            let (layer, why) = (layer.name(), Hostile::new(&why));
+            terminal.warn(&format!("workers are confined without {layer}: {why}"));
+        }
         Event::Log { line, .. } => terminal.note(&format!("runner: {}", Hostile::new(&line))),
     };
     let builder = Host::builder().isolation(isolation).idle_sandboxes(idle).on_event(listener);
@@ -68,7 +72,14 @@ pub(super) fn rules(
     arguments: &ModelArgs,
     terminal: &Terminal,
 ) -> Result<(Policy, Option<LoadedPolicy>), Failure> {
-    let Some(path) = &arguments.policy else { return Ok((Policy::default(), None)) };
+    let Some(path) = &arguments.policy else {
+        // Who asks for threads, and has no policy, asks to do without a process.
+        let confinement = match arguments.isolation {
+            IsolationArg::Process => Confinement::Strict,
+            IsolationArg::Thread => Confinement::BestEffort,
+        };
+        return Ok((Policy { confinement, ..Policy::default() }, None));
+    };
     let loaded = Policy::load(path).map_err(Error::from)?;
     let digest = crate::Digest::from(loaded.source.sha256);
     terminal.note(&format!("policy {} (SHA-256 {digest})", shown(&loaded.source.path)));

@@ -1,11 +1,23 @@
 //! The process around a sandbox: how a worker is started, confined, talked to and killed. What a
 //! worker does with a model is not known here.
+//!
+//! `process` starts workers, by `spawn`, and ends them; `setup` is what a worker does to itself, in
+//! the order of the `layers`: `namespaces`, `privileges`, `landlock`, `seccomp`. What is granted
+//! depends on its `role`. `channel` and `memory` are how both sides talk.
 
-pub(crate) mod channel;
-pub(crate) mod heap;
 #[cfg(feature = "test-hooks")]
-pub(crate) mod hooks;
+pub(crate) mod breach;
+pub(crate) mod channel;
+mod heap;
+mod landlock;
+pub(crate) mod layers;
 pub(crate) mod memory;
+mod namespaces;
+mod privileges;
 pub(crate) mod process;
 pub(crate) mod role;
 pub(crate) mod seccomp;
+pub(crate) mod setup;
+mod spawn;
+#[cfg(feature = "test-hooks")]
+pub(crate) mod spoil;

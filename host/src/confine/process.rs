@@ -2,21 +2,29 @@
 //!
 //! A worker is a child of this process that runs [`WorkerProgram`] with nothing: an empty
 //! environment, `/` as its folder, no standard output, its socket as standard input and no other
-//! descriptor. It dies with the thread that started it, so one thread that never ends starts them
-//! all.
+//! descriptor; in namespaces of its own, where the kernel allows them. It dies with the thread that
+//! started it, so one thread that never ends starts them all.
 //!
 //! `unsafe` is here to close descriptors that somebody else left open.
 
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+
+use super::layers::Confinement;
+use super::role::Role;
+use super::setup::{Plan, ProcessLimits};
+use super::spawn::{Namespaces, Program, spawn, unblock_signals};
+
 /// First argument of a worker.
-const WORKER_ARGUMENT: &str = "__belljar-worker";
+const WORKER_ARGUMENT: &CStr = c"__belljar-worker";
 
 /// The program that becomes a worker.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +43,8 @@ static CAN_BE_WORKER: AtomicBool = AtomicBool::new(false);
 /// that does not would, started again, just do its own work again, and start itself again.
 pub(crate) fn asked_to_be_worker() -> bool {
     CAN_BE_WORKER.store(true, Ordering::Relaxed);
-    std::env::args_os().nth(1).is_some_and(|argument| argument == WORKER_ARGUMENT)
+    let first = std::env::args_os().nth(1);
+    first.is_some_and(|argument| argument.as_bytes() == WORKER_ARGUMENT.to_bytes())
 }
 
 impl WorkerProgram {
@@ -58,30 +67,80 @@ impl WorkerProgram {
 
 /// A running worker; killed when dropped.
 pub(crate) struct WorkerProcess {
-    child: Child,
+    /// Refers to this very process, also when its number is somebody else's by now.
+    pidfd: OwnedFd,
+    namespaces: Namespaces,
+    no_namespaces: Option<String>,
+    ended: Option<String>,
 }
 
 impl WorkerProcess {
     /// Starts a worker whose standard input is `socket`.
     pub(crate) fn spawn(program: &WorkerProgram, socket: OwnedFd) -> io::Result<WorkerProcess> {
+        WorkerProcess::spawn_in(program, socket, ways())
+    }
+
+    /// As [`WorkerProcess::spawn`], in the namespaces of this process.
+    #[cfg(feature = "test-hooks")]
+    pub(crate) fn spawn_without_namespaces(
+        program: &WorkerProgram,
+        socket: OwnedFd,
+    ) -> io::Result<WorkerProcess> {
+        WorkerProcess::spawn_in(program, socket, &[])
+    }
+
+    /// Starts a worker in the first kind of namespaces that can be had, or in none.
+    fn spawn_in(
+        program: &WorkerProgram,
+        socket: OwnedFd,
+        ways: &'static [Namespaces],
+    ) -> io::Result<WorkerProcess> {
         let (answer, answered) = channel();
-        let order = Order { program: program.path()?, socket, answer };
+        let program = CString::new(program.path()?.as_os_str().as_bytes())?;
+        let order = Order { program, socket, ways, answer };
         let spawner = spawner()?.lock().unwrap_or_else(PoisonError::into_inner);
         spawner.send(order).map_err(|_| io::Error::other("the spawning thread has ended"))?;
         drop(spawner);
-        let child =
-            answered.recv().map_err(|_| io::Error::other("the spawning thread has ended"))??;
-        Ok(WorkerProcess { child })
+        answered.recv().map_err(|_| io::Error::other("the spawning thread has ended"))?
+    }
+
+    /// What this worker is to become.
+    pub(crate) fn plan(&self, role: Role, confinement: Confinement, limits: ProcessLimits) -> Plan {
+        Plan {
+            role,
+            confinement,
+            namespaces: self.namespaces,
+            no_namespaces: self.no_namespaces.clone(),
+            limits,
+            #[cfg(feature = "test-hooks")]
+            layers: super::layers::Layer::ALL.to_vec(),
+            #[cfg(feature = "test-hooks")]
+            spoilt: super::spoil::Spoilt::from_environment(role),
+        }
     }
 
     /// Ends the worker at once, and says how it ended.
     pub(crate) fn kill(&mut self) -> String {
-        // Already ended is as good as killed.
-        let _ = self.child.kill();
-        match self.child.wait() {
-            Ok(status) => status.to_string(),
-            Err(err) => format!("cannot tell how it ended: {err}"),
-        }
+        let pidfd = self.pidfd.as_fd();
+        self.ended
+            .get_or_insert_with(|| {
+                // Already ended is as good as killed.
+                let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+                loop {
+                    match rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
+                        Err(rustix::io::Errno::INTR) => {}
+                        Err(err) => return format!("cannot tell how it ended: {err}"),
+                        Ok(None) => return "cannot tell how it ended".into(),
+                        Ok(Some(status)) => {
+                            let signal = status.terminating_signal();
+                            let by_signal = signal.map(|number| format!("signal: {number}"));
+                            let code = status.exit_status().unwrap_or_default();
+                            return by_signal.unwrap_or_else(|| format!("exit status: {code}"));
+                        }
+                    }
+                }
+            })
+            .clone()
     }
 }
 
@@ -92,9 +151,10 @@ impl Drop for WorkerProcess {
 }
 
 struct Order {
-    program: PathBuf,
+    program: CString,
     socket: OwnedFd,
-    answer: Sender<io::Result<Child>>,
+    ways: &'static [Namespaces],
+    answer: Sender<io::Result<WorkerProcess>>,
 }
 
 /// The thread that starts workers. It lives as long as the process.
@@ -106,35 +166,56 @@ fn spawner() -> io::Result<&'static Mutex<Sender<Order>>> {
     let (orders, incoming) = channel::<Order>();
     std::thread::Builder::new().name("belljar-spawner".into()).spawn(move || {
         for order in incoming {
-            let child = Command::new(&order.program)
-                .arg(WORKER_ARGUMENT)
-                .env_clear()
-                .current_dir("/")
-                .stdin(Stdio::from(order.socket))
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn();
-            // Whoever ordered may have given up; the child is then reaped below.
-            if let Err(unwanted) = order.answer.send(child)
-                && let Ok(child) = unwanted.0
-            {
-                drop(WorkerProcess { child });
-            }
+            let process = start(&order);
+            // The worker must be the only one with this end, to see when the other is closed.
+            drop(order.socket);
+            // Whoever ordered may have given up; the worker then ends with what is returned.
+            let _ = order.answer.send(process);
         }
     })?;
     // Two threads may race to here; the loser's spawner ends with its sender.
     Ok(SPAWNER.get_or_init(|| Mutex::new(orders)))
 }
 
+/// The ways to namespaces, best first. Root has no need of a user namespace to make the others, and
+/// what it makes without one it can then give up for good.
+fn ways() -> &'static [Namespaces] {
+    match rustix::process::geteuid().is_root() {
+        true => &[Namespaces::WithoutUser, Namespaces::WithUser],
+        false => &[Namespaces::WithUser],
+    }
+}
+
+/// Starts a worker, in namespaces of its own if that can be.
+fn start(order: &Order) -> io::Result<WorkerProcess> {
+    let arguments = [c"belljar", WORKER_ARGUMENT];
+    let program =
+        Program { path: &order.program, arguments: &arguments, input: order.socket.as_fd() };
+    let mut no_namespaces = None;
+    for way in order.ways {
+        match spawn(&program, *way) {
+            Ok(pidfd) => {
+                let (namespaces, no_namespaces) = (*way, None);
+                return Ok(WorkerProcess { pidfd, namespaces, no_namespaces, ended: None });
+            }
+            Err(err) => no_namespaces = Some(err.to_string()),
+        }
+    }
+    let pidfd = spawn(&program, Namespaces::None)?;
+    Ok(WorkerProcess { pidfd, namespaces: Namespaces::None, no_namespaces, ended: None })
+}
+
 /// What a worker does first, while it has one thread: dies with its supervisor, closes whatever it
 /// has inherited, and takes its socket from standard input.
 pub(crate) fn enter_worker() -> io::Result<OwnedFd> {
     let parent = rustix::process::getppid();
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    // The supervisor may have ended before the line above.
+    die_with_supervisor()?;
+    // The supervisor may have ended before the line above. From within a PID namespace it cannot be
+    // seen, but then the socket says so.
     if rustix::process::getppid() != parent {
         return Err(io::Error::other("the supervisor has ended"));
     }
+    unblock_signals();
     close_inherited()?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let kind = rustix::net::sockopt::socket_type(&socket)?;
@@ -142,6 +223,12 @@ pub(crate) fn enter_worker() -> io::Result<OwnedFd> {
         return Err(io::Error::other("a worker is started by belljar, not by hand"));
     }
     Ok(socket)
+}
+
+/// Has the kernel end this process when its supervisor ends. Changing the user or its rights takes
+/// that back.
+pub(super) fn die_with_supervisor() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
 /// Closes every descriptor but the three standard ones. A program that embeds the host, or the

@@ -14,9 +14,8 @@ pub(crate) enum Role {
     Run,
 }
 
-#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for people who ask"))]
 impl Role {
-    #[cfg(test)]
+    #[cfg(any(test, feature = "test-hooks"))]
     pub(crate) const ALL: [Role; 3] = [Role::Compile, Role::Prepare, Role::Run];
 
     pub(crate) fn name(self) -> &'static str {

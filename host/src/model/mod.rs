@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use belljar_abi::{Description, InputShape, Reply, decode_reply, encode_tensors};
 
+use crate::confine::layers::Confinement;
+use crate::confine::role::Role;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::host::Host;
 use crate::policy::Policy;
@@ -73,6 +75,7 @@ pub struct Model {
 impl Model {
     pub(crate) fn load(host: &Host, bytes: ModelBytes, policy: &Policy) -> Result<Model, Error> {
         let label = bytes.label().to_owned();
+        host.inner.check(policy).map_err(|kind| Error::for_model(&label, kind))?;
         let named = |kind: ErrorKind| Error::for_model(&label, kind);
         let found = bytes.digest();
         if let Some(pinned) = policy.model.sha256.map(Digest::from)
@@ -259,8 +262,8 @@ fn payload<N: AsRef<str>>(inputs: &[(N, Tensor)]) -> Payload {
 
 /// Lists the kernels of a sandbox without a model.
 pub(crate) fn kernels(host: &Host) -> Result<String, Error> {
-    let policy = Policy::default();
-    let mut sandbox = host.inner.sandbox(&policy).map_err(Error::new)?;
+    let policy = Policy { confinement: Confinement::BestEffort, ..Policy::default() };
+    let mut sandbox = host.inner.sandbox(&policy, Role::Prepare).map_err(Error::new)?;
     let limit = CallLimit { time: policy.limits.prepare_time, key: TimeKey::Prepare };
     let answer = sandbox
         .call(Call::Kernels, Payload::Empty, limit)

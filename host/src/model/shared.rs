@@ -7,6 +7,7 @@ use std::time::Instant;
 use belljar_abi::{Description, GuestErrorCode, InputShape, Reply, decode_reply, encode_shapes};
 
 use super::contract::{Bound, Contract};
+use crate::confine::role::Role;
 use crate::error::{ErrorKind, Phase};
 use crate::host::{Event, Inner};
 use crate::policy::Policy;
@@ -83,6 +84,7 @@ impl Shared {
         for line in sandbox.take_log() {
             (self.host.listener)(Event::Log { model: self.label.clone(), line });
         }
+        self.host.tell_missing(sandbox.take_missing());
         answer.map_err(|failure| ErrorKind::from_failure(failure, phase))
     }
 
@@ -134,7 +136,7 @@ impl Shared {
 
     /// A sandbox that has decoded the model.
     fn loaded_sandbox(&self) -> Result<Box<dyn Sandbox>, ErrorKind> {
-        let mut sandbox = self.host.sandbox(&self.policy)?;
+        let mut sandbox = self.host.sandbox(&self.policy, Role::Prepare)?;
         let payload = Payload::Sealed(Arc::clone(self.bytes.sealed()));
         let answer = self.call(&mut *sandbox, Call::Load, payload, Phase::Prepare)?;
         match reply(&answer, Phase::Prepare)? {
@@ -162,11 +164,19 @@ impl Shared {
                 self.share(shapes, Arc::clone(image));
             }),
         };
-        if let Some(image) = image {
-            let mut sandbox = self.host.sandbox(&self.policy)?;
-            self.call(&mut *sandbox, Call::Adopt, Payload::Image(image), Phase::Prepare)?;
-            return Ok(sandbox);
-        }
+        // It gets ready while another one prepares the model.
+        let mut sandbox = self.host.sandbox(&self.policy, Role::Run)?;
+        let image = match image {
+            Some(image) => image,
+            None => self.prepared_image(shapes)?,
+        };
+        self.call(&mut *sandbox, Call::Adopt, Payload::Image(image), Phase::Prepare)?;
+        Ok(sandbox)
+    }
+
+    /// Has the model prepared for these shapes, in a sandbox that sees nothing else and ends with
+    /// it; keeps what others start from.
+    fn prepared_image(&self, shapes: &[InputShape]) -> Result<Arc<Image>, ErrorKind> {
         let loaded = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).loaded.take();
         let mut sandbox = match loaded {
             Some(sandbox) => sandbox,
@@ -178,14 +188,13 @@ impl Shared {
             Reply::Ok => {}
             _ => return Err(unexpected()),
         }
-        if let Some(image) = answer.image {
-            if let Some(store) = self.host.store() {
-                let key = self.image_key(shapes);
-                store.keep_image(&key, &self.label, &image, self.max_images());
-            }
-            self.share(shapes, image);
+        let image = answer.image.ok_or_else(unexpected)?;
+        if let Some(store) = self.host.store() {
+            let key = self.image_key(shapes);
+            store.keep_image(&key, &self.label, &image, self.max_images());
         }
-        Ok(sandbox)
+        self.share(shapes, Arc::clone(&image));
+        Ok(image)
     }
 
     pub(super) fn put_back(&self, shapes: Vec<InputShape>, sandbox: Box<dyn Sandbox>) {

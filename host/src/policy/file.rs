@@ -14,10 +14,11 @@ use super::limits::{Quantity, within};
 use super::text::{line_and_column, list, nearest, quote, shown, snippet};
 use super::units::{DURATION_HINT, SIZE_HINT, UnitError, parse_duration, parse_size};
 use super::{
-    Bounds, Compute, FORMAT_VERSION, Kernels, Limits, ModelPin, Policy, PolicyError, bounds,
+    Bounds, Compute, Confinement, FORMAT_VERSION, Kernels, Limits, ModelPin, Policy, PolicyError,
+    bounds,
 };
 
-const TOP: &[&str] = &["version", "model", "limits", "compute"];
+const TOP: &[&str] = &["version", "confinement", "model", "limits", "compute"];
 const MODEL: &[&str] = &["sha256"];
 const LIMITS: &[&str] = &[
     "memory",
@@ -67,6 +68,7 @@ impl File<'_> {
         for (key, span, value) in in_order(document) {
             match key {
                 "version" => {}
+                "confinement" => policy.confinement = self.confinement(value)?,
                 "model" => self.model(self.table("model", &span, value)?, &mut policy.model)?,
                 "limits" => self.limits(self.table("limits", &span, value)?, &mut policy.limits)?,
                 "compute" => {
@@ -105,6 +107,21 @@ impl File<'_> {
         }
         let shown = self.source_of(value);
         error(value.span().start, format!("policy version {shown} is not understood"))
+    }
+
+    fn confinement(&self, value: &Value<'_>) -> Result<Confinement, PolicyError> {
+        match value.get_ref().as_str() {
+            Some("strict") => Ok(Confinement::Strict),
+            Some("best-effort") => Ok(Confinement::BestEffort),
+            found => {
+                let why = match found {
+                    Some(_) => "not one of the two there are".to_owned(),
+                    None => format!("{}, not a text", kind(value)),
+                };
+                let hint = "write \"strict\" or \"best-effort\"".to_owned();
+                Err(self.value("confinement", value, why, hint))
+            }
+        }
     }
 
     fn model(&self, table: &DeTable<'_>, model: &mut ModelPin) -> Result<(), PolicyError> {

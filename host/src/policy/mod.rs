@@ -20,6 +20,7 @@ pub mod units;
 #[cfg(test)]
 mod tests;
 
+pub use crate::confine::layers::Confinement;
 pub use error::PolicyError;
 pub use limits::{Bounds, Limits, bounds};
 pub use source::{LoadedPolicy, MAX_POLICY_SIZE, Source};
@@ -37,6 +38,8 @@ pub struct Policy {
     pub limits: Limits,
     /// How it is computed.
     pub compute: Compute,
+    /// How much of the confinement of its worker processes must be there.
+    pub confinement: Confinement,
 }
 
 /// Which model a policy is for.

@@ -16,15 +16,14 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Engine, Module};
 
+use super::compile::{Compiler, MAX_CODE};
 use super::engine::{Engines, Variant};
-use super::guest::{CODE, GuestInfo};
+use super::guest::GuestInfo;
 use super::private::{PrivateError, PrivateFolder, secret};
 use super::sealed_file::{self, About, Keys, Kind, SealedFile};
+use crate::confine::layers::MissingLayer;
 use crate::confine::memory::{SealedBytes, SealedWriter};
 use crate::trust::Digest;
-
-/// Largest file of compiled code that is read. The guest's code is a tenth of this.
-const MAX_CODE: u64 = 512 << 20;
 
 /// Why the guest's native code could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +35,7 @@ pub enum CodeCacheError {
     Private(#[from] PrivateError),
     /// Memory for the code could not be had.
     #[error("the compiled code cannot be held in memory: {0}")]
-    Memory(#[source] io::Error),
+    Memory(#[from] io::Error),
     /// The code is not there, and compiling it here is not allowed.
     #[error("{path}: {why}, and this host may not compile it; run `belljar warm` first")]
     NotCompiled {
@@ -45,6 +44,9 @@ pub enum CodeCacheError {
         /// Why it is not used.
         why: String,
     },
+    /// A layer of the confinement of the worker that compiles it could not be put on.
+    #[error("a protection is missing where the guest is compiled: {0}")]
+    Unprotected(MissingLayer),
     /// Compiling, or loading what was compiled, failed.
     #[error("the guest could not be compiled: {0}")]
     Compiler(String),
@@ -82,7 +84,8 @@ type Listener = Arc<dyn Fn(CodeNotice) + Send + Sync>;
 pub(crate) struct CodeCache {
     code: PathBuf,
     state: PathBuf,
-    may_compile: bool,
+    /// What compiles the guest, if that is allowed.
+    compiler: Option<Compiler>,
     listener: Listener,
 }
 
@@ -96,10 +99,10 @@ impl CodeCache {
     pub(crate) fn new(
         cache: &Path,
         state: &Path,
-        may_compile: bool,
+        compiler: Option<Compiler>,
         listener: Listener,
     ) -> CodeCache {
-        CodeCache { code: cache.join("code"), state: state.to_owned(), may_compile, listener }
+        CodeCache { code: cache.join("code"), state: state.to_owned(), compiler, listener }
     }
 
     /// Where the code is.
@@ -125,25 +128,19 @@ impl CodeCache {
                 }
             },
         };
-        if !self.may_compile {
+        let Some(compiler) = &self.compiler else {
             return Err(CodeCacheError::NotCompiled { path, why });
-        }
+        };
         (self.listener)(CodeNotice::Compiling { variant: variant.name() });
-        let compiled = engine.precompile_module(CODE).map_err(CodeCacheError::compiler);
+        let compiled = compiler.compile(variant);
         (self.listener)(CodeNotice::Compiled);
-        let compiled = compiled?;
+        let sealed = compiled?;
         folder.write_file(&name, |file| {
             let about = About::default();
-            sealed_file::write(file, &keys, &name, &about, compiled.len() as u64, |at, part| {
-                let from = usize::try_from(at).ok().and_then(|at| compiled.get(at..));
-                let from = from.and_then(|rest| rest.get(..part.len()));
-                part.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
-                Ok(())
-            })
+            let read = |at, part: &mut [u8]| sealed.read_at(part, at);
+            sealed_file::write(file, &keys, &name, &about, sealed.len(), read)
         })?;
-        let mut writer = SealedWriter::new("belljar-code").map_err(CodeCacheError::Memory)?;
-        writer.write(&compiled).map_err(CodeCacheError::Memory)?;
-        Ok(VerifiedCode { sealed: writer.seal().map_err(CodeCacheError::Memory)? })
+        Ok(VerifiedCode { sealed })
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::confine::layers::MissingLayer;
+
 /// A limit that was hit. The message names the key of the policy that sets it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
@@ -88,6 +90,9 @@ pub(crate) enum Failure {
     /// The worker process ended.
     #[error("the worker process ended: {0}")]
     Worker(String),
+    /// A layer of the worker's confinement could not be put on.
+    #[error("{0}")]
+    Unprotected(MissingLayer),
     /// The host could not do its part.
     #[error("{0}")]
     Host(String),

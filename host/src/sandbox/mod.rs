@@ -4,7 +4,10 @@
 //! same way: a [`Call`] with a [`Payload`] and a time limit, answered by the guest's message as
 //! untrusted bytes, or by a [`Failure`] after which the sandbox is thrown away.
 
+#[cfg(feature = "test-hooks")]
+pub(crate) mod attack;
 mod code_cache;
+mod compile;
 mod engine;
 mod failure;
 mod guest;
@@ -31,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 pub use code_cache::CodeCacheError;
 pub(crate) use code_cache::{CodeCache, CodeNotice, VerifiedCode};
+pub(crate) use compile::Compiler;
 pub(crate) use engine::{Engines, Variant};
 pub(crate) use failure::Failure;
 pub use failure::Limit;
@@ -44,15 +48,10 @@ pub(crate) use serve::serve;
 pub use slot::ResetMethod;
 pub use stored::{StoredKind, StoredModel};
 pub(crate) use thread::ThreadSandbox;
-pub(crate) use worker::{Worker, WorkerSandbox};
+pub(crate) use worker::{Job, Worker, WorkerSandbox};
 
+use crate::confine::layers::MissingLayer;
 use crate::confine::memory::SealedBytes;
-
-/// What is compiled.
-#[cfg(test)]
-pub(crate) fn guest_code() -> &'static [u8] {
-    guest::CODE
-}
 
 /// One of the guest's exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +123,11 @@ pub(crate) trait Sandbox: Send {
 
     /// The lines that the guest logged since the last time, for a person to read.
     fn take_log(&mut self) -> Vec<String>;
+
+    /// Layers around it that are missing, as far as that was not told before.
+    fn take_missing(&mut self) -> Vec<MissingLayer> {
+        Vec::new()
+    }
 }
 
 /// How long a call may take, and under which name that is known in a policy.

@@ -10,30 +10,44 @@ use wasmtime::{Engine, Module};
 use super::code_cache::VerifiedCode;
 use super::engine::{Engines, Variant};
 use super::failure::Failure;
+use super::guest::GuestInfo;
 use super::image::Image;
 use super::instance::Template;
 use super::limits::SandboxLimits;
 use super::machine::Machine;
 use super::thread::HOST_STACK;
-use super::written::pagemap;
-use super::{Call, Cost, Payload};
+use super::{Call, Cost, Payload, compile, written};
 use crate::confine::channel::{Channel, Received};
-use crate::confine::heap;
-#[cfg(feature = "test-hooks")]
-use crate::confine::hooks;
+use crate::confine::layers::MissingLayer;
 use crate::confine::memory::{SealedBytes, SharedBuffer};
-use crate::confine::role::Role;
-#[cfg(not(feature = "test-hooks"))]
-use crate::confine::seccomp;
+use crate::confine::setup::{Plan, confine};
+#[cfg(feature = "test-hooks")]
+use crate::confine::spoil::Spoilt;
 
-/// The first message to a worker; it comes with the code and the shared buffer.
+/// The first message to a worker.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Setup {
+    pub(super) plan: Plan,
     pub(super) variant: Variant,
-    pub(super) limits: SandboxLimits,
-    #[cfg(feature = "test-hooks")]
-    pub(super) hooks: hooks::Hooks,
+    /// Digest of the guest that the supervisor has: another program's worker has another one.
+    pub(super) guest: String,
+    pub(super) work: Work,
 }
+
+/// What a worker is to do.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Work {
+    /// Compile the guest, and end.
+    Compile,
+    /// Be a sandbox. The code and the shared buffer come with the message.
+    Sandbox(SandboxLimits),
+    /// Do what an attacker would who has taken over a worker of this role.
+    #[cfg(feature = "test-hooks")]
+    Breach(crate::confine::breach::Attempt),
+}
+
+/// The answer to it: the layers that are missing, or the one without which it must not go on.
+pub(super) type Ready = Result<Vec<MissingLayer>, MissingLayer>;
 
 /// Every later message to a worker.
 #[derive(Serialize, Deserialize)]
@@ -74,69 +88,80 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
     let Received::Message(setup, descriptors) = channel.receive::<Setup>(None)? else {
         return Ok(());
     };
+    if setup.guest != GuestInfo::embedded().sha256 {
+        return Err(io::Error::other("the worker is another build than its supervisor"));
+    }
+    let limits = match setup.work {
+        Work::Compile => {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            return match be_confined(&mut channel, &setup.plan)? {
+                true => compile::compile(&mut channel, setup.variant, processors),
+                false => Ok(()),
+            };
+        }
+        Work::Sandbox(limits) => limits,
+        #[cfg(feature = "test-hooks")]
+        Work::Breach(attempt) => {
+            return match be_confined(&mut channel, &setup.plan)? {
+                true => channel.send(&attempt.make(), &[]),
+                false => Ok(()),
+            };
+        }
+    };
     let [code, shared] = <[OwnedFd; 2]>::try_from(descriptors)
         .map_err(|_| io::Error::other("the set-up comes with two descriptors"))?;
     let code = VerifiedCode::adopt(SealedBytes::adopt(code)?);
     let shared = SharedBuffer::adopt(shared)?;
-    #[cfg(feature = "test-hooks")]
-    setup.hooks.arm();
-    let ready = get_ready(&setup, &code);
+    // The last memory of this process that becomes executable.
+    let loaded = load(&code, setup.variant, limits);
     drop(code);
-    let stack = usize::try_from(setup.limits.stack + HOST_STACK).map_err(io::Error::other)?;
+    if !be_confined(&mut channel, &setup.plan)? {
+        return Ok(());
+    }
+    let stack = usize::try_from(limits.stack + HOST_STACK).map_err(io::Error::other)?;
     std::thread::Builder::new()
         .name("belljar-sandbox".into())
         .stack_size(stack)
-        .spawn(move || work(channel, ready, &shared))?
+        .spawn(move || work(channel, loaded, limits, &shared))?
         .join()
         .map_err(|_| io::Error::other("the worker panicked"))?
 }
 
-/// What a sandbox is made of, once the process is confined.
-struct Ready {
-    engine: Engine,
-    module: Module,
+fn load(
+    code: &VerifiedCode,
+    variant: Variant,
     limits: SandboxLimits,
-}
-
-/// Loads the code, which makes executable memory, and then confines the process, which forbids it.
-/// Whoever cannot be confined gets no model.
-fn get_ready(setup: &Setup, code: &VerifiedCode) -> Result<Ready, Failure> {
+) -> Result<(Engine, Module), Failure> {
     let host = |err: &dyn std::fmt::Display| Failure::Host(err.to_string());
-    let engine =
-        Engines::new_engine(setup.variant, setup.limits.stack).map_err(|err| host(&err))?;
+    let engine = Engines::new_engine(variant, limits.stack).map_err(|err| host(&err))?;
     let module = code.load(&engine).map_err(|err| host(&err))?;
-    confine(Role::Prepare)
-        .map_err(|err| Failure::Host(format!("the worker could not be confined: {err}")))?;
-    Ok(Ready { engine, module, limits: setup.limits })
+    Ok((engine, module))
 }
 
-/// Gives up what the role does not need.
-fn confine(role: Role) -> io::Result<()> {
-    heap::keep_one();
-    // Without it memory is made pristine in another way.
-    let _ = pagemap();
-    rustix::thread::set_no_new_privs(true)?;
+/// Puts on the confinement and tells the supervisor. Answers whether to go on.
+fn be_confined(channel: &mut Channel, plan: &Plan) -> io::Result<bool> {
+    // Afterwards no file can be opened. Without this one memory is made pristine in another way.
+    let _ = written::pagemap();
+    let ready: Ready = confine(plan);
+    channel.send(&ready, &[])?;
     #[cfg(feature = "test-hooks")]
-    return hooks::install(role);
-    #[cfg(not(feature = "test-hooks"))]
-    seccomp::install(role)
+    plan.spoilt.iter().for_each(Spoilt::go_on);
+    Ok(ready.is_ok())
 }
 
 fn work(
     mut channel: Channel,
-    ready: Result<Ready, Failure>,
+    loaded: Result<(Engine, Module), Failure>,
+    limits: SandboxLimits,
     shared: &SharedBuffer,
 ) -> io::Result<()> {
-    let mut machine = ready.and_then(|ready| {
-        Ok(Machine::new(Template::new(&ready.engine, &ready.module, ready.limits)?))
-    });
+    let mut machine = loaded
+        .and_then(|(engine, module)| Ok(Machine::new(Template::new(&engine, &module, limits)?)));
     loop {
         let (order, descriptors) = match channel.receive::<Order>(None)? {
             Received::Message(order, descriptors) => (order, descriptors),
             Received::Closed | Received::TimedOut => return Ok(()),
         };
-        #[cfg(feature = "test-hooks")]
-        hooks::fail();
         let prepares = order.call == Call::Prepare;
         let mut outcome = match &mut machine {
             Ok(machine) => {

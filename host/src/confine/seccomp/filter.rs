@@ -24,7 +24,7 @@ pub(crate) fn install(role: Role) -> io::Result<()> {
 }
 
 /// As [`install`], less one of the role's rules.
-#[cfg(any(test, feature = "test-hooks"))]
+#[cfg(feature = "test-hooks")]
 pub(crate) fn install_without(role: Role, without: usize) -> io::Result<()> {
     let rules = rules::of(role).enumerate().filter(|(at, _)| *at != without);
     install_rules(rules.map(|(_, rule)| rule))

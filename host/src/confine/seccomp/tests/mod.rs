@@ -1,7 +1,6 @@
 //! Filters held against attacks, in processes that live for one of them.
 
 mod attacks;
-mod compile;
 mod numbers;
 mod programs;
 

@@ -1,0 +1,67 @@
+//! Giving up whatever rights the user who started Belljar has, for good.
+
+use std::io;
+
+use rustix::process::{Gid, Uid};
+use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
+
+use super::namespaces::NOBODY;
+use super::spawn::Namespaces;
+
+/// Users beyond those that anybody is given: each worker of root is one of its own, so that it can
+/// do nothing to another.
+const FIRST_USER: u32 = 1_887_000_000;
+
+/// Stops being the real root. In a user namespace uid 0 is somebody else already.
+pub(super) fn leave_root(namespaces: Namespaces) -> io::Result<()> {
+    if namespaces == Namespaces::WithUser || !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    rustix::thread::set_thread_groups(&[])?;
+    // In a PID namespace every worker is 1, so the number of its socket tells them apart.
+    let socket = rustix::fs::fstat(rustix::stdio::stdin())?.st_ino;
+    let own = FIRST_USER + (socket % 100_000_000) as u32;
+    // Inside a container few users may exist.
+    become_user(own).or_else(|_| become_user(NOBODY))
+}
+
+fn become_user(id: u32) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    Ok(rustix::thread::set_thread_res_uid(uid, uid, uid)?)
+}
+
+/// Drops every capability, and every way to get one back.
+pub(super) fn drop_all() -> io::Result<()> {
+    for number in 0..u64::BITS {
+        let one = CapabilitySet::from_bits_retain(1 << number);
+        match rustix::thread::remove_capability_from_bounding_set(one) {
+            Ok(()) => {}
+            // Beyond the last that this kernel knows.
+            Err(rustix::io::Errno::INVAL) => break,
+            // Who has no right to drop them has none of them, and no-new-privs keeps it so.
+            Err(rustix::io::Errno::PERM) => break,
+            Err(err) => return Err(err.into()),
+        }
+    }
+    let locked = CapabilitiesSecureBits::NO_ROOT
+        | CapabilitiesSecureBits::NO_ROOT_LOCKED
+        | CapabilitiesSecureBits::NO_SETUID_FIXUP
+        | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
+        | CapabilitiesSecureBits::KEEP_CAPS_LOCKED
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
+    match rustix::thread::set_capabilities_secure_bits(locked) {
+        Ok(()) | Err(rustix::io::Errno::PERM) => {}
+        Err(err) => return Err(err.into()),
+    }
+    rustix::thread::clear_ambient_capability_set()?;
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    rustix::thread::set_capabilities(None, sets)?;
+    let left = rustix::thread::capabilities(None)?;
+    match left.effective.is_empty() && left.permitted.is_empty() {
+        true => Ok(()),
+        false => Err(io::Error::other("capabilities are left")),
+    }
+}

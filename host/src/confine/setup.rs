@@ -1,0 +1,183 @@
+//! What a worker does to itself before it gets a model: layer after layer, in an order in which
+//! none forbids what a later one needs.
+//!
+//! Namespaces come first, as an empty root takes rights that are given up next; seccomp comes last,
+//! as it forbids nearly everything that is done here. What a worker needs and could not open any
+//! more is opened before. It has one thread until the end: Landlock and capabilities are a
+//! thread's own.
+
+use std::io;
+
+use rustix::fs::{CWD, Dir, Mode, OFlags};
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use serde::{Deserialize, Serialize};
+
+use super::layers::{Confinement, Layer, MissingLayer};
+use super::process::die_with_supervisor;
+use super::role::Role;
+use super::spawn::Namespaces;
+#[cfg(feature = "test-hooks")]
+use super::spoil::Spoilt;
+use super::{heap, landlock, namespaces, privileges, seccomp};
+
+/// What a worker is to become; from its supervisor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) role: Role,
+    pub(crate) confinement: Confinement,
+    /// The namespaces it was started in.
+    pub(crate) namespaces: Namespaces,
+    /// Why it was started in none, if so.
+    pub(crate) no_namespaces: Option<String>,
+    pub(crate) limits: ProcessLimits,
+    /// The layers to put on: all of them, but in tests that look at single ones.
+    #[cfg(feature = "test-hooks")]
+    pub(crate) layers: Vec<Layer>,
+    /// What else is different about it, in tests.
+    #[cfg(feature = "test-hooks")]
+    pub(crate) spoilt: Option<Spoilt>,
+}
+
+impl Plan {
+    #[cfg(not(feature = "test-hooks"))]
+    fn wants(&self, _: Layer) -> bool {
+        true
+    }
+
+    #[cfg(feature = "test-hooks")]
+    fn wants(&self, layer: Layer) -> bool {
+        self.layers.contains(&layer)
+    }
+
+    #[cfg(not(feature = "test-hooks"))]
+    fn filter(&self) -> io::Result<()> {
+        seccomp::install(self.role)
+    }
+
+    #[cfg(feature = "test-hooks")]
+    fn filter(&self) -> io::Result<()> {
+        self.spoilt.as_ref().map_or_else(|| seccomp::install(self.role), Spoilt::install)
+    }
+}
+
+/// Limits of the kernel on a worker.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct ProcessLimits {
+    /// Private memory that it can write to, in bytes. Not the address space: WebAssembly reserves
+    /// much more of that than it uses.
+    pub(crate) data: u64,
+    /// Length of a memory file that it writes, in bytes.
+    pub(crate) file: u64,
+    /// Seconds of processor time, of all its threads together.
+    pub(crate) cpu: u64,
+    /// Threads, the first among them.
+    pub(crate) threads: u64,
+}
+
+/// Descriptors that a worker may have open at once.
+const DESCRIPTORS: u64 = 32;
+
+/// Puts on all layers, and answers those that are not there. After this the process can start
+/// threads of its role, and hardly anything else.
+///
+/// # Errors
+/// The layer that a strict worker lacks. It must end then.
+pub(crate) fn confine(plan: &Plan) -> Result<Vec<MissingLayer>, MissingLayer> {
+    heap::keep_one();
+    let mut missing = Vec::new();
+    let mut judge = |layer: Layer, result: io::Result<()>| match result {
+        Ok(()) => Ok(()),
+        Err(err) => {
+            let lacks = MissingLayer::new(layer, err);
+            if plan.confinement == Confinement::Strict && layer.required() {
+                return Err(lacks);
+            }
+            missing.push(lacks);
+            Ok(())
+        }
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc_self = rustix::fs::openat(CWD, "/proc/self", flags, Mode::empty())
+        .map_err(|err| MissingLayer::new(Layer::Privileges, format!("/proc/self: {err}")))?;
+    only_one_thread(&proc_self).map_err(|err| MissingLayer::new(Layer::Privileges, err))?;
+
+    if plan.wants(Layer::Namespaces) {
+        let inside = match (plan.namespaces, &plan.no_namespaces) {
+            (Namespaces::None, why) => {
+                Err(io::Error::other(why.clone().unwrap_or_else(|| "not asked for".into())))
+            }
+            _ => namespaces::empty_root(),
+        };
+        judge(Layer::Namespaces, inside)?;
+    }
+    if plan.wants(Layer::Privileges) {
+        // Which user it is does not matter to what has none of its own.
+        judge(Layer::Privileges, privileges::leave_root(plan.namespaces))?;
+    }
+    if plan.wants(Layer::Namespaces) && plan.namespaces != Namespaces::None {
+        judge(Layer::Namespaces, namespaces::own_users(&proc_self))?;
+    }
+    drop(proc_self);
+    if plan.wants(Layer::ResourceLimits) {
+        judge(Layer::ResourceLimits, limit_resources(plan))?;
+    }
+    if plan.wants(Layer::Privileges) {
+        judge(Layer::Privileges, privileges::drop_all())?;
+        let hidden = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+        judge(Layer::Privileges, hidden.map_err(io::Error::from))?;
+    }
+    judge(Layer::Privileges, die_with_supervisor())?;
+    // Landlock and seccomp ask for it too.
+    let none_new = rustix::thread::set_no_new_privs(true).map_err(io::Error::from);
+    judge(Layer::Privileges, none_new)?;
+    if plan.wants(Layer::Landlock) {
+        judge(Layer::Landlock, landlock::grant_nothing())?;
+    }
+    if plan.wants(Layer::Seccomp) {
+        judge(Layer::Seccomp, plan.filter())?;
+    }
+    Ok(missing)
+}
+
+fn only_one_thread(proc_self: &impl std::os::fd::AsFd) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let task = rustix::fs::openat(proc_self, "task", flags, Mode::empty())?;
+    let mut threads = 0;
+    for entry in Dir::new(task)? {
+        threads += usize::from(!entry?.file_name().to_bytes().starts_with(b"."));
+    }
+    match threads {
+        1 => Ok(()),
+        many => Err(io::Error::other(format!(
+            "the worker has {many} threads before it is confined; call \
+             `belljar::become_worker_if_asked` first thing in `main`"
+        ))),
+    }
+}
+
+fn limit_resources(plan: &Plan) -> io::Result<()> {
+    let limits = &plan.limits;
+    let mut all = vec![
+        (Resource::Data, limits.data),
+        (Resource::Fsize, limits.file),
+        (Resource::Cpu, limits.cpu),
+        (Resource::Nofile, DESCRIPTORS),
+        (Resource::Core, 0),
+        (Resource::Memlock, 0),
+        (Resource::Msgqueue, 0),
+        (Resource::Rtprio, 0),
+        (Resource::Nice, 0),
+    ];
+    // The kernel counts the processes of a user, in this namespace and on the whole machine. In a
+    // namespace of its own, or as a user of its own, that is this process.
+    if plan.namespaces != Namespaces::None {
+        all.push((Resource::Nproc, limits.threads));
+    }
+    for (resource, most) in all {
+        // What was lower stays so.
+        let before = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        let most = Some(most.min(before));
+        rustix::process::setrlimit(resource, Rlimit { current: most, maximum: most })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! Compiling the guest to native code, in a worker process that never sees a model, or in this one.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::code_cache::CodeCacheError;
+use super::engine::{Engines, Variant};
+use super::guest::{CODE, GuestInfo};
+use super::serve::{Ready, Setup, Work};
+use super::worker::Worker;
+use crate::confine::channel::{Channel, Received};
+use crate::confine::layers::{Confinement, MissingLayer};
+use crate::confine::memory::{SealedBytes, SealedWriter};
+use crate::confine::process::WorkerProgram;
+use crate::confine::role::Role;
+use crate::confine::setup::ProcessLimits;
+
+/// Longest that compiling may take. It takes some ten seconds on two processors.
+const LONGEST: Duration = Duration::from_secs(900);
+
+/// Memory that compiling may take, in bytes. It takes some hundreds of megabytes.
+const MEMORY: u64 = 4 << 30;
+
+/// Longest compiled code, in bytes. The guest's is a tenth of this.
+pub(super) const MAX_CODE: u64 = 512 << 20;
+
+/// Where the guest is compiled.
+pub(crate) enum Compiler {
+    /// In this process.
+    Here,
+    /// In a worker process of this program.
+    Worker(WorkerProgram, Confinement),
+}
+
+/// How the compile worker ends: with the code, which comes with the message, or with a reason.
+type Outcome = Result<(), String>;
+
+impl Compiler {
+    /// The guest's native code.
+    pub(super) fn compile(&self, variant: Variant) -> Result<SealedBytes, CodeCacheError> {
+        let (program, confinement) = match self {
+            Compiler::Here => {
+                let engine = Engines::new_engine(variant, 1 << 20);
+                let engine = engine.map_err(CodeCacheError::compiler)?;
+                let code = engine.precompile_module(CODE).map_err(CodeCacheError::compiler)?;
+                let mut writer = SealedWriter::new("belljar-code")?;
+                writer.write(&code)?;
+                return Ok(writer.seal()?);
+            }
+            Compiler::Worker(program, confinement) => (program, *confinement),
+        };
+        let failed = |why: &dyn std::fmt::Display| {
+            CodeCacheError::Compiler(format!("the worker that compiles it: {why}"))
+        };
+        let Worker { mut process, mut channel } =
+            Worker::spawn(program).map_err(|err| failed(&err))?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let limits = ProcessLimits {
+            data: MEMORY,
+            file: MAX_CODE,
+            cpu: LONGEST.as_secs() * processors as u64,
+            threads: processors as u64 + 2,
+        };
+        let plan = process.plan(Role::Compile, confinement, limits);
+        let guest = GuestInfo::embedded().sha256.to_owned();
+        let setup = Setup { plan, variant, guest, work: Work::Compile };
+        channel.send(&setup, &[]).map_err(|err| failed(&err))?;
+        let mut ended = |channel: &mut Channel| -> Result<SealedBytes, CodeCacheError> {
+            match channel.receive::<Ready>(Some(LONGEST))? {
+                Received::Message(Ok(_), _) => {}
+                Received::Message(Err(missing), _) => {
+                    return Err(CodeCacheError::Unprotected(missing));
+                }
+                Received::TimedOut => return Err(failed(&"it does not start")),
+                Received::Closed => return Err(failed(&process.kill())),
+            }
+            match channel.receive::<Outcome>(Some(LONGEST))? {
+                Received::Message(Ok(()), code) => {
+                    let code = code.into_iter().next();
+                    let code = code.ok_or_else(|| failed(&"it gave no code"))?;
+                    Ok(SealedBytes::take_over(code)?)
+                }
+                Received::Message(Err(why), _) => Err(CodeCacheError::Compiler(why)),
+                Received::TimedOut => Err(failed(&"it takes too long")),
+                Received::Closed => Err(failed(&process.kill())),
+            }
+        };
+        let code = ended(&mut channel)?;
+        match code.len() {
+            1..=MAX_CODE => Ok(code),
+            len => Err(failed(&format!("it gave {len} bytes of code"))),
+        }
+    }
+}
+
+/// The worker's part, after it was confined.
+pub(super) fn compile(
+    channel: &mut Channel,
+    variant: Variant,
+    processors: usize,
+) -> io::Result<()> {
+    let code = compiled(variant, processors);
+    let outcome: Outcome = code.as_ref().map(drop).map_err(Clone::clone);
+    channel.send(&outcome, code.as_ref().map(|code| code.as_fd()).ok().as_slice())
+}
+
+fn compiled(variant: Variant, processors: usize) -> Result<SealedBytes, String> {
+    // To find out how many there are would mean to open files.
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(processors).build_global();
+    threads.map_err(|err| err.to_string())?;
+    let engine = Engines::new_engine(variant, 1 << 20).map_err(|err| format!("{err:#}"))?;
+    let code = engine.precompile_module(what()).map_err(|err| format!("{err:#}"))?;
+    let sealed = || {
+        let mut writer = SealedWriter::new("belljar-code")?;
+        writer.write(&code)?;
+        writer.seal_for_handover()
+    };
+    sealed().map_err(|err: io::Error| err.to_string())
+}
+
+/// What a worker compiles: the guest, but in tests of what comes after it.
+fn what() -> &'static [u8] {
+    #[cfg(feature = "test-hooks")]
+    if crate::confine::spoil::is_quick() {
+        return b"\0asm\x01\0\0\0";
+    }
+    CODE
+}
+
+impl From<MissingLayer> for CodeCacheError {
+    fn from(missing: MissingLayer) -> CodeCacheError {
+        CodeCacheError::Unprotected(missing)
+    }
+}
