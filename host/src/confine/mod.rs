@@ -8,6 +8,7 @@
 #[cfg(feature = "test-hooks")]
 pub(crate) mod breach;
 pub(crate) mod channel;
+pub(crate) mod ended;
 mod heap;
 mod landlock;
 pub(crate) mod layers;

@@ -16,8 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
+use super::ended::WorkerEnd;
 use super::layers::Confinement;
 use super::role::Role;
 use super::setup::{Plan, ProcessLimits};
@@ -71,7 +73,8 @@ pub(crate) struct WorkerProcess {
     pidfd: OwnedFd,
     namespaces: Namespaces,
     no_namespaces: Option<String>,
-    ended: Option<String>,
+    /// How it came to its end, once that was waited for.
+    ended: Option<WorkerEnd>,
 }
 
 impl WorkerProcess {
@@ -119,28 +122,44 @@ impl WorkerProcess {
         }
     }
 
-    /// Ends the worker at once, and says how it ended.
-    pub(crate) fn kill(&mut self) -> String {
+    /// Ends the worker at once, and says how it ended. Already ended is as good as killed.
+    pub(crate) fn kill(&mut self) -> WorkerEnd {
         let pidfd = self.pidfd.as_fd();
         self.ended
             .get_or_insert_with(|| {
-                // Already ended is as good as killed.
                 let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
                 loop {
                     match rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
                         Err(rustix::io::Errno::INTR) => {}
-                        Err(err) => return format!("cannot tell how it ended: {err}"),
-                        Ok(None) => return "cannot tell how it ended".into(),
+                        Err(_) | Ok(None) => return WorkerEnd::Unknown,
                         Ok(Some(status)) => {
-                            let signal = status.terminating_signal();
-                            let by_signal = signal.map(|number| format!("signal: {number}"));
-                            let code = status.exit_status().unwrap_or_default();
-                            return by_signal.unwrap_or_else(|| format!("exit status: {code}"));
+                            let (signal, code) =
+                                (status.terminating_signal(), status.exit_status());
+                            return WorkerEnd::new(signal, code);
                         }
                     }
                 }
             })
             .clone()
+    }
+
+    /// How the worker came to its end, which has closed its channel. One that lives on all the same
+    /// is killed.
+    pub(crate) fn ended(&mut self) -> WorkerEnd {
+        // The kernel closes what a process had open somewhat before it lets others know its end.
+        const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let lives_on = loop {
+            match rustix::event::poll(&mut fds, Some(&MOMENT)) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => break false,
+                Ok(count) => break count == 0,
+            }
+        };
+        match (self.kill(), lives_on) {
+            (_, true) => WorkerEnd::HungUp,
+            (end, false) => end,
+        }
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    #[cfg(any(test, feature = "test-hooks"))]
+    #[cfg(feature = "test-hooks")]
     pub(crate) const ALL: [Role; 3] = [Role::Compile, Role::Prepare, Role::Run];
 
     pub(crate) fn name(self) -> &'static str {

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use super::engine::Variant;
 use super::guest::GuestInfo;
 use super::serve::{Ready, Setup, Work};
 use crate::confine::breach::{Attempt, Outcome};
 use crate::confine::channel::{Channel, Received};
+use crate::confine::ended::WorkerEnd;
 use crate::confine::layers::{Confinement, Layer};
 use crate::confine::process::{WorkerProcess, WorkerProgram};
 use crate::confine::role::Role;
@@ -39,17 +42,17 @@ pub(crate) fn attack(
         Received::Message(Ok(missing), _) if missing.is_empty() => {}
         Received::Message(Ok(missing), _) => return Err(format!("missing: {missing:?}")),
         Received::Message(Err(missing), _) => return Err(missing.to_string()),
-        Received::Closed => return Err(process.kill()),
+        Received::Closed | Received::Unread => return Err(process.ended().to_string()),
         Received::TimedOut => return Err("the worker does not get ready".into()),
     }
     match channel.receive::<Outcome>(Some(LONGEST)).map_err(text)? {
         Received::Message(Ok(()), _) => Ok(Ended::Allowed),
         Received::Message(Err(errno), _) => Ok(Ended::Refused(errno)),
-        Received::Closed => match process.kill() {
+        Received::Closed | Received::Unread => match process.ended() {
             // It has become a program that came to its end.
-            how if how == "exit status: 0" => Ok(Ended::Allowed),
-            how if how.contains("SIGSYS") || how == "signal: 31" => Ok(Ended::Killed),
-            how => Err(how),
+            WorkerEnd::Exit(0) => Ok(Ended::Allowed),
+            WorkerEnd::Signal(signal) if signal == Signal::SYS.as_raw() => Ok(Ended::Killed),
+            how => Err(how.to_string()),
         },
         Received::TimedOut => Err("the attempt does not end".into()),
     }

@@ -73,7 +73,9 @@ impl Compiler {
                     return Err(CodeCacheError::Unprotected(missing));
                 }
                 Received::TimedOut => return Err(failed(&"it does not start")),
-                Received::Closed => return Err(failed(&process.kill())),
+                Received::Closed | Received::Unread => {
+                    return Err(failed(&process.ended()));
+                }
             }
             match channel.receive::<Outcome>(Some(LONGEST))? {
                 Received::Message(Ok(()), code) => {
@@ -83,7 +85,7 @@ impl Compiler {
                 }
                 Received::Message(Err(why), _) => Err(CodeCacheError::Compiler(why)),
                 Received::TimedOut => Err(failed(&"it takes too long")),
-                Received::Closed => Err(failed(&process.kill())),
+                Received::Closed | Received::Unread => Err(failed(&process.ended())),
             }
         };
         let code = ended(&mut channel)?;

@@ -52,6 +52,9 @@ pub(super) type Ready = Result<Vec<MissingLayer>, MissingLayer>;
 /// Every later message to a worker.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Order {
+    /// Nobody can guess it before the order was read. The answer repeats it: so none can be taken
+    /// for the answer to another order.
+    pub(super) number: u64,
     pub(super) call: Call,
     pub(super) source: Source,
 }
@@ -71,6 +74,8 @@ pub(super) enum Source {
 /// A worker's answer.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Outcome {
+    /// The number of the order.
+    pub(super) number: u64,
     /// Length of the answer at the start of the shared buffer, and what it cost.
     pub(super) result: Result<(u64, Cost), Failure>,
     pub(super) log: Vec<String>,
@@ -160,15 +165,17 @@ fn work(
     loop {
         let (order, descriptors) = match channel.receive::<Order>(None)? {
             Received::Message(order, descriptors) => (order, descriptors),
-            Received::Closed | Received::TimedOut => return Ok(()),
+            Received::Closed | Received::Unread | Received::TimedOut => return Ok(()),
         };
-        let prepares = order.call == Call::Prepare;
+        let (number, prepares) = (order.number, order.call == Call::Prepare);
         let mut outcome = match &mut machine {
             Ok(machine) => {
                 let result = carry_out(machine, order, descriptors, shared);
-                Outcome { result, log: cut_log(machine.take_log()), image: false }
+                Outcome { number, result, log: cut_log(machine.take_log()), image: false }
             }
-            Err(failure) => Outcome { result: Err(failure.clone()), log: Vec::new(), image: false },
+            Err(failure) => {
+                Outcome { number, result: Err(failure.clone()), log: Vec::new(), image: false }
+            }
         };
         let image = machine.as_ref().ok().and_then(Machine::image).filter(|_| prepares);
         outcome.image = image.is_some();

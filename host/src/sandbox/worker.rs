@@ -2,24 +2,27 @@
 //! it has seen a model: what it answers is copied before it is looked at, and it is killed when it
 //! is late or talks nonsense.
 
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::code_cache::VerifiedCode;
 use super::engine::Variant;
-use super::failure::Failure;
+use super::failure::{Failure, WorkerLoss};
 use super::guest::GuestInfo;
 use super::image::Image;
 use super::limits::SandboxLimits;
 use super::serve::{Order, Outcome, Ready, Setup, Source, Work};
 use super::thread::HOST_STACK;
 use super::{Answer, Call, CallLimit, Payload, Sandbox};
-use crate::confine::channel::{Channel, Received};
+use crate::confine::channel::{Channel, Received, is_gone};
+use crate::confine::ended::WorkerEnd;
 use crate::confine::layers::{Confinement, MissingLayer};
 use crate::confine::memory::SharedBuffer;
 use crate::confine::process::{WorkerProcess, WorkerProgram};
 use crate::confine::role::Role;
 use crate::confine::setup::ProcessLimits;
-use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::time::Duration;
 
 /// Longest that a worker may take to be confined. It takes some milliseconds.
 const LONGEST_START: Duration = Duration::from_secs(30);
@@ -39,7 +42,7 @@ impl Worker {
     }
 }
 
-fn not_started(err: std::io::Error) -> Failure {
+fn not_started(err: io::Error) -> Failure {
     Failure::Host(format!("a worker process could not be started: {err}"))
 }
 
@@ -84,6 +87,10 @@ pub(crate) struct WorkerSandbox {
     process: WorkerProcess,
     channel: Channel,
     shared: SharedBuffer,
+    limits: SandboxLimits,
+    /// Orders that were carried out, and how many of them were runs.
+    orders: u64,
+    runs: u32,
     log: Vec<String>,
     /// Whether the worker has said that it is confined.
     ready: bool,
@@ -97,31 +104,46 @@ impl WorkerSandbox {
         code: &VerifiedCode,
         job: Job,
     ) -> Result<WorkerSandbox, Failure> {
-        let Worker { process, mut channel } = worker;
+        let Worker { mut process, mut channel } = worker;
         let Job { variant, limits, .. } = job;
         let shared = SharedBuffer::new(job.inputs.max(limits.answer)).map_err(not_started)?;
         let descriptors = [code.sealed().as_fd(), shared.as_fd()];
         let plan = process.plan(job.role, job.confinement, job.process_limits());
         let guest = GuestInfo::embedded().sha256.to_owned();
         let setup = Setup { plan, variant, guest, work: Work::Sandbox(limits) };
-        channel.send(&setup, &descriptors).map_err(not_started)?;
-        let (log, missing) = (Vec::new(), Vec::new());
-        Ok(WorkerSandbox { process, channel, shared, log, ready: false, missing })
+        channel.send(&setup, &descriptors).map_err(|err| {
+            if is_gone(&err) {
+                let end = process.ended();
+                return Failure::Lost(WorkerLoss { end, began: false, served: false });
+            }
+            not_started(err)
+        })?;
+        Ok(WorkerSandbox {
+            process,
+            channel,
+            shared,
+            limits,
+            orders: 0,
+            runs: 0,
+            log: Vec::new(),
+            ready: false,
+            missing: Vec::new(),
+        })
     }
 
     /// Waits until the worker is confined. Nothing of a model is sent before.
-    fn await_ready(&mut self) -> Result<(), Failure> {
+    fn await_ready(&mut self) -> Result<(), Unanswered> {
         if self.ready {
             return Ok(());
         }
-        let nonsense = |err: std::io::Error| Failure::Protocol(err.to_string());
-        match self.channel.receive::<Ready>(Some(LONGEST_START)).map_err(nonsense)? {
+        let ready = self.channel.receive::<Ready>(Some(LONGEST_START));
+        match ready.map_err(Unanswered::nonsense)? {
             Received::Message(Ok(missing), _) => self.missing = missing,
-            Received::Message(Err(missing), _) => return Err(Failure::Unprotected(missing)),
-            Received::TimedOut => {
-                return Err(Failure::Host("the worker process does not get ready".into()));
+            Received::Message(Err(missing), _) => {
+                return Err(Unanswered::Failed(Failure::Unprotected(missing)));
             }
-            Received::Closed => return Err(Failure::Worker(String::new())),
+            Received::TimedOut => return Err(Unanswered::nonsense("it does not get ready")),
+            Received::Closed | Received::Unread => return Err(Unanswered::Gone { began: false }),
         }
         self.ready = true;
         Ok(())
@@ -132,9 +154,11 @@ impl WorkerSandbox {
         call: Call,
         payload: &Payload,
         limit: CallLimit,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, Unanswered> {
         self.await_ready()?;
-        let host = |err: std::io::Error| Failure::Host(format!("the inputs cannot cross: {err}"));
+        let host = |err: io::Error| {
+            Unanswered::Failed(Failure::Host(format!("the inputs cannot cross: {err}")))
+        };
         let (source, sealed) = match payload {
             Payload::Empty => (Source::Empty, None),
             Payload::Bytes(bytes) => {
@@ -144,40 +168,100 @@ impl WorkerSandbox {
             Payload::Sealed(sealed) => (Source::Sealed, Some(sealed.as_fd())),
             Payload::Image(image) => (Source::Image, Some(image.bytes())),
         };
-        let nonsense = |err: std::io::Error| Failure::Protocol(err.to_string());
-        self.channel
-            .send(&Order { call, source }, sealed.as_slice())
-            .map_err(|err| Failure::Worker(err.to_string()))?;
-        let received = self.channel.receive(Some(limit.time)).map_err(nonsense)?;
+        let number = random_number().map_err(host)?;
+        self.channel.send(&Order { number, call, source }, sealed.as_slice()).map_err(|err| {
+            match err.kind() {
+                _ if is_gone(&err) => Unanswered::Gone { began: false },
+                io::ErrorKind::WouldBlock => Unanswered::nonsense("it does not read its orders"),
+                _ => host(err),
+            }
+        })?;
+        let received = self.channel.receive(Some(limit.time)).map_err(Unanswered::nonsense)?;
         let (outcome, descriptors): (Outcome, _) = match received {
             Received::Message(outcome, descriptors) => (outcome, descriptors),
-            Received::TimedOut => return Err(limit.exceeded()),
-            Received::Closed => return Err(Failure::Worker(String::new())),
+            Received::TimedOut => return Err(Unanswered::Failed(limit.exceeded())),
+            Received::Closed => return Err(Unanswered::Gone { began: true }),
+            Received::Unread => return Err(Unanswered::Gone { began: false }),
+        };
+        if outcome.number != number {
+            return Err(Unanswered::nonsense(
+                "it answered another order than the one it was given",
+            ));
+        }
+        let image = match (descriptors.len(), outcome.image && call == Call::Prepare) {
+            (0, false) if !outcome.image => None,
+            (1, true) => descriptors.into_iter().next(),
+            _ => {
+                return Err(Unanswered::nonsense(
+                    "what came with its answer does not belong there",
+                ));
+            }
         };
         self.log.extend(outcome.log);
-        let (len, cost) = outcome.result?;
-        if len > self.shared.len() {
-            return Err(Failure::Protocol("the answer is longer than its buffer".into()));
+        let (len, cost) = outcome.result.map_err(Unanswered::Failed)?;
+        if len > self.limits.answer.min(self.shared.len()) {
+            return Err(Unanswered::nonsense("its answer is longer than an answer can be"));
         }
         let mut message = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        self.shared.read_into(&mut message).map_err(nonsense)?;
-        // An image that cannot be taken over is one that others do not start from.
-        let image = descriptors.into_iter().next().filter(|_| outcome.image);
-        let image = image.and_then(|fd| Image::take_over(fd).ok()).map(Arc::new);
+        self.shared.read_into(&mut message).map_err(Unanswered::nonsense)?;
+        let image = image
+            .map(|fd| Image::take_over(fd, self.limits.memory).map(Arc::new))
+            .transpose()
+            .map_err(|err| Unanswered::nonsense(format!("its image is none: {err}")))?;
         Ok(Answer { message, cost, image })
     }
+
+    fn loss(&self, end: WorkerEnd, began: bool) -> WorkerLoss {
+        WorkerLoss { end, began, served: self.orders > 0 }
+    }
+}
+
+/// Why an order has no answer.
+enum Unanswered {
+    /// The worker said so, or is late, or something is wrong here.
+    Failed(Failure),
+    /// The worker has closed its channel.
+    Gone {
+        /// Whether it had read the order.
+        began: bool,
+    },
+    /// The worker does not keep to the rules.
+    Nonsense(String),
+}
+
+impl Unanswered {
+    fn nonsense(why: impl ToString) -> Unanswered {
+        Unanswered::Nonsense(why.to_string())
+    }
+}
+
+fn random_number() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 impl Sandbox for WorkerSandbox {
     fn call(&mut self, call: Call, payload: Payload, limit: CallLimit) -> Result<Answer, Failure> {
-        self.exchange(call, &payload, limit).map_err(|failure| {
-            // A worker that failed is never used again, and a late one must not go on computing.
-            let ended = self.process.kill();
-            match failure {
-                Failure::Worker(_) => Failure::Worker(ended),
-                other => other,
+        let answer = self.exchange(call, &payload, limit);
+        // A worker that failed is never used again, and a late one must not go on computing.
+        let (end, began) = match answer {
+            Ok(answer) => {
+                self.orders += 1;
+                self.runs = self.runs.saturating_add(u32::from(call == Call::Run));
+                return Ok(answer);
             }
-        })
+            Err(Unanswered::Failed(failure)) => {
+                self.process.kill();
+                return Err(failure);
+            }
+            Err(Unanswered::Nonsense(why)) => {
+                self.process.kill();
+                (WorkerEnd::Nonsense(why), true)
+            }
+            Err(Unanswered::Gone { began }) => (self.process.ended(), began),
+        };
+        Err(Failure::Lost(self.loss(end, began)))
     }
 
     fn take_log(&mut self) -> Vec<String> {
@@ -186,5 +270,25 @@ impl Sandbox for WorkerSandbox {
 
     fn take_missing(&mut self) -> Vec<MissingLayer> {
         std::mem::take(&mut self.missing)
+    }
+
+    fn loss_while_waiting(&mut self) -> Option<WorkerLoss> {
+        // One that has not done anything yet may still be on its way to begin.
+        if self.orders == 0 || !self.channel.has_news() {
+            return None;
+        }
+        let end = match self.channel.receive::<serde::de::IgnoredAny>(Some(Duration::ZERO)) {
+            Ok(Received::TimedOut) => return None,
+            Ok(Received::Closed | Received::Unread) => self.process.ended(),
+            Ok(Received::Message(..)) | Err(_) => {
+                self.process.kill();
+                WorkerEnd::Nonsense("it spoke without being asked".into())
+            }
+        };
+        Some(self.loss(end, false))
+    }
+
+    fn runs(&self) -> u32 {
+        self.runs
     }
 }
