@@ -22,5 +22,7 @@ pub(crate) mod role;
 pub(crate) mod seccomp;
 pub(crate) mod setup;
 mod spawn;
+#[cfg(feature = "test-hooks")]
+pub(crate) mod spoil;
 #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line asks"))]
 pub(crate) mod support;

@@ -123,6 +123,8 @@ impl WorkerProcess {
             limits,
             #[cfg(feature = "test-hooks")]
             layers: super::layers::Layer::ALL.to_vec(),
+            #[cfg(feature = "test-hooks")]
+            spoilt: super::spoil::Spoilt::from_environment(role),
         }
     }
 

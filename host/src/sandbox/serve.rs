@@ -21,6 +21,8 @@ use crate::confine::channel::{Channel, Received};
 use crate::confine::layers::MissingLayer;
 use crate::confine::memory::{SealedBytes, SharedBuffer};
 use crate::confine::setup::{Plan, confine};
+#[cfg(feature = "test-hooks")]
+use crate::confine::spoil::Spoilt;
 
 /// The first message to a worker.
 #[derive(Serialize, Deserialize)]
@@ -150,6 +152,8 @@ fn be_confined(channel: &mut Channel, plan: &Plan) -> io::Result<bool> {
     let _ = written::pagemap();
     let ready: Ready = confine(plan);
     channel.send(&ready, &[])?;
+    #[cfg(feature = "test-hooks")]
+    plan.spoilt.iter().for_each(Spoilt::go_on);
     Ok(ready.is_ok())
 }
 
