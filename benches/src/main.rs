@@ -19,6 +19,7 @@ mod report;
 mod sandboxes;
 mod verdict;
 mod warm;
+mod workers;
 
 use std::fs;
 use std::path::Path;
@@ -106,6 +107,11 @@ fn measure(options: &Options) -> Result<()> {
         if options.wants("memory") {
             report.tables.push(memory::table(options, &cases, &starters, &linear_memory)?);
         }
+    }
+    if options.wants("workers") {
+        let (start, crossing) = workers::tables(options, &cases)?;
+        report.verdicts.extend(verdict::of_workers(&start, &crossing));
+        report.tables.extend([start, crossing]);
     }
     if options.wants("first") {
         report.tables.push(cold::first(options, &cases)?);

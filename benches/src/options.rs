@@ -16,8 +16,17 @@ usage: belljar-bench --root DIR --belljar FILE --tract FILE --python FILE [--nod
 `cargo xtask bench` gives the paths.";
 
 /// The tables there are, in their order.
-pub(crate) const TABLES: [&str; 8] =
-    ["run", "run-two-threads", "rate", "cold", "first", "memory", "sandboxes", "targets"];
+pub(crate) const TABLES: [&str; 9] = [
+    "run",
+    "run-two-threads",
+    "rate",
+    "cold",
+    "workers",
+    "first",
+    "memory",
+    "sandboxes",
+    "targets",
+];
 
 /// What to do.
 pub(crate) struct Options {

@@ -122,11 +122,11 @@ pub(crate) fn look(
 ) -> Result<()> {
     let cases = inputs::cases(root, &[MODEL.to_owned()])?;
     let case: &Case = cases.first().context("there is no model")?;
-    let isolation = match wanted.processes {
-        true => Isolation::Process,
-        false => Isolation::Thread,
+    let way = match wanted.processes {
+        true => Way::default(),
+        false => Way::on_a_thread(),
     };
-    let way = Way { isolation, idle: wanted.count, ..Way::default() };
+    let way = Way { idle: wanted.count, ..way };
     let mut peer = Belljar::new("Belljar", way, belljar, &Folders::of(root))?;
     peer.load(case)?;
     case.check("Belljar", &peer.outputs()?)?;

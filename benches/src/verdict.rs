@@ -89,6 +89,26 @@ pub(crate) fn verdicts(run: &Table, around: &Table) -> Vec<Verdict> {
     found
 }
 
+/// Judges what the tables about workers say.
+pub(crate) fn of_workers(start: &Table, crossing: &Table) -> Vec<Verdict> {
+    let judge = |target: &str, model: &str, found: f64, bound: f64, unit| {
+        let (target, model) = (target.to_owned(), model.to_owned());
+        Verdict { target, model, found, bound, at_least: false, unit }
+    };
+    let ready = start.rows.iter().map(|(row, _)| {
+        judge("a worker ready in 15 ms", row, start.median(row, "Belljar"), 15.0, "ms")
+    });
+    let small = crossing.rows.iter().min_by(|(a, _), (b, _)| {
+        let of = |row: &str| crossing.median(row, "Belljar");
+        of(a).total_cmp(&of(b))
+    });
+    let added = small.map(|(row, _)| {
+        let added = crossing.median(row, "added by the worker");
+        judge("at most 50 µs added to a small request", row, added, 50.0, "µs")
+    });
+    ready.chain(added).collect()
+}
+
 /// The ratios that stand for a whole run, over the models that are not small.
 pub(crate) fn means(run: &Table) -> Vec<(String, f64)> {
     let pairs = [("Belljar", "onnxruntime"), ("Belljar", "tract"), ("onnxruntime-web", "Belljar")];

@@ -1,7 +1,7 @@
 //! Runs of a loaded model, on one thread and on two, and what the sandbox around each costs.
 
 use anyhow::Result;
-use belljar::{Isolation, Policy};
+use belljar::Policy;
 
 use crate::MIB;
 use crate::inputs::Case;
@@ -36,7 +36,7 @@ pub(crate) struct Warm {
 /// Belljar in its ways, and the others.
 pub(crate) fn peers(options: &Options, programs: &[Program]) -> Result<Vec<Box<dyn Peer>>> {
     let folders = Folders::of(&options.root);
-    let thread = Way { isolation: Isolation::Thread, ..Way::default() };
+    let thread = Way::on_a_thread();
     let deterministic =
         Way { policy: "version = 1\n[compute]\ndeterministic = true\n", ..Way::default() };
     let belljar = |name, way| Belljar::new(name, way, &options.belljar, &folders);

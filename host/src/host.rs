@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::confine::layers::{Confinement, Layer, MissingLayer};
 use crate::confine::process::{WorkerProgram, asked_to_be_worker, enter_worker};
 use crate::confine::role::Role;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Phase};
 use crate::model::{IdleWatch, Model};
 use crate::places::{default_folder, default_store_size};
 use crate::policy::Policy;
@@ -493,6 +493,17 @@ impl Host {
     /// When the state folder cannot be written to, or is open to others.
     pub fn release(&self, model: Digest) -> Result<bool, Error> {
         self.inner.supervision.release(model).map_err(Error::new)
+    }
+
+    /// How long it takes until a sandbox that will run models is there, confined, and has its code:
+    /// for benchmarks.
+    #[doc(hidden)]
+    pub fn time_to_ready(&self, policy: &Policy) -> Result<Duration, Error> {
+        let start = std::time::Instant::now();
+        let mut sandbox = self.inner.sandbox(policy, Role::Run).map_err(Error::new)?;
+        let failed = |failure| ErrorKind::from_failure(failure, Phase::Prepare);
+        sandbox.await_ready().map_err(|failure| Error::new(failed(failure)))?;
+        Ok(start.elapsed())
     }
 
     /// The kernels that the guest's registries hold, one a line: for tests.

@@ -33,6 +33,14 @@ pub(crate) struct Way<'a> {
     pub(crate) idle: usize,
 }
 
+impl Way<'_> {
+    /// On a thread, which is never strict.
+    pub(crate) fn on_a_thread() -> Self {
+        let policy = "version = 1\nconfinement = \"best-effort\"\n";
+        Way { isolation: Isolation::Thread, policy, ..Way::default() }
+    }
+}
+
 impl Default for Way<'_> {
     fn default() -> Self {
         Way { isolation: Isolation::Process, policy: "version = 1", idle: 1 }
@@ -91,6 +99,11 @@ impl Belljar {
     /// Compiles whatever is missing, so that no start counts it.
     pub(crate) fn warm(&self) -> Result<()> {
         self.host.warm().context("compiling the guest")
+    }
+
+    /// Starts one more sandbox, without a model, and says how long that took.
+    pub(crate) fn start(&self) -> Result<Duration> {
+        Ok(self.host.time_to_ready(&self.policy)?)
     }
 
     /// Has so many sandboxes, each of which has served a request.

@@ -210,7 +210,25 @@ impl SharedBuffer {
         self.len
     }
 
-    /// Copies the first bytes out; the copy is the only thing to look at.
+    /// Copies the first `len` bytes out, at most as many as there are; the copy is the only thing to
+    /// look at.
+    pub(crate) fn read(&self, len: u64) -> io::Result<Vec<u8>> {
+        let len = usize::try_from(len.min(self.len)).map_err(io::Error::other)?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len)?;
+        while bytes.len() < len {
+            let at = bytes.len() as u64;
+            match rustix::io::pread(&self.fd, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(err) => return Err(err.into()),
+            }
+        }
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
+    /// As [`SharedBuffer::read`], into a place that is there already and not longer than the buffer.
     pub(crate) fn read_into(&self, buffer: &mut [u8]) -> io::Result<()> {
         read_exact_at(self.fd.as_fd(), buffer, 0)
     }
@@ -293,5 +311,7 @@ mod tests {
         assert!(rustix::fs::ftruncate(&buffer, 0).is_err());
         buffer.write(&[1; 64]).unwrap();
         assert!(buffer.read_into(&mut [0; 65]).is_err());
+        assert_eq!(buffer.read(3).unwrap(), [1; 3]);
+        assert_eq!(buffer.read(65).unwrap(), [1; 64]);
     }
 }

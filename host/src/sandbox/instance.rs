@@ -221,6 +221,10 @@ impl Instance {
                 memory.copy_from_slice(bytes);
                 Ok(())
             })?),
+            // Straight from one memory into the other.
+            Payload::Shared(buffer, len) => {
+                Some(self.place(*len, deadline, |memory| buffer.read_into(memory))?)
+            }
             Payload::Sealed(sealed) => {
                 Some(self.place(sealed.len(), deadline, |memory| sealed.read_into(memory))?)
             }

@@ -54,7 +54,7 @@ pub(crate) use thread::{ThreadFilter, ThreadSandbox};
 pub(crate) use worker::{Job, Worker, WorkerSandbox};
 
 use crate::confine::layers::MissingLayer;
-use crate::confine::memory::SealedBytes;
+use crate::confine::memory::{SealedBytes, SharedBuffer};
 
 /// One of the guest's exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +87,8 @@ impl Call {
 pub(crate) enum Payload {
     Empty,
     Bytes(Vec<u8>),
+    /// So many bytes at the start of a buffer that two processes share; never more than it has.
+    Shared(Arc<SharedBuffer>, u64),
     Sealed(Arc<SealedBytes>),
     Image(Arc<Image>),
 }

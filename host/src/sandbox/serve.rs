@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use wasmtime::{Engine, Module};
@@ -119,7 +120,7 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
     let [code, shared] = <[OwnedFd; 2]>::try_from(descriptors)
         .map_err(|_| io::Error::other("the set-up comes with two descriptors"))?;
     let code = VerifiedCode::adopt(SealedBytes::adopt(code)?);
-    let shared = SharedBuffer::adopt(shared)?;
+    let shared = Arc::new(SharedBuffer::adopt(shared)?);
     // The last memory of this process that becomes executable.
     let loaded = load(&code, setup.variant, limits);
     drop(code);
@@ -161,7 +162,7 @@ fn work(
     mut channel: Channel,
     loaded: Result<(Engine, Module), Failure>,
     limits: SandboxLimits,
-    shared: &SharedBuffer,
+    shared: &Arc<SharedBuffer>,
 ) -> io::Result<()> {
     let mut machine = loaded
         .and_then(|(engine, module)| Ok(Machine::new(Template::new(&engine, &module, limits)?)));
@@ -193,17 +194,12 @@ fn carry_out(
     machine: &mut Machine,
     order: Order,
     descriptors: Vec<OwnedFd>,
-    shared: &SharedBuffer,
+    shared: &Arc<SharedBuffer>,
 ) -> Result<(u64, Cost), Failure> {
     let host = |err: io::Error| Failure::Host(err.to_string());
     let payload = match order.source {
         Source::Empty => Payload::Empty,
-        Source::Shared(len) => {
-            let len = usize::try_from(len.min(shared.len())).unwrap_or(usize::MAX);
-            let mut bytes = vec![0; len];
-            shared.read_into(&mut bytes).map_err(host)?;
-            Payload::Bytes(bytes)
-        }
+        Source::Shared(len) => Payload::Shared(Arc::clone(shared), len.min(shared.len())),
         Source::Sealed => {
             Payload::Sealed(SealedBytes::adopt(only(descriptors)?).map_err(host)?.into())
         }

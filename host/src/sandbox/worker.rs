@@ -188,6 +188,7 @@ impl WorkerSandbox {
             }
             Payload::Sealed(sealed) => (Source::Sealed, Some(sealed.as_fd())),
             Payload::Image(image) => (Source::Image, Some(image.bytes())),
+            Payload::Shared(..) => return Err(host(io::ErrorKind::Unsupported.into())),
         };
         let number = random_number().map_err(host)?;
         self.worker.channel.send(&Order { number, call, source }, sealed.as_slice()).map_err(
@@ -224,8 +225,7 @@ impl WorkerSandbox {
         if len > self.limits.answer.min(self.shared.len()) {
             return Err(Unanswered::nonsense("its answer is longer than an answer can be"));
         }
-        let mut message = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        self.shared.read_into(&mut message).map_err(Unanswered::nonsense)?;
+        let message = self.shared.read(len).map_err(Unanswered::nonsense)?;
         let image = image
             .map(|fd| Image::take_over(fd, self.limits.memory).map(Arc::new))
             .transpose()
