@@ -4,7 +4,7 @@
 //! `unsafe` is here for a crash.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,18 +21,11 @@ pub(crate) struct Spoilt {
     role: Role,
     /// Their filter lacks this rule.
     without_rule: Option<usize>,
-    /// How they fail once they are confined.
+    /// How they fail when they begin to work.
     fault: Option<Fault>,
-    /// They compile nothing to speak of.
+    /// They compile an empty module instead of the guest.
     #[serde(default)]
     quick: bool,
-}
-
-static QUICK: AtomicBool = AtomicBool::new(false);
-
-/// Whether this worker is to compile an empty module.
-pub(crate) fn is_quick() -> bool {
-    QUICK.load(Ordering::Relaxed)
 }
 
 /// A fault of the worker's own code.
@@ -42,6 +35,9 @@ enum Fault {
     Abort,
     Crash,
 }
+
+/// How this worker is spoilt.
+static HERE: OnceLock<Spoilt> = OnceLock::new();
 
 impl Spoilt {
     /// As this process's environment asks for. What it says must make sense, or a test would test
@@ -54,28 +50,30 @@ impl Spoilt {
 
     /// Confines this worker, less what it lacks.
     pub(crate) fn install(&self) -> io::Result<()> {
+        // A worker is confined once.
+        let _ = HERE.set(self.clone());
         match self.without_rule {
             None => seccomp::install(self.role),
             Some(rule) => seccomp::install_without(self.role, rule),
         }
     }
+}
 
-    /// Does after its confinement what is different about this worker.
-    pub(crate) fn go_on(&self) {
-        QUICK.store(self.quick, Ordering::Relaxed);
-        match self.fault {
-            None => {}
-            Some(Fault::Panic) => {
-                // On a thread, which ends too.
-                let ended = std::thread::spawn(|| panic!("a test asked for it")).join();
-                std::process::exit(if ended.is_err() { 1 } else { 0 });
-            }
-            Some(Fault::Abort) => std::process::abort(),
-            // SAFETY: nothing can rely on what comes after it: nothing is ever mapped at this
-            // address, so the process ends here.
-            Some(Fault::Crash) => unsafe {
-                std::ptr::without_provenance_mut::<u64>(64).write_volatile(0);
-            },
-        }
+/// Whether this worker is to compile an empty module.
+pub(crate) fn is_quick() -> bool {
+    HERE.get().is_some_and(|spoilt| spoilt.quick)
+}
+
+/// Fails, if this worker is to.
+pub(crate) fn fail() {
+    match HERE.get().and_then(|spoilt| spoilt.fault) {
+        None => {}
+        Some(Fault::Panic) => panic!("a test asked for it"),
+        Some(Fault::Abort) => std::process::abort(),
+        // SAFETY: nothing can rely on what comes after it: nothing is ever mapped at this address,
+        // so the process ends here.
+        Some(Fault::Crash) => unsafe {
+            std::ptr::without_provenance_mut::<u64>(64).write_volatile(0);
+        },
     }
 }

@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use wasmtime::Engine;
+
 use super::code_cache::CodeCacheError;
 use super::engine::{Engines, Variant};
 use super::failure::Failure;
@@ -97,19 +99,20 @@ impl Compiler {
 /// The worker's part, after it was confined.
 pub(super) fn compile(
     channel: &mut Channel,
-    variant: Variant,
+    engine: wasmtime::Result<Engine>,
     processors: usize,
 ) -> io::Result<()> {
-    let code = compiled(variant, processors);
+    #[cfg(feature = "test-hooks")]
+    crate::confine::spoil::fail();
+    let code = compiled(engine, processors);
     let outcome: Outcome = code.as_ref().map(drop).map_err(Clone::clone);
     channel.send(&outcome, code.as_ref().map(|code| code.as_fd()).ok().as_slice())
 }
 
-fn compiled(variant: Variant, processors: usize) -> Result<SealedBytes, String> {
-    // To find out how many there are would mean to open files.
+fn compiled(engine: wasmtime::Result<Engine>, processors: usize) -> Result<SealedBytes, String> {
+    let engine = engine.map_err(|err| format!("{err:#}"))?;
     let threads = rayon::ThreadPoolBuilder::new().num_threads(processors).build_global();
     threads.map_err(|err| err.to_string())?;
-    let engine = Engines::new_engine(variant, 1 << 20).map_err(|err| format!("{err:#}"))?;
     let code = engine.precompile_module(what()).map_err(|err| format!("{err:#}"))?;
     let sealed = || {
         let mut writer = SealedWriter::new("belljar-code")?;

@@ -22,8 +22,6 @@ use crate::confine::channel::{Channel, Received};
 use crate::confine::layers::MissingLayer;
 use crate::confine::memory::{SealedBytes, SharedBuffer};
 use crate::confine::setup::{Plan, confine};
-#[cfg(feature = "test-hooks")]
-use crate::confine::spoil::Spoilt;
 
 /// The first message to a worker.
 #[derive(Serialize, Deserialize)]
@@ -102,9 +100,11 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
     let limits = match setup.work {
         Work::Nothing => return be_confined(&mut channel, &setup.plan).map(drop),
         Work::Compile => {
+            // Who counts processors reads files, and an engine handles signals.
             let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            let engine = Engines::new_engine(setup.variant, 1 << 20);
             return match be_confined(&mut channel, &setup.plan)? {
-                true => compile::compile(&mut channel, setup.variant, processors),
+                true => compile::compile(&mut channel, engine, processors),
                 false => Ok(()),
             };
         }
@@ -153,8 +153,6 @@ fn be_confined(channel: &mut Channel, plan: &Plan) -> io::Result<bool> {
     let _ = written::pagemap();
     let ready: Ready = confine(plan);
     channel.send(&ready, &[])?;
-    #[cfg(feature = "test-hooks")]
-    plan.spoilt.iter().for_each(Spoilt::go_on);
     Ok(ready.is_ok())
 }
 
@@ -171,6 +169,8 @@ fn work(
             Received::Message(order, descriptors) => (order, descriptors),
             Received::Closed | Received::Unread | Received::TimedOut => return Ok(()),
         };
+        #[cfg(feature = "test-hooks")]
+        crate::confine::spoil::fail();
         let (number, prepares) = (order.number, order.call == Call::Prepare);
         let mut outcome = match &mut machine {
             Ok(machine) => {

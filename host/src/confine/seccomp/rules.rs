@@ -111,14 +111,16 @@ pub(super) static RULES: &[Rule] = &[
     rule(
         Call::new("mremap", 25, 216),
         &[int(3, "flags", Is(Value("MREMAP_MAYMOVE", libc::MREMAP_MAYMOVE as u64)))],
-        "large pieces of the heap that change their size",
-    ),
+        "large pieces of the heap that change their size: scratch memory of kernels, a compiler's",
+    )
+    .only(&[Compile, Run]),
     rule(Call::new("brk", 12, 214), &[], "the heap"),
     rule(
         MADVISE,
         &[advice("MADV_DONTNEED", libc::MADV_DONTNEED as u64)],
         "gives back what a run has used beyond its image, and stacks of threads that ended",
-    ),
+    )
+    .only(&[Prepare, Run]),
     rule(MADVISE, &[advice("MADV_GUARD_INSTALL", 102)], "guard pages of stacks")
         .sometimes("since glibc 2.42"),
     // Threads. glibc and Rust's standard library set each of them up.
@@ -133,7 +135,8 @@ pub(super) static RULES: &[Rule] = &[
         Call::new("prctl", 157, 167),
         &[int(0, "option", Is(Value("PR_SET_NAME", libc::PR_SET_NAME as u64)))],
         "names of threads",
-    ),
+    )
+    .only(&[Prepare, Run]),
     rule(Call::new("sched_getaffinity", 204, 123), &[], "glibc, when Rust looks for a stack's end"),
     rule(Call::new("gettid", 186, 178), &[], "Rust notes it for messages; an abort"),
     rule(Call::new("getrandom", 318, 278), &[], "keys of Rust's hash tables"),
@@ -157,7 +160,7 @@ pub(super) static RULES: &[Rule] = &[
     )
     .sometimes("when two threads want the heap at the same moment"),
     rule(Call::new("sched_yield", 24, 124), &[], "threads that have run out of work"),
-    rule(Call::new("exit", 60, 93), &[], "the end of a thread"),
+    rule(Call::new("exit", 60, 93), &[], "the end of a thread").only(&[Prepare, Run]),
     // Faults: a trap of the sandbox, or a death that says what it was.
     rule(Call::new("rt_sigreturn", 15, 139), &[], "the end of a signal handler"),
     rule(SIGACTION, &[signal(0, "SIGSEGV", libc::SIGSEGV)], "a crash of the worker's own code"),
@@ -176,7 +179,7 @@ pub(super) static RULES: &[Rule] = &[
     ),
     rule(Call::new("exit_group", 231, 94), &[], "the end of the process"),
     // The work.
-    rule(Call::new("recvmsg", 47, 212), &[], "orders from the supervisor"),
+    rule(Call::new("recvmsg", 47, 212), &[], "orders from the supervisor").only(&[Prepare, Run]),
     rule(Call::new("sendmsg", 46, 211), &[], "answers to the supervisor"),
     rule(Call::new("close", 3, 57), &[], "descriptors that came with an order"),
     rule(

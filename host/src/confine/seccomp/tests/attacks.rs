@@ -126,6 +126,10 @@ const NOT_IN_RUN: &[Attempt] = &[
 const ONLY_IN_RUN: &[Attempt] =
     &[("pagemap-scan", || call!(libc::SYS_ioctl, 0, 0xc060_6610u32, 0))];
 
+/// What the process that prepares models may not do.
+const NOT_IN_PREPARE: &[Attempt] =
+    &[("mremap", || call!(libc::SYS_mremap, 0, 0, PAGE, libc::MREMAP_MAYMOVE, 0))];
+
 /// What the process that compiles may not do.
 const NOT_IN_COMPILE: &[Attempt] = &[
     ("pread64", || call!(libc::SYS_pread64, 0, 0, 0, 0)),
@@ -134,7 +138,7 @@ const NOT_IN_COMPILE: &[Attempt] = &[
 
 fn attempts() -> impl Iterator<Item = &'static Attempt> {
     let of_all = DENIED.iter().chain(NOT_IN_A_ROLE);
-    of_all.chain(NOT_IN_RUN).chain(ONLY_IN_RUN).chain(NOT_IN_COMPILE)
+    of_all.chain(NOT_IN_RUN).chain(ONLY_IN_RUN).chain(NOT_IN_PREPARE).chain(NOT_IN_COMPILE)
 }
 
 /// Ends this process without looking back.
@@ -193,7 +197,7 @@ fn what_a_role_does_not_need_ends_its_process() {
     for role in Role::ALL {
         let denied = DENIED.iter().chain(NOT_IN_A_ROLE);
         let more: [&[Attempt]; 2] = match role {
-            Role::Prepare => [ONLY_IN_RUN, &[]],
+            Role::Prepare => [ONLY_IN_RUN, NOT_IN_PREPARE],
             Role::Run => [NOT_IN_RUN, &[]],
             Role::Compile => [ONLY_IN_RUN, NOT_IN_COMPILE],
         };
