@@ -1,7 +1,10 @@
 //! What can go wrong, in words for a person, and which exit code of the command line it is.
 
+use std::time::Duration;
+
 use crate::policy::PolicyError;
-use crate::sandbox::{CodeCacheError, Failure, Limit, PrivateError};
+use crate::sandbox::{CodeCacheError, Failure, Limit, PrivateError, WorkerLoss};
+use crate::supervise::Quarantined;
 use crate::text::Hostile;
 use crate::trust::{Digest, ModelBytesError};
 
@@ -70,6 +73,24 @@ pub enum ErrorKind {
     /// The sandbox trapped, panicked, or broke its interface.
     #[error("{}", Hostile::new(.0))]
     Sandbox(String),
+    /// The worker process was lost. Other requests are not affected.
+    #[error("{0}")]
+    Worker(WorkerLoss),
+    /// Workers of the model keep dying, so the next is not started yet.
+    #[error(
+        "no worker process: the last {deaths} of this model died, and the next is not started \
+         before {} ms have passed; send the request again then",
+        .wait.as_millis()
+    )]
+    BackOff {
+        /// How many workers have died since the last answer.
+        deaths: u32,
+        /// When a worker is started again.
+        wait: Duration,
+    },
+    /// So many workers of the model have died that it is not run until an operator says so.
+    #[error("{0}")]
+    Quarantined(Quarantined),
     /// The guest's native code could not be had.
     #[error(transparent)]
     Code(#[from] CodeCacheError),
@@ -110,6 +131,9 @@ impl Error {
             ErrorKind::Limit(_) => 5,
             ErrorKind::Sandbox(_) => 6,
             ErrorKind::Unprotected(_) => 7,
+            ErrorKind::Worker(loss) if loss.began || loss.served => 6,
+            ErrorKind::Worker(_) => 1,
+            ErrorKind::BackOff { .. } | ErrorKind::Quarantined(_) => 6,
             ErrorKind::Code(
                 CodeCacheError::Private(PrivateError::NotPrivate { .. })
                 | CodeCacheError::NotCompiled { .. }
@@ -141,6 +165,7 @@ impl ErrorKind {
             (Failure::Limit(limit), _) => ErrorKind::Limit(limit),
             (Failure::Host(why), _) => ErrorKind::Host(why),
             (Failure::Unprotected(missing), _) => ErrorKind::Unprotected(missing.to_string()),
+            (Failure::Lost(loss), _) => ErrorKind::Worker(loss),
             // A model that cannot even be read without a panic or a trap is not acceptable; the
             // sandbox did its work.
             (failure @ (Failure::Panicked(_) | Failure::Trapped(_)), Phase::Prepare) => {

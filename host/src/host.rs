@@ -16,7 +16,8 @@ use crate::sandbox::{
     CodeCache, CodeNotice, Compiler, Engines, Failure, ImageStore, Job, Sandbox, SandboxLimits,
     StoreNotice, ThreadFilter, ThreadSandbox, Variant, VerifiedCode, Worker, WorkerSandbox, serve,
 };
-use crate::trust::ModelBytes;
+use crate::supervise::{Quarantined, Settings, Supervision, SupervisionNotice};
+use crate::trust::{Digest, ModelBytes};
 
 /// What stands around a sandbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,6 +105,13 @@ pub enum Event {
         /// What the kernel said.
         why: String,
     },
+    /// So many workers of a model have died that it is refused until [`Host::release`].
+    Quarantined(Quarantined),
+    /// The deaths of a model's workers could not be written down: they count in this process only.
+    QuarantineNotStored {
+        /// Why not.
+        why: String,
+    },
     /// The sandboxed runner logged a line about a model. Hostile text: print it through
     /// [`crate::text::Hostile`].
     Log {
@@ -134,6 +142,8 @@ pub struct HostBuilder {
     store_size: Option<u64>,
     idle: usize,
     idle_time: Option<Duration>,
+    requests_per_worker: u32,
+    supervision: Settings,
     listener: Listener,
 }
 
@@ -152,6 +162,9 @@ pub(crate) struct Inner {
     pub(crate) idle: usize,
     /// How long a sandbox waits before its memory is given back; without end if there is none.
     pub(crate) idle_time: Option<Duration>,
+    /// Runs after which a worker is not used again.
+    pub(crate) requests_per_worker: u32,
+    pub(crate) supervision: Supervision,
     pub(crate) idle_watch: IdleWatch,
     pub(crate) listener: Listener,
 }
@@ -180,6 +193,10 @@ impl Missing {
 
 /// How long a sandbox waits by default.
 const IDLE_TIME: Duration = Duration::from_secs(10);
+
+/// Requests that a worker serves by default. Starting the next one costs some milliseconds, once in
+/// so many requests.
+const REQUESTS_PER_WORKER: u32 = 10_000;
 
 /// Room for the framing of messages beside the tensors in them, in bytes.
 const FRAMING: u64 = 1 << 20;
@@ -262,6 +279,37 @@ impl HostBuilder {
         self
     }
 
+    /// How many requests a worker process serves before it is ended; 10,000 by default, at least 1.
+    /// Whoever has broken into one then starts anew. The next worker starts from the image, which
+    /// takes some milliseconds. Sandboxes on threads are not counted.
+    pub fn requests_per_worker(mut self, requests: u32) -> HostBuilder {
+        self.requests_per_worker = requests;
+        self
+    }
+
+    /// How many workers of a model may die before the model is refused until an operator releases
+    /// it; 5 by default, at least 1. A death is the end of a worker that had a request, or that had
+    /// seen the model and died while it waited, unless it was killed from outside then; what breaks
+    /// the rules of its channel counts too. Deadlines, limits and traps do not. As many answers as
+    /// this number, without a death between them, and all deaths are forgotten.
+    ///
+    /// Deaths and quarantine are kept in the state folder and hold for every process of this user.
+    /// `None` counts no deaths; a model that is in quarantine stays there all the same.
+    pub fn quarantine_after(mut self, deaths: Option<u32>) -> HostBuilder {
+        self.supervision.quarantine_after = deaths;
+        self
+    }
+
+    /// How long after the death of a worker no other is started for the same model: `first` after
+    /// the first, twice as long after each further one, at most `most`, until there is an answer. By
+    /// default 10 ms and 5 s. A request that needs a new worker waits for up to 100 ms, and no longer
+    /// than a run may take; else it gets [`ErrorKind::BackOff`] at once, which says when to come
+    /// again. Other models, and workers that are there, are not affected.
+    pub fn restart_back_off(mut self, first: Duration, most: Duration) -> HostBuilder {
+        self.supervision.back_off = (first, most);
+        self
+    }
+
     /// Called, from any thread, when there is something to tell a user. Nothing by default.
     pub fn on_event(mut self, listener: impl Fn(Event) + Send + Sync + 'static) -> HostBuilder {
         self.listener = Arc::new(listener);
@@ -293,6 +341,15 @@ impl HostBuilder {
                 StoreNotice::NotStored { path, why } => Event::ImageNotStored { path, why },
             });
         });
+        let listener = Arc::clone(&self.listener);
+        let supervised = Arc::new(move |notice| {
+            listener(match notice {
+                SupervisionNotice::Quarantined(quarantined) => Event::Quarantined(quarantined),
+                SupervisionNotice::NotStored(err) => {
+                    Event::QuarantineNotStored { why: err.to_string() }
+                }
+            });
+        });
         let told = Mutex::default();
         let missing = Arc::new(Missing { told, listener: Arc::clone(&self.listener) });
         let (tell, listener) = (Arc::clone(&missing), Arc::clone(&self.listener));
@@ -322,6 +379,8 @@ impl HostBuilder {
                 uses_store: self.store,
                 idle: self.idle,
                 idle_time: self.idle_time,
+                requests_per_worker: self.requests_per_worker,
+                supervision: Supervision::new(self.supervision, &state, supervised),
                 idle_watch: IdleWatch::default(),
                 listener: self.listener,
             }),
@@ -351,6 +410,8 @@ impl Host {
             store_size: None,
             idle: std::thread::available_parallelism().map_or(1, usize::from),
             idle_time: Some(IDLE_TIME),
+            requests_per_worker: REQUESTS_PER_WORKER,
+            supervision: Settings::default(),
             listener: Arc::new(|_| {}),
         }
     }
@@ -417,6 +478,23 @@ impl Host {
         &self.inner.store
     }
 
+    /// The models that are refused because their workers kept dying.
+    ///
+    /// # Errors
+    /// When the state folder cannot be read, or is open to others.
+    pub fn quarantined(&self) -> Result<Vec<Quarantined>, Error> {
+        self.inner.supervision.quarantined().map_err(Error::new)
+    }
+
+    /// Lets a model run again whose workers kept dying, and forgets their deaths. Answers whether it
+    /// was in quarantine. Other processes learn of it at their next request for the model.
+    ///
+    /// # Errors
+    /// When the state folder cannot be written to, or is open to others.
+    pub fn release(&self, model: Digest) -> Result<bool, Error> {
+        self.inner.supervision.release(model).map_err(Error::new)
+    }
+
     /// The kernels that the guest's registries hold, one a line: for tests.
     #[doc(hidden)]
     pub fn kernels(&self) -> Result<String, Error> {
@@ -476,6 +554,7 @@ impl Inner {
         let failed = |failure: Failure| match failure {
             Failure::Limit(limit) => ErrorKind::Limit(limit),
             Failure::Unprotected(missing) => ErrorKind::Unprotected(missing.to_string()),
+            Failure::Lost(loss) => ErrorKind::Worker(loss),
             other => ErrorKind::Host(other.to_string()),
         };
         match self.isolation {

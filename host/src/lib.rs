@@ -35,7 +35,10 @@ mod model;
 mod places;
 pub mod policy;
 mod sandbox;
+mod supervise;
 pub mod tensor;
+#[cfg(feature = "test-hooks")]
+pub mod test_hooks;
 pub mod text;
 mod trust;
 
@@ -45,6 +48,7 @@ pub mod cli;
 pub use belljar_abi::{
     Description, Dim, ExternalData, FunctionInfo, InputShape, OperatorCount, OpsetImport, ValueInfo,
 };
+pub use confine::ended::WorkerEnd;
 pub use confine::layers::{Confinement, Layer, MissingLayer};
 pub use confine::process::WorkerProgram;
 pub use error::{Error, ErrorKind};
@@ -53,7 +57,8 @@ pub use model::{Calls, Model, Outputs, RunCost, UncheckedOutputs};
 pub use policy::Policy;
 pub use sandbox::{
     CodeCacheError, GuestInfo, ImageStore, Limit, PrivateError, ResetMethod, StoredKind,
-    StoredModel,
+    StoredModel, WorkerLoss,
 };
+pub use supervise::Quarantined;
 pub use tensor::{DType, Tensor};
 pub use trust::{Digest, ModelBytes, ModelBytesError};

@@ -1,6 +1,7 @@
 //! What the tests share: a host, the real models, and a builder for models that nobody exports.
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub(crate) mod hostile_worker;
 pub(crate) mod onnx;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,18 @@ pub(crate) fn cache_dir() -> PathBuf {
 
 pub(crate) fn state_dir() -> PathBuf {
     folder("BELLJAR_STATE_DIR", "target/state")
+}
+
+/// A folder for the state of one test's own: what it puts into quarantine stays there. It has the
+/// secret that the cache was sealed with.
+pub(crate) fn own_state() -> tempfile::TempDir {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    let own = tempfile::Builder::new().permissions(mode).tempdir().unwrap();
+    let shared = state_dir().join("seal.key");
+    // Copying keeps the mode.
+    std::fs::copy(&shared, own.path().join("seal.key"))
+        .unwrap_or_else(|err| panic!("{}: {err}; run `belljar warm`", shared.display()));
+    own
 }
 
 /// A host whose workers are the `belljar` program.

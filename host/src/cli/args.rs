@@ -14,7 +14,7 @@ Exit codes:
   3  refused by policy
   4  the model or an input is not acceptable
   5  a limit was hit: time, memory, stack, sizes
-  6  the sandbox trapped or panicked while running
+  6  the sandbox trapped or panicked while running, or its process died
   7  a protection could not be installed";
 
 const EXAMPLES: &str = "\
@@ -73,6 +73,14 @@ pub(super) enum Command {
     Images {
         #[command(subcommand)]
         command: Images,
+    },
+    /// Look after models that are refused because their worker processes kept dying
+    #[command(
+        after_help = "Examples:\n  belljar quarantine list\n  belljar quarantine list --format json | jq '.[].sha256'\n  belljar quarantine release model.onnx\n  belljar quarantine release fe2d2eb4"
+    )]
+    Quarantine {
+        #[command(subcommand)]
+        command: Quarantine,
     },
     Inspect(Inspect),
     NewPolicy(NewPolicy),
@@ -312,6 +320,28 @@ pub(super) enum TextFormat {
     Text,
     /// For programs
     Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Quarantine {
+    /// List the models that are refused, and how their last worker died
+    #[command(
+        after_help = "Examples:\n  belljar quarantine list\n  belljar quarantine list --format json | jq '.[].why'"
+    )]
+    List {
+        /// How to print the list
+        #[arg(short, long, default_value = "table")]
+        format: Format,
+    },
+    /// Let models run again, and forget the deaths of their workers
+    #[command(
+        after_help = "A model whose workers die is a model that may have broken out of its sandbox: look into it first.\n\nExamples:\n  belljar quarantine release model.onnx\n  belljar quarantine release fe2d2eb49c5f"
+    )]
+    Release {
+        /// The model's file, its name as `list` shows it, or its SHA-256 or the start of that
+        #[arg(required = true, value_name = "DIGEST|MODEL")]
+        models: Vec<String>,
+    },
 }
 
 /// Say what this machine offers: which layers can stand around a model, and what is lost without

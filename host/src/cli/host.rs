@@ -61,6 +61,13 @@ pub(super) fn host(
             let (layer, why) = (layer.name(), Hostile::new(&why));
             terminal.warn(&format!("workers are confined without {layer}: {why}"));
         }
+        Event::Quarantined(quarantined) => {
+            terminal.warn(&format!("{}: {quarantined}", Hostile::cut(&quarantined.label, 100)));
+        }
+        Event::QuarantineNotStored { why } => terminal.warn(&format!(
+            "that a worker process died could not be noted, so the next process does not know: {}",
+            Hostile::new(&why)
+        )),
         Event::Log { line, .. } => terminal.note(&format!("runner: {}", Hostile::new(&line))),
     };
     let builder = Host::builder().isolation(isolation).idle_sandboxes(idle).on_event(listener);

@@ -177,7 +177,7 @@ fn size_text(bytes: u64) -> String {
     if bytes < MIB { format_size(bytes) } else { format!("{:.1} MiB", bytes as f64 / MIB as f64) }
 }
 
-fn ago(time: SystemTime) -> String {
+pub(super) fn ago(time: SystemTime) -> String {
     let seconds = SystemTime::now().duration_since(time).unwrap_or_default().as_secs();
     match seconds {
         0..=59 => format!("{seconds} s ago"),

@@ -17,6 +17,7 @@ mod new_policy;
 mod outputs;
 mod pages;
 mod prepare;
+mod quarantine;
 mod run;
 mod table;
 mod terminal;
@@ -64,6 +65,7 @@ fn dispatch(arguments: Arguments, terminal: &Terminal) -> Result<(), Failure> {
         Command::Run(run) => run::run(&run, terminal),
         Command::Prepare(prepare) => prepare::prepare(&prepare, terminal),
         Command::Images { command } => images::images(&command, terminal),
+        Command::Quarantine { command } => quarantine::quarantine(&command, terminal),
         Command::Inspect(inspect) => inspect::inspect(&inspect, terminal),
         Command::NewPolicy(new_policy) => new_policy::new_policy(&new_policy, terminal),
         Command::Bench(bench) => bench::bench(&bench, terminal),

@@ -29,8 +29,10 @@ pub(crate) struct Channel {
 /// How waiting for a message ended.
 pub(crate) enum Received<T> {
     Message(T, Vec<OwnedFd>),
-    /// The other end is gone.
+    /// The other end is gone. It had read all that was sent to it.
     Closed,
+    /// The other end is gone, and left something unread that was sent to it.
+    Unread,
     /// Nothing came in time.
     TimedOut,
 }
@@ -48,7 +50,8 @@ impl Channel {
         Channel { socket, buffer: vec![0; MAX_MESSAGE] }
     }
 
-    /// Sends one message, with descriptors. A closed other end is an error, not a signal.
+    /// Sends one message, with descriptors. A closed other end is an error, not a signal. This
+    /// never waits: there is room, unless the other side does not read what it is sent.
     pub(crate) fn send(
         &mut self,
         message: &impl Serialize,
@@ -64,8 +67,9 @@ impl Channel {
             ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
         }
         let iov = [IoSlice::new(&bytes)];
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         loop {
-            match rustix::net::sendmsg(&self.socket, &iov, &mut ancillary, SendFlags::NOSIGNAL) {
+            match rustix::net::sendmsg(&self.socket, &iov, &mut ancillary, flags) {
                 Ok(_) => return Ok(()),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(err) => return Err(err.into()),
@@ -91,7 +95,8 @@ impl Channel {
             match rustix::net::recvmsg(&self.socket, &mut iov, &mut ancillary, flags) {
                 Ok(received) => break received,
                 Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::CONNRESET) => return Ok(Received::Closed),
+                // What Linux says of a Unix socket whose other end was closed with data in it.
+                Err(rustix::io::Errno::CONNRESET) => return Ok(Received::Unread),
                 Err(err) => return Err(err.into()),
             }
         };
@@ -111,6 +116,11 @@ impl Channel {
         Ok(Received::Message(serde_json::from_slice(bytes)?, descriptors))
     }
 
+    /// Whether there is something to receive at this moment, be it the other side's end.
+    pub(crate) fn has_news(&self) -> bool {
+        self.wait(Duration::ZERO).unwrap_or(true)
+    }
+
     /// Whether something can be received before `timeout` has passed.
     fn wait(&self, timeout: Duration) -> io::Result<bool> {
         let end = Instant::now().checked_add(timeout);
@@ -125,6 +135,12 @@ impl Channel {
             }
         }
     }
+}
+
+/// Whether sending failed because the other end is gone.
+pub(crate) fn is_gone(err: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected};
+    matches!(err.kind(), BrokenPipe | ConnectionRefused | ConnectionReset | NotConnected)
 }
 
 impl AsFd for Channel {
@@ -159,8 +175,34 @@ mod tests {
         rustix::io::write(&there, b"{not json").unwrap();
         assert!(here.receive::<String>(None).is_err());
         drop(there);
+        assert!(here.has_news());
         assert!(matches!(here.receive::<String>(None), Ok(Received::Closed)));
-        assert!(here.send(&"anyone?", &[]).is_err());
+        assert!(here.send(&"anyone?", &[]).is_err_and(|err| is_gone(&err)));
+    }
+
+    #[test]
+    fn an_end_before_and_after_reading_are_told_apart() {
+        for reads in [false, true] {
+            let (mut here, there) = Channel::pair().unwrap();
+            assert!(!here.has_news());
+            here.send(&"order", &[]).unwrap();
+            let mut there = Channel::new(there);
+            if reads {
+                assert!(matches!(there.receive::<String>(None), Ok(Received::Message(..))));
+            }
+            drop(there);
+            let received = here.receive::<String>(None).unwrap();
+            assert_eq!(matches!(received, Received::Closed), reads);
+            assert_eq!(matches!(received, Received::Unread), !reads);
+        }
+    }
+
+    #[test]
+    fn who_does_not_read_makes_nobody_wait() {
+        let (mut here, there) = Channel::pair().unwrap();
+        let err = (0..10_000).find_map(|_| here.send(&"order", &[]).err());
+        assert_eq!(err.unwrap().kind(), io::ErrorKind::WouldBlock);
+        drop(there);
     }
 
     #[test]

@@ -6,7 +6,10 @@
 //! depends on its `role`. `channel` and `memory` are how both sides talk. `outside` is what the
 //! kernel shows of a worker, and `support` what this machine offers at all.
 
+#[cfg(feature = "test-hooks")]
+pub(crate) mod breach;
 pub(crate) mod channel;
+pub(crate) mod ended;
 mod heap;
 mod landlock;
 pub(crate) mod layers;

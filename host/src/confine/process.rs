@@ -16,8 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
+use super::ended::WorkerEnd;
 use super::layers::{Confinement, Layer, MissingLayer};
 use super::outside::{Status, own_filters};
 use super::role::Role;
@@ -77,15 +79,34 @@ pub(crate) struct WorkerProcess {
     status: Option<io::Result<Status>>,
     /// Filters of system calls that it was started under.
     filters: Option<u32>,
-    ended: Option<String>,
+    /// How it came to its end, once that was waited for.
+    ended: Option<WorkerEnd>,
 }
 
 impl WorkerProcess {
     /// Starts a worker whose standard input is `socket`.
     pub(crate) fn spawn(program: &WorkerProgram, socket: OwnedFd) -> io::Result<WorkerProcess> {
+        WorkerProcess::spawn_in(program, socket, ways())
+    }
+
+    /// As [`WorkerProcess::spawn`], in the namespaces of this process.
+    #[cfg(feature = "test-hooks")]
+    pub(crate) fn spawn_without_namespaces(
+        program: &WorkerProgram,
+        socket: OwnedFd,
+    ) -> io::Result<WorkerProcess> {
+        WorkerProcess::spawn_in(program, socket, &[])
+    }
+
+    /// Starts a worker in the first kind of namespaces that can be had, or in none.
+    fn spawn_in(
+        program: &WorkerProgram,
+        socket: OwnedFd,
+        ways: &'static [Namespaces],
+    ) -> io::Result<WorkerProcess> {
         let (answer, answered) = channel();
         let program = CString::new(program.path()?.as_os_str().as_bytes())?;
-        let order = Order { program, socket, answer };
+        let order = Order { program, socket, ways, answer };
         let spawner = spawner()?.lock().unwrap_or_else(PoisonError::into_inner);
         spawner.send(order).map_err(|_| io::Error::other("the spawning thread has ended"))?;
         drop(spawner);
@@ -119,34 +140,46 @@ impl WorkerProcess {
         })
     }
 
-    /// Ends the worker at once, and says how it ended.
-    pub(crate) fn kill(&mut self) -> String {
+    /// Ends the worker at once, and says how it ended. Already ended is as good as killed.
+    pub(crate) fn kill(&mut self) -> WorkerEnd {
         let pidfd = self.pidfd.as_fd();
         self.ended
             .get_or_insert_with(|| {
-                // Already ended is as good as killed.
                 let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
                 loop {
                     match rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
                         Err(rustix::io::Errno::INTR) => {}
-                        // The kernel waits for its end all the same.
-                        Err(rustix::io::Errno::CHILD) => {
-                            return "nobody knows how, as this program ignores SIGCHLD or waits for \
-                                    children that are not its own"
-                                .into();
-                        }
-                        Err(err) => return format!("cannot tell how it ended: {err}"),
-                        Ok(None) => return "cannot tell how it ended".into(),
+                        // Also when this program ignores SIGCHLD: the kernel waits for its end all
+                        // the same.
+                        Err(_) | Ok(None) => return WorkerEnd::Unknown,
                         Ok(Some(status)) => {
-                            let signal = status.terminating_signal();
-                            let by_signal = signal.map(|number| format!("signal: {number}"));
-                            let code = status.exit_status().unwrap_or_default();
-                            return by_signal.unwrap_or_else(|| format!("exit status: {code}"));
+                            let (signal, code) =
+                                (status.terminating_signal(), status.exit_status());
+                            return WorkerEnd::new(signal, code);
                         }
                     }
                 }
             })
             .clone()
+    }
+
+    /// How the worker came to its end, which has closed its channel. One that lives on all the same
+    /// is killed.
+    pub(crate) fn ended(&mut self) -> WorkerEnd {
+        // The kernel closes what a process had open somewhat before it lets others know its end.
+        const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let lives_on = loop {
+            match rustix::event::poll(&mut fds, Some(&MOMENT)) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => break false,
+                Ok(count) => break count == 0,
+            }
+        };
+        match (self.kill(), lives_on) {
+            (_, true) => WorkerEnd::HungUp,
+            (end, false) => end,
+        }
     }
 }
 
@@ -159,6 +192,7 @@ impl Drop for WorkerProcess {
 struct Order {
     program: CString,
     socket: OwnedFd,
+    ways: &'static [Namespaces],
     answer: Sender<io::Result<WorkerProcess>>,
 }
 
@@ -183,23 +217,26 @@ fn spawner() -> io::Result<&'static Mutex<Sender<Order>>> {
     Ok(SPAWNER.get_or_init(|| Mutex::new(orders)))
 }
 
+/// The ways to namespaces, best first. Root has no need of a user namespace to make the others, and
+/// what it makes without one it can then give up for good.
+fn ways() -> &'static [Namespaces] {
+    match rustix::process::geteuid().is_root() {
+        true => &[Namespaces::WithoutUser, Namespaces::WithUser],
+        false => &[Namespaces::WithUser],
+    }
+}
+
 /// Starts a worker, in namespaces of its own if that can be.
 fn start(order: &Order, filters: Option<u32>) -> io::Result<WorkerProcess> {
     let arguments = [c"belljar", WORKER_ARGUMENT];
     let program =
         Program { path: &order.program, arguments: &arguments, input: order.socket.as_fd() };
-    // Root has no need of a user namespace to make the others, and what it makes without one it
-    // can then give up for good.
-    let ways: &[Namespaces] = match rustix::process::geteuid().is_root() {
-        true => &[Namespaces::WithoutUser, Namespaces::WithUser],
-        false => &[Namespaces::WithUser],
-    };
     let started = |pidfd: OwnedFd, namespaces, no_namespaces| {
         let status = Some(Status::open(pidfd.as_fd()));
         WorkerProcess { pidfd, namespaces, no_namespaces, status, filters, ended: None }
     };
     let mut no_namespaces = None;
-    for way in ways {
+    for way in order.ways {
         match spawn(&program, *way) {
             Ok(pidfd) => return Ok(started(pidfd, *way, None)),
             Err(err) => no_namespaces = Some(err.to_string()),

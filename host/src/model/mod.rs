@@ -23,7 +23,7 @@ use crate::trust::{Digest, ModelBytes};
 use contract::Contract;
 pub(crate) use idle::IdleWatch;
 pub use outputs::{Outputs, UncheckedOutputs};
-use shared::{Shared, Waiting, description, reply, unexpected};
+use shared::{Served, Shared, Waiting, description, reply, unexpected};
 
 /// What a run has cost.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,6 +86,7 @@ impl Model {
         if bytes.size() > policy.limits.model_size {
             return Err(named(Limit::ModelSize { limit: policy.limits.model_size }.into()));
         }
+        let record = host.inner.supervision.record(found).map_err(named)?;
         let mut shared = Shared {
             host: Arc::clone(&host.inner),
             bytes,
@@ -94,6 +95,7 @@ impl Model {
             description: Description::default(),
             contract: Arc::default(),
             waiting: Mutex::default(),
+            record,
             calls: Default::default(),
         };
         let stored = shared.host.store().and_then(|store| store.description(found));
@@ -101,7 +103,7 @@ impl Model {
         let described = stored.and_then(|message| description(&message).ok());
         let (described, loaded) = match described {
             Some(described) => (described, None),
-            None => shared.described_sandbox().map_err(named)?,
+            None => shared.retried(|| shared.described_sandbox()).map_err(named)?,
         };
         shared.contract = Arc::new(Contract::new(&described));
         shared.description = described;
@@ -145,7 +147,10 @@ impl Model {
     pub fn prepare_for(&self, shapes: &[InputShape]) -> Result<Duration, Error> {
         let start = Instant::now();
         let shapes = self.shared.contract.bind_shapes(shapes).map_err(|kind| self.error(kind))?;
-        let sandbox = self.shared.prepared_sandbox(&shapes).map_err(|kind| self.error(kind))?;
+        let sandbox = self
+            .shared
+            .retried(|| self.shared.prepared_sandbox(&shapes))
+            .map_err(|kind| self.error(kind))?;
         self.shared.put_back(shapes, sandbox);
         Ok(start.elapsed())
     }
@@ -157,8 +162,10 @@ impl Model {
     pub fn prepare<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<Duration, Error> {
         let start = Instant::now();
         let bound = self.shared.contract.bind(inputs).map_err(|kind| self.error(kind))?;
-        let sandbox =
-            self.shared.prepared_sandbox(&bound.shapes).map_err(|kind| self.error(kind))?;
+        let sandbox = self
+            .shared
+            .retried(|| self.shared.prepared_sandbox(&bound.shapes))
+            .map_err(|kind| self.error(kind))?;
         self.shared.put_back(bound.shapes, sandbox);
         Ok(start.elapsed())
     }
@@ -189,10 +196,10 @@ impl Model {
         let mut served = Vec::new();
         let mut serve = || -> Result<(), ErrorKind> {
             let bound = shared.bind(inputs)?;
-            let mut sandbox = shared.prepared_sandbox(&bound.shapes)?;
-            let answer = shared.call(&mut *sandbox, Call::Run, payload(inputs), Phase::Run)?;
-            reply(&answer, Phase::Run)?;
-            served.push((bound.shapes, sandbox));
+            let one = shared.served(&bound.shapes, || payload(inputs))?;
+            reply(&one.answer, Phase::Run)?;
+            shared.answered();
+            served.push((bound.shapes, one.sandbox));
             Ok(())
         };
         // All are held until the last has served: one that waits would be taken again.
@@ -209,12 +216,8 @@ impl Model {
     ) -> Result<UncheckedOutputs, ErrorKind> {
         let shared = &*self.shared;
         let bound = shared.bind(inputs)?;
-        let start = Instant::now();
-        let mut sandbox = shared.prepared_sandbox(&bound.shapes)?;
-        let prepare = start.elapsed();
-
-        let start = Instant::now();
-        let answer = shared.call(&mut *sandbox, Call::Run, payload(inputs), Phase::Run)?;
+        let Served { sandbox, answer, prepare, begin } =
+            shared.served(&bound.shapes, || payload(inputs))?;
         let tensors = match reply(&answer, Phase::Run)? {
             Reply::Tensors(views) => views,
             _ => return Err(unexpected()),
@@ -229,9 +232,10 @@ impl Model {
             .map(|view| Ok((view.name.to_owned(), Tensor::from_view(view)?)))
             .collect::<Result<Vec<_>, crate::tensor::TensorError>>()
             .map_err(|err| ErrorKind::Sandbox(err.to_string()))?;
+        shared.answered();
         let cost = RunCost {
             prepare,
-            run: start.elapsed(),
+            run: begin.elapsed(),
             guest: answer.cost.time,
             kernels: answer.cost.kernels,
             memory: answer.cost.memory,

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use belljar_abi::{Description, GuestErrorCode, InputShape, Reply, decode_reply, encode_shapes};
 
@@ -11,7 +11,10 @@ use crate::confine::role::Role;
 use crate::error::{ErrorKind, Phase};
 use crate::host::{Event, Inner};
 use crate::policy::Policy;
-use crate::sandbox::{Answer, Call, CallLimit, Image, ImageKey, Limit, Payload, Sandbox, TimeKey};
+use crate::sandbox::{
+    Answer, Call, CallLimit, Failure, Image, ImageKey, Limit, Payload, Sandbox, TimeKey, WorkerLoss,
+};
+use crate::supervise::{PATIENCE, Record};
 use crate::tensor::Tensor;
 use crate::trust::ModelBytes;
 
@@ -23,6 +26,8 @@ pub(crate) struct Shared {
     pub(super) description: Description,
     pub(super) contract: Arc<Contract>,
     pub(super) waiting: Mutex<Waiting>,
+    /// What is known about its workers.
+    pub(super) record: Arc<Record>,
     /// One for each field of [`Calls`].
     pub(super) calls: [AtomicU64; 5],
 }
@@ -44,6 +49,16 @@ pub(super) struct Prepared {
     shapes: Vec<InputShape>,
     sandbox: Box<dyn Sandbox>,
     since: Instant,
+}
+
+/// A request that was served, and the sandbox that did.
+pub(super) struct Served {
+    pub(super) sandbox: Box<dyn Sandbox>,
+    pub(super) answer: Answer,
+    /// Time spent on getting the sandbox.
+    pub(super) prepare: Duration,
+    /// When the request was sent to it.
+    pub(super) begin: Instant,
 }
 
 impl Shared {
@@ -88,6 +103,9 @@ impl Shared {
             (self.host.listener)(Event::Log { model: self.label.clone(), line });
         }
         self.host.tell_missing(sandbox.take_missing());
+        if let Err(Failure::Lost(loss)) = &answer {
+            self.lost(loss);
+        }
         answer.map_err(|failure| ErrorKind::from_failure(failure, phase))
     }
 
@@ -139,7 +157,7 @@ impl Shared {
 
     /// A sandbox that has decoded the model.
     fn loaded_sandbox(&self) -> Result<Box<dyn Sandbox>, ErrorKind> {
-        let mut sandbox = self.host.sandbox(&self.policy, Role::Prepare)?;
+        let mut sandbox = self.new_sandbox(Role::Prepare)?;
         let payload = Payload::Sealed(Arc::clone(self.bytes.sealed()));
         let answer = self.call(&mut *sandbox, Call::Load, payload, Phase::Prepare)?;
         match reply(&answer, Phase::Prepare)? {
@@ -153,13 +171,18 @@ impl Shared {
         &self,
         shapes: &[InputShape],
     ) -> Result<Box<dyn Sandbox>, ErrorKind> {
-        let image = {
+        let image = loop {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(at) = waiting.prepared.iter().rposition(|one| one.shapes == shapes) {
-                return Ok(waiting.prepared.remove(at).sandbox);
+                let found = waiting.prepared.remove(at).sandbox;
+                drop(waiting);
+                match self.alive(found) {
+                    Some(sandbox) => return Ok(sandbox),
+                    None => continue,
+                }
             }
             let image = waiting.images.iter().find(|(for_, _)| for_ == shapes);
-            image.map(|(_, image)| Arc::clone(image))
+            break image.map(|(_, image)| Arc::clone(image));
         };
         let image = match image {
             Some(image) => Some(image),
@@ -168,7 +191,7 @@ impl Shared {
             }),
         };
         // It gets ready while another one prepares the model.
-        let mut sandbox = self.host.sandbox(&self.policy, Role::Run)?;
+        let mut sandbox = self.new_sandbox(Role::Run)?;
         let image = match image {
             Some(image) => image,
             None => self.prepared_image(shapes)?,
@@ -181,7 +204,7 @@ impl Shared {
     /// it; keeps what others start from.
     fn prepared_image(&self, shapes: &[InputShape]) -> Result<Arc<Image>, ErrorKind> {
         let loaded = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).loaded.take();
-        let mut sandbox = match loaded {
+        let mut sandbox = match loaded.and_then(|sandbox| self.alive(sandbox)) {
             Some(sandbox) => sandbox,
             None => self.loaded_sandbox()?,
         };
@@ -200,7 +223,76 @@ impl Shared {
         Ok(image)
     }
 
+    /// A sandbox that has waited, unless its worker came to an end meanwhile: then no request was
+    /// lost, and the next one need not know.
+    fn alive(&self, mut sandbox: Box<dyn Sandbox>) -> Option<Box<dyn Sandbox>> {
+        match sandbox.loss_while_waiting() {
+            None => Some(sandbox),
+            Some(loss) => {
+                self.lost(&loss);
+                None
+            }
+        }
+    }
+
+    fn lost(&self, loss: &WorkerLoss) {
+        self.host.supervision.lost(&self.record, &self.label, loss);
+    }
+
+    /// Notes that a request was answered.
+    pub(super) fn answered(&self) {
+        self.host.supervision.answered(&self.record);
+    }
+
+    /// A new sandbox with nothing in it, unless too many have just died.
+    fn new_sandbox(&self, role: Role) -> Result<Box<dyn Sandbox>, ErrorKind> {
+        let patience = PATIENCE.min(self.policy.limits.run_time);
+        self.host.supervision.await_start(&self.record, patience)?;
+        self.host.sandbox(&self.policy, role)
+    }
+
+    /// Has a request served by a sandbox that is prepared for its shapes.
+    pub(super) fn served(
+        &self,
+        shapes: &[InputShape],
+        payload: impl Fn() -> Payload,
+    ) -> Result<Served, ErrorKind> {
+        self.retried(|| {
+            let start = Instant::now();
+            let mut sandbox = self.prepared_sandbox(shapes)?;
+            let prepare = start.elapsed();
+            let begin = Instant::now();
+            let answer = self.call(&mut *sandbox, Call::Run, payload(), Phase::Run)?;
+            Ok(Served { sandbox, answer, prepare, begin })
+        })
+    }
+
+    /// Does what takes a worker. Does it again when a worker was lost before it had taken the
+    /// request: such a request was never under way. One that was is not repeated, since the model
+    /// could be killing its workers. A model in quarantine gets none.
+    pub(super) fn retried<T>(
+        &self,
+        attempt: impl Fn() -> Result<T, ErrorKind>,
+    ) -> Result<T, ErrorKind> {
+        const AGAIN: u32 = 3;
+        let attempt = || {
+            self.host.supervision.admit(&self.record)?;
+            attempt()
+        };
+        for _ in 0..AGAIN {
+            match attempt() {
+                Err(ErrorKind::Worker(loss)) if !loss.began => {}
+                other => return other,
+            }
+        }
+        attempt()
+    }
+
+    /// Keeps a sandbox for the next request, unless its worker has served enough.
     pub(super) fn put_back(&self, shapes: Vec<InputShape>, sandbox: Box<dyn Sandbox>) {
+        if sandbox.runs() >= self.host.requests_per_worker {
+            return;
+        }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.prepared.push(Prepared { shapes, sandbox, since: Instant::now() });
         let surplus = waiting.prepared.len().saturating_sub(self.host.idle);

@@ -85,7 +85,7 @@ impl Compiler {
             }
             Received::Message(Err(why), _) => return Err(CodeCacheError::Compiler(why)),
             Received::TimedOut => return Err(failed(&"it takes too long")),
-            Received::Closed => return Err(failed(&process.kill())),
+            Received::Closed | Received::Unread => return Err(failed(&process.ended())),
         };
         match code.len() {
             1..=MAX_CODE => Ok(code),

@@ -1,9 +1,11 @@
 //! How a call into a sandbox can fail.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::confine::ended::WorkerEnd;
 use crate::confine::layers::MissingLayer;
 
 /// A limit that was hit. The message names the key of the policy that sets it.
@@ -72,6 +74,39 @@ pub enum Limit {
     },
 }
 
+/// The loss of a worker process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerLoss {
+    /// How it ended.
+    pub end: WorkerEnd,
+    /// Whether it had taken the request. A request that was not taken is given to other workers, a
+    /// few times, before it fails.
+    pub began: bool,
+    /// Whether it had done something before this request, and so may have seen a model.
+    pub served: bool,
+}
+
+impl fmt::Display for WorkerLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let advice = self.end.advice();
+        if self.began {
+            write!(f, "no answer: while it had this request, the worker process {}; ", self.end)?;
+            write!(f, "no other request is affected; {advice}")
+        } else if self.served {
+            write!(f, "no answer: before it took this request, the worker process {}; ", self.end)?;
+            write!(f, "so did others; {advice}")
+        } else {
+            write!(f, "no worker process: before it had seen anything, it {}; so did ", self.end)?;
+            f.write_str(
+                "others; see that the program that becomes a worker can be run, is of the same \
+                 build as this one, and calls `belljar::become_worker_if_asked()` first thing in \
+                 `main`",
+            )
+        }
+    }
+}
+
 /// Why a call brought no answer. Everything textual in it may come from the model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub(crate) enum Failure {
@@ -87,12 +122,14 @@ pub(crate) enum Failure {
     /// The sandbox broke the rules of its interface.
     #[error("the sandbox broke its interface: {0}")]
     Protocol(String),
-    /// The worker process ended.
-    #[error("the worker process ended: {0}")]
-    Worker(String),
     /// A layer of the worker's confinement could not be put on.
     #[error("{0}")]
     Unprotected(MissingLayer),
+    /// The worker process was lost. Only its supervisor says so: a worker that claims it is not
+    /// even understood.
+    #[serde(skip)]
+    #[error("{0}")]
+    Lost(WorkerLoss),
     /// The host could not do its part.
     #[error("{0}")]
     Host(String),

@@ -72,7 +72,13 @@ impl Image {
 
     /// Takes over an image from a worker. It can be whatever a hostile one makes of it, and is only
     /// ever used for the model that this worker was given.
-    pub(super) fn take_over(fd: OwnedFd) -> io::Result<Image> {
+    /// `most` is the most bytes that a sandbox of this model may have.
+    pub(super) fn take_over(fd: OwnedFd, most: u64) -> io::Result<Image> {
+        let size = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(u64::MAX);
+        if size > most {
+            return Err(io::Error::other("it is larger than the memory of a sandbox"));
+        }
+        // Should it be made longer just now, `checked` still bounds it.
         Image::checked(SealedBytes::take_over(fd)?)
     }
 

@@ -4,6 +4,8 @@
 //! same way: a [`Call`] with a [`Payload`] and a time limit, answered by the guest's message as
 //! untrusted bytes, or by a [`Failure`] after which the sandbox is thrown away.
 
+#[cfg(feature = "test-hooks")]
+pub(crate) mod attack;
 mod code_cache;
 mod compile;
 mod engine;
@@ -37,13 +39,14 @@ pub(crate) use code_cache::{CodeCache, CodeNotice, VerifiedCode};
 pub(crate) use compile::Compiler;
 pub(crate) use engine::{Engines, Variant};
 pub(crate) use failure::Failure;
-pub use failure::Limit;
+pub use failure::{Limit, WorkerLoss};
 pub use guest::GuestInfo;
 pub(crate) use image::Image;
 pub use image_store::ImageStore;
 pub(crate) use image_store::{ImageKey, StoreNotice};
 pub(crate) use limits::SandboxLimits;
 pub use private::PrivateError;
+pub(crate) use private::PrivateFolder;
 pub(crate) use serve::serve;
 pub use slot::ResetMethod;
 pub use stored::{StoredKind, StoredModel};
@@ -132,6 +135,16 @@ pub(crate) trait Sandbox: Send {
     /// Layers around it that are missing, as far as that was not told before.
     fn take_missing(&mut self) -> Vec<MissingLayer> {
         Vec::new()
+    }
+
+    /// What became of it since it was last called, if it cannot be called any more.
+    fn loss_while_waiting(&mut self) -> Option<WorkerLoss> {
+        None
+    }
+
+    /// How many runs its process has served; none where it has no process of its own.
+    fn runs(&self) -> u32 {
+        0
     }
 }
 

@@ -42,7 +42,7 @@ pub enum PrivateError {
 
 /// A folder that belongs to the caller and is closed to others.
 #[derive(Debug)]
-pub(super) struct PrivateFolder {
+pub(crate) struct PrivateFolder {
     path: PathBuf,
     folder: File,
     variable: &'static str,
@@ -50,23 +50,53 @@ pub(super) struct PrivateFolder {
 
 impl PrivateFolder {
     /// Opens a folder, making it when it is missing. `variable` is what moves it elsewhere.
-    pub(super) fn open(path: &Path, variable: &'static str) -> Result<Self, PrivateError> {
+    pub(crate) fn open(path: &Path, variable: &'static str) -> Result<Self, PrivateError> {
         use std::os::unix::fs::DirBuilderExt;
         let failed = |source| PrivateError::Io { path: path.to_owned(), source, variable };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|err| failed(err.into()))?;
-        let folder = PrivateFolder { path: path.to_owned(), folder: File::from(fd), variable };
-        folder.check(&folder.folder, path, true)?;
-        Ok(folder)
+        let folder = PrivateFolder::open_existing(path, variable)?;
+        folder.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Opens a folder; `None` if there is none.
+    pub(crate) fn open_existing(
+        path: &Path,
+        variable: &'static str,
+    ) -> Result<Option<Self>, PrivateError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(err) => {
+                let (path, source) = (path.to_owned(), err.into());
+                return Err(PrivateError::Io { path, source, variable });
+            }
+        };
+        let folder = PrivateFolder { path: path.to_owned(), folder: File::from(fd), variable };
+        folder.check(&folder.folder, path, true)?;
+        Ok(Some(folder))
+    }
+
+    /// Locks the folder against others that do the same, until it is dropped; not for ever, should
+    /// one of them have stopped.
+    pub(crate) fn lock_for_a_moment(&self) {
+        const TRIES: u32 = 200;
+        for _ in 0..TRIES {
+            match rustix::fs::flock(&self.folder, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                _ => return,
+            }
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Opens a regular file of the caller's own; `None` if there is none.
-    pub(super) fn open_file(&self, name: &str) -> Result<Option<File>, PrivateError> {
+    pub(crate) fn open_file(&self, name: &str) -> Result<Option<File>, PrivateError> {
         let path = self.path.join(name);
         // Without NONBLOCK, opening a FIFO waits for whoever writes to it.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -84,7 +114,7 @@ impl PrivateFolder {
     }
 
     /// Writes a file whole or not at all: aside first, then to disk, then to its place.
-    pub(super) fn write_file(
+    pub(crate) fn write_file(
         &self,
         name: &str,
         write: impl FnOnce(&mut File) -> io::Result<()>,
@@ -133,7 +163,7 @@ impl PrivateFolder {
 
     /// Removes the temporary files of writers that are gone. Should it be too early for one that
     /// has only just begun, its write fails, and nothing else.
-    pub(super) fn remove_leftovers(&self) {
+    pub(crate) fn remove_leftovers(&self) {
         let Ok(names) = self.names() else { return };
         for name in names.iter().filter(|name| name.starts_with('.')) {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -147,7 +177,7 @@ impl PrivateFolder {
     }
 
     /// The names of everything in the folder that are UTF-8, as all of ours are.
-    pub(super) fn names(&self) -> Result<Vec<String>, PrivateError> {
+    pub(crate) fn names(&self) -> Result<Vec<String>, PrivateError> {
         let failed = |err: io::Error| self.error(&self.path, err);
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.folder).map_err(|err| failed(err.into()))? {
@@ -162,19 +192,19 @@ impl PrivateFolder {
     }
 
     /// What is known about an entry without opening it.
-    pub(super) fn stat(&self, name: &str) -> io::Result<rustix::fs::Stat> {
+    pub(crate) fn stat(&self, name: &str) -> io::Result<rustix::fs::Stat> {
         Ok(rustix::fs::statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     /// Removes a file. One that is gone already is as good.
-    pub(super) fn remove(&self, name: &str) -> Result<(), PrivateError> {
+    pub(crate) fn remove(&self, name: &str) -> Result<(), PrivateError> {
         match rustix::fs::unlinkat(&self.folder, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(err) => Err(self.error(&self.path.join(name), err.into())),
         }
     }
 
-    pub(super) fn error(&self, path: &Path, source: io::Error) -> PrivateError {
+    pub(crate) fn error(&self, path: &Path, source: io::Error) -> PrivateError {
         PrivateError::Io { path: path.to_owned(), source, variable: self.variable }
     }
 

@@ -41,6 +41,9 @@ pub(super) enum Work {
     Compile,
     /// Be a sandbox. The code and the shared buffer come with the message.
     Sandbox(SandboxLimits),
+    /// Do what an attacker would who has taken over a worker of this role.
+    #[cfg(feature = "test-hooks")]
+    Breach(crate::confine::breach::Attempt),
 }
 
 /// The answer to it: the layers that are missing, or the one without which it must not go on.
@@ -49,6 +52,9 @@ pub(super) type Ready = Result<Vec<MissingLayer>, MissingLayer>;
 /// Every later message to a worker.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Order {
+    /// Nobody can guess it before the order was read. The answer repeats it: so none can be taken
+    /// for the answer to another order.
+    pub(super) number: u64,
     pub(super) call: Call,
     pub(super) source: Source,
 }
@@ -68,6 +74,8 @@ pub(super) enum Source {
 /// A worker's answer.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Outcome {
+    /// The number of the order.
+    pub(super) number: u64,
     /// Length of the answer at the start of the shared buffer, and what it cost.
     pub(super) result: Result<(u64, Cost), Failure>,
     pub(super) log: Vec<String>,
@@ -98,6 +106,13 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
             };
         }
         Work::Sandbox(limits) => limits,
+        #[cfg(feature = "test-hooks")]
+        Work::Breach(attempt) => {
+            return match be_confined(&mut channel, &setup.plan)? {
+                true => channel.send(&attempt.make(), &[]),
+                false => Ok(()),
+            };
+        }
     };
     let [code, shared] = <[OwnedFd; 2]>::try_from(descriptors)
         .map_err(|_| io::Error::other("the set-up comes with two descriptors"))?;
@@ -149,15 +164,17 @@ fn work(
     loop {
         let (order, descriptors) = match channel.receive::<Order>(None)? {
             Received::Message(order, descriptors) => (order, descriptors),
-            Received::Closed | Received::TimedOut => return Ok(()),
+            Received::Closed | Received::Unread | Received::TimedOut => return Ok(()),
         };
-        let prepares = order.call == Call::Prepare;
+        let (number, prepares) = (order.number, order.call == Call::Prepare);
         let mut outcome = match &mut machine {
             Ok(machine) => {
                 let result = carry_out(machine, order, descriptors, shared);
-                Outcome { result, log: cut_log(machine.take_log()), image: false }
+                Outcome { number, result, log: cut_log(machine.take_log()), image: false }
             }
-            Err(failure) => Outcome { result: Err(failure.clone()), log: Vec::new(), image: false },
+            Err(failure) => {
+                Outcome { number, result: Err(failure.clone()), log: Vec::new(), image: false }
+            }
         };
         let image = machine.as_ref().ok().and_then(Machine::image).filter(|_| prepares);
         outcome.image = image.is_some();

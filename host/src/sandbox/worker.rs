@@ -2,25 +2,27 @@
 //! it has seen a model: what it answers is copied before it is looked at, and it is killed when it
 //! is late or talks nonsense.
 
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::code_cache::VerifiedCode;
 use super::engine::Variant;
-use super::failure::Failure;
+use super::failure::{Failure, WorkerLoss};
 use super::guest::GuestInfo;
 use super::image::Image;
 use super::limits::SandboxLimits;
 use super::serve::{Order, Outcome, Ready, Setup, Source, Work};
 use super::thread::HOST_STACK;
 use super::{Answer, Call, CallLimit, Payload, Sandbox};
-use crate::confine::channel::{Channel, Received};
+use crate::confine::channel::{Channel, Received, is_gone};
+use crate::confine::ended::WorkerEnd;
 use crate::confine::layers::{Confinement, MissingLayer};
 use crate::confine::memory::SharedBuffer;
 use crate::confine::process::{WorkerProcess, WorkerProgram};
 use crate::confine::role::Role;
 use crate::confine::setup::ProcessLimits;
-use std::io::ErrorKind;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
-use std::time::Duration;
 
 /// Longest that a worker may take to be confined. It takes some milliseconds.
 pub(super) const LONGEST_START: Duration = Duration::from_secs(30);
@@ -45,18 +47,10 @@ impl Worker {
         setup: &Setup,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), Failure> {
-        self.channel.send(setup, descriptors).map_err(|err| match err.kind() {
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => self.ended_early(),
-            _ => not_started(err),
+        self.channel.send(setup, descriptors).map_err(|err| match is_gone(&err) {
+            true => self.lost(),
+            false => not_started(err),
         })
-    }
-
-    fn ended_early(&mut self) -> Failure {
-        let ended = self.process.kill();
-        Failure::Host(format!(
-            "the worker process ended before it was ready ({ended}); the program that becomes a \
-             worker must be of the same build as this one"
-        ))
     }
 
     /// Waits until the worker says that it is confined, and answers the layers that are missing.
@@ -67,14 +61,16 @@ impl Worker {
         confinement: Confinement,
         longest: Duration,
     ) -> Result<Vec<MissingLayer>, Failure> {
-        let nonsense = |err: std::io::Error| Failure::Protocol(err.to_string());
-        let mut missing = match self.channel.receive::<Ready>(Some(longest)).map_err(nonsense)? {
+        let nonsense = |why: String| {
+            let end = WorkerEnd::Nonsense(why);
+            Failure::Lost(WorkerLoss { end, began: false, served: false })
+        };
+        let ready = self.channel.receive::<Ready>(Some(longest));
+        let mut missing = match ready.map_err(|err| nonsense(err.to_string()))? {
             Received::Message(Ok(missing), _) => missing,
             Received::Message(Err(missing), _) => return Err(Failure::Unprotected(missing)),
-            Received::TimedOut => {
-                return Err(Failure::Host("the worker process does not get ready".into()));
-            }
-            Received::Closed => return Err(self.ended_early()),
+            Received::TimedOut => return Err(nonsense("it does not get ready".into())),
+            Received::Closed | Received::Unread => return Err(self.lost()),
         };
         for unseen in self.process.lacks_from_outside() {
             if missing.iter().all(|missing| missing.layer != unseen.layer) {
@@ -84,9 +80,15 @@ impl Worker {
         confinement.accept(&missing).map_err(Failure::Unprotected)?;
         Ok(missing)
     }
+
+    /// That it is gone before it was ready.
+    fn lost(&mut self) -> Failure {
+        let end = self.process.ended();
+        Failure::Lost(WorkerLoss { end, began: false, served: false })
+    }
 }
 
-fn not_started(err: std::io::Error) -> Failure {
+fn not_started(err: io::Error) -> Failure {
     Failure::Host(format!("a worker process could not be started: {err}"))
 }
 
@@ -131,6 +133,10 @@ pub(crate) struct WorkerSandbox {
     worker: Worker,
     confinement: Confinement,
     shared: SharedBuffer,
+    limits: SandboxLimits,
+    /// Orders that were carried out, and how many of them were runs.
+    orders: u64,
+    runs: u32,
     log: Vec<String>,
     /// Whether the worker has said that it is confined.
     ready: bool,
@@ -151,8 +157,17 @@ impl WorkerSandbox {
         let guest = GuestInfo::embedded().sha256.to_owned();
         let setup = Setup { plan, variant, guest, work: Work::Sandbox(limits) };
         worker.set_up(&setup, &descriptors)?;
-        let (log, missing) = (Vec::new(), Vec::new());
-        Ok(WorkerSandbox { worker, confinement, shared, log, ready: false, missing })
+        Ok(WorkerSandbox {
+            worker,
+            confinement,
+            shared,
+            limits,
+            orders: 0,
+            runs: 0,
+            log: Vec::new(),
+            ready: false,
+            missing: Vec::new(),
+        })
     }
 
     fn exchange(
@@ -160,10 +175,11 @@ impl WorkerSandbox {
         call: Call,
         payload: &Payload,
         limit: CallLimit,
-    ) -> Result<Answer, Failure> {
-        self.await_ready()?;
-        let channel = &mut self.worker.channel;
-        let host = |err: std::io::Error| Failure::Host(format!("the inputs cannot cross: {err}"));
+    ) -> Result<Answer, Unanswered> {
+        self.await_ready().map_err(Unanswered::Failed)?;
+        let host = |err: io::Error| {
+            Unanswered::Failed(Failure::Host(format!("the inputs cannot cross: {err}")))
+        };
         let (source, sealed) = match payload {
             Payload::Empty => (Source::Empty, None),
             Payload::Bytes(bytes) => {
@@ -173,28 +189,78 @@ impl WorkerSandbox {
             Payload::Sealed(sealed) => (Source::Sealed, Some(sealed.as_fd())),
             Payload::Image(image) => (Source::Image, Some(image.bytes())),
         };
-        let nonsense = |err: std::io::Error| Failure::Protocol(err.to_string());
-        channel
-            .send(&Order { call, source }, sealed.as_slice())
-            .map_err(|err| Failure::Worker(err.to_string()))?;
-        let received = channel.receive(Some(limit.time)).map_err(nonsense)?;
+        let number = random_number().map_err(host)?;
+        self.worker.channel.send(&Order { number, call, source }, sealed.as_slice()).map_err(
+            |err| match err.kind() {
+                _ if is_gone(&err) => Unanswered::Gone { began: false },
+                io::ErrorKind::WouldBlock => Unanswered::nonsense("it does not read its orders"),
+                _ => host(err),
+            },
+        )?;
+        let received =
+            self.worker.channel.receive(Some(limit.time)).map_err(Unanswered::nonsense)?;
         let (outcome, descriptors): (Outcome, _) = match received {
             Received::Message(outcome, descriptors) => (outcome, descriptors),
-            Received::TimedOut => return Err(limit.exceeded()),
-            Received::Closed => return Err(Failure::Worker(String::new())),
+            Received::TimedOut => return Err(Unanswered::Failed(limit.exceeded())),
+            Received::Closed => return Err(Unanswered::Gone { began: true }),
+            Received::Unread => return Err(Unanswered::Gone { began: false }),
+        };
+        if outcome.number != number {
+            return Err(Unanswered::nonsense(
+                "it answered another order than the one it was given",
+            ));
+        }
+        let image = match (descriptors.len(), outcome.image && call == Call::Prepare) {
+            (0, false) if !outcome.image => None,
+            (1, true) => descriptors.into_iter().next(),
+            _ => {
+                return Err(Unanswered::nonsense(
+                    "what came with its answer does not belong there",
+                ));
+            }
         };
         self.log.extend(outcome.log);
-        let (len, cost) = outcome.result?;
-        if len > self.shared.len() {
-            return Err(Failure::Protocol("the answer is longer than its buffer".into()));
+        let (len, cost) = outcome.result.map_err(Unanswered::Failed)?;
+        if len > self.limits.answer.min(self.shared.len()) {
+            return Err(Unanswered::nonsense("its answer is longer than an answer can be"));
         }
         let mut message = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        self.shared.read_into(&mut message).map_err(nonsense)?;
-        // An image that cannot be taken over is one that others do not start from.
-        let image = descriptors.into_iter().next().filter(|_| outcome.image);
-        let image = image.and_then(|fd| Image::take_over(fd).ok()).map(Arc::new);
+        self.shared.read_into(&mut message).map_err(Unanswered::nonsense)?;
+        let image = image
+            .map(|fd| Image::take_over(fd, self.limits.memory).map(Arc::new))
+            .transpose()
+            .map_err(|err| Unanswered::nonsense(format!("its image is none: {err}")))?;
         Ok(Answer { message, cost, image })
     }
+
+    fn loss(&self, end: WorkerEnd, began: bool) -> WorkerLoss {
+        WorkerLoss { end, began, served: self.orders > 0 }
+    }
+}
+
+/// Why an order has no answer.
+enum Unanswered {
+    /// The worker said so, or is late, or something is wrong here.
+    Failed(Failure),
+    /// The worker has closed its channel.
+    Gone {
+        /// Whether it had read the order.
+        began: bool,
+    },
+    /// The worker does not keep to the rules.
+    Nonsense(String),
+}
+
+impl Unanswered {
+    fn nonsense(why: impl ToString) -> Unanswered {
+        Unanswered::Nonsense(why.to_string())
+    }
+}
+
+fn random_number() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 impl Sandbox for WorkerSandbox {
@@ -209,14 +275,25 @@ impl Sandbox for WorkerSandbox {
     }
 
     fn call(&mut self, call: Call, payload: Payload, limit: CallLimit) -> Result<Answer, Failure> {
-        self.exchange(call, &payload, limit).map_err(|failure| {
-            // A worker that failed is never used again, and a late one must not go on computing.
-            let ended = self.worker.process.kill();
-            match failure {
-                Failure::Worker(_) => Failure::Worker(ended),
-                other => other,
+        let answer = self.exchange(call, &payload, limit);
+        // A worker that failed is never used again, and a late one must not go on computing.
+        let (end, began) = match answer {
+            Ok(answer) => {
+                self.orders += 1;
+                self.runs = self.runs.saturating_add(u32::from(call == Call::Run));
+                return Ok(answer);
             }
-        })
+            Err(Unanswered::Failed(failure)) => {
+                self.worker.process.kill();
+                return Err(failure);
+            }
+            Err(Unanswered::Nonsense(why)) => {
+                self.worker.process.kill();
+                (WorkerEnd::Nonsense(why), true)
+            }
+            Err(Unanswered::Gone { began }) => (self.worker.process.ended(), began),
+        };
+        Err(Failure::Lost(self.loss(end, began)))
     }
 
     fn take_log(&mut self) -> Vec<String> {
@@ -225,6 +302,26 @@ impl Sandbox for WorkerSandbox {
 
     fn take_missing(&mut self) -> Vec<MissingLayer> {
         std::mem::take(&mut self.missing)
+    }
+
+    fn loss_while_waiting(&mut self) -> Option<WorkerLoss> {
+        // One that has not done anything yet may still be on its way to begin.
+        if self.orders == 0 || !self.worker.channel.has_news() {
+            return None;
+        }
+        let end = match self.worker.channel.receive::<serde::de::IgnoredAny>(Some(Duration::ZERO)) {
+            Ok(Received::TimedOut) => return None,
+            Ok(Received::Closed | Received::Unread) => self.worker.process.ended(),
+            Ok(Received::Message(..)) | Err(_) => {
+                self.worker.process.kill();
+                WorkerEnd::Nonsense("it spoke without being asked".into())
+            }
+        };
+        Some(self.loss(end, false))
+    }
+
+    fn runs(&self) -> u32 {
+        self.runs
     }
 }
 
@@ -276,10 +373,12 @@ mod tests {
             };
             channel.send(&Ready::Ok(says), &[]).unwrap();
             let mut orders = 0;
-            while let Ok(Received::Message(_, _)) = channel.receive::<Order>(None) {
+            while let Ok(Received::Message(order, _)) = channel.receive::<Order>(None) {
                 orders += 1;
                 let result = Ok((0, super::super::Cost::default()));
-                channel.send(&Outcome { result, log: Vec::new(), image: false }, &[]).unwrap();
+                let outcome =
+                    Outcome { number: order.number, result, log: Vec::new(), image: false };
+                channel.send(&outcome, &[]).unwrap();
             }
             orders
         });

@@ -1,0 +1,267 @@
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+
+use crate::confine::ended::WorkerEnd;
+
+use super::*;
+
+struct Folder {
+    path: tempfile::TempDir,
+}
+
+impl Folder {
+    fn new() -> Folder {
+        let mode = fs::Permissions::from_mode(0o700);
+        Folder { path: tempfile::Builder::new().permissions(mode).tempdir().unwrap() }
+    }
+
+    fn supervision(
+        &self,
+        quarantine_after: Option<u32>,
+    ) -> (Supervision, Receiver<SupervisionNotice>) {
+        let (sender, notices) = channel();
+        let settings = Settings { back_off: (Duration::ZERO, Duration::ZERO), quarantine_after };
+        let notices_to = Arc::new(move |notice| drop(sender.send(notice)));
+        (Supervision::new(settings, self.path.path(), notices_to), notices)
+    }
+
+    fn file(&self, digest: Digest, suffix: &str) -> PathBuf {
+        self.path.path().join(format!("quarantine/{digest}{suffix}"))
+    }
+}
+
+fn crash() -> WorkerLoss {
+    WorkerLoss { end: WorkerEnd::Signal(11), began: true, served: true }
+}
+
+fn model() -> Digest {
+    Digest::of(b"a model")
+}
+
+#[track_caller]
+fn is_refused(result: Result<(), ErrorKind>) -> Quarantined {
+    match result {
+        Err(ErrorKind::Quarantined(quarantined)) => quarantined,
+        other => panic!("not in quarantine: {other:?}"),
+    }
+}
+
+#[test]
+fn deaths_without_enough_answers_between_them_end_in_quarantine() {
+    let folder = Folder::new();
+    let (supervision, notices) = folder.supervision(Some(3));
+    let record = supervision.record(model()).unwrap();
+    // Two deaths, and as many answers as it takes to forget them.
+    for _ in 0..2 {
+        supervision.lost(&record, "m.onnx", &crash());
+    }
+    for _ in 0..3 {
+        supervision.answered(&record);
+    }
+    assert!(!folder.file(model(), ".strikes").exists());
+    // Three with answers between them, but too few.
+    for _ in 0..3 {
+        supervision.admit(&record).unwrap();
+        supervision.answered(&record);
+        supervision.lost(&record, "m.onnx", &crash());
+    }
+    let quarantined = is_refused(supervision.admit(&record));
+    assert_eq!((quarantined.deaths, quarantined.model), (3, model()));
+    assert!(quarantined.to_string().contains("SIGSEGV"), "{quarantined}");
+    assert!(matches!(notices.try_recv(), Ok(SupervisionNotice::Quarantined(_))));
+    assert!(notices.try_recv().is_err());
+    // Another model is none of its business.
+    supervision.record(Digest::of(b"another")).unwrap();
+
+    assert!(supervision.release(model()).unwrap());
+    supervision.admit(&record).unwrap();
+    assert!(!supervision.release(model()).unwrap());
+    // It begins again with a clean slate.
+    supervision.lost(&record, "m.onnx", &crash());
+    supervision.admit(&record).unwrap();
+}
+
+#[test]
+fn only_what_a_model_may_have_caused_counts() {
+    let folder = Folder::new();
+    let (supervision, _) = folder.supervision(Some(1));
+    let record = supervision.record(model()).unwrap();
+    let kill = WorkerEnd::Signal(9);
+    // Killed from outside while it waited; and dead before it had seen anything.
+    supervision.lost(&record, "m", &WorkerLoss { end: kill.clone(), began: false, served: true });
+    let early = WorkerLoss { end: WorkerEnd::Exit(1), began: false, served: false };
+    supervision.lost(&record, "m", &early);
+    supervision.admit(&record).unwrap();
+    // Killed while it had a request: perhaps its memory was too much for the machine.
+    for loss in [
+        WorkerLoss { end: kill, began: true, served: true },
+        WorkerLoss { end: WorkerEnd::Signal(11), began: false, served: true },
+        WorkerLoss { end: WorkerEnd::Nonsense("!".into()), began: true, served: false },
+    ] {
+        supervision.lost(&record, "m", &loss);
+        is_refused(supervision.admit(&record));
+        supervision.release(model()).unwrap();
+    }
+}
+
+#[test]
+fn deaths_and_quarantine_outlive_the_process() {
+    let folder = Folder::new();
+    for death in 1..=3 {
+        let (supervision, _) = folder.supervision(Some(3));
+        let record = supervision.record(model()).unwrap();
+        supervision.lost(&record, "m.onnx", &crash());
+        assert_eq!(folder.file(model(), "").exists(), death == 3);
+        assert_eq!(folder.file(model(), ".strikes").exists(), death < 3);
+    }
+    let mode = fs::metadata(folder.file(model(), "")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // Also for hosts that count no deaths.
+    for count in [Some(3), Some(100), None] {
+        let (supervision, _) = folder.supervision(count);
+        let found = is_refused(supervision.record(model()).map(drop));
+        assert_eq!((found.deaths, found.label.as_str()), (3, "m.onnx"));
+        assert!(found.since.is_some());
+        assert_eq!(supervision.quarantined().unwrap().len(), 1);
+    }
+    // A process that runs the model learns of the release by another.
+    let (running, _) = folder.supervision(Some(1));
+    let other = running.record(Digest::of(b"another")).unwrap();
+    running.lost(&other, "o", &crash());
+    is_refused(running.admit(&other));
+    let (operator, _) = folder.supervision(Some(1));
+    assert!(operator.release(Digest::of(b"another")).unwrap());
+    running.admit(&other).unwrap();
+    assert!(operator.release(model()).unwrap());
+    assert!(operator.quarantined().unwrap().is_empty());
+}
+
+#[test]
+fn processes_that_run_the_same_model_count_together() {
+    let folder = Folder::new();
+    let (one, two) = (folder.supervision(Some(4)).0, folder.supervision(Some(4)).0);
+    let records = (one.record(model()).unwrap(), two.record(model()).unwrap());
+    for _ in 0..2 {
+        one.lost(&records.0, "m", &crash());
+        two.lost(&records.1, "m", &crash());
+    }
+    assert!(folder.file(model(), "").exists());
+    is_refused(two.admit(&records.1));
+    is_refused(one.record(model()).map(drop));
+}
+
+#[test]
+fn what_cannot_be_read_is_a_quarantine() {
+    let name = |suffix| format!("{}{suffix}", model());
+    type Spoil = fn(&std::path::Path);
+    let ways: [Spoil; 6] = [
+        |path| fs::write(path, b"{not json").unwrap(),
+        |path| fs::write(path, b"").unwrap(),
+        |path| {
+            fs::write(path, b"{}").unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
+        },
+        |path| symlink("/nowhere", path).unwrap(),
+        |path| fs::create_dir(path).unwrap(),
+        |path| {
+            let mode = rustix::fs::Mode::RWXU;
+            rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).unwrap();
+        },
+    ];
+    for suffix in ["", ".strikes"] {
+        for (number, spoil) in ways.iter().enumerate() {
+            let folder = Folder::new();
+            let inner = folder.path.path().join("quarantine");
+            fs::create_dir(&inner).unwrap();
+            fs::set_permissions(&inner, fs::Permissions::from_mode(0o700)).unwrap();
+            spoil(&inner.join(name(suffix)));
+            let (supervision, _) = folder.supervision(Some(5));
+            let found = is_refused(supervision.record(model()).map(drop));
+            assert!(found.why.contains("cannot be read"), "{suffix} {number}");
+            assert_eq!(supervision.quarantined().unwrap().len(), 1, "{suffix} {number}");
+        }
+    }
+}
+
+#[test]
+fn a_folder_that_is_open_to_others_stops_the_model() {
+    for which in ["", "quarantine"] {
+        let folder = Folder::new();
+        let inner = folder.path.path().join("quarantine");
+        fs::create_dir(&inner).unwrap();
+        fs::set_permissions(&inner, fs::Permissions::from_mode(0o700)).unwrap();
+        let open = folder.path.path().join(which);
+        fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
+        let (supervision, _) = folder.supervision(None);
+        let refused = supervision.record(model()).map(drop);
+        let is_private = |err: &PrivateError| matches!(err, PrivateError::NotPrivate { .. });
+        assert!(matches!(&refused, Err(ErrorKind::Store(err)) if is_private(err)), "{refused:?}");
+    }
+}
+
+#[test]
+fn deaths_that_cannot_be_stored_count_all_the_same() {
+    let folder = Folder::new();
+    let (supervision, notices) = folder.supervision(Some(2));
+    let record = supervision.record(model()).unwrap();
+    fs::write(folder.path.path().join("quarantine"), b"in the way").unwrap();
+    supervision.lost(&record, "m", &crash());
+    assert!(matches!(notices.try_recv(), Ok(SupervisionNotice::NotStored(_))));
+    supervision.admit(&record).unwrap();
+    supervision.lost(&record, "m", &crash());
+    is_refused(supervision.admit(&record));
+    drop(record);
+    is_refused(supervision.record(model()).map(drop));
+}
+
+#[test]
+fn a_request_waits_for_a_start_that_is_near_and_no_longer() {
+    let folder = Folder::new();
+    let settings = Settings {
+        back_off: (Duration::from_millis(2), Duration::from_secs(3600)),
+        quarantine_after: None,
+    };
+    let supervision = Supervision::new(settings, folder.path.path(), Arc::new(|_| {}));
+    let record = supervision.record(model()).unwrap();
+    supervision.lost(&record, "m", &crash());
+    supervision.await_start(&record, Duration::from_secs(60)).unwrap();
+    for _ in 0..30 {
+        supervision.lost(&record, "m", &crash());
+    }
+    let refused = supervision.await_start(&record, back_off::PATIENCE);
+    assert!(
+        matches!(&refused, Err(ErrorKind::BackOff { deaths: 31, wait }) if wait.as_secs() > 3000),
+        "{refused:?}"
+    );
+    // Other models are not kept waiting, and an answer ends it.
+    let other = supervision.record(Digest::of(b"another")).unwrap();
+    supervision.await_start(&other, Duration::ZERO).unwrap();
+    supervision.answered(&record);
+    supervision.await_start(&record, Duration::ZERO).unwrap();
+    assert!(!folder.path.path().join("quarantine").exists());
+}
+
+#[test]
+fn deaths_of_many_models_fill_no_disk() {
+    let folder = Folder::new();
+    let (supervision, _) = folder.supervision(Some(2));
+    let inner = folder.path.path().join("quarantine");
+    fs::create_dir(&inner).unwrap();
+    fs::set_permissions(&inner, fs::Permissions::from_mode(0o700)).unwrap();
+    for number in 0..1100u32 {
+        let name = format!("{}.strikes", Digest::of(&number.to_le_bytes()));
+        let path = inner.join(name);
+        fs::write(&path, b"{\"deaths\":1,\"answers\":0}").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let before = fs::read_dir(&inner).unwrap().count();
+    for _ in 0..2 {
+        let record = supervision.record(Digest::of(b"new")).unwrap();
+        supervision.lost(&record, "m", &crash());
+    }
+    // One came, one went; then it became a quarantine.
+    assert_eq!(fs::read_dir(&inner).unwrap().count(), before);
+    assert_eq!(supervision.quarantined().unwrap().len(), 1);
+}

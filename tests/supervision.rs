@@ -1,0 +1,292 @@
+//! Workers that come to a sudden end: what their supervisor makes of it.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use belljar::{Error, ErrorKind, Host, Isolation, Model, Tensor, WorkerEnd};
+use rustix::process::{Pid, Signal, kill_process};
+use support::onnx::{FLOAT, Graph, fixed, node, slow, value};
+use support::{builder, load};
+
+/// Requests at a time.
+const CLIENTS: usize = 4;
+
+/// A host that keeps a sandbox for each client, and no thread, and counts no deaths.
+fn host() -> Host {
+    let builder = builder(Isolation::Process).idle_sandboxes(CLIENTS).idle_time(None);
+    builder.quarantine_after(None).build().unwrap()
+}
+
+/// Tests here look at, and kill, all children of this process: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `y = a op b`, for eight numbers each.
+fn of_two(op: &str) -> Vec<u8> {
+    let dims = fixed(&[8]);
+    Graph {
+        nodes: vec![node(op, &["a", "b"], &["y"], &[])],
+        inputs: vec![value("a", FLOAT, &dims), value("b", FLOAT, &dims)],
+        outputs: vec![value("y", FLOAT, &dims)],
+        ..Graph::default()
+    }
+    .bytes()
+}
+
+/// Numbers that no other request has.
+fn numbers(request: usize) -> ([f32; 8], [f32; 8]) {
+    // Small enough for every sum, product and difference to be exact.
+    let at = |n: usize| (request * 16 + n) as f32 % 2039.0 + (request % 61) as f32;
+    (std::array::from_fn(at), std::array::from_fn(|n| at(n + 8)))
+}
+
+fn ask(model: &Model, request: usize) -> Result<Vec<f32>, Error> {
+    let (a, b) = numbers(request);
+    let tensor = |values: [f32; 8]| Tensor::new(values.to_vec(), &[8]).unwrap();
+    let outputs = model.run(&[("a", tensor(a)), ("b", tensor(b))])?.validate()?;
+    Ok(outputs.get("y").unwrap().as_slice::<f32>().unwrap().to_vec())
+}
+
+fn expected(op: &str, request: usize) -> Vec<f32> {
+    let (a, b) = numbers(request);
+    a.iter().zip(b).map(|(a, b)| if op == "Add" { a + b } else { a * b }).collect()
+}
+
+fn children() -> Vec<i32> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// Kills a process as the kernel does when it has no memory left. To no other signal does the first
+/// process of a PID namespace have to listen.
+fn kill(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
+}
+
+/// Waits until a killed child is no more than a zombie.
+fn wait_for_end(pid: i32) {
+    let alive = || {
+        fs::read_to_string(format!("/proc/{pid}/status"))
+            .is_ok_and(|status| !status.contains("State:\tZ"))
+    };
+    let start = Instant::now();
+    while alive() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{pid} lives on");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What this process holds: children, descriptors, threads of Belljar's.
+fn held() -> BTreeMap<&'static str, usize> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
+    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    BTreeMap::from([
+        ("children", children().len()),
+        ("descriptors", fs::read_dir("/proc/self/fd").unwrap().count()),
+        ("threads", names.filter(|name| name.starts_with("belljar")).count()),
+    ])
+}
+
+/// As many kills as there are, spread over the requests of four clients.
+fn kills_under_load(requests: usize, kills: usize) {
+    let _alone = alone();
+    let start = || {
+        let host = host();
+        let models = ["Add", "Mul"].map(|op| (op, load(&host, &of_two(op)).unwrap()));
+        for (op, model) in &models {
+            assert_eq!(ask(model, 7).unwrap(), expected(op, 7));
+        }
+        models
+    };
+    // What is made once and stays.
+    drop(start());
+    let before = held();
+
+    let models = start();
+    let (sent, lost, killed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                scope.spawn(|| {
+                    loop {
+                        let request = sent.fetch_add(1, Ordering::Relaxed);
+                        if request >= requests {
+                            return;
+                        }
+                        let (op, model) = &models[request % models.len()];
+                        match ask(model, request) {
+                            Ok(answer) => assert_eq!(answer, expected(op, request), "{request}"),
+                            Err(err) => {
+                                let clear = matches!(
+                                    err.kind(),
+                                    ErrorKind::Worker(_) | ErrorKind::BackOff { .. }
+                                );
+                                assert!(clear, "{err}");
+                                assert!(err.to_string().starts_with("test.onnx: no "), "{err}");
+                                lost.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                        // No faster than the kills, however fast the machine is.
+                        let due = |request: usize| request * kills / requests;
+                        while killed.load(Ordering::Relaxed) + CLIENTS < due(request)
+                            && !over.load(Ordering::Relaxed)
+                        {
+                            std::thread::sleep(Duration::from_micros(100));
+                        }
+                    }
+                })
+            })
+            .collect();
+        let killer = scope.spawn(|| {
+            let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+            while killed.load(Ordering::Relaxed) < kills && !over.load(Ordering::Relaxed) {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                if killed.load(Ordering::Relaxed) > sent.load(Ordering::Relaxed) * kills / requests
+                {
+                    std::thread::sleep(Duration::from_micros(100));
+                    continue;
+                }
+                let children = children();
+                let Some(pid) = children.get(seed as usize % children.len().max(1)) else {
+                    continue;
+                };
+                let zombie = fs::read_to_string(format!("/proc/{pid}/status"))
+                    .is_ok_and(|status| status.contains("State:\tZ"));
+                if !zombie && kill(*pid) {
+                    killed.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let ended: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+        over.store(true, Ordering::Relaxed);
+        killer.join().unwrap();
+        ended.into_iter().for_each(|client| client.unwrap());
+    });
+    let (lost, killed) = (lost.into_inner(), killed.into_inner());
+    println!("{requests} requests, {killed} kills, {lost} requests lost");
+    assert!(killed + CLIENTS >= kills, "only {killed} were killed");
+    assert!(lost <= killed, "{lost} requests were lost to {killed} kills");
+    // Nothing is left but what can serve the next request.
+    for (op, model) in &models {
+        assert_eq!(ask(model, 11).unwrap(), expected(op, 11));
+    }
+    drop(models);
+    assert_eq!(held(), before);
+}
+
+#[test]
+fn no_answer_is_lost_or_mixed_up_when_workers_are_killed() {
+    kills_under_load(10_000, 1_000);
+}
+
+#[test]
+fn a_worker_that_dies_while_it_waits_costs_no_request() {
+    let _alone = alone();
+    let host = host();
+    let kill_all = || {
+        let workers = children();
+        assert!(!workers.is_empty());
+        for pid in workers {
+            assert!(kill(pid));
+            wait_for_end(pid);
+        }
+    };
+    // The one that waits for the first model.
+    host.warm_up(&belljar::Policy::default()).unwrap();
+    kill_all();
+    let model = load(&host, &of_two("Add")).unwrap();
+    // The one that has loaded the model.
+    kill_all();
+    assert_eq!(ask(&model, 1).unwrap(), expected("Add", 1));
+    // Those that are prepared.
+    let (a, b) = numbers(2);
+    let tensor = |values: [f32; 8]| Tensor::new(values.to_vec(), &[8]).unwrap();
+    model.warm_up(&[("a", tensor(a)), ("b", tensor(b))], 4).unwrap();
+    assert_eq!(children().len(), 4);
+    kill_all();
+    for request in 3..8 {
+        assert_eq!(ask(&model, request).unwrap(), expected("Add", request));
+    }
+}
+
+#[test]
+fn a_worker_that_dies_at_work_costs_its_request_and_says_how() {
+    let _alone = alone();
+    let host = host();
+    let busy = load(&host, &slow(1024, 4000).bytes()).unwrap();
+    let square = Tensor::new(vec![0.0f32; 1 << 20], &[1024, 1024]).unwrap();
+    busy.prepare(&[("x", square.clone())]).unwrap();
+    let known = children();
+    let other = load(&host, &of_two("Mul")).unwrap();
+    assert_eq!(ask(&other, 1).unwrap(), expected("Mul", 1));
+    let mut at_work = known[0];
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            let request = scope.spawn(|| busy.run(&[("x", square.clone())]).map(drop));
+            // It has been prepared; give it the time to take the request.
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(kill(at_work));
+            let err = request.join().unwrap().expect_err("it answered");
+            let ErrorKind::Worker(loss) = err.kind() else { panic!("{err:?}") };
+            assert!(loss.began);
+            assert_eq!(loss.end, WorkerEnd::Signal(Signal::KILL.as_raw()));
+            let text = err.to_string();
+            assert!(text.starts_with("test.onnx: no answer"), "{text}");
+            assert!(text.contains("was killed by SIGKILL: perhaps the kernel ran out of memory"));
+            assert_eq!(err.exit_code(), 6);
+        });
+        // The other model's worker knows nothing of it.
+        assert_eq!(ask(&other, 2).unwrap(), expected("Mul", 2));
+        let before = children();
+        busy.prepare(&[("x", square.clone())]).unwrap();
+        at_work = *children().iter().find(|pid| !before.contains(pid)).unwrap();
+    }
+}
+
+#[test]
+fn workers_retire_and_no_request_is_lost() {
+    let _alone = alone();
+    let builder = builder(Isolation::Process).idle_sandboxes(1).idle_time(None);
+    let host = builder.requests_per_worker(5).build().unwrap();
+    let model = load(&host, &of_two("Add")).unwrap();
+    let mut workers = Vec::new();
+    for request in 0..25 {
+        assert_eq!(ask(&model, request).unwrap(), expected("Add", request));
+        let found = children();
+        assert!(found.len() <= 1, "{found:?}");
+        // After its last request it is gone.
+        assert_eq!(found.is_empty(), request % 5 == 4, "{request}: {found:?}");
+        workers.extend(found);
+    }
+    // Four times seen, each of them, and never again.
+    workers.dedup();
+    assert_eq!(workers.len(), 5, "{workers:?}");
+    assert_eq!(workers.iter().collect::<std::collections::BTreeSet<_>>().len(), 5);
+
+    // From several clients at once.
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let model = &model;
+            scope.spawn(move || {
+                for request in (0..100).map(|request| request * CLIENTS + client) {
+                    assert_eq!(ask(model, request).unwrap(), expected("Add", request));
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,361 @@
+//! A worker that does not do its work: what a process can do to its supervisor after somebody has
+//! broken out of the sandbox in it.
+//!
+//! The bytes of its "model" say at which order it misbehaves, and how.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use belljar::{DType, Description, Dim, ValueInfo};
+use belljar_abi::{TensorView, decode_tensors, encode_ok, encode_tensors};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde_json::{Value, json};
+
+/// What a hostile worker does when it is given a certain order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// Nothing: it is as good as any.
+    Good,
+    Exit,
+    CloseAndLive,
+    Crash,
+    PanicMessage,
+    Garbage,
+    NoMessage,
+    TooLong,
+    LongerThanItsBuffer,
+    OtherNumber,
+    Twice,
+    TwiceLater,
+    ExtraDescriptors,
+    UnwantedImage,
+    ImageOfNothing,
+    ImageIsAPipe,
+    ImageOfOddSize,
+    ImageTooLarge,
+    ImageStillWritable,
+    Hang,
+    DeadBeforeReading,
+    ClaimsToBeLost,
+    NotAMessage,
+    OtherName,
+    OtherType,
+    OtherShape,
+    FullOfDescriptors,
+}
+
+impl Deed {
+    pub(crate) const ALL: [Deed; 27] = [
+        Deed::Good,
+        Deed::Exit,
+        Deed::CloseAndLive,
+        Deed::Crash,
+        Deed::PanicMessage,
+        Deed::Garbage,
+        Deed::NoMessage,
+        Deed::TooLong,
+        Deed::LongerThanItsBuffer,
+        Deed::OtherNumber,
+        Deed::Twice,
+        Deed::TwiceLater,
+        Deed::ExtraDescriptors,
+        Deed::UnwantedImage,
+        Deed::ImageOfNothing,
+        Deed::ImageIsAPipe,
+        Deed::ImageOfOddSize,
+        Deed::ImageTooLarge,
+        Deed::ImageStillWritable,
+        Deed::Hang,
+        Deed::DeadBeforeReading,
+        Deed::ClaimsToBeLost,
+        Deed::NotAMessage,
+        Deed::OtherName,
+        Deed::OtherType,
+        Deed::OtherShape,
+        Deed::FullOfDescriptors,
+    ];
+}
+
+/// The bytes of a "model" whose worker does this deed when it is ordered to `call`, and is good
+/// otherwise. Every request to it must begin with the mark: a worker that sees another model, or
+/// another mark, ends with [`MIXED_UP`].
+pub(crate) fn model(call: &str, deed: Deed, mark: u16) -> Vec<u8> {
+    format!("{call} {deed:?} {mark}").into_bytes()
+}
+
+/// The exit code of a worker that has seen what belongs to another model.
+pub(crate) const MIXED_UP: i32 = 9;
+
+/// Its one input and output: four numbers.
+fn description() -> Vec<u8> {
+    let value = |name: &str| ValueInfo {
+        name: name.into(),
+        elem_type: 1,
+        shape: Some(vec![Dim::Fixed(4)]),
+        has_default: false,
+    };
+    let (inputs, outputs) = (vec![value("x")], vec![value("y")]);
+    Description { inputs, outputs, ..Description::default() }.encode()
+}
+
+fn tensors(name: &str, dtype: DType, numbers: &[f32]) -> Vec<u8> {
+    let dims = vec![numbers.len() as u64];
+    encode_tensors(&[TensorView { name, dtype, dims, data: bytemuck::cast_slice(numbers) }])
+}
+
+/// Memory with a WebAssembly page that begins with this text.
+fn image(text: &[u8], len: u64) -> OwnedFd {
+    let fd =
+        memfd_create("belljar-image", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&fd, len).unwrap();
+    rustix::io::pwrite(&fd, text, 0).unwrap();
+    fd
+}
+
+struct Hostile {
+    socket: OwnedFd,
+    shared: Option<OwnedFd>,
+    /// The model, or the image that holds the same text.
+    text: String,
+    /// The numbers of the last order's input.
+    input: Vec<f32>,
+}
+
+/// Serves a supervisor, which is at the other end of standard input.
+pub(crate) fn serve() {
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let mut worker = Hostile { socket, shared: None, text: String::new(), input: Vec::new() };
+    let Some((setup, descriptors)) = worker.receive() else { return };
+    worker.shared = descriptors.into_iter().find(|fd| is(fd, "memfd:belljar-tensors"));
+    if setup.get("plan").is_some() {
+        worker.send(&json!({ "Ok": [] }), &[]);
+    }
+    loop {
+        let call = worker.peek();
+        if worker.deed(&call) == Deed::DeadBeforeReading {
+            return;
+        }
+        let Some((order, descriptors)) = worker.receive() else { return };
+        if let Some(fd) = descriptors.first() {
+            worker.read_text(fd);
+        }
+        worker.obey(&call, &order);
+    }
+}
+
+fn is(fd: &OwnedFd, what: &str) -> bool {
+    use std::os::fd::AsRawFd;
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    link.is_ok_and(|link| link.to_string_lossy().contains(what))
+}
+
+impl Hostile {
+    /// Looks at the next order without taking it.
+    fn peek(&self) -> String {
+        let mut buffer = vec![0; 128 << 10];
+        let (len, _) = rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::PEEK).unwrap();
+        if len == 0 {
+            // The supervisor is gone.
+            std::process::exit(0);
+        }
+        let order: Value = serde_json::from_slice(&buffer[..len]).unwrap();
+        order["call"].as_str().unwrap().to_owned()
+    }
+
+    /// What to do about a call.
+    fn deed(&self, call: &str) -> Deed {
+        let mut words = self.text.split(' ');
+        let deed = words.next().filter(|at| *at == call).and_then(|_| words.next());
+        let named = |name| Deed::ALL.into_iter().find(|deed| format!("{deed:?}") == name);
+        deed.and_then(named).unwrap_or(Deed::Good)
+    }
+
+    fn mark(&self) -> f32 {
+        self.text.split(' ').nth(2).unwrap_or("0").parse().unwrap()
+    }
+
+    fn receive(&self) -> Option<(Value, Vec<OwnedFd>)> {
+        let mut buffer = vec![0; 128 << 10];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut iov = [IoSliceMut::new(&mut buffer)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = recvmsg(&self.socket, &mut iov, &mut ancillary, flags).ok()?;
+        let rights = ancillary.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+            _ => None,
+        });
+        let descriptors = rights.flatten().collect();
+        Some((serde_json::from_slice(buffer.get(..received.bytes)?).ok()?, descriptors))
+    }
+
+    fn send(&self, message: &Value, descriptors: &[BorrowedFd<'_>]) {
+        self.send_bytes(&serde_json::to_vec(message).unwrap(), descriptors);
+    }
+
+    fn send_bytes(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
+        }
+        sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).unwrap();
+    }
+
+    /// An answer that was put into the shared buffer.
+    fn outcome(&self, number: &Value, message: &[u8], image: bool) -> Value {
+        rustix::io::pwrite(self.shared.as_ref().unwrap(), message, 0).unwrap();
+        self.outcome_of(number, message.len() as u64, image)
+    }
+
+    fn outcome_of(&self, number: &Value, len: u64, image: bool) -> Value {
+        let nothing = json!({ "secs": 0, "nanos": 0 });
+        let cost = json!({
+            "memory": 65_536, "time": nothing, "kernels": nothing, "instantiate": nothing,
+            "reset": nothing, "method": "NewMapping",
+        });
+        json!({ "number": number, "result": { "Ok": [len, cost] }, "log": [], "image": image })
+    }
+
+    fn read_text(&mut self, fd: &OwnedFd) {
+        let mut text = [0; 64];
+        let len = rustix::io::pread(fd, &mut text[..], 0).unwrap();
+        let text = String::from_utf8_lossy(&text[..len]).trim_end_matches('\0').to_owned();
+        if !self.text.is_empty() && self.text != text {
+            std::process::exit(MIXED_UP);
+        }
+        self.text = text;
+    }
+
+    fn obey(&mut self, call: &str, order: &Value) {
+        let deed = self.deed(call);
+        let number = &order["number"];
+        let message = match call {
+            "Describe" => description(),
+            "Run" => {
+                let len = order["source"]["Shared"].as_u64().unwrap();
+                let mut message = vec![0; len as usize];
+                rustix::io::pread(self.shared.as_ref().unwrap(), &mut message[..], 0).unwrap();
+                let views = decode_tensors(&message).unwrap();
+                let numbers = views[0].data.chunks(4);
+                self.input =
+                    numbers.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+                if self.input[0] != self.mark() {
+                    std::process::exit(MIXED_UP);
+                }
+                tensors("y", DType::F32, &self.input)
+            }
+            _ => encode_ok(),
+        };
+        let text = self.text.as_bytes();
+        let page = 64 << 10;
+        let prepares = call == "Prepare";
+        let good = |worker: &Hostile| {
+            let made = prepares.then(|| image(text, page));
+            let with = made.as_ref().map(|fd| fd.as_fd());
+            worker.send(&worker.outcome(number, &message, prepares), with.as_slice());
+        };
+        let with = |made: OwnedFd| {
+            self.send(&self.outcome(number, &message, true), &[made.as_fd()]);
+        };
+        match deed {
+            Deed::Good | Deed::DeadBeforeReading => good(self),
+            Deed::Exit => std::process::exit(3),
+            Deed::CloseAndLive => {
+                // Standard input is the same socket.
+                rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).unwrap();
+                std::thread::sleep(Duration::from_secs(600));
+            }
+            Deed::Crash => crash(),
+            Deed::PanicMessage => {
+                let failure = json!({ "Panicked": "\u{1b}[2Jhere I am\n".repeat(100) });
+                self.send(&failed(number, &failure), &[]);
+            }
+            Deed::Garbage => self.send_bytes(b"{\"number\": 1e999, \xff", &[]),
+            Deed::NoMessage => self.send(&json!({ "Ok": [] }), &[]),
+            Deed::TooLong => {
+                rustix::net::sockopt::set_socket_send_buffer_size(&self.socket, 1 << 20).unwrap();
+                self.send_bytes(&vec![b' '; (128 << 10) + 1], &[]);
+            }
+            Deed::LongerThanItsBuffer => self.send(&self.outcome_of(number, u64::MAX, false), &[]),
+            Deed::OtherNumber => {
+                let other = json!(number.as_u64().unwrap().wrapping_add(1));
+                self.send(&self.outcome(&other, &message, false), &[]);
+            }
+            Deed::Twice => {
+                good(self);
+                self.send(&self.outcome(number, &message, false), &[]);
+            }
+            Deed::TwiceLater => {
+                good(self);
+                // As the next order is being written, so to speak.
+                std::thread::sleep(Duration::from_millis(50));
+                self.send(&self.outcome(number, &message, false), &[]);
+            }
+            Deed::ExtraDescriptors => {
+                let made = [image(text, page), image(text, page)];
+                let with = [made[0].as_fd(), made[1].as_fd()];
+                self.send(&self.outcome(number, &message, true), &with);
+            }
+            Deed::FullOfDescriptors => {
+                let made = image(text, page);
+                let with: Vec<_> = (0..253).map(|_| made.as_fd()).collect();
+                self.send(&self.outcome(number, &message, true), &with);
+            }
+            Deed::UnwantedImage => with(image(text, page)),
+            Deed::ImageOfNothing => self.send(&self.outcome(number, &message, true), &[]),
+            Deed::ImageIsAPipe => with(rustix::pipe::pipe().unwrap().0),
+            Deed::ImageOfOddSize => with(image(text, page + 1)),
+            Deed::ImageTooLarge => with(image(text, 1 << 40)),
+            Deed::ImageStillWritable => {
+                let made = image(text, page);
+                map_for_ever(&made, page as usize);
+                with(made);
+            }
+            Deed::Hang => std::thread::sleep(Duration::from_secs(600)),
+            Deed::ClaimsToBeLost => {
+                let loss = json!({ "end": "HungUp", "began": false, "served": false });
+                let failure = json!({ "Lost": loss });
+                self.send(&failed(number, &failure), &[]);
+            }
+            Deed::NotAMessage => self.send(&self.outcome(number, &[0xab; 100], false), &[]),
+            Deed::OtherName => {
+                let message = tensors("z", DType::F32, &self.input);
+                self.send(&self.outcome(number, &message, false), &[]);
+            }
+            Deed::OtherType => {
+                let message = tensors("y", DType::I32, &self.input);
+                self.send(&self.outcome(number, &message, false), &[]);
+            }
+            Deed::OtherShape => {
+                let message = tensors("y", DType::F32, &[1.0; 5]);
+                self.send(&self.outcome(number, &message, false), &[]);
+            }
+        }
+    }
+}
+
+fn failed(number: &Value, failure: &Value) -> Value {
+    json!({ "number": number, "result": { "Err": failure }, "log": [], "image": false })
+}
+
+/// Reads from an address where there is nothing.
+fn crash() {
+    // SAFETY: not safe at all, which is the point: the kernel ends this process.
+    let read = unsafe { std::ptr::without_provenance::<u8>(8).read_volatile() };
+    std::process::exit(i32::from(read));
+}
+
+/// Maps memory for writing, and never unmaps it.
+fn map_for_ever(memory: &OwnedFd, len: usize) {
+    use rustix::mm::{MapFlags, ProtFlags, mmap};
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice, which nothing refers to.
+    unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, memory, 0) }.unwrap();
+}
