@@ -99,8 +99,9 @@ impl fmt::Display for WorkerLoss {
         } else {
             write!(f, "no worker process: before it had seen anything, it {}; so did ", self.end)?;
             f.write_str(
-                "others; see that the program that becomes a worker can be run, and calls \
-                 `belljar::become_worker_if_asked()` first thing in `main`",
+                "others; see that the program that becomes a worker can be run, is of the same \
+                 build as this one, and calls `belljar::become_worker_if_asked()` first thing in \
+                 `main`",
             )
         }
     }

@@ -51,7 +51,7 @@ pub(crate) fn install_on_thread() -> io::Result<()> {
 pub(super) fn architecture() -> io::Result<TargetArch> {
     TargetArch::try_from(std::env::consts::ARCH)
         .ok()
-        .filter(|arch| rules::CLONE3.number(arch.clone()).is_some())
+        .filter(|arch| rules::CLONE3.number(*arch).is_some())
         .ok_or_else(|| io::Error::other("there are no filters for this architecture"))
 }
 
@@ -125,7 +125,7 @@ fn program<'a>(
 ) -> io::Result<BpfProgram> {
     let mut map: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for (call, when) in calls {
-        let Some(number) = call.number(arch.clone()) else { continue };
+        let Some(number) = call.number(*arch) else { continue };
         let chain = map.entry(number).or_default();
         // A call without conditions has no rules, and stands in its table once.
         if !when.is_empty() {
@@ -134,7 +134,7 @@ fn program<'a>(
             chain.push(SeccompRule::new(conditions).map_err(io::Error::other)?);
         }
     }
-    let filter = SeccompFilter::new(map, others, listed, arch.clone()).map_err(io::Error::other)?;
+    let filter = SeccompFilter::new(map, others, listed, *arch).map_err(io::Error::other)?;
     filter.try_into().map_err(io::Error::other)
 }
 

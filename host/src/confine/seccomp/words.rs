@@ -54,9 +54,8 @@ pub(crate) fn of_role(role: Role) -> Words {
 /// The filter of a sandbox on a thread.
 pub(crate) fn of_thread() -> Words {
     let arch = architecture().ok();
-    let exists = |call: super::calls::Call| {
-        arch.as_ref().is_some_and(|arch| call.number(arch.clone()).is_some())
-    };
+    let exists =
+        |call: super::calls::Call| arch.as_ref().is_some_and(|arch| call.number(*arch).is_some());
     let rules = DENIED.iter().flat_map(|denied| {
         let calls = denied.calls.iter().filter(|(call, _)| exists(*call));
         calls.map(|(call, when)| RuleWords {
