@@ -130,10 +130,10 @@ impl Error {
             ErrorKind::Model(_) | ErrorKind::Input { .. } | ErrorKind::Run(_) => 4,
             ErrorKind::Limit(_) => 5,
             ErrorKind::Sandbox(_) => 6,
+            ErrorKind::Unprotected(_) => 7,
             ErrorKind::Worker(loss) if loss.began || loss.served => 6,
             ErrorKind::Worker(_) => 1,
             ErrorKind::BackOff { .. } | ErrorKind::Quarantined(_) => 6,
-            ErrorKind::Unprotected(_) => 7,
             ErrorKind::Code(
                 CodeCacheError::Private(PrivateError::NotPrivate { .. })
                 | CodeCacheError::NotCompiled { .. }
@@ -164,8 +164,8 @@ impl ErrorKind {
         match (failure, phase) {
             (Failure::Limit(limit), _) => ErrorKind::Limit(limit),
             (Failure::Host(why), _) => ErrorKind::Host(why),
-            (Failure::Lost(loss), _) => ErrorKind::Worker(loss),
             (Failure::Unprotected(missing), _) => ErrorKind::Unprotected(missing.to_string()),
+            (Failure::Lost(loss), _) => ErrorKind::Worker(loss),
             // A model that cannot even be read without a panic or a trap is not acceptable; the
             // sandbox did its work.
             (failure @ (Failure::Panicked(_) | Failure::Trapped(_)), Phase::Prepare) => {

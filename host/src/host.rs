@@ -14,7 +14,7 @@ use crate::places::{default_folder, default_store_size};
 use crate::policy::Policy;
 use crate::sandbox::{
     CodeCache, CodeNotice, Compiler, Engines, Failure, ImageStore, Job, Sandbox, SandboxLimits,
-    StoreNotice, ThreadSandbox, Variant, VerifiedCode, Worker, WorkerSandbox, serve,
+    StoreNotice, ThreadFilter, ThreadSandbox, Variant, VerifiedCode, Worker, WorkerSandbox, serve,
 };
 use crate::supervise::{Quarantined, Settings, Supervision, SupervisionNotice};
 use crate::trust::{Digest, ModelBytes};
@@ -25,11 +25,37 @@ use crate::trust::{Digest, ModelBytes};
 pub enum Isolation {
     /// Each sandbox in a worker process of its own, which is killed at its deadline. The fastest
     /// code, as it need not look at the clock; starting a worker costs some milliseconds.
+    ///
+    /// Gives up nothing. Whoever escapes from WebAssembly is in a process without files,
+    /// connections and rights, which the kernel confines. Serves policies with either `confinement`.
     #[default]
     Process,
     /// Each sandbox on a thread of this process; its code checks for its deadline, which costs
-    /// up to half the speed. Whoever escapes from WebAssembly is in this process.
+    /// up to half the speed.
+    ///
+    /// Gives up the wall of the process. Whoever escapes from WebAssembly is in this process, and
+    /// can read and write all of its memory. A filter of system calls refuses that thread what an
+    /// attacker asks for first: files, connections, other programs, new executable memory. It is
+    /// no wall, as other threads are not under it, and they act on memory that the attacker can
+    /// write. A crash of native code, or memory that runs out, ends this process. Serves only
+    /// policies with `confinement = "best-effort"`.
     Thread,
+    /// As [`Isolation::Thread`], without the filter.
+    ///
+    /// Gives up everything but WebAssembly. Whoever escapes from it has all that this process has,
+    /// at once. For machines whose kernel has no filters of system calls, and for finding out
+    /// whether a fault comes from them. Serves only policies with `confinement = "best-effort"`.
+    InProcessWithoutAnyConfinement,
+}
+
+impl Isolation {
+    /// Whether sandboxes are in this very process.
+    fn in_this_process(self) -> bool {
+        match self {
+            Isolation::Process => false,
+            Isolation::Thread | Isolation::InProcessWithoutAnyConfinement => true,
+        }
+    }
 }
 
 /// Something a program may want to tell its user.
@@ -71,19 +97,19 @@ pub enum Event {
         /// Why not.
         why: String,
     },
-    /// So many workers of a model have died that it is refused until [`Host::release`].
-    Quarantined(Quarantined),
-    /// The deaths of a model's workers could not be written down: they count in this process only.
-    QuarantineNotStored {
-        /// Why not.
-        why: String,
-    },
     /// A layer around the worker processes is missing on this machine, and nothing demands it. Told
     /// once for each layer.
     LayerMissing {
         /// Which.
         layer: Layer,
         /// What the kernel said.
+        why: String,
+    },
+    /// So many workers of a model have died that it is refused until [`Host::release`].
+    Quarantined(Quarantined),
+    /// The deaths of a model's workers could not be written down: they count in this process only.
+    QuarantineNotStored {
+        /// Why not.
         why: String,
     },
     /// The sandboxed runner logged a line about a model. Hostile text: print it through
@@ -130,8 +156,7 @@ pub(crate) struct Inner {
     codes: Mutex<HashMap<Variant, Arc<VerifiedCode>>>,
     /// A worker that waits for the first model.
     spare: Mutex<Option<Worker>>,
-    /// Layers whose absence was told.
-    told: Mutex<Vec<Layer>>,
+    missing: Arc<Missing>,
     pub(crate) store: ImageStore,
     uses_store: bool,
     pub(crate) idle: usize,
@@ -142,6 +167,28 @@ pub(crate) struct Inner {
     pub(crate) supervision: Supervision,
     pub(crate) idle_watch: IdleWatch,
     pub(crate) listener: Listener,
+}
+
+/// Tells which layers are missing.
+struct Missing {
+    /// Layers whose absence was told.
+    told: Mutex<Vec<Layer>>,
+    listener: Listener,
+}
+
+impl Missing {
+    /// Tells what a worker lacks, once for each layer.
+    fn tell(&self, missing: Vec<MissingLayer>) {
+        for MissingLayer { layer, why } in missing {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.contains(&layer) {
+                continue;
+            }
+            told.push(layer);
+            drop(told);
+            (self.listener)(Event::LayerMissing { layer, why });
+        }
+    }
 }
 
 /// How long a sandbox waits by default.
@@ -168,8 +215,8 @@ impl HostBuilder {
     }
 
     /// How much of the confinement of worker processes must be there whatever a policy says, and
-    /// for the worker that compiles the guest. By default a policy decides alone, and the default
-    /// policy is strict.
+    /// when the guest is compiled ahead of any policy ([`Host::warm`]). By default a policy decides
+    /// alone, and the default policy is strict.
     pub fn confinement(mut self, confinement: Confinement) -> HostBuilder {
         self.confinement = confinement;
         self
@@ -303,17 +350,20 @@ impl HostBuilder {
                 }
             });
         });
-        let listener = Arc::clone(&self.listener);
+        let told = Mutex::default();
+        let missing = Arc::new(Missing { told, listener: Arc::clone(&self.listener) });
+        let (tell, listener) = (Arc::clone(&missing), Arc::clone(&self.listener));
         let notices = Arc::new(move |notice| {
             listener(match notice {
                 CodeNotice::Compiling { variant } => Event::Compiling { variant },
                 CodeNotice::Compiled => Event::Compiled,
                 CodeNotice::Refused { path, why } => Event::CodeRefused { path, why },
+                CodeNotice::Missing(layers) => return tell.tell(layers),
             });
         });
-        let compiler = self.may_compile.then(|| match self.isolation {
-            Isolation::Process => Compiler::Worker(self.worker.clone(), self.confinement),
-            Isolation::Thread => Compiler::Here,
+        let compiler = self.may_compile.then(|| match self.isolation.in_this_process() {
+            false => Compiler::Worker(self.worker.clone()),
+            true => Compiler::Here,
         });
         Ok(Host {
             inner: Arc::new(Inner {
@@ -324,7 +374,7 @@ impl HostBuilder {
                 engines: Arc::default(),
                 codes: Mutex::default(),
                 spare: Mutex::default(),
-                told: Mutex::default(),
+                missing,
                 store: ImageStore::new(&cache, &state, store_size, stored),
                 uses_store: self.store,
                 idle: self.idle,
@@ -381,7 +431,7 @@ impl Host {
     /// When the cache cannot be used.
     pub fn warm(&self) -> Result<(), Error> {
         for variant in Variant::ALL {
-            self.inner.cache.get(variant).map_err(Error::new)?;
+            self.inner.cache.get(variant, self.inner.confinement).map_err(Error::new)?;
         }
         Ok(())
     }
@@ -404,9 +454,9 @@ impl Host {
                         *spare = Worker::spawn(&inner.worker).ok();
                     }
                 });
-                inner.code(variant).map(drop).map_err(Error::new)
+                inner.code(variant, inner.confinement(policy)).map(drop).map_err(Error::new)
             }),
-            Isolation::Thread => {
+            Isolation::Thread | Isolation::InProcessWithoutAnyConfinement => {
                 let engine = inner.engines.get(&inner.cache, variant, policy.limits.stack);
                 engine.map(drop).map_err(Error::new)
             }
@@ -460,7 +510,8 @@ impl Inner {
 
     /// Whether a model under this policy may be run by this host at all.
     pub(crate) fn check(&self, policy: &Policy) -> Result<(), ErrorKind> {
-        if self.isolation == Isolation::Thread && self.confinement(policy) == Confinement::Strict {
+        let strict = self.confinement(policy) == Confinement::Strict;
+        if strict && self.isolation.in_this_process() {
             return Err(ErrorKind::Unprotected(
                 "a sandbox on a thread has no worker process around it, and `confinement` is \
                  \"strict\"; use processes, or set it to \"best-effort\""
@@ -480,15 +531,7 @@ impl Inner {
 
     /// Tells what a worker lacks, once for each layer.
     pub(crate) fn tell_missing(&self, missing: Vec<MissingLayer>) {
-        for MissingLayer { layer, why } in missing {
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            if told.contains(&layer) {
-                continue;
-            }
-            told.push(layer);
-            drop(told);
-            (self.listener)(Event::LayerMissing { layer, why });
-        }
+        self.missing.tell(missing);
     }
 
     /// A new sandbox with nothing in it.
@@ -510,19 +553,19 @@ impl Inner {
         let variant = self.variant(policy);
         let failed = |failure: Failure| match failure {
             Failure::Limit(limit) => ErrorKind::Limit(limit),
-            Failure::Lost(loss) => ErrorKind::Worker(loss),
             Failure::Unprotected(missing) => ErrorKind::Unprotected(missing.to_string()),
+            Failure::Lost(loss) => ErrorKind::Worker(loss),
             other => ErrorKind::Host(other.to_string()),
         };
         match self.isolation {
             Isolation::Process => {
-                let code = self.code(variant)?;
+                let confinement = self.confinement(policy);
+                let code = self.code(variant, confinement)?;
                 let inputs = limits.input_size.saturating_add(FRAMING);
                 let time = match role {
                     Role::Compile | Role::Prepare => limits.prepare_time.saturating_mul(3),
                     Role::Run => limits.run_time.saturating_mul(MANY_RUNS),
                 };
-                let confinement = self.confinement(policy);
                 let job = Job { role, confinement, variant, limits: sandbox, inputs, time };
                 let start = |worker| WorkerSandbox::start(worker, &code, job);
                 let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -534,9 +577,13 @@ impl Inner {
                 };
                 Ok(Box::new(started.map_err(failed)?))
             }
-            Isolation::Thread => {
+            Isolation::Thread | Isolation::InProcessWithoutAnyConfinement => {
                 let (engine, module) = self.engines.get(&self.cache, variant, limits.stack)?;
-                let sandbox = ThreadSandbox::new(&self.engines, &engine, &module, sandbox);
+                let filter = match self.isolation {
+                    Isolation::InProcessWithoutAnyConfinement => ThreadFilter::None,
+                    _ => ThreadFilter::Installed,
+                };
+                let sandbox = ThreadSandbox::new(&self.engines, &engine, &module, sandbox, filter);
                 Ok(Box::new(sandbox.map_err(failed)?))
             }
         }
@@ -544,16 +591,20 @@ impl Inner {
 
     /// The compiled form of the guest for a model under this policy.
     fn variant(&self, policy: &Policy) -> Variant {
-        let epochs = self.isolation == Isolation::Thread;
+        let epochs = self.isolation.in_this_process();
         Variant { epochs, deterministic: policy.compute.deterministic }
     }
 
-    fn code(&self, variant: Variant) -> Result<Arc<VerifiedCode>, ErrorKind> {
+    fn code(
+        &self,
+        variant: Variant,
+        confinement: Confinement,
+    ) -> Result<Arc<VerifiedCode>, ErrorKind> {
         let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(code) = codes.get(&variant) {
             return Ok(Arc::clone(code));
         }
-        let code = Arc::new(self.cache.get(variant)?);
+        let code = Arc::new(self.cache.get(variant, confinement)?);
         codes.insert(variant, Arc::clone(&code));
         Ok(code)
     }

@@ -37,6 +37,8 @@ pub mod policy;
 mod sandbox;
 mod supervise;
 pub mod tensor;
+#[cfg(feature = "test-hooks")]
+pub mod test_hooks;
 pub mod text;
 mod trust;
 

@@ -73,8 +73,8 @@ pub(crate) fn real_model(file: &str) -> ModelBytes {
 /// A policy under which this host may run a model: threads are never strict.
 pub(crate) fn fitting(host: &Host, policy: &Policy) -> Policy {
     let confinement = match host.isolation() {
-        Isolation::Thread => Confinement::BestEffort,
-        _ => policy.confinement,
+        Isolation::Process => policy.confinement,
+        _ => Confinement::BestEffort,
     };
     Policy { confinement, ..policy.clone() }
 }

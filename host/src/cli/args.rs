@@ -93,6 +93,7 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: Confine,
     },
+    Doctor(Doctor),
     /// Compile the sandboxed runner for this machine ahead of time
     #[command(
         after_help = "Examples:\n  belljar warm\n  BELLJAR_CACHE_DIR=/var/cache/belljar belljar warm"
@@ -284,28 +285,6 @@ pub(super) enum Images {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Quarantine {
-    /// List the models that are refused, and how their last worker died
-    #[command(
-        after_help = "Examples:\n  belljar quarantine list\n  belljar quarantine list --format json | jq '.[].why'"
-    )]
-    List {
-        /// How to print the list
-        #[arg(short, long, default_value = "table")]
-        format: Format,
-    },
-    /// Let models run again, and forget the deaths of their workers
-    #[command(
-        after_help = "A model whose workers die is a model that may have broken out of its sandbox: look into it first.\n\nExamples:\n  belljar quarantine release model.onnx\n  belljar quarantine release fe2d2eb49c5f"
-    )]
-    Release {
-        /// The model's file, its name as `list` shows it, or its SHA-256 or the start of that
-        #[arg(required = true, value_name = "DIGEST|MODEL")]
-        models: Vec<String>,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 pub(super) enum Confine {
     /// Print in words the filter of system calls of a role; without one, the roles
     #[command(
@@ -341,6 +320,54 @@ pub(super) enum TextFormat {
     Text,
     /// For programs
     Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Quarantine {
+    /// List the models that are refused, and how their last worker died
+    #[command(
+        after_help = "Examples:\n  belljar quarantine list\n  belljar quarantine list --format json | jq '.[].why'"
+    )]
+    List {
+        /// How to print the list
+        #[arg(short, long, default_value = "table")]
+        format: Format,
+    },
+    /// Let models run again, and forget the deaths of their workers
+    #[command(
+        after_help = "A model whose workers die is a model that may have broken out of its sandbox: look into it first.\n\nExamples:\n  belljar quarantine release model.onnx\n  belljar quarantine release fe2d2eb49c5f"
+    )]
+    Release {
+        /// The model's file, its name as `list` shows it, or its SHA-256 or the start of that
+        #[arg(required = true, value_name = "DIGEST|MODEL")]
+        models: Vec<String>,
+    },
+}
+
+/// Say what this machine offers: which layers can stand around a model, and what is lost without
+#[derive(Debug, Args)]
+#[command(after_help = format!("\
+Starts a worker of each role, has it confined as for a strict policy, and says what it lacks and how
+long it took. Exit code 0 if a strict policy can be served here, 7 if a model under one would be
+refused. Nothing is changed, and nothing compiled.
+
+Keys of the JSON:
+  strict            whether a strict policy can be served
+  workers           for each role: strict (as above), ready_ms, namespaces (without-user, with-user,
+                    none), missing (layer, why, needed and remedy of each), error
+  machine           what, present, found, without (what is lost), needed (by strict policies)
+
+Examples:
+  belljar doctor
+  belljar doctor --quiet && belljar run model.onnx --input image=photo.npy
+  belljar doctor --format json | jq '.workers[].missing[].layer'
+  belljar doctor --format json | jq -r '.machine[] | select(.present | not) | .without'
+
+{EXIT_CODES}"))]
+pub(super) struct Doctor {
+    /// How to print the findings
+    #[arg(short, long, default_value = "table")]
+    pub(super) format: Format,
 }
 
 /// Say what a model is, as read inside the sandbox

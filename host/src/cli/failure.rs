@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind};
+use crate::sandbox::CodeCacheError;
 use crate::tensor::TensorError;
 use crate::text::Hostile;
 
@@ -87,7 +88,7 @@ impl Failure {
         let library = |err: &Error| match err.kind() {
             ErrorKind::Limit(_) => Some("a policy can raise it: see `belljar new-policy --help`"),
             ErrorKind::Pin { .. } => Some("`belljar new-policy` writes a policy for this model"),
-            ErrorKind::Unprotected(_) => Some(
+            ErrorKind::Unprotected(_) | ErrorKind::Code(CodeCacheError::Unprotected(_)) => Some(
                 "`belljar doctor` says what this machine lacks; a policy with \
                  `confinement = \"best-effort\"` does without it",
             ),

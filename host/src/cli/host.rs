@@ -57,6 +57,10 @@ pub(super) fn host(
             let path = shown(&path);
             terminal.note(&format!("{path} was not stored: {}", Hostile::new(&why)));
         }
+        Event::LayerMissing { layer, why } => {
+            let (layer, why) = (layer.name(), Hostile::new(&why));
+            terminal.warn(&format!("workers are confined without {layer}: {why}"));
+        }
         Event::Quarantined(quarantined) => {
             terminal.warn(&format!("{}: {quarantined}", Hostile::cut(&quarantined.label, 100)));
         }
@@ -64,10 +68,6 @@ pub(super) fn host(
             "that a worker process died could not be noted, so the next process does not know: {}",
             Hostile::new(&why)
         )),
-        Event::LayerMissing { layer, why } => {
-            let (layer, why) = (layer.name(), Hostile::new(&why));
-            terminal.warn(&format!("workers are confined without {layer}: {why}"));
-        }
         Event::Log { line, .. } => terminal.note(&format!("runner: {}", Hostile::new(&line))),
     };
     let builder = Host::builder().isolation(isolation).idle_sandboxes(idle).on_event(listener);

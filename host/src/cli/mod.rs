@@ -5,6 +5,7 @@
 mod args;
 mod bench;
 mod confine;
+mod doctor;
 mod failure;
 mod host;
 mod images;
@@ -69,6 +70,7 @@ fn dispatch(arguments: Arguments, terminal: &Terminal) -> Result<(), Failure> {
         Command::NewPolicy(new_policy) => new_policy::new_policy(&new_policy, terminal),
         Command::Bench(bench) => bench::bench(&bench, terminal),
         Command::Confine { command } => confine::confine(&command),
+        Command::Doctor(doctor) => doctor::doctor(&doctor),
         Command::Warm => pages::warm(terminal),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { output } => pages::man(output.as_deref()),

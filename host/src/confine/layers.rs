@@ -15,6 +15,18 @@ pub enum Confinement {
     BestEffort,
 }
 
+impl Confinement {
+    /// Holds the layers that are missing against what is demanded.
+    ///
+    /// # Errors
+    /// The first without which no model may be read.
+    pub(crate) fn accept(self, missing: &[MissingLayer]) -> Result<(), MissingLayer> {
+        let strict = self == Confinement::Strict;
+        let needed = missing.iter().find(|missing| strict && missing.layer.required());
+        needed.map_or(Ok(()), |missing| Err(missing.clone()))
+    }
+}
+
 /// One layer of the confinement, in the order in which they are put on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -52,9 +64,34 @@ impl Layer {
         }
     }
 
-    /// Whether a strict worker can do without it.
+    /// Whether a strict worker needs it.
     pub fn required(self) -> bool {
         self != Layer::Namespaces
+    }
+
+    /// What an administrator can do where it is missing.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Layer::Namespaces => {
+                "allow unprivileged user namespaces (`sysctl user.max_user_namespaces`, \
+                 `kernel.apparmor_restrict_unprivileged_userns`), or in a container the system \
+                 calls clone, unshare, mount and pivot_root"
+            }
+            Layer::ResourceLimits => "let the process lower its limits: the system call prlimit64",
+            Layer::Privileges => {
+                "let the process give up rights: the system calls capset, setresuid and prctl; \
+                 and mount /proc"
+            }
+            Layer::Landlock => {
+                "run Linux 5.13 or newer with `landlock` in its list of security modules (`lsm=` \
+                 on the kernel's command line), and in a container allow the system calls 444 to \
+                 446"
+            }
+            Layer::Seccomp => {
+                "run a kernel with CONFIG_SECCOMP_FILTER, and in a container allow the system \
+                 calls seccomp and prctl"
+            }
+        }
     }
 }
 

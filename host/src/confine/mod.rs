@@ -3,8 +3,11 @@
 //!
 //! `process` starts workers, by `spawn`, and ends them; `setup` is what a worker does to itself, in
 //! the order of the `layers`: `namespaces`, `privileges`, `landlock`, `seccomp`. What is granted
-//! depends on its `role`. `channel` and `memory` are how both sides talk.
+//! depends on its `role`. `channel` and `memory` are how both sides talk. `outside` is what the
+//! kernel shows of a worker, and `support` what this machine offers at all.
 
+#[cfg(feature = "test-hooks")]
+pub(crate) mod breach;
 pub(crate) mod channel;
 pub(crate) mod ended;
 mod heap;
@@ -12,9 +15,14 @@ mod landlock;
 pub(crate) mod layers;
 pub(crate) mod memory;
 mod namespaces;
+mod outside;
 mod privileges;
 pub(crate) mod process;
 pub(crate) mod role;
 pub(crate) mod seccomp;
 pub(crate) mod setup;
 mod spawn;
+#[cfg(feature = "test-hooks")]
+pub(crate) mod spoil;
+#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line asks"))]
+pub(crate) mod support;

@@ -20,10 +20,12 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use super::ended::WorkerEnd;
-use super::layers::Confinement;
+use super::layers::{Confinement, Layer, MissingLayer};
+use super::outside::{Status, own_filters};
 use super::role::Role;
 use super::setup::{Plan, ProcessLimits};
-use super::spawn::{Namespaces, Program, spawn, unblock_signals};
+pub(crate) use super::spawn::Namespaces;
+use super::spawn::{Program, spawn, unblock_signals};
 
 /// First argument of a worker.
 const WORKER_ARGUMENT: &CStr = c"__belljar-worker";
@@ -73,15 +75,38 @@ pub(crate) struct WorkerProcess {
     pidfd: OwnedFd,
     namespaces: Namespaces,
     no_namespaces: Option<String>,
+    /// What the kernel shows of it, until that was looked at.
+    status: Option<io::Result<Status>>,
+    /// Filters of system calls that it was started under.
+    filters: Option<u32>,
+    /// How it came to its end, once that was waited for.
     ended: Option<WorkerEnd>,
 }
 
 impl WorkerProcess {
     /// Starts a worker whose standard input is `socket`.
     pub(crate) fn spawn(program: &WorkerProgram, socket: OwnedFd) -> io::Result<WorkerProcess> {
+        WorkerProcess::spawn_in(program, socket, ways())
+    }
+
+    /// As [`WorkerProcess::spawn`], in the namespaces of this process.
+    #[cfg(feature = "test-hooks")]
+    pub(crate) fn spawn_without_namespaces(
+        program: &WorkerProgram,
+        socket: OwnedFd,
+    ) -> io::Result<WorkerProcess> {
+        WorkerProcess::spawn_in(program, socket, &[])
+    }
+
+    /// Starts a worker in the first kind of namespaces that can be had, or in none.
+    fn spawn_in(
+        program: &WorkerProgram,
+        socket: OwnedFd,
+        ways: &'static [Namespaces],
+    ) -> io::Result<WorkerProcess> {
         let (answer, answered) = channel();
         let program = CString::new(program.path()?.as_os_str().as_bytes())?;
-        let order = Order { program, socket, answer };
+        let order = Order { program, socket, ways, answer };
         let spawner = spawner()?.lock().unwrap_or_else(PoisonError::into_inner);
         spawner.send(order).map_err(|_| io::Error::other("the spawning thread has ended"))?;
         drop(spawner);
@@ -98,7 +123,23 @@ impl WorkerProcess {
             limits,
             #[cfg(feature = "test-hooks")]
             layers: super::layers::Layer::ALL.to_vec(),
+            #[cfg(feature = "test-hooks")]
+            spoilt: super::spoil::Spoilt::from_environment(role),
         }
+    }
+
+    /// The namespaces that it was started in.
+    pub(crate) fn namespaces(&self) -> Namespaces {
+        self.namespaces
+    }
+
+    /// Layers that the kernel does not show of this worker, which says that it is confined. To be
+    /// asked once.
+    pub(crate) fn lacks_from_outside(&mut self) -> Vec<MissingLayer> {
+        let seen = self.status.take().unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
+        seen.and_then(|status| status.lacks(self.filters)).unwrap_or_else(|err| {
+            vec![MissingLayer::new(Layer::Privileges, format!("unseen in /proc: {err}"))]
+        })
     }
 
     /// Ends the worker at once, and says how it ended. Already ended is as good as killed.
@@ -110,6 +151,8 @@ impl WorkerProcess {
                 loop {
                     match rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
                         Err(rustix::io::Errno::INTR) => {}
+                        // Also when this program ignores SIGCHLD: the kernel waits for its end all
+                        // the same.
                         Err(_) | Ok(None) => return WorkerEnd::Unknown,
                         Ok(Some(status)) => {
                             let (signal, code) =
@@ -151,6 +194,7 @@ impl Drop for WorkerProcess {
 struct Order {
     program: CString,
     socket: OwnedFd,
+    ways: &'static [Namespaces],
     answer: Sender<io::Result<WorkerProcess>>,
 }
 
@@ -162,8 +206,9 @@ fn spawner() -> io::Result<&'static Mutex<Sender<Order>>> {
     }
     let (orders, incoming) = channel::<Order>();
     std::thread::Builder::new().name("belljar-spawner".into()).spawn(move || {
+        let filters = own_filters();
         for order in incoming {
-            let process = start(&order);
+            let process = start(&order, filters);
             // The worker must be the only one with this end, to see when the other is closed.
             drop(order.socket);
             // Whoever ordered may have given up; the worker then ends with what is returned.
@@ -174,29 +219,32 @@ fn spawner() -> io::Result<&'static Mutex<Sender<Order>>> {
     Ok(SPAWNER.get_or_init(|| Mutex::new(orders)))
 }
 
+/// The ways to namespaces, best first. Root has no need of a user namespace to make the others, and
+/// what it makes without one it can then give up for good.
+fn ways() -> &'static [Namespaces] {
+    match rustix::process::geteuid().is_root() {
+        true => &[Namespaces::WithoutUser, Namespaces::WithUser],
+        false => &[Namespaces::WithUser],
+    }
+}
+
 /// Starts a worker, in namespaces of its own if that can be.
-fn start(order: &Order) -> io::Result<WorkerProcess> {
+fn start(order: &Order, filters: Option<u32>) -> io::Result<WorkerProcess> {
     let arguments = [c"belljar", WORKER_ARGUMENT];
     let program =
         Program { path: &order.program, arguments: &arguments, input: order.socket.as_fd() };
-    // Root has no need of a user namespace to make the others, and what it makes without one it
-    // can then give up for good.
-    let ways: &[Namespaces] = match rustix::process::geteuid().is_root() {
-        true => &[Namespaces::WithoutUser, Namespaces::WithUser],
-        false => &[Namespaces::WithUser],
+    let started = |pidfd: OwnedFd, namespaces, no_namespaces| {
+        let status = Some(Status::open(pidfd.as_fd()));
+        WorkerProcess { pidfd, namespaces, no_namespaces, status, filters, ended: None }
     };
     let mut no_namespaces = None;
-    for way in ways {
+    for way in order.ways {
         match spawn(&program, *way) {
-            Ok(pidfd) => {
-                let (namespaces, no_namespaces) = (*way, None);
-                return Ok(WorkerProcess { pidfd, namespaces, no_namespaces, ended: None });
-            }
+            Ok(pidfd) => return Ok(started(pidfd, *way, None)),
             Err(err) => no_namespaces = Some(err.to_string()),
         }
     }
-    let pidfd = spawn(&program, Namespaces::None)?;
-    Ok(WorkerProcess { pidfd, namespaces: Namespaces::None, no_namespaces, ended: None })
+    Ok(started(spawn(&program, Namespaces::None)?, Namespaces::None, no_namespaces))
 }
 
 /// What a worker does first, while it has one thread: dies with its supervisor, closes whatever it

@@ -15,7 +15,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    #[cfg(test)]
+    #[cfg(any(test, feature = "cli", feature = "test-hooks"))]
     pub(crate) const ALL: [Role; 3] = [Role::Compile, Role::Prepare, Role::Run];
 
     pub(crate) fn name(self) -> &'static str {

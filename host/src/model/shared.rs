@@ -80,6 +80,9 @@ impl Shared {
         payload: Payload,
         phase: Phase,
     ) -> Result<Answer, ErrorKind> {
+        // What is not confined is asked nothing.
+        let ready = sandbox.await_ready();
+        ready.map_err(|failure| ErrorKind::from_failure(failure, phase))?;
         let [load, describe, prepare, adopt, run] = &self.calls;
         let count = match call {
             Call::Load => Some(load),
@@ -99,10 +102,10 @@ impl Shared {
         for line in sandbox.take_log() {
             (self.host.listener)(Event::Log { model: self.label.clone(), line });
         }
+        self.host.tell_missing(sandbox.take_missing());
         if let Err(Failure::Lost(loss)) = &answer {
             self.lost(loss);
         }
-        self.host.tell_missing(sandbox.take_missing());
         answer.map_err(|failure| ErrorKind::from_failure(failure, phase))
     }
 

@@ -21,7 +21,7 @@ use super::engine::{Engines, Variant};
 use super::guest::GuestInfo;
 use super::private::{PrivateError, PrivateFolder, secret};
 use super::sealed_file::{self, About, Keys, Kind, SealedFile};
-use crate::confine::layers::MissingLayer;
+use crate::confine::layers::{Confinement, MissingLayer};
 use crate::confine::memory::{SealedBytes, SealedWriter};
 use crate::trust::Digest;
 
@@ -69,6 +69,8 @@ pub(crate) enum CodeNotice {
     },
     /// Compiling is over.
     Compiled,
+    /// The worker that compiles lacks layers of its confinement.
+    Missing(Vec<MissingLayer>),
     /// A file in the cache is not what was put there; it is not used and will be replaced.
     Refused {
         /// The file.
@@ -110,8 +112,13 @@ impl CodeCache {
         &self.code
     }
 
-    /// The compiled guest, from the cache if it is there.
-    pub(crate) fn get(&self, variant: Variant) -> Result<VerifiedCode, CodeCacheError> {
+    /// The compiled guest, from the cache if it is there. If a worker must compile it, this much of
+    /// its confinement must be there.
+    pub(crate) fn get(
+        &self,
+        variant: Variant,
+        confinement: Confinement,
+    ) -> Result<VerifiedCode, CodeCacheError> {
         let keys = Keys::new(&secret(&self.state)?, Kind::Code);
         // The stack size is no part of the compiled code.
         let engine = Engines::new_engine(variant, 1 << 20).map_err(CodeCacheError::compiler)?;
@@ -132,7 +139,8 @@ impl CodeCache {
             return Err(CodeCacheError::NotCompiled { path, why });
         };
         (self.listener)(CodeNotice::Compiling { variant: variant.name() });
-        let compiled = compiler.compile(variant);
+        let told = |missing| (self.listener)(CodeNotice::Missing(missing));
+        let compiled = compiler.compile(variant, confinement, told);
         (self.listener)(CodeNotice::Compiled);
         let sealed = compiled?;
         folder.write_file(&name, |file| {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::code_cache::CodeCacheError;
 use super::engine::{Engines, Variant};
+use super::failure::Failure;
 use super::guest::{CODE, GuestInfo};
-use super::serve::{Ready, Setup, Work};
+use super::serve::{Setup, Work};
 use super::worker::Worker;
 use crate::confine::channel::{Channel, Received};
 use crate::confine::layers::{Confinement, MissingLayer};
@@ -30,16 +31,21 @@ pub(crate) enum Compiler {
     /// In this process.
     Here,
     /// In a worker process of this program.
-    Worker(WorkerProgram, Confinement),
+    Worker(WorkerProgram),
 }
 
 /// How the compile worker ends: with the code, which comes with the message, or with a reason.
 type Outcome = Result<(), String>;
 
 impl Compiler {
-    /// The guest's native code.
-    pub(super) fn compile(&self, variant: Variant) -> Result<SealedBytes, CodeCacheError> {
-        let (program, confinement) = match self {
+    /// The guest's native code. `told` is given the layers that a worker lacks, if that is allowed.
+    pub(super) fn compile(
+        &self,
+        variant: Variant,
+        confinement: Confinement,
+        told: impl FnOnce(Vec<MissingLayer>),
+    ) -> Result<SealedBytes, CodeCacheError> {
+        let program = match self {
             Compiler::Here => {
                 let engine = Engines::new_engine(variant, 1 << 20);
                 let engine = engine.map_err(CodeCacheError::compiler)?;
@@ -48,13 +54,12 @@ impl Compiler {
                 writer.write(&code)?;
                 return Ok(writer.seal()?);
             }
-            Compiler::Worker(program, confinement) => (program, *confinement),
+            Compiler::Worker(program) => program,
         };
         let failed = |why: &dyn std::fmt::Display| {
             CodeCacheError::Compiler(format!("the worker that compiles it: {why}"))
         };
-        let Worker { mut process, mut channel } =
-            Worker::spawn(program).map_err(|err| failed(&err))?;
+        let mut worker = Worker::spawn(program).map_err(|err| failed(&err))?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let limits = ProcessLimits {
             data: MEMORY,
@@ -62,31 +67,26 @@ impl Compiler {
             cpu: LONGEST.as_secs() * processors as u64,
             threads: processors as u64 + 2,
         };
-        let plan = process.plan(Role::Compile, confinement, limits);
+        let plan = worker.process.plan(Role::Compile, confinement, limits);
         let guest = GuestInfo::embedded().sha256.to_owned();
         let setup = Setup { plan, variant, guest, work: Work::Compile };
-        channel.send(&setup, &[]).map_err(|err| failed(&err))?;
-        let mut ended = |channel: &mut Channel| -> Result<SealedBytes, CodeCacheError> {
-            match channel.receive::<Ready>(Some(LONGEST))? {
-                Received::Message(Ok(_), _) => {}
-                Received::Message(Err(missing), _) => {
-                    return Err(CodeCacheError::Unprotected(missing));
-                }
-                Received::TimedOut => return Err(failed(&"it does not start")),
-                Received::Closed | Received::Unread => return Err(failed(&process.ended())),
+        worker.set_up(&setup, &[]).map_err(|err| failed(&err))?;
+        let missing =
+            worker.await_ready(confinement, LONGEST).map_err(|failure| match failure {
+                Failure::Unprotected(missing) => CodeCacheError::Unprotected(missing),
+                other => failed(&other),
+            })?;
+        told(missing);
+        let Worker { mut process, mut channel } = worker;
+        let code = match channel.receive::<Outcome>(Some(LONGEST))? {
+            Received::Message(Ok(()), code) => {
+                let code = code.into_iter().next();
+                SealedBytes::take_over(code.ok_or_else(|| failed(&"it gave no code"))?)?
             }
-            match channel.receive::<Outcome>(Some(LONGEST))? {
-                Received::Message(Ok(()), code) => {
-                    let code = code.into_iter().next();
-                    let code = code.ok_or_else(|| failed(&"it gave no code"))?;
-                    Ok(SealedBytes::take_over(code)?)
-                }
-                Received::Message(Err(why), _) => Err(CodeCacheError::Compiler(why)),
-                Received::TimedOut => Err(failed(&"it takes too long")),
-                Received::Closed | Received::Unread => Err(failed(&process.ended())),
-            }
+            Received::Message(Err(why), _) => return Err(CodeCacheError::Compiler(why)),
+            Received::TimedOut => return Err(failed(&"it takes too long")),
+            Received::Closed | Received::Unread => return Err(failed(&process.ended())),
         };
-        let code = ended(&mut channel)?;
         match code.len() {
             1..=MAX_CODE => Ok(code),
             len => Err(failed(&format!("it gave {len} bytes of code"))),
@@ -110,7 +110,7 @@ fn compiled(variant: Variant, processors: usize) -> Result<SealedBytes, String> 
     let threads = rayon::ThreadPoolBuilder::new().num_threads(processors).build_global();
     threads.map_err(|err| err.to_string())?;
     let engine = Engines::new_engine(variant, 1 << 20).map_err(|err| format!("{err:#}"))?;
-    let code = engine.precompile_module(CODE).map_err(|err| format!("{err:#}"))?;
+    let code = engine.precompile_module(what()).map_err(|err| format!("{err:#}"))?;
     let sealed = || {
         let mut writer = SealedWriter::new("belljar-code")?;
         writer.write(&code)?;
@@ -119,8 +119,11 @@ fn compiled(variant: Variant, processors: usize) -> Result<SealedBytes, String> 
     sealed().map_err(|err: io::Error| err.to_string())
 }
 
-impl From<MissingLayer> for CodeCacheError {
-    fn from(missing: MissingLayer) -> CodeCacheError {
-        CodeCacheError::Unprotected(missing)
+/// What a worker compiles: the guest, but in tests of what comes after it.
+fn what() -> &'static [u8] {
+    #[cfg(feature = "test-hooks")]
+    if crate::confine::spoil::is_quick() {
+        return b"\0asm\x01\0\0\0";
     }
+    CODE
 }

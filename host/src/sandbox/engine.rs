@@ -12,6 +12,7 @@ use wasmtime::{Config, Engine, EngineWeak, Module, OptLevel, RegallocAlgorithm, 
 
 use super::code_cache::{CodeCache, CodeCacheError};
 use super::slot::SlotCreator;
+use crate::confine::layers::Confinement;
 
 /// A compiled form of the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -104,7 +105,8 @@ impl Engines {
             return Ok((engine.clone(), module.clone()));
         }
         let engine = Engines::new_engine(variant, stack).map_err(CodeCacheError::compiler)?;
-        let code = cache.get(variant)?;
+        // Who has engines of its own compiles in this process.
+        let code = cache.get(variant, Confinement::BestEffort)?;
         let module = code.load(&engine)?;
         if variant.epochs {
             self.ticker.watch(engine.weak());

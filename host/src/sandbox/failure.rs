@@ -99,8 +99,8 @@ impl fmt::Display for WorkerLoss {
         } else {
             write!(f, "no worker process: before it had seen anything, it {}; so did ", self.end)?;
             f.write_str(
-                "others; see that the program that becomes a worker can be run, is of this build, \
-                 and calls `belljar::become_worker_if_asked()` first thing in `main`",
+                "others; see that the program that becomes a worker can be run, and calls \
+                 `belljar::become_worker_if_asked()` first thing in `main`",
             )
         }
     }
@@ -121,14 +121,14 @@ pub(crate) enum Failure {
     /// The sandbox broke the rules of its interface.
     #[error("the sandbox broke its interface: {0}")]
     Protocol(String),
+    /// A layer of the worker's confinement could not be put on.
+    #[error("{0}")]
+    Unprotected(MissingLayer),
     /// The worker process was lost. Only its supervisor says so: a worker that claims it is not
     /// even understood.
     #[serde(skip)]
     #[error("{0}")]
     Lost(WorkerLoss),
-    /// A layer of the worker's confinement could not be put on.
-    #[error("{0}")]
-    Unprotected(MissingLayer),
     /// The host could not do its part.
     #[error("{0}")]
     Host(String),

@@ -4,6 +4,8 @@
 //! same way: a [`Call`] with a [`Payload`] and a time limit, answered by the guest's message as
 //! untrusted bytes, or by a [`Failure`] after which the sandbox is thrown away.
 
+#[cfg(feature = "test-hooks")]
+pub(crate) mod attack;
 mod code_cache;
 mod compile;
 mod engine;
@@ -21,6 +23,8 @@ mod sealed_file;
 mod serve;
 mod slot;
 mod stored;
+#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line asks"))]
+pub(crate) mod support;
 mod thread;
 mod worker;
 mod written;
@@ -46,7 +50,7 @@ pub(crate) use private::PrivateFolder;
 pub(crate) use serve::serve;
 pub use slot::ResetMethod;
 pub use stored::{StoredKind, StoredModel};
-pub(crate) use thread::ThreadSandbox;
+pub(crate) use thread::{ThreadFilter, ThreadSandbox};
 pub(crate) use worker::{Job, Worker, WorkerSandbox};
 
 use crate::confine::layers::MissingLayer;
@@ -117,11 +121,21 @@ pub(crate) struct Cost {
 
 /// A sandbox, wherever it runs.
 pub(crate) trait Sandbox: Send {
+    /// Waits until all that must be around it is there. Until then it is given nothing of a model.
+    fn await_ready(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Makes one call. After a failure the sandbox is unusable.
     fn call(&mut self, call: Call, payload: Payload, limit: CallLimit) -> Result<Answer, Failure>;
 
     /// The lines that the guest logged since the last time, for a person to read.
     fn take_log(&mut self) -> Vec<String>;
+
+    /// Layers around it that are missing, as far as that was not told before.
+    fn take_missing(&mut self) -> Vec<MissingLayer> {
+        Vec::new()
+    }
 
     /// What became of it since it was last called, if it cannot be called any more.
     fn loss_while_waiting(&mut self) -> Option<WorkerLoss> {
@@ -131,11 +145,6 @@ pub(crate) trait Sandbox: Send {
     /// How many runs its process has served; none where it has no process of its own.
     fn runs(&self) -> u32 {
         0
-    }
-
-    /// Layers around it that are missing, as far as that was not told before.
-    fn take_missing(&mut self) -> Vec<MissingLayer> {
-        Vec::new()
     }
 }
 

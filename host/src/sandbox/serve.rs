@@ -21,6 +21,8 @@ use crate::confine::channel::{Channel, Received};
 use crate::confine::layers::MissingLayer;
 use crate::confine::memory::{SealedBytes, SharedBuffer};
 use crate::confine::setup::{Plan, confine};
+#[cfg(feature = "test-hooks")]
+use crate::confine::spoil::Spoilt;
 
 /// The first message to a worker.
 #[derive(Serialize, Deserialize)]
@@ -35,10 +37,15 @@ pub(super) struct Setup {
 /// What a worker is to do.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Work {
+    /// Nothing but to be confined, and to end: for who asks what this machine allows.
+    Nothing,
     /// Compile the guest, and end.
     Compile,
     /// Be a sandbox. The code and the shared buffer come with the message.
     Sandbox(SandboxLimits),
+    /// Do what an attacker would who has taken over a worker of this role.
+    #[cfg(feature = "test-hooks")]
+    Breach(crate::confine::breach::Attempt),
 }
 
 /// The answer to it: the layers that are missing, or the one without which it must not go on.
@@ -92,6 +99,7 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
         return Err(io::Error::other("the worker is another build than its supervisor"));
     }
     let limits = match setup.work {
+        Work::Nothing => return be_confined(&mut channel, &setup.plan).map(drop),
         Work::Compile => {
             let processors = std::thread::available_parallelism().map_or(1, usize::from);
             return match be_confined(&mut channel, &setup.plan)? {
@@ -100,6 +108,13 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
             };
         }
         Work::Sandbox(limits) => limits,
+        #[cfg(feature = "test-hooks")]
+        Work::Breach(attempt) => {
+            return match be_confined(&mut channel, &setup.plan)? {
+                true => channel.send(&attempt.make(), &[]),
+                false => Ok(()),
+            };
+        }
     };
     let [code, shared] = <[OwnedFd; 2]>::try_from(descriptors)
         .map_err(|_| io::Error::other("the set-up comes with two descriptors"))?;
@@ -137,6 +152,8 @@ fn be_confined(channel: &mut Channel, plan: &Plan) -> io::Result<bool> {
     let _ = written::pagemap();
     let ready: Ready = confine(plan);
     channel.send(&ready, &[])?;
+    #[cfg(feature = "test-hooks")]
+    plan.spoilt.iter().for_each(Spoilt::go_on);
     Ok(ready.is_ok())
 }
 

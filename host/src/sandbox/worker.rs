@@ -2,6 +2,11 @@
 //! it has seen a model: what it answers is copied before it is looked at, and it is killed when it
 //! is late or talks nonsense.
 
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::code_cache::VerifiedCode;
 use super::engine::Variant;
 use super::failure::{Failure, WorkerLoss};
@@ -18,13 +23,9 @@ use crate::confine::memory::SharedBuffer;
 use crate::confine::process::{WorkerProcess, WorkerProgram};
 use crate::confine::role::Role;
 use crate::confine::setup::ProcessLimits;
-use std::io;
-use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::time::Duration;
 
 /// Longest that a worker may take to be confined. It takes some milliseconds.
-const LONGEST_START: Duration = Duration::from_secs(30);
+pub(super) const LONGEST_START: Duration = Duration::from_secs(30);
 
 /// A worker process that waits for its set-up.
 pub(crate) struct Worker {
@@ -38,6 +39,52 @@ impl Worker {
         let (channel, theirs) = Channel::pair().map_err(not_started)?;
         let process = WorkerProcess::spawn(program, theirs).map_err(not_started)?;
         Ok(Worker { process, channel })
+    }
+
+    /// Tells the worker what it is to be.
+    pub(super) fn set_up(
+        &mut self,
+        setup: &Setup,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), Failure> {
+        self.channel.send(setup, descriptors).map_err(|err| match is_gone(&err) {
+            true => self.lost(),
+            false => not_started(err),
+        })
+    }
+
+    /// Waits until the worker says that it is confined, and answers the layers that are missing.
+    /// What it says is held against what is demanded, and against what the kernel shows. Nothing of
+    /// a model is sent before.
+    pub(super) fn await_ready(
+        &mut self,
+        confinement: Confinement,
+        longest: Duration,
+    ) -> Result<Vec<MissingLayer>, Failure> {
+        let nonsense = |why: String| {
+            let end = WorkerEnd::Nonsense(why);
+            Failure::Lost(WorkerLoss { end, began: false, served: false })
+        };
+        let ready = self.channel.receive::<Ready>(Some(longest));
+        let mut missing = match ready.map_err(|err| nonsense(err.to_string()))? {
+            Received::Message(Ok(missing), _) => missing,
+            Received::Message(Err(missing), _) => return Err(Failure::Unprotected(missing)),
+            Received::TimedOut => return Err(nonsense("it does not get ready".into())),
+            Received::Closed | Received::Unread => return Err(self.lost()),
+        };
+        for unseen in self.process.lacks_from_outside() {
+            if missing.iter().all(|missing| missing.layer != unseen.layer) {
+                missing.push(unseen);
+            }
+        }
+        confinement.accept(&missing).map_err(Failure::Unprotected)?;
+        Ok(missing)
+    }
+
+    /// That it is gone before it was ready.
+    fn lost(&mut self) -> Failure {
+        let end = self.process.ended();
+        Failure::Lost(WorkerLoss { end, began: false, served: false })
     }
 }
 
@@ -83,8 +130,8 @@ impl Job {
 
 /// A sandbox in a worker process.
 pub(crate) struct WorkerSandbox {
-    process: WorkerProcess,
-    channel: Channel,
+    worker: Worker,
+    confinement: Confinement,
     shared: SharedBuffer,
     limits: SandboxLimits,
     /// Orders that were carried out, and how many of them were runs.
@@ -99,27 +146,20 @@ pub(crate) struct WorkerSandbox {
 impl WorkerSandbox {
     /// Has a worker begin to become a sandbox, which takes a while.
     pub(crate) fn start(
-        worker: Worker,
+        mut worker: Worker,
         code: &VerifiedCode,
         job: Job,
     ) -> Result<WorkerSandbox, Failure> {
-        let Worker { mut process, mut channel } = worker;
-        let Job { variant, limits, .. } = job;
+        let Job { variant, limits, confinement, .. } = job;
         let shared = SharedBuffer::new(job.inputs.max(limits.answer)).map_err(not_started)?;
         let descriptors = [code.sealed().as_fd(), shared.as_fd()];
-        let plan = process.plan(job.role, job.confinement, job.process_limits());
+        let plan = worker.process.plan(job.role, confinement, job.process_limits());
         let guest = GuestInfo::embedded().sha256.to_owned();
         let setup = Setup { plan, variant, guest, work: Work::Sandbox(limits) };
-        channel.send(&setup, &descriptors).map_err(|err| {
-            if is_gone(&err) {
-                let end = process.ended();
-                return Failure::Lost(WorkerLoss { end, began: false, served: false });
-            }
-            not_started(err)
-        })?;
+        worker.set_up(&setup, &descriptors)?;
         Ok(WorkerSandbox {
-            process,
-            channel,
+            worker,
+            confinement,
             shared,
             limits,
             orders: 0,
@@ -130,34 +170,13 @@ impl WorkerSandbox {
         })
     }
 
-    /// Waits until the worker is confined. Nothing of a model is sent before.
-    fn await_ready(&mut self) -> Result<(), Unanswered> {
-        if self.ready {
-            return Ok(());
-        }
-        let ready = self.channel.receive::<Ready>(Some(LONGEST_START));
-        match ready.map_err(Unanswered::nonsense)? {
-            Received::Message(Ok(missing), _) => self.missing = missing,
-            Received::Message(Err(missing), _) => {
-                return Err(Unanswered::Failed(Failure::Unprotected(missing)));
-            }
-            Received::TimedOut => {
-                let why = "the worker process does not get ready".into();
-                return Err(Unanswered::Failed(Failure::Host(why)));
-            }
-            Received::Closed | Received::Unread => return Err(Unanswered::Gone { began: false }),
-        }
-        self.ready = true;
-        Ok(())
-    }
-
     fn exchange(
         &mut self,
         call: Call,
         payload: &Payload,
         limit: CallLimit,
     ) -> Result<Answer, Unanswered> {
-        self.await_ready()?;
+        self.await_ready().map_err(Unanswered::Failed)?;
         let host = |err: io::Error| {
             Unanswered::Failed(Failure::Host(format!("the inputs cannot cross: {err}")))
         };
@@ -171,14 +190,15 @@ impl WorkerSandbox {
             Payload::Image(image) => (Source::Image, Some(image.bytes())),
         };
         let number = random_number().map_err(host)?;
-        self.channel.send(&Order { number, call, source }, sealed.as_slice()).map_err(|err| {
-            match err.kind() {
+        self.worker.channel.send(&Order { number, call, source }, sealed.as_slice()).map_err(
+            |err| match err.kind() {
                 _ if is_gone(&err) => Unanswered::Gone { began: false },
                 io::ErrorKind::WouldBlock => Unanswered::nonsense("it does not read its orders"),
                 _ => host(err),
-            }
-        })?;
-        let received = self.channel.receive(Some(limit.time)).map_err(Unanswered::nonsense)?;
+            },
+        )?;
+        let received =
+            self.worker.channel.receive(Some(limit.time)).map_err(Unanswered::nonsense)?;
         let (outcome, descriptors): (Outcome, _) = match received {
             Received::Message(outcome, descriptors) => (outcome, descriptors),
             Received::TimedOut => return Err(Unanswered::Failed(limit.exceeded())),
@@ -244,6 +264,16 @@ fn random_number() -> io::Result<u64> {
 }
 
 impl Sandbox for WorkerSandbox {
+    fn await_ready(&mut self) -> Result<(), Failure> {
+        if !self.ready {
+            let ready = self.worker.await_ready(self.confinement, LONGEST_START);
+            // What is not confined is not kept.
+            self.missing = ready.inspect_err(|_| drop(self.worker.process.kill()))?;
+            self.ready = true;
+        }
+        Ok(())
+    }
+
     fn call(&mut self, call: Call, payload: Payload, limit: CallLimit) -> Result<Answer, Failure> {
         let answer = self.exchange(call, &payload, limit);
         // A worker that failed is never used again, and a late one must not go on computing.
@@ -254,14 +284,14 @@ impl Sandbox for WorkerSandbox {
                 return Ok(answer);
             }
             Err(Unanswered::Failed(failure)) => {
-                self.process.kill();
+                self.worker.process.kill();
                 return Err(failure);
             }
             Err(Unanswered::Nonsense(why)) => {
-                self.process.kill();
+                self.worker.process.kill();
                 (WorkerEnd::Nonsense(why), true)
             }
-            Err(Unanswered::Gone { began }) => (self.process.ended(), began),
+            Err(Unanswered::Gone { began }) => (self.worker.process.ended(), began),
         };
         Err(Failure::Lost(self.loss(end, began)))
     }
@@ -276,14 +306,14 @@ impl Sandbox for WorkerSandbox {
 
     fn loss_while_waiting(&mut self) -> Option<WorkerLoss> {
         // One that has not done anything yet may still be on its way to begin.
-        if self.orders == 0 || !self.channel.has_news() {
+        if self.orders == 0 || !self.worker.channel.has_news() {
             return None;
         }
-        let end = match self.channel.receive::<serde::de::IgnoredAny>(Some(Duration::ZERO)) {
+        let end = match self.worker.channel.receive::<serde::de::IgnoredAny>(Some(Duration::ZERO)) {
             Ok(Received::TimedOut) => return None,
-            Ok(Received::Closed | Received::Unread) => self.process.ended(),
+            Ok(Received::Closed | Received::Unread) => self.worker.process.ended(),
             Ok(Received::Message(..)) | Err(_) => {
-                self.process.kill();
+                self.worker.process.kill();
                 WorkerEnd::Nonsense("it spoke without being asked".into())
             }
         };
@@ -292,5 +322,97 @@ impl Sandbox for WorkerSandbox {
 
     fn runs(&self) -> u32 {
         self.runs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::confine::layers::Layer;
+    use crate::confine::memory::SealedWriter;
+    use crate::sandbox::TimeKey;
+
+    /// What becomes of a first call to a worker that is confined by nothing and says this of
+    /// itself, and how many orders it was given.
+    fn first_call(
+        says: Vec<MissingLayer>,
+        confinement: Confinement,
+    ) -> (Result<Answer, Failure>, Vec<MissingLayer>, usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("worker");
+        std::fs::write(&program, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (channel, theirs) = Channel::pair().unwrap();
+        let process =
+            WorkerProcess::spawn(&WorkerProgram::Path(program), theirs.try_clone().unwrap());
+        let worker = Worker { process: process.unwrap(), channel };
+        let limits = SandboxLimits {
+            memory: 1 << 20,
+            stack: 1 << 20,
+            log: 0,
+            answer: 1 << 20,
+            native_kernels: false,
+            threads: 1,
+        };
+        let (role, variant) = (Role::Prepare, Variant::default());
+        let time = Duration::from_secs(60);
+        let job = Job { role, confinement, variant, limits, inputs: 1 << 20, time };
+        let sealed = || {
+            let mut writer = SealedWriter::new("test").unwrap();
+            writer.write(b"bytes").unwrap();
+            writer.seal().unwrap()
+        };
+        let code = VerifiedCode::adopt(sealed());
+        let mut sandbox = WorkerSandbox::start(worker, &code, job).unwrap();
+        let worker = std::thread::spawn(move || {
+            let mut channel = Channel::new(theirs);
+            let Ok(Received::Message(_, _)) = channel.receive::<Setup>(None) else {
+                panic!("there is no set-up")
+            };
+            channel.send(&Ready::Ok(says), &[]).unwrap();
+            let mut orders = 0;
+            while let Ok(Received::Message(order, _)) = channel.receive::<Order>(None) {
+                orders += 1;
+                let result = Ok((0, super::super::Cost::default()));
+                let outcome =
+                    Outcome { number: order.number, result, log: Vec::new(), image: false };
+                channel.send(&outcome, &[]).unwrap();
+            }
+            orders
+        });
+        let limit = CallLimit { time, key: TimeKey::Prepare };
+        let answer = sandbox.call(Call::Load, Payload::Sealed(Arc::new(sealed())), limit);
+        let missing = sandbox.take_missing();
+        drop(sandbox);
+        (answer, missing, worker.join().unwrap())
+    }
+
+    #[test]
+    fn a_worker_that_says_it_lacks_a_layer_gets_no_model_whatever_it_calls_itself() {
+        for layer in Layer::ALL.into_iter().filter(|layer| layer.required()) {
+            let lacks = vec![MissingLayer::new(layer, "it says so")];
+            let (answer, _, orders) = first_call(lacks.clone(), Confinement::Strict);
+            assert_eq!(answer.unwrap_err(), Failure::Unprotected(lacks[0].clone()));
+            assert_eq!(orders, 0);
+        }
+    }
+
+    #[test]
+    fn a_worker_that_is_less_confined_than_it_says_gets_no_model() {
+        let (answer, _, orders) = first_call(Vec::new(), Confinement::Strict);
+        let Failure::Unprotected(lacks) = answer.unwrap_err() else { panic!("it was believed") };
+        assert!(lacks.why.contains("from outside"), "{lacks}");
+        assert_eq!(orders, 0);
+    }
+
+    #[test]
+    fn without_a_demand_what_is_seen_from_outside_is_told() {
+        let (answer, missing, orders) = first_call(Vec::new(), Confinement::BestEffort);
+        answer.unwrap();
+        let layers: Vec<Layer> = missing.iter().map(|lacks| lacks.layer).collect();
+        assert_eq!(layers, [Layer::Privileges, Layer::Seccomp]);
+        assert_eq!(orders, 1);
     }
 }

@@ -33,6 +33,12 @@ impl WrittenPages {
         pagemap().map(|pagemap| WrittenPages { pagemap, scans: true })
     }
 
+    /// Whether the kernel tells at once, and not only page by page.
+    pub(super) fn scans(&self) -> bool {
+        let here = &raw const *self as usize / PAGE * PAGE;
+        self.scan(here, here + PAGE, &mut |_, _| Ok(())).is_ok()
+    }
+
     /// Calls `found` with the start and end of every run of written pages between two addresses.
     pub(super) fn each_run(
         &mut self,

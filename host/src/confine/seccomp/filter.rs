@@ -20,10 +20,21 @@ use crate::confine::role::Role;
 /// Confines this thread, and every thread it starts from now on, to the calls of a role. There is
 /// no way back. The process must have given up new privileges before.
 pub(crate) fn install(role: Role) -> io::Result<()> {
+    install_rules(rules::of(role))
+}
+
+/// As [`install`], less one of the role's rules.
+#[cfg(feature = "test-hooks")]
+pub(crate) fn install_without(role: Role, without: usize) -> io::Result<()> {
+    let rules = rules::of(role).enumerate().filter(|(at, _)| *at != without);
+    install_rules(rules.map(|(_, rule)| rule))
+}
+
+fn install_rules<'a>(rules: impl Iterator<Item = &'a rules::Rule>) -> io::Result<()> {
     if !rustix::thread::no_new_privs()? {
         return Err(io::Error::other("no filter before new privileges are given up"));
     }
-    let programs = allow_list(rules::of(role), architecture()?, process())?;
+    let programs = allow_list(rules, architecture()?, process())?;
     programs.iter().try_for_each(apply)
 }
 

@@ -8,9 +8,13 @@ mod calls;
 mod denied;
 mod filter;
 mod rules;
+#[cfg(test)]
+mod tests;
 #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line shows it"))]
 mod words;
 
+#[cfg(feature = "test-hooks")]
+pub(crate) use filter::install_without;
 pub(crate) use filter::{install, install_on_thread};
 #[cfg(feature = "cli")]
 pub(crate) use words::{RuleWords, Words, of_role, of_thread};

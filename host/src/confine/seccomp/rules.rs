@@ -166,6 +166,8 @@ pub(super) static RULES: &[Rule] = &[
         &[int(0, "fd", Is(Value("2", 2)))],
         "the message of a panic, which goes nowhere",
     ),
+    rule(SIGACTION, &[signal(0, "SIGABRT", libc::SIGABRT)], "an abort")
+        .sometimes("in a PID namespace, whose first process survives the signal"),
     rule(Call::new("getpid", 39, 172), &[], "an abort"),
     rule(
         Call::new("tgkill", 234, 131),
@@ -192,7 +194,7 @@ pub(super) static RULES: &[Rule] = &[
         &[int(1, "op", Is(Value("PAGEMAP_SCAN", PAGEMAP_SCAN)))],
         "the pages that a run has written",
     )
-    .only(&[Prepare, Run]),
+    .only(&[Run]),
     rule(Call::new("memfd_create", 319, 279), &[], "an image, or compiled code")
         .only(&[Compile, Prepare]),
     rule(Call::new("ftruncate", 77, 46), &[], "an image, or compiled code")

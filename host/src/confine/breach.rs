@@ -1,0 +1,385 @@
+//! What an attacker would try who runs native code inside a worker: only in builds for tests.
+//!
+//! Each attempt is a few system calls, made in a worker after it was confined, as by code that has
+//! broken out of WebAssembly. It answers whether the kernel let it.
+//!
+//! `unsafe` is here because this is what attacks are made of.
+
+use std::ffi::{CString, c_int, c_long, c_void};
+use std::ptr::{null, null_mut};
+
+use serde::{Deserialize, Serialize};
+
+/// One attempt, and what it needs to know of the world outside.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Its name: one of [`ATTEMPTS`].
+    pub name: String,
+    /// What an attacker may have found out.
+    pub world: World,
+}
+
+/// The world outside of a worker.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct World {
+    /// The supervisor's process.
+    pub supervisor: i32,
+    /// A file in the user's home folder.
+    pub home: String,
+    /// Another model.
+    pub model: String,
+    /// A file in the store of prepared models.
+    pub store: String,
+    /// A log that somebody else reads.
+    pub log: String,
+    /// Ports of listeners on the loopback device.
+    pub tcp: u16,
+    /// As `tcp`.
+    pub udp: u16,
+    /// A listening Unix socket, by its path.
+    pub socket: String,
+    /// A listening Unix socket, by its abstract name.
+    pub abstract_socket: String,
+}
+
+/// How an attempt ended: `Ok` if it succeeded, else the kernel's error number.
+pub(crate) type Outcome = Result<(), i32>;
+
+type Try = fn(&World) -> Result<(), i32>;
+
+impl Attempt {
+    /// Makes it.
+    pub(crate) fn make(&self) -> Outcome {
+        let known = ATTEMPTS.iter().find(|(name, _)| *name == self.name);
+        // An attempt that nobody knows must not look refused.
+        known.map_or(Ok(()), |(_, attempt)| attempt(&self.world))
+    }
+}
+
+/// All attempts, in the order of the table in SECURITY.md.
+pub const ATTEMPTS: &[(&str, Try)] = &[
+    ("read /etc/passwd", |_| open("/etc/passwd", libc::O_RDONLY)),
+    ("read a file in the home folder", |world| open(&world.home, libc::O_RDONLY)),
+    ("read another model", |world| open(&world.model, libc::O_RDONLY)),
+    ("write to the store of prepared models", |world| open(&world.store, libc::O_RDWR)),
+    ("append to a log", |world| open(&world.log, libc::O_WRONLY | libc::O_APPEND)),
+    ("create a file", |world| {
+        open(&format!("{}.new", world.log), libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL)
+    }),
+    ("list /proc", |_| open("/proc", libc::O_RDONLY | libc::O_DIRECTORY)),
+    ("write to /proc/self/mem", |_| open("/proc/self/mem", libc::O_RDWR)),
+    ("read the supervisor's environment", |world| {
+        open(&format!("/proc/{}/environ", world.supervisor), libc::O_RDONLY)
+    }),
+    ("run a program", |_| {
+        let program = c"/bin/true";
+        let arguments = [program.as_ptr(), null()];
+        // SAFETY: strings and lists that end in zeros. It only comes back when it was refused.
+        result(unsafe {
+            libc::execve(program.as_ptr(), arguments.as_ptr(), arguments[1..].as_ptr())
+        })
+    }),
+    ("run a program from memory", |_| {
+        let memory = call(libc::SYS_memfd_create, [c"x".as_ptr() as c_long, 0, 0, 0, 0])?;
+        let script = b"#!/bin/true\n";
+        call(libc::SYS_write, [memory, script.as_ptr() as c_long, script.len() as c_long, 0, 0])?;
+        let arguments = [c"x".as_ptr(), null()];
+        let list = arguments.as_ptr() as c_long;
+        let empty = libc::AT_EMPTY_PATH.into();
+        call(libc::SYS_execveat, [memory, c"".as_ptr() as c_long, list, 0, empty]).map(drop)
+    }),
+    ("start a process", |_| {
+        // SAFETY: the child ends at once.
+        match unsafe { libc::fork() } {
+            // SAFETY: as above.
+            0 => unsafe { libc::_exit(0) },
+            child => result(child),
+        }
+    }),
+    ("trace the supervisor", |world| {
+        let supervisor = world.supervisor.into();
+        call(libc::SYS_ptrace, [libc::PTRACE_SEIZE.into(), supervisor, 0, 0, 0]).map(drop)
+    }),
+    ("read the supervisor's memory", |world| cross(libc::SYS_process_vm_readv, world)),
+    ("write to the supervisor's memory", |world| cross(libc::SYS_process_vm_writev, world)),
+    ("signal the supervisor", |world| {
+        call(libc::SYS_kill, [world.supervisor.into(), libc::SIGCONT.into(), 0, 0, 0]).map(drop)
+    }),
+    ("signal every process", |_| {
+        call(libc::SYS_kill, [-1, libc::SIGCONT.into(), 0, 0, 0]).map(drop)
+    }),
+    ("open a handle of the supervisor", |world| {
+        call(libc::SYS_pidfd_open, [world.supervisor.into(), 0, 0, 0, 0]).map(drop)
+    }),
+    ("connect by TCP", |world| inet(libc::SOCK_STREAM, world.tcp)),
+    ("send by UDP", |world| inet(libc::SOCK_DGRAM, world.udp)),
+    ("listen on a TCP port", |_| {
+        let socket = socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
+        bind(socket, &address(0))?;
+        call(libc::SYS_listen, [socket, 1, 0, 0, 0]).map(drop)
+    }),
+    ("connect to a Unix socket by path", |world| unix(world.socket.as_bytes())),
+    ("connect to an abstract Unix socket", |world| {
+        unix(&[b"\0", world.abstract_socket.as_bytes()].concat())
+    }),
+    ("ask the kernel by netlink", |_| {
+        let socket = socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
+        // A request for all network devices: any beyond its own loopback is another's.
+        // SAFETY: a zeroed address of this family is a valid one.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK as u16;
+        bind(socket, &address)?;
+        devices(socket)
+    }),
+    ("use a raw socket", |_| {
+        socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)?;
+        devices(socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?)
+    }),
+    ("connect by vsock", |_| {
+        let socket = socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)?;
+        // SAFETY: a zeroed address of this family is a valid one.
+        let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+        address.svm_family = libc::AF_VSOCK as u16;
+        address.svm_cid = libc::VMADDR_CID_HOST;
+        address.svm_port = 1;
+        // Nobody listens there, so being reset means that the attempt went out.
+        match connect(socket, &address) {
+            Err(libc::ECONNRESET | libc::ECONNREFUSED | libc::ETIMEDOUT) => Ok(()),
+            other => other,
+        }
+    }),
+    ("map writable, executable memory", |_| {
+        map(libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC, -1).map(drop)
+    }),
+    ("make memory executable", |_| {
+        let memory = map(libc::PROT_READ | libc::PROT_WRITE, -1)?;
+        let prot = libc::PROT_READ | libc::PROT_EXEC;
+        call(libc::SYS_mprotect, [memory, 4096, prot.into(), 0, 0]).map(drop)
+    }),
+    ("map a memory file executable", |_| {
+        let memory = call(libc::SYS_memfd_create, [c"x".as_ptr() as c_long, 0, 0, 0, 0])?;
+        call(libc::SYS_ftruncate, [memory, 4096, 0, 0, 0])?;
+        map(libc::PROT_READ | libc::PROT_EXEC, memory as c_int).map(drop)
+    }),
+    ("map shared memory executable", |_| {
+        let flags = libc::IPC_CREAT | 0o600;
+        let segment = call(libc::SYS_shmget, [libc::IPC_PRIVATE.into(), 4096, flags.into(), 0, 0])?;
+        let result = call(libc::SYS_shmat, [segment, 0, libc::SHM_EXEC.into(), 0, 0]);
+        let _ = call(libc::SYS_shmctl, [segment, libc::IPC_RMID.into(), 0, 0, 0]);
+        result.map(drop)
+    }),
+    ("have memory executable by personality", |_| {
+        call(libc::SYS_personality, [libc::READ_IMPLIES_EXEC.into(), 0, 0, 0, 0]).map(drop)
+    }),
+    ("use io_uring", |_| {
+        let parameters = [0u64; 32];
+        call(libc::SYS_io_uring_setup, [1, parameters.as_ptr() as c_long, 0, 0, 0]).map(drop)
+    }),
+    ("handle page faults (userfaultfd)", |_| {
+        const USER_MODE_ONLY: c_long = 1;
+        call(libc::SYS_userfaultfd, [USER_MODE_ONLY, 0, 0, 0, 0]).map(drop)
+    }),
+    ("load a program into the kernel (bpf)", |_| {
+        // An array of one element, the least that there is: BPF_MAP_CREATE.
+        let map: [u32; 32] = std::array::from_fn(|at| [2, 4, 4, 1].get(at).copied().unwrap_or(0));
+        call(libc::SYS_bpf, [0, map.as_ptr() as c_long, 128, 0, 0]).map(drop)
+    }),
+    ("count events of the machine (perf)", |_| {
+        // struct perf_event_attr: software, its size, the CPU clock.
+        let event: [u32; 32] = std::array::from_fn(|at| [1, 128].get(at).copied().unwrap_or(0));
+        let all = -1;
+        call(libc::SYS_perf_event_open, [event.as_ptr() as c_long, all, 0, -1, 0]).map(drop)
+    }),
+    ("use the kernel's keys", |_| {
+        let [kind, name] = [c"user", c"belljar-breach"].map(|text| text.as_ptr() as c_long);
+        const OF_THIS_PROCESS: c_long = -2;
+        call(libc::SYS_add_key, [kind, name, kind, 4, OF_THIS_PROCESS]).map(drop)
+    }),
+    ("raise a limit", |_| {
+        // Few descriptors, but more than a worker may have.
+        let more = libc::rlimit { rlim_cur: 64, rlim_max: 64 };
+        let more = &raw const more as c_long;
+        call(libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE.into(), more, 0, 0]).map(drop)
+    }),
+    ("leave core dumps", |_| {
+        let more = libc::rlimit { rlim_cur: 1 << 20, rlim_max: 1 << 20 };
+        let more = &raw const more as c_long;
+        call(libc::SYS_prlimit64, [0, libc::RLIMIT_CORE.into(), more, 0, 0]).map(drop)
+    }),
+    ("enter the supervisor's namespaces", |world| {
+        let process = call(libc::SYS_pidfd_open, [world.supervisor.into(), 0, 0, 0, 0])?;
+        let kinds = libc::CLONE_NEWNS | libc::CLONE_NEWNET;
+        call(libc::SYS_setns, [process, kinds.into(), 0, 0, 0]).map(drop)
+    }),
+    ("make a user namespace", |_| {
+        call(libc::SYS_unshare, [libc::CLONE_NEWUSER.into(), 0, 0, 0, 0]).map(drop)
+    }),
+    ("mount something", |_| {
+        let [none, place, kind] = [c"none", c"/", c"tmpfs"].map(|text| text.as_ptr() as c_long);
+        call(libc::SYS_mount, [none, place, kind, 0, 0])?;
+        // Without a layer this is the machine's own root.
+        call(libc::SYS_umount2, [place, libc::MNT_DETACH.into(), 0, 0, 0]).map(drop)
+    }),
+    ("change the root", |_| {
+        call(libc::SYS_chroot, [c"/".as_ptr() as c_long, 0, 0, 0, 0]).map(drop)
+    }),
+    ("become root", |_| {
+        call(libc::SYS_setresuid, [0, 0, 0, 0, 0])?;
+        // Of what use it is shows in what only root may do.
+        call(libc::SYS_setgroups, [0, 0, 0, 0, 0]).map(drop)
+    }),
+    ("make a device", |_| {
+        let device = libc::makedev(1, 1) as c_long;
+        let path = c"/belljar-breach".as_ptr() as c_long;
+        let mode = (libc::S_IFCHR | 0o600).into();
+        call(libc::SYS_mknodat, [libc::AT_FDCWD.into(), path, mode, device, 0])?;
+        let _ = call(libc::SYS_unlinkat, [libc::AT_FDCWD.into(), path, 0, 0, 0]);
+        Ok(())
+    }),
+    ("take more than its memory", |_| {
+        // Eight GiB in pieces of 64 MiB, not touched.
+        (0..128).try_for_each(|_| map_large(64 << 20).map(drop))
+    }),
+    ("have a hundred threads", |_| {
+        let flags = libc::CLONE_VM
+            | libc::CLONE_FS
+            | libc::CLONE_FILES
+            | libc::CLONE_SIGHAND
+            | libc::CLONE_THREAD
+            | libc::CLONE_SYSVSEM;
+        (0..100).try_for_each(|_| {
+            let stack = map_large(64 << 10)? + (32 << 10);
+            // SAFETY: each thread has a stack of its own, and does nothing but wait.
+            let started = unsafe { libc::clone(wait, stack as *mut c_void, flags, null_mut()) };
+            result(started)
+        })
+    }),
+];
+
+extern "C" fn wait(_: *mut c_void) -> c_int {
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+fn result(returned: c_int) -> Outcome {
+    match returned {
+        -1 => Err(last_error()),
+        _ => Ok(()),
+    }
+}
+
+fn last_error() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+fn call(number: c_long, arguments: [c_long; 5]) -> Result<c_long, i32> {
+    let [a, b, c, d, e] = arguments;
+    // SAFETY: none is needed of what an attacker does; the pointers above are valid all the same.
+    match unsafe { libc::syscall(number, a, b, c, d, e, 0) } {
+        -1 => Err(last_error()),
+        value => Ok(value),
+    }
+}
+
+fn open(path: &str, flags: c_int) -> Outcome {
+    let path = CString::new(path).map_err(|_| libc::EINVAL)?;
+    let folder = libc::AT_FDCWD.into();
+    call(libc::SYS_openat, [folder, path.as_ptr() as c_long, flags.into(), 0o600, 0]).map(drop)
+}
+
+/// One byte from or to the supervisor, at an address where nothing ever is: that is another error
+/// than no permission.
+fn cross(number: c_long, world: &World) -> Outcome {
+    const NOTHING: usize = 64;
+    let mut byte = 0u8;
+    let here = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let there = libc::iovec { iov_base: std::ptr::without_provenance_mut(NOTHING), iov_len: 1 };
+    let (local, remote) = (&raw const here as c_long, &raw const there as c_long);
+    // SAFETY: both vectors are valid, and nothing is mapped at this address in the other process.
+    let crossed =
+        unsafe { libc::syscall(number, world.supervisor as c_long, local, 1, remote, 1, 0) };
+    match (crossed, last_error()) {
+        (-1, libc::EFAULT) => Ok(()),
+        (-1, err) => Err(err),
+        _ => Ok(()),
+    }
+}
+
+fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<c_long, i32> {
+    call(libc::SYS_socket, [family.into(), kind.into(), protocol.into(), 0, 0])
+}
+
+fn bind<T>(socket: c_long, address: &T) -> Outcome {
+    let len = size_of::<T>() as c_long;
+    call(libc::SYS_bind, [socket, std::ptr::from_ref(address) as c_long, len, 0, 0]).map(drop)
+}
+
+fn connect<T>(socket: c_long, address: &T) -> Outcome {
+    let len = size_of::<T>() as c_long;
+    call(libc::SYS_connect, [socket, std::ptr::from_ref(address) as c_long, len, 0, 0]).map(drop)
+}
+
+fn address(port: u16) -> libc::sockaddr_in {
+    // SAFETY: a zeroed address of this family is a valid one.
+    let mut address: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+    address.sin_family = libc::AF_INET as u16;
+    address.sin_port = port.to_be();
+    address.sin_addr.s_addr = u32::from_be_bytes([127, 0, 0, 1]).to_be();
+    address
+}
+
+fn inet(kind: c_int, port: u16) -> Outcome {
+    let socket = socket(libc::AF_INET, kind, 0)?;
+    connect(socket, &address(port))?;
+    call(libc::SYS_write, [socket, c"x".as_ptr() as c_long, 1, 0, 0]).map(drop)
+}
+
+fn unix(name: &[u8]) -> Outcome {
+    let socket = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
+    // SAFETY: a zeroed address of this family is a valid one.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as u16;
+    for (to, from) in address.sun_path.iter_mut().zip(name) {
+        *to = *from as _;
+    }
+    let len = (2 + name.len()) as c_long;
+    call(libc::SYS_connect, [socket, &raw const address as c_long, len, 0, 0]).map(drop)
+}
+
+/// Whether there is a network device beyond the loopback one that every namespace has. One of its
+/// own tells an attacker nothing.
+fn devices(_: c_long) -> Outcome {
+    const INTERFACE_NAMES: c_long = 0x8912; // SIOCGIFCONF
+    let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    let mut names = [0u8; 4096];
+    /// `struct ifconf` of Linux.
+    #[repr(C)]
+    struct Names {
+        len: c_int,
+        start: *mut u8,
+    }
+    let mut found = Names { len: 4096, start: names.as_mut_ptr() };
+    call(libc::SYS_ioctl, [socket, INTERFACE_NAMES, &raw mut found as c_long, 0, 0])?;
+    // A namespace's own loopback has no address, and is not among them.
+    if found.len > 0 { Ok(()) } else { Err(libc::ENODEV) }
+}
+
+fn map(prot: c_int, file: c_int) -> Result<c_long, i32> {
+    let flags = match file {
+        -1 => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        _ => libc::MAP_PRIVATE,
+    };
+    mapped(4096, prot, flags, file)
+}
+
+fn map_large(len: usize) -> Result<c_long, i32> {
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    mapped(len, prot, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
+}
+
+fn mapped(len: usize, prot: c_int, flags: c_int, file: c_int) -> Result<c_long, i32> {
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let address = unsafe { libc::mmap(null_mut(), len, prot, flags, file, 0) };
+    if address == libc::MAP_FAILED { Err(last_error()) } else { Ok(address as c_long) }
+}

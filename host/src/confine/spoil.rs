@@ -1,0 +1,81 @@
+//! Ways to spoil a worker, so that tests see what every rule of its filter is for. Only in builds
+//! with the feature `test-hooks`, which no release has; a test looks.
+//!
+//! `unsafe` is here for a crash.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::role::Role;
+use super::seccomp;
+
+/// The environment variable of a supervisor that says as JSON how its workers are spoilt.
+const VARIABLE: &str = "BELLJAR_TEST_SPOIL";
+
+/// What is different about the workers of a role.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Spoilt {
+    role: Role,
+    /// Their filter lacks this rule.
+    without_rule: Option<usize>,
+    /// How they fail once they are confined.
+    fault: Option<Fault>,
+    /// They compile nothing to speak of.
+    #[serde(default)]
+    quick: bool,
+}
+
+static QUICK: AtomicBool = AtomicBool::new(false);
+
+/// Whether this worker is to compile an empty module.
+pub(crate) fn is_quick() -> bool {
+    QUICK.load(Ordering::Relaxed)
+}
+
+/// A fault of the worker's own code.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Fault {
+    Panic,
+    Abort,
+    Crash,
+}
+
+impl Spoilt {
+    /// As this process's environment asks for. What it says must make sense, or a test would test
+    /// nothing.
+    pub(crate) fn from_environment(role: Role) -> Option<Spoilt> {
+        let text = std::env::var(VARIABLE).ok()?;
+        let spoilt: Spoilt = serde_json::from_str(&text).expect(VARIABLE);
+        (spoilt.role == role).then_some(spoilt)
+    }
+
+    /// Confines this worker, less what it lacks.
+    pub(crate) fn install(&self) -> io::Result<()> {
+        match self.without_rule {
+            None => seccomp::install(self.role),
+            Some(rule) => seccomp::install_without(self.role, rule),
+        }
+    }
+
+    /// Does after its confinement what is different about this worker.
+    pub(crate) fn go_on(&self) {
+        QUICK.store(self.quick, Ordering::Relaxed);
+        match self.fault {
+            None => {}
+            Some(Fault::Panic) => {
+                // On a thread, which ends too.
+                let ended = std::thread::spawn(|| panic!("a test asked for it")).join();
+                std::process::exit(if ended.is_err() { 1 } else { 0 });
+            }
+            Some(Fault::Abort) => std::process::abort(),
+            // SAFETY: nothing can rely on what comes after it: nothing is ever mapped at this
+            // address, so the process ends here.
+            Some(Fault::Crash) => unsafe {
+                std::ptr::without_provenance_mut::<u64>(64).write_volatile(0);
+            },
+        }
+    }
+}

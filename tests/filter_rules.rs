@@ -1,0 +1,282 @@
+//! Every rule of the filters is needed: a worker that lacks one of them is killed by the kernel
+//! when it does its work, or when it fails.
+//!
+//! The work is done by this test again, in a process of its own that is the supervisor of the
+//! spoilt workers. It needs the feature `test-hooks`, for itself and for `belljar`.
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+use belljar::{Error, Host, Isolation, Policy, Tensor};
+use serde_json::{Value, json};
+use support::onnx::{
+    Dim, FLOAT, Graph, Message, fixed, int_attribute, ints_attribute, node, relu, slow, tensor_f32,
+    value,
+};
+use support::{belljar, builder, load_under};
+
+/// Set for the process that does the work: where its cache is, or empty.
+const WORK: &str = "BELLJAR_FILTER_RULES_WORK";
+
+/// As `confine::spoil` reads it.
+const SPOIL: &str = "BELLJAR_TEST_SPOIL";
+
+/// How workers may fail by themselves, and what then is said of them. In a PID namespace of its own
+/// a process cannot die by SIGABRT, and crashes instead.
+const FAULTS: [(&str, &[&str]); 3] = [
+    ("Panic", &["exit status: 1"]),
+    ("Abort", &["signal: 6", "SIGABRT", "signal: 11", "SIGSEGV"]),
+    ("Crash", &["signal: 11", "SIGSEGV"]),
+];
+
+/// The roles as `confine show` and as `confine::spoil` name them.
+const ROLES: [(&str, &str); 3] = [("prepare", "Prepare"), ("run", "Run"), ("compile", "Compile")];
+
+fn ones(shape: &[usize]) -> Tensor {
+    Tensor::new(vec![1.0f32; shape.iter().product()], shape).unwrap()
+}
+
+/// Squares a column's numbers by way of a matrix of all their products.
+fn products(count: i64) -> Graph {
+    Graph {
+        nodes: vec![
+            node("Transpose", &["x"], &["t"], &[]),
+            node("MatMul", &["x", "t"], &["m"], &[]),
+            node("ReduceMax", &["m"], &["y"], &[int_attribute("keepdims", 0)]),
+        ],
+        inputs: vec![value("x", FLOAT, &fixed(&[count, 1]))],
+        outputs: vec![value("y", FLOAT, &[])],
+        ..Graph::default()
+    }
+}
+
+/// Convolutions over more and more channels, whose scratch memory grows from one to the next.
+fn convolutions() -> Graph {
+    let channels = [8usize, 32, 64, 96];
+    let mut graph = Graph {
+        inputs: vec![value("x", FLOAT, &fixed(&[1, 8, 64, 64]))],
+        outputs: vec![value("v3", FLOAT, &fixed(&[1, 96, 64, 64]))],
+        ..Graph::default()
+    };
+    for (at, pair) in channels.windows(2).enumerate() {
+        let weights = format!("w{at}");
+        let from = if at == 0 { "x".to_owned() } else { format!("v{at}") };
+        let to = format!("v{}", at + 1);
+        let dims = [pair[1] as i64, pair[0] as i64, 3, 3];
+        let values = vec![0.01; pair[0] * pair[1] * 9];
+        graph.initializers.push(tensor_f32(&weights, &dims, &values));
+        let pads = ints_attribute("pads", &[1, 1, 1, 1]);
+        graph.nodes.push(node("Conv", &[&from, &weights], &[&to], &[pads]));
+    }
+    graph
+}
+
+/// Imports operator sets from the future, of each of which tract warns.
+fn warnings() -> Vec<u8> {
+    let imports = (0..20_000).map(|_| Message::new().int(2, 19));
+    Message::new().int(1, 8).message(7, relu(&fixed(&[2])).message()).messages(8, imports).finish()
+}
+
+fn policy(change: impl FnOnce(&mut Policy)) -> Policy {
+    let mut policy = Policy::default();
+    change(&mut policy);
+    policy
+}
+
+/// One thing that workers do: a model, under a policy, and an input of this shape, three times.
+struct Step {
+    name: &'static str,
+    model: Vec<u8>,
+    policy: Policy,
+    shape: Vec<usize>,
+    /// What it must say when nothing is missing.
+    expected: &'static str,
+}
+
+fn steps() -> Vec<Step> {
+    let step = |name, graph: &Graph, policy, shape: &[usize], expected| Step {
+        name,
+        model: graph.bytes(),
+        policy,
+        shape: shape.to_vec(),
+        expected,
+    };
+    let deep = "(".repeat(60_000);
+    let deep = relu(&[Dim::Symbol(&deep)]);
+    vec![
+        step("a run", &relu(&fixed(&[2])), Policy::default(), &[2], "answered"),
+        step(
+            "kernels on four threads",
+            &slow(384, 2),
+            policy(|policy| policy.compute.threads = 4),
+            &[384, 384],
+            "answered",
+        ),
+        step(
+            "a run that grows its memory far beyond its image",
+            &products(6000),
+            Policy::default(),
+            &[6000, 1],
+            "answered",
+        ),
+        step(
+            "kernels whose scratch memory grows",
+            &convolutions(),
+            Policy::default(),
+            &[1, 8, 64, 64],
+            "answered",
+        ),
+        Step {
+            name: "a flood of warnings",
+            model: warnings(),
+            policy: policy(|policy| policy.limits.log_size = 16 << 20),
+            shape: vec![2],
+            expected: "answered",
+        },
+        step(
+            "no native kernels",
+            &slow(16, 1),
+            policy(|policy| policy.compute.deterministic = true),
+            &[16, 16],
+            "answered",
+        ),
+        step(
+            "growth that is refused",
+            &products(6001),
+            policy(|policy| policy.limits.memory = 48 << 20),
+            &[6001, 1],
+            "limits.memory",
+        ),
+        step("an exhausted stack", &deep, Policy::default(), &[2], "limits.stack"),
+        step(
+            "the runner's own stack, exhausted",
+            &deep,
+            policy(|policy| policy.limits.stack = 16 << 20),
+            &[2],
+            "own stack",
+        ),
+    ]
+}
+
+fn take(host: &Host, step: &Step) -> Result<(), Error> {
+    let model = load_under(host, &step.model, &step.policy)?;
+    for _ in 0..3 {
+        model.run(&[("x", ones(&step.shape))])?.validate()?;
+    }
+    Ok(())
+}
+
+/// The process that supervises spoilt workers. In any other it does nothing.
+#[test]
+fn the_work() {
+    let Some(cache) = std::env::var_os(WORK) else { return };
+    if !cache.is_empty() {
+        let host = builder(Isolation::Process).cache_dir(cache).build().unwrap();
+        let outcome = host.warm_up(&Policy::default());
+        return tell("compiling", outcome);
+    }
+    let host = builder(Isolation::Process).build().unwrap();
+    let mut steps = steps();
+    if std::env::var(SPOIL).is_ok_and(|spoil| spoil.contains("fault")) {
+        steps.truncate(1);
+    }
+    for step in steps {
+        tell(step.name, take(&host, &step));
+    }
+}
+
+fn tell(what: &str, outcome: Result<(), Error>) {
+    let outcome = outcome.map_or_else(|err| err.to_string(), |()| "answered".to_owned());
+    println!("\noutcome: {what}: {outcome}");
+}
+
+/// Has the work done while the workers of one role are spoilt, and gives what came of it.
+fn work(role: &str, spoil: Value) -> Vec<String> {
+    let cache = tempfile::tempdir_in(support::cache_dir()).unwrap();
+    let mut spoilt = json!({ "role": role });
+    spoilt.as_object_mut().unwrap().extend(spoil.as_object().unwrap().clone());
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_work", "--nocapture", "--test-threads=1"])
+        .env(WORK, if role == "Compile" { cache.path() } else { Path::new("") })
+        .env(SPOIL, spoilt.to_string())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text.lines().filter_map(|line| line.strip_prefix("outcome: ")).map(str::to_owned).collect()
+}
+
+fn rules(role: &str) -> Vec<Value> {
+    let output = belljar(&["confine", "show", role, "--format", "json"]).output().unwrap();
+    let filter: Value = serde_json::from_slice(&output.stdout).unwrap();
+    filter["rules"].as_array().unwrap().clone()
+}
+
+/// Whether a worker made a call that its filter does not allow.
+fn killed(outcomes: &[String]) -> bool {
+    outcomes.iter().any(|outcome| outcome.contains("signal: 31") || outcome.contains("SIGSYS"))
+}
+
+/// What workers do with all of their rules.
+fn assert_all_rules_suffice(role: &str) {
+    let outcomes = work(role, json!({}));
+    let expected: Vec<_> = match role {
+        "Compile" => vec![("compiling", "answered")],
+        _ => steps().iter().map(|step| (step.name, step.expected)).collect(),
+    };
+    assert_eq!(outcomes.len(), expected.len(), "{outcomes:#?}");
+    for (outcome, (name, expected)) in outcomes.iter().zip(&expected) {
+        assert!(outcome.starts_with(name) && outcome.contains(expected), "{outcomes:#?}");
+    }
+    for (fault, deaths) in FAULTS {
+        let outcomes = work(role, json!({ "fault": fault }));
+        let died = deaths.iter().any(|death| outcomes[0].contains(death));
+        assert!(died && !killed(&outcomes), "{role}, {fault}: {outcomes:?}");
+    }
+}
+
+/// Whether the lack of a rule ends a worker.
+fn is_needed(role: &str, rule: usize) -> bool {
+    let without = |mut spoil: Value| {
+        spoil["without_rule"] = rule.into();
+        killed(&work(role, spoil))
+    };
+    FAULTS.iter().any(|(fault, _)| without(json!({ "fault": fault })))
+        || (role == "Compile" && without(json!({ "quick": true })))
+        || without(json!({}))
+}
+
+#[test]
+fn every_rule_is_needed() {
+    support::host(Isolation::Process).warm_up(&Policy::default()).unwrap();
+    for (name, role) in ROLES {
+        assert_all_rules_suffice(role);
+        let (exempt, rules): (Vec<_>, Vec<_>) = rules(name)
+            .into_iter()
+            .enumerate()
+            .partition(|(_, rule)| rule["sometimes"].is_string());
+        println!("{name}: {} rules", rules.len());
+        for (_, rule) in &exempt {
+            println!("  and {} {}: {}", rule["call"], rule["when"], rule["sometimes"]);
+        }
+        let (waiting, needless) = (Mutex::new(rules), Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    loop {
+                        let Some((number, rule)) = waiting.lock().unwrap().pop() else { return };
+                        if !is_needed(role, number) {
+                            needless.lock().unwrap().push(rule);
+                        }
+                    }
+                });
+            }
+        });
+        let needless = needless.into_inner().unwrap();
+        assert!(needless.is_empty(), "{name} has rules that nothing needs: {needless:#?}");
+    }
+}
