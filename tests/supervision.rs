@@ -4,6 +4,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use belljar::{Error, ErrorKind, Host, Isolation, Model, Tensor, WorkerEnd};
 use rustix::process::{Pid, Signal, kill_process};
 use support::onnx::{FLOAT, Graph, fixed, node, slow, value};
-use support::{builder, load};
+use support::{belljar, builder, load, own_state};
 
 /// Requests at a time.
 const CLIENTS: usize = 4;
@@ -60,7 +61,12 @@ fn expected(op: &str, request: usize) -> Vec<f32> {
 }
 
 fn children() -> Vec<i32> {
-    let tasks = fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
+    children_of("self")
+}
+
+fn children_of(process: &str) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task"));
+    let tasks = tasks.into_iter().flatten().filter_map(Result::ok);
     let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     lists
         .flat_map(|list| {
@@ -289,4 +295,49 @@ fn workers_retire_and_no_request_is_lost() {
             });
         }
     });
+}
+
+#[test]
+fn the_command_line_counts_deaths_over_its_processes() {
+    let _alone = alone();
+    let state = own_state();
+    let (model, input) = (state.path().join("evil.onnx"), state.path().join("x.json"));
+    fs::write(&model, slow(1024, 4000).bytes()).unwrap();
+    let zeros = vec!["0"; 1 << 20].join(",");
+    let json = format!("{{\"dtype\": \"f32\", \"shape\": [1024, 1024], \"data\": [{zeros}]}}");
+    fs::write(&input, json).unwrap();
+    let (model, input) = (model.to_str().unwrap(), input.to_str().unwrap());
+    // Kills its workers until it gives up.
+    let run = || {
+        let mut command = belljar(&["run", "--no-store", model, "--input", input]);
+        command.env("BELLJAR_STATE_DIR", state.path()).stderr(Stdio::piped());
+        let mut run = command.spawn().unwrap();
+        while run.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(250));
+            for pid in children_of(&run.id().to_string()) {
+                kill(pid);
+            }
+        }
+        let output = run.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let mut deaths = 0;
+    loop {
+        let (code, text) = run();
+        match code {
+            Some(6) if text.contains("error: evil.onnx: it is in quarantine") => break,
+            Some(6) => deaths += 1,
+            // All were killed before they had begun.
+            _ => assert_eq!(code, Some(1), "{text}"),
+        }
+        assert!(deaths <= 5 && text.contains("SIGKILL"), "{text}");
+    }
+    assert_eq!(deaths, 5);
+    let release = belljar(&["quarantine", "release", "evil.onnx"])
+        .env("BELLJAR_STATE_DIR", state.path())
+        .output()
+        .unwrap();
+    assert!(release.status.success());
+    let (code, text) = run();
+    assert!(code != Some(0) && !text.contains("quarantine"), "{text}");
 }
