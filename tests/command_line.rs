@@ -546,6 +546,65 @@ fn a_worker_inherits_nothing() {
 }
 
 #[test]
+fn a_worker_is_confined_as_seen_from_outside() {
+    let busy = Busy::start();
+    let read = |what: &str| {
+        fs::read_to_string(format!("/proc/{}/{what}", busy.worker)).unwrap_or_default()
+    };
+    let status = read("status");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
+    };
+    assert_eq!(field("Seccomp"), "2");
+    assert_eq!(field("Seccomp_filters"), "2");
+    assert_eq!(field("NoNewPrivs"), "1");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(field("Groups"), "");
+    // It sees itself as the first process.
+    assert!(field("NSpid").ends_with("\t1"), "{}", field("NSpid"));
+    // The rest the kernel shows to nobody but root.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    for ids in ["Uid", "Gid"] {
+        assert!(field(ids).split_whitespace().all(|id| id != "0"), "{ids}");
+    }
+    for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"] {
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert_ne!(of(&busy.worker.to_string()), of("self"), "{kind}");
+    }
+    // To itself it is nobody.
+    assert_eq!(read("uid_map").split_whitespace().next(), Some("65534"));
+    let root = format!("/proc/{}/root", busy.worker);
+    assert_eq!(fs::read_dir(root).unwrap().count(), 0, "its root is not empty");
+    let maps = read("maps");
+    assert!(maps.lines().any(|line| line.contains(" r-xp ")), "{maps}");
+    assert!(!maps.lines().any(|line| line.contains(" rwx")), "{maps}");
+    let limits = read("limits");
+    let limit = |name: &str| limits.lines().find(|line| line.starts_with(name)).unwrap();
+    for name in ["Max core file size", "Max locked memory"] {
+        assert!(limit(name).split_whitespace().any(|word| word == "0"), "{limits}");
+    }
+    for name in ["Max data size", "Max cpu time", "Max file size", "Max open files"] {
+        assert!(!limit(name).contains("unlimited"), "{limits}");
+    }
+}
+
+#[test]
+fn a_release_has_no_hooks() {
+    let program = fs::read(support::BELLJAR).unwrap();
+    let has = |text: &[u8]| program.windows(text.len()).any(|window| window == text);
+    assert!(has(b"BELLJAR_CACHE_DIR"), "nothing is found in it");
+    // Its environment variable, and an attack from the list of `confine/breach.rs`.
+    for hook in [&b"BELLJAR_TEST_SPOIL"[..], b"write to the store of prepared models"] {
+        assert_eq!(has(hook), cfg!(feature = "test-hooks"));
+    }
+}
+
+#[test]
 fn the_example_runs() {
     let example = Path::new(support::BELLJAR).with_file_name("examples").join("run");
     let path = models().join("pp_ocr_cls.onnx");

@@ -248,30 +248,36 @@ fn what_is_stored_gives_the_same_bits() {
 #[test]
 fn every_region_of_an_image_is_sealed() {
     let folders = Folders::filled();
-    let good = fs::read(folders.image()).unwrap();
-    let head = head_len(&good);
-    let about = u32::from_le_bytes(good[40..44].try_into().unwrap()) as usize;
-    let table = 44 + about + 4;
-    let parts = (good.len() - 36 - head).div_ceil(256 << 10);
-    let places = [
+    let mut seen = 0;
+    // An image that was made anew may be a page longer or shorter than the one before.
+    while let Some((what, at)) = regions(&fs::read(folders.image()).unwrap()).get(seen) {
+        flip(&folders.image(), *at);
+        folders.assert_made_anew(what);
+        seen += 1;
+    }
+    assert_eq!(seen, 12);
+}
+
+/// A byte of every region of an image's file, and what it is.
+fn regions(file: &[u8]) -> [(&'static str, usize); 12] {
+    assert!(file.len() > 1 << 20);
+    let head = head_len(file);
+    let about = u32::from_le_bytes(file[40..44].try_into().unwrap()) as usize;
+    let parts = (file.len() - 36 - head).div_ceil(256 << 10);
+    [
         ("the seal", 0),
         ("the end of the seal", 31),
         ("the length of the head", 32),
         ("the length of the head, far off", 35),
         ("the format", 36),
         ("the label", 36 + 20),
-        ("the table", table),
+        ("the table", 44 + about + 4),
         ("the first hash of a part", 36 + head - 32 * parts),
         ("a hash of a part", 36 + head - 1),
         ("the first page", 36 + head),
-        ("a page in the middle", (36 + head + good.len()) / 2),
-        ("the last byte", good.len() - 1),
-    ];
-    assert!(good.len() > 1 << 20);
-    for (what, at) in places {
-        flip(&folders.image(), at);
-        folders.assert_made_anew(what);
-    }
+        ("a page in the middle", (36 + head + file.len()) / 2),
+        ("the last byte", file.len() - 1),
+    ]
 }
 
 #[test]

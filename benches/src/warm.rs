@@ -78,9 +78,9 @@ pub(crate) fn one_thread(
         title: "What is done around a run",
         unit: "µs",
         note: "To make the instance of a run from the image of the prepared model, and to undo \
-               what the run wrote to memory. Both are in the figures of runs above, the second as \
-               far as the next request comes before it is over. Each round gives the median of \
-               its runs.",
+               what the run wrote to memory. Both are done once the run before has its answer, and \
+               are in the figures of runs above as far as the next request comes before they are \
+               over. Each round gives the median of its runs.",
         columns: columns.collect(),
         rows: Vec::new(),
     };

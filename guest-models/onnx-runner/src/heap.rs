@@ -1,8 +1,10 @@
 //! The heap: dlmalloc, which the standard library uses for this target too, in our own hands, so
-//! that what is free can be made zero before the memory becomes an image.
+//! that what is free can be made zero before the memory becomes an image, and a stretch of memory
+//! for the tensors of runs.
 //!
 //! What loading a model leaves behind in free memory would be copied back after every run that uses
-//! it, and be stored with every image.
+//! it, and be stored with every image. And dlmalloc spreads what a run allocates over two to three
+//! times as many pages as it needs at once.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::arch::wasm32;
@@ -12,18 +14,49 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dlmalloc::{Allocator, Dlmalloc};
 
+use crate::spans::{GRAIN, Spans};
+
 /// Smallest piece of free memory that is made zero: what is smaller lies between live data.
 const SMALLEST: usize = 512;
 
 const PAGE: usize = 64 << 10;
 
+/// Smallest block that is allocated from the stretch for runs.
+const LARGE: usize = 4 << 10;
+
 /// Whether the linear memory must not grow just now.
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
 #[global_allocator]
-static HEAP: Heap = Heap(UnsafeCell::new(Dlmalloc::new_with_allocator(Pages)));
+static HEAP: Heap = Heap {
+    all: UnsafeCell::new(Dlmalloc::new_with_allocator(Pages)),
+    runs: UnsafeCell::new(Stretch { start: 0, len: 0, spans: Spans::EMPTY }),
+};
 
-struct Heap(UnsafeCell<Dlmalloc<Pages>>);
+struct Heap {
+    all: UnsafeCell<Dlmalloc<Pages>>,
+    runs: UnsafeCell<Stretch>,
+}
+
+/// The memory for large blocks of runs: a block of dlmalloc's that is never given back.
+struct Stretch {
+    start: usize,
+    len: usize,
+    spans: Spans,
+}
+
+impl Stretch {
+    fn alloc(&mut self, layout: Layout) -> Option<*mut u8> {
+        if self.len == 0 || layout.size() < LARGE || layout.align() > GRAIN {
+            return None;
+        }
+        self.spans.take(layout.size()).map(|at| (self.start + at) as *mut u8)
+    }
+
+    fn contains(&self, block: *mut u8) -> bool {
+        (block as usize).wrapping_sub(self.start) < self.len
+    }
+}
 
 // SAFETY: this module has no threads.
 unsafe impl Sync for Heap {}
@@ -34,30 +67,65 @@ impl Heap {
     #[expect(clippy::mut_from_ref, reason = "what a cell is for; see above")]
     unsafe fn get(&self) -> &mut Dlmalloc<Pages> {
         // SAFETY: the caller's.
-        unsafe { &mut *self.0.get() }
+        unsafe { &mut *self.all.get() }
+    }
+
+    /// # Safety
+    /// As for [`Heap::get`].
+    #[expect(clippy::mut_from_ref, reason = "what a cell is for; see above")]
+    unsafe fn runs(&self) -> &mut Stretch {
+        // SAFETY: the caller's.
+        unsafe { &mut *self.runs.get() }
     }
 }
 
-// SAFETY: dlmalloc keeps what the trait asks for.
+// SAFETY: dlmalloc keeps what the trait asks for, and so do the spans: what is taken is nobody
+// else's until it is given back.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's, here and below.
-        unsafe { self.get().malloc(layout.size(), layout.align()) }
+        unsafe {
+            let block = self.runs().alloc(layout);
+            block.unwrap_or_else(|| self.get().malloc(layout.size(), layout.align()))
+        }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as above.
-        unsafe { self.get().calloc(layout.size(), layout.align()) }
+        // SAFETY: as above; a block is as long as was asked for.
+        unsafe {
+            if let Some(block) = self.runs().alloc(layout) {
+                block.write_bytes(0, layout.size());
+                return block;
+            }
+            self.get().calloc(layout.size(), layout.align())
+        }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { self.get().free(block, layout.size(), layout.align()) }
+        // SAFETY: as above; the stretch's blocks are in it, and no others.
+        unsafe {
+            let runs = self.runs();
+            if runs.contains(block) {
+                runs.spans.give(block as usize - runs.start, layout.size());
+            } else {
+                self.get().free(block, layout.size(), layout.align());
+            }
+        }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: as above.
-        unsafe { self.get().realloc(block, layout.size(), layout.align(), size) }
+        // SAFETY: as above; both blocks have the bytes that are copied, and do not overlap.
+        unsafe {
+            if !self.runs().contains(block) {
+                return self.get().realloc(block, layout.size(), layout.align(), size);
+            }
+            let other = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
+            if !other.is_null() {
+                ptr::copy_nonoverlapping(block, other, size.min(layout.size()));
+                self.dealloc(block, layout);
+            }
+            other
+        }
     }
 }
 
@@ -104,6 +172,17 @@ unsafe impl Allocator for Pages {
 
     fn page_size(&self) -> usize {
         PAGE
+    }
+}
+
+/// Has `len` bytes of zeros lie ready for the large blocks of runs, if there is so much.
+pub(crate) fn lay_ready(len: usize) {
+    // SAFETY: the allocator is used for this call only; the block is never freed.
+    unsafe {
+        let block = HEAP.get().calloc(len, GRAIN);
+        if !block.is_null() {
+            *HEAP.runs() = Stretch { start: block as usize, len, spans: Spans::new(len) };
+        }
     }
 }
 

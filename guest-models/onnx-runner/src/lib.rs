@@ -21,6 +21,7 @@ mod memory;
 mod native;
 mod prepare;
 mod run;
+mod spans;
 
 use std::cell::RefCell;
 

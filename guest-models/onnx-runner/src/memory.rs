@@ -1,7 +1,7 @@
 //! The guest's side of passing messages through linear memory. All the unsafe code that concerns
 //! memory is here.
 
-use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
+use std::alloc::{Layout, alloc, dealloc};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use belljar_abi::ALIGN;
@@ -60,19 +60,6 @@ impl Drop for Message {
         if let Some(layout) = layout(self.len) {
             // SAFETY: `address` came from `alloc` with this very layout, in `belljar_alloc`.
             unsafe { dealloc(self.address as *mut u8, layout) }
-        }
-    }
-}
-
-/// Has `len` bytes of zeros lie ready for runs, if there is so much. What is asked for before the
-/// memory becomes an image need not be asked for, and given back, in every run.
-pub(crate) fn lay_ready(len: usize) {
-    let Some(layout) = layout(len) else { return };
-    // SAFETY: the layout's size is at least 1, and what was got is given back with it.
-    unsafe {
-        let block = alloc_zeroed(layout);
-        if !block.is_null() {
-            dealloc(block, layout);
         }
     }
 }

@@ -9,7 +9,7 @@ use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::infer::Factoid;
 
-use crate::{Refusal, gate, heap, memory, native};
+use crate::{Refusal, gate, heap, native};
 
 /// An optimised model, and what its inputs and outputs are called.
 pub(crate) struct Prepared {
@@ -49,7 +49,7 @@ pub(crate) fn prepare(proto: ModelProto, message: &[u8]) -> Result<Prepared, Ref
     log::info!("the plan: {}", operators(&model));
     let plan = model.into_runnable().map_err(failed)?;
     drop(shapes);
-    memory::lay_ready(working_set);
+    heap::lay_ready(working_set);
     heap::zero_free_memory();
     Ok(Prepared { plan, inputs, outputs })
 }

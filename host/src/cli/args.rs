@@ -434,7 +434,8 @@ Keys of the JSON, of which p50, p90, p95, p99, min, max and mean are called perc
   start_ms          from the model's file to its first answer, in ms; compiled code is in the cache
   start             its parts: code_ms, read_ms, load_ms, prepare_ms, first_run_ms
   warm_ms           a warm run from tensors to checked tensors, in ms: percentiles
-  instantiate_us    to make the instance of a request, in µs, part of warm_ms: percentiles
+  instantiate_us    to make the instance of a request after the one before, in µs, not in warm_ms:
+                    percentiles
   reset_ms          to make memory pristine after a request, in ms, not in warm_ms: percentiles
   reset_method      written-pages or new-mapping
   share             parts of a warm run and its reset, together 1: kernels (native kernels), guest

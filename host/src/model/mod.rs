@@ -39,7 +39,8 @@ pub struct RunCost {
     pub kernels: Duration,
     /// Size of the sandbox's memory after the run, in bytes.
     pub memory: u64,
-    /// Time to make the instance that served this run from the prepared image; part of `run`.
+    /// Time to make the instance that served this run from the prepared image. After the first run of
+    /// a sandbox it is made ahead, while nobody waits, and is no part of `run`.
     pub instantiate: Duration,
     /// Time that making memory pristine took after the run before in the same sandbox; zero for
     /// the first. It happens while nobody waits.

@@ -4,7 +4,10 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use wasmtime::{Caller, Engine, InstancePre, Linker, Memory, Module, Store, Trap, TypedFunc};
+use wasmtime::{
+    Caller, Engine, Extern, InstancePre, Linker, Memory, Module, ModuleExport, Store, Trap,
+    TypedFunc, WasmParams, WasmResults,
+};
 
 use super::failure::{Failure, Limit};
 use super::guest::data_segments;
@@ -60,8 +63,28 @@ impl Log {
 #[derive(Clone)]
 pub(super) struct Template {
     pre: InstancePre<State>,
+    exports: Exports,
     limits: SandboxLimits,
     watch: Watch,
+}
+
+/// The exports that every instance is asked for, found once: by name it takes longer.
+#[derive(Clone)]
+struct Exports {
+    memory: ModuleExport,
+    alloc: ModuleExport,
+    run: ModuleExport,
+}
+
+impl Exports {
+    fn of(module: &Module) -> Result<Exports, Failure> {
+        let find = |name: &str| {
+            let missing = || Failure::Protocol(format!("the guest exports no {name:?}"));
+            module.get_export_index(name).ok_or_else(missing)
+        };
+        let (run, _) = Call::Run.export();
+        Ok(Exports { memory: find("memory")?, alloc: find("belljar_alloc")?, run: find(run)? })
+    }
 }
 
 /// Where a new instance's memory comes from.
@@ -77,6 +100,7 @@ pub(super) struct Instance {
     store: Store<State>,
     memory: Memory,
     alloc: TypedFunc<u32, u32>,
+    run: TypedFunc<(u32, u32), u64>,
     instance: wasmtime::Instance,
     limits: SandboxLimits,
     returned: Returned,
@@ -107,14 +131,16 @@ impl Template {
         linker.func_wrap("belljar", "matmul_f32", matmul_f32).map_err(host)?;
         linker.func_wrap("belljar", "compute", compute).map_err(host)?;
         let watch = Watch::new(InstructionSet::best(), limits.threads).map_err(host)?;
-        Ok(Template { pre: linker.instantiate_pre(module).map_err(host)?, limits, watch })
+        let pre = linker.instantiate_pre(module).map_err(host)?;
+        Ok(Template { pre, exports: Exports::of(module)?, limits, watch })
     }
 
     pub(super) fn limits(&self) -> &SandboxLimits {
         &self.limits
     }
 
-    /// Makes an instance whose memory lives in `slot`.
+    /// Makes an instance whose memory lives in `slot`. The deadline is for what of the guest's code
+    /// runs until then: none from an image. Every call sets its own.
     pub(super) fn instantiate(
         &self,
         slot: Slot,
@@ -142,19 +168,30 @@ impl Template {
                 return Err(limit.map_or_else(|| host(err), Failure::Limit));
             }
         };
-        let memory = instance
-            .get_memory(&mut store, "memory")
-            .ok_or_else(|| Failure::Protocol("the guest exports no memory".into()))?;
+        let memory = instance.get_module_export(&mut store, &self.exports.memory);
+        let Some(memory) = memory.and_then(Extern::into_memory) else {
+            return Err(Failure::Protocol("the guest exports no memory".into()));
+        };
         store.data_mut().memory = Some(memory);
-        let alloc = instance
-            .get_typed_func(&mut store, "belljar_alloc")
-            .map_err(|err| Failure::Protocol(format!("{err:#}")))?;
-        let mut instance = Instance { store, memory, alloc, instance, limits, returned };
+        let alloc = function(&instance, &mut store, &self.exports.alloc)?;
+        let run = function(&instance, &mut store, &self.exports.run)?;
+        let mut instance = Instance { store, memory, alloc, run, instance, limits, returned };
         if let Start::Fresh = start {
             instance.initialize(deadline)?;
         }
         Ok(instance)
     }
+}
+
+/// A function of the guest that must be there and have this type.
+fn function<P: WasmParams, R: WasmResults>(
+    instance: &wasmtime::Instance,
+    store: &mut Store<State>,
+    export: &ModuleExport,
+) -> Result<TypedFunc<P, R>, Failure> {
+    let found = instance.get_module_export(&mut *store, export).and_then(Extern::into_func);
+    let function = found.ok_or_else(|| Failure::Protocol("the guest lacks an export".into()))?;
+    function.typed(store).map_err(|err| Failure::Protocol(format!("{err:#}")))
 }
 
 impl Instance {
@@ -264,6 +301,7 @@ impl Instance {
     fn enter(&mut self, call: Call, place: Option<(u32, u32)>) -> wasmtime::Result<u64> {
         let (name, _) = call.export();
         match place {
+            Some(place) if call == Call::Run => self.run.call(&mut self.store, place),
             Some(place) => self
                 .instance
                 .get_typed_func::<(u32, u32), u64>(&mut self.store, name)?

@@ -113,7 +113,7 @@ pub(crate) struct Cost {
     pub(crate) time: Duration,
     /// Time in native kernels; part of `time`.
     pub(crate) kernels: Duration,
-    /// Time to make the instance of a run.
+    /// Time to make the instance of a run, ahead of it or at its start.
     pub(crate) instantiate: Duration,
     /// Time to make memory pristine after the run before.
     pub(crate) reset: Duration,

@@ -5,11 +5,12 @@ use belljar_abi::kernel::{Conv as Request, Kernel, PANEL_ROWS};
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
-use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, PoolSpec};
+use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat};
 use tract_onnx::tract_core::ops::math::{Add, Max, Min, Mul};
-use tract_onnx::tract_core::ops::nn::DataFormat;
 
-use super::{address, call, floats, only_reader, plain_shape, vector};
+use super::operator::{Native, NativeOp, address, optional};
+use super::windows::Windows;
+use super::{floats, only_reader, plain_shape, vector};
 
 /// A convolution that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
@@ -20,42 +21,27 @@ struct NativeConv {
     bias: Option<Arc<Tensor>>,
     /// Scale and shift of the input's channels.
     before: Option<[Arc<Tensor>; 2]>,
-    output: TVec<usize>,
 }
 
-impl Op for NativeConv {
-    fn name(&self) -> StaticName {
-        "NativeConv".into()
-    }
+impl Native for NativeConv {
+    const NAME: &'static str = "NativeConv";
 
-    op_as_typed_op!();
-}
-
-impl EvalOp for NativeConv {
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        call(&self.output, |output| {
-            Kernel::Conv(Request {
-                input: address(&inputs[0]),
-                weights: address(&self.weights),
-                bias: self.bias.as_ref().map_or(0, |bias| address(bias)),
-                scale: self.before.as_ref().map_or(0, |[scale, _]| address(scale)),
-                shift: self.before.as_ref().map_or(0, |[_, shift]| address(shift)),
-                residual: inputs.get(1).map_or(0, |residual| address(residual)),
-                output,
-                ..self.request
-            })
+    fn request(&self, inputs: &[TValue], output: u32) -> Kernel {
+        let [scale, shift] = match &self.before {
+            Some([scale, shift]) => [address(scale), address(shift)],
+            None => [0, 0],
+        };
+        Kernel::Conv(Request {
+            input: address(&inputs[0]),
+            weights: address(&self.weights),
+            bias: optional(self.bias.as_ref()),
+            scale,
+            shift,
+            residual: inputs.get(1).map_or(0, |residual| address(residual)),
+            output,
+            ..self.request
         })
     }
-
-    op_out_of_plan!();
-}
-
-impl TypedOp for NativeConv {
-    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(tvec!(f32::fact(&*self.output)))
-    }
-
-    as_op!();
 }
 
 /// Takes a convolution's place.
@@ -106,14 +92,14 @@ impl Found {
             return Ok(None);
         }
         let (channels_in, channels_out) = (pool_spec.input_channels, pool_spec.output_channels);
-        let Some(request) = geometry(pool_spec, &input, &output)? else { return Ok(None) };
+        let Some(windows) = Windows::new(pool_spec, &input, &output) else { return Ok(None) };
         let request = Request {
             groups: *group as u32,
             channels_in: (channels_in / group) as u32,
             channels_out: (channels_out / group) as u32,
             low: f32::NEG_INFINITY.to_bits(),
             high: f32::INFINITY.to_bits(),
-            ..request
+            ..geometry(&windows)
         };
         let taps = (request.kernel_h * request.kernel_w) as usize;
         if weights.len() != channels_out * (channels_in / group) * taps {
@@ -195,7 +181,7 @@ impl Found {
         Ok(true)
     }
 
-    fn finish(self) -> NativeConv {
+    fn finish(self) -> NativeOp<NativeConv> {
         let Found { mut request, weights, bias, before, output, .. } = self;
         let before = before.map(|before| {
             request.least = before.least.to_bits();
@@ -204,7 +190,8 @@ impl Found {
         let by_channel = request.channels_in == 1 && request.channels_out == 1;
         let weights = if by_channel { weights } else { pack(&request, &weights) };
         let bias = bias.iter().any(|bias| *bias != 0.0).then(|| vector(&bias));
-        NativeConv { request, weights: vector(&weights), bias, before, output }
+        let native = NativeConv { request, weights: vector(&weights), bias, before };
+        NativeOp { native, output }
     }
 }
 
@@ -290,53 +277,29 @@ fn uniform(elements: &[f32]) -> Option<f32> {
     (!first.is_nan() && elements.iter().all(|element| *element == first)).then_some(first)
 }
 
-/// Where channels, rows and columns are; an image of one dimension has one row.
-fn geometry(spec: &PoolSpec, input: &[usize], output: &[usize]) -> TractResult<Option<Request>> {
-    let batch = matches!(spec.data_format, DataFormat::NCHW);
-    if !batch && spec.data_format != DataFormat::CHW {
-        return Ok(None);
-    }
-    let rank = spec.rank();
-    if !matches!(rank, 1 | 2) || input.len() != rank + 1 + usize::from(batch) {
-        return Ok(None);
-    }
-    let first = input.len() - rank;
-    let (input_hw, output_hw) = (&input[first..], &output[first..]);
-    let padding = spec.computed_padding(input_hw);
-    let sizes = |sizes: &[usize], missing: usize| -> (u32, u32) {
-        match sizes {
-            [h, w] => (*h as u32, *w as u32),
-            [w] => (missing as u32, *w as u32),
-            _ => (0, 0),
-        }
-    };
-    let (in_h, in_w) = sizes(input_hw, 1);
-    let (out_h, out_w) = sizes(output_hw, 1);
-    let (kernel_h, kernel_w) = sizes(&spec.kernel_shape, 1);
-    let (stride_h, stride_w) = sizes(&spec.strides(), 1);
-    let (dilation_h, dilation_w) = sizes(&spec.dilations(), 1);
-    let before: TVec<usize> = padding.iter().map(|axis| axis.pad_before).collect();
-    let (pad_top, pad_left) = sizes(&before, 0);
-    Ok(Some(Request {
-        batch: if batch { input[0] as u32 } else { 1 },
+/// Where channels, rows and columns are.
+fn geometry(windows: &Windows) -> Request {
+    let [in_h, in_w] = windows.input;
+    Request {
+        batch: windows.batch,
         in_h,
         in_w,
-        out_h,
-        out_w,
-        kernel_h,
-        kernel_w,
-        stride_h,
-        stride_w,
-        dilation_h,
-        dilation_w,
-        pad_top,
-        pad_left,
-        batch_stride: spec.input_channels as u32 * in_h * in_w,
+        out_h: windows.output[0],
+        out_w: windows.output[1],
+        kernel_h: windows.kernel[0],
+        kernel_w: windows.kernel[1],
+        stride_h: windows.stride[0],
+        stride_w: windows.stride[1],
+        dilation_h: windows.dilation[0],
+        dilation_w: windows.dilation[1],
+        pad_top: windows.pad_before[0],
+        pad_left: windows.pad_before[1],
+        batch_stride: windows.channels * in_h * in_w,
         channel_stride: in_h * in_w,
         row_stride: in_w,
         column_stride: 1,
         ..Request::default()
-    }))
+    }
 }
 
 /// Filters in panels of eight output channels.

@@ -8,8 +8,9 @@ use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::ops::math::{Add, Max};
 
+use super::operator::{Native, NativeOp, address, optional};
 use super::permute::strides_of;
-use super::{address, call, floats, only_reader, plain_shape, vector};
+use super::{floats, only_reader, plain_shape, vector};
 
 /// Width of the narrowest panel of packed columns.
 const GRAIN: usize = 16;
@@ -24,36 +25,19 @@ struct NativeGemm {
     /// The right operand, if it is a constant; then there is one input.
     right: Option<Arc<Tensor>>,
     bias: Option<Arc<Tensor>>,
-    output: TVec<usize>,
 }
 
-impl Op for NativeGemm {
-    fn name(&self) -> StaticName {
-        "NativeGemm".into()
-    }
+impl Native for NativeGemm {
+    const NAME: &'static str = "NativeGemm";
 
-    op_as_typed_op!();
-}
-
-impl EvalOp for NativeGemm {
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+    fn request(&self, inputs: &[TValue], output: u32) -> Kernel {
         let (a, b) = match &self.right {
             Some(right) => (address(&inputs[0]), address(right)),
             None => (address(&inputs[self.left]), address(&inputs[1 - self.left])),
         };
-        let bias = self.bias.as_ref().map_or(0, |bias| address(bias));
-        call(&self.output, |output| Kernel::Gemm(Request { a, b, bias, output, ..self.request }))
+        let bias = optional(self.bias.as_ref());
+        Kernel::Gemm(Request { a, b, bias, output, ..self.request })
     }
-
-    op_out_of_plan!();
-}
-
-impl TypedOp for NativeGemm {
-    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(tvec!(f32::fact(&*self.output)))
-    }
-
-    as_op!();
 }
 
 /// Takes a product's place.
@@ -180,33 +164,33 @@ fn replace(
     left: usize,
     output: TVec<usize>,
 ) -> TractResult<Option<TypedModelPatch>> {
-    let mut op = NativeGemm { request, left, right: None, bias: None, output };
+    let mut native = NativeGemm { request, left, right: None, bias: None };
     let mut inputs = node.inputs.clone();
     let konst = model.outlet_fact(node.inputs[1 - left])?.konst.clone();
     if let Some(elements) = konst.filter(|_| request.batch == 1).and_then(|right| floats(&right)) {
-        op.right = Some(vector(&pack(&request, &elements)));
-        op.request.b_step_stride = 0;
-        op.request.b_batch_stride = 0;
+        native.right = Some(vector(&pack(&request, &elements)));
+        native.request.b_step_stride = 0;
+        native.request.b_batch_stride = 0;
         inputs = vec![node.inputs[left]];
     }
     let mut last = node;
     if let Some(reader) = only_reader(model, last)
-        && let Some(bias) = operand::<Add>(model, last, reader, &op.output)?
+        && let Some(bias) = operand::<Add>(model, last, reader, &output)?
         && let Some(bias) = by_column(&bias, request.n as usize)
     {
-        op.bias = Some(vector(&bias));
+        native.bias = Some(vector(&bias));
         last = reader;
     }
     if let Some(reader) = only_reader(model, last)
-        && let Some(bound) = operand::<Max>(model, last, reader, &op.output)?
+        && let Some(bound) = operand::<Max>(model, last, reader, &output)?
         && let Some([low]) = floats(&bound).as_deref()
     {
-        op.request.low = low.to_bits();
+        native.request.low = low.to_bits();
         last = reader;
     }
     let mut patch = TypedModelPatch::default();
     let taps = patch.taps(model, &inputs)?;
-    let wire = patch.wire_node(&last.name, op, &taps)?;
+    let wire = patch.wire_node(&last.name, NativeOp { native, output }, &taps)?;
     patch.shunt_outside(model, last.id.into(), wire[0])?;
     Ok(Some(patch))
 }

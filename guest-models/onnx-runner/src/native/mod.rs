@@ -7,25 +7,20 @@
 
 mod conv;
 mod gemm;
+mod operator;
 mod permute;
 mod pointwise;
 mod pool;
 mod reduce;
 mod tile;
+mod windows;
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use belljar_abi::kernel::Kernel;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::optim::{Optimizer, OptimizerSession, TypedPass};
-
-#[link(wasm_import_module = "belljar")]
-unsafe extern "C" {
-    /// Computes what the request asks for. Traps if it is not acceptable.
-    fn compute(request: *const u32, words: u32);
-}
 
 static ENABLED: AtomicBool = AtomicBool::new(false);
 
@@ -101,22 +96,6 @@ impl TypedPass for EachNode {
         }
         Ok(None)
     }
-}
-
-/// Has the host compute a tensor: `request` gets its address.
-fn call(shape: &[usize], request: impl FnOnce(u32) -> Kernel) -> TractResult<TVec<TValue>> {
-    // SAFETY: the host writes every element of an output, or traps.
-    let mut output = unsafe { Tensor::uninitialized_dt(f32::datum_type(), shape)? };
-    let words = request(output.as_bytes_mut().as_mut_ptr() as u32).encode();
-    // SAFETY: a live slice. What it asks for was made from tensors that are alive until after the
-    // call, and the host checks that it stays in this memory.
-    unsafe { compute(words.as_ptr(), words.len() as u32) };
-    Ok(tvec!(output.into_tvalue()))
-}
-
-/// Where a tensor's elements are.
-fn address(tensor: &Tensor) -> u32 {
-    tensor.as_bytes().as_ptr() as u32
 }
 
 /// The shape of a plain `f32` tensor that is known, has elements, and is not beyond what 32 bits

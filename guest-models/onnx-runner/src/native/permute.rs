@@ -4,40 +4,23 @@ use belljar_abi::kernel::{Dims, KERNEL_RANK, Kernel, Permute as Request};
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 
-use super::{address, call, plain_shape};
+use super::operator::{Native, NativeOp, address};
+use super::plain_shape;
 
 /// A permutation that the host carries out.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct NativePermute {
     dims: Dims,
     strides: Dims,
-    output: TVec<usize>,
 }
 
-impl Op for NativePermute {
-    fn name(&self) -> StaticName {
-        "NativePermute".into()
+impl Native for NativePermute {
+    const NAME: &'static str = "NativePermute";
+
+    fn request(&self, inputs: &[TValue], output: u32) -> Kernel {
+        let NativePermute { dims, strides } = *self;
+        Kernel::Permute(Request { dims, strides, input: address(&inputs[0]), output })
     }
-
-    op_as_typed_op!();
-}
-
-impl EvalOp for NativePermute {
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let NativePermute { dims, strides, .. } = *self;
-        let input = address(&inputs[0]);
-        call(&self.output, |output| Kernel::Permute(Request { dims, strides, input, output }))
-    }
-
-    op_out_of_plan!();
-}
-
-impl TypedOp for NativePermute {
-    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(tvec!(f32::fact(&*self.output)))
-    }
-
-    as_op!();
 }
 
 /// Takes a permutation's place.
@@ -50,7 +33,8 @@ pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<T
     let stride = strides.remove(*from);
     strides.insert(*to, stride);
     let Some(along) = collapse(&output, &[&strides]) else { return Ok(None) };
-    let op = NativePermute { dims: along.dims, strides: along.strides[0], output };
+    let native = NativePermute { dims: along.dims, strides: along.strides[0] };
+    let op = NativeOp { native, output };
     TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
 }
 

@@ -14,8 +14,9 @@ use tract_onnx::tract_core::ops::math::{
 };
 use tract_onnx::tract_core::ops::nn::Sigmoid;
 
+use super::operator::{Native, NativeOp, address};
 use super::permute::{collapse, strides_of};
-use super::{address, call, plain_shape};
+use super::plain_shape;
 
 /// A program that the host runs.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
@@ -24,44 +25,24 @@ struct NativePointwise {
     /// Of each input.
     strides: Vec<Dims>,
     steps: Vec<PointwiseStep>,
-    output: TVec<usize>,
 }
 
-impl Op for NativePointwise {
-    fn name(&self) -> StaticName {
-        "NativePointwise".into()
-    }
+impl Native for NativePointwise {
+    const NAME: &'static str = "NativePointwise";
 
-    op_as_typed_op!();
-}
-
-impl EvalOp for NativePointwise {
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        call(&self.output, |output| {
-            let inputs = inputs.iter().zip(&self.strides);
-            Kernel::Pointwise(Request {
-                dims: self.dims,
-                output,
-                inputs: inputs
-                    .map(|(input, strides)| PointwiseInput {
-                        address: address(input),
-                        strides: *strides,
-                    })
-                    .collect(),
-                steps: self.steps.clone(),
-            })
+    fn request(&self, inputs: &[TValue], output: u32) -> Kernel {
+        let inputs = inputs.iter().zip(&self.strides);
+        let input = |(input, strides): (&TValue, &Dims)| PointwiseInput {
+            address: address(input),
+            strides: *strides,
+        };
+        Kernel::Pointwise(Request {
+            dims: self.dims,
+            output,
+            inputs: inputs.map(input).collect(),
+            steps: self.steps.clone(),
         })
     }
-
-    op_out_of_plan!();
-}
-
-impl TypedOp for NativePointwise {
-    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(tvec!(f32::fact(&*self.output)))
-    }
-
-    as_op!();
 }
 
 /// What a node does to each element, if it is one of the steps.
@@ -167,7 +148,7 @@ fn program(
     model: &TypedModel,
     members: &[usize],
     shape: TVec<usize>,
-) -> TractResult<Option<(NativePointwise, Vec<OutletId>)>> {
+) -> TractResult<Option<(NativeOp<NativePointwise>, Vec<OutletId>)>> {
     let mut members = members;
     // What does not fit is left for a program of its own.
     loop {
@@ -192,7 +173,7 @@ fn assemble(
     members: &[usize],
     inputs: &[OutletId],
     shape: &TVec<usize>,
-) -> TractResult<Option<NativePointwise>> {
+) -> TractResult<Option<NativeOp<NativePointwise>>> {
     let mut strides = Vec::with_capacity(inputs.len() + 1);
     for input in inputs {
         let Some(dims) = plain_shape(model.outlet_fact(*input)?) else { return Ok(None) };
@@ -226,7 +207,6 @@ fn assemble(
         let Some(b) = node.inputs.last().and_then(operand) else { return Ok(None) };
         steps.push(PointwiseStep { step, a: a as u32, b: b as u32 });
     }
-    let op =
-        NativePointwise { dims: along.dims, strides: along.strides, steps, output: shape.clone() };
-    Ok(Some(op))
+    let native = NativePointwise { dims: along.dims, strides: along.strides, steps };
+    Ok(Some(NativeOp { native, output: shape.clone() }))
 }

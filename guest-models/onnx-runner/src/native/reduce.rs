@@ -5,45 +5,28 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::nn::{Reduce, Reducer, Softmax, SoftmaxKind};
 
-use super::{address, call, plain_shape};
+use super::operator::{Native, NativeOp, address};
+use super::plain_shape;
 
-/// A reduction that the host computes.
+/// A reduction that the host computes: everything but the addresses.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
-struct NativeReduce {
-    /// Everything but the addresses.
-    request: Kernel,
-    output: TVec<usize>,
+enum NativeReduce {
+    Reduce(Request),
+    Softmax(SoftmaxRequest),
 }
 
-impl Op for NativeReduce {
-    fn name(&self) -> StaticName {
-        "NativeReduce".into()
-    }
+impl Native for NativeReduce {
+    const NAME: &'static str = "NativeReduce";
 
-    op_as_typed_op!();
-}
-
-impl EvalOp for NativeReduce {
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+    fn request(&self, inputs: &[TValue], output: u32) -> Kernel {
         let input = address(&inputs[0]);
-        call(&self.output, |output| match self.request.clone() {
-            Kernel::Reduce(request) => Kernel::Reduce(Request { input, output, ..request }),
-            Kernel::Softmax(request) => {
+        match *self {
+            NativeReduce::Reduce(request) => Kernel::Reduce(Request { input, output, ..request }),
+            NativeReduce::Softmax(request) => {
                 Kernel::Softmax(SoftmaxRequest { input, output, ..request })
             }
-            other => other,
-        })
+        }
     }
-
-    op_out_of_plan!();
-}
-
-impl TypedOp for NativeReduce {
-    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(tvec!(f32::fact(&*self.output)))
-    }
-
-    as_op!();
 }
 
 /// Takes a reduction's place.
@@ -67,15 +50,15 @@ pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<T
     if !(*first..=*last).all(one) {
         return Ok(None);
     }
-    let request = Kernel::Reduce(Request {
+    let native = NativeReduce::Reduce(Request {
         outer: input[..*first].iter().product::<usize>() as u32,
         middle: input[*first..=*last].iter().product::<usize>() as u32,
         inner: input[last + 1..].iter().product::<usize>() as u32,
         mode,
         ..Request::default()
     });
-    TypedModelPatch::replace_single_op(model, node, &node.inputs, NativeReduce { request, output })
-        .map(Some)
+    let op = NativeOp { native, output };
+    TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
 }
 
 /// Takes a softmax's place.
@@ -94,12 +77,12 @@ pub(super) fn take_softmax(
     if !(axis..shape.len()).all(last) {
         return Ok(None);
     }
-    let request = Kernel::Softmax(SoftmaxRequest {
+    let native = NativeReduce::Softmax(SoftmaxRequest {
         outer: shape[..axis].iter().product::<usize>() as u32,
         middle: shape[axis..].iter().product::<usize>() as u32,
         inner: 1,
         ..SoftmaxRequest::default()
     });
-    let op = NativeReduce { request, output: shape };
+    let op = NativeOp { native, output: shape };
     TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
 }

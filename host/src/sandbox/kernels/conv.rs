@@ -4,12 +4,12 @@
 use belljar_abi::kernel::{Conv, PANEL_ROWS};
 
 use super::copy::copy;
-use super::image::{Before, Patches, Phases, STEPS_BETWEEN, Windows};
+use super::image::{Before, Patches, Phases, Windows};
 use super::places::{Place, Places, extent, volume};
 use super::product::{Finish, Left, Panels, Product, Right, clamp, packed_left_len};
 use super::scratch::Scratch;
 use super::vector::{Job, Vector};
-use super::{Refused, Watch, split_rows};
+use super::{Clock, Refused, Watch, split_rows};
 
 /// A convolution whose every address was checked.
 struct Checked<'a> {
@@ -356,15 +356,11 @@ unsafe fn filter<V: Vector>(
     watch: &Watch,
 ) -> bool {
     let elements = phases.elements();
-    let (mut at, mut steps) = (0, 0);
+    let (mut clock, mut at) = (Clock::new(watch), 0);
     // Two vectors at a time, as one would wait for itself.
     while at < phases.results() {
-        steps += phases.taps.len();
-        if steps >= STEPS_BETWEEN {
-            if watch.expired() {
-                return false;
-            }
-            steps = 0;
+        if clock.expired_before(phases.taps.len()) {
+            return false;
         }
         // SAFETY: the caller's. Phases and results have two vectors of slack.
         unsafe {

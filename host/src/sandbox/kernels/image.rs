@@ -4,10 +4,6 @@ use super::copy::{copy, copy_apart};
 use super::scratch::Scratch;
 use super::vector::Vector;
 
-/// Elements of windows, two vectors for each, after which the clock is looked at: one channel alone
-/// may have large windows, and many.
-pub(super) const STEPS_BETWEEN: usize = 1 << 18;
-
 /// How windows lie on an image.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Windows {

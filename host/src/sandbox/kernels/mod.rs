@@ -44,7 +44,7 @@ use operations::decode;
 use tile::Tile;
 use vector::dispatch;
 pub(super) use watch::Watch;
-use watch::{Rows, done, in_parallel, split_rows};
+use watch::{Clock, Rows, done, in_parallel, split_rows};
 
 /// Most elements of a window; those of real models have 49 to some thousand.
 const MAX_TAPS: usize = 1 << 20;

@@ -3,11 +3,11 @@
 use belljar_abi::kernel::Pool;
 
 use super::copy::copy;
-use super::image::{Before, Phases, STEPS_BETWEEN, Windows};
+use super::image::{Before, Phases, Windows};
 use super::places::{Place, Places, volume};
 use super::scratch::Scratch;
 use super::vector::{Job, Vector};
-use super::{Refused, Rows, Watch, in_parallel, split_rows};
+use super::{Clock, Refused, Rows, Watch, in_parallel, split_rows};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -155,14 +155,10 @@ unsafe fn gather<V: Vector, const MAX: bool>(
     watch: &Watch,
 ) -> bool {
     let elements = phases.elements();
-    let (mut at, mut steps) = (0, 0);
+    let (mut clock, mut at) = (Clock::new(watch), 0);
     while at < phases.results() {
-        steps += phases.taps.len();
-        if steps >= STEPS_BETWEEN {
-            if watch.expired() {
-                return false;
-            }
-            steps = 0;
+        if clock.expired_before(phases.taps.len()) {
+            return false;
         }
         // SAFETY: the caller's. Phases and results have two vectors of slack.
         unsafe {

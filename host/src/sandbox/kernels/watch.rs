@@ -51,6 +51,32 @@ impl Watch {
     }
 }
 
+/// Looks at the clock now and then, where one row alone may be a lot of work.
+pub(super) struct Clock<'a> {
+    watch: &'a Watch,
+    steps: usize,
+}
+
+impl Clock<'_> {
+    /// Steps, of two vectors each, between two looks.
+    const BETWEEN: usize = 1 << 18;
+
+    pub(super) fn new(watch: &Watch) -> Clock<'_> {
+        Clock { watch, steps: 0 }
+    }
+
+    /// Whether the deadline has passed, before so many steps more.
+    #[inline]
+    pub(super) fn expired_before(&mut self, steps: usize) -> bool {
+        self.steps += steps;
+        if self.steps < Clock::BETWEEN {
+            return false;
+        }
+        self.steps = 0;
+        self.watch.expired()
+    }
+}
+
 /// Rows of an output that one thread computes: pieces, each with the number of its first row.
 pub(super) struct Rows<'a> {
     pub(super) pieces: Vec<(usize, &'a mut [f32])>,

@@ -1,0 +1,53 @@
+//! How the windows of convolutions and poolings lie on an image.
+
+use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::ops::cnn::PoolSpec;
+use tract_onnx::tract_core::ops::nn::DataFormat;
+
+/// Sizes of rows and columns, in this order. An image of one dimension has one row.
+pub(super) struct Windows {
+    pub(super) batch: u32,
+    pub(super) channels: u32,
+    pub(super) input: [u32; 2],
+    pub(super) output: [u32; 2],
+    pub(super) kernel: [u32; 2],
+    pub(super) stride: [u32; 2],
+    pub(super) dilation: [u32; 2],
+    pub(super) pad_before: [u32; 2],
+    pub(super) pad_after: [u32; 2],
+}
+
+impl Windows {
+    /// `None` unless channels come before rows and columns, of which there are one or two.
+    pub(super) fn new(spec: &PoolSpec, input: &[usize], output: &[usize]) -> Option<Windows> {
+        let batch = match spec.data_format {
+            DataFormat::NCHW => input.first().copied(),
+            DataFormat::CHW => None,
+            _ => return None,
+        };
+        let rank = spec.rank();
+        let first = usize::from(batch.is_some()) + 1;
+        if !matches!(rank, 1 | 2) || input.len() != first + rank || output.len() != first + rank {
+            return None;
+        }
+        let pair = |sizes: &[usize], missing: usize| match sizes {
+            [h, w] => [*h as u32, *w as u32],
+            [w] => [missing as u32, *w as u32],
+            _ => [0, 0],
+        };
+        let padding = spec.computed_padding(&input[first..]);
+        let before: TVec<usize> = padding.iter().map(|axis| axis.pad_before).collect();
+        let after: TVec<usize> = padding.iter().map(|axis| axis.pad_after).collect();
+        Some(Windows {
+            batch: batch.unwrap_or(1) as u32,
+            channels: input[first - 1] as u32,
+            input: pair(&input[first..], 1),
+            output: pair(&output[first..], 1),
+            kernel: pair(&spec.kernel_shape, 1),
+            stride: pair(&spec.strides(), 1),
+            dilation: pair(&spec.dilations(), 1),
+            pad_before: pair(&before, 0),
+            pad_after: pair(&after, 0),
+        })
+    }
+}

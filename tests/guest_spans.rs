@@ -1,0 +1,68 @@
+//! The memory for tensors of runs in the guest: no two parts overlap, each lies as far down as there
+//! is room, and what is given back becomes whole again.
+
+#[path = "../guest-models/onnx-runner/src/spans.rs"]
+mod spans;
+
+use proptest::prelude::*;
+use spans::{GRAIN, Spans};
+
+const LEN: usize = 1 << 20;
+
+/// The first place with room for so much between the parts that are taken.
+fn first_room(taken: &[(usize, usize)], len: usize) -> Option<usize> {
+    let mut sorted = taken.to_vec();
+    sorted.sort();
+    let mut start = 0;
+    for (at, taken) in sorted {
+        if at - start >= len {
+            return Some(start);
+        }
+        start = at + taken;
+    }
+    (LEN - start >= len).then_some(start)
+}
+
+proptest! {
+    #[test]
+    fn parts_lie_as_far_down_as_there_is_room(
+        steps in prop::collection::vec((any::<bool>(), 1usize..200_000, any::<prop::sample::Index>()), 1..400)
+    ) {
+        let mut spans = Spans::new(LEN + GRAIN - 1);
+        // Where a part is, and the length that was asked for.
+        let mut taken: Vec<(usize, usize)> = Vec::new();
+        for (take, len, which) in steps {
+            if take {
+                let whole: Vec<_> =
+                    taken.iter().map(|(at, len)| (*at, len.next_multiple_of(GRAIN))).collect();
+                let expected = first_room(&whole, len.next_multiple_of(GRAIN));
+                prop_assert_eq!(spans.take(len), expected);
+                taken.extend(expected.map(|at| (at, len)));
+            } else if !taken.is_empty() {
+                let (at, len) = taken.swap_remove(which.index(taken.len()));
+                spans.give(at, len);
+            }
+        }
+        for (at, len) in taken {
+            spans.give(at, len);
+        }
+        prop_assert_eq!(spans.take(LEN), Some(0), "it is whole again");
+        prop_assert_eq!(spans.take(1), None);
+    }
+}
+
+#[test]
+fn too_many_parts_and_impossible_lengths_are_refused() {
+    let mut spans = Spans::new(LEN);
+    for len in [LEN + 1, usize::MAX, usize::MAX - GRAIN] {
+        assert_eq!(spans.take(len), None);
+    }
+    let parts: Vec<usize> = (0..).map_while(|_| spans.take(GRAIN)).collect();
+    assert!(parts.len() > 200 && parts.len() < LEN / GRAIN, "{}", parts.len());
+    // Every second one first: as many free parts as there can be.
+    let (even, odd): (Vec<_>, Vec<_>) = parts.iter().partition(|at| *at / GRAIN % 2 == 0);
+    even.into_iter().chain(odd).for_each(|at| spans.give(at, GRAIN));
+    assert_eq!(spans.take(LEN), Some(0));
+    let mut empty = Spans::EMPTY;
+    assert_eq!(empty.take(1), None);
+}
