@@ -81,11 +81,13 @@ fn kill(pid: i32) -> bool {
     Pid::from_raw(pid).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
 }
 
-/// Waits until a killed child is no more than a zombie.
+/// Waits until a killed child, with all of its threads, is no more than a zombie.
 fn wait_for_end(pid: i32) {
     let alive = || {
-        fs::read_to_string(format!("/proc/{pid}/status"))
-            .is_ok_and(|status| !status.contains("State:\tZ"))
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        // A first thread that has ended already may have others that are just taking a request.
+        !status.is_empty() && (threads > 1 || !status.contains("State:\tZ"))
     };
     let start = Instant::now();
     while alive() {
