@@ -594,13 +594,44 @@ fn a_worker_is_confined_as_seen_from_outside() {
 }
 
 #[test]
-fn a_release_has_no_hooks() {
+fn filters_are_shown_in_words() {
+    let output = run(&["confine", "show"]);
+    assert_exit(&output, 0, "");
+    for role in ["compile", "prepare", "run", "thread"] {
+        assert!(stdout(&output).lines().any(|line| line.starts_with(role)), "{}", stdout(&output));
+        let output = run(&["confine", "show", role]);
+        assert_exit(&output, 0, "");
+        let text = stdout(&output);
+        for expected in [role, std::env::consts::ARCH, "clone3", "PROT_"] {
+            assert!(text.contains(expected), "{expected} is not in\n{text}");
+        }
+        let json = answer(&run(&["confine", "show", role, "--format", "json"]));
+        assert_eq!(json["role"], role);
+        let rules = json["rules"].as_array().unwrap();
+        for rule in rules {
+            assert!(!rule["why"].as_str().unwrap().is_empty(), "{rule}");
+            assert!(text.contains(rule["call"].as_str().unwrap()), "{rule} is not in\n{text}");
+            for condition in rule["when"].as_array().unwrap() {
+                assert!(text.contains(condition.as_str().unwrap()), "{rule} is not in\n{text}");
+            }
+        }
+        let opens = rules.iter().any(|rule| rule["call"] == "openat");
+        assert_eq!(opens, role == "thread", "who lists what is refused");
+    }
+    let roles = answer(&run(&["confine", "show", "--format", "json"]));
+    assert_eq!(roles.as_array().unwrap().len(), 4);
+    assert_exit(&run(&["confine", "show", "nobody"]), 2, "nobody");
+}
+
+/// Ways to spoil worker processes, and attacks from within them, are only in builds for tests.
+#[test]
+#[cfg(not(feature = "test-hooks"))]
+fn the_program_has_no_hooks_of_tests() {
     let program = fs::read(support::BELLJAR).unwrap();
-    let has = |text: &[u8]| program.windows(text.len()).any(|window| window == text);
-    assert!(has(b"BELLJAR_CACHE_DIR"), "nothing is found in it");
-    // Its environment variable, and an attack from the list of `confine/breach.rs`.
-    for hook in [&b"BELLJAR_TEST_SPOIL"[..], b"write to the store of prepared models"] {
-        assert_eq!(has(hook), cfg!(feature = "test-hooks"));
+    let has = |text: &str| program.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(has("BELLJAR_CACHE_DIR"), "a check of this test");
+    for hook in ["BELLJAR_TEST_SPOIL", "without_rule", "have memory executable by personality"] {
+        assert!(!has(hook), "{hook}");
     }
 }
 

@@ -165,10 +165,18 @@ fn in_a_role() {
             attempt();
         }
         ("granted", _) => {
-            // A thread of its own, memory that grows and shrinks, and an older call for a new one.
-            let sum =
-                std::thread::spawn(|| vec![1u8; 64 << 20].iter().map(|b| u64::from(*b)).sum());
-            let sum: u64 = sum.join().unwrap();
+            // A thread of its own, which does not end: not every role has such. Memory that grows
+            // and shrinks; an older call in place of a new one.
+            let (sender, receiver) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let bytes = vec![1u8; 64 << 20];
+                sender.send(bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>()).unwrap();
+                drop(bytes);
+                loop {
+                    std::thread::park();
+                }
+            });
+            let sum = receiver.recv().unwrap();
             let page = page(libc::PROT_READ | libc::PROT_WRITE);
             let refused = call!(libc::SYS_clone3, 0, 0) == -1 && errno() == libc::ENOSYS;
             if sum != 64 << 20 || page == -1 || !refused {
