@@ -211,10 +211,8 @@ fn signal_handlers() {
     let every = libc::timeval { tv_sec: 0, tv_usec: 2000 };
     let timer = libc::itimerval { it_interval: every, it_value: every };
     // SAFETY: reads the one value that the pointer is to.
-    assert_eq!(
-        unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) },
-        0
-    );
+    let set = unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
     for round in 0..5 {
         let model = load(&host()).unwrap_or_else(stop);
         (0..20).for_each(|n| answers(&model, (20 * round + n) as f32));

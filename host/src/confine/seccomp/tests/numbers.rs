@@ -53,7 +53,7 @@ fn calls() -> impl Iterator<Item = Call> {
 fn numbers_are_those_of_the_c_library() {
     let arch = architecture().unwrap();
     for call in calls() {
-        let Some(number) = call.number(arch.clone()) else { continue };
+        let Some(number) = call.number(arch) else { continue };
         let known = EVERYWHERE
             .iter()
             .chain(HERE)

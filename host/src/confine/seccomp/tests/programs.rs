@@ -112,7 +112,7 @@ fn failing(condition: &Condition) -> Vec<u64> {
 }
 
 fn data(call: Call, (arch, audit): &(TargetArch, u32), arguments: [u64; 6]) -> Option<Data> {
-    let number = call.number(arch.clone())?;
+    let number = call.number(*arch)?;
     Some(Data { number: number as u32, arch: *audit, arguments })
 }
 
@@ -120,13 +120,13 @@ fn data(call: Call, (arch, audit): &(TargetArch, u32), arguments: [u64; 6]) -> O
 fn what_is_on_the_list_is_allowed_and_nothing_else() {
     for role in Role::ALL {
         for arch in &ARCHITECTURES {
-            let programs = allow_list(rules::of(role), arch.0.clone(), PROCESS).unwrap();
+            let programs = allow_list(rules::of(role), arch.0, PROCESS).unwrap();
             let listed: Vec<_> =
-                rules::of(role).filter_map(|rule| rule.call.number(arch.0.clone())).collect();
+                rules::of(role).filter_map(|rule| rule.call.number(arch.0)).collect();
             for number in (0..1024).chain([u32::MAX, 1 << 31]) {
                 let data = Data { number, arch: arch.1, arguments: [0; 6] };
                 let answer = verdict(&programs, data);
-                if i64::from(number) == CLONE3.number(arch.0.clone()).unwrap() {
+                if i64::from(number) == CLONE3.number(arch.0).unwrap() {
                     assert_eq!(answer, MISSING);
                 } else if !listed.contains(&i64::from(number)) {
                     assert_eq!(answer, KILL, "{number} in {role:?}");
@@ -148,7 +148,7 @@ fn what_is_on_the_list_is_allowed_and_nothing_else() {
 fn conditions_are_held_to() {
     for role in Role::ALL {
         for arch in &ARCHITECTURES {
-            let programs = allow_list(rules::of(role), arch.0.clone(), PROCESS).unwrap();
+            let programs = allow_list(rules::of(role), arch.0, PROCESS).unwrap();
             for rule in rules::of(role) {
                 let met = data(rule.call, arch, meeting(rule.when)).unwrap();
                 assert_eq!(verdict(&programs, met), ALLOW, "{} in {role:?}", rule.call.name);
@@ -189,7 +189,7 @@ fn holds(condition: &Condition, data: &Data) -> bool {
 #[test]
 fn what_is_denied_is_refused_and_nothing_else() {
     for arch in &ARCHITECTURES {
-        let programs = deny_list(arch.0.clone(), PROCESS).unwrap();
+        let programs = deny_list(arch.0, PROCESS).unwrap();
         let denied: Vec<_> = DENIED.iter().flat_map(|denied| denied.calls).collect();
         for (call, when) in &denied {
             let Some(met) = data(*call, arch, meeting(when)) else { continue };
@@ -210,9 +210,9 @@ fn what_is_denied_is_refused_and_nothing_else() {
             assert_eq!(verdict(&programs, Data { arch: I386, ..met }), KILL, "{}", call.name);
         }
         for number in 0..600 {
-            let listed = denied.iter().any(|(call, _)| call.number(arch.0.clone()) == Some(number));
+            let listed = denied.iter().any(|(call, _)| call.number(arch.0) == Some(number));
             let data = Data { number: number as u32, arch: arch.1, arguments: [0; 6] };
-            if Some(number) == CLONE3.number(arch.0.clone()) {
+            if Some(number) == CLONE3.number(arch.0) {
                 assert_eq!(verdict(&programs, data), MISSING);
             } else if !listed {
                 assert_eq!(verdict(&programs, data), ALLOW, "{number}");
