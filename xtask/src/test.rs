@@ -15,21 +15,13 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
     setup::warm(repo)?;
     // First, so that the program that is left in `target` is the ordinary one.
     say("running the tests that spoil worker processes");
-    let mut cargo = setup::cargo(repo);
-    cargo.args(["test", "--release", "-p", "belljar", "--features", "test-hooks"]);
-    cargo.args(WITH_HOOKS.iter().flat_map(|test| ["--test", test]));
-    setup::environment(repo, &mut cargo);
-    run::run(&mut cargo).context("a test failed, or one did not compile")?;
+    let hooks = ["-p", "belljar", "--features", "test-hooks"].into_iter();
+    test(repo, hooks.chain(WITH_HOOKS.into_iter().flat_map(|test| ["--test", test])))?;
     say("running the tests");
-    // Those that take layers of the confinement away need a build that no release has. They come
-    // first, and leave the program as it is used.
-    let hooks = ["-p", "belljar", "--features", "test-hooks"];
-    let needing_hooks = ["--test", "assume_breach", "--test", "filter_rules"];
-    cargo_test(repo, &[&hooks[..], &needing_hooks].concat())?;
-    cargo_test(repo, &["--workspace"])
+    test(repo, ["--workspace"].into_iter())
 }
 
-fn cargo_test(repo: &Repo, arguments: &[&str]) -> Result<()> {
+fn test<'a>(repo: &Repo, arguments: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut cargo = setup::cargo(repo);
     cargo.args(["test", "--release"]).args(arguments);
     setup::environment(repo, &mut cargo);
