@@ -60,7 +60,8 @@ fn too_many_parts_and_impossible_lengths_are_refused() {
     let parts: Vec<usize> = (0..).map_while(|_| spans.take(GRAIN)).collect();
     assert!(parts.len() > 200 && parts.len() < LEN / GRAIN, "{}", parts.len());
     // Every second one first: as many free parts as there can be.
-    let (even, odd): (Vec<_>, Vec<_>) = parts.iter().partition(|at| *at / GRAIN % 2 == 0);
+    let (even, odd): (Vec<_>, Vec<_>) =
+        parts.iter().partition(|at| (*at / GRAIN).is_multiple_of(2));
     even.into_iter().chain(odd).for_each(|at| spans.give(at, GRAIN));
     assert_eq!(spans.take(LEN), Some(0));
     let mut empty = Spans::EMPTY;

@@ -119,18 +119,28 @@ impl Image {
     /// As [`Image::read_at`], for whole pages that are read again and again: what is known to be
     /// zero is not read. Much of what a run writes lay free before it.
     pub(super) fn restore(&self, buffer: &mut [u8], offset: usize) -> io::Result<()> {
-        for (at, page) in buffer.chunks_mut(PAGE).enumerate() {
-            let offset = offset + at * PAGE;
-            let known = self.pages.get(offset / PAGE).ok_or(io::ErrorKind::UnexpectedEof)?;
-            match known.load(Ordering::Relaxed) {
-                ZEROS => page.fill(0),
-                CONTENT => self.read_at(page, offset)?,
+        let (mut rest, mut offset) = (buffer, offset);
+        while !rest.is_empty() {
+            let known = self.pages.get(offset / PAGE..).unwrap_or_default();
+            let state = known.first().ok_or(io::ErrorKind::UnexpectedEof)?.load(Ordering::Relaxed);
+            // What is known stays so, and neighbours are restored in one go.
+            let alike = known.iter().take_while(|page| page.load(Ordering::Relaxed) == state);
+            let count =
+                if state == UNKNOWN { 1 } else { alike.take(rest.len().div_ceil(PAGE)).count() };
+            let (pages, after) = rest.split_at_mut((count.max(1) * PAGE).min(rest.len()));
+            match state {
+                ZEROS => pages.fill(0),
+                CONTENT => self.read_at(pages, offset)?,
                 _ => {
-                    self.read_at(page, offset)?;
-                    let zeros = page.len() == PAGE && page.iter().all(|byte| *byte == 0);
-                    known.store(if zeros { ZEROS } else { CONTENT }, Ordering::Relaxed);
+                    self.read_at(pages, offset)?;
+                    let zeros = pages.len() == PAGE && pages.iter().all(|byte| *byte == 0);
+                    if let Some(known) = known.first() {
+                        known.store(if zeros { ZEROS } else { CONTENT }, Ordering::Relaxed);
+                    }
                 }
             }
+            offset += pages.len();
+            rest = after;
         }
         Ok(())
     }

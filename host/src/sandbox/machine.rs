@@ -369,7 +369,6 @@ mod tests {
             initializers: vec![scalar("zero", 0.0), scalar("one", 1.0)],
             inputs: vec![onnx::value("x", onnx::FLOAT, &onnx::fixed(&[2]))],
             outputs: vec![onnx::value("y", onnx::FLOAT, &[])],
-            ..onnx::Graph::default()
         };
         let mut machine = prepared(&graph, "x", &[2]);
         let Stage::Prepared { image, .. } = &machine.stage else { unreachable!() };
