@@ -23,7 +23,7 @@ use super::ended::WorkerEnd;
 use super::layers::{Confinement, Layer, MissingLayer};
 use super::outside::{Status, own_filters};
 use super::role::Role;
-use super::setup::{Plan, ProcessLimits};
+use super::setup::{Plan, ProcessLimits, die_with_supervisor};
 pub(crate) use super::spawn::Namespaces;
 use super::spawn::{Program, spawn, unblock_signals};
 
@@ -265,12 +265,6 @@ pub(crate) fn enter_worker() -> io::Result<OwnedFd> {
         return Err(io::Error::other("a worker is started by belljar, not by hand"));
     }
     Ok(socket)
-}
-
-/// Has the kernel end this process when its supervisor ends. Changing the user or its rights takes
-/// that back.
-pub(super) fn die_with_supervisor() -> io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
 /// Closes every descriptor but the three standard ones. A program that embeds the host, or the

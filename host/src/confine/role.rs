@@ -14,6 +14,7 @@ pub(crate) enum Role {
     Run,
 }
 
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for people who ask"))]
 impl Role {
     #[cfg(any(test, feature = "cli", feature = "test-hooks"))]
     pub(crate) const ALL: [Role; 3] = [Role::Compile, Role::Prepare, Role::Run];

@@ -9,11 +9,10 @@
 use std::io;
 
 use rustix::fs::{CWD, Dir, Mode, OFlags};
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Confinement, Layer, MissingLayer};
-use super::process::die_with_supervisor;
 use super::role::Role;
 use super::spawn::Namespaces;
 #[cfg(feature = "test-hooks")]
@@ -135,6 +134,12 @@ pub(crate) fn confine(plan: &Plan) -> Result<Vec<MissingLayer>, MissingLayer> {
         judge(Layer::Seccomp, plan.filter())?;
     }
     Ok(missing)
+}
+
+/// Has the kernel end this process when its supervisor ends. Changing the user or its rights takes
+/// that back.
+pub(super) fn die_with_supervisor() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
 fn only_one_thread(proc_self: &impl std::os::fd::AsFd) -> io::Result<()> {

@@ -16,8 +16,8 @@ use std::thread::JoinHandle;
 use belljar_abi::{ABI_VERSION, InputShape, encode_shapes};
 use sha2::{Digest as _, Sha256};
 
-use super::guest::GuestInfo;
-use super::image::Image;
+use super::super::guest::GuestInfo;
+use super::super::image::Image;
 use super::private::{PrivateError, PrivateFolder, secret};
 use super::runs::Runs;
 use super::sealed_file::{self, About, Keys, Kind, SealedFile};

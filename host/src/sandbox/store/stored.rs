@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use belljar_abi::InputShape;
 use serde::{Deserialize, Serialize};
 
-use super::guest::GuestInfo;
+use super::super::guest::GuestInfo;
 use super::image_store::{ImageStore, image_table};
 use super::private::PrivateError;
 use super::sealed_file::Kind;

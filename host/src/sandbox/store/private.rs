@@ -225,7 +225,7 @@ impl PrivateFolder {
 }
 
 /// The secret that seals are made with, made at first use.
-pub(super) fn secret(state: &Path) -> Result<[u8; 32], PrivateError> {
+pub(in crate::sandbox) fn secret(state: &Path) -> Result<[u8; 32], PrivateError> {
     const NAME: &str = "seal.key";
     let folder = PrivateFolder::open(state, "BELLJAR_STATE_DIR")?;
     let path = state.join(NAME);

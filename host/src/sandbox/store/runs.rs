@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::image::Image;
+use super::super::image::Image;
 
 /// Pages are told apart at this size, whatever the machine's own is.
 const PAGE: usize = 4 << 10;

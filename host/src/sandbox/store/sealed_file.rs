@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use blake3::{Hash, OUT_LEN};
 
 /// Changes with the layout: a file of another format is not used.
-pub(super) const FORMAT: u32 = 1;
+pub(in crate::sandbox) const FORMAT: u32 = 1;
 
 /// Bytes of a part of the data: small enough that it is still in the processor's cache when it is
 /// hashed and written, large enough that system calls do not show.
@@ -34,21 +34,21 @@ const MAX_THREADS: usize = 4;
 const PARTS_PER_THREAD: usize = 8;
 
 /// The keys that seals of one kind are made with. Good code is no good image.
-pub(super) struct Keys {
+pub(in crate::sandbox) struct Keys {
     seal: [u8; 32],
     part: [u8; 32],
 }
 
 /// What kind of file it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::sandbox) enum Kind {
     Code,
     Description,
     Image,
 }
 
 impl Keys {
-    pub(super) fn new(secret: &[u8; 32], kind: Kind) -> Keys {
+    pub(in crate::sandbox) fn new(secret: &[u8; 32], kind: Kind) -> Keys {
         let (seal, part) = match kind {
             Kind::Code => ("belljar 2026 code seal", "belljar 2026 code part"),
             Kind::Description => ("belljar 2026 description seal", "belljar 2026 description part"),
@@ -69,13 +69,13 @@ impl Keys {
 
 /// What is said about the data, and where it goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct About {
-    pub(super) about: Vec<u8>,
-    pub(super) table: Vec<u8>,
+pub(in crate::sandbox) struct About {
+    pub(in crate::sandbox) about: Vec<u8>,
+    pub(in crate::sandbox) table: Vec<u8>,
 }
 
 /// Writes a file. `data` fills a buffer from an offset of the data, which is `len` bytes long.
-pub(super) fn write(
+pub(in crate::sandbox) fn write(
     file: &mut File,
     keys: &Keys,
     name: &str,
@@ -122,9 +122,9 @@ fn part_len(len: u64, number: usize) -> usize {
 
 /// A file whose seal was good. Its data may still be spoilt.
 #[derive(Debug)]
-pub(super) struct SealedFile {
+pub(in crate::sandbox) struct SealedFile {
     file: File,
-    pub(super) about: About,
+    pub(in crate::sandbox) about: About,
     len: u64,
     data_at: u64,
     hashes: Vec<u8>,
@@ -133,7 +133,7 @@ pub(super) struct SealedFile {
 impl SealedFile {
     /// Checks the seal. `most` is the most bytes of data that are of use. `Err` says why the file
     /// is not to be used.
-    pub(super) fn open(
+    pub(in crate::sandbox) fn open(
         mut file: File,
         keys: &Keys,
         name: &str,
@@ -168,18 +168,18 @@ impl SealedFile {
     }
 
     /// Length of the data.
-    pub(super) fn len(&self) -> u64 {
+    pub(in crate::sandbox) fn len(&self) -> u64 {
         self.len
     }
 
     /// The file, to note that it was used.
-    pub(super) fn file(&self) -> &File {
+    pub(in crate::sandbox) fn file(&self) -> &File {
         &self.file
     }
 
     /// Hands on every part of the data with its offset, from several threads and in any order.
     /// What was handed on must not be used unless this says that all of it was good.
-    pub(super) fn read(
+    pub(in crate::sandbox) fn read(
         &self,
         keys: &Keys,
         take: impl Fn(u64, &[u8]) -> io::Result<()> + Sync,

@@ -1,0 +1,238 @@
+//! Setting up a host.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::event::{Listener, Missing};
+use super::{Event, Host, Inner, Isolation};
+use crate::confine::layers::Confinement;
+use crate::confine::process::WorkerProgram;
+use crate::error::Error;
+use crate::model::IdleWatch;
+use crate::places::{default_folder, default_store_size};
+use crate::sandbox::{CodeCache, CodeNotice, Compiler, ImageStore, StoreNotice};
+use crate::supervise::{Settings, Supervision, SupervisionNotice};
+
+/// How long a sandbox waits by default.
+const IDLE_TIME: Duration = Duration::from_secs(10);
+
+/// Requests that a worker serves by default. Starting the next one costs some milliseconds, once in
+/// so many requests.
+const REQUESTS_PER_WORKER: u32 = 10_000;
+
+/// Sets up a [`Host`].
+pub struct HostBuilder {
+    isolation: Isolation,
+    confinement: Confinement,
+    worker: WorkerProgram,
+    cache: Option<PathBuf>,
+    state: Option<PathBuf>,
+    may_compile: bool,
+    store: bool,
+    store_size: Option<u64>,
+    idle: usize,
+    idle_time: Option<Duration>,
+    requests_per_worker: u32,
+    supervision: Settings,
+    listener: Listener,
+}
+
+impl HostBuilder {
+    pub(super) fn new() -> HostBuilder {
+        HostBuilder {
+            isolation: Isolation::default(),
+            confinement: Confinement::BestEffort,
+            worker: WorkerProgram::default(),
+            cache: None,
+            state: None,
+            may_compile: true,
+            store: false,
+            store_size: None,
+            idle: std::thread::available_parallelism().map_or(1, usize::from),
+            idle_time: Some(IDLE_TIME),
+            requests_per_worker: REQUESTS_PER_WORKER,
+            supervision: Settings::default(),
+            listener: Arc::new(|_| {}),
+        }
+    }
+
+    /// What stands around each sandbox; a process by default.
+    pub fn isolation(mut self, isolation: Isolation) -> HostBuilder {
+        self.isolation = isolation;
+        self
+    }
+
+    /// How much of the confinement of worker processes must be there whatever a policy says, and
+    /// when the guest is compiled ahead of any policy ([`Host::warm`]). By default a policy decides
+    /// alone, and the default policy is strict.
+    pub fn confinement(mut self, confinement: Confinement) -> HostBuilder {
+        self.confinement = confinement;
+        self
+    }
+
+    /// The program that becomes a worker; this one by default.
+    pub fn worker_program(mut self, program: WorkerProgram) -> HostBuilder {
+        self.worker = program;
+        self
+    }
+
+    /// Where compiled native code is kept. By default `$BELLJAR_CACHE_DIR`, else `belljar` in
+    /// `$XDG_CACHE_HOME` or `~/.cache`. It must be open to nobody else.
+    pub fn cache_dir(mut self, path: impl Into<PathBuf>) -> HostBuilder {
+        self.cache = Some(path.into());
+        self
+    }
+
+    /// Where the secret that seals compiled code is kept. By default `$BELLJAR_STATE_DIR`, else
+    /// `belljar` in `$XDG_STATE_HOME` or `~/.local/state`. It must be open to nobody else.
+    pub fn state_dir(mut self, path: impl Into<PathBuf>) -> HostBuilder {
+        self.state = Some(path.into());
+        self
+    }
+
+    /// Whether the guest may be compiled in this process when its code is not in the cache; yes by
+    /// default. A server says no, and has `belljar warm` run where it is deployed: then code that
+    /// is missing or was tampered with stops the start instead of costing it some seconds.
+    pub fn may_compile(mut self, allowed: bool) -> HostBuilder {
+        self.may_compile = allowed;
+        self
+    }
+
+    /// Whether prepared models are kept on disk and used from there: what one process has prepared,
+    /// the next need not. No by default, as it fills a folder of the user's; `belljar run` does.
+    pub fn image_store(mut self, used: bool) -> HostBuilder {
+        self.store = used;
+        self
+    }
+
+    /// Most bytes of prepared models on disk; what was not used for longest goes first. By default
+    /// what `$BELLJAR_STORE_SIZE` says, such as `500 MiB`, else 2 GiB.
+    pub fn image_store_size(mut self, bytes: u64) -> HostBuilder {
+        self.store_size = Some(bytes);
+        self
+    }
+
+    /// How many prepared sandboxes each model may keep waiting for the next run; by default as
+    /// many as there are processors. Each keeps its memory.
+    pub fn idle_sandboxes(mut self, count: usize) -> HostBuilder {
+        self.idle = count;
+        self
+    }
+
+    /// How long a prepared sandbox waits for its next request before it is ended and its memory
+    /// given back; 10 seconds by default, `None` for ever. Its image stays, and a request that finds
+    /// no sandbox waiting starts one from it, which takes some milliseconds for a worker process.
+    pub fn idle_time(mut self, time: Option<Duration>) -> HostBuilder {
+        self.idle_time = time;
+        self
+    }
+
+    /// How many requests a worker process serves before it is ended; 10,000 by default, at least 1.
+    /// Whoever has broken into one then starts anew. The next worker starts from the image, which
+    /// takes some milliseconds. Sandboxes on threads are not counted.
+    pub fn requests_per_worker(mut self, requests: u32) -> HostBuilder {
+        self.requests_per_worker = requests;
+        self
+    }
+
+    /// How many workers of a model may die before the model is refused until an operator releases
+    /// it; 5 by default, at least 1. A death is the end of a worker that had a request, or that had
+    /// seen the model and died while it waited, unless it was killed from outside then; what breaks
+    /// the rules of its channel counts too. Deadlines, limits and traps do not. As many answers as
+    /// this number, without a death between them, and all deaths are forgotten.
+    ///
+    /// Deaths and quarantine are kept in the state folder and hold for every process of this user.
+    /// `None` counts no deaths; a model that is in quarantine stays there all the same.
+    pub fn quarantine_after(mut self, deaths: Option<u32>) -> HostBuilder {
+        self.supervision.quarantine_after = deaths;
+        self
+    }
+
+    /// How long after the death of a worker no other is started for the same model: `first` after
+    /// the first, twice as long after each further one, at most `most`, until there is an answer. By
+    /// default 10 ms and 5 s. A request that needs a new worker waits for up to 100 ms, and no longer
+    /// than a run may take; else it gets [`ErrorKind::BackOff`] at once, which says when to come
+    /// again. Other models, and workers that are there, are not affected.
+    pub fn restart_back_off(mut self, first: Duration, most: Duration) -> HostBuilder {
+        self.supervision.back_off = (first, most);
+        self
+    }
+
+    /// Called, from any thread, when there is something to tell a user. Nothing by default.
+    pub fn on_event(mut self, listener: impl Fn(Event) + Send + Sync + 'static) -> HostBuilder {
+        self.listener = Arc::new(listener);
+        self
+    }
+
+    /// Makes the host. Nothing is compiled or started before it is needed.
+    ///
+    /// # Errors
+    /// When no folder for the cache can be told from the environment.
+    pub fn build(self) -> Result<Host, Error> {
+        let cache = match self.cache {
+            Some(path) => path,
+            None => default_folder("BELLJAR_CACHE_DIR", "XDG_CACHE_HOME", ".cache")?,
+        };
+        let state = match self.state {
+            Some(path) => path,
+            None => default_folder("BELLJAR_STATE_DIR", "XDG_STATE_HOME", ".local/state")?,
+        };
+        let store_size = match self.store_size {
+            Some(bytes) => bytes,
+            None => default_store_size()?,
+        };
+        let listener = Arc::clone(&self.listener);
+        let stored = Arc::new(move |notice| {
+            listener(match notice {
+                StoreNotice::Refused { path, why } => Event::ImageRefused { path, why },
+                StoreNotice::Stored { path } => Event::ImageStored { path },
+                StoreNotice::NotStored { path, why } => Event::ImageNotStored { path, why },
+            });
+        });
+        let listener = Arc::clone(&self.listener);
+        let supervised = Arc::new(move |notice| {
+            listener(match notice {
+                SupervisionNotice::Quarantined(quarantined) => Event::Quarantined(quarantined),
+                SupervisionNotice::NotStored(err) => {
+                    Event::QuarantineNotStored { why: err.to_string() }
+                }
+            });
+        });
+        let told = Mutex::default();
+        let missing = Arc::new(Missing { told, listener: Arc::clone(&self.listener) });
+        let (tell, listener) = (Arc::clone(&missing), Arc::clone(&self.listener));
+        let notices = Arc::new(move |notice| {
+            listener(match notice {
+                CodeNotice::Compiling { variant } => Event::Compiling { variant },
+                CodeNotice::Compiled => Event::Compiled,
+                CodeNotice::Refused { path, why } => Event::CodeRefused { path, why },
+                CodeNotice::Missing(layers) => return tell.tell(layers),
+            });
+        });
+        let compiler = self.may_compile.then(|| match self.isolation.in_this_process() {
+            false => Compiler::Worker(self.worker.clone()),
+            true => Compiler::Here,
+        });
+        Ok(Host {
+            inner: Arc::new(Inner {
+                isolation: self.isolation,
+                confinement: self.confinement,
+                worker: self.worker,
+                cache: CodeCache::new(&cache, &state, compiler, notices),
+                engines: Arc::default(),
+                codes: Mutex::default(),
+                spare: Mutex::default(),
+                missing,
+                store: ImageStore::new(&cache, &state, store_size, stored),
+                uses_store: self.store,
+                idle: self.idle,
+                idle_time: self.idle_time,
+                requests_per_worker: self.requests_per_worker,
+                supervision: Supervision::new(self.supervision, &state, supervised),
+                idle_watch: IdleWatch::default(),
+                listener: self.listener,
+            }),
+        })
+    }
+}

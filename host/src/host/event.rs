@@ -1,0 +1,95 @@
+//! What a host has to tell.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::confine::layers::{Layer, MissingLayer};
+use crate::supervise::Quarantined;
+
+/// Something a program may want to tell its user.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The guest is being compiled to native code, once for this machine. It takes some seconds.
+    Compiling {
+        /// Which variant of the code.
+        variant: &'static str,
+    },
+    /// Compiling is over.
+    Compiled,
+    /// A file with native code was not what Belljar had put there. It was not used.
+    CodeRefused {
+        /// The file.
+        path: PathBuf,
+        /// What was wrong with it.
+        why: String,
+    },
+    /// A file of the store of prepared models, or its folder, was not what Belljar had put there. It
+    /// was not used.
+    ImageRefused {
+        /// The file.
+        path: PathBuf,
+        /// What was wrong with it.
+        why: String,
+    },
+    /// Something was put into the store of prepared models.
+    ImageStored {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Something could not be put into the store of prepared models; the next process prepares it
+    /// again.
+    ImageNotStored {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// A layer around the worker processes is missing on this machine, and nothing demands it. Told
+    /// once for each layer.
+    LayerMissing {
+        /// Which.
+        layer: Layer,
+        /// What the kernel said.
+        why: String,
+    },
+    /// So many workers of a model have died that it is refused until [`Host::release`].
+    Quarantined(Quarantined),
+    /// The deaths of a model's workers could not be written down: they count in this process only.
+    QuarantineNotStored {
+        /// Why not.
+        why: String,
+    },
+    /// The sandboxed runner logged a line about a model. Hostile text: print it through
+    /// [`crate::text::Hostile`].
+    Log {
+        /// The model's label.
+        model: String,
+        /// The line.
+        line: String,
+    },
+}
+
+pub(super) type Listener = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// Tells which layers are missing.
+pub(super) struct Missing {
+    /// Layers whose absence was told.
+    pub(super) told: Mutex<Vec<Layer>>,
+    pub(super) listener: Listener,
+}
+
+impl Missing {
+    /// Tells what a worker lacks, once for each layer.
+    pub(super) fn tell(&self, missing: Vec<MissingLayer>) {
+        for MissingLayer { layer, why } in missing {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.contains(&layer) {
+                continue;
+            }
+            told.push(layer);
+            drop(told);
+            (self.listener)(Event::LayerMissing { layer, why });
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What clones of a host share, and the sandboxes it makes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::Isolation;
+use super::event::{Listener, Missing};
+use crate::confine::layers::{Confinement, MissingLayer};
+use crate::confine::process::WorkerProgram;
+use crate::confine::role::Role;
+use crate::error::ErrorKind;
+use crate::model::IdleWatch;
+use crate::policy::Policy;
+use crate::sandbox::{
+    CodeCache, Engines, Failure, ImageStore, Job, Sandbox, SandboxLimits, ThreadFilter,
+    ThreadSandbox, Variant, VerifiedCode, Worker, WorkerSandbox,
+};
+use crate::supervise::Supervision;
+
+/// Room for the framing of messages beside the tensors in them, in bytes.
+const FRAMING: u64 = 1 << 20;
+
+/// Runs of one worker for which the kernel's limit on its processor time is enough.
+const MANY_RUNS: u32 = 100_000;
+
+/// Most bytes of a description: its texts and lists are bounded one by one.
+const MAX_DESCRIPTION: u64 = 32 << 20;
+
+pub(crate) struct Inner {
+    pub(super) isolation: Isolation,
+    pub(super) confinement: Confinement,
+    pub(super) worker: WorkerProgram,
+    pub(super) cache: CodeCache,
+    pub(super) engines: Arc<Engines>,
+    pub(super) codes: Mutex<HashMap<Variant, Arc<VerifiedCode>>>,
+    /// A worker that waits for the first model.
+    pub(super) spare: Mutex<Option<Worker>>,
+    pub(super) missing: Arc<Missing>,
+    pub(crate) store: ImageStore,
+    pub(super) uses_store: bool,
+    pub(crate) idle: usize,
+    /// How long a sandbox waits before its memory is given back; without end if there is none.
+    pub(crate) idle_time: Option<Duration>,
+    /// Runs after which a worker is not used again.
+    pub(crate) requests_per_worker: u32,
+    pub(crate) supervision: Supervision,
+    pub(crate) idle_watch: IdleWatch,
+    pub(crate) listener: Listener,
+}
+
+impl Inner {
+    /// The store of prepared models, if it is used.
+    pub(crate) fn store(&self) -> Option<&ImageStore> {
+        self.uses_store.then_some(&self.store)
+    }
+
+    /// Whether a model under this policy may be run by this host at all.
+    pub(crate) fn check(&self, policy: &Policy) -> Result<(), ErrorKind> {
+        let strict = self.confinement(policy) == Confinement::Strict;
+        if strict && self.isolation.in_this_process() {
+            return Err(ErrorKind::Unprotected(
+                "a sandbox on a thread has no worker process around it, and `confinement` is \
+                 \"strict\"; use processes, or set it to \"best-effort\""
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// How much of the confinement must be there: what the policy or this host demands.
+    pub(super) fn confinement(&self, policy: &Policy) -> Confinement {
+        match (policy.confinement, self.confinement) {
+            (Confinement::BestEffort, Confinement::BestEffort) => Confinement::BestEffort,
+            _ => Confinement::Strict,
+        }
+    }
+
+    /// Tells what a worker lacks, once for each layer.
+    pub(crate) fn tell_missing(&self, missing: Vec<MissingLayer>) {
+        self.missing.tell(missing);
+    }
+
+    /// A new sandbox with nothing in it.
+    pub(crate) fn sandbox(
+        &self,
+        policy: &Policy,
+        role: Role,
+    ) -> Result<Box<dyn Sandbox>, ErrorKind> {
+        self.check(policy)?;
+        let limits = &policy.limits;
+        let sandbox = SandboxLimits {
+            memory: limits.memory,
+            stack: limits.stack,
+            log: limits.log_size,
+            answer: limits.output_size.saturating_add(FRAMING).max(MAX_DESCRIPTION),
+            native_kernels: policy.compute.native_kernels(),
+            threads: policy.compute.threads,
+        };
+        let variant = self.variant(policy);
+        let failed = |failure: Failure| match failure {
+            Failure::Limit(limit) => ErrorKind::Limit(limit),
+            Failure::Unprotected(missing) => ErrorKind::Unprotected(missing.to_string()),
+            Failure::Lost(loss) => ErrorKind::Worker(loss),
+            other => ErrorKind::Host(other.to_string()),
+        };
+        match self.isolation {
+            Isolation::Process => {
+                let confinement = self.confinement(policy);
+                let code = self.code(variant, confinement)?;
+                let inputs = limits.input_size.saturating_add(FRAMING);
+                let time = match role {
+                    Role::Compile | Role::Prepare => limits.prepare_time.saturating_mul(3),
+                    Role::Run => limits.run_time.saturating_mul(MANY_RUNS),
+                };
+                let job = Job { role, confinement, variant, limits: sandbox, inputs, time };
+                let start = |worker| WorkerSandbox::start(worker, &code, job);
+                let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+                // One that has waited for long may have come to an end.
+                let waited = spare.and_then(|worker| start(worker).ok());
+                let started = match waited {
+                    Some(started) => Ok(started),
+                    None => Worker::spawn(&self.worker).and_then(start),
+                };
+                Ok(Box::new(started.map_err(failed)?))
+            }
+            Isolation::Thread | Isolation::InProcessWithoutAnyConfinement => {
+                let (engine, module) = self.engines.get(&self.cache, variant, limits.stack)?;
+                let filter = match self.isolation {
+                    Isolation::InProcessWithoutAnyConfinement => ThreadFilter::None,
+                    _ => ThreadFilter::Installed,
+                };
+                let sandbox = ThreadSandbox::new(&self.engines, &engine, &module, sandbox, filter);
+                Ok(Box::new(sandbox.map_err(failed)?))
+            }
+        }
+    }
+
+    /// The compiled form of the guest for a model under this policy.
+    pub(super) fn variant(&self, policy: &Policy) -> Variant {
+        let epochs = self.isolation.in_this_process();
+        Variant { epochs, deterministic: policy.compute.deterministic }
+    }
+
+    pub(super) fn code(
+        &self,
+        variant: Variant,
+        confinement: Confinement,
+    ) -> Result<Arc<VerifiedCode>, ErrorKind> {
+        let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(code) = codes.get(&variant) {
+            return Ok(Arc::clone(code));
+        }
+        let code = Arc::new(self.cache.get(variant, confinement)?);
+        codes.insert(variant, Arc::clone(&code));
+        Ok(code)
+    }
+}
