@@ -114,9 +114,11 @@ fn run_case(name: &str) -> Result<(), String> {
     Err(format!("{how}:\n{}", std::fs::read_to_string(log).unwrap_or_default()))
 }
 
-/// A host that is its own worker program.
+/// A host that is its own worker program. Its workers are killed here and it is not the models'
+/// fault.
 fn builder() -> HostBuilder {
-    support::builder(Isolation::Process).worker_program(WorkerProgram::CurrentProgram)
+    let builder = support::builder(Isolation::Process).quarantine_after(None);
+    builder.worker_program(WorkerProgram::CurrentProgram)
 }
 
 fn host() -> Host {

@@ -401,7 +401,9 @@ fn a_thousand_runs_leak_nothing() {
         let end = footprint();
         let grown = end.0.saturating_sub(warm.0);
         assert!(grown < 4 << 20, "{isolation:?}: 900 runs added {grown} bytes");
-        assert_eq!((end.1, end.2), (warm.1, warm.2), "descriptors and threads");
+        assert_eq!(end.1, warm.1, "descriptors");
+        // The thread that looks after the idle sandboxes of the host before may end meanwhile.
+        assert!(end.2 <= warm.2, "{} threads became {}", warm.2, end.2);
     }
     // Loading and forgetting.
     let before = {
