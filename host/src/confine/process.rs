@@ -178,10 +178,9 @@ impl WorkerProcess {
                 Ok(count) => break count == 0,
             }
         };
-        match (self.kill(), lives_on) {
-            (_, true) => WorkerEnd::HungUp,
-            (end, false) => end,
-        }
+        let end = self.kill();
+        // Where the machine is busy, an end takes long to be told, and is no other one for that.
+        if lives_on && end.is_kill() { WorkerEnd::HungUp } else { end }
     }
 }
 
