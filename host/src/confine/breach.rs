@@ -276,7 +276,9 @@ fn last_error() -> i32 {
 fn call(number: c_long, arguments: [c_long; 5]) -> Result<c_long, i32> {
     let [a, b, c, d, e] = arguments;
     // SAFETY: none is needed of what an attacker does; the pointers above are valid all the same.
-    match unsafe { libc::syscall(number, a, b, c, d, e, 0) } {
+    let f: c_long = 0;
+    // Every argument as wide as a register, or what is left of it would be whatever was there.
+    match unsafe { libc::syscall(number, a, b, c, d, e, f) } {
         -1 => Err(last_error()),
         value => Ok(value),
     }
@@ -297,8 +299,10 @@ fn cross(number: c_long, world: &World) -> Outcome {
     let there = libc::iovec { iov_base: std::ptr::without_provenance_mut(NOTHING), iov_len: 1 };
     let (local, remote) = (&raw const here as c_long, &raw const there as c_long);
     // SAFETY: both vectors are valid, and nothing is mapped at this address in the other process.
-    let crossed =
-        unsafe { libc::syscall(number, world.supervisor as c_long, local, 1, remote, 1, 0) };
+    let crossed = unsafe {
+        let (supervisor, one, none): (c_long, c_long, c_long) = (world.supervisor.into(), 1, 0);
+        libc::syscall(number, supervisor, local, one, remote, one, none)
+    };
     match (crossed, last_error()) {
         (-1, libc::EFAULT) => Ok(()),
         (-1, err) => Err(err),

@@ -165,19 +165,24 @@ impl WorkerProcess {
             .clone()
     }
 
+    /// Whether the worker has come to its end, or does so now: the kernel takes away what a process
+    /// had, its files and its filters, somewhat before it lets others know its end.
+    pub(crate) fn ends_in_a_moment(&self) -> bool {
+        const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        loop {
+            match rustix::event::poll(&mut fds, Some(&MOMENT)) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return true,
+                Ok(count) => return count > 0,
+            }
+        }
+    }
+
     /// How the worker came to its end, which has closed its channel. One that lives on all the same
     /// is killed.
     pub(crate) fn ended(&mut self) -> WorkerEnd {
-        // The kernel closes what a process had open somewhat before it lets others know its end.
-        const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        let lives_on = loop {
-            match rustix::event::poll(&mut fds, Some(&MOMENT)) {
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => break false,
-                Ok(count) => break count == 0,
-            }
-        };
+        let lives_on = !self.ends_in_a_moment();
         let end = self.kill();
         // Where the machine is busy, an end takes long to be told, and is no other one for that.
         if lives_on && end.is_kill() { WorkerEnd::HungUp } else { end }

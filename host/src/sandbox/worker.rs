@@ -72,11 +72,13 @@ impl Worker {
             Received::TimedOut => return Err(nonsense("it does not get ready".into())),
             Received::Closed | Received::Unread => return Err(self.lost()),
         };
-        for unseen in self.process.lacks_from_outside() {
-            if missing.iter().all(|missing| missing.layer != unseen.layer) {
-                missing.push(unseen);
-            }
+        let mut unseen = self.process.lacks_from_outside();
+        unseen.retain(|unseen| missing.iter().all(|missing| missing.layer != unseen.layer));
+        // One that has come to its end meanwhile shows nothing any more.
+        if !unseen.is_empty() && self.process.ends_in_a_moment() {
+            return Err(self.lost());
         }
+        missing.extend(unseen);
         confinement.accept(&missing).map_err(Failure::Unprotected)?;
         Ok(missing)
     }
