@@ -275,9 +275,9 @@ fn last_error() -> i32 {
 
 fn call(number: c_long, arguments: [c_long; 5]) -> Result<c_long, i32> {
     let [a, b, c, d, e] = arguments;
-    // SAFETY: none is needed of what an attacker does; the pointers above are valid all the same.
+    // As wide as a register, like all others, or what is left of it would be whatever was there.
     let f: c_long = 0;
-    // Every argument as wide as a register, or what is left of it would be whatever was there.
+    // SAFETY: none is needed of what an attacker does; the pointers above are valid all the same.
     match unsafe { libc::syscall(number, a, b, c, d, e, f) } {
         -1 => Err(last_error()),
         value => Ok(value),

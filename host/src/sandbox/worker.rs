@@ -78,7 +78,11 @@ impl Worker {
         if !unseen.is_empty() && self.process.ends_in_a_moment() {
             return Err(self.lost());
         }
-        missing.extend(unseen);
+        for unseen in unseen {
+            if missing.iter().all(|missing| missing.layer != unseen.layer) {
+                missing.push(unseen);
+            }
+        }
         confinement.accept(&missing).map_err(Failure::Unprotected)?;
         Ok(missing)
     }
