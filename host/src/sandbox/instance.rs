@@ -22,6 +22,9 @@ const PANIC: u32 = 0;
 /// Longest log line in bytes; a longer one is cut.
 const MAX_LINE: usize = 8 << 10;
 
+/// What each log line counts beside its text, in bytes: empty ones take memory too.
+const LINE_COST: usize = 64;
+
 /// Length of the guest's own stack in linear memory, as the build sets it.
 const GUEST_STACK: u64 = 4 << 20;
 
@@ -40,19 +43,24 @@ struct State {
 struct Log {
     lines: Vec<String>,
     left: usize,
+    full: bool,
     limit: usize,
     panic: Option<String>,
 }
 
 impl Log {
+    fn new(limit: usize) -> Self {
+        Self { lines: Vec::new(), left: limit, full: false, limit, panic: None }
+    }
+
     fn push(&mut self, level: u32, line: String) {
         if level == PANIC {
             self.panic.get_or_insert(line);
-        } else if line.len() <= self.left {
-            self.left -= line.len();
+        } else if line.len().saturating_add(LINE_COST) <= self.left {
+            self.left -= line.len() + LINE_COST;
             self.lines.push(line);
-        } else if self.left > 0 {
-            self.left = 0;
+        } else if !self.full {
+            (self.left, self.full) = (0, true);
             self.lines
                 .push(format!("(the log is full: `limits.log-size` is {} bytes)", self.limit));
         }
@@ -149,7 +157,7 @@ impl Template {
     ) -> Result<Instance, Failure> {
         let limits = self.limits;
         let log_limit = usize::try_from(limits.log).unwrap_or(usize::MAX);
-        let log = Log { lines: Vec::new(), left: log_limit, limit: log_limit, panic: None };
+        let log = Log::new(log_limit);
         let state = State {
             limiter: Limiter::new(&limits),
             log,
@@ -288,7 +296,7 @@ impl Instance {
 
     pub(super) fn take_log(&mut self) -> Vec<String> {
         let log = &mut self.store.data_mut().log;
-        log.left = log.limit;
+        (log.left, log.full) = (log.limit, false);
         std::mem::take(&mut log.lines)
     }
 
@@ -410,5 +418,23 @@ fn log_line(mut caller: Caller<'_, State>, level: u32, address: u32, len: u32) {
     let len = (len as usize).min(MAX_LINE);
     if let Some(bytes) = data.get(address as usize..).and_then(|rest| rest.get(..len)) {
         state.log.push(level, String::from_utf8_lossy(bytes).into_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_log_lines_is_bounded_even_if_they_are_empty() {
+        for line in ["", "some text"] {
+            let limit = 64 << 10;
+            let mut log = Log::new(limit);
+            for _ in 0..100_000 {
+                log.push(1, line.to_owned());
+            }
+            assert_eq!(log.lines.len() - 1, limit / (LINE_COST + line.len()), "{line:?}");
+            assert!(log.lines.last().is_some_and(|line| line.contains("the log is full")));
+        }
     }
 }

@@ -217,14 +217,39 @@ fn only(descriptors: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
     first.ok_or_else(|| Failure::Host("no memory came with the order".into()))
 }
 
+/// Keeps what fits one message, and says so where that is not all.
 fn cut_log(mut lines: Vec<String>) -> Vec<String> {
     let mut left = MAX_LOG;
+    // Empty lines take room in the message, too.
     let fits = |line: &&String| {
-        let fits = line.len() <= left;
-        left = left.saturating_sub(line.len());
+        let len = line.len() + 16;
+        let fits = len <= left;
+        left = left.saturating_sub(len);
         fits
     };
     let kept = lines.iter().take_while(fits).count();
-    lines.truncate(kept);
+    if kept < lines.len() {
+        let lost = lines.len() - kept;
+        lines.truncate(kept);
+        lines.push(format!("({lost} more lines: a worker sends {MAX_LOG} bytes of them)"));
+    }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_a_message_is_counted() {
+        let some = vec!["a line".to_owned(); 10];
+        assert_eq!(cut_log(some.clone()), some);
+        for line in ["", "a line of some length", &"x".repeat(8 << 10)] {
+            let sent = cut_log(vec![line.to_owned(); 100_000]);
+            let bytes: usize = sent.iter().map(|line| line.len() + 16).sum();
+            assert!(bytes < MAX_LOG + 100, "{bytes}");
+            let kept = sent.len() - 1;
+            assert!(sent[kept].contains(&format!("({} more lines", 100_000 - kept)), "{sent:?}");
+        }
+    }
 }
