@@ -15,7 +15,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use belljar::Isolation;
 use serde_json::{Value, json};
 
 use crate::inputs::{self, Case};

@@ -64,7 +64,8 @@ pub(crate) fn tables(options: &Options, cases: &[Case]) -> Result<(Table, Table)
         let mut counts = Vec::new();
         for peer in [&mut process, &mut thread] {
             peer.load(case)?;
-            case.check(peer.name(), &peer.outputs()?)?;
+            let outputs = peer.outputs()?;
+            case.check(peer.name(), &outputs)?;
             counts.push(turns(peer.run(1)?.into_iter().sum::<Duration>()));
         }
         let mut found = vec![Samples::default(); 3];
