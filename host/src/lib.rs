@@ -41,6 +41,8 @@ pub mod tensor;
 pub mod test_hooks;
 pub mod text;
 mod trust;
+#[cfg(feature = "wasi-nn")]
+pub mod wasi_nn;
 
 #[cfg(feature = "cli")]
 pub mod cli;

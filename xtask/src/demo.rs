@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use serde_json::Value;
 
 use crate::Repo;
 use crate::guest;
 use crate::magika;
+use crate::npy::npy;
 use crate::run::{self, say};
 use crate::setup;
 
@@ -128,7 +129,7 @@ impl Drop for PrivateCopy {
 
 fn ask(repo: &Repo, path: &PathBuf, policy: &Path) -> Result<Answer> {
     let content = fs::read(path)?;
-    let input = magika::npy(&magika::features(&content)?);
+    let input = npy(&magika::features(&content).map_err(Error::msg)?);
     let mut belljar = Command::new(setup::belljar(repo));
     // Relative paths, so that a message shows what a person would type.
     belljar.current_dir(repo.root());

@@ -12,8 +12,11 @@ mod aarch64;
 mod bench;
 mod demo;
 mod guest;
+#[path = "../../guest-models/programs/file-type/src/features.rs"]
 mod magika;
 mod models;
+mod npy;
+mod programs;
 mod protobuf;
 mod release_check;
 mod run;
@@ -29,6 +32,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   guest           build the WebAssembly guest into target/guest
+  programs        build the guest programs into target/guest/programs
   models          fetch the real models for tests and demo into target/models
   demo            set up, build, and let a sandboxed model name the kinds of some files
   test            set up, build, and run all tests
@@ -82,6 +86,7 @@ fn main() -> ExitCode {
     let names: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match names.as_slice() {
         ["guest"] => with_repo(|repo| guest::build(repo).map(drop)),
+        ["programs"] => with_repo(programs::build),
         ["models"] => with_repo(models::fetch),
         ["demo"] => with_repo(demo::run),
         ["test"] => with_repo(test::run),

@@ -4,8 +4,6 @@
 //! of the first and the last 4096 bytes, white space is stripped at the outer end; the first and
 //! the last 1024 that remain are taken; what is missing is filled with the number 256.
 
-use anyhow::{Result, bail};
-
 /// Values taken from each end (`beg_size`, `end_size`).
 const SIDE: usize = 1024;
 
@@ -20,14 +18,14 @@ const PADDING: i32 = 256;
 const LEAST: usize = 8;
 
 /// The model's input for this file: shape [1, 2048].
-pub(crate) fn features(content: &[u8]) -> Result<Vec<i32>> {
+pub(crate) fn features(content: &[u8]) -> Result<Vec<i32>, String> {
     let block = content.len().min(BLOCK);
     let (first, _) = content.split_at(block);
     let (_, last) = content.split_at(content.len() - block);
     let first = strip_start(first);
     let last = strip_end(last);
     if first.len() < LEAST {
-        bail!("{} bytes besides white space: too few for the model", first.len());
+        return Err(format!("{} bytes besides white space: too few for the model", first.len()));
     }
     let beg = first.get(..SIDE).unwrap_or(first);
     let end = last.get(last.len().saturating_sub(SIDE)..).unwrap_or(last);
@@ -64,22 +62,6 @@ fn strip_end(mut bytes: &[u8]) -> &[u8] {
         bytes = rest;
     }
     bytes
-}
-
-/// The values as a NumPy file (format 1.0) of 32-bit integers with the shape [1, n].
-pub(crate) fn npy(values: &[i32]) -> Vec<u8> {
-    let mut header =
-        format!("{{'descr': '<i4', 'fortran_order': False, 'shape': (1, {}), }}", values.len());
-    // Magic, version and length take 10 bytes; the data begins at a multiple of 64.
-    while (10 + header.len() + 1) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    let mut file = b"\x93NUMPY\x01\x00".to_vec();
-    file.extend_from_slice(&(header.len() as u16).to_le_bytes());
-    file.extend_from_slice(header.as_bytes());
-    file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-    file
 }
 
 #[cfg(test)]
@@ -122,14 +104,5 @@ mod tests {
         assert!(features(b"").is_err());
         assert!(features(b"  1234567  \n").is_ok());
         assert!(features(b"  123").is_err());
-    }
-
-    #[test]
-    fn the_numpy_header_is_aligned() {
-        let file = npy(&[1, -1]);
-        assert_eq!(file.len() % 64, 8);
-        assert_eq!(&file[..8], b"\x93NUMPY\x01\x00");
-        assert_eq!(&file[file.len() - 8..], [1, 0, 0, 0, 255, 255, 255, 255]);
-        assert!(String::from_utf8_lossy(&file).contains("'shape': (1, 2), "));
     }
 }

@@ -1,0 +1,97 @@
+//! Building the guest programs of `guest-models/programs` into `target/guest/programs`.
+//!
+//! Two kinds: components for `wasm32-unknown-unknown`, which can import nothing but what their world
+//! names; and core modules for `wasm32-wasip1`, for hosts of the older interfaces.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use wit_component::ComponentEncoder;
+
+use crate::Repo;
+use crate::run::{self, say};
+use crate::toolchain::{self, Needs, Route, WASM_LINKER};
+
+const BARE: Needs<'_> = Needs {
+    target: "wasm32-unknown-unknown",
+    distribution_programs: &[WASM_LINKER],
+    packages: &["rustc-web", "cargo-web", "rust-web-src", "lld-22"],
+};
+
+const WASI: Needs<'_> = Needs {
+    target: "wasm32-wasip1",
+    distribution_programs: &[WASM_LINKER],
+    packages: &["rustc-web", "cargo-web", "rust-web-src", "lld-22", "wasi-libc"],
+};
+
+/// Where the distribution keeps WASI's C library.
+const WASI_LIBC: &str = "/usr/lib/wasm32-wasi";
+
+/// Programs that become components.
+const COMPONENTS: [&str; 1] = ["file-type"];
+
+/// Programs that stay core modules.
+const MODULES: [&str; 1] = ["nn-module"];
+
+/// The folder in which tests and examples find the programs.
+pub(crate) fn folder(repo: &Repo) -> PathBuf {
+    repo.target().join("guest/programs")
+}
+
+/// Builds every program. What has not changed is not built again.
+pub(crate) fn build(repo: &Repo) -> Result<()> {
+    say("guest programs (about 2 minutes on 2 cores the first time)");
+    let folder = folder(repo);
+    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    for (needs, programs) in [(&BARE, COMPONENTS), (&WASI, MODULES)] {
+        let built = compile(repo, needs, &programs)?;
+        for program in programs {
+            let module = built.join(format!("{}.wasm", program.replace('-', "_")));
+            let mut wasm =
+                fs::read(&module).with_context(|| format!("reading {}", module.display()))?;
+            if COMPONENTS.contains(&program) {
+                wasm = component(&wasm).with_context(|| format!("{program} as a component"))?;
+            }
+            write(&folder.join(program).with_extension("wasm"), &wasm)?;
+        }
+    }
+    Ok(())
+}
+
+/// Compiles these programs, and answers the folder of the modules.
+fn compile(repo: &Repo, needs: &Needs<'_>, programs: &[&str]) -> Result<PathBuf> {
+    let route = toolchain::choose(needs)?;
+    let target = repo.target().join("guest-build/programs");
+    let mut cargo = route.cargo();
+    cargo.current_dir(repo.root().join("guest-models/programs"));
+    let mut flags = vec!["-Ctarget-feature=+simd128,+bulk-memory".to_owned()];
+    if route == Route::Distribution {
+        cargo.arg("-Zbuild-std=std,panic_abort");
+        flags.push(format!("-Clinker={WASM_LINKER}"));
+        if needs.target == WASI.target {
+            flags.push("-Clink-self-contained=no".to_owned());
+            flags.push(format!("-Lnative={WASI_LIBC}"));
+            flags.push(format!("-Clink-arg={WASI_LIBC}/crt1-reactor.o"));
+        }
+    }
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+    cargo.args(["build", "--quiet", "--release", "--locked", "--target", needs.target]);
+    cargo.arg("--target-dir").arg(&target);
+    cargo.args(programs.iter().flat_map(|program| ["-p", *program]));
+    run::run(&mut cargo).context("building the guest programs")?;
+    Ok(target.join(needs.target).join("release"))
+}
+
+/// The component that the module's own description makes of it.
+fn component(module: &[u8]) -> Result<Vec<u8>> {
+    ComponentEncoder::default().validate(true).module(module)?.encode()
+}
+
+/// Writes the file unless it is there already, so that nobody sees it as new.
+fn write(file: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(file).is_ok_and(|found| found == bytes) {
+        return Ok(());
+    }
+    fs::write(file, bytes).with_context(|| format!("writing {}", file.display()))
+}
