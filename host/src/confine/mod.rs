@@ -10,7 +10,7 @@
 pub(crate) mod breach;
 pub(crate) mod channel;
 pub(crate) mod ended;
-mod heap;
+pub(crate) mod heap;
 mod landlock;
 pub(crate) mod layers;
 pub(crate) mod memory;

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::shared::Shared;
+use crate::confine::heap;
 
 /// Most seldom and most often that sandboxes are looked at.
 const SELDOM: Duration = Duration::from_secs(5);
@@ -54,9 +55,15 @@ fn end_idle(models: &Mutex<Models>, time: Duration) -> bool {
         models.known.iter().filter_map(Weak::upgrade).collect()
     };
     let now = Instant::now();
+    let mut ended = false;
     for model in known {
+        let idle = model.take_idle(|since| now.saturating_duration_since(since) >= time);
+        ended |= !idle.is_empty();
         // Ending a sandbox takes a while: nobody has to wait for the lock meanwhile.
-        drop(model.take_idle(|since| now.saturating_duration_since(since) >= time));
+        drop(idle);
+    }
+    if ended {
+        heap::give_back();
     }
     true
 }
