@@ -101,6 +101,36 @@ pub enum PolicyError {
         /// The key that was probably meant, and those there are.
         hint: Box<str>,
     },
+    /// A key that must be there, and is not.
+    #[error("{}: `{key}` is missing in {table}\n  hint: {hint}", place(path, *line, *column))]
+    Missing {
+        /// The policy's path or origin.
+        path: Box<str>,
+        /// Line, from 1, of the table.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+        /// The key.
+        key: &'static str,
+        /// The table it should stand in.
+        table: &'static str,
+        /// What it says.
+        hint: Box<str>,
+    },
+    /// A symbolic link is on the way to something that is granted.
+    #[error("policy {}: {key} = {value}: {why}\n  hint: {hint}", shown(path))]
+    Grant {
+        /// The policy's path.
+        path: Box<str>,
+        /// The key with its table, such as `filesystem.host`.
+        key: &'static str,
+        /// The value, escaped and cut.
+        value: Box<str>,
+        /// What is wrong.
+        why: Box<str>,
+        /// What to do.
+        hint: Box<str>,
+    },
     /// A value that is not acceptable for its key.
     #[error("{}: {key} = {value}: {why}\n  hint: {hint}", place(path, *line, *column))]
     Value {

@@ -1,7 +1,9 @@
 //! Tests of the policy module: the format, the walk to a file, the template, and the policies
 //! that come with Belljar.
 
+mod address;
 mod format;
+mod grants;
 mod load;
 mod shipped;
 mod template;
