@@ -160,3 +160,51 @@ pub enum PolicyError {
         why: Box<str>,
     },
 }
+
+impl PolicyError {
+    /// Line and column of the mistake, both from 1, if it is in the text.
+    #[must_use]
+    pub fn position(&self) -> Option<(usize, usize)> {
+        match self {
+            PolicyError::Syntax { line, column, .. }
+            | PolicyError::Version { line, column, .. }
+            | PolicyError::UnknownKey { line, column, .. }
+            | PolicyError::Missing { line, column, .. }
+            | PolicyError::Value { line, column, .. } => Some((*line, *column)),
+            _ => None,
+        }
+    }
+
+    /// What to do, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            PolicyError::Untrusted { hint, .. }
+            | PolicyError::Syntax { hint, .. }
+            | PolicyError::Version { hint, .. }
+            | PolicyError::UnknownKey { hint, .. }
+            | PolicyError::Missing { hint, .. }
+            | PolicyError::Grant { hint, .. }
+            | PolicyError::Value { hint, .. } => Some(hint),
+            _ => None,
+        }
+    }
+
+    /// The message without its place and its hint.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let text = self.to_string();
+        let text = text.split("\n  hint: ").next().unwrap_or_default();
+        let place = match self {
+            PolicyError::Syntax { path, line, column, .. }
+            | PolicyError::Version { path, line, column, .. }
+            | PolicyError::UnknownKey { path, line, column, .. }
+            | PolicyError::Missing { path, line, column, .. }
+            | PolicyError::Value { path, line, column, .. } => {
+                format!("{}: ", place(path, *line, *column))
+            }
+            _ => String::new(),
+        };
+        text.strip_prefix(&place).unwrap_or(text).to_owned()
+    }
+}

@@ -5,7 +5,8 @@ use toml::de::DeTable;
 
 use super::Quotas;
 use super::keys::{self, Table};
-use super::reader::{Absent, Reader, Value, kind};
+use super::mistakes::kind;
+use super::reader::{Absent, Reader, Value};
 use super::{
     Compute, Confinement, Kernels, Limits, ModelPin, Policy, PolicyError, bounds, quota_bounds,
 };

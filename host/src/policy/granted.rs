@@ -8,9 +8,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::address::{AddressKind, Peer, address_kind};
 use super::keys;
+use super::mistakes::kind;
 use super::paths::{check_guest_path, host_path, overlap};
-use super::reader::{Reader, Value, in_order, kind, unsigned};
-use super::text::quote;
+use super::reader::{Reader, Value, in_order, unsigned};
+use super::text::{is_invisible, quote};
 use super::{Access, FileGrant, ModelGrant, NetworkGrant, Policy, PolicyError, Program, Protocol};
 
 /// Longest reason in characters: a line that people read.
@@ -115,8 +116,8 @@ impl Reader<'_> {
             let text = text.trim();
             if text.is_empty() {
                 Err("empty")
-            } else if text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
-                Err("more than one line, or a control character in it")
+            } else if text.chars().any(is_invisible) {
+                Err("more than one line, or a character in it that cannot be seen")
             } else if text.chars().count() > MAX_REASON {
                 Err("longer than 500 characters")
             } else {
@@ -167,8 +168,8 @@ impl Reader<'_> {
                 Err("empty")
             } else if text.len() > MAX_NAME {
                 Err("longer than 255 bytes")
-            } else if text.chars().any(char::is_control) {
-                Err("a control character in it")
+            } else if text.chars().any(is_invisible) {
+                Err("a character in it that cannot be seen")
             } else if others.iter().any(|other| other.name == text) {
                 Err("another model has this name")
             } else {

@@ -170,19 +170,18 @@ impl Policy {
     /// than either says. `None` if a file is named and was not read.
     #[must_use]
     pub fn for_model(&self, grant: &ModelGrant) -> Option<Policy> {
-        let (limits, compute, own) = match (&grant.rules, &grant.policy) {
-            (Some(loaded), _) => {
-                let policy = &loaded.policy;
-                (policy.limits.clone(), policy.compute.clone(), policy.confinement)
-            }
-            (None, None) => (self.limits.clone(), self.compute.clone(), self.confinement),
+        let own = match (&grant.rules, &grant.policy) {
+            (Some(loaded), _) => &loaded.policy,
+            (None, None) => self,
             (None, Some(_)) => return None,
         };
-        let confinement = match (self.confinement, own) {
+        let confinement = match (self.confinement, own.confinement) {
             (Confinement::BestEffort, Confinement::BestEffort) => Confinement::BestEffort,
             _ => Confinement::Strict,
         };
         let model = ModelPin { sha256: Some(grant.sha256) };
-        Some(Policy { model, limits, compute, confinement, ..Policy::default() })
+        let (limits, compute) = (own.limits.clone(), own.compute.clone());
+        let file_sha256 = own.file_sha256;
+        Some(Policy { model, limits, compute, confinement, file_sha256, ..Policy::default() })
     }
 }

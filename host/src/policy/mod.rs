@@ -13,14 +13,17 @@ mod address;
 mod ceiling;
 mod error;
 mod file;
+mod format;
 mod granted;
 mod grants;
 mod keys;
 mod limits;
+mod mistakes;
 mod ownership;
 mod paths;
 mod quotas;
 mod reader;
+mod schema;
 mod source;
 mod template;
 mod text;
@@ -37,9 +40,11 @@ pub use ceiling::{
     Refused, Root,
 };
 pub use error::PolicyError;
+pub use format::canonical;
 pub use grants::{Access, FileGrant, MAX_GRANTS, ModelGrant, NetworkGrant, Program, Protocol};
 pub use limits::{Bounds, Limits, bounds};
 pub use quotas::{Quotas, quota_bounds};
+pub use schema::{ceiling_schema, policy_schema};
 pub use source::{LoadedPolicy, MAX_POLICY_SIZE, Source};
 pub use template::{Measured, starting_policy};
 
@@ -68,6 +73,8 @@ pub struct Policy {
     pub network: Vec<NetworkGrant>,
     /// How much one run of the program may do with its grants.
     pub quotas: Quotas,
+    /// SHA-256 of the file it was read from, for the decision log; `None` if it came from no file.
+    pub file_sha256: Option<[u8; 32]>,
 }
 
 /// Which model a policy is for.

@@ -11,6 +11,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::text::is_invisible;
+
 /// Longest path in bytes: what Linux accepts, with the closing NUL.
 const MAX_PATH: usize = 4095;
 
@@ -64,8 +66,8 @@ fn check_text(text: &str) -> Result<(), &'static str> {
         Err("empty")
     } else if text.contains('\0') {
         Err("a NUL in it, which no path can have")
-    } else if text.chars().any(char::is_control) {
-        Err("a control character in it")
+    } else if text.chars().any(is_invisible) {
+        Err("a character in it that cannot be seen")
     } else if text.len() > MAX_PATH {
         Err("longer than 4095 bytes, the most the system accepts")
     } else {

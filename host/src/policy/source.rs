@@ -4,6 +4,7 @@
 //! Nothing here may look at the file by its name after it was opened.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -63,12 +64,57 @@ impl Policy {
         Ok(loaded)
     }
 
+    /// Reads a policy file to show what it says, whoever wrote it. The result must not be obeyed:
+    /// neither whose file it is nor links on the way to its grants were looked at.
+    pub(crate) fn read_for_review(path: &Path) -> Result<LoadedPolicy, PolicyError> {
+        let alone = |path: &Path| -> Result<LoadedPolicy, PolicyError> {
+            let (text, source) = read_untrusted(path)?;
+            let mut policy = Self::parse(&text, &path.to_string_lossy())?;
+            policy.file_sha256 = Some(source.sha256);
+            policy.resolve_in(source.path.parent().unwrap_or(Path::new("/")));
+            Ok(LoadedPolicy { policy, source })
+        };
+        let mut loaded = alone(path)?;
+        for grant in &mut loaded.policy.models {
+            if let Some(path) = &grant.policy {
+                grant.rules = Some(Box::new(alone(path)?));
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// The text of a policy file, whoever wrote it.
+    pub(crate) fn text_for_review(path: &Path) -> Result<(String, Source), PolicyError> {
+        read_untrusted(path)
+    }
+
     /// Reads a policy file, and nothing that it names.
     fn load_alone(path: &Path) -> Result<LoadedPolicy, PolicyError> {
         let (text, source) = read_trusted(path)?;
-        let policy = Self::parse(&text, &path.to_string_lossy())?;
+        let mut policy = Self::parse(&text, &path.to_string_lossy())?;
+        policy.file_sha256 = Some(source.sha256);
         Ok(LoadedPolicy { policy, source })
     }
+}
+
+/// Reads a file that anybody may have written: to be shown, never to be obeyed.
+fn read_untrusted(path: &Path) -> Result<(String, Source), PolicyError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let named = path.to_string_lossy();
+    if let Some(why) = unacceptable(path.as_os_str()) {
+        return Err(PolicyError::Path { path: named.into(), why });
+    }
+    let unreadable =
+        |source| PolicyError::Read { path: (&*named).into(), what: "the file".into(), source };
+    // What is opened may turn out to be a pipe.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.read(true).custom_flags(flags).open(path).map_err(unreadable)?;
+    if !file.metadata().map_err(unreadable)?.is_file() {
+        return Err(PolicyError::NotAFile { path: named.into(), what: "no regular file" });
+    }
+    let resolved = path.canonicalize().map_err(unreadable)?;
+    read(file, &named, resolved)
 }
 
 /// Reads a file that nobody but root and the caller could have written.
@@ -77,17 +123,20 @@ pub(super) fn read_trusted(path: &Path) -> Result<(String, Source), PolicyError>
     if let Some(why) = unacceptable(path.as_os_str()) {
         return Err(PolicyError::Path { path: named.into(), why });
     }
-    let (mut file, resolved) = ownership::open_trusted(path, &named)?;
+    let (file, resolved) = ownership::open_trusted(path, &named)?;
+    read(file, &named, resolved)
+}
 
+fn read(mut file: File, named: &str, path: PathBuf) -> Result<(String, Source), PolicyError> {
     let mut bytes = Vec::new();
     // One byte more than allowed, so that a file that grows while it is read is noticed.
     file.by_ref().take(MAX_POLICY_SIZE + 1).read_to_end(&mut bytes).map_err(|source| {
-        PolicyError::Read { path: (&*named).into(), what: "the file".into(), source }
+        PolicyError::Read { path: named.into(), what: "the file".into(), source }
     })?;
     if u64::try_from(bytes.len()).map_or(true, |n| n > MAX_POLICY_SIZE) {
         return Err(PolicyError::TooLarge { path: named.into(), limit: MAX_POLICY_SIZE });
     }
-    let source = Source { path: resolved, sha256: Sha256::digest(&bytes).into() };
+    let source = Source { path, sha256: Sha256::digest(&bytes).into() };
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
         let (line, column) =

@@ -6,8 +6,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::super::address::{AddressKind, Peer};
 use super::super::keys::{self, Table};
+use super::super::mistakes::kind;
 use super::super::paths::host_path;
-use super::super::reader::{Absent, Reader, Value, kind, unsigned};
+use super::super::reader::{Absent, Reader, Value, unsigned};
 use super::super::{Access, Confinement, Kernels, Limits, PolicyError, Protocol, Quotas};
 use super::{Ceiling, Excess, Hosts, PeerCeiling, ProgramCeiling, Root};
 

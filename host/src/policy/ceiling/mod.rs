@@ -148,6 +148,9 @@ pub enum Refused {
         /// The ceiling.
         ceiling: String,
     },
+    /// It is for a program, and a model alone was to run under it.
+    #[error("the policy is for a guest program ([program]), and not for a model alone")]
+    ForProgram,
     /// It asks for more than is allowed, and is to be refused then.
     #[error("{}", more_than_allowed(.cuts))]
     Excess {
@@ -196,6 +199,12 @@ pub(crate) struct Ceilings {
 }
 
 impl Ceilings {
+    #[cfg(test)]
+    pub(super) fn of(ceilings: Vec<Ceiling>, strict: bool) -> Ceilings {
+        let all = ceilings.into_iter().map(|ceiling| ("test".to_owned(), ceiling)).collect();
+        Ceilings { all, strict }
+    }
+
     /// The ceiling of the machine, the one that the environment names, and those that a program
     /// names.
     ///
@@ -229,14 +238,16 @@ impl Ceilings {
     /// When nothing may run under it.
     pub(crate) fn admit(&self, policy: &Policy) -> Result<Effective, Refused> {
         let mut effective = Effective { policy: policy.clone(), cuts: Vec::new() };
-        let mut refuse = self.strict;
-        for (name, ceiling) in &self.all {
+        // Those that refuse come first: they are to see what the policy says, and not what another
+        // ceiling has left of it.
+        let refuses = |ceiling: &Ceiling| self.strict || ceiling.excess == Excess::Refuse;
+        let (first, then): (Vec<_>, Vec<_>) = self.all.iter().partition(|(_, c)| refuses(c));
+        for (name, ceiling) in first.into_iter().chain(then) {
             let cuts = ceiling.apply(name, &mut effective.policy)?;
-            refuse |= !cuts.is_empty() && ceiling.excess == Excess::Refuse;
+            if refuses(ceiling) && !cuts.is_empty() {
+                return Err(Refused::Excess { cuts });
+            }
             effective.cuts.extend(cuts);
-        }
-        if refuse && !effective.cuts.is_empty() {
-            return Err(Refused::Excess { cuts: effective.cuts });
         }
         Ok(effective)
     }

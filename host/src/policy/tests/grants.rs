@@ -138,7 +138,7 @@ fn files_that_are_refused() {
         ("host = \"a/../b\"", "`..` in it"),
         ("host = \"/a/..\"", "`..` in it"),
         ("host = \"a\\u0000b\"", "a NUL in it"),
-        ("host = \"a\\nb\"", "a control character"),
+        ("host = \"a\\nb\"", "a character in it that cannot be seen"),
         ("host = 5", "an integer, not a text"),
         ("guest = \"\"", "empty"),
         ("guest = \"a\"", "not absolute"),
@@ -154,6 +154,8 @@ fn files_that_are_refused() {
         ("reason = \" \\t \"", "empty"),
         ("reason = \"a\\nb\"", "more than one line"),
         ("reason = \"a\\u2028b\"", "more than one line"),
+        ("reason = \"a\\u202eb\"", "a character in it that cannot be seen"),
+        ("host = \"a\\u200bb\"", "a character in it that cannot be seen"),
         ("reason = 1", "an integer, not a text"),
         ("mode = \"read\"", "unknown key \"mode\" in [[filesystem]]"),
         ("acess = \"read\"", "did you mean `access`?"),
@@ -258,7 +260,7 @@ fn models_and_environments_that_are_refused() {
     let model = format!("name = \"a\"\nsha256 = \"{PIN}\"");
     for (line, why) in [
         ("name = \"\"", "empty"),
-        ("name = \"a\\nb\"", "a control character"),
+        ("name = \"a\\nb\"", "a character in it that cannot be seen"),
         ("name = 1", "an integer, not a text"),
         ("path = \"../a.onnx\"", "`..` in it"),
         ("path = \"\"", "empty"),

@@ -2,9 +2,12 @@
 //! that come with Belljar.
 
 mod address;
+mod canonical;
+mod ceiling;
 mod format;
 mod grants;
 mod load;
+mod schema;
 mod shipped;
 mod template;
 mod units;
