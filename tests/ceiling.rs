@@ -218,6 +218,34 @@ fn a_program_that_embeds_it_is_held_to_it() {
     assert_eq!(error.exit_code(), 3);
 }
 
+#[test]
+fn an_ordinary_user_is_held_to_a_ceiling_of_root() {
+    use std::os::unix::process::CommandExt;
+    let s = Scratch::new();
+    let policy = s.toml("policy.toml", "");
+    let ceiling = s.toml("ceiling.toml", "[limits]\nmemory = \"256 MiB\"");
+    if std::os::unix::fs::chown(&ceiling, Some(0), None).is_err() {
+        println!("skipped: only root can become somebody else");
+        return;
+    }
+    fs::set_permissions(s.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let check = || {
+        let mut command = Command::new(BELLJAR);
+        command.args(["policy", "check", &policy]).env("BELLJAR_CEILING", &ceiling);
+        command.current_dir("/").uid(65534).gid(65534).output().unwrap()
+    };
+    let told = "limits.memory = 1 GiB is more than the ceiling allows: 256 MiB";
+    let output = check();
+    assert_exit(&output, 0, "");
+    assert!(String::from_utf8_lossy(&output.stdout).contains(told));
+    // A ceiling that cannot be read is there all the same.
+    fs::set_permissions(&ceiling, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_exit(&check(), 3, "cannot be read");
+    fs::set_permissions(&ceiling, fs::Permissions::from_mode(0o644)).unwrap();
+    std::os::unix::fs::chown(&ceiling, Some(4321), None).unwrap();
+    assert_exit(&check(), 3, "belongs to uid 4321");
+}
+
 /// Runs `belljar` where `/etc` is this folder, in a mount namespace of its own.
 fn with_etc(etc: &str, arguments: &[String]) -> Command {
     let script = "mount --bind \"$1\" /etc && shift && exec \"$@\"";

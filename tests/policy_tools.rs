@@ -369,6 +369,12 @@ fn diff_knows_a_gain_from_a_loss() {
     both(PROGRAM, &PROGRAM.replace("path = \"magika.onnx\"", ""));
     both(PROGRAM, &PROGRAM.replace("magika.toml", "tight.toml"));
     both(PROGRAM, &PROGRAM.replace("\"OTHER\"", "\"PIN\""));
+    // A model is confined no less than its program: only together do they say less.
+    let weak = "version = 1\nconfinement = \"best-effort\"";
+    folder.write("weak.toml", &MODEL.replace("version = 1", weak));
+    both(PROGRAM, &PROGRAM.replace("magika.toml", "weak.toml"));
+    let program = PROGRAM.replace("version = 1", weak);
+    both(&program, &program.replace("magika.toml", "weak.toml"));
     both(PROGRAM, &PROGRAM.replace("bytes-sent = \"1 GiB\"", "bytes-sent = \"2 GiB\"\nfiles-created = 1\nopen-handles = 65\nconnections = 17\nbytes-received = \"1 B\""));
     // Where a policy lies makes no difference.
     fs::create_dir(folder.0.path().join("elsewhere")).unwrap();

@@ -169,7 +169,8 @@ impl HostBuilder {
 
     /// A ceiling that every policy is held against, beside the one that an administrator has put at
     /// [`OPERATORS_CEILING`](crate::policy::OPERATORS_CEILING) and the one that `$BELLJAR_CEILING`
-    /// names. All of them hold, so that each can only narrow further. May be said several times.
+    /// names. All of them hold, so that each can only narrow further. May be said several times. They
+    /// are read once, when the host is made.
     pub fn ceiling(mut self, path: impl Into<PathBuf>) -> HostBuilder {
         self.ceilings.push(path.into());
         self

@@ -74,6 +74,7 @@ pub struct Policy {
     /// How much one run of the program may do with its grants.
     pub quotas: Quotas,
     /// SHA-256 of the file it was read from, for the decision log; `None` if it came from no file.
+    /// Whoever changes a policy that was loaded takes it out.
     pub file_sha256: Option<[u8; 32]>,
 }
 

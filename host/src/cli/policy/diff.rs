@@ -123,10 +123,6 @@ impl Changes {
 fn compare(old: &LoadedPolicy, new: &LoadedPolicy) -> Vec<Change> {
     let mut changes = Changes::default();
     let (a, b) = (&old.policy, &new.policy);
-    let weak = |policy: &Policy| policy.confinement == Confinement::BestEffort;
-    changes.amount("confinement", weak(a), weak(b), |weak| {
-        if weak { "best-effort" } else { "strict" }.to_owned()
-    });
     // Under a policy for a program no model runs alone.
     let model = |policy: &Policy| match policy.model.sha256 {
         Some(pin) => Digest::from(pin).to_string(),
@@ -161,6 +157,10 @@ fn compare(old: &LoadedPolicy, new: &LoadedPolicy) -> Vec<Change> {
 fn basics(of: &str, a: &Policy, b: &Policy, to: &mut Changes) {
     let key = |name: &str| format!("{of}{name}");
     let size = format_size;
+    let weak = |policy: &Policy| policy.confinement == Confinement::BestEffort;
+    to.amount(&key("confinement"), weak(a), weak(b), |weak| {
+        if weak { "best-effort" } else { "strict" }.to_owned()
+    });
     let (l, m) = (&a.limits, &b.limits);
     to.amount(&key("limits.memory"), l.memory, m.memory, size);
     to.amount(&key("limits.run-time"), l.run_time, m.run_time, format_duration);

@@ -159,6 +159,21 @@ fn the_shipped_policies_are_in_order() {
     assert!(seen >= 9, "{seen}");
 }
 
+#[test]
+fn a_starting_policy_is_in_order() {
+    let text = starting_policy(&Measured {
+        model_name: "model.onnx".to_owned(),
+        sha256: "a".repeat(64),
+        model_size: 1,
+        peak_memory: 1 << 28,
+        prepare_time: std::time::Duration::from_secs(1),
+        run_time: std::time::Duration::from_secs(1),
+        input_bytes: 1,
+        output_bytes: 1,
+    });
+    ordered(&text, &text);
+}
+
 proptest! {
     #[test]
     fn nothing_is_lost_and_nothing_changes_its_meaning(
