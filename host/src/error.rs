@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::policy::PolicyError;
+use crate::policy::{PolicyError, Refused};
 use crate::sandbox::{CodeCacheError, Failure, Limit, PrivateError, WorkerLoss};
 use crate::supervise::Quarantined;
 use crate::text::Hostile;
@@ -39,6 +39,12 @@ pub enum ErrorKind {
     /// There is no acceptable policy.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// A ceiling is there, and cannot be used. Nothing is run.
+    #[error("the operator's ceiling cannot be used: {0}")]
+    Ceiling(#[source] PolicyError),
+    /// The ceiling does not let anything run under this policy.
+    #[error("the policy is refused: {0}")]
+    Refused(#[from] Refused),
     /// The model is not the one the policy is for.
     #[error(
         "its SHA-256 is {found}, but the policy pins {pinned} (`model.sha256`); \
@@ -125,7 +131,10 @@ impl Error {
             ErrorKind::Host(_) => 1,
             ErrorKind::Unreadable(ModelBytesError::TooLarge { .. }) => 5,
             ErrorKind::Unreadable(_) => 2,
-            ErrorKind::Policy(PolicyError::Untrusted { .. }) | ErrorKind::Pin { .. } => 3,
+            ErrorKind::Policy(PolicyError::Untrusted { .. } | PolicyError::Grant { .. })
+            | ErrorKind::Pin { .. }
+            | ErrorKind::Ceiling(_)
+            | ErrorKind::Refused(_) => 3,
             ErrorKind::Policy(_) => 2,
             ErrorKind::Model(_) | ErrorKind::Input { .. } | ErrorKind::Run(_) => 4,
             ErrorKind::Limit(_) => 5,

@@ -28,6 +28,7 @@
 //! that embeds this library must call [`become_worker_if_asked`] first thing in `main`, or name
 //! another program that does with [`HostBuilder::worker_program`].
 
+mod audit;
 mod confine;
 mod error;
 mod host;

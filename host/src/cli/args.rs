@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use super::policy::args::PolicyCommand;
+
 /// What every exit code means; part of the help and of the manual.
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -84,6 +86,14 @@ pub(super) enum Command {
     },
     Inspect(Inspect),
     NewPolicy(NewPolicy),
+    /// Check, explain, compare, weigh and order policies
+    #[command(
+        after_help = "Examples:\n  belljar policy check model.policy.toml\n  belljar policy explain model.policy.toml\n  belljar policy diff approved.toml proposed.toml\n  belljar policy score model.policy.toml --max 20\n  belljar policy fmt --check policies/*.toml\n  belljar policy schema > policy.schema.json"
+    )]
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     Bench(Bench),
     /// Show what the kernel lets the processes around models do
     #[command(
@@ -146,6 +156,14 @@ pub(super) struct ModelArgs {
     /// is never looked for beside the model
     #[arg(short, long, value_name = "FILE")]
     pub(super) policy: Option<PathBuf>,
+
+    /// Refuse a policy that asks for more than the operator's ceiling allows, instead of cutting it
+    #[arg(long)]
+    pub(super) strict_policy: bool,
+
+    /// Append every decision to this file, a line of JSON each: what was allowed or refused, and why
+    #[arg(long, value_name = "FILE")]
+    pub(super) decisions: Option<PathBuf>,
 
     /// What stands around the sandbox
     #[arg(long, value_name = "KIND", default_value = "process")]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::args::{Bench, Format};
 use super::failure::Failure;
-use super::host::{Store, host, load_on, rules};
+use super::host::{Store, host_for, load_on, rules};
 use super::terminal::Terminal;
 use super::{json, made_up};
 use crate::tensor::Tensor;
@@ -59,19 +59,19 @@ struct Sustained {
 }
 
 pub(super) fn bench(arguments: &Bench, terminal: &Terminal) -> Result<(), Failure> {
-    let (rules, _) = rules(&arguments.model, terminal)?;
     let clients = usize::from(arguments.concurrency);
     // Compiling the guest, once for this machine, is no part of any start that is measured.
-    let compiling = host(arguments.model.isolation, Store::Unused, 1, terminal)?;
-    terminal.progress("starting", || compiling.warm_up(&rules))?;
+    let compiling = host_for(&arguments.model, Store::Unused, 1, terminal)?;
+    let rules = rules(&compiling, &arguments.model, terminal)?;
+    terminal.progress("starting", || compiling.warm_up(&rules.0))?;
     drop(compiling);
 
     let begun = Instant::now();
-    let host = host(arguments.model.isolation, Store::Unused, clients, terminal)?;
-    let loaded = load_on(&host, &arguments.model, Store::Unused, terminal)?;
+    let host = host_for(&arguments.model, Store::Unused, clients, terminal)?;
+    let loaded = load_on(&host, rules, &arguments.model, Store::Unused, terminal)?;
     let to_loaded = begun.elapsed();
     let model = &loaded.model;
-    let limit = rules.limits.input_size;
+    let limit = model.policy().limits.input_size;
     let inputs = made_up::read_or_make_up(&arguments.inputs, model.description(), limit)?;
     let begun = Instant::now();
     let prepare = terminal.progress("preparing the model", || model.prepare(&inputs))?;

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind};
+use crate::policy::Refused;
 use crate::sandbox::CodeCacheError;
 use crate::tensor::TensorError;
 use crate::text::Hostile;
@@ -26,6 +27,8 @@ enum What {
     /// A file that could not be written.
     Write(String),
     /// Ready to be shown.
+    Refused(String),
+    /// Ready to be shown.
     Failed(String),
 }
 
@@ -34,6 +37,11 @@ impl Failure {
     /// ours.
     pub(super) fn usage(text: impl Into<String>) -> Failure {
         Failure { what: What::Usage(text.into()), hint: None }
+    }
+
+    /// A policy is not what was asked for. `text` is shown as it is: escape what is not ours.
+    pub(super) fn refused(text: impl Into<String>) -> Failure {
+        Failure { what: What::Refused(text.into()), hint: None }
     }
 
     /// Something else is wrong. `text` is shown as it is: escape what is not ours.
@@ -74,8 +82,18 @@ impl Failure {
         match &self.what {
             What::Library(err) => err.exit_code(),
             What::Usage(_) => 2,
+            What::Refused(_) => 3,
             What::InputTooLarge(_) => 5,
             What::Output(_) | What::Write(_) | What::Failed(_) => 1,
+        }
+    }
+
+    /// Whether a file is larger than the policy allows.
+    pub(super) fn is_limit(&self) -> bool {
+        match &self.what {
+            What::Library(err) => matches!(err.kind(), ErrorKind::Limit(_)),
+            What::InputTooLarge(_) => true,
+            _ => false,
         }
     }
 
@@ -88,6 +106,15 @@ impl Failure {
         let library = |err: &Error| match err.kind() {
             ErrorKind::Limit(_) => Some("a policy can raise it: see `belljar new-policy --help`"),
             ErrorKind::Pin { .. } => Some("`belljar new-policy` writes a policy for this model"),
+            ErrorKind::Refused(Refused::NoPin { .. }) => {
+                Some("`belljar new-policy` writes a policy that pins the model")
+            }
+            ErrorKind::Refused(Refused::ForProgram) => {
+                Some("name a policy for the model; `belljar new-policy` writes one")
+            }
+            ErrorKind::Refused(_) => {
+                Some("ask for less in the policy; `belljar policy check` says what is too much")
+            }
             ErrorKind::Unprotected(_) | ErrorKind::Code(CodeCacheError::Unprotected(_)) => Some(
                 "`belljar doctor` says what this machine lacks; a policy with \
                  `confinement = \"best-effort\"` does without it",
@@ -110,6 +137,7 @@ impl fmt::Display for Failure {
             What::Usage(text)
             | What::InputTooLarge(text)
             | What::Write(text)
+            | What::Refused(text)
             | What::Failed(text) => f.write_str(text),
             What::Output(err) => write!(f, "the answer could not be printed: {err}"),
         }

@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 use super::args::{IsolationArg, ModelArgs};
 use super::failure::{Failure, shown};
 use super::terminal::Terminal;
+use crate::audit::{Decision, Subject, Verdict};
 use crate::error::{Error, ErrorKind};
-use crate::policy::{LoadedPolicy, Policy};
+use crate::policy::{Cut, Effective, LoadedPolicy, Policy};
 use crate::text::Hostile;
-use crate::{Confinement, Event, Host, Isolation, Model, ModelBytes, ModelBytesError};
+use crate::{
+    Confinement, Digest, Event, Host, HostBuilder, Isolation, Model, ModelBytes, ModelBytesError,
+};
 
 /// A model that a person named, loaded.
 pub(super) struct Loaded {
@@ -18,9 +21,14 @@ pub(super) struct Loaded {
     pub(super) size: u64,
     /// Where the policy came from, if it is not the default.
     pub(super) policy: Option<LoadedPolicy>,
+    /// What the ceilings took from it.
+    pub(super) cuts: Vec<Cut>,
     pub(super) read_time: Duration,
     pub(super) load_time: Duration,
 }
+
+/// What is obeyed, and the policy file it came from, if there was one.
+pub(super) type Rules = (Effective, Option<LoadedPolicy>);
 
 /// Whether prepared models are kept on disk and used from there.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,13 +37,32 @@ pub(super) enum Store {
     Unused,
 }
 
-/// `idle` is how many sandboxes of a model are kept: as many as there are requests at once.
+/// A host for what has no model, or no policy that a person named.
 pub(super) fn host(
     isolation: IsolationArg,
     store: Store,
     idle: usize,
     terminal: &Terminal,
 ) -> Result<Host, Failure> {
+    Ok(builder(isolation, store, idle, terminal).build()?)
+}
+
+/// A host for a model. `idle` is how many sandboxes of it are kept: as many as there are requests at
+/// once.
+pub(super) fn host_for(
+    arguments: &ModelArgs,
+    store: Store,
+    idle: usize,
+    terminal: &Terminal,
+) -> Result<Host, Failure> {
+    let mut builder = builder(arguments.isolation, store, idle, terminal);
+    if let Some(path) = &arguments.decisions {
+        builder = builder.decisions(path);
+    }
+    Ok(builder.refuse_excess(arguments.strict_policy).build()?)
+}
+
+fn builder(isolation: IsolationArg, store: Store, idle: usize, terminal: &Terminal) -> HostBuilder {
     let isolation = match isolation {
         IsolationArg::Process => Isolation::Process,
         IsolationArg::Thread => Isolation::Thread,
@@ -61,6 +88,7 @@ pub(super) fn host(
             let (layer, why) = (layer.name(), Hostile::new(&why));
             terminal.warn(&format!("workers are confined without {layer}: {why}"));
         }
+        Event::PolicyCut(cut) => terminal.warn(&cut.to_string()),
         Event::Quarantined(quarantined) => {
             terminal.warn(&format!("{}: {quarantined}", Hostile::cut(&quarantined.label, 100)));
         }
@@ -71,26 +99,29 @@ pub(super) fn host(
         Event::Log { line, .. } => terminal.note(&format!("runner: {}", Hostile::new(&line))),
     };
     let builder = Host::builder().isolation(isolation).idle_sandboxes(idle).on_event(listener);
-    Ok(builder.image_store(store == Store::Used).build()?)
+    builder.image_store(store == Store::Used)
 }
 
-/// The policy that was named, or the default one; the former also with where it came from.
+/// The policy that was named, or the default one, as the ceilings leave it; the former also with
+/// where it came from.
 pub(super) fn rules(
+    host: &Host,
     arguments: &ModelArgs,
     terminal: &Terminal,
-) -> Result<(Policy, Option<LoadedPolicy>), Failure> {
+) -> Result<Rules, Failure> {
     let Some(path) = &arguments.policy else {
         // Who asks for threads, and has no policy, asks to do without a process.
         let confinement = match arguments.isolation {
             IsolationArg::Process => Confinement::Strict,
             IsolationArg::Thread => Confinement::BestEffort,
         };
-        return Ok((Policy { confinement, ..Policy::default() }, None));
+        let policy = Policy { confinement, ..Policy::default() };
+        return Ok((host.effective(&policy)?, None));
     };
     let loaded = Policy::load(path).map_err(Error::from)?;
-    let digest = crate::Digest::from(loaded.source.sha256);
+    let digest = Digest::from(loaded.source.sha256);
     terminal.note(&format!("policy {} (SHA-256 {digest})", shown(&loaded.source.path)));
-    Ok((loaded.policy.clone(), Some(loaded)))
+    Ok((host.effective(&loaded.policy)?, Some(loaded)))
 }
 
 /// Reads, checks and loads the model.
@@ -100,17 +131,19 @@ pub(super) fn load(
     terminal: &Terminal,
 ) -> Result<Loaded, Failure> {
     // A command runs one thing at a time.
-    load_on(&host(arguments.isolation, store, 1, terminal)?, arguments, store, terminal)
+    let host = host_for(arguments, store, 1, terminal)?;
+    let rules = rules(&host, arguments, terminal)?;
+    load_on(&host, rules, arguments, store, terminal)
 }
 
 /// Reads, checks and loads the model on a host that is there already.
 pub(super) fn load_on(
     host: &Host,
+    (rules, policy): Rules,
     arguments: &ModelArgs,
     store: Store,
     terminal: &Terminal,
 ) -> Result<Loaded, Failure> {
-    let (rules, policy) = rules(arguments, terminal)?;
     // The code is checked, and a worker started, while the model is read. Should that fail, then
     // so does whoever needs it, and says why.
     let warm = std::thread::spawn({
@@ -118,7 +151,8 @@ pub(super) fn load_on(
         move || host.warm_up(&rules)
     });
     let start = Instant::now();
-    let bytes = read_model(&arguments.model, rules.limits.model_size)?;
+    let bytes = read_model(&arguments.model, rules.limits.model_size)
+        .inspect_err(|failure| note_too_large(host, None, &rules, "limits.model-size", failure))?;
     let read_time = start.elapsed();
     let size = bytes.size();
     if store == Store::Unused {
@@ -128,7 +162,25 @@ pub(super) fn load_on(
     }
     let start = Instant::now();
     let model = terminal.progress("loading the model", || host.load(bytes, &rules))?;
-    Ok(Loaded { host: host.clone(), model, size, policy, read_time, load_time: start.elapsed() })
+    let (host, load_time, cuts) = (host.clone(), start.elapsed(), rules.cuts().to_vec());
+    Ok(Loaded { host, model, size, policy, cuts, read_time, load_time })
+}
+
+/// Files are measured as they are read, before the library sees them: what is too large goes into the
+/// log of decisions from here.
+pub(super) fn note_too_large(
+    host: &Host,
+    model: Option<Digest>,
+    policy: &Policy,
+    resource: &str,
+    failure: &Failure,
+) {
+    if failure.is_limit() {
+        let subject = Subject { model, policy: policy.file_sha256.map(Digest::from) };
+        let (access, verdict, rule) = ("use more", Verdict::Refused, &failure.to_string());
+        // It stays refused, whether or not that can be written down.
+        let _ = host.inner.decide(&Decision { subject, resource, access, verdict, rule });
+    }
 }
 
 pub(super) fn read_model(path: &Path, limit: u64) -> Result<ModelBytes, Failure> {

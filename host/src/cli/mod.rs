@@ -16,6 +16,7 @@ mod made_up;
 mod new_policy;
 mod outputs;
 mod pages;
+mod policy;
 mod prepare;
 mod quarantine;
 mod run;
@@ -68,6 +69,7 @@ fn dispatch(arguments: Arguments, terminal: &Terminal) -> Result<(), Failure> {
         Command::Quarantine { command } => quarantine::quarantine(&command, terminal),
         Command::Inspect(inspect) => inspect::inspect(&inspect, terminal),
         Command::NewPolicy(new_policy) => new_policy::new_policy(&new_policy, terminal),
+        Command::Policy { command } => policy::policy(&command),
         Command::Bench(bench) => bench::bench(&bench, terminal),
         Command::Confine { command } => confine::confine(&command),
         Command::Doctor(doctor) => doctor::doctor(&doctor),

@@ -15,11 +15,14 @@ use crate::policy::{Measured, Policy, starting_policy};
 const RUNS: usize = 3;
 
 pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(), Failure> {
-    let policy = Policy::default();
+    let mut policy = Policy::default();
     let bytes = read_model(&arguments.model, policy.limits.model_size)?;
+    // For the very file that was named, so that a ceiling that demands pins is content.
+    policy.model.sha256 = Some(*bytes.digest().as_bytes());
     let (sha256, model_size) = (bytes.digest().to_string(), bytes.size());
     let model_name = bytes.label().to_owned();
     let host = host(IsolationArg::Process, Store::Unused, 1, terminal)?;
+    let policy = host.effective(&policy)?;
     // The guest may have to be compiled first, which is no part of the model's time.
     terminal.progress("starting a sandbox", || host.warm_up(&policy))?;
     let start = Instant::now();

@@ -7,12 +7,12 @@ use serde_json::json;
 
 use super::args::{Format, Run};
 use super::failure::{Failure, shown};
-use super::host::{Loaded, Store, load};
+use super::host::{Loaded, Store, load, note_too_large};
 use super::outputs::{Labels, Printing, write};
 use super::table::Table;
 use super::terminal::Terminal;
 use super::{inputs, json};
-use crate::policy::LoadedPolicy;
+use crate::policy::{Cut, LoadedPolicy};
 
 /// Where the time went.
 struct Times {
@@ -44,7 +44,11 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let model = &loaded.model;
     let start = Instant::now();
     let limit = model.policy().limits.input_size;
-    let inputs = inputs::read_all(&arguments.inputs, model.description(), limit)?;
+    let inputs =
+        inputs::read_all(&arguments.inputs, model.description(), limit).inspect_err(|err| {
+            let (host, found, policy) = (&loaded.host, Some(model.digest()), model.policy());
+            note_too_large(host, found, policy, "limits.input-size", err);
+        })?;
     let inputs_time = start.elapsed();
     let prepare = terminal.progress("preparing the model", || model.prepare(&inputs))?;
     let outputs = terminal.progress("running", || model.run(&inputs))?.validate()?;
@@ -109,6 +113,7 @@ fn answer(
         },
         "prepared": if loaded.model.calls().prepare > 0 { "now" } else { "store" },
         "policy": policy_json(loaded.policy.as_ref()),
+        "cuts": cuts_json(&loaded.cuts),
         "outputs": outputs,
         "time": times,
     })
@@ -122,6 +127,12 @@ pub(super) fn policy_json(policy: Option<&LoadedPolicy>) -> serde_json::Value {
             "sha256": crate::Digest::from(loaded.source.sha256).to_string(),
         })
     })
+}
+
+/// What ceilings took from the policy.
+fn cuts_json(cuts: &[Cut]) -> serde_json::Value {
+    let cut = |cut: &Cut| json!({ "key": cut.key, "asked": cut.asked, "left": cut.left });
+    cuts.iter().map(cut).collect()
 }
 
 fn print_times(times: &Times) {

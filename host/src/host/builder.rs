@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use super::event::{Listener, Missing};
 use super::{Event, Host, Inner, Isolation};
+use crate::audit::DecisionLog;
 use crate::confine::layers::Confinement;
 use crate::confine::process::WorkerProgram;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::model::IdleWatch;
 use crate::places::{default_folder, default_store_size};
+use crate::policy::Ceilings;
 use crate::sandbox::{CodeCache, CodeNotice, Compiler, ImageStore, StoreNotice};
 use crate::supervise::{Settings, Supervision, SupervisionNotice};
 
@@ -35,6 +37,9 @@ pub struct HostBuilder {
     idle_time: Option<Duration>,
     requests_per_worker: u32,
     supervision: Settings,
+    ceilings: Vec<PathBuf>,
+    decisions: Option<PathBuf>,
+    refuses_excess: bool,
     listener: Listener,
 }
 
@@ -53,6 +58,9 @@ impl HostBuilder {
             idle_time: Some(IDLE_TIME),
             requests_per_worker: REQUESTS_PER_WORKER,
             supervision: Settings::default(),
+            ceilings: Vec::new(),
+            decisions: None,
+            refuses_excess: false,
             listener: Arc::new(|_| {}),
         }
     }
@@ -159,6 +167,30 @@ impl HostBuilder {
         self
     }
 
+    /// A ceiling that every policy is held against, beside the one that an administrator has put at
+    /// [`OPERATORS_CEILING`](crate::policy::OPERATORS_CEILING) and the one that `$BELLJAR_CEILING`
+    /// names. All of them hold, so that each can only narrow further. May be said several times. They
+    /// are read once, when the host is made.
+    pub fn ceiling(mut self, path: impl Into<PathBuf>) -> HostBuilder {
+        self.ceilings.push(path.into());
+        self
+    }
+
+    /// Whether a policy that asks for more than a ceiling allows is refused even where the ceiling
+    /// says `excess = "cut"`. No by default: it is cut, and [`Event::PolicyCut`] tells what.
+    pub fn refuse_excess(mut self, refused: bool) -> HostBuilder {
+        self.refuses_excess = refused;
+        self
+    }
+
+    /// A file to which every decision is appended, one line of JSON each: which model under which
+    /// policy was allowed or refused what, and by which rule. What cannot be written down there is
+    /// not allowed. None by default. SPECIFICATION.md has the keys.
+    pub fn decisions(mut self, path: impl Into<PathBuf>) -> HostBuilder {
+        self.decisions = Some(path.into());
+        self
+    }
+
     /// Called, from any thread, when there is something to tell a user. Nothing by default.
     pub fn on_event(mut self, listener: impl Fn(Event) + Send + Sync + 'static) -> HostBuilder {
         self.listener = Arc::new(listener);
@@ -168,8 +200,17 @@ impl HostBuilder {
     /// Makes the host. Nothing is compiled or started before it is needed.
     ///
     /// # Errors
-    /// When no folder for the cache can be told from the environment.
+    /// When a ceiling is there and cannot be used, when the log of decisions cannot be opened, and when no folder for the cache can be told from
+    /// the environment.
     pub fn build(self) -> Result<Host, Error> {
+        let ceilings = Ceilings::read(&self.ceilings, self.refuses_excess)
+            .map_err(|err| Error::new(ErrorKind::Ceiling(err)))?;
+        let decisions = self.decisions.as_deref().map(DecisionLog::open).transpose();
+        let decisions = decisions.map_err(|err| {
+            let path = self.decisions.unwrap_or_default();
+            let why = format!("decisions cannot be written to {}: {err}", path.display());
+            Error::new(ErrorKind::Host(why))
+        })?;
         let cache = match self.cache {
             Some(path) => path,
             None => default_folder("BELLJAR_CACHE_DIR", "XDG_CACHE_HOME", ".cache")?,
@@ -231,6 +272,8 @@ impl HostBuilder {
                 requests_per_worker: self.requests_per_worker,
                 supervision: Supervision::new(self.supervision, &state, supervised),
                 idle_watch: IdleWatch::default(),
+                ceilings,
+                decisions,
                 listener: self.listener,
             }),
         })

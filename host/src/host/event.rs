@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::confine::layers::{Layer, MissingLayer};
+use crate::policy::Cut;
 use crate::supervise::Quarantined;
 
 /// Something a program may want to tell its user.
@@ -53,6 +54,8 @@ pub enum Event {
         /// What the kernel said.
         why: String,
     },
+    /// A policy asks for more than a ceiling allows, and this was cut.
+    PolicyCut(Cut),
     /// So many workers of a model have died that it is refused until [`Host::release`].
     Quarantined(Quarantined),
     /// The deaths of a model's workers could not be written down: they count in this process only.

@@ -4,19 +4,21 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Isolation;
 use super::event::{Listener, Missing};
+use super::{Event, Isolation};
+use crate::audit::{Decision, DecisionLog, Subject, Verdict};
 use crate::confine::layers::{Confinement, MissingLayer};
 use crate::confine::process::WorkerProgram;
 use crate::confine::role::Role;
 use crate::error::ErrorKind;
 use crate::model::IdleWatch;
-use crate::policy::Policy;
+use crate::policy::{Ceilings, Effective, Policy};
 use crate::sandbox::{
     CodeCache, Engines, Failure, ImageStore, Job, Sandbox, SandboxLimits, ThreadFilter,
     ThreadSandbox, Variant, VerifiedCode, Worker, WorkerSandbox,
 };
 use crate::supervise::Supervision;
+use crate::trust::Digest;
 
 /// Room for the framing of messages beside the tensors in them, in bytes.
 const FRAMING: u64 = 1 << 20;
@@ -46,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) requests_per_worker: u32,
     pub(crate) supervision: Supervision,
     pub(crate) idle_watch: IdleWatch,
+    pub(super) ceilings: Ceilings,
+    pub(super) decisions: Option<DecisionLog>,
     pub(crate) listener: Listener,
 }
 
@@ -55,8 +59,58 @@ impl Inner {
         self.uses_store.then_some(&self.store)
     }
 
+    /// What is left of a policy under the ceilings; what was cut is told. Nothing in here obeys a
+    /// policy that did not come through this.
+    pub(crate) fn admit(
+        &self,
+        policy: &Policy,
+        model: Option<Digest>,
+    ) -> Result<Effective, ErrorKind> {
+        let subject = Subject { model, policy: policy.file_sha256.map(Digest::from) };
+        let effective = match self.ceilings.admit(policy) {
+            Ok(effective) => effective,
+            Err(refused) => return Err(self.refused(subject, refused.into())),
+        };
+        for cut in effective.cuts() {
+            (self.listener)(Event::PolicyCut(cut.clone()));
+            let rule = format!("ceiling: {}", cut.left);
+            let (resource, access) = (cut.key.as_str(), cut.asked.as_str());
+            let verdict = Verdict::Cut;
+            self.decide(&Decision { subject, resource, access, verdict, rule: &rule })?;
+        }
+        Ok(effective)
+    }
+
+    /// Writes a decision down, if somebody wants them.
+    ///
+    /// # Errors
+    /// When it cannot be written: then nothing may be allowed by it.
+    pub(crate) fn decide(&self, decision: &Decision<'_>) -> Result<(), ErrorKind> {
+        let Some(log) = &self.decisions else { return Ok(()) };
+        log.record(decision).map_err(|err| {
+            let path = log.path().display();
+            ErrorKind::Host(format!("a decision cannot be written to {path}: {err}"))
+        })
+    }
+
+    /// Writes down what was refused, if this error is a refusal of ours, and hands the error back.
+    pub(crate) fn refused(&self, subject: Subject, kind: ErrorKind) -> ErrorKind {
+        let (resource, access, rule) = match &kind {
+            ErrorKind::Refused(refused) => ("policy", "use", refused.to_string()),
+            ErrorKind::Pin { .. } => ("model", "load", "model.sha256".to_owned()),
+            ErrorKind::Limit(limit) => (limit.resource(), "use more", limit.to_string()),
+            ErrorKind::Unprotected(missing) => ("confinement", "do without", missing.clone()),
+            ErrorKind::Quarantined(_) => ("model", "run", "quarantine".to_owned()),
+            _ => return kind,
+        };
+        let verdict = Verdict::Refused;
+        // A refusal stays one, whether or not it can be written down.
+        let _ = self.decide(&Decision { subject, resource, access, verdict, rule: &rule });
+        kind
+    }
+
     /// Whether a model under this policy may be run by this host at all.
-    pub(crate) fn check(&self, policy: &Policy) -> Result<(), ErrorKind> {
+    pub(crate) fn check(&self, policy: &Effective) -> Result<(), ErrorKind> {
         let strict = self.confinement(policy) == Confinement::Strict;
         if strict && self.isolation.in_this_process() {
             return Err(ErrorKind::Unprotected(
@@ -69,7 +123,7 @@ impl Inner {
     }
 
     /// How much of the confinement must be there: what the policy or this host demands.
-    pub(super) fn confinement(&self, policy: &Policy) -> Confinement {
+    pub(super) fn confinement(&self, policy: &Effective) -> Confinement {
         match (policy.confinement, self.confinement) {
             (Confinement::BestEffort, Confinement::BestEffort) => Confinement::BestEffort,
             _ => Confinement::Strict,
@@ -84,7 +138,7 @@ impl Inner {
     /// A new sandbox with nothing in it.
     pub(crate) fn sandbox(
         &self,
-        policy: &Policy,
+        policy: &Effective,
         role: Role,
     ) -> Result<Box<dyn Sandbox>, ErrorKind> {
         self.check(policy)?;
@@ -137,7 +191,7 @@ impl Inner {
     }
 
     /// The compiled form of the guest for a model under this policy.
-    pub(super) fn variant(&self, policy: &Policy) -> Variant {
+    pub(super) fn variant(&self, policy: &Effective) -> Variant {
         let epochs = self.isolation.in_this_process();
         Variant { epochs, deterministic: policy.compute.deterministic }
     }

@@ -13,7 +13,7 @@ use crate::confine::process::{asked_to_be_worker, enter_worker};
 use crate::confine::role::Role;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::model::Model;
-use crate::policy::Policy;
+use crate::policy::{Effective, Policy};
 use crate::sandbox::{ImageStore, Variant, Worker, serve};
 use crate::supervise::Quarantined;
 use crate::trust::{Digest, ModelBytes};
@@ -81,13 +81,26 @@ impl Host {
         HostBuilder::new()
     }
 
+    /// What is left of a policy under the ceilings that hold for this host. What was cut is told
+    /// ([`Event::PolicyCut`]). Every policy that this host is given goes through this, so that a
+    /// program need not; it is for those that want to know the limits beforehand.
+    ///
+    /// # Errors
+    /// When nothing may run under this policy here.
+    pub fn effective(&self, policy: &Policy) -> Result<Effective, Error> {
+        self.inner.admit(policy, None).map_err(Error::new)
+    }
+
     /// Loads a model: checks it against the policy, has it parsed and described in a sandbox.
     ///
     /// # Errors
-    /// When the policy pins another model, when the model is larger than the policy allows or is
+    /// When a ceiling refuses the policy, when the policy pins another model, when the model is larger than the policy allows or is
     /// not an acceptable ONNX model, and when a limit is hit.
     pub fn load(&self, bytes: ModelBytes, policy: &Policy) -> Result<Model, Error> {
-        Model::load(self, bytes, policy)
+        match self.inner.admit(policy, Some(bytes.digest())) {
+            Ok(effective) => Model::load(self, bytes, effective),
+            Err(kind) => Err(Error::for_model(bytes.label(), kind)),
+        }
     }
 
     /// Compiles the guest ahead of time, in every variant this host can need.
@@ -105,9 +118,10 @@ impl Host {
     /// worker process for the first model. The first load does so otherwise.
     ///
     /// # Errors
-    /// When the cache cannot be used.
+    /// When a ceiling refuses the policy, and when the cache cannot be used.
     pub fn warm_up(&self, policy: &Policy) -> Result<(), Error> {
         let inner = &self.inner;
+        let policy = &self.effective(policy)?;
         let variant = inner.variant(policy);
         match inner.isolation {
             Isolation::Process => std::thread::scope(|scope| {
@@ -165,7 +179,8 @@ impl Host {
     #[doc(hidden)]
     pub fn time_to_ready(&self, policy: &Policy) -> Result<Duration, Error> {
         let start = std::time::Instant::now();
-        let mut sandbox = self.inner.sandbox(policy, Role::Run).map_err(Error::new)?;
+        let policy = self.effective(policy)?;
+        let mut sandbox = self.inner.sandbox(&policy, Role::Run).map_err(Error::new)?;
         let failed = |failure| ErrorKind::from_failure(failure, Phase::Prepare);
         sandbox.await_ready().map_err(|failure| Error::new(failed(failure)))?;
         Ok(start.elapsed())

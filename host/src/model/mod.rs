@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use belljar_abi::{Description, InputShape, Reply, decode_reply, encode_tensors};
 
+use crate::audit::{Decision, Subject, Verdict};
 use crate::confine::layers::Confinement;
 use crate::confine::role::Role;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::host::Host;
-use crate::policy::Policy;
+use crate::policy::{Effective, Policy, Refused};
 use crate::sandbox::{Call, CallLimit, Limit, Payload, ResetMethod, TimeKey};
 use crate::tensor::Tensor;
 use crate::trust::{Digest, ModelBytes};
@@ -74,11 +75,17 @@ pub struct Model {
 }
 
 impl Model {
-    pub(crate) fn load(host: &Host, bytes: ModelBytes, policy: &Policy) -> Result<Model, Error> {
+    pub(crate) fn load(host: &Host, bytes: ModelBytes, policy: Effective) -> Result<Model, Error> {
         let label = bytes.label().to_owned();
-        host.inner.check(policy).map_err(|kind| Error::for_model(&label, kind))?;
-        let named = |kind: ErrorKind| Error::for_model(&label, kind);
         let found = bytes.digest();
+        let subject = subject(found, &policy);
+        let named = |kind: ErrorKind| Error::for_model(&label, host.inner.refused(subject, kind));
+        host.inner.check(&policy).map_err(named)?;
+        // What it pins is the program. A model of a program has a policy of its own
+        // (`Policy::for_model`).
+        if policy.program.is_some() {
+            return Err(named(Refused::ForProgram.into()));
+        }
         if let Some(pinned) = policy.model.sha256.map(Digest::from)
             && pinned != found
         {
@@ -87,12 +94,16 @@ impl Model {
         if bytes.size() > policy.limits.model_size {
             return Err(named(Limit::ModelSize { limit: policy.limits.model_size }.into()));
         }
+        let rule = if policy.model.sha256.is_some() { "model.sha256" } else { "no pin" };
+        let (resource, access, verdict) = ("model", "load", Verdict::Allowed);
+        let decision = Decision { subject, resource, access, verdict, rule };
+        host.inner.decide(&decision).map_err(named)?;
         let record = host.inner.supervision.record(found).map_err(named)?;
         let mut shared = Shared {
             host: Arc::clone(&host.inner),
             bytes,
             label: label.clone(),
-            policy: policy.clone(),
+            policy,
             description: Description::default(),
             contract: Arc::default(),
             waiting: Mutex::default(),
@@ -135,7 +146,7 @@ impl Model {
         self.shared.bytes.digest()
     }
 
-    /// The policy the model was loaded under.
+    /// The policy the model was loaded under, as far as the ceilings allow it.
     pub fn policy(&self) -> &Policy {
         &self.shared.policy
     }
@@ -179,7 +190,15 @@ impl Model {
     /// is not implemented, when a limit is hit, and when the sandbox traps. Whatever happens, the
     /// model can be run again.
     pub fn run<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<UncheckedOutputs, Error> {
-        self.run_inner(inputs).map_err(|kind| self.error(kind))
+        let run = || -> Result<UncheckedOutputs, ErrorKind> {
+            let outputs = self.run_inner(inputs)?;
+            let (host, subject) = (&self.shared.host, self.shared.subject());
+            let (resource, access, verdict) = ("model", "run", Verdict::Allowed);
+            // Without a line in the log there is no answer.
+            host.decide(&Decision { subject, resource, access, verdict, rule: "limits" })?;
+            Ok(outputs)
+        };
+        run().map_err(|kind| self.error(kind))
     }
 
     /// Has so many sandboxes waiting that have served these inputs once, so that as many requests
@@ -250,8 +269,14 @@ impl Model {
     }
 
     fn error(&self, kind: ErrorKind) -> Error {
-        Error::for_model(&self.shared.label, kind)
+        let shared = &self.shared;
+        Error::for_model(&shared.label, shared.host.refused(shared.subject(), kind))
     }
+}
+
+/// Whom decisions about a model are about.
+fn subject(model: Digest, policy: &Policy) -> Subject {
+    Subject { model: Some(model), policy: policy.file_sha256.map(Digest::from) }
 }
 
 /// Inputs as the guest takes them.
@@ -268,6 +293,7 @@ fn payload<N: AsRef<str>>(inputs: &[(N, Tensor)]) -> Payload {
 /// Lists the kernels of a sandbox without a model.
 pub(crate) fn kernels(host: &Host) -> Result<String, Error> {
     let policy = Policy { confinement: Confinement::BestEffort, ..Policy::default() };
+    let policy = host.effective(&policy)?;
     let mut sandbox = host.inner.sandbox(&policy, Role::Prepare).map_err(Error::new)?;
     let limit = CallLimit { time: policy.limits.prepare_time, key: TimeKey::Prepare };
     let answer = sandbox

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use belljar_abi::{Description, GuestErrorCode, InputShape, Reply, decode_reply, encode_shapes};
 
 use super::contract::{Bound, Contract};
+use crate::audit::Subject;
 use crate::confine::role::Role;
 use crate::error::{ErrorKind, Phase};
 use crate::host::{Event, Inner};
-use crate::policy::Policy;
+use crate::policy::Effective;
 use crate::sandbox::{
     Answer, Call, CallLimit, Failure, Image, ImageKey, Limit, Payload, Sandbox, TimeKey, WorkerLoss,
 };
@@ -22,7 +23,7 @@ pub(crate) struct Shared {
     pub(super) host: Arc<Inner>,
     pub(super) bytes: ModelBytes,
     pub(super) label: String,
-    pub(super) policy: Policy,
+    pub(super) policy: Effective,
     pub(super) description: Description,
     pub(super) contract: Arc<Contract>,
     pub(super) waiting: Mutex<Waiting>,
@@ -62,6 +63,11 @@ pub(super) struct Served {
 }
 
 impl Shared {
+    /// Whom decisions are about.
+    pub(super) fn subject(&self) -> Subject {
+        super::subject(self.bytes.digest(), &self.policy)
+    }
+
     /// Holds inputs against the declaration and the limit of their size.
     pub(super) fn bind<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<Bound, ErrorKind> {
         let bound = self.contract.bind(inputs)?;

@@ -101,6 +101,36 @@ pub enum PolicyError {
         /// The key that was probably meant, and those there are.
         hint: Box<str>,
     },
+    /// A key that must be there, and is not.
+    #[error("{}: `{key}` is missing in {table}\n  hint: {hint}", place(path, *line, *column))]
+    Missing {
+        /// The policy's path or origin.
+        path: Box<str>,
+        /// Line, from 1, of the table.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+        /// The key.
+        key: &'static str,
+        /// The table it should stand in.
+        table: &'static str,
+        /// What it says.
+        hint: Box<str>,
+    },
+    /// A symbolic link is on the way to something that is granted.
+    #[error("policy {}: {key} = {value}: {why}\n  hint: {hint}", shown(path))]
+    Grant {
+        /// The policy's path.
+        path: Box<str>,
+        /// The key with its table, such as `filesystem.host`.
+        key: &'static str,
+        /// The value, escaped and cut.
+        value: Box<str>,
+        /// What is wrong.
+        why: Box<str>,
+        /// What to do.
+        hint: Box<str>,
+    },
     /// A value that is not acceptable for its key.
     #[error("{}: {key} = {value}: {why}\n  hint: {hint}", place(path, *line, *column))]
     Value {
@@ -129,4 +159,52 @@ pub enum PolicyError {
         /// What is wrong, with the bound.
         why: Box<str>,
     },
+}
+
+impl PolicyError {
+    /// Line and column of the mistake, both from 1, if it is in the text.
+    #[must_use]
+    pub fn position(&self) -> Option<(usize, usize)> {
+        match self {
+            PolicyError::Syntax { line, column, .. }
+            | PolicyError::Version { line, column, .. }
+            | PolicyError::UnknownKey { line, column, .. }
+            | PolicyError::Missing { line, column, .. }
+            | PolicyError::Value { line, column, .. } => Some((*line, *column)),
+            _ => None,
+        }
+    }
+
+    /// What to do, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            PolicyError::Untrusted { hint, .. }
+            | PolicyError::Syntax { hint, .. }
+            | PolicyError::Version { hint, .. }
+            | PolicyError::UnknownKey { hint, .. }
+            | PolicyError::Missing { hint, .. }
+            | PolicyError::Grant { hint, .. }
+            | PolicyError::Value { hint, .. } => Some(hint),
+            _ => None,
+        }
+    }
+
+    /// The message without its place and its hint.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let text = self.to_string();
+        let text = text.split("\n  hint: ").next().unwrap_or_default();
+        let place = match self {
+            PolicyError::Syntax { path, line, column, .. }
+            | PolicyError::Version { path, line, column, .. }
+            | PolicyError::UnknownKey { path, line, column, .. }
+            | PolicyError::Missing { path, line, column, .. }
+            | PolicyError::Value { path, line, column, .. } => {
+                format!("{}: ", place(path, *line, *column))
+            }
+            _ => String::new(),
+        };
+        text.strip_prefix(&place).unwrap_or(text).to_owned()
+    }
 }

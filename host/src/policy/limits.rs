@@ -98,15 +98,24 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The most that any policy can say: where a ceiling begins.
+    pub(super) fn most() -> Limits {
+        Limits {
+            memory: bounds::MEMORY.max,
+            run_time: bounds::RUN_TIME.max,
+            prepare_time: bounds::PREPARE_TIME.max,
+            model_size: bounds::MODEL_SIZE.max,
+            input_size: bounds::INPUT_SIZE.max,
+            output_size: bounds::OUTPUT_SIZE.max,
+            log_size: bounds::LOG_SIZE.max,
+            stack: bounds::STACK.max,
+            images: bounds::IMAGES.max,
+        }
+    }
+
     /// Checks limits that were set by a program: each must be within its [`bounds`].
     pub fn check(&self) -> Result<(), PolicyError> {
-        fn one<T: Quantity>(key: &'static str, value: T, b: Bounds<T>) -> Result<(), PolicyError> {
-            within(value, b).map_err(|why| PolicyError::Limit {
-                key,
-                value: value.shown().to_string().into(),
-                why: why.into(),
-            })
-        }
+        use check_one as one;
         one("memory", self.memory, bounds::MEMORY)?;
         one("run-time", self.run_time, bounds::RUN_TIME)?;
         one("prepare-time", self.prepare_time, bounds::PREPARE_TIME)?;
@@ -117,6 +126,19 @@ impl Limits {
         one("stack", self.stack, bounds::STACK)?;
         one("images", self.images, bounds::IMAGES)
     }
+}
+
+/// Checks one value that was set by a program.
+pub(super) fn check_one<T: Quantity>(
+    key: &'static str,
+    value: T,
+    bounds: Bounds<T>,
+) -> Result<(), PolicyError> {
+    within(value, bounds).map_err(|why| PolicyError::Limit {
+        key,
+        value: value.shown().to_string().into(),
+        why: why.into(),
+    })
 }
 
 /// What limits are made of: sizes, durations and counts.
@@ -145,7 +167,7 @@ impl Quantity for Duration {
 
 /// `Err` says what is wrong with a value that is out of bounds, and names the bound.
 pub(super) fn within<T: Quantity>(value: T, bounds: Bounds<T>) -> Result<(), String> {
-    if value == T::default() {
+    if value == T::default() && bounds.min != T::default() {
         Err(format!("zero would let nothing run; the minimum is {}", bounds.min.shown()))
     } else if value < bounds.min {
         Err(format!("below the minimum of {}", bounds.min.shown()))

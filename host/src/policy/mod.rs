@@ -1,4 +1,5 @@
-//! The policy: what one model may use. A policy file becomes a checked [`Policy`] here.
+//! The policy: what one model, or one guest program, may use. A policy file becomes a checked
+//! [`Policy`] here.
 //!
 //! Two ways in: [`Policy::load`] reads a file only the operator could have written, and
 //! [`Policy::parse`] reads text whose origin the caller vouches for. Both are strict: an unknown
@@ -8,10 +9,21 @@
 //! This module must never turn an absent key into "unlimited", never accept a file that someone
 //! other than root or the caller could have changed, and never print the file's text unescaped.
 
+mod address;
+mod ceiling;
 mod error;
 mod file;
+mod format;
+mod granted;
+mod grants;
+mod keys;
 mod limits;
+mod mistakes;
 mod ownership;
+mod paths;
+mod quotas;
+mod reader;
+mod schema;
 mod source;
 mod template;
 mod text;
@@ -21,15 +33,25 @@ pub mod units;
 mod tests;
 
 pub use crate::confine::layers::Confinement;
+pub use address::{AddressKind, Peer, address_kind, canonical_address};
+pub(crate) use ceiling::Ceilings;
+pub use ceiling::{
+    Ceiling, Cut, Effective, Excess, Hosts, OPERATORS_CEILING, PeerCeiling, ProgramCeiling,
+    Refused, Root,
+};
 pub use error::PolicyError;
+pub use format::canonical;
+pub use grants::{Access, FileGrant, MAX_GRANTS, ModelGrant, NetworkGrant, Program, Protocol};
 pub use limits::{Bounds, Limits, bounds};
+pub use quotas::{Quotas, quota_bounds};
+pub use schema::{ceiling_schema, policy_schema};
 pub use source::{LoadedPolicy, MAX_POLICY_SIZE, Source};
 pub use template::{Measured, starting_policy};
 
 /// The one version of the policy format this build understands.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// What one model may use. The default grants nothing and limits everything.
+/// What one model, or one guest program, may use. The default grants nothing and limits everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Which model the policy is for.
@@ -40,6 +62,20 @@ pub struct Policy {
     pub compute: Compute,
     /// How much of the confinement of its worker processes must be there.
     pub confinement: Confinement,
+    /// For a guest program: what of a process it has. Without it the policy is for a model alone,
+    /// and grants at most files to read.
+    pub program: Option<Program>,
+    /// The models that the program may load.
+    pub models: Vec<ModelGrant>,
+    /// Files and folders.
+    pub filesystem: Vec<FileGrant>,
+    /// Peers on the network.
+    pub network: Vec<NetworkGrant>,
+    /// How much one run of the program may do with its grants.
+    pub quotas: Quotas,
+    /// SHA-256 of the file it was read from, for the decision log; `None` if it came from no file.
+    /// Whoever changes a policy that was loaded takes it out.
+    pub file_sha256: Option<[u8; 32]>,
 }
 
 /// Which model a policy is for.

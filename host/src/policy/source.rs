@@ -4,13 +4,15 @@
 //! Nothing here may look at the file by its name after it was opened.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::text::line_and_column;
+use super::paths::{Found, look};
+use super::text::{line_and_column, quote, shown};
 use super::{Policy, PolicyError, ownership};
 
 /// Largest policy file in bytes. Real ones have one or two kilobytes; a megabyte leaves room for
@@ -42,39 +44,171 @@ impl Policy {
     /// Reads a policy file, after checking that nobody but root and the caller could have
     /// written it: it, every folder above it and every symbolic link on the way belong to one of
     /// the two and are writable by nobody else.
+    ///
+    /// Paths in its grants become absolute, relative ones below the folder in which the file really
+    /// lies; no symbolic link may be on the way to any of them. What does not exist is no error here,
+    /// as nothing can be opened there. Policies that it names for models are read too, in the same
+    /// way.
     pub fn load(path: &Path) -> Result<LoadedPolicy, PolicyError> {
+        let mut loaded = Self::load_alone(path)?;
         let named = path.to_string_lossy();
-        if let Some(why) = unacceptable(path.as_os_str()) {
-            return Err(PolicyError::Path { path: named.into(), why });
-        }
-        let (mut file, resolved) = ownership::open_trusted(path, &named)?;
-
-        let mut bytes = Vec::new();
-        let too_large = || PolicyError::TooLarge { path: (&*named).into(), limit: MAX_POLICY_SIZE };
-        // One byte more than allowed, so that a file that grows while it is read is noticed.
-        file.by_ref().take(MAX_POLICY_SIZE + 1).read_to_end(&mut bytes).map_err(|source| {
-            PolicyError::Read { path: (&*named).into(), what: "the file".into(), source }
-        })?;
-        if u64::try_from(bytes.len()).map_or(true, |n| n > MAX_POLICY_SIZE) {
-            return Err(too_large());
-        }
-
-        let text = std::str::from_utf8(&bytes).map_err(|error| {
-            let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
-            let (line, column) =
-                line_and_column(std::str::from_utf8(valid).unwrap_or_default(), valid.len());
-            PolicyError::Syntax {
-                path: (&*named).into(),
-                line,
-                column,
-                message: "not UTF-8 text".into(),
-                hint: "a policy is a text file; save it as UTF-8".into(),
+        let folder = loaded.source.path.parent().unwrap_or(Path::new("/")).to_path_buf();
+        loaded.policy.resolve_in(&folder);
+        loaded.policy.check_links(&named)?;
+        // What these name in turn is not read: they may grant nothing.
+        for grant in &mut loaded.policy.models {
+            if let Some(path) = &grant.policy {
+                grant.rules = Some(Box::new(rules_of(path, &grant.sha256)?));
             }
-        })?;
-        let policy = Self::parse(text, &named)?;
-        let source = Source { path: resolved, sha256: Sha256::digest(&bytes).into() };
+        }
+        Ok(loaded)
+    }
+
+    /// Reads a policy file to show what it says, whoever wrote it. The result must not be obeyed:
+    /// neither whose file it is nor links on the way to its grants were looked at.
+    pub(crate) fn read_for_review(path: &Path) -> Result<LoadedPolicy, PolicyError> {
+        let alone = |path: &Path| -> Result<LoadedPolicy, PolicyError> {
+            let (text, source) = read_untrusted(path)?;
+            let mut policy = Self::parse(&text, &path.to_string_lossy())?;
+            policy.file_sha256 = Some(source.sha256);
+            policy.resolve_in(source.path.parent().unwrap_or(Path::new("/")));
+            Ok(LoadedPolicy { policy, source })
+        };
+        let mut loaded = alone(path)?;
+        for grant in &mut loaded.policy.models {
+            if let Some(path) = &grant.policy {
+                grant.rules = Some(Box::new(alone(path)?));
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// The text of a policy file, whoever wrote it.
+    pub(crate) fn text_for_review(path: &Path) -> Result<(String, Source), PolicyError> {
+        read_untrusted(path)
+    }
+
+    /// Reads a policy file, and nothing that it names.
+    fn load_alone(path: &Path) -> Result<LoadedPolicy, PolicyError> {
+        let (text, source) = read_trusted(path)?;
+        let mut policy = Self::parse(&text, &path.to_string_lossy())?;
+        policy.file_sha256 = Some(source.sha256);
         Ok(LoadedPolicy { policy, source })
     }
+}
+
+/// Reads a file that anybody may have written: to be shown, never to be obeyed.
+fn read_untrusted(path: &Path) -> Result<(String, Source), PolicyError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let named = path.to_string_lossy();
+    if let Some(why) = unacceptable(path.as_os_str()) {
+        return Err(PolicyError::Path { path: named.into(), why });
+    }
+    let unreadable =
+        |source| PolicyError::Read { path: (&*named).into(), what: "the file".into(), source };
+    // What is opened may turn out to be a pipe.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.read(true).custom_flags(flags).open(path).map_err(unreadable)?;
+    if !file.metadata().map_err(unreadable)?.is_file() {
+        return Err(PolicyError::NotAFile { path: named.into(), what: "no regular file" });
+    }
+    let resolved = path.canonicalize().map_err(unreadable)?;
+    read(file, &named, resolved)
+}
+
+/// Reads a file that nobody but root and the caller could have written.
+pub(super) fn read_trusted(path: &Path) -> Result<(String, Source), PolicyError> {
+    let named = path.to_string_lossy();
+    if let Some(why) = unacceptable(path.as_os_str()) {
+        return Err(PolicyError::Path { path: named.into(), why });
+    }
+    let (file, resolved) = ownership::open_trusted(path, &named)?;
+    read(file, &named, resolved)
+}
+
+fn read(mut file: File, named: &str, path: PathBuf) -> Result<(String, Source), PolicyError> {
+    let mut bytes = Vec::new();
+    // One byte more than allowed, so that a file that grows while it is read is noticed.
+    file.by_ref().take(MAX_POLICY_SIZE + 1).read_to_end(&mut bytes).map_err(|source| {
+        PolicyError::Read { path: named.into(), what: "the file".into(), source }
+    })?;
+    if u64::try_from(bytes.len()).map_or(true, |n| n > MAX_POLICY_SIZE) {
+        return Err(PolicyError::TooLarge { path: named.into(), limit: MAX_POLICY_SIZE });
+    }
+    let source = Source { path, sha256: Sha256::digest(&bytes).into() };
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let (line, column) =
+            line_and_column(std::str::from_utf8(valid).unwrap_or_default(), valid.len());
+        PolicyError::Syntax {
+            path: named.into(),
+            line,
+            column,
+            message: "not UTF-8 text".into(),
+            hint: "a policy is a text file; save it as UTF-8".into(),
+        }
+    })?;
+    Ok((text, source))
+}
+
+impl Policy {
+    /// Refuses symbolic links on the way to what is granted.
+    fn check_links(&self, named: &str) -> Result<(), PolicyError> {
+        let models = self.models.iter().flat_map(|grant| {
+            let file = grant.path.as_deref().map(|path| ("models.path", path));
+            let policy = grant.policy.as_deref().map(|path| ("models.policy", path));
+            file.into_iter().chain(policy)
+        });
+        let files = self.filesystem.iter().map(|grant| ("filesystem.host", grant.host.as_path()));
+        for (key, path) in models.chain(files) {
+            let (why, hint) = match look(path) {
+                Found::Straight | Found::Missing => continue,
+                Found::Link(link) => (
+                    format!("{} is a symbolic link", shown(&link.to_string_lossy())),
+                    "write the path it leads to, as `realpath` prints it",
+                ),
+                Found::Unreadable(at, err) => (
+                    format!("{} cannot be looked at: {err}", shown(&at.to_string_lossy())),
+                    "what is granted must be open to whoever runs the policy",
+                ),
+            };
+            return Err(PolicyError::Grant {
+                path: named.into(),
+                key,
+                value: quote(&path.to_string_lossy()).into(),
+                why: why.into(),
+                hint: hint.into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The policy file that a grant of a model names.
+fn rules_of(path: &Path, sha256: &[u8; 32]) -> Result<LoadedPolicy, PolicyError> {
+    let loaded = Policy::load_alone(path)?;
+    let policy = &loaded.policy;
+    let (why, hint) = if policy.program.is_some() || !policy.filesystem.is_empty() {
+        (
+            "it grants more than limits to a model",
+            "name a policy that has no [program] and no [[filesystem]]",
+        )
+    } else if !policy.model.accepts(sha256) {
+        (
+            "it pins another model than [[models]] does",
+            "the two SHA-256 must be the same, or stand only in [[models]]",
+        )
+    } else {
+        return Ok(loaded);
+    };
+    Err(PolicyError::Grant {
+        path: path.to_string_lossy().into(),
+        key: "models.policy",
+        value: quote(&path.to_string_lossy()).into(),
+        why: why.into(),
+        hint: hint.into(),
+    })
 }
 
 /// What is wrong with a path before anything is opened.

@@ -59,6 +59,14 @@ fn push_escaped(out: &mut String, c: char) {
     }
 }
 
+/// Whether a character cannot be seen, or changes how others are seen: control characters, line
+/// separators, bidirectional and zero-width marks, tags. Where a reviewer reads, they only deceive.
+pub(super) fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}' | '\u{e0000}'..='\u{e0fff}')
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+}
+
 /// `origin:line:column`.
 pub(super) fn place(origin: &str, line: usize, column: usize) -> String {
     format!("{}:{line}:{column}", shown(origin))

@@ -74,6 +74,24 @@ pub enum Limit {
     },
 }
 
+impl Limit {
+    /// What was limited: the key of the policy, where there is one.
+    #[must_use]
+    pub fn resource(&self) -> &'static str {
+        match self {
+            Limit::Memory { .. } => "limits.memory",
+            Limit::Stack { .. } => "limits.stack",
+            Limit::GuestStack { .. } => "guest stack",
+            Limit::PrepareTime { .. } => "limits.prepare-time",
+            Limit::RunTime { .. } => "limits.run-time",
+            Limit::ModelSize { .. } => "limits.model-size",
+            Limit::InputSize { .. } => "limits.input-size",
+            Limit::OutputSize { .. } => "limits.output-size",
+            Limit::Table { .. } => "table",
+        }
+    }
+}
+
 /// The loss of a worker process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

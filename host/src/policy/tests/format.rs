@@ -79,11 +79,12 @@ fn unknown_keys() {
         ("[limits]\nmemroy = \"1 GiB\"", ["2:1", "did you mean `memory`?", "`run-time`"]),
         ("[limits]\nrun_time = \"1 s\"", ["2:1", "did you mean `run-time`?", "`stack`"]),
         ("memory = \"1 GiB\"", ["1:1", "`memory` belongs to [limits]", "`compute`"]),
-        ("[[filesystem]]\npath = \"/\"", ["1:3", "unknown key \"filesystem\"", "`limits`"]),
         (
-            "[[network]]\nhost = \"x\"",
-            ["1:3", "unknown key \"network\" in the top level", "`model`"],
+            "[[filesystem]]\npath = \"/\"",
+            ["2:1", "unknown key \"path\" in [[filesystem]]", "`guest`"],
         ),
+        ("[[devices]]\nname = \"x\"", ["1:3", "unknown key \"devices\"", "`limits`"]),
+        ("[ports]\nlisten = 1", ["1:2", "unknown key \"ports\" in the top level", "`model`"]),
         ("[limit]\nmemory = \"1 GiB\"", ["1:2", "did you mean `limits`?", "`limits`"]),
         ("[model]\nsha = \"\"", ["2:1", "unknown key \"sha\" in [model]", "`sha256`"]),
         ("[compute]\nkernel = \"native\"", ["2:1", "in [compute]", "did you mean `kernels`?"]),
@@ -282,6 +283,13 @@ fn piece() -> impl Strategy<Value = String> {
         Just("[model]\n".to_owned()),
         Just("[compute]\n".to_owned()),
         Just("[[network]]\n".to_owned()),
+        Just("[[filesystem]]\n".to_owned()),
+        Just("[[models]]\n".to_owned()),
+        Just("[program]\n".to_owned()),
+        Just("[quotas]\n".to_owned()),
+        Just("reason = \"r\"\n".to_owned()),
+        "(host|guest|path|name|policy) = \"[a-z./*:0]{0,9}\"\n",
+        "(port|connections|protocol|access|reaches|clocks|environment) = ([0-9]{1,6}|true|\"(tcp|udp|read|write)\"|\\[\"(public|private)\"\\]|\\{ [A-Z=]{1,3} = \"\" \\})\n",
         "(memory|run-time|stack|sha256|deterministic|version) = (\"[0-9.]{0,25} ?[a-zA-Z]{0,4}\"|-?[0-9a-fx_.]{1,9}|true|\\{\\}|\\[\\])\n",
         "[a-z.\"'={}\\[\\]# \\\\\n\r\t0-9]{0,20}",
         any::<String>(),
@@ -297,9 +305,17 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_accepted_is_within_bounds(pieces in prop::collection::vec(piece(), 0..12)) {
+    fn whatever_is_accepted_is_within_bounds(pieces in prop::collection::vec(piece(), 0..16)) {
         match Policy::parse(&format!("version = 1\n{}", pieces.concat()), "x") {
-            Ok(policy) => policy.limits.check().unwrap(),
+            Ok(policy) => {
+                policy.limits.check().unwrap();
+                policy.quotas.check().unwrap();
+                for grant in &policy.filesystem {
+                    prop_assert!(!grant.host.to_string_lossy().contains(".."));
+                    prop_assert!(grant.guest.starts_with('/') && !grant.guest.contains("//"));
+                }
+                prop_assert!(policy.network.iter().all(|g| g.port != 0 && !g.reaches.is_empty()));
+            }
             Err(error) => {
                 let text = error.to_string();
                 prop_assert!(text.lines().count() <= 3);

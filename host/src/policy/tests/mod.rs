@@ -1,8 +1,13 @@
 //! Tests of the policy module: the format, the walk to a file, the template, and the policies
 //! that come with Belljar.
 
+mod address;
+mod canonical;
+mod ceiling;
 mod format;
+mod grants;
 mod load;
+mod schema;
 mod shipped;
 mod template;
 mod units;

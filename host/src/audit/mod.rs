@@ -1,0 +1,216 @@
+//! The decision log: one line of JSON for each thing that was allowed, cut or refused, and by which
+//! rule. SPECIFICATION.md has its keys.
+//!
+//! Who asks for the log gets no answer that is not in it: a decision to allow something that cannot be
+//! written down is none. A refusal stays one either way. Nothing here decides anything, and nothing
+//! of what a model or an input holds is written, only names of the host's own and digests.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use crate::trust::Digest;
+
+/// Longest text in a line, in characters.
+const MAX_TEXT: usize = 1000;
+
+/// What was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It may.
+    Allowed,
+    /// It may less than was asked for.
+    Cut,
+    /// It may not.
+    Refused,
+}
+
+impl Verdict {
+    fn name(self) -> &'static str {
+        match self {
+            Verdict::Allowed => "allowed",
+            Verdict::Cut => "cut",
+            Verdict::Refused => "refused",
+        }
+    }
+}
+
+/// Whom a decision is about.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Subject {
+    /// The model, or the program.
+    pub(crate) model: Option<Digest>,
+    /// The policy file, if it came from one.
+    pub(crate) policy: Option<Digest>,
+}
+
+/// One decision. A part of Belljar that grants something makes one each time it is asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decision<'a> {
+    pub(crate) subject: Subject,
+    /// What was asked for: a key of the policy, `model`, a path, a peer.
+    pub(crate) resource: &'a str,
+    /// In which way: `load`, `run`, `read`, `connect`, the value that was asked for.
+    pub(crate) access: &'a str,
+    pub(crate) verdict: Verdict,
+    /// The key of the policy, the ceiling or the layer that decided.
+    pub(crate) rule: &'a str,
+}
+
+/// Where decisions are written down.
+#[derive(Debug)]
+pub(crate) struct DecisionLog {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl DecisionLog {
+    /// Opens a file to append to; a new one is open to its owner alone.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is a symbolic link.
+    pub(crate) fn open(path: &Path) -> io::Result<DecisionLog> {
+        let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let mut options = File::options();
+        let file = options.append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
+        Ok(DecisionLog { path: path.to_path_buf(), file: Mutex::new(file) })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes one decision, whole.
+    ///
+    /// # Errors
+    /// When it cannot be written; then what it allows must not happen.
+    pub(crate) fn record(&self, decision: &Decision<'_>) -> io::Result<()> {
+        let line = line(decision, SystemTime::now());
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        // In one go, so that lines of several processes do not mix.
+        file.write_all(line.as_bytes())
+    }
+}
+
+fn line(decision: &Decision<'_>, now: SystemTime) -> String {
+    let Decision { subject, resource, access, verdict, rule } = decision;
+    let digest = |digest: Option<Digest>| digest.map(|digest| digest.to_string());
+    let cut = |text: &str| text.chars().take(MAX_TEXT).collect::<String>();
+    let value = json!({
+        "time": timestamp(now),
+        "model": digest(subject.model),
+        "policy": digest(subject.policy),
+        "resource": cut(resource),
+        "access": cut(access),
+        "verdict": verdict.name(),
+        "rule": cut(rule),
+    });
+    let mut out = String::new();
+    // Only ASCII: whoever looks at a log does so on a terminal.
+    for c in value.to_string().chars() {
+        if c.is_ascii() && !c.is_ascii_control() {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        }
+    }
+    out.push('\n');
+    out
+}
+
+/// RFC 3339, in UTC, to the millisecond. The date is computed with Howard Hinnant's `civil_from_days`.
+fn timestamp(time: SystemTime) -> String {
+    const DAY: u64 = 24 * 60 * 60;
+    // Before 1970 no clock of ours was set.
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (days, second) = (since.as_secs() / DAY, since.as_secs() % DAY);
+    // Days since 1 March of year 0; in eras of 400 years, of which each has as many days.
+    let days = days.saturating_add(719_468);
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let of_400 = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * of_400 + of_400 / 4 - of_400 / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = of_400.saturating_add(era.saturating_mul(400)) + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let milliseconds = since.subsec_millis();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(seconds * 1000 + 7)
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        // As `date -u -d @SECONDS +%FT%TZ` says.
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00.007Z"),
+            (951_782_399, "2000-02-28T23:59:59.007Z"),
+            (951_782_400, "2000-02-29T00:00:00.007Z"),
+            (951_868_800, "2000-03-01T00:00:00.007Z"),
+            (1_709_164_800, "2024-02-29T00:00:00.007Z"),
+            (1_767_225_599, "2025-12-31T23:59:59.007Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.007Z"),
+        ] {
+            assert_eq!(timestamp(at(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_line_of_ascii() {
+        let decision = Decision {
+            subject: Subject { model: Some(Digest::of(b"")), policy: None },
+            resource: "a\n\u{202e}\u{1b}\"\\\u{1f600}\u{7f}",
+            access: &"x".repeat(5000),
+            verdict: Verdict::Refused,
+            rule: "",
+        };
+        let line = line(&decision, at(0));
+        assert!(line.ends_with("}\n") && line.matches('\n').count() == 1);
+        assert!(line.trim_end().chars().all(|c| c.is_ascii() && !c.is_ascii_control()), "{line}");
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["resource"], decision.resource);
+        assert_eq!(value["access"].as_str().unwrap().len(), MAX_TEXT);
+        assert_eq!(value["verdict"], "refused");
+        assert!(value["policy"].is_null());
+    }
+
+    #[test]
+    fn lines_are_appended_and_links_are_not_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("decisions.jsonl");
+        let decision = Decision {
+            subject: Subject::default(),
+            resource: "model",
+            access: "load",
+            verdict: Verdict::Allowed,
+            rule: "model.sha256",
+        };
+        for _ in 0..2 {
+            DecisionLog::open(&path).unwrap().record(&decision).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
+        let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(DecisionLog::open(&link).is_err());
+        let full = DecisionLog::open(Path::new("/dev/full")).unwrap();
+        assert!(full.record(&decision).is_err());
+    }
+}

@@ -1,0 +1,116 @@
+//! The flags of `belljar policy`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use crate::cli::args::TextFormat;
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum PolicyCommand {
+    /// Say whether policies are good: as `belljar run` reads them, and against the operator's ceiling
+    #[command(after_help = "\
+Errors have the line, the column, and the key that was probably meant. Warnings are about policies
+that hold, and allow more than most need. Exit code 0 if every policy can be used, 3 if one cannot.
+
+Examples:
+  belljar policy check model.policy.toml
+  belljar policy check --strict policies/*.toml
+  belljar policy check model.policy.toml --format json | jq '.files[].findings[].message'")]
+    Check {
+        /// The policy files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+
+        /// Warnings, and what a ceiling would cut, count as errors
+        #[arg(long)]
+        strict: bool,
+
+        /// How to print the findings
+        #[arg(short, long, default_value = "text")]
+        format: TextFormat,
+    },
+    /// Say in plain sentences what a policy allows, and what enforces each
+    #[command(after_help = "\
+The file may be anybody's: nothing is run under it.
+
+Examples:
+  belljar policy explain model.policy.toml
+  belljar policy explain model.policy.toml --format json | jq -r '.sentences[].text'")]
+    Explain {
+        /// The policy file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+
+        /// How to print it
+        #[arg(short, long, default_value = "text")]
+        format: TextFormat,
+    },
+    /// Say what the second of two policies allows more, and what less; exit code 3 if it allows more
+    #[command(after_help = "\
+A gain is whatever the second policy allows and the first does not: a greater limit, a grant, a pin
+that is dropped or names another file. The files may be anybody's.
+
+Examples:
+  belljar policy diff approved.toml proposed.toml
+  belljar policy diff approved.toml proposed.toml --format json | jq '.changes[] | select(.kind == \"gain\")'")]
+    Diff {
+        /// The policy that there was
+        #[arg(value_name = "A")]
+        old: PathBuf,
+
+        /// The policy that there is to be
+        #[arg(value_name = "B")]
+        new: PathBuf,
+
+        /// How to print the changes
+        #[arg(short, long, default_value = "text")]
+        format: TextFormat,
+    },
+    /// Add up how much a policy exposes
+    #[command(after_help = "\
+Each thing that a policy allows has a weight; policies/README.md lists them. The sum has no meaning
+but to compare policies, and to notice when one grows. The file may be anybody's.
+
+Examples:
+  belljar policy score model.policy.toml
+  belljar policy score model.policy.toml --max 20
+  belljar policy score model.policy.toml --format json | jq .score")]
+    Score {
+        /// The policy file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+
+        /// Exit code 3 if the sum is greater
+        #[arg(long, value_name = "N")]
+        max: Option<u32>,
+
+        /// How to print it
+        #[arg(short, long, default_value = "text")]
+        format: TextFormat,
+    },
+    /// Put tables and keys in the order of the format; comments stay with what they stand above
+    #[command(after_help = "\
+Examples:
+  belljar policy fmt model.policy.toml
+  belljar policy fmt --check policies/*.toml")]
+    Fmt {
+        /// The policy files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+
+        /// Change nothing; exit code 1 if a file is in another order
+        #[arg(long)]
+        check: bool,
+    },
+    /// Print the JSON Schema of the format, for editors
+    #[command(after_help = "\
+Examples:
+  belljar policy schema > policy.schema.json
+  belljar policy schema --ceiling > ceiling.schema.json")]
+    Schema {
+        /// That of the operator's ceiling instead
+        #[arg(long)]
+        ceiling: bool,
+    },
+}

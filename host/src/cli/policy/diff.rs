@@ -1,0 +1,315 @@
+//! `belljar policy diff`: what one policy allows more than another, and what less.
+//!
+//! Whatever the second allows and the first does not is a gain, however small: whoever approved the
+//! first has not seen it. In doubt, something is a gain.
+
+use std::fmt::Write as _;
+use std::io::stdout;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::super::args::TextFormat;
+use super::super::failure::Failure;
+use super::super::json;
+use super::{path_of, review};
+use crate::Digest;
+use crate::policy::units::{format_duration, format_size};
+use crate::policy::{
+    Confinement, FileGrant, Kernels, LoadedPolicy, ModelGrant, NetworkGrant, Policy, Program,
+};
+use crate::text::Hostile;
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Gain,
+    Loss,
+    /// Neither more nor less.
+    Change,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Gain => "gain",
+            Kind::Loss => "loss",
+            Kind::Change => "change",
+        }
+    }
+}
+
+struct Change {
+    kind: Kind,
+    key: String,
+    old: String,
+    new: String,
+}
+
+pub(super) fn diff(old: &Path, new: &Path, format: TextFormat) -> Result<(), Failure> {
+    let changes = compare(&review(old)?, &review(new)?);
+    let gains = changes.iter().filter(|change| change.kind == Kind::Gain).count();
+    match format {
+        TextFormat::Text => super::print(&text(&changes))?,
+        TextFormat::Json => {
+            let change = |change: &Change| {
+                json!({
+                    "kind": change.kind.name(),
+                    "key": change.key,
+                    "old": change.old,
+                    "new": change.new,
+                })
+            };
+            let changes: Value = changes.iter().map(change).collect();
+            let answer = json!({ "gains": gains, "changes": changes });
+            json::print(&answer, stdout().lock()).map_err(Failure::output)?;
+        }
+    }
+    match gains {
+        0 => Ok(()),
+        1 => Err(Failure::refused("the second policy allows something that the first does not")),
+        _ => Err(Failure::refused(format!(
+            "the second policy allows {gains} things that the first does not"
+        ))),
+    }
+}
+
+fn text(changes: &[Change]) -> String {
+    let mut out = String::new();
+    if changes.is_empty() {
+        out.push_str("the two policies allow the same\n");
+    }
+    for Change { kind, key, old, new } in changes {
+        let _ = writeln!(out, "{:<6}  {key}: {old} -> {new}", kind.name());
+    }
+    out
+}
+
+const NOTHING: &str = "nothing";
+
+/// Collects changes.
+#[derive(Default)]
+struct Changes(Vec<Change>);
+
+impl Changes {
+    fn push(&mut self, kind: Kind, key: &str, old: impl Into<String>, new: impl Into<String>) {
+        let (old, new) = (old.into(), new.into());
+        self.0.push(Change { kind, key: key.to_owned(), old, new });
+    }
+
+    /// More is a gain.
+    fn amount<T: PartialOrd>(&mut self, key: &str, old: T, new: T, shown: impl Fn(T) -> String) {
+        if old != new {
+            let kind = if new > old { Kind::Gain } else { Kind::Loss };
+            self.push(kind, key, shown(old), shown(new));
+        }
+    }
+
+    fn switch(&mut self, key: &str, old: bool, new: bool) {
+        self.amount(key, old, new, |on| on.to_string());
+    }
+
+    fn pin(&mut self, key: &str, old: Option<[u8; 32]>, new: Option<[u8; 32]>) {
+        let shown = |pin: Option<[u8; 32]>| {
+            pin.map_or_else(|| "any file".to_owned(), |pin| Digest::from(pin).to_string())
+        };
+        if old != new {
+            // Another file is one that nobody has approved.
+            let kind = if old.is_none() { Kind::Loss } else { Kind::Gain };
+            self.push(kind, key, shown(old), shown(new));
+        }
+    }
+}
+
+fn compare(old: &LoadedPolicy, new: &LoadedPolicy) -> Vec<Change> {
+    let mut changes = Changes::default();
+    let (a, b) = (&old.policy, &new.policy);
+    // Under a policy for a program no model runs alone.
+    let model = |policy: &Policy| match policy.model.sha256 {
+        Some(pin) => Digest::from(pin).to_string(),
+        None => "any file".to_owned(),
+    };
+    match (&a.program, &b.program) {
+        (None, None) => changes.pin("model.sha256", a.model.sha256, b.model.sha256),
+        (Some(a), Some(b)) => programs(a, b, &mut changes),
+        (None, Some(b)) => {
+            changes.push(Kind::Loss, "model", model(a), NOTHING);
+            changes.push(Kind::Gain, "program", NOTHING, "a guest program");
+            programs(&Program { sha256: b.sha256, ..Program::default() }, b, &mut changes);
+        }
+        (Some(a), None) => {
+            changes.push(Kind::Gain, "model", NOTHING, model(b));
+            changes.push(Kind::Loss, "program", "a guest program", NOTHING);
+            programs(a, &Program { sha256: a.sha256, ..Program::default() }, &mut changes);
+        }
+    }
+    models(old, new, &mut changes);
+    files(old, new, &mut changes);
+    peers(a, b, &mut changes);
+    basics("", a, b, &mut changes);
+    if a.program.is_some() && b.program.is_some() {
+        quotas(a, b, &mut changes);
+    }
+    changes.0.sort_by_key(|change| change.kind);
+    changes.0
+}
+
+/// What every policy has. `of` says whose it is.
+fn basics(of: &str, a: &Policy, b: &Policy, to: &mut Changes) {
+    let key = |name: &str| format!("{of}{name}");
+    let size = format_size;
+    let weak = |policy: &Policy| policy.confinement == Confinement::BestEffort;
+    to.amount(&key("confinement"), weak(a), weak(b), |weak| {
+        if weak { "best-effort" } else { "strict" }.to_owned()
+    });
+    let (l, m) = (&a.limits, &b.limits);
+    to.amount(&key("limits.memory"), l.memory, m.memory, size);
+    to.amount(&key("limits.run-time"), l.run_time, m.run_time, format_duration);
+    to.amount(&key("limits.prepare-time"), l.prepare_time, m.prepare_time, format_duration);
+    to.amount(&key("limits.model-size"), l.model_size, m.model_size, size);
+    to.amount(&key("limits.input-size"), l.input_size, m.input_size, size);
+    to.amount(&key("limits.output-size"), l.output_size, m.output_size, size);
+    to.amount(&key("limits.log-size"), l.log_size, m.log_size, size);
+    to.amount(&key("limits.stack"), l.stack, m.stack, size);
+    to.amount(&key("limits.images"), l.images, m.images, |n| n.to_string());
+    let (c, d) = (&a.compute, &b.compute);
+    to.amount(&key("compute.threads"), c.threads, d.threads, |n| n.to_string());
+    let native = |kernels| kernels == Kernels::Native;
+    to.amount(&key("compute.kernels"), native(c.kernels), native(d.kernels), |native| {
+        if native { "native" } else { "sandbox" }.to_owned()
+    });
+    if c.deterministic != d.deterministic {
+        let (old, new) = (c.deterministic.to_string(), d.deterministic.to_string());
+        to.push(Kind::Change, &key("compute.deterministic"), old, new);
+    }
+}
+
+fn quotas(a: &Policy, b: &Policy, to: &mut Changes) {
+    let (q, r) = (&a.quotas, &b.quotas);
+    let count = |n: u32| n.to_string();
+    to.amount("quotas.bytes-written", q.bytes_written, r.bytes_written, format_size);
+    to.amount("quotas.files-created", q.files_created, r.files_created, count);
+    to.amount("quotas.open-handles", q.open_handles, r.open_handles, count);
+    to.amount("quotas.connections", q.connections, r.connections, count);
+    to.amount("quotas.bytes-sent", q.bytes_sent, r.bytes_sent, format_size);
+    to.amount("quotas.bytes-received", q.bytes_received, r.bytes_received, format_size);
+}
+
+fn programs(a: &Program, b: &Program, to: &mut Changes) {
+    to.pin("program.sha256", a.sha256, b.sha256);
+    to.switch("program.stdout", a.stdout, b.stdout);
+    to.switch("program.stderr", a.stderr, b.stderr);
+    to.switch("program.clocks", a.clocks, b.clocks);
+    to.switch("program.randomness", a.randomness, b.randomness);
+    to.switch("program.arguments", a.arguments, b.arguments);
+    let shown = |value: &String| Hostile::cut(value, 60).to_string();
+    for (name, new) in &b.environment {
+        let key = format!("program.environment.{name}");
+        match a.environment.get(name) {
+            None => to.push(Kind::Gain, &key, NOTHING, shown(new)),
+            Some(old) if old != new => to.push(Kind::Gain, &key, shown(old), shown(new)),
+            Some(_) => {}
+        }
+    }
+    for (name, old) in a.environment.iter().filter(|(name, _)| !b.environment.contains_key(*name)) {
+        to.push(Kind::Loss, &format!("program.environment.{name}"), shown(old), NOTHING);
+    }
+}
+
+fn models(old: &LoadedPolicy, new: &LoadedPolicy, to: &mut Changes) {
+    let key = |grant: &ModelGrant| format!("models {}", Hostile::cut(&grant.name, 60));
+    let digest = |grant: &ModelGrant| Digest::from(grant.sha256).to_string();
+    for grant in &new.policy.models {
+        let key = key(grant);
+        let Some(before) = old.policy.models.iter().find(|before| before.name == grant.name) else {
+            to.push(Kind::Gain, &key, NOTHING, digest(grant));
+            continue;
+        };
+        to.pin(&key, Some(before.sha256), Some(grant.sha256));
+        let path = |grant: &ModelGrant, policy| {
+            let path = grant.path.as_deref();
+            path.map_or_else(|| "brought by the program".to_owned(), |path| path_of(path, policy))
+        };
+        let (a, b) = (path(before, old), path(grant, new));
+        if a != b {
+            to.push(Kind::Change, &key, a, b);
+        }
+        let rules = (old.policy.for_model(before), new.policy.for_model(grant));
+        // Those that follow the program's own limits are compared with these.
+        if let (Some(a), Some(b)) = rules
+            && (before.policy.is_some() || grant.policy.is_some())
+        {
+            basics(&format!("{key} "), &a, &b, to);
+        }
+    }
+    let gone = |grant: &&ModelGrant| !new.policy.models.iter().any(|new| new.name == grant.name);
+    for grant in old.policy.models.iter().filter(gone) {
+        to.push(Kind::Loss, &key(grant), digest(grant), NOTHING);
+    }
+}
+
+/// What a grant of files allows, to be compared wherever the two policies lie.
+fn files(old: &LoadedPolicy, new: &LoadedPolicy, to: &mut Changes) {
+    let own = |grant: &FileGrant, policy: &LoadedPolicy| {
+        let folder = policy.source.path.parent().unwrap_or(Path::new("/"));
+        grant.host.strip_prefix(folder).unwrap_or(&grant.host).to_path_buf()
+    };
+    let covered = |grant: &FileGrant, of: &LoadedPolicy, by: &LoadedPolicy| {
+        let path = own(grant, of);
+        by.policy
+            .filesystem
+            .iter()
+            .any(|other| path.starts_with(own(other, by)) && other.access >= grant.access)
+    };
+    let shown = |grant: &FileGrant, policy| {
+        let (path, guest) = (path_of(&grant.host, policy), Hostile::cut(&grant.guest, 60));
+        format!("{} {path} as {guest}", grant.access.name())
+    };
+    for grant in &new.policy.filesystem {
+        let before = old.policy.filesystem.iter().find(|a| own(a, old) == own(grant, new));
+        let was = before.map_or_else(|| NOTHING.to_owned(), |before| shown(before, old));
+        let now = shown(grant, new);
+        if !covered(grant, new, old) {
+            to.push(Kind::Gain, "filesystem", was, now);
+        } else if was != now && before.is_none_or(|before| covered(before, old, new)) {
+            to.push(Kind::Change, "filesystem", was, now);
+        }
+    }
+    for grant in &old.policy.filesystem {
+        if !covered(grant, old, new) {
+            let after = new.policy.filesystem.iter().find(|b| own(b, new) == own(grant, old));
+            let now = after.map_or_else(|| NOTHING.to_owned(), |after| shown(after, new));
+            to.push(Kind::Loss, "filesystem", shown(grant, old), now);
+        }
+    }
+}
+
+fn peers(a: &Policy, b: &Policy, to: &mut Changes) {
+    let same = |x: &NetworkGrant, y: &NetworkGrant| {
+        (&x.host, x.port, x.protocol) == (&y.host, y.port, y.protocol)
+    };
+    let find = |grant: &NetworkGrant, policy: &Policy| {
+        policy.network.iter().find(|other| same(other, grant)).cloned()
+    };
+    let shown = |grant: &NetworkGrant| {
+        let kinds: Vec<&str> = grant.reaches.iter().map(|kind| kind.name()).collect();
+        let host = Hostile::cut(&grant.host.to_string(), 60).to_string();
+        format!("{} {host} port {} ({})", grant.protocol.name(), grant.port, kinds.join(", "))
+    };
+    let less = |x: &NetworkGrant, y: Option<&NetworkGrant>| {
+        y.is_none_or(|y| x.reaches.iter().any(|kind| !y.reaches.contains(kind)))
+    };
+    let or_nothing =
+        |grant: &Option<NetworkGrant>| grant.as_ref().map_or_else(|| NOTHING.to_owned(), shown);
+    for grant in &b.network {
+        let before = find(grant, a);
+        if less(grant, before.as_ref()) {
+            to.push(Kind::Gain, "network", or_nothing(&before), shown(grant));
+        }
+    }
+    for grant in &a.network {
+        let after = find(grant, b);
+        if less(grant, after.as_ref()) {
+            to.push(Kind::Loss, "network", shown(grant), or_nothing(&after));
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! `belljar policy explain`: what a policy allows in plain sentences, and which layers hold each.
+//!
+//! The layers named here are those of SECURITY.md and SPECIFICATION.md; a sentence without one would
+//! be a promise that nothing keeps.
+
+use std::fmt::Write as _;
+use std::io::stdout;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::super::args::TextFormat;
+use super::super::failure::{Failure, shown};
+use super::super::json;
+use super::{path_of, review};
+use crate::Digest;
+use crate::policy::units::{format_duration, format_size};
+use crate::policy::{
+    Access, Compute, Confinement, FileGrant, Kernels, Limits, LoadedPolicy, ModelGrant,
+    NetworkGrant, Policy, Program,
+};
+use crate::text::Hostile;
+
+const DIGEST: &str = "digest before a byte is parsed";
+const WASM: &str = "WebAssembly";
+const LIMITER: &str = "memory limiter";
+const RLIMITS: &str = "limits of the kernel";
+const DEADLINE: &str = "deadline that kills the worker";
+const SIZES: &str = "sizes checked before they cross";
+const STUBS: &str = "no such import, or one that refuses";
+const BROKER: &str = "broker that opens and connects";
+const NAMESPACES: &str = "namespaces with an empty root";
+const LANDLOCK: &str = "Landlock";
+const SECCOMP: &str = "seccomp";
+const QUOTA: &str = "quota counted by the host";
+
+/// One thing that is allowed or refused.
+struct Sentence {
+    about: &'static str,
+    text: String,
+    enforced_by: Vec<&'static str>,
+}
+
+pub(super) fn explain(file: &Path, format: TextFormat) -> Result<(), Failure> {
+    let loaded = review(file)?;
+    let sentences = sentences(&loaded);
+    match format {
+        TextFormat::Text => super::print(&text(file, &loaded, &sentences)),
+        TextFormat::Json => {
+            let sentence = |sentence: &Sentence| {
+                json!({
+                    "about": sentence.about,
+                    "text": sentence.text,
+                    "enforced_by": sentence.enforced_by,
+                })
+            };
+            let answer = json!({
+                "path": loaded.source.path.to_string_lossy(),
+                "sha256": Digest::from(loaded.source.sha256).to_string(),
+                "for": subject(&loaded.policy),
+                "sentences": sentences.iter().map(sentence).collect::<Value>(),
+            });
+            json::print(&answer, stdout().lock()).map_err(Failure::output)
+        }
+    }
+}
+
+fn subject(policy: &Policy) -> &'static str {
+    if policy.program.is_some() { "a guest program" } else { "a model" }
+}
+
+fn text(file: &Path, loaded: &LoadedPolicy, sentences: &[Sentence]) -> String {
+    let digest = Digest::from(loaded.source.sha256);
+    let mut out = String::new();
+    let _ = writeln!(out, "{}: a policy for {}", shown(file), subject(&loaded.policy));
+    let _ = writeln!(out, "SHA-256 of the policy: {digest}");
+    let mut about = "";
+    for sentence in sentences {
+        if sentence.about != about {
+            about = sentence.about;
+            let _ = writeln!(out, "\n{about}");
+        }
+        let _ = writeln!(out, "  {}", sentence.text);
+        let _ = writeln!(out, "    held by: {}", sentence.enforced_by.join("; "));
+    }
+    out
+}
+
+/// Collects sentences.
+#[derive(Default)]
+struct Sentences(Vec<Sentence>);
+
+impl Sentences {
+    fn say(&mut self, about: &'static str, text: String, enforced_by: &[&'static str]) {
+        self.0.push(Sentence { about, text, enforced_by: enforced_by.to_vec() });
+    }
+}
+
+fn sentences(loaded: &LoadedPolicy) -> Vec<Sentence> {
+    let policy = &loaded.policy;
+    let mut to = Sentences::default();
+    which(policy, &mut to);
+    if let Some(program) = &policy.program {
+        process(program, &mut to);
+    }
+    for grant in &policy.models {
+        model(grant, loaded, &mut to);
+    }
+    for grant in &policy.filesystem {
+        file(grant, loaded, &mut to);
+    }
+    for grant in &policy.network {
+        peer(grant, &mut to);
+    }
+    limits(&policy.limits, policy.confinement, &mut to);
+    if policy.program.is_some() {
+        quotas(policy, &mut to);
+    }
+    compute(&policy.compute, &mut to);
+    around(policy, &mut to);
+    nothing_else(policy, &mut to);
+    to.0
+}
+
+fn which(policy: &Policy, to: &mut Sentences) {
+    let (what, pin) = match &policy.program {
+        Some(program) => ("program", program.sha256),
+        None => ("model", policy.model.sha256),
+    };
+    match pin {
+        Some(pin) => {
+            let text = format!("Only the {what} with SHA-256 {}.", Digest::from(pin));
+            to.say("Which", text, &[DIGEST]);
+        }
+        None => {
+            let text = format!("Any {what}: nothing says that it is the one that was meant.");
+            to.say("Which", text, &["nothing"]);
+        }
+    }
+}
+
+fn process(program: &Program, to: &mut Sentences) {
+    let because = program
+        .reason
+        .as_ref()
+        .map_or_else(String::new, |reason| format!(", because: {}", Hostile::new(reason)));
+    let about = "What the program has";
+    for (granted, text) in [
+        (program.stdout, "It prints to standard output."),
+        (program.stderr, "It prints to standard error."),
+    ] {
+        if granted {
+            to.say(about, text.to_owned(), &[QUOTA]);
+        }
+    }
+    for (granted, text) in [
+        (program.clocks, "It reads the wall clock and a monotonic clock"),
+        (program.randomness, "It gets random numbers"),
+        (program.arguments, "It gets the arguments of the command line"),
+    ] {
+        if granted {
+            to.say(about, format!("{text}{because}."), &[STUBS]);
+        }
+    }
+    if !program.environment.is_empty() {
+        let names: Vec<String> = program
+            .environment
+            .iter()
+            .map(|(name, value)| format!("{name}={}", Hostile::cut(value, 60)))
+            .collect();
+        let text = format!("Its environment is {}{because}.", names.join(", "));
+        to.say(about, text, &["nothing of the host's environment is passed on"]);
+    }
+}
+
+fn model(grant: &ModelGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
+    let name = Hostile::cut(&grant.name, 60);
+    let from = match &grant.path {
+        Some(path) => format!("from {}", path_of(path, loaded)),
+        None => "which the program brings itself".to_owned(),
+    };
+    let digest = Digest::from(grant.sha256);
+    let text = format!("It may load the model {name} {from}, with SHA-256 {digest}.");
+    to.say("Models it may load", text, &[DIGEST, "a sandbox of the model's own"]);
+    if let (Some(path), Some(rules)) = (&grant.policy, &grant.rules) {
+        let Limits { memory, run_time, .. } = &rules.policy.limits;
+        let text = format!(
+            "Limits of {name} are those of {}: {} of memory, {} for a run.",
+            path_of(path, loaded),
+            format_size(*memory),
+            format_duration(*run_time)
+        );
+        to.say("Models it may load", text, &[LIMITER, DEADLINE]);
+    }
+}
+
+fn file(grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
+    let verb = match grant.access {
+        Access::Read => "read",
+        Access::Write => "read, change, make and remove",
+    };
+    let (host, guest) = (path_of(&grant.host, loaded), Hostile::cut(&grant.guest, 100));
+    let reason = Hostile::new(&grant.reason);
+    if loaded.policy.program.is_none() {
+        let text = format!(
+            "What is in {host} is meant for the model as {guest}, because: {reason}. This build gives \
+             no files to models."
+        );
+        return to.say("Files", text, &[STUBS]);
+    }
+    let text = format!("It may {verb} what is in {host}, as {guest}, because: {reason}.");
+    to.say("Files", text, &["handle of that file or folder", LANDLOCK]);
+}
+
+fn peer(grant: &NetworkGrant, to: &mut Sentences) {
+    let kinds: Vec<&str> = grant.reaches.iter().map(|kind| kind.name()).collect();
+    let text = format!(
+        "It may talk to {} on port {} by {}, at {} addresses, because: {}.",
+        Hostile::cut(&grant.host.to_string(), 100),
+        grant.port,
+        grant.protocol.name().to_uppercase(),
+        kinds.join(" and "),
+        Hostile::new(&grant.reason)
+    );
+    to.say("Network", text, &["address checked after it is resolved", BROKER, SECCOMP]);
+}
+
+fn limits(limits: &Limits, confinement: Confinement, to: &mut Sentences) {
+    let about = "How much";
+    let size = format_size;
+    let mut say = |text: String, by: &[&'static str]| to.say(about, text, by);
+    say(format!("At most {} of memory in a sandbox.", size(limits.memory)), &[LIMITER, RLIMITS]);
+    let time = format_duration(limits.run_time);
+    let by: &[&'static str] = match confinement {
+        Confinement::Strict => &[DEADLINE],
+        Confinement::BestEffort => &[DEADLINE, "on a thread, code that checks the clock"],
+    };
+    say(format!("At most {time} for a run."), by);
+    let time = format_duration(limits.prepare_time);
+    say(format!("At most {time} to load, to describe and to optimise a model, each."), by);
+    let (inputs, outputs) = (size(limits.input_size), size(limits.output_size));
+    let model = size(limits.model_size);
+    say(format!("At most {model} of model, {inputs} of inputs, {outputs} of outputs."), &[SIZES]);
+    let (stack, log) = (size(limits.stack), size(limits.log_size));
+    say(format!("At most {stack} of stack."), &[WASM]);
+    say(format!("At most {log} of log."), &["the rest is dropped"]);
+    let images = limits.images;
+    say(
+        format!("Prepared models are kept for at most {images} combinations of input shapes."),
+        &["store of prepared models"],
+    );
+}
+
+fn quotas(policy: &Policy, to: &mut Sentences) {
+    let quotas = &policy.quotas;
+    let mut parts = vec![format!("{} open at once", quotas.open_handles)];
+    let written = policy.filesystem.iter().any(|grant| grant.access == Access::Write);
+    let prints = policy.program.as_ref().is_some_and(|program| program.stdout || program.stderr);
+    if written || prints {
+        parts.push(format!("{} written", format_size(quotas.bytes_written)));
+    }
+    if written {
+        parts.push(format!("{} files made", quotas.files_created));
+    }
+    if !policy.network.is_empty() {
+        parts.push(format!("{} connections", quotas.connections));
+        parts.push(format!("{} sent", format_size(quotas.bytes_sent)));
+        parts.push(format!("{} received", format_size(quotas.bytes_received)));
+    }
+    to.say("How much", format!("In one run, at most {}.", parts.join(", ")), &[QUOTA]);
+}
+
+fn compute(compute: &Compute, to: &mut Sentences) {
+    let about = "How it is computed";
+    if compute.deterministic {
+        let text = "With the same bits on every machine.".to_owned();
+        to.say(about, text, &["deterministic code, without native kernels"]);
+    }
+    match (compute.native_kernels(), compute.kernels) {
+        (true, _) => {
+            let threads = match compute.threads {
+                1 => "one thread".to_owned(),
+                threads => format!("up to {threads} threads"),
+            };
+            let text = format!("By native kernels on the sandbox's own memory, with {threads}.");
+            to.say(about, text, &["every address checked", "work of a call bounded"]);
+        }
+        (false, Kernels::Native | Kernels::Sandbox) => {
+            to.say(about, "By WebAssembly alone.".to_owned(), &[WASM]);
+        }
+    }
+}
+
+fn around(policy: &Policy, to: &mut Sentences) {
+    let (text, by): (_, &[&'static str]) = match policy.confinement {
+        Confinement::Strict => (
+            "No model is read where a layer of the kernel is missing, namespaces excepted.",
+            &["supervisor, before anything is sent to a worker"],
+        ),
+        Confinement::BestEffort => (
+            "Layers of the kernel may be missing around it; what is missing is told.",
+            &["whatever the kernel offers"],
+        ),
+    };
+    to.say("What is around it", text.to_owned(), by);
+}
+
+fn nothing_else(policy: &Policy, to: &mut Sentences) {
+    let mut refused = vec!["start programs", "see other processes"];
+    let granted = policy.program.as_ref();
+    for (off, what) in [
+        (policy.filesystem.is_empty() || granted.is_none(), "open files"),
+        (policy.network.is_empty(), "use the network"),
+        (granted.is_none_or(|program| !program.clocks), "read a clock"),
+        (granted.is_none_or(|program| !program.randomness), "get random numbers"),
+        (granted.is_none_or(|program| program.environment.is_empty()), "see an environment"),
+        (granted.is_none_or(|program| !program.arguments), "see arguments"),
+        (granted.is_none_or(|p| !p.stdout && !p.stderr), "print"),
+    ] {
+        if off {
+            refused.push(what);
+        }
+    }
+    let last = refused.pop().unwrap_or_default();
+    let text = format!("It cannot {} or {last}.", refused.join(", "));
+    to.say("What is refused", text, &[STUBS, NAMESPACES, LANDLOCK, SECCOMP]);
+}

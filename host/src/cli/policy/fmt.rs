@@ -1,0 +1,56 @@
+//! `belljar policy fmt`: files in canonical order.
+
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::super::failure::{Failure, shown};
+use crate::error::Error;
+use crate::policy::{Policy, canonical};
+
+pub(super) fn fmt(files: &[PathBuf], check: bool) -> Result<(), Failure> {
+    let mut changed = Vec::new();
+    for file in files {
+        let (text, source) = Policy::text_for_review(file).map_err(Error::from)?;
+        let ordered = canonical(&text, &file.to_string_lossy()).map_err(Error::from)?;
+        if ordered == text {
+            continue;
+        }
+        if !check {
+            replace(&source.path, &ordered).map_err(|err| Failure::write(file, &err))?;
+        }
+        changed.push(format!("{}: {}\n", shown(file), if check { "out of order" } else { "done" }));
+    }
+    super::print(&changed.concat())?;
+    match (check, changed.len()) {
+        (true, 1) => Err(Failure::failed("a file is not in canonical order").hint(FIX)),
+        (true, count @ 2..) => {
+            Err(Failure::failed(format!("{count} files are not in canonical order")).hint(FIX))
+        }
+        _ => Ok(()),
+    }
+}
+
+const FIX: &str = "`belljar policy fmt` without --check puts it in order";
+
+/// Puts a new file in the place of an old one at once, with its mode and its owner.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let old = path.metadata()?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create_new(true).open(&beside)?;
+    let written = file
+        .set_permissions(std::fs::Permissions::from_mode(old.mode() & 0o7777))
+        .and_then(|()| match file.metadata()?.uid() == old.uid() {
+            true => Ok(()),
+            false => std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid())),
+        })
+        .and_then(|()| file.write_all(text.as_bytes()))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&beside, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
+}

@@ -1,0 +1,55 @@
+//! `belljar policy`: reading, explaining, comparing and weighing policies. Nothing here runs a model,
+//! and only `check` says whether a policy can be used: the others also read files of strangers.
+
+pub(super) mod args;
+mod check;
+mod diff;
+mod explain;
+mod fmt;
+mod score;
+mod warnings;
+
+use std::io::{BufWriter, Write, stdout};
+use std::path::Path;
+
+use super::failure::Failure;
+use super::json;
+use crate::error::Error;
+use crate::policy::{LoadedPolicy, Policy, ceiling_schema, policy_schema};
+use args::PolicyCommand;
+
+pub(super) fn policy(command: &PolicyCommand) -> Result<(), Failure> {
+    match command {
+        PolicyCommand::Check { files, strict, format } => check::check(files, *strict, *format),
+        PolicyCommand::Explain { file, format } => explain::explain(file, *format),
+        PolicyCommand::Diff { old, new, format } => diff::diff(old, new, *format),
+        PolicyCommand::Score { file, max, format } => score::score(file, *max, *format),
+        PolicyCommand::Fmt { files, check } => fmt::fmt(files, *check),
+        PolicyCommand::Schema { ceiling } => {
+            let schema = if *ceiling { ceiling_schema() } else { policy_schema() };
+            json::print(&schema, stdout().lock()).map_err(Failure::output)
+        }
+    }
+}
+
+/// A policy to be shown, whoever wrote it.
+fn review(path: &Path) -> Result<LoadedPolicy, Failure> {
+    Ok(Policy::read_for_review(path).map_err(Error::from)?)
+}
+
+/// Prints a whole answer.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = BufWriter::new(stdout().lock());
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)
+}
+
+/// A path of a grant as it may be printed: below the policy's folder without that folder, so that the
+/// same policy reads the same wherever it lies.
+fn path_of(path: &Path, policy: &LoadedPolicy) -> String {
+    let folder = policy.source.path.parent().unwrap_or(Path::new("/"));
+    let own = path.strip_prefix(folder).unwrap_or(path);
+    match own.as_os_str().is_empty() {
+        true => ".".to_owned(),
+        false => super::failure::shown(own),
+    }
+}

@@ -1,0 +1,239 @@
+//! `belljar policy score`: how much a policy exposes, as one number with its parts.
+//!
+//! The weights are chosen, not measured: they say which of two policies somebody should look at
+//! first. [`WEIGHTS`] is their one definition; policies/README.md shows it.
+
+use std::io::stdout;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::super::args::TextFormat;
+use super::super::failure::Failure;
+use super::super::json;
+use super::super::table::Table;
+use super::{path_of, review};
+use crate::policy::{
+    Access, AddressKind, Confinement, FileGrant, LoadedPolicy, NetworkGrant, Peer, Policy,
+    quota_bounds,
+};
+use crate::text::Hostile;
+
+/// What counts, and how much.
+#[derive(Clone, Copy)]
+struct Weight {
+    key: &'static str,
+    points: u32,
+    what: &'static str,
+}
+
+const fn weight(key: &'static str, points: u32, what: &'static str) -> Weight {
+    Weight { key, points, what }
+}
+
+const UNPINNED: Weight = weight("unpinned", 20, "any model or program is accepted");
+const BEST_EFFORT: Weight = weight("best-effort", 15, "a layer of the kernel may be missing");
+const NATIVE: Weight = weight("native-kernels", 2, "native code works on the sandbox's memory");
+const MEMORY: Weight = weight("memory", 1, "for each doubling of memory beyond 256 MiB");
+const TIME: Weight = weight("time", 1, "for each doubling of the time of a run beyond 10 s");
+const THREADS: Weight = weight("threads", 1, "for each doubling of threads beyond one");
+const PROGRAM: Weight = weight("program", 10, "a guest program runs");
+const PRINTS: Weight = weight("prints", 1, "for each of standard output and standard error");
+const CLOCKS: Weight = weight("clocks", 3, "it has clocks, with which time can be measured");
+const RANDOMNESS: Weight = weight("randomness", 1, "it has random numbers");
+const ARGUMENTS: Weight = weight("arguments", 1, "it gets arguments");
+const ENVIRONMENT: Weight = weight("environment", 1, "for each variable");
+const MODEL: Weight = weight("model", 1, "for each model it may load");
+const READ: Weight = weight("read", 5, "for each file or folder it may read");
+const WRITE: Weight = weight("write", 15, "for each file or folder it may write");
+const BROAD: Weight = weight("broad", 20, "for each of these that is / or lies right in it");
+const PEER: Weight = weight("peer", 10, "for each peer");
+const UDP: Weight = weight("udp", 2, "for each peer by UDP");
+const BY_NAME: Weight =
+    weight("by-name", 3, "for each peer by name, which others can point anywhere");
+const INSIDE: Weight = weight("inside", 10, "for each kind of private and loopback addresses");
+const LINK_LOCAL: Weight = weight("link-local", 20, "for link-local addresses");
+const SENT: Weight = weight("sent", 1, "for each doubling of what it may send beyond 16 MiB");
+const WRITTEN: Weight =
+    weight("written", 1, "for each doubling of what it may write beyond 64 MiB");
+const WAY_OUT: Weight =
+    weight("way-out", 15, "it reads files and has a network: a way out for both");
+
+/// Every weight, in order.
+const WEIGHTS: &[Weight] = &[
+    UNPINNED,
+    BEST_EFFORT,
+    NATIVE,
+    MEMORY,
+    TIME,
+    THREADS,
+    PROGRAM,
+    PRINTS,
+    CLOCKS,
+    RANDOMNESS,
+    ARGUMENTS,
+    ENVIRONMENT,
+    MODEL,
+    READ,
+    WRITE,
+    BROAD,
+    PEER,
+    UDP,
+    BY_NAME,
+    INSIDE,
+    LINK_LOCAL,
+    SENT,
+    WRITTEN,
+    WAY_OUT,
+];
+
+/// Something that counts.
+struct Part {
+    key: &'static str,
+    points: u32,
+    what: String,
+}
+
+pub(super) fn score(file: &Path, max: Option<u32>, format: TextFormat) -> Result<(), Failure> {
+    let parts = parts(&review(file)?);
+    let score = parts.iter().fold(0_u32, |sum, part| sum.saturating_add(part.points));
+    match format {
+        TextFormat::Text => {
+            let mut table = Table::default().right(0);
+            for Part { key, points, what } in &parts {
+                table.row([points.to_string(), (*key).to_owned(), what.clone()]);
+            }
+            table.row([score.to_string(), "in all".to_owned(), String::new()]);
+            table.print(stdout().lock(), 0).map_err(Failure::output)?;
+        }
+        TextFormat::Json => {
+            let part =
+                |part: &Part| json!({ "key": part.key, "points": part.points, "what": part.what });
+            let weight = |weight: &Weight| json!({ "key": weight.key, "points": weight.points, "what": weight.what });
+            let answer = json!({
+                "score": score,
+                "max": max,
+                "parts": parts.iter().map(part).collect::<Value>(),
+                "weights": WEIGHTS.iter().map(weight).collect::<Value>(),
+            });
+            json::print(&answer, stdout().lock()).map_err(Failure::output)?;
+        }
+    }
+    match max {
+        Some(max) if score > max => Err(Failure::refused(format!("{score} is more than {max}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Collects parts.
+#[derive(Default)]
+struct Parts(Vec<Part>);
+
+impl Parts {
+    fn add(&mut self, weight: Weight, times: u32, what: impl Into<String>) {
+        if times > 0 {
+            let points = weight.points.saturating_mul(times);
+            self.0.push(Part { key: weight.key, points, what: what.into() });
+        }
+    }
+
+    fn once(&mut self, weight: Weight, applies: bool) {
+        self.add(weight, u32::from(applies), weight.what);
+    }
+}
+
+/// How often `from` must be doubled to reach `to`.
+fn doublings(from: u128, to: u128) -> u32 {
+    let mut count = 0;
+    let mut reached = from.max(1);
+    while reached < to {
+        reached = reached.saturating_mul(2);
+        count += 1;
+    }
+    count
+}
+
+fn parts(loaded: &LoadedPolicy) -> Vec<Part> {
+    let policy = &loaded.policy;
+    let mut to = Parts::default();
+    let pin = match &policy.program {
+        Some(program) => program.sha256,
+        None => policy.model.sha256,
+    };
+    to.once(UNPINNED, pin.is_none());
+    to.once(BEST_EFFORT, policy.confinement == Confinement::BestEffort);
+    to.once(NATIVE, policy.compute.native_kernels());
+    let limits = &policy.limits;
+    to.add(MEMORY, doublings(256 << 20, limits.memory.into()), MEMORY.what);
+    to.add(TIME, doublings(10_000_000_000, limits.run_time.as_nanos()), TIME.what);
+    to.add(THREADS, doublings(1, policy.compute.threads.into()), THREADS.what);
+    program(policy, &mut to);
+    for grant in &policy.filesystem {
+        file(grant, loaded, &mut to);
+    }
+    for grant in &policy.network {
+        peer(grant, &mut to);
+    }
+    together(policy, &mut to);
+    to.0
+}
+
+fn program(policy: &Policy, to: &mut Parts) {
+    let Some(program) = &policy.program else { return };
+    to.once(PROGRAM, true);
+    to.add(PRINTS, u32::from(program.stdout) + u32::from(program.stderr), PRINTS.what);
+    to.once(CLOCKS, program.clocks);
+    to.once(RANDOMNESS, program.randomness);
+    to.once(ARGUMENTS, program.arguments);
+    let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+    to.add(ENVIRONMENT, count(program.environment.len()), ENVIRONMENT.what);
+    to.add(MODEL, count(policy.models.len()), MODEL.what);
+}
+
+fn file(grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Parts) {
+    let path = path_of(&grant.host, loaded);
+    match grant.access {
+        Access::Read => to.add(READ, 1, format!("it may read {path}")),
+        Access::Write => to.add(WRITE, 1, format!("it may write {path}")),
+    }
+    if grant.host.components().count() <= 2 {
+        to.add(BROAD, 1, format!("{path} is broad"));
+    }
+}
+
+fn peer(grant: &NetworkGrant, to: &mut Parts) {
+    let host = Hostile::cut(&grant.host.to_string(), 60).to_string();
+    let (port, protocol) = (grant.port, grant.protocol.name());
+    to.add(PEER, 1, format!("it may talk to {host} port {port}"));
+    if protocol == "udp" {
+        to.add(UDP, 1, format!("{host} by UDP"));
+    }
+    if matches!(grant.host, Peer::Name(_)) {
+        to.add(BY_NAME, 1, format!("{host} is a name"));
+    }
+    for kind in &grant.reaches {
+        match kind {
+            AddressKind::Private | AddressKind::Loopback => {
+                to.add(INSIDE, 1, format!("{host} may have a {kind} address"));
+            }
+            AddressKind::LinkLocal => {
+                to.add(LINK_LOCAL, 1, format!("{host} may have a link-local address"));
+            }
+            AddressKind::Public | AddressKind::Never => {}
+        }
+    }
+}
+
+fn together(policy: &Policy, to: &mut Parts) {
+    let writes = policy.filesystem.iter().any(|grant| grant.access == Access::Write);
+    let network = !policy.network.is_empty();
+    if network {
+        let from = quota_bounds::BYTES_SENT.default.into();
+        to.add(SENT, doublings(from, policy.quotas.bytes_sent.into()), SENT.what);
+    }
+    if writes {
+        let from = quota_bounds::BYTES_WRITTEN.default.into();
+        to.add(WRITTEN, doublings(from, policy.quotas.bytes_written.into()), WRITTEN.what);
+    }
+    to.once(WAY_OUT, network && !policy.filesystem.is_empty());
+}

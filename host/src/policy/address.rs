@@ -1,0 +1,205 @@
+//! What kind of place an internet address leads to, and what a host's name may look like.
+//!
+//! A name that a policy grants may be made to point anywhere by whoever runs its zone, so every
+//! address is judged when it is used, after the ways around a plain look at it (IPv4 inside IPv6) are
+//! undone. What is not known to be good is [`AddressKind::Never`].
+//!
+//! Sources: the IANA registries of special-purpose addresses for IPv4 and IPv6 (RFC 6890 and its
+//! successors), RFC 6052 and RFC 8215 for NAT64, RFC 6598 for CGNAT, RFC 1123 for names.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What an address leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AddressKind {
+    /// A machine on the internet.
+    Public,
+    /// A machine of this organisation or provider: RFC 1918, CGNAT, unique local addresses.
+    Private,
+    /// This machine.
+    Loopback,
+    /// This wire, where clouds keep the credentials of a machine (169.254.169.254 and its like).
+    LinkLocal,
+    /// No machine that a grant could mean: unspecified (which reaches this machine), multicast,
+    /// broadcast, reserved, for documentation, or wrapped so that its end cannot be told.
+    Never,
+}
+
+impl AddressKind {
+    /// The kinds that a policy can grant, in order of the format.
+    pub const GRANTABLE: [AddressKind; 4] =
+        [AddressKind::Public, AddressKind::Private, AddressKind::Loopback, AddressKind::LinkLocal];
+
+    /// The kind as a policy names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            AddressKind::Public => "public",
+            AddressKind::Private => "private",
+            AddressKind::Loopback => "loopback",
+            AddressKind::LinkLocal => "link-local",
+            AddressKind::Never => "never",
+        }
+    }
+}
+
+impl fmt::Display for AddressKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The address that a connection to this one really goes to, as far as this machine's kernel
+/// decides: IPv4 in the mapped form of IPv6 (`::ffff:a.b.c.d`) is IPv4.
+#[must_use]
+pub fn canonical_address(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
+        IpAddr::V4(_) => address,
+    }
+}
+
+/// What an address leads to, whatever form it is written in.
+#[must_use]
+pub fn address_kind(address: IpAddr) -> AddressKind {
+    match canonical_address(address) {
+        IpAddr::V4(v4) => kind_v4(v4),
+        IpAddr::V6(v6) => kind_v6(v6),
+    }
+}
+
+fn kind_v4(address: Ipv4Addr) -> AddressKind {
+    use AddressKind::*;
+    match address.octets() {
+        [10, ..] | [192, 168, ..] => Private,
+        [172, second, ..] if second & 0xf0 == 16 => Private,
+        // CGNAT, and the metadata service of one cloud in it.
+        [100, second, ..] if second & 0xc0 == 64 => Private,
+        [127, ..] => Loopback,
+        [169, 254, ..] => LinkLocal,
+        // A public number that one cloud answers on the wire of each machine.
+        [168, 63, 129, 16] => LinkLocal,
+        // "This network": Linux takes 0.0.0.0 for this machine.
+        [0, ..] => Never,
+        // Protocol assignments; one cloud's metadata service is among them.
+        [192, 0, 0, _] => Never,
+        // Documentation, the relays of 6to4, and benchmarks.
+        [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [192, 88, 99, _] => Never,
+        [198, 18 | 19, ..] => Never,
+        // Multicast, reserved, broadcast.
+        [224..=255, ..] => Never,
+        _ => Public,
+    }
+}
+
+fn kind_v6(address: Ipv6Addr) -> AddressKind {
+    use AddressKind::*;
+    if address == Ipv6Addr::LOCALHOST {
+        return Loopback;
+    }
+    match address.segments() {
+        [first, ..] if first & 0xfe00 == 0xfc00 => Private,
+        // Site-local, which RFC 3879 took back and networks still route.
+        [first, ..] if first & 0xffc0 == 0xfec0 => Private,
+        [first, ..] if first & 0xffc0 == 0xfe80 => LinkLocal,
+        // NAT64: the translator goes on to the IPv4 address inside, and may stand where that leads
+        // elsewhere than from here. Only public ones may be inside (RFC 6052, 3.1).
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            let [a, b] = high.to_be_bytes();
+            let [c, d] = low.to_be_bytes();
+            match kind_v4(Ipv4Addr::new(a, b, c, d)) {
+                Public => Public,
+                _ => Never,
+            }
+        }
+        // Protocol assignments (Teredo and ORCHID are among them), documentation, 6to4.
+        [0x2001, second, ..] if second < 0x200 => Never,
+        [0x2001, 0xdb8, ..] | [0x2002, ..] => Never,
+        [0x3fff, second, ..] if second < 0x1000 => Never,
+        // All there is of global unicast.
+        [first, ..] if first & 0xe000 == 0x2000 => Public,
+        _ => Never,
+    }
+}
+
+/// A host that a policy names: checked, and in the one form in which it is compared.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Peer {
+    /// A name for the resolver, in small letters, without a dot at its end.
+    Name(String),
+    /// An address, IPv4 never in a form of IPv6.
+    Address(IpAddr),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Name(name) => f.write_str(name),
+            Peer::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+impl Peer {
+    /// Reads a name or an address. `Err` says what is wrong with the text.
+    pub fn parse(text: &str) -> Result<Peer, &'static str> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return match address_kind(address) {
+                AddressKind::Never => Err("no address of a machine that could be granted"),
+                _ => Ok(Peer::Address(canonical_address(address))),
+            };
+        }
+        check_name(text)?;
+        Ok(Peer::Name(text.to_ascii_lowercase()))
+    }
+}
+
+fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() {
+        return Err("empty");
+    }
+    if !name.is_ascii() {
+        return Err("not ASCII; write an international name in its encoded form (xn--…)");
+    }
+    if name.contains('*') {
+        return Err("a pattern; every host is named in full");
+    }
+    if name.contains('%') {
+        return Err("an address with a zone, which means another machine on each machine");
+    }
+    if name.contains([':', '[', ']', '/', '@']) {
+        return Err(
+            "neither a name nor an address alone; the port has a key of its own, and IPv6 \
+                    stands without brackets",
+        );
+    }
+    if name.len() > 253 {
+        return Err("longer than 253 characters, the most a name can have");
+    }
+    if name.ends_with('.') {
+        return Err("a dot at its end; write the name without it");
+    }
+    let mut last = "";
+    for label in name.split('.') {
+        if label.is_empty() || label.len() > 63 {
+            return Err("a part between dots that is empty or longer than 63 characters");
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return Err("a part that begins or ends with a hyphen");
+        }
+        if !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            return Err("a character other than letters, digits, hyphens and dots");
+        }
+        last = label;
+    }
+    // Resolvers take 127.1, 0x7f.1 and 2130706433 for addresses.
+    let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    let numeric = last.bytes().all(|b| b.is_ascii_digit())
+        || hexadecimal.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+    if numeric {
+        return Err("an address in an odd form, or none at all; write four numbers from 0 to 255 \
+                    without zeros before them");
+    }
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! What is left of a policy under a ceiling. Nothing here may make a policy allow more than it did.
+
+use std::path::{Component, Path};
+
+use super::super::limits::Quantity;
+use super::super::text::{quote, shown};
+use super::super::{
+    Access, AddressKind, Confinement, FileGrant, Kernels, Limits, NetworkGrant, Peer, Policy,
+    Program, Quotas,
+};
+use super::{Ceiling, Cut, Hosts, PeerCeiling, ProgramCeiling, Refused};
+
+const NOTHING: &str = "not granted";
+
+impl Ceiling {
+    /// Cuts a policy down to what this ceiling allows, and says what was cut.
+    ///
+    /// # Errors
+    /// When a cut would make no sense, and the policy is refused instead.
+    pub(super) fn apply(&self, name: &str, policy: &mut Policy) -> Result<Vec<Cut>, Refused> {
+        let ceiling = || name.to_owned();
+        let (what, pin) = match &policy.program {
+            Some(program) => ("program", program.sha256),
+            None => ("model", policy.model.sha256),
+        };
+        if policy.program.is_some() && self.program.is_none() {
+            return Err(Refused::NoPrograms { ceiling: ceiling() });
+        }
+        if self.require_pin && pin.is_none() {
+            return Err(Refused::NoPin { ceiling: ceiling(), what });
+        }
+        let mut cuts = Vec::new();
+        self.cut_basics("", policy, &mut cuts);
+        for (number, grant) in policy.models.iter_mut().enumerate() {
+            if let Some(rules) = &mut grant.rules {
+                let of = format!("models[{}].policy ", number.saturating_add(1));
+                self.cut_basics(&of, &mut rules.policy, &mut cuts);
+            }
+        }
+        if let (Some(program), Some(most)) = (&mut policy.program, &self.program) {
+            cut_program(program, most, &mut cuts);
+            cut_quotas(&mut policy.quotas, &self.quotas, &mut cuts);
+        }
+        policy.filesystem.retain_mut(|grant| self.cut_file(grant, &mut cuts));
+        policy.network.retain_mut(|grant| self.cut_peer(grant, &mut cuts));
+        Ok(cuts)
+    }
+
+    /// What every policy has. `of` says whose it is.
+    fn cut_basics(&self, of: &str, policy: &mut Policy, cuts: &mut Vec<Cut>) {
+        cut_limits(of, &mut policy.limits, &self.limits, cuts);
+        cut_one(&format!("{of}compute.threads"), &mut policy.compute.threads, self.threads, cuts);
+        if policy.compute.native_kernels() && self.kernels == Kernels::Sandbox {
+            policy.compute.kernels = Kernels::Sandbox;
+            cuts.push(Cut {
+                key: format!("{of}compute.kernels"),
+                asked: "\"native\"".to_owned(),
+                left: "\"sandbox\"".to_owned(),
+            });
+        }
+        let weaker = policy.confinement == Confinement::BestEffort;
+        if weaker && self.confinement == Confinement::Strict {
+            policy.confinement = Confinement::Strict;
+            cuts.push(Cut {
+                key: format!("{of}confinement"),
+                asked: "\"best-effort\"".to_owned(),
+                left: "\"strict\"".to_owned(),
+            });
+        }
+    }
+
+    /// Whether something is left of the grant.
+    fn cut_file(&self, grant: &mut FileGrant, cuts: &mut Vec<Cut>) -> bool {
+        let greatest = greatest_access(self, &grant.host);
+        if greatest.is_some_and(|greatest| greatest >= grant.access) {
+            return true;
+        }
+        let (asked, key) = (quote(&grant.host.to_string_lossy()), "filesystem.host".to_owned());
+        let left = match greatest {
+            Some(access) => {
+                grant.access = access;
+                "only to be read".to_owned()
+            }
+            None => NOTHING.to_owned(),
+        };
+        cuts.push(Cut { key, asked, left });
+        greatest.is_some()
+    }
+
+    /// Whether something is left of the grant.
+    fn cut_peer(&self, grant: &mut NetworkGrant, cuts: &mut Vec<Cut>) -> bool {
+        let fitting: Vec<&PeerCeiling> =
+            self.network.iter().filter(|peers| peers.fits(grant)).collect();
+        let allowed = |kind: &AddressKind| fitting.iter().any(|p| p.reaches.contains(kind));
+        let kept: Vec<AddressKind> = grant.reaches.iter().copied().filter(allowed).collect();
+        if kept.len() == grant.reaches.len() {
+            return true;
+        }
+        let peer = format!("{}:{}/{}", grant.host, grant.port, grant.protocol.name());
+        let kinds = |kinds: &[AddressKind]| {
+            kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
+        };
+        let asked = format!("{} (reaches {})", shown(&peer), kinds(&grant.reaches));
+        let left = match kept.is_empty() {
+            true => NOTHING.to_owned(),
+            false => format!("reaches only {}", kinds(&kept)),
+        };
+        cuts.push(Cut { key: "network.host".to_owned(), asked, left });
+        grant.reaches = kept;
+        !grant.reaches.is_empty()
+    }
+}
+
+/// The greatest access to a path that the roots above it allow.
+fn greatest_access(ceiling: &Ceiling, path: &Path) -> Option<Access> {
+    // A policy made by a program may have paths that no file could: they lie in no root.
+    let plain = path.is_absolute() && path.components().all(|c| c != Component::ParentDir);
+    let above = ceiling.filesystem.iter().filter(|root| plain && path.starts_with(&root.path));
+    above.map(|root| root.access).max()
+}
+
+impl PeerCeiling {
+    /// Whether these are hosts, ports and a protocol of which the grant is one.
+    fn fits(&self, grant: &NetworkGrant) -> bool {
+        let host = match (&self.hosts, &grant.host) {
+            (Hosts::Any, _) => true,
+            (Hosts::One(one), host) => one == host,
+            (Hosts::Below(above), Peer::Name(name)) => name
+                .strip_suffix(above.as_str())
+                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            (Hosts::Below(_), Peer::Address(_)) => false,
+        };
+        let port = self.ports.iter().any(|ports| ports.contains(&grant.port));
+        host && port && self.protocol == grant.protocol
+    }
+}
+
+/// Cuts one number.
+fn cut_one<T: Quantity>(key: &str, asked: &mut T, most: T, cuts: &mut Vec<Cut>) {
+    if *asked > most {
+        cuts.push(Cut {
+            key: key.to_owned(),
+            asked: asked.shown().to_string(),
+            left: most.shown().to_string(),
+        });
+        *asked = most;
+    }
+}
+
+fn cut_limits(of: &str, asked: &mut Limits, most: &Limits, cuts: &mut Vec<Cut>) {
+    let key = |name: &str| format!("{of}limits.{name}");
+    cut_one(&key("memory"), &mut asked.memory, most.memory, cuts);
+    cut_one(&key("run-time"), &mut asked.run_time, most.run_time, cuts);
+    cut_one(&key("prepare-time"), &mut asked.prepare_time, most.prepare_time, cuts);
+    cut_one(&key("model-size"), &mut asked.model_size, most.model_size, cuts);
+    cut_one(&key("input-size"), &mut asked.input_size, most.input_size, cuts);
+    cut_one(&key("output-size"), &mut asked.output_size, most.output_size, cuts);
+    cut_one(&key("log-size"), &mut asked.log_size, most.log_size, cuts);
+    cut_one(&key("stack"), &mut asked.stack, most.stack, cuts);
+    cut_one(&key("images"), &mut asked.images, most.images, cuts);
+}
+
+fn cut_quotas(asked: &mut Quotas, most: &Quotas, cuts: &mut Vec<Cut>) {
+    cut_one("quotas.bytes-written", &mut asked.bytes_written, most.bytes_written, cuts);
+    cut_one("quotas.files-created", &mut asked.files_created, most.files_created, cuts);
+    cut_one("quotas.open-handles", &mut asked.open_handles, most.open_handles, cuts);
+    cut_one("quotas.connections", &mut asked.connections, most.connections, cuts);
+    cut_one("quotas.bytes-sent", &mut asked.bytes_sent, most.bytes_sent, cuts);
+    cut_one("quotas.bytes-received", &mut asked.bytes_received, most.bytes_received, cuts);
+}
+
+fn cut_program(program: &mut Program, most: &ProgramCeiling, cuts: &mut Vec<Cut>) {
+    let switches = [
+        ("program.stdout", &mut program.stdout, most.stdout),
+        ("program.stderr", &mut program.stderr, most.stderr),
+        ("program.clocks", &mut program.clocks, most.clocks),
+        ("program.randomness", &mut program.randomness, most.randomness),
+        ("program.arguments", &mut program.arguments, most.arguments),
+    ];
+    for (key, asked, allowed) in switches {
+        if *asked && !allowed {
+            *asked = false;
+            let (key, asked, left) = (key.to_owned(), "true".to_owned(), NOTHING.to_owned());
+            cuts.push(Cut { key, asked, left });
+        }
+    }
+    program.environment.retain(|name, _| {
+        let allowed = most.environment.contains(name);
+        if !allowed {
+            let (key, left) = ("program.environment".to_owned(), NOTHING.to_owned());
+            cuts.push(Cut { key, asked: quote(name), left });
+        }
+        allowed
+    });
+}

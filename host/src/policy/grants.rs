@@ -1,0 +1,187 @@
+//! What a policy can grant to a guest program beyond computing: models, files, connections, and the
+//! small things of a process. Checked data for whoever enforces it; nothing here opens or connects.
+//!
+//! Everything is off until it is granted. A grant is exact: one path, one host and port. There are no
+//! patterns, so that what a policy allows can be read off it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use super::address::{AddressKind, Peer, address_kind, canonical_address};
+use super::{Confinement, LoadedPolicy, ModelPin, Policy};
+
+/// Most entries in one list of grants: more than anybody reads is more than anybody approves.
+pub const MAX_GRANTS: usize = 256;
+
+/// A guest program: what of a process it has. Only a policy that has this table can be used for one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
+    /// SHA-256 of the only program the policy accepts; `None` accepts any.
+    pub sha256: Option<[u8; 32]>,
+    /// Whether what it prints reaches standard output.
+    pub stdout: bool,
+    /// Whether what it prints reaches standard error.
+    pub stderr: bool,
+    /// Whether it has the wall clock and the monotonic clock.
+    pub clocks: bool,
+    /// Whether it has randomness.
+    pub randomness: bool,
+    /// Whether arguments given on the command line reach it.
+    pub arguments: bool,
+    /// Its environment, whole: nothing of the host's is in it.
+    pub environment: BTreeMap<String, String>,
+    /// Why it needs clocks, randomness, arguments or an environment.
+    pub reason: Option<String>,
+}
+
+impl Program {
+    /// Whether a program with this digest is one the policy accepts.
+    #[must_use]
+    pub fn accepts(&self, sha256: &[u8; 32]) -> bool {
+        self.sha256.as_ref().is_none_or(|pinned| pinned == sha256)
+    }
+}
+
+/// A model that a guest program may load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelGrant {
+    /// The name it asks for (`load-by-name` of `wasi:nn`).
+    pub name: String,
+    /// The file; without one the program brings the bytes. Absolute when the policy came from
+    /// [`Policy::load`], else as it was written.
+    pub path: Option<PathBuf>,
+    /// SHA-256 of the only file accepted.
+    pub sha256: [u8; 32],
+    /// The policy file whose limits hold for this model; without one, those of the program's policy.
+    /// Absolute as `path` is.
+    pub policy: Option<PathBuf>,
+    /// What that file says, once [`Policy::load`] has read it.
+    pub rules: Option<Box<LoadedPolicy>>,
+}
+
+/// How a file or folder may be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Access {
+    /// Opened for reading, listed.
+    #[default]
+    Read,
+    /// Also changed, made and removed.
+    Write,
+}
+
+impl Access {
+    /// The access as a policy names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Access::Read => "read",
+            Access::Write => "write",
+        }
+    }
+}
+
+/// A file or folder that is granted, with everything below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileGrant {
+    /// Where it is: without `..`, and without symbolic links when the policy came from
+    /// [`Policy::load`], which also makes it absolute. Whoever opens it must make sure of both once
+    /// more, as files change: `openat2` with `RESOLVE_NO_SYMLINKS`, and without `O_NOFOLLOW`, which
+    /// with `O_PATH` would open a link itself.
+    pub host: PathBuf,
+    /// Where the program sees it: absolute and normalised; no two are the same or nested.
+    pub guest: String,
+    /// How it may be used.
+    pub access: Access,
+    /// Why.
+    pub reason: String,
+}
+
+/// How one talks to a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// Connections.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Protocol {
+    /// The protocol as a policy names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        }
+    }
+}
+
+/// A peer that may be talked to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkGrant {
+    /// The host: a name or an address.
+    pub host: Peer,
+    /// The port, never 0.
+    pub port: u16,
+    /// How.
+    pub protocol: Protocol,
+    /// The kinds of addresses that the host may have: in order, at least one, never
+    /// [`AddressKind::Never`].
+    pub reaches: Vec<AddressKind>,
+    /// Why.
+    pub reason: String,
+}
+
+impl NetworkGrant {
+    /// Whether an address is one this grant may lead to: the address granted, or, for a name, one of
+    /// a granted kind. That the name was resolved to it is for the caller to know.
+    #[must_use]
+    pub fn reaches(&self, address: IpAddr) -> bool {
+        let same = match &self.host {
+            Peer::Address(granted) => *granted == canonical_address(address),
+            Peer::Name(_) => true,
+        };
+        same && self.reaches.contains(&address_kind(address))
+    }
+}
+
+impl Policy {
+    /// Makes paths absolute that were written relative to the policy's folder. [`Policy::load`] has
+    /// done so; whoever reads a policy with [`Policy::parse`] says which folder is meant.
+    pub fn resolve_in(&mut self, folder: &Path) {
+        for grant in &mut self.models {
+            for path in grant.path.iter_mut().chain(&mut grant.policy) {
+                *path = folder.join(&*path);
+            }
+        }
+        for grant in &mut self.filesystem {
+            // A lone `.` is the folder itself.
+            grant.host = match grant.host.as_os_str() == "." {
+                true => folder.to_path_buf(),
+                false => folder.join(&grant.host),
+            };
+        }
+    }
+
+    /// The policy under which a model runs that this one grants to its program: pinned, without any
+    /// grant, with the limits of the model's own policy file or of this one, and confined no less
+    /// than either says. `None` if a file is named and was not read.
+    #[must_use]
+    pub fn for_model(&self, grant: &ModelGrant) -> Option<Policy> {
+        let own = match (&grant.rules, &grant.policy) {
+            (Some(loaded), _) => &loaded.policy,
+            (None, None) => self,
+            (None, Some(_)) => return None,
+        };
+        let confinement = match (self.confinement, own.confinement) {
+            (Confinement::BestEffort, Confinement::BestEffort) => Confinement::BestEffort,
+            _ => Confinement::Strict,
+        };
+        let model = ModelPin { sha256: Some(grant.sha256) };
+        let (limits, compute) = (own.limits.clone(), own.compute.clone());
+        let file_sha256 = own.file_sha256;
+        Some(Policy { model, limits, compute, confinement, file_sha256, ..Policy::default() })
+    }
+}

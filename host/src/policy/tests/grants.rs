@@ -1,0 +1,492 @@
+//! Grants: every key, every refusal, and the walk for symbolic links.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+const PIN: &str = "00112233445566778899aabbccddeeffffeeddccbbaa99887766554433221100";
+
+const FULL: &str = r#"
+version = 1
+[program]
+sha256 = "00112233445566778899aabbccddeeffffeeddccbbaa99887766554433221100"
+stdout = true
+stderr = true
+clocks = true
+randomness = true
+arguments = true
+environment = { LANG = "C", _X1 = "" }
+reason = "stamps its answers"
+[[models]]
+name = "magika"
+path = "magika.onnx"
+sha256 = "00112233445566778899aabbccddeeffffeeddccbbaa99887766554433221100"
+policy = "./magika.toml"
+[[models]]
+name = "brought along"
+sha256 = "ff112233445566778899aabbccddeeffffeeddccbbaa99887766554433221100"
+[[filesystem]]
+host = "labels//de/"
+guest = "/labels"
+access = "read"
+reason = " names of the classes "
+[[filesystem]]
+host = "/srv/out"
+guest = "/out"
+access = "write"
+reason = "answers"
+[[network]]
+host = "Features.example.com"
+port = 6379
+protocol = "tcp"
+reaches = ["loopback", "public"]
+reason = "features of a user"
+[[network]]
+host = "::ffff:10.0.0.7"
+port = 53
+protocol = "udp"
+reaches = ["private"]
+reason = "names"
+[quotas]
+bytes-written = "1 GiB"
+files-created = 0
+open-handles = 7
+connections = 2
+bytes-sent = "0"
+bytes-received = "1 MiB"
+"#;
+
+#[test]
+fn every_grant_is_read() {
+    let policy = Policy::parse(FULL, "x").unwrap();
+    let program = policy.program.clone().unwrap();
+    assert_eq!(program.sha256.unwrap()[1], 0x11);
+    assert!(program.accepts(&program.sha256.unwrap()) && !program.accepts(&[0; 32]));
+    assert!(program.stdout && program.stderr && program.clocks);
+    assert!(program.randomness && program.arguments);
+    assert_eq!(program.environment.len(), 2);
+    assert_eq!(program.environment["LANG"], "C");
+    assert_eq!(program.reason.as_deref(), Some("stamps its answers"));
+
+    assert_eq!(policy.models.len(), 2);
+    assert_eq!(policy.models[0].path.as_deref(), Some(Path::new("magika.onnx")));
+    assert_eq!(policy.models[0].policy.as_deref(), Some(Path::new("magika.toml")));
+    assert_eq!((&policy.models[1].path, &policy.models[1].policy), (&None, &None));
+
+    assert_eq!(policy.filesystem[0].host, Path::new("labels/de"));
+    assert_eq!(policy.filesystem[0].reason, "names of the classes");
+    assert_eq!(policy.filesystem[0].access, Access::Read);
+    assert_eq!(policy.filesystem[1].access, Access::Write);
+
+    let [name, address] = &policy.network[..] else { panic!() };
+    assert_eq!(name.host, Peer::Name("features.example.com".into()));
+    assert_eq!(name.reaches, [AddressKind::Public, AddressKind::Loopback]);
+    assert!(name.reaches("8.8.8.8".parse().unwrap()) && name.reaches("::1".parse().unwrap()));
+    assert!(!name.reaches("10.0.0.7".parse().unwrap()));
+    assert!(!name.reaches("::ffff:169.254.169.254".parse().unwrap()));
+    assert_eq!((address.port, address.protocol), (53, Protocol::Udp));
+    assert!(address.reaches("10.0.0.7".parse().unwrap()));
+    assert!(address.reaches("::ffff:10.0.0.7".parse().unwrap()));
+    assert!(!address.reaches("10.0.0.8".parse().unwrap()));
+
+    let quotas = Quotas {
+        bytes_written: 1 << 30,
+        files_created: 0,
+        open_handles: 7,
+        connections: 2,
+        bytes_sent: 0,
+        bytes_received: 1 << 20,
+    };
+    assert_eq!(policy.quotas, quotas);
+    quotas.check().unwrap();
+}
+
+#[test]
+fn nothing_is_granted_unless_it_is_said() {
+    let policy = Policy::parse("version = 1\n[program]", "x").unwrap();
+    assert_eq!(policy.program, Some(Program::default()));
+    assert_eq!(policy.quotas, Quotas::default());
+    assert!(policy.models.is_empty() && policy.filesystem.is_empty() && policy.network.is_empty());
+    assert_eq!(Policy::parse("version = 1", "x").unwrap().program, None);
+    let text = format!(
+        "version = 1\n[program]\n[[filesystem]]\n{FILE}\n[[network]]\nhost = \"a\"\nport = 1\n\
+         reason = \"r\""
+    );
+    let policy = Policy::parse(&text, "x").unwrap();
+    assert_eq!(policy.filesystem[0].access, Access::Read);
+    assert_eq!(policy.network[0].protocol, Protocol::Tcp);
+    assert_eq!(policy.network[0].reaches, [AddressKind::Public]);
+}
+
+const FILE: &str = "host = \"a\"\nguest = \"/a\"\nreason = \"r\"";
+
+/// A program with one entry of a list, of which one line is replaced, or added.
+fn with(table: &str, entry: &str, line: &str) -> String {
+    let key = line.split(' ').next().unwrap();
+    let kept: Vec<&str> = entry.lines().filter(|l| l.split(' ').next() != Some(key)).collect();
+    format!("version = 1\n[program]\n[[{table}]]\n{}\n{line}\n", kept.join("\n"))
+}
+
+#[test]
+fn files_that_are_refused() {
+    Policy::parse(&with("filesystem", FILE, "access = \"read\""), "x").unwrap();
+    for (line, why) in [
+        ("host = \"\"", "empty"),
+        ("host = \"..\"", "`..` in it"),
+        ("host = \"a/../b\"", "`..` in it"),
+        ("host = \"/a/..\"", "`..` in it"),
+        ("host = \"a\\u0000b\"", "a NUL in it"),
+        ("host = \"a\\nb\"", "a character in it that cannot be seen"),
+        ("host = 5", "an integer, not a text"),
+        ("guest = \"\"", "empty"),
+        ("guest = \"a\"", "not absolute"),
+        ("guest = \"/a/\"", "a slash too many"),
+        ("guest = \"//a\"", "a slash too many"),
+        ("guest = \"/a//b\"", "a slash too many"),
+        ("guest = \"/./a\"", "`.` in it"),
+        ("guest = \"/a/../b\"", "`..` in it"),
+        ("guest = \"/a\\u0000\"", "a NUL in it"),
+        ("access = \"execute\"", "not one of the two"),
+        ("access = true", "a boolean, not a text"),
+        ("reason = \"\"", "empty"),
+        ("reason = \" \\t \"", "empty"),
+        ("reason = \"a\\nb\"", "more than one line"),
+        ("reason = \"a\\u2028b\"", "more than one line"),
+        ("reason = \"a\\u202eb\"", "a character in it that cannot be seen"),
+        ("host = \"a\\u200bb\"", "a character in it that cannot be seen"),
+        ("reason = 1", "an integer, not a text"),
+        ("mode = \"read\"", "unknown key \"mode\" in [[filesystem]]"),
+        ("acess = \"read\"", "did you mean `access`?"),
+    ] {
+        assert_says(&refused(&with("filesystem", FILE, line)), &["test.toml:", why, "hint: "]);
+    }
+    let error = refused(&with("filesystem", FILE, "host = \"a/../b\""));
+    assert_says(&error, &["test.toml:6:8: filesystem.host = \"a/../b\": `..` in it"]);
+    let long = format!("host = \"{}\"", "x/".repeat(3000));
+    assert_says(&refused(&with("filesystem", FILE, &long)), &["longer than 4095"]);
+    let long = format!("reason = \"{}\"", "x".repeat(501));
+    assert_says(&refused(&with("filesystem", FILE, &long)), &["longer than 500"]);
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_table() {
+    for (key, rest) in [
+        ("host", "guest = \"/a\"\nreason = \"r\""),
+        ("guest", "host = \"a\"\nreason = \"r\""),
+        ("reason", "host = \"a\"\nguest = \"/a\""),
+    ] {
+        let error = refused(&format!("version = 1\n[program]\n[[filesystem]]\n{rest}"));
+        assert_says(&error, &["test.toml:3:1: ", &format!("`{key}` is missing in [[filesystem]]")]);
+    }
+    for (key, rest) in [
+        ("host", "port = 1\nreason = \"r\""),
+        ("port", "host = \"a\"\nreason = \"r\""),
+        ("reason", "host = \"a\"\nport = 1"),
+    ] {
+        let error = refused(&format!("version = 1\n[program]\n[[network]]\n{rest}"));
+        assert_says(&error, &["test.toml:3:1: ", &format!("`{key}` is missing in [[network]]")]);
+    }
+    let error = refused("version = 1\n[program]\n[[models]]\nname = \"a\"");
+    assert_says(&error, &["test.toml:3:1: ", "`sha256` is missing in [[models]]"]);
+    let error = refused(&format!("version = 1\n[program]\n[[models]]\nsha256 = \"{PIN}\""));
+    assert_says(&error, &["`name` is missing in [[models]]"]);
+    for line in ["clocks = true", "randomness = true", "arguments = true", "environment = {A=\"\"}"]
+    {
+        let error = refused(&format!("version = 1\n[program]\nstdout = true\n{line}"));
+        assert_says(&error, &["test.toml:4:1: ", "`reason` is missing in [program]"]);
+        Policy::parse(&format!("version = 1\n[program]\n{line}\nreason = \"r\""), "x").unwrap();
+    }
+    for line in ["clocks = false", "environment = {}", "stdout = true\nstderr = true"] {
+        Policy::parse(&format!("version = 1\n[program]\n{line}"), "x").unwrap();
+    }
+}
+
+#[test]
+fn guest_paths_do_not_overlap() {
+    let both = |a: &str, b: &str| {
+        format!(
+            "version = 1\n[program]\n[[filesystem]]\nhost = \"a\"\nguest = \"{a}\"\nreason = \"r\"\n\
+             [[filesystem]]\nhost = \"b\"\nguest = \"{b}\"\nreason = \"r\"\n"
+        )
+    };
+    for (a, b) in [("/a", "/a"), ("/a", "/a/b"), ("/a/b", "/a"), ("/", "/a"), ("/a", "/")] {
+        let error = refused(&both(a, b));
+        assert_says(&error, &["test.toml:9:9", "filesystem.guest", &format!("holds \"{a}\"")]);
+    }
+    for (a, b) in [("/a", "/b"), ("/a", "/ab"), ("/a/b", "/a/c"), ("/a", "/A")] {
+        Policy::parse(&both(a, b), "x").unwrap();
+    }
+}
+
+#[test]
+fn peers_that_are_refused() {
+    const PEER: &str = "host = \"a.example\"\nport = 1\nreason = \"r\"";
+    Policy::parse(&with("network", PEER, "port = 65535"), "x").unwrap();
+    for (line, why) in [
+        ("host = \"*.example.com\"", "a pattern"),
+        ("host = \"bücher.example\"", "not ASCII"),
+        ("host = \"127.1\"", "an address in an odd form"),
+        ("host = \"127.0.0.1\"", "a loopback address, and `reaches` does not list that kind"),
+        ("host = \"::ffff:127.0.0.1\"", "a loopback address"),
+        ("host = \"10.0.0.1\"", "a private address"),
+        ("host = \"169.254.169.254\"", "a link-local address"),
+        ("host = \"0.0.0.0\"", "no address of a machine"),
+        ("host = 1", "an integer, not a text"),
+        ("port = 0", "not a port"),
+        ("port = 65536", "not a port"),
+        ("port = -1", "not a port"),
+        ("port = \"80\"", "a text, not an integer"),
+        ("port = 80.0", "a float, not an integer"),
+        ("protocol = \"sctp\"", "not one of the two"),
+        ("reaches = []", "an empty list"),
+        ("reaches = \"public\"", "a text, not a list"),
+        ("reaches = [\"public\", \"public\"]", "there twice"),
+        ("reaches = [\"never\"]", "not one of those"),
+        ("reaches = [1]", "an integer, not a text"),
+        ("ports = [80]", "did you mean `port`?"),
+    ] {
+        assert_says(&refused(&with("network", PEER, line)), &["test.toml:", why, "hint: "]);
+    }
+    let twice = format!("version = 1\n[program]\n[[network]]\n{PEER}\n[[network]]\n{PEER}\n");
+    assert_says(&refused(&twice), &["test.toml:8:8", "granted before"]);
+    let both = twice.replacen("port = 1", "port = 1\nprotocol = \"udp\"", 1);
+    assert_eq!(Policy::parse(&both, "x").unwrap().network.len(), 2);
+}
+
+#[test]
+fn models_and_environments_that_are_refused() {
+    let model = format!("name = \"a\"\nsha256 = \"{PIN}\"");
+    for (line, why) in [
+        ("name = \"\"", "empty"),
+        ("name = \"a\\nb\"", "a character in it that cannot be seen"),
+        ("name = 1", "an integer, not a text"),
+        ("path = \"../a.onnx\"", "`..` in it"),
+        ("path = \"\"", "empty"),
+        ("policy = \"a/../b\"", "`..` in it"),
+        ("sha256 = \"abc\"", "3 digits, not 64"),
+        ("digest = \"abc\"", "unknown key \"digest\" in [[models]]"),
+    ] {
+        assert_says(&refused(&with("models", &model, line)), &["test.toml:", why, "hint: "]);
+    }
+    let twice = format!("version = 1\n[program]\n[[models]]\n{model}\n[[models]]\n{model}");
+    assert_says(&refused(&twice), &["test.toml:7:8", "another model has this name"]);
+    for (value, why) in [
+        ("[\"A=B\"]", "an array, not a table"),
+        ("{ \"\" = \"x\" }", "is no name of a variable"),
+        ("{ 1A = \"x\" }", "is no name of a variable"),
+        ("{ \"A=B\" = \"x\" }", "is no name of a variable"),
+        ("{ \"A\\u0000\" = \"x\" }", "is no name of a variable"),
+        ("{ A = 1 }", "an integer, not a text"),
+        ("{ A = \"\\u0000\" }", "a NUL in it"),
+    ] {
+        let text = format!("version = 1\n[program]\nreason = \"r\"\nenvironment = {value}");
+        assert_says(&refused(&text), &["test.toml:4:", "program.environment", why]);
+    }
+}
+
+#[test]
+fn grants_need_a_program() {
+    let network = "[[network]]\nhost = \"a\"\nport = 1\nreason = \"r\"";
+    let models = format!("[[models]]\nname = \"a\"\nsha256 = \"{PIN}\"");
+    for text in [network, &models, "[quotas]\nconnections = 1", "[quotas]"] {
+        let error = refused(&format!("version = 1\n{text}"));
+        assert_says(&error, &["test.toml:2:", "only a guest program can use this", "[program]"]);
+        for order in [format!("[program]\n{text}"), format!("{text}\n[program]")] {
+            Policy::parse(&format!("version = 1\n{order}"), "x").unwrap();
+        }
+    }
+    // Data beside a model may be read by it, and no more.
+    let read = format!("version = 1\n[[filesystem]]\n{FILE}");
+    assert_eq!(Policy::parse(&read, "x").unwrap().filesystem.len(), 1);
+    let write = format!("{read}\naccess = \"write\"");
+    assert_says(&refused(&write), &["test.toml:2:3", "may only read"]);
+    let both = format!("version = 1\n[program]\n[model]\nsha256 = \"{PIN}\"");
+    assert_says(&refused(&both), &["3:2", "for a model or for a program", "program.sha256"]);
+}
+
+#[test]
+fn lists_are_bounded() {
+    let entry =
+        |i: usize| format!("[[filesystem]]\nhost = \"a\"\nguest = \"/a{i}\"\nreason = \"r\"\n");
+    let text =
+        |n: usize| format!("version = 1\n[program]\n{}", (0..n).map(entry).collect::<String>());
+    assert_eq!(Policy::parse(&text(MAX_GRANTS), "x").unwrap().filesystem.len(), MAX_GRANTS);
+    assert_says(&refused(&text(MAX_GRANTS + 1)), &["257 entries; the most is 256"]);
+    for (text, why) in [
+        ("[filesystem]\nhost = \"a\"", "a table, not a list of tables"),
+        ("filesystem = [1]", "an integer, not a list of tables"),
+        ("network = \"x\"", "a text, not a list of tables"),
+        ("[[program]]", "an array, not a table"),
+        ("[[quotas]]", "an array, not a table"),
+    ] {
+        assert_says(&refused(&format!("version = 1\n{text}")), &["test.toml:2:", why, "hint: "]);
+    }
+}
+
+#[test]
+fn quotas_out_of_bounds() {
+    for (line, why) in [
+        ("bytes-written = \"2000 GiB\"", "above the maximum of 1024 GiB"),
+        ("bytes-written = 5", "an integer, not a text with a unit"),
+        ("files-created = 1000001", "above the maximum of 1000000"),
+        ("files-created = -1", "not a count"),
+        ("open-handles = 513", "above the maximum of 512"),
+        ("connections = 65536", "above the maximum of 65535"),
+        ("bytes-sent = \"unlimited\"", "there is no unlimited"),
+        ("bytes-received = \"1\"", "no unit"),
+        ("bytes-recieved = \"1 B\"", "did you mean `bytes-received`?"),
+    ] {
+        let error = refused(&format!("version = 1\n[program]\n[quotas]\n{line}"));
+        assert_says(&error, &["test.toml:4:", why, "hint: "]);
+    }
+}
+
+/// A folder of our own for policies and what they grant.
+struct Place(#[allow(dead_code)] tempfile::TempDir, PathBuf);
+
+impl Place {
+    fn new() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        // Some systems' temporary folder is behind a link, which grants must not be.
+        let real = dir.path().canonicalize().unwrap();
+        Place(dir, real)
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.1.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        path
+    }
+
+    fn granting(&self, host: &str) -> Result<LoadedPolicy, PolicyError> {
+        let text = format!(
+            "version = 1\n[program]\n[[filesystem]]\nhost = \"{host}\"\nguest = \"/a\"\n\
+             reason = \"r\""
+        );
+        Policy::load(&self.file("policy.toml", &text))
+    }
+}
+
+#[test]
+fn relative_grants_lie_beside_the_policy() {
+    let place = Place::new();
+    fs::create_dir(place.1.join("labels")).unwrap();
+    let real = &place.1;
+    for (host, at) in [
+        ("labels", real.join("labels")),
+        ("./labels/", real.join("labels")),
+        (".", real.clone()),
+        ("missing/below", real.join("missing/below")),
+        ("/dev/null", PathBuf::from("/dev/null")),
+    ] {
+        let loaded = place.granting(host).unwrap();
+        assert_eq!(loaded.policy.filesystem[0].host, at, "{host}");
+    }
+    // Where the file really lies counts, not where a link to it does.
+    fs::create_dir(place.1.join("links")).unwrap();
+    place.granting("labels").unwrap();
+    symlink("../policy.toml", place.1.join("links/policy.toml")).unwrap();
+    let loaded = Policy::load(&place.1.join("links/policy.toml")).unwrap();
+    assert_eq!(loaded.policy.filesystem[0].host, real.join("labels"));
+}
+
+#[test]
+fn links_on_the_way_to_a_grant_are_refused() {
+    let place = Place::new();
+    fs::create_dir_all(place.1.join("real/below")).unwrap();
+    symlink("real", place.1.join("link")).unwrap();
+    symlink("/nowhere", place.1.join("dangling")).unwrap();
+    symlink("loop", place.1.join("loop")).unwrap();
+    symlink("/", place.1.join("real/below/root")).unwrap();
+    for (host, link) in [
+        ("link", "link"),
+        ("link/below", "link"),
+        ("link/missing", "link"),
+        ("dangling", "dangling"),
+        ("loop/x", "loop"),
+        ("real/below/root", "real/below/root"),
+        ("real/below/root/etc", "real/below/root"),
+        ("/proc/self/root/etc", "/proc/self"),
+    ] {
+        let error = place.granting(host).unwrap_err().to_string();
+        let link = place.1.join(link);
+        let named = format!("{} is a symbolic link", link.display());
+        assert_says(&error, &["filesystem.host = ", &named, "hint: "]);
+    }
+    // The folder itself is fine; what lies in it is for those who open it.
+    place.granting("real/below").unwrap();
+    place.file("plain", "");
+    place.granting("plain").unwrap();
+    let error = place.granting("plain/below").unwrap_err().to_string();
+    assert_says(&error, &["plain/below", "cannot be looked at", "ot a directory"]);
+}
+
+#[test]
+fn models_have_policies_of_their_own() {
+    let place = Place::new();
+    let other = "ff".repeat(32);
+    let program = |policy: &str| {
+        format!(
+            "version = 1\nconfinement = \"best-effort\"\n[program]\n[limits]\nstack = \"1 MiB\"\n\
+             [[models]]\nname = \"m\"\npath = \"m.onnx\"\nsha256 = \"{PIN}\"\n{policy}"
+        )
+    };
+    let load = |text: &str| Policy::load(&place.file("policy.toml", text));
+    let loaded = load(&program("")).unwrap();
+    assert_eq!(loaded.policy.models[0].path, Some(place.1.join("m.onnx")));
+    let rules = loaded.policy.for_model(&loaded.policy.models[0]).unwrap();
+    assert_eq!((rules.limits.stack, rules.confinement), (1 << 20, Confinement::BestEffort));
+    assert_eq!(rules.model.sha256, Some(loaded.policy.models[0].sha256));
+    assert_eq!(rules.program, None);
+
+    place.file("m.toml", "version = 1\n[limits]\nstack = \"3 MiB\"");
+    let loaded = load(&program("policy = \"m.toml\"")).unwrap();
+    let grant = &loaded.policy.models[0];
+    assert_eq!(grant.rules.as_ref().unwrap().source.path, place.1.join("m.toml"));
+    let rules = loaded.policy.for_model(grant).unwrap();
+    // The stricter of the two counts.
+    assert_eq!((rules.limits.stack, rules.confinement), (3 << 20, Confinement::Strict));
+    assert!(rules.model.sha256.is_some());
+    // One that was never read is no policy.
+    let parsed = Policy::parse(&program("policy = \"m.toml\""), "x").unwrap();
+    assert_eq!(parsed.for_model(&parsed.models[0]), None);
+
+    let refused = |inner: &str, says: &[&str]| {
+        place.file("m.toml", inner);
+        let error = load(&program("policy = \"m.toml\"")).unwrap_err().to_string();
+        assert_says(&error, says);
+    };
+    refused("version = 1\n[program]", &["models.policy", "more than limits"]);
+    refused(&format!("version = 1\n[[filesystem]]\n{FILE}"), &["more than limits"]);
+    refused(&format!("version = 1\n[model]\nsha256 = \"{other}\""), &["pins another model"]);
+    refused("version = 1\n[limits]\nmemory = 1", &["m.toml:3:10", "limits.memory"]);
+    place.file("m.toml", &format!("version = 1\n[model]\nsha256 = \"{PIN}\""));
+    load(&program("policy = \"m.toml\"")).unwrap();
+    fs::set_permissions(place.1.join("m.toml"), fs::Permissions::from_mode(0o666)).unwrap();
+    let error = load(&program("policy = \"m.toml\"")).unwrap_err();
+    assert!(matches!(error, PolicyError::Untrusted { .. }), "{error}");
+    fs::set_permissions(place.1.join("m.toml"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(load(&program("policy = \"missing.toml\"")).is_err());
+    symlink("m.toml", place.1.join("link.toml")).unwrap();
+    let error = load(&program("policy = \"link.toml\"")).unwrap_err().to_string();
+    assert_says(&error, &["models.policy", "link.toml is a symbolic link"]);
+}
+
+#[test]
+fn hostile_grants_are_never_shown_raw() {
+    let ugly = "\\u001b[2J\\u202e\\n\\r";
+    for text in [
+        format!("[program]\nreason = \"{ugly}\""),
+        format!("[program]\nenvironment = {{ \"{ugly}\" = \"\" }}"),
+        format!("[program]\n[[filesystem]]\nhost = \"{ugly}\""),
+        format!("[program]\n[[filesystem]]\nguest = \"{ugly}\""),
+        format!("[program]\n[[network]]\nhost = \"{ugly}\""),
+        format!("[program]\n[[models]]\nname = \"{ugly}\""),
+        format!("[program]\n[[models]]\n\"{ugly}\" = 1"),
+    ] {
+        assert!(!refused(&format!("version = 1\n{text}")).contains('\u{202e}'));
+    }
+}
