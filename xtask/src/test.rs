@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 
 use crate::Repo;
 use crate::run::{self, say};
-use crate::setup;
+use crate::{conformance, setup};
 
 /// The tests that spoil worker processes, which no ordinary build lets them.
 const WITH_HOOKS: [&str; 2] = ["assume_breach", "filter_rules"];
@@ -12,6 +12,7 @@ const WITH_HOOKS: [&str; 2] = ["assume_breach", "filter_rules"];
 /// Runs the tests; their own output is passed through as it is.
 pub(crate) fn run(repo: &Repo) -> Result<()> {
     setup::build_host(repo)?;
+    conformance::cases(repo)?;
     setup::warm(repo)?;
     // First, so that the program that is left in `target` is the ordinary one.
     say("running the tests that spoil worker processes");

@@ -12,6 +12,7 @@
 
 mod describe;
 mod entropy;
+mod exact;
 mod gate;
 mod heap;
 mod host;

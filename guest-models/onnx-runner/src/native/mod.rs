@@ -54,6 +54,11 @@ pub(crate) fn take_others(model: &mut TypedModel) -> TractResult<()> {
     run(model, vec![pointwise::take])
 }
 
+/// Has what is left of tract's keep to the specification.
+pub(crate) fn mend_rest(model: &mut TypedModel) -> TractResult<()> {
+    run(model, vec![crate::exact::keep_nan_in_pools])
+}
+
 type Rewrite = fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>;
 
 fn run(model: &mut TypedModel, rewrites: Vec<Rewrite>) -> TractResult<()> {
