@@ -109,7 +109,7 @@ fn steps_and_blocks_of_nothing() {
     };
     refused(&pool("strides", &[0, 0]), &x(&[1, 1, 4, 4]), "\"strides\" has the value [0, 0]");
     refused(&pool("dilations", &[0, 1]), &x(&[1, 1, 4, 4]), "\"dilations\"");
-    refused(&pool("strides", &[1, 1, 1]), &x(&[1, 1, 4, 4]), "\"strides\" has 3 numbers");
+    refused(&pool("strides", &[1, 1, 1]), &x(&[1, 1, 4, 4]), "numbers for 3 dimensions");
 }
 
 #[test]

@@ -147,3 +147,21 @@ fn a_constant_of_no_value_is_of_the_type_that_onnx_says() {
     let outputs = run(&graph.bytes(), &[("x", ones(&[2, 3]))]).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [1.0; 6]);
 }
+
+#[test]
+fn products_with_zero_and_squares_of_roots() {
+    let x = || Tensor::new(vec![f32::NAN, f32::INFINITY, -4.0, 4.0], &[4]).unwrap();
+    let zero = tensor_f32("zero", &[], &[0.0]);
+    let outputs = run(&one("Mul", &[4], &[zero], &["zero"], &[]), &[("x", x())]).unwrap();
+    let found = outputs[0].1.as_slice::<f32>().unwrap();
+    assert!(found[0].is_nan() && found[1].is_nan() && found[2..] == [0.0, 0.0], "{found:?}");
+    let graph = Graph {
+        nodes: vec![node("Sqrt", &["x"], &["r"], &[]), node("Mul", &["r", "r"], &["y"], &[])],
+        inputs: vec![value("x", FLOAT, &fixed(&[4]))],
+        outputs: vec![value_of_any_shape("y", FLOAT)],
+        ..Graph::default()
+    };
+    let outputs = run(&graph.bytes(), &[("x", x())]).unwrap();
+    let found = outputs[0].1.as_slice::<f32>().unwrap();
+    assert!(found[0].is_nan() && found[2].is_nan() && found[3] == 4.0, "{found:?}");
+}

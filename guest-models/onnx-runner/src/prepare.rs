@@ -62,12 +62,33 @@ pub(crate) fn prepare(mut proto: ModelProto, message: &[u8]) -> Result<Prepared,
 /// convolutions while they are still as the model says, everything else once it is simplified.
 fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
     let mut model = model.into_typed()?;
+    check_sizes(&model)?;
+    native::mend_first(&mut model)?;
     native::take_convolutions(&mut model)?;
     model.declutter()?;
     native::take_others(&mut model)?;
     native::mend_rest(&mut model)?;
     model.optimize()?;
     Ok(model)
+}
+
+/// Refuses tensors whose size is beyond 32 bits, in which it would be something else.
+fn check_sizes(model: &TypedModel) -> TractResult<()> {
+    for node in &model.nodes {
+        for output in &node.outputs {
+            let fact = &output.fact;
+            let dims = fact.shape.iter().filter_map(|dim| dim.to_i64().ok());
+            let bytes = dims.clone().try_fold(fact.datum_type.size_of(), |bytes, dim| {
+                bytes.checked_mul(usize::try_from(dim).ok()?.max(1))
+            });
+            if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
+                let dims: Vec<i64> = dims.collect();
+                let name = &node.name;
+                tract_onnx::tract_core::internal::bail!("node {name:?}: a tensor of the shape {dims:?} is more than a sandbox holds");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The operators of a plan and how many there are of each: those whose names start with `Native`

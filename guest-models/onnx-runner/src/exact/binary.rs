@@ -94,6 +94,11 @@ binary!(
     Min, true, |_, a, b| Some(a.lesser(b))
 );
 binary!(
+    /// A product of which nothing is left out: tract takes what is times zero for zero, and the
+    /// square of a root for the number itself.
+    Times, true, |_, a, b| Some(a.times(b))
+);
+binary!(
     /// A division, and no product with a rounded inverse.
     Div, false, |_, a, b| a.divide(b)
 );

@@ -8,6 +8,7 @@ mod binary;
 mod guards;
 mod indices;
 mod late;
+mod mend;
 mod numbers;
 mod pooling;
 mod quantize;
@@ -23,6 +24,7 @@ use tract_onnx::tract_hir::infer::InferenceOp;
 use tract_onnx::tract_hir::internal::*;
 
 pub(crate) use binary::{Div, Max, Min};
+pub(crate) use mend::keep_products;
 pub(crate) use pooling::keep_nan as keep_nan_in_pools;
 pub(crate) use reduce::{Extreme, Fold};
 

@@ -161,3 +161,72 @@ pub(super) fn odd_size(node: &NodeProto) -> Result<(), String> {
         _ => Ok(()),
     }
 }
+
+/// Attention without a mask: where one hides everything there is no answer that tract and ONNX
+/// agree on. And a causal one has all its keys at hand.
+pub(super) fn attention(node: &NodeProto) -> Result<(), String> {
+    let given = |at: usize| node.input.get(at).is_some_and(|name| !name.is_empty());
+    if given(3) {
+        return Err("a mask is not implemented".into());
+    }
+    let causal = find(node, "is_causal").is_some_and(|causal| causal.i != 0);
+    if causal && (given(4) || given(5)) {
+        return Err("causal attention with earlier keys is not implemented".into());
+    }
+    Ok(())
+}
+
+/// An equation of letters: every one of the result is among the operands', and there once.
+pub(super) fn equation(node: &NodeProto) -> Result<(), String> {
+    let text = find(node, "equation").map_or(&b""[..], |equation| &equation.s);
+    let text: String = text.iter().filter(|c| **c != b' ').map(|c| char::from(*c)).collect();
+    let wrong = || Err(format!("the equation {} is not implemented", shown(&text)));
+    if text.len() > 256 {
+        return wrong();
+    }
+    let (operands, result) = match text.split_once("->") {
+        Some((operands, result)) => (operands, Some(result)),
+        None => (&*text, None),
+    };
+    let letters = |term: &str| -> Option<String> {
+        let plain = term.replacen("...", "", 1);
+        plain.chars().all(|c| c.is_ascii_alphabetic()).then_some(plain)
+    };
+    let terms: Option<Vec<String>> = operands.split(',').map(letters).collect();
+    let Some(terms) = terms else { return wrong() };
+    let once = |term: &str| term.chars().all(|c| term.matches(c).count() == 1);
+    if terms.len() != node.input.len() || !terms.iter().all(|term| once(term)) {
+        return wrong();
+    }
+    if let Some(result) = result {
+        let Some(plain) = letters(result) else { return wrong() };
+        let known = plain.chars().all(|c| terms.iter().any(|term| term.contains(c)));
+        let dots = result.contains("...") && !operands.contains("...");
+        if !known || !once(&plain) || dots {
+            return wrong();
+        }
+    }
+    Ok(())
+}
+
+/// The inputs of a scan: some are scanned, the others are states, and for each there is an axis.
+pub(super) fn scan(node: &NodeProto) -> Result<(), String> {
+    let inputs = node.input.len() as i64;
+    let scanned = find(node, "num_scan_inputs").map_or(0, |number| number.i);
+    let states = inputs - scanned;
+    let outputs = node.output.len() as i64 - states;
+    if states < 0 || outputs < 0 {
+        return Err(format!("of {inputs} inputs {scanned} cannot be scanned"));
+    }
+    for (name, wanted) in [
+        ("scan_input_axes", scanned),
+        ("scan_input_directions", scanned),
+        ("scan_output_axes", outputs),
+        ("scan_output_directions", outputs),
+    ] {
+        if find(node, name).is_some() && ints(node, name).len() as i64 != wanted {
+            return Err(format!("the attribute {name:?} is not one of {wanted} numbers"));
+        }
+    }
+    Ok(())
+}

@@ -2,7 +2,7 @@
 
 use super::Values::{AnyText, Float, Int, Ints, Text, Texts};
 use super::{Attribute, Operator, Output, any, attr, axis, flag, must, only, op, t, u};
-use crate::gate::attributes::{windows, odd_size};
+use crate::gate::attributes::{attention, equation, odd_size, windows};
 use crate::gate::types::{BOOL, BYTES, F16, F32, FLOATS, I32, I64, INDICES, NUMBERS, U8, I8};
 
 /// Bounds of what windows may be: beyond any image that fits a sandbox.
@@ -41,7 +41,7 @@ pub(super) const OPERATORS: &[Operator] = &[
         .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
     op("Gemm", 11, &[t(F32), t(F32), t(F32)]).optional(1)
         .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
-    op("Einsum", 12, &[t(FLOATS)]).many().with(&[must("equation", AnyText)]),
+    op("Einsum", 12, &[t(FLOATS)]).many().with(&[must("equation", AnyText)]).check(equation),
     op("Conv", 1, &[t(FLOATS), t(FLOATS), t(FLOATS)]).optional(1).with(CONV).check(windows),
     op("ConvInteger", 10, &[t(BYTES), u(BYTES), t(BYTES), u(BYTES)]).optional(2).to(&[Output::Is(I32)])
         .with(CONV).check(windows),
@@ -120,7 +120,7 @@ pub(super) const OPERATORS: &[Operator] = &[
         .optional(3).to(&[Output::Like('T'), Output::Like('T'), Output::Like('T')]).fewest(1)
         .with(&[flag("is_causal"), attr("q_num_heads", Int(1, 1 << 16)), attr("kv_num_heads", Int(1, 1 << 16)),
             attr("scale", Float), only("qk_matmul_output_mode", 0), attr("softcap", super::Values::Exactly(0.0)),
-            only("left_window_size", -1), only("right_window_size", -1)]),
+            only("left_window_size", -1), only("right_window_size", -1)]).check(attention),
     op("RotaryEmbedding", 23, &[t(F32), t(F32), t(F32), any(I64)]).optional(1)
         .with(&[flag("interleaved"), attr("num_heads", Int(0, 1 << 16)), attr("rotary_embedding_dim", Int(0, 1 << 16))]),
     op("GridSample", 16, &[t(F32), t(F32)]).until(19)

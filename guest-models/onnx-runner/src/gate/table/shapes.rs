@@ -2,7 +2,7 @@
 
 use super::Values::{AnyText, AnyTexts, Float, Floats, Graph, Int, Ints, Tensor, Text, Type};
 use super::{Operator, Output, any, attr, axis, flag, must, only, op, t, u};
-use crate::gate::attributes::{constant, permutation, slice_1};
+use crate::gate::attributes::{constant, permutation, scan, slice_1};
 use crate::gate::types::{ANY, BOOL, F32, FLOATS, I64, INDICES, NUMBERS, PLAIN};
 
 const IS_I64: &[Output] = &[Output::Is(I64)];
@@ -70,7 +70,7 @@ pub(super) const OPERATORS: &[Operator] = &[
 
     op("If", 1, &[any(BOOL)]).to(SPECIAL).many_outputs()
         .with(&[must("then_branch", Graph), must("else_branch", Graph)]),
-    op("Scan", 9, &[any(ANY)]).many().to(SPECIAL).many_outputs()
+    op("Scan", 9, &[any(ANY)]).many().to(SPECIAL).many_outputs().check(scan)
         .with(&[must("body", Graph), must("num_scan_inputs", Int(1, 1024)), attr("scan_input_axes", Ints(-32, 31)),
             attr("scan_output_axes", Ints(-32, 31)), attr("scan_input_directions", Ints(0, 1)),
             attr("scan_output_directions", Ints(0, 1))]),
