@@ -33,8 +33,12 @@ fn tensor(folder: &Path, entry: &Value) -> Result<Tensor, String> {
     if let Some(strings) = entry["strings"].as_array() {
         let strings: Vec<String> =
             strings.iter().map(|string| string.as_str().unwrap().to_owned()).collect();
-        let shape: Vec<usize> =
-            entry["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect();
+        let shape: Vec<usize> = entry["shape"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|d| d.as_u64().unwrap() as usize)
+            .collect();
         return Tensor::new(strings, &shape).map_err(|err| err.to_string());
     }
     let Some(file) = entry["file"].as_str() else {
@@ -185,7 +189,8 @@ fn every_case_ends_as_it_is_known_to() {
         std::fs::write(path, serde_json::to_string_pretty(&results).unwrap()).unwrap();
         return;
     }
-    let known = std::fs::read_to_string(repository().join("tests/conformance/classes.txt")).unwrap();
+    let known =
+        std::fs::read_to_string(repository().join("tests/conformance/classes.txt")).unwrap();
     let known: BTreeMap<&str, &str> =
         known.lines().filter_map(|line| line.rsplit_once(' ')).collect();
     let mut changed = Vec::new();

@@ -4,9 +4,7 @@ mod support;
 
 use belljar::text::Hostile;
 use belljar::{ErrorKind, Isolation, Policy, Tensor};
-use support::onnx::{
-    Dim, FLOAT, Graph, Message, fixed, node, relu, tensor_f32, tensor_i64, value,
-};
+use support::onnx::{Dim, FLOAT, Graph, Message, fixed, node, relu, tensor_f32, tensor_i64, value};
 use support::{ISOLATIONS, host, load, models};
 
 fn ones(shape: &[usize]) -> Tensor {

@@ -54,6 +54,7 @@ fn refused(bytes: &[u8], inputs: &[(&str, Tensor)], why: &str) {
 fn ends(bytes: &[u8], inputs: &[(&str, Tensor)]) {
     let err = run(bytes, inputs).err().expect("it is not answered");
     assert!([4, 5, 6].contains(&err.exit_code()), "{} {err}", err.exit_code());
+    assert!(!err.to_string().contains("panicked"), "{err}");
     still_there();
 }
 

@@ -13,10 +13,18 @@ fn x(dims: &[usize]) -> [(&'static str, belljar::Tensor); 1] {
 #[test]
 fn what_the_table_does_not_know_is_named() {
     let relu = |attributes: &[Message]| one("Relu", &[2], &[], &[], attributes);
-    refused(&relu(&[int_attribute("leak", 1)]), &x(&[2]), "the attribute \"leak\" is not implemented");
+    refused(
+        &relu(&[int_attribute("leak", 1)]),
+        &x(&[2]),
+        "the attribute \"leak\" is not implemented",
+    );
     let text = run(&relu(&[int_attribute("leak", 1)]), &x(&[2])).err().unwrap().to_string();
     assert!(text.contains("node \"y\": Relu (opset 17): "), "{text}");
-    refused(&one("Frobnicate", &[2], &[], &[], &[]), &x(&[2]), "Frobnicate (opset 17): the operator");
+    refused(
+        &one("Frobnicate", &[2], &[], &[], &[]),
+        &x(&[2]),
+        "Frobnicate (opset 17): the operator",
+    );
     refused(&one("Gelu", &[2], &[], &[], &[]), &x(&[2]), "from 20 on only");
     let reverse = int_attribute("reverse", 7);
     refused(&with_ints("CumSum", &[2], &[0], &[reverse]), &x(&[2]), "\"reverse\" has the value 7");
@@ -63,9 +71,12 @@ fn axes_that_do_not_exist() {
 
 #[test]
 fn orders_that_are_none() {
-    for perm in [&[0, 0, 0][..], &[0, 1], &[3, 1, 2], &[0, 1, 2, 3], &[-1, 0, 1], &[1 << 40, 0, 1], &[]] {
+    for perm in
+        [&[0, 0, 0][..], &[0, 1], &[3, 1, 2], &[0, 1, 2, 3], &[-1, 0, 1], &[1 << 40, 0, 1], &[]]
+    {
         let perm = ints_attribute("perm", perm);
-        let err = run(&one("Transpose", &[2, 3, 4], &[], &[], &[perm]), &x(&[2, 3, 4])).err().unwrap();
+        let err =
+            run(&one("Transpose", &[2, 3, 4], &[], &[], &[perm]), &x(&[2, 3, 4])).err().unwrap();
         assert_eq!(err.exit_code(), 4, "{err}");
     }
 }
@@ -81,6 +92,7 @@ fn steps_and_blocks_of_nothing() {
     };
     refused(&slice(&[0], &[8], &[0]), &x(&[8]), "a step of 0");
     refused(&slice(&[0], &[8, 8], &[1]), &x(&[8]), "one length");
+    refused(&slice(&[7], &[i64::MAX], &[-1]), &x(&[8]), "with a step of -1");
     // What is beyond all ends is the end.
     let far = i64::MAX;
     for (start, end, step, length) in [
@@ -91,7 +103,7 @@ fn steps_and_blocks_of_nothing() {
         (far, far, 1, 0),
         (0, far, far, 1),
         (0, (1 << 32) + 2, 1, 8),
-        (0, i64::from(i32::MAX), -1, 0),
+        (-9, -20, -1, 1),
         (0, i64::MIN, 1, 0),
         (5, 2, 1, 0),
     ] {
@@ -100,7 +112,10 @@ fn steps_and_blocks_of_nothing() {
     }
     for op in ["SpaceToDepth", "DepthToSpace"] {
         for block in [0, -1, 3, 1 << 40] {
-            ends(&one(op, &[1, 4, 4, 4], &[], &[], &[int_attribute("blocksize", block)]), &x(&[1, 4, 4, 4]));
+            ends(
+                &one(op, &[1, 4, 4, 4], &[], &[], &[int_attribute("blocksize", block)]),
+                &x(&[1, 4, 4, 4]),
+            );
         }
     }
     let pool = |name: &str, values: &[i64]| {
@@ -125,17 +140,16 @@ fn parts_that_are_not_the_whole() {
         graph.bytes()
     };
     assert_eq!(run(&split(&[2, 4]), &x(&[6])).unwrap()[0].1.shape(), [2]);
-    for parts in [&[2, 3][..], &[2, 5], &[8, -2], &[6], &[2, 2, 2], &[1 << 40, 2], &[i64::MAX, i64::MAX]] {
+    for parts in
+        [&[2, 3][..], &[2, 5], &[8, -2], &[6], &[2, 2, 2], &[1 << 40, 2], &[i64::MAX, i64::MAX]]
+    {
         refused(&split(parts), &x(&[6]), "parts");
     }
 }
 
 #[test]
 fn what_is_not_implemented_in_layers() {
-    let tensors = [
-        tensor_f32("w", &[1, 4, 3], &[0.1; 12]),
-        tensor_f32("r", &[1, 4, 1], &[0.1; 4]),
-    ];
+    let tensors = [tensor_f32("w", &[1, 4, 3], &[0.1; 12]), tensor_f32("r", &[1, 4, 1], &[0.1; 4])];
     let lstm = |attributes: &[Message]| {
         let graph = Graph {
             nodes: vec![node("LSTM", &["x", "w", "r"], &["y"], attributes)],
@@ -211,7 +225,10 @@ fn equations_and_types_that_make_no_sense() {
         let equation = string_attribute("equation", equation);
         ends(&one("Einsum", &[2, 3], &[], &[], &[equation]), &x(&[2, 3]));
     }
-    ends(&one("Einsum", &[2, 3], &[], &[], &[string_attribute("equation", &"ij,".repeat(100_000))]), &x(&[2, 3]));
+    ends(
+        &one("Einsum", &[2, 3], &[], &[], &[string_attribute("equation", &"ij,".repeat(100_000))]),
+        &x(&[2, 3]),
+    );
     for to in [0, 16, 14, 99, -1, i64::MAX] {
         refused(&one("Cast", &[2], &[], &[], &[int_attribute("to", to)]), &x(&[2]), "\"to\"");
     }

@@ -35,7 +35,8 @@ fn constants_of_huge_shapes() {
 
 #[test]
 fn huge_expansions() {
-    for shape in [&[1 << 31, 1 << 31][..], &[MILLION, MILLION], &[1 << 40], &[65536, 65536, 65536]] {
+    for shape in [&[1 << 31, 1 << 31][..], &[MILLION, MILLION], &[1 << 40], &[65536, 65536, 65536]]
+    {
         ends(&with_ints("Expand", &[1], shape, &[]), &[("x", ones(&[1]))]);
     }
     // What is 2 in 32 bits is not 2.
@@ -66,10 +67,8 @@ fn huge_repetitions() {
 #[test]
 fn chains_that_double() {
     for op in ["Concat", "MatMul"] {
-        let mut graph = Graph {
-            inputs: vec![value("x", FLOAT, &fixed(&[64, 64]))],
-            ..Graph::default()
-        };
+        let mut graph =
+            Graph { inputs: vec![value("x", FLOAT, &fixed(&[64, 64]))], ..Graph::default() };
         let mut from = "x".to_owned();
         for step in 0..40 {
             let to = format!("c{step}");
@@ -108,7 +107,9 @@ fn products_and_sums_of_far_more_than_went_in() {
 
 #[test]
 fn endless_ranges() {
-    for (start, limit, delta) in [(0, 1 << 40, 1), (0, 10, 0), (i64::MIN, i64::MAX, 1), (0, 1 << 30, 1)] {
+    for (start, limit, delta) in
+        [(0, 1 << 40, 1), (0, 10, 0), (i64::MIN, i64::MAX, 1), (0, 1 << 30, 1)]
+    {
         let graph = Graph {
             nodes: vec![
                 node("Range", &["start", "limit", "delta"], &["r"], &[]),
@@ -212,8 +213,7 @@ fn tensors_that_are_claimed_and_not_there() {
 #[test]
 fn many_nodes_and_names() {
     let chain = |nodes: usize| {
-        let mut graph =
-            Graph { inputs: vec![value("x", FLOAT, &fixed(&[2]))], ..Graph::default() };
+        let mut graph = Graph { inputs: vec![value("x", FLOAT, &fixed(&[2]))], ..Graph::default() };
         let mut from = "x".to_owned();
         for step in 0..nodes {
             let to = format!("v{step}");

@@ -14,7 +14,13 @@ const DOUBLE: i64 = 11;
 const UINT32: i64 = 12;
 
 /// A model of one node on tensors of this type.
-fn on(op: &str, elem_type: i64, inputs: &[&str], to: i64, attributes: &[crate::support::onnx::Message]) -> Vec<u8> {
+fn on(
+    op: &str,
+    elem_type: i64,
+    inputs: &[&str],
+    to: i64,
+    attributes: &[crate::support::onnx::Message],
+) -> Vec<u8> {
     Graph {
         nodes: vec![node(op, inputs, &["y"], attributes)],
         inputs: inputs.iter().map(|name| value(name, elem_type, &fixed(&[4]))).collect(),
@@ -54,13 +60,22 @@ fn divisions_by_zero_have_no_answer() {
     let z = Tensor::new(vec![49.0f32, 1e-39, 0.0, 0.0], &[4]).unwrap();
     let outputs = run(&floats, &[("x", x), ("z", z)]).unwrap();
     // No product with a rounded inverse.
-    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [1.0, 1.0, f32::INFINITY, f32::NEG_INFINITY]);
+    assert_eq!(
+        outputs[0].1.as_slice::<f32>().unwrap(),
+        [1.0, 1.0, f32::INFINITY, f32::NEG_INFINITY]
+    );
 }
 
 #[test]
 fn bits_that_are_shifted_out_are_gone() {
     for (direction, expected) in [("LEFT", [2, 0, 0, 1 << 31]), ("RIGHT", [0, 0, 0, 0])] {
-        let shift = on("BitShift", UINT32, &["x", "z"], UINT32, &[string_attribute("direction", direction)]);
+        let shift = on(
+            "BitShift",
+            UINT32,
+            &["x", "z"],
+            UINT32,
+            &[string_attribute("direction", direction)],
+        );
         let x = Tensor::new(vec![1u32, 1, 3, 1], &[4]).unwrap();
         let z = Tensor::new(vec![1u32, 32, u32::MAX, 31], &[4]).unwrap();
         let outputs = run(&shift, &[("x", x), ("z", z)]).unwrap();
@@ -80,7 +95,11 @@ fn nan_is_never_forgotten() {
         ("Relu", one("Relu", &dims, &[], &[], &[]), vec![NAN, 2.0, 0.0, 0.0]),
         ("Clip", one("Clip", &dims, &bounds, &["low", "high"], &[]), vec![NAN, 1.0, -1.0, -1.0]),
         ("Max", one("Max", &dims, &other, &["other"], &[]), vec![NAN, NAN, 0.0, 0.0]),
-        ("Min", one("Min", &dims, &other, &["other"], &[]), vec![NAN, NAN, -3.0, f32::NEG_INFINITY]),
+        (
+            "Min",
+            one("Min", &dims, &other, &["other"], &[]),
+            vec![NAN, NAN, -3.0, f32::NEG_INFINITY],
+        ),
         ("ReduceMax", one("ReduceMax", &dims, &[], &[], &[]), vec![NAN]),
         ("ReduceMin", one("ReduceMin", &dims, &[], &[], &[]), vec![NAN]),
         ("GlobalMaxPool", one("GlobalMaxPool", &dims, &[], &[], &[]), vec![NAN]),
@@ -94,8 +113,10 @@ fn nan_is_never_forgotten() {
             let model = crate::support::load_under(&HOST, &bytes, &policy).unwrap();
             let outputs = model.run(&[("x", x())]).unwrap().validate().unwrap();
             let found = outputs.tensors()[0].1.as_slice::<f32>().unwrap();
-            let same = |a: &f32, b: &f32| a == b || (a - b).abs() < 1e-6 || a.is_nan() && b.is_nan();
-            let right = found.len() == expected.len() && found.iter().zip(&expected).all(|(a, b)| same(a, b));
+            let same =
+                |a: &f32, b: &f32| a == b || (a - b).abs() < 1e-6 || a.is_nan() && b.is_nan();
+            let right = found.len() == expected.len()
+                && found.iter().zip(&expected).all(|(a, b)| same(a, b));
             assert!(right, "{name}, {kernels:?}: {found:?} for {expected:?}");
         }
     }
@@ -125,8 +146,13 @@ fn functions_do_not_overflow_on_the_way() {
     let x = || Tensor::new(vec![1000.0f32, -1000.0, 0.0, 88.0], &[4]).unwrap();
     let outputs = run(&one("Softplus", &[4], &[], &[], &[]), &[("x", x())]).unwrap();
     let found = outputs[0].1.as_slice::<f32>().unwrap();
-    assert!(found[0] == 1000.0 && found[1] == 0.0 && (found[2] - 0.693_147_2).abs() < 1e-6, "{found:?}");
-    let outputs = run(&one("LogSoftmax", &[4], &[], &[], &[int_attribute("axis", 0)]), &[("x", x())]).unwrap();
+    assert!(
+        found[0] == 1000.0 && found[1] == 0.0 && (found[2] - 0.693_147_2).abs() < 1e-6,
+        "{found:?}"
+    );
+    let outputs =
+        run(&one("LogSoftmax", &[4], &[], &[], &[int_attribute("axis", 0)]), &[("x", x())])
+            .unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [0.0, -2000.0, -1000.0, -912.0]);
     let outputs = run(&one("ReduceLogSumExp", &[4], &[], &[], &[]), &[("x", x())]).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [1000.0]);

@@ -2,8 +2,8 @@
 //! versions, tensors that are cut.
 
 use crate::support::onnx::{
-    BOOL, Dim, FLOAT, Graph, Message, fixed, int_attribute, node, relu, tensor_attribute, tensor_f32,
-    value, value_of_any_shape,
+    BOOL, Dim, FLOAT, Graph, Message, fixed, int_attribute, node, relu, tensor_attribute,
+    tensor_f32, value, value_of_any_shape,
 };
 use crate::{ends, one, ones, refused, run, still_there};
 
@@ -60,7 +60,8 @@ fn names_that_are_used_twice() {
     let named = |from: &str, to: &str| {
         Message::new().bytes(1, from).bytes(2, to).bytes(3, "same").bytes(4, "Neg")
     };
-    let outputs = run(&of(vec![named("x", "a"), named("a", "b"), named("b", "y")], "y"), &x()).unwrap();
+    let outputs =
+        run(&of(vec![named("x", "a"), named("a", "b"), named("b", "y")], "y"), &x()).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [-1.0, -1.0]);
 }
 
@@ -133,7 +134,8 @@ fn functions_training_and_other_parts() {
     let training = relu(&fixed(&[2])).model().message(20, Message::new());
     refused(&training.finish(), &x(), "training");
     let annotated = relu(&fixed(&[2])).message().message(14, Message::new().bytes(1, "x"));
-    let model = Message::new().int(1, 8).message(7, annotated).message(8, Message::new().int(2, 17));
+    let model =
+        Message::new().int(1, 8).message(7, annotated).message(8, Message::new().int(2, 17));
     refused(&model.finish(), &x(), "quantization annotations");
     let sparse = relu(&fixed(&[2])).message().message(15, Message::new());
     let model = Message::new().int(1, 8).message(7, sparse).message(8, Message::new().int(2, 17));
@@ -151,7 +153,11 @@ fn tensors_that_lie() {
     refused(&add(shape().int(14, 1)), &x(), "another file");
     let entry = Message::new().bytes(1, "location").bytes(2, "/etc/passwd");
     refused(&add(shape().bytes(9, [0; 8]).message(13, entry)), &x(), "another file");
-    refused(&add(shape().bytes(9, [0; 8]).message(3, Message::new().int(1, 0))), &x(), "part of a larger");
+    refused(
+        &add(shape().bytes(9, [0; 8]).message(3, Message::new().int(1, 0))),
+        &x(),
+        "part of a larger",
+    );
     for elem_type in [0, 14, 15, 16, 17, 22, 23, 99, -1] {
         let w = Message::new().int(1, 2).int(2, elem_type).bytes(8, "w").bytes(9, [0; 8]);
         refused(&add(w), &x(), "is of");
@@ -160,7 +166,11 @@ fn tensors_that_lie() {
     refused(&add(text), &x(), "raw bytes");
     // Constants in nodes are tensors like others.
     let constant = node("Constant", &[], &["w"], &[tensor_attribute("value", shape())]);
-    refused(&of(vec![constant, node("Add", &["x", "w"], &["y"], &[])], "y"), &x(), "elements of data");
+    refused(
+        &of(vec![constant, node("Add", &["x", "w"], &["y"], &[])], "y"),
+        &x(),
+        "elements of data",
+    );
 }
 
 fn graph_attribute(name: &str, graph: &Graph) -> Message {
@@ -191,9 +201,8 @@ fn bodies_within_bodies() {
         body.inputs = vec![value("x", FLOAT, &fixed(&[2])), value("c", BOOL, &[])];
         body.bytes()
     };
-    let given = |yes: bool| {
-        [("x", ones(&[2])), ("c", belljar::Tensor::new(vec![yes], &[]).unwrap())]
-    };
+    let given =
+        |yes: bool| [("x", ones(&[2])), ("c", belljar::Tensor::new(vec![yes], &[]).unwrap())];
     for depth in [1, 3] {
         for yes in [true, false] {
             let outputs = run(&nested(depth), &given(yes)).unwrap();
@@ -205,6 +214,35 @@ fn bodies_within_bodies() {
 }
 
 #[test]
+fn a_branch_that_is_never_taken_is_never_looked_at() {
+    let branch = |op: &str, output: &str| Graph {
+        nodes: vec![node(op, &["x"], &[output], &[])],
+        outputs: vec![value_of_any_shape(output, FLOAT)],
+        ..Graph::default()
+    };
+    let choose = |yes: u8| {
+        let branches = [
+            graph_attribute("then_branch", &branch("Neg", "a")),
+            graph_attribute("else_branch", &branch("Frobnicate", "b")),
+        ];
+        let condition = Message::new().int(2, BOOL).bytes(9, [yes]);
+        let graph = Graph {
+            nodes: vec![
+                node("Constant", &[], &["c"], &[tensor_attribute("value", condition)]),
+                node("If", &["c"], &["y"], &branches),
+            ],
+            inputs: vec![value("x", FLOAT, &fixed(&[2]))],
+            outputs: vec![value_of_any_shape("y", FLOAT)],
+            ..Graph::default()
+        };
+        graph.bytes()
+    };
+    let outputs = run(&choose(1), &x()).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [-1.0, -1.0]);
+    refused(&choose(0), &x(), "Frobnicate");
+}
+
+#[test]
 fn bodies_that_do_not_fit() {
     let branch = |output: &str, op: &str, elem_type: i64| Graph {
         nodes: vec![node(op, &["x"], &[output], &[])],
@@ -212,7 +250,8 @@ fn bodies_that_do_not_fit() {
         ..Graph::default()
     };
     let choose = |then: &Graph, other: &Graph, outputs: &[&str]| {
-        let branches = [graph_attribute("then_branch", then), graph_attribute("else_branch", other)];
+        let branches =
+            [graph_attribute("then_branch", then), graph_attribute("else_branch", other)];
         let graph = Graph {
             nodes: vec![node("If", &["c"], outputs, &branches)],
             inputs: vec![value("x", FLOAT, &fixed(&[2])), value("c", BOOL, &[])],

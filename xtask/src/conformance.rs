@@ -171,9 +171,7 @@ fn table(results: &[Value]) -> String {
     for (name, counts) in grouped(results, kind) {
         page.push_str(&counts.line(&name));
     }
-    page.push_str(
-        "\n## By operator\n\nA case counts for each operator that its model has.\n\n",
-    );
+    page.push_str("\n## By operator\n\nA case counts for each operator that its model has.\n\n");
     page.push_str(HEAD);
     for (name, counts) in grouped(results, operators) {
         page.push_str(&counts.line(&name));

@@ -38,9 +38,7 @@ pub(crate) fn prepare(mut proto: ModelProto, message: &[u8]) -> Result<Prepared,
     // Exporters write intermediate shapes that contradict the graph; only inputs are binding.
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
     exact::register(&mut onnx.op_register);
-    let parsed = onnx
-        .parse(&proto, None)
-        .map_err(|err| refuse(format!("{err:#}")))?;
+    let parsed = onnx.parse(&proto, None).map_err(|err| refuse(format!("{err:#}")))?;
     drop(proto);
     if let Some(name) = parsed.unresolved_inputs.first() {
         return Err(refuse(format!("nothing in the graph makes the value {name:?}")));
@@ -84,7 +82,9 @@ fn check_sizes(model: &TypedModel) -> TractResult<()> {
             if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
                 let dims: Vec<i64> = dims.collect();
                 let name = &node.name;
-                tract_onnx::tract_core::internal::bail!("node {name:?}: a tensor of the shape {dims:?} is more than a sandbox holds");
+                tract_onnx::tract_core::internal::bail!(
+                    "node {name:?}: a tensor of the shape {dims:?} is more than a sandbox holds"
+                );
             }
         }
     }

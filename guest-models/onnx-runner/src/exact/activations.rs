@@ -104,7 +104,8 @@ fn celu(
     let alpha = ours.float("alpha", 1.0)?;
     ensure!(alpha > 0.0, "an \"alpha\" of {alpha} is not implemented");
     let mut constant = |name: &str, value| scalar(model, format!("{prefix}.{name}"), value, x);
-    let (zero, one, alpha) = (constant("zero", 0.0)?, constant("one", 1.0)?, constant("alpha", alpha)?);
+    let (zero, one, alpha) =
+        (constant("zero", 0.0)?, constant("one", 1.0)?, constant("alpha", alpha)?);
     let scaled = wire(&format!("{prefix}.scaled"), model, Div, &[x, alpha])?;
     let power = model.wire_node(format!("{prefix}.exp"), exp(), &[scaled])?[0];
     let less = model.wire_node(format!("{prefix}.less"), sub(), &[power, one])?[0];

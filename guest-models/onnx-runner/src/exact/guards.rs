@@ -30,7 +30,9 @@ impl InBounds {
                 value.fract() == 0.0 && *value >= self.least as f64 && *value <= self.most as f64
             };
             return match wide.as_slice::<f64>()?.iter().find(|value| !fits(value)) {
-                Some(value) => bail!("{} {value} is not between {} and {}", self.what, self.least, self.most),
+                Some(value) => {
+                    bail!("{} {value} is not between {} and {}", self.what, self.least, self.most)
+                }
                 None => Ok(()),
             };
         }
@@ -139,12 +141,12 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
     registry.insert("Split", |context, node| Ours::build_late(context, node, 1, split));
     registry.insert("Pad", pad_builder);
     registry.insert("Resize", |context, node| Ours::build_late(context, node, 1, resize));
-    registry.insert("BatchNormalization", |context, node| {
-        Ours::build_late(context, node, 1, plain)
-    });
-    registry.insert("DequantizeLinear", |context, node| {
-        Ours::build_late(context, node, 1, plain)
-    });
+    registry
+        .insert("BatchNormalization", |context, node| Ours::build_late(context, node, 1, plain));
+    registry.insert("DequantizeLinear", |context, node| Ours::build_late(context, node, 1, plain));
+    for name in ["MaxPool", "AveragePool", "Conv", "ConvInteger"] {
+        registry.insert(name, |context, node| Ours::build(context, node, windows));
+    }
     for name in ["Softmax", "Hardmax", "Flatten", "Concat", "LpNormalization"] {
         registry.insert(name, |context, node| Ours::build(context, node, one_axis));
     }
@@ -193,6 +195,41 @@ fn plain(
     ours.original.as_ref().wire(prefix, model, inputs)
 }
 
+/// Windows that fit what they go over, with its padding, at least once.
+fn windows(
+    ours: &Ours,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
+    let list = |name| Ok::<_, TractError>(ours.node.get_attr_opt_vec::<i64>(name)?);
+    let kernel = match (list("kernel_shape")?, inputs.get(1)) {
+        (Some(kernel), _) => kernel,
+        (None, Some(weights)) => {
+            let weights = model.outlet_fact(*weights)?.shape.to_tvec();
+            let sizes = weights.iter().skip(2).map(|dim| dim.to_i64());
+            sizes.collect::<Result<_, _>>()?
+        }
+        (None, None) => bail!("windows of unknown size"),
+    };
+    let axes = kernel.len();
+    ensure!(shape.len() == axes + 2, "windows of {axes} dimensions over {}", shape.len());
+    let auto = ours.node.get_attr_opt::<&str>("auto_pad")?.unwrap_or("NOTSET");
+    if !auto.starts_with("SAME") {
+        let pads = list("pads")?.unwrap_or_else(|| vec![0; 2 * axes]);
+        let dilations = list("dilations")?.unwrap_or_else(|| vec![1; axes]);
+        let counts = pads.len() == 2 * axes && dilations.len() == axes;
+        ensure!(counts, "pads and dilations are not of {axes} dimensions");
+        for axis in 0..axes {
+            let size = shape[axis + 2].to_i64()? + pads[axis] + pads[axis + axes];
+            let reach = (kernel[axis] - 1) * dilations[axis] + 1;
+            ensure!(reach <= size, "a window {reach} wide does not fit {size}");
+        }
+    }
+    ours.original.as_ref().wire(prefix, model, inputs)
+}
+
 /// Factors and sizes that make a tensor of some size.
 fn resize(
     ours: &Ours,
@@ -201,6 +238,10 @@ fn resize(
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
     let rank = model.outlet_fact(inputs[0])?.rank();
+    let mode = ours.node.get_attr_opt::<&str>("coordinate_transformation_mode")?;
+    let cubic = ours.node.get_attr_opt::<&str>("mode")? == Some("cubic");
+    let agreed = !cubic || mode != Some("pytorch_half_pixel");
+    ensure!(agreed, "cubic interpolation in this coordinate mode is not implemented");
     let scales = if ours.version > 10 { ours.input(2) } else { Some(1) };
     for input in scales.into_iter().filter_map(|at| inputs.get(at)) {
         let Some(scales) = model.outlet_fact(*input)?.konst.clone() else { continue };
@@ -208,6 +249,17 @@ fn resize(
         let scales = scales.try_as_plain_ram()?.as_slice::<f32>()?.to_vec();
         let fits = |scale: &f32| scale.is_finite() && *scale > 0.0;
         ensure!(scales.len() <= rank && scales.iter().all(fits), "factors of {scales:?}");
+        // How large an output is that is no whole number wide, implementations do not agree.
+        if mode == Some("align_corners") {
+            let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
+            let axes = ours.node.get_attr_opt_vec::<i64>("axes")?;
+            let axes = axes.unwrap_or_else(|| (0..rank as i64).collect());
+            for (axis, scale) in axes.iter().zip(&scales) {
+                let size = shape[super::resolve(*axis, rank)?].to_i64()? as f32 * scale;
+                let whole = (size - size.round()).abs() < 1e-4;
+                ensure!(whole, "aligned corners of an output {size} wide are not implemented");
+            }
+        }
     }
     if let Some(axes) = ours.node.get_attr_opt_vec::<i64>("axes")? {
         for (at, axis) in axes.iter().enumerate() {
@@ -324,7 +376,9 @@ fn pad(
     let axes: Vec<usize> = match ours.input(3) {
         Some(at) => {
             let axes = constant(model, inputs[at], "the axes")?;
-            axes.iter().map(|axis| super::resolve(*axis, fact.rank())).collect::<TractResult<_>>()?
+            axes.iter()
+                .map(|axis| super::resolve(*axis, fact.rank()))
+                .collect::<TractResult<_>>()?
         }
         None => (0..fact.rank()).collect(),
     };

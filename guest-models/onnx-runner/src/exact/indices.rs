@@ -27,7 +27,8 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
             let indices = model.outlet_fact(inputs[1])?.shape.to_tvec();
             let deep = indices.last().context("indices without dimensions")?.to_usize()?;
             ensure!(deep <= shape.len(), "indices of {deep} dimensions for {}", shape.len());
-            let most = shape[..deep].iter().map(|dim| dim.to_i64()).collect::<Result<Vec<_>, _>>()?;
+            let most =
+                shape[..deep].iter().map(|dim| dim.to_i64()).collect::<Result<Vec<_>, _>>()?;
             let most = most.into_iter().max().unwrap_or(0) - 1;
             let bounds = InBounds { least: 0, most, what: "the index" };
             let mut inputs: TVec<OutletId> = inputs.into();
@@ -244,12 +245,20 @@ impl Slice {
     }
 }
 
-/// Where a slice starts and ends, as numpy says.
+/// Where a slice starts and ends: counted from the end if negative, and clamped.
 fn bounds(start: i64, end: i64, step: i64, size: i64) -> TractResult<(i64, i64)> {
     ensure!(step != 0, "a step of 0");
+    let endless = [i64::MAX, i64::from(i32::MAX)].contains(&end);
+    // Some take it for the end that the step goes to, which it is not.
+    ensure!(step > 0 || !endless, "an end of {end} with a step of {step} is not implemented");
     let place = |at: i64| if at < 0 { at.saturating_add(size) } else { at };
-    let (least, most) = if step > 0 { (0, size) } else { (-1, size - 1) };
-    Ok((place(start).clamp(least, most), place(end).clamp(least, most)))
+    if size == 0 {
+        return Ok(if step > 0 { (0, 0) } else { (-1, -1) });
+    }
+    Ok(match step > 0 {
+        true => (place(start).clamp(0, size), place(end).clamp(0, size)),
+        false => (place(start).clamp(0, size - 1), place(end).clamp(-1, size - 1)),
+    })
 }
 
 /// What is taken along one axis.

@@ -50,8 +50,7 @@ pub(crate) fn register(registry: &mut OnnxOpRegister) {
 }
 
 /// How one of ours is put into a typed model.
-type Wire =
-    fn(&Ours, &str, &mut TypedModel, &[OutletId]) -> TractResult<TVec<OutletId>>;
+type Wire = fn(&Ours, &str, &mut TypedModel, &[OutletId]) -> TractResult<TVec<OutletId>>;
 
 /// An operator with tract's rules for types and shapes, and with our way of computing it.
 #[derive(Clone)]
@@ -140,6 +139,8 @@ impl Expansion for Ours {
         inputs: &'p [TensorProxy],
         outputs: &'p [TensorProxy],
     ) -> InferenceResult {
+        // Before tract's, which panic at axes that do not exist.
+        self.check_axes(s, inputs)?;
         self.original.as_ref().rules(s, inputs, outputs)
     }
 
@@ -170,6 +171,43 @@ impl Expansion for Ours {
 }
 
 impl Ours {
+    /// Holds all axes that are attributes or constants against the number of dimensions.
+    fn check_axes<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        let Some(first) = inputs.first() else { return Ok(()) };
+        let name = &*self.node.op_type;
+        let mut axes: Vec<i64> = self.node.get_attr_opt_vec("axes")?.unwrap_or_default();
+        axes.extend(self.node.get_attr_opt::<i64>("axis")?);
+        // There may be one more, or as many more as are put in.
+        let more = match name {
+            "Flatten" | "OneHot" => 1,
+            "Unsqueeze" => axes.len(),
+            _ => 0,
+        };
+        let flatten = name == "Flatten";
+        s.given(&first.rank, move |_, rank| {
+            let rank = usize::try_from(rank)?;
+            axes.iter().try_for_each(|axis| {
+                // What is counted from the end of the input is counted from that end.
+                let more = if flatten && *axis < 0 { 0 } else { more };
+                resolve(*axis, rank + more).map(drop)
+            })
+        })?;
+        let of_input = name.starts_with("Reduce") || ["Squeeze", "Unsqueeze"].contains(&name);
+        let Some(second) = inputs.get(1).filter(|_| of_input) else { return Ok(()) };
+        let more = name == "Unsqueeze";
+        s.given_2(&first.rank, &second.value, move |_, rank, axes: Arc<Tensor>| {
+            let axes = axes.cast_to::<i64>()?;
+            let axes = axes.try_as_plain_ram()?;
+            let axes = axes.as_slice::<i64>()?;
+            let rank = usize::try_from(rank)? + if more { axes.len() } else { 0 };
+            axes.iter().try_for_each(|axis| resolve(*axis, rank).map(drop))
+        })
+    }
+
     /// The number of dimensions of the result, where it follows from how many numbers there are in
     /// an input that is not known yet.
     fn late_rank(&self, model: &TypedModel, inputs: &[OutletId]) -> TractResult<Option<usize>> {

@@ -26,7 +26,11 @@ fn parameter(
     let wide = konst.cast_to::<f32>()?.into_owned();
     let mut shape = tvec!(1; rank);
     if wide.len() > 1 {
-        ensure!(wide.rank() == 1, "scales and zero points of {} dimensions are not implemented", wide.rank());
+        ensure!(
+            wide.rank() == 1,
+            "scales and zero points of {} dimensions are not implemented",
+            wide.rank()
+        );
         shape[resolve(ours.int("axis", 1)?, rank)?] = wide.len();
     }
     model.add_const(name, wide.into_shape(&shape)?)

@@ -131,8 +131,16 @@ impl TypedOp for Fold {
 
 pub(super) fn register(registry: &mut OnnxOpRegister) {
     for name in [
-        "ReduceMax", "ReduceMin", "ReduceSum", "ReduceProd", "ReduceMean", "ReduceL1", "ReduceL2",
-        "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceSum",
+        "ReduceProd",
+        "ReduceMean",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+        "ReduceSumSquare",
     ] {
         registry.insert(name, |context, node| Ours::build_late(context, node, 1, reduce));
     }
@@ -186,8 +194,12 @@ fn reduce(
         return Ok(tvec!(inputs[0]));
     };
     if axes.is_empty() {
-        ensure!(ours.node.op_type.len() <= "ReduceMean".len() && ours.node.op_type != "ReduceL1" && ours.node.op_type != "ReduceL2",
-            "of a number alone this is not implemented");
+        ensure!(
+            ours.node.op_type.len() <= "ReduceMean".len()
+                && ours.node.op_type != "ReduceL1"
+                && ours.node.op_type != "ReduceL2",
+            "of a number alone this is not implemented"
+        );
         return Ok(tvec!(inputs[0]));
     }
     let fold = |what| Fold { axes: axes.clone(), what };
@@ -222,21 +234,38 @@ fn without(
     Ok(wire)
 }
 
-fn sum(prefix: &str, model: &mut TypedModel, input: OutletId, axes: &[usize]) -> TractResult<OutletId> {
+fn sum(
+    prefix: &str,
+    model: &mut TypedModel,
+    input: OutletId,
+    axes: &[usize],
+) -> TractResult<OutletId> {
     // tract divides by the size of what it sums up.
     let shape = model.outlet_fact(input)?.shape.to_tvec();
     if axes.iter().any(|axis| shape[*axis] == 0.to_dim()) {
-        return Ok(model.wire_node(prefix, Fold { axes: axes.into(), what: Extreme::Sum }, &[input])?[0]);
+        return Ok(model.wire_node(
+            prefix,
+            Fold { axes: axes.into(), what: Extreme::Sum },
+            &[input],
+        )?[0]);
     }
     Ok(model.wire_node(prefix, Reduce::new(axes.into(), Reducer::Sum), &[input])?[0])
 }
 
-fn mean(prefix: &str, model: &mut TypedModel, input: OutletId, axes: TVec<usize>) -> TractResult<OutletId> {
+fn mean(
+    prefix: &str,
+    model: &mut TypedModel,
+    input: OutletId,
+    axes: TVec<usize>,
+) -> TractResult<OutletId> {
     let shape = model.outlet_fact(input)?.shape.to_tvec();
-    let count: i64 = axes.iter().try_fold(1i64, |count, axis| {
-        let dim = shape[*axis].to_i64().ok()?;
-        count.checked_mul(dim)
-    }).context("a mean over a dimension of unknown size is not implemented")?;
+    let count: i64 = axes
+        .iter()
+        .try_fold(1i64, |count, axis| {
+            let dim = shape[*axis].to_i64().ok()?;
+            count.checked_mul(dim)
+        })
+        .context("a mean over a dimension of unknown size is not implemented")?;
     if axes.is_empty() {
         return Ok(input);
     }
@@ -249,11 +278,17 @@ fn mean(prefix: &str, model: &mut TypedModel, input: OutletId, axes: TVec<usize>
 }
 
 /// `m + ln(Σ exp(x − m))` with the greatest number `m`, or with 0 where that is infinite.
-fn log_sum_exp(prefix: &str, model: &mut TypedModel, input: OutletId, axes: &[usize]) -> TractResult<OutletId> {
+fn log_sum_exp(
+    prefix: &str,
+    model: &mut TypedModel,
+    input: OutletId,
+    axes: &[usize],
+) -> TractResult<OutletId> {
     let most = Fold { axes: axes.into(), what: Extreme::Max };
     let most = model.wire_node(format!("{prefix}.max"), most, &[input])?[0];
     // Beyond all numbers, the difference to it would be none.
-    let mut bound = |name: &str, value| super::scalar(model, format!("{prefix}.{name}"), value, input);
+    let mut bound =
+        |name: &str, value| super::scalar(model, format!("{prefix}.{name}"), value, input);
     let dtype_most = 60000.0;
     let (low, high) = (bound("low", -dtype_most)?, bound("high", dtype_most)?);
     let most = binary::wire(&format!("{prefix}.above"), model, super::Max, &[most, low])?;
@@ -279,4 +314,3 @@ fn arg(
     let place = model.wire_node(prefix, Fold { axes: tvec!(axis), what }, inputs)?[0];
     Ok(tvec!(without(ours, prefix, model, place, &[axis])?))
 }
-

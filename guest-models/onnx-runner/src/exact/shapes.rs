@@ -115,7 +115,8 @@ impl Expansion for Size {
             let size = size.context("a tensor of too many elements")?;
             return Ok(tvec!(model.add_const(prefix, tensor0(size))?));
         }
-        let size = model.add_const(format!("{prefix}.size"), tensor0(shape.iter().product::<TDim>()))?;
+        let size =
+            model.add_const(format!("{prefix}.size"), tensor0(shape.iter().product::<TDim>()))?;
         model.wire_node(prefix, cast(i64::datum_type()), &[size])
     }
 }
@@ -168,14 +169,20 @@ fn range(
     let dtype = known[0].datum_type();
     let one = |at: usize| known[at].cast_to_scalar::<f64>();
     let (start, limit, delta) = (one(0)?, one(1)?, one(2)?);
-    ensure!(delta != 0.0 && delta.is_finite() && start.is_finite() && limit.is_finite(), "a range that has no end");
+    ensure!(
+        delta != 0.0 && delta.is_finite() && start.is_finite() && limit.is_finite(),
+        "a range that has no end"
+    );
     let count = ((limit - start) / delta).ceil().max(0.0);
     ensure!(count <= MOST as f64, "a range of {count} numbers");
     let values = if dtype.is_integer() {
         let (start, delta) = (known[0].cast_to_scalar::<i64>()?, known[2].cast_to_scalar::<i64>()?);
         let exact = known.iter().map(|value| value.cast_to_scalar::<i64>());
         for value in exact {
-            ensure!(value?.unsigned_abs() < 1 << 53, "a range of such large numbers is not implemented");
+            ensure!(
+                value?.unsigned_abs() < 1 << 53,
+                "a range of such large numbers is not implemented"
+            );
         }
         let each = |at: i64| start.wrapping_add(delta.wrapping_mul(at));
         tensor1(&(0..count as i64).map(each).collect::<Vec<_>>())

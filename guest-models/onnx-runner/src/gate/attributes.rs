@@ -66,7 +66,11 @@ fn value(attribute: &AttributeProto, known: &Attribute) -> Result<(), String> {
         }
         Values::Texts(known)
             if !(attribute.strings.len() % known.len() == 0
-                && attribute.strings.iter().zip(known.iter().cycle()).all(|(a, b)| a == b.as_bytes())) =>
+                && attribute
+                    .strings
+                    .iter()
+                    .zip(known.iter().cycle())
+                    .all(|(a, b)| a == b.as_bytes())) =>
         {
             let texts: Vec<String> =
                 attribute.strings.iter().take(8).map(|bytes| shown(&text(bytes))).collect();
@@ -111,13 +115,52 @@ pub(super) fn windows(node: &NodeProto) -> Result<(), String> {
         [("kernel_shape", dims), ("strides", dims), ("dilations", dims), ("pads", 2 * dims)]
     {
         if find(node, name).is_some() && of(name) != wanted {
-            return Err(format!("the attribute {name:?} has {} numbers for {dims} dimensions", of(name)));
+            return Err(format!(
+                "the attribute {name:?} has {} numbers for {dims} dimensions",
+                of(name)
+            ));
         }
     }
     let auto = find(node, "auto_pad").map_or(&b"NOTSET"[..], |attribute| &attribute.s);
     let padded = ints(node, "pads").iter().any(|pad| *pad != 0);
     if auto != b"NOTSET" && padded {
         return Err("both \"pads\" and \"auto_pad\" say how to pad".into());
+    }
+    Ok(())
+}
+
+/// Poolings: of what implementations make differently nothing is computed.
+pub(super) fn pooling(node: &NodeProto) -> Result<(), String> {
+    windows(node)?;
+    let auto = find(node, "auto_pad").map_or(&b"NOTSET"[..], |attribute| &attribute.s);
+    let ceil = find(node, "ceil_mode").is_some_and(|ceil| ceil.i != 0);
+    let dilated = ints(node, "dilations").iter().any(|dilation| *dilation != 1);
+    if auto != b"NOTSET" && (ceil || dilated && auto != b"VALID") {
+        return Err("\"auto_pad\" with \"ceil_mode\" or \"dilations\" is not implemented".into());
+    }
+    Ok(())
+}
+
+/// Transposed convolutions that say the shape of their output say nothing else of its size.
+pub(super) fn transposed(node: &NodeProto) -> Result<(), String> {
+    windows(node)?;
+    let auto = find(node, "auto_pad").is_some_and(|attribute| attribute.s != b"NOTSET");
+    let other = auto || find(node, "pads").is_some() || find(node, "output_padding").is_some();
+    if find(node, "output_shape").is_some() && other {
+        return Err("\"output_shape\" beside other paddings is not implemented".into());
+    }
+    if auto && ints(node, "output_padding").iter().any(|pad| *pad != 0) {
+        return Err("\"output_padding\" beside \"auto_pad\" is not implemented".into());
+    }
+    Ok(())
+}
+
+/// What is beyond an image is read as zero, or interpolated between two pixels at most.
+pub(super) fn grid_sample(node: &NodeProto) -> Result<(), String> {
+    let text = |name| find(node, name).map_or(&b""[..], |attribute| &attribute.s);
+    let zeros = [&b""[..], b"zeros"].contains(&text("padding_mode"));
+    if text("mode").ends_with(b"cubic") && !zeros {
+        return Err("\"padding_mode\" with cubic interpolation is not implemented".into());
     }
     Ok(())
 }
@@ -132,7 +175,10 @@ pub(super) fn permutation(node: &NodeProto) -> Result<(), String> {
     let all = if dims >= 32 { u32::MAX } else { (1 << dims) - 1 };
     match seen == all && seen.count_ones() as usize == dims {
         true => Ok(()),
-        false => Err(format!("the attribute \"perm\" is {}, which is no order of dimensions", list(&perm.ints))),
+        false => Err(format!(
+            "the attribute \"perm\" is {}, which is no order of dimensions",
+            list(&perm.ints)
+        )),
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod attributes;
 mod bounds;
+mod choice;
 mod graph;
 mod node;
 mod table;
@@ -35,6 +36,7 @@ pub(crate) fn check(proto: &mut ModelProto) -> Result<(), String> {
     }
     let versions = versions(proto)?;
     let Some(graph) = &mut proto.graph else { return Err("the model has no graph".into()) };
+    choice::resolve(graph);
     graph::check(graph, &versions)?;
     tensors::make_raw(graph);
     forget_symbols(graph);
@@ -67,7 +69,8 @@ fn name_nodes(graph: &mut GraphProto) {
     for node in &mut graph.node {
         if node.name.is_empty() || taken.contains(&node.name) {
             // No other node makes this value.
-            node.name = node.output.iter().find(|name| !name.is_empty()).cloned().unwrap_or_default();
+            node.name =
+                node.output.iter().find(|name| !name.is_empty()).cloned().unwrap_or_default();
             while taken.contains(&node.name) {
                 node.name.push('\'');
             }
@@ -113,7 +116,9 @@ fn versions(proto: &ModelProto) -> Result<Versions, String> {
     }
     match onnx {
         Some(onnx) => Ok(Versions { onnx }),
-        None => Err("the model does not say which version of ONNX's operator set it is written in"
-            .into()),
+        None => {
+            Err("the model does not say which version of ONNX's operator set it is written in"
+                .into())
+        }
     }
 }

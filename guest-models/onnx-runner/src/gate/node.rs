@@ -57,10 +57,17 @@ fn check_inner(
     depth: usize,
 ) -> Result<Vec<Types>, Why> {
     if node.name.len() > bounds::NAME {
-        return Err(format!("its name has {} bytes, above {}", node.name.len(), bounds::NAME).into());
+        return Err(
+            format!("its name has {} bytes, above {}", node.name.len(), bounds::NAME).into()
+        );
     }
     if node.attribute.len() > bounds::ATTRIBUTES {
-        return Err(format!("{} attributes are above {}", node.attribute.len(), bounds::ATTRIBUTES).into());
+        return Err(format!(
+            "{} attributes are above {}",
+            node.attribute.len(),
+            bounds::ATTRIBUTES
+        )
+        .into());
     }
     let operator = table::find(&node.op_type, versions.onnx)?;
     attributes::check(node, operator)?;
@@ -218,4 +225,3 @@ fn filler(node: &NodeProto) -> Result<Types, String> {
     }
     Ok(types)
 }
-

@@ -75,9 +75,7 @@ fn stored(tensor: &TensorProto) -> (usize, usize) {
         Ok(DataType::Uint64) => (tensor.uint64_data.len(), 8),
         Ok(DataType::Uint32) => (tensor.uint64_data.len(), 4),
         Ok(DataType::Int32) => (tensor.int32_data.len(), 4),
-        Ok(DataType::Float16 | DataType::Int16 | DataType::Uint16) => {
-            (tensor.int32_data.len(), 2)
-        }
+        Ok(DataType::Float16 | DataType::Int16 | DataType::Uint16) => (tensor.int32_data.len(), 2),
         Ok(DataType::Bool | DataType::Int8 | DataType::Uint8) => (tensor.int32_data.len(), 1),
         Ok(DataType::String) => (tensor.string_data.len(), 0),
         _ => (0, 0),

@@ -2,8 +2,10 @@
 
 use super::Values::{AnyText, Float, Int, Ints, Text, Texts};
 use super::{Attribute, Operator, Output, any, attr, axis, flag, must, only, op, t, u};
-use crate::gate::attributes::{attention, equation, odd_size, windows};
-use crate::gate::types::{BOOL, BYTES, F16, F32, FLOATS, I32, I64, INDICES, NUMBERS, U8, I8};
+use crate::gate::attributes::{
+    attention, equation, grid_sample, odd_size, pooling, transposed, windows,
+};
+use crate::gate::types::{BOOL, BYTES, F16, F32, FLOATS, I8, I32, I64, INDICES, NUMBERS, U8};
 
 /// Bounds of what windows may be: beyond any image that fits a sandbox.
 const KERNEL: Attribute = attr("kernel_shape", Ints(1, 1 << 16));
@@ -11,7 +13,8 @@ const MUST_KERNEL: Attribute = must("kernel_shape", Ints(1, 1 << 16));
 const STRIDES: Attribute = attr("strides", Ints(1, 1 << 16));
 const DILATIONS: Attribute = attr("dilations", Ints(1, 1 << 16));
 const PADS: Attribute = attr("pads", Ints(0, 1 << 16));
-const AUTO_PAD: Attribute = attr("auto_pad", Text(&["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]));
+const AUTO_PAD: Attribute =
+    attr("auto_pad", Text(&["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]));
 const EPSILON: Attribute = attr("epsilon", Float);
 const KEEP: Attribute = flag("keepdims");
 const AXES: Attribute = attr("axes", Ints(-32, 31));
@@ -45,12 +48,12 @@ pub(super) const OPERATORS: &[Operator] = &[
     op("Conv", 1, &[t(FLOATS), t(FLOATS), t(FLOATS)]).optional(1).with(CONV).check(windows),
     op("ConvInteger", 10, &[t(BYTES), u(BYTES), t(BYTES), u(BYTES)]).optional(2).to(&[Output::Is(I32)])
         .with(CONV).check(windows),
-    op("ConvTranspose", 1, &[t(FLOATS), t(FLOATS), t(FLOATS)]).optional(1).check(windows)
+    op("ConvTranspose", 1, &[t(FLOATS), t(FLOATS), t(FLOATS)]).optional(1).check(transposed)
         .with(&[KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, GROUP, attr("output_padding", Ints(0, 1 << 16)),
             attr("output_shape", Ints(1, 1 << 24))]),
-    op("MaxPool", 1, &[t(FLOATS.or(BYTES))]).to(&[Output::Like('T'), Output::Is(I64)]).fewest(1).check(windows)
+    op("MaxPool", 1, &[t(FLOATS.or(BYTES))]).to(&[Output::Like('T'), Output::Is(I64)]).fewest(1).check(pooling)
         .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, flag("ceil_mode"), flag("storage_order")]),
-    op("AveragePool", 7, &[t(FLOATS)]).check(windows)
+    op("AveragePool", 7, &[t(FLOATS)]).check(pooling)
         .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, flag("ceil_mode"), flag("count_include_pad")]),
     op("GlobalAveragePool", 1, &[t(FLOATS)]),
     op("GlobalMaxPool", 1, &[t(FLOATS)]),
@@ -123,10 +126,10 @@ pub(super) const OPERATORS: &[Operator] = &[
             only("left_window_size", -1), only("right_window_size", -1)]).check(attention),
     op("RotaryEmbedding", 23, &[t(F32), t(F32), t(F32), any(I64)]).optional(1)
         .with(&[flag("interleaved"), attr("num_heads", Int(0, 1 << 16)), attr("rotary_embedding_dim", Int(0, 1 << 16))]),
-    op("GridSample", 16, &[t(F32), t(F32)]).until(19)
+    op("GridSample", 16, &[t(F32), t(F32)]).until(19).check(grid_sample)
         .with(&[flag("align_corners"), attr("mode", Text(&["bilinear", "nearest", "bicubic"])),
             attr("padding_mode", Text(&["zeros", "border", "reflection"]))]),
-    op("GridSample", 20, &[t(F32), t(F32)])
+    op("GridSample", 20, &[t(F32), t(F32)]).check(grid_sample)
         .with(&[flag("align_corners"), attr("mode", Text(&["linear", "nearest", "cubic"])),
             attr("padding_mode", Text(&["zeros", "border", "reflection"]))]),
     op("NonMaxSuppression", 10, &[any(F32), any(F32), any(I64), any(F32), any(F32)]).optional(3)
@@ -141,4 +144,3 @@ pub(super) const OPERATORS: &[Operator] = &[
     op("MelWeightMatrix", 17, &[any(INDICES), any(INDICES), any(INDICES), any(F32), any(F32)])
         .to(&[Output::Is(F32)]).with(&[only("output_datatype", 1)]),
 ];
-

@@ -62,10 +62,10 @@ pub(super) const OPERATORS: &[Operator] = &[
     op("Resize", 10, &[t(F32), any(F32)]).until(10).with(&[attr("mode", Text(&["nearest", "linear"]))]),
     op("Resize", 11, &[t(F32), any(FLOATS), any(F32), any(I64)]).optional(3)
         .with(&[attr("mode", Text(&["nearest", "linear", "cubic"])), attr("cubic_coeff_a", Float),
-            flag("exclude_outside"), attr("extrapolation_value", Float), flag("antialias"), attr("axes", Ints(-32, 31)),
+            flag("exclude_outside"), attr("extrapolation_value", Float), only("antialias", 0), attr("axes", Ints(-32, 31)),
             attr("nearest_mode", Text(&["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])),
             attr("coordinate_transformation_mode", Text(&["half_pixel", "pytorch_half_pixel", "align_corners",
-                "asymmetric", "half_pixel_symmetric", "tf_crop_and_resize"])),
+                "asymmetric", "half_pixel_symmetric"])),
             attr("keep_aspect_ratio_policy", Text(&["stretch", "not_larger", "not_smaller"]))]),
 
     op("If", 1, &[any(BOOL)]).to(SPECIAL).many_outputs()
@@ -75,4 +75,3 @@ pub(super) const OPERATORS: &[Operator] = &[
             attr("scan_output_axes", Ints(-32, 31)), attr("scan_input_directions", Ints(0, 1)),
             attr("scan_output_directions", Ints(0, 1))]),
 ];
-
