@@ -184,3 +184,16 @@ fn empty_tensors() {
     net.output(&images);
     net.agrees_exactly(&[]);
 }
+
+/// Two of three equal nodes are outputs. tract's own pass that merges equal nodes stumbles over that.
+#[test]
+fn the_same_three_times() {
+    let mut net = Net::new();
+    let x = net.input(&[3]);
+    let [a, b, c] = [(); 3].map(|()| net.op("Neg", &[&x], &[]));
+    net.output(&a);
+    net.output(&c);
+    let root = net.op("Add", &[&b, &x], &[]);
+    net.output(&root);
+    net.agrees_exactly(&[]);
+}

@@ -62,6 +62,8 @@ prop_compose! {
         let pads = pads.iter().enumerate().map(|(at, pad)| pad % kernel[at % rank]).collect();
         let sizes = sizes.iter().zip(&kernel).map(|(size, kernel)| *size.max(kernel));
         let dims = [batch, channels].into_iter().chain(sizes).collect();
+        // Both together are refused before any kernel sees them.
+        let ceil = if auto_pad.is_some() { 0 } else { ceil };
         Pooling { max, dims, kernel, strides, pads, auto_pad, ceil, count_padding }
     }
 }

@@ -106,28 +106,10 @@ fn right(answer: &[f32], expected: &[f32]) -> bool {
         })
 }
 
-/// Where tract 0.23.9, computing by itself, forgets a NaN: its maxima and minima are those of Rust,
-/// which leave it out. Nothing is said of these.
-const FORGOTTEN: [&str; 10] = [
-    "Max",
-    "Max of the other",
-    "Min",
-    "Min of the other",
-    "Relu",
-    "Clip",
-    "MaxPool",
-    "ReduceMax of rows",
-    "ReduceMin of rows",
-    "Relu and Conv",
-];
-
 #[test]
 fn special_numbers() {
     for (name, net, expected) in cases() {
         for kernels in [Kernels::Native, Kernels::Sandbox] {
-            if kernels == Kernels::Sandbox && FORGOTTEN.contains(&name) {
-                continue;
-            }
             let answer = net.run(&policy(kernels)).unwrap();
             let found = answer.outputs[0].1.as_slice::<f32>().unwrap();
             let plan = answer.plan;

@@ -54,6 +54,7 @@ impl Message {
 
 pub(crate) const FLOAT: i64 = 1;
 pub(crate) const INT64: i64 = 7;
+pub(crate) const BOOL: i64 = 9;
 
 /// One dimension of a declared shape.
 #[derive(Clone, Copy)]

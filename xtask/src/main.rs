@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 
 mod aarch64;
 mod bench;
+mod conformance;
 mod demo;
 mod guest;
 #[path = "../../guest-models/programs/file-type/src/features.rs"]
@@ -38,6 +39,8 @@ usage: cargo xtask COMMAND
   test            set up, build, and run all tests
   bench           set up, build, and time Belljar beside other runtimes, or beside another build
                   of itself; `cargo xtask bench --help` says more
+  conformance     run ONNX's own test cases through the sandbox, and write how each ends into
+                  tests/conformance
   check-aarch64   type-check the host for 64-bit Arm Linux
   release-check   test the kernels on an emulated Arm machine; build the guest a second time
                   elsewhere and compare the bytes
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         ["demo"] => with_repo(demo::run),
         ["test"] => with_repo(test::run),
         ["bench", arguments @ ..] => with_repo(|repo| bench::run(repo, arguments)),
+        ["conformance"] => with_repo(conformance::run),
         ["check-aarch64"] => with_repo(aarch64::check),
         ["release-check"] => with_repo(release_check::check),
         ["help" | "--help" | "-h"] => {

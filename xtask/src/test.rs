@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 
 use crate::Repo;
 use crate::run::{self, say};
-use crate::{programs, setup};
+use crate::{conformance, programs, setup};
 
 /// The tests that spoil worker processes, which no ordinary build lets them.
 const WITH_HOOKS: [&str; 2] = ["assume_breach", "filter_rules"];
@@ -13,6 +13,7 @@ const WITH_HOOKS: [&str; 2] = ["assume_breach", "filter_rules"];
 pub(crate) fn run(repo: &Repo) -> Result<()> {
     setup::build_host(repo)?;
     programs::build(repo)?;
+    conformance::cases(repo)?;
     setup::warm(repo)?;
     // First, so that the program that is left in `target` is the ordinary one.
     say("running the tests that spoil worker processes");

@@ -12,12 +12,14 @@
 
 mod describe;
 mod entropy;
+mod exact;
 mod gate;
 mod heap;
 mod host;
 mod kernels;
 mod load;
 mod memory;
+mod merge;
 mod native;
 mod prepare;
 mod run;

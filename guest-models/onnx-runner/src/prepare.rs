@@ -1,15 +1,17 @@
 //! From a decoded model to a plan that can run: tract parses, types and optimises it for the
 //! concrete shapes the host gives, so that no symbolic dimension is left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use belljar_abi::{GuestErrorCode, InputShape, decode_shapes};
-use tract_onnx::pb::ModelProto;
+use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::{ModelProto, type_proto};
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::optim::Optimizer;
 use tract_onnx::tract_hir::infer::Factoid;
 
-use crate::{Refusal, gate, heap, native};
+use crate::{Refusal, exact, gate, heap, merge, native};
 
 /// An optimised model, and what its inputs and outputs are called.
 pub(crate) struct Prepared {
@@ -26,23 +28,24 @@ pub(crate) struct PreparedInput {
 }
 
 /// Prepares the model for the shapes in `message`.
-pub(crate) fn prepare(proto: ModelProto, message: &[u8]) -> Result<Prepared, Refusal> {
+pub(crate) fn prepare(mut proto: ModelProto, message: &[u8]) -> Result<Prepared, Refusal> {
     let refuse = |text: String| Refusal::new(GuestErrorCode::ModelRefused, text);
     let shapes = decode_shapes(message)
         .map_err(|err| Refusal::new(GuestErrorCode::Protocol, format!("input shapes: {err}")))?;
-    gate::check(&proto).map_err(refuse)?;
+    gate::check(&mut proto).map_err(refuse)?;
+    // tract forgets the types of inputs that are outputs as well.
+    let declared = declared_types(&proto);
     let outputs = proto.graph.iter().flat_map(|g| &g.output).map(|o| o.name.clone()).collect();
     // Exporters write intermediate shapes that contradict the graph; only inputs are binding.
-    let parsed = tract_onnx::onnx()
-        .with_ignore_value_info(true)
-        .parse(&proto, None)
-        .map_err(|err| refuse(format!("{err:#}")))?;
+    let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
+    exact::register(&mut onnx.op_register);
+    let parsed = onnx.parse(&proto, None).map_err(|err| refuse(format!("{err:#}")))?;
     drop(proto);
     if let Some(name) = parsed.unresolved_inputs.first() {
         return Err(refuse(format!("nothing in the graph makes the value {name:?}")));
     }
     let mut model = parsed.model;
-    let inputs = fix_inputs(&mut model, &shapes)?;
+    let inputs = fix_inputs(&mut model, &shapes, &declared)?;
     let failed = |err: TractError| refuse(format!("{err:#}"));
     let model = optimize(model).map_err(failed)?;
     let working_set = working_set(&model).map_err(failed)?;
@@ -58,11 +61,36 @@ pub(crate) fn prepare(proto: ModelProto, message: &[u8]) -> Result<Prepared, Ref
 /// convolutions while they are still as the model says, everything else once it is simplified.
 fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
     let mut model = model.into_typed()?;
+    check_sizes(&model)?;
+    native::mend_first(&mut model)?;
     native::take_convolutions(&mut model)?;
-    model.declutter()?;
+    merge::in_place_of_tracts(Optimizer::declutter()).optimize(&mut model)?;
     native::take_others(&mut model)?;
-    model.optimize()?;
+    native::mend_rest(&mut model)?;
+    let codegen = merge::in_place_of_tracts(Optimizer::codegen());
+    model.optimize_with_session(&mut codegen.session())?;
     Ok(model)
+}
+
+/// Refuses tensors whose size is beyond 32 bits, in which it would be something else.
+fn check_sizes(model: &TypedModel) -> TractResult<()> {
+    for node in &model.nodes {
+        for output in &node.outputs {
+            let fact = &output.fact;
+            let dims = fact.shape.iter().filter_map(|dim| dim.to_i64().ok());
+            let bytes = dims.clone().try_fold(fact.datum_type.size_of(), |bytes, dim| {
+                bytes.checked_mul(usize::try_from(dim).ok()?.max(1))
+            });
+            if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
+                let dims: Vec<i64> = dims.collect();
+                let name = &node.name;
+                tract_onnx::tract_core::internal::bail!(
+                    "node {name:?}: a tensor of the shape {dims:?} is more than a sandbox holds"
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The operators of a plan and how many there are of each: those whose names start with `Native`
@@ -106,10 +134,23 @@ fn working_set(model: &TypedModel) -> TractResult<usize> {
     Ok(most.saturating_add(most / 2))
 }
 
+/// The element types that the model's inputs are declared with.
+fn declared_types(proto: &ModelProto) -> HashMap<String, DatumType> {
+    let inputs = proto.graph.iter().flat_map(|graph| &graph.input);
+    inputs
+        .filter_map(|input| {
+            let type_proto::Value::TensorType(tensor) = input.r#type.as_ref()?.value.as_ref()?;
+            let dtype = DataType::try_from(tensor.elem_type).ok()?;
+            Some((input.name.clone(), DatumType::try_from(dtype).ok()?))
+        })
+        .collect()
+}
+
 /// Gives every input of the model its concrete shape.
 fn fix_inputs(
     model: &mut InferenceModel,
     shapes: &[InputShape],
+    declared: &HashMap<String, DatumType>,
 ) -> Result<Vec<PreparedInput>, Refusal> {
     let bad = |text: String| Refusal::new(GuestErrorCode::BadInput, text);
     let failed = |err: TractError| bad(format!("{err:#}"));
@@ -131,6 +172,7 @@ fn fix_inputs(
         let dtype = fact
             .datum_type
             .concretize()
+            .or_else(|| declared.get(&name).copied())
             .ok_or_else(|| bad(format!("input {name:?} has no element type")))?;
         model.set_input_fact(ix, InferenceFact::dt_shape(dtype, &*dims)).map_err(failed)?;
         inputs.push(PreparedInput { name, dtype, dims });

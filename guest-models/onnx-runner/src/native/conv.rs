@@ -6,7 +6,9 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat};
-use tract_onnx::tract_core::ops::math::{Add, Max, Min, Mul};
+use tract_onnx::tract_core::ops::math::{Add, Mul};
+
+use crate::exact::{Max, Min};
 
 use super::operator::{Native, NativeOp, address, optional};
 use super::windows::Windows;

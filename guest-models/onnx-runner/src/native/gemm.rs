@@ -6,7 +6,9 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::einsum::EinSum;
-use tract_onnx::tract_core::ops::math::{Add, Max};
+use tract_onnx::tract_core::ops::math::Add;
+
+use crate::exact::Max;
 
 use super::operator::{Native, NativeOp, address, optional};
 use super::permute::strides_of;

@@ -40,8 +40,6 @@ pub(crate) fn take_convolutions(model: &mut TypedModel) -> TractResult<()> {
     if !enabled() {
         return Ok(());
     }
-    // The operands of what follows a convolution are often computed from constants.
-    model.prop_consts()?;
     run(model, vec![conv::take])
 }
 
@@ -52,6 +50,18 @@ pub(crate) fn take_others(model: &mut TypedModel) -> TractResult<()> {
     }
     run(model, vec![gemm::take, pool::take, reduce::take, reduce::take_softmax, permute::take])?;
     run(model, vec![pointwise::take])
+}
+
+/// Keeps from tract's optimiser what it would simplify to something else.
+pub(crate) fn mend_first(model: &mut TypedModel) -> TractResult<()> {
+    // Factors are often computed from constants.
+    model.prop_consts()?;
+    run(model, vec![crate::exact::keep_products])
+}
+
+/// Has what is left of tract's keep to the specification.
+pub(crate) fn mend_rest(model: &mut TypedModel) -> TractResult<()> {
+    run(model, vec![crate::exact::keep_nan_in_pools])
 }
 
 type Rewrite = fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>;

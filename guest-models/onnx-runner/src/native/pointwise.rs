@@ -10,9 +10,11 @@ use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
 use tract_onnx::tract_core::ops::math::{
-    Abs, Add, Div, Exp, Max, Min, Mul, Neg, Recip, Rsqrt, Sqrt, Square, Sub, Tanh,
+    Abs, Add, Exp, Mul, Neg, Recip, Rsqrt, Sqrt, Square, Sub, Tanh,
 };
 use tract_onnx::tract_core::ops::nn::Sigmoid;
+
+use crate::exact::{Div, Max, Min};
 
 use super::operator::{Native, NativeOp, address};
 use super::permute::{collapse, strides_of};

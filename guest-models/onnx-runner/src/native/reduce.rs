@@ -5,6 +5,8 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::nn::{Reduce, Reducer, Softmax, SoftmaxKind};
 
+use crate::exact::{Extreme, Fold};
+
 use super::operator::{Native, NativeOp, address};
 use super::plain_shape;
 
@@ -31,12 +33,11 @@ impl Native for NativeReduce {
 
 /// Takes a reduction's place.
 pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
-    let Some(Reduce { axes, reducer }) = node.op_as() else { return Ok(None) };
-    let mode = match reducer {
-        Reducer::Sum => 0,
-        Reducer::Max => 1,
-        Reducer::Min => 2,
-        Reducer::MeanOfSquares => 3,
+    let (axes, mode) = match (node.op_as(), node.op_as()) {
+        (Some(Reduce { axes, reducer: Reducer::Sum }), _) => (axes, 0),
+        (_, Some(Fold { axes, what: Extreme::Max })) => (axes, 1),
+        (_, Some(Fold { axes, what: Extreme::Min })) => (axes, 2),
+        (Some(Reduce { axes, reducer: Reducer::MeanOfSquares }), _) => (axes, 3),
         _ => return Ok(None),
     };
     let fact = model.outlet_fact(node.inputs[0])?;

@@ -1,0 +1,150 @@
+//! Functions of one tensor that tract puts together from others, and loses a NaN or precision on
+//! the way.
+
+use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::tract_core::ops::math::{abs, add, exp, ln, mul, neg, sub};
+use tract_onnx::tract_core::ops::nn::{Softmax, SoftmaxKind};
+use tract_onnx::tract_hir::internal::*;
+
+use super::binary::{Div, Max, Min, wire};
+use super::{Ours, scalar};
+
+pub(super) fn register(registry: &mut OnnxOpRegister) {
+    registry.insert("Relu", |context, node| {
+        Ours::build(context, node, |_, prefix, model, inputs| {
+            let zero = scalar(model, format!("{prefix}.zero"), 0.0, inputs[0])?;
+            Ok(tvec!(wire(prefix, model, Max, &[inputs[0], zero])?))
+        })
+    });
+    registry.insert("Clip", |context, node| Ours::build(context, node, clip));
+    registry.insert("HardSigmoid", |context, node| Ours::build(context, node, hard_sigmoid));
+    registry.insert("HardSwish", |context, node| {
+        Ours::build(context, node, |_, prefix, model, inputs| {
+            let gate = bounded_line(prefix, model, inputs[0], 1.0 / 6.0, 0.5)?;
+            model.wire_node(prefix, mul(), &[inputs[0], gate])
+        })
+    });
+    registry.insert("Celu", |context, node| Ours::build(context, node, celu));
+    registry.insert("Softplus", |context, node| Ours::build(context, node, softplus));
+    registry.insert("LogSoftmax", |context, node| Ours::build(context, node, log_softmax));
+    registry.insert("Selu", |context, node| {
+        use tract_onnx::tract_hir::ops::activations::Selu;
+        let _ = context;
+        let alpha = node.get_attr_opt("alpha")?.unwrap_or(1.673_263_2);
+        let gamma = node.get_attr_opt("gamma")?.unwrap_or(1.050_701);
+        Ok((expand(Selu(alpha, gamma)), vec![]))
+    });
+}
+
+fn clip(
+    ours: &Ours,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let mut result = inputs[0];
+    let (least, most) = if ours.version < 11 {
+        let bound = |name| ours.node.get_attr_opt::<f32>(name);
+        let (least, most) = (bound("min")?, bound("max")?);
+        let mut constant = |name: &str, bound: Option<f32>| {
+            bound.map(|b| scalar(model, format!("{prefix}.{name}"), b, inputs[0])).transpose()
+        };
+        (constant("least", least)?, constant("most", most)?)
+    } else {
+        (ours.input(1).map(|at| inputs[at]), ours.input(2).map(|at| inputs[at]))
+    };
+    for bound in [least, most].into_iter().flatten() {
+        let one = model.outlet_fact(bound)?.shape.volume().is_one();
+        ensure!(one, "the bounds of Clip are one number each");
+    }
+    if let Some(least) = least {
+        result = wire(&format!("{prefix}.least"), model, Max, &[result, least])?;
+    }
+    if let Some(most) = most {
+        result = wire(&format!("{prefix}.most"), model, Min, &[result, most])?;
+    }
+    Ok(tvec!(result))
+}
+
+/// `max(0, min(1, x · slope + shift))`
+fn bounded_line(
+    prefix: &str,
+    model: &mut TypedModel,
+    input: OutletId,
+    slope: f32,
+    shift: f32,
+) -> TractResult<OutletId> {
+    let mut constant = |name: &str, value| scalar(model, format!("{prefix}.{name}"), value, input);
+    let (slope, shift) = (constant("slope", slope)?, constant("shift", shift)?);
+    let (zero, one) = (constant("zero", 0.0)?, constant("one", 1.0)?);
+    let scaled = model.wire_node(format!("{prefix}.scaled"), mul(), &[input, slope])?[0];
+    let line = model.wire_node(format!("{prefix}.line"), add(), &[scaled, shift])?[0];
+    let below = wire(&format!("{prefix}.below"), model, Min, &[line, one])?;
+    wire(&format!("{prefix}.above"), model, Max, &[below, zero])
+}
+
+fn hard_sigmoid(
+    ours: &Ours,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let (slope, shift) = (ours.float("alpha", 0.2)?, ours.float("beta", 0.5)?);
+    Ok(tvec!(bounded_line(prefix, model, inputs[0], slope, shift)?))
+}
+
+/// `max(0, x) + min(0, alpha · (exp(x / alpha) − 1))`
+fn celu(
+    ours: &Ours,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let x = inputs[0];
+    let alpha = ours.float("alpha", 1.0)?;
+    ensure!(alpha > 0.0, "an \"alpha\" of {alpha} is not implemented");
+    let mut constant = |name: &str, value| scalar(model, format!("{prefix}.{name}"), value, x);
+    let (zero, one, alpha) =
+        (constant("zero", 0.0)?, constant("one", 1.0)?, constant("alpha", alpha)?);
+    let scaled = wire(&format!("{prefix}.scaled"), model, Div, &[x, alpha])?;
+    let power = model.wire_node(format!("{prefix}.exp"), exp(), &[scaled])?[0];
+    let less = model.wire_node(format!("{prefix}.less"), sub(), &[power, one])?[0];
+    let below = model.wire_node(format!("{prefix}.below"), mul(), &[less, alpha])?[0];
+    let below = wire(&format!("{prefix}.min"), model, Min, &[below, zero])?;
+    let above = wire(&format!("{prefix}.max"), model, Max, &[x, zero])?;
+    model.wire_node(prefix, add(), &[above, below])
+}
+
+/// `max(x, 0) + ln(1 + exp(−|x|))`, which is `ln(1 + exp(x))` and never overflows.
+fn softplus(
+    _: &Ours,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let x = inputs[0];
+    let zero = scalar(model, format!("{prefix}.zero"), 0.0, x)?;
+    let one = scalar(model, format!("{prefix}.one"), 1.0, x)?;
+    let size = model.wire_node(format!("{prefix}.abs"), abs(), &[x])?[0];
+    let minus = model.wire_node(format!("{prefix}.neg"), neg(), &[size])?[0];
+    let power = model.wire_node(format!("{prefix}.exp"), exp(), &[minus])?[0];
+    let sum = model.wire_node(format!("{prefix}.plus-one"), add(), &[power, one])?[0];
+    let log = model.wire_node(format!("{prefix}.ln"), ln(), &[sum])?[0];
+    let above = wire(&format!("{prefix}.max"), model, Max, &[x, zero])?;
+    model.wire_node(prefix, add(), &[above, log])
+}
+
+fn log_softmax(
+    ours: &Ours,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let rank = model.outlet_fact(inputs[0])?.rank();
+    // Up to version 12 all dimensions from the axis on are one.
+    let old = ours.version < 13;
+    let axis = ours.axis("axis", if old { 1 } else { -1 }, rank)?;
+    let axes = if old { (axis..rank).collect() } else { tvec!(axis) };
+    let kind = SoftmaxKind::LogSoftmax;
+    model.wire_node(prefix, Softmax { axes, quant_output_dt: None, kind }, inputs)
+}

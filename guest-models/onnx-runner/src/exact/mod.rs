@@ -1,0 +1,244 @@
+//! Operators of ours in the place of tract's, where tract's compute otherwise than ONNX says: they
+//! forget a NaN, take 64-bit integers through 32 bits, read indices outside of what they index, or
+//! lose precision. They are put into tract's public registry, so that neither the optimiser nor
+//! its evaluation of constants ever meets the others.
+
+mod activations;
+mod binary;
+mod guards;
+mod indices;
+mod late;
+mod mend;
+mod numbers;
+mod pooling;
+mod quantize;
+mod reduce;
+mod shapes;
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use tract_onnx::model::{OnnxOpRegister, ParsingContext};
+use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_hir::infer::InferenceOp;
+use tract_onnx::tract_hir::internal::*;
+
+pub(crate) use binary::{Div, Max, Min};
+pub(crate) use mend::keep_products;
+pub(crate) use pooling::keep_nan as keep_nan_in_pools;
+pub(crate) use reduce::{Extreme, Fold};
+
+/// What a builder gives to tract: the operator, and the outer values that it reads.
+type Built = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
+type Builder = fn(&ParsingContext, &NodeProto) -> Built;
+
+/// tract's own builders.
+fn originals() -> &'static HashMap<String, Builder> {
+    static ALL: OnceLock<HashMap<String, Builder>> = OnceLock::new();
+    ALL.get_or_init(|| tract_onnx::onnx().op_register.0)
+}
+
+/// Puts our operators into tract's registry.
+pub(crate) fn register(registry: &mut OnnxOpRegister) {
+    activations::register(registry);
+    binary::register(registry);
+    guards::register(registry);
+    indices::register(registry);
+    quantize::register(registry);
+    reduce::register(registry);
+    shapes::register(registry);
+}
+
+/// How one of ours is put into a typed model.
+type Wire = fn(&Ours, &str, &mut TypedModel, &[OutletId]) -> TractResult<TVec<OutletId>>;
+
+/// An operator with tract's rules for types and shapes, and with our way of computing it.
+#[derive(Clone)]
+struct Ours {
+    /// tract's.
+    original: Box<dyn Expansion>,
+    node: NodeProto,
+    version: i64,
+    wire: Wire,
+    /// From which input on all must be constants, or the operator is made at run time.
+    constant_from: usize,
+}
+
+impl std::fmt::Debug for Ours {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.node.op_type)
+    }
+}
+
+impl Ours {
+    fn build(context: &ParsingContext, node: &NodeProto, wire: Wire) -> Built {
+        Ours::build_late(context, node, usize::MAX, wire)
+    }
+
+    /// An operator that wants the inputs from this one on as constants.
+    fn build_late(
+        context: &ParsingContext,
+        node: &NodeProto,
+        constant_from: usize,
+        wire: Wire,
+    ) -> Built {
+        let Some(builder) = originals().get(&node.op_type) else {
+            bail!("{} is not implemented", node.op_type)
+        };
+        let (original, outer) = builder(context, node)?;
+        let Some(original) = original.as_op().downcast_ref::<Box<dyn Expansion>>() else {
+            bail!("{} is not implemented this way", node.op_type)
+        };
+        let (original, node) = (original.clone(), node.clone());
+        let version = context.onnx_operator_set_version;
+        Ok((expand(Ours { original, node, version, wire, constant_from }), outer))
+    }
+
+    /// An integer among the attributes.
+    fn int(&self, name: &str, default: i64) -> TractResult<i64> {
+        Ok(self.node.get_attr_opt::<i64>(name)?.unwrap_or(default))
+    }
+
+    fn float(&self, name: &str, default: f32) -> TractResult<f32> {
+        Ok(self.node.get_attr_opt::<f32>(name)?.unwrap_or(default))
+    }
+
+    /// The place among the inputs that are given of one that may be left out.
+    fn input(&self, at: usize) -> Option<usize> {
+        self.node.input.get(at).filter(|name| !name.is_empty())?;
+        Some(self.node.input[..at].iter().filter(|name| !name.is_empty()).count())
+    }
+
+    /// An axis among this many, counted from the end if it is negative.
+    fn axis(&self, name: &str, default: i64, rank: usize) -> TractResult<usize> {
+        resolve(self.int(name, default)?, rank)
+    }
+}
+
+/// An axis among this many, counted from the end if it is negative.
+fn resolve(axis: i64, rank: usize) -> TractResult<usize> {
+    let from_start = if axis < 0 { axis.checked_add(rank as i64) } else { Some(axis) };
+    match from_start.and_then(|axis| usize::try_from(axis).ok()).filter(|axis| *axis < rank) {
+        Some(axis) => Ok(axis),
+        None => bail!("axis {axis} of a tensor of {rank} dimensions"),
+    }
+}
+
+impl Expansion for Ours {
+    fn name(&self) -> StaticName {
+        self.original.as_ref().name()
+    }
+
+    fn nboutputs(&self) -> TractResult<usize> {
+        self.original.as_ref().nboutputs()
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        // Before tract's, which panic at axes that do not exist.
+        self.check_axes(s, inputs)?;
+        self.original.as_ref().rules(s, inputs, outputs)
+    }
+
+    fn wire(
+        &self,
+        prefix: &str,
+        model: &mut TypedModel,
+        inputs: &[OutletId],
+    ) -> TractResult<TVec<OutletId>> {
+        (self.wire)(self, prefix, model, inputs)
+    }
+
+    fn wire_with_inference_model_and_node(
+        &self,
+        prefix: &str,
+        _: &InferenceModel,
+        node: &InferenceNode,
+        model: &mut TypedModel,
+        inputs: &[OutletId],
+    ) -> TractResult<TVec<OutletId>> {
+        if late::known(model, inputs, self.constant_from)? {
+            return self.wire(prefix, model, inputs);
+        }
+        let rank = self.late_rank(model, inputs)?;
+        let expansion: Box<dyn Expansion> = Box::new(self.clone());
+        late::wire(&expansion, prefix, node, model, inputs, rank)
+    }
+}
+
+impl Ours {
+    /// Holds all axes that are attributes or constants against the number of dimensions.
+    fn check_axes<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        let Some(first) = inputs.first() else { return Ok(()) };
+        let name = &*self.node.op_type;
+        let mut axes: Vec<i64> = self.node.get_attr_opt_vec("axes")?.unwrap_or_default();
+        axes.extend(self.node.get_attr_opt::<i64>("axis")?);
+        // There may be one more, or as many more as are put in.
+        let more = match name {
+            "Flatten" | "OneHot" => 1,
+            "Unsqueeze" => axes.len(),
+            _ => 0,
+        };
+        let flatten = name == "Flatten";
+        s.given(&first.rank, move |_, rank| {
+            let rank = usize::try_from(rank)?;
+            axes.iter().try_for_each(|axis| {
+                // What is counted from the end of the input is counted from that end.
+                let more = if flatten && *axis < 0 { 0 } else { more };
+                resolve(*axis, rank + more).map(drop)
+            })
+        })?;
+        let of_input = name.starts_with("Reduce") || ["Squeeze", "Unsqueeze"].contains(&name);
+        let Some(second) = inputs.get(1).filter(|_| of_input) else { return Ok(()) };
+        let more = name == "Unsqueeze";
+        s.given_2(&first.rank, &second.value, move |_, rank, axes: Arc<Tensor>| {
+            let axes = axes.cast_to::<i64>()?;
+            let axes = axes.try_as_plain_ram()?;
+            let axes = axes.as_slice::<i64>()?;
+            let rank = usize::try_from(rank)? + if more { axes.len() } else { 0 };
+            axes.iter().try_for_each(|axis| resolve(*axis, rank).map(drop))
+        })
+    }
+
+    /// The number of dimensions of the result, where it follows from how many numbers there are in
+    /// an input that is not known yet.
+    fn late_rank(&self, model: &TypedModel, inputs: &[OutletId]) -> TractResult<Option<usize>> {
+        let rank = model.outlet_fact(inputs[0])?.rank();
+        let Some(second) = inputs.get(1) else { return Ok(None) };
+        let numbers = model.outlet_fact(*second)?.shape.volume().to_usize().ok();
+        let Some(numbers) = numbers else { return Ok(None) };
+        Ok(match &*self.node.op_type {
+            "Reshape" => Some(numbers),
+            "Expand" => Some(rank.max(numbers)),
+            "Unsqueeze" => Some(rank + numbers),
+            "Squeeze" => rank.checked_sub(numbers),
+            reduce if reduce.starts_with("Reduce") => match self.int("keepdims", 1)? {
+                0 if numbers == 0 => None,
+                0 => rank.checked_sub(numbers),
+                _ => Some(rank),
+            },
+            _ => None,
+        })
+    }
+}
+
+/// A constant of one element, in the type and rank of another value.
+fn scalar(
+    model: &mut TypedModel,
+    name: String,
+    value: f32,
+    like: OutletId,
+) -> TractResult<OutletId> {
+    let fact = model.outlet_fact(like)?;
+    let (dtype, rank) = (fact.datum_type, fact.rank());
+    let tensor = tensor0(value).cast_to_dt(dtype)?.into_owned().broadcast_into_rank(rank)?;
+    model.add_const(name, tensor)
+}

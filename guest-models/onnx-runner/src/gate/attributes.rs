@@ -1,0 +1,278 @@
+//! Attributes of a node: each must be one of the table's, of the right kind, with a value that was
+//! checked. And what must hold of some operators' attributes together.
+
+use tract_onnx::pb::attribute_proto::AttributeType;
+use tract_onnx::pb::{AttributeProto, NodeProto};
+
+use super::table::{Attribute, Operator, Values};
+use super::text::{list, shown};
+use super::types::Types;
+
+/// Refuses attributes that are not understood.
+pub(super) fn check(node: &NodeProto, operator: &Operator) -> Result<(), String> {
+    for (at, attribute) in node.attribute.iter().enumerate() {
+        let name = shown(&attribute.name);
+        if node.attribute[..at].iter().any(|other| other.name == attribute.name) {
+            return Err(format!("the attribute {name} is there twice"));
+        }
+        if !attribute.ref_attr_name.is_empty() {
+            return Err(format!("the attribute {name} takes its value from a function's"));
+        }
+        let Some(known) = operator.attributes.iter().find(|known| known.name == attribute.name)
+        else {
+            return Err(format!("the attribute {name} is not implemented"));
+        };
+        value(attribute, known).map_err(|why| format!("the attribute {name} {why}"))?;
+    }
+    let missing = operator.attributes.iter().find(|known| {
+        known.required && !node.attribute.iter().any(|attribute| attribute.name == known.name)
+    });
+    match missing {
+        Some(missing) => Err(format!("the attribute {:?} is missing", missing.name)),
+        None => operator.check.map_or(Ok(()), |check| check(node)),
+    }
+}
+
+fn value(attribute: &AttributeProto, known: &Attribute) -> Result<(), String> {
+    let (kind, what) = match known.values {
+        Values::Int(..) | Values::Type(_) => (AttributeType::Int, "an integer"),
+        Values::Ints(..) => (AttributeType::Ints, "a list of integers"),
+        Values::Float | Values::Exactly(_) => (AttributeType::Float, "a number"),
+        Values::Floats => (AttributeType::Floats, "a list of numbers"),
+        Values::Text(_) | Values::AnyText => (AttributeType::String, "a text"),
+        Values::Texts(_) | Values::AnyTexts => (AttributeType::Strings, "a list of texts"),
+        Values::Tensor => (AttributeType::Tensor, "a tensor"),
+        Values::Graph => (AttributeType::Graph, "a graph"),
+    };
+    if attribute.r#type != kind as i32 {
+        return Err(format!("is not {what}"));
+    }
+    let other = |shown: String| Err(format!("has the value {shown}, which is not implemented"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+    match known.values {
+        Values::Int(least, most) if !(least..=most).contains(&attribute.i) => {
+            other(attribute.i.to_string())
+        }
+        Values::Ints(least, most)
+            if attribute.ints.len() > 4096
+                || attribute.ints.iter().any(|value| !(least..=most).contains(value)) =>
+        {
+            other(list(&attribute.ints))
+        }
+        Values::Float if !attribute.f.is_finite() => other(attribute.f.to_string()),
+        Values::Exactly(number) if attribute.f != number => other(attribute.f.to_string()),
+        Values::Text(known) if !known.iter().any(|known| known.as_bytes() == attribute.s) => {
+            other(shown(&text(&attribute.s)))
+        }
+        Values::Texts(known)
+            if !(attribute.strings.len() % known.len() == 0
+                && attribute
+                    .strings
+                    .iter()
+                    .zip(known.iter().cycle())
+                    .all(|(a, b)| a == b.as_bytes())) =>
+        {
+            let texts: Vec<String> =
+                attribute.strings.iter().take(8).map(|bytes| shown(&text(bytes))).collect();
+            other(texts.join(", "))
+        }
+        Values::AnyText if std::str::from_utf8(&attribute.s).is_err() => {
+            Err("is no valid UTF-8".into())
+        }
+        Values::AnyTexts if attribute.strings.iter().any(|s| std::str::from_utf8(s).is_err()) => {
+            Err("is no valid UTF-8".into())
+        }
+        Values::Type(types) => match i32::try_from(attribute.i).ok().and_then(Types::of) {
+            Some(dtype) if types.has(dtype) => Ok(()),
+            _ => other(super::types::name_of(i32::try_from(attribute.i).unwrap_or(-1))),
+        },
+        Values::Tensor if attribute.t.is_none() => Err("has no tensor in it".into()),
+        Values::Graph if attribute.g.is_none() => Err("has no graph in it".into()),
+        _ => Ok(()),
+    }
+}
+
+/// An attribute of a node.
+pub(super) fn find<'n>(node: &'n NodeProto, name: &str) -> Option<&'n AttributeProto> {
+    node.attribute.iter().find(|attribute| attribute.name == name)
+}
+
+fn ints<'n>(node: &'n NodeProto, name: &str) -> &'n [i64] {
+    find(node, name).map_or(&[], |attribute| &attribute.ints)
+}
+
+/// The windows of convolutions and poolings: as many numbers of each kind as there are dimensions.
+pub(super) fn windows(node: &NodeProto) -> Result<(), String> {
+    let of = |name| ints(node, name).len();
+    let dims = [of("kernel_shape"), of("strides"), of("dilations"), of("pads") / 2]
+        .into_iter()
+        .max()
+        .unwrap_or(0);
+    if dims > 8 || of("pads") % 2 != 0 {
+        return Err(format!("windows of {dims} dimensions are not implemented"));
+    }
+    for (name, wanted) in
+        [("kernel_shape", dims), ("strides", dims), ("dilations", dims), ("pads", 2 * dims)]
+    {
+        if find(node, name).is_some() && of(name) != wanted {
+            return Err(format!(
+                "the attribute {name:?} has {} numbers for {dims} dimensions",
+                of(name)
+            ));
+        }
+    }
+    let auto = find(node, "auto_pad").map_or(&b"NOTSET"[..], |attribute| &attribute.s);
+    let padded = ints(node, "pads").iter().any(|pad| *pad != 0);
+    if auto != b"NOTSET" && padded {
+        return Err("both \"pads\" and \"auto_pad\" say how to pad".into());
+    }
+    Ok(())
+}
+
+/// Poolings: of what implementations make differently nothing is computed.
+pub(super) fn pooling(node: &NodeProto) -> Result<(), String> {
+    windows(node)?;
+    let auto = find(node, "auto_pad").map_or(&b"NOTSET"[..], |attribute| &attribute.s);
+    let ceil = find(node, "ceil_mode").is_some_and(|ceil| ceil.i != 0);
+    let dilated = ints(node, "dilations").iter().any(|dilation| *dilation != 1);
+    if auto != b"NOTSET" && (ceil || dilated && auto != b"VALID") {
+        return Err("\"auto_pad\" with \"ceil_mode\" or \"dilations\" is not implemented".into());
+    }
+    Ok(())
+}
+
+/// Transposed convolutions that say the shape of their output say nothing else of its size.
+pub(super) fn transposed(node: &NodeProto) -> Result<(), String> {
+    windows(node)?;
+    let auto = find(node, "auto_pad").is_some_and(|attribute| attribute.s != b"NOTSET");
+    let other = auto || find(node, "pads").is_some() || find(node, "output_padding").is_some();
+    if find(node, "output_shape").is_some() && other {
+        return Err("\"output_shape\" beside other paddings is not implemented".into());
+    }
+    if auto && ints(node, "output_padding").iter().any(|pad| *pad != 0) {
+        return Err("\"output_padding\" beside \"auto_pad\" is not implemented".into());
+    }
+    Ok(())
+}
+
+/// What is beyond an image is read as zero, or interpolated between two pixels at most.
+pub(super) fn grid_sample(node: &NodeProto) -> Result<(), String> {
+    let text = |name| find(node, name).map_or(&b""[..], |attribute| &attribute.s);
+    let zeros = [&b""[..], b"zeros"].contains(&text("padding_mode"));
+    if text("mode").ends_with(b"cubic") && !zeros {
+        return Err("\"padding_mode\" with cubic interpolation is not implemented".into());
+    }
+    Ok(())
+}
+
+pub(super) fn permutation(node: &NodeProto) -> Result<(), String> {
+    let Some(perm) = find(node, "perm") else { return Ok(()) };
+    let mut seen = 0u32;
+    for at in &perm.ints {
+        seen |= 1u32.checked_shl(*at as u32).unwrap_or(0);
+    }
+    let dims = perm.ints.len();
+    let all = if dims >= 32 { u32::MAX } else { (1 << dims) - 1 };
+    match seen == all && seen.count_ones() as usize == dims {
+        true => Ok(()),
+        false => Err(format!(
+            "the attribute \"perm\" is {}, which is no order of dimensions",
+            list(&perm.ints)
+        )),
+    }
+}
+
+/// The one value of a constant.
+pub(super) fn constant(node: &NodeProto) -> Result<(), String> {
+    match node.attribute.len() {
+        1 => Ok(()),
+        found => Err(format!("a constant has one value, this one has {found}")),
+    }
+}
+
+/// Slices as they were before their bounds became inputs.
+pub(super) fn slice_1(node: &NodeProto) -> Result<(), String> {
+    let (starts, ends) = (ints(node, "starts"), ints(node, "ends"));
+    let axes = find(node, "axes").map_or(starts.len(), |axes| axes.ints.len());
+    if starts.len() != ends.len() || axes != starts.len() {
+        return Err("\"axes\", \"starts\" and \"ends\" are not of one length".into());
+    }
+    Ok(())
+}
+
+/// An odd number of neighbours: of even ones implementations differ.
+pub(super) fn odd_size(node: &NodeProto) -> Result<(), String> {
+    match find(node, "size").map(|size| size.i) {
+        Some(size) if size % 2 == 0 => Err(format!("an even \"size\" ({size}) is not implemented")),
+        _ => Ok(()),
+    }
+}
+
+/// Attention without a mask: where one hides everything there is no answer that tract and ONNX
+/// agree on. And a causal one has all its keys at hand.
+pub(super) fn attention(node: &NodeProto) -> Result<(), String> {
+    let given = |at: usize| node.input.get(at).is_some_and(|name| !name.is_empty());
+    if given(3) {
+        return Err("a mask is not implemented".into());
+    }
+    let causal = find(node, "is_causal").is_some_and(|causal| causal.i != 0);
+    if causal && (given(4) || given(5)) {
+        return Err("causal attention with earlier keys is not implemented".into());
+    }
+    Ok(())
+}
+
+/// An equation of letters: every one of the result is among the operands', and there once.
+pub(super) fn equation(node: &NodeProto) -> Result<(), String> {
+    let text = find(node, "equation").map_or(&b""[..], |equation| &equation.s);
+    let text: String = text.iter().filter(|c| **c != b' ').map(|c| char::from(*c)).collect();
+    let wrong = || Err(format!("the equation {} is not implemented", shown(&text)));
+    if text.len() > 256 {
+        return wrong();
+    }
+    let (operands, result) = match text.split_once("->") {
+        Some((operands, result)) => (operands, Some(result)),
+        None => (&*text, None),
+    };
+    let letters = |term: &str| -> Option<String> {
+        let plain = term.replacen("...", "", 1);
+        plain.chars().all(|c| c.is_ascii_alphabetic()).then_some(plain)
+    };
+    let terms: Option<Vec<String>> = operands.split(',').map(letters).collect();
+    let Some(terms) = terms else { return wrong() };
+    let once = |term: &str| term.chars().all(|c| term.matches(c).count() == 1);
+    if terms.len() != node.input.len() || !terms.iter().all(|term| once(term)) {
+        return wrong();
+    }
+    if let Some(result) = result {
+        let Some(plain) = letters(result) else { return wrong() };
+        let known = plain.chars().all(|c| terms.iter().any(|term| term.contains(c)));
+        let dots = result.contains("...") && !operands.contains("...");
+        if !known || !once(&plain) || dots {
+            return wrong();
+        }
+    }
+    Ok(())
+}
+
+/// The inputs of a scan: some are scanned, the others are states, and for each there is an axis.
+pub(super) fn scan(node: &NodeProto) -> Result<(), String> {
+    let inputs = node.input.len() as i64;
+    let scanned = find(node, "num_scan_inputs").map_or(0, |number| number.i);
+    let states = inputs - scanned;
+    let outputs = node.output.len() as i64 - states;
+    if states < 0 || outputs < 0 {
+        return Err(format!("of {inputs} inputs {scanned} cannot be scanned"));
+    }
+    for (name, wanted) in [
+        ("scan_input_axes", scanned),
+        ("scan_input_directions", scanned),
+        ("scan_output_axes", outputs),
+        ("scan_output_directions", outputs),
+    ] {
+        if find(node, name).is_some() && ints(node, name).len() as i64 != wanted {
+            return Err(format!("the attribute {name:?} is not one of {wanted} numbers"));
+        }
+    }
+    Ok(())
+}

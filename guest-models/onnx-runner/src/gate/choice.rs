@@ -1,0 +1,100 @@
+//! `If` whose condition is a constant: the branch that is taken becomes part of the graph, and the
+//! other one is never looked at.
+
+use std::collections::HashSet;
+
+use tract_onnx::pb::attribute_proto::AttributeType;
+use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
+
+use super::attributes::find;
+
+/// Most nodes of a graph that are resolved.
+const MOST: usize = 64;
+
+/// Takes the branches that are sure to be taken into the graph, and into those within.
+pub(super) fn resolve(graph: &mut GraphProto) {
+    // Every round goes over all names: those beyond stay what they are.
+    for _ in 0..MOST {
+        match next(graph) {
+            Some((at, taken)) => take(graph, at, taken),
+            None => break,
+        }
+    }
+    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
+        attribute.g.iter_mut().for_each(resolve);
+    }
+}
+
+/// The first node with a known condition, and the attribute that is its branch.
+fn next(graph: &GraphProto) -> Option<(usize, &'static str)> {
+    let ifs = || graph.node.iter().enumerate().filter(|(_, node)| node.op_type == "If");
+    ifs().next()?;
+    let taken_names = names(graph);
+    ifs().find_map(|(at, node)| {
+        let sound = ["", "ai.onnx"].contains(&&*node.domain)
+            && node.attribute.len() == 2
+            && node.attribute.iter().all(|a| a.r#type == AttributeType::Graph as i32);
+        let [condition] = &*node.input else { return None };
+        let branch = match known(graph, condition).filter(|_| sound)? {
+            true => "then_branch",
+            false => "else_branch",
+        };
+        let body = find(node, branch)?.g.as_ref()?;
+        let fits = body.input.is_empty()
+            && body.sparse_initializer.is_empty()
+            && body.output.len() == node.output.len()
+            // Where names would meet, the node stays what it is.
+            && names(body).is_disjoint(&taken_names);
+        fits.then_some((at, branch))
+    })
+}
+
+/// The names of all that a graph makes.
+fn names(graph: &GraphProto) -> HashSet<&str> {
+    let inputs = graph.input.iter().map(|input| &input.name);
+    let tensors = graph.initializer.iter().map(|tensor| &tensor.name);
+    let outputs = graph.node.iter().flat_map(|node| &node.output);
+    inputs.chain(tensors).chain(outputs).filter(|name| !name.is_empty()).map(|n| &**n).collect()
+}
+
+/// The value of a truth that is a constant of this graph.
+fn known(graph: &GraphProto, name: &str) -> Option<bool> {
+    if graph.input.iter().any(|input| input.name == name) {
+        return None;
+    }
+    if let Some(tensor) = graph.initializer.iter().find(|tensor| tensor.name == name) {
+        return truth(tensor);
+    }
+    let made = |node: &&NodeProto| node.output.first().is_some_and(|output| output == name);
+    let constant = graph.node.iter().find(made).filter(|node| node.op_type == "Constant")?;
+    truth(find(constant, "value")?.t.as_ref()?)
+}
+
+fn truth(tensor: &TensorProto) -> Option<bool> {
+    let one = tensor.dims.iter().all(|dim| *dim == 1) && super::tensors::check(tensor).is_ok();
+    if !one || tensor.data_type != DataType::Bool as i32 {
+        return None;
+    }
+    match (&*tensor.raw_data, &*tensor.int32_data) {
+        ([byte], []) => Some(*byte != 0),
+        ([], [number]) => Some(*number != 0),
+        _ => None,
+    }
+}
+
+fn take(graph: &mut GraphProto, at: usize, branch: &str) {
+    let mut node = graph.node.remove(at);
+    let taken = node.attribute.iter_mut().find(|attribute| attribute.name == branch);
+    let Some(body) = taken.and_then(|attribute| attribute.g.take()) else { return };
+    graph.initializer.extend(body.initializer);
+    let passed = body.output.into_iter().zip(node.output).filter(|(_, to)| !to.is_empty());
+    let passed = passed.map(|(from, to)| NodeProto {
+        op_type: "Identity".into(),
+        input: vec![from.name],
+        output: vec![to],
+        ..NodeProto::default()
+    });
+    let nodes: Vec<NodeProto> = body.node.into_iter().chain(passed).collect();
+    graph.node.splice(at..at, nodes);
+}

@@ -1,0 +1,167 @@
+//! Graphs and the bodies within them: every value is made once, before it is read, and has one
+//! known element type.
+
+use std::collections::HashMap;
+
+use tract_onnx::pb::{GraphProto, ValueInfoProto, type_proto};
+
+use super::text::shown;
+use super::types::{Types, name_of};
+use super::{Versions, bounds, node, tensors};
+
+/// What is known where a node stands: the values of its graph so far, and of those around it.
+pub(super) struct Scope<'g> {
+    outer: Option<&'g Scope<'g>>,
+    values: HashMap<&'g str, Types>,
+}
+
+impl<'g> Scope<'g> {
+    /// The element type of a value that can be read here.
+    pub(super) fn find(&self, name: &str) -> Option<Types> {
+        let mut scope = Some(self);
+        while let Some(at) = scope {
+            if let Some(types) = at.values.get(name) {
+                return Some(*types);
+            }
+            scope = at.outer;
+        }
+        None
+    }
+
+    fn add(&mut self, name: &'g str, types: Types) -> Result<(), String> {
+        if name.is_empty() {
+            return Err("a value has no name".into());
+        }
+        if name.len() > bounds::NAME {
+            let (name, length) = (shown(name), name.len());
+            return Err(format!("the name {name} has {length} bytes, above {}", bounds::NAME));
+        }
+        if self.find(name).is_some() {
+            return Err(format!("two nodes make the same value {}", shown(name)));
+        }
+        self.values.insert(name, types);
+        Ok(())
+    }
+}
+
+/// What is counted over a whole model.
+#[derive(Default)]
+pub(super) struct Totals {
+    nodes: usize,
+}
+
+/// Refuses a model's graph that is not sound, or not all implemented.
+pub(super) fn check(graph: &GraphProto, versions: &Versions) -> Result<(), String> {
+    body(graph, None, &[], versions, &mut Totals::default(), 0).map(drop)
+}
+
+/// Checks a graph, within the scope of another one, whose inputs are known to have these types;
+/// says the types of its outputs.
+pub(super) fn body(
+    graph: &GraphProto,
+    outer: Option<&Scope<'_>>,
+    given: &[Types],
+    versions: &Versions,
+    totals: &mut Totals,
+    depth: usize,
+) -> Result<Vec<Types>, String> {
+    if depth > bounds::DEPTH {
+        return Err(format!("graphs are nested deeper than {}", bounds::DEPTH));
+    }
+    if !graph.sparse_initializer.is_empty() {
+        return Err("the model has sparse initializers, which are not implemented".into());
+    }
+    if !graph.quantization_annotation.is_empty() {
+        return Err("the model has quantization annotations, which are not implemented".into());
+    }
+    if graph.initializer.len() > bounds::INITIALIZERS {
+        let found = graph.initializer.len();
+        return Err(format!("{found} initializers are above {}", bounds::INITIALIZERS));
+    }
+    totals.nodes = totals.nodes.saturating_add(graph.node.len());
+    if totals.nodes > bounds::NODES {
+        return Err(format!("the model has more than {} nodes", bounds::NODES));
+    }
+    let mut scope = Scope { outer, values: HashMap::new() };
+    for (at, input) in graph.input.iter().enumerate() {
+        let declared = declared(input)?;
+        let types = match (declared, given.get(at)) {
+            (Some(declared), Some(given)) if declared != *given => {
+                return Err(format!(
+                    "the input {} of a body is declared as {}, and is given {}",
+                    shown(&input.name),
+                    declared.names(),
+                    given.names()
+                ));
+            }
+            (Some(types), _) | (None, Some(&types)) => types,
+            (None, None) => {
+                return Err(format!("the input {} has no element type", shown(&input.name)));
+            }
+        };
+        scope.add(&input.name, types)?;
+    }
+    let mut initialized: HashMap<&str, ()> = HashMap::new();
+    for tensor in &graph.initializer {
+        let types = tensors::check(tensor).map_err(|why| tensors::named(tensor, &why))?;
+        if initialized.insert(&tensor.name, ()).is_some() {
+            return Err(format!("two initializers have the name {}", shown(&tensor.name)));
+        }
+        // An initializer of an input's name is that input's default.
+        match scope.values.get(&*tensor.name) {
+            Some(declared) if *declared == types => {}
+            Some(declared) => {
+                let (declared, types) = (declared.names(), types.names());
+                let name = shown(&tensor.name);
+                return Err(format!("the input {name} is {declared}, its default {types}"));
+            }
+            None => scope.add(&tensor.name, types)?,
+        }
+    }
+    for one in &graph.node {
+        let made = node::check(one, &scope, versions, totals, depth)?;
+        for (name, types) in one.output.iter().zip(made) {
+            if !name.is_empty() {
+                scope.add(name, types)?;
+            }
+        }
+    }
+    let mut outputs = Vec::with_capacity(graph.output.len());
+    for output in &graph.output {
+        // What a body passes on from around it is in no table of tract's.
+        let Some(types) = scope.values.get(&*output.name) else {
+            return Err(format!("nothing in its graph makes the output {}", shown(&output.name)));
+        };
+        if let Some(declared) = declared(output)?
+            && declared != *types
+        {
+            return Err(format!(
+                "the output {} is declared as {}, and is {}",
+                shown(&output.name),
+                declared.names(),
+                types.names()
+            ));
+        }
+        outputs.push(*types);
+    }
+    Ok(outputs)
+}
+
+/// The element type that an input or output is declared with.
+fn declared(value: &ValueInfoProto) -> Result<Option<Types>, String> {
+    let Some(value_type) = &value.r#type else { return Ok(None) };
+    let Some(type_proto::Value::TensorType(tensor)) = &value_type.value else {
+        return Err(format!("{} is no tensor, which is not implemented", shown(&value.name)));
+    };
+    if tensor.elem_type == 0 {
+        return Ok(None);
+    }
+    match Types::of(tensor.elem_type) {
+        Some(types) => Ok(Some(types)),
+        None => Err(format!(
+            "{} is of {}, which is not implemented",
+            shown(&value.name),
+            name_of(tensor.elem_type)
+        )),
+    }
+}

@@ -1,0 +1,227 @@
+//! One node against its line of the table.
+
+use tract_onnx::pb::NodeProto;
+use tract_onnx::pb::tensor_proto::DataType;
+
+use super::attributes::{self, find};
+use super::graph::{Scope, Totals, body};
+use super::table::{self, Operator, Output};
+use super::text::{domain, shown};
+use super::types::{F32, I64, STRING, Types};
+use super::{Versions, bounds, tensors};
+
+/// Refuses a node that is not implemented; says the types of its outputs, in their order.
+pub(super) fn check(
+    node: &NodeProto,
+    scope: &Scope<'_>,
+    versions: &Versions,
+    totals: &mut Totals,
+    depth: usize,
+) -> Result<Vec<Types>, String> {
+    let said = |why: String| {
+        let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
+        let name = shown(name.map_or("", |name| name));
+        let operator = &node.op_type[..node.op_type.floor_char_boundary(60)];
+        // Names of operators are part of the message, and no better than other names.
+        let plain = operator.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
+        let operator = if plain { operator.to_owned() } else { shown(operator) };
+        format!("node {name}: {operator} (opset {}): {why}", versions.onnx)
+    };
+    if !["", "ai.onnx"].contains(&&*node.domain) {
+        let from = domain(&node.domain);
+        return Err(said(format!("operators of the domain {from} are not implemented")));
+    }
+    check_inner(node, scope, versions, totals, depth).map_err(|why| match why {
+        Why::Here(why) => said(why),
+        // A node of a body has been named already.
+        Why::Within(why) => why,
+    })
+}
+
+enum Why {
+    Here(String),
+    Within(String),
+}
+
+impl From<String> for Why {
+    fn from(why: String) -> Why {
+        Why::Here(why)
+    }
+}
+
+fn check_inner(
+    node: &NodeProto,
+    scope: &Scope<'_>,
+    versions: &Versions,
+    totals: &mut Totals,
+    depth: usize,
+) -> Result<Vec<Types>, Why> {
+    if node.name.len() > bounds::NAME {
+        return Err(
+            format!("its name has {} bytes, above {}", node.name.len(), bounds::NAME).into()
+        );
+    }
+    if node.attribute.len() > bounds::ATTRIBUTES {
+        return Err(format!(
+            "{} attributes are above {}",
+            node.attribute.len(),
+            bounds::ATTRIBUTES
+        )
+        .into());
+    }
+    let operator = table::find(&node.op_type, versions.onnx)?;
+    attributes::check(node, operator)?;
+    let read = inputs(node, operator, scope)?;
+    outputs(node, operator)?;
+    let special = match &*node.op_type {
+        "Constant" => vec![constant(node)?],
+        "ConstantOfShape" => vec![filler(node)?],
+        "If" => {
+            let then = graph(node, "then_branch", scope, &[], versions, totals, depth)?;
+            let other = graph(node, "else_branch", scope, &[], versions, totals, depth)?;
+            if then != other {
+                return Err("its branches make values of different types".to_owned().into());
+            }
+            then
+        }
+        "Scan" => {
+            let given: Vec<Types> = read.iter().map(|(_, types)| *types).collect();
+            graph(node, "body", scope, &given, versions, totals, depth)?
+        }
+        _ => {
+            let mut made = Vec::with_capacity(node.output.len());
+            for at in 0..node.output.len() {
+                let last = operator.outputs.len().saturating_sub(1);
+                made.push(output(node, operator.outputs[at.min(last)], &read)?);
+            }
+            return Ok(made);
+        }
+    };
+    if special.len() != node.output.len() {
+        let (named, made) = (node.output.len(), special.len());
+        return Err(format!("it names {named} outputs, and makes {made}").into());
+    }
+    Ok(special)
+}
+
+/// The letters and types of what a node reads.
+fn inputs(
+    node: &NodeProto,
+    operator: &Operator,
+    scope: &Scope<'_>,
+) -> Result<Vec<(char, Types)>, String> {
+    let given = node.input.len();
+    let most = if operator.many { bounds::VALUES } else { operator.inputs.len() };
+    let fewest = operator.inputs.len() - operator.optional;
+    if !(fewest..=most).contains(&given) {
+        let wanted = match (fewest, most) {
+            _ if operator.many => format!("{fewest} or more"),
+            (fewest, most) if fewest == most => fewest.to_string(),
+            (fewest, most) => format!("{fewest} to {most}"),
+        };
+        return Err(format!("it has {given} inputs, not {wanted}"));
+    }
+    let mut read: Vec<(char, Types)> = Vec::with_capacity(given);
+    for (at, name) in node.input.iter().enumerate() {
+        let input = operator.inputs[at.min(operator.inputs.len() - 1)];
+        if name.is_empty() {
+            if at < fewest {
+                return Err(format!("its input {at} is missing"));
+            }
+            continue;
+        }
+        let Some(types) = scope.find(name) else {
+            return Err(format!("nothing before it makes the value {}", shown(name)));
+        };
+        if !input.types.has(types) {
+            let (types, wanted) = (types.names(), input.types.names());
+            return Err(format!("its input {} is {types}; implemented is {wanted}", shown(name)));
+        }
+        let other = read.iter().find(|(letter, _)| *letter == input.letter && *letter != '-');
+        if let Some((_, other)) = other
+            && *other != types
+        {
+            let (types, other) = (types.names(), other.names());
+            return Err(format!("its input {} is {types}, and another one {other}", shown(name)));
+        }
+        read.push((input.letter, types));
+    }
+    Ok(read)
+}
+
+fn outputs(node: &NodeProto, operator: &Operator) -> Result<(), String> {
+    let most = if operator.many_outputs { bounds::VALUES } else { operator.outputs.len() };
+    let named = node.output.iter().filter(|name| !name.is_empty()).count();
+    if node.output.len() > most || node.output.len() < operator.fewest_outputs || named == 0 {
+        let (found, fewest) = (node.output.len(), operator.fewest_outputs.max(1));
+        return Err(format!("it has {found} outputs, not {fewest} to {most}"));
+    }
+    // tract counts the outputs that have names: one that is left out would shift the others.
+    // Recurrent layers alone are read with that in mind.
+    let recurrent = ["RNN", "GRU", "LSTM"].contains(&&*node.op_type);
+    let gap = node.output.iter().skip_while(|name| !name.is_empty()).any(|name| !name.is_empty());
+    if gap && !recurrent {
+        return Err("it leaves out an output before another one, which is not implemented".into());
+    }
+    Ok(())
+}
+
+fn output(node: &NodeProto, output: Output, read: &[(char, Types)]) -> Result<Types, String> {
+    match output {
+        Output::Is(types) => Ok(types),
+        Output::Like(letter) => read
+            .iter()
+            .find(|(other, _)| *other == letter)
+            .map(|(_, types)| *types)
+            .ok_or_else(|| "the type of its output is not known".into()),
+        Output::Said(name, types) => find(node, name)
+            .and_then(|attribute| i32::try_from(attribute.i).ok())
+            .and_then(Types::of)
+            .filter(|said| types.has(*said))
+            .ok_or_else(|| format!("the attribute {name:?} does not say an element type")),
+        Output::Special => Err("the type of its output is not known".into()),
+    }
+}
+
+fn graph(
+    node: &NodeProto,
+    name: &str,
+    scope: &Scope<'_>,
+    given: &[Types],
+    versions: &Versions,
+    totals: &mut Totals,
+    depth: usize,
+) -> Result<Vec<Types>, Why> {
+    let Some(graph) = find(node, name).and_then(|attribute| attribute.g.as_ref()) else {
+        return Err(format!("the attribute {name:?} is missing").into());
+    };
+    if graph.input.len() != given.len() {
+        let (found, wanted) = (graph.input.len(), given.len());
+        return Err(format!("its {name} has {found} inputs, not {wanted}").into());
+    }
+    body(graph, Some(scope), given, versions, totals, depth + 1).map_err(Why::Within)
+}
+
+fn constant(node: &NodeProto) -> Result<Types, String> {
+    let Some(attribute) = node.attribute.first() else { return Err("it has no value".into()) };
+    Ok(match &*attribute.name {
+        "value" => {
+            let tensor = attribute.t.as_ref().ok_or("it has no value")?;
+            tensors::check(tensor).map_err(|why| format!("its value {why}"))?
+        }
+        "value_int" | "value_ints" => I64,
+        "value_float" | "value_floats" => F32,
+        _ => STRING,
+    })
+}
+
+fn filler(node: &NodeProto) -> Result<Types, String> {
+    let Some(tensor) = find(node, "value").and_then(|attribute| attribute.t.as_ref()) else {
+        return Ok(F32);
+    };
+    let types = tensors::check(tensor).map_err(|why| format!("its value {why}"))?;
+    if tensor.dims.iter().product::<i64>() != 1 || tensor.data_type == DataType::String as i32 {
+        return Err("its value is not one number".into());
+    }
+    Ok(types)
+}

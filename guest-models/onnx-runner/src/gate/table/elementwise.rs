@@ -1,0 +1,94 @@
+//! Operators that work element by element, and those that choose, compare and convert.
+
+use super::Values::{Exactly, Float, Int, Text, Type};
+use super::{Operator, Output, any, attr, flag, must, only, op, t, u};
+use crate::gate::types::{
+    BOOL, F16, F32, FLOATS, INTEGERS, NUMBERS, PLAIN, SIGNED, STRING, UNSIGNED,
+};
+
+const TRUTH: &[Output] = &[Output::Is(BOOL)];
+
+#[rustfmt::skip]
+pub(super) const OPERATORS: &[Operator] = &[
+    op("Abs", 6, &[t(NUMBERS)]),
+    op("Neg", 6, &[t(FLOATS.or(SIGNED))]),
+    op("Sign", 9, &[t(NUMBERS)]),
+    op("Ceil", 6, &[t(FLOATS)]),
+    op("Floor", 6, &[t(FLOATS)]),
+    op("Round", 11, &[t(F16.or(F32))]),
+    op("Reciprocal", 6, &[t(FLOATS)]),
+    op("Sqrt", 6, &[t(FLOATS)]),
+    op("Exp", 6, &[t(FLOATS)]),
+    op("Log", 6, &[t(FLOATS)]),
+    op("Erf", 9, &[t(F16.or(F32))]),
+    op("Sin", 7, &[t(FLOATS)]),
+    op("Cos", 7, &[t(FLOATS)]),
+    op("Tan", 7, &[t(FLOATS)]),
+    op("Asin", 7, &[t(FLOATS)]),
+    op("Acos", 7, &[t(FLOATS)]),
+    op("Atan", 7, &[t(FLOATS)]),
+    op("Sinh", 9, &[t(FLOATS)]),
+    op("Cosh", 9, &[t(FLOATS)]),
+    op("Asinh", 9, &[t(FLOATS)]),
+    op("Acosh", 9, &[t(FLOATS)]),
+    op("Atanh", 9, &[t(FLOATS)]),
+    op("Tanh", 6, &[t(FLOATS)]),
+    op("Sigmoid", 6, &[t(F16.or(F32))]),
+    op("Relu", 6, &[t(FLOATS.or(SIGNED))]),
+    op("LeakyRelu", 6, &[t(F16.or(F32))]).with(&[attr("alpha", Float)]),
+    op("ThresholdedRelu", 10, &[t(FLOATS)]).with(&[attr("alpha", Float)]),
+    op("PRelu", 7, &[t(FLOATS), t(FLOATS)]),
+    op("Elu", 6, &[t(FLOATS)]).with(&[attr("alpha", Float)]),
+    op("Selu", 6, &[t(F32)]).with(&[attr("alpha", Float), attr("gamma", Float)]),
+    op("Celu", 12, &[t(FLOATS)]).with(&[attr("alpha", Float)]),
+    op("Softplus", 1, &[t(FLOATS)]),
+    op("Softsign", 1, &[t(FLOATS)]),
+    op("HardSigmoid", 6, &[t(FLOATS)]).with(&[attr("alpha", Float), attr("beta", Float)]),
+    op("HardSwish", 14, &[t(FLOATS)]),
+    op("Mish", 18, &[t(F32)]),
+    op("Swish", 24, &[t(F32)]).with(&[attr("alpha", Exactly(1.0))]),
+    op("Gelu", 20, &[t(F32)]).with(&[attr("approximate", Text(&["none", "tanh"]))]),
+    op("Shrink", 9, &[t(FLOATS)]).with(&[attr("bias", Float), attr("lambd", Float)]),
+    op("Clip", 6, &[t(FLOATS)]).until(10).with(&[attr("min", Float), attr("max", Float)]),
+    op("Clip", 11, &[t(NUMBERS), t(NUMBERS), t(NUMBERS)]).optional(2),
+    op("IsNaN", 9, &[t(F16.or(F32))]).to(TRUTH),
+    op("IsInf", 10, &[t(F16.or(F32))]).to(TRUTH)
+        .with(&[flag("detect_negative"), flag("detect_positive")]),
+
+    op("Add", 7, &[t(NUMBERS), t(NUMBERS)]),
+    op("Sub", 7, &[t(NUMBERS), t(NUMBERS)]),
+    op("Mul", 7, &[t(NUMBERS), t(NUMBERS)]),
+    op("Div", 7, &[t(NUMBERS), t(NUMBERS)]),
+    op("Pow", 7, &[t(NUMBERS), u(NUMBERS)]),
+    op("Mod", 10, &[t(NUMBERS), t(NUMBERS)]).with(&[flag("fmod")]),
+    op("Sum", 6, &[t(FLOATS)]).many(),
+    op("Mean", 6, &[t(FLOATS)]).many(),
+    op("Max", 6, &[t(NUMBERS)]).many(),
+    op("Min", 6, &[t(NUMBERS)]).many(),
+    op("BitShift", 11, &[t(UNSIGNED), t(UNSIGNED)]).until(27).with(&[must("direction", Text(&["LEFT", "RIGHT"]))]),
+    op("BitShift", 28, &[t(INTEGERS), t(INTEGERS)]).with(&[must("direction", Text(&["LEFT", "RIGHT"]))]),
+    op("BitwiseAnd", 18, &[t(INTEGERS), t(INTEGERS)]),
+    op("BitwiseOr", 18, &[t(INTEGERS), t(INTEGERS)]),
+    op("BitwiseXor", 18, &[t(INTEGERS), t(INTEGERS)]),
+    op("BitwiseNot", 18, &[t(INTEGERS)]),
+    op("And", 7, &[t(BOOL), t(BOOL)]),
+    op("Or", 7, &[t(BOOL), t(BOOL)]),
+    op("Xor", 7, &[t(BOOL), t(BOOL)]),
+    op("Not", 1, &[t(BOOL)]),
+    op("Equal", 7, &[t(PLAIN.or(STRING)), t(PLAIN.or(STRING))]).to(TRUTH),
+    op("Greater", 7, &[t(NUMBERS), t(NUMBERS)]).to(TRUTH),
+    op("GreaterOrEqual", 12, &[t(NUMBERS), t(NUMBERS)]).to(TRUTH),
+    op("Less", 7, &[t(NUMBERS), t(NUMBERS)]).to(TRUTH),
+    op("LessOrEqual", 12, &[t(NUMBERS), t(NUMBERS)]).to(TRUTH),
+    op("Where", 9, &[any(BOOL), t(PLAIN.or(STRING)), t(PLAIN.or(STRING))]),
+
+    op("Cast", 6, &[any(PLAIN)]).to(&[Output::Said("to", PLAIN)])
+        .with(&[must("to", Type(PLAIN)), only("saturate", 1), attr("round_mode", Text(&["up"]))]),
+    op("CastLike", 15, &[any(PLAIN), t(PLAIN)])
+        .with(&[only("saturate", 1), attr("round_mode", Text(&["up"]))]),
+    op("Identity", 1, &[t(PLAIN.or(STRING))]),
+    // Up to version 9 the mask has the type of the data; tract's are truths, which nobody can read then.
+    op("Dropout", 7, &[t(FLOATS)]).until(11).to(&[Output::Like('T'), Output::Is(BOOL)]).fewest(1).with(&[attr("ratio", Float)]),
+    op("Dropout", 12, &[t(FLOATS), any(FLOATS), any(BOOL)]).optional(2)
+        .to(&[Output::Like('T'), Output::Is(BOOL)]).fewest(1).with(&[attr("seed", Int(i64::MIN, i64::MAX))]),
+];

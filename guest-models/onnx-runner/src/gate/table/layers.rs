@@ -1,0 +1,146 @@
+//! Operators of networks: products, convolutions, poolings, normalisations, reductions, recurrence.
+
+use super::Values::{AnyText, Float, Int, Ints, Text, Texts};
+use super::{Attribute, Operator, Output, any, attr, axis, flag, must, only, op, t, u};
+use crate::gate::attributes::{
+    attention, equation, grid_sample, odd_size, pooling, transposed, windows,
+};
+use crate::gate::types::{BOOL, BYTES, F16, F32, FLOATS, I8, I32, I64, INDICES, NUMBERS, U8};
+
+/// Bounds of what windows may be: beyond any image that fits a sandbox.
+const KERNEL: Attribute = attr("kernel_shape", Ints(1, 1 << 16));
+const MUST_KERNEL: Attribute = must("kernel_shape", Ints(1, 1 << 16));
+const STRIDES: Attribute = attr("strides", Ints(1, 1 << 16));
+const DILATIONS: Attribute = attr("dilations", Ints(1, 1 << 16));
+const PADS: Attribute = attr("pads", Ints(0, 1 << 16));
+const AUTO_PAD: Attribute =
+    attr("auto_pad", Text(&["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]));
+const EPSILON: Attribute = attr("epsilon", Float);
+const KEEP: Attribute = flag("keepdims");
+const AXES: Attribute = attr("axes", Ints(-32, 31));
+const NOOP: Attribute = flag("noop_with_empty_axes");
+const GROUP: Attribute = attr("group", Int(1, 1 << 20));
+
+const CONV: &[Attribute] = &[KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, GROUP];
+const REDUCE: &[Attribute] = &[AXES, KEEP];
+const REDUCE_18: &[Attribute] = &[KEEP, NOOP];
+const ARG: &[Attribute] = &[axis("axis"), KEEP, flag("select_last_index")];
+const SIGNED_SUMS: crate::gate::types::Types = FLOATS.or(I32).or(I64);
+const IS_I64: &[Output] = &[Output::Is(I64)];
+const SEQUENCE: &[Output] = &[Output::Like('T'), Output::Like('T')];
+
+/// tract computes recurrent layers forwards and with the usual activations only.
+const RECURRENT: [Attribute; 3] = [
+    attr("direction", Text(&["forward"])),
+    attr("hidden_size", Int(1, 1 << 20)),
+    only("layout", 0),
+];
+
+#[rustfmt::skip]
+pub(super) const OPERATORS: &[Operator] = &[
+    op("MatMul", 1, &[t(FLOATS), t(FLOATS)]),
+    op("MatMulInteger", 10, &[t(BYTES), u(BYTES), t(BYTES), u(BYTES)]).optional(2).to(&[Output::Is(I32)]),
+    op("Gemm", 7, &[t(F32), t(F32), t(F32)]).until(10)
+        .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
+    op("Gemm", 11, &[t(F32), t(F32), t(F32)]).optional(1)
+        .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
+    op("Einsum", 12, &[t(FLOATS)]).many().with(&[must("equation", AnyText)]).check(equation),
+    op("Conv", 1, &[t(FLOATS), t(FLOATS), t(FLOATS)]).optional(1).with(CONV).check(windows),
+    op("ConvInteger", 10, &[t(BYTES), u(BYTES), t(BYTES), u(BYTES)]).optional(2).to(&[Output::Is(I32)])
+        .with(CONV).check(windows),
+    op("ConvTranspose", 1, &[t(FLOATS), t(FLOATS), t(FLOATS)]).optional(1).check(transposed)
+        .with(&[KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, GROUP, attr("output_padding", Ints(0, 1 << 16)),
+            attr("output_shape", Ints(1, 1 << 24))]),
+    op("MaxPool", 1, &[t(FLOATS.or(BYTES))]).to(&[Output::Like('T'), Output::Is(I64)]).fewest(1).check(pooling)
+        .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, flag("ceil_mode"), flag("storage_order")]),
+    op("AveragePool", 7, &[t(FLOATS)]).check(pooling)
+        .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, flag("ceil_mode"), flag("count_include_pad")]),
+    op("GlobalAveragePool", 1, &[t(FLOATS)]),
+    op("GlobalMaxPool", 1, &[t(FLOATS)]),
+
+    op("BatchNormalization", 7, &[t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS)]).until(8)
+        .with(&[EPSILON, attr("momentum", Float), only("spatial", 1)]),
+    op("BatchNormalization", 9, &[t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS)])
+        .with(&[EPSILON, attr("momentum", Float), only("training_mode", 0)]),
+    op("InstanceNormalization", 6, &[t(FLOATS), t(FLOATS), t(FLOATS)]).with(&[EPSILON]),
+    op("LayerNormalization", 17, &[t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32))]).optional(1)
+        .to(&[Output::Like('T'), Output::Is(F32), Output::Is(F32)]).fewest(1)
+        .with(&[axis("axis"), EPSILON, only("stash_type", 1)]),
+    op("GroupNormalization", 21, &[t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32))])
+        .with(&[EPSILON, must("num_groups", Int(1, 1 << 20)), only("stash_type", 1)]),
+    op("RMSNormalization", 23, &[t(F16.or(F32)), t(F16.or(F32))])
+        .with(&[axis("axis"), EPSILON, only("stash_type", 1)]),
+    op("LpNormalization", 1, &[t(FLOATS)]).with(&[axis("axis"), attr("p", Int(1, 2))]),
+    op("MeanVarianceNormalization", 9, &[t(FLOATS)]).with(&[AXES]),
+    op("LRN", 1, &[t(F32)]).check(odd_size)
+        .with(&[must("size", Int(1, 1 << 16)), attr("alpha", Float), attr("beta", Float), attr("bias", Float)]),
+    op("Softmax", 1, &[t(FLOATS)]).with(&[axis("axis")]),
+    op("LogSoftmax", 1, &[t(FLOATS)]).with(&[axis("axis")]),
+    op("Hardmax", 1, &[t(FLOATS)]).with(&[axis("axis")]),
+
+    op("ReduceSum", 1, &[t(SIGNED_SUMS)]).until(12).with(REDUCE),
+    op("ReduceSum", 13, &[t(SIGNED_SUMS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceMax", 1, &[t(NUMBERS)]).until(17).with(REDUCE),
+    op("ReduceMax", 18, &[t(NUMBERS.or(BOOL)), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceMin", 1, &[t(NUMBERS)]).until(17).with(REDUCE),
+    op("ReduceMin", 18, &[t(NUMBERS.or(BOOL)), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceProd", 1, &[t(SIGNED_SUMS)]).until(17).with(REDUCE),
+    op("ReduceProd", 18, &[t(SIGNED_SUMS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceMean", 1, &[t(FLOATS)]).until(17).with(REDUCE),
+    op("ReduceMean", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceL1", 1, &[t(FLOATS)]).until(17).with(REDUCE),
+    op("ReduceL1", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceL2", 1, &[t(FLOATS)]).until(17).with(REDUCE),
+    op("ReduceL2", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceLogSum", 1, &[t(FLOATS)]).until(17).with(REDUCE),
+    op("ReduceLogSum", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceLogSumExp", 1, &[t(FLOATS)]).until(17).with(REDUCE),
+    op("ReduceLogSumExp", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceSumSquare", 1, &[t(FLOATS)]).until(17).with(REDUCE),
+    op("ReduceSumSquare", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ArgMax", 1, &[t(NUMBERS)]).to(IS_I64).with(ARG),
+    op("ArgMin", 1, &[t(NUMBERS)]).to(IS_I64).with(ARG),
+    op("CumSum", 11, &[t(FLOATS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
+
+    op("RNN", 7, &[t(F32), t(F32), t(F32), t(F32), any(I32), t(F32)]).optional(3).to(SEQUENCE).fewest(0)
+        .with(&[RECURRENT[0], RECURRENT[1], RECURRENT[2], attr("activations", Texts(&["Tanh"]))]),
+    op("GRU", 7, &[t(F32), t(F32), t(F32), t(F32), any(I32), t(F32)]).optional(3).to(SEQUENCE).fewest(0)
+        .with(&[RECURRENT[0], RECURRENT[1], RECURRENT[2], flag("linear_before_reset"),
+            attr("activations", Texts(&["Sigmoid", "Tanh"]))]),
+    op("LSTM", 7, &[t(F32), t(F32), t(F32), t(F32), any(I32), t(F32), t(F32), t(F32)]).optional(5)
+        .to(&[Output::Like('T'), Output::Like('T'), Output::Like('T')]).fewest(0)
+        .with(&[RECURRENT[0], RECURRENT[1], RECURRENT[2], only("input_forget", 0),
+            attr("activations", Texts(&["Sigmoid", "Tanh", "Tanh"]))]),
+
+    op("QuantizeLinear", 10, &[any(F32), any(F32), u(BYTES)])
+        .to(&[Output::Like('U')]).with(&[axis("axis"), only("saturate", 1), only("block_size", 0),
+            only("output_dtype", 0), only("precision", 0)]),
+    op("DequantizeLinear", 10, &[t(U8.or(I8)), any(F32), t(U8.or(I8))]).optional(1)
+        .to(&[Output::Is(F32)]).with(&[axis("axis"), only("block_size", 0), only("output_dtype", 0)]),
+    op("DynamicQuantizeLinear", 11, &[any(F32)])
+        .to(&[Output::Is(U8), Output::Is(F32), Output::Is(U8)]),
+    op("Attention", 23, &[t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32))])
+        .optional(3).to(&[Output::Like('T'), Output::Like('T'), Output::Like('T')]).fewest(1)
+        .with(&[flag("is_causal"), attr("q_num_heads", Int(1, 1 << 16)), attr("kv_num_heads", Int(1, 1 << 16)),
+            attr("scale", Float), only("qk_matmul_output_mode", 0), attr("softcap", super::Values::Exactly(0.0)),
+            only("left_window_size", -1), only("right_window_size", -1)]).check(attention),
+    op("RotaryEmbedding", 23, &[t(F32), t(F32), t(F32), any(I64)]).optional(1)
+        .with(&[flag("interleaved"), attr("num_heads", Int(0, 1 << 16)), attr("rotary_embedding_dim", Int(0, 1 << 16))]),
+    op("GridSample", 16, &[t(F32), t(F32)]).until(19).check(grid_sample)
+        .with(&[flag("align_corners"), attr("mode", Text(&["bilinear", "nearest", "bicubic"])),
+            attr("padding_mode", Text(&["zeros", "border", "reflection"]))]),
+    op("GridSample", 20, &[t(F32), t(F32)]).check(grid_sample)
+        .with(&[flag("align_corners"), attr("mode", Text(&["linear", "nearest", "cubic"])),
+            attr("padding_mode", Text(&["zeros", "border", "reflection"]))]),
+    op("NonMaxSuppression", 10, &[any(F32), any(F32), any(I64), any(F32), any(F32)]).optional(3)
+        .to(IS_I64).with(&[flag("center_point_box")]),
+    op("DFT", 17, &[t(F32), any(INDICES)]).until(19).optional(1)
+        .with(&[axis("axis"), flag("inverse"), flag("onesided")]),
+    op("DFT", 20, &[t(F32), any(INDICES), any(I64)]).optional(2).with(&[flag("inverse"), flag("onesided")]),
+    op("STFT", 17, &[t(F32), any(INDICES), t(F32), any(INDICES)]).optional(2).with(&[flag("onesided")]),
+    op("HannWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),
+    op("HammingWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),
+    op("BlackmanWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),
+    op("MelWeightMatrix", 17, &[any(INDICES), any(INDICES), any(INDICES), any(F32), any(F32)])
+        .to(&[Output::Is(F32)]).with(&[only("output_datatype", 1)]),
+];

@@ -1,0 +1,77 @@
+//! Operators that make, move and choose: constants, shapes, gathering, slices, control flow.
+
+use super::Values::{AnyText, AnyTexts, Float, Floats, Graph, Int, Ints, Tensor, Text, Type};
+use super::{Operator, Output, any, attr, axis, flag, must, only, op, t, u};
+use crate::gate::attributes::{constant, permutation, scan, slice_1};
+use crate::gate::types::{ANY, BOOL, F32, FLOATS, I64, INDICES, NUMBERS, PLAIN};
+
+const IS_I64: &[Output] = &[Output::Is(I64)];
+const SPECIAL: &[Output] = &[Output::Special];
+
+#[rustfmt::skip]
+pub(super) const OPERATORS: &[Operator] = &[
+    op("Constant", 1, &[]).to(SPECIAL).check(constant)
+        .with(&[attr("value", Tensor), attr("value_int", Int(i64::MIN, i64::MAX)),
+            attr("value_ints", Ints(i64::MIN, i64::MAX)), attr("value_float", Float), attr("value_floats", Floats),
+            attr("value_string", AnyText), attr("value_strings", AnyTexts)]),
+    op("ConstantOfShape", 9, &[any(I64)]).to(SPECIAL).with(&[attr("value", Tensor)]),
+    op("Shape", 1, &[any(ANY)]).to(IS_I64).with(&[attr("start", Int(-64, 64)), attr("end", Int(i64::MIN, i64::MAX))]),
+    op("Size", 1, &[any(ANY)]).to(IS_I64),
+    op("Range", 11, &[t(F32.or(INDICES)), t(F32.or(INDICES)), t(F32.or(INDICES))]).with(&[only("stash_type", 1)]),
+    op("EyeLike", 9, &[any(PLAIN)]).to(&[Output::Said("dtype", PLAIN)])
+        .with(&[must("dtype", Type(FLOATS)), attr("k", Int(-65536, 65536))]),
+
+    op("Reshape", 5, &[t(ANY), any(I64)]).with(&[flag("allowzero")]),
+    op("Flatten", 1, &[t(ANY)]).with(&[axis("axis")]),
+    op("Squeeze", 1, &[t(ANY)]).until(12).with(&[must("axes", Ints(-32, 31))]),
+    op("Squeeze", 13, &[t(ANY), any(I64)]).optional(1),
+    op("Unsqueeze", 1, &[t(ANY)]).until(12).with(&[must("axes", Ints(-32, 31))]),
+    op("Unsqueeze", 13, &[t(ANY), any(I64)]),
+    op("Transpose", 1, &[t(ANY)]).with(&[attr("perm", Ints(0, 31))]).check(permutation),
+    op("Expand", 8, &[t(ANY), any(I64)]),
+    op("Tile", 6, &[t(ANY), any(I64)]),
+    op("Concat", 4, &[t(ANY)]).many().with(&[must("axis", Int(-32, 31))]),
+    op("Split", 2, &[t(ANY)]).until(12).to(&[Output::Like('T')]).many_outputs()
+        .with(&[axis("axis"), attr("split", Ints(0, 1 << 30))]),
+    op("Split", 13, &[t(ANY), any(I64)]).optional(1).to(&[Output::Like('T')]).many_outputs()
+        .with(&[axis("axis"), attr("num_outputs", Int(1, 1024))]),
+    op("Slice", 1, &[t(ANY)]).until(9).check(slice_1)
+        .with(&[attr("axes", Ints(0, 31)), must("starts", Ints(i64::MIN, i64::MAX)), must("ends", Ints(i64::MIN, i64::MAX))]),
+    op("Slice", 10, &[t(ANY), u(INDICES), u(INDICES), u(INDICES), u(INDICES)]).optional(2),
+    op("Pad", 2, &[t(FLOATS)]).until(10)
+        .with(&[must("pads", Ints(0, 1 << 24)), attr("mode", Text(&["constant", "edge"])), attr("value", Float)]),
+    op("Pad", 11, &[t(NUMBERS), any(I64), t(NUMBERS), any(INDICES)]).optional(2)
+        .with(&[attr("mode", Text(&["constant", "reflect", "edge"]))]),
+    op("DepthToSpace", 1, &[t(PLAIN)])
+        .with(&[must("blocksize", Int(1, 1 << 12)), attr("mode", Text(&["DCR", "CRD"]))]),
+    op("SpaceToDepth", 1, &[t(PLAIN)])
+        .with(&[must("blocksize", Int(1, 1 << 12)), attr("mode", Text(&["DCR"]))]),
+    op("Trilu", 14, &[t(PLAIN), any(I64)]).optional(1).with(&[flag("upper")]),
+
+    op("Gather", 1, &[t(ANY), any(INDICES)]).with(&[axis("axis")]),
+    op("GatherElements", 11, &[t(PLAIN), any(INDICES)]).with(&[axis("axis")]),
+    op("GatherND", 11, &[t(PLAIN), any(I64)]).with(&[attr("batch_dims", Int(0, 31))]),
+    op("ScatterElements", 11, &[t(PLAIN), any(INDICES), t(PLAIN)])
+        .with(&[axis("axis"), attr("reduction", Text(&["none", "add", "mul", "max", "min"]))]),
+    op("ScatterND", 11, &[t(PLAIN), any(I64), t(PLAIN)])
+        .with(&[attr("reduction", Text(&["none", "add", "mul", "max", "min"]))]),
+    op("OneHot", 9, &[any(INDICES), any(NUMBERS), t(PLAIN)]).with(&[axis("axis")]),
+    op("TopK", 10, &[t(NUMBERS), any(I64)]).to(&[Output::Like('T'), Output::Is(I64)])
+        .with(&[axis("axis"), flag("largest"), flag("sorted")]),
+    op("NonZero", 9, &[any(PLAIN)]).to(IS_I64),
+    op("Resize", 10, &[t(F32), any(F32)]).until(10).with(&[attr("mode", Text(&["nearest", "linear"]))]),
+    op("Resize", 11, &[t(F32), any(FLOATS), any(F32), any(I64)]).optional(3)
+        .with(&[attr("mode", Text(&["nearest", "linear", "cubic"])), attr("cubic_coeff_a", Float),
+            flag("exclude_outside"), attr("extrapolation_value", Float), only("antialias", 0), attr("axes", Ints(-32, 31)),
+            attr("nearest_mode", Text(&["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])),
+            attr("coordinate_transformation_mode", Text(&["half_pixel", "pytorch_half_pixel", "align_corners",
+                "asymmetric", "half_pixel_symmetric"])),
+            attr("keep_aspect_ratio_policy", Text(&["stretch", "not_larger", "not_smaller"]))]),
+
+    op("If", 1, &[any(BOOL)]).to(SPECIAL).many_outputs()
+        .with(&[must("then_branch", Graph), must("else_branch", Graph)]),
+    op("Scan", 9, &[any(ANY)]).many().to(SPECIAL).many_outputs().check(scan)
+        .with(&[must("body", Graph), must("num_scan_inputs", Int(1, 1024)), attr("scan_input_axes", Ints(-32, 31)),
+            attr("scan_output_axes", Ints(-32, 31)), attr("scan_input_directions", Ints(0, 1)),
+            attr("scan_output_directions", Ints(0, 1))]),
+];

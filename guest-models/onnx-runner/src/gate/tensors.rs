@@ -1,0 +1,142 @@
+//! Tensors that are part of the model: their bytes must be there, all of them, in a form that is
+//! read as ONNX says.
+
+use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
+use tract_onnx::pb::{AttributeProto, GraphProto, TensorProto};
+
+use super::text::shown;
+use super::types::{Types, name_of};
+
+/// Most dimensions of a tensor.
+pub(super) const MOST_DIMS: usize = 32;
+
+/// Refuses a tensor that is not whole; says its element type.
+pub(super) fn check(tensor: &TensorProto) -> Result<Types, String> {
+    if tensor.data_location == Some(DataLocation::External as i32)
+        || !tensor.external_data.is_empty()
+    {
+        return Err("keeps its data in another file, and a sandbox has none; \
+             save the model as one file"
+            .into());
+    }
+    if tensor.segment.is_some() {
+        return Err("is one part of a larger tensor, which is not implemented".into());
+    }
+    let Some(dtype) = Types::of(tensor.data_type) else {
+        return Err(format!("is of {}, which is not implemented", name_of(tensor.data_type)));
+    };
+    let elements = elements(&tensor.dims)?;
+    let (stored, size) = stored(tensor);
+    let fields = fields(tensor);
+    if !tensor.raw_data.is_empty() {
+        if fields != 0 {
+            return Err("keeps its data twice".into());
+        }
+        if size == 0 {
+            return Err("keeps strings as raw bytes".into());
+        }
+        if elements.checked_mul(size) != Some(tensor.raw_data.len()) {
+            let (bytes, dims) = (tensor.raw_data.len(), super::text::list(&tensor.dims));
+            return Err(format!("has {bytes} bytes of data, which is not what {dims} asks for"));
+        }
+        return Ok(dtype);
+    }
+    if fields > 1 || (fields == 1 && stored == 0) {
+        return Err("keeps its data in a field that is not its element type's".into());
+    }
+    if stored != elements {
+        let dims = super::text::list(&tensor.dims);
+        return Err(format!("has {stored} elements of data, which is not what {dims} asks for"));
+    }
+    Ok(dtype)
+}
+
+/// How many elements these dimensions ask for, if that is no more than fits a sandbox.
+fn elements(dims: &[i64]) -> Result<usize, String> {
+    if dims.len() > MOST_DIMS {
+        return Err(format!("has {} dimensions, above {MOST_DIMS}", dims.len()));
+    }
+    let mut elements = 1usize;
+    // One dimension beyond all bounds is refused even beside a zero.
+    for dim in dims {
+        let dim = u32::try_from(*dim).ok().filter(|dim| *dim < 1 << 31);
+        let dim = dim.ok_or_else(|| format!("has the dimensions {}", super::text::list(dims)))?;
+        elements = elements.checked_mul(dim as usize).ok_or("has too many elements")?;
+    }
+    Ok(elements)
+}
+
+/// Elements in the field that this element type has, and the size of one as raw bytes.
+fn stored(tensor: &TensorProto) -> (usize, usize) {
+    match DataType::try_from(tensor.data_type) {
+        Ok(DataType::Float) => (tensor.float_data.len(), 4),
+        Ok(DataType::Double) => (tensor.double_data.len(), 8),
+        Ok(DataType::Int64) => (tensor.int64_data.len(), 8),
+        Ok(DataType::Uint64) => (tensor.uint64_data.len(), 8),
+        Ok(DataType::Uint32) => (tensor.uint64_data.len(), 4),
+        Ok(DataType::Int32) => (tensor.int32_data.len(), 4),
+        Ok(DataType::Float16 | DataType::Int16 | DataType::Uint16) => (tensor.int32_data.len(), 2),
+        Ok(DataType::Bool | DataType::Int8 | DataType::Uint8) => (tensor.int32_data.len(), 1),
+        Ok(DataType::String) => (tensor.string_data.len(), 0),
+        _ => (0, 0),
+    }
+}
+
+/// How many of the typed fields have anything in them.
+fn fields(tensor: &TensorProto) -> usize {
+    [
+        tensor.float_data.is_empty(),
+        tensor.double_data.is_empty(),
+        tensor.int32_data.is_empty(),
+        tensor.int64_data.is_empty(),
+        tensor.uint64_data.is_empty(),
+        tensor.string_data.is_empty(),
+    ]
+    .iter()
+    .filter(|empty| !**empty)
+    .count()
+}
+
+/// tract looks for unsigned integers of 32 and 64 bits in other fields than where ONNX has them:
+/// they become raw bytes, which it reads rightly.
+pub(super) fn make_raw(graph: &mut GraphProto) {
+    for tensor in &mut graph.initializer {
+        one_raw(tensor);
+    }
+    for node in &mut graph.node {
+        node.attribute.iter_mut().for_each(attribute_raw);
+    }
+}
+
+fn attribute_raw(attribute: &mut AttributeProto) {
+    attribute.t.iter_mut().chain(&mut attribute.tensors).for_each(one_raw);
+    // The protobuf decoder has bounded the nesting.
+    attribute.g.iter_mut().chain(&mut attribute.graphs).for_each(make_raw);
+}
+
+fn one_raw(tensor: &mut TensorProto) {
+    let bytes: Option<Vec<u8>> = match DataType::try_from(tensor.data_type) {
+        Ok(DataType::Uint64) => {
+            Some(tensor.uint64_data.iter().flat_map(|value| value.to_le_bytes()).collect())
+        }
+        Ok(DataType::Uint32) => tensor
+            .uint64_data
+            .iter()
+            .map(|value| u32::try_from(*value).ok().map(u32::to_le_bytes))
+            .collect::<Option<Vec<_>>>()
+            .map(|values| values.concat()),
+        _ => None,
+    };
+    // What does not fit its type stays as it is, and is refused later.
+    if let Some(bytes) = bytes.filter(|_| !tensor.uint64_data.is_empty()) {
+        if tensor.raw_data.is_empty() {
+            tensor.raw_data = bytes;
+            tensor.uint64_data = Vec::new();
+        }
+    }
+}
+
+/// A refused tensor, by its name.
+pub(super) fn named(tensor: &TensorProto, why: &str) -> String {
+    format!("the initializer {} {why}", shown(&tensor.name))
+}

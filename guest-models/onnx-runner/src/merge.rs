@@ -1,0 +1,57 @@
+//! Merging nodes that compute the same. tract's own pass of this kind, when two of three equal nodes
+//! are outputs, has one output read a node that it takes out in the same step; such a model could
+//! then not be run.
+
+use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::optim::{Optimizer, OptimizerSession, TypedPass};
+
+/// An optimiser of tract's, with this pass in the place of its own.
+pub(crate) fn in_place_of_tracts(mut optimizer: Optimizer) -> Optimizer {
+    for pass in &mut optimizer.passes {
+        if format!("{pass:?}") == "PushSplitDown" {
+            *pass = Box::new(MergeSame);
+        }
+    }
+    optimizer
+}
+
+#[derive(Clone, Debug)]
+struct MergeSame;
+
+impl TypedPass for MergeSame {
+    fn reset(&mut self) -> TractResult<()> {
+        Ok(())
+    }
+
+    fn next(
+        &mut self,
+        _: &mut OptimizerSession,
+        model: &TypedModel,
+    ) -> TractResult<Option<TypedModelPatch>> {
+        let is_output = |node: usize| model.outputs.iter().any(|output| output.node == node);
+        let mut patch = TypedModelPatch::default();
+        for node in model.eval_order()? {
+            for output in &model.node(node).outputs {
+                for (at, kept) in output.successors.iter().enumerate() {
+                    for gone in &output.successors[at + 1..] {
+                        let (kept, gone) = (kept.node, gone.node);
+                        if kept == gone
+                            || patch.obliterate.contains(&kept)
+                            || patch.obliterate.contains(&gone)
+                            || is_output(kept) && is_output(gone)
+                            || !model.node(kept).same_as(model.node(gone))
+                        {
+                            continue;
+                        }
+                        for slot in 0..model.node(gone).outputs.len() {
+                            let tap = patch.tap_model(model, OutletId::new(kept, slot))?;
+                            patch.shunt_outside(model, OutletId::new(gone, slot), tap)?;
+                        }
+                        patch.obliterate(gone)?;
+                    }
+                }
+            }
+        }
+        Ok(Some(patch).filter(|patch| !patch.is_empty()))
+    }
+}

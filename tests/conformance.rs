@@ -1,0 +1,205 @@
+//! ONNX's own test cases, each run through the sandbox with all inputs given at run time: every one
+//! must end as it is known to end. `cargo xtask conformance` makes the cases (tests/conformance/
+//! cases.py), and the list of how they end.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use belljar::{ErrorKind, Host, Isolation, ModelBytes, Policy, Tensor};
+use serde_json::{Value, json};
+use support::{builder, fitting, repository};
+
+/// How a case ends.
+struct End {
+    class: &'static str,
+    why: String,
+}
+
+fn end(class: &'static str, why: impl ToString) -> End {
+    End { class, why: why.to_string() }
+}
+
+fn cases_folder() -> PathBuf {
+    let folder = std::env::var_os("BELLJAR_CONFORMANCE");
+    folder.map_or_else(|| repository().join("target/conformance"), PathBuf::from)
+}
+
+/// A tensor of a case, or why there is none.
+fn tensor(folder: &Path, entry: &Value) -> Result<Tensor, String> {
+    if let Some(strings) = entry["strings"].as_array() {
+        let strings: Vec<String> =
+            strings.iter().map(|string| string.as_str().unwrap().to_owned()).collect();
+        let shape: Vec<usize> = entry["shape"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|d| d.as_u64().unwrap() as usize)
+            .collect();
+        return Tensor::new(strings, &shape).map_err(|err| err.to_string());
+    }
+    let Some(file) = entry["file"].as_str() else {
+        return Err(format!("{}: {}", entry["name"], entry["missing"].as_str().unwrap()));
+    };
+    let file = std::fs::File::open(folder.join(file)).unwrap();
+    belljar::tensor::npy::read(file, 256 << 20).map_err(|err| err.to_string())
+}
+
+fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
+    let bytes = std::fs::read(folder.join("model.onnx")).unwrap();
+    let bytes = ModelBytes::read(&bytes[..], u64::MAX).unwrap().labelled("case");
+    let model = match host.load(bytes, &fitting(host, policy)) {
+        Ok(model) => model,
+        Err(err) => return failed(&err),
+    };
+    let (rtol, atol) = (case["rtol"].as_f64().unwrap(), case["atol"].as_f64().unwrap());
+    for set in case["sets"].as_array().unwrap() {
+        let tensors = |key: &str| -> Result<Vec<(String, Tensor)>, String> {
+            let each = set[key].as_array().unwrap().iter();
+            each.map(|entry| {
+                Ok((entry["name"].as_str().unwrap().to_owned(), tensor(folder, entry)?))
+            })
+            .collect()
+        };
+        let inputs = match tensors("inputs") {
+            Ok(inputs) => inputs,
+            Err(why) => return end("refused", format!("no such input can be given: {why}")),
+        };
+        let outputs = match model.run(&inputs).and_then(|outputs| outputs.validate()) {
+            Ok(outputs) => outputs,
+            Err(err) => return failed(&err),
+        };
+        let expected = match tensors("outputs") {
+            Ok(expected) => expected,
+            Err(why) => return end("wrong", format!("answered, where expected is {why}")),
+        };
+        for (name, expected) in &expected {
+            let Some(found) = outputs.get(name) else { return end("wrong", format!("no {name}")) };
+            if let Some(why) = difference(found, expected, rtol, atol) {
+                return end("wrong", format!("{name}: {why}"));
+            }
+        }
+    }
+    end("pass", "")
+}
+
+fn failed(err: &belljar::Error) -> End {
+    let text = err.to_string();
+    let class = match err.kind() {
+        _ if text.contains("panicked") => "crash",
+        ErrorKind::Limit(_) => "limit",
+        ErrorKind::Model(_) | ErrorKind::Input { .. } | ErrorKind::Run(_) => "refused",
+        _ => "crash",
+    };
+    end(class, text)
+}
+
+/// The first element in which two tensors differ.
+fn difference(found: &Tensor, expected: &Tensor, rtol: f64, atol: f64) -> Option<String> {
+    if found.dtype() != expected.dtype() || found.shape() != expected.shape() {
+        let (a, b) = ((found.dtype(), found.shape()), (expected.dtype(), expected.shape()));
+        return Some(format!("{a:?} for {b:?}"));
+    }
+    macro_rules! exactly {
+        ($($type:ty),*) => { $(
+            if let (Some(a), Some(b)) = (found.as_slice::<$type>(), expected.as_slice::<$type>()) {
+                let at = a.iter().zip(b).position(|(a, b)| a != b)?;
+                return Some(format!("element {at} is {:?} for {:?}", a[at], b[at]));
+            }
+        )* };
+    }
+    exactly!(i8, i16, i32, i64, u8, u16, u32, u64, bool, String);
+    let (a, b) = (floats(found), floats(expected));
+    // What rounding alone may make: a few units in the last place of float16, and an absolute error
+    // beside other numbers.
+    let half = found.as_slice::<half::f16>().is_some();
+    let (rtol, atol) = if half { (rtol.max(4e-3), atol.max(1e-3)) } else { (rtol, atol.max(1e-6)) };
+    let near = |a: f64, b: f64| {
+        a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= atol + rtol * b.abs()
+    };
+    let at = a.iter().zip(&b).position(|(a, b)| !near(*a, *b))?;
+    Some(format!("element {at} is {:e} for {:e}", a[at], b[at]))
+}
+
+fn floats(tensor: &Tensor) -> Vec<f64> {
+    if let Some(floats) = tensor.as_slice::<f32>() {
+        floats.iter().map(|float| f64::from(*float)).collect()
+    } else if let Some(floats) = tensor.as_slice::<half::f16>() {
+        floats.iter().map(|float| f64::from(*float)).collect()
+    } else {
+        tensor.as_slice::<f64>().unwrap().to_vec()
+    }
+}
+
+fn policy() -> Policy {
+    let mut policy = Policy::default();
+    policy.limits.memory = 1 << 30;
+    policy.limits.run_time = Duration::from_secs(20);
+    policy.limits.prepare_time = Duration::from_secs(20);
+    policy
+}
+
+/// Runs all cases and says how each ended, by kind and name.
+fn run_all() -> BTreeMap<String, (End, Value)> {
+    let folder = cases_folder();
+    let text = std::fs::read_to_string(folder.join("cases.json")).unwrap_or_else(|err| {
+        panic!("{}: {err}; run `cargo xtask conformance`", folder.join("cases.json").display())
+    });
+    let listed: Value = serde_json::from_str(&text).unwrap();
+    let cases = listed["cases"].as_array().unwrap();
+    let only = std::env::var("BELLJAR_CONFORMANCE_ONLY").unwrap_or_default();
+    let wanted = |case: &&Value| case["name"].as_str().unwrap().contains(&only);
+    let queue = Mutex::new(cases.iter().filter(wanted));
+    let ends = Mutex::new(BTreeMap::new());
+    let threads = std::thread::available_parallelism().map_or(2, |count| count.get().min(8));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let host = builder(Isolation::Thread).image_store(false).build().unwrap();
+                loop {
+                    let next = queue.lock().unwrap().next();
+                    let Some(case) = next else { break };
+                    let (kind, name) = (&case["kind"], &case["name"]);
+                    let (kind, name) = (kind.as_str().unwrap(), name.as_str().unwrap());
+                    let end = run(&host, &policy(), &folder.join(kind).join(name), case);
+                    ends.lock().unwrap().insert(format!("{kind} {name}"), (end, case.clone()));
+                }
+            });
+        }
+    });
+    ends.into_inner().unwrap()
+}
+
+#[test]
+fn every_case_ends_as_it_is_known_to() {
+    let ends = run_all();
+    if let Some(path) = std::env::var_os("BELLJAR_CONFORMANCE_RESULTS") {
+        let results: Vec<Value> = ends
+            .iter()
+            .map(|(name, (end, case))| {
+                json!({
+                    "name": name, "class": end.class, "why": end.why,
+                    "operators": case["operators"], "onnxruntime": case["onnxruntime"],
+                })
+            })
+            .collect();
+        std::fs::write(path, serde_json::to_string_pretty(&results).unwrap()).unwrap();
+        return;
+    }
+    let known =
+        std::fs::read_to_string(repository().join("tests/conformance/classes.txt")).unwrap();
+    let known: BTreeMap<&str, &str> =
+        known.lines().filter_map(|line| line.rsplit_once(' ')).collect();
+    let mut changed = Vec::new();
+    for (name, (end, _)) in &ends {
+        match known.get(&**name) {
+            Some(class) if *class == end.class => {}
+            class => changed.push(format!("{name}: {} for {class:?} ({})", end.class, end.why)),
+        }
+    }
+    assert!(changed.is_empty(), "{} cases changed:\n{}", changed.len(), changed.join("\n"));
+    assert_eq!(ends.len(), known.len(), "cases are missing");
+}

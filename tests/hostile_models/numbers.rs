@@ -1,0 +1,193 @@
+//! Numbers at their edges: the answer is the specification's, or there is none.
+
+use belljar::Tensor;
+use belljar::policy::Kernels;
+
+use crate::support::onnx::{
+    FLOAT, Graph, INT64, fixed, int_attribute, ints_attribute, node, string_attribute, tensor_f32,
+    value, value_of_any_shape,
+};
+use crate::{HOST, one, ones, policy, run};
+
+const INT32: i64 = 6;
+const DOUBLE: i64 = 11;
+const UINT32: i64 = 12;
+
+/// A model of one node on tensors of this type.
+fn on(
+    op: &str,
+    elem_type: i64,
+    inputs: &[&str],
+    to: i64,
+    attributes: &[crate::support::onnx::Message],
+) -> Vec<u8> {
+    Graph {
+        nodes: vec![node(op, inputs, &["y"], attributes)],
+        inputs: inputs.iter().map(|name| value(name, elem_type, &fixed(&[4]))).collect(),
+        outputs: vec![value_of_any_shape("y", to)],
+        ..Graph::default()
+    }
+    .bytes()
+}
+
+#[test]
+fn large_integers_keep_their_upper_half() {
+    let cast = on("Cast", DOUBLE, &["x"], INT64, &[int_attribute("to", INT64)]);
+    let x = Tensor::new(vec![2f64.powi(40), -2f64.powi(40), 4294967297.0, 1.0], &[4]).unwrap();
+    let outputs = run(&cast, &[("x", x)]).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<i64>().unwrap(), [1 << 40, -1 << 40, (1 << 32) + 1, 1]);
+    let sum = on("ReduceSum", INT64, &["x"], INT64, &[]);
+    let x = Tensor::new(vec![1i64 << 40, 1 << 40, -5, 0], &[4]).unwrap();
+    let outputs = run(&sum, &[("x", x)]).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<i64>().unwrap(), [(1 << 41) - 5]);
+}
+
+#[test]
+fn divisions_by_zero_have_no_answer() {
+    for op in ["Div", "Mod"] {
+        let model = on(op, INT32, &["x", "z"], INT32, &[]);
+        let x = Tensor::new(vec![7i32, -7, i32::MIN, 1], &[4]).unwrap();
+        let by = |by: i32| Tensor::new(vec![2i32, 2, -1, by], &[4]).unwrap();
+        let outputs = run(&model, &[("x", x.clone()), ("z", by(1))]).unwrap();
+        let expected = if op == "Div" { [3, -3, i32::MIN, 1] } else { [1, 1, 0, 0] };
+        assert_eq!(outputs[0].1.as_slice::<i32>().unwrap(), expected, "{op}");
+        let err = run(&model, &[("x", x), ("z", by(0))]).err().unwrap();
+        assert!([4, 6].contains(&err.exit_code()), "{err}");
+        assert!(err.to_string().contains("division by zero"), "{err}");
+    }
+    let floats = on("Div", FLOAT, &["x", "z"], FLOAT, &[]);
+    let x = Tensor::new(vec![49.0f32, 1e-39, 1.0, -1.0], &[4]).unwrap();
+    let z = Tensor::new(vec![49.0f32, 1e-39, 0.0, 0.0], &[4]).unwrap();
+    let outputs = run(&floats, &[("x", x), ("z", z)]).unwrap();
+    // No product with a rounded inverse.
+    assert_eq!(
+        outputs[0].1.as_slice::<f32>().unwrap(),
+        [1.0, 1.0, f32::INFINITY, f32::NEG_INFINITY]
+    );
+}
+
+#[test]
+fn bits_that_are_shifted_out_are_gone() {
+    for (direction, expected) in [("LEFT", [2, 0, 0, 1 << 31]), ("RIGHT", [0, 0, 0, 0])] {
+        let shift = on(
+            "BitShift",
+            UINT32,
+            &["x", "z"],
+            UINT32,
+            &[string_attribute("direction", direction)],
+        );
+        let x = Tensor::new(vec![1u32, 1, 3, 1], &[4]).unwrap();
+        let z = Tensor::new(vec![1u32, 32, u32::MAX, 31], &[4]).unwrap();
+        let outputs = run(&shift, &[("x", x), ("z", z)]).unwrap();
+        assert_eq!(outputs[0].1.as_slice::<u32>().unwrap(), expected, "{direction}");
+    }
+}
+
+#[test]
+fn nan_is_never_forgotten() {
+    const NAN: f32 = f32::NAN;
+    let x = || Tensor::new(vec![NAN, 2.0, -3.0, f32::NEG_INFINITY], &[1, 1, 1, 4]).unwrap();
+    let bounds = [tensor_f32("low", &[], &[-1.0]), tensor_f32("high", &[], &[1.0])];
+    let other = [tensor_f32("other", &[1, 1, 1, 4], &[0.0, NAN, 0.0, 0.0])];
+    let window = [ints_attribute("kernel_shape", &[1, 2])];
+    let dims = [1, 1, 1, 4];
+    let cases = [
+        ("Relu", one("Relu", &dims, &[], &[], &[]), vec![NAN, 2.0, 0.0, 0.0]),
+        ("Clip", one("Clip", &dims, &bounds, &["low", "high"], &[]), vec![NAN, 1.0, -1.0, -1.0]),
+        ("Max", one("Max", &dims, &other, &["other"], &[]), vec![NAN, NAN, 0.0, 0.0]),
+        (
+            "Min",
+            one("Min", &dims, &other, &["other"], &[]),
+            vec![NAN, NAN, -3.0, f32::NEG_INFINITY],
+        ),
+        ("ReduceMax", one("ReduceMax", &dims, &[], &[], &[]), vec![NAN]),
+        ("ReduceMin", one("ReduceMin", &dims, &[], &[], &[]), vec![NAN]),
+        ("GlobalMaxPool", one("GlobalMaxPool", &dims, &[], &[], &[]), vec![NAN]),
+        ("HardSigmoid", one("HardSigmoid", &dims, &[], &[], &[]), vec![NAN, 0.9, 0.0, 0.0]),
+        ("MaxPool", one("MaxPool", &dims, &[], &[], &window), vec![NAN, 2.0, -3.0]),
+    ];
+    for (name, bytes, expected) in cases {
+        for kernels in [Kernels::Native, Kernels::Sandbox] {
+            let mut policy = policy();
+            policy.compute.kernels = kernels;
+            let model = crate::support::load_under(&HOST, &bytes, &policy).unwrap();
+            let outputs = model.run(&[("x", x())]).unwrap().validate().unwrap();
+            let found = outputs.tensors()[0].1.as_slice::<f32>().unwrap();
+            let same =
+                |a: &f32, b: &f32| a == b || (a - b).abs() < 1e-6 || a.is_nan() && b.is_nan();
+            let right = found.len() == expected.len()
+                && found.iter().zip(&expected).all(|(a, b)| same(a, b));
+            assert!(right, "{name}, {kernels:?}: {found:?} for {expected:?}");
+        }
+    }
+}
+
+#[test]
+fn reductions_of_nothing() {
+    let none = Tensor::new(Vec::<f32>::new(), &[2, 0]).unwrap();
+    for (op, expected) in [
+        ("ReduceSum", 0.0),
+        ("ReduceProd", 1.0),
+        ("ReduceMax", f32::NEG_INFINITY),
+        ("ReduceMin", f32::INFINITY),
+    ] {
+        let axes = [ints_attribute("axes", &[1])];
+        let bytes = match op {
+            "ReduceSum" => crate::with_ints(op, &[2, 0], &[1], &[]),
+            _ => one(op, &[2, 0], &[], &[], &axes),
+        };
+        let outputs = run(&bytes, &[("x", none.clone())]).unwrap();
+        assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [expected; 2], "{op}");
+    }
+}
+
+#[test]
+fn functions_do_not_overflow_on_the_way() {
+    let x = || Tensor::new(vec![1000.0f32, -1000.0, 0.0, 88.0], &[4]).unwrap();
+    let outputs = run(&one("Softplus", &[4], &[], &[], &[]), &[("x", x())]).unwrap();
+    let found = outputs[0].1.as_slice::<f32>().unwrap();
+    assert!(
+        found[0] == 1000.0 && found[1] == 0.0 && (found[2] - 0.693_147_2).abs() < 1e-6,
+        "{found:?}"
+    );
+    let outputs =
+        run(&one("LogSoftmax", &[4], &[], &[], &[int_attribute("axis", 0)]), &[("x", x())])
+            .unwrap();
+    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [0.0, -2000.0, -1000.0, -912.0]);
+    let outputs = run(&one("ReduceLogSumExp", &[4], &[], &[], &[]), &[("x", x())]).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [1000.0]);
+}
+
+#[test]
+fn a_constant_of_no_value_is_of_the_type_that_onnx_says() {
+    let graph = Graph {
+        nodes: vec![
+            node("Shape", &["x"], &["shape"], &[]),
+            node("ConstantOfShape", &["shape"], &["zeros"], &[]),
+            node("Add", &["x", "zeros"], &["y"], &[]),
+        ],
+        inputs: vec![value("x", FLOAT, &fixed(&[2, 3]))],
+        outputs: vec![value("y", FLOAT, &fixed(&[2, 3]))],
+        ..Graph::default()
+    };
+    let outputs = run(&graph.bytes(), &[("x", ones(&[2, 3]))]).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [1.0; 6]);
+}
+
+#[test]
+fn products_with_zero_and_squares_of_roots() {
+    let x = || Tensor::new(vec![f32::NAN, f32::INFINITY, -4.0, 4.0], &[4]).unwrap();
+    let zero = tensor_f32("zero", &[], &[0.0]);
+    let outputs = run(&one("Mul", &[4], &[zero], &["zero"], &[]), &[("x", x())]).unwrap();
+    let found = outputs[0].1.as_slice::<f32>().unwrap();
+    assert!(found[0].is_nan() && found[1].is_nan() && found[2..] == [0.0, 0.0], "{found:?}");
+    let graph = Graph {
+        nodes: vec![node("Sqrt", &["x"], &["r"], &[]), node("Mul", &["r", "r"], &["y"], &[])],
+        inputs: vec![value("x", FLOAT, &fixed(&[4]))],
+        outputs: vec![value_of_any_shape("y", FLOAT)],
+        ..Graph::default()
+    };
+    let outputs = run(&graph.bytes(), &[("x", x())]).unwrap();
+    let found = outputs[0].1.as_slice::<f32>().unwrap();
+    assert!(found[0].is_nan() && found[2].is_nan() && found[3] == 4.0, "{found:?}");
+}

@@ -1,0 +1,180 @@
+//! `cargo xtask conformance`: ONNX's own test cases through the sandbox, and the tables of how they
+//! end in `tests/conformance/`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::Repo;
+use crate::run::{self, say};
+use crate::setup;
+
+/// What makes the cases, and what is said of them beside Belljar.
+const REQUIREMENTS: [&str; 3] = ["onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6"];
+
+/// Makes the cases, runs them, and writes how they end.
+pub(crate) fn run(repo: &Repo) -> Result<()> {
+    cases(repo)?;
+    setup::build_host(repo)?;
+    setup::warm(repo)?;
+    let results = folder(repo).join("results.json");
+    let mut cargo = setup::cargo(repo);
+    cargo.args(["test", "--release", "-p", "belljar", "--test", "conformance"]);
+    cargo.env("BELLJAR_CONFORMANCE_RESULTS", &results);
+    setup::environment(repo, &mut cargo);
+    run::run(cargo.stdout(std::io::stderr())).context("the cases could not be run")?;
+    let text = fs::read_to_string(&results).context("reading the results")?;
+    let results: Vec<Value> = serde_json::from_str(&text).context("reading the results")?;
+    let to = repo.root().join("tests/conformance");
+    fs::write(to.join("classes.txt"), classes(&results))?;
+    fs::write(to.join("RESULTS.md"), table(&results))?;
+    println!("{}", summary(&results));
+    Ok(())
+}
+
+fn folder(repo: &Repo) -> PathBuf {
+    repo.target().join("conformance")
+}
+
+/// Makes sure that the cases are there, as the script and the packages of now make them.
+pub(crate) fn cases(repo: &Repo) -> Result<()> {
+    let folder = folder(repo);
+    let script = repo.root().join("tests/conformance/cases.py");
+    let made_of = format!(
+        "{} {}",
+        REQUIREMENTS.join(" "),
+        crate::guest::hex_sha256(&fs::read(&script).context("reading cases.py")?)
+    );
+    let note = folder.join("made-of.txt");
+    if fs::read_to_string(&note).is_ok_and(|text| text == made_of) {
+        say("conformance: the cases are there");
+        return Ok(());
+    }
+    let python = python(repo)?;
+    say("conformance: making the cases (about two minutes)");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).context("removing old cases")?;
+    }
+    fs::create_dir_all(&folder)?;
+    run::run(Command::new(python).arg(script).arg(&folder).stdout(std::io::stderr()))?;
+    fs::write(note, made_of).context("noting what the cases were made of")
+}
+
+/// A Python of its own, with the required packages and nothing else.
+fn python(repo: &Repo) -> Result<PathBuf> {
+    let folder = repo.target().join("conformance-venv");
+    let python = folder.join("bin/python3");
+    if installed(&python) {
+        return Ok(python);
+    }
+    say(format!("fetching {} (seconds)", REQUIREMENTS.join(", ")));
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv", "--clear"]).arg(&folder).stdout(std::io::stderr());
+    run::run(&mut venv).context("this needs python3 with its module venv")?;
+    let mut pip = Command::new(&python);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    pip.arg("--only-binary=:all:").args(REQUIREMENTS).stdout(std::io::stderr());
+    run::run(&mut pip).context("installing onnx needs a package index")?;
+    Ok(python)
+}
+
+fn installed(python: &Path) -> bool {
+    let script = "import importlib.metadata as m; \
+                  print(*(f'{n}=={m.version(n)}' for n in ('onnx', 'onnxruntime', 'numpy')))";
+    let found = run::ask(Command::new(python).args(["-c", script]), Duration::from_secs(20));
+    found.is_some_and(|found| found.split_whitespace().eq(REQUIREMENTS))
+}
+
+fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value[key].as_str().unwrap_or_default()
+}
+
+/// One line a case: kind, name, how it ends.
+fn classes(results: &[Value]) -> String {
+    let line = |result: &Value| format!("{} {}\n", text(result, "name"), text(result, "class"));
+    results.iter().map(line).collect()
+}
+
+/// Counts of how cases end, beside onnxruntime's.
+#[derive(Default)]
+struct Counts {
+    cases: usize,
+    by_class: BTreeMap<String, usize>,
+    peer: usize,
+}
+
+const CLASSES: [&str; 5] = ["pass", "refused", "wrong", "crash", "limit"];
+
+impl Counts {
+    fn add(&mut self, result: &Value) {
+        self.cases += 1;
+        *self.by_class.entry(text(result, "class").to_owned()).or_default() += 1;
+        self.peer += usize::from(text(result, "onnxruntime") == "pass");
+    }
+
+    fn line(&self, name: &str) -> String {
+        let of = |class: &&str| self.by_class.get(*class).copied().unwrap_or(0).to_string();
+        let counts: Vec<String> = CLASSES.iter().map(of).collect();
+        format!("| {name} | {} | {} | {} |\n", self.cases, counts.join(" | "), self.peer)
+    }
+}
+
+fn grouped(results: &[Value], key: impl Fn(&Value) -> Vec<String>) -> BTreeMap<String, Counts> {
+    let mut groups: BTreeMap<String, Counts> = BTreeMap::new();
+    for result in results {
+        for group in key(result) {
+            groups.entry(group).or_default().add(result);
+        }
+    }
+    groups
+}
+
+fn kind(result: &Value) -> Vec<String> {
+    text(result, "name").split(' ').next().map(str::to_owned).into_iter().collect()
+}
+
+fn operators(result: &Value) -> Vec<String> {
+    let names = result["operators"].as_array();
+    names.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
+fn summary(results: &[Value]) -> String {
+    let mut all = Counts::default();
+    results.iter().for_each(|result| all.add(result));
+    let of = |class: &&str| format!("{} {class}", all.by_class.get(*class).unwrap_or(&0));
+    let counts: Vec<String> = CLASSES.iter().map(of).collect();
+    format!("{} cases: {}; onnxruntime passes {}", all.cases, counts.join(", "), all.peer)
+}
+
+const HEAD: &str = "| | cases | pass | refused | wrong | crash | limit | onnxruntime passes |\n\
+                    | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
+
+fn table(results: &[Value]) -> String {
+    let mut page = format!(
+        "# ONNX's own test cases\n\n\
+         Made by `cargo xtask conformance`; do not edit. The test cases of the Python package \
+         {}, each run through the sandbox with all of its inputs given at run time, and compared \
+         with the case's own tolerances. Beside it {}, on the same cases.\n\n\
+         *Refused* is a clear error before there is an answer: exit code 4. Cases whose inputs are \
+         no tensors, or of element types that Belljar does not have, are refused too. *Wrong*, \
+         *crash* and *limit* are zero, and `tests/conformance.rs` holds every case to its class \
+         (`classes.txt`).\n\n{}.\n\n## By kind\n\n{HEAD}",
+        REQUIREMENTS[0].replace("==", " "),
+        REQUIREMENTS[1].replace("==", " "),
+        summary(results),
+    );
+    for (name, counts) in grouped(results, kind) {
+        page.push_str(&counts.line(&name));
+    }
+    page.push_str("\n## By operator\n\nA case counts for each operator that its model has.\n\n");
+    page.push_str(HEAD);
+    for (name, counts) in grouped(results, operators) {
+        page.push_str(&counts.line(&name));
+    }
+    page
+}
