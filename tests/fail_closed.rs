@@ -378,8 +378,10 @@ fn inside() {
         .worker_program(WorkerProgram::Path(support::BELLJAR.into()))
         .image_store(true)
         .on_event(move |event| {
-            if let Event::LayerMissing { layer, .. } = event {
-                log.lock().unwrap().push(layer.name());
+            match event {
+                Event::LayerMissing { layer, .. } => log.lock().unwrap().push(layer.name()),
+                // For whoever looks into a failure.
+                other => eprintln!("{other:?}"),
             }
         })
         .build()

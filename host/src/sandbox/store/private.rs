@@ -145,14 +145,7 @@ impl PrivateFolder {
 
     /// Has a temporary file written, which must be gone in the end.
     fn aside(&self, work: impl FnOnce(&mut File, &str) -> io::Result<()>) -> io::Result<()> {
-        let temporary = format!(".{}-{}", std::process::id(), random_name()?);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let fd = rustix::fs::openat(&self.folder, &*temporary, flags, mode)?;
-        let mut file = File::from(fd);
-        // Whoever finds the file unlocked knows that its writer is gone. Where there are no locks
-        // nobody else gets one either.
-        let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+        let (mut file, temporary) = self.temporary()?;
         let done = work(&mut file, &temporary);
         if done.is_err() {
             // Best effort: what is left over has a name that is never read.
@@ -161,8 +154,24 @@ impl PrivateFolder {
         done
     }
 
-    /// Removes the temporary files of writers that are gone. Should it be too early for one that
-    /// has only just begun, its write fails, and nothing else.
+    /// A new file, locked: whoever finds it unlocked knows that its writer is gone. Where there are no
+    /// locks nobody else gets one either.
+    fn temporary(&self) -> io::Result<(File, String)> {
+        const TIMES: usize = 100;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        for _ in 0..TIMES {
+            let name = format!(".{}-{}", std::process::id(), random_name()?);
+            let fd = rustix::fs::openat(&self.folder, &*name, flags, Mode::RUSR | Mode::WUSR)?;
+            // Whoever takes it for a leftover holds the lock while they remove it.
+            let _ = rustix::fs::flock(&fd, FlockOperation::LockExclusive);
+            if rustix::fs::fstat(&fd)?.st_nlink > 0 {
+                return Ok((File::from(fd), name));
+            }
+        }
+        Err(io::Error::other("every temporary file was removed at once"))
+    }
+
+    /// Removes the temporary files of writers that are gone.
     pub(crate) fn remove_leftovers(&self) {
         let Ok(names) = self.names() else { return };
         for name in names.iter().filter(|name| name.starts_with('.')) {
@@ -249,4 +258,36 @@ fn random_name() -> io::Result<String> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Others tidy up at every moment of a write.
+    #[test]
+    fn nobody_takes_a_file_that_has_just_begun_for_a_leftover() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("store");
+        let folder = PrivateFolder::open(&path, "A_VARIABLE").unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        folder.remove_leftovers();
+                    }
+                });
+            }
+            let written: Vec<_> = (0..500)
+                .map(|_| folder.write_file("file", |file| file.write_all(b"content")))
+                .collect();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            for result in written {
+                result.unwrap();
+            }
+        });
+        assert_eq!(folder.names().unwrap(), ["file"]);
+        assert_eq!(std::fs::read(path.join("file")).unwrap(), b"content");
+    }
 }
