@@ -11,7 +11,9 @@ use std::process::{Command, Output, Stdio};
 use belljar::Tensor;
 use belljar::tensor::npy;
 use serde_json::Value;
-use support::onnx::{Dim, FLOAT, Graph, fixed, node, relu, value};
+use support::onnx::{
+    Dim, FLOAT, Graph, fixed, node, relu, string_attribute, tensor_f32, tensor_i64, value,
+};
 use support::{belljar, models, repository};
 
 /// A folder of files to work on, closed to others so that policies in it are trusted.
@@ -218,15 +220,19 @@ fn exit_5_limits() {
 #[test]
 fn exit_6_trapped_while_running() {
     let s = Scratch::new();
-    const INT32: i64 = 6;
+    // An index that is within some dimension, and not within its own.
+    let summed = [string_attribute("reduction", "add")];
     let graph = Graph {
-        nodes: vec![node("Div", &["x", "x"], &["y"], &[])],
-        inputs: vec![value("x", INT32, &fixed(&[2]))],
-        outputs: vec![value("y", INT32, &fixed(&[2]))],
-        ..Graph::default()
+        nodes: vec![node("ScatterND", &["x", "indices", "updates"], &["y"], &summed)],
+        initializers: vec![
+            tensor_i64("indices", &[1, 2], &[7, 0]),
+            tensor_f32("updates", &[1], &[1.0]),
+        ],
+        inputs: vec![value("x", FLOAT, &fixed(&[2, 8]))],
+        outputs: vec![value("y", FLOAT, &fixed(&[2, 8]))],
     };
-    let model = s.file("divide.onnx", graph.bytes());
-    let zeros = s.npy("zeros.npy", &Tensor::new(vec![0i32; 2], &[2]).unwrap());
+    let model = s.file("scatter.onnx", graph.bytes());
+    let zeros = s.npy("zeros.npy", &Tensor::new(vec![0.0f32; 16], &[2, 8]).unwrap());
     for isolation in ["process", "thread"] {
         let output = run(&["run", &model, "--input", &zeros, "--isolation", isolation]);
         assert_exit(&output, 6, "panicked");

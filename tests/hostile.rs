@@ -4,7 +4,9 @@ mod support;
 
 use belljar::text::Hostile;
 use belljar::{ErrorKind, Isolation, Policy, Tensor};
-use support::onnx::{Dim, FLOAT, Graph, Message, fixed, node, relu, tensor_f32, tensor_i64, value};
+use support::onnx::{
+    Dim, FLOAT, Graph, Message, fixed, node, relu, string_attribute, tensor_f32, tensor_i64, value,
+};
 use support::{ISOLATIONS, host, load, models};
 
 fn ones(shape: &[usize]) -> Tensor {
@@ -198,20 +200,26 @@ fn a_panic_of_the_guest_is_a_message() {
     // An index that is within some dimension, and not within its own: ndarray panics.
     let graph = Graph {
         nodes: vec![
-            node("GatherND", &["data", "indices"], &["picked"], &[]),
-            node("Add", &["x", "picked"], &["y"], &[]),
+            node(
+                "ScatterND",
+                &["data", "indices", "updates"],
+                &["changed"],
+                &[string_attribute("reduction", "add")],
+            ),
+            node("Add", &["x", "changed"], &["y"], &[]),
         ],
         initializers: vec![
             tensor_f32("data", &[2, 8], &[0.0; 16]),
-            tensor_i64("indices", &[2, 2], &[7, 0, 7, 0]),
+            tensor_i64("indices", &[1, 2], &[7, 0]),
+            tensor_f32("updates", &[1], &[1.0]),
         ],
-        inputs: vec![value("x", FLOAT, &fixed(&[2]))],
-        outputs: vec![value("y", FLOAT, &[Dim::Symbol("n")])],
+        inputs: vec![value("x", FLOAT, &fixed(&[2, 1]))],
+        outputs: vec![value("y", FLOAT, &[Dim::Symbol("n"), Dim::Fixed(8)])],
     };
     for isolation in ISOLATIONS {
         let host = host(isolation);
         let model = load(&host, &graph.bytes()).unwrap();
-        let err = model.run(&[("x", ones(&[2]))]).err().unwrap();
+        let err = model.run(&[("x", ones(&[2, 1]))]).err().unwrap();
         assert_eq!(err.exit_code(), 4, "{err}");
         assert!(err.to_string().contains("panicked"), "{err}");
         assert_eq!(outcome(&host, &relu(&fixed(&[2])).bytes()).0, 0, "the host goes on");

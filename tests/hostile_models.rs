@@ -52,7 +52,7 @@ fn refused(bytes: &[u8], inputs: &[(&str, Tensor)], why: &str) {
 /// Ends in an error of the model, of a limit, or of the sandbox.
 #[track_caller]
 fn ends(bytes: &[u8], inputs: &[(&str, Tensor)]) {
-    let err = run(bytes, inputs).err().expect("it is not answered");
+    let err = run(bytes, inputs).expect_err("it is not answered");
     assert!([4, 5, 6].contains(&err.exit_code()), "{} {err}", err.exit_code());
     assert!(!err.to_string().contains("panicked"), "{err}");
     still_there();

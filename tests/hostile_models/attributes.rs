@@ -160,7 +160,7 @@ fn what_is_not_implemented_in_layers() {
         graph.bytes()
     };
     let hidden = int_attribute("hidden_size", 1);
-    run(&lstm(&[hidden.clone()]), &x(&[2, 1, 3])).unwrap();
+    run(&lstm(std::slice::from_ref(&hidden)), &x(&[2, 1, 3])).unwrap();
     for direction in ["reverse", "bidirectional", "foward"] {
         let direction = string_attribute("direction", direction);
         refused(&lstm(&[hidden.clone(), direction]), &x(&[2, 1, 3]), "\"direction\" has the value");

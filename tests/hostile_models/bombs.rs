@@ -131,7 +131,9 @@ fn endless_ranges() {
 #[test]
 fn windows_beyond_all_images() {
     let weights = tensor_f32("w", &[1, 1, 3, 3], &[1.0; 9]);
-    let conv = |attribute| one("Conv", &[1, 1, 8, 8], &[weights.clone()], &["w"], &[attribute]);
+    let conv = |attribute| {
+        one("Conv", &[1, 1, 8, 8], std::slice::from_ref(&weights), &["w"], &[attribute])
+    };
     let x = [("x", ones(&[1, 1, 8, 8]))];
     let big = 1i64 << 40;
     for (name, values) in [

@@ -62,8 +62,13 @@ prop_compose! {
         let pads = pads.iter().enumerate().map(|(at, pad)| pad % kernel[at % rank]).collect();
         let sizes = sizes.iter().zip(&kernel).map(|(size, kernel)| *size.max(kernel));
         let dims = [batch, channels].into_iter().chain(sizes).collect();
-        // Both together are refused before any kernel sees them.
+        // With it these are refused before any kernel sees them.
         let ceil = if auto_pad.is_some() { 0 } else { ceil };
+        let near = |(stride, kernel): (&i64, &i64)| *stride.min(kernel);
+        let strides = match auto_pad {
+            Some(_) => strides.iter().zip(&kernel).map(near).collect(),
+            None => strides,
+        };
         Pooling { max, dims, kernel, strides, pads, auto_pad, ceil, count_padding }
     }
 }

@@ -42,20 +42,42 @@ fn pairs<T: Number>(
         let each = tract_ndarray::Zip::from(&mut c).and_broadcast(&a).and_broadcast(&b);
         each.for_each(|c, a, b| one(c, *a, *b));
     }
-    ensure!(!refused, "a division by zero, or what else has no result in integers");
+    ensure!(!refused, REFUSED);
     Ok(())
 }
 
+/// The same, with the results in the place of the first operands.
+fn pairs_in_place<T: Number>(
+    a: &mut Tensor,
+    b: &Tensor,
+    function: impl Fn(T, T) -> Option<T>,
+) -> TractResult<()> {
+    let b = b.to_plain_array_view::<T>()?;
+    let mut refused = false;
+    let mut one = |a: &mut T, b: T| match function(*a, b) {
+        Some(result) => *a = result,
+        None => refused = true,
+    };
+    let mut a = a.try_as_plain_ram_mut()?;
+    if let Some([b]) = b.as_slice() {
+        a.as_slice_mut::<T>()?.iter_mut().for_each(|a| one(a, *b));
+    } else {
+        let mut a = a.to_array_view_mut::<T>()?;
+        tract_ndarray::Zip::from(&mut a).and_broadcast(&b).for_each(|a, b| one(a, *b));
+    }
+    ensure!(!refused, REFUSED);
+    Ok(())
+}
+
+const REFUSED: &str = "a division by zero, or what else has no result in integers";
+
 /// An operator whose results have the type of its operands.
 macro_rules! binary {
-    ($(#[$doc:meta])* $Op:ident $({ $field:ident: $kind:ty })?, $commutes:expr, $function:expr) => {
+    ($(#[$doc:meta])* $Op:ident, $commutes:expr, |$a:ident, $b:ident| $result:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Hash, PartialEq, Eq)]
-        pub(crate) struct $Op $({ $field: $kind })?;
+        pub(crate) struct $Op;
 
-        binary!(@impl $Op, $commutes, $function);
-    };
-    (@impl $Op:ident, $commutes:expr, $function:expr) => {
         impl BinMiniOp for $Op {
             fn name(&self) -> &'static str {
                 stringify!($Op)
@@ -70,16 +92,17 @@ macro_rules! binary {
             }
 
             fn eval_in_a(&self, a: &mut Tensor, b: &Tensor) -> TractResult<()> {
-                let from = a.clone();
-                self.eval_out_of_place(a, &from, b)
+                fn run<T: Number>(a: &mut Tensor, b: &Tensor) -> TractResult<()> {
+                    pairs_in_place::<T>(a, b, |$a: T, $b: T| $result)
+                }
+                by_number!(run(a.datum_type())(a, b))
             }
 
             fn eval_out_of_place(&self, c: &mut Tensor, a: &Tensor, b: &Tensor) -> TractResult<()> {
-                fn run<T: Number>(op: &$Op, c: &mut Tensor, a: &Tensor, b: &Tensor) -> TractResult<()> {
-                    let function: fn(&$Op, T, T) -> Option<T> = $function;
-                    pairs::<T>(c, a, b, |a, b| function(op, a, b))
+                fn run<T: Number>(c: &mut Tensor, a: &Tensor, b: &Tensor) -> TractResult<()> {
+                    pairs::<T>(c, a, b, |$a: T, $b: T| $result)
                 }
-                by_number!(run(a.datum_type())(self, c, a, b))
+                by_number!(run(a.datum_type())(c, a, b))
             }
         }
     };
@@ -87,28 +110,28 @@ macro_rules! binary {
 
 binary!(
     /// The greater one; NaN if one is.
-    Max, true, |_, a, b| Some(a.greater(b))
+    Max, true, |a, b| Some(a.greater(b))
 );
 binary!(
     /// The lesser one; NaN if one is.
-    Min, true, |_, a, b| Some(a.lesser(b))
+    Min, true, |a, b| Some(a.lesser(b))
 );
 binary!(
     /// A product of which nothing is left out: tract takes what is times zero for zero, and the
     /// square of a root for the number itself.
-    Times, true, |_, a, b| Some(a.times(b))
+    Times, true, |a, b| Some(a.times(b))
 );
 binary!(
     /// A division, and no product with a rounded inverse.
-    Div, false, |_, a, b| a.divide(b)
+    Div, false, |a, b| a.divide(b)
 );
 binary!(
     /// The remainder with the sign of the divisor.
-    Mod, false, |_, a, b| a.remainder(b, false)
+    Mod, false, |a, b| a.remainder(b, false)
 );
 binary!(
     /// The remainder with the sign of the dividend.
-    Remainder, false, |_, a, b| a.remainder(b, true)
+    Remainder, false, |a, b| a.remainder(b, true)
 );
 
 macro_rules! of_some {

@@ -216,14 +216,22 @@ fn windows(
     let axes = kernel.len();
     ensure!(shape.len() == axes + 2, "windows of {axes} dimensions over {}", shape.len());
     let auto = ours.node.get_attr_opt::<&str>("auto_pad")?.unwrap_or("NOTSET");
-    if !auto.starts_with("SAME") {
+    let dilations = list("dilations")?.unwrap_or_else(|| vec![1; axes]);
+    let strides = list("strides")?.unwrap_or_else(|| vec![1; axes]);
+    let counts = dilations.len() == axes && strides.len() == axes;
+    ensure!(counts, "strides and dilations are not of {axes} dimensions");
+    let reach = |axis: usize| (kernel[axis] - 1) * dilations[axis] + 1;
+    if auto.starts_with("SAME") {
+        // Of elements between windows poolings leave out some at one end or at the other.
+        let pool = ours.node.op_type.ends_with("Pool");
+        let near = !pool || (0..axes).all(|axis| strides[axis] <= reach(axis));
+        ensure!(near, "auto_pad with strides beyond the windows is not implemented");
+    } else {
         let pads = list("pads")?.unwrap_or_else(|| vec![0; 2 * axes]);
-        let dilations = list("dilations")?.unwrap_or_else(|| vec![1; axes]);
-        let counts = pads.len() == 2 * axes && dilations.len() == axes;
-        ensure!(counts, "pads and dilations are not of {axes} dimensions");
+        ensure!(pads.len() == 2 * axes, "pads are not of {axes} dimensions");
         for axis in 0..axes {
             let size = shape[axis + 2].to_i64()? + pads[axis] + pads[axis + axes];
-            let reach = (kernel[axis] - 1) * dilations[axis] + 1;
+            let reach = reach(axis);
             ensure!(reach <= size, "a window {reach} wide does not fit {size}");
         }
     }

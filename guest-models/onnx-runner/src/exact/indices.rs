@@ -104,13 +104,66 @@ impl Expansion for Gather {
         let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
         let batch = self.0.batch_dims;
         ensure!(batch < shape.len(), "{batch} batch dimensions of {}", shape.len());
-        let most = shape[batch..].iter().map(|dim| dim.to_i64()).collect::<Result<Vec<_>, _>>()?;
-        let most = most.into_iter().max().unwrap_or(0) - 1;
-        let bounds = InBounds { least: 0, most, what: "the index" };
+        let sizes = shape[batch..].iter().map(|dim| dim.to_i64());
+        let places = Places { sizes: sizes.collect::<Result<Vec<_>, _>>()? };
         let mut inputs: TVec<OutletId> = inputs.into();
-        inputs[1] = bounds.guard(format!("{prefix}.guard"), model, inputs[1])?;
+        match model.outlet_fact(inputs[1])?.konst.clone() {
+            Some(konst) => places.check(&konst)?,
+            None => {
+                inputs[1] = model.wire_node(format!("{prefix}.guard"), places, &inputs[1..])?[0]
+            }
+        }
         model.wire_node(prefix, self.0.clone(), &inputs)
     }
+}
+
+/// Places in several dimensions, each from 0 to the size of its own: passed on, or refused.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct Places {
+    sizes: Vec<i64>,
+}
+
+impl Places {
+    fn check(&self, indices: &Tensor) -> TractResult<()> {
+        let deep = indices.shape().last().copied().unwrap_or(0);
+        ensure!(deep <= self.sizes.len(), "indices of {deep} dimensions are too many");
+        let indices = indices.try_as_plain_ram()?;
+        for place in indices.as_slice::<i64>()?.chunks(deep.max(1)) {
+            for (index, size) in place.iter().zip(&self.sizes) {
+                ensure!(
+                    (0..*size).contains(index),
+                    "the index {index} is not in 0 to {}",
+                    size - 1
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Op for Places {
+    fn name(&self) -> StaticName {
+        "Places".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Places {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        self.check(&inputs[0])?;
+        Ok(inputs)
+    }
+}
+
+impl TypedOp for Places {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(inputs[0].without_value()))
+    }
+
+    as_op!();
 }
 
 fn slice(context: &ParsingContext, node: &NodeProto) -> Built {

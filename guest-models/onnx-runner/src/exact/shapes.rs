@@ -174,7 +174,8 @@ fn range(
         "a range that has no end"
     );
     let count = ((limit - start) / delta).ceil().max(0.0);
-    ensure!(count <= MOST as f64, "a range of {count} numbers");
+    // As many bytes as there are addresses are too many to ask for.
+    ensure!(count <= (MOST / 16) as f64, "a range of {count} numbers");
     let values = if dtype.is_integer() {
         let (start, delta) = (known[0].cast_to_scalar::<i64>()?, known[2].cast_to_scalar::<i64>()?);
         let exact = known.iter().map(|value| value.cast_to_scalar::<i64>());
