@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use belljar::{Error, ErrorKind, Host, Isolation, Limit, Policy, Tensor};
 use support::onnx::{
-    Dim, FLOAT, Graph, fixed, int_attribute, ints_attribute, node, relu, slow, string_attribute,
-    tensor_attribute, tensor_f32, tensor_i64, value, value_of_any_shape,
+    Dim, FLOAT, Graph, fixed, halved, int_attribute, node, relu, slow, tensor_attribute,
+    tensor_f32, tensor_i64, value,
 };
 use support::{ISOLATIONS, host, load_under};
 
@@ -132,28 +132,7 @@ fn prepare_time() {
 
 #[test]
 fn stack() {
-    // A size that is only known when it runs, halved again and again: a formula as deep as that.
-    let mut nodes = vec![
-        node("NonZero", &["x"], &["places"], &[]),
-        node("Cast", &["places"], &["numbers"], &[int_attribute("to", FLOAT)]),
-        node("Unsqueeze", &["numbers", "axes"], &["v0"], &[]),
-    ];
-    let window = [
-        ints_attribute("kernel_shape", &[3]),
-        ints_attribute("strides", &[2]),
-        string_attribute("auto_pad", "SAME_UPPER"),
-    ];
-    nodes.extend((0..2000).map(|n| {
-        let (from, to) = (format!("v{n}"), format!("v{}", n + 1));
-        node("MaxPool", &[&from], &[&to], &window)
-    }));
-    let model = Graph {
-        nodes,
-        initializers: vec![tensor_i64("axes", &[1], &[0])],
-        inputs: vec![value("x", FLOAT, &fixed(&[2]))],
-        outputs: vec![value_of_any_shape("v2000", FLOAT)],
-    };
-    let model = model.bytes();
+    let model = halved(2000).bytes();
     for isolation in ISOLATIONS {
         let host = host(isolation);
         let result = run(&host, &model, &Policy::default(), ones(&[2]));

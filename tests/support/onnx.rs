@@ -205,3 +205,27 @@ pub(crate) fn slow(size: i64, doublings: usize) -> Graph {
         ..Graph::default()
     }
 }
+
+/// A size that is only known when it runs, halved again and again: a formula as deep as that.
+pub(crate) fn halved(times: usize) -> Graph {
+    let mut nodes = vec![
+        node("NonZero", &["x"], &["places"], &[]),
+        node("Cast", &["places"], &["numbers"], &[int_attribute("to", FLOAT)]),
+        node("Unsqueeze", &["numbers", "axes"], &["v0"], &[]),
+    ];
+    let window = [
+        ints_attribute("kernel_shape", &[3]),
+        ints_attribute("strides", &[2]),
+        string_attribute("auto_pad", "SAME_UPPER"),
+    ];
+    nodes.extend((0..times).map(|n| {
+        let (from, to) = (format!("v{n}"), format!("v{}", n + 1));
+        node("MaxPool", &[&from], &[&to], &window)
+    }));
+    Graph {
+        nodes,
+        initializers: vec![tensor_i64("axes", &[1], &[0])],
+        inputs: vec![value("x", FLOAT, &fixed(&[2]))],
+        outputs: vec![value_of_any_shape(&format!("v{times}"), FLOAT)],
+    }
+}
