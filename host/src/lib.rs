@@ -35,6 +35,8 @@ mod host;
 mod model;
 mod places;
 pub mod policy;
+#[cfg(feature = "programs")]
+mod program;
 mod sandbox;
 mod supervise;
 pub mod tensor;
