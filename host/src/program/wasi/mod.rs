@@ -8,6 +8,7 @@
 //! A call may wait (for a peer, for a time that the program set), and epochs do not end that: whoever
 //! runs a program ends its process at the deadline.
 
+mod broker;
 mod budget;
 mod cli;
 mod filesystem;
@@ -31,14 +32,16 @@ use wasmtime_wasi::p2::bindings::{
 };
 
 use crate::policy::{Access, NetworkGrant, Peer, Program, Protocol, Quotas};
+#[allow(unused_imports, reason = "taken into use with the programs")]
+pub(crate) use broker::{Broker, Resolver, SystemResolver};
 use budget::Budget;
 use filesystem::Files;
 #[allow(unused_imports, reason = "taken into use with the programs")]
 pub(crate) use filesystem::{OpenError, open_grant};
-#[allow(unused_imports, reason = "taken into use with the programs")]
-pub(crate) use system_calls::SYSTEM_CALLS;
 use print::Printer;
 use sockets::Peers;
+#[allow(unused_imports, reason = "taken into use with the programs")]
+pub(crate) use system_calls::SYSTEM_CALLS;
 use table::Table;
 
 /// Everything that was granted to one program for one run, opened and ready.

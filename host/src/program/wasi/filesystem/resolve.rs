@@ -100,3 +100,41 @@ fn walk(folder: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> Result
     }
     Err(Fail::Failed(Code::Busy))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// What the kernel refuses alone, were the paths not made plain before.
+    #[test]
+    fn the_kernel_keeps_to_the_folder_by_itself() {
+        let kept = tempfile::tempdir().unwrap();
+        let path = kept.path();
+        fs::create_dir(path.join("granted")).unwrap();
+        fs::create_dir(path.join("granted/sub")).unwrap();
+        fs::write(path.join("secret"), "").unwrap();
+        symlink("../secret", path.join("granted/link")).unwrap();
+        symlink("..", path.join("granted/up")).unwrap();
+        let granted = fs::File::open(path.join("granted")).unwrap();
+        let secret = path.join("secret");
+        for outside in
+            ["..", "../secret", "sub/../../secret", "/", "/etc/passwd", "/proc/self/root"]
+                .into_iter()
+                .chain([secret.to_str().unwrap()])
+        {
+            for flags in [OFlags::PATH, OFlags::RDONLY, OFlags::RDWR | OFlags::CREATE] {
+                let mode = if flags.contains(OFlags::CREATE) { FILE_MODE } else { Mode::empty() };
+                let refused = walk(granted.as_fd(), outside, flags, mode);
+                assert_eq!(refused.err(), Some(Fail::Refused(Why::Mount)), "{outside}");
+            }
+        }
+        for link in ["link", "up", "up/secret", "sub/../link"] {
+            let refused = walk(granted.as_fd(), link, OFlags::PATH, Mode::empty());
+            assert_eq!(refused.err(), Some(Fail::Refused(Why::Symlink)), "{link}");
+        }
+        assert!(walk(granted.as_fd(), "sub/..", OFlags::PATH, Mode::empty()).is_ok());
+    }
+}

@@ -1,21 +1,24 @@
 //! What programs are refused, tried by one: `attacks` does what a script says and tells what came of
 //! it. And what is granted, which works, and no wider.
 
+mod broker;
 mod files;
 mod hostile_folder;
 mod process;
 mod quotas;
+mod sockets;
 
-use std::net::TcpStream;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use wasmtime::component::{Component, Linker, Val};
 use wasmtime::{Engine, Store};
 
 use super::*;
-use crate::policy::{FileGrant, Quotas};
+use crate::policy::{AddressKind, FileGrant, Quotas};
 
 /// A program with its grants, run once for each script.
 pub(super) struct Bench {
@@ -28,6 +31,7 @@ pub(super) struct Bench {
     pub(super) connector: Option<Connector>,
 }
 
+/// What makes connections in the place of a supervisor.
 type Connector = Box<dyn FnMut(&Peer, u16, Protocol) -> Result<OwnedFd, Refusal> + Send>;
 
 /// What reached the outside.
@@ -154,6 +158,17 @@ impl Bench {
         }
     }
 
+    /// Grants a peer, whose connections are made by a broker with these names.
+    pub(super) fn network(mut self, grant: NetworkGrant, names: &Arc<Names>) -> Bench {
+        self.network.push(grant);
+        let (grants, quotas) = (self.network.clone(), self.quotas.clone());
+        let names: Arc<Names> = Arc::clone(names);
+        let mut broker = Broker::with_resolver(grants, &quotas, names);
+        self.connector =
+            Some(Box::new(move |host, port, protocol| broker.connect(host, port, protocol)));
+        self
+    }
+
     /// Whether something was refused of which this is told.
     #[track_caller]
     pub(super) fn refused(&self, told: &str) {
@@ -169,10 +184,40 @@ pub(super) fn folder() -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
-/// A connector to one address, whatever is asked for.
-pub(super) fn to(address: std::net::SocketAddr) -> Option<Connector> {
-    Some(Box::new(move |_, _, _| {
-        let connected = TcpStream::connect(address).map_err(|err| Refusal(err.to_string()))?;
-        Ok(connected.into())
-    }))
+/// An entry of `[[network]]`.
+pub(super) fn peer(host: &str, port: u16, reaches: &[AddressKind]) -> NetworkGrant {
+    NetworkGrant {
+        host: Peer::parse(host).expect("a host"),
+        port,
+        protocol: Protocol::Tcp,
+        reaches: reaches.to_vec(),
+        reason: "a test".to_owned(),
+    }
+}
+
+/// Names as a test says, each of whose answers is used up by one look-up but the last.
+pub(super) struct Names(pub(super) Mutex<Vec<Vec<IpAddr>>>, pub(super) AtomicUsize);
+
+impl Names {
+    pub(super) fn new(answers: &[&[&str]]) -> Arc<Names> {
+        let address = |text: &&str| text.parse().expect("an address");
+        let answers = answers.iter().map(|answer| answer.iter().map(address).collect());
+        Arc::new(Names(Mutex::new(answers.collect()), AtomicUsize::new(0)))
+    }
+
+    pub(super) fn asked(&self) -> usize {
+        self.1.load(Ordering::Relaxed)
+    }
+}
+
+impl Resolver for Names {
+    fn addresses(&self, _: &str) -> std::io::Result<Vec<IpAddr>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        let mut answers = self.0.lock().unwrap();
+        match answers.len() {
+            0 => Err(std::io::Error::other("no such name")),
+            1 => Ok(answers[0].clone()),
+            _ => Ok(answers.remove(0)),
+        }
+    }
 }
