@@ -4,6 +4,7 @@
 mod broker;
 mod files;
 mod hostile_folder;
+mod labels;
 mod process;
 mod quotas;
 mod sockets;
@@ -81,12 +82,16 @@ impl HasWasi for Data {
     }
 }
 
-static ATTACKS: LazyLock<Component> = LazyLock::new(|| {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guest/programs/attacks.wasm");
+static ATTACKS: LazyLock<Component> = LazyLock::new(|| compiled("attacks"));
+
+/// A program that `cargo xtask programs` has built.
+pub(super) fn compiled(name: &str) -> Component {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guest/programs");
+    let file = folder.join(name).with_extension("wasm");
     let wasm = std::fs::read(&file)
         .unwrap_or_else(|err| panic!("{}: {err}; `cargo xtask programs` makes it", file.display()));
     Component::new(&Engine::default(), wasm).expect("the program compiles")
-});
+}
 
 impl Bench {
     pub(super) fn new() -> Bench {
@@ -113,6 +118,20 @@ impl Bench {
     }
 
     pub(super) fn try_run(&mut self, script: &str) -> wasmtime::Result<Vec<String>> {
+        let script: String =
+            script.lines().map(|line| line.trim_start().to_owned() + "\n").collect();
+        match self.call(&ATTACKS, &[("do", text(&script))])? {
+            Ok(outcomes) => Ok(outcomes.lines().map(str::to_owned).collect()),
+            Err(why) => panic!("{why}"),
+        }
+    }
+
+    /// Runs a program, and answers its one output, a text, or its error.
+    pub(super) fn call(
+        &mut self,
+        program: &Component,
+        inputs: &[(&str, Val)],
+    ) -> wasmtime::Result<Result<String, String>> {
         let opened = self.files.iter().map(|grant| open_grant(grant).expect("the grant opens"));
         let resources = Resources {
             program: self.program.clone(),
@@ -125,24 +144,31 @@ impl Bench {
                 connector: self.connector.take(),
             }),
         };
-        let engine = ATTACKS.engine();
+        let engine = program.engine();
         let mut linker = Linker::new(engine);
         add_to_linker::<Data>(&mut linker)?;
         let mut store = Store::new(engine, Data(WasiState::new(resources)));
-        let instance = linker.instantiate(&mut store, &ATTACKS)?;
+        let instance = linker.instantiate(&mut store, program)?;
         let run = instance.get_func(&mut store, "run").expect("it exports `run`");
-        let script: String =
-            script.lines().map(|line| line.trim_start().to_owned() + "\n").collect();
-        let text = Val::Variant("text".to_owned(), Some(Box::new(Val::String(script))));
-        let inputs = Val::List(vec![Val::Tuple(vec![Val::String("do".to_owned()), text])]);
+        let inputs = inputs
+            .iter()
+            .map(|(name, value)| Val::Tuple(vec![Val::String((*name).to_owned()), value.clone()]));
         let mut results = [Val::Bool(false)];
-        run.call(&mut store, &[inputs], &mut results)?;
-        let [Val::Result(Ok(Some(outputs)))] = results else { panic!("{results:?}") };
-        let Val::List(outputs) = *outputs else { panic!("{outputs:?}") };
+        run.call(&mut store, &[Val::List(inputs.collect())], &mut results)?;
+        let [Val::Result(result)] = results else { panic!("{results:?}") };
+        let outputs = match result {
+            Ok(Some(outputs)) => *outputs,
+            Err(Some(why)) => match *why {
+                Val::String(why) => return Ok(Err(why)),
+                why => panic!("{why:?}"),
+            },
+            result => panic!("{result:?}"),
+        };
+        let Val::List(outputs) = outputs else { panic!("{outputs:?}") };
         let [Val::Tuple(output)] = &outputs[..] else { panic!("{outputs:?}") };
         let [_, Val::Variant(_, Some(text))] = &output[..] else { panic!("{output:?}") };
         let Val::String(text) = &**text else { panic!("{text:?}") };
-        Ok(text.lines().map(str::to_owned).collect())
+        Ok(Ok(text.clone()))
     }
 
     /// Runs a script of lines `operation => what comes of it`, and checks each.
@@ -175,6 +201,11 @@ impl Bench {
         let seen = self.seen.lock().unwrap();
         assert!(seen.denied.iter().any(|line| line == told), "{told}\nnot in {:#?}", seen.denied);
     }
+}
+
+/// A text as an input.
+pub(super) fn text(text: &str) -> Val {
+    Val::Variant("text".to_owned(), Some(Box::new(Val::String(text.to_owned()))))
 }
 
 /// A folder for a test, gone afterwards.
