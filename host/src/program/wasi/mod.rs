@@ -14,6 +14,8 @@ mod cli;
 mod filesystem;
 mod io;
 mod print;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod sequences;
 mod sockets;
 mod streams;
 mod system_calls;

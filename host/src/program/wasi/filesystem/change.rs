@@ -76,8 +76,12 @@ impl Files {
         budget: &mut Budget,
     ) -> Result<(), Fail> {
         let file = self.writable(node)?;
-        budget.write(wanted.saturating_sub(size(file)?))?;
-        Ok(rustix::fs::ftruncate(&file.fd, wanted)?)
+        let cost = wanted.saturating_sub(size(file)?);
+        budget.write(cost)?;
+        rustix::fs::ftruncate(&file.fd, wanted).map_err(|errno| {
+            budget.unwritten(cost);
+            errno.into()
+        })
     }
 
     pub(super) fn make_folder(

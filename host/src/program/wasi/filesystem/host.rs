@@ -20,9 +20,13 @@ use super::open::Wanted;
 use super::refusal::{Code, Fail, Why};
 use super::{Kind, Node};
 use crate::policy::Access;
+use crate::text::Hostile;
 
 /// Most bytes that one call reads: what a program asks for is no reason to reserve it.
 const MAX_READ: u64 = 1 << 20;
+
+/// Longest path that is told, in characters.
+const MAX_SHOWN: usize = 1024;
 
 impl WasiState {
     fn node(&self, handle: &Resource<Descriptor>) -> Result<Node, FsError> {
@@ -43,7 +47,8 @@ impl WasiState {
             Err(Fail::Refused(why)) => (false, why.rule(&place, guest)),
             Ok(_) | Err(Fail::Failed(_)) => (true, granted),
         };
-        let (resource, access) = (place.as_str(), access.name());
+        let shown = Hostile::cut(&place, MAX_SHOWN).to_string();
+        let (resource, access) = (shown.as_str(), access.name());
         self.outside.decided(&Asked { resource, access, allowed, rule: &rule });
         result.map_err(|fail| fail.code().into())
     }

@@ -7,6 +7,7 @@ mod hostile_folder;
 mod labels;
 mod process;
 mod quotas;
+mod sequences;
 mod sockets;
 
 use std::net::IpAddr;
