@@ -29,7 +29,7 @@ const WASI: Needs<'_> = Needs {
 const WASI_LIBC: &str = "/usr/lib/wasm32-wasi";
 
 /// Programs that become components.
-const COMPONENTS: [&str; 1] = ["file-type"];
+const COMPONENTS: [&str; 2] = ["file-type", "misbehaves"];
 
 /// Programs that stay core modules.
 const MODULES: [&str; 1] = ["nn-module"];
@@ -44,13 +44,13 @@ pub(crate) fn build(repo: &Repo) -> Result<()> {
     say("guest programs (about 2 minutes on 2 cores the first time)");
     let folder = folder(repo);
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    for (needs, programs) in [(&BARE, COMPONENTS), (&WASI, MODULES)] {
-        let built = compile(repo, needs, &programs)?;
+    for (needs, programs) in [(&BARE, &COMPONENTS[..]), (&WASI, &MODULES)] {
+        let built = compile(repo, needs, programs)?;
         for program in programs {
             let module = built.join(format!("{}.wasm", program.replace('-', "_")));
             let mut wasm =
                 fs::read(&module).with_context(|| format!("reading {}", module.display()))?;
-            if COMPONENTS.contains(&program) {
+            if COMPONENTS.contains(program) {
                 wasm = component(&wasm).with_context(|| format!("{program} as a component"))?;
             }
             write(&folder.join(program).with_extension("wasm"), &wasm)?;
