@@ -342,6 +342,9 @@ pub(super) enum RoleArg {
     /// The process that runs a guest program
     #[cfg(feature = "programs")]
     Program,
+    /// The process that runs a guest program with files or connections
+    #[cfg(feature = "programs")]
+    GrantedProgram,
     /// A sandbox on a thread, without a process of its own
     Thread,
 }

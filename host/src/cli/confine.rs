@@ -53,6 +53,8 @@ impl From<RoleArg> for Option<Role> {
             RoleArg::CompileProgram => Some(Role::CompileProgram),
             #[cfg(feature = "programs")]
             RoleArg::Program => Some(Role::Program),
+            #[cfg(feature = "programs")]
+            RoleArg::GrantedProgram => Some(Role::GrantedProgram),
             RoleArg::Thread => None,
         }
     }

@@ -19,13 +19,22 @@ pub(crate) enum Role {
     /// Runs one guest program for one request, and ends.
     #[cfg_attr(not(feature = "programs"), allow(dead_code, reason = "without guest programs"))]
     Program,
+    /// As `Program`, with files or connections that its policy grants.
+    #[cfg_attr(not(feature = "programs"), allow(dead_code, reason = "without guest programs"))]
+    GrantedProgram,
 }
 
 #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for people who ask"))]
 impl Role {
     #[cfg(all(feature = "programs", any(test, feature = "cli", feature = "test-hooks")))]
-    pub(crate) const ALL: [Role; 5] =
-        [Role::Compile, Role::Prepare, Role::Run, Role::CompileProgram, Role::Program];
+    pub(crate) const ALL: [Role; 6] = [
+        Role::Compile,
+        Role::Prepare,
+        Role::Run,
+        Role::CompileProgram,
+        Role::Program,
+        Role::GrantedProgram,
+    ];
 
     #[cfg(all(not(feature = "programs"), any(test, feature = "cli", feature = "test-hooks")))]
     pub(crate) const ALL: [Role; 3] = [Role::Compile, Role::Prepare, Role::Run];
@@ -37,6 +46,7 @@ impl Role {
             Role::Run => "run",
             Role::CompileProgram => "compile-program",
             Role::Program => "program",
+            Role::GrantedProgram => "granted-program",
         }
     }
 
@@ -54,7 +64,14 @@ impl Role {
             Role::CompileProgram => {
                 "Compiles one guest program to native code. It runs nothing of it."
             }
-            Role::Program => "Runs one guest program for one request. Its models run elsewhere.",
+            Role::Program => {
+                "Runs one guest program for one request, without any grant. Its models run \
+                 elsewhere."
+            }
+            Role::GrantedProgram => {
+                "Runs one guest program for one request, with files or connections that its \
+                 policy grants. Landlock knows which files, and connections come ready made."
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use super::clock::Clock;
 use super::limiter::Limiter;
 use super::link::Link;
 use super::protocol::{About, NotLoaded, ProgramLimits, Unanswered, cut};
-use super::wasi::{self, HasWasi, Resources, WasiState};
+use super::wasi::{self, HasWasi, OpenedGrant, Resources, WasiState};
 use super::wire;
 use crate::sandbox::{Failure, Limit};
 
@@ -71,18 +71,19 @@ impl Loaded {
         &self,
         limits: &ProgramLimits,
         about: About,
+        files: Vec<OpenedGrant>,
         inputs: &[u8],
         link: &Link,
         clock: &Clock,
     ) -> Result<Vec<u8>, Unanswered> {
         let host = |why: String| Unanswered::Failed(Failure::Host(why));
         let inputs = wire::for_program(inputs).map_err(host)?;
-        let (program, arguments, quotas) = about.into_parts();
+        let (program, arguments, network, quotas) = about.into_parts();
         let resources = Resources {
             program,
             arguments,
-            files: Vec::new(),
-            network: Vec::new(),
+            files,
+            network,
             quotas,
             outside: Box::new(link.clone()),
         };

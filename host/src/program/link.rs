@@ -18,12 +18,14 @@ pub(super) enum AskWith<'a> {
     Named(&'a str),
     Brought(&'a [u8]),
     Compute(u32, &'a [u8]),
+    Connect(&'a Peer, u16, Protocol),
 }
 
 /// What was asked for.
 pub(super) enum Got {
     Model(u32),
     Computed(Vec<u8>),
+    Connected(OwnedFd),
 }
 
 /// A run's way to its supervisor; clones lead to the same.
@@ -57,18 +59,26 @@ impl Link {
             AskWith::Named(name) => Ok(Ask::Named(cut(name))),
             AskWith::Brought(bytes) => put(bytes).map(Ask::Brought),
             AskWith::Compute(model, bytes) => put(bytes).map(|len| Ask::Compute(model, len)),
+            AskWith::Connect(host, port, protocol) => {
+                Ok(Ask::Connect(host.clone(), port, protocol))
+            }
         };
         let asked = match asked {
             Ok(asked) => asked,
             Err(denied) => return Ok((Err(denied), Default::default())),
         };
         channel.send_patiently(&Told::Asks(asked))?;
-        let Received::Message(Reply { answer, credit }, _) = channel.receive::<Reply>(None)? else {
+        let received = channel.receive::<Reply>(None)?;
+        let Received::Message(Reply { answer, credit }, descriptors) = received else {
             return Err(io::Error::other("the supervisor has ended"));
         };
         let got = match answer {
             Answered::Model(number) => Ok(Got::Model(number)),
             Answered::Computed(len) => Ok(Got::Computed(shared.read(len)?)),
+            Answered::Connected => {
+                let connection = descriptors.into_iter().next();
+                Ok(Got::Connected(connection.ok_or(io::ErrorKind::UnexpectedEof)?))
+            }
             Answered::Refused(denied) => Err(denied),
         };
         Ok((got, credit))
@@ -89,8 +99,13 @@ impl Link {
 }
 
 impl Outside for Link {
-    fn connect(&mut self, _: &Peer, _: u16, _: Protocol) -> Result<OwnedFd, Refusal> {
-        Err(Refusal("connections are not made for programs yet".into()))
+    fn connect(&mut self, host: &Peer, port: u16, protocol: Protocol) -> Result<OwnedFd, Refusal> {
+        match self.ask(AskWith::Connect(host, port, protocol)) {
+            Ok(Ok(Got::Connected(connection))) => Ok(connection),
+            Ok(Ok(_)) => Err(Refusal("an answer to another question".into())),
+            Ok(Err(denied)) => Err(Refusal(denied.text)),
+            Err(err) => Err(Refusal(err.to_string())),
+        }
     }
 
     fn print(&mut self, stream: Stream, line: &str) {

@@ -62,7 +62,9 @@ impl State {
     fn model(&mut self, ask: AskWith<'_>) -> Answer<Resource<Graph>> {
         match self.link.ask(ask)? {
             Ok(Got::Model(model)) => Ok(Ok(self.give(OVERHEAD, Graph { model })?)),
-            Ok(Got::Computed(_)) => Err(wasmtime::Error::msg("an answer to another question")),
+            Ok(Got::Computed(_) | Got::Connected(_)) => {
+                Err(wasmtime::Error::msg("an answer to another question"))
+            }
             Err(denied) => self.deny(denied),
         }
     }
@@ -133,7 +135,9 @@ impl inference::HostGraphExecutionContext for State {
         drop(tensors);
         let outputs = match self.link.ask(AskWith::Compute(model, &message))? {
             Ok(Got::Computed(message)) => decoded(&message),
-            Ok(Got::Model(_)) => Err(Denied::new(Code::RuntimeError, "an answer to nothing")),
+            Ok(Got::Model(_) | Got::Connected(_)) => {
+                Err(Denied::new(Code::RuntimeError, "an answer to nothing"))
+            }
             Err(denied) => Err(denied),
         };
         match outputs {

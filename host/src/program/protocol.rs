@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::wasi::Stream;
-use crate::policy::{Program, Quotas};
+use crate::policy::{NetworkGrant, Peer, Policy, Program, Protocol, Quotas};
 use crate::sandbox::Failure;
 
 /// What holds for one run of a program. Sizes are in bytes.
@@ -32,6 +32,13 @@ impl ProgramLimits {
     }
 }
 
+/// A file or folder that is granted, which comes with the message, before the process is confined.
+#[derive(Serialize, Deserialize)]
+pub(super) struct FileMessage {
+    pub(super) guest: String,
+    pub(super) write: bool,
+}
+
 /// What a confined process is told to do, in this order.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Order {
@@ -52,6 +59,7 @@ pub(super) struct About {
     pub(super) takes_arguments: bool,
     pub(super) environment: BTreeMap<String, String>,
     pub(super) arguments: Vec<String>,
+    pub(super) network: Vec<NetworkGrant>,
     bytes_written: u64,
     files_created: u32,
     open_handles: u32,
@@ -61,14 +69,16 @@ pub(super) struct About {
 }
 
 impl About {
-    pub(super) fn new(program: &Program, quotas: &Quotas, arguments: &[String]) -> About {
+    pub(super) fn new(policy: &Policy, arguments: &[String]) -> About {
+        let (program, quotas) = (policy.program.clone().unwrap_or_default(), &policy.quotas);
         About {
             stdout: program.stdout,
             stderr: program.stderr,
             clocks: program.clocks,
             randomness: program.randomness,
             takes_arguments: program.arguments,
-            environment: program.environment.clone(),
+            environment: program.environment,
+            network: policy.network.clone(),
             arguments: arguments.to_vec(),
             bytes_written: quotas.bytes_written,
             files_created: quotas.files_created,
@@ -80,7 +90,7 @@ impl About {
     }
 
     /// The grants, the arguments and the quotas again.
-    pub(super) fn into_parts(self) -> (Program, Vec<String>, Quotas) {
+    pub(super) fn into_parts(self) -> (Program, Vec<String>, Vec<NetworkGrant>, Quotas) {
         let program = Program {
             stdout: self.stdout,
             stderr: self.stderr,
@@ -98,7 +108,7 @@ impl About {
             bytes_sent: self.bytes_sent,
             bytes_received: self.bytes_received,
         };
-        (program, self.arguments, quotas)
+        (program, self.arguments, self.network, quotas)
     }
 }
 
@@ -142,6 +152,8 @@ pub(super) enum Ask {
     Brought(u64),
     /// A run of a model that was answered before, on tensors in the buffer with this many bytes.
     Compute(u32, u64),
+    /// A connection.
+    Connect(Peer, u16, Protocol),
 }
 
 /// The answer to it.
@@ -159,6 +171,8 @@ pub(super) enum Answered {
     Model(u32),
     /// Outputs, in the buffer with this many bytes.
     Computed(u64),
+    /// A connection, which comes with the message.
+    Connected,
     /// It is refused, or it failed.
     Refused(Denied),
 }

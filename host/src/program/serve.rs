@@ -9,12 +9,15 @@ use wasmtime::Engine;
 use super::clock::Clock;
 use super::execute::Loaded;
 use super::link::Link;
-use super::protocol::{About, NotLoaded, Order, ProgramLimits, Told, Unanswered, cut};
+use super::protocol::{About, FileMessage, NotLoaded, Order, ProgramLimits, Told, Unanswered, cut};
+use super::wasi::OpenedGrant;
 use super::{code, engine};
 use crate::confine::channel::{Channel, Received};
 use crate::confine::memory::{SealedBytes, SealedWriter, SharedBuffer};
 use crate::confine::role::Role;
 use crate::confine::seccomp;
+use crate::confine::setup::Granted;
+use crate::policy::Access;
 use crate::sandbox::Failure;
 
 /// Native stack that a run needs beside that of the WebAssembly code, in bytes.
@@ -53,11 +56,37 @@ pub(crate) fn compile(
     channel.send(&Compiled::Ok(()), &[sealed.as_fd()])
 }
 
+/// Takes in what is granted, from the supervisor, before anything of the program comes.
+pub(crate) fn receive_files(channel: &mut Channel, count: usize) -> io::Result<Vec<OpenedGrant>> {
+    let mut files = Vec::new();
+    for _ in 0..count {
+        let Received::Message(FileMessage { guest, write }, descriptors) =
+            channel.receive::<FileMessage>(None)?
+        else {
+            return Err(io::Error::other("the supervisor has ended"));
+        };
+        let access = if write { Access::Write } else { Access::Read };
+        files.push(OpenedGrant { descriptor: only(descriptors)?, guest, access });
+    }
+    Ok(files)
+}
+
+/// The same, for Landlock.
+pub(crate) fn granted(files: &[OpenedGrant]) -> Vec<Granted<'_>> {
+    let write = |access| access == Access::Write;
+    files
+        .iter()
+        .map(|file| Granted { descriptor: file.descriptor.as_fd(), write: write(file.access) })
+        .collect()
+}
+
 /// Runs one program once, and ends.
 pub(crate) fn run(
     mut channel: Channel,
     engine: wasmtime::Result<Engine>,
     limits: ProgramLimits,
+    role: Role,
+    files: Vec<OpenedGrant>,
 ) -> io::Result<()> {
     let engine = engine.map_err(io::Error::other)?;
     let Received::Message(Order::Load, descriptors) = channel.receive::<Order>(None)? else {
@@ -72,7 +101,7 @@ pub(crate) fn run(
     let component = code::load(&engine, &program);
     drop(program);
     // Nothing of the code has run. From here on no memory becomes executable.
-    seccomp::narrow(Role::Program)?;
+    seccomp::narrow(role)?;
     let loaded = match component {
         Ok(component) => Loaded::new(&engine, &component),
         Err(err) => Err(NotLoaded::Failed(Failure::Protocol(cut(&format!("{err:#}"))))),
@@ -83,7 +112,7 @@ pub(crate) fn run(
     std::thread::Builder::new()
         .name("belljar-program".into())
         .stack_size(stack)
-        .spawn(move || serve(channel, &loaded, &limits, shared))?
+        .spawn(move || serve(channel, &loaded, &limits, shared, files))?
         .join()
         .map_err(|_| io::Error::other("the worker panicked"))?
 }
@@ -93,6 +122,7 @@ fn serve(
     loaded: &Loaded,
     limits: &ProgramLimits,
     shared: SharedBuffer,
+    files: Vec<OpenedGrant>,
 ) -> io::Result<()> {
     let (len, descriptors) = match channel.receive::<Order>(None)? {
         Received::Message(Order::Run(len), descriptors) => (len, descriptors),
@@ -102,7 +132,7 @@ fn serve(
     let inputs = shared.read(len)?;
     let clock = Clock::start(loaded.engine(), limits.time)?;
     let link = Link::new(channel, shared, &clock);
-    let outputs = loaded.run(limits, about, &inputs, &link, &clock);
+    let outputs = loaded.run(limits, about, files, &inputs, &link, &clock);
     let told = outputs.and_then(|message| match link.put(&message) {
         Ok(()) => Ok(message.len() as u64),
         Err(err) => Err(Unanswered::Failed(Failure::Host(err.to_string()))),

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::broker::Broker;
 use super::protocol::{
-    About, Answered, Ask, Denied, NotLoaded, Order, ProgramLimits, Reply, Told, Unanswered,
+    About, Answered, Ask, Denied, FileMessage, NotLoaded, Order, ProgramLimits, Reply, Told,
+    Unanswered,
 };
 use super::serve::{Compiled, HOST_STACK};
-use super::wasi::Asked;
+use super::wasi::{self, Asked, OpenedGrant};
 use super::{Value, wire};
 use crate::confine::channel::{Channel, Received, is_gone};
 use crate::confine::ended::WorkerEnd;
@@ -21,6 +22,7 @@ use crate::confine::role::Role;
 use crate::confine::setup::ProcessLimits;
 use crate::error::{ErrorKind, Phase};
 use crate::host::Host;
+use crate::policy::{Access, Policy};
 use crate::sandbox::{LONGEST_START, Limit, Setup, Work, Worker, WorkerLoss};
 
 /// Memory that compiling one program may take, in bytes. An interpreter with its library, 18 MB of
@@ -50,11 +52,16 @@ fn confined(
     role: Role,
     limits: ProcessLimits,
     work: Work,
+    files: &[OpenedGrant],
 ) -> Result<Worker, ErrorKind> {
     let failed = |failure| ErrorKind::from_failure(failure, Phase::Run);
     let mut worker = Worker::spawn(&start.worker).map_err(failed)?;
     let plan = worker.process.plan(role, start.confinement, limits);
     worker.set_up(&Setup::new(plan, work), &[]).map_err(failed)?;
+    for OpenedGrant { descriptor, guest, access } in files {
+        let message = FileMessage { guest: guest.clone(), write: *access == Access::Write };
+        worker.send(&message, &[descriptor.as_fd()])?;
+    }
     let missing = worker.await_ready(start.confinement, LONGEST_START).map_err(failed)?;
     host.inner.tell_missing(missing);
     Ok(worker)
@@ -86,8 +93,9 @@ pub(super) fn compile(
         file: MAX_CODE,
         cpu: time.as_secs().saturating_add(1).saturating_mul(processors),
         threads: processors + 2,
+        handles: 0,
     };
-    let worker = confined(host, start, Role::CompileProgram, limits, Work::CompileProgram)?;
+    let worker = confined(host, start, Role::CompileProgram, limits, Work::CompileProgram, &[])?;
     let Worker { mut process, mut channel } = worker;
     if let Err(err) = channel.send(&(), &[program.as_fd()]) {
         return Err(if is_gone(&err) { lost(process.ended()) } else { host_failed(err) });
@@ -114,15 +122,28 @@ pub(super) struct ProgramWorker {
 }
 
 impl ProgramWorker {
-    /// Starts one. `buffer` is the most that goes over at once, in bytes.
+    /// Starts one, with what the policy grants it.
     pub(super) fn start(
         host: &Host,
         start: &Start,
         code: &SealedBytes,
         limits: ProgramLimits,
-        buffer: u64,
-        load_time: Duration,
+        policy: &Policy,
     ) -> Result<ProgramWorker, ErrorKind> {
+        let buffer = limits.crossing.max(policy.limits.model_size);
+        let load_time = policy.limits.prepare_time;
+        let files = policy.filesystem.iter().map(|grant| {
+            wasi::open_grant(grant).map_err(|err| {
+                let place = grant.host.display();
+                ErrorKind::Host(format!("[[filesystem]] host = \"{place}\": {err}"))
+            })
+        });
+        let files = files.collect::<Result<Vec<_>, _>>()?;
+        let writes = files.iter().any(|file| file.access == Access::Write);
+        let role = match files.is_empty() && policy.network.is_empty() {
+            true => Role::Program,
+            false => Role::GrantedProgram,
+        };
         let data = [
             limits.memory,
             limits.stack,
@@ -136,12 +157,14 @@ impl ProgramWorker {
         ];
         let process_limits = ProcessLimits {
             data: data.into_iter().fold(0, u64::saturating_add),
-            file: buffer,
+            // How much a program writes is a quota; how long a file is that it writes to, is not.
+            file: if writes { u64::MAX } else { buffer },
             cpu: limits.time.saturating_add(load_time).as_secs().saturating_add(60),
             threads: 3 + 1,
+            handles: u64::from(policy.quotas.open_handles).saturating_add(files.len() as u64),
         };
-        let work = Work::Program(limits);
-        let mut worker = confined(host, start, Role::Program, process_limits, work)?;
+        let work = Work::Program { limits, files: files.len() };
+        let mut worker = confined(host, start, role, process_limits, work, &files)?;
         let shared = SharedBuffer::new(buffer).map_err(host_failed)?;
         worker.send(&Order::Load, &[code.as_fd(), shared.as_fd()])?;
         match worker.channel.receive::<Told>(Some(load_time)).map_err(nonsense)? {
@@ -224,9 +247,16 @@ impl ProgramWorker {
             true => self.shared.read(len).map_err(nonsense),
             false => Err(nonsense("it brings more than it can")),
         };
+        let mut connection = None;
         let answer = match ask {
             Ask::Named(name) => broker.named(&name).map(Answered::Model),
             Ask::Brought(len) => broker.brought(&bytes(len)?).map(Answered::Model),
+            Ask::Connect(host, port, protocol) => {
+                broker.connect(&host, port, protocol).map(|connected| {
+                    connection = Some(connected);
+                    Answered::Connected
+                })
+            }
             Ask::Compute(model, len) => {
                 let computed = broker.compute(model, &bytes(len)?);
                 computed.and_then(|outputs| match self.shared.write(&outputs) {
@@ -238,12 +268,13 @@ impl ProgramWorker {
                 })
             }
         };
+        let descriptors = connection.as_ref().map(AsFd::as_fd);
         let answer = answer.unwrap_or_else(|denied| {
             // What it says came out of a sandbox, in part.
             Answered::Refused(Denied { text: super::protocol::cut(&denied.text), ..denied })
         });
         let credit = broker.credit.saturating_sub(before);
-        self.worker.send(&Reply { answer, credit }, &[])
+        self.worker.send(&Reply { answer, credit }, descriptors.as_slice())
     }
 }
 

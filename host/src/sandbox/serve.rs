@@ -21,7 +21,7 @@ use super::{Call, Cost, Payload, compile, written};
 use crate::confine::channel::{Channel, Received};
 use crate::confine::layers::MissingLayer;
 use crate::confine::memory::{SealedBytes, SharedBuffer};
-use crate::confine::setup::{Plan, confine};
+use crate::confine::setup::{Granted, Plan, confine};
 #[cfg(feature = "programs")]
 use crate::program::{self, ProgramLimits};
 
@@ -58,7 +58,11 @@ pub(crate) enum Work {
     CompileProgram,
     /// Run a guest program once, which comes once the worker is confined, and end.
     #[cfg(feature = "programs")]
-    Program(ProgramLimits),
+    Program {
+        limits: ProgramLimits,
+        /// Files and folders that it is granted, each of which comes with a message of its own.
+        files: usize,
+    },
     /// Do what an attacker would who has taken over a worker of this role.
     #[cfg(feature = "test-hooks")]
     Breach(crate::confine::breach::Attempt),
@@ -136,10 +140,15 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
             };
         }
         #[cfg(feature = "programs")]
-        Work::Program(limits) => {
+        Work::Program { limits, files } => {
             let engine = program::new_engine(limits.stack());
-            return match be_confined(&mut channel, &setup.plan)? {
-                true => program::run(channel, engine, limits),
+            let files = program::receive_files(&mut channel, files)?;
+            let granted = program::granted(&files);
+            return match be_confined_but(&mut channel, &setup.plan, &granted)? {
+                true => {
+                    drop(granted);
+                    program::run(channel, engine, limits, setup.plan.role, files)
+                }
                 false => Ok(()),
             };
         }
@@ -187,9 +196,18 @@ fn load(
 
 /// Puts on the confinement and tells the supervisor. Answers whether to go on.
 fn be_confined(channel: &mut Channel, plan: &Plan) -> io::Result<bool> {
+    be_confined_but(channel, plan, &[])
+}
+
+/// As [`be_confined`], but for files and folders that are granted.
+fn be_confined_but(
+    channel: &mut Channel,
+    plan: &Plan,
+    granted: &[Granted<'_>],
+) -> io::Result<bool> {
     // Afterwards no file can be opened. Without this one memory is made pristine in another way.
     let _ = written::pagemap();
-    let ready: Ready = confine(plan);
+    let ready: Ready = confine(plan, granted);
     channel.send(&ready, &[])?;
     Ok(ready.is_ok())
 }

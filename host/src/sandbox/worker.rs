@@ -130,6 +130,7 @@ impl Job {
             file: limits.memory.max(inputs).max(limits.answer),
             cpu: time.as_secs().saturating_add(60).saturating_mul(threads),
             threads: threads + 2,
+            handles: 0,
         }
     }
 }

@@ -4,7 +4,7 @@
 use super::calls::Test::{Bits, Is, IsThisProcess};
 use super::calls::{Call, Condition, Value, int, long};
 use crate::confine::role::Role;
-use crate::confine::role::Role::{Compile, CompileProgram, Prepare, Program, Run};
+use crate::confine::role::Role::{Compile, CompileProgram, GrantedProgram, Prepare, Program, Run};
 
 /// A system call that some roles may make under some conditions.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Rule {
 
 /// The rules of a role, those that hold only for a while too.
 pub(super) fn of(role: Role) -> impl Iterator<Item = &'static Rule> {
-    RULES.iter().filter(move |rule| rule.roles.contains(&role))
+    RULES.iter().filter(move |rule| rule.holds_for(role))
 }
 
 /// The rules of a role that hold to its end.
@@ -37,6 +37,16 @@ const fn rule(call: Call, when: &'static [Condition], why: &'static str) -> Rule
 }
 
 impl Rule {
+    /// What a program may do without grants, it may do with some.
+    pub(super) fn holds_for(&self, role: Role) -> bool {
+        self.roles.contains(&role) || (role == GrantedProgram && self.roles.contains(&Program))
+    }
+
+    /// Of what a program is granted: whether it uses that is its own affair.
+    const fn granted(self) -> Rule {
+        Rule { roles: &[GrantedProgram], ..self }.sometimes("when the program does so")
+    }
+
     const fn only(self, roles: &'static [Role]) -> Rule {
         Rule { roles, ..self }
     }
@@ -264,6 +274,27 @@ pub(super) static RULES: &[Rule] = &[
     rule(Call::new("membarrier", 324, 283), &[], "code that all processors see")
         .until_loaded()
         .sometimes("on processors whose caches of code must be told"),
+    // Files and connections that a policy grants to a program. Every open is by `openat2` below a
+    // descriptor that the process was given; Landlock allows what lies below those, and no more.
+    rule(Call::new("openat2", 437, 437), &[], "files below a granted folder").granted(),
+    rule(Call::new("newfstatat", 262, 79), &[], "what a file is").granted(),
+    rule(Call::new("statx", 332, 291), &[], "what a file is").granted(),
+    rule(Call::new("getdents64", 217, 61), &[], "the names in a granted folder").granted(),
+    rule(Call::new("lseek", 8, 62), &[], "back to the first of those names").granted(),
+    rule(Call::new("pwritev2", 328, 287), &[], "appends to a granted file").granted(),
+    rule(Call::new("mkdirat", 258, 34), &[], "makes a folder in a granted one").granted(),
+    rule(Call::new("unlinkat", 263, 35), &[], "removes what is in a granted folder").granted(),
+    rule(Call::new("renameat2", 316, 276), &[], "moves what is in a granted folder").granted(),
+    rule(Call::new("ftruncate", 77, 46), &[], "the size of a granted file").granted(),
+    rule(Call::new("utimensat", 280, 88), &[], "the times of a granted file").granted(),
+    rule(Call::new("fsync", 74, 82), &[], "a granted file onto its disk").granted(),
+    rule(Call::new("fdatasync", 75, 83), &[], "a granted file onto its disk").granted(),
+    rule(Call::new("recvfrom", 45, 207), &[], "receives from a granted peer").granted(),
+    rule(Call::new("sendto", 44, 206), &[], "sends to a granted peer").granted(),
+    rule(Call::new("shutdown", 48, 210), &[], "ends a connection").granted(),
+    rule(Call::new("ppoll", 271, 73), &[], "waits, for a granted peer or for a time")
+        .only(&[Program])
+        .sometimes("when the program waits"),
     rule(Call::new("clock_gettime", 228, 113), &[], "how long a run takes")
         .sometimes("on machines whose clock cannot be read without the kernel"),
 ];

@@ -157,12 +157,6 @@ pub enum Refused {
          and asks for its models by the names of [[models]]"
     )]
     ForModel,
-    /// It grants something that this build cannot give a program.
-    #[error("it grants [[{key}]], which this build gives no program yet; leave it out")]
-    NotThere {
-        /// The table.
-        key: &'static str,
-    },
     /// It asks for more than is allowed, and is to be refused then.
     #[error("{}", more_than_allowed(.cuts))]
     Excess {
