@@ -56,6 +56,23 @@ pub enum ErrorKind {
         /// Digest in the policy.
         pinned: Digest,
     },
+    /// The guest program is not the one the policy is for.
+    #[error(
+        "its SHA-256 is {found}, but the policy pins {pinned} (`program.sha256`); \
+         this is another program than the one that was approved"
+    )]
+    ProgramPin {
+        /// Digest of the program.
+        found: Digest,
+        /// Digest in the policy.
+        pinned: Digest,
+    },
+    /// A guest program asked for something that its policy does not grant, and gave up.
+    #[error("the policy does not grant {}", Hostile::new(.0))]
+    NotGranted(String),
+    /// The guest program is not acceptable.
+    #[error("the program is refused: {}", Hostile::new(.0))]
+    Program(String),
     /// The model's file could not be read.
     #[error("cannot be read: {0}")]
     Unreadable(#[source] ModelBytesError),
@@ -133,10 +150,15 @@ impl Error {
             ErrorKind::Unreadable(_) => 2,
             ErrorKind::Policy(PolicyError::Untrusted { .. } | PolicyError::Grant { .. })
             | ErrorKind::Pin { .. }
+            | ErrorKind::ProgramPin { .. }
+            | ErrorKind::NotGranted(_)
             | ErrorKind::Ceiling(_)
             | ErrorKind::Refused(_) => 3,
             ErrorKind::Policy(_) => 2,
-            ErrorKind::Model(_) | ErrorKind::Input { .. } | ErrorKind::Run(_) => 4,
+            ErrorKind::Model(_)
+            | ErrorKind::Program(_)
+            | ErrorKind::Input { .. }
+            | ErrorKind::Run(_) => 4,
             ErrorKind::Limit(_) => 5,
             ErrorKind::Sandbox(_) => 6,
             ErrorKind::Unprotected(_) => 7,

@@ -35,6 +35,8 @@ mod host;
 mod model;
 mod places;
 pub mod policy;
+#[cfg(feature = "programs")]
+mod program;
 mod sandbox;
 mod supervise;
 pub mod tensor;
@@ -58,6 +60,8 @@ pub use error::{Error, ErrorKind};
 pub use host::{Event, Host, HostBuilder, Isolation, become_worker_if_asked};
 pub use model::{Calls, Model, Outputs, RunCost, UncheckedOutputs};
 pub use policy::Policy;
+#[cfg(feature = "programs")]
+pub use program::{Program, Value};
 pub use sandbox::{
     CodeCacheError, GuestInfo, ImageStore, Limit, PrivateError, ResetMethod, StoredKind,
     StoredModel, WorkerLoss,

@@ -1,12 +1,16 @@
 //! Building the guest programs of `guest-models/programs` into `target/guest/programs`.
 //!
-//! Two kinds: components for `wasm32-unknown-unknown`, which can import nothing but what their world
-//! names; and core modules for `wasm32-wasip1`, for hosts of the older interfaces.
+//! Three kinds: components for `wasm32-unknown-unknown`, which can import nothing but what they name
+//! themselves; components with the whole standard library, which is compiled for `wasm32-wasip1` and
+//! adapted to WASI 0.2; and core modules for `wasm32-wasip1`, for hosts of the older interfaces.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use wasi_preview1_component_adapter_provider::{
+    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+};
 use wit_component::ComponentEncoder;
 
 use crate::Repo;
@@ -29,7 +33,10 @@ const WASI: Needs<'_> = Needs {
 const WASI_LIBC: &str = "/usr/lib/wasm32-wasi";
 
 /// Programs that become components.
-const COMPONENTS: [&str; 1] = ["file-type"];
+const COMPONENTS: [&str; 3] = ["attacks", "file-type", "misbehaves"];
+
+/// Programs that become components with the standard library's files, environment and output.
+const ADAPTED: [&str; 1] = ["labels"];
 
 /// Programs that stay core modules.
 const MODULES: [&str; 1] = ["nn-module"];
@@ -44,15 +51,18 @@ pub(crate) fn build(repo: &Repo) -> Result<()> {
     say("guest programs (about 2 minutes on 2 cores the first time)");
     let folder = folder(repo);
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    for (needs, programs) in [(&BARE, COMPONENTS), (&WASI, MODULES)] {
-        let built = compile(repo, needs, &programs)?;
-        for program in programs {
+    let kinds: [(&Needs<'_>, &[&str], Make); 3] = [
+        (&BARE, &COMPONENTS, component),
+        (&WASI, &ADAPTED, adapted),
+        (&WASI, &MODULES, |module| Ok(module.to_vec())),
+    ];
+    for (needs, programs, make) in kinds {
+        let built = compile(repo, needs, programs)?;
+        for &program in programs {
             let module = built.join(format!("{}.wasm", program.replace('-', "_")));
-            let mut wasm =
+            let wasm =
                 fs::read(&module).with_context(|| format!("reading {}", module.display()))?;
-            if COMPONENTS.contains(&program) {
-                wasm = component(&wasm).with_context(|| format!("{program} as a component"))?;
-            }
+            let wasm = make(&wasm).with_context(|| format!("making {program} of its module"))?;
             write(&folder.join(program).with_extension("wasm"), &wasm)?;
         }
     }
@@ -83,9 +93,20 @@ fn compile(repo: &Repo, needs: &Needs<'_>, programs: &[&str]) -> Result<PathBuf>
     Ok(target.join(needs.target).join("release"))
 }
 
+/// What is made of a module.
+type Make = fn(&[u8]) -> Result<Vec<u8>>;
+
 /// The component that the module's own description makes of it.
 fn component(module: &[u8]) -> Result<Vec<u8>> {
     ComponentEncoder::default().validate(true).module(module)?.encode()
+}
+
+/// The same, with what stands between the two versions of WASI.
+fn adapted(module: &[u8]) -> Result<Vec<u8>> {
+    let (name, adapter) =
+        (WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER);
+    let encoder = ComponentEncoder::default().validate(true);
+    encoder.module(module)?.adapter(name, adapter)?.encode()
 }
 
 /// Writes the file unless it is there already, so that nobody sees it as new.

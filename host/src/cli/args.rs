@@ -170,18 +170,23 @@ pub(super) struct ModelArgs {
     pub(super) isolation: IsolationArg,
 }
 
-/// Run a model on inputs and print its answer
+/// Run a model, or a guest program, on inputs and print its answer
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
 Inputs are .npy, .npz or .json files, or - for standard input; what is in them decides, not their
 name. A .npz without NAME= holds several inputs by their names. JSON is [[1, 2], [3, 4]] or
 {{\"dtype\": \"f32\", \"shape\": [2, 2], \"data\": [1, 2, 3, 4]}}, or an object of those by name.
 
+A guest program (a WASI 0.2 component) runs under a policy with a [program] table, and takes inputs as
+NAME=FILE: .npy, .npz and .json files are tensors, others the bytes that they are; NAME=text:TEXT is
+a text, NAME=bytes:FILE the bytes of any file.
+
 Examples:
   belljar run model.onnx --input photo.npy
   belljar run model.onnx --input image=photo.npy --labels classes.txt --top 3
   echo '[[1, 2, 3]]' | belljar run model.onnx --input x=- --format json
   belljar run model.onnx --input all.npz --output answer.npz --time
+  belljar run program.wasm --policy program.policy.toml --input file=photo.png
 
 {EXIT_CODES}"))]
 pub(super) struct Run {
@@ -223,6 +228,10 @@ pub(super) struct Run {
     /// Prepare the model afresh, and do not keep it prepared for the next time
     #[arg(long)]
     pub(super) no_store: bool,
+
+    /// Arguments for a guest program, which reach it if its policy says so
+    #[arg(last = true, value_name = "ARGUMENT")]
+    pub(super) arguments: Vec<String>,
 }
 
 /// Prepare a model ahead of its runs, which then start at once
@@ -327,6 +336,15 @@ pub(super) enum RoleArg {
     Prepare,
     /// The process that runs what was prepared
     Run,
+    /// The process that compiles a guest program
+    #[cfg(feature = "programs")]
+    CompileProgram,
+    /// The process that runs a guest program
+    #[cfg(feature = "programs")]
+    Program,
+    /// The process that runs a guest program with files or connections
+    #[cfg(feature = "programs")]
+    GrantedProgram,
     /// A sandbox on a thread, without a process of its own
     Thread,
 }

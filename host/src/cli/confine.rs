@@ -49,6 +49,12 @@ impl From<RoleArg> for Option<Role> {
             RoleArg::Compile => Some(Role::Compile),
             RoleArg::Prepare => Some(Role::Prepare),
             RoleArg::Run => Some(Role::Run),
+            #[cfg(feature = "programs")]
+            RoleArg::CompileProgram => Some(Role::CompileProgram),
+            #[cfg(feature = "programs")]
+            RoleArg::Program => Some(Role::Program),
+            #[cfg(feature = "programs")]
+            RoleArg::GrantedProgram => Some(Role::GrantedProgram),
             RoleArg::Thread => None,
         }
     }
@@ -89,10 +95,11 @@ fn print(role: RoleArg, filter: &Words, out: &mut impl Write) -> io::Result<()> 
 fn print_rules(rules: &[RuleWords], out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::default();
     for rule in rules {
-        let why = match rule.sometimes {
-            Some(when) => format!("{}; {when}", rule.why),
-            None => rule.why.to_owned(),
-        };
+        let mut why = rule.why.to_owned();
+        for when in rule.sometimes.iter().chain(&rule.until) {
+            why += "; ";
+            why += when;
+        }
         table.row([rule.call.to_owned(), why]);
         for (at, condition) in rule.when.iter().enumerate() {
             let word = if at == 0 { "if" } else { "and" };

@@ -112,6 +112,7 @@ impl Failure {
             ErrorKind::Refused(Refused::ForProgram) => {
                 Some("name a policy for the model; `belljar new-policy` writes one")
             }
+            ErrorKind::Refused(Refused::ForModel) => Some(NEEDS_PROGRAM),
             ErrorKind::Refused(_) => {
                 Some("ask for less in the policy; `belljar policy check` says what is too much")
             }
@@ -149,6 +150,10 @@ impl From<Error> for Failure {
         Failure { what: What::Library(err), hint: None }
     }
 }
+
+/// What to do when a guest program is to run under a policy that is for none.
+pub(super) const NEEDS_PROGRAM: &str = "write a policy with a [program] table, which may be empty, and \
+    its models in [[models]]; `belljar new-policy PROGRAM` begins one";
 
 /// A path as it may be printed.
 pub(super) fn shown(path: &Path) -> String {

@@ -96,6 +96,9 @@ fn builder(isolation: IsolationArg, store: Store, idle: usize, terminal: &Termin
             "that a worker process died could not be noted, so the next process does not know: {}",
             Hostile::new(&why)
         )),
+        Event::Printed { error, line, .. } => {
+            terminal.printed(error, &Hostile::new(&line).to_string());
+        }
         Event::Log { line, .. } => terminal.note(&format!("runner: {}", Hostile::new(&line))),
     };
     let builder = Host::builder().isolation(isolation).idle_sandboxes(idle).on_event(listener);

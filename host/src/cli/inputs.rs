@@ -13,14 +13,14 @@ use crate::text::Hostile;
 
 /// `[NAME=]FILE`, taken apart.
 #[derive(Debug, PartialEq, Eq)]
-struct Given {
-    name: Option<String>,
-    path: PathBuf,
+pub(super) struct Given {
+    pub(super) name: Option<String>,
+    pub(super) path: PathBuf,
 }
 
 /// Takes `NAME=FILE` apart at the first `=`. What is an existing file as a whole is a file: one
 /// whose path has a `=` in it can be given without a name.
-fn parse(argument: &OsStr) -> Result<Given, Failure> {
+pub(super) fn parse(argument: &OsStr) -> Result<Given, Failure> {
     let bytes = argument.as_bytes();
     let split = bytes.iter().position(|byte| *byte == b'=');
     let (Some(at), false) = (split, Path::new(argument).exists()) else {
@@ -53,7 +53,7 @@ pub(super) fn read_all(
     Ok(inputs)
 }
 
-fn read(
+pub(super) fn read(
     given: &Given,
     description: &Description,
     limit: u64,
@@ -154,7 +154,7 @@ fn starts_with_named_tensors(file: &mut impl Read, description: &Description) ->
     })
 }
 
-fn read_start(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(super) fn read_start(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut known = 0;
     while let Some(rest) = buffer.get_mut(known..).filter(|rest| !rest.is_empty()) {
         match reader.read(rest) {

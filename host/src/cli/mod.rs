@@ -18,6 +18,8 @@ mod outputs;
 mod pages;
 mod policy;
 mod prepare;
+#[cfg(feature = "programs")]
+mod program;
 mod quarantine;
 mod run;
 mod table;

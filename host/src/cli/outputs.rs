@@ -44,6 +44,11 @@ impl Labels {
         Ok(())
     }
 
+    /// Whether there is a label for each class of an output.
+    pub(super) fn fits(&self, tensor: &Tensor) -> bool {
+        tensor.shape().last().copied().unwrap_or(1) == self.0.len()
+    }
+
     fn of(&self, index: &[usize]) -> Option<&str> {
         self.0.get(index.last().copied().unwrap_or(0)).map(String::as_str)
     }
@@ -92,14 +97,14 @@ impl Printing<'_> {
             ]);
         }
         table.print(&mut out, 0)?;
-        for ((name, _), summary) in outputs.iter().zip(&summaries) {
+        for ((name, tensor), summary) in outputs.iter().zip(&summaries) {
             if self.top == 0 || (summary.top.is_empty() && summary.strings.is_empty()) {
                 continue;
             }
             writeln!(out, "\n{}: top {}", Hostile::cut(name, 40), self.top)?;
             let mut table = Table::default().right(1);
             for (index, value) in &summary.top {
-                let label = self.labels.and_then(|labels| labels.of(index)).unwrap_or_default();
+                let label = self.label(tensor, index).unwrap_or_default();
                 let label = Hostile::cut(label, 60).to_string();
                 table.row([format!("{index:?}"), number(*value), label]);
             }
@@ -144,9 +149,14 @@ impl Printing<'_> {
             .collect()
     }
 
+    /// Not every output of a guest program has classes.
+    fn label(&self, tensor: &Tensor, index: &[usize]) -> Option<&str> {
+        self.labels.filter(|labels| labels.fits(tensor)).and_then(|labels| labels.of(index))
+    }
+
     fn top_entry(&self, tensor: &Tensor, index: &[usize]) -> Value {
         let value = element(tensor, index);
-        match self.labels.and_then(|labels| labels.of(index)) {
+        match self.label(tensor, index) {
             Some(label) => json!({ "index": index, "value": value, "label": label }),
             None => json!({ "index": index, "value": value }),
         }
@@ -215,7 +225,7 @@ fn write_folder(
     fs::create_dir_all(folder).map_err(|err| Failure::write(folder, &err))?;
     let names: Vec<&str> = outputs.iter().map(|(name, _)| name.as_str()).collect();
     let mut written = Vec::new();
-    for ((_, tensor), name) in outputs.iter().zip(file_names(&names)) {
+    for ((_, tensor), name) in outputs.iter().zip(file_names(&names, |_| "npy")) {
         let path = folder.join(name);
         write_file(&path, force, |file| npy::write(tensor, file))?;
         written.push(path);
@@ -224,19 +234,20 @@ fn write_folder(
 }
 
 /// A file name for each output: what a model calls an output must not decide where a file lies.
-fn file_names(names: &[&str]) -> Vec<String> {
+pub(super) fn file_names(names: &[&str], kind: impl Fn(usize) -> &'static str) -> Vec<String> {
     const LONGEST: usize = 80;
     let mut taken: Vec<String> = Vec::new();
-    for name in names {
+    for (at, name) in names.iter().enumerate() {
+        let kind = kind(at);
         let keep = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
         let clean: String = name.chars().take(LONGEST).map(keep).collect();
         let clean = clean.trim_start_matches(['.', '-']);
         let clean = if clean.is_empty() { "output" } else { clean };
-        let mut candidate = format!("{clean}.npy");
+        let mut candidate = format!("{clean}.{kind}");
         let mut number = 2;
         // Some file systems do not tell capital letters from small ones.
         while taken.iter().any(|other| other.eq_ignore_ascii_case(&candidate)) {
-            candidate = format!("{clean}-{number}.npy");
+            candidate = format!("{clean}-{number}.{kind}");
             number += 1;
         }
         taken.push(candidate);
@@ -307,7 +318,7 @@ mod tests {
     fn names_of_outputs_never_lead_elsewhere() {
         let names =
             ["../../etc/passwd", "/abs", "", "..", ".hidden", "a b", "A_b", "-rf", "x\0y\n"];
-        let files = file_names(&names);
+        let files = file_names(&names, |_| "npy");
         let expected = [
             "_.._etc_passwd.npy",
             "_abs.npy",
@@ -320,7 +331,7 @@ mod tests {
             "x_y_.npy",
         ];
         assert_eq!(files, expected);
-        assert_eq!(file_names(&[&"n".repeat(5000)])[0].len(), 84);
+        assert_eq!(file_names(&[&"n".repeat(5000)], |_| "npy")[0].len(), 84);
     }
 
     #[test]

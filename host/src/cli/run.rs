@@ -38,6 +38,13 @@ impl Times {
 }
 
 pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
+    #[cfg(feature = "programs")]
+    if super::program::is_program(&arguments.model.model) {
+        return super::program::run(arguments, terminal);
+    }
+    if !arguments.arguments.is_empty() {
+        return Err(Failure::usage("a model takes no arguments: they are for guest programs"));
+    }
     let labels = arguments.labels.as_deref().map(Labels::read).transpose()?;
     let store = if arguments.no_store { Store::Unused } else { Store::Used };
     let loaded = load(&arguments.model, store, terminal)?;
@@ -130,7 +137,7 @@ pub(super) fn policy_json(policy: Option<&LoadedPolicy>) -> serde_json::Value {
 }
 
 /// What ceilings took from the policy.
-fn cuts_json(cuts: &[Cut]) -> serde_json::Value {
+pub(super) fn cuts_json(cuts: &[Cut]) -> serde_json::Value {
     let cut = |cut: &Cut| json!({ "key": cut.key, "asked": cut.asked, "left": cut.left });
     cuts.iter().map(cut).collect()
 }
@@ -144,6 +151,6 @@ fn print_times(times: &Times) {
     let _ = table.print(std::io::stderr().lock(), 0);
 }
 
-fn milliseconds(time: Duration) -> f64 {
+pub(super) fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }

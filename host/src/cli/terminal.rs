@@ -17,6 +17,8 @@ pub(super) struct Terminal {
     quiet: bool,
     verbose: bool,
     watched: bool,
+    /// Whether standard output is for one JSON text.
+    json: bool,
 }
 
 impl Terminal {
@@ -29,7 +31,21 @@ impl Terminal {
             When::Never => false,
             When::Auto => watched && !unwanted,
         };
-        Terminal { color, quiet, verbose, watched }
+        Terminal { color, quiet, verbose, watched, json: false }
+    }
+
+    /// The same, where standard output is for one JSON text and nothing else.
+    pub(super) fn beside_json(&self) -> Terminal {
+        Terminal { json: true, ..self.clone() }
+    }
+
+    /// A line that a guest program has printed, ready to be shown.
+    pub(super) fn printed(&self, error: bool, line: &str) {
+        // Who has closed them does not want to know.
+        let _ = match error || self.json {
+            true => writeln!(io::stderr(), "{line}"),
+            false => writeln!(io::stdout(), "{line}"),
+        };
     }
 
     pub(super) fn error(&self, failure: &Failure) {

@@ -57,6 +57,22 @@ impl Channel {
         message: &impl Serialize,
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
+        self.send_with(message, descriptors, SendFlags::DONTWAIT)
+    }
+
+    /// As [`Channel::send`], and waits for room: for a worker, whose supervisor ends it when it has
+    /// waited for too long.
+    #[cfg(feature = "programs")]
+    pub(crate) fn send_patiently(&mut self, message: &impl Serialize) -> io::Result<()> {
+        self.send_with(message, &[], SendFlags::empty())
+    }
+
+    fn send_with(
+        &mut self,
+        message: &impl Serialize,
+        descriptors: &[BorrowedFd<'_>],
+        flags: SendFlags,
+    ) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
         if bytes.len() > MAX_MESSAGE || descriptors.len() > MAX_DESCRIPTORS {
             return Err(io::Error::other("the message is too long to send"));
@@ -67,7 +83,7 @@ impl Channel {
             ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
         }
         let iov = [IoSlice::new(&bytes)];
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let flags = SendFlags::NOSIGNAL | flags;
         loop {
             match rustix::net::sendmsg(&self.socket, &iov, &mut ancillary, flags) {
                 Ok(_) => return Ok(()),

@@ -12,11 +12,31 @@ pub(crate) enum Role {
     Prepare,
     /// Runs what others have prepared. It never sees a model file.
     Run,
+    /// Compiles one guest program to native code, and ends. What it hands over is the code of who
+    /// wrote that program: nobody else ever runs it.
+    #[cfg_attr(not(feature = "programs"), allow(dead_code, reason = "without guest programs"))]
+    CompileProgram,
+    /// Runs one guest program for one request, and ends.
+    #[cfg_attr(not(feature = "programs"), allow(dead_code, reason = "without guest programs"))]
+    Program,
+    /// As `Program`, with files or connections that its policy grants.
+    #[cfg_attr(not(feature = "programs"), allow(dead_code, reason = "without guest programs"))]
+    GrantedProgram,
 }
 
 #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for people who ask"))]
 impl Role {
-    #[cfg(any(test, feature = "cli", feature = "test-hooks"))]
+    #[cfg(all(feature = "programs", any(test, feature = "cli", feature = "test-hooks")))]
+    pub(crate) const ALL: [Role; 6] = [
+        Role::Compile,
+        Role::Prepare,
+        Role::Run,
+        Role::CompileProgram,
+        Role::Program,
+        Role::GrantedProgram,
+    ];
+
+    #[cfg(all(not(feature = "programs"), any(test, feature = "cli", feature = "test-hooks")))]
     pub(crate) const ALL: [Role; 3] = [Role::Compile, Role::Prepare, Role::Run];
 
     pub(crate) fn name(self) -> &'static str {
@@ -24,6 +44,9 @@ impl Role {
             Role::Compile => "compile",
             Role::Prepare => "prepare",
             Role::Run => "run",
+            Role::CompileProgram => "compile-program",
+            Role::Program => "program",
+            Role::GrantedProgram => "granted-program",
         }
     }
 
@@ -38,6 +61,17 @@ impl Role {
                  sandbox."
             }
             Role::Run => "Runs what was prepared, inside the sandbox. It never sees a model file.",
+            Role::CompileProgram => {
+                "Compiles one guest program to native code. It runs nothing of it."
+            }
+            Role::Program => {
+                "Runs one guest program for one request, without any grant. Its models run \
+                 elsewhere."
+            }
+            Role::GrantedProgram => {
+                "Runs one guest program for one request, with files or connections that its \
+                 policy grants. Landlock knows which files, and connections come ready made."
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 //! thread's own.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use rustix::fs::{CWD, Dir, Mode, OFlags};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
@@ -57,6 +58,12 @@ impl Plan {
     fn filter(&self) -> io::Result<()> {
         self.spoilt.as_ref().map_or_else(|| seccomp::install(self.role), Spoilt::install)
     }
+
+    /// Takes away what the role could do only until the hostile part of its work begins.
+    #[cfg(feature = "test-hooks")]
+    pub(crate) fn narrow(&self) -> io::Result<()> {
+        if self.wants(Layer::Seccomp) { seccomp::narrow(self.role) } else { Ok(()) }
+    }
 }
 
 /// Limits of the kernel on a worker.
@@ -71,6 +78,17 @@ pub(crate) struct ProcessLimits {
     pub(crate) cpu: u64,
     /// Threads, the first among them.
     pub(crate) threads: u64,
+    /// Descriptors of what it is granted, beside its own.
+    pub(crate) handles: u64,
+}
+
+/// A file or folder that a policy grants to the worker, which holds it already.
+#[cfg_attr(not(feature = "programs"), allow(dead_code, reason = "without guest programs"))]
+#[derive(Clone, Copy)]
+pub(crate) struct Granted<'a> {
+    pub(crate) descriptor: BorrowedFd<'a>,
+    /// Whether it may be changed, and not only read.
+    pub(crate) write: bool,
 }
 
 /// Descriptors that a worker may have open at once.
@@ -81,7 +99,10 @@ const DESCRIPTORS: u64 = 32;
 ///
 /// # Errors
 /// The layer that a strict worker lacks. It must end then.
-pub(crate) fn confine(plan: &Plan) -> Result<Vec<MissingLayer>, MissingLayer> {
+pub(crate) fn confine(
+    plan: &Plan,
+    granted: &[Granted<'_>],
+) -> Result<Vec<MissingLayer>, MissingLayer> {
     heap::keep_one();
     let mut missing = Vec::new();
     let mut judge = |layer: Layer, result: io::Result<()>| match result {
@@ -128,7 +149,7 @@ pub(crate) fn confine(plan: &Plan) -> Result<Vec<MissingLayer>, MissingLayer> {
     let none_new = rustix::thread::set_no_new_privs(true).map_err(io::Error::from);
     judge(Layer::Privileges, none_new)?;
     if plan.wants(Layer::Landlock) {
-        judge(Layer::Landlock, landlock::grant_nothing())?;
+        judge(Layer::Landlock, landlock::grant(granted))?;
     }
     if plan.wants(Layer::Seccomp) {
         judge(Layer::Seccomp, plan.filter())?;
@@ -164,7 +185,7 @@ fn limit_resources(plan: &Plan) -> io::Result<()> {
         (Resource::Data, limits.data),
         (Resource::Fsize, limits.file),
         (Resource::Cpu, limits.cpu),
-        (Resource::Nofile, DESCRIPTORS),
+        (Resource::Nofile, DESCRIPTORS.saturating_add(limits.handles)),
         (Resource::Core, 0),
         (Resource::Memlock, 0),
         (Resource::Msgqueue, 0),

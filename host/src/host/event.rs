@@ -63,6 +63,16 @@ pub enum Event {
         /// Why not.
         why: String,
     },
+    /// A guest program printed a line, as its policy lets it. Hostile text: print it through
+    /// [`crate::text::Hostile`].
+    Printed {
+        /// The program's label.
+        program: String,
+        /// Whether it is meant for standard error.
+        error: bool,
+        /// The line.
+        line: String,
+    },
     /// The sandboxed runner logged a line about a model. Hostile text: print it through
     /// [`crate::text::Hostile`].
     Log {

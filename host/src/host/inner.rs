@@ -54,6 +54,17 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
+    #[cfg(feature = "programs")]
+    pub(crate) fn isolation(&self) -> Isolation {
+        self.isolation
+    }
+
+    /// The program that becomes a worker.
+    #[cfg(feature = "programs")]
+    pub(crate) fn worker_program(&self) -> &WorkerProgram {
+        &self.worker
+    }
+
     /// The store of prepared models, if it is used.
     pub(crate) fn store(&self) -> Option<&ImageStore> {
         self.uses_store.then_some(&self.store)
@@ -98,6 +109,7 @@ impl Inner {
         let (resource, access, rule) = match &kind {
             ErrorKind::Refused(refused) => ("policy", "use", refused.to_string()),
             ErrorKind::Pin { .. } => ("model", "load", "model.sha256".to_owned()),
+            ErrorKind::ProgramPin { .. } => ("program", "load", "program.sha256".to_owned()),
             ErrorKind::Limit(limit) => (limit.resource(), "use more", limit.to_string()),
             ErrorKind::Unprotected(missing) => ("confinement", "do without", missing.clone()),
             ErrorKind::Quarantined(_) => ("model", "run", "quarantine".to_owned()),
@@ -123,7 +135,7 @@ impl Inner {
     }
 
     /// How much of the confinement must be there: what the policy or this host demands.
-    pub(super) fn confinement(&self, policy: &Effective) -> Confinement {
+    pub(crate) fn confinement(&self, policy: &Effective) -> Confinement {
         match (policy.confinement, self.confinement) {
             (Confinement::BestEffort, Confinement::BestEffort) => Confinement::BestEffort,
             _ => Confinement::Strict,
@@ -164,8 +176,8 @@ impl Inner {
                 let code = self.code(variant, confinement)?;
                 let inputs = limits.input_size.saturating_add(FRAMING);
                 let time = match role {
-                    Role::Compile | Role::Prepare => limits.prepare_time.saturating_mul(3),
                     Role::Run => limits.run_time.saturating_mul(MANY_RUNS),
+                    _ => limits.prepare_time.saturating_mul(3),
                 };
                 let job = Job { role, confinement, variant, limits: sandbox, inputs, time };
                 let start = |worker| WorkerSandbox::start(worker, &code, job);

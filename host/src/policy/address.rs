@@ -10,8 +10,10 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::{Deserialize, Serialize};
+
 /// What an address leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum AddressKind {
     /// A machine on the internet.
     Public,
@@ -124,7 +126,7 @@ fn kind_v6(address: Ipv6Addr) -> AddressKind {
 }
 
 /// A host that a policy names: checked, and in the one form in which it is compared.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Peer {
     /// A name for the resolver, in small letters, without a dot at its end.
     Name(String),

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::address::{AddressKind, Peer, address_kind, canonical_address};
 use super::{Confinement, LoadedPolicy, ModelPin, Policy};
 
@@ -98,7 +100,9 @@ pub struct FileGrant {
 }
 
 /// How one talks to a peer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub enum Protocol {
     /// Connections.
     #[default]
@@ -119,7 +123,7 @@ impl Protocol {
 }
 
 /// A peer that may be talked to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkGrant {
     /// The host: a name or an address.
     pub host: Peer,

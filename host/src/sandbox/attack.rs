@@ -32,7 +32,7 @@ pub(crate) fn attack(
         true => WorkerProcess::spawn(program, theirs).map_err(text)?,
         false => WorkerProcess::spawn_without_namespaces(program, theirs).map_err(text)?,
     };
-    let limits = ProcessLimits { data: 2 << 30, file: 1 << 30, cpu: 600, threads: 3 };
+    let limits = ProcessLimits { data: 2 << 30, file: 1 << 30, cpu: 600, threads: 3, handles: 0 };
     let mut plan = process.plan(role, Confinement::Strict, limits);
     plan.layers = layers.to_vec();
     let guest = GuestInfo::embedded().sha256.to_owned();

@@ -68,6 +68,7 @@ impl Compiler {
             file: MAX_CODE,
             cpu: LONGEST.as_secs() * processors as u64,
             threads: processors as u64 + 2,
+            handles: 0,
         };
         let plan = worker.process.plan(Role::Compile, confinement, limits);
         let guest = GuestInfo::embedded().sha256.to_owned();

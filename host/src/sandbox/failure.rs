@@ -64,6 +64,15 @@ pub enum Limit {
         /// The limit in bytes.
         limit: u64,
     },
+    /// A guest program handed over too much in one call.
+    #[error(
+        "it hands over more than {limit} bytes at once, the larger one of `limits.input-size` and \
+         `limits.output-size`"
+    )]
+    Crossing {
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// The sandbox asked for more table elements than the guest ever needs.
     #[error("it asked for a table of {found} elements, above {limit}")]
     Table {
@@ -86,7 +95,7 @@ impl Limit {
             Limit::RunTime { .. } => "limits.run-time",
             Limit::ModelSize { .. } => "limits.model-size",
             Limit::InputSize { .. } => "limits.input-size",
-            Limit::OutputSize { .. } => "limits.output-size",
+            Limit::OutputSize { .. } | Limit::Crossing { .. } => "limits.output-size",
             Limit::Table { .. } => "table",
         }
     }

@@ -40,12 +40,16 @@ pub use guest::GuestInfo;
 pub(crate) use image::Image;
 pub(crate) use limits::SandboxLimits;
 pub(crate) use serve::serve;
+#[cfg(feature = "programs")]
+pub(crate) use serve::{Setup, Work};
 pub use slot::ResetMethod;
 pub use store::private::PrivateError;
 pub(crate) use store::private::PrivateFolder;
 pub(crate) use store::{ImageKey, StoreNotice};
 pub use store::{ImageStore, StoredKind, StoredModel};
 pub(crate) use thread::{ThreadFilter, ThreadSandbox};
+#[cfg(feature = "programs")]
+pub(crate) use worker::LONGEST_START;
 pub(crate) use worker::{Job, Worker, WorkerSandbox};
 
 use crate::confine::layers::MissingLayer;

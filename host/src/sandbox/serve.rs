@@ -21,11 +21,13 @@ use super::{Call, Cost, Payload, compile, written};
 use crate::confine::channel::{Channel, Received};
 use crate::confine::layers::MissingLayer;
 use crate::confine::memory::{SealedBytes, SharedBuffer};
-use crate::confine::setup::{Plan, confine};
+use crate::confine::setup::{Granted, Plan, confine};
+#[cfg(feature = "programs")]
+use crate::program::{self, ProgramLimits};
 
 /// The first message to a worker.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Setup {
+pub(crate) struct Setup {
     pub(super) plan: Plan,
     pub(super) variant: Variant,
     /// Digest of the guest that the supervisor has: another program's worker has another one.
@@ -33,15 +35,34 @@ pub(super) struct Setup {
     pub(super) work: Work,
 }
 
+#[cfg(feature = "programs")]
+impl Setup {
+    /// For work that is not about the guest.
+    pub(crate) fn new(plan: Plan, work: Work) -> Setup {
+        let guest = GuestInfo::embedded().sha256.to_owned();
+        Setup { plan, variant: Variant::default(), guest, work }
+    }
+}
+
 /// What a worker is to do.
 #[derive(Serialize, Deserialize)]
-pub(super) enum Work {
+pub(crate) enum Work {
     /// Nothing but to be confined, and to end: for who asks what this machine allows.
     Nothing,
     /// Compile the guest, and end.
     Compile,
     /// Be a sandbox. The code and the shared buffer come with the message.
     Sandbox(SandboxLimits),
+    /// Compile a guest program, which comes once the worker is confined, and end.
+    #[cfg(feature = "programs")]
+    CompileProgram,
+    /// Run a guest program once, which comes once the worker is confined, and end.
+    #[cfg(feature = "programs")]
+    Program {
+        limits: ProgramLimits,
+        /// Files and folders that it is granted, each of which comes with a message of its own.
+        files: usize,
+    },
     /// Do what an attacker would who has taken over a worker of this role.
     #[cfg(feature = "test-hooks")]
     Breach(crate::confine::breach::Attempt),
@@ -109,10 +130,36 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
             };
         }
         Work::Sandbox(limits) => limits,
+        #[cfg(feature = "programs")]
+        Work::CompileProgram => {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            let engine = program::new_engine(1 << 20);
+            return match be_confined(&mut channel, &setup.plan)? {
+                true => program::compile(&mut channel, engine, processors),
+                false => Ok(()),
+            };
+        }
+        #[cfg(feature = "programs")]
+        Work::Program { limits, files } => {
+            let engine = program::new_engine(limits.stack());
+            let files = program::receive_files(&mut channel, files)?;
+            let granted = program::granted(&files);
+            return match be_confined_but(&mut channel, &setup.plan, &granted)? {
+                true => {
+                    drop(granted);
+                    program::run(channel, engine, limits, setup.plan.role, files)
+                }
+                false => Ok(()),
+            };
+        }
         #[cfg(feature = "test-hooks")]
         Work::Breach(attempt) => {
             return match be_confined(&mut channel, &setup.plan)? {
-                true => channel.send(&attempt.make(), &[]),
+                true => {
+                    // As when the hostile part of its work begins.
+                    setup.plan.narrow()?;
+                    channel.send(&attempt.make(), &[])
+                }
                 false => Ok(()),
             };
         }
@@ -149,9 +196,18 @@ fn load(
 
 /// Puts on the confinement and tells the supervisor. Answers whether to go on.
 fn be_confined(channel: &mut Channel, plan: &Plan) -> io::Result<bool> {
+    be_confined_but(channel, plan, &[])
+}
+
+/// As [`be_confined`], but for files and folders that are granted.
+fn be_confined_but(
+    channel: &mut Channel,
+    plan: &Plan,
+    granted: &[Granted<'_>],
+) -> io::Result<bool> {
     // Afterwards no file can be opened. Without this one memory is made pristine in another way.
     let _ = written::pagemap();
-    let ready: Ready = confine(plan);
+    let ready: Ready = confine(plan, granted);
     channel.send(&ready, &[])?;
     Ok(ready.is_ok())
 }

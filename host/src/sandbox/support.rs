@@ -107,7 +107,8 @@ pub(crate) fn try_worker(program: &WorkerProgram, role: Role, confinement: Confi
     let mut result = || {
         let mut worker = Worker::spawn(program)?;
         namespaces = worker.process.namespaces();
-        let limits = ProcessLimits { data: 1 << 30, file: 1 << 30, cpu: 60, threads: 3 };
+        let limits =
+            ProcessLimits { data: 1 << 30, file: 1 << 30, cpu: 60, threads: 3, handles: 0 };
         let plan = worker.process.plan(role, confinement, limits);
         let (variant, guest) = (Variant::default(), GuestInfo::embedded().sha256.to_owned());
         let setup = Setup { plan, variant, guest, work: Work::Nothing };

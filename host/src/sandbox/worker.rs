@@ -25,12 +25,12 @@ use crate::confine::role::Role;
 use crate::confine::setup::ProcessLimits;
 
 /// Longest that a worker may take to be confined. It takes some milliseconds.
-pub(super) const LONGEST_START: Duration = Duration::from_secs(30);
+pub(crate) const LONGEST_START: Duration = Duration::from_secs(30);
 
 /// A worker process that waits for its set-up.
 pub(crate) struct Worker {
-    pub(super) process: WorkerProcess,
-    pub(super) channel: Channel,
+    pub(crate) process: WorkerProcess,
+    pub(crate) channel: Channel,
 }
 
 impl Worker {
@@ -42,7 +42,7 @@ impl Worker {
     }
 
     /// Tells the worker what it is to be.
-    pub(super) fn set_up(
+    pub(crate) fn set_up(
         &mut self,
         setup: &Setup,
         descriptors: &[BorrowedFd<'_>],
@@ -56,7 +56,7 @@ impl Worker {
     /// Waits until the worker says that it is confined, and answers the layers that are missing.
     /// What it says is held against what is demanded, and against what the kernel shows. Nothing of
     /// a model is sent before.
-    pub(super) fn await_ready(
+    pub(crate) fn await_ready(
         &mut self,
         confinement: Confinement,
         longest: Duration,
@@ -130,6 +130,7 @@ impl Job {
             file: limits.memory.max(inputs).max(limits.answer),
             cpu: time.as_secs().saturating_add(60).saturating_mul(threads),
             threads: threads + 2,
+            handles: 0,
         }
     }
 }

@@ -23,6 +23,18 @@ pub(crate) fn install(role: Role) -> io::Result<()> {
     install_rules(rules::of(role))
 }
 
+/// Takes away, from a process that has one thread, what its role could do only for a while. What a
+/// call may do is what both filters allow.
+#[cfg(any(test, feature = "programs", feature = "test-hooks"))]
+pub(crate) fn narrow(role: Role) -> io::Result<()> {
+    if rules::of(role).all(|rule| rule.until.is_none()) {
+        return Ok(());
+    }
+    // That glibc finds no clone3 was said before.
+    let [_, program] = allow_list(rules::lasting(role), architecture()?, process())?;
+    apply(&program)
+}
+
 /// As [`install`], less one of the role's rules.
 #[cfg(feature = "test-hooks")]
 pub(crate) fn install_without(role: Role, without: usize) -> io::Result<()> {

@@ -15,6 +15,8 @@ mod words;
 
 #[cfg(feature = "test-hooks")]
 pub(crate) use filter::install_without;
+#[cfg(any(feature = "programs", feature = "test-hooks"))]
+pub(crate) use filter::narrow;
 pub(crate) use filter::{install, install_on_thread};
 #[cfg(feature = "cli")]
 pub(crate) use words::{RuleWords, Words, of_role, of_thread};

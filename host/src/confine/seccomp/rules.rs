@@ -4,7 +4,7 @@
 use super::calls::Test::{Bits, Is, IsThisProcess};
 use super::calls::{Call, Condition, Value, int, long};
 use crate::confine::role::Role;
-use crate::confine::role::Role::{Compile, Prepare, Run};
+use crate::confine::role::Role::{Compile, CompileProgram, GrantedProgram, Prepare, Program, Run};
 
 /// A system call that some roles may make under some conditions.
 #[derive(Clone, Copy, Debug)]
@@ -17,24 +17,47 @@ pub(super) struct Rule {
     pub(super) why: &'static str,
     /// Set if it is not needed on every machine or at every time: when it is.
     pub(super) sometimes: Option<&'static str>,
+    /// Set if it holds only for a while: until when. A second filter then takes it away.
+    pub(super) until: Option<&'static str>,
 }
 
-/// The rules of a role.
+/// The rules of a role, those that hold only for a while too.
 pub(super) fn of(role: Role) -> impl Iterator<Item = &'static Rule> {
-    RULES.iter().filter(move |rule| rule.roles.contains(&role))
+    RULES.iter().filter(move |rule| rule.holds_for(role))
+}
+
+/// The rules of a role that hold to its end.
+pub(super) fn lasting(role: Role) -> impl Iterator<Item = &'static Rule> {
+    of(role).filter(|rule| rule.until.is_none())
 }
 
 const fn rule(call: Call, when: &'static [Condition], why: &'static str) -> Rule {
-    Rule { call, when, roles: &[Compile, Prepare, Run], why, sometimes: None }
+    let roles = &[Compile, Prepare, Run, CompileProgram, Program];
+    Rule { call, when, roles, why, sometimes: None, until: None }
 }
 
 impl Rule {
+    /// What a program may do without grants, it may do with some.
+    pub(super) fn holds_for(&self, role: Role) -> bool {
+        self.roles.contains(&role) || (role == GrantedProgram && self.roles.contains(&Program))
+    }
+
+    /// Of what a program is granted: whether it uses that is its own affair.
+    const fn granted(self) -> Rule {
+        Rule { roles: &[GrantedProgram], ..self }.sometimes("when the program does so")
+    }
+
     const fn only(self, roles: &'static [Role]) -> Rule {
         Rule { roles, ..self }
     }
 
     const fn sometimes(self, when: &'static str) -> Rule {
         Rule { sometimes: Some(when), ..self }
+    }
+
+    /// Only until a program's code is loaded, of which nothing has run then.
+    const fn until_loaded(self) -> Rule {
+        Rule { until: Some("until the program's code is loaded"), roles: &[Program], ..self }
     }
 }
 
@@ -49,6 +72,16 @@ const PLAIN: Condition = long(
     Bits(
         &[],
         &[Value("PROT_READ", libc::PROT_READ as u64), Value("PROT_WRITE", libc::PROT_WRITE as u64)],
+    ),
+);
+
+/// Memory that becomes executable, and is not writable any more.
+const CODE: Condition = long(
+    2,
+    "prot",
+    Bits(
+        &[Value("PROT_READ", libc::PROT_READ as u64), Value("PROT_EXEC", libc::PROT_EXEC as u64)],
+        &[],
     ),
 );
 
@@ -113,14 +146,14 @@ pub(super) static RULES: &[Rule] = &[
         &[int(3, "flags", Is(Value("MREMAP_MAYMOVE", libc::MREMAP_MAYMOVE as u64)))],
         "large pieces of the heap that change their size: scratch memory of kernels, a compiler's",
     )
-    .only(&[Compile, Run]),
+    .only(&[Compile, Run, CompileProgram, Program]),
     rule(Call::new("brk", 12, 214), &[], "the heap"),
     rule(
         MADVISE,
         &[advice("MADV_DONTNEED", libc::MADV_DONTNEED as u64)],
         "gives back what a run has used beyond its image, and stacks of threads that ended",
     )
-    .only(&[Prepare, Run]),
+    .only(&[Prepare, Run, Program]),
     rule(MADVISE, &[advice("MADV_GUARD_INSTALL", 102)], "guard pages of stacks")
         .sometimes("since glibc 2.42"),
     // Threads. glibc and Rust's standard library set each of them up.
@@ -136,7 +169,7 @@ pub(super) static RULES: &[Rule] = &[
         &[int(0, "option", Is(Value("PR_SET_NAME", libc::PR_SET_NAME as u64)))],
         "names of threads",
     )
-    .only(&[Prepare, Run]),
+    .only(&[Prepare, Run, Program]),
     rule(Call::new("sched_getaffinity", 204, 123), &[], "glibc, when Rust looks for a stack's end"),
     rule(Call::new("gettid", 186, 178), &[], "Rust notes it for messages; an abort"),
     rule(Call::new("getrandom", 318, 278), &[], "keys of Rust's hash tables"),
@@ -160,7 +193,7 @@ pub(super) static RULES: &[Rule] = &[
     )
     .sometimes("when two threads want the heap at the same moment"),
     rule(Call::new("sched_yield", 24, 124), &[], "threads that have run out of work"),
-    rule(Call::new("exit", 60, 93), &[], "the end of a thread").only(&[Prepare, Run]),
+    rule(Call::new("exit", 60, 93), &[], "the end of a thread").only(&[Prepare, Run, Program]),
     // Faults: a trap of the sandbox, or a death that says what it was.
     rule(Call::new("rt_sigreturn", 15, 139), &[], "the end of a signal handler"),
     rule(SIGACTION, &[signal(0, "SIGSEGV", libc::SIGSEGV)], "a crash of the worker's own code"),
@@ -179,18 +212,28 @@ pub(super) static RULES: &[Rule] = &[
     ),
     rule(Call::new("exit_group", 231, 94), &[], "the end of the process"),
     // The work.
-    rule(Call::new("recvmsg", 47, 212), &[], "orders from the supervisor").only(&[Prepare, Run]),
+    rule(Call::new("recvmsg", 47, 212), &[], "orders from the supervisor").only(&[
+        Prepare,
+        Run,
+        CompileProgram,
+        Program,
+    ]),
     rule(Call::new("sendmsg", 46, 211), &[], "answers to the supervisor"),
     rule(Call::new("close", 3, 57), &[], "descriptors that came with an order"),
     rule(
         FCNTL,
         &[fcntl("F_GET_SEALS", libc::F_GET_SEALS)],
-        "checks that a model, or an image, can no longer change",
+        "checks that a model, an image, or a program can no longer change",
     )
-    .only(&[Prepare, Run]),
-    rule(Call::new("fstat", 5, 80), &[], "the size of a model, or of an image")
-        .only(&[Prepare, Run]),
-    rule(Call::new("pread64", 17, 67), &[], "a model, or inputs").only(&[Prepare, Run]),
+    .only(&[Prepare, Run, CompileProgram, Program]),
+    rule(Call::new("fstat", 5, 80), &[], "the size of a model, of an image, or of a program")
+        .only(&[Prepare, Run, CompileProgram, Program]),
+    rule(Call::new("pread64", 17, 67), &[], "a model, a program, or inputs").only(&[
+        Prepare,
+        Run,
+        CompileProgram,
+        Program,
+    ]),
     rule(Call::new("pwrite64", 18, 68), &[], "outputs; an image, or compiled code"),
     rule(
         Call::new("ioctl", 16, 29),
@@ -198,16 +241,60 @@ pub(super) static RULES: &[Rule] = &[
         "the pages that a run has written",
     )
     .only(&[Run]),
-    rule(Call::new("memfd_create", 319, 279), &[], "an image, or compiled code")
-        .only(&[Compile, Prepare]),
-    rule(Call::new("ftruncate", 77, 46), &[], "an image, or compiled code")
-        .only(&[Compile, Prepare]),
+    rule(Call::new("memfd_create", 319, 279), &[], "an image, or compiled code").only(&[
+        Compile,
+        Prepare,
+        CompileProgram,
+    ]),
+    rule(Call::new("ftruncate", 77, 46), &[], "an image, or compiled code").only(&[
+        Compile,
+        Prepare,
+        CompileProgram,
+    ]),
     rule(
         FCNTL,
         &[fcntl("F_ADD_SEALS", libc::F_ADD_SEALS)],
         "an image, or compiled code, that nobody changes any more",
     )
-    .only(&[Compile, Prepare]),
+    .only(&[Compile, Prepare, CompileProgram]),
+    // A program's code comes when its process is confined already, as it may be hostile.
+    rule(Call::new("mprotect", 10, 226), &[CODE], "the code of the program").until_loaded(),
+    rule(
+        Call::new("prctl", 157, 167),
+        &[int(0, "option", Is(Value("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS as u64)))],
+        "the second filter, which takes these rules away",
+    )
+    .until_loaded(),
+    rule(
+        Call::new("seccomp", 317, 277),
+        &[int(0, "op", Is(Value("SECCOMP_SET_MODE_FILTER", libc::SECCOMP_SET_MODE_FILTER as u64)))],
+        "the second filter, which takes these rules away",
+    )
+    .until_loaded(),
+    rule(Call::new("membarrier", 324, 283), &[], "code that all processors see")
+        .until_loaded()
+        .sometimes("on processors whose caches of code must be told"),
+    // Files and connections that a policy grants to a program. Every open is by `openat2` below a
+    // descriptor that the process was given; Landlock allows what lies below those, and no more.
+    rule(Call::new("openat2", 437, 437), &[], "files below a granted folder").granted(),
+    rule(Call::new("newfstatat", 262, 79), &[], "what a file is").granted(),
+    rule(Call::new("statx", 332, 291), &[], "what a file is").granted(),
+    rule(Call::new("getdents64", 217, 61), &[], "the names in a granted folder").granted(),
+    rule(Call::new("lseek", 8, 62), &[], "back to the first of those names").granted(),
+    rule(Call::new("pwritev2", 328, 287), &[], "appends to a granted file").granted(),
+    rule(Call::new("mkdirat", 258, 34), &[], "makes a folder in a granted one").granted(),
+    rule(Call::new("unlinkat", 263, 35), &[], "removes what is in a granted folder").granted(),
+    rule(Call::new("renameat2", 316, 276), &[], "moves what is in a granted folder").granted(),
+    rule(Call::new("ftruncate", 77, 46), &[], "the size of a granted file").granted(),
+    rule(Call::new("utimensat", 280, 88), &[], "the times of a granted file").granted(),
+    rule(Call::new("fsync", 74, 82), &[], "a granted file onto its disk").granted(),
+    rule(Call::new("fdatasync", 75, 83), &[], "a granted file onto its disk").granted(),
+    rule(Call::new("recvfrom", 45, 207), &[], "receives from a granted peer").granted(),
+    rule(Call::new("sendto", 44, 206), &[], "sends to a granted peer").granted(),
+    rule(Call::new("shutdown", 48, 210), &[], "ends a connection").granted(),
+    rule(Call::new("ppoll", 271, 73), &[], "waits, for a granted peer or for a time")
+        .only(&[Program])
+        .sometimes("when the program waits"),
     rule(Call::new("clock_gettime", 228, 113), &[], "how long a run takes")
         .sometimes("on machines whose clock cannot be read without the kernel"),
 ];

@@ -32,6 +32,8 @@ pub(crate) struct RuleWords {
     pub(crate) why: &'static str,
     /// When a machine needs it, if not always.
     pub(crate) sometimes: Option<&'static str>,
+    /// Until when it holds, if not to the end.
+    pub(crate) until: Option<&'static str>,
 }
 
 /// The filter of a role's process.
@@ -41,6 +43,7 @@ pub(crate) fn of_role(role: Role) -> Words {
         when: rule.when.iter().map(condition).collect(),
         why: rule.why,
         sometimes: rule.sometimes,
+        until: rule.until,
     });
     Words {
         architecture: std::env::consts::ARCH,
@@ -63,6 +66,7 @@ pub(crate) fn of_thread() -> Words {
             when: when.iter().map(condition).collect(),
             why: denied.why,
             sometimes: None,
+            until: None,
         })
     });
     Words {
@@ -76,7 +80,7 @@ pub(crate) fn of_thread() -> Words {
 
 fn not_implemented() -> Vec<RuleWords> {
     let why = "its flags lie where a filter cannot see them; glibc falls back to clone";
-    vec![RuleWords { call: CLONE3.name, when: Vec::new(), why, sometimes: None }]
+    vec![RuleWords { call: CLONE3.name, when: Vec::new(), why, sometimes: None, until: None }]
 }
 
 fn condition(condition: &Condition) -> String {

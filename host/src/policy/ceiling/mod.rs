@@ -151,6 +151,12 @@ pub enum Refused {
     /// It is for a program, and a model alone was to run under it.
     #[error("the policy is for a guest program ([program]), and not for a model alone")]
     ForProgram,
+    /// It is for a model alone, and a guest program was to run under it.
+    #[error(
+        "it is for a model alone: a guest program runs only under a policy with a [program] table, \
+         and asks for its models by the names of [[models]]"
+    )]
+    ForModel,
     /// It asks for more than is allowed, and is to be refused then.
     #[error("{}", more_than_allowed(.cuts))]
     Excess {

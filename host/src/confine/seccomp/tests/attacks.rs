@@ -3,7 +3,8 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use super::super::filter::{install, install_on_thread};
+use super::super::filter::{install, install_on_thread, narrow};
+use super::super::rules;
 use super::{process, task};
 use crate::confine::role::Role;
 
@@ -160,6 +161,7 @@ fn in_a_role() {
     let attempt = attempts().find(|(name, _)| *name == what).map(|(_, attempt)| attempt);
     rustix::thread::set_no_new_privs(true).unwrap();
     install(role).unwrap();
+    narrow(role).unwrap();
     match (what, attempt) {
         (_, Some(attempt)) => {
             attempt();
@@ -203,11 +205,19 @@ fn i386() {
 #[test]
 fn what_a_role_does_not_need_ends_its_process() {
     for role in Role::ALL {
-        let denied = DENIED.iter().chain(NOT_IN_A_ROLE);
+        // Files in granted folders, which Landlock knows.
+        let granted = |name: &str| {
+            let calls = rules::of(role).filter(|rule| rule.when.is_empty());
+            role == Role::GrantedProgram && calls.into_iter().any(|rule| rule.call.name == name)
+        };
+        let denied = DENIED.iter().chain(NOT_IN_A_ROLE).filter(|(name, _)| !granted(name));
         let more: [&[Attempt]; 2] = match role {
             Role::Prepare => [ONLY_IN_RUN, NOT_IN_PREPARE],
             Role::Run => [NOT_IN_RUN, &[]],
             Role::Compile => [ONLY_IN_RUN, NOT_IN_COMPILE],
+            Role::CompileProgram => [ONLY_IN_RUN, &[]],
+            Role::Program => [ONLY_IN_RUN, NOT_IN_RUN],
+            Role::GrantedProgram => [ONLY_IN_RUN, &[]],
         };
         for (name, _) in denied.chain(more.concat().iter()) {
             let output = process("attacks::in_a_role", &format!("{role:?} {name}"));

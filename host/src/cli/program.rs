@@ -1,0 +1,345 @@
+//! `belljar run` on a guest program: its inputs as values, its outputs printed and written.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write, stdout};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::args::{Format, Run};
+use super::failure::{Failure, NEEDS_PROGRAM, shown};
+use super::host::{Store, host_for, note_too_large, read_model, rules};
+use super::inputs::{self, Given};
+use super::json;
+use super::outputs::{Labels, Printing, file_names, write, write_file};
+use super::run::{cuts_json, milliseconds, policy_json};
+use super::table::Table;
+use super::terminal::Terminal;
+use crate::program::is_component;
+use crate::tensor::{Tensor, TensorError, npy};
+use crate::text::Hostile;
+use crate::{Description, Digest, Value};
+
+/// Longest text of an output that is printed, in characters.
+const SHOWN: usize = 10_000;
+
+/// Whether a file is a guest program. One that cannot be read is for others to complain about.
+pub(super) fn is_program(path: &Path) -> bool {
+    let mut start = [0; 8];
+    // Opening what is no file could wait for ever, or take something away from a reader.
+    let file = path.metadata().ok().filter(fs::Metadata::is_file).and_then(|_| {
+        let mut file = File::open(path).ok()?;
+        inputs::read_start(&mut file, &mut start).ok()
+    });
+    file.is_some() && is_component(&start)
+}
+
+pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
+    let terminal = match arguments.format {
+        Format::Json => &terminal.beside_json(),
+        Format::Table => terminal,
+    };
+    let path = &arguments.model.model;
+    if arguments.model.policy.is_none() {
+        let text = format!(
+            "{}: a guest program runs only under a policy that has a [program] table, and none was \
+             given",
+            shown(path)
+        );
+        return Err(Failure::refused(text).hint(NEEDS_PROGRAM));
+    }
+    let labels = arguments.labels.as_deref().map(Labels::read).transpose()?;
+    let store = if arguments.no_store { Store::Unused } else { Store::Used };
+    let host = host_for(&arguments.model, store, 1, terminal)?;
+    let (rules, policy) = rules(&host, &arguments.model, terminal)?;
+    let start = Instant::now();
+    let bytes = read_model(path, rules.limits.model_size)
+        .inspect_err(|failure| note_too_large(&host, None, &rules, "limits.model-size", failure))?;
+    let digest = bytes.digest();
+    let program =
+        terminal.progress("compiling the program", || host.load_program(bytes, &rules))?;
+    let load = start.elapsed();
+    let limit = program.policy().limits.input_size;
+    let inputs = read_all(&arguments.inputs, limit).inspect_err(|failure| {
+        let policy = program.policy();
+        note_too_large(&host, Some(digest), policy, "limits.input-size", failure);
+    })?;
+    let start = Instant::now();
+    let run = || program.run_with_arguments(&inputs, &arguments.arguments);
+    let outputs = terminal.progress("running", run)?;
+    let run = start.elapsed();
+    let (tensors, others) = parted(outputs);
+    let unfit = |labels: &Labels| !tensors.iter().any(|(_, tensor)| labels.fits(tensor));
+    if labels.as_ref().is_some_and(unfit) {
+        return Err(Failure::usage("--labels has not as many lines as any output has classes"));
+    }
+    let printing = Printing { labels: labels.as_ref(), top: arguments.top, data: arguments.data };
+    let written = match &arguments.output {
+        Some(path) => write_all(&tensors, &others, path, arguments.force)?,
+        None => Vec::new(),
+    };
+    let mut out = BufWriter::new(stdout().lock());
+    match arguments.format {
+        Format::Table => {
+            table(&printing, &tensors, &others, &mut out).map_err(Failure::output)?;
+            for path in &written {
+                writeln!(out, "\nwrote {}", shown(path)).map_err(Failure::output)?;
+            }
+        }
+        Format::Json => {
+            let mut outputs = printing.json(&tensors);
+            if let Some(outputs) = outputs.as_array_mut() {
+                outputs.extend(others.iter().map(|other| other_json(other, arguments.data)));
+            }
+            let answer = json!({
+                "program": {
+                    "path": path.to_string_lossy(),
+                    "sha256": digest.to_string(),
+                    "bytes": program.size(),
+                },
+                "policy": policy_json(policy.as_ref()),
+                "cuts": cuts_json(rules.cuts()),
+                "outputs": outputs,
+                "time": { "load_ms": milliseconds(load), "run_ms": milliseconds(run) },
+            });
+            json::print(&answer, &mut out).map_err(Failure::output)?;
+        }
+    }
+    out.flush().map_err(Failure::output)?;
+    if arguments.time && arguments.format == Format::Table {
+        let mut times = Table::default().right(1);
+        let cell = |time| format!("{:.2} ms", milliseconds(time));
+        times.row(["load".into(), cell(load), "read, compiled and loaded".to_owned()]);
+        times.row(["run".into(), cell(run), "with its models, which are loaded then".to_owned()]);
+        let _ = times.print(io::stderr().lock(), 0);
+    }
+    host.image_store().finish();
+    Ok(())
+}
+
+type Named<T> = Vec<(String, T)>;
+
+/// Tensors, and the other values.
+fn parted(outputs: Named<Value>) -> (Named<Tensor>, Named<Value>) {
+    let (mut tensors, mut others) = (Vec::new(), Vec::new());
+    for (name, value) in outputs {
+        match value {
+            Value::Tensor(tensor) => tensors.push((name, tensor)),
+            other => others.push((name, other)),
+        }
+    }
+    (tensors, others)
+}
+
+fn table(
+    printing: &Printing<'_>,
+    tensors: &[(String, Tensor)],
+    others: &[(String, Value)],
+    out: &mut impl Write,
+) -> io::Result<()> {
+    if !tensors.is_empty() {
+        // The first table holds every tensor; only those that fit get labels.
+        printing.table(tensors, &mut *out)?;
+    }
+    for (at, (name, value)) in others.iter().enumerate() {
+        if at > 0 || !tensors.is_empty() {
+            writeln!(out)?;
+        }
+        let name = Hostile::cut(name, 40);
+        match value {
+            Value::Text(text) => {
+                writeln!(out, "{name}:")?;
+                for line in text.lines().take(SHOWN) {
+                    writeln!(out, "  {}", Hostile::cut(line, SHOWN))?;
+                }
+            }
+            other => writeln!(out, "{name}: {} bytes", other.byte_len())?,
+        }
+    }
+    Ok(())
+}
+
+fn other_json((name, value): &(String, Value), data: bool) -> serde_json::Value {
+    match value {
+        Value::Text(text) => json!({ "name": name, "text": text }),
+        Value::Bytes(bytes) => {
+            let sha256 = Digest::of(bytes).to_string();
+            let mut entry = json!({ "name": name, "bytes": bytes.len(), "sha256": sha256 });
+            if data && let Some(entry) = entry.as_object_mut() {
+                let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                entry.insert("hex".into(), json!(hex));
+            }
+            entry
+        }
+        Value::Tensor(_) => serde_json::Value::Null,
+    }
+}
+
+/// Writes what was answered: tensors as of a model, and into a folder texts and bytes as well.
+fn write_all(
+    tensors: &[(String, Tensor)],
+    others: &[(String, Value)],
+    path: &Path,
+    force: bool,
+) -> Result<Vec<PathBuf>, Failure> {
+    if others.is_empty() {
+        return write(tensors, path, force);
+    }
+    if !path.as_os_str().as_bytes().ends_with(b"/") && !path.is_dir() {
+        let text = format!("--output {}: a file cannot hold texts and bytes", shown(path));
+        return Err(Failure::usage(text).hint("name a folder, ending in /"));
+    }
+    fs::create_dir_all(path).map_err(|err| Failure::write(path, &err))?;
+    let names = tensors.iter().map(|(name, _)| name.as_str());
+    let names: Vec<&str> = names.chain(others.iter().map(|(name, _)| name.as_str())).collect();
+    let kind = |at: usize| match at.checked_sub(tensors.len()).and_then(|at| others.get(at)) {
+        None => "npy",
+        Some((_, Value::Text(_))) => "txt",
+        Some(_) => "bin",
+    };
+    let files: Vec<PathBuf> = file_names(&names, kind).iter().map(|name| path.join(name)).collect();
+    let (of_tensors, of_others) = files.split_at(tensors.len().min(files.len()));
+    for (path, (_, tensor)) in of_tensors.iter().zip(tensors) {
+        write_file(path, force, |file| npy::write(tensor, file))?;
+    }
+    for (path, (_, value)) in of_others.iter().zip(others) {
+        let bytes = match value {
+            Value::Text(text) => text.as_bytes(),
+            Value::Bytes(bytes) => bytes,
+            Value::Tensor(_) => continue,
+        };
+        write_file(path, force, |file| file.write_all(bytes).map_err(TensorError::Io))?;
+    }
+    Ok(files)
+}
+
+/// Reads every input that was given. `limit` bounds each of them.
+fn read_all(arguments: &[OsString], limit: u64) -> Result<Named<Value>, Failure> {
+    let mut values = Vec::new();
+    let mut stdin = 0;
+    for argument in arguments {
+        if let Some((name, text)) = text_of(argument)? {
+            values.push((name, Value::Text(text)));
+            continue;
+        }
+        let mut given = inputs::parse(argument)?;
+        let kind = Kind::of(&mut given);
+        stdin += usize::from(given.path == Path::new("-"));
+        if stdin > 1 {
+            return Err(Failure::usage("only one input can come from standard input"));
+        }
+        match (kind, given.name.clone()) {
+            (Kind::Tensors, _) => {
+                // A program declares nothing: what is in the file decides.
+                let read = inputs::read(&given, &Description::default(), limit)?;
+                values.extend(read.into_iter().map(|(name, tensor)| (name, tensor.into())));
+            }
+            (Kind::Bytes, Some(name)) => {
+                values.push((name, Value::Bytes(read_bytes(&given.path, limit)?)));
+            }
+            (Kind::Bytes, None) => {
+                let text = format!("--input {}: which input is this?", shown(&given.path));
+                return Err(Failure::usage(text).hint("write --input NAME=FILE"));
+            }
+        }
+    }
+    Ok(values)
+}
+
+enum Kind {
+    Tensors,
+    Bytes,
+}
+
+impl Kind {
+    /// What a file is, by its name; takes a prefix that says so off it.
+    fn of(given: &mut Given) -> Kind {
+        let bytes = given.path.as_os_str().as_bytes().strip_prefix(b"bytes:");
+        if let Some(path) = bytes.map(|path| PathBuf::from(OsStr::from_bytes(path))) {
+            given.path = path;
+            return Kind::Bytes;
+        }
+        let extension = given.path.extension().map(OsStr::to_ascii_lowercase);
+        match extension.as_ref().and_then(|extension| extension.to_str()) {
+            Some("npy" | "npz" | "json") => Kind::Tensors,
+            _ => Kind::Bytes,
+        }
+    }
+}
+
+/// `NAME=text:TEXT`, taken apart.
+fn text_of(argument: &OsStr) -> Result<Option<(String, String)>, Failure> {
+    let split = argument.as_bytes().windows(6).position(|part| part == b"=text:");
+    let Some(at) = split.filter(|at| !argument.as_bytes()[..*at].contains(&b'=')) else {
+        return Ok(None);
+    };
+    let text = argument.to_str();
+    let text = text.ok_or_else(|| Failure::usage("--input: a text is not UTF-8"))?;
+    let (name, text) = (text.get(..at).unwrap_or_default(), text.get(at + 6..).unwrap_or_default());
+    if name.is_empty() {
+        return Err(Failure::usage("--input: write NAME=text:TEXT"));
+    }
+    Ok(Some((name.to_owned(), text.to_owned())))
+}
+
+fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
+    let source = if path == Path::new("-") { "standard input".into() } else { shown(path) };
+    let unreadable = |err: io::Error| Failure::usage(format!("{source}: {err}"));
+    let mut bytes = Vec::new();
+    let stream: Box<dyn Read> = match path == Path::new("-") {
+        true => Box::new(io::stdin().lock()),
+        false => Box::new(File::open(path).map_err(unreadable)?),
+    };
+    stream.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > limit {
+        let what = "the file".to_owned();
+        return Err(Failure::tensor(&source, &TensorError::TooLarge { what, limit }));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_are_texts_tensors_or_bytes() {
+        let text = |argument: &str| text_of(OsStr::new(argument)).unwrap();
+        let some = |name: &str, text: &str| Some((name.to_owned(), text.to_owned()));
+        assert_eq!(text("q=text:how = much?"), some("q", "how = much?"));
+        assert_eq!(text("q=text:"), some("q", ""));
+        assert_eq!(text("q=a=text:b"), None);
+        assert_eq!(text("q=file.txt"), None);
+        assert!(text_of(OsStr::new("=text:x")).is_err());
+        let kind = |path: &str| {
+            let mut given = Given { name: None, path: path.into() };
+            let tensors = matches!(Kind::of(&mut given), Kind::Tensors);
+            (tensors, given.path.to_string_lossy().into_owned())
+        };
+        assert_eq!(kind("a.NPY"), (true, "a.NPY".into()));
+        assert_eq!(kind("a.json"), (true, "a.json".into()));
+        assert_eq!(kind("bytes:a.json"), (false, "a.json".into()));
+        assert_eq!(kind("a.png"), (false, "a.png".into()));
+        assert_eq!(kind("-"), (false, "-".into()));
+    }
+
+    #[test]
+    fn what_is_no_component_is_no_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for (bytes, expected) in [
+            (&b"\0asm\x0d\0\x01\0rest"[..], true),
+            (b"\0asm\x01\0\0\0", false),
+            (b"\0asm\x0d\0", false),
+            (b"", false),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            assert_eq!(is_program(&path), expected);
+        }
+        assert!(!is_program(folder.path()));
+        assert!(!is_program(Path::new("/dev/zero")));
+    }
+}

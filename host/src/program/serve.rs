@@ -1,0 +1,153 @@
+//! The side of a program's processes, after they were confined: one compiles, one runs. What comes to
+//! them is hostile from the first byte.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use wasmtime::Engine;
+
+use super::clock::Clock;
+use super::execute::Loaded;
+use super::link::Link;
+use super::protocol::{About, FileMessage, NotLoaded, Order, ProgramLimits, Told, Unanswered, cut};
+use super::wasi::OpenedGrant;
+use super::{code, engine};
+use crate::confine::channel::{Channel, Received};
+use crate::confine::memory::{SealedBytes, SealedWriter, SharedBuffer};
+use crate::confine::role::Role;
+use crate::confine::seccomp;
+use crate::confine::setup::Granted;
+use crate::policy::Access;
+use crate::sandbox::Failure;
+
+/// Native stack that a run needs beside that of the WebAssembly code, in bytes.
+pub(super) const HOST_STACK: u64 = 2 << 20;
+
+/// What is made before the process is confined: who makes an engine handles signals.
+pub(crate) fn new_engine(stack: u64) -> wasmtime::Result<Engine> {
+    engine::engine(stack)
+}
+
+/// How compiling ends: with the code, which comes with the message, or why the program is refused.
+pub(super) type Compiled = Result<(), String>;
+
+/// Compiles one program, and ends.
+pub(crate) fn compile(
+    channel: &mut Channel,
+    engine: wasmtime::Result<Engine>,
+    processors: usize,
+) -> io::Result<()> {
+    let Received::Message((), descriptors) = channel.receive::<()>(None)? else { return Ok(()) };
+    #[cfg(feature = "test-hooks")]
+    crate::confine::spoil::fail();
+    let engine = engine.map_err(io::Error::other)?;
+    let program = bytes(only(descriptors)?)?;
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(processors).build_global();
+    threads.map_err(io::Error::other)?;
+    let code = match engine.precompile_component(&program) {
+        Ok(code) => code,
+        Err(err) => {
+            return channel.send(&Compiled::Err(cut(&format!("{err:#}"))), &[]);
+        }
+    };
+    let mut writer = SealedWriter::new("belljar-program")?;
+    writer.write(&code)?;
+    let sealed = writer.seal_for_handover()?;
+    channel.send(&Compiled::Ok(()), &[sealed.as_fd()])
+}
+
+/// Takes in what is granted, from the supervisor, before anything of the program comes.
+pub(crate) fn receive_files(channel: &mut Channel, count: usize) -> io::Result<Vec<OpenedGrant>> {
+    let mut files = Vec::new();
+    for _ in 0..count {
+        let Received::Message(FileMessage { guest, write }, descriptors) =
+            channel.receive::<FileMessage>(None)?
+        else {
+            return Err(io::Error::other("the supervisor has ended"));
+        };
+        let access = if write { Access::Write } else { Access::Read };
+        files.push(OpenedGrant { descriptor: only(descriptors)?, guest, access });
+    }
+    Ok(files)
+}
+
+/// The same, for Landlock.
+pub(crate) fn granted(files: &[OpenedGrant]) -> Vec<Granted<'_>> {
+    let write = |access| access == Access::Write;
+    files
+        .iter()
+        .map(|file| Granted { descriptor: file.descriptor.as_fd(), write: write(file.access) })
+        .collect()
+}
+
+/// Runs one program once, and ends.
+pub(crate) fn run(
+    mut channel: Channel,
+    engine: wasmtime::Result<Engine>,
+    limits: ProgramLimits,
+    role: Role,
+    files: Vec<OpenedGrant>,
+) -> io::Result<()> {
+    let engine = engine.map_err(io::Error::other)?;
+    let Received::Message(Order::Load, descriptors) = channel.receive::<Order>(None)? else {
+        return Ok(());
+    };
+    #[cfg(feature = "test-hooks")]
+    crate::confine::spoil::fail();
+    let [program, shared] = <[OwnedFd; 2]>::try_from(descriptors)
+        .map_err(|_| io::Error::other("the order comes with two descriptors"))?;
+    let shared = SharedBuffer::adopt(shared)?;
+    let program = bytes(program)?;
+    let component = code::load(&engine, &program);
+    drop(program);
+    // Nothing of the code has run. From here on no memory becomes executable.
+    seccomp::narrow(role)?;
+    let loaded = match component {
+        Ok(component) => Loaded::new(&engine, &component),
+        Err(err) => Err(NotLoaded::Failed(Failure::Protocol(cut(&format!("{err:#}"))))),
+    };
+    channel.send(&Told::Loaded(loaded.as_ref().map(drop).map_err(Clone::clone)), &[])?;
+    let Ok(loaded) = loaded else { return Ok(()) };
+    let stack = usize::try_from(limits.stack + HOST_STACK).map_err(io::Error::other)?;
+    std::thread::Builder::new()
+        .name("belljar-program".into())
+        .stack_size(stack)
+        .spawn(move || serve(channel, &loaded, &limits, shared, files))?
+        .join()
+        .map_err(|_| io::Error::other("the worker panicked"))?
+}
+
+fn serve(
+    mut channel: Channel,
+    loaded: &Loaded,
+    limits: &ProgramLimits,
+    shared: SharedBuffer,
+    files: Vec<OpenedGrant>,
+) -> io::Result<()> {
+    let (len, descriptors) = match channel.receive::<Order>(None)? {
+        Received::Message(Order::Run(len), descriptors) => (len, descriptors),
+        _ => return Ok(()),
+    };
+    let about: About = serde_json::from_slice(&bytes(only(descriptors)?)?)?;
+    let inputs = shared.read(len)?;
+    let clock = Clock::start(loaded.engine(), limits.time)?;
+    let link = Link::new(channel, shared, &clock);
+    let outputs = loaded.run(limits, about, files, &inputs, &link, &clock);
+    let told = outputs.and_then(|message| match link.put(&message) {
+        Ok(()) => Ok(message.len() as u64),
+        Err(err) => Err(Unanswered::Failed(Failure::Host(err.to_string()))),
+    });
+    link.tell(&Told::Answers(told))
+}
+
+fn only(descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {
+    let first = descriptors.into_iter().next();
+    first.ok_or_else(|| io::Error::other("no memory came with the order"))
+}
+
+fn bytes(descriptor: OwnedFd) -> io::Result<Vec<u8>> {
+    let sealed = SealedBytes::adopt(descriptor)?;
+    let mut bytes = vec![0; usize::try_from(sealed.len()).map_err(io::Error::other)?];
+    sealed.read_into(&mut bytes)?;
+    Ok(bytes)
+}

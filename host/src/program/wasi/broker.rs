@@ -1,0 +1,193 @@
+//! The supervisor's side of the network: makes the connections that a policy grants, and hands them
+//! over connected.
+//!
+//! A name is looked up once, each address that comes of it is judged, and the connection is made to
+//! an address that was judged good: whoever runs the name's zone can point it elsewhere, but not
+//! between the look and the act. It trusts nothing that a program's process says: what is granted is
+//! looked up here again.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
+
+use super::Refusal;
+use super::io::wait_for;
+use crate::policy::{NetworkGrant, Peer, Protocol, Quotas, address_kind, canonical_address};
+
+/// Longest time for looking a name up, and for connecting to what came of it.
+const LOOK_UP_TIME: Duration = Duration::from_secs(5);
+const CONNECT_TIME: Duration = Duration::from_secs(10);
+
+/// Most addresses of a name that are tried.
+const MAX_TRIED: usize = 4;
+
+/// Most look-ups at once in this process: one that hangs keeps its thread until the C library gives
+/// up.
+const MAX_LOOK_UPS: usize = 8;
+
+static LOOK_UPS: AtomicUsize = AtomicUsize::new(0);
+
+/// What turns names into addresses.
+pub(crate) trait Resolver: Send + Sync + 'static {
+    /// Every address of a name.
+    fn addresses(&self, name: &str) -> io::Result<Vec<IpAddr>>;
+}
+
+/// The machine's own: `getaddrinfo`, with whatever this machine is set up to ask.
+pub(crate) struct SystemResolver;
+
+impl Resolver for SystemResolver {
+    fn addresses(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
+    }
+}
+
+/// Makes the connections of one run.
+pub(crate) struct Broker {
+    grants: Vec<NetworkGrant>,
+    connections: u32,
+    resolver: Arc<dyn Resolver>,
+}
+
+impl Broker {
+    pub(crate) fn new(grants: Vec<NetworkGrant>, quotas: &Quotas) -> Broker {
+        Broker::with_resolver(grants, quotas, Arc::new(SystemResolver))
+    }
+
+    pub(crate) fn with_resolver(
+        grants: Vec<NetworkGrant>,
+        quotas: &Quotas,
+        resolver: Arc<dyn Resolver>,
+    ) -> Broker {
+        Broker { grants, connections: quotas.connections, resolver }
+    }
+
+    /// A connection to a peer, if the policy grants it and it can be had.
+    pub(crate) fn connect(
+        &mut self,
+        host: &Peer,
+        port: u16,
+        protocol: Protocol,
+    ) -> Result<OwnedFd, Refusal> {
+        let asked = |grant: &&NetworkGrant| {
+            (&grant.host, grant.port, grant.protocol) == (host, port, protocol)
+        };
+        let Some(grant) = self.grants.iter().find(asked) else {
+            return Err(Refusal(format!(
+                "{host} port {port} over {} is not granted in [[network]]",
+                protocol.name()
+            )));
+        };
+        self.connections = self.connections.checked_sub(1).ok_or_else(|| {
+            Refusal("as many connections as [quotas] connections allows were made".to_owned())
+        })?;
+        let found = match host {
+            Peer::Address(address) => vec![*address],
+            Peer::Name(name) => look_up(name, &self.resolver)?,
+        };
+        let mut refused = None;
+        let mut good: Vec<IpAddr> = Vec::new();
+        for address in found.into_iter().map(canonical_address) {
+            match grant.reaches(address) {
+                true if !good.contains(&address) => good.push(address),
+                true => {}
+                false => refused = Some(address),
+            }
+        }
+        if good.is_empty() {
+            return Err(Refusal(match refused {
+                Some(address) => format!(
+                    "{host} leads to {address}, a {} address, which `reaches` of its [[network]] \
+                     entry does not list",
+                    address_kind(address)
+                ),
+                None => format!("{host} has no address"),
+            }));
+        }
+        let until = Instant::now() + CONNECT_TIME;
+        let mut last = Errno::HOSTUNREACH;
+        for address in good.into_iter().take(MAX_TRIED) {
+            match open(SocketAddr::new(address, port), protocol, until) {
+                Ok(connected) => return Ok(connected),
+                Err(errno) => last = errno,
+            }
+        }
+        Err(Refusal(format!("connecting to {host} port {port}: {last}")))
+    }
+}
+
+/// Every address of a name, from a thread of its own: the C library's function has no end of its own.
+fn look_up(name: &str, resolver: &Arc<dyn Resolver>) -> Result<Vec<IpAddr>, Refusal> {
+    struct Counted;
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            LOOK_UPS.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    let before = LOOK_UPS.fetch_add(1, Ordering::Relaxed);
+    let counted = Counted;
+    if before >= MAX_LOOK_UPS {
+        return Err(Refusal(format!("looking up {name}: too many look-ups hang already")));
+    }
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let (resolver, asked) = (Arc::clone(resolver), name.to_owned());
+    let look = move || {
+        let found = resolver.addresses(&asked);
+        drop(counted);
+        // Nobody waits any more for one that took too long.
+        let _ = sender.send(found);
+    };
+    let spawned = std::thread::Builder::new().name("look-up".to_owned()).spawn(look);
+    spawned.map_err(|err| Refusal(format!("looking up {name}: {err}")))?;
+    match receiver.recv_timeout(LOOK_UP_TIME) {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(err)) => Err(Refusal(format!("looking up {name}: {err}"))),
+        Err(_) => Err(Refusal(format!("looking up {name} took longer than {LOOK_UP_TIME:?}"))),
+    }
+}
+
+/// A socket that is connected to this address and can do nothing else.
+fn open(address: SocketAddr, protocol: Protocol, until: Instant) -> Result<OwnedFd, Errno> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let (kind, number) = match protocol {
+        Protocol::Tcp => (SocketType::STREAM, ipproto::TCP),
+        Protocol::Udp => (SocketType::DGRAM, ipproto::UDP),
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, kind, flags, Some(number))?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) => {}
+        Err(Errno::INPROGRESS) => {
+            loop {
+                let left = until.saturating_duration_since(Instant::now());
+                let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::OUT)];
+                wait_for(&mut fds, Some(left))?;
+                if fds.iter().any(|fd| !fd.revents().is_empty()) {
+                    break;
+                }
+                if left.is_zero() {
+                    return Err(Errno::TIMEDOUT);
+                }
+            }
+            rustix::net::sockopt::socket_error(&socket)??;
+        }
+        Err(errno) => return Err(errno),
+    }
+    // A port of this machine that nobody listens on can be its own peer.
+    if Some(rustix::net::getsockname(&socket)?) == rustix::net::getpeername(&socket)? {
+        return Err(Errno::CONNREFUSED);
+    }
+    Ok(socket)
+}

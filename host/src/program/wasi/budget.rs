@@ -1,0 +1,115 @@
+//! What a run may still do of what its quotas allow. Each is asked before the act.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::policy::Quotas;
+
+/// A quota that has been used up: its key in `[quotas]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Exhausted(pub(super) &'static str);
+
+pub(super) struct Budget {
+    bytes_written: u64,
+    files_created: u32,
+    connections: u32,
+    bytes_sent: u64,
+    bytes_received: u64,
+    most_handles: u32,
+    handles: Arc<AtomicU32>,
+}
+
+/// A place among `open-handles`, free again when it is dropped.
+pub(super) struct Held(Arc<AtomicU32>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Budget {
+    pub(super) fn new(quotas: &Quotas) -> Budget {
+        Budget {
+            bytes_written: quotas.bytes_written,
+            files_created: quotas.files_created,
+            connections: quotas.connections,
+            bytes_sent: quotas.bytes_sent,
+            bytes_received: quotas.bytes_received,
+            most_handles: quotas.open_handles,
+            handles: Arc::default(),
+        }
+    }
+
+    /// A place for something that holds a descriptor open.
+    pub(super) fn hold(&self) -> Result<Held, Exhausted> {
+        let more = |open| (open < self.most_handles).then_some(open + 1);
+        match self.handles.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Held(Arc::clone(&self.handles))),
+            Err(_) => Err(Exhausted("open-handles")),
+        }
+    }
+
+    /// Takes this many bytes from what may be written; all or none.
+    pub(super) fn write(&mut self, bytes: u64) -> Result<(), Exhausted> {
+        take(&mut self.bytes_written, bytes, "bytes-written")
+    }
+
+    /// Gives back what was taken for a write that wrote less.
+    pub(super) fn unwritten(&mut self, bytes: u64) {
+        self.bytes_written = self.bytes_written.saturating_add(bytes);
+    }
+
+    /// Whether one more file or folder may be made; [`Budget::created`] takes it.
+    pub(super) fn may_create(&self) -> Result<(), Exhausted> {
+        match self.files_created {
+            0 => Err(Exhausted("files-created")),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn created(&mut self) {
+        self.files_created = self.files_created.saturating_sub(1);
+    }
+
+    /// Takes one connection; one that fails is taken too, as the attempt went out.
+    pub(super) fn connect(&mut self) -> Result<(), Exhausted> {
+        match self.connections.checked_sub(1) {
+            Some(left) => {
+                self.connections = left;
+                Ok(())
+            }
+            None => Err(Exhausted("connections")),
+        }
+    }
+
+    /// How many of these bytes may be sent.
+    pub(super) fn sendable(&self, bytes: usize) -> Result<usize, Exhausted> {
+        at_most(self.bytes_sent, bytes, "bytes-sent")
+    }
+
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.bytes_sent = self.bytes_sent.saturating_sub(bytes as u64);
+    }
+
+    /// How many of these bytes may be received.
+    pub(super) fn receivable(&self, bytes: usize) -> Result<usize, Exhausted> {
+        at_most(self.bytes_received, bytes, "bytes-received")
+    }
+
+    pub(super) fn received(&mut self, bytes: usize) {
+        self.bytes_received = self.bytes_received.saturating_sub(bytes as u64);
+    }
+}
+
+fn take(left: &mut u64, bytes: u64, key: &'static str) -> Result<(), Exhausted> {
+    *left = left.checked_sub(bytes).ok_or(Exhausted(key))?;
+    Ok(())
+}
+
+fn at_most(left: u64, bytes: usize, key: &'static str) -> Result<usize, Exhausted> {
+    match left {
+        0 => Err(Exhausted(key)),
+        left => Ok(bytes.min(usize::try_from(left).unwrap_or(usize::MAX))),
+    }
+}

@@ -1,0 +1,212 @@
+//! What a guest program reaches of WASI 0.2: what its policy grants, and stubs that refuse.
+//!
+//! Only the generated bindings are wasmtime-wasi's. Its implementation brings an asynchronous
+//! runtime with threads and opens by path; here every function is a plain one, called on the thread
+//! that runs the program, over descriptors that the supervisor opened. What is not granted is there
+//! and answers nothing: programs of ordinary toolchains import most of WASI and must be able to start.
+//!
+//! A call may wait (for a peer, for a time that the program set), and epochs do not end that: whoever
+//! runs a program ends its process at the deadline.
+
+mod broker;
+mod budget;
+mod cli;
+mod filesystem;
+mod io;
+mod print;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod sequences;
+mod sockets;
+mod streams;
+mod system_calls;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime_wasi::p2::bindings::sync::sockets as sync_sockets;
+use wasmtime_wasi::p2::bindings::sync::{filesystem as sync_filesystem, io as sync_io};
+use wasmtime_wasi::p2::bindings::{
+    cli as cli_bindings, clocks, random, sockets as socket_bindings,
+};
+
+use crate::policy::{Access, NetworkGrant, Peer, Program, Protocol, Quotas};
+#[allow(unused_imports, reason = "taken into use with the programs")]
+pub(crate) use broker::{Broker, Resolver, SystemResolver};
+use budget::Budget;
+use filesystem::Files;
+#[allow(unused_imports, reason = "taken into use with the programs")]
+pub(crate) use filesystem::{OpenError, open_grant};
+use print::Printer;
+use sockets::Peers;
+#[allow(unused_imports, reason = "taken into use with the programs")]
+pub(crate) use system_calls::SYSTEM_CALLS;
+use table::Table;
+
+/// Everything that was granted to one program for one run, opened and ready.
+pub(crate) struct Resources {
+    pub(crate) program: Program,
+    /// What reaches the program if `program.arguments` says so.
+    pub(crate) arguments: Vec<String>,
+    pub(crate) files: Vec<OpenedGrant>,
+    pub(crate) network: Vec<NetworkGrant>,
+    pub(crate) quotas: Quotas,
+    pub(crate) outside: Box<dyn Outside>,
+}
+
+/// A `[[filesystem]]` grant that the supervisor has opened: never opened by its path again.
+pub(crate) struct OpenedGrant {
+    pub(crate) descriptor: OwnedFd,
+    /// Where the program sees it.
+    pub(crate) guest: String,
+    pub(crate) access: Access,
+}
+
+/// What the program's process asks of the supervisor during a run.
+pub(crate) trait Outside: Send + 'static {
+    /// A connection to a granted peer: connected, checked, and not to be made by this process.
+    fn connect(&mut self, host: &Peer, port: u16, protocol: Protocol) -> Result<OwnedFd, Refusal>;
+
+    /// One line that the program printed, bounded and escaped.
+    fn print(&mut self, stream: Stream, line: &str);
+
+    /// Something that was asked for, and whether the policy grants it.
+    fn decided(&mut self, asked: &Asked<'_>);
+}
+
+/// Why something granted did not come about; or that it is not granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal(pub(crate) String);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum Stream {
+    Out,
+    Err,
+}
+
+/// One thing that a program asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    /// A path as the program sees it, a peer, a key of the policy.
+    pub(crate) resource: &'a str,
+    /// `read`, `write`, `connect`, `resolve`, …
+    pub(crate) access: &'a str,
+    pub(crate) allowed: bool,
+    /// The line of policy that decided, or that would have allowed it.
+    pub(crate) rule: &'a str,
+}
+
+/// A program's side of WASI: part of its store's data.
+pub(crate) struct WasiState {
+    program: Program,
+    arguments: Vec<String>,
+    files: Files,
+    peers: Peers,
+    budget: Budget,
+    printer: Printer,
+    table: Table,
+    seed: Seed,
+    began: Instant,
+    /// Keys of `[program]` whose use was told.
+    told: Vec<&'static str>,
+    outside: Box<dyn Outside>,
+}
+
+impl WasiState {
+    pub(crate) fn new(resources: Resources) -> WasiState {
+        let Resources { program, arguments, files, network, quotas, mut outside } = resources;
+        WasiState {
+            files: Files::new(files, &mut *outside),
+            peers: Peers::new(network),
+            budget: Budget::new(&quotas),
+            printer: Printer::new(&program),
+            table: Table::new(),
+            seed: Seed::new(),
+            began: Instant::now(),
+            told: Vec::new(),
+            program,
+            arguments,
+            outside,
+        }
+    }
+
+    /// Tells once that something of `[program]` was asked for.
+    fn used(&mut self, key: &'static str, allowed: bool) {
+        if self.told.contains(&key) {
+            return;
+        }
+        self.told.push(key);
+        let (resource, rule) = (format!("program.{key}"), key_rule("program", key));
+        self.outside.decided(&Asked { resource: &resource, access: "use", allowed, rule: &rule });
+    }
+}
+
+impl Drop for WasiState {
+    fn drop(&mut self) {
+        self.printer.flush(&mut *self.outside);
+    }
+}
+
+/// A key of the policy, as the line of it is spoken of.
+fn key_rule(table: &str, key: &str) -> String {
+    format!("[{table}] {key}")
+}
+
+/// What takes the place of randomness: the same bytes in every run.
+struct Seed(blake3::OutputReader);
+
+impl Seed {
+    fn new() -> Seed {
+        Seed(blake3::Hasher::new().update(b"belljar: no randomness was granted").finalize_xof())
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) {
+        self.0.fill(bytes);
+    }
+}
+
+/// Data of a store that has a [`WasiState`].
+pub(crate) trait HasWasi: Send + 'static {
+    fn wasi(&mut self) -> &mut WasiState;
+}
+
+/// Gives a linker every interface of WASI 0.2 that programs of ordinary toolchains import.
+pub(crate) fn add_to_linker<T: HasWasi>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    type Ours = HasSelf<WasiState>;
+    let (l, wasi) = (linker, T::wasi);
+
+    wasmtime_wasi::p2::bindings::io::error::add_to_linker::<T, Ours>(l, wasi)?;
+    sync_io::poll::add_to_linker::<T, Ours>(l, wasi)?;
+    sync_io::streams::add_to_linker::<T, Ours>(l, wasi)?;
+
+    cli_bindings::environment::add_to_linker::<T, Ours>(l, wasi)?;
+    cli_bindings::exit::add_to_linker::<T, Ours>(l, wasi)?;
+    cli_bindings::stdin::add_to_linker::<T, Ours>(l, wasi)?;
+    cli_bindings::stdout::add_to_linker::<T, Ours>(l, wasi)?;
+    cli_bindings::stderr::add_to_linker::<T, Ours>(l, wasi)?;
+    cli_bindings::terminal_input::add_to_linker::<T, Ours>(l, wasi)?;
+    cli_bindings::terminal_output::add_to_linker::<T, Ours>(l, wasi)?;
+    cli_bindings::terminal_stdin::add_to_linker::<T, Ours>(l, wasi)?;
+    cli_bindings::terminal_stdout::add_to_linker::<T, Ours>(l, wasi)?;
+    cli_bindings::terminal_stderr::add_to_linker::<T, Ours>(l, wasi)?;
+    clocks::wall_clock::add_to_linker::<T, Ours>(l, wasi)?;
+    clocks::monotonic_clock::add_to_linker::<T, Ours>(l, wasi)?;
+    random::random::add_to_linker::<T, Ours>(l, wasi)?;
+    random::insecure::add_to_linker::<T, Ours>(l, wasi)?;
+    random::insecure_seed::add_to_linker::<T, Ours>(l, wasi)?;
+
+    wasmtime_wasi::p2::bindings::filesystem::preopens::add_to_linker::<T, Ours>(l, wasi)?;
+    sync_filesystem::types::add_to_linker::<T, Ours>(l, wasi)?;
+
+    let options = socket_bindings::network::LinkOptions::default();
+    socket_bindings::network::add_to_linker::<T, Ours>(l, &options, wasi)?;
+    socket_bindings::instance_network::add_to_linker::<T, Ours>(l, wasi)?;
+    socket_bindings::ip_name_lookup::add_to_linker::<T, Ours>(l, wasi)?;
+    socket_bindings::tcp_create_socket::add_to_linker::<T, Ours>(l, wasi)?;
+    sync_sockets::tcp::add_to_linker::<T, Ours>(l, wasi)?;
+    sync_sockets::udp::add_to_linker::<T, Ours>(l, wasi)?;
+    sync_sockets::udp_create_socket::add_to_linker::<T, Ours>(l, wasi)
+}

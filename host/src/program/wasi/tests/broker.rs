@@ -1,0 +1,145 @@
+//! The supervisor's connections: to granted peers, at addresses of granted kinds, checked once and
+//! used as checked.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::{Names, peer};
+use crate::policy::{AddressKind, NetworkGrant, Peer, Protocol, Quotas};
+use crate::program::wasi::{Broker, Refusal};
+
+const EVERY: &[AddressKind] = &AddressKind::GRANTABLE;
+
+fn listener() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+/// Connects to what is granted.
+fn connect(grant: &NetworkGrant, names: &Arc<Names>) -> Result<OwnedFd, Refusal> {
+    let names: Arc<Names> = Arc::clone(names);
+    let mut broker = Broker::with_resolver(vec![grant.clone()], &Quotas::default(), names);
+    broker.connect(&grant.host, grant.port, grant.protocol)
+}
+
+#[track_caller]
+fn refused(grant: &NetworkGrant, names: &Arc<Names>, why: &str) {
+    let Refusal(said) = connect(grant, names).expect_err("it is refused");
+    assert!(said.contains(why), "{said}");
+}
+
+#[test]
+fn a_granted_peer_is_reached() {
+    let (listener, port) = listener();
+    for host in ["127.0.0.1", "::ffff:127.0.0.1", "features.test"] {
+        let names = Names::new(&[&["127.0.0.1"]]);
+        let mut ours = TcpStream::from(connect(&peer(host, port, EVERY), &names).unwrap());
+        ours.write_all(b"hello").unwrap();
+        let (mut theirs, _) = listener.accept().unwrap();
+        let mut text = [0; 5];
+        theirs.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"hello");
+    }
+}
+
+#[test]
+fn datagrams_go_to_one_peer() {
+    let theirs = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = theirs.local_addr().unwrap().port();
+    let grant = NetworkGrant { protocol: Protocol::Udp, ..peer("127.0.0.1", port, EVERY) };
+    let ours = UdpSocket::from(connect(&grant, &Names::new(&[])).unwrap());
+    ours.send(b"hello").unwrap();
+    let mut text = [0; 8];
+    assert_eq!(theirs.recv(&mut text).unwrap(), 5);
+    assert_eq!(ours.peer_addr().unwrap(), theirs.local_addr().unwrap());
+}
+
+#[test]
+fn what_is_not_granted_is_refused_here_too() {
+    let (_listener, port) = listener();
+    let grant = peer("127.0.0.1", port, EVERY);
+    let mut broker = Broker::new(vec![grant], &Quotas::default());
+    let other = |host: &str| Peer::parse(host).unwrap();
+    for (host, port, protocol) in [
+        (other("127.0.0.1"), port.wrapping_add(1), Protocol::Tcp),
+        (other("127.0.0.1"), port, Protocol::Udp),
+        (other("127.0.0.2"), port, Protocol::Tcp),
+        (other("localhost"), port, Protocol::Tcp),
+        (other("::1"), port, Protocol::Tcp),
+    ] {
+        let Refusal(said) = broker.connect(&host, port, protocol).expect_err("it is refused");
+        assert!(said.contains("not granted"), "{said}");
+    }
+}
+
+#[test]
+fn a_name_reaches_only_kinds_of_addresses_that_are_granted() {
+    let (_listener, port) = listener();
+    let public = [AddressKind::Public];
+    for (address, kind) in [
+        ("127.0.0.1", "loopback"),
+        ("::1", "loopback"),
+        ("::ffff:127.0.0.1", "loopback"),
+        ("169.254.169.254", "link-local"),
+        ("::ffff:169.254.169.254", "link-local"),
+        ("fe80::1", "link-local"),
+        ("10.0.0.1", "private"),
+        ("192.168.0.1", "private"),
+        ("100.64.0.1", "private"),
+        ("fd00::1", "private"),
+        ("0.0.0.0", "never"),
+        ("::", "never"),
+        ("255.255.255.255", "never"),
+        ("224.0.0.1", "never"),
+        ("64:ff9b::7f00:1", "never"),
+        ("240.0.0.0", "never"),
+    ] {
+        let names = Names::new(&[&[address]]);
+        refused(&peer("features.test", port, &public), &names, &format!("a {kind} address"));
+    }
+    // Even with every kind granted.
+    for address in ["0.0.0.0", "::", "224.0.0.1", "64:ff9b::7f00:1"] {
+        let names = Names::new(&[&[address]]);
+        refused(&peer("features.test", port, EVERY), &names, "a never address");
+    }
+    // The good one among bad ones is taken, and only that.
+    let loopback = [AddressKind::Loopback];
+    let names = Names::new(&[&["169.254.169.254", "10.0.0.1", "127.0.0.1"]]);
+    let ours = TcpStream::from(connect(&peer("features.test", port, &loopback), &names).unwrap());
+    assert_eq!(ours.peer_addr().unwrap().to_string(), format!("127.0.0.1:{port}"));
+}
+
+#[test]
+fn a_name_that_changes_between_check_and_use_gains_nothing() {
+    let (_listener, port) = listener();
+    let loopback = [AddressKind::Loopback];
+    let names = Names::new(&[&["127.0.0.1"], &["169.254.169.254"]]);
+    let ours = TcpStream::from(connect(&peer("features.test", port, &loopback), &names).unwrap());
+    assert_eq!(ours.peer_addr().unwrap().to_string(), format!("127.0.0.1:{port}"));
+    assert_eq!(names.asked(), 1, "the address that was checked is the one that is used");
+    refused(&peer("features.test", port, &loopback), &names, "a link-local address");
+}
+
+#[test]
+fn connections_are_counted() {
+    let (_listener, port) = listener();
+    let grant = peer("127.0.0.1", port, EVERY);
+    let quotas = Quotas { connections: 2, ..Quotas::default() };
+    let mut broker = Broker::new(vec![grant.clone()], &quotas);
+    let mut connect = || broker.connect(&grant.host, port, Protocol::Tcp);
+    assert!(connect().is_ok() && connect().is_ok());
+    let Refusal(said) = connect().expect_err("it is refused");
+    assert!(said.contains("[quotas] connections"), "{said}");
+}
+
+#[test]
+fn what_does_not_answer_is_an_error() {
+    let (listener, port) = listener();
+    drop(listener);
+    refused(&peer("127.0.0.1", port, EVERY), &Names::new(&[]), "connecting to 127.0.0.1");
+    refused(&peer("features.test", port, EVERY), &Names::new(&[]), "no such name");
+    refused(&peer("features.test", port, EVERY), &Names::new(&[&[]]), "has no address");
+}

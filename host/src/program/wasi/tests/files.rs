@@ -1,0 +1,220 @@
+//! Files: what is granted works, and no wider.
+
+use std::fs;
+
+use super::{Bench, folder};
+use crate::policy::Access;
+
+#[test]
+fn without_a_grant_there_is_nothing() {
+    let mut bench = Bench::new();
+    bench.check("open a / etc/passwd read => error not held");
+    assert_eq!(bench.run("folders"), [""]);
+}
+
+#[test]
+fn a_folder_granted_for_reading_is_read() {
+    let (_kept, path) = folder();
+    fs::create_dir(path.join("sub")).unwrap();
+    fs::write(path.join("labels.txt"), "cat").unwrap();
+    fs::write(path.join("sub/more"), "dog").unwrap();
+    let mut bench = Bench::new().grant(&path, "/data", Access::Read);
+    bench.check(
+        "folders => /data
+         list /data => labels.txt sub
+         open a /data labels.txt read => ok
+         read-stream a => cat
+         open b /data sub/more read => ok
+         read b 1 10 => og
+         read b 3 10 => end
+         read b 18446744073709551615 10 => error invalid
+         open c /data sub folder => ok
+         list c => more
+         open d c more read => ok
+         stat d => DescriptorType::RegularFile 3 bytes, 1 links, no times
+         stat c => DescriptorType::Directory 0 bytes, 1 links, no times
+         stat-at /data ./sub//more => DescriptorType::RegularFile 3 bytes, 1 links, no times
+         same b d => true
+         same a b => false
+         number /data sub/more => 1 0
+         number /data labels.txt => 2 0
+         number c more => 1 0
+         open e /data sub/./more read => ok
+         open f /data . folder => ok
+         open g /data ./ => ok
+         readlink /data labels.txt => error invalid
+         open h /data none read => error no-entry
+         open h /data labels.txt/ read => error not-directory
+         open h /data labels.txt folder => error not-directory
+         open h a x read => error not-directory
+         list a => error not-directory
+         read /data 0 1 => error is-directory",
+    );
+}
+
+#[test]
+fn times_are_for_those_who_have_clocks() {
+    let (_kept, path) = folder();
+    fs::write(path.join("a"), "").unwrap();
+    let mut bench = Bench::new().grant(&path, "/data", Access::Read);
+    bench.program.clocks = true;
+    bench.check("stat-at /data a => DescriptorType::RegularFile 0 bytes, 1 links, times");
+}
+
+#[test]
+fn a_grant_to_read_changes_nothing() {
+    let (_kept, path) = folder();
+    fs::create_dir(path.join("sub")).unwrap();
+    fs::write(path.join("a"), "as it was").unwrap();
+    let before = fs::metadata(path.join("a")).unwrap();
+    let mut bench = Bench::new().grant(&path, "/data", Access::Read);
+    bench.check(
+        "open a /data a read => ok
+         open b /data a write => error read-only
+         open b /data a read write => error read-only
+         open b /data a read truncate => error read-only
+         open b /data a read create => error read-only
+         open b /data new write create => error read-only
+         open b /data new write create exclusive => error read-only
+         open b /data sub mutate => error read-only
+         write a 0 x => error read-only
+         write-stream a x => error read-only
+         append a x => error read-only
+         size a 0 => error read-only
+         size a 100 => error read-only
+         times a => error read-only
+         sync a => error read-only
+         times /data => error read-only
+         times-at /data a => error read-only
+         mkdir /data new => error read-only
+         rmdir /data sub => error read-only
+         unlink /data a => error read-only
+         rename /data a /data b => error read-only
+         link /data a /data b => error not-permitted
+         symlink /data a b => error not-permitted
+         open s /data sub folder => ok
+         mkdir s new => error read-only
+         rename /data a s a => error read-only
+         read a 0 100 => as it was",
+    );
+    bench.refused("write /data/a: [[filesystem]] guest = \"/data\", access = \"write\"");
+    let after = fs::metadata(path.join("a")).unwrap();
+    assert_eq!(before.modified().unwrap(), after.modified().unwrap());
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"as it was");
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 2);
+}
+
+#[test]
+fn a_grant_to_write_changes_what_is_in_it() {
+    let (_kept, path) = folder();
+    fs::write(path.join("old"), "a longer text").unwrap();
+    let mut bench = Bench::new().grant(&path, "/data", Access::Write);
+    bench.check(
+        "open a /data new write create => ok
+         write a 0 hello => 5
+         write-stream a HE => ok
+         append a ! => ok
+         size a 5 => ok
+         sync a => ok
+         times a => ok
+         read a 0 1 => error bad-descriptor
+         open b /data old read write truncate => ok
+         read b 0 100 => end
+         write b 2 x => 1
+         open b /data old write create exclusive => error exist
+         mkdir /data sub => ok
+         mkdir /data sub => error exist
+         mkdir /data sub/deeper/ => ok
+         rename /data new /data sub/deeper/moved => ok
+         open s /data sub/deeper mutate => ok
+         list s => moved
+         rename s moved /data back => ok
+         rmdir /data sub => error not-empty
+         rmdir /data sub/deeper/ => ok
+         rmdir /data sub => ok
+         times-at /data back => ok
+         unlink /data old => ok
+         unlink /data old => error no-entry
+         list /data => back",
+    );
+    assert_eq!(fs::read(path.join("back")).unwrap(), b"HEllo");
+    assert!(bench.seen.lock().unwrap().denied.is_empty());
+}
+
+#[test]
+fn a_handle_does_what_it_was_opened_for() {
+    let (_kept, path) = folder();
+    fs::create_dir(path.join("sub")).unwrap();
+    fs::write(path.join("a"), "text").unwrap();
+    let mut bench = Bench::new().grant(&path, "/data", Access::Write);
+    bench.check(
+        "open a /data a read => ok
+         write a 0 x => error bad-descriptor
+         append a x => error bad-descriptor
+         size a 0 => error bad-descriptor
+         times a => error bad-descriptor
+         open s /data sub read => ok
+         mkdir s x => error not-permitted
+         open b s x write create => error not-permitted
+         rename /data a s a => error not-permitted
+         open c /data sub write create => error is-directory
+         open c /data a create folder => error invalid",
+    );
+}
+
+#[test]
+fn single_files_stand_alone_in_their_folders() {
+    let (_kept, path) = folder();
+    fs::write(path.join("labels"), "cat").unwrap();
+    fs::write(path.join("state"), "7").unwrap();
+    fs::write(path.join("secret"), "no").unwrap();
+    let mut bench = Bench::new()
+        .grant(&path.join("labels"), "/files/labels.txt", Access::Read)
+        .grant(&path.join("state"), "/files/state", Access::Write);
+    bench.check(
+        "folders => /files
+         list /files => labels.txt state
+         open a /files labels.txt read => ok
+         read a 0 10 => cat
+         open b /files labels.txt write => error read-only
+         open b /files labels.txt truncate => error read-only
+         write a 0 x => error read-only
+         open s /files state read write create => ok
+         write s 0 8 => 1
+         read s 0 9 => 8
+         open x /files secret read => error no-entry
+         open x /files labels read => error no-entry
+         open x /files labels.txt/ read => error not-directory
+         open x /files ../secret read => error not-permitted
+         open x /files sub/labels.txt read => error no-entry
+         open x /files new write create => error read-only
+         mkdir /files new => error read-only
+         unlink /files state => error read-only
+         rename /files state /files labels.txt => error read-only
+         stat-at /files . => DescriptorType::Directory 0 bytes, 1 links, no times
+         stat-at /files labels.txt => DescriptorType::RegularFile 3 bytes, 1 links, no times
+         stat-at /files secret => error no-entry",
+    );
+    assert_eq!(fs::read(path.join("state")).unwrap(), b"8");
+}
+
+#[test]
+fn nothing_moves_between_grants() {
+    let (_kept, path) = folder();
+    fs::create_dir(path.join("a")).unwrap();
+    fs::create_dir(path.join("b")).unwrap();
+    fs::write(path.join("a/file"), "text").unwrap();
+    let mut bench = Bench::new().grant(&path.join("a"), "/a", Access::Write).grant(
+        &path.join("b"),
+        "/b",
+        Access::Write,
+    );
+    bench.check(
+        "rename /a file /b file => error cross-device
+         link /a file /b file => error not-permitted
+         rename /a file /a ../b/file => error not-permitted
+         open x /a ../b folder => error not-permitted
+         stat-at /b file => error no-entry",
+    );
+    bench.refused("write /b/file: nothing moves from one grant to another");
+}

@@ -1,0 +1,307 @@
+//! The processes of a program, as their supervisor sees them: one that compiles it, and one for each
+//! run. Both are hostile from the moment they have its bytes.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::broker::Broker;
+use super::protocol::{
+    About, Answered, Ask, Denied, FileMessage, NotLoaded, Order, ProgramLimits, Reply, Told,
+    Unanswered,
+};
+use super::serve::{Compiled, HOST_STACK};
+use super::wasi::{self, Asked, OpenedGrant};
+use super::{Value, wire};
+use crate::confine::channel::{Channel, Received, is_gone};
+use crate::confine::ended::WorkerEnd;
+use crate::confine::layers::Confinement;
+use crate::confine::memory::{SealedBytes, SealedWriter, SharedBuffer};
+use crate::confine::process::WorkerProgram;
+use crate::confine::role::Role;
+use crate::confine::setup::ProcessLimits;
+use crate::error::{ErrorKind, Phase};
+use crate::host::Host;
+use crate::policy::{Access, Policy};
+use crate::sandbox::{LONGEST_START, Limit, Setup, Work, Worker, WorkerLoss};
+
+/// Memory that compiling one program may take, in bytes. An interpreter with its library, 18 MB of
+/// WebAssembly, takes less than half.
+const COMPILE_MEMORY: u64 = 3 << 30;
+
+/// Longest compiled code, in bytes.
+const MAX_CODE: u64 = 512 << 20;
+
+/// Memory beside what the policy speaks of: wasmtime's own, and code. In bytes.
+const OWN_MEMORY: u64 = 256 << 20;
+
+/// How long a process may be late to say that its program's time is up.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// How the processes of programs are started.
+#[derive(Clone, Debug)]
+pub(super) struct Start {
+    pub(super) worker: WorkerProgram,
+    pub(super) confinement: Confinement,
+}
+
+/// A confined process, and what it is confined by.
+fn confined(
+    host: &Host,
+    start: &Start,
+    role: Role,
+    limits: ProcessLimits,
+    work: Work,
+    files: &[OpenedGrant],
+) -> Result<Worker, ErrorKind> {
+    let failed = |failure| ErrorKind::from_failure(failure, Phase::Run);
+    let mut worker = Worker::spawn(&start.worker).map_err(failed)?;
+    let plan = worker.process.plan(role, start.confinement, limits);
+    worker.set_up(&Setup::new(plan, work), &[]).map_err(failed)?;
+    for OpenedGrant { descriptor, guest, access } in files {
+        let message = FileMessage { guest: guest.clone(), write: *access == Access::Write };
+        worker.send(&message, &[descriptor.as_fd()])?;
+    }
+    let missing = worker.await_ready(start.confinement, LONGEST_START).map_err(failed)?;
+    host.inner.tell_missing(missing);
+    Ok(worker)
+}
+
+fn host_failed(err: io::Error) -> ErrorKind {
+    ErrorKind::Host(err.to_string())
+}
+
+/// The loss of a process that had begun to work on the program.
+fn lost(end: WorkerEnd) -> ErrorKind {
+    ErrorKind::Worker(WorkerLoss { end, began: true, served: false })
+}
+
+fn nonsense(why: impl ToString) -> ErrorKind {
+    lost(WorkerEnd::Nonsense(why.to_string()))
+}
+
+/// Has a program compiled, which takes no longer than `time`.
+pub(super) fn compile(
+    host: &Host,
+    start: &Start,
+    program: &SealedBytes,
+    time: Duration,
+) -> Result<SealedBytes, ErrorKind> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let limits = ProcessLimits {
+        data: COMPILE_MEMORY,
+        file: MAX_CODE,
+        cpu: time.as_secs().saturating_add(1).saturating_mul(processors),
+        threads: processors + 2,
+        handles: 0,
+    };
+    let worker = confined(host, start, Role::CompileProgram, limits, Work::CompileProgram, &[])?;
+    let Worker { mut process, mut channel } = worker;
+    if let Err(err) = channel.send(&(), &[program.as_fd()]) {
+        return Err(if is_gone(&err) { lost(process.ended()) } else { host_failed(err) });
+    }
+    let code = match channel.receive::<Compiled>(Some(time)).map_err(nonsense)? {
+        Received::Message(Ok(()), code) => code.into_iter().next(),
+        Received::Message(Err(why), _) => return Err(ErrorKind::Program(why)),
+        Received::TimedOut => return Err(Limit::PrepareTime { limit: time }.into()),
+        Received::Closed | Received::Unread => return Err(lost(process.ended())),
+    };
+    let code = code.ok_or_else(|| nonsense("it gave no code"))?;
+    let code = SealedBytes::take_over(code).map_err(nonsense)?;
+    match code.len() {
+        1..=MAX_CODE => Ok(code),
+        len => Err(nonsense(format!("it gave {len} bytes of code"))),
+    }
+}
+
+/// A confined process that has loaded a program, and waits for its one run.
+pub(super) struct ProgramWorker {
+    worker: Worker,
+    shared: SharedBuffer,
+    limits: ProgramLimits,
+}
+
+impl ProgramWorker {
+    /// Starts one, with what the policy grants it.
+    pub(super) fn start(
+        host: &Host,
+        start: &Start,
+        code: &SealedBytes,
+        limits: ProgramLimits,
+        policy: &Policy,
+    ) -> Result<ProgramWorker, ErrorKind> {
+        let buffer = limits.crossing.max(policy.limits.model_size);
+        let load_time = policy.limits.prepare_time;
+        let files = policy.filesystem.iter().map(|grant| {
+            wasi::open_grant(grant).map_err(|err| {
+                let place = grant.host.display();
+                ErrorKind::Host(format!("[[filesystem]] host = \"{place}\": {err}"))
+            })
+        });
+        let files = files.collect::<Result<Vec<_>, _>>()?;
+        let writes = files.iter().any(|file| file.access == Access::Write);
+        let role = match files.is_empty() && policy.network.is_empty() {
+            true => Role::Program,
+            false => Role::GrantedProgram,
+        };
+        let data = [
+            limits.memory,
+            limits.stack,
+            HOST_STACK,
+            // Code is read and then loaded.
+            code.len().saturating_mul(2),
+            // What crosses is there as the program's, as the host's, and on its way.
+            buffer.saturating_mul(2),
+            limits.crossing,
+            OWN_MEMORY,
+        ];
+        let process_limits = ProcessLimits {
+            data: data.into_iter().fold(0, u64::saturating_add),
+            // How much a program writes is a quota; how long a file is that it writes to, is not.
+            file: if writes { u64::MAX } else { buffer },
+            cpu: limits.time.saturating_add(load_time).as_secs().saturating_add(60),
+            threads: 3 + 1,
+            handles: u64::from(policy.quotas.open_handles).saturating_add(files.len() as u64),
+        };
+        let work = Work::Program { limits, files: files.len() };
+        let mut worker = confined(host, start, role, process_limits, work, &files)?;
+        let shared = SharedBuffer::new(buffer).map_err(host_failed)?;
+        worker.send(&Order::Load, &[code.as_fd(), shared.as_fd()])?;
+        match worker.channel.receive::<Told>(Some(load_time)).map_err(nonsense)? {
+            Received::Message(Told::Loaded(loaded), _) => loaded.map_err(|why| match why {
+                NotLoaded::Refused(why) => ErrorKind::Program(why),
+                NotLoaded::Failed(failure) => ErrorKind::from_failure(failure, Phase::Run),
+            })?,
+            Received::Message(..) => return Err(nonsense("it speaks of what nobody asked")),
+            Received::TimedOut => return Err(Limit::PrepareTime { limit: load_time }.into()),
+            Received::Closed | Received::Unread => return Err(lost(worker.process.ended())),
+        }
+        Ok(ProgramWorker { worker, shared, limits })
+    }
+
+    /// Runs the program on these inputs. The process ends with it.
+    pub(super) fn run(
+        mut self,
+        inputs: &[u8],
+        about: &About,
+        broker: &mut Broker,
+    ) -> Result<Vec<(String, Value)>, Gone> {
+        let mut writer = SealedWriter::new("belljar-run").map_err(host_failed)?;
+        let about = serde_json::to_vec(about).map_err(io::Error::other).map_err(host_failed)?;
+        writer.write(&about).map_err(host_failed)?;
+        let about = writer.seal().map_err(host_failed)?;
+        self.shared.write(inputs).map_err(host_failed)?;
+        self.worker.send(&Order::Run(inputs.len() as u64), &[about.as_fd()])?;
+        let start = Instant::now();
+        let len = loop {
+            let until = self.limits.time.saturating_add(broker.credit).saturating_add(GRACE);
+            let left = until.saturating_sub(start.elapsed());
+            // It must not go on by speaking without end.
+            let received = match left.is_zero() {
+                true => Ok(Received::TimedOut),
+                false => self.worker.channel.receive::<Told>(Some(left)),
+            };
+            let told = match received.map_err(nonsense)? {
+                Received::Message(told, _) => told,
+                Received::TimedOut => {
+                    return Err(ErrorKind::from(Limit::RunTime { limit: self.limits.time }).into());
+                }
+                Received::Closed | Received::Unread => {
+                    return Err(lost(self.worker.process.ended()).into());
+                }
+            };
+            match told {
+                Told::Asks(ask) => self.answer(ask, broker)?,
+                Told::Prints(stream, line) => broker.print(stream, &line),
+                Told::Decided { resource, access, allowed, rule } => {
+                    let (resource, access, rule) = (&*resource, &*access, &*rule);
+                    broker.decided(&Asked { resource, access, allowed, rule });
+                }
+                Told::Answers(Ok(len)) => break len,
+                Told::Answers(Err(Unanswered::GaveUp(why))) => return Err(Gone::GaveUp(why)),
+                Told::Answers(Err(Unanswered::Failed(failure))) => {
+                    return Err(ErrorKind::from_failure(failure, Phase::Run).into());
+                }
+                Told::Loaded(_) => return Err(nonsense("it loads twice").into()),
+            }
+            if let Some(broken) = broker.broken.take() {
+                return Err(broken.into());
+            }
+        };
+        if len > self.shared.len() {
+            return Err(nonsense("its outputs are longer than they can be").into());
+        }
+        let message = self.shared.read(len).map_err(nonsense)?;
+        let outputs = wire::decode(&message).map_err(nonsense)?;
+        let found = outputs.iter().fold(0u64, |sum, (_, v)| sum.saturating_add(v.byte_len()));
+        let limit = self.limits.outputs;
+        match found > limit {
+            true => Err(ErrorKind::from(Limit::OutputSize { found, limit }).into()),
+            false => Ok(outputs),
+        }
+    }
+
+    fn answer(&mut self, ask: Ask, broker: &mut Broker) -> Result<(), ErrorKind> {
+        let before = broker.credit;
+        let bytes = |len: u64| match len <= self.shared.len() {
+            true => self.shared.read(len).map_err(nonsense),
+            false => Err(nonsense("it brings more than it can")),
+        };
+        let mut connection = None;
+        let answer = match ask {
+            Ask::Named(name) => broker.named(&name).map(Answered::Model),
+            Ask::Brought(len) => broker.brought(&bytes(len)?).map(Answered::Model),
+            Ask::Connect(host, port, protocol) => {
+                broker.connect(&host, port, protocol).map(|connected| {
+                    connection = Some(connected);
+                    Answered::Connected
+                })
+            }
+            Ask::Compute(model, len) => {
+                let computed = broker.compute(model, &bytes(len)?);
+                computed.and_then(|outputs| match self.shared.write(&outputs) {
+                    Ok(()) => Ok(Answered::Computed(outputs.len() as u64)),
+                    Err(_) => Err(Denied::new(
+                        super::protocol::Code::TooLarge,
+                        "the outputs of the model are larger than the program's `limits` allow",
+                    )),
+                })
+            }
+        };
+        let descriptors = connection.as_ref().map(AsFd::as_fd);
+        let answer = answer.unwrap_or_else(|denied| {
+            // What it says came out of a sandbox, in part.
+            Answered::Refused(Denied { text: super::protocol::cut(&denied.text), ..denied })
+        });
+        let credit = broker.credit.saturating_sub(before);
+        self.worker.send(&Reply { answer, credit }, descriptors.as_slice())
+    }
+}
+
+/// Why there are no outputs.
+pub(super) enum Gone {
+    /// The program gives up, in its own words.
+    GaveUp(String),
+    Failed(ErrorKind),
+}
+
+impl From<ErrorKind> for Gone {
+    fn from(kind: ErrorKind) -> Gone {
+        Gone::Failed(kind)
+    }
+}
+
+impl Worker {
+    fn send(
+        &mut self,
+        message: &impl serde::Serialize,
+        descriptors: &[std::os::fd::BorrowedFd<'_>],
+    ) -> Result<(), ErrorKind> {
+        let channel: &mut Channel = &mut self.channel;
+        channel.send(message, descriptors).map_err(|err| match err.kind() {
+            _ if is_gone(&err) => lost(self.process.ended()),
+            io::ErrorKind::WouldBlock => nonsense("it does not read its orders"),
+            _ => host_failed(err),
+        })
+    }
+}

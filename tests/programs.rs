@@ -1,0 +1,444 @@
+//! Guest programs: what they are granted works, and nothing beyond it. The programs are those of
+//! `guest-models/programs`; `misbehaves` does what it is told.
+
+mod support;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use belljar::tensor::{DType, f16, npy};
+use belljar::{
+    Confinement, Digest, Error, ErrorKind, Event, Host, Isolation, Limit, ModelBytes, Policy,
+    Program, Tensor, Value,
+};
+use support::{belljar, builder, host, repository};
+
+/// A program that `cargo xtask programs` has built.
+fn program_file(name: &str) -> PathBuf {
+    let path = repository().join("target/guest/programs").join(name).with_extension("wasm");
+    assert!(path.is_file(), "{}: run `cargo xtask programs`", path.display());
+    path
+}
+
+fn program_bytes(name: &str) -> Vec<u8> {
+    std::fs::read(program_file(name)).unwrap()
+}
+
+const MAGIKA: &str = "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c";
+
+/// A grant of magika's model, with or without its file.
+fn magika(with_path: bool) -> String {
+    let path = if with_path { "path = \"magika.onnx\"" } else { "" };
+    format!("[[models]]\nname = \"magika\"\nsha256 = \"{MAGIKA}\"\n{path}\n")
+}
+
+/// A policy for a program, with these tables.
+fn policy(tables: &str) -> Policy {
+    let text = format!("version = 1\n{tables}\n");
+    let text = if tables.contains("[program]") { text } else { text + "[program]\n" };
+    let mut policy = Policy::parse(&text, "test.toml").unwrap();
+    policy.resolve_in(&support::models());
+    policy
+}
+
+fn load(host: &Host, bytes: &[u8], policy: &Policy) -> Result<Program, Error> {
+    let bytes = ModelBytes::read(bytes, u64::MAX).unwrap().labelled("test.wasm");
+    host.load_program(bytes, policy)
+}
+
+fn misbehaves(host: &Host, policy: &Policy) -> Program {
+    load(host, &program_bytes("misbehaves"), policy).unwrap()
+}
+
+fn told(program: &Program, order: &str) -> Result<Vec<(String, Value)>, Error> {
+    program.run(&[("do", Value::from(order))])
+}
+
+/// That the program still answers, and only what it is asked.
+#[track_caller]
+fn assert_answers(program: &Program) {
+    let outputs = told(program, "bytes 3").unwrap();
+    assert_eq!(outputs, [("y".to_owned(), Value::Bytes(vec![0; 3]))]);
+}
+
+#[track_caller]
+fn assert_fails(outcome: Result<Vec<(String, Value)>, Error>, code: u8, says: &str) -> Error {
+    let err = outcome.expect_err(says);
+    assert_eq!(err.exit_code(), code, "{err}");
+    assert!(err.to_string().contains(says), "{err}");
+    assert!(err.to_string().chars().all(|c| !c.is_control()), "{err:?}");
+    err
+}
+
+#[test]
+fn a_program_gets_onnxruntimes_answer_from_its_model() {
+    let read = |file: &str| {
+        let path = repository().join(format!("tests/expectations/magika/text.{file}.npy"));
+        npy::read(std::fs::File::open(path).unwrap(), 1 << 20).unwrap()
+    };
+    let (input, expected) = (read("in0"), read("out0"));
+    let numbers = input.as_slice::<i32>().unwrap();
+    // The file whose two ends are the stored input.
+    let content: Vec<u8> = numbers[..1024].iter().map_while(|n| u8::try_from(*n).ok()).collect();
+    let host = host(Isolation::Process);
+    let program = load(&host, &program_bytes("file-type"), &policy(&magika(true))).unwrap();
+    for _ in 0..2 {
+        let outputs = program.run(&[("file", Value::Bytes(content.clone()))]).unwrap();
+        let [(class, Value::Tensor(best)), (scores, Value::Tensor(all))] = &outputs[..] else {
+            panic!("{outputs:?}")
+        };
+        assert_eq!((class.as_str(), scores.as_str()), ("class", "scores"));
+        assert_eq!(all.shape(), [1, 214]);
+        let (found, wanted) = (all.as_slice::<f32>().unwrap(), expected.as_slice::<f32>().unwrap());
+        for (found, wanted) in found.iter().zip(wanted) {
+            assert!((found - wanted).abs() <= 1e-5 + 1e-3 * wanted.abs(), "{found}, not {wanted}");
+        }
+        let greatest = (0..wanted.len()).max_by(|a, b| wanted[*a].total_cmp(&wanted[*b]));
+        assert_eq!(best.as_slice::<i64>().unwrap(), [greatest.unwrap() as i64]);
+    }
+}
+
+#[test]
+fn values_of_every_kind_cross_unchanged() {
+    let program = misbehaves(&host(Isolation::Process), &policy(""));
+    let mut inputs = vec![
+        ("do".to_owned(), Value::from("echo")),
+        ("b".to_owned(), Value::Bytes((0..=255).collect())),
+        ("empty".to_owned(), Value::Bytes(Vec::new())),
+        ("t".to_owned(), Value::from("täxt \u{1f600} \u{0}")),
+        ("scalar".to_owned(), Tensor::scalar(7i64).into()),
+        ("none".to_owned(), Tensor::new(Vec::<f32>::new(), &[0, 3]).unwrap().into()),
+        ("bools".to_owned(), Tensor::new(vec![true, false], &[2]).unwrap().into()),
+        ("halves".to_owned(), Tensor::new(vec![f16::from_f32(1.5)], &[1, 1]).unwrap().into()),
+    ];
+    for dtype in DType::ALL.iter().filter(|dtype| **dtype != DType::String) {
+        inputs.push((dtype.name().to_owned(), Tensor::zeros(*dtype, &[2, 3]).unwrap().into()));
+    }
+    assert_eq!(program.run(&inputs).unwrap(), inputs);
+    let strings = Tensor::new(vec!["a".to_owned()], &[1]).unwrap();
+    let err = program.run(&[("do", Value::from("echo")), ("s", strings.into())]).unwrap_err();
+    assert_eq!(err.exit_code(), 4, "{err}");
+    let twice = [("do", Value::from("echo")), ("do", Value::from("trap"))];
+    assert!(program.run(&twice).unwrap_err().to_string().contains("twice"));
+}
+
+#[test]
+fn a_program_that_ends_badly_is_told_from_one_that_answers() {
+    let host = host(Isolation::Process);
+    let program = misbehaves(&host, &policy("[limits]\nrun-time = \"500 ms\""));
+    assert_fails(told(&program, "loop"), 5, "`limits.run-time`");
+    assert_answers(&program);
+    assert_fails(told(&program, "grow"), 5, "`limits.memory`");
+    assert_fails(told(&program, "recurse"), 5, "`limits.stack`");
+    assert_fails(told(&program, "trap"), 6, "unreachable");
+    assert_fails(told(&program, "panic oh"), 6, "unreachable");
+    let err =
+        assert_fails(told(&program, "fail \u{1b}[31mno"), 4, "the program says: \\u{1b}[31mno");
+    assert!(err.to_string().starts_with("test.wasm: "), "{err}");
+    assert_fails(told(&program, &format!("fail {}", "x".repeat(1 << 20))), 4, "xxx");
+    assert_fails(program.run::<&str>(&[]), 4, "`do` is expected");
+    assert_answers(&program);
+}
+
+#[test]
+fn answers_are_bounded_and_keep_to_their_interface() {
+    let host = host(Isolation::Process);
+    let limits = "[limits]\noutput-size = \"1 MiB\"\ninput-size = \"1 MiB\"";
+    let program = misbehaves(&host, &policy(limits));
+    assert_eq!(told(&program, "bytes 1048576").unwrap()[0].1.byte_len(), 1 << 20);
+    assert_fails(told(&program, "bytes 1048577"), 5, "`limits.output-size`");
+    assert_fails(told(&program, "bytes 100000000"), 5, "`limits.output-size`");
+    assert_eq!(told(&program, "outputs 1024").unwrap().len(), 1024);
+    assert_fails(told(&program, "outputs 1025"), 4, "too long");
+    assert_fails(told(&program, "outputs 1000000"), 5, "limits.output-size");
+    assert_fails(told(&program, "twice"), 4, "twice");
+    assert_fails(told(&program, "name 5000"), 4, "too long a name");
+    assert_fails(told(&program, "lie"), 4, "its shape");
+    assert_fails(told(&program, "bool"), 4, "booleans");
+    // What a person is shown is somebody else's to escape: it comes as it is.
+    let outputs = told(&program, "escape").unwrap();
+    assert_eq!(outputs, [("\u{1b}[2J".to_owned(), Value::from("\u{1b}[31mred"))]);
+    let inputs = [("do", Value::from("echo")), ("b", Value::Bytes(vec![0; 1 << 20]))];
+    assert_fails(program.run(&inputs), 5, "`limits.input-size`");
+    assert_answers(&program);
+}
+
+#[test]
+fn what_the_host_keeps_for_a_program_counts_as_its_memory() {
+    let host = host(Isolation::Process);
+    let program = misbehaves(&host, &policy("[limits]\nmemory = \"32 MiB\""));
+    told(&program, "tensors 8").unwrap();
+    assert_fails(told(&program, "tensors 64"), 5, "`limits.memory`");
+    assert_answers(&program);
+    let program = misbehaves(&host, &policy("[limits]\nmemory = \"256 MiB\""));
+    assert_fails(told(&program, "empty-tensors 1000000"), 5, "above 100000");
+    assert_answers(&program);
+}
+
+#[test]
+fn a_program_loads_the_models_of_its_policy_and_no_others() {
+    let host = host(Isolation::Process);
+    let both = format!(
+        "{}[[models]]\nname = \"silero\"\nsha256 = \"{}\"\npath = \"magika.onnx\"\n",
+        magika(true),
+        "00".repeat(32)
+    );
+    let program = misbehaves(&host, &policy(&both));
+    told(&program, "model magika").unwrap();
+    told(&program, "compute").unwrap();
+    told(&program, "names 100").unwrap();
+    for name in ["Magika", "magika.onnx", "", "../magika", "magika\u{0}", "\u{1b}[2J"] {
+        let err = assert_fails(told(&program, &format!("model {name}")), 3, "add [[models]]");
+        assert!(matches!(err.kind(), ErrorKind::NotGranted(_)), "{err}");
+    }
+    // Asking in vain is no crime.
+    told(&program, "model-anyway other").unwrap();
+    // The file is not the one that was approved.
+    let err = assert_fails(told(&program, "model silero"), 3, "another model");
+    assert!(err.to_string().contains("model silero"), "{err}");
+    // A model's own refusal is told as one.
+    let err = assert_fails(told(&program, "misfit"), 4, "declared is bytes: i32 [");
+    assert!(err.to_string().contains("model magika"), "{err}");
+    assert_answers(&program);
+    // Without a grant there is none, whatever lies where.
+    let program = misbehaves(&host, &policy(""));
+    assert_fails(told(&program, "model magika"), 3, "add [[models]]");
+}
+
+#[test]
+fn a_program_brings_only_models_whose_digest_is_named() {
+    let host = host(Isolation::Process);
+    let program = misbehaves(&host, &policy(&magika(false)));
+    let model = std::fs::read(support::models().join("magika.onnx")).unwrap();
+    let bring = |order: &str, bytes: Vec<u8>| {
+        program.run(&[("do", Value::from(order)), ("model", Value::Bytes(bytes))])
+    };
+    bring("bring-and-run", model.clone()).unwrap();
+    bring("bring", model.clone()).unwrap();
+    let mut other = model.clone();
+    other.push(0);
+    let err = assert_fails(bring("bring", other.clone()), 3, "add [[models]]");
+    assert!(err.to_string().contains(&Digest::of(&other).to_string()), "{err}");
+    assert_fails(bring("bring", Vec::new()), 3, "add [[models]]");
+    // By its name it is not there.
+    assert_fails(told(&program, "model magika"), 3, "add path");
+}
+
+#[test]
+fn models_of_a_program_run_under_their_own_limits_and_within_its_time() {
+    let host = host(Isolation::Process);
+    let grant = magika(true);
+    let program = misbehaves(&host, &policy(&format!("[limits]\nrun-time = \"1 s\"\n{grant}")));
+    assert_fails(told(&program, "compute-for-ever"), 5, "`limits.run-time`");
+    told(&program, "compute").unwrap();
+    // The program's limits hold for a model without a policy of its own.
+    let limits = "[limits]\nmodel-size = \"1 MiB\"";
+    let program = misbehaves(&host, &policy(&format!("{limits}\n{grant}")));
+    let err = assert_fails(told(&program, "compute"), 5, "`limits.model-size`");
+    assert!(err.to_string().contains("magika"), "{err}");
+}
+
+#[test]
+fn what_is_no_program_is_refused() {
+    let host = host(Isolation::Process);
+    let component = program_bytes("file-type");
+    const HEAD: &[u8] = b"\0asm\x0d\0\x01\0";
+    let imports = [
+        HEAD,
+        // An interface with one function `f`.
+        &[7, 14, 1, 0x42, 2, 0x01, 0x40, 0, 1, 0, 0x04, 0, 1, b'f', 1, 0],
+        &[10, 16, 1, 0, 11],
+        b"foo:bar/baz",
+        &[5, 0],
+    ]
+    .concat();
+    let mut flipped = component.clone();
+    flipped[100] ^= 0x40;
+    let cases: [(&str, Vec<u8>, &str); 8] = [
+        ("nothing", Vec::new(), "no WebAssembly component"),
+        ("garbage", b"#!/bin/sh\n".to_vec(), "no WebAssembly component"),
+        ("a core module", program_bytes("nn-module"), "core module"),
+        ("a truncated component", component[..component.len() / 2].to_vec(), "refused"),
+        ("garbage after the head", [HEAD, &[0xff; 100]].concat(), "refused"),
+        ("a flipped bit", flipped, "refused"),
+        ("an interface that nobody has", imports, "foo:bar/baz"),
+        ("no export", HEAD.to_vec(), "run"),
+    ];
+    for (what, bytes, says) in cases {
+        let err = load(&host, &bytes, &policy("")).map(drop).expect_err(what);
+        assert_eq!(err.exit_code(), 4, "{what}: {err}");
+        assert!(err.to_string().contains(says), "{what}: {err}");
+    }
+}
+
+#[test]
+fn a_program_runs_only_under_a_policy_for_it() {
+    let host = host(Isolation::Process);
+    let bytes = program_bytes("misbehaves");
+    let refused = |policy: &Policy, says: &str| {
+        let err = load(&host, &bytes, policy).map(drop).expect_err(says);
+        assert_eq!(err.exit_code(), 3, "{err}");
+        assert!(err.to_string().contains(says), "{err}");
+    };
+    refused(&Policy::default(), "[program]");
+    let pin = |digest: &str| policy(&format!("[program]\nsha256 = \"{digest}\""));
+    refused(&pin(MAGIKA), "another program");
+    assert_answers(&load(&host, &bytes, &pin(&Digest::of(&bytes).to_string())).unwrap());
+    let small = policy("[limits]\nmodel-size = \"1 KiB\"");
+    let err = load(&host, &bytes, &small).map(drop).unwrap_err();
+    assert!(matches!(err.kind(), ErrorKind::Limit(Limit::ModelSize { .. })), "{err}");
+    // What it is granted must be there.
+    let file = "[[filesystem]]\nhost = \"/nowhere\"\nguest = \"/x\"\nreason = \"test\"";
+    let err = load(&host, &bytes, &policy(file)).map(drop).unwrap_err();
+    assert!(err.to_string().contains("[[filesystem]] host = \"/nowhere\""), "{err}");
+}
+
+#[test]
+fn a_program_never_runs_on_a_thread() {
+    for isolation in [Isolation::Thread, Isolation::InProcessWithoutAnyConfinement] {
+        for confinement in [Confinement::Strict, Confinement::BestEffort] {
+            let policy = Policy { confinement, ..policy("") };
+            let err = load(&host(isolation), &program_bytes("misbehaves"), &policy).map(drop);
+            assert_eq!(err.unwrap_err().exit_code(), 7);
+        }
+    }
+}
+
+#[test]
+fn decisions_about_programs_are_written_down() {
+    let place = tempfile::tempdir().unwrap();
+    let log = place.path().join("decisions");
+    let host = builder(Isolation::Process).decisions(&log).build().unwrap();
+    let program = misbehaves(&host, &policy(&magika(true)));
+    told(&program, "model magika").unwrap();
+    told(&program, "model other").unwrap_err();
+    told(&program, "grow").unwrap_err();
+    let text = std::fs::read_to_string(&log).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let program_digest = program.digest().to_string();
+    let has = |digest: &str, resource: &str, access: &str, verdict: &str, rule: &str| {
+        let found = lines.iter().any(|line| {
+            line["model"] == digest
+                && line["resource"] == resource
+                && line["access"] == access
+                && line["verdict"] == verdict
+                && line["rule"].as_str().unwrap().contains(rule)
+        });
+        assert!(found, "{resource} {access} {verdict}: {text}");
+    };
+    has(&program_digest, "program", "load", "allowed", "no pin");
+    has(&program_digest, "program", "run", "allowed", "limits");
+    has(MAGIKA, "model", "load", "allowed", "model.sha256");
+    has(&program_digest, "model other", "load", "refused", "models");
+    has(&program_digest, "limits.memory", "use more", "refused", "limits.memory");
+}
+
+#[test]
+fn nothing_is_printed_without_a_grant() {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&lines);
+    let listener = move |event| {
+        if let Event::Printed { line, .. } = event {
+            heard.lock().unwrap().push(line);
+        }
+    };
+    let host = builder(Isolation::Process).on_event(listener).build().unwrap();
+    told(&misbehaves(&host, &policy("")), "panic secret").unwrap_err();
+    assert!(lines.lock().unwrap().is_empty());
+}
+
+/// The files of a program and its policy, in a folder of their own.
+fn on_disk(tables: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("version = 1\n[program]\n{tables}");
+    std::fs::write(folder.path().join("policy.toml"), text).unwrap();
+    std::fs::copy(support::models().join("magika.onnx"), folder.path().join("magika.onnx"))
+        .unwrap();
+    folder
+}
+
+#[test]
+fn the_command_line_runs_programs_as_it_runs_models() {
+    let folder = on_disk(&magika(true));
+    let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (file_type, misbehaves) = (program_file("file-type"), program_file("misbehaves"));
+    let run = |program: &PathBuf, more: &[&str]| {
+        let policy = at("policy.toml");
+        let mut arguments = vec!["run", program.to_str().unwrap(), "--policy", &policy];
+        arguments.extend(more);
+        belljar(&arguments).output().unwrap()
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let labels = support::models().join("magika.labels.txt");
+    let labels = labels.to_str().unwrap();
+    let found = run(
+        &file_type,
+        &["--input", "file=README.md", "--labels", labels, "--format", "json", "--top", "1"],
+    );
+    assert!(found.status.success(), "{}", text(&found.stderr));
+    let answer: serde_json::Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(answer["outputs"][1]["top"][0]["label"], "markdown", "{answer}");
+    assert_eq!(answer["outputs"][0]["name"], "class");
+    let found = run(&file_type, &["--input", "file=README.md", "--labels", labels]);
+    assert!(text(&found.stdout).contains("markdown"), "{}", text(&found.stdout));
+
+    // Texts, bytes and tensors, by their names, in and out.
+    std::fs::write(at("a.json"), "[1, 2, 3]").unwrap();
+    let output = format!("{}/", at("out"));
+    let json = format!("t={}", at("a.json"));
+    let raw = format!("b=bytes:{}", at("a.json"));
+    let inputs = ["--input", "do=text:echo", "--input", &json, "--input", &raw];
+    let found = run(&misbehaves, &[&inputs[..], &["--output", &output]].concat());
+    assert!(found.status.success(), "{}", text(&found.stderr));
+    assert_eq!(std::fs::read_to_string(at("out/do.txt")).unwrap(), "echo");
+    assert_eq!(std::fs::read_to_string(at("out/b.bin")).unwrap(), "[1, 2, 3]");
+    let tensor = npy::read(std::fs::File::open(at("out/t.npy")).unwrap(), 1 << 10).unwrap();
+    assert_eq!(tensor.shape(), [3]);
+    assert!(text(&found.stdout).contains("do:\n  echo"), "{}", text(&found.stdout));
+
+    // What the answer says does not reach the terminal as it is.
+    let found = run(&misbehaves, &["--input", "do=text:escape"]);
+    assert!(found.status.success() && !text(&found.stdout).contains('\u{1b}'));
+
+    for (order, code, says) in [
+        ("loop", 5, "limits.run-time"),
+        ("grow", 5, "limits.memory"),
+        ("trap", 6, "trapped"),
+        ("model other", 3, "add [[models]] with name = \"other\""),
+        ("fail no", 4, "the program says: no"),
+    ] {
+        let more = if order == "loop" { "\n[limits]\nrun-time = \"300 ms\"" } else { "" };
+        let text_of_policy = format!("version = 1\n[program]\n{}{more}", magika(true));
+        std::fs::write(at("policy.toml"), text_of_policy).unwrap();
+        let found = run(&misbehaves, &["--input", &format!("do=text:{order}")]);
+        assert_eq!(found.status.code(), Some(code), "{order}: {}", text(&found.stderr));
+        assert!(text(&found.stderr).contains(says), "{order}: {}", text(&found.stderr));
+        assert!(found.stdout.is_empty());
+    }
+}
+
+#[test]
+fn the_command_line_wants_a_policy_for_a_program() {
+    let folder = on_disk("");
+    let program = program_file("misbehaves");
+    let program = program.to_str().unwrap();
+    let model_policy = folder.path().join("model.toml");
+    std::fs::File::create(&model_policy).unwrap().write_all(b"version = 1\n").unwrap();
+    let model_policy = model_policy.to_str().unwrap();
+    for arguments in [vec!["run", program], vec!["run", program, "--policy", model_policy]] {
+        let output = belljar(&arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        assert!(text.contains("[program]") && text.contains("[[models]]"), "{text}");
+    }
+    let policy = folder.path().join("policy.toml");
+    let policy = policy.to_str().unwrap();
+    for (input, says) in [("README.md", "which input"), ("file=/nowhere", "No such file")] {
+        let arguments = ["run", program, "--policy", policy, "--input", input];
+        let output = belljar(&arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(says), "{output:?}");
+    }
+}
