@@ -443,7 +443,7 @@ pub(super) struct InputArgs {
     after_help = "Examples:\n  belljar new-policy model.onnx --input image=photo.npy --output model.policy.toml\n  belljar new-policy model.onnx --random\n  belljar new-policy model.onnx --random --shape image=1,3,640,480"
 )]
 pub(super) struct NewPolicy {
-    /// The ONNX file
+    /// The ONNX file, or a guest program, which gets nothing but its inputs
     pub(super) model: PathBuf,
 
     #[command(flatten)]

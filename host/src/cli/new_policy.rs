@@ -1,4 +1,4 @@
-//! `belljar new-policy`: a starting policy, fitted to one measured run.
+//! `belljar new-policy`: a starting policy, for a model fitted to one measured run.
 
 use std::io::{Write, stdout};
 use std::time::{Duration, Instant};
@@ -9,12 +9,20 @@ use super::host::{Store, host, read_model};
 use super::made_up;
 use super::outputs::write_file;
 use super::terminal::Terminal;
+#[cfg(feature = "programs")]
+use crate::policy::starting_program_policy;
 use crate::policy::{Measured, Policy, starting_policy};
 
 /// Runs that are measured; the slowest counts.
 const RUNS: usize = 3;
 
 pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(), Failure> {
+    #[cfg(feature = "programs")]
+    if super::program::is_program(&arguments.model) {
+        let bytes = read_model(&arguments.model, Policy::default().limits.model_size)?;
+        let text = starting_program_policy(bytes.label(), &bytes.digest().to_string());
+        return write(&text, arguments);
+    }
     let mut policy = Policy::default();
     let bytes = read_model(&arguments.model, policy.limits.model_size)?;
     // For the very file that was named, so that a ceiling that demands pins is content.
@@ -50,6 +58,10 @@ pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(
         input_bytes,
         output_bytes,
     });
+    write(&text, arguments)
+}
+
+fn write(text: &str, arguments: &NewPolicy) -> Result<(), Failure> {
     match &arguments.output {
         None => stdout().write_all(text.as_bytes()).map_err(Failure::output),
         Some(path) => {

@@ -43,6 +43,19 @@ impl Program {
     pub fn accepts(&self, sha256: &[u8; 32]) -> bool {
         self.sha256.as_ref().is_none_or(|pinned| pinned == sha256)
     }
+
+    /// The keys of what it grants and programs ask for when they need it. Where they print to, they
+    /// all ask for at their start.
+    #[cfg(feature = "cli")]
+    pub(crate) fn asked_for(&self) -> impl Iterator<Item = &'static str> {
+        let granted = [
+            ("clocks", self.clocks),
+            ("randomness", self.randomness),
+            ("arguments", self.arguments),
+            ("environment", !self.environment.is_empty()),
+        ];
+        granted.into_iter().filter(|(_, granted)| *granted).map(|(key, _)| key)
+    }
 }
 
 /// A model that a guest program may load.
@@ -138,7 +151,41 @@ pub struct NetworkGrant {
     pub reason: String,
 }
 
+impl FileGrant {
+    /// The rule as logs and refusals name it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn rule(&self) -> String {
+        file_rule(&self.guest, self.access)
+    }
+}
+
+/// The entry of a policy that grants this place.
+#[cfg(any(feature = "cli", feature = "programs"))]
+pub(crate) fn file_rule(guest: &str, access: Access) -> String {
+    let guest = crate::text::Hostile::new(guest);
+    format!("[[filesystem]] guest = \"{guest}\", access = \"{}\"", access.name())
+}
+
+/// The entry of a policy that grants this peer.
+#[cfg(any(feature = "cli", feature = "programs"))]
+pub(crate) fn peer_rule(host: &Peer, port: u16, protocol: Protocol) -> String {
+    let protocol = protocol.name();
+    format!("[[network]] host = \"{host}\", port = {port}, protocol = \"{protocol}\"")
+}
+
+/// A key of a table of the policy.
+#[cfg(any(feature = "cli", feature = "programs"))]
+pub(crate) fn key_rule(table: &str, key: &str) -> String {
+    format!("[{table}] {key}")
+}
+
 impl NetworkGrant {
+    /// The rule as logs and refusals name it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn rule(&self) -> String {
+        peer_rule(&self.host, self.port, self.protocol)
+    }
+
     /// Whether an address is one this grant may lead to: the address granted, or, for a name, one of
     /// a granted kind. That the name was resolved to it is for the caller to know.
     #[must_use]

@@ -41,11 +41,15 @@ pub use ceiling::{
 };
 pub use error::PolicyError;
 pub use format::canonical;
+#[cfg(any(feature = "cli", feature = "programs"))]
+pub(crate) use grants::{file_rule, key_rule, peer_rule};
 pub use grants::{Access, FileGrant, MAX_GRANTS, ModelGrant, NetworkGrant, Program, Protocol};
 pub use limits::{Bounds, Limits, bounds};
 pub use quotas::{Quotas, quota_bounds};
 pub use schema::{ceiling_schema, policy_schema};
 pub use source::{LoadedPolicy, MAX_POLICY_SIZE, Source};
+#[cfg(feature = "programs")]
+pub use template::starting_program_policy;
 pub use template::{Measured, starting_policy};
 
 /// The one version of the policy format this build understands.

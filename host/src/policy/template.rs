@@ -103,6 +103,51 @@ fn write_policy(out: &mut String, spec: &Measured) -> std::fmt::Result {
     writeln!(out, "deterministic = false        # true: bit-identical on every machine, but slower")
 }
 
+/// A policy file for one guest program (its name, hostile, and its SHA-256 in hexadecimal): it gets its
+/// inputs and nothing else, and what could be granted stands there as comments.
+#[cfg(feature = "programs")]
+#[must_use]
+pub fn starting_program_policy(program_name: &str, sha256: &str) -> String {
+    let name = shown(program_name);
+    format!(
+        r#"# Policy for {name}
+# A starting point: the program gets its inputs and nothing else. A run that is refused something names
+# the line that would allow it. Grant what is needed, and say why.
+version = {FORMAT_VERSION}
+
+[program]
+# The only file this policy accepts.
+sha256 = "{sha256}"
+# stdout = true
+# stderr = true
+# clocks = true            # this and what follows needs a reason = "…"
+# randomness = true
+# arguments = true
+# environment = {{ LANG = "C" }}
+
+# A model that it may load, by the name it asks for:
+# [[models]]
+# name = "…"
+# path = "model.onnx"      # relative to this file
+# sha256 = "…"             # as sha256sum prints it
+
+# A file or folder that it may use:
+# [[filesystem]]
+# host = "data"            # relative to this file
+# guest = "/data"          # where the program sees it
+# access = "read"          # or "write"
+# reason = "…"
+
+# A peer that it may talk to:
+# [[network]]
+# host = "features.example.com"
+# port = 6379
+# protocol = "tcp"
+# reason = "…"
+"#
+    )
+}
+
 /// Ten times as long, since the next machine is slower and busier, rounded up to a round number.
 fn with_room(measured: Duration, least_secs: u64) -> Option<Duration> {
     let tenfold = measured.checked_mul(10)?;

@@ -13,8 +13,12 @@ pub(in crate::cli) enum PolicyCommand {
 Errors have the line, the column, and the key that was probably meant. Warnings are about policies
 that hold, and allow more than most need. Exit code 0 if every policy can be used, 3 if one cannot.
 
+With --unused there is also a warning for each grant that no run in a log of decisions has used
+(`belljar run --decisions LOG` makes one).
+
 Examples:
   belljar policy check model.policy.toml
+  belljar policy check program.policy.toml --unused decisions.jsonl
   belljar policy check --strict policies/*.toml
   belljar policy check model.policy.toml --format json | jq '.files[].findings[].message'")]
     Check {
@@ -25,6 +29,10 @@ Examples:
         /// Warnings, and what a ceiling would cut, count as errors
         #[arg(long)]
         strict: bool,
+
+        /// Warn of grants, too, that no run in this log of decisions has used
+        #[arg(long, value_name = "LOG")]
+        unused: Option<PathBuf>,
 
         /// How to print the findings
         #[arg(short, long, default_value = "text")]

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::super::args::TextFormat;
 use super::super::failure::{Failure, shown};
 use super::super::json;
+use super::unused::Uses;
 use super::warnings::warnings;
 use crate::Digest;
 use crate::error::{Error, ErrorKind};
@@ -49,9 +50,15 @@ struct Checked {
     findings: Vec<Finding>,
 }
 
-pub(super) fn check(files: &[PathBuf], strict: bool, format: TextFormat) -> Result<(), Failure> {
+pub(super) fn check(
+    files: &[PathBuf],
+    strict: bool,
+    log: Option<&Path>,
+    format: TextFormat,
+) -> Result<(), Failure> {
+    let uses = log.map(Uses::read).transpose()?;
     let ceilings = Ceilings::read(&[], false).map_err(|err| Error::new(ErrorKind::Ceiling(err)))?;
-    let checked: Vec<Checked> = files.iter().map(|file| one(file, &ceilings)).collect();
+    let checked: Vec<Checked> = files.iter().map(|file| one(file, &ceilings, uses.as_ref())).collect();
     let is_bad = |checked: &&Checked| {
         checked.findings.iter().any(|finding| strict || finding.severity == Severity::Error)
     };
@@ -68,7 +75,7 @@ pub(super) fn check(files: &[PathBuf], strict: bool, format: TextFormat) -> Resu
     }
 }
 
-fn one(file: &Path, ceilings: &Ceilings) -> Checked {
+fn one(file: &Path, ceilings: &Ceilings, uses: Option<&Uses>) -> Checked {
     let path = shown(file);
     let loaded = match Policy::load(file) {
         Ok(loaded) => loaded,
@@ -91,6 +98,15 @@ fn one(file: &Path, ceilings: &Ceilings) -> Checked {
     }
     let warned = warnings(&loaded).into_iter();
     findings.extend(warned.map(|(message, hint)| finding(Severity::Warning, message, hint)));
+    let unused = uses.map(|uses| uses.unused(&loaded));
+    let unused = unused.map(|unused| {
+        unused.unwrap_or_else(|| {
+            let missing = "no run under this policy is in the log of decisions".to_owned();
+            vec![(missing, "the policy may have been changed since; run it with --decisions")]
+        })
+    });
+    let unused = unused.into_iter().flatten();
+    findings.extend(unused.map(|(message, hint)| finding(Severity::Warning, message, hint)));
     Checked { path, sha256: Some(loaded.source.sha256.into()), findings }
 }
 

@@ -7,6 +7,7 @@ mod diff;
 mod explain;
 mod fmt;
 mod score;
+mod unused;
 mod warnings;
 
 use std::io::{BufWriter, Write, stdout};
@@ -20,7 +21,9 @@ use args::PolicyCommand;
 
 pub(super) fn policy(command: &PolicyCommand) -> Result<(), Failure> {
     match command {
-        PolicyCommand::Check { files, strict, format } => check::check(files, *strict, *format),
+        PolicyCommand::Check { files, strict, unused, format } => {
+            check::check(files, *strict, unused.as_deref(), *format)
+        }
         PolicyCommand::Explain { file, format } => explain::explain(file, *format),
         PolicyCommand::Diff { old, new, format } => diff::diff(old, new, *format),
         PolicyCommand::Score { file, max, format } => score::score(file, *max, *format),

@@ -101,3 +101,29 @@ proptest! {
         prop_assert_eq!(text.lines().filter(|l| l.contains("Policy for")).count(), 1);
     }
 }
+
+#[cfg(feature = "programs")]
+#[test]
+fn a_program_begins_with_nothing_and_every_grant_in_the_comments_is_one() {
+    use crate::policy::starting_program_policy;
+    let sha256 = "ab".repeat(32);
+    let text = starting_program_policy("evil\n[program]\nclocks = true", &sha256);
+    let policy = Policy::parse(&text, "x").unwrap();
+    let program = policy.program.as_ref().unwrap();
+    assert_eq!(program.sha256, Some([0xab; 32]));
+    assert!(!program.clocks && !program.stdout && program.environment.is_empty());
+    assert!(policy.models.is_empty() && policy.filesystem.is_empty() && policy.network.is_empty());
+
+    // Whoever takes the comments away gets what they promise.
+    let granted = |line: &str| match line.strip_prefix("# ") {
+        Some(line) if line.starts_with("[[") || line.contains(" = ") => line.to_owned(),
+        _ => line.to_owned(),
+    };
+    let text = starting_program_policy("program.wasm", &sha256);
+    let all: Vec<String> = text.lines().map(granted).collect();
+    let all = all.join("\n").replace("\"…\"             #", &format!("\"{sha256}\" #"));
+    let all = all.replace("arguments = true", "arguments = true\nreason = \"why\"");
+    let policy = Policy::parse(&all, "x").unwrap();
+    assert!(policy.program.is_some_and(|program| program.randomness));
+    assert_eq!((policy.models.len(), policy.filesystem.len(), policy.network.len()), (1, 1, 1));
+}
