@@ -10,9 +10,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut inputs = Vec::new();
     for input in model.description().inputs.iter().filter(|input| !input.has_default) {
-        let dims = input.shape.iter().flatten();
-        let shape: Vec<usize> =
-            dims.map(|dim| if let Dim::Fixed(n) = dim { *n as usize } else { 1 }).collect();
+        // Where the model leaves a size open: a batch of one, and of the rest enough for a window.
+        let dims = input.shape.iter().flatten().enumerate();
+        let size = |(axis, dim): (usize, &Dim)| match dim {
+            Dim::Fixed(size) => *size as usize,
+            _ if axis == 0 => 1,
+            _ => 64,
+        };
+        let shape: Vec<usize> = dims.map(size).collect();
         let tensor = Tensor::zeros(input.dtype().unwrap_or(DType::F32), &shape)?;
         inputs.push((input.name.clone(), tensor));
     }
