@@ -2,13 +2,14 @@
 //! used as checked.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Names, peer};
 use crate::policy::{AddressKind, NetworkGrant, Peer, Protocol, Quotas};
-use crate::program::wasi::{Broker, Refusal};
+use crate::program::wasi::{Broker, Refusal, Resolver};
 
 const EVERY: &[AddressKind] = &AddressKind::GRANTABLE;
 
@@ -142,4 +143,21 @@ fn what_does_not_answer_is_an_error() {
     refused(&peer("127.0.0.1", port, EVERY), &Names::new(&[]), "connecting to 127.0.0.1");
     refused(&peer("features.test", port, EVERY), &Names::new(&[]), "no such name");
     refused(&peer("features.test", port, EVERY), &Names::new(&[&[]]), "has no address");
+}
+
+#[test]
+fn a_look_up_that_hangs_is_not_waited_for() {
+    struct Hangs;
+    impl Resolver for Hangs {
+        fn addresses(&self, _: &str) -> std::io::Result<Vec<IpAddr>> {
+            std::thread::sleep(Duration::from_secs(3));
+            Ok(vec![IpAddr::from([127, 0, 0, 1])])
+        }
+    }
+    let grant = peer("features.test", 1, EVERY);
+    let mut broker =
+        Broker::with_resolver(vec![grant.clone()], &Quotas::default(), Arc::new(Hangs));
+    broker.look_up_time = Duration::from_millis(20);
+    let Refusal(said) = broker.connect(&grant.host, 1, Protocol::Tcp).expect_err("it is refused");
+    assert!(said.contains("took longer than 20ms"), "{said}");
 }
