@@ -10,12 +10,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-use belljar::{Error, Host, Isolation, Policy, Tensor};
-use serde_json::{Value, json};
+use belljar::{Error, Host, Isolation, ModelBytes, Policy, Tensor, Value};
+use serde_json::{Value as Json, json};
 use support::onnx::{
     FLOAT, Graph, fixed, halved, int_attribute, ints_attribute, node, relu, slow, tensor_f32, value,
 };
-use support::{belljar, builder, load_under};
+use support::{belljar, builder, load_under, repository};
 
 /// Set for the process that does the work: where its cache is, or empty.
 const WORK: &str = "BELLJAR_FILTER_RULES_WORK";
@@ -28,8 +28,29 @@ const SPOIL: &str = "BELLJAR_TEST_SPOIL";
 const FAULTS: [(&str, &[&str]); 3] =
     [("Panic", &["exit code 1"]), ("Abort", &["SIGABRT", "SIGSEGV"]), ("Crash", &["SIGSEGV"])];
 
-/// The roles as `confine show` and as `confine::spoil` name them.
-const ROLES: [(&str, &str); 3] = [("prepare", "Prepare"), ("run", "Run"), ("compile", "Compile")];
+/// The roles as `confine show` and as `confine::spoil` name them. What is granted to a program goes by
+/// what that program does: nothing needs all of it.
+const ROLES: [(&str, &str); 5] = [
+    ("prepare", "Prepare"),
+    ("run", "Run"),
+    ("compile", "Compile"),
+    ("compile-program", "CompileProgram"),
+    ("program", "Program"),
+];
+
+/// What guest programs do: which one, its order, and what comes of it. The last program has so much
+/// code that compiling it takes memory of every kind.
+const PROGRAMS: [(&str, &str, &str); 9] = [
+    ("misbehaves", "bytes 3", "answered"),
+    ("misbehaves", "bytes 100000000", "answered"),
+    ("misbehaves", "compute", "answered"),
+    ("misbehaves", "trap", "unreachable"),
+    ("misbehaves", "recurse", "limits.stack"),
+    ("misbehaves", "grow", "limits.memory"),
+    ("misbehaves", "loop", "limits.run-time"),
+    ("misbehaves", "empty-tensors 1000000", "above 100000"),
+    ("labels", "", "is missing"),
+];
 
 fn ones(shape: &[usize]) -> Tensor {
     Tensor::new(vec![1.0f32; shape.iter().product()], shape).unwrap()
@@ -164,6 +185,9 @@ fn the_work() {
         return tell("compiling", outcome);
     }
     let host = host.build().unwrap();
+    if std::env::var(SPOIL).is_ok_and(|spoil| spoil.contains("Program\"")) {
+        return work_of_programs(&host);
+    }
     let mut steps = steps();
     if std::env::var(SPOIL).is_ok_and(|spoil| spoil.contains("fault")) {
         steps.truncate(1);
@@ -173,13 +197,32 @@ fn the_work() {
     }
 }
 
+fn work_of_programs(host: &Host) {
+    let one = std::env::var(SPOIL).is_ok_and(|spoil| spoil.contains("fault"));
+    let magika = "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c";
+    let text = format!(
+        "version = 1\n[program]\n[limits]\nrun-time = \"500 ms\"\n[[models]]\nname = \"magika\"\n\
+         path = \"magika.onnx\"\nsha256 = \"{magika}\"\n"
+    );
+    let mut policy = Policy::parse(&text, "test.toml").unwrap();
+    policy.resolve_in(&support::models());
+    for (name, order, _) in PROGRAMS.into_iter().take(if one { 1 } else { PROGRAMS.len() }) {
+        let path = repository().join("target/guest/programs").join(name).with_extension("wasm");
+        let bytes = ModelBytes::open(&path, 1 << 30).unwrap();
+        let outcome = host
+            .load_program(bytes, &policy)
+            .and_then(|program| program.run(&[("do", Value::from(order))]).map(drop));
+        tell(&format!("{name} {order}"), outcome);
+    }
+}
+
 fn tell(what: &str, outcome: Result<(), Error>) {
     let outcome = outcome.map_or_else(|err| err.to_string(), |()| "answered".to_owned());
     println!("\noutcome: {what}: {outcome}");
 }
 
 /// Has the work done while the workers of one role are spoilt, and gives what came of it.
-fn work(role: &str, spoil: Value) -> Vec<String> {
+fn work(role: &str, spoil: Json) -> Vec<String> {
     let cache = tempfile::tempdir_in(support::cache_dir()).unwrap();
     let mut spoilt = json!({ "role": role });
     spoilt.as_object_mut().unwrap().extend(spoil.as_object().unwrap().clone());
@@ -195,9 +238,9 @@ fn work(role: &str, spoil: Value) -> Vec<String> {
     text.lines().filter_map(|line| line.strip_prefix("outcome: ")).map(str::to_owned).collect()
 }
 
-fn rules(role: &str) -> Vec<Value> {
+fn rules(role: &str) -> Vec<Json> {
     let output = belljar(&["confine", "show", role, "--format", "json"]).output().unwrap();
-    let filter: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let filter: Json = serde_json::from_slice(&output.stdout).unwrap();
     filter["rules"].as_array().unwrap().clone()
 }
 
@@ -211,6 +254,9 @@ fn assert_all_rules_suffice(role: &str) {
     let outcomes = work(role, json!({}));
     let expected: Vec<_> = match role {
         "Compile" => vec![("compiling", "answered")],
+        "CompileProgram" | "Program" => {
+            PROGRAMS.iter().map(|(name, _, expected)| (*name, *expected)).collect()
+        }
         _ => steps().iter().map(|step| (step.name, step.expected)).collect(),
     };
     assert_eq!(outcomes.len(), expected.len(), "{outcomes:#?}");
@@ -226,7 +272,7 @@ fn assert_all_rules_suffice(role: &str) {
 
 /// Whether the lack of a rule ends a worker.
 fn is_needed(role: &str, rule: usize) -> bool {
-    let without = |mut spoil: Value| {
+    let without = |mut spoil: Json| {
         spoil["without_rule"] = rule.into();
         killed(&work(role, spoil))
     };

@@ -15,6 +15,7 @@ use crate::Repo;
 use crate::guest;
 use crate::magika;
 use crate::npy::npy;
+use crate::programs;
 use crate::run::{self, say};
 use crate::setup;
 
@@ -50,12 +51,17 @@ const SAMPLES: [(&str, &str); 28] = [
     ("library.sqlite", "sqlite"),
 ];
 
+/// Samples that the guest program is shown as well.
+const FOR_PROGRAM: [&str; 6] =
+    ["ring_buffer.rs", "tide_table.py", "walking_guide.md", "bell.png", "ticket.pdf", "walk.zip"];
+
 /// Sets up, builds, and runs every sample; an error if one is named wrongly.
 pub(crate) fn run(repo: &Repo) -> Result<()> {
     setup::build_host(repo)?;
     let begun = Instant::now();
     let files = files(repo);
-    let policy = PrivateCopy::of(&repo.root().join("policies/magika.toml"))?;
+    let policies = repo.root().join("policies");
+    let policy = PrivateCopy::of("model", &policies.join("magika.toml"), &[])?;
     say(format!("demo: {} files, each in a sandbox of its own", files.len()));
 
     println!("{:<20} {:<12} {:>6}", "file", "kind", "score");
@@ -79,6 +85,35 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
     if right != files.len() {
         bail!("named wrongly: {} of {} files", files.len() - right, files.len());
     }
+    as_program(repo, &policies)
+}
+
+/// The same question to a guest program, which brings its own preparation of the file and asks for
+/// the model by `wasi:nn`.
+fn as_program(repo: &Repo, policies: &Path) -> Result<()> {
+    programs::build(repo)?;
+    let model = repo.target().join("models/magika.onnx");
+    let beside = [policies.join("magika.toml"), model];
+    let policy = PrivateCopy::of("program", &policies.join("file-type.toml"), &beside)?;
+    say("demo: a guest program around the model, in a confined process of its own");
+    for name in FOR_PROGRAM {
+        let expected = SAMPLES.iter().find(|(sample, _)| *sample == name).map(|(_, kind)| *kind);
+        let path = repo.root().join("tests/samples").join(name);
+        let mut file = std::ffi::OsString::from("file=bytes:");
+        file.push(&path);
+        let mut belljar = Command::new(setup::belljar(repo));
+        belljar.current_dir(repo.root());
+        belljar.args(["run", "target/guest/programs/file-type.wasm", "--policy"]);
+        belljar.arg(&policy.policy).arg("--input").arg(file);
+        belljar.args(["--labels", "target/models/magika.labels.txt", "--format", "json"]);
+        setup::environment(repo, &mut belljar);
+        let answer = best(&run::with_input(&mut belljar, Vec::new())?, "scores")?;
+        println!("{name:<20} {:<12} {:>6.4}", answer.label, answer.score);
+        if expected != Some(&*answer.label) {
+            bail!("{name} is {expected:?}, says the program of the samples");
+        }
+    }
+    println!("{} files named by a guest program", FOR_PROGRAM.len());
     Ok(())
 }
 
@@ -106,16 +141,24 @@ struct PrivateCopy {
 }
 
 impl PrivateCopy {
-    fn of(policy: &Path) -> Result<PrivateCopy> {
+    /// `beside` are files that the policy names, which lie where it does.
+    fn of(name: &str, policy: &Path, beside: &[PathBuf]) -> Result<PrivateCopy> {
         use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-        let folder = std::env::temp_dir().join(format!("belljar-demo-{}", std::process::id()));
+        let name = format!("belljar-demo-{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&folder)
             .with_context(|| format!("making {}", folder.display()))?;
         let copy = PrivateCopy { policy: folder.join("policy.toml"), folder };
-        fs::copy(policy, &copy.policy).with_context(|| policy.display().to_string())?;
-        fs::set_permissions(&copy.policy, fs::Permissions::from_mode(0o600))?;
+        let put = |from: &Path, to: &Path| -> Result<()> {
+            fs::copy(from, to).with_context(|| from.display().to_string())?;
+            Ok(fs::set_permissions(to, fs::Permissions::from_mode(0o600))?)
+        };
+        put(policy, &copy.policy)?;
+        for file in beside {
+            put(file, &copy.folder.join(file.file_name().context("a file has a name")?))?;
+        }
         Ok(copy)
     }
 }
@@ -138,22 +181,24 @@ fn ask(repo: &Repo, path: &PathBuf, policy: &Path) -> Result<Answer> {
     belljar.args(["--format", "json"]);
     setup::environment(repo, &mut belljar);
     let printed = run::with_input(&mut belljar, input)?;
-    best(&printed)
+    best(&printed, "target_label")
 }
 
-/// The entry with the highest value among the first output's `top`.
-fn best(printed: &[u8]) -> Result<Answer> {
+/// The entry with the highest value among this output's `top`.
+fn best(printed: &[u8], output: &str) -> Result<Answer> {
     let result: Value =
         serde_json::from_slice(printed).context("belljar did not print JSON on standard output")?;
-    let top = result.pointer("/outputs/0/top").and_then(Value::as_array);
-    let top = top.context("no `outputs[0].top` in what belljar printed")?;
+    let outputs = result["outputs"].as_array().context("no `outputs` in what belljar printed")?;
+    let found = outputs.iter().find(|found| found["name"] == output);
+    let top = found.and_then(|found| found["top"].as_array());
+    let top = top.with_context(|| format!("no `top` of {output} in what belljar printed"))?;
     let answers = top.iter().filter_map(|entry| {
         let label = entry.get("label")?.as_str()?.to_owned();
         Some(Answer { label, score: entry.get("value")?.as_f64()? })
     });
     answers
         .max_by(|a, b| a.score.total_cmp(&b.score))
-        .context("no entry of `outputs[0].top` has a label and a value")
+        .context("no entry of `top` has a label and a value")
 }
 
 #[cfg(test)]
@@ -165,10 +210,11 @@ mod tests {
         let printed = br#"{"outputs":[{"name":"target_label","top":[
             {"index":[0,5],"value":0.2,"label":"c"},
             {"index":[0,6],"value":0.7,"label":"rust"}]}]}"#;
-        let answer = best(printed).expect("an answer");
+        let answer = best(printed, "target_label").expect("an answer");
         assert_eq!((answer.label.as_str(), answer.score), ("rust", 0.7));
-        assert!(best(b"{}").is_err());
-        assert!(best(br#"{"outputs":[{"top":[]}]}"#).is_err());
+        assert!(best(printed, "scores").is_err());
+        assert!(best(b"{}", "x").is_err());
+        assert!(best(br#"{"outputs":[{"name":"x","top":[]}]}"#, "x").is_err());
     }
 
     #[test]

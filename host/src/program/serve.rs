@@ -92,8 +92,6 @@ pub(crate) fn run(
     let Received::Message(Order::Load, descriptors) = channel.receive::<Order>(None)? else {
         return Ok(());
     };
-    #[cfg(feature = "test-hooks")]
-    crate::confine::spoil::fail();
     let [program, shared] = <[OwnedFd; 2]>::try_from(descriptors)
         .map_err(|_| io::Error::other("the order comes with two descriptors"))?;
     let shared = SharedBuffer::adopt(shared)?;
@@ -128,6 +126,8 @@ fn serve(
         Received::Message(Order::Run(len), descriptors) => (len, descriptors),
         _ => return Ok(()),
     };
+    #[cfg(feature = "test-hooks")]
+    crate::confine::spoil::fail();
     let about: About = serde_json::from_slice(&bytes(only(descriptors)?)?)?;
     let inputs = shared.read(len)?;
     let clock = Clock::start(loaded.engine(), limits.time)?;

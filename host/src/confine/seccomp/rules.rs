@@ -144,7 +144,8 @@ pub(super) static RULES: &[Rule] = &[
     rule(
         Call::new("mremap", 25, 216),
         &[int(3, "flags", Is(Value("MREMAP_MAYMOVE", libc::MREMAP_MAYMOVE as u64)))],
-        "large pieces of the heap that change their size: scratch memory of kernels, a compiler's",
+        "large pieces of the heap that change their size: scratch memory of kernels, a compiler's, \
+         lists of what a program holds",
     )
     .only(&[Compile, Run, CompileProgram, Program]),
     rule(Call::new("brk", 12, 214), &[], "the heap"),
@@ -192,7 +193,12 @@ pub(super) static RULES: &[Rule] = &[
         "glibc's own locks",
     )
     .sometimes("when two threads want the heap at the same moment"),
-    rule(Call::new("sched_yield", 24, 124), &[], "threads that have run out of work"),
+    rule(Call::new("sched_yield", 24, 124), &[], "threads that have run out of work").only(&[
+        Compile,
+        Prepare,
+        Run,
+        CompileProgram,
+    ]),
     rule(Call::new("exit", 60, 93), &[], "the end of a thread").only(&[Prepare, Run, Program]),
     // Faults: a trap of the sandbox, or a death that says what it was.
     rule(Call::new("rt_sigreturn", 15, 139), &[], "the end of a signal handler"),
