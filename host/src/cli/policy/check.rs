@@ -58,7 +58,8 @@ pub(super) fn check(
 ) -> Result<(), Failure> {
     let uses = log.map(Uses::read).transpose()?;
     let ceilings = Ceilings::read(&[], false).map_err(|err| Error::new(ErrorKind::Ceiling(err)))?;
-    let checked: Vec<Checked> = files.iter().map(|file| one(file, &ceilings, uses.as_ref())).collect();
+    let checked: Vec<Checked> =
+        files.iter().map(|file| one(file, &ceilings, uses.as_ref())).collect();
     let is_bad = |checked: &&Checked| {
         checked.findings.iter().any(|finding| strict || finding.severity == Severity::Error)
     };

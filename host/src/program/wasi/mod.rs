@@ -33,7 +33,7 @@ use wasmtime_wasi::p2::bindings::{
     cli as cli_bindings, clocks, random, sockets as socket_bindings,
 };
 
-use crate::policy::{Access, NetworkGrant, Peer, Program, Protocol, Quotas};
+use crate::policy::{Access, NetworkGrant, Peer, Program, Protocol, Quotas, key_rule};
 #[allow(unused_imports, reason = "taken into use with the programs")]
 pub(crate) use broker::{Broker, Resolver, SystemResolver};
 use budget::Budget;
@@ -148,11 +148,6 @@ impl Drop for WasiState {
     fn drop(&mut self) {
         self.printer.flush(&mut *self.outside);
     }
-}
-
-/// A key of the policy, as the line of it is spoken of.
-fn key_rule(table: &str, key: &str) -> String {
-    format!("[{table}] {key}")
 }
 
 /// What takes the place of randomness: the same bytes in every run.

@@ -20,11 +20,11 @@ use std::sync::Arc;
 
 use super::budget::{Budget, Held};
 use super::{Asked, OpenedGrant, Outside};
-use crate::policy::Access;
+use crate::policy::{Access, file_rule};
 pub(super) use change::Position;
 pub(crate) use open::{OpenError, open_grant};
 pub(super) use refusal::{Code, code};
-use refusal::{Fail, Why, grant_rule};
+use refusal::{Fail, Why};
 use resolve::Found;
 
 /// What a program holds as a `descriptor`.
@@ -147,7 +147,7 @@ impl Files {
     /// The entry of the policy under which this lies, and the place it grants.
     fn rule(&self, node: &Node) -> (String, &str) {
         match self.grants.get(node.grant) {
-            Some(grant) => (grant_rule(&grant.guest, grant.access), &grant.guest),
+            Some(grant) => (file_rule(&grant.guest, grant.access), &grant.guest),
             None => (String::new(), "/"),
         }
     }

@@ -5,8 +5,7 @@ use rustix::io::Errno;
 pub(in super::super) use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode as Code;
 
 use super::super::budget::Exhausted;
-use super::super::key_rule;
-use crate::policy::Access;
+use crate::policy::{Access, file_rule, key_rule};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fail {
@@ -85,8 +84,8 @@ impl Why {
     /// program sees it, `granted` the place of the grant it lies in.
     pub(super) fn rule(self, asked: &str, granted: &str) -> String {
         match self {
-            Why::Outside => grant_rule(asked, Access::Read),
-            Why::ReadOnly => grant_rule(granted, Access::Write),
+            Why::Outside => file_rule(asked, Access::Read),
+            Why::ReadOnly => file_rule(granted, Access::Write),
             Why::Symlink => "symbolic links are never followed".to_owned(),
             Why::HardLink => "a file with several names (hard links) is never opened".to_owned(),
             Why::Special => "only files and folders are opened".to_owned(),
@@ -97,12 +96,6 @@ impl Why {
             Why::Quota(key) => key_rule("quotas", key),
         }
     }
-}
-
-/// The entry of a policy that grants this place.
-pub(super) fn grant_rule(guest: &str, access: Access) -> String {
-    let guest = crate::text::Hostile::new(guest);
-    format!("[[filesystem]] guest = \"{guest}\", access = \"{}\"", access.name())
 }
 
 pub(in super::super) fn code(errno: Errno) -> Code {

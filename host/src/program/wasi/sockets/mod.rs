@@ -25,8 +25,8 @@ use wasmtime_wasi::p2::{Network, SocketError, SocketResult, StreamError};
 use super::budget::{Budget, Exhausted, Held};
 use super::io::wait_for;
 use super::streams::{MAX_PIECE, failed};
-use super::{Asked, WasiState, key_rule};
-use crate::policy::{NetworkGrant, Peer, Protocol, canonical_address};
+use super::{Asked, WasiState};
+use crate::policy::{NetworkGrant, Peer, Protocol, canonical_address, key_rule, peer_rule};
 
 /// A connection to a granted peer.
 pub(super) struct Connection {
@@ -167,10 +167,7 @@ impl WasiState {
         };
         let rule = match &spent {
             Err(Exhausted(key)) if allowed => key_rule("quotas", key),
-            _ => format!(
-                "[[network]] host = \"{host}\", port = {port}, protocol = \"{}\"",
-                protocol.name()
-            ),
+            _ => peer_rule(&host, port, protocol),
         };
         let allowed = spent.is_ok();
         let resource = format!("{host} port {port}");
