@@ -1,4 +1,5 @@
-//! `belljar new-policy`: a starting policy, fitted to one measured run.
+//! `belljar new-policy`: a starting policy, fitted to one measured run; for a guest program one that
+//! pins it and grants nothing.
 
 use std::io::{Write, stdout};
 use std::time::{Duration, Instant};
@@ -15,6 +16,12 @@ use crate::policy::{Measured, Policy, starting_policy};
 const RUNS: usize = 3;
 
 pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(), Failure> {
+    #[cfg(feature = "programs")]
+    if super::program::is_program(&arguments.model) {
+        let bytes = read_model(&arguments.model, Policy::default().limits.model_size)?;
+        let text = super::program::starting_policy(&bytes.digest().to_string());
+        return put(arguments, &text);
+    }
     let mut policy = Policy::default();
     let bytes = read_model(&arguments.model, policy.limits.model_size)?;
     // For the very file that was named, so that a ceiling that demands pins is content.
@@ -50,6 +57,10 @@ pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(
         input_bytes,
         output_bytes,
     });
+    put(arguments, &text)
+}
+
+fn put(arguments: &NewPolicy, text: &str) -> Result<(), Failure> {
     match &arguments.output {
         None => stdout().write_all(text.as_bytes()).map_err(Failure::output),
         Some(path) => {

@@ -120,6 +120,29 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A policy for a program with this digest that grants nothing, and says where grants go.
+pub(super) fn starting_policy(sha256: &str) -> String {
+    format!(
+        "\
+version = 1
+
+[program]
+sha256 = \"{sha256}\"
+
+# What the program may reach: an entry for each model, folder and peer, such as
+#
+# [[models]]
+# name = \"NAME\"             # the name that the program asks for
+# path = \"MODEL.onnx\"
+# sha256 = \"…\"
+
+[limits]
+memory = \"256 MiB\"
+run-time = \"10 s\"
+"
+    )
+}
+
 type Named<T> = Vec<(String, T)>;
 
 /// Tensors, and the other values.
@@ -324,6 +347,17 @@ mod tests {
         assert_eq!(kind("bytes:a.json"), (false, "a.json".into()));
         assert_eq!(kind("a.png"), (false, "a.png".into()));
         assert_eq!(kind("-"), (false, "-".into()));
+    }
+
+    #[test]
+    fn a_starting_policy_pins_the_program_and_grants_nothing() {
+        let digest = Digest::of(b"program");
+        let policy = crate::Policy::parse(&starting_policy(&digest.to_string()), "new").unwrap();
+        let program = policy.program.clone().unwrap();
+        assert!(program.accepts(digest.as_bytes()) && !program.accepts(&[0; 32]));
+        let only = crate::policy::Program { sha256: program.sha256, ..Default::default() };
+        assert_eq!(program, only);
+        assert!(policy.models.is_empty() && policy.filesystem.is_empty());
     }
 
     #[test]
