@@ -166,9 +166,12 @@ fn a_granted_peer_is_reached_and_no_other() {
     check(&reaching, "open a /data . folder => error not held");
 }
 
+/// Lines that were printed, and whether they were errors.
+type Lines = Arc<Mutex<Vec<(bool, String)>>>;
+
 /// A host, and what programs print there.
-fn listening() -> (Host, Arc<Mutex<Vec<(bool, String)>>>) {
-    let lines = Arc::new(Mutex::new(Vec::new()));
+fn listening() -> (Host, Lines) {
+    let lines = Lines::default();
     let heard = Arc::clone(&lines);
     let listener = move |event| {
         if let Event::Printed { error, line, .. } = event {

@@ -82,7 +82,7 @@ fn a_program_gets_onnxruntimes_answer_from_its_model() {
     // The file whose two ends are the stored input.
     let content: Vec<u8> = numbers[..1024].iter().map_while(|n| u8::try_from(*n).ok()).collect();
     let host = host(Isolation::Process);
-    let program = load(&host, &program_bytes("file-type"), &policy(&magika(true))).unwrap();
+    let program = load(&host, &program_bytes("file-type"), &shipped("file-type.toml")).unwrap();
     for _ in 0..2 {
         let outputs = program.run(&[("file", Value::Bytes(content.clone()))]).unwrap();
         let [(class, Value::Tensor(best)), (scores, Value::Tensor(all))] = &outputs[..] else {
@@ -97,6 +97,112 @@ fn a_program_gets_onnxruntimes_answer_from_its_model() {
         let greatest = (0..wanted.len()).max_by(|a, b| wanted[*a].total_cmp(&wanted[*b]));
         assert_eq!(best.as_slice::<i64>().unwrap(), [greatest.unwrap() as i64]);
     }
+}
+
+/// A PNG file of these pixels, without compression.
+fn png(width: u32, height: u32, rgb: &[u8]) -> Vec<u8> {
+    fn crc(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0u32, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 * (crc & 1)))
+        })
+    }
+    let mut lines = Vec::new();
+    for line in rgb.chunks_exact(3 * width as usize) {
+        // Filtered by nothing.
+        lines.push(0);
+        lines.extend(line);
+    }
+    let mut zlib = vec![0x78, 1];
+    let mut blocks = lines.chunks(0xffff).peekable();
+    while let Some(block) = blocks.next() {
+        let len = u16::try_from(block.len()).unwrap();
+        zlib.push(u8::from(blocks.peek().is_none()));
+        zlib.extend(len.to_le_bytes());
+        zlib.extend((!len).to_le_bytes());
+        zlib.extend(block);
+    }
+    let (a, b) = lines.iter().fold((1u32, 0u32), |(a, b), byte| {
+        let a = (a + u32::from(*byte)) % 65521;
+        (a, (b + a) % 65521)
+    });
+    zlib.extend((b << 16 | a).to_be_bytes());
+    let head = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
+    let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
+    for (kind, content) in [(b"IHDR", head), (b"IDAT", zlib), (b"IEND", Vec::new())] {
+        let chunk = [&kind[..], &content].concat();
+        file.extend(u32::try_from(content.len()).unwrap().to_be_bytes());
+        file.extend(&chunk);
+        file.extend(crc(&chunk).to_be_bytes());
+    }
+    file
+}
+
+/// The pixels of a stored image, row by row.
+fn stored_pixels(name: &str) -> Vec<u8> {
+    let path = repository().join(format!("tests/expectations/images/{name}.npy"));
+    let planes = npy::read(std::fs::File::open(path).unwrap(), 1 << 20).unwrap();
+    let planes = planes.as_slice::<u8>().unwrap();
+    let size = 224 * 224;
+    (0..size).flat_map(|at| [planes[at], planes[size + at], planes[2 * size + at]]).collect()
+}
+
+/// A policy of the repository, whose models get its own limits: only [`Policy::load`] reads theirs.
+fn shipped(name: &str) -> Policy {
+    let text = std::fs::read_to_string(repository().join("policies").join(name)).unwrap();
+    let mut policy = Policy::parse(&text, name).unwrap();
+    policy.resolve_in(&support::models());
+    policy.models.iter_mut().for_each(|model| model.policy = None);
+    policy
+}
+
+#[test]
+fn an_image_is_classified_as_onnxruntime_does() {
+    let host = host(Isolation::Process);
+    let classify = load(&host, &program_bytes("classify"), &shipped("classify.toml")).unwrap();
+    let scores = |image: Vec<u8>| {
+        let outputs = classify.run(&[("image", Value::Bytes(image))]).unwrap();
+        let [(_, Value::Tensor(class)), (_, Value::Tensor(scores))] = &outputs[..] else {
+            panic!("{outputs:?}")
+        };
+        (class.as_slice::<i64>().unwrap()[0], scores.as_slice::<f32>().unwrap().to_vec())
+    };
+    let expected = |path: &str| {
+        let file = std::fs::File::open(repository().join("tests/expectations").join(path));
+        let tensor = npy::read(file.unwrap(), 1 << 20).unwrap();
+        tensor.as_slice::<f32>().unwrap().to_vec()
+    };
+    let assert_close = |(class, found): (i64, Vec<f32>), wanted: Vec<f32>, relative: f32| {
+        assert_eq!(found.len(), wanted.len());
+        let greatest = (0..wanted.len()).max_by(|a, b| wanted[*a].total_cmp(&wanted[*b]));
+        assert_eq!(class, greatest.unwrap() as i64);
+        for (found, wanted) in found.iter().zip(&wanted) {
+            let tolerance = 1e-6 + relative * wanted.abs();
+            assert!((found - wanted).abs() <= tolerance, "{found}, not {wanted}");
+        }
+    };
+    for (image, name) in [("photo_one", "one"), ("photo_two", "two")] {
+        let pixels = stored_pixels(image);
+        let wanted = || expected(&format!("squeezenet/{name}.out0.npy"));
+        assert_close(scores(png(224, 224, &pixels)), wanted(), 1e-3);
+        // Twice as large, each pixel four times: the same once it is made small again.
+        let double: Vec<u8> = (0..448 * 448)
+            .flat_map(|at| {
+                let (y, x) = (at / 448 / 2, at % 448 / 2);
+                pixels[3 * (y * 224 + x)..][..3].to_vec()
+            })
+            .collect();
+        assert_close(scores(png(448, 448, &double)), wanted(), 1e-3);
+    }
+    // Decoders of JPEG may differ by one in each colour.
+    let photo = std::fs::read(repository().join("tests/expectations/classify/photo.jpg")).unwrap();
+    assert_close(scores(photo.clone()), expected("classify/photo.out0.npy"), 0.05);
+    // What is no image is the program's to refuse, and a bomb its own limits'.
+    let refused = |image: Vec<u8>, says: &str| {
+        assert_fails(classify.run(&[("image", Value::Bytes(image))]), 4, says);
+    };
+    refused(b"GIF89a".to_vec(), "neither a PNG nor a JPEG");
+    refused(photo[..photo.len() / 2].to_vec(), "JPEG file");
+    refused(png(60_000, 60_000, &[]), "too many");
 }
 
 #[test]
@@ -433,6 +539,16 @@ fn the_command_line_wants_a_policy_for_a_program() {
         assert_eq!(output.status.code(), Some(3), "{text}");
         assert!(text.contains("[program]") && text.contains("[[models]]"), "{text}");
     }
+    // One that pins it is a start.
+    let made = folder.path().join("made.toml");
+    let made = made.to_str().unwrap();
+    assert!(belljar(&["new-policy", program, "--output", made]).status().unwrap().success());
+    let run = |program: &str| {
+        let arguments = ["run", program, "--policy", made, "--input", "do=text:echo"];
+        belljar(&arguments).output().unwrap().status.code()
+    };
+    assert_eq!(run(program), Some(0));
+    assert_eq!(run(program_file("file-type").to_str().unwrap()), Some(3));
     let policy = folder.path().join("policy.toml");
     let policy = policy.to_str().unwrap();
     for (input, says) in [("README.md", "which input"), ("file=/nowhere", "No such file")] {

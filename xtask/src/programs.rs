@@ -33,7 +33,7 @@ const WASI: Needs<'_> = Needs {
 const WASI_LIBC: &str = "/usr/lib/wasm32-wasi";
 
 /// Programs that become components.
-const COMPONENTS: [&str; 3] = ["attacks", "file-type", "misbehaves"];
+const COMPONENTS: [&str; 4] = ["attacks", "classify", "file-type", "misbehaves"];
 
 /// Programs that become components with the standard library's files, environment and output.
 const ADAPTED: [&str; 1] = ["labels"];

@@ -149,7 +149,7 @@ pub(super) enum IsolationArg {
 /// The model and what it may do.
 #[derive(Debug, Args)]
 pub(super) struct ModelArgs {
-    /// The ONNX file
+    /// The ONNX file; for `belljar run` also a guest program
     pub(super) model: PathBuf,
 
     /// The policy to run it under; without one it gets no rights and the default limits. A policy
@@ -437,13 +437,13 @@ pub(super) struct InputArgs {
     pub(super) shapes: Vec<String>,
 }
 
-/// Write a starting policy: the model pinned, limits fitted to one measured run
+/// Write a starting policy: the model pinned, limits fitted to one measured run; or a program pinned
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  belljar new-policy model.onnx --input image=photo.npy --output model.policy.toml\n  belljar new-policy model.onnx --random\n  belljar new-policy model.onnx --random --shape image=1,3,640,480"
 )]
 pub(super) struct NewPolicy {
-    /// The ONNX file, or a guest program, which gets nothing but its inputs
+    /// The ONNX file, or a guest program, which is not run
     pub(super) model: PathBuf,
 
     #[command(flatten)]

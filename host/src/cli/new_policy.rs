@@ -1,4 +1,5 @@
-//! `belljar new-policy`: a starting policy, for a model fitted to one measured run.
+//! `belljar new-policy`: a starting policy, fitted to one measured run; for a guest program one that
+//! pins it and grants nothing.
 
 use std::io::{Write, stdout};
 use std::time::{Duration, Instant};

@@ -125,6 +125,10 @@ sha256 = "{sha256}"
 # arguments = true
 # environment = {{ LANG = "C" }}
 
+[limits]
+memory = "256 MiB"
+run-time = "10 s"         # its models' runs included
+
 # A model that it may load, by the name it asks for:
 # [[models]]
 # name = "…"

@@ -1,7 +1,8 @@
 //! The supervisor's side of a program's run: what the program asks for, held against its policy. It
 //! is asked by a process that may have been broken into: names, numbers and bytes are hostile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,8 +20,8 @@ use crate::tensor::Tensor;
 use crate::text::Hostile;
 use crate::trust::{Digest, ModelBytes};
 
-/// Most decisions that one run may cause: each may be a line in a log.
-const MOST_DECISIONS: u32 = 100_000;
+/// Most different decisions that one run may cause: each may be a line in a log.
+const MOST_DECISIONS: usize = 100_000;
 
 /// Most models that one run may ask for: each answer is a number that is kept.
 const MOST_MODELS: usize = 10_000;
@@ -49,7 +50,9 @@ pub(super) struct Broker {
     /// Bytes that it may still print, and lines that were not printed.
     to_print: u64,
     unprinted: u64,
-    decisions: u32,
+    /// What was decided before, as hashes: the same again is not written down again.
+    decided: HashSet<u64>,
+    hashes: RandomState,
 }
 
 impl Broker {
@@ -74,7 +77,8 @@ impl Broker {
             credit: Duration::ZERO,
             to_print: policy.quotas.bytes_written,
             unprinted: 0,
-            decisions: 0,
+            decided: HashSet::new(),
+            hashes: RandomState::new(),
         }
     }
 
@@ -272,9 +276,12 @@ impl Broker {
 
     /// Writes a decision down; what cannot be written down ends the run.
     fn decide(&mut self, resource: &str, access: &str, verdict: Verdict, rule: &str) {
-        self.decisions = self.decisions.saturating_add(1);
-        if self.decisions > MOST_DECISIONS {
-            let why = format!("the program asked for more than {MOST_DECISIONS} things");
+        let hash = self.hashes.hash_one((resource, access, rule, verdict == Verdict::Allowed));
+        if !self.decided.insert(hash) {
+            return;
+        }
+        if self.decided.len() > MOST_DECISIONS {
+            let why = format!("the program asked for more than {MOST_DECISIONS} different things");
             self.broken.get_or_insert(ErrorKind::Sandbox(why));
             return;
         }
