@@ -11,13 +11,15 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 /// Files and folders, relative to `guest-models/`, whose contents decide what the guest becomes.
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 8] = [
     "abi/Cargo.toml",
     "abi/src",
     "onnx-runner/Cargo.lock",
     "onnx-runner/Cargo.toml",
     "onnx-runner/build-flags.txt",
     "onnx-runner/src",
+    "operators/Cargo.toml",
+    "operators/src",
 ];
 
 /// The digest in lower-case hex, and the files it covers (sorted by relative path).

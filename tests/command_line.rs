@@ -364,6 +364,46 @@ fn inspect_tells_what_is_in_the_file() {
     for expected in ["spox", "ai.onnx 16", "LSTM 4", "scalar"] {
         assert!(table.contains(expected), "{expected} is not in\n{table}");
     }
+    assert!(!table.contains("not computed"), "{table}");
+}
+
+#[test]
+fn inspect_says_which_operators_are_not_computed() {
+    let s = Scratch::new();
+    let mut graph = support::onnx::relu(&support::onnx::fixed(&[2]));
+    let odd = support::onnx::int_attribute("odd", 1);
+    graph.nodes = vec![
+        support::onnx::node("Relu", &["x"], &["a"], &[odd]),
+        support::onnx::node("Frobnicate", &["a"], &["b"], &[]),
+        support::onnx::node("Neg", &["b"], &["y"], &[]),
+    ];
+    let model = s.file("odd.onnx", graph.bytes());
+    let table = stdout(&run(&["inspect", &model]));
+    for expected in ["not computed", "the attribute \"odd\" is not", "the operator is not"] {
+        assert!(table.contains(expected), "{expected} is not in\n{table}");
+    }
+    let found = answer(&run(&["inspect", &model, "--format", "json"]));
+    for operator in found["operators"].as_array().unwrap() {
+        let good = operator["op_type"] == "Neg";
+        assert_eq!(operator["refused"].is_null(), good, "{operator}");
+    }
+}
+
+/// The table, word for word: `BELLJAR_BLESS=1` writes tests/expectations/ops.txt anew.
+#[test]
+fn ops_prints_the_table_of_operators() {
+    let text = stdout(&run(&["ops"]));
+    let path = support::repository().join("tests/expectations/ops.txt");
+    if std::env::var_os("BELLJAR_BLESS").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(text, fs::read_to_string(&path).unwrap(), "BELLJAR_BLESS=1 writes it anew");
+    let all = answer(&run(&["ops", "--format", "json"]));
+    let operators = all["operators"].as_array().unwrap();
+    assert_eq!(operators.len(), text.lines().count());
+    let resize = answer(&run(&["ops", "resize", "--format", "json"]));
+    assert!(resize["operators"].as_array().unwrap().iter().all(|one| one["name"] == "Resize"));
+    assert_exit(&run(&["ops", "Frobnicate"]), 2, "no operator of this name");
 }
 
 #[test]

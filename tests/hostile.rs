@@ -154,7 +154,7 @@ fn too_much_of_anything_is_refused_or_cut() {
 }
 
 #[test]
-fn operators_of_other_domains_and_functions_of_the_model_are_refused() {
+fn operators_of_other_domains_and_functions_in_the_place_of_operators_are_refused() {
     let host = host(Isolation::Thread);
     let mut graph = relu(&fixed(&[2]));
     graph.nodes = vec![node("Relu", &["x"], &["y"], &[]).bytes(7, "com.evil")];
@@ -164,7 +164,7 @@ fn operators_of_other_domains_and_functions_of_the_model_are_refused() {
     let function = Message::new().bytes(1, "Relu").bytes(4, "x").bytes(5, "y");
     let model = relu(&fixed(&[2])).model().message(25, function).finish();
     let (code, text) = outcome(&host, &model);
-    assert!(code == 4 && text.contains("functions of its own"), "{code} {text}");
+    assert!(code == 4 && text.contains("the function"), "{code} {text}");
 
     let mut graph = relu(&fixed(&[2]));
     graph.nodes.push(node("Neg", &["x"], &["y"], &[]));
@@ -196,8 +196,8 @@ fn external_data_is_refused_and_described() {
 }
 
 #[test]
-fn a_panic_of_the_guest_is_a_message() {
-    // An index that is within some dimension, and not within its own: ndarray panics.
+fn an_index_outside_of_its_own_dimension_is_refused_without_a_panic() {
+    // An index that is within some dimension, and not within its own.
     let graph = Graph {
         nodes: vec![
             node(
@@ -221,7 +221,8 @@ fn a_panic_of_the_guest_is_a_message() {
         let model = load(&host, &graph.bytes()).unwrap();
         let err = model.run(&[("x", ones(&[2, 1]))]).err().unwrap();
         assert_eq!(err.exit_code(), 4, "{err}");
-        assert!(err.to_string().contains("panicked"), "{err}");
+        assert!(err.to_string().contains("the index 7"), "{err}");
+        assert!(!err.to_string().contains("panicked"), "{err}");
         assert_eq!(outcome(&host, &relu(&fixed(&[2])).bytes()).0, 0, "the host goes on");
     }
 }

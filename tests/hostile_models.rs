@@ -7,8 +7,12 @@ mod support;
 mod attributes;
 #[path = "hostile_models/bombs.rs"]
 mod bombs;
+#[path = "hostile_models/functions.rs"]
+mod functions;
 #[path = "hostile_models/numbers.rs"]
 mod numbers;
+#[path = "hostile_models/run_time.rs"]
+mod run_time;
 #[path = "hostile_models/structure.rs"]
 mod structure;
 

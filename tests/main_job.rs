@@ -101,7 +101,7 @@ fn the_shipped_policies_let_their_models_run() {
     let host = host(Isolation::Process);
     let (models, folder) = expectations();
     let mut tried = 0;
-    for entry in models.iter().filter(|entry| entry["name"] != "silero_vad") {
+    for entry in &models {
         let name = entry["name"].as_str().unwrap().replace('_', "-");
         let path = repository().join(format!("policies/{name}.toml"));
         let text = std::fs::read_to_string(&path)
@@ -115,21 +115,39 @@ fn the_shipped_policies_let_their_models_run() {
         model.run(&inputs).and_then(|outputs| outputs.validate()).unwrap();
         tried += 1;
     }
-    assert_eq!(tried, 7);
+    assert_eq!(tried, 8);
 }
 
+/// The sample rate chooses between two halves of the model: a policy says which.
 #[test]
-fn silero_with_its_if_is_refused_cleanly() {
+fn silero_with_its_if_is_answered_when_the_policy_says_the_rate() {
     let (models, folder) = expectations();
     let entry = models.iter().find(|entry| entry["name"] == "silero_vad").unwrap();
+    let text = std::fs::read_to_string(repository().join("policies/silero-vad.toml")).unwrap();
+    let policy = Policy::parse(&text, "silero-vad").unwrap();
     for isolation in ISOLATIONS {
         let host = host(isolation);
-        let model = load(&host, entry, &Policy::default());
-        let case = &entry["cases"][0];
-        let inputs: Vec<_> =
-            case["inputs"].as_array().unwrap().iter().map(|each| read(&folder, each)).collect();
-        let err = model.run(&inputs).err().expect("it may be answered one day; then test so");
-        assert_eq!(err.exit_code(), 4, "{err}");
+        let model = load(&host, entry, &policy);
+        for case in entry["cases"].as_array().unwrap() {
+            let tensors = |key: &str| -> Vec<(String, Tensor)> {
+                case[key].as_array().unwrap().iter().map(|each| read(&folder, each)).collect()
+            };
+            let inputs = tensors("inputs");
+            assert!(inputs.iter().any(|(name, _)| name == "sr"));
+            let open: Vec<_> = inputs.iter().filter(|(name, _)| name != "sr").cloned().collect();
+            // With the rate or without it.
+            for inputs in [&inputs, &open] {
+                let outputs = model.run(inputs).unwrap().validate().unwrap();
+                for (name, expected) in &tensors("outputs") {
+                    let what = format!("{} {name}", case["name"]);
+                    assert_close(&what, outputs.get(name).unwrap(), expected);
+                }
+            }
+            let mut other = open.clone();
+            other.push(("sr".into(), Tensor::scalar(8000i64)));
+            let err = model.run(&other).err().unwrap();
+            assert!(err.exit_code() == 4 && err.to_string().contains("inputs.sr.value"), "{err}");
+        }
     }
 }
 

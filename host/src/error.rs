@@ -87,6 +87,22 @@ pub enum ErrorKind {
         /// What is wrong with it, and what the model declares.
         why: String,
     },
+    /// The policy has a rule of values that does not fit the model.
+    #[error("the policy's rule {key} does not fit it: {}", Hostile::new(.why))]
+    Rule {
+        /// The rule, by its key in the policy.
+        key: String,
+        /// What does not fit.
+        why: String,
+    },
+    /// An output breaks its rule in the policy: there is no answer.
+    #[error("the answer is withheld: output {}: {}", Hostile::cut(.name, 100), Hostile::new(.why))]
+    Withheld {
+        /// Name of the output.
+        name: String,
+        /// Which rule it breaks, and where.
+        why: String,
+    },
     /// The run failed on these inputs, or its outputs break what the model declares.
     #[error("no answer: {}", Hostile::new(.0))]
     Run(String),
@@ -153,6 +169,8 @@ impl Error {
             | ErrorKind::ProgramPin { .. }
             | ErrorKind::NotGranted(_)
             | ErrorKind::Ceiling(_)
+            | ErrorKind::Rule { .. }
+            | ErrorKind::Withheld { .. }
             | ErrorKind::Refused(_) => 3,
             ErrorKind::Policy(_) => 2,
             ErrorKind::Model(_)

@@ -129,7 +129,7 @@ fn functions_training_and_other_parts() {
     let function = Message::new().bytes(1, "Relu").bytes(4, "x").bytes(5, "y");
     let recursive = function.clone().message(7, node("Relu", &["x"], &["y"], &[]));
     for function in [function, recursive] {
-        refused(&relu(&fixed(&[2])).model().message(25, function).finish(), &x(), "functions");
+        refused(&relu(&fixed(&[2])).model().message(25, function).finish(), &x(), "the function");
     }
     let training = relu(&fixed(&[2])).model().message(20, Message::new());
     refused(&training.finish(), &x(), "training");

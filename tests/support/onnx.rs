@@ -127,6 +127,10 @@ pub(crate) fn tensor_attribute(name: &str, value: Message) -> Message {
     Message::new().bytes(1, name).message(5, value).int(20, 4)
 }
 
+pub(crate) fn graph_attribute(name: &str, graph: Message) -> Message {
+    Message::new().bytes(1, name).message(6, graph).int(20, 5)
+}
+
 pub(crate) fn tensor_i64(name: &str, dims: &[i64], values: &[i64]) -> Message {
     let mut tensor = Message::new();
     for dim in dims {

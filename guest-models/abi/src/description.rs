@@ -69,6 +69,9 @@ pub struct OperatorCount {
     pub op_type: String,
     /// Number of nodes.
     pub count: u64,
+    /// Why the first of these nodes that is not implemented is not; empty if all are, as far as
+    /// that can be told from each by itself.
+    pub refused: String,
 }
 
 /// A function the model defines for itself.
@@ -173,6 +176,7 @@ impl Description {
             out.name(&operator.domain);
             out.name(&operator.op_type);
             out.writer.u64(operator.count);
+            out.text(&operator.refused);
         });
         out.writer.u64(self.nodes);
         out.writer.u64(self.parameters);
@@ -212,7 +216,8 @@ impl Description {
             })?,
             operators: reader.list(MAX_LIST, "number of operators", |reader| {
                 let (domain, op_type) = (name(reader)?, name(reader)?);
-                Ok(OperatorCount { domain, op_type, count: reader.u64()? })
+                let (count, refused) = (reader.u64()?, text(reader)?);
+                Ok(OperatorCount { domain, op_type, count, refused })
             })?,
             nodes: reader.u64()?,
             parameters: reader.u64()?,

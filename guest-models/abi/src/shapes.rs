@@ -1,10 +1,12 @@
-//! Concrete shapes of a model's inputs: what `prepare` fixes the symbolic dimensions from.
+//! What `prepare` is given besides the model: concrete shapes of its inputs, which fix the symbolic
+//! dimensions, and values of inputs that are constants from then on.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::message::{Kind, expect_header, write_header};
 use crate::reader::{DecodeError, Reader};
+use crate::tensors::{TensorView, read_tensors, write_tensor};
 use crate::writer::Writer;
 use crate::{MAX_NAME, MAX_RANK, MAX_TENSORS};
 
@@ -17,19 +19,20 @@ pub struct InputShape {
     pub dims: Vec<u64>,
 }
 
-/// Encodes the shapes of a model's inputs.
-pub fn encode_shapes(shapes: &[InputShape]) -> Vec<u8> {
+/// Encodes the shapes of a model's inputs, and the values of those that are fixed.
+pub fn encode_shapes(shapes: &[InputShape], fixed: &[TensorView<'_>]) -> Vec<u8> {
     let mut writer = Writer::with_capacity(64 * (1 + shapes.len()));
     write_header(&mut writer, Kind::Shapes);
     writer.list(shapes, |writer, shape| {
         writer.str(&shape.name);
         writer.list(&shape.dims, |writer, dim| writer.u64(*dim));
     });
+    writer.list(fixed, write_tensor);
     writer.finish()
 }
 
-/// Decodes the shapes of a model's inputs.
-pub fn decode_shapes(bytes: &[u8]) -> Result<Vec<InputShape>, DecodeError> {
+/// Decodes the shapes of a model's inputs, and the values of those that are fixed.
+pub fn decode_shapes(bytes: &[u8]) -> Result<(Vec<InputShape>, Vec<TensorView<'_>>), DecodeError> {
     let mut reader = Reader::new(bytes);
     expect_header(&mut reader, Kind::Shapes)?;
     let shapes = reader.list(MAX_TENSORS, "number of shapes", |reader| {
@@ -37,6 +40,7 @@ pub fn decode_shapes(bytes: &[u8]) -> Result<Vec<InputShape>, DecodeError> {
         let dims = reader.list(MAX_RANK, "rank", |reader| reader.u64())?;
         Ok(InputShape { name, dims })
     })?;
+    let fixed = read_tensors(&mut reader, MAX_TENSORS)?;
     reader.finish()?;
-    Ok(shapes)
+    Ok((shapes, fixed))
 }

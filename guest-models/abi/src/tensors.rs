@@ -54,18 +54,22 @@ impl TensorsWriter {
 
     /// Adds one tensor.
     pub fn push(&mut self, view: &TensorView<'_>) {
-        self.writer.str(view.name);
-        self.writer.u32(view.dtype.to_onnx());
-        self.writer.list(&view.dims, |writer, dim| writer.u64(*dim));
-        self.writer.u64(view.data.len() as u64);
-        self.writer.align(ALIGN);
-        self.writer.bytes(view.data);
+        write_tensor(&mut self.writer, view);
     }
 
     /// The finished message.
     pub fn finish(self) -> Vec<u8> {
         self.writer.finish()
     }
+}
+
+pub(crate) fn write_tensor(writer: &mut Writer, view: &TensorView<'_>) {
+    writer.str(view.name);
+    writer.u32(view.dtype.to_onnx());
+    writer.list(&view.dims, |writer, dim| writer.u64(*dim));
+    writer.u64(view.data.len() as u64);
+    writer.align(ALIGN);
+    writer.bytes(view.data);
 }
 
 /// An upper bound of the bytes [`encode_tensors`] writes for these tensors.

@@ -88,7 +88,10 @@ prop_compose! {
         let operators = counts
             .iter()
             .cloned()
-            .map(|(domain, op_type, count)| OperatorCount { domain, op_type, count })
+            .map(|(domain, op_type, count)| {
+                let refused = format!("no {op_type}");
+                OperatorCount { domain, op_type, count, refused }
+            })
             .collect();
         let functions = counts
             .into_iter()
@@ -120,7 +123,8 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
         any_error().prop_map(|(code, text)| encode_error(code, &text)),
         any_description().prop_map(|description| description.encode()),
         vec(any_tensor(), 0..4).prop_map(|tensors| encode_tensors(&views(&tensors))),
-        any_shapes().prop_map(|shapes| encode_shapes(&shapes)),
+        (any_shapes(), vec(any_tensor(), 0..2))
+            .prop_map(|(shapes, fixed)| encode_shapes(&shapes, &views(&fixed))),
     ]
 }
 
@@ -187,9 +191,10 @@ proptest! {
     }
 
     #[test]
-    fn shapes_come_back(shapes in any_shapes()) {
-        let bytes = encode_shapes(&shapes);
-        prop_assert_eq!(decode_shapes(&bytes).unwrap(), shapes);
+    fn shapes_come_back(shapes in any_shapes(), fixed in vec(any_tensor(), 0..3)) {
+        let fixed = views(&fixed);
+        let bytes = encode_shapes(&shapes, &fixed);
+        prop_assert_eq!(decode_shapes(&bytes).unwrap(), (shapes, fixed));
         // Shapes are a question, never an answer.
         prop_assert!(decode_reply(&bytes).is_err());
     }

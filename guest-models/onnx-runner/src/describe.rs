@@ -1,7 +1,7 @@
 //! What a model says about itself, read from the decoded file and not from tract, so that a model
 //! that cannot be run can still be looked at.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use belljar_abi::{
     Description, Dim, ExternalData, FunctionInfo, OperatorCount, OpsetImport, ValueInfo,
@@ -12,11 +12,19 @@ use tract_onnx::pb::{
     FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto,
 };
 
-use crate::Refusal;
+use crate::{Refusal, gate};
 
 /// Describes a loaded model.
 pub(crate) fn describe(proto: &ModelProto) -> Result<Description, Refusal> {
-    let mut tally = Tally::default();
+    let versions = gate::versions(proto);
+    let mut tally = Tally {
+        versions: versions.as_ref().map_err(String::as_str),
+        functions: gate::names_of(&proto.functions),
+        operators: HashMap::new(),
+        nodes: 0,
+        parameters: 0,
+        external: Vec::new(),
+    };
     let mut description = Description {
         ir_version: proto.ir_version,
         producer_name: proto.producer_name.clone(),
@@ -49,10 +57,11 @@ pub(crate) fn describe(proto: &ModelProto) -> Result<Description, Refusal> {
     description.operators = tally
         .operators
         .into_iter()
-        .map(|((domain, op_type), count)| OperatorCount {
+        .map(|((domain, op_type), (count, refused))| OperatorCount {
             domain: domain.into(),
             op_type: op_type.into(),
             count,
+            refused,
         })
         .collect();
     description.operators.sort_by(|a, b| {
@@ -98,9 +107,11 @@ fn function_info(function: &FunctionProto) -> FunctionInfo {
 }
 
 /// Counts over a graph and everything nested in it. The protobuf decoder has bounded the nesting.
-#[derive(Default)]
 struct Tally<'a> {
-    operators: HashMap<(&'a str, &'a str), u64>,
+    versions: Result<&'a gate::Versions, &'a str>,
+    functions: HashSet<(&'a str, &'a str)>,
+    /// How often each is there, and why the first that is not implemented is not.
+    operators: HashMap<(&'a str, &'a str), (u64, String)>,
     nodes: u64,
     parameters: u64,
     external: Vec<ExternalData>,
@@ -122,7 +133,14 @@ impl<'a> Tally<'a> {
             self.nodes += 1;
             // `ai.onnx` is the long name of the default domain.
             let domain = if node.domain == "ai.onnx" { "" } else { &*node.domain };
-            *self.operators.entry((domain, &node.op_type)).or_default() += 1;
+            let (count, refused) = self.operators.entry((domain, &node.op_type)).or_default();
+            *count += 1;
+            if refused.is_empty() && !self.functions.contains(&(domain, &*node.op_type)) {
+                *refused = match self.versions {
+                    Ok(versions) => gate::refusal(node, versions).unwrap_or_default(),
+                    Err(why) => why.to_owned(),
+                };
+            }
             for attribute in &node.attribute {
                 attribute.t.iter().chain(&attribute.tensors).for_each(|t| self.tensor(t));
                 attribute.g.iter().chain(&attribute.graphs).for_each(|g| self.graph(g));

@@ -28,7 +28,6 @@ mod spans;
 use std::cell::RefCell;
 
 use belljar_abi::{ABI_VERSION, GuestErrorCode, encode_error, encode_ok};
-use tract_onnx::pb::ModelProto;
 
 /// Why a call is refused: what the host is told.
 pub(crate) struct Refusal {
@@ -45,7 +44,7 @@ impl Refusal {
 /// How far the one model of this instance has come.
 enum Stage {
     Empty,
-    Loaded(Box<ModelProto>),
+    Loaded(Box<load::Loaded>),
     Prepared(prepare::Prepared),
 }
 
@@ -106,7 +105,7 @@ pub extern "C" fn belljar_load(address: usize, len: usize) -> u64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_describe() -> u64 {
     answer(|stage| match stage {
-        Stage::Loaded(proto) => Ok(describe::describe(proto)?.encode()),
+        Stage::Loaded(loaded) => Ok(describe::describe(&loaded.proto)?.encode()),
         _ => Err(out_of_order("describe")),
     })
 }
@@ -118,8 +117,8 @@ pub extern "C" fn belljar_prepare(address: usize, len: usize) -> u64 {
     answer(|stage| {
         // Whatever happens the decoded model is given back: it is not needed a second time.
         match std::mem::replace(stage, Stage::Empty) {
-            Stage::Loaded(proto) => {
-                *stage = Stage::Prepared(prepare::prepare(*proto, &bytes)?);
+            Stage::Loaded(loaded) => {
+                *stage = Stage::Prepared(prepare::prepare(*loaded, &bytes)?);
                 Ok(encode_ok())
             }
             other => {
@@ -138,6 +137,13 @@ pub extern "C" fn belljar_run(address: usize, len: usize) -> u64 {
         Stage::Prepared(prepared) => run::run(prepared, bytes),
         _ => Err(out_of_order("run")),
     })
+}
+
+/// Panics. For tests: what a panic of the guest is to the host, although no model is known to cause
+/// one.
+#[unsafe(no_mangle)]
+pub extern "C" fn belljar_panic() -> u64 {
+    answer(|_| panic!("on demand"))
 }
 
 /// Answers, as text in an error message of kind `Protocol`, the kernels that the registries hold.

@@ -5,23 +5,66 @@ use std::collections::HashSet;
 
 use belljar_abi::{GuestErrorCode, MAX_NAME, MAX_RANK, MAX_TENSORS};
 use prost::Message as _;
+use prost::encoding::decode_varint;
 use tract_onnx::pb::{GraphProto, ModelProto, ValueInfoProto, type_proto};
 
 use crate::Refusal;
 use crate::memory::Message;
 
+/// A decoded model, and what of it was not decoded.
+pub(crate) struct Loaded {
+    pub(crate) proto: ModelProto,
+    /// Whether a function has overloads, or attributes with defaults: the decoder knows neither.
+    pub(crate) newer_functions: bool,
+}
+
 /// Decodes the model and checks its inputs and outputs: a few unique, non-empty names.
-pub(crate) fn load(bytes: Message) -> Result<ModelProto, Refusal> {
+pub(crate) fn load(bytes: Message) -> Result<Loaded, Refusal> {
     let not_onnx = |why: String| Refusal::new(GuestErrorCode::NotOnnx, why);
     let proto = ModelProto::decode(&*bytes)
         .map_err(|err| not_onnx(format!("this is not an ONNX model: {err}")))?;
+    let newer_functions = !proto.functions.is_empty() && has_newer_functions(&bytes);
     // The bytes are copied into the decoded model by now; give them back before anything grows.
     drop(bytes);
     let Some(graph) = &proto.graph else {
         return Err(not_onnx("this is not an ONNX model: it has no graph".into()));
     };
     check_graph(graph).map_err(|why| Refusal::new(GuestErrorCode::ModelRefused, why))?;
-    Ok(proto)
+    Ok(Loaded { proto, newer_functions })
+}
+
+/// Looks for fields of functions that the decoder passes over: `attribute_proto` (11) and
+/// `overload` (13) of the functions (25) of a model.
+fn has_newer_functions(bytes: &[u8]) -> bool {
+    fields(bytes, |field, value| {
+        field == 25 && fields(value, |field, value| [11, 13].contains(&field) && !value.is_empty())
+    })
+}
+
+/// Whether one of the length-delimited fields of a message is as wanted. What does not decode, the
+/// decoder has refused.
+fn fields(mut bytes: &[u8], wanted: impl Fn(u64, &[u8]) -> bool) -> bool {
+    while let Ok(key) = decode_varint(&mut bytes) {
+        let length = match key & 7 {
+            0 => match decode_varint(&mut bytes) {
+                Ok(_) => 0,
+                Err(_) => return false,
+            },
+            1 => 8,
+            5 => 4,
+            2 => match decode_varint(&mut bytes).map(usize::try_from) {
+                Ok(Ok(length)) => length,
+                _ => return false,
+            },
+            _ => return false,
+        };
+        let Some((value, rest)) = bytes.split_at_checked(length) else { return false };
+        if key & 7 == 2 && wanted(key >> 3, value) {
+            return true;
+        }
+        bytes = rest;
+    }
+    false
 }
 
 fn check_graph(graph: &GraphProto) -> Result<(), String> {

@@ -11,6 +11,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::optim::Optimizer;
 use tract_onnx::tract_hir::infer::Factoid;
 
+use crate::load::Loaded;
 use crate::{Refusal, exact, gate, heap, merge, native};
 
 /// An optimised model, and what its inputs and outputs are called.
@@ -28,10 +29,20 @@ pub(crate) struct PreparedInput {
 }
 
 /// Prepares the model for the shapes in `message`.
-pub(crate) fn prepare(mut proto: ModelProto, message: &[u8]) -> Result<Prepared, Refusal> {
+pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<Prepared, Refusal> {
     let refuse = |text: String| Refusal::new(GuestErrorCode::ModelRefused, text);
-    let shapes = decode_shapes(message)
+    let Loaded { mut proto, newer_functions } = loaded;
+    if newer_functions {
+        return Err(refuse(
+            "a function of the model has overloads, or attributes with defaults, which are not \
+             implemented; inline functions when exporting the model"
+                .into(),
+        ));
+    }
+    let (shapes, fixed) = decode_shapes(message)
         .map_err(|err| Refusal::new(GuestErrorCode::Protocol, format!("input shapes: {err}")))?;
+    let bad = |text: String| Refusal::new(GuestErrorCode::BadInput, text);
+    gate::fix(&mut proto, &fixed).map_err(bad)?;
     gate::check(&mut proto).map_err(refuse)?;
     // tract forgets the types of inputs that are outputs as well.
     let declared = declared_types(&proto);

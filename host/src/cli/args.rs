@@ -103,6 +103,7 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: Confine,
     },
+    Ops(Ops),
     Doctor(Doctor),
     /// Compile the sandboxed runner for this machine ahead of time
     #[command(
@@ -404,6 +405,21 @@ pub(super) struct Doctor {
     /// How to print the findings
     #[arg(short, long, default_value = "table")]
     pub(super) format: Format,
+}
+
+/// List the operators that are computed, with versions, types and attributes
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A node with another operator, version, type, attribute or value is refused, by name: exit code 4.\n\nExamples:\n  belljar ops\n  belljar ops Resize\n  belljar ops --format json | jq -r '.operators[].name' | sort -u"
+)]
+pub(super) struct Ops {
+    /// One operator; all without it
+    #[arg(value_name = "OPERATOR")]
+    pub(super) operator: Option<String>,
+
+    /// How to print the table
+    #[arg(short, long, default_value = "text")]
+    pub(super) format: TextFormat,
 }
 
 /// Say what a model is, as read inside the sandbox

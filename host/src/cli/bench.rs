@@ -71,8 +71,7 @@ pub(super) fn bench(arguments: &Bench, terminal: &Terminal) -> Result<(), Failur
     let loaded = load_on(&host, rules, &arguments.model, Store::Unused, terminal)?;
     let to_loaded = begun.elapsed();
     let model = &loaded.model;
-    let limit = model.policy().limits.input_size;
-    let inputs = made_up::read_or_make_up(&arguments.inputs, model.description(), limit)?;
+    let inputs = made_up::read_or_make_up(&arguments.inputs, model.description(), model.policy())?;
     let begun = Instant::now();
     let prepare = terminal.progress("preparing the model", || model.prepare(&inputs))?;
     let first = one(model, &inputs)?;

@@ -117,7 +117,18 @@ fn print_operators(description: &Description, out: &mut impl Write) -> io::Resul
         }
         line.push_str(&entry);
     }
-    writeln!(out, "{line}")
+    writeln!(out, "{line}")?;
+    let refused = || description.operators.iter().filter(|operator| !operator.refused.is_empty());
+    if refused().next().is_none() {
+        return Ok(());
+    }
+    writeln!(out, "\noperators that are not computed")?;
+    let mut table = Table::default();
+    for operator in refused() {
+        let why = Hostile::cut(&operator.refused, 200).to_string();
+        table.row([short(domain(&operator.domain)), short(&operator.op_type), why]);
+    }
+    table.print(&mut *out, 2)
 }
 
 fn domain(domain: &str) -> &str {
@@ -171,7 +182,15 @@ fn to_json(path: &str, loaded: &Loaded) -> Value {
         "inputs": d.inputs.iter().map(value_json).collect::<Vec<_>>(),
         "outputs": d.outputs.iter().map(value_json).collect::<Vec<_>>(),
         "operators": d.operators.iter()
-            .map(|o| json!({ "domain": domain(&o.domain), "op_type": o.op_type, "count": o.count }))
+            .map(|o| {
+                let refused = Some(&o.refused).filter(|refused| !refused.is_empty());
+                json!({
+                    "domain": domain(&o.domain),
+                    "op_type": o.op_type,
+                    "count": o.count,
+                    "refused": refused,
+                })
+            })
             .collect::<Vec<_>>(),
         "nodes": d.nodes,
         "parameters": d.parameters,

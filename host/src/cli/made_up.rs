@@ -7,17 +7,18 @@ use super::failure::Failure;
 use super::inputs;
 use crate::tensor::{DType, Data, Tensor};
 use crate::text::Hostile;
-use crate::{Description, Dim, ValueInfo};
+use crate::{Description, Dim, Policy, ValueInfo};
 
 /// Reads the inputs that were given, and makes the others up if that was asked for.
 pub(super) fn read_or_make_up(
     arguments: &InputArgs,
     description: &Description,
-    limit: u64,
+    policy: &Policy,
 ) -> Result<Vec<(String, Tensor)>, Failure> {
+    let limit = policy.limits.input_size;
     let mut given = inputs::read_all(&arguments.inputs, description, limit)?;
     if arguments.random {
-        make_up(&mut given, description, &arguments.shapes, limit)?;
+        make_up(&mut given, description, policy, &arguments.shapes)?;
     }
     Ok(given)
 }
@@ -26,14 +27,17 @@ pub(super) fn read_or_make_up(
 fn make_up(
     given: &mut Vec<(String, Tensor)>,
     description: &Description,
+    policy: &Policy,
     shapes: &[String],
-    limit: u64,
 ) -> Result<(), Failure> {
+    let limit = policy.limits.input_size;
     let mut left = limit;
     let shapes = shapes.iter().map(|text| parse_shape(text)).collect::<Result<Vec<_>, _>>()?;
     let mut seed = 1;
     for input in description.inputs.iter().filter(|input| !input.has_default) {
-        if given.iter().any(|(name, _)| *name == input.name) {
+        let fixed =
+            policy.inputs.iter().any(|rule| rule.name == input.name && rule.value.is_some());
+        if fixed || given.iter().any(|(name, _)| *name == input.name) {
             continue;
         }
         let named = shapes.iter().find(|(name, _)| *name == input.name);

@@ -14,6 +14,7 @@ mod inspect;
 mod json;
 mod made_up;
 mod new_policy;
+mod ops;
 mod outputs;
 mod pages;
 mod policy;
@@ -74,6 +75,7 @@ fn dispatch(arguments: Arguments, terminal: &Terminal) -> Result<(), Failure> {
         Command::Policy { command } => policy::policy(&command),
         Command::Bench(bench) => bench::bench(&bench, terminal),
         Command::Confine { command } => confine::confine(&command),
+        Command::Ops(ops) => ops::ops(&ops),
         Command::Doctor(doctor) => doctor::doctor(&doctor),
         Command::Warm => pages::warm(terminal),
         Command::Completions { shell } => pages::completions(shell),

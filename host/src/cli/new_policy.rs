@@ -37,8 +37,7 @@ pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(
     let start = Instant::now();
     let model = terminal.progress("loading the model", || host.load(bytes, &policy))?;
     let load_time = start.elapsed();
-    let limit = policy.limits.input_size;
-    let given = made_up::read_or_make_up(&arguments.inputs, model.description(), limit)?;
+    let given = made_up::read_or_make_up(&arguments.inputs, model.description(), model.policy())?;
     let input_bytes = given.iter().map(|(_, tensor)| tensor.byte_len()).sum();
     let prepare_time =
         load_time + terminal.progress("preparing the model", || model.prepare(&given))?;

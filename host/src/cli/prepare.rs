@@ -37,7 +37,11 @@ pub(super) fn prepare(arguments: &Prepare, terminal: &Terminal) -> Result<(), Fa
     let (model, store) = (&loaded.model, loaded.host.image_store());
     // To fill a store that cannot be used would be in vain.
     store.remove_leftovers().map_err(Error::new)?;
-    let combinations = combinations(model.description(), &given)?;
+    let mut description = model.description().clone();
+    let rules = &model.policy().inputs;
+    let fixed = |name: &str| rules.iter().any(|rule| rule.name == name && rule.value.is_some());
+    description.inputs.retain(|input| !fixed(&input.name));
+    let combinations = combinations(&description, &given)?;
     let most = model.policy().limits.images;
     if combinations.len() as u64 > u64::from(most) {
         let count = combinations.len();

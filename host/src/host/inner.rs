@@ -112,6 +112,8 @@ impl Inner {
             ErrorKind::ProgramPin { .. } => ("program", "load", "program.sha256".to_owned()),
             ErrorKind::Limit(limit) => (limit.resource(), "use more", limit.to_string()),
             ErrorKind::Unprotected(missing) => ("confinement", "do without", missing.clone()),
+            ErrorKind::Rule { key, .. } => ("model", "load", key.clone()),
+            ErrorKind::Withheld { why, .. } => ("output", "tell", why.clone()),
             ErrorKind::Quarantined(_) => ("model", "run", "quarantine".to_owned()),
             _ => return kind,
         };

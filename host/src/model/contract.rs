@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use belljar_abi::{DType, Description, Dim, InputShape, ValueInfo};
 
+use super::values;
 use crate::error::ErrorKind;
+use crate::policy::{Policy, ValueRule};
 use crate::tensor::Tensor;
 
 /// Values of the symbolic dimensions, as the tensors seen so far fix them.
@@ -18,6 +20,10 @@ pub(super) struct Contract {
     /// Inputs that an initializer gives a value.
     constants: Vec<String>,
     outputs: Vec<ValueInfo>,
+    /// Inputs that the policy gives their one value, and their names.
+    fixed: Vec<(String, Tensor)>,
+    input_rules: Vec<ValueRule>,
+    output_rules: Vec<ValueRule>,
 }
 
 /// Inputs that keep to the contract.
@@ -32,7 +38,57 @@ impl Contract {
         let (constants, inputs) =
             description.inputs.iter().cloned().partition::<Vec<_>, _>(|input| input.has_default);
         let constants = constants.into_iter().map(|input| input.name).collect();
-        Contract { inputs, constants, outputs: description.outputs.clone() }
+        let outputs = description.outputs.clone();
+        Contract { inputs, constants, outputs, ..Contract::default() }
+    }
+
+    /// The same with a policy's rules, which must make sense for this model.
+    pub(super) fn under(mut self, policy: &Policy) -> Result<Contract, ErrorKind> {
+        let error = |table: &str, rule: &ValueRule, key: &str, why: String| ErrorKind::Rule {
+            key: values::key(table, rule, key),
+            why,
+        };
+        for (table, rules, declared) in
+            [("inputs", &policy.inputs, &self.inputs), ("outputs", &policy.outputs, &self.outputs)]
+        {
+            for rule in rules {
+                let Some(declared) = declared.iter().find(|value| value.name == rule.name) else {
+                    let what = if table == "inputs" { "input" } else { "output" };
+                    let why = format!("the model has no such {what}");
+                    return Err(error(table, rule, "", why));
+                };
+                values::sensible(rule, declared)
+                    .map_err(|(key, why)| error(table, rule, key, why))?;
+            }
+        }
+        for rule in &policy.inputs {
+            let declared = self.inputs.iter().find(|value| value.name == rule.name);
+            if let (Some(value), Some(declared)) = (rule.value, declared) {
+                let tensor = values::fixed(value, declared);
+                let tensor = tensor.map_err(|why| error("inputs", rule, "value", why))?;
+                if let Some(why) = values::broken("inputs", rule, &tensor) {
+                    return Err(error("inputs", rule, "value", why));
+                }
+                self.fixed.push((rule.name.clone(), tensor));
+            }
+        }
+        self.input_rules.clone_from(&policy.inputs);
+        self.output_rules.clone_from(&policy.outputs);
+        Ok(self)
+    }
+
+    /// The inputs that have their one value from the policy.
+    pub(super) fn fixed(&self) -> &[(String, Tensor)] {
+        &self.fixed
+    }
+
+    fn is_fixed(&self, name: &str) -> bool {
+        self.fixed.iter().any(|(fixed, _)| fixed == name)
+    }
+
+    /// Inputs that cross at each run.
+    pub(super) fn crosses(&self, name: &str) -> bool {
+        !self.is_fixed(name)
     }
 
     /// Checks that exactly the declared inputs are there, and that each fits.
@@ -56,11 +112,26 @@ impl Contract {
         let mut shapes = Vec::with_capacity(self.inputs.len());
         for declared in &self.inputs {
             let name = &declared.name;
-            let (_, tensor) = inputs
-                .iter()
-                .find(|(given, _)| given.as_ref() == name)
-                .ok_or_else(|| error(name, format!("it is not given; {}", self.wants())))?;
+            let given = inputs.iter().find(|(given, _)| given.as_ref() == name);
+            if let Some((_, value)) = self.fixed.iter().find(|(fixed, _)| fixed == name) {
+                fits(declared, value, &mut symbols).map_err(|why| error(name, why))?;
+                if given.is_some_and(|(_, given)| given != value) {
+                    let why = format!(
+                        "the policy gives it its one value (`inputs.{name}.value`), and this is \
+                         another one; leave it out"
+                    );
+                    return Err(error(name, why));
+                }
+                continue;
+            }
+            let (_, tensor) =
+                given.ok_or_else(|| error(name, format!("it is not given; {}", self.wants())))?;
             fits(declared, tensor, &mut symbols).map_err(|why| error(name, why))?;
+            if let Some(rule) = self.input_rules.iter().find(|rule| rule.name == *name)
+                && let Some(why) = values::broken("inputs", rule, tensor)
+            {
+                return Err(error(name, why));
+            }
             let dims = tensor.shape().iter().map(|dim| *dim as u64).collect();
             shapes.push(InputShape { name: name.clone(), dims });
         }
@@ -79,7 +150,7 @@ impl Contract {
         }
         let mut symbols = Symbols::new();
         let mut shapes = Vec::with_capacity(self.inputs.len());
-        for declared in &self.inputs {
+        for declared in self.inputs.iter().filter(|input| !self.is_fixed(&input.name)) {
             let name = &declared.name;
             let mut of_it = given.iter().filter(|shape| shape.name == *name);
             let shape = match (of_it.next(), of_it.next()) {
@@ -111,6 +182,33 @@ impl Contract {
                 .map_err(|why| format!("output {name:?} breaks the model's declaration: {why}"))?;
         }
         Ok(())
+    }
+
+    /// Holds outputs against the policy's rules. One that breaks its rule withholds all: what they
+    /// say together is not the answer that the policy allows.
+    pub(super) fn check_rules(&self, outputs: &[(String, Tensor)]) -> Result<(), ErrorKind> {
+        for rule in &self.output_rules {
+            let of_it = outputs.iter().filter(|(name, _)| *name == rule.name);
+            for (name, tensor) in of_it {
+                if let Some(why) = values::broken("outputs", rule, tensor) {
+                    return Err(ErrorKind::Withheld { name: name.clone(), why });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is told of outputs that keep to the rules.
+    pub(super) fn told(&self, outputs: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
+        let told = |(name, tensor): (String, Tensor)| match self
+            .output_rules
+            .iter()
+            .find(|rule| rule.name == name)
+        {
+            Some(rule) => (name, values::told(rule, tensor)),
+            None => (name, tensor),
+        };
+        outputs.into_iter().map(told).collect()
     }
 
     fn wants(&self) -> String {

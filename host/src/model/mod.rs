@@ -4,6 +4,7 @@ mod contract;
 mod idle;
 mod outputs;
 mod shared;
+mod values;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -117,7 +118,8 @@ impl Model {
             Some(described) => (described, None),
             None => shared.retried(|| shared.described_sandbox()).map_err(named)?,
         };
-        shared.contract = Arc::new(Contract::new(&described));
+        let contract = Contract::new(&described).under(&shared.policy).map_err(named)?;
+        shared.contract = Arc::new(contract);
         shared.description = described;
         shared.waiting = Mutex::new(Waiting { loaded, ..Waiting::default() });
         let shared = Arc::new(shared);
@@ -216,7 +218,7 @@ impl Model {
         let mut served = Vec::new();
         let mut serve = || -> Result<(), ErrorKind> {
             let bound = shared.bind(inputs)?;
-            let one = shared.served(&bound.shapes, || payload(inputs))?;
+            let one = shared.served(&bound.shapes, || payload(inputs, &shared.contract))?;
             reply(&one.answer, Phase::Run)?;
             shared.answered();
             served.push((bound.shapes, one.sandbox));
@@ -237,7 +239,7 @@ impl Model {
         let shared = &*self.shared;
         let bound = shared.bind(inputs)?;
         let Served { sandbox, answer, prepare, begin } =
-            shared.served(&bound.shapes, || payload(inputs))?;
+            shared.served(&bound.shapes, || payload(inputs, &shared.contract))?;
         let tensors = match reply(&answer, Phase::Run)? {
             Reply::Tensors(views) => views,
             _ => return Err(unexpected()),
@@ -265,7 +267,9 @@ impl Model {
         };
         shared.put_back(bound.shapes, sandbox);
         let (label, contract) = (shared.label.clone(), Arc::clone(&shared.contract));
-        Ok(UncheckedOutputs::new(label, contract, bound.symbols, tensors, cost))
+        let (host, subject) = (Arc::clone(&shared.host), shared.subject());
+        let declared = outputs::Declared { label, contract, symbols: bound.symbols, host, subject };
+        Ok(UncheckedOutputs::new(declared, tensors, cost))
     }
 
     fn error(&self, kind: ErrorKind) -> Error {
@@ -279,8 +283,10 @@ fn subject(model: Digest, policy: &Policy) -> Subject {
     Subject { model: Some(model), policy: policy.file_sha256.map(Digest::from) }
 }
 
-/// Inputs as the guest takes them.
-fn payload<N: AsRef<str>>(inputs: &[(N, Tensor)]) -> Payload {
+/// Inputs as the guest takes them: those that it does not have already.
+fn payload<N: AsRef<str>>(inputs: &[(N, Tensor)], contract: &Contract) -> Payload {
+    let crosses = |(name, _): &&(N, Tensor)| contract.crosses(name.as_ref());
+    let inputs: Vec<_> = inputs.iter().filter(crosses).collect();
     let wires: Vec<_> = inputs.iter().map(|(_, tensor)| tensor.to_wire()).collect();
     let views: Vec<_> = inputs
         .iter()

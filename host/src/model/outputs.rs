@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::RunCost;
 use super::contract::{Contract, Symbols};
+use crate::audit::Subject;
 use crate::error::{Error, ErrorKind};
+use crate::host::Inner;
 use crate::tensor::Tensor;
 
 /// Outputs as the sandbox gave them. They cannot be looked at before [`validate`] has held them
@@ -13,34 +15,44 @@ use crate::tensor::Tensor;
 /// [`validate`]: UncheckedOutputs::validate
 #[must_use = "outputs are only usable once they are validated"]
 pub struct UncheckedOutputs {
-    label: String,
-    contract: Arc<Contract>,
-    symbols: Symbols,
+    declared: Declared,
     tensors: Vec<(String, Tensor)>,
     cost: RunCost,
 }
 
+/// What outputs are held against, and who is told of it.
+pub(super) struct Declared {
+    pub(super) label: String,
+    pub(super) contract: Arc<Contract>,
+    pub(super) symbols: Symbols,
+    pub(super) host: Arc<Inner>,
+    pub(super) subject: Subject,
+}
+
 impl UncheckedOutputs {
     pub(super) fn new(
-        label: String,
-        contract: Arc<Contract>,
-        symbols: Symbols,
+        declared: Declared,
         tensors: Vec<(String, Tensor)>,
         cost: RunCost,
     ) -> UncheckedOutputs {
-        UncheckedOutputs { label, contract, symbols, tensors, cost }
+        UncheckedOutputs { declared, tensors, cost }
     }
 
     /// Checks names, element types and shapes against the model's declaration: fixed dimensions
-    /// exactly, and each symbolic one the same number everywhere, inputs included.
+    /// exactly, and each symbolic one the same number everywhere, inputs included. Then holds the
+    /// values against the policy's rules, and cuts and rounds what they say is not told.
     ///
     /// # Errors
-    /// When an output breaks the declaration; there is then no answer.
+    /// When an output breaks the declaration or its rule; there is then no answer.
     pub fn validate(self) -> Result<Outputs, Error> {
-        match self.contract.check_outputs(self.symbols, &self.tensors) {
-            Ok(()) => Ok(Outputs { tensors: self.tensors, cost: self.cost }),
-            Err(why) => Err(Error::for_model(&self.label, ErrorKind::Run(why))),
+        let Declared { label, contract, symbols, host, subject } = self.declared;
+        if let Err(why) = contract.check_outputs(symbols, &self.tensors) {
+            return Err(Error::for_model(&label, ErrorKind::Run(why)));
         }
+        if let Err(kind) = contract.check_rules(&self.tensors) {
+            return Err(Error::for_model(&label, host.refused(subject, kind)));
+        }
+        Ok(Outputs { tensors: contract.told(self.tensors), cost: self.cost })
     }
 }
 

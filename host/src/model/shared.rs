@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use belljar_abi::{Description, GuestErrorCode, InputShape, Reply, decode_reply, encode_shapes};
+use belljar_abi::{Description, GuestErrorCode, InputShape, Reply, decode_reply};
 
 use super::contract::{Bound, Contract};
 use crate::audit::Subject;
@@ -97,6 +97,8 @@ impl Shared {
             Call::Adopt => Some(adopt),
             Call::Run => Some(run),
             Call::Kernels => None,
+            #[cfg(test)]
+            Call::Panic => None,
         };
         count.map(|count| count.fetch_add(1, Ordering::Relaxed));
         let limits = &self.policy.limits;
@@ -138,12 +140,13 @@ impl Shared {
         }
     }
 
-    fn image_key<'a>(&self, shapes: &'a [InputShape]) -> ImageKey<'a> {
+    fn image_key<'a>(&'a self, shapes: &'a [InputShape]) -> ImageKey<'a> {
         ImageKey {
             model: self.bytes.digest(),
             deterministic: self.policy.compute.deterministic,
             native_kernels: self.policy.compute.native_kernels(),
             shapes,
+            fixed: self.contract.fixed(),
         }
     }
 
@@ -214,7 +217,7 @@ impl Shared {
             Some(sandbox) => sandbox,
             None => self.loaded_sandbox()?,
         };
-        let payload = Payload::Bytes(encode_shapes(shapes));
+        let payload = Payload::Bytes(self.image_key(shapes).encoded());
         let answer = self.call(&mut *sandbox, Call::Prepare, payload, Phase::Prepare)?;
         match reply(&answer, Phase::Prepare)? {
             Reply::Ok => {}

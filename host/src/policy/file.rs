@@ -45,9 +45,18 @@ impl Reader<'_> {
                 "filesystem" => policy.filesystem = self.filesystem(&span, value)?,
                 "network" => policy.network = self.network(&span, value)?,
                 "quotas" => self.quotas(table(&keys::QUOTAS)?, &mut policy.quotas)?,
+                "inputs" => {
+                    policy.inputs = self.rules(table(&keys::INPUTS)?, &keys::INPUTS)?;
+                }
+                "outputs" => {
+                    policy.outputs = self.rules(table(&keys::OUTPUTS)?, &keys::OUTPUTS)?;
+                }
                 _ => return Err(self.unknown(key, &span, &keys::TOP)),
             }
-            if matches!(key, "models" | "filesystem" | "network" | "quotas" | "model") {
+            if matches!(
+                key,
+                "models" | "filesystem" | "network" | "quotas" | "model" | "inputs" | "outputs"
+            ) {
                 grants.push((key, span.start, value));
             }
         }

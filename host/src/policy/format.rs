@@ -145,7 +145,7 @@ fn place(key: &str, format: &[&Table]) -> usize {
 fn write(mut sections: Vec<Section>) -> String {
     for section in &mut sections {
         let (table, inner) = table_of(&section.header);
-        let known = keys::POLICY.iter().find(|known| known.key == table && !inner);
+        let known = keys::POLICY.iter().find(|known| known.key == table && inner == known.named);
         // At the top, tables may be written as dotted keys or inline.
         let order = |key: &str| {
             let keys = known.map_or(&[][..], |known| known.keys);

@@ -356,6 +356,11 @@ impl Reader<'_> {
                     "a policy is for a model or for a program",
                     "pin the program by `program.sha256`, and name its models in [[models]]",
                 ),
+                (key @ ("inputs" | "outputs"), true) => (
+                    if key == "inputs" { "inputs" } else { "outputs" },
+                    "rules of values are for a model alone, and the policy is for a program",
+                    "put them into the policy that `models.policy` names",
+                ),
                 ("models", false) => ("models", FOR_PROGRAMS, ADD_PROGRAM),
                 ("network", false) => ("network", FOR_PROGRAMS, ADD_PROGRAM),
                 ("quotas", false) => ("quotas", FOR_PROGRAMS, ADD_PROGRAM),

@@ -232,7 +232,17 @@ impl Policy {
         };
         let model = ModelPin { sha256: Some(grant.sha256) };
         let (limits, compute) = (own.limits.clone(), own.compute.clone());
+        let (inputs, outputs) = (own.inputs.clone(), own.outputs.clone());
         let file_sha256 = own.file_sha256;
-        Some(Policy { model, limits, compute, confinement, file_sha256, ..Policy::default() })
+        Some(Policy {
+            model,
+            limits,
+            compute,
+            confinement,
+            inputs,
+            outputs,
+            file_sha256,
+            ..Policy::default()
+        })
     }
 }

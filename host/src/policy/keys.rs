@@ -16,6 +16,8 @@ pub(super) struct Table {
     pub(super) shown: &'static str,
     /// Whether it is a list of tables.
     pub(super) list: bool,
+    /// Whether there is one for each name that stands below it.
+    pub(super) named: bool,
     /// One sentence for editors.
     pub(super) about: &'static str,
     pub(super) keys: &'static [Key],
@@ -54,6 +56,20 @@ pub(super) enum Shape {
     Port,
     /// Names and values.
     Environment,
+    /// A number.
+    Number,
+    /// A number, or a truth.
+    Scalar,
+    /// Several of these.
+    Scalars,
+    /// A number from the first to the second.
+    Whole(u32, u32),
+    /// An element type.
+    Dtype,
+    /// Sizes, of which `"?"` is any.
+    Dims,
+    /// On unless `false`.
+    On,
     /// Only in ceilings: names of variables, hosts or patterns of them, ports and ranges of them.
     Names,
     Hosts,
@@ -83,6 +99,7 @@ pub(super) const TOP: Table = Table {
     key: "",
     shown: "the top level",
     list: false,
+    named: false,
     about: "What one model, or one guest program, may use.",
     keys: &[
         required("version", Shape::Version, "Version of the format."),
@@ -98,6 +115,7 @@ pub(super) const MODEL: Table = Table {
     key: "model",
     shown: "[model]",
     list: false,
+    named: false,
     about: "Which model the policy is for.",
     keys: &[key("sha256", Shape::Digest, "SHA-256 of the only model file accepted.")],
 };
@@ -106,6 +124,7 @@ pub(super) const LIMITS: Table = Table {
     key: "limits",
     shown: "[limits]",
     list: false,
+    named: false,
     about: "How much one sandbox may use.",
     keys: &[
         key("memory", Shape::Size(bounds::MEMORY), "Memory of the sandbox."),
@@ -132,6 +151,7 @@ pub(super) const COMPUTE: Table = Table {
     key: "compute",
     shown: "[compute]",
     list: false,
+    named: false,
     about: "How a model is computed.",
     keys: &[
         key("deterministic", Shape::Switch, "Bit-identical answers on every machine, but slower."),
@@ -144,6 +164,7 @@ pub(super) const PROGRAM: Table = Table {
     key: "program",
     shown: "[program]",
     list: false,
+    named: false,
     about: "A guest program: what of a process it has. Everything is off until granted.",
     keys: &[
         key("sha256", Shape::Digest, "SHA-256 of the only program accepted."),
@@ -165,6 +186,7 @@ pub(super) const MODELS: Table = Table {
     key: "models",
     shown: "[[models]]",
     list: true,
+    named: false,
     about: "A model that the program may load.",
     keys: &[
         required("name", Shape::Name, "The name the program asks for."),
@@ -178,6 +200,7 @@ pub(super) const FILESYSTEM: Table = Table {
     key: "filesystem",
     shown: "[[filesystem]]",
     list: true,
+    named: false,
     about: "A file or folder that is granted, with everything below it.",
     keys: &[
         required("host", Shape::HostPath, "Where it is: absolute, or from the policy's folder."),
@@ -191,6 +214,7 @@ pub(super) const NETWORK: Table = Table {
     key: "network",
     shown: "[[network]]",
     list: true,
+    named: false,
     about: "A peer that the program may talk to.",
     keys: &[
         required("host", Shape::Peer, "A name or an address."),
@@ -205,6 +229,7 @@ pub(super) const QUOTAS: Table = Table {
     key: "quotas",
     shown: "[quotas]",
     list: false,
+    named: false,
     about: "How much one run of the program may do with its grants.",
     keys: &[
         key("bytes-written", Shape::Size(quota_bounds::BYTES_WRITTEN), "Written to files."),
@@ -220,9 +245,65 @@ pub(super) const QUOTAS: Table = Table {
     ],
 };
 
+pub(super) const INPUTS: Table = Table {
+    key: "inputs",
+    shown: "[inputs.NAME]",
+    list: false,
+    named: true,
+    about: "What the values of an input must be; what breaks it does not reach the model.",
+    keys: &[
+        key("value", Shape::Scalar, "The one value, which the model is prepared with."),
+        key("dtype", Shape::Dtype, "The element type."),
+        key("shape", Shape::Dims, "The shape; \"?\" stands for any size."),
+        key("min", Shape::Number, "No element is below."),
+        key("max", Shape::Number, "No element is above."),
+        key("finite", Shape::On, "Whether NaN and infinities are refused."),
+        key("max-norm", Shape::Number, "The most that the root of the sum of squares may be."),
+        key("allowed", Shape::Scalars, "The values that elements may have."),
+    ],
+};
+
+pub(super) const OUTPUTS: Table = Table {
+    key: "outputs",
+    shown: "[outputs.NAME]",
+    list: false,
+    named: true,
+    about: "What the values of an output must be; what breaks it is withheld.",
+    keys: &[
+        key("dtype", Shape::Dtype, "The element type."),
+        key("shape", Shape::Dims, "The shape; \"?\" stands for any size."),
+        key("min", Shape::Number, "No element is below."),
+        key("max", Shape::Number, "No element is above."),
+        key("finite", Shape::On, "Whether NaN and infinities are withheld."),
+        key("max-norm", Shape::Number, "The most that the root of the sum of squares may be."),
+        key("allowed", Shape::Scalars, "The values that elements may have."),
+        key(
+            "top-k",
+            Shape::Whole(1, u32::MAX),
+            "How many of the greatest along the last axis are told.",
+        ),
+        key(
+            "decimals",
+            Shape::Whole(0, super::values::MOST_DECIMALS),
+            "Digits behind the point that numbers are rounded to.",
+        ),
+    ],
+};
+
 /// The format of a policy, in canonical order.
-pub(super) const POLICY: &[&Table] =
-    &[&TOP, &MODEL, &PROGRAM, &MODELS, &FILESYSTEM, &NETWORK, &LIMITS, &QUOTAS, &COMPUTE];
+pub(super) const POLICY: &[&Table] = &[
+    &TOP,
+    &MODEL,
+    &PROGRAM,
+    &MODELS,
+    &FILESYSTEM,
+    &NETWORK,
+    &INPUTS,
+    &OUTPUTS,
+    &LIMITS,
+    &QUOTAS,
+    &COMPUTE,
+];
 
 pub(super) const EXCESSES: &[&str] = &["cut", "refuse"];
 
@@ -230,6 +311,7 @@ pub(super) const CEILING_TOP: Table = Table {
     key: "",
     shown: "the top level",
     list: false,
+    named: false,
     about: "The most that any policy can grant on this machine.",
     keys: &[
         required("version", Shape::Version, "Version of the format."),
@@ -244,6 +326,7 @@ pub(super) const CEILING_PROGRAM: Table = Table {
     key: "program",
     shown: "[program]",
     list: false,
+    named: false,
     about: "Whether guest programs may run, and what of a process they may be granted.",
     keys: &[
         key("stdout", Shape::Switch, "Whether standard output may be granted."),
@@ -259,6 +342,7 @@ pub(super) const CEILING_FILESYSTEM: Table = Table {
     key: "filesystem",
     shown: "[[filesystem]]",
     list: true,
+    named: false,
     about: "A root below which files may be granted.",
     keys: &[
         required("path", Shape::HostPath, "Where it is: an absolute path."),
@@ -270,6 +354,7 @@ pub(super) const CEILING_NETWORK: Table = Table {
     key: "network",
     shown: "[[network]]",
     list: true,
+    named: false,
     about: "Peers that may be granted.",
     keys: &[
         required("host", Shape::Hosts, "A name, an address, *.NAME for all names below, or *."),
@@ -283,6 +368,7 @@ pub(super) const CEILING_COMPUTE: Table = Table {
     key: "compute",
     shown: "[compute]",
     list: false,
+    named: false,
     about: "The most of how a model is computed.",
     keys: &[
         key("kernels", Shape::Choice(KERNELS), "\"sandbox\" forbids native kernels."),

@@ -28,6 +28,7 @@ mod source;
 mod template;
 mod text;
 pub mod units;
+mod values;
 
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,7 @@ pub use source::{LoadedPolicy, MAX_POLICY_SIZE, Source};
 #[cfg(feature = "programs")]
 pub use template::starting_program_policy;
 pub use template::{Measured, starting_policy};
+pub use values::{Scalar, ValueRule};
 
 /// The one version of the policy format this build understands.
 pub const FORMAT_VERSION: u32 = 1;
@@ -77,6 +79,11 @@ pub struct Policy {
     pub network: Vec<NetworkGrant>,
     /// How much one run of the program may do with its grants.
     pub quotas: Quotas,
+    /// What the values of inputs must be. Inputs that are not here may be anything that the model
+    /// declares, NaN included.
+    pub inputs: Vec<ValueRule>,
+    /// What the values of outputs must be, and how much of them is told.
+    pub outputs: Vec<ValueRule>,
     /// SHA-256 of the file it was read from, for the decision log; `None` if it came from no file.
     /// Whoever changes a policy that was loaded takes it out.
     pub file_sha256: Option<[u8; 32]>,

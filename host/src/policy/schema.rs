@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::Bounds;
 use super::keys::{self, Key, Shape, Table};
 use super::limits::Quantity;
+use crate::tensor::DType;
 
 /// The JSON Schema (draft 2020-12) of a policy file.
 #[must_use]
@@ -39,9 +40,15 @@ fn document(title: &str, format: &[&Table]) -> Value {
             }
             continue;
         }
-        let value = match table.list {
-            false => object(table),
-            true => json!({
+        let value = match (table.named, table.list) {
+            (true, _) => json!({
+                "description": table.about,
+                "type": "object",
+                "maxProperties": super::MAX_GRANTS,
+                "additionalProperties": object(table),
+            }),
+            (false, false) => object(table),
+            (false, true) => json!({
                 "description": table.about,
                 "type": "array",
                 "maxItems": super::MAX_GRANTS,
@@ -127,6 +134,27 @@ fn shape(shape: Shape) -> Value {
             "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" },
             "additionalProperties": { "type": "string" },
         }),
+        Shape::Number => json!({ "type": "number" }),
+        Shape::Scalar => json!({ "type": ["number", "boolean"] }),
+        Shape::Scalars => json!({
+            "type": "array",
+            "items": { "type": ["number", "boolean"] },
+            "minItems": 1,
+            "maxItems": super::values::MOST_ALLOWED,
+        }),
+        Shape::Whole(least, most) => {
+            json!({ "type": "integer", "minimum": least, "maximum": most })
+        }
+        Shape::Dtype => {
+            let names: Vec<&str> = DType::ALL.iter().map(|dtype| dtype.name()).collect();
+            json!({ "enum": names })
+        }
+        Shape::Dims => json!({
+            "type": "array",
+            "items": { "anyOf": [{ "type": "integer", "minimum": 0 }, { "const": "?" }] },
+            "maxItems": super::values::MOST_DIMS,
+        }),
+        Shape::On => json!({ "type": "boolean", "default": true }),
         Shape::Names => json!({ "type": "array", "items": { "type": "string" } }),
         Shape::Hosts => json!({ "type": "string", "pattern": "^(\\*|(\\*\\.)?[0-9A-Za-z.:-]+)$" }),
         Shape::Ports => json!({

@@ -71,6 +71,8 @@ impl Machine {
         answer: impl FnOnce(&[u8]) -> Result<T, Failure>,
     ) -> Result<(T, Cost), Failure> {
         match call {
+            #[cfg(test)]
+            Call::Panic => self.first_instance(deadline)?.call(call, payload, deadline, answer),
             Call::Run => self.run(payload, deadline, answer),
             Call::Prepare => self.prepare(payload, deadline, answer),
             Call::Adopt => self.adopt(payload, answer),
@@ -224,6 +226,7 @@ mod tests {
     use super::super::guest::CODE;
     use super::super::limits::SandboxLimits;
     use super::*;
+    use crate::error::{Error, ErrorKind, Phase};
 
     #[test]
     fn a_slot_that_was_made_pristine_is_used_again() {
@@ -265,6 +268,22 @@ mod tests {
         assert_eq!(run(&mut machine, &[SIZE as u64], &vec![1.0; SIZE]).memory, clean);
     }
 
+    #[test]
+    fn a_panic_of_the_guest_is_a_message() {
+        let mut machine = Machine::new(template());
+        let failed = machine.call(Call::Panic, &Payload::Empty, None, |_| Ok(()));
+        let Err(failure @ Failure::Panicked(_)) = failed else { unreachable!("{failed:?}") };
+        assert!(failure.to_string().contains("panicked: on demand"), "{failure}");
+        for (phase, code) in [(Phase::Prepare, 4), (Phase::Run, 6)] {
+            let failure = Failure::Panicked("on demand".into());
+            let error = Error::new(ErrorKind::from_failure(failure, phase));
+            assert_eq!(error.exit_code(), code, "{error}");
+        }
+        // The next one goes on.
+        let mut machine = prepared(&onnx::relu(&onnx::fixed(&[4])), "x", &[4]);
+        run(&mut machine, &[4], &[1.0; 4]);
+    }
+
     /// Compiling takes a while, so all tests of this module share the code.
     fn template() -> Template {
         static CODE_FILE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
@@ -294,7 +313,7 @@ mod tests {
         };
         call(Call::Load, graph.bytes());
         let shape = InputShape { name: name.into(), dims: dims.to_vec() };
-        call(Call::Prepare, encode_shapes(&[shape]));
+        call(Call::Prepare, encode_shapes(&[shape], &[]));
         machine
     }
 

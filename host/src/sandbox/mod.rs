@@ -66,6 +66,9 @@ pub(crate) enum Call {
     Adopt,
     Run,
     Kernels,
+    /// What a panic of the guest is: no model is known to cause one.
+    #[cfg(test)]
+    Panic,
 }
 
 impl Call {
@@ -78,6 +81,8 @@ impl Call {
             Call::Adopt => ("", false),
             Call::Run => ("belljar_run", true),
             Call::Kernels => ("belljar_kernels", false),
+            #[cfg(test)]
+            Call::Panic => ("belljar_panic", false),
         }
     }
 }

@@ -224,7 +224,7 @@ mod private {
 }
 
 /// The index along each axis of the element at `at` in row-major order.
-fn unravel(mut at: usize, shape: &[usize]) -> Vec<usize> {
+pub(crate) fn unravel(mut at: usize, shape: &[usize]) -> Vec<usize> {
     let mut index: Vec<usize> = shape
         .iter()
         .rev()

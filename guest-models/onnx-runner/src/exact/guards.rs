@@ -105,18 +105,18 @@ pub(super) fn constant(model: &TypedModel, outlet: OutletId, what: &str) -> Trac
 }
 
 pub(super) fn register(registry: &mut OnnxOpRegister) {
-    for name in ["Reshape", "Expand"] {
+    registry.insert("Reshape", |context, node| {
+        Ours::build_late(context, node, 1, |ours, prefix, model, inputs| {
+            guarded(ours, prefix, model, inputs, 1, SIZES)
+        })
+    });
+    for name in ["Expand", "Tile"] {
         registry.insert(name, |context, node| {
             Ours::build_late(context, node, 1, |ours, prefix, model, inputs| {
-                guarded(ours, prefix, model, inputs, 1, SIZES)
+                guarded(ours, prefix, model, inputs, 1, COUNTS)
             })
         });
     }
-    registry.insert("Tile", |context, node| {
-        Ours::build_late(context, node, 1, |ours, prefix, model, inputs| {
-            guarded(ours, prefix, model, inputs, 1, COUNTS)
-        })
-    });
     registry.insert("ConstantOfShape", |context, node| {
         let mut node = node.clone();
         if node.attribute.is_empty() {
@@ -319,9 +319,11 @@ fn one_axis(
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
     let rank = model.outlet_fact(inputs[0])?.rank();
+    let flatten = ours.node.op_type == "Flatten";
+    ensure!(flatten || rank > 0, "a tensor without dimensions has no axis");
     if let Some(axis) = ours.node.get_attr_opt::<i64>("axis")? {
         // To flatten behind the last dimension is to have one column.
-        let behind = ours.node.op_type == "Flatten" && axis == rank as i64;
+        let behind = flatten && axis == rank as i64;
         if !behind {
             super::resolve(axis, rank)?;
         }

@@ -12,29 +12,10 @@ use super::guards::{InBounds, MOST, constant};
 use super::{Built, Ours, late, resolve};
 
 pub(super) fn register(registry: &mut OnnxOpRegister) {
-    for name in ["Gather", "GatherElements", "ScatterElements"] {
-        registry.insert(name, |context, node| Ours::build(context, node, along_axis));
-    }
+    registry.insert("Gather", |context, node| Ours::build(context, node, along_axis));
     registry.insert("GatherND", |_, node| {
         let batch = node.get_attr_opt::<usize>("batch_dims")?.unwrap_or(0);
         Ok((expand(Gather(GatherNd::new(batch))), vec![]))
-    });
-    registry.insert("ScatterND", |context, node| {
-        Ours::build(context, node, |ours, prefix, model, inputs| {
-            // Each index is one of the dimensions that it goes along; more than their greatest is
-            // outside of all.
-            let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
-            let indices = model.outlet_fact(inputs[1])?.shape.to_tvec();
-            let deep = indices.last().context("indices without dimensions")?.to_usize()?;
-            ensure!(deep <= shape.len(), "indices of {deep} dimensions for {}", shape.len());
-            let most =
-                shape[..deep].iter().map(|dim| dim.to_i64()).collect::<Result<Vec<_>, _>>()?;
-            let most = most.into_iter().max().unwrap_or(0) - 1;
-            let bounds = InBounds { least: 0, most, what: "the index" };
-            let mut inputs: TVec<OutletId> = inputs.into();
-            inputs[1] = bounds.guard(format!("{prefix}.guard"), model, inputs[1])?;
-            ours.original.as_ref().wire(prefix, model, &inputs)
-        })
     });
     registry.insert("OneHot", |context, node| {
         Ours::build_late(context, node, 1, |ours, prefix, model, inputs| {

@@ -4,16 +4,24 @@
 //! its evaluation of constants ever meets the others.
 
 mod activations;
+mod algebra;
+mod arrange;
 mod binary;
+mod choice;
 mod guards;
 mod indices;
 mod late;
+mod losses;
 mod mend;
 mod numbers;
+mod own;
 mod pooling;
 mod quantize;
 mod reduce;
+mod scatter;
 mod shapes;
+mod unique;
+mod windows;
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -41,12 +49,19 @@ fn originals() -> &'static HashMap<String, Builder> {
 /// Puts our operators into tract's registry.
 pub(crate) fn register(registry: &mut OnnxOpRegister) {
     activations::register(registry);
+    algebra::register(registry);
+    arrange::register(registry);
     binary::register(registry);
+    choice::register(registry);
     guards::register(registry);
     indices::register(registry);
+    losses::register(registry);
     quantize::register(registry);
     reduce::register(registry);
+    scatter::register(registry);
     shapes::register(registry);
+    unique::register(registry);
+    windows::register(registry);
 }
 
 /// How one of ours is put into a typed model.

@@ -4,9 +4,9 @@
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{AttributeProto, NodeProto};
 
-use super::table::{Attribute, Operator, Values};
-use super::text::{list, shown};
-use super::types::Types;
+use belljar_operators::{Attribute, Check, Operator, Types, Values};
+
+use super::text::{list, name_of, shown};
 
 /// Refuses attributes that are not understood.
 pub(super) fn check(node: &NodeProto, operator: &Operator) -> Result<(), String> {
@@ -29,7 +29,24 @@ pub(super) fn check(node: &NodeProto, operator: &Operator) -> Result<(), String>
     });
     match missing {
         Some(missing) => Err(format!("the attribute {:?} is missing", missing.name)),
-        None => operator.check.map_or(Ok(()), |check| check(node)),
+        None => operator.check.map_or(Ok(()), |check| together(node, check)),
+    }
+}
+
+/// What must hold of several of them.
+fn together(node: &NodeProto, check: Check) -> Result<(), String> {
+    match check {
+        Check::Windows => windows(node),
+        Check::Pooling => pooling(node),
+        Check::Transposed => transposed(node),
+        Check::GridSample => grid_sample(node),
+        Check::Permutation => permutation(node),
+        Check::Constant => constant(node),
+        Check::Slice1 => slice_1(node),
+        Check::OddSize => odd_size(node),
+        Check::Attention => attention(node),
+        Check::Equation => equation(node),
+        Check::Scan => scan(node),
     }
 }
 
@@ -84,7 +101,7 @@ fn value(attribute: &AttributeProto, known: &Attribute) -> Result<(), String> {
         }
         Values::Type(types) => match i32::try_from(attribute.i).ok().and_then(Types::of) {
             Some(dtype) if types.has(dtype) => Ok(()),
-            _ => other(super::types::name_of(i32::try_from(attribute.i).unwrap_or(-1))),
+            _ => other(name_of(i32::try_from(attribute.i).unwrap_or(-1))),
         },
         Values::Tensor if attribute.t.is_none() => Err("has no tensor in it".into()),
         Values::Graph if attribute.g.is_none() => Err("has no graph in it".into()),
@@ -102,7 +119,7 @@ fn ints<'n>(node: &'n NodeProto, name: &str) -> &'n [i64] {
 }
 
 /// The windows of convolutions and poolings: as many numbers of each kind as there are dimensions.
-pub(super) fn windows(node: &NodeProto) -> Result<(), String> {
+fn windows(node: &NodeProto) -> Result<(), String> {
     let of = |name| ints(node, name).len();
     let dims = [of("kernel_shape"), of("strides"), of("dilations"), of("pads") / 2]
         .into_iter()
@@ -130,7 +147,7 @@ pub(super) fn windows(node: &NodeProto) -> Result<(), String> {
 }
 
 /// Poolings: of what implementations make differently nothing is computed.
-pub(super) fn pooling(node: &NodeProto) -> Result<(), String> {
+fn pooling(node: &NodeProto) -> Result<(), String> {
     windows(node)?;
     let auto = find(node, "auto_pad").map_or(&b"NOTSET"[..], |attribute| &attribute.s);
     let ceil = find(node, "ceil_mode").is_some_and(|ceil| ceil.i != 0);
@@ -142,7 +159,7 @@ pub(super) fn pooling(node: &NodeProto) -> Result<(), String> {
 }
 
 /// Transposed convolutions that say the shape of their output say nothing else of its size.
-pub(super) fn transposed(node: &NodeProto) -> Result<(), String> {
+fn transposed(node: &NodeProto) -> Result<(), String> {
     windows(node)?;
     let auto = find(node, "auto_pad").is_some_and(|attribute| attribute.s != b"NOTSET");
     let other = auto || find(node, "pads").is_some() || find(node, "output_padding").is_some();
@@ -156,7 +173,7 @@ pub(super) fn transposed(node: &NodeProto) -> Result<(), String> {
 }
 
 /// What is beyond an image is read as zero, or interpolated between two pixels at most.
-pub(super) fn grid_sample(node: &NodeProto) -> Result<(), String> {
+fn grid_sample(node: &NodeProto) -> Result<(), String> {
     let text = |name| find(node, name).map_or(&b""[..], |attribute| &attribute.s);
     let zeros = [&b""[..], b"zeros"].contains(&text("padding_mode"));
     if text("mode").ends_with(b"cubic") && !zeros {
@@ -165,7 +182,7 @@ pub(super) fn grid_sample(node: &NodeProto) -> Result<(), String> {
     Ok(())
 }
 
-pub(super) fn permutation(node: &NodeProto) -> Result<(), String> {
+fn permutation(node: &NodeProto) -> Result<(), String> {
     let Some(perm) = find(node, "perm") else { return Ok(()) };
     let mut seen = 0u32;
     for at in &perm.ints {
@@ -183,7 +200,7 @@ pub(super) fn permutation(node: &NodeProto) -> Result<(), String> {
 }
 
 /// The one value of a constant.
-pub(super) fn constant(node: &NodeProto) -> Result<(), String> {
+fn constant(node: &NodeProto) -> Result<(), String> {
     match node.attribute.len() {
         1 => Ok(()),
         found => Err(format!("a constant has one value, this one has {found}")),
@@ -191,7 +208,7 @@ pub(super) fn constant(node: &NodeProto) -> Result<(), String> {
 }
 
 /// Slices as they were before their bounds became inputs.
-pub(super) fn slice_1(node: &NodeProto) -> Result<(), String> {
+fn slice_1(node: &NodeProto) -> Result<(), String> {
     let (starts, ends) = (ints(node, "starts"), ints(node, "ends"));
     let axes = find(node, "axes").map_or(starts.len(), |axes| axes.ints.len());
     if starts.len() != ends.len() || axes != starts.len() {
@@ -201,7 +218,7 @@ pub(super) fn slice_1(node: &NodeProto) -> Result<(), String> {
 }
 
 /// An odd number of neighbours: of even ones implementations differ.
-pub(super) fn odd_size(node: &NodeProto) -> Result<(), String> {
+fn odd_size(node: &NodeProto) -> Result<(), String> {
     match find(node, "size").map(|size| size.i) {
         Some(size) if size % 2 == 0 => Err(format!("an even \"size\" ({size}) is not implemented")),
         _ => Ok(()),
@@ -210,7 +227,7 @@ pub(super) fn odd_size(node: &NodeProto) -> Result<(), String> {
 
 /// Attention without a mask: where one hides everything there is no answer that tract and ONNX
 /// agree on. And a causal one has all its keys at hand.
-pub(super) fn attention(node: &NodeProto) -> Result<(), String> {
+fn attention(node: &NodeProto) -> Result<(), String> {
     let given = |at: usize| node.input.get(at).is_some_and(|name| !name.is_empty());
     if given(3) {
         return Err("a mask is not implemented".into());
@@ -223,7 +240,7 @@ pub(super) fn attention(node: &NodeProto) -> Result<(), String> {
 }
 
 /// An equation of letters: every one of the result is among the operands', and there once.
-pub(super) fn equation(node: &NodeProto) -> Result<(), String> {
+fn equation(node: &NodeProto) -> Result<(), String> {
     let text = find(node, "equation").map_or(&b""[..], |equation| &equation.s);
     let text: String = text.iter().filter(|c| **c != b' ').map(|c| char::from(*c)).collect();
     let wrong = || Err(format!("the equation {} is not implemented", shown(&text)));
@@ -256,7 +273,7 @@ pub(super) fn equation(node: &NodeProto) -> Result<(), String> {
 }
 
 /// The inputs of a scan: some are scanned, the others are states, and for each there is an axis.
-pub(super) fn scan(node: &NodeProto) -> Result<(), String> {
+fn scan(node: &NodeProto) -> Result<(), String> {
     let inputs = node.input.len() as i64;
     let scanned = find(node, "num_scan_inputs").map_or(0, |number| number.i);
     let states = inputs - scanned;

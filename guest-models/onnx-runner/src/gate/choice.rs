@@ -1,4 +1,4 @@
-//! `If` whose condition is a constant: the branch that is taken becomes part of the graph, and the
+//! `If` whose condition is a constant, or a comparison of constants: the branch that is taken becomes part of the graph, and the
 //! other one is never looked at.
 
 use std::collections::HashSet;
@@ -58,17 +58,64 @@ fn names(graph: &GraphProto) -> HashSet<&str> {
     inputs.chain(tensors).chain(outputs).filter(|name| !name.is_empty()).map(|n| &**n).collect()
 }
 
-/// The value of a truth that is a constant of this graph.
+/// The value of a truth that follows from constants of this graph.
 fn known(graph: &GraphProto, name: &str) -> Option<bool> {
+    let plain = |node: &NodeProto| ["", "ai.onnx"].contains(&&*node.domain);
+    if let Some(tensor) = constant(graph, name) {
+        return truth(tensor);
+    }
     if graph.input.iter().any(|input| input.name == name) {
         return None;
     }
-    if let Some(tensor) = graph.initializer.iter().find(|tensor| tensor.name == name) {
-        return truth(tensor);
+    let node = maker(graph, name).filter(|node| plain(node) && node.attribute.is_empty())?;
+    match (&*node.op_type, &*node.input) {
+        ("Identity", [of]) => truth(constant(graph, of)?),
+        ("Not", [of]) => Some(!truth(constant(graph, of)?)?),
+        ("Equal", [a, b]) => {
+            let (a, b) = (integer(constant(graph, a)?)?, integer(constant(graph, b)?)?);
+            // Of two types there is nothing to compare.
+            (a.0 == b.0).then_some(a.1 == b.1)
+        }
+        _ => None,
     }
-    let made = |node: &&NodeProto| node.output.first().is_some_and(|output| output == name);
-    let constant = graph.node.iter().find(made).filter(|node| node.op_type == "Constant")?;
-    truth(find(constant, "value")?.t.as_ref()?)
+}
+
+fn maker<'g>(graph: &'g GraphProto, name: &str) -> Option<&'g NodeProto> {
+    graph.node.iter().find(|node| node.output.first().is_some_and(|output| output == name))
+}
+
+/// A constant of this graph.
+fn constant<'g>(graph: &'g GraphProto, name: &str) -> Option<&'g TensorProto> {
+    if name.is_empty() || graph.input.iter().any(|input| input.name == name) {
+        return None;
+    }
+    if let Some(tensor) = graph.initializer.iter().find(|tensor| tensor.name == name) {
+        return Some(tensor);
+    }
+    let node = maker(graph, name).filter(|node| node.op_type == "Constant")?;
+    find(node, "value")?.t.as_ref()
+}
+
+/// One integer of 32 or 64 bits, with its type.
+fn integer(tensor: &TensorProto) -> Option<(i32, i64)> {
+    let one = tensor.dims.iter().all(|dim| *dim == 1) && super::tensors::check(tensor).is_ok();
+    if !one {
+        return None;
+    }
+    let value = match DataType::try_from(tensor.data_type) {
+        Ok(DataType::Int64) => match (&*tensor.raw_data, &*tensor.int64_data) {
+            (raw, []) => i64::from_le_bytes(raw.try_into().ok()?),
+            ([], [value]) => *value,
+            _ => return None,
+        },
+        Ok(DataType::Int32) => match (&*tensor.raw_data, &*tensor.int32_data) {
+            (raw, []) => i64::from(i32::from_le_bytes(raw.try_into().ok()?)),
+            ([], [value]) => i64::from(*value),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some((tensor.data_type, value))
 }
 
 fn truth(tensor: &TensorProto) -> Option<bool> {

@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
+use belljar_operators::Types;
 use tract_onnx::pb::{GraphProto, ValueInfoProto, type_proto};
 
-use super::text::shown;
-use super::types::{Types, name_of};
+use super::text::{name_of, shown};
 use super::{Versions, bounds, node, tensors};
 
 /// What is known where a node stands: the values of its graph so far, and of those around it.
@@ -132,7 +132,10 @@ pub(super) fn body(
         let Some(types) = scope.values.get(&*output.name) else {
             return Err(format!("nothing in its graph makes the output {}", shown(&output.name)));
         };
-        if let Some(declared) = declared(output)?
+        // Of a body's output it is enough to know what makes it.
+        let untyped = depth > 0 && output.r#type.as_ref().is_some_and(|said| said.value.is_none());
+        if !untyped
+            && let Some(declared) = declared(output)?
             && declared != *types
         {
             return Err(format!(

@@ -1,7 +1,7 @@
 //! What is refused before tract sees the model. tract reads what it knows of a model and passes
 //! over the rest: attributes, versions of operators, domains. A model that asks for more than is
 //! computed would get an answer all the same, and a wrong one. So nothing passes here that is not
-//! in the table of operators (`table/`): operator, versions, number of inputs and outputs, element
+//! in the table of operators (`guest-models/operators`): operator, versions, number of inputs and outputs, element
 //! types, and every attribute with the values that have been checked against the specification.
 //!
 //! A refusal names the node, the operator, its version, and what it is that is not implemented.
@@ -9,32 +9,31 @@
 mod attributes;
 mod bounds;
 mod choice;
+mod fixed;
+mod functions;
 mod graph;
 mod node;
-mod table;
 mod tensors;
 mod text;
-mod types;
 
 use std::collections::HashSet;
 
+pub(crate) use fixed::fix;
+pub(crate) use functions::names_of;
+pub(crate) use node::refusal;
+
+use belljar_operators::NEWEST;
 use tract_onnx::pb::tensor_shape_proto::dimension;
 use tract_onnx::pb::{GraphProto, ModelProto, type_proto};
 
 /// Refuses what the runner does not compute as ONNX says, and brings the rest into the one form
 /// that tract reads rightly.
 pub(crate) fn check(proto: &mut ModelProto) -> Result<(), String> {
-    if let Some(function) = proto.functions.first() {
-        return Err(format!(
-            "the model defines functions of its own ({}), which are not implemented; \
-             inline them when exporting the model",
-            text::shown(function.name.as_deref().unwrap_or_default())
-        ));
-    }
     if !proto.training_info.is_empty() {
         return Err("the model has information for training, which is not implemented".into());
     }
     let versions = versions(proto)?;
+    functions::inline(proto)?;
     let Some(graph) = &mut proto.graph else { return Err("the model has no graph".into()) };
     choice::resolve(graph);
     graph::check(graph, &versions)?;
@@ -87,10 +86,7 @@ pub(crate) struct Versions {
     onnx: i64,
 }
 
-/// The newest version of ONNX's own operator set that the table was held against.
-pub(crate) const NEWEST: i64 = 28;
-
-fn versions(proto: &ModelProto) -> Result<Versions, String> {
+pub(crate) fn versions(proto: &ModelProto) -> Result<Versions, String> {
     let mut onnx = None;
     let mut seen: Vec<&str> = Vec::new();
     for import in &proto.opset_import {

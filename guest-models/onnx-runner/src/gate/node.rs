@@ -1,13 +1,12 @@
 //! One node against its line of the table.
 
+use belljar_operators::{self as table, F32, I64, Operator, Output, STRING, Types};
 use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::tensor_proto::DataType;
 
 use super::attributes::{self, find};
 use super::graph::{Scope, Totals, body};
-use super::table::{self, Operator, Output};
 use super::text::{domain, shown};
-use super::types::{F32, I64, STRING, Types};
 use super::{Versions, bounds, tensors};
 
 /// Refuses a node that is not implemented; says the types of its outputs, in their order.
@@ -38,6 +37,27 @@ pub(super) fn check(
     })
 }
 
+/// What can be said against a node without knowing any other: why it is not implemented.
+pub(crate) fn refusal(node: &NodeProto, versions: &Versions) -> Option<String> {
+    if !["", "ai.onnx"].contains(&&*node.domain) {
+        let from = domain(&node.domain);
+        return Some(format!("operators of the domain {from} are not implemented"));
+    }
+    alone(node, versions).err()
+}
+
+fn alone(node: &NodeProto, versions: &Versions) -> Result<&'static Operator, String> {
+    let operator = table::find(&node.op_type, versions.onnx)?;
+    if node.attribute.len() > bounds::ATTRIBUTES {
+        let found = node.attribute.len();
+        return Err(format!("{found} attributes are above {}", bounds::ATTRIBUTES));
+    }
+    attributes::check(node, operator)?;
+    count(node, operator)?;
+    outputs(node, operator)?;
+    Ok(operator)
+}
+
 enum Why {
     Here(String),
     Within(String),
@@ -61,18 +81,8 @@ fn check_inner(
             format!("its name has {} bytes, above {}", node.name.len(), bounds::NAME).into()
         );
     }
-    if node.attribute.len() > bounds::ATTRIBUTES {
-        return Err(format!(
-            "{} attributes are above {}",
-            node.attribute.len(),
-            bounds::ATTRIBUTES
-        )
-        .into());
-    }
-    let operator = table::find(&node.op_type, versions.onnx)?;
-    attributes::check(node, operator)?;
+    let operator = alone(node, versions)?;
     let read = inputs(node, operator, scope)?;
-    outputs(node, operator)?;
     let special = match &*node.op_type {
         "Constant" => vec![constant(node)?],
         "ConstantOfShape" => vec![filler(node)?],
@@ -104,12 +114,8 @@ fn check_inner(
     Ok(special)
 }
 
-/// The letters and types of what a node reads.
-fn inputs(
-    node: &NodeProto,
-    operator: &Operator,
-    scope: &Scope<'_>,
-) -> Result<Vec<(char, Types)>, String> {
+/// Whether a node reads as many values as it can.
+fn count(node: &NodeProto, operator: &Operator) -> Result<(), String> {
     let given = node.input.len();
     let most = if operator.many { bounds::VALUES } else { operator.inputs.len() };
     let fewest = operator.inputs.len() - operator.optional;
@@ -121,7 +127,17 @@ fn inputs(
         };
         return Err(format!("it has {given} inputs, not {wanted}"));
     }
-    let mut read: Vec<(char, Types)> = Vec::with_capacity(given);
+    Ok(())
+}
+
+/// The letters and types of what a node reads.
+fn inputs(
+    node: &NodeProto,
+    operator: &Operator,
+    scope: &Scope<'_>,
+) -> Result<Vec<(char, Types)>, String> {
+    let fewest = operator.inputs.len() - operator.optional;
+    let mut read: Vec<(char, Types)> = Vec::with_capacity(node.input.len());
     for (at, name) in node.input.iter().enumerate() {
         let input = operator.inputs[at.min(operator.inputs.len() - 1)];
         if name.is_empty() {

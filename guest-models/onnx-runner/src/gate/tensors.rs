@@ -1,11 +1,11 @@
 //! Tensors that are part of the model: their bytes must be there, all of them, in a form that is
 //! read as ONNX says.
 
+use belljar_operators::Types;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::{AttributeProto, GraphProto, TensorProto};
 
-use super::text::shown;
-use super::types::{Types, name_of};
+use super::text::{name_of, shown};
 
 /// Most dimensions of a tensor.
 pub(super) const MOST_DIMS: usize = 32;

@@ -1,5 +1,7 @@
 //! How things that a model names are shown in messages: escaped, and cut.
 
+use tract_onnx::pb::tensor_proto::DataType;
+
 /// Enough of a name to recognise it by.
 const MOST: usize = 100;
 
@@ -20,4 +22,13 @@ pub(super) fn list(values: &[i64]) -> String {
     let start: Vec<String> = values.iter().take(16).map(i64::to_string).collect();
     let more = if values.len() > 16 { ", …" } else { "" };
     format!("[{}{more}]", start.join(", "))
+}
+
+/// As ONNX calls an element type, known here or not.
+pub fn name_of(number: i32) -> String {
+    match DataType::try_from(number) {
+        Ok(DataType::Undefined) => "an undefined type".into(),
+        Ok(dtype) => dtype.as_str_name().to_lowercase(),
+        Err(_) => format!("the unknown type {number}"),
+    }
 }

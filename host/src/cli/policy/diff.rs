@@ -17,6 +17,7 @@ use crate::Digest;
 use crate::policy::units::{format_duration, format_size};
 use crate::policy::{
     Confinement, FileGrant, Kernels, LoadedPolicy, ModelGrant, NetworkGrant, Policy, Program,
+    Scalar, ValueRule,
 };
 use crate::text::Hostile;
 
@@ -177,9 +178,52 @@ fn basics(of: &str, a: &Policy, b: &Policy, to: &mut Changes) {
     to.amount(&key("compute.kernels"), native(c.kernels), native(d.kernels), |native| {
         if native { "native" } else { "sandbox" }.to_owned()
     });
+    rules(&key("inputs"), &a.inputs, &b.inputs, to);
+    rules(&key("outputs"), &a.outputs, &b.outputs, to);
     if c.deterministic != d.deterministic {
         let (old, new) = (c.deterministic.to_string(), d.deterministic.to_string());
         to.push(Kind::Change, &key("compute.deterministic"), old, new);
+    }
+}
+
+/// Rules of values: one more is a loss, one less a gain. One that differs is a gain unless it is
+/// known to be stricter in everything, which is not looked into.
+fn rules(key: &str, a: &[ValueRule], b: &[ValueRule], to: &mut Changes) {
+    let of = |name: &str| format!("{key}.{}", Hostile::cut(name, 60));
+    let shown = |rule: &ValueRule| {
+        let number =
+            |name: &str, value: Option<Scalar>| value.map(|value| format!("{name} {value}"));
+        let mut parts: Vec<String> = Vec::new();
+        parts.extend(number("value", rule.value));
+        parts.extend(rule.dtype.map(|dtype| format!("dtype {dtype}")));
+        parts.extend(rule.shape.as_ref().map(|shape| {
+            let size = |size: &Option<u64>| size.map_or("?".to_owned(), |size| size.to_string());
+            let sizes: Vec<String> = shape.iter().map(size).collect();
+            format!("shape [{}]", sizes.join(", "))
+        }));
+        parts.extend(number("min", rule.min));
+        parts.extend(number("max", rule.max));
+        parts.push(format!("finite {}", rule.finite));
+        parts.extend(number("max-norm", rule.max_norm));
+        if !rule.allowed.is_empty() {
+            let values: Vec<String> = rule.allowed.iter().map(ToString::to_string).collect();
+            parts.push(format!("allowed [{}]", values.join(", ")));
+        }
+        parts.extend(rule.top_k.map(|k| format!("top-k {k}")));
+        parts.extend(rule.decimals.map(|decimals| format!("decimals {decimals}")));
+        parts.join(", ")
+    };
+    for rule in b {
+        match a.iter().find(|old| old.name == rule.name) {
+            None => to.push(Kind::Loss, &of(&rule.name), "anything", shown(rule)),
+            Some(old) if old != rule => {
+                to.push(Kind::Gain, &of(&rule.name), shown(old), shown(rule));
+            }
+            Some(_) => {}
+        }
+    }
+    for rule in a.iter().filter(|rule| !b.iter().any(|new| new.name == rule.name)) {
+        to.push(Kind::Gain, &of(&rule.name), shown(rule), "anything");
     }
 }
 

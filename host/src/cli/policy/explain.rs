@@ -17,7 +17,7 @@ use crate::Digest;
 use crate::policy::units::{format_duration, format_size};
 use crate::policy::{
     Access, Compute, Confinement, FileGrant, Kernels, Limits, LoadedPolicy, ModelGrant,
-    NetworkGrant, Policy, Program,
+    NetworkGrant, Policy, Program, ValueRule,
 };
 use crate::text::Hostile;
 
@@ -32,6 +32,9 @@ const BROKER: &str = "broker that opens and connects";
 const NAMESPACES: &str = "namespaces with an empty root";
 const LANDLOCK: &str = "Landlock";
 const SECCOMP: &str = "seccomp";
+const VALUES_IN: &str = "values checked before they cross";
+const VALUES_OUT: &str = "values checked before they are told";
+const FIXED: &str = "value given when the model is prepared";
 const QUOTA: &str = "quota counted by the host";
 
 /// One thing that is allowed or refused.
@@ -111,6 +114,9 @@ fn sentences(loaded: &LoadedPolicy) -> Vec<Sentence> {
     }
     for grant in &policy.network {
         peer(grant, &mut to);
+    }
+    for (rules, of_inputs) in [(&policy.inputs, true), (&policy.outputs, false)] {
+        rules.iter().for_each(|rule| values(rule, of_inputs, &mut to));
     }
     limits(&policy.limits, policy.confinement, &mut to);
     if policy.program.is_some() {
@@ -223,6 +229,41 @@ fn peer(grant: &NetworkGrant, to: &mut Sentences) {
         Hostile::new(&grant.reason)
     );
     to.say("Network", text, &["address checked after it is resolved", BROKER, SECCOMP]);
+}
+
+fn values(rule: &ValueRule, of_inputs: bool, to: &mut Sentences) {
+    let name = Hostile::cut(&rule.name, 60);
+    let (about, what) = match of_inputs {
+        true => ("What inputs may be", "input"),
+        false => ("What outputs may be", "output"),
+    };
+    let mut say = |text: String, by: &'static str| to.say(about, text, &[by]);
+    let before = if of_inputs { VALUES_IN } else { VALUES_OUT };
+    if let Some(value) = rule.value {
+        say(format!("The {what} {name} is {value} and nothing else."), FIXED);
+    }
+    let mut must = Vec::new();
+    must.extend(rule.dtype.map(|dtype| format!("of type {dtype}")));
+    must.extend(rule.shape.as_ref().map(|shape| {
+        let sizes = shape.iter().map(|size| size.map_or("?".to_owned(), |size| size.to_string()));
+        format!("of the shape [{}]", sizes.collect::<Vec<_>>().join(", "))
+    }));
+    must.extend(rule.min.map(|min| format!("at least {min}")));
+    must.extend(rule.max.map(|max| format!("at most {max}")));
+    must.extend(rule.finite.then(|| "finite".to_owned()));
+    must.extend(rule.max_norm.map(|norm| format!("of a norm of at most {norm}")));
+    if !rule.allowed.is_empty() {
+        must.push(format!("one of {} values", rule.allowed.len()));
+    }
+    if !must.is_empty() {
+        say(format!("The {what} {name} must be {}.", must.join(", ")), before);
+    }
+    if let Some(k) = rule.top_k {
+        say(format!("Of each row of {name} only the {k} greatest are told."), VALUES_OUT);
+    }
+    if let Some(decimals) = rule.decimals {
+        say(format!("Numbers of {name} are rounded to {decimals} decimals."), VALUES_OUT);
+    }
 }
 
 fn limits(limits: &Limits, confinement: Confinement, to: &mut Sentences) {

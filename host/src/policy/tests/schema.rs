@@ -22,6 +22,12 @@ fn sample(key: &Key) -> String {
         Shape::HostPath | Shape::GuestPath => "\"/a\"".to_owned(),
         Shape::Port => "1".to_owned(),
         Shape::Environment => "{ A = \"x\" }".to_owned(),
+        Shape::Number | Shape::Scalar => "3.5".to_owned(),
+        Shape::Scalars => "[3, 4.5, true]".to_owned(),
+        Shape::Whole(_, most) => most.to_string(),
+        Shape::Dtype => "\"f32\"".to_owned(),
+        Shape::Dims => "[1, \"?\"]".to_owned(),
+        Shape::On => "false".to_owned(),
         Shape::Names => "[\"A\"]".to_owned(),
         Shape::Ports => "[1, \"2-3\"]".to_owned(),
         Shape::Reserved => "[]".to_owned(),
@@ -39,6 +45,7 @@ fn entry(table: &Table, key: &Key) -> String {
         .collect();
     let header = match (table.key, table.list) {
         ("", _) => return lines,
+        (name, _) if table.named => format!("[{name}.x]"),
         (name, true) => format!("[[{name}]]"),
         (name, false) => format!("[{name}]"),
     };
@@ -50,7 +57,7 @@ fn every_key_that_is_listed_is_read() {
     for table in keys::POLICY {
         for key in table.keys {
             let mut text = entry(table, key);
-            if !matches!(table.key, "" | "model" | "program") {
+            if !matches!(table.key, "" | "model" | "program" | "inputs" | "outputs") {
                 text.push_str("[program]\n");
             }
             let policy = Policy::parse(&text, "x").unwrap_or_else(|e| panic!("{e}\n{text}"));
@@ -87,7 +94,11 @@ fn the_schema_has_every_table_and_key_and_no_other() {
             }
             top.insert(table.key.to_owned());
             let of = &schema["properties"][table.key];
-            let of = if table.list { &of["items"] } else { of };
+            let of = match (table.named, table.list) {
+                (true, _) => &of["additionalProperties"],
+                (false, true) => &of["items"],
+                (false, false) => of,
+            };
             assert_eq!(names(of), keys, "{}", table.shown);
             assert_eq!(of["additionalProperties"], false);
             for key in table.keys.iter().filter(|key| key.required) {

@@ -23,6 +23,7 @@ use super::runs::Runs;
 use super::sealed_file::{self, About, Keys, Kind, SealedFile};
 use super::stored::Label;
 use crate::confine::memory::SealedWriter;
+use crate::tensor::Tensor;
 use crate::trust::Digest;
 
 /// Largest description: its texts and lists are bounded one by one, to less than this.
@@ -71,9 +72,19 @@ pub(crate) struct ImageKey<'a> {
     pub(crate) native_kernels: bool,
     /// In the order of the model's declaration.
     pub(crate) shapes: &'a [InputShape],
+    /// Inputs whose values it was prepared with.
+    pub(crate) fixed: &'a [(String, Tensor)],
 }
 
 impl ImageKey<'_> {
+    /// What the guest is told to prepare for.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
+        let wires: Vec<_> = self.fixed.iter().map(|(_, tensor)| tensor.to_wire()).collect();
+        let fixed = self.fixed.iter().zip(&wires);
+        let views: Vec<_> = fixed.map(|((name, tensor), wire)| tensor.view(name, wire)).collect();
+        encode_shapes(self.shapes, &views)
+    }
+
     /// The model, a digest of everything else but the shapes, and a digest of everything.
     fn name(&self) -> String {
         let mut hasher = Sha256::new();
@@ -81,7 +92,7 @@ impl ImageKey<'_> {
         hasher.update([self.deterministic.into(), self.native_kernels.into()]);
         hasher.update(self.model.as_bytes());
         let set = Digest::finish(hasher.clone());
-        hasher.update(encode_shapes(self.shapes));
+        hasher.update(self.encoded());
         format!("{}.{:.16}.{}.image", self.model, set.to_string(), Digest::finish(hasher))
     }
 }

@@ -1,16 +1,17 @@
 //! Operators that make, move and choose: constants, shapes, gathering, slices, control flow.
 
-use super::Values::{AnyText, AnyTexts, Float, Floats, Graph, Int, Ints, Tensor, Text, Type};
-use super::{Operator, Output, any, attr, axis, flag, must, only, op, t, u};
-use crate::gate::attributes::{constant, permutation, scan, slice_1};
-use crate::gate::types::{ANY, BOOL, F32, FLOATS, I64, INDICES, NUMBERS, PLAIN};
+use crate::table::Values::{
+    AnyText, AnyTexts, Float, Floats, Graph, Int, Ints, Tensor, Text, Type,
+};
+use crate::table::{Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u};
+use crate::types::{ANY, BOOL, F32, FLOATS, I64, INDICES, NUMBERS, PLAIN};
 
 const IS_I64: &[Output] = &[Output::Is(I64)];
 const SPECIAL: &[Output] = &[Output::Special];
 
 #[rustfmt::skip]
-pub(super) const OPERATORS: &[Operator] = &[
-    op("Constant", 1, &[]).to(SPECIAL).check(constant)
+pub(crate) const OPERATORS: &[Operator] = &[
+    op("Constant", 1, &[]).to(SPECIAL).check(Check::Constant)
         .with(&[attr("value", Tensor), attr("value_int", Int(i64::MIN, i64::MAX)),
             attr("value_ints", Ints(i64::MIN, i64::MAX)), attr("value_float", Float), attr("value_floats", Floats),
             attr("value_string", AnyText), attr("value_strings", AnyTexts)]),
@@ -27,7 +28,7 @@ pub(super) const OPERATORS: &[Operator] = &[
     op("Squeeze", 13, &[t(ANY), any(I64)]).optional(1),
     op("Unsqueeze", 1, &[t(ANY)]).until(12).with(&[must("axes", Ints(-32, 31))]),
     op("Unsqueeze", 13, &[t(ANY), any(I64)]),
-    op("Transpose", 1, &[t(ANY)]).with(&[attr("perm", Ints(0, 31))]).check(permutation),
+    op("Transpose", 1, &[t(ANY)]).with(&[attr("perm", Ints(0, 31))]).check(Check::Permutation),
     op("Expand", 8, &[t(ANY), any(I64)]),
     op("Tile", 6, &[t(ANY), any(I64)]),
     op("Concat", 4, &[t(ANY)]).many().with(&[must("axis", Int(-32, 31))]),
@@ -35,7 +36,7 @@ pub(super) const OPERATORS: &[Operator] = &[
         .with(&[axis("axis"), attr("split", Ints(0, 1 << 30))]),
     op("Split", 13, &[t(ANY), any(I64)]).optional(1).to(&[Output::Like('T')]).many_outputs()
         .with(&[axis("axis"), attr("num_outputs", Int(1, 1024))]),
-    op("Slice", 1, &[t(ANY)]).until(9).check(slice_1)
+    op("Slice", 1, &[t(ANY)]).until(9).check(Check::Slice1)
         .with(&[attr("axes", Ints(0, 31)), must("starts", Ints(i64::MIN, i64::MAX)), must("ends", Ints(i64::MIN, i64::MAX))]),
     op("Slice", 10, &[t(ANY), u(INDICES), u(INDICES), u(INDICES), u(INDICES)]).optional(2),
     op("Pad", 2, &[t(FLOATS)]).until(10)
@@ -51,11 +52,21 @@ pub(super) const OPERATORS: &[Operator] = &[
     op("Gather", 1, &[t(ANY), any(INDICES)]).with(&[axis("axis")]),
     op("GatherElements", 11, &[t(PLAIN), any(INDICES)]).with(&[axis("axis")]),
     op("GatherND", 11, &[t(PLAIN), any(I64)]).with(&[attr("batch_dims", Int(0, 31))]),
+    op("Scatter", 9, &[t(PLAIN), any(INDICES), t(PLAIN)]).until(10).with(&[axis("axis")]),
     op("ScatterElements", 11, &[t(PLAIN), any(INDICES), t(PLAIN)])
         .with(&[axis("axis"), attr("reduction", Text(&["none", "add", "mul", "max", "min"]))]),
     op("ScatterND", 11, &[t(PLAIN), any(I64), t(PLAIN)])
         .with(&[attr("reduction", Text(&["none", "add", "mul", "max", "min"]))]),
     op("OneHot", 9, &[any(INDICES), any(NUMBERS), t(PLAIN)]).with(&[axis("axis")]),
+    op("BitCast", 26, &[any(PLAIN)]).to(&[Output::Said("to", NUMBERS)]).with(&[must("to", Type(NUMBERS))]),
+    op("CenterCropPad", 18, &[t(PLAIN), any(INDICES)]).with(&[attr("axes", Ints(-32, 31))]),
+    op("Compress", 9, &[t(PLAIN), any(BOOL)]).with(&[axis("axis")]),
+    op("ReverseSequence", 10, &[t(PLAIN), any(I64)]).with(&[attr("batch_axis", Int(0, 1)), attr("time_axis", Int(0, 1))]),
+    op("TensorScatter", 24, &[t(PLAIN), t(PLAIN), any(I64)]).optional(1)
+        .with(&[axis("axis"), attr("mode", Text(&["linear", "circular"]))]),
+    op("Unique", 11, &[t(NUMBERS)]).to(&[Output::Like('T'), Output::Is(I64), Output::Is(I64), Output::Is(I64)]).fewest(1)
+        .with(&[axis("axis"), flag("sorted")]),
+    op("Upsample", 9, &[t(PLAIN), any(F32)]).until(9).with(&[attr("mode", Text(&["nearest"]))]),
     op("TopK", 10, &[t(NUMBERS), any(I64)]).to(&[Output::Like('T'), Output::Is(I64)])
         .with(&[axis("axis"), flag("largest"), flag("sorted")]),
     op("NonZero", 9, &[any(PLAIN)]).to(IS_I64),
@@ -70,7 +81,7 @@ pub(super) const OPERATORS: &[Operator] = &[
 
     op("If", 1, &[any(BOOL)]).to(SPECIAL).many_outputs()
         .with(&[must("then_branch", Graph), must("else_branch", Graph)]),
-    op("Scan", 9, &[any(ANY)]).many().to(SPECIAL).many_outputs().check(scan)
+    op("Scan", 9, &[any(ANY)]).many().to(SPECIAL).many_outputs().check(Check::Scan)
         .with(&[must("body", Graph), must("num_scan_inputs", Int(1, 1024)), attr("scan_input_axes", Ints(-32, 31)),
             attr("scan_output_axes", Ints(-32, 31)), attr("scan_input_directions", Ints(0, 1)),
             attr("scan_output_directions", Ints(0, 1))]),

@@ -2,47 +2,71 @@
 //! which that was checked, its inputs and outputs with their element types, and the attributes
 //! that are understood, each with the values that were checked. What is not here is refused.
 
-mod elementwise;
-mod layers;
-mod shapes;
+use crate::types::Types;
+use crate::{elementwise, layers, shapes};
 
-use tract_onnx::pb::NodeProto;
-
-use super::NEWEST;
-use super::types::Types;
+/// The newest version of ONNX's own operator set that the table was held against.
+pub const NEWEST: i64 = 28;
 
 /// One operator over a range of versions of the operator set.
 #[derive(Clone, Copy)]
-pub(super) struct Operator {
-    pub(super) name: &'static str,
-    pub(super) since: i64,
-    pub(super) until: i64,
-    pub(super) inputs: &'static [Input],
+pub struct Operator {
+    pub name: &'static str,
+    pub since: i64,
+    pub until: i64,
+    pub inputs: &'static [Input],
     /// How many of the inputs, from the end, may be missing.
-    pub(super) optional: usize,
+    pub optional: usize,
     /// Whether the last input may be repeated.
-    pub(super) many: bool,
-    pub(super) outputs: &'static [Output],
+    pub many: bool,
+    pub outputs: &'static [Output],
     /// How few outputs a node may name.
-    pub(super) fewest_outputs: usize,
+    pub fewest_outputs: usize,
     /// Whether the last output may be repeated.
-    pub(super) many_outputs: bool,
-    pub(super) attributes: &'static [Attribute],
-    /// What else must hold.
-    pub(super) check: Option<fn(&NodeProto) -> Result<(), String>>,
+    pub many_outputs: bool,
+    pub attributes: &'static [Attribute],
+    /// What else must hold of its attributes and inputs.
+    pub check: Option<Check>,
+}
+
+/// What must hold of attributes together, as the gate checks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Windows have as many numbers of each kind as they have dimensions, and are padded one way.
+    Windows,
+    /// The same, and nothing that implementations round differently.
+    Pooling,
+    /// The same for transposed convolutions, which may say the shape of their output instead.
+    Transposed,
+    /// Nothing beyond an image but zeros where interpolation is cubic.
+    GridSample,
+    /// Every dimension once.
+    Permutation,
+    /// One value.
+    Constant,
+    /// As many starts as ends and axes.
+    Slice1,
+    /// An odd number of neighbours.
+    OddSize,
+    /// What of masks and earlier keys is implemented.
+    Attention,
+    /// An equation of letters.
+    Equation,
+    /// An axis for each input and output that is scanned.
+    Scan,
 }
 
 /// An input: its possible types, and which other inputs have the same one.
 #[derive(Clone, Copy)]
-pub(super) struct Input {
-    pub(super) types: Types,
+pub struct Input {
+    pub types: Types,
     /// Inputs and outputs with the same letter have the same type; `-` has none.
-    pub(super) letter: char,
+    pub letter: char,
 }
 
 /// The element type of an output.
 #[derive(Clone, Copy)]
-pub(super) enum Output {
+pub enum Output {
     /// The type of the inputs with this letter.
     Like(char),
     Is(Types),
@@ -54,14 +78,14 @@ pub(super) enum Output {
 
 /// An attribute and the values that are understood.
 #[derive(Clone, Copy)]
-pub(super) struct Attribute {
-    pub(super) name: &'static str,
-    pub(super) values: Values,
-    pub(super) required: bool,
+pub struct Attribute {
+    pub name: &'static str,
+    pub values: Values,
+    pub required: bool,
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum Values {
+pub enum Values {
     /// An integer from the first to the second.
     Int(i64, i64),
     /// Integers, each from the first to the second.
@@ -84,51 +108,51 @@ pub(super) enum Values {
 }
 
 impl Operator {
-    const fn until(mut self, until: i64) -> Operator {
+    pub(crate) const fn until(mut self, until: i64) -> Operator {
         self.until = until;
         self
     }
 
-    const fn optional(mut self, optional: usize) -> Operator {
+    pub(crate) const fn optional(mut self, optional: usize) -> Operator {
         self.optional = optional;
         self
     }
 
-    const fn many(mut self) -> Operator {
+    pub(crate) const fn many(mut self) -> Operator {
         self.many = true;
         self
     }
 
-    const fn to(mut self, outputs: &'static [Output]) -> Operator {
+    pub(crate) const fn to(mut self, outputs: &'static [Output]) -> Operator {
         self.outputs = outputs;
         self.fewest_outputs = outputs.len();
         self
     }
 
     /// How few outputs there must be.
-    const fn fewest(mut self, outputs: usize) -> Operator {
+    pub(crate) const fn fewest(mut self, outputs: usize) -> Operator {
         self.fewest_outputs = outputs;
         self
     }
 
-    const fn many_outputs(mut self) -> Operator {
+    pub(crate) const fn many_outputs(mut self) -> Operator {
         self.many_outputs = true;
         self
     }
 
-    const fn with(mut self, attributes: &'static [Attribute]) -> Operator {
+    pub(crate) const fn with(mut self, attributes: &'static [Attribute]) -> Operator {
         self.attributes = attributes;
         self
     }
 
-    const fn check(mut self, check: fn(&NodeProto) -> Result<(), String>) -> Operator {
+    pub(crate) const fn check(mut self, check: Check) -> Operator {
         self.check = Some(check);
         self
     }
 }
 
 /// An operator that makes one tensor of the type of its inputs, from this version on.
-const fn op(name: &'static str, since: i64, inputs: &'static [Input]) -> Operator {
+pub(crate) const fn op(name: &'static str, since: i64, inputs: &'static [Input]) -> Operator {
     Operator {
         name,
         since,
@@ -144,44 +168,48 @@ const fn op(name: &'static str, since: i64, inputs: &'static [Input]) -> Operato
     }
 }
 
-const fn t(types: Types) -> Input {
+pub(crate) const fn t(types: Types) -> Input {
     Input { types, letter: 'T' }
 }
 
-const fn u(types: Types) -> Input {
+pub(crate) const fn u(types: Types) -> Input {
     Input { types, letter: 'U' }
 }
 
 /// An input whose type says nothing of others.
-const fn any(types: Types) -> Input {
+pub(crate) const fn any(types: Types) -> Input {
     Input { types, letter: '-' }
 }
 
-const fn attr(name: &'static str, values: Values) -> Attribute {
+pub(crate) const fn attr(name: &'static str, values: Values) -> Attribute {
     Attribute { name, values, required: false }
 }
 
-const fn must(name: &'static str, values: Values) -> Attribute {
+pub(crate) const fn must(name: &'static str, values: Values) -> Attribute {
     Attribute { name, values, required: true }
 }
 
 /// The axes that attributes name: no tensor has more dimensions.
-const fn axis(name: &'static str) -> Attribute {
+pub(crate) const fn axis(name: &'static str) -> Attribute {
     attr(name, Values::Int(-32, 31))
 }
 
-const fn flag(name: &'static str) -> Attribute {
+pub(crate) const fn flag(name: &'static str) -> Attribute {
     attr(name, Values::Int(0, 1))
 }
 
 /// An attribute that may be there with its default only.
-const fn only(name: &'static str, value: i64) -> Attribute {
+pub(crate) const fn only(name: &'static str, value: i64) -> Attribute {
     attr(name, Values::Int(value, value))
 }
 
+/// Every operator, in the order of the files.
+pub fn all() -> impl Iterator<Item = &'static Operator> {
+    elementwise::OPERATORS.iter().chain(layers::OPERATORS).chain(shapes::OPERATORS)
+}
+
 /// The operator of this name in this version; or else what is said of it.
-pub(super) fn find(name: &str, version: i64) -> Result<&'static Operator, String> {
-    let all = || elementwise::OPERATORS.iter().chain(layers::OPERATORS).chain(shapes::OPERATORS);
+pub fn find(name: &str, version: i64) -> Result<&'static Operator, String> {
     let named = || all().filter(|operator| operator.name == name);
     let fits = |operator: &&Operator| (operator.since..=operator.until).contains(&version);
     if let Some(found) = named().find(fits) {

@@ -1,15 +1,13 @@
 //! Operators that work element by element, and those that choose, compare and convert.
 
-use super::Values::{Exactly, Float, Int, Text, Type};
-use super::{Operator, Output, any, attr, flag, must, only, op, t, u};
-use crate::gate::types::{
-    BOOL, F16, F32, FLOATS, INTEGERS, NUMBERS, PLAIN, SIGNED, STRING, UNSIGNED,
-};
+use crate::table::Values::{Exactly, Float, Int, Text, Type};
+use crate::table::{Operator, Output, any, attr, flag, must, only, op, t, u};
+use crate::types::{BOOL, F16, F32, FLOATS, INTEGERS, NUMBERS, PLAIN, SIGNED, STRING, UNSIGNED};
 
 const TRUTH: &[Output] = &[Output::Is(BOOL)];
 
 #[rustfmt::skip]
-pub(super) const OPERATORS: &[Operator] = &[
+pub(crate) const OPERATORS: &[Operator] = &[
     op("Abs", 6, &[t(NUMBERS)]),
     op("Neg", 6, &[t(FLOATS.or(SIGNED))]),
     op("Sign", 9, &[t(NUMBERS)]),

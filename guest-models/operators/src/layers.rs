@@ -1,11 +1,10 @@
 //! Operators of networks: products, convolutions, poolings, normalisations, reductions, recurrence.
 
-use super::Values::{AnyText, Float, Int, Ints, Text, Texts};
-use super::{Attribute, Operator, Output, any, attr, axis, flag, must, only, op, t, u};
-use crate::gate::attributes::{
-    attention, equation, grid_sample, odd_size, pooling, transposed, windows,
+use crate::table::Values::{AnyText, Float, Int, Ints, Text, Texts};
+use crate::table::{
+    Attribute, Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u,
 };
-use crate::gate::types::{BOOL, BYTES, F16, F32, FLOATS, I8, I32, I64, INDICES, NUMBERS, U8};
+use crate::types::{BOOL, BYTES, F16, F32, FLOATS, I8, I32, I64, INDICES, NUMBERS, U8};
 
 /// Bounds of what windows may be: beyond any image that fits a sandbox.
 const KERNEL: Attribute = attr("kernel_shape", Ints(1, 1 << 16));
@@ -25,7 +24,7 @@ const CONV: &[Attribute] = &[KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, GROUP];
 const REDUCE: &[Attribute] = &[AXES, KEEP];
 const REDUCE_18: &[Attribute] = &[KEEP, NOOP];
 const ARG: &[Attribute] = &[axis("axis"), KEEP, flag("select_last_index")];
-const SIGNED_SUMS: crate::gate::types::Types = FLOATS.or(I32).or(I64);
+const SIGNED_SUMS: crate::types::Types = FLOATS.or(I32).or(I64);
 const IS_I64: &[Output] = &[Output::Is(I64)];
 const SEQUENCE: &[Output] = &[Output::Like('T'), Output::Like('T')];
 
@@ -37,24 +36,29 @@ const RECURRENT: [Attribute; 3] = [
 ];
 
 #[rustfmt::skip]
-pub(super) const OPERATORS: &[Operator] = &[
+pub(crate) const OPERATORS: &[Operator] = &[
     op("MatMul", 1, &[t(FLOATS), t(FLOATS)]),
     op("MatMulInteger", 10, &[t(BYTES), u(BYTES), t(BYTES), u(BYTES)]).optional(2).to(&[Output::Is(I32)]),
     op("Gemm", 7, &[t(F32), t(F32), t(F32)]).until(10)
         .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
     op("Gemm", 11, &[t(F32), t(F32), t(F32)]).optional(1)
         .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
-    op("Einsum", 12, &[t(FLOATS)]).many().with(&[must("equation", AnyText)]).check(equation),
-    op("Conv", 1, &[t(FLOATS), t(FLOATS), t(FLOATS)]).optional(1).with(CONV).check(windows),
+    op("Einsum", 12, &[t(FLOATS)]).many().with(&[must("equation", AnyText)]).check(Check::Equation),
+    op("Conv", 1, &[t(FLOATS), t(FLOATS), t(FLOATS)]).optional(1).with(CONV).check(Check::Windows),
     op("ConvInteger", 10, &[t(BYTES), u(BYTES), t(BYTES), u(BYTES)]).optional(2).to(&[Output::Is(I32)])
-        .with(CONV).check(windows),
-    op("ConvTranspose", 1, &[t(FLOATS), t(FLOATS), t(FLOATS)]).optional(1).check(transposed)
+        .with(CONV).check(Check::Windows),
+    op("ConvTranspose", 1, &[t(FLOATS), t(FLOATS), t(FLOATS)]).optional(1).check(Check::Transposed)
         .with(&[KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, GROUP, attr("output_padding", Ints(0, 1 << 16)),
             attr("output_shape", Ints(1, 1 << 24))]),
-    op("MaxPool", 1, &[t(FLOATS.or(BYTES))]).to(&[Output::Like('T'), Output::Is(I64)]).fewest(1).check(pooling)
+    op("MaxPool", 1, &[t(FLOATS.or(BYTES))]).to(&[Output::Like('T'), Output::Is(I64)]).fewest(1).check(Check::Pooling)
         .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, flag("ceil_mode"), flag("storage_order")]),
-    op("AveragePool", 7, &[t(FLOATS)]).check(pooling)
+    op("AveragePool", 7, &[t(FLOATS)]).check(Check::Pooling)
         .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, flag("ceil_mode"), flag("count_include_pad")]),
+    op("LpPool", 2, &[t(FLOATS)]).check(Check::Pooling)
+        .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, only("ceil_mode", 0), attr("p", Int(1, 64))]),
+    // Of indices beside the shape of an output implementations think differently.
+    op("MaxUnpool", 9, &[t(FLOATS), any(I64)]).check(Check::Windows).with(&[MUST_KERNEL, STRIDES, PADS]),
+    op("Col2Im", 18, &[t(NUMBERS), any(I64), any(I64)]).check(Check::Windows).with(&[STRIDES, DILATIONS, PADS]),
     op("GlobalAveragePool", 1, &[t(FLOATS)]),
     op("GlobalMaxPool", 1, &[t(FLOATS)]),
 
@@ -72,7 +76,7 @@ pub(super) const OPERATORS: &[Operator] = &[
         .with(&[axis("axis"), EPSILON, only("stash_type", 1)]),
     op("LpNormalization", 1, &[t(FLOATS)]).with(&[axis("axis"), attr("p", Int(1, 2))]),
     op("MeanVarianceNormalization", 9, &[t(FLOATS)]).with(&[AXES]),
-    op("LRN", 1, &[t(F32)]).check(odd_size)
+    op("LRN", 1, &[t(F32)]).check(Check::OddSize)
         .with(&[must("size", Int(1, 1 << 16)), attr("alpha", Float), attr("beta", Float), attr("bias", Float)]),
     op("Softmax", 1, &[t(FLOATS)]).with(&[axis("axis")]),
     op("LogSoftmax", 1, &[t(FLOATS)]).with(&[axis("axis")]),
@@ -100,6 +104,7 @@ pub(super) const OPERATORS: &[Operator] = &[
     op("ReduceSumSquare", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
     op("ArgMax", 1, &[t(NUMBERS)]).to(IS_I64).with(ARG),
     op("ArgMin", 1, &[t(NUMBERS)]).to(IS_I64).with(ARG),
+    op("CumProd", 26, &[t(FLOATS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
     op("CumSum", 11, &[t(FLOATS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
 
     op("RNN", 7, &[t(F32), t(F32), t(F32), t(F32), any(I32), t(F32)]).optional(3).to(SEQUENCE).fewest(0)
@@ -122,14 +127,21 @@ pub(super) const OPERATORS: &[Operator] = &[
     op("Attention", 23, &[t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32))])
         .optional(3).to(&[Output::Like('T'), Output::Like('T'), Output::Like('T')]).fewest(1)
         .with(&[flag("is_causal"), attr("q_num_heads", Int(1, 1 << 16)), attr("kv_num_heads", Int(1, 1 << 16)),
-            attr("scale", Float), only("qk_matmul_output_mode", 0), attr("softcap", super::Values::Exactly(0.0)),
-            only("left_window_size", -1), only("right_window_size", -1)]).check(attention),
+            attr("scale", Float), only("qk_matmul_output_mode", 0), attr("softcap", crate::table::Values::Exactly(0.0)),
+            only("left_window_size", -1), only("right_window_size", -1)]).check(Check::Attention),
     op("RotaryEmbedding", 23, &[t(F32), t(F32), t(F32), any(I64)]).optional(1)
         .with(&[flag("interleaved"), attr("num_heads", Int(0, 1 << 16)), attr("rotary_embedding_dim", Int(0, 1 << 16))]),
-    op("GridSample", 16, &[t(F32), t(F32)]).until(19).check(grid_sample)
+    op("AffineGrid", 20, &[t(FLOATS), any(I64)]).with(&[flag("align_corners")]),
+    op("Det", 11, &[t(FLOATS)]),
+    op("NegativeLogLikelihoodLoss", 12, &[t(FLOATS), any(INDICES), t(FLOATS)]).optional(1)
+        .with(&[attr("ignore_index", Int(i64::MIN, i64::MAX)), attr("reduction", Text(&["none", "sum", "mean"]))]),
+    op("SoftmaxCrossEntropyLoss", 12, &[t(FLOATS), any(INDICES), t(FLOATS)]).optional(1)
+        .to(&[Output::Like('T'), Output::Like('T')]).fewest(1)
+        .with(&[attr("ignore_index", Int(i64::MIN, i64::MAX)), attr("reduction", Text(&["none", "sum", "mean"]))]),
+    op("GridSample", 16, &[t(F32), t(F32)]).until(19).check(Check::GridSample)
         .with(&[flag("align_corners"), attr("mode", Text(&["bilinear", "nearest", "bicubic"])),
             attr("padding_mode", Text(&["zeros", "border", "reflection"]))]),
-    op("GridSample", 20, &[t(F32), t(F32)]).check(grid_sample)
+    op("GridSample", 20, &[t(F32), t(F32)]).check(Check::GridSample)
         .with(&[flag("align_corners"), attr("mode", Text(&["linear", "nearest", "cubic"])),
             attr("padding_mode", Text(&["zeros", "border", "reflection"]))]),
     op("NonMaxSuppression", 10, &[any(F32), any(F32), any(I64), any(F32), any(F32)]).optional(3)

@@ -1,0 +1,48 @@
+//! Inputs whose values were given when the model was prepared: constants from then on. So an `If`
+//! on such an input is decided before anything else, and its other branch never analysed.
+
+use belljar_abi::{DType, TensorView};
+use tract_onnx::pb::{GraphProto, ModelProto, TensorProto, ValueInfoProto, type_proto};
+
+use super::text::shown;
+
+/// Makes constants of the inputs of these names.
+pub(crate) fn fix(proto: &mut ModelProto, fixed: &[TensorView<'_>]) -> Result<(), String> {
+    let Some(graph) = &mut proto.graph else { return Err("the model has no graph".into()) };
+    for view in fixed {
+        one(graph, view).map_err(|why| format!("the fixed input {}: {why}", shown(view.name)))?;
+    }
+    Ok(())
+}
+
+fn one(graph: &mut GraphProto, view: &TensorView<'_>) -> Result<(), String> {
+    let Some(at) = graph.input.iter().position(|input| input.name == view.name) else {
+        return Err("the model has no such input".into());
+    };
+    if graph.initializer.iter().any(|tensor| tensor.name == view.name) {
+        return Err("the model gives it a value itself".into());
+    }
+    if view.dtype == DType::String {
+        return Err("texts are not implemented".into());
+    }
+    let data_type = i32::try_from(view.dtype.to_onnx()).unwrap_or_default();
+    if elem_type(&graph.input[at]) != Some(data_type) {
+        return Err(format!("it is {}, which the model does not declare", view.dtype));
+    }
+    let dims = view.dims.iter().map(|dim| i64::try_from(*dim)).collect::<Result<_, _>>();
+    let dims = dims.map_err(|_| "it is too large".to_owned())?;
+    graph.input.remove(at);
+    graph.initializer.push(TensorProto {
+        name: view.name.to_owned(),
+        data_type,
+        dims,
+        raw_data: view.data.to_vec(),
+        ..TensorProto::default()
+    });
+    Ok(())
+}
+
+fn elem_type(input: &ValueInfoProto) -> Option<i32> {
+    let type_proto::Value::TensorType(tensor) = input.r#type.as_ref()?.value.as_ref()?;
+    Some(tensor.elem_type)
+}

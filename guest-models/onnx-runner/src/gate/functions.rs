@@ -1,0 +1,307 @@
+//! Functions that a model defines for itself: their calls are replaced by their nodes, with names of
+//! their own, before anything else is looked at. What grows is bounded: nodes, the bytes of copied
+//! constants, and how deep calls lie in each other; a function that calls itself is refused.
+
+use std::collections::{HashMap, HashSet};
+
+use prost::Message as _;
+use tract_onnx::pb::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
+
+use super::bounds;
+use super::text::{domain, shown};
+
+/// Functions of one model.
+const FUNCTIONS: usize = 4_096;
+
+/// Calls within calls.
+const DEPTH: usize = 16;
+
+/// Bytes of all nodes that are copied.
+const COPIED: usize = 64 << 20;
+
+/// The domains and names of a model's functions.
+pub(crate) fn names_of(functions: &[FunctionProto]) -> HashSet<(&str, &str)> {
+    functions.iter().map(name_of).collect()
+}
+
+fn normal(domain: &str) -> &str {
+    if domain == "ai.onnx" { "" } else { domain }
+}
+
+fn name_of(function: &FunctionProto) -> (&str, &str) {
+    let domain = normal(function.domain.as_deref().unwrap_or_default());
+    (domain, function.name.as_deref().unwrap_or_default())
+}
+
+/// Replaces all calls in a model's graph, and forgets its functions.
+pub(super) fn inline(proto: &mut ModelProto) -> Result<(), String> {
+    if proto.functions.is_empty() {
+        return Ok(());
+    }
+    let functions = std::mem::take(&mut proto.functions);
+    if functions.len() > FUNCTIONS {
+        return Err(format!("{} functions are above {FUNCTIONS}", functions.len()));
+    }
+    let mut known: HashMap<(String, String), usize> = HashMap::new();
+    for (at, function) in functions.iter().enumerate() {
+        sound(function, proto)?;
+        let (domain, name) = name_of(function);
+        if known.insert((domain.to_owned(), name.to_owned()), at).is_some() {
+            return Err(format!("two functions have the name {}", shown(name)));
+        }
+    }
+    let Some(graph) = &mut proto.graph else { return Ok(()) };
+    let mut prefix = String::from("in:");
+    while names(graph).any(|name| name.starts_with(&prefix)) {
+        prefix.push('\'');
+    }
+    let mut inliner =
+        Inliner { functions: &functions, known, prefix, calls: 0, nodes: 0, copied: 0 };
+    inliner.graph(graph, &mut Vec::new())
+}
+
+/// All names of a graph and the bodies within. The protobuf decoder has bounded the nesting.
+fn names(graph: &GraphProto) -> Box<dyn Iterator<Item = &str> + '_> {
+    let inputs = graph.input.iter().map(|value| &*value.name);
+    let tensors = graph.initializer.iter().map(|tensor| &*tensor.name);
+    let nodes = graph.node.iter().flat_map(|node| {
+        let within = node.attribute.iter().filter_map(|attribute| attribute.g.as_ref());
+        let own = node.input.iter().chain(&node.output).map(|name| &**name);
+        own.chain([&*node.name]).chain(within.flat_map(names))
+    });
+    Box::new(inputs.chain(tensors).chain(nodes))
+}
+
+/// Refuses functions that would not mean here what they say.
+fn sound(function: &FunctionProto, proto: &ModelProto) -> Result<(), String> {
+    let (own, name) = name_of(function);
+    let says = |why: &str| Err(format!("the function {}: {why}", shown(name)));
+    if own.is_empty() {
+        return says("it takes a name in ONNX's own domain, which is not implemented");
+    }
+    for import in &function.opset_import {
+        let wanted = normal(&import.domain);
+        let of_model = proto.opset_import.iter().find(|of| normal(&of.domain) == wanted);
+        let differs = of_model.is_some_and(|of| of.version != import.version);
+        if differs || wanted.is_empty() && of_model.is_none() {
+            return says(&format!(
+                "it is written in another version of the operator set {} than the model",
+                domain(wanted)
+            ));
+        }
+    }
+    let mut inputs = HashSet::new();
+    if !function.input.iter().all(|input| !input.is_empty() && inputs.insert(input)) {
+        return says("two of its inputs have one name, or none");
+    }
+    if function.attribute.len() > bounds::ATTRIBUTES {
+        return says("it has too many attributes");
+    }
+    Ok(())
+}
+
+struct Inliner<'m> {
+    functions: &'m [FunctionProto],
+    /// The place of each, by its domain and name.
+    known: HashMap<(String, String), usize>,
+    /// No name of the model begins like this.
+    prefix: String,
+    calls: usize,
+    nodes: usize,
+    copied: usize,
+}
+
+impl Inliner<'_> {
+    fn graph(&mut self, graph: &mut GraphProto, within: &mut Vec<usize>) -> Result<(), String> {
+        let mut nodes = Vec::with_capacity(graph.node.len());
+        for mut node in std::mem::take(&mut graph.node) {
+            for attribute in &mut node.attribute {
+                if let Some(body) = &mut attribute.g {
+                    self.graph(body, within)?;
+                }
+            }
+            self.node(node, within, &mut nodes)?;
+        }
+        graph.node = nodes;
+        Ok(())
+    }
+
+    /// Adds a node, or what it calls.
+    fn node(
+        &mut self,
+        node: NodeProto,
+        within: &mut Vec<usize>,
+        nodes: &mut Vec<NodeProto>,
+    ) -> Result<(), String> {
+        let name = (normal(&node.domain).to_owned(), node.op_type.clone());
+        let Some(called) = self.known.get(&name).copied() else {
+            self.nodes += 1;
+            if self.nodes > bounds::NODES {
+                return Err(format!(
+                    "with its functions the model has more than {} nodes",
+                    bounds::NODES
+                ));
+            }
+            nodes.push(node);
+            return Ok(());
+        };
+        let function = &self.functions[called];
+        let says = |why: String| format!("a call of the function {}: {why}", shown(&name.1));
+        if within.contains(&called) {
+            return Err(says("it calls itself".into()));
+        }
+        if within.len() >= DEPTH {
+            return Err(says(format!("calls lie deeper than {DEPTH} in each other")));
+        }
+        self.calls += 1;
+        let call = Call::new(&node, function, format!("{}{}/", self.prefix, self.calls));
+        let (call, passed) = call.map_err(says)?;
+        within.push(called);
+        for inner in &function.node {
+            self.copied = self.copied.saturating_add(inner.encoded_len());
+            if self.copied > COPIED {
+                return Err(says("copied out, functions are larger than 64 MiB".into()));
+            }
+            let mut inner = call.node(inner).map_err(says)?;
+            for attribute in &mut inner.attribute {
+                if let Some(body) = &mut attribute.g {
+                    self.graph(body, within)?;
+                }
+            }
+            self.node(inner, within, nodes)?;
+        }
+        within.pop();
+        nodes.extend(passed);
+        Ok(())
+    }
+}
+
+/// One call: what the names and attributes of the function are here.
+struct Call<'c> {
+    call: &'c NodeProto,
+    function: &'c FunctionProto,
+    values: HashMap<&'c str, String>,
+    prefix: String,
+}
+
+impl<'c> Call<'c> {
+    /// The call, and the nodes that pass on what its outputs are.
+    fn new(
+        call: &'c NodeProto,
+        function: &'c FunctionProto,
+        prefix: String,
+    ) -> Result<(Call<'c>, Vec<NodeProto>), String> {
+        if call.input.len() > function.input.len() || call.output.len() > function.output.len() {
+            return Err("it is given more inputs or outputs than it has".into());
+        }
+        for (at, attribute) in call.attribute.iter().enumerate() {
+            let name = shown(&attribute.name);
+            if !function.attribute.contains(&attribute.name) {
+                return Err(format!("it has no attribute {name}"));
+            }
+            if call.attribute[..at].iter().any(|other| other.name == attribute.name) {
+                return Err(format!("the attribute {name} is there twice"));
+            }
+            if !attribute.ref_attr_name.is_empty() {
+                return Err(format!("the attribute {name} takes its value from a function's"));
+            }
+        }
+        let mut values = HashMap::new();
+        let given = call.input.iter().map(String::as_str).chain(std::iter::repeat(""));
+        for (name, given) in function.input.iter().zip(given) {
+            values.insert(&**name, given.to_owned());
+        }
+        let mut passed = Vec::new();
+        for (name, to) in function.output.iter().zip(&call.output) {
+            if to.is_empty() {
+                continue;
+            }
+            let made = function.node.iter().any(|node| node.output.contains(name));
+            if made && !values.contains_key(&**name) {
+                values.insert(&**name, to.clone());
+            } else {
+                // An input passed on, or an output that is there twice.
+                let from =
+                    values.get(&**name).cloned().unwrap_or_else(|| format!("{prefix}{name}"));
+                passed.push(NodeProto {
+                    op_type: "Identity".into(),
+                    input: vec![from],
+                    output: vec![to.clone()],
+                    ..NodeProto::default()
+                });
+            }
+        }
+        Ok((Call { call, function, values, prefix }, passed))
+    }
+
+    fn name(&self, name: &str) -> String {
+        match self.values.get(name) {
+            Some(here) => here.clone(),
+            None if name.is_empty() => String::new(),
+            None => format!("{}{name}", self.prefix),
+        }
+    }
+
+    fn node(&self, node: &NodeProto) -> Result<NodeProto, String> {
+        let mut attributes = Vec::with_capacity(node.attribute.len());
+        for attribute in &node.attribute {
+            attributes.extend(self.attribute(attribute)?);
+        }
+        Ok(NodeProto {
+            input: node.input.iter().map(|name| self.name(name)).collect(),
+            output: node.output.iter().map(|name| self.name(name)).collect(),
+            name: format!("{}{}", self.prefix, node.name),
+            op_type: node.op_type.clone(),
+            domain: node.domain.clone(),
+            attribute: attributes,
+            ..NodeProto::default()
+        })
+    }
+
+    /// An attribute of a node: its own, the call's, or none if the call does not say it.
+    fn attribute(&self, attribute: &AttributeProto) -> Result<Option<AttributeProto>, String> {
+        if attribute.ref_attr_name.is_empty() {
+            let mut attribute = attribute.clone();
+            if let Some(body) = &mut attribute.g {
+                *body = self.graph(body)?;
+            }
+            return Ok(Some(attribute));
+        }
+        let wanted = &attribute.ref_attr_name;
+        if !self.function.attribute.contains(wanted) {
+            return Err(format!(
+                "it has no attribute {}, which one of its nodes reads",
+                shown(wanted)
+            ));
+        }
+        let Some(given) = self.call.attribute.iter().find(|given| given.name == *wanted) else {
+            return Ok(None);
+        };
+        if attribute.r#type != 0 && attribute.r#type != given.r#type {
+            return Err(format!("the attribute {} is of another type", shown(wanted)));
+        }
+        if given.g.is_some() {
+            return Err(format!(
+                "the attribute {} is a graph, which is not implemented",
+                shown(wanted)
+            ));
+        }
+        let mut given = given.clone();
+        given.name.clone_from(&attribute.name);
+        Ok(Some(given))
+    }
+
+    /// A body of a node of the function, which is copied with it.
+    fn graph(&self, graph: &GraphProto) -> Result<GraphProto, String> {
+        let mut copy = graph.clone();
+        copy.value_info.clear();
+        for value in copy.input.iter_mut().chain(&mut copy.output) {
+            value.name = self.name(&value.name);
+        }
+        for tensor in &mut copy.initializer {
+            tensor.name = self.name(&tensor.name);
+        }
+        copy.node = graph.node.iter().map(|node| self.node(node)).collect::<Result<_, _>>()?;
+        Ok(copy)
+    }
+}

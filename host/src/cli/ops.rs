@@ -1,0 +1,160 @@
+//! `belljar ops`: which operators are computed, as of which versions, on which types and with which
+//! attributes. The table is the one that the gate inside the sandbox works from; no model is read.
+
+use std::io::{BufWriter, Write, stdout};
+
+use belljar_operators::{Attribute, NEWEST, Operator, Output, Types, Values, all};
+use serde_json::{Value, json};
+
+use super::args::{Ops, TextFormat};
+use super::failure::Failure;
+use super::json;
+use super::table::Table;
+
+pub(super) fn ops(arguments: &Ops) -> Result<(), Failure> {
+    let mut operators: Vec<&Operator> = all().collect();
+    operators.sort_by_key(|operator| (operator.name, operator.since));
+    if let Some(wanted) = &arguments.operator {
+        operators.retain(|operator| operator.name.eq_ignore_ascii_case(wanted));
+        if operators.is_empty() {
+            return Err(Failure::usage("no operator of this name is implemented")
+                .hint("`belljar ops` lists those that are"));
+        }
+    }
+    let mut out = BufWriter::new(stdout().lock());
+    match arguments.format {
+        TextFormat::Text => text(&operators, &mut out),
+        TextFormat::Json => {
+            let answer = json!({
+                "newest_operator_set": NEWEST,
+                "operators": operators.iter().map(|operator| to_json(operator)).collect::<Value>(),
+            });
+            json::print(&answer, &mut out)
+        }
+    }
+    .and_then(|()| out.flush())
+    .map_err(Failure::output)
+}
+
+fn text(operators: &[&Operator], out: &mut impl Write) -> std::io::Result<()> {
+    let mut table = Table::default();
+    for operator in operators {
+        let versions = match operator.until {
+            NEWEST => format!("{}…", operator.since),
+            until => format!("{}…{until}", operator.since),
+        };
+        let attributes: Vec<String> = operator.attributes.iter().map(attribute).collect();
+        table.row([operator.name.to_owned(), versions, types(operator), attributes.join("; ")]);
+    }
+    table.print(out, 0)
+}
+
+/// The types that inputs may have, those of the first of each letter; or of what has no inputs.
+fn types(operator: &Operator) -> String {
+    let mut seen: Vec<String> = Vec::new();
+    for input in operator.inputs {
+        let names = short(input.types);
+        if !seen.contains(&names) {
+            seen.push(names);
+        }
+    }
+    seen.join(" | ")
+}
+
+/// Types in a few words.
+fn short(types: Types) -> String {
+    use belljar_operators as table;
+    for (known, name) in [
+        (table::ANY, "any"),
+        (table::PLAIN, "numbers, bool"),
+        (table::NUMBERS, "numbers"),
+        (table::FLOATS, "floats"),
+        (table::INTEGERS, "integers"),
+        (table::SIGNED, "signed integers"),
+        (table::UNSIGNED, "unsigned integers"),
+    ] {
+        if known == types {
+            return name.to_owned();
+        }
+    }
+    types.names()
+}
+
+fn attribute(attribute: &Attribute) -> String {
+    let values = match attribute.values {
+        Values::Int(least, most) if least == most => format!("={least}"),
+        Values::Int(least, most) => range(least, most),
+        Values::Ints(least, most) => format!("[{}]", range(least, most)),
+        Values::Float => "number".to_owned(),
+        Values::Floats => "[number]".to_owned(),
+        Values::Exactly(number) => format!("={number}"),
+        Values::Text(texts) => texts.join("|"),
+        Values::Texts(texts) => format!("[{}]", texts.join(", ")),
+        Values::AnyText => "text".to_owned(),
+        Values::AnyTexts => "[text]".to_owned(),
+        Values::Type(types) => short(types),
+        Values::Tensor => "tensor".to_owned(),
+        Values::Graph => "graph".to_owned(),
+    };
+    format!("{} {values}", attribute.name)
+}
+
+fn range(least: i64, most: i64) -> String {
+    match (least, most) {
+        (i64::MIN, i64::MAX) => "integer".to_owned(),
+        (least, most) => format!("{least}…{most}"),
+    }
+}
+
+fn to_json(operator: &Operator) -> Value {
+    let names = |types: Types| types.names().split(", ").map(str::to_owned).collect::<Vec<_>>();
+    let letter = |letter: char| if letter == '-' { Value::Null } else { json!(letter) };
+    let inputs: Vec<Value> = operator
+        .inputs
+        .iter()
+        .map(|input| json!({ "types": names(input.types), "same_as": letter(input.letter) }))
+        .collect();
+    let outputs: Vec<Value> = operator
+        .outputs
+        .iter()
+        .map(|output| match output {
+            Output::Like(of) => json!({ "same_as": of }),
+            Output::Is(types) => json!({ "types": names(*types) }),
+            Output::Said(name, types) => json!({ "attribute": name, "types": names(*types) }),
+            Output::Special => json!({ "depends": "on its value or its bodies" }),
+        })
+        .collect();
+    let attributes: Vec<Value> = operator
+        .attributes
+        .iter()
+        .map(|known| {
+            let values = match known.values {
+                Values::Int(least, most) => json!({ "integer": { "from": least, "to": most } }),
+                Values::Ints(least, most) => json!({ "integers": { "from": least, "to": most } }),
+                Values::Float => json!({ "number": "finite" }),
+                Values::Floats => json!({ "numbers": "any" }),
+                Values::Exactly(number) => json!({ "number": number }),
+                Values::Text(texts) => json!({ "text": texts }),
+                Values::Texts(texts) => json!({ "texts": texts }),
+                Values::AnyText => json!({ "text": "any" }),
+                Values::AnyTexts => json!({ "texts": "any" }),
+                Values::Type(types) => json!({ "type": names(types) }),
+                Values::Tensor => json!({ "tensor": "any" }),
+                Values::Graph => json!({ "graph": "any" }),
+            };
+            json!({ "name": known.name, "required": known.required, "values": values })
+        })
+        .collect();
+    json!({
+        "name": operator.name,
+        "since": operator.since,
+        "until": operator.until,
+        "inputs": inputs,
+        "optional_inputs": operator.optional,
+        "last_input_repeats": operator.many,
+        "outputs": outputs,
+        "fewest_outputs": operator.fewest_outputs,
+        "last_output_repeats": operator.many_outputs,
+        "attributes": attributes,
+    })
+}

@@ -1,0 +1,350 @@
+//! Values held against the policy's rules: inputs before they cross, outputs before anybody sees
+//! them. A message says which rule was broken and where, and never what the values are.
+
+use belljar_abi::{DType, Dim, ValueInfo};
+
+use crate::policy::{Scalar, ValueRule};
+use crate::tensor::{Data, Tensor, f16};
+use crate::text::Hostile;
+
+/// The key of a rule, as the policy has it.
+pub(super) fn key(table: &str, rule: &ValueRule, key: &str) -> String {
+    let dot = if key.is_empty() { "" } else { "." };
+    format!("`{table}.{}{dot}{key}`", Hostile::cut(&rule.name, 60))
+}
+
+/// A number that is compared with rules.
+trait Value: Copy {
+    fn compare(self, with: Scalar) -> Option<std::cmp::Ordering>;
+    fn wide(self) -> f64;
+
+    fn finite(self) -> bool {
+        self.wide().is_finite()
+    }
+}
+
+macro_rules! integers {
+    ($($type:ty),*) => { $(
+        impl Value for $type {
+            fn compare(self, with: Scalar) -> Option<std::cmp::Ordering> {
+                match with {
+                    Scalar::Int(with) => Some(i128::from(self).cmp(&i128::from(with))),
+                    // Beyond 2^53 an integer has other neighbours than a float.
+                    Scalar::Float(with) => (self as f64).partial_cmp(&with),
+                    Scalar::Bool(_) => None,
+                }
+            }
+
+            fn wide(self) -> f64 {
+                self as f64
+            }
+        }
+    )* };
+}
+
+integers!(i8, i16, i32, i64, u8, u16, u32, u64);
+
+macro_rules! floats {
+    ($($type:ty),*) => { $(
+        impl Value for $type {
+            fn compare(self, with: Scalar) -> Option<std::cmp::Ordering> {
+                match with {
+                    Scalar::Int(with) => f64::from(self).partial_cmp(&(with as f64)),
+                    // What a policy writes is meant in the tensor's own precision.
+                    Scalar::Float(with) => self.partial_cmp(&Self::narrow(with)),
+                    Scalar::Bool(_) => None,
+                }
+            }
+
+            fn wide(self) -> f64 {
+                f64::from(self)
+            }
+        }
+    )* };
+}
+
+/// A number in fewer bits.
+trait Narrow {
+    fn narrow(wide: f64) -> Self;
+}
+
+impl Narrow for f16 {
+    fn narrow(wide: f64) -> f16 {
+        f16::from_f64(wide)
+    }
+}
+
+impl Narrow for f32 {
+    fn narrow(wide: f64) -> f32 {
+        wide as f32
+    }
+}
+
+impl Narrow for f64 {
+    fn narrow(wide: f64) -> f64 {
+        wide
+    }
+}
+
+floats!(f16, f32, f64);
+
+impl Value for bool {
+    fn compare(self, with: Scalar) -> Option<std::cmp::Ordering> {
+        match with {
+            Scalar::Bool(with) => Some(self.cmp(&with)),
+            Scalar::Int(_) | Scalar::Float(_) => None,
+        }
+    }
+
+    fn wide(self) -> f64 {
+        f64::from(u8::from(self))
+    }
+}
+
+/// Whether a rule makes sense for what the model declares; otherwise which of its keys does not, and
+/// why.
+pub(super) fn sensible(
+    rule: &ValueRule,
+    declared: &ValueInfo,
+) -> Result<(), (&'static str, String)> {
+    let Some(dtype) = declared.dtype() else {
+        return Err(("", "the model declares no element type that Belljar has".into()));
+    };
+    if let Some(wanted) = rule.dtype.filter(|wanted| *wanted != dtype) {
+        return Err(("dtype", format!("the model declares {dtype}, not {wanted}")));
+    }
+    if let (Some(rule), Some(dims)) = (&rule.shape, &declared.shape) {
+        let fits = |(size, dim): (&Option<u64>, &Dim)| match (size, dim) {
+            (Some(size), Dim::Fixed(fixed)) => size == fixed,
+            _ => true,
+        };
+        if rule.len() != dims.len() || !rule.iter().zip(dims).all(fits) {
+            return Err(("shape", "the model declares another shape".into()));
+        }
+    }
+    let numeric = !matches!(dtype, DType::Bool | DType::String);
+    for (key, there) in [
+        ("min", rule.min.is_some()),
+        ("max", rule.max.is_some()),
+        ("max-norm", rule.max_norm.is_some()),
+        ("top-k", rule.top_k.is_some()),
+    ] {
+        if there && !numeric {
+            return Err((key, format!("{dtype} is no number")));
+        }
+    }
+    let float = matches!(dtype, DType::F16 | DType::F32 | DType::F64);
+    if rule.decimals.is_some() && !float {
+        return Err(("decimals", format!("{dtype} has no digits behind a point")));
+    }
+    if dtype == DType::String && !rule.allowed.is_empty() {
+        return Err(("allowed", "texts are not implemented".into()));
+    }
+    let truths = rule.allowed.iter().all(|value| matches!(value, Scalar::Bool(_)));
+    let numbers = !rule.allowed.iter().any(|value| matches!(value, Scalar::Bool(_)));
+    if !rule.allowed.is_empty() && (if dtype == DType::Bool { !truths } else { !numbers }) {
+        return Err(("allowed", format!("the values are not {dtype}")));
+    }
+    Ok(())
+}
+
+/// The tensor that a fixed input is.
+pub(super) fn fixed(value: Scalar, declared: &ValueInfo) -> Result<Tensor, String> {
+    let dims = declared.shape.as_deref().unwrap_or_default();
+    if dims.iter().any(|dim| matches!(dim, Dim::Fixed(size) if *size != 1)) {
+        return Err("the model declares more than one element".into());
+    }
+    let shape = vec![1; dims.len()];
+    let dtype = declared.dtype().ok_or("the model declares no element type that Belljar has")?;
+    let wrong = || format!("{value} is no {dtype}");
+    macro_rules! data {
+        ($integer:expr, [$($dtype:ident $type:ty),*]) => {
+            match dtype {
+                $(DType::$dtype => {
+                    let value = <$type>::try_from($integer).map_err(|_| wrong())?;
+                    Data::$dtype(vec![value])
+                })*
+                DType::F16 => Data::F16(vec![f16::from_f64($integer as f64)]),
+                DType::F32 => Data::F32(vec![$integer as f32]),
+                DType::F64 => Data::F64(vec![$integer as f64]),
+                _ => return Err(wrong()),
+            }
+        };
+    }
+    let data = match value {
+        Scalar::Int(value) => {
+            data!(value, [I8 i8, I16 i16, I32 i32, I64 i64, U8 u8, U16 u16, U32 u32, U64 u64])
+        }
+        Scalar::Float(value) => match dtype {
+            DType::F16 => Data::F16(vec![f16::from_f64(value)]),
+            DType::F32 => Data::F32(vec![value as f32]),
+            DType::F64 => Data::F64(vec![value]),
+            _ => return Err(wrong()),
+        },
+        Scalar::Bool(value) if dtype == DType::Bool => Data::Bool(vec![value]),
+        Scalar::Bool(_) => return Err(wrong()),
+    };
+    Tensor::new(data, &shape).map_err(|err| err.to_string())
+}
+
+/// Calls a generic function with the elements of a tensor of numbers or truths.
+macro_rules! elements {
+    ($data:expr, |$values:ident| $body:expr, else $other:expr) => {
+        match $data {
+            Data::F16($values) => $body,
+            Data::F32($values) => $body,
+            Data::F64($values) => $body,
+            Data::I8($values) => $body,
+            Data::I16($values) => $body,
+            Data::I32($values) => $body,
+            Data::I64($values) => $body,
+            Data::U8($values) => $body,
+            Data::U16($values) => $body,
+            Data::U32($values) => $body,
+            Data::U64($values) => $body,
+            Data::Bool($values) => $body,
+            Data::String(_) => $other,
+        }
+    };
+}
+
+/// How a tensor breaks a rule, with the key of what it breaks.
+pub(super) fn broken(table: &str, rule: &ValueRule, tensor: &Tensor) -> Option<String> {
+    let says = |which: &str, why: String| Some(format!("{why} ({})", key(table, rule, which)));
+    if rule.dtype.is_some_and(|dtype| dtype != tensor.dtype()) {
+        return says("dtype", format!("it is {}", tensor.dtype()));
+    }
+    if let Some(wanted) = &rule.shape {
+        let fits =
+            |(size, dim): (&Option<u64>, &usize)| size.is_none_or(|size| size == *dim as u64);
+        let shape = tensor.shape();
+        if wanted.len() != shape.len() || !wanted.iter().zip(shape).all(fits) {
+            return says("shape", format!("its shape is {shape:?}"));
+        }
+    }
+    let (which, why, at) = elements!(
+        tensor.data(),
+        |values| match element(rule, values) {
+            Ok(()) => return None,
+            Err(found) => found,
+        },
+        else return None
+    );
+    match at {
+        Some(at) => {
+            let place = crate::tensor::unravel(at, tensor.shape());
+            says(which, format!("element {place:?} {why}"))
+        }
+        None => says(which, why.to_owned()),
+    }
+}
+
+type Broken = (&'static str, &'static str, Option<usize>);
+
+fn element<T: Value>(rule: &ValueRule, values: &[T]) -> Result<(), Broken> {
+    let first = |which: &'static str, why: &'static str, wrong: &dyn Fn(&T) -> bool| match values
+        .iter()
+        .position(wrong)
+    {
+        Some(at) => Err((which, why, Some(at))),
+        None => Ok(()),
+    };
+    if rule.finite {
+        first("finite", "is not finite", &|value| !value.finite())?;
+    }
+    // NaN is neither below nor above: where it is allowed, it is allowed.
+    if let Some(min) = rule.min {
+        first("min", "is below the least", &|value| value.compare(min).is_some_and(|o| o.is_lt()))?;
+    }
+    if let Some(max) = rule.max {
+        first("max", "is above the most", &|value| value.compare(max).is_some_and(|o| o.is_gt()))?;
+    }
+    if !rule.allowed.is_empty() {
+        let known = |value: &T| {
+            rule.allowed.iter().any(|one| value.compare(*one).is_some_and(|o| o.is_eq()))
+        };
+        first("allowed", "is none of the allowed values", &|value| !known(value))?;
+    }
+    if let Some(most) = rule.max_norm {
+        let most = match most {
+            Scalar::Int(most) => most as f64,
+            Scalar::Float(most) => most,
+            Scalar::Bool(_) => return Ok(()),
+        };
+        // Scaled, so that no square is beyond a float.
+        let greatest = values.iter().map(|value| value.wide().abs()).fold(0.0, f64::max);
+        let sum: f64 = match greatest > 0.0 && greatest.is_finite() {
+            true => values.iter().map(|value| (value.wide() / greatest).powi(2)).sum(),
+            false => f64::from(u8::from(greatest > 0.0)),
+        };
+        let within = greatest * sum.sqrt() <= most;
+        if !within {
+            return Err(("max-norm", "its norm is above the most", None));
+        }
+    }
+    Ok(())
+}
+
+/// What is told of an output that keeps to its rule.
+pub(super) fn told(rule: &ValueRule, tensor: Tensor) -> Tensor {
+    if rule.top_k.is_none() && rule.decimals.is_none() {
+        return tensor;
+    }
+    let shape = tensor.shape().to_vec();
+    let row = shape.last().copied().unwrap_or(1);
+    let mut data = tensor.data().clone();
+    if let Some(k) = rule.top_k {
+        let k = usize::try_from(k).unwrap_or(usize::MAX);
+        macro_rules! cut {
+            ($($variant:ident $least:expr),*) => {
+                match &mut data {
+                    $(Data::$variant(values) => cut_rows(values, row, k, $least),)*
+                    Data::Bool(_) | Data::String(_) => {}
+                }
+            };
+        }
+        cut!(F16 f16::NEG_INFINITY, F32 f32::NEG_INFINITY, F64 f64::NEG_INFINITY, I8 i8::MIN,
+            I16 i16::MIN, I32 i32::MIN, I64 i64::MIN, U8 u8::MIN, U16 u16::MIN, U32 u32::MIN,
+            U64 u64::MIN);
+    }
+    if let Some(decimals) = rule.decimals {
+        let scale = 10f64.powi(i32::try_from(decimals).unwrap_or(0));
+        let round = |value: f64| {
+            let rounded = (value * scale).round() / scale;
+            // What is too large to have such digits has none to lose.
+            if rounded.is_finite() { rounded } else { value }
+        };
+        match &mut data {
+            Data::F16(values) => {
+                values.iter_mut().for_each(|v| *v = f16::from_f64(round(v.to_f64())))
+            }
+            Data::F32(values) => values.iter_mut().for_each(|v| *v = round(f64::from(*v)) as f32),
+            Data::F64(values) => values.iter_mut().for_each(|v| *v = round(*v)),
+            _ => {}
+        }
+    }
+    // As many elements as before.
+    Tensor::new(data, &shape).unwrap_or(tensor)
+}
+
+fn cut_rows<T: Value + PartialOrd>(values: &mut [T], row: usize, k: usize, least: T) {
+    if row == 0 {
+        return;
+    }
+    for row in values.chunks_mut(row) {
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        // The greatest first, and the first of equals; NaN last.
+        let number = |at: usize| row.get(at).copied().filter(|value| !value.wide().is_nan());
+        order.sort_by(|a, b| match (number(*a), number(*b)) {
+            (Some(a), Some(b)) => b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal),
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (None, None) => std::cmp::Ordering::Equal,
+        });
+        for at in order.into_iter().skip(k) {
+            if let Some(value) = row.get_mut(at) {
+                *value = least;
+            }
+        }
+    }
+}
