@@ -643,7 +643,9 @@ fn a_worker_is_confined_as_seen_from_outside() {
 fn filters_are_shown_in_words() {
     let output = run(&["confine", "show"]);
     assert_exit(&output, 0, "");
-    for role in ["compile", "prepare", "run", "thread"] {
+    let roles =
+        ["compile", "prepare", "run", "compile-program", "program", "granted-program", "thread"];
+    for role in roles {
         assert!(stdout(&output).lines().any(|line| line.starts_with(role)), "{}", stdout(&output));
         let output = run(&["confine", "show", role]);
         assert_exit(&output, 0, "");
@@ -664,8 +666,8 @@ fn filters_are_shown_in_words() {
         let opens = rules.iter().any(|rule| rule["call"] == "openat");
         assert_eq!(opens, role == "thread", "who lists what is refused");
     }
-    let roles = answer(&run(&["confine", "show", "--format", "json"]));
-    assert_eq!(roles.as_array().unwrap().len(), 4);
+    let shown = answer(&run(&["confine", "show", "--format", "json"]));
+    assert_eq!(shown.as_array().unwrap().len(), roles.len());
     assert_exit(&run(&["confine", "show", "nobody"]), 2, "nobody");
 }
 

@@ -27,7 +27,8 @@ fn every_role_and_every_part_is_looked_at() {
     assert_eq!(output.status.code(), Some(0), "{found:#}");
     assert_eq!(found["strict"], true);
     let roles: Vec<_> = found["workers"].as_array().unwrap().iter().map(|w| &w["role"]).collect();
-    assert_eq!(roles, ["compile", "prepare", "run"]);
+    let expected = ["compile", "prepare", "run", "compile-program", "program", "granted-program"];
+    assert_eq!(roles, expected);
     for worker in found["workers"].as_array().unwrap() {
         assert_eq!(worker["strict"], true, "{worker}");
         assert_eq!(worker["error"], Value::Null);
