@@ -72,7 +72,7 @@ fn calls_are_replaced_by_what_they_stand_for() {
     answers(&model(&[call("Outer", &["x", "two"], &["y"], &[])], &[outer, scaled()]), [9.0; 2]);
     // An input that is passed on, and an output that nobody wants.
     let both = function("Both", &["a"], &["a", "b"], &[], &[node("Neg", &["a"], &["b"], &[])]);
-    answers(&model(&[call("Both", &["x"], &["y"], &[])], &[both.clone()]), [1.0; 2]);
+    answers(&model(&[call("Both", &["x"], &["y"], &[])], std::slice::from_ref(&both)), [1.0; 2]);
     answers(&model(&[call("Both", &["x"], &["", "y"], &[])], &[both]), [-1.0; 2]);
 }
 
@@ -182,7 +182,7 @@ fn functions_that_mean_something_else_are_refused() {
     let neg = [node("Neg", &["a"], &["b"], &[])];
     let plain = function("F", &["a"], &["b"], &[], &neg);
     let with = |functions: &[Message]| model(&[call("F", &["x"], &["y"], &[])], functions);
-    answers(&with(&[plain.clone()]), [-1.0; 2]);
+    answers(&with(std::slice::from_ref(&plain)), [-1.0; 2]);
     refused(&with(&[plain.clone(), plain.clone()]), &x, "two functions");
     let newer = Message::new().bytes(1, "F").bytes(4, "a").bytes(5, "b");
     let newer = newer.messages(7, neg.clone()).bytes(10, OWN);

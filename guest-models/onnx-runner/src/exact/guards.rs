@@ -110,13 +110,16 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
             guarded(ours, prefix, model, inputs, 1, SIZES)
         })
     });
-    for name in ["Expand", "Tile"] {
-        registry.insert(name, |context, node| {
-            Ours::build_late(context, node, 1, |ours, prefix, model, inputs| {
-                guarded(ours, prefix, model, inputs, 1, COUNTS)
-            })
-        });
-    }
+    registry.insert("Expand", |context, node| {
+        Ours::build_late(context, node, 1, |ours, prefix, model, inputs| {
+            guarded(ours, prefix, model, inputs, 1, InBounds { least: 0, ..SIZES })
+        })
+    });
+    registry.insert("Tile", |context, node| {
+        Ours::build_late(context, node, 1, |ours, prefix, model, inputs| {
+            guarded(ours, prefix, model, inputs, 1, COUNTS)
+        })
+    });
     registry.insert("ConstantOfShape", |context, node| {
         let mut node = node.clone();
         if node.attribute.is_empty() {
@@ -195,6 +198,13 @@ fn plain(
     ours.original.as_ref().wire(prefix, model, inputs)
 }
 
+/// Refuses an output that no sandbox holds.
+fn held(sizes: impl IntoIterator<Item = f64>) -> TractResult<()> {
+    let elements = sizes.into_iter().fold(1.0, |product, size| product * size.max(1.0));
+    ensure!(elements <= (MOST / 4) as f64, "{elements} elements are more than a sandbox holds");
+    Ok(())
+}
+
 /// Windows that fit what they go over, with its padding, at least once.
 fn windows(
     ours: &Ours,
@@ -257,6 +267,9 @@ fn resize(
         let scales = scales.try_as_plain_ram()?.as_slice::<f32>()?.to_vec();
         let fits = |scale: &f32| scale.is_finite() && *scale > 0.0;
         ensure!(scales.len() <= rank && scales.iter().all(fits), "factors of {scales:?}");
+        let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
+        let known = shape.iter().map(|dim| dim.to_i64().unwrap_or(1) as f64);
+        held(known.chain(scales.iter().map(|scale| f64::from(*scale))))?;
         // How large an output is that is no whole number wide, implementations do not agree.
         if mode == Some("align_corners") {
             let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
@@ -277,6 +290,10 @@ fn resize(
     }
     match ours.input(3).filter(|_| ours.version > 10) {
         Some(sizes) => {
+            if model.outlet_fact(inputs[sizes])?.konst.is_some() {
+                let list = constant(model, inputs[sizes], "the sizes")?;
+                held(list.iter().map(|size| *size as f64))?;
+            }
             let positive = InBounds { least: 1, ..COUNTS };
             guarded(ours, prefix, model, inputs, sizes, positive)
         }
@@ -321,6 +338,8 @@ fn one_axis(
     let rank = model.outlet_fact(inputs[0])?.rank();
     let flatten = ours.node.op_type == "Flatten";
     ensure!(flatten || rank > 0, "a tensor without dimensions has no axis");
+    let nothing = model.outlet_fact(inputs[0])?.shape.iter().any(|dim| dim.as_i64() == Some(0));
+    ensure!(ours.node.op_type != "Hardmax" || !nothing, "of nothing there is no greatest");
     if let Some(axis) = ours.node.get_attr_opt::<i64>("axis")? {
         // To flatten behind the last dimension is to have one column.
         let behind = flatten && axis == rank as i64;
@@ -396,9 +415,15 @@ fn pad(
     ensure!(pads.len() == 2 * axes.len(), "{} pads for {} axes", pads.len(), axes.len());
     let reflect = ours.node.get_attr_opt("mode")? == Some("reflect");
     let edge = ours.node.get_attr_opt("mode")? == Some("edge");
+    let shape = fact.shape.iter().map(|dim| dim.to_i64()).collect::<Result<Vec<_>, _>>()?;
+    let mut padded: Vec<f64> = shape.iter().map(|size| *size as f64).collect();
+    for (at, axis) in axes.iter().enumerate() {
+        padded[*axis] += pads[at] as f64 + pads[at + axes.len()] as f64;
+    }
+    held(padded)?;
     for (at, axis) in axes.iter().enumerate() {
         ensure!(!axes[..at].contains(axis), "axis {axis} is there twice");
-        let size = fact.shape[*axis].to_i64()?;
+        let size = shape[*axis];
         for pad in [pads[at], pads[at + axes.len()]] {
             ensure!((0..=MOST).contains(&pad), "a pad of {pad} is not implemented");
             ensure!(!reflect || pad < size.max(1), "{size} elements do not reflect {pad} beyond");

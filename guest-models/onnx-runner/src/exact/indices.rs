@@ -85,6 +85,10 @@ impl Expansion for Gather {
         let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
         let batch = self.0.batch_dims;
         ensure!(batch < shape.len(), "{batch} batch dimensions of {}", shape.len());
+        let indices = model.outlet_fact(inputs[1])?.shape.to_tvec();
+        let fits = batch < indices.len() && indices[..batch] == shape[..batch];
+        ensure!(fits, "indices of {indices:?} for {batch} batch dimensions of {shape:?}");
+        ensure!(indices[indices.len() - 1].as_i64() != Some(0), "indices of no dimensions");
         let sizes = shape[batch..].iter().map(|dim| dim.to_i64());
         let places = Places { sizes: sizes.collect::<Result<Vec<_>, _>>()? };
         let mut inputs: TVec<OutletId> = inputs.into();

@@ -218,6 +218,15 @@ impl Ours {
                 resolve(*axis, rank + more).map(drop)
             })
         })?;
+        if name == "Resize"
+            && let (None, Some(sizes)) = (self.input(2), self.input(3))
+        {
+            // tract takes no sizes at all for factors, which are not there.
+            s.given(&inputs[sizes].shape, move |_, sizes| {
+                ensure!(sizes.iter().all(|dim| dim.as_i64() != Some(0)), "no sizes are given");
+                Ok(())
+            })?;
+        }
         let of_input = name.starts_with("Reduce") || ["Squeeze", "Unsqueeze"].contains(&name);
         let Some(second) = inputs.get(1).filter(|_| of_input) else { return Ok(()) };
         let more = name == "Unsqueeze";
