@@ -11,9 +11,7 @@ use std::process::{Command, Output, Stdio};
 use belljar::Tensor;
 use belljar::tensor::npy;
 use serde_json::Value;
-use support::onnx::{
-    Dim, FLOAT, Graph, fixed, node, relu, string_attribute, tensor_f32, tensor_i64, value,
-};
+use support::onnx::{Dim, FLOAT, Graph, fixed, node, relu, tensor_f32, value};
 use support::{belljar, models, repository};
 
 /// A folder of files to work on, closed to others so that policies in it are trusted.
@@ -220,19 +218,22 @@ fn exit_5_limits() {
 #[test]
 fn exit_6_trapped_while_running() {
     let s = Scratch::new();
-    // An index that is within some dimension, and not within its own.
-    let summed = [string_attribute("reduction", "add")];
+    // A position outside of the tables: refused with a panic, as long as nobody checks it before.
     let graph = Graph {
-        nodes: vec![node("ScatterND", &["x", "indices", "updates"], &["y"], &summed)],
+        nodes: vec![node("RotaryEmbedding", &["x", "cos", "sin", "positions"], &["y"], &[])],
         initializers: vec![
-            tensor_i64("indices", &[1, 2], &[7, 0]),
-            tensor_f32("updates", &[1], &[1.0]),
+            tensor_f32("x", &[1, 1, 2, 4], &[1.0; 8]),
+            tensor_f32("cos", &[3, 2], &[1.0; 6]),
+            tensor_f32("sin", &[3, 2], &[0.0; 6]),
         ],
-        inputs: vec![value("x", FLOAT, &fixed(&[2, 8]))],
-        outputs: vec![value("y", FLOAT, &fixed(&[2, 8]))],
+        inputs: vec![value("positions", support::onnx::INT64, &fixed(&[1, 2]))],
+        outputs: vec![value("y", FLOAT, &fixed(&[1, 1, 2, 4]))],
     };
-    let model = s.file("scatter.onnx", graph.bytes());
-    let zeros = s.npy("zeros.npy", &Tensor::new(vec![0.0f32; 16], &[2, 8]).unwrap());
+    let opset = support::onnx::Message::new().int(2, 23);
+    let model =
+        support::onnx::Message::new().int(1, 10).message(7, graph.message()).message(8, opset);
+    let model = s.file("rotary.onnx", model.finish());
+    let zeros = s.npy("positions.npy", &Tensor::new(vec![9i64; 2], &[1, 2]).unwrap());
     for isolation in ["process", "thread"] {
         let output = run(&["run", &model, "--input", &zeros, "--isolation", isolation]);
         assert_exit(&output, 6, "panicked");
