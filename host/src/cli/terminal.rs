@@ -35,6 +35,7 @@ impl Terminal {
     }
 
     /// The same, where standard output is for one JSON text and nothing else.
+    #[cfg(feature = "programs")]
     pub(super) fn beside_json(&self) -> Terminal {
         Terminal { json: true, ..self.clone() }
     }

@@ -66,6 +66,7 @@ impl Policy {
 
     /// Reads a policy file to show what it says, whoever wrote it. The result must not be obeyed:
     /// neither whose file it is nor links on the way to its grants were looked at.
+    #[cfg(feature = "cli")]
     pub(crate) fn read_for_review(path: &Path) -> Result<LoadedPolicy, PolicyError> {
         let alone = |path: &Path| -> Result<LoadedPolicy, PolicyError> {
             let (text, source) = read_untrusted(path)?;
@@ -84,6 +85,7 @@ impl Policy {
     }
 
     /// The text of a policy file, whoever wrote it.
+    #[cfg(feature = "cli")]
     pub(crate) fn text_for_review(path: &Path) -> Result<(String, Source), PolicyError> {
         read_untrusted(path)
     }
@@ -98,6 +100,7 @@ impl Policy {
 }
 
 /// Reads a file that anybody may have written: to be shown, never to be obeyed.
+#[cfg(feature = "cli")]
 fn read_untrusted(path: &Path) -> Result<(String, Source), PolicyError> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let named = path.to_string_lossy();

@@ -24,5 +24,5 @@ wasmtime::component::bindgen!({
     imports: { default: trappable },
 });
 
-pub(super) use belljar::program::values::{ElementType, Tensor, Value};
+pub(super) use self::belljar::program::values::{ElementType, Tensor, Value};
 pub(super) use wasi::nn;

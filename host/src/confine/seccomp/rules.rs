@@ -27,6 +27,7 @@ pub(super) fn of(role: Role) -> impl Iterator<Item = &'static Rule> {
 }
 
 /// The rules of a role that hold to its end.
+#[cfg(any(test, feature = "programs", feature = "test-hooks"))]
 pub(super) fn lasting(role: Role) -> impl Iterator<Item = &'static Rule> {
     of(role).filter(|rule| rule.until.is_none())
 }
