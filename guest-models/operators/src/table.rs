@@ -3,7 +3,7 @@
 //! that are understood, each with the values that were checked. What is not here is refused.
 
 use crate::types::Types;
-use crate::{elementwise, layers, shapes};
+use crate::{attention, elementwise, layers, shapes};
 
 /// The newest version of ONNX's own operator set that the table was held against.
 pub const NEWEST: i64 = 28;
@@ -69,6 +69,8 @@ pub struct Input {
 pub enum Output {
     /// The type of the inputs with this letter.
     Like(char),
+    /// The same, or that of the inputs with the second letter if none with the first is given.
+    Either(char, char),
     Is(Types),
     /// What an attribute says.
     Said(&'static str, Types),
@@ -205,7 +207,9 @@ pub(crate) const fn only(name: &'static str, value: i64) -> Attribute {
 
 /// Every operator, in the order of the files.
 pub fn all() -> impl Iterator<Item = &'static Operator> {
-    elementwise::OPERATORS.iter().chain(layers::OPERATORS).chain(shapes::OPERATORS)
+    let files =
+        [elementwise::OPERATORS, attention::OPERATORS, layers::OPERATORS, shapes::OPERATORS];
+    files.into_iter().flatten()
 }
 
 /// The operator of this name in this version; or else what is said of it.

@@ -119,6 +119,7 @@ fn to_json(operator: &Operator) -> Value {
         .iter()
         .map(|output| match output {
             Output::Like(of) => json!({ "same_as": of }),
+            Output::Either(of, or) => json!({ "same_as": of, "or_else": or }),
             Output::Is(types) => json!({ "types": names(*types) }),
             Output::Said(name, types) => json!({ "attribute": name, "types": names(*types) }),
             Output::Special => json!({ "depends": "on its value or its bodies" }),
