@@ -1,6 +1,6 @@
 //! Operators of networks: products, convolutions, poolings, normalisations, reductions, recurrence.
 
-use crate::table::Values::{AnyText, Float, Int, Ints, Text, Texts};
+use crate::table::Values::{AnyText, Float, Int, Ints, Text};
 use crate::table::{
     Attribute, Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u,
 };
@@ -26,14 +26,6 @@ const REDUCE_18: &[Attribute] = &[KEEP, NOOP];
 const ARG: &[Attribute] = &[axis("axis"), KEEP, flag("select_last_index")];
 const SIGNED_SUMS: crate::types::Types = FLOATS.or(I32).or(I64);
 const IS_I64: &[Output] = &[Output::Is(I64)];
-const SEQUENCE: &[Output] = &[Output::Like('T'), Output::Like('T')];
-
-/// tract computes recurrent layers forwards and with the usual activations only.
-const RECURRENT: [Attribute; 3] = [
-    attr("direction", Text(&["forward"])),
-    attr("hidden_size", Int(1, 1 << 20)),
-    only("layout", 0),
-];
 
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[
@@ -64,8 +56,11 @@ pub(crate) const OPERATORS: &[Operator] = &[
 
     op("BatchNormalization", 7, &[t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS)]).until(8)
         .with(&[EPSILON, attr("momentum", Float), only("spatial", 1)]),
-    op("BatchNormalization", 9, &[t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS)])
-        .with(&[EPSILON, attr("momentum", Float), only("training_mode", 0)]),
+    op("BatchNormalization", 9, &[t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS)]).until(13)
+        .with(&[EPSILON, attr("momentum", Float)]),
+    op("BatchNormalization", 14, &[t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS)])
+        .to(&[Output::Like('T'), Output::Like('T'), Output::Like('T')]).fewest(1).check(Check::Training)
+        .with(&[EPSILON, attr("momentum", Float), flag("training_mode")]),
     op("InstanceNormalization", 6, &[t(FLOATS), t(FLOATS), t(FLOATS)]).with(&[EPSILON]),
     op("LayerNormalization", 17, &[t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32))]).optional(1)
         .to(&[Output::Like('T'), Output::Is(F32), Output::Is(F32)]).fewest(1)
@@ -107,16 +102,6 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("CumProd", 26, &[t(FLOATS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
     op("CumSum", 11, &[t(FLOATS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
 
-    op("RNN", 7, &[t(F32), t(F32), t(F32), t(F32), any(I32), t(F32)]).optional(3).to(SEQUENCE).fewest(0)
-        .with(&[RECURRENT[0], RECURRENT[1], RECURRENT[2], attr("activations", Texts(&["Tanh"]))]),
-    op("GRU", 7, &[t(F32), t(F32), t(F32), t(F32), any(I32), t(F32)]).optional(3).to(SEQUENCE).fewest(0)
-        .with(&[RECURRENT[0], RECURRENT[1], RECURRENT[2], flag("linear_before_reset"),
-            attr("activations", Texts(&["Sigmoid", "Tanh"]))]),
-    op("LSTM", 7, &[t(F32), t(F32), t(F32), t(F32), any(I32), t(F32), t(F32), t(F32)]).optional(5)
-        .to(&[Output::Like('T'), Output::Like('T'), Output::Like('T')]).fewest(0)
-        .with(&[RECURRENT[0], RECURRENT[1], RECURRENT[2], only("input_forget", 0),
-            attr("activations", Texts(&["Sigmoid", "Tanh", "Tanh"]))]),
-
     op("QuantizeLinear", 10, &[any(F32), any(F32), u(BYTES)])
         .to(&[Output::Like('U')]).with(&[axis("axis"), only("saturate", 1), only("block_size", 0),
             only("output_dtype", 0), only("precision", 0)]),
@@ -139,10 +124,10 @@ pub(crate) const OPERATORS: &[Operator] = &[
             attr("padding_mode", Text(&["zeros", "border", "reflection"]))]),
     op("NonMaxSuppression", 10, &[any(F32), any(F32), any(I64), any(F32), any(F32)]).optional(3)
         .to(IS_I64).with(&[flag("center_point_box")]),
-    op("DFT", 17, &[t(F32), any(INDICES)]).until(19).optional(1)
+    op("DFT", 17, &[t(FLOATS), any(INDICES)]).until(19).optional(1)
         .with(&[axis("axis"), flag("inverse"), flag("onesided")]),
-    op("DFT", 20, &[t(F32), any(INDICES), any(I64)]).optional(2).with(&[flag("inverse"), flag("onesided")]),
-    op("STFT", 17, &[t(F32), any(INDICES), t(F32), any(INDICES)]).optional(2).with(&[flag("onesided")]),
+    op("DFT", 20, &[t(FLOATS), any(INDICES), any(I64)]).optional(2).with(&[flag("inverse"), flag("onesided")]),
+    op("STFT", 17, &[t(FLOATS), any(INDICES), t(FLOATS), any(INDICES)]).optional(2).with(&[flag("onesided")]),
     op("HannWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),
     op("HammingWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),
     op("BlackmanWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),

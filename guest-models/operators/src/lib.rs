@@ -5,6 +5,10 @@
 mod attention;
 mod elementwise;
 mod layers;
+mod legacy;
+mod quantized;
+mod recurrent;
+mod regions;
 mod shapes;
 mod table;
 mod types;

@@ -3,7 +3,7 @@
 //! that are understood, each with the values that were checked. What is not here is refused.
 
 use crate::types::Types;
-use crate::{attention, elementwise, layers, shapes};
+use crate::{attention, elementwise, layers, legacy, quantized, recurrent, regions, shapes};
 
 /// The newest version of ONNX's own operator set that the table was held against.
 pub const NEWEST: i64 = 28;
@@ -52,6 +52,10 @@ pub enum Check {
     Attention,
     /// An equation of letters.
     Equation,
+    /// More than one output only where something is trained.
+    Training,
+    /// Factors or sizes.
+    Resize,
     /// An axis for each input and output that is scanned.
     Scan,
 }
@@ -74,6 +78,8 @@ pub enum Output {
     Is(Types),
     /// What an attribute says.
     Said(&'static str, Types),
+    /// The same, or if it is not there the type of the inputs with this letter.
+    SaidOr(&'static str, Types, char),
     /// That of a constant, or of the bodies of a node.
     Special,
 }
@@ -207,8 +213,16 @@ pub(crate) const fn only(name: &'static str, value: i64) -> Attribute {
 
 /// Every operator, in the order of the files.
 pub fn all() -> impl Iterator<Item = &'static Operator> {
-    let files =
-        [elementwise::OPERATORS, attention::OPERATORS, layers::OPERATORS, shapes::OPERATORS];
+    let files = [
+        elementwise::OPERATORS,
+        attention::OPERATORS,
+        layers::OPERATORS,
+        recurrent::OPERATORS,
+        quantized::OPERATORS,
+        regions::OPERATORS,
+        legacy::OPERATORS,
+        shapes::OPERATORS,
+    ];
     files.into_iter().flatten()
 }
 

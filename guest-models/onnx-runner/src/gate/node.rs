@@ -189,7 +189,10 @@ fn output(node: &NodeProto, output: Output, read: &[(char, Types)]) -> Result<Ty
         Output::Is(types) => Ok(types),
         Output::Like(letter) => like(letter).ok_or_else(unknown),
         Output::Either(first, second) => like(first).or_else(|| like(second)).ok_or_else(unknown),
-        Output::Said(name, types) => find(node, name)
+        Output::SaidOr(name, _, letter) if find(node, name).is_none() => {
+            like(letter).ok_or_else(unknown)
+        }
+        Output::Said(name, types) | Output::SaidOr(name, types, _) => find(node, name)
             .and_then(|attribute| i32::try_from(attribute.i).ok())
             .and_then(Types::of)
             .filter(|said| types.has(*said))
