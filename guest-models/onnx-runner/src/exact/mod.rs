@@ -4,6 +4,7 @@
 //! its evaluation of constants ever meets the others.
 
 mod activations;
+mod agree;
 mod algebra;
 mod arrange;
 mod binary;
@@ -17,6 +18,7 @@ mod numbers;
 mod own;
 mod pooling;
 mod quantize;
+mod ranks;
 mod reduce;
 mod scatter;
 mod shapes;
@@ -49,6 +51,7 @@ fn originals() -> &'static HashMap<String, Builder> {
 /// Puts our operators into tract's registry.
 pub(crate) fn register(registry: &mut OnnxOpRegister) {
     activations::register(registry);
+    agree::register(registry);
     algebra::register(registry);
     arrange::register(registry);
     binary::register(registry);
@@ -57,6 +60,7 @@ pub(crate) fn register(registry: &mut OnnxOpRegister) {
     indices::register(registry);
     losses::register(registry);
     quantize::register(registry);
+    ranks::register(registry);
     reduce::register(registry);
     scatter::register(registry);
     shapes::register(registry);
@@ -163,6 +167,7 @@ impl Expansion for Ours {
         }
         // Before tract's, which panic at axes that do not exist.
         self.check_axes(s, inputs)?;
+        ranks::check(self, s, inputs)?;
         self.original.as_ref().rules(s, inputs, outputs)
     }
 
@@ -270,6 +275,10 @@ fn scalar(
 ) -> TractResult<OutletId> {
     let fact = model.outlet_fact(like)?;
     let (dtype, rank) = (fact.datum_type, fact.rank());
+    ensure!(
+        dtype != f16::datum_type() || f16::from_f32(value).is_finite(),
+        "{value} is too large for float16"
+    );
     let tensor = tensor0(value).cast_to_dt(dtype)?.into_owned().broadcast_into_rank(rank)?;
     model.add_const(name, tensor)
 }

@@ -131,7 +131,7 @@ fn windows(node: &NodeProto) -> Result<(), String> {
     for (name, wanted) in
         [("kernel_shape", dims), ("strides", dims), ("dilations", dims), ("pads", 2 * dims)]
     {
-        if find(node, name).is_some() && of(name) != wanted {
+        if find(node, name).is_some() && (of(name) != wanted || wanted == 0) {
             return Err(format!(
                 "the attribute {name:?} has {} numbers for {dims} dimensions",
                 of(name)

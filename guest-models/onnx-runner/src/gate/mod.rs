@@ -35,11 +35,40 @@ pub(crate) fn check(proto: &mut ModelProto) -> Result<(), String> {
     let versions = versions(proto)?;
     functions::inline(proto)?;
     let Some(graph) = &mut proto.graph else { return Err("the model has no graph".into()) };
+    normalize(graph)?;
     choice::resolve(graph);
     graph::check(graph, &versions)?;
     tensors::make_raw(graph);
     forget_symbols(graph);
     name_nodes(graph);
+    Ok(())
+}
+
+/// Inputs that are left out at the end of a node's list are as if they were not in it; tract counts
+/// them. A dimension of -1 is what some programs write for one that is not known.
+fn normalize(graph: &mut GraphProto) -> Result<(), String> {
+    for value in &mut graph.input {
+        let name = text::shown(&value.name);
+        let types = value.r#type.as_mut().and_then(|value| value.value.as_mut());
+        let shape = types.and_then(|type_proto::Value::TensorType(tensor)| tensor.shape.as_mut());
+        for dim in shape.into_iter().flat_map(|shape| &mut shape.dim) {
+            match dim.value {
+                Some(dimension::Value::DimValue(-1)) => dim.value = None,
+                Some(dimension::Value::DimValue(size)) if size < 0 => {
+                    return Err(format!("the input {name} has a dimension of {size}"));
+                }
+                _ => {}
+            }
+        }
+    }
+    for node in &mut graph.node {
+        while node.input.last().is_some_and(String::is_empty) {
+            node.input.pop();
+        }
+        for body in node.attribute.iter_mut().filter_map(|attribute| attribute.g.as_mut()) {
+            normalize(body)?;
+        }
+    }
     Ok(())
 }
 
