@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use belljar::tensor::{Coded, DType, Data, bf16};
 use belljar::{ErrorKind, Host, Isolation, ModelBytes, Policy, Tensor};
 use serde_json::{Value, json};
 use support::{builder, fitting, repository};
@@ -45,7 +46,23 @@ fn tensor(folder: &Path, entry: &Value) -> Result<Tensor, String> {
         return Err(format!("{}: {}", entry["name"], entry["missing"].as_str().unwrap()));
     };
     let file = std::fs::File::open(folder.join(file)).unwrap();
-    belljar::tensor::npy::read(file, 256 << 20).map_err(|err| err.to_string())
+    let stored = belljar::tensor::npy::read(file, 256 << 20).map_err(|err| err.to_string())?;
+    match entry["codes"].as_str() {
+        Some(name) => Ok(of_codes(name, &stored)),
+        None => Ok(stored),
+    }
+}
+
+/// A tensor of a small element type, from its codes.
+fn of_codes(name: &str, stored: &Tensor) -> Tensor {
+    if let Some(codes) = stored.as_slice::<u16>() {
+        assert_eq!(name, "bf16");
+        let values: Vec<bf16> = codes.iter().map(|code| bf16::from_bits(*code)).collect();
+        return Tensor::new(values, stored.shape()).unwrap();
+    }
+    let dtype = DType::ALL.iter().find(|dtype| dtype.name() == name).unwrap();
+    let coded = Coded::new(*dtype, stored.as_slice::<u8>().unwrap().to_vec()).unwrap();
+    Tensor::new(coded, stored.shape()).unwrap()
 }
 
 fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
@@ -115,8 +132,13 @@ fn difference(found: &Tensor, expected: &Tensor, rtol: f64, atol: f64) -> Option
     let (a, b) = (floats(found), floats(expected));
     // What rounding alone may make: a few units in the last place of float16, and an absolute error
     // beside other numbers.
-    let half = found.as_slice::<half::f16>().is_some();
-    let (rtol, atol) = if half { (rtol.max(4e-3), atol.max(1e-3)) } else { (rtol, atol.max(1e-6)) };
+    let (rtol, atol) = match found.dtype() {
+        DType::F16 => (rtol.max(4e-3), atol.max(1e-3)),
+        // One unit in the last place.
+        DType::BF16 => (rtol.max(8e-3), atol.max(1e-3)),
+        _ if matches!(found.data(), Data::Coded(_)) => (0.0, 0.0),
+        _ => (rtol, atol.max(1e-6)),
+    };
     let near = |a: f64, b: f64| {
         a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= atol + rtol * b.abs()
     };
@@ -129,6 +151,10 @@ fn floats(tensor: &Tensor) -> Vec<f64> {
         floats.iter().map(|float| f64::from(*float)).collect()
     } else if let Some(floats) = tensor.as_slice::<half::f16>() {
         floats.iter().map(|float| f64::from(*float)).collect()
+    } else if let Some(floats) = tensor.as_slice::<bf16>() {
+        floats.iter().map(|float| f64::from(*float)).collect()
+    } else if let Data::Coded(coded) = tensor.data() {
+        coded.values().collect()
     } else {
         tensor.as_slice::<f64>().unwrap().to_vec()
     }

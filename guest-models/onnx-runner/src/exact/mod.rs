@@ -20,6 +20,8 @@ mod quantize;
 mod reduce;
 mod scatter;
 mod shapes;
+mod small;
+mod small_quantize;
 mod unique;
 mod windows;
 
@@ -60,6 +62,8 @@ pub(crate) fn register(registry: &mut OnnxOpRegister) {
     reduce::register(registry);
     scatter::register(registry);
     shapes::register(registry);
+    small::register(registry);
+    small_quantize::register(registry);
     unique::register(registry);
     windows::register(registry);
 }
