@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use belljar::tensor::{Coded, DType, bf16};
 use belljar::{ErrorKind, Host, Isolation, ModelBytes, Policy, Tensor};
 use serde_json::{Value, json};
 use support::compare::difference;
@@ -46,7 +47,23 @@ fn tensor(folder: &Path, entry: &Value) -> Result<Tensor, String> {
         return Err(format!("{}: {}", entry["name"], entry["missing"].as_str().unwrap()));
     };
     let file = std::fs::File::open(folder.join(file)).unwrap();
-    belljar::tensor::npy::read(file, 256 << 20).map_err(|err| err.to_string())
+    let stored = belljar::tensor::npy::read(file, 256 << 20).map_err(|err| err.to_string())?;
+    match entry["codes"].as_str() {
+        Some(name) => Ok(of_codes(name, &stored)),
+        None => Ok(stored),
+    }
+}
+
+/// A tensor of a small element type, from its codes.
+fn of_codes(name: &str, stored: &Tensor) -> Tensor {
+    if let Some(codes) = stored.as_slice::<u16>() {
+        assert_eq!(name, "bf16");
+        let values: Vec<bf16> = codes.iter().map(|code| bf16::from_bits(*code)).collect();
+        return Tensor::new(values, stored.shape()).unwrap();
+    }
+    let dtype = DType::ALL.iter().find(|dtype| dtype.name() == name).unwrap();
+    let coded = Coded::new(*dtype, stored.as_slice::<u8>().unwrap().to_vec()).unwrap();
+    Tensor::new(coded, stored.shape()).unwrap()
 }
 
 fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test binary uses a part.
 
 use belljar::Tensor;
+use belljar::tensor::{DType, Data, bf16};
 
 /// The first element in which two tensors differ.
 pub(crate) fn difference(
@@ -26,8 +27,13 @@ pub(crate) fn difference(
     let (a, b) = (floats(found), floats(expected));
     // What rounding alone may make: a few units in the last place of float16, and an absolute error
     // beside other numbers.
-    let half = found.as_slice::<half::f16>().is_some();
-    let (rtol, atol) = if half { (rtol.max(4e-3), atol.max(1e-3)) } else { (rtol, atol.max(1e-6)) };
+    let (rtol, atol) = match found.dtype() {
+        DType::F16 => (rtol.max(4e-3), atol.max(1e-3)),
+        // One unit in the last place.
+        DType::BF16 => (rtol.max(8e-3), atol.max(1e-3)),
+        _ if matches!(found.data(), Data::Coded(_)) => (0.0, 0.0),
+        _ => (rtol, atol.max(1e-6)),
+    };
     let near = |a: f64, b: f64| {
         a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= atol + rtol * b.abs()
     };
@@ -40,6 +46,10 @@ fn floats(tensor: &Tensor) -> Vec<f64> {
         floats.iter().map(|float| f64::from(*float)).collect()
     } else if let Some(floats) = tensor.as_slice::<half::f16>() {
         floats.iter().map(|float| f64::from(*float)).collect()
+    } else if let Some(floats) = tensor.as_slice::<bf16>() {
+        floats.iter().map(|float| f64::from(*float)).collect()
+    } else if let Data::Coded(coded) = tensor.data() {
+        coded.values().collect()
     } else {
         tensor.as_slice::<f64>().unwrap().to_vec()
     }

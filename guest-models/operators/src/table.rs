@@ -103,6 +103,8 @@ pub enum Values {
     AnyTexts,
     /// The number of an element type.
     Type(Types),
+    /// The same, or 0 for what is said elsewhere.
+    ZeroOr(Types),
     Tensor,
     Graph,
 }

@@ -65,6 +65,10 @@ fn types(operator: &Operator) -> String {
 fn short(types: Types) -> String {
     use belljar_operators as table;
     for (known, name) in [
+        (table::ANY.or(table::STORED), "any, also small ones"),
+        (table::PLAIN.or(table::STORED), "numbers, also small ones, bool"),
+        (table::NUMBERS.or(table::BF16), "numbers, bfloat16"),
+        (table::REALS, "floats, bfloat16"),
         (table::ANY, "any"),
         (table::PLAIN, "numbers, bool"),
         (table::NUMBERS, "numbers"),
@@ -92,7 +96,7 @@ fn attribute(attribute: &Attribute) -> String {
         Values::Texts(texts) => format!("[{}]", texts.join(", ")),
         Values::AnyText => "text".to_owned(),
         Values::AnyTexts => "[text]".to_owned(),
-        Values::Type(types) => short(types),
+        Values::Type(types) | Values::ZeroOr(types) => short(types),
         Values::Tensor => "tensor".to_owned(),
         Values::Graph => "graph".to_owned(),
     };
@@ -139,6 +143,7 @@ fn to_json(operator: &Operator) -> Value {
                 Values::AnyText => json!({ "text": "any" }),
                 Values::AnyTexts => json!({ "texts": "any" }),
                 Values::Type(types) => json!({ "type": names(types) }),
+                Values::ZeroOr(types) => json!({ "type": names(types), "or": 0 }),
                 Values::Tensor => json!({ "tensor": "any" }),
                 Values::Graph => json!({ "graph": "any" }),
             };

@@ -22,6 +22,8 @@ mod ranks;
 mod reduce;
 mod scatter;
 mod shapes;
+mod small;
+mod small_quantize;
 mod unique;
 mod windows;
 
@@ -64,6 +66,8 @@ pub(crate) fn register(registry: &mut OnnxOpRegister) {
     reduce::register(registry);
     scatter::register(registry);
     shapes::register(registry);
+    small::register(registry);
+    small_quantize::register(registry);
     unique::register(registry);
     windows::register(registry);
 }

@@ -52,7 +52,7 @@ fn together(node: &NodeProto, check: Check) -> Result<(), String> {
 
 fn value(attribute: &AttributeProto, known: &Attribute) -> Result<(), String> {
     let (kind, what) = match known.values {
-        Values::Int(..) | Values::Type(_) => (AttributeType::Int, "an integer"),
+        Values::Int(..) | Values::Type(_) | Values::ZeroOr(_) => (AttributeType::Int, "an integer"),
         Values::Ints(..) => (AttributeType::Ints, "a list of integers"),
         Values::Float | Values::Exactly(_) => (AttributeType::Float, "a number"),
         Values::Floats => (AttributeType::Floats, "a list of numbers"),
@@ -99,10 +99,13 @@ fn value(attribute: &AttributeProto, known: &Attribute) -> Result<(), String> {
         Values::AnyTexts if attribute.strings.iter().any(|s| std::str::from_utf8(s).is_err()) => {
             Err("is no valid UTF-8".into())
         }
-        Values::Type(types) => match i32::try_from(attribute.i).ok().and_then(Types::of) {
-            Some(dtype) if types.has(dtype) => Ok(()),
-            _ => other(name_of(i32::try_from(attribute.i).unwrap_or(-1))),
-        },
+        Values::ZeroOr(_) if attribute.i == 0 => Ok(()),
+        Values::Type(types) | Values::ZeroOr(types) => {
+            match i32::try_from(attribute.i).ok().and_then(Types::of) {
+                Some(dtype) if types.has(dtype) => Ok(()),
+                _ => other(name_of(i32::try_from(attribute.i).unwrap_or(-1))),
+            }
+        }
         Values::Tensor if attribute.t.is_none() => Err("has no tensor in it".into()),
         Values::Graph if attribute.g.is_none() => Err("has no graph in it".into()),
         _ => Ok(()),

@@ -8,6 +8,7 @@
 
 mod attributes;
 mod bounds;
+mod carry;
 mod choice;
 mod fixed;
 mod functions;
@@ -18,6 +19,7 @@ mod text;
 
 use std::collections::HashSet;
 
+pub(crate) use carry::{CAST, Carried, DEQUANTIZE, QUANTIZE};
 pub(crate) use fixed::fix;
 pub(crate) use functions::names_of;
 pub(crate) use node::refusal;
@@ -27,8 +29,8 @@ use tract_onnx::pb::tensor_shape_proto::dimension;
 use tract_onnx::pb::{GraphProto, ModelProto, type_proto};
 
 /// Refuses what the runner does not compute as ONNX says, and brings the rest into the one form
-/// that tract reads rightly.
-pub(crate) fn check(proto: &mut ModelProto) -> Result<(), String> {
+/// that tract reads rightly. Says which inputs and outputs are carried in another element type.
+pub(crate) fn check(proto: &mut ModelProto) -> Result<Carried, String> {
     if !proto.training_info.is_empty() {
         return Err("the model has information for training, which is not implemented".into());
     }
@@ -38,10 +40,11 @@ pub(crate) fn check(proto: &mut ModelProto) -> Result<(), String> {
     normalize(graph)?;
     choice::resolve(graph);
     graph::check(graph, &versions)?;
+    let carried = carry::rewrite(graph, &versions)?;
     tensors::make_raw(graph);
     forget_symbols(graph);
     name_nodes(graph);
-    Ok(())
+    Ok(carried)
 }
 
 /// Inputs that are left out at the end of a node's list are as if they were not in it; tract counts
