@@ -13,6 +13,7 @@ mod indices;
 mod late;
 mod losses;
 mod mend;
+mod ml;
 mod numbers;
 mod own;
 mod pooling;
@@ -20,6 +21,7 @@ mod quantize;
 mod reduce;
 mod scatter;
 mod shapes;
+mod strings;
 mod unique;
 mod windows;
 
@@ -56,10 +58,12 @@ pub(crate) fn register(registry: &mut OnnxOpRegister) {
     guards::register(registry);
     indices::register(registry);
     losses::register(registry);
+    ml::register(registry);
     quantize::register(registry);
     reduce::register(registry);
     scatter::register(registry);
     shapes::register(registry);
+    strings::register(registry);
     unique::register(registry);
     windows::register(registry);
 }
