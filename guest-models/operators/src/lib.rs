@@ -4,9 +4,13 @@
 
 mod elementwise;
 mod layers;
+mod ml;
 mod shapes;
+mod strings;
 mod table;
 mod types;
 
-pub use table::{Attribute, Check, Input, NEWEST, Operator, Output, Values, all, find};
+pub use table::{
+    Attribute, Check, Input, ML, NEWEST, NEWEST_ML, Operator, Output, Values, all, find, newest,
+};
 pub use types::*;

@@ -14,6 +14,7 @@ mod indices;
 mod late;
 mod losses;
 mod mend;
+mod ml;
 mod numbers;
 mod own;
 mod pooling;
@@ -24,6 +25,7 @@ mod scatter;
 mod shapes;
 mod small;
 mod small_quantize;
+mod strings;
 mod unique;
 mod windows;
 
@@ -61,6 +63,7 @@ pub(crate) fn register(registry: &mut OnnxOpRegister) {
     guards::register(registry);
     indices::register(registry);
     losses::register(registry);
+    ml::register(registry);
     quantize::register(registry);
     ranks::register(registry);
     reduce::register(registry);
@@ -68,6 +71,7 @@ pub(crate) fn register(registry: &mut OnnxOpRegister) {
     shapes::register(registry);
     small::register(registry);
     small_quantize::register(registry);
+    strings::register(registry);
     unique::register(registry);
     windows::register(registry);
 }

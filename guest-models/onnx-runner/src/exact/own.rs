@@ -48,7 +48,7 @@ pub(super) fn unknown(dtype: DatumType, rank: usize) -> Said {
 }
 
 /// An operator of ours.
-pub(super) trait Own: Clone + Debug + PartialEq + Eq + Send + Sync + 'static {
+pub(super) trait Own: Debug + Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Says what the outputs are, or why there are none.
@@ -62,18 +62,28 @@ pub(super) trait Own: Clone + Debug + PartialEq + Eq + Send + Sync + 'static {
 pub(super) fn built<O: Own>(op: O, node: &NodeProto) -> super::Built {
     let given = node.input.iter().map(|name| !name.is_empty()).collect();
     let outputs = node.output.iter().filter(|name| !name.is_empty()).count();
-    Ok((expand(Frame { op, given, outputs }), vec![]))
+    Ok((expand(Frame { op: Arc::new(op), given, outputs }), vec![]))
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Frame<O> {
-    op: O,
+/// The frame around an operator of any kind: compiled once, not for each of them.
+#[derive(Clone, Debug)]
+struct Frame {
+    op: Arc<dyn Own>,
     /// Which inputs are there.
     given: TVec<bool>,
     outputs: usize,
 }
 
-impl<O: Own> Frame<O> {
+impl PartialEq for Frame {
+    fn eq(&self, other: &Frame) -> bool {
+        Arc::ptr_eq(&self.op, &other.op)
+            && (&self.given, self.outputs) == (&other.given, other.outputs)
+    }
+}
+
+impl Eq for Frame {}
+
+impl Frame {
     fn placed<T>(&self, inputs: impl IntoIterator<Item = T>) -> Vec<Option<T>> {
         let mut inputs = inputs.into_iter();
         self.given.iter().map(|given| if *given { inputs.next() } else { None }).collect()
@@ -87,7 +97,7 @@ impl<O: Own> Frame<O> {
     }
 }
 
-impl<O: Own> Expansion for Frame<O> {
+impl Expansion for Frame {
     fn name(&self) -> StaticName {
         self.op.name().into()
     }
@@ -165,12 +175,12 @@ impl<O: Own> Expansion for Frame<O> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Computed<O> {
-    frame: Frame<O>,
+struct Computed {
+    frame: Frame,
     facts: TVec<TypedFact>,
 }
 
-impl<O: Own> Op for Computed<O> {
+impl Op for Computed {
     fn name(&self) -> StaticName {
         self.frame.op.name().into()
     }
@@ -182,7 +192,7 @@ impl<O: Own> Op for Computed<O> {
     op_as_typed_op!();
 }
 
-impl<O: Own> EvalOp for Computed<O> {
+impl EvalOp for Computed {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
@@ -202,7 +212,7 @@ impl<O: Own> EvalOp for Computed<O> {
     }
 }
 
-impl<O: Own> TypedOp for Computed<O> {
+impl TypedOp for Computed {
     fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(self.facts.clone())
     }

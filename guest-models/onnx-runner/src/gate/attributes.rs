@@ -6,6 +6,7 @@ use tract_onnx::pb::{AttributeProto, NodeProto};
 
 use belljar_operators::{Attribute, Check, Operator, Types, Values};
 
+use super::tensors;
 use super::text::{list, name_of, shown};
 
 /// Refuses attributes that are not understood.
@@ -53,8 +54,8 @@ fn together(node: &NodeProto, check: Check) -> Result<(), String> {
 fn value(attribute: &AttributeProto, known: &Attribute) -> Result<(), String> {
     let (kind, what) = match known.values {
         Values::Int(..) | Values::Type(_) | Values::ZeroOr(_) => (AttributeType::Int, "an integer"),
-        Values::Ints(..) => (AttributeType::Ints, "a list of integers"),
-        Values::Float | Values::Exactly(_) => (AttributeType::Float, "a number"),
+        Values::Ints(..) | Values::AnyInts => (AttributeType::Ints, "a list of integers"),
+        Values::Float | Values::AnyFloat | Values::Exactly(_) => (AttributeType::Float, "a number"),
         Values::Floats => (AttributeType::Floats, "a list of numbers"),
         Values::Text(_) | Values::AnyText => (AttributeType::String, "a text"),
         Values::Texts(_) | Values::AnyTexts => (AttributeType::Strings, "a list of texts"),
@@ -106,7 +107,10 @@ fn value(attribute: &AttributeProto, known: &Attribute) -> Result<(), String> {
                 _ => other(name_of(i32::try_from(attribute.i).unwrap_or(-1))),
             }
         }
-        Values::Tensor if attribute.t.is_none() => Err("has no tensor in it".into()),
+        Values::Tensor => match &attribute.t {
+            None => Err("has no tensor in it".into()),
+            Some(tensor) => tensors::check(tensor).map(drop),
+        },
         Values::Graph if attribute.g.is_none() => Err("has no graph in it".into()),
         _ => Ok(()),
     }
