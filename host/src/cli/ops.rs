@@ -131,6 +131,7 @@ fn to_json(operator: &Operator) -> Value {
         .iter()
         .map(|output| match output {
             Output::Like(of) => json!({ "same_as": of }),
+            Output::Either(of, or) => json!({ "same_as": of, "or_else": or }),
             Output::Is(types) => json!({ "types": names(*types) }),
             Output::Said(name, types) => json!({ "attribute": name, "types": names(*types) }),
             Output::With(attributes, types) => {

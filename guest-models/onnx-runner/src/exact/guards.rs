@@ -402,7 +402,10 @@ fn pad_builder(
     context: &tract_onnx::model::ParsingContext,
     node: &tract_onnx::pb::NodeProto,
 ) -> super::Built {
+    let mode = node.get_attr_opt::<&str>("mode")?;
     match context.onnx_operator_set_version {
+        version if mode == Some("wrap") => super::padding::pad(version, node),
+        version @ ..=10 if mode == Some("reflect") => super::padding::pad(version, node),
         // All is in the attributes, which have been looked at.
         ..=10 => super::originals()["Pad"](context, node),
         _ => Ours::build_late(context, node, 1, pad),
@@ -444,5 +447,15 @@ fn pad(
             ensure!(!edge || size > 0 || pad == 0, "no element is there to repeat");
         }
     }
-    ours.original.as_ref().wire(prefix, model, inputs)
+    let mut inputs: TVec<OutletId> = inputs.into();
+    if let Some(at) = ours.input(2) {
+        let value = model.outlet_fact(inputs[at])?.konst.clone();
+        let value = value.context("what is put beyond is not known")?;
+        if value.rank() > 0 {
+            ensure!(value.rank() == 1 && value.len() == 1, "{} values beyond", value.len());
+            let value = value.into_tensor().into_shape(&[])?;
+            inputs[at] = model.add_const(format!("{prefix}.beyond"), value)?;
+        }
+    }
+    ours.original.as_ref().wire(prefix, model, &inputs)
 }

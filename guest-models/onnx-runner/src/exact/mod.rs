@@ -7,16 +7,21 @@ mod activations;
 mod agree;
 mod algebra;
 mod arrange;
+mod attention;
 mod binary;
+mod causal_conv;
 mod choice;
+mod gated;
 mod guards;
 mod indices;
 mod late;
+mod linear_attention;
 mod losses;
 mod mend;
 mod ml;
 mod numbers;
 mod own;
+mod padding;
 mod pooling;
 mod quantize;
 mod ranks;
@@ -58,10 +63,14 @@ pub(crate) fn register(registry: &mut OnnxOpRegister) {
     agree::register(registry);
     algebra::register(registry);
     arrange::register(registry);
+    attention::register(registry);
     binary::register(registry);
+    causal_conv::register(registry);
     choice::register(registry);
+    gated::register(registry);
     guards::register(registry);
     indices::register(registry);
+    linear_attention::register(registry);
     losses::register(registry);
     ml::register(registry);
     quantize::register(registry);
@@ -176,6 +185,9 @@ impl Expansion for Ours {
         // Before tract's, which panic at axes that do not exist.
         self.check_axes(s, inputs)?;
         ranks::check(self, s, inputs)?;
+        if self.node.op_type == "Pad" {
+            return self.pad_rules(s, inputs, outputs);
+        }
         self.original.as_ref().rules(s, inputs, outputs)
     }
 
@@ -249,6 +261,43 @@ impl Ours {
             let axes = axes.as_slice::<i64>()?;
             let rank = usize::try_from(rank)? + if more { axes.len() } else { 0 };
             axes.iter().try_for_each(|axis| resolve(*axis, rank).map(drop))
+        })
+    }
+
+    /// Pads as tract has them, but for the value beyond, which may have a dimension of its own.
+    fn pad_rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        check_output_arity(outputs, 1)?;
+        s.equals(&inputs[0].datum_type, &outputs[0].datum_type)?;
+        s.equals(&inputs[0].rank, &outputs[0].rank)?;
+        s.equals(&inputs[1].rank, 1)?;
+        let axes = self.input(3);
+        s.given_2(&inputs[0].shape, &inputs[1].value, move |s, shape, pads| {
+            let padded = move |axes: Option<&Tensor>| -> TractResult<TVec<TDim>> {
+                let axes = match axes {
+                    Some(axes) => own::ints(axes)?,
+                    None => (0..shape.len() as i64).collect(),
+                };
+                let pads = own::ints(&pads)?;
+                ensure!(pads.len() == 2 * axes.len(), "{} pads of {} axes", pads.len(), axes.len());
+                let mut shape = shape.clone();
+                for (at, axis) in axes.iter().enumerate() {
+                    let axis = resolve(*axis, shape.len())?;
+                    let both = pads[at].checked_add(pads[at + axes.len()]).context("large pads")?;
+                    shape[axis] = shape[axis].clone() + both;
+                }
+                Ok(shape)
+            };
+            match axes {
+                None => s.equals(&outputs[0].shape, ShapeFactoid::from(padded(None)?)),
+                Some(at) => s.given(&inputs[at].value, move |s, axes: Arc<Tensor>| {
+                    s.equals(&outputs[0].shape, ShapeFactoid::from(padded(Some(&axes))?))
+                }),
+            }
         })
     }
 

@@ -228,23 +228,22 @@ fn outputs(node: &NodeProto, operator: &Operator) -> Result<(), String> {
         return Err(format!("it has {found} outputs, not {fewest} to {most}"));
     }
     // tract counts the outputs that have names: one that is left out would shift the others.
-    // Recurrent layers alone are read with that in mind.
-    let recurrent = ["RNN", "GRU", "LSTM"].contains(&&*node.op_type);
+    // Some are read with that in mind.
+    let counted = ["RNN", "GRU", "LSTM", "Attention"].contains(&&*node.op_type);
     let gap = node.output.iter().skip_while(|name| !name.is_empty()).any(|name| !name.is_empty());
-    if gap && !recurrent {
+    if gap && !counted {
         return Err("it leaves out an output before another one, which is not implemented".into());
     }
     Ok(())
 }
 
 fn output(node: &NodeProto, output: Output, read: &[Read]) -> Result<Types, String> {
+    let like = |letter| read.iter().find(|other| other.letter == letter).map(|other| other.types);
+    let unknown = || "the type of its output is not known".into();
     match output {
         Output::Is(types) => Ok(types),
-        Output::Like(letter) => read
-            .iter()
-            .find(|other| other.letter == letter)
-            .map(|other| other.types)
-            .ok_or_else(|| "the type of its output is not known".into()),
+        Output::Like(letter) => like(letter).ok_or_else(unknown),
+        Output::Either(first, second) => like(first).or_else(|| like(second)).ok_or_else(unknown),
         Output::Said(name, types) => find(node, name)
             .and_then(|attribute| i32::try_from(attribute.i).ok())
             .and_then(Types::of)
