@@ -1,7 +1,7 @@
 //! Operators that work element by element, and those that choose, compare and convert.
 
 use crate::table::Values::{Float, Int, Text, Type};
-use crate::table::{Operator, Output, any, attr, flag, must, only, op, t, u};
+use crate::table::{Operator, Output, any, attr, flag, must, op, t, u};
 use crate::types::{
     BF16, BOOL, F16, F32, FLOATS, INTEGERS, NUMBERS, PLAIN, REALS, SIGNED, STORED, STRING, UNSIGNED,
 };

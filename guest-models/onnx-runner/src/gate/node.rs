@@ -263,7 +263,7 @@ fn output(node: &NodeProto, output: Output, read: &[Read]) -> Result<Types, Stri
             }
         }
         Output::Swapped => match read.first() {
-            Some((_, STRING)) => Ok(I64),
+            Some(read) if read.types == STRING => Ok(I64),
             _ => Ok(STRING),
         },
         Output::Special => Err("the type of its output is not known".into()),
