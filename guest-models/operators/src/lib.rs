@@ -6,12 +6,16 @@ mod attention;
 mod elementwise;
 mod layers;
 mod legacy;
+mod ml;
 mod quantized;
 mod recurrent;
 mod regions;
 mod shapes;
+mod strings;
 mod table;
 mod types;
 
-pub use table::{Attribute, Check, Input, NEWEST, Operator, Output, Values, all, find};
+pub use table::{
+    Attribute, Check, Input, ML, NEWEST, NEWEST_ML, Operator, Output, Values, all, find, newest,
+};
 pub use types::*;

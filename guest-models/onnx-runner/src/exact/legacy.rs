@@ -9,7 +9,7 @@ use tract_onnx::tract_core::ops::math::{add, mul, sub};
 use tract_onnx::tract_hir::internal::*;
 
 use super::binary::{self, Div};
-use super::{Built, originals};
+use super::{Built, Ours, originals};
 
 /// The last version with these rules.
 const LAST: i64 = 6;
@@ -24,7 +24,9 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
     });
     registry.insert("Pow", |context, node| arithmetic(context, node, binary::pow_builder));
     registry.insert("PRelu", |context, node| old(context, node, newer("PRelu")));
-    registry.insert("Gemm", |context, node| old(context, node, newer("Gemm")));
+    registry.insert("Gemm", |context, node| {
+        old(context, node, |context, node| Ours::build(context, node, super::agree::agreed))
+    });
 }
 
 /// tract's own builder.

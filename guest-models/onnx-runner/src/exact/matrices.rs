@@ -31,7 +31,7 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
             Some((from, to)) if repeated(from) && !from.contains(',') => {
                 built(Matrices::Diagonal { from: from.into(), to: to.into() }, node)
             }
-            _ => originals()["Einsum"](context, node),
+            _ => Ours::build(context, node, super::agree::agreed),
         }
     });
     registry.insert("MatMul", |context, node| Ours::build(context, node, matmul));
@@ -46,12 +46,12 @@ fn matmul(
 ) -> TractResult<TVec<OutletId>> {
     let rank = |model: &TypedModel, at: usize| Ok::<_, TractError>(model.outlet_fact(inputs[at])?.rank());
     if rank(model, 0)? != 1 || rank(model, 1)? != 1 {
-        return ours.original.as_ref().wire(prefix, model, inputs);
+        return super::agree::agreed(ours, prefix, model, inputs);
     }
     let row = model.wire_node(format!("{prefix}.row"), AxisOp::Add(0), &inputs[..1])?[0];
     let column = model.wire_node(format!("{prefix}.column"), AxisOp::Add(1), &inputs[1..])?[0];
     let name = format!("{prefix}.product");
-    let product = ours.original.as_ref().wire(&name, model, &[row, column])?;
+    let product = super::agree::agreed(ours, &name, model, &[row, column])?;
     let number = model.wire_node(format!("{prefix}.rows"), AxisOp::Rm(0), &product)?;
     model.wire_node(prefix, AxisOp::Rm(0), &number)
 }

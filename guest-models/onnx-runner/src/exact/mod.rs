@@ -4,6 +4,7 @@
 //! its evaluation of constants ever meets the others.
 
 mod activations;
+mod agree;
 mod algebra;
 mod arrange;
 mod attention;
@@ -19,6 +20,7 @@ mod linear_attention;
 mod losses;
 mod matrices;
 mod mend;
+mod ml;
 mod numbers;
 mod one_hot;
 mod own;
@@ -26,13 +28,17 @@ mod padding;
 mod pooling;
 mod quantized;
 mod quantize;
+mod ranks;
 mod recurrent;
 mod reduce;
 mod regions;
 mod resample;
 mod scatter;
 mod shapes;
+mod small;
+mod small_quantize;
 mod spectrum;
+mod strings;
 mod training;
 mod unique;
 mod windows;
@@ -63,6 +69,7 @@ fn originals() -> &'static HashMap<String, Builder> {
 /// Puts our operators into tract's registry.
 pub(crate) fn register(registry: &mut OnnxOpRegister) {
     activations::register(registry);
+    agree::register(registry);
     algebra::register(registry);
     arrange::register(registry);
     attention::register(registry);
@@ -74,10 +81,15 @@ pub(crate) fn register(registry: &mut OnnxOpRegister) {
     indices::register(registry);
     linear_attention::register(registry);
     losses::register(registry);
+    ml::register(registry);
     quantize::register(registry);
+    ranks::register(registry);
     reduce::register(registry);
     scatter::register(registry);
     shapes::register(registry);
+    small::register(registry);
+    small_quantize::register(registry);
+    strings::register(registry);
     unique::register(registry);
     windows::register(registry);
     legacy::register(registry);
@@ -188,6 +200,7 @@ impl Expansion for Ours {
         }
         // Before tract's, which panic at axes that do not exist.
         self.check_axes(s, inputs)?;
+        ranks::check(self, s, inputs)?;
         if self.node.op_type == "Pad" {
             return self.pad_rules(s, inputs, outputs);
         }
@@ -348,6 +361,10 @@ fn scalar(
 ) -> TractResult<OutletId> {
     let fact = model.outlet_fact(like)?;
     let (dtype, rank) = (fact.datum_type, fact.rank());
+    ensure!(
+        dtype != f16::datum_type() || f16::from_f32(value).is_finite(),
+        "{value} is too large for float16"
+    );
     let tensor = tensor0(value).cast_to_dt(dtype)?.into_owned().broadcast_into_rank(rank)?;
     model.add_const(name, tensor)
 }

@@ -48,7 +48,7 @@ pub(super) fn unknown(dtype: DatumType, rank: usize) -> Said {
 }
 
 /// An operator of ours.
-pub(super) trait Own: Clone + Debug + PartialEq + Eq + Send + Sync + 'static {
+pub(super) trait Own: Debug + Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Says what the outputs are, or why there are none.
@@ -62,19 +62,29 @@ pub(super) trait Own: Clone + Debug + PartialEq + Eq + Send + Sync + 'static {
 pub(super) fn built<O: Own>(op: O, node: &NodeProto) -> super::Built {
     let given = node.input.iter().map(|name| !name.is_empty()).collect();
     let named: TVec<bool> = node.output.iter().map(|name| !name.is_empty()).collect();
-    Ok((expand(Frame { op, given, named }), vec![]))
+    Ok((expand(Frame { op: Arc::new(op), given, named }), vec![]))
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Frame<O> {
-    op: O,
+/// The frame around an operator of any kind: compiled once, not for each of them.
+#[derive(Clone, Debug)]
+struct Frame {
+    op: Arc<dyn Own>,
     /// Which inputs are there.
     given: TVec<bool>,
     /// Which outputs have names: tract knows of no others.
     named: TVec<bool>,
 }
 
-impl<O: Own> Frame<O> {
+impl PartialEq for Frame {
+    fn eq(&self, other: &Frame) -> bool {
+        Arc::ptr_eq(&self.op, &other.op)
+            && (&self.given, &self.named) == (&other.given, &other.named)
+    }
+}
+
+impl Eq for Frame {}
+
+impl Frame {
     fn placed<T>(&self, inputs: impl IntoIterator<Item = T>) -> Vec<Option<T>> {
         let mut inputs = inputs.into_iter();
         self.given.iter().map(|given| if *given { inputs.next() } else { None }).collect()
@@ -97,7 +107,7 @@ impl<O: Own> Frame<O> {
     }
 }
 
-impl<O: Own> Expansion for Frame<O> {
+impl Expansion for Frame {
     fn name(&self) -> StaticName {
         self.op.name().into()
     }
@@ -175,12 +185,12 @@ impl<O: Own> Expansion for Frame<O> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Computed<O> {
-    frame: Frame<O>,
+struct Computed {
+    frame: Frame,
     facts: TVec<TypedFact>,
 }
 
-impl<O: Own> Op for Computed<O> {
+impl Op for Computed {
     fn name(&self) -> StaticName {
         self.frame.op.name().into()
     }
@@ -192,7 +202,7 @@ impl<O: Own> Op for Computed<O> {
     op_as_typed_op!();
 }
 
-impl<O: Own> EvalOp for Computed<O> {
+impl EvalOp for Computed {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
@@ -210,7 +220,7 @@ impl<O: Own> EvalOp for Computed<O> {
     }
 }
 
-impl<O: Own> TypedOp for Computed<O> {
+impl TypedOp for Computed {
     fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(self.facts.clone())
     }

@@ -6,6 +6,7 @@ use tract_onnx::pb::{AttributeProto, NodeProto};
 
 use belljar_operators::{Attribute, Check, Operator, Types, Values};
 
+use super::tensors;
 use super::text::{list, name_of, shown};
 
 /// Refuses attributes that are not understood.
@@ -54,9 +55,9 @@ fn together(node: &NodeProto, check: Check) -> Result<(), String> {
 
 fn value(attribute: &AttributeProto, known: &Attribute) -> Result<(), String> {
     let (kind, what) = match known.values {
-        Values::Int(..) | Values::Type(_) => (AttributeType::Int, "an integer"),
-        Values::Ints(..) => (AttributeType::Ints, "a list of integers"),
-        Values::Float | Values::Exactly(_) => (AttributeType::Float, "a number"),
+        Values::Int(..) | Values::Type(_) | Values::ZeroOr(_) => (AttributeType::Int, "an integer"),
+        Values::Ints(..) | Values::AnyInts => (AttributeType::Ints, "a list of integers"),
+        Values::Float | Values::AnyFloat | Values::Exactly(_) => (AttributeType::Float, "a number"),
         Values::Floats => (AttributeType::Floats, "a list of numbers"),
         Values::Text(_) | Values::AnyText => (AttributeType::String, "a text"),
         Values::Texts(_) | Values::AnyTexts => (AttributeType::Strings, "a list of texts"),
@@ -101,11 +102,17 @@ fn value(attribute: &AttributeProto, known: &Attribute) -> Result<(), String> {
         Values::AnyTexts if attribute.strings.iter().any(|s| std::str::from_utf8(s).is_err()) => {
             Err("is no valid UTF-8".into())
         }
-        Values::Type(types) => match i32::try_from(attribute.i).ok().and_then(Types::of) {
-            Some(dtype) if types.has(dtype) => Ok(()),
-            _ => other(name_of(i32::try_from(attribute.i).unwrap_or(-1))),
+        Values::ZeroOr(_) if attribute.i == 0 => Ok(()),
+        Values::Type(types) | Values::ZeroOr(types) => {
+            match i32::try_from(attribute.i).ok().and_then(Types::of) {
+                Some(dtype) if types.has(dtype) => Ok(()),
+                _ => other(name_of(i32::try_from(attribute.i).unwrap_or(-1))),
+            }
+        }
+        Values::Tensor => match &attribute.t {
+            None => Err("has no tensor in it".into()),
+            Some(tensor) => tensors::check(tensor).map(drop),
         },
-        Values::Tensor if attribute.t.is_none() => Err("has no tensor in it".into()),
         Values::Graph if attribute.g.is_none() => Err("has no graph in it".into()),
         _ => Ok(()),
     }
@@ -133,7 +140,7 @@ fn windows(node: &NodeProto) -> Result<(), String> {
     for (name, wanted) in
         [("kernel_shape", dims), ("strides", dims), ("dilations", dims), ("pads", 2 * dims)]
     {
-        if find(node, name).is_some() && of(name) != wanted {
+        if find(node, name).is_some() && (of(name) != wanted || wanted == 0) {
             return Err(format!(
                 "the attribute {name:?} has {} numbers for {dims} dimensions",
                 of(name)
