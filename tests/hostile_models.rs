@@ -7,6 +7,8 @@ mod support;
 mod attributes;
 #[path = "hostile_models/bombs.rs"]
 mod bombs;
+#[path = "hostile_models/classical.rs"]
+mod classical;
 #[path = "hostile_models/functions.rs"]
 mod functions;
 #[path = "hostile_models/numbers.rs"]
@@ -15,6 +17,8 @@ mod numbers;
 mod run_time;
 #[path = "hostile_models/structure.rs"]
 mod structure;
+#[path = "hostile_models/texts.rs"]
+mod texts;
 
 use std::sync::LazyLock;
 use std::time::Duration;

@@ -30,7 +30,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("Unsqueeze", 13, &[t(ANY), any(I64)]),
     op("Transpose", 1, &[t(ANY)]).with(&[attr("perm", Ints(0, 31))]).check(Check::Permutation),
     op("Expand", 8, &[t(ANY), any(I64)]),
-    op("Tile", 6, &[t(ANY), any(I64)]),
+    op("Tile", 6, &[t(PLAIN), any(I64)]),
     op("Concat", 4, &[t(ANY)]).many().with(&[must("axis", Int(-32, 31))]),
     op("Split", 2, &[t(ANY)]).until(12).to(&[Output::Like('T')]).many_outputs()
         .with(&[axis("axis"), attr("split", Ints(0, 1 << 30))]),
