@@ -55,7 +55,9 @@ fn tensor(described: &Value) -> Message {
             tensor.bytes(9, bytes.collect::<Vec<u8>>())
         }
         STRING => texts(described, "values").into_iter().fold(tensor, |t, text| t.bytes(6, text)),
-        6 => ints(described, "values").into_iter().fold(tensor, |tensor, value| tensor.int(5, value)),
+        6 => {
+            ints(described, "values").into_iter().fold(tensor, |tensor, value| tensor.int(5, value))
+        }
         other => panic!("a tensor of type {other}"),
     }
 }
@@ -89,9 +91,8 @@ fn model(described: &Value) -> Vec<u8> {
             .collect();
         value(text(input, "name"), input["type"].as_i64().unwrap(), &dims)
     };
-    let output = |output: &Value| {
-        value_of_any_shape(text(output, "name"), output["type"].as_i64().unwrap())
-    };
+    let output =
+        |output: &Value| value_of_any_shape(text(output, "name"), output["type"].as_i64().unwrap());
     let named = |described: &Value| tensor(described).bytes(8, text(described, "name"));
     let graph = Message::new()
         .messages(1, list(described, "nodes").iter().map(node))
@@ -127,7 +128,8 @@ fn given(described: &Value) -> (String, Tensor) {
 fn assert_same(what: &str, found: &Tensor, expected: &Tensor) {
     assert_eq!(found.shape(), expected.shape(), "{what}");
     assert_eq!(found.dtype(), expected.dtype(), "{what}");
-    let (Some(found), Some(expected)) = (found.as_slice::<f32>(), expected.as_slice::<f32>()) else {
+    let (Some(found), Some(expected)) = (found.as_slice::<f32>(), expected.as_slice::<f32>())
+    else {
         assert_eq!(found.as_slice::<i64>(), expected.as_slice::<i64>(), "{what}");
         assert_eq!(found.as_slice::<String>(), expected.as_slice::<String>(), "{what}");
         return;
