@@ -2,6 +2,7 @@
 //! `belljar ops` prints. It knows names, versions, types and values, and no model: the host has it
 //! without being able to read one.
 
+mod attention;
 mod elementwise;
 mod layers;
 mod ml;

@@ -3,7 +3,7 @@
 //! that are understood, each with the values that were checked. What is not here is refused.
 
 use crate::types::Types;
-use crate::{elementwise, layers, ml, shapes, strings};
+use crate::{attention, elementwise, layers, ml, shapes, strings};
 
 /// The newest version of ONNX's own operator set that the table was held against.
 pub const NEWEST: i64 = 28;
@@ -77,6 +77,8 @@ pub struct Input {
 pub enum Output {
     /// The type of the inputs with this letter.
     Like(char),
+    /// The same, or that of the inputs with the second letter if none with the first is given.
+    Either(char, char),
     Is(Types),
     /// What an attribute says.
     Said(&'static str, Types),
@@ -119,6 +121,8 @@ pub enum Values {
     AnyTexts,
     /// The number of an element type.
     Type(Types),
+    /// The same, or 0 for what is said elsewhere.
+    ZeroOr(Types),
     Tensor,
     Graph,
 }
@@ -222,8 +226,15 @@ pub(crate) const fn only(name: &'static str, value: i64) -> Attribute {
 
 /// Every operator, in the order of the files.
 pub fn all() -> impl Iterator<Item = &'static Operator> {
-    let onnx = elementwise::OPERATORS.iter().chain(layers::OPERATORS).chain(shapes::OPERATORS);
-    onnx.chain(strings::OPERATORS).chain(ml::OPERATORS)
+    let files = [
+        elementwise::OPERATORS,
+        attention::OPERATORS,
+        layers::OPERATORS,
+        shapes::OPERATORS,
+        strings::OPERATORS,
+        ml::OPERATORS,
+    ];
+    files.into_iter().flatten()
 }
 
 /// The newest version of a domain's operator set, of the domains that are known.

@@ -72,6 +72,10 @@ fn types(operator: &Operator) -> String {
 fn short(types: Types) -> String {
     use belljar_operators as table;
     for (known, name) in [
+        (table::ANY.or(table::STORED), "any, also small ones"),
+        (table::PLAIN.or(table::STORED), "numbers, also small ones, bool"),
+        (table::NUMBERS.or(table::BF16), "numbers, bfloat16"),
+        (table::REALS, "floats, bfloat16"),
         (table::ANY, "any"),
         (table::PLAIN, "numbers, bool"),
         (table::NUMBERS, "numbers"),
@@ -100,7 +104,7 @@ fn attribute(attribute: &Attribute) -> String {
         Values::Texts(texts) => format!("[{}]", texts.join(", ")),
         Values::AnyText => "text".to_owned(),
         Values::AnyTexts => "[text]".to_owned(),
-        Values::Type(types) => short(types),
+        Values::Type(types) | Values::ZeroOr(types) => short(types),
         Values::Tensor => "tensor".to_owned(),
         Values::Graph => "graph".to_owned(),
     };
@@ -127,6 +131,7 @@ fn to_json(operator: &Operator) -> Value {
         .iter()
         .map(|output| match output {
             Output::Like(of) => json!({ "same_as": of }),
+            Output::Either(of, or) => json!({ "same_as": of, "or_else": or }),
             Output::Is(types) => json!({ "types": names(*types) }),
             Output::Said(name, types) => json!({ "attribute": name, "types": names(*types) }),
             Output::With(attributes, types) => {
@@ -156,6 +161,7 @@ fn to_json(operator: &Operator) -> Value {
                 Values::AnyText => json!({ "text": "any" }),
                 Values::AnyTexts => json!({ "texts": "any" }),
                 Values::Type(types) => json!({ "type": names(types) }),
+                Values::ZeroOr(types) => json!({ "type": names(types), "or": 0 }),
                 Values::Tensor => json!({ "tensor": "any" }),
                 Values::Graph => json!({ "graph": "any" }),
             };

@@ -270,7 +270,7 @@ fn dtype(ty: TensorType) -> Option<DType> {
         TensorType::U8 => DType::U8,
         TensorType::I32 => DType::I32,
         TensorType::I64 => DType::I64,
-        TensorType::Bf16 => return None,
+        TensorType::Bf16 => DType::BF16,
     })
 }
 
@@ -282,6 +282,7 @@ fn tensor_type(dtype: DType) -> Option<TensorType> {
         DType::U8 => TensorType::U8,
         DType::I32 => TensorType::I32,
         DType::I64 => TensorType::I64,
+        DType::BF16 => TensorType::Bf16,
         _ => return None,
     })
 }

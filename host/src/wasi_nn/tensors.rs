@@ -54,7 +54,7 @@ fn dtype(ty: TensorType) -> Result<DType, Refusal> {
         TensorType::U8 => DType::U8,
         TensorType::I32 => DType::I32,
         TensorType::I64 => DType::I64,
-        TensorType::Bf16 => return Err(Refusal::Type("bf16")),
+        TensorType::Bf16 => DType::BF16,
     })
 }
 
@@ -66,6 +66,7 @@ fn tensor_type(dtype: DType) -> Result<TensorType, Refusal> {
         DType::U8 => TensorType::U8,
         DType::I32 => TensorType::I32,
         DType::I64 => TensorType::I64,
+        DType::BF16 => TensorType::Bf16,
         other => return Err(Refusal::Type(other.name())),
     })
 }

@@ -8,6 +8,7 @@
 
 mod attributes;
 mod bounds;
+mod carry;
 mod choice;
 mod fixed;
 mod functions;
@@ -18,6 +19,7 @@ mod text;
 
 use std::collections::HashSet;
 
+pub(crate) use carry::{CAST, Carried, DEQUANTIZE, QUANTIZE, TEXT_CAST};
 pub(crate) use fixed::fix;
 pub(crate) use functions::names_of;
 pub(crate) use node::refusal;
@@ -27,20 +29,50 @@ use tract_onnx::pb::tensor_shape_proto::dimension;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, type_proto};
 
 /// Refuses what the runner does not compute as ONNX says, and brings the rest into the one form
-/// that tract reads rightly.
-pub(crate) fn check(proto: &mut ModelProto) -> Result<(), String> {
+/// that tract reads rightly. Says which inputs and outputs are carried in another element type.
+pub(crate) fn check(proto: &mut ModelProto) -> Result<Carried, String> {
     if !proto.training_info.is_empty() {
         return Err("the model has information for training, which is not implemented".into());
     }
     let versions = versions(proto)?;
     functions::inline(proto)?;
     let Some(graph) = &mut proto.graph else { return Err("the model has no graph".into()) };
+    normalize(graph)?;
     choice::resolve(graph);
     graph::check(graph, &versions)?;
+    let carried = carry::rewrite(graph, &versions)?;
     tensors::make_raw(graph);
     forget_symbols(graph);
     name_nodes(graph);
     complete(proto, &versions);
+    Ok(carried)
+}
+
+/// Inputs that are left out at the end of a node's list are as if they were not in it; tract counts
+/// them. A dimension of -1 is what some programs write for one that is not known.
+fn normalize(graph: &mut GraphProto) -> Result<(), String> {
+    for value in &mut graph.input {
+        let name = text::shown(&value.name);
+        let types = value.r#type.as_mut().and_then(|value| value.value.as_mut());
+        let shape = types.and_then(|type_proto::Value::TensorType(tensor)| tensor.shape.as_mut());
+        for dim in shape.into_iter().flat_map(|shape| &mut shape.dim) {
+            match dim.value {
+                Some(dimension::Value::DimValue(-1)) => dim.value = None,
+                Some(dimension::Value::DimValue(size)) if size < 0 => {
+                    return Err(format!("the input {name} has a dimension of {size}"));
+                }
+                _ => {}
+            }
+        }
+    }
+    for node in &mut graph.node {
+        while node.input.last().is_some_and(String::is_empty) {
+            node.input.pop();
+        }
+        for body in node.attribute.iter_mut().filter_map(|attribute| attribute.g.as_mut()) {
+            normalize(body)?;
+        }
+    }
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! One node against its line of the table.
 
-use belljar_operators::{self as table, F32, I64, ML, Operator, Output, STRING, Types};
+use belljar_operators::{self as table, F8E8M0, F32, I64, ML, Operator, Output, STRING, Types, U8};
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, NodeProto};
 
@@ -81,10 +81,8 @@ fn check_inner(
         );
     }
     let operator = alone(node, versions)?;
-    let read = inputs(node, operator, scope)?;
+    let read = inputs(node, operator, &|name| scope.find(name))?;
     let special = match &*node.op_type {
-        "Constant" => vec![constant(node)?],
-        "ConstantOfShape" => vec![filler(node)?],
         "If" => {
             let then = graph(node, "then_branch", scope, &[], versions, totals, depth)?;
             let other = graph(node, "else_branch", scope, &[], versions, totals, depth)?;
@@ -94,23 +92,72 @@ fn check_inner(
             then
         }
         "Scan" => {
-            let given: Vec<Types> = read.iter().map(|(_, types)| *types).collect();
+            let given: Vec<Types> = read.iter().map(|read| read.types).collect();
             graph(node, "body", scope, &given, versions, totals, depth)?
         }
-        _ => {
-            let mut made = Vec::with_capacity(node.output.len());
-            for at in 0..node.output.len() {
-                let last = operator.outputs.len().saturating_sub(1);
-                made.push(output(node, operator.outputs[at.min(last)], &read)?);
-            }
-            return Ok(made);
-        }
+        _ => return Ok(made(node, operator, &read)?),
     };
     if special.len() != node.output.len() {
         let (named, made) = (node.output.len(), special.len());
         return Err(format!("it names {named} outputs, and makes {made}").into());
     }
     Ok(special)
+}
+
+/// The types of the inputs of a body, of a node that reads values of these types.
+pub(super) fn given_to_body(name: &str, read: &[Types]) -> Vec<Types> {
+    if name == "If" { Vec::new() } else { read.to_vec() }
+}
+
+/// The types of what a node makes, of those that its body makes.
+pub(super) fn made_of_body(_name: &str, made: Vec<Types>, _read: &[Types]) -> Vec<Types> {
+    made
+}
+
+/// The types of what a node without bodies makes, of values of these types.
+pub(super) fn made(
+    node: &NodeProto,
+    operator: &Operator,
+    read: &[Read],
+) -> Result<Vec<Types>, String> {
+    let mut made = Vec::with_capacity(node.output.len());
+    for at in 0..node.output.len() {
+        let last = operator.outputs.len().saturating_sub(1);
+        made.push(match &*node.op_type {
+            "Constant" => constant(node)?,
+            "ConstantOfShape" => filler(node)?,
+            "QuantizeLinear" => quantized(node, read)?,
+            "DequantizeLinear" => dequantized(node, read)?,
+            _ => output(node, operator.outputs[at.min(last)], read)?,
+        });
+    }
+    Ok(made)
+}
+
+/// The element type that an attribute says, if it says one.
+fn said(node: &NodeProto, name: &str) -> Option<Types> {
+    find(node, name).and_then(|attribute| Types::of(i32::try_from(attribute.i).ok()?))
+}
+
+fn quantized(node: &NodeProto, read: &[Read]) -> Result<Types, String> {
+    let zero = read.iter().find(|read| read.at == 2).map(|read| read.types);
+    match (zero, said(node, "output_dtype")) {
+        (Some(zero), Some(said)) if zero != said => {
+            let (zero, said) = (zero.names(), said.names());
+            Err(format!("its zero point is {zero}, and \"output_dtype\" says {said}"))
+        }
+        (Some(types), _) | (None, Some(types)) => Ok(types),
+        (None, None) => Ok(U8),
+    }
+}
+
+fn dequantized(node: &NodeProto, read: &[Read]) -> Result<Types, String> {
+    let scale = read.iter().find(|read| read.at == 1).map(|read| read.types);
+    match said(node, "output_dtype").or(scale) {
+        Some(F8E8M0) => Err("without \"output_dtype\" it makes float8e8m0".into()),
+        Some(types) => Ok(types),
+        None => Err("it has no scale".into()),
+    }
 }
 
 /// Whether a node reads as many values as it can.
@@ -129,14 +176,21 @@ fn count(node: &NodeProto, operator: &Operator) -> Result<(), String> {
     Ok(())
 }
 
-/// The letters and types of what a node reads.
-fn inputs(
+/// An input that is there: its place, and what the table and the graph say of it.
+pub(super) struct Read {
+    pub(super) at: usize,
+    pub(super) letter: char,
+    pub(super) types: Types,
+}
+
+/// What a node reads.
+pub(super) fn inputs(
     node: &NodeProto,
     operator: &Operator,
-    scope: &Scope<'_>,
-) -> Result<Vec<(char, Types)>, String> {
+    type_of: &dyn Fn(&str) -> Option<Types>,
+) -> Result<Vec<Read>, String> {
     let fewest = operator.inputs.len() - operator.optional;
-    let mut read: Vec<(char, Types)> = Vec::with_capacity(node.input.len());
+    let mut read: Vec<Read> = Vec::with_capacity(node.input.len());
     for (at, name) in node.input.iter().enumerate() {
         let input = operator.inputs[at.min(operator.inputs.len() - 1)];
         if name.is_empty() {
@@ -145,21 +199,21 @@ fn inputs(
             }
             continue;
         }
-        let Some(types) = scope.find(name) else {
+        let Some(types) = type_of(name) else {
             return Err(format!("nothing before it makes the value {}", shown(name)));
         };
         if !input.types.has(types) {
             let (types, wanted) = (types.names(), input.types.names());
             return Err(format!("its input {} is {types}; implemented is {wanted}", shown(name)));
         }
-        let other = read.iter().find(|(letter, _)| *letter == input.letter && *letter != '-');
-        if let Some((_, other)) = other
-            && *other != types
+        let other = read.iter().find(|other| other.letter == input.letter && other.letter != '-');
+        if let Some(other) = other
+            && other.types != types
         {
-            let (types, other) = (types.names(), other.names());
+            let (types, other) = (types.names(), other.types.names());
             return Err(format!("its input {} is {types}, and another one {other}", shown(name)));
         }
-        read.push((input.letter, types));
+        read.push(Read { at, letter: input.letter, types });
     }
     Ok(read)
 }
@@ -172,23 +226,22 @@ fn outputs(node: &NodeProto, operator: &Operator) -> Result<(), String> {
         return Err(format!("it has {found} outputs, not {fewest} to {most}"));
     }
     // tract counts the outputs that have names: one that is left out would shift the others.
-    // Recurrent layers alone are read with that in mind.
-    let recurrent = ["RNN", "GRU", "LSTM"].contains(&&*node.op_type);
+    // Some are read with that in mind.
+    let counted = ["RNN", "GRU", "LSTM", "Attention"].contains(&&*node.op_type);
     let gap = node.output.iter().skip_while(|name| !name.is_empty()).any(|name| !name.is_empty());
-    if gap && !recurrent {
+    if gap && !counted {
         return Err("it leaves out an output before another one, which is not implemented".into());
     }
     Ok(())
 }
 
-fn output(node: &NodeProto, output: Output, read: &[(char, Types)]) -> Result<Types, String> {
+fn output(node: &NodeProto, output: Output, read: &[Read]) -> Result<Types, String> {
+    let like = |letter| read.iter().find(|other| other.letter == letter).map(|other| other.types);
+    let unknown = || "the type of its output is not known".into();
     match output {
         Output::Is(types) => Ok(types),
-        Output::Like(letter) => read
-            .iter()
-            .find(|(other, _)| *other == letter)
-            .map(|(_, types)| *types)
-            .ok_or_else(|| "the type of its output is not known".into()),
+        Output::Like(letter) => like(letter).ok_or_else(unknown),
+        Output::Either(first, second) => like(first).or_else(|| like(second)).ok_or_else(unknown),
         Output::Said(name, types) => find(node, name)
             .and_then(|attribute| i32::try_from(attribute.i).ok())
             .and_then(Types::of)
@@ -208,7 +261,7 @@ fn output(node: &NodeProto, output: Output, read: &[(char, Types)]) -> Result<Ty
             }
         }
         Output::Swapped => match read.first() {
-            Some((_, STRING)) => Ok(I64),
+            Some(read) if read.types == STRING => Ok(I64),
             _ => Ok(STRING),
         },
         Output::Special => Err("the type of its output is not known".into()),

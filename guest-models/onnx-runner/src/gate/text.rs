@@ -38,6 +38,9 @@ pub fn name_of(number: i32) -> String {
     match DataType::try_from(number) {
         Ok(DataType::Undefined) => "an undefined type".into(),
         Ok(dtype) => dtype.as_str_name().to_lowercase(),
-        Err(_) => format!("the unknown type {number}"),
+        Err(_) => match u32::try_from(number).map_or("unknown", belljar_abi::DType::onnx_name) {
+            "unknown" => format!("the unknown type {number}"),
+            name => name.to_owned(),
+        },
     }
 }
