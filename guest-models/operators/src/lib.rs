@@ -4,6 +4,7 @@
 
 mod elementwise;
 mod layers;
+mod sequences;
 mod shapes;
 mod table;
 mod types;

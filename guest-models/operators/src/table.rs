@@ -3,7 +3,7 @@
 //! that are understood, each with the values that were checked. What is not here is refused.
 
 use crate::types::Types;
-use crate::{elementwise, layers, shapes};
+use crate::{elementwise, layers, sequences, shapes};
 
 /// The newest version of ONNX's own operator set that the table was held against.
 pub const NEWEST: i64 = 28;
@@ -207,7 +207,11 @@ pub(crate) const fn only(name: &'static str, value: i64) -> Attribute {
 
 /// Every operator, in the order of the files.
 pub fn all() -> impl Iterator<Item = &'static Operator> {
-    elementwise::OPERATORS.iter().chain(layers::OPERATORS).chain(shapes::OPERATORS)
+    elementwise::OPERATORS
+        .iter()
+        .chain(layers::OPERATORS)
+        .chain(shapes::OPERATORS)
+        .chain(sequences::OPERATORS)
 }
 
 /// The operator of this name in this version; or else what is said of it.

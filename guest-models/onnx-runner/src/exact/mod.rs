@@ -18,6 +18,7 @@ mod own;
 mod pooling;
 mod quantize;
 mod reduce;
+mod repeat;
 mod scatter;
 mod shapes;
 mod small;
@@ -60,6 +61,7 @@ pub(crate) fn register(registry: &mut OnnxOpRegister) {
     losses::register(registry);
     quantize::register(registry);
     reduce::register(registry);
+    repeat::register(registry);
     scatter::register(registry);
     shapes::register(registry);
     small::register(registry);
