@@ -6,7 +6,7 @@ use std::path::Path;
 
 use belljar::{Dim, Isolation, Model, Policy, Tensor};
 use serde_json::{Value, json};
-use support::{ISOLATIONS, builder, host, real_model, repository};
+use support::{ISOLATIONS, builder, footprint, host, real_model, repository};
 
 fn expectations() -> (Vec<Value>, std::path::PathBuf) {
     let folder = repository().join("tests/expectations");
@@ -383,27 +383,10 @@ fn the_guest_holds_the_kernels_that_make_it_fast() {
     assert!(kernels.lines().filter(|line| line.starts_with("routine ")).count() > 10, "{kernels}");
 }
 
-/// Resident memory of this process in bytes, its open descriptors, and its threads.
-fn footprint() -> (u64, usize, usize) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
-    let count = |folder: &str| std::fs::read_dir(folder).unwrap().count();
-    (kib << 10, count("/proc/self/fd"), count("/proc/self/task"))
-}
-
 /// In a process of its own, so that no other test moves the figures.
 #[test]
 fn a_thousand_runs_leak_nothing() {
-    const VARIABLE: &str = "BELLJAR_TEST_LEAKS";
-    if std::env::var_os(VARIABLE).is_none() {
-        let test = std::env::current_exe().unwrap();
-        let status = std::process::Command::new(test)
-            .args(["--exact", "a_thousand_runs_leak_nothing", "--nocapture"])
-            .env(VARIABLE, "1")
-            .status()
-            .unwrap();
-        assert!(status.success(), "{status}");
+    if !support::alone("a_thousand_runs_leak_nothing") {
         return;
     }
     let (models, folder) = expectations();

@@ -1,6 +1,6 @@
 //! Operators that work element by element, and those that choose, compare and convert.
 
-use crate::table::Values::{Exactly, Float, Int, Text, Type};
+use crate::table::Values::{Float, Int, Text, Type};
 use crate::table::{Operator, Output, any, attr, flag, must, op, t, u};
 use crate::types::{
     BF16, BOOL, F16, F32, FLOATS, INTEGERS, NUMBERS, PLAIN, REALS, SIGNED, STORED, STRING, UNSIGNED,
@@ -46,7 +46,6 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("HardSigmoid", 6, &[t(REALS)]).with(&[attr("alpha", Float), attr("beta", Float)]),
     op("HardSwish", 14, &[t(REALS)]),
     op("Mish", 18, &[t(F32)]),
-    op("Swish", 24, &[t(F32)]).with(&[attr("alpha", Exactly(1.0))]),
     op("Gelu", 20, &[t(F32.or(BF16))]).with(&[attr("approximate", Text(&["none", "tanh"]))]),
     op("Shrink", 9, &[t(FLOATS)]).with(&[attr("bias", Float), attr("lambd", Float)]),
     op("Clip", 6, &[t(FLOATS)]).until(10).with(&[attr("min", Float), attr("max", Float)]),

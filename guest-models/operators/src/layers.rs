@@ -143,13 +143,6 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[axis("axis"), attr("block_size", Int(0, 1 << 30)), attr("output_dtype", ZeroOr(SCALES))]),
     op("DynamicQuantizeLinear", 11, &[any(F32)])
         .to(&[Output::Is(U8), Output::Is(F32), Output::Is(U8)]),
-    op("Attention", 23, &[t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32))])
-        .optional(3).to(&[Output::Like('T'), Output::Like('T'), Output::Like('T')]).fewest(1)
-        .with(&[flag("is_causal"), attr("q_num_heads", Int(1, 1 << 16)), attr("kv_num_heads", Int(1, 1 << 16)),
-            attr("scale", Float), only("qk_matmul_output_mode", 0), attr("softcap", crate::table::Values::Exactly(0.0)),
-            only("left_window_size", -1), only("right_window_size", -1)]).check(Check::Attention),
-    op("RotaryEmbedding", 23, &[t(F32), t(F32), t(F32), any(I64)]).optional(1)
-        .with(&[flag("interleaved"), attr("num_heads", Int(0, 1 << 16)), attr("rotary_embedding_dim", Int(0, 1 << 16))]),
     op("AffineGrid", 20, &[t(FLOATS), any(I64)]).with(&[flag("align_corners")]),
     op("Det", 11, &[t(FLOATS)]),
     op("NegativeLogLikelihoodLoss", 12, &[t(FLOATS), any(INDICES), t(FLOATS)]).optional(1)

@@ -43,9 +43,11 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[attr("axes", Ints(0, 31)), must("starts", Ints(i64::MIN, i64::MAX)), must("ends", Ints(i64::MIN, i64::MAX))]),
     op("Slice", 10, &[t(MOVED), u(INDICES), u(INDICES), u(INDICES), u(INDICES)]).optional(2),
     op("Pad", 2, &[t(FLOATS)]).until(10)
-        .with(&[must("pads", Ints(0, 1 << 24)), attr("mode", Text(&["constant", "edge"])), attr("value", Float)]),
-    op("Pad", 11, &[t(NUMBERS), any(I64), t(NUMBERS), any(INDICES)]).optional(2)
+        .with(&[must("pads", Ints(0, 1 << 24)), attr("mode", Text(&["constant", "edge", "reflect"])), attr("value", Float)]),
+    op("Pad", 11, &[t(NUMBERS), any(I64), t(NUMBERS), any(INDICES)]).until(18).optional(2)
         .with(&[attr("mode", Text(&["constant", "reflect", "edge"]))]),
+    op("Pad", 19, &[t(NUMBERS), any(I64), t(NUMBERS), any(INDICES)]).optional(2)
+        .with(&[attr("mode", Text(&["constant", "reflect", "edge", "wrap"]))]),
     op("DepthToSpace", 1, &[t(PLAIN)])
         .with(&[must("blocksize", Int(1, 1 << 12)), attr("mode", Text(&["DCR", "CRD"]))]),
     op("SpaceToDepth", 1, &[t(PLAIN)])

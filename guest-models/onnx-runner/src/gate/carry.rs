@@ -143,7 +143,8 @@ impl Rewriter<'_> {
         known: &mut Known<'_>,
         nodes: &mut Vec<NodeProto>,
     ) -> Result<(), String> {
-        let operator = table::find(&node.op_type, self.versions.onnx)?;
+        let domain = super::domain_of(&node);
+        let operator = table::find(domain, &node.op_type, self.versions.of(domain)?)?;
         let read = node::inputs(&node, operator, &|name| known.find(name))?;
         let given: Vec<Types> = read.iter().map(|read| read.types).collect();
         let bodies: Vec<usize> =

@@ -1,15 +1,15 @@
 //! One node against its line of the table.
 
 use belljar_operators::{
-    self as table, BOOL, F8E8M0, F32, I64, Operator, Output, STRING, Types, U8,
+    self as table, BOOL, F8E8M0, F32, I64, ML, Operator, Output, STRING, Types, U8,
 };
-use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::{AttributeProto, NodeProto};
 
 use super::attributes::{self, find};
 use super::graph::{Scope, Totals, body};
-use super::text::{domain, shown};
-use super::{Versions, bounds, tensors};
+use super::text::shown;
+use super::{Versions, bounds, domain_of, tensors};
 
 /// Refuses a node that is not implemented; says the types of its outputs, in their order.
 pub(super) fn check(
@@ -26,12 +26,14 @@ pub(super) fn check(
         // Names of operators are part of the message, and no better than other names.
         let plain = operator.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
         let operator = if plain { operator.to_owned() } else { shown(operator) };
-        format!("node {name}: {operator} (opset {}): {why}", versions.onnx)
+        match versions.of(domain_of(node)) {
+            Ok(version) if node.domain == ML => {
+                format!("node {name}: {ML}:{operator} (opset {version}): {why}")
+            }
+            Ok(version) => format!("node {name}: {operator} (opset {version}): {why}"),
+            Err(_) => format!("node {name}: {operator}: {why}"),
+        }
     };
-    if !["", "ai.onnx"].contains(&&*node.domain) {
-        let from = domain(&node.domain);
-        return Err(said(format!("operators of the domain {from} are not implemented")));
-    }
     check_inner(node, scope, versions, totals, depth).map_err(|why| match why {
         Why::Here(why) => said(why),
         // A node of a body has been named already.
@@ -41,15 +43,12 @@ pub(super) fn check(
 
 /// What can be said against a node without knowing any other: why it is not implemented.
 pub(crate) fn refusal(node: &NodeProto, versions: &Versions) -> Option<String> {
-    if !["", "ai.onnx"].contains(&&*node.domain) {
-        let from = domain(&node.domain);
-        return Some(format!("operators of the domain {from} are not implemented"));
-    }
     alone(node, versions).err()
 }
 
 pub(super) fn alone(node: &NodeProto, versions: &Versions) -> Result<&'static Operator, String> {
-    let operator = table::find(&node.op_type, versions.onnx)?;
+    let domain = domain_of(node);
+    let operator = table::find(domain, &node.op_type, versions.of(domain)?)?;
     if node.attribute.len() > bounds::ATTRIBUTES {
         let found = node.attribute.len();
         return Err(format!("{found} attributes are above {}", bounds::ATTRIBUTES));
@@ -257,28 +256,44 @@ fn outputs(node: &NodeProto, operator: &Operator) -> Result<(), String> {
         return Err(format!("it has {found} outputs, not {fewest} to {most}"));
     }
     // tract counts the outputs that have names: one that is left out would shift the others.
-    // Recurrent layers alone are read with that in mind.
-    let recurrent = ["RNN", "GRU", "LSTM"].contains(&&*node.op_type);
+    // Some are read with that in mind.
+    let counted = ["RNN", "GRU", "LSTM", "Attention"].contains(&&*node.op_type);
     let gap = node.output.iter().skip_while(|name| !name.is_empty()).any(|name| !name.is_empty());
-    if gap && !recurrent {
+    if gap && !counted {
         return Err("it leaves out an output before another one, which is not implemented".into());
     }
     Ok(())
 }
 
 fn output(node: &NodeProto, output: Output, read: &[Read]) -> Result<Types, String> {
+    let like = |letter| read.iter().find(|other| other.letter == letter).map(|other| other.types);
+    let unknown = || "the type of its output is not known".into();
     match output {
         Output::Is(types) => Ok(types),
-        Output::Like(letter) => read
-            .iter()
-            .find(|other| other.letter == letter)
-            .map(|other| other.types)
-            .ok_or_else(|| "the type of its output is not known".into()),
+        Output::Like(letter) => like(letter).ok_or_else(unknown),
+        Output::Either(first, second) => like(first).or_else(|| like(second)).ok_or_else(unknown),
         Output::Said(name, types) => find(node, name)
             .and_then(|attribute| i32::try_from(attribute.i).ok())
             .and_then(Types::of)
             .filter(|said| types.has(*said))
             .ok_or_else(|| format!("the attribute {name:?} does not say an element type")),
+        Output::With(attributes, otherwise) => {
+            let there =
+                attributes.iter().find_map(|(name, types)| Some((find(node, name)?, types)));
+            match there {
+                None => Ok(otherwise),
+                Some((AttributeProto { t: Some(tensor), .. }, types)) => {
+                    Types::of(tensor.data_type)
+                        .filter(|said| types.has(*said))
+                        .ok_or_else(|| "its values are of a type that is not implemented".into())
+                }
+                Some((_, types)) => Ok(*types),
+            }
+        }
+        Output::Swapped => match read.first() {
+            Some(read) if read.types == STRING => Ok(I64),
+            _ => Ok(STRING),
+        },
         Output::Special => Err("the type of its output is not known".into()),
     }
 }

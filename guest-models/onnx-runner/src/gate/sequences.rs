@@ -579,7 +579,8 @@ impl Resolver<'_> {
                  {MOST} times, which is not implemented"
             ));
         };
-        let mut state: Vec<Value> = node.input[2..].iter().map(|name| value(known, name)).collect();
+        let mut state: Vec<Value> =
+            node.input.get(2..).unwrap_or_default().iter().map(|name| value(known, name)).collect();
         let mut left: Vec<Vec<String>> = vec![Vec::new(); scanned];
         for round in 0..rounds {
             let (at, on) = (self.name(), self.name());

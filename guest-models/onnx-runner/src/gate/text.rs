@@ -17,6 +17,15 @@ pub(super) fn domain(name: &str) -> String {
     if name.is_empty() { "of ONNX itself".into() } else { shown(name) }
 }
 
+/// A set of operators.
+pub(super) fn set(domain: &str) -> String {
+    if domain.is_empty() {
+        "ONNX's operator set".into()
+    } else {
+        format!("the operator set {}", shown(domain))
+    }
+}
+
 /// Some numbers from the model.
 pub(super) fn list(values: &[i64]) -> String {
     let start: Vec<String> = values.iter().take(16).map(i64::to_string).collect();
