@@ -6,6 +6,7 @@ mod attention;
 mod elementwise;
 mod layers;
 mod ml;
+mod sequences;
 mod shapes;
 mod strings;
 mod table;

@@ -86,7 +86,9 @@ pub(crate) const OPERATORS: &[Operator] = &[
 
     op("If", 1, &[any(BOOL)]).to(SPECIAL).many_outputs()
         .with(&[must("then_branch", Graph), must("else_branch", Graph)]),
-    op("Scan", 9, &[any(ANY)]).many().to(SPECIAL).many_outputs().check(Check::Scan)
+    op("Loop", 1, &[any(I64), any(BOOL), any(MOVED)]).optional(3).many().to(SPECIAL).many_outputs()
+        .with(&[must("body", Graph)]),
+    op("Scan", 9, &[any(MOVED)]).many().to(SPECIAL).many_outputs().check(Check::Scan)
         .with(&[must("body", Graph), must("num_scan_inputs", Int(1, 1024)), attr("scan_input_axes", Ints(-32, 31)),
             attr("scan_output_axes", Ints(-32, 31)), attr("scan_input_directions", Ints(0, 1)),
             attr("scan_output_directions", Ints(0, 1))]),

@@ -3,7 +3,7 @@
 //! that are understood, each with the values that were checked. What is not here is refused.
 
 use crate::types::Types;
-use crate::{attention, elementwise, layers, ml, shapes, strings};
+use crate::{attention, elementwise, layers, ml, sequences, shapes, strings};
 
 /// The newest version of ONNX's own operator set that the table was held against.
 pub const NEWEST: i64 = 28;
@@ -231,6 +231,7 @@ pub fn all() -> impl Iterator<Item = &'static Operator> {
         attention::OPERATORS,
         layers::OPERATORS,
         shapes::OPERATORS,
+        sequences::OPERATORS,
         strings::OPERATORS,
         ml::OPERATORS,
     ];

@@ -26,6 +26,7 @@ mod pooling;
 mod quantize;
 mod ranks;
 mod reduce;
+mod repeat;
 mod scatter;
 mod shapes;
 mod small;
@@ -76,6 +77,7 @@ pub(crate) fn register(registry: &mut OnnxOpRegister) {
     quantize::register(registry);
     ranks::register(registry);
     reduce::register(registry);
+    repeat::register(registry);
     scatter::register(registry);
     shapes::register(registry);
     small::register(registry);
