@@ -1,6 +1,7 @@
 //! What the tests share: a host, the real models, and a builder for models that nobody exports.
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub(crate) mod hostile_program;
 pub(crate) mod hostile_worker;
 pub(crate) mod onnx;
 
