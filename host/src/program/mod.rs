@@ -230,7 +230,16 @@ impl Program {
                     }
                     _ => failure,
                 }),
-                None => Err(named(ErrorKind::Run(format!("the program says: {text}")))),
+                None => {
+                    let lacks = match &broker.lacks[..] {
+                        [] => String::new(),
+                        lacks => format!(
+                            "; it has also asked for what its policy does not grant: {}",
+                            lacks.join(", ")
+                        ),
+                    };
+                    Err(named(ErrorKind::Run(format!("the program says: {text}{lacks}"))))
+                }
             },
             Err(Gone::Failed(kind)) => {
                 if let ErrorKind::Worker(loss) = &kind {

@@ -55,6 +55,7 @@ impl Observed {
             (path, "write") if path.starts_with('/') => {
                 self.path(path, true, allowed, rule);
             }
+            ("folders", "read") => {}
             (name, "resolve") => note(&mut self.names, name.to_owned(), allowed),
             (peer, "connect") => {
                 let protocol = match rule.ends_with("protocol = \"udp\"") {
