@@ -155,7 +155,7 @@ mod tests {
         for at in 0..5000 {
             add(&format!("/{at}"), "read", no, "[[filesystem]]");
         }
-        assert_eq!(observed.keys["clocks"], false);
+        assert!(!observed.keys["clocks"]);
         assert!(observed.read["/a"] && !observed.written.contains_key("/b"));
         assert_eq!(observed.peers.keys().collect::<Vec<_>>(), [&("h".into(), 7, Protocol::Udp)]);
         assert_eq!(observed.missing_models.first().unwrap(), "m");

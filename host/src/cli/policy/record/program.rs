@@ -152,7 +152,7 @@ impl Learnt {
         let before = (self.keys.len(), self.names.len(), self.folders.len());
         if run.answered.is_err() {
             let refused = |key: &&str| observed.keys.get(*key) == Some(&false);
-            self.keys.extend(["clocks", "randomness"].into_iter().filter(|key| refused(&key)));
+            self.keys.extend(["clocks", "randomness"].into_iter().filter(refused));
         }
         for name in observed.refused_names() {
             if !self.names.contains(&name) && self.names.len() < MOST_LEARNT {
