@@ -396,6 +396,18 @@ fn what_is_no_program_is_refused() {
 }
 
 #[test]
+fn compiling_a_program_has_an_end() {
+    let host = host(Isolation::Process);
+    let bytes = program_bytes("classify");
+    let late = policy("[limits]\nprepare-time = \"1 ms\"");
+    let err = load(&host, &bytes, &late).map(drop).expect_err("a millisecond is too short");
+    assert!(matches!(err.kind(), ErrorKind::Limit(Limit::PrepareTime { .. })), "{err}");
+    assert_eq!(err.exit_code(), 5);
+    // Nothing of it is left behind, and with time it is compiled.
+    load(&host, &bytes, &policy("")).unwrap();
+}
+
+#[test]
 fn a_program_runs_only_under_a_policy_for_it() {
     let host = host(Isolation::Process);
     let bytes = program_bytes("misbehaves");
