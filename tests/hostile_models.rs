@@ -11,16 +11,24 @@ mod attributes;
 mod bombs;
 #[path = "hostile_models/bytes.rs"]
 mod bytes;
+#[path = "hostile_models/classical.rs"]
+mod classical;
 #[path = "hostile_models/corpus.rs"]
 mod corpus;
 #[path = "hostile_models/functions.rs"]
 mod functions;
 #[path = "hostile_models/numbers.rs"]
 mod numbers;
+#[path = "hostile_models/rounds.rs"]
+mod rounds;
 #[path = "hostile_models/run_time.rs"]
 mod run_time;
+#[path = "hostile_models/small.rs"]
+mod small;
 #[path = "hostile_models/structure.rs"]
 mod structure;
+#[path = "hostile_models/texts.rs"]
+mod texts;
 
 use std::sync::LazyLock;
 use std::time::Duration;

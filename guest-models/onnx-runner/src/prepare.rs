@@ -57,7 +57,7 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<Prepared, Refusa
         .map_err(|err| Refusal::new(GuestErrorCode::Protocol, format!("input shapes: {err}")))?;
     let bad = |text: String| Refusal::new(GuestErrorCode::BadInput, text);
     gate::fix(&mut proto, &fixed).map_err(bad)?;
-    let carried = gate::check(&mut proto).map_err(refuse)?;
+    let carried = gate::check(&mut proto, &shapes).map_err(refuse)?;
     // tract forgets the types of inputs that are outputs as well.
     let declared = declared_types(&proto);
     let outputs = proto.graph.iter().flat_map(|graph| &graph.output).map(|output| {
@@ -88,7 +88,7 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<Prepared, Refusa
 
 /// tract's own way of optimising, with what the host's kernels can do taken out at two points:
 /// convolutions while they are still as the model says, everything else once it is simplified.
-fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
+pub(crate) fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
     let mut model = model.into_typed()?;
     check_sizes(&model)?;
     native::mend_first(&mut model)?;

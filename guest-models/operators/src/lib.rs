@@ -10,6 +10,7 @@ mod ml;
 mod quantized;
 mod recurrent;
 mod regions;
+mod sequences;
 mod shapes;
 mod strings;
 mod table;

@@ -63,7 +63,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("Unsqueeze", 13, &[t(MOVED), any(I64)]),
     op("Transpose", 1, &[t(MOVED)]).with(&[attr("perm", Ints(0, 31))]).check(Check::Permutation),
     op("Expand", 8, &[t(MOVED), any(I64)]),
-    op("Tile", 6, &[t(MOVED), any(I64)]),
+    op("Tile", 6, &[t(MOVED_NUMBERS), any(I64)]),
     op("Concat", 4, &[t(MOVED)]).many().with(&[must("axis", Int(-32, 31))]),
     op("Split", 2, &[t(MOVED)]).until(12).to(&[Output::Like('T')]).many_outputs()
         .with(&[axis("axis"), attr("split", Ints(0, 1 << 30))]),
@@ -112,7 +112,9 @@ pub(crate) const OPERATORS: &[Operator] = &[
 
     op("If", 1, &[any(BOOL)]).to(SPECIAL).many_outputs()
         .with(&[must("then_branch", Graph), must("else_branch", Graph)]),
-    op("Scan", 9, &[any(ANY)]).many().to(SPECIAL).many_outputs().check(Check::Scan)
+    op("Loop", 1, &[any(I64), any(BOOL), any(MOVED)]).optional(3).many().to(SPECIAL).many_outputs()
+        .with(&[must("body", Graph)]),
+    op("Scan", 9, &[any(MOVED)]).many().to(SPECIAL).many_outputs().check(Check::Scan)
         .with(&[must("body", Graph), must("num_scan_inputs", Int(1, 1024)), attr("scan_input_axes", Ints(-32, 31)),
             attr("scan_output_axes", Ints(-32, 31)), attr("scan_input_directions", Ints(0, 1)),
             attr("scan_output_directions", Ints(0, 1))]),

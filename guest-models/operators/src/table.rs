@@ -4,7 +4,8 @@
 
 use crate::types::Types;
 use crate::{
-    attention, elementwise, layers, legacy, ml, quantized, recurrent, regions, shapes, strings,
+    attention, elementwise, layers, legacy, ml, quantized, recurrent, regions, sequences, shapes,
+    strings,
 };
 
 /// The newest version of ONNX's own operator set that the table was held against.
@@ -243,6 +244,7 @@ pub fn all() -> impl Iterator<Item = &'static Operator> {
         regions::OPERATORS,
         legacy::OPERATORS,
         shapes::OPERATORS,
+        sequences::OPERATORS,
         strings::OPERATORS,
         ml::OPERATORS,
     ];

@@ -51,6 +51,8 @@ pub use limits::{Bounds, Limits, bounds};
 pub use quotas::{Quotas, quota_bounds};
 pub use schema::{ceiling_schema, policy_schema};
 pub use source::{LoadedPolicy, MAX_POLICY_SIZE, Source};
+#[cfg(feature = "cli")]
+pub(crate) use template::measured_limits;
 #[cfg(feature = "programs")]
 pub use template::starting_program_policy;
 pub use template::{Measured, starting_policy};

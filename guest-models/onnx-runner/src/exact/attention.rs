@@ -125,7 +125,10 @@ impl Attention {
     /// Holds the shapes of all inputs against each other.
     fn sizes(&self, shapes: &[Option<Vec<usize>>]) -> TractResult<Sizes> {
         let (q, k, v) = (needed(shapes, 0)?, needed(shapes, 1)?, needed(shapes, 2)?);
-        ensure!(q.len() == k.len() && k.len() == v.len(), "queries, keys and values of other ranks");
+        ensure!(
+            q.len() == k.len() && k.len() == v.len(),
+            "queries, keys and values of other ranks"
+        );
         let [batch, heads, queries, width] = split(q, self.heads[0])?;
         let [k_batch, kv_heads, new, k_width] = split(k, self.heads[1])?;
         let [v_batch, v_heads, v_new, value_width] = split(v, self.heads[1])?;
@@ -319,7 +322,10 @@ impl Own for Attention {
             None => 1.0 / (s.width as f64).sqrt(),
         };
         let root = rounded(dtype, scale.sqrt());
-        queries.iter_mut().chain(&mut keys).for_each(|value| *value = rounded(dtype, *value * root));
+        queries
+            .iter_mut()
+            .chain(&mut keys)
+            .for_each(|value| *value = rounded(dtype, *value * root));
         let (mut scores, mut shown) = (vec![0.0; s.keys], vec![]);
         let (mut bias, bias_of) = (vec![0.0; s.keys], self.bias(inputs, &s)?);
         let mut output = vec![0.0; volume(&[s.batch, s.heads, s.queries, s.value_width])?];
@@ -394,7 +400,9 @@ impl Attention {
         show(Shown::Products, scores);
         let cap = f64::from(self.softcap.get());
         if cap > 0.0 {
-            scores.iter_mut().for_each(|score| *score = rounded(dtype, cap * (*score / cap).tanh()));
+            scores
+                .iter_mut()
+                .for_each(|score| *score = rounded(dtype, cap * (*score / cap).tanh()));
         }
         show(Shown::Capped, scores);
         let precision = self.precision.unwrap_or(dtype);
@@ -406,8 +414,9 @@ impl Attention {
             scores.fill(0.0);
         } else {
             scores.iter_mut().for_each(|score| *score = rounded(precision, *score));
-            let greatest =
-                scores.iter().fold(f64::NEG_INFINITY, |a, b| if a.is_nan() || *b <= a { a } else { *b });
+            let greatest = scores
+                .iter()
+                .fold(f64::NEG_INFINITY, |a, b| if a.is_nan() || *b <= a { a } else { *b });
             let some = greatest != f64::NEG_INFINITY;
             ensure!(some, "all scores that are not masked are negative infinity");
             scores.iter_mut().for_each(|score| *score = (*score - greatest).exp());

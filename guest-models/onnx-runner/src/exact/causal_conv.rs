@@ -5,8 +5,8 @@ use tract_onnx::model::OnnxOpRegister;
 use tract_onnx::tract_hir::internal::*;
 
 use super::own::{
-    Known, Own, Said, built, floats, from_floats, known_shapes, needed, optional, rounded, shapes, sized,
-    unknown, volume,
+    Known, Own, Said, built, floats, from_floats, known_shapes, needed, optional, rounded, shapes,
+    sized, unknown, volume,
 };
 
 pub(super) fn register(registry: &mut OnnxOpRegister) {

@@ -6,8 +6,8 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
 use super::own::{
-    Bits, Known, Own, Said, built, floats, from_floats, known_shapes, needed, optional, shapes, sized, unknown,
-    volume,
+    Bits, Known, Own, Said, built, floats, from_floats, known_shapes, needed, optional, shapes,
+    sized, unknown, volume,
 };
 
 pub(super) fn register(registry: &mut OnnxOpRegister) {
@@ -118,8 +118,7 @@ impl Own for LinearAttention {
             (floats(needed(inputs, 0)?)?, floats(needed(inputs, 1)?)?, floats(needed(inputs, 2)?)?);
         let (decays, rates) = (given(4)?.unwrap_or_default(), given(5)?.unwrap_or_default());
         let held = s.width * s.value_width;
-        let mut states =
-            given(3)?.unwrap_or_else(|| vec![0.0; s.batch * self.kv_heads * held]);
+        let mut states = given(3)?.unwrap_or_else(|| vec![0.0; s.batch * self.kv_heads * held]);
         let scale = match f64::from(self.scale.get()) {
             0.0 => 1.0 / (s.width as f64).sqrt(),
             scale => scale,
@@ -145,7 +144,8 @@ impl Own for LinearAttention {
                 if self.corrects {
                     let rate = rates[at * s.rates + head % s.rates];
                     for (m, value) in value.iter_mut().enumerate() {
-                        let said: f64 = (0..s.width).map(|d| state[d * s.value_width + m] * key[d]).sum();
+                        let said: f64 =
+                            (0..s.width).map(|d| state[d * s.value_width + m] * key[d]).sum();
                         *value = rate * (*value - said);
                     }
                 }

@@ -32,6 +32,7 @@ mod ranks;
 mod recurrent;
 mod reduce;
 mod regions;
+mod repeat;
 mod resample;
 mod scatter;
 mod shapes;
@@ -85,6 +86,7 @@ pub(crate) fn register(registry: &mut OnnxOpRegister) {
     quantize::register(registry);
     ranks::register(registry);
     reduce::register(registry);
+    repeat::register(registry);
     scatter::register(registry);
     shapes::register(registry);
     small::register(registry);

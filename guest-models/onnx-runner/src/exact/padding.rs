@@ -27,9 +27,16 @@ pub(super) fn pad(version: i64, node: &NodeProto) -> super::Built {
 
 impl Pad {
     /// How much is put before and behind along each dimension.
-    fn pads(&self, rank: usize, pads: &[i64], axes: Option<&[i64]>) -> TractResult<Vec<[usize; 2]>> {
+    fn pads(
+        &self,
+        rank: usize,
+        pads: &[i64],
+        axes: Option<&[i64]>,
+    ) -> TractResult<Vec<[usize; 2]>> {
         let axes: Vec<usize> = match axes {
-            Some(axes) => axes.iter().map(|axis| resolve(*axis, rank)).collect::<TractResult<_>>()?,
+            Some(axes) => {
+                axes.iter().map(|axis| resolve(*axis, rank)).collect::<TractResult<_>>()?
+            }
             None => (0..rank).collect(),
         };
         ensure!(pads.len() == 2 * axes.len(), "{} pads for {} axes", pads.len(), axes.len());

@@ -11,34 +11,39 @@ mod bounds;
 mod carry;
 mod choice;
 mod fixed;
+mod flex;
 mod functions;
 mod graph;
 mod node;
+mod sequences;
 mod tensors;
 mod text;
 
 use std::collections::HashSet;
 
-pub(crate) use carry::{CAST, Carried, DEQUANTIZE, QUANTIZE};
+pub(crate) use carry::{CAST, Carried, DEQUANTIZE, QUANTIZE, TEXT_CAST};
 pub(crate) use fixed::fix;
 pub(crate) use functions::names_of;
 pub(crate) use node::refusal;
 
+use belljar_abi::InputShape;
 use belljar_operators::{ML, NEWEST, newest};
 use tract_onnx::pb::tensor_shape_proto::dimension;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, type_proto};
 
 /// Refuses what the runner does not compute as ONNX says, and brings the rest into the one form
 /// that tract reads rightly. Says which inputs and outputs are carried in another element type.
-pub(crate) fn check(proto: &mut ModelProto) -> Result<Carried, String> {
+pub(crate) fn check(proto: &mut ModelProto, shapes: &[InputShape]) -> Result<Carried, String> {
     if !proto.training_info.is_empty() {
         return Err("the model has information for training, which is not implemented".into());
     }
     let versions = versions(proto)?;
     functions::inline(proto)?;
+    flex::lower(proto, versions.onnx.unwrap_or(0))?;
     let Some(graph) = &mut proto.graph else { return Err("the model has no graph".into()) };
     normalize(graph)?;
     choice::resolve(graph);
+    sequences::resolve(graph, &versions, shapes)?;
     graph::check(graph, &versions)?;
     let carried = carry::rewrite(graph, &versions)?;
     tensors::make_raw(graph);
@@ -145,13 +150,20 @@ pub(crate) fn domain_of(node: &NodeProto) -> &str {
 
 pub(crate) fn versions(proto: &ModelProto) -> Result<Versions, String> {
     let mut versions = Versions { onnx: None, ml: None };
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Vec<(&str, i64)> = Vec::new();
     for import in &proto.opset_import {
         let domain = if import.domain == "ai.onnx" { "" } else { &*import.domain };
-        if seen.contains(&domain) {
-            return Err(format!("the operator set {} is imported twice", text::domain(domain)));
+        // Some exporters say the same thing twice.
+        match seen.iter().find(|(other, _)| *other == domain) {
+            Some((_, version)) if *version == import.version => continue,
+            Some((_, version)) => {
+                let (set, other) = (text::set(domain), import.version);
+                return Err(format!(
+                    "{set} is imported twice, in the versions {version} and {other}"
+                ));
+            }
+            None => seen.push((domain, import.version)),
         }
-        seen.push(domain);
         if seen.len() > 64 {
             return Err("more than 64 operator sets are imported".into());
         }
