@@ -270,7 +270,7 @@ fn flexible_attention() {
     assert_eq!(flex(&[], 1, preview).unwrap(), [2.0, 2.0]);
     let (hidden, twice) =
         (changing("score_mod", "Add", "around"), changing("prob_mod", "Mul", "two"));
-    assert_eq!(flex(&[hidden.clone()], 2, preview).unwrap(), [1.0, 1.0]);
+    assert_eq!(flex(std::slice::from_ref(&hidden), 2, preview).unwrap(), [1.0, 1.0]);
     assert_eq!(flex(&[hidden, twice.clone()], 1, preview).unwrap(), [2.0, 2.0]);
     let refused = |attributes: &[Message], heads: i64, imports: &str| {
         let err = flex(attributes, heads, imports).unwrap_err();
