@@ -232,8 +232,10 @@ fn pads_around_a_torus() {
 
 /// FlexAttention of two keys, once in a graph and once more of its own result.
 fn flex(attributes: &[Message], heads: i64, imports: &str) -> Result<Vec<f32>, belljar::Error> {
+    // Of what is no input of the model the type has to be said.
+    let attributes = [attributes, &[int_attribute("softmax_precision", 1)]].concat();
     let flex = |inputs: &[&str], output: &str| {
-        node("FlexAttention", inputs, &[output], attributes).bytes(7, "ai.onnx.preview")
+        node("FlexAttention", inputs, &[output], &attributes).bytes(7, "ai.onnx.preview")
     };
     let graph = Graph {
         nodes: vec![flex(&["x", "k", "v"], "once"), flex(&["once", "k", "v"], "y")],

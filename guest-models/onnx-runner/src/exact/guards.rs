@@ -151,7 +151,6 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
         true => super::training::batch_norm(context, node),
         false => Ours::build_late(context, node, 1, plain),
     });
-    registry.insert("MelWeightMatrix", |context, node| Ours::build_late(context, node, 0, plain));
     registry.insert("RotaryEmbedding", |context, node| Ours::build(context, node, rotary));
     registry.insert("DequantizeLinear", |context, node| Ours::build_late(context, node, 1, plain));
     for name in ["MaxPool", "AveragePool", "Conv", "ConvInteger"] {
