@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "hostile_models/attention.rs"]
+mod attention;
 #[path = "hostile_models/attributes.rs"]
 mod attributes;
 #[path = "hostile_models/bombs.rs"]

@@ -11,6 +11,7 @@ mod bounds;
 mod carry;
 mod choice;
 mod fixed;
+mod flex;
 mod functions;
 mod graph;
 mod node;
@@ -38,6 +39,7 @@ pub(crate) fn check(proto: &mut ModelProto, shapes: &[InputShape]) -> Result<Car
     }
     let versions = versions(proto)?;
     functions::inline(proto)?;
+    flex::lower(proto, versions.onnx.unwrap_or(0))?;
     let Some(graph) = &mut proto.graph else { return Err("the model has no graph".into()) };
     normalize(graph)?;
     choice::resolve(graph);
