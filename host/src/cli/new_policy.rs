@@ -14,7 +14,7 @@ use super::terminal::Terminal;
 use crate::ModelBytes;
 #[cfg(feature = "programs")]
 use crate::policy::starting_program_policy;
-use crate::policy::{Measured, Policy, starting_policy};
+use crate::policy::{FileGrant, Measured, Policy, starting_policy};
 use crate::tensor::Tensor;
 
 /// Runs that are measured; the slowest counts.
@@ -38,6 +38,8 @@ pub(super) struct Seen {
     pub(super) found: Measured,
     pub(super) inputs: Vec<(String, Tensor)>,
     pub(super) outputs: Vec<(String, Tensor)>,
+    /// What of the policy's files it has needed.
+    pub(super) files: Vec<FileGrant>,
 }
 
 /// Runs a model under a policy, which becomes one for this very file.
@@ -80,7 +82,7 @@ pub(super) fn measure(
         input_bytes,
         output_bytes,
     };
-    Ok(Seen { found: measured, inputs: given, outputs: found })
+    Ok(Seen { found: measured, inputs: given, outputs: found, files: model.side_files() })
 }
 
 /// Writes a policy where a person wants it, or prints it.

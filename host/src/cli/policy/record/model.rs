@@ -2,6 +2,7 @@
 //! measured limits.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use super::super::super::failure::Failure;
 use super::super::super::host::read_model;
@@ -21,14 +22,14 @@ pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Fail
     let folder = folder(arguments)?;
     let bytes = read_model(&arguments.model, base.limits.model_size)?;
     let seen = new_policy::measure(bytes.clone(), base.clone(), &arguments.inputs, terminal)?;
-    let text = ordered(&policy(&seen, &base))?;
+    let text = ordered(&policy(&seen, &base, &folder))?;
     // Under what is written the run is answered, or it is not written.
     let recorded = parsed(&text, &folder, &base)?;
     new_policy::measure(bytes, recorded, &arguments.inputs, terminal)?;
     new_policy::write(&text, arguments.output.as_deref(), arguments.force)
 }
 
-fn policy(seen: &Seen, base: &Policy) -> String {
+fn policy(seen: &Seen, base: &Policy, folder: &Path) -> String {
     let found = &seen.found;
     let mut out = format!(
         "# Policy for {}, recorded: what a run has used, with room to spare in its limits. A size\n\
@@ -39,6 +40,16 @@ fn policy(seen: &Seen, base: &Policy) -> String {
         out.push_str("confinement = \"best-effort\"\n");
     }
     let _ = write!(out, "\n[model]\nsha256 = {}\n", text::quoted(&found.sha256));
+    for file in &seen.files {
+        let reason = format!("recorded: {} keeps data there", Hostile::cut(&found.model_name, 100));
+        let _ = write!(
+            out,
+            "\n[[filesystem]]\nhost = {}\nguest = {}\naccess = \"read\"\nreason = {}\n",
+            text::host(&file.host, folder),
+            text::quoted(&file.guest),
+            text::quoted(&reason)
+        );
+    }
     for (table, rules, tensors) in
         [("inputs", &base.inputs, &seen.inputs), ("outputs", &base.outputs, &seen.outputs)]
     {
