@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use belljar::tensor::{Coded, DType, bf16};
 use belljar::{ErrorKind, Host, Isolation, ModelBytes, Policy, Tensor};
 use serde_json::{Value, json};
+use support::compare::difference;
 use support::{builder, fitting, repository};
 
 /// How a case ends.
@@ -45,7 +47,23 @@ fn tensor(folder: &Path, entry: &Value) -> Result<Tensor, String> {
         return Err(format!("{}: {}", entry["name"], entry["missing"].as_str().unwrap()));
     };
     let file = std::fs::File::open(folder.join(file)).unwrap();
-    belljar::tensor::npy::read(file, 256 << 20).map_err(|err| err.to_string())
+    let stored = belljar::tensor::npy::read(file, 256 << 20).map_err(|err| err.to_string())?;
+    match entry["codes"].as_str() {
+        Some(name) => Ok(of_codes(name, &stored)),
+        None => Ok(stored),
+    }
+}
+
+/// A tensor of a small element type, from its codes.
+fn of_codes(name: &str, stored: &Tensor) -> Tensor {
+    if let Some(codes) = stored.as_slice::<u16>() {
+        assert_eq!(name, "bf16");
+        let values: Vec<bf16> = codes.iter().map(|code| bf16::from_bits(*code)).collect();
+        return Tensor::new(values, stored.shape()).unwrap();
+    }
+    let dtype = DType::ALL.iter().find(|dtype| dtype.name() == name).unwrap();
+    let coded = Coded::new(*dtype, stored.as_slice::<u8>().unwrap().to_vec()).unwrap();
+    Tensor::new(coded, stored.shape()).unwrap()
 }
 
 fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
@@ -95,43 +113,6 @@ fn failed(err: &belljar::Error) -> End {
         _ => "crash",
     };
     end(class, text)
-}
-
-/// The first element in which two tensors differ.
-fn difference(found: &Tensor, expected: &Tensor, rtol: f64, atol: f64) -> Option<String> {
-    if found.dtype() != expected.dtype() || found.shape() != expected.shape() {
-        let (a, b) = ((found.dtype(), found.shape()), (expected.dtype(), expected.shape()));
-        return Some(format!("{a:?} for {b:?}"));
-    }
-    macro_rules! exactly {
-        ($($type:ty),*) => { $(
-            if let (Some(a), Some(b)) = (found.as_slice::<$type>(), expected.as_slice::<$type>()) {
-                let at = a.iter().zip(b).position(|(a, b)| a != b)?;
-                return Some(format!("element {at} is {:?} for {:?}", a[at], b[at]));
-            }
-        )* };
-    }
-    exactly!(i8, i16, i32, i64, u8, u16, u32, u64, bool, String);
-    let (a, b) = (floats(found), floats(expected));
-    // What rounding alone may make: a few units in the last place of float16, and an absolute error
-    // beside other numbers.
-    let half = found.as_slice::<half::f16>().is_some();
-    let (rtol, atol) = if half { (rtol.max(4e-3), atol.max(1e-3)) } else { (rtol, atol.max(1e-6)) };
-    let near = |a: f64, b: f64| {
-        a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= atol + rtol * b.abs()
-    };
-    let at = a.iter().zip(&b).position(|(a, b)| !near(*a, *b))?;
-    Some(format!("element {at} is {:e} for {:e}", a[at], b[at]))
-}
-
-fn floats(tensor: &Tensor) -> Vec<f64> {
-    if let Some(floats) = tensor.as_slice::<f32>() {
-        floats.iter().map(|float| f64::from(*float)).collect()
-    } else if let Some(floats) = tensor.as_slice::<half::f16>() {
-        floats.iter().map(|float| f64::from(*float)).collect()
-    } else {
-        tensor.as_slice::<f64>().unwrap().to_vec()
-    }
 }
 
 fn policy() -> Policy {

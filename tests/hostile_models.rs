@@ -7,14 +7,26 @@ mod support;
 mod attributes;
 #[path = "hostile_models/bombs.rs"]
 mod bombs;
+#[path = "hostile_models/bytes.rs"]
+mod bytes;
+#[path = "hostile_models/classical.rs"]
+mod classical;
+#[path = "hostile_models/corpus.rs"]
+mod corpus;
 #[path = "hostile_models/functions.rs"]
 mod functions;
 #[path = "hostile_models/numbers.rs"]
 mod numbers;
+#[path = "hostile_models/rounds.rs"]
+mod rounds;
 #[path = "hostile_models/run_time.rs"]
 mod run_time;
+#[path = "hostile_models/small.rs"]
+mod small;
 #[path = "hostile_models/structure.rs"]
 mod structure;
+#[path = "hostile_models/texts.rs"]
+mod texts;
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -33,8 +45,24 @@ fn policy() -> Policy {
     policy
 }
 
+/// Runs a model in the library, and sees the command line end as it does.
+#[track_caller]
 fn run(bytes: &[u8], inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, Error> {
-    let model = support::load_under(&HOST, bytes, &policy())?;
+    let ended = in_library(bytes, inputs);
+    corpus::again(bytes, inputs, ended.as_ref().map(|_| ()));
+    ended
+}
+
+fn in_library(bytes: &[u8], inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, Error> {
+    within(&HOST, bytes, inputs)
+}
+
+fn within(
+    host: &Host,
+    bytes: &[u8],
+    inputs: &[(&str, Tensor)],
+) -> Result<Vec<(String, Tensor)>, Error> {
+    let model = support::load_under(host, bytes, &policy())?;
     Ok(model.run(inputs)?.validate()?.into_tensors())
 }
 
@@ -66,7 +94,7 @@ fn ends(bytes: &[u8], inputs: &[(&str, Tensor)]) {
 #[track_caller]
 fn still_there() {
     let relu = support::onnx::relu(&fixed(&[2])).bytes();
-    let outputs = run(&relu, &[("x", ones(&[2]))]).unwrap();
+    let outputs = in_library(&relu, &[("x", ones(&[2]))]).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [1.0, 1.0]);
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use belljar::{Dim, Isolation, Model, Policy, Tensor};
 use serde_json::{Value, json};
-use support::{ISOLATIONS, builder, host, real_model, repository};
+use support::{ISOLATIONS, builder, footprint, host, real_model, repository};
 
 fn expectations() -> (Vec<Value>, std::path::PathBuf) {
     let folder = repository().join("tests/expectations");
@@ -325,9 +325,9 @@ fn one_model_runs_at_several_shapes() {
 
 #[test]
 fn every_element_type_crosses_unchanged() {
-    use belljar::tensor::{Data, f16};
+    use belljar::tensor::{Coded, DType, Data, bf16, f16};
     use support::onnx::{Graph, fixed, node, value};
-    let datas: [(i64, Data); 13] = [
+    let mut datas: Vec<(i64, Data)> = vec![
         (10, vec![f16::from_f32(1.5), f16::NEG_INFINITY].into()),
         (1, vec![f32::MIN_POSITIVE, -0.0].into()),
         (11, vec![f64::MAX, 1e-300].into()),
@@ -341,7 +341,14 @@ fn every_element_type_crosses_unchanged() {
         (13, vec![0u64, u64::MAX].into()),
         (9, vec![true, false].into()),
         (8, vec![String::from("Grüße\0"), String::new()].into()),
+        (16, vec![bf16::from_f32(-1.5), bf16::INFINITY].into()),
     ];
+    let known: Vec<DType> = datas.iter().map(|(_, data)| data.dtype()).collect();
+    for dtype in DType::ALL.iter().filter(|dtype| !known.contains(dtype)) {
+        let most = belljar_abi::codes::bits(*dtype).map(|bits| u8::MAX >> (8 - bits)).unwrap();
+        datas.push((dtype.to_onnx().into(), Coded::new(*dtype, vec![1, most - 1]).unwrap().into()));
+    }
+    assert_eq!(datas.len(), DType::ALL.len());
     for isolation in ISOLATIONS {
         let host = host(isolation);
         for (elem_type, data) in &datas {
@@ -376,27 +383,10 @@ fn the_guest_holds_the_kernels_that_make_it_fast() {
     assert!(kernels.lines().filter(|line| line.starts_with("routine ")).count() > 10, "{kernels}");
 }
 
-/// Resident memory of this process in bytes, its open descriptors, and its threads.
-fn footprint() -> (u64, usize, usize) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
-    let count = |folder: &str| std::fs::read_dir(folder).unwrap().count();
-    (kib << 10, count("/proc/self/fd"), count("/proc/self/task"))
-}
-
 /// In a process of its own, so that no other test moves the figures.
 #[test]
 fn a_thousand_runs_leak_nothing() {
-    const VARIABLE: &str = "BELLJAR_TEST_LEAKS";
-    if std::env::var_os(VARIABLE).is_none() {
-        let test = std::env::current_exe().unwrap();
-        let status = std::process::Command::new(test)
-            .args(["--exact", "a_thousand_runs_leak_nothing", "--nocapture"])
-            .env(VARIABLE, "1")
-            .status()
-            .unwrap();
-        assert!(status.success(), "{status}");
+    if !support::alone("a_thousand_runs_leak_nothing") {
         return;
     }
     let (models, folder) = expectations();

@@ -246,13 +246,20 @@ fn values_of_every_kind_cross_unchanged() {
         ("bools".to_owned(), Tensor::new(vec![true, false], &[2]).unwrap().into()),
         ("halves".to_owned(), Tensor::new(vec![f16::from_f32(1.5)], &[1, 1]).unwrap().into()),
     ];
-    for dtype in DType::ALL.iter().filter(|dtype| **dtype != DType::String) {
+    // The interface of programs has no names for the small types.
+    let small = |dtype: DType| dtype.to_onnx() >= DType::BF16.to_onnx();
+    for dtype in DType::ALL.iter().filter(|dtype| **dtype != DType::String && !small(**dtype)) {
         inputs.push((dtype.name().to_owned(), Tensor::zeros(*dtype, &[2, 3]).unwrap().into()));
     }
     assert_eq!(program.run(&inputs).unwrap(), inputs);
     let strings = Tensor::new(vec!["a".to_owned()], &[1]).unwrap();
     let err = program.run(&[("do", Value::from("echo")), ("s", strings.into())]).unwrap_err();
     assert_eq!(err.exit_code(), 4, "{err}");
+    for dtype in DType::ALL.iter().filter(|dtype| small(**dtype)) {
+        let tensor = Tensor::zeros(*dtype, &[2]).unwrap();
+        let err = program.run(&[("do", Value::from("echo")), ("s", tensor.into())]).unwrap_err();
+        assert!(err.exit_code() == 4 && err.to_string().contains(dtype.name()), "{err}");
+    }
     let twice = [("do", Value::from("echo")), ("do", Value::from("trap"))];
     assert!(program.run(&twice).unwrap_err().to_string().contains("twice"));
 }

@@ -2,9 +2,10 @@
 
 `cargo xtask conformance` runs it: python3 cases.py FOLDER. Every case becomes a folder with
 model.onnx and, for each data set, its inputs and expected outputs as .npy files; cases.json lists
-them all, with tolerances, and for each whether onnxruntime passes it. Inputs and outputs that are
-no tensors (sequences, optionals) or of element types that numpy has no file format for are said by
-name only: nothing can be run with them.
+them all, with tolerances, and for each whether onnxruntime passes it. Element types that numpy has
+no file format for are kept as their codes, one an element, with their names beside. Inputs and
+outputs that are no tensors (sequences, optionals) are said by name only: nothing can be run with
+them.
 """
 
 import concurrent.futures
@@ -19,10 +20,17 @@ from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
 KINDS = ["node", "simple", "pytorch-converted", "pytorch-operator", "light"]
-# Element types that .npy files keep; the others come from packages that extend numpy.
+# Element types that .npy files keep; the others come from ml_dtypes, which extends numpy.
 PLAIN = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float16", "float32", "float64",
+}
+# Those, by their names in ml_dtypes and here.
+SMALL = {
+    "bfloat16": "bf16", "float8_e4m3fn": "float8e4m3fn", "float8_e4m3fnuz": "float8e4m3fnuz",
+    "float8_e5m2": "float8e5m2", "float8_e5m2fnuz": "float8e5m2fnuz",
+    "float8_e8m0fnu": "float8e8m0", "float4_e2m1fn": "float4e2m1",
+    "uint4": "u4", "int4": "i4", "uint2": "u2", "int2": "i2",
 }
 
 
@@ -53,6 +61,10 @@ def save(value, path):
     if not isinstance(value, (np.ndarray, np.generic)):
         return {"missing": "no tensor"}
     array = np.asarray(value)
+    if array.dtype.name in SMALL:
+        file = path.with_name(path.name + ".npy")
+        np.save(file, array.view(np.uint16 if array.dtype.itemsize == 2 else np.uint8))
+        return {"file": file.name, "codes": SMALL[array.dtype.name]}
     if array.dtype.name in PLAIN:
         file = path.with_name(path.name + ".npy")
         np.save(file, array)
@@ -115,7 +127,11 @@ def main():
                     continue
                 model = onnx.load(pathlib.Path(case.model_dir) / "model.onnx")
                 sets = stored(case.model_dir, model)
-            sets = [(list(inputs), list(outputs)) for inputs, outputs in sets]
+            sets = [
+                tuple([numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v
+                       for v in values] for values in pair)
+                for pair in sets
+            ]
             place = folder / kind / case.name
             place.mkdir(parents=True, exist_ok=True)
             content = model.SerializeToString()

@@ -230,3 +230,36 @@ fn many_nodes_and_names() {
     refused(&chain(50_000), &[("x", ones(&[2]))], "nodes");
     still_there();
 }
+
+/// In a process of its own, so that no other test moves the figures.
+#[test]
+fn the_host_is_left_as_it_was() {
+    use crate::support::{ISOLATIONS, alone, footprint, host};
+    if !alone("bombs::the_host_is_left_as_it_was") {
+        return;
+    }
+    let x = [("x", ones(&[1]))];
+    let bombs = [
+        constant_of_shape(&[1 << 30]),
+        constant_of_shape(&[1 << 25]),
+        with_ints("Expand", &[1], &[1 << 40], &[]),
+        with_ints("Tile", &[1], &[1 << 26], &[]),
+        with_ints("Pad", &[1], &[1 << 30, 1 << 30], &[]),
+    ];
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let round = || {
+            for bomb in &bombs {
+                // Whether it is refused or too big an answer is not what this is about.
+                let _ = crate::within(&host, bomb, &x);
+            }
+            footprint()
+        };
+        let first = round();
+        round();
+        let last = round();
+        let grown = last.0.saturating_sub(first.0);
+        assert!(grown < 8 << 20, "{isolation:?}: two rounds added {grown} bytes");
+        assert!(last.1 <= first.1 && last.2 <= first.2, "{isolation:?}: {first:?} to {last:?}");
+    }
+}

@@ -1,6 +1,7 @@
 //! What the tests share: a host, the real models, and a builder for models that nobody exports.
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub(crate) mod compare;
 pub(crate) mod hostile_program;
 pub(crate) mod hostile_worker;
 pub(crate) mod onnx;
@@ -103,4 +104,29 @@ pub(crate) fn belljar(arguments: &[&str]) -> std::process::Command {
         .env("BELLJAR_STATE_DIR", state_dir())
         .current_dir(repository());
     command
+}
+
+/// Resident memory of this process in bytes, its open descriptors, and its threads.
+pub(crate) fn footprint() -> (u64, usize, usize) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    let count = |folder: &str| std::fs::read_dir(folder).unwrap().count();
+    (kib << 10, count("/proc/self/fd"), count("/proc/self/task"))
+}
+
+/// Whether this is the process in which a test is alone. If not, the test of this name has been run
+/// in one, and is over.
+pub(crate) fn alone(test: &str) -> bool {
+    const VARIABLE: &str = "BELLJAR_TEST_ALONE";
+    if std::env::var_os(VARIABLE).is_some() {
+        return true;
+    }
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(VARIABLE, "1")
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+    false
 }

@@ -24,7 +24,7 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
     setup::warm(repo)?;
     let results = folder(repo).join("results.json");
     let mut cargo = setup::cargo(repo);
-    cargo.args(["test", "--release", "-p", "belljar", "--test", "conformance"]);
+    cargo.args(["test", "--release", "--workspace", "--test", "conformance"]);
     cargo.env("BELLJAR_CONFORMANCE_RESULTS", &results);
     setup::environment(repo, &mut cargo);
     run::run(cargo.stdout(std::io::stderr())).context("the cases could not be run")?;

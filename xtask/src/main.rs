@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 mod aarch64;
 mod bench;
 mod conformance;
+mod corpus;
 mod demo;
 mod guest;
 #[path = "../../guest-models/programs/file-type/src/features.rs"]
@@ -43,6 +44,7 @@ usage: cargo xtask COMMAND
                   of itself; `cargo xtask bench --help` says more
   conformance     run ONNX's own test cases through the sandbox, and write how each ends into
                   tests/conformance
+  corpus FOLDER   write the hostile models of the tests as files, for others to use
   check-aarch64   type-check the host for 64-bit Arm Linux
   release-check   test the kernels on an emulated Arm machine; build the guest a second time
                   elsewhere and compare the bytes; build and run the guest program in Python
@@ -100,6 +102,7 @@ fn main() -> ExitCode {
         ["test"] => with_repo(test::run),
         ["bench", arguments @ ..] => with_repo(|repo| bench::run(repo, arguments)),
         ["conformance"] => with_repo(conformance::run),
+        ["corpus", folder] => with_repo(|repo| corpus::make(repo, Path::new(folder))),
         ["check-aarch64"] => with_repo(aarch64::check),
         ["release-check"] => with_repo(release_check::check),
         ["help" | "--help" | "-h"] => {

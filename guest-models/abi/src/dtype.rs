@@ -32,7 +32,8 @@ macro_rules! dtypes {
                 }
             }
 
-            /// Bytes of one element; `None` for strings, whose elements differ in length.
+            /// Bytes of one element as it crosses; `None` for strings, whose elements differ in
+            /// length. Elements of four and of two bits take a byte each.
             pub const fn size(self) -> Option<usize> {
                 match self {
                     $(DType::$variant => $size,)*
@@ -56,6 +57,17 @@ dtypes! {
     F64 = 11, "f64", Some(8);
     U32 = 12, "u32", Some(4);
     U64 = 13, "u64", Some(8);
+    BF16 = 16, "bf16", Some(2);
+    F8E4M3FN = 17, "float8e4m3fn", Some(1);
+    F8E4M3FNUZ = 18, "float8e4m3fnuz", Some(1);
+    F8E5M2 = 19, "float8e5m2", Some(1);
+    F8E5M2FNUZ = 20, "float8e5m2fnuz", Some(1);
+    U4 = 21, "u4", Some(1);
+    I4 = 22, "i4", Some(1);
+    F4E2M1 = 23, "float4e2m1", Some(1);
+    F8E8M0 = 24, "float8e8m0", Some(1);
+    U2 = 25, "u2", Some(1);
+    I2 = 26, "i2", Some(1);
 }
 
 impl DType {
@@ -73,17 +85,8 @@ impl DType {
             0 => "undefined",
             14 => "complex64",
             15 => "complex128",
-            16 => "bf16",
-            17 => "float8e4m3fn",
-            18 => "float8e4m3fnuz",
-            19 => "float8e5m2",
-            20 => "float8e5m2fnuz",
-            21 => "u4",
-            22 => "i4",
-            23 => "float4e2m1",
-            24 => "float8e8m0",
-            25 => "u2",
-            26 => "i2",
+            27 => "float6e2m3",
+            28 => "float6e3m2",
             _ => "unknown",
         }
     }

@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+pub mod codes;
 mod description;
 mod dtype;
 pub mod kernel;
@@ -33,7 +34,7 @@ pub use tensors::{
 };
 
 /// Version of the messages and of the guest's exports. Host and guest must agree exactly.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Alignment in bytes of a message's first byte and of every tensor's data: a cache line, and the
 /// widest vector register a kernel may load with.

@@ -1,9 +1,11 @@
 //! Named tensors. A tensor is its name, dtype and dims, then its data at the next multiple of
 //! [`ALIGN`](crate::ALIGN) bytes: row-major, little-endian, one byte for a bool (0 or 1); for
-//! strings each element is a length (`u32`) and that many bytes of UTF-8.
+//! strings each element is a length (`u32`) and that many bytes of UTF-8. An element of eight bits
+//! or fewer is a byte: its code in the low bits, all others zero (see [`codes`](crate::codes)).
 
 use alloc::vec::Vec;
 
+use crate::codes;
 use crate::dtype::DType;
 use crate::message::{Kind, expect_header, write_header};
 use crate::reader::{DecodeError, Reader};
@@ -124,6 +126,7 @@ fn read_tensor<'a>(reader: &mut Reader<'a>) -> Result<TensorView<'a>, DecodeErro
     match dtype {
         DType::Bool if data.iter().any(|b| *b > 1) => return Err(invalid("bool")),
         DType::String => check_strings(data, count).map_err(|()| invalid("string data"))?,
+        _ if !codes::are_codes(dtype, data) => return Err(invalid("code of an element")),
         _ => {}
     }
     Ok(TensorView { name, dtype, dims, data })

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use belljar_abi::{GuestErrorCode, InputShape, decode_shapes};
+use belljar_abi::{DType, GuestErrorCode, InputShape, decode_shapes};
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{ModelProto, type_proto};
 use tract_onnx::prelude::*;
@@ -18,13 +18,22 @@ use crate::{Refusal, exact, gate, heap, merge, native};
 pub(crate) struct Prepared {
     pub(crate) plan: Arc<TypedRunnableModel>,
     pub(crate) inputs: Vec<PreparedInput>,
-    pub(crate) outputs: Vec<String>,
+    pub(crate) outputs: Vec<PreparedOutput>,
+}
+
+/// One output of the plan, in the plan's order.
+pub(crate) struct PreparedOutput {
+    pub(crate) name: String,
+    /// The element type that its codes are of, if it is carried in another one.
+    pub(crate) carried: Option<DType>,
 }
 
 /// One input of the plan, in the plan's order.
 pub(crate) struct PreparedInput {
     pub(crate) name: String,
     pub(crate) dtype: DatumType,
+    /// The element type that its codes are of, if it is carried in another one.
+    pub(crate) carried: Option<DType>,
     pub(crate) dims: Vec<usize>,
 }
 
@@ -43,10 +52,14 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<Prepared, Refusa
         .map_err(|err| Refusal::new(GuestErrorCode::Protocol, format!("input shapes: {err}")))?;
     let bad = |text: String| Refusal::new(GuestErrorCode::BadInput, text);
     gate::fix(&mut proto, &fixed).map_err(bad)?;
-    gate::check(&mut proto).map_err(refuse)?;
+    let carried = gate::check(&mut proto, &shapes).map_err(refuse)?;
     // tract forgets the types of inputs that are outputs as well.
     let declared = declared_types(&proto);
-    let outputs = proto.graph.iter().flat_map(|g| &g.output).map(|o| o.name.clone()).collect();
+    let outputs = proto.graph.iter().flat_map(|graph| &graph.output).map(|output| {
+        let carried = carried.outputs.get(&output.name).copied();
+        PreparedOutput { name: output.name.clone(), carried }
+    });
+    let outputs = outputs.collect();
     // Exporters write intermediate shapes that contradict the graph; only inputs are binding.
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
     exact::register(&mut onnx.op_register);
@@ -56,7 +69,7 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<Prepared, Refusa
         return Err(refuse(format!("nothing in the graph makes the value {name:?}")));
     }
     let mut model = parsed.model;
-    let inputs = fix_inputs(&mut model, &shapes, &declared)?;
+    let inputs = fix_inputs(&mut model, &shapes, &declared, &carried.inputs)?;
     let failed = |err: TractError| refuse(format!("{err:#}"));
     let model = optimize(model).map_err(failed)?;
     let working_set = working_set(&model).map_err(failed)?;
@@ -70,7 +83,7 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<Prepared, Refusa
 
 /// tract's own way of optimising, with what the host's kernels can do taken out at two points:
 /// convolutions while they are still as the model says, everything else once it is simplified.
-fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
+pub(crate) fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
     let mut model = model.into_typed()?;
     check_sizes(&model)?;
     native::mend_first(&mut model)?;
@@ -162,6 +175,7 @@ fn fix_inputs(
     model: &mut InferenceModel,
     shapes: &[InputShape],
     declared: &HashMap<String, DatumType>,
+    carried: &HashMap<String, DType>,
 ) -> Result<Vec<PreparedInput>, Refusal> {
     let bad = |text: String| Refusal::new(GuestErrorCode::BadInput, text);
     let failed = |err: TractError| bad(format!("{err:#}"));
@@ -186,7 +200,8 @@ fn fix_inputs(
             .or_else(|| declared.get(&name).copied())
             .ok_or_else(|| bad(format!("input {name:?} has no element type")))?;
         model.set_input_fact(ix, InferenceFact::dt_shape(dtype, &*dims)).map_err(failed)?;
-        inputs.push(PreparedInput { name, dtype, dims });
+        let carried = carried.get(&name).copied();
+        inputs.push(PreparedInput { name, dtype, carried, dims });
     }
     Ok(inputs)
 }

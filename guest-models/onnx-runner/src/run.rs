@@ -36,8 +36,13 @@ fn read_input(input: &PreparedInput, views: &[TensorView<'_>]) -> Result<TValue,
         .iter()
         .find(|view| view.name == name)
         .ok_or_else(|| format!("input {name:?} was not given"))?;
-    if to_tract(view.dtype) != Some(input.dtype) {
-        return Err(format!("input {name:?} is {}, the model wants {:?}", view.dtype, input.dtype));
+    let fits = match input.carried {
+        Some(carried) => view.dtype == carried,
+        None => to_tract(view.dtype) == Some(input.dtype),
+    };
+    if !fits {
+        let wanted = input.carried.map_or(format!("{:?}", input.dtype), |dtype| dtype.to_string());
+        return Err(format!("input {name:?} is {}, the model wants {wanted}", view.dtype));
     }
     if !view.dims.iter().copied().eq(input.dims.iter().map(|dim| *dim as u64)) {
         let (given, dims) = (&view.dims, &input.dims);
@@ -50,7 +55,8 @@ fn read_input(input: &PreparedInput, views: &[TensorView<'_>]) -> Result<TValue,
             .into_tensor()
     } else {
         // SAFETY: the decoder has checked that the data has the length that dtype and dims ask
-        // for, and that bools are 0 or 1; every other bit pattern is a number.
+        // for, and that bools are 0 or 1; every other bit pattern is a number. Codes have the size
+        // of what carries them.
         unsafe { Tensor::from_raw_dt(input.dtype, &input.dims, view.data) }
             .map_err(|err| format!("input {name:?}: {err:#}"))?
     };
@@ -63,8 +69,13 @@ fn encode(prepared: &Prepared, outputs: TVec<TValue>) -> Result<Vec<u8>, String>
     }
     // Plain tensors first, so that the views below have something to borrow from.
     let mut plain = Vec::with_capacity(outputs.len());
-    for (name, output) in prepared.outputs.iter().zip(outputs) {
-        plain.push((name, Plain::new(output).map_err(|why| format!("output {name:?}: {why}"))?));
+    for (said, output) in prepared.outputs.iter().zip(outputs) {
+        let name = &said.name;
+        let mut output = Plain::new(output).map_err(|why| format!("output {name:?}: {why}"))?;
+        if let Some(carried) = said.carried {
+            output.dtype = carried;
+        }
+        plain.push((name, output));
     }
     let views: Vec<TensorView<'_>> = plain.iter().map(|(name, plain)| plain.view(name)).collect();
     let mut writer = TensorsWriter::new(views.len(), encoded_len(&views));
@@ -132,7 +143,7 @@ const DTYPES: [(DType, DatumType); 13] = [
     (DType::String, DatumType::String),
 ];
 
-fn to_tract(dtype: DType) -> Option<DatumType> {
+pub(crate) fn to_tract(dtype: DType) -> Option<DatumType> {
     DTYPES.iter().find(|(ours, _)| *ours == dtype).map(|(_, theirs)| *theirs)
 }
 

@@ -1,26 +1,28 @@
 //! Operators that work element by element, and those that choose, compare and convert.
 
-use crate::table::Values::{Exactly, Float, Int, Text, Type};
-use crate::table::{Operator, Output, any, attr, flag, must, only, op, t, u};
-use crate::types::{BOOL, F16, F32, FLOATS, INTEGERS, NUMBERS, PLAIN, SIGNED, STRING, UNSIGNED};
+use crate::table::Values::{Float, Int, Text, Type};
+use crate::table::{Operator, Output, any, attr, flag, must, op, t, u};
+use crate::types::{
+    BF16, BOOL, F16, F32, FLOATS, INTEGERS, NUMBERS, PLAIN, REALS, SIGNED, STORED, STRING, UNSIGNED,
+};
 
 const TRUTH: &[Output] = &[Output::Is(BOOL)];
 
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[
-    op("Abs", 6, &[t(NUMBERS)]),
-    op("Neg", 6, &[t(FLOATS.or(SIGNED))]),
-    op("Sign", 9, &[t(NUMBERS)]),
-    op("Ceil", 6, &[t(FLOATS)]),
-    op("Floor", 6, &[t(FLOATS)]),
-    op("Round", 11, &[t(F16.or(F32))]),
-    op("Reciprocal", 6, &[t(FLOATS)]),
-    op("Sqrt", 6, &[t(FLOATS)]),
-    op("Exp", 6, &[t(FLOATS)]),
-    op("Log", 6, &[t(FLOATS)]),
-    op("Erf", 9, &[t(F16.or(F32))]),
-    op("Sin", 7, &[t(FLOATS)]),
-    op("Cos", 7, &[t(FLOATS)]),
+    op("Abs", 6, &[t(NUMBERS.or(BF16))]),
+    op("Neg", 6, &[t(REALS.or(SIGNED))]),
+    op("Sign", 9, &[t(NUMBERS.or(BF16))]),
+    op("Ceil", 6, &[t(REALS)]),
+    op("Floor", 6, &[t(REALS)]),
+    op("Round", 11, &[t(F16.or(F32).or(BF16))]),
+    op("Reciprocal", 6, &[t(REALS)]),
+    op("Sqrt", 6, &[t(REALS)]),
+    op("Exp", 6, &[t(REALS)]),
+    op("Log", 6, &[t(REALS)]),
+    op("Erf", 9, &[t(F16.or(F32).or(BF16))]),
+    op("Sin", 7, &[t(REALS)]),
+    op("Cos", 7, &[t(REALS)]),
     op("Tan", 7, &[t(FLOATS)]),
     op("Asin", 7, &[t(FLOATS)]),
     op("Acos", 7, &[t(FLOATS)]),
@@ -30,39 +32,38 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("Asinh", 9, &[t(FLOATS)]),
     op("Acosh", 9, &[t(FLOATS)]),
     op("Atanh", 9, &[t(FLOATS)]),
-    op("Tanh", 6, &[t(FLOATS)]),
-    op("Sigmoid", 6, &[t(F16.or(F32))]),
-    op("Relu", 6, &[t(FLOATS.or(SIGNED))]),
-    op("LeakyRelu", 6, &[t(F16.or(F32))]).with(&[attr("alpha", Float)]),
+    op("Tanh", 6, &[t(REALS)]),
+    op("Sigmoid", 6, &[t(F16.or(F32).or(BF16))]),
+    op("Relu", 6, &[t(REALS.or(SIGNED))]),
+    op("LeakyRelu", 6, &[t(F16.or(F32).or(BF16))]).with(&[attr("alpha", Float)]),
     op("ThresholdedRelu", 10, &[t(FLOATS)]).with(&[attr("alpha", Float)]),
-    op("PRelu", 7, &[t(FLOATS), t(FLOATS)]),
-    op("Elu", 6, &[t(FLOATS)]).with(&[attr("alpha", Float)]),
+    op("PRelu", 7, &[t(REALS), t(REALS)]),
+    op("Elu", 6, &[t(REALS)]).with(&[attr("alpha", Float)]),
     op("Selu", 6, &[t(F32)]).with(&[attr("alpha", Float), attr("gamma", Float)]),
-    op("Celu", 12, &[t(FLOATS)]).with(&[attr("alpha", Float)]),
-    op("Softplus", 1, &[t(FLOATS)]),
-    op("Softsign", 1, &[t(FLOATS)]),
-    op("HardSigmoid", 6, &[t(FLOATS)]).with(&[attr("alpha", Float), attr("beta", Float)]),
-    op("HardSwish", 14, &[t(FLOATS)]),
+    op("Celu", 12, &[t(REALS)]).with(&[attr("alpha", Float)]),
+    op("Softplus", 1, &[t(REALS)]),
+    op("Softsign", 1, &[t(REALS)]),
+    op("HardSigmoid", 6, &[t(REALS)]).with(&[attr("alpha", Float), attr("beta", Float)]),
+    op("HardSwish", 14, &[t(REALS)]),
     op("Mish", 18, &[t(F32)]),
-    op("Swish", 24, &[t(F32)]).with(&[attr("alpha", Exactly(1.0))]),
-    op("Gelu", 20, &[t(F32)]).with(&[attr("approximate", Text(&["none", "tanh"]))]),
+    op("Gelu", 20, &[t(F32.or(BF16))]).with(&[attr("approximate", Text(&["none", "tanh"]))]),
     op("Shrink", 9, &[t(FLOATS)]).with(&[attr("bias", Float), attr("lambd", Float)]),
     op("Clip", 6, &[t(FLOATS)]).until(10).with(&[attr("min", Float), attr("max", Float)]),
-    op("Clip", 11, &[t(NUMBERS), t(NUMBERS), t(NUMBERS)]).optional(2),
-    op("IsNaN", 9, &[t(F16.or(F32))]).to(TRUTH),
-    op("IsInf", 10, &[t(F16.or(F32))]).to(TRUTH)
+    op("Clip", 11, &[t(NUMBERS.or(BF16)), t(NUMBERS.or(BF16)), t(NUMBERS.or(BF16))]).optional(2),
+    op("IsNaN", 9, &[t(F16.or(F32).or(BF16))]).to(TRUTH),
+    op("IsInf", 10, &[t(F16.or(F32).or(BF16))]).to(TRUTH)
         .with(&[flag("detect_negative"), flag("detect_positive")]),
 
-    op("Add", 7, &[t(NUMBERS), t(NUMBERS)]),
-    op("Sub", 7, &[t(NUMBERS), t(NUMBERS)]),
-    op("Mul", 7, &[t(NUMBERS), t(NUMBERS)]),
-    op("Div", 7, &[t(NUMBERS), t(NUMBERS)]),
+    op("Add", 7, &[t(NUMBERS.or(BF16)), t(NUMBERS.or(BF16))]),
+    op("Sub", 7, &[t(NUMBERS.or(BF16)), t(NUMBERS.or(BF16))]),
+    op("Mul", 7, &[t(NUMBERS.or(BF16)), t(NUMBERS.or(BF16))]),
+    op("Div", 7, &[t(NUMBERS.or(BF16)), t(NUMBERS.or(BF16))]),
     op("Pow", 7, &[t(NUMBERS), u(NUMBERS)]),
     op("Mod", 10, &[t(NUMBERS), t(NUMBERS)]).with(&[flag("fmod")]),
-    op("Sum", 6, &[t(FLOATS)]).many(),
-    op("Mean", 6, &[t(FLOATS)]).many(),
-    op("Max", 6, &[t(NUMBERS)]).many(),
-    op("Min", 6, &[t(NUMBERS)]).many(),
+    op("Sum", 6, &[t(REALS)]).many(),
+    op("Mean", 6, &[t(REALS)]).many(),
+    op("Max", 6, &[t(NUMBERS.or(BF16))]).many(),
+    op("Min", 6, &[t(NUMBERS.or(BF16))]).many(),
     op("BitShift", 11, &[t(UNSIGNED), t(UNSIGNED)]).until(27).with(&[must("direction", Text(&["LEFT", "RIGHT"]))]),
     op("BitShift", 28, &[t(INTEGERS), t(INTEGERS)]).with(&[must("direction", Text(&["LEFT", "RIGHT"]))]),
     op("BitwiseAnd", 18, &[t(INTEGERS), t(INTEGERS)]),
@@ -73,18 +74,18 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("Or", 7, &[t(BOOL), t(BOOL)]),
     op("Xor", 7, &[t(BOOL), t(BOOL)]),
     op("Not", 1, &[t(BOOL)]),
-    op("Equal", 7, &[t(PLAIN.or(STRING)), t(PLAIN.or(STRING))]).to(TRUTH),
-    op("Greater", 7, &[t(NUMBERS), t(NUMBERS)]).to(TRUTH),
-    op("GreaterOrEqual", 12, &[t(NUMBERS), t(NUMBERS)]).to(TRUTH),
-    op("Less", 7, &[t(NUMBERS), t(NUMBERS)]).to(TRUTH),
-    op("LessOrEqual", 12, &[t(NUMBERS), t(NUMBERS)]).to(TRUTH),
-    op("Where", 9, &[any(BOOL), t(PLAIN.or(STRING)), t(PLAIN.or(STRING))]),
+    op("Equal", 7, &[t(PLAIN.or(STRING).or(BF16)), t(PLAIN.or(STRING).or(BF16))]).to(TRUTH),
+    op("Greater", 7, &[t(NUMBERS.or(BF16)), t(NUMBERS.or(BF16))]).to(TRUTH),
+    op("GreaterOrEqual", 12, &[t(NUMBERS.or(BF16)), t(NUMBERS.or(BF16))]).to(TRUTH),
+    op("Less", 7, &[t(NUMBERS.or(BF16)), t(NUMBERS.or(BF16))]).to(TRUTH),
+    op("LessOrEqual", 12, &[t(NUMBERS.or(BF16)), t(NUMBERS.or(BF16))]).to(TRUTH),
+    op("Where", 9, &[any(BOOL), t(PLAIN.or(STRING).or(STORED)), t(PLAIN.or(STRING).or(STORED))]),
 
-    op("Cast", 6, &[any(PLAIN)]).to(&[Output::Said("to", PLAIN)])
-        .with(&[must("to", Type(PLAIN)), only("saturate", 1), attr("round_mode", Text(&["up"]))]),
-    op("CastLike", 15, &[any(PLAIN), t(PLAIN)])
-        .with(&[only("saturate", 1), attr("round_mode", Text(&["up"]))]),
-    op("Identity", 1, &[t(PLAIN.or(STRING))]),
+    op("Cast", 6, &[any(PLAIN.or(STORED).or(STRING))]).to(&[Output::Said("to", PLAIN.or(STORED).or(STRING))])
+        .with(&[must("to", Type(PLAIN.or(STORED).or(STRING))), flag("saturate"), attr("round_mode", Text(&["up", "down", "nearest"]))]),
+    op("CastLike", 15, &[any(PLAIN.or(STORED)), t(PLAIN.or(STORED))])
+        .with(&[flag("saturate"), attr("round_mode", Text(&["up", "down", "nearest"]))]),
+    op("Identity", 1, &[t(PLAIN.or(STRING).or(STORED))]),
     // Up to version 9 the mask has the type of the data; tract's are truths, which nobody can read then.
     op("Dropout", 7, &[t(FLOATS)]).until(11).to(&[Output::Like('T'), Output::Is(BOOL)]).fewest(1).with(&[attr("ratio", Float)]),
     op("Dropout", 12, &[t(FLOATS), any(FLOATS), any(BOOL)]).optional(2)

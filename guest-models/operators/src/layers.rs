@@ -1,10 +1,13 @@
 //! Operators of networks: products, convolutions, poolings, normalisations, reductions, recurrence.
 
-use crate::table::Values::{AnyText, Float, Int, Ints, Text, Texts};
+use crate::table::Values::{AnyText, Float, Int, Ints, Text, Texts, ZeroOr};
 use crate::table::{
     Attribute, Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u,
 };
-use crate::types::{BOOL, BYTES, F16, F32, FLOATS, I8, I32, I64, INDICES, NUMBERS, U8};
+use crate::types::{
+    BF16, BOOL, BYTES, F4E2M1, F8E8M0, F16, F32, FLOAT8, FLOATS, I16, I32, I64, INDICES, INT2,
+    INT4, NUMBERS, REALS, Types, U8, U16,
+};
 
 /// Bounds of what windows may be: beyond any image that fits a sandbox.
 const KERNEL: Attribute = attr("kernel_shape", Ints(1, 1 << 16));
@@ -24,8 +27,13 @@ const CONV: &[Attribute] = &[KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, GROUP];
 const REDUCE: &[Attribute] = &[AXES, KEEP];
 const REDUCE_18: &[Attribute] = &[KEEP, NOOP];
 const ARG: &[Attribute] = &[axis("axis"), KEEP, flag("select_last_index")];
-const SIGNED_SUMS: crate::types::Types = FLOATS.or(I32).or(I64);
+const SIGNED_SUMS: Types = FLOATS.or(I32).or(I64);
 const IS_I64: &[Output] = &[Output::Is(I64)];
+const QUANTIZED: &[Output] = &[Output::Special];
+/// What is quantised, the scales it is divided by, and what it becomes.
+const SCALED: Types = SCALES.or(I32);
+const SCALES: Types = F16.or(F32).or(BF16);
+const STORED_QUANTIZED: Types = BYTES.or(I16).or(U16).or(FLOAT8).or(F4E2M1).or(INT4).or(INT2);
 const SEQUENCE: &[Output] = &[Output::Like('T'), Output::Like('T')];
 
 /// tract computes recurrent layers forwards and with the usual activations only.
@@ -37,14 +45,14 @@ const RECURRENT: [Attribute; 3] = [
 
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[
-    op("MatMul", 1, &[t(FLOATS), t(FLOATS)]),
+    op("MatMul", 1, &[t(REALS), t(REALS)]),
     op("MatMulInteger", 10, &[t(BYTES), u(BYTES), t(BYTES), u(BYTES)]).optional(2).to(&[Output::Is(I32)]),
-    op("Gemm", 7, &[t(F32), t(F32), t(F32)]).until(10)
+    op("Gemm", 7, &[t(F32.or(BF16)), t(F32.or(BF16)), t(F32.or(BF16))]).until(10)
         .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
-    op("Gemm", 11, &[t(F32), t(F32), t(F32)]).optional(1)
+    op("Gemm", 11, &[t(F32.or(BF16)), t(F32.or(BF16)), t(F32.or(BF16))]).optional(1)
         .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
-    op("Einsum", 12, &[t(FLOATS)]).many().with(&[must("equation", AnyText)]).check(Check::Equation),
-    op("Conv", 1, &[t(FLOATS), t(FLOATS), t(FLOATS)]).optional(1).with(CONV).check(Check::Windows),
+    op("Einsum", 12, &[t(REALS)]).many().with(&[must("equation", AnyText)]).check(Check::Equation),
+    op("Conv", 1, &[t(REALS), t(REALS), t(REALS)]).optional(1).with(CONV).check(Check::Windows),
     op("ConvInteger", 10, &[t(BYTES), u(BYTES), t(BYTES), u(BYTES)]).optional(2).to(&[Output::Is(I32)])
         .with(CONV).check(Check::Windows),
     op("ConvTranspose", 1, &[t(FLOATS), t(FLOATS), t(FLOATS)]).optional(1).check(Check::Transposed)
@@ -52,58 +60,58 @@ pub(crate) const OPERATORS: &[Operator] = &[
             attr("output_shape", Ints(1, 1 << 24))]),
     op("MaxPool", 1, &[t(FLOATS.or(BYTES))]).to(&[Output::Like('T'), Output::Is(I64)]).fewest(1).check(Check::Pooling)
         .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, flag("ceil_mode"), flag("storage_order")]),
-    op("AveragePool", 7, &[t(FLOATS)]).check(Check::Pooling)
+    op("AveragePool", 7, &[t(REALS)]).check(Check::Pooling)
         .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, flag("ceil_mode"), flag("count_include_pad")]),
     op("LpPool", 2, &[t(FLOATS)]).check(Check::Pooling)
         .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, only("ceil_mode", 0), attr("p", Int(1, 64))]),
     // Of indices beside the shape of an output implementations think differently.
     op("MaxUnpool", 9, &[t(FLOATS), any(I64)]).check(Check::Windows).with(&[MUST_KERNEL, STRIDES, PADS]),
     op("Col2Im", 18, &[t(NUMBERS), any(I64), any(I64)]).check(Check::Windows).with(&[STRIDES, DILATIONS, PADS]),
-    op("GlobalAveragePool", 1, &[t(FLOATS)]),
-    op("GlobalMaxPool", 1, &[t(FLOATS)]),
+    op("GlobalAveragePool", 1, &[t(REALS)]),
+    op("GlobalMaxPool", 1, &[t(REALS)]),
 
-    op("BatchNormalization", 7, &[t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS)]).until(8)
+    op("BatchNormalization", 7, &[t(REALS), t(REALS), t(REALS), t(REALS), t(REALS)]).until(8)
         .with(&[EPSILON, attr("momentum", Float), only("spatial", 1)]),
-    op("BatchNormalization", 9, &[t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS)])
+    op("BatchNormalization", 9, &[t(REALS), t(REALS), t(REALS), t(REALS), t(REALS)])
         .with(&[EPSILON, attr("momentum", Float), only("training_mode", 0)]),
-    op("InstanceNormalization", 6, &[t(FLOATS), t(FLOATS), t(FLOATS)]).with(&[EPSILON]),
-    op("LayerNormalization", 17, &[t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32))]).optional(1)
+    op("InstanceNormalization", 6, &[t(REALS), t(REALS), t(REALS)]).with(&[EPSILON]),
+    op("LayerNormalization", 17, &[t(F16.or(F32).or(BF16)), t(F16.or(F32).or(BF16)), t(F16.or(F32).or(BF16))]).optional(1)
         .to(&[Output::Like('T'), Output::Is(F32), Output::Is(F32)]).fewest(1)
         .with(&[axis("axis"), EPSILON, only("stash_type", 1)]),
-    op("GroupNormalization", 21, &[t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32))])
+    op("GroupNormalization", 21, &[t(F16.or(F32).or(BF16)), t(F16.or(F32).or(BF16)), t(F16.or(F32).or(BF16))])
         .with(&[EPSILON, must("num_groups", Int(1, 1 << 20)), only("stash_type", 1)]),
-    op("RMSNormalization", 23, &[t(F16.or(F32)), t(F16.or(F32))])
+    op("RMSNormalization", 23, &[t(F16.or(F32).or(BF16)), t(F16.or(F32).or(BF16))])
         .with(&[axis("axis"), EPSILON, only("stash_type", 1)]),
     op("LpNormalization", 1, &[t(FLOATS)]).with(&[axis("axis"), attr("p", Int(1, 2))]),
     op("MeanVarianceNormalization", 9, &[t(FLOATS)]).with(&[AXES]),
     op("LRN", 1, &[t(F32)]).check(Check::OddSize)
         .with(&[must("size", Int(1, 1 << 16)), attr("alpha", Float), attr("beta", Float), attr("bias", Float)]),
-    op("Softmax", 1, &[t(FLOATS)]).with(&[axis("axis")]),
-    op("LogSoftmax", 1, &[t(FLOATS)]).with(&[axis("axis")]),
+    op("Softmax", 1, &[t(REALS)]).with(&[axis("axis")]),
+    op("LogSoftmax", 1, &[t(REALS)]).with(&[axis("axis")]),
     op("Hardmax", 1, &[t(FLOATS)]).with(&[axis("axis")]),
 
-    op("ReduceSum", 1, &[t(SIGNED_SUMS)]).until(12).with(REDUCE),
-    op("ReduceSum", 13, &[t(SIGNED_SUMS), any(I64)]).optional(1).with(REDUCE_18),
-    op("ReduceMax", 1, &[t(NUMBERS)]).until(17).with(REDUCE),
-    op("ReduceMax", 18, &[t(NUMBERS.or(BOOL)), any(I64)]).optional(1).with(REDUCE_18),
-    op("ReduceMin", 1, &[t(NUMBERS)]).until(17).with(REDUCE),
-    op("ReduceMin", 18, &[t(NUMBERS.or(BOOL)), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceSum", 1, &[t(SIGNED_SUMS.or(BF16))]).until(12).with(REDUCE),
+    op("ReduceSum", 13, &[t(SIGNED_SUMS.or(BF16)), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceMax", 1, &[t(NUMBERS.or(BF16))]).until(17).with(REDUCE),
+    op("ReduceMax", 18, &[t(NUMBERS.or(BF16).or(BOOL)), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceMin", 1, &[t(NUMBERS.or(BF16))]).until(17).with(REDUCE),
+    op("ReduceMin", 18, &[t(NUMBERS.or(BF16).or(BOOL)), any(I64)]).optional(1).with(REDUCE_18),
     op("ReduceProd", 1, &[t(SIGNED_SUMS)]).until(17).with(REDUCE),
     op("ReduceProd", 18, &[t(SIGNED_SUMS), any(I64)]).optional(1).with(REDUCE_18),
-    op("ReduceMean", 1, &[t(FLOATS)]).until(17).with(REDUCE),
-    op("ReduceMean", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceMean", 1, &[t(REALS)]).until(17).with(REDUCE),
+    op("ReduceMean", 18, &[t(REALS), any(I64)]).optional(1).with(REDUCE_18),
     op("ReduceL1", 1, &[t(FLOATS)]).until(17).with(REDUCE),
     op("ReduceL1", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
-    op("ReduceL2", 1, &[t(FLOATS)]).until(17).with(REDUCE),
-    op("ReduceL2", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceL2", 1, &[t(REALS)]).until(17).with(REDUCE),
+    op("ReduceL2", 18, &[t(REALS), any(I64)]).optional(1).with(REDUCE_18),
     op("ReduceLogSum", 1, &[t(FLOATS)]).until(17).with(REDUCE),
     op("ReduceLogSum", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
     op("ReduceLogSumExp", 1, &[t(FLOATS)]).until(17).with(REDUCE),
     op("ReduceLogSumExp", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
     op("ReduceSumSquare", 1, &[t(FLOATS)]).until(17).with(REDUCE),
     op("ReduceSumSquare", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
-    op("ArgMax", 1, &[t(NUMBERS)]).to(IS_I64).with(ARG),
-    op("ArgMin", 1, &[t(NUMBERS)]).to(IS_I64).with(ARG),
+    op("ArgMax", 1, &[t(NUMBERS.or(BF16))]).to(IS_I64).with(ARG),
+    op("ArgMin", 1, &[t(NUMBERS.or(BF16))]).to(IS_I64).with(ARG),
     op("CumProd", 26, &[t(FLOATS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
     op("CumSum", 11, &[t(FLOATS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
 
@@ -117,20 +125,24 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[RECURRENT[0], RECURRENT[1], RECURRENT[2], only("input_forget", 0),
             attr("activations", Texts(&["Sigmoid", "Tanh", "Tanh"]))]),
 
-    op("QuantizeLinear", 10, &[any(F32), any(F32), u(BYTES)])
-        .to(&[Output::Like('U')]).with(&[axis("axis"), only("saturate", 1), only("block_size", 0),
+    op("QuantizeLinear", 10, &[any(F32.or(I32)), any(F32), u(BYTES)]).until(18).optional(1)
+        .to(QUANTIZED).with(&[axis("axis"), only("saturate", 1), only("block_size", 0),
             only("output_dtype", 0), only("precision", 0)]),
-    op("DequantizeLinear", 10, &[t(U8.or(I8)), any(F32), t(U8.or(I8))]).optional(1)
-        .to(&[Output::Is(F32)]).with(&[axis("axis"), only("block_size", 0), only("output_dtype", 0)]),
+    op("QuantizeLinear", 19, &[any(SCALED), any(SCALES), u(BYTES.or(FLOAT8))]).until(20).optional(1)
+        .to(QUANTIZED).with(&[axis("axis"), flag("saturate"), only("block_size", 0),
+            only("output_dtype", 0), only("precision", 0)]),
+    op("QuantizeLinear", 21, &[any(SCALED), any(SCALES.or(F8E8M0)), u(STORED_QUANTIZED)]).optional(1)
+        .to(QUANTIZED).with(&[axis("axis"), flag("saturate"), attr("block_size", Int(0, 1 << 30)),
+            attr("output_dtype", ZeroOr(STORED_QUANTIZED)), attr("precision", ZeroOr(SCALES))]),
+    op("DequantizeLinear", 10, &[t(BYTES.or(I32)), any(F32), t(BYTES.or(I32))]).until(18).optional(1)
+        .to(QUANTIZED).with(&[axis("axis"), only("block_size", 0), only("output_dtype", 0)]),
+    op("DequantizeLinear", 19, &[t(BYTES.or(I32).or(FLOAT8)), any(SCALES), t(BYTES.or(I32).or(FLOAT8))]).until(20)
+        .optional(1).to(QUANTIZED).with(&[axis("axis"), only("block_size", 0), only("output_dtype", 0)]),
+    op("DequantizeLinear", 21, &[t(STORED_QUANTIZED.or(I32)), any(SCALES.or(F8E8M0)), t(STORED_QUANTIZED.or(I32))])
+        .optional(1).to(QUANTIZED)
+        .with(&[axis("axis"), attr("block_size", Int(0, 1 << 30)), attr("output_dtype", ZeroOr(SCALES))]),
     op("DynamicQuantizeLinear", 11, &[any(F32)])
         .to(&[Output::Is(U8), Output::Is(F32), Output::Is(U8)]),
-    op("Attention", 23, &[t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32))])
-        .optional(3).to(&[Output::Like('T'), Output::Like('T'), Output::Like('T')]).fewest(1)
-        .with(&[flag("is_causal"), attr("q_num_heads", Int(1, 1 << 16)), attr("kv_num_heads", Int(1, 1 << 16)),
-            attr("scale", Float), only("qk_matmul_output_mode", 0), attr("softcap", crate::table::Values::Exactly(0.0)),
-            only("left_window_size", -1), only("right_window_size", -1)]).check(Check::Attention),
-    op("RotaryEmbedding", 23, &[t(F32), t(F32), t(F32), any(I64)]).optional(1)
-        .with(&[flag("interleaved"), attr("num_heads", Int(0, 1 << 16)), attr("rotary_embedding_dim", Int(0, 1 << 16))]),
     op("AffineGrid", 20, &[t(FLOATS), any(I64)]).with(&[flag("align_corners")]),
     op("Det", 11, &[t(FLOATS)]),
     op("NegativeLogLikelihoodLoss", 12, &[t(FLOATS), any(INDICES), t(FLOATS)]).optional(1)

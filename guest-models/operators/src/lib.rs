@@ -2,11 +2,17 @@
 //! `belljar ops` prints. It knows names, versions, types and values, and no model: the host has it
 //! without being able to read one.
 
+mod attention;
 mod elementwise;
 mod layers;
+mod ml;
+mod sequences;
 mod shapes;
+mod strings;
 mod table;
 mod types;
 
-pub use table::{Attribute, Check, Input, NEWEST, Operator, Output, Values, all, find};
+pub use table::{
+    Attribute, Check, Input, ML, NEWEST, NEWEST_ML, Operator, Output, Values, all, find, newest,
+};
 pub use types::*;

@@ -4,10 +4,13 @@ use crate::table::Values::{
     AnyText, AnyTexts, Float, Floats, Graph, Int, Ints, Tensor, Text, Type,
 };
 use crate::table::{Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u};
-use crate::types::{ANY, BOOL, F32, FLOATS, I64, INDICES, NUMBERS, PLAIN};
+use crate::types::{ANY, BF16, BOOL, F32, FLOATS, I64, INDICES, NUMBERS, PLAIN, STORED, Types};
 
 const IS_I64: &[Output] = &[Output::Is(I64)];
 const SPECIAL: &[Output] = &[Output::Special];
+/// What only moves elements does so whatever they mean.
+const MOVED: Types = ANY.or(STORED);
+const MOVED_NUMBERS: Types = PLAIN.or(STORED);
 
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[
@@ -16,58 +19,60 @@ pub(crate) const OPERATORS: &[Operator] = &[
             attr("value_ints", Ints(i64::MIN, i64::MAX)), attr("value_float", Float), attr("value_floats", Floats),
             attr("value_string", AnyText), attr("value_strings", AnyTexts)]),
     op("ConstantOfShape", 9, &[any(I64)]).to(SPECIAL).with(&[attr("value", Tensor)]),
-    op("Shape", 1, &[any(ANY)]).to(IS_I64).with(&[attr("start", Int(-64, 64)), attr("end", Int(i64::MIN, i64::MAX))]),
-    op("Size", 1, &[any(ANY)]).to(IS_I64),
-    op("Range", 11, &[t(F32.or(INDICES)), t(F32.or(INDICES)), t(F32.or(INDICES))]).with(&[only("stash_type", 1)]),
+    op("Shape", 1, &[any(MOVED)]).to(IS_I64).with(&[attr("start", Int(-64, 64)), attr("end", Int(i64::MIN, i64::MAX))]),
+    op("Size", 1, &[any(MOVED)]).to(IS_I64),
+    op("Range", 11, &[t(F32.or(INDICES).or(BF16)), t(F32.or(INDICES).or(BF16)), t(F32.or(INDICES).or(BF16))]).with(&[only("stash_type", 1)]),
     op("EyeLike", 9, &[any(PLAIN)]).to(&[Output::Said("dtype", PLAIN)])
         .with(&[must("dtype", Type(FLOATS)), attr("k", Int(-65536, 65536))]),
 
-    op("Reshape", 5, &[t(ANY), any(I64)]).with(&[flag("allowzero")]),
-    op("Flatten", 1, &[t(ANY)]).with(&[axis("axis")]),
-    op("Squeeze", 1, &[t(ANY)]).until(12).with(&[must("axes", Ints(-32, 31))]),
-    op("Squeeze", 13, &[t(ANY), any(I64)]).optional(1),
-    op("Unsqueeze", 1, &[t(ANY)]).until(12).with(&[must("axes", Ints(-32, 31))]),
-    op("Unsqueeze", 13, &[t(ANY), any(I64)]),
-    op("Transpose", 1, &[t(ANY)]).with(&[attr("perm", Ints(0, 31))]).check(Check::Permutation),
-    op("Expand", 8, &[t(ANY), any(I64)]),
-    op("Tile", 6, &[t(ANY), any(I64)]),
-    op("Concat", 4, &[t(ANY)]).many().with(&[must("axis", Int(-32, 31))]),
-    op("Split", 2, &[t(ANY)]).until(12).to(&[Output::Like('T')]).many_outputs()
+    op("Reshape", 5, &[t(MOVED), any(I64)]).with(&[flag("allowzero")]),
+    op("Flatten", 1, &[t(MOVED)]).with(&[axis("axis")]),
+    op("Squeeze", 1, &[t(MOVED)]).until(12).with(&[must("axes", Ints(-32, 31))]),
+    op("Squeeze", 13, &[t(MOVED), any(I64)]).optional(1),
+    op("Unsqueeze", 1, &[t(MOVED)]).until(12).with(&[must("axes", Ints(-32, 31))]),
+    op("Unsqueeze", 13, &[t(MOVED), any(I64)]),
+    op("Transpose", 1, &[t(MOVED)]).with(&[attr("perm", Ints(0, 31))]).check(Check::Permutation),
+    op("Expand", 8, &[t(MOVED), any(I64)]),
+    op("Tile", 6, &[t(MOVED_NUMBERS), any(I64)]),
+    op("Concat", 4, &[t(MOVED)]).many().with(&[must("axis", Int(-32, 31))]),
+    op("Split", 2, &[t(MOVED)]).until(12).to(&[Output::Like('T')]).many_outputs()
         .with(&[axis("axis"), attr("split", Ints(0, 1 << 30))]),
-    op("Split", 13, &[t(ANY), any(I64)]).optional(1).to(&[Output::Like('T')]).many_outputs()
+    op("Split", 13, &[t(MOVED), any(I64)]).optional(1).to(&[Output::Like('T')]).many_outputs()
         .with(&[axis("axis"), attr("num_outputs", Int(1, 1024))]),
-    op("Slice", 1, &[t(ANY)]).until(9).check(Check::Slice1)
+    op("Slice", 1, &[t(MOVED)]).until(9).check(Check::Slice1)
         .with(&[attr("axes", Ints(0, 31)), must("starts", Ints(i64::MIN, i64::MAX)), must("ends", Ints(i64::MIN, i64::MAX))]),
-    op("Slice", 10, &[t(ANY), u(INDICES), u(INDICES), u(INDICES), u(INDICES)]).optional(2),
+    op("Slice", 10, &[t(MOVED), u(INDICES), u(INDICES), u(INDICES), u(INDICES)]).optional(2),
     op("Pad", 2, &[t(FLOATS)]).until(10)
-        .with(&[must("pads", Ints(0, 1 << 24)), attr("mode", Text(&["constant", "edge"])), attr("value", Float)]),
-    op("Pad", 11, &[t(NUMBERS), any(I64), t(NUMBERS), any(INDICES)]).optional(2)
+        .with(&[must("pads", Ints(0, 1 << 24)), attr("mode", Text(&["constant", "edge", "reflect"])), attr("value", Float)]),
+    op("Pad", 11, &[t(NUMBERS), any(I64), t(NUMBERS), any(INDICES)]).until(18).optional(2)
         .with(&[attr("mode", Text(&["constant", "reflect", "edge"]))]),
+    op("Pad", 19, &[t(NUMBERS), any(I64), t(NUMBERS), any(INDICES)]).optional(2)
+        .with(&[attr("mode", Text(&["constant", "reflect", "edge", "wrap"]))]),
     op("DepthToSpace", 1, &[t(PLAIN)])
         .with(&[must("blocksize", Int(1, 1 << 12)), attr("mode", Text(&["DCR", "CRD"]))]),
     op("SpaceToDepth", 1, &[t(PLAIN)])
         .with(&[must("blocksize", Int(1, 1 << 12)), attr("mode", Text(&["DCR"]))]),
     op("Trilu", 14, &[t(PLAIN), any(I64)]).optional(1).with(&[flag("upper")]),
 
-    op("Gather", 1, &[t(ANY), any(INDICES)]).with(&[axis("axis")]),
-    op("GatherElements", 11, &[t(PLAIN), any(INDICES)]).with(&[axis("axis")]),
-    op("GatherND", 11, &[t(PLAIN), any(I64)]).with(&[attr("batch_dims", Int(0, 31))]),
+    op("Gather", 1, &[t(MOVED), any(INDICES)]).with(&[axis("axis")]),
+    op("GatherElements", 11, &[t(MOVED_NUMBERS), any(INDICES)]).with(&[axis("axis")]),
+    op("GatherND", 11, &[t(MOVED_NUMBERS), any(I64)]).with(&[attr("batch_dims", Int(0, 31))]),
     op("Scatter", 9, &[t(PLAIN), any(INDICES), t(PLAIN)]).until(10).with(&[axis("axis")]),
     op("ScatterElements", 11, &[t(PLAIN), any(INDICES), t(PLAIN)])
         .with(&[axis("axis"), attr("reduction", Text(&["none", "add", "mul", "max", "min"]))]),
     op("ScatterND", 11, &[t(PLAIN), any(I64), t(PLAIN)])
         .with(&[attr("reduction", Text(&["none", "add", "mul", "max", "min"]))]),
-    op("OneHot", 9, &[any(INDICES), any(NUMBERS), t(PLAIN)]).with(&[axis("axis")]),
+    op("OneHot", 9, &[any(INDICES), any(NUMBERS), t(PLAIN.or(BF16))]).with(&[axis("axis")]),
     op("BitCast", 26, &[any(PLAIN)]).to(&[Output::Said("to", NUMBERS)]).with(&[must("to", Type(NUMBERS))]),
     op("CenterCropPad", 18, &[t(PLAIN), any(INDICES)]).with(&[attr("axes", Ints(-32, 31))]),
-    op("Compress", 9, &[t(PLAIN), any(BOOL)]).with(&[axis("axis")]),
-    op("ReverseSequence", 10, &[t(PLAIN), any(I64)]).with(&[attr("batch_axis", Int(0, 1)), attr("time_axis", Int(0, 1))]),
+    op("Compress", 9, &[t(MOVED_NUMBERS), any(BOOL)]).with(&[axis("axis")]),
+    op("ReverseSequence", 10, &[t(MOVED_NUMBERS), any(I64)]).with(&[attr("batch_axis", Int(0, 1)), attr("time_axis", Int(0, 1))]),
     op("TensorScatter", 24, &[t(PLAIN), t(PLAIN), any(I64)]).optional(1)
         .with(&[axis("axis"), attr("mode", Text(&["linear", "circular"]))]),
-    op("Unique", 11, &[t(NUMBERS)]).to(&[Output::Like('T'), Output::Is(I64), Output::Is(I64), Output::Is(I64)]).fewest(1)
+    op("Unique", 11, &[t(NUMBERS.or(BF16))]).to(&[Output::Like('T'), Output::Is(I64), Output::Is(I64), Output::Is(I64)]).fewest(1)
         .with(&[axis("axis"), flag("sorted")]),
     op("Upsample", 9, &[t(PLAIN), any(F32)]).until(9).with(&[attr("mode", Text(&["nearest"]))]),
-    op("TopK", 10, &[t(NUMBERS), any(I64)]).to(&[Output::Like('T'), Output::Is(I64)])
+    op("TopK", 10, &[t(NUMBERS.or(BF16)), any(I64)]).to(&[Output::Like('T'), Output::Is(I64)])
         .with(&[axis("axis"), flag("largest"), flag("sorted")]),
     op("NonZero", 9, &[any(PLAIN)]).to(IS_I64),
     op("Resize", 10, &[t(F32), any(F32)]).until(10).with(&[attr("mode", Text(&["nearest", "linear"]))]),
@@ -81,7 +86,9 @@ pub(crate) const OPERATORS: &[Operator] = &[
 
     op("If", 1, &[any(BOOL)]).to(SPECIAL).many_outputs()
         .with(&[must("then_branch", Graph), must("else_branch", Graph)]),
-    op("Scan", 9, &[any(ANY)]).many().to(SPECIAL).many_outputs().check(Check::Scan)
+    op("Loop", 1, &[any(I64), any(BOOL), any(MOVED)]).optional(3).many().to(SPECIAL).many_outputs()
+        .with(&[must("body", Graph)]),
+    op("Scan", 9, &[any(MOVED)]).many().to(SPECIAL).many_outputs().check(Check::Scan)
         .with(&[must("body", Graph), must("num_scan_inputs", Int(1, 1024)), attr("scan_input_axes", Ints(-32, 31)),
             attr("scan_output_axes", Ints(-32, 31)), attr("scan_input_directions", Ints(0, 1)),
             attr("scan_output_directions", Ints(0, 1))]),

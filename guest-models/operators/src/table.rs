@@ -3,14 +3,22 @@
 //! that are understood, each with the values that were checked. What is not here is refused.
 
 use crate::types::Types;
-use crate::{elementwise, layers, shapes};
+use crate::{attention, elementwise, layers, ml, sequences, shapes, strings};
 
 /// The newest version of ONNX's own operator set that the table was held against.
 pub const NEWEST: i64 = 28;
 
+/// The domain of ONNX's operators for classical models: trees, linear models, support vectors.
+pub const ML: &str = "ai.onnx.ml";
+
+/// The newest version of that domain's operator set that the table was held against.
+pub const NEWEST_ML: i64 = 5;
+
 /// One operator over a range of versions of the operator set.
 #[derive(Clone, Copy)]
 pub struct Operator {
+    /// Empty for ONNX's own, else [`ML`].
+    pub domain: &'static str,
     pub name: &'static str,
     pub since: i64,
     pub until: i64,
@@ -69,9 +77,16 @@ pub struct Input {
 pub enum Output {
     /// The type of the inputs with this letter.
     Like(char),
+    /// The same, or that of the inputs with the second letter if none with the first is given.
+    Either(char, char),
     Is(Types),
     /// What an attribute says.
     Said(&'static str, Types),
+    /// That which goes with the first of these attributes that is there; of a tensor its own, if it
+    /// is one of these. The last is that of a node that has none of them.
+    With(&'static [(&'static str, Types)], Types),
+    /// Texts for integers, and integers for texts.
+    Swapped,
     /// That of a constant, or of the bodies of a node.
     Special,
 }
@@ -90,8 +105,11 @@ pub enum Values {
     Int(i64, i64),
     /// Integers, each from the first to the second.
     Ints(i64, i64),
+    /// Integers, as many as there are: whoever takes them looks at them.
+    AnyInts,
     /// Any finite number.
     Float,
+    AnyFloat,
     /// This number only.
     Exactly(f32),
     Floats,
@@ -103,6 +121,8 @@ pub enum Values {
     AnyTexts,
     /// The number of an element type.
     Type(Types),
+    /// The same, or 0 for what is said elsewhere.
+    ZeroOr(Types),
     Tensor,
     Graph,
 }
@@ -154,6 +174,7 @@ impl Operator {
 /// An operator that makes one tensor of the type of its inputs, from this version on.
 pub(crate) const fn op(name: &'static str, since: i64, inputs: &'static [Input]) -> Operator {
     Operator {
+        domain: "",
         name,
         since,
         until: NEWEST,
@@ -205,19 +226,40 @@ pub(crate) const fn only(name: &'static str, value: i64) -> Attribute {
 
 /// Every operator, in the order of the files.
 pub fn all() -> impl Iterator<Item = &'static Operator> {
-    elementwise::OPERATORS.iter().chain(layers::OPERATORS).chain(shapes::OPERATORS)
+    let files = [
+        elementwise::OPERATORS,
+        attention::OPERATORS,
+        layers::OPERATORS,
+        shapes::OPERATORS,
+        sequences::OPERATORS,
+        strings::OPERATORS,
+        ml::OPERATORS,
+    ];
+    files.into_iter().flatten()
 }
 
-/// The operator of this name in this version; or else what is said of it.
-pub fn find(name: &str, version: i64) -> Result<&'static Operator, String> {
-    let named = || all().filter(|operator| operator.name == name);
+/// The newest version of a domain's operator set, of the domains that are known.
+pub fn newest(domain: &str) -> Option<i64> {
+    match domain {
+        "" => Some(NEWEST),
+        ML => Some(NEWEST_ML),
+        _ => None,
+    }
+}
+
+/// The operator of this name in this version of a domain; or else what is said of it.
+pub fn find(domain: &str, name: &str, version: i64) -> Result<&'static Operator, String> {
+    let named = || all().filter(|operator| operator.domain == domain && operator.name == name);
     let fits = |operator: &&Operator| (operator.since..=operator.until).contains(&version);
     if let Some(found) = named().find(fits) {
         return Ok(found);
     }
+    if domain == ML && ["ZipMap", "CastMap", "DictVectorizer"].contains(&name) {
+        return Err(maps(name));
+    }
     let ranges: Vec<String> = named()
         .map(|operator| match (operator.since, operator.until) {
-            (since, NEWEST) => format!("from {since} on"),
+            (since, until) if Some(until) == newest(domain) => format!("from {since} on"),
             (since, until) => format!("{since} to {until}"),
         })
         .collect();
@@ -225,4 +267,16 @@ pub fn find(name: &str, version: i64) -> Result<&'static Operator, String> {
         return Err("the operator is not implemented".into());
     }
     Err(format!("the operator is implemented as of operator set {} only", ranges.join(", ")))
+}
+
+/// Why what makes or takes maps is refused, and how to do without.
+fn maps(name: &str) -> String {
+    let why = "maps are not implemented, tensors alone are";
+    match name {
+        "ZipMap" => format!(
+            "{why}; export the model with its scores as a tensor, which for skl2onnx is the option \
+             zipmap=False"
+        ),
+        _ => format!("{why}; export the model with a matrix as its input"),
+    }
 }

@@ -75,10 +75,14 @@ pub(super) fn read(
 
     if magic == b"\x93NUMPY" {
         let name = given.name.clone().map_or_else(single, Ok)?;
-        return Ok(vec![(name, npy::read(file, limit).map_err(malformed)?)]);
+        let tensor = npy::read_as(file, dtype_of(&name), limit).map_err(malformed)?;
+        return Ok(vec![(name, tensor)]);
     }
     if magic.starts_with(b"PK") {
-        let arrays = npz::read(file, limit).map_err(malformed)?;
+        // What is taken out for one input may have any name.
+        let named = given.name.as_deref();
+        let asked = |name: &str| dtype_of(named.unwrap_or(name));
+        let arrays = npz::read_as(file, asked, limit).map_err(malformed)?;
         return match &given.name {
             None => Ok(arrays),
             Some(name) => one_of(arrays, name, &source),

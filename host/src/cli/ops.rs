@@ -3,7 +3,9 @@
 
 use std::io::{BufWriter, Write, stdout};
 
-use belljar_operators::{Attribute, NEWEST, Operator, Output, Types, Values, all};
+use belljar_operators::{
+    Attribute, NEWEST, NEWEST_ML, Operator, Output, Types, Values, all, newest,
+};
 use serde_json::{Value, json};
 
 use super::args::{Ops, TextFormat};
@@ -13,7 +15,7 @@ use super::table::Table;
 
 pub(super) fn ops(arguments: &Ops) -> Result<(), Failure> {
     let mut operators: Vec<&Operator> = all().collect();
-    operators.sort_by_key(|operator| (operator.name, operator.since));
+    operators.sort_by_key(|operator| (operator.domain, operator.name, operator.since));
     if let Some(wanted) = &arguments.operator {
         operators.retain(|operator| operator.name.eq_ignore_ascii_case(wanted));
         if operators.is_empty() {
@@ -27,6 +29,7 @@ pub(super) fn ops(arguments: &Ops) -> Result<(), Failure> {
         TextFormat::Json => {
             let answer = json!({
                 "newest_operator_set": NEWEST,
+                "newest_operator_set_ml": NEWEST_ML,
                 "operators": operators.iter().map(|operator| to_json(operator)).collect::<Value>(),
             });
             json::print(&answer, &mut out)
@@ -40,11 +43,15 @@ fn text(operators: &[&Operator], out: &mut impl Write) -> std::io::Result<()> {
     let mut table = Table::default();
     for operator in operators {
         let versions = match operator.until {
-            NEWEST => format!("{}…", operator.since),
+            until if newest(operator.domain) == Some(until) => format!("{}…", operator.since),
             until => format!("{}…{until}", operator.since),
         };
+        let name = match operator.domain {
+            "" => operator.name.to_owned(),
+            domain => format!("{domain}:{}", operator.name),
+        };
         let attributes: Vec<String> = operator.attributes.iter().map(attribute).collect();
-        table.row([operator.name.to_owned(), versions, types(operator), attributes.join("; ")]);
+        table.row([name, versions, types(operator), attributes.join("; ")]);
     }
     table.print(out, 0)
 }
@@ -65,6 +72,10 @@ fn types(operator: &Operator) -> String {
 fn short(types: Types) -> String {
     use belljar_operators as table;
     for (known, name) in [
+        (table::ANY.or(table::STORED), "any, also small ones"),
+        (table::PLAIN.or(table::STORED), "numbers, also small ones, bool"),
+        (table::NUMBERS.or(table::BF16), "numbers, bfloat16"),
+        (table::REALS, "floats, bfloat16"),
         (table::ANY, "any"),
         (table::PLAIN, "numbers, bool"),
         (table::NUMBERS, "numbers"),
@@ -85,14 +96,15 @@ fn attribute(attribute: &Attribute) -> String {
         Values::Int(least, most) if least == most => format!("={least}"),
         Values::Int(least, most) => range(least, most),
         Values::Ints(least, most) => format!("[{}]", range(least, most)),
-        Values::Float => "number".to_owned(),
+        Values::AnyInts => "[integer]".to_owned(),
+        Values::Float | Values::AnyFloat => "number".to_owned(),
         Values::Floats => "[number]".to_owned(),
         Values::Exactly(number) => format!("={number}"),
         Values::Text(texts) => texts.join("|"),
         Values::Texts(texts) => format!("[{}]", texts.join(", ")),
         Values::AnyText => "text".to_owned(),
         Values::AnyTexts => "[text]".to_owned(),
-        Values::Type(types) => short(types),
+        Values::Type(types) | Values::ZeroOr(types) => short(types),
         Values::Tensor => "tensor".to_owned(),
         Values::Graph => "graph".to_owned(),
     };
@@ -119,8 +131,16 @@ fn to_json(operator: &Operator) -> Value {
         .iter()
         .map(|output| match output {
             Output::Like(of) => json!({ "same_as": of }),
+            Output::Either(of, or) => json!({ "same_as": of, "or_else": or }),
             Output::Is(types) => json!({ "types": names(*types) }),
             Output::Said(name, types) => json!({ "attribute": name, "types": names(*types) }),
+            Output::With(attributes, types) => {
+                let each = attributes
+                    .iter()
+                    .map(|(name, types)| json!({ "attribute": name, "types": names(*types) }));
+                json!({ "with": each.collect::<Value>(), "types": names(*types) })
+            }
+            Output::Swapped => json!({ "depends": "integers for texts, and texts for integers" }),
             Output::Special => json!({ "depends": "on its value or its bodies" }),
         })
         .collect();
@@ -131,7 +151,9 @@ fn to_json(operator: &Operator) -> Value {
             let values = match known.values {
                 Values::Int(least, most) => json!({ "integer": { "from": least, "to": most } }),
                 Values::Ints(least, most) => json!({ "integers": { "from": least, "to": most } }),
+                Values::AnyInts => json!({ "integers": "any" }),
                 Values::Float => json!({ "number": "finite" }),
+                Values::AnyFloat => json!({ "number": "any" }),
                 Values::Floats => json!({ "numbers": "any" }),
                 Values::Exactly(number) => json!({ "number": number }),
                 Values::Text(texts) => json!({ "text": texts }),
@@ -139,6 +161,7 @@ fn to_json(operator: &Operator) -> Value {
                 Values::AnyText => json!({ "text": "any" }),
                 Values::AnyTexts => json!({ "texts": "any" }),
                 Values::Type(types) => json!({ "type": names(types) }),
+                Values::ZeroOr(types) => json!({ "type": names(types), "or": 0 }),
                 Values::Tensor => json!({ "tensor": "any" }),
                 Values::Graph => json!({ "graph": "any" }),
             };
@@ -146,6 +169,7 @@ fn to_json(operator: &Operator) -> Value {
         })
         .collect();
     json!({
+        "domain": operator.domain,
         "name": operator.name,
         "since": operator.since,
         "until": operator.until,

@@ -180,6 +180,12 @@ fn element(tensor: &Tensor, index: &[usize]) -> Value {
         }
         Data::F32(values) => values.get(flat).map_or(Value::Null, |v| float((*v).into(), json!(v))),
         Data::F64(values) => values.get(flat).map_or(Value::Null, |v| float(*v, json!(v))),
+        Data::BF16(values) => {
+            values.get(flat).map_or(Value::Null, |v| float(v.to_f64(), json!(v.to_f32())))
+        }
+        Data::Coded(coded) => coded.value(flat).map_or(Value::Null, |value| {
+            float(value, if coded.are_integers() { json!(value as i64) } else { json!(value) })
+        }),
         Data::I8(values) => at(values, flat),
         Data::I16(values) => at(values, flat),
         Data::I32(values) => at(values, flat),

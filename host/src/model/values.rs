@@ -4,7 +4,7 @@
 use belljar_abi::{DType, Dim, ValueInfo};
 
 use crate::policy::{Scalar, ValueRule};
-use crate::tensor::{Data, Tensor, f16};
+use crate::tensor::{Coded, Data, Tensor, bf16, f16};
 use crate::text::Hostile;
 
 /// The key of a rule, as the policy has it.
@@ -86,7 +86,13 @@ impl Narrow for f64 {
     }
 }
 
-floats!(f16, f32, f64);
+impl Narrow for bf16 {
+    fn narrow(wide: f64) -> bf16 {
+        bf16::from_f64(wide)
+    }
+}
+
+floats!(f16, f32, f64, bf16);
 
 impl Value for bool {
     fn compare(self, with: Scalar) -> Option<std::cmp::Ordering> {
@@ -133,7 +139,7 @@ pub(super) fn sensible(
             return Err((key, format!("{dtype} is no number")));
         }
     }
-    let float = matches!(dtype, DType::F16 | DType::F32 | DType::F64);
+    let float = matches!(dtype, DType::F16 | DType::F32 | DType::F64 | DType::BF16);
     if rule.decimals.is_some() && !float {
         return Err(("decimals", format!("{dtype} has no digits behind a point")));
     }
@@ -167,7 +173,8 @@ pub(super) fn fixed(value: Scalar, declared: &ValueInfo) -> Result<Tensor, Strin
                 DType::F16 => Data::F16(vec![f16::from_f64($integer as f64)]),
                 DType::F32 => Data::F32(vec![$integer as f32]),
                 DType::F64 => Data::F64(vec![$integer as f64]),
-                _ => return Err(wrong()),
+                DType::BF16 => Data::BF16(vec![bf16::from_f64($integer as f64)]),
+                _ => Data::Coded(coded(dtype, $integer as f64).ok_or_else(wrong)?),
             }
         };
     }
@@ -179,12 +186,20 @@ pub(super) fn fixed(value: Scalar, declared: &ValueInfo) -> Result<Tensor, Strin
             DType::F16 => Data::F16(vec![f16::from_f64(value)]),
             DType::F32 => Data::F32(vec![value as f32]),
             DType::F64 => Data::F64(vec![value]),
-            _ => return Err(wrong()),
+            DType::BF16 => Data::BF16(vec![bf16::from_f64(value)]),
+            _ => Data::Coded(coded(dtype, value).ok_or_else(wrong)?),
         },
         Scalar::Bool(value) if dtype == DType::Bool => Data::Bool(vec![value]),
         Scalar::Bool(_) => return Err(wrong()),
     };
     Tensor::new(data, &shape).map_err(|err| err.to_string())
+}
+
+/// One number as an element of a small type.
+fn coded(dtype: DType, value: f64) -> Option<Coded> {
+    let mut coded = Coded::new(dtype, Vec::new())?;
+    coded.push(value).ok()?;
+    Some(coded)
 }
 
 /// Calls a generic function with the elements of a tensor of numbers or truths.
@@ -203,6 +218,12 @@ macro_rules! elements {
             Data::U32($values) => $body,
             Data::U64($values) => $body,
             Data::Bool($values) => $body,
+            Data::BF16($values) => $body,
+            // Held against the numbers of a policy as they are: these types have few digits.
+            Data::Coded(coded) => {
+                let $values = &coded.values().collect::<Vec<f64>>();
+                $body
+            }
             Data::String(_) => $other,
         }
     };
@@ -299,13 +320,18 @@ pub(super) fn told(rule: &ValueRule, tensor: Tensor) -> Tensor {
             ($($variant:ident $least:expr),*) => {
                 match &mut data {
                     $(Data::$variant(values) => cut_rows(values, row, k, $least),)*
+                    Data::Coded(coded) => {
+                        let values: Vec<f64> = coded.values().collect();
+                        let least = coded.least();
+                        coded.replace(beyond_rows(&values, row, k), least);
+                    }
                     Data::Bool(_) | Data::String(_) => {}
                 }
             };
         }
         cut!(F16 f16::NEG_INFINITY, F32 f32::NEG_INFINITY, F64 f64::NEG_INFINITY, I8 i8::MIN,
             I16 i16::MIN, I32 i32::MIN, I64 i64::MIN, U8 u8::MIN, U16 u16::MIN, U32 u32::MIN,
-            U64 u64::MIN);
+            U64 u64::MIN, BF16 bf16::NEG_INFINITY);
     }
     if let Some(decimals) = rule.decimals {
         let scale = 10f64.powi(i32::try_from(decimals).unwrap_or(0));
@@ -318,6 +344,9 @@ pub(super) fn told(rule: &ValueRule, tensor: Tensor) -> Tensor {
             Data::F16(values) => {
                 values.iter_mut().for_each(|v| *v = f16::from_f64(round(v.to_f64())))
             }
+            Data::BF16(values) => {
+                values.iter_mut().for_each(|v| *v = bf16::from_f64(round(v.to_f64())))
+            }
             Data::F32(values) => values.iter_mut().for_each(|v| *v = round(f64::from(*v)) as f32),
             Data::F64(values) => values.iter_mut().for_each(|v| *v = round(*v)),
             _ => {}
@@ -328,23 +357,33 @@ pub(super) fn told(rule: &ValueRule, tensor: Tensor) -> Tensor {
 }
 
 fn cut_rows<T: Value + PartialOrd>(values: &mut [T], row: usize, k: usize, least: T) {
-    if row == 0 {
-        return;
+    let beyond: Vec<usize> = beyond_rows(values, row, k).collect();
+    for at in beyond {
+        if let Some(value) = values.get_mut(at) {
+            *value = least;
+        }
     }
-    for row in values.chunks_mut(row) {
-        let mut order: Vec<usize> = (0..row.len()).collect();
+}
+
+/// The places of all that is not among the `k` greatest of its row.
+fn beyond_rows<T: Value + PartialOrd>(
+    values: &[T],
+    row: usize,
+    k: usize,
+) -> impl Iterator<Item = usize> {
+    let rows = values.chunks(row.max(1)).enumerate();
+    let beyond = rows.flat_map(move |(at, row_values)| {
+        let mut order: Vec<usize> = (0..row_values.len()).collect();
         // The greatest first, and the first of equals; NaN last.
-        let number = |at: usize| row.get(at).copied().filter(|value| !value.wide().is_nan());
+        let number = |at: usize| row_values.get(at).copied().filter(|v| !v.wide().is_nan());
         order.sort_by(|a, b| match (number(*a), number(*b)) {
             (Some(a), Some(b)) => b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal),
             (Some(_), None) => std::cmp::Ordering::Less,
             (None, Some(_)) => std::cmp::Ordering::Greater,
             (None, None) => std::cmp::Ordering::Equal,
         });
-        for at in order.into_iter().skip(k) {
-            if let Some(value) = row.get_mut(at) {
-                *value = least;
-            }
-        }
-    }
+        order.into_iter().skip(k).map(move |place| at * row + place)
+    });
+    // An empty row has no elements, and there are none.
+    beyond.collect::<Vec<_>>().into_iter()
 }

@@ -41,6 +41,12 @@ pub(super) fn encode<N: AsRef<str>>(
         if matches!(value, Value::Tensor(tensor) if tensor.dtype() == DType::String) {
             return Err(error("programs take no tensors of strings; give a text"));
         }
+        if let Value::Tensor(tensor) = value
+            && element_type(tensor.dtype()).is_none()
+        {
+            let why = format!("programs take no tensors of {}; give f32", tensor.dtype());
+            return Err(error(&why));
+        }
     }
     let wires: Vec<_> = inputs
         .iter()

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use belljar_abi::{DType, TensorView};
-use half::f16;
+use half::{bf16, f16};
 
-use super::{Data, Element, private};
+use super::{Coded, Data, Element, private};
 
 macro_rules! elements {
     ($($variant:ident($type:ty);)*) => {
@@ -39,6 +39,7 @@ macro_rules! elements {
             pub fn dtype(&self) -> DType {
                 match self {
                     $(Data::$variant(_) => DType::$variant,)*
+                    Data::Coded(coded) => coded.dtype(),
                 }
             }
 
@@ -46,8 +47,11 @@ macro_rules! elements {
             pub(super) fn zeros(dtype: DType, count: usize) -> Data {
                 match dtype {
                     $(DType::$variant => Data::$variant(vec![<$type>::default(); count]),)*
-                    // No other type can be made, and there is no data of one.
-                    _ => Data::U8(Vec::new()),
+                    // Of any other type there is no data.
+                    _ => match Coded::zeros(dtype, count) {
+                        Some(coded) => Data::Coded(coded),
+                        None => Data::U8(Vec::new()),
+                    },
                 }
             }
 
@@ -56,6 +60,7 @@ macro_rules! elements {
             pub fn len(&self) -> usize {
                 match self {
                     $(Data::$variant(elements) => elements.len(),)*
+                    Data::Coded(coded) => coded.codes().len(),
                 }
             }
         }
@@ -76,6 +81,13 @@ elements! {
     U64(u64);
     Bool(bool);
     String(String);
+    BF16(bf16);
+}
+
+impl From<Coded> for Data {
+    fn from(coded: Coded) -> Data {
+        Data::Coded(coded)
+    }
 }
 
 #[cfg(target_endian = "big")]
@@ -95,6 +107,11 @@ macro_rules! for_numbers {
             Data::U16($elements) => $numbers,
             Data::U32($elements) => $numbers,
             Data::U64($elements) => $numbers,
+            Data::BF16($elements) => $numbers,
+            Data::Coded(coded) => {
+                let $elements = coded.codes();
+                $numbers
+            }
             Data::Bool($elements) => $bools,
             Data::String($elements) => $strings,
         }
@@ -141,8 +158,14 @@ impl Data {
             DType::U16 => Data::U16(numbers(view.data)),
             DType::U32 => Data::U32(numbers(view.data)),
             DType::U64 => Data::U64(numbers(view.data)),
+            DType::BF16 => Data::BF16(numbers(view.data)),
             DType::Bool => Data::Bool(view.data.iter().map(|b| *b != 0).collect()),
-            _ => Data::String(view.strings().map(String::from).collect()),
+            DType::String => Data::String(view.strings().map(String::from).collect()),
+            // The decoder has looked at the codes; of any other type no tensor gets its count right.
+            dtype => match Coded::new(dtype, view.data.to_vec()) {
+                Some(coded) => Data::Coded(coded),
+                None => Data::U8(Vec::new()),
+            },
         }
     }
 }

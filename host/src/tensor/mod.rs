@@ -4,14 +4,16 @@
 //! asks for. Everything that reads bytes from outside (`npy`, `npz`, `json`) is bounded by a
 //! limit given by the caller and never allocates ahead of the bytes it has seen.
 
+mod coded;
 mod convert;
 pub mod json;
 pub mod npy;
 pub mod npz;
 pub mod summary;
 
+pub use self::coded::Coded;
 pub use belljar_abi::DType;
-pub use half::f16;
+pub use half::{bf16, f16};
 
 use belljar_abi::{TensorView, element_count};
 
@@ -84,6 +86,9 @@ pub enum Data {
     U64(Vec<u64>),
     Bool(Vec<bool>),
     String(Vec<String>),
+    BF16(Vec<bf16>),
+    /// Elements of eight bits or fewer that Rust has no type for.
+    Coded(Coded),
 }
 
 /// A tensor: a shape, and elements of one type in row-major order.

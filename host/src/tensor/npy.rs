@@ -12,7 +12,7 @@ use belljar_abi::{DType, element_count};
 use bytemuck::Pod;
 
 use self::header::{Header, Stored};
-use super::{Data, Tensor, TensorError, f16};
+use super::{Coded, Data, Tensor, TensorError, bf16, f16};
 
 /// Bytes of data read at a time, which is also the most that is allocated ahead of them.
 const CHUNK: usize = 256 * 1024;
@@ -35,15 +35,26 @@ fn malformed(why: impl Into<String>) -> TensorError {
 /// objects, records, complex numbers and dates, [`TensorError::Shape`] and
 /// [`TensorError::TooLarge`] for a shape or size out of bounds.
 pub fn read(reader: impl Read, limit: u64) -> Result<Tensor, TensorError> {
-    read_counted(reader, limit).map(|(tensor, _)| tensor)
+    read_counted(reader, None, limit).map(|(tensor, _)| tensor)
 }
 
-/// Like [`read`]; also says how much of the limit was used up.
+/// Like [`read`], where `dtype` is the element type that is asked for. numpy has no names for
+/// bfloat16 and the types of eight bits and fewer that ml_dtypes has: it keeps their bytes and
+/// forgets what they are, so that only who asks can say.
+///
+/// # Errors
+/// As [`read`]; [`TensorError::Malformed`] also for bytes that are no codes of the type.
+pub fn read_as(reader: impl Read, dtype: Option<DType>, limit: u64) -> Result<Tensor, TensorError> {
+    read_counted(reader, dtype, limit).map(|(tensor, _)| tensor)
+}
+
+/// Like [`read_as`]; also says how much of the limit was used up.
 pub(super) fn read_counted(
     mut reader: impl Read,
+    dtype: Option<DType>,
     limit: u64,
 ) -> Result<(Tensor, u64), TensorError> {
-    let header = Header::read(&mut reader)?;
+    let header = Header::read(&mut reader, dtype)?;
     let shape = &header.shape;
     let dims: Vec<u64> = shape.iter().map(|dim| *dim as u64).collect();
     let overflow = || {
@@ -77,6 +88,12 @@ pub(super) fn read_counted(
             DType::U16 => numbers::<u16>(source, &header, count)?.into(),
             DType::U32 => numbers::<u32>(source, &header, count)?.into(),
             DType::U64 => numbers::<u64>(source, &header, count)?.into(),
+            DType::BF16 => numbers::<bf16>(source, &header, count)?.into(),
+            dtype if Coded::new(dtype, Vec::new()).is_some() => {
+                let codes = numbers::<u8>(source, &header, count)?;
+                let coded = Coded::new(dtype, codes);
+                coded.ok_or_else(|| malformed(format!("a byte is no code of {dtype}")))?.into()
+            }
             DType::Bool => bools(numbers::<u8>(source, &header, count)?)?,
             other => return Err(malformed(format!("{other} is not stored this way"))),
         },
@@ -242,6 +259,9 @@ pub fn write(tensor: &Tensor, mut writer: impl Write) -> Result<(), TensorError>
         DType::U32 => "<u4",
         DType::U64 => "<u8",
         DType::Bool => "|b1",
+        // As numpy keeps what ml_dtypes calls by these names: bytes that it has no name for.
+        DType::BF16 => "<V2",
+        other if other.size() == Some(1) => "<V1",
         other => {
             let hint = "write it as json";
             return Err(TensorError::Unsupported { what: format!("npy for {other}"), hint });

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::rc::Rc;
 
-use belljar_abi::{MAX_NAME, MAX_TENSORS};
+use belljar_abi::{DType, MAX_NAME, MAX_TENSORS};
 use zip::read::{ArchiveOffset, Config};
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
@@ -39,6 +39,19 @@ fn malformed(why: impl Into<String>) -> TensorError {
 /// [`MAX_TENSORS`] entries, an entry that is not `.npy`, or two of one name;
 /// [`TensorError::Unsupported`] for encryption and compressions other than deflate.
 pub fn read(reader: impl Read + Seek, limit: u64) -> Result<Vec<(String, Tensor)>, TensorError> {
+    read_as(reader, |_| None, limit)
+}
+
+/// Like [`read`]; `dtype_of` says which element type is asked for under each name, which decides
+/// what bytes are that numpy has no name for (see [`npy::read_as`]).
+///
+/// # Errors
+/// As [`read`].
+pub fn read_as(
+    reader: impl Read + Seek,
+    dtype_of: impl Fn(&str) -> Option<DType>,
+    limit: u64,
+) -> Result<Vec<(String, Tensor)>, TensorError> {
     let mut archive = open(reader, limit)?;
     let mut tensors = Vec::new();
     let mut names = HashSet::new();
@@ -63,8 +76,8 @@ pub fn read(reader: impl Read + Seek, limit: u64) -> Result<Vec<(String, Tensor)
             other => return unsupported(&format!("compression {other}")),
         }
         let body = archive.by_index(at).map_err(zip_error)?;
-        let (tensor, used) =
-            npy::read_counted(body, left).map_err(|error| in_entry(&name, limit, error))?;
+        let (tensor, used) = npy::read_counted(body, dtype_of(&name), left)
+            .map_err(|error| in_entry(&name, limit, error))?;
         left -= used;
         tensors.push((name, tensor));
     }

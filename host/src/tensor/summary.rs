@@ -45,6 +45,10 @@ impl Summary {
             Data::U16(values) => of_values(shape, values, |value| f64::from(*value), top),
             Data::U32(values) => of_values(shape, values, |value| f64::from(*value), top),
             Data::U64(values) => of_values(shape, values, |value| *value as f64, top),
+            Data::BF16(values) => of_values(shape, values, |value| value.to_f64(), top),
+            Data::Coded(coded) => {
+                of_values(shape, &coded.values().collect::<Vec<f64>>(), |value| *value, top)
+            }
             Data::Bool(values) => of_values(shape, values, |value| f64::from(*value), top),
             Data::String(strings) => Summary {
                 strings: strings.iter().take(top).cloned().collect(),

@@ -25,6 +25,15 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
         })
     });
     registry.insert("Celu", |context, node| Ours::build(context, node, celu));
+    registry.insert("Elu", |context, node| {
+        Ours::build(context, node, |ours, prefix, model, inputs| {
+            let half = model.outlet_fact(inputs[0])?.datum_type == f16::datum_type();
+            let alpha = ours.float("alpha", 1.0)?;
+            let fits = !half || f16::from_f32(alpha).is_finite();
+            ensure!(fits, "an \"alpha\" of {alpha} is too large for float16");
+            ours.original.as_ref().wire(prefix, model, inputs)
+        })
+    });
     registry.insert("Softplus", |context, node| Ours::build(context, node, softplus));
     registry.insert("LogSoftmax", |context, node| Ours::build(context, node, log_softmax));
     registry.insert("Selu", |context, node| {

@@ -230,6 +230,8 @@ fn windows(
     let strides = list("strides")?.unwrap_or_else(|| vec![1; axes]);
     let counts = dilations.len() == axes && strides.len() == axes;
     ensure!(counts, "strides and dilations are not of {axes} dimensions");
+    ensure!(kernel.iter().all(|size| *size > 0), "windows of {kernel:?}");
+    ensure!(shape[1].as_i64().is_some(), "the number of channels is not known");
     let reach = |axis: usize| (kernel[axis] - 1) * dilations[axis] + 1;
     if auto.starts_with("SAME") {
         // Of elements between windows poolings leave out some at one end or at the other.
@@ -243,6 +245,10 @@ fn windows(
             let size = shape[axis + 2].to_i64()? + pads[axis] + pads[axis + axes];
             let reach = reach(axis);
             ensure!(reach <= size, "a window {reach} wide does not fit {size}");
+            // Where a pooling sees nothing but padding, there is nothing to say.
+            let pooling = ours.node.op_type.ends_with("Pool");
+            let empty = pooling && pads[axis].max(pads[axis + axes]) >= reach;
+            ensure!(!empty, "padding as wide as a window of {reach} is not implemented");
         }
     }
     ours.original.as_ref().wire(prefix, model, inputs)
@@ -256,6 +262,8 @@ fn resize(
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
     let rank = model.outlet_fact(inputs[0])?.rank();
+    let nothing = model.outlet_fact(inputs[0])?.shape.iter().any(|dim| dim.as_i64() == Some(0));
+    ensure!(!nothing, "of nothing there is no larger or smaller");
     let mode = ours.node.get_attr_opt::<&str>("coordinate_transformation_mode")?;
     let cubic = ours.node.get_attr_opt::<&str>("mode")? == Some("cubic");
     let agreed = !cubic || mode != Some("pytorch_half_pixel");
@@ -339,13 +347,19 @@ fn one_axis(
     let flatten = ours.node.op_type == "Flatten";
     ensure!(flatten || rank > 0, "a tensor without dimensions has no axis");
     let nothing = model.outlet_fact(inputs[0])?.shape.iter().any(|dim| dim.as_i64() == Some(0));
+    let norm = ours.node.op_type == "LpNormalization";
+    ensure!(!norm || !nothing, "of nothing there is no norm");
     ensure!(ours.node.op_type != "Hardmax" || !nothing, "of nothing there is no greatest");
-    if let Some(axis) = ours.node.get_attr_opt::<i64>("axis")? {
+    let old = ours.version < 13 && ours.node.op_type.ends_with("max");
+    if let Some(axis) = ours.node.get_attr_opt::<i64>("axis")?.or(old.then_some(1)) {
         // To flatten behind the last dimension is to have one column.
         let behind = flatten && axis == rank as i64;
         if !behind {
             super::resolve(axis, rank)?;
         }
+    }
+    if ours.node.op_type == "Concat" {
+        return super::agree::agreed(ours, prefix, model, inputs);
     }
     ours.original.as_ref().wire(prefix, model, inputs)
 }
@@ -388,7 +402,10 @@ fn pad_builder(
     context: &tract_onnx::model::ParsingContext,
     node: &tract_onnx::pb::NodeProto,
 ) -> super::Built {
+    let mode = node.get_attr_opt::<&str>("mode")?;
     match context.onnx_operator_set_version {
+        version if mode == Some("wrap") => super::padding::pad(version, node),
+        version @ ..=10 if mode == Some("reflect") => super::padding::pad(version, node),
         // All is in the attributes, which have been looked at.
         ..=10 => super::originals()["Pad"](context, node),
         _ => Ours::build_late(context, node, 1, pad),
@@ -430,5 +447,15 @@ fn pad(
             ensure!(!edge || size > 0 || pad == 0, "no element is there to repeat");
         }
     }
-    ours.original.as_ref().wire(prefix, model, inputs)
+    let mut inputs: TVec<OutletId> = inputs.into();
+    if let Some(at) = ours.input(2) {
+        let value = model.outlet_fact(inputs[at])?.konst.clone();
+        let value = value.context("what is put beyond is not known")?;
+        if value.rank() > 0 {
+            ensure!(value.rank() == 1 && value.len() == 1, "{} values beyond", value.len());
+            let value = value.into_tensor().into_shape(&[])?;
+            inputs[at] = model.add_const(format!("{prefix}.beyond"), value)?;
+        }
+    }
+    ours.original.as_ref().wire(prefix, model, &inputs)
 }

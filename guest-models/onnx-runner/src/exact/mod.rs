@@ -4,22 +4,34 @@
 //! its evaluation of constants ever meets the others.
 
 mod activations;
+mod agree;
 mod algebra;
 mod arrange;
+mod attention;
 mod binary;
+mod causal_conv;
 mod choice;
+mod gated;
 mod guards;
 mod indices;
 mod late;
+mod linear_attention;
 mod losses;
 mod mend;
+mod ml;
 mod numbers;
 mod own;
+mod padding;
 mod pooling;
 mod quantize;
+mod ranks;
 mod reduce;
+mod repeat;
 mod scatter;
 mod shapes;
+mod small;
+mod small_quantize;
+mod strings;
 mod unique;
 mod windows;
 
@@ -49,17 +61,28 @@ fn originals() -> &'static HashMap<String, Builder> {
 /// Puts our operators into tract's registry.
 pub(crate) fn register(registry: &mut OnnxOpRegister) {
     activations::register(registry);
+    agree::register(registry);
     algebra::register(registry);
     arrange::register(registry);
+    attention::register(registry);
     binary::register(registry);
+    causal_conv::register(registry);
     choice::register(registry);
+    gated::register(registry);
     guards::register(registry);
     indices::register(registry);
+    linear_attention::register(registry);
     losses::register(registry);
+    ml::register(registry);
     quantize::register(registry);
+    ranks::register(registry);
     reduce::register(registry);
+    repeat::register(registry);
     scatter::register(registry);
     shapes::register(registry);
+    small::register(registry);
+    small_quantize::register(registry);
+    strings::register(registry);
     unique::register(registry);
     windows::register(registry);
 }
@@ -163,6 +186,10 @@ impl Expansion for Ours {
         }
         // Before tract's, which panic at axes that do not exist.
         self.check_axes(s, inputs)?;
+        ranks::check(self, s, inputs)?;
+        if self.node.op_type == "Pad" {
+            return self.pad_rules(s, inputs, outputs);
+        }
         self.original.as_ref().rules(s, inputs, outputs)
     }
 
@@ -239,6 +266,43 @@ impl Ours {
         })
     }
 
+    /// Pads as tract has them, but for the value beyond, which may have a dimension of its own.
+    fn pad_rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        check_output_arity(outputs, 1)?;
+        s.equals(&inputs[0].datum_type, &outputs[0].datum_type)?;
+        s.equals(&inputs[0].rank, &outputs[0].rank)?;
+        s.equals(&inputs[1].rank, 1)?;
+        let axes = self.input(3);
+        s.given_2(&inputs[0].shape, &inputs[1].value, move |s, shape, pads| {
+            let padded = move |axes: Option<&Tensor>| -> TractResult<TVec<TDim>> {
+                let axes = match axes {
+                    Some(axes) => own::ints(axes)?,
+                    None => (0..shape.len() as i64).collect(),
+                };
+                let pads = own::ints(&pads)?;
+                ensure!(pads.len() == 2 * axes.len(), "{} pads of {} axes", pads.len(), axes.len());
+                let mut shape = shape.clone();
+                for (at, axis) in axes.iter().enumerate() {
+                    let axis = resolve(*axis, shape.len())?;
+                    let both = pads[at].checked_add(pads[at + axes.len()]).context("large pads")?;
+                    shape[axis] = shape[axis].clone() + both;
+                }
+                Ok(shape)
+            };
+            match axes {
+                None => s.equals(&outputs[0].shape, ShapeFactoid::from(padded(None)?)),
+                Some(at) => s.given(&inputs[at].value, move |s, axes: Arc<Tensor>| {
+                    s.equals(&outputs[0].shape, ShapeFactoid::from(padded(Some(&axes))?))
+                }),
+            }
+        })
+    }
+
     /// The number of dimensions of the result, where it follows from how many numbers there are in
     /// an input that is not known yet.
     fn late_rank(&self, model: &TypedModel, inputs: &[OutletId]) -> TractResult<Option<usize>> {
@@ -270,6 +334,10 @@ fn scalar(
 ) -> TractResult<OutletId> {
     let fact = model.outlet_fact(like)?;
     let (dtype, rank) = (fact.datum_type, fact.rank());
+    ensure!(
+        dtype != f16::datum_type() || f16::from_f32(value).is_finite(),
+        "{value} is too large for float16"
+    );
     let tensor = tensor0(value).cast_to_dt(dtype)?.into_owned().broadcast_into_rank(rank)?;
     model.add_const(name, tensor)
 }

@@ -48,7 +48,7 @@ pub(super) fn unknown(dtype: DatumType, rank: usize) -> Said {
 }
 
 /// An operator of ours.
-pub(super) trait Own: Clone + Debug + PartialEq + Eq + Send + Sync + 'static {
+pub(super) trait Own: Debug + Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Says what the outputs are, or why there are none.
@@ -61,39 +61,59 @@ pub(super) trait Own: Clone + Debug + PartialEq + Eq + Send + Sync + 'static {
 /// What a builder gives to tract.
 pub(super) fn built<O: Own>(op: O, node: &NodeProto) -> super::Built {
     let given = node.input.iter().map(|name| !name.is_empty()).collect();
-    let outputs = node.output.iter().filter(|name| !name.is_empty()).count();
-    Ok((expand(Frame { op, given, outputs }), vec![]))
+    let named: TVec<bool> = node.output.iter().map(|name| !name.is_empty()).collect();
+    Ok((expand(Frame { op: Arc::new(op), given, named }), vec![]))
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Frame<O> {
-    op: O,
+/// The frame around an operator of any kind: compiled once, not for each of them.
+#[derive(Clone, Debug)]
+struct Frame {
+    op: Arc<dyn Own>,
     /// Which inputs are there.
     given: TVec<bool>,
-    outputs: usize,
+    /// Which outputs have names: tract knows of no others.
+    named: TVec<bool>,
 }
 
-impl<O: Own> Frame<O> {
+impl PartialEq for Frame {
+    fn eq(&self, other: &Frame) -> bool {
+        Arc::ptr_eq(&self.op, &other.op)
+            && (&self.given, &self.named) == (&other.given, &other.named)
+    }
+}
+
+impl Eq for Frame {}
+
+impl Frame {
     fn placed<T>(&self, inputs: impl IntoIterator<Item = T>) -> Vec<Option<T>> {
         let mut inputs = inputs.into_iter();
         self.given.iter().map(|given| if *given { inputs.next() } else { None }).collect()
     }
 
+    fn count(&self) -> usize {
+        self.named.iter().filter(|named| **named).count()
+    }
+
+    /// The outputs that have names.
+    fn chosen<T>(&self, outputs: TVec<T>) -> TractResult<TVec<T>> {
+        let named = self.named.iter().zip(outputs).filter(|(named, _)| **named);
+        let chosen: TVec<T> = named.map(|(_, output)| output).collect();
+        ensure!(chosen.len() == self.count(), "more outputs than it has");
+        Ok(chosen)
+    }
+
     fn said(&self, inputs: Vec<Known>) -> TractResult<TVec<Said>> {
-        let mut said = self.op.outputs(&self.placed(inputs))?;
-        ensure!(said.len() >= self.outputs, "more outputs than it has");
-        said.truncate(self.outputs);
-        Ok(said)
+        self.chosen(self.op.outputs(&self.placed(inputs))?)
     }
 }
 
-impl<O: Own> Expansion for Frame<O> {
+impl Expansion for Frame {
     fn name(&self) -> StaticName {
         self.op.name().into()
     }
 
     fn nboutputs(&self) -> TractResult<usize> {
-        Ok(self.outputs)
+        Ok(self.count())
     }
 
     fn rules<'r, 'p: 'r, 's: 'r>(
@@ -102,7 +122,7 @@ impl<O: Own> Expansion for Frame<O> {
         inputs: &'p [TensorProxy],
         outputs: &'p [TensorProxy],
     ) -> InferenceResult {
-        check_output_arity(outputs, self.outputs)?;
+        check_output_arity(outputs, self.count())?;
         let count = self.given.iter().filter(|given| **given).count();
         check_input_arity(inputs, count)?;
         let agree = |s: &mut Solver<'r>, inputs: Vec<Known>| {
@@ -165,12 +185,12 @@ impl<O: Own> Expansion for Frame<O> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Computed<O> {
-    frame: Frame<O>,
+struct Computed {
+    frame: Frame,
     facts: TVec<TypedFact>,
 }
 
-impl<O: Own> Op for Computed<O> {
+impl Op for Computed {
     fn name(&self) -> StaticName {
         self.frame.op.name().into()
     }
@@ -182,14 +202,12 @@ impl<O: Own> Op for Computed<O> {
     op_as_typed_op!();
 }
 
-impl<O: Own> EvalOp for Computed<O> {
+impl EvalOp for Computed {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let placed = self.frame.placed(inputs.iter().map(|input| &**input));
-        let mut outputs = self.frame.op.compute(&placed)?;
-        outputs.truncate(self.facts.len());
-        ensure!(outputs.len() == self.facts.len(), "another number of outputs than was said");
+        let outputs = self.frame.chosen(self.frame.op.compute(&placed)?)?;
         for (output, fact) in outputs.iter().zip(&self.facts) {
             let said = fact.datum_type == output.datum_type() && fact.rank() == output.rank();
             let dims = fact.shape.iter().zip(output.shape());
@@ -202,7 +220,7 @@ impl<O: Own> EvalOp for Computed<O> {
     }
 }
 
-impl<O: Own> TypedOp for Computed<O> {
+impl TypedOp for Computed {
     fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(self.facts.clone())
     }
@@ -299,9 +317,46 @@ pub(super) fn from_ints(shape: &[usize], values: &[i64]) -> TractResult<Tensor> 
     Tensor::from_shape(shape, values)
 }
 
+/// A number in 64 bits, rounded to what an element type holds.
+pub(super) fn rounded(dtype: DatumType, value: f64) -> f64 {
+    match dtype {
+        DatumType::F16 => f16::from_f64(value).to_f64(),
+        DatumType::F32 => f64::from(value as f32),
+        _ => value,
+    }
+}
+
+/// A number among the attributes, kept so that operators can be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bits(u32);
+
+impl Bits {
+    pub(super) fn of(node: &NodeProto, name: &str, default: f32) -> TractResult<Bits> {
+        Ok(Bits(node.get_attr_opt::<f32>(name)?.unwrap_or(default).to_bits()))
+    }
+
+    pub(super) fn get(self) -> f32 {
+        f32::from_bits(self.0)
+    }
+}
+
 /// Sizes that are known before the model runs.
 pub(super) fn concrete(shape: &[TDim]) -> Option<Vec<usize>> {
     shape.iter().map(|dim| dim.as_i64().and_then(|dim| usize::try_from(dim).ok())).collect()
+}
+
+/// The shapes of all inputs, if they are all known before the model runs.
+pub(super) fn known_shapes(inputs: &[Option<Known>]) -> Option<Vec<Option<Vec<usize>>>> {
+    let shape = |input: &Option<Known>| match input {
+        Some(input) => concrete(&input.shape).map(Some),
+        None => Some(None),
+    };
+    inputs.iter().map(shape).collect()
+}
+
+/// The shapes of all inputs.
+pub(super) fn shapes(inputs: &[Option<&Tensor>]) -> Vec<Option<Vec<usize>>> {
+    inputs.iter().map(|input| input.map(|input| input.shape().to_vec())).collect()
 }
 
 /// A list of integers as sizes, none of them beyond a sandbox.

@@ -6,6 +6,7 @@ use tract_onnx::pb::{AttributeProto, NodeProto};
 
 use belljar_operators::{Attribute, Check, Operator, Types, Values};
 
+use super::tensors;
 use super::text::{list, name_of, shown};
 
 /// Refuses attributes that are not understood.
@@ -52,9 +53,9 @@ fn together(node: &NodeProto, check: Check) -> Result<(), String> {
 
 fn value(attribute: &AttributeProto, known: &Attribute) -> Result<(), String> {
     let (kind, what) = match known.values {
-        Values::Int(..) | Values::Type(_) => (AttributeType::Int, "an integer"),
-        Values::Ints(..) => (AttributeType::Ints, "a list of integers"),
-        Values::Float | Values::Exactly(_) => (AttributeType::Float, "a number"),
+        Values::Int(..) | Values::Type(_) | Values::ZeroOr(_) => (AttributeType::Int, "an integer"),
+        Values::Ints(..) | Values::AnyInts => (AttributeType::Ints, "a list of integers"),
+        Values::Float | Values::AnyFloat | Values::Exactly(_) => (AttributeType::Float, "a number"),
         Values::Floats => (AttributeType::Floats, "a list of numbers"),
         Values::Text(_) | Values::AnyText => (AttributeType::String, "a text"),
         Values::Texts(_) | Values::AnyTexts => (AttributeType::Strings, "a list of texts"),
@@ -99,11 +100,17 @@ fn value(attribute: &AttributeProto, known: &Attribute) -> Result<(), String> {
         Values::AnyTexts if attribute.strings.iter().any(|s| std::str::from_utf8(s).is_err()) => {
             Err("is no valid UTF-8".into())
         }
-        Values::Type(types) => match i32::try_from(attribute.i).ok().and_then(Types::of) {
-            Some(dtype) if types.has(dtype) => Ok(()),
-            _ => other(name_of(i32::try_from(attribute.i).unwrap_or(-1))),
+        Values::ZeroOr(_) if attribute.i == 0 => Ok(()),
+        Values::Type(types) | Values::ZeroOr(types) => {
+            match i32::try_from(attribute.i).ok().and_then(Types::of) {
+                Some(dtype) if types.has(dtype) => Ok(()),
+                _ => other(name_of(i32::try_from(attribute.i).unwrap_or(-1))),
+            }
+        }
+        Values::Tensor => match &attribute.t {
+            None => Err("has no tensor in it".into()),
+            Some(tensor) => tensors::check(tensor).map(drop),
         },
-        Values::Tensor if attribute.t.is_none() => Err("has no tensor in it".into()),
         Values::Graph if attribute.g.is_none() => Err("has no graph in it".into()),
         _ => Ok(()),
     }
@@ -131,7 +138,7 @@ fn windows(node: &NodeProto) -> Result<(), String> {
     for (name, wanted) in
         [("kernel_shape", dims), ("strides", dims), ("dilations", dims), ("pads", 2 * dims)]
     {
-        if find(node, name).is_some() && of(name) != wanted {
+        if find(node, name).is_some() && (of(name) != wanted || wanted == 0) {
             return Err(format!(
                 "the attribute {name:?} has {} numbers for {dims} dimensions",
                 of(name)
@@ -225,16 +232,28 @@ fn odd_size(node: &NodeProto) -> Result<(), String> {
     }
 }
 
-/// Attention without a mask: where one hides everything there is no answer that tract and ONNX
-/// agree on. And a causal one has all its keys at hand.
+/// Attention whose inputs, outputs and numbers go together.
 fn attention(node: &NodeProto) -> Result<(), String> {
     let given = |at: usize| node.input.get(at).is_some_and(|name| !name.is_empty());
-    if given(3) {
-        return Err("a mask is not implemented".into());
+    let named = |at: usize| node.output.get(at).is_some_and(|name| !name.is_empty());
+    let number = |name| find(node, name).map(|attribute| attribute.f);
+    if given(4) != given(5) {
+        return Err("earlier keys and values come together".into());
     }
-    let causal = find(node, "is_causal").is_some_and(|causal| causal.i != 0);
-    if causal && (given(4) || given(5)) {
-        return Err("causal attention with earlier keys is not implemented".into());
+    if given(6) && (given(4) || named(1) || named(2)) {
+        return Err("lengths of a cache outside beside a cache within are not implemented".into());
+    }
+    if number("scale").is_some_and(|scale| scale <= 0.0) {
+        return Err("a \"scale\" that is not above zero is not implemented".into());
+    }
+    let capped = number("softcap").unwrap_or(0.0);
+    if capped < 0.0 {
+        return Err("a \"softcap\" below zero is not implemented".into());
+    }
+    // The specification and its reference do not agree on what is put out then.
+    let products = find(node, "qk_matmul_output_mode").is_none_or(|mode| mode.i == 0);
+    if capped > 0.0 && named(3) && products {
+        return Err("\"softcap\" with products as an output is not implemented".into());
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ fn one(graph: &mut GraphProto, view: &TensorView<'_>) -> Result<(), String> {
         name: view.name.to_owned(),
         data_type,
         dims,
-        raw_data: view.data.to_vec(),
+        raw_data: super::tensors::packed(view.dtype, view.data),
         ..TensorProto::default()
     });
     Ok(())

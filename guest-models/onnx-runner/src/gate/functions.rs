@@ -61,7 +61,7 @@ pub(super) fn inline(proto: &mut ModelProto) -> Result<(), String> {
 }
 
 /// All names of a graph and the bodies within. The protobuf decoder has bounded the nesting.
-fn names(graph: &GraphProto) -> Box<dyn Iterator<Item = &str> + '_> {
+pub(super) fn names(graph: &GraphProto) -> Box<dyn Iterator<Item = &str> + '_> {
     let inputs = graph.input.iter().map(|value| &*value.name);
     let tensors = graph.initializer.iter().map(|tensor| &*tensor.name);
     let nodes = graph.node.iter().flat_map(|node| {

@@ -84,7 +84,7 @@ pub(super) fn body(
     }
     let mut scope = Scope { outer, values: HashMap::new() };
     for (at, input) in graph.input.iter().enumerate() {
-        let declared = declared(input)?;
+        let declared = if untyped(input, depth) { None } else { declared(input)? };
         let types = match (declared, given.get(at)) {
             (Some(declared), Some(given)) if declared != *given => {
                 return Err(format!(
@@ -132,9 +132,7 @@ pub(super) fn body(
         let Some(types) = scope.values.get(&*output.name) else {
             return Err(format!("nothing in its graph makes the output {}", shown(&output.name)));
         };
-        // Of a body's output it is enough to know what makes it.
-        let untyped = depth > 0 && output.r#type.as_ref().is_some_and(|said| said.value.is_none());
-        if !untyped
+        if !untyped(output, depth)
             && let Some(declared) = declared(output)?
             && declared != *types
         {
@@ -148,6 +146,11 @@ pub(super) fn body(
         outputs.push(*types);
     }
     Ok(outputs)
+}
+
+/// Whether nothing is declared of a body's input or output: it is enough to know what makes it.
+fn untyped(value: &ValueInfoProto, depth: usize) -> bool {
+    depth > 0 && value.r#type.as_ref().is_some_and(|said| said.value.is_none())
 }
 
 /// The element type that an input or output is declared with.

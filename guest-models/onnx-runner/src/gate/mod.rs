@@ -8,38 +8,74 @@
 
 mod attributes;
 mod bounds;
+mod carry;
 mod choice;
 mod fixed;
 mod functions;
 mod graph;
 mod node;
+mod sequences;
 mod tensors;
 mod text;
 
 use std::collections::HashSet;
 
+pub(crate) use carry::{CAST, Carried, DEQUANTIZE, QUANTIZE, TEXT_CAST};
 pub(crate) use fixed::fix;
 pub(crate) use functions::names_of;
 pub(crate) use node::refusal;
 
-use belljar_operators::NEWEST;
+use belljar_abi::InputShape;
+use belljar_operators::{ML, NEWEST, newest};
 use tract_onnx::pb::tensor_shape_proto::dimension;
-use tract_onnx::pb::{GraphProto, ModelProto, type_proto};
+use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, type_proto};
 
 /// Refuses what the runner does not compute as ONNX says, and brings the rest into the one form
-/// that tract reads rightly.
-pub(crate) fn check(proto: &mut ModelProto) -> Result<(), String> {
+/// that tract reads rightly. Says which inputs and outputs are carried in another element type.
+pub(crate) fn check(proto: &mut ModelProto, shapes: &[InputShape]) -> Result<Carried, String> {
     if !proto.training_info.is_empty() {
         return Err("the model has information for training, which is not implemented".into());
     }
     let versions = versions(proto)?;
     functions::inline(proto)?;
     let Some(graph) = &mut proto.graph else { return Err("the model has no graph".into()) };
+    normalize(graph)?;
     choice::resolve(graph);
+    sequences::resolve(graph, &versions, shapes)?;
     graph::check(graph, &versions)?;
+    let carried = carry::rewrite(graph, &versions)?;
     tensors::make_raw(graph);
     forget_symbols(graph);
     name_nodes(graph);
+    complete(proto, &versions);
+    Ok(carried)
+}
+
+/// Inputs that are left out at the end of a node's list are as if they were not in it; tract counts
+/// them. A dimension of -1 is what some programs write for one that is not known.
+fn normalize(graph: &mut GraphProto) -> Result<(), String> {
+    for value in &mut graph.input {
+        let name = text::shown(&value.name);
+        let types = value.r#type.as_mut().and_then(|value| value.value.as_mut());
+        let shape = types.and_then(|type_proto::Value::TensorType(tensor)| tensor.shape.as_mut());
+        for dim in shape.into_iter().flat_map(|shape| &mut shape.dim) {
+            match dim.value {
+                Some(dimension::Value::DimValue(-1)) => dim.value = None,
+                Some(dimension::Value::DimValue(size)) if size < 0 => {
+                    return Err(format!("the input {name} has a dimension of {size}"));
+                }
+                _ => {}
+            }
+        }
+    }
+    for node in &mut graph.node {
+        while node.input.last().is_some_and(String::is_empty) {
+            node.input.pop();
+        }
+        for body in node.attribute.iter_mut().filter_map(|attribute| attribute.g.as_mut()) {
+            normalize(body)?;
+        }
+    }
     Ok(())
 }
 
@@ -81,40 +117,78 @@ fn name_nodes(graph: &mut GraphProto) {
     }
 }
 
-/// The version of each operator set that the model is written in.
+/// The version of each operator set that the model is written in, of the sets that are known.
 pub(crate) struct Versions {
-    onnx: i64,
+    onnx: Option<i64>,
+    ml: Option<i64>,
+}
+
+impl Versions {
+    /// The version in which the operators of a domain are written, or why they are not implemented.
+    fn of(&self, domain: &str) -> Result<i64, String> {
+        match domain {
+            "" => self.onnx.ok_or_else(unsaid),
+            ML => self.ml.ok_or_else(|| format!("the model does not import the domain {ML}")),
+            other => {
+                let from = text::domain(other);
+                Err(format!("operators of the domain {from} are not implemented"))
+            }
+        }
+    }
+}
+
+fn unsaid() -> String {
+    "the model does not say which version of ONNX's operator set it is written in".into()
+}
+
+/// A domain by its one name.
+pub(crate) fn domain_of(node: &NodeProto) -> &str {
+    if node.domain == "ai.onnx" { "" } else { &node.domain }
 }
 
 pub(crate) fn versions(proto: &ModelProto) -> Result<Versions, String> {
-    let mut onnx = None;
-    let mut seen: Vec<&str> = Vec::new();
+    let mut versions = Versions { onnx: None, ml: None };
+    let mut seen: Vec<(&str, i64)> = Vec::new();
     for import in &proto.opset_import {
         let domain = if import.domain == "ai.onnx" { "" } else { &*import.domain };
-        if seen.contains(&domain) {
-            return Err(format!("the operator set {} is imported twice", text::domain(domain)));
+        // Some exporters say the same thing twice.
+        match seen.iter().find(|(other, _)| *other == domain) {
+            Some((_, version)) if *version == import.version => continue,
+            Some((_, version)) => {
+                let (set, other) = (text::set(domain), import.version);
+                return Err(format!(
+                    "{set} is imported twice, in the versions {version} and {other}"
+                ));
+            }
+            None => seen.push((domain, import.version)),
         }
-        seen.push(domain);
         if seen.len() > 64 {
             return Err("more than 64 operator sets are imported".into());
         }
         // Operators of other domains are refused one by one: an import that nothing uses does no
         // harm.
-        if domain.is_empty() {
-            if !(1..=NEWEST).contains(&import.version) {
-                return Err(format!(
-                    "version {} of ONNX's operator set is not implemented; 1 to {NEWEST} are",
-                    import.version
-                ));
-            }
-            onnx = Some(import.version);
+        let Some(newest) = newest(domain) else { continue };
+        if !(1..=newest).contains(&import.version) {
+            let (version, set) = (import.version, text::set(domain));
+            return Err(format!(
+                "version {version} of {set} is not implemented; 1 to {newest} are"
+            ));
+        }
+        match domain {
+            "" => versions.onnx = Some(import.version),
+            _ => versions.ml = Some(import.version),
         }
     }
-    match onnx {
-        Some(onnx) => Ok(Versions { onnx }),
-        None => {
-            Err("the model does not say which version of ONNX's operator set it is written in"
-                .into())
-        }
+    match versions {
+        Versions { onnx: None, ml: None } => Err(unsaid()),
+        versions => Ok(versions),
+    }
+}
+
+/// tract wants to be told the version of ONNX's own operators also where a model has none of them.
+fn complete(proto: &mut ModelProto, versions: &Versions) {
+    if versions.onnx.is_none() {
+        let import = OperatorSetIdProto { domain: String::new(), version: NEWEST };
+        proto.opset_import.push(import);
     }
 }

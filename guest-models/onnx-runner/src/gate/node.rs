@@ -1,13 +1,15 @@
 //! One node against its line of the table.
 
-use belljar_operators::{self as table, F32, I64, Operator, Output, STRING, Types};
-use tract_onnx::pb::NodeProto;
+use belljar_operators::{
+    self as table, BOOL, F8E8M0, F32, I64, ML, Operator, Output, STRING, Types, U8,
+};
 use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::{AttributeProto, NodeProto};
 
 use super::attributes::{self, find};
 use super::graph::{Scope, Totals, body};
-use super::text::{domain, shown};
-use super::{Versions, bounds, tensors};
+use super::text::shown;
+use super::{Versions, bounds, domain_of, tensors};
 
 /// Refuses a node that is not implemented; says the types of its outputs, in their order.
 pub(super) fn check(
@@ -24,12 +26,14 @@ pub(super) fn check(
         // Names of operators are part of the message, and no better than other names.
         let plain = operator.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
         let operator = if plain { operator.to_owned() } else { shown(operator) };
-        format!("node {name}: {operator} (opset {}): {why}", versions.onnx)
+        match versions.of(domain_of(node)) {
+            Ok(version) if node.domain == ML => {
+                format!("node {name}: {ML}:{operator} (opset {version}): {why}")
+            }
+            Ok(version) => format!("node {name}: {operator} (opset {version}): {why}"),
+            Err(_) => format!("node {name}: {operator}: {why}"),
+        }
     };
-    if !["", "ai.onnx"].contains(&&*node.domain) {
-        let from = domain(&node.domain);
-        return Err(said(format!("operators of the domain {from} are not implemented")));
-    }
     check_inner(node, scope, versions, totals, depth).map_err(|why| match why {
         Why::Here(why) => said(why),
         // A node of a body has been named already.
@@ -39,15 +43,12 @@ pub(super) fn check(
 
 /// What can be said against a node without knowing any other: why it is not implemented.
 pub(crate) fn refusal(node: &NodeProto, versions: &Versions) -> Option<String> {
-    if !["", "ai.onnx"].contains(&&*node.domain) {
-        let from = domain(&node.domain);
-        return Some(format!("operators of the domain {from} are not implemented"));
-    }
     alone(node, versions).err()
 }
 
-fn alone(node: &NodeProto, versions: &Versions) -> Result<&'static Operator, String> {
-    let operator = table::find(&node.op_type, versions.onnx)?;
+pub(super) fn alone(node: &NodeProto, versions: &Versions) -> Result<&'static Operator, String> {
+    let domain = domain_of(node);
+    let operator = table::find(domain, &node.op_type, versions.of(domain)?)?;
     if node.attribute.len() > bounds::ATTRIBUTES {
         let found = node.attribute.len();
         return Err(format!("{found} attributes are above {}", bounds::ATTRIBUTES));
@@ -82,10 +83,8 @@ fn check_inner(
         );
     }
     let operator = alone(node, versions)?;
-    let read = inputs(node, operator, scope)?;
+    let read = inputs(node, operator, &|name| scope.find(name))?;
     let special = match &*node.op_type {
-        "Constant" => vec![constant(node)?],
-        "ConstantOfShape" => vec![filler(node)?],
         "If" => {
             let then = graph(node, "then_branch", scope, &[], versions, totals, depth)?;
             let other = graph(node, "else_branch", scope, &[], versions, totals, depth)?;
@@ -95,23 +94,100 @@ fn check_inner(
             then
         }
         "Scan" => {
-            let given: Vec<Types> = read.iter().map(|(_, types)| *types).collect();
+            let given: Vec<Types> = read.iter().map(|read| read.types).collect();
             graph(node, "body", scope, &given, versions, totals, depth)?
         }
-        _ => {
-            let mut made = Vec::with_capacity(node.output.len());
-            for at in 0..node.output.len() {
-                let last = operator.outputs.len().saturating_sub(1);
-                made.push(output(node, operator.outputs[at.min(last)], &read)?);
-            }
-            return Ok(made);
+        "Loop" => {
+            let given = given_to_body(node, &read);
+            let made = graph(node, "body", scope, &given, versions, totals, depth)?;
+            rounds(&given, &made)?;
+            made_of_body(node, made)
         }
+        _ => return Ok(made(node, operator, &read)?),
     };
     if special.len() != node.output.len() {
         let (named, made) = (node.output.len(), special.len());
         return Err(format!("it names {named} outputs, and makes {made}").into());
     }
     Ok(special)
+}
+
+/// The types of the inputs of a body, of a node that reads values of these types.
+pub(super) fn given_to_body(node: &NodeProto, read: &[Read]) -> Vec<Types> {
+    match &*node.op_type {
+        "If" => Vec::new(),
+        "Loop" => {
+            let carried = read.iter().filter(|read| read.at >= 2).map(|read| read.types);
+            [I64, BOOL].into_iter().chain(carried).collect()
+        }
+        _ => read.iter().map(|read| read.types).collect(),
+    }
+}
+
+/// The types of what a node makes, of those that its body makes.
+pub(super) fn made_of_body(node: &NodeProto, mut made: Vec<Types>) -> Vec<Types> {
+    if node.op_type == "Loop" && !made.is_empty() {
+        made.remove(0);
+    }
+    made
+}
+
+/// The body of a loop says whether to go on, and what it carries on is of the type it was.
+fn rounds(given: &[Types], made: &[Types]) -> Result<(), String> {
+    if made.first() != Some(&BOOL) {
+        return Err("the first output of its body is no bool".into());
+    }
+    let carried = given.get(2..).unwrap_or_default();
+    match made.get(1..).unwrap_or_default().get(..carried.len()) {
+        Some(on) if on == carried => Ok(()),
+        _ => Err("its body does not carry on the types that it is given".into()),
+    }
+}
+
+/// The types of what a node without bodies makes, of values of these types.
+pub(super) fn made(
+    node: &NodeProto,
+    operator: &Operator,
+    read: &[Read],
+) -> Result<Vec<Types>, String> {
+    let mut made = Vec::with_capacity(node.output.len());
+    for at in 0..node.output.len() {
+        let last = operator.outputs.len().saturating_sub(1);
+        made.push(match &*node.op_type {
+            "Constant" => constant(node)?,
+            "ConstantOfShape" => filler(node)?,
+            "QuantizeLinear" => quantized(node, read)?,
+            "DequantizeLinear" => dequantized(node, read)?,
+            _ => output(node, operator.outputs[at.min(last)], read)?,
+        });
+    }
+    Ok(made)
+}
+
+/// The element type that an attribute says, if it says one.
+fn said(node: &NodeProto, name: &str) -> Option<Types> {
+    find(node, name).and_then(|attribute| Types::of(i32::try_from(attribute.i).ok()?))
+}
+
+fn quantized(node: &NodeProto, read: &[Read]) -> Result<Types, String> {
+    let zero = read.iter().find(|read| read.at == 2).map(|read| read.types);
+    match (zero, said(node, "output_dtype")) {
+        (Some(zero), Some(said)) if zero != said => {
+            let (zero, said) = (zero.names(), said.names());
+            Err(format!("its zero point is {zero}, and \"output_dtype\" says {said}"))
+        }
+        (Some(types), _) | (None, Some(types)) => Ok(types),
+        (None, None) => Ok(U8),
+    }
+}
+
+fn dequantized(node: &NodeProto, read: &[Read]) -> Result<Types, String> {
+    let scale = read.iter().find(|read| read.at == 1).map(|read| read.types);
+    match said(node, "output_dtype").or(scale) {
+        Some(F8E8M0) => Err("without \"output_dtype\" it makes float8e8m0".into()),
+        Some(types) => Ok(types),
+        None => Err("it has no scale".into()),
+    }
 }
 
 /// Whether a node reads as many values as it can.
@@ -130,14 +206,21 @@ fn count(node: &NodeProto, operator: &Operator) -> Result<(), String> {
     Ok(())
 }
 
-/// The letters and types of what a node reads.
-fn inputs(
+/// An input that is there: its place, and what the table and the graph say of it.
+pub(super) struct Read {
+    pub(super) at: usize,
+    pub(super) letter: char,
+    pub(super) types: Types,
+}
+
+/// What a node reads.
+pub(super) fn inputs(
     node: &NodeProto,
     operator: &Operator,
-    scope: &Scope<'_>,
-) -> Result<Vec<(char, Types)>, String> {
+    type_of: &dyn Fn(&str) -> Option<Types>,
+) -> Result<Vec<Read>, String> {
     let fewest = operator.inputs.len() - operator.optional;
-    let mut read: Vec<(char, Types)> = Vec::with_capacity(node.input.len());
+    let mut read: Vec<Read> = Vec::with_capacity(node.input.len());
     for (at, name) in node.input.iter().enumerate() {
         let input = operator.inputs[at.min(operator.inputs.len() - 1)];
         if name.is_empty() {
@@ -146,21 +229,21 @@ fn inputs(
             }
             continue;
         }
-        let Some(types) = scope.find(name) else {
+        let Some(types) = type_of(name) else {
             return Err(format!("nothing before it makes the value {}", shown(name)));
         };
         if !input.types.has(types) {
             let (types, wanted) = (types.names(), input.types.names());
             return Err(format!("its input {} is {types}; implemented is {wanted}", shown(name)));
         }
-        let other = read.iter().find(|(letter, _)| *letter == input.letter && *letter != '-');
-        if let Some((_, other)) = other
-            && *other != types
+        let other = read.iter().find(|other| other.letter == input.letter && other.letter != '-');
+        if let Some(other) = other
+            && other.types != types
         {
-            let (types, other) = (types.names(), other.names());
+            let (types, other) = (types.names(), other.types.names());
             return Err(format!("its input {} is {types}, and another one {other}", shown(name)));
         }
-        read.push((input.letter, types));
+        read.push(Read { at, letter: input.letter, types });
     }
     Ok(read)
 }
@@ -173,28 +256,44 @@ fn outputs(node: &NodeProto, operator: &Operator) -> Result<(), String> {
         return Err(format!("it has {found} outputs, not {fewest} to {most}"));
     }
     // tract counts the outputs that have names: one that is left out would shift the others.
-    // Recurrent layers alone are read with that in mind.
-    let recurrent = ["RNN", "GRU", "LSTM"].contains(&&*node.op_type);
+    // Some are read with that in mind.
+    let counted = ["RNN", "GRU", "LSTM", "Attention"].contains(&&*node.op_type);
     let gap = node.output.iter().skip_while(|name| !name.is_empty()).any(|name| !name.is_empty());
-    if gap && !recurrent {
+    if gap && !counted {
         return Err("it leaves out an output before another one, which is not implemented".into());
     }
     Ok(())
 }
 
-fn output(node: &NodeProto, output: Output, read: &[(char, Types)]) -> Result<Types, String> {
+fn output(node: &NodeProto, output: Output, read: &[Read]) -> Result<Types, String> {
+    let like = |letter| read.iter().find(|other| other.letter == letter).map(|other| other.types);
+    let unknown = || "the type of its output is not known".into();
     match output {
         Output::Is(types) => Ok(types),
-        Output::Like(letter) => read
-            .iter()
-            .find(|(other, _)| *other == letter)
-            .map(|(_, types)| *types)
-            .ok_or_else(|| "the type of its output is not known".into()),
+        Output::Like(letter) => like(letter).ok_or_else(unknown),
+        Output::Either(first, second) => like(first).or_else(|| like(second)).ok_or_else(unknown),
         Output::Said(name, types) => find(node, name)
             .and_then(|attribute| i32::try_from(attribute.i).ok())
             .and_then(Types::of)
             .filter(|said| types.has(*said))
             .ok_or_else(|| format!("the attribute {name:?} does not say an element type")),
+        Output::With(attributes, otherwise) => {
+            let there =
+                attributes.iter().find_map(|(name, types)| Some((find(node, name)?, types)));
+            match there {
+                None => Ok(otherwise),
+                Some((AttributeProto { t: Some(tensor), .. }, types)) => {
+                    Types::of(tensor.data_type)
+                        .filter(|said| types.has(*said))
+                        .ok_or_else(|| "its values are of a type that is not implemented".into())
+                }
+                Some((_, types)) => Ok(*types),
+            }
+        }
+        Output::Swapped => match read.first() {
+            Some(read) if read.types == STRING => Ok(I64),
+            _ => Ok(STRING),
+        },
         Output::Special => Err("the type of its output is not known".into()),
     }
 }

@@ -1,7 +1,8 @@
 //! Tensors that are part of the model: their bytes must be there, all of them, in a form that is
 //! read as ONNX says.
 
-use belljar_operators::Types;
+use belljar_abi::{DType, codes as code};
+use belljar_operators::{STORED, Types};
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::{AttributeProto, GraphProto, TensorProto};
 
@@ -26,6 +27,10 @@ pub(super) fn check(tensor: &TensorProto) -> Result<Types, String> {
         return Err(format!("is of {}, which is not implemented", name_of(tensor.data_type)));
     };
     let elements = elements(&tensor.dims)?;
+    if STORED.has(dtype) {
+        codes(tensor)?;
+        return Ok(dtype);
+    }
     let (stored, size) = stored(tensor);
     let fields = fields(tensor);
     if !tensor.raw_data.is_empty() {
@@ -79,6 +84,68 @@ fn stored(tensor: &TensorProto) -> (usize, usize) {
         Ok(DataType::Bool | DataType::Int8 | DataType::Uint8) => (tensor.int32_data.len(), 1),
         Ok(DataType::String) => (tensor.string_data.len(), 0),
         _ => (0, 0),
+    }
+}
+
+/// The codes of a tensor of small elements, one a byte, or two bytes for those of 16 bits. Elements of
+/// four and two bits lie two and four in a byte, the first in the lowest bits.
+pub(super) fn codes(tensor: &TensorProto) -> Result<Vec<u8>, String> {
+    let dtype = u32::try_from(tensor.data_type).ok().and_then(DType::from_onnx);
+    let Some((dtype, bits)) = dtype.and_then(|dtype| Some((dtype, code::bits(dtype)? as usize)))
+    else {
+        return Err(format!("is of {}, which has no codes", name_of(tensor.data_type)));
+    };
+    let elements = elements(&tensor.dims)?;
+    let fields = fields(tensor);
+    if fields > 1 || (fields == 1 && tensor.int32_data.is_empty()) {
+        return Err("keeps its data in a field that is not its element type's".into());
+    }
+    if fields == 1 && !tensor.raw_data.is_empty() {
+        return Err("keeps its data twice".into());
+    }
+    // What is packed, a unit after the other: bytes, or pairs of them.
+    let packed = if fields == 0 {
+        tensor.raw_data.clone()
+    } else {
+        let unit = |number: &i32| match bits {
+            16 => u16::try_from(*number).ok().map(|unit| unit.to_le_bytes().to_vec()),
+            // Small signed integers may be written as the numbers that they are.
+            _ => u8::try_from(*number)
+                .or(i8::try_from(*number).map(|n| n as u8))
+                .ok()
+                .map(|u| vec![u]),
+        };
+        let units = tensor.int32_data.iter().map(unit).collect::<Option<Vec<_>>>();
+        units.ok_or("has numbers that are no codes")?.concat()
+    };
+    let wanted = elements.checked_mul(bits).map(|bits| bits.div_ceil(8));
+    if wanted != Some(packed.len()) {
+        let (bytes, dims) = (packed.len(), super::text::list(&tensor.dims));
+        return Err(format!("has {bytes} bytes of data, which is not what {dims} asks for"));
+    }
+    if bits >= 8 {
+        return Ok(packed);
+    }
+    let each = 8 / bits;
+    let mask = (1u8 << bits) - 1;
+    let apart = |byte: &u8| (0..each).map(|at| *byte >> (at * bits) & mask).collect::<Vec<_>>();
+    let mut codes: Vec<u8> = packed.iter().flat_map(apart).collect();
+    if codes.iter().skip(elements).any(|code| *code != 0) {
+        return Err("has something in the bits behind its last element".into());
+    }
+    codes.truncate(elements);
+    debug_assert!(code::are_codes(dtype, &codes));
+    Ok(codes)
+}
+
+/// The same codes as a tensor in a model keeps them.
+pub(super) fn packed(dtype: DType, codes: &[u8]) -> Vec<u8> {
+    match code::bits(dtype) {
+        Some(bits @ 1..8) => {
+            let one = |byte: u8, (at, code): (usize, &u8)| byte | *code << (at * bits as usize);
+            codes.chunks(8 / bits as usize).map(|c| c.iter().enumerate().fold(0, one)).collect()
+        }
+        _ => codes.to_vec(),
     }
 }
 

@@ -17,6 +17,15 @@ pub(super) fn domain(name: &str) -> String {
     if name.is_empty() { "of ONNX itself".into() } else { shown(name) }
 }
 
+/// A set of operators.
+pub(super) fn set(domain: &str) -> String {
+    if domain.is_empty() {
+        "ONNX's operator set".into()
+    } else {
+        format!("the operator set {}", shown(domain))
+    }
+}
+
 /// Some numbers from the model.
 pub(super) fn list(values: &[i64]) -> String {
     let start: Vec<String> = values.iter().take(16).map(i64::to_string).collect();
@@ -29,6 +38,9 @@ pub fn name_of(number: i32) -> String {
     match DataType::try_from(number) {
         Ok(DataType::Undefined) => "an undefined type".into(),
         Ok(dtype) => dtype.as_str_name().to_lowercase(),
-        Err(_) => format!("the unknown type {number}"),
+        Err(_) => match u32::try_from(number).map_or("unknown", belljar_abi::DType::onnx_name) {
+            "unknown" => format!("the unknown type {number}"),
+            name => name.to_owned(),
+        },
     }
 }

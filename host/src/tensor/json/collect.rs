@@ -7,7 +7,7 @@
 use belljar_abi::DType;
 
 use super::lexer::Scalar;
-use crate::tensor::{Data, f16};
+use crate::tensor::{Coded, Data, bf16, f16};
 
 /// Elements so far.
 pub(super) enum Elements {
@@ -94,8 +94,8 @@ macro_rules! per_type {
         fn empty(dtype: DType) -> Data {
             match dtype {
                 $(DType::$variant => Data::$variant(Vec::new()),)*
-                // No such type crosses today; every value of it would be refused.
-                _ => Data::Bool(Vec::new()),
+                // Of a type that is none of these every value is refused.
+                _ => Coded::new(dtype, Vec::new()).map_or(Data::Bool(Vec::new()), Data::Coded),
             }
         }
 
@@ -105,6 +105,12 @@ macro_rules! per_type {
                     let convert: fn(Scalar) -> Result<_, String> = $convert;
                     elements.push(convert(scalar)?);
                 })*
+                Data::Coded(coded) => {
+                    let name = coded.dtype().name();
+                    let value = number(&scalar, coded.are_integers(), name)?;
+                    let refused = |why| format!("{} {why} {name}", describe(&scalar));
+                    coded.push(value).map_err(refused)?;
+                }
             }
             Ok(())
         }
@@ -113,6 +119,9 @@ macro_rules! per_type {
 
 per_type! {
     F16(|scalar| float(scalar, "f16", f16::from_f64, |_, wide| f16::from_f64(wide), f16::is_infinite));
+    BF16(|scalar| {
+        float(scalar, "bf16", bf16::from_f64, |_, wide| bf16::from_f64(wide), bf16::is_infinite)
+    });
     F32(|scalar| float(scalar, "f32", |wide| wide as f32, |narrow, _| narrow, f32::is_infinite));
     F64(|scalar| float(scalar, "f64", |wide| wide, |_, wide| wide, f64::is_infinite));
     I8(|scalar| integer(scalar, "i8"));
@@ -143,6 +152,34 @@ fn integer<T: TryFrom<i64> + TryFrom<u64>>(scalar: Scalar, name: &str) -> Result
         other => return Err(format!("{} is not an integer, as {name} asks for", describe(other))),
     };
     value.ok_or_else(|| format!("{} is out of range of {name}", describe(&scalar)))
+}
+
+/// A number that a small type may have, or infinity or NaN where it is no integer.
+fn number(scalar: &Scalar, integer: bool, name: &str) -> Result<f64, String> {
+    let fits = match scalar {
+        Scalar::Int(_) | Scalar::Uint(_) => true,
+        Scalar::Float { integral, .. } => !integer || *integral,
+        Scalar::Text(_) => !integer,
+        Scalar::Bool(_) => false,
+    };
+    if !fits {
+        let what = if integer { "an integer" } else { "a number" };
+        return Err(format!("{} is not {what}, as {name} asks for", describe(scalar)));
+    }
+    match scalar {
+        Scalar::Int(value) => Ok(*value as f64),
+        Scalar::Uint(value) => Ok(*value as f64),
+        Scalar::Float { wide, .. } if wide.is_infinite() => {
+            Err(format!("{} is out of range of {name}", describe(scalar)))
+        }
+        Scalar::Float { wide, .. } => Ok(*wide),
+        other => match other {
+            Scalar::Text(text) if text == "NaN" => Ok(f64::NAN),
+            Scalar::Text(text) if text == "Infinity" => Ok(f64::INFINITY),
+            Scalar::Text(text) if text == "-Infinity" => Ok(f64::NEG_INFINITY),
+            other => Err(format!("{} is not a number", describe(other))),
+        },
+    }
 }
 
 fn float<T: Copy>(

@@ -6,7 +6,7 @@ use std::io::Write;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::malformed;
-use crate::tensor::{Data, Tensor, TensorError, f16};
+use crate::tensor::{Data, Tensor, TensorError, bf16, f16};
 
 /// A tensor that serialises as the object of dtype, shape and flat data; numbers are printed as
 /// short as reads back exactly.
@@ -39,6 +39,12 @@ impl Serialize for Values<'_> {
             Data::U16(values) => serializer.collect_seq(values),
             Data::U32(values) => serializer.collect_seq(values),
             Data::U64(values) => serializer.collect_seq(values),
+            Data::BF16(values) => serializer.collect_seq(values.iter().copied().map(Brain)),
+            Data::Coded(coded) if coded.are_integers() => {
+                serializer.collect_seq(coded.values().map(|value| value as i64))
+            }
+            // As short as reads back exactly, to whoever knows 64 bits.
+            Data::Coded(coded) => serializer.collect_seq(coded.values().map(Double)),
             Data::Bool(values) => serializer.collect_seq(values),
             Data::String(values) => serializer.collect_seq(values),
         }
@@ -56,10 +62,17 @@ fn unwritable(value: f64) -> Option<&'static str> {
 }
 
 struct Half(f16);
+struct Brain(bf16);
 struct Single(f32);
 struct Double(f64);
 
 impl Serialize for Half {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Single(self.0.to_f32()).serialize(serializer)
+    }
+}
+
+impl Serialize for Brain {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         Single(self.0.to_f32()).serialize(serializer)
     }

@@ -45,7 +45,11 @@ pub(super) struct Header {
 
 impl Header {
     /// Reads magic, version and header, and leaves `reader` at the first byte of the data.
-    pub(super) fn read(reader: &mut impl Read) -> Result<Header, TensorError> {
+    /// Raw bytes are of the type that is asked for, if that is one numpy has no name for.
+    pub(super) fn read(
+        reader: &mut impl Read,
+        asked: Option<DType>,
+    ) -> Result<Header, TensorError> {
         let magic: [u8; 6] = array(reader)?;
         if magic != *MAGIC {
             return Err(malformed("it does not begin with the magic string of npy files"));
@@ -71,7 +75,7 @@ impl Header {
         if text.len() as u64 != u64::from(len) {
             return Err(malformed(format!("the header ends after {} of {len} bytes", text.len())));
         }
-        Scanner { text: &text, at: 0 }.header()
+        Scanner { text: &text, at: 0, asked }.header()
     }
 }
 
@@ -109,6 +113,7 @@ pub(super) fn encode(descr: &str, shape: &[usize]) -> Vec<u8> {
 struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
+    asked: Option<DType>,
 }
 
 impl<'a> Scanner<'a> {
@@ -259,7 +264,20 @@ impl<'a> Scanner<'a> {
                 hint: "save each field as an array of its own",
             });
         }
-        element(self.string()?)
+        let descr = self.string()?;
+        // How numpy spells what it has no name for, and one that it gives a wrong one.
+        let size = match descr {
+            "<V2" | "|V2" => Some(2),
+            "<V1" | "|V1" | "<f1" => Some(1),
+            _ => None,
+        };
+        let asked = self.asked.filter(|dtype| belljar_abi::codes::bits(*dtype).is_some());
+        match (size, asked) {
+            (Some(size), Some(dtype)) if dtype.size() == Some(size) => {
+                Ok((Stored::Fixed(dtype), false))
+            }
+            _ => element(descr),
+        }
     }
 }
 
@@ -299,7 +317,8 @@ fn element(descr: &str) -> Result<(Stored, bool), TensorError> {
         Some('V') => {
             return unsupported(
                 "raw bytes, or a type numpy has no name for, such as bfloat16",
-                "save a type numpy knows: `.astype(np.float32)`",
+                "save a type numpy knows: `.astype(np.float32)`; where a model's input is declared of \
+                 such a type, bytes of its size are read as it",
             );
         }
         _ => {}

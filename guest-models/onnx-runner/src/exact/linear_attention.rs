@@ -1,0 +1,171 @@
+//! LinearAttention (ONNX, operator set 27): a state of keys by values that every token decays,
+//! corrects and adds to, and that queries read. Token by token, as it is defined, in 64 bits.
+
+use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_hir::internal::*;
+
+use super::own::{
+    Bits, Known, Own, Said, built, floats, from_floats, known_shapes, needed, optional, shapes,
+    sized, unknown, volume,
+};
+
+pub(super) fn register(registry: &mut OnnxOpRegister) {
+    registry.insert("LinearAttention", |_, node| built(linear_attention(node)?, node));
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct LinearAttention {
+    heads: usize,
+    /// Heads of keys and values, each for as many heads of queries.
+    kv_heads: usize,
+    scale: Bits,
+    /// Whether the state decays, and whether a value is corrected by what the state says already.
+    decays: bool,
+    corrects: bool,
+}
+
+fn linear_attention(node: &NodeProto) -> TractResult<LinearAttention> {
+    let (heads, kv_heads) = (node.get_attr("q_num_heads")?, node.get_attr("kv_num_heads")?);
+    let rule = node.get_attr_opt::<&str>("update_rule")?.unwrap_or("gated_delta");
+    let (decays, corrects) = match rule {
+        "linear" => (false, false),
+        "gated" => (true, false),
+        "delta" => (false, true),
+        "gated_delta" => (true, true),
+        other => bail!("the update rule {other:?} is not implemented"),
+    };
+    Ok(LinearAttention { heads, kv_heads, scale: Bits::of(node, "scale", 0.0)?, decays, corrects })
+}
+
+struct Sizes {
+    batch: usize,
+    tokens: usize,
+    width: usize,
+    value_width: usize,
+    /// How many decays a head has: one, or one for each place of a key.
+    decays: usize,
+    /// How many rates there are: one, or one for each head.
+    rates: usize,
+}
+
+impl LinearAttention {
+    fn sizes(&self, shapes: &[Option<Vec<usize>>]) -> TractResult<Sizes> {
+        let (heads, kv_heads) = (self.heads, self.kv_heads);
+        let grouped = kv_heads > 0 && heads > 0 && heads % kv_heads == 0;
+        ensure!(grouped, "{heads} heads of queries for {kv_heads} of keys");
+        let packed = |at: usize, heads: usize| {
+            let shape = needed(shapes, at)?;
+            let [batch, tokens, all] = **shape else { bail!("{shape:?} is not packed") };
+            ensure!(all % heads == 0, "{all} are no {heads} heads");
+            Ok(([batch, tokens], all / heads))
+        };
+        let (of, width) = packed(0, heads)?;
+        let (of_keys, key_width) = packed(1, kv_heads)?;
+        let (of_values, value_width) = packed(2, kv_heads)?;
+        let agreed = of == of_keys && of == of_values && width == key_width;
+        ensure!(agreed && width > 0, "queries, keys and values do not fit each other");
+        let [batch, tokens] = of;
+        if let Some(state) = optional(shapes, 3) {
+            let wanted = [batch, kv_heads, width, value_width];
+            ensure!(**state == wanted, "a state of {state:?}, wanted is {wanted:?}");
+        }
+        ensure!(self.decays == optional(shapes, 4).is_some(), "decays belong to gated rules");
+        ensure!(self.corrects == optional(shapes, 5).is_some(), "rates belong to delta rules");
+        let decays = match optional(shapes, 4) {
+            None => 0,
+            Some(shape) if **shape == [batch, tokens, kv_heads] => 1,
+            Some(shape) if **shape == [batch, tokens, kv_heads * width] => width,
+            Some(shape) => bail!("decays of {shape:?}"),
+        };
+        let rates = match optional(shapes, 5) {
+            None => 0,
+            Some(shape) if **shape == [batch, tokens, 1] => 1,
+            Some(shape) if **shape == [batch, tokens, kv_heads] => kv_heads,
+            Some(shape) => bail!("rates of {shape:?}"),
+        };
+        volume(&[batch, tokens, heads, value_width])?;
+        volume(&[batch, kv_heads, width, value_width])?;
+        Ok(Sizes { batch, tokens, width, value_width, decays, rates })
+    }
+}
+
+impl Own for LinearAttention {
+    fn name(&self) -> &'static str {
+        "LinearAttention"
+    }
+
+    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
+        let dtype = needed(inputs, 0)?.dtype;
+        let state = optional(inputs, 3).map_or(dtype, |state| state.dtype);
+        let Some(shapes) = known_shapes(inputs) else {
+            return Ok(tvec!(unknown(dtype, 3), unknown(state, 4)));
+        };
+        let s = self.sizes(&shapes)?;
+        let of = |dtype, dims: &[usize]| sized(dtype, dims.iter().map(|dim| dim.to_dim()));
+        Ok(tvec!(
+            of(dtype, &[s.batch, s.tokens, self.heads * s.value_width]),
+            of(state, &[s.batch, self.kv_heads, s.width, s.value_width])
+        ))
+    }
+
+    fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
+        let shapes = shapes(inputs);
+        let s = self.sizes(&shapes)?;
+        let dtype = needed(inputs, 0)?.datum_type();
+        let given = |at| optional(inputs, at).map(|tensor| floats(tensor)).transpose();
+        let (queries, keys, values) =
+            (floats(needed(inputs, 0)?)?, floats(needed(inputs, 1)?)?, floats(needed(inputs, 2)?)?);
+        let (decays, rates) = (given(4)?.unwrap_or_default(), given(5)?.unwrap_or_default());
+        let held = s.width * s.value_width;
+        let mut states = given(3)?.unwrap_or_else(|| vec![0.0; s.batch * self.kv_heads * held]);
+        let scale = match f64::from(self.scale.get()) {
+            0.0 => 1.0 / (s.width as f64).sqrt(),
+            scale => scale,
+        };
+        let row = self.heads * s.value_width;
+        let mut output = vec![0.0; s.batch * s.tokens * row];
+        let group = self.heads / self.kv_heads;
+        let mut value = vec![0.0; s.value_width];
+        for (batch, token) in (0..s.batch).flat_map(|b| (0..s.tokens).map(move |t| (b, t))) {
+            let at = batch * s.tokens + token;
+            for head in 0..self.kv_heads {
+                let state = &mut states[(batch * self.kv_heads + head) * held..][..held];
+                let place = at * self.kv_heads + head;
+                let key = &keys[place * s.width..][..s.width];
+                value.copy_from_slice(&values[place * s.value_width..][..s.value_width]);
+                if self.decays {
+                    let decay = &decays[place * s.decays..][..s.decays];
+                    for (d, row) in state.chunks_mut(s.value_width.max(1)).enumerate() {
+                        let factor = decay[d % s.decays].exp();
+                        row.iter_mut().for_each(|value| *value *= factor);
+                    }
+                }
+                if self.corrects {
+                    let rate = rates[at * s.rates + head % s.rates];
+                    for (m, value) in value.iter_mut().enumerate() {
+                        let said: f64 =
+                            (0..s.width).map(|d| state[d * s.value_width + m] * key[d]).sum();
+                        *value = rate * (*value - said);
+                    }
+                }
+                for (key, row) in key.iter().zip(state.chunks_mut(s.value_width.max(1))) {
+                    row.iter_mut().zip(&value).for_each(|(state, value)| *state += key * value);
+                }
+                for reader in head * group..(head + 1) * group {
+                    let query = &queries[(at * self.heads + reader) * s.width..][..s.width];
+                    let to = &mut output[at * row + reader * s.value_width..][..s.value_width];
+                    for (query, row) in query.iter().zip(state.chunks(s.value_width.max(1))) {
+                        to.iter_mut().zip(row).for_each(|(to, state)| *to += query * state);
+                    }
+                    to.iter_mut().for_each(|to| *to *= scale);
+                }
+            }
+        }
+        let state = optional(inputs, 3).map_or(dtype, |state| state.datum_type());
+        Ok(tvec!(
+            from_floats(dtype, &[s.batch, s.tokens, row], &output)?,
+            from_floats(state, &[s.batch, self.kv_heads, s.width, s.value_width], &states)?
+        ))
+    }
+}

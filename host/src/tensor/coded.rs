@@ -1,0 +1,112 @@
+//! Elements of eight bits and fewer that Rust has no type for: float8 in its five kinds, float4, and
+//! integers of four and two bits, kept as their codes.
+
+use belljar_abi::DType;
+use belljar_abi::codes::{self, Beyond, Round};
+
+/// Codes of one such type, an element a byte: the code in the low bits, all others zero.
+///
+/// ```
+/// use belljar::tensor::{Coded, DType};
+///
+/// let coded = Coded::new(DType::F8E4M3FN, vec![0x38, 0xb8]).unwrap();
+/// assert_eq!(coded.values().collect::<Vec<f64>>(), [1.0, -1.0]);
+/// assert!(Coded::new(DType::I4, vec![16]).is_none());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coded {
+    dtype: DType,
+    codes: Vec<u8>,
+}
+
+impl Coded {
+    /// Codes of this type; `None` if the type is not one of eight bits or fewer that Rust lacks, or
+    /// if one is no code of it.
+    #[must_use]
+    pub fn new(dtype: DType, codes: Vec<u8>) -> Option<Coded> {
+        let fits = matches!(codes::bits(dtype), Some(1..=8)) && codes::are_codes(dtype, &codes);
+        fits.then_some(Coded { dtype, codes })
+    }
+
+    /// As many zeros, or for float8e8m0, which has none, ones.
+    pub(super) fn zeros(dtype: DType, count: usize) -> Option<Coded> {
+        let code = if dtype == DType::F8E8M0 { 127 } else { 0 };
+        Coded::new(dtype, vec![code; count])
+    }
+
+    /// The element type.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The codes.
+    #[must_use]
+    pub fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// The numbers that they mean, exactly.
+    pub fn values(&self) -> impl Iterator<Item = f64> + '_ {
+        self.codes.iter().map(|code| codes::decode(self.dtype, (*code).into()).into())
+    }
+
+    /// The number at a place.
+    pub(crate) fn value(&self, at: usize) -> Option<f64> {
+        self.codes.get(at).map(|code| codes::decode(self.dtype, (*code).into()).into())
+    }
+
+    /// Whether they are integers.
+    pub(crate) fn are_integers(&self) -> bool {
+        codes::is_integer(self.dtype)
+    }
+
+    /// Adds the code of the nearest number; an integer must be one of the type's, and nothing
+    /// finite may be beyond its range.
+    pub(crate) fn push(&mut self, value: f64) -> Result<(), &'static str> {
+        let code = match self.dtype {
+            DType::F8E8M0 => codes::encode_e8m0(value, Beyond::Overflow, Round::Nearest),
+            dtype => codes::encode(dtype, value, Beyond::Overflow),
+        };
+        let meant = f64::from(codes::decode(self.dtype, code));
+        let kept = match value {
+            value if value.is_nan() => meant.is_nan(),
+            // No zero and no sign.
+            value if self.dtype == DType::F8E8M0 => meant.is_finite() && value > 0.0,
+            value if self.are_integers() || value.is_infinite() => meant == value,
+            // Beyond the greatest there is infinity, NaN, or the greatest itself.
+            value => meant.is_finite() && value.abs() <= self.greatest(),
+        };
+        if !kept {
+            return Err("is out of range of");
+        }
+        // Codes of these types fit a byte.
+        self.codes.push(code as u8);
+        Ok(())
+    }
+
+    fn greatest(&self) -> f64 {
+        let code = codes::encode(self.dtype, f64::MAX, Beyond::Saturate);
+        codes::decode(self.dtype, code).into()
+    }
+
+    /// The code of the least number, infinities included.
+    pub(crate) fn least(&self) -> u8 {
+        let order = |a: &u8, b: &u8| {
+            let value = |code: &u8| f64::from(codes::decode(self.dtype, (*code).into()));
+            value(a).total_cmp(&value(b))
+        };
+        let most = codes::bits(self.dtype).map_or(0, |bits| u8::MAX >> (8 - bits.min(8)));
+        let numbers = (0..=most).filter(|c| !codes::decode(self.dtype, (*c).into()).is_nan());
+        numbers.min_by(order).unwrap_or(0)
+    }
+
+    /// Replaces what is at these places.
+    pub(crate) fn replace(&mut self, places: impl Iterator<Item = usize>, code: u8) {
+        for place in places {
+            if let Some(at) = self.codes.get_mut(place) {
+                *at = code;
+            }
+        }
+    }
+}
