@@ -10,6 +10,7 @@ use super::super::super::new_policy::{self, Seen};
 use super::super::super::terminal::Terminal;
 use super::super::args::Record;
 use super::{folder, ordered, parsed, text, within};
+use crate::Description;
 use crate::policy::{Compute, FORMAT_VERSION, Kernels, Policy, ValueRule, measured_limits};
 use crate::tensor::{Data, Tensor};
 use crate::text::Hostile;
@@ -50,10 +51,16 @@ fn policy(seen: &Seen, base: &Policy, folder: &Path) -> String {
             text::quoted(&reason)
         );
     }
-    for (table, rules, tensors) in
-        [("inputs", &base.inputs, &seen.inputs), ("outputs", &base.outputs, &seen.outputs)]
-    {
-        for (name, tensor) in tensors {
+    let Description { inputs, outputs, .. } = &seen.description;
+    for (table, rules, tensors, declared) in [
+        ("inputs", &base.inputs, &seen.inputs, inputs),
+        ("outputs", &base.outputs, &seen.outputs, outputs),
+    ] {
+        // No rule can be about what has no declared type.
+        let typed = |name: &str| {
+            declared.iter().any(|value| value.name == *name && value.dtype().is_some())
+        };
+        for (name, tensor) in tensors.iter().filter(|(name, _)| typed(name)) {
             let rule = rules.iter().find(|rule| rule.name == *name).cloned();
             let rule = rule
                 .unwrap_or_else(|| ValueRule { finite: is_finite(tensor), ..ValueRule::new(name) });
@@ -90,6 +97,9 @@ fn is_finite(tensor: &Tensor) -> bool {
         Data::F16(values) => values.iter().all(|value| value.to_f32().is_finite()),
         Data::F32(values) => values.iter().all(|value| value.is_finite()),
         Data::F64(values) => values.iter().all(|value| value.is_finite()),
+        Data::BF16(values) => values.iter().all(|value| value.to_f32().is_finite()),
+        // Some of their codes are no finite numbers; nothing is promised of them.
+        Data::Coded(_) => false,
         _ => true,
     }
 }
