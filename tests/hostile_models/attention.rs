@@ -6,8 +6,8 @@ use belljar::Tensor;
 use crate::run_time::In::{Floats, Ints, None as Left, Short, Wild};
 use crate::run_time::{nothing_found, survives};
 use crate::support::onnx::{
-    FLOAT, Graph, Message, fixed, float_attribute, int_attribute, ints_attribute, node,
-    string_attribute, tensor_f32, tensor_i64, value, value_of_any_shape,
+    FLOAT, Graph, Message, fixed, float_attribute, graph_attribute, int_attribute, ints_attribute,
+    node, string_attribute, tensor_f32, tensor_i64, value, value_of_any_shape,
 };
 
 #[test]
@@ -228,4 +228,62 @@ fn pads_around_a_torus() {
     assert_eq!(answers("Pad", 6, x, &[], &[], &said).unwrap(), [2.0, 1.0, 2.0, 1.0]);
     let said = [ints_attribute("pads", &[2, 0]), string_attribute("mode", "reflect")];
     assert!(answers("Pad", 6, x, &[], &[], &said).is_err());
+}
+
+/// FlexAttention of two keys, once in a graph and once more of its own result.
+fn flex(attributes: &[Message], heads: i64, imports: &str) -> Result<Vec<f32>, belljar::Error> {
+    let flex = |inputs: &[&str], output: &str| {
+        node("FlexAttention", inputs, &[output], attributes).bytes(7, "ai.onnx.preview")
+    };
+    let graph = Graph {
+        nodes: vec![flex(&["x", "k", "v"], "once"), flex(&["once", "k", "v"], "y")],
+        initializers: vec![
+            tensor_f32("k", &[1, heads, 2, 1], &vec![0.0; 2 * heads as usize]),
+            tensor_f32("v", &[1, heads, 2, 1], &[1.0, 3.0].repeat(heads as usize)),
+            tensor_f32("around", &[2], &[0.0, -1000.0]),
+        ],
+        inputs: vec![value("x", FLOAT, &fixed(&[1, 2, 1, 1]))],
+        outputs: vec![value_of_any_shape("y", FLOAT)],
+    };
+    let import = Message::new().bytes(1, imports).int(2, 1);
+    let mut bytes = crate::structure::with_opset(&graph, 26);
+    bytes.extend(Message::new().message(8, import).finish());
+    let x = Tensor::new(vec![1.0f32; 2], &[1, 2, 1, 1]).unwrap();
+    crate::run(&bytes, &[("x", x)]).map(|outputs| outputs[0].1.as_slice::<f32>().unwrap().to_vec())
+}
+
+/// A graph of one node that changes scores or weights.
+fn changing(name: &str, op: &str, by: &str) -> Message {
+    let body = Graph {
+        nodes: vec![node(op, &["in", by], &["out"], &[])],
+        initializers: vec![tensor_f32("two", &[1], &[2.0])],
+        inputs: vec![value_of_any_shape("in", FLOAT)],
+        outputs: vec![value_of_any_shape("out", FLOAT)],
+    };
+    graph_attribute(name, body.message())
+}
+
+#[test]
+fn flexible_attention() {
+    let preview = "ai.onnx.preview";
+    assert_eq!(flex(&[], 2, preview).unwrap(), [2.0, 2.0]);
+    assert_eq!(flex(&[], 1, preview).unwrap(), [2.0, 2.0]);
+    let (hidden, twice) =
+        (changing("score_mod", "Add", "around"), changing("prob_mod", "Mul", "two"));
+    assert_eq!(flex(std::slice::from_ref(&hidden), 2, preview).unwrap(), [1.0, 1.0]);
+    assert_eq!(flex(&[hidden, twice.clone()], 1, preview).unwrap(), [2.0, 2.0]);
+    let refused = |attributes: &[Message], heads: i64, imports: &str| {
+        let err = flex(attributes, heads, imports).unwrap_err();
+        assert_eq!(err.exit_code(), 4, "{err}");
+        assert!(!err.to_string().contains("panicked"), "{err}");
+    };
+    refused(&[], 3, preview);
+    refused(&[], 2, "ai.onnx.other");
+    refused(&[float_attribute("scale", -1.0)], 2, preview);
+    refused(&[int_attribute("softmax_precision", 7)], 2, preview);
+    refused(&[int_attribute("is_causal", 1)], 2, preview);
+    refused(&[twice.clone(), twice], 2, preview);
+    refused(&[changing("score_mod", "Add", "nowhere")], 2, preview);
+    refused(&[changing("score_mod", "Frobnicate", "two")], 2, preview);
+    refused(&[string_attribute("score_mod", "Add")], 2, preview);
 }

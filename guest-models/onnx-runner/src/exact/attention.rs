@@ -7,16 +7,39 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::tract_hir::internal::*;
 
+use super::Ours;
 use super::own::{
-    Bits, Known, Own, Said, built, floats, from_floats, ints, known_shapes, needed, optional,
-    rounded, shapes, sized, unknown, volume,
+    Bits, Known, Own, Said, built, concrete, floats, from_floats, ints, known_shapes, needed,
+    optional, rounded, shapes, sized, unknown, volume, wired,
 };
 
 pub(super) fn register(registry: &mut OnnxOpRegister) {
     registry.insert("Attention", |context, node| match plain(node)? {
-        true => super::originals()["Attention"](context, node),
+        true => Ours::build(context, node, usual),
         false => built(attention(context.onnx_operator_set_version, node)?, node),
     });
+}
+
+/// tract's own way, of inputs that fit each other; not of numbers that it would round to 32 bits.
+fn usual(
+    ours: &Ours,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let op = attention(ours.version, &ours.node)?;
+    let mut shapes = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        shapes.push(concrete(&model.outlet_fact(*input)?.shape.to_tvec()));
+    }
+    let double = model.outlet_fact(inputs[0])?.datum_type == f64::datum_type();
+    match shapes.iter().all(Option::is_some) && !double {
+        true => {
+            op.sizes(&shapes)?;
+            ours.original.as_ref().wire(prefix, model, inputs)
+        }
+        false => wired(op, &ours.node, prefix, model, inputs),
+    }
 }
 
 /// What tract computes as well, and faster: no masks, no cache, one output after the other.

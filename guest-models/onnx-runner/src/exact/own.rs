@@ -60,9 +60,24 @@ pub(super) trait Own: Debug + Send + Sync + 'static {
 
 /// What a builder gives to tract.
 pub(super) fn built<O: Own>(op: O, node: &NodeProto) -> super::Built {
+    Ok((expand(frame(op, node)), vec![]))
+}
+
+fn frame<O: Own>(op: O, node: &NodeProto) -> Frame {
     let given = node.input.iter().map(|name| !name.is_empty()).collect();
     let named: TVec<bool> = node.output.iter().map(|name| !name.is_empty()).collect();
-    Ok((expand(Frame { op: Arc::new(op), given, named }), vec![]))
+    Frame { op: Arc::new(op), given, named }
+}
+
+/// Puts an operator into a typed model at once.
+pub(super) fn wired<O: Own>(
+    op: O,
+    node: &NodeProto,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    frame(op, node).wire(prefix, model, inputs)
 }
 
 /// The frame around an operator of any kind: compiled once, not for each of them.

@@ -178,10 +178,8 @@ impl Conv {
         &self,
         sums: &mut [i32],
         to: &[usize],
-        plane: &[i32],
-        image: &[usize],
-        within: &[usize],
-        before: &[usize],
+        (plane, image): (&[i32], &[usize]),
+        (within, before): (&[usize], &[usize]),
         weight: i32,
     ) {
         let last = image.len() - 1;
@@ -255,7 +253,7 @@ impl Own for Conv {
                 for place in 0..places {
                     let weight = weights[(output * of + channel) * places + place];
                     let pixels = &pixels[from..from + area];
-                    self.add(&mut sums, &to[2..], pixels, image, &within, &before, weight);
+                    self.add(&mut sums, &to[2..], (pixels, image), (&within, &before), weight);
                     advance(&mut within, kernel);
                 }
             }
