@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "hostile_models/attention.rs"]
+mod attention;
 #[path = "hostile_models/attributes.rs"]
 mod attributes;
 #[path = "hostile_models/bombs.rs"]
@@ -17,8 +19,12 @@ mod corpus;
 mod functions;
 #[path = "hostile_models/numbers.rs"]
 mod numbers;
+#[path = "hostile_models/rounds.rs"]
+mod rounds;
 #[path = "hostile_models/run_time.rs"]
 mod run_time;
+#[path = "hostile_models/small.rs"]
+mod small;
 #[path = "hostile_models/structure.rs"]
 mod structure;
 #[path = "hostile_models/texts.rs"]

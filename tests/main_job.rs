@@ -325,9 +325,9 @@ fn one_model_runs_at_several_shapes() {
 
 #[test]
 fn every_element_type_crosses_unchanged() {
-    use belljar::tensor::{Data, f16};
+    use belljar::tensor::{Coded, DType, Data, bf16, f16};
     use support::onnx::{Graph, fixed, node, value};
-    let datas: [(i64, Data); 13] = [
+    let mut datas: Vec<(i64, Data)> = vec![
         (10, vec![f16::from_f32(1.5), f16::NEG_INFINITY].into()),
         (1, vec![f32::MIN_POSITIVE, -0.0].into()),
         (11, vec![f64::MAX, 1e-300].into()),
@@ -341,7 +341,14 @@ fn every_element_type_crosses_unchanged() {
         (13, vec![0u64, u64::MAX].into()),
         (9, vec![true, false].into()),
         (8, vec![String::from("Grüße\0"), String::new()].into()),
+        (16, vec![bf16::from_f32(-1.5), bf16::INFINITY].into()),
     ];
+    let known: Vec<DType> = datas.iter().map(|(_, data)| data.dtype()).collect();
+    for dtype in DType::ALL.iter().filter(|dtype| !known.contains(dtype)) {
+        let most = belljar_abi::codes::bits(*dtype).map(|bits| u8::MAX >> (8 - bits)).unwrap();
+        datas.push((dtype.to_onnx().into(), Coded::new(*dtype, vec![1, most - 1]).unwrap().into()));
+    }
+    assert_eq!(datas.len(), DType::ALL.len());
     for isolation in ISOLATIONS {
         let host = host(isolation);
         for (elem_type, data) in &datas {

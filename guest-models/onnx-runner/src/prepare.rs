@@ -14,6 +14,11 @@ use tract_onnx::tract_hir::infer::Factoid;
 use crate::load::Loaded;
 use crate::{Refusal, exact, gate, heap, merge, native};
 
+/// How many rewritings of a model there are at most, besides those for each of its nodes: far more
+/// than any model needs.
+const STEPS: usize = 2_000;
+const STEPS_OF_A_NODE: usize = 50;
+
 /// An optimised model, and what its inputs and outputs are called.
 pub(crate) struct Prepared {
     pub(crate) plan: Arc<TypedRunnableModel>,
@@ -52,7 +57,7 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<Prepared, Refusa
         .map_err(|err| Refusal::new(GuestErrorCode::Protocol, format!("input shapes: {err}")))?;
     let bad = |text: String| Refusal::new(GuestErrorCode::BadInput, text);
     gate::fix(&mut proto, &fixed).map_err(bad)?;
-    let carried = gate::check(&mut proto).map_err(refuse)?;
+    let carried = gate::check(&mut proto, &shapes).map_err(refuse)?;
     // tract forgets the types of inputs that are outputs as well.
     let declared = declared_types(&proto);
     let outputs = proto.graph.iter().flat_map(|graph| &graph.output).map(|output| {
@@ -83,12 +88,14 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<Prepared, Refusa
 
 /// tract's own way of optimising, with what the host's kernels can do taken out at two points:
 /// convolutions while they are still as the model says, everything else once it is simplified.
-fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
+pub(crate) fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
     let mut model = model.into_typed()?;
     check_sizes(&model)?;
     native::mend_first(&mut model)?;
     native::take_convolutions(&mut model)?;
-    merge::in_place_of_tracts(Optimizer::declutter()).optimize(&mut model)?;
+    // Two of tract's rewritings can undo each other for ever: what is left then is right, if slower.
+    let steps = STEPS.saturating_add(model.nodes.len().saturating_mul(STEPS_OF_A_NODE));
+    merge::in_place_of_tracts(Optimizer::declutter()).stopping_at(steps).optimize(&mut model)?;
     native::take_others(&mut model)?;
     native::mend_rest(&mut model)?;
     let codegen = merge::in_place_of_tracts(Optimizer::codegen());

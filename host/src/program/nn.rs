@@ -223,9 +223,7 @@ fn encoded(tensors: &[(String, Tensor)]) -> Result<Vec<u8>, Denied> {
     }
     let mut views = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
-        let dtype = dtype(tensor.ty).ok_or_else(|| {
-            Denied::new(Code::UnsupportedOperation, "tensors of type bf16 are not supported")
-        })?;
+        let dtype = dtype(tensor.ty);
         if name.len() > MAX_NAME || tensor.dimensions.len() > belljar_abi::MAX_RANK {
             return Err(wrong("the name of an input, or its shape, is too long".into()));
         }
@@ -262,8 +260,8 @@ fn decoded(message: &[u8]) -> Result<Vec<(String, Tensor)>, Denied> {
     views.into_iter().map(tensor).collect()
 }
 
-fn dtype(ty: TensorType) -> Option<DType> {
-    Some(match ty {
+fn dtype(ty: TensorType) -> DType {
+    match ty {
         TensorType::Fp16 => DType::F16,
         TensorType::Fp32 => DType::F32,
         TensorType::Fp64 => DType::F64,
@@ -271,7 +269,7 @@ fn dtype(ty: TensorType) -> Option<DType> {
         TensorType::I32 => DType::I32,
         TensorType::I64 => DType::I64,
         TensorType::Bf16 => DType::BF16,
-    })
+    }
 }
 
 fn tensor_type(dtype: DType) -> Option<TensorType> {

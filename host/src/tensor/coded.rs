@@ -2,7 +2,7 @@
 //! integers of four and two bits, kept as their codes.
 
 use belljar_abi::DType;
-use belljar_abi::codes::{self, Beyond};
+use belljar_abi::codes::{self, Beyond, Round};
 
 /// Codes of one such type, an element a byte: the code in the low bits, all others zero.
 ///
@@ -61,10 +61,13 @@ impl Coded {
         codes::is_integer(self.dtype)
     }
 
-    /// Adds the code that a number is rounded to; an integer must be one of the type's, and nothing
+    /// Adds the code of the nearest number; an integer must be one of the type's, and nothing
     /// finite may be beyond its range.
     pub(crate) fn push(&mut self, value: f64) -> Result<(), &'static str> {
-        let code = codes::encode(self.dtype, value, Beyond::Overflow);
+        let code = match self.dtype {
+            DType::F8E8M0 => codes::encode_e8m0(value, Beyond::Overflow, Round::Nearest),
+            dtype => codes::encode(dtype, value, Beyond::Overflow),
+        };
         let meant = f64::from(codes::decode(self.dtype, code));
         let kept = match value {
             value if value.is_nan() => meant.is_nan(),

@@ -1,6 +1,7 @@
 //! What the host decodes: a guest's answer. `cargo +nightly fuzz run host_side`, in the folder above.
 #![no_main]
 
+use belljar_abi::codes::are_codes;
 use belljar_abi::{DType, Reply, decode_reply, element_count, encode_error, encode_tensors};
 use libfuzzer_sys::fuzz_target;
 
@@ -15,6 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
                     None => assert_eq!(view.strings().count() as u64, count),
                 }
                 assert!(view.dtype != DType::Bool || view.data.iter().all(|byte| *byte <= 1));
+                assert!(are_codes(view.dtype, view.data));
             }
             assert_eq!(encode_tensors(&views), bytes);
         }

@@ -11,7 +11,7 @@ use belljar_operators::{self as table, BF16, BYTES, F8E8M0, F32, STORED, STRING,
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{
-    AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto,
+    AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto,
 };
 
 use super::attributes::find;
@@ -101,6 +101,10 @@ impl Rewriter<'_> {
         for (at, input) in graph.input.iter_mut().enumerate() {
             let types = declared(input).or(given.get(at).copied());
             let types = types.ok_or_else(|| unknown(&input.name))?;
+            // tract wants the inputs of bodies declared.
+            if declared(input).is_none() {
+                declare(input, types);
+            }
             retype(input);
             known.values.insert(input.name.clone(), types);
             taken.push(types);
@@ -149,13 +153,13 @@ impl Rewriter<'_> {
         let made = if bodies.is_empty() {
             node::made(&node, operator, &read)?
         } else {
+            let inner = node::given_to_body(&node, &read);
             let mut made = Vec::new();
             for at in bodies {
                 let Some(body) = &mut node.attribute[at].g else { continue };
-                let given = node::given_to_body(&node.op_type, &given);
-                made = self.graph(body, Some(known), &given)?.1;
+                made = self.graph(body, Some(known), &inner)?.1;
             }
-            node::made_of_body(&node.op_type, made, &given)
+            node::made_of_body(&node, made)
         };
         for attribute in &mut node.attribute {
             attribute.t.iter_mut().try_for_each(|tensor| self.tensor(tensor))?;
@@ -261,6 +265,13 @@ fn tensor_type(value: &ValueInfoProto) -> Option<&type_proto::Tensor> {
 
 fn declared(value: &ValueInfoProto) -> Option<Types> {
     Types::of(tensor_type(value)?.elem_type)
+}
+
+/// Declares a value of which nothing is declared.
+fn declare(value: &mut ValueInfoProto, types: Types) {
+    let tensor = type_proto::Tensor { elem_type: types.number().unwrap_or_default(), shape: None };
+    let value_type = type_proto::Value::TensorType(tensor);
+    value.r#type = Some(TypeProto { value: Some(value_type), ..TypeProto::default() });
 }
 
 /// Declares a value of a small type as what carries it.

@@ -96,6 +96,26 @@ fn constant<'g>(graph: &'g GraphProto, name: &str) -> Option<&'g TensorProto> {
     find(node, "value")?.t.as_ref()
 }
 
+/// The integers of a tensor of 32 or 64 bits.
+pub(super) fn integers(tensor: &TensorProto) -> Option<Vec<i64>> {
+    super::tensors::check(tensor).ok()?;
+    match DataType::try_from(tensor.data_type) {
+        Ok(DataType::Int64) if tensor.raw_data.is_empty() => Some(tensor.int64_data.clone()),
+        Ok(DataType::Int64) => {
+            let (each, _) = tensor.raw_data.as_chunks::<8>();
+            Some(each.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect())
+        }
+        Ok(DataType::Int32) if tensor.raw_data.is_empty() => {
+            Some(tensor.int32_data.iter().map(|value| i64::from(*value)).collect())
+        }
+        Ok(DataType::Int32) => {
+            let (each, _) = tensor.raw_data.as_chunks::<4>();
+            Some(each.iter().map(|bytes| i64::from(i32::from_le_bytes(*bytes))).collect())
+        }
+        _ => None,
+    }
+}
+
 /// One integer of 32 or 64 bits, with its type.
 fn integer(tensor: &TensorProto) -> Option<(i32, i64)> {
     let one = tensor.dims.iter().all(|dim| *dim == 1) && super::tensors::check(tensor).is_ok();
@@ -118,7 +138,7 @@ fn integer(tensor: &TensorProto) -> Option<(i32, i64)> {
     Some((tensor.data_type, value))
 }
 
-fn truth(tensor: &TensorProto) -> Option<bool> {
+pub(super) fn truth(tensor: &TensorProto) -> Option<bool> {
     let one = tensor.dims.iter().all(|dim| *dim == 1) && super::tensors::check(tensor).is_ok();
     if !one || tensor.data_type != DataType::Bool as i32 {
         return None;

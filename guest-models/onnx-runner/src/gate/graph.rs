@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use belljar_operators::Types;
-use tract_onnx::pb::{GraphProto, ValueInfoProto, type_proto};
+use tract_onnx::pb::{GraphProto, TypeProto, ValueInfoProto, type_proto};
 
 use super::text::{name_of, shown};
 use super::{Versions, bounds, node, tensors};
@@ -48,11 +48,36 @@ impl<'g> Scope<'g> {
 #[derive(Default)]
 pub(super) struct Totals {
     nodes: usize,
+    /// The types of inputs of bodies that say none, by where they are.
+    untyped: HashMap<usize, Types>,
 }
 
-/// Refuses a model's graph that is not sound, or not all implemented.
-pub(super) fn check(graph: &GraphProto, versions: &Versions) -> Result<(), String> {
-    body(graph, None, &[], versions, &mut Totals::default(), 0).map(drop)
+/// Refuses a model's graph that is not sound, or not all implemented. Gives the inputs of bodies
+/// that say no type the one that they have: tract reads no others.
+pub(super) fn check(graph: &mut GraphProto, versions: &Versions) -> Result<(), String> {
+    let mut totals = Totals::default();
+    body(graph, None, &[], versions, &mut totals, 0)?;
+    if !totals.untyped.is_empty() {
+        set_types(graph, &totals.untyped);
+    }
+    Ok(())
+}
+
+fn address(input: &ValueInfoProto) -> usize {
+    std::ptr::from_ref(input).addr()
+}
+
+fn set_types(graph: &mut GraphProto, untyped: &HashMap<usize, Types>) {
+    for input in &mut graph.input {
+        let Some(types) = untyped.get(&address(input)) else { continue };
+        let number = (1..=255).find(|number| Types::of(*number) == Some(*types));
+        let tensor = type_proto::Tensor { elem_type: number.unwrap_or(0), shape: None };
+        let value = Some(type_proto::Value::TensorType(tensor));
+        input.r#type = Some(TypeProto { value, ..TypeProto::default() });
+    }
+    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
+        attribute.g.iter_mut().for_each(|body| set_types(body, untyped));
+    }
 }
 
 /// Checks a graph, within the scope of another one, whose inputs are known to have these types;
@@ -84,7 +109,7 @@ pub(super) fn body(
     }
     let mut scope = Scope { outer, values: HashMap::new() };
     for (at, input) in graph.input.iter().enumerate() {
-        let declared = declared(input)?;
+        let declared = if untyped(input, depth) { None } else { declared(input)? };
         let types = match (declared, given.get(at)) {
             (Some(declared), Some(given)) if declared != *given => {
                 return Err(format!(
@@ -94,7 +119,11 @@ pub(super) fn body(
                     given.names()
                 ));
             }
-            (Some(types), _) | (None, Some(&types)) => types,
+            (Some(types), _) => types,
+            (None, Some(&types)) => {
+                totals.untyped.insert(address(input), types);
+                types
+            }
             (None, None) => {
                 return Err(format!("the input {} has no element type", shown(&input.name)));
             }
@@ -132,9 +161,7 @@ pub(super) fn body(
         let Some(types) = scope.values.get(&*output.name) else {
             return Err(format!("nothing in its graph makes the output {}", shown(&output.name)));
         };
-        // Of a body's output it is enough to know what makes it.
-        let untyped = depth > 0 && output.r#type.as_ref().is_some_and(|said| said.value.is_none());
-        if !untyped
+        if !untyped(output, depth)
             && let Some(declared) = declared(output)?
             && declared != *types
         {
@@ -148,6 +175,11 @@ pub(super) fn body(
         outputs.push(*types);
     }
     Ok(outputs)
+}
+
+/// Whether nothing is declared of a body's input or output: it is enough to know what makes it.
+fn untyped(value: &ValueInfoProto, depth: usize) -> bool {
+    depth > 0 && value.r#type.as_ref().is_some_and(|said| said.value.is_none())
 }
 
 /// The element type that an input or output is declared with.

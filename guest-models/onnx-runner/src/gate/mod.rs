@@ -11,9 +11,11 @@ mod bounds;
 mod carry;
 mod choice;
 mod fixed;
+mod flex;
 mod functions;
 mod graph;
 mod node;
+mod sequences;
 mod tensors;
 mod text;
 
@@ -24,21 +26,24 @@ pub(crate) use fixed::fix;
 pub(crate) use functions::names_of;
 pub(crate) use node::refusal;
 
+use belljar_abi::InputShape;
 use belljar_operators::{ML, NEWEST, newest};
 use tract_onnx::pb::tensor_shape_proto::dimension;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, type_proto};
 
 /// Refuses what the runner does not compute as ONNX says, and brings the rest into the one form
 /// that tract reads rightly. Says which inputs and outputs are carried in another element type.
-pub(crate) fn check(proto: &mut ModelProto) -> Result<Carried, String> {
+pub(crate) fn check(proto: &mut ModelProto, shapes: &[InputShape]) -> Result<Carried, String> {
     if !proto.training_info.is_empty() {
         return Err("the model has information for training, which is not implemented".into());
     }
     let versions = versions(proto)?;
     functions::inline(proto)?;
+    flex::lower(proto, versions.onnx.unwrap_or(0))?;
     let Some(graph) = &mut proto.graph else { return Err("the model has no graph".into()) };
     normalize(graph)?;
     choice::resolve(graph);
+    sequences::resolve(graph, &versions, shapes)?;
     graph::check(graph, &versions)?;
     let carried = carry::rewrite(graph, &versions)?;
     tensors::make_raw(graph);

@@ -1,6 +1,8 @@
 //! One node against its line of the table.
 
-use belljar_operators::{self as table, F8E8M0, F32, I64, ML, Operator, Output, STRING, Types, U8};
+use belljar_operators::{
+    self as table, BOOL, F8E8M0, F32, I64, ML, Operator, Output, STRING, Types, U8,
+};
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, NodeProto};
 
@@ -41,10 +43,13 @@ pub(super) fn check(
 
 /// What can be said against a node without knowing any other: why it is not implemented.
 pub(crate) fn refusal(node: &NodeProto, versions: &Versions) -> Option<String> {
+    if super::flex::lowered(node, versions.onnx.unwrap_or(0)) {
+        return None;
+    }
     alone(node, versions).err()
 }
 
-fn alone(node: &NodeProto, versions: &Versions) -> Result<&'static Operator, String> {
+pub(super) fn alone(node: &NodeProto, versions: &Versions) -> Result<&'static Operator, String> {
     let domain = domain_of(node);
     let operator = table::find(domain, &node.op_type, versions.of(domain)?)?;
     if node.attribute.len() > bounds::ATTRIBUTES {
@@ -95,6 +100,12 @@ fn check_inner(
             let given: Vec<Types> = read.iter().map(|read| read.types).collect();
             graph(node, "body", scope, &given, versions, totals, depth)?
         }
+        "Loop" => {
+            let given = given_to_body(node, &read);
+            let made = graph(node, "body", scope, &given, versions, totals, depth)?;
+            rounds(&given, &made)?;
+            made_of_body(node, made)
+        }
         _ => return Ok(made(node, operator, &read)?),
     };
     if special.len() != node.output.len() {
@@ -105,13 +116,35 @@ fn check_inner(
 }
 
 /// The types of the inputs of a body, of a node that reads values of these types.
-pub(super) fn given_to_body(name: &str, read: &[Types]) -> Vec<Types> {
-    if name == "If" { Vec::new() } else { read.to_vec() }
+pub(super) fn given_to_body(node: &NodeProto, read: &[Read]) -> Vec<Types> {
+    match &*node.op_type {
+        "If" => Vec::new(),
+        "Loop" => {
+            let carried = read.iter().filter(|read| read.at >= 2).map(|read| read.types);
+            [I64, BOOL].into_iter().chain(carried).collect()
+        }
+        _ => read.iter().map(|read| read.types).collect(),
+    }
 }
 
 /// The types of what a node makes, of those that its body makes.
-pub(super) fn made_of_body(_name: &str, made: Vec<Types>, _read: &[Types]) -> Vec<Types> {
+pub(super) fn made_of_body(node: &NodeProto, mut made: Vec<Types>) -> Vec<Types> {
+    if node.op_type == "Loop" && !made.is_empty() {
+        made.remove(0);
+    }
     made
+}
+
+/// The body of a loop says whether to go on, and what it carries on is of the type it was.
+fn rounds(given: &[Types], made: &[Types]) -> Result<(), String> {
+    if made.first() != Some(&BOOL) {
+        return Err("the first output of its body is no bool".into());
+    }
+    let carried = given.get(2..).unwrap_or_default();
+    match made.get(1..).unwrap_or_default().get(..carried.len()) {
+        Some(on) if on == carried => Ok(()),
+        _ => Err("its body does not carry on the types that it is given".into()),
+    }
 }
 
 /// The types of what a node without bodies makes, of values of these types.
@@ -242,7 +275,10 @@ fn output(node: &NodeProto, output: Output, read: &[Read]) -> Result<Types, Stri
         Output::Is(types) => Ok(types),
         Output::Like(letter) => like(letter).ok_or_else(unknown),
         Output::Either(first, second) => like(first).or_else(|| like(second)).ok_or_else(unknown),
-        Output::Said(name, types) => find(node, name)
+        Output::SaidOr(name, _, letter) if find(node, name).is_none() => {
+            like(letter).ok_or_else(unknown)
+        }
+        Output::Said(name, types) | Output::SaidOr(name, types, _) => find(node, name)
             .and_then(|attribute| i32::try_from(attribute.i).ok())
             .and_then(Types::of)
             .filter(|said| types.has(*said))

@@ -43,8 +43,8 @@ impl Serialize for Values<'_> {
             Data::Coded(coded) if coded.are_integers() => {
                 serializer.collect_seq(coded.values().map(|value| value as i64))
             }
-            // As short as reads back exactly.
-            Data::Coded(coded) => serializer.collect_seq(coded.values().map(|v| Single(v as f32))),
+            // As short as reads back exactly, to whoever knows 64 bits.
+            Data::Coded(coded) => serializer.collect_seq(coded.values().map(Double)),
             Data::Bool(values) => serializer.collect_seq(values),
             Data::String(values) => serializer.collect_seq(values),
         }

@@ -309,3 +309,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn small_numbers_are_rounded_or_refused() {
+    let read = |dtype: &str, data: &str| {
+        read(&format!(r#"{{"dtype": "{dtype}", "shape": [1], "data": [{data}]}}"#))
+    };
+    let value = |tensor: &Tensor| match tensor.data() {
+        Data::Coded(coded) => coded.values().next(),
+        other => panic!("{other:?}"),
+    };
+    for (dtype, text, wanted) in [
+        ("float8e4m3fn", "1.03", 1.0),
+        ("float8e4m3fn", "-448", -448.0),
+        ("float8e5m2", "\"Infinity\"", f64::INFINITY),
+        ("float4e2m1", "0.3", 0.5),
+        ("float8e8m0", "4", 4.0),
+        ("i4", "-8", -8.0),
+        ("u2", "3", 3.0),
+    ] {
+        assert_eq!(value(&read(dtype, text).unwrap()), Some(wanted), "{dtype} {text}");
+    }
+    for (dtype, text) in [
+        ("float8e4m3fn", "500"),
+        ("float8e4m3fn", "\"Infinity\""),
+        ("float4e2m1", "7"),
+        ("float4e2m1", "\"NaN\""),
+        ("float8e8m0", "0"),
+        ("float8e8m0", "-1"),
+        ("i4", "8"),
+        ("i4", "1.5"),
+        ("u2", "-1"),
+        ("u4", "\"NaN\""),
+        ("i2", "true"),
+    ] {
+        assert_malformed(read(dtype, text), dtype);
+    }
+}

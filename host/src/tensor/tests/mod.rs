@@ -7,7 +7,7 @@ mod summary;
 
 use proptest::prelude::*;
 
-use super::{DType, Data, Tensor, TensorError, f16};
+use super::{Coded, DType, Data, Tensor, TensorError, bf16, f16};
 
 /// A limit that is never what a test is about.
 const AMPLE: u64 = 1 << 20;
@@ -53,7 +53,14 @@ fn any_data(dtype: DType, count: usize) -> BoxedStrategy<Data> {
         DType::U32 => many(any::<u32>(), count),
         DType::U64 => many(any::<u64>(), count),
         DType::Bool => many(any::<bool>(), count),
-        _ => many("[^\0]{0,6}", count),
+        DType::BF16 => many(any::<u16>().prop_map(bf16::from_bits), count),
+        DType::String => many("[^\0]{0,6}", count),
+        _ => {
+            let bits = belljar_abi::codes::bits(dtype).expect("a small type");
+            let code = any::<u8>().prop_map(move |code| code >> (8 - bits));
+            let codes = prop::collection::vec(code, count);
+            codes.prop_map(move |codes| Coded::new(dtype, codes).expect("codes").into()).boxed()
+        }
     }
 }
 
@@ -64,6 +71,17 @@ fn with_one_nan(tensor: &Tensor) -> Tensor {
         Data::F16(values) => values.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = f16::NAN),
         Data::F32(values) => values.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = f32::NAN),
         Data::F64(values) => values.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = f64::NAN),
+        Data::BF16(values) => {
+            values.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = bf16::NAN);
+        }
+        Data::Coded(coded) => {
+            let mut nan = Coded::new(coded.dtype(), Vec::new()).expect("a small type");
+            if nan.push(f64::NAN).is_ok() {
+                let places: Vec<bool> = coded.values().map(f64::is_nan).collect();
+                let places = places.iter().enumerate().filter(|(_, nan)| **nan).map(|(at, _)| at);
+                coded.replace(places, nan.codes()[0]);
+            }
+        }
         _ => {}
     }
     tensor
@@ -98,5 +116,33 @@ proptest! {
         let message = belljar_abi::encode_tensors(&[tensor.view("x", &wire)]);
         let views = belljar_abi::decode_tensors(&message).expect("our own message");
         assert_same(&Tensor::from_view(&views[0]).expect("our own view"), &tensor);
+    }
+}
+
+#[test]
+fn small_numbers_are_what_their_codes_say() {
+    let coded = Coded::new(DType::F8E5M2, vec![0x3c, 0xfc, 0x7e, 0x80]).unwrap();
+    let values: Vec<f64> = coded.values().collect();
+    assert!(values[0] == 1.0 && values[1] == f64::NEG_INFINITY && values[2].is_nan());
+    assert!(values[3] == 0.0 && values[3].is_sign_negative());
+    assert_eq!(
+        Coded::new(DType::I4, vec![15, 8]).unwrap().values().collect::<Vec<_>>(),
+        [-1., -8.]
+    );
+    for (dtype, codes) in
+        [(DType::U4, vec![16]), (DType::I2, vec![4]), (DType::F32, vec![]), (DType::BF16, vec![])]
+    {
+        assert!(Coded::new(dtype, codes).is_none(), "{dtype}");
+    }
+    // Each is the code of the least number, by which a rule hides the others.
+    for (dtype, least) in [
+        (DType::I4, 8),
+        (DType::U2, 0),
+        (DType::F8E4M3FN, 0xfe),
+        (DType::F8E5M2, 0xfc),
+        (DType::F8E8M0, 0),
+        (DType::F4E2M1, 15),
+    ] {
+        assert_eq!(Coded::new(dtype, Vec::new()).unwrap().least(), least, "{dtype}");
     }
 }

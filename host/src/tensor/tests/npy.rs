@@ -2,8 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::super::npy::{read, write};
-use super::{AMPLE, Data, Tensor, TensorError, any_tensor, assert_malformed, assert_same, f16};
+use super::super::npy::{read, read_as, write};
+use super::{
+    AMPLE, DType, Data, Tensor, TensorError, any_tensor, assert_malformed, assert_same, bf16, f16,
+};
 
 /// A version 1.0 file with this header and data.
 fn file(header: &str, data: &[u8]) -> Vec<u8> {
@@ -83,6 +85,35 @@ fn refuses_what_it_does_not_carry_by_name() {
     let records = "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': ()}";
     let error = read(file(records, &[0; 4]).as_slice(), AMPLE).expect_err("records");
     assert!(error.to_string().contains("records"), "{error}");
+}
+
+/// numpy has no names for what ml_dtypes has: which type its bytes are of, only who asks can say.
+#[test]
+fn nameless_bytes_are_what_is_asked_for() {
+    let read = |descr: &str, dtype, bytes: &[u8]| {
+        let header = dict(descr, "(2,)");
+        read_as(file(&header, bytes).as_slice(), dtype, AMPLE)
+    };
+    let brain = read("<V2", Some(DType::BF16), &[0x80, 0x3f, 0, 0xc0]).unwrap();
+    let expected = [bf16::from_f32(1.0), bf16::from_f32(-2.0)];
+    assert_eq!(brain.as_slice::<bf16>(), Some(expected.as_slice()));
+    for (descr, dtype) in [
+        ("|V1", DType::I4),
+        ("<V1", DType::F8E4M3FN),
+        // So does numpy spell a float8e5m2, and refuses to read it.
+        ("<f1", DType::F8E5M2),
+    ] {
+        let tensor = read(descr, Some(dtype), &[15, 1]).unwrap();
+        let Data::Coded(coded) = tensor.data() else { panic!("{tensor:?}") };
+        assert_eq!((coded.dtype(), coded.codes()), (dtype, [15, 1].as_slice()));
+    }
+    assert_malformed(read("<V1", Some(DType::I4), &[16, 1]), "no code of i4");
+    for asked in [None, Some(DType::F32), Some(DType::U8), Some(DType::BF16)] {
+        let error = read("<V1", asked, &[0, 0]).unwrap_err();
+        assert!(matches!(error, TensorError::Unsupported { .. }), "{asked:?}: {error:?}");
+    }
+    // What has a name keeps it, whatever is asked for.
+    assert_eq!(read("|u1", Some(DType::U4), &[1, 2]).unwrap().dtype(), DType::U8);
 }
 
 #[test]
@@ -276,18 +307,19 @@ proptest! {
     #[test]
     fn what_is_written_reads_back(tensor in any_tensor()) {
         let bytes = written(&tensor);
-        assert_same(&read(bytes.as_slice(), AMPLE).expect("our own file"), &tensor);
+        let read = read_as(bytes.as_slice(), Some(tensor.dtype()), AMPLE);
+        assert_same(&read.expect("our own file"), &tensor);
     }
 
     #[test]
     fn cut_or_extended_files_are_refused(tensor in any_tensor()) {
         let mut bytes = written(&tensor);
         for len in 0..bytes.len() {
-            let result = read(&bytes[..len], AMPLE);
+            let result = read_as(&bytes[..len], Some(tensor.dtype()), AMPLE);
             prop_assert!(matches!(result, Err(TensorError::Malformed { .. })), "{}", len);
         }
         bytes.push(0);
-        assert_malformed(read(bytes.as_slice(), AMPLE), "left over");
+        assert_malformed(read_as(bytes.as_slice(), Some(tensor.dtype()), AMPLE), "left over");
     }
 
     #[test]
@@ -300,7 +332,7 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        let _ = read(bytes.as_slice(), AMPLE);
+        let _ = read_as(bytes.as_slice(), Some(tensor.dtype()), AMPLE);
     }
 
     #[test]
