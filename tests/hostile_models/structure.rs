@@ -158,9 +158,14 @@ fn tensors_that_lie() {
         &x(),
         "part of a larger",
     );
-    for elem_type in [0, 14, 15, 16, 17, 22, 23, 99, -1] {
-        let w = Message::new().int(1, 2).int(2, elem_type).bytes(8, "w").bytes(9, [0; 8]);
-        refused(&add(w), &x(), "is of");
+    let typed =
+        |elem_type: i64| Message::new().int(1, 2).int(2, elem_type).bytes(8, "w").bytes(9, [0; 8]);
+    for elem_type in [0, 14, 15, 27, 28, 99, -1] {
+        refused(&add(typed(elem_type)), &x(), "is of");
+    }
+    // Elements of 16 bits and fewer take fewer bytes.
+    for elem_type in [16, 17, 22, 23, 24, 25] {
+        refused(&add(typed(elem_type)), &x(), "bytes of data");
     }
     let text = Message::new().int(1, 1).int(2, 8).bytes(8, "w").bytes(9, [0; 8]);
     refused(&add(text), &x(), "raw bytes");
