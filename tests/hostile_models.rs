@@ -3,12 +3,16 @@
 
 mod support;
 
+#[path = "hostile_models/attention.rs"]
+mod attention;
 #[path = "hostile_models/attributes.rs"]
 mod attributes;
 #[path = "hostile_models/bombs.rs"]
 mod bombs;
 #[path = "hostile_models/bytes.rs"]
 mod bytes;
+#[path = "hostile_models/classical.rs"]
+mod classical;
 #[path = "hostile_models/corpus.rs"]
 mod corpus;
 #[path = "hostile_models/functions.rs"]
@@ -23,6 +27,8 @@ mod run_time;
 mod small;
 #[path = "hostile_models/structure.rs"]
 mod structure;
+#[path = "hostile_models/texts.rs"]
+mod texts;
 
 use std::sync::LazyLock;
 use std::time::Duration;

@@ -28,7 +28,9 @@ impl Folder {
     }
 
     fn write(&self, name: &str, text: &str) {
-        let text = text.replace("PIN", PIN).replace("OTHER", OTHER);
+        let text = text.replace("PIN63", &PIN[1..]).replace("PIN", PIN).replace("OTHER", OTHER);
+        let text = text.replace("LONG300", &"a".repeat(300)).replace("LONG5000", &"a".repeat(5000));
+        let text = text.replace("LONGHEX", &"0".repeat(63));
         fs::write(self.0.path().join(name), text).unwrap();
         self.mode(name, 0o644);
     }
@@ -207,6 +209,68 @@ const BAD: &[(&str, &str)] = &[
         "link",
         "version = 1\n[program]\n[[filesystem]]\nhost = \"link\"\nguest = \"/a\"\nreason = \"r\"\n",
     ),
+    (
+        "long-variable-name",
+        "version = 1\n[program]\nreason = \"r\"\nenvironment = { LONG300 = \"\" }\n",
+    ),
+    ("variable-nul", "version = 1\n[program]\nreason = \"r\"\nenvironment = { A = \"\\u0000\" }\n"),
+    (
+        "long-variable",
+        "version = 1\n[program]\nreason = \"r\"\nenvironment = { A = \"LONG5000\" }\n",
+    ),
+    ("long-reason", "version = 1\n[program]\nreason = \"LONG5000\"\n"),
+    ("long-name", "version = 1\n[program]\n[[models]]\nname = \"LONG300\"\n"),
+    (
+        "same-peer",
+        "version = 1\n[program]\n[[network]]\nhost = \"a\"\nport = 1\nreason = \"r\"\n[[network]]\nport = 1\nreason = \"r\"\nhost = \"a\"\n",
+    ),
+    ("no-port", "version = 1\n[program]\n[[network]]\nport = \"80\"\n"),
+    ("reaches-twice", "version = 1\n[program]\n[[network]]\nreaches = [\"public\", \"public\"]\n"),
+    ("rules-of-program", "version = 1\n[program]\n[inputs.x]\nmin = 0\n"),
+    ("input-name", "version = 1\n[inputs.\"\"]\n"),
+    ("min-above-max", "version = 1\n[inputs.x]\nmin = 2\nmax = 1.5\n"),
+    ("no-number", "version = 1\n[inputs.x]\nmin = \"1\"\n"),
+    ("endless", "version = 1\n[inputs.x]\nmax = inf\n"),
+    ("truth", "version = 1\n[inputs.x]\nmax = true\n"),
+    ("negative-norm", "version = 1\n[inputs.x]\nmax-norm = -1\n"),
+    ("decimals", "version = 1\n[outputs.y]\ndecimals = 16\n"),
+    ("no-decimals", "version = 1\n[outputs.y]\ndecimals = \"2\"\n"),
+    ("top-k", "version = 1\n[outputs.y]\ntop-k = 0\n"),
+    ("top-k-of-input", "version = 1\n[inputs.x]\ntop-k = 1\n"),
+    ("dtype", "version = 1\n[inputs.x]\ndtype = \"float\"\n"),
+    ("shape", "version = 1\n[inputs.x]\nshape = 3\n"),
+    (
+        "deep-shape",
+        "version = 1\n[inputs.x]\nshape = [1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]\n",
+    ),
+    ("size-of-shape", "version = 1\n[inputs.x]\nshape = [\"n\"]\n"),
+    ("negative-size", "version = 1\n[inputs.x]\nshape = [-1]\n"),
+    ("allowed", "version = 1\n[inputs.x]\nallowed = []\n"),
+    ("no-allowed", "version = 1\n[inputs.x]\nallowed = 1\n"),
+    ("finite", "version = 1\n[inputs.x]\nfinite = 1\n"),
+    ("rule-key", "version = 1\n[inputs.x]\nmaxnorm = 1\n"),
+    ("count", "version = 1\n[limits]\nimages = \"4\"\n"),
+    ("negative-count", "version = 1\n[limits]\nimages = -4\n"),
+    ("array", "version = 1\n[limits]\nmemory = [1]\n"),
+    ("not-hexadecimal", "version = 1\n[model]\nsha256 = \"zPIN63\"\n"),
+    ("not-a-digit", "version = 1\n[model]\nsha256 = \"gLONGHEX\"\n"),
+    ("version-text", "version = \"1\"\n"),
+    ("dot-path", "version = 1\n[program]\n[[filesystem]]\nguest = \"/a/./b\"\n"),
+    ("nul-path", "version = 1\n[program]\n[[filesystem]]\nhost = \"a\\u0000\"\n"),
+    ("long-path", "version = 1\n[program]\n[[filesystem]]\nhost = \"LONG5000\"\n"),
+    ("odd-number", "version = 1\n[limits]\nmemory = \"1.2.3 GiB\"\n"),
+    ("unit", "version = 1\n[limits]\nmemory = \"1 gib\"\n"),
+    ("huge", "version = 1\n[limits]\nmemory = \"99999999999999999999999999 GiB\"\n"),
+    ("half-a-byte", "version = 1\n[limits]\nmemory = \"0.5 B\"\n"),
+    ("zero", "version = 1\n[limits]\nmemory = \"0\"\n"),
+    ("too-little", "version = 1\n[limits]\nmemory = \"1 MiB\"\n"),
+    ("not-ascii", "version = 1\n[program]\n[[network]]\nhost = \"b\u{fc}cher.example\"\n"),
+    ("zone", "version = 1\n[program]\n[[network]]\nhost = \"fe80::1%eth0\"\n"),
+    ("long-host", "version = 1\n[program]\n[[network]]\nhost = \"LONG300\"\n"),
+    ("dot-at-end", "version = 1\n[program]\n[[network]]\nhost = \"a.example.\"\n"),
+    ("empty-part", "version = 1\n[program]\n[[network]]\nhost = \"a..example\"\n"),
+    ("hyphen", "version = 1\n[program]\n[[network]]\nhost = \"-a.example\"\n"),
+    ("underscore", "version = 1\n[program]\n[[network]]\nhost = \"a_b.example\"\n"),
     ("hostile", "version = 1\n\"\\u001b[31m\\u202e\" = 1\n"),
 ];
 
@@ -224,9 +288,34 @@ fn check_says_what_is_wrong_and_where() {
     folder.mode("open.toml", 0o666);
     found.push_str(&folder.run("policy check open.toml"));
     found.push_str(&folder.run("policy check nothing-here.toml"));
+    let many = "[[filesystem]]\nhost = \"a\"\nguest = \"/a\"\nreason = \"r\"\n".repeat(257);
+    folder.write("many.toml", &format!("version = 1\n[program]\n{many}"));
+    found.push_str(&folder.run("policy check many.toml"));
+    folder.write("for-program.toml", "version = 1\n[program]\n");
+    folder.write(
+        "own.toml",
+        "version = 1\n[program]\n[[models]]\nname = \"a\"\nsha256 = \"PIN\"\npolicy = \"for-program.toml\"\n",
+    );
+    found.push_str(&folder.run("policy check own.toml"));
+    fs::write(folder.0.path().join("latin.toml"), b"version = 1 # \xe4\n").unwrap();
+    folder.mode("latin.toml", 0o644);
+    found.push_str(&folder.run("policy check latin.toml"));
+    fs::write(folder.0.path().join("large.toml"), "#".repeat((1 << 20) + 1)).unwrap();
+    folder.mode("large.toml", 0o644);
+    found.push_str(&folder.run("policy check large.toml"));
+    let socket = std::os::unix::net::UnixListener::bind(folder.0.path().join("socket.toml"));
+    found.push_str(&folder.run("policy check socket.toml"));
+    drop(socket);
+    found.push_str(&folder.run("policy check /dev/null"));
+    found.push_str(&folder.run("policy check magika.toml/"));
+    found.push_str(
+        &folder
+            .run(&format!("policy check {}", "x".repeat(5000)))
+            .replace(&"x".repeat(5000), "LONG"),
+    );
     found
         .push_str(&folder.run("policy check magika.toml open.toml unknown-key.toml --format json"));
-    assert_eq!(found.matches("exit code 3").count(), BAD.len() + 3);
+    assert_eq!(found.matches("exit code 3").count(), BAD.len() + 11);
     expect("check-errors.txt", &found);
 }
 
@@ -272,6 +361,89 @@ fn check_warns_of_what_is_broad() {
     found.push_str(&folder.run("policy check --strict magika.toml"));
     found.push_str(&folder.run("policy check --strict magika.toml unpinned.toml"));
     expect("check-warnings.txt", &found);
+}
+
+/// Rules for values: all that there are.
+const VALUES: &str = r#"version = 1
+[model]
+sha256 = "PIN"
+[inputs.image]
+dtype = "f32"
+shape = ["?", 3, 224, 224]
+min = -1
+max = 1.5
+max-norm = 400.0
+[inputs.rate]
+value = 16000
+[inputs.mode]
+allowed = [0, 1, 2]
+finite = false
+[outputs.scores]
+min = 0
+max = 1
+top-k = 5
+decimals = 3
+"#;
+
+#[test]
+fn every_tool_knows_rules_for_values() {
+    let folder = Folder::new();
+    folder.write("values.toml", VALUES);
+    folder.write("none.toml", "version = 1\n[model]\nsha256 = \"PIN\"\n");
+    folder.write("told.toml", &VALUES.replace("top-k = 5\ndecimals = 3\n", ""));
+    folder.write(
+        "wider.toml",
+        &VALUES.replace("max = 1.5", "max = 2").replace("top-k = 5", "top-k = 6"),
+    );
+    folder.write("fewer.toml", VALUES.split("[outputs").next().unwrap());
+    folder.write("escaped.toml", "version = 1\n[outputs.\"\\u001b[31m\\u202e\"]\nmin = 0\n");
+    let mut found = String::new();
+    for line in ["check", "explain", "score"] {
+        found.push_str(&folder.run(&format!("policy {line} values.toml")));
+        found.push_str(&folder.run(&format!("policy {line} escaped.toml")));
+    }
+    for other in ["none", "told", "wider", "fewer", "escaped"] {
+        found.push_str(&folder.run(&format!("policy diff values.toml {other}.toml")));
+        found.push_str(&folder.run(&format!("policy diff {other}.toml values.toml")));
+        found.push_str(&folder.run(&format!("policy score {other}.toml")));
+    }
+    expect("values.txt", &found);
+}
+
+#[test]
+fn check_names_what_no_run_has_used() {
+    let folder = Folder::new();
+    fs::create_dir(folder.0.path().join("labels")).unwrap();
+    folder.write("magika.toml", MODEL);
+    folder.write("program.toml", PROGRAM);
+    let json = folder.run("policy check program.toml --format json");
+    let json = json.split_once('\n').unwrap().1.split("exit code").next().unwrap().to_owned();
+    let answer: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let policy = answer["files"][0]["sha256"].as_str().unwrap().to_owned();
+    let line = |policy: &str, resource: &str, access: &str, verdict: &str, rule: &str| {
+        let line = serde_json::json!({
+            "time": "", "model": PIN, "policy": policy, "resource": resource, "access": access,
+            "verdict": verdict, "rule": rule,
+        });
+        format!("{line}\n")
+    };
+    let labels = "[[filesystem]] guest = \"/labels\", access = \"read\"";
+    let answers = "[[filesystem]] guest = \"/answers\", access = \"write\"";
+    let run = line(&policy, "program", "run", "allowed", "limits");
+    let clocks = line(&policy, "program.clocks", "use", "allowed", "[program] clocks");
+    let refused = line(&policy, "program.arguments", "use", "refused", "[program] arguments");
+    let read = line(&policy, "/labels/a", "read", "allowed", labels);
+    let looked = line(&policy, "/answers", "read", "allowed", answers);
+    let elsewhere = line(&"ab".repeat(32), "program", "run", "allowed", "limits");
+    folder.write("other.jsonl", &elsewhere);
+    folder.write("some.jsonl", &[run, clocks, refused, read, looked, elsewhere].concat());
+    folder.write("bad.jsonl", "{}\n");
+    let mut found = String::new();
+    for log in ["other", "some", "bad", "nothing-here"] {
+        found.push_str(&folder.run(&format!("policy check program.toml --unused {log}.jsonl")));
+    }
+    found.push_str(&folder.run("policy check program.toml --strict --unused some.jsonl"));
+    expect("check-unused.txt", &found);
 }
 
 #[test]
@@ -408,8 +580,8 @@ fn score_adds_up() {
     for name in ["magika", "default", "least", "program", "wild"] {
         found.push_str(&folder.run(&format!("policy score {name}.toml")));
     }
-    found.push_str(&folder.run("policy score magika.toml --max 2"));
-    found.push_str(&folder.run("policy score magika.toml --max 1"));
+    found.push_str(&folder.run("policy score magika.toml --max 5"));
+    found.push_str(&folder.run("policy score magika.toml --max 4"));
     found.push_str(&folder.run("policy score magika.toml --format json"));
     expect("score.txt", &found);
 }
@@ -448,11 +620,15 @@ fn fmt_orders_files_and_keeps_their_modes() {
     found.push_str(&folder.run("policy fmt good.toml bad.toml"));
     found.push_str(&folder.read("bad.toml"));
     found.push_str(&folder.run("policy fmt --check good.toml bad.toml"));
+    folder.write("worse.toml", "version=1\n[compute]\nthreads=2\n");
+    folder.write("bare.toml", "version = 1\n\n[program]\n\n# Mine.\n[limits]\nstack = \"1 MiB\"\n");
+    folder.write("wurst.toml", "version=1\n");
+    found.push_str(&folder.run("policy fmt --check bare.toml worse.toml wurst.toml"));
     found.push_str(&folder.run("policy fmt wrong.toml"));
     expect("fmt.txt", &found);
     let mode = fs::metadata(folder.0.path().join("bad.toml")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o640);
-    assert_eq!(fs::read_dir(folder.0.path()).unwrap().count(), 3, "a file was left behind");
+    assert_eq!(fs::read_dir(folder.0.path()).unwrap().count(), 6, "a file was left behind");
 }
 
 #[test]
@@ -477,7 +653,7 @@ fn the_schema_in_the_repository_is_the_one_that_is_printed() {
 
 #[test]
 fn every_tool_teaches_by_example() {
-    for tool in ["check", "explain", "diff", "score", "fmt", "schema"] {
+    for tool in ["check", "explain", "diff", "score", "fmt", "record", "schema"] {
         let output = std::process::Command::new(BELLJAR).args(["policy", tool, "--help"]).output();
         let help = String::from_utf8(output.unwrap().stdout).unwrap();
         assert!(

@@ -8,6 +8,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use belljar::{Error, Host, Isolation, ModelBytes, Policy, Program, Tensor, Value};
 use support::{belljar, host, repository};
@@ -100,6 +101,157 @@ fn what_is_not_granted_is_named_with_the_line_that_would() {
     // Its C library finds no folder that could hold the file, and asks nobody.
     let err = without(|policy| policy.filesystem.clear());
     assert!(err.to_string().contains("/labels/labels.txt"), "{err}");
+}
+
+/// A policy of the repository, with the models that it names and their policies lying beside it.
+fn shipped(name: &str) -> Policy {
+    let place = tempfile::tempdir().unwrap();
+    for (model, file) in [("magika", "magika.onnx"), ("squeezenet", "squeezenet.onnx")] {
+        let rules = repository().join("policies").join(model).with_extension("toml");
+        fs::copy(rules, place.path().join(model).with_extension("toml")).unwrap();
+        fs::copy(support::models().join(file), place.path().join(file)).unwrap();
+    }
+    let file = place.path().join("policy.toml");
+    let text = repository().join("policies").join(name).with_extension("toml");
+    fs::copy(text, &file).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let policy = Policy::load(&file).unwrap().policy;
+    // Models are read when the program asks for them.
+    let _ = place.keep();
+    policy
+}
+
+/// Takes one grant away from a policy.
+type Take = fn(&mut Policy);
+
+/// That a program answers with all its grants, and without one of them says which is missing.
+#[track_caller]
+fn each_grant_is_needed(
+    name: &str,
+    policy: &Policy,
+    inputs: &[(&str, Value)],
+    grants: &[(Take, u8, &str)],
+) {
+    let host = host(Isolation::Process);
+    load(&host, name, policy).run(inputs).unwrap();
+    for (take, code, says) in grants {
+        let mut less = policy.clone();
+        take(&mut less);
+        assert_ne!(&less, policy, "{says}");
+        let err = load(&host, name, &less).run(inputs).expect_err(says);
+        assert_eq!(err.exit_code(), *code, "{says}: {err}");
+        assert!(err.to_string().contains(says), "{says}: {err}");
+    }
+}
+
+#[test]
+fn file_type_needs_its_grant() {
+    let file = fs::read(repository().join("README.md")).unwrap();
+    each_grant_is_needed(
+        "file-type",
+        &shipped("file-type"),
+        &[("file", Value::Bytes(file))],
+        &[
+            (|policy| policy.models.clear(), 3, "add [[models]] with name = \"magika\""),
+            (|policy| policy.models[0].path = None, 3, "add path to its [[models]] entry"),
+            (|policy| policy.models[0].sha256[0] ^= 1, 3, "another model"),
+        ],
+    );
+}
+
+#[test]
+fn classify_needs_its_grant() {
+    let photo = fs::read(repository().join("tests/expectations/classify/photo.jpg")).unwrap();
+    each_grant_is_needed(
+        "classify",
+        &shipped("classify"),
+        &[("image", Value::Bytes(photo))],
+        &[
+            (|policy| policy.models.clear(), 3, "add [[models]] with name = \"classifier\""),
+            (|policy| policy.models[0].sha256[0] ^= 1, 3, "another model"),
+        ],
+    );
+}
+
+#[test]
+fn labels_needs_each_of_its_grants() {
+    let policy = parse(&labels_policy(service(what_is_enough)));
+    let scores = Tensor::new(vec![0.1f32, 0.7, 0.2], &[3]).unwrap();
+    let inputs = [("scores", scores.into()), ("customer", Value::from("anybody"))];
+    let grants: &[(Take, u8, &str)] = &[
+        (|policy| policy.filesystem.clear(), 4, "does not grant: [[filesystem]]"),
+        (|policy| policy.network.clear(), 3, "[[network]] host = \"127.0.0.1\""),
+        (
+            |policy| policy.program.as_mut().unwrap().environment.clear(),
+            4,
+            "does not grant: [program] environment",
+        ),
+    ];
+    each_grant_is_needed("labels", &policy, &inputs, grants);
+    // It answers without its output, which nobody sees then.
+    let lines = Arc::new(Mutex::new(0));
+    let heard = Arc::clone(&lines);
+    let listener = move |event| {
+        if let belljar::Event::Printed { .. } = event {
+            *heard.lock().unwrap() += 1;
+        }
+    };
+    let host = support::builder(Isolation::Process).on_event(listener).build().unwrap();
+    for (stdout, printed) in [(true, 1), (false, 1)] {
+        let mut policy = policy.clone();
+        policy.program.as_mut().unwrap().stdout = stdout;
+        load(&host, "labels", &policy).run(&inputs).unwrap();
+        assert_eq!(*lines.lock().unwrap(), printed);
+    }
+}
+
+#[test]
+fn two_programs_at_once_have_each_its_own() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().canonicalize().unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let host = host(Isolation::Process);
+    let (here, there) = (service(in_capitals), service(in_capitals));
+    let programs = [("one", here), ("two", there)].map(|(name, port)| {
+        fs::create_dir(path.join(name)).unwrap();
+        open_to_all(&path.join(name));
+        fs::write(path.join(name).join(format!("key-of-{name}")), name).unwrap();
+        let policy = parse(&format!(
+            "version = 1\n[program]\nenvironment = {{ NAME = \"{name}\" }}\nreason = \"a test\"\n\
+             [[filesystem]]\nhost = \"{}/{name}\"\nguest = \"/data\"\naccess = \"write\"\n\
+             reason = \"a test\"\n\
+             [[network]]\nhost = \"127.0.0.1\"\nport = {port}\nreaches = [\"loopback\"]\n\
+             reason = \"a test\"\n",
+            path.display()
+        ));
+        load(&host, "attacks", &policy)
+    });
+    std::thread::scope(|scope| {
+        for (program, own, other, port, others) in
+            [(&programs[0], "one", "two", here, there), (&programs[1], "two", "one", there, here)]
+        {
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    check(
+                        program,
+                        &format!(
+                            "environment => NAME={own}
+                             open a /data key-of-{own} read => ok
+                             open b /data key-of-{other} read => error no-entry
+                             open b /data ../{other}/key-of-{other} read => error not-permitted
+                             open b /data ../{other} folder => error not-permitted
+                             symlink /data ../{other} link => error not-permitted
+                             connect c 127.0.0.1 {port} => ok
+                             connect d 127.0.0.1 {others} => error access-denied"
+                        ),
+                    );
+                }
+            });
+        }
+    });
+    for name in ["one", "two"] {
+        assert_eq!(fs::read_dir(path.join(name)).unwrap().count(), 1);
+    }
 }
 
 /// Runs a script of lines `operation => what comes of it`.

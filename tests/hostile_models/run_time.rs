@@ -12,7 +12,7 @@ use crate::{HOST, ones, policy};
 const INT32: i64 = 6;
 
 /// An input of a node: what it is made of, and its right shape.
-enum In {
+pub(crate) enum In {
     /// Ones.
     Floats(&'static [usize]),
     /// Integers that are not to be trusted.
@@ -33,7 +33,7 @@ const SHAPES: [Option<&[usize]>; 6] =
     [None, Some(&[]), Some(&[0]), Some(&[1]), Some(&[5]), Some(&[2, 0, 3])];
 
 /// Runs one node with each of its untrusted inputs in each shape and of each value.
-fn survives(op: &str, opset: i64, inputs: &[In], attributes: &[Message]) {
+pub(crate) fn survives(op: &str, opset: i64, inputs: &[In], attributes: &[Message]) {
     let untrusted: Vec<usize> = (0..inputs.len())
         .filter(|at| matches!(inputs[*at], Ints(_) | Short(_) | Wild(_)))
         .collect();
@@ -120,7 +120,7 @@ fn sound(op: &str, shape: Option<&[usize]>, what: &str, err: &belljar::Error) {
 
 /// Ends a test.
 #[track_caller]
-fn nothing_found() {
+pub(crate) fn nothing_found() {
     let found = FOUND.take();
     assert!(found.is_empty(), "{} cases:\n{}", found.len(), found.join("\n"));
 }

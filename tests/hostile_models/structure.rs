@@ -116,6 +116,9 @@ fn operator_sets_that_do_not_exist() {
     refused(&twice, &x(), "twice");
     let both = graph.model().message(8, Message::new().bytes(1, "ai.onnx").int(2, 13)).finish();
     refused(&both, &x(), "twice");
+    // The same version twice, as skl2onnx writes it, is no contradiction.
+    let same = graph.model().message(8, Message::new().bytes(1, "ai.onnx").int(2, 17)).finish();
+    run(&same, &x()).unwrap();
     let other = graph.model().message(8, Message::new().bytes(1, "com.evil").int(2, 1)).finish();
     run(&other, &x()).unwrap();
     for domain in ["com.microsoft", "ai.onnx.training", "\u{202e}", "AI.ONNX"] {

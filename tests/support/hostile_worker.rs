@@ -109,13 +109,18 @@ fn tensors(name: &str, dtype: DType, numbers: &[f32]) -> Vec<u8> {
     encode_tensors(&[TensorView { name, dtype, dims, data: bytemuck::cast_slice(numbers) }])
 }
 
-/// Memory with a WebAssembly page that begins with this text.
-fn image(text: &[u8], len: u64) -> OwnedFd {
+/// Memory that begins with this text.
+pub(crate) fn memory(text: &[u8], len: u64) -> OwnedFd {
     let fd =
         memfd_create("belljar-image", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     rustix::fs::ftruncate(&fd, len).unwrap();
     rustix::io::pwrite(&fd, text, 0).unwrap();
     fd
+}
+
+/// Memory with a WebAssembly page that begins with this text.
+fn image(text: &[u8], len: u64) -> OwnedFd {
+    memory(text, len)
 }
 
 struct Hostile {
@@ -149,7 +154,7 @@ pub(crate) fn serve() {
     }
 }
 
-fn is(fd: &OwnedFd, what: &str) -> bool {
+pub(crate) fn is(fd: &OwnedFd, what: &str) -> bool {
     use std::os::fd::AsRawFd;
     let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     link.is_ok_and(|link| link.to_string_lossy().contains(what))
@@ -181,31 +186,15 @@ impl Hostile {
     }
 
     fn receive(&self) -> Option<(Value, Vec<OwnedFd>)> {
-        let mut buffer = vec![0; 128 << 10];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let mut iov = [IoSliceMut::new(&mut buffer)];
-        let flags = RecvFlags::CMSG_CLOEXEC;
-        let received = recvmsg(&self.socket, &mut iov, &mut ancillary, flags).ok()?;
-        let rights = ancillary.drain().filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(rights) => Some(rights),
-            _ => None,
-        });
-        let descriptors = rights.flatten().collect();
-        Some((serde_json::from_slice(buffer.get(..received.bytes)?).ok()?, descriptors))
+        receive(&self.socket)
     }
 
     fn send(&self, message: &Value, descriptors: &[BorrowedFd<'_>]) {
-        self.send_bytes(&serde_json::to_vec(message).unwrap(), descriptors);
+        send(&self.socket, message, descriptors);
     }
 
     fn send_bytes(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() {
-            assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
-        }
-        sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).unwrap();
+        send_bytes(&self.socket, bytes, descriptors);
     }
 
     /// An answer that was put into the shared buffer.
@@ -341,19 +330,47 @@ impl Hostile {
     }
 }
 
+pub(crate) fn receive(socket: &OwnedFd) -> Option<(Value, Vec<OwnedFd>)> {
+    let mut buffer = vec![0; 128 << 10];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut iov = [IoSliceMut::new(&mut buffer)];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received = recvmsg(socket, &mut iov, &mut ancillary, flags).ok()?;
+    let rights = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+        _ => None,
+    });
+    let descriptors = rights.flatten().collect();
+    Some((serde_json::from_slice(buffer.get(..received.bytes)?).ok()?, descriptors))
+}
+
+pub(crate) fn send(socket: &OwnedFd, message: &Value, descriptors: &[BorrowedFd<'_>]) {
+    send_bytes(socket, &serde_json::to_vec(message).unwrap(), descriptors);
+}
+
+pub(crate) fn send_bytes(socket: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
+    }
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).unwrap();
+}
+
 fn failed(number: &Value, failure: &Value) -> Value {
     json!({ "number": number, "result": { "Err": failure }, "log": [], "image": false })
 }
 
 /// Reads from an address where there is nothing.
-fn crash() {
+pub(crate) fn crash() {
     // SAFETY: not safe at all, which is the point: the kernel ends this process.
     let read = unsafe { std::ptr::without_provenance::<u8>(8).read_volatile() };
     std::process::exit(i32::from(read));
 }
 
 /// Maps memory for writing, and never unmaps it.
-fn map_for_ever(memory: &OwnedFd, len: usize) {
+pub(crate) fn map_for_ever(memory: &OwnedFd, len: usize) {
     use rustix::mm::{MapFlags, ProtFlags, mmap};
     let prot = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping at an address of the kernel's choice, which nothing refers to.

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test binary uses a part.
 
 pub(crate) mod compare;
+pub(crate) mod hostile_program;
 pub(crate) mod hostile_worker;
 pub(crate) mod onnx;
 

@@ -52,8 +52,12 @@ impl Message {
     }
 }
 
+/// The domain of classical models.
+pub(crate) const ML: &str = "ai.onnx.ml";
+
 pub(crate) const FLOAT: i64 = 1;
 pub(crate) const INT64: i64 = 7;
+pub(crate) const STRING: i64 = 8;
 pub(crate) const BOOL: i64 = 9;
 
 /// One dimension of a declared shape.
@@ -123,6 +127,16 @@ pub(crate) fn ints_attribute(name: &str, values: &[i64]) -> Message {
     values.iter().fold(attribute, |attribute, value| attribute.int(8, *value)).int(20, 7)
 }
 
+pub(crate) fn floats_attribute(name: &str, values: &[f32]) -> Message {
+    let attribute = Message::new().bytes(1, name);
+    values.iter().fold(attribute, |attribute, value| attribute.float(7, *value)).int(20, 6)
+}
+
+pub(crate) fn strings_attribute(name: &str, values: &[&str]) -> Message {
+    let attribute = Message::new().bytes(1, name);
+    values.iter().fold(attribute, |attribute, value| attribute.bytes(9, value)).int(20, 8)
+}
+
 pub(crate) fn tensor_attribute(name: &str, value: Message) -> Message {
     Message::new().bytes(1, name).message(5, value).int(20, 4)
 }
@@ -179,6 +193,11 @@ impl Graph {
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.model().finish()
+    }
+
+    /// The same with operators of the domain `ai.onnx.ml`, in this version.
+    pub(crate) fn classical(&self, version: i64) -> Vec<u8> {
+        self.model().message(8, Message::new().bytes(1, ML).int(2, version)).finish()
     }
 }
 

@@ -161,8 +161,7 @@ fn table(results: &[Value]) -> String {
          {}, each run through the sandbox with all of its inputs given at run time, and compared \
          with the case's own tolerances. Beside it {}, on the same cases.\n\n\
          *Refused* is a clear error before there is an answer: exit code 4. Cases whose inputs are \
-         no tensors are refused too. *Limit* is a \
-         model that takes longer than it may: exit code 5. *Wrong* and *crash* are zero, and \
+         no tensors are refused too. *Wrong*, *crash* and *limit* are zero, and \
          `tests/conformance.rs` holds every case to its class (`classes.txt`).\n\n{}.\n\n## By kind\n\n{HEAD}",
         REQUIREMENTS[0].replace("==", " "),
         REQUIREMENTS[1].replace("==", " "),

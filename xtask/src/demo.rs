@@ -1,9 +1,13 @@
 //! The demo: a real model, sandboxed, names the kinds of some files.
 //!
+//! Then guest programs around a model, a file and a service do what their policies let them, and with
+//! one grant less say which is missing.
+//!
 //! Each file goes through a `belljar run` of its own, as an operator would type it: the model gets
 //! its input and gives its answer, and nothing else exists for it.
 
 use std::fs;
+use std::io::{BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -85,7 +89,9 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
     if right != files.len() {
         bail!("named wrongly: {} of {} files", files.len() - right, files.len());
     }
-    as_program(repo, &policies)
+    as_program(repo, &policies)?;
+    classified(repo, &policies)?;
+    labelled(repo, &policies)
 }
 
 /// The same question to a guest program, which brings its own preparation of the file and asks for
@@ -115,6 +121,106 @@ fn as_program(repo: &Repo, policies: &Path) -> Result<()> {
     }
     println!("{} files named by a guest program", FOR_PROGRAM.len());
     Ok(())
+}
+
+/// A photo, to a program that decodes it and asks SqueezeNet; and once more without its grant.
+fn classified(repo: &Repo, policies: &Path) -> Result<()> {
+    let model = repo.target().join("models/squeezenet.onnx");
+    let beside = [policies.join("squeezenet.toml"), model];
+    let policy = PrivateCopy::of("classify", &policies.join("classify.toml"), &beside)?;
+    say("demo: a guest program that decodes an image and asks a model");
+    let photo = "image=tests/expectations/classify/photo.jpg";
+    let mut belljar = program(repo, "classify", &policy);
+    belljar.args(["--input", photo, "--format", "json"]);
+    let printed = run::with_input(&mut belljar, Vec::new())?;
+    println!("photo.jpg: class {}", largest(&printed, "scores")?);
+    policy.change(&[("name = \"classifier\"", "name = \"another\"")])?;
+    let mut belljar = program(repo, "classify", &policy);
+    belljar.args(["--input", photo]);
+    refused(&mut belljar, "add [[models]] with name = \"classifier\"")
+}
+
+/// A label from a granted file, if a service on this machine says that the score is enough; and once
+/// more without the grant to ask it.
+fn labelled(repo: &Repo, policies: &Path) -> Result<()> {
+    let port = service()?;
+    let policy = PrivateCopy::of("labels", &policies.join("labels.toml"), &[])?;
+    policy.put_folder(&policies.join("labels"))?;
+    policy.change(&[
+        ("features.internal.example", "127.0.0.1"),
+        ("7878", &port.to_string()),
+        ("private", "loopback"),
+    ])?;
+    fs::write(policy.folder.join("scores.json"), "[0.1, 0.7, 0.2]")?;
+    let mut scores = std::ffi::OsString::from("scores=");
+    scores.push(policy.folder.join("scores.json"));
+    say("demo: a guest program with a file and a service");
+    for (customer, expected) in [("usual", "dog"), ("strict", "unsure")] {
+        let mut belljar = program(repo, "labels", &policy);
+        belljar.arg("--input").arg(&scores);
+        belljar.arg("--input").arg(format!("customer=text:{customer}"));
+        belljar.args(["--format", "json"]);
+        let printed = run::with_input(&mut belljar, Vec::new())?;
+        let result: Value = serde_json::from_slice(&printed)?;
+        let label = result["outputs"][0]["text"].as_str().context("no label")?;
+        println!("{customer}: {label}");
+        if label != expected {
+            bail!("for {customer} it is {expected}");
+        }
+    }
+    policy.change(&[(&format!("port = {port}\n"), "port = 1\n")])?;
+    let mut belljar = program(repo, "labels", &policy);
+    belljar.arg("--input").arg(&scores).args(["--input", "customer=text:usual"]);
+    refused(&mut belljar, "[[network]]")
+}
+
+/// A run of a program under a policy.
+fn program(repo: &Repo, name: &str, policy: &PrivateCopy) -> Command {
+    let mut belljar = Command::new(setup::belljar(repo));
+    belljar.current_dir(repo.root());
+    belljar.arg("run").arg(format!("target/guest/programs/{name}.wasm"));
+    belljar.arg("--policy").arg(&policy.policy);
+    setup::environment(repo, &mut belljar);
+    belljar
+}
+
+/// That a run is refused by its policy, with the line that is missing.
+fn refused(belljar: &mut Command, says: &str) -> Result<()> {
+    let found = belljar.output()?;
+    let told = String::from_utf8_lossy(&found.stderr).into_owned();
+    let first = told.lines().next().unwrap_or_default();
+    println!("with one grant less: {first}");
+    if found.status.code() != Some(3) || !told.contains(says) {
+        bail!("exit code 3 and {says:?} were expected, not {}: {told}", found.status);
+    }
+    Ok(())
+}
+
+/// A service of features on a port of this machine: `strict` customers need a score of 0.9.
+fn service() -> Result<u16> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = std::io::BufReader::new(stream);
+            let mut customer = String::new();
+            // Who leaves early gets no answer.
+            let _ = stream.read_line(&mut customer);
+            let enough = if customer == "strict\n" { "0.9\n" } else { "0.5\n" };
+            let _ = stream.get_mut().write_all(enough.as_bytes());
+        }
+    });
+    Ok(port)
+}
+
+/// The place of the highest value of an output.
+fn largest(printed: &[u8], output: &str) -> Result<u64> {
+    let result: Value = serde_json::from_slice(printed)?;
+    let outputs = result["outputs"].as_array().context("no `outputs`")?;
+    let found = outputs.iter().find(|found| found["name"] == output);
+    let top = found.and_then(|found| found["top"].as_array()?.first().cloned());
+    let place = top.and_then(|top| top["index"].as_array()?.last()?.as_u64());
+    place.with_context(|| format!("no `top` of {output} in what belljar printed"))
 }
 
 /// The committed samples, and three files that set-up has made anyway.
@@ -160,6 +266,36 @@ impl PrivateCopy {
             put(file, &copy.folder.join(file.file_name().context("a file has a name")?))?;
         }
         Ok(copy)
+    }
+}
+
+impl PrivateCopy {
+    /// Changes the policy's text.
+    fn change(&self, changes: &[(&str, &str)]) -> Result<()> {
+        let mut text = fs::read_to_string(&self.policy)?;
+        for (from, to) in changes {
+            if !text.contains(from) {
+                bail!("{from:?} is not in the policy");
+            }
+            text = text.replace(from, to);
+        }
+        Ok(fs::write(&self.policy, text)?)
+    }
+
+    /// Puts a folder of files beside the policy, which the process of a program may read: where belljar
+    /// is run as root, that is another user's.
+    fn put_folder(&self, from: &Path) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+        let to = self.folder.join(from.file_name().context("a folder has a name")?);
+        fs::create_dir(&to)?;
+        open(&to, 0o755)?;
+        for entry in fs::read_dir(from)? {
+            let path = to.join(entry.as_ref().map(|entry| entry.file_name()).unwrap_or_default());
+            fs::copy(entry?.path(), &path)?;
+            open(&path, 0o644)?;
+        }
+        Ok(())
     }
 }
 

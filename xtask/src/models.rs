@@ -83,6 +83,30 @@ const PACKAGES: [Package; 4] = [
                 make: Make::Copy,
                 sha256: "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3",
             },
+            Entry {
+                from: "silero_vad/data/silero_vad_half.onnx",
+                to: "silero_vad_half.onnx",
+                make: Make::Copy,
+                sha256: "1e0b195ad4806595ef4466f419d16fca7e4afcfc6669b8c0b5f76ea87547c769",
+            },
+            Entry {
+                from: "silero_vad/data/silero_vad_16k_op15.onnx",
+                to: "silero_vad_16k_op15.onnx",
+                make: Make::Copy,
+                sha256: "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49",
+            },
+            Entry {
+                from: "silero_vad/data/silero_vad_op18_ifless.onnx",
+                to: "silero_vad_op18_ifless.onnx",
+                make: Make::Copy,
+                sha256: "7671cd04b004e9076da0d4a7b1a5aec36adf161c39230c1cb94a4fd5db6bbd28",
+            },
+            Entry {
+                from: "silero_vad/data/silero_vad_16k_sequence.onnx",
+                to: "silero_vad_16k_sequence.onnx",
+                make: Make::Copy,
+                sha256: "9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85",
+            },
         ],
     },
     Package {

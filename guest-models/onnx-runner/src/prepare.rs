@@ -14,6 +14,11 @@ use tract_onnx::tract_hir::infer::Factoid;
 use crate::load::Loaded;
 use crate::{Refusal, exact, gate, heap, merge, native};
 
+/// How many rewritings of a model there are at most, besides those for each of its nodes: far more
+/// than any model needs.
+const STEPS: usize = 2_000;
+const STEPS_OF_A_NODE: usize = 50;
+
 /// An optimised model, and what its inputs and outputs are called.
 pub(crate) struct Prepared {
     pub(crate) plan: Arc<TypedRunnableModel>,
@@ -88,7 +93,9 @@ pub(crate) fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
     check_sizes(&model)?;
     native::mend_first(&mut model)?;
     native::take_convolutions(&mut model)?;
-    merge::in_place_of_tracts(Optimizer::declutter()).optimize(&mut model)?;
+    // Two of tract's rewritings can undo each other for ever: what is left then is right, if slower.
+    let steps = STEPS.saturating_add(model.nodes.len().saturating_mul(STEPS_OF_A_NODE));
+    merge::in_place_of_tracts(Optimizer::declutter()).stopping_at(steps).optimize(&mut model)?;
     native::take_others(&mut model)?;
     native::mend_rest(&mut model)?;
     let codegen = merge::in_place_of_tracts(Optimizer::codegen());

@@ -2,7 +2,7 @@
 
 use crate::table::Values::{Float, Int, Text, Type};
 use crate::table::{Attribute, Check, Input, Operator, Output, any, attr, flag, must, op, t, u};
-use crate::types::{BOOL, F16, F32, FLOATS, I64};
+use crate::types::{BF16, BOOL, F16, F32, FLOATS, I64, REALS};
 
 const Q_HEADS: Attribute = attr("q_num_heads", Int(1, 1 << 16));
 const KV_HEADS: Attribute = attr("kv_num_heads", Int(1, 1 << 16));
@@ -13,8 +13,7 @@ const SCALE: Attribute = attr("scale", Float);
 const BACK: Attribute = attr("left_window_size", Int(-1, 1 << 30));
 const AHEAD: Attribute = attr("right_window_size", Int(-1, 1 << 30));
 
-const QKV: [Input; 6] =
-    [t(FLOATS), t(FLOATS), t(FLOATS), any(FLOATS.or(BOOL)), t(FLOATS), t(FLOATS)];
+const QKV: [Input; 6] = [t(REALS), t(REALS), t(REALS), any(REALS.or(BOOL)), t(REALS), t(REALS)];
 const LENGTHS: &[Input] = &[QKV[0], QKV[1], QKV[2], QKV[3], QKV[4], QKV[5], any(I64)];
 const OF_ATTENTION: &[Output] =
     &[Output::Like('T'), Output::Like('T'), Output::Like('T'), Output::Like('T')];
@@ -37,6 +36,6 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[attr("activation", Text(&["none", "silu", "swish"]))]),
     op("RotaryEmbedding", 23, &[t(F32), t(F32), t(F32), any(I64)]).optional(1)
         .with(&[flag("interleaved"), attr("num_heads", Int(0, 1 << 16)), attr("rotary_embedding_dim", Int(0, 1 << 16))]),
-    op("Swish", 24, &[t(F16.or(F32))]).with(&[attr("alpha", Float)]),
-    op("SwiGLU", 28, &[t(F16.or(F32)), t(F16.or(F32))]).with(&[attr("alpha", Float)]),
+    op("Swish", 24, &[t(F16.or(F32).or(BF16))]).with(&[attr("alpha", Float)]),
+    op("SwiGLU", 28, &[t(F16.or(F32).or(BF16)), t(F16.or(F32).or(BF16))]).with(&[attr("alpha", Float)]),
 ];

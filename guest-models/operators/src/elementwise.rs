@@ -81,8 +81,8 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("LessOrEqual", 12, &[t(NUMBERS.or(BF16)), t(NUMBERS.or(BF16))]).to(TRUTH),
     op("Where", 9, &[any(BOOL), t(PLAIN.or(STRING).or(STORED)), t(PLAIN.or(STRING).or(STORED))]),
 
-    op("Cast", 6, &[any(PLAIN.or(STORED))]).to(&[Output::Said("to", PLAIN.or(STORED))])
-        .with(&[must("to", Type(PLAIN.or(STORED))), flag("saturate"), attr("round_mode", Text(&["up", "down", "nearest"]))]),
+    op("Cast", 6, &[any(PLAIN.or(STORED).or(STRING))]).to(&[Output::Said("to", PLAIN.or(STORED).or(STRING))])
+        .with(&[must("to", Type(PLAIN.or(STORED).or(STRING))), flag("saturate"), attr("round_mode", Text(&["up", "down", "nearest"]))]),
     op("CastLike", 15, &[any(PLAIN.or(STORED)), t(PLAIN.or(STORED))])
         .with(&[flag("saturate"), attr("round_mode", Text(&["up", "down", "nearest"]))]),
     op("Identity", 1, &[t(PLAIN.or(STRING).or(STORED))]),

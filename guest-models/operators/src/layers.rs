@@ -1,6 +1,6 @@
 //! Operators of networks: products, convolutions, poolings, normalisations, reductions, recurrence.
 
-use crate::table::Values::{AnyText, Float, Int, Ints, Text, Texts, ZeroOr};
+use crate::table::Values::{AnyText, Float, Int, Ints, Text, ZeroOr};
 use crate::table::{
     Attribute, Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u,
 };
@@ -34,14 +34,6 @@ const QUANTIZED: &[Output] = &[Output::Special];
 const SCALED: Types = SCALES.or(I32);
 const SCALES: Types = F16.or(F32).or(BF16);
 const STORED_QUANTIZED: Types = BYTES.or(I16).or(U16).or(FLOAT8).or(F4E2M1).or(INT4).or(INT2);
-const SEQUENCE: &[Output] = &[Output::Like('T'), Output::Like('T')];
-
-/// tract computes recurrent layers forwards and with the usual activations only.
-const RECURRENT: [Attribute; 3] = [
-    attr("direction", Text(&["forward"])),
-    attr("hidden_size", Int(1, 1 << 20)),
-    only("layout", 0),
-];
 
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[
@@ -72,8 +64,11 @@ pub(crate) const OPERATORS: &[Operator] = &[
 
     op("BatchNormalization", 7, &[t(REALS), t(REALS), t(REALS), t(REALS), t(REALS)]).until(8)
         .with(&[EPSILON, attr("momentum", Float), only("spatial", 1)]),
-    op("BatchNormalization", 9, &[t(REALS), t(REALS), t(REALS), t(REALS), t(REALS)])
-        .with(&[EPSILON, attr("momentum", Float), only("training_mode", 0)]),
+    op("BatchNormalization", 9, &[t(REALS), t(REALS), t(REALS), t(REALS), t(REALS)]).until(13)
+        .with(&[EPSILON, attr("momentum", Float)]),
+    op("BatchNormalization", 14, &[t(REALS), t(REALS), t(REALS), t(REALS), t(REALS)])
+        .to(&[Output::Like('T'), Output::Like('T'), Output::Like('T')]).fewest(1).check(Check::Training)
+        .with(&[EPSILON, attr("momentum", Float), flag("training_mode")]),
     op("InstanceNormalization", 6, &[t(REALS), t(REALS), t(REALS)]).with(&[EPSILON]),
     op("LayerNormalization", 17, &[t(F16.or(F32).or(BF16)), t(F16.or(F32).or(BF16)), t(F16.or(F32).or(BF16))]).optional(1)
         .to(&[Output::Like('T'), Output::Is(F32), Output::Is(F32)]).fewest(1)
@@ -115,16 +110,6 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("CumProd", 26, &[t(FLOATS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
     op("CumSum", 11, &[t(FLOATS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
 
-    op("RNN", 7, &[t(F32), t(F32), t(F32), t(F32), any(I32), t(F32)]).optional(3).to(SEQUENCE).fewest(0)
-        .with(&[RECURRENT[0], RECURRENT[1], RECURRENT[2], attr("activations", Texts(&["Tanh"]))]),
-    op("GRU", 7, &[t(F32), t(F32), t(F32), t(F32), any(I32), t(F32)]).optional(3).to(SEQUENCE).fewest(0)
-        .with(&[RECURRENT[0], RECURRENT[1], RECURRENT[2], flag("linear_before_reset"),
-            attr("activations", Texts(&["Sigmoid", "Tanh"]))]),
-    op("LSTM", 7, &[t(F32), t(F32), t(F32), t(F32), any(I32), t(F32), t(F32), t(F32)]).optional(5)
-        .to(&[Output::Like('T'), Output::Like('T'), Output::Like('T')]).fewest(0)
-        .with(&[RECURRENT[0], RECURRENT[1], RECURRENT[2], only("input_forget", 0),
-            attr("activations", Texts(&["Sigmoid", "Tanh", "Tanh"]))]),
-
     op("QuantizeLinear", 10, &[any(F32.or(I32)), any(F32), u(BYTES)]).until(18).optional(1)
         .to(QUANTIZED).with(&[axis("axis"), only("saturate", 1), only("block_size", 0),
             only("output_dtype", 0), only("precision", 0)]),
@@ -158,10 +143,10 @@ pub(crate) const OPERATORS: &[Operator] = &[
             attr("padding_mode", Text(&["zeros", "border", "reflection"]))]),
     op("NonMaxSuppression", 10, &[any(F32), any(F32), any(I64), any(F32), any(F32)]).optional(3)
         .to(IS_I64).with(&[flag("center_point_box")]),
-    op("DFT", 17, &[t(F32), any(INDICES)]).until(19).optional(1)
+    op("DFT", 17, &[t(FLOATS), any(INDICES)]).until(19).optional(1)
         .with(&[axis("axis"), flag("inverse"), flag("onesided")]),
-    op("DFT", 20, &[t(F32), any(INDICES), any(I64)]).optional(2).with(&[flag("inverse"), flag("onesided")]),
-    op("STFT", 17, &[t(F32), any(INDICES), t(F32), any(INDICES)]).optional(2).with(&[flag("onesided")]),
+    op("DFT", 20, &[t(FLOATS), any(INDICES), any(I64)]).optional(2).with(&[flag("inverse"), flag("onesided")]),
+    op("STFT", 17, &[t(FLOATS), any(INDICES), t(FLOATS), any(INDICES)]).optional(2).with(&[flag("onesided")]),
     op("HannWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),
     op("HammingWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),
     op("BlackmanWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),

@@ -5,7 +5,11 @@
 mod attention;
 mod elementwise;
 mod layers;
+mod legacy;
 mod ml;
+mod quantized;
+mod recurrent;
+mod regions;
 mod sequences;
 mod shapes;
 mod strings;

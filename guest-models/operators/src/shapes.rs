@@ -3,14 +3,43 @@
 use crate::table::Values::{
     AnyText, AnyTexts, Float, Floats, Graph, Int, Ints, Tensor, Text, Type,
 };
-use crate::table::{Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u};
-use crate::types::{ANY, BF16, BOOL, F32, FLOATS, I64, INDICES, NUMBERS, PLAIN, STORED, Types};
+use crate::table::{
+    Attribute, Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u,
+};
+use crate::types::{
+    ANY, BF16, BOOL, F16, F32, FLOATS, I64, INDICES, NUMBERS, PLAIN, STORED, Types,
+};
 
 const IS_I64: &[Output] = &[Output::Is(I64)];
+const RANGED: Types = F16.or(F32).or(BF16).or(INDICES);
 const SPECIAL: &[Output] = &[Output::Special];
 /// What only moves elements does so whatever they mean.
 const MOVED: Types = ANY.or(STORED);
 const MOVED_NUMBERS: Types = PLAIN.or(STORED);
+
+const RESIZE_18: &[Attribute] = &[
+    attr("mode", Text(&["nearest", "linear", "cubic"])),
+    attr("cubic_coeff_a", Float),
+    flag("exclude_outside"),
+    attr("extrapolation_value", Float),
+    attr("nearest_mode", Text(&["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])),
+    attr(
+        "coordinate_transformation_mode",
+        Text(&[
+            "half_pixel",
+            "pytorch_half_pixel",
+            "align_corners",
+            "asymmetric",
+            "half_pixel_symmetric",
+            "tf_crop_and_resize",
+        ]),
+    ),
+    flag("antialias"),
+    attr("axes", Ints(-32, 31)),
+    attr("keep_aspect_ratio_policy", Text(&["stretch", "not_larger", "not_smaller"])),
+];
+/// The attributes before the last three were added.
+const RESIZE: &[Attribute] = RESIZE_18.split_at(6).0;
 
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[
@@ -21,9 +50,10 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("ConstantOfShape", 9, &[any(I64)]).to(SPECIAL).with(&[attr("value", Tensor)]),
     op("Shape", 1, &[any(MOVED)]).to(IS_I64).with(&[attr("start", Int(-64, 64)), attr("end", Int(i64::MIN, i64::MAX))]),
     op("Size", 1, &[any(MOVED)]).to(IS_I64),
-    op("Range", 11, &[t(F32.or(INDICES).or(BF16)), t(F32.or(INDICES).or(BF16)), t(F32.or(INDICES).or(BF16))]).with(&[only("stash_type", 1)]),
-    op("EyeLike", 9, &[any(PLAIN)]).to(&[Output::Said("dtype", PLAIN)])
-        .with(&[must("dtype", Type(FLOATS)), attr("k", Int(-65536, 65536))]),
+    op("Range", 11, &[t(F32.or(INDICES)), t(F32.or(INDICES)), t(F32.or(INDICES))]).until(26),
+    op("Range", 27, &[t(RANGED), t(RANGED), t(RANGED)]).with(&[only("stash_type", 1)]),
+    op("EyeLike", 9, &[t(PLAIN)]).to(&[Output::SaidOr("dtype", PLAIN, 'T')])
+        .with(&[attr("dtype", Type(PLAIN)), attr("k", Int(-65536, 65536))]),
 
     op("Reshape", 5, &[t(MOVED), any(I64)]).with(&[flag("allowzero")]),
     op("Flatten", 1, &[t(MOVED)]).with(&[axis("axis")]),
@@ -33,7 +63,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("Unsqueeze", 13, &[t(MOVED), any(I64)]),
     op("Transpose", 1, &[t(MOVED)]).with(&[attr("perm", Ints(0, 31))]).check(Check::Permutation),
     op("Expand", 8, &[t(MOVED), any(I64)]),
-    op("Tile", 6, &[t(MOVED), any(I64)]),
+    op("Tile", 6, &[t(MOVED_NUMBERS), any(I64)]),
     op("Concat", 4, &[t(MOVED)]).many().with(&[must("axis", Int(-32, 31))]),
     op("Split", 2, &[t(MOVED)]).until(12).to(&[Output::Like('T')]).many_outputs()
         .with(&[axis("axis"), attr("split", Ints(0, 1 << 30))]),
@@ -50,8 +80,9 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[attr("mode", Text(&["constant", "reflect", "edge", "wrap"]))]),
     op("DepthToSpace", 1, &[t(PLAIN)])
         .with(&[must("blocksize", Int(1, 1 << 12)), attr("mode", Text(&["DCR", "CRD"]))]),
-    op("SpaceToDepth", 1, &[t(PLAIN)])
-        .with(&[must("blocksize", Int(1, 1 << 12)), attr("mode", Text(&["DCR"]))]),
+    op("SpaceToDepth", 1, &[t(PLAIN)]).until(27).with(&[must("blocksize", Int(1, 1 << 12))]),
+    op("SpaceToDepth", 28, &[t(PLAIN)])
+        .with(&[must("blocksize", Int(1, 1 << 12)), attr("mode", Text(&["DCR", "CRD"]))]),
     op("Trilu", 14, &[t(PLAIN), any(I64)]).optional(1).with(&[flag("upper")]),
 
     op("Gather", 1, &[t(MOVED), any(INDICES)]).with(&[axis("axis")]),
@@ -62,7 +93,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[axis("axis"), attr("reduction", Text(&["none", "add", "mul", "max", "min"]))]),
     op("ScatterND", 11, &[t(PLAIN), any(I64), t(PLAIN)])
         .with(&[attr("reduction", Text(&["none", "add", "mul", "max", "min"]))]),
-    op("OneHot", 9, &[any(INDICES), any(NUMBERS), t(PLAIN.or(BF16))]).with(&[axis("axis")]),
+    op("OneHot", 9, &[any(NUMBERS), any(NUMBERS), t(PLAIN.or(BF16))]).with(&[axis("axis")]),
     op("BitCast", 26, &[any(PLAIN)]).to(&[Output::Said("to", NUMBERS)]).with(&[must("to", Type(NUMBERS))]),
     op("CenterCropPad", 18, &[t(PLAIN), any(INDICES)]).with(&[attr("axes", Ints(-32, 31))]),
     op("Compress", 9, &[t(MOVED_NUMBERS), any(BOOL)]).with(&[axis("axis")]),
@@ -76,13 +107,8 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[axis("axis"), flag("largest"), flag("sorted")]),
     op("NonZero", 9, &[any(PLAIN)]).to(IS_I64),
     op("Resize", 10, &[t(F32), any(F32)]).until(10).with(&[attr("mode", Text(&["nearest", "linear"]))]),
-    op("Resize", 11, &[t(F32), any(FLOATS), any(F32), any(I64)]).optional(3)
-        .with(&[attr("mode", Text(&["nearest", "linear", "cubic"])), attr("cubic_coeff_a", Float),
-            flag("exclude_outside"), attr("extrapolation_value", Float), only("antialias", 0), attr("axes", Ints(-32, 31)),
-            attr("nearest_mode", Text(&["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])),
-            attr("coordinate_transformation_mode", Text(&["half_pixel", "pytorch_half_pixel", "align_corners",
-                "asymmetric", "half_pixel_symmetric"])),
-            attr("keep_aspect_ratio_policy", Text(&["stretch", "not_larger", "not_smaller"]))]),
+    op("Resize", 11, &[t(F32), any(FLOATS), any(F32), any(I64)]).until(17).optional(3).check(Check::Resize).with(RESIZE),
+    op("Resize", 18, &[t(F32), any(FLOATS), any(F32), any(I64)]).optional(3).check(Check::Resize).with(RESIZE_18),
 
     op("If", 1, &[any(BOOL)]).to(SPECIAL).many_outputs()
         .with(&[must("then_branch", Graph), must("else_branch", Graph)]),

@@ -3,7 +3,10 @@
 //! that are understood, each with the values that were checked. What is not here is refused.
 
 use crate::types::Types;
-use crate::{attention, elementwise, layers, ml, sequences, shapes, strings};
+use crate::{
+    attention, elementwise, layers, legacy, ml, quantized, recurrent, regions, sequences, shapes,
+    strings,
+};
 
 /// The newest version of ONNX's own operator set that the table was held against.
 pub const NEWEST: i64 = 28;
@@ -60,6 +63,10 @@ pub enum Check {
     Attention,
     /// An equation of letters.
     Equation,
+    /// More than one output only where something is trained.
+    Training,
+    /// Factors or sizes.
+    Resize,
     /// An axis for each input and output that is scanned.
     Scan,
 }
@@ -82,6 +89,8 @@ pub enum Output {
     Is(Types),
     /// What an attribute says.
     Said(&'static str, Types),
+    /// The same, or if it is not there the type of the inputs with this letter.
+    SaidOr(&'static str, Types, char),
     /// That which goes with the first of these attributes that is there; of a tensor its own, if it
     /// is one of these. The last is that of a node that has none of them.
     With(&'static [(&'static str, Types)], Types),
@@ -230,6 +239,10 @@ pub fn all() -> impl Iterator<Item = &'static Operator> {
         elementwise::OPERATORS,
         attention::OPERATORS,
         layers::OPERATORS,
+        recurrent::OPERATORS,
+        quantized::OPERATORS,
+        regions::OPERATORS,
+        legacy::OPERATORS,
         shapes::OPERATORS,
         sequences::OPERATORS,
         strings::OPERATORS,

@@ -62,13 +62,25 @@ pub(super) fn host_for(
     Ok(builder.refuse_excess(arguments.strict_policy).build()?)
 }
 
-fn builder(isolation: IsolationArg, store: Store, idle: usize, terminal: &Terminal) -> HostBuilder {
+pub(super) fn builder(
+    isolation: IsolationArg,
+    store: Store,
+    idle: usize,
+    terminal: &Terminal,
+) -> HostBuilder {
     let isolation = match isolation {
         IsolationArg::Process => Isolation::Process,
         IsolationArg::Thread => Isolation::Thread,
     };
     let terminal = terminal.clone();
-    let listener = move |event| match event {
+    let listener = move |event| tell(event, &terminal);
+    let builder = Host::builder().isolation(isolation).idle_sandboxes(idle).on_event(listener);
+    builder.image_store(store == Store::Used)
+}
+
+/// Tells a person what a host has to tell.
+pub(super) fn tell(event: Event, terminal: &Terminal) {
+    match event {
         Event::Compiling { variant } => terminal.compiling(variant),
         Event::Compiled => terminal.note("compiled"),
         Event::CodeRefused { path, why } => {
@@ -100,9 +112,7 @@ fn builder(isolation: IsolationArg, store: Store, idle: usize, terminal: &Termin
             terminal.printed(error, &Hostile::new(&line).to_string());
         }
         Event::Log { line, .. } => terminal.note(&format!("runner: {}", Hostile::new(&line))),
-    };
-    let builder = Host::builder().isolation(isolation).idle_sandboxes(idle).on_event(listener);
-    builder.image_store(store == Store::Used)
+    }
 }
 
 /// The policy that was named, or the default one, as the ceilings leave it; the former also with

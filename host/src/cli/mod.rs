@@ -72,7 +72,7 @@ fn dispatch(arguments: Arguments, terminal: &Terminal) -> Result<(), Failure> {
         Command::Quarantine { command } => quarantine::quarantine(&command, terminal),
         Command::Inspect(inspect) => inspect::inspect(&inspect, terminal),
         Command::NewPolicy(new_policy) => new_policy::new_policy(&new_policy, terminal),
-        Command::Policy { command } => policy::policy(&command),
+        Command::Policy { command } => policy::policy(&command, terminal),
         Command::Bench(bench) => bench::bench(&bench, terminal),
         Command::Confine { command } => confine::confine(&command),
         Command::Ops(ops) => ops::ops(&ops),

@@ -134,6 +134,9 @@ fn to_json(operator: &Operator) -> Value {
             Output::Either(of, or) => json!({ "same_as": of, "or_else": or }),
             Output::Is(types) => json!({ "types": names(*types) }),
             Output::Said(name, types) => json!({ "attribute": name, "types": names(*types) }),
+            Output::SaidOr(name, types, of) => {
+                json!({ "attribute": name, "types": names(*types), "or_else": of })
+            }
             Output::With(attributes, types) => {
                 let each = attributes
                     .iter()

@@ -120,7 +120,7 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     Ok(())
 }
 
-type Named<T> = Vec<(String, T)>;
+pub(super) type Named<T> = Vec<(String, T)>;
 
 /// Tensors, and the other values.
 fn parted(outputs: Named<Value>) -> (Named<Tensor>, Named<Value>) {
@@ -217,7 +217,7 @@ fn write_all(
 }
 
 /// Reads every input that was given. `limit` bounds each of them.
-fn read_all(arguments: &[OsString], limit: u64) -> Result<Named<Value>, Failure> {
+pub(super) fn read_all(arguments: &[OsString], limit: u64) -> Result<Named<Value>, Failure> {
     let mut values = Vec::new();
     let mut stdin = 0;
     for argument in arguments {

@@ -5,7 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::event::{Listener, Missing};
+#[cfg(feature = "programs")]
+use super::inner::Observer;
 use super::{Event, Host, Inner, Isolation};
+#[cfg(all(feature = "cli", feature = "programs"))]
+use crate::audit::Decision;
 use crate::audit::DecisionLog;
 use crate::confine::layers::Confinement;
 use crate::confine::process::WorkerProgram;
@@ -40,6 +44,8 @@ pub struct HostBuilder {
     ceilings: Vec<PathBuf>,
     decisions: Option<PathBuf>,
     refuses_excess: bool,
+    #[cfg(feature = "programs")]
+    observer: Option<Observer>,
     listener: Listener,
 }
 
@@ -61,6 +67,8 @@ impl HostBuilder {
             ceilings: Vec::new(),
             decisions: None,
             refuses_excess: false,
+            #[cfg(feature = "programs")]
+            observer: None,
             listener: Arc::new(|_| {}),
         }
     }
@@ -191,6 +199,16 @@ impl HostBuilder {
         self
     }
 
+    /// Called, from any thread, with every decision.
+    #[cfg(all(feature = "cli", feature = "programs"))]
+    pub(crate) fn observer(
+        mut self,
+        observer: impl Fn(&Decision<'_>) + Send + Sync + 'static,
+    ) -> HostBuilder {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
     /// Called, from any thread, when there is something to tell a user. Nothing by default.
     pub fn on_event(mut self, listener: impl Fn(Event) + Send + Sync + 'static) -> HostBuilder {
         self.listener = Arc::new(listener);
@@ -274,6 +292,8 @@ impl HostBuilder {
                 idle_watch: IdleWatch::default(),
                 ceilings,
                 decisions,
+                #[cfg(feature = "programs")]
+                observer: self.observer,
                 listener: self.listener,
             }),
         })

@@ -29,6 +29,10 @@ const MANY_RUNS: u32 = 100_000;
 /// Most bytes of a description: its texts and lists are bounded one by one.
 const MAX_DESCRIPTION: u64 = 32 << 20;
 
+/// Hears every decision.
+#[cfg(feature = "programs")]
+pub(super) type Observer = Arc<dyn Fn(&Decision<'_>) + Send + Sync>;
+
 pub(crate) struct Inner {
     pub(super) isolation: Isolation,
     pub(super) confinement: Confinement,
@@ -50,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) idle_watch: IdleWatch,
     pub(super) ceilings: Ceilings,
     pub(super) decisions: Option<DecisionLog>,
+    #[cfg(feature = "programs")]
+    pub(super) observer: Option<Observer>,
     pub(crate) listener: Listener,
 }
 
@@ -97,6 +103,10 @@ impl Inner {
     /// # Errors
     /// When it cannot be written: then nothing may be allowed by it.
     pub(crate) fn decide(&self, decision: &Decision<'_>) -> Result<(), ErrorKind> {
+        #[cfg(feature = "programs")]
+        if let Some(observer) = &self.observer {
+            observer(decision);
+        }
         let Some(log) = &self.decisions else { return Ok(()) };
         log.record(decision).map_err(|err| {
             let path = log.path().display();

@@ -176,7 +176,8 @@ fn write(mut sections: Vec<Section>) -> String {
             out.push("");
             section.above.iter().for_each(|line| out.push(line));
             out.push(&section.header);
-            out.after_header = true;
+            // Where keys follow, they follow at once.
+            out.after_header = !section.statements.is_empty();
         }
         for statement in &section.statements {
             statement.above.iter().for_each(|line| out.push(line));

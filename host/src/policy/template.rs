@@ -47,18 +47,6 @@ pub fn starting_policy(spec: &Measured) -> String {
 }
 
 fn write_policy(out: &mut String, spec: &Measured) -> std::fmt::Result {
-    let default = Limits::default();
-    let memory = spec.peak_memory.saturating_mul(2);
-    let memory = clamp(memory.checked_next_multiple_of(MEMORY_STEP), bounds::MEMORY);
-    let run = clamp(with_room(spec.run_time, 1), bounds::RUN_TIME);
-    let prepare = clamp(with_room(spec.prepare_time, 5), bounds::PREPARE_TIME);
-    let size = |bytes: u64, b: Bounds<u64>| {
-        let doubled = bytes.saturating_mul(2).max(MIN_SIZE);
-        format_size(clamp(doubled.checked_next_power_of_two(), b))
-    };
-    let measured_size = |bytes| format!("measured: {}", format_size(bytes));
-    let measured_time = |time| format!("measured: {}", format_duration(time));
-
     writeln!(out, "# Policy for {}", shown(&spec.model_name))?;
     writeln!(
         out,
@@ -74,6 +62,43 @@ fn write_policy(out: &mut String, spec: &Measured) -> std::fmt::Result {
             "# No digest was known: pin the file with sha256 = \"…\" before relying on this."
         )?;
     }
+    write_limits(out, spec, &Limits::default(), &Limits::most())?;
+    writeln!(out, "\n[compute]")?;
+    writeln!(out, "deterministic = false        # true: bit-identical on every machine, but slower")
+}
+
+/// The table of limits alone: none above that of `base`, and what is not measured as it has it.
+#[cfg(feature = "cli")]
+pub(crate) fn measured_limits(spec: &Measured, base: &Limits) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_limits(&mut out, spec, base, base);
+    out
+}
+
+fn write_limits(
+    out: &mut String,
+    spec: &Measured,
+    base: &Limits,
+    most: &Limits,
+) -> std::fmt::Result {
+    let default = Limits::default();
+    let not_measured = |same| match same {
+        true => "not measured: the default".to_owned(),
+        false => "not measured".to_owned(),
+    };
+    let memory = spec.peak_memory.saturating_mul(2);
+    let memory = clamp(memory.checked_next_multiple_of(MEMORY_STEP), bounds::MEMORY);
+    let memory = memory.min(most.memory);
+    let run = clamp(with_room(spec.run_time, 1), bounds::RUN_TIME).min(most.run_time);
+    let prepare = clamp(with_room(spec.prepare_time, 5), bounds::PREPARE_TIME);
+    let prepare = prepare.min(most.prepare_time);
+    let size = |bytes: u64, b: Bounds<u64>, most: u64| {
+        let doubled = bytes.saturating_mul(2).max(MIN_SIZE);
+        format_size(clamp(doubled.checked_next_power_of_two(), b).min(most))
+    };
+    let measured_size = |bytes| format!("measured: {}", format_size(bytes));
+    let measured_time = |time| format!("measured: {}", format_duration(time));
 
     writeln!(out, "\n[limits]")?;
     let mut line = |key: &str, value: String, comment: String| {
@@ -82,25 +107,28 @@ fn write_policy(out: &mut String, spec: &Measured) -> std::fmt::Result {
     line("memory", format_size(memory), measured_size(spec.peak_memory))?;
     line("run-time", format_duration(run), measured_time(spec.run_time))?;
     line("prepare-time", format_duration(prepare), measured_time(spec.prepare_time))?;
-    line("model-size", size(spec.model_size, bounds::MODEL_SIZE), measured_size(spec.model_size))?;
+    line(
+        "model-size",
+        size(spec.model_size, bounds::MODEL_SIZE, most.model_size),
+        measured_size(spec.model_size),
+    )?;
     line(
         "input-size",
-        size(spec.input_bytes, bounds::INPUT_SIZE),
+        size(spec.input_bytes, bounds::INPUT_SIZE, most.input_size),
         measured_size(spec.input_bytes),
     )?;
     line(
         "output-size",
-        size(spec.output_bytes, bounds::OUTPUT_SIZE),
+        size(spec.output_bytes, bounds::OUTPUT_SIZE, most.output_size),
         measured_size(spec.output_bytes),
     )?;
-    line("log-size", format_size(default.log_size), "not measured: the default".to_owned())?;
-    line("stack", format_size(default.stack), "not measured: the default".to_owned())?;
+    let log_size = not_measured(base.log_size == default.log_size);
+    line("log-size", format_size(base.log_size), log_size)?;
+    line("stack", format_size(base.stack), not_measured(base.stack == default.stack))?;
 
-    let images = format!("images = {}", default.images);
-    writeln!(out, "{images:<28} # input shapes it is kept prepared for: the default")?;
-
-    writeln!(out, "\n[compute]")?;
-    writeln!(out, "deterministic = false        # true: bit-identical on every machine, but slower")
+    let default = if base.images == default.images { ": the default" } else { "" };
+    let images = format!("images = {}", base.images);
+    writeln!(out, "{images:<28} # input shapes it is kept prepared for{default}")
 }
 
 /// A policy file for one guest program (its name, hostile, and its SHA-256 in hexadecimal): it gets its

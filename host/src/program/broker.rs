@@ -20,6 +20,16 @@ use crate::tensor::Tensor;
 use crate::text::Hostile;
 use crate::trust::{Digest, ModelBytes};
 
+/// What programs ask for that a stub answers when it is not granted, and the line that grants it.
+/// Where they print to, they all ask for.
+const STUBS: [(&str, &str); 5] = [
+    ("folders", "[[filesystem]]"),
+    ("program.environment", "[program] environment"),
+    ("program.arguments", "[program] arguments"),
+    ("program.clocks", "[program] clocks"),
+    ("program.randomness", "[program] randomness"),
+];
+
 /// Most different decisions that one run may cause: each may be a line in a log.
 const MOST_DECISIONS: usize = 100_000;
 
@@ -43,6 +53,8 @@ pub(super) struct Broker {
     prepared: Vec<String>,
     /// The last refusal or failure, which is why the program then gives up, if it does.
     pub(super) failure: Option<Error>,
+    /// Small things of a process that it asked for and has not: why it gives up, for want of better.
+    pub(super) lacks: Vec<&'static str>,
     /// What ends the run, whatever the program makes of it.
     pub(super) broken: Option<ErrorKind>,
     /// Time for loading and preparing models, which is not the program's.
@@ -73,6 +85,7 @@ impl Broker {
             loaded: Vec::new(),
             prepared: Vec::new(),
             failure: None,
+            lacks: Vec::new(),
             broken: None,
             credit: Duration::ZERO,
             to_print: policy.quotas.bytes_written,
@@ -255,9 +268,16 @@ impl Broker {
     /// Something that the program's process has decided by itself.
     pub(super) fn decided(&mut self, asked: &Asked<'_>) {
         let Asked { resource, access, allowed, rule } = *asked;
-        // What a stub answers is no reason to give up: ordinary programs ask for clocks and the like
-        // without a need.
-        if !allowed && !resource.starts_with("program.") {
+        // What a stub answers is seldom a reason to give up: ordinary programs ask for clocks and the
+        // like without a need.
+        let stub = resource.starts_with("program.") || resource == "folders";
+        if !allowed && stub {
+            let lacks = STUBS.iter().find(|(of, _)| *of == resource).map(|(_, lacks)| *lacks);
+            if let Some(lacks) = lacks.filter(|lacks| !self.lacks.contains(lacks)) {
+                self.lacks.push(lacks);
+            }
+        }
+        if !allowed && !stub {
             let missing = format!("{access} {resource}: {rule}");
             self.failure = Some(self.error(ErrorKind::NotGranted(missing)));
         }

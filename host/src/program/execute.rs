@@ -8,7 +8,7 @@ use super::bindings::{NamedValue, Runner, RunnerPre};
 use super::clock::Clock;
 use super::limiter::Limiter;
 use super::link::Link;
-use super::protocol::{About, NotLoaded, ProgramLimits, Unanswered, cut};
+use super::protocol::{About, NotLoaded, ProgramLimits, Spent, Unanswered, cut};
 use super::wasi::{self, HasWasi, OpenedGrant, Resources, WasiState};
 use super::wire;
 use crate::sandbox::{Failure, Limit};
@@ -66,7 +66,8 @@ impl Loaded {
         &self.engine
     }
 
-    /// Runs the program on inputs as they crossed, and answers outputs as they cross.
+    /// Runs the program on inputs as they crossed, and answers outputs as they cross, with what it
+    /// took.
     pub(super) fn run(
         &self,
         limits: &ProgramLimits,
@@ -75,7 +76,7 @@ impl Loaded {
         inputs: &[u8],
         link: &Link,
         clock: &Clock,
-    ) -> Result<Vec<u8>, Unanswered> {
+    ) -> Result<(Vec<u8>, Spent), Unanswered> {
         let host = |why: String| Unanswered::Failed(Failure::Host(why));
         let inputs = wire::for_program(inputs).map_err(host)?;
         let (program, arguments, network, quotas) = about.into_parts();
@@ -111,8 +112,10 @@ impl Loaded {
             Err(_) if let Some(limit) = refused => return Err(limited(limit)),
             Err(err) => return Err(Unanswered::Failed(failure(&err, limits))),
         };
+        let state = store.data();
+        let spent = Spent { memory: state.limiter.most(), ..state.wasi.spent() };
         drop(store);
-        wire::from_program(&outputs, limits.outputs)
+        Ok((wire::from_program(&outputs, limits.outputs)?, spent))
     }
 }
 

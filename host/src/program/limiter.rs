@@ -20,6 +20,8 @@ const MEMORIES: usize = 20;
 pub(super) struct Limiter {
     limit: u64,
     used: u64,
+    /// The most that was used at once.
+    most: u64,
     /// What the last growth added, should it come to nothing.
     last: u64,
     elements: u64,
@@ -28,12 +30,17 @@ pub(super) struct Limiter {
 
 impl Limiter {
     pub(super) fn new(memory: u64) -> Limiter {
-        Limiter { limit: memory, used: 0, last: 0, elements: 0, refused: None }
+        Limiter { limit: memory, used: 0, most: 0, last: 0, elements: 0, refused: None }
     }
 
     /// What was refused.
     pub(super) fn take_refused(&mut self) -> Option<Limit> {
         self.refused.take()
+    }
+
+    /// The most that was used at once.
+    pub(super) fn most(&self) -> u64 {
+        self.most
     }
 
     /// Counts memory that the host keeps for the program.
@@ -54,6 +61,7 @@ impl Limiter {
         let allowed = used <= self.limit;
         if allowed {
             self.used = used;
+            self.most = self.most.max(used);
         } else {
             self.refused = Some(Limit::Memory { limit: self.limit });
         }
@@ -123,6 +131,7 @@ mod tests {
         assert_eq!(limiter.take_refused(), Some(Limit::Memory { limit: 100 }));
         limiter.charge(20).unwrap();
         assert!(limiter.charge(1).is_err());
+        assert_eq!(limiter.most(), 100);
         limiter.free(20);
         assert!(limiter.memory_growing(40, 60, None).unwrap());
         // What was allowed and then could not be had is free again.

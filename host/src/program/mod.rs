@@ -39,7 +39,7 @@ use crate::trust::{Digest, ModelBytes};
 use broker::{Broker, Models};
 pub(crate) use engine::is_component;
 use protocol::About;
-pub(crate) use protocol::ProgramLimits;
+pub(crate) use protocol::{ProgramLimits, Spent};
 pub(crate) use serve::{compile, granted, new_engine, receive_files, run};
 pub use value::Value;
 use worker::{Gone, ProgramWorker, Start};
@@ -190,6 +190,15 @@ impl Program {
         inputs: &[(N, Value)],
         arguments: &[String],
     ) -> Result<Vec<(String, Value)>, Error> {
+        Ok(self.run_measured(inputs, arguments)?.0)
+    }
+
+    /// As [`Program::run_with_arguments`], with what the run took, as its process says.
+    pub(crate) fn run_measured<N: AsRef<str>>(
+        &self,
+        inputs: &[(N, Value)],
+        arguments: &[String],
+    ) -> Result<(Vec<(String, Value)>, Spent), Error> {
         let shared = &*self.shared;
         let subject = subject(shared.digest, &shared.policy);
         let named = |kind: ErrorKind| {
@@ -221,7 +230,16 @@ impl Program {
                     }
                     _ => failure,
                 }),
-                None => Err(named(ErrorKind::Run(format!("the program says: {text}")))),
+                None => {
+                    let lacks = match &broker.lacks[..] {
+                        [] => String::new(),
+                        lacks => format!(
+                            "; it has also asked for what its policy does not grant: {}",
+                            lacks.join(", ")
+                        ),
+                    };
+                    Err(named(ErrorKind::Run(format!("the program says: {text}{lacks}"))))
+                }
             },
             Err(Gone::Failed(kind)) => {
                 if let ErrorKind::Worker(loss) = &kind {

@@ -124,7 +124,21 @@ pub(super) enum Told {
     /// Something was granted or refused to it by its own process.
     Decided { resource: String, access: String, allowed: bool, rule: String },
     /// The run is over: the outputs are in the buffer with this many bytes.
-    Answers(Result<u64, Unanswered>),
+    Answers(Result<(u64, Spent), Unanswered>),
+}
+
+/// What a run has used of what it may, as its process says. Sizes are in bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Spent {
+    /// The most at once of what `limits.memory` bounds.
+    pub(crate) memory: u64,
+    pub(crate) bytes_written: u64,
+    pub(crate) files_created: u32,
+    /// The most at once.
+    pub(crate) open_handles: u32,
+    pub(crate) connections: u32,
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
 }
 
 /// Why a program cannot be run at all.

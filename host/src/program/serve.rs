@@ -133,8 +133,8 @@ fn serve(
     let clock = Clock::start(loaded.engine(), limits.time)?;
     let link = Link::new(channel, shared, &clock);
     let outputs = loaded.run(limits, about, files, &inputs, &link, &clock);
-    let told = outputs.and_then(|message| match link.put(&message) {
-        Ok(()) => Ok(message.len() as u64),
+    let told = outputs.and_then(|(message, spent)| match link.put(&message) {
+        Ok(()) => Ok((message.len() as u64, spent)),
         Err(err) => Err(Unanswered::Failed(Failure::Host(err.to_string()))),
     });
     link.tell(&Told::Answers(told))

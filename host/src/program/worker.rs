@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::broker::Broker;
 use super::protocol::{
-    About, Answered, Ask, Denied, FileMessage, NotLoaded, Order, ProgramLimits, Reply, Told,
+    About, Answered, Ask, Denied, FileMessage, NotLoaded, Order, ProgramLimits, Reply, Spent, Told,
     Unanswered,
 };
 use super::serve::{Compiled, HOST_STACK};
@@ -179,13 +179,13 @@ impl ProgramWorker {
         Ok(ProgramWorker { worker, shared, limits })
     }
 
-    /// Runs the program on these inputs. The process ends with it.
+    /// Runs the program on these inputs, and says what it took. The process ends with it.
     pub(super) fn run(
         mut self,
         inputs: &[u8],
         about: &About,
         broker: &mut Broker,
-    ) -> Result<Vec<(String, Value)>, Gone> {
+    ) -> Result<(Vec<(String, Value)>, Spent), Gone> {
         let mut writer = SealedWriter::new("belljar-run").map_err(host_failed)?;
         let about = serde_json::to_vec(about).map_err(io::Error::other).map_err(host_failed)?;
         writer.write(&about).map_err(host_failed)?;
@@ -193,7 +193,7 @@ impl ProgramWorker {
         self.shared.write(inputs).map_err(host_failed)?;
         self.worker.send(&Order::Run(inputs.len() as u64), &[about.as_fd()])?;
         let start = Instant::now();
-        let len = loop {
+        let (len, spent) = loop {
             let until = self.limits.time.saturating_add(broker.credit).saturating_add(GRACE);
             let left = until.saturating_sub(start.elapsed());
             // It must not go on by speaking without end.
@@ -217,7 +217,7 @@ impl ProgramWorker {
                     let (resource, access, rule) = (&*resource, &*access, &*rule);
                     broker.decided(&Asked { resource, access, allowed, rule });
                 }
-                Told::Answers(Ok(len)) => break len,
+                Told::Answers(Ok(answer)) => break answer,
                 Told::Answers(Err(Unanswered::GaveUp(why))) => return Err(Gone::GaveUp(why)),
                 Told::Answers(Err(Unanswered::Failed(failure))) => {
                     return Err(ErrorKind::from_failure(failure, Phase::Run).into());
@@ -237,7 +237,7 @@ impl ProgramWorker {
         let limit = self.limits.outputs;
         match found > limit {
             true => Err(ErrorKind::from(Limit::OutputSize { found, limit }).into()),
-            false => Ok(outputs),
+            false => Ok((outputs, spent)),
         }
     }
 

@@ -58,7 +58,7 @@ fn clip(
         let mut constant = |name: &str, bound: Option<f32>| {
             bound.map(|b| scalar(model, format!("{prefix}.{name}"), b, inputs[0])).transpose()
         };
-        (constant("least", least)?, constant("most", most)?)
+        (constant("lower", least)?, constant("upper", most)?)
     } else {
         (ours.input(1).map(|at| inputs[at]), ours.input(2).map(|at| inputs[at]))
     };

@@ -329,9 +329,6 @@ impl Own for Attention {
         let (mut scores, mut shown) = (vec![0.0; s.keys], vec![]);
         let (mut bias, bias_of) = (vec![0.0; s.keys], self.bias(inputs, &s)?);
         let mut output = vec![0.0; volume(&[s.batch, s.heads, s.queries, s.value_width])?];
-        if s.value_width == 0 {
-            output.clear();
-        }
         let group = s.heads / s.kv_heads;
         for row in 0..s.batch * s.heads * s.queries {
             let (head, at) = (row / s.queries, row % s.queries);

@@ -215,7 +215,6 @@ pub(super) fn wire(
 pub(super) fn register(registry: &mut OnnxOpRegister) {
     registry.insert("Max", |_, _| Ok((Box::new(Nary(Box::new(Max), false)), vec![])));
     registry.insert("Min", |_, _| Ok((Box::new(Nary(Box::new(Min), false)), vec![])));
-    registry.insert("Div", |_, _| Ok((Div.into_hir(), vec![])));
     registry.insert("Mod", |_, node| {
         let of_dividend = node.get_attr_opt::<i64>("fmod")? == Some(1);
         Ok((if of_dividend { Remainder.into_hir() } else { Mod.into_hir() }, vec![]))
@@ -224,7 +223,6 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
         let right = node.get_attr_opt("direction")? == Some("RIGHT");
         Ok((if right { ShiftRight.into_hir() } else { ShiftLeft.into_hir() }, vec![]))
     });
-    registry.insert("Pow", |context, node| Ours::build(context, node, pow));
     registry.insert("Mean", mean);
 }
 
@@ -274,8 +272,15 @@ impl Expansion for Mean {
     }
 }
 
-fn pow(
-    _: &Ours,
+/// Powers, whose operands are broadcast.
+pub(super) fn pow_builder(
+    context: &tract_onnx::model::ParsingContext,
+    node: &tract_onnx::pb::NodeProto,
+) -> Built {
+    Ours::build(context, node, |_, prefix, model, inputs| power(prefix, model, inputs))
+}
+
+pub(super) fn power(
     prefix: &str,
     model: &mut TypedModel,
     inputs: &[OutletId],

@@ -143,9 +143,16 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
     });
     registry.insert("Split", |context, node| Ours::build_late(context, node, 1, split));
     registry.insert("Pad", pad_builder);
-    registry.insert("Resize", |context, node| Ours::build_late(context, node, 1, resize));
-    registry
-        .insert("BatchNormalization", |context, node| Ours::build_late(context, node, 1, plain));
+    registry.insert("Resize", |context, node| match super::resample::ours(node)? {
+        true => super::resample::resize(context, node),
+        false => Ours::build_late(context, node, 1, resize),
+    });
+    registry.insert("BatchNormalization", |context, node| match super::training::ours(node)? {
+        true => super::training::batch_norm(context, node),
+        false => Ours::build_late(context, node, 1, plain),
+    });
+    registry.insert("MelWeightMatrix", |context, node| Ours::build_late(context, node, 0, plain));
+    registry.insert("RotaryEmbedding", |context, node| Ours::build(context, node, rotary));
     registry.insert("DequantizeLinear", |context, node| Ours::build_late(context, node, 1, plain));
     for name in ["MaxPool", "AveragePool", "Conv", "ConvInteger"] {
         registry.insert(name, |context, node| Ours::build(context, node, windows));
@@ -196,6 +203,27 @@ fn plain(
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
     ours.original.as_ref().wire(prefix, model, inputs)
+}
+
+/// Positions that are rows of the tables.
+fn rotary(
+    ours: &Ours,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let mut inputs: TVec<OutletId> = inputs.into();
+    if let Some(at) = ours.input(3) {
+        let mut rows = MOST;
+        for table in [inputs[1], inputs[2]] {
+            let shape = &model.outlet_fact(table)?.shape;
+            ensure!(shape.rank() == 2, "tables of {} dimensions", shape.rank());
+            rows = rows.min(shape[0].to_i64()?);
+        }
+        let bounds = InBounds { least: 0, most: rows - 1, what: "the position" };
+        inputs[at] = bounds.guard(format!("{prefix}.guard"), model, inputs[at])?;
+    }
+    ours.original.as_ref().wire(prefix, model, &inputs)
 }
 
 /// Refuses an output that no sandbox holds.

@@ -17,18 +17,6 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
         let batch = node.get_attr_opt::<usize>("batch_dims")?.unwrap_or(0);
         Ok((expand(Gather(GatherNd::new(batch))), vec![]))
     });
-    registry.insert("OneHot", |context, node| {
-        Ours::build_late(context, node, 1, |ours, prefix, model, inputs| {
-            let depth = constant(model, inputs[1], "the depth")?;
-            let [depth] = *depth else { bail!("{} depths", depth.len()) };
-            ensure!((0..=MOST).contains(&depth), "a depth of {depth}");
-            resolve(ours.int("axis", -1)?, model.outlet_fact(inputs[0])?.rank() + 1)?;
-            let bounds = InBounds { least: -depth, most: depth - 1, what: "the index" };
-            let mut inputs: TVec<OutletId> = inputs.into();
-            inputs[0] = bounds.guard(format!("{prefix}.guard"), model, inputs[0])?;
-            ours.original.as_ref().wire(prefix, model, &inputs)
-        })
-    });
     registry.insert("TopK", |context, node| {
         Ours::build(context, node, |ours, prefix, model, inputs| {
             let fact = model.outlet_fact(inputs[0])?;

@@ -15,23 +15,32 @@ mod gated;
 mod guards;
 mod indices;
 mod late;
+mod legacy;
 mod linear_attention;
 mod losses;
+mod matrices;
 mod mend;
 mod ml;
 mod numbers;
+mod one_hot;
 mod own;
 mod padding;
 mod pooling;
+mod quantized;
 mod quantize;
 mod ranks;
+mod recurrent;
 mod reduce;
+mod regions;
 mod repeat;
+mod resample;
 mod scatter;
 mod shapes;
 mod small;
 mod small_quantize;
+mod spectrum;
 mod strings;
+mod training;
 mod unique;
 mod windows;
 
@@ -85,6 +94,13 @@ pub(crate) fn register(registry: &mut OnnxOpRegister) {
     strings::register(registry);
     unique::register(registry);
     windows::register(registry);
+    legacy::register(registry);
+    matrices::register(registry);
+    one_hot::register(registry);
+    quantized::register(registry);
+    recurrent::register(registry);
+    regions::register(registry);
+    spectrum::register(registry);
 }
 
 /// How one of ours is put into a typed model.
@@ -182,7 +198,7 @@ impl Expansion for Ours {
             check_output_arity(outputs, 1)?;
             s.equals(&outputs[0].rank, 1)?;
             s.equals(&inputs[0].datum_type, &outputs[0].datum_type)?;
-            return inputs.iter().try_for_each(|input| s.equals(&input.rank, 0));
+            return Ok(());
         }
         // Before tract's, which panic at axes that do not exist.
         self.check_axes(s, inputs)?;
@@ -245,6 +261,19 @@ impl Ours {
                 resolve(*axis, rank + more).map(drop)
             })
         })?;
+        if name == "Resize"
+            && self.version > 10
+            && let (Some(scales), sizes) = (self.input(2), self.input(3))
+        {
+            // tract takes the sizes where there are no factors, and there must be some.
+            let sizes = sizes.is_some();
+            s.given(&inputs[scales].shape, move |_, scales| {
+                let none = scales.iter().any(|dim| dim.as_i64() == Some(0));
+                ensure!(sizes || !none, "neither factors nor sizes are given");
+                ensure!(!sizes || none, "both factors and sizes are given");
+                Ok(())
+            })?;
+        }
         if name == "Resize"
             && let (None, Some(sizes)) = (self.input(2), self.input(3))
         {

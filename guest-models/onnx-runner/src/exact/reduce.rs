@@ -109,6 +109,11 @@ impl EvalOp for Fold {
             fold.of::<T>(input)
         }
         let input = &inputs[0];
+        if input.datum_type() == bool::datum_type() {
+            // Truth is more than falsehood.
+            let folded = self.of::<u8>(&*input.cast_to::<u8>()?)?;
+            return Ok(tvec!(folded.cast_to::<bool>()?.into_owned().into_tvalue()));
+        }
         Ok(tvec!(by_number!(run(input.datum_type())(self, input))?.into_tvalue()))
     }
 }

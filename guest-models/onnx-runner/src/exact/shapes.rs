@@ -167,6 +167,12 @@ fn range(
         .collect::<TractResult<_>>()?;
     let known = known.context("a range whose bounds are not known")?;
     let dtype = known[0].datum_type();
+    let single = known.iter().all(|value| value.rank() <= 1 && value.len() == 1);
+    ensure!(single, "the bounds of a range are one number each");
+    let known: Vec<Tensor> = known
+        .iter()
+        .map(|value| Ok((**value).clone().into_shape(&[])?))
+        .collect::<TractResult<_>>()?;
     let one = |at: usize| known[at].cast_to_scalar::<f64>();
     let (start, limit, delta) = (one(0)?, one(1)?, one(2)?);
     ensure!(
@@ -187,7 +193,7 @@ fn range(
         }
         let each = |at: i64| start.wrapping_add(delta.wrapping_mul(at));
         tensor1(&(0..count as i64).map(each).collect::<Vec<_>>())
-    } else if dtype == f32::datum_type() {
+    } else if [f16::datum_type(), f32::datum_type()].contains(&dtype) {
         let (start, delta) = (start as f32, delta as f32);
         tensor1(&(0..count as u32).map(|at| start + at as f32 * delta).collect::<Vec<_>>())
     } else {

@@ -13,8 +13,8 @@ use super::own::{
 
 /// How windows lie, as attributes say; empty lists are the defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Lie {
-    kernel: Vec<usize>,
+pub(super) struct Lie {
+    pub(super) kernel: Vec<usize>,
     strides: Vec<usize>,
     dilations: Vec<usize>,
     pads: Vec<usize>,
@@ -22,7 +22,7 @@ struct Lie {
 }
 
 impl Lie {
-    fn of(node: &NodeProto) -> TractResult<Lie> {
+    pub(super) fn of(node: &NodeProto) -> TractResult<Lie> {
         let list = |name| Ok::<_, TractError>(node.get_attr_opt_vec::<usize>(name)?);
         Ok(Lie {
             kernel: list("kernel_shape")?.unwrap_or_default(),
@@ -33,11 +33,11 @@ impl Lie {
         })
     }
 
-    fn stride(&self, axis: usize) -> usize {
+    pub(super) fn stride(&self, axis: usize) -> usize {
         self.strides.get(axis).copied().unwrap_or(1)
     }
 
-    fn dilation(&self, axis: usize) -> usize {
+    pub(super) fn dilation(&self, axis: usize) -> usize {
         self.dilations.get(axis).copied().unwrap_or(1)
     }
 
@@ -46,12 +46,12 @@ impl Lie {
         (kernel[axis] - 1) * self.dilation(axis) + 1
     }
 
-    fn pad(&self, at: usize) -> usize {
+    pub(super) fn pad(&self, at: usize) -> usize {
         self.pads.get(at).copied().unwrap_or(0)
     }
 
     /// How many windows there are along an axis of this size, and how much is before the first.
-    fn count(&self, kernel: &[usize], axis: usize, size: usize) -> TractResult<(usize, usize)> {
+    pub(super) fn count(&self, kernel: &[usize], axis: usize, size: usize) -> TractResult<(usize, usize)> {
         let (stride, reach) = (self.stride(axis), self.reach(kernel, axis));
         if self.auto.starts_with("SAME") {
             let count = size.div_ceil(stride);

@@ -47,6 +47,8 @@ fn together(node: &NodeProto, check: Check) -> Result<(), String> {
         Check::OddSize => odd_size(node),
         Check::Attention => attention(node),
         Check::Equation => equation(node),
+        Check::Training => training(node),
+        Check::Resize => resize(node),
         Check::Scan => scan(node),
     }
 }
@@ -277,7 +279,9 @@ fn equation(node: &NodeProto) -> Result<(), String> {
     let terms: Option<Vec<String>> = operands.split(',').map(letters).collect();
     let Some(terms) = terms else { return wrong() };
     let once = |term: &str| term.chars().all(|c| term.matches(c).count() == 1);
-    if terms.len() != node.input.len() || !terms.iter().all(|term| once(term)) {
+    // The diagonals of one operand; of more nobody has looked at.
+    let diagonal = terms.len() == 1 && result.is_some();
+    if terms.len() != node.input.len() || !diagonal && !terms.iter().all(|term| once(term)) {
         return wrong();
     }
     if let Some(result) = result {
@@ -287,6 +291,24 @@ fn equation(node: &NodeProto) -> Result<(), String> {
         if !known || !once(&plain) || dots {
             return wrong();
         }
+    }
+    Ok(())
+}
+
+/// Running means are outputs of what is trained.
+fn training(node: &NodeProto) -> Result<(), String> {
+    let trained = find(node, "training_mode").is_some_and(|mode| mode.i != 0);
+    match node.output.iter().skip(1).any(|name| !name.is_empty()) && !trained {
+        true => Err("it has more than one output where nothing is trained".into()),
+        false => Ok(()),
+    }
+}
+
+/// Images are resized by factors or to sizes.
+fn resize(node: &NodeProto) -> Result<(), String> {
+    let given = |at: usize| node.input.get(at).is_some_and(|name| !name.is_empty());
+    if !given(2) && !given(3) {
+        return Err("neither factors nor sizes are given".into());
     }
     Ok(())
 }

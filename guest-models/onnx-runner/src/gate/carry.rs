@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use belljar_abi::DType;
-use belljar_operators::{self as table, BF16, BYTES, F8E8M0, F32, STORED, Types};
+use belljar_operators::{self as table, BF16, BYTES, F8E8M0, F32, STORED, STRING, Types};
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{
@@ -20,6 +20,7 @@ use super::{Versions, functions, node, tensors};
 
 /// Operators of ours, under names that no model can use: the table does not have them.
 pub(crate) const CAST: &str = "BelljarCast";
+pub(crate) const TEXT_CAST: &str = "BelljarTextCast";
 pub(crate) const QUANTIZE: &str = "BelljarQuantize";
 pub(crate) const DEQUANTIZE: &str = "BelljarDequantize";
 
@@ -171,6 +172,21 @@ impl Rewriter<'_> {
         let small = |types: &Types| STORED.has(*types);
         let any_small = given.iter().chain(&made).any(small);
         match &*node.op_type {
+            "Cast" if given.contains(&STRING) || made.contains(&STRING) => {
+                if any_small {
+                    let name = node.output.first().map_or("", |name| name);
+                    return Err(format!(
+                        "node {}: Cast: between texts and {} is not implemented",
+                        shown(name),
+                        given
+                            .iter()
+                            .chain(&made)
+                            .find(|types| small(types))
+                            .map_or_else(String::new, |types| types.names())
+                    ));
+                }
+                node.op_type = TEXT_CAST.into();
+            }
             "Cast" | "CastLike" if any_small => {
                 let (from, to) = (given.first(), made.first());
                 let (Some(from), Some(to)) = (from, to) else { return Err(unknown("")) };

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use belljar_operators::Types;
-use tract_onnx::pb::{GraphProto, ValueInfoProto, type_proto};
+use tract_onnx::pb::{GraphProto, TypeProto, ValueInfoProto, type_proto};
 
 use super::text::{name_of, shown};
 use super::{Versions, bounds, node, tensors};
@@ -48,11 +48,36 @@ impl<'g> Scope<'g> {
 #[derive(Default)]
 pub(super) struct Totals {
     nodes: usize,
+    /// The types of inputs of bodies that say none, by where they are.
+    untyped: HashMap<usize, Types>,
 }
 
-/// Refuses a model's graph that is not sound, or not all implemented.
-pub(super) fn check(graph: &GraphProto, versions: &Versions) -> Result<(), String> {
-    body(graph, None, &[], versions, &mut Totals::default(), 0).map(drop)
+/// Refuses a model's graph that is not sound, or not all implemented. Gives the inputs of bodies
+/// that say no type the one that they have: tract reads no others.
+pub(super) fn check(graph: &mut GraphProto, versions: &Versions) -> Result<(), String> {
+    let mut totals = Totals::default();
+    body(graph, None, &[], versions, &mut totals, 0)?;
+    if !totals.untyped.is_empty() {
+        set_types(graph, &totals.untyped);
+    }
+    Ok(())
+}
+
+fn address(input: &ValueInfoProto) -> usize {
+    std::ptr::from_ref(input).addr()
+}
+
+fn set_types(graph: &mut GraphProto, untyped: &HashMap<usize, Types>) {
+    for input in &mut graph.input {
+        let Some(types) = untyped.get(&address(input)) else { continue };
+        let number = (1..=255).find(|number| Types::of(*number) == Some(*types));
+        let tensor = type_proto::Tensor { elem_type: number.unwrap_or(0), shape: None };
+        let value = Some(type_proto::Value::TensorType(tensor));
+        input.r#type = Some(TypeProto { value, ..TypeProto::default() });
+    }
+    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
+        attribute.g.iter_mut().for_each(|body| set_types(body, untyped));
+    }
 }
 
 /// Checks a graph, within the scope of another one, whose inputs are known to have these types;
@@ -94,7 +119,11 @@ pub(super) fn body(
                     given.names()
                 ));
             }
-            (Some(types), _) | (None, Some(&types)) => types,
+            (Some(types), _) => types,
+            (None, Some(&types)) => {
+                totals.untyped.insert(address(input), types);
+                types
+            }
             (None, None) => {
                 return Err(format!("the input {} has no element type", shown(&input.name)));
             }

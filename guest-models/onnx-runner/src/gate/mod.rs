@@ -11,6 +11,7 @@ mod bounds;
 mod carry;
 mod choice;
 mod fixed;
+mod flex;
 mod functions;
 mod graph;
 mod node;
@@ -20,7 +21,7 @@ mod text;
 
 use std::collections::HashSet;
 
-pub(crate) use carry::{CAST, Carried, DEQUANTIZE, QUANTIZE};
+pub(crate) use carry::{CAST, Carried, DEQUANTIZE, QUANTIZE, TEXT_CAST};
 pub(crate) use fixed::fix;
 pub(crate) use functions::names_of;
 pub(crate) use node::refusal;
@@ -38,6 +39,7 @@ pub(crate) fn check(proto: &mut ModelProto, shapes: &[InputShape]) -> Result<Car
     }
     let versions = versions(proto)?;
     functions::inline(proto)?;
+    flex::lower(proto, versions.onnx.unwrap_or(0))?;
     let Some(graph) = &mut proto.graph else { return Err("the model has no graph".into()) };
     normalize(graph)?;
     choice::resolve(graph);
@@ -148,13 +150,20 @@ pub(crate) fn domain_of(node: &NodeProto) -> &str {
 
 pub(crate) fn versions(proto: &ModelProto) -> Result<Versions, String> {
     let mut versions = Versions { onnx: None, ml: None };
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Vec<(&str, i64)> = Vec::new();
     for import in &proto.opset_import {
         let domain = if import.domain == "ai.onnx" { "" } else { &*import.domain };
-        if seen.contains(&domain) {
-            return Err(format!("the operator set {} is imported twice", text::domain(domain)));
+        // Some exporters say the same thing twice.
+        match seen.iter().find(|(other, _)| *other == domain) {
+            Some((_, version)) if *version == import.version => continue,
+            Some((_, version)) => {
+                let (set, other) = (text::set(domain), import.version);
+                return Err(format!(
+                    "{set} is imported twice, in the versions {version} and {other}"
+                ));
+            }
+            None => seen.push((domain, import.version)),
         }
-        seen.push(domain);
         if seen.len() > 64 {
             return Err("more than 64 operator sets are imported".into());
         }

@@ -43,6 +43,9 @@ pub(super) fn check(
 
 /// What can be said against a node without knowing any other: why it is not implemented.
 pub(crate) fn refusal(node: &NodeProto, versions: &Versions) -> Option<String> {
+    if super::flex::lowered(node, versions.onnx.unwrap_or(0)) {
+        return None;
+    }
     alone(node, versions).err()
 }
 
@@ -272,7 +275,10 @@ fn output(node: &NodeProto, output: Output, read: &[Read]) -> Result<Types, Stri
         Output::Is(types) => Ok(types),
         Output::Like(letter) => like(letter).ok_or_else(unknown),
         Output::Either(first, second) => like(first).or_else(|| like(second)).ok_or_else(unknown),
-        Output::Said(name, types) => find(node, name)
+        Output::SaidOr(name, _, letter) if find(node, name).is_none() => {
+            like(letter).ok_or_else(unknown)
+        }
+        Output::Said(name, types) | Output::SaidOr(name, types, _) => find(node, name)
             .and_then(|attribute| i32::try_from(attribute.i).ok())
             .and_then(Types::of)
             .filter(|said| types.has(*said))

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
-use crate::cli::args::TextFormat;
+use crate::cli::args::{InputArgs, TextFormat};
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum PolicyCommand {
@@ -111,6 +111,7 @@ Examples:
         #[arg(long)]
         check: bool,
     },
+    Record(Record),
     /// Print the JSON Schema of the format, for editors
     #[command(after_help = "\
 Examples:
@@ -121,4 +122,49 @@ Examples:
         #[arg(long)]
         ceiling: bool,
     },
+}
+
+/// Run a model or a guest program, and write the tightest policy that the run needs
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A model: its shapes, element types and sizes are written down, and limits measured with room to spare.
+
+A guest program runs with what --within grants and nothing else; without it, with nothing. It sees an
+empty folder of its own at /, and copies of the folders that it may write to, so that nothing on this
+machine is changed. It is run again with what was learnt from the run before, a few times at most. What
+it has used of --within is granted in the answer, file by file. What it has asked for beyond that, and
+grants that are risky, stand there as comments, each with a sentence: write access, whole folders, files
+of the system, peers beyond this machine, and environments. Take the # away from those that you accept,
+and record again within that policy.
+
+Exit code 0 if it has answered; else what it failed of, and the policy is written all the same.
+
+Examples:
+  belljar policy record model.onnx --input image=photo.npy --output model.policy.toml
+  belljar policy record model.onnx --random
+  belljar policy record program.wasm --input file=photo.png --output program.policy.toml
+  belljar policy record program.wasm --within wide.toml --input file=photo.png -- --verbose")]
+pub(in crate::cli) struct Record {
+    /// The ONNX file, or a guest program
+    pub(in crate::cli) model: PathBuf,
+
+    #[command(flatten)]
+    pub(in crate::cli) inputs: InputArgs,
+
+    /// A policy that bounds what is granted while it is recorded; what it grants and the run does not
+    /// need is left out
+    #[arg(long, value_name = "POLICY")]
+    pub(in crate::cli) within: Option<PathBuf>,
+
+    /// Where to write the policy, instead of printing it
+    #[arg(short, long, value_name = "FILE")]
+    pub(in crate::cli) output: Option<PathBuf>,
+
+    /// Let --output replace a file
+    #[arg(long, requires = "output")]
+    pub(in crate::cli) force: bool,
+
+    /// Arguments for a guest program
+    #[arg(last = true, value_name = "ARGUMENT")]
+    pub(in crate::cli) arguments: Vec<String>,
 }

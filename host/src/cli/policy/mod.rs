@@ -1,11 +1,12 @@
-//! `belljar policy`: reading, explaining, comparing and weighing policies. Nothing here runs a model,
-//! and only `check` says whether a policy can be used: the others also read files of strangers.
+//! `belljar policy`: reading, explaining, comparing and weighing policies. Only `record` runs a
+//! model, and only `check` says whether a policy can be used: the others also read files of strangers.
 
 pub(super) mod args;
 mod check;
 mod diff;
 mod explain;
 mod fmt;
+mod record;
 mod score;
 mod unused;
 mod warnings;
@@ -15,11 +16,12 @@ use std::path::Path;
 
 use super::failure::Failure;
 use super::json;
+use super::terminal::Terminal;
 use crate::error::Error;
 use crate::policy::{LoadedPolicy, Policy, ceiling_schema, policy_schema};
 use args::PolicyCommand;
 
-pub(super) fn policy(command: &PolicyCommand) -> Result<(), Failure> {
+pub(super) fn policy(command: &PolicyCommand, terminal: &Terminal) -> Result<(), Failure> {
     match command {
         PolicyCommand::Check { files, strict, unused, format } => {
             check::check(files, *strict, unused.as_deref(), *format)
@@ -28,6 +30,7 @@ pub(super) fn policy(command: &PolicyCommand) -> Result<(), Failure> {
         PolicyCommand::Diff { old, new, format } => diff::diff(old, new, *format),
         PolicyCommand::Score { file, max, format } => score::score(file, *max, *format),
         PolicyCommand::Fmt { files, check } => fmt::fmt(files, *check),
+        PolicyCommand::Record(arguments) => record::record(arguments, terminal),
         PolicyCommand::Schema { ceiling } => {
             let schema = if *ceiling { ceiling_schema() } else { policy_schema() };
             json::print(&schema, stdout().lock()).map_err(Failure::output)

@@ -15,7 +15,7 @@ use super::super::table::Table;
 use super::{path_of, review};
 use crate::policy::{
     Access, AddressKind, Confinement, FileGrant, LoadedPolicy, NetworkGrant, Peer, Policy,
-    quota_bounds,
+    ValueRule, quota_bounds,
 };
 use crate::text::Hostile;
 
@@ -34,6 +34,12 @@ const fn weight(key: &'static str, points: u32, what: &'static str) -> Weight {
 const UNPINNED: Weight = weight("unpinned", 20, "any model or program is accepted");
 const BEST_EFFORT: Weight = weight("best-effort", 15, "a layer of the kernel may be missing");
 const NATIVE: Weight = weight("native-kernels", 2, "native code works on the sandbox's memory");
+const ANY_INPUT: Weight =
+    weight("any-input", 1, "a model alone: no rule says what the values of its inputs must be");
+const ANY_OUTPUT: Weight =
+    weight("any-output", 1, "a model alone: no rule says what the values of its outputs must be");
+const WHOLE_OUTPUT: Weight =
+    weight("whole-output", 1, "a model alone: no output is rounded, or cut to its greatest values");
 const MEMORY: Weight = weight("memory", 1, "for each doubling of memory beyond 256 MiB");
 const TIME: Weight = weight("time", 1, "for each doubling of the time of a run beyond 10 s");
 const THREADS: Weight = weight("threads", 1, "for each doubling of threads beyond one");
@@ -64,6 +70,9 @@ const WEIGHTS: &[Weight] = &[
     UNPINNED,
     BEST_EFFORT,
     NATIVE,
+    ANY_INPUT,
+    ANY_OUTPUT,
+    WHOLE_OUTPUT,
     MEMORY,
     TIME,
     THREADS,
@@ -163,6 +172,7 @@ fn parts(loaded: &LoadedPolicy) -> Vec<Part> {
     to.once(UNPINNED, pin.is_none());
     to.once(BEST_EFFORT, policy.confinement == Confinement::BestEffort);
     to.once(NATIVE, policy.compute.native_kernels());
+    values(policy, &mut to);
     let limits = &policy.limits;
     to.add(MEMORY, doublings(256 << 20, limits.memory.into()), MEMORY.what);
     to.add(TIME, doublings(10_000_000_000, limits.run_time.as_nanos()), TIME.what);
@@ -176,6 +186,18 @@ fn parts(loaded: &LoadedPolicy) -> Vec<Part> {
     }
     together(policy, &mut to);
     to.0
+}
+
+/// A policy does not know what a model declares: one rule is taken for a sign that somebody thought
+/// of its values.
+fn values(policy: &Policy, to: &mut Parts) {
+    if policy.program.is_some() {
+        return;
+    }
+    to.once(ANY_INPUT, policy.inputs.is_empty());
+    to.once(ANY_OUTPUT, policy.outputs.is_empty());
+    let told_less = |rule: &ValueRule| rule.decimals.is_some() || rule.top_k.is_some();
+    to.once(WHOLE_OUTPUT, !policy.outputs.iter().any(told_less));
 }
 
 fn program(policy: &Policy, to: &mut Parts) {

@@ -140,6 +140,15 @@ fn odd_ways_to_write_it() {
         "version = 1 # [limits]\n[ limits ] # here\n",
         "version = 1 # [limits]\n\n[ limits ] # here\n",
     );
+    ordered(
+        "version = 1\n\n[program]\n\n# it\n[[models]]\nsha256 = \"PIN\"\nname = \"a\"\n"
+            .replace("PIN", &"ab".repeat(32))
+            .as_str(),
+        "version = 1\n\n[program]\n\n# it\n[[models]]\nname = \"a\"\nsha256 = \"PIN\"\n"
+            .replace("PIN", &"ab".repeat(32))
+            .as_str(),
+    );
+    ordered("version = 1\n[program]\n[limits]\n", "version = 1\n\n[program]\n\n[limits]\n");
     ordered("# only\n\nversion = 1\n# end\n", "# only\n\nversion = 1\n# end\n");
     assert!(canonical("version = 2", "x").is_err());
 }

@@ -83,7 +83,8 @@ impl Broker {
         let asked = |grant: &&NetworkGrant| {
             (&grant.host, grant.port, grant.protocol) == (host, port, protocol)
         };
-        let Some(grant) = self.grants.iter().find(asked) else {
+        // No grant has port 0 but one that stands for a name alone, while a policy is recorded.
+        let Some(grant) = self.grants.iter().find(asked).filter(|_| port != 0) else {
             return Err(Refusal(format!(
                 "{host} port {port} over {} is not granted in [[network]]",
                 protocol.name()

@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::policy::Quotas;
+use crate::program::protocol::Spent;
 
 /// A quota that has been used up: its key in `[quotas]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Exhausted(pub(super) &'static str);
 
 pub(super) struct Budget {
+    /// What there was at the start.
+    whole: Quotas,
     bytes_written: u64,
     files_created: u32,
     connections: u32,
@@ -17,6 +20,8 @@ pub(super) struct Budget {
     bytes_received: u64,
     most_handles: u32,
     handles: Arc<AtomicU32>,
+    /// The most handles that were open at once.
+    highest: AtomicU32,
 }
 
 /// A place among `open-handles`, free again when it is dropped.
@@ -31,6 +36,7 @@ impl Drop for Held {
 impl Budget {
     pub(super) fn new(quotas: &Quotas) -> Budget {
         Budget {
+            whole: quotas.clone(),
             bytes_written: quotas.bytes_written,
             files_created: quotas.files_created,
             connections: quotas.connections,
@@ -38,6 +44,7 @@ impl Budget {
             bytes_received: quotas.bytes_received,
             most_handles: quotas.open_handles,
             handles: Arc::default(),
+            highest: AtomicU32::new(0),
         }
     }
 
@@ -45,8 +52,27 @@ impl Budget {
     pub(super) fn hold(&self) -> Result<Held, Exhausted> {
         let more = |open| (open < self.most_handles).then_some(open + 1);
         match self.handles.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
-            Ok(_) => Ok(Held(Arc::clone(&self.handles))),
+            Ok(open) => {
+                self.highest.fetch_max(open + 1, Ordering::Relaxed);
+                Ok(Held(Arc::clone(&self.handles)))
+            }
             Err(_) => Err(Exhausted("open-handles")),
+        }
+    }
+
+    /// What was used of it so far.
+    pub(super) fn spent(&self) -> Spent {
+        let Quotas {
+            bytes_written, files_created, connections, bytes_sent, bytes_received, ..
+        } = self.whole;
+        Spent {
+            memory: 0,
+            bytes_written: bytes_written.saturating_sub(self.bytes_written),
+            files_created: files_created.saturating_sub(self.files_created),
+            open_handles: self.highest.load(Ordering::Relaxed),
+            connections: connections.saturating_sub(self.connections),
+            bytes_sent: bytes_sent.saturating_sub(self.bytes_sent),
+            bytes_received: bytes_received.saturating_sub(self.bytes_received),
         }
     }
 

@@ -33,6 +33,7 @@ use wasmtime_wasi::p2::bindings::{
     cli as cli_bindings, clocks, random, sockets as socket_bindings,
 };
 
+use super::protocol::Spent;
 use crate::policy::{Access, NetworkGrant, Peer, Program, Protocol, Quotas, key_rule};
 #[allow(unused_imports, reason = "taken into use with the programs")]
 pub(crate) use broker::{Broker, Resolver, SystemResolver};
@@ -131,6 +132,11 @@ impl WasiState {
             arguments,
             outside,
         }
+    }
+
+    /// What the run has used of its quotas so far.
+    pub(crate) fn spent(&self) -> Spent {
+        self.budget.spent()
     }
 
     /// Tells once that something of `[program]` was asked for.

@@ -64,7 +64,7 @@ impl TreeEnsemble {
         };
         let transform = Transform::numbered(int(node, "post_transform", 0))?;
         let plain = targets > 1 || [Transform::None, Transform::Probit].contains(&transform);
-        ensure!(plain, "{transform:?} of one target is not implemented");
+        ensure!(plain, "{} of one target is not implemented", transform.name());
         let votes = Votes::new(weights.len(), &listed);
         let trees = Known::new(Trees { forest, votes, targets, dtype });
         Ok(TreeEnsemble { trees, aggregate, transform })

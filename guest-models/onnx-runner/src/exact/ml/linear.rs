@@ -98,7 +98,7 @@ impl Classifier {
         let one = labels.count() == 2 && floats(node, "intercepts").len() == 1;
         let targets = if one { 1 } else { labels.count() };
         let agreed = !one || transform == Transform::Logistic;
-        ensure!(agreed, "{transform:?} of one score for two classes is not implemented");
+        ensure!(agreed, "{} of one score for two classes is not implemented", transform.name());
         let linear = Known::new(Linear::new(node, targets)?);
         Ok(Classifier { linear, labels: Known::new(labels), transform })
     }

@@ -41,6 +41,17 @@ impl Transform {
         })
     }
 
+    /// As ONNX calls it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Transform::None => "NONE",
+            Transform::Softmax => "SOFTMAX",
+            Transform::Logistic => "LOGISTIC",
+            Transform::SoftmaxZero => "SOFTMAX_ZERO",
+            Transform::Probit => "PROBIT",
+        }
+    }
+
     /// Transforms the scores of one row.
     pub(super) fn apply(self, scores: &mut [f64]) -> TractResult<()> {
         if self != Transform::None {
@@ -71,7 +82,7 @@ impl Transform {
         self.apply(scores)?;
         let least = scores.get(class).copied().context("a class without a score")?;
         let greater = scores.iter().any(|score| *score > least);
-        ensure!(!greater, "after {self:?} another class has the greatest score");
+        ensure!(!greater, "after {} another class has the greatest score", self.name());
         Ok(())
     }
 }

@@ -196,7 +196,8 @@ impl Classifier {
         let transform = Transform::of(node)?;
         if classes == 2 && !probable {
             // What is said of one score for two classes is not the same everywhere.
-            ensure!(transform == Transform::None, "{transform:?} of one score for two classes");
+            let plain = transform == Transform::None;
+            ensure!(plain, "{} of one score for two classes is not implemented", transform.name());
             let positive = coefficients.iter().all(|coefficient| *coefficient >= 0.0);
             ensure!(!positive, "coefficients none of which is negative are not implemented");
         }

@@ -185,7 +185,7 @@ impl Regressor {
             let votes = ensemble.votes.starts.windows(2).all(|pair| pair[1] - pair[0] == 1);
             ensure!(votes, "a leaf has several votes for one target");
             let plain = [Transform::None, Transform::Probit].contains(&ensemble.transform);
-            ensure!(plain, "{:?} of one target is not implemented", ensemble.transform);
+            ensure!(plain, "{} of one target is not implemented", ensemble.transform.name());
         }
         Ok(Regressor { ensemble: Known::new(ensemble), aggregate })
     }
@@ -244,9 +244,9 @@ impl Classifier {
         let ids = ints(node, "class_ids");
         let base = ensemble.base.len();
         let transform = ensemble.transform;
-        let one = classes == 2 && ids.iter().all(|id| *id == ids[0]);
+        let one = classes == 2 && !ids.is_empty() && ids.iter().all(|id| *id == ids[0]);
         let binary = if one {
-            ensure!(ids.first() == Some(&0), "votes for the second of two classes alone");
+            ensure!(ids[0] == 0, "votes for the second of two classes alone");
             ensure!(base <= 1, "{base} base values for votes for one class");
             let several = ensemble.votes.starts.windows(2).any(|pair| pair[1] - pair[0] != 1);
             ensure!(!several, "a leaf has several votes for one class");
@@ -256,6 +256,8 @@ impl Classifier {
             }
         } else {
             ensure!([0, classes].contains(&base), "{base} base values for {classes} classes");
+            let several = ids.iter().any(|id| *id != ids[0]);
+            ensure!(several, "votes for one of {classes} classes alone are not implemented");
             None
         };
         // Where onnxruntime and ONNX's own implementation agree.
@@ -264,7 +266,7 @@ impl Classifier {
             Some(Binary::Positive) => [Transform::None, Transform::Logistic].contains(&transform),
             Some(Binary::Mixed) => transform == Transform::Logistic,
         };
-        ensure!(agreed, "{transform:?} of votes for one of two classes is not implemented");
+        ensure!(agreed, "{} of votes for one of two classes is not implemented", transform.name());
         Ok(Classifier { ensemble: Known::new(ensemble), labels: Known::new(labels), binary })
     }
 

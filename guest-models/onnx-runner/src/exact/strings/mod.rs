@@ -2,6 +2,7 @@
 //! where nothing else is said; what depends on tables of Unicode or on a locale is refused for
 //! other texts than ASCII.
 
+mod cast;
 mod ngrams;
 mod normalize;
 mod pattern;
@@ -12,6 +13,7 @@ use tract_onnx::model::OnnxOpRegister;
 use tract_onnx::tract_hir::internal::*;
 
 pub(super) fn register(registry: &mut OnnxOpRegister) {
+    cast::register(registry);
     ngrams::register(registry);
     normalize::register(registry);
     pattern::register(registry);

@@ -21,6 +21,8 @@ struct Normalizer {
     sensitive: bool,
     /// In lower case, unless cases are told apart.
     stop: HashSet<String>,
+    /// As they are written.
+    words: HashSet<String>,
 }
 
 pub(super) fn register(registry: &mut OnnxOpRegister) {
@@ -36,8 +38,9 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
         // Whether such a word goes on its own or out of the middle of a text, nobody agrees.
         ensure!(words.iter().all(|word| !word.contains(' ')), "a stop word with a space");
         let key = |word: String| if sensitive { word } else { word.to_ascii_lowercase() };
-        let stop = words.into_iter().map(key).collect();
-        built(Normalizer { case, sensitive, stop }, node)
+        let stop = words.iter().cloned().map(key).collect();
+        let words = words.into_iter().collect();
+        built(Normalizer { case, sensitive, stop, words }, node)
     });
 }
 
@@ -53,6 +56,9 @@ impl Normalizer {
             true => self.stop.contains(text),
             false => self.stop.contains(&text.to_ascii_lowercase()),
         };
+        // Where no case is changed, ONNX's own implementation tells cases apart all the same.
+        let exact = self.case != Case::Keep || self.sensitive || self.words.contains(text);
+        ensure!(!stop || exact, "a stop word in another case, where no case is changed");
         Ok((!stop).then(|| match self.case {
             Case::Keep => text.to_owned(),
             Case::Lower => text.to_ascii_lowercase(),

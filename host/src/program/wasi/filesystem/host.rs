@@ -28,6 +28,9 @@ const MAX_READ: u64 = 1 << 20;
 /// Longest path that is told, in characters.
 const MAX_SHOWN: usize = 1024;
 
+/// What a policy without any file lacks.
+const FOLDERS: &str = "[[filesystem]]";
+
 impl WasiState {
     fn node(&self, handle: &Resource<Descriptor>) -> Result<Node, FsError> {
         Ok(self.table.get::<_, Node>(handle).map_err(FsError::trap)?.clone())
@@ -72,6 +75,12 @@ impl WasiState {
 impl preopens::Host for WasiState {
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
         let nodes = self.files.preopens();
+        if nodes.is_empty() && !self.told.contains(&FOLDERS) {
+            self.told.push(FOLDERS);
+            // A C library that finds none asks for nothing in them.
+            let (access, rule) = (Access::Read.name(), FOLDERS);
+            self.outside.decided(&Asked { resource: "folders", access, allowed: false, rule });
+        }
         nodes
             .into_iter()
             .map(|node| {

@@ -140,9 +140,11 @@ impl Peers {
     }
 
     fn is_granted(&self, host: &Peer, port: u16, protocol: Protocol) -> bool {
-        self.grants
-            .iter()
-            .any(|grant| (&grant.host, grant.port, grant.protocol) == (host, port, protocol))
+        port != 0
+            && self
+                .grants
+                .iter()
+                .any(|grant| (&grant.host, grant.port, grant.protocol) == (host, port, protocol))
     }
 
     fn is_granted_somewhere(&self, host: &Peer, protocol: Option<Protocol>) -> bool {

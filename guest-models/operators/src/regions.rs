@@ -1,0 +1,21 @@
+//! Pixels at places that another tensor says.
+
+use crate::table::Values::{Float, Int, Ints, Text};
+use crate::table::{Attribute, Check, Operator, any, attr, op, t};
+use crate::types::{FLOATS, I64};
+
+const MODE: Attribute = attr("mode", Text(&["avg", "max"]));
+const HEIGHT: Attribute = attr("output_height", Int(1, 1 << 16));
+const WIDTH: Attribute = attr("output_width", Int(1, 1 << 16));
+const SAMPLES: Attribute = attr("sampling_ratio", Int(0, 1 << 12));
+const SCALE: Attribute = attr("spatial_scale", Float);
+
+#[rustfmt::skip]
+pub(crate) const OPERATORS: &[Operator] = &[
+    op("RoiAlign", 10, &[t(FLOATS), t(FLOATS), any(I64)]).until(15).with(&[MODE, HEIGHT, WIDTH, SAMPLES, SCALE]),
+    op("RoiAlign", 16, &[t(FLOATS), t(FLOATS), any(I64)])
+        .with(&[MODE, HEIGHT, WIDTH, SAMPLES, SCALE, attr("coordinate_transformation_mode", Text(&["half_pixel", "output_half_pixel"]))]),
+    op("DeformConv", 19, &[t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS)]).optional(2).check(Check::Windows)
+        .with(&[attr("kernel_shape", Ints(1, 1 << 16)), attr("strides", Ints(1, 1 << 16)), attr("dilations", Ints(1, 1 << 16)),
+            attr("pads", Ints(0, 1 << 16)), attr("group", Int(1, 1 << 20)), attr("offset_group", Int(1, 1 << 20))]),
+];

@@ -1,0 +1,278 @@
+//! A guest program's recorded policy: runs, each with what was learnt from the one before.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::super::super::args::IsolationArg;
+use super::super::super::failure::Failure;
+use super::super::super::host::{Store, builder, host, read_model, tell};
+use super::super::super::new_policy;
+use super::super::super::program::{Named, read_all};
+use super::super::super::terminal::Terminal;
+use super::super::args::Record;
+use super::observed::Observed;
+use super::scratch::Scratch;
+use super::write::{self, Recorded};
+use super::{folder, ordered, parsed, within};
+use crate::error::{Error, ErrorKind};
+use crate::policy::{
+    Access, AddressKind, FileGrant, Measured, NetworkGrant, Peer, Policy, Program, Protocol,
+    Refused,
+};
+use crate::program::Spent;
+use crate::{Event, ModelBytes, Value};
+
+/// Most runs: each reveals at least one thing that was not known before.
+const MOST_RUNS: u32 = 8;
+
+/// Most names and folders that are learnt.
+const MOST_LEARNT: usize = 64;
+
+pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Failure> {
+    let given = &arguments.inputs;
+    if given.random || !given.shapes.is_empty() {
+        return Err(Failure::usage("--random is for models: what a program takes, nobody knows")
+            .hint("give its inputs with --input"));
+    }
+    let folder = folder(arguments)?;
+    let mut base = within(arguments)?;
+    if arguments.within.is_some() && base.program.is_none() {
+        return Err(Error::new(ErrorKind::Refused(Refused::ForModel)).into());
+    }
+    let bytes = read_model(&arguments.model, base.limits.model_size)?;
+    let program = base.program.get_or_insert_default();
+    program.sha256.get_or_insert(*bytes.digest().as_bytes());
+    program.arguments |= !arguments.arguments.is_empty();
+    // Ceilings are held against what is granted in earnest, before copies take its place.
+    let effective = host(IsolationArg::Process, Store::Unused, 1, terminal)?.effective(&base)?;
+    let base: Policy = (*effective).clone();
+    let inputs = read_all(&given.inputs, base.limits.input_size)?;
+
+    let mut learnt = Learnt::default();
+    let mut asked = Observed::default();
+    let mut runs = 0;
+    let last = loop {
+        let run = terminal.progress("recording", || {
+            attempt(&bytes, &base, &learnt, &inputs, &arguments.arguments, terminal)
+        })?;
+        runs += 1;
+        asked = asked.and(run.observed.clone());
+        if !learnt.from(&run, &base) || runs == MOST_RUNS {
+            break run;
+        }
+    };
+    let recorded = Recorded {
+        name: bytes.label(),
+        sha256: bytes.digest().to_string(),
+        runs,
+        base: &base,
+        used: &last.observed,
+        asked: &asked,
+        allowed: &learnt.keys,
+        folder: &folder,
+        measured: last.answered.as_ref().ok().map(|answered| {
+            let Answered { spent, load, run, outputs } = *answered;
+            let measured = Measured {
+                model_name: String::new(),
+                sha256: String::new(),
+                model_size: bytes.size(),
+                peak_memory: spent.memory,
+                prepare_time: load,
+                run_time: run,
+                input_bytes: inputs.iter().map(|(_, value)| value.byte_len()).sum(),
+                output_bytes: outputs,
+            };
+            (measured, spent)
+        }),
+    };
+    let (text, decisions) = write::policy(&recorded);
+    let text = ordered(&text)?;
+    let policy = parsed(&text, &folder, &base)?;
+    new_policy::write(&text, arguments.output.as_deref(), arguments.force)?;
+    if let Err(err) = last.answered {
+        return Err(Failure::from(err).hint(
+            "the policy was written: what the program has asked for stands there in comments; \
+             take away the # from what it may have, and record again --within that policy",
+        ));
+    }
+    match decisions {
+        // Whether that is enough is seen under the very policy.
+        0 => checked(&bytes, &policy, &inputs, &arguments.arguments, terminal),
+        1 => told("one grant stands", terminal),
+        many => told(&format!("{many} grants stand"), terminal),
+    }
+}
+
+fn told(grants: &str, terminal: &Terminal) -> Result<(), Failure> {
+    terminal.warn(&format!("{grants} in comments: somebody has to decide about each"));
+    Ok(())
+}
+
+fn checked(
+    bytes: &ModelBytes,
+    policy: &Policy,
+    inputs: &Named<Value>,
+    arguments: &[String],
+    terminal: &Terminal,
+) -> Result<(), Failure> {
+    let listening = terminal.clone();
+    let host = builder(IsolationArg::Process, Store::Unused, 1, terminal)
+        .on_event(move |event| match event {
+            Event::Printed { .. } => {}
+            other => tell(other, &listening),
+        })
+        .build()?;
+    let program = host.load_program(bytes.clone(), policy)?;
+    match program.run_with_arguments(inputs, arguments) {
+        Ok(_) => Ok(()),
+        Err(err) => Err(Failure::from(err).hint(
+            "the policy was written, and under it the program does not answer: it may ask for \
+             something else each time",
+        )),
+    }
+}
+
+/// What the recording has learnt: it changes what the next run sees.
+#[derive(Default)]
+struct Learnt {
+    /// Keys of `[program]` without which there was no answer.
+    keys: BTreeSet<&'static str>,
+    /// Names that are resolved, to an address that leads nowhere.
+    names: Vec<Peer>,
+    /// Folders that are there, empty.
+    folders: BTreeSet<String>,
+}
+
+impl Learnt {
+    /// Learns from a run, and says whether there was anything new.
+    fn from(&mut self, run: &Attempt, base: &Policy) -> bool {
+        let observed = &run.observed;
+        let before = (self.keys.len(), self.names.len(), self.folders.len());
+        if run.answered.is_err() {
+            let refused = |key: &&str| observed.keys.get(*key) == Some(&false);
+            self.keys.extend(["clocks", "randomness"].into_iter().filter(refused));
+        }
+        for name in observed.refused_names() {
+            if !self.names.contains(&name) && self.names.len() < MOST_LEARNT {
+                self.names.push(name);
+            }
+        }
+        for path in observed.written.keys() {
+            let granted = base.filesystem.iter().any(|grant| below(&grant.guest, path).is_some());
+            let parent = Path::new(path).parent().and_then(Path::to_str).unwrap_or("/");
+            let plain = !parent.contains(['\\', '…']) && parent.len() < 512 && parent != "/";
+            if !granted && plain && self.folders.len() < MOST_LEARNT {
+                self.folders.insert(parent.to_owned());
+            }
+        }
+        before != (self.keys.len(), self.names.len(), self.folders.len())
+    }
+
+    /// The policy of the next run: what the base grants, on copies where it may write, with names that
+    /// lead nowhere, and an empty folder at `/`.
+    fn policy(&self, base: &Policy, scratch: &mut Scratch) -> Result<Policy, Failure> {
+        let failed = |what: &Path, err: std::io::Error| {
+            let what = super::super::super::failure::shown(what);
+            Failure::failed(format!("{what}: {err}")).hint("grant less in the policy of --within")
+        };
+        let mut policy = base.clone();
+        let program = policy.program.get_or_insert_default();
+        *program = Program {
+            stdout: true,
+            stderr: true,
+            clocks: program.clocks || self.keys.contains("clocks"),
+            randomness: program.randomness || self.keys.contains("randomness"),
+            ..program.clone()
+        };
+        for grant in policy.filesystem.iter_mut().filter(|grant| grant.access == Access::Write) {
+            grant.host = scratch.copy(&grant.host).map_err(|err| failed(&grant.host, err))?;
+        }
+        if !policy.filesystem.iter().any(|grant| grant.guest == "/") {
+            let host = scratch.root();
+            for folder in &self.folders {
+                scratch.folder(folder).map_err(|err| failed(Path::new(folder), err))?;
+            }
+            let (guest, access) = ("/".to_owned(), Access::Write);
+            policy.filesystem.push(FileGrant { host, guest, access, reason: String::new() });
+        }
+        for name in &self.names {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                // No connection is made to port 0.
+                policy.network.push(NetworkGrant {
+                    host: name.clone(),
+                    port: 0,
+                    protocol,
+                    reaches: vec![AddressKind::Never],
+                    reason: String::new(),
+                });
+            }
+        }
+        Ok(policy)
+    }
+}
+
+/// The rest of a path that is a grant's, or lies below it.
+pub(super) fn below<'a>(granted: &str, path: &'a str) -> Option<&'a str> {
+    let rest = path.strip_prefix(granted.trim_end_matches('/'))?;
+    match rest.strip_prefix('/') {
+        Some(rest) => Some(rest),
+        None if rest.is_empty() => Some(rest),
+        None => None,
+    }
+}
+
+/// One run.
+struct Attempt {
+    answered: Result<Answered, Error>,
+    observed: Observed,
+}
+
+#[derive(Clone, Copy)]
+struct Answered {
+    spent: Spent,
+    load: Duration,
+    run: Duration,
+    /// Bytes of all outputs together.
+    outputs: u64,
+}
+
+fn attempt(
+    bytes: &ModelBytes,
+    base: &Policy,
+    learnt: &Learnt,
+    inputs: &Named<Value>,
+    arguments: &[String],
+    terminal: &Terminal,
+) -> Result<Attempt, Failure> {
+    let failed =
+        |err: std::io::Error| Failure::failed(format!("a folder for the recording: {err}"));
+    let mut scratch = Scratch::new().map_err(failed)?;
+    let policy = learnt.policy(base, &mut scratch)?;
+    let observed = Arc::new(Mutex::new(Observed::default()));
+    let (decided, heard, terminal) =
+        (Arc::clone(&observed), Arc::clone(&observed), terminal.clone());
+    let host = builder(IsolationArg::Process, Store::Unused, 1, &terminal)
+        .observer(move |decision| {
+            decided.lock().unwrap_or_else(PoisonError::into_inner).add(decision);
+        })
+        .on_event(move |event| match event {
+            Event::Printed { error, .. } => {
+                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                heard.printed[usize::from(error)] = true;
+            }
+            other => tell(other, &terminal),
+        })
+        .build()?;
+    let start = Instant::now();
+    let program = host.load_program(bytes.clone(), &policy)?;
+    let load = start.elapsed();
+    let start = Instant::now();
+    let answered = program.run_measured(inputs, arguments).map(|(outputs, spent)| {
+        let outputs = outputs.iter().map(|(_, value)| value.byte_len()).sum();
+        Answered { spent, load, run: start.elapsed(), outputs }
+    });
+    let observed = observed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(Attempt { answered, observed })
+}

@@ -1,0 +1,215 @@
+//! A folder of its own for a recorded run: an empty one that a program sees at `/`, and copies of
+//! folders that it may write to. Nobody else can enter it, and it goes with the recording.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+
+/// Most files and folders that are copied, most bytes of them together, and the deepest folder.
+const MOST_COPIED: u32 = 10_000;
+const MOST_BYTES: u64 = 256 << 20;
+const DEEPEST: u32 = 32;
+
+pub(super) struct Scratch {
+    path: PathBuf,
+    copies: u32,
+}
+
+impl Scratch {
+    pub(super) fn new() -> io::Result<Scratch> {
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty())?;
+        let name = format!("belljar-record-{:016x}", u64::from_ne_bytes(random));
+        // Where something of this name lies already, this fails.
+        let path = std::env::temp_dir().canonicalize()?.join(name);
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        let scratch = Scratch { path, copies: 0 };
+        scratch.open_folder(&scratch.root())?;
+        Ok(scratch)
+    }
+
+    /// What the program sees at `/`.
+    pub(super) fn root(&self) -> PathBuf {
+        self.path.join("root")
+    }
+
+    /// Makes a folder below the root, by the path at which the program sees it.
+    pub(super) fn folder(&self, guest: &str) -> io::Result<()> {
+        let mut path = self.root();
+        for part in Path::new(guest).components() {
+            match part {
+                Component::RootDir => continue,
+                Component::Normal(name) => path.push(name),
+                _ => return Err(io::ErrorKind::InvalidInput.into()),
+            }
+            if !path.is_dir() {
+                self.open_folder(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A copy of a file, or of a folder and what lies in it: files that have one name, and folders.
+    pub(super) fn copy(&mut self, from: &Path) -> io::Result<PathBuf> {
+        let to = self.path.join(format!("copy{}", self.copies));
+        self.copies += 1;
+        let found = open(rustix::fs::CWD, from, OFlags::PATH, ResolveFlags::NO_SYMLINKS)?;
+        let mut left = Left { entries: MOST_COPIED, bytes: MOST_BYTES };
+        match FileType::from_raw_mode(fstat(&found)?.st_mode) {
+            FileType::Directory => self.copy_folder(found, &to, &mut left, DEEPEST)?,
+            _ => {
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+                let file = open(rustix::fs::CWD, from, flags, ResolveFlags::NO_SYMLINKS)?;
+                copy_file(file, &to, &mut left)?;
+            }
+        }
+        Ok(to)
+    }
+
+    fn copy_folder(
+        &self,
+        from: OwnedFd,
+        to: &Path,
+        left: &mut Left,
+        deeper: u32,
+    ) -> io::Result<()> {
+        self.open_folder(to)?;
+        let below = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let listed = open(from.as_fd(), Path::new("."), OFlags::RDONLY, below)?;
+        for entry in Dir::read_from(&listed)? {
+            let entry = entry?;
+            let name = Path::new(OsStr::from_bytes(entry.file_name().to_bytes()));
+            if name == Path::new(".") || name == Path::new("..") {
+                continue;
+            }
+            left.entries = left.entries.checked_sub(1).ok_or_else(too_much)?;
+            // What cannot be opened, or is neither, was not to be had either.
+            let Ok(found) = open(from.as_fd(), name, OFlags::PATH, below) else { continue };
+            let stat = fstat(&found)?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => match deeper.checked_sub(1) {
+                    Some(deeper) => self.copy_folder(found, &to.join(name), left, deeper)?,
+                    None => return Err(too_much()),
+                },
+                FileType::RegularFile if stat.st_nlink == 1 => {
+                    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+                    let Ok(file) = open(from.as_fd(), name, flags, below) else { continue };
+                    copy_file(file, &to.join(name), left)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A folder for a process that may be another user's: nobody comes to it but through ours.
+    fn open_folder(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Left over, it is of no use to anybody.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// What may still be copied.
+struct Left {
+    entries: u32,
+    bytes: u64,
+}
+
+fn copy_file(from: OwnedFd, to: &Path, left: &mut Left) -> io::Result<()> {
+    if FileType::from_raw_mode(fstat(&from)?.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("neither a file nor a folder"));
+    }
+    let mut file = fs::File::options().write(true).create_new(true).open(to)?;
+    file.set_permissions(fs::Permissions::from_mode(0o666))?;
+    let copied = io::copy(&mut fs::File::from(from).take(left.bytes + 1), &mut file)?;
+    left.bytes = left.bytes.checked_sub(copied).ok_or_else(too_much)?;
+    Ok(())
+}
+
+fn too_much() -> io::Error {
+    let most = crate::policy::units::format_size(MOST_BYTES);
+    io::Error::other(format!(
+        "more than {most}, {MOST_COPIED} files or {DEEPEST} folders deep: too much to make a copy of"
+    ))
+}
+
+fn open(
+    base: std::os::fd::BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    way: ResolveFlags,
+) -> io::Result<OwnedFd> {
+    let way = way | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(base, path, flags | OFlags::CLOEXEC, Mode::empty(), way)?)
+}
+
+/// Whether a path below something that is granted is a file, without opening it; `None` if nothing is
+/// there, or a link on the way.
+pub(super) fn is_file(granted: &Path, below: &str) -> Option<bool> {
+    let base = open(rustix::fs::CWD, granted, OFlags::PATH, ResolveFlags::NO_SYMLINKS).ok()?;
+    let found = match below {
+        "" => base,
+        below => {
+            let way = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+            open(base.as_fd(), Path::new(below), OFlags::PATH, way).ok()?
+        }
+    };
+    Some(FileType::from_raw_mode(fstat(&found).ok()?.st_mode) == FileType::RegularFile)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn only_files_and_folders_are_copied_and_all_goes_with_it() {
+        let place = tempfile::tempdir().unwrap();
+        let from = place.path().canonicalize().unwrap();
+        fs::create_dir_all(from.join("data/sub")).unwrap();
+        fs::write(from.join("data/sub/file"), "kept").unwrap();
+        fs::write(from.join("secret"), "secret").unwrap();
+        fs::hard_link(from.join("secret"), from.join("data/other-name")).unwrap();
+        symlink("../secret", from.join("data/link")).unwrap();
+        symlink("..", from.join("data/up")).unwrap();
+        symlink("data", from.join("way")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, from.join("data/pipe"), Mode::from(0o600)).unwrap();
+        let mut scratch = Scratch::new().unwrap();
+        let kept = scratch.path.clone();
+        let copy = scratch.copy(&from.join("data")).unwrap();
+        assert_eq!(fs::read_to_string(copy.join("sub/file")).unwrap(), "kept");
+        assert_eq!(fs::read_dir(&copy).unwrap().count(), 1);
+        let file = scratch.copy(&from.join("data/sub/file")).unwrap();
+        assert_eq!(fs::read_to_string(file).unwrap(), "kept");
+        for not in ["way", "data/link", "data/pipe", "nothing", "way/sub"] {
+            assert!(scratch.copy(&from.join(not)).is_err(), "{not}");
+        }
+        scratch.folder("/out/a").unwrap();
+        scratch.folder("/out/a").unwrap();
+        assert!(scratch.root().join("out/a").is_dir());
+        assert!(scratch.folder("/out/../..").is_err());
+        assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(is_file(&from, "data/sub/file"), Some(true));
+        assert_eq!(is_file(&from.join("secret"), ""), Some(true));
+        assert_eq!(is_file(&from, "data"), Some(false));
+        for not in ["data/link", "data/up/secret", "../x", "nothing", "way/sub/file"] {
+            assert_eq!(is_file(&from, not), None, "{not}");
+        }
+        drop(scratch);
+        assert!(!kept.exists());
+    }
+}

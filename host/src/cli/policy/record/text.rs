@@ -1,0 +1,118 @@
+//! Pieces of a policy's text. Much of what goes into them was chosen by who wrote the program or the
+//! model: nothing may leave the string, the line or the comment that it stands in.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::policy::{Scalar, ValueRule};
+
+/// A text in quotes, as TOML has it. What cannot be seen is escaped, so that the reader sees it.
+pub(super) fn quoted(text: &str) -> String {
+    let mut out = String::from('"');
+    for c in text.chars() {
+        let _ = match c {
+            '"' => write!(out, "\\\""),
+            '\\' => write!(out, "\\\\"),
+            // Debug escapes what is not printable.
+            c if !c.is_ascii() && c.escape_debug().count() == 1 => write!(out, "{c}"),
+            c if c.is_ascii() && !c.is_ascii_control() => write!(out, "{c}"),
+            c if u32::from(c) <= 0xffff => write!(out, "\\u{:04x}", u32::from(c)),
+            c => write!(out, "\\U{:08x}", u32::from(c)),
+        };
+    }
+    out.push('"');
+    out
+}
+
+/// A path as a policy in this folder writes it.
+pub(super) fn host(path: &Path, folder: &Path) -> String {
+    let path = match path.strip_prefix(folder) {
+        Ok(below) if below.as_os_str().is_empty() => Path::new("."),
+        Ok(below) => below,
+        Err(_) => path,
+    };
+    quoted(&path.to_string_lossy())
+}
+
+/// Each line of a text as a comment.
+pub(super) fn commented(text: &str) -> String {
+    text.lines().fold(String::new(), |mut out, line| {
+        let _ = match line.is_empty() {
+            true => writeln!(out, "#"),
+            false => writeln!(out, "# {line}"),
+        };
+        out
+    })
+}
+
+/// A table of a rule for values.
+pub(super) fn rule(table: &str, rule: &ValueRule) -> String {
+    let mut out = format!("\n[{table}.{}]\n", quoted(&rule.name));
+    let scalars =
+        |scalars: &[Scalar]| scalars.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let mut line = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
+            let _ = writeln!(out, "{key} = {value}");
+        }
+    };
+    line("value", rule.value.map(|value| value.to_string()));
+    line("dtype", rule.dtype.map(|dtype| quoted(dtype.name())));
+    let dims = |dims: &[Option<u64>]| {
+        let dims = dims.iter().map(|dim| dim.map_or("\"?\"".to_owned(), |dim| dim.to_string()));
+        format!("[{}]", dims.collect::<Vec<_>>().join(", "))
+    };
+    line("shape", rule.shape.as_deref().map(dims));
+    line("min", rule.min.map(|value| value.to_string()));
+    line("max", rule.max.map(|value| value.to_string()));
+    line("finite", (!rule.finite).then(|| "false".to_owned()));
+    line("max-norm", rule.max_norm.map(|value| value.to_string()));
+    line("allowed", (!rule.allowed.is_empty()).then(|| format!("[{}]", scalars(&rule.allowed))));
+    line("decimals", rule.decimals.map(|value| value.to_string()));
+    line("top-k", rule.top_k.map(|value| value.to_string()));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Policy;
+
+    #[test]
+    fn nothing_leaves_its_quotes() {
+        for text in
+            ["", "a b", "\"", "\\", "a\"\nsha256 = \"b", "\u{1b}[31m\r\n\0", "ä\u{202e}\u{e0041}#"]
+        {
+            let quoted = quoted(text);
+            assert!(quoted.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{quoted:?}");
+            let policy = format!("version = 1\n[inputs.{quoted}]\n");
+            match Policy::parse(&policy, "test") {
+                Ok(policy) => assert_eq!(policy.inputs[0].name, text),
+                Err(_) => assert!(text.is_empty()),
+            }
+        }
+    }
+
+    #[test]
+    fn rules_read_back_as_they_were() {
+        let mut whole = ValueRule::new("a.b \"c\"");
+        whole.value = Some(Scalar::Int(-3));
+        whole.dtype = Some(crate::tensor::DType::I64);
+        whole.shape = Some(vec![None, Some(3)]);
+        whole.min = Some(Scalar::Float(-1e300));
+        whole.max = Some(Scalar::Float(0.1));
+        whole.finite = false;
+        whole.max_norm = Some(Scalar::Int(7));
+        whole.allowed = vec![Scalar::Bool(true), Scalar::Float(2.0)];
+        let text = format!("version = 1\n{}", rule("inputs", &whole));
+        assert_eq!(Policy::parse(&text, "test").unwrap().inputs, [whole]);
+        let mut told = ValueRule::new("y");
+        (told.decimals, told.top_k) = (Some(3), Some(5));
+        let text = format!("version = 1\n{}", rule("outputs", &told));
+        assert_eq!(Policy::parse(&text, "test").unwrap().outputs, [told]);
+    }
+
+    #[test]
+    fn comments_stay_comments() {
+        assert_eq!(commented("a = 1\n\nb\n"), "# a = 1\n#\n# b\n");
+    }
+}

@@ -1,0 +1,344 @@
+//! Classical models that mean harm: trees that are none, lists that do not fit each other, numbers
+//! that are none, and operators under a domain that is not theirs.
+
+use belljar::Tensor;
+
+use crate::support::onnx::{
+    FLOAT, Graph, INT64, ML, Message, fixed, floats_attribute, int_attribute, ints_attribute, node,
+    string_attribute, strings_attribute, tensor_attribute, value, value_of_any_shape,
+};
+use crate::{ends, ones, refused, run, still_there};
+
+/// A model of one operator of the domain on a matrix.
+fn classical(op: &str, outputs: &[(&str, i64)], version: i64, attributes: &[Message]) -> Vec<u8> {
+    let names: Vec<&str> = outputs.iter().map(|(name, _)| *name).collect();
+    Graph {
+        nodes: vec![node(op, &["x"], &names, attributes).bytes(7, ML)],
+        inputs: vec![value("x", FLOAT, &fixed(&[2, 3]))],
+        outputs: outputs.iter().map(|(name, dtype)| value_of_any_shape(name, *dtype)).collect(),
+        ..Graph::default()
+    }
+    .classical(version)
+}
+
+const SCORES: [(&str, i64); 1] = [("y", FLOAT)];
+const CLASSES: [(&str, i64); 2] = [("label", INT64), ("y", FLOAT)];
+
+fn x() -> [(&'static str, Tensor); 1] {
+    [("x", ones(&[2, 3]))]
+}
+
+/// The attributes of a tree of three nodes, which answers 0.5 or 2.
+#[derive(Clone)]
+struct Tree {
+    trees: Vec<i64>,
+    ids: Vec<i64>,
+    features: Vec<i64>,
+    modes: Vec<&'static str>,
+    thresholds: Vec<f32>,
+    pass: Vec<i64>,
+    fail: Vec<i64>,
+    missing: Vec<i64>,
+    vote_nodes: Vec<i64>,
+    vote_ids: Vec<i64>,
+    weights: Vec<f32>,
+}
+
+fn tree() -> Tree {
+    Tree {
+        trees: vec![0; 3],
+        ids: vec![0, 1, 2],
+        features: vec![2, 0, 0],
+        modes: vec!["BRANCH_LEQ", "LEAF", "LEAF"],
+        thresholds: vec![0.5, 0.0, 0.0],
+        pass: vec![1, 0, 0],
+        fail: vec![2, 0, 0],
+        missing: vec![],
+        vote_nodes: vec![1, 2],
+        vote_ids: vec![0, 0],
+        weights: vec![0.5, 2.0],
+    }
+}
+
+fn regressor(tree: &Tree, more: &[Message]) -> Vec<u8> {
+    let mut attributes = vec![
+        ints_attribute("nodes_treeids", &tree.trees),
+        ints_attribute("nodes_nodeids", &tree.ids),
+        ints_attribute("nodes_featureids", &tree.features),
+        strings_attribute("nodes_modes", &tree.modes),
+        floats_attribute("nodes_values", &tree.thresholds),
+        ints_attribute("nodes_truenodeids", &tree.pass),
+        ints_attribute("nodes_falsenodeids", &tree.fail),
+        ints_attribute("nodes_missing_value_tracks_true", &tree.missing),
+        ints_attribute("target_treeids", &vec![0; tree.vote_nodes.len()]),
+        ints_attribute("target_nodeids", &tree.vote_nodes),
+        ints_attribute("target_ids", &tree.vote_ids),
+        floats_attribute("target_weights", &tree.weights),
+        int_attribute("n_targets", 1),
+    ];
+    attributes.extend_from_slice(more);
+    classical("TreeEnsembleRegressor", &SCORES, 3, &attributes)
+}
+
+#[test]
+fn a_tree_answers() {
+    let outputs = run(&regressor(&tree(), &[]), &x()).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [2.0, 2.0]);
+    let x = Tensor::new(vec![0.0, 0.0, 0.5, 0.0, 0.0, f32::NAN], &[2, 3]).unwrap();
+    let outputs = run(&regressor(&tree(), &[]), &[("x", x.clone())]).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [0.5, 2.0]);
+    let missing = Tree { missing: vec![1, 0, 0], ..tree() };
+    let outputs = run(&regressor(&missing, &[]), &[("x", x)]).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [0.5, 0.5]);
+}
+
+#[test]
+fn trees_that_are_none() {
+    let wrong: [(Tree, &str); 18] = [
+        (Tree { pass: vec![0, 0, 0], ..tree() }, "reached in two ways"),
+        (Tree { pass: vec![2, 0, 0], ..tree() }, "reached in two ways"),
+        (Tree { pass: vec![7, 0, 0], ..tree() }, "which is not there"),
+        (Tree { pass: vec![-1, 0, 0], ..tree() }, "which is not there"),
+        (Tree { fail: vec![i64::MAX, 0, 0], ..tree() }, "which is not there"),
+        (Tree { ids: vec![0, 1, 1], ..tree() }, "there twice"),
+        (Tree { trees: vec![0, 0, 1], ..tree() }, "which is not there"),
+        (Tree { trees: vec![0, 1, 0], ..tree() }, "together"),
+        (Tree { features: vec![3, 0, 0], ..tree() }, "the trees ask for 4"),
+        (Tree { features: vec![-1, 0, 0], ..tree() }, "asks for feature -1"),
+        (Tree { features: vec![1 << 40, 0, 0], ..tree() }, "asks for feature"),
+        (Tree { thresholds: vec![f32::NAN, 0.0, 0.0], ..tree() }, "a threshold is no number"),
+        (Tree { thresholds: vec![0.0; 2], ..tree() }, "not of one length"),
+        (Tree { modes: vec!["BRANCH_UP", "LEAF", "LEAF"], ..tree() }, "BRANCH_UP"),
+        (Tree { vote_nodes: vec![1, 9], ..tree() }, "a vote of the node 9"),
+        (Tree { vote_ids: vec![0, 1], ..tree() }, "a vote for 1 of 1"),
+        (Tree { weights: vec![0.5; 3], ..tree() }, "not of one length"),
+        (Tree { weights: vec![0.5, f32::INFINITY], ..tree() }, "a weight has a inf"),
+    ];
+    for (tree, why) in &wrong {
+        refused(&regressor(tree, &[]), &x(), why);
+    }
+    let missing = Tree { missing: vec![1], ..tree() };
+    refused(&regressor(&missing, &[]), &x(), "is not whole");
+    let missing = Tree { missing: vec![7, 0, 0], ..tree() };
+    refused(&regressor(&missing, &[]), &x(), "has a 7");
+    let no_vote = Tree { vote_nodes: vec![1, 1], ..tree() };
+    refused(&regressor(&no_vote, &[]), &x(), "a leaf has no vote");
+    let base = floats_attribute("base_values", &[1.0, 2.0]);
+    refused(&regressor(&tree(), &[base]), &x(), "2 base values for 1 targets");
+    let transform = string_attribute("post_transform", "LOGISTIC");
+    refused(&regressor(&tree(), &[transform]), &x(), "LOGISTIC of one target");
+    let wide = Message::new().int(1, 3).int(2, 11).bytes(9, [0u8; 24]);
+    let twice = tensor_attribute("nodes_values_as_tensor", wide);
+    refused(&regressor(&tree(), &[twice]), &x(), "both nodes_values and");
+    // A circle of branches that no leaf ends.
+    let round = Tree {
+        modes: vec!["BRANCH_LEQ"; 3],
+        pass: vec![1, 2, 1],
+        fail: vec![2, 1, 2],
+        vote_nodes: vec![],
+        vote_ids: vec![],
+        weights: vec![],
+        ..tree()
+    };
+    refused(&regressor(&round, &[]), &x(), "reached in two ways");
+    still_there();
+}
+
+/// A chain of branches: as deep as the model is long, and no call for each.
+#[test]
+fn a_deep_tree_is_walked() {
+    let deep = 200_000i64;
+    let leaf = |at: i64| if at == deep { deep } else { at + deep + 1 };
+    let mut tree = Tree {
+        trees: vec![0; 2 * deep as usize + 1],
+        ids: (0..=2 * deep).collect(),
+        features: vec![0; 2 * deep as usize + 1],
+        modes: vec!["BRANCH_GT"; deep as usize],
+        thresholds: vec![0.0; 2 * deep as usize + 1],
+        pass: (1..=deep).collect(),
+        fail: (0..deep).map(leaf).collect(),
+        missing: vec![],
+        vote_nodes: (deep..=2 * deep).collect(),
+        vote_ids: vec![0; deep as usize + 1],
+        weights: vec![0.0; deep as usize + 1],
+    };
+    tree.modes.resize(2 * deep as usize + 1, "LEAF");
+    tree.pass.resize(2 * deep as usize + 1, 0);
+    tree.fail.resize(2 * deep as usize + 1, 0);
+    tree.weights[0] = 7.0;
+    let outputs = run(&regressor(&tree, &[]), &x()).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [7.0, 7.0]);
+}
+
+#[test]
+fn trees_by_place_that_are_none() {
+    let tensor = |dtype: i64, bytes: Vec<u8>, count: i64| {
+        Message::new().int(1, count).int(2, dtype).bytes(9, bytes)
+    };
+    let floats = |values: &[f32]| {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        tensor(FLOAT, bytes, values.len() as i64)
+    };
+    let model = |roots: &[i64], pass: &[i64], pass_leaf: &[i64], mode: u8, members: &[f32]| {
+        let mut attributes = vec![
+            ints_attribute("tree_roots", roots),
+            ints_attribute("nodes_featureids", &[0, 1]),
+            tensor_attribute("nodes_splits", floats(&[0.5, 0.5])),
+            tensor_attribute("nodes_modes", tensor(2, vec![mode; 2], 2)),
+            ints_attribute("nodes_truenodeids", pass),
+            ints_attribute("nodes_trueleafs", pass_leaf),
+            ints_attribute("nodes_falsenodeids", &[0, 1]),
+            ints_attribute("nodes_falseleafs", &[1, 1]),
+            ints_attribute("leaf_targetids", &[0, 0]),
+            tensor_attribute("leaf_weights", floats(&[1.0, 3.0])),
+            int_attribute("n_targets", 1),
+        ];
+        if !members.is_empty() {
+            attributes.push(tensor_attribute("membership_values", floats(members)));
+        }
+        classical("TreeEnsemble", &SCORES, 5, &attributes)
+    };
+    let outputs = run(&model(&[0], &[1, 1], &[0, 1], 3, &[]), &x()).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [3.0, 3.0]);
+    for (roots, pass, leaf, why) in [
+        (&[0][..], [0, 1], [0, 1], "reached in two ways"),
+        (&[0], [1, 0], [0, 0], "reached in two ways"),
+        (&[0, 0], [1, 1], [0, 1], "reached in two ways"),
+        (&[7], [1, 1], [0, 1], "the node 7 of 2"),
+        (&[-1], [1, 1], [0, 1], "the node -1 of 2"),
+        (&[0], [1, 9], [0, 1], "the leaf 9 of 2"),
+        (&[0], [1, 1], [0, 2], "a node is 2 leaves"),
+        (&[], [1, 1], [0, 1], "there is no tree"),
+    ] {
+        refused(&model(roots, &pass, &leaf, 0, &[]), &x(), why);
+    }
+    refused(&model(&[0], &[1, 1], &[0, 1], 9, &[]), &x(), "of the mode 9");
+    refused(&model(&[0], &[1, 1], &[0, 1], 6, &[]), &x(), "no membership_values");
+    let short = model(&[0], &[1, 1], &[0, 1], 6, &[1.0, f32::NAN]);
+    refused(&short, &x(), "no membership_values");
+    let long = model(&[0], &[1, 1], &[0, 1], 0, &[1.0, f32::NAN]);
+    refused(&long, &x(), "more membership_values");
+    let open = model(&[0], &[1, 1], &[0, 1], 6, &[f32::NAN, f32::NAN, 1.0]);
+    refused(&open, &x(), "do not end with a NaN");
+}
+
+#[test]
+fn linear_models_and_support_vectors_that_do_not_fit() {
+    let labels = ints_attribute("classlabels_ints", &[3, 4]);
+    let linear = |coefficients: &[f32], intercepts: &[f32], transform: &str| {
+        let attributes = [
+            floats_attribute("coefficients", coefficients),
+            floats_attribute("intercepts", intercepts),
+            string_attribute("post_transform", transform),
+            labels.clone(),
+        ];
+        classical("LinearClassifier", &CLASSES, 1, &attributes)
+    };
+    let outputs = run(&linear(&[1.0; 6], &[0.0, 1.0], "NONE"), &x()).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<i64>().unwrap(), [4, 4]);
+    refused(&linear(&[1.0; 5], &[0.0, 1.0], "NONE"), &x(), "5 coefficients for 2 targets");
+    refused(&linear(&[1.0; 8], &[0.0, 1.0], "NONE"), &x(), "where the model has 4");
+    refused(&linear(&[1.0; 6], &[0.0; 3], "NONE"), &x(), "3 intercepts for 2");
+    refused(&linear(&[f32::NAN; 6], &[0.0; 2], "NONE"), &x(), "has a NaN");
+    refused(&linear(&[1.0; 3], &[0.0], "SOFTMAX"), &x(), "one score for two classes");
+    refused(&linear(&[1.0; 6], &[0.0; 2], "PROBIT"), &x(), "not between 0 and 1");
+    refused(&linear(&[1.0; 6], &[0.0; 2], "FAST"), &x(), "has the value \"FAST\"");
+    let svm = |per_class: &[i64], vectors: usize, coefficients: usize, more: &[Message]| {
+        let mut attributes = vec![
+            floats_attribute("coefficients", &vec![-1.0; coefficients]),
+            floats_attribute("support_vectors", &vec![1.0; vectors]),
+            ints_attribute("vectors_per_class", per_class),
+            floats_attribute("rho", &[0.5]),
+            labels.clone(),
+        ];
+        attributes.extend_from_slice(more);
+        classical("SVMClassifier", &CLASSES, 1, &attributes)
+    };
+    assert!(run(&svm(&[1, 1], 6, 2, &[]), &x()).is_ok());
+    refused(&svm(&[1], 6, 2, &[]), &x(), "vectors of 1 classes");
+    refused(&svm(&[-1, 3], 6, 2, &[]), &x(), "no such number of vectors");
+    refused(&svm(&[i64::MAX, 1], 6, 2, &[]), &x(), "no such number of vectors");
+    refused(&svm(&[0, 0], 6, 2, &[]), &x(), "are no 0 support vectors");
+    refused(&svm(&[1, 1], 7, 2, &[]), &x(), "7 numbers are no 2 support vectors");
+    refused(&svm(&[1, 1], 6, 3, &[]), &x(), "3 coefficients for 2 vectors");
+    refused(&svm(&[1, 1], 6, 2, &[floats_attribute("prob_a", &[1.0])]), &x(), "prob_a and prob_b");
+    let degree = [
+        floats_attribute("kernel_params", &[1.0, 1.0, 2.5]),
+        string_attribute("kernel_type", "POLY"),
+    ];
+    refused(&svm(&[1, 1], 6, 2, &degree), &x(), "degree 2.5");
+}
+
+#[test]
+fn lookups_and_columns_that_do_not_fit() {
+    let keys = ints_attribute("keys_int64s", &[1, 2]);
+    let encoder = |attributes: &[Message]| {
+        Graph {
+            nodes: vec![node("LabelEncoder", &["x"], &["y"], attributes).bytes(7, ML)],
+            inputs: vec![value("x", INT64, &fixed(&[2]))],
+            outputs: vec![value_of_any_shape("y", INT64)],
+            ..Graph::default()
+        }
+        .classical(2)
+    };
+    let x64 = || [("x", Tensor::new(vec![2i64, 7], &[2]).unwrap())];
+    let values = ints_attribute("values_int64s", &[5, 6]);
+    let outputs = run(&encoder(&[keys.clone(), values.clone()]), &x64()).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<i64>().unwrap(), [6, -1]);
+    let short = ints_attribute("values_int64s", &[5]);
+    refused(&encoder(&[keys.clone(), short]), &x64(), "2 keys for 1 values");
+    refused(&encoder(&[keys.clone()]), &x64(), "0 lists of values");
+    let twice = ints_attribute("keys_int64s", &[1, 1]);
+    refused(&encoder(&[twice, values.clone()]), &x64(), "a key is there twice");
+    let both = [keys, values, floats_attribute("keys_floats", &[1.0, 2.0])];
+    refused(&encoder(&both), &x64(), "2 lists of keys");
+    let scaler = |offset: &[f32], scale: &[f32]| {
+        let attributes = [floats_attribute("offset", offset), floats_attribute("scale", scale)];
+        classical("Scaler", &SCORES, 1, &attributes)
+    };
+    assert!(run(&scaler(&[1.0], &[2.0]), &x()).is_ok());
+    refused(&scaler(&[1.0; 2], &[2.0; 2]), &x(), "2 values for 3 columns");
+    refused(&scaler(&[1.0; 3], &[2.0; 2]), &x(), "offset and scale");
+    let wide = ints_attribute("inputdimensions", &[4]);
+    refused(&classical("FeatureVectorizer", &SCORES, 1, &[wide]), &x(), "not the 4");
+    let huge = ints_attribute("inputdimensions", &[i64::MAX]);
+    refused(&classical("FeatureVectorizer", &SCORES, 1, &[huge]), &x(), "no such number");
+}
+
+#[test]
+fn a_domain_lends_its_name_to_no_other_operator() {
+    refused(
+        &classical("Relu", &SCORES, 3, &[]),
+        &x(),
+        "ai.onnx.ml:Relu (opset 3): the operator is not",
+    );
+    let foreign = |domain: &str, op: &str| Graph {
+        nodes: vec![node(op, &["x"], &["y"], &[]).bytes(7, domain)],
+        ..crate::support::onnx::relu(&fixed(&[2, 3]))
+    };
+    for domain in ["ai.onnx.ml2", "AI.ONNX.ML", "ai.onnx.ml ", "com.evil", "ai.onnx.preview"] {
+        refused(&foreign(domain, "Normalizer").classical(3), &x(), "the domain");
+    }
+    // Without an import, without its own operator set, and beyond what is known.
+    refused(&foreign(ML, "Normalizer").bytes(), &x(), "does not import");
+    refused(&foreign("", "Normalizer").classical(3), &x(), "Normalizer (opset 17)");
+    refused(&classical("Normalizer", &SCORES, 6, &[]), &x(), "version 6 of the operator set");
+    refused(&classical("Normalizer", &SCORES, 0, &[]), &x(), "version 0 of the operator set");
+    let new = classical("TreeEnsemble", &SCORES, 3, &[]);
+    refused(&new, &x(), "from 5 on only");
+    let only = |domain: &str, op: &str| {
+        let graph = foreign(domain, op).message();
+        let import = Message::new().bytes(1, ML).int(2, 1);
+        Message::new().int(1, 8).message(7, graph).message(8, import).finish()
+    };
+    assert!(run(&only(ML, "Normalizer"), &x()).is_ok());
+    refused(&only("", "Relu"), &x(), "does not say which version");
+}
+
+#[test]
+fn maps_are_refused_with_a_way_to_do_without() {
+    let labels = ints_attribute("classlabels_int64s", &[0, 1, 2]);
+    let zip = classical("ZipMap", &SCORES, 1, &[labels]);
+    refused(&zip, &x(), "zipmap=False");
+    ends(&classical("DictVectorizer", &SCORES, 1, &[]), &x());
+}

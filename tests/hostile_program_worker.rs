@@ -1,0 +1,211 @@
+//! Processes of guest programs that mean harm: whatever one does to its supervisor ends in one clear
+//! error, gets it nothing, and the host goes on.
+//!
+//! This program is its own worker, so it has a `main` of its own instead of the usual harness.
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use belljar::{
+    Confinement, Error, ErrorKind, Event, Host, HostBuilder, Isolation, ModelBytes, Policy,
+    Program, Value, WorkerProgram,
+};
+use support::hostile_program::{program, serve};
+use support::{builder, own_state};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|argument| argument == "__belljar-worker") {
+        return serve();
+    }
+    let tests: [(&str, fn()); 2] = [
+        ("whatever_a_programs_process_does_ends_in_one_clear_error", every_deed),
+        ("a_program_that_keeps_killing_its_process_is_put_into_quarantine", quarantined),
+    ];
+    if arguments.iter().any(|argument| argument == "--list") {
+        tests.iter().for_each(|(name, _)| println!("{name}: test"));
+        return;
+    }
+    let wanted: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    for (name, test) in tests {
+        if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
+            println!("test {name} ...");
+            test();
+            println!("test {name} ... ok");
+        }
+    }
+}
+
+fn host_builder(state: &tempfile::TempDir) -> HostBuilder {
+    let this = std::env::current_exe().unwrap();
+    let builder = builder(Isolation::Process).worker_program(WorkerProgram::Path(this));
+    let builder = builder.restart_back_off(Duration::ZERO, Duration::ZERO);
+    builder.state_dir(state.path()).quarantine_after(None)
+}
+
+fn load(host: &Host, bytes: &[u8]) -> Result<Program, Error> {
+    let text = "version = 1\n[program]\n[limits]\noutput-size = \"1 MiB\"\n";
+    let mut policy = Policy::parse(text, "test").unwrap();
+    // The supervisor sees that such a process is not confined, and a strict policy would not use it.
+    policy.confinement = Confinement::BestEffort;
+    let does = |deed: &str| bytes.windows(deed.len()).any(|found| found == deed.as_bytes());
+    let late = ["hang", "speaks-without-end", "asks-without-end", "does-not-listen"];
+    let late = late.into_iter().any(does);
+    let seconds = |seconds| Duration::from_secs(seconds);
+    policy.limits.run_time = if late { Duration::from_millis(300) } else { seconds(20) };
+    policy.limits.prepare_time = if does("hang") { seconds(1) } else { seconds(20) };
+    host.load_program(ModelBytes::read(bytes, u64::MAX).unwrap().labelled("evil.wasm"), &policy)
+}
+
+fn ask(program: &Program) -> Result<(), Error> {
+    let outputs = program.run(&[("x", Value::from("x"))])?;
+    assert_eq!(outputs, [("y".to_owned(), Value::from("good"))]);
+    Ok(())
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Each order with what is done about it, the exit code that this ends in, and words of its error.
+const DEEDS: &[(&str, &str, u8, &str)] = &[
+    ("compile", "exit", 6, "exit code 3"),
+    ("compile", "crash", 6, "SIGSEGV"),
+    ("compile", "close", 6, "closed its channel and went on running"),
+    ("compile", "garbage", 6, "talked nonsense"),
+    ("compile", "other", 6, "talked nonsense"),
+    ("compile", "long", 6, "too long"),
+    ("compile", "descriptors", 6, "too long"),
+    ("compile", "hang", 5, "limits.prepare-time"),
+    ("compile", "no-code", 6, "it gave no code"),
+    ("compile", "empty", 6, "0 bytes of code"),
+    ("compile", "pipe", 6, "talked nonsense"),
+    ("compile", "huge", 6, "bytes of code"),
+    ("compile", "writable", 6, "talked nonsense"),
+    ("compile", "refuses", 4, "here I am"),
+    ("load", "exit", 6, "exit code 3"),
+    ("load", "crash", 6, "SIGSEGV"),
+    ("load", "close", 6, "closed its channel and went on running"),
+    ("load", "garbage", 6, "talked nonsense"),
+    ("load", "other", 6, "talked nonsense"),
+    ("load", "long", 6, "too long"),
+    ("load", "descriptors", 6, "too long"),
+    ("load", "hang", 5, "limits.prepare-time"),
+    ("load", "refuses", 4, "here I am"),
+    ("load", "fails", 6, "here I am"),
+    ("load", "answers", 6, "what nobody asked"),
+    ("run", "exit", 6, "exit code 3"),
+    ("run", "crash", 6, "SIGSEGV"),
+    ("run", "close", 6, "closed its channel and went on running"),
+    ("run", "garbage", 6, "talked nonsense"),
+    ("run", "other", 6, "talked nonsense"),
+    ("run", "long", 6, "too long"),
+    ("run", "descriptors", 6, "too long"),
+    ("run", "hang", 5, "limits.run-time"),
+    ("run", "gives-up", 4, "here I am"),
+    ("run", "fails", 6, "here I am"),
+    ("run", "claims-to-be-lost", 6, "talked nonsense"),
+    ("run", "longer-than-its-buffer", 6, "longer than they can be"),
+    ("run", "no-message", 6, "talked nonsense"),
+    ("run", "twice", 6, "talked nonsense"),
+    ("run", "no-kind", 6, "talked nonsense"),
+    ("run", "no-text", 6, "talked nonsense"),
+    ("run", "too-much", 5, "limits.output-size"),
+    ("run", "loads-twice", 6, "loads twice"),
+    ("run", "asks-for-a-model", 3, "add [[models]]"),
+    ("run", "brings-a-model", 3, "add [[models]]"),
+    ("run", "brings-too-much", 6, "brings more than it can"),
+    ("run", "runs-no-model", 4, "here I am"),
+    ("run", "connects", 1, "not granted in [[network]]"),
+    ("run", "connects-to-metadata", 1, "not granted in [[network]]"),
+    ("run", "connects-by-name", 1, "not granted in [[network]]"),
+    ("run", "connects-to-no-name", 1, "not granted in [[network]]"),
+    ("run", "prints", 4, "here I am"),
+    ("run", "claims-grants", 1, "not granted in [[network]]"),
+    ("run", "decides-without-end", 6, "100000 different things"),
+    ("run", "speaks-without-end", 5, "limits.run-time"),
+    ("run", "asks-without-end", 5, "limits.run-time"),
+    ("run", "does-not-listen", 6, "does not read its orders"),
+];
+
+fn every_deed() {
+    let state = own_state();
+    let printed = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&printed);
+    let listener = move |event| {
+        if let Event::Printed { line, .. } = event {
+            heard.lock().unwrap().push(line);
+        }
+    };
+    let host = host_builder(&state).on_event(listener).build().unwrap();
+    let good = load(&host, &program("", "")).unwrap();
+    ask(&good).unwrap();
+    let before = descriptors();
+    for (order, deed, code, words) in DEEDS {
+        let result = load(&host, &program(order, deed)).and_then(|evil| {
+            let result = ask(&evil);
+            // The next run has a process of its own.
+            let again = ask(&evil).map_err(|err| err.exit_code());
+            assert_eq!(again, result.as_ref().copied().map_err(Error::exit_code), "{deed}");
+            result
+        });
+        let err = result.expect_err(&format!("{deed} at {order} was not noticed"));
+        let text = err.to_string();
+        assert!(text.contains(words), "{deed} at {order}: {text}");
+        assert_eq!(err.exit_code(), *code, "{deed} at {order}: {text}");
+        assert!(text.starts_with("evil.wasm: "), "{text}");
+        assert!(text.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{text:?}");
+        assert!(text.len() < 2000, "{text}");
+        ask(&good).unwrap();
+    }
+    assert_eq!(descriptors(), before);
+    // Nothing of it was granted, so that nothing is printed but that there was something.
+    let printed = printed.lock().unwrap();
+    assert!(printed.iter().all(|line| line.contains("more lines were not printed")), "{printed:?}");
+}
+
+fn quarantined() {
+    let state = own_state();
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&events);
+    let listener = move |event| match event {
+        Event::Quarantined(quarantined) => heard.lock().unwrap().push(quarantined),
+        Event::QuarantineNotStored { why } => panic!("{why}"),
+        _ => {}
+    };
+    let build = || host_builder(&state).quarantine_after(Some(3));
+    let host = build().on_event(listener).build().unwrap();
+    let good = load(&host, &program("", "")).unwrap();
+    let bytes = program("run", "crash");
+    let evil = load(&host, &bytes).unwrap();
+    for death in 1..=3 {
+        let err = ask(&evil).unwrap_err();
+        assert!(matches!(err.kind(), ErrorKind::Worker(_)), "{err}");
+        assert_eq!(events.lock().unwrap().len(), usize::from(death == 3));
+    }
+    let is_refused = |result: Result<(), Error>| {
+        let err = result.expect_err("it was let in");
+        assert!(matches!(err.kind(), ErrorKind::Quarantined(_)), "{err}");
+        assert_eq!(err.exit_code(), 6);
+        assert!(err.to_string().contains("belljar quarantine release"), "{err}");
+    };
+    is_refused(ask(&evil));
+    is_refused(load(&host, &bytes).map(drop));
+    // In another process, as it were.
+    let second = build().build().unwrap();
+    is_refused(load(&second, &bytes).map(drop));
+    // A program that kills who compiles it counts as well.
+    let other = program("compile", "crash");
+    for _ in 0..3 {
+        let err = load(&host, &other).map(drop).unwrap_err();
+        assert!(matches!(err.kind(), ErrorKind::Worker(_)), "{err}");
+    }
+    is_refused(load(&host, &other).map(drop));
+    ask(&good).unwrap();
+    assert_eq!(host.quarantined().unwrap().len(), 2);
+    assert!(host.release(evil.digest()).unwrap());
+    let err = ask(&evil).unwrap_err();
+    assert!(matches!(err.kind(), ErrorKind::Worker(_)), "{err}");
+}
