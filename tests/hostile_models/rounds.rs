@@ -208,7 +208,7 @@ fn a_loop_that_carries_a_sequence_is_unrolled() {
         listed(
             vec![
                 node("SequenceEmpty", &[], &["none"], &[]),
-                node("Loop", &[rounds, "yes", "none"], &["all"], &[body.clone()]),
+                node("Loop", &[rounds, "yes", "none"], &["all"], std::slice::from_ref(&body)),
                 node("ConcatFromSequence", &["all"], &["y"], &[int_attribute("axis", 0)]),
             ],
             FLOAT,
