@@ -287,7 +287,7 @@ fn lookups_and_columns_that_do_not_fit() {
     assert_eq!(outputs[0].1.as_slice::<i64>().unwrap(), [6, -1]);
     let short = ints_attribute("values_int64s", &[5]);
     refused(&encoder(&[keys.clone(), short]), &x64(), "2 keys for 1 values");
-    refused(&encoder(&[keys.clone()]), &x64(), "0 lists of values");
+    refused(&encoder(std::slice::from_ref(&keys)), &x64(), "0 lists of values");
     let twice = ints_attribute("keys_int64s", &[1, 1]);
     refused(&encoder(&[twice, values.clone()]), &x64(), "a key is there twice");
     let both = [keys, values, floats_attribute("keys_floats", &[1.0, 2.0])];

@@ -38,7 +38,7 @@ fn cycles_and_values_from_nowhere() {
     refused(&of(vec![neg("later", "y"), neg("x", "later")], "y"), &x(), "nothing before it");
     refused(&of(vec![neg("nowhere", "y")], "y"), &x(), "nothing before it");
     refused(&of(vec![neg("x", "y")], "z"), &x(), "nothing in the graph makes the output");
-    refused(&of(vec![neg("", "y")], "y"), &x(), "is missing");
+    refused(&of(vec![neg("", "y")], "y"), &x(), "0 inputs, not 1");
     refused(&of(vec![node("Neg", &["x"], &[], &[]), neg("x", "y")], "y"), &x(), "outputs");
     refused(&of(vec![node("Neg", &["x"], &[""], &[]), neg("x", "y")], "y"), &x(), "outputs");
     refused(&of(vec![node("Neg", &["x", "x"], &["y"], &[])], "y"), &x(), "2 inputs, not 1");
