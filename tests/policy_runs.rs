@@ -413,6 +413,41 @@ fn recording_changes_nothing_and_narrows_to_what_was_touched() {
 }
 
 #[test]
+fn a_ceiling_holds_while_a_policy_is_recorded() {
+    let folder = Folder::new();
+    folder.make("secret");
+    folder.mode("secret", 0o777);
+    folder.write("secret/key", "secret");
+    let wide = folder.write(
+        "wide.toml",
+        "version = 1\n[program]\n[[filesystem]]\nhost = \"secret\"\nguest = \"/data\"\n\
+         access = \"write\"\nreason = \"r\"\n",
+    );
+    // Programs, and scratch folders for them, but not that folder.
+    let temporary = std::env::temp_dir().canonicalize().unwrap();
+    let ceiling = folder.write(
+        "ceiling.toml",
+        &format!(
+            "version = 1\n[program]\n[[filesystem]]\npath = \"{}/belljar-elsewhere\"\n",
+            temporary.display()
+        ),
+    );
+    let script = does(&["folders", "open a /data key read", "read a 0 9"]);
+    let attacks = program_file("attacks");
+    let output = folder.at("recorded.toml");
+    let arguments = ["policy", "record", &attacks, "--within", &wide, "--output", &output];
+    let found = belljar(&[&arguments[..], &["--input", &script]].concat())
+        .env("BELLJAR_CEILING", &ceiling)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8(found.stderr).unwrap();
+    assert_eq!(found.status.code(), Some(0), "{errors}");
+    assert!(errors.contains("secret"), "that it was cut is told: {errors}");
+    let text = folder.read("recorded.toml");
+    assert!(!text.contains("/data") && !text.contains("host ="), "{text}");
+}
+
+#[test]
 fn arguments_and_clocks_are_recorded_when_they_are_needed() {
     let folder = Folder::new();
     let attacks = program_file("attacks");

@@ -73,6 +73,24 @@ fn assert_fails(outcome: Result<Vec<(String, Value)>, Error>, code: u8, says: &s
 
 #[test]
 fn a_program_gets_onnxruntimes_answer_from_its_model() {
+    names_the_type("file-type");
+}
+
+/// Built only by `cargo xtask programs --all`, and in the check before a release.
+#[test]
+fn a_program_in_python_gets_it_too() {
+    let file = repository().join("target/guest/programs/file-type-python.wasm");
+    if !file.is_file() {
+        let required = std::env::var_os("BELLJAR_PYTHON_PROGRAM").is_some();
+        assert!(!required, "{}: run `cargo xtask programs --all`", file.display());
+        return;
+    }
+    names_the_type("file-type-python");
+}
+
+/// Shows a program the file of which magika's stored input was made.
+#[track_caller]
+fn names_the_type(name: &str) {
     let read = |file: &str| {
         let path = repository().join(format!("tests/expectations/magika/text.{file}.npy"));
         npy::read(std::fs::File::open(path).unwrap(), 1 << 20).unwrap()
@@ -82,8 +100,8 @@ fn a_program_gets_onnxruntimes_answer_from_its_model() {
     // The file whose two ends are the stored input.
     let content: Vec<u8> = numbers[..1024].iter().map_while(|n| u8::try_from(*n).ok()).collect();
     let host = host(Isolation::Process);
-    let (_folder, policy) = shipped("file-type.toml", "magika");
-    let program = load(&host, &program_bytes("file-type"), &policy).unwrap();
+    let (_folder, policy) = shipped(&format!("{name}.toml"), "magika");
+    let program = load(&host, &program_bytes(name), &policy).unwrap();
     for _ in 0..2 {
         let outputs = program.run(&[("file", Value::Bytes(content.clone()))]).unwrap();
         let [(class, Value::Tensor(best)), (scores, Value::Tensor(all))] = &outputs[..] else {

@@ -178,8 +178,8 @@ fn what_is_not_implemented_in_layers() {
         };
         crate::structure::with_opset(&graph, version)
     };
-    let swish = opset(24, "Swish", &[float_attribute("alpha", 0.5)]);
-    refused(&swish, &x(&[1, 4, 2, 2]), "\"alpha\" has the value 0.5");
+    let swish = opset(24, "Swish", &[float_attribute("alpha", f32::NAN)]);
+    refused(&swish, &x(&[1, 4, 2, 2]), "\"alpha\" has the value NaN");
     let block = int_attribute("blocksize", 2);
     let crd = opset(27, "SpaceToDepth", &[block, string_attribute("mode", "CRD")]);
     refused(&crd, &x(&[1, 4, 2, 2]), "\"mode\"");
@@ -230,7 +230,7 @@ fn equations_and_types_that_make_no_sense() {
         &one("Einsum", &[2, 3], &[], &[], &[string_attribute("equation", &"ij,".repeat(100_000))]),
         &x(&[2, 3]),
     );
-    for to in [0, 16, 14, 99, -1, i64::MAX] {
+    for to in [0, 27, 14, 99, -1, i64::MAX] {
         refused(&one("Cast", &[2], &[], &[], &[int_attribute("to", to)]), &x(&[2]), "\"to\"");
     }
     refused(&one("And", &[2], &[], &["x"], &[]), &x(&[2]), "is float; implemented is bool");

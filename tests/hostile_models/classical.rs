@@ -102,7 +102,7 @@ fn trees_that_are_none() {
         (Tree { fail: vec![i64::MAX, 0, 0], ..tree() }, "which is not there"),
         (Tree { ids: vec![0, 1, 1], ..tree() }, "there twice"),
         (Tree { trees: vec![0, 0, 1], ..tree() }, "which is not there"),
-        (Tree { trees: vec![0, 1, 0], ..tree() }, "together"),
+        (Tree { trees: vec![0, 1, 0], ..tree() }, "which is not there"),
         (Tree { features: vec![3, 0, 0], ..tree() }, "the trees ask for 4"),
         (Tree { features: vec![-1, 0, 0], ..tree() }, "asks for feature -1"),
         (Tree { features: vec![1 << 40, 0, 0], ..tree() }, "asks for feature"),
@@ -117,6 +117,15 @@ fn trees_that_are_none() {
     for (tree, why) in &wrong {
         refused(&regressor(tree, &[]), &x(), why);
     }
+    let leaves = Tree {
+        trees: vec![0, 1, 0],
+        modes: vec!["LEAF"; 3],
+        vote_nodes: vec![0],
+        vote_ids: vec![0],
+        weights: vec![0.5],
+        ..tree()
+    };
+    refused(&regressor(&leaves, &[]), &x(), "the nodes of tree 0 are not together");
     let missing = Tree { missing: vec![1], ..tree() };
     refused(&regressor(&missing, &[]), &x(), "is not whole");
     let missing = Tree { missing: vec![7, 0, 0], ..tree() };
@@ -287,7 +296,7 @@ fn lookups_and_columns_that_do_not_fit() {
     assert_eq!(outputs[0].1.as_slice::<i64>().unwrap(), [6, -1]);
     let short = ints_attribute("values_int64s", &[5]);
     refused(&encoder(&[keys.clone(), short]), &x64(), "2 keys for 1 values");
-    refused(&encoder(&[keys.clone()]), &x64(), "0 lists of values");
+    refused(&encoder(std::slice::from_ref(&keys)), &x64(), "0 lists of values");
     let twice = ints_attribute("keys_int64s", &[1, 1]);
     refused(&encoder(&[twice, values.clone()]), &x64(), "a key is there twice");
     let both = [keys, values, floats_attribute("keys_floats", &[1.0, 2.0])];

@@ -38,7 +38,7 @@ fn cycles_and_values_from_nowhere() {
     refused(&of(vec![neg("later", "y"), neg("x", "later")], "y"), &x(), "nothing before it");
     refused(&of(vec![neg("nowhere", "y")], "y"), &x(), "nothing before it");
     refused(&of(vec![neg("x", "y")], "z"), &x(), "nothing in the graph makes the output");
-    refused(&of(vec![neg("", "y")], "y"), &x(), "is missing");
+    refused(&of(vec![neg("", "y")], "y"), &x(), "0 inputs, not 1");
     refused(&of(vec![node("Neg", &["x"], &[], &[]), neg("x", "y")], "y"), &x(), "outputs");
     refused(&of(vec![node("Neg", &["x"], &[""], &[]), neg("x", "y")], "y"), &x(), "outputs");
     refused(&of(vec![node("Neg", &["x", "x"], &["y"], &[])], "y"), &x(), "2 inputs, not 1");
@@ -161,9 +161,14 @@ fn tensors_that_lie() {
         &x(),
         "part of a larger",
     );
-    for elem_type in [0, 14, 15, 16, 17, 22, 23, 99, -1] {
-        let w = Message::new().int(1, 2).int(2, elem_type).bytes(8, "w").bytes(9, [0; 8]);
-        refused(&add(w), &x(), "is of");
+    let typed =
+        |elem_type: i64| Message::new().int(1, 2).int(2, elem_type).bytes(8, "w").bytes(9, [0; 8]);
+    for elem_type in [0, 14, 15, 27, 28, 99, -1] {
+        refused(&add(typed(elem_type)), &x(), "is of");
+    }
+    // Elements of 16 bits and fewer take fewer bytes.
+    for elem_type in [16, 17, 22, 23, 24, 25] {
+        refused(&add(typed(elem_type)), &x(), "bytes of data");
     }
     let text = Message::new().int(1, 1).int(2, 8).bytes(8, "w").bytes(9, [0; 8]);
     refused(&add(text), &x(), "raw bytes");

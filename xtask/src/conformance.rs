@@ -161,9 +161,8 @@ fn table(results: &[Value]) -> String {
          {}, each run through the sandbox with all of its inputs given at run time, and compared \
          with the case's own tolerances. Beside it {}, on the same cases.\n\n\
          *Refused* is a clear error before there is an answer: exit code 4. Cases whose inputs are \
-         no tensors, or of element types that Belljar does not have, are refused too. *Wrong*, \
-         *crash* and *limit* are zero, and `tests/conformance.rs` holds every case to its class \
-         (`classes.txt`).\n\n{}.\n\n## By kind\n\n{HEAD}",
+         no tensors are refused too. *Wrong*, *crash* and *limit* are zero, and \
+         `tests/conformance.rs` holds every case to its class (`classes.txt`).\n\n{}.\n\n## By kind\n\n{HEAD}",
         REQUIREMENTS[0].replace("==", " "),
         REQUIREMENTS[1].replace("==", " "),
         summary(results),

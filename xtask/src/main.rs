@@ -20,6 +20,7 @@ mod models;
 mod npy;
 mod programs;
 mod protobuf;
+mod python;
 mod release_check;
 mod run;
 mod setup;
@@ -34,7 +35,8 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   guest           build the WebAssembly guest into target/guest
-  programs        build the guest programs into target/guest/programs
+  programs        build the guest programs into target/guest/programs; with --all also the one in
+                  Python, which takes a minute and a package from an index
   models          fetch the real models for tests and demo into target/models
   demo            set up, build, and let a sandboxed model name the kinds of some files
   test            set up, build, and run all tests
@@ -45,7 +47,7 @@ usage: cargo xtask COMMAND
   corpus FOLDER   write the hostile models of the tests as files, for others to use
   check-aarch64   type-check the host for 64-bit Arm Linux
   release-check   test the kernels on an emulated Arm machine; build the guest a second time
-                  elsewhere and compare the bytes
+                  elsewhere and compare the bytes; build and run the guest program in Python
 
 The guest is built by the toolchain at hand where rustup has the wasm32 target, otherwise by the
 distribution's compiler; BELLJAR_GUEST_ROUTE=rustup|distribution forces one of the two.
@@ -92,6 +94,9 @@ fn main() -> ExitCode {
     let result = match names.as_slice() {
         ["guest"] => with_repo(|repo| guest::build(repo).map(drop)),
         ["programs"] => with_repo(programs::build),
+        ["programs", "--all"] => {
+            with_repo(|repo| programs::build(repo).and_then(|()| python::build(repo)))
+        }
         ["models"] => with_repo(models::fetch),
         ["demo"] => with_repo(demo::run),
         ["test"] => with_repo(test::run),

@@ -1,5 +1,5 @@
 //! What must hold before a release and is too slow for every day: the native kernels are right on
-//! 64-bit Arm too, and the guest is reproducible.
+//! 64-bit Arm too, the guest is reproducible, and the guest program in Python answers as it should.
 //!
 //! The guest is built a second time, from nothing, in a folder of another name and depth; the bytes must
 //! be the same. Nothing of the first build is reused.
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::Repo;
 use crate::aarch64;
 use crate::guest;
+use crate::python;
 use crate::run::say;
 
 /// Folders of a crate that hold results, not sources.
@@ -27,9 +28,10 @@ impl Drop for Scratch {
     }
 }
 
-/// Tests the kernels under emulation; builds the guest here and elsewhere and compares.
+/// Tests the kernels under emulation and the program in Python; builds the guest here and elsewhere and compares.
 pub(crate) fn check(repo: &Repo) -> Result<()> {
     aarch64::emulate(repo)?;
+    python::check(repo)?;
     let here = guest::build(repo)?;
     let name = format!("belljar-release-check-{}", std::process::id());
     let scratch = Scratch(std::env::temp_dir().join(name));

@@ -5,8 +5,8 @@
 //! the model and its inputs.
 //!
 //! The host calls the exports below in this order: `belljar_initialize` once; then, for each
-//! message it sends, `belljar_alloc` and a write; `belljar_load`, `belljar_describe`,
-//! `belljar_prepare` and any number of `belljar_run`. Each of the last four answers with the place
+//! message it sends, `belljar_alloc` and a write; `belljar_load`, `belljar_describe`, any number of
+//! `belljar_external`, `belljar_prepare` and any number of `belljar_run`. Each of the last five answers with the place
 //! of a message in memory: its address in the low 32 bits, its length in the high 32. The message
 //! stays valid until the next call.
 
@@ -107,6 +107,17 @@ pub extern "C" fn belljar_describe() -> u64 {
     answer(|stage| match stage {
         Stage::Loaded(loaded) => Ok(describe::describe(&loaded.proto)?.encode()),
         _ => Err(out_of_order("describe")),
+    })
+}
+
+/// Gives the loaded model a file in which it keeps data, in the message at `address`: the length of
+/// the name by which it knows the file, in four bytes, the name, and the file's content.
+#[unsafe(no_mangle)]
+pub extern "C" fn belljar_external(address: usize, len: usize) -> u64 {
+    let bytes = memory::take_message(address, len);
+    answer(|stage| match stage {
+        Stage::Loaded(loaded) => load::external(loaded, &bytes).map(|()| encode_ok()),
+        _ => Err(out_of_order("external")),
     })
 }
 

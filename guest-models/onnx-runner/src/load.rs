@@ -6,7 +6,8 @@ use std::collections::HashSet;
 use belljar_abi::{GuestErrorCode, MAX_NAME, MAX_RANK, MAX_TENSORS};
 use prost::Message as _;
 use prost::encoding::decode_varint;
-use tract_onnx::pb::{GraphProto, ModelProto, ValueInfoProto, type_proto};
+use tract_onnx::pb::tensor_proto::DataLocation;
+use tract_onnx::pb::{GraphProto, ModelProto, TensorProto, ValueInfoProto, type_proto};
 
 use crate::Refusal;
 use crate::memory::Message;
@@ -31,6 +32,81 @@ pub(crate) fn load(bytes: Message) -> Result<Loaded, Refusal> {
     };
     check_graph(graph).map_err(|why| Refusal::new(GuestErrorCode::ModelRefused, why))?;
     Ok(Loaded { proto, newer_functions })
+}
+
+/// Puts the content of a file into the tensors that keep their data there, as if it had been theirs
+/// from the start.
+pub(crate) fn external(loaded: &mut Loaded, message: &[u8]) -> Result<(), Refusal> {
+    let malformed =
+        || Refusal::new(GuestErrorCode::Protocol, "a file beside the model comes malformed");
+    let (length, rest) = message.split_first_chunk::<4>().ok_or_else(malformed)?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| malformed())?;
+    let (location, content) = rest.split_at_checked(length).ok_or_else(malformed)?;
+    match &mut loaded.proto.graph {
+        Some(graph) => fill_graph(graph, location, content)
+            .map_err(|why| Refusal::new(GuestErrorCode::ModelRefused, why)),
+        None => Ok(()),
+    }
+}
+
+/// Tensors of functions are not looked for: whatever keeps its data elsewhere in the end is refused.
+fn fill_graph(graph: &mut GraphProto, location: &[u8], content: &[u8]) -> Result<(), String> {
+    for tensor in &mut graph.initializer {
+        fill(tensor, location, content)?;
+    }
+    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
+        for tensor in attribute.t.iter_mut().chain(&mut attribute.tensors) {
+            fill(tensor, location, content)?;
+        }
+        for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
+            fill_graph(graph, location, content)?;
+        }
+    }
+    Ok(())
+}
+
+fn fill(tensor: &mut TensorProto, location: &[u8], content: &[u8]) -> Result<(), String> {
+    if tensor.data_location != Some(DataLocation::External as i32) {
+        return Ok(());
+    }
+    let (mut found, mut offset, mut length) = (None, None, None);
+    let name = start_of(&tensor.name);
+    for entry in &tensor.external_data {
+        let place = match &*entry.key {
+            "location" => &mut found,
+            "offset" => &mut offset,
+            "length" => &mut length,
+            key => {
+                let key = start_of(key);
+                return Err(format!("the tensor {name:?} has the unknown external data {key:?}"));
+            }
+        };
+        if place.replace(&*entry.value).is_some() {
+            return Err(format!("the tensor {name:?} has {:?} twice", entry.key));
+        }
+    }
+    if found.map(str::as_bytes) != Some(location) {
+        return Ok(());
+    }
+    if !tensor.raw_data.is_empty() {
+        return Err(format!("the tensor {name:?} keeps its data twice"));
+    }
+    let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => text.parse::<usize>().ok(),
+        false => None,
+    };
+    let offset = offset.map_or(Some(0), number);
+    let data = offset.and_then(|offset| content.get(offset..)).and_then(|rest| match length {
+        Some(length) => rest.get(..number(length)?),
+        None => Some(rest),
+    });
+    let Some(data) = data else {
+        return Err(format!("the tensor {name:?} ends behind the end of its file"));
+    };
+    tensor.raw_data = data.to_vec();
+    tensor.data_location = None;
+    tensor.external_data.clear();
+    Ok(())
 }
 
 /// Looks for fields of functions that the decoder passes over: `attribute_proto` (11) and

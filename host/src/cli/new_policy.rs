@@ -11,11 +11,11 @@ use super::host::{Store, host, read_model};
 use super::made_up;
 use super::outputs::write_file;
 use super::terminal::Terminal;
-use crate::ModelBytes;
 #[cfg(feature = "programs")]
 use crate::policy::starting_program_policy;
-use crate::policy::{Measured, Policy, starting_policy};
+use crate::policy::{FileGrant, Measured, Policy, starting_policy};
 use crate::tensor::Tensor;
+use crate::{Description, ModelBytes};
 
 /// Runs that are measured; the slowest counts.
 const RUNS: usize = 3;
@@ -38,6 +38,10 @@ pub(super) struct Seen {
     pub(super) found: Measured,
     pub(super) inputs: Vec<(String, Tensor)>,
     pub(super) outputs: Vec<(String, Tensor)>,
+    /// What it says of itself.
+    pub(super) description: Description,
+    /// What of the policy's files it has needed.
+    pub(super) files: Vec<FileGrant>,
 }
 
 /// Runs a model under a policy, which becomes one for this very file.
@@ -80,7 +84,8 @@ pub(super) fn measure(
         input_bytes,
         output_bytes,
     };
-    Ok(Seen { found: measured, inputs: given, outputs: found })
+    let (description, files) = (model.description().clone(), model.side_files());
+    Ok(Seen { found: measured, inputs: given, outputs: found, description, files })
 }
 
 /// Writes a policy where a person wants it, or prints it.

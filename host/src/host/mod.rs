@@ -91,11 +91,13 @@ impl Host {
         self.inner.admit(policy, None).map_err(Error::new)
     }
 
-    /// Loads a model: checks it against the policy, has it parsed and described in a sandbox.
+    /// Loads a model: checks it against the policy, has it parsed and described in a sandbox. Where the
+    /// policy grants files, those in which the model keeps data are read now, once.
     ///
     /// # Errors
-    /// When a ceiling refuses the policy, when the policy pins another model, when the model is larger than the policy allows or is
-    /// not an acceptable ONNX model, and when a limit is hit.
+    /// When a ceiling refuses the policy, when the policy pins another model, when the model is larger
+    /// than the policy allows or is not an acceptable ONNX model, when it keeps data in a file that the
+    /// policy's grants do not cover or that is no regular file, and when a limit is hit.
     pub fn load(&self, bytes: ModelBytes, policy: &Policy) -> Result<Model, Error> {
         match self.inner.admit(policy, Some(bytes.digest())) {
             Ok(effective) => Model::load(self, bytes, effective),

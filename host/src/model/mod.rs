@@ -4,6 +4,7 @@ mod contract;
 mod idle;
 mod outputs;
 mod shared;
+mod side_files;
 mod values;
 
 use std::sync::atomic::Ordering;
@@ -17,6 +18,8 @@ use crate::confine::layers::Confinement;
 use crate::confine::role::Role;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::host::Host;
+#[cfg(feature = "cli")]
+use crate::policy::FileGrant;
 use crate::policy::{Effective, Policy, Refused};
 use crate::sandbox::{Call, CallLimit, Limit, Payload, ResetMethod, TimeKey};
 use crate::tensor::Tensor;
@@ -106,6 +109,7 @@ impl Model {
             label: label.clone(),
             policy,
             description: Description::default(),
+            side_files: Vec::new(),
             contract: Arc::default(),
             waiting: Mutex::default(),
             record,
@@ -120,6 +124,10 @@ impl Model {
         };
         let contract = Contract::new(&described).under(&shared.policy).map_err(named)?;
         shared.contract = Arc::new(contract);
+        let (size, policy) = (shared.bytes.size(), &shared.policy);
+        let side_files = side_files::read(&host.inner, subject, policy, &described, size);
+        let side_files = side_files.map_err(named)?;
+        shared.side_files = side_files;
         shared.description = described;
         shared.waiting = Mutex::new(Waiting { loaded, ..Waiting::default() });
         let shared = Arc::new(shared);
@@ -146,6 +154,12 @@ impl Model {
     /// SHA-256 of the model's bytes.
     pub fn digest(&self) -> Digest {
         self.shared.bytes.digest()
+    }
+
+    /// For each file that was read beside the model, the least grant that would have been enough.
+    #[cfg(feature = "cli")]
+    pub(crate) fn side_files(&self) -> Vec<FileGrant> {
+        self.shared.side_files.iter().map(|granted| granted.least.clone()).collect()
     }
 
     /// The policy the model was loaded under, as far as the ceilings allow it.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use belljar_abi::{Description, GuestErrorCode, InputShape, Reply, decode_reply};
 
 use super::contract::{Bound, Contract};
+use super::side_files::Granted;
 use crate::audit::Subject;
 use crate::confine::role::Role;
 use crate::error::{ErrorKind, Phase};
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub(super) label: String,
     pub(super) policy: Effective,
     pub(super) description: Description,
+    /// Files in which the model keeps data, as they were when it was loaded.
+    pub(super) side_files: Vec<Granted>,
     pub(super) contract: Arc<Contract>,
     pub(super) waiting: Mutex<Waiting>,
     /// What is known about its workers.
@@ -96,7 +99,7 @@ impl Shared {
             Call::Prepare => Some(prepare),
             Call::Adopt => Some(adopt),
             Call::Run => Some(run),
-            Call::Kernels => None,
+            Call::External | Call::Kernels => None,
             #[cfg(test)]
             Call::Panic => None,
         };
@@ -143,6 +146,7 @@ impl Shared {
     fn image_key<'a>(&'a self, shapes: &'a [InputShape]) -> ImageKey<'a> {
         ImageKey {
             model: self.bytes.digest(),
+            side_files: self.side_files.iter().map(|granted| granted.file.digest()).collect(),
             deterministic: self.policy.compute.deterministic,
             native_kernels: self.policy.compute.native_kernels(),
             shapes,
@@ -217,6 +221,14 @@ impl Shared {
             Some(sandbox) => sandbox,
             None => self.loaded_sandbox()?,
         };
+        for Granted { file, .. } in &self.side_files {
+            let payload = Payload::Sealed(Arc::clone(file.sealed()));
+            let answer = self.call(&mut *sandbox, Call::External, payload, Phase::Prepare)?;
+            match reply(&answer, Phase::Prepare)? {
+                Reply::Ok => {}
+                _ => return Err(unexpected()),
+            }
+        }
         let payload = Payload::Bytes(self.image_key(shapes).encoded());
         let answer = self.call(&mut *sandbox, Call::Prepare, payload, Phase::Prepare)?;
         match reply(&answer, Phase::Prepare)? {

@@ -160,7 +160,6 @@ impl FileGrant {
 }
 
 /// The entry of a policy that grants this place.
-#[cfg(any(feature = "cli", feature = "programs"))]
 pub(crate) fn file_rule(guest: &str, access: Access) -> String {
     let guest = crate::text::Hostile::new(guest);
     format!("[[filesystem]] guest = \"{guest}\", access = \"{}\"", access.name())

@@ -42,11 +42,12 @@ pub use ceiling::{
 };
 pub use error::PolicyError;
 pub use format::canonical;
+pub(crate) use grants::file_rule;
 #[cfg(any(feature = "cli", feature = "programs"))]
 pub(crate) use grants::key_rule;
-pub use grants::{Access, FileGrant, MAX_GRANTS, ModelGrant, NetworkGrant, Program, Protocol};
 #[cfg(feature = "programs")]
-pub(crate) use grants::{file_rule, peer_rule};
+pub(crate) use grants::peer_rule;
+pub use grants::{Access, FileGrant, MAX_GRANTS, ModelGrant, NetworkGrant, Program, Protocol};
 pub use limits::{Bounds, Limits, bounds};
 pub use quotas::{Quotas, quota_bounds};
 pub use schema::{ceiling_schema, policy_schema};

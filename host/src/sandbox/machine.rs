@@ -76,7 +76,7 @@ impl Machine {
             Call::Run => self.run(payload, deadline, answer),
             Call::Prepare => self.prepare(payload, deadline, answer),
             Call::Adopt => self.adopt(payload, answer),
-            Call::Load | Call::Describe | Call::Kernels => {
+            Call::Load | Call::Describe | Call::External | Call::Kernels => {
                 let instance = self.first_instance(deadline)?;
                 let result = instance.call(call, payload, deadline, answer);
                 let log = instance.take_log();

@@ -60,6 +60,8 @@ use crate::confine::memory::{SealedBytes, SharedBuffer};
 pub(crate) enum Call {
     Load,
     Describe,
+    /// A file in which the model keeps data.
+    External,
     Prepare,
     /// Starts from the image of a sandbox that has prepared the same model. No export: the guest
     /// is not asked.
@@ -77,6 +79,7 @@ impl Call {
         match self {
             Call::Load => ("belljar_load", true),
             Call::Describe => ("belljar_describe", false),
+            Call::External => ("belljar_external", true),
             Call::Prepare => ("belljar_prepare", true),
             Call::Adopt => ("", false),
             Call::Run => ("belljar_run", true),

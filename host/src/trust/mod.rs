@@ -2,6 +2,8 @@
 
 mod digest;
 mod model_bytes;
+mod side_file;
 
 pub use digest::Digest;
 pub use model_bytes::{ModelBytes, ModelBytesError};
+pub(crate) use side_file::{SideFile, SideFileError};

@@ -32,6 +32,7 @@ const BROKER: &str = "broker that opens and connects";
 const NAMESPACES: &str = "namespaces with an empty root";
 const LANDLOCK: &str = "Landlock";
 const SECCOMP: &str = "seccomp";
+const SIDE_FILES: &str = "opened and read before the model is prepared, without links";
 const VALUES_IN: &str = "values checked before they cross";
 const VALUES_OUT: &str = "values checked before they are told";
 const FIXED: &str = "value given when the model is prepared";
@@ -209,10 +210,9 @@ fn file(grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
     let reason = Hostile::new(&grant.reason);
     if loaded.policy.program.is_none() {
         let text = format!(
-            "What is in {host} is meant for the model as {guest}, because: {reason}. This build gives \
-             no files to models."
+            "The model may keep its data in {host}, which it knows as {guest}, because: {reason}."
         );
-        return to.say("Files", text, &[STUBS]);
+        return to.say("Files", text, &[SIDE_FILES]);
     }
     let text = format!("It may {verb} what is in {host}, as {guest}, because: {reason}.");
     to.say("Files", text, &["handle of that file or folder", LANDLOCK]);

@@ -61,12 +61,6 @@ fn pins(policy: &Policy, found: &mut Warnings) {
 
 fn program(policy: &Policy, found: &mut Warnings) {
     let Some(program) = &policy.program else {
-        if !policy.filesystem.is_empty() {
-            found.push((
-                "[[filesystem]] without [program]: this build gives no files to models".to_owned(),
-                "leave it out until it does",
-            ));
-        }
         return;
     };
     for name in program.environment.keys() {

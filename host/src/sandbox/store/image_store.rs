@@ -68,6 +68,8 @@ pub(super) struct Place {
 /// What an image depends on besides the guest.
 pub(crate) struct ImageKey<'a> {
     pub(crate) model: Digest,
+    /// Of the files in which it keeps data, in the order of their use.
+    pub(crate) side_files: Vec<Digest>,
     pub(crate) deterministic: bool,
     pub(crate) native_kernels: bool,
     /// In the order of the model's declaration.
@@ -91,6 +93,12 @@ impl ImageKey<'_> {
         hasher.update(common());
         hasher.update([self.deterministic.into(), self.native_kernels.into()]);
         hasher.update(self.model.as_bytes());
+        // What follows without any begins otherwise than with such a word.
+        if !self.side_files.is_empty() {
+            hasher.update(b"side files");
+            hasher.update((self.side_files.len() as u64).to_le_bytes());
+            self.side_files.iter().for_each(|digest| hasher.update(digest.as_bytes()));
+        }
         let set = Digest::finish(hasher.clone());
         hasher.update(self.encoded());
         format!("{}.{:.16}.{}.image", self.model, set.to_string(), Digest::finish(hasher))

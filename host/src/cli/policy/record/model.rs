@@ -2,6 +2,7 @@
 //! measured limits.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use super::super::super::failure::Failure;
 use super::super::super::host::read_model;
@@ -9,6 +10,7 @@ use super::super::super::new_policy::{self, Seen};
 use super::super::super::terminal::Terminal;
 use super::super::args::Record;
 use super::{folder, ordered, parsed, text, within};
+use crate::Description;
 use crate::policy::{Compute, FORMAT_VERSION, Kernels, Policy, ValueRule, measured_limits};
 use crate::tensor::{Data, Tensor};
 use crate::text::Hostile;
@@ -21,14 +23,14 @@ pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Fail
     let folder = folder(arguments)?;
     let bytes = read_model(&arguments.model, base.limits.model_size)?;
     let seen = new_policy::measure(bytes.clone(), base.clone(), &arguments.inputs, terminal)?;
-    let text = ordered(&policy(&seen, &base))?;
+    let text = ordered(&policy(&seen, &base, &folder))?;
     // Under what is written the run is answered, or it is not written.
     let recorded = parsed(&text, &folder, &base)?;
     new_policy::measure(bytes, recorded, &arguments.inputs, terminal)?;
     new_policy::write(&text, arguments.output.as_deref(), arguments.force)
 }
 
-fn policy(seen: &Seen, base: &Policy) -> String {
+fn policy(seen: &Seen, base: &Policy, folder: &Path) -> String {
     let found = &seen.found;
     let mut out = format!(
         "# Policy for {}, recorded: what a run has used, with room to spare in its limits. A size\n\
@@ -39,10 +41,26 @@ fn policy(seen: &Seen, base: &Policy) -> String {
         out.push_str("confinement = \"best-effort\"\n");
     }
     let _ = write!(out, "\n[model]\nsha256 = {}\n", text::quoted(&found.sha256));
-    for (table, rules, tensors) in
-        [("inputs", &base.inputs, &seen.inputs), ("outputs", &base.outputs, &seen.outputs)]
-    {
-        for (name, tensor) in tensors {
+    for file in &seen.files {
+        let reason = format!("recorded: {} keeps data there", Hostile::cut(&found.model_name, 100));
+        let _ = write!(
+            out,
+            "\n[[filesystem]]\nhost = {}\nguest = {}\naccess = \"read\"\nreason = {}\n",
+            text::host(&file.host, folder),
+            text::quoted(&file.guest),
+            text::quoted(&reason)
+        );
+    }
+    let Description { inputs, outputs, .. } = &seen.description;
+    for (table, rules, tensors, declared) in [
+        ("inputs", &base.inputs, &seen.inputs, inputs),
+        ("outputs", &base.outputs, &seen.outputs, outputs),
+    ] {
+        // No rule can be about what has no declared type.
+        let typed = |name: &str| {
+            declared.iter().any(|value| value.name == *name && value.dtype().is_some())
+        };
+        for (name, tensor) in tensors.iter().filter(|(name, _)| typed(name)) {
             let rule = rules.iter().find(|rule| rule.name == *name).cloned();
             let rule = rule
                 .unwrap_or_else(|| ValueRule { finite: is_finite(tensor), ..ValueRule::new(name) });
@@ -79,6 +97,9 @@ fn is_finite(tensor: &Tensor) -> bool {
         Data::F16(values) => values.iter().all(|value| value.to_f32().is_finite()),
         Data::F32(values) => values.iter().all(|value| value.is_finite()),
         Data::F64(values) => values.iter().all(|value| value.is_finite()),
+        Data::BF16(values) => values.iter().all(|value| value.to_f32().is_finite()),
+        // Some of their codes are no finite numbers; nothing is promised of them.
+        Data::Coded(_) => false,
         _ => true,
     }
 }

@@ -2,6 +2,7 @@
 //! model: nothing may leave the string, the line or the comment that it stands in.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use crate::policy::{Scalar, ValueRule};
 
@@ -21,6 +22,16 @@ pub(super) fn quoted(text: &str) -> String {
     }
     out.push('"');
     out
+}
+
+/// A path as a policy in this folder writes it.
+pub(super) fn host(path: &Path, folder: &Path) -> String {
+    let path = match path.strip_prefix(folder) {
+        Ok(below) if below.as_os_str().is_empty() => Path::new("."),
+        Ok(below) => below,
+        Err(_) => path,
+    };
+    quoted(&path.to_string_lossy())
 }
 
 /// Each line of a text as a comment.

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::observed::Observed;
 use super::program::below;
 use super::scratch::is_file;
-use super::text::{commented, quoted};
+use super::text::{commented, host, quoted};
 use crate::policy::units::{format_duration, format_size};
 use crate::policy::{
     Access, AddressKind, FORMAT_VERSION, FileGrant, Measured, NetworkGrant, Peer, Policy, Protocol,
@@ -445,14 +445,4 @@ fn beyond(reaches: &[AddressKind]) -> &'static str {
     } else {
         "a service on this machine."
     }
-}
-
-/// A path as a policy in this folder writes it.
-fn host(path: &Path, folder: &Path) -> String {
-    let path = match path.strip_prefix(folder) {
-        Ok(below) if below.as_os_str().is_empty() => Path::new("."),
-        Ok(below) => below,
-        Err(_) => path,
-    };
-    quoted(&path.to_string_lossy())
 }

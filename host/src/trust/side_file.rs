@@ -1,0 +1,254 @@
+//! Files beside a model: weights that an ONNX file keeps outside of itself. Each is opened as a policy
+//! grants it and read once into sealed memory; what was digested is what the sandbox gets.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
+use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
+
+use super::Digest;
+use crate::confine::memory::{SealedBytes, SealedWriter};
+
+/// The file's content, behind the name by which the model knows it: the name's length in four bytes,
+/// little-endian, then the name, then the content.
+#[derive(Clone, Debug)]
+pub(crate) struct SideFile {
+    sealed: Arc<SealedBytes>,
+    /// Of all of that.
+    digest: Digest,
+    /// Length of the content.
+    len: u64,
+}
+
+/// Why a file beside a model is not read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum SideFileError {
+    /// What lies there is not to be opened, whoever granted it: why.
+    Refused(&'static str),
+    /// It is longer than this.
+    TooLarge,
+    Failed(String),
+}
+
+impl From<io::Error> for SideFileError {
+    fn from(err: io::Error) -> SideFileError {
+        SideFileError::Failed(err.to_string())
+    }
+}
+
+impl From<Errno> for SideFileError {
+    fn from(errno: Errno) -> SideFileError {
+        match errno {
+            Errno::LOOP => SideFileError::Refused("a symbolic link is there, or on the way"),
+            Errno::XDEV => SideFileError::Refused("the way to it leads out of what is granted"),
+            errno => SideFileError::Failed(errno.to_string()),
+        }
+    }
+}
+
+impl SideFile {
+    /// Reads what lies at `below`, a plain relative path, in the folder `granted`, or, where that is
+    /// empty, at `granted` itself; no more than `limit` bytes.
+    pub(crate) fn read(
+        granted: &Path,
+        below: &str,
+        name: &str,
+        limit: u64,
+    ) -> Result<SideFile, SideFileError> {
+        let file = open(granted, below)?;
+        let mut writer = SealedWriter::new("belljar-side-file")?;
+        let mut hasher = Sha256::new();
+        let length = u32::try_from(name.len()).map_err(io::Error::other)?;
+        let mut put = |bytes: &[u8]| {
+            hasher.update(bytes);
+            writer.write(bytes)
+        };
+        put(&length.to_le_bytes())?;
+        put(name.as_bytes())?;
+        let mut file = file.take(limit.saturating_add(1));
+        let (mut chunk, mut len) = (vec![0; 256 << 10], 0u64);
+        loop {
+            let count = match file.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+                Err(err) => return Err(err.into()),
+            };
+            len = len.saturating_add(count as u64);
+            if len > limit {
+                return Err(SideFileError::TooLarge);
+            }
+            put(chunk.get(..count).unwrap_or_default())?;
+        }
+        let digest = Digest::finish(hasher);
+        Ok(SideFile { sealed: Arc::new(writer.seal()?), digest, len })
+    }
+
+    /// The message for the sandbox.
+    pub(crate) fn sealed(&self) -> &Arc<SealedBytes> {
+        &self.sealed
+    }
+
+    /// SHA-256 of the name and the content.
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Length of the content in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+/// Opens a regular file that has one name. It is looked at before it is opened, as pipes and devices do
+/// things when they are opened, and once more afterwards.
+fn open(granted: &Path, below: &str) -> Result<File, SideFileError> {
+    let straight = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let folder = match below {
+        "" => None,
+        _ => Some(walk(CWD, granted, OFlags::PATH | OFlags::DIRECTORY, straight)?),
+    };
+    let open = |flags| match &folder {
+        None => walk(CWD, granted, flags, straight),
+        Some(folder) => {
+            let within = straight | ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
+            walk(folder.as_fd(), Path::new(below), flags, within)
+        }
+    };
+    let seen = acceptable(&open(OFlags::PATH)?)?;
+    let file = open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+    let found = acceptable(&file)?;
+    if (seen.st_dev, seen.st_ino) != (found.st_dev, found.st_ino) {
+        return Err(SideFileError::Refused("it was changed while it was opened"));
+    }
+    Ok(File::from(file))
+}
+
+fn acceptable(file: &OwnedFd) -> Result<Stat, SideFileError> {
+    let stat = fstat(file)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile if stat.st_nlink == 1 => Ok(stat),
+        // Its other name may lie where others may write, or where nothing is granted.
+        FileType::RegularFile => Err(SideFileError::Refused("it has several names (hard links)")),
+        _ => Err(SideFileError::Refused("it is not a regular file")),
+    }
+}
+
+fn walk(
+    base: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    way: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    const TRIES: u32 = 8;
+    for _ in 1..TRIES {
+        match openat2(base, path, flags | OFlags::CLOEXEC, Mode::empty(), way) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+    openat2(base, path, flags | OFlags::CLOEXEC, Mode::empty(), way)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    fn refused(granted: &Path, below: &str) -> bool {
+        matches!(SideFile::read(granted, below, "n", 100), Err(SideFileError::Refused(_)))
+    }
+
+    #[test]
+    fn one_file_is_read_behind_its_name() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().canonicalize().unwrap();
+        fs::create_dir(path.join("sub")).unwrap();
+        fs::write(path.join("sub/file"), "content").unwrap();
+        let read = |granted: &Path, below: &str, name: &str, limit| {
+            SideFile::read(granted, below, name, limit)
+        };
+        let file = read(&path, "sub/file", "name", 7).unwrap();
+        let mut bytes = vec![0; usize::try_from(file.sealed().len()).unwrap()];
+        file.sealed().read_into(&mut bytes).unwrap();
+        assert_eq!(bytes, b"\x04\0\0\0namecontent");
+        assert_eq!((file.digest(), file.len()), (Digest::of(&bytes), 7));
+        assert_eq!(read(&path.join("sub/file"), "", "name", 7).unwrap().digest(), file.digest());
+        assert_ne!(read(&path, "sub/file", "other", 7).unwrap().digest(), file.digest());
+        assert_eq!(read(&path, "sub/file", "name", 6).unwrap_err(), SideFileError::TooLarge);
+        assert!(matches!(read(&path, "none", "name", 7), Err(SideFileError::Failed(_))));
+    }
+
+    #[test]
+    fn nothing_but_a_file_with_one_name_is_opened() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().canonicalize().unwrap();
+        let granted = path.join("granted");
+        fs::create_dir_all(granted.join("sub")).unwrap();
+        fs::write(path.join("secret"), "secret").unwrap();
+        fs::write(granted.join("file"), "file").unwrap();
+        fs::hard_link(path.join("secret"), granted.join("hard")).unwrap();
+        symlink("../secret", granted.join("link")).unwrap();
+        symlink("..", granted.join("up")).unwrap();
+        symlink("granted", path.join("way")).unwrap();
+        rustix::fs::mkfifoat(CWD, granted.join("pipe"), Mode::from(0o600)).unwrap();
+        for below in [
+            "hard",
+            "link",
+            "up/secret",
+            "pipe",
+            "sub",
+            "../secret",
+            "/etc/passwd",
+            "sub/../../secret",
+            "/proc/self/root/etc/passwd",
+        ] {
+            assert!(refused(&granted, below), "{below}");
+        }
+        for whole in ["way/file", "granted/link", "granted/hard", "granted/pipe", "granted"] {
+            assert!(refused(&path.join(whole), ""), "{whole}");
+        }
+        assert!(refused(&path.join("way"), "file"));
+        for device in ["/dev/null", "/dev/zero", "/proc/self/fd/0", "/proc/self/exe"] {
+            assert!(refused(Path::new(device), ""), "{device}");
+        }
+        assert!(SideFile::read(&granted, "file/", "n", 100).is_err());
+        assert!(SideFile::read(&granted, "file", "n", 100).is_ok());
+    }
+
+    #[test]
+    fn a_link_put_in_the_place_of_the_file_wins_no_race() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().canonicalize().unwrap();
+        fs::create_dir(path.join("granted")).unwrap();
+        fs::write(path.join("secret"), "secret").unwrap();
+        let file = path.join("granted/file");
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    fs::write(path.join("new"), "file").unwrap();
+                    fs::rename(path.join("new"), &file).unwrap();
+                    symlink("../secret", path.join("new")).unwrap();
+                    fs::rename(path.join("new"), &file).unwrap();
+                }
+            });
+            for _ in 0..3000 {
+                if let Ok(read) = SideFile::read(&path.join("granted"), "file", "", 100) {
+                    let mut bytes = vec![0; usize::try_from(read.sealed().len()).unwrap()];
+                    read.sealed().read_into(&mut bytes).unwrap();
+                    assert_ne!(&bytes[4..], b"secret");
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+    }
+}
