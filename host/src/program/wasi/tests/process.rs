@@ -1,6 +1,7 @@
 //! Arguments, environment, output, clocks and randomness: granted or not.
 
-use super::{Bench, Stream};
+use super::{Bench, Stream, folder};
+use crate::policy::Access;
 
 #[test]
 fn nothing_is_granted_by_default() {
@@ -25,11 +26,14 @@ fn nothing_is_granted_by_default() {
     bench.refused("use program.randomness: [program] randomness");
     bench.refused("use program.arguments: [program] arguments");
     bench.refused("use program.environment: [program] environment");
+    bench.refused("read folders: [[filesystem]]");
 }
 
 #[test]
 fn what_is_granted_is_there() {
-    let mut bench = Bench::new();
+    // Without any folder, that there is none counts as refused.
+    let (_kept, path) = folder();
+    let mut bench = Bench::new().grant(&path, "/data", Access::Read);
     bench.program.clocks = true;
     bench.program.randomness = true;
     bench.program.arguments = true;
