@@ -52,6 +52,7 @@ impl Coded {
     }
 
     /// The number at a place.
+    #[cfg(feature = "cli")]
     pub(crate) fn value(&self, at: usize) -> Option<f64> {
         self.codes.get(at).map(|code| codes::decode(self.dtype, (*code).into()).into())
     }

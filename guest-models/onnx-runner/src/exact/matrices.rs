@@ -44,7 +44,8 @@ fn matmul(
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
-    let rank = |model: &TypedModel, at: usize| Ok::<_, TractError>(model.outlet_fact(inputs[at])?.rank());
+    let rank =
+        |model: &TypedModel, at: usize| Ok::<_, TractError>(model.outlet_fact(inputs[at])?.rank());
     if rank(model, 0)? != 1 || rank(model, 1)? != 1 {
         return super::agree::agreed(ours, prefix, model, inputs);
     }

@@ -5,8 +5,8 @@ use tract_onnx::model::OnnxOpRegister;
 use tract_onnx::tract_hir::internal::*;
 
 use super::own::{
-    Known, Own, Said, advance, built, floats, ints, known_shapes, needed, optional, rounded, shapes,
-    sized, strides, unknown, volume,
+    Known, Own, Said, advance, built, floats, ints, known_shapes, needed, optional, rounded,
+    shapes, sized, strides, unknown, volume,
 };
 use super::windows::Lie;
 
@@ -69,9 +69,8 @@ fn product(a: &[usize], b: &[usize]) -> TractResult<(Vec<usize>, [usize; 3])> {
     };
     ensure!(deep == of, "a product of {a:?} and {b:?}");
     let rank = a_batch.len().max(b_batch.len());
-    let dim = |batch: &[usize], at: usize| {
-        (at + batch.len()).checked_sub(rank).map_or(1, |at| batch[at])
-    };
+    let dim =
+        |batch: &[usize], at: usize| (at + batch.len()).checked_sub(rank).map_or(1, |at| batch[at]);
     let mut shape = Vec::with_capacity(rank + 2);
     for at in 0..rank {
         let (a_dim, b_dim) = (dim(a_batch, at), dim(b_batch, at));
@@ -154,7 +153,8 @@ impl Conv {
             bail!("images of {x:?} and weights of {w:?}")
         };
         let groups = self.groups;
-        let grouped = groups > 0 && of.checked_mul(groups) == Some(*channels) && outputs % groups == 0;
+        let grouped =
+            groups > 0 && of.checked_mul(groups) == Some(*channels) && outputs % groups == 0;
         let fits = image.len() == kernel.len() && !image.is_empty() && !kernel.contains(&0);
         ensure!(grouped && fits, "weights of {w:?} in {groups} groups for images of {x:?}");
         let said = self.lie.kernel.is_empty() || self.lie.kernel == kernel;
@@ -190,15 +190,17 @@ impl Conv {
         for row in sums.chunks_mut(to[last].max(1)) {
             let mut start = Some(0);
             for axis in 0..last {
-                let place = at[axis] * self.lie.stride(axis) + within[axis] * self.lie.dilation(axis);
+                let place =
+                    at[axis] * self.lie.stride(axis) + within[axis] * self.lie.dilation(axis);
                 let place = place.checked_sub(before[axis]).filter(|place| *place < image[axis]);
                 start = start.zip(place).map(|(start, place)| start + place * from[axis]);
             }
             if let Some(start) = start {
                 let line = &plane[start..start + width];
                 for (column, sum) in row.iter_mut().enumerate() {
-                    if let Some(value) =
-                        (column * stride + shift).checked_sub(before[last]).and_then(|x| line.get(x))
+                    if let Some(value) = (column * stride + shift)
+                        .checked_sub(before[last])
+                        .and_then(|x| line.get(x))
                     {
                         *sum += weight * value;
                     }

@@ -229,7 +229,11 @@ impl Own for Recurrent {
         let s = self.sizes(&shapes(inputs))?;
         if let Some(lengths) = optional(inputs, 4) {
             let whole = ints(lengths)?.iter().all(|length| *length == s.steps as i64);
-            ensure!(whole, "lengths other than {}, the whole sequence, are not implemented", s.steps);
+            ensure!(
+                whole,
+                "lengths other than {}, the whole sequence, are not implemented",
+                s.steps
+            );
         }
         let given = |at| optional(inputs, at).map(|tensor| floats(tensor)).transpose();
         let (x, w, r) =

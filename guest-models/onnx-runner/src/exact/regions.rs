@@ -61,7 +61,14 @@ impl RoiAlign {
 
     /// The four pixels around each sample of a bin, with their weights, along one dimension: those
     /// of a sample beyond the image weigh nothing.
-    fn samples(&self, start: f64, bin: f64, at: usize, count: usize, size: usize) -> Vec<Option<[(usize, f64); 2]>> {
+    fn samples(
+        &self,
+        start: f64,
+        bin: f64,
+        at: usize,
+        count: usize,
+        size: usize,
+    ) -> Vec<Option<[(usize, f64); 2]>> {
         let sample = |step: usize| {
             let place = start + at as f64 * bin + (step as f64 + 0.5) * bin / count as f64;
             if place < -1.0 || place > size as f64 {
@@ -120,7 +127,8 @@ impl Own for RoiAlign {
             let (rows, columns) = (self.count(high, self.height)?, self.count(wide, self.width)?);
             let (bin_high, bin_wide) = (high / self.height as f64, wide / self.width as f64);
             for channel in 0..channels {
-                let plane = &values[(image * channels + channel) * height * width..][..height * width];
+                let plane =
+                    &values[(image * channels + channel) * height * width..][..height * width];
                 for (y, x) in (0..self.height).flat_map(|y| (0..self.width).map(move |x| (y, x))) {
                     let across = self.samples(left, bin_wide, x, columns, width);
                     let (mut sum, mut most) = (0.0, None::<f64>);
@@ -275,7 +283,8 @@ impl Own for DeformConv {
                     seen.push(value * masked.map_or(1.0, |mask| mask[at]));
                 }
                 let group = channel / of;
-                for output in group * (outputs / self.groups)..(group + 1) * (outputs / self.groups) {
+                for output in group * (outputs / self.groups)..(group + 1) * (outputs / self.groups)
+                {
                     let weight = w[(output * of + channel % of) * places + place];
                     let to = &mut results[(one * outputs + output) * area..][..area];
                     to.iter_mut().zip(&seen).for_each(|(to, seen)| *to += weight * seen);

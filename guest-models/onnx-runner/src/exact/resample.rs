@@ -161,7 +161,13 @@ impl Resize {
         Ok(mixture)
     }
 
-    fn along(&self, values: &[f64], shape: &[usize], axis: usize, to: &Along) -> TractResult<Vec<f64>> {
+    fn along(
+        &self,
+        values: &[f64],
+        shape: &[usize],
+        axis: usize,
+        to: &Along,
+    ) -> TractResult<Vec<f64>> {
         let (from, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>());
         let mixtures: Vec<Vec<(usize, f64)>> =
             (0..to.size).map(|at| self.mixture(at, from, to)).collect::<TractResult<_>>()?;

@@ -57,7 +57,8 @@ fn transformed(signal: &[Complex], circle: &[Complex], stride: usize) -> Vec<Com
     }
     let sum = |bin: usize| {
         signal.iter().enumerate().fold([0.0; 2], |[re, im], (at, value)| {
-            let [c, d] = times(*value, circle[(at as u64 * bin as u64 % length as u64) as usize * stride]);
+            let [c, d] =
+                times(*value, circle[(at as u64 * bin as u64 % length as u64) as usize * stride]);
             [re + c, im + d]
         })
     };
@@ -249,8 +250,7 @@ impl Own for Stft {
         let window = optional(inputs, 2).map(|window| floats(window)).transpose()?;
         let length = optional(inputs, 3).map(|length| one(&ints(length)?)).transpose()?;
         let step = one(&ints(needed(inputs, 1)?)?)?;
-        let (to, step, length) =
-            self.sizes(shape, step, window.as_ref().map(Vec::len), length)?;
+        let (to, step, length) = self.sizes(shape, step, window.as_ref().map(Vec::len), length)?;
         let (values, parts) = (floats(data)?, shape[2]);
         let circle = circle(length, false);
         let mut results = Vec::with_capacity(volume(&to)?);

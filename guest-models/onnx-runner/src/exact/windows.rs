@@ -51,7 +51,12 @@ impl Lie {
     }
 
     /// How many windows there are along an axis of this size, and how much is before the first.
-    pub(super) fn count(&self, kernel: &[usize], axis: usize, size: usize) -> TractResult<(usize, usize)> {
+    pub(super) fn count(
+        &self,
+        kernel: &[usize],
+        axis: usize,
+        size: usize,
+    ) -> TractResult<(usize, usize)> {
         let (stride, reach) = (self.stride(axis), self.reach(kernel, axis));
         if self.auto.starts_with("SAME") {
             let count = size.div_ceil(stride);

@@ -7,8 +7,7 @@ use std::collections::{HashMap, HashSet};
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
-    type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto,
 };
 
 use super::attributes::find;
@@ -49,9 +48,9 @@ pub(super) fn lower(proto: &mut ModelProto, onnx: i64) -> Result<(), String> {
         }
         let name = node.output.first().cloned().unwrap_or_default();
         let mut making = Making { prefix: format!("{prefix}{at}/"), made: 0, nodes: &mut nodes };
-        let tensors = making.attention(&node, &types).map_err(|why| {
-            format!("node {}: FlexAttention: {why}", super::text::shown(&name))
-        })?;
+        let tensors = making
+            .attention(&node, &types)
+            .map_err(|why| format!("node {}: FlexAttention: {why}", super::text::shown(&name)))?;
         graph.initializer.extend(tensors);
     }
     graph.node = nodes;

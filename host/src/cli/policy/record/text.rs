@@ -35,6 +35,7 @@ pub(super) fn host(path: &Path, folder: &Path) -> String {
 }
 
 /// Each line of a text as a comment.
+#[cfg(any(test, feature = "programs"))]
 pub(super) fn commented(text: &str) -> String {
     text.lines().fold(String::new(), |mut out, line| {
         let _ = match line.is_empty() {
