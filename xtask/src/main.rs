@@ -47,7 +47,8 @@ usage: cargo xtask COMMAND
   corpus FOLDER   write the hostile models of the tests as files, for others to use
   check-aarch64   type-check the host for 64-bit Arm Linux
   release-check   test the kernels on an emulated Arm machine; build the guest a second time
-                  elsewhere and compare the bytes; build and run the guest program in Python
+                  elsewhere and compare the bytes; build and run the guest program in Python;
+                  run 50,000 mutated models
 
 The guest is built by the toolchain at hand where rustup has the wasm32 target, otherwise by the
 distribution's compiler; BELLJAR_GUEST_ROUTE=rustup|distribution forces one of the two.

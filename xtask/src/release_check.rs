@@ -1,5 +1,6 @@
 //! What must hold before a release and is too slow for every day: the native kernels are right on
-//! 64-bit Arm too, the guest is reproducible, and the guest program in Python answers as it should.
+//! 64-bit Arm too, the guest is reproducible, the guest program in Python answers as it should, and
+//! tens of thousands of mutated models end well.
 //!
 //! The guest is built a second time, from nothing, in a folder of another name and depth; the bytes must
 //! be the same. Nothing of the first build is reused.
@@ -13,7 +14,8 @@ use crate::Repo;
 use crate::aarch64;
 use crate::guest;
 use crate::python;
-use crate::run::say;
+use crate::run::{self, say};
+use crate::{conformance, setup};
 
 /// Folders of a crate that hold results, not sources.
 const NOT_SOURCES: [&str; 2] = ["target", ".git"];
@@ -28,10 +30,15 @@ impl Drop for Scratch {
     }
 }
 
-/// Tests the kernels under emulation and the program in Python; builds the guest here and elsewhere and compares.
+/// Mutated models that are run, from which number on.
+const FUZZED: (&str, &str) = ("50000", "1000000");
+
+/// Tests the kernels under emulation, the program in Python, and many mutated models; builds the guest
+/// here and elsewhere and compares.
 pub(crate) fn check(repo: &Repo) -> Result<()> {
     aarch64::emulate(repo)?;
     python::check(repo)?;
+    fuzz(repo)?;
     let here = guest::build(repo)?;
     let name = format!("belljar-release-check-{}", std::process::id());
     let scratch = Scratch(std::env::temp_dir().join(name));
@@ -51,6 +58,18 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     }
     println!("the guest is reproducible: same bytes from another folder");
     Ok(())
+}
+
+fn fuzz(repo: &Repo) -> Result<()> {
+    setup::build_host(repo)?;
+    conformance::cases(repo)?;
+    setup::warm(repo)?;
+    say(format!("release-check: {} mutated models (4 to 8 minutes)", FUZZED.0));
+    let mut cargo = setup::cargo(repo);
+    cargo.args(["test", "--release", "--workspace", "--test", "model_fuzz", "--", "--nocapture"]);
+    cargo.env("BELLJAR_FUZZ_RUNS", FUZZED.0).env("BELLJAR_FUZZ_FROM", FUZZED.1);
+    setup::environment(repo, &mut cargo);
+    run::run(&mut cargo).context("a mutated model ended badly")
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
