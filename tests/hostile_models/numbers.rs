@@ -191,3 +191,32 @@ fn products_with_zero_and_squares_of_roots() {
     let found = outputs[0].1.as_slice::<f32>().unwrap();
     assert!(found[0].is_nan() && found[2].is_nan() && found[3] == 4.0, "{found:?}");
 }
+
+/// More than the host's kernels take at once is computed in the sandbox.
+#[test]
+fn long_signals_are_pooled() {
+    let ints = |name, values: &[i64]| ints_attribute(name, values);
+    let attributes =
+        [ints("kernel_shape", &[200]), ints("pads", &[100, 100]), ints("strides", &[10])];
+    let bytes = one("MaxPool", &[1, 1, 70_000], &[], &[], &attributes);
+    let outputs = run(&bytes, &[("x", crate::ones(&[1, 1, 70_000]))]).unwrap();
+    assert_eq!(outputs[0].1.shape(), [1, 1, 7001]);
+    assert!(outputs[0].1.as_slice::<f32>().unwrap().iter().all(|value| *value == 1.0));
+}
+
+/// tract multiplies what it is given, and reads beyond it.
+#[test]
+fn weights_of_recurrent_layers_fit_their_input() {
+    let weights = |w: i64, r: i64| {
+        [
+            tensor_f32("w", &[1, 2, w], &vec![1.0; 2 * w as usize]),
+            tensor_f32("r", &[1, 2, r], &vec![1.0; 2 * r as usize]),
+        ]
+    };
+    let layer = |w, r| one("RNN", &[1, 1, 3], &weights(w, r), &["w", "r"], &[]);
+    let x = || [("x", crate::ones(&[1, 1, 3]))];
+    run(&layer(3, 2), &x()).unwrap();
+    crate::refused(&layer(2, 2), &x(), "not [");
+    crate::refused(&layer(4, 2), &x(), "not [");
+    crate::refused(&layer(3, 3), &x(), "the model is refused");
+}

@@ -144,6 +144,12 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
     registry.insert("Split", |context, node| Ours::build_late(context, node, 1, split));
     registry.insert("Pad", pad_builder);
     registry.insert("Resize", |context, node| match super::resample::ours(node)? {
+        // Empty tensors stand there for what is not said; tract counts on them.
+        _ if (11..13).contains(&context.onnx_operator_set_version)
+            && node.input.iter().any(String::is_empty) =>
+        {
+            bail!("in this version no input of Resize may be left out")
+        }
         true => super::resample::resize(context, node),
         false => Ours::build_late(context, node, 1, resize),
     });

@@ -9,7 +9,7 @@ use super::own::{
     Known, Own, Said, built, floats, from_floats, ints, known_shapes, needed, optional, shapes,
     sized, unknown, volume,
 };
-use super::{Built, originals};
+use super::{Built, Ours};
 
 pub(super) fn register(registry: &mut OnnxOpRegister) {
     for name in ["RNN", "GRU", "LSTM"] {
@@ -22,7 +22,7 @@ fn build(context: &ParsingContext, node: &NodeProto) -> Built {
     let batch_first = node.get_attr_opt::<i64>("layout")?.unwrap_or(0) != 0;
     let lengths = node.input.get(4).is_some_and(|name| !name.is_empty());
     if direction == "forward" && !batch_first && !lengths {
-        return originals()[&node.op_type](context, node);
+        return Ours::build(context, node, forward);
     }
     let directions = match direction {
         "forward" => vec![false],
@@ -40,6 +40,48 @@ fn build(context: &ParsingContext, node: &NodeProto) -> Built {
     };
     let hidden = node.get_attr_opt("hidden_size")?;
     built(Recurrent { cell, directions, batch_first, hidden }, node)
+}
+
+/// tract's own way, once weights and states are of the sizes of the input.
+fn forward(
+    ours: &Ours,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let shape = |at: usize| {
+        let fact = ours.input(at).map(|at| model.outlet_fact(inputs[at])).transpose()?;
+        Ok::<_, TractError>(fact.map(|fact| fact.shape.to_tvec()))
+    };
+    let (Some(x), Some(r)) = (shape(0)?, shape(2)?) else { bail!("inputs are missing") };
+    let ([_, batch, width], [_, _, hidden]) = (&*x, &*r) else {
+        bail!("inputs of {x:?} and weights of {r:?}")
+    };
+    let said = ours.node.get_attr_opt::<i64>("hidden_size")?;
+    let agreed = said.is_none_or(|said| *hidden == said.to_dim());
+    ensure!(agreed, "a hidden size of {hidden}, said is {said:?}");
+    let gates = match &*ours.node.op_type {
+        "RNN" => 1,
+        "GRU" => 3,
+        _ => 4,
+    };
+    let (one, wide) = (1.to_dim(), hidden.clone() * gates);
+    let state = [one.clone(), batch.clone(), hidden.clone()];
+    let wanted: [&[TDim]; 7] = [
+        &[one.clone(), wide.clone(), width.clone()],
+        &[one.clone(), wide.clone(), hidden.clone()],
+        &[one.clone(), wide * 2],
+        std::slice::from_ref(batch),
+        &state,
+        &state,
+        &[one, hidden.clone() * 3],
+    ];
+    for (at, wanted) in wanted.into_iter().enumerate() {
+        if let Some(shape) = shape(at + 1)? {
+            ensure!(*shape == *wanted, "its input {} is {shape:?}, not {wanted:?}", at + 1);
+        }
+    }
+    ours.original.as_ref().wire(prefix, model, inputs)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

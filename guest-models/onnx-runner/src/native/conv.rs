@@ -95,6 +95,9 @@ impl Found {
         }
         let (channels_in, channels_out) = (pool_spec.input_channels, pool_spec.output_channels);
         let Some(windows) = Windows::new(pool_spec, &input, &output) else { return Ok(None) };
+        if !windows.are_elements() && !windows.fit((channels_in / group) as u64) {
+            return Ok(None);
+        }
         let request = Request {
             groups: *group as u32,
             channels_in: (channels_in / group) as u32,

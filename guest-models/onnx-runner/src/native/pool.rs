@@ -49,11 +49,16 @@ pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<T
 
 fn geometry(windows: &Windows, mode: u32) -> Option<Request> {
     let Windows { input, output, kernel, stride, dilation, pad_before, pad_after, .. } = windows;
+    let sizes = input.iter().chain(kernel).chain(stride);
+    if !windows.fit(1) || sizes.into_iter().any(|size| *size > 1 << 16) {
+        return None;
+    }
     for axis in [0, 1] {
         let last = (output[axis] - 1) * stride[axis];
         let inside = last + kernel[axis] <= input[axis] + pad_before[axis] + pad_after[axis];
         // A window that ends beyond the padding does not count all of its elements.
-        if dilation[axis] != 1 || pad_before[axis] >= kernel[axis] || mode == 3 && !inside {
+        let seen = last < input[axis] + pad_before[axis] && pad_before[axis] < kernel[axis];
+        if dilation[axis] != 1 || !seen || mode == 3 && !inside {
             return None;
         }
     }

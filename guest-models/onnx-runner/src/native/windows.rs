@@ -17,7 +17,31 @@ pub(super) struct Windows {
     pub(super) pad_after: [u32; 2],
 }
 
+/// What the host takes at once (`host/src/sandbox/kernels`): more is computed in the sandbox.
+const MAX_TAPS: u64 = 1 << 20;
+const MAX_SCRATCH: u64 = 16 << 20;
+
 impl Windows {
+    /// Whether the host computes this: elements of an image with its padding, times the channels that
+    /// it holds at once, and of a window.
+    pub(super) fn fit(&self, channels: u64) -> bool {
+        let mut scratch = channels;
+        for axis in [0, 1] {
+            let (stride, dilation) = (u64::from(self.stride[axis]), u64::from(self.dilation[axis]));
+            let Some(steps) = self.output[axis].checked_sub(1) else { return false };
+            let Some(more) = self.kernel[axis].checked_sub(1) else { return false };
+            let reach = u64::from(steps) * stride + u64::from(more) * dilation + 1;
+            scratch = scratch.saturating_mul(reach.div_ceil(stride)).saturating_mul(stride);
+        }
+        let taps = u64::from(self.kernel[0]) * u64::from(self.kernel[1]);
+        scratch <= MAX_SCRATCH && taps <= MAX_TAPS
+    }
+
+    /// Whether each window is one element, and there is one for each.
+    pub(super) fn are_elements(&self) -> bool {
+        self.kernel == [1, 1] && self.stride == [1, 1] && self.input == self.output
+    }
+
     /// `None` unless channels come before rows and columns, of which there are one or two.
     pub(super) fn new(spec: &PoolSpec, input: &[usize], output: &[usize]) -> Option<Windows> {
         let batch = match spec.data_format {
