@@ -220,3 +220,50 @@ fn weights_of_recurrent_layers_fit_their_input() {
     crate::refused(&layer(4, 2), &x(), "not [");
     crate::refused(&layer(3, 3), &x(), "the model is refused");
 }
+
+/// tract's optimiser would make a square of it, in 32-bit floats that stop at the largest integer.
+#[test]
+fn squares_of_integers_wrap() {
+    let square = |elem_type| {
+        Graph {
+            nodes: vec![node("Mul", &["x", "x"], &["y"], &[])],
+            inputs: vec![value("x", elem_type, &fixed(&[2]))],
+            outputs: vec![value_of_any_shape("y", elem_type)],
+            ..Graph::default()
+        }
+        .bytes()
+    };
+    let x = Tensor::new(vec![100i8, -3], &[2]).unwrap();
+    let outputs = run(&square(3), &[("x", x)]).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<i8>().unwrap(), [16, 9]);
+    let x = Tensor::new(vec![40_001i32, 46_341], &[2]).unwrap();
+    let outputs = run(&square(INT32), &[("x", x)]).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<i32>().unwrap(), [1_600_080_001, -2_147_479_015]);
+    let x = Tensor::new(vec![94_906_267i64, -3], &[2]).unwrap();
+    let outputs = run(&square(INT64), &[("x", x)]).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<i64>().unwrap(), [94_906_267 * 94_906_267, 9]);
+}
+
+/// ONNX says 0 where a model says no largest number, and means none; tract means all.
+#[test]
+fn no_largest_number_of_boxes_is_none() {
+    use crate::support::onnx::tensor_i64;
+    let model = |names: &[&str], most: i64| {
+        let boxes = [0.0, 0.0, 1.0, 1.0, 5.0, 5.0, 6.0, 6.0];
+        Graph {
+            nodes: vec![node("NonMaxSuppression", names, &["y"], &[])],
+            initializers: vec![
+                tensor_f32("boxes", &[1, 2, 4], &boxes),
+                tensor_i64("most", &[1], &[most]),
+            ],
+            inputs: vec![value("scores", FLOAT, &fixed(&[1, 1, 2]))],
+            outputs: vec![value_of_any_shape("y", INT64)],
+        }
+        .bytes()
+    };
+    let x = || [("scores", ones(&[1, 1, 2]))];
+    let named = ["boxes", "scores", "most"];
+    assert_eq!(run(&model(&named, 1), &x()).unwrap()[0].1.shape(), [1, 3]);
+    crate::refused(&model(&named, 0), &x(), "the largest number of boxes");
+    crate::refused(&model(&named[..2], 0), &x(), "largest number of boxes");
+}

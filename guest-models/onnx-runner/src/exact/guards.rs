@@ -141,6 +141,16 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
             ours.original.as_ref().wire(prefix, model, inputs)
         })
     });
+    registry.insert("NonMaxSuppression", |context, node| {
+        Ours::build(context, node, |ours, prefix, model, inputs| {
+            // None at all is what ONNX says of no number, and of 0; tract says all of them.
+            let Some(at) = ours.input(2) else {
+                bail!("without a largest number of boxes there are none to select")
+            };
+            let some = InBounds { least: 1, most: i64::MAX, what: "the largest number of boxes" };
+            guarded(ours, prefix, model, inputs, at, some)
+        })
+    });
     registry.insert("Split", |context, node| Ours::build_late(context, node, 1, split));
     registry.insert("Pad", pad_builder);
     registry.insert("Resize", |context, node| match super::resample::ours(node)? {

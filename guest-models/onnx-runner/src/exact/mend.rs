@@ -9,20 +9,22 @@ use tract_onnx::tract_hir::internal::*;
 use super::binary::Times;
 
 /// Products with zero, which are NaN for NaN and infinity; squares of roots, which are NaN for
-/// negative numbers.
+/// negative numbers; squares of integers, which tract computes as 32-bit floats.
 pub(crate) fn keep_products(
     model: &TypedModel,
     node: &TypedNode,
 ) -> TractResult<Option<TypedModelPatch>> {
     let Some(first) = node.inputs.first() else { return Ok(None) };
-    if !model.outlet_fact(*first)?.datum_type.is_float() {
-        return Ok(None);
-    }
+    let dtype = model.outlet_fact(*first)?.datum_type;
     let square = is::<Square>(node);
     let product = matches!(node.op_as(), Some(TypedBinOp(op, None)) if op.is::<Mul>());
     let itself = square || product && node.inputs.iter().all(|input| input == first);
     let of_root = itself && is::<Sqrt>(model.node(first.node));
-    if !of_root && !(product && with_zero(model, node)?) {
+    let kept = match dtype.is_float() {
+        true => of_root || product && with_zero(model, node)?,
+        false => itself && dtype.is_integer(),
+    };
+    if !kept {
         return Ok(None);
     }
     let inputs = if square { vec![*first, *first] } else { node.inputs.clone() };

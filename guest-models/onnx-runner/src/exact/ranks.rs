@@ -7,7 +7,7 @@ use tract_onnx::tract_hir::internal::*;
 use super::Ours;
 
 pub(super) fn register(registry: &mut OnnxOpRegister) {
-    for name in ["ConvTranspose", "Trilu", "LRN"] {
+    for name in ["ConvTranspose", "GridSample", "Trilu", "LRN"] {
         registry.insert(name, |context, node| {
             Ours::build(context, node, |ours, prefix, model, inputs| {
                 ours.original.as_ref().wire(prefix, model, inputs)
@@ -32,6 +32,14 @@ pub(super) fn check<'r, 'p: 'r, 's: 'r>(
                 })?;
             }
         }
+        "GridSample" => {
+            let mode = ours.node.get_attr_opt::<&str>("mode")?.unwrap_or_default();
+            let cubic = mode.ends_with("cubic");
+            s.given(&first.rank, move |_, rank| {
+                ensure!(!cubic || rank == 4, "cubic samples of {rank} dimensions");
+                Ok(())
+            })?;
+        }
         "Trilu" => s.given(&first.rank, |_, rank| {
             ensure!(rank >= 2, "no matrix: {rank} dimensions");
             Ok(())
@@ -53,6 +61,9 @@ pub(super) fn check<'r, 'p: 'r, 's: 'r>(
         "Conv" | "ConvInteger" | "ConvTranspose" => {
             windows(ours, s, first)?;
             if let Some(weights) = inputs.get(1) {
+                if ours.node.op_type == "ConvTranspose" {
+                    left_over(ours, s, first, weights)?;
+                }
                 s.given_2(&first.rank, &weights.rank, |_, image, weights| {
                     ensure!(image == weights, "weights of {weights} dimensions for {image}");
                     Ok(())
@@ -63,6 +74,34 @@ pub(super) fn check<'r, 'p: 'r, 's: 'r>(
         _ => {}
     }
     Ok(())
+}
+
+/// A transposed convolution whose padding leaves something of its output.
+fn left_over<'r, 'p: 'r, 's: 'r>(
+    ours: &'s Ours,
+    s: &mut Solver<'r>,
+    image: &'p TensorProxy,
+    weights: &'p TensorProxy,
+) -> InferenceResult {
+    let list = |name| Ok::<_, TractError>(ours.node.get_attr_opt_vec::<i64>(name)?);
+    let (strides, dilations) = (list("strides")?, list("dilations")?);
+    let (pads, more) = (list("pads")?, list("output_padding")?);
+    s.given_2(&image.shape, &weights.shape, move |_, image, weights| {
+        let axes = image.len().saturating_sub(2);
+        let of = |list: &Option<Vec<i64>>, at: usize, default: i64| {
+            list.as_ref().and_then(|list| list.get(at).copied()).unwrap_or(default)
+        };
+        for (axis, (size, kernel)) in image.iter().zip(&weights).skip(2).enumerate() {
+            let (Some(size), Some(kernel)) = (size.as_i64(), kernel.as_i64()) else { continue };
+            let whole = (size - 1) * of(&strides, axis, 1)
+                + (kernel - 1) * of(&dilations, axis, 1)
+                + 1
+                + of(&more, axis, 0);
+            let left = whole - of(&pads, axis, 0) - of(&pads, axis + axes, 0);
+            ensure!(left > 0, "of an output {whole} wide the pads leave nothing");
+        }
+        Ok(())
+    })
 }
 
 /// Windows have the dimensions of an image, without its number and channels.
