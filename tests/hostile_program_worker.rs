@@ -16,26 +16,14 @@ use support::hostile_program::{program, serve};
 use support::{builder, own_state};
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.first().is_some_and(|argument| argument == "__belljar-worker") {
+    if std::env::args().nth(1).is_some_and(|argument| argument == "__belljar-worker") {
         return serve();
     }
     let tests: [(&str, fn()); 2] = [
         ("whatever_a_programs_process_does_ends_in_one_clear_error", every_deed),
         ("a_program_that_keeps_killing_its_process_is_put_into_quarantine", quarantined),
     ];
-    if arguments.iter().any(|argument| argument == "--list") {
-        tests.iter().for_each(|(name, _)| println!("{name}: test"));
-        return;
-    }
-    let wanted: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    for (name, test) in tests {
-        if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
-            println!("test {name} ...");
-            test();
-            println!("test {name} ... ok");
-        }
-    }
+    support::run_tests(&tests);
 }
 
 fn host_builder(state: &tempfile::TempDir) -> HostBuilder {

@@ -17,8 +17,7 @@ use support::hostile_worker::{Deed, MIXED_UP, model, serve};
 use support::{builder, own_state};
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.first().is_some_and(|argument| argument == "__belljar-worker") {
+    if std::env::args().nth(1).is_some_and(|argument| argument == "__belljar-worker") {
         return serve();
     }
     let tests: [(&str, fn()); 8] = [
@@ -31,18 +30,7 @@ fn main() {
         ("workers_that_keep_dying_are_started_less_and_less_often", backing_off),
         ("a_program_that_is_no_worker_is_told_so", no_worker),
     ];
-    if arguments.iter().any(|argument| argument == "--list") {
-        tests.iter().for_each(|(name, _)| println!("{name}: test"));
-        return;
-    }
-    let wanted: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    for (name, test) in tests {
-        if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
-            println!("test {name} ...");
-            test();
-            println!("test {name} ... ok");
-        }
-    }
+    support::run_tests(&tests);
 }
 
 /// A host that counts no deaths, and never waits after one.

@@ -9,8 +9,6 @@ mod support;
 
 #[path = "model_fuzz/mutate.rs"]
 mod mutate;
-#[path = "model_fuzz/protobuf.rs"]
-mod protobuf;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -22,9 +20,9 @@ use std::time::Duration;
 use belljar::policy::Kernels;
 use belljar::{DType, Dim, Error, ErrorKind, Host, Isolation, ModelBytes, Policy, Tensor};
 use mutate::{Pool, Random, mutate};
-use protobuf::{Kind, Message};
 use serde_json::Value;
 use support::compare::difference;
+use support::protobuf::{self, Kind, Message};
 use support::{builder, fitting, repository};
 
 /// No larger files are changed: they would take the time of many.

@@ -5,7 +5,7 @@ mod support;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 
 use support::{BELLJAR, repository};
 
@@ -131,6 +131,28 @@ reason = "names"
 [quotas]
 bytes-sent = "1 GiB"
 bytes-written = "1 GiB"
+"#;
+
+/// A program whose model keeps its weights in a file of its own.
+const SPLIT: &str = r#"version = 1
+[program]
+sha256 = "PIN"
+[[models]]
+name = "split"
+path = "split.onnx"
+sha256 = "OTHER"
+policy = "split-model.toml"
+[[network]]
+host = "features.example.com"
+port = 6379
+reason = "features of a user"
+"#;
+
+const SPLIT_MODEL: &str = r#"version = 1
+[[filesystem]]
+host = "weights"
+guest = "/weights"
+reason = "weights of the larger layers"
 "#;
 
 const MODEL: &str = r#"version = 1
@@ -278,7 +300,7 @@ const BAD: &[(&str, &str)] = &[
 fn check_says_what_is_wrong_and_where() {
     let folder = Folder::new();
     folder.write("magika.toml", MODEL);
-    std::os::unix::fs::symlink("/", folder.0.path().join("link")).unwrap();
+    symlink("/", folder.0.path().join("link")).unwrap();
     let mut found = String::new();
     for (name, text) in BAD {
         folder.write(&format!("{name}.toml"), text);
@@ -319,6 +341,84 @@ fn check_says_what_is_wrong_and_where() {
     expect("check-errors.txt", &found);
 }
 
+/// Whose a file must be, and where it must lie.
+#[test]
+fn check_says_whose_policies_are_read() {
+    let folder = Folder::new();
+    let at = |name: &str| folder.0.path().join(name);
+    let sub = |name: &str, mode: u32| {
+        fs::create_dir(at(name)).unwrap();
+        folder.mode(name, mode);
+    };
+    folder.write("magika.toml", MODEL);
+    let mut found = String::new();
+    let mut check = |name: &str| found.push_str(&folder.run(&format!("policy check {name}")));
+    sub("ours", 0o775);
+    folder.write("ours/p.toml", MODEL);
+    check("ours/p.toml");
+    sub("everybodys", 0o1777);
+    fs::hard_link(at("magika.toml"), at("everybodys/p.toml")).unwrap();
+    check("everybodys/p.toml");
+    fs::remove_file(at("everybodys/p.toml")).unwrap();
+    symlink(at("ours/p.toml"), at("elsewhere.toml")).unwrap();
+    check("elsewhere.toml");
+    symlink("loop.toml", at("loop.toml")).unwrap();
+    check("loop.toml");
+    folder.write("group.toml", MODEL);
+    folder.mode("group.toml", 0o664);
+    check("group.toml");
+    for name in
+        ["", ".", "ours", "magika.toml/p.toml", "magika.toml/.", "/proc/self/cwd/magika.toml"]
+    {
+        check(name);
+    }
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        at("pipe.toml"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o644),
+        0,
+    )
+    .unwrap();
+    check("pipe.toml");
+    // The same for what a policy names in turn.
+    folder.write(
+        "program.toml",
+        "version = 1\n[program]\n[[models]]\nname = \"a\"\nsha256 = \"PIN\"\npolicy = \"group.toml\"\n",
+    );
+    check("program.toml");
+    folder.write(
+        "below-a-file.toml",
+        "version = 1\n[program]\n[[filesystem]]\nhost = \"magika.toml/x\"\nguest = \"/x\"\nreason = \"r\"\n",
+    );
+    check("below-a-file.toml");
+    // The other tools read what anybody has written, and only that.
+    for name in
+        ["ours/p.toml", "group.toml", "loop.toml", "ours", "magika.toml/p.toml", "pipe.toml", ""]
+    {
+        found.push_str(&folder.run(&format!("policy explain {name}")));
+        found.push_str(&folder.run(&format!("policy diff magika.toml {name}")));
+        found.push_str(&folder.run(&format!("policy score {name}")));
+    }
+    expect("check-whose.txt", &found);
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut found = String::new();
+    let mut check = |name: &str| found.push_str(&folder.run(&format!("policy check {name}")));
+    let chown = |name: &str| lchown(at(name), Some(12345), Some(12345)).unwrap();
+    chown("group.toml");
+    check("group.toml");
+    symlink("magika.toml", at("link.toml")).unwrap();
+    chown("link.toml");
+    check("link.toml");
+    sub("theirs", 0o755);
+    folder.write("theirs/p.toml", MODEL);
+    chown("theirs");
+    check("theirs/p.toml");
+    expect("check-whose-as-root.txt", &found);
+}
+
 #[test]
 fn check_warns_of_what_is_broad() {
     let folder = Folder::new();
@@ -354,8 +454,11 @@ fn check_warns_of_what_is_broad() {
     folder.write("peers.toml", &text);
     let most = "memory = \"4 GiB\"\nrun-time = \"24 h\"\nprepare-time = \"24 h\"\n";
     folder.write("most.toml", &format!("version = 1\n[model]\nsha256 = \"PIN\"\n[limits]\n{most}"));
+    folder.write("split.toml", SPLIT);
+    folder.write("split-model.toml", &SPLIT_MODEL.replace("\"weights\"", "\"/etc\""));
     let mut found = String::new();
-    for name in ["magika", "unpinned", "program", "files", "root", "bare", "peers", "most"] {
+    for name in ["magika", "unpinned", "program", "files", "root", "bare", "peers", "most", "split"]
+    {
         found.push_str(&folder.run(&format!("policy check {name}.toml")));
     }
     found.push_str(&folder.run("policy check --strict magika.toml"));
@@ -443,6 +546,23 @@ fn check_names_what_no_run_has_used() {
         found.push_str(&folder.run(&format!("policy check program.toml --unused {log}.jsonl")));
     }
     found.push_str(&folder.run("policy check program.toml --strict --unused some.jsonl"));
+    // What a model's own policy grants is used under that policy.
+    folder.write("split.toml", SPLIT);
+    folder.write("split-model.toml", SPLIT_MODEL);
+    let digest = |name: &str| {
+        let bytes = fs::read(folder.0.path().join(name)).unwrap();
+        belljar::Digest::of(&bytes).to_string()
+    };
+    let (of_program, of_model) = (digest("split.toml"), digest("split-model.toml"));
+    let run = line(&of_program, "program", "run", "allowed", "limits");
+    let load = line(&of_model, "model", "load", "allowed", "model.sha256").replace(PIN, OTHER);
+    let weights = "[[filesystem]] guest = \"/weights\", access = \"read\"";
+    let read = line(&of_model, "/weights", "read", "allowed", weights);
+    folder.write("loaded.jsonl", &[run.clone(), load.clone()].concat());
+    folder.write("read.jsonl", &[run, load, read].concat());
+    for log in ["loaded", "read"] {
+        found.push_str(&folder.run(&format!("policy check split.toml --unused {log}.jsonl")));
+    }
     expect("check-unused.txt", &found);
 }
 
@@ -490,7 +610,9 @@ fn explain_says_everything() {
         "version = 1\n[program]\nclocks = true\nreason = \"\\u202e\\u001b\"\n",
     );
     let mut found = String::new();
-    for name in ["magika", "default", "exact", "slow", "threads", "program", "quiet"] {
+    folder.write("split.toml", SPLIT);
+    folder.write("split-model.toml", SPLIT_MODEL);
+    for name in ["magika", "default", "exact", "slow", "threads", "program", "quiet", "split"] {
         found.push_str(&folder.run(&format!("policy explain {name}.toml")));
     }
     folder.mode("magika.toml", 0o666);
@@ -548,6 +670,12 @@ fn diff_knows_a_gain_from_a_loss() {
     let program = PROGRAM.replace("version = 1", weak);
     both(&program, &program.replace("magika.toml", "weak.toml"));
     both(PROGRAM, &PROGRAM.replace("bytes-sent = \"1 GiB\"", "bytes-sent = \"2 GiB\"\nfiles-created = 1\nopen-handles = 65\nconnections = 17\nbytes-received = \"1 B\""));
+    // What a model's own policy grants is a gain of the program's.
+    folder.write("split-model.toml", SPLIT_MODEL);
+    folder.write("broader-model.toml", &SPLIT_MODEL.replace("\"weights\"", "\".\""));
+    both("version = 1\n[program]\nsha256 = \"PIN\"\n", SPLIT);
+    both(&SPLIT.replace("policy = \"split-model.toml\"\n", ""), SPLIT);
+    both(SPLIT, &SPLIT.replace("split-model", "broader-model"));
     // Where a policy lies makes no difference.
     fs::create_dir(folder.0.path().join("elsewhere")).unwrap();
     folder.write("a.toml", PROGRAM);
@@ -577,7 +705,9 @@ fn score_adds_up() {
          reaches = [\"public\", \"private\", \"loopback\", \"link-local\"]\n",
     );
     let mut found = String::new();
-    for name in ["magika", "default", "least", "program", "wild"] {
+    folder.write("split.toml", SPLIT);
+    folder.write("split-model.toml", SPLIT_MODEL);
+    for name in ["magika", "default", "least", "program", "wild", "split"] {
         found.push_str(&folder.run(&format!("policy score {name}.toml")));
     }
     found.push_str(&folder.run("policy score magika.toml --max 5"));

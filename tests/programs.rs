@@ -73,7 +73,8 @@ fn assert_fails(outcome: Result<Vec<(String, Value)>, Error>, code: u8, says: &s
 
 #[test]
 fn a_program_gets_onnxruntimes_answer_from_its_model() {
-    names_the_type("file-type");
+    let (_folder, policy) = shipped("file-type.toml", "magika");
+    names_the_type("file-type", &policy);
 }
 
 /// Built only by `cargo xtask programs --all`, and in the check before a release.
@@ -85,12 +86,13 @@ fn a_program_in_python_gets_it_too() {
         assert!(!required, "{}: run `cargo xtask programs --all`", file.display());
         return;
     }
-    names_the_type("file-type-python");
+    let (_folder, policy) = shipped("file-type-python.toml", "magika");
+    names_the_type("file-type-python", &policy);
 }
 
 /// Shows a program the file of which magika's stored input was made.
 #[track_caller]
-fn names_the_type(name: &str) {
+fn names_the_type(name: &str, policy: &Policy) {
     let read = |file: &str| {
         let path = repository().join(format!("tests/expectations/magika/text.{file}.npy"));
         npy::read(std::fs::File::open(path).unwrap(), 1 << 20).unwrap()
@@ -100,8 +102,7 @@ fn names_the_type(name: &str) {
     // The file whose two ends are the stored input.
     let content: Vec<u8> = numbers[..1024].iter().map_while(|n| u8::try_from(*n).ok()).collect();
     let host = host(Isolation::Process);
-    let (_folder, policy) = shipped(&format!("{name}.toml"), "magika");
-    let program = load(&host, &program_bytes(name), &policy).unwrap();
+    let program = load(&host, &program_bytes(name), policy).unwrap();
     for _ in 0..2 {
         let outputs = program.run(&[("file", Value::Bytes(content.clone()))]).unwrap();
         let [(class, Value::Tensor(best)), (scores, Value::Tensor(all))] = &outputs[..] else {
@@ -378,6 +379,79 @@ fn models_of_a_program_run_under_their_own_limits_and_within_its_time() {
     let program = misbehaves(&host, &policy(&format!("{limits}\n{grant}")));
     let err = assert_fails(told(&program, "compute"), 5, "`limits.model-size`");
     assert!(err.to_string().contains("magika"), "{err}");
+}
+
+/// Magika, with what its larger initializers hold in a file `magika.data`; and that file.
+fn magika_in_two() -> (Vec<u8>, Vec<u8>) {
+    use support::onnx;
+    use support::protobuf::{Field, Kind, Message, Value};
+    let whole = std::fs::read(support::models().join("magika.onnx")).unwrap();
+    let mut model = Message::parse(Kind::Model, &whole).unwrap();
+    let mut data = Vec::new();
+    model.visit(&mut |tensor| {
+        let raw_data = tensor.fields.iter().position(|field| field.number == 9);
+        let Some(at) = raw_data.filter(|_| tensor.kind == Kind::Tensor) else { return };
+        let Value::Bytes(bytes) = &tensor.fields[at].value else { return };
+        if bytes.len() < 1000 {
+            return;
+        }
+        let (offset, length) = (data.len().to_string(), bytes.len().to_string());
+        data.extend_from_slice(bytes);
+        tensor.fields.remove(at);
+        let entries = [("location", "magika.data"), ("offset", &offset), ("length", &length)];
+        let mut put = |number, value| tensor.fields.push(Field { number, value });
+        for (key, value) in entries {
+            let entry = onnx::Message::new().bytes(1, key).bytes(2, value).finish();
+            put(13, Value::Bytes(entry));
+        }
+        put(14, Value::Int(1));
+    });
+    assert!(data.len() > whole.len() / 2);
+    (model.bytes(), data)
+}
+
+#[test]
+fn a_model_of_a_program_has_the_files_that_its_own_policy_grants() {
+    let host = host(Isolation::Process);
+    let (model, data) = magika_in_two();
+    let folder = on_disk("");
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("magika.onnx"), &model).unwrap();
+    std::fs::write(at("magika.data"), &data).unwrap();
+    // Under what the program's policy grants, and the model's.
+    let policy = |of_program: &str, of_model: &str| {
+        std::fs::write(at("magika.toml"), format!("version = 1\n{of_model}")).unwrap();
+        let (grant, digest) = (magika(true), Digest::of(&model).to_string());
+        let grant = grant.replace(MAGIKA, &digest) + "policy = \"magika.toml\"\n";
+        let text = format!("version = 1\n[program]\n{grant}{of_program}");
+        std::fs::write(at("policy.toml"), text).unwrap();
+        Policy::load(&at("policy.toml")).unwrap().policy
+    };
+    let grant = |guest: &str| {
+        format!("[[filesystem]]\nhost = \"magika.data\"\nguest = {guest:?}\nreason = \"r\"\n")
+    };
+    let weights = grant("/magika.data");
+    names_the_type("file-type", &policy("", &weights));
+    // The file is the model's, and not the program's.
+    let attacks = load(&host, &program_bytes("attacks"), &policy("", &weights)).unwrap();
+    for (order, says) in [("folders", ""), ("open a / magika.data read", "error not held")] {
+        let outputs = told(&attacks, order).unwrap();
+        let [(_, Value::Text(found))] = &outputs[..] else { panic!("{outputs:?}") };
+        assert_eq!(found.trim(), says, "{order}");
+    }
+    let refused = |policy: &Policy, code: u8, says: &str| {
+        let program = misbehaves(&host, policy);
+        let err = assert_fails(told(&program, "compute"), code, says);
+        assert!(err.to_string().contains("model magika"), "{err}");
+        assert_answers(&program);
+    };
+    // What the program may read is not the model's, and neither is another file than the granted.
+    refused(&policy(&weights, ""), 4, "[[filesystem]]");
+    refused(&policy("", &grant("/other.data")), 3, "guest = \"/magika.data\"");
+    let granted = policy("", &weights);
+    std::fs::rename(at("magika.data"), at("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(at("elsewhere"), at("magika.data")).unwrap();
+    refused(&granted, 3, "symbolic link");
 }
 
 #[test]

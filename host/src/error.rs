@@ -153,6 +153,11 @@ impl Error {
         Error { model: Some(model.to_owned()), kind: Box::new(kind.into()) }
     }
 
+    /// The same, with more to say.
+    pub(crate) fn with(self, kind: ErrorKind) -> Error {
+        Error { kind: Box::new(kind), ..self }
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> &ErrorKind {
         &self.kind

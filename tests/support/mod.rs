@@ -5,6 +5,7 @@ pub(crate) mod compare;
 pub(crate) mod hostile_program;
 pub(crate) mod hostile_worker;
 pub(crate) mod onnx;
+pub(crate) mod protobuf;
 
 use std::path::{Path, PathBuf};
 
@@ -129,4 +130,22 @@ pub(crate) fn alone(test: &str) -> bool {
         .unwrap();
     assert!(status.success(), "{status}");
     false
+}
+
+/// Runs tests as Rust's own harness does, for programs that have a `main` of their own because a
+/// host starts them as workers.
+pub(crate) fn run_tests(tests: &[(&str, fn())]) {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        tests.iter().for_each(|(name, _)| println!("{name}: test"));
+        return;
+    }
+    let wanted: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    for (name, test) in tests {
+        if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
+            println!("test {name} ...");
+            test();
+            println!("test {name} ... ok");
+        }
+    }
 }

@@ -75,6 +75,14 @@ pub struct ModelGrant {
     pub rules: Option<Box<LoadedPolicy>>,
 }
 
+impl ModelGrant {
+    /// What the model's own policy file grants of files that it may keep data in.
+    #[cfg(feature = "cli")]
+    pub(crate) fn files(&self) -> &[FileGrant] {
+        self.rules.as_ref().map_or(&[], |rules| &rules.policy.filesystem)
+    }
+}
+
 /// How a file or folder may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Access {
@@ -215,9 +223,10 @@ impl Policy {
         }
     }
 
-    /// The policy under which a model runs that this one grants to its program: pinned, without any
-    /// grant, with the limits of the model's own policy file or of this one, and confined no less
-    /// than either says. `None` if a file is named and was not read.
+    /// The policy under which a model runs that this one grants to its program: pinned, with the
+    /// limits of the model's own policy file or of this one, and confined no less than either says.
+    /// What files it may keep its data in is in its own policy only: those of the program are not
+    /// the model's. `None` if a file is named and was not read.
     #[must_use]
     pub fn for_model(&self, grant: &ModelGrant) -> Option<Policy> {
         let own = match (&grant.rules, &grant.policy) {
@@ -232,6 +241,7 @@ impl Policy {
         let model = ModelPin { sha256: Some(grant.sha256) };
         let (limits, compute) = (own.limits.clone(), own.compute.clone());
         let (inputs, outputs) = (own.inputs.clone(), own.outputs.clone());
+        let filesystem = grant.rules.as_ref().map(|_| own.filesystem.clone()).unwrap_or_default();
         let file_sha256 = own.file_sha256;
         Some(Policy {
             model,
@@ -240,6 +250,7 @@ impl Policy {
             confinement,
             inputs,
             outputs,
+            filesystem,
             file_sha256,
             ..Policy::default()
         })

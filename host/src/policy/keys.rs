@@ -192,7 +192,11 @@ pub(super) const MODELS: Table = Table {
         required("name", Shape::Name, "The name the program asks for."),
         key("path", Shape::HostPath, "The file; without it the program brings the bytes."),
         required("sha256", Shape::Digest, "SHA-256 of the only file accepted."),
-        key("policy", Shape::HostPath, "A policy file with this model's limits."),
+        key(
+            "policy",
+            Shape::HostPath,
+            "A policy file for this model: its limits, rules of values, and files it keeps data in.",
+        ),
     ],
 };
 

@@ -51,11 +51,7 @@ impl Policy {
     /// way.
     pub fn load(path: &Path) -> Result<LoadedPolicy, PolicyError> {
         let mut loaded = Self::load_alone(path)?;
-        let named = path.to_string_lossy();
-        let folder = loaded.source.path.parent().unwrap_or(Path::new("/")).to_path_buf();
-        loaded.policy.resolve_in(&folder);
-        loaded.policy.check_links(&named)?;
-        // What these name in turn is not read: they may grant nothing.
+        // These name none in turn: a model has no models.
         for grant in &mut loaded.policy.models {
             if let Some(path) = &grant.policy {
                 grant.rules = Some(Box::new(rules_of(path, &grant.sha256)?));
@@ -90,11 +86,14 @@ impl Policy {
         read_untrusted(path)
     }
 
-    /// Reads a policy file, and nothing that it names.
+    /// Reads a policy file, and no policy that it names.
     fn load_alone(path: &Path) -> Result<LoadedPolicy, PolicyError> {
         let (text, source) = read_trusted(path)?;
-        let mut policy = Self::parse(&text, &path.to_string_lossy())?;
+        let named = path.to_string_lossy();
+        let mut policy = Self::parse(&text, &named)?;
         policy.file_sha256 = Some(source.sha256);
+        policy.resolve_in(source.path.parent().unwrap_or(Path::new("/")));
+        policy.check_links(&named)?;
         Ok(LoadedPolicy { policy, source })
     }
 }
@@ -192,11 +191,8 @@ impl Policy {
 fn rules_of(path: &Path, sha256: &[u8; 32]) -> Result<LoadedPolicy, PolicyError> {
     let loaded = Policy::load_alone(path)?;
     let policy = &loaded.policy;
-    let (why, hint) = if policy.program.is_some() || !policy.filesystem.is_empty() {
-        (
-            "it grants more than limits to a model",
-            "name a policy that has no [program] and no [[filesystem]]",
-        )
+    let (why, hint) = if policy.program.is_some() {
+        ("it is the policy of a program", "name a policy for a model, which has no [program]")
     } else if !policy.model.accepts(sha256) {
         (
             "it pins another model than [[models]] does",

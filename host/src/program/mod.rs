@@ -225,8 +225,9 @@ impl Program {
             // What it was refused, or what failed for it, is why.
             Err(Gone::GaveUp(text)) => match broker.failure.take() {
                 Some(failure) => Err(match failure.kind() {
-                    ErrorKind::NotGranted(missing) => {
-                        named(ErrorKind::NotGranted(format!("{missing}; the program says: {text}")))
+                    ErrorKind::NotGranted(missing) if text != failure.kind().to_string() => {
+                        let missing = format!("{missing}; the program says: {text}");
+                        failure.with(ErrorKind::NotGranted(missing))
                     }
                     _ => failure,
                 }),

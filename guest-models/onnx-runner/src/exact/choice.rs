@@ -48,31 +48,7 @@ struct If {
     other: Branch,
 }
 
-impl PartialEq for If {
-    fn eq(&self, _: &Self) -> bool {
-        false
-    }
-}
-
-impl Eq for If {}
-
-impl Op for If {
-    fn name(&self) -> StaticName {
-        "If".into()
-    }
-
-    not_a_typed_op!();
-}
-
-impl EvalOp for If {
-    fn eval_out_of_plan(&self, _: TVec<TValue>) -> TractResult<Option<TVec<TValue>>> {
-        Ok(None)
-    }
-
-    fn eval(&self, _ctx: &EvalContext, _: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        bail!("an If that was not translated")
-    }
-}
+super::only_until_translated!(If);
 
 impl Branch {
     /// What its outputs are, given what is known of the node's inputs.

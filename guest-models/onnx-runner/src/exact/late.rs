@@ -37,14 +37,7 @@ impl EvalOp for AtRunTime {
     fn eval(&self, ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let outputs = EvalOp::eval(&self.expansion, ctx, inputs)?;
         ensure!(outputs.len() == self.facts.len(), "another number of outputs than was said");
-        for (output, fact) in outputs.iter().zip(&self.facts) {
-            let said = fact.datum_type == output.datum_type() && fact.rank() == output.rank();
-            let dims = fact.shape.iter().zip(output.shape());
-            let known = |(dim, size): (&TDim, &usize)| {
-                dim.as_i64().is_none_or(|dim| usize::try_from(dim).ok() == Some(*size))
-            };
-            ensure!(said && dims.map(known).all(|fits| fits), "another shape than was said");
-        }
+        outputs.iter().zip(&self.facts).try_for_each(|(output, fact)| as_said(output, fact))?;
         Ok(outputs)
     }
 }
@@ -55,6 +48,17 @@ impl TypedOp for AtRunTime {
     }
 
     as_op!();
+}
+
+/// That an output is what was said of it when the model was prepared.
+pub(super) fn as_said(output: &Tensor, fact: &TypedFact) -> TractResult<()> {
+    let said = fact.datum_type == output.datum_type() && fact.rank() == output.rank();
+    let dims = fact.shape.iter().zip(output.shape());
+    let known = |(dim, size): (&TDim, &usize)| {
+        dim.as_i64().is_none_or(|dim| usize::try_from(dim).ok() == Some(*size))
+    };
+    ensure!(said && dims.map(known).all(|fits| fits), "another shape than was said");
+    Ok(())
 }
 
 /// Whether all inputs from this one on are constants.

@@ -61,6 +61,38 @@ pub(crate) use reduce::{Extreme, Fold};
 type Built = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 type Builder = fn(&ParsingContext, &NodeProto) -> Built;
 
+/// An operator with parts that tract analyses, and that is other nodes once these are translated.
+macro_rules! only_until_translated {
+    ($op:ident) => {
+        impl PartialEq for $op {
+            fn eq(&self, _: &Self) -> bool {
+                false
+            }
+        }
+
+        impl Eq for $op {}
+
+        impl Op for $op {
+            fn name(&self) -> StaticName {
+                stringify!($op).into()
+            }
+
+            not_a_typed_op!();
+        }
+
+        impl EvalOp for $op {
+            fn eval_out_of_plan(&self, _: TVec<TValue>) -> TractResult<Option<TVec<TValue>>> {
+                Ok(None)
+            }
+
+            fn eval(&self, _ctx: &EvalContext, _: TVec<TValue>) -> TractResult<TVec<TValue>> {
+                bail!("{} was not translated", stringify!($op))
+            }
+        }
+    };
+}
+use only_until_translated;
+
 /// tract's own builders.
 fn originals() -> &'static HashMap<String, Builder> {
     static ALL: OnceLock<HashMap<String, Builder>> = OnceLock::new();

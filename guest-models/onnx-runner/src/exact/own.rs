@@ -8,6 +8,7 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
 use super::guards::MOST;
+use super::late;
 
 /// What is known of an input before the model runs.
 #[derive(Clone)]
@@ -223,14 +224,10 @@ impl EvalOp for Computed {
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let placed = self.frame.placed(inputs.iter().map(|input| &**input));
         let outputs = self.frame.chosen(self.frame.op.compute(&placed)?)?;
-        for (output, fact) in outputs.iter().zip(&self.facts) {
-            let said = fact.datum_type == output.datum_type() && fact.rank() == output.rank();
-            let dims = fact.shape.iter().zip(output.shape());
-            let known = |(dim, size): (&TDim, &usize)| {
-                dim.as_i64().is_none_or(|dim| usize::try_from(dim).ok() == Some(*size))
-            };
-            ensure!(said && dims.map(known).all(|fits| fits), "another shape than was said");
-        }
+        outputs
+            .iter()
+            .zip(&self.facts)
+            .try_for_each(|(output, fact)| late::as_said(output, fact))?;
         Ok(outputs.into_iter().map(Tensor::into_tvalue).collect())
     }
 }
@@ -307,9 +304,11 @@ pub(super) fn from_bytes(dtype: DatumType, shape: &[usize], bytes: &[u8]) -> Tra
         bytes.len() == volume(shape)?.saturating_mul(dtype.size_of()),
         "bytes for another shape"
     );
-    // SAFETY: the number of bytes is the one that type and shape ask for; every caller takes
-    // whole elements out of tensors of this type, or zeros.
-    unsafe { Tensor::from_raw_dt(dtype, shape, bytes) }
+    let whole = dtype != DatumType::Bool || bytes.iter().all(|byte| *byte <= 1);
+    ensure!(dtype.is_copy() && whole, "bytes that are no {dtype:?}");
+    let mut tensor = Tensor::zero_dt(dtype, shape)?;
+    tensor.as_bytes_mut().copy_from_slice(bytes);
+    Ok(tensor)
 }
 
 /// The numbers of a tensor of floats, in 64 bits.

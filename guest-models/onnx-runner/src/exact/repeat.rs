@@ -45,31 +45,7 @@ struct Loop {
     outputs: usize,
 }
 
-impl PartialEq for Loop {
-    fn eq(&self, _: &Self) -> bool {
-        false
-    }
-}
-
-impl Eq for Loop {}
-
-impl Op for Loop {
-    fn name(&self) -> StaticName {
-        "Loop".into()
-    }
-
-    not_a_typed_op!();
-}
-
-impl EvalOp for Loop {
-    fn eval_out_of_plan(&self, _: TVec<TValue>) -> TractResult<Option<TVec<TValue>>> {
-        Ok(None)
-    }
-
-    fn eval(&self, _ctx: &EvalContext, _: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        bail!("a Loop that was not translated")
-    }
-}
+super::only_until_translated!(Loop);
 
 /// What is known of a value that will be another one in the next round. Shapes that tract computes
 /// with are integers like any other.

@@ -16,9 +16,11 @@ pub(super) fn check(tensor: &TensorProto) -> Result<Types, String> {
     if tensor.data_location == Some(DataLocation::External as i32)
         || !tensor.external_data.is_empty()
     {
-        return Err("keeps its data in another file, and a sandbox has none; \
-             save the model as one file"
-            .into());
+        return Err(
+            "keeps its data in another file, which was not granted; add [[filesystem]] for \
+                    it to the model's policy, or save the model as one file"
+                .into(),
+        );
     }
     if tensor.segment.is_some() {
         return Err("is one part of a larger tensor, which is not implemented".into());

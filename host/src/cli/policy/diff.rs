@@ -144,7 +144,7 @@ fn compare(old: &LoadedPolicy, new: &LoadedPolicy) -> Vec<Change> {
         }
     }
     models(old, new, &mut changes);
-    files(old, new, &mut changes);
+    files("filesystem", Files::of(old), Files::of(new), &mut changes);
     peers(a, b, &mut changes);
     basics("", a, b, &mut changes);
     if a.program.is_some() && b.program.is_some() {
@@ -264,8 +264,10 @@ fn models(old: &LoadedPolicy, new: &LoadedPolicy, to: &mut Changes) {
     let digest = |grant: &ModelGrant| Digest::from(grant.sha256).to_string();
     for grant in &new.policy.models {
         let key = key(grant);
+        let own = format!("{key} filesystem");
         let Some(before) = old.policy.models.iter().find(|before| before.name == grant.name) else {
             to.push(Kind::Gain, &key, NOTHING, digest(grant));
+            files(&own, Files::none(old), Files::of_model(grant, new), to);
             continue;
         };
         to.pin(&key, Some(before.sha256), Some(grant.sha256));
@@ -284,6 +286,7 @@ fn models(old: &LoadedPolicy, new: &LoadedPolicy, to: &mut Changes) {
         {
             basics(&format!("{key} "), &a, &b, to);
         }
+        files(&own, Files::of_model(before, old), Files::of_model(grant, new), to);
     }
     let gone = |grant: &&ModelGrant| !new.policy.models.iter().any(|new| new.name == grant.name);
     for grant in old.policy.models.iter().filter(gone) {
@@ -291,38 +294,71 @@ fn models(old: &LoadedPolicy, new: &LoadedPolicy, to: &mut Changes) {
     }
 }
 
-/// What a grant of files allows, to be compared wherever the two policies lie.
-fn files(old: &LoadedPolicy, new: &LoadedPolicy, to: &mut Changes) {
-    let own = |grant: &FileGrant, policy: &LoadedPolicy| {
-        let folder = policy.source.path.parent().unwrap_or(Path::new("/"));
-        grant.host.strip_prefix(folder).unwrap_or(&grant.host).to_path_buf()
-    };
-    let covered = |grant: &FileGrant, of: &LoadedPolicy, by: &LoadedPolicy| {
-        let path = own(grant, of);
-        by.policy
-            .filesystem
-            .iter()
-            .any(|other| path.starts_with(own(other, by)) && other.access >= grant.access)
-    };
-    let shown = |grant: &FileGrant, policy| {
-        let (path, guest) = (path_of(&grant.host, policy), Hostile::cut(&grant.guest, 60));
-        format!("{} {path} as {guest}", grant.access.name())
-    };
-    for grant in &new.policy.filesystem {
-        let before = old.policy.filesystem.iter().find(|a| own(a, old) == own(grant, new));
-        let was = before.map_or_else(|| NOTHING.to_owned(), |before| shown(before, old));
-        let now = shown(grant, new);
-        if !covered(grant, new, old) {
-            to.push(Kind::Gain, "filesystem", was, now);
-        } else if was != now && before.is_none_or(|before| covered(before, old, new)) {
-            to.push(Kind::Change, "filesystem", was, now);
+/// What one policy file grants of files, to be compared with another's wherever the two lie.
+#[derive(Clone, Copy)]
+struct Files<'a> {
+    grants: &'a [FileGrant],
+    loaded: &'a LoadedPolicy,
+}
+
+impl<'a> Files<'a> {
+    fn of(loaded: &'a LoadedPolicy) -> Files<'a> {
+        Files { grants: &loaded.policy.filesystem, loaded }
+    }
+
+    fn of_model(grant: &'a ModelGrant, by: &'a LoadedPolicy) -> Files<'a> {
+        grant.rules.as_deref().map_or(Files::none(by), Files::of)
+    }
+
+    fn none(loaded: &'a LoadedPolicy) -> Files<'a> {
+        Files { grants: &[], loaded }
+    }
+
+    /// The path as it is seen from the policy file.
+    fn path(self, grant: &'a FileGrant) -> &'a Path {
+        let folder = self.loaded.source.path.parent().unwrap_or(Path::new("/"));
+        grant.host.strip_prefix(folder).unwrap_or(&grant.host)
+    }
+
+    /// Whether this grants what a grant of the other does.
+    fn cover(self, other: Files<'_>, grant: &FileGrant) -> bool {
+        let path = other.path(grant);
+        let covers =
+            |own: &FileGrant| path.starts_with(self.path(own)) && own.access >= grant.access;
+        self.grants.iter().any(covers)
+    }
+
+    /// The grant of the same path.
+    fn same(self, other: Files<'_>, grant: &FileGrant) -> Option<&'a FileGrant> {
+        self.grants.iter().find(|own| self.path(own) == other.path(grant))
+    }
+
+    fn shown(self, grant: Option<&FileGrant>) -> String {
+        grant.map_or_else(
+            || NOTHING.to_owned(),
+            |grant| {
+                let path = path_of(&grant.host, self.loaded);
+                let guest = Hostile::cut(&grant.guest, 60);
+                format!("{} {path} as {guest}", grant.access.name())
+            },
+        )
+    }
+}
+
+fn files(key: &str, old: Files<'_>, new: Files<'_>, to: &mut Changes) {
+    for grant in new.grants {
+        let before = old.same(new, grant);
+        let (was, now) = (old.shown(before), new.shown(Some(grant)));
+        if !old.cover(new, grant) {
+            to.push(Kind::Gain, key, was, now);
+        } else if was != now && before.is_none_or(|before| new.cover(old, before)) {
+            to.push(Kind::Change, key, was, now);
         }
     }
-    for grant in &old.policy.filesystem {
-        if !covered(grant, old, new) {
-            let after = new.policy.filesystem.iter().find(|b| own(b, new) == own(grant, old));
-            let now = after.map_or_else(|| NOTHING.to_owned(), |after| shown(after, new));
-            to.push(Kind::Loss, "filesystem", shown(grant, old), now);
+    for grant in old.grants {
+        if !new.cover(old, grant) {
+            let now = new.shown(new.same(old, grant));
+            to.push(Kind::Loss, key, old.shown(Some(grant)), now);
         }
     }
 }

@@ -198,6 +198,9 @@ fn model(grant: &ModelGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
             format_duration(*run_time)
         );
         to.say("Models it may load", text, &[LIMITER, DEADLINE]);
+        for grant in &rules.policy.filesystem {
+            side_file(&format!("The model {name}"), grant, loaded, to);
+        }
     }
 }
 
@@ -206,16 +209,22 @@ fn file(grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
         Access::Read => "read",
         Access::Write => "read, change, make and remove",
     };
+    if loaded.policy.program.is_none() {
+        return side_file("The model", grant, loaded, to);
+    }
     let (host, guest) = (path_of(&grant.host, loaded), Hostile::cut(&grant.guest, 100));
     let reason = Hostile::new(&grant.reason);
-    if loaded.policy.program.is_none() {
-        let text = format!(
-            "The model may keep its data in {host}, which it knows as {guest}, because: {reason}."
-        );
-        return to.say("Files", text, &[SIDE_FILES]);
-    }
     let text = format!("It may {verb} what is in {host}, as {guest}, because: {reason}.");
     to.say("Files", text, &["handle of that file or folder", LANDLOCK]);
+}
+
+fn side_file(model: &str, grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
+    let (host, guest) = (path_of(&grant.host, loaded), Hostile::cut(&grant.guest, 100));
+    let reason = Hostile::new(&grant.reason);
+    let text = format!(
+        "{model} may keep its data in {host}, which it knows as {guest}, because: {reason}."
+    );
+    to.say("Files", text, &[SIDE_FILES]);
 }
 
 fn peer(grant: &NetworkGrant, to: &mut Sentences) {

@@ -179,7 +179,11 @@ fn parts(loaded: &LoadedPolicy) -> Vec<Part> {
     to.add(THREADS, doublings(1, policy.compute.threads.into()), THREADS.what);
     program(policy, &mut to);
     for grant in &policy.filesystem {
-        file(grant, loaded, &mut to);
+        file("it", grant, loaded, &mut to);
+    }
+    for model in &policy.models {
+        let name = format!("the model {}", Hostile::cut(&model.name, 60));
+        model.files().iter().for_each(|grant| file(&name, grant, loaded, &mut to));
     }
     for grant in &policy.network {
         peer(grant, &mut to);
@@ -212,11 +216,11 @@ fn program(policy: &Policy, to: &mut Parts) {
     to.add(MODEL, count(policy.models.len()), MODEL.what);
 }
 
-fn file(grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Parts) {
+fn file(who: &str, grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Parts) {
     let path = path_of(&grant.host, loaded);
     match grant.access {
-        Access::Read => to.add(READ, 1, format!("it may read {path}")),
-        Access::Write => to.add(WRITE, 1, format!("it may write {path}")),
+        Access::Read => to.add(READ, 1, format!("{who} may read {path}")),
+        Access::Write => to.add(WRITE, 1, format!("{who} may write {path}")),
     }
     if grant.host.components().count() <= 2 {
         to.add(BROAD, 1, format!("{path} is broad"));
@@ -257,5 +261,6 @@ fn together(policy: &Policy, to: &mut Parts) {
         let from = quota_bounds::BYTES_WRITTEN.default.into();
         to.add(WRITTEN, doublings(from, policy.quotas.bytes_written.into()), WRITTEN.what);
     }
-    to.once(WAY_OUT, network && !policy.filesystem.is_empty());
+    let models_read = policy.models.iter().any(|model| !model.files().is_empty());
+    to.once(WAY_OUT, network && (models_read || !policy.filesystem.is_empty()));
 }

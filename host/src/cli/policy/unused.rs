@@ -82,9 +82,10 @@ impl Uses {
         if !self.runs.contains(&digest) {
             return None;
         }
-        let used = |rule: &str, access: &str| {
-            self.rules.contains(&(digest.clone(), rule.to_owned(), access.to_owned()))
+        let used_under = |policy: &str, rule: &str, access: &str| {
+            self.rules.contains(&(policy.to_owned(), rule.to_owned(), access.to_owned()))
         };
+        let used = |rule: &str, access: &str| used_under(&digest, rule, access);
         let policy = &loaded.policy;
         let mut found = Vec::new();
         for key in policy.program.iter().flat_map(|program| program.asked_for()) {
@@ -96,6 +97,15 @@ impl Uses {
             if !self.loaded(&digest, grant) {
                 let name = Hostile::new(&grant.name);
                 found.push((format!("never used: the model {name}"), DROP));
+            }
+            // What its own policy grants is written down under that policy.
+            let Some(own) = &grant.rules else { continue };
+            let own = Digest::from(own.source.sha256).to_string();
+            for file in grant.files() {
+                if !used_under(&own, &file.rule(), "read") {
+                    let (name, guest) = (Hostile::new(&grant.name), Hostile::new(&file.guest));
+                    found.push((format!("never used: {guest} of the model {name}"), DROP));
+                }
             }
         }
         for grant in &policy.filesystem {

@@ -36,7 +36,10 @@ pub(super) fn warnings(loaded: &LoadedPolicy) -> Warnings {
     pins(policy, &mut found);
     program(policy, &mut found);
     for grant in &policy.filesystem {
-        file(grant, loaded, &mut found);
+        file(grant, loaded, policy.program.is_some(), &mut found);
+    }
+    for grant in policy.models.iter().flat_map(|model| model.files()) {
+        file(grant, loaded, false, &mut found);
     }
     for grant in &policy.network {
         peer(grant, &mut found);
@@ -76,7 +79,7 @@ fn program(policy: &Policy, found: &mut Warnings) {
     }
 }
 
-fn file(grant: &FileGrant, loaded: &LoadedPolicy, found: &mut Warnings) {
+fn file(grant: &FileGrant, loaded: &LoadedPolicy, of_program: bool, found: &mut Warnings) {
     let shown = path_of(&grant.host, loaded);
     let is = |list: &[&str]| list.iter().any(|path| grant.host == Path::new(path));
     let below = |list: &[&str]| list.iter().any(|path| grant.host.starts_with(path));
@@ -91,7 +94,7 @@ fn file(grant: &FileGrant, loaded: &LoadedPolicy, found: &mut Warnings) {
             "grant the one file or folder that is needed",
         ));
     }
-    if grant.guest == "/" {
+    if of_program && grant.guest == "/" {
         found.push((
             format!(
                 "filesystem.guest = /: {shown} is all that the program sees, and no other \

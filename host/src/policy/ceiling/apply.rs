@@ -35,13 +35,14 @@ impl Ceiling {
             if let Some(rules) = &mut grant.rules {
                 let of = format!("models[{}].policy ", number.saturating_add(1));
                 self.cut_basics(&of, &mut rules.policy, &mut cuts);
+                rules.policy.filesystem.retain_mut(|grant| self.cut_file(&of, grant, &mut cuts));
             }
         }
         if let (Some(program), Some(most)) = (&mut policy.program, &self.program) {
             cut_program(program, most, &mut cuts);
             cut_quotas(&mut policy.quotas, &self.quotas, &mut cuts);
         }
-        policy.filesystem.retain_mut(|grant| self.cut_file(grant, &mut cuts));
+        policy.filesystem.retain_mut(|grant| self.cut_file("", grant, &mut cuts));
         policy.network.retain_mut(|grant| self.cut_peer(grant, &mut cuts));
         Ok(cuts)
     }
@@ -69,13 +70,13 @@ impl Ceiling {
         }
     }
 
-    /// Whether something is left of the grant.
-    fn cut_file(&self, grant: &mut FileGrant, cuts: &mut Vec<Cut>) -> bool {
+    /// Whether something is left of the grant. `of` says whose it is.
+    fn cut_file(&self, of: &str, grant: &mut FileGrant, cuts: &mut Vec<Cut>) -> bool {
         let greatest = greatest_access(self, &grant.host);
         if greatest.is_some_and(|greatest| greatest >= grant.access) {
             return true;
         }
-        let (asked, key) = (quote(&grant.host.to_string_lossy()), "filesystem.host".to_owned());
+        let (asked, key) = (quote(&grant.host.to_string_lossy()), format!("{of}filesystem.host"));
         let left = match greatest {
             Some(access) => {
                 grant.access = access;

@@ -271,19 +271,26 @@ fn what_models_of_a_program_may_use_is_cut_too() {
     );
     let mut policy = Policy::parse(&text, "x").unwrap();
     let inner = Policy::parse(
-        "version = 1\nconfinement = \"best-effort\"\n[limits]\nmemory = \"2 GiB\"",
+        "version = 1\nconfinement = \"best-effort\"\n[limits]\nmemory = \"2 GiB\"\n[[filesystem]]\n\
+         host = \"/a/w\"\nguest = \"/w\"\nreason = \"r\"\n[[filesystem]]\nhost = \"/b/v\"\n\
+         guest = \"/v\"\nreason = \"r\"",
         "m",
     )
     .unwrap();
     let source = Source { path: "/m.toml".into(), sha256: [0; 32] };
     policy.models[0].rules = Some(Box::new(LoadedPolicy { policy: inner, source }));
-    let most = "version = 1\nconfinement = \"strict\"\n[program]\n[limits]\nmemory = \"1 GiB\"";
+    let most = "version = 1\nconfinement = \"strict\"\n[program]\n[limits]\nmemory = \"1 GiB\"\n\
+                [[filesystem]]\npath = \"/a\"\naccess = \"read\"";
     let most = Ceilings::of(vec![Ceiling::parse(most, "x").unwrap()], false);
     let left = most.admit(&policy).unwrap();
     let rules = left.for_model(&left.models[0]).unwrap();
     assert_eq!((rules.limits.memory, rules.confinement), (1 << 30, Confinement::Strict));
+    let [kept] = &rules.filesystem[..] else { panic!("{rules:?}") };
+    assert_eq!(kept.guest, "/w");
     let told: Vec<String> = left.cuts().iter().map(Cut::to_string).collect();
     assert!(told[0].starts_with("models[1].policy limits.memory = 2 GiB"), "{told:?}");
+    let last = told.last().unwrap();
+    assert!(last.starts_with("models[1].policy filesystem.host = \"/b/v\""), "{told:?}");
 }
 
 #[test]

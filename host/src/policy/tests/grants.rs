@@ -450,6 +450,15 @@ fn models_have_policies_of_their_own() {
     // The stricter of the two counts.
     assert_eq!((rules.limits.stack, rules.confinement), (3 << 20, Confinement::Strict));
     assert!(rules.model.sha256.is_some());
+    // Files are its own policy's: those of the program are not the model's.
+    assert!(rules.filesystem.is_empty());
+    place.file("m.toml", &format!("version = 1\n[[filesystem]]\n{FILE}"));
+    let text = program("policy = \"m.toml\"")
+        + "\n[[filesystem]]\nhost = \"b\"\nguest = \"/b\"\nreason = \"r\"";
+    let loaded = load(&text).unwrap();
+    let rules = loaded.policy.for_model(&loaded.policy.models[0]).unwrap();
+    let [file] = &rules.filesystem[..] else { panic!("{rules:?}") };
+    assert_eq!((&file.host, &*file.guest), (&place.1.join("a"), "/a"));
     // One that was never read is no policy.
     let parsed = Policy::parse(&program("policy = \"m.toml\""), "x").unwrap();
     assert_eq!(parsed.for_model(&parsed.models[0]), None);
@@ -459,8 +468,12 @@ fn models_have_policies_of_their_own() {
         let error = load(&program("policy = \"m.toml\"")).unwrap_err().to_string();
         assert_says(&error, says);
     };
-    refused("version = 1\n[program]", &["models.policy", "more than limits"]);
-    refused(&format!("version = 1\n[[filesystem]]\n{FILE}"), &["more than limits"]);
+    refused("version = 1\n[program]", &["models.policy", "the policy of a program"]);
+    let writes = format!("version = 1\n[[filesystem]]\n{FILE}\naccess = \"write\"");
+    refused(&writes, &["m.toml", "a model without a program may only read"]);
+    std::os::unix::fs::symlink("/", place.1.join("link")).unwrap();
+    let linked = FILE.replace("\"a\"", "\"link/a\"");
+    refused(&format!("version = 1\n[[filesystem]]\n{linked}"), &["link is a symbolic link"]);
     refused(&format!("version = 1\n[model]\nsha256 = \"{other}\""), &["pins another model"]);
     refused("version = 1\n[limits]\nmemory = 1", &["m.toml:3:10", "limits.memory"]);
     place.file("m.toml", &format!("version = 1\n[model]\nsha256 = \"{PIN}\""));
