@@ -499,6 +499,45 @@ fn compiling_a_program_has_an_end() {
     load(&host, &bytes, &policy("")).unwrap();
 }
 
+/// A program with functions as long as WebAssembly allows, on which a compiler spends gigabytes.
+fn endless_functions(count: u8) -> Vec<u8> {
+    fn number(mut value: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        while value >= 0x80 {
+            out.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        out.push(value as u8);
+        out
+    }
+    let sized = |bytes: &[u8]| [number(bytes.len()), bytes.to_vec()].concat();
+    let section = |id: u8, bytes: &[u8]| [vec![id], sized(bytes)].concat();
+    // x = x + the number at address x + 4.
+    let step = [0x20, 0, 0x20, 0, 0x28, 2, 4, 0x6a, 0x21, 0];
+    let function = sized(&[&[0][..], &step.repeat(700_000), &[0x20, 0, 0x0b]].concat());
+    let module = [
+        b"\0asm\x01\0\0\0".to_vec(),
+        section(1, &[1, 0x60, 1, 0x7f, 1, 0x7f]),
+        section(3, &[vec![count], vec![0; usize::from(count)]].concat()),
+        section(5, &[1, 0, 1]),
+        section(10, &[vec![count], function.repeat(usize::from(count))].concat()),
+    ];
+    [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module.concat())].concat()
+}
+
+#[test]
+#[ignore = "takes 3 GiB and a minute of two processors: `cargo xtask release-check`"]
+fn compiling_a_program_takes_no_more_memory_than_it_may() {
+    let host = host(Isolation::Process);
+    // As many at a time as there are processors.
+    let count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 100) as u8;
+    let outcome = load(&host, &endless_functions(count), &policy("")).map(drop);
+    let err = outcome.expect_err("3 GiB are not enough for it");
+    assert_eq!(err.exit_code(), 6, "{err}");
+    assert!(err.to_string().contains("memory"), "{err}");
+    assert_answers(&misbehaves(&host, &policy("")));
+}
+
 #[test]
 fn a_program_runs_only_under_a_policy_for_it() {
     let host = host(Isolation::Process);

@@ -46,6 +46,45 @@ fn attributes_that_contradict_themselves() {
     refused(&one("LeakyRelu", &[2], &[], &[], &[no_type]), &x(&[2]), "is not a number");
 }
 
+/// tract looks for the channels of these without looking whether there are any.
+#[test]
+fn images_without_channels() {
+    let params = |names: &[&str]| {
+        names.iter().map(|name| tensor_f32(name, &[3], &[1.0, 2.0, 3.0])).collect::<Vec<_>>()
+    };
+    for dims in [&[][..], &[3]] {
+        let usizes: Vec<usize> = dims.iter().map(|dim| *dim as usize).collect();
+        let names = ["scale", "bias", "mean", "var"];
+        ends(&one("BatchNormalization", dims, &params(&names), &names, &[]), &x(&usizes));
+        let names = ["scale", "bias"];
+        ends(&one("InstanceNormalization", dims, &params(&names), &names, &[]), &x(&usizes));
+        let slopes = tensor_f32("w", dims, &vec![1.0; dims.iter().product::<i64>() as usize]);
+        for op in ["Conv", "ConvTranspose"] {
+            ends(&one(op, dims, std::slice::from_ref(&slopes), &["w"], &[]), &x(&usizes));
+        }
+        let kernel = [ints_attribute("kernel_shape", &[])];
+        for op in ["MaxPool", "AveragePool", "LpPool"] {
+            ends(&one(op, dims, &[], &[], &kernel), &x(&usizes));
+        }
+        for op in ["GlobalAveragePool", "GlobalMaxPool"] {
+            ends(&one(op, dims, &[], &[], &[]), &x(&usizes));
+        }
+        for op in ["DepthToSpace", "SpaceToDepth"] {
+            ends(&one(op, dims, &[], &[], &[int_attribute("blocksize", 1)]), &x(&usizes));
+        }
+        ends(&one("LRN", dims, &[], &[], &[int_attribute("size", 1)]), &x(&usizes));
+    }
+    // Both at once: the image is its own parameter.
+    let graph = Graph {
+        nodes: vec![node("BatchNormalization", &["s", "s", "b", "m", "v"], &["y"], &[])],
+        inputs: ["s", "b", "m", "v"].map(|name| value(name, FLOAT, &fixed(&[3]))).to_vec(),
+        outputs: vec![value_of_any_shape("y", FLOAT)],
+        ..Graph::default()
+    };
+    let inputs = ["s", "b", "m", "v"].map(|name| (name, ones(&[3])));
+    refused(&graph.bytes(), &inputs, "no channels");
+}
+
 #[test]
 fn axes_that_do_not_exist() {
     let axis = |axis| [int_attribute("axis", axis)];
@@ -64,6 +103,22 @@ fn axes_that_do_not_exist() {
     }
     for axes in [&[4][..], &[0, 0], &[99], &[i64::MAX]] {
         ends(&with_ints("Unsqueeze", &[2, 3], axes, &[]), &x(&[2, 3]));
+    }
+    // As attributes, as they were once.
+    let old = |op: &str, axes: &[i64]| {
+        let graph = Graph {
+            nodes: vec![node(op, &["x"], &["y"], &[ints_attribute("axes", axes)])],
+            inputs: vec![value("x", FLOAT, &fixed(&[1, 3, 1, 1]))],
+            outputs: vec![value_of_any_shape("y", FLOAT)],
+            ..Graph::default()
+        };
+        crate::structure::with_opset(&graph, 11)
+    };
+    for axes in [&[3, 3][..], &[3, -1], &[2, 3, 2], &[4], &[-5], &[i64::MIN]] {
+        ends(&old("Squeeze", axes), &x(&[1, 3, 1, 1]));
+    }
+    for axes in [&[0, 0][..], &[1, -5], &[6, 0], &[i64::MAX, 0]] {
+        ends(&old("Unsqueeze", axes), &x(&[1, 3, 1, 1]));
     }
     let axis = tensor_i64("axis", &[], &[99]);
     ends(&one("CumSum", &[2], &[axis], &["axis"], &[]), &x(&[2]));

@@ -13,6 +13,7 @@ mod bench;
 mod conformance;
 mod corpus;
 mod demo;
+mod fuzz;
 mod guest;
 #[path = "../../guest-models/programs/file-type/src/features.rs"]
 mod magika;
@@ -45,10 +46,13 @@ usage: cargo xtask COMMAND
   conformance     run ONNX's own test cases through the sandbox, and write how each ends into
                   tests/conformance
   corpus FOLDER   write the hostile models of the tests as files, for others to use
+  fuzz [TARGET …] [--runs N] [--seed N]
+                  hand the decoders, the native kernels, tensor files and policies what libFuzzer
+                  comes up with
   check-aarch64   type-check the host for 64-bit Arm Linux
   release-check   test the kernels on an emulated Arm machine; build the guest a second time
                   elsewhere and compare the bytes; build and run the guest program in Python;
-                  run 50,000 mutated models
+                  run 50,000 mutated models, and a million executions of each fuzz target
 
 The guest is built by the toolchain at hand where rustup has the wasm32 target, otherwise by the
 distribution's compiler; BELLJAR_GUEST_ROUTE=rustup|distribution forces one of the two.
@@ -104,6 +108,7 @@ fn main() -> ExitCode {
         ["bench", arguments @ ..] => with_repo(|repo| bench::run(repo, arguments)),
         ["conformance"] => with_repo(conformance::run),
         ["corpus", folder] => with_repo(|repo| corpus::make(repo, Path::new(folder))),
+        ["fuzz", arguments @ ..] => with_repo(|repo| fuzz::run(repo, arguments)),
         ["check-aarch64"] => with_repo(aarch64::check),
         ["release-check"] => with_repo(release_check::check),
         ["help" | "--help" | "-h"] => {

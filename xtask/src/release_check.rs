@@ -1,6 +1,6 @@
 //! What must hold before a release and is too slow for every day: the native kernels are right on
 //! 64-bit Arm too, the guest is reproducible, the guest program in Python answers as it should, and
-//! tens of thousands of mutated models end well.
+//! tens of thousands of mutated models and millions of inputs to whatever reads them end well.
 //!
 //! The guest is built a second time, from nothing, in a folder of another name and depth; the bytes must
 //! be the same. Nothing of the first build is reused.
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::Repo;
 use crate::aarch64;
+use crate::fuzz;
 use crate::guest;
 use crate::python;
 use crate::run::{self, say};
@@ -31,14 +32,19 @@ impl Drop for Scratch {
 }
 
 /// Mutated models that are run, from which number on.
-const FUZZED: (&str, &str) = ("50000", "1000000");
+const MUTATED: (&str, &str) = ("50000", "1000000");
 
-/// Tests the kernels under emulation, the program in Python, and many mutated models; builds the guest
-/// here and elsewhere and compares.
+/// Executions of each fuzz target.
+const EXECUTIONS: u64 = 1_000_000;
+
+/// Tests the kernels under emulation, the program in Python, and what fuzzers come up with; builds the
+/// guest here and elsewhere and compares.
 pub(crate) fn check(repo: &Repo) -> Result<()> {
     aarch64::emulate(repo)?;
     python::check(repo)?;
-    fuzz(repo)?;
+    large_programs(repo)?;
+    mutated_models(repo)?;
+    fuzz::all(repo, EXECUTIONS)?;
     let here = guest::build(repo)?;
     let name = format!("belljar-release-check-{}", std::process::id());
     let scratch = Scratch(std::env::temp_dir().join(name));
@@ -60,14 +66,23 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     Ok(())
 }
 
-fn fuzz(repo: &Repo) -> Result<()> {
+/// What the tests leave out because it takes much memory.
+fn large_programs(repo: &Repo) -> Result<()> {
+    say("release-check: programs that take much memory to compile (a minute)");
+    let mut cargo = setup::cargo(repo);
+    cargo.args(["test", "--release", "--workspace", "--test", "programs", "--", "--ignored"]);
+    setup::environment(repo, &mut cargo);
+    run::run(&mut cargo).context("compiling large programs")
+}
+
+fn mutated_models(repo: &Repo) -> Result<()> {
     setup::build_host(repo)?;
     conformance::cases(repo)?;
     setup::warm(repo)?;
-    say(format!("release-check: {} mutated models (4 to 8 minutes)", FUZZED.0));
+    say(format!("release-check: {} mutated models (4 to 8 minutes)", MUTATED.0));
     let mut cargo = setup::cargo(repo);
     cargo.args(["test", "--release", "--workspace", "--test", "model_fuzz", "--", "--nocapture"]);
-    cargo.env("BELLJAR_FUZZ_RUNS", FUZZED.0).env("BELLJAR_FUZZ_FROM", FUZZED.1);
+    cargo.env("BELLJAR_FUZZ_RUNS", MUTATED.0).env("BELLJAR_FUZZ_FROM", MUTATED.1);
     setup::environment(repo, &mut cargo);
     run::run(&mut cargo).context("a mutated model ended badly")
 }

@@ -24,7 +24,8 @@ pub enum WorkerEnd {
 
 /// Signals that have more to tell than their name.
 const SIGNALS: [(Signal, &str, &str); 10] = [
-    (Signal::SEGV, "SIGSEGV", "it crashed"),
+    // A confined process may not send itself the signal by which it would give up for want of memory.
+    (Signal::SEGV, "SIGSEGV", "it crashed, or wanted more memory than it may have"),
     (Signal::BUS, "SIGBUS", "it crashed"),
     (Signal::ILL, "SIGILL", "it crashed"),
     (Signal::FPE, "SIGFPE", "it crashed"),
@@ -97,7 +98,10 @@ mod tests {
     #[test]
     fn ends_are_told_by_name() {
         let text = |signal: Signal| WorkerEnd::new(Some(signal.as_raw()), None).to_string();
-        assert_eq!(text(Signal::SEGV), "was killed by SIGSEGV: it crashed");
+        assert_eq!(
+            text(Signal::SEGV),
+            "was killed by SIGSEGV: it crashed, or wanted more memory than it may have"
+        );
         let sys = "was killed by SIGSYS: it made a system call its role may not make";
         assert_eq!(text(Signal::SYS), sys);
         assert!(text(Signal::KILL).ends_with("perhaps the kernel ran out of memory"));

@@ -359,22 +359,13 @@ fn axes(
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
-    let mut rank = model.outlet_fact(inputs[0])?.rank();
+    let rank = model.outlet_fact(inputs[0])?.rank();
     let axes = match inputs.get(1) {
         Some(axes) => Some(constant(model, *axes, "the axes")?),
         None => ours.node.get_attr_opt_vec::<i64>("axes")?,
     };
     if let Some(axes) = axes {
-        ensure!(axes.len() <= 64, "{} axes", axes.len());
-        if ours.node.op_type == "Unsqueeze" {
-            rank += axes.len();
-        }
-        let mut seen = vec![false; rank];
-        for axis in axes {
-            let at = super::resolve(axis, rank)?;
-            ensure!(!seen[at], "axis {axis} is there twice");
-            seen[at] = true;
-        }
+        ours.distinct(&axes, rank as i64)?;
     }
     ours.original.as_ref().wire(prefix, model, inputs)
 }

@@ -317,14 +317,24 @@ impl Ours {
         }
         let of_input = name.starts_with("Reduce") || ["Squeeze", "Unsqueeze"].contains(&name);
         let Some(second) = inputs.get(1).filter(|_| of_input) else { return Ok(()) };
-        let more = name == "Unsqueeze";
         s.given_2(&first.rank, &second.value, move |_, rank, axes: Arc<Tensor>| {
-            let axes = axes.cast_to::<i64>()?;
-            let axes = axes.try_as_plain_ram()?;
-            let axes = axes.as_slice::<i64>()?;
-            let rank = usize::try_from(rank)? + if more { axes.len() } else { 0 };
-            axes.iter().try_for_each(|axis| resolve(*axis, rank).map(drop))
+            self.distinct(&own::ints(&axes)?, rank)
         })
+    }
+
+    /// That these are axes of a tensor of this rank, or of the result where they are new, and none
+    /// of them is there twice.
+    fn distinct(&self, axes: &[i64], rank: i64) -> TractResult<()> {
+        ensure!(axes.len() <= 64, "{} axes", axes.len());
+        let more = if self.node.op_type == "Unsqueeze" { axes.len() } else { 0 };
+        let rank = usize::try_from(rank)? + more;
+        let mut seen = vec![false; rank];
+        for axis in axes {
+            let at = resolve(*axis, rank)?;
+            ensure!(!seen[at], "axis {axis} is there twice");
+            seen[at] = true;
+        }
+        Ok(())
     }
 
     /// Pads as tract has them, but for the value beyond, which may have a dimension of its own.

@@ -40,6 +40,16 @@ pub(super) fn check<'r, 'p: 'r, 's: 'r>(
                 Ok(())
             })?;
         }
+        // tract looks for the channels without looking whether there are any.
+        "BatchNormalization" => s.given(&first.rank, |_, rank| {
+            ensure!(rank >= 2, "no channels: {rank} dimensions");
+            Ok(())
+        })?,
+        "Squeeze" | "Unsqueeze" => {
+            if let Some(axes) = ours.node.get_attr_opt_vec::<i64>("axes")? {
+                s.given(&first.rank, move |_, rank| ours.distinct(&axes, rank))?;
+            }
+        }
         "Trilu" => s.given(&first.rank, |_, rank| {
             ensure!(rank >= 2, "no matrix: {rank} dimensions");
             Ok(())

@@ -1,0 +1,53 @@
+//! Files that people keep tensors in: .npy, .npz and JSON, of any content. What is read can be
+//! written, and is read again as the same.
+#![no_main]
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+use std::io::Cursor;
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../../host/src/tensor/mod.rs"]
+mod tensor;
+
+use tensor::{DType, Tensor, TensorError, json, npy, npz, summary};
+
+const LIMIT: u64 = 1 << 20;
+
+/// No message is long.
+fn harmless(error: &TensorError) {
+    assert!(error.to_string().len() < 10_000);
+}
+
+fn sound(tensor: &Tensor) {
+    assert!(tensor.byte_len() <= LIMIT + 64);
+    assert_eq!(tensor.len(), tensor.shape().iter().product::<usize>());
+    let _ = summary::Summary::of(tensor, 3);
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let (Some(which), Some(bytes)) = (bytes.first(), bytes.get(1..)) else { return };
+    let dtype = DType::ALL.get(usize::from(which / 4)).copied();
+    match which % 4 {
+        0 | 1 => match npy::read_as(bytes, dtype, LIMIT) {
+            Ok(tensor) => {
+                sound(&tensor);
+                let mut written = Vec::new();
+                npy::write(&tensor, &mut written).expect("it can be written");
+                let again = npy::read_as(&*written, Some(tensor.dtype()), LIMIT);
+                let mut twice = Vec::new();
+                npy::write(&again.expect("it can be read"), &mut twice).expect("written");
+                assert_eq!(written, twice);
+            }
+            Err(error) => harmless(&error),
+        },
+        2 => match npz::read(Cursor::new(bytes), LIMIT) {
+            Ok(tensors) => tensors.iter().for_each(|(_, tensor)| sound(tensor)),
+            Err(error) => harmless(&error),
+        },
+        _ => match json::read_one(bytes, dtype, LIMIT) {
+            Ok(tensor) => sound(&tensor),
+            Err(error) => harmless(&error),
+        },
+    }
+});
