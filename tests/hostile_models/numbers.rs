@@ -267,3 +267,71 @@ fn no_largest_number_of_boxes_is_none() {
     crate::refused(&model(&named, 0), &x(), "the largest number of boxes");
     crate::refused(&model(&named[..2], 0), &x(), "largest number of boxes");
 }
+
+/// A value to pad with is not used where something else is repeated; tract used it all the same.
+#[test]
+fn a_value_beside_pads_that_repeat() {
+    use crate::support::onnx::tensor_i64;
+    let padded = |mode: &str, names: &[&str]| {
+        let graph = Graph {
+            nodes: vec![node("Pad", names, &["y"], &[string_attribute("mode", mode)])],
+            initializers: vec![
+                tensor_i64("pads", &[2], &[2, 1]),
+                tensor_f32("value", &[], &[9.0]),
+                tensor_i64("axes", &[1], &[-1]),
+            ],
+            inputs: vec![value("x", FLOAT, &fixed(&[3]))],
+            outputs: vec![value_of_any_shape("y", FLOAT)],
+        };
+        let bytes = crate::structure::with_opset(&graph, 19);
+        let x = Tensor::new(vec![1f32, 2.0, 3.0], &[3]).unwrap();
+        run(&bytes, &[("x", x)]).unwrap()[0].1.as_slice::<f32>().unwrap().to_vec()
+    };
+    for (mode, expected) in [
+        ("constant", [9.0, 9.0, 1.0, 2.0, 3.0, 9.0]),
+        ("reflect", [3.0, 2.0, 1.0, 2.0, 3.0, 2.0]),
+        ("edge", [1.0, 1.0, 1.0, 2.0, 3.0, 3.0]),
+        ("wrap", [2.0, 3.0, 1.0, 2.0, 3.0, 1.0]),
+    ] {
+        assert_eq!(padded(mode, &["x", "pads", "value"]), expected, "{mode}");
+        assert_eq!(padded(mode, &["x", "pads", "value", "axes"]), expected, "{mode}");
+        if mode != "constant" {
+            assert_eq!(padded(mode, &["x", "pads"]), expected, "{mode}");
+            assert_eq!(padded(mode, &["x", "pads", "", "axes"]), expected, "{mode}");
+        }
+    }
+}
+
+/// What has one element is only known when the sizes are.
+#[test]
+fn dimensions_of_one_that_come_when_the_model_runs() {
+    let graph = Graph {
+        nodes: vec![
+            node("ConstantOfShape", &["sizes"], &["z"], &[]),
+            node("Squeeze", &["z"], &["y"], &[]),
+        ],
+        inputs: vec![value("sizes", INT64, &fixed(&[2]))],
+        outputs: vec![value_of_any_shape("y", FLOAT)],
+        ..Graph::default()
+    };
+    let sizes = Tensor::new(vec![1i64, 3], &[2]).unwrap();
+    crate::refused(&graph.bytes(), &[("sizes", sizes)], "only known when it runs");
+}
+
+/// ONNX has either; others take the one, tract took the other.
+#[test]
+fn pads_beside_automatic_ones() {
+    let kernel = ints_attribute("kernel_shape", &[2]);
+    let pool = |auto: &str, pads: &[i64]| {
+        let attributes =
+            [kernel.clone(), string_attribute("auto_pad", auto), ints_attribute("pads", pads)];
+        one("MaxPool", &[1, 1, 3], &[], &[], &attributes)
+    };
+    let x = || [("x", ones(&[1, 1, 3]))];
+    for (auto, pads) in [("SAME_UPPER", [0, 0]), ("SAME_LOWER", [0, 0]), ("VALID", [0, 1])] {
+        crate::refused(&pool(auto, &pads), &x(), "both \"pads\" and \"auto_pad\"");
+    }
+    for (auto, pads, size) in [("NOTSET", [0, 1], 3), ("VALID", [0, 0], 2)] {
+        assert_eq!(run(&pool(auto, &pads), &x()).unwrap()[0].1.shape(), [1, 1, size]);
+    }
+}

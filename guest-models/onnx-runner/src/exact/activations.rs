@@ -112,6 +112,9 @@ fn celu(
     let x = inputs[0];
     let alpha = ours.float("alpha", 1.0)?;
     ensure!(alpha > 0.0, "an \"alpha\" of {alpha} is not implemented");
+    let half = model.outlet_fact(x)?.datum_type == f16::datum_type();
+    let small = half && f16::from_f32(alpha) == f16::ZERO;
+    ensure!(!small, "an \"alpha\" of {alpha} is too small for float16");
     let mut constant = |name: &str, value| scalar(model, format!("{prefix}.{name}"), value, x);
     let (zero, one, alpha) =
         (constant("zero", 0.0)?, constant("one", 1.0)?, constant("alpha", alpha)?);

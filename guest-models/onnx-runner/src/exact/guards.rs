@@ -364,8 +364,13 @@ fn axes(
         Some(axes) => Some(constant(model, *axes, "the axes")?),
         None => ours.node.get_attr_opt_vec::<i64>("axes")?,
     };
-    if let Some(axes) = axes {
-        ours.distinct(&axes, rank as i64)?;
+    match axes {
+        Some(axes) => ours.distinct(&axes, rank as i64)?,
+        None => {
+            let shape = &model.outlet_fact(inputs[0])?.shape;
+            let known = shape.iter().all(|dim| dim.as_i64().is_some());
+            ensure!(known, "which of the dimensions are 1 is only known when it runs");
+        }
     }
     ours.original.as_ref().wire(prefix, model, inputs)
 }
@@ -437,9 +442,14 @@ fn pad_builder(
     node: &tract_onnx::pb::NodeProto,
 ) -> super::Built {
     let mode = node.get_attr_opt::<&str>("mode")?;
+    let value = node.input.get(2).is_some_and(|name| !name.is_empty());
     match context.onnx_operator_set_version {
         version if mode == Some("wrap") => super::padding::pad(version, node),
         version @ ..=10 if mode == Some("reflect") => super::padding::pad(version, node),
+        // A value beside another mode means nothing, and tract takes it.
+        version if value && [Some("reflect"), Some("edge")].contains(&mode) => {
+            super::padding::pad(version, node)
+        }
         // All is in the attributes, which have been looked at.
         ..=10 => super::originals()["Pad"](context, node),
         _ => Ours::build_late(context, node, 1, pad),

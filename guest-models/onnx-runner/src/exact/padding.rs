@@ -1,5 +1,6 @@
-//! Pad (ONNX) as tract does not have it: around a torus (operator set 19), and by reflection as the
-//! attributes of old models say it (up to operator set 10).
+//! Pad (ONNX) as tract does not have it: around a torus (operator set 19), by reflection as the
+//! attributes of old models say it (up to operator set 10), and beside a value that is not used,
+//! which tract pads with.
 
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
@@ -11,18 +12,33 @@ use super::own::{
 };
 use super::resolve;
 
+/// What is beyond an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beyond {
+    /// What is at the other end.
+    Wrap,
+    /// What is before it, backwards.
+    Reflect,
+    /// The last element.
+    Edge,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pad {
-    /// Whether what is beyond an end is what is at the other one, or a reflection.
-    wrap: bool,
+    beyond: Beyond,
     /// Pads that are an attribute.
     said: Option<Vec<i64>>,
 }
 
 pub(super) fn pad(version: i64, node: &NodeProto) -> super::Built {
-    let wrap = node.get_attr_opt::<&str>("mode")? == Some("wrap");
+    let beyond = match node.get_attr_opt::<&str>("mode")? {
+        Some("wrap") => Beyond::Wrap,
+        Some("reflect") => Beyond::Reflect,
+        Some("edge") => Beyond::Edge,
+        mode => bail!("the mode {mode:?} is not implemented this way"),
+    };
     let said = if version < 11 { Some(node.get_attr_vec("pads")?) } else { None };
-    built(Pad { wrap, said }, node)
+    built(Pad { beyond, said }, node)
 }
 
 impl Pad {
@@ -54,7 +70,10 @@ impl Pad {
     fn padded(&self, shape: &[usize], pads: &[[usize; 2]]) -> TractResult<Vec<usize>> {
         let mut to = Vec::with_capacity(shape.len());
         for (size, [before, behind]) in shape.iter().zip(pads) {
-            let most = if self.wrap { usize::MAX } else { size.saturating_sub(1) };
+            let most = match self.beyond {
+                Beyond::Reflect => size.saturating_sub(1),
+                Beyond::Wrap | Beyond::Edge => usize::MAX,
+            };
             let some = *size > 0 || before + behind == 0;
             ensure!(some, "no element is there to repeat");
             let near = *before <= most && *behind <= most;
@@ -110,9 +129,10 @@ impl Own for Pad {
             for (axis, at) in at.iter().enumerate() {
                 let place = *at as i64 - pads[axis][0] as i64;
                 let last = shape[axis] as i64 - 1;
-                let place = match self.wrap {
-                    true => place.rem_euclid(last + 1),
-                    false => last - (last - place.abs()).abs(),
+                let place = match self.beyond {
+                    Beyond::Wrap => place.rem_euclid(last + 1),
+                    Beyond::Reflect => last - (last - place.abs()).abs(),
+                    Beyond::Edge => place.clamp(0, last),
                 };
                 from += place as usize * strides[axis];
             }

@@ -149,7 +149,8 @@ fn windows(node: &NodeProto) -> Result<(), String> {
     }
     let auto = find(node, "auto_pad").map_or(&b"NOTSET"[..], |attribute| &attribute.s);
     let padded = ints(node, "pads").iter().any(|pad| *pad != 0);
-    if auto != b"NOTSET" && padded {
+    let same = auto.starts_with(b"SAME") && find(node, "pads").is_some();
+    if same || auto != b"NOTSET" && padded {
         return Err("both \"pads\" and \"auto_pad\" say how to pad".into());
     }
     Ok(())
