@@ -23,6 +23,8 @@ mod numbers;
 mod rounds;
 #[path = "hostile_models/run_time.rs"]
 mod run_time;
+#[path = "hostile_models/shapes.rs"]
+mod shapes;
 #[path = "hostile_models/small.rs"]
 mod small;
 #[path = "hostile_models/structure.rs"]

@@ -5,7 +5,7 @@ use belljar::Tensor;
 
 use crate::support::onnx::{
     FLOAT, Graph, INT64, ML, Message, fixed, floats_attribute, int_attribute, ints_attribute, node,
-    string_attribute, strings_attribute, tensor_attribute, value, value_of_any_shape,
+    string_attribute, strings_attribute, tensor_attribute, tensor_f32, value, value_of_any_shape,
 };
 use crate::{ends, ones, refused, run, still_there};
 
@@ -61,6 +61,10 @@ fn tree() -> Tree {
 }
 
 fn regressor(tree: &Tree, more: &[Message]) -> Vec<u8> {
+    regressor_of(tree, 1, more)
+}
+
+fn regressor_of(tree: &Tree, targets: i64, more: &[Message]) -> Vec<u8> {
     let mut attributes = vec![
         ints_attribute("nodes_treeids", &tree.trees),
         ints_attribute("nodes_nodeids", &tree.ids),
@@ -74,7 +78,7 @@ fn regressor(tree: &Tree, more: &[Message]) -> Vec<u8> {
         ints_attribute("target_nodeids", &tree.vote_nodes),
         ints_attribute("target_ids", &tree.vote_ids),
         floats_attribute("target_weights", &tree.weights),
-        int_attribute("n_targets", 1),
+        int_attribute("n_targets", targets),
     ];
     attributes.extend_from_slice(more);
     classical("TreeEnsembleRegressor", &SCORES, 3, &attributes)
@@ -90,6 +94,17 @@ fn a_tree_answers() {
     let missing = Tree { missing: vec![1, 0, 0], ..tree() };
     let outputs = run(&regressor(&missing, &[]), &[("x", x)]).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [0.5, 0.5]);
+}
+
+/// Nobody agrees what becomes of scores that are none.
+#[test]
+fn targets_without_a_vote_are_not_transformed() {
+    let outputs = run(&regressor_of(&tree(), 2, &[]), &x()).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [2.0, 0.0, 2.0, 0.0]);
+    for name in ["SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT"] {
+        let transform = string_attribute("post_transform", name);
+        refused(&regressor_of(&tree(), 2, &[transform]), &x(), "on which no leaf votes");
+    }
 }
 
 #[test]
@@ -301,6 +316,28 @@ fn lookups_and_columns_that_do_not_fit() {
     refused(&encoder(&[twice, values.clone()]), &x64(), "a key is there twice");
     let both = [keys, values, floats_attribute("keys_floats", &[1.0, 2.0])];
     refused(&encoder(&both), &x64(), "2 lists of keys");
+    // Version 4 alone says of a NaN among the keys that every NaN is that key.
+    let floats = |version: i64, keys: &[Message]| {
+        let values = ints_attribute("values_int64s", &[5, 6]);
+        Graph {
+            nodes: vec![
+                node("LabelEncoder", &["x"], &["y"], &[keys, &[values]].concat()).bytes(7, ML),
+            ],
+            inputs: vec![value("x", FLOAT, &fixed(&[2]))],
+            outputs: vec![value_of_any_shape("y", INT64)],
+            ..Graph::default()
+        }
+        .classical(version)
+    };
+    let other_nan = f32::from_bits(f32::NAN.to_bits() ^ 1 << 31 | 1);
+    let with_nan = || [("x", Tensor::new(vec![other_nan, 2.0], &[2]).unwrap())];
+    let keys = tensor_f32("keys", &[2], &[f32::NAN, 2.0]);
+    let outputs = run(&floats(4, &[tensor_attribute("keys_tensor", keys)]), &with_nan()).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<i64>().unwrap(), [5, 6]);
+    let keys = floats_attribute("keys_floats", &[f32::NAN, 2.0]);
+    for x in [with_nan(), [("x", Tensor::new(vec![f32::NAN, 2.0], &[2]).unwrap())]] {
+        refused(&floats(2, std::slice::from_ref(&keys)), &x, "nobody agrees whether this NaN");
+    }
     let scaler = |offset: &[f32], scale: &[f32]| {
         let attributes = [floats_attribute("offset", offset), floats_attribute("scale", scale)];
         classical("Scaler", &SCORES, 1, &attributes)

@@ -20,6 +20,7 @@ const EMULATOR_PACKAGE: &str = "qemu-user";
 const NEEDS: Needs<'_> = Needs {
     target: TARGET,
     distribution_programs: &[],
+    distribution_files: &[],
     packages: &["rustc-web", "cargo-web", "rust-web-src"],
 };
 

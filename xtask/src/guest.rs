@@ -24,6 +24,7 @@ const TARGET: &str = "wasm32-unknown-unknown";
 const NEEDS: Needs<'_> = Needs {
     target: TARGET,
     distribution_programs: &[WASM_LINKER],
+    distribution_files: &[],
     packages: &["rustc-web", "cargo-web", "rust-web-src", "lld-22"],
 };
 

@@ -20,17 +20,23 @@ use crate::toolchain::{self, Needs, Route, WASM_LINKER};
 const BARE: Needs<'_> = Needs {
     target: "wasm32-unknown-unknown",
     distribution_programs: &[WASM_LINKER],
+    distribution_files: &[],
     packages: &["rustc-web", "cargo-web", "rust-web-src", "lld-22"],
 };
 
 const WASI: Needs<'_> = Needs {
     target: "wasm32-wasip1",
     distribution_programs: &[WASM_LINKER],
+    distribution_files: &[WASI_LIBC, WASI_START],
     packages: &["rustc-web", "cargo-web", "rust-web-src", "lld-22", "wasi-libc"],
 };
 
 /// Where the distribution keeps WASI's C library.
-const WASI_LIBC: &str = "/usr/lib/wasm32-wasi";
+const WASI_LIBC_FOLDER: &str = "/usr/lib/wasm32-wasi";
+const WASI_LIBC: &str = "/usr/lib/wasm32-wasi/libc.a";
+
+/// What a module begins with that is called, and not run.
+const WASI_START: &str = "/usr/lib/wasm32-wasi/crt1-reactor.o";
 
 /// Programs that become components.
 const COMPONENTS: [&str; 4] = ["attacks", "classify", "file-type", "misbehaves"];
@@ -81,8 +87,8 @@ fn compile(repo: &Repo, needs: &Needs<'_>, programs: &[&str]) -> Result<PathBuf>
         flags.push(format!("-Clinker={WASM_LINKER}"));
         if needs.target == WASI.target {
             flags.push("-Clink-self-contained=no".to_owned());
-            flags.push(format!("-Lnative={WASI_LIBC}"));
-            flags.push(format!("-Clink-arg={WASI_LIBC}/crt1-reactor.o"));
+            flags.push(format!("-Lnative={WASI_LIBC_FOLDER}"));
+            flags.push(format!("-Clink-arg={WASI_START}"));
         }
     }
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));

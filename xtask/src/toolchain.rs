@@ -116,6 +116,8 @@ pub(crate) struct Needs<'a> {
     pub(crate) target: &'a str,
     /// Programs that the distribution route needs in `PATH`.
     pub(crate) distribution_programs: &'a [&'a str],
+    /// Files that the distribution route needs.
+    pub(crate) distribution_files: &'a [&'a str],
     /// The distribution's packages that bring all of it.
     pub(crate) packages: &'a [&'a str],
 }
@@ -187,8 +189,11 @@ fn distribution_missing(needs: &Needs<'_>) -> Option<String> {
     if Route::Distribution.library_sources().is_none() {
         return Some("the standard library's sources are not installed".to_owned());
     }
-    let programs = needs.distribution_programs.iter();
-    programs.copied().find(|name| !run::in_path(name)).map(|name| format!("no {name} in PATH"))
+    if let Some(name) = needs.distribution_programs.iter().find(|name| !run::in_path(name)) {
+        return Some(format!("no {name} in PATH"));
+    }
+    let file = needs.distribution_files.iter().find(|file| !Path::new(file).is_file());
+    file.map(|file| format!("{file} is not installed"))
 }
 
 /// Makes the distribution route ready or says what to run.

@@ -22,6 +22,15 @@ pub const MAX_POINTWISE_INPUTS: usize = 12;
 /// Most steps of a pointwise program.
 pub const MAX_POINTWISE_STEPS: usize = 32;
 
+/// Most elements of a window; those of real models have 49 to some thousand.
+pub const MAX_TAPS: usize = 1 << 20;
+
+/// Most elements of a padded plane that a kernel makes for itself: 64 MiB.
+pub const MAX_SCRATCH: usize = 16 << 20;
+
+/// Largest size of an image, a window or a step of a pooling, along one dimension.
+pub const MAX_POOL_SIZE: u32 = 1 << 16;
+
 /// Declares structures all of whose fields are words, and how they are written and read.
 macro_rules! words {
     ($($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* })*) => {$(

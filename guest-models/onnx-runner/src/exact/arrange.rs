@@ -15,12 +15,27 @@ use super::resolve;
 /// What is moved, and what the operator's attributes say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Arrange {
-    CenterCropPad { axes: Option<Vec<i64>> },
-    Compress { axis: Option<i64> },
-    ReverseSequence { batch: usize, time: usize },
-    TensorScatter { axis: i64, circular: bool },
-    Upsample,
-    BitCast { to: DatumType },
+    CenterCropPad {
+        axes: Option<Vec<i64>>,
+    },
+    Compress {
+        axis: Option<i64>,
+    },
+    ReverseSequence {
+        batch: usize,
+        time: usize,
+    },
+    TensorScatter {
+        axis: i64,
+        circular: bool,
+    },
+    /// Each element as often as a factor says; or, to be smaller, one in so many.
+    Nearest {
+        smaller: bool,
+    },
+    BitCast {
+        to: DatumType,
+    },
 }
 
 pub(super) fn register(registry: &mut OnnxOpRegister) {
@@ -40,8 +55,14 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
         let circular = node.get_attr_opt::<&str>("mode")? == Some("circular");
         built(Arrange::TensorScatter { axis, circular }, node)
     });
-    registry.insert("Upsample", |_, node| built(Arrange::Upsample, node));
+    registry.insert("Upsample", |_, node| built(Arrange::Nearest { smaller: false }, node));
     registry.insert("BitCast", |_, node| built(Arrange::BitCast { to: target(node)? }, node));
+}
+
+/// Resize of version 10 in the mode `nearest`. Where an element is in the midst of others, that
+/// version does not say which of them is the nearest; onnxruntime takes the one before.
+pub(super) fn resize_10(node: &NodeProto) -> super::Built {
+    built(Arrange::Nearest { smaller: true }, node)
 }
 
 fn target(node: &NodeProto) -> TractResult<DatumType> {
@@ -190,31 +211,36 @@ impl Arrange {
         from_bytes(past.datum_type(), shape, &bytes)
     }
 
-    /// The whole numbers that each dimension is multiplied by.
-    fn factors(scales: &Tensor, rank: usize) -> TractResult<Vec<usize>> {
+    /// The whole numbers by which each dimension is multiplied and divided, one of which is 1.
+    fn factors(scales: &Tensor, rank: usize, smaller: bool) -> TractResult<Vec<(usize, usize)>> {
         let scales = floats(scales)?;
         ensure!(scales.len() == rank, "{} factors for {rank} dimensions", scales.len());
-        let factor = |scale: &f64| {
-            let whole = *scale >= 1.0 && *scale <= 65536.0 && scale.fract() == 0.0;
-            ensure!(whole, "a factor of {scale}, no whole number, is not implemented");
-            Ok(*scale as usize)
+        let whole = |number: f64| {
+            ((1.0..=65536.0).contains(&number) && number.fract() == 0.0).then_some(number as usize)
+        };
+        let factor = |scale: &f64| match (whole(*scale), whole(1.0 / scale)) {
+            (Some(by), _) => Ok((by, 1)),
+            // Of others, a number of 32 bits is not quite the fraction.
+            (None, Some(by)) if smaller && by.is_power_of_two() => Ok((1, by)),
+            _ => bail!("a factor of {scale} is not implemented in the mode \"nearest\""),
         };
         scales.iter().map(factor).collect()
     }
 
-    fn upsample(data: &Tensor, scales: &Tensor) -> TractResult<Tensor> {
-        let factors = Arrange::factors(scales, data.rank())?;
+    fn nearest(data: &Tensor, scales: &Tensor, smaller: bool) -> TractResult<Tensor> {
+        let factors = Arrange::factors(scales, data.rank(), smaller)?;
         let strides = strides(data.shape());
         let to = scaled(data.shape(), &factors)?;
         picked(data, &to, |at| {
-            let near: Vec<usize> = at.iter().zip(&factors).map(|(at, by)| at / by).collect();
+            let each = at.iter().zip(&factors);
+            let near: Vec<usize> = each.map(|(at, (up, down))| at / up * down).collect();
             Some(flat(&near, &strides))
         })
     }
 }
 
-fn scaled(shape: &[usize], factors: &[usize]) -> TractResult<Vec<usize>> {
-    let to = shape.iter().zip(factors).map(|(size, by)| size.checked_mul(*by));
+fn scaled(shape: &[usize], factors: &[(usize, usize)]) -> TractResult<Vec<usize>> {
+    let to = shape.iter().zip(factors).map(|(size, (up, down))| (size / down).checked_mul(*up));
     to.collect::<Option<_>>().context("a tensor that is too large")
 }
 
@@ -225,7 +251,8 @@ impl Own for Arrange {
             Arrange::Compress { .. } => "Compress",
             Arrange::ReverseSequence { .. } => "ReverseSequence",
             Arrange::TensorScatter { .. } => "TensorScatter",
-            Arrange::Upsample => "Upsample",
+            Arrange::Nearest { smaller: false } => "Upsample",
+            Arrange::Nearest { smaller: true } => "Resize",
             Arrange::BitCast { .. } => "BitCast",
         }
     }
@@ -250,12 +277,13 @@ impl Own for Arrange {
                 (dtype, dims)
             }
             Arrange::ReverseSequence { .. } | Arrange::TensorScatter { .. } => like(data),
-            Arrange::Upsample => match (concrete(&data.shape), &needed(inputs, 1)?.value) {
-                (Some(shape), Some(scales)) => {
-                    known(scaled(&shape, &Arrange::factors(scales, rank)?)?)
-                }
-                _ => unknown(data.dtype, rank),
-            },
+            Arrange::Nearest { smaller } =>
+                match (concrete(&data.shape), &needed(inputs, 1)?.value) {
+                    (Some(shape), Some(scales)) => {
+                        known(scaled(&shape, &Arrange::factors(scales, rank, *smaller)?)?)
+                    }
+                    _ => unknown(data.dtype, rank),
+                },
             Arrange::BitCast { to } => {
                 let (from, same) = (data.dtype, to.size_of() == data.dtype.size_of());
                 ensure!(same && to.is_copy() && *to != bool::datum_type(), "{from:?} as {to:?}");
@@ -278,7 +306,7 @@ impl Own for Arrange {
                 let indices = optional(inputs, 2).copied();
                 Arrange::tensor_scatter(data, second()?, indices, *axis, *circular)?
             }
-            Arrange::Upsample => Arrange::upsample(data, second()?)?,
+            Arrange::Nearest { smaller } => Arrange::nearest(data, second()?, *smaller)?,
             Arrange::BitCast { to } => from_bytes(*to, data.shape(), data.as_bytes())?,
         }))
     }

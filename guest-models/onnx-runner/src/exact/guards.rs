@@ -161,6 +161,12 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
             bail!("in this version no input of Resize may be left out")
         }
         true => super::resample::resize(context, node),
+        false
+            if context.onnx_operator_set_version == 10
+                && node.get_attr_opt::<&str>("mode")? != Some("linear") =>
+        {
+            super::arrange::resize_10(node)
+        }
         false => Ours::build_late(context, node, 1, resize),
     });
     registry.insert("BatchNormalization", |context, node| match super::training::ours(node)? {

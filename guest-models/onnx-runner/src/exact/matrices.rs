@@ -1,8 +1,11 @@
 //! Small things that tract leaves out: EyeLike (ONNX, operator set 9) of the type of its input,
-//! SpaceToDepth (28) with channels first, and the diagonals of Einsum (12).
+//! SpaceToDepth (28) with channels first, and of Einsum (12) the diagonals, the results that are not
+//! said and those that are one number.
 
-use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::model::{OnnxOpRegister, ParsingContext};
+use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::tract_core::ops::nn::{Reduce, Reducer};
 use tract_onnx::tract_hir::internal::*;
 
 use super::own::{
@@ -24,17 +27,99 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
         _ => originals()["SpaceToDepth"](context, node),
     });
     registry.insert("Einsum", |context, node| {
-        let equation: String = node.get_attr("equation")?;
-        let equation: String = equation.chars().filter(|c| *c != ' ').collect();
+        let (from, to) = equation(node)?;
         let repeated = |term: &str| term.chars().any(|c| c != '.' && term.matches(c).count() > 1);
-        match equation.split_once("->") {
-            Some((from, to)) if repeated(from) && !from.contains(',') => {
-                built(Matrices::Diagonal { from: from.into(), to: to.into() }, node)
-            }
-            _ => Ours::build(context, node, super::agree::agreed),
+        if !from.contains(',') && (repeated(&from) || to.is_empty()) {
+            return built(Matrices::Diagonal { from, to }, node);
+        }
+        match to.is_empty() {
+            true => Total::build(context, node, &from),
+            false => Ours::build(context, &with_equation(node, &from, &to), super::agree::agreed),
         }
     });
     registry.insert("MatMul", |context, node| Ours::build(context, node, matmul));
+}
+
+/// The operands of an Einsum and its result, which is said here where the node does not: the
+/// dimensions without letters, and then the letters that are there once, in their order.
+fn equation(node: &NodeProto) -> TractResult<(String, String)> {
+    let equation: String = node.get_attr("equation")?;
+    let equation = equation.replace(' ', "");
+    if let Some((from, to)) = equation.split_once("->") {
+        return Ok((from.into(), to.into()));
+    }
+    let once = |c: &char| c.is_ascii_alphabetic() && equation.matches(*c).count() == 1;
+    let mut letters: Vec<char> = equation.chars().filter(once).collect();
+    letters.sort_unstable();
+    let dots = if equation.contains("...") { "..." } else { "" };
+    let to = dots.chars().chain(letters).collect();
+    Ok((equation, to))
+}
+
+fn with_equation(node: &NodeProto, from: &str, to: &str) -> NodeProto {
+    let mut node = node.clone();
+    for attribute in node.attribute.iter_mut().filter(|attribute| attribute.name == "equation") {
+        attribute.s = format!("{from}->{to}").into_bytes();
+    }
+    node
+}
+
+/// An Einsum that is one number. tract takes a result without letters for one that is not said, so
+/// that it computes one with a letter, over which there is a sum then.
+#[derive(Clone, Debug)]
+struct Total {
+    product: Box<dyn Expansion>,
+    /// How many letters each operand has.
+    ranks: Vec<usize>,
+}
+
+impl Total {
+    fn build(context: &ParsingContext, node: &NodeProto, from: &str) -> super::Built {
+        let Some(letter) = from.chars().find(char::is_ascii_alphabetic) else {
+            bail!("a product of numbers alone is not implemented")
+        };
+        let node = with_equation(node, from, letter.encode_utf8(&mut [0; 4]));
+        let (product, outer) = Ours::build(context, &node, super::agree::agreed)?;
+        let Some(product) = product.as_op().downcast_ref::<Box<dyn Expansion>>() else {
+            bail!("Einsum is not implemented this way")
+        };
+        let ranks = from.split(',').map(str::len).collect();
+        Ok((expand(Total { product: product.clone(), ranks }), outer))
+    }
+}
+
+impl Expansion for Total {
+    fn name(&self) -> StaticName {
+        "Einsum".into()
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        check_input_arity(inputs, self.ranks.len())?;
+        check_output_arity(outputs, 1)?;
+        s.equals(&outputs[0].rank, 0)?;
+        for (input, rank) in inputs.iter().zip(&self.ranks) {
+            s.equals(&input.datum_type, &outputs[0].datum_type)?;
+            s.equals(&input.rank, *rank as i64)?;
+        }
+        Ok(())
+    }
+
+    fn wire(
+        &self,
+        prefix: &str,
+        model: &mut TypedModel,
+        inputs: &[OutletId],
+    ) -> TractResult<TVec<OutletId>> {
+        let product = self.product.wire(&format!("{prefix}.product"), model, inputs)?;
+        let sum = Reduce::new(tvec!(0), Reducer::Sum);
+        let sum = model.wire_node(format!("{prefix}.sum"), sum, &product)?;
+        model.wire_node(prefix, AxisOp::Rm(0), &sum)
+    }
 }
 
 /// Products, of two vectors too.

@@ -238,6 +238,9 @@ impl Expansion for Ours {
         if self.node.op_type == "Pad" {
             return self.pad_rules(s, inputs, outputs);
         }
+        if self.node.op_type == "Squeeze" {
+            return self.squeeze_rules(s, inputs, outputs);
+        }
         self.original.as_ref().rules(s, inputs, outputs)
     }
 
@@ -372,6 +375,38 @@ impl Ours {
                 }),
             }
         })
+    }
+
+    /// Axes in any order: tract takes them away in the order in which they come.
+    fn squeeze_rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        check_output_arity(outputs, 1)?;
+        s.equals(&inputs[0].datum_type, &outputs[0].datum_type)?;
+        let squeezed = |shape: &[TDim], axes: &[i64]| -> TractResult<ShapeFactoid> {
+            let mut gone = vec![false; shape.len()];
+            for axis in axes {
+                let at = resolve(*axis, shape.len())?;
+                ensure!(shape[at].is_one(), "axis {axis} is {} wide, not 1", shape[at]);
+                gone[at] = true;
+            }
+            let kept = shape.iter().zip(gone).filter(|(_, gone)| !gone);
+            Ok(kept.map(|(dim, _)| dim.clone()).collect::<TVec<TDim>>().into())
+        };
+        if let Some(axes) = inputs.get(1) {
+            return s.given_2(&inputs[0].shape, &axes.value, move |s, shape, axes: Arc<Tensor>| {
+                s.equals(&outputs[0].shape, squeezed(&shape, &own::ints(&axes)?)?)
+            });
+        }
+        match self.node.get_attr_opt_vec::<i64>("axes")? {
+            Some(axes) => s.given(&inputs[0].shape, move |s, shape| {
+                s.equals(&outputs[0].shape, squeezed(&shape, &axes)?)
+            }),
+            None => self.original.as_ref().rules(s, inputs, outputs),
+        }
     }
 
     /// The number of dimensions of the result, where it follows from how many numbers there are in

@@ -59,6 +59,8 @@ impl Lie {
     ) -> TractResult<(usize, usize)> {
         let (stride, reach) = (self.stride(axis), self.reach(kernel, axis));
         if self.auto.starts_with("SAME") {
+            // Of elements between windows some leave out those at one end, and some at the other.
+            ensure!(stride <= reach, "auto_pad with strides beyond the windows is not implemented");
             let count = size.div_ceil(stride);
             let missing = (count.saturating_sub(1) * stride + reach).saturating_sub(size);
             let before = if self.auto == "SAME_LOWER" { missing.div_ceil(2) } else { missing / 2 };

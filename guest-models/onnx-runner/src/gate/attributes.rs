@@ -288,7 +288,8 @@ fn equation(node: &NodeProto) -> Result<(), String> {
     if let Some(result) = result {
         let Some(plain) = letters(result) else { return wrong() };
         let known = plain.chars().all(|c| terms.iter().any(|term| term.contains(c)));
-        let dots = result.contains("...") && !operands.contains("...");
+        // Without them the dimensions that dots stand for would have to be summed up, or be none.
+        let dots = result.contains("...") != operands.contains("...");
         if !known || !once(&plain) || dots {
             return wrong();
         }

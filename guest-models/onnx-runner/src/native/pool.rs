@@ -1,6 +1,6 @@
 //! Poolings of images, and of signals as images of one row.
 
-use belljar_abi::kernel::{Kernel, Pool as Request};
+use belljar_abi::kernel::{Kernel, MAX_POOL_SIZE, Pool as Request};
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::cnn::{MaxPool, SumPool};
@@ -50,7 +50,7 @@ pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<T
 fn geometry(windows: &Windows, mode: u32) -> Option<Request> {
     let Windows { input, output, kernel, stride, dilation, pad_before, pad_after, .. } = windows;
     let sizes = input.iter().chain(kernel).chain(stride);
-    if !windows.fit(1) || sizes.into_iter().any(|size| *size > 1 << 16) {
+    if !windows.fit(1) || sizes.into_iter().any(|size| *size > MAX_POOL_SIZE) {
         return None;
     }
     for axis in [0, 1] {

@@ -1,5 +1,6 @@
 //! How the windows of convolutions and poolings lie on an image.
 
+use belljar_abi::kernel::{MAX_SCRATCH, MAX_TAPS};
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::cnn::PoolSpec;
 use tract_onnx::tract_core::ops::nn::DataFormat;
@@ -17,12 +18,8 @@ pub(super) struct Windows {
     pub(super) pad_after: [u32; 2],
 }
 
-/// What the host takes at once (`host/src/sandbox/kernels`): more is computed in the sandbox.
-const MAX_TAPS: u64 = 1 << 20;
-const MAX_SCRATCH: u64 = 16 << 20;
-
 impl Windows {
-    /// Whether the host computes this: elements of an image with its padding, times the channels that
+    /// Whether the host computes this, or the sandbox has to: elements of an image with its padding, times the channels that
     /// it holds at once, and of a window.
     pub(super) fn fit(&self, channels: u64) -> bool {
         let mut scratch = channels;
@@ -34,7 +31,7 @@ impl Windows {
             scratch = scratch.saturating_mul(reach.div_ceil(stride)).saturating_mul(stride);
         }
         let taps = u64::from(self.kernel[0]) * u64::from(self.kernel[1]);
-        scratch <= MAX_SCRATCH && taps <= MAX_TAPS
+        scratch <= MAX_SCRATCH as u64 && taps <= MAX_TAPS as u64
     }
 
     /// Whether each window is one element, and there is one for each.

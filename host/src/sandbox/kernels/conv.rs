@@ -1,7 +1,7 @@
 //! Convolutions: as products of the weights and what the filter sees of the image, or channel by
 //! channel where every channel has a filter of its own.
 
-use belljar_abi::kernel::{Conv, PANEL_ROWS};
+use belljar_abi::kernel::{Conv, MAX_SCRATCH, MAX_TAPS, PANEL_ROWS};
 
 use super::copy::copy;
 use super::image::{Before, Patches, Phases, Windows};
@@ -151,7 +151,7 @@ fn windows(c: &Conv) -> Result<Windows, Refused> {
     };
     let rows = reach(c.out_h, c.stride_h, c.kernel_h, c.dilation_h, c.in_h, c.pad_top);
     let columns = reach(c.out_w, c.stride_w, c.kernel_w, c.dilation_w, c.in_w, c.pad_left);
-    if taps > super::MAX_TAPS as u64 || rows.is_none() || columns.is_none() {
+    if taps > MAX_TAPS as u64 || rows.is_none() || columns.is_none() {
         return Err(Refused::TooMuch);
     }
     Ok(Windows {
@@ -174,7 +174,7 @@ impl Checked<'_> {
     fn by_product(&self, output: &mut [f32], watch: &Watch) -> Result<(), Refused> {
         // Scratch must not be a way to the host's memory.
         let padded = self.windows.padded_len().saturating_mul(self.channels_in);
-        if !self.are_elements() && padded > super::MAX_SCRATCH {
+        if !self.are_elements() && padded > MAX_SCRATCH {
             return Err(Refused::TooMuch);
         }
         let jobs = split_rows(
@@ -190,7 +190,7 @@ impl Checked<'_> {
     }
 
     fn by_channel(&self, output: &mut [f32], watch: &Watch) -> Result<(), Refused> {
-        if self.windows.padded_len() > super::MAX_SCRATCH {
+        if self.windows.padded_len() > MAX_SCRATCH {
             return Err(Refused::TooMuch);
         }
         let jobs = split_rows(output, self.windows.count(), usize::MAX, 1, watch.threads());

@@ -46,12 +46,6 @@ use vector::dispatch;
 pub(super) use watch::Watch;
 use watch::{Clock, Rows, done, in_parallel, split_rows};
 
-/// Most elements of a window; those of real models have 49 to some thousand.
-const MAX_TAPS: usize = 1 << 20;
-
-/// Most elements of a padded plane that a kernel makes for itself: 64 MiB.
-const MAX_SCRATCH: usize = 16 << 20;
-
 /// An instruction set with kernels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InstructionSet {

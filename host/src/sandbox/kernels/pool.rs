@@ -1,6 +1,6 @@
 //! Pooling: the greatest element or the mean of every window.
 
-use belljar_abi::kernel::Pool;
+use belljar_abi::kernel::{MAX_POOL_SIZE, MAX_SCRATCH, MAX_TAPS, Pool};
 
 use super::copy::copy;
 use super::image::{Before, Phases, Windows};
@@ -25,7 +25,7 @@ pub(super) fn pool(memory: &mut [u8], pool: &Pool, watch: &Watch) -> Result<(), 
         p.planes, p.in_h, p.in_w, p.out_h, p.out_w, p.kernel_h, p.kernel_w, p.stride_h, p.stride_w,
     ];
     let most = [p.in_h, p.in_w, p.kernel_h, p.kernel_w, p.stride_h, p.stride_w];
-    if all.contains(&0) || most.iter().any(|size| *size > 1 << 16) {
+    if all.contains(&0) || most.iter().any(|size| *size > MAX_POOL_SIZE) {
         return Err(Refused::Malformed);
     }
     // A window of nothing but padding has no greatest element and no mean.
@@ -58,7 +58,7 @@ pub(super) fn pool(memory: &mut [u8], pool: &Pool, watch: &Watch) -> Result<(), 
         pad_top: p.pad_top as usize,
         pad_left: p.pad_left as usize,
     };
-    if windows.taps() > super::MAX_TAPS || windows.padded_len() > super::MAX_SCRATCH {
+    if windows.taps() > MAX_TAPS || windows.padded_len() > MAX_SCRATCH {
         return Err(Refused::TooMuch);
     }
     let input = Place::new(memory, p.input, volume(&[p.planes, p.in_h, p.in_w])?)?;

@@ -170,9 +170,9 @@ impl Own for TreeEnsemble {
         for at in 0..rows.count {
             let row = rows.row(at);
             let mut row =
-                scores(&ours.forest, &ours.votes, self.aggregate, ours.targets, row, wide)?.values;
-            self.transform.apply(&mut row)?;
-            all.extend(row);
+                scores(&ours.forest, &ours.votes, self.aggregate, ours.targets, row, wide)?;
+            self.transform.apply_to_voted(&mut row)?;
+            all.extend(row.values);
         }
         Ok(tvec!(from_floats(ours.dtype, &[rows.count, ours.targets], &all)?))
     }

@@ -40,6 +40,15 @@ impl Key {
         }
     }
 
+    /// The one NaN that stands for all of them.
+    fn with_one_nan(self) -> Key {
+        match self {
+            Key::Single(_) if self.is_nan() => Key::Single(f32::NAN.to_bits()),
+            Key::Double(_) if self.is_nan() => Key::Double(f64::NAN.to_bits()),
+            other => other,
+        }
+    }
+
     /// Of a zero, the one of the other sign.
     fn other_zero(&self) -> Option<Key> {
         match self {
@@ -69,7 +78,8 @@ fn keys(tensor: &Tensor) -> TractResult<Vec<Key>> {
 }
 
 /// Whether a key that is not known is there under other bits: versions 2 and 4 of the operator do
-/// not agree whether zeros of both signs, or any two NaN, are one key.
+/// not agree whether zeros of both signs are one key. Of NaN version 4 alone says something: that all
+/// of them are one.
 fn doubtful(key: &Key, known: &HashMap<Key, usize>, nan: bool) -> bool {
     let zero = key.other_zero().is_some_and(|other| known.contains_key(&other));
     zero || nan && key.is_nan()
@@ -81,6 +91,8 @@ struct Table {
     known: HashMap<Key, usize>,
     /// Whether a NaN is among the keys.
     nan: bool,
+    /// Whether any NaN is that key.
+    one_nan: bool,
     /// The values, and behind them the one for all others.
     values: Tensor,
 }
@@ -143,8 +155,12 @@ impl Encoder {
         let wide = [i64::datum_type(), f32::datum_type(), String::datum_type()];
         let tensors = find(node, "values_tensor").is_some();
         ensure!(tensors || wide.contains(&to.datum_type()), "values of {:?}", to.datum_type());
+        // As are lists that are tensors, which version 4 brought.
+        let mut newer = ["keys_tensor", "values_tensor", "default_tensor"].into_iter();
+        let one_nan = newer.any(|name| find(node, name).is_some());
         let (mut known, mut nan) = (HashMap::new(), false);
         for (at, key) in keys(&from)?.into_iter().enumerate() {
+            let key = if one_nan { key.with_one_nan() } else { key };
             // Of the first and the last, versions 2 and 4 take another one.
             let again = known.contains_key(&key) || doubtful(&key, &known, nan);
             ensure!(!again, "a key is there twice");
@@ -154,7 +170,7 @@ impl Encoder {
         let default = default(node, to.datum_type())?;
         let from = from.datum_type();
         let values = Tensor::stack_tensors(0, &[to, default])?;
-        Ok(Encoder { table: Known::new(Table { from, known, nan, values }) })
+        Ok(Encoder { table: Known::new(Table { from, known, nan, one_nan, values }) })
     }
 }
 
@@ -176,9 +192,13 @@ impl Own for Encoder {
         let last = ours.values.len() - 1;
         let mut places = Vec::with_capacity(tensor.len());
         for key in keys(tensor)? {
+            let key = if ours.one_nan { key.with_one_nan() } else { key };
             let place = ours.known.get(&key).copied();
-            let agreed = place.is_some() || !doubtful(&key, &ours.known, ours.nan);
-            ensure!(agreed, "nobody agrees whether a zero or a NaN is the key of another sign");
+            let doubt = match place {
+                Some(_) => key.is_nan() && !ours.one_nan,
+                None => doubtful(&key, &ours.known, ours.nan),
+            };
+            ensure!(!doubt, "nobody agrees whether this NaN, or a zero of this sign, is a key");
             places.push(place.unwrap_or(last));
         }
         taken(&ours.values, &places, tensor.shape())

@@ -4,6 +4,7 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
 use super::attributes::text;
+use super::forest::Scores;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transform {
@@ -50,6 +51,14 @@ impl Transform {
             Transform::SoftmaxZero => "SOFTMAX_ZERO",
             Transform::Probit => "PROBIT",
         }
+    }
+
+    /// Transforms the scores of one row, each of which must have had a vote: what becomes of one
+    /// that had none, nobody agrees.
+    pub(super) fn apply_to_voted(self, scores: &mut Scores) -> TractResult<()> {
+        let all = self == Transform::None || scores.voted.iter().all(|voted| *voted);
+        ensure!(all, "{} of a target on which no leaf votes is not implemented", self.name());
+        self.apply(&mut scores.values)
     }
 
     /// Transforms the scores of one row.

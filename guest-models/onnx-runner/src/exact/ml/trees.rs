@@ -209,12 +209,12 @@ impl Own for Regressor {
         for at in 0..rows.count {
             let row = rows.row(at);
             let mut row =
-                scores(&ours.forest, &ours.votes, self.aggregate, ours.targets, row, wide)?.values;
-            for (score, base) in row.iter_mut().zip(&ours.base) {
+                scores(&ours.forest, &ours.votes, self.aggregate, ours.targets, row, wide)?;
+            for (score, base) in row.values.iter_mut().zip(&ours.base) {
                 *score = rounded(*score + base, wide);
             }
-            ours.transform.apply(&mut row)?;
-            all.extend(row);
+            ours.transform.apply_to_voted(&mut row)?;
+            all.extend(row.values);
         }
         Ok(tvec!(of_scores(rows.count, ours.targets, &all)?))
     }
