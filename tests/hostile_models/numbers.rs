@@ -204,6 +204,25 @@ fn long_signals_are_pooled() {
     assert!(outputs[0].1.as_slice::<f32>().unwrap().iter().all(|value| *value == 1.0));
 }
 
+/// The difference of two large squares would be anything.
+#[test]
+fn numbers_far_from_zero_are_normalised() {
+    let x = || Tensor::new(vec![4097.0f32, 4098.0, 4097.0, 4098.0], &[1, 1, 2, 2]).unwrap();
+    for axes in [&[0, 2, 3][..], &[-1, -2], &[3]] {
+        let attribute = [ints_attribute("axes", axes)];
+        let bytes = one("MeanVarianceNormalization", &[1, 1, 2, 2], &[], &[], &attribute);
+        let outputs = run(&bytes, &[("x", x())]).unwrap();
+        assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [-1.0, 1.0, -1.0, 1.0], "{axes:?}");
+    }
+    for axes in [&[4][..], &[-5], &[1, 1], &[3, -1], &[]] {
+        let attribute = [ints_attribute("axes", axes)];
+        let bytes = one("MeanVarianceNormalization", &[1, 1, 2, 2], &[], &[], &attribute);
+        crate::ends(&bytes, &[("x", x())]);
+    }
+    let matrix = one("MeanVarianceNormalization", &[2, 2], &[], &[], &[]);
+    crate::ends(&matrix, &[("x", crate::ones(&[2, 2]))]);
+}
+
 /// tract multiplies what it is given, and reads beyond it.
 #[test]
 fn weights_of_recurrent_layers_fit_their_input() {

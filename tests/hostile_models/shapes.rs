@@ -181,3 +181,33 @@ fn steps_beyond_the_windows_of_automatic_pads() {
     let outputs = run(&sums, &[("x", counted(&[1, 1, 4]))]).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [1.0, 3.0, 5.0]);
 }
+
+/// tract divides by the number of what it adds up.
+#[test]
+fn sums_of_what_may_be_nothing() {
+    let answers: [(&str, f32, f32); 5] = [
+        ("ReduceSum", 0.0, 6.0),
+        ("ReduceL1", 0.0, 6.0),
+        ("ReduceL2", 0.0, 14f32.sqrt()),
+        ("ReduceSumSquare", 0.0, 14.0),
+        ("ReduceLogSum", f32::NEG_INFINITY, 6f32.ln()),
+    ];
+    for (op, of_nothing, of_four) in answers {
+        let names = ["from", "to", "by"];
+        let graph = Graph {
+            nodes: vec![
+                node("Range", &names, &["line"], &[]),
+                node(op, &["line"], &["y"], &[int_attribute("keepdims", 0)]),
+            ],
+            inputs: names.iter().map(|name| value(name, FLOAT, &fixed(&[]))).collect(),
+            outputs: vec![value_of_any_shape("y", FLOAT)],
+            ..Graph::default()
+        };
+        for (to, expected) in [(0.0, of_nothing), (4.0, of_four)] {
+            let numbers = [0.0f32, to, 1.0].map(|number| Tensor::new(vec![number], &[]).unwrap());
+            let inputs: Vec<_> = names.into_iter().zip(numbers).collect();
+            let outputs = run(&graph.bytes(), &inputs).unwrap();
+            assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [expected], "{op} to {to}");
+        }
+    }
+}

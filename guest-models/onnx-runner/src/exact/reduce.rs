@@ -2,7 +2,7 @@
 
 use tract_onnx::model::OnnxOpRegister;
 use tract_onnx::tract_core::ops::change_axes::AxisOp;
-use tract_onnx::tract_core::ops::math::{add, exp, ln, sub};
+use tract_onnx::tract_core::ops::math::{abs, add, exp, ln, sqrt, square, sub};
 use tract_onnx::tract_core::ops::nn::{Reduce, Reducer};
 use tract_onnx::tract_hir::internal::*;
 
@@ -152,6 +152,9 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
     for name in ["ArgMax", "ArgMin"] {
         registry.insert(name, |context, node| Ours::build(context, node, arg));
     }
+    registry.insert("MeanVarianceNormalization", |context, node| {
+        Ours::build(context, node, normalized)
+    });
     registry.insert("GlobalMaxPool", |context, node| {
         Ours::build(context, node, |_, prefix, model, inputs| {
             let axes = (2..model.outlet_fact(inputs[0])?.rank()).collect();
@@ -217,7 +220,13 @@ fn reduce(
         "ReduceMean" => mean(prefix, model, inputs[0], axes.clone())?,
         "ReduceLogSumExp" => log_sum_exp(prefix, model, inputs[0], &axes)?,
         // tract puts these together of others, with dimensions kept or not.
-        _ => return ours.original.as_ref().wire(prefix, model, inputs),
+        _ if !may_be_empty(model, inputs[0], &axes)? => {
+            return ours.original.as_ref().wire(prefix, model, inputs);
+        }
+        name => {
+            ensure!(float, "{name} of integers, of which there may be none, is not implemented");
+            of_sum(name, prefix, model, inputs[0], &axes)?
+        }
     };
     Ok(tvec!(without(ours, prefix, model, result, &axes)?))
 }
@@ -239,15 +248,48 @@ fn without(
     Ok(wire)
 }
 
+/// Whether there may be nothing to sum up: tract divides by its size.
+fn may_be_empty(model: &TypedModel, input: OutletId, axes: &[usize]) -> TractResult<bool> {
+    let shape = &model.outlet_fact(input)?.shape;
+    Ok(axes.iter().any(|axis| shape[*axis].as_i64().is_none_or(|dim| dim == 0)))
+}
+
+/// Reductions that are made of a sum.
+fn of_sum(
+    name: &str,
+    prefix: &str,
+    model: &mut TypedModel,
+    input: OutletId,
+    axes: &[usize],
+) -> TractResult<OutletId> {
+    let each = match name {
+        "ReduceL1" => Some(abs()),
+        "ReduceL2" | "ReduceSumSquare" => Some(square()),
+        _ => None,
+    };
+    let end = match name {
+        "ReduceL2" => Some(sqrt()),
+        "ReduceLogSum" => Some(ln()),
+        _ => None,
+    };
+    let mut wire = input;
+    if let Some(each) = each {
+        wire = model.wire_node(format!("{prefix}.each"), each, &[wire])?[0];
+    }
+    wire = sum(&format!("{prefix}.sum"), model, wire, axes)?;
+    match end {
+        Some(end) => Ok(model.wire_node(prefix, end, &[wire])?[0]),
+        None => Ok(wire),
+    }
+}
+
 fn sum(
     prefix: &str,
     model: &mut TypedModel,
     input: OutletId,
     axes: &[usize],
 ) -> TractResult<OutletId> {
-    // tract divides by the size of what it sums up.
-    let shape = model.outlet_fact(input)?.shape.to_tvec();
-    if axes.iter().any(|axis| shape[*axis] == 0.to_dim()) {
+    if may_be_empty(model, input, axes)? {
         return Ok(model.wire_node(
             prefix,
             Fold { axes: axes.into(), what: Extreme::Sum },
@@ -280,6 +322,34 @@ fn mean(
     let count = tensor0(count as f64).cast_to_dt(dtype)?.into_owned().broadcast_into_rank(rank)?;
     let count = model.add_const(format!("{prefix}.count"), count)?;
     binary::wire(prefix, model, Div, &[total, count])
+}
+
+/// `(x − m) / (√v + 10⁻⁹)`, with the mean `m` and the variance `v`: the mean of the squares of what
+/// differs from `m`. ONNX's function subtracts the squares of means from the means of squares, which
+/// for numbers far from zero leaves little, or less than nothing.
+fn normalized(
+    ours: &Ours,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let x = inputs[0];
+    let rank = model.outlet_fact(x)?.rank();
+    let axes = ours.node.get_attr_opt_vec::<i64>("axes")?.unwrap_or_else(|| vec![0, 2, 3]);
+    ensure!(!axes.is_empty(), "a mean over no axis is not implemented");
+    ours.distinct(&axes, rank as i64)?;
+    let mut axes =
+        axes.iter().map(|axis| resolve(*axis, rank)).collect::<TractResult<TVec<_>>>()?;
+    axes.sort_unstable();
+    let name = |part: &str| format!("{prefix}.{part}");
+    let middle = mean(&name("mean"), model, x, axes.clone())?;
+    let apart = model.wire_node(name("apart"), sub(), &[x, middle])?;
+    let squares = model.wire_node(name("squares"), square(), &apart)?[0];
+    let variance = mean(&name("variance"), model, squares, axes)?;
+    let deviation = model.wire_node(name("deviation"), sqrt(), &[variance])?[0];
+    let least = super::scalar(model, name("least"), 1e-9, deviation)?;
+    let divisor = model.wire_node(name("divisor"), add(), &[deviation, least])?[0];
+    Ok(tvec!(binary::wire(prefix, model, Div, &[apart[0], divisor])?))
 }
 
 /// `m + ln(Σ exp(x − m))` with the greatest number `m`, or with 0 where that is infinite.
