@@ -66,7 +66,8 @@ fn equations_have_the_result_that_they_say() {
         (graph.bytes(), tensors.collect::<Vec<_>>())
     };
     // The sums of all: 0 + 1 + … + n - 1.
-    let answers: [(&str, &[&[usize]], &[usize], &[f32]); 9] = [
+    type Shapes<'a> = &'a [&'a [usize]];
+    let answers: [(&str, Shapes, &[usize], &[f32]); 9] = [
         ("a,b->", &[&[3], &[4]], &[], &[18.0]),
         ("ae, bc -> ", &[&[2, 2], &[2, 2]], &[], &[36.0]),
         ("ab,ab", &[&[2, 2], &[2, 2]], &[], &[14.0]),
@@ -82,7 +83,7 @@ fn equations_have_the_result_that_they_say() {
         let outputs = run(&model, &tensors).unwrap_or_else(|err| panic!("{equation}: {err}"));
         assert_eq!(outputs[0].1, Tensor::new(values.to_vec(), shape).unwrap(), "{equation}");
     }
-    let refusals: [(&str, &[&[usize]], &str); 3] = [
+    let refusals: [(&str, Shapes, &str); 3] = [
         (",->", &[&[], &[]], "numbers alone"),
         ("...a,...b->...", &[&[2], &[3]], "dots that stand for no dimension"),
         ("...a->a", &[&[2, 3]], "the equation"),
