@@ -25,6 +25,8 @@ mod rounds;
 mod run_time;
 #[path = "hostile_models/shapes.rs"]
 mod shapes;
+#[path = "hostile_models/simplified.rs"]
+mod simplified;
 #[path = "hostile_models/small.rs"]
 mod small;
 #[path = "hostile_models/structure.rs"]

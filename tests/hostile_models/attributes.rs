@@ -252,9 +252,10 @@ fn indices_outside_of_what_they_index() {
         refused(&gather("Gather", 1, &[1], &[index]), &x(&[2, 3]), "the index");
         ends(&gather("GatherElements", 1, &[2, 1], &[index, index]), &x(&[2, 3]));
     }
-    for index in [2, -1, 1 << 32] {
+    for index in [2, -3, 1 << 32, i64::MIN] {
         ends(&with_ints("GatherND", &[2, 3], &[index], &[]), &x(&[2, 3]));
     }
+    run(&with_ints("GatherND", &[2, 3], &[-2], &[]), &x(&[2, 3])).unwrap();
     let at_run_time = |op: &str, index: i64| {
         let graph = Graph {
             nodes: vec![node(op, &["x", "i"], &["y"], &[int_attribute("axis", 1)])],

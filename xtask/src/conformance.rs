@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::Repo;
@@ -20,20 +20,57 @@ const REQUIREMENTS: [&str; 3] = ["onnx==1.23.2", "onnxruntime==1.32.0", "numpy==
 /// Makes the cases, runs them, and writes how they end.
 pub(crate) fn run(repo: &Repo) -> Result<()> {
     cases(repo)?;
-    setup::build_host(repo)?;
-    setup::warm(repo)?;
-    let results = folder(repo).join("results.json");
-    let mut cargo = setup::cargo(repo);
-    cargo.args(["test", "--release", "--workspace", "--test", "conformance"]);
-    cargo.env("BELLJAR_CONFORMANCE_RESULTS", &results);
-    setup::environment(repo, &mut cargo);
-    run::run(cargo.stdout(std::io::stderr())).context("the cases could not be run")?;
-    let text = fs::read_to_string(&results).context("reading the results")?;
-    let results: Vec<Value> = serde_json::from_str(&text).context("reading the results")?;
+    let results = ends(repo, &folder(repo))?;
     let to = repo.root().join("tests/conformance");
     fs::write(to.join("classes.txt"), classes(&results))?;
     fs::write(to.join("RESULTS.md"), table(&results))?;
     println!("{}", summary(&results));
+    Ok(())
+}
+
+/// Runs the cases of a folder, and says how each ends.
+fn ends(repo: &Repo, cases: &Path) -> Result<Vec<Value>> {
+    setup::build_host(repo)?;
+    setup::warm(repo)?;
+    let results = cases.join("results.json");
+    let mut cargo = setup::cargo(repo);
+    cargo.args(["test", "--release", "--workspace", "--test", "conformance"]);
+    cargo.env("BELLJAR_CONFORMANCE", cases).env("BELLJAR_CONFORMANCE_RESULTS", &results);
+    setup::environment(repo, &mut cargo);
+    run::run(cargo.stdout(std::io::stderr())).context("the cases could not be run")?;
+    let text = fs::read_to_string(&results).context("reading the results")?;
+    serde_json::from_str(&text).context("reading the results")
+}
+
+/// Makes this many random graphs whose nodes onnxruntime and ONNX's reference agree on, from this
+/// number on, and runs them: each must be answered like that, or refused.
+pub(crate) fn graphs(repo: &Repo, count: u64, seed: u64) -> Result<()> {
+    let folder = repo.target().join("graphs");
+    let python = python(repo)?;
+    say(format!("graphs: making {count} (two minutes for each 10,000)"));
+    if folder.exists() {
+        fs::remove_dir_all(&folder).context("removing old graphs")?;
+    }
+    fs::create_dir_all(&folder)?;
+    let mut script = Command::new(python);
+    script.arg(repo.root().join("tests/model_fuzz/graphs.py")).arg(&folder);
+    script.args(["--count", &count.to_string(), "--seed", &seed.to_string()]);
+    run::run(script.stdout(std::io::stderr())).context("making the graphs")?;
+    let results = ends(repo, &folder)?;
+    let mut counts = BTreeMap::<&str, usize>::new();
+    let mut found = 0;
+    for result in &results {
+        let class = text(result, "class");
+        *counts.entry(class).or_default() += 1;
+        if !["pass", "refused"].contains(&class) {
+            found += 1;
+            let (name, why) = (text(result, "name"), text(result, "why"));
+            println!("{name}: {class}: {}: {why}", operators(result).join(", "));
+        }
+    }
+    let of = |class: &str| counts.get(class).copied().unwrap_or(0);
+    println!("{} random graphs: {} pass, {} refused", results.len(), of("pass"), of("refused"));
+    ensure!(found == 0, "{found} graphs ended otherwise: they are in {}", folder.display());
     Ok(())
 }
 

@@ -49,10 +49,13 @@ usage: cargo xtask COMMAND
   fuzz [TARGET …] [--runs N] [--seed N]
                   hand the decoders, the native kernels, tensor files and policies what libFuzzer
                   comes up with
+  graphs [--count N] [--seed N]
+                  run random graphs on whose nodes onnxruntime and ONNX's reference agree
   check-aarch64   type-check the host for 64-bit Arm Linux
   release-check   test the kernels on an emulated Arm machine; build the guest a second time
                   elsewhere and compare the bytes; build and run the guest program in Python;
-                  run 50,000 mutated models, and a million executions of each fuzz target
+                  run 50,000 mutated models, 20,000 random graphs, and a million executions of each
+                  fuzz target
 
 The guest is built by the toolchain at hand where rustup has the wasm32 target, otherwise by the
 distribution's compiler; BELLJAR_GUEST_ROUTE=rustup|distribution forces one of the two.
@@ -109,6 +112,10 @@ fn main() -> ExitCode {
         ["conformance"] => with_repo(conformance::run),
         ["corpus", folder] => with_repo(|repo| corpus::make(repo, Path::new(folder))),
         ["fuzz", arguments @ ..] => with_repo(|repo| fuzz::run(repo, arguments)),
+        ["graphs", arguments @ ..] => with_repo(|repo| {
+            let [count, seed] = numbers(arguments, [("--count", 5_000), ("--seed", 1)])?;
+            conformance::graphs(repo, count, seed)
+        }),
         ["check-aarch64"] => with_repo(aarch64::check),
         ["release-check"] => with_repo(release_check::check),
         ["help" | "--help" | "-h"] => {
@@ -124,6 +131,18 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
+}
+
+/// The numbers behind these options, or what they are where nothing is said.
+fn numbers<const N: usize>(arguments: &[&str], options: [(&str, u64); N]) -> Result<[u64; N]> {
+    let mut numbers = options.map(|(_, number)| number);
+    for pair in arguments.chunks(2) {
+        let place = options.iter().position(|(name, _)| *name == pair[0]);
+        let Some(place) = place else { bail!("{} is no option here", pair[0]) };
+        let Some(number) = pair.get(1) else { bail!("{} needs a number", pair[0]) };
+        numbers[place] = number.parse().with_context(|| format!("{} {number}", pair[0]))?;
+    }
+    Ok(numbers)
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {

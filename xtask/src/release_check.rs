@@ -34,6 +34,9 @@ impl Drop for Scratch {
 /// Mutated models that are run, from which number on.
 const MUTATED: (&str, &str) = ("50000", "1000000");
 
+/// Random graphs that are run.
+const GRAPHS: u64 = 20_000;
+
 /// Executions of each fuzz target.
 const EXECUTIONS: u64 = 1_000_000;
 
@@ -44,6 +47,7 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     python::check(repo)?;
     large_programs(repo)?;
     mutated_models(repo)?;
+    conformance::graphs(repo, GRAPHS, 1)?;
     fuzz::all(repo, EXECUTIONS)?;
     let here = guest::build(repo)?;
     let name = format!("belljar-release-check-{}", std::process::id());

@@ -12,7 +12,7 @@ use tract_onnx::tract_core::optim::Optimizer;
 use tract_onnx::tract_hir::infer::Factoid;
 
 use crate::load::Loaded;
-use crate::{Refusal, exact, gate, heap, merge, native};
+use crate::{Refusal, exact, gate, heap, native, passes};
 
 /// How many rewritings of a model there are at most, besides those for each of its nodes: far more
 /// than any model needs.
@@ -95,10 +95,10 @@ pub(crate) fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
     native::take_convolutions(&mut model)?;
     // Two of tract's rewritings can undo each other for ever: what is left then is right, if slower.
     let steps = STEPS.saturating_add(model.nodes.len().saturating_mul(STEPS_OF_A_NODE));
-    merge::in_place_of_tracts(Optimizer::declutter()).stopping_at(steps).optimize(&mut model)?;
+    passes::in_place_of_tracts(Optimizer::declutter()).stopping_at(steps).optimize(&mut model)?;
     native::take_others(&mut model)?;
     native::mend_rest(&mut model)?;
-    let codegen = merge::in_place_of_tracts(Optimizer::codegen());
+    let codegen = passes::in_place_of_tracts(Optimizer::codegen());
     model.optimize_with_session(&mut codegen.session())?;
     Ok(model)
 }

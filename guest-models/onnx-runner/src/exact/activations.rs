@@ -2,6 +2,7 @@
 //! the way.
 
 use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::tract_core::ops::cast::cast;
 use tract_onnx::tract_core::ops::math::{abs, add, exp, ln, mul, neg, sub};
 use tract_onnx::tract_core::ops::nn::{Softmax, SoftmaxKind};
 use tract_onnx::tract_hir::internal::*;
@@ -34,8 +35,13 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
             ours.original.as_ref().wire(prefix, model, inputs)
         })
     });
+    for name in ["Sigmoid", "Tanh"] {
+        registry.insert(name, |context, node| Ours::build(context, node, saturating));
+    }
     registry.insert("Softplus", |context, node| Ours::build(context, node, softplus));
-    registry.insert("LogSoftmax", |context, node| Ours::build(context, node, log_softmax));
+    for name in ["Softmax", "LogSoftmax"] {
+        registry.insert(name, |context, node| Ours::build(context, node, softmax));
+    }
     registry.insert("Selu", |context, node| {
         use tract_onnx::tract_hir::ops::activations::Selu;
         let _ = context;
@@ -102,6 +108,23 @@ fn hard_sigmoid(
     Ok(tvec!(bounded_line(prefix, model, inputs[0], slope, shift)?))
 }
 
+/// In float16 tract's approximations stop a thousandth short of where these functions go, which
+/// scales and gates make much of.
+fn saturating(
+    ours: &Ours,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let original = ours.original.as_ref();
+    if model.outlet_fact(inputs[0])?.datum_type != f16::datum_type() {
+        return original.wire(prefix, model, inputs);
+    }
+    let wide = model.wire_node(format!("{prefix}.wide"), cast(f32::datum_type()), inputs)?;
+    let result = original.wire(&format!("{prefix}.of_wide"), model, &wide)?;
+    model.wire_node(prefix, cast(f16::datum_type()), &result)
+}
+
 /// `max(0, x) + min(0, alpha · (exp(x / alpha) − 1))`
 fn celu(
     ours: &Ours,
@@ -146,17 +169,56 @@ fn softplus(
     model.wire_node(prefix, add(), &[above, log])
 }
 
-fn log_softmax(
+fn softmax(
     ours: &Ours,
     prefix: &str,
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
-    let rank = model.outlet_fact(inputs[0])?.rank();
+    let shape = &model.outlet_fact(inputs[0])?.shape;
     // Up to version 12 all dimensions from the axis on are one.
     let old = ours.version < 13;
-    let axis = ours.axis("axis", if old { 1 } else { -1 }, rank)?;
-    let axes = if old { (axis..rank).collect() } else { tvec!(axis) };
-    let kind = SoftmaxKind::LogSoftmax;
-    model.wire_node(prefix, Softmax { axes, quant_output_dt: None, kind }, inputs)
+    let axis = ours.axis("axis", if old { 1 } else { -1 }, shape.rank())?;
+    let axes = if old { (axis..shape.rank()).collect() } else { tvec!(axis) };
+    let something = shape.iter().all(|dim| dim.as_i64().is_some_and(|dim| dim > 0));
+    let kind = match &*ours.node.op_type {
+        "LogSoftmax" => SoftmaxKind::LogSoftmax,
+        _ => SoftmaxKind::Softmax,
+    };
+    let softmax = Softmax { axes, quant_output_dt: None, kind };
+    match something {
+        true => model.wire_node(prefix, softmax, inputs),
+        false => model.wire_node(prefix, OfNothing(softmax), inputs),
+    }
+}
+
+/// Of nothing there is nothing, where tract's panics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct OfNothing(Softmax);
+
+impl Op for OfNothing {
+    fn name(&self) -> StaticName {
+        "OfNothing".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for OfNothing {
+    op_out_of_plan!();
+
+    fn eval(&self, ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        if inputs[0].volume() == 0 {
+            return Ok(inputs);
+        }
+        self.0.eval(ctx, inputs)
+    }
+}
+
+impl TypedOp for OfNothing {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        self.0.output_facts(inputs)
+    }
+
+    as_op!();
 }

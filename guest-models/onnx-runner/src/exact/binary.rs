@@ -224,6 +224,24 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
         Ok((if right { ShiftRight.into_hir() } else { ShiftLeft.into_hir() }, vec![]))
     });
     registry.insert("Mean", mean);
+    registry.insert("Equal", |context, node| Ours::build(context, node, equal));
+}
+
+/// Truth values are compared as numbers: tract takes no others.
+fn equal(
+    ours: &Ours,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let mut inputs: TVec<OutletId> = inputs.into();
+    for (at, input) in inputs.iter_mut().enumerate() {
+        if model.outlet_fact(*input)?.datum_type == bool::datum_type() {
+            let name = format!("{prefix}.number_{at}");
+            *input = model.wire_node(name, cast(u8::datum_type()), &[*input])?[0];
+        }
+    }
+    ours.original.as_ref().wire(prefix, model, &inputs)
 }
 
 /// A sum, divided at the end.

@@ -178,7 +178,7 @@ pub(super) fn register(registry: &mut OnnxOpRegister) {
     for name in ["MaxPool", "AveragePool", "Conv", "ConvInteger"] {
         registry.insert(name, |context, node| Ours::build(context, node, windows));
     }
-    for name in ["Softmax", "Hardmax", "Flatten", "Concat", "LpNormalization"] {
+    for name in ["Hardmax", "Flatten", "Concat", "LpNormalization"] {
         registry.insert(name, |context, node| Ours::build(context, node, one_axis));
     }
     registry.insert("LayerNormalization", |context, node| Ours::build(context, node, one_axis));
@@ -395,7 +395,7 @@ fn one_axis(
     let norm = ours.node.op_type == "LpNormalization";
     ensure!(!norm || !nothing, "of nothing there is no norm");
     ensure!(ours.node.op_type != "Hardmax" || !nothing, "of nothing there is no greatest");
-    let old = ours.version < 13 && ours.node.op_type.ends_with("max");
+    let old = ours.version < 13 && ours.node.op_type == "Hardmax";
     if let Some(axis) = ours.node.get_attr_opt::<i64>("axis")?.or(old.then_some(1)) {
         // To flatten behind the last dimension is to have one column.
         let behind = flatten && axis == rank as i64;

@@ -80,37 +80,41 @@ impl Expansion for Gather {
         let sizes = shape[batch..].iter().map(|dim| dim.to_i64());
         let places = Places { sizes: sizes.collect::<Result<Vec<_>, _>>()? };
         let mut inputs: TVec<OutletId> = inputs.into();
-        match model.outlet_fact(inputs[1])?.konst.clone() {
-            Some(konst) => places.check(&konst)?,
-            None => {
-                inputs[1] = model.wire_node(format!("{prefix}.guard"), places, &inputs[1..])?[0]
-            }
-        }
+        let name = format!("{prefix}.guard");
+        inputs[1] = match model.outlet_fact(inputs[1])?.konst.clone() {
+            Some(konst) => model.add_const(name, places.from_the_start(&konst)?)?,
+            None => model.wire_node(name, places, &inputs[1..])?[0],
+        };
         model.wire_node(prefix, self.0.clone(), &inputs)
     }
 }
 
-/// Places in several dimensions, each from 0 to the size of its own: passed on, or refused.
+/// Places in several dimensions, each along the size of its own, counted from the start or the end:
+/// passed on as counted from the start, or refused.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct Places {
     sizes: Vec<i64>,
 }
 
 impl Places {
-    fn check(&self, indices: &Tensor) -> TractResult<()> {
+    fn from_the_start(&self, indices: &Tensor) -> TractResult<Tensor> {
         let deep = indices.shape().last().copied().unwrap_or(0);
         ensure!(deep <= self.sizes.len(), "indices of {deep} dimensions are too many");
-        let indices = indices.try_as_plain_ram()?;
-        for place in indices.as_slice::<i64>()?.chunks(deep.max(1)) {
-            for (index, size) in place.iter().zip(&self.sizes) {
+        let mut indices = indices.clone();
+        let mut all = indices.try_as_plain_ram_mut()?;
+        for place in all.as_slice_mut::<i64>()?.chunks_mut(deep.max(1)) {
+            for (index, size) in place.iter_mut().zip(&self.sizes) {
                 ensure!(
-                    (0..*size).contains(index),
-                    "the index {index} is not in 0 to {}",
+                    (-size..*size).contains(index),
+                    "the index {index} is not in -{size} to {}",
                     size - 1
                 );
+                if *index < 0 {
+                    *index += size;
+                }
             }
         }
-        Ok(())
+        Ok(indices)
     }
 }
 
@@ -126,8 +130,7 @@ impl EvalOp for Places {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        self.check(&inputs[0])?;
-        Ok(inputs)
+        Ok(tvec!(self.from_the_start(&inputs[0])?.into_tvalue()))
     }
 }
 

@@ -3,20 +3,10 @@
 //! then not be run.
 
 use tract_onnx::tract_core::internal::*;
-use tract_onnx::tract_core::optim::{Optimizer, OptimizerSession, TypedPass};
-
-/// An optimiser of tract's, with this pass in the place of its own.
-pub(crate) fn in_place_of_tracts(mut optimizer: Optimizer) -> Optimizer {
-    for pass in &mut optimizer.passes {
-        if format!("{pass:?}") == "PushSplitDown" {
-            *pass = Box::new(MergeSame);
-        }
-    }
-    optimizer
-}
+use tract_onnx::tract_core::optim::{OptimizerSession, TypedPass};
 
 #[derive(Clone, Debug)]
-struct MergeSame;
+pub(super) struct MergeSame;
 
 impl TypedPass for MergeSame {
     fn reset(&mut self) -> TractResult<()> {
