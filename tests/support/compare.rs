@@ -31,6 +31,7 @@ pub(crate) fn difference(
         DType::F16 => (rtol.max(4e-3), atol.max(1e-3)),
         // One unit in the last place.
         DType::BF16 => (rtol.max(8e-3), atol.max(1e-3)),
+        DType::F64 => (rtol, atol.max(1e-12)),
         _ if matches!(found.data(), Data::Coded(_)) => (0.0, 0.0),
         _ => (rtol, atol.max(1e-6)),
     };

@@ -187,6 +187,8 @@ fn softmax(
     };
     let softmax = Softmax { axes, quant_output_dt: None, kind };
     match something {
+        // tract's own, which before version 13 keeps changes of axes from what is behind it.
+        true if kind == SoftmaxKind::Softmax => ours.original.as_ref().wire(prefix, model, inputs),
         true => model.wire_node(prefix, softmax, inputs),
         false => model.wire_node(prefix, OfNothing(softmax), inputs),
     }

@@ -1,5 +1,6 @@
 //! Steps of tract's optimiser that are done here, because its own may change what a model answers.
 
+mod axes;
 mod merge;
 mod simplify;
 
@@ -19,6 +20,7 @@ pub(crate) fn in_place_of_tracts(mut optimizer: Optimizer) -> Optimizer {
         match &*format!("{pass:?}") {
             "PushSplitDown" => *pass = Box::new(merge::MergeSame),
             "declutter" => *pass = Box::<simplify::Simplify>::default(),
+            "ChangeAxes" => *pass = Box::new(axes::ThatFit(pass.clone())),
             _ => (),
         }
     }
