@@ -2,9 +2,9 @@
 //! on every machine.
 //!
 //! Cargo gives each crate a `-C metadata` value that goes into its symbols and type numbers. For a
-//! crate found by path it hashes that path, unless the crate lies inside the workspace; the ABI
-//! crate, which both workspaces share, lies outside of one of them. Without this, two clones in
-//! different folders would get different guests from the same sources.
+//! crate found by path it hashes that path, unless the crate lies inside the workspace; the crates
+//! that both workspaces share lie outside of one of them. Without this, two clones in different
+//! folders would get different guests from the same sources.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -15,8 +15,10 @@ use anyhow::{Context, Result};
 /// Set in the environment of the guest's build; says that this program is called as the compiler.
 pub(crate) const VARIABLE: &str = "BELLJAR_XTASK_AS_RUSTC";
 
-/// The crates whose metadata would depend on where the repository lies.
-const OURS: [&str; 2] = ["belljar_abi", "onnx_runner"];
+/// Whether a crate is one of this repository: its metadata would depend on where that lies.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("belljar_") || name == "onnx_runner"
+}
 
 /// Makes `cargo` call this program in place of rustc.
 pub(crate) fn install(cargo: &mut Command) -> Result<()> {
@@ -43,7 +45,7 @@ fn adjust(arguments: &mut [OsString]) {
         let at = arguments.iter().position(|argument| argument == name)?;
         arguments.get(at + 1)?.to_str()
     };
-    let Some(name) = follows("--crate-name").filter(|name| OURS.contains(name)) else { return };
+    let Some(name) = follows("--crate-name").filter(|name| is_ours(name)) else { return };
     let fixed = format!("metadata=belljar-{name}");
     for argument in arguments.iter_mut().filter(|argument| is_metadata(argument)) {
         *argument = OsString::from(&fixed);
@@ -66,10 +68,14 @@ mod tests {
 
     #[test]
     fn only_our_crates_are_adjusted() {
-        assert_eq!(
-            adjusted("rustc --crate-name belljar_abi -C metadata=77 -C extra-filename=-77"),
-            "rustc --crate-name belljar_abi -C metadata=belljar-belljar_abi -C extra-filename=-77"
-        );
+        for ours in ["belljar_abi", "belljar_operators", "onnx_runner"] {
+            assert_eq!(
+                adjusted(&format!("rustc --crate-name {ours} -C metadata=7 -C extra-filename=-7")),
+                format!(
+                    "rustc --crate-name {ours} -C metadata=belljar-{ours} -C extra-filename=-7"
+                )
+            );
+        }
         let other = "rustc --crate-name tract_core -C metadata=77";
         assert_eq!(adjusted(other), other);
         assert_eq!(adjusted("rustc -vV"), "rustc -vV");
