@@ -11,12 +11,17 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 /// Files and folders, relative to `guest-models/`, whose contents decide what the guest becomes.
-const PARTS: [&str; 8] = [
+const PARTS: [&str; 13] = [
     "abi/Cargo.toml",
     "abi/src",
+    "element_types.rs",
+    "onnx-ops/Cargo.toml",
+    "onnx-ops/src",
     "onnx-runner/Cargo.lock",
     "onnx-runner/Cargo.toml",
     "onnx-runner/build-flags.txt",
+    "onnx-runner/clock/Cargo.toml",
+    "onnx-runner/clock/src",
     "onnx-runner/src",
     "operators/Cargo.toml",
     "operators/src",

@@ -7,36 +7,10 @@ use std::fs;
 use std::io::Read;
 use std::process::{Output, Stdio};
 
-use belljar::Tensor;
-use belljar::tensor::npy;
 use serde_json::Value;
 use support::belljar;
-use support::onnx::{Dim, fixed, relu};
-
-struct Scratch(tempfile::TempDir);
-
-impl Scratch {
-    fn new() -> Scratch {
-        Scratch(tempfile::tempdir().unwrap())
-    }
-
-    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
-        let path = self.0.path().join(name);
-        fs::write(&path, content).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-
-    fn relu(&self) -> String {
-        self.file("relu.onnx", relu(&fixed(&[2, 2])).bytes())
-    }
-
-    fn x(&self) -> String {
-        let mut bytes = Vec::new();
-        let tensor = Tensor::new(vec![-1.0f32, 2.0, 3.5, -4.0], &[2, 2]).unwrap();
-        npy::write(&tensor, &mut bytes).unwrap();
-        self.file("x.npy", bytes)
-    }
-}
+use support::onnx::{Dim, relu};
+use support::scratch::Scratch;
 
 fn bench(arguments: &[&str]) -> Output {
     let arguments = [&["bench"], arguments].concat();
@@ -97,6 +71,8 @@ fn check(found: &Value, iterations: u64, concurrency: u64, isolation: &str) {
         assert!(pss <= rss, "{pss} {rss}");
     }
     assert_eq!(found["iterations"], iterations);
+    assert_eq!(found["measured"]["alone"], iterations);
+    assert_eq!(found["measured"]["sustained"], iterations);
     assert_eq!(found["concurrency"], concurrency);
     assert_eq!(found["isolation"], isolation);
     assert_eq!(found["workers"], if isolation == "process" { concurrency } else { 0 });
@@ -152,6 +128,32 @@ fn the_table_is_for_people_and_nothing_is_said_beside_it() {
     }
 }
 
+/// Nothing is timed here: of a time that is over at once no request is sent but the first.
+#[test]
+fn no_request_is_sent_that_would_end_too_late() {
+    let s = Scratch::new();
+    let model = s.relu();
+    for more in [&[][..], &["--iterations", "50"], &["--concurrency", "8"]] {
+        let arguments =
+            [&[&*model, "--random", "--format", "json", "--max-time", "1 ms"], more].concat();
+        let output = bench(&arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{errors}");
+        assert!(errors.contains("the time of 1 ms was over after 0 of"), "{errors}");
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(found["measured"], serde_json::json!({ "alone": 0, "sustained": 0 }));
+        for none in ["/warm_ms", "/reset_ms", "/sustained/per_second", "/sustained/latency_ms"] {
+            assert!(found.pointer(none).unwrap().is_null(), "{none}: {found}");
+        }
+        assert!(number(&found, "/start/first_run_ms") > 0.0);
+        assert!(number(&found, "/linear_memory_bytes") > 0.0);
+    }
+    let output = bench(&[&model, "--random", "--max-time", "1 ms"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("first run"));
+    refused(&[&model, "--random", "--max-time", "soon"], 2, "--max-time");
+}
+
 #[test]
 fn made_up_inputs_have_the_shape_that_was_asked_for() {
     let s = Scratch::new();
@@ -182,6 +184,7 @@ fn what_cannot_be_measured_is_refused_with_the_documented_codes() {
     }
     refused(&[&model, "--shape", "x=1"], 2, "--random");
     refused(&[&model, "--random", "--shape", "x"], 2, "--shape");
+    refused(&[&model, "--random", "--shape", "other=1"], 2, "takes no input");
     refused(&["/does/not/exist.onnx", "--random"], 2, "exist.onnx");
     refused(&[&model], 4, "not given");
     let policy =
@@ -220,4 +223,171 @@ fn a_reader_that_leaves_early_is_no_error() {
         child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
         assert_eq!((child.wait().unwrap().code(), &*text), (Some(0), ""));
     }
+}
+
+/// A convolution with an activation, a product, a softmax, and an operator without a native kernel.
+/// Each node has the name of its output.
+fn mixed() -> Vec<u8> {
+    use support::onnx::{FLOAT, Graph, fixed, ints_attribute, node, tensor_f32, value};
+    let dims = fixed(&[1, 4, 8, 8]);
+    let weights: Vec<f32> = (0..72).map(|at| at as f32 / 72.0 - 0.4).collect();
+    let right: Vec<f32> = (0..64).map(|at| (at % 7) as f32 / 10.0 - 0.3).collect();
+    let attributes =
+        [ints_attribute("kernel_shape", &[3, 3]), ints_attribute("pads", &[1, 1, 1, 1])];
+    Graph {
+        nodes: vec![
+            node("Conv", &["x", "w"], &["conv"], &attributes),
+            node("Relu", &["conv"], &["relu"], &[]),
+            node("MatMul", &["relu", "b"], &["product"], &[]),
+            node("Softmax", &["product"], &["softmax"], &[]),
+            node("Sin", &["softmax"], &["sine"], &[]),
+        ],
+        initializers: vec![
+            tensor_f32("w", &[4, 2, 3, 3], &weights),
+            tensor_f32("b", &[8, 8], &right),
+        ],
+        inputs: vec![value("x", FLOAT, &fixed(&[1, 2, 8, 8]))],
+        outputs: vec![value("sine", FLOAT, &dims)],
+    }
+    .bytes()
+}
+
+/// The profiled nodes, by name.
+#[track_caller]
+fn profiled<'a>(found: &'a Value, name: &str) -> &'a Value {
+    let nodes = found["nodes"].as_array().unwrap();
+    nodes.iter().find(|node| node["node"] == name).unwrap_or_else(|| panic!("no {name} in {found}"))
+}
+
+#[test]
+fn a_profile_names_nodes_kernels_shapes_and_work() {
+    let s = Scratch::new();
+    let model = s.file("mixed.onnx", mixed());
+    let found = json(&[&model, "--random", "--profile", "-n", "7", "--quiet"]);
+    assert_eq!((&found["measured"], &found["iterations"]), (&7.into(), &7.into()));
+    assert_eq!(found["same_answer"], true, "the clock changes no answer");
+    let expected = [
+        ("conv", "Conv", "native Conv", Some(4 * 8 * 8 * 2 * 9)),
+        ("product", "MatMul", "native Gemm", Some(4 * 8 * 8 * 8)),
+        ("softmax", "Softmax", "native Softmax", None),
+        ("sine", "Sin", "WebAssembly", None),
+    ];
+    let nodes = found["nodes"].as_array().unwrap();
+    let names: Vec<&str> = nodes.iter().filter_map(|node| node["node"].as_str()).collect();
+    assert_eq!(names, expected.map(|(name, ..)| name), "in the order in which they run");
+    for (name, operator, kernel, multiply_adds) in expected {
+        let node = profiled(&found, name);
+        assert_eq!(node["operator"], operator, "{node}");
+        assert_eq!(node["kernel"], kernel, "{node}");
+        assert_eq!(node["multiply_adds"], Value::from(multiply_adds), "{node}");
+        assert_eq!(node["gflops"].is_number(), multiply_adds.is_some(), "{node}");
+        assert_eq!(node["outputs"], serde_json::json!([{ "dtype": "f32", "shape": [1, 4, 8, 8] }]));
+        assert_eq!(node["calls"], 7);
+        let native = kernel.starts_with("native");
+        assert_eq!(number(node, "/kernel_ms") > 0.0, native, "{node}");
+    }
+    let computes = serde_json::json!([
+        { "node": "conv", "operator": "Conv" },
+        { "node": "relu", "operator": "Relu" },
+    ]);
+    assert_eq!(profiled(&found, "conv")["computes"], computes);
+    for list in ["nodes", "operators"] {
+        let all = found[list].as_array().unwrap();
+        let sum = |key: &str| all.iter().map(|one| number(one, key)).sum::<f64>();
+        let shares = sum("/share") + number(&found, "/outside/share");
+        assert!((shares - 1.0).abs() < 1e-4, "{list}: {shares}");
+        let times = sum("/total_ms") + number(&found, "/outside/total_ms");
+        assert!((times - number(&found, "/total_ms")).abs() < 1e-4, "{list}: {times}");
+        assert!(all.iter().all(|one| number(one, "/kernel_ms") <= number(one, "/total_ms")));
+    }
+    assert!(number(&found, "/clock/reading_ns") > 0.0);
+}
+
+#[test]
+fn without_native_kernels_a_profile_says_webassembly() {
+    let s = Scratch::new();
+    let model = s.file("mixed.onnx", mixed());
+    let policy = s.toml("policy.toml", "[compute]\nkernels = \"sandbox\"");
+    let more = ["--random", "--profile", "-n", "2", "--quiet", "--policy", &policy];
+    let found = json(&[&[&*model][..], &more].concat());
+    for node in found["nodes"].as_array().unwrap() {
+        assert_eq!((&node["kernel"], number(node, "/kernel_ms")), (&"WebAssembly".into(), 0.0));
+    }
+    for operator in ["Conv", "MatMul", "Softmax", "Sin"] {
+        let named = |one: &Value| one["operator"] == operator;
+        assert!(found["operators"].as_array().unwrap().iter().any(named), "{operator}: {found}");
+    }
+    assert_eq!(found["same_answer"], true);
+}
+
+#[test]
+fn the_table_of_a_profile_has_operators_and_nodes() {
+    let s = Scratch::new();
+    let model = s.file("mixed.onnx", mixed());
+    let output = bench(&[&model, "--random", "--profile", "-n", "3", "--quiet"]);
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    for expected in
+        ["3 profiled runs", "outside of operators", "100.0", "GFLOP/s", "Conv+Relu", "1×4×8×8"]
+    {
+        assert!(table.contains(expected), "{expected} is not in\n{table}");
+    }
+}
+
+#[test]
+fn a_trace_is_a_timeline_of_the_first_runs() {
+    let s = Scratch::new();
+    let (model, trace) = (s.file("mixed.onnx", mixed()), s.at("trace.json"));
+    let arguments =
+        [&*model, "--random", "--profile", "-n", "12", "--quiet", "--trace", trace.as_str()];
+    assert_eq!(bench(&arguments).status.code(), Some(0));
+    let found: Value = serde_json::from_slice(&fs::read(&trace).unwrap()).unwrap();
+    let events = found["traceEvents"].as_array().unwrap();
+    let shown: Vec<&Value> = events.iter().filter(|event| event["ph"] == "X").collect();
+    assert_eq!(shown.len(), 10 * (1 + 4), "ten runs with four nodes each");
+    let start = |event: &Value| number(event, "/ts");
+    assert!(shown.iter().map(|event| start(event)).is_sorted());
+    let mut end = 0.0;
+    for run in shown.chunks(5) {
+        assert_eq!(run[0]["cat"], "run");
+        assert!(start(run[0]) >= end, "no run begins before the one before has ended");
+        end = start(run[0]) + number(run[0], "/dur");
+        let names: Vec<&str> = run[1..].iter().filter_map(|event| event["name"].as_str()).collect();
+        assert_eq!(names, ["conv", "product", "softmax", "sine"]);
+        for node in &run[1..] {
+            // Times are rounded.
+            assert!(start(node) + number(node, "/dur") <= end + 0.01, "{node} in {}", run[0]);
+        }
+    }
+    refused(&arguments, 1, "there is something already");
+    let forced = bench(&[&arguments[..], &["--force"]].concat());
+    assert_eq!(forced.status.code(), Some(0));
+}
+
+#[test]
+fn what_cannot_be_profiled_is_refused() {
+    let s = Scratch::new();
+    let model = s.relu();
+    let profile = [&*model, "--random", "--profile"];
+    refused(&[&profile[..], &["--isolation", "thread"]].concat(), 2, "worker process only");
+    refused(&[&profile[..], &["--concurrency", "2"]].concat(), 2, "--concurrency");
+    refused(&[&model, "--random", "--trace", "trace.json"], 2, "--profile");
+    refused(&[&profile[..], &["--force"]].concat(), 2, "--trace");
+    refused(&[&model, "--profile", "--quiet"], 4, "not given");
+    let slow = s.file("slow.onnx", support::onnx::slow(512, 400).bytes());
+    let policy = s.toml("policy.toml", "[limits]\nrun-time = \"100 ms\"");
+    let slow = [&*slow, "--random", "--profile", "--quiet", "--policy", &policy];
+    refused(&slow, 5, "limits.run-time");
+}
+
+#[test]
+fn profiled_runs_are_in_the_log_of_decisions() {
+    let s = Scratch::new();
+    let (model, log) = (s.relu(), s.at("decisions.jsonl"));
+    let arguments = [&*model, "--random", "--profile", "-n", "3", "--quiet", "--decisions", &log];
+    assert_eq!(bench(&arguments).status.code(), Some(0));
+    let log = fs::read_to_string(&log).unwrap();
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let runs = lines.filter(|line| line["access"] == "run" && line["verdict"] == "allowed").count();
+    assert!(runs >= 3, "{log}");
 }

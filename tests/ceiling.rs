@@ -5,7 +5,6 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -13,34 +12,8 @@ use belljar::policy::Cut;
 use belljar::{ErrorKind, Event, Isolation, ModelBytes, Policy};
 use serde_json::Value;
 use support::onnx::{fixed, relu};
+use support::scratch::Scratch;
 use support::{BELLJAR, belljar, builder};
-
-struct Scratch(tempfile::TempDir);
-
-impl Scratch {
-    fn new() -> Scratch {
-        Scratch(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
-        let path = self.path(name);
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-
-    fn relu(&self) -> String {
-        self.file("relu.onnx", relu(&fixed(&[2, 2])).bytes())
-    }
-
-    fn toml(&self, name: &str, text: &str) -> String {
-        self.file(name, format!("version = 1\n{text}\n"))
-    }
-}
 
 /// Every command that uses a policy.
 fn commands(model: &str) -> [Vec<String>; 4] {
@@ -167,7 +140,7 @@ fn nothing_runs_under_a_broken_ceiling() {
     let open = s.toml("open.toml", "");
     fs::set_permissions(&open, fs::Permissions::from_mode(0o666)).unwrap();
     let missing = s.path("missing.toml").to_str().unwrap().to_owned();
-    let folder = s.0.path().to_str().unwrap().to_owned();
+    let folder = s.folder().to_str().unwrap().to_owned();
     for (ceiling, says) in [
         (&broken, "did you mean `memory`?"),
         (&signers, "checks no signatures"),
@@ -228,7 +201,7 @@ fn an_ordinary_user_is_held_to_a_ceiling_of_root() {
         println!("skipped: only root can become somebody else");
         return;
     }
-    fs::set_permissions(s.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(s.folder(), fs::Permissions::from_mode(0o755)).unwrap();
     let check = || {
         let mut command = Command::new(BELLJAR);
         command.args(["policy", "check", &policy]).env("BELLJAR_CEILING", &ceiling);

@@ -158,7 +158,7 @@ fn cut_and_empty_files_are_refused() {
 #[test]
 fn symlinks_and_open_permissions_stop_the_start() {
     type Spoil = fn(&Folders);
-    let spoil: [(&str, Spoil); 5] = [
+    let spoil: [(&str, Spoil); 7] = [
         ("a file that others may read", |folders| {
             for file in folders.code() {
                 fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
@@ -167,6 +167,13 @@ fn symlinks_and_open_permissions_stop_the_start() {
         ("a folder that others may write", |folders| {
             let mode = fs::Permissions::from_mode(0o770);
             fs::set_permissions(folders.cache.join("code"), mode).unwrap();
+        }),
+        ("a folder above the code that others may write", |folders| {
+            fs::set_permissions(&folders.cache, fs::Permissions::from_mode(0o775)).unwrap();
+        }),
+        ("a folder above the secret that others may write", |folders| {
+            let above = folders.state.parent().unwrap();
+            fs::set_permissions(above, fs::Permissions::from_mode(0o757)).unwrap();
         }),
         ("a symlink to good code", |folders| {
             for file in folders.code() {

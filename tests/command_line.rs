@@ -9,46 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use belljar::Tensor;
-use belljar::tensor::npy;
 use serde_json::Value;
 use support::onnx::{Dim, FLOAT, Graph, fixed, node, relu, tensor_f32, value};
+use support::scratch::Scratch;
 use support::{belljar, models, repository};
 
-/// A folder of files to work on, closed to others so that policies in it are trusted.
-struct Scratch(tempfile::TempDir);
-
 impl Scratch {
-    fn new() -> Scratch {
-        Scratch(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
-        let path = self.path(name);
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-
-    fn relu(&self) -> String {
-        self.file("relu.onnx", relu(&fixed(&[2, 2])).bytes())
-    }
-
-    fn npy(&self, name: &str, tensor: &Tensor) -> String {
-        let mut bytes = Vec::new();
-        npy::write(tensor, &mut bytes).unwrap();
-        self.file(name, bytes)
-    }
-
-    fn x(&self) -> String {
-        self.npy("x.npy", &Tensor::new(vec![-1.0f32, 2.0, 3.5, -4.0], &[2, 2]).unwrap())
-    }
-
     fn policy(&self, text: &str) -> String {
-        self.file("policy.toml", format!("version = 1\n{text}\n"))
+        self.toml("policy.toml", text)
     }
 }
 
@@ -126,7 +94,7 @@ fn exit_2_usage() {
     });
     let ragged = s.file("ragged.json", "[[1, 2], [3]]");
     let labels = s.file("labels.txt", "a\nb\nc\n");
-    let folder = s.0.path().to_str().unwrap().to_owned();
+    let folder = s.folder().to_str().unwrap().to_owned();
     let bad_policy = s.policy("[limits]\nmemroy = \"1 GiB\"");
     let cases: [(&[&str], &str); 17] = [
         (&["run"], "MODEL"),
@@ -143,7 +111,7 @@ fn exit_2_usage() {
         (&["run", &model, "--input", "=x"], "NAME=FILE"),
         (&["run", &model, "--input", "x=-", "--input", "z=-"], "only one input"),
         (&["run", &model, "--input", &x, "--labels", &labels], "3 lines"),
-        (&["run", &model, "--input", &x, "--output", "answer.txt"], "what kind"),
+        (&["run", &model, "--input", &x, "--output", "answer.txt"], "which format"),
         (&["run", &model, "--input", &x, "--policy", &bad_policy], "memory"),
         (&["run", &model, "--input", &x, "--policy", "/does/not/exist.toml"], "exist.toml"),
     ];
@@ -172,7 +140,7 @@ fn a_policy_beside_the_model_is_not_found() {
     s.file("relu.policy.toml", "nonsense");
     s.file("relu.toml", "nonsense");
     let mut command = belljar(&["run", &s.relu(), "--input", &s.x()]);
-    assert_exit(&command.current_dir(s.0.path()).output().unwrap(), 0, "");
+    assert_exit(&command.current_dir(s.folder()).output().unwrap(), 0, "");
 }
 
 #[test]
@@ -300,7 +268,7 @@ fn outputs_go_to_npz_json_and_folders() {
     let (model, x) = (s.relu(), s.x());
     let expected = Tensor::new(vec![0.0f32, 2.0, 3.5, 0.0], &[2, 2]).unwrap();
     for name in ["answer.npz", "answer.json", "folder/"] {
-        let path = format!("{}/{name}", s.0.path().display());
+        let path = format!("{}/{name}", s.folder().display());
         let output = run(&["run", &model, "--input", &x, "--output", &path]);
         assert_exit(&output, 0, "");
         assert!(stdout(&output).contains("wrote "));
@@ -397,6 +365,89 @@ fn inspect_says_which_operators_are_not_computed() {
         let good = operator["op_type"] == "Neg";
         assert_eq!(operator["refused"].is_null(), good, "{operator}");
     }
+    let preparation = &found["preparation"];
+    assert_eq!(
+        (&preparation["verdict"], &preparation["exit_code"]),
+        (&"refused".into(), &4.into())
+    );
+    assert!(preparation["error"].as_str().unwrap().contains("\"odd\""), "{preparation}");
+}
+
+#[test]
+fn inspect_says_whether_a_model_would_be_prepared() {
+    use support::onnx::{INT64, int_attribute, tensor_i64};
+    let s = Scratch::new();
+    let verdict = |arguments: &[&str]| {
+        let arguments = [&["inspect"], arguments, &["--format", "json"]].concat();
+        let found = answer(&run(&arguments));
+        let preparation = found["preparation"].clone();
+        (preparation["verdict"].as_str().unwrap().to_owned(), preparation)
+    };
+    // All shapes are declared, and no value is looked at.
+    let model = s.file("fixed.onnx", relu(&fixed(&[2, 3])).bytes());
+    let (found, preparation) = verdict(&[&model]);
+    assert_eq!(found, "prepared");
+    assert_eq!(preparation["undecided"].as_array().unwrap().len(), 0);
+    assert_eq!(preparation["assumed"], false);
+    assert!(stdout(&run(&["inspect", &model])).contains("prepared for x 2×3"));
+    assert_exit(&run(&["inspect", &model, "--input-shape", "x=2,4"]), 4, "does not fit");
+    assert_exit(&run(&["inspect", &model, "--input-shape", "z=2"]), 2, "takes no input z");
+    assert_exit(&run(&["inspect", &model, "--input-shape", "x"]), 2, "write NAME=");
+    assert!(
+        answer(&run(&["inspect", &model, "--no-prepare", "--format", "json"]))["preparation"]
+            .is_null()
+    );
+
+    // Some shapes are answered, others are not.
+    let sum = Graph {
+        nodes: vec![node("Add", &["x", "w"], &["y"], &[])],
+        initializers: vec![tensor_f32("w", &[3], &[1.0; 3])],
+        inputs: vec![value("x", FLOAT, &[Dim::Symbol("n"), Dim::Symbol("m")])],
+        outputs: vec![support::onnx::value_of_any_shape("y", FLOAT)],
+    };
+    let model = s.file("open.onnx", sum.bytes());
+    assert_eq!(verdict(&[&model]).0, "open");
+    assert_eq!(verdict(&[&model, "--shape", "x=5,3"]).0, "prepared");
+    let (found, preparation) = verdict(&[&model, "--input-shape", "x=5,4"]);
+    assert_eq!((&*found, &preparation["exit_code"]), ("refused", &4.into()));
+    assert!(preparation["error"].as_str().unwrap().contains("node \"y\": Add"), "{preparation}");
+
+    // Which nodes may refuse the values of a run.
+    let gather = Graph {
+        nodes: vec![
+            node("Neg", &["x"], &["n"], &[]),
+            node("Gather", &["n", "places"], &["taken"], &[int_attribute("axis", 0)]),
+            node("NonZero", &["taken"], &["y"], &[]),
+        ],
+        inputs: vec![value("x", FLOAT, &fixed(&[4])), value("places", INT64, &fixed(&[2]))],
+        outputs: vec![support::onnx::value_of_any_shape("y", INT64)],
+        ..Graph::default()
+    };
+    let model = s.file("values.onnx", gather.bytes());
+    let (found, preparation) = verdict(&[&model]);
+    assert_eq!(found, "prepared");
+    let undecided: Vec<[&str; 3]> = preparation["undecided"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| ["node", "operator", "missing"].map(|key| one[key].as_str().unwrap()))
+        .collect();
+    assert_eq!(undecided, [["taken", "Gather", "values"], ["y", "NonZero", "sizes"]]);
+
+    // A policy that is too tight for it: the constant alone takes 64 MiB.
+    let large = Graph {
+        nodes: vec![
+            node("ConstantOfShape", &["s"], &["c"], &[]),
+            node("Add", &["x", "c"], &["y"], &[]),
+        ],
+        initializers: vec![tensor_i64("s", &[2], &[4096, 4096])],
+        inputs: vec![value("x", FLOAT, &fixed(&[1]))],
+        outputs: vec![support::onnx::value_of_any_shape("y", FLOAT)],
+    };
+    let model = s.file("large.onnx", large.bytes());
+    let policy = s.file("tight.toml", "version = 1\n[limits]\nmemory = \"32 MiB\"\n");
+    let (found, preparation) = verdict(&[&model, "--policy", &policy]);
+    assert_eq!((&*found, &preparation["exit_code"]), ("refused", &5.into()), "{preparation}");
 }
 
 /// The table, word for word: `BELLJAR_BLESS=1` writes tests/expectations/ops.txt anew.
@@ -627,7 +678,7 @@ fn a_worker_is_confined_as_seen_from_outside() {
         line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
     };
     assert_eq!(field("Seccomp"), "2");
-    assert_eq!(field("Seccomp_filters"), "2");
+    assert_eq!(field("Seccomp_filters"), "3");
     assert_eq!(field("NoNewPrivs"), "1");
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(field(set), "0000000000000000", "{set}");
@@ -702,7 +753,7 @@ fn the_program_has_no_hooks_of_tests() {
     let program = fs::read(support::BELLJAR).unwrap();
     let has = |text: &str| program.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(has("BELLJAR_CACHE_DIR"), "a check of this test");
-    for hook in ["BELLJAR_TEST_SPOIL", "without_rule", "have memory executable by personality"] {
+    for hook in ["BELLJAR_TEST_FAULTS", "without_rule", "have memory executable by personality"] {
         assert!(!has(hook), "{hook}");
     }
 }

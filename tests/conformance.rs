@@ -12,7 +12,8 @@ use std::time::Duration;
 use belljar::tensor::{Coded, DType, bf16};
 use belljar::{ErrorKind, Host, Isolation, ModelBytes, Policy, Tensor};
 use serde_json::{Value, json};
-use support::compare::difference;
+use support::compare::{beyond, difference};
+use support::inspected::contradiction;
 use support::{builder, fitting, repository};
 
 /// How a case ends.
@@ -67,8 +68,8 @@ fn of_codes(name: &str, stored: &Tensor) -> Tensor {
 }
 
 fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
-    let bytes = std::fs::read(folder.join("model.onnx")).unwrap();
-    let bytes = ModelBytes::read(&bytes[..], u64::MAX).unwrap().labelled("case");
+    let content = std::fs::read(folder.join("model.onnx")).unwrap();
+    let bytes = ModelBytes::read(&content[..], u64::MAX).unwrap().labelled("case");
     let model = match host.load(bytes, &fitting(host, policy)) {
         Ok(model) => model,
         Err(err) => return failed(&err),
@@ -86,7 +87,12 @@ fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
             Ok(inputs) => inputs,
             Err(why) => return end("refused", format!("no such input can be given: {why}")),
         };
-        let outputs = match model.run(&inputs).and_then(|outputs| outputs.validate()) {
+        let ended = model.run(&inputs).and_then(|outputs| outputs.validate());
+        let how = ended.as_ref().map(|_| ());
+        if let Some(why) = contradiction(host, policy, &content, &inputs, how) {
+            return end("contradiction", why);
+        }
+        let outputs = match ended {
             Ok(outputs) => outputs,
             Err(err) => return failed(&err),
         };
@@ -94,9 +100,14 @@ fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
             Ok(expected) => expected,
             Err(why) => return end("wrong", format!("answered, where expected is {why}")),
         };
-        for (name, expected) in &expected {
+        for ((name, expected), entry) in expected.iter().zip(set["outputs"].as_array().unwrap()) {
             let Some(found) = outputs.get(name) else { return end("wrong", format!("no {name}")) };
-            if let Some(why) = difference(found, expected, rtol, atol) {
+            // An output may have a bound of its own, which says all.
+            let why = match entry["atol"].as_f64() {
+                Some(atol) => beyond(found, expected, 0.0, atol),
+                None => difference(found, expected, rtol, atol),
+            };
+            if let Some(why) = why {
                 return end("wrong", format!("{name}: {why}"));
             }
         }
@@ -108,6 +119,7 @@ fn failed(err: &belljar::Error) -> End {
     let text = err.to_string();
     let class = match err.kind() {
         _ if text.contains("panicked") => "crash",
+        _ if support::plain::internal(&text).is_some() => "internal",
         ErrorKind::Limit(_) => "limit",
         ErrorKind::Model(_) | ErrorKind::Input { .. } | ErrorKind::Run(_) => "refused",
         _ => "crash",
@@ -139,7 +151,7 @@ fn run_all() -> BTreeMap<String, (End, Value)> {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let host = builder(Isolation::Thread).image_store(false).build().unwrap();
+                let host = builder(Isolation::Thread).snapshot_store(false).build().unwrap();
                 loop {
                     let next = queue.lock().unwrap().next();
                     let Some(case) = next else { break };

@@ -5,36 +5,15 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
 use belljar::{Isolation, ModelBytes, Policy, Tensor};
 use serde_json::Value;
 use support::onnx::{fixed, relu};
+use support::scratch::Scratch;
 use support::{belljar, builder};
 
-struct Scratch(tempfile::TempDir);
-
 impl Scratch {
-    fn new() -> Scratch {
-        Scratch(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
-        let path = self.path(name);
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-
-    fn toml(&self, name: &str, text: &str) -> String {
-        self.file(name, format!("version = 1\n{text}\n"))
-    }
-
     /// The lines that a run has added.
     fn decided(&self, ceiling: &str, more: &[&str]) -> (Output, Vec<Value>) {
         let log = self.path("decisions.jsonl");

@@ -372,7 +372,7 @@ const IN_PROCESS: [Isolation; 2] = [Isolation::Thread, Isolation::InProcessWitho
 
 fn never_strict() {
     let bytes = || ModelBytes::read(&relu(&fixed(&[2])).bytes()[..], 1 << 20).unwrap();
-    let under = |confinement| Policy { confinement, ..Policy::default() };
+    let under = |confinement| Policy::default().with_confinement(confinement);
     let (strict, best_effort) = (under(Confinement::Strict), under(Confinement::BestEffort));
     for isolation in IN_PROCESS {
         let build = |builder: HostBuilder| builder.isolation(isolation).build().unwrap();

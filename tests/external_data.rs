@@ -8,7 +8,9 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 
 use belljar::policy::{Access, FileGrant};
-use belljar::{Error, ErrorKind, Host, Isolation, Limit, Model, ModelBytes, Policy, Tensor};
+use belljar::{
+    Digest, Error, ErrorKind, Host, Isolation, Limit, Model, ModelBytes, Policy, Tensor,
+};
 use support::onnx::{FLOAT, Graph, Message, fixed, node, value};
 use support::{ISOLATIONS, builder, fitting, host};
 
@@ -94,9 +96,9 @@ impl Place {
 
     /// A policy that grants this to a model.
     fn policy(&self, name: &str, guest: &str) -> Policy {
-        let (host, guest) = (self.path(name), guest.to_owned());
-        let grant = FileGrant { host, guest, access: Access::Read, reason: "a test".to_owned() };
-        Policy { filesystem: vec![grant], ..Policy::default() }
+        let mut policy = Policy::default();
+        policy.filesystem = vec![FileGrant::new(self.path(name), guest, Access::Read, "a test")];
+        policy
     }
 }
 
@@ -159,6 +161,8 @@ fn granted_files_give_onnxruntimes_answer() {
         &[("location", "w.bin")][..],
         &[("location", "w.bin"), ("offset", "0")],
         &[("length", "48"), ("location", "w.bin")],
+        // The model's own word about the file, which nothing relies on.
+        &[("location", "w.bin"), ("checksum", "da39a3ee5e6b4b0d3255bfef95601890afd80709")],
     ] {
         assert_answers(&load(&host, &model_with(entries), &both).unwrap());
     }
@@ -192,7 +196,8 @@ fn without_a_grant_no_file_is_opened() {
         assert!(err.to_string().contains(&format!("guest = \"/{other}\"")), "{err}");
     }
     // A program's grants are for its program.
-    let both = Policy { program: Some(belljar::policy::Program::default()), ..file };
+    let mut both = file;
+    both.program = Some(belljar::policy::Program::default());
     assert_refused(&host, &model_at("weights.bin"), &both, 3, "program");
 }
 
@@ -310,7 +315,7 @@ fn tensors_lie_within_their_file() {
     }
     for entries in [
         &[location, location][..],
-        &[location, ("checksum", "da39a3ee5e6b4b0d3255bfef95601890afd80709")],
+        &[location, ("length", "48"), ("checksum", "00"), ("checksum", "00")],
         &[location, ("length", "48"), ("length", "48")],
         &[location, ("\u{1b}[2J", "48")],
     ] {
@@ -358,10 +363,10 @@ fn a_prepared_model_is_one_with_its_files() {
     let file = place.policy("weights.bin", "/weights.bin");
     let answer = |content: &[u8]| {
         place.write("weights.bin", content);
-        let host = builder(Isolation::Process).image_store(true).build().unwrap();
+        let host = builder(Isolation::Process).snapshot_store(true).build().unwrap();
         let loaded = load(&host, &model, &file).unwrap();
         let answer = ask(&loaded).unwrap();
-        host.image_store().finish();
+        host.snapshot_store().finish();
         (answer, loaded.calls().prepare)
     };
     // Nobody else has prepared these.
@@ -423,4 +428,301 @@ fn the_command_line_reads_what_its_policy_grants() {
     let policy = Policy::load(&recorded).unwrap().policy;
     let [grant] = &policy.filesystem[..] else { panic!("{policy:?}") };
     assert_eq!((grant.host.clone(), &*grant.guest), (place.path("weights.bin"), "/weights.bin"));
+}
+
+#[test]
+fn a_pinned_file_is_the_one_that_was_approved() {
+    let place = Place::new();
+    place.write("sub/weights.bin", weights(1.0));
+    let approved = Digest::of(&weights(1.0));
+    let pinned = |name: &str, guest: &str| {
+        let mut policy = place.policy(name, guest);
+        policy.filesystem[0].sha256 = Some(*approved.as_bytes());
+        policy
+    };
+    let file = pinned("sub/weights.bin", "/weights.bin");
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        assert_answers(&load(&host, &model_at("weights.bin"), &file).unwrap());
+    }
+    let host = host(Isolation::Process);
+    // A digest is of one file, and not of whatever lies in a folder.
+    let folder = pinned("sub", "/");
+    assert_refused(&host, &model_at("weights.bin"), &folder, 3, "grant the file itself");
+    let mut changed = weights(1.0);
+    changed[7] ^= 1;
+    for content in [changed, weights(1.0)[..63].to_vec(), vec![]] {
+        place.write("sub/weights.bin", &content);
+        let err = assert_refused(&host, &model_at("weights.bin"), &file, 3, "/weights.bin");
+        assert!(matches!(err.kind(), ErrorKind::FilePin { .. }), "{err}");
+        for digest in [approved, Digest::of(&content)] {
+            assert!(err.to_string().contains(&digest.to_string()), "{err}");
+        }
+    }
+    // It is found out before the model's size is, and before anything is prepared.
+    place.write("sub/weights.bin", weights(1.0));
+    assert_answers(&load(&host, &model_at("weights.bin"), &file).unwrap());
+}
+
+/// Runs `belljar` in a folder: exit code, standard output, standard error.
+fn belljar_in(place: &Place, arguments: &[&str]) -> (i32, String, String) {
+    let mut command = support::belljar(arguments);
+    let output = command.current_dir(place.path("")).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// The policy with the `#` taken away from its grants.
+fn accepted(policy: &str) -> String {
+    let mut inside = false;
+    let line = |line: &str| {
+        inside = line == "# [[filesystem]]" || (inside && line.starts_with("# "));
+        let plain = line.strip_prefix("# ").filter(|_| inside);
+        plain.unwrap_or(line).to_owned() + "\n"
+    };
+    policy.lines().map(line).collect()
+}
+
+/// A folder with the model in two files, its input, and what `new-policy` says of the model.
+fn split() -> (Place, String) {
+    let place = Place::new();
+    place.write("split.onnx", model_at("data/weights.bin"));
+    place.write("data/weights.bin", weights(1.0));
+    place.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
+    let (code, policy, err) = belljar_in(&place, &["new-policy", "split.onnx", "-i", "x.json"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("nothing was measured"), "{err}");
+    (place, policy)
+}
+
+#[test]
+fn new_policy_writes_the_grants_of_a_model_in_several_files_as_comments() {
+    let (place, policy) = split();
+    let read = Policy::parse(&policy, "p").unwrap();
+    assert!(
+        read.filesystem.is_empty(),
+        "nothing is granted before somebody has read it:\n{policy}"
+    );
+    let digest = Digest::of(&weights(1.0));
+    for line in [
+        "# host = \"data/weights.bin\"",
+        "# guest = \"/data/weights.bin\"",
+        &format!("# sha256 = \"{digest}\""),
+    ] {
+        assert!(policy.contains(line), "{line}:\n{policy}");
+    }
+    // As it is, the model is refused with a sentence that says what is missing.
+    place.write("bare.toml", &policy);
+    let run = |policy: &str| {
+        belljar_in(&place, &["run", "split.onnx", "-p", policy, "-i", "x.json", "--no-store"])
+    };
+    let (code, _, err) = run("bare.toml");
+    assert!(code == 4 && err.contains("belljar new-policy"), "{err}");
+    // One edit later it is answered, and other weights are refused.
+    place.write("granted.toml", accepted(&policy));
+    let (code, out, err) = run("granted.toml");
+    assert!(code == 0 && out.contains("0.342"), "{out}{err}");
+    // Its limits are measured under it.
+    let arguments =
+        ["new-policy", "split.onnx", "-p", "granted.toml", "-i", "x.json", "-o", "m.toml"];
+    let (code, _, err) = belljar_in(&place, &arguments);
+    assert_eq!(code, 0, "{err}");
+    let measured = Policy::load(&place.path("m.toml")).unwrap().policy;
+    let [grant] = &measured.filesystem[..] else { panic!("{measured:?}") };
+    assert_eq!((&*grant.guest, grant.sha256), ("/data/weights.bin", Some(*digest.as_bytes())));
+    assert_eq!(grant.reason, "the model's weights");
+    assert!(measured.limits.memory < Policy::default().limits.memory);
+    let (code, out, err) = run("m.toml");
+    assert!(code == 0 && out.contains("0.342"), "{out}{err}");
+    place.write("data/weights.bin", weights(2.0));
+    let (code, _, err) = run("m.toml");
+    assert_eq!(code, 3, "{err}");
+    for digest in [digest, Digest::of(&weights(2.0))] {
+        assert!(err.contains(&digest.to_string()), "{err}");
+    }
+    assert!(err.contains("filesystem.sha256") && err.contains("hint: "), "{err}");
+}
+
+#[test]
+fn new_policy_says_what_is_wrong_with_a_file_beside_the_model() {
+    let place = Place::new();
+    let new = |model: Vec<u8>| {
+        place.write("m.onnx", model);
+        belljar_in(&place, &["new-policy", "m.onnx"])
+    };
+    // Nothing is there.
+    let (code, out, err) = new(model_at("weights.bin"));
+    assert!(
+        code == 0 && err.contains("weights.bin, in which the model keeps data: it cannot be read"),
+        "{err}"
+    );
+    assert!(out.contains("# sha256 = \"…\""), "{out}");
+    assert!(Policy::parse(&out, "p").is_ok() && Policy::parse(&accepted(&out), "p").is_err());
+    // A link, as in the cache of a hub: the file itself is granted.
+    place.write("blobs/af", weights(1.0));
+    symlink("blobs/af", place.path("weights.bin")).unwrap();
+    let (code, out, err) = new(model_at("weights.bin"));
+    assert!(
+        code == 0 && out.contains("symbolic link") && out.contains("host = \"blobs/af\""),
+        "{out}{err}"
+    );
+    place.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
+    place.write("linked.toml", accepted(&out));
+    let (code, out, err) =
+        belljar_in(&place, &["run", "m.onnx", "-p", "linked.toml", "-i", "x.json", "--no-store"]);
+    assert!(code == 0 && out.contains("0.342"), "{out}{err}");
+    // Two names of one file, and what is no file.
+    fs::hard_link(place.path("blobs/af"), place.path("other")).unwrap();
+    let (code, _, err) = new(model_at("weights.bin"));
+    assert!(code == 0 && err.contains("several names"), "{err}");
+    fs::create_dir(place.path("folder")).unwrap();
+    let (code, _, err) = new(model_at("folder"));
+    assert!(code == 0 && err.contains("not a regular file"), "{err}");
+    // Two files, of which one is in a folder.
+    place.write("a.bin", &weights(1.0)[..48]);
+    place.write("sub/b.bin", &weights(1.0)[48..]);
+    let w = elsewhere("w", &[3, 4], &[("location", "a.bin")]);
+    let b = elsewhere("b", &[4], &[("location", "sub/b.bin")]);
+    let (code, out, err) = new(layer(w, b));
+    assert_eq!((code, out.matches("# [[filesystem]]").count()), (0, 2), "{out}{err}");
+    place.write("two.toml", accepted(&out));
+    let (code, out, err) =
+        belljar_in(&place, &["run", "m.onnx", "-p", "two.toml", "-i", "x.json", "--no-store"]);
+    assert!(code == 0 && out.contains("0.342"), "{out}{err}");
+    // Names that lead out of the model's folder.
+    for location in ["../secret", "/etc/passwd", "a/../../b"] {
+        let (code, out, err) = new(model_at(location));
+        assert!(code == 4 && out.is_empty() && err.contains("keeps data in the file"), "{err}");
+    }
+    // A name stays in its comment.
+    place.write("a\u{1b}[2J\nversion = 2\n", weights(1.0));
+    let (code, out, err) = new(model_at("a\u{1b}[2J\nversion = 2\n"));
+    assert!(code == 0 && Policy::parse(&out, "p").unwrap().filesystem.is_empty(), "{out}{err}");
+    assert!(!(out + &err).contains('\u{1b}'));
+    assert!(out_of(&place).contains("its name cannot stand in a policy"));
+    // More files than one model may have.
+    let many = (0..300).map(|at| {
+        let location = format!("{at}.bin");
+        elsewhere(&format!("w{at}"), &[1], &[("location", &location)])
+    });
+    let graph = Graph {
+        nodes: vec![node("Relu", &["x"], &["y"], &[])],
+        initializers: many.collect(),
+        inputs: vec![value("x", FLOAT, &fixed(&[2]))],
+        outputs: vec![value("y", FLOAT, &fixed(&[2]))],
+    };
+    let (code, _, err) = new(graph.bytes());
+    assert!(code == 4 && err.contains("more than 256 files"), "{err}");
+}
+
+/// What `new-policy` prints for the model at hand.
+fn out_of(place: &Place) -> String {
+    belljar_in(place, &["new-policy", "m.onnx"]).1
+}
+
+#[test]
+fn new_policy_measures_with_more_than_the_default() {
+    let place = Place::new();
+    place.write("m.onnx", support::onnx::relu(&fixed(&[2])).bytes());
+    let new =
+        |more: &[&str]| belljar_in(&place, &[&["new-policy", "m.onnx", "--random"], more].concat());
+    let (code, out, err) = new(&["--memory", "1.5 GiB"]);
+    assert!(code == 0 && Policy::parse(&out, "p").unwrap().filesystem.is_empty(), "{err}");
+    for memory in ["1", "5 GiB", "1 MiB", "\u{1b}[2J"] {
+        let (code, _, err) = new(&["--memory", memory]);
+        assert!(code == 2 && err.contains("--memory") && !err.contains('\u{1b}'), "{err}");
+    }
+    // A limit that is hit names the way out.
+    place.write("small.toml", "version = 1\n[limits]\nmodel-size = \"10 B\"\n");
+    let (code, _, err) = new(&["--policy", "small.toml"]);
+    assert!(code == 5 && err.contains("--memory") && err.contains("--policy"), "{err}");
+    assert_eq!(new(&["--policy", "small.toml", "--memory", "64 MiB"]).0, 0);
+    // Settings and rules of the policy are kept.
+    let kept = "version = 1\nconfinement = \"best-effort\"\ndeclared-shapes = \"strict\"\n\
+                [inputs.x]\nmax = 3\n[outputs.y]\ndecimals = 2\n[limits]\nsnapshots = 9\n\
+                [compute]\nthreads = 2\n";
+    place.write("kept.toml", kept);
+    let (code, out, err) = new(&["--policy", "kept.toml"]);
+    assert_eq!(code, 0, "{err}");
+    let (found, wanted) = (Policy::parse(&out, "p").unwrap(), Policy::parse(kept, "p").unwrap());
+    assert_eq!(
+        (found.confinement, found.declared_shapes),
+        (wanted.confinement, wanted.declared_shapes)
+    );
+    assert_eq!((found.inputs, found.outputs), (wanted.inputs, wanted.outputs));
+    assert_eq!((found.compute, found.limits.snapshots), (wanted.compute, 9));
+    // A program is not measured.
+    place.write("p.wasm", b"\0asm\x0d\0\x01\0");
+    let (code, _, err) = belljar_in(&place, &["new-policy", "p.wasm", "--memory", "1 GiB"]);
+    assert_eq!(code, 2, "{err}");
+}
+
+#[test]
+fn a_recorded_policy_holds_all_files_of_the_model() {
+    let place = Place::new();
+    // Much more beside the model than in it.
+    let padded = [weights(1.0), vec![0; 3 << 20]].concat();
+    place.write("weights.bin", &padded);
+    place.write("split.onnx", model_at("weights.bin"));
+    place.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
+    let grant = "version = 1\n[[filesystem]]\nhost = \"weights.bin\"\nguest = \"/weights.bin\"\n\
+                 reason = \"its weights\"\n";
+    place.write("grants.toml", grant);
+    let record =
+        ["policy", "record", "split.onnx", "--within", "grants.toml", "-i", "x.json", "-o"];
+    let (code, _, err) = belljar_in(&place, &[&record[..], &["rec.toml"]].concat());
+    assert_eq!(code, 0, "{err}");
+    let recorded = Policy::load(&place.path("rec.toml")).unwrap().policy;
+    assert!(recorded.limits.model_size >= padded.len() as u64, "{recorded:?}");
+    assert_eq!(recorded.filesystem[0].sha256, Some(*Digest::of(&padded).as_bytes()));
+    let (code, out, err) =
+        belljar_in(&place, &["run", "split.onnx", "-p", "rec.toml", "-i", "x.json", "--no-store"]);
+    assert!(code == 0 && out.contains("0.342"), "{out}{err}");
+    // Under a ceiling that demands pins, an unpinned file is refused; what is recorded has a pin.
+    let pins = place
+        .write("ceiling.toml", "version = 1\nrequire-pin = true\n[[filesystem]]\npath = \"/\"\n");
+    let under = |arguments: &[&str]| {
+        let mut command = support::belljar(arguments);
+        command.current_dir(place.path("")).env("BELLJAR_CEILING", &pins);
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let digest = Digest::of(&fs::read(place.path("split.onnx")).unwrap());
+    let model = format!("[model]\nsha256 = \"{digest}\"\n");
+    place.write("unpinned.toml", grant.replace("[[", &format!("{model}[[")));
+    let run =
+        |policy: &str| under(&["run", "split.onnx", "-p", policy, "-i", "x.json", "--no-store"]);
+    let (code, err) = run("unpinned.toml");
+    assert!(code == 3 && err.contains("pins every file") && err.contains("/weights.bin"), "{err}");
+    let (code, err) = run("rec.toml");
+    assert_eq!(code, 0, "{err}");
+    let (code, err) = under(&[&record[..], &["again.toml"]].concat());
+    assert_eq!(code, 0, "{err}");
+}
+
+#[test]
+fn many_tensors_may_lie_in_one_file() {
+    let place = Place::new();
+    let count = 500;
+    let numbers: Vec<u8> = (0..count).flat_map(|n| (n as f32).to_le_bytes()).collect();
+    place.write("all.bin", &numbers);
+    let names: Vec<String> = (0..count).map(|at| format!("w{at}")).collect();
+    let tensor = |(at, name): (usize, &String)| {
+        let (offset, length) = ((4 * at).to_string(), "4".to_owned());
+        elsewhere(name, &[1], &[("location", "all.bin"), ("offset", &offset), ("length", &length)])
+    };
+    let mut inputs: Vec<&str> = names.iter().map(String::as_str).collect();
+    inputs.push("x");
+    let graph = Graph {
+        nodes: vec![node("Concat", &inputs, &["y"], &[support::onnx::int_attribute("axis", 0)])],
+        initializers: names.iter().enumerate().map(tensor).collect(),
+        inputs: vec![value("x", FLOAT, &fixed(&[1]))],
+        outputs: vec![value("y", FLOAT, &fixed(&[count as i64 + 1]))],
+    };
+    let host = host(Isolation::Process);
+    let model = load(&host, &graph.bytes(), &place.policy("all.bin", "/all.bin")).unwrap();
+    let x = Tensor::new(vec![-1f32], &[1]).unwrap();
+    let outputs = model.run(&[("x", x)]).unwrap().validate().unwrap();
+    let y = outputs.get("y").unwrap().as_slice::<f32>().unwrap();
+    assert!(y.iter().take(count).enumerate().all(|(at, found)| *found == at as f32), "{y:?}");
 }

@@ -7,18 +7,15 @@
 
 mod support;
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
 
 use belljar::{
-    Calls, Confinement, ErrorKind, Event, Host, Isolation, Layer, ModelBytes, Policy, Tensor,
-    WorkerProgram,
+    Calls, Confinement, ErrorKind, Event, Host, Layer, ModelBytes, Policy, Tensor, WorkerProgram,
 };
 use libc::c_long;
 use seccompiler::{
@@ -27,9 +24,7 @@ use seccompiler::{
 };
 use serde_json::Value;
 use support::onnx::{fixed, relu};
-
-/// An ordinary user.
-const NOBODY: u32 = 65534;
+use support::users::{User, users};
 
 /// What a filter takes away.
 struct Away {
@@ -106,121 +101,28 @@ impl Away {
     }
 }
 
-/// A user, and a folder of theirs with files to work on.
-struct User {
-    uid: Option<u32>,
-    folder: tempfile::TempDir,
+/// A program of a user's, under a filter.
+fn command(user: &User, program: &Path, away: Option<&Away>) -> Command {
+    let mut command = user.command(program);
+    if let Some(filter) = away.map(Away::filter) {
+        // SAFETY: between fork and exec, the child makes two system calls with what was laid out
+        // before.
+        unsafe {
+            command.pre_exec(move || {
+                seccompiler::apply_filter(&filter)
+                    .map_err(|_| std::io::ErrorKind::PermissionDenied.into())
+            });
+        }
+    }
+    command
 }
 
-/// Who runs these tests; and, if that is root, an ordinary user. Tests that run at the same time
-/// share them, as the compiled code that each needs is large.
-fn users() -> Arc<Vec<User>> {
-    static SHARED: Mutex<Weak<Vec<User>>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    shared.upgrade().unwrap_or_else(|| {
-        let root = rustix::process::geteuid().is_root();
-        let reachable = || {
-            let program = Path::new(support::BELLJAR).ancestors();
-            program.into_iter().all(|path| path.metadata().unwrap().mode() & 0o001 != 0)
-        };
-        let uids = match root {
-            true if reachable() => vec![None, Some(NOBODY)],
-            true => {
-                eprintln!("only as root: {} is out of others' reach", support::BELLJAR);
-                vec![None]
-            }
-            false => vec![None],
-        };
-        let users = Arc::new(uids.into_iter().map(User::new).collect());
-        *shared = Arc::downgrade(&users);
-        users
-    })
+fn belljar(user: &User, away: Option<&Away>, arguments: &[&str]) -> Output {
+    command(user, support::BELLJAR.as_ref(), away).args(arguments).output().unwrap()
 }
 
-impl User {
-    /// Has compiled code of its own, as nobody shares theirs.
-    fn new(uid: Option<u32>) -> User {
-        support::host(Isolation::Process).warm_up(&Policy::default()).unwrap();
-        // The tests' own cache may be out of reach for another user.
-        let user = User { uid, folder: tempfile::tempdir().unwrap() };
-        user.own(user.folder.path());
-        user.copy(&support::cache_dir().join("code"), "cache/code");
-        user.copy(&support::state_dir(), "state");
-        user.own(&user.path("cache"));
-        user
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn own(&self, path: &Path) {
-        let mode = if path.is_dir() { 0o700 } else { 0o600 };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-        chown(path, self.uid, self.uid).unwrap();
-    }
-
-    fn copy(&self, from: &Path, to: &str) {
-        let to = self.path(to);
-        fs::create_dir_all(&to).unwrap();
-        self.own(&to);
-        // Other tests put files aside here while they write them.
-        let mut files: Vec<_> = fs::read_dir(from)
-            .unwrap()
-            .map(Result::unwrap)
-            .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
-            .filter(|entry| entry.file_type().unwrap().is_file())
-            .collect();
-        // Code of former guests is of no use: the latest for each variant is.
-        files.sort_by_key(|entry| Reverse(entry.metadata().unwrap().modified().unwrap()));
-        for entry in files.iter().take(4) {
-            let copy = to.join(entry.file_name());
-            fs::copy(entry.path(), &copy).unwrap();
-            self.own(&copy);
-        }
-    }
-
-    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
-        let path = self.path(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        self.own(path.parent().unwrap());
-        fs::write(&path, content).unwrap();
-        self.own(&path);
-        path.to_str().unwrap().to_owned()
-    }
-
-    /// A program of this user's, under a filter.
-    fn command(&self, program: &Path, away: Option<&Away>) -> Command {
-        let mut command = Command::new(program);
-        command
-            .env("BELLJAR_CACHE_DIR", self.path("cache"))
-            .env("BELLJAR_STATE_DIR", self.path("state"))
-            .current_dir("/")
-            .stdin(Stdio::null());
-        if let Some(uid) = self.uid {
-            command.uid(uid).gid(uid);
-        }
-        if let Some(filter) = away.map(Away::filter) {
-            // SAFETY: between fork and exec, the child makes two system calls with what was laid
-            // out before.
-            unsafe {
-                command.pre_exec(move || {
-                    seccompiler::apply_filter(&filter)
-                        .map_err(|_| std::io::ErrorKind::PermissionDenied.into())
-                });
-            }
-        }
-        command
-    }
-
-    fn belljar(&self, away: Option<&Away>, arguments: &[&str]) -> Output {
-        self.command(support::BELLJAR.as_ref(), away).args(arguments).output().unwrap()
-    }
-
-    fn who(&self, away: &Away) -> String {
-        let who = self.uid.map_or("the caller".to_owned(), |uid| format!("user {uid}"));
-        format!("{who} without {}", away.what)
-    }
+fn who(user: &User, away: &Away) -> String {
+    format!("{} without {}", user.who(), away.what)
 }
 
 fn stderr(output: &Output) -> String {
@@ -263,21 +165,21 @@ fn without_a_layer_no_model_is_read_and_best_effort_answers() {
         let files = Files::of(user, "strict");
         let strict = |model| ["run", model, "--input", &files.x, "--no-store"];
         for away in &needed() {
-            let about = user.who(away);
+            let about = who(user, away);
             let layer = away.layer.name();
             let best_effort =
                 |model| [&strict(model)[..], &["--policy", &files.best_effort]].concat();
             let says = [layer, "doctor", "best-effort"];
-            let output = user.belljar(Some(away), &strict(&files.model));
+            let output = belljar(user, Some(away), &strict(&files.model));
             assert_exit(&output, 7, &says, &about);
             assert!(output.stdout.is_empty(), "{about}");
             // Whoever had read this one would have refused it as no model (exit code 4).
-            let output = user.belljar(Some(away), &strict(&files.nonsense));
+            let output = belljar(user, Some(away), &strict(&files.nonsense));
             assert_exit(&output, 7, &says, &about);
-            let output = user.belljar(Some(away), &best_effort(&files.nonsense));
+            let output = belljar(user, Some(away), &best_effort(&files.nonsense));
             assert_exit(&output, 4, &["not an ONNX model"], &about);
 
-            let output = user.belljar(Some(away), &best_effort(&files.model));
+            let output = belljar(user, Some(away), &best_effort(&files.model));
             assert_exit(&output, 0, &["warning", &format!("without {layer}")], &about);
             assert!(String::from_utf8_lossy(&output.stdout).contains("2.5"), "{about}");
             // Each layer once, however many workers there were.
@@ -291,11 +193,14 @@ fn without_namespaces_a_strict_policy_is_served_and_told() {
     for user in users().iter() {
         let files = Files::of(user, "namespaces");
         for away in &namespaces() {
-            let output =
-                user.belljar(Some(away), &["run", &files.model, "--input", &files.x, "--no-store"]);
-            assert_exit(&output, 0, &["warning", "without namespaces"], &user.who(away));
+            let output = belljar(
+                user,
+                Some(away),
+                &["run", &files.model, "--input", &files.x, "--no-store"],
+            );
+            assert_exit(&output, 0, &["warning", "without namespaces"], &who(user, away));
         }
-        let output = user.belljar(None, &["run", &files.model, "--input", &files.x, "--no-store"]);
+        let output = belljar(user, None, &["run", &files.model, "--input", &files.x, "--no-store"]);
         assert_exit(&output, 0, &[], "with everything");
     }
 }
@@ -304,8 +209,8 @@ fn without_namespaces_a_strict_policy_is_served_and_told() {
 fn doctor_says_which_layer_is_missing() {
     for user in users().iter() {
         for away in needed().iter().chain(&namespaces()) {
-            let about = user.who(away);
-            let output = user.belljar(Some(away), &["doctor", "--format", "json"]);
+            let about = who(user, away);
+            let output = belljar(user, Some(away), &["doctor", "--format", "json"]);
             let needed = away.layer.required();
             let says: &[&str] = if needed { &[away.layer.name()] } else { &[] };
             assert_exit(&output, if needed { 7 } else { 0 }, says, &about);
@@ -317,11 +222,11 @@ fn doctor_says_which_layer_is_missing() {
                 assert!(missing.iter().any(|lacks| lacks["layer"] == away.layer.name()), "{about}");
             }
             // For people it is the same.
-            let output = user.belljar(Some(away), &["doctor"]);
+            let output = belljar(user, Some(away), &["doctor"]);
             assert_exit(&output, if needed { 7 } else { 0 }, says, &about);
             assert!(String::from_utf8_lossy(&output.stdout).contains(away.layer.name()), "{about}");
         }
-        let output = user.belljar(None, &["doctor", "--format", "json"]);
+        let output = belljar(user, None, &["doctor", "--format", "json"]);
         let found: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_exit(&output, if found["strict"] == true { 0 } else { 7 }, &[], "with everything");
     }
@@ -335,13 +240,13 @@ fn a_worker_that_compiles_is_refused_before_it_does() {
         fs::create_dir(&empty).unwrap();
         user.own(&empty);
         for away in &needed() {
-            let mut command = user.command(support::BELLJAR.as_ref(), Some(away));
+            let mut command = command(user, support::BELLJAR.as_ref(), Some(away));
             command.args(["run", &files.model, "--input", &files.x]);
             let output = command.env("BELLJAR_CACHE_DIR", &empty).output().unwrap();
             let says = [away.layer.name(), "where the guest is compiled", "doctor"];
-            assert_exit(&output, 7, &says, &user.who(away));
+            assert_exit(&output, 7, &says, &who(user, away));
             let made = fs::read_dir(empty.join("code")).unwrap().count();
-            assert_eq!(made, 0, "{}", user.who(away));
+            assert_eq!(made, 0, "{}", who(user, away));
         }
     }
 }
@@ -355,14 +260,14 @@ fn the_library_asks_a_sandbox_nothing_and_tells_what_is_missing() {
     for user in users().iter() {
         let files = Files::of(user, "library");
         // What is stored spares the host from asking a worker what the model is.
-        assert_exit(&user.belljar(None, &["prepare", &files.model]), 0, &[], "prepare");
+        assert_exit(&belljar(user, None, &["prepare", &files.model]), 0, &[], "prepare");
         for away in needed().iter().chain(&namespaces()) {
-            let mut command = user.command(&itself, Some(away));
+            let mut command = command(user, &itself, Some(away));
             command.args(["--exact", "inside", "--nocapture"]).env(INSIDE, away.layer.name());
             let output = command.env("BELLJAR_TEST_MODEL", &files.model).output().unwrap();
-            assert_exit(&output, 0, &[], &user.who(away));
+            assert_exit(&output, 0, &[], &who(user, away));
             let text = String::from_utf8_lossy(&output.stdout);
-            assert!(text.contains("1 passed"), "{}: {text}", user.who(away));
+            assert!(text.contains("1 passed"), "{}: {text}", who(user, away));
         }
     }
 }
@@ -376,7 +281,7 @@ fn inside() {
     let log = Arc::clone(&events);
     let host = Host::builder()
         .worker_program(WorkerProgram::Path(support::BELLJAR.into()))
-        .image_store(true)
+        .snapshot_store(true)
         .on_event(move |event| {
             match event {
                 Event::LayerMissing { layer, .. } => log.lock().unwrap().push(layer.name()),
@@ -389,7 +294,7 @@ fn inside() {
     let needed = layer != Layer::Namespaces.name();
     let load = |confinement| {
         let bytes = ModelBytes::open(&model, 1 << 20).unwrap();
-        host.load(bytes, &Policy { confinement, ..Policy::default() }).unwrap()
+        host.load(bytes, &Policy::default().with_confinement(confinement)).unwrap()
     };
     let x = || [("x", Tensor::new(vec![-1.0f32, 2.5], &[2]).unwrap())];
 

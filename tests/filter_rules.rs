@@ -2,7 +2,7 @@
 //! when it does its work, or when it fails.
 //!
 //! The work is done by this test again, in a process of its own that is the supervisor of the
-//! spoilt workers. It needs the feature `test-hooks`, for itself and for `belljar`.
+//! workers with injected faults. It needs the feature `test-hooks`, for itself and for `belljar`.
 
 mod support;
 
@@ -20,15 +20,15 @@ use support::{belljar, builder, load_under, repository};
 /// Set for the process that does the work: where its cache is, or empty.
 const WORK: &str = "BELLJAR_FILTER_RULES_WORK";
 
-/// As `confine::spoil` reads it.
-const SPOIL: &str = "BELLJAR_TEST_SPOIL";
+/// As `confine::fault_injection` reads it.
+const FAULTS_VARIABLE: &str = "BELLJAR_TEST_FAULTS";
 
 /// How workers may fail by themselves, and what then is said of them. In a PID namespace of its own
 /// a process cannot die by SIGABRT, and crashes instead.
 const FAULTS: [(&str, &[&str]); 3] =
     [("Panic", &["exit code 1"]), ("Abort", &["SIGABRT", "SIGSEGV"]), ("Crash", &["SIGSEGV"])];
 
-/// The roles as `confine show` and as `confine::spoil` name them. What is granted to a program goes by
+/// The roles as `confine show` and as `confine::fault_injection` name them. What is granted to a program goes by
 /// what that program does: nothing needs all of it.
 const ROLES: [(&str, &str); 5] = [
     ("prepare", "Prepare"),
@@ -91,6 +91,23 @@ fn convolutions() -> Graph {
     graph
 }
 
+/// A run whose memory grows by what its input says: nobody knows ahead, so the snapshot has no room for
+/// it.
+fn range() -> Graph {
+    let scalar = |name, value| tensor_f32(name, &[], &[value]);
+    Graph {
+        nodes: vec![
+            node("ReduceMax", &["x"], &["m"], &[int_attribute("keepdims", 0)]),
+            node("Mul", &["m", "many"], &["end"], &[]),
+            node("Range", &["zero", "end", "one"], &["r"], &[]),
+            node("ReduceMax", &["r"], &["y"], &[int_attribute("keepdims", 0)]),
+        ],
+        initializers: vec![scalar("zero", 0.0), scalar("one", 1.0), scalar("many", 8e6)],
+        inputs: vec![value("x", FLOAT, &fixed(&[2]))],
+        outputs: vec![value("y", FLOAT, &[])],
+    }
+}
+
 fn policy(change: impl FnOnce(&mut Policy)) -> Policy {
     let mut policy = Policy::default();
     change(&mut policy);
@@ -126,7 +143,14 @@ fn steps() -> Vec<Step> {
             "answered",
         ),
         step(
-            "a run that grows its memory far beyond its image",
+            "a run whose memory grows beyond its snapshot",
+            &range(),
+            Policy::default(),
+            &[2],
+            "answered",
+        ),
+        step(
+            "a run that needs much memory",
             &products(6000),
             Policy::default(),
             &[6000, 1],
@@ -172,7 +196,7 @@ fn take(host: &Host, step: &Step) -> Result<(), Error> {
     Ok(())
 }
 
-/// The process that supervises spoilt workers. In any other it does nothing.
+/// The process that supervises workers with injected faults. In any other it does nothing.
 #[test]
 fn the_work() {
     let Some(cache) = std::env::var_os(WORK) else { return };
@@ -185,11 +209,11 @@ fn the_work() {
         return tell("compiling", outcome);
     }
     let host = host.build().unwrap();
-    if std::env::var(SPOIL).is_ok_and(|spoil| spoil.contains("Program\"")) {
+    if std::env::var(FAULTS_VARIABLE).is_ok_and(|faults| faults.contains("Program\"")) {
         return work_of_programs(&host);
     }
     let mut steps = steps();
-    if std::env::var(SPOIL).is_ok_and(|spoil| spoil.contains("fault")) {
+    if std::env::var(FAULTS_VARIABLE).is_ok_and(|faults| faults.contains("fault")) {
         steps.truncate(1);
     }
     for step in steps {
@@ -198,7 +222,7 @@ fn the_work() {
 }
 
 fn work_of_programs(host: &Host) {
-    let one = std::env::var(SPOIL).is_ok_and(|spoil| spoil.contains("fault"));
+    let one = std::env::var(FAULTS_VARIABLE).is_ok_and(|faults| faults.contains("fault"));
     let magika = "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c";
     let text = format!(
         "version = 1\n[program]\n[limits]\nrun-time = \"500 ms\"\n[[models]]\nname = \"magika\"\n\
@@ -221,15 +245,15 @@ fn tell(what: &str, outcome: Result<(), Error>) {
     println!("\noutcome: {what}: {outcome}");
 }
 
-/// Has the work done while the workers of one role are spoilt, and gives what came of it.
-fn work(role: &str, spoil: Json) -> Vec<String> {
+/// Has the work done while the workers of one role have these faults, and gives what came of it.
+fn work(role: &str, faults: Json) -> Vec<String> {
     let cache = tempfile::tempdir_in(support::cache_dir()).unwrap();
-    let mut spoilt = json!({ "role": role });
-    spoilt.as_object_mut().unwrap().extend(spoil.as_object().unwrap().clone());
+    let mut injection = json!({ "role": role });
+    injection.as_object_mut().unwrap().extend(faults.as_object().unwrap().clone());
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "the_work", "--nocapture", "--test-threads=1"])
         .env(WORK, if role == "Compile" { cache.path() } else { Path::new("") })
-        .env(SPOIL, spoilt.to_string())
+        .env(FAULTS_VARIABLE, injection.to_string())
         .stdin(Stdio::null())
         .output()
         .unwrap();
@@ -272,9 +296,9 @@ fn assert_all_rules_suffice(role: &str) {
 
 /// Whether the lack of a rule ends a worker.
 fn is_needed(role: &str, rule: usize) -> bool {
-    let without = |mut spoil: Json| {
-        spoil["without_rule"] = rule.into();
-        killed(&work(role, spoil))
+    let without = |mut faults: Json| {
+        faults["without_rule"] = rule.into();
+        killed(&work(role, faults))
     };
     FAULTS.iter().any(|(fault, _)| without(json!({ "fault": fault })))
         || (role == "Compile" && without(json!({ "quick": true })))

@@ -2,10 +2,11 @@
 
 mod support;
 
-use belljar::text::Hostile;
+use belljar::text::Escaped;
 use belljar::{ErrorKind, Isolation, Policy, Tensor};
 use support::onnx::{
-    Dim, FLOAT, Graph, Message, fixed, node, relu, string_attribute, tensor_f32, tensor_i64, value,
+    Dim, FLOAT, Graph, INT64, Message, fixed, node, relu, string_attribute, tensor_f32, tensor_i64,
+    value,
 };
 use support::{ISOLATIONS, host, load, models};
 
@@ -100,7 +101,7 @@ fn hostile_text_does_not_reach_the_terminal() {
         let err = model.run(&[("y", ones(&[2]))]).err().unwrap().to_string();
         assert!(err.contains("owned"), "{err}");
         assert!(!err.chars().any(|c| c.is_control() || c == '\u{202e}'), "{err:?}");
-        let shown = Hostile::new(&model.description().inputs[0].name).to_string();
+        let shown = Escaped::new(&model.description().inputs[0].name).to_string();
         assert!(!shown.chars().any(char::is_control), "{shown:?}");
     }
 }
@@ -265,7 +266,15 @@ fn wrong_inputs_never_cross() {
 fn outputs_that_break_the_declaration_are_withheld() {
     let host = host(Isolation::Thread);
     let mut graph = relu(&fixed(&[2]));
-    graph.outputs = vec![value("y", FLOAT, &fixed(&[3]))];
+    graph.outputs = vec![value("y", INT64, &fixed(&[2]))];
     let (code, text) = outcome(&host, &graph.bytes());
+    assert!(code == 4 && text.contains("is declared as"), "{code} {text}");
+    // A shape alone, where the policy enforces it.
+    graph.outputs = vec![value("y", FLOAT, &fixed(&[3]))];
+    let declared_shapes = belljar::policy::DeclaredShapes::Strict;
+    let policy = Policy::default().with_declared_shapes(declared_shapes);
+    let model = support::load_under(&host, &graph.bytes(), &policy).unwrap();
+    let err = model.run(&[("x", ones(&[2]))]).unwrap().validate().unwrap_err();
+    let (code, text) = (err.exit_code(), err.to_string());
     assert!(code == 4 && text.contains("breaks the model's declaration"), "{code} {text}");
 }

@@ -19,10 +19,14 @@ mod corpus;
 mod functions;
 #[path = "hostile_models/numbers.rs"]
 mod numbers;
+#[path = "hostile_models/recurrent.rs"]
+mod recurrent;
 #[path = "hostile_models/rounds.rs"]
 mod rounds;
 #[path = "hostile_models/run_time.rs"]
 mod run_time;
+#[path = "hostile_models/scans.rs"]
+mod scans;
 #[path = "hostile_models/shapes.rs"]
 mod shapes;
 #[path = "hostile_models/simplified.rs"]
@@ -33,6 +37,10 @@ mod small;
 mod structure;
 #[path = "hostile_models/texts.rs"]
 mod texts;
+#[path = "hostile_models/undetermined.rs"]
+mod undetermined;
+#[path = "hostile_models/unusual.rs"]
+mod unusual;
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -51,11 +59,18 @@ fn policy() -> Policy {
     policy
 }
 
-/// Runs a model in the library, and sees the command line end as it does.
+/// Runs a model in the library, and sees the command line end as it does. What `inspect` says of the
+/// model does not contradict that, and an error is in words for a user.
 #[track_caller]
 fn run(bytes: &[u8], inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, Error> {
     let ended = in_library(bytes, inputs);
-    corpus::again(bytes, inputs, ended.as_ref().map(|_| ()));
+    if let Err(error) = &ended {
+        support::plain::check(error);
+    }
+    let how = ended.as_ref().map(|_| ());
+    let contradiction = support::inspected::contradiction(&HOST, &policy(), bytes, inputs, how);
+    assert_eq!(contradiction, None);
+    corpus::again(bytes, inputs, how);
     ended
 }
 

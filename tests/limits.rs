@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use belljar::{Error, ErrorKind, Host, Isolation, Limit, Policy, Tensor};
 use support::onnx::{
-    Dim, FLOAT, Graph, fixed, halved, int_attribute, node, relu, slow, tensor_attribute,
-    tensor_f32, tensor_i64, value,
+    Dim, FLOAT, Graph, Message, fixed, halved, int_attribute, ints_attribute, node, relu, slow,
+    tensor_attribute, tensor_f32, tensor_i64, value,
 };
 use support::{ISOLATIONS, host, load_under};
 
@@ -94,6 +94,84 @@ fn memory_of_the_model_itself() {
         let result = run(&host, &model, &policy, ones(&[2]));
         assert_limit(result, |limit| matches!(limit, Limit::Memory { .. }), "limits.memory");
         assert_fit(&host);
+    }
+}
+
+/// Ones of this shape, by this operator with a constant of this shape, and the greatest of what
+/// comes out.
+fn greatest(shape: &[i64], op: &str, weights: Option<&[i64]>, attributes: &[Message]) -> Vec<u8> {
+    let mut initializers = vec![tensor_i64("shape", &[shape.len() as i64], shape)];
+    let mut inputs = vec!["ones"];
+    if let Some(dims) = weights {
+        let count = dims.iter().product::<i64>() as usize;
+        initializers.push(tensor_f32("weights", dims, &vec![1.0; count]));
+        inputs.push("weights");
+    }
+    let one = [1, 1, 1, 1];
+    Graph {
+        nodes: vec![
+            node("Expand", &["x", "shape"], &["ones"], &[]),
+            node(op, &inputs, &["all"], attributes),
+            node("ReduceMax", &["all"], &["y"], &[int_attribute("keepdims", 0)]),
+        ],
+        initializers,
+        inputs: vec![value("x", FLOAT, &fixed(&one))],
+        outputs: vec![value("y", FLOAT, &[])],
+    }
+    .bytes()
+}
+
+/// Windows on images of one column or of very wide rows: what kernels listed for them once took
+/// several times the scratch memory that they may have, and a worker's life. Now the sandbox
+/// computes what is too much for a kernel.
+#[test]
+fn windows_that_need_much_scratch_memory_cost_no_worker() {
+    let far = [ints_attribute("kernel_shape", &[128, 2]), ints_attribute("dilations", &[65536, 1])];
+    let rows = greatest(&[1, 1, 8_383_073, 2], "Conv", Some(&[1, 1, 128, 2]), &far);
+    let window = |height, width| {
+        [ints_attribute("kernel_shape", &[height, width]), ints_attribute("strides", &[1, width])]
+    };
+    let columns = greatest(&[1, 1, 64, 65536], "MaxPool", None, &window(4, 65536));
+    let planes = greatest(&[1, 4, 64, 65536], "MaxPool", None, &window(4, 65536));
+    let host = host(Isolation::Process);
+    for (model, expected, threads) in
+        [(&rows, 256.0, 1), (&columns, 1.0, 1), (&planes, 1.0, 4), (&rows, 256.0, 4)]
+    {
+        let mut policy = policy(|limits| limits.run_time = Duration::from_secs(120));
+        policy.compute.threads = threads;
+        let model = load_under(&host, model, &policy).unwrap();
+        let outputs = model.run(&[("x", ones(&[1, 1, 1, 1]))]).unwrap().validate().unwrap();
+        assert_eq!(outputs.get("y").unwrap().as_slice::<f32>().unwrap(), &[expected]);
+    }
+}
+
+/// What kernels need on all their threads counts against the limit on memory, as the sandbox's own
+/// memory does.
+#[test]
+fn scratch_memory_of_native_kernels_is_part_of_the_limit_on_memory() {
+    const SIZE: i64 = 1000;
+    let window = [ints_attribute("kernel_shape", &[2, 2])];
+    let model = greatest(&[1, 4, SIZE, SIZE], "MaxPool", None, &window);
+    for isolation in ISOLATIONS {
+        let host = host(isolation);
+        let run = |memory: u64, threads: u32| -> Result<u64, Error> {
+            let mut policy = policy(|limits| limits.memory = memory);
+            policy.compute.threads = threads;
+            let model = load_under(&host, &model, &policy)?;
+            let outputs = model.run(&[("x", ones(&[1, 1, 1, 1]))])?.validate()?;
+            Ok(outputs.cost().memory)
+        };
+        // A plane with its results is 8 MB, on each thread.
+        let needed = run(1 << 30, 1).unwrap();
+        let plane = 8 * (SIZE * SIZE) as u64;
+        for threads in [1, 4] {
+            let enough = needed + u64::from(threads) * (plane + (1 << 20));
+            run(enough, threads).unwrap();
+            let refused = run(needed + u64::from(threads) * plane * 3 / 4, threads);
+            let is_expected = |limit: &Limit| matches!(limit, Limit::Memory { .. });
+            assert_limit(refused.map(drop), is_expected, "limits.memory");
+            assert_fit(&host);
+        }
     }
 }
 

@@ -275,7 +275,7 @@ fn sandboxes_that_were_warmed_up_have_served_before() {
     }
 }
 
-/// What waits too long is ended and starts again from its image; what may wait for ever is not.
+/// What waits too long is ended and starts again from its snapshot; what may wait for ever is not.
 #[test]
 fn idle_sandboxes_are_given_back() {
     use std::time::Duration;

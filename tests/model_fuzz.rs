@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use belljar::policy::Kernels;
+use belljar::tensor::{bf16, f16};
 use belljar::{DType, Dim, Error, ErrorKind, Host, Isolation, ModelBytes, Policy, Tensor};
 use mutate::{Pool, Random, mutate};
 use serde_json::Value;
@@ -61,7 +62,11 @@ fn seeds() -> Seeds {
 
 fn input(place: &Path, entry: &Value) -> Option<(String, Tensor)> {
     let file = File::open(place.join(entry["file"].as_str()?)).unwrap();
-    let tensor = belljar::tensor::npy::read(file, 64 << 20).ok()?;
+    let mut tensor = belljar::tensor::npy::read(file, 64 << 20).ok()?;
+    if let (Some("bf16"), Some(codes)) = (entry["codes"].as_str(), tensor.as_slice::<u16>()) {
+        let values: Vec<bf16> = codes.iter().map(|code| bf16::from_bits(*code)).collect();
+        tensor = Tensor::new(values, tensor.shape()).ok()?;
+    }
     Some((entry["name"].as_str()?.to_owned(), tensor))
 }
 
@@ -94,13 +99,24 @@ fn fitting_input(
     if count > 1 << 20 {
         return None;
     }
+    let random_size = random.next();
     let mut ints = || (random.next() % 7) as i64 - 2;
     macro_rules! numbers {
         ($type:ty) => {
             Tensor::new((0..count).map(|_| ints() as $type).collect::<Vec<$type>>(), &dims).ok()
         };
     }
+    // Narrow floats of which two added up are beyond float16, and such that it has a few steps for.
+    let size = [1.0, 1.0, 20000.0, 1e-6][(random_size % 4) as usize];
+    macro_rules! narrow {
+        ($type:ty) => {{
+            let numbers = (0..count).map(|_| <$type>::from_f32(ints() as f32 * size));
+            Tensor::new(numbers.collect::<Vec<$type>>(), &dims).ok()
+        }};
+    }
     match dtype {
+        DType::F16 => narrow!(f16),
+        DType::BF16 => narrow!(bf16),
         DType::F32 => numbers!(f32),
         DType::F64 => numbers!(f64),
         DType::I8 => numbers!(i8),
@@ -223,7 +239,7 @@ fn mutated_models_are_answered_one_way_or_refused() {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let host = builder(Isolation::Thread).image_store(false).build().unwrap();
+                let host = builder(Isolation::Thread).snapshot_store(false).build().unwrap();
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     if number >= from + runs {

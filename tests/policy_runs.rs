@@ -517,3 +517,83 @@ fn a_models_policy_has_its_shapes_types_and_limits() {
     assert!(policy.inputs[0].min.is_some() && policy.limits.memory <= 100 << 20, "{text}");
     assert!(!policy.compute.native_kernels());
 }
+
+/// A recording that does not end by itself, once it has its folder; with the place of its folders.
+fn endless_recording(folder: &Folder, wrapper: &[&str]) -> (std::process::Child, PathBuf) {
+    let temporary = folder.path("temporary");
+    let _ = fs::remove_dir_all(&temporary);
+    folder.make("temporary");
+    let program = program_file("misbehaves");
+    let written = folder.make("written");
+    let grants = format!(
+        "version = 1\n[program]\n[[filesystem]]\nhost = \"{written}\"\nguest = \"/out\"\n\
+         access = \"write\"\nreason = \"a copy is made of it\"\n"
+    );
+    let within = folder.write("within.toml", &grants);
+    let arguments = ["policy", "record", &program, "--input", "do=text:loop", "--within", &within];
+    let plain = belljar(&arguments);
+    let mut command = match wrapper {
+        [] => plain,
+        [program, more @ ..] => {
+            let mut command = std::process::Command::new(program);
+            command.args(more).arg(plain.get_program()).args(plain.get_args());
+            plain.get_envs().for_each(|(name, value)| {
+                command.env(name, value.unwrap());
+            });
+            command
+        }
+    };
+    let command = command.env("TMPDIR", &temporary).stderr(std::process::Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let has_copy = || {
+        let folders = fs::read_dir(&temporary).unwrap();
+        folders.flatten().any(|folder| folder.path().join("copy0").exists())
+    };
+    for _ in 0..2000 {
+        if has_copy() {
+            // The program is given to a process that has it run for as long as it may.
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            return (child, temporary);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    // Not left running, nor as a zombie.
+    let ended = child.kill().and_then(|()| child.wait());
+    panic!("no folder was made by the process that then {ended:?}");
+}
+
+#[test]
+fn a_recording_that_a_signal_ends_leaves_no_folder() {
+    use rustix::process::{Pid, Signal, kill_process};
+    use std::os::unix::process::ExitStatusExt as _;
+
+    let folder = Folder::new();
+    // A shell that starts the tests in the background may make them ignore signals.
+    let as_usual = ["env", "--default-signal=INT,TERM,HUP,QUIT"];
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
+        let (mut child, temporary) = endless_recording(&folder, &as_usual);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.signal(), Some(signal.as_raw()), "{status}");
+        assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "{signal:?}");
+    }
+    // What its parent has it ignore does not end it.
+    let script = ["sh", "-c", "trap '' HUP; exec \"$0\" \"$@\""];
+    let (mut child, temporary) = endless_recording(&folder, &script);
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(child.try_wait().unwrap(), None);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
+    // What SIGKILL leaves is removed by the next recording.
+    let (mut child, temporary) = endless_recording(&folder, &as_usual);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 1);
+    let (model, program) = (folder.path("other.toml"), program_file("misbehaves"));
+    let arguments = ["policy", "record", &*program, "--input", "do=text:nothing", "--output"];
+    let mut command = belljar(&[&arguments[..], &[model.to_str().unwrap()]].concat());
+    command.env("TMPDIR", &temporary).output().unwrap();
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
+}

@@ -175,7 +175,7 @@ const BAD: &[(&str, &str)] = &[
     ("no-text", "version = 1\n[limits]\nmemory = 512\n"),
     ("unlimited", "version = 1\n[limits]\nrun-time = \"unlimited\"\n"),
     ("too-much", "version = 1\n[limits]\nmemory = \"5 GiB\"\n"),
-    ("images", "version = 1\n[limits]\nimages = 65\n"),
+    ("snapshots", "version = 1\n[limits]\nsnapshots = 65\n"),
     ("digest", "version = 1\n[model]\nsha256 = \"abc\"\n"),
     ("choice", "version = 1\nconfinement = \"none\"\n"),
     ("kernels", "version = 1\n[compute]\nkernels = \"gpu\"\n"),
@@ -271,8 +271,8 @@ const BAD: &[(&str, &str)] = &[
     ("no-allowed", "version = 1\n[inputs.x]\nallowed = 1\n"),
     ("finite", "version = 1\n[inputs.x]\nfinite = 1\n"),
     ("rule-key", "version = 1\n[inputs.x]\nmaxnorm = 1\n"),
-    ("count", "version = 1\n[limits]\nimages = \"4\"\n"),
-    ("negative-count", "version = 1\n[limits]\nimages = -4\n"),
+    ("count", "version = 1\n[limits]\nsnapshots = \"4\"\n"),
+    ("negative-count", "version = 1\n[limits]\nsnapshots = -4\n"),
     ("array", "version = 1\n[limits]\nmemory = [1]\n"),
     ("not-hexadecimal", "version = 1\n[model]\nsha256 = \"zPIN63\"\n"),
     ("not-a-digit", "version = 1\n[model]\nsha256 = \"gLONGHEX\"\n"),
@@ -514,6 +514,48 @@ fn every_tool_knows_rules_for_values() {
 }
 
 #[test]
+fn every_tool_knows_pinned_files_and_declared_shapes() {
+    let folder = Folder::new();
+    fs::create_dir(folder.0.path().join("sub")).unwrap();
+    fs::write(folder.0.path().join("w.bin"), "w").unwrap();
+    let policy = |shapes: &str, host: &str, pin: &str| {
+        format!(
+            "version = 1\ndeclared-shapes = \"{shapes}\"\n[model]\nsha256 = \"PIN\"\n[[filesystem]]\n\
+             host = \"{host}\"\nguest = \"/w.bin\"\n{pin}reason = \"weights\"\n"
+        )
+    };
+    folder.write("open.toml", &policy("report", "w.bin", ""));
+    folder.write("pinned.toml", &policy("strict", "w.bin", "sha256 = \"PIN\"\n"));
+    folder.write("other.toml", &policy("strict", "w.bin", "sha256 = \"OTHER\"\n"));
+    folder.write("folder.toml", &policy("strict", "sub", "sha256 = \"PIN\"\n"));
+    folder.write("wrong.toml", &policy("loose", "w.bin", ""));
+    let program = policy("strict", "w.bin", "sha256 = \"PIN\"\n").replace("[model]", "[program]");
+    folder.write("program.toml", &program);
+    let mut found = String::new();
+    for name in ["open", "pinned", "folder", "wrong", "program"] {
+        found.push_str(&folder.run(&format!("policy check {name}.toml")));
+    }
+    for name in ["open", "pinned"] {
+        found.push_str(&folder.run(&format!("policy explain {name}.toml")));
+        found.push_str(&folder.run(&format!("policy score {name}.toml")));
+    }
+    for (old, new) in [("open", "pinned"), ("pinned", "open"), ("pinned", "other")] {
+        found.push_str(&folder.run(&format!("policy diff {old}.toml {new}.toml")));
+    }
+    folder.write("pins.toml", "version = 1\nrequire-pin = true\n[[filesystem]]\npath = \"/\"\n");
+    folder.write(
+        "shapes.toml",
+        "version = 1\ndeclared-shapes = \"strict\"\n[[filesystem]]\npath = \"/\"\n",
+    );
+    for ceiling in ["pins.toml", "shapes.toml"] {
+        for name in ["open", "pinned"] {
+            found.push_str(&folder.run_under(&format!("policy check {name}.toml"), Some(ceiling)));
+        }
+    }
+    expect("pins.txt", &found);
+}
+
+#[test]
 fn check_names_what_no_run_has_used() {
     let folder = Folder::new();
     fs::create_dir(folder.0.path().join("labels")).unwrap();
@@ -646,7 +688,7 @@ fn diff_knows_a_gain_from_a_loss() {
     let all = "version = 1\nconfinement = \"best-effort\"\n[limits]\nmemory = \"2 GiB\"\n\
         run-time = \"1 min\"\nprepare-time = \"3 min\"\nmodel-size = \"1 GiB\"\n\
         input-size = \"1 GiB\"\noutput-size = \"1 GiB\"\nlog-size = \"1 MiB\"\nstack = \"4 MiB\"\n\
-        images = 8\n[compute]\nthreads = 2\n";
+        snapshots = 8\n[compute]\nthreads = 2\n";
     both("version = 1\n[compute]\nkernels = \"sandbox\"\n", all);
     both("version = 1\n[compute]\ndeterministic = true\n", "version = 1\n");
     both("version = 1\n[program]\n", PROGRAM);

@@ -8,10 +8,14 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use belljar::{Event, Host, Isolation, ModelBytes, Policy, Program, Tensor, Value};
+use belljar::{Event, Host, Isolation, Layer, ModelBytes, Policy, Program, Tensor, Value};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use support::users::{User, users};
 use support::{builder, host, repository};
 
 fn program(host: &Host, name: &str, policy: &Policy) -> Program {
@@ -36,14 +40,43 @@ fn text(outputs: &[(String, Value)]) -> &str {
 /// Does each line before its `=>`, and sees what comes of it.
 #[track_caller]
 fn check(program: &Program, script: &str) {
+    check_by(script, |orders| {
+        text(&program.run(&[("do", Value::from(orders))]).unwrap()).to_owned()
+    });
+}
+
+#[track_caller]
+fn check_by(script: &str, run: impl FnOnce(&str) -> String) {
     let lines = script.lines().map(|line| line.trim().split_once(" => ").unwrap());
     let (orders, expected): (Vec<_>, Vec<_>) = lines.unzip();
-    let outputs = program.run(&[("do", Value::from(orders.join("\n").as_str()))]).unwrap();
-    let found: Vec<_> = text(&outputs).lines().collect();
+    let found = run(&orders.join("\n"));
+    let found: Vec<_> = found.lines().collect();
     assert_eq!(found.len(), expected.len(), "{found:?}");
     for ((order, found), expected) in orders.iter().zip(found).zip(expected) {
         assert_eq!(found, expected, "{order}");
     }
+}
+
+/// The same by the command line, run by this user, with folders granted for writing.
+#[track_caller]
+fn check_as(user: &User, granted: &[(&Path, &str)], script: &str) {
+    let grants = granted.iter().map(|(folder, guest)| grant(folder, guest, "write"));
+    let tables = format!("version = 1\n[program]\n{}", grants.collect::<String>());
+    let policy = user.file("policy.toml", tables);
+    let program = repository().join("target/guest/programs/attacks.wasm");
+    let answers = user.path("answers");
+    check_by(script, |orders| {
+        let input = format!("do=text:{orders}");
+        let output = format!("{}/", answers.display());
+        let mut command = user.command(support::BELLJAR.as_ref());
+        command.args(["run", program.to_str().unwrap(), "--policy", &policy]);
+        let ended = command.args(["--input", &input, "--output", &output]).output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success(), "{}: {said}", user.who());
+        let answer = fs::read_dir(&answers).unwrap().next().unwrap().unwrap();
+        fs::read_to_string(answer.path()).unwrap()
+    });
+    fs::remove_dir_all(answers).unwrap();
 }
 
 /// A folder that a program's process may use: where Belljar runs as root, that is another user's.
@@ -113,6 +146,246 @@ fn a_folder_granted_for_writing_is_written_within_its_quota() {
     assert_eq!(fs::read_to_string(granted.path().join("sub/answer")).unwrap(), "hello");
     assert_eq!(fs::metadata(granted.path().join("big")).unwrap().len(), 1000);
     assert_eq!(fs::read_dir(granted.path()).unwrap().count(), 2);
+}
+
+/// Root's processes are confined in another way than an ordinary user's.
+#[test]
+fn a_folder_granted_for_writing_is_good_for_the_same_to_root_and_to_an_ordinary_user() {
+    for user in users().iter() {
+        let (granted, more) = (folder(), folder());
+        fs::write(granted.path().join("there"), "there").unwrap();
+        open_to_all(&granted.path().join("there"));
+        std::os::unix::fs::symlink("there", granted.path().join("link")).unwrap();
+        check_as(
+            user,
+            &[(granted.path(), "/data"), (more.path(), "/more")],
+            "open a /data there read => ok
+             read a 0 5 => there
+             open b /data new write create => ok
+             write b 0 text => 4
+             mkdir /data sub => ok
+             rename /data new /data sub/moved => ok
+             open s /data sub mutate folder => ok
+             rename s moved s again => ok
+             rename /data sub /data other => ok
+             unlink s again => error busy
+             unlink /data other/again => ok
+             rmdir /data other => ok
+             open d /more new write create => ok
+             mkdir /more sub => ok
+             rename /more new /more sub/moved => ok
+             rename /data there /more there => error cross-device
+             unlink /data there => ok
+             open c /data link read => error loop
+             mkdir /data ../outside => error not-permitted
+             unlink /data ../there => error not-permitted",
+        );
+        assert_eq!(fs::read_dir(granted.path()).unwrap().count(), 1);
+        assert!(more.path().join("sub/moved").exists());
+    }
+}
+
+/// Set in the process that has mounts of its own: whether workers have namespaces there.
+const MOUNTS: &str = "BELLJAR_TEST_MOUNTS";
+
+/// The kernel keeps a name busy for mounts of the caller's own namespace alone, and a program's process
+/// has left that of its supervisor.
+#[test]
+fn what_is_mounted_below_a_grant_stays_mounted() {
+    if let Some(namespaces) = std::env::var_os(MOUNTS) {
+        return attack_mounts(namespaces == "true");
+    }
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not tried: only root mounts something");
+        return;
+    }
+    for namespaces in [true, false] {
+        let no_namespaces = without_namespaces();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "what_is_mounted_below_a_grant_stays_mounted", "--nocapture"]);
+        command.env(MOUNTS, namespaces.to_string());
+        // SAFETY: between fork and exec, the child makes system calls with what was laid out before.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::unshare(libc::CLONE_NEWNS) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                match namespaces {
+                    true => Ok(()),
+                    false => seccompiler::apply_filter(&no_namespaces)
+                        .map_err(|_| std::io::ErrorKind::PermissionDenied.into()),
+                }
+            });
+        }
+        match command.status() {
+            Ok(status) => assert!(status.success(), "with namespaces: {namespaces}: {status}"),
+            Err(err) => eprintln!("not tried: no mounts of its own: {err}"),
+        }
+    }
+}
+
+/// A filter under which nobody makes namespaces.
+fn without_namespaces() -> seccompiler::BpfProgram {
+    use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition};
+    let masked = |flag: i32| {
+        let operator = SeccompCmpOp::MaskedEq(flag as u64);
+        let has = SeccompCondition::new(0, SeccompCmpArgLen::Qword, operator, flag as u64);
+        seccompiler::SeccompRule::new(vec![has.unwrap()]).unwrap()
+    };
+    let rules = [libc::CLONE_NEWNS, libc::CLONE_NEWUSER].map(masked).to_vec();
+    let rules = [(libc::SYS_clone, rules), (libc::SYS_unshare, Vec::new())].into_iter().collect();
+    let fails = SeccompAction::Errno(libc::EPERM as u32);
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let filter = seccompiler::SeccompFilter::new(rules, SeccompAction::Allow, fails, arch).unwrap();
+    filter.try_into().unwrap()
+}
+
+/// Mounts a file system and a file below a granted folder, of which a program's process knows in one run
+/// and not in the other, and has the program remove, move and replace them in all ways.
+fn attack_mounts(namespaces: bool) {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).unwrap();
+    let granted = folder();
+    let at = |name: &str| granted.path().join(name);
+    for name in ["mnt", "empty", "sub", "sub/mnt"] {
+        fs::create_dir(at(name)).unwrap();
+        open_to_all(&at(name));
+    }
+    for name in ["pin", "file", "source"] {
+        fs::write(at(name), name).unwrap();
+        open_to_all(&at(name));
+    }
+    let lacks = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&lacks);
+    let place = granted.path().to_owned();
+    let listener = move |event| match event {
+        Event::LayerMissing { layer, .. } => heard.lock().unwrap().push(layer),
+        Event::Printed { .. } => LATE.into_iter().for_each(|name| mount(&place, name)),
+        _ => {}
+    };
+    let host = builder(Isolation::Process).on_event(listener).build().unwrap();
+    let tables = format!("[program]\nstdout = true\n{}", grant(granted.path(), "/data", "write"));
+    let program = program(&host, "attacks", &policy(&tables));
+    assert_eq!(lacks.lock().unwrap().contains(&Layer::Namespaces), !namespaces);
+    // A process for the first run is there before anything is mounted.
+    for name in ["mnt", "sub/mnt", "pin"] {
+        mount(granted.path(), name);
+    }
+    for _ in 0..2 {
+        check(
+            &program,
+            "rmdir /data mnt => error busy
+             rmdir /data mnt/ => error busy
+             rmdir /data ./sub/mnt => error busy
+             unlink /data mnt => error busy
+             unlink /data pin => error busy
+             rename /data mnt /data moved => error busy
+             rename /data pin /data moved => error busy
+             rename /data empty /data mnt => error busy
+             rename /data file /data pin => error busy
+             rename /data file /data mnt => error busy
+             rename /data pin /data file => error busy
+             rename /data mnt /data mnt => error busy
+             mkdir /data mnt => error exist
+             open a /data pin write truncate => error cross-device
+             open a /data pin write create => error cross-device
+             open a /data mnt folder => error cross-device
+             open a /data mnt/kept read => error cross-device
+             unlink /data mnt/kept => error cross-device
+             times-at /data mnt => error cross-device
+             open s /data sub mutate folder => ok
+             rmdir s mnt => error busy
+             rename s mnt /data moved => error busy
+             rename /data empty s mnt => error busy",
+        );
+        for name in ["mnt", "sub/mnt"] {
+            assert_eq!(fs::read_to_string(at(name).join("kept")).unwrap(), "kept", "{name}");
+        }
+        assert_eq!(fs::read_to_string(at("pin")).unwrap(), "source");
+    }
+    for user in users().iter() {
+        check_as(
+            user,
+            &[(granted.path(), "/data")],
+            "rmdir /data mnt => error busy
+             unlink /data pin => error busy
+             rename /data mnt /data moved => error busy
+             rename /data empty /data sub/mnt => error busy
+             open a /data mnt/kept read => error cross-device",
+        );
+    }
+    // What is not mounted goes as ever, and a folder takes along what is mounted in it.
+    check(
+        &program,
+        "rename /data empty /data other => ok
+         rmdir /data other => ok
+         unlink /data file => ok
+         rename /data sub /data moved => ok
+         rmdir /data moved => error not-empty",
+    );
+    assert_eq!(fs::read_to_string(at("moved/mnt/kept")).unwrap(), "kept");
+    attack_late_mounts(&program, granted.path(), namespaces);
+    for name in ["mnt", "moved/mnt", "pin"].into_iter().chain(LATE) {
+        rustix::mount::unmount(at(name), UnmountFlags::DETACH).unwrap();
+    }
+    assert_eq!(fs::read_to_string(at("pin")).unwrap(), "pin");
+}
+
+/// What is mounted while a program runs, when it prints a line.
+const LATE: [&str; 4] = ["late", "deep/late", "late-pin", "cover"];
+
+/// Mounts a file system on a folder, or the file `source` on another file.
+fn mount(granted: &Path, name: &str) {
+    let place = granted.join(name);
+    if place.is_file() {
+        return rustix::mount::mount_bind(granted.join("source"), place).unwrap();
+    }
+    let (flags, options) = (MountFlags::empty(), c"mode=0777");
+    rustix::mount::mount("none", &place, "tmpfs", flags, options).unwrap();
+    fs::write(place.join("kept"), "kept").unwrap();
+}
+
+/// The same with what is mounted after the program's process was started: with namespaces it cannot see
+/// that, and its supervisor can.
+fn attack_late_mounts(program: &Program, granted: &Path, namespaces: bool) {
+    let at = |name: &str| granted.join(name);
+    for name in ["late", "deep", "deep/late", "cover", "cover/inner", "spare"] {
+        fs::create_dir(at(name)).unwrap();
+        open_to_all(&at(name));
+    }
+    for name in ["late-pin", "spare-file"] {
+        fs::write(at(name), name).unwrap();
+        open_to_all(&at(name));
+    }
+    let on_the_way = if namespaces { "busy" } else { "cross-device" };
+    check(
+        program,
+        &format!(
+            "open s /data deep mutate folder => ok
+             print now\\n => ok
+             rmdir /data late => error busy
+             rmdir /data deep/late => error busy
+             rmdir s late => error busy
+             unlink /data late-pin => error busy
+             rename /data late /data gone => error busy
+             rename /data late-pin /data gone => error busy
+             rename /data spare /data late => error busy
+             rename /data spare-file /data late-pin => error busy
+             rename s late /data gone => error busy
+             rename /data spare s late => error busy
+             rmdir /data cover/inner => error {on_the_way}
+             rename /data spare /data other => ok
+             rename /data deep /data moved-deep => ok
+             rmdir s late => error busy
+             rename /data moved-deep /data deep => ok
+             rmdir s late => error busy
+             rmdir /data other => ok"
+        ),
+    );
+    for name in ["late", "deep/late", "cover"] {
+        assert_eq!(fs::read_to_string(at(name).join("kept")).unwrap(), "kept", "{name}");
+    }
+    assert_eq!(fs::read_to_string(at("late-pin")).unwrap(), "source");
 }
 
 /// A service that answers what it hears, in capitals.

@@ -564,7 +564,7 @@ fn a_program_runs_only_under_a_policy_for_it() {
 fn a_program_never_runs_on_a_thread() {
     for isolation in [Isolation::Thread, Isolation::InProcessWithoutAnyConfinement] {
         for confinement in [Confinement::Strict, Confinement::BestEffort] {
-            let policy = Policy { confinement, ..policy("") };
+            let policy = policy("").with_confinement(confinement);
             let err = load(&host(isolation), &program_bytes("misbehaves"), &policy).map(drop);
             assert_eq!(err.unwrap_err().exit_code(), 7);
         }

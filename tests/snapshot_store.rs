@@ -20,7 +20,7 @@ use belljar::{
 use support::ISOLATIONS;
 use support::onnx::{Dim, FLOAT, Graph, fixed, node, relu, tensor_f32, value};
 
-/// A folder for images of its own, beside the code that all tests share.
+/// A folder for snapshots of its own, beside the code that all tests share.
 struct Folders {
     root: tempfile::TempDir,
 }
@@ -32,7 +32,7 @@ impl Seen {
     fn refused(&self) -> Vec<(PathBuf, String)> {
         let events = self.0.lock().unwrap();
         let refused = events.iter().filter_map(|event| match event {
-            Event::ImageRefused { path, why } => Some((path.clone(), why.clone())),
+            Event::SnapshotRefused { path, why } => Some((path.clone(), why.clone())),
             _ => None,
         });
         refused.collect()
@@ -41,7 +41,7 @@ impl Seen {
     fn not_stored(&self) -> Vec<String> {
         let events = self.0.lock().unwrap();
         let failed = events.iter().filter_map(|event| match event {
-            Event::ImageNotStored { why, .. } => Some(why.clone()),
+            Event::SnapshotNotStored { why, .. } => Some(why.clone()),
             _ => None,
         });
         failed.collect()
@@ -71,8 +71,8 @@ impl Folders {
         self.root.path().join("cache")
     }
 
-    fn images(&self) -> PathBuf {
-        self.cache().join("images")
+    fn snapshots(&self) -> PathBuf {
+        self.cache().join("snapshots")
     }
 
     fn builder(&self, isolation: Isolation) -> (HostBuilder, Seen) {
@@ -80,7 +80,7 @@ impl Folders {
         let to = seen.clone();
         let builder = support::builder(isolation)
             .cache_dir(self.cache())
-            .image_store(true)
+            .snapshot_store(true)
             .on_event(move |event| to.0.lock().unwrap().push(event));
         (builder, seen)
     }
@@ -91,7 +91,7 @@ impl Folders {
     }
 
     fn files(&self, ending: &str) -> Vec<PathBuf> {
-        let Ok(entries) = fs::read_dir(self.images()) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(self.snapshots()) else { return Vec::new() };
         let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
         let mut files: Vec<_> =
             files.filter(|path| path.to_string_lossy().ends_with(ending)).collect();
@@ -99,10 +99,10 @@ impl Folders {
         files
     }
 
-    fn image(&self) -> PathBuf {
-        let images = self.files(".image");
-        assert_eq!(images.len(), 1, "{images:?}");
-        images[0].clone()
+    fn snapshot(&self) -> PathBuf {
+        let snapshots = self.files(".snapshot");
+        assert_eq!(snapshots.len(), 1, "{snapshots:?}");
+        snapshots[0].clone()
     }
 
     /// Runs the product in a process of its own, as far as the store can tell.
@@ -110,7 +110,7 @@ impl Folders {
         let (host, seen) = self.host(Isolation::Thread);
         let model = load(&host, &product(2.0), &Policy::default()).unwrap();
         assert_eq!(answer(&model, 3), [14.0, 14.0, 14.0]);
-        host.image_store().finish();
+        host.snapshot_store().finish();
         (model.calls(), seen)
     }
 
@@ -198,10 +198,10 @@ fn a_run_from_the_store_asks_the_guest_for_nothing_but_the_answer() {
 fn a_host_that_was_not_asked_to_stores_nothing() {
     let folders = Folders::new();
     let (builder, _) = folders.builder(Isolation::Thread);
-    let host = builder.image_store(false).build().unwrap();
+    let host = builder.snapshot_store(false).build().unwrap();
     answer(&load(&host, &product(2.0), &Policy::default()).unwrap(), 1);
     drop(host);
-    assert!(!folders.images().exists());
+    assert!(!folders.snapshots().exists());
 }
 
 #[test]
@@ -223,14 +223,14 @@ fn what_is_stored_gives_the_same_bits() {
             let run = |host: &Host| {
                 let model = host.load(magika(), &support::fitting(host, &policy)).unwrap();
                 let outputs = model.run(&[("bytes", input())]).unwrap().validate().unwrap();
-                host.image_store().finish();
+                host.snapshot_store().finish();
                 let Data::F32(values) = outputs.tensors()[0].1.data() else { panic!("not f32") };
                 let bits: Vec<u32> = values.iter().map(|value| value.to_bits()).collect();
                 (bits, model.calls())
             };
             let (fresh, calls) = {
                 let (builder, _) = folders.builder(isolation);
-                run(&builder.image_store(false).build().unwrap())
+                run(&builder.snapshot_store(false).build().unwrap())
             };
             assert_eq!((calls.load, calls.prepare), (1, 1));
             let (made, _) = run(&host);
@@ -240,25 +240,25 @@ fn what_is_stored_gives_the_same_bits() {
             assert!(seen.refused().is_empty());
         }
     }
-    // Isolation makes no difference to an image; the three settings do.
-    assert_eq!(folders.files(".image").len(), 3);
+    // Isolation makes no difference to a snapshot; the three settings do.
+    assert_eq!(folders.files(".snapshot").len(), 3);
     assert_eq!(folders.files(".description").len(), 1);
 }
 
 #[test]
-fn every_region_of_an_image_is_sealed() {
+fn every_region_of_an_snapshot_is_sealed() {
     let folders = Folders::filled();
     let mut seen = 0;
-    // An image that was made anew may be a page longer or shorter than the one before.
-    while let Some((what, at)) = regions(&fs::read(folders.image()).unwrap()).get(seen) {
-        flip(&folders.image(), *at);
+    // A snapshot that was made anew may be a page longer or shorter than the one before.
+    while let Some((what, at)) = regions(&fs::read(folders.snapshot()).unwrap()).get(seen) {
+        flip(&folders.snapshot(), *at);
         folders.assert_made_anew(what);
         seen += 1;
     }
     assert_eq!(seen, 12);
 }
 
-/// A byte of every region of an image's file, and what it is.
+/// A byte of every region of a snapshot's file, and what it is.
 fn regions(file: &[u8]) -> [(&'static str, usize); 12] {
     assert!(file.len() > 1 << 20);
     let head = head_len(file);
@@ -294,47 +294,47 @@ fn every_region_of_a_description_is_sealed() {
 #[test]
 fn cut_and_lengthened_files_are_refused() {
     let folders = Folders::filled();
-    let good = fs::read(folders.image()).unwrap();
+    let good = fs::read(folders.snapshot()).unwrap();
     for len in [0, 1, 31, 32, 35, 36, 100, good.len() / 2, good.len() - 1] {
-        fs::write(folders.image(), &good[..len]).unwrap();
+        fs::write(folders.snapshot(), &good[..len]).unwrap();
         folders.assert_made_anew(&format!("cut to {len}"));
     }
-    let mut longer = File::options().append(true).open(folders.image()).unwrap();
+    let mut longer = File::options().append(true).open(folders.snapshot()).unwrap();
     longer.write_all(&[0]).unwrap();
     folders.assert_made_anew("lengthened");
-    // Sparse, and larger than any image.
-    File::options().write(true).open(folders.image()).unwrap().set_len(1 << 40).unwrap();
+    // Sparse, and larger than any snapshot.
+    File::options().write(true).open(folders.snapshot()).unwrap().set_len(1 << 40).unwrap();
     folders.assert_made_anew("a terabyte");
 }
 
 #[test]
-fn good_images_under_other_names_are_refused() {
+fn good_snapshots_under_other_names_are_refused() {
     let folders = Folders::filled();
     let (host, _) = folders.host(Isolation::Thread);
-    let own = folders.image();
-    // Another model of the same shapes, whose image would run without a complaint.
+    let own = folders.snapshot();
+    // Another model of the same shapes, whose snapshot would run without a complaint.
     assert_eq!(answer(&load(&host, &product(5.0), &Policy::default()).unwrap(), 3), [35.0; 3]);
-    host.image_store().finish();
-    let other = folders.files(".image").into_iter().find(|path| *path != own).unwrap();
+    host.snapshot_store().finish();
+    let other = folders.files(".snapshot").into_iter().find(|path| *path != own).unwrap();
     fs::copy(&other, &own).unwrap();
-    folders.assert_made_anew("another model's image");
+    folders.assert_made_anew("another model's snapshot");
 
     // The same model for another shape.
     let model = load(&host, &product(2.0), &Policy::default()).unwrap();
     assert_eq!(answer(&model, 2).len(), 2);
-    host.image_store().finish();
+    host.snapshot_store().finish();
     fs::remove_file(&other).unwrap();
-    let two = folders.files(".image").into_iter().find(|path| *path != own).unwrap();
+    let two = folders.files(".snapshot").into_iter().find(|path| *path != own).unwrap();
     fs::copy(&two, &own).unwrap();
-    folders.assert_made_anew("an image for another shape");
+    folders.assert_made_anew("a snapshot for another shape");
 
-    // An image in place of the description.
+    // A snapshot in place of the description.
     fs::copy(&own, &folders.files(".description")[0]).unwrap();
-    folders.assert_made_anew("an image as a description");
+    folders.assert_made_anew("a snapshot as a description");
 }
 
 #[test]
-fn images_sealed_with_another_secret_are_refused() {
+fn snapshots_sealed_with_another_secret_are_refused() {
     let folders = Folders::filled();
     let state = folders.root.path().join("state");
     fs::create_dir(&state).unwrap();
@@ -344,7 +344,7 @@ fn images_sealed_with_another_secret_are_refused() {
     let (builder, seen) = folders.builder(Isolation::Thread);
     // The code is sealed with the other secret too, so it is compiled: into memory of its own.
     let host = builder.state_dir(&state).build().unwrap();
-    let list = host.image_store().list().unwrap();
+    let list = host.snapshot_store().list().unwrap();
     assert!(list.len() == 2 && list.iter().all(|stored| stored.broken.is_some()), "{list:?}");
     assert!(seen.refused().is_empty());
 }
@@ -356,7 +356,7 @@ fn files_that_are_not_the_callers_alone_are_refused() {
         ("others may read it", |file, _| {
             fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
         }),
-        ("a symlink to a good image", |file, aside| {
+        ("a symlink to a good snapshot", |file, aside| {
             fs::rename(file, aside).unwrap();
             symlink(aside, file).unwrap();
         }),
@@ -388,9 +388,9 @@ fn files_that_are_not_the_callers_alone_are_refused() {
     ];
     let folders = Folders::filled();
     for (what, spoil) in spoil {
-        spoil(&folders.image(), &folders.root.path().join("aside"));
+        spoil(&folders.snapshot(), &folders.root.path().join("aside"));
         folders.assert_made_anew(what);
-        let metadata = fs::symlink_metadata(folders.image()).unwrap();
+        let metadata = fs::symlink_metadata(folders.snapshot()).unwrap();
         assert!(metadata.is_file() && metadata.mode() & 0o7777 == 0o600, "{what}");
         assert_eq!(metadata.uid(), rustix::process::geteuid().as_raw());
     }
@@ -414,35 +414,35 @@ fn a_folder_that_is_open_to_others_is_not_used() {
     ];
     for (what, spoil) in spoil {
         let folders = Folders::filled();
-        spoil(&folders.images(), &folders.root.path().join("aside"));
+        spoil(&folders.snapshots(), &folders.root.path().join("aside"));
         let (calls, seen) = folders.run();
         assert_eq!((calls.load, calls.prepare, calls.adopt), (1, 1, 1), "{what}");
         assert!(!seen.refused().is_empty() && !seen.not_stored().is_empty(), "{what}");
         let (host, _) = folders.host(Isolation::Thread);
-        assert!(host.image_store().list().is_err(), "{what}");
+        assert!(host.snapshot_store().list().is_err(), "{what}");
     }
 }
 
 #[test]
 fn what_a_writer_that_died_left_behind_is_never_read_and_goes() {
     let folders = Folders::filled();
-    let bytes = fs::read(folders.image()).unwrap();
-    let half = folders.images().join(".4711-0123456789abcdef");
+    let bytes = fs::read(folders.snapshot()).unwrap();
+    let half = folders.snapshots().join(".4711-0123456789abcdef");
     fs::write(&half, &bytes[..bytes.len() / 2]).unwrap();
     // One that is being written.
-    let live = folders.images().join(".1-00");
+    let live = folders.snapshots().join(".1-00");
     let writer = File::create(&live).unwrap();
     rustix::fs::flock(&writer, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let (calls, _) = folders.run();
     assert_from_store(&calls);
     // The next write clears up.
-    fs::remove_file(folders.image()).unwrap();
+    fs::remove_file(folders.snapshot()).unwrap();
     folders.run();
     assert!(!half.exists(), "the leftover is gone");
     assert!(live.exists(), "what is being written stays");
     // Not by closing it: a child that another test has just forked may still have it open.
     rustix::fs::flock(&writer, rustix::fs::FlockOperation::Unlock).unwrap();
-    folders.host(Isolation::Thread).0.image_store().remove_leftovers().unwrap();
+    folders.host(Isolation::Thread).0.snapshot_store().remove_leftovers().unwrap();
     assert!(!live.exists());
 }
 
@@ -474,7 +474,7 @@ fn processes_that_prepare_the_same_and_prune_meanwhile_all_succeed() {
             command.spawn().unwrap()
         };
         let runs: Vec<_> = (0..4).map(|_| start(&run)).collect();
-        let prunes: Vec<_> = (0..4).map(|_| start(&["images", "prune"])).collect();
+        let prunes: Vec<_> = (0..4).map(|_| start(&["snapshots", "prune"])).collect();
         for child in runs {
             let output = child.wait_with_output().unwrap();
             let errors = String::from_utf8_lossy(&output.stderr);
@@ -488,7 +488,7 @@ fn processes_that_prepare_the_same_and_prune_meanwhile_all_succeed() {
     let output = belljar(&folders, &run).output().unwrap();
     assert!(output.status.success());
     // Whatever the order was, what is there is whole.
-    let output = belljar(&folders, &["images", "verify"]).output().unwrap();
+    let output = belljar(&folders, &["snapshots", "verify"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let hidden = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with('.');
     assert!(!folders.files("").iter().any(hidden));
@@ -539,54 +539,54 @@ fn removing_what_a_model_runs_from_does_it_no_harm() {
 #[test]
 fn the_store_keeps_to_its_size_and_the_longest_unused_goes_first() {
     let folders = Folders::filled();
-    let size = fs::metadata(folders.image()).unwrap().len();
-    let first = folders.image();
+    let size = fs::metadata(folders.snapshot()).unwrap().len();
+    let first = folders.snapshot();
     let policy = Policy::default();
     let (builder, seen) = folders.builder(Isolation::Thread);
-    // Room for two images, and for descriptions.
-    let host = builder.image_store_size(size * 5 / 2).build().unwrap();
+    // Room for two snapshots, and for descriptions.
+    let host = builder.snapshot_store_size(size * 5 / 2).build().unwrap();
     let long_ago = SystemTime::now() - Duration::from_secs(1000);
     let model = load(&host, &product(2.0), &policy).unwrap();
     answer(&model, 2);
-    host.image_store().finish();
-    let second = folders.files(".image").into_iter().find(|path| *path != first).unwrap();
-    for path in folders.files(".image") {
+    host.snapshot_store().finish();
+    let second = folders.files(".snapshot").into_iter().find(|path| *path != first).unwrap();
+    for path in folders.files(".snapshot") {
         File::options().append(true).open(&path).unwrap().set_modified(long_ago).unwrap();
     }
     // Using the first makes it the later one.
     folders.run();
     answer(&model, 4);
-    host.image_store().finish();
+    host.snapshot_store().finish();
     assert!(first.exists() && !second.exists());
-    assert_eq!(folders.files(".image").len(), 2);
+    assert_eq!(folders.files(".snapshot").len(), 2);
     assert!(seen.not_stored().is_empty());
 
     // One that does not fit at all is not stored, and what is there stays.
     let (builder, seen) = folders.builder(Isolation::Thread);
-    let host = builder.image_store_size(100_000).build().unwrap();
+    let host = builder.snapshot_store_size(100_000).build().unwrap();
     answer(&load(&host, &product(3.0), &policy).unwrap(), 4);
-    host.image_store().finish();
+    host.snapshot_store().finish();
     let why = seen.not_stored();
     assert!(why.len() == 1 && why[0].contains("BELLJAR_STORE_SIZE"), "{why:?}");
 }
 
 #[test]
-fn a_policy_bounds_the_images_of_its_model() {
+fn a_policy_bounds_the_snapshots_of_its_model() {
     let folders = Folders::new();
     let mut policy = Policy::default();
-    policy.limits.images = 2;
+    policy.limits.snapshots = 2;
     let (host, seen) = folders.host(Isolation::Thread);
     let model = load(&host, &product(2.0), &policy).unwrap();
     for rows in 1..=5 {
         assert_eq!(answer(&model, rows), vec![14.0; rows]);
-        host.image_store().finish();
+        host.snapshot_store().finish();
     }
-    assert_eq!(folders.files(".image").len(), 2);
+    assert_eq!(folders.files(".snapshot").len(), 2);
     // Another model's are not counted.
     let other = load(&host, &product(3.0), &policy).unwrap();
     answer(&other, 1);
-    host.image_store().finish();
-    assert_eq!(folders.files(".image").len(), 3);
+    host.snapshot_store().finish();
+    assert_eq!(folders.files(".snapshot").len(), 3);
     // The last two are those that are kept.
     let (host, _) = folders.host(Isolation::Thread);
     let model = load(&host, &product(2.0), &policy).unwrap();
@@ -598,13 +598,67 @@ fn a_policy_bounds_the_images_of_its_model() {
     assert!(seen.refused().is_empty());
 }
 
+/// Who sends requests chooses their shapes: a thousand of them fill no disk.
+#[test]
+fn a_thousand_shapes_write_no_more_than_the_bound() {
+    let folders = Folders::new();
+    let (builder, seen) = folders.builder(Isolation::Thread);
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let (to, events) = (Arc::clone(&written), seen.clone());
+    let builder = builder.on_event(move |event| {
+        if let Event::SnapshotStored { path } = &event {
+            to.lock().unwrap().push(fs::metadata(path).map_or(0, |file| file.len()));
+        }
+        events.0.lock().unwrap().push(event);
+    });
+    let host = builder.build().unwrap();
+    let bytes = relu(&[Dim::Symbol("n")]).bytes();
+    let model = load(&host, &bytes, &Policy::default()).unwrap();
+    for n in 1..=1000 {
+        let x = Tensor::new(vec![-1.0f32; n], &[n]).unwrap();
+        let outputs = model.run(&[("x", x)]).unwrap().validate().unwrap();
+        assert_eq!(outputs.tensors()[0].1.shape(), [n]);
+        // Nothing is left out only because too much waits.
+        host.snapshot_store().finish();
+    }
+    assert_eq!(model.calls().prepare, 1000);
+    let written = std::mem::take(&mut *written.lock().unwrap());
+    // The description, four times what is kept, and one more for each quarter of an hour.
+    let most = 1 + 4 * 4 + 4;
+    assert!((1 + 4 * 4..=most).contains(&written.len()), "{}", written.len());
+    let (bytes, largest) = (written.iter().sum::<u64>(), written.iter().max().unwrap());
+    assert!(bytes <= most as u64 * largest, "{bytes}");
+    println!("{bytes} bytes in {} files for 1000 shapes", written.len());
+    let why = seen.not_stored();
+    assert_eq!(why.len() + written.len(), 1001);
+    assert!(why.iter().all(|why| why.contains("limits.snapshots")), "{why:?}");
+    assert_eq!(folders.files(".snapshot").len(), 4);
+    drop((model, host));
+
+    // Another process knows of it, and so does the command line.
+    let (host, seen) = folders.host(Isolation::Thread);
+    let model = load(&host, &relu(&[Dim::Symbol("n")]).bytes(), &Policy::default()).unwrap();
+    for n in 2000..2030 {
+        let x = Tensor::new(vec![-1.0f32; n], &[n]).unwrap();
+        model.run(&[("x", x)]).unwrap().validate().unwrap();
+        host.snapshot_store().finish();
+    }
+    assert!(seen.not_stored().len() >= 26, "{:?}", seen.not_stored());
+    // What a person asks for by name is stored.
+    let path = folders.root.path().join("relu.onnx");
+    fs::write(&path, relu(&[Dim::Symbol("n")]).bytes()).unwrap();
+    let arguments = ["prepare", path.to_str().unwrap(), "--input-shape", "x=77"];
+    let output = belljar(&folders, &arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn the_policy_holds_for_what_is_stored() {
     let folders = Folders::filled();
     let (host, seen) = folders.host(Isolation::Thread);
-    let stored = host.image_store().list().unwrap();
-    let memory = stored.iter().find(|stored| stored.kind == StoredKind::Image).unwrap().memory;
-    // A limit of memory below the image's size. (The smallest that a policy file can say is above
+    let stored = host.snapshot_store().list().unwrap();
+    let memory = stored.iter().find(|stored| stored.kind == StoredKind::Snapshot).unwrap().memory;
+    // A limit of memory below the snapshot's size. (The smallest that a policy file can say is above
     // it; a program's can be smaller.)
     let mut policy = Policy::default();
     policy.limits.memory = memory - 1;
@@ -645,12 +699,12 @@ fn a_model_is_prepared_by_its_shapes() {
         let err = model.prepare_for(&wrong).err().unwrap();
         assert_eq!(err.exit_code(), 4, "{wrong:?}: {err}");
     }
-    host.image_store().finish();
+    host.snapshot_store().finish();
     assert_from_store(&folders.run().0);
 }
 
 fn list(folders: &Folders) -> Vec<StoredModel> {
-    folders.host(Isolation::Thread).0.image_store().list().unwrap()
+    folders.host(Isolation::Thread).0.snapshot_store().list().unwrap()
 }
 
 #[test]
@@ -672,7 +726,7 @@ fn the_command_line_prepares_lists_prunes_and_verifies() {
     let shapes: Vec<String> = (1..=5).map(|rows| format!("x={rows},7")).collect();
     let many: Vec<&str> = shapes.iter().flat_map(|shape| ["--input-shape", shape]).collect();
     let (code, _, errors) = run(&[&["prepare", &*model][..], &many].concat());
-    assert!(code == 2 && errors.contains("limits.images"), "{errors}");
+    assert!(code == 2 && errors.contains("limits.snapshots"), "{errors}");
 
     let two = ["prepare", &model, "--input-shape", "x=1,7", "--input-shape", "x=2,7"];
     let (code, table, errors) = run(&two);
@@ -681,37 +735,37 @@ fn the_command_line_prepares_lists_prunes_and_verifies() {
     assert!(code == 0 && table.matches("in the store").count() == 2, "{table}");
     let (_, json, _) = run(&[&two[..], &["--format", "json"]].concat());
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(json["images"][1]["was_stored"], true);
+    assert_eq!(json["snapshots"][1]["was_stored"], true);
 
-    let (code, table, _) = run(&["images", "list"]);
+    let (code, table, _) = run(&["snapshots", "list"]);
     assert!(code == 0 && table.contains("product.onnx") && table.contains("x 2×7"), "{table}");
-    let (_, json, _) = run(&["images", "list", "--format", "json"]);
+    let (_, json, _) = run(&["snapshots", "list", "--format", "json"]);
     assert_eq!(
         serde_json::from_str::<serde_json::Value>(&json).unwrap().as_array().unwrap().len(),
         3
     );
-    let (code, table, _) = run(&["images", "verify"]);
+    let (code, table, _) = run(&["snapshots", "verify"]);
     assert!(code == 0 && table.contains("3 files"), "{table}");
 
     // Data that is spoilt where no list looks.
-    let bad = folders.files(".image")[0].clone();
+    let bad = folders.files(".snapshot")[0].clone();
     flip(&bad, fs::read(&bad).unwrap().len() - 1);
-    for arguments in [&["images", "verify"][..], &["images", "verify", "--remove"]] {
+    for arguments in [&["snapshots", "verify"][..], &["snapshots", "verify", "--remove"]] {
         let (code, table, errors) = run(arguments);
         assert!(code == 1 && table.contains("seal"), "{table}");
         assert!(errors.contains(bad.to_str().unwrap()), "{errors}");
     }
     assert!(!bad.exists());
-    assert_eq!(run(&["images", "verify"]).0, 0);
+    assert_eq!(run(&["snapshots", "verify"]).0, 0);
 
-    let (code, table, _) = run(&["images", "prune", "--older-than", "1 h"]);
+    let (code, table, _) = run(&["snapshots", "prune", "--older-than", "1 h"]);
     assert!(code == 0 && table.contains("nothing"), "{table}");
-    assert_eq!(run(&["images", "prune", "--model", "another.onnx"]).0, 0);
+    assert_eq!(run(&["snapshots", "prune", "--model", "another.onnx"]).0, 0);
     assert_eq!(list(&folders).len(), 2);
-    assert_eq!(run(&["images", "prune", "--max-size", "100 KiB"]).0, 0);
-    assert!(folders.files(".image").is_empty());
-    assert_eq!(run(&["images", "prune", "--older-than", "soon"]).0, 2);
-    assert_eq!(run(&["images", "prune", "--model", "product.onnx"]).0, 0);
+    assert_eq!(run(&["snapshots", "prune", "--max-size", "100 KiB"]).0, 0);
+    assert!(folders.files(".snapshot").is_empty());
+    assert_eq!(run(&["snapshots", "prune", "--older-than", "soon"]).0, 2);
+    assert_eq!(run(&["snapshots", "prune", "--model", "product.onnx"]).0, 0);
     assert!(folders.files("").is_empty());
 
     // Without the store nothing is kept.
@@ -721,8 +775,8 @@ fn the_command_line_prepares_lists_prunes_and_verifies() {
     assert_eq!(run(&["run", &model, "--input", &input, "--no-store"]).0, 0);
     assert!(folders.files("").is_empty());
     // A folder that others can write to.
-    fs::set_permissions(folders.images(), fs::Permissions::from_mode(0o777)).unwrap();
-    for arguments in [&["images", "list"][..], &["images", "verify"], &two[..]] {
+    fs::set_permissions(folders.snapshots(), fs::Permissions::from_mode(0o777)).unwrap();
+    for arguments in [&["snapshots", "list"][..], &["snapshots", "verify"], &two[..]] {
         let (code, _, errors) = run(arguments);
         assert!(code == 7 && errors.contains("chmod"), "{errors}");
     }
@@ -736,7 +790,7 @@ fn hostile_labels_are_harmless_in_a_list() {
     fs::write(&path, relu(&fixed(&[2])).bytes()).unwrap();
     let output = belljar(&folders, &["prepare", path.to_str().unwrap()]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for arguments in [&["images", "list"][..], &["images", "prune"]] {
+    for arguments in [&["snapshots", "list"][..], &["snapshots", "prune"]] {
         let output = belljar(&folders, arguments).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(text.contains("b.onnx"), "{text}");

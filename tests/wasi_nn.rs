@@ -240,6 +240,31 @@ fn named_inputs_give_named_outputs_and_are_not_kept() {
 }
 
 #[test]
+fn a_wrongly_declared_shape_is_no_obstacle() {
+    use support::onnx::{FLOAT, fixed, relu, value};
+    let mut graph = relu(&fixed(&[2]));
+    graph.outputs = vec![value("y", FLOAT, &fixed(&[1, 5]))];
+    let host = host(Isolation::Process);
+    let answer = |policy: &Policy| {
+        let mut models = Models::new();
+        models.insert("m", &support::load_under(&host, &graph.bytes(), policy).unwrap());
+        let graph: &Graph = models.get("m").unwrap();
+        let mut context = graph.init_execution_context().unwrap();
+        let x = [1f32, -1.0].iter().flat_map(|number| number.to_le_bytes()).collect();
+        context.set_input(Id::Index(0), &NnTensor::new(vec![2], TensorType::Fp32, x)).unwrap();
+        let computed = context.compute().map(drop);
+        (computed.is_ok(), context.get_output(Id::Index(0)))
+    };
+    let (computed, output) = answer(&Policy::default());
+    let output = output.unwrap();
+    assert!(computed);
+    assert_eq!((output.dimensions, floats(&output.data)), (vec![2], vec![1.0, 0.0]));
+    let declared_shapes = belljar::policy::DeclaredShapes::Strict;
+    let (computed, output) = answer(&Policy::default().with_declared_shapes(declared_shapes));
+    assert!(!computed && output.is_err());
+}
+
+#[test]
 fn only_the_cpu_and_only_one_piece() {
     let host = host(Isolation::Process);
     let mut backend = backend(&host);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::policy::{PolicyError, Refused};
 use crate::sandbox::{CodeCacheError, Failure, Limit, PrivateError, WorkerLoss};
 use crate::supervise::Quarantined;
-use crate::text::Hostile;
+use crate::text::Escaped;
 use crate::trust::{Digest, ModelBytesError};
 
 /// An error, and the model it concerns.
@@ -26,7 +26,7 @@ impl std::error::Error for Error {
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(model) = &self.model {
-            write!(f, "{}: ", Hostile::new(model))?;
+            write!(f, "{}: ", Escaped::new(model))?;
         }
         self.kind.fmt(f)
     }
@@ -67,20 +67,35 @@ pub enum ErrorKind {
         /// Digest in the policy.
         pinned: Digest,
     },
+    /// A file in which the model keeps data is not the one that the policy pins.
+    #[error(
+        "the SHA-256 of its file {} is {found}, but the policy pins {pinned} (`filesystem.sha256`): \
+         this is another file than the one that was approved. Put the approved file back, or approve \
+         this one and write its SHA-256 into the policy",
+        Escaped::cut(.file, 200)
+    )]
+    FilePin {
+        /// Where the model finds the file, below its own folder.
+        file: String,
+        /// Digest of the file's content.
+        found: Digest,
+        /// Digest in the policy.
+        pinned: Digest,
+    },
     /// A guest program asked for something that its policy does not grant, and gave up.
-    #[error("the policy does not grant {}", Hostile::new(.0))]
+    #[error("the policy does not grant {}", Escaped::new(.0))]
     NotGranted(String),
     /// The guest program is not acceptable.
-    #[error("the program is refused: {}", Hostile::new(.0))]
+    #[error("the program is refused: {}", Escaped::new(.0))]
     Program(String),
     /// The model's file could not be read.
     #[error("cannot be read: {0}")]
     Unreadable(#[source] ModelBytesError),
     /// The model is not acceptable.
-    #[error("the model is refused: {}", Hostile::new(.0))]
+    #[error("the model is refused: {}", Escaped::new(.0))]
     Model(String),
     /// An input is not acceptable.
-    #[error("input {}: {}", Hostile::cut(.name, 100), Hostile::new(.why))]
+    #[error("input {}: {}", Escaped::cut(.name, 100), Escaped::new(.why))]
     Input {
         /// Name of the input.
         name: String,
@@ -88,7 +103,7 @@ pub enum ErrorKind {
         why: String,
     },
     /// The policy has a rule of values that does not fit the model.
-    #[error("the policy's rule {key} does not fit it: {}", Hostile::new(.why))]
+    #[error("the policy's rule {key} does not fit it: {}", Escaped::new(.why))]
     Rule {
         /// The rule, by its key in the policy.
         key: String,
@@ -96,7 +111,7 @@ pub enum ErrorKind {
         why: String,
     },
     /// An output breaks its rule in the policy: there is no answer.
-    #[error("the answer is withheld: output {}: {}", Hostile::cut(.name, 100), Hostile::new(.why))]
+    #[error("the answer is withheld: output {}: {}", Escaped::cut(.name, 100), Escaped::new(.why))]
     Withheld {
         /// Name of the output.
         name: String,
@@ -104,28 +119,37 @@ pub enum ErrorKind {
         why: String,
     },
     /// The run failed on these inputs, or its outputs break what the model declares.
-    #[error("no answer: {}", Hostile::new(.0))]
+    #[error("no answer: {}", Escaped::new(.0))]
     Run(String),
     /// A limit was hit.
     #[error(transparent)]
     Limit(#[from] Limit),
     /// The sandbox trapped, panicked, or broke its interface.
-    #[error("{}", Hostile::new(.0))]
+    #[error("{}", Escaped::new(.0))]
     Sandbox(String),
     /// The worker process was lost. Other requests are not affected.
     #[error("{0}")]
     Worker(WorkerLoss),
     /// Workers of the model keep dying, so the next is not started yet.
     #[error(
-        "no worker process: the last {deaths} of this model died, and the next is not started \
-         before {} ms have passed; send the request again then",
-        .wait.as_millis()
+        "no worker process: the last {deaths} of this model {}, and the next is not started before \
+         {} ms have passed; send the request again then{}",
+        if *.out_of_memory { "were lost, the latest because memory ran out" } else { "died" },
+        .wait.as_millis(),
+        if *.out_of_memory {
+            ", and send fewer or smaller ones at a time, lower `limits.memory` in the policy, or \
+             give the machine or the control group more memory"
+        } else {
+            ""
+        }
     )]
     BackOff {
         /// How many workers have died since the last answer.
         deaths: u32,
         /// When a worker is started again.
         wait: Duration,
+        /// Whether the kernel killed the last of them because memory ran out.
+        out_of_memory: bool,
     },
     /// So many workers of the model have died that it is not run until an operator says so.
     #[error("{0}")]
@@ -137,10 +161,10 @@ pub enum ErrorKind {
     #[error(transparent)]
     Store(#[from] PrivateError),
     /// A layer that must be around the model's worker process is missing. No model was read.
-    #[error("a protection is missing: {}", Hostile::new(.0))]
+    #[error("a protection is missing: {}", Escaped::new(.0))]
     Unprotected(String),
     /// Something in the host, or in a worker process, failed.
-    #[error("{}", Hostile::new(.0))]
+    #[error("{}", Escaped::new(.0))]
     Host(String),
 }
 
@@ -154,6 +178,7 @@ impl Error {
     }
 
     /// The same, with more to say.
+    #[cfg(feature = "programs")]
     pub(crate) fn with(self, kind: ErrorKind) -> Error {
         Error { kind: Box::new(kind), ..self }
     }
@@ -172,6 +197,7 @@ impl Error {
             ErrorKind::Policy(PolicyError::Untrusted { .. } | PolicyError::Grant { .. })
             | ErrorKind::Pin { .. }
             | ErrorKind::ProgramPin { .. }
+            | ErrorKind::FilePin { .. }
             | ErrorKind::NotGranted(_)
             | ErrorKind::Ceiling(_)
             | ErrorKind::Rule { .. }
@@ -188,12 +214,14 @@ impl Error {
             ErrorKind::Worker(loss) if loss.began || loss.served => 6,
             ErrorKind::Worker(_) => 1,
             ErrorKind::BackOff { .. } | ErrorKind::Quarantined(_) => 6,
+            ErrorKind::Code(CodeCacheError::Private(err)) | ErrorKind::Store(err)
+                if err.is_open_to_others() =>
+            {
+                7
+            }
             ErrorKind::Code(
-                CodeCacheError::Private(PrivateError::NotPrivate { .. })
-                | CodeCacheError::NotCompiled { .. }
-                | CodeCacheError::Unprotected(_),
-            )
-            | ErrorKind::Store(PrivateError::NotPrivate { .. }) => 7,
+                CodeCacheError::NotCompiled { .. } | CodeCacheError::Unprotected(_),
+            ) => 7,
             ErrorKind::Code(_) | ErrorKind::Store(_) => 1,
         }
     }

@@ -33,6 +33,7 @@ mod confine;
 mod error;
 mod host;
 mod model;
+mod ownership;
 mod places;
 pub mod policy;
 #[cfg(feature = "programs")]
@@ -51,19 +52,20 @@ pub mod wasi_nn;
 pub mod cli;
 
 pub use belljar_abi::{
-    Description, Dim, ExternalData, FunctionInfo, InputShape, OperatorCount, OpsetImport, ValueInfo,
+    Description, Dim, ExternalData, FunctionInfo, InputShape, Missing, OperatorCount, OpsetImport,
+    Preparation, Undecided, ValueInfo,
 };
 pub use confine::ended::WorkerEnd;
 pub use confine::layers::{Confinement, Layer, MissingLayer};
 pub use confine::process::WorkerProgram;
 pub use error::{Error, ErrorKind};
 pub use host::{Event, Host, HostBuilder, Isolation, become_worker_if_asked};
-pub use model::{Calls, Model, Outputs, RunCost, UncheckedOutputs};
+pub use model::{Calls, Examined, Model, Outputs, RunCost, ShapeDifference, UncheckedOutputs};
 pub use policy::Policy;
 #[cfg(feature = "programs")]
 pub use program::{Program, Value};
 pub use sandbox::{
-    CodeCacheError, GuestInfo, ImageStore, Limit, PrivateError, ResetMethod, StoredKind,
+    CodeCacheError, GuestInfo, Limit, PrivateError, ResetMethod, SnapshotStore, StoredKind,
     StoredModel, WorkerLoss,
 };
 pub use supervise::Quarantined;

@@ -16,19 +16,26 @@ pub(crate) fn default_store_size() -> Result<u64, Error> {
     crate::policy::units::parse_size(&text).map_err(wrong)
 }
 
+/// The folder for what can be made again: compiled code and prepared models.
+pub(crate) fn cache_folder() -> Result<Option<PathBuf>, Error> {
+    default_folder("BELLJAR_CACHE_DIR", "XDG_CACHE_HOME", ".cache")
+}
+
+/// The folder for what cannot: the secret of seals, and models in quarantine.
+pub(crate) fn state_folder() -> Result<Option<PathBuf>, Error> {
+    default_folder("BELLJAR_STATE_DIR", "XDG_STATE_HOME", ".local/state")
+}
+
 /// A folder of the user's: what `own` says, else `belljar` in what `xdg` says or in the home folder.
-pub(crate) fn default_folder(own: &str, xdg: &str, in_home: &str) -> Result<PathBuf, Error> {
+/// `None` if none of them says anything.
+fn default_folder(own: &str, xdg: &str, in_home: &str) -> Result<Option<PathBuf>, Error> {
     let absolute =
         |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     if let Some(path) = std::env::var_os(own).filter(|path| !path.is_empty()) {
         return std::path::absolute(Path::new(&path))
+            .map(Some)
             .map_err(|err| Error::new(ErrorKind::Host(format!("{own}: {err}"))));
     }
-    absolute(xdg)
-        .or_else(|| absolute("HOME").map(|home| home.join(in_home)))
-        .map(|folder| folder.join("belljar"))
-        .ok_or_else(|| {
-            let why = format!("no folder of your own to keep files in: set {own} or HOME");
-            Error::new(ErrorKind::Host(why))
-        })
+    let folder = absolute(xdg).or_else(|| absolute("HOME").map(|home| home.join(in_home)));
+    Ok(folder.map(|folder| folder.join("belljar")))
 }

@@ -5,7 +5,8 @@ use crate::confine::layers::Layer;
 use crate::confine::process::WorkerProgram;
 use crate::confine::role::Role;
 
-pub use crate::confine::breach::{ATTEMPTS, Attempt, World};
+pub use crate::confine::breach::{Attempt, FORMS, World, attempts, unmounts};
+pub use crate::sandbox::foreign_guest::ForeignGuest;
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -6,7 +6,7 @@ use std::fmt;
 /// Text from a model or another untrusted place. Shown, it has no control characters and no
 /// bidirectional marks, and it is cut.
 #[derive(Clone, Copy)]
-pub struct Hostile<'a> {
+pub struct Escaped<'a> {
     text: &'a str,
     limit: usize,
 }
@@ -14,19 +14,19 @@ pub struct Hostile<'a> {
 /// Longest text shown, in characters, unless asked otherwise.
 const MAX_SHOWN: usize = 400;
 
-impl<'a> Hostile<'a> {
+impl<'a> Escaped<'a> {
     /// Shows at most the first 400 characters.
-    pub fn new(text: &'a str) -> Hostile<'a> {
-        Hostile { text, limit: MAX_SHOWN }
+    pub fn new(text: &'a str) -> Escaped<'a> {
+        Escaped { text, limit: MAX_SHOWN }
     }
 
     /// Shows at most the first `limit` characters.
-    pub fn cut(text: &'a str, limit: usize) -> Hostile<'a> {
-        Hostile { text, limit }
+    pub fn cut(text: &'a str, limit: usize) -> Escaped<'a> {
+        Escaped { text, limit }
     }
 }
 
-impl fmt::Display for Hostile<'_> {
+impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use fmt::Write as _;
         let mut chars = self.text.chars();
@@ -52,20 +52,20 @@ mod tests {
     #[test]
     fn nothing_that_moves_the_cursor_comes_through() {
         let text = "a\x1b[31m\r\n\u{202e}\u{2066}\u{200b}\u{7}\0\u{85}\u{feff}z";
-        let shown = Hostile::new(text).to_string();
+        let shown = Escaped::new(text).to_string();
         assert!(shown.chars().all(|c| c.is_ascii_graphic()), "{shown}");
         assert!(shown.starts_with("a\\u{1b}[31m\\r\\n") && shown.ends_with('z'), "{shown}");
     }
 
     #[test]
     fn long_text_is_cut_and_says_so() {
-        assert_eq!(Hostile::cut("ééé", 2).to_string(), "éé…");
-        assert_eq!(Hostile::cut("éé", 2).to_string(), "éé");
+        assert_eq!(Escaped::cut("ééé", 2).to_string(), "éé…");
+        assert_eq!(Escaped::cut("éé", 2).to_string(), "éé");
     }
 
     #[test]
     fn ordinary_text_stays_as_it_is() {
         let text = "it's \"Grüße\" 世界";
-        assert_eq!(Hostile::new(text).to_string(), text);
+        assert_eq!(Escaped::new(text).to_string(), text);
     }
 }

@@ -2,7 +2,9 @@
 
 `cargo xtask conformance` runs it: python3 cases.py FOLDER. Every case becomes a folder with
 model.onnx and, for each data set, its inputs and expected outputs as .npy files; cases.json lists
-them all, with tolerances, and for each whether onnxruntime passes it. Element types that numpy has
+them all, with tolerances, and for each whether onnxruntime passes it. The cases of operators that
+add up come again with float16 and bfloat16, large and tiny ones (`narrow`), and what the reference
+implementation makes of the same numbers in 64 bits, rounded once. Element types that numpy has
 no file format for are kept as their codes, one an element, with their names beside. Inputs and
 outputs that are no tensors (sequences, optionals) are said by name only: nothing can be run with
 them.
@@ -14,10 +16,12 @@ import pathlib
 import sys
 import warnings
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
+from onnx.reference import ReferenceEvaluator
 
 KINDS = ["node", "simple", "pytorch-converted", "pytorch-operator", "light"]
 # Element types that .npy files keep; the others come from ml_dtypes, which extends numpy.
@@ -32,6 +36,108 @@ SMALL = {
     "float8_e8m0fnu": "float8e8m0", "float4_e2m1fn": "float4e2m1",
     "uint4": "u4", "int4": "i4", "uint2": "u2", "int2": "i2",
 }
+
+
+# Operators that add up, whose cases are tried with narrow floats.
+ADDING = set("""
+    AffineGrid Attention AveragePool BatchNormalization Col2Im Conv ConvTranspose CumProd CumSum DFT
+    DeformConv Det Einsum GRU Gemm GlobalAveragePool GridSample GroupNormalization
+    InstanceNormalization LRN LSTM LayerNormalization LogSoftmax LpNormalization LpPool MatMul Mean
+    MeanVarianceNormalization NegativeLogLikelihoodLoss RMSNormalization RNN ReduceL1 ReduceL2
+    ReduceLogSum ReduceLogSumExp ReduceMean ReduceProd ReduceSum ReduceSumSquare Resize RoiAlign
+    RotaryEmbedding STFT ScatterElements ScatterND Softmax SoftmaxCrossEntropyLoss Sum
+""".split())
+# A step in the last place, as a part of a number, and the least step.
+NARROW = {
+    "float16": (np.dtype(np.float16), 2.0**-10, 2.0**-24),
+    "bfloat16": (np.dtype(ml_dtypes.bfloat16), 2.0**-7, 2.0**-133),
+}
+# The largest number of the first input.
+SIZES = {"large": 40000.0, "tiny": 4e-6}
+
+
+def narrow_case(model, inputs, outputs, name, size):
+    """A case of one node with narrow floats: the model, its inputs, what is expected and how far
+    it may be off; or nothing, if there is no such case."""
+    dtype, relative, least = NARROW[name]
+    node, FLOAT = model.graph.node[0], onnx.TensorProto.FLOAT
+    schema = onnx.defs.get_schema(node.op_type, model.opset_import[0].version, "")
+    allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+    kinds = {}
+    for formals, values in ((schema.inputs, node.input), (schema.outputs, node.output)):
+        for at, value in enumerate(values):
+            kind = formals[min(at, len(formals) - 1)].type_str
+            kinds[value] = kind if f"tensor({name})" in allowed.get(kind, []) else ""
+    first = kinds[node.input[0]]
+    if not first or model.graph.initializer or not inputs[0].size:
+        return None
+    # What has the type of the first input, and everything else of its kind that is a float.
+    turned = {kind for value, kind in kinds.items() if kind and value in node.input}
+    number = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+    made, wide = onnx.ModelProto(), onnx.ModelProto()
+    made.CopyFrom(model)
+    wide.CopyFrom(model)
+    given, exact = [], []
+    double = "tensor(double)" in allowed[first] and turned == {first}
+    for at, (value, info) in enumerate(zip(inputs, model.graph.input)):
+        if info.type.tensor_type.elem_type == FLOAT and kinds[info.name]:
+            if at == 0:
+                value = value * (size / max(np.abs(value).max(), 1e-30))
+            value = value.astype(dtype)
+            made.graph.input[at].type.tensor_type.elem_type = number
+            exact.append(value.astype(np.float64 if double else np.float32))
+            if double:
+                wide.graph.input[at].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+        else:
+            exact.append(value)
+        given.append(value)
+    if given[0].dtype != dtype:
+        return None
+    names = [info.name for info in model.graph.input]
+    with np.errstate(all="ignore"):
+        found = ReferenceEvaluator(wide).run(None, dict(zip(names, exact)))
+    expected, bounds = [], []
+    for at, (value, old, info) in enumerate(zip(found, outputs, model.graph.output)):
+        value, old = np.asarray(value), np.asarray(old)
+        if value.shape != old.shape:
+            return None
+        largest = float(np.abs(value.astype(np.float64)).max(initial=0))
+        if info.type.tensor_type.elem_type == FLOAT and kinds[info.name] in turned:
+            made.graph.output[at].type.tensor_type.elem_type = number
+            with np.errstate(over="ignore"):
+                value = value.astype(np.float32).astype(dtype)
+            if not np.isfinite(value.astype(np.float32)).all():
+                return None
+            bounds.append(2 * max(relative * largest, least))
+        else:
+            value = value.astype(old.dtype)
+            bounds.append(1e-5 * max(largest, 1) if value.dtype == np.float32 else None)
+        expected.append(value)
+    if not any(np.asarray(value).any() for value in expected):
+        return None
+    return made, given, expected, bounds
+
+
+def narrow_cases():
+    for case in sorted(load_model_tests(kind="node"), key=lambda case: case.name):
+        model = case.model
+        if model is None or len(model.graph.node) != 1 or not case.data_sets:
+            continue
+        node = model.graph.node[0]
+        if node.op_type not in ADDING or node.domain or len(model.opset_import) != 1:
+            continue
+        sets = [[numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v
+                 for v in values] for values in case.data_sets[0]]
+        if not all(isinstance(v, (np.ndarray, np.generic)) for values in sets for v in values):
+            continue
+        for name in NARROW:
+            for size, largest in SIZES.items():
+                try:
+                    made = narrow_case(model, *sets, name, largest)
+                except Exception:  # the reference has no such answer
+                    made = None
+                if made:
+                    yield f"{case.name}_{name}_{size}", *made
 
 
 def tensor_of(path, info):
@@ -166,6 +272,23 @@ def main():
                 "sets": data,
             })
             jobs.append((content, sets, case.rtol, case.atol))
+    for name, model, inputs, expected, bounds in narrow_cases():
+        place = folder / "narrow" / name
+        place.mkdir(parents=True, exist_ok=True)
+        content = model.SerializeToString()
+        (place / "model.onnx").write_bytes(content)
+        one = {"inputs": [], "outputs": []}
+        for number, (value, info) in enumerate(zip(inputs, model.graph.input)):
+            one["inputs"].append({"name": info.name, **save(value, place / f"0.in{number}")})
+        for number, (value, info) in enumerate(zip(expected, model.graph.output)):
+            entry = {"name": info.name, **save(value, place / f"0.out{number}")}
+            one["outputs"].append(entry | ({"atol": bounds[number]} if bounds[number] else {}))
+        largest = max(bound or 0 for bound in bounds)
+        listed.append({
+            "kind": "narrow", "name": name, "operators": [model.graph.node[0].op_type],
+            "rtol": 0, "atol": largest, "sets": [one],
+        })
+        jobs.append((content, [(inputs, expected)], 0, largest))
     # Each in a process that may die of it.
     results = []
     with concurrent.futures.ProcessPoolExecutor(2) as pool:

@@ -82,7 +82,7 @@ fn images_without_channels() {
         ..Graph::default()
     };
     let inputs = ["s", "b", "m", "v"].map(|name| (name, ones(&[3])));
-    refused(&graph.bytes(), &inputs, "no channels");
+    refused(&graph.bytes(), &inputs, "expected a batch with channels");
 }
 
 #[test]
@@ -145,8 +145,8 @@ fn steps_and_blocks_of_nothing() {
             [list("starts", starts), list("ends", ends), list("axes", &axes), list("steps", steps)];
         one("Slice", &[8], &lists, &["starts", "ends", "axes", "steps"], &[])
     };
-    refused(&slice(&[0], &[8], &[0]), &x(&[8]), "a step of 0");
-    refused(&slice(&[0], &[8, 8], &[1]), &x(&[8]), "one length");
+    refused(&slice(&[0], &[8], &[0]), &x(&[8]), "a step must not be 0");
+    refused(&slice(&[0], &[8, 8], &[1]), &x(&[8]), "different lengths");
     refused(&slice(&[7], &[i64::MAX], &[-1]), &x(&[8]), "with a step of -1");
     // What is beyond all ends is the end.
     let far = i64::MAX;
@@ -220,7 +220,7 @@ fn what_is_not_implemented_in_layers() {
     refused(&to("foward"), &x(&[2, 1, 3]), "\"direction\" has the value");
     assert_eq!(run(&to("reverse"), &x(&[2, 1, 3])).unwrap()[0].1.shape(), [2, 1, 1, 1]);
     // Weights of one direction are none for two.
-    refused(&to("bidirectional"), &x(&[2, 1, 3]), "its input 1 is");
+    refused(&to("bidirectional"), &x(&[2, 1, 3]), "input 1 has the shape");
     refused(&lstm(&[float_attribute("clip", 0.5)]), &x(&[2, 1, 3]), "\"clip\"");
     refused(&lstm(&[int_attribute("layout", 2)]), &x(&[2, 1, 3]), "\"layout\"");
     refused(&lstm(&[int_attribute("input_forget", 1)]), &x(&[2, 1, 3]), "\"input_forget\"");

@@ -112,21 +112,21 @@ fn trees_that_are_none() {
     let wrong: [(Tree, &str); 18] = [
         (Tree { pass: vec![0, 0, 0], ..tree() }, "reached in two ways"),
         (Tree { pass: vec![2, 0, 0], ..tree() }, "reached in two ways"),
-        (Tree { pass: vec![7, 0, 0], ..tree() }, "which is not there"),
-        (Tree { pass: vec![-1, 0, 0], ..tree() }, "which is not there"),
-        (Tree { fail: vec![i64::MAX, 0, 0], ..tree() }, "which is not there"),
-        (Tree { ids: vec![0, 1, 1], ..tree() }, "there twice"),
-        (Tree { trees: vec![0, 0, 1], ..tree() }, "which is not there"),
-        (Tree { trees: vec![0, 1, 0], ..tree() }, "which is not there"),
-        (Tree { features: vec![3, 0, 0], ..tree() }, "the trees ask for 4"),
-        (Tree { features: vec![-1, 0, 0], ..tree() }, "asks for feature -1"),
-        (Tree { features: vec![1 << 40, 0, 0], ..tree() }, "asks for feature"),
-        (Tree { thresholds: vec![f32::NAN, 0.0, 0.0], ..tree() }, "a threshold is no number"),
-        (Tree { thresholds: vec![0.0; 2], ..tree() }, "not of one length"),
+        (Tree { pass: vec![7, 0, 0], ..tree() }, "which does not exist"),
+        (Tree { pass: vec![-1, 0, 0], ..tree() }, "which does not exist"),
+        (Tree { fail: vec![i64::MAX, 0, 0], ..tree() }, "which does not exist"),
+        (Tree { ids: vec![0, 1, 1], ..tree() }, "duplicate node 1 of tree 0"),
+        (Tree { trees: vec![0, 0, 1], ..tree() }, "which does not exist"),
+        (Tree { trees: vec![0, 1, 0], ..tree() }, "which does not exist"),
+        (Tree { features: vec![3, 0, 0], ..tree() }, "the trees read 4 features"),
+        (Tree { features: vec![-1, 0, 0], ..tree() }, "reads feature -1"),
+        (Tree { features: vec![1 << 40, 0, 0], ..tree() }, "reads feature"),
+        (Tree { thresholds: vec![f32::NAN, 0.0, 0.0], ..tree() }, "a threshold is NaN"),
+        (Tree { thresholds: vec![0.0; 2], ..tree() }, "have different lengths"),
         (Tree { modes: vec!["BRANCH_UP", "LEAF", "LEAF"], ..tree() }, "BRANCH_UP"),
-        (Tree { vote_nodes: vec![1, 9], ..tree() }, "a vote of the node 9"),
-        (Tree { vote_ids: vec![0, 1], ..tree() }, "a vote for 1 of 1"),
-        (Tree { weights: vec![0.5; 3], ..tree() }, "not of one length"),
+        (Tree { vote_nodes: vec![1, 9], ..tree() }, "a vote belongs to node 9"),
+        (Tree { vote_ids: vec![0, 1], ..tree() }, "a vote is for target 1"),
+        (Tree { weights: vec![0.5; 3], ..tree() }, "have different lengths"),
         (Tree { weights: vec![0.5, f32::INFINITY], ..tree() }, "a weight has a inf"),
     ];
     for (tree, why) in &wrong {
@@ -140,15 +140,15 @@ fn trees_that_are_none() {
         weights: vec![0.5],
         ..tree()
     };
-    refused(&regressor(&leaves, &[]), &x(), "the nodes of tree 0 are not together");
+    refused(&regressor(&leaves, &[]), &x(), "the nodes of tree 0 are not listed together");
     let missing = Tree { missing: vec![1], ..tree() };
-    refused(&regressor(&missing, &[]), &x(), "is not whole");
+    refused(&regressor(&missing, &[]), &x(), "does not match the number of nodes");
     let missing = Tree { missing: vec![7, 0, 0], ..tree() };
-    refused(&regressor(&missing, &[]), &x(), "has a 7");
+    refused(&regressor(&missing, &[]), &x(), "has the value 7");
     let no_vote = Tree { vote_nodes: vec![1, 1], ..tree() };
     refused(&regressor(&no_vote, &[]), &x(), "a leaf has no vote");
     let base = floats_attribute("base_values", &[1.0, 2.0]);
-    refused(&regressor(&tree(), &[base]), &x(), "2 base values for 1 targets");
+    refused(&regressor(&tree(), &[base]), &x(), "2 base values do not match 1 targets");
     let transform = string_attribute("post_transform", "LOGISTIC");
     refused(&regressor(&tree(), &[transform]), &x(), "LOGISTIC of one target");
     let wide = Message::new().int(1, 3).int(2, 11).bytes(9, [0u8; 24]);
@@ -228,22 +228,22 @@ fn trees_by_place_that_are_none() {
         (&[0][..], [0, 1], [0, 1], "reached in two ways"),
         (&[0], [1, 0], [0, 0], "reached in two ways"),
         (&[0, 0], [1, 1], [0, 1], "reached in two ways"),
-        (&[7], [1, 1], [0, 1], "the node 7 of 2"),
-        (&[-1], [1, 1], [0, 1], "the node -1 of 2"),
-        (&[0], [1, 9], [0, 1], "the leaf 9 of 2"),
-        (&[0], [1, 1], [0, 2], "a node is 2 leaves"),
-        (&[], [1, 1], [0, 1], "there is no tree"),
+        (&[7], [1, 1], [0, 1], "leads to node 7"),
+        (&[-1], [1, 1], [0, 1], "leads to node -1"),
+        (&[0], [1, 9], [0, 1], "leads to leaf 9"),
+        (&[0], [1, 1], [0, 2], "a leaf flag is 2"),
+        (&[], [1, 1], [0, 1], "the model has no trees"),
     ] {
         refused(&model(roots, &pass, &leaf, 0, &[]), &x(), why);
     }
-    refused(&model(&[0], &[1, 1], &[0, 1], 9, &[]), &x(), "of the mode 9");
+    refused(&model(&[0], &[1, 1], &[0, 1], 9, &[]), &x(), "the node mode 9");
     refused(&model(&[0], &[1, 1], &[0, 1], 6, &[]), &x(), "no membership_values");
     let short = model(&[0], &[1, 1], &[0, 1], 6, &[1.0, f32::NAN]);
     refused(&short, &x(), "no membership_values");
     let long = model(&[0], &[1, 1], &[0, 1], 0, &[1.0, f32::NAN]);
-    refused(&long, &x(), "more membership_values");
+    refused(&long, &x(), "membership_values has more sets");
     let open = model(&[0], &[1, 1], &[0, 1], 6, &[f32::NAN, f32::NAN, 1.0]);
-    refused(&open, &x(), "do not end with a NaN");
+    refused(&open, &x(), "does not end with a NaN");
 }
 
 #[test]
@@ -260,9 +260,9 @@ fn linear_models_and_support_vectors_that_do_not_fit() {
     };
     let outputs = run(&linear(&[1.0; 6], &[0.0, 1.0], "NONE"), &x()).unwrap();
     assert_eq!(outputs[0].1.as_slice::<i64>().unwrap(), [4, 4]);
-    refused(&linear(&[1.0; 5], &[0.0, 1.0], "NONE"), &x(), "5 coefficients for 2 targets");
-    refused(&linear(&[1.0; 8], &[0.0, 1.0], "NONE"), &x(), "where the model has 4");
-    refused(&linear(&[1.0; 6], &[0.0; 3], "NONE"), &x(), "3 intercepts for 2");
+    refused(&linear(&[1.0; 5], &[0.0, 1.0], "NONE"), &x(), "5 coefficients do not match 2 targets");
+    refused(&linear(&[1.0; 8], &[0.0, 1.0], "NONE"), &x(), "but the model has 4");
+    refused(&linear(&[1.0; 6], &[0.0; 3], "NONE"), &x(), "3 intercepts do not match 2");
     refused(&linear(&[f32::NAN; 6], &[0.0; 2], "NONE"), &x(), "has a NaN");
     refused(&linear(&[1.0; 3], &[0.0], "SOFTMAX"), &x(), "one score for two classes");
     refused(&linear(&[1.0; 6], &[0.0; 2], "PROBIT"), &x(), "not between 0 and 1");
@@ -279,12 +279,12 @@ fn linear_models_and_support_vectors_that_do_not_fit() {
         classical("SVMClassifier", &CLASSES, 1, &attributes)
     };
     assert!(run(&svm(&[1, 1], 6, 2, &[]), &x()).is_ok());
-    refused(&svm(&[1], 6, 2, &[]), &x(), "vectors of 1 classes");
-    refused(&svm(&[-1, 3], 6, 2, &[]), &x(), "no such number of vectors");
-    refused(&svm(&[i64::MAX, 1], 6, 2, &[]), &x(), "no such number of vectors");
-    refused(&svm(&[0, 0], 6, 2, &[]), &x(), "are no 0 support vectors");
-    refused(&svm(&[1, 1], 7, 2, &[]), &x(), "7 numbers are no 2 support vectors");
-    refused(&svm(&[1, 1], 6, 3, &[]), &x(), "3 coefficients for 2 vectors");
+    refused(&svm(&[1], 6, 2, &[]), &x(), "vectors_per_class has 1 numbers");
+    refused(&svm(&[-1, 3], 6, 2, &[]), &x(), "vectors_per_class has an invalid number");
+    refused(&svm(&[i64::MAX, 1], 6, 2, &[]), &x(), "vectors_per_class has an invalid number");
+    refused(&svm(&[0, 0], 6, 2, &[]), &x(), "cannot be divided into 0 support vectors");
+    refused(&svm(&[1, 1], 7, 2, &[]), &x(), "7 numbers cannot be divided into 2 support vectors");
+    refused(&svm(&[1, 1], 6, 3, &[]), &x(), "3 coefficients do not match 2 support vectors");
     refused(&svm(&[1, 1], 6, 2, &[floats_attribute("prob_a", &[1.0])]), &x(), "prob_a and prob_b");
     let degree = [
         floats_attribute("kernel_params", &[1.0, 1.0, 2.5]),
@@ -310,12 +310,12 @@ fn lookups_and_columns_that_do_not_fit() {
     let outputs = run(&encoder(&[keys.clone(), values.clone()]), &x64()).unwrap();
     assert_eq!(outputs[0].1.as_slice::<i64>().unwrap(), [6, -1]);
     let short = ints_attribute("values_int64s", &[5]);
-    refused(&encoder(&[keys.clone(), short]), &x64(), "2 keys for 1 values");
-    refused(&encoder(std::slice::from_ref(&keys)), &x64(), "0 lists of values");
+    refused(&encoder(&[keys.clone(), short]), &x64(), "2 keys do not match 1 values");
+    refused(&encoder(std::slice::from_ref(&keys)), &x64(), "one list of values, found 0");
     let twice = ints_attribute("keys_int64s", &[1, 1]);
-    refused(&encoder(&[twice, values.clone()]), &x64(), "a key is there twice");
+    refused(&encoder(&[twice, values.clone()]), &x64(), "duplicate key");
     let both = [keys, values, floats_attribute("keys_floats", &[1.0, 2.0])];
-    refused(&encoder(&both), &x64(), "2 lists of keys");
+    refused(&encoder(&both), &x64(), "one list of keys, found 2");
     // Version 4 alone says of a NaN among the keys that every NaN is that key.
     let floats = |version: i64, keys: &[Message]| {
         let values = ints_attribute("values_int64s", &[5, 6]);
@@ -336,19 +336,27 @@ fn lookups_and_columns_that_do_not_fit() {
     assert_eq!(outputs[0].1.as_slice::<i64>().unwrap(), [5, 6]);
     let keys = floats_attribute("keys_floats", &[f32::NAN, 2.0]);
     for x in [with_nan(), [("x", Tensor::new(vec![f32::NAN, 2.0], &[2]).unwrap())]] {
-        refused(&floats(2, std::slice::from_ref(&keys)), &x, "nobody agrees whether this NaN");
+        refused(
+            &floats(2, std::slice::from_ref(&keys)),
+            &x,
+            "implementations disagree on whether this NaN",
+        );
     }
     let scaler = |offset: &[f32], scale: &[f32]| {
         let attributes = [floats_attribute("offset", offset), floats_attribute("scale", scale)];
         classical("Scaler", &SCORES, 1, &attributes)
     };
     assert!(run(&scaler(&[1.0], &[2.0]), &x()).is_ok());
-    refused(&scaler(&[1.0; 2], &[2.0; 2]), &x(), "2 values for 3 columns");
+    refused(&scaler(&[1.0; 2], &[2.0; 2]), &x(), "2 values do not match 3 columns");
     refused(&scaler(&[1.0; 3], &[2.0; 2]), &x(), "offset and scale");
     let wide = ints_attribute("inputdimensions", &[4]);
-    refused(&classical("FeatureVectorizer", &SCORES, 1, &[wide]), &x(), "not the 4");
+    refused(&classical("FeatureVectorizer", &SCORES, 1, &[wide]), &x(), "inputdimensions says 4");
     let huge = ints_attribute("inputdimensions", &[i64::MAX]);
-    refused(&classical("FeatureVectorizer", &SCORES, 1, &[huge]), &x(), "no such number");
+    refused(
+        &classical("FeatureVectorizer", &SCORES, 1, &[huge]),
+        &x(),
+        "inputdimensions has an invalid number",
+    );
 }
 
 #[test]

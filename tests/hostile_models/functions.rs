@@ -187,19 +187,28 @@ fn functions_that_mean_something_else_are_refused() {
     let newer = Message::new().bytes(1, "F").bytes(4, "a").bytes(5, "b");
     let newer = newer.messages(7, neg.clone()).bytes(10, OWN);
     let other = newer.clone().message(9, Message::new().int(2, 13));
-    refused(&with(&[other]), &x, "another version");
+    answers(&with(&[other]), [-1.0; 2]);
+    for version in [0, 29, -1, i64::MAX] {
+        let unknown = newer.clone().message(9, Message::new().int(2, version));
+        refused(&with(&[unknown]), &x, "is not implemented; 1 to 28 are");
+    }
+    let twice = plain.clone().message(9, Message::new().int(2, 13));
+    refused(&with(&[twice]), &x, "imported twice");
     // A name of ONNX's own.
     let relu = Message::new().bytes(1, "Relu").bytes(4, "a").bytes(5, "b").messages(7, neg.clone());
     let graph = [node("Relu", &["x"], &["y"], &[])];
     refused(&model(&graph, &[relu]), &x, "ONNX's own domain");
-    // What this decoder does not know: overloads, and attributes with defaults.
     refused(&with(&[plain.clone().bytes(13, "second")]), &x, "overloads");
-    refused(&with(&[plain.message(11, float_attribute("alpha", 0.5))]), &x, "overloads");
+    // A default that nothing reads changes nothing.
+    answers(&with(&[plain.clone().message(11, float_attribute("alpha", 0.5))]), [-1.0; 2]);
+    let alpha = || float_attribute("alpha", 0.5);
+    refused(&with(&[plain.clone().message(11, alpha()).message(11, alpha())]), &x, "there twice");
+    refused(&with(&[plain.message(11, alpha()).bytes(6, "alpha")]), &x, "there twice");
     let two = function("F", &["a", "a"], &["b"], &[], &neg);
     refused(&with(&[two]), &x, "one name");
     let more =
         model(&[call("F", &["x", "x"], &["y"], &[])], &[function("F", &["a"], &["b"], &[], &neg)]);
     refused(&more, &x, "more inputs");
     let lost = function("F", &["a"], &["b"], &[], &[node("Neg", &["nowhere"], &["b"], &[])]);
-    refused(&with(&[lost]), &x, "nothing before it makes");
+    refused(&with(&[lost]), &x, "no node, input or initializer makes");
 }

@@ -235,8 +235,8 @@ fn weights_of_recurrent_layers_fit_their_input() {
     let layer = |w, r| one("RNN", &[1, 1, 3], &weights(w, r), &["w", "r"], &[]);
     let x = || [("x", crate::ones(&[1, 1, 3]))];
     run(&layer(3, 2), &x()).unwrap();
-    crate::refused(&layer(2, 2), &x(), "not [");
-    crate::refused(&layer(4, 2), &x(), "not [");
+    crate::refused(&layer(2, 2), &x(), "expected [");
+    crate::refused(&layer(4, 2), &x(), "expected [");
     crate::refused(&layer(3, 3), &x(), "the model is refused");
 }
 
@@ -283,8 +283,8 @@ fn no_largest_number_of_boxes_is_none() {
     let x = || [("scores", ones(&[1, 1, 2]))];
     let named = ["boxes", "scores", "most"];
     assert_eq!(run(&model(&named, 1), &x()).unwrap()[0].1.shape(), [1, 3]);
-    crate::refused(&model(&named, 0), &x(), "the largest number of boxes");
-    crate::refused(&model(&named[..2], 0), &x(), "largest number of boxes");
+    crate::refused(&model(&named, 0), &x(), "max_output_boxes_per_class");
+    crate::refused(&model(&named[..2], 0), &x(), "max_output_boxes_per_class");
 }
 
 /// A value to pad with is not used where something else is repeated; tract used it all the same.
@@ -334,7 +334,7 @@ fn dimensions_of_one_that_come_when_the_model_runs() {
         ..Graph::default()
     };
     let sizes = Tensor::new(vec![1i64, 3], &[2]).unwrap();
-    crate::refused(&graph.bytes(), &[("sizes", sizes)], "only known when it runs");
+    crate::refused(&graph.bytes(), &[("sizes", sizes)], "only known when the model runs");
 }
 
 /// ONNX has either; others take the one, tract took the other.

@@ -44,7 +44,7 @@ fn axes_are_squeezed_in_any_order() {
         }
     }
     for axes in [&[2, 1][..], &[1], &[-2, 0]] {
-        refused(&with_ints("Squeeze", &[1, 2, 1, 3, 1], axes, &[]), &x(), "wide, not 1");
+        refused(&with_ints("Squeeze", &[1, 2, 1, 3, 1], axes, &[]), &x(), "not 1");
     }
 }
 
@@ -84,8 +84,8 @@ fn equations_have_the_result_that_they_say() {
         assert_eq!(outputs[0].1, Tensor::new(values.to_vec(), shape).unwrap(), "{equation}");
     }
     let refusals: [(&str, Shapes, &str); 3] = [
-        (",->", &[&[], &[]], "numbers alone"),
-        ("...a,...b->...", &[&[2], &[3]], "dots that stand for no dimension"),
+        (",->", &[&[], &[]], "without letters"),
+        ("...a,...b->...", &[&[2], &[3]], "an ellipsis that stands for no dimension"),
         ("...a->a", &[&[2, 3]], "the equation"),
     ];
     for (equation, shapes, why) in refusals {
@@ -156,7 +156,7 @@ fn images_are_resized_as_they_once_were() {
         assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), values, "{scale}");
     }
     for scale in [0.6, 1.5, 2.3, 0.0, -1.0, f32::NAN, f32::INFINITY] {
-        refused(&scaled(scale), &x(), "a factor of");
+        refused(&scaled(scale), &x(), "a scale of");
     }
 }
 
@@ -174,7 +174,7 @@ fn steps_beyond_the_windows_of_automatic_pads() {
         for op in ["LpPool", "MaxPool", "AveragePool"] {
             let outputs = run(&pooled(op, 2), &[("x", ones(&[1, 1, 6]))]).unwrap();
             assert_eq!(outputs[0].1.shape(), [1, 1, 3], "{op}");
-            refused(&pooled(op, 3), &[("x", ones(&[1, 1, 6]))], "strides beyond the windows");
+            refused(&pooled(op, 3), &[("x", ones(&[1, 1, 6]))], "strides larger than the kernel");
         }
     }
     let counted_twice = [int_attribute("p", 1), ints_attribute("kernel_shape", &[2])];

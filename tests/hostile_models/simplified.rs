@@ -2,13 +2,15 @@
 //! that only looks like it.
 
 use belljar::Tensor;
+use belljar::policy::Kernels;
 use belljar::tensor::f16;
 
+use crate::support::load_under;
 use crate::support::onnx::{
     BOOL, FLOAT, Graph, INT64, Message, fixed, int_attribute, node, string_attribute, tensor_f32,
     tensor_i64, value, value_of_any_shape,
 };
-use crate::{refused, run};
+use crate::{HOST, policy, refused, run};
 
 const FLOAT16: i64 = 10;
 const DOUBLE: i64 = 11;
@@ -224,4 +226,109 @@ fn truth_is_compared() {
     let x = Tensor::new(vec![true, false], &[2]).unwrap();
     let outputs = run(&graph.bytes(), &[("x", x.clone())]).unwrap();
     assert_eq!(outputs[0].1, x);
+}
+
+#[test]
+fn steps_are_taken_after_what_reads_all_elements() {
+    let numbers: Vec<f32> = (0..20).map(|at| (at * at % 7) as f32 - 2.0).collect();
+    let list = |name: &str, value: i64| tensor_i64(name, &[1], &[value]);
+    for op in ["Softmax", "LogSoftmax", "Hardmax", "LpNormalization"] {
+        for along in [0, 1] {
+            for (over, from, to, by) in
+                [(1, 0, 5, 2), (1, 0, 5, 7), (1, -1, -100, -2), (0, 1, 4, 2), (0, -1, -100, -1)]
+            {
+                let bounds =
+                    [list("from", from), list("to", to), list("over", over), list("by", by)];
+                let all = |to: &str| node(op, &["x"], &[to], &[int_attribute("axis", along)]);
+                let step = |of: &str| node("Slice", &[of, "from", "to", "over", "by"], &["y"], &[]);
+                let x = floats(&numbers, &[4, 5]);
+                let alone = answer(vec![all("y")], &[], FLOAT, x.clone());
+                let expected = answer(vec![step("x")], &bounds, FLOAT, alone);
+                let found = answer(vec![all("all"), step("all")], &bounds, FLOAT, x);
+                assert_eq!(found.shape(), expected.shape());
+                let pairs = found.as_slice::<f32>().unwrap().iter();
+                for (found, expected) in pairs.zip(expected.as_slice::<f32>().unwrap()) {
+                    let what = format!("{op} along {along}, each {by} over {over}");
+                    assert!((found - expected).abs() < 1e-6, "{what}: {found} for {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn equal_numbers_are_their_mean() {
+    for (number, count) in [(-1597.0, 112), (2.0, 490), (3.0, 49), (0.5, 7)] {
+        let scale = [tensor_f32("scale", &[count], &vec![60000.0; count as usize])];
+        let nodes = vec![node("LayerNormalization", &["x", "scale"], &["y"], &[])];
+        let x = floats(&vec![number; count as usize], &[1, count as usize]);
+        let y = answer(nodes, &scale, FLOAT, x);
+        assert!(
+            y.as_slice::<f32>().unwrap().iter().all(|y| *y == 0.0),
+            "{count} of {number}: {y:?}"
+        );
+    }
+}
+
+#[test]
+fn sizes_that_come_with_the_values() {
+    let x = floats(&[0.0, 1.0, 2.0, 0.0, 3.0, 4.0], &[2, 3]);
+    let from = [int_attribute("start", 1)];
+    let cases: [(&str, &[Message], Tensor); 3] = [
+        ("Shape", &[], Tensor::new(vec![2i64, 4], &[2]).unwrap()),
+        ("Shape", &from, Tensor::new(vec![4i64], &[1]).unwrap()),
+        ("Size", &[], Tensor::new(vec![8i64], &[]).unwrap()),
+    ];
+    for (op, attributes, expected) in cases {
+        let graph = Graph {
+            nodes: vec![
+                node("NonZero", &["x"], &["places"], &[]),
+                node(op, &["places"], &["y"], attributes),
+            ],
+            inputs: vec![value("x", FLOAT, &fixed(&[2, 3]))],
+            outputs: vec![value_of_any_shape("y", INT64)],
+            ..Graph::default()
+        };
+        assert_eq!(run(&graph.bytes(), &[("x", x.clone())]).unwrap()[0].1, expected, "{op}");
+    }
+}
+
+#[test]
+fn steps_are_taken_after_a_convolution() {
+    let numbers: Vec<f32> = (0..9).map(|at| (at * at % 7) as f32).collect();
+    let list = |name: &str, value: i64| tensor_i64(name, &[1], &[value]);
+    let padded = |auto_pad| [string_attribute("auto_pad", auto_pad)];
+    for (from, to, by) in [(0, 9, 2), (1, 9, 2), (1, 8, 3), (2, 9, 4), (-1, -100, -2)] {
+        for auto_pad in ["SAME_UPPER", "SAME_LOWER", "VALID"] {
+            let conv = |to: &str| node("Conv", &["x", "w"], &[to], &padded(auto_pad));
+            let step = |of: &str| node("Slice", &[of, "from", "to", "over", "by"], &["y"], &[]);
+            let kept = [
+                tensor_f32("w", &[1, 1, 4], &[1.0, 2.0, 3.0, 5.0]),
+                list("from", from),
+                list("to", to),
+                list("over", 2),
+                list("by", by),
+            ];
+            let x = floats(&numbers, &[1, 1, 9]);
+            for kernels in [Kernels::Native, Kernels::Sandbox] {
+                let made = |nodes: Vec<Message>, x: Tensor| {
+                    let dims: Vec<i64> = x.shape().iter().map(|dim| *dim as i64).collect();
+                    let graph = Graph {
+                        nodes,
+                        initializers: kept.to_vec(),
+                        inputs: vec![value("x", FLOAT, &fixed(&dims))],
+                        outputs: vec![value_of_any_shape("y", FLOAT)],
+                    };
+                    let mut policy = policy();
+                    policy.compute.kernels = kernels;
+                    let model = load_under(&HOST, &graph.bytes(), &policy).unwrap();
+                    let outputs = model.run(&[("x", x)]).and_then(|outputs| outputs.validate());
+                    outputs.unwrap().into_tensors().remove(0).1
+                };
+                let expected = made(vec![step("x")], made(vec![conv("y")], x.clone()));
+                let found = made(vec![conv("all"), step("all")], x.clone());
+                assert_eq!(found, expected, "{auto_pad}, each {by} from {from}, {kernels:?}");
+            }
+        }
+    }
 }

@@ -33,10 +33,11 @@ fn of(nodes: Vec<Message>, output: &str) -> Vec<u8> {
 #[test]
 fn cycles_and_values_from_nowhere() {
     let neg = |from: &str, to: &str| node("Neg", &[from], &[to], &[]);
-    refused(&of(vec![neg("y", "y")], "y"), &x(), "nothing before it makes the value \"y\"");
-    refused(&of(vec![neg("b", "a"), neg("a", "b")], "a"), &x(), "nothing before it");
-    refused(&of(vec![neg("later", "y"), neg("x", "later")], "y"), &x(), "nothing before it");
-    refused(&of(vec![neg("nowhere", "y")], "y"), &x(), "nothing before it");
+    refused(&of(vec![neg("y", "y")], "y"), &x(), "\"y\" (Neg) reads a value that it makes itself");
+    let cycle = "form a cycle, each reading a value of the one before and the first one of the \
+                 last: \"b\" (Neg), \"a\" (Neg)";
+    refused(&of(vec![neg("b", "a"), neg("a", "b")], "a"), &x(), cycle);
+    refused(&of(vec![neg("nowhere", "y")], "y"), &x(), "no node, input or initializer makes");
     refused(&of(vec![neg("x", "y")], "z"), &x(), "nothing in the graph makes the output");
     refused(&of(vec![neg("", "y")], "y"), &x(), "0 inputs, not 1");
     refused(&of(vec![node("Neg", &["x"], &[], &[]), neg("x", "y")], "y"), &x(), "outputs");

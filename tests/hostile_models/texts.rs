@@ -103,7 +103,7 @@ fn patterns_that_are_not_read_in_one_way_are_refused() {
 
 #[test]
 fn no_pattern_explodes() {
-    refused(&pattern(&"a".repeat(5000)), &texts(&["a"]), "above 4096");
+    refused(&pattern(&"a".repeat(5000)), &texts(&["a"]), "more than 4096");
     refused(&pattern(&"(".repeat(200)), &texts(&["a"]), "deeper than 64");
     refused(&pattern("((a{100}){100}){100}"), &texts(&["a"]), "more than 20000 steps");
     refused(&pattern("(a{1000}b{1000}){1000}"), &texts(&["a"]), "more than 20000 steps");
@@ -123,15 +123,15 @@ fn texts_that_are_treated_in_several_ways_are_refused() {
     let upper = [string_attribute("case_change_action", "UPPER")];
     let outputs = run(&normal(&upper), &texts(&["a", "Bc"])).unwrap();
     assert_eq!(outputs[0].1.as_slice::<String>().unwrap(), ["A", "BC"]);
-    refused(&normal(&upper), &texts(&["a", "ß"]), "outside of ASCII");
+    refused(&normal(&upper), &texts(&["a", "ß"]), "not ASCII");
     let turkish = [string_attribute("locale", "tr_TR")];
     refused(&normal(&turkish), &texts(&["a", "I"]), "\"locale\" has the value");
     let stop = [strings_attribute("stopwords", &["a b"])];
-    refused(&normal(&stop), &texts(&["a", "b"]), "a stop word with a space");
+    refused(&normal(&stop), &texts(&["a", "b"]), "a stop word has a space");
     let split = |attributes: &[Message]| {
         on_texts("StringSplit", &[1], &[("y", STRING), ("n", INT64)], attributes)
     };
-    refused(&split(&[]), &texts(&["a\u{a0}b"]), "white space outside of ASCII");
+    refused(&split(&[]), &texts(&["a\u{a0}b"]), "white space that is not ASCII");
     refused(&split(&[int_attribute("maxsplit", -1)]), &texts(&["a"]), "the value -1");
     let outputs = run(&split(&[]), &texts(&["  a b "])).unwrap();
     assert_eq!(outputs[0].1.as_slice::<String>().unwrap(), ["a", "b"]);
@@ -155,19 +155,19 @@ fn vocabularies_that_do_not_fit() {
     let outputs = run(&model(&[0, 1], &[1, 0], 2, &["a", "a", "b"]), &x()).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [1.0, 2.0]);
     for (counts, columns, longest, why) in [
-        (&[0, 1][..], &[0, i64::MAX][..], 2, "ngram_indexes are not all in"),
-        (&[0, 1], &[0, -1], 2, "ngram_indexes are not all in"),
-        (&[0, 1], &[0], 2, "more sequences than"),
-        (&[0, 1], &[0, 1, 2], 2, "2 sequences have 3"),
+        (&[0, 1][..], &[0, i64::MAX][..], 2, "ngram_indexes must be between"),
+        (&[0, 1], &[0, -1], 2, "ngram_indexes must be between"),
+        (&[0, 1], &[0], 2, "fewer entries than there are sequences"),
+        (&[0, 1], &[0, 1, 2], 2, "2 sequences do not match 3"),
         (&[0, 9], &[0, 1], 2, "ngram_counts has 0 before 9"),
         (&[0, -1], &[0, 1], 2, "ngram_counts has 0 before -1"),
-        (&[1, 1], &[0, 1], 2, "the first of ngram_counts is 1"),
-        (&[0], &[0, 1, 2], 2, "no start of sequences of 2"),
-        (&[0, 1], &[], 2, "there are no ngram_indexes"),
+        (&[1, 1], &[0, 1], 2, "ngram_counts starts with 1"),
+        (&[0], &[0, 1, 2], 2, "no entry for sequences of 2"),
+        (&[0, 1], &[], 2, "ngram_indexes is empty"),
     ] {
         refused(&model(counts, columns, longest, &["a", "a", "b"]), &x(), why);
     }
-    refused(&model(&[0], &[0, 1], 1, &["a", "a"]), &x(), "a sequence is there twice");
+    refused(&model(&[0], &[0, 1], 1, &["a", "a"]), &x(), "duplicate sequence");
     let odd = model(&[0, 2], &[0, 1, 2], 2, &["a", "b", "c"]);
-    refused(&odd, &x(), "1 tokens make no sequences of 2");
+    refused(&odd, &x(), "1 tokens cannot be divided into sequences of 2");
 }

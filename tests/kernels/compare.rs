@@ -18,7 +18,7 @@ static PLANS: LazyLock<Mutex<BTreeMap<String, String>>> = LazyLock::new(Mutex::d
 
 static HOST: LazyLock<Host> = LazyLock::new(|| {
     support::builder(Isolation::Thread)
-        .image_store(false)
+        .snapshot_store(false)
         .on_event(|event| {
             if let Event::Log { model, line } = event
                 && line.contains("the plan: ")

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use crate::compare::{Net, cases};
 
 const BINARY: [&str; 6] = ["Add", "Sub", "Mul", "Div", "Min", "Max"];
-const UNARY: [&str; 8] = ["Sqrt", "Abs", "Neg", "Exp", "Tanh", "Sigmoid", "Reciprocal", "Relu"];
+const UNARY: [&str; 9] =
+    ["Sqrt", "Abs", "Neg", "Exp", "Tanh", "Sigmoid", "Reciprocal", "Relu", "Erf"];
 
 #[derive(Clone, Debug)]
 enum Node {

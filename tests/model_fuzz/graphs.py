@@ -1,6 +1,7 @@
 """Makes random graphs of the standard operators, with the answers that are expected of them.
 
     python3 graphs.py FOLDER [--seed N] [--count N] [--longest N] [--only Operator,Operator]
+                             [--narrow SHARE]
     BELLJAR_CONFORMANCE=FOLDER BELLJAR_CONFORMANCE_RESULTS=FILE \\
         cargo test --release --workspace --test conformance
 
@@ -8,6 +9,10 @@ Every node is computed alone, by onnxruntime and by the reference implementation
 package, and kept if they agree; the expected answer of a graph is what its nodes gave, one after
 the other. So nothing that an optimiser does to several nodes at once can be in it, and an answer
 that differs is a finding, not a difference of opinion.
+
+Half of the graphs, unless said otherwise, are of float16 or bfloat16, with magnitudes from the
+smallest to the largest. Their nodes are judged in float32, on the same values, and what they give
+is rounded once: onnxruntime and the reference may sum up in float16 themselves.
 
 The graphs are written as conformance/cases.py writes its cases: FOLDER/cases.json, and for each
 graph a folder in FOLDER/node with model.onnx and .npy files. It needs the packages onnx,
@@ -28,6 +33,7 @@ import sys
 import traceback
 import warnings
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -37,6 +43,13 @@ from onnx.reference import ReferenceEvaluator
 BOOL, I8, I16, I32, I64 = map(np.dtype, ("bool", "int8", "int16", "int32", "int64"))
 U8, U16, U32, U64 = map(np.dtype, ("uint8", "uint16", "uint32", "uint64"))
 F16, F32, F64 = map(np.dtype, ("float16", "float32", "float64"))
+BF16 = np.dtype(ml_dtypes.bfloat16)
+# A step in the last place of a number of each narrow type, as a part of the number, and the least
+# step that there is.
+STEPS = {F16: (2.0**-10, 2.0**-24), BF16: (2.0**-7, 2.0**-133)}
+# How large the numbers of a graph of narrow floats are. Of the largest, three added up are beyond
+# float16; of the smallest, float16 has a few steps.
+MAGNITUDES = [1.5] * 6 + [1e-7, 1e-6, 1e-5, 1e-3, 30, 1000, 8000, 20000, 40000]
 OPSETS = [9, 10, 11, 12, 13, 13, 14, 15, 16, 17, 17, 18, 18, 19, 20, 21, 22, 22, 23, 23, 23]
 
 # A value is exact if nothing was rounded to compute it, so that everybody has it to the last bit.
@@ -109,6 +122,9 @@ class Graph:
         self.values, self.exact = {}, set()
         self.nodes, self.inputs, self.initializers = [], [], []
         self.choose, self.between = self.draw.choice, self.draw.randint
+        # The narrow type of the graph's floats, which are kept as float32 here, if it has one; and
+        # the values that are float32 all the same, and those whose type is settled.
+        self.narrow, self.magnitude, self.full, self.read = None, 1.5, set(), set()
 
     def copy(self):
         """What has to be put back when a node is given up."""
@@ -132,6 +148,12 @@ class Graph:
             return np.full(shape, self.choose([0, 1, 2] + [0.5, -1] * (dtype.kind == "f")), dtype)
         if dtype.kind in "iu":
             return self.numbers.integers(0 if dtype.kind == "u" else -9, 10, shape).astype(dtype)
+        if self.narrow and dtype == F32:
+            size = self.choose([self.magnitude, self.magnitude, 1.5])
+            drawn = np.clip(self.numbers.normal(0, size, shape), -6e4, 6e4)
+            if self.chance(0.2):  # what adds up beyond the type, and comes back
+                drawn = np.sort(np.ravel(drawn)).reshape(shape)
+            return np.asarray(drawn).astype(dtype)
         return np.asarray(self.numbers.normal(0, 1.5, shape)).astype(dtype)
 
     def shape(self, lowest, highest, options=(1, 2, 3, 4, 5, 7)):
@@ -155,7 +177,7 @@ class Graph:
 
     def given(self, array, as_input=0.3):
         """The name of a value that is not computed: an input of the graph, or an initializer."""
-        name, array = self.name(), np.asarray(array)
+        name, array = self.name(), self.as_narrow(np.asarray(array))
         self.values[name] = array
         self.exact.add(name)
         if self.chance(as_input):
@@ -166,6 +188,57 @@ class Graph:
 
     def ints(self, numbers, as_input=0.1):
         return self.given(np.array(numbers, I64), as_input)
+
+    def as_narrow(self, array):
+        """What a value is once it is rounded to the narrow type."""
+        if self.narrow and array.dtype == F32:
+            with np.errstate(over="ignore"):
+                return array.astype(self.narrow).astype(F32)
+        return array
+
+    def typed(self, node):
+        """Finds out which of the floats that a node of narrow floats reads and gives are float32
+        all the same, from its schema; says the node as it is written."""
+        need(onnx.defs.has(node.op_type, self.opset, ""))
+        schema = onnx.defs.get_schema(node.op_type, self.opset, "")
+        allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+        wanted = "tensor(float16)" if self.narrow == F16 else "tensor(bfloat16)"
+
+        def formal(formals, at):
+            return formals[min(at, len(formals) - 1)].type_str
+
+        groups, narrow = {}, False
+        for at, name in enumerate(node.input):
+            if not name or self.values[name].dtype != F32:
+                continue
+            kind = formal(schema.inputs, at)
+            if wanted in allowed.get(kind, [kind]):
+                need(name not in self.full)
+                groups[kind] = narrow = True
+            else:
+                need(name in self.full or name not in self.read)
+                self.full.add(name)
+        # A quotient is rounded to the type of the scale before it is made whole.
+        need(not (narrow and node.op_type in ("QuantizeLinear", "DequantizeLinear")))
+        self.read.update(node.input, node.output)
+        written = onnx.NodeProto()
+        written.CopyFrom(node)
+        number, made = helper.np_dtype_to_tensor_dtype(self.narrow), set()
+        for attribute in written.attribute:
+            if node.op_type == "Cast" and attribute.i == onnx.TensorProto.FLOAT:
+                attribute.i = number
+                made.add(0)
+            elif node.op_type == "ConstantOfShape":
+                value = numpy_helper.to_array(attribute.t)
+                if value.dtype == F32:
+                    attribute.t.CopyFrom(numpy_helper.from_array(value.astype(self.narrow)))
+                    made.add(0)
+        if node.op_type == "EyeLike" and not any(a.name == "dtype" for a in node.attribute):
+            made.update([0] * narrow)
+        for at, name in enumerate(node.output):
+            if at not in made and not groups.get(formal(schema.outputs, at)):
+                self.full.add(name)
+        return written
 
     def noise(self, *shape):
         return self.given(self.random(shape))
@@ -178,6 +251,7 @@ class Graph:
         read = [name for name in dict.fromkeys(inputs) if name]
         rounded = [name for name in read if name not in self.exact]
         to_whole = operator == "Cast" and helper.tensor_dtype_to_np_dtype(attributes["to"])
+        written = self.typed(node) if self.narrow else node
         jumps = operator in JUMPING or (operator == "MaxPool" and results == 2) or (
             to_whole and to_whole.kind != "f")
         need(not (jumps and rounded))
@@ -187,16 +261,23 @@ class Graph:
             kept = np.can_cast(self.values[read[0]].dtype, found[0].dtype)
         for name, value in zip(outputs, found):
             need(value.size <= 20000)
+            if name not in self.full:
+                value = self.as_narrow(value)
             # What is huge or no number is left alone: what follows would be noise.
             if value.dtype.kind == "f" and value.size:
-                need(np.isfinite(value).all() and np.abs(value).max() < 1e4)
+                limit = 6.5e4 if self.narrow else 1e4
+                need(np.isfinite(value).all() and np.abs(value).max() < limit)
             self.values[name] = value
             if value.dtype.kind != "f" or (kept and not rounded):
                 self.exact.add(name)
-        self.nodes.append(node)
+        self.nodes.append(written)
         return outputs[0]
 
     def shaken(self, value):
+        if self.narrow and value.dtype == F32:
+            relative, least = STEPS[self.narrow]
+            step = np.maximum(np.abs(value) * relative, least)
+            return np.asarray(value + step * self.numbers.choice([-1, 0, 1], value.shape), F32)
         largest = np.abs(value).max(initial=0)
         shake = 1e-6 * largest * self.numbers.normal(size=value.shape)
         return np.asarray(value + shake, value.dtype)
@@ -221,8 +302,20 @@ class Graph:
         except Exception:  # a refusal, whatever it is
             raise Skip from None
         for answer in answers:
-            need(all(map(agree, found, map(np.asarray, answer))))
+            need(all(map(self.agree, found, map(np.asarray, answer))))
         return found
+
+    def agree(self, one, other):
+        if not (self.narrow and one.dtype == other.dtype == F32 and one.shape == other.shape):
+            return agree(one, other)
+        return np.allclose(one, other, 0, self.tolerance(one) / 2, equal_nan=True)
+
+    def tolerance(self, value):
+        """How far an answer of narrow floats may be off: some steps in the last place of the
+        largest of them."""
+        relative, least = STEPS[self.narrow]
+        largest = np.abs(value).max(initial=0)
+        return float(4 * max(relative * largest, least)) if np.isfinite(largest) else 0.0
 
 
 @operators("Add Sub Mul Max Min Mean Sum Less Greater Equal LessOrEqual GreaterOrEqual And Or Xor "
@@ -312,6 +405,7 @@ def clip(g, operator, x, v):
 @operators("Cast")
 def cast(g, operator, x, v):
     to = g.choose([F32, F32, F64, F16, I64, I32, I8, U8, BOOL, I16, U16, U32, U64])
+    need(not g.narrow or to != F16)
     if v.dtype.kind == "f" and to.kind in "iu" and v.size:  # what does not fit may be anything
         need(np.iinfo(to).min <= v.min() and v.max() <= np.iinfo(to).max)
     return g.op(operator, [x], to=helper.np_dtype_to_tensor_dtype(to))
@@ -986,14 +1080,21 @@ def others(g, operator, x, v):
     return g.op(operator, [x], **(part if g.opset >= 15 else {}))
 
 
-def build(seed, longest, only):
+def build(seed, longest, only, narrow):
     """A graph in which most nodes read what the node before gave. With `only`, half of the nodes
     are of these operators, and the input is what most of the hungry ones ask for: floats or bytes,
     of at least two dimensions."""
     g = Graph(seed)
+    draw = random.Random(f"narrow {seed}")  # so that the other graphs stay as they were
+    if draw.random() < narrow:
+        g.narrow, g.magnitude = draw.choice([F16, F16, BF16]), draw.choice(MAGNITUDES)
+        g.opset = max(g.opset, 13) if g.narrow == BF16 else g.opset
     if only:
         dtype, rank = g.choose([F32] * 6 + [U8, I8]), g.choose([2, 3, 4, 4, 4, 5])
         shape = g.shape(rank, rank)
+    elif g.narrow:
+        dtype = F32
+        shape = g.shape(2, 5, (1, 2, 3, 4, 5, 7, 9, 16))
     else:
         dtype = g.choose([F32] * 8 + [F64, F16, I64, I32, U8, I8, BOOL, U32])
         highest = g.choose([3, 4, 4, 4, 5])
@@ -1014,11 +1115,17 @@ def build(seed, longest, only):
     return g
 
 
-def write(folder, seed, longest, only):
+def write(folder, seed, longest, only, narrow):
     """Writes the graph of a seed, and gives its entry in cases.json."""
-    g = build(seed, longest, only)
+    g = build(seed, longest, only, narrow)
     if not g.nodes:
         return []
+    if g.narrow:
+        for name, value in g.values.items():
+            if value.dtype == F32 and name not in g.full:
+                g.values[name] = value.astype(g.narrow)
+        g.initializers = [numpy_helper.from_array(g.values[tensor.name], tensor.name)
+                          for tensor in g.initializers]
     used = {name for node in g.nodes for name in node.input}
     inputs = [name for name in g.inputs if name in used]
     outputs = [name for node in g.nodes for name in node.output
@@ -1039,10 +1146,20 @@ def write(folder, seed, longest, only):
     place.mkdir(parents=True, exist_ok=True)
     (place / "model.onnx").write_bytes(model.SerializeToString())
     for name in inputs + outputs:
-        np.save(place / f"{name}.npy", g.values[name])
+        value = g.values[name]
+        np.save(place / f"{name}.npy", value.view(U16) if value.dtype == BF16 else value)
     kinds = {value.dtype for value in g.values.values()}
     tolerance = 2e-2 if F16 in kinds else 1e-4 if F32 in kinds else 1e-9
-    data = {key: [{"name": name, "file": f"{name}.npy"} for name in names]
+
+    def entry(name):
+        value, said = g.values[name], {"name": name, "file": f"{name}.npy"}
+        if value.dtype == BF16:
+            said["codes"] = "bf16"
+        if g.narrow and value.dtype in (F32, F16, BF16):
+            said["atol"] = g.tolerance(value.astype(F32))
+        return said
+
+    data = {key: [entry(name) for name in names]
             for key, names in (("inputs", inputs), ("outputs", outputs))}
     return [{
         "kind": "node", "name": place.name, "operators": [node.op_type for node in g.nodes],
@@ -1058,7 +1175,10 @@ def guarded(seeds, work):
     child = os.fork()
     if child == 0:
         os.close(reader)
-        signal.alarm(60 if len(seeds) > 1 else 10)
+        # Of computing time, so that none is lost on a machine that is busy; and of any at all.
+        limit = 60 if len(seeds) > 1 else 10
+        signal.setitimer(signal.ITIMER_PROF, limit)
+        signal.alarm(20 * limit)
         try:
             content = pickle.dumps([case for seed in seeds for case in work(seed)])
             with os.fdopen(writer, "wb") as pipe:
@@ -1086,6 +1206,7 @@ def main():
     parser.add_argument("--count", type=int, default=2000, help="of seeds; nearly all give a graph")
     parser.add_argument("--longest", type=int, default=4, help="in nodes")
     parser.add_argument("--only", type=lambda text: text.split(","), help="operators, by commas")
+    parser.add_argument("--narrow", type=float, default=0.5, help="the share of narrow floats")
     given = parser.parse_args()
     if unknown := set(given.only or []) - FAMILIES.keys():
         parser.error(f"no graphs are made of {', '.join(sorted(unknown))}")
@@ -1095,7 +1216,8 @@ def main():
     cases, seeds = [], iter(range(given.seed, given.seed + given.count))
     while chunk := list(itertools.islice(seeds, 25)):
         cases += guarded(
-            chunk, lambda seed: write(given.folder, seed, given.longest, given.only))
+            chunk,
+            lambda seed: write(given.folder, seed, given.longest, given.only, given.narrow))
     versions = {package.__name__: package.__version__ for package in (onnx, onnxruntime, np)}
     text = json.dumps({"versions": versions, "cases": cases})
     (given.folder / "cases.json").write_text(text)

@@ -4,13 +4,28 @@
 use belljar::Tensor;
 use belljar::tensor::{DType, Data, bf16};
 
-/// The first element in which two tensors differ.
+/// The first element in which two tensors differ, beyond what their element type may be off.
 pub(crate) fn difference(
     found: &Tensor,
     expected: &Tensor,
     rtol: f64,
     atol: f64,
 ) -> Option<String> {
+    // What rounding alone may make: a few units in the last place of float16, and an absolute error
+    // beside other numbers.
+    let (rtol, atol) = match found.dtype() {
+        DType::F16 => (rtol.max(4e-3), atol.max(1e-3)),
+        // One unit in the last place.
+        DType::BF16 => (rtol.max(8e-3), atol.max(1e-3)),
+        DType::F64 => (rtol, atol.max(1e-12)),
+        _ if matches!(found.data(), Data::Coded(_)) => (0.0, 0.0),
+        _ => (rtol, atol.max(1e-6)),
+    };
+    beyond(found, expected, rtol, atol)
+}
+
+/// The first element in which two tensors differ by more than this.
+pub(crate) fn beyond(found: &Tensor, expected: &Tensor, rtol: f64, atol: f64) -> Option<String> {
     if found.dtype() != expected.dtype() || found.shape() != expected.shape() {
         let (a, b) = ((found.dtype(), found.shape()), (expected.dtype(), expected.shape()));
         return Some(format!("{a:?} for {b:?}"));
@@ -25,16 +40,6 @@ pub(crate) fn difference(
     }
     exactly!(i8, i16, i32, i64, u8, u16, u32, u64, bool, String);
     let (a, b) = (floats(found), floats(expected));
-    // What rounding alone may make: a few units in the last place of float16, and an absolute error
-    // beside other numbers.
-    let (rtol, atol) = match found.dtype() {
-        DType::F16 => (rtol.max(4e-3), atol.max(1e-3)),
-        // One unit in the last place.
-        DType::BF16 => (rtol.max(8e-3), atol.max(1e-3)),
-        DType::F64 => (rtol, atol.max(1e-12)),
-        _ if matches!(found.data(), Data::Coded(_)) => (0.0, 0.0),
-        _ => (rtol, atol.max(1e-6)),
-    };
     let near = |a: f64, b: f64| {
         a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= atol + rtol * b.abs()
     };

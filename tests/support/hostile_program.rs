@@ -176,7 +176,9 @@ impl Process {
     fn asks(&self, ask: Value) -> bool {
         self.send(&json!({ "Asks": ask }));
         let Some((reply, descriptors)) = self.receive() else { std::process::exit(0) };
-        !descriptors.is_empty() || reply["answer"].get("Refused").is_none()
+        let answer = &reply["answer"];
+        let refused = answer.get("Refused").is_some() || answer["Seen"] == "Unseen";
+        !descriptors.is_empty() || !refused
     }
 
     fn decided(&self, resource: &str, allowed: bool) {
@@ -224,6 +226,22 @@ impl Process {
             }
             "connects-by-name" => refused(self.asks(connect(json!({ "Name": "localhost" })))),
             "connects-to-no-name" => refused(self.asks(connect(json!({ "Name": UGLY })))),
+            "looks-outside" => {
+                let look = |grant: &str, folder: &str, name: &str| {
+                    let at =
+                        json!({ "grant": grant, "folder": folder, "name": name, "is": [0, 0] });
+                    self.asks(json!({ "Look": at }))
+                };
+                let paths = [("/etc", "passwd"), ("..", "etc"), (".", "../etc"), ("", UGLY)];
+                let grants = ["/", "", "/data", UGLY];
+                let seen =
+                    grants.map(|grant| paths.map(|(folder, name)| look(grant, folder, name)));
+                refused(seen.as_flattened().contains(&true));
+            }
+            "looks-without-end" => {
+                let at = json!({ "grant": "/", "folder": ".", "name": "x", "is": [0, 0] });
+                while !self.asks(json!({ "Look": at })) {}
+            }
             "prints" => {
                 for _ in 0..1000 {
                     self.send(&json!({ "Prints": ["Out", UGLY] }));

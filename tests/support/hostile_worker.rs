@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use belljar::{DType, Description, Dim, ValueInfo};
-use belljar_abi::{TensorView, decode_tensors, encode_ok, encode_tensors};
+use belljar_abi::{Preparation, TensorView, decode_tensors, encode_ok, encode_tensors};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -34,12 +34,12 @@ pub(crate) enum Deed {
     Twice,
     TwiceLater,
     ExtraDescriptors,
-    UnwantedImage,
-    ImageOfNothing,
-    ImageIsAPipe,
-    ImageOfOddSize,
-    ImageTooLarge,
-    ImageStillWritable,
+    UnwantedSnapshot,
+    SnapshotOfNothing,
+    SnapshotIsAPipe,
+    SnapshotOfOddSize,
+    SnapshotTooLarge,
+    SnapshotStillWritable,
     Hang,
     DeadBeforeReading,
     ClaimsToBeLost,
@@ -65,12 +65,12 @@ impl Deed {
         Deed::Twice,
         Deed::TwiceLater,
         Deed::ExtraDescriptors,
-        Deed::UnwantedImage,
-        Deed::ImageOfNothing,
-        Deed::ImageIsAPipe,
-        Deed::ImageOfOddSize,
-        Deed::ImageTooLarge,
-        Deed::ImageStillWritable,
+        Deed::UnwantedSnapshot,
+        Deed::SnapshotOfNothing,
+        Deed::SnapshotIsAPipe,
+        Deed::SnapshotOfOddSize,
+        Deed::SnapshotTooLarge,
+        Deed::SnapshotStillWritable,
         Deed::Hang,
         Deed::DeadBeforeReading,
         Deed::ClaimsToBeLost,
@@ -112,21 +112,21 @@ fn tensors(name: &str, dtype: DType, numbers: &[f32]) -> Vec<u8> {
 /// Memory that begins with this text.
 pub(crate) fn memory(text: &[u8], len: u64) -> OwnedFd {
     let fd =
-        memfd_create("belljar-image", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        memfd_create("belljar-snapshot", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     rustix::fs::ftruncate(&fd, len).unwrap();
     rustix::io::pwrite(&fd, text, 0).unwrap();
     fd
 }
 
 /// Memory with a WebAssembly page that begins with this text.
-fn image(text: &[u8], len: u64) -> OwnedFd {
+fn snapshot(text: &[u8], len: u64) -> OwnedFd {
     memory(text, len)
 }
 
 struct Hostile {
     socket: OwnedFd,
     shared: Option<OwnedFd>,
-    /// The model, or the image that holds the same text.
+    /// The model, or the snapshot that holds the same text.
     text: String,
     /// The numbers of the last order's input.
     input: Vec<f32>,
@@ -198,18 +198,18 @@ impl Hostile {
     }
 
     /// An answer that was put into the shared buffer.
-    fn outcome(&self, number: &Value, message: &[u8], image: bool) -> Value {
+    fn outcome(&self, number: &Value, message: &[u8], snapshot: bool) -> Value {
         rustix::io::pwrite(self.shared.as_ref().unwrap(), message, 0).unwrap();
-        self.outcome_of(number, message.len() as u64, image)
+        self.outcome_of(number, message.len() as u64, snapshot)
     }
 
-    fn outcome_of(&self, number: &Value, len: u64, image: bool) -> Value {
+    fn outcome_of(&self, number: &Value, len: u64, snapshot: bool) -> Value {
         let nothing = json!({ "secs": 0, "nanos": 0 });
         let cost = json!({
             "memory": 65_536, "time": nothing, "kernels": nothing, "instantiate": nothing,
             "reset": nothing, "method": "NewMapping",
         });
-        json!({ "number": number, "result": { "Ok": [len, cost] }, "log": [], "image": image })
+        json!({ "number": number, "result": { "Ok": [len, cost] }, "log": [], "snapshot": snapshot })
     }
 
     fn read_text(&mut self, fd: &OwnedFd) {
@@ -240,13 +240,14 @@ impl Hostile {
                 }
                 tensors("y", DType::F32, &self.input)
             }
+            "Prepare" => Preparation::default().encode(),
             _ => encode_ok(),
         };
         let text = self.text.as_bytes();
         let page = 64 << 10;
         let prepares = call == "Prepare";
         let good = |worker: &Hostile| {
-            let made = prepares.then(|| image(text, page));
+            let made = prepares.then(|| snapshot(text, page));
             let with = made.as_ref().map(|fd| fd.as_fd());
             worker.send(&worker.outcome(number, &message, prepares), with.as_slice());
         };
@@ -288,22 +289,22 @@ impl Hostile {
                 self.send(&self.outcome(number, &message, false), &[]);
             }
             Deed::ExtraDescriptors => {
-                let made = [image(text, page), image(text, page)];
+                let made = [snapshot(text, page), snapshot(text, page)];
                 let with = [made[0].as_fd(), made[1].as_fd()];
                 self.send(&self.outcome(number, &message, true), &with);
             }
             Deed::FullOfDescriptors => {
-                let made = image(text, page);
+                let made = snapshot(text, page);
                 let with: Vec<_> = (0..253).map(|_| made.as_fd()).collect();
                 self.send(&self.outcome(number, &message, true), &with);
             }
-            Deed::UnwantedImage => with(image(text, page)),
-            Deed::ImageOfNothing => self.send(&self.outcome(number, &message, true), &[]),
-            Deed::ImageIsAPipe => with(rustix::pipe::pipe().unwrap().0),
-            Deed::ImageOfOddSize => with(image(text, page + 1)),
-            Deed::ImageTooLarge => with(image(text, 1 << 40)),
-            Deed::ImageStillWritable => {
-                let made = image(text, page);
+            Deed::UnwantedSnapshot => with(snapshot(text, page)),
+            Deed::SnapshotOfNothing => self.send(&self.outcome(number, &message, true), &[]),
+            Deed::SnapshotIsAPipe => with(rustix::pipe::pipe().unwrap().0),
+            Deed::SnapshotOfOddSize => with(snapshot(text, page + 1)),
+            Deed::SnapshotTooLarge => with(snapshot(text, 1 << 40)),
+            Deed::SnapshotStillWritable => {
+                let made = snapshot(text, page);
                 map_for_ever(&made, page as usize);
                 with(made);
             }
@@ -359,7 +360,7 @@ pub(crate) fn send_bytes(socket: &OwnedFd, bytes: &[u8], descriptors: &[Borrowed
 }
 
 fn failed(number: &Value, failure: &Value) -> Value {
-    json!({ "number": number, "result": { "Err": failure }, "log": [], "image": false })
+    json!({ "number": number, "result": { "Err": failure }, "log": [], "snapshot": false })
 }
 
 /// Reads from an address where there is nothing.

@@ -4,8 +4,14 @@
 pub(crate) mod compare;
 pub(crate) mod hostile_program;
 pub(crate) mod hostile_worker;
+pub(crate) mod inspected;
 pub(crate) mod onnx;
+pub(crate) mod pictures;
+pub(crate) mod plain;
 pub(crate) mod protobuf;
+pub(crate) mod scratch;
+pub(crate) mod silent_port;
+pub(crate) mod users;
 
 use std::path::{Path, PathBuf};
 
@@ -79,7 +85,7 @@ pub(crate) fn fitting(host: &Host, policy: &Policy) -> Policy {
         Isolation::Process => policy.confinement,
         _ => Confinement::BestEffort,
     };
-    Policy { confinement, ..policy.clone() }
+    policy.clone().with_confinement(confinement)
 }
 
 /// A model from bytes, under the default policy.

@@ -34,7 +34,11 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     let mut cargo = cargo(repo, route, &["check", "-p", "belljar"]);
     cargo.current_dir(repo.root());
     cargo.env("CC_aarch64_unknown_linux_gnu", C_COMPILER);
-    run::run(&mut cargo).with_context(|| format!("checking for {TARGET}"))
+    run::run(&mut cargo).with_context(|| format!("checking for {TARGET}"))?;
+    // Before a release their tests run; that they compile is checked every day.
+    let mut kernels = self::cargo(repo, route, &["check", "--locked", "--tests"]);
+    kernels.current_dir(repo.root().join("tests/kernels-alone"));
+    run::run(&mut kernels).with_context(|| format!("checking the kernels' tests for {TARGET}"))
 }
 
 /// Runs the native kernels' tests under emulation.

@@ -12,15 +12,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::Repo;
+use crate::packages;
 use crate::run::{self, say};
 use crate::setup;
 
 /// What onnxruntime's peer needs, in the versions that made the tests' expectations.
-const REQUIREMENTS: [&str; 2] = ["onnxruntime==1.32.0", "numpy==2.4.6"];
+pub(crate) const REQUIREMENTS: [&str; 2] = ["onnxruntime==1.32.0", "numpy==2.4.6"];
 
 /// onnxruntime's build for WebAssembly, which node runs, and what its registry must say about it.
-const WEB: (&str, &str) = ("onnxruntime-web", "1.30.0");
-const WEB_INTEGRITY: &str = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+\
+pub(crate) const WEB: (&str, &str) = ("onnxruntime-web", "1.30.0");
+pub(crate) const WEB_INTEGRITY: &str = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+\
                              CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==";
 
 pub(crate) const USAGE: &str = "\
@@ -125,11 +126,14 @@ fn web(repo: &Repo) -> Result<Option<PathBuf>> {
     }
     say(format!("fetching {name} {version} (seconds)"));
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    // npm looks for one further up otherwise.
-    fs::write(folder.join("package.json"), "{ \"private\": true }\n")?;
+    // The lock has the digest of every package, and npm installs no other bytes.
+    for file in ["package.json", "package-lock.json"] {
+        let from = repo.root().join("benches/web").join(file);
+        fs::copy(&from, folder.join(file)).with_context(|| format!("{}", from.display()))?;
+    }
     let mut npm = Command::new("npm");
-    npm.args(["install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--quiet"]);
-    npm.arg(format!("{name}@{version}")).current_dir(&folder).stdout(std::io::stderr());
+    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--quiet"]);
+    npm.current_dir(&folder).stdout(std::io::stderr());
     run::run(&mut npm).context("installing onnxruntime-web needs a package registry")?;
     if !web_installed(&folder) {
         bail!("npm installed another {name} {version} than the one that is known here");
@@ -169,18 +173,10 @@ pub(super) fn build(repo: &Repo, package: &str, profile: &str) -> Result<()> {
 fn python(repo: &Repo) -> Result<PathBuf> {
     let folder = repo.target().join("bench/venv");
     let python = folder.join("bin/python3");
-    if installed(&python) {
-        return Ok(python);
+    if !installed(&python) {
+        say(format!("fetching {} (seconds)", REQUIREMENTS.join(" and ")));
+        packages::install(&folder, &repo.root().join("benches/requirements.txt"))?;
     }
-    say(format!("fetching {} (seconds)", REQUIREMENTS.join(" and ")));
-    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let mut venv = Command::new("python3");
-    venv.args(["-m", "venv", "--clear"]).arg(&folder).stdout(std::io::stderr());
-    run::run(&mut venv).context("this needs python3 with its module venv")?;
-    let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-    pip.arg("--only-binary=:all:").args(REQUIREMENTS).stdout(std::io::stderr());
-    run::run(&mut pip).context("installing onnxruntime needs a package index")?;
     Ok(python)
 }
 

@@ -1,12 +1,15 @@
-//! Fuzzing by libFuzzer, guided by coverage, with the compiler at hand: no nightly is needed for
-//! that, only for its address sanitizer.
+//! Fuzzing by libFuzzer, guided by coverage, with the compiler at hand. The address sanitizer comes
+//! with every compiler, behind a switch that stable ones take only when told to.
 //!
 //! What a run finds worth keeping stays under `target/fuzz`; what is committed is a small selection
 //! of it, under `tests/fuzz/corpus`.
 
 use std::fs;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 
@@ -14,12 +17,13 @@ use crate::Repo;
 use crate::run::{self, say};
 use crate::setup;
 
-const FAST: [&str; 5] = ["host_side", "guest_side", "kernels", "tensors", "policy"];
+const TARGETS: [&str; 6] = ["host_side", "guest_side", "kernels", "tensors", "policy", "files"];
 
-/// The one that needs a part of wasmtime and works on real files: left out of what is run every day.
+/// The one that works on real files, and needs a part of wasmtime. It gets a tenth of the executions of
+/// the others.
 const SLOW: &str = "files";
 
-/// Executions of each target, where nothing else is said: half a minute for all.
+/// Executions of each target, where no number is given: a minute for all.
 const RUNS: u64 = 20_000;
 
 /// What the compiler adds so that libFuzzer sees which code an input reached, as cargo-fuzz has it.
@@ -29,9 +33,36 @@ const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
 
-/// What is run: `[TARGET …] [--runs N] [--seed N]`.
+/// The only target with `unsafe` code behind it.
+const UNSAFE: &str = "kernels";
+
+/// What is looked for beside panics.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sanitizer {
+    None,
+    /// Memory outside of allocations, or after they were freed.
+    Address,
+}
+
+/// How each target is run.
+#[derive(Clone, Copy)]
+struct Options {
+    runs: u64,
+    seed: Option<u64>,
+    sanitizer: Sanitizer,
+}
+
+impl Options {
+    fn runs_of(self, target: &str) -> u64 {
+        if target == SLOW { self.runs.div_ceil(10) } else { self.runs }
+    }
+}
+
+/// What is run: `[TARGET …] [--runs N] [--seed N] [--sanitizer address]`. A target that does not
+/// compile or has no corpus fails, whatever the others do.
 pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
-    let (mut wanted, mut runs, mut seed) = (Vec::new(), RUNS, None);
+    let mut options = Options { runs: RUNS, seed: None, sanitizer: Sanitizer::None };
+    let mut wanted = Vec::new();
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         let mut number = || -> Result<u64> {
@@ -39,38 +70,68 @@ pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
             number.parse().with_context(|| format!("{argument} {number}"))
         };
         match *argument {
-            "--runs" => runs = number()?,
-            "--seed" => seed = Some(number()?),
-            target if target == SLOW || FAST.contains(&target) => wanted.push(target),
-            other => bail!("{other} is no target; there are {} and {SLOW}", FAST.join(", ")),
+            "--runs" => options.runs = number()?,
+            "--seed" => options.seed = Some(number()?),
+            "--sanitizer" => match arguments.next() {
+                Some(&"address") => options.sanitizer = Sanitizer::Address,
+                Some(other) => bail!("--sanitizer {other}: the only one here is `address`"),
+                None => bail!("--sanitizer needs a name: `address`"),
+            },
+            target if TARGETS.contains(&target) => wanted.push(target),
+            other => bail!("{other} is no target; there are {}", TARGETS.join(", ")),
         }
     }
     if wanted.is_empty() {
-        wanted.extend(FAST);
+        wanted.extend(TARGETS);
     }
-    targets(repo, &wanted, runs, seed)
+    targets(repo, &wanted, options)
 }
 
-/// Every target, for so many executions; the one that works on real files, for a tenth of them.
+/// Every target, for so many executions; the one that computes with `unsafe` code, under the address
+/// sanitizer.
 pub(crate) fn all(repo: &Repo, runs: u64) -> Result<()> {
-    targets(repo, &FAST, runs, None)?;
-    targets(repo, &[SLOW], runs / 10, None)
+    let options = Options { runs, seed: None, sanitizer: Sanitizer::None };
+    let safe: Vec<&str> = TARGETS.into_iter().filter(|target| *target != UNSAFE).collect();
+    targets(repo, &safe, options)?;
+    targets(repo, &[UNSAFE], Options { sanitizer: Sanitizer::Address, ..options })
 }
 
-fn targets(repo: &Repo, wanted: &[&str], runs: u64, seed: Option<u64>) -> Result<()> {
-    let built = build(repo, wanted)?;
-    for target in wanted {
-        say(format!("fuzzing {target}: {runs} executions"));
-        one(repo, &built, target, runs, seed).with_context(|| format!("fuzzing {target}"))?;
-    }
-    Ok(())
+fn targets(repo: &Repo, wanted: &[&str], options: Options) -> Result<()> {
+    let built = build(repo, wanted, options.sanitizer)?;
+    let how = match options.sanitizer {
+        Sanitizer::None => "",
+        Sanitizer::Address => " under the address sanitizer",
+    };
+    // Each target uses one core.
+    let waiting = Mutex::new(wanted.iter().rev());
+    let next = || waiting.lock().ok()?.next();
+    let fuzz_in_turn = || -> Result<()> {
+        while let Some(target) = next() {
+            say(format!("fuzzing {target}{how}: {} executions", options.runs_of(target)));
+            one(repo, &built, target, options).with_context(|| format!("fuzzing {target}"))?;
+        }
+        Ok(())
+    };
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(fuzz_in_turn)).collect();
+        workers.into_iter().try_for_each(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
 }
 
 /// Builds the targets; the folder in which they are.
-fn build(repo: &Repo, wanted: &[&str]) -> Result<PathBuf> {
+fn build(repo: &Repo, wanted: &[&str], sanitizer: Sanitizer) -> Result<PathBuf> {
     say("building the fuzz targets (1 minute the first time, 3 with `files`)");
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let made = repo.target().join("fuzz/build");
+    // Either keeps what the other one's flags would have compiled anew.
+    let (folder, flags) = match sanitizer {
+        Sanitizer::None => ("fuzz/build", COVERAGE.to_owned()),
+        Sanitizer::Address => ("fuzz/build-address", format!("{COVERAGE} -Zsanitizer=address")),
+    };
+    let made = repo.target().join(folder);
     let mut cargo = setup::cargo(repo);
     cargo.args(["build", "--release", "--locked", "--target", &triple]);
     cargo.arg("--manifest-path").arg(repo.root().join("tests/fuzz/Cargo.toml"));
@@ -80,18 +141,16 @@ fn build(repo: &Repo, wanted: &[&str]) -> Result<PathBuf> {
     for target in wanted {
         cargo.args(["--bin", target]);
     }
-    cargo.env("RUSTFLAGS", COVERAGE).env("CARGO_TARGET_DIR", &made);
+    cargo.env("RUSTFLAGS", flags).env("CARGO_TARGET_DIR", &made);
+    if sanitizer == Sanitizer::Address {
+        // The switch is not yet stable, and does the same in every compiler of this version.
+        cargo.env("RUSTC_BOOTSTRAP", "1");
+    }
     run::run(&mut cargo).context("building the fuzz targets; they need a C++ compiler")?;
     Ok(made.join(triple).join("release"))
 }
 
-fn one(
-    repo: &Repo,
-    built: &std::path::Path,
-    target: &str,
-    runs: u64,
-    seed: Option<u64>,
-) -> Result<()> {
+fn one(repo: &Repo, built: &std::path::Path, target: &str, options: Options) -> Result<()> {
     let fuzz = repo.root().join("tests/fuzz");
     let folder = |name: &str| -> Result<PathBuf> {
         let folder = repo.target().join("fuzz").join(name).join(target);
@@ -107,9 +166,13 @@ fn one(
         command.arg(format!("-dict={}", fuzz.join("policy.dict").display()));
     }
     command.arg(format!("-artifact_prefix={}/", findings.display()));
-    command.args([format!("-runs={runs}"), "-timeout=20".into(), "-rss_limit_mb=2048".into()]);
+    command.args([
+        format!("-runs={}", options.runs_of(target)),
+        "-timeout=20".into(),
+        "-rss_limit_mb=2048".into(),
+    ]);
     command.arg("-print_final_stats=1");
-    if let Some(seed) = seed {
+    if let Some(seed) = options.seed {
         command.arg(format!("-seed={seed}"));
     }
     let output =

@@ -7,6 +7,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -48,7 +49,7 @@ pub(crate) fn build(repo: &Repo) -> Result<Guest> {
     let module = module_path(repo);
     let record = module.with_extension("json");
     if let Some(guest) = up_to_date(&module, &record, &sources)? {
-        say(format!("guest: up to date ({} route, {})", guest.route, &guest.sha256[..12]));
+        say(format!("guest: up to date ({} route, sha256 {})", guest.route, guest.sha256));
         return Ok(guest);
     }
 
@@ -72,8 +73,20 @@ pub(crate) fn build(repo: &Repo) -> Result<Guest> {
         "sources_sha256": sources,
     }))?;
     fs::write(&record, text + "\n").with_context(|| format!("writing {}", record.display()))?;
-    say(format!("guest: {} bytes, sha256 {sha256}, {} s", wasm.len(), begun.elapsed().as_secs()));
+    let (bytes, seconds) = (wasm.len(), begun.elapsed().as_secs());
+    say(format!("guest: {bytes} bytes by the {route} route, sha256 {sha256}, {seconds} s"));
     Ok(Guest { sha256, route })
+}
+
+/// The digest of the guest at hand, which must be up to date and built by this route.
+pub(crate) fn recorded(repo: &Repo, route: Route) -> Result<String> {
+    let (sources, _) =
+        sources_digest(&repo.root().join("guest-models")).context("reading the guest's sources")?;
+    let module = module_path(repo);
+    match up_to_date(&module, &module.with_extension("json"), &sources)? {
+        Some(guest) if guest.route == route => Ok(guest.sha256),
+        _ => bail!("the guest in {} was not built by the {route} route", module.display()),
+    }
 }
 
 /// The guest at hand, if its record and its bytes say that a build would make the same one.
@@ -98,13 +111,50 @@ fn up_to_date(module: &Path, record: &Path, sources: &str) -> Result<Option<Gues
 ///
 /// `target` is the folder for cargo's own files; `release-check` gives another one.
 pub(crate) fn compile(guest_models: &Path, target: &Path, route: Route) -> Result<Vec<u8>> {
+    let machine = machine_paths(guest_models, target, route)?;
+    let mut cargo = cargo(guest_models, route, &machine)?;
+    cargo.args(["build", "--release", "--locked", "--target", TARGET]);
+    cargo.arg("--target-dir").arg(target);
+    run::run(&mut cargo).context("building the guest")?;
+
+    let wasm = built(target, "onnx_runner.wasm")?;
+    refuse_machine_paths(&wasm, &machine)?;
+    let without = belljar_abi::clock::remove(&wasm);
+    without.context("taking the clock out of the guest: it must be imported, and last of all")
+}
+
+/// Compiles the operators with their unit tests, each of which is an export of the module. It uses
+/// what the guest's build has compiled, and the same compiler and flags.
+pub(crate) fn operator_tests(repo: &Repo) -> Result<()> {
+    let guest_models = repo.root().join("guest-models");
+    let target = repo.target().join("guest-build");
+    let route = build(repo)?.route;
+    let machine = machine_paths(&guest_models, &target, route)?;
+    say("building the operators' tests for WebAssembly (a minute)");
+    let mut cargo = cargo(&guest_models, route, &machine)?;
+    cargo.args(["rustc", "--release", "--locked", "--target", TARGET]);
+    cargo.arg("--target-dir").arg(&target);
+    cargo.args(["--package", "onnx-ops", "--lib", "--crate-type", "cdylib"]);
+    cargo.args(["--", "--cfg", "test", "--cfg", "exported_tests"]);
+    run::run(&mut cargo).context("building the operators' tests for WebAssembly")?;
+    let module = repo.target().join("guest/onnx_ops_tests.wasm");
+    fs::write(&module, built(&target, "onnx_ops.wasm")?)
+        .with_context(|| format!("writing {}", module.display()))
+}
+
+/// A module that cargo has made.
+fn built(target: &Path, name: &str) -> Result<Vec<u8>> {
+    let built = target.join(TARGET).join("release").join(name);
+    fs::read(&built).with_context(|| format!("reading {}", built.display()))
+}
+
+/// The cargo that builds the guest, with its flags.
+fn cargo(guest_models: &Path, route: Route, machine: &[(PathBuf, String)]) -> Result<Command> {
     let package = guest_models.join("onnx-runner");
     // Crates must be unpacked before their folders can be named in the remapping flags.
     run::run(route.cargo().current_dir(&package).args(["fetch", "--quiet", "--locked"]))?;
-
-    let machine = machine_paths(guest_models, target, route)?;
     let mut flags = flags_of(&package.join("build-flags.txt"))?;
-    for (path, shown) in &machine {
+    for (path, shown) in machine {
         flags.push(format!("--remap-path-prefix={}={shown}", path.display()));
     }
     let mut cargo = route.cargo();
@@ -114,14 +164,8 @@ pub(crate) fn compile(guest_models: &Path, target: &Path, route: Route) -> Resul
         cargo.arg("-Zbuild-std=std,panic_abort");
     }
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
-    cargo.current_dir(&package).args(["build", "--release", "--locked", "--target", TARGET]);
-    cargo.arg("--target-dir").arg(target);
-    run::run(&mut cargo).context("building the guest")?;
-
-    let built = target.join(TARGET).join("release/onnx_runner.wasm");
-    let wasm = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
-    refuse_machine_paths(&wasm, &machine)?;
-    Ok(wasm)
+    cargo.current_dir(&package);
+    Ok(cargo)
 }
 
 /// Every folder of this machine that a compiler might write down, with the name it gets instead.

@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
 };
@@ -15,7 +15,7 @@ use wit_component::ComponentEncoder;
 
 use crate::Repo;
 use crate::run::{self, say};
-use crate::toolchain::{self, Needs, Route, WASM_LINKER};
+use crate::toolchain::{self, Needs, ROUTE_VARIABLE, Route, WASM_LINKER};
 
 const BARE: Needs<'_> = Needs {
     target: "wasm32-unknown-unknown",
@@ -35,8 +35,12 @@ const WASI: Needs<'_> = Needs {
 const WASI_LIBC_FOLDER: &str = "/usr/lib/wasm32-wasi";
 const WASI_LIBC: &str = "/usr/lib/wasm32-wasi/libc.a";
 
-/// What a module begins with that is called, and not run.
+/// The C runtime's start file for a reactor: it exports `_initialize`, which runs the constructors.
+/// A `cdylib` gets none from the compiler by itself, whichever route builds it.
 const WASI_START: &str = "/usr/lib/wasm32-wasi/crt1-reactor.o";
+
+/// The same file in the folder of rustup's target library.
+const RUSTUP_WASI_START: &str = "self-contained/crt1-reactor.o";
 
 /// Programs that become components.
 const COMPONENTS: [&str; 4] = ["attacks", "classify", "file-type", "misbehaves"];
@@ -85,11 +89,17 @@ fn compile(repo: &Repo, needs: &Needs<'_>, programs: &[&str]) -> Result<PathBuf>
     if route == Route::Distribution {
         cargo.arg("-Zbuild-std=std,panic_abort");
         flags.push(format!("-Clinker={WASM_LINKER}"));
-        if needs.target == WASI.target {
-            flags.push("-Clink-self-contained=no".to_owned());
-            flags.push(format!("-Lnative={WASI_LIBC_FOLDER}"));
-            flags.push(format!("-Clink-arg={WASI_START}"));
-        }
+    }
+    if needs.target == WASI.target {
+        let start = match route {
+            Route::Rustup => rustup_start(needs.target)?,
+            Route::Distribution => {
+                flags.push("-Clink-self-contained=no".to_owned());
+                flags.push(format!("-Lnative={WASI_LIBC_FOLDER}"));
+                PathBuf::from(WASI_START)
+            }
+        };
+        flags.push(format!("-Clink-arg={}", start.display()));
     }
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     cargo.args(["build", "--quiet", "--release", "--locked", "--target", needs.target]);
@@ -97,6 +107,23 @@ fn compile(repo: &Repo, needs: &Needs<'_>, programs: &[&str]) -> Result<PathBuf>
     cargo.args(programs.iter().flat_map(|program| ["-p", *program]));
     run::run(&mut cargo).context("building the guest programs")?;
     Ok(target.join(needs.target).join("release"))
+}
+
+/// The start file of a reactor that came with rustup's target.
+fn rustup_start(target: &str) -> Result<PathBuf> {
+    let folder = Route::Rustup
+        .target_libdir(target)
+        .with_context(|| format!("rustc does not name the library folder of {target}"))?;
+    let start = folder.join(RUSTUP_WASI_START);
+    if !start.is_file() {
+        bail!(
+            "{} is missing, though the target {target} is installed. Run `rustup target remove \
+             {target}` and `rustup target add {target}`, or set \
+             {ROUTE_VARIABLE}=distribution",
+            start.display()
+        );
+    }
+    Ok(start)
 }
 
 /// What is made of a module.

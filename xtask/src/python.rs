@@ -9,12 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::Repo;
+use crate::packages;
 use crate::programs;
 use crate::run::{self, say};
 use crate::setup;
 
 /// What makes a component of Python, in the version that was tried.
-const COMPONENTIZE: &str = "componentize-py==0.25.1";
+pub(crate) const COMPONENTIZE: &str = "componentize-py==0.25.1";
 
 /// The program: its folder below `guest-models/programs`, its module there, and its world.
 const PROGRAM: (&str, &str) = ("file-type-python", "file_type");
@@ -78,14 +79,8 @@ fn tool(repo: &Repo) -> Result<PathBuf> {
         return Ok(tool);
     }
     say(format!("fetching {COMPONENTIZE} (seconds)"));
-    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let mut venv = Command::new("python3");
-    venv.args(["-m", "venv", "--clear"]).arg(&folder).stdout(std::io::stderr());
-    run::run(&mut venv).context("this needs python3 with its module venv")?;
-    let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-    pip.args(["--only-binary=:all:", COMPONENTIZE]).stdout(std::io::stderr());
-    run::run(&mut pip).context("installing componentize-py needs a package index")?;
+    let program = repo.root().join("guest-models/programs").join(PROGRAM.0);
+    packages::install(&folder, &program.join("requirements.txt"))?;
     Ok(tool)
 }
 

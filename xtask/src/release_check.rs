@@ -1,9 +1,10 @@
 //! What must hold before a release and is too slow for every day: the native kernels are right on
-//! 64-bit Arm too, the guest is reproducible, the guest program in Python answers as it should, and
-//! tens of thousands of mutated models and millions of inputs to whatever reads them end well.
+//! 64-bit Arm too, the test suite passes with the guest of either build route, the guest is
+//! reproducible, the guest program in Python answers as it should, and tens of thousands of mutated
+//! models and millions of fuzzed inputs end well.
 //!
-//! The guest is built a second time, from nothing, in a folder of another name and depth; the bytes must
-//! be the same. Nothing of the first build is reused.
+//! For each route the guest is built a second time, from nothing, in a folder of another name and
+//! depth; the bytes must be the same. Nothing of the first build is reused.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use crate::fuzz;
 use crate::guest;
 use crate::python;
 use crate::run::{self, say};
+use crate::toolchain::{ROUTE_VARIABLE, Route};
 use crate::{conformance, setup};
 
 /// Folders of a crate that hold results, not sources.
@@ -34,39 +36,79 @@ impl Drop for Scratch {
 /// Mutated models that are run, from which number on.
 const MUTATED: (&str, &str) = ("50000", "1000000");
 
-/// Random graphs that are run.
-const GRAPHS: u64 = 20_000;
+/// Random graphs that are run, half of them of narrow floats.
+const GRAPHS: u64 = 40_000;
 
 /// Executions of each fuzz target.
 const EXECUTIONS: u64 = 1_000_000;
 
-/// Tests the kernels under emulation, the program in Python, and what fuzzers come up with; builds the
-/// guest here and elsewhere and compares.
-pub(crate) fn check(repo: &Repo) -> Result<()> {
-    aarch64::emulate(repo)?;
-    python::check(repo)?;
-    large_programs(repo)?;
-    mutated_models(repo)?;
-    conformance::graphs(repo, GRAPHS, 1)?;
-    fuzz::all(repo, EXECUTIONS)?;
-    let here = guest::build(repo)?;
+type Part = fn(&Repo) -> Result<()>;
+
+/// The parts, in the order in which they run. The distribution's route comes last: it is the one that
+/// the other parts use where both work.
+const PARTS: [(&str, Part); 8] = [
+    ("emulation", aarch64::emulate),
+    ("python", python::check),
+    ("large-programs", large_programs),
+    ("mutated-models", mutated_models),
+    ("graphs", |repo| conformance::graphs(repo, GRAPHS, 1)),
+    ("fuzz", |repo| fuzz::all(repo, EXECUTIONS)),
+    ("rustup", |repo| route(repo, Route::Rustup)),
+    ("distribution", |repo| route(repo, Route::Distribution)),
+];
+
+/// Runs the parts that are named, or all of them.
+pub(crate) fn check(repo: &Repo, wanted: &[&str]) -> Result<()> {
+    if let Some(other) = wanted.iter().find(|name| PARTS.iter().all(|(part, _)| part != *name)) {
+        let parts: Vec<&str> = PARTS.iter().map(|(part, _)| *part).collect();
+        bail!("release-check has no part {other}; there are {}", parts.join(", "));
+    }
+    for (part, run) in PARTS {
+        if wanted.is_empty() || wanted.contains(&part) {
+            run(repo).with_context(|| format!("release-check, part {part}"))?;
+            say(format!("release-check: {part} passed"));
+        }
+    }
+    Ok(())
+}
+
+/// All tests with the guest of a route, and that guest once more in another place.
+fn route(repo: &Repo, route: Route) -> Result<()> {
+    tests(repo, route)?;
+    reproduce(repo, route)
+}
+
+/// Runs the whole test suite with the guest and the guest programs of this route.
+fn tests(repo: &Repo, route: Route) -> Result<()> {
+    say(format!("release-check: all tests by the {route} route (15 to 25 minutes on 2 cores)"));
+    let mut cargo = setup::cargo(repo);
+    cargo.args(["xtask", "test"]).env(ROUTE_VARIABLE, route.to_string());
+    run::run(&mut cargo).with_context(|| format!("the tests do not pass by the {route} route"))
+}
+
+/// Builds the guest of this route, which the tests have just used, again in another folder.
+fn reproduce(repo: &Repo, route: Route) -> Result<()> {
+    let here = guest::recorded(repo, route)?;
     let name = format!("belljar-release-check-{}", std::process::id());
     let scratch = Scratch(std::env::temp_dir().join(name));
     let copy = scratch.0.join("a folder/of another/depth");
     let guest_models = copy.join("models");
     copy_folder(&repo.root().join("guest-models"), &guest_models)?;
 
-    say("release-check: building the guest again from nothing (5 to 8 minutes on 2 cores)");
-    let wasm = guest::compile(&guest_models, &copy.join("made"), here.route)?;
+    say(format!(
+        "release-check: building the guest again from nothing by the {route} route (5 to 8 minutes \
+         on 2 cores)"
+    ));
+    let wasm = guest::compile(&guest_models, &copy.join("made"), route)?;
     let elsewhere = guest::hex_sha256(&wasm);
-    println!("guest, this folder:    {}", here.sha256);
-    println!("guest, another folder: {elsewhere}");
-    if elsewhere != here.sha256 {
+    println!("guest, {route} route, this folder:    {here}");
+    println!("guest, {route} route, another folder: {elsewhere}");
+    if elsewhere != here {
         let kept = repo.target().join("guest/onnx_runner.other.wasm");
         fs::write(&kept, &wasm).with_context(|| format!("writing {}", kept.display()))?;
         bail!("the guest is not reproducible: compare it with {}", kept.display());
     }
-    println!("the guest is reproducible: same bytes from another folder");
+    println!("the guest of the {route} route is reproducible: same bytes from another folder");
     Ok(())
 }
 

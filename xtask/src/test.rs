@@ -1,13 +1,15 @@
-//! `cargo xtask test`: everything set up, then every test of the workspace.
+//! `cargo xtask test`: everything set up, then every test of the workspace, and of the operators,
+//! which are a workspace of their own.
 
 use anyhow::{Context, Result};
 
 use crate::Repo;
 use crate::run::{self, say};
-use crate::{conformance, programs, setup};
+use crate::{conformance, guest, programs, setup};
 
-/// The tests that spoil worker processes, which no ordinary build lets them.
-const WITH_HOOKS: [&str; 2] = ["assume_breach", "filter_rules"];
+/// The tests that inject faults into worker processes or their sandboxes, which an ordinary build
+/// does not allow.
+const WITH_HOOKS: [&str; 3] = ["assume_breach", "filter_rules", "foreign_guest"];
 
 /// Runs the tests; their own output is passed through as it is.
 pub(crate) fn run(repo: &Repo) -> Result<()> {
@@ -15,12 +17,34 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
     programs::build(repo)?;
     conformance::cases(repo)?;
     setup::warm(repo)?;
+    forget_quarantine(repo)?;
     // First, so that the program that is left in `target` is the ordinary one.
-    say("running the tests that spoil worker processes");
+    say("running the tests that inject faults into worker processes");
     let hooks = ["-p", "belljar", "--features", "test-hooks"].into_iter();
     test(repo, hooks.chain(WITH_HOOKS.into_iter().flat_map(|test| ["--test", test])))?;
+    say("running the operators' own tests (3 minutes the first time)");
+    operators(repo)?;
+    guest::operator_tests(repo)?;
     say("running the tests");
     test(repo, ["--workspace"].into_iter())
+}
+
+/// Removes what earlier runs of the tests have put into quarantine: they kill workers on purpose.
+fn forget_quarantine(repo: &Repo) -> Result<()> {
+    match std::fs::remove_dir_all(repo.target().join("state/quarantine")) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+            Err(err).context("removing the quarantine of earlier tests")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Runs the unit tests of the guest's operators, built for this machine.
+fn operators(repo: &Repo) -> Result<()> {
+    let mut cargo = setup::cargo(repo);
+    cargo.args(["test", "--locked", "--manifest-path", "guest-models/onnx-ops/Cargo.toml"]);
+    cargo.arg("--target-dir").arg(repo.target().join("onnx-ops"));
+    run::run(&mut cargo).context("a test of the operators failed, or one did not compile")
 }
 
 fn test<'a>(repo: &Repo, arguments: impl Iterator<Item = &'a str>) -> Result<()> {

@@ -98,6 +98,15 @@ impl Route {
         run::ask(self.rustc().arg("-vV"), QUESTION).map(|text| text.trim().to_owned())
     }
 
+    /// The folder where this route's compiler looks for the standard library of a target. It is
+    /// named whether or not it exists.
+    pub(crate) fn target_libdir(self, target: &str) -> Option<PathBuf> {
+        let mut question = self.rustc();
+        question.args(["--print", "target-libdir", "--target", target]);
+        let text = run::ask(&mut question, QUESTION)?;
+        Some(PathBuf::from(text.trim()))
+    }
+
     fn sysroot(self) -> Option<PathBuf> {
         let text = run::ask(self.rustc().args(["--print", "sysroot"]), QUESTION)?;
         Some(PathBuf::from(text.trim()))
@@ -152,11 +161,9 @@ pub(crate) fn choose(needs: &Needs<'_>) -> Result<Route> {
 
 /// True if the caller's toolchain has a standard library for the target.
 fn own_toolchain_has(target: &str) -> bool {
-    let mut question = Route::Rustup.rustc();
-    question.args(["--print", "target-libdir", "--target", target]);
-    let Some(folder) = run::ask(&mut question, QUESTION) else { return false };
+    let Some(folder) = Route::Rustup.target_libdir(target) else { return false };
     // The folder's name is printed whether or not it exists, and may exist without a library.
-    let Ok(entries) = fs::read_dir(folder.trim()) else { return false };
+    let Ok(entries) = fs::read_dir(folder) else { return false };
     entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
 }
 

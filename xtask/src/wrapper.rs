@@ -17,7 +17,7 @@ pub(crate) const VARIABLE: &str = "BELLJAR_XTASK_AS_RUSTC";
 
 /// Whether a crate is one of this repository: its metadata would depend on where that lies.
 fn is_ours(name: &str) -> bool {
-    name.starts_with("belljar_") || name == "onnx_runner"
+    name.starts_with("belljar_") || ["exported_tests", "onnx_ops", "onnx_runner"].contains(&name)
 }
 
 /// Makes `cargo` call this program in place of rustc.
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn only_our_crates_are_adjusted() {
-        for ours in ["belljar_abi", "belljar_operators", "onnx_runner"] {
+        for ours in ["belljar_abi", "belljar_operators", "onnx_ops", "onnx_runner"] {
             assert_eq!(
                 adjusted(&format!("rustc --crate-name {ours} -C metadata=7 -C extra-filename=-7")),
                 format!(

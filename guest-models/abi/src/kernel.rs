@@ -25,9 +25,6 @@ pub const MAX_POINTWISE_STEPS: usize = 32;
 /// Most elements of a window; those of real models have 49 to some thousand.
 pub const MAX_TAPS: usize = 1 << 20;
 
-/// Most elements of a padded plane that a kernel makes for itself: 64 MiB.
-pub const MAX_SCRATCH: usize = 16 << 20;
-
 /// Largest size of an image, a window or a step of a pooling, along one dimension.
 pub const MAX_POOL_SIZE: u32 = 1 << 16;
 
@@ -281,11 +278,21 @@ pub enum Step {
     Tanh,
     /// `1 ÷ (1 + e⁻ᵃ)`
     Sigmoid,
+    /// The nearest number that float16 has (`narrow`).
+    RoundF16,
+    /// The nearest number that bfloat16 has.
+    RoundBf16,
+    /// The error function.
+    Erf,
+    /// `a · ½ · (1 + erf(a ÷ √2))`
+    Gelu,
+    /// `a · ½ · (1 + tanh(√(2 ÷ π) · (a + 0.044715 · a³)))`
+    GeluByTanh,
 }
 
 impl Step {
     /// All steps, each at the place of its number.
-    pub const ALL: [Step; 15] = [
+    pub const ALL: [Step; 20] = [
         Step::Add,
         Step::Sub,
         Step::Mul,
@@ -301,6 +308,11 @@ impl Step {
         Step::Exp,
         Step::Tanh,
         Step::Sigmoid,
+        Step::RoundF16,
+        Step::RoundBf16,
+        Step::Erf,
+        Step::Gelu,
+        Step::GeluByTanh,
     ];
 
     /// Whether it has two operands.
@@ -357,10 +369,9 @@ pub enum Kernel {
 pub const MAX_KERNEL_WORDS: usize = 256;
 
 impl Kernel {
-    /// The request as words.
-    pub fn encode(&self) -> Vec<u32> {
-        let mut words = Vec::with_capacity(64);
-        words.push(match self {
+    /// Its number: the first word of a request.
+    pub fn number(&self) -> u32 {
+        match self {
             Kernel::Conv(_) => 1,
             Kernel::Gemm(_) => 2,
             Kernel::Pool(_) => 3,
@@ -368,7 +379,42 @@ impl Kernel {
             Kernel::Softmax(_) => 5,
             Kernel::Permute(_) => 6,
             Kernel::Pointwise(_) => 7,
-        });
+        }
+    }
+
+    /// The name of the kernel with a number.
+    pub fn name_of(number: u32) -> Option<&'static str> {
+        const NAMES: [&str; 7] =
+            ["Conv", "Gemm", "Pool", "Reduce", "Softmax", "Permute", "Pointwise"];
+        NAMES.get((number as usize).checked_sub(1)?).copied()
+    }
+
+    /// Multiplications with an addition that it takes, where that says how much work it is: in
+    /// convolutions and matrix products.
+    pub fn multiply_adds(&self) -> Option<u64> {
+        let product = |sizes: &[u32]| {
+            sizes.iter().try_fold(1_u64, |product, size| product.checked_mul(u64::from(*size)))
+        };
+        match self {
+            Kernel::Conv(c) => product(&[
+                c.batch,
+                c.groups,
+                c.channels_out,
+                c.out_h,
+                c.out_w,
+                c.channels_in,
+                c.kernel_h,
+                c.kernel_w,
+            ]),
+            Kernel::Gemm(g) => product(&[g.batch, g.m, g.n, g.k]),
+            _ => None,
+        }
+    }
+
+    /// The request as words.
+    pub fn encode(&self) -> Vec<u32> {
+        let mut words = Vec::with_capacity(64);
+        words.push(self.number());
         match self {
             Kernel::Conv(conv) => conv.write(&mut words),
             Kernel::Gemm(gemm) => gemm.write(&mut words),

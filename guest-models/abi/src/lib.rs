@@ -11,12 +11,18 @@
 
 extern crate alloc;
 
+pub mod clock;
 pub mod codes;
 mod description;
 mod dtype;
 pub mod kernel;
 mod message;
+pub mod narrow;
+pub mod picture;
+mod preparation;
+mod profile;
 mod reader;
+pub mod scratch;
 mod shapes;
 mod tensors;
 mod writer;
@@ -26,6 +32,10 @@ pub use description::{
 };
 pub use dtype::DType;
 pub use message::{GuestError, GuestErrorCode, Kind, Reply, decode_reply, encode_error, encode_ok};
+pub use preparation::{MAX_UNDECIDED, Missing, Preparation, Undecided};
+pub use profile::{
+    MAX_FOLDED, MAX_PROFILE_BYTES, MAX_PROFILED, MAX_SHAPES, ModelNode, Profile, ProfiledNode,
+};
 pub use reader::DecodeError;
 pub use shapes::{InputShape, decode_shapes, encode_shapes};
 pub use tensors::{
@@ -34,7 +44,7 @@ pub use tensors::{
 };
 
 /// Version of the messages and of the guest's exports. Host and guest must agree exactly.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 6;
 
 /// Alignment in bytes of a message's first byte and of every tensor's data: a cache line, and the
 /// widest vector register a kernel may load with.

@@ -4,6 +4,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::description::Description;
+use crate::preparation::Preparation;
+use crate::profile::Profile;
 use crate::reader::{DecodeError, Reader};
 use crate::tensors::{TensorView, read_tensors};
 use crate::writer::Writer;
@@ -27,11 +29,18 @@ pub enum Kind {
     Tensors = 4,
     /// Named shapes.
     Shapes = 5,
+    /// A model was prepared.
+    Prepared = 6,
+    /// An image file, and what is made of it.
+    Picture = 7,
+    /// A run that was profiled.
+    Profile = 8,
 }
 
 impl Kind {
     fn from_code(code: u32) -> Option<Kind> {
-        [Kind::Ok, Kind::Error, Kind::Description, Kind::Tensors, Kind::Shapes]
+        use Kind::*;
+        [Ok, Error, Description, Tensors, Shapes, Prepared, Picture, Profile]
             .into_iter()
             .find(|kind| *kind as u32 == code)
     }
@@ -52,12 +61,16 @@ pub enum GuestErrorCode {
     RunFailed = 4,
     /// Exports were called out of order, or a message did not decode: a bug on the host's side.
     Protocol = 5,
+    /// The model cannot be prepared for inputs of these shapes. For others it may be.
+    ShapesRefused = 6,
+    /// An image takes more memory than it may.
+    PictureTooLarge = 7,
 }
 
 impl GuestErrorCode {
     fn from_code(code: u32) -> Option<GuestErrorCode> {
         use GuestErrorCode::*;
-        [NotOnnx, ModelRefused, BadInput, RunFailed, Protocol]
+        [NotOnnx, ModelRefused, BadInput, RunFailed, Protocol, ShapesRefused, PictureTooLarge]
             .into_iter()
             .find(|known| *known as u32 == code)
     }
@@ -84,6 +97,10 @@ pub enum Reply<'a> {
     Description(Description),
     /// Output tensors, borrowed from the message.
     Tensors(Vec<TensorView<'a>>),
+    /// A model was prepared.
+    Prepared(Preparation),
+    /// A run was profiled.
+    Profile(Profile<'a>),
 }
 
 pub(crate) fn write_header(writer: &mut Writer, kind: Kind) {
@@ -141,7 +158,11 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply<'_>, DecodeError> {
         }
         Kind::Description => Reply::Description(Description::read(&mut reader)?),
         Kind::Tensors => Reply::Tensors(read_tensors(&mut reader, MAX_TENSORS)?),
-        Kind::Shapes => return Err(DecodeError::Invalid { at: 4, what: "kind of an answer" }),
+        Kind::Prepared => Reply::Prepared(Preparation::read(&mut reader)?),
+        Kind::Profile => Reply::Profile(Profile::read(&mut reader)?),
+        Kind::Shapes | Kind::Picture => {
+            return Err(DecodeError::Invalid { at: 4, what: "kind of an answer" });
+        }
     };
     reader.finish()?;
     Ok(reply)

@@ -154,3 +154,23 @@ fn operands_come_before_their_step() {
         assert!(!known(unknown), "{unknown}");
     }
 }
+
+proptest! {
+    /// Host and guest both lay a convolution on its side before they count; the host does so twice.
+    #[test]
+    fn a_convolution_that_lies_on_its_side_stays_as_it_is(
+        sizes in prop::array::uniform8(1..4u32), strides in prop::array::uniform4(1..9u32),
+        pads in (0..2u32, 0..2u32), channels in (1..3u32, 1..3u32),
+    ) {
+        let conv = Conv {
+            channels_in: channels.0, channels_out: channels.1, in_h: sizes[0], in_w: sizes[1],
+            out_h: sizes[2], out_w: sizes[3], kernel_h: sizes[4], kernel_w: sizes[5],
+            stride_h: strides[0], stride_w: strides[1], dilation_h: sizes[6], dilation_w: sizes[7],
+            pad_top: pads.0, pad_left: pads.1, row_stride: strides[2], column_stride: strides[3],
+            ..Conv::default()
+        };
+        let laid = conv.on_its_side();
+        prop_assert_eq!(laid.on_its_side(), laid);
+        prop_assert_eq!(laid.scratch_bytes(), conv.scratch_bytes());
+    }
+}

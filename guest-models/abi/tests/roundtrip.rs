@@ -1,10 +1,12 @@
 //! Every message that is encoded decodes to what it was made from, and nothing else decodes.
 
+use belljar_abi::picture::{Channels, Layout, PictureOptions, Resize, decode_picture};
 use belljar_abi::{
     ALIGN, DType, Description, Dim, ExternalData, FunctionInfo, GuestErrorCode, InputShape,
-    MAX_ERROR_TEXT, MAX_LIST, MAX_NAME, MAX_RANK, MAX_TENSORS, OperatorCount, OpsetImport, Reply,
-    TensorView, ValueInfo, decode_reply, decode_shapes, decode_tensors, element_count,
-    encode_error, encode_ok, encode_shapes, encode_tensors, encoded_len, fixed_data_len,
+    MAX_ERROR_TEXT, MAX_LIST, MAX_NAME, MAX_RANK, MAX_TENSORS, MAX_UNDECIDED, Missing,
+    OperatorCount, OpsetImport, Preparation, Reply, TensorView, Undecided, ValueInfo, decode_reply,
+    decode_shapes, decode_tensors, element_count, encode_error, encode_ok, encode_shapes,
+    encode_tensors, encoded_len, fixed_data_len,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -115,7 +117,29 @@ prop_compose! {
 
 fn any_error() -> impl Strategy<Value = (GuestErrorCode, String)> {
     use GuestErrorCode::*;
-    (prop::sample::select(vec![NotOnnx, ModelRefused, BadInput, RunFailed, Protocol]), ".{0,40}")
+    (
+        prop::sample::select(vec![
+            NotOnnx,
+            ModelRefused,
+            BadInput,
+            RunFailed,
+            Protocol,
+            ShapesRefused,
+            PictureTooLarge,
+        ]),
+        ".{0,40}",
+    )
+}
+
+fn any_preparation() -> impl Strategy<Value = Preparation> {
+    let missing = prop::sample::select(vec![Missing::Values, Missing::Sizes]);
+    let undecided = (".{0,8}", ".{0,8}", missing).prop_map(|(node, operator, missing)| Undecided {
+        node,
+        operator,
+        missing,
+    });
+    (vec(undecided, 0..4), any::<bool>())
+        .prop_map(|(undecided, more)| Preparation { undecided, more })
 }
 
 /// A valid message of any kind.
@@ -124,6 +148,7 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
         Just(encode_ok()),
         any_error().prop_map(|(code, text)| encode_error(code, &text)),
         any_description().prop_map(|description| description.encode()),
+        any_preparation().prop_map(|preparation| preparation.encode()),
         vec(any_tensor(), 0..4).prop_map(|tensors| encode_tensors(&views(&tensors))),
         (any_shapes(), vec(any_tensor(), 0..2))
             .prop_map(|(shapes, fixed)| encode_shapes(&shapes, &views(&fixed))),
@@ -210,6 +235,14 @@ proptest! {
     }
 
     #[test]
+    fn preparations_come_back(preparation in any_preparation()) {
+        match decode_reply(&preparation.encode()) {
+            Ok(Reply::Prepared(decoded)) => prop_assert_eq!(decoded, preparation),
+            other => prop_assert!(false, "{:?}", other),
+        }
+    }
+
+    #[test]
     fn errors_come_back((code, text) in any_error()) {
         match decode_reply(&encode_error(code, &text)) {
             Ok(Reply::Error(error)) => prop_assert_eq!((error.code, error.text), (code, text)),
@@ -247,7 +280,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_behind_a_good_header_do_not_panic(
-        kind in 0u32..7,
+        kind in 0u32..8,
         bytes in vec(prop_oneof![3 => 0u8..4, 1 => any::<u8>()], 0..300),
     ) {
         let mut message = encode_ok()[..4].to_vec();
@@ -301,6 +334,57 @@ fn long_texts_are_cut_at_a_character() {
             assert_eq!(decoded.graph_name.len() % 2, 1);
         }
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_preparation_names_no_more_nodes_than_its_bound() {
+    let undecided =
+        Undecided { node: "é".repeat(200), operator: "Gather".into(), missing: Missing::Values };
+    let long = Preparation { undecided: vec![undecided; MAX_UNDECIDED + 1], more: false };
+    match decode_reply(&long.encode()) {
+        Ok(Reply::Prepared(decoded)) => {
+            assert!(decoded.more);
+            assert_eq!(decoded.undecided.len(), MAX_UNDECIDED);
+            assert_eq!(decoded.undecided[0].node.len(), 256);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn options_of_images_and_the_file_behind_them_come_back() {
+    let options = PictureOptions {
+        dtype: DType::F16,
+        layout: Layout::Hwc,
+        channels: Channels::Bgr,
+        upright: true,
+        resize: Some(Resize::Cover(640, 480)),
+        crop: Some((32, 1)),
+        scale: 1.0 / 255.0,
+        mean: [0.5, -1.0, f64::MAX],
+        std: [1.0, 2.0, 3.0],
+        room: u64::MAX,
+    };
+    let resizes =
+        [None, Some(Resize::Stretch(1, 65_535)), Some(Resize::Shorter(7)), options.resize];
+    for (resize, file) in resizes.into_iter().zip([&b""[..], b"\x89PNG", b"\0", &[7; 500]]) {
+        let options = PictureOptions { resize, ..options };
+        let mut message = options.start_message();
+        let start = message.len();
+        message.extend_from_slice(file);
+        assert_eq!(decode_picture(&message), Ok((options, file)));
+        // Nothing shorter is a message, and no other value of a field with few of them.
+        assert!((0..start).all(|cut| decode_picture(&message[..cut]).is_err()));
+        for (at, value) in [(4, 4), (8, 0), (12, 5), (16, 3), (20, 2), (24, 4)] {
+            let mut changed = message.clone();
+            changed[at] = value;
+            assert!(decode_picture(&changed).is_err(), "{at}");
+        }
+    }
+    for (resize, crop) in [(Some(Resize::Stretch(0, 5)), None), (None, Some((0, 5)))] {
+        let message = PictureOptions { resize, crop, ..options }.start_message();
+        assert!(decode_picture(&message).is_err());
     }
 }
 

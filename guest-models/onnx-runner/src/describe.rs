@@ -18,7 +18,6 @@ use crate::{Refusal, gate};
 pub(crate) fn describe(proto: &ModelProto) -> Result<Description, Refusal> {
     let versions = gate::versions(proto);
     let mut tally = Tally {
-        versions: versions.as_ref().map_err(String::as_str),
         functions: gate::names_of(&proto.functions),
         operators: HashMap::new(),
         nodes: 0,
@@ -45,11 +44,12 @@ pub(crate) fn describe(proto: &ModelProto) -> Result<Description, Refusal> {
         description.graph_name = graph.name.clone();
         description.inputs = graph.input.iter().map(|value| value_info(value, graph)).collect();
         description.outputs = graph.output.iter().map(|value| value_info(value, graph)).collect();
-        tally.graph(graph);
+        tally.graph(graph, versions.as_ref().map_err(String::as_str));
     }
     for function in &proto.functions {
         description.functions.push(function_info(function));
-        tally.nodes(&function.node);
+        let versions = versions.as_ref().map(|versions| versions.within(function));
+        tally.nodes(&function.node, versions.as_ref().map_err(|why| why.as_str()));
     }
     description.nodes = tally.nodes;
     description.parameters = tally.parameters;
@@ -106,9 +106,11 @@ fn function_info(function: &FunctionProto) -> FunctionInfo {
     }
 }
 
+/// The versions of operator sets that hold for some nodes, or why none are known.
+type Known<'v> = Result<&'v gate::Versions, &'v str>;
+
 /// Counts over a graph and everything nested in it. The protobuf decoder has bounded the nesting.
 struct Tally<'a> {
-    versions: Result<&'a gate::Versions, &'a str>,
     functions: HashSet<(&'a str, &'a str)>,
     /// How often each is there, and why the first that is not implemented is not.
     operators: HashMap<(&'a str, &'a str), (u64, String)>,
@@ -118,17 +120,17 @@ struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    fn graph(&mut self, graph: &'a GraphProto) {
+    fn graph(&mut self, graph: &'a GraphProto, versions: Known<'_>) {
         for tensor in &graph.initializer {
             self.tensor(tensor);
         }
         for values in graph.sparse_initializer.iter().filter_map(|tensor| tensor.values.as_ref()) {
             self.tensor(values);
         }
-        self.nodes(&graph.node);
+        self.nodes(&graph.node, versions);
     }
 
-    fn nodes(&mut self, nodes: &'a [NodeProto]) {
+    fn nodes(&mut self, nodes: &'a [NodeProto], versions: Known<'_>) {
         for node in nodes {
             self.nodes += 1;
             // `ai.onnx` is the long name of the default domain.
@@ -136,14 +138,14 @@ impl<'a> Tally<'a> {
             let (count, refused) = self.operators.entry((domain, &node.op_type)).or_default();
             *count += 1;
             if refused.is_empty() && !self.functions.contains(&(domain, &*node.op_type)) {
-                *refused = match self.versions {
+                *refused = match versions {
                     Ok(versions) => gate::refusal(node, versions).unwrap_or_default(),
                     Err(why) => why.to_owned(),
                 };
             }
             for attribute in &node.attribute {
                 attribute.t.iter().chain(&attribute.tensors).for_each(|t| self.tensor(t));
-                attribute.g.iter().chain(&attribute.graphs).for_each(|g| self.graph(g));
+                attribute.g.iter().chain(&attribute.graphs).for_each(|g| self.graph(g, versions));
             }
         }
     }

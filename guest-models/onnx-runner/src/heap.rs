@@ -1,9 +1,9 @@
 //! The heap: dlmalloc, which the standard library uses for this target too, in our own hands, so
-//! that what is free can be made zero before the memory becomes an image, and a stretch of memory
+//! that what is free can be made zero before the memory becomes a snapshot, and a stretch of memory
 //! for the tensors of runs.
 //!
 //! What loading a model leaves behind in free memory would be copied back after every run that uses
-//! it, and be stored with every image. And dlmalloc spreads what a run allocates over two to three
+//! it, and be stored with every snapshot. And dlmalloc spreads what a run allocates over two to three
 //! times as many pages as it needs at once.
 
 use std::alloc::{GlobalAlloc, Layout};

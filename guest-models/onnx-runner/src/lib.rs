@@ -2,17 +2,20 @@
 //!
 //! It is compiled to a core WebAssembly module for `wasm32-unknown-unknown` and imports nothing
 //! but the functions in [`host`]: no files, no clock, no randomness. Every answer is a function of
-//! the model and its inputs.
+//! the model and its inputs. The clock that [`profile`] reads is imported by the profiling variant
+//! only, which answers no requests (see `guest-models/README.md`).
 //!
 //! The host calls the exports below in this order: `belljar_initialize` once; then, for each
 //! message it sends, `belljar_alloc` and a write; `belljar_load`, `belljar_describe`, any number of
-//! `belljar_external`, `belljar_prepare` and any number of `belljar_run`. Each of the last five answers with the place
-//! of a message in memory: its address in the low 32 bits, its length in the high 32. The message
-//! stays valid until the next call.
+//! `belljar_external`, `belljar_prepare` and any number of `belljar_run`. An instance without a model
+//! takes `belljar_picture`. Each call that takes a message, and `belljar_describe`, answers with the
+//! place of a message in memory: its address in the low 32 bits, its length in the high 32. The
+//! message stays valid until the next call.
 
 mod describe;
 mod entropy;
-mod exact;
+mod explain;
+mod folded;
 mod gate;
 mod heap;
 mod host;
@@ -20,14 +23,18 @@ mod kernels;
 mod load;
 mod memory;
 mod native;
-mod passes;
+mod picture;
 mod prepare;
+mod profile;
 mod run;
 mod spans;
+mod undecided;
 
 use std::cell::RefCell;
 
 use belljar_abi::{ABI_VERSION, GuestErrorCode, encode_error, encode_ok};
+
+use picture::PictureError;
 
 /// Why a call is refused: what the host is told.
 pub(crate) struct Refusal {
@@ -121,7 +128,8 @@ pub extern "C" fn belljar_external(address: usize, len: usize) -> u64 {
     })
 }
 
-/// Builds and optimises the loaded model for the input shapes in the message at `address`.
+/// Builds and optimises the loaded model for the input shapes in the message at `address`. Answers
+/// what is still undecided.
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_prepare(address: usize, len: usize) -> u64 {
     let bytes = memory::take_message(address, len);
@@ -129,8 +137,9 @@ pub extern "C" fn belljar_prepare(address: usize, len: usize) -> u64 {
         // Whatever happens the decoded model is given back: it is not needed a second time.
         match std::mem::replace(stage, Stage::Empty) {
             Stage::Loaded(loaded) => {
-                *stage = Stage::Prepared(prepare::prepare(*loaded, &bytes)?);
-                Ok(encode_ok())
+                let (prepared, preparation) = prepare::prepare(*loaded, &bytes)?;
+                *stage = Stage::Prepared(prepared);
+                Ok(preparation.encode())
             }
             other => {
                 *stage = other;
@@ -147,6 +156,33 @@ pub extern "C" fn belljar_run(address: usize, len: usize) -> u64 {
     answer(|stage| match stage {
         Stage::Prepared(prepared) => run::run(prepared, bytes),
         _ => Err(out_of_order("run")),
+    })
+}
+
+/// Runs the prepared model as `belljar_run` does, and answers how long each node took as well. Only the
+/// profiling variant has a clock to tell.
+#[unsafe(no_mangle)]
+pub extern "C" fn belljar_profile(address: usize, len: usize) -> u64 {
+    let bytes = memory::take_message(address, len);
+    answer(|stage| match stage {
+        Stage::Prepared(prepared) => profile::run(prepared, bytes),
+        _ => Err(out_of_order("profile")),
+    })
+}
+
+/// Makes a tensor of the image file in the message at `address`. It takes no model, and is refused in
+/// an instance that has one.
+#[unsafe(no_mangle)]
+pub extern "C" fn belljar_picture(address: usize, len: usize) -> u64 {
+    let bytes = memory::take_message(address, len);
+    answer(|stage| {
+        let Stage::Empty = stage else { return Err(out_of_order("picture")) };
+        picture::picture(&bytes).map_err(|err| match err {
+            PictureError::Message(why) => Refusal::new(GuestErrorCode::Protocol, why),
+            PictureError::File(why) => Refusal::new(GuestErrorCode::BadInput, why),
+            PictureError::Size(why) => Refusal::new(GuestErrorCode::ShapesRefused, why),
+            PictureError::TooLarge(why) => Refusal::new(GuestErrorCode::PictureTooLarge, why),
+        })
     })
 }
 

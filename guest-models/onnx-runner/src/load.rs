@@ -7,16 +7,18 @@ use belljar_abi::{GuestErrorCode, MAX_NAME, MAX_RANK, MAX_TENSORS};
 use prost::Message as _;
 use prost::encoding::decode_varint;
 use tract_onnx::pb::tensor_proto::DataLocation;
-use tract_onnx::pb::{GraphProto, ModelProto, TensorProto, ValueInfoProto, type_proto};
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, type_proto,
+};
 
 use crate::Refusal;
 use crate::memory::Message;
 
-/// A decoded model, and what of it was not decoded.
+/// A decoded model, and what its decoder passes over.
 pub(crate) struct Loaded {
     pub(crate) proto: ModelProto,
-    /// Whether a function has overloads, or attributes with defaults: the decoder knows neither.
-    pub(crate) newer_functions: bool,
+    /// The attributes with defaults of each function, in the order of the functions.
+    pub(crate) defaults: Vec<Vec<AttributeProto>>,
 }
 
 /// Decodes the model and checks its inputs and outputs: a few unique, non-empty names.
@@ -24,14 +26,19 @@ pub(crate) fn load(bytes: Message) -> Result<Loaded, Refusal> {
     let not_onnx = |why: String| Refusal::new(GuestErrorCode::NotOnnx, why);
     let proto = ModelProto::decode(&*bytes)
         .map_err(|err| not_onnx(format!("this is not an ONNX model: {err}")))?;
-    let newer_functions = !proto.functions.is_empty() && has_newer_functions(&bytes);
+    let defaults = match proto.functions.is_empty() {
+        true => Ok(Vec::new()),
+        false => function_defaults(&bytes),
+    };
+    let refused = |why: String| Refusal::new(GuestErrorCode::ModelRefused, why);
+    let defaults = defaults.map_err(refused)?;
     // The bytes are copied into the decoded model by now; give them back before anything grows.
     drop(bytes);
     let Some(graph) = &proto.graph else {
         return Err(not_onnx("this is not an ONNX model: it has no graph".into()));
     };
-    check_graph(graph).map_err(|why| Refusal::new(GuestErrorCode::ModelRefused, why))?;
-    Ok(Loaded { proto, newer_functions })
+    check_graph(graph).map_err(refused)?;
+    Ok(Loaded { proto, defaults })
 }
 
 /// Puts the content of a file into the tensors that keep their data there, as if it had been theirs
@@ -70,12 +77,16 @@ fn fill(tensor: &mut TensorProto, location: &[u8], content: &[u8]) -> Result<(),
         return Ok(());
     }
     let (mut found, mut offset, mut length) = (None, None, None);
+    // The model's own word about a file, by SHA-1, which can be forged: a policy pins files by SHA-256
+    // (`filesystem.sha256`), and onnxruntime passes over this one too.
+    let mut checksum = None;
     let name = start_of(&tensor.name);
     for entry in &tensor.external_data {
         let place = match &*entry.key {
             "location" => &mut found,
             "offset" => &mut offset,
             "length" => &mut length,
+            "checksum" => &mut checksum,
             key => {
                 let key = start_of(key);
                 return Err(format!("the tensor {name:?} has the unknown external data {key:?}"));
@@ -109,38 +120,50 @@ fn fill(tensor: &mut TensorProto, location: &[u8], content: &[u8]) -> Result<(),
     Ok(())
 }
 
-/// Looks for fields of functions that the decoder passes over: `attribute_proto` (11) and
-/// `overload` (13) of the functions (25) of a model.
-fn has_newer_functions(bytes: &[u8]) -> bool {
-    fields(bytes, |field, value| {
-        field == 25 && fields(value, |field, value| [11, 13].contains(&field) && !value.is_empty())
-    })
+/// What the decoder passes over of each function (field 25 of a model): `attribute_proto` (11), its
+/// attributes with defaults; and `overload` (13), with which a function is refused.
+fn function_defaults(bytes: &[u8]) -> Result<Vec<Vec<AttributeProto>>, String> {
+    let mut defaults = Vec::new();
+    for (_, function) in fields(bytes).filter(|(field, _)| *field == 25) {
+        let mut of_it = Vec::new();
+        for (field, value) in fields(function) {
+            match field {
+                11 => of_it.push(AttributeProto::decode(value).map_err(|err| {
+                    format!("the default of a function's attribute cannot be read: {err}")
+                })?),
+                13 if !value.is_empty() => {
+                    return Err("a function of the model has overloads, which are not \
+                                implemented. Inline functions when exporting the model"
+                        .into());
+                }
+                _ => {}
+            }
+        }
+        defaults.push(of_it);
+    }
+    Ok(defaults)
 }
 
-/// Whether one of the length-delimited fields of a message is as wanted. What does not decode, the
-/// decoder has refused.
-fn fields(mut bytes: &[u8], wanted: impl Fn(u64, &[u8]) -> bool) -> bool {
-    while let Ok(key) = decode_varint(&mut bytes) {
-        let length = match key & 7 {
-            0 => match decode_varint(&mut bytes) {
-                Ok(_) => 0,
-                Err(_) => return false,
-            },
-            1 => 8,
-            5 => 4,
-            2 => match decode_varint(&mut bytes).map(usize::try_from) {
-                Ok(Ok(length)) => length,
-                _ => return false,
-            },
-            _ => return false,
-        };
-        let Some((value, rest)) = bytes.split_at_checked(length) else { return false };
-        if key & 7 == 2 && wanted(key >> 3, value) {
-            return true;
+/// The length-delimited fields of a message, by number. Ends at what does not decode: the decoder
+/// has refused such a message.
+fn fields(mut bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    std::iter::from_fn(move || {
+        loop {
+            let key = decode_varint(&mut bytes).ok()?;
+            let length = match key & 7 {
+                0 => decode_varint(&mut bytes).map(|_| 0).ok()?,
+                1 => 8,
+                5 => 4,
+                2 => usize::try_from(decode_varint(&mut bytes).ok()?).ok()?,
+                _ => return None,
+            };
+            let (value, rest) = bytes.split_at_checked(length)?;
+            bytes = rest;
+            if key & 7 == 2 {
+                return Some((key >> 3, value));
+            }
         }
-        bytes = rest;
-    }
-    false
+    })
 }
 
 fn check_graph(graph: &GraphProto) -> Result<(), String> {

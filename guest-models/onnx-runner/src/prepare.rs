@@ -4,26 +4,27 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use belljar_abi::{DType, GuestErrorCode, InputShape, decode_shapes};
+use belljar_abi::{DType, GuestErrorCode, InputShape, Preparation, decode_shapes};
+use onnx_ops::optimizer;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{ModelProto, type_proto};
 use tract_onnx::prelude::*;
-use tract_onnx::tract_core::optim::Optimizer;
 use tract_onnx::tract_hir::infer::Factoid;
 
+use crate::explain::{Nodes, Sources, When};
+use crate::folded::{Folded, Wiring};
 use crate::load::Loaded;
-use crate::{Refusal, exact, gate, heap, native, passes};
-
-/// How many rewritings of a model there are at most, besides those for each of its nodes: far more
-/// than any model needs.
-const STEPS: usize = 2_000;
-const STEPS_OF_A_NODE: usize = 50;
+use crate::{Refusal, gate, heap, native, undecided};
 
 /// An optimised model, and what its inputs and outputs are called.
 pub(crate) struct Prepared {
     pub(crate) plan: Arc<TypedRunnableModel>,
     pub(crate) inputs: Vec<PreparedInput>,
     pub(crate) outputs: Vec<PreparedOutput>,
+    /// The model's nodes, for what is said when a run fails.
+    pub(crate) nodes: Nodes,
+    /// Which of them are computed together, for a profile.
+    pub(crate) folded: Folded,
 }
 
 /// One output of the plan, in the plan's order.
@@ -43,21 +44,21 @@ pub(crate) struct PreparedInput {
 }
 
 /// Prepares the model for the shapes in `message`.
-pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<Prepared, Refusal> {
+pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Preparation), Refusal> {
     let refuse = |text: String| Refusal::new(GuestErrorCode::ModelRefused, text);
-    let Loaded { mut proto, newer_functions } = loaded;
-    if newer_functions {
-        return Err(refuse(
-            "a function of the model has overloads, or attributes with defaults, which are not \
-             implemented; inline functions when exporting the model"
-                .into(),
-        ));
-    }
+    // For other shapes it may be another story.
+    let by_shapes = |text: String| Refusal::new(GuestErrorCode::ShapesRefused, text);
+    let Loaded { mut proto, defaults } = loaded;
     let (shapes, fixed) = decode_shapes(message)
         .map_err(|err| Refusal::new(GuestErrorCode::Protocol, format!("input shapes: {err}")))?;
     let bad = |text: String| Refusal::new(GuestErrorCode::BadInput, text);
     gate::fix(&mut proto, &fixed).map_err(bad)?;
-    let carried = gate::check(&mut proto, &shapes).map_err(refuse)?;
+    gate::settle(&mut proto, &shapes).map_err(refuse)?;
+    let carried = gate::check(&mut proto, &defaults, &shapes);
+    let carried = carried.map_err(|refused| match refused {
+        gate::Refused::Always(text) => refuse(text),
+        gate::Refused::ForShapes(text) => by_shapes(text),
+    })?;
     // tract forgets the types of inputs that are outputs as well.
     let declared = declared_types(&proto);
     let outputs = proto.graph.iter().flat_map(|graph| &graph.output).map(|output| {
@@ -65,63 +66,37 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<Prepared, Refusa
         PreparedOutput { name: output.name.clone(), carried }
     });
     let outputs = outputs.collect();
-    // Exporters write intermediate shapes that contradict the graph; only inputs are binding.
-    let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
-    exact::register(&mut onnx.op_register);
-    let parsed = onnx.parse(&proto, None).map_err(|err| refuse(format!("{err:#}")))?;
+    // Exporters write shapes of intermediate values and outputs that contradict the graph: only the
+    // shapes of inputs, which are those of this request, are taken from anywhere but the nodes.
+    let onnx = tract_onnx::onnx().with_ignore_value_info(true);
+    let mut onnx = onnx.with_ignore_output_shapes(true);
+    onnx_ops::register(&mut onnx.op_register, optimize);
+    let (nodes, sources) = (Nodes::of(&proto), Sources::of(&proto));
+    let wiring = Wiring::of(&proto);
+    let failed = |err: TractError| by_shapes(nodes.told(&err, When::Preparing, Some(&sources)));
+    let parsed = onnx.parse(&proto, None).map_err(failed)?;
     drop(proto);
     if let Some(name) = parsed.unresolved_inputs.first() {
         return Err(refuse(format!("nothing in the graph makes the value {name:?}")));
     }
     let mut model = parsed.model;
     let inputs = fix_inputs(&mut model, &shapes, &declared, &carried.inputs)?;
-    let failed = |err: TractError| refuse(format!("{err:#}"));
     let model = optimize(model).map_err(failed)?;
     let working_set = working_set(&model).map_err(failed)?;
+    let preparation = undecided::of(&model, &nodes);
+    let folded = Folded::of(wiring, &nodes, &model);
     log::info!("the plan: {}", operators(&model));
     let plan = model.into_runnable().map_err(failed)?;
     drop(shapes);
+    drop(sources);
     heap::lay_ready(working_set);
     heap::zero_free_memory();
-    Ok(Prepared { plan, inputs, outputs })
+    Ok((Prepared { plan, inputs, outputs, nodes, folded }, preparation))
 }
 
-/// tract's own way of optimising, with what the host's kernels can do taken out at two points:
-/// convolutions while they are still as the model says, everything else once it is simplified.
-pub(crate) fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
-    let mut model = model.into_typed()?;
-    check_sizes(&model)?;
-    native::mend_first(&mut model)?;
-    native::take_convolutions(&mut model)?;
-    // Two of tract's rewritings can undo each other for ever: what is left then is right, if slower.
-    let steps = STEPS.saturating_add(model.nodes.len().saturating_mul(STEPS_OF_A_NODE));
-    passes::in_place_of_tracts(Optimizer::declutter()).stopping_at(steps).optimize(&mut model)?;
-    native::take_others(&mut model)?;
-    native::mend_rest(&mut model)?;
-    let codegen = passes::in_place_of_tracts(Optimizer::codegen());
-    model.optimize_with_session(&mut codegen.session())?;
-    Ok(model)
-}
-
-/// Refuses tensors whose size is beyond 32 bits, in which it would be something else.
-fn check_sizes(model: &TypedModel) -> TractResult<()> {
-    for node in &model.nodes {
-        for output in &node.outputs {
-            let fact = &output.fact;
-            let dims = fact.shape.iter().filter_map(|dim| dim.to_i64().ok());
-            let bytes = dims.clone().try_fold(fact.datum_type.size_of(), |bytes, dim| {
-                bytes.checked_mul(usize::try_from(dim).ok()?.max(1))
-            });
-            if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
-                let dims: Vec<i64> = dims.collect();
-                let name = &node.name;
-                tract_onnx::tract_core::internal::bail!(
-                    "node {name:?}: a tensor of the shape {dims:?} is more than a sandbox holds"
-                );
-            }
-        }
-    }
-    Ok(())
+/// Optimises a model, or the body of a loop, with the kernels of the host.
+fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
+    optimizer::optimize(model, native::PASSES)
 }
 
 /// The operators of a plan and how many there are of each: those whose names start with `Native`
@@ -185,7 +160,10 @@ fn fix_inputs(
     carried: &HashMap<String, DType>,
 ) -> Result<Vec<PreparedInput>, Refusal> {
     let bad = |text: String| Refusal::new(GuestErrorCode::BadInput, text);
-    let failed = |err: TractError| bad(format!("{err:#}"));
+    let failed = |err: TractError| {
+        log::info!("{err:#}");
+        bad("the inputs of the model cannot be given these shapes".into())
+    };
     let outlets = model.input_outlets().map_err(failed)?.to_vec();
     let mut inputs = Vec::with_capacity(outlets.len());
     for (ix, outlet) in outlets.iter().enumerate() {

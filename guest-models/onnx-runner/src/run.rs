@@ -1,14 +1,25 @@
 //! One inference: tensors in, tensors out.
 
 use belljar_abi::{DType, GuestErrorCode, TensorView, TensorsWriter, decode_tensors, encoded_len};
+use onnx_ops::framework::dtypes::{from_tract, to_tract};
 use tract_onnx::prelude::*;
 
 use crate::Refusal;
+use crate::explain::When;
 use crate::memory::Message;
 use crate::prepare::{Prepared, PreparedInput};
 
 /// Runs the plan on the tensors in `message` and encodes its outputs.
 pub(crate) fn run(prepared: &Prepared, message: Message) -> Result<Vec<u8>, Refusal> {
+    with(prepared, message, |inputs| prepared.plan.run(inputs))
+}
+
+/// Has the plan run by `compute` on the tensors in `message`, and encodes its outputs.
+pub(crate) fn with(
+    prepared: &Prepared,
+    message: Message,
+    compute: impl FnOnce(TVec<TValue>) -> TractResult<TVec<TValue>>,
+) -> Result<Vec<u8>, Refusal> {
     let views = decode_tensors(&message)
         .map_err(|err| Refusal::new(GuestErrorCode::Protocol, format!("inputs: {err}")))?;
     if views.len() != prepared.inputs.len() {
@@ -26,7 +37,8 @@ pub(crate) fn run(prepared: &Prepared, message: Message) -> Result<Vec<u8>, Refu
     drop(views);
     drop(message);
     let failed = |text: String| Refusal::new(GuestErrorCode::RunFailed, text);
-    let outputs = prepared.plan.run(inputs).map_err(|err| failed(format!("{err:#}")))?;
+    let told = |err: TractError| failed(prepared.nodes.told(&err, When::Running, None));
+    let outputs = compute(inputs).map_err(told)?;
     encode(prepared, outputs).map_err(failed)
 }
 
@@ -51,14 +63,14 @@ fn read_input(input: &PreparedInput, views: &[TensorView<'_>]) -> Result<TValue,
     let tensor = if view.dtype == DType::String {
         let strings: Vec<String> = view.strings().map(String::from).collect();
         tract_ndarray::ArrayD::from_shape_vec(&*input.dims, strings)
-            .map_err(|err| format!("input {name:?}: {err}"))?
+            .map_err(|_| format!("input {name:?} cannot be read as a tensor"))?
             .into_tensor()
     } else {
         // SAFETY: the decoder has checked that the data has the length that dtype and dims ask
         // for, and that bools are 0 or 1; every other bit pattern is a number. Codes have the size
         // of what carries them.
         unsafe { Tensor::from_raw_dt(input.dtype, &input.dims, view.data) }
-            .map_err(|err| format!("input {name:?}: {err:#}"))?
+            .map_err(|_| format!("input {name:?} cannot be read as a tensor"))?
     };
     Ok(tensor.into_tvalue())
 }
@@ -85,6 +97,12 @@ fn encode(prepared: &Prepared, outputs: TVec<TValue>) -> Result<Vec<u8>, String>
     Ok(writer.finish())
 }
 
+/// What is said of an output whose elements cannot be read.
+fn unreadable(err: TractError) -> String {
+    log::info!("{err:#}");
+    "its elements are not known after the run".into()
+}
+
 /// An output in a form that can cross.
 struct Plain {
     dtype: DType,
@@ -97,7 +115,7 @@ impl Plain {
     fn new(tensor: TValue) -> Result<Plain, String> {
         // tract computes shapes in a type of its own; in ONNX they are i64.
         let tensor = if tensor.datum_type() == TDim::datum_type() {
-            tensor.cast_to::<i64>().map_err(|err| format!("{err:#}"))?.into_owned().into_tvalue()
+            tensor.cast_to::<i64>().map_err(unreadable)?.into_owned().into_tvalue()
         } else {
             tensor
         };
@@ -105,7 +123,7 @@ impl Plain {
             .ok_or_else(|| format!("a tensor of {:?} cannot cross", tensor.datum_type()))?;
         let mut strings = Vec::new();
         if dtype == DType::String {
-            let view = tensor.to_plain_array_view::<String>().map_err(|err| format!("{err:#}"))?;
+            let view = tensor.to_plain_array_view::<String>().map_err(unreadable)?;
             for string in view.iter() {
                 strings.extend_from_slice(&(string.len() as u32).to_le_bytes());
                 strings.extend_from_slice(string.as_bytes());
@@ -125,28 +143,4 @@ impl Plain {
             },
         }
     }
-}
-
-const DTYPES: [(DType, DatumType); 13] = [
-    (DType::F16, DatumType::F16),
-    (DType::F32, DatumType::F32),
-    (DType::F64, DatumType::F64),
-    (DType::I8, DatumType::I8),
-    (DType::I16, DatumType::I16),
-    (DType::I32, DatumType::I32),
-    (DType::I64, DatumType::I64),
-    (DType::U8, DatumType::U8),
-    (DType::U16, DatumType::U16),
-    (DType::U32, DatumType::U32),
-    (DType::U64, DatumType::U64),
-    (DType::Bool, DatumType::Bool),
-    (DType::String, DatumType::String),
-];
-
-pub(crate) fn to_tract(dtype: DType) -> Option<DatumType> {
-    DTYPES.iter().find(|(ours, _)| *ours == dtype).map(|(_, theirs)| *theirs)
-}
-
-fn from_tract(dtype: DatumType) -> Option<DType> {
-    DTYPES.iter().find(|(_, theirs)| *theirs == dtype).map(|(ours, _)| *ours)
 }

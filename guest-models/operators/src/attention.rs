@@ -2,7 +2,7 @@
 
 use crate::table::Values::{Float, Int, Text, Type};
 use crate::table::{Attribute, Check, Input, Operator, Output, any, attr, flag, must, op, t, u};
-use crate::types::{BF16, BOOL, F16, F32, FLOATS, I64, REALS};
+use crate::types::{BOOL, FLOATS, I64, REALS, SINGLES};
 
 const Q_HEADS: Attribute = attr("q_num_heads", Int(1, 1 << 16));
 const KV_HEADS: Attribute = attr("kv_num_heads", Int(1, 1 << 16));
@@ -27,15 +27,15 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[flag("is_causal"), Q_HEADS, KV_HEADS, SCALE, SOFTCAP, MODE, PRECISION]),
     op("Attention", 25, LENGTHS).optional(4).to(OF_ATTENTION).fewest(1).check(Check::Attention)
         .with(&[flag("is_causal"), Q_HEADS, KV_HEADS, SCALE, SOFTCAP, MODE, PRECISION, BACK, AHEAD]),
-    op("LinearAttention", 27, &[t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32)), u(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32))])
+    op("LinearAttention", 27, &[t(SINGLES), t(SINGLES), t(SINGLES), u(SINGLES), t(SINGLES), t(SINGLES)])
         .optional(3).to(&[Output::Like('T'), Output::Either('U', 'T')]).fewest(1)
         .with(&[must("q_num_heads", Int(1, 1 << 16)), must("kv_num_heads", Int(1, 1 << 16)), SCALE,
             attr("chunk_size", Int(1, 1 << 30)), attr("update_rule", Text(RULES))]),
-    op("CausalConvWithState", 27, &[t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32))]).optional(2)
+    op("CausalConvWithState", 27, &[t(SINGLES), t(SINGLES), t(SINGLES), t(SINGLES)]).optional(2)
         .to(&[Output::Like('T'), Output::Like('T')]).fewest(1)
         .with(&[attr("activation", Text(&["none", "silu", "swish"]))]),
-    op("RotaryEmbedding", 23, &[t(F32), t(F32), t(F32), any(I64)]).optional(1)
+    op("RotaryEmbedding", 23, &[t(SINGLES), t(SINGLES), t(SINGLES), any(I64)]).optional(1)
         .with(&[flag("interleaved"), attr("num_heads", Int(0, 1 << 16)), attr("rotary_embedding_dim", Int(0, 1 << 16))]),
-    op("Swish", 24, &[t(F16.or(F32).or(BF16))]).with(&[attr("alpha", Float)]),
-    op("SwiGLU", 28, &[t(F16.or(F32).or(BF16)), t(F16.or(F32).or(BF16))]).with(&[attr("alpha", Float)]),
+    op("Swish", 24, &[t(SINGLES)]).with(&[attr("alpha", Float)]),
+    op("SwiGLU", 28, &[t(SINGLES), t(SINGLES)]).with(&[attr("alpha", Float)]),
 ];

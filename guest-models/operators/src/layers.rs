@@ -5,8 +5,8 @@ use crate::table::{
     Attribute, Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u,
 };
 use crate::types::{
-    BF16, BOOL, BYTES, F4E2M1, F8E8M0, F16, F32, FLOAT8, FLOATS, I16, I32, I64, INDICES, INT2,
-    INT4, NUMBERS, REALS, Types, U8, U16,
+    BF16, BOOL, BYTES, F4E2M1, F8E8M0, F32, FLOAT8, I16, I32, I64, INDICES, INT2, INT4, NUMBERS,
+    REALS, SINGLES, Types, U8, U16,
 };
 
 /// Bounds of what windows may be: beyond any image that fits a sandbox.
@@ -27,38 +27,38 @@ const CONV: &[Attribute] = &[KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, GROUP];
 const REDUCE: &[Attribute] = &[AXES, KEEP];
 const REDUCE_18: &[Attribute] = &[KEEP, NOOP];
 const ARG: &[Attribute] = &[axis("axis"), KEEP, flag("select_last_index")];
-const SIGNED_SUMS: Types = FLOATS.or(I32).or(I64);
+const SIGNED_SUMS: Types = REALS.or(I32).or(I64);
 const IS_I64: &[Output] = &[Output::Is(I64)];
 const QUANTIZED: &[Output] = &[Output::Special];
 /// What is quantised, the scales it is divided by, and what it becomes.
 const SCALED: Types = SCALES.or(I32);
-const SCALES: Types = F16.or(F32).or(BF16);
+const SCALES: Types = SINGLES;
 const STORED_QUANTIZED: Types = BYTES.or(I16).or(U16).or(FLOAT8).or(F4E2M1).or(INT4).or(INT2);
 
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[
     op("MatMul", 1, &[t(REALS), t(REALS)]),
     op("MatMulInteger", 10, &[t(BYTES), u(BYTES), t(BYTES), u(BYTES)]).optional(2).to(&[Output::Is(I32)]),
-    op("Gemm", 7, &[t(F32.or(BF16)), t(F32.or(BF16)), t(F32.or(BF16))]).until(10)
+    op("Gemm", 7, &[t(SINGLES), t(SINGLES), t(SINGLES)]).until(10)
         .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
-    op("Gemm", 11, &[t(F32.or(BF16)), t(F32.or(BF16)), t(F32.or(BF16))]).optional(1)
+    op("Gemm", 11, &[t(SINGLES), t(SINGLES), t(SINGLES)]).optional(1)
         .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
     op("Einsum", 12, &[t(REALS)]).many().with(&[must("equation", AnyText)]).check(Check::Equation),
     op("Conv", 1, &[t(REALS), t(REALS), t(REALS)]).optional(1).with(CONV).check(Check::Windows),
     op("ConvInteger", 10, &[t(BYTES), u(BYTES), t(BYTES), u(BYTES)]).optional(2).to(&[Output::Is(I32)])
         .with(CONV).check(Check::Windows),
-    op("ConvTranspose", 1, &[t(FLOATS), t(FLOATS), t(FLOATS)]).optional(1).check(Check::Transposed)
+    op("ConvTranspose", 1, &[t(REALS), t(REALS), t(REALS)]).optional(1).check(Check::Transposed)
         .with(&[KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, GROUP, attr("output_padding", Ints(0, 1 << 16)),
             attr("output_shape", Ints(1, 1 << 24))]),
-    op("MaxPool", 1, &[t(FLOATS.or(BYTES))]).to(&[Output::Like('T'), Output::Is(I64)]).fewest(1).check(Check::Pooling)
+    op("MaxPool", 1, &[t(REALS.or(BYTES))]).to(&[Output::Like('T'), Output::Is(I64)]).fewest(1).check(Check::Pooling)
         .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, flag("ceil_mode"), flag("storage_order")]),
     op("AveragePool", 7, &[t(REALS)]).check(Check::Pooling)
         .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, flag("ceil_mode"), flag("count_include_pad")]),
-    op("LpPool", 2, &[t(FLOATS)]).check(Check::Pooling)
+    op("LpPool", 2, &[t(REALS)]).check(Check::Pooling)
         .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, only("ceil_mode", 0), attr("p", Int(1, 64))]),
     // Of indices beside the shape of an output implementations think differently.
-    op("MaxUnpool", 9, &[t(FLOATS), any(I64)]).check(Check::Windows).with(&[MUST_KERNEL, STRIDES, PADS]),
-    op("Col2Im", 18, &[t(NUMBERS), any(I64), any(I64)]).check(Check::Windows).with(&[STRIDES, DILATIONS, PADS]),
+    op("MaxUnpool", 9, &[t(REALS), any(I64)]).check(Check::Windows).with(&[MUST_KERNEL, STRIDES, PADS]),
+    op("Col2Im", 18, &[t(NUMBERS.or(BF16)), any(I64), any(I64)]).check(Check::Windows).with(&[STRIDES, DILATIONS, PADS]),
     op("GlobalAveragePool", 1, &[t(REALS)]),
     op("GlobalMaxPool", 1, &[t(REALS)]),
 
@@ -70,23 +70,23 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .to(&[Output::Like('T'), Output::Like('T'), Output::Like('T')]).fewest(1).check(Check::Training)
         .with(&[EPSILON, attr("momentum", Float), flag("training_mode")]),
     op("InstanceNormalization", 6, &[t(REALS), t(REALS), t(REALS)]).with(&[EPSILON]),
-    op("LayerNormalization", 17, &[t(F16.or(F32).or(BF16)), t(F16.or(F32).or(BF16)), t(F16.or(F32).or(BF16))]).optional(1)
+    op("LayerNormalization", 17, &[t(SINGLES), t(SINGLES), t(SINGLES)]).optional(1)
         .to(&[Output::Like('T'), Output::Is(F32), Output::Is(F32)]).fewest(1)
         .with(&[axis("axis"), EPSILON, only("stash_type", 1)]),
-    op("GroupNormalization", 21, &[t(F16.or(F32).or(BF16)), t(F16.or(F32).or(BF16)), t(F16.or(F32).or(BF16))])
+    op("GroupNormalization", 21, &[t(SINGLES), t(SINGLES), t(SINGLES)])
         .with(&[EPSILON, must("num_groups", Int(1, 1 << 20)), only("stash_type", 1)]),
-    op("RMSNormalization", 23, &[t(F16.or(F32).or(BF16)), t(F16.or(F32).or(BF16))])
+    op("RMSNormalization", 23, &[t(SINGLES), t(SINGLES)])
         .with(&[axis("axis"), EPSILON, only("stash_type", 1)]),
-    op("LpNormalization", 1, &[t(FLOATS)]).with(&[axis("axis"), attr("p", Int(1, 2))]),
-    op("MeanVarianceNormalization", 9, &[t(FLOATS)]).with(&[AXES]),
-    op("LRN", 1, &[t(F32)]).check(Check::OddSize)
+    op("LpNormalization", 1, &[t(REALS)]).with(&[axis("axis"), attr("p", Int(1, 2))]),
+    op("MeanVarianceNormalization", 9, &[t(REALS)]).with(&[AXES]),
+    op("LRN", 1, &[t(SINGLES)]).check(Check::OddSize)
         .with(&[must("size", Int(1, 1 << 16)), attr("alpha", Float), attr("beta", Float), attr("bias", Float)]),
     op("Softmax", 1, &[t(REALS)]).with(&[axis("axis")]),
     op("LogSoftmax", 1, &[t(REALS)]).with(&[axis("axis")]),
-    op("Hardmax", 1, &[t(FLOATS)]).with(&[axis("axis")]),
+    op("Hardmax", 1, &[t(REALS)]).with(&[axis("axis")]),
 
-    op("ReduceSum", 1, &[t(SIGNED_SUMS.or(BF16))]).until(12).with(REDUCE),
-    op("ReduceSum", 13, &[t(SIGNED_SUMS.or(BF16)), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceSum", 1, &[t(SIGNED_SUMS)]).until(12).with(REDUCE),
+    op("ReduceSum", 13, &[t(SIGNED_SUMS), any(I64)]).optional(1).with(REDUCE_18),
     op("ReduceMax", 1, &[t(NUMBERS.or(BF16))]).until(17).with(REDUCE),
     op("ReduceMax", 18, &[t(NUMBERS.or(BF16).or(BOOL)), any(I64)]).optional(1).with(REDUCE_18),
     op("ReduceMin", 1, &[t(NUMBERS.or(BF16))]).until(17).with(REDUCE),
@@ -95,20 +95,20 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("ReduceProd", 18, &[t(SIGNED_SUMS), any(I64)]).optional(1).with(REDUCE_18),
     op("ReduceMean", 1, &[t(REALS)]).until(17).with(REDUCE),
     op("ReduceMean", 18, &[t(REALS), any(I64)]).optional(1).with(REDUCE_18),
-    op("ReduceL1", 1, &[t(FLOATS)]).until(17).with(REDUCE),
-    op("ReduceL1", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceL1", 1, &[t(REALS)]).until(17).with(REDUCE),
+    op("ReduceL1", 18, &[t(REALS), any(I64)]).optional(1).with(REDUCE_18),
     op("ReduceL2", 1, &[t(REALS)]).until(17).with(REDUCE),
     op("ReduceL2", 18, &[t(REALS), any(I64)]).optional(1).with(REDUCE_18),
-    op("ReduceLogSum", 1, &[t(FLOATS)]).until(17).with(REDUCE),
-    op("ReduceLogSum", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
-    op("ReduceLogSumExp", 1, &[t(FLOATS)]).until(17).with(REDUCE),
-    op("ReduceLogSumExp", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
-    op("ReduceSumSquare", 1, &[t(FLOATS)]).until(17).with(REDUCE),
-    op("ReduceSumSquare", 18, &[t(FLOATS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceLogSum", 1, &[t(REALS)]).until(17).with(REDUCE),
+    op("ReduceLogSum", 18, &[t(REALS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceLogSumExp", 1, &[t(REALS)]).until(17).with(REDUCE),
+    op("ReduceLogSumExp", 18, &[t(REALS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceSumSquare", 1, &[t(REALS)]).until(17).with(REDUCE),
+    op("ReduceSumSquare", 18, &[t(REALS), any(I64)]).optional(1).with(REDUCE_18),
     op("ArgMax", 1, &[t(NUMBERS.or(BF16))]).to(IS_I64).with(ARG),
     op("ArgMin", 1, &[t(NUMBERS.or(BF16))]).to(IS_I64).with(ARG),
-    op("CumProd", 26, &[t(FLOATS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
-    op("CumSum", 11, &[t(FLOATS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
+    op("CumProd", 26, &[t(REALS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
+    op("CumSum", 11, &[t(REALS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
 
     op("QuantizeLinear", 10, &[any(F32.or(I32)), any(F32), u(BYTES)]).until(18).optional(1)
         .to(QUANTIZED).with(&[axis("axis"), only("saturate", 1), only("block_size", 0),
@@ -128,25 +128,25 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[axis("axis"), attr("block_size", Int(0, 1 << 30)), attr("output_dtype", ZeroOr(SCALES))]),
     op("DynamicQuantizeLinear", 11, &[any(F32)])
         .to(&[Output::Is(U8), Output::Is(F32), Output::Is(U8)]),
-    op("AffineGrid", 20, &[t(FLOATS), any(I64)]).with(&[flag("align_corners")]),
-    op("Det", 11, &[t(FLOATS)]),
-    op("NegativeLogLikelihoodLoss", 12, &[t(FLOATS), any(INDICES), t(FLOATS)]).optional(1)
+    op("AffineGrid", 20, &[t(REALS), any(I64)]).with(&[flag("align_corners")]),
+    op("Det", 11, &[t(REALS)]),
+    op("NegativeLogLikelihoodLoss", 12, &[t(REALS), any(INDICES), t(REALS)]).optional(1)
         .with(&[attr("ignore_index", Int(i64::MIN, i64::MAX)), attr("reduction", Text(&["none", "sum", "mean"]))]),
-    op("SoftmaxCrossEntropyLoss", 12, &[t(FLOATS), any(INDICES), t(FLOATS)]).optional(1)
+    op("SoftmaxCrossEntropyLoss", 12, &[t(REALS), any(INDICES), t(REALS)]).optional(1)
         .to(&[Output::Like('T'), Output::Like('T')]).fewest(1)
         .with(&[attr("ignore_index", Int(i64::MIN, i64::MAX)), attr("reduction", Text(&["none", "sum", "mean"]))]),
-    op("GridSample", 16, &[t(F32), t(F32)]).until(19).check(Check::GridSample)
+    op("GridSample", 16, &[t(SINGLES), t(SINGLES)]).until(19).check(Check::GridSample)
         .with(&[flag("align_corners"), attr("mode", Text(&["bilinear", "nearest", "bicubic"])),
             attr("padding_mode", Text(&["zeros", "border", "reflection"]))]),
-    op("GridSample", 20, &[t(F32), t(F32)]).check(Check::GridSample)
+    op("GridSample", 20, &[t(SINGLES), t(SINGLES)]).check(Check::GridSample)
         .with(&[flag("align_corners"), attr("mode", Text(&["linear", "nearest", "cubic"])),
             attr("padding_mode", Text(&["zeros", "border", "reflection"]))]),
     op("NonMaxSuppression", 10, &[any(F32), any(F32), any(I64), any(F32), any(F32)]).optional(3)
         .to(IS_I64).with(&[flag("center_point_box")]),
-    op("DFT", 17, &[t(FLOATS), any(INDICES)]).until(19).optional(1)
+    op("DFT", 17, &[t(REALS), any(INDICES)]).until(19).optional(1)
         .with(&[axis("axis"), flag("inverse"), flag("onesided")]),
-    op("DFT", 20, &[t(FLOATS), any(INDICES), any(I64)]).optional(2).with(&[flag("inverse"), flag("onesided")]),
-    op("STFT", 17, &[t(FLOATS), any(INDICES), t(FLOATS), any(INDICES)]).optional(2).with(&[flag("onesided")]),
+    op("DFT", 20, &[t(REALS), any(INDICES), any(I64)]).optional(2).with(&[flag("inverse"), flag("onesided")]),
+    op("STFT", 17, &[t(REALS), any(INDICES), t(REALS), any(INDICES)]).optional(2).with(&[flag("onesided")]),
     op("HannWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),
     op("HammingWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),
     op("BlackmanWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),

@@ -12,10 +12,12 @@ mod recurrent;
 mod regions;
 mod sequences;
 mod shapes;
+mod sources;
 mod strings;
 mod table;
 mod types;
 
+pub use sources::Source;
 pub use table::{
     Attribute, Check, Input, ML, NEWEST, NEWEST_ML, Operator, Output, Values, all, find, newest,
 };

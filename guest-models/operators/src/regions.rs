@@ -2,7 +2,7 @@
 
 use crate::table::Values::{Float, Int, Ints, Text};
 use crate::table::{Attribute, Check, Operator, any, attr, op, t};
-use crate::types::{FLOATS, I64};
+use crate::types::{I64, REALS};
 
 const MODE: Attribute = attr("mode", Text(&["avg", "max"]));
 const HEIGHT: Attribute = attr("output_height", Int(1, 1 << 16));
@@ -12,10 +12,10 @@ const SCALE: Attribute = attr("spatial_scale", Float);
 
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[
-    op("RoiAlign", 10, &[t(FLOATS), t(FLOATS), any(I64)]).until(15).with(&[MODE, HEIGHT, WIDTH, SAMPLES, SCALE]),
-    op("RoiAlign", 16, &[t(FLOATS), t(FLOATS), any(I64)])
+    op("RoiAlign", 10, &[t(REALS), t(REALS), any(I64)]).until(15).with(&[MODE, HEIGHT, WIDTH, SAMPLES, SCALE]),
+    op("RoiAlign", 16, &[t(REALS), t(REALS), any(I64)])
         .with(&[MODE, HEIGHT, WIDTH, SAMPLES, SCALE, attr("coordinate_transformation_mode", Text(&["half_pixel", "output_half_pixel"]))]),
-    op("DeformConv", 19, &[t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS)]).optional(2).check(Check::Windows)
+    op("DeformConv", 19, &[t(REALS), t(REALS), t(REALS), t(REALS), t(REALS)]).optional(2).check(Check::Windows)
         .with(&[attr("kernel_shape", Ints(1, 1 << 16)), attr("strides", Ints(1, 1 << 16)), attr("dilations", Ints(1, 1 << 16)),
             attr("pads", Ints(0, 1 << 16)), attr("group", Int(1, 1 << 20)), attr("offset_group", Int(1, 1 << 20))]),
 ];

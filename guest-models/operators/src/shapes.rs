@@ -7,15 +7,17 @@ use crate::table::{
     Attribute, Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u,
 };
 use crate::types::{
-    ANY, BF16, BOOL, F16, F32, FLOATS, I64, INDICES, NUMBERS, PLAIN, STORED, Types,
+    ANY, BF16, BOOL, F32, FLOATS, I64, INDICES, NUMBERS, PLAIN, REALS, SINGLES, STORED, Types,
 };
 
 const IS_I64: &[Output] = &[Output::Is(I64)];
-const RANGED: Types = F16.or(F32).or(BF16).or(INDICES);
+const RANGED: Types = SINGLES.or(INDICES);
 const SPECIAL: &[Output] = &[Output::Special];
 /// What only moves elements does so whatever they mean.
 const MOVED: Types = ANY.or(STORED);
 const MOVED_NUMBERS: Types = PLAIN.or(STORED);
+/// What is put in another place, where it may be added to what is there.
+const PLACED: Types = PLAIN.or(BF16);
 
 const RESIZE_18: &[Attribute] = &[
     attr("mode", Text(&["nearest", "linear", "cubic"])),
@@ -57,7 +59,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
 
     op("Reshape", 5, &[t(MOVED), any(I64)]).with(&[flag("allowzero")]),
     op("Flatten", 1, &[t(MOVED)]).with(&[axis("axis")]),
-    op("Squeeze", 1, &[t(MOVED)]).until(12).with(&[must("axes", Ints(-32, 31))]),
+    op("Squeeze", 1, &[t(MOVED)]).until(12).with(&[attr("axes", Ints(-32, 31))]),
     op("Squeeze", 13, &[t(MOVED), any(I64)]).optional(1),
     op("Unsqueeze", 1, &[t(MOVED)]).until(12).with(&[must("axes", Ints(-32, 31))]),
     op("Unsqueeze", 13, &[t(MOVED), any(I64)]),
@@ -74,41 +76,41 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("Slice", 10, &[t(MOVED), u(INDICES), u(INDICES), u(INDICES), u(INDICES)]).optional(2),
     op("Pad", 2, &[t(FLOATS)]).until(10)
         .with(&[must("pads", Ints(0, 1 << 24)), attr("mode", Text(&["constant", "edge", "reflect"])), attr("value", Float)]),
-    op("Pad", 11, &[t(NUMBERS), any(I64), t(NUMBERS), any(INDICES)]).until(18).optional(2)
+    op("Pad", 11, &[t(NUMBERS.or(BF16)), any(I64), t(NUMBERS.or(BF16)), any(INDICES)]).until(18).optional(2)
         .with(&[attr("mode", Text(&["constant", "reflect", "edge"]))]),
-    op("Pad", 19, &[t(NUMBERS), any(I64), t(NUMBERS), any(INDICES)]).optional(2)
+    op("Pad", 19, &[t(NUMBERS.or(BF16)), any(I64), t(NUMBERS.or(BF16)), any(INDICES)]).optional(2)
         .with(&[attr("mode", Text(&["constant", "reflect", "edge", "wrap"]))]),
-    op("DepthToSpace", 1, &[t(PLAIN)])
+    op("DepthToSpace", 1, &[t(PLACED)])
         .with(&[must("blocksize", Int(1, 1 << 12)), attr("mode", Text(&["DCR", "CRD"]))]),
-    op("SpaceToDepth", 1, &[t(PLAIN)]).until(27).with(&[must("blocksize", Int(1, 1 << 12))]),
-    op("SpaceToDepth", 28, &[t(PLAIN)])
+    op("SpaceToDepth", 1, &[t(PLACED)]).until(27).with(&[must("blocksize", Int(1, 1 << 12))]),
+    op("SpaceToDepth", 28, &[t(PLACED)])
         .with(&[must("blocksize", Int(1, 1 << 12)), attr("mode", Text(&["DCR", "CRD"]))]),
-    op("Trilu", 14, &[t(PLAIN), any(I64)]).optional(1).with(&[flag("upper")]),
+    op("Trilu", 14, &[t(PLACED), any(I64)]).optional(1).with(&[flag("upper")]),
 
     op("Gather", 1, &[t(MOVED), any(INDICES)]).with(&[axis("axis")]),
     op("GatherElements", 11, &[t(MOVED_NUMBERS), any(INDICES)]).with(&[axis("axis")]),
     op("GatherND", 11, &[t(MOVED_NUMBERS), any(I64)]).with(&[attr("batch_dims", Int(0, 31))]),
     op("Scatter", 9, &[t(PLAIN), any(INDICES), t(PLAIN)]).until(10).with(&[axis("axis")]),
-    op("ScatterElements", 11, &[t(PLAIN), any(INDICES), t(PLAIN)])
+    op("ScatterElements", 11, &[t(PLACED), any(INDICES), t(PLACED)])
         .with(&[axis("axis"), attr("reduction", Text(&["none", "add", "mul", "max", "min"]))]),
-    op("ScatterND", 11, &[t(PLAIN), any(I64), t(PLAIN)])
+    op("ScatterND", 11, &[t(PLACED), any(I64), t(PLACED)])
         .with(&[attr("reduction", Text(&["none", "add", "mul", "max", "min"]))]),
     op("OneHot", 9, &[any(NUMBERS), any(NUMBERS), t(PLAIN.or(BF16))]).with(&[axis("axis")]),
     op("BitCast", 26, &[any(PLAIN)]).to(&[Output::Said("to", NUMBERS)]).with(&[must("to", Type(NUMBERS))]),
-    op("CenterCropPad", 18, &[t(PLAIN), any(INDICES)]).with(&[attr("axes", Ints(-32, 31))]),
+    op("CenterCropPad", 18, &[t(PLACED), any(INDICES)]).with(&[attr("axes", Ints(-32, 31))]),
     op("Compress", 9, &[t(MOVED_NUMBERS), any(BOOL)]).with(&[axis("axis")]),
     op("ReverseSequence", 10, &[t(MOVED_NUMBERS), any(I64)]).with(&[attr("batch_axis", Int(0, 1)), attr("time_axis", Int(0, 1))]),
-    op("TensorScatter", 24, &[t(PLAIN), t(PLAIN), any(I64)]).optional(1)
+    op("TensorScatter", 24, &[t(PLACED), t(PLACED), any(I64)]).optional(1)
         .with(&[axis("axis"), attr("mode", Text(&["linear", "circular"]))]),
     op("Unique", 11, &[t(NUMBERS.or(BF16))]).to(&[Output::Like('T'), Output::Is(I64), Output::Is(I64), Output::Is(I64)]).fewest(1)
         .with(&[axis("axis"), flag("sorted")]),
     op("Upsample", 9, &[t(PLAIN), any(F32)]).until(9).with(&[attr("mode", Text(&["nearest"]))]),
     op("TopK", 10, &[t(NUMBERS.or(BF16)), any(I64)]).to(&[Output::Like('T'), Output::Is(I64)])
         .with(&[axis("axis"), flag("largest"), flag("sorted")]),
-    op("NonZero", 9, &[any(PLAIN)]).to(IS_I64),
-    op("Resize", 10, &[t(F32), any(F32)]).until(10).with(&[attr("mode", Text(&["nearest", "linear"]))]),
-    op("Resize", 11, &[t(F32), any(FLOATS), any(F32), any(I64)]).until(17).optional(3).check(Check::Resize).with(RESIZE),
-    op("Resize", 18, &[t(F32), any(FLOATS), any(F32), any(I64)]).optional(3).check(Check::Resize).with(RESIZE_18),
+    op("NonZero", 9, &[any(PLACED)]).to(IS_I64),
+    op("Resize", 10, &[t(SINGLES), any(F32)]).until(10).with(&[attr("mode", Text(&["nearest", "linear"]))]),
+    op("Resize", 11, &[t(SINGLES), any(REALS), any(F32), any(I64)]).until(17).optional(3).check(Check::Resize).with(RESIZE),
+    op("Resize", 18, &[t(SINGLES), any(REALS), any(F32), any(I64)]).optional(3).check(Check::Resize).with(RESIZE_18),
 
     op("If", 1, &[any(BOOL)]).to(SPECIAL).many_outputs()
         .with(&[must("then_branch", Graph), must("else_branch", Graph)]),

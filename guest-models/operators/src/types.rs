@@ -1,72 +1,65 @@
 //! Sets of element types.
 
-/// A set of element types, a bit each.
+include!("../../element_types.rs");
+
+/// A set of element types: the bit of a type is its number in ONNX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Types(u32);
 
-/// Numbers and names, as ONNX has them.
-const ALL: [(i32, &str); 24] = [
-    (10, "float16"),
-    (1, "float"),
-    (11, "double"),
-    (3, "int8"),
-    (5, "int16"),
-    (6, "int32"),
-    (7, "int64"),
-    (2, "uint8"),
-    (4, "uint16"),
-    (12, "uint32"),
-    (13, "uint64"),
-    (9, "bool"),
-    (8, "string"),
-    (16, "bfloat16"),
-    (17, "float8e4m3fn"),
-    (18, "float8e4m3fnuz"),
-    (19, "float8e5m2"),
-    (20, "float8e5m2fnuz"),
-    (24, "float8e8m0"),
-    (23, "float4e2m1"),
-    (22, "int4"),
-    (21, "uint4"),
-    (26, "int2"),
-    (25, "uint2"),
-];
+macro_rules! types {
+    ($($group:ident {
+        $($variant:ident = $number:literal, $name:literal, $onnx:literal, $size:expr;)*
+    })*) => {
+        /// Each element type with ONNX's name, in the order in which messages list them.
+        const ALL: &[(Types, &str)] = &[$($((Types(1 << $number), $onnx),)*)*];
 
-pub const F16: Types = Types(1 << 0);
-pub const F32: Types = Types(1 << 1);
-pub const F64: Types = Types(1 << 2);
-pub const I8: Types = Types(1 << 3);
-pub const I16: Types = Types(1 << 4);
-pub const I32: Types = Types(1 << 5);
-pub const I64: Types = Types(1 << 6);
-pub const U8: Types = Types(1 << 7);
-pub const U16: Types = Types(1 << 8);
-pub const U32: Types = Types(1 << 9);
-pub const U64: Types = Types(1 << 10);
-pub const BOOL: Types = Types(1 << 11);
-pub const STRING: Types = Types(1 << 12);
-pub const BF16: Types = Types(1 << 13);
-pub const F8E8M0: Types = Types(1 << 18);
-pub const F4E2M1: Types = Types(1 << 19);
+        /// Each element type as a set of its own.
+        #[allow(non_upper_case_globals, reason = "named as the element types of the ABI")]
+        pub(crate) mod one {
+            use super::Types;
+
+            $($(pub const $variant: Types = Types(1 << $number);)*)*
+        }
+
+        $(types!(@group $group $($number)*);)*
+    };
+    (@group computed $($number:literal)*) => {
+        /// The types in which operators compute, and strings.
+        pub const ANY: Types = Types($(1 << $number)|*);
+    };
+    (@group stored $($number:literal)*) => {
+        /// Types that are stored, moved and converted. Nothing is computed in them.
+        pub const STORED: Types = Types($(1 << $number)|*);
+    };
+}
+
+element_types!(types);
+
+pub use one::{
+    BF16, Bool as BOOL, F4E2M1, F8E8M0, F16, F32, F64, I8, I16, I32, I64, String as STRING, U8,
+    U16, U32, U64,
+};
 
 pub const FLOATS: Types = F16.or(F32).or(F64);
-/// With bfloat16, which is computed in float32 and rounded.
+/// Floats of 16 bits: an operator reads them as float32, computes in float32, and rounds its results
+/// once.
+pub const NARROW: Types = F16.or(BF16);
+/// Every float that operators compute with.
 pub const REALS: Types = FLOATS.or(BF16);
+/// Those of at most 32 bits.
+pub const SINGLES: Types = F32.or(NARROW);
 pub const SIGNED: Types = I8.or(I16).or(I32).or(I64);
 pub const UNSIGNED: Types = U8.or(U16).or(U32).or(U64);
 pub const INTEGERS: Types = SIGNED.or(UNSIGNED);
 pub const NUMBERS: Types = FLOATS.or(INTEGERS);
 pub const PLAIN: Types = NUMBERS.or(BOOL);
-pub const ANY: Types = PLAIN.or(STRING);
 pub const INDICES: Types = I32.or(I64);
 pub const BYTES: Types = I8.or(U8);
 /// The types of eight bits with a sign, an exponent and a mantissa.
-pub const FLOAT8: Types = Types(0b1111 << 14);
+pub const FLOAT8: Types = one::F8E4M3FN.or(one::F8E4M3FNUZ).or(one::F8E5M2).or(one::F8E5M2FNUZ);
 /// Integers of four bits, and of two.
-pub const INT4: Types = Types(0b11 << 20);
-pub const INT2: Types = Types(0b11 << 22);
-/// Types that are stored, moved and converted. Nothing is computed in them.
-pub const STORED: Types = BF16.or(FLOAT8).or(F8E8M0).or(F4E2M1).or(INT4).or(INT2);
+pub const INT4: Types = one::I4.or(one::U4);
+pub const INT2: Types = one::I2.or(one::U2);
 
 impl Types {
     pub const fn or(self, other: Types) -> Types {
@@ -79,22 +72,50 @@ impl Types {
 
     /// The number in ONNX of a set of one element type.
     pub fn number(self) -> Option<i32> {
-        let at = self.0.trailing_zeros() as usize;
-        ALL.get(at).filter(|_| self.0.count_ones() == 1).map(|(number, _)| *number)
+        (self.0.count_ones() == 1).then(|| self.0.trailing_zeros() as i32)
     }
 
     /// The set of one element type, by its number in ONNX.
     pub fn of(number: i32) -> Option<Types> {
-        let at = ALL.iter().position(|(dtype, _)| *dtype == number)?;
-        Some(Types(1 << at))
+        ALL.iter().map(|(one, _)| *one).find(|one| one.number() == Some(number))
     }
 
     /// As ONNX calls them.
     pub fn names(self) -> String {
-        let of = |(at, (_, name)): (usize, &(i32, &'static str))| {
-            (self.0 >> at & 1 == 1).then_some(*name)
-        };
-        let names: Vec<&str> = ALL.iter().enumerate().filter_map(of).collect();
-        names.join(", ")
+        let names = ALL.iter().filter(|(one, _)| self.has(*one)).map(|(_, name)| *name);
+        names.collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_is_computed_in_or_stored() {
+        assert_eq!(ANY.0 & STORED.0, 0);
+        let all = ALL.iter().fold(0, |all, (one, _)| all | one.0);
+        assert_eq!(ANY.or(STORED).0, all);
+        assert_eq!(all.count_ones() as usize, ALL.len());
+    }
+
+    #[test]
+    fn groups_have_every_type_of_their_kind() {
+        assert_eq!(ANY, PLAIN.or(STRING));
+        let small = FLOAT8.or(F8E8M0).or(F4E2M1).or(INT4).or(INT2);
+        assert_eq!(STORED, small.or(BF16));
+    }
+
+    #[test]
+    fn type_has_the_number_and_the_name_that_onnx_gives_it() {
+        for (number, name) in [(1, "float"), (7, "int64"), (8, "string"), (26, "int2")] {
+            let one = Types::of(number).unwrap();
+            assert_eq!((one.number(), one.names()), (Some(number), name.to_owned()));
+        }
+        assert_eq!(Types::of(0), None);
+        assert_eq!(Types::of(14), None, "complex64");
+        assert_eq!(Types::of(-1), None);
+        assert_eq!(FLOATS.number(), None);
+        assert_eq!(FLOATS.names(), "float16, float, double");
     }
 }

@@ -4,11 +4,16 @@
 //! Who asks for the log gets no answer that is not in it: a decision to allow something that cannot be
 //! written down is none. A refusal stays one either way. Nothing here decides anything, and nothing
 //! of what a model or an input holds is written, only names of the host's own and digests.
+//!
+//! What one run of a guest program may write is bounded ([`tally`]).
+
+#[cfg(feature = "programs")]
+pub(crate) mod tally;
 
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -79,6 +84,7 @@ impl DecisionLog {
         let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
         let mut options = File::options();
         let file = options.append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
+        end_last_line(&file, path)?;
         Ok(DecisionLog { path: path.to_path_buf(), file: Mutex::new(file) })
     }
 
@@ -97,6 +103,33 @@ impl DecisionLog {
         // In one go, so that lines of several processes do not mix.
         file.write_all(line.as_bytes())
     }
+}
+
+/// Ends the last line of a log, which an earlier run may have left unfinished on a full disk: the next
+/// decision would be part of it. A log that cannot be read is left as it is.
+fn end_last_line(mut log: &File, path: &Path) -> io::Result<()> {
+    let status = log.metadata()?;
+    if !status.is_file() || status.len() == 0 {
+        return Ok(());
+    }
+    let mut last = [b'\n'];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut last, status.len() - 1));
+    if read.is_ok() && last != [b'\n'] {
+        log.write_all(b"\n")?;
+    }
+    Ok(())
+}
+
+/// Bytes that a text takes in a line.
+#[cfg(feature = "programs")]
+fn written_len(text: &str) -> u64 {
+    let len = |c: char| match c {
+        '"' | '\\' => 2,
+        c if c.is_ascii() && !c.is_ascii_control() => 1,
+        // `\u` and four digits for each unit of UTF-16.
+        c => 6 * c.len_utf16() as u64,
+    };
+    text.chars().take(MAX_TEXT).map(len).sum()
 }
 
 fn line(decision: &Decision<'_>, now: SystemTime) -> String {
@@ -188,6 +221,17 @@ mod tests {
         assert_eq!(value["access"].as_str().unwrap().len(), MAX_TEXT);
         assert_eq!(value["verdict"], "refused");
         assert!(value["policy"].is_null());
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_does_not_spoil_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        for (before, after) in [("{\"cut", "{\"cut\n"), ("whole\n", "whole\n"), ("", "")] {
+            std::fs::write(&path, before).unwrap();
+            drop(DecisionLog::open(&path).unwrap());
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+#[cfg(feature = "programs")]
+use super::failure::Failure;
 use super::policy::args::PolicyCommand;
 
 /// What every exit code means; part of the help and of the manual.
@@ -70,11 +72,11 @@ pub(super) enum Command {
     Prepare(Prepare),
     /// Look after the store of prepared models
     #[command(
-        after_help = "Examples:\n  belljar images list\n  belljar images prune --older-than \"720 h\"\n  belljar images verify --remove"
+        after_help = "Examples:\n  belljar snapshots list\n  belljar snapshots prune --older-than \"720 h\"\n  belljar snapshots verify --remove"
     )]
-    Images {
+    Snapshots {
         #[command(subcommand)]
-        command: Images,
+        command: Snapshots,
     },
     /// Look after models that are refused because their worker processes kept dying
     #[command(
@@ -171,12 +173,164 @@ pub(super) struct ModelArgs {
     pub(super) isolation: IsolationArg,
 }
 
+/// The heading of flags for images.
+const IMAGES: &str = "Images (inputs that are PNG or JPEG files)";
+
+/// How inputs that are PNG or JPEG files become tensors.
+#[derive(Debug, Args)]
+pub(super) struct PictureArgs {
+    /// Resize images to WIDTHxHEIGHT, or so that their shorter side has N pixels; by default to the
+    /// height and width that the input declares, if it declares both, else not at all
+    #[arg(long, help_heading = IMAGES, value_name = "WIDTHxHEIGHT|N", value_parser = size)]
+    pub(super) resize: Option<Size>,
+
+    /// How an image gets a size of other proportions; stretch by default
+    #[arg(long, help_heading = IMAGES, value_name = "FIT")]
+    pub(super) fit: Option<FitArg>,
+
+    /// Keep WIDTHxHEIGHT or NxN pixels in the middle, after --resize; by default everything
+    #[arg(long, help_heading = IMAGES, value_name = "WIDTHxHEIGHT|N", value_parser = size)]
+    pub(super) center_crop: Option<Size>,
+
+    /// A pixel, 0 to 255, is multiplied by this; 1/255 by default
+    #[arg(long, help_heading = IMAGES, value_name = "FACTOR", value_parser = number, allow_hyphen_values = true)]
+    pub(super) scale: Option<f64>,
+
+    /// This is subtracted from scaled pixels: one number, or one for each channel in the order of
+    /// --channels; 0 by default
+    #[arg(long, help_heading = IMAGES, value_name = "N[,N,N]", value_delimiter = ',', value_parser = number)]
+    #[arg(allow_hyphen_values = true)]
+    pub(super) mean: Option<Vec<f64>>,
+
+    /// The difference is divided by this: one number, or one for each channel; 1 by default
+    #[arg(long, help_heading = IMAGES, value_name = "N[,N,N]", value_delimiter = ',', value_parser = divisor)]
+    #[arg(allow_hyphen_values = true)]
+    pub(super) std: Option<Vec<f64>>,
+
+    /// The channels, in their order; by default gray for an input of one channel, else rgb
+    #[arg(long, help_heading = IMAGES, value_name = "CHANNELS")]
+    pub(super) channels: Option<ChannelsArg>,
+
+    /// The axes of the input: n a batch of one, c channels, h height, w width; by default what its
+    /// shape shows, by one or three channels in the only place where they can be
+    #[arg(long, help_heading = IMAGES, value_name = "AXES")]
+    pub(super) layout: Option<LayoutArg>,
+
+    /// Take images as they are stored; by default they are turned upright as their EXIF data says
+    #[arg(long, help_heading = IMAGES)]
+    pub(super) ignore_orientation: bool,
+}
+
+impl PictureArgs {
+    /// The first flag that was given.
+    pub(super) fn first_given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--resize", self.resize.is_some()),
+            ("--fit", self.fit.is_some()),
+            ("--center-crop", self.center_crop.is_some()),
+            ("--scale", self.scale.is_some()),
+            ("--mean", self.mean.is_some()),
+            ("--std", self.std.is_some()),
+            ("--channels", self.channels.is_some()),
+            ("--layout", self.layout.is_some()),
+            ("--ignore-orientation", self.ignore_orientation),
+        ];
+        flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+
+    /// Refuses the flags for a guest program.
+    #[cfg(feature = "programs")]
+    pub(super) fn refuse_for_program(&self) -> Result<(), Failure> {
+        match self.first_given() {
+            None => Ok(()),
+            Some(flag) => {
+                let text = format!("{flag} is for models: a guest program decodes images itself");
+                Err(Failure::usage(text).hint("leave the flag out"))
+            }
+        }
+    }
+}
+
+/// A size in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    /// Width and height.
+    Both(u32, u32),
+    /// One side.
+    One(u32),
+}
+
+/// How an image gets a size of other proportions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum FitArg {
+    /// Each side is resized by itself; the proportions change
+    Stretch,
+    /// The proportions stay, and what is too much is cut off at both ends
+    Crop,
+}
+
+/// Channels of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ChannelsArg {
+    Rgb,
+    Bgr,
+    Gray,
+}
+
+/// Axes of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LayoutArg {
+    Nchw,
+    Nhwc,
+    Chw,
+    Hwc,
+    Hw,
+}
+
+/// `640x480`, or `224` alone.
+fn size(text: &str) -> Result<Size, String> {
+    let side = |text: &str| match text.trim().parse::<u32>() {
+        Ok(side @ 1..=65_535) => Ok(side),
+        _ => Err("write WIDTHxHEIGHT such as 640x480, or one number; sides are from 1 to 65535"),
+    };
+    match text.split_once(['x', 'X', '×']) {
+        Some((width, height)) => Ok(Size::Both(side(width)?, side(height)?)),
+        None => Ok(Size::One(side(text)?)),
+    }
+}
+
+/// A number, or a fraction such as `1/255`.
+fn number(text: &str) -> Result<f64, String> {
+    let one = |text: &str| text.trim().parse::<f64>().ok();
+    let value = match text.split_once('/') {
+        Some((over, under)) => one(over).zip(one(under)).map(|(over, under)| over / under),
+        None => one(text),
+    };
+    let finite = value.filter(|value| value.is_finite());
+    finite.ok_or_else(|| "write a number such as 0.485, or a fraction such as 1/255".to_owned())
+}
+
+/// A number that is not zero.
+fn divisor(text: &str) -> Result<f64, String> {
+    number(text).and_then(|value| match value {
+        0.0 => Err("nothing can be divided by zero; write another number".to_owned()),
+        value => Ok(value),
+    })
+}
+
 /// Run a model, or a guest program, on inputs and print its answer
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
-Inputs are .npy, .npz or .json files, or - for standard input; what is in them decides, not their
-name. A .npz without NAME= holds several inputs by their names. JSON is [[1, 2], [3, 4]] or
-{{\"dtype\": \"f32\", \"shape\": [2, 2], \"data\": [1, 2, 3, 4]}}, or an object of those by name.
+Inputs are .npy, .npz, .json, .csv, .pb, .png or .jpg files, or - for standard input; what is in
+them decides, not their name. A .npz without NAME= holds several inputs by their names, or, from np.savez(FILE, a, b),
+in their order. JSON is [[1, 2], [3, 4]] or {{\"dtype\": \"f32\", \"shape\": [2, 2], \"data\": [1, 2, 3, 4]}},
+or an object of those by name. CSV is a row for each line, or, without NAME= and with a header of the
+inputs' names, a column for each input. A .pb is a tensor of ONNX's test cases.
+
+PNG and JPEG files are decoded in a sandbox of their own, under the limits of the model's policy.
+They become floats, (pixel * scale - mean) / std, or for an input of u8 the pixels themselves. They
+are resized bilinearly with antialiasing, as Pillow's Resampling.BILINEAR does it. Alpha is dropped,
+of 16 bits the upper eight are kept, CMYK becomes RGB, and colour profiles are not applied.
 
 A guest program (a WASI 0.2 component) runs under a policy with a [program] table, and takes inputs as
 NAME=FILE: .npy, .npz and .json files are tensors, others the bytes that they are; NAME=text:TEXT is
@@ -187,6 +341,10 @@ Examples:
   belljar run model.onnx --input image=photo.npy --labels classes.txt --top 3
   echo '[[1, 2, 3]]' | belljar run model.onnx --input x=- --format json
   belljar run model.onnx --input all.npz --output answer.npz --time
+  belljar run forest.onnx --input flowers.csv
+  belljar run resnet.onnx --input photo.jpg --resize 256 --center-crop 224 \\
+      --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels classes.txt
+  belljar run detector.onnx --input image=photo.png --fit crop --channels bgr --scale 1
   belljar run program.wasm --policy program.policy.toml --input file=photo.png
 
 {EXIT_CODES}"))]
@@ -197,6 +355,9 @@ pub(super) struct Run {
     /// An input: NAME=FILE, or just FILE if the model has one input or the file has the names
     #[arg(short, long = "input", value_name = "[NAME=]FILE", action = ArgAction::Append)]
     pub(super) inputs: Vec<OsString>,
+
+    #[command(flatten)]
+    pub(super) pictures: Box<PictureArgs>,
 
     /// Write the outputs: to a .npz or .json file, or as .npy files into a folder
     #[arg(short, long, value_name = "FILE|DIR")]
@@ -218,9 +379,10 @@ pub(super) struct Run {
     #[arg(short, long, value_name = "FILE")]
     pub(super) labels: Option<PathBuf>,
 
-    /// How many of the largest values to print
+    /// How many of the largest values to print, at most 10000; --data prints all
     #[arg(long, value_name = "N", default_value_t = 5)]
-    pub(super) top: usize,
+    #[arg(value_parser = clap::value_parser!(u16).range(..=10_000))]
+    pub(super) top: u16,
 
     /// Print where the time went
     #[arg(short, long)]
@@ -238,12 +400,12 @@ pub(super) struct Run {
 /// Prepare a model ahead of its runs, which then start at once
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
-Each image is the memory of a sandbox that has prepared the model for one shape of each input. An
+Each snapshot is the memory of a sandbox that has prepared the model for one shape of each input. An
 input whose dimensions are all fixed needs no --input-shape. Give the shape of an input several
-times for several images; the first shapes of all inputs belong together, then the second ones.
+times for several snapshots; the first shapes of all inputs belong together, then the second ones.
 
-Images are kept in $BELLJAR_CACHE_DIR/images, the lately used ones, as many of each model as its
-policy says (limits.images) and in all no more than $BELLJAR_STORE_SIZE (2 GiB).
+Snapshots are kept in $BELLJAR_CACHE_DIR/snapshots, the lately used ones, as many of each model as its
+policy says (limits.snapshots) and in all no more than $BELLJAR_STORE_SIZE (2 GiB).
 
 Examples:
   belljar prepare model.onnx
@@ -257,7 +419,7 @@ pub(super) struct Prepare {
     pub(super) model: ModelArgs,
 
     /// The shape of an input
-    #[arg(short, long = "input-shape", value_name = "NAME=N,N,…", action = ArgAction::Append)]
+    #[arg(short, long = "input-shape", visible_alias = "shape", value_name = "NAME=N,N,…", action = ArgAction::Append)]
     pub(super) input_shapes: Vec<String>,
 
     /// How to print what was done
@@ -266,10 +428,10 @@ pub(super) struct Prepare {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Images {
+pub(super) enum Snapshots {
     /// List what is stored
     #[command(
-        after_help = "Examples:\n  belljar images list\n  belljar images list --format json | jq '.[].path'"
+        after_help = "Examples:\n  belljar snapshots list\n  belljar snapshots list --format json | jq '.[].path'"
     )]
     List {
         /// How to print the list
@@ -278,7 +440,7 @@ pub(super) enum Images {
     },
     /// Remove what is stored: everything, or what the flags say
     #[command(
-        after_help = "Examples:\n  belljar images prune\n  belljar images prune --model model.onnx\n  belljar images prune --older-than \"720 h\"\n  belljar images prune --max-size \"500 MiB\""
+        after_help = "Examples:\n  belljar snapshots prune\n  belljar snapshots prune --model model.onnx\n  belljar snapshots prune --older-than \"720 h\"\n  belljar snapshots prune --max-size \"500 MiB\""
     )]
     Prune {
         /// Only of this model: the name of its file, or the start of its SHA-256
@@ -299,7 +461,7 @@ pub(super) enum Images {
     },
     /// Hold everything that is stored against its seal; exit code 1 if something is not as it was
     #[command(
-        after_help = "Examples:\n  belljar images verify\n  belljar images verify --remove --format json"
+        after_help = "Examples:\n  belljar snapshots verify\n  belljar snapshots verify --remove --format json"
     )]
     Verify {
         /// Remove what is bad; the exit code still tells that there was something
@@ -422,14 +584,43 @@ pub(super) struct Ops {
     pub(super) format: TextFormat,
 }
 
-/// Say what a model is, as read inside the sandbox
+/// Say what a model is, and whether it would be prepared, as found inside the sandbox
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  belljar inspect model.onnx\n  belljar inspect model.onnx --format json | jq .inputs"
-)]
+#[command(after_help = format!("\
+The model is prepared as for a run, and then not run. If an input's shape is neither declared nor
+given, sizes are assumed, and the verdict is open: it depends on the shapes. Nodes that may still
+refuse the values of a run are listed: indices, divisors, sizes that follow from values. A model that
+is described, and refused when it is prepared, is an answer like others: exit code 0. One that cannot
+even be described ends as a run of it does, with the same exit code.
+
+Keys of \"preparation\" in the JSON:
+  verdict           prepared, refused, or open (depends on the shapes of the inputs)
+  shapes, assumed   what it was prepared for, and whether sizes in it were assumed
+  prepared          whether it was prepared for these shapes
+  error, exit_code  how a run on inputs of these shapes ends, if not
+  undecided, more   node, operator and missing (values, sizes) of each; whether there are more
+
+Without a description the JSON has the keys model (path), preparation (null where the model is not to
+blame) and error (text, hint, exit_code), which is null otherwise.
+
+Examples:
+  belljar inspect model.onnx
+  belljar inspect model.onnx --input-shape image=1,3,640,480
+  belljar inspect model.onnx --format json | jq .inputs
+  belljar inspect model.onnx --format json | jq -r .preparation.verdict
+
+{EXIT_CODES}"))]
 pub(super) struct Inspect {
     #[command(flatten)]
     pub(super) model: ModelArgs,
+
+    /// The shape of an input that the model is prepared for
+    #[arg(short, long = "input-shape", visible_alias = "shape", value_name = "NAME=N,N,…", action = ArgAction::Append)]
+    pub(super) input_shapes: Vec<String>,
+
+    /// Describe the model only, and do not prepare it
+    #[arg(long, conflicts_with = "input_shapes")]
+    pub(super) no_prepare: bool,
 
     /// How to print the description
     #[arg(short, long, default_value = "table")]
@@ -449,18 +640,45 @@ pub(super) struct InputArgs {
     pub(super) random: bool,
 
     /// The shape of a made-up input
-    #[arg(long = "shape", value_name = "NAME=N,N,…", requires = "random")]
+    #[arg(
+        long = "shape",
+        visible_alias = "input-shape",
+        value_name = "NAME=N,N,…",
+        requires = "random"
+    )]
     pub(super) shapes: Vec<String>,
+
+    #[command(flatten)]
+    pub(super) pictures: Box<PictureArgs>,
 }
 
 /// Write a starting policy: the model pinned, limits fitted to one measured run; or a program pinned
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  belljar new-policy model.onnx --input image=photo.npy --output model.policy.toml\n  belljar new-policy model.onnx --random\n  belljar new-policy model.onnx --random --shape image=1,3,640,480"
-)]
+#[command(after_help = "\
+A model that keeps weights in other files (model.onnx.data) gets the grants that it needs in comments,
+each with the SHA-256 of the file. Nothing is measured then: no file is read into a sandbox before it is
+granted. Take the # away from what you accept, and measure with --policy.
+
+Examples:
+  belljar new-policy model.onnx --input image=photo.npy --output model.policy.toml
+  belljar new-policy model.onnx --random
+  belljar new-policy model.onnx --random --shape image=1,3,640,480
+  belljar new-policy large.onnx --random --memory \"4 GiB\"
+  belljar new-policy split.onnx --output split.policy.toml
+  belljar new-policy split.onnx --policy split.policy.toml --random --output split.policy.toml --force")]
 pub(super) struct NewPolicy {
     /// The ONNX file, or a guest program, which is not run
     pub(super) model: PathBuf,
+
+    /// A policy to measure the model under. The files that it grants and the model needs, its rules of
+    /// values and its settings are taken over; limits are measured anew
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+
+    /// Memory of the sandbox in which the model is measured; the model file may be as large. Without
+    /// it, 1 GiB or what --policy says
+    #[arg(long, value_name = "SIZE")]
+    pub(super) memory: Option<String>,
 
     #[command(flatten)]
     pub(super) inputs: InputArgs,
@@ -499,13 +717,36 @@ Keys of the JSON, of which p50, p90, p95, p99, min, max and mean are called perc
   pss_bytes         the same as PSS: a shared page counts once; null where the kernel denies it
   workers           worker processes in these two
   linear_memory_bytes  the largest that a sandbox's own memory was
+  measured          requests that were measured in each part (alone, sustained): fewer than iterations
+                    where the time was over. Figures that need more than there were are null
   model, policy, isolation, iterations, warm_up, concurrency, inputs: what was measured
+
+With --profile, runs one at a time in a variant of the sandboxed runner that has a clock and serves
+nothing else. Of the JSON's keys only model, policy, inputs and iterations are as above:
+  measured          runs that were profiled
+  run_ms, total_ms  time of a run in the sandbox, on average, and of all measured runs
+  operators         for each operator and what computes it, the longest time first: operator,
+                    kernel, nodes, calls, total_ms, kernel_ms (in native kernels), share (of
+                    total_ms), gflops (10⁹ multiplications and additions in a second; null if
+                    their number is not known)
+  nodes             for each node, in the order in which they run: node, operator, computes (all
+                    nodes of the model that are computed together), plan (name and operator in the
+                    optimised model), kernel, outputs (dtype, shape), calls, total_ms, kernel_ms,
+                    share, multiply_adds, gflops
+  outside           total_ms and share of what belongs to no node
+  clock             reading_ns, the time to read the clock, and subtracted_ms, what all readings
+                    took: no other figure contains it
+  same_answer       whether the answers had the same bytes as without a clock
+kernel is \"native\" and the name of a kernel, WebAssembly, or WebAssembly with native tiles or
+operators.
 
 Examples:
   belljar bench model.onnx --random
   belljar bench model.onnx --input image=photo.npy --policy model.policy.toml --iterations 1000
   belljar bench model.onnx --random --shape image=8,3,224,224 --concurrency 4
+  belljar bench model.onnx --random --max-time \"300 s\"
   belljar bench model.onnx --random --format json | jq .warm_ms.p95
+  belljar bench model.onnx --random --profile --trace trace.json
 
 {EXIT_CODES}"))]
 pub(super) struct Bench {
@@ -515,15 +756,34 @@ pub(super) struct Bench {
     #[command(flatten)]
     pub(super) inputs: InputArgs,
 
-    /// Requests that are measured in each of the two parts
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+    /// Requests that are measured in each of the two parts, or profiled, however long they take,
+    /// unless --max-time ends it; without this, up to 100
+    #[arg(short = 'n', long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub(super) iterations: u32,
+    pub(super) iterations: Option<u32>,
+
+    /// Send no request that would end after this long; "30 s" unless --iterations says how many. The
+    /// model's start and compiling the sandboxed runner take the time that they take
+    #[arg(long, value_name = "DURATION")]
+    pub(super) max_time: Option<String>,
 
     /// Clients that send requests at the same time, each served by a sandbox of its own
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(super) concurrency: u16,
+
+    /// Show how long each operator and each node takes, instead of latency and throughput
+    #[arg(long, conflicts_with = "concurrency")]
+    pub(super) profile: bool,
+
+    /// With --profile, also write the first ten runs to this file as a timeline, in the trace event
+    /// format that chrome://tracing and https://ui.perfetto.dev show
+    #[arg(long, value_name = "FILE", requires = "profile")]
+    pub(super) trace: Option<PathBuf>,
+
+    /// Replace the file that --trace names
+    #[arg(long, requires = "trace")]
+    pub(super) force: bool,
 
     /// How to print the figures
     #[arg(short, long, default_value = "table")]

@@ -4,24 +4,35 @@
 //! client waits, the second what the machine sustains when the reset of memory after each request
 //! has to be paid for too. Each has a part of its own.
 
+mod profile;
 mod report;
 mod resident;
+mod time;
 
-use std::io::{BufWriter, Write, stdout};
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::io::{self, BufWriter, Write, stdout};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use super::args::{Bench, Format};
 use super::failure::Failure;
 use super::host::{Store, host_for, load_on, rules};
 use super::terminal::Terminal;
-use super::{json, made_up};
+use super::{json, random_inputs};
+use crate::confine::process::no_process;
+use crate::policy::units::{format_duration, parse_duration};
 use crate::tensor::Tensor;
-use crate::{Error, Model, RunCost};
+use crate::text::Escaped;
+use crate::{Error, ErrorKind, Model, RunCost};
 
 use report::Report;
 use resident::Resident;
+use time::{Deadline, Progress};
+
+/// Requests that are measured in each part, and the time that everything takes at most, unless
+/// somebody says otherwise.
+const ITERATIONS: u32 = 100;
+const MAX_TIME: Duration = Duration::from_secs(30);
 
 /// Runs of each client that are not counted: the first maps the memory, the second faults it in,
 /// and caches have settled a few runs later.
@@ -33,14 +44,14 @@ const REST: Duration = Duration::from_millis(1);
 type Inputs = [(String, Tensor)];
 
 /// From the model's file to the first answer.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Start {
     whole: Duration,
     code: Duration,
     read: Duration,
     load: Duration,
     prepare: Duration,
-    first_run: Duration,
+    first: Sample,
 }
 
 /// One measured request.
@@ -59,7 +70,12 @@ struct Sustained {
 }
 
 pub(super) fn bench(arguments: &Bench, terminal: &Terminal) -> Result<(), Failure> {
+    if arguments.profile {
+        return profile::profile(arguments, terminal);
+    }
     let clients = usize::from(arguments.concurrency);
+    let iterations = arguments.iterations.unwrap_or(ITERATIONS);
+    let max_time = max_time(arguments)?;
     // Compiling the guest, once for this machine, is no part of any start that is measured.
     let compiling = host_for(&arguments.model, Store::Unused, 1, terminal)?;
     let rules = rules(&compiling, &arguments.model, terminal)?;
@@ -67,11 +83,12 @@ pub(super) fn bench(arguments: &Bench, terminal: &Terminal) -> Result<(), Failur
     drop(compiling);
 
     let begun = Instant::now();
+    let deadline = Deadline::after(max_time);
     let host = host_for(&arguments.model, Store::Unused, clients, terminal)?;
     let loaded = load_on(&host, rules, &arguments.model, Store::Unused, terminal)?;
     let to_loaded = begun.elapsed();
     let model = &loaded.model;
-    let inputs = made_up::read_or_make_up(&arguments.inputs, model.description(), model.policy())?;
+    let (inputs, _) = random_inputs::read_or_random(&arguments.inputs, model)?;
     let begun = Instant::now();
     let prepare = terminal.progress("preparing the model", || model.prepare(&inputs))?;
     let first = one(model, &inputs)?;
@@ -81,25 +98,37 @@ pub(super) fn bench(arguments: &Bench, terminal: &Terminal) -> Result<(), Failur
         read: loaded.read_time,
         load: loaded.load_time,
         prepare,
-        first_run: first.latency,
+        first,
     };
 
-    let iterations = arguments.iterations;
-    let alone = terminal.progress("one request at a time", || alone(model, &inputs, iterations))?;
-    let sustained = terminal.progress("requests without a pause", || {
-        model.warm_up(&inputs, clients)?;
-        sustained(
-            model,
-            &inputs,
-            WARM_UP.saturating_mul(u32::from(arguments.concurrency)),
-            clients,
-        )?;
-        sustained(model, &inputs, iterations, clients)
-    })?;
+    let mut progress = Progress::new(terminal, "one request at a time", iterations);
+    let alone = alone(model, &inputs, iterations, deadline.part(2), first, &mut progress)?;
+    drop(progress);
+    let latency = alone.last().unwrap_or(&first).latency;
+    let mut progress = Progress::new(terminal, "requests without a pause", iterations);
+    let sustained = {
+        // Each sandbox is started and has served once before it counts.
+        model.warm_up(&inputs, clients.min(deadline.part(4).count(first.latency)))?;
+        let warm_up = WARM_UP.saturating_mul(u32::from(arguments.concurrency));
+        let part = deadline.part(4);
+        sustained(model, &inputs, warm_up, clients, (part, latency), &mut |_| {})?;
+        let at = &mut |count| progress.at(count);
+        sustained(model, &inputs, iterations, clients, (deadline, latency), at)?
+    };
+    drop(progress);
+    let counts = [alone.len(), sustained.latencies.len()];
+    if let Some(time) = max_time.filter(|_| counts.iter().any(|n| *n < iterations as usize)) {
+        let ([alone, sustained], time) = (counts, format_duration(time));
+        terminal.warn(&format!(
+            "the time of {time} was over after {alone} of {iterations} requests one at a time, and \
+             {sustained} of {iterations} without a pause; --max-time or --iterations allows more"
+        ));
+    }
     // The last resets are still under way, in which memory is touched.
     std::thread::sleep(rest(alone.iter().map(|sample| sample.cost.reset).max()));
     let report = Report {
         arguments,
+        iterations,
         loaded: &loaded,
         inputs: &inputs,
         warm_up: WARM_UP,
@@ -127,39 +156,85 @@ fn one(model: &Model, inputs: &Inputs) -> Result<Sample, Error> {
     Ok(Sample { latency: start.elapsed(), cost: outputs.cost() })
 }
 
-/// Requests one at a time, each when the reset after the one before is over.
-fn alone(model: &Model, inputs: &Inputs, count: u32) -> Result<Vec<Sample>, Error> {
+/// How long everything may take.
+fn max_time(arguments: &Bench) -> Result<Option<Duration>, Failure> {
+    match (&arguments.max_time, arguments.iterations) {
+        (None, Some(_)) => Ok(None),
+        (None, None) => Ok(Some(MAX_TIME)),
+        (Some(text), _) => parse_duration(text).map(Some).map_err(|err| {
+            let text = format!("--max-time {}: {err}", Escaped::new(text));
+            Failure::usage(text).hint("write \"30 s\"")
+        }),
+    }
+}
+
+/// Requests one at a time, each when the reset after the one before is over. None is sent that would
+/// end too late, if it takes as long as the one before.
+fn alone(
+    model: &Model,
+    inputs: &Inputs,
+    count: u32,
+    deadline: Deadline,
+    first: Sample,
+    progress: &mut Progress<'_>,
+) -> Result<Vec<Sample>, Error> {
     // What a reset took is told with the next answer, so the last one that was told must do.
-    let mut reset = Duration::ZERO;
+    let (mut reset, mut latency) = (Duration::ZERO, first.latency);
+    let warm = deadline.part(4);
     for _ in 0..WARM_UP {
-        reset = one(model, inputs)?.cost.reset;
+        if !warm.has_time_for(latency) {
+            break;
+        }
+        let sample = one(model, inputs)?;
+        (reset, latency) = (sample.cost.reset, sample.latency);
     }
     let mut samples = Vec::new();
     for _ in 0..count {
-        std::thread::sleep(rest(Some(reset)));
+        let pause = rest(Some(reset));
+        if !deadline.has_time_for(latency + pause) {
+            break;
+        }
+        std::thread::sleep(pause);
         let sample = one(model, inputs)?;
-        reset = sample.cost.reset;
+        (reset, latency) = (sample.cost.reset, sample.latency);
         samples.push(sample);
+        progress.at(samples.len());
     }
     Ok(samples)
 }
 
-/// `count` requests in all, from clients that all start at once.
+/// `count` requests in all, from clients that all start at once. None is sent after the deadline,
+/// or if it would end after it, taking as long as the longest or as is expected.
 fn sustained(
     model: &Model,
     inputs: &Inputs,
     count: u32,
     clients: usize,
+    (deadline, expected): (Deadline, Duration),
+    at: &mut (dyn FnMut(usize) + Send),
 ) -> Result<Sustained, Error> {
-    let begin = Barrier::new(clients.saturating_add(1));
+    // Held until all clients are there.
+    let begin = RwLock::new(());
     let left = AtomicU32::new(count);
+    let longest = AtomicU64::new(nanos(expected));
+    let at = Mutex::new(at);
     let client = || {
-        begin.wait();
+        drop(begin.read());
         let mut latencies = Vec::new();
         let take = |left: u32| left.checked_sub(1);
-        while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+        while deadline.has_time_for(Duration::from_nanos(longest.load(Ordering::Relaxed)))
+            && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        {
             match one(model, inputs) {
-                Ok(sample) => latencies.push(sample.latency),
+                Ok(sample) => {
+                    latencies.push(sample.latency);
+                    longest.fetch_max(nanos(sample.latency), Ordering::Relaxed);
+                    let done = count.saturating_sub(left.load(Ordering::Relaxed));
+                    // Nobody waits for what is only shown.
+                    if let Ok(mut at) = at.try_lock() {
+                        at(done as usize);
+                    }
+                }
                 Err(err) => {
                     // The others need not go on.
                     left.store(0, Ordering::Relaxed);
@@ -170,8 +245,16 @@ fn sustained(
         Ok(latencies)
     };
     std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
-        begin.wait();
+        let waits = begin.write();
+        let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, client);
+        let clients: io::Result<Vec<_>> = (0..clients).map(spawn).collect();
+        let clients = clients.map_err(|err| {
+            // Those that are there have nothing to do.
+            left.store(0, Ordering::Relaxed);
+            let why = format!("a client has no thread: {}", no_process(&err));
+            Error::new(ErrorKind::Host(why))
+        })?;
+        drop(waits);
         let start = Instant::now();
         let results: Vec<_> = clients
             .into_iter()
@@ -184,4 +267,8 @@ fn sustained(
         }
         Ok(Sustained { latencies, whole })
     })
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -9,21 +9,27 @@ use super::failure::Failure;
 use super::json;
 use super::table::Table;
 use crate::confine::layers::{Confinement, Layer, MissingLayer};
+use crate::confine::memory_group;
 use crate::confine::process::{Namespaces, WorkerProgram};
 use crate::confine::role::Role;
 use crate::confine::support::{self as kernel, Finding};
 use crate::error::{Error, ErrorKind};
-use crate::places::default_folder;
+use crate::places::{cache_folder, state_folder};
+use crate::policy::Limits;
 use crate::sandbox::support::{self as sandbox, Trial, try_worker};
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 pub(super) fn doctor(command: &Doctor) -> Result<(), Failure> {
-    let cache = default_folder("BELLJAR_CACHE_DIR", "XDG_CACHE_HOME", ".cache")?;
-    let state = default_folder("BELLJAR_STATE_DIR", "XDG_STATE_HOME", ".local/state")?;
+    let (cache, state) = (cache_folder()?, state_folder()?);
     let diagnosis = Diagnosis {
         workers: Role::ALL.map(Examined::new).into(),
-        machine: [kernel::findings(), sandbox::findings(), sandbox::folders(&cache, &state)]
-            .concat(),
+        machine: [
+            kernel::findings(),
+            vec![memory_for_sandboxes()],
+            sandbox::findings(),
+            sandbox::folders(cache.as_deref(), state.as_deref()),
+        ]
+        .concat(),
     };
     let mut out = BufWriter::new(stdout().lock());
     match command.format {
@@ -33,6 +39,27 @@ pub(super) fn doctor(command: &Doctor) -> Result<(), Failure> {
     .and_then(|()| out.flush())
     .map_err(Failure::output)?;
     diagnosis.verdict()
+}
+
+/// Whether as many sandboxes as one model keeps by default fit the memory there is, each with the
+/// default limit.
+fn memory_for_sandboxes() -> Finding {
+    let sandboxes = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let each = Limits::default().memory;
+    let text = format!("{sandboxes} sandboxes of {} MiB (`limits.memory`)", each >> 20);
+    let found = match memory_group::available() {
+        None => Err(format!("{text}, and the kernel does not tell how much memory there is")),
+        Some(there) => {
+            let text = format!("{text} of {} MiB ({})", there.bytes >> 20, there.what);
+            if sandboxes.saturating_mul(each) <= there.bytes { Ok(text) } else { Err(text) }
+        }
+    };
+    Finding::new(
+        "memory for sandboxes",
+        found,
+        "the kernel kills workers when memory runs out: lower `limits.memory`, send fewer requests \
+         at a time, or give more memory",
+    )
 }
 
 /// What was found.
@@ -200,5 +227,5 @@ fn words(namespaces: Namespaces) -> &'static str {
 }
 
 fn shown(text: &str) -> String {
-    Hostile::new(text).to_string()
+    Escaped::new(text).to_string()
 }

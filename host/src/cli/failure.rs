@@ -4,11 +4,14 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use rustix::io::Errno;
+
+use super::limit;
 use crate::error::{Error, ErrorKind};
 use crate::policy::Refused;
 use crate::sandbox::CodeCacheError;
 use crate::tensor::TensorError;
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 /// A failure, and what to do about it.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ enum What {
     /// Ready to be shown.
     Usage(String),
     InputTooLarge(String),
+    /// Another limit of the policy. Ready to be shown.
+    Limit(String),
     Output(io::Error),
     /// A file that could not be written.
     Write(String),
@@ -49,6 +54,12 @@ impl Failure {
         Failure { what: What::Failed(text.into()), hint: None }
     }
 
+    /// A limit of the policy was hit, which was noted where it was found. `text` is shown as it is:
+    /// escape what is not ours.
+    pub(super) fn limit(text: impl Into<String>) -> Failure {
+        Failure { what: What::Limit(text.into()), hint: None }
+    }
+
     /// Writing to standard output failed.
     pub(super) fn output(err: io::Error) -> Failure {
         Failure { what: What::Output(err), hint: None }
@@ -63,7 +74,7 @@ impl Failure {
 
     /// Reading a file of tensors failed.
     pub(super) fn tensor(source: &str, err: &TensorError) -> Failure {
-        let text = format!("{source}: {}", Hostile::new(&err.to_string()));
+        let text = format!("{source}: {}", Escaped::new(&err.to_string()));
         let what = match err {
             TensorError::TooLarge { .. } => What::InputTooLarge(text),
             _ => What::Usage(text),
@@ -71,6 +82,42 @@ impl Failure {
         let hint = matches!(what, What::InputTooLarge(_))
             .then(|| "raise `limits.input-size` in a policy".to_owned());
         Failure { what, hint }
+    }
+
+    /// The same under this policy, or without one. A limit that was hit gets a hint that says where it
+    /// stands.
+    pub(super) fn under(self, policy: Option<&Path>) -> Failure {
+        let hint = match &self.what {
+            What::Library(err) if self.hint.is_none() => match err.kind() {
+                ErrorKind::Limit(limit) => limit::hint(limit, policy),
+                _ => return self,
+            },
+            What::InputTooLarge(_) => limit::where_it_stands("limits.input-size", policy),
+            _ => return self,
+        };
+        self.hint(hint)
+    }
+
+    /// Why the model is refused, in the words of its error, if it is the model's fault or that of a
+    /// limit.
+    pub(super) fn refusal(&self) -> Option<String> {
+        match &self.what {
+            What::Library(err) => match err.kind() {
+                kind @ (ErrorKind::Model(_) | ErrorKind::Limit(_)) => Some(kind.to_string()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether an input is not acceptable.
+    pub(super) fn is_of_input(&self) -> bool {
+        matches!(&self.what, What::Library(err) if matches!(err.kind(), ErrorKind::Input { .. }))
+    }
+
+    /// Whether writing to standard output failed.
+    pub(super) fn is_of_output(&self) -> bool {
+        matches!(self.what, What::Output(_))
     }
 
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Failure {
@@ -83,7 +130,7 @@ impl Failure {
             What::Library(err) => err.exit_code(),
             What::Usage(_) => 2,
             What::Refused(_) => 3,
-            What::InputTooLarge(_) => 5,
+            What::InputTooLarge(_) | What::Limit(_) => 5,
             What::Output(_) | What::Write(_) | What::Failed(_) => 1,
         }
     }
@@ -104,10 +151,19 @@ impl Failure {
 
     pub(super) fn hint_text(&self) -> Option<&str> {
         let library = |err: &Error| match err.kind() {
+            ErrorKind::Limit(limit) if !limit.resource().starts_with("limits.") => {
+                Some(limit::NO_POLICY)
+            }
             ErrorKind::Limit(_) => Some("a policy can raise it: see `belljar new-policy --help`"),
             ErrorKind::Pin { .. } => Some("`belljar new-policy` writes a policy for this model"),
             ErrorKind::Refused(Refused::NoPin { .. }) => {
                 Some("`belljar new-policy` writes a policy that pins the model")
+            }
+            ErrorKind::FilePin { .. } => {
+                Some("`belljar new-policy` writes grants with the SHA-256 of the files as they are")
+            }
+            ErrorKind::Refused(Refused::NoFilePin { .. }) => {
+                Some("`belljar new-policy` writes grants with the SHA-256 of each file")
             }
             ErrorKind::Refused(Refused::ForProgram) => {
                 Some("name a policy for the model; `belljar new-policy` writes one")
@@ -125,9 +181,31 @@ impl Failure {
         };
         match (&self.hint, &self.what) {
             (Some(hint), _) => Some(hint),
-            (None, What::Library(err)) => library(err),
-            (None, _) => None,
+            (None, What::Library(err)) => library(err).or_else(|| scarce(&err.to_string())),
+            (None, What::Output(err)) if err.raw_os_error() == Some(Errno::BADF.raw_os_error()) => {
+                Some("start it with a standard output: a terminal, a file, or /dev/null")
+            }
+            (None, _) => scarce(&self.to_string()),
         }
+    }
+}
+
+/// What to do where the system has too few of something, and the message does not say it.
+fn scarce(text: &str) -> Option<&'static str> {
+    let says = |errno: Errno| text.contains(&format!("(os error {})", errno.raw_os_error()));
+    if text.contains("ulimit") {
+        None
+    } else if says(Errno::MFILE) {
+        Some("raise the limit on open files (`ulimit -n`): 64 are enough for one model")
+    } else if says(Errno::NFILE) {
+        Some("the whole machine has too many files open: raise fs.file-max")
+    } else if says(Errno::NOMEM) {
+        Some(
+            "raise the limit on address space (`ulimit -v`), of which a sandbox reserves some GiB \
+             without using as much memory; without such a limit, the machine is short of memory",
+        )
+    } else {
+        None
     }
 }
 
@@ -137,6 +215,7 @@ impl fmt::Display for Failure {
             What::Library(err) => err.fmt(f),
             What::Usage(text)
             | What::InputTooLarge(text)
+            | What::Limit(text)
             | What::Write(text)
             | What::Refused(text)
             | What::Failed(text) => f.write_str(text),
@@ -157,5 +236,5 @@ pub(super) const NEEDS_PROGRAM: &str = "write a policy with a [program] table, w
 
 /// A path as it may be printed.
 pub(super) fn shown(path: &Path) -> String {
-    Hostile::new(&path.to_string_lossy()).to_string()
+    Escaped::new(&path.to_string_lossy()).to_string()
 }

@@ -9,7 +9,7 @@ use super::terminal::Terminal;
 use crate::audit::{Decision, Subject, Verdict};
 use crate::error::{Error, ErrorKind};
 use crate::policy::{Cut, Effective, LoadedPolicy, Policy};
-use crate::text::Hostile;
+use crate::text::Escaped;
 use crate::{
     Confinement, Digest, Event, Host, HostBuilder, Isolation, Model, ModelBytes, ModelBytesError,
 };
@@ -35,6 +35,8 @@ pub(super) type Rules = (Effective, Option<LoadedPolicy>);
 pub(super) enum Store {
     Used,
     Unused,
+    /// Used, by a person who fills it: what is written is not bounded.
+    Filled,
 }
 
 /// A host for what has no model, or no policy that a person named.
@@ -59,7 +61,10 @@ pub(super) fn host_for(
     if let Some(path) = &arguments.decisions {
         builder = builder.decisions(path);
     }
-    Ok(builder.refuse_excess(arguments.strict_policy).build()?)
+    let host = builder.refuse_excess(arguments.strict_policy).build()?;
+    // Before anything that takes time: without the state folder no model is run.
+    host.inner.check_state()?;
+    Ok(host)
 }
 
 pub(super) fn builder(
@@ -75,7 +80,7 @@ pub(super) fn builder(
     let terminal = terminal.clone();
     let listener = move |event| tell(event, &terminal);
     let builder = Host::builder().isolation(isolation).idle_sandboxes(idle).on_event(listener);
-    builder.image_store(store == Store::Used)
+    builder.snapshot_store(store != Store::Unused).snapshot_store_metered(store != Store::Filled)
 }
 
 /// Tells a person what a host has to tell.
@@ -85,33 +90,59 @@ pub(super) fn tell(event: Event, terminal: &Terminal) {
         Event::Compiled => terminal.note("compiled"),
         Event::CodeRefused { path, why } => {
             let path = shown(&path);
-            terminal.warn(&format!("{path} was not used: {}; it is replaced", Hostile::new(&why)));
+            terminal.warn(&format!("{path} was not used: {}; it is replaced", Escaped::new(&why)));
         }
-        Event::ImageRefused { path, why } => {
+        Event::SnapshotRefused { path, why } => {
             let path = shown(&path);
-            terminal.warn(&format!("{path} was not used: {}", Hostile::new(&why)));
+            terminal.warn(&format!("{path} was not used: {}", Escaped::new(&why)));
         }
-        Event::ImageStored { path } => terminal.note(&format!("stored {}", shown(&path))),
-        Event::ImageNotStored { path, why } => {
-            let path = shown(&path);
-            terminal.note(&format!("{path} was not stored: {}", Hostile::new(&why)));
+        Event::SnapshotStored { path } => terminal.note(&format!("stored {}", shown(&path))),
+        Event::SnapshotNotStored { path, why, unusable } => {
+            let text = format!("{} was not stored: {}", shown(&path), Escaped::new(&why));
+            match unusable {
+                true => terminal.warn(&format!("{text}; --no-store does without")),
+                false => terminal.note(&text),
+            }
         }
+        Event::WaitingForCompiler => terminal.waiting_for_compiler(),
+        Event::CodeNotKept { why } => terminal.warn(&format!(
+            "the compiled sandboxed runner is not kept, so each run compiles it anew: {}",
+            Escaped::new(&why)
+        )),
+        Event::NothingKept { why } => terminal.warn(&format!(
+            "prepared models are not kept, and neither is which models killed their workers: {}; \
+             --no-store does without",
+            Escaped::new(&why)
+        )),
+        Event::MemoryOvercommitted { claimed, there, what } => terminal.warn(&format!(
+            "sandboxes may take {} MiB of memory together (`limits.memory`), but there are {} MiB \
+             ({}); the kernel kills workers when memory runs out: lower `limits.memory`, or give \
+             more memory",
+            claimed >> 20,
+            there >> 20,
+            Escaped::new(&what)
+        )),
         Event::LayerMissing { layer, why } => {
-            let (layer, why) = (layer.name(), Hostile::new(&why));
+            let (layer, why) = (layer.name(), Escaped::new(&why));
             terminal.warn(&format!("workers are confined without {layer}: {why}"));
         }
         Event::PolicyCut(cut) => terminal.warn(&cut.to_string()),
         Event::Quarantined(quarantined) => {
-            terminal.warn(&format!("{}: {quarantined}", Hostile::cut(&quarantined.label, 100)));
+            terminal.warn(&format!("{}: {quarantined}", Escaped::cut(&quarantined.label, 100)));
         }
         Event::QuarantineNotStored { why } => terminal.warn(&format!(
             "that a worker process died could not be noted, so the next process does not know: {}",
-            Hostile::new(&why)
+            Escaped::new(&why)
+        )),
+        Event::ShapeDiffers { model, difference } => terminal.remark(&format!(
+            "{}: {difference}; the answer is as it was computed (`declared-shapes = \"strict\"` in a \
+             policy refuses it)",
+            Escaped::cut(&model, 100)
         )),
         Event::Printed { error, line, .. } => {
-            terminal.printed(error, &Hostile::new(&line).to_string());
+            terminal.printed(error, &Escaped::new(&line).to_string());
         }
-        Event::Log { line, .. } => terminal.note(&format!("runner: {}", Hostile::new(&line))),
+        Event::Log { line, .. } => terminal.note(&format!("runner: {}", Escaped::new(&line))),
     }
 }
 
@@ -159,7 +190,7 @@ pub(super) fn load_on(
 ) -> Result<Loaded, Failure> {
     // The code is checked, and a worker started, while the model is read. Should that fail, then
     // so does whoever needs it, and says why.
-    let warm = std::thread::spawn({
+    let warm = std::thread::Builder::new().name("belljar-warm-up".into()).spawn({
         let (host, rules) = (host.clone(), rules.clone());
         move || host.warm_up(&rules)
     });
@@ -170,7 +201,11 @@ pub(super) fn load_on(
     let size = bytes.size();
     if store == Store::Unused {
         // Compiling the guest, once for this machine, is no part of any model's time.
-        let warm = terminal.progress("starting", || warm.join());
+        let warm = terminal.progress("starting", || match warm {
+            Ok(thread) => thread.join(),
+            // Where no thread can be started, this one does it.
+            Err(_) => Ok(host.warm_up(&rules)),
+        });
         warm.map_err(|_| Failure::failed("starting failed"))??;
     }
     let start = Instant::now();
@@ -189,7 +224,7 @@ pub(super) fn note_too_large(
     failure: &Failure,
 ) {
     if failure.is_limit() {
-        let subject = Subject { model, policy: policy.file_sha256.map(Digest::from) };
+        let subject = Subject { model, policy: policy.file_sha256().map(Digest::from) };
         let (access, verdict, rule) = ("use more", Verdict::Refused, &failure.to_string());
         // It stays refused, whether or not that can be written down.
         let _ = host.inner.decide(&Decision { subject, resource, access, verdict, rule });

@@ -1,5 +1,5 @@
-//! `belljar inspect`: what a model says about itself. Everything said here was chosen by whoever
-//! made the model.
+//! `belljar inspect`: what a model says about itself, and whether it would be prepared. All names and
+//! texts shown here were chosen by the author of the model.
 
 use std::io::{self, BufWriter, Write, stdout};
 
@@ -8,31 +8,75 @@ use serde_json::{Value, json};
 use super::args::{Format, Inspect};
 use super::failure::Failure;
 use super::host::{Loaded, Store, load};
-use super::json;
+use super::preparation::Judgement;
 use super::table::Table;
 use super::terminal::Terminal;
+use super::{json, preparation, prepare};
 use crate::policy::units::format_size;
 use crate::tensor::DType;
-use crate::text::Hostile;
+use crate::text::Escaped;
 use crate::{Description, Dim, ValueInfo};
 
 pub(super) fn inspect(arguments: &Inspect, terminal: &Terminal) -> Result<(), Failure> {
+    let policy = arguments.model.policy.as_deref();
+    let failure = match describe(arguments, terminal) {
+        Err(failure) if !failure.is_of_output() => failure.under(policy),
+        other => return other,
+    };
+    // Who reads JSON gets an object however it ends.
+    if arguments.format == Format::Json {
+        let mut out = BufWriter::new(stdout().lock());
+        let path = arguments.model.model.to_string_lossy();
+        json::print(&failed(&path, &failure), &mut out)
+            .and_then(|()| out.flush())
+            .map_err(Failure::output)?;
+    }
+    Err(failure)
+}
+
+/// What is said of a model that could not be described.
+fn failed(path: &str, failure: &Failure) -> Value {
+    let exit_code = failure.exit_code();
+    json!({
+        "model": { "path": path },
+        "error": {
+            "text": failure.to_string(),
+            "hint": failure.hint_text(),
+            "exit_code": exit_code,
+        },
+        "preparation": failure.refusal().map(|error| preparation::refused(&error, exit_code)),
+    })
+}
+
+fn describe(arguments: &Inspect, terminal: &Terminal) -> Result<(), Failure> {
+    let given = prepare::given_shapes(&arguments.input_shapes)?;
     let loaded = load(&arguments.model, Store::Unused, terminal)?;
+    let judge = || preparation::judge(&loaded.model, &given);
+    let judgement = match arguments.no_prepare {
+        true => None,
+        false => Some(terminal.progress("preparing the model", judge)?),
+    };
+    let judgement = judgement.as_ref();
     let mut out = BufWriter::new(stdout().lock());
     let path = arguments.model.model.to_string_lossy();
     match arguments.format {
-        Format::Table => print(&path, &loaded, &mut out),
-        Format::Json => json::print(&to_json(&path, &loaded), &mut out),
+        Format::Table => print(&path, &loaded, judgement, &mut out),
+        Format::Json => json::print(&to_json(&path, &loaded, judgement), &mut out),
     }
     .and_then(|()| out.flush())
     .map_err(Failure::output)
 }
 
 fn short(text: &str) -> String {
-    Hostile::cut(text, 60).to_string()
+    Escaped::cut(text, 60).to_string()
 }
 
-fn print(path: &str, loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
+fn print(
+    path: &str,
+    loaded: &Loaded,
+    judgement: Option<&Judgement>,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let description = loaded.model.description();
     let d = description;
     let mut table = Table::default();
@@ -41,7 +85,7 @@ fn print(path: &str, loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
             table.row([what.to_owned(), value]);
         }
     };
-    say("model", Hostile::new(path).to_string());
+    say("model", Escaped::new(path).to_string());
     say("size", format!("{} ({} B)", format_size(loaded.size), loaded.size));
     say("SHA-256", loaded.model.digest().to_string());
     say("graph", short(&d.graph_name));
@@ -57,14 +101,14 @@ fn print(path: &str, loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
     say("operator sets", opsets.join(", "));
     say("parameters", d.parameters.to_string());
     say("nodes", d.nodes.to_string());
-    say("documentation", Hostile::new(&d.doc_string).to_string());
+    say("documentation", Escaped::new(&d.doc_string).to_string());
     table.print(&mut *out, 0)?;
 
     for (title, values) in [("inputs", &d.inputs), ("outputs", &d.outputs)] {
         writeln!(out, "\n{title}")?;
         let mut table = Table::default();
         for value in values {
-            let default = if value.has_default { "has a value of its own" } else { "" };
+            let default = if value.has_default { "has a default" } else { "" };
             table.row([
                 short(&value.name),
                 DType::onnx_name(value.elem_type).to_owned(),
@@ -75,6 +119,9 @@ fn print(path: &str, loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
         table.print(&mut *out, 2)?;
     }
     print_operators(d, out)?;
+    if let Some(judgement) = judgement {
+        judgement.print(out)?;
+    }
     let mut lists: Vec<(&str, Vec<[String; 3]>)> = Vec::new();
     let metadata = d.metadata.iter().map(|(key, value)| [short(key), short(value), String::new()]);
     lists.push(("metadata", metadata.collect()));
@@ -125,7 +172,7 @@ fn print_operators(description: &Description, out: &mut impl Write) -> io::Resul
     writeln!(out, "\noperators that are not computed")?;
     let mut table = Table::default();
     for operator in refused() {
-        let why = Hostile::cut(&operator.refused, 200).to_string();
+        let why = Escaped::cut(&operator.refused, 200).to_string();
         table.row([short(domain(&operator.domain)), short(&operator.op_type), why]);
     }
     table.print(&mut *out, 2)
@@ -161,7 +208,7 @@ fn value_json(value: &ValueInfo) -> Value {
     })
 }
 
-fn to_json(path: &str, loaded: &Loaded) -> Value {
+fn to_json(path: &str, loaded: &Loaded, judgement: Option<&Judgement>) -> Value {
     let d = loaded.model.description();
     json!({
         "model": {
@@ -209,5 +256,7 @@ fn to_json(path: &str, loaded: &Loaded) -> Value {
             }))
             .collect::<Vec<_>>(),
         "truncated": d.truncated,
+        "preparation": judgement.map(Judgement::json),
+        "error": null,
     })
 }

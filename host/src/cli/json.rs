@@ -4,13 +4,26 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+
+use crate::Dim;
 
 /// Prints a value as JSON and a line break.
 pub(super) fn print(value: &impl Serialize, mut out: impl Write) -> io::Result<()> {
     let formatter = Escaping(PrettyFormatter::new());
     value.serialize(&mut Serializer::with_formatter(&mut out, formatter))?;
     writeln!(out)
+}
+
+/// A declared shape: sizes as numbers, symbols as texts, and `null` for what is unknown.
+pub(super) fn dims(dims: &[Dim]) -> Value {
+    let dim = |dim: &Dim| match dim {
+        Dim::Fixed(size) => Value::from(*size),
+        Dim::Symbol(name) => Value::from(name.as_str()),
+        Dim::Unknown => Value::Null,
+    };
+    dims.iter().map(dim).collect()
 }
 
 struct Escaping<'a>(PrettyFormatter<'a>);

@@ -1,6 +1,6 @@
 //! The `belljar` command line. Flags become a plain struct first (`args`); each subcommand turns
 //! its own into what it runs with. Nothing here prints text of a model except through
-//! [`crate::text::Hostile`], and nothing here decides what a model may do.
+//! [`crate::text::Escaped`], and nothing here decides what a model may do.
 
 mod args;
 mod bench;
@@ -8,24 +8,27 @@ mod confine;
 mod doctor;
 mod failure;
 mod host;
-mod images;
 mod inputs;
 mod inspect;
 mod json;
-mod made_up;
+mod limit;
 mod new_policy;
 mod ops;
 mod outputs;
 mod pages;
 mod policy;
+mod preparation;
 mod prepare;
 #[cfg(feature = "programs")]
 mod program;
 mod quarantine;
+mod random_inputs;
 mod run;
+mod snapshots;
 mod table;
 mod terminal;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -34,19 +37,38 @@ use args::{Arguments, Command};
 use failure::Failure;
 use terminal::Terminal;
 
-/// Runs the program and gives its exit code.
-pub fn main() -> ExitCode {
+/// Runs the program and gives its exit code. `stdout_closed` says whether the program was started
+/// without a standard output: then it does nothing, as nobody would get its answer.
+pub fn main(stdout_closed: bool) -> ExitCode {
+    crate::confine::file_size::ignore_signal();
+    let closed = || match stdout_closed {
+        true => Err(Failure::output(rustix::io::Errno::BADF.into())),
+        false => Ok(()),
+    };
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(err) => {
-            // Help and versions are answers; a reader that left early is none of our business.
-            let answered = !err.use_stderr();
+        Err(err) if err.use_stderr() => {
+            // Nobody is left to be told that standard error is gone.
             let _ = err.print();
-            return ExitCode::from(if answered { 0 } else { 2 });
+            return ExitCode::from(2);
+        }
+        // Help is an answer.
+        Err(err) => {
+            let printed = closed().and_then(|()| err.print().map_err(Failure::output));
+            return end(printed, &Terminal::new(args::When::Auto, false, false));
         }
     };
     let terminal = Terminal::new(arguments.color, arguments.quiet, arguments.verbose);
-    match dispatch(arguments, &terminal) {
+    end(closed().and_then(|()| dispatch(arguments, &terminal)), &terminal)
+}
+
+/// The exit code of a command that ended so.
+fn end(result: Result<(), Failure>, terminal: &Terminal) -> ExitCode {
+    let all_printed = || match terminal.lost() {
+        Some(err) => Err(err),
+        None => std::io::stdout().flush(),
+    };
+    match result.and_then(|()| all_printed().map_err(Failure::output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
@@ -67,13 +89,15 @@ fn dispatch(arguments: Arguments, terminal: &Terminal) -> Result<(), Failure> {
     };
     match command {
         Command::Run(run) => run::run(&run, terminal),
-        Command::Prepare(prepare) => prepare::prepare(&prepare, terminal),
-        Command::Images { command } => images::images(&command, terminal),
+        Command::Prepare(prepare) => prepare::prepare(&prepare, terminal)
+            .map_err(|failure| failure.under(prepare.model.policy.as_deref())),
+        Command::Snapshots { command } => snapshots::snapshots(&command, terminal),
         Command::Quarantine { command } => quarantine::quarantine(&command, terminal),
         Command::Inspect(inspect) => inspect::inspect(&inspect, terminal),
         Command::NewPolicy(new_policy) => new_policy::new_policy(&new_policy, terminal),
         Command::Policy { command } => policy::policy(&command, terminal),
-        Command::Bench(bench) => bench::bench(&bench, terminal),
+        Command::Bench(bench) => bench::bench(&bench, terminal)
+            .map_err(|failure| failure.under(bench.model.policy.as_deref())),
         Command::Confine { command } => confine::confine(&command),
         Command::Ops(ops) => ops::ops(&ops),
         Command::Doctor(doctor) => doctor::doctor(&doctor),

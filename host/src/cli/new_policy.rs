@@ -1,6 +1,8 @@
 //! `belljar new-policy`: a starting policy, fitted to one measured run; for a guest program one that
 //! pins it and grants nothing.
 
+mod beside;
+
 use std::io::{Write, stdout};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,14 +10,22 @@ use std::time::{Duration, Instant};
 use super::args::{InputArgs, IsolationArg, NewPolicy};
 use super::failure::Failure;
 use super::host::{Store, host, read_model};
-use super::made_up;
 use super::outputs::write_file;
+use super::policy::record::{folder, text};
+use super::random_inputs;
 use super::terminal::Terminal;
+use crate::error::Error;
 #[cfg(feature = "programs")]
 use crate::policy::starting_program_policy;
-use crate::policy::{FileGrant, Measured, Policy, starting_policy};
+use crate::policy::units::{format_size, parse_size};
+use crate::policy::{
+    Compute, FileGrant, MEASURED, Measured, Policy, STARTING_COMPUTE, bounds, starting_head,
+    starting_limits,
+};
 use crate::tensor::Tensor;
-use crate::{Description, ModelBytes};
+use crate::text::Escaped;
+use crate::trust::SideFile;
+use crate::{Description, Host, Model, ModelBytes};
 
 /// Runs that are measured; the slowest counts.
 const RUNS: usize = 3;
@@ -23,14 +33,102 @@ const RUNS: usize = 3;
 pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(), Failure> {
     #[cfg(feature = "programs")]
     if super::program::is_program(&arguments.model) {
+        if arguments.policy.is_some() || arguments.memory.is_some() {
+            let text =
+                "--policy and --memory are for a model, which is measured; a program is not run";
+            return Err(Failure::usage(text));
+        }
         let bytes = read_model(&arguments.model, Policy::default().limits.model_size)?;
         let text = starting_program_policy(bytes.label(), &bytes.digest().to_string());
         return write(&text, arguments.output.as_deref(), arguments.force);
     }
-    let bytes = read_model(&arguments.model, Policy::default().limits.model_size)?;
-    let text =
-        starting_policy(&measure(bytes, Policy::default(), &arguments.inputs, terminal)?.found);
+    let base = base(arguments)?;
+    let more = |failure: Failure| match failure.is_limit() {
+        true => failure.hint(
+            "give it more while it is measured: --memory \"4 GiB\", or --policy with a policy that \
+             allows more",
+        ),
+        false => failure,
+    };
+    let folder = folder(arguments.output.as_deref())?;
+    let bytes = read_model(&arguments.model, base.limits.model_size).map_err(more)?;
+    let loaded = load(bytes, base.clone(), terminal).map_err(more)?;
+    let text = match beside::ungranted(&loaded, &arguments.model)?.as_slice() {
+        [] => {
+            let seen = run(loaded, &arguments.inputs, terminal).map_err(more)?;
+            measured(&seen, &base, &folder)
+        }
+        files => {
+            files.iter().filter_map(beside::File::problem).for_each(|text| terminal.remark(&text));
+            terminal.remark(
+                "nothing was measured: the model keeps data in files that no policy grants yet; the \
+                 grants are comments in the policy that is written",
+            );
+            beside::unmeasured(&loaded, files, &base, &folder)
+        }
+    };
     write(&text, arguments.output.as_deref(), arguments.force)
+}
+
+/// What the model is measured under.
+fn base(arguments: &NewPolicy) -> Result<Policy, Failure> {
+    let mut policy = match &arguments.policy {
+        Some(path) => Policy::load(path).map_err(Error::from)?.policy,
+        None => Policy::default(),
+    };
+    if policy.program.is_some() {
+        return Err(Failure::usage("--policy: this policy is for a guest program"));
+    }
+    if let Some(text) = &arguments.memory {
+        let wrong = |why: String| {
+            let (min, max) = (format_size(bounds::MEMORY.min), format_size(bounds::MEMORY.max));
+            Failure::usage(format!("--memory {}: {why}", Escaped::cut(text, 60)))
+                .hint(format!("write a size from \"{min}\" to \"{max}\""))
+        };
+        let memory = parse_size(text).map_err(|err| wrong(err.to_string()))?;
+        if !(bounds::MEMORY.min..=bounds::MEMORY.max).contains(&memory) {
+            return Err(wrong("out of bounds".into()));
+        }
+        policy.limits.memory = memory;
+        policy.limits.model_size = policy.limits.model_size.max(memory);
+    }
+    Ok(policy)
+}
+
+/// The policy for what was measured under another one.
+fn measured(seen: &Seen, base: &Policy, folder: &Path) -> String {
+    let found = &seen.found;
+    let differs = seen.differences.iter().map(|text| format!("# Measured: {text}.\n"));
+    let comments = [MEASURED.to_owned()].into_iter().chain(differs).collect::<String>();
+    let mut out = starting_head(&found.model_name, &found.sha256, &comments, &text::settings(base));
+    for file in &seen.files {
+        out.push('\n');
+        out.push_str(&text::granted_file(file, &file.reason, folder));
+    }
+    for (table, rules) in [("inputs", &base.inputs), ("outputs", &base.outputs)] {
+        rules.iter().for_each(|rule| out.push_str(&text::rule(table, rule)));
+    }
+    out.push_str(&starting_limits(found, &base.limits));
+    out.push_str(&compute(&base.compute));
+    out
+}
+
+fn compute(base: &Compute) -> String {
+    match *base == Compute::default() {
+        true => STARTING_COMPUTE.to_owned(),
+        false => text::compute(base),
+    }
+}
+
+/// A model that was loaded to be measured.
+struct Loaded {
+    host: Host,
+    model: Model,
+    name: String,
+    sha256: String,
+    /// Bytes of its own file.
+    size: u64,
+    load_time: Duration,
 }
 
 /// What a model was seen to need, and on what.
@@ -38,6 +136,8 @@ pub(super) struct Seen {
     pub(super) found: Measured,
     pub(super) inputs: Vec<(String, Tensor)>,
     pub(super) outputs: Vec<(String, Tensor)>,
+    /// Which shapes are not as the model declares them; each may be printed.
+    differences: Vec<String>,
     /// What it says of itself.
     pub(super) description: Description,
     /// What of the policy's files it has needed.
@@ -47,37 +147,55 @@ pub(super) struct Seen {
 /// Runs a model under a policy, which becomes one for this very file.
 pub(super) fn measure(
     bytes: ModelBytes,
-    mut policy: Policy,
+    policy: Policy,
     inputs: &InputArgs,
     terminal: &Terminal,
 ) -> Result<Seen, Failure> {
+    run(load(bytes, policy, terminal)?, inputs, terminal)
+}
+
+fn load(bytes: ModelBytes, mut policy: Policy, terminal: &Terminal) -> Result<Loaded, Failure> {
     // So that a ceiling that demands pins is content.
     policy.model.sha256.get_or_insert(*bytes.digest().as_bytes());
-    let (sha256, model_size) = (bytes.digest().to_string(), bytes.size());
-    let model_name = bytes.label().to_owned();
+    for grant in policy.filesystem.iter_mut().filter(|grant| grant.sha256.is_none()) {
+        // What cannot be pinned is a folder, or is refused when it is needed.
+        let found = SideFile::digest_of(&grant.host, policy.limits.model_size);
+        grant.sha256 = found.ok().map(|(digest, _)| *digest.as_bytes());
+    }
+    let (sha256, size) = (bytes.digest().to_string(), bytes.size());
+    let name = bytes.label().to_owned();
     let host = host(IsolationArg::Process, Store::Unused, 1, terminal)?;
     let policy = host.effective(&policy)?;
     // The guest may have to be compiled first, which is no part of the model's time.
     terminal.progress("starting a sandbox", || host.warm_up(&policy))?;
     let start = Instant::now();
     let model = terminal.progress("loading the model", || host.load(bytes, &policy))?;
-    let load_time = start.elapsed();
-    let given = made_up::read_or_make_up(inputs, model.description(), model.policy())?;
-    let input_bytes = given.iter().map(|(_, tensor)| tensor.byte_len()).sum();
+    Ok(Loaded { host, model, name, sha256, size, load_time: start.elapsed() })
+}
+
+fn run(loaded: Loaded, inputs: &InputArgs, terminal: &Terminal) -> Result<Seen, Failure> {
+    // The host lives as long as its model is run.
+    let Loaded { host: _host, model, name, sha256, size, load_time } = loaded;
+    let (given, needed) = random_inputs::read_or_random(inputs, &model)?;
+    let tensors = given.iter().map(|(_, tensor)| tensor.byte_len());
+    // An image may be larger as a file than as a tensor.
+    let input_bytes = tensors.sum::<u64>().saturating_add(needed.bytes);
     let prepare_time =
         load_time + terminal.progress("preparing the model", || model.prepare(&given))?;
-    let (mut run_time, mut peak_memory, mut found) = (Duration::ZERO, 0, Vec::new());
+    let (mut run_time, mut peak_memory, mut found) = (needed.time, needed.memory, Vec::new());
+    let mut differences = Vec::new();
     for _ in 0..RUNS {
         let outputs = terminal.progress("running", || model.run(&given))?.validate()?;
         run_time = run_time.max(outputs.cost().run);
         peak_memory = peak_memory.max(outputs.cost().memory);
+        differences = outputs.shape_differences().iter().map(ToString::to_string).collect();
         found = outputs.into_tensors();
     }
     let output_bytes = found.iter().map(|(_, tensor)| tensor.byte_len()).sum();
     let measured = Measured {
-        model_name,
+        model_name: name,
         sha256,
-        model_size,
+        model_size: size.saturating_add(model.side_files_size()),
         peak_memory,
         prepare_time,
         run_time,
@@ -85,7 +203,7 @@ pub(super) fn measure(
         output_bytes,
     };
     let (description, files) = (model.description().clone(), model.side_files());
-    Ok(Seen { found: measured, inputs: given, outputs: found, description, files })
+    Ok(Seen { found: measured, inputs: given, outputs: found, differences, description, files })
 }
 
 /// Writes a policy where a person wants it, or prints it.

@@ -1,10 +1,10 @@
 //! `belljar ops`: which operators are computed, as of which versions, on which types and with which
-//! attributes. The table is the one that the gate inside the sandbox works from; no model is read.
+//! attributes, and who computes them. The table is the one that the gate inside the sandbox works from; no model is read.
 
 use std::io::{BufWriter, Write, stdout};
 
 use belljar_operators::{
-    Attribute, NEWEST, NEWEST_ML, Operator, Output, Types, Values, all, newest,
+    Attribute, NEWEST, NEWEST_ML, Operator, Output, Source, Types, Values, all, newest,
 };
 use serde_json::{Value, json};
 
@@ -51,9 +51,20 @@ fn text(operators: &[&Operator], out: &mut impl Write) -> std::io::Result<()> {
             domain => format!("{domain}:{}", operator.name),
         };
         let attributes: Vec<String> = operator.attributes.iter().map(attribute).collect();
-        table.row([name, versions, types(operator), attributes.join("; ")]);
+        let source = source(operator.source()).to_owned();
+        table.row([name, versions, source, types(operator), attributes.join("; ")]);
     }
     table.print(out, 0)
+}
+
+/// Who computes an operator, in a word.
+fn source(source: Source) -> &'static str {
+    match source {
+        Source::Own => "belljar",
+        Source::Wrapped => "tract, checked",
+        Source::Upstream => "tract",
+        Source::Lowered => "rewritten",
+    }
 }
 
 /// The types that inputs may have, those of the first of each letter; or of what has no inputs.
@@ -74,6 +85,7 @@ fn short(types: Types) -> String {
     for (known, name) in [
         (table::ANY.or(table::STORED), "any, also small ones"),
         (table::PLAIN.or(table::STORED), "numbers, also small ones, bool"),
+        (table::PLAIN.or(table::BF16), "numbers, bfloat16, bool"),
         (table::NUMBERS.or(table::BF16), "numbers, bfloat16"),
         (table::REALS, "floats, bfloat16"),
         (table::ANY, "any"),
@@ -176,6 +188,7 @@ fn to_json(operator: &Operator) -> Value {
         "name": operator.name,
         "since": operator.since,
         "until": operator.until,
+        "computed_by": source(operator.source()),
         "inputs": inputs,
         "optional_inputs": operator.optional,
         "last_input_repeats": operator.many,

@@ -35,8 +35,15 @@ pub(super) fn version(verbose: bool) -> Result<(), Failure> {
 
 pub(super) fn warm(terminal: &Terminal) -> Result<(), Failure> {
     let host = host(IsolationArg::Process, Store::Unused, 1, terminal)?;
+    let Some(place) = host.cache_dir() else {
+        return Err(Failure::failed("there is no folder for compiled code").hint(
+            "set BELLJAR_CACHE_DIR and BELLJAR_STATE_DIR, or HOME, to folders you can write to",
+        ));
+    };
+    // What cannot be kept would be compiled in vain.
+    host.inner.check_cache()?;
     terminal.progress("compiling the sandboxed runner", || host.warm())?;
-    let place = shown(host.cache_dir());
+    let place = shown(place);
     writeln!(stdout(), "compiled code is in {place}").map_err(Failure::output)
 }
 

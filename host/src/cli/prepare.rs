@@ -1,4 +1,4 @@
-//! `belljar prepare`: images of a model ahead of its runs.
+//! `belljar prepare`: snapshots of a model ahead of its runs.
 
 use std::io::{BufWriter, Write, stdout};
 use std::time::Duration;
@@ -9,14 +9,14 @@ use super::args::{Format, Prepare};
 use super::failure::Failure;
 use super::host::{Store, load};
 use super::json;
-use super::made_up::parse_shape;
+use super::random_inputs::parse_shape;
 use super::table::Table;
 use super::terminal::Terminal;
 use crate::error::Error;
-use crate::text::Hostile;
+use crate::text::Escaped;
 use crate::{Description, Dim, InputShape, ValueInfo};
 
-/// One image, and what it took.
+/// One snapshot, and what it took.
 struct Prepared {
     shapes: Vec<InputShape>,
     time: Duration,
@@ -25,16 +25,9 @@ struct Prepared {
 }
 
 pub(super) fn prepare(arguments: &Prepare, terminal: &Terminal) -> Result<(), Failure> {
-    let given: Vec<InputShape> = arguments
-        .input_shapes
-        .iter()
-        .map(|text| {
-            let (name, dims) = parse_shape(text)?;
-            Ok(InputShape { name, dims: dims.iter().map(|dim| *dim as u64).collect() })
-        })
-        .collect::<Result<_, Failure>>()?;
-    let loaded = load(&arguments.model, Store::Used, terminal)?;
-    let (model, store) = (&loaded.model, loaded.host.image_store());
+    let given = given_shapes(&arguments.input_shapes)?;
+    let loaded = load(&arguments.model, Store::Filled, terminal)?;
+    let (model, store) = (&loaded.model, loaded.host.snapshot_store());
     // To fill a store that cannot be used would be in vain.
     store.remove_leftovers().map_err(Error::new)?;
     let mut description = model.description().clone();
@@ -42,11 +35,11 @@ pub(super) fn prepare(arguments: &Prepare, terminal: &Terminal) -> Result<(), Fa
     let fixed = |name: &str| rules.iter().any(|rule| rule.name == name && rule.value.is_some());
     description.inputs.retain(|input| !fixed(&input.name));
     let combinations = combinations(&description, &given)?;
-    let most = model.policy().limits.images;
+    let most = model.policy().limits.snapshots;
     if combinations.len() as u64 > u64::from(most) {
         let count = combinations.len();
-        return Err(Failure::usage(format!("{count} images, but the policy keeps {most}"))
-            .hint("raise `limits.images` in a policy"));
+        return Err(Failure::usage(format!("{count} snapshots, but the policy keeps {most}"))
+            .hint("raise `limits.snapshots` in a policy"));
     }
     let mut prepared = Vec::new();
     for shapes in combinations {
@@ -65,7 +58,7 @@ pub(super) fn prepare(arguments: &Prepare, terminal: &Terminal) -> Result<(), Fa
     };
     if let Some(lost) = prepared.iter().find(|prepared| !is_kept(&prepared.shapes)) {
         let shapes = shapes_text(&lost.shapes);
-        return Err(Failure::failed(format!("the image for {shapes} was not stored"))
+        return Err(Failure::failed(format!("the snapshot for {shapes} was not stored"))
             .hint("--verbose says why; BELLJAR_STORE_SIZE is the size of the store"));
     }
     let mut out = BufWriter::new(stdout().lock());
@@ -80,7 +73,7 @@ pub(super) fn prepare(arguments: &Prepare, terminal: &Terminal) -> Result<(), Fa
             table.print(&mut out, 0)
         }
         Format::Json => {
-            let images = prepared.iter().map(|prepared| {
+            let snapshots = prepared.iter().map(|prepared| {
                 json!({
                     "shapes": shapes_json(&prepared.shapes),
                     "was_stored": prepared.stored,
@@ -89,7 +82,7 @@ pub(super) fn prepare(arguments: &Prepare, terminal: &Terminal) -> Result<(), Fa
             });
             let answer = json!({
                 "model": { "sha256": digest.to_string(), "bytes": loaded.size },
-                "images": images.collect::<Vec<_>>(),
+                "snapshots": snapshots.collect::<Vec<_>>(),
             });
             json::print(&answer, &mut out)
         }
@@ -98,12 +91,21 @@ pub(super) fn prepare(arguments: &Prepare, terminal: &Terminal) -> Result<(), Fa
     .map_err(Failure::output)
 }
 
-/// `image 1×3×224×224, mask 1×224`; names are escaped.
+/// The shapes of inputs that were given by flags.
+pub(super) fn given_shapes(texts: &[String]) -> Result<Vec<InputShape>, Failure> {
+    let shape = |text: &String| {
+        let (name, dims) = parse_shape("--input-shape", text)?;
+        Ok(InputShape { name, dims: dims.iter().map(|dim| *dim as u64).collect() })
+    };
+    texts.iter().map(shape).collect()
+}
+
+/// `snapshot 1×3×224×224, mask 1×224`; names are escaped.
 pub(super) fn shapes_text(shapes: &[InputShape]) -> String {
     let shapes = shapes.iter().map(|shape| {
         let dims: Vec<String> = shape.dims.iter().map(ToString::to_string).collect();
         let dims = if dims.is_empty() { "scalar".to_owned() } else { dims.join("×") };
-        format!("{} {dims}", Hostile::cut(&shape.name, 60))
+        format!("{} {dims}", Escaped::cut(&shape.name, 60))
     });
     shapes.collect::<Vec<_>>().join(", ")
 }
@@ -112,15 +114,18 @@ pub(super) fn shapes_json(shapes: &[InputShape]) -> serde_json::Value {
     shapes.iter().map(|shape| json!({ "name": shape.name, "shape": shape.dims })).collect()
 }
 
-/// The shapes of all inputs, once for each image.
+/// The shapes of all inputs, once for each snapshot.
 fn combinations(
     description: &Description,
     given: &[InputShape],
 ) -> Result<Vec<Vec<InputShape>>, Failure> {
-    let inputs: Vec<&ValueInfo> =
-        description.inputs.iter().filter(|input| !input.has_default).collect();
+    // An input with a default is one of them if it has a shape.
+    let wanted = |input: &&ValueInfo| {
+        !input.has_default || given.iter().any(|shape| shape.name == input.name)
+    };
+    let inputs: Vec<&ValueInfo> = description.inputs.iter().filter(wanted).collect();
     if let Some(unknown) = given.iter().find(|shape| !inputs.iter().any(|i| i.name == shape.name)) {
-        let name = Hostile::cut(&unknown.name, 60);
+        let name = Escaped::cut(&unknown.name, 60);
         return Err(Failure::usage(format!("the model takes no input {name}"))
             .hint("`belljar inspect` shows what the model declares"));
     }
@@ -129,7 +134,7 @@ fn combinations(
     let count = of_each.iter().map(Vec::len).max().unwrap_or(1);
     if let Some(odd) = of_each.iter().find(|shapes| shapes.len() != 1 && shapes.len() != count) {
         let name = odd.first().map_or("", |shape| shape.name.as_str());
-        let (name, found) = (Hostile::cut(name, 60), odd.len());
+        let (name, found) = (Escaped::cut(name, 60), odd.len());
         return Err(Failure::usage(format!(
             "{found} shapes for {name}, but {count} for another input: give one, or as many"
         )));
@@ -155,14 +160,14 @@ fn shapes_of(input: &ValueInfo, given: &[InputShape]) -> Result<Vec<InputShape>,
         };
         dims.iter().map(fixed).collect()
     });
-    let name = Hostile::cut(&input.name, 60);
+    let name = Escaped::cut(&input.name, 60);
     match dims {
         Some(dims) => Ok(vec![InputShape { name: input.name.clone(), dims }]),
         None => {
             let declared = match &input.shape {
                 Some(dims) => {
                     let dims: Vec<String> = dims.iter().map(ToString::to_string).collect();
-                    Hostile::cut(&dims.join(","), 100).to_string()
+                    Escaped::cut(&dims.join(","), 100).to_string()
                 }
                 None => "any shape".to_owned(),
             };

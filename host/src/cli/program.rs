@@ -7,20 +7,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 use serde_json::json;
 
 use super::args::{Format, Run};
 use super::failure::{Failure, NEEDS_PROGRAM, shown};
 use super::host::{Store, host_for, note_too_large, read_model, rules};
-use super::inputs::{self, Given};
+use super::inputs::{self, Budget, Given};
 use super::json;
-use super::outputs::{Labels, Printing, file_names, write, write_file};
-use super::run::{cuts_json, milliseconds, policy_json};
+use super::outputs::{Entry, Labels, Printing, Target};
+use super::run::{Sequence, cuts_json, milliseconds, policy_json};
 use super::table::Table;
 use super::terminal::Terminal;
 use crate::program::is_component;
 use crate::tensor::{Tensor, TensorError, npy};
-use crate::text::Hostile;
+use crate::text::Escaped;
 use crate::{Description, Digest, Value};
 
 /// Longest text of an output that is printed, in characters.
@@ -51,7 +53,10 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
         );
         return Err(Failure::refused(text).hint(NEEDS_PROGRAM));
     }
+    arguments.pictures.refuse_for_program()?;
     let labels = arguments.labels.as_deref().map(Labels::read).transpose()?;
+    let target = arguments.output.as_deref().map(|path| Target::new(path, arguments.force));
+    let target = target.transpose()?;
     let store = if arguments.no_store { Store::Unused } else { Store::Used };
     let host = host_for(&arguments.model, store, 1, terminal)?;
     let (rules, policy) = rules(&host, &arguments.model, terminal)?;
@@ -76,10 +81,11 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     if labels.as_ref().is_some_and(unfit) {
         return Err(Failure::usage("--labels has not as many lines as any output has classes"));
     }
-    let printing = Printing { labels: labels.as_ref(), top: arguments.top, data: arguments.data };
-    let written = match &arguments.output {
-        Some(path) => write_all(&tensors, &others, path, arguments.force)?,
-        None => Vec::new(),
+    let printing =
+        Printing { labels: labels.as_ref(), top: arguments.top.into(), data: arguments.data };
+    let written = match (&target, &arguments.output) {
+        (Some(target), Some(path)) => write_all(&tensors, &others, target, path, terminal)?,
+        _ => Vec::new(),
     };
     let mut out = BufWriter::new(stdout().lock());
     match arguments.format {
@@ -90,21 +96,22 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
             }
         }
         Format::Json => {
-            let mut outputs = printing.json(&tensors);
-            if let Some(outputs) = outputs.as_array_mut() {
-                outputs.extend(others.iter().map(|other| other_json(other, arguments.data)));
-            }
-            let answer = json!({
-                "program": {
+            let data = arguments.data;
+            let outputs = Sequence(|| {
+                let tensors = tensors.iter().map(|output| Output::Tensor(printing.entry(output)));
+                tensors.chain(others.iter().map(|other| Output::Other(other, data)))
+            });
+            let answer = Answer {
+                cuts: cuts_json(rules.cuts()),
+                outputs,
+                policy: policy_json(policy.as_ref()),
+                program: json!({
                     "path": path.to_string_lossy(),
                     "sha256": digest.to_string(),
                     "bytes": program.size(),
-                },
-                "policy": policy_json(policy.as_ref()),
-                "cuts": cuts_json(rules.cuts()),
-                "outputs": outputs,
-                "time": { "load_ms": milliseconds(load), "run_ms": milliseconds(run) },
-            });
+                }),
+                time: json!({ "load_ms": milliseconds(load), "run_ms": milliseconds(run) }),
+            };
             json::print(&answer, &mut out).map_err(Failure::output)?;
         }
     }
@@ -116,7 +123,7 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
         times.row(["run".into(), cell(run), "with its models, which are loaded then".to_owned()]);
         let _ = times.print(io::stderr().lock(), 0);
     }
-    host.image_store().finish();
+    host.snapshot_store().finish();
     Ok(())
 }
 
@@ -148,12 +155,12 @@ fn table(
         if at > 0 || !tensors.is_empty() {
             writeln!(out)?;
         }
-        let name = Hostile::cut(name, 40);
+        let name = Escaped::cut(name, 40);
         match value {
             Value::Text(text) => {
                 writeln!(out, "{name}:")?;
                 for line in text.lines().take(SHOWN) {
-                    writeln!(out, "  {}", Hostile::cut(line, SHOWN))?;
+                    writeln!(out, "  {}", Escaped::cut(line, SHOWN))?;
                 }
             }
             other => writeln!(out, "{name}: {} bytes", other.byte_len())?,
@@ -162,19 +169,60 @@ fn table(
     Ok(())
 }
 
-fn other_json((name, value): &(String, Value), data: bool) -> serde_json::Value {
-    match value {
-        Value::Text(text) => json!({ "name": name, "text": text }),
-        Value::Bytes(bytes) => {
-            let sha256 = Digest::of(bytes).to_string();
-            let mut entry = json!({ "name": name, "bytes": bytes.len(), "sha256": sha256 });
-            if data && let Some(entry) = entry.as_object_mut() {
-                let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-                entry.insert("hex".into(), json!(hex));
+/// The whole answer as JSON, written piece by piece: outputs may be large.
+#[derive(Serialize)]
+struct Answer<O> {
+    cuts: serde_json::Value,
+    outputs: O,
+    policy: serde_json::Value,
+    program: serde_json::Value,
+    time: serde_json::Value,
+}
+
+/// An output in it; of one that is no tensor, whether its bytes are shown.
+enum Output<'a> {
+    Tensor(Entry<'a>),
+    Other(&'a (String, Value), bool),
+}
+
+impl Serialize for Output<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let ((name, value), data) = match self {
+            Output::Tensor(entry) => return entry.serialize(serializer),
+            Output::Other(output, data) => (output, *data),
+        };
+        let mut map = serializer.serialize_map(None)?;
+        match value {
+            Value::Text(text) => {
+                map.serialize_entry("name", name)?;
+                map.serialize_entry("text", text)?;
             }
-            entry
+            Value::Bytes(bytes) => {
+                map.serialize_entry("bytes", &bytes.len())?;
+                if data {
+                    map.serialize_entry("hex", &Hex(bytes))?;
+                }
+                map.serialize_entry("name", name)?;
+                map.serialize_entry("sha256", &Digest::of(bytes).to_string())?;
+            }
+            Value::Tensor(_) => {}
         }
-        Value::Tensor(_) => serde_json::Value::Null,
+        map.end()
+    }
+}
+
+/// Bytes as one string of hexadecimal digits, which is never all in memory.
+struct Hex<'a>(&'a [u8]);
+
+impl std::fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Serialize for Hex<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -182,17 +230,17 @@ fn other_json((name, value): &(String, Value), data: bool) -> serde_json::Value 
 fn write_all(
     tensors: &[(String, Tensor)],
     others: &[(String, Value)],
+    target: &Target<'_>,
     path: &Path,
-    force: bool,
+    terminal: &Terminal,
 ) -> Result<Vec<PathBuf>, Failure> {
     if others.is_empty() {
-        return write(tensors, path, force);
+        return target.write(tensors, terminal);
     }
-    if !path.as_os_str().as_bytes().ends_with(b"/") && !path.is_dir() {
+    if !target.is_folder() {
         let text = format!("--output {}: a file cannot hold texts and bytes", shown(path));
         return Err(Failure::usage(text).hint("name a folder, ending in /"));
     }
-    fs::create_dir_all(path).map_err(|err| Failure::write(path, &err))?;
     let names = tensors.iter().map(|(name, _)| name.as_str());
     let names: Vec<&str> = names.chain(others.iter().map(|(name, _)| name.as_str())).collect();
     let kind = |at: usize| match at.checked_sub(tensors.len()).and_then(|at| others.get(at)) {
@@ -200,10 +248,10 @@ fn write_all(
         Some((_, Value::Text(_))) => "txt",
         Some(_) => "bin",
     };
-    let files: Vec<PathBuf> = file_names(&names, kind).iter().map(|name| path.join(name)).collect();
+    let files = target.files(&names, kind)?;
     let (of_tensors, of_others) = files.split_at(tensors.len().min(files.len()));
     for (path, (_, tensor)) in of_tensors.iter().zip(tensors) {
-        write_file(path, force, |file| npy::write(tensor, file))?;
+        target.write_into(path, |file| npy::write(tensor, file))?;
     }
     for (path, (_, value)) in of_others.iter().zip(others) {
         let bytes = match value {
@@ -211,17 +259,19 @@ fn write_all(
             Value::Bytes(bytes) => bytes,
             Value::Tensor(_) => continue,
         };
-        write_file(path, force, |file| file.write_all(bytes).map_err(TensorError::Io))?;
+        target.write_into(path, |file| file.write_all(bytes).map_err(TensorError::Io))?;
     }
     Ok(files)
 }
 
-/// Reads every input that was given. `limit` bounds each of them.
+/// Reads every input that was given. `limit` bounds all of them together.
 pub(super) fn read_all(arguments: &[OsString], limit: u64) -> Result<Named<Value>, Failure> {
+    let mut budget = Budget::new(limit);
     let mut values = Vec::new();
     let mut stdin = 0;
     for argument in arguments {
         if let Some((name, text)) = text_of(argument)? {
+            budget.take(text.len() as u64);
             values.push((name, Value::Text(text)));
             continue;
         }
@@ -234,11 +284,14 @@ pub(super) fn read_all(arguments: &[OsString], limit: u64) -> Result<Named<Value
         match (kind, given.name.clone()) {
             (Kind::Tensors, _) => {
                 // A program declares nothing: what is in the file decides.
-                let read = inputs::read(&given, &Description::default(), limit)?;
+                let read = inputs::read(&given, &Description::default(), budget)?;
+                budget.take_tensors(&read);
                 values.extend(read.into_iter().map(|(name, tensor)| (name, tensor.into())));
             }
             (Kind::Bytes, Some(name)) => {
-                values.push((name, Value::Bytes(read_bytes(&given.path, limit)?)));
+                let bytes = read_bytes(&given.path, budget)?;
+                budget.take(bytes.len() as u64);
+                values.push((name, Value::Bytes(bytes)));
             }
             (Kind::Bytes, None) => {
                 let text = format!("--input {}: which input is this?", shown(&given.path));
@@ -285,7 +338,8 @@ fn text_of(argument: &OsStr) -> Result<Option<(String, String)>, Failure> {
     Ok(Some((name.to_owned(), text.to_owned())))
 }
 
-fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
+fn read_bytes(path: &Path, budget: Budget) -> Result<Vec<u8>, Failure> {
+    let limit = budget.left();
     let source = if path == Path::new("-") { "standard input".into() } else { shown(path) };
     let unreadable = |err: io::Error| Failure::usage(format!("{source}: {err}"));
     let mut bytes = Vec::new();
@@ -296,7 +350,7 @@ fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
     stream.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > limit {
         let what = "the file".to_owned();
-        return Err(Failure::tensor(&source, &TensorError::TooLarge { what, limit }));
+        return Err(budget.failure(&source, TensorError::TooLarge { what, limit }));
     }
     Ok(bytes)
 }

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use super::args::{Format, IsolationArg, Quarantine};
 use super::failure::Failure;
 use super::host::{Store, host, read_model};
-use super::images::ago;
 use super::json;
+use super::snapshots::ago;
 use super::table::Table;
 use super::terminal::Terminal;
-use crate::text::Hostile;
+use crate::text::Escaped;
 use crate::{Digest, Quarantined};
 
 /// Largest model that is read for its digest, in bytes: what a policy can allow.
@@ -54,7 +54,7 @@ fn find(name: &str, list: &[Quarantined]) -> Result<Digest, Failure> {
         (Some(one), None) => Ok(one.model),
         (Some(_), Some(_)) => Err(Failure::usage(format!(
             "{}: several models in quarantine are called so",
-            Hostile::new(name)
+            Escaped::new(name)
         ))
         .hint("give the SHA-256 that `belljar quarantine list --format json` shows")),
         (None, _) if Path::new(name).is_file() => {
@@ -62,7 +62,7 @@ fn find(name: &str, list: &[Quarantined]) -> Result<Digest, Failure> {
         }
         (None, _) => Err(Failure::usage(format!(
             "{}: no file, and no model in quarantine is called so",
-            Hostile::new(name)
+            Escaped::new(name)
         ))
         .hint("`belljar quarantine list` shows all")),
     }
@@ -89,11 +89,11 @@ fn print(list: &[Quarantined], format: Format) -> Result<(), Failure> {
 
 fn row(one: &Quarantined) -> [String; 5] {
     [
-        Hostile::cut(&one.label, 40).to_string(),
+        Escaped::cut(&one.label, 40).to_string(),
         one.model.to_string().chars().take(12).collect(),
         one.deaths.to_string(),
         one.since.map(ago).unwrap_or_default(),
-        Hostile::cut(&one.why, 200).to_string(),
+        Escaped::cut(&one.why, 200).to_string(),
     ]
 }
 

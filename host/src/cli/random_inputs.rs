@@ -4,23 +4,22 @@ use belljar_abi::element_count;
 
 use super::args::InputArgs;
 use super::failure::Failure;
-use super::inputs;
-use crate::tensor::{DType, Data, Tensor};
-use crate::text::Hostile;
-use crate::{Description, Dim, Policy, ValueInfo};
+use super::inputs::{self, Needed, Pictures};
+use crate::tensor::{Data, Tensor};
+use crate::text::Escaped;
+use crate::{Description, Dim, Model, Policy, ValueInfo};
 
 /// Reads the inputs that were given, and makes the others up if that was asked for.
-pub(super) fn read_or_make_up(
+pub(super) fn read_or_random(
     arguments: &InputArgs,
-    description: &Description,
-    policy: &Policy,
-) -> Result<Vec<(String, Tensor)>, Failure> {
-    let limit = policy.limits.input_size;
-    let mut given = inputs::read_all(&arguments.inputs, description, limit)?;
+    model: &Model,
+) -> Result<(Vec<(String, Tensor)>, Needed), Failure> {
+    let pictures = Pictures { model, arguments: &arguments.pictures };
+    let (mut given, needed) = inputs::read_all(&arguments.inputs, pictures)?;
     if arguments.random {
-        make_up(&mut given, description, policy, &arguments.shapes)?;
+        make_up(&mut given, model.description(), model.policy(), &arguments.shapes)?;
     }
-    Ok(given)
+    Ok((given, needed))
 }
 
 /// Adds made-up tensors for the inputs that were not given.
@@ -31,8 +30,16 @@ fn make_up(
     shapes: &[String],
 ) -> Result<(), Failure> {
     let limit = policy.limits.input_size;
-    let mut left = limit;
-    let shapes = shapes.iter().map(|text| parse_shape(text)).collect::<Result<Vec<_>, _>>()?;
+    // All inputs share one limit.
+    let mut left = given.iter().fold(limit, |left, (_, t)| left.saturating_sub(t.memory_len()));
+    let shapes =
+        shapes.iter().map(|text| parse_shape("--shape", text)).collect::<Result<Vec<_>, _>>()?;
+    let known = |name: &str| description.inputs.iter().any(|input| input.name == name);
+    if let Some((name, _)) = shapes.iter().find(|(name, _)| !known(name)) {
+        let name = Escaped::cut(name, 60);
+        return Err(Failure::usage(format!("--shape: the model takes no input {name}"))
+            .hint("`belljar inspect` shows what the model declares"));
+    }
     let mut seed = 1;
     for input in description.inputs.iter().filter(|input| !input.has_default) {
         let fixed =
@@ -45,7 +52,7 @@ fn make_up(
         let failed = |why: String| {
             Failure::usage(format!(
                 "no input can be made up for {}: {why}",
-                Hostile::cut(&input.name, 60)
+                Escaped::cut(&input.name, 60)
             ))
         };
         let dtype = input.dtype().ok_or_else(|| failed("it has no known element type".into()))?;
@@ -56,14 +63,12 @@ fn make_up(
             .and_then(|len| left.checked_sub(len))
             .ok_or_else(|| failed(format!("inputs would be larger than {limit} bytes")))?;
         let zeros = Tensor::zeros(dtype, &shape).map_err(|err| failed(err.to_string()))?;
-        let tensor = match dtype {
-            DType::F32 => {
-                let values: Vec<f32> = (0..zeros.len()).map(|_| uniform(&mut seed)).collect();
-                Tensor::new(Data::from(values), &shape).map_err(|err| failed(err.to_string()))?
+        // Integers are often indices: zero is the one that is always in range.
+        let tensor = zeros.changed(|_, data| {
+            if let Data::F32(values) = data {
+                values.iter_mut().for_each(|value| *value = uniform(&mut seed));
             }
-            // Integers are often indices: zero is the one that is always in range.
-            _ => zeros,
-        };
+        });
         given.push((input.name.clone(), tensor));
     }
     Ok(())
@@ -87,9 +92,8 @@ fn declared_shape(input: &ValueInfo) -> Vec<usize> {
 }
 
 /// `NAME=1,3,224,224`; nothing after the `=` is a scalar.
-pub(super) fn parse_shape(text: &str) -> Result<(String, Vec<usize>), Failure> {
-    let wrong =
-        || Failure::usage(format!("--shape {}: write NAME=1,3,224,224", Hostile::new(text)));
+pub(super) fn parse_shape(flag: &str, text: &str) -> Result<(String, Vec<usize>), Failure> {
+    let wrong = || Failure::usage(format!("{flag} {}: write NAME=1,3,224,224", Escaped::new(text)));
     let (name, dims) = text.rsplit_once('=').ok_or_else(wrong)?;
     let dims = dims.split(',').filter(|dim| !dim.trim().is_empty());
     let dims: Result<Vec<usize>, _> = dims.map(|dim| dim.trim().parse()).collect();
@@ -102,7 +106,7 @@ mod tests {
 
     #[test]
     fn shapes_are_read() {
-        let parsed = |text| parse_shape(text).ok();
+        let parsed = |text| parse_shape("--shape", text).ok();
         assert_eq!(parsed("x=1,3, 4"), Some(("x".into(), vec![1, 3, 4])));
         assert_eq!(parsed("a=b=2"), Some(("a=b".into(), vec![2])));
         assert_eq!(parsed("x="), Some(("x".into(), vec![])));

@@ -3,15 +3,18 @@
 use std::io::{BufWriter, Write, stdout};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use serde_json::json;
 
 use super::args::{Format, Run};
 use super::failure::{Failure, shown};
 use super::host::{Loaded, Store, load, note_too_large};
-use super::outputs::{Labels, Printing, write};
+use super::inputs::{self, Pictures};
+use super::json;
+use super::outputs::{Labels, Printing, Target};
 use super::table::Table;
 use super::terminal::Terminal;
-use super::{inputs, json};
+use crate::ShapeDifference;
 use crate::policy::{Cut, LoadedPolicy};
 
 /// Where the time went.
@@ -45,28 +48,48 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     if !arguments.arguments.is_empty() {
         return Err(Failure::usage("a model takes no arguments: they are for guest programs"));
     }
+    model(arguments, terminal).map_err(|failure| {
+        if arguments.inputs.is_empty() && failure.is_of_input() {
+            return failure.hint(
+                "give each input with --input NAME=FILE; `belljar run` makes no inputs up, but \
+                 `belljar bench --random` does",
+            );
+        }
+        failure.under(arguments.model.policy.as_deref())
+    })
+}
+
+fn model(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let labels = arguments.labels.as_deref().map(Labels::read).transpose()?;
+    let target = arguments.output.as_deref().map(|path| Target::new(path, arguments.force));
+    let target = target.transpose()?;
     let store = if arguments.no_store { Store::Unused } else { Store::Used };
     let loaded = load(&arguments.model, store, terminal)?;
     let model = &loaded.model;
+    if let Some(target) = &target {
+        let names = model.description().outputs.iter().map(|output| output.name.as_str());
+        target.check(&names.collect::<Vec<_>>())?;
+    }
     let start = Instant::now();
-    let limit = model.policy().limits.input_size;
-    let inputs =
-        inputs::read_all(&arguments.inputs, model.description(), limit).inspect_err(|err| {
-            let (host, found, policy) = (&loaded.host, Some(model.digest()), model.policy());
-            note_too_large(host, found, policy, "limits.input-size", err);
-        })?;
+    let pictures = Pictures { model, arguments: &arguments.pictures };
+    let reading = || inputs::read_all(&arguments.inputs, pictures);
+    let (inputs, _) = reading().inspect_err(|err| {
+        let (host, found, policy) = (&loaded.host, Some(model.digest()), model.policy());
+        note_too_large(host, found, policy, "limits.input-size", err);
+    })?;
     let inputs_time = start.elapsed();
     let prepare = terminal.progress("preparing the model", || model.prepare(&inputs))?;
     let outputs = terminal.progress("running", || model.run(&inputs))?.validate()?;
     let cost = outputs.cost();
+    let differences = outputs.shape_differences().to_vec();
     let outputs = outputs.into_tensors();
-    let printing = Printing { labels: labels.as_ref(), top: arguments.top, data: arguments.data };
+    let printing =
+        Printing { labels: labels.as_ref(), top: arguments.top.into(), data: arguments.data };
     printing.check(&outputs)?;
 
     let start = Instant::now();
-    let written = match &arguments.output {
-        Some(path) => write(&outputs, path, arguments.force)?,
+    let written = match &target {
+        Some(target) => target.write(&outputs, terminal)?,
         None => Vec::new(),
     };
     let times = Times {
@@ -86,7 +109,8 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
             }
         }
         Format::Json => {
-            let answer = answer(arguments, &loaded, printing.json(&outputs), &times);
+            let outputs = Sequence(|| outputs.iter().map(|output| printing.entry(output)));
+            let answer = answer(arguments, &loaded, outputs, &differences, &times);
             json::print(&answer, &mut out).map_err(Failure::output)?;
         }
     }
@@ -95,35 +119,58 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
         print_times(&times);
     }
     // The answer is out: what was prepared goes to disk now.
-    loaded.host.image_store().finish();
+    loaded.host.snapshot_store().finish();
     // The worker dies with this process. To wait for its end would only take time.
     std::mem::forget(loaded);
     Ok(())
 }
 
-fn answer(
+/// The whole answer as JSON, written piece by piece: outputs may be large.
+#[derive(Serialize)]
+struct Answer<O> {
+    cuts: serde_json::Value,
+    model: serde_json::Value,
+    outputs: O,
+    policy: serde_json::Value,
+    prepared: &'static str,
+    shape_differences: Vec<serde_json::Value>,
+    time: serde_json::Value,
+}
+
+fn answer<O: Serialize>(
     arguments: &Run,
     loaded: &Loaded,
-    outputs: serde_json::Value,
+    outputs: O,
+    differences: &[ShapeDifference],
     times: &Times,
-) -> serde_json::Value {
+) -> Answer<O> {
     let times: serde_json::Map<_, _> = times
         .entries()
         .iter()
         .map(|(name, _, time)| (format!("{name}_ms"), json!(milliseconds(*time))))
         .collect();
-    json!({
-        "model": {
+    Answer {
+        cuts: cuts_json(&loaded.cuts),
+        model: json!({
             "path": arguments.model.model.to_string_lossy(),
             "sha256": loaded.model.digest().to_string(),
             "bytes": loaded.size,
-        },
-        "prepared": if loaded.model.calls().prepare > 0 { "now" } else { "store" },
-        "policy": policy_json(loaded.policy.as_ref()),
-        "cuts": cuts_json(&loaded.cuts),
-        "outputs": outputs,
-        "time": times,
-    })
+        }),
+        outputs,
+        policy: policy_json(loaded.policy.as_ref()),
+        prepared: if loaded.model.calls().prepare > 0 { "now" } else { "store" },
+        shape_differences: differences.iter().map(difference_json).collect(),
+        time: times.into(),
+    }
+}
+
+/// Serialises as a list of what an iterator gives, of which no two are there at a time.
+pub(super) struct Sequence<F>(pub(super) F);
+
+impl<F: Fn() -> I, I: Iterator<Item: Serialize>> Serialize for Sequence<F> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0())
+    }
 }
 
 /// Which policy it was, or null for the default one.
@@ -133,6 +180,18 @@ pub(super) fn policy_json(policy: Option<&LoadedPolicy>) -> serde_json::Value {
             "path": loaded.source.path.to_string_lossy(),
             "sha256": crate::Digest::from(loaded.source.sha256).to_string(),
         })
+    })
+}
+
+/// A shape that is not the one that the model declares.
+fn difference_json(difference: &ShapeDifference) -> serde_json::Value {
+    let elsewhere = difference.symbol.as_ref();
+    json!({
+        "kind": if difference.is_input { "input" } else { "output" },
+        "name": difference.name,
+        "declared": json::dims(&difference.declared),
+        "found": difference.found,
+        "elsewhere": elsewhere.map(|(symbol, size)| json!({ "symbol": symbol, "size": size })),
     })
 }
 

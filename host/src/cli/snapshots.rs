@@ -1,11 +1,11 @@
-//! `belljar images`: what the store holds, whether it is as it was, and less of it.
+//! `belljar snapshots`: what the store holds, whether it is as it was, and less of it.
 
 use std::io::{BufWriter, Write, stdout};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::args::{Format, Images, IsolationArg};
+use super::args::{Format, IsolationArg, Snapshots};
 use super::failure::{Failure, shown};
 use super::host::{Store, host};
 use super::json;
@@ -14,22 +14,22 @@ use super::table::Table;
 use super::terminal::Terminal;
 use crate::error::Error;
 use crate::policy::units::{UnitError, format_size, parse_duration, parse_size};
-use crate::text::Hostile;
-use crate::{ImageStore, StoredKind, StoredModel};
+use crate::text::Escaped;
+use crate::{SnapshotStore, StoredKind, StoredModel};
 
-pub(super) fn images(command: &Images, terminal: &Terminal) -> Result<(), Failure> {
+pub(super) fn snapshots(command: &Snapshots, terminal: &Terminal) -> Result<(), Failure> {
     let host = host(IsolationArg::Process, Store::Used, 1, terminal)?;
-    let store = host.image_store();
+    let store = host.snapshot_store();
     match command {
-        Images::List { format } => {
+        Snapshots::List { format } => {
             let list = store.list().map_err(Error::new)?;
             print(&list, *format, "nothing is stored")
         }
-        Images::Prune { model, older_than, max_size, format } => {
+        Snapshots::Prune { model, older_than, max_size, format } => {
             let which = Which::new(model.as_deref(), older_than.as_deref(), max_size.as_deref())?;
             prune(store, &which, *format)
         }
-        Images::Verify { remove, format } => verify(store, *remove, *format),
+        Snapshots::Verify { remove, format } => verify(store, *remove, *format),
     }
 }
 
@@ -53,7 +53,7 @@ impl Which<'_> {
             hint: &str,
         ) -> Result<Option<T>, Failure> {
             let wrong = |text, err| {
-                Failure::usage(format!("{flag} {}: {err}", Hostile::new(text))).hint(hint)
+                Failure::usage(format!("{flag} {}: {err}", Escaped::new(text))).hint(hint)
             };
             text.map(|text| parse(text).map_err(|err| wrong(text, err))).transpose()
         }
@@ -89,7 +89,7 @@ impl Which<'_> {
     }
 }
 
-fn prune(store: &ImageStore, which: &Which<'_>, format: Format) -> Result<(), Failure> {
+fn prune(store: &SnapshotStore, which: &Which<'_>, format: Format) -> Result<(), Failure> {
     let chosen = which.choose(store.list().map_err(Error::new)?);
     for stored in &chosen {
         store.remove(stored).map_err(Error::new)?;
@@ -98,7 +98,7 @@ fn prune(store: &ImageStore, which: &Which<'_>, format: Format) -> Result<(), Fa
     print(&chosen, format, "nothing to remove")
 }
 
-fn verify(store: &ImageStore, remove: bool, format: Format) -> Result<(), Failure> {
+fn verify(store: &SnapshotStore, remove: bool, format: Format) -> Result<(), Failure> {
     let list = store.list().map_err(Error::new)?;
     let count = list.len();
     let mut bad = Vec::new();
@@ -148,22 +148,24 @@ fn row(stored: &StoredModel) -> [String; 6] {
     let digest = stored.model.map(|digest| digest.to_string()).unwrap_or_default();
     let mut what = match (stored.kind, &stored.broken) {
         (StoredKind::Description, _) => "description".to_owned(),
-        (StoredKind::Image, Some(_)) => "image".to_owned(),
-        (StoredKind::Image, None) => shapes_text(&stored.shapes),
+        (StoredKind::Snapshot, Some(_)) => "snapshot".to_owned(),
+        (StoredKind::Snapshot, None) => shapes_text(&stored.shapes),
     };
     if stored.deterministic {
         what.push_str(", deterministic");
-    } else if stored.kind == StoredKind::Image && stored.broken.is_none() && !stored.native_kernels
+    } else if stored.kind == StoredKind::Snapshot
+        && stored.broken.is_none()
+        && !stored.native_kernels
     {
         what.push_str(", kernels in the sandbox");
     }
     let state = match (&stored.broken, stored.current) {
-        (Some(why), _) => Hostile::new(why).to_string(),
+        (Some(why), _) => Escaped::new(why).to_string(),
         (None, false) => "of another build".to_owned(),
         (None, true) => String::new(),
     };
     [
-        Hostile::cut(&stored.label, 40).to_string(),
+        Escaped::cut(&stored.label, 40).to_string(),
         digest.chars().take(12).collect(),
         what,
         size_text(stored.size),
@@ -192,7 +194,7 @@ fn to_json(stored: &StoredModel) -> Value {
     json!({
         "kind": match stored.kind {
             StoredKind::Description => "description",
-            StoredKind::Image => "image",
+            StoredKind::Snapshot => "snapshot",
         },
         "path": stored.path.to_string_lossy(),
         "model": { "label": stored.label, "sha256": stored.model.map(|digest| digest.to_string()) },

@@ -3,6 +3,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
@@ -19,6 +20,8 @@ pub(super) struct Terminal {
     watched: bool,
     /// Whether standard output is for one JSON text.
     json: bool,
+    /// Why something that a guest program printed got lost.
+    lost: Arc<Mutex<Option<io::Error>>>,
 }
 
 impl Terminal {
@@ -31,7 +34,7 @@ impl Terminal {
             When::Never => false,
             When::Auto => watched && !unwanted,
         };
-        Terminal { color, quiet, verbose, watched, json: false }
+        Terminal { color, quiet, verbose, watched, json: false, lost: Arc::default() }
     }
 
     /// The same, where standard output is for one JSON text and nothing else.
@@ -40,13 +43,29 @@ impl Terminal {
         Terminal { json: true, ..self.clone() }
     }
 
+    /// Whether somebody watches standard error.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched
+    }
+
+    /// Whether nothing is to be printed but the answer and errors.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// A line that a guest program has printed, ready to be shown.
     pub(super) fn printed(&self, error: bool, line: &str) {
-        // Who has closed them does not want to know.
-        let _ = match error || self.json {
-            true => writeln!(io::stderr(), "{line}"),
-            false => writeln!(io::stdout(), "{line}"),
-        };
+        if error || self.json {
+            // Nobody is left to be told that standard error is gone.
+            let _ = writeln!(io::stderr(), "{line}");
+        } else if let Err(err) = writeln!(io::stdout(), "{line}") {
+            self.lost.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(err);
+        }
+    }
+
+    /// Why something that was printed for others got lost, if it did.
+    pub(super) fn lost(&self) -> Option<io::Error> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(super) fn error(&self, failure: &Failure) {
@@ -58,6 +77,13 @@ impl Terminal {
 
     pub(super) fn warn(&self, text: &str) {
         self.line(AnsiColor::Yellow, "warning", text);
+    }
+
+    /// A warning about the model and not about its sandbox: not said with --quiet.
+    pub(super) fn remark(&self, text: &str) {
+        if !self.quiet {
+            self.warn(text);
+        }
     }
 
     /// Said only with --verbose.
@@ -74,6 +100,14 @@ impl Terminal {
                 "compiling the sandboxed runner for this machine ({variant}; once, some 15 s)"
             );
             self.line(AnsiColor::Blue, "note", &text);
+        }
+    }
+
+    /// Said always, as it explains a long wait.
+    pub(super) fn waiting_for_compiler(&self) {
+        if !self.quiet {
+            let text = "another process compiles the sandboxed runner; waiting for it";
+            self.line(AnsiColor::Blue, "note", text);
         }
     }
 
@@ -94,7 +128,8 @@ impl Terminal {
         }
         let (done, ended) = channel::<()>();
         std::thread::scope(|scope| {
-            scope.spawn(move || {
+            // Without a thread the work goes on unseen.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, move || {
                 let start = Instant::now();
                 let mut shown = false;
                 let mut wait = Duration::from_secs(1);

@@ -18,12 +18,30 @@ use serde::de::DeserializeOwned;
 pub(crate) const MAX_MESSAGE: usize = 128 << 10;
 
 /// Most descriptors with one message.
-const MAX_DESCRIPTORS: usize = 2;
+const MAX_DESCRIPTORS: usize = 3;
+
+/// The number of a worker's end, as its filter of system calls knows it.
+pub(super) const CHANNEL: i32 = 3;
 
 /// One end of a socket pair.
 pub(crate) struct Channel {
-    socket: OwnedFd,
+    socket: End,
     buffer: Vec<u8>,
+}
+
+enum End {
+    Owned(OwnedFd),
+    /// Open until the process ends.
+    Lasting(BorrowedFd<'static>),
+}
+
+impl AsFd for End {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            End::Owned(socket) => socket.as_fd(),
+            End::Lasting(socket) => *socket,
+        }
+    }
 }
 
 /// How waiting for a message ended.
@@ -47,7 +65,14 @@ impl Channel {
     }
 
     pub(crate) fn new(socket: OwnedFd) -> Channel {
-        Channel { socket, buffer: vec![0; MAX_MESSAGE] }
+        Channel { socket: End::Owned(socket), buffer: vec![0; MAX_MESSAGE] }
+    }
+
+    /// A worker's end. It is never closed: something else could then come to have its number, which
+    /// is all that a filter of system calls knows of it.
+    pub(crate) fn lasting(socket: OwnedFd) -> Channel {
+        let socket: &'static OwnedFd = Box::leak(Box::new(socket));
+        Channel { socket: End::Lasting(socket.as_fd()), buffer: vec![0; MAX_MESSAGE] }
     }
 
     /// Sends one message, with descriptors. A closed other end is an error, not a signal. This
@@ -85,7 +110,7 @@ impl Channel {
         let iov = [IoSlice::new(&bytes)];
         let flags = SendFlags::NOSIGNAL | flags;
         loop {
-            match rustix::net::sendmsg(&self.socket, &iov, &mut ancillary, flags) {
+            match rustix::net::sendmsg(self.socket.as_fd(), &iov, &mut ancillary, flags) {
                 Ok(_) => return Ok(()),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(err) => return Err(err.into()),
@@ -108,7 +133,7 @@ impl Channel {
         let mut iov = [IoSliceMut::new(&mut self.buffer)];
         let received = loop {
             let flags = RecvFlags::CMSG_CLOEXEC;
-            match rustix::net::recvmsg(&self.socket, &mut iov, &mut ancillary, flags) {
+            match rustix::net::recvmsg(self.socket.as_fd(), &mut iov, &mut ancillary, flags) {
                 Ok(received) => break received,
                 Err(rustix::io::Errno::INTR) => {}
                 // What Linux says of a Unix socket whose other end was closed with data in it.
@@ -184,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_nonsense_and_an_end_are_told_apart() {
+    fn silence_a_violation_and_an_end_are_told_apart() {
         let (mut here, there) = Channel::pair().unwrap();
         let soon = Some(Duration::from_millis(1));
         assert!(matches!(here.receive::<String>(soon), Ok(Received::TimedOut)));

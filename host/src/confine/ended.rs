@@ -4,7 +4,7 @@ use std::fmt;
 
 use rustix::process::Signal;
 
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 /// How a worker process came to its end although nobody wanted it to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,10 +14,16 @@ pub enum WorkerEnd {
     Signal(i32),
     /// It exited with this code.
     Exit(i32),
+    /// The kernel killed it because memory ran out: the machine's, or that of its control group.
+    OutOfMemory {
+        /// Whether the kernel's count of such kills says so. Where the kernel shows no count, a
+        /// SIGKILL that the supervisor did not send is taken for one.
+        counted: bool,
+    },
     /// It closed its channel and went on running, until it was killed.
     HungUp,
     /// What it sent was nonsense, for this reason, and it was killed.
-    Nonsense(String),
+    ProtocolViolation(String),
     /// The system does not say.
     Unknown,
 }
@@ -32,7 +38,12 @@ const SIGNALS: [(Signal, &str, &str); 10] = [
     (Signal::TRAP, "SIGTRAP", "it crashed"),
     (Signal::ABORT, "SIGABRT", "it gave up on itself"),
     (Signal::SYS, "SIGSYS", "it made a system call its role may not make"),
-    (Signal::KILL, "SIGKILL", "perhaps the kernel ran out of memory"),
+    (
+        Signal::KILL,
+        "SIGKILL",
+        "Belljar did not send it, and the kernel counts no kill for want of memory, so an \
+         administrator or another program sent it",
+    ),
     (Signal::XCPU, "SIGXCPU", "it used more processor time than it may"),
     (Signal::TERM, "SIGTERM", "somebody asked it to end"),
 ];
@@ -52,13 +63,23 @@ impl WorkerEnd {
         *self == WorkerEnd::Signal(Signal::KILL.as_raw())
     }
 
+    /// Whether it was killed for want of memory.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        matches!(self, WorkerEnd::OutOfMemory { .. })
+    }
+
     /// What to do about it.
     pub(crate) fn advice(&self) -> &'static str {
         let is = |signal: Signal| *self == WorkerEnd::Signal(signal.as_raw());
-        if self.is_kill() {
-            "send the request again, and see that the machine has memory for as many requests at \
-             a time"
-        } else if is(Signal::SYS) || matches!(self, WorkerEnd::HungUp | WorkerEnd::Nonsense(_)) {
+        if self.is_out_of_memory() {
+            "send fewer or smaller requests at a time, lower `limits.memory` in the policy, or give \
+             the machine or the control group (memory.max) more memory"
+        } else if self.is_kill() {
+            "find out who killed it (a service manager, a memory daemon such as systemd-oomd or \
+             earlyoom, a person), and send the request again"
+        } else if is(Signal::SYS)
+            || matches!(self, WorkerEnd::HungUp | WorkerEnd::ProtocolViolation(_))
+        {
             "do not trust the model until somebody has looked into it: this is what breaking out \
              of the sandbox looks like, and otherwise it is a bug of Belljar's, so report it"
         } else {
@@ -80,11 +101,18 @@ impl fmt::Display for WorkerEnd {
             WorkerEnd::Exit(code) => {
                 write!(f, "ended by itself with exit code {code}, which nobody had asked it to do")
             }
+            WorkerEnd::OutOfMemory { counted: true } => f.write_str(
+                "was killed by the kernel because memory ran out (the machine's, or that of the \
+                 control group)",
+            ),
+            WorkerEnd::OutOfMemory { counted: false } => f.write_str(
+                "was killed by SIGKILL, most likely by the kernel because memory ran out",
+            ),
             WorkerEnd::HungUp => {
                 f.write_str("closed its channel and went on running, until it was killed")
             }
-            WorkerEnd::Nonsense(why) => {
-                write!(f, "talked nonsense and was killed: {}", Hostile::cut(why, 200))
+            WorkerEnd::ProtocolViolation(why) => {
+                write!(f, "violated the protocol and was killed: {}", Escaped::cut(why, 200))
             }
             WorkerEnd::Unknown => f.write_str("ended, and the system does not say how"),
         }
@@ -104,13 +132,18 @@ mod tests {
         );
         let sys = "was killed by SIGSYS: it made a system call its role may not make";
         assert_eq!(text(Signal::SYS), sys);
-        assert!(text(Signal::KILL).ends_with("perhaps the kernel ran out of memory"));
+        assert!(text(Signal::KILL).ends_with("another program sent it"));
         assert_eq!(WorkerEnd::new(Some(64), None).to_string(), "was killed by signal 64");
         assert!(WorkerEnd::new(None, Some(3)).to_string().contains("exit code 3"));
+        for counted in [true, false] {
+            let end = WorkerEnd::OutOfMemory { counted };
+            assert!(end.to_string().contains("memory ran out"), "{end}");
+            assert!(end.advice().contains("limits.memory"));
+        }
         for (signal, ..) in SIGNALS {
             assert!(!WorkerEnd::Signal(signal.as_raw()).advice().is_empty());
         }
-        let nonsense = WorkerEnd::Nonsense("\x1b[2J".into()).to_string();
-        assert!(nonsense.chars().all(|c| !c.is_control()), "{nonsense}");
+        let violation = WorkerEnd::ProtocolViolation("\x1b[2J".into()).to_string();
+        assert!(violation.chars().all(|c| !c.is_control()), "{violation}");
     }
 }

@@ -1,5 +1,6 @@
-//! Ways to spoil a worker, so that tests see what every rule of its filter is for. Only in builds
-//! with the feature `test-hooks`, which no release has; a test looks.
+//! Faults that tests inject into workers: a filter without one of its rules, a panic, a crash. They show
+//! what each rule is for. Only in builds with the feature `test-hooks`, which no release has; a test
+//! checks that.
 //!
 //! `unsafe` is here for a crash.
 
@@ -11,13 +12,13 @@ use serde::{Deserialize, Serialize};
 use super::role::Role;
 use super::seccomp;
 
-/// The environment variable of a supervisor that says as JSON how its workers are spoilt.
-const VARIABLE: &str = "BELLJAR_TEST_SPOIL";
+/// The environment variable of a supervisor that says as JSON which faults its workers have.
+const VARIABLE: &str = "BELLJAR_TEST_FAULTS";
 
 /// What is different about the workers of a role.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Spoilt {
+pub(crate) struct Injection {
     role: Role,
     /// Their filter lacks this rule.
     without_rule: Option<usize>,
@@ -36,16 +37,16 @@ enum Fault {
     Crash,
 }
 
-/// How this worker is spoilt.
-static HERE: OnceLock<Spoilt> = OnceLock::new();
+/// The faults of this worker.
+static HERE: OnceLock<Injection> = OnceLock::new();
 
-impl Spoilt {
+impl Injection {
     /// As this process's environment asks for. What it says must make sense, or a test would test
     /// nothing.
-    pub(crate) fn from_environment(role: Role) -> Option<Spoilt> {
+    pub(crate) fn from_environment(role: Role) -> Option<Injection> {
         let text = std::env::var(VARIABLE).ok()?;
-        let spoilt: Spoilt = serde_json::from_str(&text).expect(VARIABLE);
-        (spoilt.role == role).then_some(spoilt)
+        let injection: Injection = serde_json::from_str(&text).expect(VARIABLE);
+        (injection.role == role).then_some(injection)
     }
 
     /// Confines this worker, less what it lacks.
@@ -61,12 +62,12 @@ impl Spoilt {
 
 /// Whether this worker is to compile an empty module.
 pub(crate) fn is_quick() -> bool {
-    HERE.get().is_some_and(|spoilt| spoilt.quick)
+    HERE.get().is_some_and(|injection| injection.quick)
 }
 
 /// Fails, if this worker is to.
 pub(crate) fn fail() {
-    match HERE.get().and_then(|spoilt| spoilt.fault) {
+    match HERE.get().and_then(|injection| injection.fault) {
         None => {}
         Some(Fault::Panic) => panic!("a test asked for it"),
         Some(Fault::Abort) => std::process::abort(),

@@ -10,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 
+use super::file_size;
+
 /// Seals that make the content final. `FUTURE_WRITE` leaves mappings alone that were writable
 /// before, and whoever collects bytes here never maps them; `WRITE`, which ends those too, waits
 /// until the kernel itself has let go of every page, and now and then gives up (`EBUSY`).
@@ -62,6 +64,8 @@ fn write_all_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -> io::Re
 pub(crate) struct SealedWriter {
     fd: OwnedFd,
     len: u64,
+    /// Where the last written byte ends, not counting what was skipped.
+    filled: u64,
     /// Threads write one after the other in any case: to sleep costs less than the kernel's
     /// waiting for its lock.
     turn: Mutex<()>,
@@ -70,14 +74,35 @@ pub(crate) struct SealedWriter {
 impl SealedWriter {
     /// `name` is shown in `/proc/…/maps` and means nothing.
     pub(crate) fn new(name: &str) -> io::Result<SealedWriter> {
-        Ok(SealedWriter { fd: create(name)?, len: 0, turn: Mutex::default() })
+        Ok(SealedWriter { fd: create(name)?, len: 0, filled: 0, turn: Mutex::default() })
     }
 
-    /// Room for bytes that are written in any order; what is not written is zero.
+    /// An empty file for [`SealedWriter::into_room`] of a worker, which may make none of its own: the
+    /// limit on files bounds what it can write there.
+    pub(crate) fn room(name: &str) -> io::Result<OwnedFd> {
+        create(name)
+    }
+
+    /// Collects bytes in a file that the supervisor has made, and seals when it gets it back.
+    pub(crate) fn into_room(fd: OwnedFd) -> SealedWriter {
+        SealedWriter { fd, len: 0, filled: 0, turn: Mutex::default() }
+    }
+
+    /// The file with all of its bytes, for the supervisor to take over.
+    pub(crate) fn hand_over(self) -> io::Result<SealedBytes> {
+        // A byte at the end makes what was skipped count.
+        if self.filled < self.len {
+            write_all_at(self.fd.as_fd(), &[0], self.len - 1)?;
+        }
+        Ok(SealedBytes { fd: self.fd, len: self.len })
+    }
+
+    /// Room for bytes that are written in any order; what is not written is zero. For a supervisor.
     pub(crate) fn with_len(name: &str, len: u64) -> io::Result<SealedWriter> {
+        file_size::check(len)?;
         let fd = create(name)?;
         rustix::fs::ftruncate(&fd, len)?;
-        Ok(SealedWriter { fd, len, turn: Mutex::default() })
+        Ok(SealedWriter { fd, len, filled: len, turn: Mutex::default() })
     }
 
     /// Writes at an offset below the length, from any thread.
@@ -96,6 +121,7 @@ impl SealedWriter {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         write_all_at(self.fd.as_fd(), bytes, self.len)?;
         self.len += bytes.len() as u64;
+        self.filled = self.len;
         Ok(())
     }
 
@@ -105,18 +131,9 @@ impl SealedWriter {
     }
 
     pub(crate) fn seal(self) -> io::Result<SealedBytes> {
-        self.seal_with(FINAL)
-    }
-
-    /// Seals the bytes so that another process can seal them again, its own way.
-    pub(crate) fn seal_for_handover(self) -> io::Result<SealedBytes> {
-        self.seal_with(FINAL.difference(SealFlags::SEAL))
-    }
-
-    fn seal_with(self, seals: SealFlags) -> io::Result<SealedBytes> {
         // What was skipped at the end counts too.
         rustix::fs::ftruncate(&self.fd, self.len)?;
-        rustix::fs::fcntl_add_seals(&self.fd, seals)?;
+        rustix::fs::fcntl_add_seals(&self.fd, FINAL)?;
         Ok(SealedBytes { fd: self.fd, len: self.len })
     }
 }
@@ -189,8 +206,10 @@ pub(crate) struct SharedBuffer {
 }
 
 impl SharedBuffer {
-    /// A buffer of `len` bytes, which take memory only once they are written.
+    /// A buffer of `len` bytes, which take memory only once they are written; or of as many as this
+    /// process may write to a file. For a supervisor.
     pub(crate) fn new(len: u64) -> io::Result<SharedBuffer> {
+        let len = file_size::most().map_or(len, |most| len.min(most));
         let fd = create("belljar-tensors")?;
         rustix::fs::ftruncate(&fd, len)?;
         rustix::fs::fcntl_add_seals(&fd, SIZED)?;
@@ -236,7 +255,8 @@ impl SharedBuffer {
     /// Copies `bytes` to the start of the buffer.
     pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<()> {
         if bytes.len() as u64 > self.len {
-            return Err(io::ErrorKind::FileTooLarge.into());
+            let text = format!("{} bytes are more than the {} that cross", bytes.len(), self.len);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
         }
         write_all_at(self.fd.as_fd(), bytes, 0)
     }
@@ -279,9 +299,10 @@ mod tests {
     #[test]
     fn what_a_worker_hands_over_cannot_be_changed_by_it_any_more() {
         let made = || {
-            let mut writer = SealedWriter::new("test").unwrap();
-            writer.write(&[7; 8192]).unwrap();
-            writer.seal_for_handover().unwrap().try_clone().unwrap()
+            let mut writer = SealedWriter::into_room(SealedWriter::room("test").unwrap());
+            writer.write(&[7; 4096]).unwrap();
+            writer.skip(4096);
+            writer.hand_over().unwrap().try_clone().unwrap()
         };
         let theirs = made();
         let ours = SealedBytes::take_over(theirs.try_clone().unwrap()).unwrap();

@@ -5,24 +5,28 @@ use std::io;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 
-use super::namespaces::NOBODY;
+use super::namespaces::{NOBODY, has_one_user};
 use super::spawn::Namespaces;
 
 /// Users beyond those that anybody is given: each worker of root is one of its own, so that it can
 /// do nothing to another.
 const FIRST_USER: u32 = 1_887_000_000;
 
-/// Stops being the real root. In a user namespace uid 0 is somebody else already.
-pub(super) fn leave_root(namespaces: Namespaces) -> io::Result<()> {
-    if namespaces == Namespaces::WithUser || !rustix::process::geteuid().is_root() {
-        return Ok(());
+/// Stops being the real root. In a user namespace uid 0 is somebody else already; where that is the
+/// only user, as in a container without further ones, there is nobody to become, and what is left of
+/// root are capabilities, which are dropped next. Answers whether this process is now the only one
+/// of its user.
+pub(super) fn leave_root(namespaces: Namespaces) -> io::Result<bool> {
+    let ordinary = namespaces == Namespaces::WithUser || !rustix::process::geteuid().is_root();
+    if ordinary || has_one_user() {
+        return Ok(false);
     }
     rustix::thread::set_thread_groups(&[])?;
     // In a PID namespace every worker is 1, so the number of its socket tells them apart.
     let socket = rustix::fs::fstat(rustix::stdio::stdin())?.st_ino;
     let own = FIRST_USER + (socket % 100_000_000) as u32;
     // Inside a container few users may exist.
-    become_user(own).or_else(|_| become_user(NOBODY))
+    become_user(own).map(|()| true).or_else(|_| become_user(NOBODY).map(|()| false))
 }
 
 fn become_user(id: u32) -> io::Result<()> {

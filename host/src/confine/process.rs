@@ -5,30 +5,41 @@
 //! descriptor; in namespaces of its own, where the kernel allows them. It dies with the thread that
 //! started it, so one thread that never ends starts them all.
 //!
-//! `unsafe` is here to close descriptors that somebody else left open.
+//! No worker is left to others to wait for: whoever ends one waits for it, and when this process ends
+//! by itself it first ends and waits for all that are left. A process that is killed cannot do that;
+//! its workers die with it, and are waited for by the first process of its PID namespace.
+//!
+//! `unsafe` is here to close descriptors that somebody else left open, and for `atexit`.
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError, Weak};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
+use super::channel::CHANNEL;
 use super::ended::WorkerEnd;
 use super::layers::{Confinement, Layer, MissingLayer};
+use super::memory_group::OomKills;
+use super::namespaces;
 use super::outside::{Status, own_filters};
 use super::role::Role;
 use super::setup::{Plan, ProcessLimits, die_with_supervisor};
 pub(crate) use super::spawn::Namespaces;
-use super::spawn::{Program, spawn, unblock_signals};
+use super::spawn::{Program, default_signals, spawn};
 
 /// First argument of a worker.
 const WORKER_ARGUMENT: &CStr = c"__belljar-worker";
+
+/// The kernel's own name of the running program.
+const PROGRAM: &str = "/proc/self/exe";
 
 /// The program that becomes a worker.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +74,13 @@ impl WorkerProgram {
             }
             // The kernel's own name of the running program: renaming or replacing the file on disk
             // does not change what it opens.
-            WorkerProgram::CurrentProgram => PathBuf::from("/proc/self/exe"),
+            WorkerProgram::CurrentProgram if Path::new(PROGRAM).symlink_metadata().is_err() => {
+                return Err(io::Error::other(
+                    "/proc is not mounted here, and no worker can be started or confined without \
+                     it; mount it (`mount -t proc proc /proc`)",
+                ));
+            }
+            WorkerProgram::CurrentProgram => PathBuf::from(PROGRAM),
             WorkerProgram::Path(path) => path.clone(),
         })
     }
@@ -72,13 +89,15 @@ impl WorkerProgram {
 /// A running worker; killed when dropped.
 pub(crate) struct WorkerProcess {
     /// Refers to this very process, also when its number is somebody else's by now.
-    pidfd: OwnedFd,
+    pidfd: Arc<OwnedFd>,
     namespaces: Namespaces,
     no_namespaces: Option<String>,
     /// What the kernel shows of it, until that was looked at.
     status: Option<io::Result<Status>>,
     /// Filters of system calls that it was started under.
     filters: Option<u32>,
+    /// What the kernel had killed for want of memory before it was started.
+    oom_kills: Option<OomKills>,
     /// How it came to its end, once that was waited for.
     ended: Option<WorkerEnd>,
 }
@@ -106,7 +125,7 @@ impl WorkerProcess {
     ) -> io::Result<WorkerProcess> {
         let (answer, answered) = channel();
         let program = CString::new(program.path()?.as_os_str().as_bytes())?;
-        let order = Order { program, socket, ways, answer };
+        let order = SpawnRequest { program, socket, ways, answer };
         let spawner = spawner()?.lock().unwrap_or_else(PoisonError::into_inner);
         spawner.send(order).map_err(|_| io::Error::other("the spawning thread has ended"))?;
         drop(spawner);
@@ -124,7 +143,7 @@ impl WorkerProcess {
             #[cfg(feature = "test-hooks")]
             layers: super::layers::Layer::ALL.to_vec(),
             #[cfg(feature = "test-hooks")]
-            spoilt: super::spoil::Spoilt::from_environment(role),
+            injection: super::fault_injection::Injection::from_environment(role),
         }
     }
 
@@ -169,14 +188,7 @@ impl WorkerProcess {
     /// had, its files and its filters, somewhat before it lets others know its end.
     pub(crate) fn ends_in_a_moment(&self) -> bool {
         const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        loop {
-            match rustix::event::poll(&mut fds, Some(&MOMENT)) {
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return true,
-                Ok(count) => return count > 0,
-            }
-        }
+        ends_within(self.pidfd.as_fd(), &MOMENT)
     }
 
     /// How the worker came to its end, which has closed its channel. One that lives on all the same
@@ -185,7 +197,40 @@ impl WorkerProcess {
         let lives_on = !self.ends_in_a_moment();
         let end = self.kill();
         // Where the machine is busy, an end takes long to be told, and is no other one for that.
-        if lives_on && end.is_kill() { WorkerEnd::HungUp } else { end }
+        match (end.is_kill(), lives_on) {
+            (false, _) => end,
+            (true, true) => WorkerEnd::HungUp,
+            // Somebody else has killed it.
+            (true, false) => match self.oom_kills.as_ref().map(OomKills::have_grown) {
+                Some(Some(true)) => WorkerEnd::OutOfMemory { counted: true },
+                Some(Some(false)) => end,
+                Some(None) | None => WorkerEnd::OutOfMemory { counted: false },
+            },
+        }
+    }
+}
+
+/// Whether a process comes to its end within this time.
+fn ends_within(pidfd: BorrowedFd<'_>, time: &Timespec) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    loop {
+        match rustix::event::poll(&mut fds, Some(time)) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return true,
+            Ok(count) => return count > 0,
+        }
+    }
+}
+
+/// Why a process or a thread could not be started, and what to do about it.
+pub(crate) fn no_process(err: &io::Error) -> String {
+    match err.kind() {
+        io::ErrorKind::WouldBlock => format!(
+            "{err}: the limit on processes and threads is reached; raise it (`ulimit -u`, or \
+             pids.max of the control group), or run fewer at a time"
+        ),
+        io::ErrorKind::OutOfMemory => format!("{err}; give the machine or the control group more"),
+        _ => err.to_string(),
     }
 }
 
@@ -195,20 +240,69 @@ impl Drop for WorkerProcess {
     }
 }
 
-struct Order {
+struct SpawnRequest {
     program: CString,
     socket: OwnedFd,
     ways: &'static [Namespaces],
     answer: Sender<io::Result<WorkerProcess>>,
 }
 
+/// The workers of this process that may still run.
+struct Running {
+    workers: Vec<Weak<OwnedFd>>,
+    /// The process ends, and no other worker is started.
+    ending: bool,
+}
+
+static RUNNING: Mutex<Running> = Mutex::new(Running { workers: Vec::new(), ending: false });
+
+/// The process that has started workers: what it forks has none.
+static SUPERVISOR: AtomicU32 = AtomicU32::new(0);
+
+/// Called when this process ends by itself: ends all workers and waits for them.
+extern "C" fn end_workers() {
+    if SUPERVISOR.load(Ordering::Relaxed) != std::process::id() {
+        return;
+    }
+    // Somebody may hold it who never goes on, such as a signal handler that ends the process.
+    let start = Instant::now();
+    const LONGEST: Duration = Duration::from_secs(2);
+    let mut running = loop {
+        match RUNNING.try_lock() {
+            Ok(running) => break running,
+            Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) if start.elapsed() > LONGEST => return,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    running.ending = true;
+    let workers: Vec<_> = running.workers.drain(..).filter_map(|one| one.upgrade()).collect();
+    for pidfd in &workers {
+        let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+    }
+    for pidfd in &workers {
+        let left = LONGEST.saturating_sub(start.elapsed());
+        let left = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() };
+        if ends_within(pidfd.as_fd(), &left) {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options);
+        }
+    }
+}
+
 /// The thread that starts workers. It lives as long as the process.
-fn spawner() -> io::Result<&'static Mutex<Sender<Order>>> {
-    static SPAWNER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
+fn spawner() -> io::Result<&'static Mutex<Sender<SpawnRequest>>> {
+    static SPAWNER: OnceLock<Mutex<Sender<SpawnRequest>>> = OnceLock::new();
     if let Some(spawner) = SPAWNER.get() {
         return Ok(spawner);
     }
-    let (orders, incoming) = channel::<Order>();
+    let (orders, incoming) = channel::<SpawnRequest>();
+    let this = std::process::id();
+    if SUPERVISOR.swap(this, Ordering::Relaxed) != this {
+        // SAFETY: registers a function that needs nothing but what lives as long as the program, and
+        // does not unwind.
+        unsafe { libc::atexit(end_workers) };
+    }
     std::thread::Builder::new().name("belljar-spawner".into()).spawn(move || {
         let filters = own_filters();
         for order in incoming {
@@ -224,31 +318,49 @@ fn spawner() -> io::Result<&'static Mutex<Sender<Order>>> {
 }
 
 /// The ways to namespaces, best first. Root has no need of a user namespace to make the others, and
-/// what it makes without one it can then give up for good.
+/// what it makes without one it can then give up for good, by becoming another user: where there is
+/// none, as in a container of one user, it is as good as an ordinary user.
 fn ways() -> &'static [Namespaces] {
-    match rustix::process::geteuid().is_root() {
+    match rustix::process::geteuid().is_root() && namespaces::has_nobody() {
         true => &[Namespaces::WithoutUser, Namespaces::WithUser],
         false => &[Namespaces::WithUser],
     }
 }
 
 /// Starts a worker, in namespaces of its own if that can be.
-fn start(order: &Order, filters: Option<u32>) -> io::Result<WorkerProcess> {
+fn start(order: &SpawnRequest, filters: Option<u32>) -> io::Result<WorkerProcess> {
     let arguments = [c"belljar", WORKER_ARGUMENT];
     let program =
         Program { path: &order.program, arguments: &arguments, input: order.socket.as_fd() };
-    let started = |pidfd: OwnedFd, namespaces, no_namespaces| {
-        let status = Some(Status::open(pidfd.as_fd()));
-        WorkerProcess { pidfd, namespaces, no_namespaces, status, filters, ended: None }
-    };
+    let oom_kills = OomKills::now();
+    let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    if running.ending {
+        return Err(io::Error::other("this program comes to its end"));
+    }
+    running.workers.retain(|worker| worker.strong_count() > 0);
     let mut no_namespaces = None;
+    let mut started = None;
     for way in order.ways {
         match spawn(&program, *way) {
-            Ok(pidfd) => return Ok(started(pidfd, *way, None)),
+            Ok(pidfd) => {
+                started = Some((pidfd, *way));
+                break;
+            }
             Err(err) => no_namespaces = Some(err.to_string()),
         }
     }
-    Ok(started(spawn(&program, Namespaces::None)?, Namespaces::None, no_namespaces))
+    let (pidfd, namespaces) = match started {
+        Some(started) => {
+            no_namespaces = None;
+            started
+        }
+        None => (spawn(&program, Namespaces::None)?, Namespaces::None),
+    };
+    let pidfd = Arc::new(pidfd);
+    running.workers.push(Arc::downgrade(&pidfd));
+    drop(running);
+    let status = Some(Status::open(pidfd.as_fd()));
+    Ok(WorkerProcess { pidfd, namespaces, no_namespaces, status, filters, oom_kills, ended: None })
 }
 
 /// What a worker does first, while it has one thread: dies with its supervisor, closes whatever it
@@ -261,9 +373,15 @@ pub(crate) fn enter_worker() -> io::Result<OwnedFd> {
     if rustix::process::getppid() != parent {
         return Err(io::Error::other("the supervisor has ended"));
     }
-    unblock_signals();
+    default_signals();
     close_inherited()?;
+    // When memory runs out, the kernel takes workers before anything else. This needs no right;
+    // where it cannot be said the kernel chooses as it would.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    if socket.as_raw_fd() != CHANNEL {
+        return Err(io::Error::other("the worker's channel does not have the number that it must"));
+    }
     let kind = rustix::net::sockopt::socket_type(&socket)?;
     if kind != rustix::net::SocketType::SEQPACKET {
         return Err(io::Error::other("a worker is started by belljar, not by hand"));

@@ -8,17 +8,18 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, Dir, Mode, OFlags};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "test-hooks")]
+use super::fault_injection::Injection;
 use super::layers::{Confinement, Layer, MissingLayer};
 use super::role::Role;
 use super::spawn::Namespaces;
-#[cfg(feature = "test-hooks")]
-use super::spoil::Spoilt;
-use super::{heap, landlock, namespaces, privileges, seccomp};
+use super::{heap, landlock, namespaces, privileges, seccomp, ways};
 
 /// What a worker is to become; from its supervisor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,7 +36,7 @@ pub(crate) struct Plan {
     pub(crate) layers: Vec<Layer>,
     /// What else is different about it, in tests.
     #[cfg(feature = "test-hooks")]
-    pub(crate) spoilt: Option<Spoilt>,
+    pub(crate) injection: Option<Injection>,
 }
 
 impl Plan {
@@ -56,13 +57,14 @@ impl Plan {
 
     #[cfg(feature = "test-hooks")]
     fn filter(&self) -> io::Result<()> {
-        self.spoilt.as_ref().map_or_else(|| seccomp::install(self.role), Spoilt::install)
+        self.injection.as_ref().map_or_else(|| seccomp::install(self.role), Injection::install)
     }
 
-    /// Takes away what the role could do only until the hostile part of its work begins.
-    #[cfg(feature = "test-hooks")]
+    /// Takes away what the role could do only until the hostile part of its work begins. To be called
+    /// when all threads of the process have been started. Where there is no filter, there is nothing to
+    /// take away.
     pub(crate) fn narrow(&self) -> io::Result<()> {
-        if self.wants(Layer::Seccomp) { seccomp::narrow(self.role) } else { Ok(()) }
+        if FILTERED.load(Ordering::Relaxed) { seccomp::narrow(self.role) } else { Ok(()) }
     }
 }
 
@@ -72,6 +74,9 @@ pub(crate) struct ProcessLimits {
     /// Private memory that it can write to, in bytes. Not the address space: WebAssembly reserves
     /// much more of that than it uses.
     pub(crate) data: u64,
+    /// Address space beyond that, in bytes: what is reserved for sandboxes, and files in memory. It
+    /// bounds what the kernel keeps about a process's memory.
+    pub(crate) reserved: u64,
     /// Length of a memory file that it writes, in bytes.
     pub(crate) file: u64,
     /// Seconds of processor time, of all its threads together.
@@ -91,8 +96,19 @@ pub(crate) struct Granted<'a> {
     pub(crate) write: bool,
 }
 
+/// Whether this process is under the filter of its role.
+static FILTERED: AtomicBool = AtomicBool::new(false);
+
 /// Descriptors that a worker may have open at once.
 const DESCRIPTORS: u64 = 32;
+
+/// Stack of a worker's first thread, in bytes: the kernel lets it grow by itself, and counts it
+/// against no other limit.
+const FIRST_STACK: u64 = 8 << 20;
+
+/// Address space beside what the limits speak of, in bytes: guard pages, and what the allocators
+/// round up.
+const MARGIN: u64 = 256 << 20;
 
 /// Puts on all layers, and answers those that are not there. After this the process can start
 /// threads of its role, and hardly anything else.
@@ -118,26 +134,31 @@ pub(crate) fn confine(
     let proc_self = rustix::fs::openat(CWD, "/proc/self", flags, Mode::empty())
         .map_err(|err| MissingLayer::new(Layer::Privileges, format!("/proc/self: {err}")))?;
     only_one_thread(&proc_self).map_err(|err| MissingLayer::new(Layer::Privileges, err))?;
+    let mapped = address_space(&proc_self);
+    let mapped = mapped.map_err(|err| MissingLayer::new(Layer::ResourceLimits, err))?;
 
     if plan.wants(Layer::Namespaces) {
         let inside = match (plan.namespaces, &plan.no_namespaces) {
             (Namespaces::None, why) => {
                 Err(io::Error::other(why.clone().unwrap_or_else(|| "not asked for".into())))
             }
-            _ => namespaces::empty_root(),
+            _ => namespaces::empty_root(granted),
         };
         judge(Layer::Namespaces, inside)?;
     }
+    // The kernel counts the processes of a user, in this namespace and on the whole machine.
+    let mut counted_alone = plan.namespaces != Namespaces::None;
     if plan.wants(Layer::Privileges) {
-        // Which user it is does not matter to what has none of its own.
-        judge(Layer::Privileges, privileges::leave_root(plan.namespaces))?;
+        let left = privileges::leave_root(plan.namespaces);
+        counted_alone |= matches!(left, Ok(true));
+        judge(Layer::Privileges, left.map(drop))?;
     }
     if plan.wants(Layer::Namespaces) && plan.namespaces != Namespaces::None {
         judge(Layer::Namespaces, namespaces::own_users(&proc_self))?;
     }
     drop(proc_self);
     if plan.wants(Layer::ResourceLimits) {
-        judge(Layer::ResourceLimits, limit_resources(plan))?;
+        judge(Layer::ResourceLimits, limit_resources(plan, mapped, counted_alone))?;
     }
     if plan.wants(Layer::Privileges) {
         judge(Layer::Privileges, privileges::drop_all())?;
@@ -152,7 +173,12 @@ pub(crate) fn confine(
         judge(Layer::Landlock, landlock::grant(granted))?;
     }
     if plan.wants(Layer::Seccomp) {
-        judge(Layer::Seccomp, plan.filter())?;
+        if plan.role == Role::GrantedProgram {
+            judge(Layer::Seccomp, ways::pin())?;
+        }
+        let filtered = plan.filter();
+        FILTERED.store(filtered.is_ok(), Ordering::Relaxed);
+        judge(Layer::Seccomp, filtered)?;
     }
     Ok(missing)
 }
@@ -179,10 +205,27 @@ fn only_one_thread(proc_self: &impl std::os::fd::AsFd) -> io::Result<()> {
     }
 }
 
-fn limit_resources(plan: &Plan) -> io::Result<()> {
+/// The address space of this process, in bytes.
+fn address_space(proc_self: &impl std::os::fd::AsFd) -> io::Result<u64> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(proc_self, "statm", flags, Mode::empty())?;
+    let mut text = [0; 256];
+    let len = rustix::io::read(&file, &mut text)?;
+    let pages = std::str::from_utf8(text.get(..len).unwrap_or_default()).ok();
+    let pages = pages.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
+    let pages = pages.ok_or_else(|| io::Error::other("/proc/self/statm does not say its size"))?;
+    Ok(pages.saturating_mul(rustix::param::page_size() as u64))
+}
+
+/// Sets the limits of a process that has so many bytes mapped, and whose user has other processes
+/// that the kernel would count too, or not.
+fn limit_resources(plan: &Plan, mapped: u64, counted_alone: bool) -> io::Result<()> {
     let limits = &plan.limits;
+    let address_space = [limits.data, limits.reserved, FIRST_STACK, MARGIN];
     let mut all = vec![
         (Resource::Data, limits.data),
+        (Resource::As, address_space.into_iter().fold(mapped, u64::saturating_add)),
+        (Resource::Stack, FIRST_STACK),
         (Resource::Fsize, limits.file),
         (Resource::Cpu, limits.cpu),
         (Resource::Nofile, DESCRIPTORS.saturating_add(limits.handles)),
@@ -192,9 +235,8 @@ fn limit_resources(plan: &Plan) -> io::Result<()> {
         (Resource::Rtprio, 0),
         (Resource::Nice, 0),
     ];
-    // The kernel counts the processes of a user, in this namespace and on the whole machine. In a
-    // namespace of its own, or as a user of its own, that is this process.
-    if plan.namespaces != Namespaces::None {
+    // Elsewhere the narrower filter alone bounds the threads: none is started under it.
+    if counted_alone {
         all.push((Resource::Nproc, limits.threads));
     }
     for (resource, most) in all {

@@ -152,6 +152,9 @@ unsafe fn become_program(plan: &Plan) -> Result<std::convert::Infallible, c_int>
             put(c"/proc/self/uid_map", uid).map_err(|()| errno())?;
             put(c"/proc/self/gid_map", gid).map_err(|()| errno())?;
         }
+        // The standard library then puts no guard page below the stack on which each thread handles
+        // signals: a worker may not make memory inaccessible. See `default_signals`.
+        set_faults(libc::SIG_IGN);
         checked(libc::setsid())?;
         checked(libc::chdir(c"/".as_ptr()))?;
         // Two of the three may be each other's places: copies at higher numbers first.
@@ -210,8 +213,32 @@ impl Drop for BlockedSignals {
     }
 }
 
-/// In the new process: receives signals again, which its parent had blocked while it was made.
-pub(crate) fn unblock_signals() {
+/// Sets what faults do, unless something handles them.
+///
+/// # Safety
+/// To be called where no other thread handles signals.
+unsafe fn set_faults(action: libc::sighandler_t) {
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        // SAFETY: a zeroed action is a valid one, with no flags; neither value is a handler's
+        // address. This fails for no signal of the two.
+        unsafe {
+            let mut wanted: libc::sigaction = std::mem::zeroed();
+            wanted.sa_sigaction = action;
+            libc::sigaction(signal, &raw const wanted, std::ptr::null_mut());
+        }
+    }
+}
+
+/// In the new process: what its parent has changed about signals while it was made is as usual
+/// again. Faults end the process, until an engine handles them.
+pub(crate) fn default_signals() {
+    // SAFETY: this process has one thread yet.
+    unsafe { set_faults(libc::SIG_DFL) };
+    unblock_signals();
+}
+
+/// Receives signals again.
+fn unblock_signals() {
     // SAFETY: the set lives on this stack, and a zeroed set is a valid, empty one.
     unsafe {
         let none: libc::sigset_t = std::mem::zeroed();

@@ -5,10 +5,12 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags};
 use rustix::process::Resource;
+
+use super::memory_group;
 
 /// One thing that is there or not.
 #[derive(Clone, Debug)]
@@ -61,6 +63,11 @@ pub(crate) fn findings() -> Vec<Finding> {
         "memory limit (cgroup)",
         memory_limit(),
         "nothing bounds the memory of all sandboxes together",
+    ));
+    all.push(Finding::new(
+        "kills for want of memory",
+        out_of_memory_count(),
+        "every SIGKILL of a worker is taken for one, and none counts towards quarantine",
     ));
     let processors = std::thread::available_parallelism();
     let processors = processors.map(|count| count.to_string());
@@ -187,7 +194,7 @@ fn memory_files() -> [Finding; 2] {
         Finding::new(
             "memory files with seals",
             sealed().map(|()| "no writes, fixed size".to_owned()),
-            "models and images cannot be handed to workers",
+            "models and snapshots cannot be handed to workers",
         )
         .needed(),
         Finding::new(
@@ -231,32 +238,14 @@ fn data_limit() -> io::Result<String> {
 }
 
 /// The least of the limits on the memory of this process's control group and those above it.
-fn memory_limit() -> Result<String, String> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").map_err(|err| err.to_string())?;
-    let limits = groups.lines().filter_map(memory_group);
-    let least = limits.flat_map(|(folder, group, file)| {
-        // In a container the path may be one of the machine's: what is there counts.
-        group.ancestors().map(|group| folder.join(group).join(file)).collect::<Vec<_>>()
-    });
-    let read = |path: PathBuf| {
-        let text = std::fs::read_to_string(path).ok()?;
-        text.trim().parse::<u64>().ok().filter(|limit| *limit < 1 << 62)
-    };
-    let least = least.filter_map(read).min();
-    least.map(at_most).ok_or("none".into())
+fn memory_limit() -> Result<String, &'static str> {
+    memory_group::limit().map(|limit| at_most(limit.bytes)).ok_or("none")
 }
 
-/// Where the limits of a line of `/proc/self/cgroup` are, if it is about memory: the second version
-/// of control groups has one line for everything, the first one for each controller.
-fn memory_group(line: &str) -> Option<(&'static Path, &Path, &'static str)> {
-    let (_, rest) = line.split_once(':')?;
-    let (controllers, path) = rest.split_once(':')?;
-    let path = Path::new(path.strip_prefix('/')?);
-    match controllers {
-        "" => Some((Path::new("/sys/fs/cgroup"), path, "memory.max")),
-        "memory" => Some((Path::new("/sys/fs/cgroup/memory"), path, "memory.limit_in_bytes")),
-        _ => None,
-    }
+/// Whether the kernel counts the processes that it kills for want of memory.
+fn out_of_memory_count() -> Result<String, &'static str> {
+    let counts = memory_group::OomKills::now();
+    counts.map(|_| "the kernel counts them".to_owned()).ok_or("the kernel shows no count")
 }
 
 #[cfg(test)]
@@ -272,18 +261,5 @@ mod tests {
         }
         let needed: Vec<_> = findings.iter().filter(|finding| finding.needed).collect();
         assert_eq!(needed.len(), 4, "{needed:?}");
-    }
-
-    #[test]
-    fn control_groups_are_found() {
-        let found = |line| {
-            memory_group(line).map(|(folder, path, file)| {
-                folder.join(path).join(file).to_string_lossy().into_owned()
-            })
-        };
-        assert_eq!(found("0::/a/b").unwrap(), "/sys/fs/cgroup/a/b/memory.max");
-        assert_eq!(found("4:memory:/a").unwrap(), "/sys/fs/cgroup/memory/a/memory.limit_in_bytes");
-        assert_eq!(found("3:cpuset:/a"), None);
-        assert_eq!(found("nonsense"), None);
     }
 }

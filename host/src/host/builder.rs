@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::budget::MemoryBudget;
 use super::event::{Listener, Missing};
 #[cfg(feature = "programs")]
 use super::inner::Observer;
@@ -15,9 +16,9 @@ use crate::confine::layers::Confinement;
 use crate::confine::process::WorkerProgram;
 use crate::error::{Error, ErrorKind};
 use crate::model::IdleWatch;
-use crate::places::{default_folder, default_store_size};
+use crate::places::{cache_folder, default_store_size, state_folder};
 use crate::policy::Ceilings;
-use crate::sandbox::{CodeCache, CodeNotice, Compiler, ImageStore, StoreNotice};
+use crate::sandbox::{CodeCache, CodeNotice, Compiler, PrivateError, SnapshotStore, StoreNotice};
 use crate::supervise::{Settings, Supervision, SupervisionNotice};
 
 /// How long a sandbox waits by default.
@@ -37,6 +38,7 @@ pub struct HostBuilder {
     may_compile: bool,
     store: bool,
     store_size: Option<u64>,
+    store_metered: bool,
     idle: usize,
     idle_time: Option<Duration>,
     requests_per_worker: u32,
@@ -60,6 +62,7 @@ impl HostBuilder {
             may_compile: true,
             store: false,
             store_size: None,
+            store_metered: true,
             idle: std::thread::available_parallelism().map_or(1, usize::from),
             idle_time: Some(IDLE_TIME),
             requests_per_worker: REQUESTS_PER_WORKER,
@@ -94,14 +97,17 @@ impl HostBuilder {
     }
 
     /// Where compiled native code is kept. By default `$BELLJAR_CACHE_DIR`, else `belljar` in
-    /// `$XDG_CACHE_HOME` or `~/.cache`. It must be open to nobody else.
+    /// `$XDG_CACHE_HOME` or `~/.cache`. It must be open to nobody else, and every folder above it
+    /// must belong to root or the caller and be writable by nobody else. Where none is named, or it
+    /// cannot be written, code is compiled for this host alone ([`Event::CodeNotKept`]).
     pub fn cache_dir(mut self, path: impl Into<PathBuf>) -> HostBuilder {
         self.cache = Some(path.into());
         self
     }
 
     /// Where the secret that seals compiled code is kept. By default `$BELLJAR_STATE_DIR`, else
-    /// `belljar` in `$XDG_STATE_HOME` or `~/.local/state`. It must be open to nobody else.
+    /// `belljar` in `$XDG_STATE_HOME` or `~/.local/state`. It must be as private as the folder of
+    /// code. Models in quarantine are noted there too; where none is named, in this process only.
     pub fn state_dir(mut self, path: impl Into<PathBuf>) -> HostBuilder {
         self.state = Some(path.into());
         self
@@ -117,15 +123,28 @@ impl HostBuilder {
 
     /// Whether prepared models are kept on disk and used from there: what one process has prepared,
     /// the next need not. No by default, as it fills a folder of the user's; `belljar run` does.
-    pub fn image_store(mut self, used: bool) -> HostBuilder {
+    ///
+    /// What is written in a time is bounded, as clients choose the shapes that models are prepared
+    /// for: of each model four times `limits.snapshots` snapshots at once and `limits.snapshots` in each hour,
+    /// and of all twice the size of the store at once and its size in each day. What is beyond that
+    /// is prepared and not stored ([`Event::SnapshotNotStored`]).
+    pub fn snapshot_store(mut self, used: bool) -> HostBuilder {
         self.store = used;
         self
     }
 
     /// Most bytes of prepared models on disk; what was not used for longest goes first. By default
     /// what `$BELLJAR_STORE_SIZE` says, such as `500 MiB`, else 2 GiB.
-    pub fn image_store_size(mut self, bytes: u64) -> HostBuilder {
+    pub fn snapshot_store_size(mut self, bytes: u64) -> HostBuilder {
         self.store_size = Some(bytes);
+        self
+    }
+
+    /// Whether it is bounded what is written to the store in a time; yes by default. For a person who
+    /// fills it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn snapshot_store_metered(mut self, metered: bool) -> HostBuilder {
+        self.store_metered = metered;
         self
     }
 
@@ -137,7 +156,7 @@ impl HostBuilder {
     }
 
     /// How long a prepared sandbox waits for its next request before it is ended and its memory
-    /// given back; 10 seconds by default, `None` for ever. Its image stays, and a request that finds
+    /// given back; 10 seconds by default, `None` for ever. Its snapshot stays, and a request that finds
     /// no sandbox waiting starts one from it, which takes some milliseconds for a worker process.
     pub fn idle_time(mut self, time: Option<Duration>) -> HostBuilder {
         self.idle_time = time;
@@ -145,7 +164,7 @@ impl HostBuilder {
     }
 
     /// How many requests a worker process serves before it is ended; 10,000 by default, at least 1.
-    /// Whoever has broken into one then starts anew. The next worker starts from the image, which
+    /// Whoever has broken into one then starts anew. The next worker starts from the snapshot, which
     /// takes some milliseconds. Sandboxes on threads are not counted.
     pub fn requests_per_worker(mut self, requests: u32) -> HostBuilder {
         self.requests_per_worker = requests;
@@ -155,7 +174,8 @@ impl HostBuilder {
     /// How many workers of a model may die before the model is refused until an operator releases
     /// it; 5 by default, at least 1. A death is the end of a worker that had a request, or that had
     /// seen the model and died while it waited, unless it was killed from outside then; what breaks
-    /// the rules of its channel counts too. Deadlines, limits and traps do not. As many answers as
+    /// the rules of its channel counts too. Deadlines, limits and traps do not, and neither does a
+    /// worker that the kernel killed because memory ran out: that only makes the next start wait. As many answers as
     /// this number, without a death between them, and all deaths are forgotten.
     ///
     /// Deaths and quarantine are kept in the state folder and hold for every process of this user.
@@ -218,8 +238,8 @@ impl HostBuilder {
     /// Makes the host. Nothing is compiled or started before it is needed.
     ///
     /// # Errors
-    /// When a ceiling is there and cannot be used, when the log of decisions cannot be opened, and when no folder for the cache can be told from
-    /// the environment.
+    /// When a ceiling is there and cannot be used, when the log of decisions cannot be opened, and when
+    /// a variable of the environment makes no sense.
     pub fn build(self) -> Result<Host, Error> {
         let ceilings = Ceilings::read(&self.ceilings, self.refuses_excess)
             .map_err(|err| Error::new(ErrorKind::Ceiling(err)))?;
@@ -230,12 +250,12 @@ impl HostBuilder {
             Error::new(ErrorKind::Host(why))
         })?;
         let cache = match self.cache {
-            Some(path) => path,
-            None => default_folder("BELLJAR_CACHE_DIR", "XDG_CACHE_HOME", ".cache")?,
+            Some(path) => Some(path),
+            None => cache_folder()?,
         };
         let state = match self.state {
-            Some(path) => path,
-            None => default_folder("BELLJAR_STATE_DIR", "XDG_STATE_HOME", ".local/state")?,
+            Some(path) => Some(path),
+            None => state_folder()?,
         };
         let store_size = match self.store_size {
             Some(bytes) => bytes,
@@ -244,9 +264,11 @@ impl HostBuilder {
         let listener = Arc::clone(&self.listener);
         let stored = Arc::new(move |notice| {
             listener(match notice {
-                StoreNotice::Refused { path, why } => Event::ImageRefused { path, why },
-                StoreNotice::Stored { path } => Event::ImageStored { path },
-                StoreNotice::NotStored { path, why } => Event::ImageNotStored { path, why },
+                StoreNotice::Refused { path, why } => Event::SnapshotRefused { path, why },
+                StoreNotice::Stored { path } => Event::SnapshotStored { path },
+                StoreNotice::NotStored { path, why, unusable } => {
+                    Event::SnapshotNotStored { path, why, unusable }
+                }
             });
         });
         let listener = Arc::clone(&self.listener);
@@ -265,10 +287,23 @@ impl HostBuilder {
             listener(match notice {
                 CodeNotice::Compiling { variant } => Event::Compiling { variant },
                 CodeNotice::Compiled => Event::Compiled,
+                CodeNotice::Waiting => Event::WaitingForCompiler,
+                CodeNotice::NotKept { why } => Event::CodeNotKept { why },
                 CodeNotice::Refused { path, why } => Event::CodeRefused { path, why },
                 CodeNotice::Missing(layers) => return tell.tell(layers),
             });
         });
+        let (cache, state) = (cache.as_deref(), state.as_deref());
+        // Compiled code that is not kept is told when it is made.
+        let uses_store = self.store && cache.is_some() && state.is_some();
+        if self.store && !uses_store {
+            let variable = match cache {
+                None => "BELLJAR_CACHE_DIR",
+                Some(_) => "BELLJAR_STATE_DIR",
+            };
+            let why = PrivateError::Nowhere { variable }.to_string();
+            (self.listener)(Event::NothingKept { why });
+        }
         let compiler = self.may_compile.then(|| match self.isolation.in_this_process() {
             false => Compiler::Worker(self.worker.clone()),
             true => Compiler::Here,
@@ -278,17 +313,18 @@ impl HostBuilder {
                 isolation: self.isolation,
                 confinement: self.confinement,
                 worker: self.worker,
-                cache: CodeCache::new(&cache, &state, compiler, notices),
+                cache: CodeCache::new(cache, state, compiler, notices),
                 engines: Arc::default(),
                 codes: Mutex::default(),
                 spare: Mutex::default(),
                 missing,
-                store: ImageStore::new(&cache, &state, store_size, stored),
-                uses_store: self.store,
+                store: SnapshotStore::new(cache, state, store_size, self.store_metered, stored),
+                uses_store,
                 idle: self.idle,
                 idle_time: self.idle_time,
                 requests_per_worker: self.requests_per_worker,
-                supervision: Supervision::new(self.supervision, &state, supervised),
+                supervision: Supervision::new(self.supervision, state, supervised),
+                memory: MemoryBudget::new(Arc::clone(&self.listener)),
                 idle_watch: IdleWatch::default(),
                 ceilings,
                 decisions,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::confine::layers::{Layer, MissingLayer};
+use crate::model::ShapeDifference;
 use crate::policy::Cut;
 use crate::supervise::Quarantined;
 
@@ -18,6 +19,30 @@ pub enum Event {
     },
     /// Compiling is over.
     Compiled,
+    /// Another process compiles the guest, and this one waits for what it makes.
+    WaitingForCompiler,
+    /// The compiled guest is not kept: the next process compiles it again, which takes some seconds.
+    CodeNotKept {
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// There is no folder to keep anything in: neither compiled code, nor prepared models, nor which
+    /// models killed their workers. All of that is known in this process only.
+    NothingKept {
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// The sandboxes of all loaded models may take more memory together than there is. When that comes
+    /// to pass, the kernel kills worker processes. Told once, until they fit again.
+    MemoryOvercommitted {
+        /// What they may take, in bytes: for each model `limits.memory` times
+        /// [`HostBuilder::idle_sandboxes`](crate::HostBuilder::idle_sandboxes).
+        claimed: u64,
+        /// What there is, in bytes.
+        there: u64,
+        /// What limits it: the machine, or a file of its control group.
+        what: String,
+    },
     /// A file with native code was not what Belljar had put there. It was not used.
     CodeRefused {
         /// The file.
@@ -27,24 +52,26 @@ pub enum Event {
     },
     /// A file of the store of prepared models, or its folder, was not what Belljar had put there. It
     /// was not used.
-    ImageRefused {
+    SnapshotRefused {
         /// The file.
         path: PathBuf,
         /// What was wrong with it.
         why: String,
     },
     /// Something was put into the store of prepared models.
-    ImageStored {
+    SnapshotStored {
         /// The file.
         path: PathBuf,
     },
     /// Something could not be put into the store of prepared models; the next process prepares it
     /// again.
-    ImageNotStored {
+    SnapshotNotStored {
         /// The file.
         path: PathBuf,
         /// Why not.
         why: String,
+        /// Whether nothing can be stored there at all, because the folder cannot be used or written.
+        unusable: bool,
     },
     /// A layer around the worker processes is missing on this machine, and nothing demands it. Told
     /// once for each layer.
@@ -63,8 +90,8 @@ pub enum Event {
         /// Why not.
         why: String,
     },
-    /// A guest program printed a line, as its policy lets it. Hostile text: print it through
-    /// [`crate::text::Hostile`].
+    /// A guest program printed a line, as its policy lets it. Untrusted text: print it through
+    /// [`crate::text::Escaped`].
     Printed {
         /// The program's label.
         program: String,
@@ -73,8 +100,17 @@ pub enum Event {
         /// The line.
         line: String,
     },
-    /// The sandboxed runner logged a line about a model. Hostile text: print it through
-    /// [`crate::text::Hostile`].
+    /// An input or output has another shape than the model declares, and the policy does not enforce
+    /// that (`declared-shapes`): the model was run, and the answer is as it was computed. Reported once
+    /// for each loaded model and input or output.
+    ShapeDiffers {
+        /// The model's label.
+        model: String,
+        /// What differs.
+        difference: ShapeDifference,
+    },
+    /// The sandboxed runner logged a line about a model. Untrusted text: print it through
+    /// [`crate::text::Escaped`].
     Log {
         /// The model's label.
         model: String,

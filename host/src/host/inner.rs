@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::budget::MemoryBudget;
 use super::event::{Listener, Missing};
 use super::{Event, Isolation};
+#[cfg(feature = "programs")]
+use crate::audit::tally::{MOST_DECISIONS, MOST_TEXT, Noted};
 use crate::audit::{Decision, DecisionLog, Subject, Verdict};
 use crate::confine::layers::{Confinement, MissingLayer};
 use crate::confine::process::WorkerProgram;
@@ -14,7 +17,7 @@ use crate::error::ErrorKind;
 use crate::model::IdleWatch;
 use crate::policy::{Ceilings, Effective, Policy};
 use crate::sandbox::{
-    CodeCache, Engines, Failure, ImageStore, Job, Sandbox, SandboxLimits, ThreadFilter,
+    CodeCache, Engines, Failure, Job, Sandbox, SandboxLimits, SnapshotStore, ThreadFilter,
     ThreadSandbox, Variant, VerifiedCode, Worker, WorkerSandbox,
 };
 use crate::supervise::Supervision;
@@ -28,6 +31,15 @@ const MANY_RUNS: u32 = 100_000;
 
 /// Most bytes of a description: its texts and lists are bounded one by one.
 const MAX_DESCRIPTION: u64 = 32 << 20;
+
+/// Why a run of a program ends that has caused more decisions than may be written down.
+#[cfg(feature = "programs")]
+pub(crate) fn too_many_decisions() -> ErrorKind {
+    ErrorKind::Sandbox(format!(
+        "the program asked for more than {MOST_DECISIONS} different things, or for things with too \
+         long names: one run may write {MOST_TEXT} bytes of names and rules to the decision log"
+    ))
+}
 
 /// Hears every decision.
 #[cfg(feature = "programs")]
@@ -43,7 +55,7 @@ pub(crate) struct Inner {
     /// A worker that waits for the first model.
     pub(super) spare: Mutex<Option<Worker>>,
     pub(super) missing: Arc<Missing>,
-    pub(crate) store: ImageStore,
+    pub(crate) store: SnapshotStore,
     pub(super) uses_store: bool,
     pub(crate) idle: usize,
     /// How long a sandbox waits before its memory is given back; without end if there is none.
@@ -51,6 +63,7 @@ pub(crate) struct Inner {
     /// Runs after which a worker is not used again.
     pub(crate) requests_per_worker: u32,
     pub(crate) supervision: Supervision,
+    pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) idle_watch: IdleWatch,
     pub(super) ceilings: Ceilings,
     pub(super) decisions: Option<DecisionLog>,
@@ -71,8 +84,20 @@ impl Inner {
         &self.worker
     }
 
+    /// Whether the state folder can be used, as far as models that are run need it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn check_state(&self) -> Result<(), crate::Error> {
+        self.supervision.check().map_err(crate::Error::new)
+    }
+
+    /// Whether compiled code can be kept.
+    #[cfg(feature = "cli")]
+    pub(crate) fn check_cache(&self) -> Result<(), crate::Error> {
+        self.cache.check().map_err(crate::Error::new)
+    }
+
     /// The store of prepared models, if it is used.
-    pub(crate) fn store(&self) -> Option<&ImageStore> {
+    pub(crate) fn store(&self) -> Option<&SnapshotStore> {
         self.uses_store.then_some(&self.store)
     }
 
@@ -83,7 +108,7 @@ impl Inner {
         policy: &Policy,
         model: Option<Digest>,
     ) -> Result<Effective, ErrorKind> {
-        let subject = Subject { model, policy: policy.file_sha256.map(Digest::from) };
+        let subject = Subject { model, policy: policy.file_sha256().map(Digest::from) };
         let effective = match self.ceilings.admit(policy) {
             Ok(effective) => effective,
             Err(refused) => return Err(self.refused(subject, refused.into())),
@@ -98,11 +123,32 @@ impl Inner {
         Ok(effective)
     }
 
-    /// Writes a decision down, if somebody wants them.
+    /// Writes a decision down, if somebody wants them. In a run of a program the same decision has
+    /// one line.
     ///
     /// # Errors
     /// When it cannot be written: then nothing may be allowed by it.
     pub(crate) fn decide(&self, decision: &Decision<'_>) -> Result<(), ErrorKind> {
+        #[cfg(feature = "programs")]
+        match super::errand::note(decision) {
+            Noted::New => {}
+            Noted::Repeated => return Ok(()),
+            Noted::Full => return Err(too_many_decisions()),
+        }
+        self.write_down(decision)
+    }
+
+    /// Whether anybody wants to know of decisions.
+    #[cfg(feature = "programs")]
+    pub(crate) fn wants_decisions(&self) -> bool {
+        self.observer.is_some() || self.decisions.is_some()
+    }
+
+    /// Writes a decision down that was counted.
+    ///
+    /// # Errors
+    /// As [`Inner::decide`].
+    pub(crate) fn write_down(&self, decision: &Decision<'_>) -> Result<(), ErrorKind> {
         #[cfg(feature = "programs")]
         if let Some(observer) = &self.observer {
             observer(decision);
@@ -167,31 +213,10 @@ impl Inner {
     ) -> Result<Box<dyn Sandbox>, ErrorKind> {
         self.check(policy)?;
         let limits = &policy.limits;
-        let sandbox = SandboxLimits {
-            memory: limits.memory,
-            stack: limits.stack,
-            log: limits.log_size,
-            answer: limits.output_size.saturating_add(FRAMING).max(MAX_DESCRIPTION),
-            native_kernels: policy.compute.native_kernels(),
-            threads: policy.compute.threads,
-        };
-        let variant = self.variant(policy);
-        let failed = |failure: Failure| match failure {
-            Failure::Limit(limit) => ErrorKind::Limit(limit),
-            Failure::Unprotected(missing) => ErrorKind::Unprotected(missing.to_string()),
-            Failure::Lost(loss) => ErrorKind::Worker(loss),
-            other => ErrorKind::Host(other.to_string()),
-        };
         match self.isolation {
             Isolation::Process => {
-                let confinement = self.confinement(policy);
-                let code = self.code(variant, confinement)?;
-                let inputs = limits.input_size.saturating_add(FRAMING);
-                let time = match role {
-                    Role::Run => limits.run_time.saturating_mul(MANY_RUNS),
-                    _ => limits.prepare_time.saturating_mul(3),
-                };
-                let job = Job { role, confinement, variant, limits: sandbox, inputs, time };
+                let job = self.job(policy, role);
+                let code = self.code(job.variant, job.confinement)?;
                 let start = |worker| WorkerSandbox::start(worker, &code, job);
                 let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
                 // One that has waited for long may have come to an end.
@@ -200,17 +225,53 @@ impl Inner {
                     Some(started) => Ok(started),
                     None => Worker::spawn(&self.worker).and_then(start),
                 };
-                Ok(Box::new(started.map_err(failed)?))
+                Ok(Box::new(started.map_err(not_started)?))
             }
             Isolation::Thread | Isolation::InProcessWithoutAnyConfinement => {
+                let (variant, sandbox) = (self.variant(policy), sandbox_limits(policy));
                 let (engine, module) = self.engines.get(&self.cache, variant, limits.stack)?;
                 let filter = match self.isolation {
                     Isolation::InProcessWithoutAnyConfinement => ThreadFilter::None,
                     _ => ThreadFilter::Installed,
                 };
                 let sandbox = ThreadSandbox::new(&self.engines, &engine, &module, sandbox, filter);
-                Ok(Box::new(sandbox.map_err(failed)?))
+                Ok(Box::new(sandbox.map_err(not_started)?))
             }
+        }
+    }
+
+    /// A new sandbox of the profiling variant, with nothing in it. Always in a worker process: no clock
+    /// is given to a guest in this one.
+    #[cfg(feature = "cli")]
+    pub(crate) fn profiling_sandbox(
+        &self,
+        policy: &Effective,
+    ) -> Result<Box<dyn Sandbox>, ErrorKind> {
+        self.check(policy)?;
+        if self.isolation != Isolation::Process {
+            return Err(ErrorKind::Host("profiling needs worker processes".into()));
+        }
+        let mut job = self.job(policy, Role::Run);
+        job.limits.answer = job.limits.answer.saturating_add(belljar_abi::MAX_PROFILE_BYTES);
+        let code = self.cache.get_profiling(job.variant, job.confinement)?;
+        let start = |worker| WorkerSandbox::start_profiling(worker, &code, job);
+        Ok(Box::new(Worker::spawn(&self.worker).and_then(start).map_err(not_started)?))
+    }
+
+    /// What a worker process is to be for a model under this policy.
+    fn job(&self, policy: &Effective, role: Role) -> Job {
+        let limits = &policy.limits;
+        let time = match role {
+            Role::Run => limits.run_time.saturating_mul(MANY_RUNS),
+            _ => limits.prepare_time.saturating_mul(3),
+        };
+        Job {
+            role,
+            confinement: self.confinement(policy),
+            variant: self.variant(policy),
+            limits: sandbox_limits(policy),
+            inputs: limits.input_size.saturating_add(FRAMING),
+            time,
         }
     }
 
@@ -232,5 +293,28 @@ impl Inner {
         let code = Arc::new(self.cache.get(variant, confinement)?);
         codes.insert(variant, Arc::clone(&code));
         Ok(code)
+    }
+}
+
+/// What a sandbox for a model under this policy may use.
+fn sandbox_limits(policy: &Effective) -> SandboxLimits {
+    let limits = &policy.limits;
+    SandboxLimits {
+        memory: limits.memory,
+        stack: limits.stack,
+        log: limits.log_size,
+        answer: limits.output_size.saturating_add(FRAMING).max(MAX_DESCRIPTION),
+        native_kernels: policy.compute.native_kernels(),
+        threads: policy.compute.threads,
+    }
+}
+
+/// Why there is no sandbox.
+fn not_started(failure: Failure) -> ErrorKind {
+    match failure {
+        Failure::Limit(limit) => ErrorKind::Limit(limit),
+        Failure::Unprotected(missing) => ErrorKind::Unprotected(missing.to_string()),
+        Failure::Lost(loss) => ErrorKind::Worker(loss),
+        other => ErrorKind::Host(other.to_string()),
     }
 }

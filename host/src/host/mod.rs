@@ -1,7 +1,10 @@
 //! The host: what all models of one program share. [`HostBuilder`] sets it up, and [`Event`] is what
-//! it has to tell; `inner` makes sandboxes.
+//! it has to tell; `inner` makes sandboxes, and `budget` counts their memory.
 
+mod budget;
 mod builder;
+#[cfg(feature = "programs")]
+pub(crate) mod errand;
 mod event;
 mod inner;
 
@@ -14,13 +17,25 @@ use crate::confine::role::Role;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::model::Model;
 use crate::policy::{Effective, Policy};
-use crate::sandbox::{ImageStore, Variant, Worker, serve};
+use crate::sandbox::{SnapshotStore, Variant, Worker, serve};
 use crate::supervise::Quarantined;
 use crate::trust::{Digest, ModelBytes};
 
+pub(crate) use budget::Claim;
 pub use builder::HostBuilder;
 pub use event::Event;
 pub(crate) use inner::Inner;
+#[cfg(feature = "programs")]
+pub(crate) use inner::too_many_decisions;
+
+/// A limit of time, shortened to what is left of the run of a program that this thread works for; and
+/// the limit to tell of then.
+#[cfg(feature = "programs")]
+pub(crate) use errand::shortened;
+#[cfg(not(feature = "programs"))]
+pub(crate) fn shortened(limit: Duration) -> (Duration, Option<crate::Limit>) {
+    (limit, None)
+}
 
 /// What stands around a sandbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,14 +142,16 @@ impl Host {
         let variant = inner.variant(policy);
         match inner.isolation {
             Isolation::Process => std::thread::scope(|scope| {
-                // While the new process begins, this one reads and checks the code.
-                scope.spawn(|| {
+                let start = || {
                     let mut spare = inner.spare.lock().unwrap_or_else(PoisonError::into_inner);
                     if spare.is_none() {
                         // Who needs one that cannot be started is told why then.
                         *spare = Worker::spawn(&inner.worker).ok();
                     }
-                });
+                };
+                // While the new process begins, this one reads and checks the code. Without a thread
+                // to wait for it, whoever needs the worker starts it.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, start);
                 inner.code(variant, inner.confinement(policy)).map(drop).map_err(Error::new)
             }),
             Isolation::Thread | Isolation::InProcessWithoutAnyConfinement => {
@@ -149,13 +166,14 @@ impl Host {
         self.inner.isolation
     }
 
-    /// The folder in which compiled native code is kept.
-    pub fn cache_dir(&self) -> &Path {
+    /// The folder in which compiled native code is kept; `None` if none was named and the environment
+    /// names none either.
+    pub fn cache_dir(&self) -> Option<&Path> {
         self.inner.cache.folder()
     }
 
     /// The store of prepared models, whether or not this host uses it.
-    pub fn image_store(&self) -> &ImageStore {
+    pub fn snapshot_store(&self) -> &SnapshotStore {
         &self.inner.store
     }
 

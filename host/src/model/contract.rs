@@ -1,29 +1,34 @@
 //! What a model declares about its inputs and outputs, and whether tensors keep to it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 
 use belljar_abi::{DType, Description, Dim, InputShape, ValueInfo};
 
+use super::shapes::ShapeDifference;
 use super::values;
 use crate::error::ErrorKind;
-use crate::policy::{Policy, ValueRule};
+use crate::policy::{DeclaredShapes, Policy, ValueRule};
+use crate::sandbox::Limit;
 use crate::tensor::Tensor;
 
-/// Values of the symbolic dimensions, as the tensors seen so far fix them.
-pub(super) type Symbols = HashMap<String, u64>;
+/// The sizes that each symbol stands for in the tensors seen so far: more than one only where the
+/// policy does not enforce declared shapes.
+pub(super) type Symbols = HashMap<String, Vec<u64>>;
 
 /// The declared inputs and outputs of a model.
 #[derive(Default)]
 pub(super) struct Contract {
-    /// Inputs without a value of their own.
+    /// Those that an initializer gives a default may be left out.
     inputs: Vec<ValueInfo>,
-    /// Inputs that an initializer gives a value.
-    constants: Vec<String>,
     outputs: Vec<ValueInfo>,
     /// Inputs that the policy gives their one value, and their names.
     fixed: Vec<(String, Tensor)>,
     input_rules: Vec<ValueRule>,
     output_rules: Vec<ValueRule>,
+    declared_shapes: DeclaredShapes,
+    /// Inputs (`true`) and outputs whose shape was reported to differ.
+    reported: Mutex<HashSet<(bool, String)>>,
 }
 
 /// Inputs that keep to the contract.
@@ -31,15 +36,20 @@ pub(super) struct Bound {
     /// Their shapes, in the order of declaration.
     pub(super) shapes: Vec<InputShape>,
     pub(super) symbols: Symbols,
+    /// Inputs whose symbols stand for several sizes.
+    pub(super) differences: Vec<ShapeDifference>,
+}
+
+/// Why no inputs of some shapes are acceptable.
+pub(super) struct Unacceptable {
+    pub(super) kind: ErrorKind,
+    pub(super) for_all_shapes: bool,
 }
 
 impl Contract {
     pub(super) fn new(description: &Description) -> Contract {
-        let (constants, inputs) =
-            description.inputs.iter().cloned().partition::<Vec<_>, _>(|input| input.has_default);
-        let constants = constants.into_iter().map(|input| input.name).collect();
-        let outputs = description.outputs.clone();
-        Contract { inputs, constants, outputs, ..Contract::default() }
+        let (inputs, outputs) = (description.inputs.clone(), description.outputs.clone());
+        Contract { inputs, outputs, ..Contract::default() }
     }
 
     /// The same with a policy's rules, which must make sense for this model.
@@ -48,16 +58,19 @@ impl Contract {
             key: values::key(table, rule, key),
             why,
         };
-        for (table, rules, declared) in
-            [("inputs", &policy.inputs, &self.inputs), ("outputs", &policy.outputs, &self.outputs)]
-        {
+        // Where the model's word on its outputs is not enforced, the policy's own is.
+        let strict = policy.declared_shapes == DeclaredShapes::Strict;
+        for (table, rules, declared, shape_binds) in [
+            ("inputs", &policy.inputs, &self.inputs, true),
+            ("outputs", &policy.outputs, &self.outputs, strict),
+        ] {
             for rule in rules {
                 let Some(declared) = declared.iter().find(|value| value.name == rule.name) else {
                     let what = if table == "inputs" { "input" } else { "output" };
                     let why = format!("the model has no such {what}");
                     return Err(error(table, rule, "", why));
                 };
-                values::sensible(rule, declared)
+                values::sensible(rule, declared, shape_binds)
                     .map_err(|(key, why)| error(table, rule, key, why))?;
             }
         }
@@ -74,6 +87,7 @@ impl Contract {
         }
         self.input_rules.clone_from(&policy.inputs);
         self.output_rules.clone_from(&policy.outputs);
+        self.declared_shapes = policy.declared_shapes;
         Ok(self)
     }
 
@@ -91,7 +105,8 @@ impl Contract {
         !self.is_fixed(name)
     }
 
-    /// Checks that exactly the declared inputs are there, and that each fits.
+    /// Checks that the declared inputs are there, those with a default or not, and no others, and
+    /// that each fits.
     pub(super) fn bind<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<Bound, ErrorKind> {
         let error = |name: &str, why: String| ErrorKind::Input { name: name.to_owned(), why };
         for (at, (name, _)) in inputs.iter().enumerate() {
@@ -99,22 +114,19 @@ impl Contract {
             if inputs.iter().take(at).any(|(earlier, _)| earlier.as_ref() == name) {
                 return Err(error(name, "it is given twice".into()));
             }
-            if self.constants.iter().any(|constant| constant == name) {
-                let why = "the model fixes it with an initializer, and overriding that is not \
-                           implemented; leave it out";
-                return Err(error(name, why.into()));
-            }
             if !self.inputs.iter().any(|input| input.name == name) {
                 return Err(error(name, format!("the model has no such input; {}", self.wants())));
             }
         }
         let mut symbols = Symbols::new();
         let mut shapes = Vec::with_capacity(self.inputs.len());
+        let mut differences = Vec::new();
         for declared in &self.inputs {
             let name = &declared.name;
             let given = inputs.iter().find(|(given, _)| given.as_ref() == name);
             if let Some((_, value)) = self.fixed.iter().find(|(fixed, _)| fixed == name) {
-                fits(declared, value, &mut symbols).map_err(|why| error(name, why))?;
+                let differs = self.fits(Side::Input, declared, value, &mut symbols);
+                differences.extend(differs.map_err(|why| error(name, why))?);
                 if given.is_some_and(|(_, given)| given != value) {
                     let why = format!(
                         "the policy gives it its one value (`inputs.{name}.value`), and this is \
@@ -124,9 +136,14 @@ impl Contract {
                 }
                 continue;
             }
-            let (_, tensor) =
-                given.ok_or_else(|| error(name, format!("it is not given; {}", self.wants())))?;
-            fits(declared, tensor, &mut symbols).map_err(|why| error(name, why))?;
+            let tensor = match given {
+                Some((_, tensor)) => tensor,
+                None if declared.has_default => continue,
+                None => return Err(error(name, format!("it is not given; {}", self.wants()))),
+            };
+            let differs = self.fits(Side::Input, declared, tensor, &mut symbols);
+            differences
+                .extend(differs.map_err(|why| error(name, why + &to_convert(declared, tensor)))?);
             if let Some(rule) = self.input_rules.iter().find(|rule| rule.name == *name)
                 && let Some(why) = values::broken("inputs", rule, tensor)
             {
@@ -135,11 +152,11 @@ impl Contract {
             let dims = tensor.shape().iter().map(|dim| *dim as u64).collect();
             shapes.push(InputShape { name: name.clone(), dims });
         }
-        Ok(Bound { shapes, symbols })
+        Ok(Bound { shapes, symbols, differences })
     }
 
-    /// Checks that exactly the declared inputs get a shape, and that each fits; puts the shapes in
-    /// the order of declaration.
+    /// Checks that the declared inputs get a shape, those with a default or not, and no others, and
+    /// that each fits; puts the shapes in the order of declaration.
     pub(super) fn bind_shapes(&self, given: &[InputShape]) -> Result<Vec<InputShape>, ErrorKind> {
         let error = |name: &str, why: String| ErrorKind::Input { name: name.to_owned(), why };
         for shape in given {
@@ -155,33 +172,116 @@ impl Contract {
             let mut of_it = given.iter().filter(|shape| shape.name == *name);
             let shape = match (of_it.next(), of_it.next()) {
                 (Some(shape), None) => shape.clone(),
+                (None, _) if declared.has_default => continue,
                 (None, _) => return Err(error(name, "it is given no shape".into())),
                 (_, Some(_)) => return Err(error(name, "it is given a shape twice".into())),
             };
-            shape_fits(declared, &shape.dims, &mut symbols).map_err(|why| {
+            if let Some(misfit) = misfit(declared, &shape.dims, &mut symbols)
+                && self.enforced(Side::Input, &misfit)
+            {
                 let declared = declaration(declared);
-                error(name, format!("{:?} does not fit {declared}{why}", shape.dims))
-            })?;
+                let why = format!("{:?} does not fit {declared}{}", shape.dims, misfit.detail());
+                return Err(error(name, why));
+            }
             shapes.push(shape);
         }
         Ok(shapes)
     }
 
-    /// Checks that exactly the declared outputs are there, in order, and that each fits.
+    /// Why no inputs of these shapes are acceptable, whatever is in them: an input that must be given
+    /// has a type that no tensor has, or all of them together are too large.
+    pub(super) fn unacceptable(&self, shapes: &[InputShape], limit: u64) -> Option<Unacceptable> {
+        let needed = |input: &&ValueInfo| !input.has_default && !self.is_fixed(&input.name);
+        let untyped = self.inputs.iter().filter(needed).find(|input| input.dtype().is_none());
+        if let Some(input) = untyped {
+            let (name, why) = (input.name.clone(), no_type(input));
+            return Some(Unacceptable {
+                kind: ErrorKind::Input { name, why },
+                for_all_shapes: true,
+            });
+        }
+        let size = |shape: &InputShape| {
+            let declared = self.inputs.iter().find(|input| input.name == shape.name)?;
+            // How large a string is depends on its text.
+            let element = declared.dtype()?.size()? as u64;
+            Some(shape.dims.iter().fold(element, |size, dim| size.saturating_mul(*dim)))
+        };
+        let found = shapes.iter().filter_map(size).fold(0, u64::saturating_add);
+        let kind = ErrorKind::Limit(Limit::InputSize { found, limit });
+        (found > limit).then_some(Unacceptable { kind, for_all_shapes: false })
+    }
+
+    /// Checks that exactly the declared outputs are there, in order, each of its element type. Says
+    /// whose shapes differ from the declaration, unless the policy enforces those.
     pub(super) fn check_outputs(
         &self,
         mut symbols: Symbols,
         outputs: &[(String, Tensor)],
-    ) -> Result<(), String> {
+    ) -> Result<Vec<ShapeDifference>, String> {
         let names = outputs.iter().map(|(name, _)| name);
         if !names.eq(self.outputs.iter().map(|declared| &declared.name)) {
             return Err("the outputs are not the ones the model declares".into());
         }
+        let mut differences = Vec::new();
         for (declared, (name, tensor)) in self.outputs.iter().zip(outputs) {
-            fits(declared, tensor, &mut symbols)
+            let differs = self
+                .fits(Side::Output, declared, tensor, &mut symbols)
                 .map_err(|why| format!("output {name:?} breaks the model's declaration: {why}"))?;
+            differences.extend(differs);
         }
-        Ok(())
+        Ok(differences)
+    }
+
+    /// Those of the differences that were not reported before, each input and output once.
+    pub(super) fn unreported(&self, differences: &[ShapeDifference]) -> Vec<ShapeDifference> {
+        if differences.is_empty() {
+            return Vec::new();
+        }
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |difference: &&ShapeDifference| {
+            reported.insert((difference.is_input, difference.name.clone()))
+        };
+        differences.iter().filter(is_new).cloned().collect()
+    }
+
+    /// Whether a tensor is of the declared type and shape. `Ok` says how its shape differs where that
+    /// is not enforced.
+    fn fits(
+        &self,
+        side: Side,
+        declared: &ValueInfo,
+        tensor: &Tensor,
+        symbols: &mut Symbols,
+    ) -> Result<Option<ShapeDifference>, String> {
+        let broken = |detail: &str| {
+            let (dtype, shape) = (tensor.dtype(), tensor.shape());
+            format!("it is {dtype} {shape:?}, declared is {}{detail}", declaration(declared))
+        };
+        match declared.dtype() {
+            Some(dtype) if dtype == tensor.dtype() => {}
+            Some(_) => return Err(broken("")),
+            // An output that is declared without an element type has the one that it has.
+            None if side == Side::Output && declared.elem_type == 0 => {}
+            None => return Err(no_type(declared)),
+        }
+        let shape: Vec<u64> = tensor.shape().iter().map(|size| *size as u64).collect();
+        match misfit(declared, &shape, symbols) {
+            None => Ok(None),
+            Some(misfit) if self.enforced(side, &misfit) => Err(broken(&misfit.detail())),
+            Some(misfit) => Ok(Some(ShapeDifference {
+                is_input: side == Side::Input,
+                name: declared.name.clone(),
+                declared: declared.shape.clone().unwrap_or_default(),
+                found: tensor.shape().to_vec(),
+                symbol: misfit.symbol(),
+            })),
+        }
+    }
+
+    /// Whether a tensor that fits its declaration so badly is refused.
+    fn enforced(&self, side: Side, misfit: &Misfit) -> bool {
+        let strict = self.declared_shapes == DeclaredShapes::Strict;
+        strict || (side == Side::Input && matches!(misfit, Misfit::Shape))
     }
 
     /// Holds outputs against the policy's rules. One that breaks its rule withholds all: what they
@@ -212,57 +312,114 @@ impl Contract {
     }
 
     fn wants(&self) -> String {
-        let inputs: Vec<String> = self.inputs.iter().map(declaration).collect();
-        match inputs.as_slice() {
+        let (optional, needed) =
+            self.inputs.iter().partition::<Vec<_>, _>(|input| input.has_default);
+        let needed: Vec<String> = needed.into_iter().map(declaration).collect();
+        let needed = match needed.as_slice() {
             [] => "it takes none".into(),
-            inputs => format!("it takes {}", inputs.join(", ")),
+            needed => format!("it takes {}", needed.join(", ")),
+        };
+        // Old models declare all of their weights as inputs.
+        match &*optional {
+            [] => needed,
+            [one] => format!("{needed}, and may take {}", declaration(one)),
+            more => format!("{needed}, and may take {} others that have defaults", more.len()),
         }
     }
 }
 
-/// Whether a tensor is of the declared type and shape, with every symbol standing for one number.
-fn fits(declared: &ValueInfo, tensor: &Tensor, symbols: &mut Symbols) -> Result<(), String> {
-    let broken = || {
-        let (dtype, shape) = (tensor.dtype(), tensor.shape());
-        format!("it is {dtype} {shape:?}, declared is {}", declaration(declared))
+/// Why no tensor fits a declaration without a known element type.
+fn no_type(declared: &ValueInfo) -> String {
+    match declared.elem_type {
+        0 => "the model declares it as no tensor, or as one without an element type, which is not \
+              supported"
+            .into(),
+        other => {
+            let name = DType::onnx_name(other);
+            format!("the model declares it as {name}, which is not supported")
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Input,
+    Output,
+}
+
+/// How a shape differs from its declaration.
+enum Misfit {
+    /// In its rank, or in a fixed size.
+    Shape,
+    /// In a symbol that stands for this other size elsewhere.
+    Symbol(String, u64),
+}
+
+impl Misfit {
+    fn symbol(self) -> Option<(String, u64)> {
+        match self {
+            Misfit::Shape => None,
+            Misfit::Symbol(name, size) => Some((name, size)),
+        }
+    }
+
+    /// More to say than what the two shapes are.
+    fn detail(&self) -> String {
+        match self {
+            Misfit::Shape => String::new(),
+            Misfit::Symbol(name, size) => format!("; {name:?} is {size} elsewhere"),
+        }
+    }
+}
+
+/// How an input of another type than the declared one becomes one of that type; nothing if it is.
+fn to_convert(declared: &ValueInfo, tensor: &Tensor) -> String {
+    let Some(dtype) = declared.dtype().filter(|dtype| *dtype != tensor.dtype()) else {
+        return String::new();
     };
-    match declared.dtype() {
-        Some(dtype) if dtype == tensor.dtype() => {}
-        Some(_) => return Err(broken()),
-        None if declared.elem_type == 0 => {
-            return Err(
-                "the model declares no tensor of a known type, which is not supported".into()
-            );
-        }
-        None => {
-            let name = DType::onnx_name(declared.elem_type);
-            return Err(format!("the model declares it as {name}, which is not supported"));
-        }
-    }
-    let shape: Vec<u64> = tensor.shape().iter().map(|size| *size as u64).collect();
-    shape_fits(declared, &shape, symbols).map_err(|why| broken() + &why)
+    let numpy = match dtype {
+        DType::F16 => "np.float16",
+        DType::F32 => "np.float32",
+        DType::F64 => "np.float64",
+        DType::I8 => "np.int8",
+        DType::I16 => "np.int16",
+        DType::I32 => "np.int32",
+        DType::I64 => "np.int64",
+        DType::U8 => "np.uint8",
+        DType::U16 => "np.uint16",
+        DType::U32 => "np.uint32",
+        DType::U64 => "np.uint64",
+        DType::Bool => "np.bool_",
+        DType::String => "np.str_",
+        DType::BF16 => "ml_dtypes.bfloat16",
+        _ => return String::new(),
+    };
+    format!(". Convert it: in numpy `.astype({numpy})`")
 }
 
-/// As `fits`, for a shape alone. `Err` has more to say about what does not fit, or nothing.
-fn shape_fits(declared: &ValueInfo, shape: &[u64], symbols: &mut Symbols) -> Result<(), String> {
-    let Some(dims) = &declared.shape else { return Ok(()) };
-    if dims.len() != shape.len() {
-        return Err(String::new());
+/// How a shape differs from its declaration, if it does; notes the sizes of symbols.
+fn misfit(declared: &ValueInfo, shape: &[u64], symbols: &mut Symbols) -> Option<Misfit> {
+    let dims = declared.shape.as_ref()?;
+    let fixed = |(dim, size): (&Dim, &u64)| match dim {
+        Dim::Fixed(fixed) => fixed == size,
+        Dim::Symbol(_) | Dim::Unknown => true,
+    };
+    if dims.len() != shape.len() || !dims.iter().zip(shape).all(fixed) {
+        return Some(Misfit::Shape);
     }
+    let mut found = None;
     for (dim, size) in dims.iter().zip(shape) {
-        match dim {
-            Dim::Unknown => {}
-            Dim::Fixed(fixed) if fixed == size => {}
-            Dim::Fixed(_) => return Err(String::new()),
-            Dim::Symbol(name) => {
-                let bound = *symbols.entry(name.clone()).or_insert(*size);
-                if bound != *size {
-                    return Err(format!("; {name:?} is {bound} elsewhere"));
-                }
-            }
+        let Dim::Symbol(name) = dim else { continue };
+        let sizes = symbols.entry(name.clone()).or_default();
+        if sizes.contains(size) {
+            continue;
         }
+        if let (Some(other), None) = (sizes.first(), &found) {
+            found = Some(Misfit::Symbol(name.clone(), *other));
+        }
+        sizes.push(*size);
     }
-    Ok(())
+    found
 }
 
 /// A declaration, as a person writes it: `image: f32 [batch, 3, 224, 224]`.
@@ -287,9 +444,13 @@ mod tests {
     }
 
     fn contract() -> Contract {
+        under(DeclaredShapes::Report)
+    }
+
+    fn under(declared_shapes: DeclaredShapes) -> Contract {
         let mut fixed = value("weight", 1, &[Dim::Fixed(1)]);
         fixed.has_default = true;
-        Contract::new(&Description {
+        let contract = Contract::new(&Description {
             inputs: vec![
                 value("x", 1, &[symbol("n"), Dim::Fixed(2)]),
                 fixed,
@@ -297,7 +458,8 @@ mod tests {
             ],
             outputs: vec![value("y", 1, &[symbol("n"), symbol("m"), symbol("m")])],
             ..Description::default()
-        })
+        });
+        contract.under(&Policy { declared_shapes, ..Policy::default() }).unwrap()
     }
 
     fn f32s(shape: &[usize]) -> Tensor {
@@ -311,47 +473,154 @@ mod tests {
     #[test]
     fn fitting_inputs_are_bound_in_declared_order() {
         let bound = contract().bind(&[("len", i64s(3)), ("x", f32s(&[3, 2]))]).unwrap();
-        assert_eq!(bound.symbols["n"], 3);
+        assert_eq!(bound.symbols["n"], [3]);
+        assert_eq!(bound.differences, []);
         let names: Vec<_> = bound.shapes.iter().map(|shape| shape.name.as_str()).collect();
         assert_eq!(names, ["x", "len"]);
     }
 
     #[test]
+    fn an_input_with_a_default_may_be_given_or_left_out() {
+        let names = |inputs: &[(&str, Tensor)]| -> Vec<String> {
+            let bound = contract().bind(inputs).unwrap();
+            bound.shapes.into_iter().map(|shape| shape.name).collect()
+        };
+        let (x, len) = (("x", f32s(&[3, 2])), ("len", i64s(3)));
+        assert_eq!(names(&[x.clone(), len.clone()]), ["x", "len"]);
+        assert_eq!(names(&[len, ("weight", f32s(&[1])), x]), ["x", "weight", "len"]);
+        let shape = |name: &str, dims: &[u64]| InputShape { name: name.into(), dims: dims.into() };
+        let needed = [shape("x", &[3, 2]), shape("len", &[3])];
+        assert_eq!(contract().bind_shapes(&needed).unwrap().len(), 2);
+        let all = [&needed[..], &[shape("weight", &[1])]].concat();
+        assert_eq!(contract().bind_shapes(&all).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn an_output_declared_without_a_type_has_any_type() {
+        let untyped = ValueInfo { name: "h".into(), elem_type: 0, shape: None, has_default: false };
+        let with_shape = ValueInfo { shape: Some(vec![Dim::Fixed(2)]), ..untyped.clone() };
+        for (output, differences) in [(untyped, [0, 0]), (with_shape, [1, 0])] {
+            let outputs = vec![output];
+            let contract = Contract::new(&Description { outputs, ..Description::default() });
+            for (tensor, differences) in [f32s(&[2, 3]), i64s(2)].into_iter().zip(differences) {
+                let outputs = [("h".to_owned(), tensor)];
+                let found = contract.check_outputs(Symbols::new(), &outputs).unwrap();
+                assert_eq!(found.len(), differences);
+            }
+        }
+    }
+
+    #[test]
+    fn inputs_of_which_no_tensor_is_acceptable_are_known_before_a_run() {
+        let unacceptable = |elem_type, dims: &[u64], limit| {
+            let open = vec![Dim::Unknown; dims.len()];
+            let inputs = vec![value("x", elem_type, &open)];
+            let contract = Contract::new(&Description { inputs, ..Description::default() });
+            let shapes = [InputShape { name: "x".into(), dims: dims.to_vec() }];
+            contract
+                .unacceptable(&shapes, limit)
+                .map(|one| (one.kind.to_string(), one.for_all_shapes))
+        };
+        assert_eq!(unacceptable(1, &[2, 3], 24), None);
+        assert_eq!(unacceptable(8, &[1 << 40], 24), None, "strings");
+        let (text, for_all) = unacceptable(1, &[2, 3], 23).unwrap();
+        assert!(text.contains("limits.input-size") && !for_all, "{text}");
+        let (text, _) = unacceptable(11, &[1 << 40, 1 << 40], 4 << 30).unwrap();
+        assert!(text.contains("limits.input-size"), "{text}");
+        for elem_type in [0, 14, 99] {
+            let (text, for_all) = unacceptable(elem_type, &[1], 24).unwrap();
+            assert!(
+                text.contains("input x") && text.contains("not supported") && for_all,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn inputs_that_do_not_fit_are_refused() {
         let (x, len) = (|| ("x", f32s(&[3, 2])), || ("len", i64s(3)));
-        let weight = ("weight", f32s(&[1]));
+        let weight = ("weight", f32s(&[2]));
         let cases = [
             (vec![x()], "not given"),
             (vec![x(), len(), ("z", i64s(1))], "no such input"),
             (vec![x(), len(), x()], "given twice"),
-            (vec![x(), len(), weight], "initializer"),
+            (vec![x(), len(), weight], "declared is weight: f32 [1]"),
             (vec![("x", f32s(&[3, 3])), len()], "declared is x: f32 [n, 2]"),
             (vec![("x", f32s(&[3])), len()], "declared is x: f32 [n, 2]"),
             (vec![("x", i64s(3)), len()], "it is i64"),
-            (vec![x(), ("len", i64s(4))], "\"n\" is 3 elsewhere"),
         ];
-        for (inputs, expected) in cases {
-            let err = contract().bind(&inputs).err().map(|err| err.to_string());
-            assert!(err.as_ref().is_some_and(|err| err.contains(expected)), "{expected}: {err:?}");
+        for declared_shapes in [DeclaredShapes::Report, DeclaredShapes::Strict] {
+            for (inputs, expected) in &cases {
+                let err = under(declared_shapes).bind(inputs).err().map(|err| err.to_string());
+                let says = err.as_ref().is_some_and(|err| err.contains(expected));
+                assert!(says, "{expected}: {err:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_symbol_with_two_sizes_is_refused_only_when_strict() {
+        let inputs = [("x", f32s(&[3, 2])), ("len", i64s(4))];
+        let err = under(DeclaredShapes::Strict).bind(&inputs).err().unwrap().to_string();
+        assert!(err.contains("\"n\" is 3 elsewhere"), "{err}");
+        let shapes = [
+            InputShape { name: "x".into(), dims: vec![3, 2] },
+            InputShape { name: "len".into(), dims: vec![4] },
+        ];
+        assert!(under(DeclaredShapes::Strict).bind_shapes(&shapes).is_err());
+        assert!(contract().bind_shapes(&shapes).is_ok());
+        let bound = contract().bind(&inputs).unwrap();
+        let [difference] = &bound.differences[..] else { panic!("{:?}", bound.differences) };
+        assert!(difference.is_input);
+        assert_eq!((&*difference.name, &*difference.found), ("len", &[4][..]));
+        assert_eq!(difference.symbol, Some(("n".to_owned(), 3)));
+        // An output may have either size; what it then declares is not contradicted.
+        for size in [3, 4] {
+            let y = [("y".to_owned(), f32s(&[size, 1, 1]))];
+            assert_eq!(contract().check_outputs(bound.symbols.clone(), &y), Ok(vec![]));
         }
     }
 
     #[test]
     fn outputs_must_be_the_declared_ones() {
-        let bound = Symbols::from([("n".to_owned(), 3)]);
-        let check = |outputs: &[(String, Tensor)]| contract().check_outputs(bound.clone(), outputs);
+        let bound = Symbols::from([("n".to_owned(), vec![3])]);
         let y = |shape: &[usize]| ("y".to_owned(), f32s(shape));
-        assert_eq!(check(&[y(&[3, 4, 4])]), Ok(()));
-        for outputs in [
-            vec![],
-            vec![("z".to_owned(), f32s(&[3, 4, 4]))],
-            vec![y(&[3, 4, 4]), y(&[3, 4, 4])],
-            vec![y(&[2, 4, 4])],
-            vec![y(&[3, 4, 5])],
-            vec![y(&[3, 4])],
-            vec![("y".to_owned(), i64s(3))],
-        ] {
-            assert!(check(&outputs).is_err(), "{outputs:?}");
+        let strict = under(DeclaredShapes::Strict);
+        for contract in [&contract(), &strict] {
+            let check =
+                |outputs: &[(String, Tensor)]| contract.check_outputs(bound.clone(), outputs);
+            assert_eq!(check(&[y(&[3, 4, 4])]), Ok(vec![]));
+            for outputs in [
+                vec![],
+                vec![("z".to_owned(), f32s(&[3, 4, 4]))],
+                vec![y(&[3, 4, 4]), y(&[3, 4, 4])],
+                vec![("y".to_owned(), i64s(3))],
+            ] {
+                assert!(check(&outputs).is_err(), "{outputs:?}");
+            }
         }
+        for shape in [&[2, 4, 4][..], &[3, 4, 5], &[3, 4], &[]] {
+            assert!(strict.check_outputs(bound.clone(), &[y(shape)]).is_err(), "{shape:?}");
+            let found = contract().check_outputs(bound.clone(), &[y(shape)]).unwrap();
+            let [difference] = &found[..] else { panic!("{found:?}") };
+            assert!(!difference.is_input && difference.found == shape, "{difference}");
+        }
+    }
+
+    #[test]
+    fn each_input_and_output_is_reported_once() {
+        let contract = contract();
+        let difference = |is_input, name: &str| ShapeDifference {
+            is_input,
+            name: name.into(),
+            declared: vec![],
+            found: vec![1],
+            symbol: None,
+        };
+        let (input, output) = (difference(true, "x"), difference(false, "x"));
+        let both = [input.clone(), output.clone()];
+        assert_eq!(contract.unreported(&both[..1]), [input]);
+        assert_eq!(contract.unreported(&both), [output]);
+        assert_eq!(contract.unreported(&both), []);
     }
 }

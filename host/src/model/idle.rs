@@ -1,5 +1,5 @@
 //! Gives memory back: ends sandboxes that nobody has needed for a while. What stays of each is its
-//! image, which all sandboxes of a model share, and from which the next request starts another.
+//! snapshot, which all sandboxes of a model share, and from which the next request starts another.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;

@@ -1,8 +1,14 @@
 //! A loaded model: its description, and runs of it.
 
 mod contract;
+mod examine;
 mod idle;
 mod outputs;
+#[cfg(feature = "cli")]
+mod picture;
+#[cfg(feature = "cli")]
+mod profile;
+mod shapes;
 mod shared;
 mod side_files;
 mod values;
@@ -11,7 +17,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use belljar_abi::{Description, InputShape, Reply, decode_reply, encode_tensors};
+use belljar_abi::{
+    DType, Description, InputShape, Reply, TensorView, decode_reply, encode_tensors,
+};
 
 use crate::audit::{Decision, Subject, Verdict};
 use crate::confine::layers::Confinement;
@@ -22,13 +30,21 @@ use crate::host::Host;
 use crate::policy::FileGrant;
 use crate::policy::{Effective, Policy, Refused};
 use crate::sandbox::{Call, CallLimit, Limit, Payload, ResetMethod, TimeKey};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, string_memory};
 use crate::trust::{Digest, ModelBytes};
 
 use contract::Contract;
+pub use examine::Examined;
 pub(crate) use idle::IdleWatch;
 pub use outputs::{Outputs, UncheckedOutputs};
+#[cfg(feature = "cli")]
+pub(crate) use picture::PictureError;
+#[cfg(feature = "cli")]
+pub(crate) use profile::ProfiledRun;
+pub use shapes::ShapeDifference;
 use shared::{Served, Shared, Waiting, description, reply, unexpected};
+#[cfg(feature = "cli")]
+pub(crate) use side_files::places;
 
 /// What a run has cost.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,7 +60,7 @@ pub struct RunCost {
     pub kernels: Duration,
     /// Size of the sandbox's memory after the run, in bytes.
     pub memory: u64,
-    /// Time to make the instance that served this run from the prepared image. After the first run of
+    /// Time to make the instance that served this run from the prepared snapshot. After the first run of
     /// a sandbox it is made ahead, while nobody waits, and is no part of `run`.
     pub instantiate: Duration,
     /// Time that making memory pristine took after the run before in the same sandbox; zero for
@@ -98,11 +114,13 @@ impl Model {
         if bytes.size() > policy.limits.model_size {
             return Err(named(Limit::ModelSize { limit: policy.limits.model_size }.into()));
         }
+        let record = host.inner.supervision.record(found).map_err(named)?;
+        // After every check: a model that is in quarantine was not allowed.
         let rule = if policy.model.sha256.is_some() { "model.sha256" } else { "no pin" };
         let (resource, access, verdict) = ("model", "load", Verdict::Allowed);
         let decision = Decision { subject, resource, access, verdict, rule };
         host.inner.decide(&decision).map_err(named)?;
-        let record = host.inner.supervision.record(found).map_err(named)?;
+        let memory = host.inner.memory.claim(host.inner.idle, policy.limits.memory);
         let mut shared = Shared {
             host: Arc::clone(&host.inner),
             bytes,
@@ -113,6 +131,7 @@ impl Model {
             contract: Arc::default(),
             waiting: Mutex::default(),
             record,
+            _memory: memory,
             calls: Default::default(),
         };
         let stored = shared.host.store().and_then(|store| store.description(found));
@@ -120,7 +139,12 @@ impl Model {
         let described = stored.and_then(|message| description(&message).ok());
         let (described, loaded) = match described {
             Some(described) => (described, None),
-            None => shared.retried(|| shared.described_sandbox()).map_err(named)?,
+            None => shared.retried(|| shared.described_sandbox()).map_err(|kind| {
+                named(match kind {
+                    ErrorKind::Model(why) => ErrorKind::Model(shared.bytes.refusal(why)),
+                    other => other,
+                })
+            })?,
         };
         let contract = Contract::new(&described).under(&shared.policy).map_err(named)?;
         shared.contract = Arc::new(contract);
@@ -146,7 +170,7 @@ impl Model {
     }
 
     /// What the model says about itself. All text in it is hostile: print it through
-    /// [`crate::text::Hostile`].
+    /// [`crate::text::Escaped`].
     pub fn description(&self) -> &Description {
         &self.shared.description
     }
@@ -160,6 +184,13 @@ impl Model {
     #[cfg(feature = "cli")]
     pub(crate) fn side_files(&self) -> Vec<FileGrant> {
         self.shared.side_files.iter().map(|granted| granted.least.clone()).collect()
+    }
+
+    /// Bytes in the files that were read beside the model.
+    #[cfg(feature = "cli")]
+    pub(crate) fn side_files_size(&self) -> u64 {
+        let sizes = self.shared.side_files.iter().map(|granted| granted.file.len());
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// The policy the model was loaded under, as far as the ceilings allow it.
@@ -199,7 +230,9 @@ impl Model {
     }
 
     /// Runs the model on named tensors. Every declared input must be there, with its declared
-    /// element type and a shape that fits.
+    /// element type and a shape of the declared rank and fixed sizes. Two inputs may give one symbol
+    /// two sizes, unless the policy says `declared-shapes = "strict"`: exporters write one symbol for
+    /// unrelated sizes.
     ///
     /// # Errors
     /// When an input does not fit what the model declares, when the model asks for something that
@@ -259,7 +292,15 @@ impl Model {
             _ => return Err(unexpected()),
         };
         let limit = shared.policy.limits.output_size;
-        let found = tensors.iter().fold(0u64, |sum, t| sum.saturating_add(t.data.len() as u64));
+        // A string takes more room in this process than in the message.
+        let memory = |view: &TensorView<'_>| {
+            let len = view.data.len() as u64;
+            match view.dtype {
+                DType::String => view.strings().map(string_memory).sum::<u64>().max(len),
+                _ => len,
+            }
+        };
+        let found = tensors.iter().map(memory).fold(0, u64::saturating_add);
         if found > limit {
             return Err(Limit::OutputSize { found, limit }.into());
         }
@@ -282,7 +323,8 @@ impl Model {
         shared.put_back(bound.shapes, sandbox);
         let (label, contract) = (shared.label.clone(), Arc::clone(&shared.contract));
         let (host, subject) = (Arc::clone(&shared.host), shared.subject());
-        let declared = outputs::Declared { label, contract, symbols: bound.symbols, host, subject };
+        let (symbols, inputs) = (bound.symbols, bound.differences);
+        let declared = outputs::Declared { label, contract, symbols, inputs, host, subject };
         Ok(UncheckedOutputs::new(declared, tensors, cost))
     }
 
@@ -294,7 +336,7 @@ impl Model {
 
 /// Whom decisions about a model are about.
 fn subject(model: Digest, policy: &Policy) -> Subject {
-    Subject { model: Some(model), policy: policy.file_sha256.map(Digest::from) }
+    Subject { model: Some(model), policy: policy.file_sha256().map(Digest::from) }
 }
 
 /// Inputs as the guest takes them: those that it does not have already.
@@ -312,7 +354,7 @@ fn payload<N: AsRef<str>>(inputs: &[(N, Tensor)], contract: &Contract) -> Payloa
 
 /// Lists the kernels of a sandbox without a model.
 pub(crate) fn kernels(host: &Host) -> Result<String, Error> {
-    let policy = Policy { confinement: Confinement::BestEffort, ..Policy::default() };
+    let policy = Policy::default().with_confinement(Confinement::BestEffort);
     let policy = host.effective(&policy)?;
     let mut sandbox = host.inner.sandbox(&policy, Role::Prepare).map_err(Error::new)?;
     let limit = CallLimit { time: policy.limits.prepare_time, key: TimeKey::Prepare };

@@ -1,20 +1,23 @@
-//! What all clones of a model share: its sandboxes and images, and how they are called.
+//! What all clones of a model share: its sandboxes and snapshots, and how they are called.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use belljar_abi::{Description, GuestErrorCode, InputShape, Reply, decode_reply};
+use belljar_abi::{
+    Description, GuestError, GuestErrorCode, InputShape, Preparation, Reply, decode_reply,
+};
 
 use super::contract::{Bound, Contract};
 use super::side_files::Granted;
 use crate::audit::Subject;
 use crate::confine::role::Role;
 use crate::error::{ErrorKind, Phase};
-use crate::host::{Event, Inner};
+use crate::host::{Claim, Event, Inner, shortened};
 use crate::policy::Effective;
 use crate::sandbox::{
-    Answer, Call, CallLimit, Failure, Image, ImageKey, Limit, Payload, Sandbox, TimeKey, WorkerLoss,
+    Answer, Call, CallLimit, Failure, Limit, Payload, Sandbox, Snapshot, SnapshotKey, TimeKey,
+    WorkerLoss,
 };
 use crate::supervise::{PATIENCE, Record};
 use crate::tensor::Tensor;
@@ -32,6 +35,8 @@ pub(crate) struct Shared {
     pub(super) waiting: Mutex<Waiting>,
     /// What is known about its workers.
     pub(super) record: Arc<Record>,
+    /// What its sandboxes may take of the memory there is.
+    pub(super) _memory: Claim,
     /// One for each field of [`Calls`].
     pub(super) calls: [AtomicU64; 5],
 }
@@ -45,7 +50,7 @@ pub(super) struct Waiting {
     pub(super) prepared: Vec<Prepared>,
     /// The memory of prepared sandboxes, from which others for the same shapes start; the least
     /// recently made first.
-    pub(super) images: Vec<(Vec<InputShape>, Arc<Image>)>,
+    pub(super) snapshots: Vec<(Vec<InputShape>, Arc<Snapshot>)>,
 }
 
 /// A sandbox that waits for inputs of these shapes.
@@ -99,7 +104,9 @@ impl Shared {
             Call::Prepare => Some(prepare),
             Call::Adopt => Some(adopt),
             Call::Run => Some(run),
-            Call::External | Call::Kernels => None,
+            Call::External | Call::Kernels | Call::Profile => None,
+            #[cfg(feature = "cli")]
+            Call::Picture => None,
             #[cfg(test)]
             Call::Panic => None,
         };
@@ -109,7 +116,15 @@ impl Shared {
             Phase::Prepare => CallLimit { time: limits.prepare_time, key: TimeKey::Prepare },
             Phase::Run => CallLimit { time: limits.run_time, key: TimeKey::Run },
         };
-        let answer = sandbox.call(call, payload, limit);
+        let (time, ends_first) = shortened(limit.time);
+        let answer = sandbox.call(call, payload, CallLimit { time, ..limit });
+        let answer = answer.map_err(|failure| match (failure, ends_first) {
+            // It is not the model's own limit that was hit.
+            (Failure::Limit(Limit::RunTime { .. } | Limit::PrepareTime { .. }), Some(ended)) => {
+                Failure::Limit(ended)
+            }
+            (failure, _) => failure,
+        });
         for line in sandbox.take_log() {
             (self.host.listener)(Event::Log { model: self.label.clone(), line });
         }
@@ -134,17 +149,17 @@ impl Shared {
     }
 
     /// The memory of a sandbox that was prepared for these shapes, if the store has it.
-    fn stored_image(&self, shapes: &[InputShape]) -> Result<Option<Arc<Image>>, ErrorKind> {
+    fn stored_snapshot(&self, shapes: &[InputShape]) -> Result<Option<Arc<Snapshot>>, ErrorKind> {
         let Some(store) = self.host.store() else { return Ok(None) };
         let limit = self.policy.limits.memory;
-        match store.image(&self.image_key(shapes), limit) {
-            Ok(image) => Ok(image.map(Arc::new)),
+        match store.snapshot(&self.snapshot_key(shapes), limit) {
+            Ok(snapshot) => Ok(snapshot.map(Arc::new)),
             Err(_) => Err(Limit::Memory { limit }.into()),
         }
     }
 
-    fn image_key<'a>(&'a self, shapes: &'a [InputShape]) -> ImageKey<'a> {
-        ImageKey {
+    fn snapshot_key<'a>(&'a self, shapes: &'a [InputShape]) -> SnapshotKey<'a> {
+        SnapshotKey {
             model: self.bytes.digest(),
             side_files: self.side_files.iter().map(|granted| granted.file.digest()).collect(),
             deterministic: self.policy.compute.deterministic,
@@ -154,18 +169,18 @@ impl Shared {
         }
     }
 
-    /// How many images are kept, in memory and in the store.
-    fn max_images(&self) -> usize {
-        usize::try_from(self.policy.limits.images).unwrap_or(usize::MAX)
+    /// How many snapshots are kept, in memory and in the store.
+    fn max_snapshots(&self) -> usize {
+        usize::try_from(self.policy.limits.snapshots).unwrap_or(usize::MAX)
     }
 
-    /// Keeps an image for other sandboxes.
-    fn share(&self, shapes: &[InputShape], image: Arc<Image>) {
+    /// Keeps a snapshot for other sandboxes.
+    fn share(&self, shapes: &[InputShape], snapshot: Arc<Snapshot>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.images.retain(|(for_, _)| for_ != shapes);
-        waiting.images.push((shapes.to_vec(), image));
-        let surplus = waiting.images.len().saturating_sub(self.max_images());
-        waiting.images.drain(..surplus);
+        waiting.snapshots.retain(|(for_, _)| for_ != shapes);
+        waiting.snapshots.push((shapes.to_vec(), snapshot));
+        let surplus = waiting.snapshots.len().saturating_sub(self.max_snapshots());
+        waiting.snapshots.drain(..surplus);
     }
 
     /// A sandbox that has decoded the model.
@@ -184,7 +199,7 @@ impl Shared {
         &self,
         shapes: &[InputShape],
     ) -> Result<Box<dyn Sandbox>, ErrorKind> {
-        let image = loop {
+        let snapshot = loop {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(at) = waiting.prepared.iter().rposition(|one| one.shapes == shapes) {
                 let found = waiting.prepared.remove(at).sandbox;
@@ -194,28 +209,52 @@ impl Shared {
                     None => continue,
                 }
             }
-            let image = waiting.images.iter().find(|(for_, _)| for_ == shapes);
-            break image.map(|(_, image)| Arc::clone(image));
+            let snapshot = waiting.snapshots.iter().find(|(for_, _)| for_ == shapes);
+            break snapshot.map(|(_, snapshot)| Arc::clone(snapshot));
         };
-        let image = match image {
-            Some(image) => Some(image),
-            None => self.stored_image(shapes)?.inspect(|image| {
-                self.share(shapes, Arc::clone(image));
+        let snapshot = match snapshot {
+            Some(snapshot) => Some(snapshot),
+            None => self.stored_snapshot(shapes)?.inspect(|snapshot| {
+                self.share(shapes, Arc::clone(snapshot));
             }),
         };
         // It gets ready while another one prepares the model.
         let mut sandbox = self.new_sandbox(Role::Run)?;
-        let image = match image {
-            Some(image) => image,
-            None => self.prepared_image(shapes)?,
+        let snapshot = match snapshot {
+            Some(snapshot) => snapshot,
+            None => self.prepared_snapshot(shapes)?.0,
         };
-        self.call(&mut *sandbox, Call::Adopt, Payload::Image(image), Phase::Prepare)?;
+        self.call(&mut *sandbox, Call::Adopt, Payload::Snapshot(snapshot), Phase::Prepare)?;
         Ok(sandbox)
     }
 
+    /// The memory that sandboxes for these shapes start from.
+    #[cfg(feature = "cli")]
+    pub(super) fn snapshot(&self, shapes: &[InputShape]) -> Result<Arc<Snapshot>, ErrorKind> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = waiting.snapshots.iter().find(|(for_, _)| for_ == shapes);
+        let kept = kept.map(|(_, snapshot)| Arc::clone(snapshot));
+        drop(waiting);
+        match kept {
+            Some(snapshot) => Ok(snapshot),
+            None => Ok(self.prepared_snapshot(shapes)?.0),
+        }
+    }
+
     /// Has the model prepared for these shapes, in a sandbox that sees nothing else and ends with
-    /// it; keeps what others start from.
-    fn prepared_image(&self, shapes: &[InputShape]) -> Result<Arc<Image>, ErrorKind> {
+    /// it; keeps what others start from. Says what is still undecided.
+    fn prepared_snapshot(
+        &self,
+        shapes: &[InputShape],
+    ) -> Result<(Arc<Snapshot>, Preparation), ErrorKind> {
+        self.examined(shapes)?.map_err(refusal)
+    }
+
+    /// As [`Shared::prepared_snapshot`], with the guest's refusal as it is.
+    pub(super) fn examined(
+        &self,
+        shapes: &[InputShape],
+    ) -> Result<Result<(Arc<Snapshot>, Preparation), GuestError>, ErrorKind> {
         let loaded = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).loaded.take();
         let mut sandbox = match loaded.and_then(|sandbox| self.alive(sandbox)) {
             Some(sandbox) => sandbox,
@@ -229,19 +268,20 @@ impl Shared {
                 _ => return Err(unexpected()),
             }
         }
-        let payload = Payload::Bytes(self.image_key(shapes).encoded());
+        let payload = Payload::Bytes(self.snapshot_key(shapes).encoded());
         let answer = self.call(&mut *sandbox, Call::Prepare, payload, Phase::Prepare)?;
-        match reply(&answer, Phase::Prepare)? {
-            Reply::Ok => {}
+        let preparation = match decode(&answer.message)? {
+            Reply::Prepared(preparation) => preparation,
+            Reply::Error(refusal) => return Ok(Err(refusal)),
             _ => return Err(unexpected()),
-        }
-        let image = answer.image.ok_or_else(unexpected)?;
+        };
+        let snapshot = answer.snapshot.ok_or_else(unexpected)?;
         if let Some(store) = self.host.store() {
-            let key = self.image_key(shapes);
-            store.keep_image(&key, &self.label, &image, self.max_images());
+            let key = self.snapshot_key(shapes);
+            store.keep_snapshot(&key, &self.label, &snapshot, self.max_snapshots());
         }
-        self.share(shapes, Arc::clone(&image));
-        Ok(image)
+        self.share(shapes, Arc::clone(&snapshot));
+        Ok(Ok((snapshot, preparation)))
     }
 
     /// A sandbox that has waited, unless its worker came to an end meanwhile: then no request was
@@ -327,9 +367,10 @@ impl Shared {
     /// without them.
     pub(super) fn take_idle(&self, too_long: impl Fn(Instant) -> bool) -> Vec<Prepared> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let Waiting { prepared, images, .. } = &mut *waiting;
-        let has_image = |one: &Prepared| images.iter().any(|(shapes, _)| *shapes == one.shapes);
-        prepared.extract_if(.., |one| too_long(one.since) && has_image(one)).collect()
+        let Waiting { prepared, snapshots, .. } = &mut *waiting;
+        let has_snapshot =
+            |one: &Prepared| snapshots.iter().any(|(shapes, _)| *shapes == one.shapes);
+        prepared.extract_if(.., |one| too_long(one.since) && has_snapshot(one)).collect()
     }
 }
 
@@ -349,25 +390,31 @@ pub(super) fn reply(answer: &Answer, phase: Phase) -> Result<Reply<'_>, ErrorKin
     decoded(&answer.message, phase)
 }
 
+fn decode(message: &[u8]) -> Result<Reply<'_>, ErrorKind> {
+    decode_reply(message)
+        .map_err(|err| ErrorKind::Sandbox(format!("the sandbox's answer is malformed: {err}")))
+}
+
 /// Decodes an answer; a refusal becomes an error.
 fn decoded(message: &[u8], phase: Phase) -> Result<Reply<'_>, ErrorKind> {
-    let refusal = match decode_reply(message) {
-        Ok(Reply::Error(refusal)) => refusal,
-        Ok(reply) => return Ok(reply),
-        Err(err) => {
-            return Err(ErrorKind::Sandbox(format!("the sandbox's answer is malformed: {err}")));
-        }
-    };
-    Err(match (refusal.code, phase) {
-        (GuestErrorCode::NotOnnx | GuestErrorCode::ModelRefused, _) => {
-            ErrorKind::Model(refusal.text)
-        }
-        (GuestErrorCode::BadInput | GuestErrorCode::RunFailed, Phase::Run) => {
-            ErrorKind::Run(refusal.text)
-        }
-        (GuestErrorCode::BadInput | GuestErrorCode::RunFailed, Phase::Prepare) => {
-            ErrorKind::Model(refusal.text)
-        }
-        _ => ErrorKind::Sandbox(refusal.text),
-    })
+    match (decode(message)?, phase) {
+        (Reply::Error(refused), Phase::Prepare) => Err(refusal(refused)),
+        (Reply::Error(refused), Phase::Run) => Err(match refused.code {
+            GuestErrorCode::BadInput | GuestErrorCode::RunFailed => ErrorKind::Run(refused.text),
+            _ => refusal(refused),
+        }),
+        (reply, _) => Ok(reply),
+    }
+}
+
+/// A refusal while a model is prepared.
+pub(super) fn refusal(refused: GuestError) -> ErrorKind {
+    match refused.code {
+        GuestErrorCode::NotOnnx
+        | GuestErrorCode::ModelRefused
+        | GuestErrorCode::ShapesRefused
+        | GuestErrorCode::BadInput
+        | GuestErrorCode::RunFailed => ErrorKind::Model(refused.text),
+        _ => ErrorKind::Sandbox(refused.text),
+    }
 }

@@ -8,8 +8,8 @@ use crate::error::ErrorKind;
 use crate::host::Inner;
 use crate::policy::{FileGrant, Policy, file_rule};
 use crate::sandbox::Limit;
-use crate::text::Hostile;
-use crate::trust::{SideFile, SideFileError};
+use crate::text::Escaped;
+use crate::trust::{Digest, SideFile, SideFileError};
 
 /// A file that was read, and the least grant that would have been enough for it.
 pub(super) struct Granted {
@@ -23,6 +23,37 @@ const MOST_FILES: usize = 256;
 
 /// Longest location, in bytes: the kernel's own bound of a path.
 const MAX_LOCATION: usize = 4095;
+
+/// Where a model keeps data outside of its own file: for each file the place at which the model finds
+/// it, absolute below its own folder.
+///
+/// # Errors
+/// When a location is no plain path below that folder, or there are too many files.
+#[cfg(feature = "cli")]
+pub(crate) fn places(description: &Description) -> Result<Vec<String>, ErrorKind> {
+    let mut places: Vec<String> = Vec::new();
+    for external in &description.external_data {
+        let place = located(&external.location)?;
+        if !places.contains(&place) {
+            if places.len() >= MOST_FILES {
+                return Err(too_many_files());
+            }
+            places.push(place);
+        }
+    }
+    Ok(places)
+}
+
+fn too_many_files() -> ErrorKind {
+    ErrorKind::Model(format!("it keeps its data in more than {MOST_FILES} files"))
+}
+
+fn located(location: &str) -> Result<String, ErrorKind> {
+    place_of(location).map_err(|why| {
+        let location = Escaped::cut(location, 100);
+        ErrorKind::Model(format!("it keeps data in the file \"{location}\", {why}"))
+    })
+}
 
 /// Reads every file that the model keeps data in, if the policy grants any file at all. Without one the
 /// model is described, and refused when it is prepared.
@@ -46,10 +77,7 @@ pub(super) fn read(
             files.iter().find(|(known, _)| *known == location).map(|(_, found)| found.file.len());
         let len = match known {
             Some(len) => len,
-            None if files.len() >= MOST_FILES => {
-                let why = format!("it keeps its data in more than {MOST_FILES} files");
-                return Err(ErrorKind::Model(why));
-            }
+            None if files.len() >= MOST_FILES => return Err(too_many_files()),
             None => {
                 let found = granted(host, subject, policy, external, left)?;
                 let len = found.file.len();
@@ -72,11 +100,8 @@ fn granted(
     limit: u64,
 ) -> Result<Granted, ErrorKind> {
     let location = external.location.as_str();
-    let place = place_of(location).map_err(|why| {
-        let location = Hostile::cut(location, 100);
-        ErrorKind::Model(format!("it keeps data in the file \"{location}\", {why}"))
-    })?;
-    let shown = Hostile::cut(&place, 200).to_string();
+    let place = located(location)?;
+    let shown = Escaped::cut(&place, 200).to_string();
     let decide = |verdict, rule: &str| {
         let (resource, access) = (shown.as_str(), "read");
         host.decide(&Decision { subject, resource, access, verdict, rule })
@@ -87,18 +112,33 @@ fn granted(
         let _ = decide(Verdict::Refused, "[[filesystem]]");
         return Err(ErrorKind::NotGranted(format!(
             "the file \"{}\", in which the model keeps data: add [[filesystem]] with its place on this \
-             machine as host, and guest = \"{shown}\"",
-            Hostile::cut(location, 200)
+             machine as host, and guest = \"{shown}\" (`belljar new-policy` writes the entry)",
+            Escaped::cut(location, 200)
         )));
     };
+    let pinned = grant.sha256.map(Digest::from);
+    if pinned.is_some() && !below.is_empty() {
+        let _ = decide(Verdict::Refused, "filesystem.sha256");
+        return Err(ErrorKind::NotGranted(format!(
+            "the file {shown}: it lies in a granted folder, and `filesystem.sha256` is of one file; \
+             grant the file itself"
+        )));
+    }
     match SideFile::read(&grant.host, below, location, limit) {
         Ok(file) => {
+            if let Some(pinned) = pinned
+                && pinned != file.content()
+            {
+                let _ = decide(Verdict::Refused, "filesystem.sha256");
+                return Err(ErrorKind::FilePin { file: place, found: file.content(), pinned });
+            }
             decide(Verdict::Allowed, &file_rule(&grant.guest, grant.access))?;
             let host = match below {
                 "" => grant.host.clone(),
                 below => grant.host.join(below),
             };
-            let least = FileGrant { host, guest: place.clone(), ..grant.clone() };
+            let sha256 = Some(*file.content().as_bytes());
+            let least = FileGrant { host, guest: place.clone(), sha256, ..grant.clone() };
             Ok(Granted { file, least })
         }
         Err(SideFileError::Refused(why)) => {
@@ -150,11 +190,11 @@ fn below<'a>(grant: &FileGrant, place: &'a str) -> Option<&'a str> {
 
 /// That a tensor's bytes lie in its file; the sandbox looks again.
 fn within(external: &ExternalData, len: u64) -> Result<(), ErrorKind> {
-    let name = Hostile::cut(&external.tensor, 100);
+    let name = Escaped::cut(&external.tensor, 100);
     let number = |what: &str, text: &str| match text.parse::<u64>() {
         Ok(number) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(number),
         _ => {
-            let text = Hostile::cut(text, 60);
+            let text = Escaped::cut(text, 60);
             Err(ErrorKind::Model(format!("the tensor {name}: its {what} is {text}, no number")))
         }
     };
@@ -215,6 +255,7 @@ mod tests {
             host: PathBuf::new(),
             guest: guest.to_owned(),
             access: Access::Read,
+            sha256: None,
             reason: String::new(),
         };
         assert_eq!(below(&grant("/w.bin"), "/w.bin"), Some(""));

@@ -1,16 +1,18 @@
 //! Values held against the policy's rules: inputs before they cross, outputs before anybody sees
 //! them. A message says which rule was broken and where, and never what the values are.
 
+use std::cmp::Ordering;
+
 use belljar_abi::{DType, Dim, ValueInfo};
 
 use crate::policy::{Scalar, ValueRule};
 use crate::tensor::{Coded, Data, Tensor, bf16, f16};
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 /// The key of a rule, as the policy has it.
 pub(super) fn key(table: &str, rule: &ValueRule, key: &str) -> String {
     let dot = if key.is_empty() { "" } else { "." };
-    format!("`{table}.{}{dot}{key}`", Hostile::cut(&rule.name, 60))
+    format!("`{table}.{}{dot}{key}`", Escaped::cut(&rule.name, 60))
 }
 
 /// A number that is compared with rules.
@@ -108,10 +110,11 @@ impl Value for bool {
 }
 
 /// Whether a rule makes sense for what the model declares; otherwise which of its keys does not, and
-/// why.
+/// why. The declared shape counts only if it binds: that of an output can be wrong, and the rule right.
 pub(super) fn sensible(
     rule: &ValueRule,
     declared: &ValueInfo,
+    shape_binds: bool,
 ) -> Result<(), (&'static str, String)> {
     let Some(dtype) = declared.dtype() else {
         return Err(("", "the model declares no element type that Belljar has".into()));
@@ -119,7 +122,7 @@ pub(super) fn sensible(
     if let Some(wanted) = rule.dtype.filter(|wanted| *wanted != dtype) {
         return Err(("dtype", format!("the model declares {dtype}, not {wanted}")));
     }
-    if let (Some(rule), Some(dims)) = (&rule.shape, &declared.shape) {
+    if let (Some(rule), Some(dims), true) = (&rule.shape, &declared.shape, shape_binds) {
         let fits = |(size, dim): (&Option<u64>, &Dim)| match (size, dim) {
             (Some(size), Dim::Fixed(fixed)) => size == fixed,
             _ => true,
@@ -202,26 +205,21 @@ fn coded(dtype: DType, value: f64) -> Option<Coded> {
     Some(coded)
 }
 
-/// Calls a generic function with the elements of a tensor of numbers or truths.
+/// Calls a generic function with an iterator over the elements of a tensor of numbers or truths.
 macro_rules! elements {
     ($data:expr, |$values:ident| $body:expr, else $other:expr) => {
+        elements!(@each $data, $values, $body, $other,
+            F16 F32 F64 I8 I16 I32 I64 U8 U16 U32 U64 Bool BF16)
+    };
+    (@each $data:expr, $values:ident, $body:expr, $other:expr, $($variant:ident)*) => {
         match $data {
-            Data::F16($values) => $body,
-            Data::F32($values) => $body,
-            Data::F64($values) => $body,
-            Data::I8($values) => $body,
-            Data::I16($values) => $body,
-            Data::I32($values) => $body,
-            Data::I64($values) => $body,
-            Data::U8($values) => $body,
-            Data::U16($values) => $body,
-            Data::U32($values) => $body,
-            Data::U64($values) => $body,
-            Data::Bool($values) => $body,
-            Data::BF16($values) => $body,
+            $(Data::$variant(elements) => {
+                let $values = elements.iter().copied();
+                $body
+            })*
             // Held against the numbers of a policy as they are: these types have few digits.
             Data::Coded(coded) => {
-                let $values = &coded.values().collect::<Vec<f64>>();
+                let $values = coded.values();
                 $body
             }
             Data::String(_) => $other,
@@ -262,9 +260,13 @@ pub(super) fn broken(table: &str, rule: &ValueRule, tensor: &Tensor) -> Option<S
 
 type Broken = (&'static str, &'static str, Option<usize>);
 
-fn element<T: Value>(rule: &ValueRule, values: &[T]) -> Result<(), Broken> {
-    let first = |which: &'static str, why: &'static str, wrong: &dyn Fn(&T) -> bool| match values
-        .iter()
+/// Goes over the values as often as there are rules, and keeps none of them.
+fn element<T: Value>(
+    rule: &ValueRule,
+    values: impl Iterator<Item = T> + Clone,
+) -> Result<(), Broken> {
+    let first = |which: &'static str, why: &'static str, wrong: &dyn Fn(T) -> bool| match values
+        .clone()
         .position(wrong)
     {
         Some(at) => Err((which, why, Some(at))),
@@ -281,7 +283,7 @@ fn element<T: Value>(rule: &ValueRule, values: &[T]) -> Result<(), Broken> {
         first("max", "is above the most", &|value| value.compare(max).is_some_and(|o| o.is_gt()))?;
     }
     if !rule.allowed.is_empty() {
-        let known = |value: &T| {
+        let known = |value: T| {
             rule.allowed.iter().any(|one| value.compare(*one).is_some_and(|o| o.is_eq()))
         };
         first("allowed", "is none of the allowed values", &|value| !known(value))?;
@@ -293,9 +295,9 @@ fn element<T: Value>(rule: &ValueRule, values: &[T]) -> Result<(), Broken> {
             Scalar::Bool(_) => return Ok(()),
         };
         // Scaled, so that no square is beyond a float.
-        let greatest = values.iter().map(|value| value.wide().abs()).fold(0.0, f64::max);
+        let greatest = values.clone().map(|value| value.wide().abs()).fold(0.0, f64::max);
         let sum: f64 = match greatest > 0.0 && greatest.is_finite() {
-            true => values.iter().map(|value| (value.wide() / greatest).powi(2)).sum(),
+            true => values.map(|value| (value.wide() / greatest).powi(2)).sum(),
             false => f64::from(u8::from(greatest > 0.0)),
         };
         let within = greatest * sum.sqrt() <= most;
@@ -311,19 +313,25 @@ pub(super) fn told(rule: &ValueRule, tensor: Tensor) -> Tensor {
     if rule.top_k.is_none() && rule.decimals.is_none() {
         return tensor;
     }
-    let shape = tensor.shape().to_vec();
+    tensor.changed(|shape, data| cut_and_round(rule, shape, data))
+}
+
+fn cut_and_round(rule: &ValueRule, shape: &[usize], data: &mut Data) {
     let row = shape.last().copied().unwrap_or(1);
-    let mut data = tensor.data().clone();
     if let Some(k) = rule.top_k {
         let k = usize::try_from(k).unwrap_or(usize::MAX);
         macro_rules! cut {
             ($($variant:ident $least:expr),*) => {
-                match &mut data {
-                    $(Data::$variant(values) => cut_rows(values, row, k, $least),)*
+                match data {
+                    $(Data::$variant(values) => {
+                        cut_rows(values, row, k, $least, PartialOrd::partial_cmp);
+                    })*
                     Data::Coded(coded) => {
-                        let values: Vec<f64> = coded.values().collect();
-                        let least = coded.least();
-                        coded.replace(beyond_rows(&values, row, k), least);
+                        let (dtype, least) = (coded.dtype(), coded.least());
+                        let order = |a: &u8, b: &u8| {
+                            Coded::meaning(dtype, *a).partial_cmp(&Coded::meaning(dtype, *b))
+                        };
+                        cut_rows(coded.codes_mut(), row, k, least, order);
                     }
                     Data::Bool(_) | Data::String(_) => {}
                 }
@@ -340,7 +348,7 @@ pub(super) fn told(rule: &ValueRule, tensor: Tensor) -> Tensor {
             // What is too large to have such digits has none to lose.
             if rounded.is_finite() { rounded } else { value }
         };
-        match &mut data {
+        match data {
             Data::F16(values) => {
                 values.iter_mut().for_each(|v| *v = f16::from_f64(round(v.to_f64())))
             }
@@ -352,38 +360,107 @@ pub(super) fn told(rule: &ValueRule, tensor: Tensor) -> Tensor {
             _ => {}
         }
     }
-    // As many elements as before.
-    Tensor::new(data, &shape).unwrap_or(tensor)
 }
 
-fn cut_rows<T: Value + PartialOrd>(values: &mut [T], row: usize, k: usize, least: T) {
-    let beyond: Vec<usize> = beyond_rows(values, row, k).collect();
-    for at in beyond {
-        if let Some(value) = values.get_mut(at) {
-            *value = least;
+/// Replaces all that is not among the `k` greatest of its row: the first of equals are kept, and a
+/// NaN only where numbers are fewer. Keeps a copy of one row at a time.
+fn cut_rows<T: Copy>(
+    values: &mut [T],
+    row: usize,
+    k: usize,
+    least: T,
+    order: impl Fn(&T, &T) -> Option<Ordering>,
+) {
+    let is_number = |value: &T| order(value, value).is_some();
+    for row in values.chunks_mut(row.max(1)) {
+        if k >= row.len() {
+            continue;
+        }
+        let mut numbers = Vec::with_capacity(row.len());
+        numbers.extend(row.iter().copied().filter(is_number));
+        let mut others = k.saturating_sub(numbers.len());
+        // Of the numbers those are kept that are greater than this one, and so many of its equals.
+        let mut last = match k.checked_sub(1) {
+            Some(place) if k < numbers.len() => {
+                let descending = |a: &T, b: &T| order(b, a).unwrap_or(Ordering::Equal);
+                let (greater, last, _) = numbers.select_nth_unstable_by(place, descending);
+                let last = *last;
+                let equal = |value: &&T| order(value, &last) == Some(Ordering::Equal);
+                Some((last, greater.iter().filter(equal).count() + 1))
+            }
+            _ => None,
+        };
+        for value in row {
+            let kept = match &mut last {
+                _ if !is_number(value) => take_one(&mut others),
+                Some((last, equals)) => match order(value, last) {
+                    Some(Ordering::Equal) => take_one(equals),
+                    order => order == Some(Ordering::Greater),
+                },
+                None => k > 0,
+            };
+            if !kept {
+                *value = least;
+            }
         }
     }
 }
 
-/// The places of all that is not among the `k` greatest of its row.
-fn beyond_rows<T: Value + PartialOrd>(
-    values: &[T],
-    row: usize,
-    k: usize,
-) -> impl Iterator<Item = usize> {
-    let rows = values.chunks(row.max(1)).enumerate();
-    let beyond = rows.flat_map(move |(at, row_values)| {
-        let mut order: Vec<usize> = (0..row_values.len()).collect();
-        // The greatest first, and the first of equals; NaN last.
-        let number = |at: usize| row_values.get(at).copied().filter(|v| !v.wide().is_nan());
-        order.sort_by(|a, b| match (number(*a), number(*b)) {
-            (Some(a), Some(b)) => b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal),
-            (Some(_), None) => std::cmp::Ordering::Less,
-            (None, Some(_)) => std::cmp::Ordering::Greater,
-            (None, None) => std::cmp::Ordering::Equal,
-        });
-        order.into_iter().skip(k).map(move |place| at * row + place)
-    });
-    // An empty row has no elements, and there are none.
-    beyond.collect::<Vec<_>>().into_iter()
+/// Whether there was one left.
+fn take_one(left: &mut usize) -> bool {
+    let found = *left > 0;
+    *left -= usize::from(found);
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a stable sort keeps: the greatest first, the first of equals, NaN last.
+    fn sorted(values: &[f32], row: usize, k: usize, least: f32) -> Vec<f32> {
+        let mut out = values.to_vec();
+        for row in out.chunks_mut(row.max(1)) {
+            let mut order: Vec<usize> = (0..row.len()).collect();
+            order.sort_by(|a, b| match (row[*a], row[*b]) {
+                (a, b) if a.is_nan() || b.is_nan() => a.is_nan().cmp(&b.is_nan()),
+                (a, b) => b.partial_cmp(&a).unwrap(),
+            });
+            order.into_iter().skip(k).for_each(|at| row[at] = least);
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn the_greatest_of_each_row_are_kept(
+            values in prop::collection::vec(
+                prop::sample::select(&[0.0f32, -0.0, 1.0, 2.0, -3.0, f32::INFINITY, f32::NAN][..]),
+                0..40,
+            ),
+            row in 0usize..12,
+            k in 0usize..14,
+        ) {
+            let mut found = values.clone();
+            cut_rows(&mut found, row, k, f32::NEG_INFINITY, PartialOrd::partial_cmp);
+            let expected = sorted(&values, row, k, f32::NEG_INFINITY);
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&found), bits(&expected));
+        }
+    }
+
+    #[test]
+    fn small_elements_are_cut_by_what_they_mean() {
+        let rule = ValueRule { top_k: Some(1), ..ValueRule::new("y") };
+        let coded = Coded::new(DType::I4, vec![15, 2, 8, 1]).unwrap();
+        let tensor = Tensor::new(Data::from(coded), &[2, 2]).unwrap();
+        match told(&rule, tensor).data() {
+            Data::Coded(coded) => {
+                assert_eq!(coded.values().collect::<Vec<_>>(), [-8.0, 2.0, -8.0, 1.0]);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

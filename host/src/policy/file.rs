@@ -8,7 +8,8 @@ use super::keys::{self, Table};
 use super::mistakes::kind;
 use super::reader::{Absent, Reader, Value};
 use super::{
-    Compute, Confinement, Kernels, Limits, ModelPin, Policy, PolicyError, bounds, quota_bounds,
+    Compute, Confinement, DeclaredShapes, Kernels, Limits, ModelPin, Policy, PolicyError, bounds,
+    quota_bounds,
 };
 
 impl Policy {
@@ -37,6 +38,7 @@ impl Reader<'_> {
             match key {
                 "version" => {}
                 "confinement" => policy.confinement = self.confinement(value)?,
+                "declared-shapes" => policy.declared_shapes = self.declared_shapes(value)?,
                 "model" => self.model(table(&keys::MODEL)?, &mut policy.model)?,
                 "limits" => self.limits(table(&keys::LIMITS)?, &mut policy.limits)?,
                 "compute" => self.compute(table(&keys::COMPUTE)?, &mut policy.compute)?,
@@ -71,6 +73,13 @@ impl Reader<'_> {
         })
     }
 
+    pub(super) fn declared_shapes(&self, value: &Value<'_>) -> Result<DeclaredShapes, PolicyError> {
+        Ok(match self.choice("declared-shapes", value, keys::DECLARED_SHAPES)? {
+            0 => DeclaredShapes::Report,
+            _ => DeclaredShapes::Strict,
+        })
+    }
+
     fn model(&self, table: &DeTable<'_>, model: &mut ModelPin) -> Result<(), PolicyError> {
         for entry in self.entries(table, &keys::MODEL) {
             let (key, span, value) = entry?;
@@ -102,7 +111,9 @@ impl Reader<'_> {
                 }
                 "log-size" => to.log_size = self.size("limits.log-size", v, bounds::LOG_SIZE)?,
                 "stack" => to.stack = self.size("limits.stack", v, bounds::STACK)?,
-                "images" => to.images = self.count("limits.images", v, bounds::IMAGES)?,
+                "snapshots" => {
+                    to.snapshots = self.count("limits.snapshots", v, bounds::SNAPSHOTS)?
+                }
                 _ => return Err(self.unknown(key, &span, &keys::LIMITS)),
             }
         }

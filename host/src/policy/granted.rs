@@ -185,7 +185,7 @@ impl Reader<'_> {
     ) -> Result<Vec<FileGrant>, PolicyError> {
         let mut grants: Vec<FileGrant> = Vec::new();
         for (table, at) in self.tables(&keys::FILESYSTEM, key, value)? {
-            let (mut host, mut guest, mut reason) = (None, None, None);
+            let (mut host, mut guest, mut sha256, mut reason) = (None, None, None, None);
             let mut access = Access::default();
             for entry in self.entries(table, &keys::FILESYSTEM) {
                 let (key, span, value) = entry?;
@@ -196,6 +196,7 @@ impl Reader<'_> {
                     }
                     "guest" => guest = Some(self.guest_path(value, &grants)?),
                     "access" => access = self.access("filesystem.access", value)?,
+                    "sha256" => sha256 = Some(self.digest("filesystem.sha256", value)?),
                     "reason" => reason = Some(self.reason("filesystem.reason", value)?),
                     _ => return Err(self.unknown(key, &span, &keys::FILESYSTEM)),
                 }
@@ -205,6 +206,7 @@ impl Reader<'_> {
                 host: host.ok_or_else(|| missing("host"))?,
                 guest: guest.ok_or_else(|| missing("guest"))?,
                 access,
+                sha256,
                 reason: reason.ok_or_else(|| missing("reason"))?,
             });
         }
@@ -364,6 +366,13 @@ impl Reader<'_> {
                 ("models", false) => ("models", FOR_PROGRAMS, ADD_PROGRAM),
                 ("network", false) => ("network", FOR_PROGRAMS, ADD_PROGRAM),
                 ("quotas", false) => ("quotas", FOR_PROGRAMS, ADD_PROGRAM),
+                ("filesystem", true) if policy.filesystem.iter().any(|g| g.sha256.is_some()) => (
+                    "filesystem",
+                    "`sha256` pins a file of a model, which is read once; a program reads its files \
+                     while it runs",
+                    "leave `sha256` out; the files of a model are granted in the policy that \
+                     `models.policy` names",
+                ),
                 ("filesystem", false)
                     if policy.filesystem.iter().any(|grant| grant.access != Access::Read) =>
                 {

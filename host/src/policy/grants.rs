@@ -18,6 +18,7 @@ pub const MAX_GRANTS: usize = 256;
 
 /// A guest program: what of a process it has. Only a policy that has this table can be used for one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Program {
     /// SHA-256 of the only program the policy accepts; `None` accepts any.
     pub sha256: Option<[u8; 32]>,
@@ -60,6 +61,7 @@ impl Program {
 
 /// A model that a guest program may load.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ModelGrant {
     /// The name it asks for (`load-by-name` of `wasi:nn`).
     pub name: String,
@@ -76,6 +78,12 @@ pub struct ModelGrant {
 }
 
 impl ModelGrant {
+    /// A grant of the model with this SHA-256, which the program brings itself.
+    #[must_use]
+    pub fn new(name: impl Into<String>, sha256: [u8; 32]) -> ModelGrant {
+        ModelGrant { name: name.into(), path: None, sha256, policy: None, rules: None }
+    }
+
     /// What the model's own policy file grants of files that it may keep data in.
     #[cfg(feature = "cli")]
     pub(crate) fn files(&self) -> &[FileGrant] {
@@ -106,6 +114,7 @@ impl Access {
 
 /// A file or folder that is granted, with everything below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FileGrant {
     /// Where it is: without `..`, and without symbolic links when the policy came from
     /// [`Policy::load`], which also makes it absolute. Whoever opens it must make sure of both once
@@ -116,6 +125,9 @@ pub struct FileGrant {
     pub guest: String,
     /// How it may be used.
     pub access: Access,
+    /// For a file in which a model keeps data: SHA-256 of the only content accepted. `None` accepts
+    /// any, and so does a grant of a folder.
+    pub sha256: Option<[u8; 32]>,
     /// Why.
     pub reason: String,
 }
@@ -145,6 +157,7 @@ impl Protocol {
 
 /// A peer that may be talked to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct NetworkGrant {
     /// The host: a name or an address.
     pub host: Peer,
@@ -160,6 +173,19 @@ pub struct NetworkGrant {
 }
 
 impl FileGrant {
+    /// A grant of a file or folder of any content. Nothing of it is checked here: a policy that is
+    /// read from a file is.
+    #[must_use]
+    pub fn new(
+        host: impl Into<PathBuf>,
+        guest: impl Into<String>,
+        access: Access,
+        reason: impl Into<String>,
+    ) -> FileGrant {
+        let (host, guest, reason) = (host.into(), guest.into(), reason.into());
+        FileGrant { host, guest, access, sha256: None, reason }
+    }
+
     /// The rule as logs and refusals name it.
     #[cfg(feature = "cli")]
     pub(crate) fn rule(&self) -> String {
@@ -169,7 +195,7 @@ impl FileGrant {
 
 /// The entry of a policy that grants this place.
 pub(crate) fn file_rule(guest: &str, access: Access) -> String {
-    let guest = crate::text::Hostile::new(guest);
+    let guest = crate::text::Escaped::new(guest);
     format!("[[filesystem]] guest = \"{guest}\", access = \"{}\"", access.name())
 }
 
@@ -187,6 +213,18 @@ pub(crate) fn key_rule(table: &str, key: &str) -> String {
 }
 
 impl NetworkGrant {
+    /// A grant of a peer at public addresses.
+    #[must_use]
+    pub fn new(
+        host: Peer,
+        port: u16,
+        protocol: Protocol,
+        reason: impl Into<String>,
+    ) -> NetworkGrant {
+        let reaches = vec![AddressKind::Public];
+        NetworkGrant { host, port, protocol, reaches, reason: reason.into() }
+    }
+
     /// The rule as logs and refusals name it.
     #[cfg(feature = "cli")]
     pub(crate) fn rule(&self) -> String {
@@ -238,21 +276,22 @@ impl Policy {
             (Confinement::BestEffort, Confinement::BestEffort) => Confinement::BestEffort,
             _ => Confinement::Strict,
         };
+        let declared_shapes = self.declared_shapes.max(own.declared_shapes);
         let model = ModelPin { sha256: Some(grant.sha256) };
         let (limits, compute) = (own.limits.clone(), own.compute.clone());
         let (inputs, outputs) = (own.inputs.clone(), own.outputs.clone());
         let filesystem = grant.rules.as_ref().map(|_| own.filesystem.clone()).unwrap_or_default();
-        let file_sha256 = own.file_sha256;
-        Some(Policy {
+        let policy = Policy {
             model,
             limits,
             compute,
             confinement,
+            declared_shapes,
             inputs,
             outputs,
             filesystem,
-            file_sha256,
             ..Policy::default()
-        })
+        };
+        Some(policy.read_from(own.file_sha256()))
     }
 }

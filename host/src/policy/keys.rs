@@ -90,6 +90,7 @@ const fn required(name: &'static str, shape: Shape, about: &'static str) -> Key 
 pub(super) const THREADS: Bounds<u32> = Bounds { min: 1, default: 1, max: 64 };
 
 pub(super) const CONFINEMENTS: &[&str] = &["strict", "best-effort"];
+pub(super) const DECLARED_SHAPES: &[&str] = &["report", "strict"];
 pub(super) const KERNELS: &[&str] = &["native", "sandbox"];
 pub(super) const ACCESSES: &[&str] = &["read", "write"];
 pub(super) const PROTOCOLS: &[&str] = &["tcp", "udp"];
@@ -107,6 +108,11 @@ pub(super) const TOP: Table = Table {
             "confinement",
             Shape::Choice(CONFINEMENTS),
             "Whether a layer of the kernel around worker processes may be missing.",
+        ),
+        key(
+            "declared-shapes",
+            Shape::Choice(DECLARED_SHAPES),
+            "Whether outputs of another shape than the model declares are refused.",
         ),
     ],
 };
@@ -140,8 +146,8 @@ pub(super) const LIMITS: Table = Table {
         key("log-size", Shape::Size(bounds::LOG_SIZE), "Log kept per sandbox."),
         key("stack", Shape::Size(bounds::STACK), "Stack for WebAssembly code."),
         key(
-            "images",
-            Shape::Count(bounds::IMAGES),
+            "snapshots",
+            Shape::Count(bounds::SNAPSHOTS),
             "Combinations of input shapes for which the prepared model is kept.",
         ),
     ],
@@ -210,6 +216,11 @@ pub(super) const FILESYSTEM: Table = Table {
         required("host", Shape::HostPath, "Where it is: absolute, or from the policy's folder."),
         required("guest", Shape::GuestPath, "Where the program sees it."),
         key("access", Shape::Choice(ACCESSES), "How it may be used; writing includes reading."),
+        key(
+            "sha256",
+            Shape::Digest,
+            "For a file of a model: SHA-256 of the only content accepted.",
+        ),
         required("reason", Shape::Line, "Why it is needed."),
     ],
 };
@@ -322,6 +333,11 @@ pub(super) const CEILING_TOP: Table = Table {
         key("excess", Shape::Choice(EXCESSES), "What becomes of a policy that asks for more."),
         key("require-pin", Shape::Switch, "Whether policies must pin their model or program."),
         key("confinement", Shape::Choice(CONFINEMENTS), "The least that policies must demand."),
+        key(
+            "declared-shapes",
+            Shape::Choice(DECLARED_SHAPES),
+            "The least that policies must demand of shapes.",
+        ),
         key("signers", Shape::Reserved, "Whose signatures are accepted."),
     ],
 };

@@ -11,9 +11,10 @@ use super::units::{format_duration, format_size};
 /// How much one model may use. Sizes in bytes. Every field is within [`bounds`] when it came from
 /// a file; check one made by hand with [`Limits::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
-    /// Linear memory of the sandbox. It grows in pages of 64 KiB, so a limit between two
-    /// multiples of that acts as the lower one.
+    /// Linear memory of the sandbox and scratch memory of its native kernels (at most 64 MiB for
+    /// each thread), together. Linear memory grows in pages of 64 KiB.
     pub memory: u64,
     /// Wall time of one run.
     pub run_time: Duration,
@@ -30,7 +31,7 @@ pub struct Limits {
     /// Native stack that WebAssembly code may use.
     pub stack: u64,
     /// Combinations of input shapes for which the prepared model is kept, in memory and on disk.
-    pub images: u32,
+    pub snapshots: u32,
 }
 
 /// The least, the usual and the most of one limit.
@@ -52,7 +53,7 @@ pub mod bounds {
     const MIB: u64 = 1 << 20;
     const GIB: u64 = 1 << 30;
 
-    /// The runner's own image is some 17 MiB before any model; 32-bit WebAssembly ends at 4 GiB.
+    /// The runner's own snapshot is some 17 MiB before any model; 32-bit WebAssembly ends at 4 GiB.
     pub const MEMORY: Bounds<u64> = Bounds { min: 32 * MIB, default: GIB, max: 4 * GIB };
     /// A day is longer than anybody waits for an answer and short enough to add without overflow.
     pub const RUN_TIME: Bounds<Duration> = time(30);
@@ -68,9 +69,9 @@ pub mod bounds {
     pub const LOG_SIZE: Bounds<u64> = Bounds { min: KIB, default: 64 * KIB, max: 16 * MIB };
     /// Chosen, not measured: deep graphs recurse, and every thread that runs a sandbox pays for it.
     pub const STACK: Bounds<u64> = Bounds { min: 256 * KIB, default: 2 * MIB, max: 16 * MIB };
-    /// An image is as large as the sandbox's memory; a model that is asked for ever new shapes must
+    /// A snapshot is as large as the sandbox's memory; a model that is asked for ever new shapes must
     /// not fill the host's memory and disk with them.
-    pub const IMAGES: Bounds<u32> = Bounds { min: 1, default: 4, max: 64 };
+    pub const SNAPSHOTS: Bounds<u32> = Bounds { min: 1, default: 4, max: 64 };
 
     const fn time(default_secs: u64) -> Bounds<Duration> {
         Bounds {
@@ -92,7 +93,7 @@ impl Default for Limits {
             output_size: bounds::OUTPUT_SIZE.default,
             log_size: bounds::LOG_SIZE.default,
             stack: bounds::STACK.default,
-            images: bounds::IMAGES.default,
+            snapshots: bounds::SNAPSHOTS.default,
         }
     }
 }
@@ -109,22 +110,33 @@ impl Limits {
             output_size: bounds::OUTPUT_SIZE.max,
             log_size: bounds::LOG_SIZE.max,
             stack: bounds::STACK.max,
-            images: bounds::IMAGES.max,
+            snapshots: bounds::SNAPSHOTS.max,
         }
     }
 
     /// Checks limits that were set by a program: each must be within its [`bounds`].
     pub fn check(&self) -> Result<(), PolicyError> {
         use check_one as one;
-        one("memory", self.memory, bounds::MEMORY)?;
-        one("run-time", self.run_time, bounds::RUN_TIME)?;
-        one("prepare-time", self.prepare_time, bounds::PREPARE_TIME)?;
-        one("model-size", self.model_size, bounds::MODEL_SIZE)?;
-        one("input-size", self.input_size, bounds::INPUT_SIZE)?;
-        one("output-size", self.output_size, bounds::OUTPUT_SIZE)?;
-        one("log-size", self.log_size, bounds::LOG_SIZE)?;
-        one("stack", self.stack, bounds::STACK)?;
-        one("images", self.images, bounds::IMAGES)
+        let Limits {
+            memory,
+            run_time,
+            prepare_time,
+            model_size,
+            input_size,
+            output_size,
+            log_size,
+            stack,
+            snapshots,
+        } = *self;
+        one("memory", memory, bounds::MEMORY)?;
+        one("run-time", run_time, bounds::RUN_TIME)?;
+        one("prepare-time", prepare_time, bounds::PREPARE_TIME)?;
+        one("model-size", model_size, bounds::MODEL_SIZE)?;
+        one("input-size", input_size, bounds::INPUT_SIZE)?;
+        one("output-size", output_size, bounds::OUTPUT_SIZE)?;
+        one("log-size", log_size, bounds::LOG_SIZE)?;
+        one("stack", stack, bounds::STACK)?;
+        one("snapshots", snapshots, bounds::SNAPSHOTS)
     }
 }
 

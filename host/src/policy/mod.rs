@@ -33,6 +33,8 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 pub use crate::confine::layers::Confinement;
 pub use address::{AddressKind, Peer, address_kind, canonical_address};
 pub(crate) use ceiling::Ceilings;
@@ -52,10 +54,12 @@ pub use limits::{Bounds, Limits, bounds};
 pub use quotas::{Quotas, quota_bounds};
 pub use schema::{ceiling_schema, policy_schema};
 pub use source::{LoadedPolicy, MAX_POLICY_SIZE, Source};
-#[cfg(feature = "cli")]
-pub(crate) use template::measured_limits;
 #[cfg(feature = "programs")]
 pub use template::starting_program_policy;
+#[cfg(feature = "cli")]
+pub(crate) use template::{
+    MEASURED, STARTING_COMPUTE, measured_limits, starting_head, starting_limits, unmeasured_limits,
+};
 pub use template::{Measured, starting_policy};
 pub use values::{Scalar, ValueRule};
 
@@ -64,6 +68,7 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// What one model, or one guest program, may use. The default grants nothing and limits everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Policy {
     /// Which model the policy is for.
     pub model: ModelPin,
@@ -73,6 +78,8 @@ pub struct Policy {
     pub compute: Compute,
     /// How much of the confinement of its worker processes must be there.
     pub confinement: Confinement,
+    /// What becomes of a run whose shapes are not those that the model declares.
+    pub declared_shapes: DeclaredShapes,
     /// For a guest program: what of a process it has. Without it the policy is for a model alone,
     /// and grants at most files to read.
     pub program: Option<Program>,
@@ -89,13 +96,67 @@ pub struct Policy {
     pub inputs: Vec<ValueRule>,
     /// What the values of outputs must be, and how much of them is told.
     pub outputs: Vec<ValueRule>,
-    /// SHA-256 of the file it was read from, for the decision log; `None` if it came from no file.
-    /// Whoever changes a policy that was loaded takes it out.
-    pub file_sha256: Option<[u8; 32]>,
+    /// The file that it was read from, if any.
+    pub(crate) origin: Origin,
+}
+
+/// The file that a policy was read from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origin(Option<Arc<AsRead>>);
+
+#[derive(Debug)]
+struct AsRead {
+    sha256: [u8; 32],
+    /// What the file says; it has no origin itself.
+    policy: Policy,
+}
+
+/// Two policies of different files are not the same, even if they say the same.
+impl PartialEq for Origin {
+    fn eq(&self, other: &Origin) -> bool {
+        let digest = |origin: &Origin| origin.0.as_ref().map(|read| read.sha256);
+        digest(self) == digest(other)
+    }
+}
+
+impl Eq for Origin {}
+
+impl Policy {
+    /// The same policy with another demand on the confinement.
+    #[must_use]
+    pub fn with_confinement(mut self, confinement: Confinement) -> Policy {
+        self.confinement = confinement;
+        self
+    }
+
+    /// The same policy with another answer to shapes that differ from the declaration.
+    #[must_use]
+    pub fn with_declared_shapes(mut self, declared_shapes: DeclaredShapes) -> Policy {
+        self.declared_shapes = declared_shapes;
+        self
+    }
+
+    /// SHA-256 of the file that it was read from, for the decision log. `None` if it came from no
+    /// file, or was changed since.
+    #[must_use]
+    pub fn file_sha256(&self) -> Option<[u8; 32]> {
+        let read = self.origin.0.as_deref()?;
+        let now = Policy { origin: Origin::default(), ..self.clone() };
+        (now == read.policy).then_some(read.sha256)
+    }
+
+    /// Notes that a file with this digest says what the policy says now.
+    pub(crate) fn read_from(mut self, sha256: Option<[u8; 32]>) -> Policy {
+        self.origin = Origin::default();
+        self.origin =
+            Origin(sha256.map(|sha256| Arc::new(AsRead { sha256, policy: self.clone() })));
+        self
+    }
 }
 
 /// Which model a policy is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ModelPin {
     /// SHA-256 of the only model file the policy accepts. `None` accepts any model, which is for
     /// trying things out: the limits hold all the same, but nothing says the model is the one
@@ -111,8 +172,33 @@ impl ModelPin {
     }
 }
 
+/// What becomes of a run whose shapes are not those that the model declares: an output of another
+/// shape, or a symbol that stands for two sizes. The rank and the fixed sizes of an input are enforced
+/// either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeclaredShapes {
+    /// It is answered as it was computed, and the difference is reported once for each loaded model
+    /// and input or output: what a model declares about its own outputs protects nobody.
+    #[default]
+    Report,
+    /// There is no answer.
+    Strict,
+}
+
+impl DeclaredShapes {
+    /// The value as a policy names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            DeclaredShapes::Report => "report",
+            DeclaredShapes::Strict => "strict",
+        }
+    }
+}
+
 /// How a model is computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Compute {
     /// Bit-identical answers on every machine, at the price of speed. Default: `false`.
     pub deterministic: bool,

@@ -8,6 +8,7 @@ use super::{Bounds, PolicyError};
 /// How much one run of a guest program may do. Sizes in bytes. Every field is within
 /// [`quota_bounds`] when it came from a file; check quotas made by hand with [`Quotas::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Quotas {
     /// Written to granted files, all together; standard output and error count too.
     pub bytes_written: u64,
@@ -73,11 +74,19 @@ impl Quotas {
     /// Checks quotas that were set by a program: each must be within its [`quota_bounds`].
     pub fn check(&self) -> Result<(), PolicyError> {
         use super::limits::check_one as one;
-        one("bytes-written", self.bytes_written, quota_bounds::BYTES_WRITTEN)?;
-        one("files-created", self.files_created, quota_bounds::FILES_CREATED)?;
-        one("open-handles", self.open_handles, quota_bounds::OPEN_HANDLES)?;
-        one("connections", self.connections, quota_bounds::CONNECTIONS)?;
-        one("bytes-sent", self.bytes_sent, quota_bounds::BYTES_SENT)?;
-        one("bytes-received", self.bytes_received, quota_bounds::BYTES_RECEIVED)
+        let Quotas {
+            bytes_written,
+            files_created,
+            open_handles,
+            connections,
+            bytes_sent,
+            bytes_received,
+        } = *self;
+        one("bytes-written", bytes_written, quota_bounds::BYTES_WRITTEN)?;
+        one("files-created", files_created, quota_bounds::FILES_CREATED)?;
+        one("open-handles", open_handles, quota_bounds::OPEN_HANDLES)?;
+        one("connections", connections, quota_bounds::CONNECTIONS)?;
+        one("bytes-sent", bytes_sent, quota_bounds::BYTES_SENT)?;
+        one("bytes-received", bytes_received, quota_bounds::BYTES_RECEIVED)
     }
 }

@@ -40,6 +40,14 @@ pub struct Source {
     pub sha256: [u8; 32],
 }
 
+impl LoadedPolicy {
+    /// The policy remembers its file from here on, for as long as it is not changed.
+    fn with_origin(self) -> LoadedPolicy {
+        let LoadedPolicy { policy, source } = self;
+        LoadedPolicy { policy: policy.read_from(Some(source.sha256)), source }
+    }
+}
+
 impl Policy {
     /// Reads a policy file, after checking that nobody but root and the caller could have
     /// written it: it, every folder above it and every symbolic link on the way belong to one of
@@ -57,7 +65,7 @@ impl Policy {
                 grant.rules = Some(Box::new(rules_of(path, &grant.sha256)?));
             }
         }
-        Ok(loaded)
+        Ok(loaded.with_origin())
     }
 
     /// Reads a policy file to show what it says, whoever wrote it. The result must not be obeyed:
@@ -67,17 +75,16 @@ impl Policy {
         let alone = |path: &Path| -> Result<LoadedPolicy, PolicyError> {
             let (text, source) = read_untrusted(path)?;
             let mut policy = Self::parse(&text, &path.to_string_lossy())?;
-            policy.file_sha256 = Some(source.sha256);
             policy.resolve_in(source.path.parent().unwrap_or(Path::new("/")));
             Ok(LoadedPolicy { policy, source })
         };
         let mut loaded = alone(path)?;
         for grant in &mut loaded.policy.models {
             if let Some(path) = &grant.policy {
-                grant.rules = Some(Box::new(alone(path)?));
+                grant.rules = Some(Box::new(alone(path)?.with_origin()));
             }
         }
-        Ok(loaded)
+        Ok(loaded.with_origin())
     }
 
     /// The text of a policy file, whoever wrote it.
@@ -91,7 +98,6 @@ impl Policy {
         let (text, source) = read_trusted(path)?;
         let named = path.to_string_lossy();
         let mut policy = Self::parse(&text, &named)?;
-        policy.file_sha256 = Some(source.sha256);
         policy.resolve_in(source.path.parent().unwrap_or(Path::new("/")));
         policy.check_links(&named)?;
         Ok(LoadedPolicy { policy, source })
@@ -199,7 +205,7 @@ fn rules_of(path: &Path, sha256: &[u8; 32]) -> Result<LoadedPolicy, PolicyError>
             "the two SHA-256 must be the same, or stand only in [[models]]",
         )
     } else {
-        return Ok(loaded);
+        return Ok(loaded.with_origin());
     };
     Err(PolicyError::Grant {
         path: path.to_string_lossy().into(),

@@ -16,7 +16,7 @@ pub struct Measured {
     pub model_name: String,
     /// The model file's SHA-256 in hexadecimal.
     pub sha256: String,
-    /// The model file's size in bytes.
+    /// The size in bytes of the model file, and of the files beside it that the model keeps data in.
     pub model_size: u64,
     /// Highest size of the sandbox's memory, in bytes.
     pub peak_memory: u64,
@@ -40,31 +40,96 @@ const MIN_SIZE: u64 = 64 << 10;
 /// says what was measured. [`Policy::parse`](super::Policy::parse) accepts the result.
 #[must_use]
 pub fn starting_policy(spec: &Measured) -> String {
-    let mut out = String::new();
-    // Writing to a String cannot fail.
-    let _ = write_policy(&mut out, spec);
+    let mut out = starting_head(&spec.model_name, &spec.sha256, MEASURED, "");
+    out.push_str(&starting_limits(spec, &Limits::default()));
+    out.push_str(STARTING_COMPUTE);
     out
 }
 
-fn write_policy(out: &mut String, spec: &Measured) -> std::fmt::Result {
-    writeln!(out, "# Policy for {}", shown(&spec.model_name))?;
-    writeln!(
-        out,
-        "# A starting point: measured values with room to spare. Read it, then tighten it."
-    )?;
-    writeln!(out, "version = {FORMAT_VERSION}\n\n[model]")?;
-    if spec.sha256.len() == 64 && spec.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
-        writeln!(out, "# The only file this policy accepts.")?;
-        writeln!(out, "sha256 = \"{}\"", spec.sha256.to_ascii_lowercase())?;
+/// The first comment of a policy whose limits were measured.
+pub(crate) const MEASURED: &str =
+    "# A starting point: measured values with room to spare. Read it, then tighten it.\n";
+
+/// How a model is computed, in a policy that starts from nothing.
+pub(crate) const STARTING_COMPUTE: &str = "
+[compute]
+deterministic = false        # true: bit-identical on every machine, but slower
+";
+
+/// The beginning of a policy: its comments, the keys of the top level and the pin. `comments` and
+/// `settings` are whole lines, and go into it as they are.
+pub(crate) fn starting_head(name: &str, sha256: &str, comments: &str, settings: &str) -> String {
+    let mut out = format!("# Policy for {}\n{comments}version = {FORMAT_VERSION}\n", shown(name));
+    out.push_str(settings);
+    if !settings.contains("declared-shapes") {
+        out.push_str(
+            "# declared-shapes = \"strict\"   # refuse outputs of another shape than the model declares\n",
+        );
+    }
+    out.push_str("\n[model]\n");
+    // Writing to a String cannot fail.
+    let _ = if sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let sha256 = sha256.to_ascii_lowercase();
+        writeln!(out, "# The only file this policy accepts.\nsha256 = \"{sha256}\"")
     } else {
         writeln!(
             out,
             "# No digest was known: pin the file with sha256 = \"…\" before relying on this."
-        )?;
-    }
-    write_limits(out, spec, &Limits::default(), &Limits::most())?;
-    writeln!(out, "\n[compute]")?;
-    writeln!(out, "deterministic = false        # true: bit-identical on every machine, but slower")
+        )
+    };
+    out
+}
+
+/// The table of limits: what was measured with room to spare, and what was not as `base` has it.
+pub(crate) fn starting_limits(spec: &Measured, base: &Limits) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_limits(&mut out, spec, base, &Limits::most());
+    out
+}
+
+/// The table of limits of a model that was not run: it and the files it keeps data in have so many
+/// bytes. What that does not tell is as `base` has it.
+#[cfg(feature = "cli")]
+pub(crate) fn unmeasured_limits(model_size: u64, base: &Limits) -> String {
+    let Limits {
+        memory: base_memory,
+        run_time,
+        prepare_time,
+        // It is known.
+        model_size: _,
+        input_size,
+        output_size,
+        log_size,
+        stack,
+        snapshots,
+    } = base;
+    // A model lies in the sandbox as a file, as tensors, and in the layout that kernels read.
+    let memory = model_size.saturating_mul(4).checked_next_multiple_of(MEMORY_STEP);
+    let memory = clamp(memory, bounds::MEMORY).max(*base_memory);
+    let size = size_with_room(model_size, bounds::MODEL_SIZE, bounds::MODEL_SIZE.max);
+    let model = format_size(model_size);
+    let mut out = "\n[limits]\n".to_owned();
+    let mut line = |key: &str, value: String, comment: &str| {
+        let _ = writeln!(out, "{:<28} # {comment}", format!("{key} = \"{value}\""));
+    };
+    line("memory", format_size(memory), "not measured");
+    line("run-time", format_duration(*run_time), "not measured");
+    line("prepare-time", format_duration(*prepare_time), "not measured");
+    line("model-size", size, &format!("all files together: {model}"));
+    line("input-size", format_size(*input_size), "not measured");
+    line("output-size", format_size(*output_size), "not measured");
+    line("log-size", format_size(*log_size), "not measured");
+    line("stack", format_size(*stack), "not measured");
+    let snapshots = format!("snapshots = {snapshots}");
+    let _ = writeln!(out, "{snapshots:<28} # input shapes it is kept prepared for");
+    out
+}
+
+/// Twice as much, rounded up to a power of two, within bounds.
+fn size_with_room(bytes: u64, bounds: Bounds<u64>, most: u64) -> String {
+    let doubled = bytes.saturating_mul(2).max(MIN_SIZE);
+    format_size(clamp(doubled.checked_next_power_of_two(), bounds).min(most))
 }
 
 /// The table of limits alone: none above that of `base`, and what is not measured as it has it.
@@ -83,6 +148,19 @@ fn write_limits(
     most: &Limits,
 ) -> std::fmt::Result {
     let default = Limits::default();
+    // A limit that is added needs a line here.
+    let Limits {
+        // Measured.
+        memory: _,
+        run_time: _,
+        prepare_time: _,
+        model_size: _,
+        input_size: _,
+        output_size: _,
+        log_size,
+        stack,
+        snapshots,
+    } = base;
     let not_measured = |same| match same {
         true => "not measured: the default".to_owned(),
         false => "not measured".to_owned(),
@@ -93,10 +171,7 @@ fn write_limits(
     let run = clamp(with_room(spec.run_time, 1), bounds::RUN_TIME).min(most.run_time);
     let prepare = clamp(with_room(spec.prepare_time, 5), bounds::PREPARE_TIME);
     let prepare = prepare.min(most.prepare_time);
-    let size = |bytes: u64, b: Bounds<u64>, most: u64| {
-        let doubled = bytes.saturating_mul(2).max(MIN_SIZE);
-        format_size(clamp(doubled.checked_next_power_of_two(), b).min(most))
-    };
+    let size = size_with_room;
     let measured_size = |bytes| format!("measured: {}", format_size(bytes));
     let measured_time = |time| format!("measured: {}", format_duration(time));
 
@@ -122,13 +197,13 @@ fn write_limits(
         size(spec.output_bytes, bounds::OUTPUT_SIZE, most.output_size),
         measured_size(spec.output_bytes),
     )?;
-    let log_size = not_measured(base.log_size == default.log_size);
-    line("log-size", format_size(base.log_size), log_size)?;
-    line("stack", format_size(base.stack), not_measured(base.stack == default.stack))?;
+    let comment = not_measured(*log_size == default.log_size);
+    line("log-size", format_size(*log_size), comment)?;
+    line("stack", format_size(*stack), not_measured(*stack == default.stack))?;
 
-    let default = if base.images == default.images { ": the default" } else { "" };
-    let images = format!("images = {}", base.images);
-    writeln!(out, "{images:<28} # input shapes it is kept prepared for{default}")
+    let default = if *snapshots == default.snapshots { ": the default" } else { "" };
+    let snapshots = format!("snapshots = {snapshots}");
+    writeln!(out, "{snapshots:<28} # input shapes it is kept prepared for{default}")
 }
 
 /// A policy file for one guest program (its name, hostile, and its SHA-256 in hexadecimal): it gets its

@@ -51,6 +51,7 @@ impl std::fmt::Display for Scalar {
 
 /// What the values of one input or output must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ValueRule {
     /// The input's name, or the output's, as the model declares it.
     pub name: String,

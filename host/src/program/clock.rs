@@ -21,12 +21,10 @@ struct State {
 }
 
 impl Clock {
-    /// Starts the time of a run in this engine, which nothing else runs in.
-    pub(super) fn start(engine: &Engine, time: Duration) -> std::io::Result<Clock> {
-        let now = Instant::now();
-        // A time that no clock can show does not come.
-        let until = now.checked_add(time).unwrap_or(now + Duration::from_secs(1 << 30));
-        let state = State { until, paused: false, ended: false };
+    /// A clock for a run in this engine, which nothing else runs in. It stands still until it is
+    /// started, but its thread is there.
+    pub(super) fn new(engine: &Engine) -> std::io::Result<Clock> {
+        let state = State { until: Instant::now(), paused: true, ended: false };
         let shared = Arc::new((Mutex::new(state), Condvar::new()));
         let (timer, engine) = (Arc::clone(&shared), engine.clone());
         std::thread::Builder::new()
@@ -34,6 +32,17 @@ impl Clock {
             .stack_size(64 << 10)
             .spawn(move || wait(&timer, &engine))?;
         Ok(Clock { shared })
+    }
+
+    /// Starts the time of the run.
+    pub(super) fn start(&self, time: Duration) {
+        let now = Instant::now();
+        let mut state = self.state();
+        // A time that no clock can show does not come.
+        state.until = now.checked_add(time).unwrap_or(now + Duration::from_secs(1 << 30));
+        state.paused = false;
+        drop(state);
+        self.shared.1.notify_one();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -8,8 +8,8 @@ use super::bindings::{NamedValue, Runner, RunnerPre};
 use super::clock::Clock;
 use super::limiter::Limiter;
 use super::link::Link;
-use super::protocol::{About, NotLoaded, ProgramLimits, Spent, Unanswered, cut};
-use super::wasi::{self, HasWasi, OpenedGrant, Resources, WasiState};
+use super::protocol::{About, NotLoaded, ProgramLimits, Unanswered, cut};
+use super::wasi::{self, HasWasi, OpenedGrant, Resources, Spent, WasiState};
 use super::wire;
 use crate::sandbox::{Failure, Limit};
 
@@ -60,10 +60,6 @@ impl Loaded {
             .map_err(host)?;
         let pre = linker.instantiate_pre(component).and_then(RunnerPre::new).map_err(refused)?;
         Ok(Loaded { engine: engine.clone(), pre })
-    }
-
-    pub(super) fn engine(&self) -> &Engine {
-        &self.engine
     }
 
     /// Runs the program on inputs as they crossed, and answers outputs as they cross, with what it

@@ -14,6 +14,10 @@ const INSTANCES: usize = 200;
 const TABLES: usize = 200;
 const MEMORIES: usize = 20;
 
+/// Address space for all of its memories, in bytes: wasmtime reserves 4 GiB for each of them, and its
+/// guard pages.
+pub(super) const RESERVES: u64 = MEMORIES as u64 * (5 << 30);
+
 /// Says no beyond the limits, and remembers that it did: the program itself only sees an allocation
 /// fail.
 #[derive(Debug)]

@@ -1,13 +1,14 @@
 //! How a running program reaches its supervisor: by messages from its confined process, with bytes in
 //! a buffer that both share.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::clock::Clock;
 use super::protocol::{Answered, Ask, Code, Denied, Reply, Told, cut};
-use super::wasi::{Asked, Outside, Refusal, Stream};
+use super::wasi::{Asked, AtName, Below, Outside, Refusal, Stream};
 use crate::confine::channel::{Channel, Received};
 use crate::confine::memory::SharedBuffer;
 use crate::policy::{Peer, Protocol};
@@ -19,6 +20,7 @@ pub(super) enum AskWith<'a> {
     Brought(&'a [u8]),
     Compute(u32, &'a [u8]),
     Connect(&'a Peer, u16, Protocol),
+    Look(&'a Below),
 }
 
 /// What was asked for.
@@ -26,18 +28,27 @@ pub(super) enum Got {
     Model(u32),
     Computed(Vec<u8>),
     Connected(OwnedFd),
+    Seen(AtName),
 }
 
 /// A run's way to its supervisor; clones lead to the same.
 #[derive(Clone)]
 pub(super) struct Link {
-    far: Arc<Mutex<(Channel, SharedBuffer)>>,
+    far: Arc<Mutex<Far>>,
     clock: Clock,
+}
+
+struct Far {
+    channel: Channel,
+    shared: SharedBuffer,
+    /// Hashes of what was allowed and is written down.
+    noted: BTreeSet<[u8; 32]>,
 }
 
 impl Link {
     pub(super) fn new(channel: Channel, shared: SharedBuffer, clock: &Clock) -> Link {
-        Link { far: Arc::new(Mutex::new((channel, shared))), clock: clock.clone() }
+        let far = Far { channel, shared, noted: BTreeSet::new() };
+        Link { far: Arc::new(Mutex::new(far)), clock: clock.clone() }
     }
 
     /// Has something done, while the program's clock stands still. An error ends the run.
@@ -49,7 +60,7 @@ impl Link {
     }
 
     fn asked(&self, ask: AskWith<'_>) -> io::Result<(Result<Got, Denied>, std::time::Duration)> {
-        let (channel, shared) = &mut *self.far();
+        let Far { channel, shared, .. } = &mut *self.far();
         let put = |bytes: &[u8]| match shared.write(bytes) {
             Ok(()) => Ok(bytes.len() as u64),
             Err(_) => Err(Denied::new(Code::TooLarge, "it is larger than `limits` allow")),
@@ -62,6 +73,7 @@ impl Link {
             AskWith::Connect(host, port, protocol) => {
                 Ok(Ask::Connect(host.clone(), port, protocol))
             }
+            AskWith::Look(at) => Ok(Ask::Look(at.clone())),
         };
         let asked = match asked {
             Ok(asked) => asked,
@@ -79,21 +91,23 @@ impl Link {
                 let connection = descriptors.into_iter().next();
                 Ok(Got::Connected(connection.ok_or(io::ErrorKind::UnexpectedEof)?))
             }
+            Answered::Seen(seen) => Ok(Got::Seen(seen)),
             Answered::Refused(denied) => Err(denied),
+            Answered::Noted => return Err(io::Error::other("an answer to another question")),
         };
         Ok((got, credit))
     }
 
     /// Puts the outputs into the buffer.
     pub(super) fn put(&self, outputs: &[u8]) -> io::Result<()> {
-        self.far().1.write(outputs)
+        self.far().shared.write(outputs)
     }
 
     pub(super) fn tell(&self, told: &Told) -> io::Result<()> {
-        self.far().0.send_patiently(told)
+        self.far().channel.send_patiently(told)
     }
 
-    fn far(&self) -> MutexGuard<'_, (Channel, SharedBuffer)> {
+    fn far(&self) -> MutexGuard<'_, Far> {
         self.far.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -113,12 +127,36 @@ impl Outside for Link {
         let _ = self.tell(&Told::Prints(stream, cut(line)));
     }
 
-    fn decided(&mut self, asked: &Asked<'_>) {
-        let _ = self.tell(&Told::Decided {
-            resource: cut(asked.resource),
-            access: cut(asked.access),
-            allowed: asked.allowed,
-            rule: cut(asked.rule),
-        });
+    fn look(&mut self, at: &Below) -> io::Result<AtName> {
+        match self.ask(AskWith::Look(at))? {
+            Ok(Got::Seen(seen)) => Ok(seen),
+            _ => Err(io::Error::other("an answer to another question")),
+        }
+    }
+
+    fn decided(&mut self, asked: &Asked<'_>) -> io::Result<()> {
+        let Asked { resource, access, allowed, rule } = *asked;
+        let Far { channel, noted, .. } = &mut *self.far();
+        // Each text ends where the next begins, so that no two decisions have one hash.
+        let mut hasher = blake3::Hasher::new();
+        for text in [resource, access, rule] {
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        }
+        // What has a line needs no second one; and a refusal is one without.
+        let waits = allowed && noted.insert(*hasher.finalize().as_bytes());
+        channel.send_patiently(&Told::Decided {
+            resource: cut(resource),
+            access: cut(access),
+            allowed,
+            rule: cut(rule),
+            waits,
+        })?;
+        if !waits {
+            return Ok(());
+        }
+        match channel.receive::<Reply>(None)? {
+            Received::Message(Reply { answer: Answered::Noted, .. }, _) => Ok(()),
+            _ => Err(io::Error::other("the decision cannot be written down")),
+        }
     }
 }

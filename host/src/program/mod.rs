@@ -4,11 +4,12 @@
 //! The way of a run: [`Program`] has the program compiled by a confined process of its own
 //! (`worker`, and `serve` on the other side) and its native code loaded by another one, which is
 //! confined before. There `execute` runs it under a clock and limits; what it asks for goes over a
-//! `link` to the supervisor's `broker`, which holds it against the policy. Models run in sandboxes of
-//! their own. `wasi` is what a program may reach of WASI.
+//! `link` to the supervisor's `broker`, which holds it against the policy, and has a `clerk` do what
+//! takes time. Models run in sandboxes of their own. `wasi` is what a program may reach of WASI.
 
 mod bindings;
 mod broker;
+mod clerk;
 mod clock;
 mod code;
 mod engine;
@@ -39,9 +40,10 @@ use crate::trust::{Digest, ModelBytes};
 use broker::{Broker, Models};
 pub(crate) use engine::is_component;
 use protocol::About;
-pub(crate) use protocol::{ProgramLimits, Spent};
+pub(crate) use protocol::ProgramLimits;
 pub(crate) use serve::{compile, granted, new_engine, receive_files, run};
 pub use value::Value;
+pub(crate) use wasi::Spent;
 use worker::{Gone, ProgramWorker, Start};
 
 /// Room for the framing of messages beside the values in them, in bytes.
@@ -113,10 +115,11 @@ impl Program {
         if size > limits.model_size {
             return Err(refused(Limit::ModelSize { limit: limits.model_size }.into()));
         }
+        let record = inner.supervision.record(digest).map_err(refused)?;
+        // After every check: a program that is in quarantine was not allowed.
         let rule = if pinned.is_some() { "program.sha256" } else { "no pin" };
         let (resource, access, verdict) = ("program", "load", Verdict::Allowed);
         inner.decide(&Decision { subject, resource, access, verdict, rule })?;
-        let record = inner.supervision.record(digest).map_err(refused)?;
         begins_as_a_component(program.sealed())?;
         let start = Start {
             worker: inner.worker_program().clone(),
@@ -223,7 +226,7 @@ impl Program {
                 Ok(outputs)
             }
             // What it was refused, or what failed for it, is why.
-            Err(Gone::GaveUp(text)) => match broker.failure.take() {
+            Err(Gone::GaveUp(text)) => match broker.take_failure() {
                 Some(failure) => Err(match failure.kind() {
                     ErrorKind::NotGranted(missing) if text != failure.kind().to_string() => {
                         let missing = format!("{missing}; the program says: {text}");
@@ -246,7 +249,10 @@ impl Program {
                 if let ErrorKind::Worker(loss) = &kind {
                     supervision.lost(&shared.record, &shared.label, loss);
                 }
-                Err(named(kind))
+                match broker.is_blocked() {
+                    true => Err(Error::for_model(&shared.label, kind)),
+                    false => Err(named(kind)),
+                }
             }
         }
     }
@@ -262,7 +268,7 @@ impl Shared {
         let supervision = &self.host.inner.supervision;
         supervision.admit(&self.record)?;
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(spare) = spare {
+        if let Some(spare) = spare.filter(ProgramWorker::sees_all_mounts) {
             return Ok(spare);
         }
         supervision.await_start(&self.record, PATIENCE)?;
@@ -276,7 +282,7 @@ impl Shared {
 
 /// Whom decisions about a program are about.
 fn subject(program: Digest, policy: &Policy) -> Subject {
-    Subject { model: Some(program), policy: policy.file_sha256.map(Digest::from) }
+    Subject { model: Some(program), policy: policy.file_sha256().map(Digest::from) }
 }
 
 /// Looks at the first bytes, so that the most usual mistakes get words of ours.

@@ -62,7 +62,7 @@ impl State {
     fn model(&mut self, ask: AskWith<'_>) -> Answer<Resource<Graph>> {
         match self.link.ask(ask)? {
             Ok(Got::Model(model)) => Ok(Ok(self.give(OVERHEAD, Graph { model })?)),
-            Ok(Got::Computed(_) | Got::Connected(_)) => {
+            Ok(Got::Computed(_) | Got::Connected(_) | Got::Seen(_)) => {
                 Err(wasmtime::Error::msg("an answer to another question"))
             }
             Err(denied) => self.deny(denied),
@@ -135,7 +135,7 @@ impl inference::HostGraphExecutionContext for State {
         drop(tensors);
         let outputs = match self.link.ask(AskWith::Compute(model, &message))? {
             Ok(Got::Computed(message)) => decoded(&message),
-            Ok(Got::Model(_) | Got::Connected(_)) => {
+            Ok(Got::Model(_) | Got::Connected(_) | Got::Seen(_)) => {
                 Err(Denied::new(Code::RuntimeError, "an answer to nothing"))
             }
             Err(denied) => Err(denied),

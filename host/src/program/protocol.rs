@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::wasi::Stream;
+use super::wasi::{AtName, Below, Spent, Stream};
 use crate::policy::{NetworkGrant, Peer, Policy, Program, Protocol, Quotas};
 use crate::sandbox::Failure;
 
@@ -41,7 +41,7 @@ pub(super) struct FileMessage {
 
 /// What a confined process is told to do, in this order.
 #[derive(Serialize, Deserialize)]
-pub(super) enum Order {
+pub(super) enum Request {
     /// Load the code, sealed memory that comes with the message, and the buffer.
     Load,
     /// Run on the inputs, which are in the buffer with this many bytes. [`About`] comes with the
@@ -121,35 +121,29 @@ pub(super) enum Told {
     Asks(Ask),
     /// The program has printed a line.
     Prints(Stream, String),
-    /// Something was granted or refused to it by its own process.
-    Decided { resource: String, access: String, allowed: bool, rule: String },
+    /// Something is granted or refused to it by its own process. Where that waits, the program has
+    /// nothing of it before [`Answered::Noted`] comes.
+    Decided {
+        resource: String,
+        access: String,
+        allowed: bool,
+        rule: String,
+        #[serde(default)]
+        waits: bool,
+    },
     /// The run is over: the outputs are in the buffer with this many bytes.
     Answers(Result<(u64, Spent), Unanswered>),
-}
-
-/// What a run has used of what it may, as its process says. Sizes are in bytes.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Spent {
-    /// The most at once of what `limits.memory` bounds.
-    pub(crate) memory: u64,
-    pub(crate) bytes_written: u64,
-    pub(crate) files_created: u32,
-    /// The most at once.
-    pub(crate) open_handles: u32,
-    pub(crate) connections: u32,
-    pub(crate) bytes_sent: u64,
-    pub(crate) bytes_received: u64,
 }
 
 /// Why a program cannot be run at all.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum NotLoaded {
-    /// The program is not acceptable. Hostile text.
+    /// The program is not acceptable. Untrusted text.
     Refused(String),
     Failed(Failure),
 }
 
-/// Why a run has no outputs. Hostile text.
+/// Why a run has no outputs. Untrusted text.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Unanswered {
     /// The program says so itself.
@@ -168,6 +162,8 @@ pub(super) enum Ask {
     Compute(u32, u64),
     /// A connection.
     Connect(Peer, u16, Protocol),
+    /// What is seen at a name that it wants to remove, move or replace.
+    Look(Below),
 }
 
 /// The answer to it.
@@ -187,6 +183,10 @@ pub(super) enum Answered {
     Computed(u64),
     /// A connection, which comes with the message.
     Connected,
+    /// What is seen at the name.
+    Seen(AtName),
+    /// The decision is written down.
+    Noted,
     /// It is refused, or it failed.
     Refused(Denied),
 }

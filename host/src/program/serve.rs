@@ -9,16 +9,16 @@ use wasmtime::Engine;
 use super::clock::Clock;
 use super::execute::Loaded;
 use super::link::Link;
-use super::protocol::{About, FileMessage, NotLoaded, Order, ProgramLimits, Told, Unanswered, cut};
+use super::protocol::{
+    About, FileMessage, NotLoaded, ProgramLimits, Request, Told, Unanswered, cut,
+};
 use super::wasi::OpenedGrant;
 use super::{code, engine};
 use crate::confine::channel::{Channel, Received};
 use crate::confine::memory::{SealedBytes, SealedWriter, SharedBuffer};
-use crate::confine::role::Role;
-use crate::confine::seccomp;
-use crate::confine::setup::Granted;
+use crate::confine::setup::{Granted, Plan};
 use crate::policy::Access;
-use crate::sandbox::Failure;
+use crate::sandbox::{CompilerThreads, Failure};
 
 /// Native stack that a run needs beside that of the WebAssembly code, in bytes.
 pub(super) const HOST_STACK: u64 = 2 << 20;
@@ -35,25 +35,27 @@ pub(super) type Compiled = Result<(), String>;
 pub(crate) fn compile(
     channel: &mut Channel,
     engine: wasmtime::Result<Engine>,
+    plan: &Plan,
     processors: usize,
 ) -> io::Result<()> {
+    let threads = CompilerThreads::start(processors)?;
+    plan.narrow()?;
     let Received::Message((), descriptors) = channel.receive::<()>(None)? else { return Ok(()) };
     #[cfg(feature = "test-hooks")]
-    crate::confine::spoil::fail();
+    crate::confine::fault_injection::fail();
     let engine = engine.map_err(io::Error::other)?;
-    let program = bytes(only(descriptors)?)?;
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(processors).build_global();
-    threads.map_err(io::Error::other)?;
-    let code = match engine.precompile_component(&program) {
+    let [program, room] = <[OwnedFd; 2]>::try_from(descriptors)
+        .map_err(|_| io::Error::other("the request comes with two descriptors"))?;
+    let program = bytes(program)?;
+    let code = match threads.run(|| engine.precompile_component(&program)) {
         Ok(code) => code,
         Err(err) => {
             return channel.send(&Compiled::Err(cut(&format!("{err:#}"))), &[]);
         }
     };
-    let mut writer = SealedWriter::new("belljar-program")?;
+    let mut writer = SealedWriter::into_room(room);
     writer.write(&code)?;
-    let sealed = writer.seal_for_handover()?;
-    channel.send(&Compiled::Ok(()), &[sealed.as_fd()])
+    channel.send(&Compiled::Ok(()), &[writer.hand_over()?.as_fd()])
 }
 
 /// Takes in what is granted, from the supervisor, before anything of the program comes.
@@ -85,32 +87,38 @@ pub(crate) fn run(
     mut channel: Channel,
     engine: wasmtime::Result<Engine>,
     limits: ProgramLimits,
-    role: Role,
+    plan: Plan,
     files: Vec<OpenedGrant>,
 ) -> io::Result<()> {
     let engine = engine.map_err(io::Error::other)?;
-    let Received::Message(Order::Load, descriptors) = channel.receive::<Order>(None)? else {
+    let Received::Message(Request::Load, descriptors) = channel.receive::<Request>(None)? else {
         return Ok(());
     };
     let [program, shared] = <[OwnedFd; 2]>::try_from(descriptors)
-        .map_err(|_| io::Error::other("the order comes with two descriptors"))?;
+        .map_err(|_| io::Error::other("the request comes with two descriptors"))?;
     let shared = SharedBuffer::adopt(shared)?;
     let program = bytes(program)?;
     let component = code::load(&engine, &program);
     drop(program);
-    // Nothing of the code has run. From here on no memory becomes executable.
-    seccomp::narrow(role)?;
-    let loaded = match component {
-        Ok(component) => Loaded::new(&engine, &component),
-        Err(err) => Err(NotLoaded::Failed(Failure::Protocol(cut(&format!("{err:#}"))))),
-    };
-    channel.send(&Told::Loaded(loaded.as_ref().map(drop).map_err(Clone::clone)), &[])?;
-    let Ok(loaded) = loaded else { return Ok(()) };
+    let clock = Clock::new(&engine)?;
     let stack = usize::try_from(limits.stack + HOST_STACK).map_err(io::Error::other)?;
     std::thread::Builder::new()
         .name("belljar-program".into())
         .stack_size(stack)
-        .spawn(move || serve(channel, &loaded, &limits, shared, files))?
+        .spawn(move || {
+            // Nothing of the code has run. From here on no memory becomes executable, and no thread
+            // is started.
+            plan.narrow()?;
+            let loaded = match component {
+                Ok(component) => Loaded::new(&engine, &component),
+                Err(err) => Err(NotLoaded::Failed(Failure::Protocol(cut(&format!("{err:#}"))))),
+            };
+            channel.send(&Told::Loaded(loaded.as_ref().map(drop).map_err(Clone::clone)), &[])?;
+            match loaded {
+                Ok(loaded) => serve(channel, &loaded, &limits, &clock, shared, files),
+                Err(_) => Ok(()),
+            }
+        })?
         .join()
         .map_err(|_| io::Error::other("the worker panicked"))?
 }
@@ -119,20 +127,21 @@ fn serve(
     mut channel: Channel,
     loaded: &Loaded,
     limits: &ProgramLimits,
+    clock: &Clock,
     shared: SharedBuffer,
     files: Vec<OpenedGrant>,
 ) -> io::Result<()> {
-    let (len, descriptors) = match channel.receive::<Order>(None)? {
-        Received::Message(Order::Run(len), descriptors) => (len, descriptors),
+    let (len, descriptors) = match channel.receive::<Request>(None)? {
+        Received::Message(Request::Run(len), descriptors) => (len, descriptors),
         _ => return Ok(()),
     };
     #[cfg(feature = "test-hooks")]
-    crate::confine::spoil::fail();
+    crate::confine::fault_injection::fail();
     let about: About = serde_json::from_slice(&bytes(only(descriptors)?)?)?;
     let inputs = shared.read(len)?;
-    let clock = Clock::start(loaded.engine(), limits.time)?;
-    let link = Link::new(channel, shared, &clock);
-    let outputs = loaded.run(limits, about, files, &inputs, &link, &clock);
+    clock.start(limits.time);
+    let link = Link::new(channel, shared, clock);
+    let outputs = loaded.run(limits, about, files, &inputs, &link, clock);
     let told = outputs.and_then(|(message, spent)| match link.put(&message) {
         Ok(()) => Ok((message.len() as u64, spent)),
         Err(err) => Err(Unanswered::Failed(Failure::Host(err.to_string()))),
@@ -142,7 +151,7 @@ fn serve(
 
 fn only(descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {
     let first = descriptors.into_iter().next();
-    first.ok_or_else(|| io::Error::other("no memory came with the order"))
+    first.ok_or_else(|| io::Error::other("no memory came with the request"))
 }
 
 fn bytes(descriptor: OwnedFd) -> io::Result<Vec<u8>> {

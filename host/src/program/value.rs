@@ -10,7 +10,7 @@ pub enum Value {
     Tensor(Tensor),
     /// A file as it is: an image, a sound, a document.
     Bytes(Vec<u8>),
-    /// A text. Of an output it is hostile: print it through [`crate::text::Hostile`].
+    /// A text. Of an output it is hostile: print it through [`crate::text::Escaped`].
     Text(String),
 }
 

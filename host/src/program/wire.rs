@@ -14,7 +14,7 @@ use super::protocol::Unanswered;
 use crate::error::ErrorKind;
 use crate::sandbox::{Failure, Limit};
 use crate::tensor::Tensor;
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 const TENSOR: &str = "t";
 const BYTES: &str = "b";
@@ -139,7 +139,7 @@ pub(super) fn from_program(
         return Err(Unanswered::Failed(Failure::Limit(Limit::OutputSize { found, limit })));
     }
     let wrong = |name: &str, why: &str| {
-        Unanswered::GaveUp(format!("the output {} {why}", Hostile::cut(name, 100)))
+        Unanswered::GaveUp(format!("the output {} {why}", Escaped::cut(name, 100)))
     };
     if outputs.len() > MAX_TENSORS {
         return Err(wrong("list", "is too long"));

@@ -2,21 +2,24 @@
 //! run. Both are hostile from the moment they have its bytes.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::broker::Broker;
+use super::broker::{Broker, GRACE};
+use super::limiter;
 use super::protocol::{
-    About, Answered, Ask, Denied, FileMessage, NotLoaded, Order, ProgramLimits, Reply, Spent, Told,
+    About, Answered, Ask, Denied, FileMessage, NotLoaded, ProgramLimits, Reply, Request, Told,
     Unanswered,
 };
 use super::serve::{Compiled, HOST_STACK};
-use super::wasi::{self, Asked, OpenedGrant};
+use super::wasi::{self, Asked, OpenedGrant, Spent, Views};
 use super::{Value, wire};
 use crate::confine::channel::{Channel, Received, is_gone};
 use crate::confine::ended::WorkerEnd;
 use crate::confine::layers::Confinement;
 use crate::confine::memory::{SealedBytes, SealedWriter, SharedBuffer};
+use crate::confine::mounts::Mounts;
 use crate::confine::process::WorkerProgram;
 use crate::confine::role::Role;
 use crate::confine::setup::ProcessLimits;
@@ -34,9 +37,6 @@ const MAX_CODE: u64 = 512 << 20;
 
 /// Memory beside what the policy speaks of: wasmtime's own, and code. In bytes.
 const OWN_MEMORY: u64 = 256 << 20;
-
-/// How long a process may be late to say that its program's time is up.
-const GRACE: Duration = Duration::from_millis(500);
 
 /// How the processes of programs are started.
 #[derive(Clone, Debug)]
@@ -76,8 +76,8 @@ fn lost(end: WorkerEnd) -> ErrorKind {
     ErrorKind::Worker(WorkerLoss { end, began: true, served: false })
 }
 
-fn nonsense(why: impl ToString) -> ErrorKind {
-    lost(WorkerEnd::Nonsense(why.to_string()))
+fn violation(why: impl ToString) -> ErrorKind {
+    lost(WorkerEnd::ProtocolViolation(why.to_string()))
 }
 
 /// Has a program compiled, which takes no longer than `time`.
@@ -90,6 +90,7 @@ pub(super) fn compile(
     let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let limits = ProcessLimits {
         data: COMPILE_MEMORY,
+        reserved: 0,
         file: MAX_CODE,
         cpu: time.as_secs().saturating_add(1).saturating_mul(processors),
         threads: processors + 2,
@@ -97,28 +98,33 @@ pub(super) fn compile(
     };
     let worker = confined(host, start, Role::CompileProgram, limits, Work::CompileProgram, &[])?;
     let Worker { mut process, mut channel } = worker;
-    if let Err(err) = channel.send(&(), &[program.as_fd()]) {
+    let room = SealedWriter::room("belljar-program").map_err(host_failed)?;
+    if let Err(err) = channel.send(&(), &[program.as_fd(), room.as_fd()]) {
         return Err(if is_gone(&err) { lost(process.ended()) } else { host_failed(err) });
     }
-    let code = match channel.receive::<Compiled>(Some(time)).map_err(nonsense)? {
+    let code = match channel.receive::<Compiled>(Some(time)).map_err(violation)? {
         Received::Message(Ok(()), code) => code.into_iter().next(),
         Received::Message(Err(why), _) => return Err(ErrorKind::Program(why)),
         Received::TimedOut => return Err(Limit::PrepareTime { limit: time }.into()),
         Received::Closed | Received::Unread => return Err(lost(process.ended())),
     };
-    let code = code.ok_or_else(|| nonsense("it gave no code"))?;
-    let code = SealedBytes::take_over(code).map_err(nonsense)?;
+    let code = code.ok_or_else(|| violation("it sent no code"))?;
+    let code = SealedBytes::take_over(code).map_err(violation)?;
     match code.len() {
         1..=MAX_CODE => Ok(code),
-        len => Err(nonsense(format!("it gave {len} bytes of code"))),
+        len => Err(violation(format!("it sent {len} bytes of code"))),
     }
 }
 
 /// A confined process that has loaded a program, and waits for its one run.
 pub(super) struct ProgramWorker {
     worker: Worker,
-    shared: SharedBuffer,
+    shared: Arc<SharedBuffer>,
     limits: ProgramLimits,
+    /// The folders that it may change.
+    views: Arc<Views>,
+    /// What was mounted when it was started, if it may change any.
+    mounts: Option<Mounts>,
 }
 
 impl ProgramWorker {
@@ -157,26 +163,33 @@ impl ProgramWorker {
         ];
         let process_limits = ProcessLimits {
             data: data.into_iter().fold(0, u64::saturating_add),
+            reserved: limiter::RESERVES,
             // How much a program writes is a quota; how long a file is that it writes to, is not.
             file: if writes { u64::MAX } else { buffer },
             cpu: limits.time.saturating_add(load_time).as_secs().saturating_add(60),
             threads: 3 + 1,
             handles: u64::from(policy.quotas.open_handles).saturating_add(files.len() as u64),
         };
+        let mounts = writes.then(Mounts::now);
         let work = Work::Program { limits, files: files.len() };
         let mut worker = confined(host, start, role, process_limits, work, &files)?;
-        let shared = SharedBuffer::new(buffer).map_err(host_failed)?;
-        worker.send(&Order::Load, &[code.as_fd(), shared.as_fd()])?;
-        match worker.channel.receive::<Told>(Some(load_time)).map_err(nonsense)? {
+        let shared = Arc::new(SharedBuffer::new(buffer).map_err(host_failed)?);
+        worker.send(&Request::Load, &[code.as_fd(), shared.as_fd()])?;
+        match worker.channel.receive::<Told>(Some(load_time)).map_err(violation)? {
             Received::Message(Told::Loaded(loaded), _) => loaded.map_err(|why| match why {
                 NotLoaded::Refused(why) => ErrorKind::Program(why),
                 NotLoaded::Failed(failure) => ErrorKind::from_failure(failure, Phase::Run),
             })?,
-            Received::Message(..) => return Err(nonsense("it speaks of what nobody asked")),
+            Received::Message(..) => return Err(violation("it sent an unexpected message")),
             Received::TimedOut => return Err(Limit::PrepareTime { limit: load_time }.into()),
             Received::Closed | Received::Unread => return Err(lost(worker.process.ended())),
         }
-        Ok(ProgramWorker { worker, shared, limits })
+        Ok(ProgramWorker { worker, shared, limits, views: Arc::new(Views::of(files)), mounts })
+    }
+
+    /// Whether it sees what is mounted below the folders that it may change.
+    pub(super) fn sees_all_mounts(&self) -> bool {
+        self.mounts.as_ref().is_none_or(Mounts::are_the_same)
     }
 
     /// Runs the program on these inputs, and says what it took. The process ends with it.
@@ -191,21 +204,18 @@ impl ProgramWorker {
         writer.write(&about).map_err(host_failed)?;
         let about = writer.seal().map_err(host_failed)?;
         self.shared.write(inputs).map_err(host_failed)?;
-        self.worker.send(&Order::Run(inputs.len() as u64), &[about.as_fd()])?;
-        let start = Instant::now();
+        self.worker.send(&Request::Run(inputs.len() as u64), &[about.as_fd()])?;
+        broker.begin();
         let (len, spent) = loop {
-            let until = self.limits.time.saturating_add(broker.credit).saturating_add(GRACE);
-            let left = until.saturating_sub(start.elapsed());
+            let left = (broker.deadline() + GRACE).saturating_duration_since(Instant::now());
             // It must not go on by speaking without end.
             let received = match left.is_zero() {
                 true => Ok(Received::TimedOut),
                 false => self.worker.channel.receive::<Told>(Some(left)),
             };
-            let told = match received.map_err(nonsense)? {
+            let told = match received.map_err(violation)? {
                 Received::Message(told, _) => told,
-                Received::TimedOut => {
-                    return Err(ErrorKind::from(Limit::RunTime { limit: self.limits.time }).into());
-                }
+                Received::TimedOut => return Err(broker.out_of_time().into()),
                 Received::Closed | Received::Unread => {
                     return Err(lost(self.worker.process.ended()).into());
                 }
@@ -213,26 +223,31 @@ impl ProgramWorker {
             match told {
                 Told::Asks(ask) => self.answer(ask, broker)?,
                 Told::Prints(stream, line) => broker.print(stream, &line),
-                Told::Decided { resource, access, allowed, rule } => {
+                Told::Decided { resource, access, allowed, rule, waits } => {
                     let (resource, access, rule) = (&*resource, &*access, &*rule);
                     broker.decided(&Asked { resource, access, allowed, rule });
+                    if waits && broker.broken.is_none() {
+                        self.reply(Answered::Noted, Duration::ZERO, &[])?;
+                    }
                 }
                 Told::Answers(Ok(answer)) => break answer,
                 Told::Answers(Err(Unanswered::GaveUp(why))) => return Err(Gone::GaveUp(why)),
                 Told::Answers(Err(Unanswered::Failed(failure))) => {
                     return Err(ErrorKind::from_failure(failure, Phase::Run).into());
                 }
-                Told::Loaded(_) => return Err(nonsense("it loads twice").into()),
+                Told::Loaded(_) => {
+                    return Err(violation("it reported twice that it is loaded").into());
+                }
             }
             if let Some(broken) = broker.broken.take() {
                 return Err(broken.into());
             }
         };
         if len > self.shared.len() {
-            return Err(nonsense("its outputs are longer than they can be").into());
+            return Err(violation("its outputs do not fit the shared memory").into());
         }
-        let message = self.shared.read(len).map_err(nonsense)?;
-        let outputs = wire::decode(&message).map_err(nonsense)?;
+        let message = self.shared.read(len).map_err(violation)?;
+        let outputs = wire::decode(&message).map_err(violation)?;
         let found = outputs.iter().fold(0u64, |sum, (_, v)| sum.saturating_add(v.byte_len()));
         let limit = self.limits.outputs;
         match found > limit {
@@ -241,40 +256,49 @@ impl ProgramWorker {
         }
     }
 
+    /// Answers a question, unless the run has no time left then.
     fn answer(&mut self, ask: Ask, broker: &mut Broker) -> Result<(), ErrorKind> {
         let before = broker.credit;
-        let bytes = |len: u64| match len <= self.shared.len() {
-            true => self.shared.read(len).map_err(nonsense),
-            false => Err(nonsense("it brings more than it can")),
+        let brought = |len: u64| match len <= self.shared.len() {
+            true => Ok(len),
+            false => Err(violation("its request does not fit the shared memory")),
         };
         let mut connection = None;
         let answer = match ask {
             Ask::Named(name) => broker.named(&name).map(Answered::Model),
-            Ask::Brought(len) => broker.brought(&bytes(len)?).map(Answered::Model),
+            Ask::Brought(len) => broker.brought(&self.shared, brought(len)?).map(Answered::Model),
             Ask::Connect(host, port, protocol) => {
                 broker.connect(&host, port, protocol).map(|connected| {
                     connection = Some(connected);
                     Answered::Connected
                 })
             }
+            Ask::Look(at) => broker.look(&self.views, at).map(Answered::Seen),
             Ask::Compute(model, len) => {
-                let computed = broker.compute(model, &bytes(len)?);
-                computed.and_then(|outputs| match self.shared.write(&outputs) {
-                    Ok(()) => Ok(Answered::Computed(outputs.len() as u64)),
-                    Err(_) => Err(Denied::new(
-                        super::protocol::Code::TooLarge,
-                        "the outputs of the model are larger than the program's `limits` allow",
-                    )),
-                })
+                broker.compute(model, &self.shared, brought(len)?).map(Answered::Computed)
             }
         };
+        if broker.broken.is_some() {
+            return Ok(());
+        }
+        if Instant::now() >= broker.deadline() {
+            return Err(broker.out_of_time());
+        }
         let descriptors = connection.as_ref().map(AsFd::as_fd);
         let answer = answer.unwrap_or_else(|denied| {
             // What it says came out of a sandbox, in part.
             Answered::Refused(Denied { text: super::protocol::cut(&denied.text), ..denied })
         });
-        let credit = broker.credit.saturating_sub(before);
-        self.worker.send(&Reply { answer, credit }, descriptors.as_slice())
+        self.reply(answer, broker.credit.saturating_sub(before), descriptors.as_slice())
+    }
+
+    fn reply(
+        &mut self,
+        answer: Answered,
+        credit: Duration,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), ErrorKind> {
+        self.worker.send(&Reply { answer, credit }, descriptors)
     }
 }
 
@@ -295,12 +319,12 @@ impl Worker {
     fn send(
         &mut self,
         message: &impl serde::Serialize,
-        descriptors: &[std::os::fd::BorrowedFd<'_>],
+        descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), ErrorKind> {
         let channel: &mut Channel = &mut self.channel;
         channel.send(message, descriptors).map_err(|err| match err.kind() {
             _ if is_gone(&err) => lost(self.process.ended()),
-            io::ErrorKind::WouldBlock => nonsense("it does not read its orders"),
+            io::ErrorKind::WouldBlock => violation("it does not read its requests"),
             _ => host_failed(err),
         })
     }

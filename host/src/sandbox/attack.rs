@@ -1,16 +1,21 @@
 //! Attacks from within a worker: only in builds for tests.
 
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 
 use super::engine::Variant;
 use super::guest::GuestInfo;
 use super::serve::{Ready, Setup, Work};
-use crate::confine::breach::{Attempt, Outcome};
+use super::slot::Slot;
+use crate::confine::breach::{Attempt, Outcome, World, memory};
 use crate::confine::channel::{Channel, Received};
 use crate::confine::ended::WorkerEnd;
 use crate::confine::layers::{Confinement, Layer};
+use crate::confine::memory::SealedWriter;
 use crate::confine::process::{WorkerProcess, WorkerProgram};
 use crate::confine::role::Role;
 use crate::confine::setup::ProcessLimits;
@@ -32,18 +37,34 @@ pub(crate) fn attack(
         true => WorkerProcess::spawn(program, theirs).map_err(text)?,
         false => WorkerProcess::spawn_without_namespaces(program, theirs).map_err(text)?,
     };
-    let limits = ProcessLimits { data: 2 << 30, file: 1 << 30, cpu: 600, threads: 3, handles: 0 };
+    let limits = ProcessLimits {
+        data: memory::PRIVATE,
+        reserved: Slot::RESERVES,
+        file: memory::FILE,
+        cpu: 600,
+        threads: 3,
+        handles: 0,
+    };
+    let World { granted, udp, .. } = &attempt.world;
+    let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder =
+        rustix::fs::open(granted, folder, Mode::empty()).map_err(|err| text(err.into()))?;
+    let socket = UdpSocket::bind("127.0.0.1:0").map_err(text)?;
+    socket.connect(("127.0.0.1", *udp)).map_err(text)?;
+    let room = SealedWriter::room("belljar-test").map_err(text)?;
     let mut plan = process.plan(role, Confinement::Strict, limits);
     plan.layers = layers.to_vec();
     let guest = GuestInfo::embedded().sha256.to_owned();
-    let setup = Setup { plan, variant: Variant::default(), guest, work: Work::Breach(attempt) };
+    let setup =
+        Setup { plan, variant: Variant::default(), guest, work: Work::Breach(Box::new(attempt)) };
     channel.send(&setup, &[]).map_err(text)?;
+    channel.send(&(), &[folder.as_fd(), socket.as_fd(), room.as_fd()]).map_err(text)?;
     match channel.receive::<Ready>(Some(LONGEST)).map_err(text)? {
         Received::Message(Ok(missing), _) if missing.is_empty() => {}
         Received::Message(Ok(missing), _) => return Err(format!("missing: {missing:?}")),
         Received::Message(Err(missing), _) => return Err(missing.to_string()),
         Received::Closed | Received::Unread => return Err(process.ended().to_string()),
-        Received::TimedOut => return Err("the worker does not get ready".into()),
+        Received::TimedOut => return Err("the worker did not become ready in time".into()),
     }
     match channel.receive::<Outcome>(Some(LONGEST)).map_err(text)? {
         Received::Message(Ok(()), _) => Ok(Ended::Allowed),
@@ -52,6 +73,10 @@ pub(crate) fn attack(
             // It has become a program that came to its end.
             WorkerEnd::Exit(0) => Ok(Ended::Allowed),
             WorkerEnd::Signal(signal) if signal == Signal::SYS.as_raw() => Ok(Ended::Killed),
+            // The limit on files.
+            WorkerEnd::Signal(signal) if signal == Signal::XFSZ.as_raw() => {
+                Ok(Ended::Refused(libc::EFBIG))
+            }
             how => Err(how.to_string()),
         },
         Received::TimedOut => Err("the attempt does not end".into()),

@@ -5,6 +5,12 @@
 //! copied into sealed memory before they are looked at, and they must carry a seal (keyed BLAKE3)
 //! made with a secret that lies in another folder. A file that fails is never used.
 //!
+//! Processes that find no code compile it once: the first holds a lock on the folder, the others wait
+//! for it and then use what it has made. The kernel gives the lock up for a process that dies. Where
+//! no folder can be used at all, because there is none or nothing can be written, the code is
+//! compiled for this process and not kept. A folder that is open to others is not such a case: it
+//! stops the start.
+//!
 //! `unsafe` is here because wasmtime cannot check code that is handed to it.
 
 use std::fs::File;
@@ -16,11 +22,12 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Engine, Module};
 
-use super::compile::{Compiler, MAX_CODE};
+use super::compile::{Compiler, LONGEST, MAX_CODE};
 use super::engine::{Engines, Variant};
-use super::guest::GuestInfo;
+use super::guest::{GuestInfo, GuestKind};
 use super::store::private::{PrivateError, PrivateFolder, secret};
 use super::store::sealed_file::{self, About, Keys, Kind, SealedFile};
+use crate::confine::file_size;
 use crate::confine::layers::{Confinement, MissingLayer};
 use crate::confine::memory::{SealedBytes, SealedWriter};
 use crate::trust::Digest;
@@ -69,6 +76,13 @@ pub(crate) enum CodeNotice {
     },
     /// Compiling is over.
     Compiled,
+    /// Another process compiles the guest, and this one waits for it.
+    Waiting,
+    /// What was compiled is not kept, for this reason: the next process compiles it again.
+    NotKept {
+        /// Why.
+        why: String,
+    },
     /// The worker that compiles lacks layers of its confinement.
     Missing(Vec<MissingLayer>),
     /// A file in the cache is not what was put there; it is not used and will be replaced.
@@ -84,8 +98,9 @@ type Listener = Arc<dyn Fn(CodeNotice) + Send + Sync>;
 
 /// The cache of compiled code.
 pub(crate) struct CodeCache {
-    code: PathBuf,
-    state: PathBuf,
+    /// The folders, as far as any can be told.
+    code: Option<PathBuf>,
+    state: Option<PathBuf>,
     /// What compiles the guest, if that is allowed.
     compiler: Option<Compiler>,
     listener: Listener,
@@ -96,20 +111,31 @@ pub(crate) struct VerifiedCode {
     sealed: SealedBytes,
 }
 
+/// Code of the profiling variant. It is a type of its own so that nothing that answers requests can be
+/// given it.
+pub(crate) struct ProfilingCode(pub(super) VerifiedCode);
+
 impl CodeCache {
     /// `cache` holds the code, `state` the secret. Neither need exist yet.
     pub(crate) fn new(
-        cache: &Path,
-        state: &Path,
+        cache: Option<&Path>,
+        state: Option<&Path>,
         compiler: Option<Compiler>,
         listener: Listener,
     ) -> CodeCache {
-        CodeCache { code: cache.join("code"), state: state.to_owned(), compiler, listener }
+        let (code, state) = (cache.map(|cache| cache.join("code")), state.map(Path::to_owned));
+        CodeCache { code, state, compiler, listener }
     }
 
-    /// Where the code is.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.code
+    /// Where the code is, if anywhere.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.code.as_deref()
+    }
+
+    /// Whether what is compiled can be kept.
+    #[cfg(feature = "cli")]
+    pub(crate) fn check(&self) -> Result<(), CodeCacheError> {
+        self.shelf(GuestKind::Serving, Variant::ALL[0]).map(drop)
     }
 
     /// The compiled guest, from the cache if it is there. If a worker must compile it, this much of
@@ -119,36 +145,135 @@ impl CodeCache {
         variant: Variant,
         confinement: Confinement,
     ) -> Result<VerifiedCode, CodeCacheError> {
-        let keys = Keys::new(&secret(&self.state)?, Kind::Code);
-        // The stack size is no part of the compiled code.
-        let engine = Engines::new_engine(variant, 1 << 20).map_err(CodeCacheError::compiler)?;
-        let name = format!("{}.code", cache_key(&engine, variant));
-        let folder = PrivateFolder::open(&self.code, "BELLJAR_CACHE_DIR")?;
-        let path = self.code.join(&name);
-        let why = match folder.open_file(&name)? {
-            None => "there is no compiled code".to_owned(),
-            Some(file) => match read_sealed(file, &keys, &name) {
-                Ok(code) => return Ok(code),
-                Err(why) => {
-                    (self.listener)(CodeNotice::Refused { path: path.clone(), why: why.clone() });
-                    why
-                }
-            },
+        self.get_kind(GuestKind::Serving, variant, confinement)
+    }
+
+    /// The compiled profiling variant, as [`CodeCache::get`].
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line profiles"))]
+    pub(crate) fn get_profiling(
+        &self,
+        variant: Variant,
+        confinement: Confinement,
+    ) -> Result<ProfilingCode, CodeCacheError> {
+        self.get_kind(GuestKind::Profiling, variant, confinement).map(ProfilingCode)
+    }
+
+    fn get_kind(
+        &self,
+        guest: GuestKind,
+        variant: Variant,
+        confinement: Confinement,
+    ) -> Result<VerifiedCode, CodeCacheError> {
+        let shelf = match self.shelf(guest, variant) {
+            Ok(shelf) => shelf,
+            // What has no place is compiled and not kept.
+            Err(CodeCacheError::Private(err))
+                if !err.is_open_to_others() && err.is_lasting() && self.compiler.is_some() =>
+            {
+                return self.compiled_and_not_kept(guest, variant, confinement, &err.to_string());
+            }
+            Err(err) => return Err(err),
+        };
+        let why = match shelf.find()? {
+            Found::Code(code) => return Ok(code),
+            Found::Nothing => "there is no compiled code".to_owned(),
+            Found::Damaged(why) => {
+                (self.listener)(CodeNotice::Refused { path: shelf.path(), why: why.clone() });
+                why
+            }
         };
         let Some(compiler) = &self.compiler else {
-            return Err(CodeCacheError::NotCompiled { path, why });
+            return Err(CodeCacheError::NotCompiled { path: shelf.path(), why });
         };
-        (self.listener)(CodeNotice::Compiling { variant: variant.name() });
-        let told = |missing| (self.listener)(CodeNotice::Missing(missing));
-        let compiled = compiler.compile(variant, confinement, told);
-        (self.listener)(CodeNotice::Compiled);
-        let sealed = compiled?;
-        folder.write_file(&name, |file| {
+        shelf.folder.lock(LONGEST, || (self.listener)(CodeNotice::Waiting));
+        // The one that had the lock has made it, unless it has failed.
+        if let Found::Code(code) = shelf.find()? {
+            return Ok(code);
+        }
+        let sealed = self.compile(compiler, guest, variant, confinement)?;
+        let written = shelf.folder.write_file(&shelf.name, |file| {
             let about = About::default();
             let read = |at, part: &mut [u8]| sealed.read_at(part, at);
-            sealed_file::write(file, &keys, &name, &about, sealed.len(), read)
-        })?;
+            sealed_file::write(file, &shelf.keys, &shelf.name, &about, sealed.len(), read)
+        });
+        // A full disk is no reason to do without what is here.
+        if let Err(err) = written {
+            (self.listener)(CodeNotice::NotKept { why: err.to_string() });
+        }
         Ok(VerifiedCode { sealed })
+    }
+
+    /// The place of a variant's code.
+    fn shelf(&self, guest: GuestKind, variant: Variant) -> Result<Shelf, CodeCacheError> {
+        const VARIABLE: &str = "BELLJAR_CACHE_DIR";
+        let code = self.code.as_ref().ok_or(PrivateError::Nowhere { variable: VARIABLE })?;
+        let keys = Keys::new(&secret(self.state.as_deref())?, Kind::Code);
+        // The stack size is no part of the compiled code.
+        let engine = Engines::new_engine(variant, 1 << 20).map_err(CodeCacheError::compiler)?;
+        let name = format!("{}.code", cache_key(&engine, guest, variant));
+        Ok(Shelf { folder: PrivateFolder::open(code, VARIABLE)?, keys, name })
+    }
+
+    fn compile(
+        &self,
+        compiler: &Compiler,
+        guest: GuestKind,
+        variant: Variant,
+        confinement: Confinement,
+    ) -> Result<SealedBytes, CodeCacheError> {
+        let name = match guest {
+            GuestKind::Serving => variant.name(),
+            GuestKind::Profiling => "for profiles",
+        };
+        (self.listener)(CodeNotice::Compiling { variant: name });
+        let told = |missing| (self.listener)(CodeNotice::Missing(missing));
+        let compiled = compiler.compile(guest, variant, confinement, told);
+        (self.listener)(CodeNotice::Compiled);
+        compiled
+    }
+
+    fn compiled_and_not_kept(
+        &self,
+        guest: GuestKind,
+        variant: Variant,
+        confinement: Confinement,
+        why: &str,
+    ) -> Result<VerifiedCode, CodeCacheError> {
+        let Some(compiler) = &self.compiler else {
+            return Err(CodeCacheError::Compiler(why.to_owned()));
+        };
+        (self.listener)(CodeNotice::NotKept { why: why.to_owned() });
+        Ok(VerifiedCode { sealed: self.compile(compiler, guest, variant, confinement)? })
+    }
+}
+
+/// Where the code of one variant is, and what it is sealed with.
+struct Shelf {
+    folder: PrivateFolder,
+    keys: Keys,
+    name: String,
+}
+
+enum Found {
+    Code(VerifiedCode),
+    Nothing,
+    /// A file that is not to be used, for this reason.
+    Damaged(String),
+}
+
+impl Shelf {
+    fn find(&self) -> Result<Found, CodeCacheError> {
+        let Some(file) = self.folder.open_file(&self.name)? else { return Ok(Found::Nothing) };
+        // Code that this process may not copy is not spoilt by that.
+        file_size::check(file.metadata()?.len())?;
+        Ok(match read_sealed(file, &self.keys, &self.name) {
+            Ok(code) => Found::Code(code),
+            Err(why) => Found::Damaged(why),
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join(&self.name)
     }
 }
 
@@ -175,7 +300,7 @@ impl VerifiedCode {
 }
 
 /// Everything that makes compiled code what it is: the guest, wasmtime, its settings and the CPU.
-fn cache_key(engine: &Engine, variant: Variant) -> Digest {
+fn cache_key(engine: &Engine, guest: GuestKind, variant: Variant) -> Digest {
     struct Sha(Sha256);
     impl Hasher for Sha {
         fn finish(&self) -> u64 {
@@ -189,6 +314,9 @@ fn cache_key(engine: &Engine, variant: Variant) -> Digest {
     let mut hasher = Sha(Sha256::new());
     hasher.write(&sealed_file::FORMAT.to_le_bytes());
     hasher.write(GuestInfo::embedded().sha256.as_bytes());
+    if guest == GuestKind::Profiling {
+        hasher.write(b"profiling");
+    }
     variant.hash(&mut hasher);
     engine.precompile_compatibility_hash().hash(&mut hasher);
     Digest::finish(hasher.0)

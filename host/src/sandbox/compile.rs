@@ -1,26 +1,30 @@
 //! Compiling the guest to native code, in a worker process that never sees a model, or in this one.
 
+use std::borrow::Cow;
 use std::io;
-use std::os::fd::AsFd;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use belljar_abi::clock::NotChanged;
 use wasmtime::Engine;
 
 use super::code_cache::CodeCacheError;
 use super::engine::{Engines, Variant};
 use super::failure::Failure;
-use super::guest::{CODE, GuestInfo};
+use super::guest::{GuestInfo, GuestKind};
 use super::serve::{Setup, Work};
 use super::worker::Worker;
 use crate::confine::channel::{Channel, Received};
+use crate::confine::file_size;
 use crate::confine::layers::{Confinement, MissingLayer};
 use crate::confine::memory::{SealedBytes, SealedWriter};
 use crate::confine::process::WorkerProgram;
 use crate::confine::role::Role;
-use crate::confine::setup::ProcessLimits;
+use crate::confine::setup::{Plan, ProcessLimits};
 
 /// Longest that compiling may take. It takes some ten seconds on two processors.
-const LONGEST: Duration = Duration::from_secs(900);
+pub(super) const LONGEST: Duration = Duration::from_secs(900);
 
 /// Memory that compiling may take, in bytes. It takes some hundreds of megabytes.
 const MEMORY: u64 = 4 << 30;
@@ -43,15 +47,15 @@ impl Compiler {
     /// The guest's native code. `told` is given the layers that a worker lacks, if that is allowed.
     pub(super) fn compile(
         &self,
+        guest: GuestKind,
         variant: Variant,
         confinement: Confinement,
         told: impl FnOnce(Vec<MissingLayer>),
     ) -> Result<SealedBytes, CodeCacheError> {
         let program = match self {
             Compiler::Here => {
-                let engine = Engines::new_engine(variant, 1 << 20);
-                let engine = engine.map_err(CodeCacheError::compiler)?;
-                let code = engine.precompile_module(CODE).map_err(CodeCacheError::compiler)?;
+                let code = compiled_here(guest, variant).map_err(CodeCacheError::compiler)?;
+                file_size::check(code.len() as u64)?;
                 let mut writer = SealedWriter::new("belljar-code")?;
                 writer.write(&code)?;
                 return Ok(writer.seal()?);
@@ -65,15 +69,19 @@ impl Compiler {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let limits = ProcessLimits {
             data: MEMORY,
+            reserved: 0,
             file: MAX_CODE,
             cpu: LONGEST.as_secs() * processors as u64,
             threads: processors as u64 + 2,
             handles: 0,
         };
         let plan = worker.process.plan(Role::Compile, confinement, limits);
+        let work = Work::Compile(guest);
         let guest = GuestInfo::embedded().sha256.to_owned();
-        let setup = Setup { plan, variant, guest, work: Work::Compile };
-        worker.set_up(&setup, &[]).map_err(|err| failed(&err))?;
+        let setup = Setup { plan, variant, guest, work };
+        let room = SealedWriter::room("belljar-code")?;
+        worker.set_up(&setup, &[room.as_fd()]).map_err(|err| failed(&err))?;
+        drop(room);
         let missing =
             worker.await_ready(confinement, LONGEST).map_err(|failure| match failure {
                 Failure::Unprotected(missing) => CodeCacheError::Unprotected(missing),
@@ -84,7 +92,7 @@ impl Compiler {
         let code = match channel.receive::<Outcome>(Some(LONGEST))? {
             Received::Message(Ok(()), code) => {
                 let code = code.into_iter().next();
-                SealedBytes::take_over(code.ok_or_else(|| failed(&"it gave no code"))?)?
+                SealedBytes::take_over(code.ok_or_else(|| failed(&"it sent no code"))?)?
             }
             Received::Message(Err(why), _) => return Err(CodeCacheError::Compiler(why)),
             Received::TimedOut => return Err(failed(&"it takes too long")),
@@ -97,37 +105,103 @@ impl Compiler {
     }
 }
 
-/// The worker's part, after it was confined.
+/// Compiles on threads of this process, as far as it may have any more.
+fn compiled_here(guest: GuestKind, variant: Variant) -> wasmtime::Result<Vec<u8>> {
+    let code = guest.code()?;
+    match rayon::ThreadPoolBuilder::new().build() {
+        Ok(pool) => {
+            let engine = Engines::new_engine(variant, 1 << 20)?;
+            pool.install(|| engine.precompile_module(&code))
+        }
+        Err(_) => Engines::new_serial_engine(variant)?.precompile_module(&code),
+    }
+}
+
+/// The threads among which a worker divides what it compiles. They are started before its filter
+/// takes the right to start threads away, and they end with its process, even after a panic: its role
+/// has no system call to end a thread.
+pub(crate) struct CompilerThreads(Option<ManuallyDrop<rayon::ThreadPool>>);
+
+impl CompilerThreads {
+    /// Starts so many threads, or as many as the limits on processes allow; the calling thread works
+    /// alone if there are none. Every thread runs when this returns.
+    pub(crate) fn start(threads: usize) -> io::Result<CompilerThreads> {
+        let mut started = 0_usize;
+        let (ready, running) = std::sync::mpsc::channel();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let pool = pool.spawn_handler(|thread| {
+            let ready = ready.clone();
+            let run = move || {
+                // The receiver is still there: it waits for one message of each thread.
+                let _ = ready.send(());
+                thread.run();
+            };
+            match std::thread::Builder::new().spawn(run) {
+                Ok(_) => started += 1,
+                // What one thread does not do, another one takes over.
+                Err(_) if started > 0 => {}
+                Err(err) => return Err(err),
+            }
+            Ok(())
+        });
+        let pool = pool.build();
+        if let Ok(pool) = pool {
+            for _ in 0..started {
+                running.recv().map_err(io::Error::other)?;
+            }
+            return Ok(CompilerThreads(Some(ManuallyDrop::new(pool))));
+        }
+        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread();
+        alone.build_global().map_err(io::Error::other)?;
+        Ok(CompilerThreads(None))
+    }
+
+    /// Does this work on the threads.
+    pub(crate) fn run<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
+        match self.0 {
+            Some(pool) => pool.install(work),
+            None => work(),
+        }
+    }
+}
+
+/// The worker's part, after it was confined. The code goes into a file that the supervisor has made.
 pub(super) fn compile(
     channel: &mut Channel,
+    guest: GuestKind,
     engine: wasmtime::Result<Engine>,
+    plan: &Plan,
     processors: usize,
+    room: OwnedFd,
 ) -> io::Result<()> {
+    let threads = CompilerThreads::start(processors)?;
+    plan.narrow()?;
     #[cfg(feature = "test-hooks")]
-    crate::confine::spoil::fail();
-    let code = compiled(engine, processors);
+    crate::confine::fault_injection::fail();
+    let code = compiled(guest, engine, threads, room);
     let outcome: Outcome = code.as_ref().map(drop).map_err(Clone::clone);
     channel.send(&outcome, code.as_ref().map(|code| code.as_fd()).ok().as_slice())
 }
 
-fn compiled(engine: wasmtime::Result<Engine>, processors: usize) -> Result<SealedBytes, String> {
+fn compiled(
+    guest: GuestKind,
+    engine: wasmtime::Result<Engine>,
+    threads: CompilerThreads,
+    room: OwnedFd,
+) -> Result<SealedBytes, String> {
     let engine = engine.map_err(|err| format!("{err:#}"))?;
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(processors).build_global();
-    threads.map_err(|err| err.to_string())?;
-    let code = engine.precompile_module(what()).map_err(|err| format!("{err:#}"))?;
-    let sealed = || {
-        let mut writer = SealedWriter::new("belljar-code")?;
-        writer.write(&code)?;
-        writer.seal_for_handover()
-    };
-    sealed().map_err(|err: io::Error| err.to_string())
+    let code = what(guest).map_err(|err| err.to_string())?;
+    let code = threads.run(|| engine.precompile_module(&code)).map_err(|err| format!("{err:#}"))?;
+    let mut writer = SealedWriter::into_room(room);
+    let written = writer.write(&code).and_then(|()| writer.hand_over());
+    written.map_err(|err| err.to_string())
 }
 
 /// What a worker compiles: the guest, but in tests of what comes after it.
-fn what() -> &'static [u8] {
+fn what(guest: GuestKind) -> Result<Cow<'static, [u8]>, NotChanged> {
     #[cfg(feature = "test-hooks")]
-    if crate::confine::spoil::is_quick() {
-        return b"\0asm\x01\0\0\0";
+    if crate::confine::fault_injection::is_quick() {
+        return Ok(Cow::Borrowed(b"\0asm\x01\0\0\0"));
     }
-    CODE
+    guest.code()
 }

@@ -1,7 +1,7 @@
 //! Finding the pages of a private mapping that were written to: those that are no longer the
 //! file's, but this process's own copies.
 //!
-//! The kernel tells: at once and for the written pages only by `PAGEMAP_SCAN` (Linux 6.7, see its
+//! The kernel tells: at once and for the dirty pages only by `PAGEMAP_SCAN` (Linux 6.7, see its
 //! Documentation/admin-guide/mm/pagemap.rst), else page by page in `/proc/self/pagemap`. `unsafe`
 //! is here for the call.
 
@@ -11,26 +11,49 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 pub(super) const PAGE: usize = 4 << 10;
 
-/// Finds written pages of this process.
-pub(super) struct WrittenPages {
+const PATH: &str = "/proc/self/pagemap";
+
+/// Finds dirty pages of this process.
+pub(super) struct DirtyPages {
     pagemap: &'static File,
     scans: bool,
 }
 
+static PAGEMAP: OnceLock<Option<File>> = OnceLock::new();
+
 /// Opens this process's pagemap, once for all of its slots; `None` where there is none. A worker
 /// asks before it is confined: afterwards it opens no files.
 pub(super) fn pagemap() -> Option<&'static File> {
-    static PAGEMAP: OnceLock<Option<File>> = OnceLock::new();
-    PAGEMAP.get_or_init(|| File::open("/proc/self/pagemap").ok()).as_ref()
+    PAGEMAP.get_or_init(|| open().ok()).as_ref()
 }
 
-impl WrittenPages {
+/// For a worker that has no use for it: it holds none, and opens none later.
+pub(super) fn no_pagemap() {
+    let _ = PAGEMAP.set(None);
+}
+
+/// Opens it without the right to see physical addresses. The kernel keeps in mind who opened it, and
+/// shows them to whoever has it then.
+fn open() -> io::Result<File> {
+    let rights = rustix::thread::capabilities(None)?;
+    let fewer = rights.effective.difference(CapabilitySet::SYS_ADMIN);
+    if fewer == rights.effective {
+        return File::open(PATH);
+    }
+    rustix::thread::set_capabilities(None, CapabilitySets { effective: fewer, ..rights })?;
+    let opened = File::open(PATH);
+    rustix::thread::set_capabilities(None, rights)?;
+    opened
+}
+
+impl DirtyPages {
     /// `None` where the kernel does not tell.
-    pub(super) fn new() -> Option<WrittenPages> {
-        pagemap().map(|pagemap| WrittenPages { pagemap, scans: true })
+    pub(super) fn new() -> Option<DirtyPages> {
+        pagemap().map(|pagemap| DirtyPages { pagemap, scans: true })
     }
 
     /// Whether the kernel tells at once, and not only page by page.
@@ -39,7 +62,7 @@ impl WrittenPages {
         self.scan(here, here + PAGE, &mut |_, _| Ok(())).is_ok()
     }
 
-    /// Calls `found` with the start and end of every run of written pages between two addresses.
+    /// Calls `found` with the start and end of every run of dirty pages between two addresses.
     pub(super) fn each_run(
         &mut self,
         start: usize,
@@ -131,7 +154,7 @@ impl WrittenPages {
     }
 
     #[cfg(test)]
-    fn without_scan(mut self) -> WrittenPages {
+    fn without_scan(mut self) -> DirtyPages {
         self.scans = false;
         self
     }
@@ -227,7 +250,7 @@ mod tests {
             memory[page * PAGE + page % PAGE] = 1;
         }
         let start = base as usize;
-        let ways = [WrittenPages::new(), WrittenPages::new().map(WrittenPages::without_scan)];
+        let ways = [DirtyPages::new(), DirtyPages::new().map(DirtyPages::without_scan)];
         for way in ways {
             let mut found = vec![false; PAGES];
             way.unwrap()

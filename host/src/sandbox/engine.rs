@@ -93,6 +93,13 @@ impl Engines {
         Engine::new(&config(variant, usize::try_from(stack)?))
     }
 
+    /// An engine that compiles on one thread.
+    pub(super) fn new_serial_engine(variant: Variant) -> wasmtime::Result<Engine> {
+        let mut config = config(variant, 1 << 20);
+        config.parallel_compilation(false);
+        Engine::new(&config)
+    }
+
     /// The engine and compiled guest for a variant and stack size.
     pub(crate) fn get(
         &self,
@@ -117,10 +124,14 @@ impl Engines {
 
     /// Lets time pass in the engines until what is returned is dropped, and says how many ticks
     /// from now the deadline is.
-    pub(crate) fn start_clock(&self, time: Duration) -> (Running, u64) {
+    ///
+    /// # Errors
+    /// When no thread can be started: without one, no deadline would ever come.
+    pub(crate) fn start_clock(&self, time: Duration) -> std::io::Result<(Running, u64)> {
         let ticks = time.as_nanos().div_ceil(TICK.as_nanos());
         // One more, as the current tick is already under way.
-        (self.ticker.start(), u64::try_from(ticks).unwrap_or(u64::MAX / 2).saturating_add(1))
+        let ticks = u64::try_from(ticks).unwrap_or(u64::MAX / 2).saturating_add(1);
+        Ok((self.ticker.start()?, ticks))
     }
 }
 
@@ -143,16 +154,17 @@ impl Ticker {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner).engines.push(engine);
     }
 
-    fn start(&self) -> Running {
+    fn start(&self) -> std::io::Result<Running> {
         let mut ticking = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ticking.running += 1;
         if !ticking.started {
-            ticking.started = true;
             let shared = Arc::clone(&self.shared);
-            std::thread::spawn(move || tick(&shared));
+            let clock = std::thread::Builder::new().name("belljar-clock".into());
+            clock.spawn(move || tick(&shared))?;
+            ticking.started = true;
         }
+        ticking.running += 1;
         self.shared.1.notify_one();
-        Running { shared: Arc::clone(&self.shared) }
+        Ok(Running { shared: Arc::clone(&self.shared) })
     }
 }
 

@@ -1,6 +1,9 @@
 //! The embedded `onnx-runner` guest.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use belljar_abi::clock::{self, NotChanged};
+use serde::{Deserialize, Serialize};
 
 /// The WebAssembly module, as `cargo xtask guest` built it from the sources in this repository,
 /// without its data segments: what is compiled.
@@ -8,6 +11,25 @@ pub(super) static CODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest_
 
 /// The data segments, each an address and a length (`u32`, little-endian) and its bytes.
 static DATA: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest_data.bin"));
+
+/// The two modules that a worker can have as its guest. They are the same but for one import.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum GuestKind {
+    /// Answers requests. It has no clock.
+    Serving,
+    /// Has a clock, and answers nothing but profiled runs.
+    Profiling,
+}
+
+impl GuestKind {
+    /// What is compiled.
+    pub(super) fn code(self) -> Result<Cow<'static, [u8]>, NotChanged> {
+        match self {
+            GuestKind::Serving => Ok(Cow::Borrowed(CODE)),
+            GuestKind::Profiling => clock::restore(CODE).map(Cow::Owned),
+        }
+    }
+}
 
 /// The addresses and bytes of the guest's data segments.
 pub(super) fn data_segments() -> impl Iterator<Item = (usize, &'static [u8])> {
@@ -60,23 +82,40 @@ mod tests {
         wasmparser::Parser::new(0).parse_all(module).map(Result::unwrap)
     }
 
+    /// In the module's order.
+    fn imports(module: &[u8]) -> Vec<String> {
+        let mut imports = Vec::new();
+        for payload in payloads(module) {
+            if let wasmparser::Payload::ImportSection(section) = payload {
+                for import in section.into_imports() {
+                    let import = import.unwrap();
+                    imports.push(format!("{}.{}", import.module, import.name));
+                }
+            }
+        }
+        imports
+    }
+
     #[test]
     fn the_guest_imports_nothing_but_the_log_and_the_kernels() {
         let engine = Engines::new_engine(Variant::default(), 1 << 20).unwrap();
         for module in [WHOLE, CODE] {
             wasmtime::Module::validate(&engine, module).unwrap();
-            let mut imports = Vec::new();
-            for payload in payloads(module) {
-                if let wasmparser::Payload::ImportSection(section) = payload {
-                    for import in section.into_imports() {
-                        let import = import.unwrap();
-                        imports.push(format!("{}.{}", import.module, import.name));
-                    }
-                }
-            }
+            let mut imports = imports(module);
             imports.sort();
             assert_eq!(imports, ["belljar.compute", "belljar.log", "belljar.matmul_f32"]);
         }
+    }
+
+    #[test]
+    fn the_profiling_variant_differs_from_the_guest_by_the_clock_alone() {
+        let engine = Engines::new_engine(Variant::default(), 1 << 20).unwrap();
+        let profiling = GuestKind::Profiling.code().unwrap();
+        wasmtime::Module::validate(&engine, &profiling).unwrap();
+        let with_clock = [imports(CODE), vec!["belljar.clock".to_owned()]].concat();
+        assert_eq!(imports(&profiling), with_clock);
+        assert_eq!(clock::remove(&profiling).unwrap(), CODE);
+        assert_eq!(GuestKind::Serving.code().unwrap(), CODE);
     }
 
     #[test]

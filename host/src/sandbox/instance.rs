@@ -1,9 +1,10 @@
 //! One instance of the guest: linear memory, its exports, and what it logged. Every address and
 //! length that comes out of it is checked before use.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use belljar_abi::clock::{IMPORT as CLOCK, Reading};
 use wasmtime::{
     Caller, Engine, Extern, InstancePre, Linker, Memory, Module, ModuleExport, Store, Trap,
     TypedFunc, WasmParams, WasmResults,
@@ -11,10 +12,11 @@ use wasmtime::{
 
 use super::failure::{Failure, Limit};
 use super::guest::data_segments;
-use super::kernels::{self, InstructionSet, Refused, Watch};
+use super::kernels::{self, InstructionSet, Refused, ScratchPool, Watch};
 use super::limits::{Limiter, SandboxLimits};
 use super::slot::{Returned, Slot, with_slot};
 use super::{Call, Cost, Payload};
+use crate::confine::process::no_process;
 
 /// Level of the log line with which the guest announces a panic.
 const PANIC: u32 = 0;
@@ -35,8 +37,18 @@ struct State {
     memory: Option<Memory>,
     /// Time that native kernels took in the present call.
     kernels: Duration,
+    /// What the clock of the profiling variant tells of them besides.
+    counts: Counts,
     /// The circumstances of native kernels.
     watch: Watch,
+}
+
+/// What native kernels computed in the present call.
+#[derive(Default)]
+struct Counts {
+    operators: u32,
+    tiles: u32,
+    last_operator: u32,
 }
 
 /// The guest's log lines, bounded.
@@ -74,6 +86,7 @@ pub(super) struct Template {
     exports: Exports,
     limits: SandboxLimits,
     watch: Watch,
+    profiles: bool,
 }
 
 /// The exports that every instance is asked for, found once: by name it takes longer.
@@ -99,8 +112,8 @@ impl Exports {
 pub(super) enum Start {
     /// Nothing: the guest's own data is written into it, and it is initialised.
     Fresh,
-    /// The image that the slot maps; everything is in it.
-    Image,
+    /// The snapshot that the slot maps; everything is in it.
+    Snapshot,
 }
 
 /// An instance of the guest.
@@ -129,26 +142,72 @@ fn host(err: impl std::fmt::Display) -> Failure {
 }
 
 impl Template {
+    /// For requests: there is no clock.
     pub(super) fn new(
         engine: &Engine,
         module: &Module,
         limits: SandboxLimits,
     ) -> Result<Template, Failure> {
+        Template::linked(module, limits, Linker::new(engine), false)
+    }
+
+    /// For profiled runs: with a clock, for the one module that imports it.
+    pub(super) fn profiling(
+        engine: &Engine,
+        module: &Module,
+        limits: SandboxLimits,
+    ) -> Result<Template, Failure> {
+        let [from, name] = CLOCK;
+        if !module.imports().any(|import| import.module() == from && import.name() == name) {
+            return Err(Failure::Host("the guest of a profile has no clock".into()));
+        }
         let mut linker = Linker::new(engine);
+        let started = Instant::now();
+        let read = move |caller: Caller<'_, State>, address: u32| clock(caller, address, started);
+        linker.func_wrap(from, name, read).map_err(host)?;
+        Template::linked(module, limits, linker, true)
+    }
+
+    fn linked(
+        module: &Module,
+        limits: SandboxLimits,
+        mut linker: Linker<State>,
+        profiles: bool,
+    ) -> Result<Template, Failure> {
         linker.func_wrap("belljar", "log", log_line).map_err(host)?;
         linker.func_wrap("belljar", "matmul_f32", matmul_f32).map_err(host)?;
         linker.func_wrap("belljar", "compute", compute).map_err(host)?;
-        let watch = Watch::new(InstructionSet::best(), limits.threads).map_err(host)?;
+        let watch = Watch::new(InstructionSet::best(), limits.threads).map_err(|err| {
+            let source = std::error::Error::source(&err);
+            let why = match source.and_then(|source| source.downcast_ref::<std::io::Error>()) {
+                Some(err) => no_process(err),
+                None => err.to_string(),
+            };
+            Failure::Host(format!(
+                "there are not as many threads as `compute.threads` says ({}): {why}",
+                limits.threads
+            ))
+        })?;
         let pre = linker.instantiate_pre(module).map_err(host)?;
-        Ok(Template { pre, exports: Exports::of(module)?, limits, watch })
+        Ok(Template { pre, exports: Exports::of(module)?, limits, watch, profiles })
+    }
+
+    /// Whether its instances have a clock, and then answer profiled runs only.
+    pub(super) fn profiles(&self) -> bool {
+        self.profiles
     }
 
     pub(super) fn limits(&self) -> &SandboxLimits {
         &self.limits
     }
 
+    /// What its instances' kernels have as scratch memory.
+    pub(super) fn scratch(&self) -> &ScratchPool {
+        self.watch.scratch()
+    }
+
     /// Makes an instance whose memory lives in `slot`. The deadline is for what of the guest's code
-    /// runs until then: none from an image. Every call sets its own.
+    /// runs until then: none from a snapshot. Every call sets its own.
     pub(super) fn instantiate(
         &self,
         slot: Slot,
@@ -159,10 +218,11 @@ impl Template {
         let log_limit = usize::try_from(limits.log).unwrap_or(usize::MAX);
         let log = Log::new(log_limit);
         let state = State {
-            limiter: Limiter::new(&limits),
+            limiter: Limiter::new(&limits, Arc::clone(self.watch.scratch())),
             log,
             memory: None,
             kernels: Duration::ZERO,
+            counts: Counts::default(),
             watch: self.watch.clone(),
         };
         let mut store = Store::new(self.pre.module().engine(), state);
@@ -261,7 +321,7 @@ impl Instance {
         self.store.set_epoch_deadline(deadline.map_or(u64::MAX / 2, |deadline| deadline.ticks));
         self.store.data_mut().watch.until(deadline.map(|deadline| deadline.until));
         let place = match payload {
-            Payload::Empty | Payload::Image(_) => None,
+            Payload::Empty | Payload::Snapshot(_) => None,
             Payload::Bytes(bytes) => Some(self.place(bytes.len() as u64, deadline, |memory| {
                 memory.copy_from_slice(bytes);
                 Ok(())
@@ -367,6 +427,9 @@ impl Instance {
                 (None, Some(trap)) => Failure::Trapped(trap.to_string()),
                 (None, None) if err.downcast_ref() == Some(&Refused::Interrupted) => deadline
                     .map_or_else(|| Failure::Trapped("interrupted".into()), |d| d.exceeded.clone()),
+                (None, None) if err.downcast_ref() == Some(&Refused::Memory) => {
+                    Failure::Limit(Limit::Memory { limit: self.limits.memory })
+                }
                 (None, None) if err.is::<Refused>() => {
                     Failure::Trapped(err.root_cause().to_string())
                 }
@@ -396,6 +459,7 @@ fn matmul_f32(
     let (data, state) = memory.data_and_store_mut(&mut caller);
     kernels::matmul_f32(InstructionSet::best(), data, rows, operations, count)?;
     state.kernels += start.elapsed();
+    state.counts.tiles = state.counts.tiles.wrapping_add(1);
     Ok(0)
 }
 
@@ -404,8 +468,33 @@ fn compute(mut caller: Caller<'_, State>, address: u32, count: u32) -> wasmtime:
     let memory = caller.data().memory.ok_or_else(|| wasmtime::format_err!("no memory yet"))?;
     let start = Instant::now();
     let (data, state) = memory.data_and_store_mut(&mut caller);
+    state.watch.room(state.limiter.room(data.len()));
+    // Its first word, before the output can overwrite it. A request that is none is refused.
+    let number = data.get(address as usize..).and_then(|request| request.first_chunk::<4>());
+    let number = number.map_or(0, |word| u32::from_le_bytes(*word));
     kernels::compute(data, address, count, &state.watch)?;
     state.kernels += start.elapsed();
+    state.counts.operators = state.counts.operators.wrapping_add(1);
+    state.counts.last_operator = number;
+    Ok(())
+}
+
+/// The clock of the profiling variant: writes a reading where the guest asks.
+fn clock(mut caller: Caller<'_, State>, address: u32, started: Instant) -> wasmtime::Result<()> {
+    let memory = caller.data().memory.ok_or_else(|| wasmtime::format_err!("no memory yet"))?;
+    let (data, state) = memory.data_and_store_mut(&mut caller);
+    let place = data.get_mut(address as usize..).and_then(|rest| rest.get_mut(..Reading::LEN));
+    let place = place.ok_or(Refused::OutOfBounds)?;
+    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let Counts { operators, tiles, last_operator } = state.counts;
+    let reading = Reading {
+        nanoseconds: nanoseconds(started.elapsed()),
+        kernel_nanoseconds: nanoseconds(state.kernels),
+        operators,
+        tiles,
+        last_operator,
+    };
+    place.copy_from_slice(&reading.encode());
     Ok(())
 }
 

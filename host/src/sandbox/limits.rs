@@ -1,9 +1,12 @@
 //! What a sandbox may use, enforced while it runs.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
 use super::failure::Limit;
+use super::kernels::ScratchPool;
 
 /// Most elements of the guest's one table of functions: it has some ten thousand.
 const MAX_TABLE: usize = 200_000;
@@ -11,7 +14,7 @@ const MAX_TABLE: usize = 200_000;
 /// What holds for one sandbox. Sizes are in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SandboxLimits {
-    /// Linear memory.
+    /// Linear memory and the scratch memory of native kernels, together.
     pub(crate) memory: u64,
     /// Stack of the WebAssembly code.
     pub(crate) stack: u64,
@@ -29,12 +32,19 @@ pub(crate) struct SandboxLimits {
 /// allocation fail.
 pub(super) struct Limiter {
     memory: u64,
+    /// What kernels keep counts against the limit on memory.
+    scratch: Arc<ScratchPool>,
     refused: Option<Limit>,
 }
 
 impl Limiter {
-    pub(super) fn new(limits: &SandboxLimits) -> Limiter {
-        Limiter { memory: limits.memory, refused: None }
+    pub(super) fn new(limits: &SandboxLimits, scratch: Arc<ScratchPool>) -> Limiter {
+        Limiter { memory: limits.memory, scratch, refused: None }
+    }
+
+    /// What is left for the scratch memory of a kernel, beside so many bytes of linear memory.
+    pub(super) fn room(&self, linear: usize) -> u64 {
+        self.memory.saturating_sub(linear as u64)
     }
 
     /// What was refused since the last time.
@@ -53,6 +63,9 @@ impl ResourceLimiter for Limiter {
         let allowed = desired as u64 <= self.memory;
         if !allowed {
             self.refused = Some(Limit::Memory { limit: self.memory });
+        } else if self.scratch.bytes() as u64 > self.room(desired) {
+            // No kernel runs while the guest asks for memory, so all of it is free.
+            self.scratch.release();
         }
         Ok(allowed)
     }
@@ -109,7 +122,8 @@ mod tests {
             native_kernels: false,
             threads: 1,
         };
-        let mut store = Store::new(&engine, Limiter::new(&limits));
+        let scratch = Arc::new(ScratchPool::new(1));
+        let mut store = Store::new(&engine, Limiter::new(&limits, scratch));
         store.limiter(|limiter| limiter);
         let instantiate = || Linker::new(&engine).instantiate(&mut store, &module);
         match with_slot(Slot::new().unwrap(), instantiate).0 {

@@ -1,19 +1,20 @@
 //! The life of a sandbox: a first instance loads, describes and prepares the model; its memory then
-//! becomes an image, and every run has an instance of its own that starts from it.
+//! becomes a snapshot, and every run has an instance of its own that starts from it.
 //!
 //! No run may see what another one left: a slot is used again only after it was reset, and is
-//! thrown away when that fails. What a run needs is made once the one before it is over, while
+//! thrown away when that fails; the scratch memory of native kernels is cleared with it. What a run needs is made once the one before it is over, while
 //! nobody waits.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use belljar_abi::{Reply, decode_reply, encode_ok};
 
 use super::failure::{Failure, Limit};
-use super::image::Image;
 use super::instance::{Deadline, Instance, Start, Template};
 use super::slot::{ResetMethod, Slot};
+use super::snapshot::Snapshot;
 use super::{Call, Cost, Payload};
 
 /// A sandbox without its thread or process.
@@ -23,13 +24,15 @@ pub(super) struct Machine {
     log: Vec<String>,
     /// What the last reset took; told with the next answer.
     reset: Duration,
+    /// Where a snapshot goes, if not into memory of this process's own.
+    room: Option<OwnedFd>,
 }
 
 enum Stage {
     /// The first instance, once it is needed.
     First(Option<Box<Instance>>),
     /// The model is prepared.
-    Prepared { image: Arc<Image>, slot: SlotState },
+    Prepared { snapshot: Arc<Snapshot>, slot: SlotState },
 }
 
 /// What there is for the next run.
@@ -52,14 +55,20 @@ struct Ready {
 impl Ready {
     fn new(template: &Template, pristine: Slot) -> Result<Box<Ready>, Failure> {
         let (start, method) = (Instant::now(), pristine.reset_method());
-        let instance = template.instantiate(pristine, Start::Image, None)?;
+        let instance = template.instantiate(pristine, Start::Snapshot, None)?;
         Ok(Box::new(Ready { instance, method, took: start.elapsed() }))
     }
 }
 
 impl Machine {
     pub(super) fn new(template: Template) -> Machine {
-        Machine { template, stage: Stage::First(None), log: Vec::new(), reset: Default::default() }
+        let (stage, log, reset) = (Stage::First(None), Vec::new(), Duration::ZERO);
+        Machine { template, stage, log, reset, room: None }
+    }
+
+    /// For a process that may make no memory files: one that a snapshot goes into.
+    pub(super) fn with_room(self, room: Option<OwnedFd>) -> Machine {
+        Machine { room, ..self }
     }
 
     /// Makes one call. `answer` gets the guest's message while it still lies in linear memory.
@@ -70,26 +79,48 @@ impl Machine {
         deadline: Option<&Deadline>,
         answer: impl FnOnce(&[u8]) -> Result<T, Failure>,
     ) -> Result<(T, Cost), Failure> {
+        let allowed = match call {
+            Call::Adopt => true,
+            Call::Profile => self.template.profiles(),
+            _ => !self.template.profiles(),
+        };
+        if !allowed {
+            let why = "a guest with a clock answers profiled runs only, and no other guest does";
+            return Err(Failure::Host(why.into()));
+        }
         match call {
             #[cfg(test)]
             Call::Panic => self.first_instance(deadline)?.call(call, payload, deadline, answer),
-            Call::Run => self.run(payload, deadline, answer),
+            Call::Run | Call::Profile => self.run(call, payload, deadline, answer),
             Call::Prepare => self.prepare(payload, deadline, answer),
             Call::Adopt => self.adopt(payload, answer),
             Call::Load | Call::Describe | Call::External | Call::Kernels => {
-                let instance = self.first_instance(deadline)?;
-                let result = instance.call(call, payload, deadline, answer);
-                let log = instance.take_log();
-                self.log.extend(log);
-                result
+                self.first_call(call, payload, deadline, answer)
             }
+            #[cfg(feature = "cli")]
+            Call::Picture => self.first_call(call, payload, deadline, answer),
         }
     }
 
-    /// The image that runs start from, once there is one.
-    pub(super) fn image(&self) -> Option<&Arc<Image>> {
+    /// Makes a call of the first instance, which has prepared nothing yet.
+    fn first_call<T>(
+        &mut self,
+        call: Call,
+        payload: &Payload,
+        deadline: Option<&Deadline>,
+        answer: impl FnOnce(&[u8]) -> Result<T, Failure>,
+    ) -> Result<(T, Cost), Failure> {
+        let instance = self.first_instance(deadline)?;
+        let result = instance.call(call, payload, deadline, answer);
+        let log = instance.take_log();
+        self.log.extend(log);
+        result
+    }
+
+    /// The snapshot that runs start from, once there is one.
+    pub(super) fn snapshot(&self) -> Option<&Arc<Snapshot>> {
         match &self.stage {
-            Stage::Prepared { image, .. } => Some(image),
+            Stage::Prepared { snapshot, .. } => Some(snapshot),
             Stage::First(_) => None,
         }
     }
@@ -99,10 +130,10 @@ impl Machine {
         payload: &Payload,
         answer: impl FnOnce(&[u8]) -> Result<T, Failure>,
     ) -> Result<(T, Cost), Failure> {
-        let (Payload::Image(image), Stage::First(None)) = (payload, &self.stage) else {
-            return Err(Failure::Host("an image came where none was expected".into()));
+        let (Payload::Snapshot(snapshot), Stage::First(None)) = (payload, &self.stage) else {
+            return Err(Failure::Host("a snapshot came where none was expected".into()));
         };
-        self.stage = Stage::Prepared { image: Arc::clone(image), slot: SlotState::None };
+        self.stage = Stage::Prepared { snapshot: Arc::clone(snapshot), slot: SlotState::None };
         Ok((answer(&encode_ok())?, Cost::default()))
     }
 
@@ -111,15 +142,17 @@ impl Machine {
         std::mem::take(&mut self.log)
     }
 
-    /// Makes the slot pristine and an instance in it, ahead of the next run. Best called while nobody
-    /// waits. What fails here is tried again, and reported, by the run.
+    /// Makes pristine what the last run left: the kernels' scratch memory, and the slot, in which an
+    /// instance is made ahead of the next run. Best called while nobody waits. What fails here is
+    /// tried again, and reported, by the run.
     pub(super) fn recycle(&mut self) {
+        let start = Instant::now();
+        self.template.scratch().clear();
         let Stage::Prepared { slot, .. } = &mut self.stage else { return };
         // Only a used slot is taken out: a pristine one waits where it is.
         if matches!(slot, SlotState::Used(_))
             && let SlotState::Used(mut used) = std::mem::replace(slot, SlotState::None)
         {
-            let start = Instant::now();
             let pristine = used.reset().is_ok();
             self.reset = start.elapsed();
             if pristine && let Ok(ready) = Ready::new(&self.template, used) {
@@ -150,56 +183,62 @@ impl Machine {
     ) -> Result<(T, Cost), Failure> {
         let instance = self.first_instance(deadline)?;
         let result = instance.call(Call::Prepare, payload, deadline, |message| {
-            let prepared = matches!(decode_reply(message), Ok(Reply::Ok));
+            let prepared = matches!(decode_reply(message), Ok(Reply::Prepared(_)));
             Ok((answer(message)?, prepared))
         });
         let log = instance.take_log();
         self.log.extend(log);
         let ((answer, prepared), cost) = result?;
         if prepared {
-            self.keep_image()?;
+            self.keep_snapshot()?;
         }
         Ok((answer, cost))
     }
 
-    /// Turns the memory of the first instance into the image for all others.
-    fn keep_image(&mut self) -> Result<(), Failure> {
-        let failed = |err: std::io::Error| Failure::Host(format!("no image could be made: {err}"));
+    /// Turns the memory of the first instance into the snapshot for all others.
+    fn keep_snapshot(&mut self) -> Result<(), Failure> {
+        let failed =
+            |err: std::io::Error| Failure::Host(format!("no snapshot could be made: {err}"));
         let Stage::First(Some(instance)) = std::mem::replace(&mut self.stage, Stage::First(None))
         else {
-            return Err(Failure::Host("there is nothing to make an image of".into()));
+            return Err(Failure::Host("there is nothing to make a snapshot of".into()));
         };
-        let image = Arc::new(Image::capture(instance.memory()).map_err(failed)?);
-        // The first instance's slot goes with it: its memory is now in the image.
+        let snapshot = match self.room.take() {
+            Some(room) => Snapshot::capture_in(room, instance.memory()),
+            None => Snapshot::capture(instance.memory()),
+        };
+        let snapshot = Arc::new(snapshot.map_err(failed)?);
+        // The first instance's slot goes with it: its memory is now in the snapshot.
         drop(instance);
-        self.stage = Stage::Prepared { image, slot: SlotState::None };
+        self.stage = Stage::Prepared { snapshot, slot: SlotState::None };
         Ok(())
     }
 
     fn run<T>(
         &mut self,
+        call: Call,
         payload: &Payload,
         deadline: Option<&Deadline>,
         answer: impl FnOnce(&[u8]) -> Result<T, Failure>,
     ) -> Result<(T, Cost), Failure> {
         self.recycle();
-        let Stage::Prepared { image, slot } = &mut self.stage else {
+        let Stage::Prepared { snapshot, slot } = &mut self.stage else {
             return Err(Failure::Host("the model is not prepared".into()));
         };
         let limit = self.template.limits().memory;
-        if image.len() as u64 > limit {
+        if snapshot.len() as u64 > limit {
             return Err(Failure::Limit(Limit::Memory { limit }));
         }
         let ready = match std::mem::replace(slot, SlotState::None) {
             SlotState::Ready(ready) => ready,
             SlotState::Used(_) | SlotState::None => {
                 let mut slot = new_slot()?;
-                slot.map(image).map_err(|err| Failure::Host(format!("no memory: {err}")))?;
+                slot.map(snapshot).map_err(|err| Failure::Host(format!("no memory: {err}")))?;
                 Ready::new(&self.template, slot)?
             }
         };
         let Ready { mut instance, method, took: instantiate } = *ready;
-        let result = instance.call(Call::Run, payload, deadline, answer);
+        let result = instance.call(call, payload, deadline, answer);
         self.log.extend(instance.take_log());
         if let Some(used) = instance.end() {
             *slot = SlotState::Used(used);
@@ -250,11 +289,11 @@ mod tests {
         let clean = run(&mut machine, &[SIZE as u64], &vec![1.0; SIZE]).memory;
         run(&mut machine, &[SIZE as u64], &vec![5.5; SIZE]);
         machine.recycle();
-        let Stage::Prepared { image, slot } = &machine.stage else { unreachable!() };
+        let Stage::Prepared { snapshot, slot } = &machine.stage else { unreachable!() };
         let SlotState::Ready(ready) = slot else { panic!("nothing lies ready") };
-        let mut expected = vec![0; image.len()];
-        image.read_at(&mut expected, 0).unwrap();
-        assert!(ready.instance.memory() == expected, "every byte is that of the image");
+        let mut expected = vec![0; snapshot.len()];
+        snapshot.read_at(&mut expected, 0).unwrap();
+        assert!(ready.instance.memory() == expected, "every byte is that of the snapshot");
         // A deadline that has passed when the run begins holds for it, however old the instance is.
         let data = vec![0; 4 * SIZE];
         let view =
@@ -306,7 +345,8 @@ mod tests {
         let mut machine = Machine::new(template());
         let mut call = |call, bytes: Vec<u8>| {
             let check = |message: &[u8]| {
-                assert!(matches!(decode_reply(message), Ok(Reply::Ok)), "{message:?}");
+                let done = matches!(decode_reply(message), Ok(Reply::Ok | Reply::Prepared(_)));
+                assert!(done, "{message:?}");
                 Ok(())
             };
             machine.call(call, &Payload::Bytes(bytes), None, check).unwrap();
@@ -348,31 +388,84 @@ mod tests {
             run(&mut machine, &dims, &vec![secret; SIZE]);
 
             // The secret is there before the reset, so that looking for it means something.
-            let Stage::Prepared { image, slot } = &mut machine.stage else { unreachable!() };
+            let Stage::Prepared { snapshot, slot } = &mut machine.stage else { unreachable!() };
             let SlotState::Used(mut used) = std::mem::replace(slot, SlotState::None) else {
                 panic!("the slot is not the used one")
             };
             assert!(count(used.memory(), needle) > 1000);
-            let image_len = image.len();
+            let snapshot_len = snapshot.len();
             if let Some(method) = force {
                 used.force(method);
             }
             used.reset().unwrap();
-            assert_eq!(used.memory().len(), image_len, "its size is that of the image");
+            assert_eq!(used.memory().len(), snapshot_len, "its size is that of the snapshot");
             assert_eq!(count(used.memory(), needle), 0);
-            let mut expected = vec![0; image_len];
-            image.read_at(&mut expected, 0).unwrap();
-            assert!(used.memory() == expected, "every byte is that of the image");
+            let mut expected = vec![0; snapshot_len];
+            snapshot.read_at(&mut expected, 0).unwrap();
+            assert!(used.memory() == expected, "every byte is that of the snapshot");
 
             // What the next instance can grow into is zero, too.
-            let mut instance = machine.template.instantiate(used, Start::Image, None).unwrap();
+            let mut instance = machine.template.instantiate(used, Start::Snapshot, None).unwrap();
             instance.grow(4 * SIZE);
             assert_eq!(count(instance.memory(), needle), 0);
-            assert!(instance.memory()[image_len..].iter().all(|byte| *byte == 0));
+            assert!(instance.memory()[snapshot_len..].iter().all(|byte| *byte == 0));
             let Stage::Prepared { slot, .. } = &mut machine.stage else { unreachable!() };
             *slot = SlotState::Used(instance.end().unwrap());
             assert_eq!(run(&mut machine, &dims, &vec![1.0; SIZE]).memory, clean);
         }
+    }
+
+    /// Convolutions by products and by channel, poolings, products and programs: everything that
+    /// native kernels have scratch memory for.
+    fn with_native_kernels() -> onnx::Graph {
+        let kernel = [
+            onnx::ints_attribute("kernel_shape", &[3, 3]),
+            onnx::ints_attribute("pads", &[1, 1, 1, 1]),
+        ];
+        let pool = [onnx::ints_attribute("kernel_shape", &[2, 2])];
+        let by_channel = [&kernel[..], &[onnx::int_attribute("group", 4)]].concat();
+        onnx::Graph {
+            nodes: vec![
+                onnx::node("Conv", &["x", "w"], &["c"], &kernel),
+                onnx::node("Conv", &["x", "d"], &["e"], &by_channel),
+                onnx::node("MaxPool", &["x"], &["p"], &pool),
+                onnx::node("MatMul", &["x", "x"], &["m"], &[]),
+                onnx::node("Tanh", &["m"], &["t"], &[]),
+                onnx::node("Add", &["t", "c"], &["s"], &[]),
+                onnx::node("Add", &["s", "e"], &["y"], &[]),
+            ],
+            initializers: vec![
+                onnx::tensor_f32("w", &[4, 4, 3, 3], &[0.5; 144]),
+                onnx::tensor_f32("d", &[4, 1, 3, 3], &[0.5; 36]),
+            ],
+            inputs: vec![onnx::value("x", onnx::FLOAT, &onnx::fixed(&[1, 4, 20, 20]))],
+            outputs: vec![
+                onnx::value("y", onnx::FLOAT, &onnx::fixed(&[1, 4, 20, 20])),
+                onnx::value("p", onnx::FLOAT, &onnx::fixed(&[1, 4, 19, 19])),
+            ],
+        }
+    }
+
+    /// What native kernels keep is outside of the sandbox's memory. It belongs to the reset all the
+    /// same, at the end of a run and before the next one.
+    #[test]
+    fn a_secret_of_one_request_is_nowhere_in_scratch_memory_after_the_reset() {
+        const DIMS: [u64; 4] = [1, 4, 20, 20];
+        let secret = f32::from_bits(0x4b5e_c3e7);
+        let mut machine = prepared(&with_native_kernels(), "x", &DIMS);
+        for _ in 0..2 {
+            run(&mut machine, &DIMS, &[secret; 1600]);
+            let is_secret = |value: f32| value.to_bits() == secret.to_bits();
+            assert!(machine.template.scratch().any(is_secret), "kernels have read the input");
+            machine.recycle();
+            assert!(machine.template.scratch().is_clear());
+        }
+        run(&mut machine, &DIMS, &[secret; 1600]);
+        run(&mut machine, &DIMS, &[0.0; 1600]);
+        // Without another reset in between: zeros, weights of 0.5, and the padding of the pool are all
+        // that the last run has put there.
+        let foreign = |value: f32| !matches!(value, 0.0 | 0.5 | f32::NEG_INFINITY);
+        assert!(!machine.template.scratch().any(foreign));
     }
 
     #[test]
@@ -390,8 +483,8 @@ mod tests {
             outputs: vec![onnx::value("y", onnx::FLOAT, &[])],
         };
         let mut machine = prepared(&graph, "x", &[2]);
-        let Stage::Prepared { image, .. } = &machine.stage else { unreachable!() };
-        let start = image.len() as u64;
+        let Stage::Prepared { snapshot, .. } = &machine.stage else { unreachable!() };
+        let start = snapshot.len() as u64;
         let values = [0.0, 600_000.0];
         let first = run(&mut machine, &[2], &values).memory;
         assert!(first > start, "the model does not grow its memory: {start} to {first}");

@@ -8,22 +8,26 @@
 pub(crate) mod attack;
 mod code_cache;
 mod compile;
+mod dirty_pages;
 mod engine;
 mod failure;
+#[cfg(feature = "test-hooks")]
+pub(crate) mod foreign_guest;
 mod guest;
-mod image;
 mod instance;
 mod kernels;
 mod limits;
 mod machine;
+#[cfg(test)]
+mod profiling_tests;
 mod serve;
 mod slot;
+mod snapshot;
 mod store;
 #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line asks"))]
 pub(crate) mod support;
 mod thread;
 mod worker;
-mod written;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,20 +37,22 @@ use serde::{Deserialize, Serialize};
 pub use code_cache::CodeCacheError;
 pub(crate) use code_cache::{CodeCache, CodeNotice, VerifiedCode};
 pub(crate) use compile::Compiler;
+#[cfg(feature = "programs")]
+pub(crate) use compile::CompilerThreads;
 pub(crate) use engine::{Engines, Variant};
 pub(crate) use failure::Failure;
 pub use failure::{Limit, WorkerLoss};
 pub use guest::GuestInfo;
-pub(crate) use image::Image;
 pub(crate) use limits::SandboxLimits;
 pub(crate) use serve::serve;
 #[cfg(feature = "programs")]
 pub(crate) use serve::{Setup, Work};
 pub use slot::ResetMethod;
+pub(crate) use snapshot::Snapshot;
 pub use store::private::PrivateError;
 pub(crate) use store::private::PrivateFolder;
-pub(crate) use store::{ImageKey, StoreNotice};
-pub use store::{ImageStore, StoredKind, StoredModel};
+pub(crate) use store::{SnapshotKey, StoreNotice};
+pub use store::{SnapshotStore, StoredKind, StoredModel};
 pub(crate) use thread::{ThreadFilter, ThreadSandbox};
 #[cfg(feature = "programs")]
 pub(crate) use worker::LONGEST_START;
@@ -63,11 +69,16 @@ pub(crate) enum Call {
     /// A file in which the model keeps data.
     External,
     Prepare,
-    /// Starts from the image of a sandbox that has prepared the same model. No export: the guest
+    /// Starts from the snapshot of a sandbox that has prepared the same model. No export: the guest
     /// is not asked.
     Adopt,
     Run,
+    /// A run that is profiled. Only for the guest that has a clock, which answers nothing else.
+    Profile,
     Kernels,
+    /// Makes a tensor of an image file. The sandbox has no model.
+    #[cfg(feature = "cli")]
+    Picture,
     /// What a panic of the guest is: no model is known to cause one.
     #[cfg(test)]
     Panic,
@@ -83,7 +94,10 @@ impl Call {
             Call::Prepare => ("belljar_prepare", true),
             Call::Adopt => ("", false),
             Call::Run => ("belljar_run", true),
+            Call::Profile => ("belljar_profile", true),
             Call::Kernels => ("belljar_kernels", false),
+            #[cfg(feature = "cli")]
+            Call::Picture => ("belljar_picture", true),
             #[cfg(test)]
             Call::Panic => ("belljar_panic", false),
         }
@@ -97,7 +111,7 @@ pub(crate) enum Payload {
     /// So many bytes at the start of a buffer that two processes share; never more than it has.
     Shared(Arc<SharedBuffer>, u64),
     Sealed(Arc<SealedBytes>),
-    Image(Arc<Image>),
+    Snapshot(Arc<Snapshot>),
 }
 
 /// What a call brought back.
@@ -108,7 +122,7 @@ pub(crate) struct Answer {
     /// What the call cost.
     pub(crate) cost: Cost,
     /// After `prepare`: what other sandboxes can start from, if this one can share it.
-    pub(crate) image: Option<Arc<Image>>,
+    pub(crate) snapshot: Option<Arc<Snapshot>>,
 }
 
 /// What the sandbox has used.

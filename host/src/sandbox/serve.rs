@@ -1,8 +1,10 @@
-//! The worker's side: takes orders from its supervisor and runs the guest. Here the deadline is
+//! The worker's side: takes requests from its supervisor and runs the guest. Here the deadline is
 //! the supervisor's kill, so the guest runs without checks.
 
 use std::io;
 use std::os::fd::OwnedFd;
+#[cfg(feature = "test-hooks")]
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -11,16 +13,20 @@ use wasmtime::{Engine, Module};
 use super::code_cache::VerifiedCode;
 use super::engine::{Engines, Variant};
 use super::failure::Failure;
-use super::guest::GuestInfo;
-use super::image::Image;
+use super::guest::{GuestInfo, GuestKind};
 use super::instance::Template;
 use super::limits::SandboxLimits;
 use super::machine::Machine;
+use super::snapshot::Snapshot;
 use super::thread::HOST_STACK;
-use super::{Call, Cost, Payload, compile, written};
+use super::{Call, Cost, Payload, compile, dirty_pages};
+#[cfg(feature = "test-hooks")]
+use crate::confine::breach::{self, Held};
 use crate::confine::channel::{Channel, Received};
 use crate::confine::layers::MissingLayer;
 use crate::confine::memory::{SealedBytes, SharedBuffer};
+use crate::confine::process::no_process;
+use crate::confine::role::Role;
 use crate::confine::setup::{Granted, Plan, confine};
 #[cfg(feature = "programs")]
 use crate::program::{self, ProgramLimits};
@@ -50,9 +56,12 @@ pub(crate) enum Work {
     /// Nothing but to be confined, and to end: for who asks what this machine allows.
     Nothing,
     /// Compile the guest, and end.
-    Compile,
+    Compile(GuestKind),
     /// Be a sandbox. The code and the shared buffer come with the message.
     Sandbox(SandboxLimits),
+    /// Be a sandbox of the profiling variant, which answers no requests. The code, which must be that
+    /// variant's, and the shared buffer come with the message.
+    Profile(SandboxLimits),
     /// Compile a guest program, which comes once the worker is confined, and end.
     #[cfg(feature = "programs")]
     CompileProgram,
@@ -65,7 +74,7 @@ pub(crate) enum Work {
     },
     /// Do what an attacker would who has taken over a worker of this role.
     #[cfg(feature = "test-hooks")]
-    Breach(crate::confine::breach::Attempt),
+    Breach(Box<crate::confine::breach::Attempt>),
 }
 
 /// The answer to it: the layers that are missing, or the one without which it must not go on.
@@ -73,9 +82,9 @@ pub(super) type Ready = Result<Vec<MissingLayer>, MissingLayer>;
 
 /// Every later message to a worker.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Order {
-    /// Nobody can guess it before the order was read. The answer repeats it: so none can be taken
-    /// for the answer to another order.
+pub(super) struct Request {
+    /// Nobody can guess it before the request was read. The answer repeats it: so none can be taken
+    /// for the answer to another request.
     pub(super) number: u64,
     pub(super) call: Call,
     pub(super) source: Source,
@@ -89,20 +98,20 @@ pub(super) enum Source {
     Shared(u64),
     /// In sealed memory that comes with the message.
     Sealed,
-    /// An image that comes with the message.
-    Image,
+    /// A snapshot that comes with the message.
+    Snapshot,
 }
 
 /// A worker's answer.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Outcome {
-    /// The number of the order.
+pub(super) struct Response {
+    /// The number of the request.
     pub(super) number: u64,
     /// Length of the answer at the start of the shared buffer, and what it cost.
     pub(super) result: Result<(u64, Cost), Failure>,
     pub(super) log: Vec<String>,
-    /// Whether an image comes with the message.
-    pub(super) image: bool,
+    /// Whether a snapshot comes with the message.
+    pub(super) snapshot: bool,
 }
 
 /// Most bytes of log lines that travel with one answer; below the length of a message even when
@@ -111,31 +120,35 @@ const MAX_LOG: usize = 16 << 10;
 
 /// Serves the supervisor at the other end of `socket` until it goes away.
 pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
-    let mut channel = Channel::new(socket);
+    let mut channel = Channel::lasting(socket);
     let Received::Message(setup, descriptors) = channel.receive::<Setup>(None)? else {
         return Ok(());
     };
     if setup.guest != GuestInfo::embedded().sha256 {
         return Err(io::Error::other("the worker is another build than its supervisor"));
     }
-    let limits = match setup.work {
+    let (limits, guest) = match setup.work {
         Work::Nothing => return be_confined(&mut channel, &setup.plan).map(drop),
-        Work::Compile => {
+        Work::Compile(guest) => {
             // Who counts processors reads files, and an engine handles signals.
             let processors = std::thread::available_parallelism().map_or(1, usize::from);
             let engine = Engines::new_engine(setup.variant, 1 << 20);
             return match be_confined(&mut channel, &setup.plan)? {
-                true => compile::compile(&mut channel, engine, processors),
+                true => {
+                    let room = only(descriptors).map_err(io::Error::other)?;
+                    compile::compile(&mut channel, guest, engine, &setup.plan, processors, room)
+                }
                 false => Ok(()),
             };
         }
-        Work::Sandbox(limits) => limits,
+        Work::Sandbox(limits) => (limits, GuestKind::Serving),
+        Work::Profile(limits) => (limits, GuestKind::Profiling),
         #[cfg(feature = "programs")]
         Work::CompileProgram => {
             let processors = std::thread::available_parallelism().map_or(1, usize::from);
             let engine = program::new_engine(1 << 20);
             return match be_confined(&mut channel, &setup.plan)? {
-                true => program::compile(&mut channel, engine, processors),
+                true => program::compile(&mut channel, engine, &setup.plan, processors),
                 false => Ok(()),
             };
         }
@@ -147,14 +160,22 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
             return match be_confined_but(&mut channel, &setup.plan, &granted)? {
                 true => {
                     drop(granted);
-                    program::run(channel, engine, limits, setup.plan.role, files)
+                    program::run(channel, engine, limits, setup.plan, files)
                 }
                 false => Ok(()),
             };
         }
         #[cfg(feature = "test-hooks")]
         Work::Breach(attempt) => {
-            return match be_confined(&mut channel, &setup.plan)? {
+            let Received::Message((), held) = channel.receive::<()>(None)? else {
+                return Ok(());
+            };
+            let number = |at: usize| held.get(at).map_or(-1, AsRawFd::as_raw_fd).into();
+            breach::hold(Held { folder: number(0), socket: number(1), room: number(2) });
+            let granted = held.iter().take(usize::from(setup.plan.role == Role::GrantedProgram));
+            let granted: Vec<_> =
+                granted.map(|folder| Granted { descriptor: folder.as_fd(), write: true }).collect();
+            return match be_confined_but(&mut channel, &setup.plan, &granted)? {
                 true => {
                     // As when the hostile part of its work begins.
                     setup.plan.narrow()?;
@@ -164,8 +185,12 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
             };
         }
     };
-    let [code, shared] = <[OwnedFd; 2]>::try_from(descriptors)
-        .map_err(|_| io::Error::other("the set-up comes with two descriptors"))?;
+    let mut descriptors = descriptors.into_iter();
+    let (Some(code), Some(shared), room) =
+        (descriptors.next(), descriptors.next(), descriptors.next())
+    else {
+        return Err(io::Error::other("the set-up comes with code and a buffer"));
+    };
     let code = VerifiedCode::adopt(SealedBytes::adopt(code)?);
     let shared = Arc::new(SharedBuffer::adopt(shared)?);
     // The last memory of this process that becomes executable.
@@ -175,12 +200,33 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
         return Ok(());
     }
     let stack = usize::try_from(limits.stack + HOST_STACK).map_err(io::Error::other)?;
-    std::thread::Builder::new()
+    let (hand_over, handed_over) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new()
         .name("belljar-sandbox".into())
         .stack_size(stack)
-        .spawn(move || work(channel, loaded, limits, &shared))?
-        .join()
-        .map_err(|_| io::Error::other("the worker panicked"))?
+        .spawn(move || match handed_over.recv() {
+            Ok(channel) => work(channel, &setup.plan, loaded, (limits, guest), &shared, room),
+            Err(_) => Ok(()),
+        });
+    match thread {
+        Ok(thread) => {
+            hand_over.send(channel).map_err(io::Error::other)?;
+            thread.join().map_err(|_| io::Error::other("the worker panicked"))?
+        }
+        Err(err) => refuse(channel, &err),
+    }
+}
+
+/// Answers every request with the reason for which there is no sandbox.
+fn refuse(mut channel: Channel, err: &io::Error) -> io::Result<()> {
+    let why = format!("a worker process has no thread for its sandbox: {}", no_process(err));
+    while let Received::Message(request, _) = channel.receive::<Request>(None)? {
+        let result = Err(Failure::Host(why.clone()));
+        let response =
+            Response { number: request.number, result, log: Vec::new(), snapshot: false };
+        channel.send(&response, &[])?;
+    }
+    Ok(())
 }
 
 fn load(
@@ -205,8 +251,12 @@ fn be_confined_but(
     plan: &Plan,
     granted: &[Granted<'_>],
 ) -> io::Result<bool> {
-    // Afterwards no file can be opened. Without this one memory is made pristine in another way.
-    let _ = written::pagemap();
+    // Afterwards no file can be opened. Without this one memory is made pristine in another way; only
+    // runs need that.
+    match plan.role {
+        Role::Run => drop(dirty_pages::pagemap()),
+        _ => dirty_pages::no_pagemap(),
+    }
     let ready: Ready = confine(plan, granted);
     channel.send(&ready, &[])?;
     Ok(ready.is_ok())
@@ -214,32 +264,39 @@ fn be_confined_but(
 
 fn work(
     mut channel: Channel,
+    plan: &Plan,
     loaded: Result<(Engine, Module), Failure>,
-    limits: SandboxLimits,
+    (limits, guest): (SandboxLimits, GuestKind),
     shared: &Arc<SharedBuffer>,
+    room: Option<OwnedFd>,
 ) -> io::Result<()> {
-    let mut machine = loaded
-        .and_then(|(engine, module)| Ok(Machine::new(Template::new(&engine, &module, limits)?)));
+    let template = loaded.and_then(|(engine, module)| match guest {
+        GuestKind::Serving => Template::new(&engine, &module, limits),
+        GuestKind::Profiling => Template::profiling(&engine, &module, limits),
+    });
+    let mut machine = template.map(|template| Machine::new(template).with_room(room));
+    // The threads of kernels have been started. What is hostile comes only now.
+    plan.narrow()?;
     loop {
-        let (order, descriptors) = match channel.receive::<Order>(None)? {
-            Received::Message(order, descriptors) => (order, descriptors),
+        let (request, descriptors) = match channel.receive::<Request>(None)? {
+            Received::Message(request, descriptors) => (request, descriptors),
             Received::Closed | Received::Unread | Received::TimedOut => return Ok(()),
         };
         #[cfg(feature = "test-hooks")]
-        crate::confine::spoil::fail();
-        let (number, prepares) = (order.number, order.call == Call::Prepare);
-        let mut outcome = match &mut machine {
+        crate::confine::fault_injection::fail();
+        let (number, prepares) = (request.number, request.call == Call::Prepare);
+        let mut response = match &mut machine {
             Ok(machine) => {
-                let result = carry_out(machine, order, descriptors, shared);
-                Outcome { number, result, log: cut_log(machine.take_log()), image: false }
+                let result = carry_out(machine, request, descriptors, shared);
+                Response { number, result, log: cut_log(machine.take_log()), snapshot: false }
             }
             Err(failure) => {
-                Outcome { number, result: Err(failure.clone()), log: Vec::new(), image: false }
+                Response { number, result: Err(failure.clone()), log: Vec::new(), snapshot: false }
             }
         };
-        let image = machine.as_ref().ok().and_then(Machine::image).filter(|_| prepares);
-        outcome.image = image.is_some();
-        channel.send(&outcome, image.map(|image| image.bytes()).as_slice())?;
+        let snapshot = machine.as_ref().ok().and_then(Machine::snapshot).filter(|_| prepares);
+        response.snapshot = snapshot.is_some();
+        channel.send(&response, snapshot.map(|snapshot| snapshot.bytes()).as_slice())?;
         if let Ok(machine) = &mut machine {
             machine.recycle();
         }
@@ -248,20 +305,22 @@ fn work(
 
 fn carry_out(
     machine: &mut Machine,
-    order: Order,
+    request: Request,
     descriptors: Vec<OwnedFd>,
     shared: &Arc<SharedBuffer>,
 ) -> Result<(u64, Cost), Failure> {
     let host = |err: io::Error| Failure::Host(err.to_string());
-    let payload = match order.source {
+    let payload = match request.source {
         Source::Empty => Payload::Empty,
         Source::Shared(len) => Payload::Shared(Arc::clone(shared), len.min(shared.len())),
         Source::Sealed => {
             Payload::Sealed(SealedBytes::adopt(only(descriptors)?).map_err(host)?.into())
         }
-        Source::Image => Payload::Image(Image::adopt(only(descriptors)?).map_err(host)?.into()),
+        Source::Snapshot => {
+            Payload::Snapshot(Snapshot::adopt(only(descriptors)?).map_err(host)?.into())
+        }
     };
-    let (len, cost) = machine.call(order.call, &payload, None, |message| {
+    let (len, cost) = machine.call(request.call, &payload, None, |message| {
         shared.write(message).map_err(host)?;
         Ok(message.len() as u64)
     })?;
@@ -270,7 +329,7 @@ fn carry_out(
 
 fn only(descriptors: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
     let first = descriptors.into_iter().next();
-    first.ok_or_else(|| Failure::Host("no memory came with the order".into()))
+    first.ok_or_else(|| Failure::Host("no memory came with the request".into()))
 }
 
 /// Keeps what fits one message, and says so where that is not all.

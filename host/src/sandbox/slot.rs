@@ -1,7 +1,7 @@
 //! Slots: the address space in which linear memories live, one instance after the other.
 //!
-//! A slot is given an image of a memory, copy-on-write. When its instance has ended, whatever it
-//! wrote is undone: every page that differs from the image is copied back, everything beyond it
+//! A slot is given a snapshot of a memory, copy-on-write. When its instance has ended, whatever it
+//! wrote is undone: every page that differs from the snapshot is copied back, everything beyond it
 //! becomes zero and out of reach. The next instance can see nothing of the one before, not even
 //! its size.
 //!
@@ -13,12 +13,12 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use serde::{Deserialize, Serialize};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
-use super::image::Image;
-use super::written::WrittenPages;
+use super::dirty_pages::DirtyPages;
+use super::snapshot::Snapshot;
 
 /// What 32-bit code can address, and wasmtime's reservation for it.
 const RESERVED: usize = 4 << 30;
@@ -28,19 +28,15 @@ const GUARD: usize = 32 << 20;
 
 const WASM_PAGE: usize = 64 << 10;
 
-/// Pages beyond the image that a slot keeps for its next instance, in bytes. Zeroing them again
-/// costs less than faulting them in; more than this is given back.
-const KEPT: usize = 64 << 20;
-
 /// A piece of address space for one linear memory.
 pub(super) struct Slot {
     base: NonNull<u8>,
-    image: Option<Arc<Image>>,
+    snapshot: Option<Arc<Snapshot>>,
     /// Bytes from the base that instances may use: the size of the memory.
     size: usize,
-    /// Bytes from the base that have ever been accessible since the image was mapped.
+    /// Bytes from the base that have ever been accessible since the snapshot was mapped.
     touched: usize,
-    written: Option<WrittenPages>,
+    written: Option<DirtyPages>,
     how: ResetMethod,
 }
 
@@ -50,8 +46,8 @@ pub(super) struct Slot {
 #[non_exhaustive]
 pub enum ResetMethod {
     /// Pages that were written are found through `/proc/self/pagemap` and copied back.
-    WrittenPages,
-    /// The image is mapped anew, and every page that a run touches is faulted in again.
+    DirtyPages,
+    /// The snapshot is mapped anew, and every page that a run touches is faulted in again.
     #[default]
     NewMapping,
 }
@@ -62,6 +58,9 @@ unsafe impl Send for Slot {}
 unsafe impl Sync for Slot {}
 
 impl Slot {
+    /// Address space that a slot takes, in bytes.
+    pub(super) const RESERVES: u64 = (RESERVED + GUARD) as u64;
+
     /// Reserves address space. It takes no memory before it is used.
     pub(super) fn new() -> io::Result<Slot> {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
@@ -75,12 +74,12 @@ impl Slot {
             )?
         };
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let written = WrittenPages::new();
+        let written = DirtyPages::new();
         let how = match &written {
-            Some(_) => ResetMethod::WrittenPages,
+            Some(_) => ResetMethod::DirtyPages,
             None => ResetMethod::NewMapping,
         };
-        Ok(Slot { base, image: None, size: 0, touched: 0, written, how })
+        Ok(Slot { base, snapshot: None, size: 0, touched: 0, written, how })
     }
 
     /// How this slot is made pristine again.
@@ -88,52 +87,41 @@ impl Slot {
         self.how
     }
 
-    /// Maps an image, so that the next instance starts from it.
-    pub(super) fn map(&mut self, image: &Arc<Image>) -> io::Result<()> {
+    /// Maps a snapshot, so that the next instance starts from it.
+    pub(super) fn map(&mut self, snapshot: &Arc<Snapshot>) -> io::Result<()> {
         self.unmap()?;
-        let len = image.len();
+        let len = snapshot.len();
         if len > RESERVED || !len.is_multiple_of(WASM_PAGE) {
-            return Err(io::Error::other("the image has an impossible size"));
+            return Err(io::Error::other("the snapshot has an impossible size"));
         }
         if len > 0 {
             let prot = ProtFlags::READ | ProtFlags::WRITE;
             let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
             // SAFETY: replaces the first `len` bytes of this slot's own reservation, in which no
-            // instance lives. The image is sealed, so it can neither change nor become shorter.
+            // instance lives. The snapshot is sealed, so it can neither change nor become shorter.
             unsafe {
-                rustix::mm::mmap(self.base.as_ptr().cast(), len, prot, flags, image.bytes(), 0)?;
+                rustix::mm::mmap(self.base.as_ptr().cast(), len, prot, flags, snapshot.bytes(), 0)?;
             }
         }
         (self.size, self.touched) = (len, len);
-        self.image = Some(Arc::clone(image));
+        self.snapshot = Some(Arc::clone(snapshot));
         Ok(())
     }
 
-    /// Gives all memory back and forgets the image.
+    /// Gives all memory back and forgets the snapshot.
     fn unmap(&mut self) -> io::Result<()> {
-        if self.touched > 0 {
-            let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-            // SAFETY: replaces part of this slot's own reservation, in which no instance lives.
-            unsafe {
-                rustix::mm::mmap_anonymous(
-                    self.base.as_ptr().cast(),
-                    self.touched,
-                    ProtFlags::empty(),
-                    flags,
-                )?;
-            }
-        }
-        (self.image, self.size, self.touched) = (None, 0, 0);
+        self.give_back(0, self.touched)?;
+        (self.snapshot, self.size, self.touched) = (None, 0, 0);
         Ok(())
     }
 
     /// Undoes everything the last instance did to memory. When it fails, the slot must not be used
     /// again.
     pub(super) fn reset(&mut self) -> io::Result<()> {
-        let Some(image) = self.image.clone() else { return self.unmap() };
+        let Some(snapshot) = self.snapshot.clone() else { return self.unmap() };
         let restored = match (self.how, self.written.take()) {
-            (ResetMethod::WrittenPages, Some(mut written)) => {
-                let restored = self.restore(&image, &mut written);
+            (ResetMethod::DirtyPages, Some(mut written)) => {
+                let restored = self.restore(&snapshot, &mut written);
                 self.written = Some(written);
                 restored
             }
@@ -141,69 +129,62 @@ impl Slot {
         };
         if restored.is_err() {
             self.how = ResetMethod::NewMapping;
-            return self.map(&image);
+            return self.map(&snapshot);
         }
         Ok(())
     }
 
-    /// Copies written pages back from the image, and clears what lies beyond it.
-    fn restore(&mut self, image: &Image, written: &mut WrittenPages) -> io::Result<()> {
+    /// Copies written pages back from the snapshot, and clears what lies beyond it.
+    fn restore(&mut self, snapshot: &Snapshot, written: &mut DirtyPages) -> io::Result<()> {
         let base = self.base.as_ptr() as usize;
-        let (len, end) = (image.len(), self.size);
+        let (len, end) = (snapshot.len(), self.size);
         written.each_run(base, base + len, |from, to| {
             let offset = from - base;
-            // SAFETY: `from..to` is inside the image's mapping, which is readable and writable,
+            // SAFETY: `from..to` is inside the snapshot's mapping, which is readable and writable,
             // and no instance lives in the slot, so nothing else refers to these bytes.
             let pages = unsafe {
                 std::slice::from_raw_parts_mut(self.base.as_ptr().add(offset), to - from)
             };
-            image.restore(pages, offset)
+            snapshot.restore(pages, offset)
         })?;
-        // What earlier instances used beyond this one's size was cleared after them, and is out of
-        // reach.
-        let keep = (len + KEPT).min(end);
-        if keep < end {
-            self.give_back(keep, end)?;
-        }
-        written.each_run(base + len, base + keep, |from, to| {
-            // SAFETY: as above; `from..to` is inside `len..size`, which growth has made
-            // accessible.
-            unsafe { self.base.as_ptr().add(from - base).write_bytes(0, to - from) };
-            Ok(())
-        })?;
-        self.protect(len, end, MprotectFlags::empty())?;
-        self.size = len;
+        self.give_back(len, end)?;
+        (self.size, self.touched) = (len, len);
         Ok(())
     }
 
-    fn protect(&self, start: usize, end: usize, flags: MprotectFlags) -> io::Result<()> {
-        if start >= end || end > RESERVED {
-            return if start == end { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) };
-        }
-        // SAFETY: `start..end` is inside this slot's own reservation and beyond its image, so it
-        // is anonymous memory that only the instance in this slot uses, at the size it knows.
-        unsafe {
-            let start_at = self.base.as_ptr().add(start).cast();
-            rustix::mm::mprotect(start_at, end - start, flags)?;
-        }
-        Ok(())
-    }
-
-    /// Frees the pages between two offsets beyond the image; they read as zero afterwards.
+    /// Gives back the memory between two offsets, which is out of reach then. Memory that is only
+    /// made inaccessible would stay, and count against no limit of the kernel: a worker's filter
+    /// forbids that.
     fn give_back(&self, start: usize, end: usize) -> io::Result<()> {
-        // SAFETY: as in `protect`; for private anonymous memory this advice frees it.
+        if start >= end {
+            return Ok(());
+        }
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        // SAFETY: replaces part of this slot's own reservation, in which no instance lives.
         unsafe {
             let start_at = self.base.as_ptr().add(start).cast();
-            rustix::mm::madvise(start_at, end - start, Advice::LinuxDontNeed)?;
+            rustix::mm::mmap_anonymous(start_at, end - start, ProtFlags::empty(), flags)?;
         }
         Ok(())
     }
 
     /// Makes the memory `size` bytes large.
     fn grow_to(&mut self, size: usize) -> io::Result<()> {
-        self.protect(self.size, size, MprotectFlags::READ | MprotectFlags::WRITE)?;
-        self.size = size;
-        self.touched = self.touched.max(size);
+        let start = self.size;
+        if start > size || size > RESERVED {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if start < size {
+            let flags = MprotectFlags::READ | MprotectFlags::WRITE;
+            // SAFETY: `start..size` is inside this slot's own reservation and beyond its snapshot, so
+            // it is anonymous memory that only the instance in this slot uses, at the size it
+            // knows.
+            unsafe {
+                let start_at = self.base.as_ptr().add(start).cast();
+                rustix::mm::mprotect(start_at, size - start, flags)?;
+            }
+        }
+        (self.size, self.touched) = (size, self.touched.max(size));
         Ok(())
     }
 }
@@ -255,7 +236,7 @@ pub(super) struct SlotCreator;
 
 // SAFETY: a memory in a slot is `byte_size` accessible bytes from `as_ptr`, which never moves,
 // followed by inaccessible ones up to the end of the reservation and of the guard. What it holds
-// at first is what its image holds, or zeros.
+// at first is what its snapshot holds, or zeros.
 unsafe impl MemoryCreator for SlotCreator {
     fn new_memory(
         &self,
@@ -269,11 +250,11 @@ unsafe impl MemoryCreator for SlotCreator {
         if reserved.is_none_or(|reserved| reserved > RESERVED) || guard > GUARD {
             return Err("the slot is smaller than the code relies on".into());
         }
-        if slot.image.is_none() {
+        if slot.snapshot.is_none() {
             slot.grow_to(minimum).map_err(|err| err.to_string())?;
         }
         if slot.size < minimum {
-            return Err("the image is smaller than the module's memory".into());
+            return Err("the snapshot is smaller than the module's memory".into());
         }
         Ok(Box::new(SlotMemory { slot: Some(slot), returned }))
     }
@@ -316,20 +297,20 @@ impl Drop for SlotMemory {
 mod tests {
     use super::*;
 
-    fn image(pages: usize) -> Arc<Image> {
+    fn snapshot(pages: usize) -> Arc<Snapshot> {
         let bytes: Vec<u8> = (0..pages * WASM_PAGE).map(|at| (at / 7) as u8).collect();
-        Arc::new(Image::capture(&bytes).unwrap())
+        Arc::new(Snapshot::capture(&bytes).unwrap())
     }
 
     #[test]
-    fn a_slot_starts_from_its_image_and_returns_to_it() {
-        for how in [ResetMethod::WrittenPages, ResetMethod::NewMapping] {
-            let image = image(3);
-            let mut whole = vec![0; image.len()];
-            image.read_at(&mut whole, 0).unwrap();
+    fn a_slot_starts_from_its_snapshot_and_returns_to_it() {
+        for how in [ResetMethod::DirtyPages, ResetMethod::NewMapping] {
+            let snapshot = snapshot(3);
+            let mut whole = vec![0; snapshot.len()];
+            snapshot.read_at(&mut whole, 0).unwrap();
             let mut slot = Slot::new().unwrap();
             slot.how = how;
-            slot.map(&image).unwrap();
+            slot.map(&snapshot).unwrap();
             for more in [1, 40, 0, 2, 40, 3] {
                 assert_eq!(slot.memory(), whole, "{how:?}");
                 slot.grow_to((3 + more) * WASM_PAGE).unwrap();
@@ -345,11 +326,11 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_beyond_the_image_is_zero_again_and_most_of_it_given_back() {
+    fn what_lies_beyond_the_snapshot_is_zero_again_and_given_back() {
         let mut slot = Slot::new().unwrap();
-        slot.map(&image(1)).unwrap();
+        slot.map(&snapshot(1)).unwrap();
         for _ in 0..2 {
-            slot.grow_to(KEPT + (8 << 20)).unwrap();
+            slot.grow_to(72 << 20).unwrap();
             assert!(slot.memory()[WASM_PAGE..].iter().all(|byte| *byte == 0));
             slot.memory()[WASM_PAGE..].fill(0x5a);
             slot.reset().unwrap();
@@ -358,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_without_an_image_starts_empty() {
+    fn a_slot_without_an_snapshot_starts_empty() {
         let mut slot = Slot::new().unwrap();
         slot.grow_to(WASM_PAGE).unwrap();
         slot.memory().fill(1);

@@ -1,7 +1,7 @@
-//! Images: the linear memory of a sandbox that has prepared its model, kept so that others can
+//! Snapshots: the linear memory of a sandbox that has prepared its model, kept so that others can
 //! start from it.
 //!
-//! `unsafe` is here to have it readable in memory. That is sound because an image is sealed: see
+//! `unsafe` is here to have it readable in memory. That is sound because a snapshot is sealed: see
 //! `confine::memory`.
 
 use std::io;
@@ -21,7 +21,7 @@ const WASM_PAGE: usize = 64 << 10;
 
 /// The memory of a prepared sandbox, sealed.
 #[derive(Debug)]
-pub(crate) struct Image {
+pub(crate) struct Snapshot {
     bytes: SealedBytes,
     len: usize,
     /// Made when it is first read from.
@@ -39,12 +39,25 @@ const CONTENT: u8 = 2;
 
 const PAGE: usize = 4 << 10;
 
-impl Image {
+impl Snapshot {
     /// Copies a linear memory. Pages of zeros take no memory.
-    pub(super) fn capture(memory: &[u8]) -> io::Result<Image> {
+    pub(super) fn capture(memory: &[u8]) -> io::Result<Snapshot> {
+        let mut writer = SealedWriter::new("belljar-snapshot")?;
+        Snapshot::copy(memory, &mut writer)?;
+        Snapshot::checked(writer.seal()?)
+    }
+
+    /// The same into a file of the supervisor's, which takes the snapshot over; no run starts from it
+    /// here.
+    pub(super) fn capture_in(room: OwnedFd, memory: &[u8]) -> io::Result<Snapshot> {
+        let mut writer = SealedWriter::into_room(room);
+        Snapshot::copy(memory, &mut writer)?;
+        Snapshot::checked(writer.hand_over()?)
+    }
+
+    fn copy(memory: &[u8], writer: &mut SealedWriter) -> io::Result<()> {
         // Neighbouring pages in one system call.
         const MOST: usize = 256 * PAGE;
-        let mut writer = SealedWriter::new("belljar-image")?;
         let mut pages = memory.chunks(PAGE).peekable();
         let mut at = 0;
         while let Some(page) = pages.next() {
@@ -62,34 +75,34 @@ impl Image {
             }
             at = end;
         }
-        Image::checked(writer.seal_for_handover()?)
+        Ok(())
     }
 
-    /// Takes over an image from the supervisor.
-    pub(super) fn adopt(fd: OwnedFd) -> io::Result<Image> {
-        Image::checked(SealedBytes::adopt(fd)?)
+    /// Takes over a snapshot from the supervisor.
+    pub(super) fn adopt(fd: OwnedFd) -> io::Result<Snapshot> {
+        Snapshot::checked(SealedBytes::adopt(fd)?)
     }
 
-    /// Takes over an image from a worker. It can be whatever a hostile one makes of it, and is only
+    /// Takes over a snapshot from a worker. It can be whatever a hostile one makes of it, and is only
     /// ever used for the model that this worker was given.
     /// `most` is the most bytes that a sandbox of this model may have.
-    pub(super) fn take_over(fd: OwnedFd, most: u64) -> io::Result<Image> {
+    pub(super) fn take_over(fd: OwnedFd, most: u64) -> io::Result<Snapshot> {
         let size = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(u64::MAX);
         if size > most {
             return Err(io::Error::other("it is larger than the memory of a sandbox"));
         }
         // Should it be made longer just now, `checked` still bounds it.
-        Image::checked(SealedBytes::take_over(fd)?)
+        Snapshot::checked(SealedBytes::take_over(fd)?)
     }
 
-    /// An image from the store, which has verified it.
-    pub(super) fn checked(bytes: SealedBytes) -> io::Result<Image> {
+    /// A snapshot from the store, which has verified it.
+    pub(super) fn checked(bytes: SealedBytes) -> io::Result<Snapshot> {
         match usize::try_from(bytes.len()) {
             Ok(len) if len <= MAX_LEN && len.is_multiple_of(WASM_PAGE) => {
                 let pages = (0..len / PAGE).map(|_| AtomicU8::new(UNKNOWN)).collect();
-                Ok(Image { bytes, len, mapping: OnceLock::new(), pages })
+                Ok(Snapshot { bytes, len, mapping: OnceLock::new(), pages })
             }
-            _ => Err(io::Error::other("an image has an impossible size")),
+            _ => Err(io::Error::other("a snapshot has an impossible size")),
         }
     }
 
@@ -102,7 +115,7 @@ impl Image {
         self.bytes.as_fd()
     }
 
-    /// Copies from the image, at an offset in bytes.
+    /// Copies from the snapshot, at an offset in bytes.
     pub(super) fn read_at(&self, buffer: &mut [u8], offset: usize) -> io::Result<()> {
         // By memory, where it can be mapped, and else by system calls, which take twice as long.
         let mapped = self.mapping.get_or_init(|| Mapping::new(&self.bytes, self.len).ok());
@@ -116,7 +129,7 @@ impl Image {
         }
     }
 
-    /// As [`Image::read_at`], for whole pages that are read again and again: what is known to be
+    /// As [`Snapshot::read_at`], for whole pages that are read again and again: what is known to be
     /// zero is not read. Much of what a run writes lay free before it.
     pub(super) fn restore(&self, buffer: &mut [u8], offset: usize) -> io::Result<()> {
         let (mut rest, mut offset) = (buffer, offset);
@@ -146,7 +159,7 @@ impl Image {
     }
 }
 
-/// The image, readable in memory.
+/// The snapshot, readable in memory.
 #[derive(Debug)]
 struct Mapping {
     start: NonNull<u8>,

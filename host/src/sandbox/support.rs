@@ -5,15 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::Access;
+
 use super::code_cache::CodeCache;
+use super::dirty_pages::DirtyPages;
 use super::engine::Variant;
 use super::failure::Failure;
 use super::guest::GuestInfo;
 use super::kernels::InstructionSet;
 use super::serve::{Setup, Work};
-use super::store::private::PrivateFolder;
+use super::store::private::{PrivateError, PrivateFolder};
 use super::worker::{LONGEST_START, Worker};
-use super::written::WrittenPages;
 use crate::confine::layers::{Confinement, MissingLayer};
 use crate::confine::process::{Namespaces, WorkerProgram};
 use crate::confine::role::Role;
@@ -22,21 +24,14 @@ use crate::confine::support::Finding;
 
 /// What makes sandboxes fast or slow.
 pub(crate) fn findings() -> Vec<Finding> {
-    let pages = WrittenPages::new();
-    let scans = pages.as_ref().is_some_and(WrittenPages::scans);
+    let pages = DirtyPages::new();
+    let scans = pages.as_ref().is_some_and(DirtyPages::scans);
     let tells = |tells: bool, how: &str| match tells {
         true => Ok(how.to_owned()),
         false => Err("the kernel does not tell"),
     };
-    let set = match InstructionSet::best() {
-        #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 => Ok("AVX-512".to_owned()),
-        #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx2Fma => Ok("AVX2 and FMA".to_owned()),
-        #[cfg(target_arch = "aarch64")]
-        InstructionSet::Neon => Ok("NEON".to_owned()),
-        InstructionSet::Portable => Err("none that native kernels are written for"),
-    };
+    let set = InstructionSet::best().name().map(str::to_owned);
+    let set = set.ok_or("none that native kernels are written for");
     vec![
         Finding::new(
             "pagemap",
@@ -53,27 +48,30 @@ pub(crate) fn findings() -> Vec<Finding> {
 }
 
 /// Whether the folders are there, and closed to others. Nothing is made.
-pub(crate) fn folders(cache: &Path, state: &Path) -> Vec<Finding> {
-    let (code, images) = (cache.join("code"), cache.join("images"));
-    let private = |path: &Path, variable| match path.symlink_metadata() {
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
-            Ok(format!("{}, not made yet", path.display()))
-        }
-        _ => match PrivateFolder::open(path, variable) {
-            Ok(_) => Ok(format!("{}, closed to others", path.display())),
-            Err(err) => Err(err.to_string()),
-        },
-    };
-    let finding =
-        |what, path: &Path, variable, without| Finding::new(what, private(path, variable), without);
+pub(crate) fn folders(cache: Option<&Path>, state: Option<&Path>) -> Vec<Finding> {
+    let [code, snapshots] = ["code", "snapshots"].map(|name| cache.map(|cache| cache.join(name)));
     const CACHE: &str = "BELLJAR_CACHE_DIR";
+    const STATE: &str = "BELLJAR_STATE_DIR";
     const REFUSED: &str = "models are refused: whoever can write there could put in native code";
+    const COMPILED: &str = "each run compiles for some 15 s";
+    let of_code = |what, path: Option<&Path>, variable, without| match private(path, variable) {
+        // Without any folder the code is compiled each time; one that is open to others stops all.
+        Err(err) if err.is_open_to_others() => Finding::new(what, Err(err), REFUSED).needed(),
+        Err(err) => Finding::new(what, Err(err), without),
+        Ok(text) => Finding::new(what, Ok::<_, &str>(text), without).needed(),
+    };
+    let secret = "each run compiles for some 15 s, and deaths of workers are forgotten";
     let mut all = vec![
-        finding("folder of compiled code", &code, CACHE, REFUSED).needed(),
-        finding("folder of its secret", state, "BELLJAR_STATE_DIR", REFUSED).needed(),
-        finding("folder of prepared models", &images, CACHE, "each run prepares its model"),
+        of_code("folder of compiled code", code.as_deref(), CACHE, COMPILED),
+        of_code("folder of its secret", state, STATE, secret),
+        Finding::new(
+            "folder of prepared models",
+            private(snapshots.as_deref(), CACHE),
+            "each run prepares its model",
+        ),
     ];
-    let usable = all.iter().all(|folder| folder.present) && code.exists() && state.exists();
+    let there = |path: Option<&Path>| path.is_some_and(Path::exists);
+    let usable = all.iter().all(|folder| folder.present) && there(code.as_deref()) && there(state);
     let compiled = || {
         let codes = CodeCache::new(cache, state, None, Arc::new(|_| {}));
         let there = |variant: &Variant| codes.get(*variant, Confinement::Strict).is_ok();
@@ -87,6 +85,25 @@ pub(crate) fn folders(cache: &Path, state: &Path) -> Vec<Finding> {
     let code = if usable { compiled() } else { Err("none; `belljar warm` makes it".into()) };
     all.push(Finding::new("compiled code", code, "the first run compiles for some 15 s"));
     all
+}
+
+/// Whether a folder can be used: it is there and nobody else's, or can be made.
+fn private(path: Option<&Path>, variable: &'static str) -> Result<String, PrivateError> {
+    let path = path.ok_or(PrivateError::Nowhere { variable })?;
+    match PrivateFolder::open_existing(path, variable)? {
+        Some(_) => Ok(format!("{}, closed to others", path.display())),
+        None => {
+            let above = path.ancestors().skip(1).find(|above| above.exists());
+            let above = above.unwrap_or(Path::new("/"));
+            match rustix::fs::access(above, Access::WRITE_OK | Access::EXEC_OK) {
+                Ok(()) => Ok(format!("{}, not made yet", path.display())),
+                Err(err) => {
+                    let (path, source) = (path.to_owned(), err.into());
+                    Err(PrivateError::Io { path, source, variable })
+                }
+            }
+        }
+    }
 }
 
 /// What became of a worker that was started only to see.
@@ -107,8 +124,14 @@ pub(crate) fn try_worker(program: &WorkerProgram, role: Role, confinement: Confi
     let mut result = || {
         let mut worker = Worker::spawn(program)?;
         namespaces = worker.process.namespaces();
-        let limits =
-            ProcessLimits { data: 1 << 30, file: 1 << 30, cpu: 60, threads: 3, handles: 0 };
+        let limits = ProcessLimits {
+            data: 1 << 30,
+            reserved: 0,
+            file: 1 << 30,
+            cpu: 60,
+            threads: 3,
+            handles: 0,
+        };
         let plan = worker.process.plan(role, confinement, limits);
         let (variant, guest) = (Variant::default(), GuestInfo::embedded().sha256.to_owned());
         let setup = Setup { plan, variant, guest, work: Work::Nothing };

@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 
 use wasmtime::{Engine, Module};
 
+use super::dirty_pages::pagemap;
 use super::engine::Engines;
 use super::failure::Failure;
 use super::instance::{Deadline, Template};
 use super::limits::SandboxLimits;
 use super::machine::Machine;
-use super::written::pagemap;
 use super::{Answer, Call, CallLimit, Payload, Sandbox};
 use crate::confine::layers::{Layer, MissingLayer};
+use crate::confine::process::no_process;
 use crate::confine::seccomp;
 
 /// Stack for the host's own functions beneath and above the WebAssembly code, in bytes.
@@ -77,7 +78,9 @@ impl ThreadSandbox {
                     machine.recycle();
                 }
             })
-            .map_err(|err| Failure::Host(format!("no thread for the sandbox: {err}")))?;
+            .map_err(|err| {
+                Failure::Host(format!("no thread for the sandbox: {}", no_process(&err)))
+            })?;
         let ended = |_| Failure::Host("the sandbox's thread has ended".into());
         starts.recv().map_err(ended)??;
         let log = Vec::new();
@@ -103,15 +106,21 @@ fn start(
 }
 
 fn work(engines: &Engines, machine: &mut Machine, job: &Job) -> Outcome {
-    let (_running, ticks) = engines.start_clock(job.limit.time);
+    let (_running, ticks) = match engines.start_clock(job.limit.time) {
+        Ok(clock) => clock,
+        Err(err) => {
+            let why = format!("no thread for the clock of deadlines: {}", no_process(&err));
+            return (Err(Failure::Host(why)), Vec::new());
+        }
+    };
     // A limit beyond what the clock can say is none.
     let now = Instant::now();
     let until = now.checked_add(job.limit.time).unwrap_or(now + Duration::from_secs(1 << 30));
     let deadline = Deadline { ticks, until, exceeded: job.limit.exceeded() };
     let copy = |message: &[u8]| Ok(message.to_vec());
     let answer = machine.call(job.call, &job.payload, Some(&deadline), copy);
-    let image = machine.image().filter(|_| job.call == Call::Prepare).cloned();
-    (answer.map(|(message, cost)| Answer { message, cost, image }), machine.take_log())
+    let snapshot = machine.snapshot().filter(|_| job.call == Call::Prepare).cloned();
+    (answer.map(|(message, cost)| Answer { message, cost, snapshot }), machine.take_log())
 }
 
 impl Sandbox for ThreadSandbox {
@@ -151,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sandbox_starts_from_the_image_of_another() {
+    fn a_sandbox_starts_from_the_snapshot_of_another() {
         let variant = Variant { epochs: true, deterministic: false };
         let engine = Engines::new_engine(variant, 2 << 20).unwrap();
         let module = Module::new(&engine, super::super::guest::CODE).unwrap();
@@ -180,15 +189,15 @@ mod tests {
         first.call(Call::Load, Payload::Bytes(model), limit).unwrap();
         let shape = InputShape { name: "x".into(), dims: vec![2] };
         let payload = Payload::Bytes(encode_shapes(&[shape], &[]));
-        let image = first.call(Call::Prepare, payload, limit).unwrap().image.unwrap();
+        let snapshot = first.call(Call::Prepare, payload, limit).unwrap().snapshot.unwrap();
         let mut second = sandbox();
-        second.call(Call::Adopt, Payload::Image(Arc::clone(&image)), limit).unwrap();
+        second.call(Call::Adopt, Payload::Snapshot(Arc::clone(&snapshot)), limit).unwrap();
         // It was never given the model, and answers as the first does.
         for values in [[-1.0, 2.0], [3.0, -4.0]] {
             assert_eq!(run(&mut second, values), run(&mut first, values));
         }
-        // A sandbox that has a model of its own takes no image.
-        assert!(first.call(Call::Adopt, Payload::Image(image), limit).is_err());
+        // A sandbox that has a model of its own takes no snapshot.
+        assert!(first.call(Call::Adopt, Payload::Snapshot(snapshot), limit).is_err());
         assert!(first.call(Call::Adopt, Payload::Empty, limit).is_err());
     }
 }

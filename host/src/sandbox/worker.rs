@@ -1,26 +1,27 @@
 //! A sandbox in a worker process, as its supervisor sees it. The worker is hostile from the moment
 //! it has seen a model: what it answers is copied before it is looked at, and it is killed when it
-//! is late or talks nonsense.
+//! is late or violates the protocol.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::code_cache::VerifiedCode;
+use super::code_cache::{ProfilingCode, VerifiedCode};
 use super::engine::Variant;
 use super::failure::{Failure, WorkerLoss};
 use super::guest::GuestInfo;
-use super::image::Image;
 use super::limits::SandboxLimits;
-use super::serve::{Order, Outcome, Ready, Setup, Source, Work};
+use super::serve::{Ready, Request, Response, Setup, Source, Work};
+use super::slot::Slot;
+use super::snapshot::Snapshot;
 use super::thread::HOST_STACK;
 use super::{Answer, Call, CallLimit, Payload, Sandbox};
 use crate::confine::channel::{Channel, Received, is_gone};
 use crate::confine::ended::WorkerEnd;
 use crate::confine::layers::{Confinement, MissingLayer};
-use crate::confine::memory::SharedBuffer;
-use crate::confine::process::{WorkerProcess, WorkerProgram};
+use crate::confine::memory::{SealedWriter, SharedBuffer};
+use crate::confine::process::{WorkerProcess, WorkerProgram, no_process};
 use crate::confine::role::Role;
 use crate::confine::setup::ProcessLimits;
 
@@ -61,15 +62,15 @@ impl Worker {
         confinement: Confinement,
         longest: Duration,
     ) -> Result<Vec<MissingLayer>, Failure> {
-        let nonsense = |why: String| {
-            let end = WorkerEnd::Nonsense(why);
+        let violation = |why: String| {
+            let end = WorkerEnd::ProtocolViolation(why);
             Failure::Lost(WorkerLoss { end, began: false, served: false })
         };
         let ready = self.channel.receive::<Ready>(Some(longest));
-        let mut missing = match ready.map_err(|err| nonsense(err.to_string()))? {
+        let mut missing = match ready.map_err(|err| violation(err.to_string()))? {
             Received::Message(Ok(missing), _) => missing,
             Received::Message(Err(missing), _) => return Err(Failure::Unprotected(missing)),
-            Received::TimedOut => return Err(nonsense("it does not get ready".into())),
+            Received::TimedOut => return Err(violation("it did not become ready in time".into())),
             Received::Closed | Received::Unread => return Err(self.lost()),
         };
         let mut unseen = self.process.lacks_from_outside();
@@ -95,7 +96,7 @@ impl Worker {
 }
 
 fn not_started(err: io::Error) -> Failure {
-    Failure::Host(format!("a worker process could not be started: {err}"))
+    Failure::Host(format!("a worker process could not be started: {}", no_process(&err)))
 }
 
 /// What a worker is to be.
@@ -114,8 +115,9 @@ pub(crate) struct Job {
 /// Memory beside the linear one and what crosses: wasmtime's own, and code. In bytes.
 const OWN_MEMORY: u64 = 256 << 20;
 
-/// Scratch memory of kernels for one thread, in bytes.
-const SCRATCH: u64 = 64 << 20;
+/// Scratch memory of kernels for one thread, in bytes. It counts against the limit on memory; here
+/// it comes on top, so that the limit is reported before the kernel's is met.
+const SCRATCH: u64 = belljar_abi::scratch::MAX_SCRATCH_BYTES;
 
 impl Job {
     /// Limits of the kernel, well above those that the sandbox itself keeps to.
@@ -127,6 +129,8 @@ impl Job {
             data: [limits.memory, inputs, limits.answer, threads.saturating_mul(each), OWN_MEMORY]
                 .into_iter()
                 .fold(0, u64::saturating_add),
+            // One slot while another one is thrown away, and the snapshot once more, to copy from.
+            reserved: Slot::RESERVES.saturating_mul(2).saturating_add(limits.memory),
             file: limits.memory.max(inputs).max(limits.answer),
             cpu: time.as_secs().saturating_add(60).saturating_mul(threads),
             threads: threads + 2,
@@ -142,7 +146,7 @@ pub(crate) struct WorkerSandbox {
     shared: SharedBuffer,
     limits: SandboxLimits,
     /// Orders that were carried out, and how many of them were runs.
-    orders: u64,
+    requests: u64,
     runs: u32,
     log: Vec<String>,
     /// Whether the worker has said that it is confined.
@@ -153,23 +157,45 @@ pub(crate) struct WorkerSandbox {
 impl WorkerSandbox {
     /// Has a worker begin to become a sandbox, which takes a while.
     pub(crate) fn start(
-        mut worker: Worker,
+        worker: Worker,
         code: &VerifiedCode,
         job: Job,
     ) -> Result<WorkerSandbox, Failure> {
+        WorkerSandbox::start_work(worker, code, job, Work::Sandbox(job.limits))
+    }
+
+    /// Has a worker begin to become a sandbox of the profiling variant, which answers no requests.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line profiles"))]
+    pub(crate) fn start_profiling(
+        worker: Worker,
+        code: &ProfilingCode,
+        job: Job,
+    ) -> Result<WorkerSandbox, Failure> {
+        WorkerSandbox::start_work(worker, &code.0, job, Work::Profile(job.limits))
+    }
+
+    fn start_work(
+        mut worker: Worker,
+        code: &VerifiedCode,
+        job: Job,
+        work: Work,
+    ) -> Result<WorkerSandbox, Failure> {
         let Job { variant, limits, confinement, .. } = job;
         let shared = SharedBuffer::new(job.inputs.max(limits.answer)).map_err(not_started)?;
-        let descriptors = [code.sealed().as_fd(), shared.as_fd()];
+        let room = (job.role == Role::Prepare).then(|| SealedWriter::room("belljar-snapshot"));
+        let room = room.transpose().map_err(not_started)?;
+        let mut descriptors = vec![code.sealed().as_fd(), shared.as_fd()];
+        descriptors.extend(room.as_ref().map(AsFd::as_fd));
         let plan = worker.process.plan(job.role, confinement, job.process_limits());
         let guest = GuestInfo::embedded().sha256.to_owned();
-        let setup = Setup { plan, variant, guest, work: Work::Sandbox(limits) };
+        let setup = Setup { plan, variant, guest, work };
         worker.set_up(&setup, &descriptors)?;
         Ok(WorkerSandbox {
             worker,
             confinement,
             shared,
             limits,
-            orders: 0,
+            requests: 0,
             runs: 0,
             log: Vec::new(),
             ready: false,
@@ -194,73 +220,69 @@ impl WorkerSandbox {
                 (Source::Shared(bytes.len() as u64), None)
             }
             Payload::Sealed(sealed) => (Source::Sealed, Some(sealed.as_fd())),
-            Payload::Image(image) => (Source::Image, Some(image.bytes())),
+            Payload::Snapshot(snapshot) => (Source::Snapshot, Some(snapshot.bytes())),
             Payload::Shared(..) => return Err(host(io::ErrorKind::Unsupported.into())),
         };
         let number = random_number().map_err(host)?;
-        self.worker.channel.send(&Order { number, call, source }, sealed.as_slice()).map_err(
+        self.worker.channel.send(&Request { number, call, source }, sealed.as_slice()).map_err(
             |err| match err.kind() {
                 _ if is_gone(&err) => Unanswered::Gone { began: false },
-                io::ErrorKind::WouldBlock => Unanswered::nonsense("it does not read its orders"),
+                io::ErrorKind::WouldBlock => Unanswered::violation("it does not read its requests"),
                 _ => host(err),
             },
         )?;
         let received =
-            self.worker.channel.receive(Some(limit.time)).map_err(Unanswered::nonsense)?;
-        let (outcome, descriptors): (Outcome, _) = match received {
-            Received::Message(outcome, descriptors) => (outcome, descriptors),
+            self.worker.channel.receive(Some(limit.time)).map_err(Unanswered::violation)?;
+        let (response, descriptors): (Response, _) = match received {
+            Received::Message(response, descriptors) => (response, descriptors),
             Received::TimedOut => return Err(Unanswered::Failed(limit.exceeded())),
             Received::Closed => return Err(Unanswered::Gone { began: true }),
             Received::Unread => return Err(Unanswered::Gone { began: false }),
         };
-        if outcome.number != number {
-            return Err(Unanswered::nonsense(
-                "it answered another order than the one it was given",
-            ));
+        if response.number != number {
+            return Err(Unanswered::violation("its response is to another request"));
         }
-        let image = match (descriptors.len(), outcome.image && call == Call::Prepare) {
-            (0, false) if !outcome.image => None,
+        let snapshot = match (descriptors.len(), response.snapshot && call == Call::Prepare) {
+            (0, false) if !response.snapshot => None,
             (1, true) => descriptors.into_iter().next(),
             _ => {
-                return Err(Unanswered::nonsense(
-                    "what came with its answer does not belong there",
-                ));
+                return Err(Unanswered::violation("its response came with unexpected descriptors"));
             }
         };
-        self.log.extend(outcome.log);
-        let (len, cost) = outcome.result.map_err(Unanswered::Failed)?;
+        self.log.extend(response.log);
+        let (len, cost) = response.result.map_err(Unanswered::Failed)?;
         if len > self.limits.answer.min(self.shared.len()) {
-            return Err(Unanswered::nonsense("its answer is longer than an answer can be"));
+            return Err(Unanswered::violation("its response exceeds the size limit"));
         }
-        let message = self.shared.read(len).map_err(Unanswered::nonsense)?;
-        let image = image
-            .map(|fd| Image::take_over(fd, self.limits.memory).map(Arc::new))
+        let message = self.shared.read(len).map_err(Unanswered::violation)?;
+        let snapshot = snapshot
+            .map(|fd| Snapshot::take_over(fd, self.limits.memory).map(Arc::new))
             .transpose()
-            .map_err(|err| Unanswered::nonsense(format!("its image is none: {err}")))?;
-        Ok(Answer { message, cost, image })
+            .map_err(|err| Unanswered::violation(format!("its snapshot is invalid: {err}")))?;
+        Ok(Answer { message, cost, snapshot })
     }
 
     fn loss(&self, end: WorkerEnd, began: bool) -> WorkerLoss {
-        WorkerLoss { end, began, served: self.orders > 0 }
+        WorkerLoss { end, began, served: self.requests > 0 }
     }
 }
 
-/// Why an order has no answer.
+/// Why a request has no answer.
 enum Unanswered {
     /// The worker said so, or is late, or something is wrong here.
     Failed(Failure),
     /// The worker has closed its channel.
     Gone {
-        /// Whether it had read the order.
+        /// Whether it had read the request.
         began: bool,
     },
     /// The worker does not keep to the rules.
-    Nonsense(String),
+    ProtocolViolation(String),
 }
 
 impl Unanswered {
-    fn nonsense(why: impl ToString) -> Unanswered {
-        Unanswered::Nonsense(why.to_string())
+    fn violation(why: impl ToString) -> Unanswered {
+        Unanswered::ProtocolViolation(why.to_string())
     }
 }
 
@@ -286,7 +308,7 @@ impl Sandbox for WorkerSandbox {
         // A worker that failed is never used again, and a late one must not go on computing.
         let (end, began) = match answer {
             Ok(answer) => {
-                self.orders += 1;
+                self.requests += 1;
                 self.runs = self.runs.saturating_add(u32::from(call == Call::Run));
                 return Ok(answer);
             }
@@ -294,9 +316,9 @@ impl Sandbox for WorkerSandbox {
                 self.worker.process.kill();
                 return Err(failure);
             }
-            Err(Unanswered::Nonsense(why)) => {
+            Err(Unanswered::ProtocolViolation(why)) => {
                 self.worker.process.kill();
-                (WorkerEnd::Nonsense(why), true)
+                (WorkerEnd::ProtocolViolation(why), true)
             }
             Err(Unanswered::Gone { began }) => (self.worker.process.ended(), began),
         };
@@ -313,7 +335,7 @@ impl Sandbox for WorkerSandbox {
 
     fn loss_while_waiting(&mut self) -> Option<WorkerLoss> {
         // One that has not done anything yet may still be on its way to begin.
-        if self.orders == 0 || !self.worker.channel.has_news() {
+        if self.requests == 0 || !self.worker.channel.has_news() {
             return None;
         }
         let end = match self.worker.channel.receive::<serde::de::IgnoredAny>(Some(Duration::ZERO)) {
@@ -321,7 +343,7 @@ impl Sandbox for WorkerSandbox {
             Ok(Received::Closed | Received::Unread) => self.worker.process.ended(),
             Ok(Received::Message(..)) | Err(_) => {
                 self.worker.process.kill();
-                WorkerEnd::Nonsense("it spoke without being asked".into())
+                WorkerEnd::ProtocolViolation("it sent a message without a request".into())
             }
         };
         Some(self.loss(end, false))
@@ -338,11 +360,10 @@ mod tests {
 
     use super::*;
     use crate::confine::layers::Layer;
-    use crate::confine::memory::SealedWriter;
     use crate::sandbox::TimeKey;
 
     /// What becomes of a first call to a worker that is confined by nothing and says this of
-    /// itself, and how many orders it was given.
+    /// itself, and how many requests it was given.
     fn first_call(
         says: Vec<MissingLayer>,
         confinement: Confinement,
@@ -379,15 +400,15 @@ mod tests {
                 panic!("there is no set-up")
             };
             channel.send(&Ready::Ok(says), &[]).unwrap();
-            let mut orders = 0;
-            while let Ok(Received::Message(order, _)) = channel.receive::<Order>(None) {
-                orders += 1;
+            let mut requests = 0;
+            while let Ok(Received::Message(request, _)) = channel.receive::<Request>(None) {
+                requests += 1;
                 let result = Ok((0, super::super::Cost::default()));
-                let outcome =
-                    Outcome { number: order.number, result, log: Vec::new(), image: false };
-                channel.send(&outcome, &[]).unwrap();
+                let response =
+                    Response { number: request.number, result, log: Vec::new(), snapshot: false };
+                channel.send(&response, &[]).unwrap();
             }
-            orders
+            requests
         });
         let limit = CallLimit { time, key: TimeKey::Prepare };
         let answer = sandbox.call(Call::Load, Payload::Sealed(Arc::new(sealed())), limit);
@@ -400,26 +421,26 @@ mod tests {
     fn a_worker_that_says_it_lacks_a_layer_gets_no_model_whatever_it_calls_itself() {
         for layer in Layer::ALL.into_iter().filter(|layer| layer.required()) {
             let lacks = vec![MissingLayer::new(layer, "it says so")];
-            let (answer, _, orders) = first_call(lacks.clone(), Confinement::Strict);
+            let (answer, _, requests) = first_call(lacks.clone(), Confinement::Strict);
             assert_eq!(answer.unwrap_err(), Failure::Unprotected(lacks[0].clone()));
-            assert_eq!(orders, 0);
+            assert_eq!(requests, 0);
         }
     }
 
     #[test]
     fn a_worker_that_is_less_confined_than_it_says_gets_no_model() {
-        let (answer, _, orders) = first_call(Vec::new(), Confinement::Strict);
+        let (answer, _, requests) = first_call(Vec::new(), Confinement::Strict);
         let Failure::Unprotected(lacks) = answer.unwrap_err() else { panic!("it was believed") };
         assert!(lacks.why.contains("from outside"), "{lacks}");
-        assert_eq!(orders, 0);
+        assert_eq!(requests, 0);
     }
 
     #[test]
     fn without_a_demand_what_is_seen_from_outside_is_told() {
-        let (answer, missing, orders) = first_call(Vec::new(), Confinement::BestEffort);
+        let (answer, missing, requests) = first_call(Vec::new(), Confinement::BestEffort);
         answer.unwrap();
         let layers: Vec<Layer> = missing.iter().map(|lacks| lacks.layer).collect();
         assert_eq!(layers, [Layer::Privileges, Layer::Seccomp]);
-        assert_eq!(orders, 1);
+        assert_eq!(requests, 1);
     }
 }

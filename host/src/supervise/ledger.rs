@@ -14,10 +14,11 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::sandbox::{PrivateError, PrivateFolder};
-use crate::text::Hostile;
+use crate::text::Escaped;
 use crate::trust::Digest;
 
 const VARIABLE: &str = "BELLJAR_STATE_DIR";
+const FOLDER: &str = "quarantine";
 const STRIKES: &str = ".strikes";
 
 /// Longest file that is read, in bytes.
@@ -32,9 +33,9 @@ const MAX_STRIKES: usize = 1024;
 pub struct Quarantined {
     /// SHA-256 of the model.
     pub model: Digest,
-    /// What errors called the model. Hostile text: print it through [`crate::text::Hostile`].
+    /// What errors called the model. Untrusted text: print it through [`crate::text::Escaped`].
     pub label: String,
-    /// How its last worker ended. Hostile text, too.
+    /// How its last worker ended. Untrusted text, too.
     pub why: String,
     /// How many of its workers died.
     pub deaths: u32,
@@ -52,7 +53,7 @@ impl Quarantined {
 impl std::fmt::Display for Quarantined {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Quarantined { model, why, deaths, .. } = self;
-        let why = Hostile::cut(why, 250);
+        let why = Escaped::cut(why, 250);
         write!(f, "it is in quarantine: {deaths} of its worker processes died; the last ")?;
         write!(
             f,
@@ -87,7 +88,8 @@ struct Entry {
 
 /// The files.
 pub(super) struct Ledger {
-    state: PathBuf,
+    /// The state folder, if one can be told.
+    state: Option<PathBuf>,
 }
 
 /// Other processes wait while this is held.
@@ -96,25 +98,24 @@ pub(super) struct Turn {
 }
 
 impl Ledger {
-    pub(super) fn new(state: &Path) -> Ledger {
-        Ledger { state: state.to_owned() }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.state.join("quarantine")
+    pub(super) fn new(state: Option<&Path>) -> Ledger {
+        Ledger { state: state.map(Path::to_owned) }
     }
 
     /// The folder, if there is one.
-    fn folder(&self) -> Result<Option<PrivateFolder>, PrivateError> {
-        match PrivateFolder::open_existing(&self.state, VARIABLE)? {
-            Some(_) => PrivateFolder::open_existing(&self.path(), VARIABLE),
+    pub(super) fn folder(&self) -> Result<Option<PrivateFolder>, PrivateError> {
+        let Some(state) = &self.state else { return Ok(None) };
+        match PrivateFolder::open_existing(state, VARIABLE)? {
+            Some(_) => PrivateFolder::open_existing(&state.join(FOLDER), VARIABLE),
             None => Ok(None),
         }
     }
 
     fn made_folder(&self) -> Result<PrivateFolder, PrivateError> {
-        PrivateFolder::open(&self.state, VARIABLE)?;
-        PrivateFolder::open(&self.path(), VARIABLE)
+        let nowhere = PrivateError::Nowhere { variable: VARIABLE };
+        let state = self.state.as_ref().ok_or(nowhere)?;
+        PrivateFolder::open(state, VARIABLE)?;
+        PrivateFolder::open(&state.join(FOLDER), VARIABLE)
     }
 
     /// Keeps other processes from changing what is read now and written soon.

@@ -8,6 +8,12 @@
 //! model is known; nor are traps and panics of the guest, which the first wall has held, and which
 //! inputs alone can cause: one client must not be able to take a model away from all others.
 //!
+//! For the same reason a worker that the kernel kills because memory ran out is no death, whatever it
+//! was doing: how much memory there is depends on the machine and on all requests together, and
+//! large inputs alone can use it up. Such a loss only lengthens the wait before the next start. A
+//! hostile model can have itself killed that way and stays out of quarantine; what it gains is one
+//! start in each wait, up to the longest, and each start is confined and limited as before.
+//!
 //! Deaths without an answer between them make the next start wait (`back_off`). Too many deaths put
 //! the model into quarantine (`ledger` keeps it across processes), and only an operator takes it out
 //! again. Between two deaths that count together there are fewer answers than deaths are allowed.
@@ -74,6 +80,8 @@ pub(crate) struct Record {
 #[derive(Default)]
 struct State {
     back_off: BackOff,
+    /// The last worker was lost because memory ran out.
+    out_of_memory: bool,
     strikes: Strikes,
     quarantined: Option<Quarantined>,
     /// The strikes, or the quarantine, are not in the ledger.
@@ -99,8 +107,15 @@ impl Record {
 }
 
 impl Supervision {
-    pub(crate) fn new(settings: Settings, state: &Path, notices: Notices) -> Supervision {
+    /// Without a state folder deaths count in this process alone.
+    pub(crate) fn new(settings: Settings, state: Option<&Path>, notices: Notices) -> Supervision {
         Supervision { settings, ledger: Ledger::new(state), notices, records: Mutex::default() }
+    }
+
+    /// Whether it can be told which models are in quarantine.
+    #[cfg(feature = "cli")]
+    pub(crate) fn check(&self) -> Result<(), PrivateError> {
+        self.ledger.folder().map(drop)
     }
 
     /// What is known about a model that is being loaded.
@@ -172,12 +187,15 @@ impl Supervision {
         let until = Instant::now().checked_add(patience);
         loop {
             let now = Instant::now();
-            let (wait, deaths) = record.state().back_off.wait(now);
+            let ((wait, deaths), out_of_memory) = {
+                let state = record.state();
+                (state.back_off.wait(now), state.out_of_memory)
+            };
             if wait.is_zero() {
                 return Ok(());
             }
             if now.checked_add(wait).is_none_or(|start| until.is_some_and(|until| start > until)) {
-                return Err(ErrorKind::BackOff { deaths, wait });
+                return Err(ErrorKind::BackOff { deaths, wait, out_of_memory });
             }
             std::thread::sleep(wait);
         }
@@ -185,13 +203,18 @@ impl Supervision {
 
     /// Notes that a worker of the model was lost.
     pub(crate) fn lost(&self, record: &Record, label: &str, loss: &WorkerLoss) {
-        if !is_death(loss) {
+        let consequence = consequence(loss);
+        if consequence == Consequence::None {
             return;
         }
         let mut state = record.state();
         record.calm.store(false, Ordering::Release);
         state.back_off.lengthen(Instant::now(), self.settings.back_off);
-        let notices = self.strike(&mut state, record.digest, label, loss);
+        state.out_of_memory = consequence == Consequence::Wait;
+        let notices = match consequence {
+            Consequence::Death => self.strike(&mut state, record.digest, label, loss),
+            Consequence::None | Consequence::Wait => Vec::new(),
+        };
         drop(state);
         self.tell(notices);
     }
@@ -295,9 +318,26 @@ impl Supervision {
     }
 }
 
-/// Whether the model may have caused this.
-fn is_death(loss: &WorkerLoss) -> bool {
-    loss.began || (loss.served && !loss.end.is_kill())
+/// What the loss of a worker means for its model.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Consequence {
+    /// The model had no part in it.
+    None,
+    /// The next start waits. For want of memory, which is not the model's alone.
+    Wait,
+    /// The next start waits, and the loss counts towards quarantine: the model may have caused it.
+    Death,
+}
+
+fn consequence(loss: &WorkerLoss) -> Consequence {
+    match (loss.began, loss.end.is_out_of_memory()) {
+        (true, true) => Consequence::Wait,
+        (true, false) => Consequence::Death,
+        // Killed from outside while it waited: the kernel, short of memory, takes whom it finds.
+        (false, true) => Consequence::None,
+        (false, false) if loss.served && !loss.end.is_kill() => Consequence::Death,
+        (false, false) => Consequence::None,
+    }
 }
 
 #[cfg(test)]

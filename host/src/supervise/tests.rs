@@ -24,7 +24,7 @@ impl Folder {
         let (sender, notices) = channel();
         let settings = Settings { back_off: (Duration::ZERO, Duration::ZERO), quarantine_after };
         let notices_to = Arc::new(move |notice| drop(sender.send(notice)));
-        (Supervision::new(settings, self.path.path(), notices_to), notices)
+        (Supervision::new(settings, Some(self.path.path()), notices_to), notices)
     }
 
     fn file(&self, digest: Digest, suffix: &str) -> PathBuf {
@@ -98,12 +98,51 @@ fn only_what_a_model_may_have_caused_counts() {
     for loss in [
         WorkerLoss { end: kill, began: true, served: true },
         WorkerLoss { end: WorkerEnd::Signal(11), began: false, served: true },
-        WorkerLoss { end: WorkerEnd::Nonsense("!".into()), began: true, served: false },
+        WorkerLoss { end: WorkerEnd::ProtocolViolation("!".into()), began: true, served: false },
     ] {
         supervision.lost(&record, "m", &loss);
         is_refused(supervision.admit(&record));
         supervision.release(model()).unwrap();
     }
+}
+
+#[test]
+fn workers_killed_for_want_of_memory_only_lengthen_the_wait() {
+    let folder = Folder::new();
+    let (sender, notices) = channel();
+    let back_off = (Duration::from_secs(1000), Duration::from_secs(5000));
+    let settings = Settings { back_off, quarantine_after: Some(1) };
+    let notices_to = Arc::new(move |notice| drop(sender.send(notice)));
+    let supervision = Supervision::new(settings, Some(folder.path.path()), notices_to);
+    let record = supervision.record(model()).unwrap();
+    let loss = |began, counted| {
+        let end = WorkerEnd::OutOfMemory { counted };
+        WorkerLoss { end, began, served: true }
+    };
+    // While it waited: nobody's fault.
+    supervision.lost(&record, "m", &loss(false, true));
+    supervision.await_start(&record, Duration::ZERO).unwrap();
+    // At work, as often as one likes.
+    for number in 1..=20 {
+        supervision.lost(&record, "m", &loss(true, number % 2 == 0));
+        supervision.admit(&record).unwrap();
+        let waits = supervision.await_start(&record, Duration::ZERO);
+        let err = waits.expect_err("it does not wait");
+        let text = err.to_string();
+        assert!(text.contains("memory ran out") && text.contains("limits.memory"), "{text}");
+        let ErrorKind::BackOff { deaths, wait, .. } = err else { panic!("{text}") };
+        assert_eq!(deaths, number);
+        assert!(wait <= back_off.1);
+    }
+    assert!(notices.try_recv().is_err());
+    assert!(supervision.quarantined().unwrap().is_empty());
+    assert!(!folder.path.path().join("quarantine").exists());
+    // An answer ends the wait.
+    supervision.answered(&record);
+    supervision.await_start(&record, Duration::ZERO).unwrap();
+    // Another death than that counts at once.
+    supervision.lost(&record, "m", &crash());
+    is_refused(supervision.admit(&record));
 }
 
 #[test]
@@ -202,6 +241,60 @@ fn a_folder_that_is_open_to_others_stops_the_model() {
 }
 
 #[test]
+fn a_folder_that_another_user_could_replace_stops_the_model() {
+    let folder = Folder::new();
+    let (above, state) = (folder.path.path().join("above"), folder.path.path().join("above/state"));
+    fs::create_dir_all(&state).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
+    let settings = Settings { quarantine_after: Some(1), ..Settings::default() };
+    let supervision = || Supervision::new(settings, Some(&state), Arc::new(|_| {}));
+    let first = supervision();
+    first.lost(&first.record(model()).unwrap(), "m", &crash());
+    is_refused(supervision().record(model()).map(drop));
+    // Whoever may write to the folder above moves the record aside.
+    for mode in [0o770, 0o775, 0o757, 0o777] {
+        fs::set_permissions(&above, fs::Permissions::from_mode(mode)).unwrap();
+        fs::rename(&state, above.join("aside")).unwrap();
+        let refused = supervision().record(model()).map(drop).unwrap_err();
+        let ErrorKind::Store(err @ PrivateError::Replaceable { .. }) = &refused else {
+            panic!("{refused:?}")
+        };
+        let (text, fix) = (err.to_string(), format!("chmod go-w {}", above.display()));
+        assert!(text.contains(&fix) && text.contains("BELLJAR_STATE_DIR"), "{text}");
+        assert!(supervision().quarantined().is_err());
+        assert!(!state.exists(), "a new folder was made in its place");
+        fs::rename(above.join("aside"), &state).unwrap();
+    }
+    // Nobody but the owner of an entry moves it in a folder like /tmp.
+    for mode in [0o1777, 0o755, 0o700] {
+        fs::set_permissions(&above, fs::Permissions::from_mode(mode)).unwrap();
+        is_refused(supervision().record(model()).map(drop));
+    }
+    // A folder of somebody else's above, which only root can make here.
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&above, Some(12_345), None).unwrap();
+        let refused = supervision().record(model()).map(drop).unwrap_err();
+        assert!(refused.to_string().contains("belongs to uid 12345"), "{refused}");
+    }
+}
+
+#[test]
+fn without_a_folder_deaths_count_in_this_process() {
+    let (sender, notices) = channel();
+    let settings = Settings { quarantine_after: Some(2), ..Settings::default() };
+    let notices_to = Arc::new(move |notice| drop(sender.send(notice)));
+    let supervision = Supervision::new(settings, None, notices_to);
+    let record = supervision.record(model()).unwrap();
+    supervision.lost(&record, "m", &crash());
+    assert!(matches!(notices.try_recv(), Ok(SupervisionNotice::NotStored(_))));
+    supervision.lost(&record, "m", &crash());
+    is_refused(supervision.admit(&record));
+    assert_eq!(supervision.quarantined().unwrap().len(), 1);
+    assert!(supervision.release(model()).unwrap());
+    supervision.admit(&record).unwrap();
+}
+
+#[test]
 fn deaths_that_cannot_be_stored_count_all_the_same() {
     let folder = Folder::new();
     let (supervision, notices) = folder.supervision(Some(2));
@@ -223,7 +316,7 @@ fn a_request_waits_for_a_start_that_is_near_and_no_longer() {
         back_off: (Duration::from_millis(2), Duration::from_secs(3600)),
         quarantine_after: None,
     };
-    let supervision = Supervision::new(settings, folder.path.path(), Arc::new(|_| {}));
+    let supervision = Supervision::new(settings, Some(folder.path.path()), Arc::new(|_| {}));
     let record = supervision.record(model()).unwrap();
     supervision.lost(&record, "m", &crash());
     supervision.await_start(&record, Duration::from_secs(60)).unwrap();
@@ -232,7 +325,7 @@ fn a_request_waits_for_a_start_that_is_near_and_no_longer() {
     }
     let refused = supervision.await_start(&record, back_off::PATIENCE);
     assert!(
-        matches!(&refused, Err(ErrorKind::BackOff { deaths: 31, wait }) if wait.as_secs() > 3000),
+        matches!(&refused, Err(ErrorKind::BackOff { deaths: 31, wait, .. }) if wait.as_secs() > 3000),
         "{refused:?}"
     );
     // Other models are not kept waiting, and an answer ends it.

@@ -47,7 +47,7 @@ impl Coded {
     }
 
     /// The numbers that they mean, exactly.
-    pub fn values(&self) -> impl Iterator<Item = f64> + '_ {
+    pub fn values(&self) -> impl Iterator<Item = f64> + Clone + '_ {
         self.codes.iter().map(|code| codes::decode(self.dtype, (*code).into()).into())
     }
 
@@ -55,6 +55,16 @@ impl Coded {
     #[cfg(feature = "cli")]
     pub(crate) fn value(&self, at: usize) -> Option<f64> {
         self.codes.get(at).map(|code| codes::decode(self.dtype, (*code).into()).into())
+    }
+
+    /// The number that a code of this type means.
+    pub(crate) fn meaning(dtype: DType, code: u8) -> f64 {
+        codes::decode(dtype, code.into()).into()
+    }
+
+    /// The codes, to be changed into other codes of this type.
+    pub(crate) fn codes_mut(&mut self) -> &mut [u8] {
+        &mut self.codes
     }
 
     /// Whether they are integers.
@@ -100,14 +110,5 @@ impl Coded {
         let most = codes::bits(self.dtype).map_or(0, |bits| u8::MAX >> (8 - bits.min(8)));
         let numbers = (0..=most).filter(|c| !codes::decode(self.dtype, (*c).into()).is_nan());
         numbers.min_by(order).unwrap_or(0)
-    }
-
-    /// Replaces what is at these places.
-    pub(crate) fn replace(&mut self, places: impl Iterator<Item = usize>, code: u8) {
-        for place in places {
-            if let Some(at) = self.codes.get_mut(place) {
-                *at = code;
-            }
-        }
     }
 }

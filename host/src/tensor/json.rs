@@ -13,8 +13,11 @@
 
 mod collect;
 mod lexer;
+mod open;
 mod write;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::write::Values;
 pub use self::write::{Json, write_named, write_one};
 
 use std::collections::HashSet;
@@ -22,8 +25,9 @@ use std::io::Read;
 
 use belljar_abi::{DType, MAX_NAME, MAX_RANK, MAX_TENSORS};
 
-use self::collect::Elements;
-use self::lexer::{Lexer, Scalar, Token};
+pub(super) use self::collect::Elements;
+pub(super) use self::lexer::Scalar;
+use self::lexer::{Lexer, Token};
 use super::{Tensor, TensorError, unravel};
 
 /// Bytes of text allowed for each byte of data: numbers are printed with up to 25 characters for
@@ -32,6 +36,11 @@ const TEXT_PER_BYTE: u64 = 64;
 
 /// Bytes of text allowed on top, for names, brackets and white space.
 const TEXT_AT_LEAST: u64 = 1 << 20;
+
+/// Most bytes of text that are read where so many bytes of data are allowed.
+pub(super) fn max_text(limit: u64) -> u64 {
+    limit.saturating_mul(TEXT_PER_BYTE).saturating_add(TEXT_AT_LEAST)
+}
 
 fn malformed(why: impl Into<String>) -> TensorError {
     TensorError::Malformed { format: "json", why: why.into() }
@@ -48,7 +57,7 @@ fn wrong_at(place: &str, index: &[usize], why: &str) -> TensorError {
 /// Reads one tensor, of type `dtype` if given. `limit` bounds its bytes of data.
 ///
 /// A string counts with the 24 bytes it takes in memory on top of its length. While neither the
-/// caller nor the file has said the type, elements take up to six times their final room.
+/// caller nor the file has said the type, every element counts as 8 bytes.
 ///
 /// # Errors
 /// [`TensorError::Malformed`] with the position of the offending element, such as `[0][3]`;
@@ -112,8 +121,7 @@ struct Nested {
 
 impl<R: Read> Parser<R> {
     fn new(reader: R, limit: u64) -> Parser<R> {
-        let max_text = limit.saturating_mul(TEXT_PER_BYTE).saturating_add(TEXT_AT_LEAST);
-        Parser { lexer: Lexer::new(reader, max_text), limit, left: limit }
+        Parser { lexer: Lexer::new(reader, max_text(limit)), limit, left: limit }
     }
 
     fn token(&mut self) -> Result<Token, TensorError> {
@@ -344,8 +352,9 @@ impl<R: Read> Parser<R> {
             .finish(dtype)
             .map_err(|(at, why)| wrong_at(place, &unravel(at, &shape), &why))?;
         if let Some(size) = data.dtype().size() {
-            // Elements of a type that was open until now may turn out larger than the least.
-            self.charge((size as u64 * data.len() as u64).saturating_sub(cost), place)?;
+            // Elements of a type that was open until now took more room than they do from now on.
+            let cost_now = size as u64 * data.len() as u64;
+            self.left = self.left.saturating_add(cost.saturating_sub(cost_now));
         }
         match said {
             Some(said) if shape.len() > 1 && said != shape => Err(malformed(format!(

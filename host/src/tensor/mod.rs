@@ -1,14 +1,16 @@
 //! Tensors on the host's side: owned, typed, row-major; and the files people keep them in.
 //!
 //! A [`Tensor`] cannot be wrong about itself: its data has exactly as many elements as its shape
-//! asks for. Everything that reads bytes from outside (`npy`, `npz`, `json`) is bounded by a
-//! limit given by the caller and never allocates ahead of the bytes it has seen.
+//! asks for. Everything that reads bytes from outside (`npy`, `npz`, `json`, `csv`, `pb`) is bounded
+//! by a limit given by the caller and never allocates ahead of the bytes it has seen.
 
 mod coded;
 mod convert;
+pub mod csv;
 pub mod json;
 pub mod npy;
 pub mod npz;
+pub mod pb;
 pub mod summary;
 
 pub use self::coded::Coded;
@@ -16,6 +18,9 @@ pub use belljar_abi::DType;
 pub use half::{bf16, f16};
 
 use belljar_abi::{TensorView, element_count};
+
+/// What some programs write before text, to say that it is UTF-8.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Why bytes or values are not an acceptable tensor.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +47,7 @@ pub enum TensorError {
     /// A file is malformed.
     #[error("not a well-formed {format} file: {why}")]
     Malformed {
-        /// `npy`, `npz` or `json`.
+        /// `npy`, `npz`, `json`, `csv` or `pb`.
         format: &'static str,
         /// What is wrong, and where.
         why: String,
@@ -191,6 +196,25 @@ impl Tensor {
         self.data.byte_len()
     }
 
+    /// Bytes that the elements take in this process, as limits count them: a string is no less than
+    /// the 24 bytes that it takes whatever its length.
+    #[cfg(feature = "cli")]
+    pub(crate) fn memory_len(&self) -> u64 {
+        match &self.data {
+            Data::String(strings) => strings.iter().map(string_memory).sum(),
+            other => other.byte_len(),
+        }
+    }
+
+    /// The same with other elements in the place of its own, changed where they are. `change` is
+    /// given the shape, and must leave as many elements as there were.
+    pub(crate) fn changed(mut self, change: impl FnOnce(&[usize], &mut Data)) -> Tensor {
+        let count = self.data.len();
+        change(&self.shape, &mut self.data);
+        debug_assert_eq!(count, self.data.len());
+        self
+    }
+
     /// The data as it crosses into the sandbox; borrowed wherever the memory layout allows.
     pub(crate) fn to_wire(&self) -> std::borrow::Cow<'_, [u8]> {
         self.data.to_wire()
@@ -212,6 +236,11 @@ impl Tensor {
             .map_err(|_| TensorError::Shape { shape: Vec::new(), why: "a dimension overflows" })?;
         Tensor::new(Data::from_view(view), &shape)
     }
+}
+
+/// Bytes that a string takes in memory, as limits count them.
+pub(crate) fn string_memory(text: impl AsRef<str>) -> u64 {
+    (size_of::<String>() + text.as_ref().len()) as u64
 }
 
 /// A Rust type that is the element of a tensor.

@@ -84,15 +84,21 @@ pub fn read_as(
     Ok(tensors)
 }
 
+/// Longest archive that is read where so many bytes of data are allowed. Neither storing nor
+/// deflating makes data much longer.
+pub(crate) fn longest_file(limit: u64) -> u64 {
+    limit.saturating_add(limit / 64).saturating_add(2 * MAX_DIRECTORY)
+}
+
 /// Reads the archive's directory, of which no more than [`MAX_DIRECTORY`] bytes are looked at.
 fn open<R: Read + Seek>(
     mut reader: R,
     limit: u64,
 ) -> Result<ZipArchive<BufReader<Metered<R>>>, TensorError> {
-    // Neither storing nor deflating makes data much longer. The directory's claims are believed
-    // up to the length of the file, so a file that is long for no reason ends here.
+    // The directory's claims are believed up to the length of the file, so a file that is long for
+    // no reason ends here.
     let len = reader.seek(SeekFrom::End(0))?;
-    let most = limit.saturating_add(limit / 64).saturating_add(2 * MAX_DIRECTORY);
+    let most = longest_file(limit);
     if len > most {
         let what = format!("the archive, for at most {limit} bytes of data,");
         return Err(TensorError::TooLarge { what, limit: most });
@@ -138,7 +144,7 @@ impl<R: Seek> Seek for Metered<R> {
 fn tensor_name(raw: &[u8]) -> Result<String, TensorError> {
     let name =
         std::str::from_utf8(raw).map_err(|_| malformed("the name of an entry is not UTF-8"))?;
-    if name.len() > MAX_NAME {
+    if name.len() > MAX_NAME + SUFFIX.len() {
         return Err(malformed(format!("an entry's name is longer than {MAX_NAME} bytes")));
     }
     match name.strip_suffix(SUFFIX) {
@@ -180,16 +186,25 @@ fn zip_error(error: ZipError) -> TensorError {
     }
 }
 
-/// Writes named arrays, deflated. The same tensors give the same bytes: no time is recorded.
+/// Writes named arrays, deflated: each entry has the array's name and `.npy`, as numpy expects it.
+/// The same tensors give the same bytes: no time is recorded.
 ///
 /// # Errors
 /// Those of [`npy::write`]; [`TensorError::Malformed`] for a name that is empty, too long, or
 /// there twice.
 pub fn write(tensors: &[(String, Tensor)], writer: impl Write + Seek) -> Result<(), TensorError> {
+    write_arrays(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)), writer)
+}
+
+/// As [`write`], for names and tensors that are not together.
+pub(crate) fn write_arrays<'a>(
+    arrays: impl Iterator<Item = (&'a str, &'a Tensor)>,
+    writer: impl Write + Seek,
+) -> Result<(), TensorError> {
     let mut archive = ZipWriter::new(writer);
     let mut names = HashSet::new();
-    for (name, tensor) in tensors {
-        if name.is_empty() || name.len() + SUFFIX.len() > MAX_NAME {
+    for (name, tensor) in arrays {
+        if name.is_empty() || name.len() > MAX_NAME {
             return Err(malformed(format!("an array cannot be named {name:?}")));
         }
         if !names.insert(name) {

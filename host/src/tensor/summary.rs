@@ -33,23 +33,26 @@ impl Summary {
     /// Summarises `tensor`, with its `top` largest values, or its `top` first strings.
     pub fn of(tensor: &Tensor, top: usize) -> Summary {
         let shape = tensor.shape();
+        macro_rules! wide {
+            ($values:expr, $to_f64:expr) => {
+                of_values(shape, $values.iter().map($to_f64), top)
+            };
+        }
         match tensor.data() {
-            Data::F16(values) => of_values(shape, values, |value| value.to_f64(), top),
-            Data::F32(values) => of_values(shape, values, |value| f64::from(*value), top),
-            Data::F64(values) => of_values(shape, values, |value| *value, top),
-            Data::I8(values) => of_values(shape, values, |value| f64::from(*value), top),
-            Data::I16(values) => of_values(shape, values, |value| f64::from(*value), top),
-            Data::I32(values) => of_values(shape, values, |value| f64::from(*value), top),
-            Data::I64(values) => of_values(shape, values, |value| *value as f64, top),
-            Data::U8(values) => of_values(shape, values, |value| f64::from(*value), top),
-            Data::U16(values) => of_values(shape, values, |value| f64::from(*value), top),
-            Data::U32(values) => of_values(shape, values, |value| f64::from(*value), top),
-            Data::U64(values) => of_values(shape, values, |value| *value as f64, top),
-            Data::BF16(values) => of_values(shape, values, |value| value.to_f64(), top),
-            Data::Coded(coded) => {
-                of_values(shape, &coded.values().collect::<Vec<f64>>(), |value| *value, top)
-            }
-            Data::Bool(values) => of_values(shape, values, |value| f64::from(*value), top),
+            Data::F16(values) => wide!(values, |value| value.to_f64()),
+            Data::F32(values) => wide!(values, |value| f64::from(*value)),
+            Data::F64(values) => wide!(values, |value| *value),
+            Data::I8(values) => wide!(values, |value| f64::from(*value)),
+            Data::I16(values) => wide!(values, |value| f64::from(*value)),
+            Data::I32(values) => wide!(values, |value| f64::from(*value)),
+            Data::I64(values) => wide!(values, |value| *value as f64),
+            Data::U8(values) => wide!(values, |value| f64::from(*value)),
+            Data::U16(values) => wide!(values, |value| f64::from(*value)),
+            Data::U32(values) => wide!(values, |value| f64::from(*value)),
+            Data::U64(values) => wide!(values, |value| *value as f64),
+            Data::BF16(values) => wide!(values, |value| value.to_f64()),
+            Data::Bool(values) => wide!(values, |value| f64::from(*value)),
+            Data::Coded(coded) => of_values(shape, coded.values(), top),
             Data::String(strings) => Summary {
                 strings: strings.iter().take(top).cloned().collect(),
                 ..Summary::default()
@@ -58,13 +61,14 @@ impl Summary {
     }
 }
 
-fn of_values<T>(shape: &[usize], values: &[T], to_f64: fn(&T) -> f64, top: usize) -> Summary {
+/// Goes over the values twice at most and keeps none of them but the top ones: a tensor of small
+/// elements must not become one of wide ones.
+fn of_values(shape: &[usize], values: impl Iterator<Item = f64> + Clone, top: usize) -> Summary {
     let mut summary = Summary::default();
     let (mut sum, mut finite) = (0.0, 0u64);
     // A heap whose greatest is the worst kept: the one to go when a better comes.
     let mut kept: BinaryHeap<Ranked> = BinaryHeap::new();
-    for (at, value) in values.iter().enumerate() {
-        let value = to_f64(value);
+    for (at, value) in values.clone().enumerate() {
         if value.is_nan() {
             summary.nan_count += 1;
             continue;
@@ -91,10 +95,7 @@ fn of_values<T>(shape: &[usize], values: &[T], to_f64: fn(&T) -> f64, top: usize
         summary.mean = Some(match sum / count {
             mean if mean.is_finite() => mean,
             // Values near the end of the range: their sum overflows, their mean does not.
-            _ => {
-                let values = values.iter().map(to_f64).filter(|value| value.is_finite());
-                values.map(|value| value / count).sum()
-            }
+            _ => values.filter(|value| value.is_finite()).map(|value| value / count).sum(),
         });
     }
     let kept = kept.into_sorted_vec().into_iter();

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 
+use crate::confine::file_size;
 use crate::confine::memory::{SealedBytes, SealedWriter};
-use crate::trust::Digest;
+use crate::trust::{Digest, signature};
 
 /// Why a model's bytes could not be taken in.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,7 @@ impl ModelBytes {
                 return Err(ModelBytesError::TooLarge { limit });
             }
             hasher.update(bytes);
+            file_size::check(writer.len().saturating_add(count as u64))?;
             writer.write(bytes)?;
         }
         let digest = Digest::finish(hasher);
@@ -111,6 +113,21 @@ impl ModelBytes {
     /// SHA-256 of the bytes.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// What to tell about bytes that were refused as a model for this reason: what they are instead,
+    /// if their first bytes show it.
+    pub(crate) fn refusal(&self, why: String) -> String {
+        if self.size() == 0 {
+            return format!("{why}. The file is empty: download it again.");
+        }
+        let len = usize::try_from(self.size()).unwrap_or(usize::MAX).min(signature::LOOKED_AT);
+        let mut start = vec![0; len];
+        let found = self.sealed.read_into(&mut start).ok();
+        match found.and_then(|()| signature::look(&start, self.size())) {
+            Some(found) => signature::not_a_model(found),
+            None => why,
+        }
     }
 
     pub(crate) fn sealed(&self) -> &Arc<SealedBytes> {

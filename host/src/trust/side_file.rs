@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::Digest;
+use crate::confine::file_size;
 use crate::confine::memory::{SealedBytes, SealedWriter};
 
 /// The file's content, behind the name by which the model knows it: the name's length in four bytes,
@@ -19,7 +20,9 @@ use crate::confine::memory::{SealedBytes, SealedWriter};
 #[derive(Clone, Debug)]
 pub(crate) struct SideFile {
     sealed: Arc<SealedBytes>,
-    /// Of all of that.
+    /// Of the content.
+    content: Digest,
+    /// Of the name and the content's digest.
     digest: Digest,
     /// Length of the content.
     len: u64,
@@ -62,31 +65,26 @@ impl SideFile {
     ) -> Result<SideFile, SideFileError> {
         let file = open(granted, below)?;
         let mut writer = SealedWriter::new("belljar-side-file")?;
-        let mut hasher = Sha256::new();
         let length = u32::try_from(name.len()).map_err(io::Error::other)?;
         let mut put = |bytes: &[u8]| {
-            hasher.update(bytes);
+            file_size::check(writer.len().saturating_add(bytes.len() as u64))?;
             writer.write(bytes)
         };
         put(&length.to_le_bytes())?;
         put(name.as_bytes())?;
-        let mut file = file.take(limit.saturating_add(1));
-        let (mut chunk, mut len) = (vec![0; 256 << 10], 0u64);
-        loop {
-            let count = match file.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
-                Err(err) => return Err(err.into()),
-            };
-            len = len.saturating_add(count as u64);
-            if len > limit {
-                return Err(SideFileError::TooLarge);
-            }
-            put(chunk.get(..count).unwrap_or_default())?;
-        }
+        let (content, len) = read_all(file, limit, put)?;
+        let mut hasher = Sha256::new();
+        hasher.update(length.to_le_bytes());
+        hasher.update(name.as_bytes());
+        hasher.update(content.as_bytes());
         let digest = Digest::finish(hasher);
-        Ok(SideFile { sealed: Arc::new(writer.seal()?), digest, len })
+        Ok(SideFile { sealed: Arc::new(writer.seal()?), content, digest, len })
+    }
+
+    /// SHA-256 and length of a file that could be read as one beside a model.
+    #[cfg(feature = "cli")]
+    pub(crate) fn digest_of(path: &Path, limit: u64) -> Result<(Digest, u64), SideFileError> {
+        read_all(open(path, "")?, limit, |_| Ok(()))
     }
 
     /// The message for the sandbox.
@@ -94,7 +92,12 @@ impl SideFile {
         &self.sealed
     }
 
-    /// SHA-256 of the name and the content.
+    /// SHA-256 of the content, as `sha256sum` prints it.
+    pub(crate) fn content(&self) -> Digest {
+        self.content
+    }
+
+    /// SHA-256 of the name and the content's digest: what a prepared model is known by.
     pub(crate) fn digest(&self) -> Digest {
         self.digest
     }
@@ -102,6 +105,32 @@ impl SideFile {
     /// Length of the content in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+}
+
+/// Reads no more than `limit` bytes; SHA-256 of them, and how many there are.
+fn read_all(
+    file: File,
+    limit: u64,
+    mut put: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(Digest, u64), SideFileError> {
+    let mut hasher = Sha256::new();
+    let mut file = file.take(limit.saturating_add(1));
+    let (mut chunk, mut len) = (vec![0; 256 << 10], 0u64);
+    loop {
+        let count = match file.read(&mut chunk) {
+            Ok(0) => return Ok((Digest::finish(hasher), len)),
+            Ok(count) => count,
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+            Err(err) => return Err(err.into()),
+        };
+        len = len.saturating_add(count as u64);
+        if len > limit {
+            return Err(SideFileError::TooLarge);
+        }
+        let bytes = chunk.get(..count).unwrap_or_default();
+        hasher.update(bytes);
+        put(bytes)?;
     }
 }
 
@@ -180,9 +209,13 @@ mod tests {
         let mut bytes = vec![0; usize::try_from(file.sealed().len()).unwrap()];
         file.sealed().read_into(&mut bytes).unwrap();
         assert_eq!(bytes, b"\x04\0\0\0namecontent");
-        assert_eq!((file.digest(), file.len()), (Digest::of(&bytes), 7));
+        assert_eq!((file.content(), file.len()), (Digest::of(b"content"), 7));
         assert_eq!(read(&path.join("sub/file"), "", "name", 7).unwrap().digest(), file.digest());
-        assert_ne!(read(&path, "sub/file", "other", 7).unwrap().digest(), file.digest());
+        let other = read(&path, "sub/file", "other", 7).unwrap();
+        assert_eq!(other.content(), file.content());
+        assert_ne!(other.digest(), file.digest());
+        fs::write(path.join("sub/other"), "other").unwrap();
+        assert_ne!(read(&path, "sub/other", "name", 7).unwrap().digest(), file.digest());
         assert_eq!(read(&path, "sub/file", "name", 6).unwrap_err(), SideFileError::TooLarge);
         assert!(matches!(read(&path, "none", "name", 7), Err(SideFileError::Failed(_))));
     }

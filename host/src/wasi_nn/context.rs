@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 use crate::model::Model;
 use crate::sandbox::Limit;
 use crate::tensor::Tensor;
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 /// The model as `wasmtime-wasi-nn` knows it.
 pub(super) fn graph(model: Model, failures: Failures) -> Graph {
@@ -47,13 +47,13 @@ struct Context {
 }
 
 impl Context {
-    /// The input that is meant: by its name, or by its place among those that have no value of their
-    /// own.
+    /// The input that is meant: by its name, or by its place among those that have no default.
     fn declared(&self, id: &Id) -> Result<&ValueInfo, Refusal> {
-        let mut inputs = self.model.description().inputs.iter().filter(|input| !input.has_default);
-        let count = inputs.clone().count();
+        let mut inputs = self.model.description().inputs.iter();
+        let mut needed = inputs.clone().filter(|input| !input.has_default);
+        let count = needed.clone().count();
         match id {
-            Id::Index(at) => usize::try_from(*at).ok().and_then(|at| inputs.nth(at)),
+            Id::Index(at) => usize::try_from(*at).ok().and_then(|at| needed.nth(at)),
             Id::Name(name) => inputs.find(|input| input.name == *name),
         }
         .ok_or_else(|| {
@@ -142,6 +142,6 @@ impl BackendExecutionContext for Context {
 fn shown(id: &Id) -> String {
     match id {
         Id::Index(at) => format!("number {at}"),
-        Id::Name(name) => format!("{}", Hostile::cut(name, 100)),
+        Id::Name(name) => format!("{}", Escaped::cut(name, 100)),
     }
 }

@@ -5,6 +5,8 @@
 
 use libfuzzer_sys::fuzz_target;
 
+#[path = "../../../host/src/ownership.rs"]
+mod ownership;
 #[path = "../../../host/src/policy/mod.rs"]
 mod policy;
 
@@ -18,7 +20,16 @@ mod tensor {
 
 #[path = "../../../host/src/confine"]
 mod confine {
+    mod file_size;
     pub(crate) mod layers;
+    mod memory;
+    /// Of filters only the words in which the ways of opening files are stated.
+    mod seccomp {
+        mod calls;
+
+        pub(super) use calls::{Condition, Test, Value, long};
+    }
+    pub(crate) mod ways;
 }
 
 #[path = "../../../host/src/program"]

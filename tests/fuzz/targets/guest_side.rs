@@ -1,8 +1,16 @@
-//! What the guest decodes: input shapes and tensors.
+//! What the guest decodes: input shapes, tensors, and image files with what is made of them.
 #![no_main]
+#![allow(dead_code)]
 
+use belljar_abi::picture::decode_picture;
 use belljar_abi::{decode_shapes, decode_tensors, encode_shapes, encode_tensors};
 use libfuzzer_sys::fuzz_target;
+
+#[path = "../../../guest-models/onnx-runner/src/picture/mod.rs"]
+mod picture;
+
+/// Most bytes of pixels: enough to get everywhere, and little enough for many executions.
+const ROOM: u64 = 1 << 20;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok((shapes, fixed)) = decode_shapes(bytes) {
@@ -10,5 +18,18 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(views) = decode_tensors(bytes) {
         assert_eq!(encode_tensors(&views), bytes);
+    }
+    if let Ok((mut options, file)) = decode_picture(bytes) {
+        let mut again = options.start_message();
+        again.extend_from_slice(file);
+        assert_eq!(again, bytes);
+        options.room = options.room.min(ROOM);
+        let mut message = options.start_message();
+        message.extend_from_slice(file);
+        if let Ok(answer) = picture::picture(&message) {
+            let views = decode_tensors(&answer).expect("the answer is a message");
+            assert!(views.len() == 1 && views[0].dtype == options.dtype);
+            assert!(views[0].data.len() as u64 <= ROOM);
+        }
     }
 });

@@ -25,6 +25,8 @@ fuzz_target!(|bytes: &[u8]| {
             let again = description.encode();
             assert!(matches!(decode_reply(&again), Ok(Reply::Description(d)) if d == description));
         }
+        Ok(Reply::Prepared(preparation)) => assert_eq!(preparation.encode(), bytes),
+        Ok(Reply::Profile(profile)) => assert_eq!(profile.encode(), bytes),
         Ok(_) | Err(_) => {}
     }
 });

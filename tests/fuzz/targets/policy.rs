@@ -4,6 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 
+#[path = "../../../host/src/ownership.rs"]
+mod ownership;
 #[path = "../../../host/src/policy/mod.rs"]
 mod policy;
 

@@ -1,5 +1,5 @@
-//! Files that people keep tensors in: .npy, .npz and JSON, of any content. What is read can be
-//! written, and is read again as the same.
+//! Files that people keep tensors in: .npy, .npz, JSON, CSV and .pb, of any content. What is read can
+//! be written, and is read again as the same.
 #![no_main]
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../../host/src/tensor/mod.rs"]
 mod tensor;
 
-use tensor::{DType, Tensor, TensorError, json, npy, npz, summary};
+use tensor::{DType, Tensor, TensorError, csv, json, npy, npz, pb, summary};
 
 const LIMIT: u64 = 1 << 20;
 
@@ -21,13 +21,14 @@ fn harmless(error: &TensorError) {
 
 fn sound(tensor: &Tensor) {
     assert!(tensor.byte_len() <= LIMIT + 64);
-    assert_eq!(tensor.len(), tensor.shape().iter().product::<usize>());
+    let dims: Vec<u64> = tensor.shape().iter().map(|dim| *dim as u64).collect();
+    assert_eq!(Some(tensor.len() as u64), belljar_abi::element_count(&dims));
     let _ = summary::Summary::of(tensor, 3);
 }
 
 fuzz_target!(|bytes: &[u8]| {
     let (Some(which), Some(bytes)) = (bytes.first(), bytes.get(1..)) else { return };
-    let dtype = DType::ALL.get(usize::from(which / 4)).copied();
+    let dtype = DType::ALL.get(usize::from(which % 128 / 4)).copied();
     match which % 4 {
         0 | 1 => match npy::read_as(bytes, dtype, LIMIT) {
             Ok(tensor) => {
@@ -39,6 +40,14 @@ fuzz_target!(|bytes: &[u8]| {
                 npy::write(&again.expect("it can be read"), &mut twice).expect("written");
                 assert_eq!(written, twice);
             }
+            Err(error) => harmless(&error),
+        },
+        2 if *which >= 128 => match pb::read(bytes, LIMIT) {
+            Ok((_, tensor)) => sound(&tensor),
+            Err(error) => harmless(&error),
+        },
+        3 if *which >= 128 => match csv::read_one(bytes, dtype, None, LIMIT) {
+            Ok(tensor) => sound(&tensor),
             Err(error) => harmless(&error),
         },
         2 => match npz::read(Cursor::new(bytes), LIMIT) {

@@ -2,6 +2,6 @@
 //! would take an emulated machine an hour; these take it a minute. `cargo xtask release-check` runs
 //! their tests so for 64-bit Arm.
 #![deny(unsafe_op_in_unsafe_fn)]
-#![allow(dead_code)] // What the rest of the host would call.
+#![allow(dead_code, unused_imports)] // What the rest of the host would call.
 
 mod sandbox;

@@ -1,77 +1,67 @@
-//! Operators that move elements about as they are: CenterCropPad (operator set 18), Compress (9),
-//! ReverseSequence (10), TensorScatter (24), Upsample (9), BitCast (26).
+//! Operators that move elements without changing them: CenterCropPad (operator set 18), Compress
+//! (9), ReverseSequence (10), TensorScatter (24), BitCast (26).
 
-use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::tract_hir::internal::*;
 
-use super::own::{
-    Known, Own, Said, advance, built, concrete, floats, from_bytes, ints, like, needed, optional,
-    sizes, strides, unknown, volume,
+use crate::framework::axes::resolve;
+use crate::framework::dims::{advance, sizes, strides, volume};
+use crate::framework::errors::{OrUserError, bail, ensure};
+use crate::framework::facts::{
+    InputFact, OutputFact, concrete, like, optional, required, unknown_dims,
 };
-use super::resolve;
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
+use crate::framework::tensors::{from_bytes, ints};
+use crate::framework::upstream::Built;
 
-/// What is moved, and what the operator's attributes say.
+/// An operator with its attributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Arrange {
-    CenterCropPad {
-        axes: Option<Vec<i64>>,
-    },
-    Compress {
-        axis: Option<i64>,
-    },
-    ReverseSequence {
-        batch: usize,
-        time: usize,
-    },
-    TensorScatter {
-        axis: i64,
-        circular: bool,
-    },
-    /// Each element as often as a factor says; or, to be smaller, one in so many.
-    Nearest {
-        smaller: bool,
-    },
-    BitCast {
-        to: DatumType,
-    },
+    CenterCropPad { axes: Option<Vec<i64>> },
+    Compress { axis: Option<i64> },
+    ReverseSequence { batch: usize, time: usize },
+    TensorScatter { axis: i64, circular: bool },
+    BitCast { to: DatumType },
 }
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("CenterCropPad", |_, node| {
-        built(Arrange::CenterCropPad { axes: node.get_attr_opt_vec("axes")? }, node)
-    });
-    registry.insert("Compress", |_, node| {
-        built(Arrange::Compress { axis: node.get_attr_opt("axis")? }, node)
-    });
-    registry.insert("ReverseSequence", |_, node| {
-        let axis = |name, default| Ok::<_, TractError>(node.get_attr_opt(name)?.unwrap_or(default));
-        let (batch, time) = (axis("batch_axis", 1)?, axis("time_axis", 0)?);
-        built(Arrange::ReverseSequence { batch, time }, node)
-    });
-    registry.insert("TensorScatter", |_, node| {
-        let axis = node.get_attr_opt("axis")?.unwrap_or(-2);
-        let circular = node.get_attr_opt::<&str>("mode")? == Some("circular");
-        built(Arrange::TensorScatter { axis, circular }, node)
-    });
-    registry.insert("Upsample", |_, node| built(Arrange::Nearest { smaller: false }, node));
-    registry.insert("BitCast", |_, node| built(Arrange::BitCast { to: target(node)? }, node));
+pub(crate) const OPERATORS: &[Registration] = &[
+    own("CenterCropPad", build_center_crop_pad),
+    own("Compress", build_compress),
+    own("ReverseSequence", build_reverse_sequence),
+    own("TensorScatter", build_tensor_scatter),
+    own("BitCast", |_, node| built(Arrange::BitCast { to: target(node)? }, node)),
+];
+
+fn build_center_crop_pad(_: &ParsingContext, node: &NodeProto) -> Built {
+    built(Arrange::CenterCropPad { axes: node.get_attr_opt_vec("axes")? }, node)
 }
 
-/// Resize of version 10 in the mode `nearest`. Where an element is in the midst of others, that
-/// version does not say which of them is the nearest; onnxruntime takes the one before.
-pub(super) fn resize_10(node: &NodeProto) -> super::Built {
-    built(Arrange::Nearest { smaller: true }, node)
+fn build_compress(_: &ParsingContext, node: &NodeProto) -> Built {
+    built(Arrange::Compress { axis: node.get_attr_opt("axis")? }, node)
+}
+
+fn build_reverse_sequence(_: &ParsingContext, node: &NodeProto) -> Built {
+    let axis = |name, default| Ok::<_, TractError>(node.get_attr_opt(name)?.unwrap_or(default));
+    let (batch, time) = (axis("batch_axis", 1)?, axis("time_axis", 0)?);
+    built(Arrange::ReverseSequence { batch, time }, node)
+}
+
+fn build_tensor_scatter(_: &ParsingContext, node: &NodeProto) -> Built {
+    let axis = node.get_attr_opt("axis")?.unwrap_or(-2);
+    let circular = node.get_attr_opt::<&str>("mode")? == Some("circular");
+    built(Arrange::TensorScatter { axis, circular }, node)
 }
 
 fn target(node: &NodeProto) -> TractResult<DatumType> {
     let to = i32::try_from(node.get_attr::<i64>("to")?)?;
-    Ok(DatumType::try_from(DataType::try_from(to)?)?)
+    DatumType::try_from(DataType::try_from(to)?)
 }
 
-/// A tensor whose elements are those of another one, each at a place that a function says, or zero.
-fn picked(
+/// A tensor whose elements are copied from the positions that a function returns, or zero.
+pub(crate) fn picked(
     from: &Tensor,
     shape: &[usize],
     place: impl Fn(&[usize]) -> Option<usize>,
@@ -84,30 +74,37 @@ fn picked(
     for to in out.chunks_exact_mut(size) {
         if let Some(from) = place(&at) {
             let from = bytes.get(from * size..).and_then(|rest| rest.get(..size));
-            to.copy_from_slice(from.context("a place outside of the tensor")?);
+            to.copy_from_slice(
+                from.or_user_error("internal error: a position is outside of the tensor")?,
+            );
         }
         advance(&mut at, shape);
     }
     from_bytes(from.datum_type(), shape, &out)
 }
 
-/// The flat place of coordinates.
-fn flat(at: &[usize], strides: &[usize]) -> usize {
+/// The flat index of coordinates.
+pub(crate) fn flat(at: &[usize], strides: &[usize]) -> usize {
     at.iter().zip(strides).map(|(at, stride)| at * stride).sum()
 }
 
 impl Arrange {
-    /// The shape that CenterCropPad makes.
+    /// The output shape of CenterCropPad.
     fn cropped(&self, shape: &[usize], wanted: &[i64]) -> TractResult<Vec<usize>> {
         let Arrange::CenterCropPad { axes } = self else { bail!("not cropped") };
         let axes = match axes {
             Some(axes) => axes.clone(),
             None => (0..shape.len() as i64).collect(),
         };
-        ensure!(axes.len() == wanted.len(), "{} sizes for {} axes", wanted.len(), axes.len());
+        ensure!(
+            axes.len() == wanted.len(),
+            "{} sizes do not match {} axes",
+            wanted.len(),
+            axes.len()
+        );
         let mut to = shape.to_vec();
         for (at, (axis, size)) in axes.iter().zip(sizes(wanted)?).enumerate() {
-            ensure!(!axes[..at].contains(axis), "axis {axis} is there twice");
+            ensure!(!axes[..at].contains(axis), "duplicate axis {axis}");
             to[resolve(*axis, shape.len())?] = size;
         }
         Ok(to)
@@ -121,7 +118,7 @@ impl Arrange {
             let mut from = 0;
             for (axis, at) in at.iter().enumerate() {
                 let (size, to) = (shape[axis], to[axis]);
-                // What is cropped or padded is as much before as behind, or one more behind.
+                // Half is cropped or padded before, and the rest after.
                 let at = match to >= size {
                     true => at.checked_sub((to - size) / 2).filter(|at| *at < size)?,
                     false => at + (size - to) / 2,
@@ -133,7 +130,11 @@ impl Arrange {
     }
 
     fn compress(data: &Tensor, condition: &Tensor, axis: Option<i64>) -> TractResult<Tensor> {
-        ensure!(condition.rank() == 1, "a condition of {} dimensions", condition.rank());
+        ensure!(
+            condition.rank() == 1,
+            "the condition has {} dimensions, expected 1",
+            condition.rank()
+        );
         let condition = condition.try_as_plain_ram()?;
         let condition = condition.as_slice::<bool>()?;
         let chosen: Vec<usize> =
@@ -144,7 +145,7 @@ impl Arrange {
         };
         ensure!(
             condition.len() <= shape[axis],
-            "a condition of {} for {} elements",
+            "the condition has {} elements for an axis of {}",
             condition.len(),
             shape[axis]
         );
@@ -161,12 +162,21 @@ impl Arrange {
         let shape = data.shape();
         ensure!(
             batch != time && batch < shape.len() && time < shape.len(),
-            "axes that are not there"
+            "batch_axis and time_axis must be two different axes of the input"
         );
         let lens = sizes(&ints(lens)?)?;
-        ensure!(lens.len() == shape[batch], "{} lengths for {}", lens.len(), shape[batch]);
+        ensure!(
+            lens.len() == shape[batch],
+            "{} lengths do not match a batch of {}",
+            lens.len(),
+            shape[batch]
+        );
         let longest = lens.iter().max().copied().unwrap_or(0);
-        ensure!(longest <= shape[time], "a length of {longest} of {}", shape[time]);
+        ensure!(
+            longest <= shape[time],
+            "a length of {longest} does not fit an axis of {}",
+            shape[time]
+        );
         let strides = strides(shape);
         picked(data, shape, |at| {
             let (step, length) = (at[time], lens[at[batch]]);
@@ -184,20 +194,32 @@ impl Arrange {
     ) -> TractResult<Tensor> {
         let shape = past.shape();
         let axis = resolve(axis, shape.len())?;
-        ensure!(axis > 0, "the axis of batches is none to write along");
+        ensure!(axis > 0, "cannot write along the batch axis");
         let fits = update.rank() == shape.len()
             && update.datum_type() == past.datum_type()
             && (0..shape.len()).all(|at| at == axis || update.shape()[at] == shape[at])
             && update.shape()[axis] <= shape[axis];
-        ensure!(fits, "an update of {:?} of {shape:?}", update.shape());
+        ensure!(
+            fits,
+            "an update of the shape {:?} does not fit a cache of the shape {shape:?}",
+            update.shape()
+        );
         let starts = match indices {
             Some(indices) => sizes(&ints(indices)?)?,
             None => vec![0; shape[0]],
         };
-        ensure!(starts.len() == shape[0], "{} indices for {}", starts.len(), shape[0]);
+        ensure!(
+            starts.len() == shape[0],
+            "{} indices do not match a batch of {}",
+            starts.len(),
+            shape[0]
+        );
         let (long, count) = (shape[axis], update.shape()[axis]);
         let within = |start: &usize| *start + if circular { 1 } else { count } <= long.max(1);
-        ensure!(starts.iter().all(within), "the indices {starts:?} lead outside of {long}");
+        ensure!(
+            starts.iter().all(within),
+            "the indices {starts:?} write past the end of an axis of {long}"
+        );
         let size = past.datum_type().size_of();
         let mut bytes = past.as_bytes().to_vec();
         let to = strides(shape);
@@ -210,92 +232,58 @@ impl Arrange {
         }
         from_bytes(past.datum_type(), shape, &bytes)
     }
-
-    /// The whole numbers by which each dimension is multiplied and divided, one of which is 1.
-    fn factors(scales: &Tensor, rank: usize, smaller: bool) -> TractResult<Vec<(usize, usize)>> {
-        let scales = floats(scales)?;
-        ensure!(scales.len() == rank, "{} factors for {rank} dimensions", scales.len());
-        let whole = |number: f64| {
-            ((1.0..=65536.0).contains(&number) && number.fract() == 0.0).then_some(number as usize)
-        };
-        let factor = |scale: &f64| match (whole(*scale), whole(1.0 / scale)) {
-            (Some(by), _) => Ok((by, 1)),
-            // Of others, a number of 32 bits is not quite the fraction.
-            (None, Some(by)) if smaller && by.is_power_of_two() => Ok((1, by)),
-            _ => bail!("a factor of {scale} is not implemented in the mode \"nearest\""),
-        };
-        scales.iter().map(factor).collect()
-    }
-
-    fn nearest(data: &Tensor, scales: &Tensor, smaller: bool) -> TractResult<Tensor> {
-        let factors = Arrange::factors(scales, data.rank(), smaller)?;
-        let strides = strides(data.shape());
-        let to = scaled(data.shape(), &factors)?;
-        picked(data, &to, |at| {
-            let each = at.iter().zip(&factors);
-            let near: Vec<usize> = each.map(|(at, (up, down))| at / up * down).collect();
-            Some(flat(&near, &strides))
-        })
-    }
 }
 
-fn scaled(shape: &[usize], factors: &[(usize, usize)]) -> TractResult<Vec<usize>> {
-    let to = shape.iter().zip(factors).map(|(size, (up, down))| (size / down).checked_mul(*up));
-    to.collect::<Option<_>>().context("a tensor that is too large")
-}
-
-impl Own for Arrange {
+impl Operator for Arrange {
     fn name(&self) -> &'static str {
         match self {
             Arrange::CenterCropPad { .. } => "CenterCropPad",
             Arrange::Compress { .. } => "Compress",
             Arrange::ReverseSequence { .. } => "ReverseSequence",
             Arrange::TensorScatter { .. } => "TensorScatter",
-            Arrange::Nearest { smaller: false } => "Upsample",
-            Arrange::Nearest { smaller: true } => "Resize",
             Arrange::BitCast { .. } => "BitCast",
         }
     }
 
-    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
-        let data = needed(inputs, 0)?;
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let data = required(inputs, 0)?;
         let rank = data.rank();
         let known = |dims: Vec<usize>| {
             (data.dtype, dims.into_iter().map(|dim| Some(dim.to_dim())).collect::<TVec<_>>())
         };
         Ok(tvec!(match self {
             Arrange::CenterCropPad { .. } => {
-                match (concrete(&data.shape), needed(inputs, 1)?.ints()?) {
+                match (concrete(&data.shape), required(inputs, 1)?.ints()?) {
                     (Some(shape), Some(wanted)) => known(self.cropped(&shape, &wanted)?),
-                    _ => unknown(data.dtype, rank),
+                    _ => unknown_dims(data.dtype, rank),
                 }
             }
-            Arrange::Compress { axis: None } => unknown(data.dtype, 1),
+            Arrange::Compress { axis: None } => unknown_dims(data.dtype, 1),
             Arrange::Compress { axis: Some(axis) } => {
                 let (dtype, mut dims) = like(data);
                 dims[resolve(*axis, rank)?] = None;
                 (dtype, dims)
             }
             Arrange::ReverseSequence { .. } | Arrange::TensorScatter { .. } => like(data),
-            Arrange::Nearest { smaller } =>
-                match (concrete(&data.shape), &needed(inputs, 1)?.value) {
-                    (Some(shape), Some(scales)) => {
-                        known(scaled(&shape, &Arrange::factors(scales, rank, *smaller)?)?)
-                    }
-                    _ => unknown(data.dtype, rank),
-                },
             Arrange::BitCast { to } => {
                 let (from, same) = (data.dtype, to.size_of() == data.dtype.size_of());
-                ensure!(same && to.is_copy() && *to != bool::datum_type(), "{from:?} as {to:?}");
+                ensure!(
+                    same && to.is_copy() && *to != bool::datum_type(),
+                    "cannot reinterpret {from:?} as {to:?}: their sizes differ, or their bits are not free"
+                );
                 (*to, like(data).1)
             }
         }))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let data = *needed(inputs, 0)?;
-        ensure!(data.datum_type().is_copy(), "{:?} is not implemented", data.datum_type());
-        let second = || needed(inputs, 1).copied();
+        let data = *required(inputs, 0)?;
+        ensure!(
+            data.datum_type().is_copy(),
+            "element type {:?} is not implemented",
+            data.datum_type()
+        );
+        let second = || required(inputs, 1).copied();
         Ok(tvec!(match self {
             Arrange::CenterCropPad { .. } => self.crop(data, second()?)?,
             Arrange::Compress { axis } => Arrange::compress(data, second()?, *axis)?,
@@ -306,8 +294,70 @@ impl Own for Arrange {
                 let indices = optional(inputs, 2).copied();
                 Arrange::tensor_scatter(data, second()?, indices, *axis, *circular)?
             }
-            Arrange::Nearest { smaller } => Arrange::nearest(data, second()?, *smaller)?,
             Arrange::BitCast { to } => from_bytes(*to, data.shape(), data.as_bytes())?,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, counting, row, tensor};
+
+    #[test]
+    fn center_crop_pad_puts_an_odd_element_behind() {
+        let crop = case("CenterCropPad").input(row(&[1i32, 2, 3, 4])).input(row(&[1i64]));
+        crop.gives(row(&[2i32]));
+        let pad = case("CenterCropPad").input(row(&[1i32, 2])).input(row(&[5i64]));
+        pad.gives(row(&[0i32, 1, 2, 0, 0]));
+        let both = case("CenterCropPad").ints("axes", &[-1]).input(counting(&[2, 3]));
+        both.input(row(&[1i64])).gives(tensor(&[2, 1], &[1f32, 4.0]));
+        case("CenterCropPad").input(row(&[1i32])).input(row(&[2i64, 2])).fails("2");
+    }
+
+    #[test]
+    fn compress_takes_a_shorter_condition_and_flattens_without_axis() {
+        let data = || counting(&[2, 3]);
+        let flat = case("Compress").input(data()).input(row(&[false, true, false, false, true]));
+        flat.gives(row(&[1f32, 4.0]));
+        let columns = case("Compress").int("axis", -1).input(data()).input(row(&[false, true]));
+        columns.gives(tensor(&[2, 1], &[1f32, 4.0]));
+        let long = case("Compress").int("axis", 0).input(data()).input(row(&[true, false, true]));
+        long.fails("3");
+    }
+
+    #[test]
+    fn reverse_sequence_reverses_a_part_of_each_batch() {
+        let node = |lengths: &[i64]| {
+            let case = case("ReverseSequence").int("batch_axis", 0).int("time_axis", 1);
+            case.input(counting(&[2, 3])).input(row(lengths))
+        };
+        node(&[2, 3]).gives(tensor(&[2, 3], &[1f32, 0.0, 2.0, 5.0, 4.0, 3.0]));
+        node(&[2, 4]).fails("4");
+        let default = case("ReverseSequence").input(counting(&[2, 2])).input(row(&[1i64, 2]));
+        default.gives(tensor(&[2, 2], &[0f32, 3.0, 2.0, 1.0]));
+    }
+
+    #[test]
+    fn tensor_scatter_wraps_only_in_the_circular_mode() {
+        let node = |starts: &[i64]| {
+            let case =
+                case("TensorScatter").input(tensor(&[2, 3, 1], &[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]));
+            case.input(tensor(&[2, 2, 1], &[10f32, 20.0, 30.0, 40.0])).input(row(starts))
+        };
+        let expected = |numbers: &[f32]| tensor(&[2, 3, 1], numbers);
+        node(&[1, 0]).gives(expected(&[1.0, 10.0, 20.0, 30.0, 40.0, 6.0]));
+        node(&[2, 0]).fails("2");
+        let circular = node(&[2, 0]).text("mode", "circular");
+        circular.gives(expected(&[20.0, 2.0, 10.0, 30.0, 40.0, 6.0]));
+    }
+
+    #[test]
+    fn bit_cast_keeps_every_bit() {
+        let bits = [0x7fa0_0001u32, 0x8000_0000, 0x3f80_0000];
+        let floats = case("BitCast").int("to", 12).input(row(&bits.map(f32::from_bits)));
+        floats.gives(row(&bits));
+        let integers = case("BitCast").int("to", 6).input(row(&[0xffff_fffeu32]));
+        integers.gives(row(&[-2i32]));
+        case("BitCast").int("to", 7).input(row(&[1f32])).fails("");
     }
 }

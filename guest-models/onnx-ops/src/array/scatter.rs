@@ -1,17 +1,19 @@
-//! Reading from and writing to places that another tensor says: GatherElements, ScatterElements,
-//! ScatterND and the Scatter of old. tract's write outside of a row, panic outside of the tensor, and
-//! forget a NaN.
+//! GatherElements, ScatterElements, ScatterND and the deprecated Scatter (ONNX). tract's operators
+//! write outside of a row, panic outside of the tensor, and drop a NaN.
 
-use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::numbers::{Number, by_number};
-use super::own::{
-    Known, Own, Said, advance, built, concrete, from_bytes, index, ints, like, needed, strides,
-    volume,
-};
-use super::resolve;
+use crate::framework::axes::resolve;
+use crate::framework::dims::{advance, index, strides, volume};
+use crate::framework::errors::{OrUserError, bail, ensure};
+use crate::framework::facts::{InputFact, OutputFact, concrete, like, required};
+use crate::framework::numbers::{Number, by_number};
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
+use crate::framework::tensors::{from_bytes, ints};
+use crate::framework::upstream::Built;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reduction {
@@ -40,22 +42,27 @@ enum Scatter {
     Places { reduction: Reduction },
 }
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    for name in ["Scatter", "ScatterElements"] {
-        registry.insert(name, |_, node| {
-            let axis = node.get_attr_opt("axis")?.unwrap_or(0);
-            built(Scatter::Elements { axis, reduction: reduction(node)? }, node)
-        });
-    }
-    registry.insert("GatherElements", |_, node| {
-        built(GatherElements { axis: node.get_attr_opt("axis")?.unwrap_or(0) }, node)
-    });
-    registry.insert("ScatterND", |_, node| {
-        built(Scatter::Places { reduction: reduction(node)? }, node)
-    });
+pub(crate) const OPERATORS: &[Registration] = &[
+    own("Scatter", build_scatter),
+    own("ScatterElements", build_scatter),
+    own("GatherElements", build_gather_elements),
+    own("ScatterND", build_scatter_nd),
+];
+
+fn build_scatter(_: &ParsingContext, node: &NodeProto) -> Built {
+    let axis = node.get_attr_opt("axis")?.unwrap_or(0);
+    built(Scatter::Elements { axis, reduction: reduction(node)? }, node)
 }
 
-/// Elements at places along one axis; along the others each has its own place.
+fn build_gather_elements(_: &ParsingContext, node: &NodeProto) -> Built {
+    built(GatherElements { axis: node.get_attr_opt("axis")?.unwrap_or(0) }, node)
+}
+
+fn build_scatter_nd(_: &ParsingContext, node: &NodeProto) -> Built {
+    built(Scatter::Places { reduction: reduction(node)? }, node)
+}
+
+/// Elements at indices along one axis; the other coordinates stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct GatherElements {
     axis: i64,
@@ -67,19 +74,19 @@ impl GatherElements {
         let fits = |at: usize| at == axis || indices[at] <= data[at];
         ensure!(
             indices.len() == data.len() && (0..data.len()).all(fits),
-            "indices of {indices:?} of {data:?}"
+            "indices of the shape {indices:?} do not match data of the shape {data:?}"
         );
         Ok(axis)
     }
 }
 
-impl Own for GatherElements {
+impl Operator for GatherElements {
     fn name(&self) -> &'static str {
         "GatherElements"
     }
 
-    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
-        let (data, indices) = (needed(inputs, 0)?, needed(inputs, 1)?);
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let (data, indices) = (required(inputs, 0)?, required(inputs, 1)?);
         if let (Some(data), Some(indices)) = (concrete(&data.shape), concrete(&indices.shape)) {
             self.check(&data, &indices)?;
         }
@@ -87,8 +94,12 @@ impl Own for GatherElements {
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let (data, indices) = (*needed(inputs, 0)?, *needed(inputs, 1)?);
-        ensure!(data.datum_type().is_copy(), "{:?} is not implemented", data.datum_type());
+        let (data, indices) = (*required(inputs, 0)?, *required(inputs, 1)?);
+        ensure!(
+            data.datum_type().is_copy(),
+            "element type {:?} is not implemented",
+            data.datum_type()
+        );
         let (shape, places) = (data.shape(), indices.shape());
         let axis = self.check(shape, places)?;
         let (size, strides) = (data.datum_type().size_of(), strides(shape));
@@ -108,7 +119,7 @@ impl Own for GatherElements {
 }
 
 impl Scatter {
-    /// Holds shapes against each other.
+    /// Checks that the shapes match.
     fn check<D: PartialEq + Clone + std::fmt::Debug>(
         &self,
         data: &[D],
@@ -121,21 +132,28 @@ impl Scatter {
                 resolve(*axis, data.len())?;
                 ensure!(
                     indices == updates && indices.len() == data.len(),
-                    "updates of {updates:?} at indices of {indices:?} of {data:?}"
+                    "updates of the shape {updates:?} do not match indices of the shape {indices:?} and data of the shape {data:?}"
                 );
             }
             Scatter::Places { .. } => {
-                let last = indices.last().context("indices without dimensions")?;
+                let last = indices.last().or_user_error("the indices have no dimensions")?;
                 let deep = deep(last)?;
-                ensure!(deep <= data.len(), "indices of {deep} dimensions for {}", data.len());
+                ensure!(
+                    deep <= data.len(),
+                    "indices of {deep} dimensions do not match data of {} dimensions",
+                    data.len()
+                );
                 let wanted = [&indices[..indices.len() - 1], &data[deep..]].concat();
-                ensure!(updates == wanted, "updates of {updates:?}, wanted are {wanted:?}");
+                ensure!(
+                    updates == wanted,
+                    "updates have the shape {updates:?}, expected {wanted:?}"
+                );
             }
         }
         Ok(())
     }
 
-    /// Calls a function with the place in the data and in the updates of each run of elements.
+    /// Calls a function with the positions in the data and in the updates of each run of elements.
     fn each(
         &self,
         data: &[usize],
@@ -147,8 +165,11 @@ impl Scatter {
         match *self {
             Scatter::Elements { axis, .. } => {
                 let axis = resolve(axis, data.len())?;
-                for (at, (most, size)) in indices.iter().zip(data).enumerate() {
-                    ensure!(at == axis || most <= size, "indices of {indices:?} of {data:?}");
+                for (at, (count, size)) in indices.iter().zip(data).enumerate() {
+                    ensure!(
+                        at == axis || count <= size,
+                        "indices of the shape {indices:?} do not match data of the shape {data:?}"
+                    );
                 }
                 let mut place = vec![0; data.len()];
                 for (from, given) in list.iter().enumerate() {
@@ -184,7 +205,7 @@ impl Scatter {
     }
 }
 
-impl Own for Scatter {
+impl Operator for Scatter {
     fn name(&self) -> &'static str {
         match self {
             Scatter::Elements { .. } => "ScatterElements",
@@ -192,13 +213,13 @@ impl Own for Scatter {
         }
     }
 
-    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
-        let (data, indices) = (needed(inputs, 0)?, needed(inputs, 1)?);
-        let updates = needed(inputs, 2)?;
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let (data, indices) = (required(inputs, 0)?, required(inputs, 1)?);
+        let updates = required(inputs, 2)?;
         let adds = self.reduction() != Reduction::None;
         ensure!(!adds || data.dtype.is_number(), "{:?} cannot be reduced", data.dtype);
         let shapes = [&data.shape, &indices.shape, &updates.shape];
-        // Sizes that are known when it runs are looked at then.
+        // Sizes that are not known yet are checked when the model runs.
         if shapes.iter().all(|shape| shape.iter().all(|dim| dim.as_i64().is_some())) {
             self.check(&data.shape, &indices.shape, &updates.shape, |dim| Ok(dim.to_usize()?))?;
         }
@@ -206,9 +227,12 @@ impl Own for Scatter {
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let (data, indices) = (*needed(inputs, 0)?, *needed(inputs, 1)?);
-        let updates = *needed(inputs, 2)?;
-        ensure!(data.datum_type() == updates.datum_type(), "updates of another type");
+        let (data, indices) = (*required(inputs, 0)?, *required(inputs, 1)?);
+        let updates = *required(inputs, 2)?;
+        ensure!(
+            data.datum_type() == updates.datum_type(),
+            "the updates have another element type than the data"
+        );
         let (shape, places) = (data.shape(), indices.shape());
         self.check(shape, places, updates.shape(), |size| Ok(*size))?;
         volume(shape)?;
@@ -218,7 +242,11 @@ impl Own for Scatter {
             Scatter::Places { .. } => shape[places.last().copied().unwrap_or(0)..].iter().product(),
         };
         if self.reduction() == Reduction::None {
-            ensure!(data.datum_type().is_copy(), "{:?} is not implemented", data.datum_type());
+            ensure!(
+                data.datum_type().is_copy(),
+                "element type {:?} is not implemented",
+                data.datum_type()
+            );
             let size = data.datum_type().size_of();
             let (mut bytes, from_bytes_of) = (data.as_bytes().to_vec(), updates.as_bytes());
             self.each(shape, places, &list, |to, from| {
@@ -250,12 +278,74 @@ fn reduce<T: Number>(
         Reduction::None => |_, update| update,
         Reduction::Add => T::plus,
         Reduction::Mul => T::times,
-        Reduction::Max => T::greater,
-        Reduction::Min => T::lesser,
+        Reduction::Max => T::nan_max,
+        Reduction::Min => T::nan_min,
     };
     scatter.each(&shape, places, list, |to, from| {
         for (to, from) in output[to..][..run].iter_mut().zip(&updates[from..][..run]) {
             *to = function(*to, *from);
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Case, case, counting, row, tensor};
+
+    /// Along the last of two dimensions, at the last and the first place.
+    fn elements(case: Case) -> Case {
+        let case = case.int("axis", -1).input(tensor(&[1, 3], &[1f32, 2.0, 3.0]));
+        case.input(tensor(&[1, 2], &[-1i64, 0])).input(tensor(&[1, 2], &[10f32, f32::NAN]))
+    }
+
+    #[test]
+    fn scatter_and_scatter_elements_count_negative_indices_from_the_end() {
+        let expected = || tensor(&[1, 3], &[f32::NAN, 2.0, 10.0]);
+        elements(case("ScatterElements")).gives(expected());
+        elements(case("Scatter").opset(10)).gives(expected());
+    }
+
+    #[test]
+    fn scatter_elements_reduces_with_what_is_there_and_with_itself() {
+        let node = |reduction| {
+            let case = case("ScatterElements").text("reduction", reduction);
+            case.input(row(&[1f32, 5.0])).input(row(&[1i64, 1])).input(row(&[2f32, 7.0]))
+        };
+        node("add").gives(row(&[1f32, 14.0]));
+        node("mul").gives(row(&[1f32, 70.0]));
+        node("max").gives(row(&[1f32, 7.0]));
+        node("min").gives(row(&[1f32, 2.0]));
+    }
+
+    #[test]
+    fn scatter_and_gather_elements_refuse_indices_outside_of_the_tensor() {
+        let wrong = |case: Case, index: i64| case.input(row(&[1f32, 2.0])).input(row(&[index]));
+        for index in [2, -3, 1 << 32] {
+            let update = row(&[9f32]);
+            wrong(case("ScatterElements"), index).input(update.clone()).fails(&index.to_string());
+            wrong(case("Scatter").opset(10), index).input(update).fails(&index.to_string());
+            wrong(case("GatherElements"), index).fails(&index.to_string());
+        }
+    }
+
+    #[test]
+    fn gather_elements_takes_places_of_the_other_dimensions_from_the_indices() {
+        let indices = tensor(&[1, 2], &[-1i64, 0]);
+        let first = case("GatherElements").input(counting(&[2, 2])).input(indices.clone());
+        first.gives(tensor(&[1, 2], &[2f32, 1.0]));
+        let last = case("GatherElements").int("axis", -1).input(counting(&[2, 2]));
+        last.input(indices).gives(tensor(&[1, 2], &[1f32, 0.0]));
+    }
+
+    #[test]
+    fn scatter_nd_writes_slices_and_sums_up_what_meets() {
+        let node = |indices: &[i64]| {
+            let case = case("ScatterND").input(counting(&[2, 2]));
+            case.input(tensor(&[2, 1], indices)).input(tensor(&[2, 2], &[10f32, 20.0, 30.0, 40.0]))
+        };
+        node(&[-1, 0]).gives(tensor(&[2, 2], &[30f32, 40.0, 10.0, 20.0]));
+        let sum = node(&[1, 1]).text("reduction", "add");
+        sum.gives(tensor(&[2, 2], &[0f32, 1.0, 42.0, 63.0]));
+        node(&[0, 2]).fails("2");
+    }
 }

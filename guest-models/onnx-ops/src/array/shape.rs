@@ -1,22 +1,23 @@
-//! Shapes as what they are in ONNX, integers of 64 bits, and not in a type of tract's own that other
-//! integers get into by way of 32; conversions, and ranges.
+//! Shape and Size (ONNX) as 64-bit integers. tract's own type for dimensions narrows other integers
+//! to 32 bits.
 
-use tract_onnx::model::OnnxOpRegister;
-use tract_onnx::tract_core::ops::cast::cast;
+use std::ops::Range;
+
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::Ours;
-use super::guards::MOST;
+use crate::framework::errors::{OrUserError, ensure};
+use crate::framework::registration::{Registration, own};
+use crate::framework::upstream::Built;
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("Shape", |_, node| {
-        let start = node.get_attr_opt("start")?.unwrap_or(0);
-        let end = node.get_attr_opt("end")?;
-        Ok((expand(Shape { start, end }), vec![]))
-    });
-    registry.insert("Size", |_, _| Ok((expand(Size), vec![])));
-    registry.insert("Cast", |_, node| Ok((expand(Cast { to: node.get_attr("to")? }), vec![])));
-    registry.insert("Range", |context, node| Ours::build_late(context, node, 0, range));
+pub(crate) const OPERATORS: &[Registration] =
+    &[own("Shape", build_shape), own("Size", |_, _| Ok((expand(Size), vec![])))];
+
+fn build_shape(_: &ParsingContext, node: &NodeProto) -> Built {
+    let start = node.get_attr_opt("start")?.unwrap_or(0);
+    let end = node.get_attr_opt("end")?;
+    Ok((expand(Shape { start, end }), vec![]))
 }
 
 #[derive(Clone, Debug)]
@@ -26,15 +27,61 @@ struct Shape {
 }
 
 impl Shape {
-    fn part<'s>(&self, shape: &'s [TDim]) -> &'s [TDim] {
-        let rank = shape.len() as i64;
+    /// The dimensions that are asked for.
+    fn range(&self, rank: usize) -> Range<usize> {
         let place = |at: i64| {
-            let at = if at < 0 { at.saturating_add(rank) } else { at };
-            at.clamp(0, rank) as usize
+            let at = if at < 0 { at.saturating_add(rank as i64) } else { at };
+            at.clamp(0, rank as i64) as usize
         };
-        let (start, end) = (place(self.start), self.end.map_or(shape.len(), place));
-        &shape[start..end.max(start)]
+        let (start, end) = (place(self.start), self.end.map_or(rank, place));
+        start..end.max(start)
     }
+
+    fn part<'s>(&self, shape: &'s [TDim]) -> &'s [TDim] {
+        &shape[self.range(shape.len())]
+    }
+}
+
+/// Sizes of a tensor that are only known when the model runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sizes {
+    /// These dimensions; `None` for the number of elements.
+    of: Option<Range<usize>>,
+}
+
+impl Op for Sizes {
+    fn name(&self) -> StaticName {
+        "Sizes".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Sizes {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let shape = inputs[0].shape();
+        let sizes = match &self.of {
+            Some(range) => {
+                let sizes: Vec<i64> = shape[range.clone()].iter().map(|dim| *dim as i64).collect();
+                tensor1(&sizes)
+            }
+            None => tensor0(shape.iter().product::<usize>() as i64),
+        };
+        Ok(tvec!(sizes.into_tvalue()))
+    }
+}
+
+impl TypedOp for Sizes {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let within = self.of.as_ref().is_none_or(|range| range.end <= inputs[0].rank());
+        ensure!(within, "{self:?} of {} dimensions", inputs[0].rank());
+        let dims: TVec<usize> = self.of.iter().map(Range::len).collect();
+        Ok(tvec!(i64::fact(&*dims)))
+    }
+
+    as_op!();
 }
 
 /// Sizes as integers, if they are known.
@@ -78,8 +125,7 @@ impl Expansion for Shape {
         if let Some(sizes) = integers(part) {
             return Ok(tvec!(model.add_const(prefix, tensor1(&sizes))?));
         }
-        let sizes = model.add_const(format!("{prefix}.sizes"), tensor1(part))?;
-        model.wire_node(prefix, cast(i64::datum_type()), &[sizes])
+        model.wire_node(prefix, Sizes { of: Some(self.range(shape.len())) }, inputs)
     }
 }
 
@@ -112,93 +158,37 @@ impl Expansion for Size {
         let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
         if let Some(sizes) = integers(&shape) {
             let size = sizes.iter().try_fold(1i64, |size, dim| size.checked_mul(*dim));
-            let size = size.context("a tensor of too many elements")?;
+            let size = size.or_user_error("the tensor has too many elements")?;
             return Ok(tvec!(model.add_const(prefix, tensor0(size))?));
         }
-        let size =
-            model.add_const(format!("{prefix}.size"), tensor0(shape.iter().product::<TDim>()))?;
-        model.wire_node(prefix, cast(i64::datum_type()), &[size])
+        model.wire_node(prefix, Sizes { of: None }, inputs)
     }
 }
 
-#[derive(Clone, Debug)]
-struct Cast {
-    to: DatumType,
-}
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, counting, row, scalar, tensor};
 
-impl Expansion for Cast {
-    fn name(&self) -> StaticName {
-        "Cast".into()
+    #[test]
+    fn shape_has_a_start_and_an_end_that_are_clamped() {
+        let shape = || case("Shape").input(counting(&[2, 0, 3]));
+        shape().gives(row(&[2i64, 0, 3]));
+        shape().int("start", -2).gives(row(&[0i64, 3]));
+        shape().int("end", -1).gives(row(&[2i64, 0]));
+        shape().int("start", -9).int("end", 99).gives(row(&[2i64, 0, 3]));
+        shape().int("start", 2).int("end", 1).gives(row::<i64>(&[]));
+        case("Shape").input(scalar(1f32)).gives(row::<i64>(&[]));
     }
 
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        s: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        check_input_arity(inputs, 1)?;
-        check_output_arity(outputs, 1)?;
-        s.equals(&outputs[0].datum_type, self.to)?;
-        s.equals(&outputs[0].shape, &inputs[0].shape)
+    #[test]
+    fn size_of_no_elements_is_zero_and_of_a_scalar_one() {
+        case("Size").input(counting(&[2, 0, 3])).gives(scalar(0i64));
+        case("Size").input(counting(&[2, 3])).gives(scalar(6i64));
+        case("Size").input(scalar(1f32)).gives(scalar(1i64));
     }
 
-    fn wire(
-        &self,
-        prefix: &str,
-        model: &mut TypedModel,
-        inputs: &[OutletId],
-    ) -> TractResult<TVec<OutletId>> {
-        model.wire_node(prefix, cast(self.to), inputs)
+    #[test]
+    fn shapes_of_constants_and_inputs_have_no_dimensions_of_their_own() {
+        case("Shape").input(tensor::<i64>(&[0], &[])).gives(row(&[0i64]));
     }
-}
-
-/// Numbers from a first one on. Known ones are computed each by itself: where every one is made
-/// from the one before, rounding errors add up.
-fn range(
-    _: &Ours,
-    prefix: &str,
-    model: &mut TypedModel,
-    inputs: &[OutletId],
-) -> TractResult<TVec<OutletId>> {
-    let known: Option<Vec<Arc<Tensor>>> = inputs
-        .iter()
-        .map(|input| Ok(model.outlet_fact(*input)?.konst.clone()))
-        .collect::<TractResult<_>>()?;
-    let known = known.context("a range whose bounds are not known")?;
-    let dtype = known[0].datum_type();
-    let single = known.iter().all(|value| value.rank() <= 1 && value.len() == 1);
-    ensure!(single, "the bounds of a range are one number each");
-    let known: Vec<Tensor> = known
-        .iter()
-        .map(|value| Ok((**value).clone().into_shape(&[])?))
-        .collect::<TractResult<_>>()?;
-    let one = |at: usize| known[at].cast_to_scalar::<f64>();
-    let (start, limit, delta) = (one(0)?, one(1)?, one(2)?);
-    ensure!(
-        delta != 0.0 && delta.is_finite() && start.is_finite() && limit.is_finite(),
-        "a range that has no end"
-    );
-    let count = ((limit - start) / delta).ceil().max(0.0);
-    // As many bytes as there are addresses are too many to ask for.
-    ensure!(count <= (MOST / 16) as f64, "a range of {count} numbers");
-    let values = if dtype.is_integer() {
-        let (start, delta) = (known[0].cast_to_scalar::<i64>()?, known[2].cast_to_scalar::<i64>()?);
-        let exact = known.iter().map(|value| value.cast_to_scalar::<i64>());
-        for value in exact {
-            ensure!(
-                value?.unsigned_abs() < 1 << 53,
-                "a range of such large numbers is not implemented"
-            );
-        }
-        let each = |at: i64| start.wrapping_add(delta.wrapping_mul(at));
-        tensor1(&(0..count as i64).map(each).collect::<Vec<_>>())
-    } else if [f16::datum_type(), f32::datum_type()].contains(&dtype) {
-        let (start, delta) = (start as f32, delta as f32);
-        tensor1(&(0..count as u32).map(|at| start + at as f32 * delta).collect::<Vec<_>>())
-    } else {
-        tensor1(&(0..count as u32).map(|at| start + f64::from(at) * delta).collect::<Vec<_>>())
-    };
-    let values = values.cast_to_dt(dtype)?.into_owned();
-    Ok(tvec!(model.add_const(prefix, values)?))
 }

@@ -1,58 +1,58 @@
-//! Operators that take places in a tensor from another one: what is outside is refused, where
-//! tract would read or write somewhere else.
+//! Slice (ONNX).
 
-use tract_onnx::model::{OnnxOpRegister, ParsingContext};
+use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
-use tract_onnx::tract_core::ops::array::GatherNd;
 use tract_onnx::tract_core::ops::array::StridedSlice;
-use tract_onnx::tract_hir::infer::InferenceRulesOp;
 use tract_onnx::tract_hir::internal::*;
 
-use super::guards::{InBounds, MOST, constant};
-use super::{Built, Ours, late, resolve};
+use crate::framework::axes::resolve;
+use crate::framework::deferred;
+use crate::framework::dims::MAX_DIM;
+use crate::framework::errors::{bail, ensure};
+use crate::framework::registration::{Registration, own};
+use crate::framework::upstream::{Built, originals};
+use crate::framework::wiring::constant_ints;
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("Gather", |context, node| Ours::build(context, node, along_axis));
-    registry.insert("GatherND", |_, node| {
-        let batch = node.get_attr_opt::<usize>("batch_dims")?.unwrap_or(0);
-        Ok((expand(Gather(GatherNd::new(batch))), vec![]))
-    });
-    registry.insert("TopK", |context, node| {
-        Ours::build(context, node, |ours, prefix, model, inputs| {
-            let fact = model.outlet_fact(inputs[0])?;
-            let axis = ours.axis("axis", -1, fact.rank())?;
-            let size = fact.shape[axis].to_i64()?;
-            let bounds = InBounds { least: 0, most: size, what: "k" };
-            let mut inputs: TVec<OutletId> = inputs.into();
-            inputs[1] = bounds.guard(format!("{prefix}.guard"), model, inputs[1])?;
-            ours.original.as_ref().wire(prefix, model, &inputs)
-        })
-    });
-    registry.insert("Slice", slice);
+pub(crate) const OPERATORS: &[Registration] = &[own("Slice", slice)];
+
+fn slice(context: &ParsingContext, node: &NodeProto) -> Built {
+    if context.onnx_operator_set_version < 10 {
+        let op = Slice1 {
+            axes: node.get_attr_opt_vec("axes")?,
+            starts: node.get_attr_vec("starts")?,
+            ends: node.get_attr_vec("ends")?,
+        };
+        return Ok((expand(op), vec![]));
+    }
+    let (original, outer) = originals()["Slice"](context, node)?;
+    let Some(op) = original.as_op().downcast_ref::<StridedSlice>() else {
+        bail!("this form of Slice is not implemented")
+    };
+    Ok((expand(Slice(op.clone())), outer))
 }
 
-/// Indices along one axis.
-fn along_axis(
-    ours: &Ours,
-    prefix: &str,
-    model: &mut TypedModel,
-    inputs: &[OutletId],
-) -> TractResult<TVec<OutletId>> {
-    let fact = model.outlet_fact(inputs[0])?;
-    let axis = ours.axis("axis", 0, fact.rank())?;
-    let size = fact.shape[axis].to_i64().context("gathering from a tensor of unknown size")?;
-    let bounds = InBounds { least: -size, most: size - 1, what: "the index" };
-    let mut inputs: TVec<OutletId> = inputs.into();
-    inputs[1] = bounds.guard(format!("{prefix}.guard"), model, inputs[1])?;
-    ours.original.as_ref().wire(prefix, model, &inputs)
-}
-
+/// Slice with bounds as attributes.
 #[derive(Clone, Debug)]
-struct Gather(GatherNd);
+struct Slice1 {
+    axes: Option<Vec<i64>>,
+    starts: Vec<i64>,
+    ends: Vec<i64>,
+}
 
-impl Expansion for Gather {
+impl Slice1 {
+    fn parts(&self, shape: &[TDim]) -> TractResult<Vec<Part>> {
+        let count = self.starts.len();
+        let axes = match &self.axes {
+            Some(axes) => axes.clone(),
+            None => (0..count as i64).collect(),
+        };
+        parts(&self.starts, &self.ends, &axes, &vec![1; count], shape)
+    }
+}
+
+impl Expansion for Slice1 {
     fn name(&self) -> StaticName {
-        "GatherND".into()
+        "Slice".into()
     }
 
     fn rules<'r, 'p: 'r, 's: 'r>(
@@ -61,7 +61,17 @@ impl Expansion for Gather {
         inputs: &'p [TensorProxy],
         outputs: &'p [TensorProxy],
     ) -> InferenceResult {
-        InferenceRulesOp::rules(&self.0, s, inputs, outputs)
+        check_input_arity(inputs, 1)?;
+        check_output_arity(outputs, 1)?;
+        s.equals(&inputs[0].datum_type, &outputs[0].datum_type)?;
+        s.equals(&inputs[0].rank, &outputs[0].rank)?;
+        s.given(&inputs[0].shape, move |s, shape| {
+            let mut sliced = shape.clone();
+            for part in self.parts(&shape)? {
+                sliced[part.axis] = part.count().to_dim();
+            }
+            s.equals(&outputs[0].shape, sliced)
+        })
     }
 
     fn wire(
@@ -71,112 +81,23 @@ impl Expansion for Gather {
         inputs: &[OutletId],
     ) -> TractResult<TVec<OutletId>> {
         let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
-        let batch = self.0.batch_dims;
-        ensure!(batch < shape.len(), "{batch} batch dimensions of {}", shape.len());
-        let indices = model.outlet_fact(inputs[1])?.shape.to_tvec();
-        let fits = batch < indices.len() && indices[..batch] == shape[..batch];
-        ensure!(fits, "indices of {indices:?} for {batch} batch dimensions of {shape:?}");
-        ensure!(indices[indices.len() - 1].as_i64() != Some(0), "indices of no dimensions");
-        let sizes = shape[batch..].iter().map(|dim| dim.to_i64());
-        let places = Places { sizes: sizes.collect::<Result<Vec<_>, _>>()? };
-        let mut inputs: TVec<OutletId> = inputs.into();
-        let name = format!("{prefix}.guard");
-        inputs[1] = match model.outlet_fact(inputs[1])?.konst.clone() {
-            Some(konst) => model.add_const(name, places.from_the_start(&konst)?)?,
-            None => model.wire_node(name, places, &inputs[1..])?[0],
-        };
-        model.wire_node(prefix, self.0.clone(), &inputs)
+        wire_parts(self.parts(&shape)?, prefix, model, inputs[0])
     }
-}
 
-/// Places in several dimensions, each along the size of its own, counted from the start or the end:
-/// passed on as counted from the start, or refused.
-#[derive(Clone, Debug, Hash, PartialEq, Eq)]
-struct Places {
-    sizes: Vec<i64>,
-}
-
-impl Places {
-    fn from_the_start(&self, indices: &Tensor) -> TractResult<Tensor> {
-        let deep = indices.shape().last().copied().unwrap_or(0);
-        ensure!(deep <= self.sizes.len(), "indices of {deep} dimensions are too many");
-        let mut indices = indices.clone();
-        let mut all = indices.try_as_plain_ram_mut()?;
-        for place in all.as_slice_mut::<i64>()?.chunks_mut(deep.max(1)) {
-            for (index, size) in place.iter_mut().zip(&self.sizes) {
-                ensure!(
-                    (-size..*size).contains(index),
-                    "the index {index} is not in -{size} to {}",
-                    size - 1
-                );
-                if *index < 0 {
-                    *index += size;
-                }
-            }
+    fn wire_with_inference_model_and_node(
+        &self,
+        prefix: &str,
+        _: &InferenceModel,
+        node: &InferenceNode,
+        model: &mut TypedModel,
+        inputs: &[OutletId],
+    ) -> TractResult<TVec<OutletId>> {
+        if deferred::all_constant(model, inputs, 1)? {
+            return self.wire(prefix, model, inputs);
         }
-        Ok(indices)
+        let expansion: Box<dyn Expansion> = Box::new(self.clone());
+        deferred::wire(&expansion, prefix, node, model, inputs, None)
     }
-}
-
-impl Op for Places {
-    fn name(&self) -> StaticName {
-        "Places".into()
-    }
-
-    op_as_typed_op!();
-}
-
-impl EvalOp for Places {
-    op_out_of_plan!();
-
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        Ok(tvec!(self.from_the_start(&inputs[0])?.into_tvalue()))
-    }
-}
-
-impl TypedOp for Places {
-    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(tvec!(inputs[0].without_value()))
-    }
-
-    as_op!();
-}
-
-fn slice(context: &ParsingContext, node: &NodeProto) -> Built {
-    if context.onnx_operator_set_version < 10 {
-        return Ours::build(context, node, slice_1);
-    }
-    let (original, outer) = super::originals()["Slice"](context, node)?;
-    let Some(op) = original.as_op().downcast_ref::<StridedSlice>() else {
-        bail!("slices are not implemented this way")
-    };
-    Ok((expand(Slice(op.clone())), outer))
-}
-
-/// Bounds that are attributes: tract counts them from the end once, and no further.
-fn slice_1(
-    ours: &Ours,
-    prefix: &str,
-    model: &mut TypedModel,
-    inputs: &[OutletId],
-) -> TractResult<TVec<OutletId>> {
-    let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
-    let starts: Vec<i64> = ours.node.get_attr_vec("starts")?;
-    let ends: Vec<i64> = ours.node.get_attr_vec("ends")?;
-    let axes = match ours.node.get_attr_opt_vec::<i64>("axes")? {
-        Some(axes) => axes,
-        None => (0..starts.len() as i64).collect(),
-    };
-    for ((axis, start), end) in axes.iter().zip(&starts).zip(&ends) {
-        let size = shape[resolve(*axis, shape.len())?].to_i64()?;
-        let place = |at: i64| if at < 0 { at.saturating_add(size) } else { at.min(size) };
-        let (start, end) = (place(*start), place(*end));
-        ensure!(
-            (0..=size).contains(&start) && (start..=size).contains(&end),
-            "a slice from {start} to {end} of {size} is not implemented"
-        );
-    }
-    ours.original.as_ref().wire(prefix, model, inputs)
 }
 
 #[derive(Clone, Debug)]
@@ -220,13 +141,9 @@ impl Expansion for Slice {
         inputs: &[OutletId],
     ) -> TractResult<TVec<OutletId>> {
         let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
-        let lists = inputs[1..].iter().map(|input| constant(model, *input, "the bounds"));
+        let lists = inputs[1..].iter().map(|input| constant_ints(model, *input, "the bounds"));
         let lists = lists.collect::<TractResult<Vec<_>>>()?;
-        let mut wire = inputs[0];
-        for part in self.parts(&lists, &shape)? {
-            wire = part.wire(&format!("{prefix}.axis-{}", part.axis), model, wire)?;
-        }
-        Ok(tvec!(wire))
+        wire_parts(self.parts(&lists, &shape)?, prefix, model, inputs[0])
     }
 
     fn wire_with_inference_model_and_node(
@@ -237,16 +154,16 @@ impl Expansion for Slice {
         model: &mut TypedModel,
         inputs: &[OutletId],
     ) -> TractResult<TVec<OutletId>> {
-        if late::known(model, inputs, 1)? {
+        if deferred::all_constant(model, inputs, 1)? {
             return self.wire(prefix, model, inputs);
         }
         let expansion: Box<dyn Expansion> = Box::new(self.clone());
-        late::wire(&expansion, prefix, node, model, inputs, None)
+        deferred::wire(&expansion, prefix, node, model, inputs, None)
     }
 }
 
 impl Slice {
-    /// What is taken along each axis; of starts, ends, axes and steps in the order of the inputs.
+    /// The part of each axis, from starts, ends, axes and steps in the order of the inputs.
     fn parts(&self, lists: &[Vec<i64>], shape: &[TDim]) -> TractResult<Vec<Part>> {
         let [starts, ends, ..] = lists else { bail!("starts or ends are missing") };
         let optional = |at: Option<usize>| at.and_then(|at| lists.get(at.checked_sub(1)?));
@@ -259,26 +176,52 @@ impl Slice {
             Some(steps) => steps.clone(),
             None => vec![1; count],
         };
-        ensure!(
-            ends.len() == count && axes.len() == count && steps.len() == count,
-            "starts, ends, axes and steps are not of one length"
-        );
-        let mut parts: Vec<Part> = Vec::with_capacity(count);
-        for at in 0..count {
-            let axis = resolve(axes[at], shape.len())?;
-            ensure!(parts.iter().all(|part| part.axis != axis), "axis {axis} is there twice");
-            let (start, end) = bounds(starts[at], ends[at], steps[at], shape[axis].to_i64()?)?;
-            parts.push(Part { axis, start, end, step: steps[at] });
-        }
-        Ok(parts)
+        parts(starts, ends, &axes, &steps, shape)
     }
+}
+
+/// The part of each axis that is named.
+fn parts(
+    starts: &[i64],
+    ends: &[i64],
+    axes: &[i64],
+    steps: &[i64],
+    shape: &[TDim],
+) -> TractResult<Vec<Part>> {
+    let count = starts.len();
+    ensure!(
+        ends.len() == count && axes.len() == count && steps.len() == count,
+        "starts, ends, axes and steps have different lengths"
+    );
+    let mut parts: Vec<Part> = Vec::with_capacity(count);
+    for at in 0..count {
+        let axis = resolve(axes[at], shape.len())?;
+        ensure!(parts.iter().all(|part| part.axis != axis), "duplicate axis {axis}");
+        let (start, end) = bounds(starts[at], ends[at], steps[at], shape[axis].to_i64()?)?;
+        parts.push(Part { axis, start, end, step: steps[at] });
+    }
+    Ok(parts)
+}
+
+fn wire_parts(
+    parts: Vec<Part>,
+    prefix: &str,
+    model: &mut TypedModel,
+    input: OutletId,
+) -> TractResult<TVec<OutletId>> {
+    let mut wire = input;
+    for part in parts {
+        wire = part.wire(&format!("{prefix}.axis-{}", part.axis), model, wire)?;
+    }
+    Ok(tvec!(wire))
 }
 
 /// Where a slice starts and ends: counted from the end if negative, and clamped.
 fn bounds(start: i64, end: i64, step: i64, size: i64) -> TractResult<(i64, i64)> {
-    ensure!(step != 0, "a step of 0");
+    ensure!(step != 0, "a step must not be 0");
     let endless = [i64::MAX, i64::from(i32::MAX)].contains(&end);
-    // Some take it for the end that the step goes to, which it is not.
+    // Some exporters use it for the end in the direction of the step, which the specification does
+    // not.
     ensure!(step > 0 || !endless, "an end of {end} with a step of {step} is not implemented");
     let place = |at: i64| if at < 0 { at.saturating_add(size) } else { at };
     if size == 0 {
@@ -290,7 +233,7 @@ fn bounds(start: i64, end: i64, step: i64, size: i64) -> TractResult<(i64, i64)>
     })
 }
 
-/// What is taken along one axis.
+/// The part of one axis.
 struct Part {
     axis: usize,
     start: i64,
@@ -320,7 +263,65 @@ impl Part {
         if step == 1 || to <= from {
             return Ok(wire);
         }
-        let op = Downsample::new(axis, step.clamp(-MOST, MOST) as isize, 0);
+        let op = Downsample::new(axis, step.clamp(-MAX_DIM, MAX_DIM) as isize, 0);
         Ok(model.wire_node(format!("{prefix}.step"), op, &[wire])?[0])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, counting, row, tensor};
+
+    #[test]
+    fn slice_clamps_its_bounds_and_steps_backwards() {
+        let slice = |bounds: [&[i64]; 4]| {
+            let case = case("Slice").input(counting(&[2, 4]));
+            bounds.into_iter().fold(case, |case, bound| case.input(row(bound)))
+        };
+        slice([&[-3], &[i64::MAX], &[-1], &[2]]).gives(tensor(&[2, 2], &[1f32, 3.0, 5.0, 7.0]));
+        let backwards = slice([&[i64::MAX], &[i64::MIN], &[1], &[-3]]);
+        backwards.gives(tensor(&[2, 2], &[3f32, 0.0, 7.0, 4.0]));
+        slice([&[1, 3], &[2, 1], &[0, 1], &[1, 1]]).gives(tensor::<f32>(&[1, 0], &[]));
+        slice([&[0], &[1], &[2], &[1]]).fails("2");
+        slice([&[0], &[1], &[0], &[0]]).fails("0");
+    }
+
+    #[test]
+    fn slice_has_default_axes_and_steps() {
+        let data = || counting(&[2, 3]);
+        let node = case("Slice").input(data()).input(row(&[1i32, -2])).input(row(&[2i32, 3]));
+        node.gives(tensor(&[1, 2], &[4f32, 5.0]));
+        let old = case("Slice").opset(9).ints("starts", &[-2]).ints("ends", &[1 << 40]);
+        old.ints("axes", &[1]).input(data()).gives(tensor(&[2, 2], &[1f32, 2.0, 4.0, 5.0]));
+    }
+
+    #[test]
+    fn slice_before_version_10_clamps_bounds_and_may_be_empty() {
+        let slice = |start: i64, end: i64| {
+            let case = case("Slice").opset(9).ints("axes", &[0]).input(counting(&[3, 2]));
+            case.ints("starts", &[start]).ints("ends", &[end])
+        };
+        let empty = || tensor::<f32>(&[0, 2], &[]);
+        for (start, end) in [(3, 0), (2, 1), (1, -9), (-9, -5), (9, 9), (5, 2), (1, 1), (-1, -2)] {
+            slice(start, end).gives(empty());
+        }
+        slice(-9, 1).gives(counting(&[1, 2]));
+        slice(i64::MIN, i64::MAX).gives(counting(&[3, 2]));
+        let negative = case("Slice").opset(1).ints("axes", &[-2]).input(counting(&[3, 2]));
+        negative.ints("starts", &[0]).ints("ends", &[1]).gives(counting(&[1, 2]));
+        let all = case("Slice").opset(1).ints("starts", &[0]).ints("ends", &[2]);
+        all.input(counting(&[3, 2])).gives(counting(&[2, 2]));
+    }
+
+    #[test]
+    fn slice_of_an_axis_of_one_may_be_empty() {
+        let slice = |shape: &[usize], bounds: [i64; 4]| {
+            let case = case("Slice").input(counting(shape));
+            bounds.into_iter().fold(case, |case, bound| case.input(row(&[bound])))
+        };
+        slice(&[1, 3], [2, 9, 0, 1]).gives(tensor::<f32>(&[0, 3], &[]));
+        slice(&[3, 1], [3, 0, -1, 2]).gives(tensor::<f32>(&[3, 0], &[]));
+        slice(&[1], [0, 5, 0, -1]).gives(row::<f32>(&[]));
+        slice(&[2, 1], [0, 0, 1, 1]).gives(tensor::<f32>(&[2, 0], &[]));
     }
 }

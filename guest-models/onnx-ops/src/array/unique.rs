@@ -1,14 +1,21 @@
-//! Unique (operator set 11): the different elements, or slices along an axis, with where each was
-//! first, which each is, and how often there is one.
+//! Unique (operator set 11): the distinct elements, or slices along an axis, with first positions,
+//! inverse indices and counts.
 
 use std::cmp::Ordering;
 
-use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::numbers::{Number, by_number};
-use super::own::{Known, Own, Said, built, from_bytes, from_ints, like, needed, unknown, volume};
-use super::resolve;
+use crate::framework::axes::resolve;
+use crate::framework::dims::volume;
+use crate::framework::errors::{OrUserError, ensure};
+use crate::framework::facts::{InputFact, OutputFact, like, required, unknown_dims};
+use crate::framework::numbers::{Number, by_number};
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
+use crate::framework::tensors::{from_bytes, from_ints};
+use crate::framework::upstream::Built;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Unique {
@@ -16,23 +23,26 @@ struct Unique {
     sorted: bool,
 }
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("Unique", |_, node| {
-        let axis = node.get_attr_opt("axis")?;
-        let sorted = node.get_attr_opt::<i64>("sorted")?.unwrap_or(1) != 0;
-        built(Unique { axis, sorted }, node)
-    });
+pub(crate) const OPERATORS: &[Registration] = &[own("Unique", build_unique)];
+
+fn build_unique(_: &ParsingContext, node: &NodeProto) -> Built {
+    let axis = node.get_attr_opt("axis")?;
+    let sorted = node.get_attr_opt::<i64>("sorted")?.unwrap_or(1) != 0;
+    built(Unique { axis, sorted }, node)
 }
 
-/// Outer, long, inner: how slices along an axis lie.
-type Lie = (usize, usize, usize);
+/// The layout of slices along an axis: outer size, axis size, inner size.
+type WindowSpec = (usize, usize, usize);
 
-/// The order in which the slices are when sorted, and which are equal to the one before.
-fn order<T: Number>(data: &Tensor, lie: Lie) -> TractResult<Vec<(usize, bool)>> {
+/// The sorted order of the slices, and which of them equal the one before.
+fn order<T: Number>(data: &Tensor, lie: WindowSpec) -> TractResult<Vec<(usize, bool)>> {
     let (outer, long, inner) = lie;
     let values = data.try_as_plain_ram()?;
     let values = values.as_slice::<T>()?;
-    ensure!(values.iter().all(|value| value.is_number()), "of NaN nobody agrees what is unique");
+    ensure!(
+        values.iter().all(|value| value.is_number()),
+        "implementations disagree on which NaNs are unique"
+    );
     let slice = |at: usize| {
         (0..outer).flat_map(move |start| {
             (0..inner).map(move |offset| (start * long + at) * inner + offset)
@@ -50,27 +60,27 @@ fn order<T: Number>(data: &Tensor, lie: Lie) -> TractResult<Vec<(usize, bool)>> 
     Ok((0..long).map(|at| (sorted[at], same(at))).collect())
 }
 
-impl Own for Unique {
+impl Operator for Unique {
     fn name(&self) -> &'static str {
         "Unique"
     }
 
-    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
-        let data = needed(inputs, 0)?;
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let data = required(inputs, 0)?;
         let values = match self.axis {
-            None => unknown(data.dtype, 1),
+            None => unknown_dims(data.dtype, 1),
             Some(axis) => {
                 let (dtype, mut dims) = like(data);
                 dims[resolve(axis, data.rank())?] = None;
                 (dtype, dims)
             }
         };
-        let list = || unknown(i64::datum_type(), 1);
+        let list = || unknown_dims(i64::datum_type(), 1);
         Ok(tvec!(values, list(), list(), list()))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let data = *needed(inputs, 0)?;
+        let data = *required(inputs, 0)?;
         let shape = match self.axis {
             Some(_) => data.shape().to_vec(),
             None => vec![volume(data.shape())?],
@@ -79,14 +89,14 @@ impl Own for Unique {
         let (outer, inner) = (shape[..axis].iter().product(), shape[axis + 1..].iter().product());
         let lie = (outer, shape[axis], inner);
         let order = by_number!(order(data.datum_type())(data, lie))?;
-        // Each kind: where it was first, and how often it is there.
+        // For each distinct slice, its first position and its count.
         let mut kinds: Vec<(usize, i64)> = Vec::new();
         let mut kind_of = vec![0; shape[axis]];
         for (at, same) in order {
             if !same {
                 kinds.push((at, 0));
             }
-            let last = kinds.len().checked_sub(1).context("nothing before it")?;
+            let last = kinds.len().checked_sub(1).or_user_error("nothing before it")?;
             kind_of[at] = last;
             kinds[last].1 += 1;
             kinds[last].0 = kinds[last].0.min(at);
@@ -120,5 +130,46 @@ impl Own for Unique {
             list(&inverse)?,
             list(&counts)?
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, row, tensor};
+
+    #[test]
+    fn unique_is_sorted_or_in_the_order_of_first_occurrence() {
+        let wide = 1i64 << 40;
+        let node = |sorted| {
+            let case = case("Unique").int("sorted", sorted).outputs(4);
+            case.input(row(&[wide, 1, 1, -3, wide]))
+        };
+        node(1).gives_all(&[
+            row(&[-3i64, 1, wide]),
+            row(&[3i64, 1, 0]),
+            row(&[2i64, 1, 1, 0, 2]),
+            row(&[1i64, 2, 2]),
+        ]);
+        node(0).gives_all(&[
+            row(&[wide, 1, -3]),
+            row(&[0i64, 1, 3]),
+            row(&[0i64, 1, 1, 2, 0]),
+            row(&[2i64, 2, 1]),
+        ]);
+    }
+
+    #[test]
+    fn unique_compares_slices_along_a_negative_axis() {
+        let data = || tensor(&[2, 3], &[2f32, 1.0, 2.0, 5.0, 4.0, 5.0]);
+        let node = case("Unique").int("axis", -1).outputs(3).without_output(1).input(data());
+        node.gives_all(&[tensor(&[2, 2], &[1f32, 2.0, 4.0, 5.0]), row(&[1i64, 0, 1])]);
+        case("Unique").int("axis", 2).input(data()).fails("2");
+    }
+
+    #[test]
+    fn unique_of_no_elements_has_none() {
+        let case = case("Unique").outputs(4).input(tensor::<f32>(&[0], &[]));
+        let none = || row::<i64>(&[]);
+        case.gives_all(&[row::<f32>(&[]), none(), none(), none()]);
     }
 }

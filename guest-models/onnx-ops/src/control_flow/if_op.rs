@@ -1,20 +1,21 @@
-//! `If` of which the branch that is not taken is never analysed: where the condition follows from
-//! constants and shapes, which tract finds out on its way, the other branch need not fit.
+//! `If`. A branch that is not taken is never analysed: if the condition follows from constants and
+//! shapes, the shapes of the other branch need not match.
 
 use std::collections::HashMap;
 
-use tract_onnx::model::{OnnxOpRegister, ParsingContext};
+use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::ops::logic::IfThenElse;
 use tract_onnx::tract_core::ops::source::TypedSource;
 use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 use tract_onnx::tract_hir::internal::*;
 
-use super::Built;
+use crate::framework::errors::{OrUserError, ensure};
+use crate::framework::registration::{Registration, own};
+use crate::framework::upstream::Built;
+use crate::optimizer;
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("If", build);
-}
+pub(crate) const OPERATORS: &[Registration] = &[own("If", build)];
 
 fn build(context: &ParsingContext, node: &NodeProto) -> Built {
     let mut outer: Vec<String> = Vec::new();
@@ -51,10 +52,10 @@ struct If {
 super::only_until_translated!(If);
 
 impl Branch {
-    /// What its outputs are, given what is known of the node's inputs.
+    /// The facts of its outputs, from those of the node's inputs.
     fn facts(&mut self, inputs: &[InferenceFact]) -> TractResult<TVec<InferenceFact>> {
         for (at, read) in self.reads.iter().enumerate() {
-            let input = inputs.get(*read).context("an input is missing")?;
+            let input = inputs.get(*read).or_user_error("an input is missing")?;
             self.body.set_input_fact(at, input.clone())?;
         }
         self.body.analyse(false)?;
@@ -62,11 +63,11 @@ impl Branch {
         outlets.iter().map(|outlet| Ok(self.body.outlet_fact(*outlet)?.clone())).collect()
     }
 
-    /// In its typed form, for inputs that are known so far.
+    /// Its typed form, for what is known of the inputs.
     fn typed(&self, inputs: &[InferenceFact]) -> TractResult<TypedModel> {
         let mut branch = self.clone();
         branch.facts(inputs)?;
-        branch.body.into_typed()
+        optimizer::into_typed(branch.body)
     }
 }
 
@@ -97,12 +98,12 @@ impl InferenceOp for If {
         observed: TVec<&InferenceFact>,
     ) -> TractResult<(TVec<InferenceFact>, TVec<InferenceFact>, TVec<InferenceFact>)> {
         let mut inputs: TVec<InferenceFact> = inputs.into_iter().cloned().collect();
-        let condition = inputs.first_mut().context("without a condition")?;
+        let condition = inputs.first_mut().or_user_error("the condition is missing")?;
         condition.datum_type.unify_with(&bool::datum_type().into())?;
         let made = match condition.value.concretize() {
             Some(condition) if one(&condition)? => self.then.facts(&inputs)?,
             Some(_) => self.other.facts(&inputs)?,
-            // What fails in a branch that may not be taken does not matter yet.
+            // A failure in a branch that may not be taken is not an error yet.
             None => match (self.then.clone().facts(&inputs), self.other.clone().facts(&inputs)) {
                 (Ok(then), Ok(other)) => {
                     then.iter().zip(&other).map(|(then, other)| common(then, other)).collect()
@@ -110,7 +111,7 @@ impl InferenceOp for If {
                 _ => tvec![InferenceFact::default(); outputs.len()],
             },
         };
-        ensure!(made.len() == outputs.len(), "branches of another number of outputs");
+        ensure!(made.len() == outputs.len(), "a branch has an unexpected number of outputs");
         let outputs = outputs.iter().zip(&made).map(|(known, made)| known.unify(made));
         let outputs = outputs.collect::<TractResult<TVec<_>>>()?;
         Ok((inputs, outputs, observed.into_iter().cloned().collect()))
@@ -156,7 +157,7 @@ impl InferenceOp for If {
 fn one(condition: &Tensor) -> TractResult<bool> {
     ensure!(
         condition.datum_type() == bool::datum_type() && condition.len() == 1,
-        "the condition is not one truth"
+        "the condition is not a single boolean"
     );
     condition.cast_to_scalar::<bool>()
 }
@@ -178,10 +179,9 @@ fn inlined(
             ensure!(mapping.contains_key(&OutletId::new(id, 0)), "an input of a branch is missing");
             continue;
         }
-        let inputs = node
-            .inputs
-            .iter()
-            .map(|input| mapping.get(input).copied().context("a value of a branch is missing"));
+        let inputs = node.inputs.iter().map(|input| {
+            mapping.get(input).copied().or_user_error("a value of a branch is missing")
+        });
         let inputs = inputs.collect::<TractResult<TVec<OutletId>>>()?;
         let made = target.wire_node(format!("{prefix}.{}", node.name), node.op.clone(), &inputs)?;
         for (slot, outlet) in made.into_iter().enumerate() {
@@ -189,5 +189,42 @@ fn inlined(
         }
     }
     let outputs = body.output_outlets()?.iter();
-    outputs.map(|output| mapping.get(output).copied().context("an output is missing")).collect()
+    outputs
+        .map(|output| mapping.get(output).copied().or_user_error("an output is missing"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Case, case, graph, row, scalar};
+
+    /// One branch adds to a value from around it, the other one is a constant.
+    fn choice(condition: bool) -> Case {
+        let then = graph(&[], &["sum"]).node("Add", &["x", "one"], "sum");
+        let then = then.constant("one", &scalar(1i64));
+        let other = graph(&[], &["same"]).constant("zero", &row(&[0i64, 0]));
+        let other = other.node("Identity", &["zero"], "same");
+        let case = case("If").graph("then_branch", then).graph("else_branch", other);
+        case.input(scalar(condition)).around("x", row(&[1i64 << 40, 2]))
+    }
+
+    #[test]
+    fn the_branch_that_is_taken_reads_values_from_around_it() {
+        choice(true).gives(row(&[(1i64 << 40) + 1, 3]));
+        choice(false).gives(row(&[0i64, 0]));
+    }
+
+    #[test]
+    fn branches_of_a_constant_condition_may_have_different_shapes() {
+        let branch = |tensor| {
+            let graph = graph(&[], &["out"]).constant("value", &tensor);
+            graph.node("Identity", &["value"], "out")
+        };
+        let of = |condition| {
+            let case = case("If").graph("then_branch", branch(row(&[1f32, 2.0])));
+            case.graph("else_branch", branch(row(&[3f32]))).constants().input(scalar(condition))
+        };
+        of(true).gives(row(&[1f32, 2.0]));
+        of(false).gives(row(&[3f32]));
+    }
 }

@@ -1,20 +1,38 @@
-//! `Loop`: a body that is run as often as a number and a condition say, both known in advance or not.
-//! What it carries from one round to the next keeps its element type and shape; what each round
-//! leaves behind is stacked. Nothing bounds the rounds but the limits of the run.
+//! `Loop`. The trip count and the condition may be known in advance or not. Carried values keep
+//! their element type and shape; scan outputs are stacked. Only the limits of the run bound the
+//! number of rounds.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
-use tract_onnx::model::{OnnxOpRegister, ParsingContext};
+use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 use tract_onnx::tract_hir::internal::*;
 
-use super::Built;
-use super::own::volume;
+use crate::framework::axes::resolve;
+use crate::framework::dims::volume;
+use crate::framework::errors::{OrUserError, ensure};
+use crate::framework::registration::{Registration, own};
+use crate::framework::upstream::Built;
+use crate::optimizer;
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("Loop", build);
+/// The function that optimises bodies.
+static OPTIMIZE: OnceLock<fn(InferenceModel) -> TractResult<TypedModel>> = OnceLock::new();
+
+/// Sets the function that optimises bodies. Only the first call has an effect.
+pub(crate) fn optimize_bodies_by(optimize: fn(InferenceModel) -> TractResult<TypedModel>) {
+    OPTIMIZE.get_or_init(|| optimize);
 }
+
+pub(super) fn optimize_body(body: InferenceModel) -> TractResult<TypedModel> {
+    match OPTIMIZE.get() {
+        Some(optimize) => optimize(body),
+        None => optimizer::optimize(body, optimizer::Passes::NONE),
+    }
+}
+
+pub(crate) const OPERATORS: &[Registration] = &[own("Loop", build)];
 
 fn build(context: &ParsingContext, node: &NodeProto) -> Built {
     let parsed = context.parse_graph(node.get_attr("body")?)?;
@@ -33,9 +51,9 @@ fn build(context: &ParsingContext, node: &NodeProto) -> Built {
     Ok((Box::new(op), parsed.unresolved_inputs))
 }
 
-/// The inputs are the number of rounds and the condition, where they are given, what is carried, and
-/// what the body reads from around it. Those of the body are the round, the condition, what is
-/// carried, and what it reads from around it.
+/// The inputs are the trip count and the condition, if present, the carried values, and the outer
+/// values that the body reads. The body's inputs are the round, the condition, the carried values
+/// and the outer values.
 #[derive(Clone, Debug)]
 struct Loop {
     body: InferenceModel,
@@ -47,9 +65,9 @@ struct Loop {
 
 super::only_until_translated!(Loop);
 
-/// What is known of a value that will be another one in the next round. Shapes that tract computes
-/// with are integers like any other.
-fn varying(fact: &InferenceFact) -> InferenceFact {
+/// The fact of a value that changes from round to round. Shapes in tract's own type become
+/// integers.
+pub(super) fn varying(fact: &InferenceFact) -> InferenceFact {
     let mut fact = fact.clone();
     fact.value = GenericFactoid::Any;
     if fact.datum_type.concretize() == Some(TDim::datum_type()) {
@@ -59,18 +77,22 @@ fn varying(fact: &InferenceFact) -> InferenceFact {
 }
 
 impl Loop {
-    /// How many of the inputs come before what is carried.
+    /// The number of inputs before the carried values.
     fn before(&self) -> usize {
         usize::from(self.counted) + usize::from(self.conditional)
     }
 
-    /// Tells the body what its inputs are.
+    /// Sets the facts of the body's inputs.
     fn set_inputs(&mut self, inputs: &[InferenceFact]) -> TractResult<()> {
         let scalar =
             |dtype| InferenceFact::dt_shape::<ShapeFactoid>(dtype, ShapeFactoid::closed(tvec!()));
-        let read = inputs.get(self.before()..).context("an input is missing")?;
+        let read = inputs.get(self.before()..).or_user_error("an input is missing")?;
         let wanted = self.body.input_outlets()?.len();
-        ensure!(read.len() + 2 == wanted, "a body of {wanted} inputs for {} values", read.len());
+        ensure!(
+            read.len() + 2 == wanted,
+            "the body has {wanted} inputs, which do not match {} values",
+            read.len()
+        );
         self.body.set_input_fact(0, scalar(i64::datum_type()))?;
         self.body.set_input_fact(1, scalar(bool::datum_type()))?;
         for (at, fact) in read.iter().enumerate() {
@@ -83,7 +105,11 @@ impl Loop {
     fn body_outputs(&self) -> TractResult<Vec<InferenceFact>> {
         let outlets = self.body.output_outlets()?;
         let wanted = self.outputs + 1;
-        ensure!(outlets.len() == wanted, "a body of {} outputs, not {wanted}", outlets.len());
+        ensure!(
+            outlets.len() == wanted,
+            "the body has {} outputs, expected {wanted}",
+            outlets.len()
+        );
         outlets.iter().map(|outlet| Ok(self.body.outlet_fact(*outlet)?.clone())).collect()
     }
 }
@@ -105,7 +131,7 @@ impl InferenceOp for Loop {
             let fact = if at < self.carried {
                 varying(&inputs[self.before() + at])
             } else {
-                stacked(&made[at + 1])
+                stacked(&made[at + 1], 0)?
             };
             facts.push(known.unify(&fact)?);
         }
@@ -128,20 +154,19 @@ impl InferenceOp for Loop {
         let facts = facts.collect::<TractResult<Vec<InferenceFact>>>()?;
         let mut typed = self.clone();
         typed.set_inputs(&facts)?;
-        let body = crate::prepare::optimize(typed.body)?;
+        let body = optimize_body(typed.body)?;
         let mut outputs = tvec!();
         for at in 0..self.outputs {
             let made = body.output_fact(at + 1)?.without_value();
-            let dtype = if made.datum_type == TDim::datum_type() {
-                i64::datum_type()
-            } else {
-                made.datum_type
-            };
+            let dtype = plain_type(made.datum_type);
             let mut fact = dtype.fact(made.shape.clone());
             if at < self.carried {
                 let first = target.outlet_fact(inputs[self.before() + at])?;
-                let kept = kept(first, &fact);
-                ensure!(kept, "a carried value that changes its type or shape is not implemented");
+                let keeps_type_and_shape = keeps_type_and_shape(first, &fact);
+                ensure!(
+                    keeps_type_and_shape,
+                    "a carried value that changes its type or shape is not implemented"
+                );
                 fact = dtype.fact(first.shape.clone());
             } else {
                 let rounds = target.symbols.new_with_prefix("rounds").to_dim();
@@ -163,31 +188,35 @@ impl InferenceOp for Loop {
     as_op!();
 }
 
-/// Whether a carried value can be what it was first; sizes that are not known yet are looked at in
+/// Whether a carried value can keep its type and shape. Sizes that are not known yet are checked in
 /// each round.
-fn kept(first: &TypedFact, made: &TypedFact) -> bool {
-    let of_first = match first.datum_type {
-        dtype if dtype == TDim::datum_type() => i64::datum_type(),
-        dtype => dtype,
-    };
-    let dims = first.shape.iter().zip(made.shape.iter());
+pub(super) fn keeps_type_and_shape(first: &TypedFact, made: &TypedFact) -> bool {
+    let of_first = plain_type(first.datum_type);
+    let mut dims = first.shape.iter().zip(made.shape.iter());
     let known = |(a, b): (&TDim, &TDim)| match (a.as_i64(), b.as_i64()) {
         (Some(a), Some(b)) => a == b,
         _ => true,
     };
-    of_first == made.datum_type && first.rank() == made.rank() && dims.map(known).all(|same| same)
+    of_first == made.datum_type && first.rank() == made.rank() && dims.all(known)
 }
 
-/// What the values of all rounds are together, on a new first axis.
-fn stacked(each: &InferenceFact) -> InferenceFact {
-    let mut fact = InferenceFact::default();
-    fact.datum_type = varying(each).datum_type;
+/// The fact of the values of all rounds, stacked on a new axis. A negative axis counts from the end
+/// of the result.
+pub(super) fn stacked(each: &InferenceFact, axis: i64) -> TractResult<InferenceFact> {
+    let datum_type = varying(each).datum_type;
+    let mut fact = InferenceFact { datum_type, ..InferenceFact::default() };
     if let Some(rank) = each.shape.rank().concretize() {
         let dims = (0..rank as usize).map(|axis| each.shape.dim(axis).unwrap_or_default());
-        let dims = std::iter::once(GenericFactoid::Any).chain(dims);
-        fact.shape = ShapeFactoid::closed(dims.collect());
+        let mut dims: TVec<_> = dims.collect();
+        dims.insert(resolve(axis, dims.len() + 1)?, GenericFactoid::Any);
+        fact.shape = ShapeFactoid::closed(dims);
     }
-    fact
+    Ok(fact)
+}
+
+/// An element type, with integers for shapes in tract's own type.
+pub(super) fn plain_type(dtype: DatumType) -> DatumType {
+    if dtype == TDim::datum_type() { i64::datum_type() } else { dtype }
 }
 
 #[derive(Clone, Debug)]
@@ -220,7 +249,7 @@ impl Op for Rounds {
 }
 
 /// A value with integers for shapes.
-fn plain(value: TValue) -> TractResult<TValue> {
+pub(super) fn without_tdim(value: TValue) -> TractResult<TValue> {
     if value.datum_type() != TDim::datum_type() {
         return Ok(value);
     }
@@ -228,7 +257,7 @@ fn plain(value: TValue) -> TractResult<TValue> {
 }
 
 /// The one element of a number or a condition.
-fn one<T: Datum + Copy>(value: &Tensor, what: &str) -> TractResult<T> {
+fn single<T: Datum + Copy>(value: &Tensor, what: &str) -> TractResult<T> {
     ensure!(value.len() == 1, "{what} has {} elements", value.len());
     value.cast_to_scalar::<T>()
 }
@@ -238,57 +267,59 @@ impl EvalOp for Rounds {
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let mut inputs = inputs.into_iter();
-        let mut next = || inputs.next().context("an input is missing");
-        let most: Option<i64> =
-            if self.counted { Some(one(&*next()?, "the number of rounds")?) } else { None };
+        let mut next = || inputs.next().or_user_error("an input is missing");
+        let max_rounds: Option<i64> =
+            if self.counted { Some(single(&*next()?, "the number of rounds")?) } else { None };
         let mut going: bool =
-            if self.conditional { one(&*next()?, "the condition")? } else { true };
+            if self.conditional { single(&*next()?, "the condition")? } else { true };
         let mut carried: Vec<TValue> =
-            (0..self.carried).map(|_| plain(next()?)).collect::<TractResult<_>>()?;
+            (0..self.carried).map(|_| without_tdim(next()?)).collect::<TractResult<_>>()?;
         let around: Vec<TValue> = inputs.collect();
         let first: Vec<TVec<usize>> = carried.iter().map(|value| value.shape().into()).collect();
-        let mut left: Vec<Vec<TValue>> = vec![Vec::new(); self.outputs.len() - self.carried];
+        let mut scanned: Vec<Vec<TValue>> = vec![Vec::new(); self.outputs.len() - self.carried];
         let mut round = 0i64;
-        while going && most.is_none_or(|most| round < most) {
+        while going && max_rounds.is_none_or(|max_rounds| round < max_rounds) {
             let mut given: TVec<TValue> = tvec!(tensor0(round).into(), tensor0(going).into());
             given.extend(carried.drain(..));
             given.extend(around.iter().cloned());
             let mut made = self.body.run(given)?.into_iter();
-            going = one(&*made.next().context("a body without outputs")?, "the condition")?;
+            going =
+                single(&*made.next().or_user_error("the body has no outputs")?, "the condition")?;
             for shape in &first {
-                let value = plain(made.next().context("a carried value is missing")?)?;
+                let value = without_tdim(made.next().or_user_error("a carried value is missing")?)?;
                 let (found, was) = (value.shape(), &**shape);
                 ensure!(
                     found == was,
-                    "round {round}: a carried value of the shape {was:?} becomes {found:?}"
+                    "round {round}: a carried value changes its shape from {was:?} to {found:?}"
                 );
                 carried.push(value);
             }
-            for each in &mut left {
-                each.push(plain(made.next().context("an output is missing")?)?);
+            for each in &mut scanned {
+                each.push(without_tdim(made.next().or_user_error("an output is missing")?)?);
             }
             round += 1;
         }
         let mut outputs: TVec<TValue> = carried.into();
-        for (values, fact) in left.into_iter().zip(self.outputs.iter().skip(self.carried)) {
+        for (values, fact) in scanned.into_iter().zip(self.outputs.iter().skip(self.carried)) {
             outputs.push(stack(values, fact)?.into_tvalue());
         }
         Ok(outputs)
     }
 }
 
-/// The values of all rounds on a new first axis.
+/// Stacks the values of all rounds on a new first axis.
 fn stack(values: Vec<TValue>, fact: &TypedFact) -> TractResult<Tensor> {
     let Some(first) = values.first() else {
         let dims = fact.shape.iter().skip(1).map(|dim| dim.to_usize());
         let dims = dims.collect::<Result<Vec<usize>, _>>();
-        let dims = dims.context("of no rounds at all the sizes are not known")?;
+        let dims =
+            dims.or_user_error("the sizes of scan outputs are not known after zero rounds")?;
         let shape: Vec<usize> = std::iter::once(0).chain(dims).collect();
         return Tensor::zero_dt(fact.datum_type, &shape);
     };
     let mut shape: TVec<usize> = first.shape().into();
     let same = values.iter().all(|value| value.shape() == first.shape());
-    ensure!(same, "what rounds leave behind has several shapes");
+    ensure!(same, "the scan outputs of the rounds have different shapes");
     shape.insert(0, values.len());
     volume(&shape)?;
     let each = values.iter().map(|value| {
@@ -306,4 +337,61 @@ impl TypedOp for Rounds {
     }
 
     as_op!();
+}
+
+#[cfg(test)]
+mod tests {
+    use tract_onnx::prelude::{DatumType, Tensor};
+
+    use crate::testing::{Case, case, graph, row, scalar, tensor};
+
+    /// Adds the number of the round to what is carried, as long as that is below 4.
+    fn sums(rounds: Option<i64>, condition: Option<bool>) -> Case {
+        let inputs = [("i", DatumType::I64), ("go", DatumType::Bool), ("sum", DatumType::I64)];
+        let body = graph(&inputs, &["on", "next", "each"]).constant("limit", &scalar(4i64));
+        let body = body.node("Add", &["sum", "i"], "next").node("Less", &["next", "limit"], "on");
+        let body = body.node("Mul", &["next", "factor"], "each");
+        let optional = |case: Case, input: Option<Tensor>| match input {
+            Some(input) => case.input(input),
+            None => case.missing(),
+        };
+        let case = case("Loop").graph("body", body).outputs(2);
+        let case = optional(case, rounds.map(scalar));
+        let case = optional(case, condition.map(scalar));
+        case.input(scalar(0i64)).around("factor", scalar(10i64))
+    }
+
+    #[test]
+    fn loop_ends_by_its_count_or_its_condition() {
+        // 0, 1, 3, 6: the condition ends the loop after the fourth round.
+        let all = [scalar(6i64), row(&[0i64, 10, 30, 60])];
+        sums(Some(9), Some(true)).gives_all(&all);
+        sums(None, Some(true)).gives_all(&all);
+        sums(Some(9), None).gives_all(&all);
+        sums(Some(2), Some(true)).gives_all(&[scalar(1i64), row(&[0i64, 10])]);
+    }
+
+    #[test]
+    fn loop_without_rounds_gives_what_it_was_given_and_no_rows() {
+        let none = [scalar(0i64), row::<i64>(&[])];
+        sums(Some(0), Some(true)).gives_all(&none);
+        sums(Some(9), Some(false)).gives_all(&none);
+    }
+
+    #[test]
+    fn loop_stacks_tensors_of_each_round_on_a_new_axis() {
+        let inputs = [("i", DatumType::I64), ("go", DatumType::Bool), ("x", DatumType::F32)];
+        let body = graph(&inputs, &["go", "twice", "twice"]).node("Add", &["x", "x"], "twice");
+        let case = case("Loop").graph("body", body).outputs(2).input(scalar(2i64)).missing();
+        let rows = tensor(&[2, 2], &[2f32, f32::NAN, 4.0, f32::NAN]);
+        case.input(row(&[1f32, f32::NAN])).gives_all(&[row(&[4f32, f32::NAN]), rows]);
+    }
+
+    #[test]
+    fn loop_refuses_a_carried_value_that_changes_its_type() {
+        let inputs = [("i", DatumType::I64), ("go", DatumType::Bool), ("x", DatumType::F32)];
+        let body = graph(&inputs, &["go", "same"]).node("Less", &["x", "x"], "same");
+        let case = case("Loop").graph("body", body).input(scalar(2i64)).missing();
+        case.input(row(&[1f32])).fails("");
+    }
 }

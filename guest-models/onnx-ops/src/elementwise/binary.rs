@@ -1,6 +1,7 @@
 //! Operators of two operands, element by element.
 
-use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::ops::binary::{BinMiniOp, TypedBinOp};
 use tract_onnx::tract_core::ops::cast::{cast, wire_cast};
 use tract_onnx::tract_core::ops::change_axes::wire_rank_broadcast;
@@ -8,8 +9,11 @@ use tract_onnx::tract_core::ops::math::square;
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::ops::binary::Nary;
 
-use super::numbers::{Number, by_number};
-use super::{Built, Ours};
+use crate::framework::errors::{bail, ensure};
+use crate::framework::numbers::{Number, by_number};
+use crate::framework::registration::{Registration, own, wrapped};
+use crate::framework::upstream::Built;
+use crate::framework::wrapped::{Wrapped, Wrapping};
 
 /// Applies a function that may refuse to all pairs of elements.
 fn pairs<T: Number>(
@@ -30,8 +34,10 @@ fn pairs<T: Number>(
     };
     let mut c = c.try_as_plain_ram_mut()?;
     if a.shape() == c.shape() && (b.len() == 1 || b.shape() == c.shape()) {
-        // What networks are made of: no need to go through coordinates.
-        let (Some(a), Some(b)) = (a.as_slice(), b.as_slice()) else { bail!("not in order") };
+        // The common case in networks, without coordinates.
+        let (Some(a), Some(b)) = (a.as_slice(), b.as_slice()) else {
+            bail!("the values are not in order")
+        };
         let c = c.as_slice_mut::<T>()?;
         match b {
             [b] => c.iter_mut().zip(a).for_each(|(c, a)| one(c, *a, *b)),
@@ -69,14 +75,14 @@ fn pairs_in_place<T: Number>(
     Ok(())
 }
 
-const REFUSED: &str = "a division by zero, or what else has no result in integers";
+const REFUSED: &str = "division by zero or overflow of integers";
 
 /// An operator whose results have the type of its operands.
 macro_rules! binary {
     ($(#[$doc:meta])* $Op:ident, $commutes:expr, |$a:ident, $b:ident| $result:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Hash, PartialEq, Eq)]
-        pub(crate) struct $Op;
+        pub struct $Op;
 
         impl BinMiniOp for $Op {
             fn name(&self) -> &'static str {
@@ -109,20 +115,20 @@ macro_rules! binary {
 }
 
 binary!(
-    /// The greater one; NaN if one is.
-    Max, true, |a, b| Some(a.greater(b))
+    /// The maximum. NaN if one operand is NaN.
+    Max, true, |a, b| Some(a.nan_max(b))
 );
 binary!(
-    /// The lesser one; NaN if one is.
-    Min, true, |a, b| Some(a.lesser(b))
+    /// The minimum. NaN if one operand is NaN.
+    Min, true, |a, b| Some(a.nan_min(b))
 );
 binary!(
-    /// A product of which nothing is left out: tract takes what is times zero for zero, and the
-    /// square of a root for the number itself.
+    /// A product that is never simplified: tract replaces a product with zero by zero, and the
+    /// square of a root by the number itself.
     Times, true, |a, b| Some(a.times(b))
 );
 binary!(
-    /// A division, and no product with a rounded inverse.
+    /// A true division, not a product with a rounded inverse.
     Div, false, |a, b| a.divide(b)
 );
 binary!(
@@ -164,14 +170,14 @@ macro_rules! of_some {
                     let function: fn($type, $type) -> Option<$type> = $function;
                     return pairs::<$type>(c, a, b, function);
                 })*
-                bail!("{:?} is not implemented here", a.datum_type())
+                bail!("element type {:?} is not implemented", a.datum_type())
             }
         }
     };
 }
 
-/// Shifts of every type of integers: what is shifted beyond all bits, or by less than nothing, is
-/// what the sign alone makes.
+/// Shifts of every integer type. Shifting by all bits or more, or by a negative amount, leaves only
+/// the sign.
 macro_rules! shifts {
     ($($type:ident),*) => {
         of_some!(
@@ -201,8 +207,8 @@ of_some!(
     PowInt, [i64], |a, b| Some(a.wrapping_pow(u32::try_from(b).ok()?))
 );
 
-/// Puts an operator of two operands into a model, which are broadcast.
-pub(super) fn wire(
+/// Adds a binary operator to a model and broadcasts its operands.
+pub(crate) fn wire(
     name: &str,
     model: &mut TypedModel,
     op: impl BinMiniOp,
@@ -212,24 +218,28 @@ pub(super) fn wire(
     Ok(model.wire_node(name, TypedBinOp(Box::new(op), None), &wires)?[0])
 }
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("Max", |_, _| Ok((Box::new(Nary(Box::new(Max), false)), vec![])));
-    registry.insert("Min", |_, _| Ok((Box::new(Nary(Box::new(Min), false)), vec![])));
-    registry.insert("Mod", |_, node| {
-        let of_dividend = node.get_attr_opt::<i64>("fmod")? == Some(1);
-        Ok((if of_dividend { Remainder.into_hir() } else { Mod.into_hir() }, vec![]))
-    });
-    registry.insert("BitShift", |_, node| {
-        let right = node.get_attr_opt("direction")? == Some("RIGHT");
-        Ok((if right { ShiftRight.into_hir() } else { ShiftLeft.into_hir() }, vec![]))
-    });
-    registry.insert("Mean", mean);
-    registry.insert("Equal", |context, node| Ours::build(context, node, equal));
+pub(crate) const OPERATORS: &[Registration] = &[
+    own("Max", |_, _| Ok((Box::new(Nary(Box::new(Max), false)), vec![]))),
+    own("Min", |_, _| Ok((Box::new(Nary(Box::new(Min), false)), vec![]))),
+    own("Mod", build_mod),
+    own("BitShift", build_bit_shift),
+    own("Mean", mean),
+    wrapped("Equal", Wrapping::new(equal)),
+];
+
+fn build_mod(_: &ParsingContext, node: &NodeProto) -> Built {
+    let of_dividend = node.get_attr_opt::<i64>("fmod")? == Some(1);
+    Ok((if of_dividend { Remainder.into_hir() } else { Mod.into_hir() }, vec![]))
 }
 
-/// Truth values are compared as numbers: tract takes no others.
+fn build_bit_shift(_: &ParsingContext, node: &NodeProto) -> Built {
+    let right = node.get_attr_opt("direction")? == Some("RIGHT");
+    Ok((if right { ShiftRight.into_hir() } else { ShiftLeft.into_hir() }, vec![]))
+}
+
+/// Booleans are compared as numbers, since tract compares only numbers.
 fn equal(
-    ours: &Ours,
+    op: &Wrapped,
     prefix: &str,
     model: &mut TypedModel,
     inputs: &[OutletId],
@@ -241,7 +251,7 @@ fn equal(
             *input = model.wire_node(name, cast(u8::datum_type()), &[*input])?[0];
         }
     }
-    ours.original.as_ref().wire(prefix, model, &inputs)
+    op.original.as_ref().wire(prefix, model, &inputs)
 }
 
 /// A sum, divided at the end.
@@ -285,20 +295,25 @@ impl Expansion for Mean {
             let wires = wire_rank_broadcast(&name, model, &[sum, *input])?;
             sum = model.wire_node(&name, tract_onnx::tract_core::ops::math::add(), &wires)?[0];
         }
-        let count = super::scalar(model, format!("{prefix}.count"), self.0 as f32, sum)?;
+        let count = crate::framework::wiring::constant_like(
+            model,
+            format!("{prefix}.count"),
+            self.0 as f32,
+            sum,
+        )?;
         Ok(tvec!(wire(prefix, model, Div, &[sum, count])?))
     }
 }
 
 /// Powers, whose operands are broadcast.
-pub(super) fn pow_builder(
+pub(crate) fn pow_builder(
     context: &tract_onnx::model::ParsingContext,
     node: &tract_onnx::pb::NodeProto,
 ) -> Built {
-    Ours::build(context, node, |_, prefix, model, inputs| power(prefix, model, inputs))
+    Wrapping::new(|_, prefix, model, inputs| power(prefix, model, inputs)).build(context, node)
 }
 
-pub(super) fn power(
+pub(crate) fn power(
     prefix: &str,
     model: &mut TypedModel,
     inputs: &[OutletId],
@@ -320,7 +335,7 @@ pub(super) fn power(
         _ => DatumType::F64,
     };
     if integers && (base == DatumType::U64 || exponent == DatumType::U64) {
-        bail!("powers of unsigned integers of 64 bits are not implemented");
+        bail!("Pow of uint64 is not implemented");
     }
     let wires = wire_cast(prefix, model, inputs, operating)?;
     let name = format!("{prefix}.pow");
@@ -329,4 +344,87 @@ pub(super) fn power(
         _ => wire(&name, model, PowFloat, &wires)?,
     };
     model.wire_node(prefix, cast(base), &[power])
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, row, scalar, tensor, texts};
+
+    const NAN: f32 = f32::NAN;
+
+    #[test]
+    fn max_and_min_of_nan_are_nan_in_either_place() {
+        let (a, b) = (|| row(&[1f32, NAN, 3.0]), || row(&[NAN, 2f32, 4.0]));
+        case("Max").input(a()).input(b()).gives(row(&[NAN, NAN, 4.0]));
+        case("Min").input(a()).input(b()).gives(row(&[NAN, NAN, 3.0]));
+    }
+
+    #[test]
+    fn max_and_min_take_one_or_three_broadcast_inputs_of_64_bits() {
+        let wide = (1i64 << 53) + 1;
+        let (column, one) = (|| tensor(&[2, 1], &[wide, -5]), || scalar(7i64));
+        case("Max").input(column()).gives(column());
+        let max = case("Max").input(column()).input(row(&[wide - 1, 3])).input(one());
+        max.gives(tensor(&[2, 2], &[wide, wide, wide - 1, 7]));
+        let min = case("Min").input(column()).input(row(&[wide - 1, 3])).input(one());
+        min.gives(tensor(&[2, 2], &[7i64, 3, -5, -5]));
+    }
+
+    #[test]
+    fn mod_has_the_sign_of_the_divisor() {
+        let (a, b) = (row(&[-4i64, 7, 5, -(1 << 40)]), row(&[3i64, -3, 8, 7]));
+        // -(2^40) = -157073889111 * 7 + 1
+        case("Mod").input(a.clone()).input(b.clone()).gives(row(&[2i64, -2, 5, 5]));
+        case("Mod").int("fmod", 1).input(a).input(b).gives(row(&[-1i64, 1, 5, -2]));
+    }
+
+    #[test]
+    fn mod_of_floats_has_the_sign_of_the_dividend() {
+        let case = case("Mod").int("fmod", 1).input(row(&[-4.5f32, 4.5, NAN, 1.0]));
+        case.input(row(&[3f32, -3.0, 1.0, f32::INFINITY])).gives(row(&[-1.5f32, 1.5, NAN, 1.0]));
+    }
+
+    #[test]
+    fn mod_by_zero_is_refused_for_integers() {
+        case("Mod").input(row(&[1i32, 2])).input(row(&[1i32, 0])).fails("zero");
+    }
+
+    #[test]
+    fn bit_shift_by_all_bits_and_more_is_zero() {
+        let (bits, by) = (row(&[1u8, 0x81, 0xff, 0xff]), row(&[7u8, 1, 8, 200]));
+        let left = case("BitShift").text("direction", "LEFT").input(bits.clone());
+        left.input(by.clone()).gives(row(&[0x80u8, 2, 0, 0]));
+        let right = case("BitShift").text("direction", "RIGHT").input(bits).input(by);
+        right.gives(row(&[0u8, 0x40, 0, 0]));
+    }
+
+    #[test]
+    fn bit_shift_reaches_the_upper_half_of_64_bits() {
+        let left = case("BitShift").text("direction", "LEFT").input(row(&[1u64, 3]));
+        left.input(scalar(40u64)).gives(row(&[1u64 << 40, 3 << 40]));
+    }
+
+    #[test]
+    fn mean_is_of_broadcast_inputs() {
+        let mean = case("Mean").input(tensor(&[2, 1], &[1f32, NAN])).input(row(&[4f32, 7.0]));
+        mean.input(scalar(1f32)).gives(tensor(&[2, 2], &[2f32, 3.0, NAN, NAN]));
+        case("Mean").input(row(&[3f32])).gives(row(&[3f32]));
+    }
+
+    #[test]
+    fn equal_takes_truths_texts_and_integers_of_64_bits() {
+        let truths = case("Equal").input(row(&[true, false])).input(scalar(true));
+        truths.gives(row(&[true, false]));
+        let wide = (1i64 << 53) + 1;
+        let integers = case("Equal").input(row(&[wide, wide])).input(row(&[wide, wide - 1]));
+        integers.gives(row(&[true, false]));
+        let texts = case("Equal").input(texts(&["a", "b"])).input(texts(&["a", "B"]));
+        texts.gives(row(&[true, false]));
+    }
+
+    #[test]
+    fn nan_equals_nothing_and_zeros_are_equal() {
+        let case = case("Equal").input(row(&[NAN, 0.0, f32::INFINITY]));
+        case.input(row(&[NAN, -0.0, f32::INFINITY])).gives(row(&[false, true, true]));
+    }
 }

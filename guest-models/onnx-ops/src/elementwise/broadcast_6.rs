@@ -1,36 +1,36 @@
-//! Arithmetic as it was before operator set 7: the second operand is as large as the first one, or
-//! is said to be broadcast, from an axis on. And what else had other rules then.
+//! Arithmetic up to operator set 6: the second operand has the shape of the first one, or is
+//! broadcast from an axis on if the attribute `broadcast` is set.
 
-use tract_onnx::model::{OnnxOpRegister, ParsingContext};
+use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
-use tract_onnx::tract_core::ops::change_axes::AxisOp;
-use tract_onnx::tract_core::ops::change_axes::wire_with_rank_broadcast;
+use tract_onnx::tract_core::ops::change_axes::{AxisOp, wire_with_rank_broadcast};
 use tract_onnx::tract_core::ops::math::{add, mul, sub};
 use tract_onnx::tract_hir::internal::*;
 
-use super::binary::{self, Div};
-use super::{Built, Ours, originals};
+use crate::elementwise::binary::{self, Div};
+use crate::framework::errors::{OrUserError, bail, ensure};
+use crate::framework::registration::{Registration, own};
+use crate::framework::upstream::{Built, originals};
 
 /// The last version with these rules.
-const LAST: i64 = 6;
+pub(crate) const LAST_VERSION: i64 = 6;
 
-/// Replaces what is in the registry by now: for newer versions that is what is used.
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("Add", |context, node| arithmetic(context, node, newer("Add")));
-    registry.insert("Sub", |context, node| arithmetic(context, node, newer("Sub")));
-    registry.insert("Mul", |context, node| arithmetic(context, node, newer("Mul")));
-    registry.insert("Div", |context, node| {
-        arithmetic(context, node, |_, _| Ok((Div.into_hir(), vec![])))
-    });
-    registry.insert("Pow", |context, node| arithmetic(context, node, binary::pow_builder));
-    registry.insert("PRelu", |context, node| old(context, node, newer("PRelu")));
-    registry.insert("Gemm", |context, node| {
-        old(context, node, |context, node| Ours::build(context, node, super::agree::agreed))
-    });
+/// Newer versions use the operator without these rules.
+pub(crate) const OPERATORS: &[Registration] = &[
+    own("Add", |context, node| arithmetic(context, node, by_tract("Add"))),
+    own("Sub", |context, node| arithmetic(context, node, by_tract("Sub"))),
+    own("Mul", |context, node| arithmetic(context, node, by_tract("Mul"))),
+    own("Div", build_div),
+    own("Pow", |context, node| arithmetic(context, node, binary::pow_builder)),
+    own("PRelu", build_p_relu),
+];
+
+fn build_div(context: &ParsingContext, node: &NodeProto) -> Built {
+    arithmetic(context, node, |_, _| Ok((Div.into_hir(), vec![])))
 }
 
 /// tract's own builder.
-fn newer(name: &'static str) -> impl Fn(&ParsingContext, &NodeProto) -> Built {
+fn by_tract(name: &'static str) -> impl Fn(&ParsingContext, &NodeProto) -> Built {
     move |context, node| match originals().get(name) {
         Some(builder) => builder(context, node),
         None => bail!("{name} is not implemented"),
@@ -40,10 +40,10 @@ fn newer(name: &'static str) -> impl Fn(&ParsingContext, &NodeProto) -> Built {
 fn arithmetic(
     context: &ParsingContext,
     node: &NodeProto,
-    newer: impl Fn(&ParsingContext, &NodeProto) -> Built,
+    by_tract: impl Fn(&ParsingContext, &NodeProto) -> Built,
 ) -> Built {
-    if context.onnx_operator_set_version > LAST {
-        return newer(context, node);
+    if context.onnx_operator_set_version > LAST_VERSION {
+        return by_tract(context, node);
     }
     let broadcast = node.get_attr_opt::<i64>("broadcast")?.unwrap_or(0) != 0;
     let axis = node.get_attr_opt::<usize>("axis")?;
@@ -58,8 +58,8 @@ struct Arithmetic {
     axis: Option<usize>,
 }
 
-/// Gives the second operand the dimensions that it lacks: those before an axis, and behind.
-fn placed(
+/// Adds the dimensions that the second operand lacks, before the axis and after.
+fn broadcast_second(
     prefix: &str,
     model: &mut TypedModel,
     inputs: &[OutletId],
@@ -68,19 +68,27 @@ fn placed(
 ) -> TractResult<OutletId> {
     let first = model.outlet_fact(inputs[0])?.shape.to_tvec();
     let second = model.outlet_fact(inputs[1])?.shape.to_tvec();
-    ensure!(broadcast || first == second, "{second:?} is not of the shape {first:?}");
+    ensure!(
+        broadcast || first == second,
+        "the second operand has the shape {second:?}, expected {first:?}"
+    );
     let one = second.iter().all(|dim| dim.is_one());
     let fits = second.len() <= first.len();
-    ensure!(fits, "{second:?} has more dimensions than {first:?}");
+    ensure!(fits, "the second operand's shape {second:?} has more dimensions than {first:?}");
     let start = match axis {
         // One number goes anywhere.
         Some(axis) if !one => axis,
         _ => first.len() - second.len(),
     };
     let behind = first.len().checked_sub(start).and_then(|rest| rest.checked_sub(second.len()));
-    let behind = behind.with_context(|| format!("{second:?} from axis {start} of {first:?}"))?;
+    let behind = behind.or_user_error(format_args!(
+        "the second operand's shape {second:?} does not match {first:?} from axis {start} on"
+    ))?;
     let within = second.iter().zip(&first[start..]).all(|(b, a)| b.is_one() || a == b);
-    ensure!(within, "{second:?} from axis {start} of {first:?}");
+    ensure!(
+        within,
+        "the second operand's shape {second:?} does not match {first:?} from axis {start} on"
+    );
     let mut wire = inputs[1];
     for (at, axis) in (0..start).map(|_| 0).chain((0..behind).map(|_| usize::MAX)).enumerate() {
         let axis = axis.min(model.outlet_fact(wire)?.rank());
@@ -112,7 +120,7 @@ impl Expansion for Arithmetic {
         model: &mut TypedModel,
         inputs: &[OutletId],
     ) -> TractResult<TVec<OutletId>> {
-        let second = placed(prefix, model, inputs, self.broadcast, self.axis)?;
+        let second = broadcast_second(prefix, model, inputs, self.broadcast, self.axis)?;
         let operands = [inputs[0], second];
         match &*self.op {
             "Add" => wire_with_rank_broadcast(prefix, model, add(), &operands),
@@ -125,32 +133,24 @@ impl Expansion for Arithmetic {
     }
 }
 
-/// PRelu, whose slopes belonged to the channels, and Gemm, whose third operand is as large as the
-/// result or is said to be broadcast: brought into the form that newer versions have.
-fn old(
-    context: &ParsingContext,
-    node: &NodeProto,
-    newer: impl Fn(&ParsingContext, &NodeProto) -> Built,
-) -> Built {
-    let (original, outer) = newer(context, node)?;
-    if context.onnx_operator_set_version > LAST {
+/// PRelu, whose slopes belonged to the channels: converted to the form of newer versions.
+fn build_p_relu(context: &ParsingContext, node: &NodeProto) -> Built {
+    let (original, outer) = by_tract("PRelu")(context, node)?;
+    if context.onnx_operator_set_version > LAST_VERSION {
         return Ok((original, outer));
     }
     let Some(original) = original.as_op().downcast_ref::<Box<dyn Expansion>>().cloned() else {
         bail!("{} is not implemented this way", node.op_type)
     };
-    let broadcast = node.get_attr_opt::<i64>("broadcast")?.unwrap_or(0) != 0;
-    Ok((expand(Old { original, broadcast, slopes: node.op_type == "PRelu" }), outer))
+    Ok((expand(OldPRelu { original }), outer))
 }
 
 #[derive(Clone, Debug)]
-struct Old {
+struct OldPRelu {
     original: Box<dyn Expansion>,
-    broadcast: bool,
-    slopes: bool,
 }
 
-impl Expansion for Old {
+impl Expansion for OldPRelu {
     fn name(&self) -> StaticName {
         self.original.as_ref().name()
     }
@@ -161,12 +161,9 @@ impl Expansion for Old {
         inputs: &'p [TensorProxy],
         outputs: &'p [TensorProxy],
     ) -> InferenceResult {
-        if self.slopes {
-            check_output_arity(outputs, 1)?;
-            s.equals(&outputs[0].datum_type, &inputs[0].datum_type)?;
-            return s.equals(&outputs[0].shape, &inputs[0].shape);
-        }
-        self.original.as_ref().rules(s, inputs, outputs)
+        check_output_arity(outputs, 1)?;
+        s.equals(&outputs[0].datum_type, &inputs[0].datum_type)?;
+        s.equals(&outputs[0].shape, &inputs[0].shape)
     }
 
     fn wire(
@@ -175,18 +172,101 @@ impl Expansion for Old {
         model: &mut TypedModel,
         inputs: &[OutletId],
     ) -> TractResult<TVec<OutletId>> {
-        if self.slopes {
-            let rank = model.outlet_fact(inputs[0])?.rank();
-            let slopes = model.outlet_fact(inputs[1])?.shape.to_tvec();
-            ensure!(slopes.len() == 1 && rank >= 2, "slopes of the shape {slopes:?}");
-            let place = format!("{prefix}.slopes");
-            let slopes = placed(&place, model, inputs, true, Some(1))?;
-            return self.original.as_ref().wire(prefix, model, &[inputs[0], slopes]);
-        }
-        let result = self.original.as_ref().wire(prefix, model, inputs)?;
-        let shape = model.outlet_fact(result[0])?.shape.to_tvec();
-        let third = model.outlet_fact(inputs[2])?.shape.to_tvec();
-        ensure!(self.broadcast || third == shape, "{third:?} is not of the shape {shape:?}");
-        Ok(result)
+        let rank = model.outlet_fact(inputs[0])?.rank();
+        let slopes = model.outlet_fact(inputs[1])?.shape.to_tvec();
+        ensure!(
+            slopes.len() == 1 && rank >= 2,
+            "the slope has the shape {slopes:?}, expected one value for each channel"
+        );
+        let place = format!("{prefix}.slopes");
+        let slopes = broadcast_second(&place, model, inputs, true, Some(1))?;
+        self.original.as_ref().wire(prefix, model, &[inputs[0], slopes])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Case, case, counting, row, scalar, tensor};
+
+    #[test]
+    fn add_sub_and_mul_keep_64_bits() {
+        let wide = (1i64 << 53) + 1;
+        let (a, b) = (|| row(&[wide, -wide]), || scalar(2i64));
+        case("Add").input(a()).input(b()).gives(row(&[wide + 2, 2 - wide]));
+        case("Sub").input(a()).input(b()).gives(row(&[wide - 2, -wide - 2]));
+        case("Mul").input(a()).input(b()).gives(row(&[2 * wide, -2 * wide]));
+    }
+
+    #[test]
+    fn zero_times_infinity_is_nan() {
+        let case = case("Mul").input(row(&[f32::INFINITY, f32::NAN, 2.0]));
+        case.input(scalar(0f32)).gives(row(&[f32::NAN, f32::NAN, 0.0]));
+    }
+
+    #[test]
+    fn add_refuses_shapes_that_cannot_be_broadcast() {
+        case("Add").input(row(&[1f32, 2.0])).input(row(&[1f32, 2.0, 3.0])).fails("");
+    }
+
+    #[test]
+    fn arithmetic_before_version_7_aligns_the_second_input_at_axis() {
+        let data = || counting(&[2, 3, 2]);
+        let channel = || row(&[1f32, 2.0, 4.0]);
+        let old = |case: Case| {
+            case.opset(6).int("broadcast", 1).int("axis", 1).input(data()).input(channel())
+        };
+        let of = |function: fn(f32, f32) -> f32| {
+            let numbers: Vec<f32> =
+                (0..12).map(|at| function(at as f32, [1.0, 2.0, 4.0][at / 2 % 3])).collect();
+            tensor(&[2, 3, 2], &numbers)
+        };
+        old(case("Add")).gives(of(|a, b| a + b));
+        old(case("Sub")).gives(of(|a, b| a - b));
+        old(case("Mul")).gives(of(|a, b| a * b));
+        old(case("Div")).gives(of(|a, b| a / b));
+        old(case("Pow")).gives(of(f32::powf));
+    }
+
+    #[test]
+    fn division_of_integers_is_towards_zero() {
+        let (a, b) = (row(&[-7i64, 7, (1 << 60) + 1]), row(&[2i64, -2, 1]));
+        case("Div").input(a).input(b).gives(row(&[-3i64, -3, (1 << 60) + 1]));
+        case("Div").input(row(&[250u8])).input(row(&[3u8])).gives(row(&[83u8]));
+        case("Div").input(row(&[1i32, 1])).input(row(&[1i32, 0])).fails("zero");
+    }
+
+    #[test]
+    fn division_of_floats_is_rounded_once() {
+        // 5 * (1 / 49) is another float32 than 5 / 49.
+        let node = |a: &[f32], b: f32| case("Div").input(row(a)).input(scalar(b));
+        node(&[5.0, 49.0], 49.0).gives(row(&[5f32 / 49.0, 1.0]));
+        node(&[1.0, -1.0, 0.0], 0.0).gives(row(&[f32::INFINITY, f32::NEG_INFINITY, f32::NAN]));
+    }
+
+    #[test]
+    fn pow_has_the_type_of_the_base() {
+        let integers = case("Pow").input(row(&[3i64, 2, -2])).input(row(&[39i64, 62, 3]));
+        integers.gives(row(&[4_052_555_153_018_976_267i64, 1 << 62, -8]));
+        case("Pow").input(row(&[4i32, 9])).input(scalar(0.5f32)).gives(row(&[2i32, 3]));
+        let floats = case("Pow").input(row(&[0f32, -8.0, f32::NAN, 2.0]));
+        floats.input(row(&[0i64, 3, 0, -1])).gives(row(&[1f32, -512.0, 1.0, 0.5]));
+    }
+
+    #[test]
+    fn square_of_nan_is_nan() {
+        let case = case("Pow").input(row(&[f32::NAN, -3.0])).input(scalar(2f32));
+        case.gives(row(&[f32::NAN, 9.0]));
+    }
+
+    #[test]
+    fn prelu_broadcasts_its_slopes_from_the_last_axis() {
+        let data = || tensor(&[1, 2, 2], &[-1f32, 1.0, -2.0, f32::NAN]);
+        let node = |slopes| case("PRelu").input(data()).input(slopes);
+        let expected = |a, b| tensor(&[1, 2, 2], &[a, 1f32, b, f32::NAN]);
+        node(row(&[0.5f32, 3.0])).gives(expected(-0.5, -1.0));
+        node(tensor(&[2, 1], &[0.5f32, 3.0])).gives(expected(-0.5, -6.0));
+        // Before version 7, the slopes are of the channels.
+        let old = case("PRelu").opset(6).input(data()).input(row(&[0.5f32, 3.0]));
+        old.gives(expected(-0.5, -6.0));
     }
 }

@@ -1,18 +1,22 @@
 //! Swish (ONNX, operator set 24) of any slope, and SwiGLU (28), which is a Swish times a value.
 
-use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::ops::cast::cast;
 use tract_onnx::tract_core::ops::math::mul;
-use tract_onnx::tract_core::ops::nn::sigmoid;
 use tract_onnx::tract_hir::internal::*;
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    for name in ["Swish", "SwiGLU"] {
-        registry.insert(name, |_, node| {
-            let slope = node.get_attr_opt("alpha")?.unwrap_or(1.0);
-            Ok((expand(Swish { slope, gated: node.op_type == "SwiGLU" }), vec![]))
-        });
-    }
+use crate::elementwise::functions::Function;
+use crate::framework::errors::ensure;
+use crate::framework::registration::{Registration, own};
+use crate::framework::upstream::Built;
+
+pub(crate) const OPERATORS: &[Registration] =
+    &[own("Swish", build_swish), own("SwiGLU", build_swish)];
+
+fn build_swish(_: &ParsingContext, node: &NodeProto) -> Built {
+    let slope = node.get_attr_opt("alpha")?.unwrap_or(1.0);
+    Ok((expand(Swish { slope, gated: node.op_type == "SwiGLU" }), vec![]))
 }
 
 /// `a · sigmoid(slope · a)`, times `b` if there is one.
@@ -50,22 +54,57 @@ impl Expansion for Swish {
     ) -> TractResult<TVec<OutletId>> {
         let fact = model.outlet_fact(inputs[0])?.clone();
         let agreed = !self.gated || model.outlet_fact(inputs[1])?.shape == fact.shape;
-        ensure!(agreed, "the gate and what goes through it are of different shapes");
+        ensure!(agreed, "the gate and its input have different shapes");
         // The sigmoid in 32 bits, whatever it is of; the rest in the type of the input.
         let single = DatumType::F32;
         let wide = model.wire_node(format!("{prefix}.wide"), cast(single), &inputs[..1])?;
         let sloped = if self.slope == 1.0 {
             wide
         } else {
-            let slope = super::scalar(model, format!("{prefix}.slope"), self.slope, wide[0])?;
+            let slope = crate::framework::wiring::constant_like(
+                model,
+                format!("{prefix}.slope"),
+                self.slope,
+                wide[0],
+            )?;
             model.wire_node(format!("{prefix}.sloped"), mul(), &[wide[0], slope])?
         };
-        let gate = model.wire_node(format!("{prefix}.sigmoid"), sigmoid(), &sloped)?;
+        let gate = model.wire_node(format!("{prefix}.sigmoid"), Function::Sigmoid.op(), &sloped)?;
         let gate = model.wire_node(format!("{prefix}.gate"), cast(fact.datum_type), &gate)?[0];
         if !self.gated {
             return model.wire_node(prefix, mul(), &[inputs[0], gate]);
         }
         let swish = model.wire_node(format!("{prefix}.swish"), mul(), &[inputs[0], gate])?[0];
         model.wire_node(prefix, mul(), &[swish, inputs[1]])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, row};
+
+    fn swish(x: f32, slope: f64) -> f32 {
+        let x = f64::from(x);
+        (x / (1.0 + (-slope * x).exp())) as f32
+    }
+
+    #[test]
+    fn swish_has_slope_one_unless_alpha_says_otherwise() {
+        let numbers = [-20f32, -1.0, -1e-10, 0.5, 90.0, f32::NAN];
+        for slope in [1.0, 1.702, -0.5] {
+            let expected: Vec<f32> = numbers.iter().map(|x| swish(*x, slope)).collect();
+            let case = case("Swish").float("alpha", slope as f32).input(row(&numbers));
+            case.gives_near(row(&expected), 1e-5);
+        }
+        let expected: Vec<f32> = numbers.iter().map(|x| swish(*x, 1.0)).collect();
+        case("Swish").input(row(&numbers)).gives_near(row(&expected), 1e-6);
+    }
+
+    #[test]
+    fn swiglu_is_a_swish_times_the_second_input() {
+        let node = |b| case("SwiGLU").input(row(&[-1f32, 2.0])).input(b);
+        let expected = row(&[3.0 * swish(-1.0, 1.0), -swish(2.0, 1.0)]);
+        node(row(&[3f32, -1.0])).gives_near(expected, 1e-6);
+        node(row(&[3f32, -1.0, 0.0])).fails("");
     }
 }

@@ -1,12 +1,14 @@
-//! Operators whose shapes, axes or bounds are only known when the model runs. tract wants them as
-//! constants: so such an operator is made anew for each run, from the values of that run.
+//! Operators whose shapes, axes or bounds are inputs without a constant value. tract needs
+//! constants there, so such an operator is built for each run from the values of that run.
 
 use tract_onnx::tract_hir::infer::{Factoid, InferenceRulesOp};
 use tract_onnx::tract_hir::internal::*;
 
-/// An operator that is made when its inputs are known.
+use crate::framework::errors::{OrUserError, bail, ensure};
+
+/// An operator that is built when the model runs.
 #[derive(Clone, Debug)]
-pub(super) struct AtRunTime {
+pub(crate) struct AtRunTime {
     expansion: Box<dyn Expansion>,
     facts: TVec<TypedFact>,
 }
@@ -36,8 +38,11 @@ impl EvalOp for AtRunTime {
 
     fn eval(&self, ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let outputs = EvalOp::eval(&self.expansion, ctx, inputs)?;
-        ensure!(outputs.len() == self.facts.len(), "another number of outputs than was said");
-        outputs.iter().zip(&self.facts).try_for_each(|(output, fact)| as_said(output, fact))?;
+        ensure!(
+            outputs.len() == self.facts.len(),
+            "the number of outputs differs from that expected when the model was prepared"
+        );
+        outputs.iter().zip(&self.facts).try_for_each(|(output, fact)| check_fact(output, fact))?;
         Ok(outputs)
     }
 }
@@ -50,19 +55,27 @@ impl TypedOp for AtRunTime {
     as_op!();
 }
 
-/// That an output is what was said of it when the model was prepared.
-pub(super) fn as_said(output: &Tensor, fact: &TypedFact) -> TractResult<()> {
-    let said = fact.datum_type == output.datum_type() && fact.rank() == output.rank();
-    let dims = fact.shape.iter().zip(output.shape());
+/// Checks that an output has the element type and shape that were announced when the model was
+/// prepared.
+pub(crate) fn check_fact(output: &Tensor, fact: &TypedFact) -> TractResult<()> {
+    let same = fact.datum_type == output.datum_type() && fact.rank() == output.rank();
+    let mut dims = fact.shape.iter().zip(output.shape());
     let known = |(dim, size): (&TDim, &usize)| {
         dim.as_i64().is_none_or(|dim| usize::try_from(dim).ok() == Some(*size))
     };
-    ensure!(said && dims.map(known).all(|fits| fits), "another shape than was said");
+    ensure!(
+        same && dims.all(known),
+        "an output has another shape than expected when the model was prepared"
+    );
     Ok(())
 }
 
 /// Whether all inputs from this one on are constants.
-pub(super) fn known(model: &TypedModel, inputs: &[OutletId], from: usize) -> TractResult<bool> {
+pub(crate) fn all_constant(
+    model: &TypedModel,
+    inputs: &[OutletId],
+    from: usize,
+) -> TractResult<bool> {
     for input in inputs.iter().skip(from) {
         if model.outlet_fact(*input)?.konst.is_none() {
             return Ok(false);
@@ -71,9 +84,11 @@ pub(super) fn known(model: &TypedModel, inputs: &[OutletId], from: usize) -> Tra
     Ok(true)
 }
 
-/// Puts an operator into the model that is made at run time. Its number of dimensions must be
-/// known: from tract's rules, or else as said.
-pub(super) fn wire(
+/// Adds a deferred operator to the model. The number of dimensions of its outputs must be known,
+/// from tract's rules or from `rank`.
+// An `Expansion` can only be cloned in its box.
+#[allow(clippy::borrowed_box)]
+pub(crate) fn wire(
     expansion: &Box<dyn Expansion>,
     prefix: &str,
     node: &InferenceNode,
@@ -83,16 +98,21 @@ pub(super) fn wire(
 ) -> TractResult<TVec<OutletId>> {
     let mut facts = tvec!();
     for output in 0..InferenceRulesOp::nboutputs(expansion)? {
-        let fact = &node.outputs.get(output).context("an output is missing")?.fact;
-        let dtype = fact.datum_type.concretize().context("its type is only known when it runs")?;
+        let fact = &node.outputs.get(output).or_user_error("an output is missing")?.fact;
+        let dtype = fact
+            .datum_type
+            .concretize()
+            .or_user_error("its element type is only known when the model runs")?;
         let known = fact.shape.rank().concretize().and_then(|rank| usize::try_from(rank).ok());
         let Some(rank) = known.or(rank) else {
-            bail!("its number of dimensions is only known when it runs, which is not implemented")
+            bail!(
+                "its number of dimensions is only known when the model runs, which is not implemented"
+            )
         };
         let mut dims: TVec<TDim> = tvec!();
         for axis in 0..rank {
             let dim = fact.shape.dim(axis).and_then(|dim| dim.concretize());
-            dims.push(dim.unwrap_or_else(|| model.symbols.new_with_prefix("late").to_dim()));
+            dims.push(dim.unwrap_or_else(|| model.symbols.new_with_prefix("deferred").to_dim()));
         }
         facts.push(dtype.fact(dims));
     }

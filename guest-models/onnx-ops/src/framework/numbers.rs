@@ -1,13 +1,13 @@
-//! Kinds of numbers, as far as our operators tell them apart.
+//! Arithmetic that works for every numeric element type.
 
 use tract_onnx::tract_hir::internal::*;
 
 /// A number of any element type.
-pub(super) trait Number: Datum + Copy + PartialOrd {
-    /// Nothing is less.
-    const LEAST: Self;
-    /// Nothing is greater.
-    const GREATEST: Self;
+pub(crate) trait Number: Datum + Copy + PartialOrd {
+    /// The lowest value.
+    const LOWEST: Self;
+    /// The highest value.
+    const HIGHEST: Self;
 
     fn divide(self, by: Self) -> Option<Self>;
     /// The remainder with the sign of the divisor, or of the dividend.
@@ -20,13 +20,13 @@ pub(super) trait Number: Datum + Copy + PartialOrd {
         self == self
     }
 
-    /// The greater one, or NaN if one is.
-    fn greater(self, other: Self) -> Self {
+    /// The greater value, or NaN if one of them is NaN.
+    fn nan_max(self, other: Self) -> Self {
         if !self.is_number() || self > other { self } else { other }
     }
 
-    /// The lesser one, or NaN if one is.
-    fn lesser(self, other: Self) -> Self {
+    /// The lesser value, or NaN if one of them is NaN.
+    fn nan_min(self, other: Self) -> Self {
         if !self.is_number() || self < other { self } else { other }
     }
 }
@@ -34,8 +34,8 @@ pub(super) trait Number: Datum + Copy + PartialOrd {
 macro_rules! integer {
     ($($type:ty),*) => { $(
         impl Number for $type {
-            const LEAST: Self = <$type>::MIN;
-            const GREATEST: Self = <$type>::MAX;
+            const LOWEST: Self = <$type>::MIN;
+            const HIGHEST: Self = <$type>::MAX;
 
             fn divide(self, by: Self) -> Option<Self> {
                 (by != 0).then(|| self.wrapping_div(by))
@@ -67,8 +67,8 @@ integer!(i8, i16, i32, i64, u8, u16, u32, u64);
 macro_rules! float {
     ($($type:ty),*) => { $(
         impl Number for $type {
-            const LEAST: Self = <$type>::NEG_INFINITY;
-            const GREATEST: Self = <$type>::INFINITY;
+            const LOWEST: Self = <$type>::NEG_INFINITY;
+            const HIGHEST: Self = <$type>::INFINITY;
 
             fn divide(self, by: Self) -> Option<Self> {
                 Some(self / by)
@@ -100,7 +100,7 @@ macro_rules! float {
 
 float!(f16, f32, f64);
 
-/// Calls a generic function for the type of numbers that a value has.
+/// Calls a generic function with the Rust type of an element type.
 macro_rules! by_number {
     ($function:ident($dtype:expr)($($argument:expr),*)) => {
         match $dtype {
@@ -115,8 +115,8 @@ macro_rules! by_number {
             DatumType::U16 => $function::<u16>($($argument),*),
             DatumType::U32 => $function::<u32>($($argument),*),
             DatumType::U64 => $function::<u64>($($argument),*),
-            other => bail!("{other:?} is not implemented here"),
+            other => $crate::framework::errors::bail!("element type {other:?} is not implemented"),
         }
     };
 }
-pub(super) use by_number;
+pub(crate) use by_number;

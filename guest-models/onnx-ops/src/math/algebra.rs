@@ -1,21 +1,20 @@
-//! Small algebra: CumProd (operator set 26), Det (11), AffineGrid (20), and the windows of signals
-//! (17), whose length may come when the model runs.
+//! Det (operator set 11), AffineGrid (20), and HannWindow, HammingWindow and BlackmanWindow (17),
+//! whose size may be an input.
 
-use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::numbers::{Number, by_number};
-use super::own::{
-    Known, Own, Said, built, floats, from_floats, ints, like, needed, sized, sizes, unknown, volume,
-};
-use super::resolve;
+use crate::framework::dims::{sizes, volume};
+use crate::framework::errors::{OrUserError, bail, ensure};
+use crate::framework::facts::{InputFact, OutputFact, required, unknown_dims, with_dims};
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
+use crate::framework::tensors::{floats, from_floats, ints};
+use crate::framework::upstream::Built;
 
 #[derive(Clone, Debug, PartialEq)]
 enum Algebra {
-    CumProd {
-        exclusive: bool,
-        reverse: bool,
-    },
     Det,
     AffineGrid {
         align: bool,
@@ -31,91 +30,92 @@ enum Algebra {
 // No number here is NaN.
 impl Eq for Algebra {}
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("CumProd", |_, node| {
-        let flag = |name| Ok::<_, TractError>(node.get_attr_opt::<i64>(name)?.unwrap_or(0) != 0);
-        let (exclusive, reverse) = (flag("exclusive")?, flag("reverse")?);
-        built(Algebra::CumProd { exclusive, reverse }, node)
-    });
-    registry.insert("Det", |_, node| built(Algebra::Det, node));
-    registry.insert("AffineGrid", |_, node| {
-        let align = node.get_attr_opt::<i64>("align_corners")?.unwrap_or(0) != 0;
-        built(Algebra::AffineGrid { align }, node)
-    });
-    macro_rules! window {
-        ($name:literal, $terms:expr) => {
-            registry.insert($name, |_, node| {
-                let periodic = node.get_attr_opt::<i64>("periodic")?.unwrap_or(1) != 0;
-                built(Algebra::Window { name: $name, terms: $terms, periodic }, node)
-            });
-        };
-    }
-    window!("HannWindow", [0.5, 0.5, 0.0]);
-    window!("HammingWindow", [25.0 / 46.0, 21.0 / 46.0, 0.0]);
-    window!("BlackmanWindow", [0.42, 0.5, 0.08]);
+pub(crate) const OPERATORS: &[Registration] = &[
+    own("Det", |_, node| built(Algebra::Det, node)),
+    own("AffineGrid", build_affine_grid),
+    own("HannWindow", |_, node| build_window("HannWindow", [0.5, 0.5, 0.0], node)),
+    own("HammingWindow", |_, node| {
+        build_window("HammingWindow", [25.0 / 46.0, 21.0 / 46.0, 0.0], node)
+    }),
+    own("BlackmanWindow", |_, node| build_window("BlackmanWindow", [0.42, 0.5, 0.08], node)),
+];
+
+fn build_affine_grid(_: &ParsingContext, node: &NodeProto) -> Built {
+    let align = node.get_attr_opt::<i64>("align_corners")?.unwrap_or(0) != 0;
+    built(Algebra::AffineGrid { align }, node)
 }
 
-impl Own for Algebra {
+fn build_window(name: &'static str, terms: [f64; 3], node: &NodeProto) -> Built {
+    let periodic = node.get_attr_opt::<i64>("periodic")?.unwrap_or(1) != 0;
+    built(Algebra::Window { name, terms, periodic }, node)
+}
+
+impl Operator for Algebra {
     fn name(&self) -> &'static str {
         match self {
-            Algebra::CumProd { .. } => "CumProd",
             Algebra::Det => "Det",
             Algebra::AffineGrid { .. } => "AffineGrid",
             Algebra::Window { name, .. } => name,
         }
     }
 
-    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
-        let first = needed(inputs, 0)?;
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let first = required(inputs, 0)?;
         Ok(tvec!(match self {
-            Algebra::CumProd { .. } => like(first),
             Algebra::Det => {
-                ensure!(first.rank() >= 2, "a matrix of {} dimensions", first.rank());
-                sized(first.dtype, first.shape[..first.rank() - 2].iter().cloned())
+                let [.., rows, columns] = &*first.shape else {
+                    bail!("a matrix cannot have {} dimensions", first.rank())
+                };
+                if let (Some(rows), Some(columns)) = (rows.as_i64(), columns.as_i64()) {
+                    let square = rows == columns;
+                    ensure!(
+                        square,
+                        "the matrix is {rows} by {columns}, but a determinant needs a square matrix"
+                    );
+                }
+                with_dims(first.dtype, first.shape[..first.rank() - 2].iter().cloned())
             }
-            Algebra::AffineGrid { .. } => match needed(inputs, 1)?.ints()? {
+            Algebra::AffineGrid { .. } => match required(inputs, 1)?.ints()? {
                 Some(list) => {
                     let shape = grid(&list)?;
-                    sized(first.dtype, shape.into_iter().map(|dim| dim.to_dim()))
+                    with_dims(first.dtype, shape.into_iter().map(|dim| dim.to_dim()))
                 }
                 None => {
                     // As many numbers as the images have dimensions.
-                    let size = &needed(inputs, 1)?.shape;
+                    let size = &required(inputs, 1)?.shape;
                     let rank = size.first().and_then(|dim| dim.as_i64());
                     let rank = rank.filter(|rank| [4, 5].contains(rank));
-                    unknown(first.dtype, rank.context("a size of unknown length")? as usize)
+                    unknown_dims(
+                        first.dtype,
+                        rank.or_user_error("the number of sizes must be known")? as usize,
+                    )
                 }
             },
             Algebra::Window { .. } => match &first.value {
                 Some(size) => {
-                    sized(f32::datum_type(), sizes(&ints(size)?)?.first().map(|size| size.to_dim()))
+                    with_dims(
+                        f32::datum_type(),
+                        sizes(&ints(size)?)?.first().map(|size| size.to_dim()),
+                    )
                 }
-                None => unknown(f32::datum_type(), 1),
+                None => unknown_dims(f32::datum_type(), 1),
             },
         }))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let first = *needed(inputs, 0)?;
+        let first = *required(inputs, 0)?;
         Ok(tvec!(match self {
-            Algebra::CumProd { exclusive, reverse } => {
-                let axis = ints(needed(inputs, 1)?)?;
-                let [axis] = *axis else { bail!("{} axes", axis.len()) };
-                let axis = resolve(axis, first.rank())?;
-                let mut output = first.clone();
-                by_number!(products(first.datum_type())(&mut output, axis, *exclusive, *reverse))?;
-                output
-            }
             Algebra::Det => determinants(first)?,
             Algebra::AffineGrid { align } => {
-                affine_grid(first, &ints(needed(inputs, 1)?)?, *align)?
+                affine_grid(first, &ints(required(inputs, 1)?)?, *align)?
             }
             Algebra::Window { terms, periodic, .. } => {
                 let size = sizes(&ints(first)?)?;
-                let [size] = *size else { bail!("{} sizes", size.len()) };
+                let [size] = *size else { bail!("expected one size, found {}", size.len()) };
                 volume(&[size])?;
                 let period = if *periodic { size } else { size.saturating_sub(1) };
-                ensure!(period > 0 || size == 0, "a window of one element that is not periodic");
+                ensure!(period > 0 || size == 0, "a window of one element must be periodic");
                 let angle = |at: usize| std::f64::consts::TAU * at as f64 / period as f64;
                 let value = |at: usize| {
                     terms[0] - terms[1] * angle(at).cos() + terms[2] * (2.0 * angle(at)).cos()
@@ -127,36 +127,14 @@ impl Own for Algebra {
     }
 }
 
-fn products<T: Number>(
-    output: &mut Tensor,
-    axis: usize,
-    exclusive: bool,
-    reverse: bool,
-) -> TractResult<()> {
-    let shape: TVec<usize> = output.shape().into();
-    let (outer, long) = (shape[..axis].iter().product::<usize>(), shape[axis]);
-    let inner: usize = shape[axis + 1..].iter().product();
-    let one = tensor0(1i64).cast_to::<T>()?.cast_to_scalar::<T>()?;
-    let mut output = output.try_as_plain_ram_mut()?;
-    let values = output.as_slice_mut::<T>()?;
-    for (start, offset) in (0..outer).flat_map(|start| (0..inner).map(move |at| (start, at))) {
-        let mut product = one;
-        for step in 0..long {
-            let step = if reverse { long - 1 - step } else { step };
-            let value = &mut values[(start * long + step) * inner + offset];
-            let next = product.times(*value);
-            *value = if exclusive { product } else { next };
-            product = next;
-        }
-    }
-    Ok(())
-}
-
 /// Determinants by elimination with the greatest pivot of each column.
 fn determinants(matrices: &Tensor) -> TractResult<Tensor> {
     let shape = matrices.shape();
-    let [batch @ .., rows, columns] = shape else { bail!("no matrix") };
-    ensure!(rows == columns, "a matrix of {rows} by {columns} has no determinant");
+    let [batch @ .., rows, columns] = shape else { bail!("expected a matrix") };
+    ensure!(
+        rows == columns,
+        "the matrix is {rows} by {columns}, but a determinant needs a square matrix"
+    );
     let size = *rows;
     let mut values = floats(matrices)?;
     let count: usize = batch.iter().product();
@@ -192,7 +170,7 @@ fn determinants(matrices: &Tensor) -> TractResult<Tensor> {
 /// The shape of a grid for images of this size.
 fn grid(size: &[i64]) -> TractResult<Vec<usize>> {
     let size = sizes(size)?;
-    ensure!([4, 5].contains(&size.len()), "images of {} dimensions", size.len());
+    ensure!([4, 5].contains(&size.len()), "images cannot have {} dimensions", size.len());
     let mut shape = vec![size[0]];
     shape.extend(&size[2..]);
     shape.push(size.len() - 2);
@@ -204,12 +182,16 @@ fn affine_grid(theta: &Tensor, size: &[i64], align: bool) -> TractResult<Tensor>
     let shape = grid(size)?;
     let dims = shape.len() - 2;
     let wanted = [shape[0], dims, dims + 1];
-    ensure!(theta.shape() == wanted, "matrices of {:?}, wanted are {wanted:?}", theta.shape());
+    ensure!(
+        theta.shape() == wanted,
+        "theta has the shape {:?}, expected {wanted:?}",
+        theta.shape()
+    );
     let spatial = &shape[1..=dims];
     let matrices = floats(theta)?;
     ensure!(
         !align || spatial.iter().all(|size| *size != 1),
-        "aligned corners of an image one wide are not implemented"
+        "align_corners with an image of one pixel is not implemented"
     );
     let coordinate = |at: usize, size: usize| match align {
         true => -1.0 + 2.0 * at as f64 / (size - 1) as f64,
@@ -226,8 +208,63 @@ fn affine_grid(theta: &Tensor, size: &[i64], align: bool) -> TractResult<Tensor>
                 let sum: f64 = row.iter().zip(&point).map(|(a, b)| a * b).sum();
                 values.push(sum + row[dims]);
             }
-            super::own::advance(&mut at, spatial);
+            crate::framework::dims::advance(&mut at, spatial);
         }
     }
     from_floats(theta.datum_type(), &shape, &values)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Case, case, row, scalar, tensor};
+
+    #[test]
+    fn det_exchanges_rows_and_takes_batches() {
+        let node = |shape: &[usize], numbers: &[f32]| case("Det").input(tensor(shape, numbers));
+        node(&[2, 2], &[1.0, 2.0, 3.0, 4.0]).gives_near(scalar(-2f32), 1e-6);
+        node(&[2, 2], &[0.0, 1.0, 1.0, 0.0]).gives(scalar(-1f32));
+        let batch = node(&[2, 2, 2], &[1.0, 2.0, 2.0, 4.0, 3.0, 0.0, 0.0, 2.0]);
+        batch.gives_near(row(&[0f32, 6.0]), 1e-6);
+        node(&[1, 2], &[1.0, 2.0]).fails("");
+    }
+
+    #[test]
+    fn affine_grid_is_of_centres_unless_corners_are_aligned() {
+        let identity = || tensor(&[1, 2, 3], &[1f32, 0.0, 0.0, 0.0, 1.0, 0.0]);
+        let grid = |case: Case| case.input(identity()).input(row(&[1i64, 1, 1, 2]));
+        let expected = |numbers: &[f32]| tensor(&[1, 1, 2, 2], numbers);
+        grid(case("AffineGrid")).gives(expected(&[-0.5, 0.0, 0.5, 0.0]));
+        let moved = tensor(&[1, 2, 3], &[0f32, 2.0, 1.0, 1.0, 0.0, -1.0]);
+        // x = 2 y + 1, y = x - 1 at the corners (-1, -1), (1, -1), (-1, 1), (1, 1)
+        let corners = case("AffineGrid").int("align_corners", 1).input(moved);
+        let expected = tensor(&[1, 2, 2, 2], &[-1f32, -2.0, -1.0, 0.0, 3.0, -2.0, 3.0, 0.0]);
+        corners.input(row(&[1i64, 1, 2, 2])).gives(expected);
+    }
+
+    /// A window of cosines, as the specification has it.
+    fn window(terms: [f64; 3], size: i32, length: i32) -> Vec<f32> {
+        let turn = |at| std::f64::consts::TAU * f64::from(at) / f64::from(length);
+        let value = |at| terms[0] - terms[1] * turn(at).cos() + terms[2] * (2.0 * turn(at)).cos();
+        (0..size).map(|at| value(at) as f32).collect()
+    }
+
+    #[test]
+    fn windows_are_periodic_unless_symmetric_is_asked_for() {
+        let check = |case: Case, terms| {
+            let case = case.input(scalar(8i64));
+            case.clone().gives_within(row(&window(terms, 8, 8)), 1e-7);
+            case.int("periodic", 0).gives_within(row(&window(terms, 8, 7)), 1e-7);
+        };
+        check(case("HannWindow"), [0.5, 0.5, 0.0]);
+        check(case("HammingWindow"), [25.0 / 46.0, 21.0 / 46.0, 0.0]);
+        check(case("BlackmanWindow"), [0.42, 0.5, 0.08]);
+    }
+
+    #[test]
+    fn windows_are_float32_by_default_and_refuse_a_negative_size() {
+        let hann = case("HannWindow").input(scalar(2i64));
+        hann.gives(row(&[0f32, 1.0]));
+        case("HannWindow").input(scalar(0i64)).gives(row::<f32>(&[]));
+        case("HammingWindow").input(scalar(-1i64)).fails("-1");
+    }
 }

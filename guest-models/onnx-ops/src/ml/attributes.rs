@@ -1,75 +1,77 @@
-//! Attributes of a node as they are kept: lists that may be as long as the model, not copied.
-//! The gate has checked their kinds.
+//! Attributes of a node without copies, since lists may be as long as the model. The gate has
+//! checked their kinds.
 
 use tract_onnx::data_resolver::FopenDataResolver;
 use tract_onnx::pb::{AttributeProto, NodeProto};
 use tract_onnx::tensor::load_tensor;
 use tract_onnx::tract_hir::internal::*;
 
-pub(super) fn find<'n>(node: &'n NodeProto, name: &str) -> Option<&'n AttributeProto> {
+use crate::framework::errors::{bail, ensure};
+
+pub(crate) fn find<'n>(node: &'n NodeProto, name: &str) -> Option<&'n AttributeProto> {
     node.attribute.iter().find(|attribute| attribute.name == name)
 }
 
-pub(super) fn ints<'n>(node: &'n NodeProto, name: &str) -> &'n [i64] {
+pub(crate) fn ints<'n>(node: &'n NodeProto, name: &str) -> &'n [i64] {
     find(node, name).map_or(&[], |attribute| &attribute.ints)
 }
 
-pub(super) fn floats<'n>(node: &'n NodeProto, name: &str) -> &'n [f32] {
+pub(crate) fn floats<'n>(node: &'n NodeProto, name: &str) -> &'n [f32] {
     find(node, name).map_or(&[], |attribute| &attribute.floats)
 }
 
-pub(super) fn int(node: &NodeProto, name: &str, default: i64) -> i64 {
+pub(crate) fn int(node: &NodeProto, name: &str, default: i64) -> i64 {
     find(node, name).map_or(default, |attribute| attribute.i)
 }
 
-pub(super) fn float(node: &NodeProto, name: &str, default: f32) -> f32 {
+pub(crate) fn float(node: &NodeProto, name: &str, default: f32) -> f32 {
     find(node, name).map_or(default, |attribute| attribute.f)
 }
 
-pub(super) fn text<'n>(node: &'n NodeProto, name: &str, default: &'n str) -> TractResult<&'n str> {
+pub(crate) fn text<'n>(node: &'n NodeProto, name: &str, default: &'n str) -> TractResult<&'n str> {
     match find(node, name) {
         Some(attribute) => Ok(std::str::from_utf8(&attribute.s)?),
         None => Ok(default),
     }
 }
 
-pub(super) fn texts<'n>(node: &'n NodeProto, name: &str) -> TractResult<Vec<&'n str>> {
+pub(crate) fn texts<'n>(node: &'n NodeProto, name: &str) -> TractResult<Vec<&'n str>> {
     let texts = find(node, name).map_or(&[][..], |attribute| &attribute.strings);
     texts.iter().map(|text| Ok(std::str::from_utf8(text)?)).collect()
 }
 
-/// A tensor, which the gate has seen whole and inside of the model.
-pub(super) fn tensor(node: &NodeProto, name: &str) -> TractResult<Option<Tensor>> {
+/// A tensor attribute, which the gate has checked to be complete.
+pub(crate) fn tensor(node: &NodeProto, name: &str) -> TractResult<Option<Tensor>> {
     match find(node, name).and_then(|attribute| attribute.t.as_ref()) {
         Some(tensor) => load_tensor(&FopenDataResolver, tensor, None).map(Some),
         None => Ok(None),
     }
 }
 
-/// Numbers in 32 bits, or in 64 as a tensor of another name: one of the two, and 64 bits for an
-/// input of 64 bits only, as the specification has it.
-pub(super) fn either(node: &NodeProto, name: &str) -> TractResult<(Vec<f64>, bool)> {
+/// Numbers as a list of floats, or as a tensor of doubles with another name, which the
+/// specification allows only for inputs of doubles.
+pub(crate) fn either(node: &NodeProto, name: &str) -> TractResult<(Vec<f64>, bool)> {
     let plain = floats(node, name);
     let wide = format!("{name}_as_tensor");
     let Some(tensor) = tensor(node, &wide)? else {
         return Ok((plain.iter().map(|value| f64::from(*value)).collect(), false));
     };
     ensure!(plain.is_empty(), "both {name} and {wide} are given");
-    ensure!(tensor.datum_type() == f64::datum_type(), "{wide} is no tensor of double");
+    ensure!(tensor.datum_type() == f64::datum_type(), "{wide} is not a tensor of doubles");
     let values = tensor.try_as_plain_ram()?.as_slice::<f64>()?.to_vec();
     Ok((values, true))
 }
 
-/// Refuses numbers that are none.
-pub(super) fn finite(values: &[f64], what: &str) -> TractResult<()> {
+/// Checks that numbers are finite.
+pub(crate) fn finite(values: &[f64], what: &str) -> TractResult<()> {
     match values.iter().find(|value| !value.is_finite()) {
         Some(value) => bail!("{what} has a {value}"),
         None => Ok(()),
     }
 }
 
-/// Numbers of 32 bits in 64, all finite.
-pub(super) fn wide(values: &[f32], what: &str) -> TractResult<Vec<f64>> {
+/// Finite 32-bit floats as 64-bit floats.
+pub(crate) fn wide(values: &[f32], what: &str) -> TractResult<Vec<f64>> {
     let wide: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
     finite(&wide, what)?;
     Ok(wide)

@@ -1,30 +1,35 @@
-//! What prepares columns: Scaler, Normalizer, Imputer, Binarizer, OneHotEncoder, FeatureVectorizer
-//! and ArrayFeatureExtractor.
+//! Operators that prepare columns: Scaler, Normalizer, Imputer, Binarizer, OneHotEncoder,
+//! FeatureVectorizer and ArrayFeatureExtractor.
 
 use std::collections::HashMap;
 
-use tract_onnx::model::OnnxOpRegister;
+use belljar_operators::ML;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::super::own::{
-    Known as Given, Own, Said, built, from_bytes, ints as integers, like, needed, sized, volume,
-};
-use super::super::strings::{from_strings, strings};
-use super::Known;
+use super::Parameters;
 use super::attributes::{float, floats, int, ints, text, texts, wide};
 use super::rows::numbers;
+use crate::framework::dims::volume;
+use crate::framework::errors::{OrUserError, bail, ensure};
+use crate::framework::facts::{InputFact, OutputFact, like, required, with_dims};
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
+use crate::framework::tensors::from_bytes;
+use crate::framework::tensors::ints as integers;
+use crate::strings::{from_strings, strings};
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    for name in ["Scaler", "Normalizer", "Imputer", "Binarizer"] {
-        registry.insert(name, |_, node| built(Each::new(node)?, node));
-    }
-    registry.insert("OneHotEncoder", |_, node| built(OneHot::new(node)?, node));
-    registry.insert("FeatureVectorizer", |_, node| built(Vectorizer::new(node)?, node));
-    registry.insert("ArrayFeatureExtractor", |_, node| built(Extractor, node));
-}
+pub(crate) const OPERATORS: &[Registration] = &[
+    own("Scaler", |_, node| built(Each::new(node)?, node)).of(ML),
+    own("Normalizer", |_, node| built(Each::new(node)?, node)).of(ML),
+    own("Imputer", |_, node| built(Each::new(node)?, node)).of(ML),
+    own("Binarizer", |_, node| built(Each::new(node)?, node)).of(ML),
+    own("OneHotEncoder", |_, node| built(OneHot::new(node)?, node)).of(ML),
+    own("FeatureVectorizer", |_, node| built(Vectorizer::new(node)?, node)).of(ML),
+    own("ArrayFeatureExtractor", |_, node| built(Extractor, node)).of(ML),
+];
 
-/// What is done to the numbers of a row, or to each of them.
+/// What is done to the numbers of a row.
 #[derive(Debug)]
 enum Way {
     Scale { offset: Vec<f64>, scale: Vec<f64> },
@@ -36,11 +41,11 @@ enum Way {
     Above(f64),
 }
 
-/// An operator that makes a tensor of the shape of its input.
+/// An operator whose output has the shape of its input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Each {
     name: &'static str,
-    way: Known<Way>,
+    way: Parameters<Way>,
 }
 
 impl Each {
@@ -50,7 +55,10 @@ impl Each {
                 let offset = wide(floats(node, "offset"), "an offset")?;
                 let scale = wide(floats(node, "scale"), "a scale")?;
                 let lengths = (offset.len(), scale.len());
-                ensure!(lengths.0 == lengths.1 && lengths.0 > 0, "offset and scale of {lengths:?}");
+                ensure!(
+                    lengths.0 == lengths.1 && lengths.0 > 0,
+                    "offset and scale have different lengths, or none: {lengths:?}"
+                );
                 ("Scaler", Way::Scale { offset, scale })
             }
             "Normalizer" => {
@@ -64,10 +72,10 @@ impl Each {
             "Imputer" => ("Imputer", imputer(node)?),
             _ => ("Binarizer", Way::Above(f64::from(float(node, "threshold", 0.0)))),
         };
-        Ok(Each { name, way: Known::new(way) })
+        Ok(Each { name, way: Parameters::new(way) })
     }
 
-    /// How many numbers each row must have.
+    /// The number of columns that the parameters require.
     fn length(&self) -> Option<usize> {
         let length = match &*self.way {
             Way::Scale { offset, .. } => offset.len(),
@@ -89,14 +97,14 @@ impl Each {
             }
             Way::Greatest => {
                 let finite = row.iter().all(|value| value.is_finite());
-                ensure!(finite, "of what is no number there is no greatest");
+                ensure!(finite, "cannot find the maximum of a row that is not finite");
                 let greatest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let size = row.iter().copied().map(f64::abs).fold(0.0, f64::max);
-                // The greatest, or the one that is farthest from zero.
+                // The maximum, or the largest absolute value.
                 let agreed = row.is_empty() || greatest == size;
                 ensure!(
                     agreed,
-                    "nobody agrees what MAX is of a row with numbers below {}",
+                    "implementations disagree on the MAX norm of a row with values below {}",
                     -greatest
                 );
                 divide(row, greatest);
@@ -129,7 +137,7 @@ fn imputer(node: &NodeProto) -> TractResult<Way> {
         (floats(node, "imputed_value_floats"), ints(node, "imputed_value_int64s"));
     ensure!(
         new_floats.is_empty() != new_ints.is_empty(),
-        "there are not values of exactly one kind to put in"
+        "expected replacement values of exactly one kind"
     );
     Ok(match new_ints.is_empty() {
         true => {
@@ -140,7 +148,7 @@ fn imputer(node: &NodeProto) -> TractResult<Way> {
     })
 }
 
-/// Puts in new values for an old one.
+/// Replaces one value by new ones.
 fn replaced<T: Datum + Copy>(
     tensor: &Tensor,
     old: impl Fn(T) -> bool,
@@ -155,32 +163,36 @@ fn replaced<T: Datum + Copy>(
     Tensor::from_shape(tensor.shape(), &values.collect::<Vec<T>>())
 }
 
-impl Own for Each {
+impl Operator for Each {
     fn name(&self) -> &'static str {
         self.name
     }
 
-    fn outputs(&self, inputs: &[Option<Given>]) -> TractResult<TVec<Said>> {
-        let input = needed(inputs, 0)?;
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let input = required(inputs, 0)?;
         let (dtype, dims) = like(input);
         let floats = [f32::datum_type(), f64::datum_type()].contains(&dtype);
         match &*self.way {
-            Way::Floats { .. } => ensure!(floats, "numbers with a point for an input of integers"),
-            Way::Ints { .. } => ensure!(!floats, "integers for an input of other numbers"),
+            Way::Floats { .. } => ensure!(floats, "float values do not match an input of integers"),
+            Way::Ints { .. } => ensure!(!floats, "integer values do not match an input of floats"),
             Way::Above(_) => return Ok(tvec!((dtype, dims))),
             _ => {}
         }
-        ensure!([1, 2].contains(&dims.len()), "an input of {} dimensions", dims.len());
+        ensure!(
+            [1, 2].contains(&dims.len()),
+            "an input of {} dimensions is not supported",
+            dims.len()
+        );
         let last = input.shape.last().and_then(|dim| dim.as_i64());
         if let (Some(length), Some(last)) = (self.length(), last) {
-            ensure!(last == length as i64, "{length} values for {last} columns");
+            ensure!(last == length as i64, "{length} values do not match {last} columns");
         }
         let kept = matches!(*self.way, Way::Floats { .. } | Way::Ints { .. });
         Ok(tvec!((if kept { dtype } else { f32::datum_type() }, dims)))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let tensor = *needed(inputs, 0)?;
+        let tensor = *required(inputs, 0)?;
         let dtype = tensor.datum_type();
         match &*self.way {
             Way::Floats { old, new } if dtype == f32::datum_type() => {
@@ -204,7 +216,7 @@ impl Own for Each {
             }
             _ => {}
         }
-        // What is compared is not rounded before.
+        // Values are compared before rounding.
         let mut values = match (&*self.way, dtype) {
             (Way::Above(_), DatumType::I64) => {
                 integers(tensor)?.into_iter().map(|value| value as f64).collect()
@@ -221,10 +233,10 @@ impl Own for Each {
 }
 
 fn tensor_to_f64(tensor: &Tensor) -> TractResult<Vec<f64>> {
-    super::super::own::floats(tensor)
+    crate::framework::tensors::floats(tensor)
 }
 
-/// Categories and their places.
+/// Categories and their indices.
 #[derive(Debug)]
 enum Categories {
     Numbers(HashMap<i64, usize>),
@@ -235,21 +247,21 @@ enum Categories {
 struct Encoding {
     categories: Categories,
     count: usize,
-    /// Whether others than the categories are all zeros, and no mistake.
+    /// Whether values that are not categories give zeros instead of an error.
     zeros: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct OneHot {
-    encoding: Known<Encoding>,
+    encoding: Parameters<Encoding>,
 }
 
 impl OneHot {
     fn new(node: &NodeProto) -> TractResult<OneHot> {
         let (plain, named) = (ints(node, "cats_int64s"), texts(node, "cats_strings")?);
-        ensure!(plain.is_empty() != named.is_empty(), "categories are not of exactly one kind");
+        ensure!(plain.is_empty() != named.is_empty(), "expected categories of exactly one kind");
         let count = plain.len().max(named.len());
-        ensure!(count <= 1 << 20, "{count} categories");
+        ensure!(count <= 1 << 20, "{count} categories are too many");
         let categories = match named.is_empty() {
             true => {
                 let each = plain.iter().enumerate().map(|(at, category)| (*category, at));
@@ -264,31 +276,31 @@ impl OneHot {
             Categories::Numbers(map) => map.len(),
             Categories::Texts(map) => map.len(),
         };
-        ensure!(found == count, "a category is there twice");
+        ensure!(found == count, "duplicate category");
         let zeros = int(node, "zeros", 1) != 0;
-        Ok(OneHot { encoding: Known::new(Encoding { categories, count, zeros }) })
+        Ok(OneHot { encoding: Parameters::new(Encoding { categories, count, zeros }) })
     }
 }
 
-impl Own for OneHot {
+impl Operator for OneHot {
     fn name(&self) -> &'static str {
         "OneHotEncoder"
     }
 
-    fn outputs(&self, inputs: &[Option<Given>]) -> TractResult<TVec<Said>> {
-        let input = needed(inputs, 0)?;
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let input = required(inputs, 0)?;
         let text = input.dtype == String::datum_type();
         let of_texts = matches!(self.encoding.categories, Categories::Texts(_));
-        ensure!(text == of_texts, "categories of another type than the input");
-        ensure!(input.rank() <= 2, "an input of {} dimensions", input.rank());
+        ensure!(text == of_texts, "the categories have another element type than the input");
+        ensure!(input.rank() <= 2, "an input of {} dimensions is not supported", input.rank());
         let dims = input.shape.iter().cloned().chain([self.encoding.count.to_dim()]);
-        Ok(tvec!(sized(f32::datum_type(), dims)))
+        Ok(tvec!(with_dims(f32::datum_type(), dims)))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let tensor = *needed(inputs, 0)?;
-        let ours = &*self.encoding;
-        let places: Vec<Option<usize>> = match &ours.categories {
+        let tensor = *required(inputs, 0)?;
+        let op = &*self.encoding;
+        let places: Vec<Option<usize>> = match &op.categories {
             Categories::Texts(map) => {
                 strings(tensor)?.iter().map(|text| map.get(text).copied()).collect()
             }
@@ -298,27 +310,27 @@ impl Own for OneHot {
             }
         };
         let mut shape = tensor.shape().to_vec();
-        shape.push(ours.count);
+        shape.push(op.count);
         let mut encoded = vec![0f32; volume(&shape)?];
         for (at, place) in places.iter().enumerate() {
             match place {
-                Some(place) => encoded[at * ours.count + place] = 1.0,
-                None => ensure!(ours.zeros, "element {at} is in none of the categories"),
+                Some(place) => encoded[at * op.count + place] = 1.0,
+                None => ensure!(op.zeros, "element {at} is not one of the categories"),
             }
         }
         Ok(tvec!(Tensor::from_shape(&shape, &encoded)?))
     }
 }
 
-/// Numbers cut to integers, as `OneHotEncoder` takes them.
+/// Numbers truncated to integers, as `OneHotEncoder` reads them.
 fn whole(tensor: &Tensor) -> TractResult<Vec<i64>> {
     if [i32::datum_type(), i64::datum_type()].contains(&tensor.datum_type()) {
         return integers(tensor);
     }
     let cut = |value: f64| {
-        // Where ONNX's own implementation looks for the number itself, and finds none.
-        ensure!(value.fract() == 0.0, "{value} is no integer, as categories are");
-        ensure!(value.abs() < 9.2e18, "{value} is beyond 64 bits");
+        // ONNX's reference implementation looks for the number itself and finds none.
+        ensure!(value.fract() == 0.0, "{value} is not an integer, but the categories are");
+        ensure!(value.abs() < 9.2e18, "{value} does not fit 64 bits");
         Ok(value as i64)
     };
     numbers(tensor)?.into_iter().map(cut).collect()
@@ -333,45 +345,51 @@ impl Vectorizer {
     fn new(node: &NodeProto) -> TractResult<Vectorizer> {
         let width = |width: &i64| {
             let width = usize::try_from(*width).ok().filter(|width| *width <= 1 << 24);
-            width.context("an input has no such number of columns")
+            width.or_user_error("inputdimensions has an invalid number")
         };
         let widths = ints(node, "inputdimensions").iter().map(width);
         let widths: Vec<usize> = widths.collect::<TractResult<_>>()?;
         let inputs = node.input.len();
-        ensure!(widths.len() == inputs, "{} inputdimensions of {inputs} inputs", widths.len());
+        ensure!(
+            widths.len() == inputs,
+            "{} inputdimensions do not match {inputs} inputs",
+            widths.len()
+        );
         Ok(Vectorizer { widths })
     }
 }
 
-impl Own for Vectorizer {
+impl Operator for Vectorizer {
     fn name(&self) -> &'static str {
         "FeatureVectorizer"
     }
 
-    fn outputs(&self, inputs: &[Option<Given>]) -> TractResult<TVec<Said>> {
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
         let mut rows = None;
         for (at, wanted) in self.widths.iter().enumerate() {
-            let input = needed(inputs, at)?;
-            let [count, width] = &*input.shape else { bail!("an input is no matrix") };
+            let input = required(inputs, at)?;
+            let [count, width] = &*input.shape else { bail!("an input is not a matrix") };
             let fits = width.as_i64().is_none_or(|width| width == *wanted as i64);
-            ensure!(fits, "input {at} has {width} columns, not the {wanted} that are said");
+            ensure!(fits, "input {at} has {width} columns, but inputdimensions says {wanted}");
             let same = rows.as_ref().is_none_or(|rows| rows == count);
-            ensure!(same, "the inputs are not of one number of rows");
+            ensure!(same, "the inputs have different numbers of rows");
             rows = Some(count.clone());
         }
         let width = self.widths.iter().sum::<usize>().to_dim();
-        Ok(tvec!(sized(f32::datum_type(), [rows.context("no inputs")?, width])))
+        Ok(tvec!(with_dims(f32::datum_type(), [rows.or_user_error("there are no inputs")?, width])))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let rows = needed(inputs, 0)?.shape().first().copied().unwrap_or(0);
+        let rows = required(inputs, 0)?.shape().first().copied().unwrap_or(0);
         let width = self.widths.iter().sum();
-        let parts = (0..self.widths.len()).map(|at| numbers(needed(inputs, at)?));
+        let parts = (0..self.widths.len()).map(|at| numbers(required(inputs, at)?));
         let parts = parts.collect::<TractResult<Vec<Vec<f64>>>>()?;
         let mut all = Vec::with_capacity(volume(&[rows, width])?);
         for row in 0..rows {
             for (part, width) in parts.iter().zip(&self.widths) {
-                let part = part.get(row * width..(row + 1) * width).context("another shape")?;
+                let part = part
+                    .get(row * width..(row + 1) * width)
+                    .or_user_error("an input changed its shape")?;
                 all.extend(part.iter().map(|value| *value as f32));
             }
         }
@@ -379,34 +397,34 @@ impl Own for Vectorizer {
     }
 }
 
-/// Columns by their numbers.
+/// Columns by their indices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Extractor;
 
-impl Own for Extractor {
+impl Operator for Extractor {
     fn name(&self) -> &'static str {
         "ArrayFeatureExtractor"
     }
 
-    fn outputs(&self, inputs: &[Option<Given>]) -> TractResult<TVec<Said>> {
-        let (data, places) = (needed(inputs, 0)?, needed(inputs, 1)?);
-        ensure!(data.rank() > 0, "an input without dimensions has no columns");
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let (data, places) = (required(inputs, 0)?, required(inputs, 1)?);
+        ensure!(data.rank() > 0, "the input has no dimensions, so it has no columns");
         let count: TDim = places.shape.iter().product();
         let mut dims: Vec<TDim> = data.shape[..data.rank() - 1].to_vec();
         if dims.is_empty() {
             dims.push(1.to_dim());
         }
         dims.push(count);
-        Ok(tvec!(sized(data.dtype, dims)))
+        Ok(tvec!(with_dims(data.dtype, dims)))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let (data, places) = (*needed(inputs, 0)?, *needed(inputs, 1)?);
-        let (width, outer) = data.shape().split_last().context("no columns")?;
+        let (data, places) = (*required(inputs, 0)?, *required(inputs, 1)?);
+        let (width, outer) = data.shape().split_last().or_user_error("the input has no columns")?;
         let places = integers(places)?;
         let place = |place: &i64| {
             let place = usize::try_from(*place).ok().filter(|place| place < width);
-            place.with_context(|| format!("a column is not in 0 to {}", *width as i64 - 1))
+            place.or_user_error(format_args!("a column is not between 0 and {}", *width as i64 - 1))
         };
         let places = places.iter().map(place).collect::<TractResult<Vec<usize>>>()?;
         let mut shape: Vec<usize> = if outer.is_empty() { vec![1] } else { outer.to_vec() };
@@ -427,5 +445,96 @@ impl Own for Extractor {
             }
         }
         Ok(tvec!(from_bytes(data.datum_type(), &shape, &taken)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, row, tensor, texts};
+
+    const NAN: f32 = f32::NAN;
+
+    #[test]
+    fn scaler_takes_one_pair_or_one_for_each_column() {
+        let data = || tensor(&[2, 2], &[1i64, 2, 3, (1 << 24) + 1]);
+        let each = case("Scaler").floats("offset", &[1.0, 2.0]).floats("scale", &[2.0, 0.5]);
+        each.input(data()).gives(tensor(&[2, 2], &[0f32, 0.0, 4.0, 8_388_607.0]));
+        let one = case("Scaler").floats("offset", &[1.0]).floats("scale", &[3.0]);
+        one.input(tensor(&[1, 2], &[NAN, 3.0])).gives(tensor(&[1, 2], &[NAN, 6.0]));
+        let three = case("Scaler").floats("offset", &[1.0; 3]).floats("scale", &[1.0; 3]);
+        three.input(data()).fails("3");
+    }
+
+    #[test]
+    fn normalizer_keeps_a_row_of_zeros() {
+        let data = || tensor(&[2, 2], &[3f32, 4.0, 0.0, 0.0]);
+        let expected = |numbers: [f32; 2]| tensor(&[2, 2], &[numbers[0], numbers[1], 0.0, 0.0]);
+        let norm = |norm| case("Normalizer").text("norm", norm).input(data());
+        norm("L1").gives_near(expected([3.0 / 7.0, 4.0 / 7.0]), 1e-6);
+        norm("L2").gives_near(expected([0.6, 0.8]), 1e-6);
+        norm("MAX").gives_near(expected([0.75, 1.0]), 1e-6);
+        case("Normalizer").input(data()).gives_near(expected([0.75, 1.0]), 1e-6);
+    }
+
+    #[test]
+    fn normalizer_by_l1_sums_magnitudes() {
+        let data = tensor(&[1, 2], &[-3f32, 1.0]);
+        let case = case("Normalizer").text("norm", "L1").input(data);
+        case.gives(tensor(&[1, 2], &[-0.75f32, 0.25]));
+    }
+
+    #[test]
+    fn imputer_replaces_nan_and_integers_of_64_bits() {
+        let floats = case("Imputer").float("replaced_value_float", NAN);
+        let floats = floats.floats("imputed_value_floats", &[7.0, 8.0]);
+        let data = tensor(&[2, 2], &[NAN, 1.0, 2.0, NAN]);
+        floats.input(data).gives(tensor(&[2, 2], &[7f32, 1.0, 2.0, 8.0]));
+        let wide = (1i64 << 40) + 1;
+        let ints = case("Imputer").int("replaced_value_int64", wide);
+        let ints = ints.ints("imputed_value_int64s", &[-1]);
+        ints.input(tensor(&[1, 2], &[wide, wide - 1])).gives(tensor(&[1, 2], &[-1i64, wide - 1]));
+    }
+
+    #[test]
+    fn binarizer_is_one_above_the_threshold_only() {
+        let case = case("Binarizer").float("threshold", 0.5);
+        case.input(row(&[0.5f32, 0.500_001, -1.0])).gives(row(&[0f32, 1.0, 0.0]));
+    }
+
+    #[test]
+    fn one_hot_encoder_refuses_unknown_categories_on_demand() {
+        let texts_of = |zeros| {
+            let case = case("OneHotEncoder").texts("cats_strings", &["a", "b"]);
+            case.int("zeros", zeros).input(texts(&["b", "c"]))
+        };
+        texts_of(1).gives(tensor(&[2, 2], &[0f32, 1.0, 0.0, 0.0]));
+        texts_of(0).fails("");
+        let numbers = case("OneHotEncoder").ints("cats_int64s", &[-1, 1 << 40]);
+        let data = tensor(&[1, 2], &[1i64 << 40, 0]);
+        numbers.input(data).gives(tensor(&[1, 2, 2], &[0f32, 1.0, 0.0, 0.0]));
+    }
+
+    #[test]
+    fn feature_vectorizer_joins_columns_and_checks_their_number() {
+        let node = |widths: &[i64]| {
+            let case = case("FeatureVectorizer").ints("inputdimensions", widths);
+            case.input(tensor(&[2, 1], &[1f32, 2.0])).input(tensor(&[2, 2], &[3f32, 4.0, 5.0, 6.0]))
+        };
+        node(&[1, 2]).gives(tensor(&[2, 3], &[1f32, 3.0, 4.0, 2.0, 5.0, 6.0]));
+        node(&[1, 3]).fails("3");
+    }
+
+    #[test]
+    fn array_feature_extractor_refuses_a_column_outside_of_the_array() {
+        let node = |places: &[i64]| {
+            let case = case("ArrayFeatureExtractor").input(tensor(&[2, 2], &[1f32, 2.0, 3.0, 4.0]));
+            case.input(row(places))
+        };
+        node(&[1, 0, 1]).gives(tensor(&[2, 3], &[2f32, 1.0, 2.0, 4.0, 3.0, 4.0]));
+        node(&[2]).fails("1");
+        node(&[1 << 32]).fails("");
+        let words = case("ArrayFeatureExtractor").input(texts(&["a", "b"]));
+        let expected = texts(&["b"]).into_shape(&[1, 1]).unwrap();
+        words.input(row(&[1i64])).gives(expected);
     }
 }

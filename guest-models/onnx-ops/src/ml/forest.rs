@@ -1,13 +1,15 @@
-//! Trees that have been looked at: every node belongs to one tree and is reached in one way, so
-//! that every walk from a root ends. Walks are loops, never calls.
+//! Validated trees: every node belongs to one tree and is reached in one way, so that every walk
+//! from a root ends. Walks are loops, not recursive calls.
 
 use tract_onnx::tract_hir::internal::*;
 
-/// More nodes than any ensemble has, and than a model of 2 GiB has room for.
-const MOST: usize = 1 << 24;
+use crate::framework::errors::{OrUserError, ensure};
+
+/// The largest number of nodes. A model of 2 GiB has no room for more.
+const MAX_NODES: usize = 1 << 24;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     AtMost,
     Less,
     AtLeast,
@@ -16,42 +18,42 @@ pub(super) enum Mode {
     Other,
 }
 
-/// Where a branch goes on.
+/// The target of a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(crate) enum Next {
     Branch(u32),
     Leaf(u32),
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Branch {
-    pub(super) feature: u32,
-    pub(super) test: Test,
-    /// Where a value that is missing goes: to the side of those that pass.
-    pub(super) missing_passes: bool,
-    pub(super) pass: Next,
-    pub(super) fail: Next,
+pub(crate) struct Branch {
+    pub(crate) feature: u32,
+    pub(crate) test: Test,
+    /// Whether a missing value takes the true branch.
+    pub(crate) missing_passes: bool,
+    pub(crate) pass: Next,
+    pub(crate) fail: Next,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Test {
+pub(crate) enum Test {
     Against(Mode, f64),
-    /// One of a set, which is sorted: from this member on, so many.
+    /// Membership in a sorted set: the index of its first member, and their number.
     Member(u32, u32),
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Forest {
-    pub(super) branches: Vec<Branch>,
-    pub(super) members: Vec<f64>,
-    pub(super) roots: Vec<Next>,
+pub(crate) struct Forest {
+    pub(crate) branches: Vec<Branch>,
+    pub(crate) members: Vec<f64>,
+    pub(crate) roots: Vec<Next>,
 }
 
 impl Forest {
-    /// Refuses what is no set of trees, of as many leaves and features as are named.
-    pub(super) fn check(&self, leaves: usize, shared_leaves: bool) -> TractResult<()> {
-        ensure!(self.branches.len() <= MOST, "more than {MOST} nodes");
-        ensure!(!self.roots.is_empty(), "there is no tree");
+    /// Checks that the nodes form trees with this number of leaves and features.
+    pub(crate) fn check(&self, leaves: usize, shared_leaves: bool) -> TractResult<()> {
+        ensure!(self.branches.len() <= MAX_NODES, "the trees have more than {MAX_NODES} nodes");
+        ensure!(!self.roots.is_empty(), "the model has no trees");
         let mut branch_seen = vec![false; self.branches.len()];
         let mut leaf_seen = vec![false; leaves];
         let mut see = |next: Next| {
@@ -59,10 +61,13 @@ impl Forest {
                 Next::Branch(at) => (&mut branch_seen, at),
                 Next::Leaf(at) => (&mut leaf_seen, at),
             };
-            let seen = seen.get_mut(at as usize).context("a node outside of the trees")?;
-            // Two ways to a node: a cycle, or no tree.
+            let seen = seen.get_mut(at as usize).or_user_error("a node is outside of the trees")?;
+            // A node that is reached twice is part of a cycle or of no tree.
             let shared = matches!(next, Next::Leaf(_)) && shared_leaves;
-            ensure!(!*seen || shared, "a node is reached in two ways, so that this is no tree");
+            ensure!(
+                !*seen || shared,
+                "a node is reached in two ways, so the nodes do not form a tree"
+            );
             *seen = true;
             Ok::<_, TractError>(())
         };
@@ -74,14 +79,14 @@ impl Forest {
         Ok(())
     }
 
-    /// How many features the trees ask for.
-    pub(super) fn features(&self) -> usize {
-        let most = self.branches.iter().map(|branch| branch.feature as usize + 1);
-        most.max().unwrap_or(0)
+    /// The number of features that the trees read.
+    pub(crate) fn features(&self) -> usize {
+        let features = self.branches.iter().map(|branch| branch.feature as usize + 1);
+        features.max().unwrap_or(0)
     }
 
-    /// The leaf to which a row comes in the tree of this root.
-    pub(super) fn leaf(&self, root: Next, row: &[f64]) -> TractResult<usize> {
+    /// The leaf that a row reaches from this root.
+    pub(crate) fn leaf(&self, root: Next, row: &[f64]) -> TractResult<usize> {
         let mut at = root;
         loop {
             match at {
@@ -95,13 +100,15 @@ impl Forest {
     }
 
     fn passes(&self, branch: &Branch, row: &[f64]) -> TractResult<bool> {
-        let value = *row.get(branch.feature as usize).context("a feature that is not there")?;
+        let value = *row
+            .get(branch.feature as usize)
+            .or_user_error("the input has fewer features than the trees read")?;
         if value.is_nan() {
-            // By the specification a missing value goes where the attribute says. onnxruntime
-            // lets it pass where it is other than the threshold, as it always is.
+            // The specification sends a missing value where the attribute says. onnxruntime takes
+            // the true branch, since NaN differs from every threshold.
             let agreed =
                 branch.missing_passes || !matches!(branch.test, Test::Against(Mode::Other, _));
-            ensure!(agreed, "a missing value meets BRANCH_NEQ, of which nobody agrees what it is");
+            ensure!(agreed, "implementations disagree on a missing value at BRANCH_NEQ");
             return Ok(branch.missing_passes);
         }
         Ok(match branch.test {
@@ -120,26 +127,26 @@ impl Forest {
     }
 }
 
-/// How the votes of the trees for a target become one.
+/// How the votes of the trees for a target are combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Aggregate {
+pub(crate) enum Aggregate {
     Average,
     Sum,
     Least,
     Greatest,
 }
 
-/// The votes of the leaves: for which target, and with which weight.
+/// The votes of the leaves, each with a target and a weight.
 #[derive(Debug, Default)]
-pub(super) struct Votes {
-    pub(super) votes: Vec<(u32, f64)>,
-    /// Where the votes of each leaf begin, and where the last end.
-    pub(super) starts: Vec<u32>,
+pub(crate) struct Votes {
+    pub(crate) votes: Vec<(u32, f64)>,
+    /// The start of each leaf's votes, and the end of the last.
+    pub(crate) starts: Vec<u32>,
 }
 
 impl Votes {
     /// The votes of leaves, in the order in which they are listed.
-    pub(super) fn new(leaves: usize, listed: &[(usize, u32, f64)]) -> Votes {
+    pub(crate) fn new(leaves: usize, listed: &[(usize, u32, f64)]) -> Votes {
         let mut starts = vec![0u32; leaves + 1];
         for (leaf, ..) in listed {
             starts[leaf + 1] += 1;
@@ -156,21 +163,21 @@ impl Votes {
         Votes { votes, starts }
     }
 
-    pub(super) fn of(&self, leaf: usize) -> &[(u32, f64)] {
+    pub(crate) fn of(&self, leaf: usize) -> &[(u32, f64)] {
         &self.votes[self.starts[leaf] as usize..self.starts[leaf + 1] as usize]
     }
 }
 
-/// What the trees say of one row, target by target.
-pub(super) struct Scores {
-    pub(super) values: Vec<f64>,
-    /// Which targets were voted on at all.
-    pub(super) voted: Vec<bool>,
+/// The combined votes for one row, by target.
+pub(crate) struct Scores {
+    pub(crate) values: Vec<f64>,
+    /// Which targets have a vote.
+    pub(crate) voted: Vec<bool>,
 }
 
-/// Adds up the votes of all trees for a row: in 32 bits, as onnxruntime does, or in 64 where the
-/// input has them.
-pub(super) fn scores(
+/// Combines the votes of all trees for a row: in 32 bits, as onnxruntime does, or in 64 bits for
+/// inputs of doubles.
+pub(crate) fn scores(
     forest: &Forest,
     votes: &Votes,
     aggregate: Aggregate,
@@ -194,7 +201,7 @@ pub(super) fn scores(
     }
     if [Aggregate::Least, Aggregate::Greatest].contains(&aggregate) {
         let all = scores.voted.iter().all(|voted| *voted);
-        ensure!(all, "no leaf votes on a target, which has no least and no greatest then");
+        ensure!(all, "no leaf votes on a target, so that it has no minimum or maximum");
     }
     if aggregate == Aggregate::Average {
         let trees = forest.roots.len() as f64;
@@ -203,6 +210,6 @@ pub(super) fn scores(
     Ok(scores)
 }
 
-pub(super) fn rounded(value: f64, wide: bool) -> f64 {
+pub(crate) fn rounded(value: f64, wide: bool) -> f64 {
     if wide { value } else { f64::from(value as f32) }
 }

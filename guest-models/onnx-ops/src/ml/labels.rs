@@ -1,23 +1,24 @@
-//! What the classes are called: by numbers or by texts.
+//! The labels of classes: integers or strings.
 
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::super::strings::from_strings;
 use super::attributes::{ints, texts};
+use crate::framework::errors::ensure;
+use crate::strings::from_strings;
 
-/// More classes than any model has.
-pub(super) const MOST: usize = 1 << 16;
+/// The largest number of classes.
+pub(crate) const MAX_CLASSES: usize = 1 << 16;
 
 #[derive(Debug)]
-pub(super) enum Labels {
+pub(crate) enum Labels {
     Numbers(Vec<i64>),
     Texts(Vec<String>),
 }
 
 impl Labels {
-    /// The classes of a node, which are two at least.
-    pub(super) fn of(node: &NodeProto, numbers: &str) -> TractResult<Labels> {
+    /// The classes of a node, at least two.
+    pub(crate) fn of(node: &NodeProto, numbers: &str) -> TractResult<Labels> {
         let (plain, named) = (ints(node, numbers), texts(node, "classlabels_strings")?);
         ensure!(plain.is_empty() || named.is_empty(), "classes have both numbers and names");
         let labels = match named.is_empty() {
@@ -25,18 +26,18 @@ impl Labels {
             false => Labels::Texts(named.into_iter().map(str::to_owned).collect()),
         };
         let count = labels.count();
-        ensure!((2..=MOST).contains(&count), "{count} classes are not implemented");
+        ensure!((2..=MAX_CLASSES).contains(&count), "{count} classes are not implemented");
         Ok(labels)
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         match self {
             Labels::Numbers(labels) => labels.len(),
             Labels::Texts(labels) => labels.len(),
         }
     }
 
-    pub(super) fn dtype(&self) -> DatumType {
+    pub(crate) fn dtype(&self) -> DatumType {
         match self {
             Labels::Numbers(_) => i64::datum_type(),
             Labels::Texts(_) => String::datum_type(),
@@ -44,9 +45,13 @@ impl Labels {
     }
 
     /// The labels of these classes.
-    pub(super) fn tensor(&self, classes: &[usize]) -> TractResult<Tensor> {
+    pub(crate) fn tensor(&self, classes: &[usize]) -> TractResult<Tensor> {
         let known = |class: &usize| {
-            ensure!(*class < self.count(), "class {class} of {}", self.count());
+            ensure!(
+                *class < self.count(),
+                "class {class} is out of range for {} classes",
+                self.count()
+            );
             Ok(*class)
         };
         let classes = classes.iter().map(known).collect::<TractResult<Vec<usize>>>()?;

@@ -1,20 +1,24 @@
-//! LinearClassifier and LinearRegressor: products of rows and coefficients, added up in 64 bits.
+//! LinearClassifier and LinearRegressor: products of rows and coefficients, summed in 64 bits.
 
-use tract_onnx::model::OnnxOpRegister;
+use belljar_operators::ML;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::super::own::{Known as Given, Own, Said, built, sized, volume};
-use super::Known;
+use super::Parameters;
 use super::attributes::{floats, int, wide};
 use super::labels::Labels;
 use super::rows::{Rows, of_width};
 use super::scores::{Transform, greatest, matrix};
+use crate::framework::dims::volume;
+use crate::framework::errors::ensure;
+use crate::framework::facts::{InputFact, OutputFact, with_dims};
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("LinearClassifier", |_, node| built(Classifier::new(node)?, node));
-    registry.insert("LinearRegressor", |_, node| built(Regressor::new(node)?, node));
-}
+pub(crate) const OPERATORS: &[Registration] = &[
+    own("LinearClassifier", |_, node| built(Classifier::new(node)?, node)).of(ML),
+    own("LinearRegressor", |_, node| built(Regressor::new(node)?, node)).of(ML),
+];
 
 #[derive(Debug)]
 struct Linear {
@@ -31,12 +35,16 @@ impl Linear {
         let count = coefficients.len();
         ensure!(
             targets > 0 && count > 0 && count % targets == 0,
-            "{count} coefficients for {targets} targets"
+            "{count} coefficients do not match {targets} targets"
         );
         if intercepts.is_empty() {
             intercepts = vec![0.0; targets];
         }
-        ensure!(intercepts.len() == targets, "{} intercepts for {targets}", intercepts.len());
+        ensure!(
+            intercepts.len() == targets,
+            "{} intercepts do not match {targets} targets",
+            intercepts.len()
+        );
         Ok(Linear { targets, features: count / targets, coefficients, intercepts })
     }
 
@@ -47,30 +55,30 @@ impl Linear {
     }
 }
 
-pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Regressor {
-    linear: Known<Linear>,
+    linear: Parameters<Linear>,
 }
 
 impl Regressor {
     fn new(node: &NodeProto) -> TractResult<Regressor> {
         let targets = usize::try_from(int(node, "targets", 1))?;
-        Ok(Regressor { linear: Known::new(Linear::new(node, targets)?) })
+        Ok(Regressor { linear: Parameters::new(Linear::new(node, targets)?) })
     }
 }
 
-impl Own for Regressor {
+impl Operator for Regressor {
     fn name(&self) -> &'static str {
         "LinearRegressor"
     }
 
-    fn outputs(&self, inputs: &[Option<Given>]) -> TractResult<TVec<Said>> {
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
         let count = of_width(inputs, self.linear.features)?;
-        Ok(tvec!(sized(f32::datum_type(), [count, self.linear.targets.to_dim()])))
+        Ok(tvec!(with_dims(f32::datum_type(), [count, self.linear.targets.to_dim()])))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
@@ -85,8 +93,8 @@ impl Own for Regressor {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Classifier {
-    linear: Known<Linear>,
-    labels: Known<Labels>,
+    linear: Parameters<Linear>,
+    labels: Parameters<Labels>,
     transform: Transform,
 }
 
@@ -94,27 +102,28 @@ impl Classifier {
     fn new(node: &NodeProto) -> TractResult<Classifier> {
         let labels = Labels::of(node, "classlabels_ints")?;
         let transform = Transform::of(node)?;
-        // One row of coefficients for two classes: how many there are, the intercepts say.
+        // Two classes may have one row of coefficients. The number of intercepts gives the number
+        // of rows.
         let one = labels.count() == 2 && floats(node, "intercepts").len() == 1;
         let targets = if one { 1 } else { labels.count() };
         let agreed = !one || transform == Transform::Logistic;
         ensure!(agreed, "{} of one score for two classes is not implemented", transform.name());
-        let linear = Known::new(Linear::new(node, targets)?);
-        Ok(Classifier { linear, labels: Known::new(labels), transform })
+        let linear = Parameters::new(Linear::new(node, targets)?);
+        Ok(Classifier { linear, labels: Parameters::new(labels), transform })
     }
 }
 
-impl Own for Classifier {
+impl Operator for Classifier {
     fn name(&self) -> &'static str {
         "LinearClassifier"
     }
 
-    fn outputs(&self, inputs: &[Option<Given>]) -> TractResult<TVec<Said>> {
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
         let count = of_width(inputs, self.linear.features)?;
         let classes = self.labels.count().to_dim();
         Ok(tvec!(
-            sized(self.labels.dtype(), [count.clone()]),
-            sized(f32::datum_type(), [count, classes])
+            with_dims(self.labels.dtype(), [count.clone()]),
+            with_dims(f32::datum_type(), [count, classes])
         ))
     }
 
@@ -134,5 +143,47 @@ impl Own for Classifier {
             all.extend(scores);
         }
         Ok(tvec!(self.labels.tensor(&classes)?, matrix(rows.count, width, &all)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Case, case, row, tensor, texts};
+
+    #[test]
+    fn linear_regressor_has_a_row_of_coefficients_for_each_target() {
+        let regressor = case("LinearRegressor").floats("coefficients", &[1.0, 2.0, -1.0, 0.5]);
+        let regressor = regressor.int("targets", 2).input(tensor(&[1, 2], &[3f32, 4.0]));
+        regressor.clone().gives(tensor(&[1, 2], &[11f32, -1.0]));
+        regressor.floats("intercepts", &[1.0, -1.0]).gives(tensor(&[1, 2], &[12f32, -2.0]));
+        let uneven = case("LinearRegressor").floats("coefficients", &[1.0, 2.0, 3.0]);
+        uneven.int("targets", 2).input(tensor(&[1, 2], &[3f32, 4.0])).fails("3");
+    }
+
+    fn classifier(coefficients: &[f32], intercepts: &[f32]) -> Case {
+        let case = case("LinearClassifier").floats("coefficients", coefficients);
+        case.floats("intercepts", intercepts).outputs(2)
+    }
+
+    #[test]
+    fn linear_classifier_takes_the_first_of_the_greatest_scores() {
+        let case = classifier(&[1.0, 1.0, -1.0], &[0.0, 0.0, 1.0]);
+        let case = case.ints("classlabels_ints", &[10, 20, 30]);
+        let case = case.input(tensor(&[2, 1], &[2f32, -2.0]));
+        let scores = tensor(&[2, 3], &[2f32, 2.0, -1.0, -2.0, -2.0, 3.0]);
+        case.gives_all(&[row(&[10i64, 30]), scores]);
+    }
+
+    #[test]
+    fn linear_classifier_transforms_scores_and_names_classes() {
+        let case = classifier(&[1.0, 0.0], &[0.0, 1.0]).text("post_transform", "SOFTMAX");
+        let case = case.texts("classlabels_strings", &["a", "b"]);
+        let case = case.input(tensor(&[1, 1], &[1000f32]));
+        case.gives_all(&[texts(&["a"]), tensor(&[1, 2], &[1f32, 0.0])]);
+        let case = classifier(&[1.0, 0.0], &[0.0, 1.0]).text("post_transform", "LOGISTIC");
+        let case = case.ints("classlabels_ints", &[5, 6]).input(tensor(&[1, 1], &[0f32]));
+        let logistic = 1.0 / (1.0 + (-1f64).exp());
+        let scores = tensor(&[1, 2], &[0.5f32, logistic as f32]);
+        case.gives_all_near(&[row(&[6i64]), scores], 1e-6);
     }
 }

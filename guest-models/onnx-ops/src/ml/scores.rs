@@ -1,13 +1,14 @@
-//! What is done to scores at the end (`post_transform`), and which class has the greatest.
+//! The final transform of scores (`post_transform`), and the class with the highest score.
 
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
 use super::attributes::text;
 use super::forest::Scores;
+use crate::framework::errors::{OrUserError, bail, ensure};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Transform {
+pub(crate) enum Transform {
     None,
     Softmax,
     Logistic,
@@ -15,35 +16,36 @@ pub(super) enum Transform {
     Probit,
 }
 
-/// Below it, a score is zero to `SOFTMAX_ZERO`, in onnxruntime and in ONNX's own implementation.
+/// `SOFTMAX_ZERO` treats scores below this as zero, in onnxruntime and in ONNX's reference
+/// implementation.
 const ZERO: f64 = 1e-7;
 
 impl Transform {
-    pub(super) fn of(node: &NodeProto) -> TractResult<Transform> {
+    pub(crate) fn of(node: &NodeProto) -> TractResult<Transform> {
         Ok(match text(node, "post_transform", "NONE")? {
             "NONE" => Transform::None,
             "SOFTMAX" => Transform::Softmax,
             "LOGISTIC" => Transform::Logistic,
             "SOFTMAX_ZERO" => Transform::SoftmaxZero,
             "PROBIT" => Transform::Probit,
-            other => bail!("the transformation {other:?}"),
+            other => bail!("the post-transform {other:?} is not implemented"),
         })
     }
 
-    /// By its number, in operator set 5.
-    pub(super) fn numbered(number: i64) -> TractResult<Transform> {
+    /// The transform by its number, in version 5.
+    pub(crate) fn numbered(number: i64) -> TractResult<Transform> {
         Ok(match number {
             0 => Transform::None,
             1 => Transform::Softmax,
             2 => Transform::Logistic,
             3 => Transform::SoftmaxZero,
             4 => Transform::Probit,
-            other => bail!("the transformation {other}"),
+            other => bail!("the post-transform {other} is not implemented"),
         })
     }
 
-    /// As ONNX calls it.
-    pub(super) fn name(self) -> &'static str {
+    /// Its name in ONNX.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Transform::None => "NONE",
             Transform::Softmax => "SOFTMAX",
@@ -53,19 +55,19 @@ impl Transform {
         }
     }
 
-    /// Transforms the scores of one row, each of which must have had a vote: what becomes of one
-    /// that had none, nobody agrees.
-    pub(super) fn apply_to_voted(self, scores: &mut Scores) -> TractResult<()> {
+    /// Transforms the scores of one row. Each target must have a vote: implementations disagree on
+    /// the others.
+    pub(crate) fn apply_to_voted(self, scores: &mut Scores) -> TractResult<()> {
         let all = self == Transform::None || scores.voted.iter().all(|voted| *voted);
         ensure!(all, "{} of a target on which no leaf votes is not implemented", self.name());
         self.apply(&mut scores.values)
     }
 
     /// Transforms the scores of one row.
-    pub(super) fn apply(self, scores: &mut [f64]) -> TractResult<()> {
+    pub(crate) fn apply(self, scores: &mut [f64]) -> TractResult<()> {
         if self != Transform::None {
             let finite = scores.iter().all(|score| score.is_finite());
-            ensure!(finite, "of scores that are no numbers nothing is made");
+            ensure!(finite, "cannot transform scores that are not finite");
         }
         match self {
             Transform::None => {}
@@ -73,7 +75,7 @@ impl Transform {
             Transform::Softmax => softmax(scores, false),
             Transform::SoftmaxZero => {
                 let zeros = scores.iter().all(|score| score.abs() <= ZERO);
-                ensure!(!zeros, "of zeros alone nobody agrees what SOFTMAX_ZERO is");
+                ensure!(!zeros, "implementations disagree on SOFTMAX_ZERO of zeros alone");
                 softmax(scores, true);
             }
             Transform::Probit => {
@@ -85,18 +87,18 @@ impl Transform {
         Ok(())
     }
 
-    /// Transforms the scores of one row, of which the greatest must stay the greatest: where it
-    /// does not, implementations do not agree which class is the answer.
-    pub(super) fn apply_to_classes(self, scores: &mut [f64], class: usize) -> TractResult<()> {
+    /// Transforms the scores of one row. The highest score must stay the highest: otherwise
+    /// implementations disagree on the class.
+    pub(crate) fn apply_to_classes(self, scores: &mut [f64], class: usize) -> TractResult<()> {
         self.apply(scores)?;
-        let least = scores.get(class).copied().context("a class without a score")?;
-        let greater = scores.iter().any(|score| *score > least);
-        ensure!(!greater, "after {} another class has the greatest score", self.name());
+        let score_of_class = scores.get(class).copied().or_user_error("a class without a score")?;
+        let higher = scores.iter().any(|score| *score > score_of_class);
+        ensure!(!higher, "after {} another class has the greatest score", self.name());
         Ok(())
     }
 }
 
-pub(super) fn logistic(score: f64) -> f64 {
+pub(crate) fn logistic(score: f64) -> f64 {
     1.0 / (1.0 + (-score).exp())
 }
 
@@ -124,10 +126,10 @@ fn probit(score: f64) -> TractResult<f64> {
     Ok(std::f64::consts::SQRT_2 * root.copysign(x))
 }
 
-/// The first of the greatest.
-pub(super) fn greatest(scores: &[f64]) -> TractResult<usize> {
+/// The index of the first maximum.
+pub(crate) fn greatest(scores: &[f64]) -> TractResult<usize> {
     let known = scores.iter().all(|score| !score.is_nan());
-    ensure!(known && !scores.is_empty(), "of scores that are no numbers none is the greatest");
+    ensure!(known && !scores.is_empty(), "cannot find the highest of scores that are not finite");
     let mut best = 0;
     for (at, score) in scores.iter().enumerate() {
         if *score > scores[best] {
@@ -137,8 +139,8 @@ pub(super) fn greatest(scores: &[f64]) -> TractResult<usize> {
     Ok(best)
 }
 
-/// A matrix of scores, which become numbers of 32 bits.
-pub(super) fn matrix(count: usize, width: usize, scores: &[f64]) -> TractResult<Tensor> {
+/// A matrix of scores as 32-bit floats.
+pub(crate) fn matrix(count: usize, width: usize, scores: &[f64]) -> TractResult<Tensor> {
     let scores: Vec<f32> = scores.iter().map(|score| *score as f32).collect();
     Tensor::from_shape(&[count, width], &scores)
 }

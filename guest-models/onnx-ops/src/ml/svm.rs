@@ -1,24 +1,28 @@
-//! SVMClassifier and SVMRegressor: kernels between rows and support vectors, as libsvm has them.
+//! SVMClassifier and SVMRegressor: kernels between rows and support vectors, as in libsvm.
 
-use tract_onnx::model::OnnxOpRegister;
+use belljar_operators::ML;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::super::own::{Known as Given, Own, Said, built, sized, volume};
-use super::Known;
+use super::Parameters;
 use super::attributes::{floats, int, ints, text, wide};
 use super::labels::Labels;
 use super::linear::dot;
 use super::rows::{Rows, of_width};
 use super::scores::{Transform, logistic, matrix};
+use crate::framework::dims::volume;
+use crate::framework::errors::{OrUserError, bail, ensure};
+use crate::framework::facts::{InputFact, OutputFact, with_dims};
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
 
-/// Most classes that are compared in pairs.
+/// The largest number of classes that are compared in pairs.
 const CLASSES: usize = 128;
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("SVMClassifier", |_, node| built(Classifier::new(node)?, node));
-    registry.insert("SVMRegressor", |_, node| built(Regressor::new(node)?, node));
-}
+pub(crate) const OPERATORS: &[Registration] = &[
+    own("SVMClassifier", |_, node| built(Classifier::new(node)?, node)).of(ML),
+    own("SVMRegressor", |_, node| built(Regressor::new(node)?, node)).of(ML),
+];
 
 #[derive(Clone, Copy, Debug)]
 enum Kernel {
@@ -34,7 +38,7 @@ impl Kernel {
         let (gamma, plus, degree) = match *parameters {
             [] => (0.0, 0.0, 0.0),
             [gamma, plus, degree] => (gamma, plus, degree),
-            _ => bail!("{} kernel_params, not 3", parameters.len()),
+            _ => bail!("kernel_params has {} numbers, expected 3", parameters.len()),
         };
         Ok(match text(node, "kernel_type", "LINEAR")? {
             "POLY" => {
@@ -74,7 +78,7 @@ impl Vectors {
     fn new(kernel: Kernel, count: usize, values: &[f32]) -> TractResult<Vectors> {
         let values = wide(values, "a support vector")?;
         let whole = count > 0 && !values.is_empty() && values.len() % count == 0;
-        ensure!(whole, "{} numbers are no {count} support vectors", values.len());
+        ensure!(whole, "{} numbers cannot be divided into {count} support vectors", values.len());
         Ok(Vectors { kernel, count, features: values.len() / count, values })
     }
 
@@ -94,38 +98,38 @@ struct Regression {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Regressor {
-    svm: Known<Regression>,
+    svm: Parameters<Regression>,
 }
 
 impl Regressor {
     fn new(node: &NodeProto) -> TractResult<Regressor> {
         let coefficients = floats(node, "coefficients");
         let rho = wide(floats(node, "rho"), "rho")?;
-        let [rho] = *rho else { bail!("rho has {} numbers, not 1", rho.len()) };
+        let [rho] = *rho else { bail!("rho has {} numbers, expected 1", rho.len()) };
         let one_class = int(node, "one_class", 0) != 0;
         let count = usize::try_from(int(node, "n_supports", 0))?;
         let (vectors, coefficients) = if count == 0 {
-            // The coefficients are the one vector there is.
+            // The coefficients are the only vector.
             (Vectors::new(Kernel::Linear, 1, coefficients)?, vec![1.0])
         } else {
             let vectors = Vectors::new(Kernel::of(node)?, count, floats(node, "support_vectors"))?;
             let coefficients = wide(coefficients, "a coefficient")?;
             let found = coefficients.len();
-            ensure!(found == count, "{found} coefficients for {count} support vectors");
+            ensure!(found == count, "{found} coefficients do not match {count} support vectors");
             (vectors, coefficients)
         };
-        Ok(Regressor { svm: Known::new(Regression { vectors, coefficients, rho, one_class }) })
+        Ok(Regressor { svm: Parameters::new(Regression { vectors, coefficients, rho, one_class }) })
     }
 }
 
-impl Own for Regressor {
+impl Operator for Regressor {
     fn name(&self) -> &'static str {
         "SVMRegressor"
     }
 
-    fn outputs(&self, inputs: &[Option<Given>]) -> TractResult<TVec<Said>> {
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
         let count = of_width(inputs, self.svm.vectors.features)?;
-        Ok(tvec!(sized(f32::datum_type(), [count, 1.to_dim()])))
+        Ok(tvec!(with_dims(f32::datum_type(), [count, 1.to_dim()])))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
@@ -134,7 +138,10 @@ impl Own for Regressor {
         for at in 0..rows.count {
             let kernels = self.svm.vectors.kernels(rows.row(at));
             let score = dot(&kernels, &self.svm.coefficients) + self.svm.rho;
-            ensure!(!self.svm.one_class || !score.is_nan(), "what is no number is in no class");
+            ensure!(
+                !self.svm.one_class || !score.is_nan(),
+                "a score is NaN, which belongs to no class"
+            );
             all.push(match self.svm.one_class {
                 true if score > 0.0 => 1.0,
                 true => -1.0,
@@ -150,7 +157,7 @@ struct Classification {
     vectors: Vectors,
     /// The first vector of each class, and the end of the last.
     starts: Vec<usize>,
-    /// For each class but one, a number for each vector.
+    /// One coefficient for each vector and each other class.
     coefficients: Vec<f64>,
     rho: Vec<f64>,
     probabilities: Option<(Vec<f64>, Vec<f64>)>,
@@ -159,21 +166,28 @@ struct Classification {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Classifier {
-    svm: Known<Classification>,
-    labels: Known<Labels>,
+    svm: Parameters<Classification>,
+    labels: Parameters<Labels>,
 }
 
 impl Classifier {
     fn new(node: &NodeProto) -> TractResult<Classifier> {
         let labels = Labels::of(node, "classlabels_ints")?;
         let classes = labels.count();
-        ensure!(classes <= CLASSES, "{classes} classes to compare in pairs are above {CLASSES}");
+        ensure!(
+            classes <= CLASSES,
+            "{classes} classes are more than the {CLASSES} that can be compared in pairs"
+        );
         let per_class = ints(node, "vectors_per_class");
-        ensure!(per_class.len() == classes, "vectors of {} classes", per_class.len());
+        ensure!(
+            per_class.len() == classes,
+            "vectors_per_class has {} numbers, which do not match the classes",
+            per_class.len()
+        );
         let mut starts = vec![0usize];
         for count in per_class {
             let count = usize::try_from(*count).ok().filter(|count| *count < 1 << 24);
-            let count = count.context("a class has no such number of vectors")?;
+            let count = count.or_user_error("vectors_per_class has an invalid number")?;
             starts.push(starts[starts.len() - 1] + count);
         }
         let count = starts[classes];
@@ -181,32 +195,36 @@ impl Classifier {
         let coefficients = wide(floats(node, "coefficients"), "a coefficient")?;
         ensure!(
             Some(coefficients.len()) == count.checked_mul(classes - 1),
-            "{} coefficients for {count} vectors of {classes} classes",
+            "{} coefficients do not match {count} support vectors of {classes} classes",
             coefficients.len()
         );
         let pairs = classes * (classes - 1) / 2;
         let list = |name: &'static str| wide(floats(node, name), name);
         let (rho, a, b) = (list("rho")?, list("prob_a")?, list("prob_b")?);
-        ensure!(rho.len() == pairs, "rho has {} numbers for {pairs} pairs", rho.len());
+        ensure!(
+            rho.len() == pairs,
+            "rho has {} numbers, expected one for each of {pairs} pairs",
+            rho.len()
+        );
         let probable = !a.is_empty() || !b.is_empty();
         ensure!(
             !probable || a.len() == pairs && b.len() == pairs,
-            "prob_a and prob_b are not of {pairs} pairs"
+            "prob_a and prob_b do not match {pairs} pairs"
         );
         let transform = Transform::of(node)?;
         if classes == 2 && !probable {
-            // What is said of one score for two classes is not the same everywhere.
+            // Implementations disagree on transforms of one score for two classes.
             let plain = transform == Transform::None;
             ensure!(plain, "{} of one score for two classes is not implemented", transform.name());
             let positive = coefficients.iter().all(|coefficient| *coefficient >= 0.0);
-            ensure!(!positive, "coefficients none of which is negative are not implemented");
+            ensure!(!positive, "a model without negative coefficients is not implemented");
         }
         let probabilities = probable.then_some((a, b));
         let svm = Classification { vectors, starts, coefficients, rho, probabilities, transform };
-        Ok(Classifier { svm: Known::new(svm), labels: Known::new(labels) })
+        Ok(Classifier { svm: Parameters::new(svm), labels: Parameters::new(labels) })
     }
 
-    /// How many scores there are for a row.
+    /// The number of scores for a row.
     fn width(&self) -> usize {
         let classes = self.labels.count();
         match self.svm.probabilities {
@@ -217,20 +235,20 @@ impl Classifier {
 
     /// The class that wins most comparisons, and the scores.
     fn row(&self, row: &[f64]) -> TractResult<(usize, Vec<f64>)> {
-        let ours = &*self.svm;
+        let op = &*self.svm;
         let classes = self.labels.count();
-        let kernels = ours.vectors.kernels(row);
+        let kernels = op.vectors.kernels(row);
         let part = |line: usize, class: usize| {
-            let (from, to) = (ours.starts[class], ours.starts[class + 1]);
-            let line = &ours.coefficients[line * ours.vectors.count..][..ours.vectors.count];
+            let (from, to) = (op.starts[class], op.starts[class + 1]);
+            let line = &op.coefficients[line * op.vectors.count..][..op.vectors.count];
             dot(&line[from..to], &kernels[from..to])
         };
-        let mut pairs = Vec::with_capacity(ours.rho.len());
+        let mut pairs = Vec::with_capacity(op.rho.len());
         let mut won = vec![0usize; classes];
         for i in 0..classes {
             for j in i + 1..classes {
-                let score = part(j - 1, i) + part(i, j) + ours.rho[pairs.len()];
-                ensure!(!score.is_nan(), "a score is no number");
+                let score = part(j - 1, i) + part(i, j) + op.rho[pairs.len()];
+                ensure!(!score.is_nan(), "a score is NaN");
                 won[if score > 0.0 { i } else { j }] += 1;
                 pairs.push(score);
             }
@@ -241,12 +259,12 @@ impl Classifier {
                 class = at;
             }
         }
-        let mut scores = match &ours.probabilities {
+        let mut scores = match &op.probabilities {
             Some((a, b)) => probabilities(classes, &pairs, a, b)?,
             None if classes == 2 => vec![-pairs[0], pairs[0]],
             None => pairs,
         };
-        ours.transform.apply(&mut scores)?;
+        op.transform.apply(&mut scores)?;
         Ok((class, scores))
     }
 }
@@ -296,20 +314,20 @@ fn probabilities(classes: usize, pairs: &[f64], a: &[f64], b: &[f64]) -> TractRe
             }
         }
     }
-    ensure!(p.iter().all(|p| p.is_finite()), "the probabilities are no numbers");
+    ensure!(p.iter().all(|p| p.is_finite()), "the probabilities are not finite");
     Ok(p.into_iter().map(f64::from).collect())
 }
 
-impl Own for Classifier {
+impl Operator for Classifier {
     fn name(&self) -> &'static str {
         "SVMClassifier"
     }
 
-    fn outputs(&self, inputs: &[Option<Given>]) -> TractResult<TVec<Said>> {
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
         let count = of_width(inputs, self.svm.vectors.features)?;
         Ok(tvec!(
-            sized(self.labels.dtype(), [count.clone()]),
-            sized(f32::datum_type(), [count, self.width().to_dim()])
+            with_dims(self.labels.dtype(), [count.clone()]),
+            with_dims(f32::datum_type(), [count, self.width().to_dim()])
         ))
     }
 
@@ -323,5 +341,62 @@ impl Own for Classifier {
             all.extend(scores);
         }
         Ok(tvec!(self.labels.tensor(&classes)?, matrix(rows.count, self.width(), &all)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Case, case, row, tensor};
+
+    fn regressor(kernel: &str) -> Case {
+        let case = case("SVMRegressor").text("kernel_type", kernel).int("n_supports", 2);
+        let case = case.floats("support_vectors", &[1.0, 0.0, 0.0, 2.0]).floats("rho", &[0.25]);
+        let case = case.floats("coefficients", &[2.0, -1.0]);
+        case.floats("kernel_params", &[0.5, 1.0, 3.0]).input(tensor(&[1, 2], &[3f32, -1.0]))
+    }
+
+    #[test]
+    fn svm_regressor_has_four_kernels() {
+        // Products with the vectors are 3 and -2, squared distances 5 and 18.
+        let of = |value: f64| tensor(&[1, 1], &[(value + 0.25) as f32]);
+        regressor("LINEAR").gives(of(2.0 * 3.0 + 2.0));
+        regressor("POLY").gives_near(of(2.0 * 2.5f64.powi(3) - 0.0), 1e-6);
+        regressor("RBF").gives_near(of(2.0 * (-2.5f64).exp() - (-9f64).exp()), 1e-6);
+        regressor("SIGMOID").gives_near(of(2.0 * 2.5f64.tanh() - 0f64.tanh()), 1e-6);
+    }
+
+    #[test]
+    fn svm_regressor_of_one_class_gives_signs() {
+        let node = |rho| {
+            let case = case("SVMRegressor").floats("coefficients", &[1.0]).floats("rho", &[rho]);
+            case.int("one_class", 1).input(tensor(&[2, 1], &[3f32, -1.0]))
+        };
+        node(0.5).gives(tensor(&[2, 1], &[1f32, -1.0]));
+        node(-4.0).gives(tensor(&[2, 1], &[-1f32, -1.0]));
+    }
+
+    #[test]
+    fn svm_regressor_refuses_vectors_that_do_not_add_up() {
+        let case = case("SVMRegressor").int("n_supports", 2).floats("rho", &[0.0]);
+        let case = case.floats("coefficients", &[1.0, 1.0]);
+        case.floats("support_vectors", &[1.0, 2.0, 3.0]).input(tensor(&[1, 1], &[1f32])).fails("3");
+    }
+
+    #[test]
+    fn svm_classifier_votes_by_pairs_of_classes() {
+        // One vector for each of three classes. For each pair of classes, the score is the sum of
+        // the products with the vectors of both, by their coefficients for this pair, and of rho.
+        let case = case("SVMClassifier").ints("vectors_per_class", &[1, 1, 1]).outputs(2);
+        let case = case.floats("support_vectors", &[1.0, 2.0, 4.0]);
+        let case = case.floats("coefficients", &[1.0, 0.5, -0.25, 1.0, -1.0, -0.5]);
+        let case = case.floats("rho", &[0.5, -1.0, 0.25]).ints("classlabels_ints", &[7, 8, 9]);
+        let x = 1f32;
+        let first = 1.0 * x + 0.5 * 2.0 * x + 0.5;
+        let second = 1.0 * x + -0.25 * 4.0 * x - 1.0;
+        let third = -2.0 * x + -0.5 * 4.0 * x + 0.25;
+        // Class 0 beats 1, 2 beats 0, 2 beats 1.
+        assert!(first > 0.0 && second < 0.0 && third < 0.0);
+        let case = case.input(tensor(&[1, 1], &[x]));
+        case.gives_all(&[row(&[9i64]), tensor(&[1, 3], &[first, second, third])]);
     }
 }

@@ -1,33 +1,37 @@
-//! TreeEnsembleClassifier and TreeEnsembleRegressor, of the versions 1 to 4: nodes by the number of
-//! their tree and their own, and votes at the leaves.
+//! TreeEnsembleClassifier and TreeEnsembleRegressor (versions 1 to 4). Nodes are identified by tree
+//! and node number; leaves have votes.
 
 use std::collections::HashMap;
 
-use tract_onnx::model::OnnxOpRegister;
+use belljar_operators::ML;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::super::own::{Known as Given, Own, Said, built, needed, sized, volume};
-use super::Known;
+use super::Parameters;
 use super::attributes::{either, find, finite, int, ints, text};
 use super::forest::{Aggregate, Branch, Forest, Mode, Next, Test, Votes, rounded, scores};
 use super::labels::Labels;
 use super::rows::{Rows, matrix};
 use super::scores::{Transform, greatest, matrix as of_scores};
+use crate::framework::dims::volume;
+use crate::framework::errors::{bail, ensure};
+use crate::framework::facts::{InputFact, OutputFact, required, with_dims};
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("TreeEnsembleClassifier", |_, node| built(Classifier::new(node)?, node));
-    registry.insert("TreeEnsembleRegressor", |_, node| built(Regressor::new(node)?, node));
-}
+pub(crate) const OPERATORS: &[Registration] = &[
+    own("TreeEnsembleClassifier", |_, node| built(Classifier::new(node)?, node)).of(ML),
+    own("TreeEnsembleRegressor", |_, node| built(Regressor::new(node)?, node)).of(ML),
+];
 
-/// Trees with votes for targets, and what is added at the end.
+/// Trees with votes for targets, and the base values.
 #[derive(Debug)]
 struct Ensemble {
     forest: Forest,
     votes: Votes,
     targets: usize,
     base: Vec<f64>,
-    /// Whether it is for inputs of 64 bits only.
+    /// Whether it accepts only inputs of doubles.
     wide: bool,
     transform: Transform,
 }
@@ -47,16 +51,22 @@ impl Ensemble {
         let votes = weights.len();
         ensure!(
             trees.len() == votes && nodes.len() == votes && ids.len() == votes,
-            "the lists of votes are not of one length"
+            "the lists of votes have different lengths"
         );
         let mut listed = Vec::with_capacity(votes);
         for at in 0..votes {
             let Some(place) = leaf_of.get(&(trees[at], nodes[at])) else {
-                bail!("there is a vote of the node {} of tree {}", nodes[at], trees[at])
+                bail!(
+                    "a vote belongs to node {} of tree {}, which is not a leaf",
+                    nodes[at],
+                    trees[at]
+                )
             };
             let target = u32::try_from(ids[at]).ok().filter(|id| (*id as usize) < targets);
-            let Some(target) = target else { bail!("a vote for {} of {targets}", ids[at]) };
-            // What branches say has no effect, and some exporters write it.
+            let Some(target) = target else {
+                bail!("a vote is for target {}, but there are {targets} targets", ids[at])
+            };
+            // Votes of branches have no effect, but some exporters write them.
             if let Next::Leaf(leaf) = place {
                 listed.push((*leaf as usize, target, weights[at]));
             }
@@ -70,18 +80,18 @@ impl Ensemble {
         Ok(Ensemble { forest, votes, targets, base, wide, transform })
     }
 
-    fn check(&self, inputs: &[Option<Given>]) -> TractResult<TDim> {
+    fn check(&self, inputs: &[Option<InputFact>]) -> TractResult<TDim> {
         let (count, width) = matrix(inputs)?;
         let features = self.forest.features();
         let enough = width.as_i64().is_none_or(|width| width >= features as i64);
-        ensure!(enough, "an input of {width} columns, where the trees ask for {features}");
-        let wide = needed(inputs, 0)?.dtype == f64::datum_type();
-        ensure!(wide || !self.wide, "numbers of 64 bits are for an input of double only");
+        ensure!(enough, "the input has {width} columns, but the trees read {features} features");
+        let wide = required(inputs, 0)?.dtype == f64::datum_type();
+        ensure!(wide || !self.wide, "attributes of doubles need an input of doubles");
         Ok(count)
     }
 }
 
-/// The nodes of all trees: where each is, and which leaf.
+/// The nodes of all trees: the index of each, and of its leaf.
 type Places = HashMap<(i64, i64), Next>;
 
 fn forest(node: &NodeProto, thresholds: &[f64]) -> TractResult<(Forest, Places)> {
@@ -94,10 +104,13 @@ fn forest(node: &NodeProto, thresholds: &[f64]) -> TractResult<(Forest, Places)>
     let lengths = [ids.len(), features.len(), pass.len(), fail.len(), modes.len()];
     ensure!(
         lengths.iter().all(|length| *length == count) && thresholds.len() == count,
-        "the lists of nodes are not of one length"
+        "the lists of nodes have different lengths"
     );
-    ensure!([0, count].contains(&missing.len()), "nodes_missing_value_tracks_true is not whole");
-    ensure!(count < u32::MAX as usize, "{count} nodes");
+    ensure!(
+        [0, count].contains(&missing.len()),
+        "nodes_missing_value_tracks_true does not match the number of nodes"
+    );
+    ensure!(count < u32::MAX as usize, "{count} nodes are too many");
     let mut places = Places::with_capacity(count);
     let (mut branches, mut leaves) = (0, 0);
     for at in 0..count {
@@ -109,10 +122,7 @@ fn forest(node: &NodeProto, thresholds: &[f64]) -> TractResult<(Forest, Places)>
             Next::Branch(branches - 1)
         };
         let (tree, id) = (trees[at], ids[at]);
-        ensure!(
-            places.insert((tree, id), next).is_none(),
-            "node {id} of tree {tree} is there twice"
-        );
+        ensure!(places.insert((tree, id), next).is_none(), "duplicate node {id} of tree {tree}");
     }
     let mut forest =
         Forest { branches: Vec::with_capacity(branches as usize), ..Forest::default() };
@@ -121,7 +131,10 @@ fn forest(node: &NodeProto, thresholds: &[f64]) -> TractResult<(Forest, Places)>
         let tree = trees[at];
         // The first node of each tree is its root, and its other nodes follow.
         if at == 0 || trees[at - 1] != tree {
-            ensure!(known.insert(tree, ()).is_none(), "the nodes of tree {tree} are not together");
+            ensure!(
+                known.insert(tree, ()).is_none(),
+                "the nodes of tree {tree} are not listed together"
+            );
             forest.roots.push(places[&(tree, ids[at])]);
         }
         if modes[at] == b"LEAF" {
@@ -129,7 +142,9 @@ fn forest(node: &NodeProto, thresholds: &[f64]) -> TractResult<(Forest, Places)>
         }
         let child = |id: i64| match places.get(&(tree, id)) {
             Some(next) => Ok(*next),
-            None => bail!("node {} of tree {tree} goes on to {id}, which is not there", ids[at]),
+            None => {
+                bail!("node {} of tree {tree} leads to node {id}, which does not exist", ids[at])
+            }
         };
         let mode = match &*modes[at] {
             b"BRANCH_LEQ" => Mode::AtMost,
@@ -139,17 +154,24 @@ fn forest(node: &NodeProto, thresholds: &[f64]) -> TractResult<(Forest, Places)>
             b"BRANCH_EQ" => Mode::Equal,
             b"BRANCH_NEQ" => Mode::Other,
             other => {
-                bail!("a node is {:?}", String::from_utf8_lossy(&other[..other.len().min(40)]))
+                bail!(
+                    "the node mode {:?} is unknown",
+                    String::from_utf8_lossy(&other[..other.len().min(40)])
+                )
             }
         };
         let missing_passes = match missing.get(at) {
             None | Some(0) => false,
             Some(1) => true,
-            Some(other) => bail!("nodes_missing_value_tracks_true has a {other}"),
+            Some(other) => {
+                bail!("nodes_missing_value_tracks_true has the value {other}, expected 0 or 1")
+            }
         };
         let feature = u32::try_from(features[at]).ok().filter(|feature| *feature < 1 << 24);
-        let Some(feature) = feature else { bail!("a node asks for feature {}", features[at]) };
-        ensure!(!thresholds[at].is_nan(), "a threshold is no number");
+        let Some(feature) = feature else {
+            bail!("a node reads feature {}, which is out of range", features[at])
+        };
+        ensure!(!thresholds[at].is_nan(), "a threshold is NaN");
         forest.branches.push(Branch {
             feature,
             test: Test::Against(mode, thresholds[at]),
@@ -163,7 +185,7 @@ fn forest(node: &NodeProto, thresholds: &[f64]) -> TractResult<(Forest, Places)>
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Regressor {
-    ensemble: Known<Ensemble>,
+    ensemble: Parameters<Ensemble>,
     aggregate: Aggregate,
 }
 
@@ -178,57 +200,56 @@ impl Regressor {
             _ => Aggregate::Sum,
         };
         let base = ensemble.base.len();
-        ensure!([0, targets].contains(&base), "{base} base values for {targets} targets");
+        ensure!([0, targets].contains(&base), "{base} base values do not match {targets} targets");
         if targets == 1 {
-            // Of one target onnxruntime takes the first vote of a leaf, and transforms by PROBIT
-            // alone.
+            // With one target onnxruntime uses the first vote of a leaf, and applies no transform
+            // but PROBIT.
             let votes = ensemble.votes.starts.windows(2).all(|pair| pair[1] - pair[0] == 1);
             ensure!(votes, "a leaf has several votes for one target");
             let plain = [Transform::None, Transform::Probit].contains(&ensemble.transform);
             ensure!(plain, "{} of one target is not implemented", ensemble.transform.name());
         }
-        Ok(Regressor { ensemble: Known::new(ensemble), aggregate })
+        Ok(Regressor { ensemble: Parameters::new(ensemble), aggregate })
     }
 }
 
-impl Own for Regressor {
+impl Operator for Regressor {
     fn name(&self) -> &'static str {
         "TreeEnsembleRegressor"
     }
 
-    fn outputs(&self, inputs: &[Option<Given>]) -> TractResult<TVec<Said>> {
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
         let count = self.ensemble.check(inputs)?;
-        Ok(tvec!(sized(f32::datum_type(), [count, self.ensemble.targets.to_dim()])))
+        Ok(tvec!(with_dims(f32::datum_type(), [count, self.ensemble.targets.to_dim()])))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         let rows = Rows::of(inputs)?;
-        let ours = &*self.ensemble;
-        let wide = needed(inputs, 0)?.datum_type() == f64::datum_type();
-        let mut all = Vec::with_capacity(volume(&[rows.count, ours.targets])?);
+        let op = &*self.ensemble;
+        let wide = required(inputs, 0)?.datum_type() == f64::datum_type();
+        let mut all = Vec::with_capacity(volume(&[rows.count, op.targets])?);
         for at in 0..rows.count {
             let row = rows.row(at);
-            let mut row =
-                scores(&ours.forest, &ours.votes, self.aggregate, ours.targets, row, wide)?;
-            for (score, base) in row.values.iter_mut().zip(&ours.base) {
+            let mut row = scores(&op.forest, &op.votes, self.aggregate, op.targets, row, wide)?;
+            for (score, base) in row.values.iter_mut().zip(&op.base) {
                 *score = rounded(*score + base, wide);
             }
-            ours.transform.apply_to_voted(&mut row)?;
+            op.transform.apply_to_voted(&mut row)?;
             all.extend(row.values);
         }
-        Ok(tvec!(of_scores(rows.count, ours.targets, &all)?))
+        Ok(tvec!(of_scores(rows.count, op.targets, &all)?))
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Classifier {
-    ensemble: Known<Ensemble>,
-    labels: Known<Labels>,
-    /// Two classes, and votes for one of them only.
+    ensemble: Parameters<Ensemble>,
+    labels: Parameters<Labels>,
+    /// Two classes with votes for one of them only.
     binary: Option<Binary>,
 }
 
-/// What the votes for the one class are.
+/// How votes for one class are interpreted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Binary {
     /// Probabilities: none is negative.
@@ -246,8 +267,8 @@ impl Classifier {
         let transform = ensemble.transform;
         let one = classes == 2 && !ids.is_empty() && ids.iter().all(|id| *id == ids[0]);
         let binary = if one {
-            ensure!(ids[0] == 0, "votes for the second of two classes alone");
-            ensure!(base <= 1, "{base} base values for votes for one class");
+            ensure!(ids[0] == 0, "votes for the second of two classes alone are not implemented");
+            ensure!(base <= 1, "{base} base values do not match votes for one class");
             let several = ensemble.votes.starts.windows(2).any(|pair| pair[1] - pair[0] != 1);
             ensure!(!several, "a leaf has several votes for one class");
             match ensemble.votes.votes.iter().all(|(_, weight)| *weight >= 0.0) {
@@ -255,65 +276,72 @@ impl Classifier {
                 false => Some(Binary::Mixed),
             }
         } else {
-            ensure!([0, classes].contains(&base), "{base} base values for {classes} classes");
+            ensure!(
+                [0, classes].contains(&base),
+                "{base} base values do not match {classes} classes"
+            );
             let several = ids.iter().any(|id| *id != ids[0]);
             ensure!(several, "votes for one of {classes} classes alone are not implemented");
             None
         };
-        // Where onnxruntime and ONNX's own implementation agree.
+        // The cases in which onnxruntime and ONNX's reference implementation agree.
         let agreed = match binary {
             None => true,
             Some(Binary::Positive) => [Transform::None, Transform::Logistic].contains(&transform),
             Some(Binary::Mixed) => transform == Transform::Logistic,
         };
         ensure!(agreed, "{} of votes for one of two classes is not implemented", transform.name());
-        Ok(Classifier { ensemble: Known::new(ensemble), labels: Known::new(labels), binary })
+        Ok(Classifier {
+            ensemble: Parameters::new(ensemble),
+            labels: Parameters::new(labels),
+            binary,
+        })
     }
 
     /// The class of a row, and the scores of all.
     fn row(&self, row: &[f64], wide: bool) -> TractResult<(usize, Vec<f64>)> {
-        let ours = &*self.ensemble;
-        let made = scores(&ours.forest, &ours.votes, Aggregate::Sum, ours.targets, row, wide)?;
+        let op = &*self.ensemble;
+        let made = scores(&op.forest, &op.votes, Aggregate::Sum, op.targets, row, wide)?;
         let mut values = made.values;
-        for (score, base) in values.iter_mut().zip(&ours.base) {
+        for (score, base) in values.iter_mut().zip(&op.base) {
             *score = rounded(*score + base, wide);
         }
         let Some(binary) = self.binary else {
             let class = greatest(&values)?;
-            let voted = made.voted[class] || !ours.base.is_empty();
-            ensure!(voted, "the class with the greatest score has no vote");
-            ours.transform.apply_to_classes(&mut values, class)?;
+            let voted = made.voted[class] || !op.base.is_empty();
+            ensure!(voted, "the class with the highest score has no vote");
+            op.transform.apply_to_classes(&mut values, class)?;
             return Ok((class, values));
         };
         let score = values[0];
         let half = if binary == Binary::Positive { 0.5 } else { 0.0 };
         let class = usize::from(score > half);
-        let mut both = match ours.transform {
+        let mut both = match op.transform {
             Transform::None => vec![1.0 - score, score],
             _ => vec![-score, score],
         };
-        ours.transform.apply_to_classes(&mut both, class)?;
+        op.transform.apply_to_classes(&mut both, class)?;
         Ok((class, both))
     }
 }
 
-impl Own for Classifier {
+impl Operator for Classifier {
     fn name(&self) -> &'static str {
         "TreeEnsembleClassifier"
     }
 
-    fn outputs(&self, inputs: &[Option<Given>]) -> TractResult<TVec<Said>> {
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
         let count = self.ensemble.check(inputs)?;
         let classes = self.labels.count().to_dim();
         Ok(tvec!(
-            sized(self.labels.dtype(), [count.clone()]),
-            sized(f32::datum_type(), [count, classes])
+            with_dims(self.labels.dtype(), [count.clone()]),
+            with_dims(f32::datum_type(), [count, classes])
         ))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         let rows = Rows::of(inputs)?;
-        let wide = needed(inputs, 0)?.datum_type() == f64::datum_type();
+        let wide = required(inputs, 0)?.datum_type() == f64::datum_type();
         let width = self.labels.count();
         let mut all = Vec::with_capacity(volume(&[rows.count, width])?);
         let mut classes = Vec::with_capacity(rows.count);
@@ -323,5 +351,60 @@ impl Own for Classifier {
             all.extend(scores);
         }
         Ok(tvec!(self.labels.tensor(&classes)?, of_scores(rows.count, width, &all)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tract_onnx::prelude::Tensor;
+
+    use crate::testing::{Case, case, row, tensor};
+
+    /// One tree: `x[0] <= 0.5 ? node 1 : (x[1] > 2 ? node 3 : node 4)`; what is missing goes to the
+    /// side of those that pass at the second branch only.
+    fn tree(case: Case) -> Case {
+        let modes = ["BRANCH_LEQ", "LEAF", "BRANCH_GT", "LEAF", "LEAF"];
+        let case = case.ints("nodes_treeids", &[0; 5]).ints("nodes_nodeids", &[0, 1, 2, 3, 4]);
+        let case = case.ints("nodes_featureids", &[0, 0, 1, 0, 0]).texts("nodes_modes", &modes);
+        let case = case.floats("nodes_values", &[0.5, 0.0, 2.0, 0.0, 0.0]);
+        let case = case.ints("nodes_truenodeids", &[1, 0, 3, 0, 0]);
+        let case = case.ints("nodes_falsenodeids", &[2, 0, 4, 0, 0]);
+        case.ints("nodes_missing_value_tracks_true", &[0, 0, 1, 0, 0])
+    }
+
+    fn rows() -> Tensor {
+        let nan = f32::NAN;
+        tensor(&[4, 2], &[0.5f32, 9.0, 0.6, 2.0, nan, nan, 0.6, 2.1])
+    }
+
+    fn regressor() -> Case {
+        let case = tree(case("TreeEnsembleRegressor")).int("n_targets", 1);
+        let case = case.ints("target_treeids", &[0; 3]).ints("target_nodeids", &[1, 3, 4]);
+        case.ints("target_ids", &[0; 3]).floats("target_weights", &[10.0, 20.0, 30.0])
+    }
+
+    #[test]
+    fn tree_regressor_compares_with_thresholds_and_sends_nan_by_its_attribute() {
+        regressor().input(rows()).gives(tensor(&[4, 1], &[10f32, 30.0, 20.0, 20.0]));
+        let based = regressor().floats("base_values", &[0.5]).input(rows());
+        based.gives(tensor(&[4, 1], &[10.5f32, 30.5, 20.5, 20.5]));
+    }
+
+    #[test]
+    fn tree_regressor_refuses_a_branch_to_a_node_that_is_not_there() {
+        let mut broken = regressor().input(rows());
+        broken = broken.ints("nodes_truenodeids", &[9, 0, 3, 0, 0]);
+        broken.fails("");
+    }
+
+    #[test]
+    fn tree_classifier_takes_the_first_of_the_greatest_scores() {
+        let case = tree(case("TreeEnsembleClassifier")).outputs(2);
+        let case = case.ints("class_treeids", &[0; 4]).ints("class_nodeids", &[1, 1, 3, 4]);
+        let case = case.ints("class_ids", &[0, 1, 2, 1]);
+        let case = case.floats("class_weights", &[0.5, 0.5, 1.0, 1.0]);
+        let case = case.ints("classlabels_int64s", &[-5, 1 << 40, 7]).input(rows());
+        let scores = [0.5f32, 0.5, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0];
+        case.gives_all(&[row(&[-5i64, 1 << 40, 7, 7]), tensor(&[4, 3], &scores)]);
     }
 }

@@ -1,33 +1,41 @@
-//! Attention (ONNX, operator sets 23 to 25) with all that tract's does not have: masks, earlier keys
-//! and values, keys that are padding, windows, soft caps, and the scores as an output. Computed in
-//! 64 bits, and rounded where ONNX says which element type a value has.
+//! Attention (ONNX, operator sets 23 to 25). This crate computes what tract does not have: masks,
+//! past keys and values, padded keys, windows, soft caps, and the scores as an output. Computed in
+//! 64 bits, and rounded where ONNX gives a value an element type.
 
-use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::tract_hir::internal::*;
 
-use super::Ours;
-use super::own::{
-    Bits, Known, Own, Said, built, concrete, floats, from_floats, ints, known_shapes, needed,
-    optional, rounded, shapes, sized, unknown, volume, wired,
+use crate::framework::dims::volume;
+use crate::framework::errors::{OrUserError, bail, ensure};
+use crate::framework::facts::{
+    InputFact, OutputFact, concrete, known_shapes, optional, required, unknown_dims, with_dims,
 };
+use crate::framework::operator::{Operator, built, wire_operator};
+use crate::framework::registration::{Registration, wrapped_by};
+use crate::framework::tensors::{Bits, floats, from_floats, ints, rounded, shapes};
+use crate::framework::upstream::Built;
+use crate::framework::wrapped::{Wrapped, Wrapping};
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("Attention", |context, node| match plain(node)? {
-        true => Ours::build(context, node, usual),
+pub(crate) const OPERATORS: &[Registration] = &[wrapped_by("Attention", build_attention)];
+
+fn build_attention(context: &ParsingContext, node: &NodeProto) -> Built {
+    match plain(node)? {
+        true => Wrapping::new(wire_by_tract).build(context, node),
         false => built(attention(context.onnx_operator_set_version, node)?, node),
-    });
+    }
 }
 
-/// tract's own way, of inputs that fit each other; not of numbers that it would round to 32 bits.
-fn usual(
-    ours: &Ours,
+/// tract's own wiring, for inputs that match and are not float64, which tract would round to 32
+/// bits.
+fn wire_by_tract(
+    wrapped: &Wrapped,
     prefix: &str,
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
-    let op = attention(ours.version, &ours.node)?;
+    let op = attention(wrapped.version, &wrapped.node)?;
     let mut shapes = Vec::with_capacity(inputs.len());
     for input in inputs {
         shapes.push(concrete(&model.outlet_fact(*input)?.shape.to_tvec()));
@@ -36,22 +44,22 @@ fn usual(
     match shapes.iter().all(Option::is_some) && !double {
         true => {
             op.sizes(&shapes)?;
-            ours.original.as_ref().wire(prefix, model, inputs)
+            wrapped.wire_original(prefix, model, inputs)
         }
-        false => wired(op, &ours.node, prefix, model, inputs),
+        false => wire_operator(op, &wrapped.node, prefix, model, inputs),
     }
 }
 
-/// What tract computes as well, and faster: no masks, no cache, one output after the other.
+/// Whether tract computes the node correctly, and faster: no masks, no cache, no skipped outputs.
 fn plain(node: &NodeProto) -> TractResult<bool> {
     let more_inputs = node.input.iter().skip(3).any(|name| !name.is_empty());
     let gap = node.output.iter().skip_while(|name| !name.is_empty()).any(|name| !name.is_empty());
     let window = |name| Ok::<_, TractError>(node.get_attr_opt::<i64>(name)?.unwrap_or(-1) >= 0);
     let causal = node.get_attr_opt::<i64>("is_causal")?.unwrap_or(0) != 0;
+    let outputs = if causal { 1 } else { 3 };
     Ok(!more_inputs
         && !gap
-        && node.output.len() <= 3
-        && !(causal && node.output.len() > 1)
+        && node.output.len() <= outputs
         && node.get_attr_opt::<f32>("softcap")?.unwrap_or(0.0) == 0.0
         && node.get_attr_opt::<i64>("softmax_precision")?.is_none()
         && !window("left_window_size")?
@@ -61,21 +69,21 @@ fn plain(node: &NodeProto) -> TractResult<bool> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Attention {
     causal: bool,
-    /// The heads of queries and of keys, where they are all in one dimension.
+    /// The number of query heads and of key heads, if all heads are packed into one dimension.
     heads: [Option<usize>; 2],
     scale: Option<Bits>,
     softcap: Bits,
     precision: Option<DatumType>,
-    /// At which step the scores are put out.
-    shown: Shown,
-    /// How far back and ahead a query sees.
+    /// The step at which the scores are an output.
+    shown: ScoresStep,
+    /// How many keys back and ahead a query attends to.
     windows: [Option<usize>; 2],
-    /// Whether masks may be shorter than there are keys.
+    /// Whether masks may be shorter than the keys.
     short_masks: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shown {
+enum ScoresStep {
     Never,
     Products,
     Capped,
@@ -102,30 +110,30 @@ fn attention(version: i64, node: &NodeProto) -> TractResult<Attention> {
         softcap: Bits::of(node, "softcap", 0.0)?,
         precision,
         shown: match int("qk_matmul_output_mode")?.unwrap_or(0) {
-            _ if !named => Shown::Never,
-            0 => Shown::Products,
-            1 => Shown::Capped,
-            2 => Shown::Masked,
-            3 => Shown::Softmax,
-            other => bail!("the scores of mode {other}"),
+            _ if !named => ScoresStep::Never,
+            0 => ScoresStep::Products,
+            1 => ScoresStep::Capped,
+            2 => ScoresStep::Masked,
+            3 => ScoresStep::Softmax,
+            other => bail!("the score mode {other} is not implemented"),
         },
         windows: [size("left_window_size")?, size("right_window_size")?],
         short_masks: version >= 24,
     })
 }
 
-/// The sizes of everything.
+/// All sizes.
 struct Sizes {
     batch: usize,
     heads: usize,
-    /// Heads of keys and values, each for as many heads of queries.
+    /// Heads of keys and values. Each serves the same number of query heads.
     kv_heads: usize,
     queries: usize,
     past: usize,
     keys: usize,
     width: usize,
     value_width: usize,
-    /// Whether all heads are in one dimension.
+    /// Whether all heads are packed into one dimension.
     packed: bool,
 }
 
@@ -134,70 +142,85 @@ fn split(shape: &[usize], heads: Option<usize>) -> TractResult<[usize; 4]> {
     Ok(match (shape, heads) {
         ([batch, found, length, width], heads) => {
             let agreed = heads.is_none_or(|heads| heads == *found);
-            ensure!(agreed, "{heads:?} heads are said, {found} are there");
+            ensure!(agreed, "the attribute says {heads:?} heads, but the input has {found}");
             [*batch, *found, *length, *width]
         }
         ([batch, length, all], Some(heads)) if heads > 0 && all % heads == 0 => {
             [*batch, heads, *length, all / heads]
         }
-        _ => bail!("{shape:?} is not of {heads:?} heads"),
+        _ => bail!("the shape {shape:?} does not match {heads:?} heads"),
     })
 }
 
 impl Attention {
-    /// Holds the shapes of all inputs against each other.
+    /// Checks that the shapes of all inputs match.
     fn sizes(&self, shapes: &[Option<Vec<usize>>]) -> TractResult<Sizes> {
-        let (q, k, v) = (needed(shapes, 0)?, needed(shapes, 1)?, needed(shapes, 2)?);
+        let (q, k, v) = (required(shapes, 0)?, required(shapes, 1)?, required(shapes, 2)?);
         ensure!(
             q.len() == k.len() && k.len() == v.len(),
-            "queries, keys and values of other ranks"
+            "queries, keys and values have different ranks"
         );
         let [batch, heads, queries, width] = split(q, self.heads[0])?;
         let [k_batch, kv_heads, new, k_width] = split(k, self.heads[1])?;
         let [v_batch, v_heads, v_new, value_width] = split(v, self.heads[1])?;
         let agreed = batch == k_batch && batch == v_batch && kv_heads == v_heads && new == v_new;
-        ensure!(agreed && width == k_width, "queries, keys and values of {q:?}, {k:?} and {v:?}");
+        ensure!(
+            agreed && width == k_width,
+            "queries, keys and values have the shapes {q:?}, {k:?} and {v:?}, which do not match"
+        );
         let grouped = kv_heads > 0 && heads % kv_heads == 0;
-        ensure!(grouped, "{heads} heads of queries for {kv_heads} of keys");
+        ensure!(grouped, "{heads} query heads do not match {kv_heads} key heads");
         let past = match (optional(shapes, 4), optional(shapes, 5)) {
             (None, None) => 0,
             (Some(key), Some(value)) => {
-                let [_, _, past, _] = **key else { bail!("earlier keys of {key:?}") };
+                let [_, _, past, _] = **key else {
+                    bail!("past_key has the unexpected shape {key:?}")
+                };
                 let wanted = [batch, kv_heads, past];
                 let fits = **key == [&wanted[..], &[width]].concat()
                     && **value == [&wanted[..], &[value_width]].concat();
-                ensure!(fits, "earlier keys and values of {key:?} and {value:?}");
+                ensure!(
+                    fits,
+                    "past_key and past_value have the shapes {key:?} and {value:?}, which do not match"
+                );
                 past
             }
-            _ => bail!("earlier keys without values, or values without keys"),
+            _ => bail!("past_key and past_value must be given together"),
         };
-        let keys = past.checked_add(new).context("too many keys")?;
-        ensure!(keys > 0 && width > 0, "attention to nothing");
+        let keys = past.checked_add(new).or_user_error("there are too many keys")?;
+        ensure!(keys > 0 && width > 0, "attention over zero keys is not implemented");
         if let Some(lengths) = optional(shapes, 6) {
-            ensure!(**lengths == [batch], "{lengths:?} lengths for a batch of {batch}");
+            ensure!(
+                **lengths == [batch],
+                "lengths of the shape {lengths:?} do not match a batch of {batch}"
+            );
         }
         if let Some(mask) = optional(shapes, 3) {
             self.check_mask(mask, [batch, heads, queries, keys])?;
         }
         volume(&[batch, heads, queries, value_width])?;
         volume(&[batch, kv_heads, keys, width.max(value_width)])?;
-        if self.shown != Shown::Never {
+        if self.shown != ScoresStep::Never {
             volume(&[batch, heads, queries, keys])?;
         }
         let packed = q.len() == 3;
         Ok(Sizes { batch, heads, kv_heads, queries, past, keys, width, value_width, packed })
     }
 
-    /// A mask is one for all that it leaves out, and where versions allow it, shorter.
+    /// A mask broadcasts over the dimensions that it lacks, and may be shorter in versions that
+    /// allow it.
     fn check_mask(&self, mask: &[usize], wanted: [usize; 4]) -> TractResult<()> {
-        let Some((last, before)) = mask.split_last() else { bail!("a mask without dimensions") };
-        ensure!(before.len() <= 3, "a mask of {} dimensions", mask.len());
+        let Some((last, before)) = mask.split_last() else { bail!("the mask has no dimensions") };
+        ensure!(before.len() <= 3, "the mask has {} dimensions, which are too many", mask.len());
         let keys = wanted[3];
-        // One column could be meant for all keys, or for the first one.
+        // One column could apply to all keys or to the first one.
         let fits = *last == keys || self.short_masks && *last < keys && *last != 1;
         let beside = before.iter().rev().zip(wanted[..3].iter().rev());
         let broadcast = |(size, wanted): (&usize, &usize)| *size == 1 || size == wanted;
-        ensure!(fits && beside.clone().all(broadcast), "a mask of {mask:?} for {wanted:?}");
+        ensure!(
+            fits && beside.clone().all(broadcast),
+            "the mask's shape {mask:?} does not broadcast to {wanted:?}"
+        );
         Ok(())
     }
 }
@@ -208,7 +231,7 @@ fn unpacked(tensor: &Tensor, shape: [usize; 4], packed: bool) -> TractResult<Vec
     Ok(if packed { swapped(&values, [shape[0], shape[2], shape[1], shape[3]]) } else { values })
 }
 
-/// The two dimensions in the middle, swapped.
+/// Swaps the two middle dimensions.
 fn swapped(values: &[f64], [a, b, c, d]: [usize; 4]) -> Vec<f64> {
     let mut to = Vec::with_capacity(values.len());
     for outer in 0..a {
@@ -220,7 +243,7 @@ fn swapped(values: &[f64], [a, b, c, d]: [usize; 4]) -> Vec<f64> {
     to
 }
 
-/// Earlier keys or values, and behind them new ones, of each head.
+/// Past keys or values followed by new ones, for each head.
 fn joined(past: Option<&Tensor>, new: Vec<f64>, rows: usize) -> TractResult<Vec<f64>> {
     let Some(past) = past else { return Ok(new) };
     let past = floats(past)?;
@@ -233,19 +256,19 @@ fn joined(past: Option<&Tensor>, new: Vec<f64>, rows: usize) -> TractResult<Vec<
     Ok(all)
 }
 
-/// What is added to scores: nothing, what a mask says, or negative infinity.
+/// What is added to the scores: zero, the value of a mask, or negative infinity.
 struct Bias {
     mask: Option<(Vec<f64>, [usize; 4], [usize; 4])>,
-    /// The place of the first query among the keys, for each of the batch.
+    /// The position of the first query among the keys, for each batch entry.
     offsets: Vec<i64>,
-    /// How many keys of each are no padding.
+    /// The number of keys that are not padding, for each batch entry.
     lengths: Option<Vec<i64>>,
     back: Option<i64>,
     ahead: Option<i64>,
 }
 
 impl Bias {
-    /// Of the keys that a query is held against, one after the other.
+    /// One bias for each key of a query.
     fn row(&self, batch: usize, head: usize, query: usize, row: &mut [f64]) {
         let place = self.offsets[batch] + query as i64;
         let length = self.lengths.as_ref().map_or(i64::MAX, |lengths| lengths[batch]);
@@ -269,15 +292,19 @@ impl Bias {
     }
 }
 
-/// A mask as numbers to add, with its shape in four dimensions and how far apart neighbours are:
-/// nowhere, along the dimensions that it leaves out.
+/// A mask as numbers to add, with its shape in four dimensions and its strides, which are 0 along
+/// broadcast dimensions.
 fn mask(tensor: &Tensor, dtype: DatumType) -> TractResult<(Vec<f64>, [usize; 4], [usize; 4])> {
     let values = if tensor.datum_type() == bool::datum_type() {
         let plain = tensor.try_as_plain_ram()?;
         let seen = plain.as_slice::<bool>()?.iter();
         seen.map(|seen| if *seen { 0.0 } else { f64::NEG_INFINITY }).collect()
     } else {
-        ensure!(tensor.datum_type() == dtype, "a mask of {:?} for {dtype:?}", tensor.datum_type());
+        ensure!(
+            tensor.datum_type() == dtype,
+            "a mask of element type {:?} does not match {dtype:?}",
+            tensor.datum_type()
+        );
         floats(tensor)?
     };
     let (mut shape, mut strides) = ([1; 4], [0; 4]);
@@ -290,28 +317,28 @@ fn mask(tensor: &Tensor, dtype: DatumType) -> TractResult<(Vec<f64>, [usize; 4],
     Ok((values, shape, strides))
 }
 
-impl Own for Attention {
+impl Operator for Attention {
     fn name(&self) -> &'static str {
         "Attention"
     }
 
-    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
-        let first = needed(inputs, 0)?;
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let first = required(inputs, 0)?;
         let dtype = first.dtype;
         if let Some(mask) = optional(inputs, 3) {
             let known = mask.dtype == dtype || mask.dtype == bool::datum_type();
-            ensure!(known, "a mask of {:?} for {dtype:?}", mask.dtype);
+            ensure!(known, "a mask of element type {:?} does not match {dtype:?}", mask.dtype);
         }
         let Some(shapes) = known_shapes(inputs) else {
             return Ok(tvec!(
-                unknown(dtype, first.rank()),
-                unknown(dtype, 4),
-                unknown(dtype, 4),
-                unknown(dtype, 4)
+                unknown_dims(dtype, first.rank()),
+                unknown_dims(dtype, 4),
+                unknown_dims(dtype, 4),
+                unknown_dims(dtype, 4)
             ));
         };
         let s = self.sizes(&shapes)?;
-        let of = |dims: &[usize]| sized(dtype, dims.iter().map(|dim| dim.to_dim()));
+        let of = |dims: &[usize]| with_dims(dtype, dims.iter().map(|dim| dim.to_dim()));
         Ok(tvec!(
             match s.packed {
                 true => of(&[s.batch, s.queries, s.heads * s.value_width]),
@@ -326,13 +353,13 @@ impl Own for Attention {
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         let shapes = shapes(inputs);
         let s = self.sizes(&shapes)?;
-        let dtype = needed(inputs, 0)?.datum_type();
+        let dtype = required(inputs, 0)?.datum_type();
         let new = s.keys - s.past;
         let queries = [s.batch, s.heads, s.queries, s.width];
-        let mut queries = unpacked(needed(inputs, 0)?, queries, s.packed)?;
-        let keys = unpacked(needed(inputs, 1)?, [s.batch, s.kv_heads, new, s.width], s.packed)?;
+        let mut queries = unpacked(required(inputs, 0)?, queries, s.packed)?;
+        let keys = unpacked(required(inputs, 1)?, [s.batch, s.kv_heads, new, s.width], s.packed)?;
         let values =
-            unpacked(needed(inputs, 2)?, [s.batch, s.kv_heads, new, s.value_width], s.packed)?;
+            unpacked(required(inputs, 2)?, [s.batch, s.kv_heads, new, s.value_width], s.packed)?;
         let rows = s.batch * s.kv_heads;
         let mut keys = joined(optional(inputs, 4).copied(), keys, rows)?;
         let values = joined(optional(inputs, 5).copied(), values, rows)?;
@@ -380,7 +407,7 @@ impl Own for Attention {
         };
         let [keys, values] = present;
         let scores = match self.shown {
-            Shown::Never => Tensor::zero_dt(dtype, &[0; 4])?,
+            ScoresStep::Never => Tensor::zero_dt(dtype, &[0; 4])?,
             _ => from_floats(dtype, &[s.batch, s.heads, s.queries, s.keys], &shown)?,
         };
         Ok(tvec!(output, keys, values, scores))
@@ -389,25 +416,25 @@ impl Own for Attention {
 
 impl Attention {
     fn bias(&self, inputs: &[Option<&Tensor>], s: &Sizes) -> TractResult<Bias> {
-        let dtype = needed(inputs, 0)?.datum_type();
+        let dtype = required(inputs, 0)?.datum_type();
         let mask = optional(inputs, 3).map(|tensor| mask(tensor, dtype)).transpose()?;
         let lengths = optional(inputs, 6).map(|lengths| ints(lengths)).transpose()?;
         if let Some(lengths) = &lengths {
             let held = mask.as_ref().map_or(s.keys, |(_, shape, _)| shape[3]) as i64;
             let within = lengths.iter().all(|length| (0..=held).contains(length));
-            ensure!(within, "of {held} keys {lengths:?} cannot be no padding");
+            ensure!(within, "the sequence lengths {lengths:?} do not fit {held} keys");
         }
         let offsets = match &lengths {
             Some(lengths) => lengths.iter().map(|length| length - s.queries as i64).collect(),
             None => vec![s.past as i64; s.batch],
         };
         let [back, ahead] = self.windows.map(|window| window.map(|window| window as i64));
-        // A causal query sees nothing ahead of itself.
+        // A causal query attends to no later keys.
         let ahead = if self.causal { Some(0) } else { ahead };
         Ok(Bias { mask, offsets, lengths, back, ahead })
     }
 
-    /// Turns one query's products into weights, and keeps them at the step that is put out.
+    /// Turns the products of one query into weights, and keeps them at the step that is an output.
     fn weigh(
         &self,
         dtype: DatumType,
@@ -415,24 +442,24 @@ impl Attention {
         bias: &[f64],
         shown: &mut Vec<f64>,
     ) -> TractResult<()> {
-        let mut show = |step: Shown, scores: &[f64]| {
+        let mut show = |step: ScoresStep, scores: &[f64]| {
             if self.shown == step {
                 shown.extend_from_slice(scores);
             }
         };
-        show(Shown::Products, scores);
+        show(ScoresStep::Products, scores);
         let cap = f64::from(self.softcap.get());
         if cap > 0.0 {
             scores
                 .iter_mut()
                 .for_each(|score| *score = rounded(dtype, cap * (*score / cap).tanh()));
         }
-        show(Shown::Capped, scores);
+        show(ScoresStep::Capped, scores);
         let precision = self.precision.unwrap_or(dtype);
         let sums = scores.iter_mut().zip(bias);
         sums.for_each(|(score, bias)| *score = rounded(dtype, *score + bias));
-        show(Shown::Masked, scores);
-        // A query that may see nothing has no weights, whatever its scores are.
+        show(ScoresStep::Masked, scores);
+        // A query that may attend to no key has zero weights.
         if bias.iter().all(|bias| *bias == f64::NEG_INFINITY) {
             scores.fill(0.0);
         } else {
@@ -448,7 +475,65 @@ impl Attention {
                 .iter_mut()
                 .for_each(|score| *score = rounded(dtype, rounded(precision, *score / sum)));
         }
-        show(Shown::Softmax, scores);
+        show(ScoresStep::Softmax, scores);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Case, case, tensor};
+
+    /// Queries of one number each, over keys whose exponentials are 1 and 3.
+    fn attention(queries: &[f32]) -> Case {
+        let case = case("Attention").float("scale", 1.0);
+        let case = case.input(tensor(&[1, 1, queries.len(), 1], queries));
+        case.input(tensor(&[1, 1, 2, 1], &[0f32, 3f32.ln()]))
+            .input(tensor(&[1, 1, 2, 1], &[4f32, 8.0]))
+    }
+
+    #[test]
+    fn attention_weighs_values_by_the_softmax_of_products() {
+        attention(&[1.0]).gives_near(tensor(&[1, 1, 1, 1], &[7f32]), 1e-6);
+        // Of the one key that is left after the mask.
+        let masked = attention(&[1.0]).input(tensor(&[1, 2], &[true, false]));
+        masked.gives_near(tensor(&[1, 1, 1, 1], &[4f32]), 1e-6);
+        let added = attention(&[1.0]).input(tensor(&[1, 2], &[3f32.ln(), 0.0]));
+        added.gives_near(tensor(&[1, 1, 1, 1], &[6f32]), 1e-6);
+    }
+
+    #[test]
+    fn causal_attention_does_not_look_ahead() {
+        let causal = attention(&[1.0, 1.0]).int("is_causal", 1);
+        causal.gives_near(tensor(&[1, 1, 2, 1], &[4f32, 7.0]), 1e-6);
+    }
+
+    #[test]
+    fn earlier_keys_and_values_come_first_and_are_outputs() {
+        let past = |number| tensor(&[1, 1, 1, 1], &[number]);
+        let case = attention(&[1.0]).outputs(3).missing().input(past(0f32)).input(past(-12f32));
+        let keys = tensor(&[1, 1, 3, 1], &[0f32, 0.0, 3f32.ln()]);
+        let values = tensor(&[1, 1, 3, 1], &[-12f32, 4.0, 8.0]);
+        // (-12 + 4 + 3 * 8) / 5
+        let expected = tensor(&[1, 1, 1, 1], &[3.2f32]);
+        case.gives_all_near(&[expected, keys, values], 1e-6);
+    }
+
+    #[test]
+    fn packed_heads_share_keys_and_the_scale_is_by_their_width() {
+        let case = case("Attention").int("q_num_heads", 2).int("kv_num_heads", 1);
+        let case = case.input(tensor(&[1, 1, 8], &[1f32, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0]));
+        // Products with the second key are 2 ln 3 and 0, at half of the size.
+        let key = 2.0 * 3f32.ln();
+        let case = case.input(tensor(&[1, 2, 4], &[0f32, 0.0, 0.0, 0.0, key, 0.0, 0.0, 0.0]));
+        let case = case.input(tensor(&[1, 2, 1], &[4f32, 8.0]));
+        case.gives_near(tensor(&[1, 1, 2], &[7f32, 6.0]), 1e-6);
+    }
+
+    #[test]
+    fn attention_refuses_keys_and_values_of_different_lengths() {
+        let case = case("Attention").input(tensor(&[1, 1, 1, 1], &[1f32]));
+        let case = case.input(tensor(&[1, 1, 2, 1], &[1f32, 2.0]));
+        case.input(tensor(&[1, 1, 3, 1], &[1f32, 2.0, 3.0])).fails("");
     }
 }

@@ -1,26 +1,28 @@
-//! LinearAttention (ONNX, operator set 27): a state of keys by values that every token decays,
-//! corrects and adds to, and that queries read. Token by token, as it is defined, in 64 bits.
+//! LinearAttention (ONNX, operator set 27): each token decays, corrects and adds to a state of keys
+//! by values, which queries read. Computed token by token in 64 bits.
 
-use tract_onnx::model::OnnxOpRegister;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::own::{
-    Bits, Known, Own, Said, built, floats, from_floats, known_shapes, needed, optional, shapes,
-    sized, unknown, volume,
+use crate::framework::dims::volume;
+use crate::framework::errors::{bail, ensure};
+use crate::framework::facts::{
+    InputFact, OutputFact, known_shapes, optional, required, unknown_dims, with_dims,
 };
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
+use crate::framework::tensors::{Bits, floats, from_floats, shapes};
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("LinearAttention", |_, node| built(linear_attention(node)?, node));
-}
+pub(crate) const OPERATORS: &[Registration] =
+    &[own("LinearAttention", |_, node| built(linear_attention(node)?, node))];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct LinearAttention {
     heads: usize,
-    /// Heads of keys and values, each for as many heads of queries.
+    /// Heads of keys and values. Each serves the same number of query heads.
     kv_heads: usize,
     scale: Bits,
-    /// Whether the state decays, and whether a value is corrected by what the state says already.
+    /// Whether the state decays, and whether a value is corrected by the state's prediction.
     decays: bool,
     corrects: bool,
 }
@@ -43,9 +45,9 @@ struct Sizes {
     tokens: usize,
     width: usize,
     value_width: usize,
-    /// How many decays a head has: one, or one for each place of a key.
+    /// The number of decays of a head: one, or one for each element of a key.
     decays: usize,
-    /// How many rates there are: one, or one for each head.
+    /// The number of rates: one, or one for each head.
     rates: usize,
 }
 
@@ -53,36 +55,44 @@ impl LinearAttention {
     fn sizes(&self, shapes: &[Option<Vec<usize>>]) -> TractResult<Sizes> {
         let (heads, kv_heads) = (self.heads, self.kv_heads);
         let grouped = kv_heads > 0 && heads > 0 && heads % kv_heads == 0;
-        ensure!(grouped, "{heads} heads of queries for {kv_heads} of keys");
+        ensure!(grouped, "{heads} query heads do not match {kv_heads} key heads");
         let packed = |at: usize, heads: usize| {
-            let shape = needed(shapes, at)?;
-            let [batch, tokens, all] = **shape else { bail!("{shape:?} is not packed") };
-            ensure!(all % heads == 0, "{all} are no {heads} heads");
+            let shape = required(shapes, at)?;
+            let [batch, tokens, all] = **shape else {
+                bail!("expected packed heads, found the shape {shape:?}")
+            };
+            ensure!(all % heads == 0, "{all} channels cannot be divided into {heads} heads");
             Ok(([batch, tokens], all / heads))
         };
         let (of, width) = packed(0, heads)?;
         let (of_keys, key_width) = packed(1, kv_heads)?;
         let (of_values, value_width) = packed(2, kv_heads)?;
         let agreed = of == of_keys && of == of_values && width == key_width;
-        ensure!(agreed && width > 0, "queries, keys and values do not fit each other");
+        ensure!(agreed && width > 0, "queries, keys and values do not match");
         let [batch, tokens] = of;
         if let Some(state) = optional(shapes, 3) {
             let wanted = [batch, kv_heads, width, value_width];
-            ensure!(**state == wanted, "a state of {state:?}, wanted is {wanted:?}");
+            ensure!(**state == wanted, "the state has the shape {state:?}, expected {wanted:?}");
         }
-        ensure!(self.decays == optional(shapes, 4).is_some(), "decays belong to gated rules");
-        ensure!(self.corrects == optional(shapes, 5).is_some(), "rates belong to delta rules");
+        ensure!(
+            self.decays == optional(shapes, 4).is_some(),
+            "decay is only allowed with gated rules"
+        );
+        ensure!(
+            self.corrects == optional(shapes, 5).is_some(),
+            "beta is only allowed with delta rules"
+        );
         let decays = match optional(shapes, 4) {
             None => 0,
             Some(shape) if **shape == [batch, tokens, kv_heads] => 1,
             Some(shape) if **shape == [batch, tokens, kv_heads * width] => width,
-            Some(shape) => bail!("decays of {shape:?}"),
+            Some(shape) => bail!("the decays have the unexpected shape {shape:?}"),
         };
         let rates = match optional(shapes, 5) {
             None => 0,
             Some(shape) if **shape == [batch, tokens, 1] => 1,
             Some(shape) if **shape == [batch, tokens, kv_heads] => kv_heads,
-            Some(shape) => bail!("rates of {shape:?}"),
+            Some(shape) => bail!("the rates have the unexpected shape {shape:?}"),
         };
         volume(&[batch, tokens, heads, value_width])?;
         volume(&[batch, kv_heads, width, value_width])?;
@@ -90,19 +100,19 @@ impl LinearAttention {
     }
 }
 
-impl Own for LinearAttention {
+impl Operator for LinearAttention {
     fn name(&self) -> &'static str {
         "LinearAttention"
     }
 
-    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
-        let dtype = needed(inputs, 0)?.dtype;
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let dtype = required(inputs, 0)?.dtype;
         let state = optional(inputs, 3).map_or(dtype, |state| state.dtype);
         let Some(shapes) = known_shapes(inputs) else {
-            return Ok(tvec!(unknown(dtype, 3), unknown(state, 4)));
+            return Ok(tvec!(unknown_dims(dtype, 3), unknown_dims(state, 4)));
         };
         let s = self.sizes(&shapes)?;
-        let of = |dtype, dims: &[usize]| sized(dtype, dims.iter().map(|dim| dim.to_dim()));
+        let of = |dtype, dims: &[usize]| with_dims(dtype, dims.iter().map(|dim| dim.to_dim()));
         Ok(tvec!(
             of(dtype, &[s.batch, s.tokens, self.heads * s.value_width]),
             of(state, &[s.batch, self.kv_heads, s.width, s.value_width])
@@ -112,10 +122,13 @@ impl Own for LinearAttention {
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         let shapes = shapes(inputs);
         let s = self.sizes(&shapes)?;
-        let dtype = needed(inputs, 0)?.datum_type();
+        let dtype = required(inputs, 0)?.datum_type();
         let given = |at| optional(inputs, at).map(|tensor| floats(tensor)).transpose();
-        let (queries, keys, values) =
-            (floats(needed(inputs, 0)?)?, floats(needed(inputs, 1)?)?, floats(needed(inputs, 2)?)?);
+        let (queries, keys, values) = (
+            floats(required(inputs, 0)?)?,
+            floats(required(inputs, 1)?)?,
+            floats(required(inputs, 2)?)?,
+        );
         let (decays, rates) = (given(4)?.unwrap_or_default(), given(5)?.unwrap_or_default());
         let held = s.width * s.value_width;
         let mut states = given(3)?.unwrap_or_else(|| vec![0.0; s.batch * self.kv_heads * held]);
@@ -144,9 +157,9 @@ impl Own for LinearAttention {
                 if self.corrects {
                     let rate = rates[at * s.rates + head % s.rates];
                     for (m, value) in value.iter_mut().enumerate() {
-                        let said: f64 =
+                        let predicted: f64 =
                             (0..s.width).map(|d| state[d * s.value_width + m] * key[d]).sum();
-                        *value = rate * (*value - said);
+                        *value = rate * (*value - predicted);
                     }
                 }
                 for (key, row) in key.iter().zip(state.chunks_mut(s.value_width.max(1))) {
@@ -167,5 +180,43 @@ impl Own for LinearAttention {
             from_floats(dtype, &[s.batch, s.tokens, row], &output)?,
             from_floats(state, &[s.batch, self.kv_heads, s.width, s.value_width], &states)?
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tract_onnx::prelude::Tensor;
+
+    use crate::testing::{Case, case, tensor};
+
+    /// Three tokens of one head, whose keys and values are one number each.
+    fn attention(rule: &str) -> Case {
+        let token = |numbers: [f32; 3]| tensor(&[1, 3, 1], &numbers);
+        let case = case("LinearAttention").text("update_rule", rule).outputs(2);
+        let case = case.int("q_num_heads", 1).int("kv_num_heads", 1).input(token([1.0, 1.0, 2.0]));
+        case.input(token([1.0, 2.0, 3.0])).input(token([10.0, 20.0, 30.0])).missing()
+    }
+
+    fn outputs(numbers: [f32; 3], state: f32) -> [Tensor; 2] {
+        [tensor(&[1, 3, 1], &numbers), tensor(&[1, 1, 1, 1], &[state])]
+    }
+
+    #[test]
+    fn state_adds_up_decays_and_is_corrected_by_the_rule() {
+        let half = || tensor(&[1, 3, 1], &[0.5f32.ln(); 3]);
+        let rate = || tensor(&[1, 3, 1], &[0.5f32; 3]);
+        attention("linear").gives_all(&outputs([10.0, 50.0, 280.0], 140.0));
+        let gated = attention("gated").input(half());
+        gated.gives_all_near(&outputs([10.0, 45.0, 225.0], 112.5), 1e-6);
+        let delta = attention("delta").missing().input(rate());
+        delta.gives_all(&outputs([5.0, 15.0, -15.0], -7.5));
+        let both = attention("gated_delta").input(half()).input(rate());
+        both.gives_all_near(&outputs([5.0, 17.5, 28.75], 14.375), 1e-6);
+    }
+
+    #[test]
+    fn rules_without_their_inputs_and_uneven_heads_are_refused() {
+        attention("gated").fails("");
+        attention("linear").int("q_num_heads", 3).fails("3");
     }
 }

@@ -1,115 +1,60 @@
-//! Operators on windows that tract does not have: LpPool (operator sets 2 to 22), MaxUnpool (9) and
-//! Col2Im (18).
+//! Operators over windows that tract does not have: LpPool (operator sets 2 to 22), MaxUnpool (9)
+//! and Col2Im (18).
 
-use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::numbers::{Number, by_number};
-use super::own::{
-    Known, Own, Said, advance, built, concrete, floats, from_floats, ints, needed, sizes, strides,
-    unknown, volume,
-};
-
-/// How windows lie, as attributes say; empty lists are the defaults.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Lie {
-    pub(super) kernel: Vec<usize>,
-    strides: Vec<usize>,
-    dilations: Vec<usize>,
-    pads: Vec<usize>,
-    auto: String,
-}
-
-impl Lie {
-    pub(super) fn of(node: &NodeProto) -> TractResult<Lie> {
-        let list = |name| Ok::<_, TractError>(node.get_attr_opt_vec::<usize>(name)?);
-        Ok(Lie {
-            kernel: list("kernel_shape")?.unwrap_or_default(),
-            strides: list("strides")?.unwrap_or_default(),
-            dilations: list("dilations")?.unwrap_or_default(),
-            pads: list("pads")?.unwrap_or_default(),
-            auto: node.get_attr_opt::<&str>("auto_pad")?.unwrap_or("NOTSET").to_owned(),
-        })
-    }
-
-    pub(super) fn stride(&self, axis: usize) -> usize {
-        self.strides.get(axis).copied().unwrap_or(1)
-    }
-
-    pub(super) fn dilation(&self, axis: usize) -> usize {
-        self.dilations.get(axis).copied().unwrap_or(1)
-    }
-
-    /// How far a window reaches along an axis.
-    fn reach(&self, kernel: &[usize], axis: usize) -> usize {
-        (kernel[axis] - 1) * self.dilation(axis) + 1
-    }
-
-    pub(super) fn pad(&self, at: usize) -> usize {
-        self.pads.get(at).copied().unwrap_or(0)
-    }
-
-    /// How many windows there are along an axis of this size, and how much is before the first.
-    pub(super) fn count(
-        &self,
-        kernel: &[usize],
-        axis: usize,
-        size: usize,
-    ) -> TractResult<(usize, usize)> {
-        let (stride, reach) = (self.stride(axis), self.reach(kernel, axis));
-        if self.auto.starts_with("SAME") {
-            // Of elements between windows some leave out those at one end, and some at the other.
-            ensure!(stride <= reach, "auto_pad with strides beyond the windows is not implemented");
-            let count = size.div_ceil(stride);
-            let missing = (count.saturating_sub(1) * stride + reach).saturating_sub(size);
-            let before = if self.auto == "SAME_LOWER" { missing.div_ceil(2) } else { missing / 2 };
-            return Ok((count, before));
-        }
-        let (before, behind) = match &*self.auto {
-            "VALID" => (0, 0),
-            _ => (self.pad(axis), self.pad(axis + kernel.len())),
-        };
-        let padded = size + before + behind;
-        ensure!(reach <= padded, "a window {reach} wide does not fit {padded}");
-        Ok(((padded - reach) / stride + 1, before))
-    }
-}
+use crate::framework::dims::{advance, sizes, strides, volume};
+use crate::framework::errors::{OrUserError, bail, ensure};
+use crate::framework::facts::{InputFact, OutputFact, concrete, required, unknown_dims};
+use crate::framework::numbers::{Number, by_number};
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
+use crate::framework::tensors::{floats, from_floats, ints};
+use crate::framework::upstream::Built;
+use crate::nn::window_spec::WindowSpec;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Windows {
-    LpPool { lie: Lie, p: i64 },
-    MaxUnpool { lie: Lie },
-    Col2Im { lie: Lie },
+    LpPool { spec: WindowSpec, p: i64 },
+    MaxUnpool { spec: WindowSpec },
+    Col2Im { spec: WindowSpec },
 }
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("LpPool", |_, node| {
-        let p = node.get_attr_opt("p")?.unwrap_or(2);
-        built(Windows::LpPool { lie: Lie::of(node)?, p }, node)
-    });
-    registry.insert("MaxUnpool", |_, node| built(Windows::MaxUnpool { lie: Lie::of(node)? }, node));
-    registry.insert("Col2Im", |_, node| built(Windows::Col2Im { lie: Lie::of(node)? }, node));
+pub(crate) const OPERATORS: &[Registration] = &[
+    own("LpPool", build_lp_pool),
+    own("MaxUnpool", |_, node| built(Windows::MaxUnpool { spec: WindowSpec::of(node)? }, node)),
+    own("Col2Im", |_, node| built(Windows::Col2Im { spec: WindowSpec::of(node)? }, node)),
+];
+
+fn build_lp_pool(_: &ParsingContext, node: &NodeProto) -> Built {
+    let p = node.get_attr_opt("p")?.unwrap_or(2);
+    built(Windows::LpPool { spec: WindowSpec::of(node)?, p }, node)
 }
 
 impl Windows {
-    fn pooled(lie: &Lie, shape: &[usize]) -> TractResult<Vec<usize>> {
-        let axes = lie.kernel.len();
-        ensure!(shape.len() == axes + 2, "windows of {axes} dimensions over {}", shape.len());
+    fn pooled(spec: &WindowSpec, shape: &[usize]) -> TractResult<Vec<usize>> {
+        let axes = spec.kernel.len();
+        ensure!(
+            shape.len() == axes + 2,
+            "the kernel has {axes} dimensions, but the input has {} dimensions including batch and channels",
+            shape.len()
+        );
         let mut to = shape[..2].to_vec();
         for axis in 0..axes {
-            to.push(lie.count(&lie.kernel, axis, shape[axis + 2])?.0);
+            to.push(spec.count(&spec.kernel, axis, shape[axis + 2])?.0);
         }
         volume(&to)?;
         Ok(to)
     }
 
-    fn lp_pool(lie: &Lie, p: i64, data: &Tensor) -> TractResult<Tensor> {
+    fn lp_pool(spec: &WindowSpec, p: i64, data: &Tensor) -> TractResult<Tensor> {
         let shape = data.shape();
-        let to = Windows::pooled(lie, shape)?;
-        let (axes, values) = (lie.kernel.len(), floats(data)?);
+        let to = Windows::pooled(spec, shape)?;
+        let (axes, values) = (spec.kernel.len(), floats(data)?);
         let before: Vec<usize> = (0..axes)
-            .map(|axis| Ok(lie.count(&lie.kernel, axis, shape[axis + 2])?.1))
+            .map(|axis| Ok(spec.count(&spec.kernel, axis, shape[axis + 2])?.1))
             .collect::<TractResult<_>>()?;
         let strides = strides(shape);
         let mut results = Vec::with_capacity(volume(&to)?);
@@ -118,10 +63,11 @@ impl Windows {
         for _ in 0..volume(&to)? {
             let mut sum = 0.0;
             let mut within = vec![0; axes];
-            for _ in 0..lie.kernel.iter().product::<usize>() {
+            for _ in 0..spec.kernel.iter().product::<usize>() {
                 let mut from = Some(at[0] * strides[0] + at[1] * strides[1]);
                 for axis in 0..axes {
-                    let place = at[axis + 2] * lie.stride(axis) + within[axis] * lie.dilation(axis);
+                    let place =
+                        at[axis + 2] * spec.stride(axis) + within[axis] * spec.dilation(axis);
                     let place = place.checked_sub(before[axis]);
                     let place = place.filter(|place| *place < shape[axis + 2]);
                     from = from.zip(place).map(|(from, place)| from + place * strides[axis + 2]);
@@ -129,7 +75,7 @@ impl Windows {
                 if let Some(value) = from.map(|from| values[from].abs()) {
                     sum += if p == 2.0 { value * value } else { value.powf(p) };
                 }
-                advance(&mut within, &lie.kernel);
+                advance(&mut within, &spec.kernel);
             }
             results.push(if p == 2.0 { sum.sqrt() } else { sum.powf(1.0 / p) });
             advance(&mut at, &to);
@@ -137,34 +83,43 @@ impl Windows {
         from_floats(data.datum_type(), &to, &results)
     }
 
-    fn unpooled(lie: &Lie, shape: &[usize]) -> TractResult<Vec<usize>> {
-        let axes = lie.kernel.len();
-        ensure!(shape.len() == axes + 2, "windows of {axes} dimensions over {}", shape.len());
+    fn unpooled(spec: &WindowSpec, shape: &[usize]) -> TractResult<Vec<usize>> {
+        let axes = spec.kernel.len();
+        ensure!(
+            shape.len() == axes + 2,
+            "the kernel has {axes} dimensions, but the input has {} dimensions including batch and channels",
+            shape.len()
+        );
         let mut to = shape[..2].to_vec();
         for axis in 0..axes {
-            let size = shape[axis + 2].checked_sub(1).context("nothing to unpool")?;
-            let size = size * lie.stride(axis) + lie.kernel[axis];
-            let size = size.checked_sub(lie.pad(axis) + lie.pad(axis + axes));
-            to.push(size.context("pads beyond what there is")?);
+            let size =
+                shape[axis + 2].checked_sub(1).or_user_error("cannot unpool an empty dimension")?;
+            let size = size * spec.stride(axis) + spec.kernel[axis];
+            let size = size.checked_sub(spec.pad(axis) + spec.pad(axis + axes));
+            to.push(size.or_user_error("the pads are larger than the output")?);
         }
         volume(&to)?;
         Ok(to)
     }
 
-    fn max_unpool(lie: &Lie, data: &Tensor, indices: &Tensor) -> TractResult<Tensor> {
-        ensure!(indices.shape() == data.shape(), "indices of {:?}", indices.shape());
-        let to = Windows::unpooled(lie, data.shape())?;
+    fn max_unpool(spec: &WindowSpec, data: &Tensor, indices: &Tensor) -> TractResult<Tensor> {
+        ensure!(
+            indices.shape() == data.shape(),
+            "indices cannot have the shape {:?}",
+            indices.shape()
+        );
+        let to = Windows::unpooled(spec, data.shape())?;
         let mut results = vec![0.0; volume(&to)?];
         for (value, index) in floats(data)?.into_iter().zip(ints(indices)?) {
             let at = usize::try_from(index).ok().and_then(|at| results.get_mut(at));
-            *at.with_context(|| format!("the index {index} is outside of the result"))? = value;
+            *at.or_user_error(format_args!("the index {index} is outside of the output"))? = value;
         }
         from_floats(data.datum_type(), &to, &results)
     }
 
-    /// The shape of the image, and how many windows there are along each of its axes.
+    /// The shape of the image, and the number of windows along each of its axes.
     fn image(
-        lie: &Lie,
+        spec: &WindowSpec,
         data: &[usize],
         image: &[i64],
         block: &[i64],
@@ -173,20 +128,30 @@ impl Windows {
         let axes = image.len();
         ensure!(
             axes > 0 && block.len() == axes && block.iter().all(|size| *size > 0),
-            "an image of {image:?} with blocks of {block:?}"
+            "an image of {image:?} with blocks of {block:?} is not possible"
         );
-        for (what, list) in [("strides", &lie.strides), ("dilations", &lie.dilations)] {
-            ensure!(list.is_empty() || list.len() == axes, "{} {what}", list.len());
+        for (what, list) in [("strides", &spec.strides), ("dilations", &spec.dilations)] {
+            ensure!(
+                list.is_empty() || list.len() == axes,
+                "{} {what} do not match the image",
+                list.len()
+            );
         }
-        ensure!(lie.pads.is_empty() || lie.pads.len() == 2 * axes, "{} pads", lie.pads.len());
-        let [batch, columns, places] = data else { bail!("columns of {} dimensions", data.len()) };
+        ensure!(
+            spec.pads.is_empty() || spec.pads.len() == 2 * axes,
+            "{} pads do not match the image",
+            spec.pads.len()
+        );
+        let [batch, columns, places] = data else {
+            bail!("the input has {} dimensions, expected 3", data.len())
+        };
         let counts: Vec<usize> = (0..axes)
-            .map(|axis| Ok(lie.count(&block, axis, image[axis])?.0))
+            .map(|axis| Ok(spec.count(&block, axis, image[axis])?.0))
             .collect::<TractResult<_>>()?;
         let (part, all) = (volume(&block)?, volume(&counts)?);
         ensure!(
             columns % part == 0 && *places == all,
-            "columns of {data:?}, where there are {all} blocks of {part}"
+            "the input's shape {data:?} does not match {all} blocks of {part} elements"
         );
         let mut to = vec![*batch, columns / part];
         to.extend(&image);
@@ -195,9 +160,9 @@ impl Windows {
     }
 }
 
-/// Adds every column where its block is.
+/// Adds each column to its block.
 fn add_columns<T: Number>(
-    lie: &Lie,
+    spec: &WindowSpec,
     data: &Tensor,
     to: &[usize],
     counts: &[usize],
@@ -220,8 +185,8 @@ fn add_columns<T: Number>(
                     let mut place = Some(sample * strides[0] + channel * strides[1]);
                     for axis in 0..axes {
                         let step =
-                            window[axis] * lie.stride(axis) + within[axis] * lie.dilation(axis);
-                        let step = step.checked_sub(lie.pad(axis)).filter(|at| *at < to[axis + 2]);
+                            window[axis] * spec.stride(axis) + within[axis] * spec.dilation(axis);
+                        let step = step.checked_sub(spec.pad(axis)).filter(|at| *at < to[axis + 2]);
                         place = place.zip(step).map(|(place, at)| place + at * strides[axis + 2]);
                     }
                     if let Some(place) = place {
@@ -237,7 +202,7 @@ fn add_columns<T: Number>(
     Ok(output)
 }
 
-impl Own for Windows {
+impl Operator for Windows {
     fn name(&self) -> &'static str {
         match self {
             Windows::LpPool { .. } => "LpPool",
@@ -246,15 +211,15 @@ impl Own for Windows {
         }
     }
 
-    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
-        let data = needed(inputs, 0)?;
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let data = required(inputs, 0)?;
         let dims = match (self, concrete(&data.shape)) {
-            (Windows::LpPool { lie, .. }, Some(shape)) => Some(Windows::pooled(lie, &shape)?),
-            (Windows::MaxUnpool { lie }, Some(shape)) => Some(Windows::unpooled(lie, &shape)?),
-            (Windows::Col2Im { lie }, Some(shape)) => {
-                match (needed(inputs, 1)?.ints()?, needed(inputs, 2)?.ints()?) {
+            (Windows::LpPool { spec, .. }, Some(shape)) => Some(Windows::pooled(spec, &shape)?),
+            (Windows::MaxUnpool { spec }, Some(shape)) => Some(Windows::unpooled(spec, &shape)?),
+            (Windows::Col2Im { spec }, Some(shape)) => {
+                match (required(inputs, 1)?.ints()?, required(inputs, 2)?.ints()?) {
                     (Some(image), Some(block)) => {
-                        Some(Windows::image(lie, &shape, &image, &block)?.0)
+                        Some(Windows::image(spec, &shape, &image, &block)?.0)
                     }
                     _ => None,
                 }
@@ -263,8 +228,10 @@ impl Own for Windows {
         };
         let rank = match self {
             Windows::Col2Im { .. } => {
-                let axes = needed(inputs, 1)?.shape.first().and_then(|dim| dim.as_i64());
-                2 + usize::try_from(axes.context("an image of unknown rank")?)?
+                let axes = required(inputs, 1)?.shape.first().and_then(|dim| dim.as_i64());
+                2 + usize::try_from(
+                    axes.or_user_error("the number of dimensions of the image must be known")?,
+                )?
             }
             _ => data.rank(),
         };
@@ -272,22 +239,65 @@ impl Own for Windows {
             Some(dims) => {
                 (data.dtype, dims.into_iter().map(|dim| Some(dim.to_dim())).collect())
             }
-            None => unknown(data.dtype, rank),
+            None => unknown_dims(data.dtype, rank),
         }))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let data = *needed(inputs, 0)?;
+        let data = *required(inputs, 0)?;
         Ok(tvec!(match self {
-            Windows::LpPool { lie, p } => Windows::lp_pool(lie, *p, data)?,
-            Windows::MaxUnpool { lie } => Windows::max_unpool(lie, data, needed(inputs, 1)?)?,
-            Windows::Col2Im { lie } => {
-                let block = ints(needed(inputs, 2)?)?;
-                let image = ints(needed(inputs, 1)?)?;
-                let (to, counts) = Windows::image(lie, data.shape(), &image, &block)?;
+            Windows::LpPool { spec, p } => Windows::lp_pool(spec, *p, data)?,
+            Windows::MaxUnpool { spec } => Windows::max_unpool(spec, data, required(inputs, 1)?)?,
+            Windows::Col2Im { spec } => {
+                let block = ints(required(inputs, 2)?)?;
+                let image = ints(required(inputs, 1)?)?;
+                let (to, counts) = Windows::image(spec, data.shape(), &image, &block)?;
                 let block = sizes(&block)?;
-                by_number!(add_columns(data.datum_type())(lie, data, &to, &counts, &block))?
+                by_number!(add_columns(data.datum_type())(spec, data, &to, &counts, &block))?
             }
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, row, tensor};
+
+    #[test]
+    fn lp_pool_has_norms_of_windows() {
+        let pool = || {
+            let case = case("LpPool").ints("kernel_shape", &[2]).ints("strides", &[2]);
+            case.input(tensor(&[1, 1, 4], &[3f32, -4.0, f32::NAN, 0.0]))
+        };
+        pool().gives(tensor(&[1, 1, 2], &[5f32, f32::NAN]));
+        pool().int("p", 1).gives(tensor(&[1, 1, 2], &[7f32, f32::NAN]));
+        let cubes = (27f64 + 64.0).cbrt() as f32;
+        pool().int("p", 3).gives_near(tensor(&[1, 1, 2], &[cubes, f32::NAN]), 1e-6);
+        pool().ints("pads", &[1, 1]).gives(tensor(&[1, 1, 3], &[3f32, f32::NAN, 0.0]));
+        pool().ints("kernel_shape", &[5]).fails("5");
+    }
+
+    #[test]
+    fn max_unpool_puts_values_back_and_zeros_elsewhere() {
+        let unpool = |indices: [i64; 2]| {
+            let case = case("MaxUnpool").ints("kernel_shape", &[2]).ints("strides", &[2]);
+            case.input(tensor(&[1, 1, 2], &[5f32, 7.0])).input(tensor(&[1, 1, 2], &indices))
+        };
+        unpool([1, 2]).gives(tensor(&[1, 1, 4], &[0f32, 5.0, 7.0, 0.0]));
+        unpool([1, 4]).fails("4");
+        unpool([-1, 2]).fails("-1");
+    }
+
+    #[test]
+    fn col2im_adds_up_where_blocks_meet() {
+        let col = |image: i64| {
+            let case =
+                case("Col2Im").input(tensor(&[1, 2, 3], &[1f32, 2.0, 3.0, 10.0, 20.0, 30.0]));
+            case.input(row(&[image])).input(row(&[2i64]))
+        };
+        col(4).gives(tensor(&[1, 1, 4], &[1f32, 12.0, 23.0, 30.0]));
+        // The first and the last element are in the padding.
+        col(2).ints("pads", &[1, 1]).gives(tensor(&[1, 1, 2], &[12f32, 23.0]));
+        col(5).fails("");
     }
 }

@@ -1,17 +1,17 @@
-//! Changes of axes, but for those that tract begins and cannot end: it takes a failure to build one
-//! for a failure of the model.
+//! tract's pass that changes axes, without the changes that it fails to build: tract would report
+//! such a failure as one of the model.
 
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::optim::{OptimizerSession, TypedPass};
 
-/// How many changes of a round may fail: then the axes stay as they are.
-const FAILURES: usize = 100;
+/// The number of changes that may fail in one round before the axes stay as they are.
+const MAX_FAILURES: usize = 100;
 
-/// tract's pass, which does not try a change twice in a round.
+/// Wraps tract's pass, which tries each change once in a round.
 #[derive(Clone, Debug)]
-pub(super) struct ThatFit(pub(super) Box<dyn TypedPass>);
+pub(crate) struct SkipFailingChanges(pub(crate) Box<dyn TypedPass>);
 
-impl TypedPass for ThatFit {
+impl TypedPass for SkipFailingChanges {
     fn reset(&mut self) -> TractResult<()> {
         self.0.reset()
     }
@@ -21,7 +21,7 @@ impl TypedPass for ThatFit {
         session: &mut OptimizerSession,
         model: &TypedModel,
     ) -> TractResult<Option<TypedModelPatch>> {
-        for _ in 0..FAILURES {
+        for _ in 0..MAX_FAILURES {
             match self.0.next(session, model) {
                 Ok(change) => return Ok(change),
                 Err(err) => log::debug!("the axes are left as they are: {err:#}"),

@@ -1,14 +1,14 @@
-//! Merging nodes that compute the same. tract's own pass of this kind, when two of three equal nodes
-//! are outputs, has one output read a node that it takes out in the same step; such a model could
-//! then not be run.
+//! Merges nodes that compute the same. With three equal nodes of which two are outputs, tract's own
+//! pass lets an output read a node that it removes in the same step, and the model cannot run.
 
 use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::model::TypedNode;
 use tract_onnx::tract_core::optim::{OptimizerSession, TypedPass};
 
 #[derive(Clone, Debug)]
-pub(super) struct MergeSame;
+pub(crate) struct MergeEqualNodes;
 
-impl TypedPass for MergeSame {
+impl TypedPass for MergeEqualNodes {
     fn reset(&mut self) -> TractResult<()> {
         Ok(())
     }
@@ -29,7 +29,7 @@ impl TypedPass for MergeSame {
                             || patch.obliterate.contains(&kept)
                             || patch.obliterate.contains(&gone)
                             || is_output(kept) && is_output(gone)
-                            || !model.node(kept).same_as(model.node(gone))
+                            || !same(model.node(kept), model.node(gone))
                         {
                             continue;
                         }
@@ -44,4 +44,9 @@ impl TypedPass for MergeSame {
         }
         Ok(Some(patch).filter(|patch| !patch.is_empty()))
     }
+}
+
+/// Whether two nodes compute the same. tract takes zeros of either sign for equal.
+fn same(one: &TypedNode, other: &TypedNode) -> bool {
+    one.same_as(other) && format!("{:?}", one.op) == format!("{:?}", other.op)
 }

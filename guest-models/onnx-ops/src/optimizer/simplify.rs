@@ -1,16 +1,20 @@
-//! Each operator's own simplification, but for those that make another model of it: a product that
-//! reads a tensor before it is repeated, and arithmetic that is no longer done.
+//! tract's simplification of each operator, without the steps that change a model's outputs: moving
+//! a product before a repetition, removing arithmetic, and moving a slice with steps before an operator
+//! that needs the elements it leaves out.
 
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::array::MultiBroadcastTo;
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
+use tract_onnx::tract_core::ops::downsample::Downsample;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::ops::math::Mul;
 use tract_onnx::tract_core::optim::{OptimizerSession, TypedPass};
 
+use super::bodies::{self, Simplified};
+
 #[derive(Clone, Debug, Default)]
-pub(super) struct Simplify {
-    /// The node to go on with.
+pub(crate) struct Simplify {
+    /// The node to continue with.
     next: usize,
 }
 
@@ -26,9 +30,13 @@ impl TypedPass for Simplify {
         model: &TypedModel,
     ) -> TractResult<Option<TypedModelPatch>> {
         for node in model.nodes.get(self.next..).unwrap_or_default() {
-            let patch = match repeated_before_a_product(model, node)? {
-                Some(patch) => Some(patch),
-                None => simpler(session, model, node)?,
+            let patch = match bodies::simplify_scan(session, model, node)? {
+                Some(Simplified::To(patch)) => Some(patch),
+                Some(Simplified::Already) => None,
+                None => match repeated_before_a_product(model, node)? {
+                    Some(patch) => Some(patch),
+                    None => simpler(session, model, node)?,
+                },
             };
             if let Some(patch) = patch {
                 self.next = node.id + usize::from(patch.dont_apply_twice.is_some());
@@ -39,9 +47,9 @@ impl TypedPass for Simplify {
     }
 }
 
-/// tract lets a product read a tensor before it is repeated. That is the same only where another
-/// operand is as wide along what is repeated, and nothing is summed along it. Otherwise what repeats
-/// is replaced by what tract leaves alone.
+/// tract lets a product read a tensor before it is repeated. The result is the same only if another
+/// operand has the repeated size along that axis and the axis is not summed over. Otherwise the
+/// repetition is replaced by an operator that tract does not move.
 fn repeated_before_a_product(
     model: &TypedModel,
     node: &TypedNode,
@@ -93,12 +101,19 @@ fn as_wide(
 /// - with a constant of 64 bits, which tract takes for zero or one as soon as 32 bits of it are;
 /// - multiplications by zero, which give no number where the other operand is none or has no end;
 /// - multiplications by two constants one after the other, whose product may vanish or have no end
-///   where the two steps do not.
+///   where the two steps do not;
+///
+/// and but for steps through a tensor. tract takes them before whatever keeps the places of dimensions,
+/// which a Softmax does that needs all it reads, and by way of a convolution, whose padding and first
+/// place would then be others.
 fn simpler(
     session: &mut OptimizerSession,
     model: &TypedModel,
     node: &TypedNode,
 ) -> TractResult<Option<TypedModelPatch>> {
+    if node.op_as::<Downsample>().is_some_and(|step| step.stride != 1) {
+        return Ok(None);
+    }
     let arithmetic = node.op_as::<TypedBinOp>().filter(|_| {
         let is_float = |output: &Outlet<TypedFact>| output.fact.datum_type.is_float();
         node.outputs.iter().all(is_float)
@@ -113,8 +128,11 @@ fn simpler(
             }
         }
     }
-    let patch = node.op.declutter_with_session(session, model, node);
-    let patch = patch.with_context(|| format!("simplifying node {node}"))?;
+    // Nothing has to be simplified.
+    let patch = node.op.declutter_with_session(session, model, node).unwrap_or_else(|err| {
+        log::debug!("{node} is left as it is: {err:#}");
+        None
+    });
     let reads_further = |patch: &TypedModelPatch| {
         multiplies && patch.taps.values().any(|tap| !node.inputs.contains(tap))
     };

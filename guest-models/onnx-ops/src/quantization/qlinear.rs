@@ -1,35 +1,43 @@
-//! QLinearMatMul (ONNX, operator set 10) and QLinearConv (10): products of integers, whose sums are
-//! exact, scaled and rounded once at the end, to the nearest even.
+//! QLinearMatMul (ONNX, operator set 10) and QLinearConv (10): exact sums of integer products,
+//! scaled and rounded once to the nearest even.
 
-use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::own::{
-    Known, Own, Said, advance, built, floats, ints, known_shapes, needed, optional, rounded,
-    shapes, sized, strides, unknown, volume,
+use crate::framework::dims::{advance, strides, volume};
+use crate::framework::errors::{bail, ensure};
+use crate::framework::facts::{
+    InputFact, OutputFact, known_shapes, optional, required, unknown_dims, with_dims,
 };
-use super::windows::Lie;
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
+use crate::framework::tensors::{floats, ints, rounded, shapes};
+use crate::framework::upstream::Built;
+use crate::nn::window_spec::WindowSpec;
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("QLinearMatMul", |_, node| built(MatMul, node));
-    registry.insert("QLinearConv", |_, node| {
-        let groups = node.get_attr_opt("group")?.unwrap_or(1);
-        built(Conv { lie: Lie::of(node)?, groups }, node)
-    });
+pub(crate) const OPERATORS: &[Registration] =
+    &[own("QLinearMatMul", |_, node| built(MatMul, node)), own("QLinearConv", build_q_linear_conv)];
+
+fn build_q_linear_conv(_: &ParsingContext, node: &NodeProto) -> Built {
+    let groups = node.get_attr_opt("group")?.unwrap_or(1);
+    built(Conv { spec: WindowSpec::of(node)?, groups }, node)
 }
 
 /// The one number of a tensor.
 fn one(tensor: &Tensor) -> TractResult<f64> {
-    let [value] = *floats(tensor)? else { bail!("{} scales or zero points", tensor.len()) };
+    let [value] = *floats(tensor)? else {
+        bail!("expected one scale and one zero point, found {}", tensor.len())
+    };
     Ok(value)
 }
 
-/// Integers less their zero point, of which there is one, or one for each row.
-fn centred(tensor: &Tensor, zero: &Tensor, row: usize) -> TractResult<Vec<i32>> {
+/// Integers minus their zero point, of which there is one, or one for each row.
+fn subtract_zero_point(tensor: &Tensor, zero: &Tensor, row: usize) -> TractResult<Vec<i32>> {
     let zeros = ints(zero)?;
     let rows = if zeros.len() == 1 { usize::MAX } else { row.max(1) };
     let known = zeros.len() == 1 || zeros.len() * row == tensor.len();
-    ensure!(known, "{} zero points", zeros.len());
+    ensure!(known, "{} zero points do not match the scales", zeros.len());
     let values = ints(tensor)?.into_iter().enumerate();
     Ok(values.map(|(at, value)| (value - zeros[at / rows]) as i32).collect())
 }
@@ -38,7 +46,7 @@ fn centred(tensor: &Tensor, zero: &Tensor, row: usize) -> TractResult<Vec<i32>> 
 fn factor(x: f64, w: f64, y: f64, dtype: DatumType) -> TractResult<f64> {
     let factor = rounded(dtype, rounded(dtype, x * w) / y);
     let sound = [x, w, y].iter().all(|scale| scale.is_finite() && *scale > 0.0);
-    ensure!(sound && factor.is_finite(), "scales of {x}, {w} and {y}");
+    ensure!(sound && factor.is_finite(), "the scales {x}, {w} and {y} give no usable factor");
     Ok(factor)
 }
 
@@ -50,13 +58,13 @@ fn quantized(
 ) -> TractResult<Tensor> {
     let dtype = zero.datum_type();
     let zero = one(zero)?;
-    let (least, most) = if dtype == i8::datum_type() { (-128.0, 127.0) } else { (0.0, 255.0) };
-    let round = |sum: f64| (sum.round_ties_even() + zero).clamp(least, most) as i64;
+    let (min, max) = if dtype == i8::datum_type() { (-128.0, 127.0) } else { (0.0, 255.0) };
+    let round = |sum: f64| (sum.round_ties_even() + zero).clamp(min, max) as i64;
     let values: Vec<i64> = sums.map(round).collect();
     Ok(Tensor::from_shape(shape, &values)?.cast_to_dt(dtype)?.into_owned())
 }
 
-/// How many products 32 bits hold the sum of.
+/// The largest number of products whose sum fits 32 bits.
 const PRODUCTS: usize = 1 << 14;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,16 +73,19 @@ struct MatMul;
 /// The shape of a product, and that of its rows and columns.
 fn product(a: &[usize], b: &[usize]) -> TractResult<(Vec<usize>, [usize; 3])> {
     let ([a_batch @ .., rows, deep], [b_batch @ .., of, columns]) = (a, b) else {
-        bail!("a product of {a:?} and {b:?} is not implemented")
+        bail!("multiplying the shapes {a:?} and {b:?} is not implemented")
     };
-    ensure!(deep == of, "a product of {a:?} and {b:?}");
+    ensure!(deep == of, "matrices of the shapes {a:?} and {b:?} cannot be multiplied");
     let rank = a_batch.len().max(b_batch.len());
     let dim =
         |batch: &[usize], at: usize| (at + batch.len()).checked_sub(rank).map_or(1, |at| batch[at]);
     let mut shape = Vec::with_capacity(rank + 2);
     for at in 0..rank {
         let (a_dim, b_dim) = (dim(a_batch, at), dim(b_batch, at));
-        ensure!(a_dim == b_dim || a_dim == 1 || b_dim == 1, "a product of {a:?} and {b:?}");
+        ensure!(
+            a_dim == b_dim || a_dim == 1 || b_dim == 1,
+            "matrices of the shapes {a:?} and {b:?} cannot be multiplied"
+        );
         shape.push(if a_dim == 1 { b_dim } else { a_dim });
     }
     shape.extend([*rows, *columns]);
@@ -82,7 +93,7 @@ fn product(a: &[usize], b: &[usize]) -> TractResult<(Vec<usize>, [usize; 3])> {
     Ok((shape, [*rows, *deep, *columns]))
 }
 
-/// Where in a tensor the matrix of a place in the batch begins.
+/// The offset of a matrix in a batch.
 fn matrix(place: &[usize], shape: &[usize]) -> usize {
     let batch = &shape[..shape.len() - 2];
     let strides = strides(shape);
@@ -91,34 +102,39 @@ fn matrix(place: &[usize], shape: &[usize]) -> usize {
     each.map(|((at, size), stride)| if *size == 1 { 0 } else { at * stride }).sum()
 }
 
-impl Own for MatMul {
+impl Operator for MatMul {
     fn name(&self) -> &'static str {
         "QLinearMatMul"
     }
 
-    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
-        let dtype = needed(inputs, 7)?.dtype;
-        let (a, b) = (needed(inputs, 0)?, needed(inputs, 3)?);
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let dtype = required(inputs, 7)?.dtype;
+        let (a, b) = (required(inputs, 0)?, required(inputs, 3)?);
         Ok(tvec!(match known_shapes(inputs) {
             Some(shapes) => {
-                let (shape, _) = product(needed(&shapes, 0)?, needed(&shapes, 3)?)?;
-                sized(dtype, shape.into_iter().map(|dim| dim.to_dim()))
+                let (shape, _) = product(required(&shapes, 0)?, required(&shapes, 3)?)?;
+                with_dims(dtype, shape.into_iter().map(|dim| dim.to_dim()))
             }
-            None => unknown(dtype, a.rank().max(b.rank())),
+            None => unknown_dims(dtype, a.rank().max(b.rank())),
         }))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let given = |at| needed(inputs, at).copied();
+        let given = |at| required(inputs, at).copied();
         let (a, b) = (given(0)?, given(3)?);
         let (shape, [rows, deep, columns]) = product(a.shape(), b.shape())?;
         let dtype = given(1)?.datum_type();
         let factor = factor(one(given(1)?)?, one(given(4)?)?, one(given(6)?)?, dtype)?;
         for zero in [given(2)?, given(5)?] {
-            ensure!(zero.len() == 1, "{} zero points are not implemented", zero.len());
+            ensure!(
+                zero.len() == 1,
+                "expected one zero point, found {}: more are not implemented",
+                zero.len()
+            );
         }
-        ensure!(deep <= PRODUCTS, "sums of {deep} products are not implemented");
-        let (left, right) = (centred(a, given(2)?, 1)?, centred(b, given(5)?, 1)?);
+        ensure!(deep <= PRODUCTS, "sums of more products than fit ({deep}) are not implemented");
+        let (left, right) =
+            (subtract_zero_point(a, given(2)?, 1)?, subtract_zero_point(b, given(5)?, 1)?);
         let batch = &shape[..shape.len() - 2];
         let mut sums = vec![0i32; volume(&shape)?];
         let mut place = vec![0; batch.len()];
@@ -141,39 +157,52 @@ impl Own for MatMul {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Conv {
-    lie: Lie,
+    spec: WindowSpec,
     groups: usize,
 }
 
 impl Conv {
-    /// The shape of the result, and how much is before each axis.
+    /// The shape of the output, and the padding before each axis.
     fn sizes(&self, shapes: &[Option<Vec<usize>>]) -> TractResult<(Vec<usize>, Vec<usize>)> {
-        let (x, w) = (needed(shapes, 0)?, needed(shapes, 3)?);
+        let (x, w) = (required(shapes, 0)?, required(shapes, 3)?);
         let ([batch, channels, image @ ..], [outputs, of, kernel @ ..]) = (&**x, &**w) else {
-            bail!("images of {x:?} and weights of {w:?}")
+            bail!("the image's shape {x:?} does not match the weights' shape {w:?}")
         };
         let groups = self.groups;
         let grouped =
             groups > 0 && of.checked_mul(groups) == Some(*channels) && outputs % groups == 0;
         let fits = image.len() == kernel.len() && !image.is_empty() && !kernel.contains(&0);
-        ensure!(grouped && fits, "weights of {w:?} in {groups} groups for images of {x:?}");
-        let said = self.lie.kernel.is_empty() || self.lie.kernel == kernel;
-        ensure!(said, "a kernel of {kernel:?}, said is {:?}", self.lie.kernel);
-        ensure!(volume(&w[1..])? <= PRODUCTS, "kernels of {w:?} are not implemented");
+        ensure!(
+            grouped && fits,
+            "weights of the shape {w:?} in {groups} groups do not match an image of the shape {x:?}"
+        );
+        let matches = self.spec.kernel.is_empty() || self.spec.kernel == kernel;
+        ensure!(
+            matches,
+            "the weights have a kernel of {kernel:?}, but kernel_shape says {:?}",
+            self.spec.kernel
+        );
+        ensure!(
+            volume(&w[1..])? <= PRODUCTS,
+            "weights of the shape {w:?} are too large to sum exactly, which is not implemented"
+        );
         let (mut to, mut before) = (vec![*batch, *outputs], vec![]);
         for (axis, size) in image.iter().enumerate() {
-            let (count, pad) = self.lie.count(kernel, axis, *size)?;
+            let (count, pad) = self.spec.count(kernel, axis, *size)?;
             to.push(count);
             before.push(pad);
         }
         if let Some(bias) = optional(shapes, 8) {
-            ensure!(**bias == [*outputs], "a bias of {bias:?} for {outputs} channels");
+            ensure!(
+                **bias == [*outputs],
+                "the bias has the shape {bias:?}, expected one value for each of {outputs} channels"
+            );
         }
         volume(&to)?;
         Ok((to, before))
     }
 
-    /// Adds what one place of the kernel makes of one channel.
+    /// Adds the products of one kernel position and one channel.
     fn add(
         &self,
         sums: &mut [i32],
@@ -185,13 +214,13 @@ impl Conv {
         let last = image.len() - 1;
         let from = strides(image);
         let mut at = vec![0; last];
-        let (stride, width) = (self.lie.stride(last), image[last]);
-        let shift = within[last] * self.lie.dilation(last);
+        let (stride, width) = (self.spec.stride(last), image[last]);
+        let shift = within[last] * self.spec.dilation(last);
         for row in sums.chunks_mut(to[last].max(1)) {
             let mut start = Some(0);
             for axis in 0..last {
                 let place =
-                    at[axis] * self.lie.stride(axis) + within[axis] * self.lie.dilation(axis);
+                    at[axis] * self.spec.stride(axis) + within[axis] * self.spec.dilation(axis);
                 let place = place.checked_sub(before[axis]).filter(|place| *place < image[axis]);
                 start = start.zip(place).map(|(start, place)| start + place * from[axis]);
             }
@@ -211,38 +240,46 @@ impl Conv {
     }
 }
 
-impl Own for Conv {
+impl Operator for Conv {
     fn name(&self) -> &'static str {
         "QLinearConv"
     }
 
-    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
-        let dtype = needed(inputs, 7)?.dtype;
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let dtype = required(inputs, 7)?.dtype;
         Ok(tvec!(match known_shapes(inputs) {
             Some(shapes) => {
-                sized(dtype, self.sizes(&shapes)?.0.into_iter().map(|dim| dim.to_dim()))
+                with_dims(dtype, self.sizes(&shapes)?.0.into_iter().map(|dim| dim.to_dim()))
             }
-            None => unknown(dtype, needed(inputs, 0)?.rank()),
+            None => unknown_dims(dtype, required(inputs, 0)?.rank()),
         }))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let given = |at| needed(inputs, at).copied();
+        let given = |at| required(inputs, at).copied();
         let (to, before) = self.sizes(&shapes(inputs))?;
         let (x, w) = (given(0)?, given(3)?);
         let (image, kernel) = (&x.shape()[2..], &w.shape()[2..]);
         let (area, places) = (image.iter().product::<usize>(), kernel.iter().product::<usize>());
         let (outputs, of) = (w.shape()[0], w.shape()[1]);
-        ensure!(given(2)?.len() == 1, "{} zero points of images", given(2)?.len());
+        ensure!(
+            given(2)?.len() == 1,
+            "expected one zero point for the image, found {}",
+            given(2)?.len()
+        );
         let scales = floats(given(4)?)?;
-        ensure!([1, outputs].contains(&scales.len()), "{} scales of weights", scales.len());
+        ensure!(
+            [1, outputs].contains(&scales.len()),
+            "{} weight scales do not match the output channels",
+            scales.len()
+        );
         let zeros = given(5)?.len();
-        ensure!(zeros == scales.len(), "{zeros} zero points for {} scales", scales.len());
+        ensure!(zeros == scales.len(), "{zeros} zero points do not match {} scales", scales.len());
         let (x_scale, y_scale) = (one(given(1)?)?, one(given(6)?)?);
         let factor = |scale: &f64| factor(x_scale, *scale, y_scale, f32::datum_type());
         let factors: Vec<f64> = scales.iter().map(factor).collect::<TractResult<_>>()?;
-        let pixels = centred(x, given(2)?, 1)?;
-        let weights = centred(w, given(5)?, of * places)?;
+        let pixels = subtract_zero_point(x, given(2)?, 1)?;
+        let weights = subtract_zero_point(w, given(5)?, of * places)?;
         let bias = optional(inputs, 8).map(|bias| ints(bias)).transpose()?;
         let plane = to[2..].iter().product::<usize>();
         let mut results = Vec::with_capacity(volume(&to)?);
@@ -265,5 +302,52 @@ impl Own for Conv {
             results.extend(scaled);
         }
         Ok(tvec!(quantized(results.into_iter(), given(7)?, &to)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Case, case, row, scalar, tensor};
+
+    #[test]
+    fn qlinear_matmul_rounds_ties_to_even_and_saturates() {
+        let node = |y_scale: f32, y_zero: u8| {
+            let case = case("QLinearMatMul").input(tensor(&[1, 2], &[3u8, 130]));
+            let case = case.input(scalar(0.5f32)).input(scalar(1u8));
+            let case = case.input(tensor(&[2, 2], &[1u8, 2, 0, 255]));
+            case.input(scalar(1f32)).input(scalar(1u8)).input(scalar(y_scale)).input(scalar(y_zero))
+        };
+        // [2, 129] · [[0, 1], [-1, 254]] = [-129, 32768], times 0.5
+        node(256.0, 100).gives(tensor(&[1, 2], &[100u8, 164]));
+        node(1.0, 100).gives(tensor(&[1, 2], &[36u8, 255]));
+    }
+
+    #[test]
+    fn qlinear_matmul_refuses_matrices_that_do_not_fit() {
+        let case = case("QLinearMatMul").input(tensor(&[1, 2], &[1i8, 2]));
+        let case = case.input(scalar(1f32)).input(scalar(0i8)).input(tensor(&[1, 2], &[1i8, 2]));
+        let case = case.input(scalar(1f32)).input(scalar(0i8)).input(scalar(1f32));
+        case.input(scalar(0i8)).fails("");
+    }
+
+    fn convolution(weights: &[i8]) -> Case {
+        let case = case("QLinearConv").input(tensor(&[1, 1, 3], &[10u8, 20, 30]));
+        let case = case.input(scalar(0.5f32)).input(scalar(10u8));
+        case.input(tensor(&[2, 1, 2], weights))
+    }
+
+    #[test]
+    fn qlinear_conv_has_scales_by_channel_and_pads_with_its_zero_point() {
+        let case = convolution(&[1, 2, -1, 0]).ints("pads", &[1, 0]);
+        let case = case.input(row(&[1f32, 0.5])).input(row(&[0i8, 0]));
+        let case = case.input(scalar(1f32)).input(scalar(100u8)).input(row(&[2i32, -4]));
+        // Centred pixels are 0, 0, 10, 20. Channel 0: (sum + 2) * 0.5, channel 1: (sum - 4) * 0.25.
+        case.gives(tensor(&[1, 2, 3], &[101u8, 111, 126, 99, 99, 96]));
+    }
+
+    #[test]
+    fn qlinear_conv_refuses_a_bias_of_another_size() {
+        let case = convolution(&[1, 2, -1, 0]).input(scalar(1f32)).input(scalar(0i8));
+        case.input(scalar(1f32)).input(scalar(100u8)).input(row(&[1i32])).fails("2");
     }
 }

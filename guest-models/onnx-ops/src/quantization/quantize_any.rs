@@ -1,32 +1,37 @@
-//! Quantisation from and to any element type that ONNX has for it: in one step, along an axis, or in
-//! blocks. Each quotient and each product is rounded once to the type that ONNX computes in.
+//! QuantizeLinear and DequantizeLinear (ONNX) for element types that tract does not have, per
+//! tensor, per axis or in blocks. Each quotient and each product is rounded once to the type that
+//! ONNX computes in.
 
-use belljar_abi::DType;
-use belljar_abi::codes;
-use tract_onnx::model::{OnnxOpRegister, ParsingContext};
+use belljar_abi::{DType, codes};
+use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::own::{Known, Own, Said, advance, built, concrete, needed, optional, strides};
-use super::small::{Elements, encoded, numbers};
-use super::{Built, resolve};
-use crate::gate;
+use crate::framework::axes::resolve;
+use crate::framework::dims::{advance, strides};
+use crate::framework::element_type::{ElementType, element_values, encode_elements, to_f16};
+use crate::framework::errors::{bail, ensure};
+use crate::framework::facts::{InputFact, OutputFact, concrete, optional, required};
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
+use crate::framework::synthetic;
+use crate::framework::upstream::Built;
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert(gate::QUANTIZE, |_: &ParsingContext, node| build(node, true));
-    registry.insert(gate::DEQUANTIZE, |_: &ParsingContext, node| build(node, false));
-}
+pub(crate) const OPERATORS: &[Registration] = &[
+    own(synthetic::QUANTIZE, |_: &ParsingContext, node| build(node, true)),
+    own(synthetic::DEQUANTIZE, |_: &ParsingContext, node| build(node, false)),
+];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Quantize {
-    /// Whether it quantises, or takes that back.
+    /// Whether it quantizes or dequantizes.
     forth: bool,
-    x: Elements,
-    scale: Elements,
-    zero: Option<Elements>,
-    to: Elements,
-    /// What is divided or multiplied in.
-    precision: Elements,
+    x: ElementType,
+    scale: ElementType,
+    zero: Option<ElementType>,
+    to: ElementType,
+    /// The element type of the division or multiplication.
+    precision: ElementType,
     axis: i64,
     block: usize,
     saturate: bool,
@@ -36,22 +41,22 @@ fn build(node: &NodeProto, forth: bool) -> Built {
     let int = |name: &str, default: i64| -> TractResult<i64> {
         Ok(node.get_attr_opt::<i64>(name)?.unwrap_or(default))
     };
-    let scale = Elements::needed(node, "scale")?;
-    let to = Elements::needed(node, "to")?;
+    let scale = ElementType::required(node, "scale")?;
+    let to = ElementType::required(node, "to")?;
     let precision = match int("precision", 0)? {
         _ if !forth => to,
         0 => scale,
-        1 => Elements::Plain(DatumType::F32),
-        10 => Elements::Plain(DatumType::F16),
-        16 => Elements::Small(DType::BF16),
-        other => bail!("to divide in the element type {other}"),
+        1 => ElementType::Plain(DatumType::F32),
+        10 => ElementType::Plain(DatumType::F16),
+        16 => ElementType::Small(DType::BF16),
+        other => bail!("dividing in the element type {other} is not implemented"),
     };
-    ensure!(is_float(precision), "to compute in {precision:?} is not implemented");
+    ensure!(is_float(precision), "computing in {precision:?} is not implemented");
     let op = Quantize {
         forth,
-        x: Elements::needed(node, "x")?,
+        x: ElementType::required(node, "x")?,
         scale,
-        zero: Elements::said(node, "zero")?,
+        zero: ElementType::of_attribute(node, "zero")?,
         to,
         precision,
         axis: int("axis", 1)?,
@@ -61,72 +66,80 @@ fn build(node: &NodeProto, forth: bool) -> Built {
     built(op, node)
 }
 
-fn is_float(elements: Elements) -> bool {
+fn is_float(elements: ElementType) -> bool {
     matches!(
         elements,
-        Elements::Plain(DatumType::F32 | DatumType::F16) | Elements::Small(DType::BF16)
+        ElementType::Plain(DatumType::F32 | DatumType::F16) | ElementType::Small(DType::BF16)
     )
 }
 
-/// A number as this type has it.
-fn rounded(precision: Elements, value: f64) -> f64 {
+/// A number rounded to an element type.
+fn rounded(precision: ElementType, value: f64) -> f64 {
     match precision {
-        Elements::Plain(DatumType::F16) => f16::from_f64(value).to_f64(),
-        Elements::Small(dtype) => {
+        ElementType::Plain(DatumType::F16) => to_f16(value).to_f64(),
+        ElementType::Small(dtype) => {
             codes::decode(dtype, codes::encode(dtype, value, codes::Beyond::Overflow)).into()
         }
-        Elements::Plain(_) => f64::from(value as f32),
+        ElementType::Plain(_) => f64::from(value as f32),
     }
 }
 
-/// The least and the greatest of a type of integers.
-fn range(elements: Elements) -> Option<(f64, f64)> {
+/// The range of an integer type.
+fn range(elements: ElementType) -> Option<(f64, f64)> {
     Some(match elements {
-        Elements::Plain(DatumType::U8) => (0.0, 255.0),
-        Elements::Plain(DatumType::I8) => (-128.0, 127.0),
-        Elements::Plain(DatumType::U16) => (0.0, 65535.0),
-        Elements::Plain(DatumType::I16) => (-32768.0, 32767.0),
-        Elements::Small(DType::U4) => (0.0, 15.0),
-        Elements::Small(DType::I4) => (-8.0, 7.0),
-        Elements::Small(DType::U2) => (0.0, 3.0),
-        Elements::Small(DType::I2) => (-2.0, 1.0),
+        ElementType::Plain(DatumType::U8) => (0.0, 255.0),
+        ElementType::Plain(DatumType::I8) => (-128.0, 127.0),
+        ElementType::Plain(DatumType::U16) => (0.0, 65535.0),
+        ElementType::Plain(DatumType::I16) => (-32768.0, 32767.0),
+        ElementType::Small(DType::U4) => (0.0, 15.0),
+        ElementType::Small(DType::I4) => (-8.0, 7.0),
+        ElementType::Small(DType::U2) => (0.0, 3.0),
+        ElementType::Small(DType::I2) => (-2.0, 1.0),
         _ => return None,
     })
 }
 
-/// How the parameters lie over a tensor: the steps among them that go with its dimensions, and how
-/// many elements along each share one.
+/// How scales and zero points map to a tensor: their stride for each dimension, and how many
+/// elements along it share one.
 struct Layout {
     steps: TVec<usize>,
     block: TVec<usize>,
 }
 
 impl Quantize {
-    /// Where the parameters of this shape belong.
+    /// The mapping of parameters of this shape.
     fn layout(&self, x: &[usize], scale: &[usize]) -> TractResult<Layout> {
         let rank = x.len();
         let mut layout = Layout { steps: tvec![0; rank], block: tvec![1; rank] };
         if self.block == 0 {
             if scale.len() == 1 && scale[0] != 1 {
                 let axis = if rank == 1 { 0 } else { resolve(self.axis, rank)? };
-                ensure!(scale[0] == x[axis], "{} scales along {} elements", scale[0], x[axis]);
+                ensure!(
+                    scale[0] == x[axis],
+                    "{} scales do not match an axis of {} elements",
+                    scale[0],
+                    x[axis]
+                );
                 layout.steps[axis] = 1;
             } else {
                 let one = scale.len() <= 1 && scale.iter().all(|dim| *dim == 1);
-                ensure!(one, "scales of the shape {scale:?} without a block size");
+                ensure!(one, "the scales have the shape {scale:?}, which needs a block size");
             }
             return Ok(layout);
         }
         let axis = resolve(self.axis, rank)?;
         let mut wanted = x.to_vec();
         wanted[axis] = x[axis].div_ceil(self.block);
-        ensure!(scale == wanted, "scales of the shape {scale:?} for blocks of {wanted:?}");
+        ensure!(
+            scale == wanted,
+            "the scales have the shape {scale:?}, but the blocks need {wanted:?}"
+        );
         layout.steps = strides(scale);
         layout.block[axis] = self.block;
         Ok(layout)
     }
 
-    /// Calls a function with the place of each element of `x` and that of its parameters.
+    /// Calls a function with the index of each element of `x` and that of its parameters.
     fn each(
         &self,
         shape: &[usize],
@@ -147,35 +160,42 @@ impl Quantize {
     fn quantized(&self, x: f64, scale: f64, zero: f64) -> f64 {
         let quotient = rounded(self.precision, rounded(self.precision, x) / scale);
         match range(self.to) {
-            Some((least, most)) => {
+            Some((min, max)) => {
                 let whole = quotient.round_ties_even() + zero;
-                if whole.is_nan() { 0.0 } else { whole.clamp(least, most) }
+                if whole.is_nan() { 0.0 } else { whole.clamp(min, max) }
             }
             None => quotient,
         }
     }
 
     fn restored(&self, x: f64, scale: f64, zero: f64) -> f64 {
-        // The difference of integers of 16 bits is exact; one of 32 has no zero point.
+        // The difference of 16-bit integers is exact; a 32-bit integer has no zero point.
         let difference = f64::from((x - zero) as f32);
         rounded(self.precision, difference * scale)
     }
 }
 
-impl Own for Quantize {
+impl Operator for Quantize {
     fn name(&self) -> &'static str {
         if self.forth { "QuantizeSmall" } else { "DequantizeSmall" }
     }
 
-    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
-        let (x, scale) = (needed(inputs, 0)?, needed(inputs, 1)?);
-        ensure!(x.dtype == self.x.carrier(), "it is given {:?}", x.dtype);
-        ensure!(scale.dtype == self.scale.carrier(), "its scales are {:?}", scale.dtype);
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let (x, scale) = (required(inputs, 0)?, required(inputs, 1)?);
+        ensure!(x.dtype == self.x.carrier(), "unexpected input element type {:?}", x.dtype);
+        ensure!(
+            scale.dtype == self.scale.carrier(),
+            "unexpected scale element type {:?}",
+            scale.dtype
+        );
         if let Some(zero) = optional(inputs, 2) {
             let same = zero.shape == scale.shape
                 || [&zero.shape, &scale.shape].iter().all(|s| s.iter().all(|d| d.is_one()));
-            ensure!(same, "its zero points have another shape than its scales");
-            ensure!(Some(zero.dtype) == self.zero.map(Elements::carrier), "another zero point");
+            ensure!(same, "zero points and scales have different shapes");
+            ensure!(
+                Some(zero.dtype) == self.zero.map(ElementType::carrier),
+                "the zero point has an unexpected element type"
+            );
         }
         if let (Some(x), Some(scale)) = (concrete(&x.shape), concrete(&scale.shape)) {
             self.layout(&x, &scale)?;
@@ -185,26 +205,26 @@ impl Own for Quantize {
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let (x, scale) = (needed(inputs, 0)?, needed(inputs, 1)?);
+        let (x, scale) = (required(inputs, 0)?, required(inputs, 1)?);
         let shape = x.shape();
         let layout = self.layout(shape, scale.shape())?;
-        let scales = numbers(self.scale, scale)?;
+        let scales = element_values(self.scale, scale)?;
         let scales: Vec<f64> = match self.forth {
             true => scales.into_iter().map(|scale| rounded(self.precision, scale)).collect(),
             false => scales,
         };
         let zeros = match (optional(inputs, 2), self.zero) {
-            (Some(zero), Some(elements)) => numbers(elements, zero)?,
+            (Some(zero), Some(elements)) => element_values(elements, zero)?,
             _ => vec![0.0; scales.len()],
         };
-        ensure!(zeros.len() == scales.len(), "as many zero points as scales");
+        ensure!(zeros.len() == scales.len(), "zero points and scales have different lengths");
         let of = if self.forth { self.to } else { self.x };
         if range(of).is_none() {
-            // Implementations differ in what it would do.
+            // Implementations disagree on other zero points.
             let none = zeros.iter().all(|zero| *zero == 0.0);
-            ensure!(none, "a zero point of floats, or of int32, is not zero");
+            ensure!(none, "a zero point of floats or int32 must be zero");
         }
-        let numbers = numbers(self.x, x)?;
+        let numbers = element_values(self.x, x)?;
         let mut made = vec![0.0; numbers.len()];
         self.each(shape, &layout, |at, parameter| {
             let (scale, zero) = (scales[parameter], zeros[parameter]);
@@ -215,14 +235,68 @@ impl Own for Quantize {
             Ok(())
         })?;
         Ok(tvec![match self.to {
-            Elements::Small(dtype) => {
+            ElementType::Small(dtype) => {
                 let beyond = self.to.beyond(self.saturate);
                 let codes = made.into_iter().map(|value| codes::encode(dtype, value, beyond));
-                encoded(dtype, shape, codes)?
+                encode_elements(dtype, shape, codes)?
             }
-            Elements::Plain(dtype) => {
+            ElementType::Plain(dtype) => {
                 Tensor::from_shape(shape, &made)?.cast_to_dt(dtype)?.into_owned()
             }
         }])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Case, case, row, scalar, tensor};
+
+    const F32: i64 = 1;
+    const I16: i64 = 5;
+    const INT4: i64 = 22;
+    const E4M3FN: i64 = 17;
+
+    fn quantize(to: i64) -> Case {
+        case("BelljarQuantize").int("type_x", F32).int("type_scale", F32).int("type_to", to)
+    }
+
+    #[test]
+    fn quantizing_to_int4_and_int16_saturates() {
+        let numbers = || row(&[2.5f32, 3.5, -100.0, 1e6]);
+        quantize(INT4).input(numbers()).input(scalar(1f32)).gives(row(&[2u8, 4, 8, 7]));
+        let zero = quantize(I16).int("type_zero", I16).input(numbers()).input(scalar(1f32));
+        zero.input(scalar(-1i16)).gives(row(&[1i16, 3, -101, 32767]));
+    }
+
+    #[test]
+    fn quantizing_to_float8_may_saturate_or_overflow() {
+        let node = || quantize(E4M3FN).input(row(&[2f32, 2000.0])).input(scalar(2f32));
+        node().gives(row(&[0x38u8, 0x7e]));
+        node().int("saturate", 0).gives(row(&[0x38u8, 0x7f]));
+    }
+
+    #[test]
+    fn blocks_along_an_axis_have_scales_of_their_own() {
+        // The last block has one element.
+        let node = |scales: &[usize]| {
+            let case = quantize(I16).int("axis", -1).int("block_size", 2);
+            case.input(tensor(&[1, 3], &[10f32, 20.0, 30.0])).input(tensor(scales, &[1f32, 10.0]))
+        };
+        node(&[1, 2]).gives(tensor(&[1, 3], &[10i16, 20, 3]));
+        node(&[2, 1]).fails("");
+    }
+
+    fn dequantize(from: i64) -> Case {
+        case("BelljarDequantize").int("type_x", from).int("type_scale", F32).int("type_to", F32)
+    }
+
+    #[test]
+    fn dequantizing_takes_the_zero_point_away_before_the_scale() {
+        let node = dequantize(INT4).int("type_zero", INT4).input(row(&[0xfu8, 7, 8]));
+        node.input(scalar(0.5f32)).input(scalar(1u8)).gives(row(&[-1f32, 3.0, -4.5]));
+        dequantize(E4M3FN)
+            .input(row(&[0x38u8, 0x7f]))
+            .input(scalar(3f32))
+            .gives(row(&[3f32, f32::NAN]));
     }
 }

@@ -1,25 +1,26 @@
-//! Cast from texts and to them. What ONNX calls undefined is refused, and so are numbers that
-//! implementations write in different ways.
+//! Cast from and to strings. What ONNX leaves undefined is refused, and so are numbers that
+//! implementations write differently.
 
 use std::str::FromStr;
 
-use tract_onnx::model::OnnxOpRegister;
 use tract_onnx::tract_hir::internal::*;
 
-use super::super::own::{Known, Own, Said, built, like, needed};
 use super::{from_strings, strings};
-use crate::gate;
+use crate::framework::errors::{bail, ensure};
+use crate::framework::facts::{InputFact, OutputFact, like, required};
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
+use crate::framework::synthetic;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Cast {
     to: DatumType,
 }
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert(gate::TEXT_CAST, |_, node| built(Cast { to: node.get_attr("to")? }, node));
-}
+pub(crate) const OPERATORS: &[Registration] =
+    &[own(synthetic::TEXT_CAST, |_, node| built(Cast { to: node.get_attr("to")? }, node))];
 
-/// A number from a text, in the forms that ONNX names.
+/// Parses a number in the forms that ONNX lists.
 fn float<T: FromStr>(text: &str, infinity: T, less: T, nan: T) -> TractResult<T> {
     match &*text.to_ascii_uppercase() {
         "INF" | "+INF" => return Ok(infinity),
@@ -41,14 +42,14 @@ fn float<T: FromStr>(text: &str, infinity: T, less: T, nan: T) -> TractResult<T>
         && exponent.is_none_or(|exponent| !exponent.is_empty() && digits(exponent));
     match text.parse() {
         Ok(number) if sound => Ok(number),
-        _ => bail!("a text that is no number has no value"),
+        _ => bail!("a text is not a number"),
     }
 }
 
 fn whole<T: FromStr>(text: &str) -> TractResult<T> {
     match text.parse() {
         Ok(number) => Ok(number),
-        Err(_) => bail!("a text that is no integer of its type has no value"),
+        Err(_) => bail!("a text is not an integer of the output type"),
     }
 }
 
@@ -60,23 +61,23 @@ fn parsed<T: Datum + Copy>(
     Tensor::from_shape(tensor.shape(), &numbers.collect::<TractResult<Vec<T>>>()?)
 }
 
-/// The shortest text of a number that means it again, where it has no exponent, a point, and so few
-/// digits that everybody writes it in this way.
+/// The shortest string that parses to the same number, if it has no exponent, a point, and few
+/// enough digits that all implementations write it this way.
 fn written(text: String, digits: usize, size: f64) -> TractResult<String> {
     let count = text.trim_start_matches(['-', '0', '.']).bytes().filter(u8::is_ascii_digit).count();
     let plain = text.contains('.') && count <= digits && (1e-4..1e6).contains(&size.abs());
-    ensure!(plain, "the number {text} is not written in one way everywhere");
+    ensure!(plain, "implementations disagree on how to write the number {text}");
     Ok(text)
 }
 
-impl Own for Cast {
+impl Operator for Cast {
     fn name(&self) -> &'static str {
         "Cast"
     }
 
-    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
         use DatumType as D;
-        let input = needed(inputs, 0)?;
+        let input = required(inputs, 0)?;
         let known = match (input.dtype, self.to) {
             (D::String, to) => {
                 [D::F32, D::F64, D::String].contains(&to) || to.is_integer() && to != D::Bool
@@ -92,7 +93,7 @@ impl Own for Cast {
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         use DatumType as D;
-        let tensor = *needed(inputs, 0)?;
+        let tensor = *required(inputs, 0)?;
         let shape = tensor.shape();
         if self.to == D::String {
             let plain = tensor.try_as_plain_ram()?;
@@ -107,7 +108,10 @@ impl Own for Cast {
                     each.map(|value| written(value.to_string(), 15, *value)).collect()
                 }
                 D::U64 => Ok(plain.as_slice::<u64>()?.iter().map(u64::to_string).collect()),
-                _ => Ok(super::super::own::ints(tensor)?.iter().map(i64::to_string).collect()),
+                _ => Ok(crate::framework::tensors::ints(tensor)?
+                    .iter()
+                    .map(i64::to_string)
+                    .collect()),
             };
             return Ok(tvec!(from_strings(shape, texts?)?));
         }
@@ -128,5 +132,42 @@ impl Own for Cast {
             D::U64 => parsed(tensor, whole::<u64>)?,
             other => bail!("Cast from texts to {other:?} is not implemented"),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, row, texts};
+
+    /// The number of the type of strings in ONNX.
+    const STRING: i64 = 8;
+
+    #[test]
+    fn numbers_are_read_in_every_form_that_onnx_names() {
+        let floats = texts(&["1.5", "-2e-3", "+.5", "INF", "-inf", "NaN", "1e400"]);
+        let expected =
+            [1.5f32, -2e-3, 0.5, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::INFINITY];
+        case("BelljarTextCast").int("to", 1).input(floats).gives(row(&expected));
+        let wide = texts(&["-9223372036854775808", "4294967296"]);
+        case("BelljarTextCast").int("to", 7).input(wide).gives(row(&[i64::MIN, 1 << 32]));
+    }
+
+    #[test]
+    fn texts_that_are_not_numbers_of_the_type_are_refused() {
+        for (to, text) in [(1, "1.5x"), (1, ""), (1, "0x10"), (7, "1.5"), (6, "4294967296")] {
+            case("BelljarTextCast").int("to", to).input(texts(&[text])).fails("");
+        }
+    }
+
+    #[test]
+    fn integers_are_written_whole() {
+        let wide = row(&[i64::MIN, 0, 1 << 40]);
+        let expected = texts(&["-9223372036854775808", "0", "1099511627776"]);
+        case("BelljarTextCast").int("to", STRING).input(wide).gives(expected);
+        let unsigned = row(&[u64::MAX]);
+        let expected = texts(&["18446744073709551615"]);
+        case("BelljarTextCast").int("to", STRING).input(unsigned).gives(expected);
+        let floats = case("BelljarTextCast").int("to", STRING).input(row(&[1.5f32, -0.25]));
+        floats.gives(texts(&["1.5", "-0.25"]));
     }
 }

@@ -1,16 +1,21 @@
-//! RegexFullMatch (operator set 20): whether all of a text fits a pattern. The pattern becomes a
-//! list of steps, and a text is read once, with all the steps at which it may be: the time is
-//! bounded by the length of the one times that of the other (K. Thompson, "Regular Expression
-//! Search Algorithm", 1968).
+//! RegexFullMatch (operator set 20): whether a pattern matches a whole string. The pattern is
+//! compiled to a list of steps, and a string is read once with the set of all active steps, so that
+//! the time is bounded by the product of their lengths (K. Thompson, "Regular Expression Search
+//! Algorithm", 1968).
 
-use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::super::own::{Known, Own, Said, built, like, needed};
+use super::regex_syntax::{Part, Place, Ranges, parse, word};
 use super::strings;
-use super::syntax::{Part, Place, Ranges, parse, word};
+use crate::framework::errors::ensure;
+use crate::framework::facts::{InputFact, OutputFact, like, required};
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
+use crate::framework::upstream::Built;
 
-/// Most steps of a pattern.
+/// The largest number of steps of a pattern.
 const STEPS: usize = 20_000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,13 +33,13 @@ struct FullMatch {
     steps: Arc<Vec<Step>>,
 }
 
-pub(super) fn register(registry: &mut OnnxOpRegister) {
-    registry.insert("RegexFullMatch", |_, node| {
-        let mut steps = Vec::new();
-        add(&parse(node.get_attr("pattern")?)?, &mut steps)?;
-        push(&mut steps, Step::Done)?;
-        built(FullMatch { steps: Arc::new(steps) }, node)
-    });
+pub(crate) const OPERATORS: &[Registration] = &[own("RegexFullMatch", build_regex_full_match)];
+
+fn build_regex_full_match(_: &ParsingContext, node: &NodeProto) -> Built {
+    let mut steps = Vec::new();
+    add(&parse(node.get_attr("pattern")?)?, &mut steps)?;
+    push(&mut steps, Step::Done)?;
+    built(FullMatch { steps: Arc::new(steps) }, node)
 }
 
 fn push(steps: &mut Vec<Step>, step: Step) -> TractResult<usize> {
@@ -43,8 +48,7 @@ fn push(steps: &mut Vec<Step>, step: Step) -> TractResult<usize> {
     Ok(steps.len() - 1)
 }
 
-/// Adds the steps of a part, at the end of which the next begins. The parser has bounded how deep
-/// parts lie in each other.
+/// Adds the steps of a part, after which the next one begins. The parser has bounded the nesting.
 fn add(part: &Part, steps: &mut Vec<Step>) -> TractResult<()> {
     match part {
         Part::Class(ranges) => push(steps, Step::One(ranges.clone())).map(drop),
@@ -66,11 +70,11 @@ fn add(part: &Part, steps: &mut Vec<Step>) -> TractResult<()> {
             ends.into_iter().for_each(|at| steps[at] = Step::Go(end));
             Ok(())
         }
-        Part::Repeat(part, least, most) => {
-            for _ in 0..*least {
+        Part::Repeat(part, min, max) => {
+            for _ in 0..*min {
                 add(part, steps)?;
             }
-            let Some(most) = most else {
+            let Some(max) = max else {
                 let choice = push(steps, Step::Go(0))?;
                 add(part, steps)?;
                 push(steps, Step::Go(choice))?;
@@ -78,7 +82,7 @@ fn add(part: &Part, steps: &mut Vec<Step>) -> TractResult<()> {
                 return Ok(());
             };
             let mut choices = Vec::new();
-            for _ in *least..*most {
+            for _ in *min..*max {
                 choices.push(push(steps, Step::Go(0))?);
                 add(part, steps)?;
             }
@@ -89,7 +93,7 @@ fn add(part: &Part, steps: &mut Vec<Step>) -> TractResult<()> {
     }
 }
 
-/// The steps at which a text may be, each once.
+/// The active steps, without duplicates.
 struct Front {
     at: Vec<usize>,
     seen: Vec<u64>,
@@ -122,7 +126,7 @@ impl FullMatch {
         }
     }
 
-    /// Goes on from these steps as far as that takes no character.
+    /// Follows these steps as far as they consume no character.
     fn follow(&self, from: &[usize], before: Option<char>, next: Option<char>, front: &mut Front) {
         front.round += 1;
         front.at.clear();
@@ -158,21 +162,55 @@ fn has(ranges: &[(char, char)], c: char) -> bool {
     ranges.get(at).is_some_and(|(from, _)| *from <= c)
 }
 
-impl Own for FullMatch {
+impl Operator for FullMatch {
     fn name(&self) -> &'static str {
         "RegexFullMatch"
     }
 
-    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
-        let (_, dims) = like(needed(inputs, 0)?);
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let (_, dims) = like(required(inputs, 0)?);
         Ok(tvec!((bool::datum_type(), dims)))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let tensor = *needed(inputs, 0)?;
+        let tensor = *required(inputs, 0)?;
         let mut front = Front { at: vec![], seen: vec![0; self.steps.len()], round: 0 };
         let fits: Vec<bool> =
             strings(tensor)?.iter().map(|text| self.matches(text, &mut front)).collect();
         Ok(tvec!(Tensor::from_shape(tensor.shape(), &fits)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, row, texts};
+
+    fn matches(pattern: &str, words: &[&str], expected: &[bool]) {
+        case("RegexFullMatch").text("pattern", pattern).input(texts(words)).gives(row(expected));
+    }
+
+    #[test]
+    fn all_of_the_text_must_match() {
+        matches(
+            r"www\.[\w.-]+\.\bcom\b",
+            &["www.google.com", "www.x.com/", "x.com"],
+            &[true, false, false],
+        );
+        matches("a|ab", &["a", "ab", "abc", ""], &[true, true, false, false]);
+        matches("", &["", "a"], &[true, false]);
+        matches("[^0-9]+", &["é", "é1"], &[true, false]);
+    }
+
+    #[test]
+    fn nested_repetitions_take_no_exponential_time() {
+        let long = "a".repeat(2000);
+        matches("(a*)*b", &[&long], &[false]);
+    }
+
+    #[test]
+    fn patterns_that_are_not_well_formed_are_refused() {
+        for pattern in ["(", "a{2,1}", "[z-a]", "*"] {
+            case("RegexFullMatch").text("pattern", pattern).input(texts(&["a"])).fails("");
+        }
     }
 }

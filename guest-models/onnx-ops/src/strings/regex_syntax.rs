@@ -1,20 +1,22 @@
-//! Patterns in the syntax of RE2, as far as it is read in one way everywhere: what the whole of a
-//! text is held against. Flags, classes of Unicode and what else is not listed here is refused.
+//! Parses patterns in the part of RE2's syntax on which implementations agree. Flags, Unicode
+//! classes and everything else are refused.
 
 use tract_onnx::tract_hir::internal::*;
 
-/// Bytes of a pattern.
+use crate::framework::errors::{OrUserError, bail, ensure};
+
+/// The largest number of bytes of a pattern.
 const LONGEST: usize = 4096;
-/// Groups within groups.
+/// The largest nesting of groups.
 const DEPTH: usize = 64;
-/// Repetitions, as in RE2.
+/// The largest repetition count, as in RE2.
 const REPEATS: u32 = 1000;
 
 /// Characters from one to another.
-pub(super) type Ranges = Vec<(char, char)>;
+pub(crate) type Ranges = Vec<(char, char)>;
 
 #[derive(Clone, Debug)]
-pub(super) enum Part {
+pub(crate) enum Part {
     Class(Ranges),
     All(Vec<Part>),
     Either(Vec<Part>),
@@ -23,18 +25,22 @@ pub(super) enum Part {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     Start,
     End,
     WordEdge,
     NoWordEdge,
 }
 
-pub(super) fn parse(pattern: &str) -> TractResult<Part> {
-    ensure!(pattern.len() <= LONGEST, "a pattern of {} bytes, above {LONGEST}", pattern.len());
+pub(crate) fn parse(pattern: &str) -> TractResult<Part> {
+    ensure!(
+        pattern.len() <= LONGEST,
+        "the pattern has {} bytes, more than {LONGEST}",
+        pattern.len()
+    );
     let mut parser = Parser { rest: pattern };
     let part = parser.either(0)?;
-    ensure!(parser.rest.is_empty(), "the pattern has a ) without its (");
+    ensure!(parser.rest.is_empty(), "the pattern has an unopened )");
     Ok(part)
 }
 
@@ -65,7 +71,7 @@ impl Parser<'_> {
     }
 
     fn either(&mut self, depth: usize) -> TractResult<Part> {
-        ensure!(depth <= DEPTH, "groups lie deeper than {DEPTH} in each other");
+        ensure!(depth <= DEPTH, "the pattern nests groups deeper than {DEPTH}");
         let mut ways = vec![self.sequence(depth)?];
         while self.take("|") {
             ways.push(self.sequence(depth)?);
@@ -86,7 +92,7 @@ impl Parser<'_> {
     }
 
     fn repeated(&mut self, part: Part) -> TractResult<Part> {
-        let (least, most) = match self.peek() {
+        let (min, max) = match self.peek() {
             Some('*') => (0, None),
             Some('+') => (1, None),
             Some('?') => (0, Some(1)),
@@ -94,33 +100,36 @@ impl Parser<'_> {
             _ => return Ok(part),
         };
         let sign = self.next();
-        let (least, most) = if sign == Some('{') { self.counts()? } else { (least, most) };
-        // Whether it is greedy makes no difference to whether all of a text fits.
+        let (min, max) = if sign == Some('{') { self.counts()? } else { (min, max) };
+        // Greediness does not change whether the whole string matches.
         self.take("?");
         let again = matches!(self.peek(), Some('*' | '+' | '?' | '{'));
-        ensure!(!again, "a repetition is repeated");
-        Ok(Part::Repeat(Box::new(part), least, most))
+        ensure!(!again, "the pattern repeats a repetition");
+        Ok(Part::Repeat(Box::new(part), min, max))
     }
 
     fn counts(&mut self) -> TractResult<(u32, Option<u32>)> {
-        let end = self.rest.find('}').context("a { without its }")?;
+        let end = self.rest.find('}').or_user_error("the pattern has an unclosed {")?;
         let inside = &self.rest[..end];
         self.rest = &self.rest[end + 1..];
         let number = |text: &str| {
             let plain =
                 !text.is_empty() && text.len() <= 4 && text.bytes().all(|b| b.is_ascii_digit());
-            ensure!(plain, "a {{ that is no repetition is not implemented");
+            ensure!(plain, "a {{ that is not a repetition is not implemented");
             let number: u32 = text.parse()?;
-            ensure!(number <= REPEATS, "{number} repetitions are above {REPEATS}");
+            ensure!(number <= REPEATS, "the pattern repeats {number} times, more than {REPEATS}");
             Ok(number)
         };
-        let (least, most) = match inside.split_once(',') {
+        let (min, max) = match inside.split_once(',') {
             None => (number(inside)?, Some(number(inside)?)),
-            Some((least, "")) => (number(least)?, None),
-            Some((least, most)) => (number(least)?, Some(number(most)?)),
+            Some((min, "")) => (number(min)?, None),
+            Some((min, max)) => (number(min)?, Some(number(max)?)),
         };
-        ensure!(most.is_none_or(|most| least <= most), "{least} to fewer repetitions");
-        Ok((least, most))
+        ensure!(
+            max.is_none_or(|max| min <= max),
+            "the pattern has a repetition with a minimum of {min} above its maximum"
+        );
+        Ok((min, max))
     }
 
     fn one(&mut self, depth: usize) -> TractResult<Part> {
@@ -129,14 +138,14 @@ impl Parser<'_> {
             '(' => {
                 self.group()?;
                 let part = self.either(depth + 1)?;
-                ensure!(self.take(")"), "the pattern has a ( without its )");
+                ensure!(self.take(")"), "the pattern has an unclosed (");
                 part
             }
             '[' => Part::Class(self.class()?),
             '.' => Part::Class(others(&[('\n', '\n')])),
             '^' => Part::At(Place::Start),
             '$' => Part::At(Place::End),
-            '*' | '+' | '?' | '{' | '}' => bail!("a {next} that repeats nothing"),
+            '*' | '+' | '?' | '{' | '}' => bail!("the pattern has a {next} with nothing to repeat"),
             '\\' => match self.peek() {
                 Some('A') => self.place(Place::Start),
                 Some('z') => self.place(Place::End),
@@ -153,22 +162,23 @@ impl Parser<'_> {
         Part::At(place)
     }
 
-    /// Passes over what follows the ( of a group.
+    /// Skips the prefix of a group after its `(`.
     fn group(&mut self) -> TractResult<()> {
         if !self.take("?") || self.take(":") {
             return Ok(());
         }
         ensure!(self.take("P<") || self.take("<"), "flags and conditions are not implemented");
-        let end = self.rest.find('>').context("a name of a group does not end")?;
+        let end =
+            self.rest.find('>').or_user_error("the pattern has a group name without an end")?;
         let name = &self.rest[..end];
         let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        // A condition on what is before would begin in the same way.
-        ensure!(plain && !name.is_empty(), "a group has no plain name");
+        // A lookbehind begins in the same way.
+        ensure!(plain && !name.is_empty(), "the pattern has a group name that is not plain");
         self.rest = &self.rest[end + 1..];
         Ok(())
     }
 
-    /// What follows a backslash, as a set of characters.
+    /// The set of characters of an escape, after its backslash.
     fn escape(&mut self) -> TractResult<Ranges> {
         let Some(next) = self.next() else { bail!("the pattern ends in a backslash") };
         let one = |c: char| vec![(c, c)];
@@ -193,28 +203,30 @@ impl Parser<'_> {
 
     fn hexadecimal(&mut self) -> TractResult<char> {
         let text = if self.take("{") {
-            let end = self.rest.find('}').context("a { without its }")?;
+            let end = self.rest.find('}').or_user_error("the pattern has an unclosed {")?;
             let text = &self.rest[..end];
             self.rest = &self.rest[end + 1..];
             text
         } else {
-            let text = self.rest.get(..2).context("\\x without its two digits")?;
+            let text =
+                self.rest.get(..2).or_user_error("the pattern has a \\x without two digits")?;
             self.rest = &self.rest[2..];
             text
         };
         let plain = (1..=6).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
-        ensure!(plain, "\\x without a number");
-        char::from_u32(u32::from_str_radix(text, 16)?).context("\\x of what is no character")
+        ensure!(plain, "the pattern has a \\x without a number");
+        char::from_u32(u32::from_str_radix(text, 16)?)
+            .or_user_error("the pattern has a \\x that is not a character")
     }
 
-    /// What follows a [.
+    /// The set of characters of a class, after its `[`.
     fn class(&mut self) -> TractResult<Ranges> {
         let negated = self.take("^");
         let mut ranges = Ranges::new();
         let mut first = true;
         loop {
             ensure!(!self.rest.starts_with("[:"), "[: is not implemented");
-            let Some(next) = self.next() else { bail!("the pattern has a [ without its ]") };
+            let Some(next) = self.next() else { bail!("the pattern has an unclosed [") };
             if next == ']' && !first {
                 break;
             }
@@ -226,12 +238,15 @@ impl Parser<'_> {
                 continue;
             }
             self.next();
-            let Some(next) = self.next() else { bail!("the pattern has a [ without its ]") };
+            let Some(next) = self.next() else { bail!("the pattern has an unclosed [") };
             let to = if next == '\\' { self.escape()? } else { vec![(next, next)] };
             let (&[(from, end)], &[(start, to)]) = (&*from, &*to) else {
-                bail!("a range between sets of characters")
+                bail!("the pattern has a range between sets of characters")
             };
-            ensure!(from == end && start == to && from <= to, "a range that goes backwards");
+            ensure!(
+                from == end && start == to && from <= to,
+                "the pattern has a range whose end is before its start"
+            );
             ranges.push((from, to));
         }
         Ok(if negated { others(&ranges) } else { sorted(&ranges) })
@@ -242,16 +257,16 @@ fn digits() -> Ranges {
     vec![('0', '9')]
 }
 
-pub(super) fn word() -> Ranges {
+pub(crate) fn word() -> Ranges {
     vec![('0', '9'), ('A', 'Z'), ('_', '_'), ('a', 'z')]
 }
 
-/// RE2's, which has no vertical tab.
+/// RE2's white space, which has no vertical tab.
 fn space() -> Ranges {
     vec![('\t', '\n'), ('\x0c', '\r'), (' ', ' ')]
 }
 
-/// The same characters in order, none twice.
+/// The same characters, sorted and without duplicates.
 fn sorted(ranges: &[(char, char)]) -> Ranges {
     let mut ranges = ranges.to_vec();
     ranges.sort();

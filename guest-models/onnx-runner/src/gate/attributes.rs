@@ -123,7 +123,7 @@ pub(super) fn find<'n>(node: &'n NodeProto, name: &str) -> Option<&'n AttributeP
     node.attribute.iter().find(|attribute| attribute.name == name)
 }
 
-fn ints<'n>(node: &'n NodeProto, name: &str) -> &'n [i64] {
+pub(super) fn ints<'n>(node: &'n NodeProto, name: &str) -> &'n [i64] {
     find(node, name).map_or(&[], |attribute| &attribute.ints)
 }
 

@@ -1,13 +1,18 @@
-//! Small element types, which tract does not have: their values are carried as codes, a byte each
-//! or two, in tensors of unsigned integers. Here a graph that was checked is rewritten so that
-//! tract meets only those. What moves elements moves codes; conversions and quantisations become
-//! operators of ours that know the formats; what computes with bfloat16 computes with float32, and
-//! each result is rounded once. Nothing else passed the check with such a type.
+//! Element types that tract does not have, or does not compute with as ONNX says. The values of small
+//! types are carried as codes, a byte each or two, in tensors of unsigned integers. Here a graph that
+//! was checked is rewritten so that tract meets only those. What moves elements moves codes;
+//! conversions and quantisations become operators of ours that know the formats; what computes with
+//! narrow floats, float16 and bfloat16, computes with float32, and each result is rounded once
+//! (`narrow.rs`). Nothing else passed the check with such a type.
+//!
+//! A narrow float may be there twice: under its own name, and as a float32 of the same value under a
+//! name of ours. Each is made when it is first read, in the graph that its value belongs to.
 
 use std::collections::HashMap;
 
 use belljar_abi::DType;
-use belljar_operators::{self as table, BF16, BYTES, F8E8M0, F32, STORED, STRING, Types};
+use belljar_operators::{self as table, BYTES, F32, NARROW, STORED, STRING, Types};
+use onnx_ops::framework::synthetic::{CAST, DEQUANTIZE, QUANTIZE, ROUND, TEXT_CAST};
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{
@@ -15,14 +20,9 @@ use tract_onnx::pb::{
 };
 
 use super::attributes::find;
+use super::narrow::{Rule, rule};
 use super::text::shown;
 use super::{Versions, functions, node, tensors};
-
-/// Operators of ours, under names that no model can use: the table does not have them.
-pub(crate) const CAST: &str = "BelljarCast";
-pub(crate) const TEXT_CAST: &str = "BelljarTextCast";
-pub(crate) const QUANTIZE: &str = "BelljarQuantize";
-pub(crate) const DEQUANTIZE: &str = "BelljarDequantize";
 
 /// The inputs and outputs of a model that are carried, by name, and what they are.
 #[derive(Default)]
@@ -41,8 +41,8 @@ pub(super) fn rewrite(graph: &mut GraphProto, versions: &Versions) -> Result<Car
         values.iter().map(|value| value.name.clone()).collect()
     };
     let (inputs, outputs) = (names(&graph.input), names(&graph.output));
-    let mut rewriter = Rewriter { versions, prefix, added: 0 };
-    let (given, made) = rewriter.graph(graph, None, &[])?;
+    let mut rewriter = Rewriter { versions, prefix, added: 0, scopes: Vec::new() };
+    let (given, made) = rewriter.graph(graph, &[])?;
     let small = |(name, types): (String, Types)| Some((name, dtype(types)?));
     Ok(Carried {
         inputs: inputs.into_iter().zip(given).filter_map(small).collect(),
@@ -61,23 +61,20 @@ fn carrier(dtype: DType) -> DataType {
     if dtype == DType::BF16 { DataType::Uint16 } else { DataType::Uint8 }
 }
 
-/// The types of the values of a graph, and of those around it.
-struct Known<'k> {
-    outer: Option<&'k Known<'k>>,
-    values: HashMap<String, Types>,
+/// A value of a graph.
+struct Value {
+    types: Types,
+    /// Whether there is a value of this name in the rewritten graph; else only its float32 is there.
+    there: bool,
+    /// The name of a float32 of the same value, if there is one.
+    wide: Option<String>,
 }
 
-impl Known<'_> {
-    fn find(&self, name: &str) -> Option<Types> {
-        let mut scope = Some(self);
-        while let Some(at) = scope {
-            if let Some(types) = at.values.get(name) {
-                return Some(*types);
-            }
-            scope = at.outer;
-        }
-        None
-    }
+/// A graph that is being rewritten.
+#[derive(Default)]
+struct Scope {
+    values: HashMap<String, Value>,
+    nodes: Vec<NodeProto>,
 }
 
 struct Rewriter<'v> {
@@ -85,6 +82,8 @@ struct Rewriter<'v> {
     /// No name of the model begins like this.
     prefix: String,
     added: usize,
+    /// The graph that is being rewritten, and those around it, which come first.
+    scopes: Vec<Scope>,
 }
 
 impl Rewriter<'_> {
@@ -93,10 +92,9 @@ impl Rewriter<'_> {
     fn graph(
         &mut self,
         graph: &mut GraphProto,
-        outer: Option<&Known<'_>>,
         given: &[Types],
     ) -> Result<(Vec<Types>, Vec<Types>), String> {
-        let mut known = Known { outer, values: HashMap::new() };
+        self.scopes.push(Scope::default());
         let mut taken = Vec::with_capacity(graph.input.len());
         for (at, input) in graph.input.iter_mut().enumerate() {
             let types = declared(input).or(given.get(at).copied());
@@ -106,27 +104,85 @@ impl Rewriter<'_> {
                 declare(input, types);
             }
             retype(input);
-            known.values.insert(input.name.clone(), types);
+            self.made(&input.name, types, None);
             taken.push(types);
         }
         for tensor in &mut graph.initializer {
             let types = Types::of(tensor.data_type).ok_or_else(|| unknown(&tensor.name))?;
-            known.values.insert(tensor.name.clone(), types);
+            self.made(&tensor.name, types, None);
             self.tensor(tensor).map_err(|why| tensors::named(tensor, &why))?;
         }
-        let mut nodes = Vec::with_capacity(graph.node.len());
         for node in std::mem::take(&mut graph.node) {
-            self.node(node, &mut known, &mut nodes)?;
+            self.node(node)?;
         }
-        graph.node = nodes;
         let mut made = Vec::with_capacity(graph.output.len());
         for output in &mut graph.output {
             retype(output);
-            made.push(known.find(&output.name).ok_or_else(|| unknown(&output.name))?);
+            self.itself(&output.name);
+            made.push(self.find(&output.name).ok_or_else(|| unknown(&output.name))?);
         }
+        graph.node = self.scopes.pop().map(|scope| scope.nodes).unwrap_or_default();
         // Nobody reads what is declared of values within.
         graph.value_info.clear();
         Ok((taken, made))
+    }
+
+    /// The graph that is being rewritten.
+    fn scope(&mut self) -> &mut Scope {
+        if self.scopes.is_empty() {
+            self.scopes.push(Scope::default());
+        }
+        let last = self.scopes.len() - 1;
+        &mut self.scopes[last]
+    }
+
+    fn push(&mut self, node: NodeProto) {
+        self.scope().nodes.push(node);
+    }
+
+    /// Notes a value that the graph has now: itself, or only a float32 of this name.
+    fn made(&mut self, name: &str, types: Types, wide: Option<String>) {
+        if !name.is_empty() {
+            let value = Value { types, there: wide.is_none(), wide };
+            self.scope().values.insert(name.to_owned(), value);
+        }
+    }
+
+    /// The graph that a value belongs to, and the value.
+    fn place(&mut self, name: &str) -> Option<(&mut Value, &mut Vec<NodeProto>)> {
+        let scopes = self.scopes.iter_mut().rev();
+        let mut found = scopes.filter(|scope| scope.values.contains_key(name));
+        let Scope { values, nodes } = found.next()?;
+        Some((values.get_mut(name)?, nodes))
+    }
+
+    /// The type of a value that can be read here.
+    fn find(&self, name: &str) -> Option<Types> {
+        self.scopes.iter().rev().find_map(|scope| scope.values.get(name)).map(|value| value.types)
+    }
+
+    /// The name of a float32 of the value of a narrow float.
+    fn wide(&mut self, name: &str) -> String {
+        let fresh = self.name();
+        let Some((value, nodes)) = self.place(name) else { return name.to_owned() };
+        if !NARROW.has(value.types) {
+            return name.to_owned();
+        }
+        let types = value.types;
+        let wide = value.wide.get_or_insert_with(|| {
+            nodes.push(conversion(name.to_owned(), fresh.clone(), types, F32));
+            fresh
+        });
+        wide.clone()
+    }
+
+    /// Makes sure that there is a value under its own name.
+    fn itself(&mut self, name: &str) {
+        let Some((value, nodes)) = self.place(name) else { return };
+        if let (false, Some(wide)) = (value.there, &value.wide) {
+            nodes.push(conversion(wide.clone(), name.to_owned(), F32, value.types));
+            value.there = true;
+        }
     }
 
     /// Makes a tensor of codes of one of small elements.
@@ -138,15 +194,10 @@ impl Rewriter<'_> {
         Ok(())
     }
 
-    fn node(
-        &mut self,
-        mut node: NodeProto,
-        known: &mut Known<'_>,
-        nodes: &mut Vec<NodeProto>,
-    ) -> Result<(), String> {
+    fn node(&mut self, mut node: NodeProto) -> Result<(), String> {
         let domain = super::domain_of(&node);
-        let operator = table::find(domain, &node.op_type, self.versions.of(domain)?)?;
-        let read = node::inputs(&node, operator, &|name| known.find(name))?;
+        let operator = table::find(domain, &node.op_type, self.versions.of_node(&node)?)?;
+        let read = node::inputs(&node, operator, &|name| self.find(name))?;
         let given: Vec<Types> = read.iter().map(|read| read.types).collect();
         let bodies: Vec<usize> =
             (0..node.attribute.len()).filter(|at| node.attribute[*at].g.is_some()).collect();
@@ -157,20 +208,16 @@ impl Rewriter<'_> {
             let mut made = Vec::new();
             for at in bodies {
                 let Some(body) = &mut node.attribute[at].g else { continue };
-                made = self.graph(body, Some(known), &inner)?.1;
+                made = self.graph(body, &inner)?.1;
             }
             node::made_of_body(&node, made)
         };
         for attribute in &mut node.attribute {
             attribute.t.iter_mut().try_for_each(|tensor| self.tensor(tensor))?;
         }
-        for (name, types) in node.output.iter().zip(&made) {
-            if !name.is_empty() {
-                known.values.insert(name.clone(), *types);
-            }
-        }
         let small = |types: &Types| STORED.has(*types);
         let any_small = given.iter().chain(&made).any(small);
+        let converted = any_small || given.iter().chain(&made).any(|types| NARROW.has(*types));
         match &*node.op_type {
             "Cast" if given.contains(&STRING) || made.contains(&STRING) => {
                 if any_small {
@@ -186,66 +233,117 @@ impl Rewriter<'_> {
                     ));
                 }
                 node.op_type = TEXT_CAST.into();
+                self.kept(node, &made);
             }
-            "Cast" | "CastLike" if any_small => {
-                let (from, to) = (given.first(), made.first());
-                let (Some(from), Some(to)) = (from, to) else { return Err(unknown("")) };
-                node.input.truncate(1);
-                node.attribute.retain(|attribute| attribute.name != "to");
-                say(&mut node, "from", *from);
-                say(&mut node, "to", *to);
-                node.op_type = CAST.into();
+            "Cast" | "CastLike" if converted => {
+                let (Some(from), Some(to)) = (given.first(), made.first()) else {
+                    return Err(unknown(""));
+                };
+                self.cast(node, *from, *to);
             }
             "QuantizeLinear" | "DequantizeLinear" if any_small || !usual(&node, &read) => {
                 for read in &read {
                     say(&mut node, ["x", "scale", "zero"][read.at.min(2)], read.types);
                 }
-                let made = made.first().ok_or_else(|| unknown(""))?;
-                say(&mut node, "to", *made);
+                say(&mut node, "to", *made.first().ok_or_else(|| unknown(""))?);
                 let quantize = node.op_type == "QuantizeLinear";
                 node.op_type = if quantize { QUANTIZE } else { DEQUANTIZE }.into();
+                self.kept(node, &made);
             }
-            // What takes any small type moves it, and computes nothing.
-            _ if operator.inputs.iter().any(|input| input.types.has(F8E8M0)) => {}
-            _ if given.contains(&BF16) || made.contains(&BF16) => {
-                return self.widened(node, known, &made, nodes);
-            }
-            _ => {}
+            _ => match rule(&node, operator, &given, &made) {
+                Rule::Compute => self.computed(node, &made, true),
+                Rule::Choose => self.computed(node, &made, false),
+                Rule::Move => self.moved(node, &made),
+                Rule::Keep => self.kept(node, &made),
+            },
         }
-        nodes.push(node);
         Ok(())
     }
 
-    /// Adds a node that computes with float32 what is bfloat16.
-    fn widened(
-        &mut self,
-        mut node: NodeProto,
-        known: &Known<'_>,
-        made: &[Types],
-        nodes: &mut Vec<NodeProto>,
-    ) -> Result<(), String> {
-        if node.attribute.iter().any(|attribute| attribute.g.is_some()) {
-            // The bodies have been rewritten; what they pass on is carried.
-            nodes.push(node);
-            return Ok(());
+    /// Adds a node that reads and makes values under their own names.
+    fn kept(&mut self, node: NodeProto, made: &[Types]) {
+        for name in &node.input {
+            self.itself(name);
         }
+        for (name, types) in node.output.iter().zip(made) {
+            self.made(name, *types, None);
+        }
+        self.push(node);
+    }
+
+    /// Adds a node that computes in float32 what is narrow, and the rounding of its results.
+    fn computed(&mut self, mut node: NodeProto, made: &[Types], round: bool) {
         for name in &mut node.input {
-            if !name.is_empty() && known.find(name) == Some(BF16) {
-                let wide = self.name();
-                nodes.push(conversion(std::mem::replace(name, wide.clone()), wide, BF16, F32));
-            }
+            *name = self.wide(name);
         }
         let mut rounded = Vec::new();
         for (name, types) in node.output.iter_mut().zip(made) {
-            if !name.is_empty() && *types == BF16 {
-                let wide = self.name();
-                let name = std::mem::replace(name, wide.clone());
-                rounded.push(conversion(wide, name, F32, BF16));
+            if !NARROW.has(*types) || name.is_empty() {
+                self.made(name, *types, None);
+                continue;
             }
+            let result = self.name();
+            if node.name.is_empty() {
+                node.name.clone_from(name);
+            }
+            let name = std::mem::replace(name, result.clone());
+            let wide = if round { self.name() } else { result.clone() };
+            if round {
+                rounded.push(rounding(result, wide.clone(), *types));
+            }
+            self.made(&name, *types, Some(wide));
         }
-        nodes.push(node);
-        nodes.extend(rounded);
-        Ok(())
+        self.push(node);
+        self.scope().nodes.extend(rounded);
+    }
+
+    /// Adds a node that moves elements: as float32 if some of them have just been computed so.
+    fn moved(&mut self, node: NodeProto, made: &[Types]) {
+        let mut wide = false;
+        for name in &node.input {
+            wide |= self.place(name).is_some_and(|(value, _)| !value.there);
+        }
+        match wide {
+            true => self.computed(node, made, false),
+            false => self.kept(node, made),
+        }
+    }
+
+    /// Adds a conversion from or to a type that is small or narrow. A narrow float is read as the
+    /// float32 that it is; what becomes one is rounded once.
+    fn cast(&mut self, mut node: NodeProto, from: Types, to: Types) {
+        let (Some(input), Some(output)) = (node.input.first(), node.output.first()) else { return };
+        let (mut input, output) = (input.clone(), output.clone());
+        node.input.truncate(1);
+        if from == to {
+            node.op_type = "Identity".into();
+            node.attribute.clear();
+            return self.moved(node, &[to]);
+        }
+        node.attribute.retain(|attribute| attribute.name != "to");
+        let read = if NARROW.has(from) { F32 } else { from };
+        if NARROW.has(from) {
+            input = self.wide(&input);
+        }
+        if read == F32 && NARROW.has(to) {
+            let wide = self.name();
+            self.push(rounding(input, wide.clone(), to));
+            return self.made(&output, to, Some(wide));
+        }
+        node.input = vec![input];
+        if read == to {
+            node.op_type = "Identity".into();
+            node.attribute.clear();
+        } else if [read, to].iter().any(|types| STORED.has(*types) || NARROW.has(*types)) {
+            say(&mut node, "from", read);
+            say(&mut node, "to", to);
+            node.op_type = CAST.into();
+        } else {
+            node.attribute = vec![number("to", to)];
+            node.op_type = "Cast".into();
+        }
+        self.push(node);
+        self.made(&output, to, None);
     }
 
     fn name(&mut self) -> String {
@@ -298,14 +396,19 @@ fn usual(node: &NodeProto, read: &[node::Read]) -> bool {
         && (quantize || [0, DataType::Float as i64].contains(&int("output_dtype")))
 }
 
-/// Adds what an operator of ours is told of types.
-fn say(node: &mut NodeProto, name: &str, types: Types) {
-    node.attribute.push(AttributeProto {
-        name: format!("type_{name}"),
+/// An attribute that is the number of an element type.
+fn number(name: &str, types: Types) -> AttributeProto {
+    AttributeProto {
+        name: name.into(),
         r#type: AttributeType::Int as i32,
         i: types.number().unwrap_or_default().into(),
         ..AttributeProto::default()
-    });
+    }
+}
+
+/// Adds the element type of an input or output to an operator of ours.
+fn say(node: &mut NodeProto, name: &str, types: Types) {
+    node.attribute.push(number(&format!("type_{name}"), types));
 }
 
 fn conversion(from: String, to: String, from_type: Types, to_type: Types) -> NodeProto {
@@ -317,5 +420,12 @@ fn conversion(from: String, to: String, from_type: Types, to_type: Types) -> Nod
     };
     say(&mut node, "from", from_type);
     say(&mut node, "to", to_type);
+    node
+}
+
+/// Rounds float32 to what a narrow type holds; the result is float32 all the same.
+fn rounding(from: String, to: String, types: Types) -> NodeProto {
+    let mut node = conversion(from, to, F32, types);
+    node.op_type = ROUND.into();
     node
 }

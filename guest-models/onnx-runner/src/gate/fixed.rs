@@ -19,9 +19,6 @@ fn one(graph: &mut GraphProto, view: &TensorView<'_>) -> Result<(), String> {
     let Some(at) = graph.input.iter().position(|input| input.name == view.name) else {
         return Err("the model has no such input".into());
     };
-    if graph.initializer.iter().any(|tensor| tensor.name == view.name) {
-        return Err("the model gives it a value itself".into());
-    }
     if view.dtype == DType::String {
         return Err("texts are not implemented".into());
     }
@@ -32,6 +29,8 @@ fn one(graph: &mut GraphProto, view: &TensorView<'_>) -> Result<(), String> {
     let dims = view.dims.iter().map(|dim| i64::try_from(*dim)).collect::<Result<_, _>>();
     let dims = dims.map_err(|_| "it is too large".to_owned())?;
     graph.input.remove(at);
+    // Its default, if it has one, is not what is wanted.
+    graph.initializer.retain(|tensor| tensor.name != view.name);
     graph.initializer.push(TensorProto {
         name: view.name.to_owned(),
         data_type,

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use belljar_operators::{self as table, Types};
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{
@@ -11,6 +12,7 @@ use tract_onnx::pb::{
 };
 
 use super::attributes::find;
+use super::{Versions, node};
 
 const PREVIEW: &str = "ai.onnx.preview";
 
@@ -21,7 +23,8 @@ const OLDEST: i64 = 18;
 const MOST: usize = 1_024;
 
 /// Replaces every one in the model's graph; those in bodies stay, and are refused.
-pub(super) fn lower(proto: &mut ModelProto, onnx: i64) -> Result<(), String> {
+pub(super) fn lower(proto: &mut ModelProto, versions: &Versions) -> Result<(), String> {
+    let onnx = versions.onnx.unwrap_or(0);
     let import = proto.opset_import.iter().find(|import| import.domain == PREVIEW);
     if import.is_none_or(|import| import.version != 1) {
         return Ok(());
@@ -35,7 +38,7 @@ pub(super) fn lower(proto: &mut ModelProto, onnx: i64) -> Result<(), String> {
     if count == 0 {
         return Ok(());
     }
-    let types = declared(graph);
+    let mut types = declared(graph);
     let mut prefix = String::from("flex");
     while names(graph).any(|name| name.starts_with(&prefix)) {
         prefix.push('\'');
@@ -43,6 +46,7 @@ pub(super) fn lower(proto: &mut ModelProto, onnx: i64) -> Result<(), String> {
     let mut nodes = Vec::with_capacity(graph.node.len());
     for (at, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
         if !ours(&node) {
+            learn(&node, versions, &mut types);
             nodes.push(node);
             continue;
         }
@@ -52,6 +56,12 @@ pub(super) fn lower(proto: &mut ModelProto, onnx: i64) -> Result<(), String> {
             .attention(&node, &types)
             .map_err(|why| format!("node {}: FlexAttention: {why}", super::text::shown(&name)))?;
         graph.initializer.extend(tensors);
+        // The result is of the type of the values.
+        if let (Some(values), Some(to)) = (node.input.get(2), node.output.first())
+            && let Some(dtype) = types.get(values).copied()
+        {
+            types.insert(to.clone(), dtype);
+        }
     }
     graph.node = nodes;
     Ok(())
@@ -67,6 +77,25 @@ fn declared(graph: &GraphProto) -> HashMap<String, i32> {
     let inputs = graph.input.iter().filter_map(|input| Some((input.name.clone(), of(input)?)));
     let tensors = graph.initializer.iter().map(|tensor| (tensor.name.clone(), tensor.data_type));
     inputs.chain(tensors).collect()
+}
+
+/// Adds the element types of what a node makes, where they follow from what is known so far.
+fn learn(node: &NodeProto, versions: &Versions, types: &mut HashMap<String, i32>) {
+    let domain = super::domain_of(node);
+    let Ok(operator) =
+        versions.of(domain).and_then(|version| table::find(domain, &node.op_type, version))
+    else {
+        return;
+    };
+    let known = |name: &str| types.get(name).and_then(|number| Types::of(*number));
+    let made = node::inputs(node, operator, &known)
+        .and_then(|read| node::made(node, operator, &read))
+        .unwrap_or_default();
+    for (name, made) in node.output.iter().zip(made) {
+        if let Some(number) = made.number() {
+            types.insert(name.clone(), number);
+        }
+    }
 }
 
 fn of(value: &ValueInfoProto) -> Option<i32> {
@@ -153,9 +182,16 @@ impl Making<'_> {
             }
         }
         let computed = computed(node, types.get(q).copied())?;
-        let root = self.root(node, q)?;
-        let scaled = self.node("Mul", &[q, &root], vec![]);
-        let keys = self.node("Mul", &[k, &root], vec![]);
+        // Nothing in between is rounded to float16.
+        let narrow = types.get(q) == Some(&(DataType::Float16 as i32));
+        let mut full = |name: &String| match narrow {
+            true => self.node("Cast", &[name], vec![int("to", DataType::Float as i64)]),
+            false => name.clone(),
+        };
+        let (queries, keys) = (full(q), full(k));
+        let root = self.root(node, &queries)?;
+        let scaled = self.node("Mul", &[&queries, &root], vec![]);
+        let keys = self.node("Mul", &[&keys, &root], vec![]);
         // Each head of keys and values has as many heads of queries.
         let (batch, heads) = (self.sizes(q, 0, 1), self.sizes(k, 1, 2));
         let (rest, group, two) =

@@ -4,11 +4,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use belljar_operators::newest;
 use prost::Message as _;
-use tract_onnx::pb::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
+use tract_onnx::pb::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+};
 
-use super::bounds;
-use super::text::{domain, shown};
+use super::text::{set, shown};
+use super::{bounds, versioned};
 
 /// Functions of one model.
 const FUNCTIONS: usize = 4_096;
@@ -18,6 +21,10 @@ const DEPTH: usize = 16;
 
 /// Bytes of all nodes that are copied.
 const COPIED: usize = 64 << 20;
+
+/// The attributes with defaults of each function, in the order of the functions. The decoder of the
+/// model does not know them.
+pub(crate) type Defaults = [Vec<AttributeProto>];
 
 /// The domains and names of a model's functions.
 pub(crate) fn names_of(functions: &[FunctionProto]) -> HashSet<(&str, &str)> {
@@ -33,8 +40,14 @@ fn name_of(function: &FunctionProto) -> (&str, &str) {
     (domain, function.name.as_deref().unwrap_or_default())
 }
 
+/// The version of a domain's operator set in which a function is written, if it says one.
+pub(super) fn version(function: &FunctionProto, wanted: &str) -> Option<i64> {
+    let of_it = function.opset_import.iter().find(|import| normal(&import.domain) == wanted);
+    of_it.map(|import| import.version)
+}
+
 /// Replaces all calls in a model's graph, and forgets its functions.
-pub(super) fn inline(proto: &mut ModelProto) -> Result<(), String> {
+pub(super) fn inline(proto: &mut ModelProto, defaults: &Defaults) -> Result<(), String> {
     if proto.functions.is_empty() {
         return Ok(());
     }
@@ -43,18 +56,38 @@ pub(super) fn inline(proto: &mut ModelProto) -> Result<(), String> {
         return Err(format!("{} functions are above {FUNCTIONS}", functions.len()));
     }
     let mut known: HashMap<(String, String), usize> = HashMap::new();
+    let none: &[AttributeProto] = &[];
+    let defaults = |at: usize| defaults.get(at).map_or(none, |defaults| defaults);
     for (at, function) in functions.iter().enumerate() {
-        sound(function, proto)?;
+        sound(function, defaults(at))?;
         let (domain, name) = name_of(function);
         if known.insert((domain.to_owned(), name.to_owned()), at).is_some() {
             return Err(format!("two functions have the name {}", shown(name)));
         }
     }
-    let Some(graph) = &mut proto.graph else { return Ok(()) };
+    let Some(graph) = &proto.graph else { return Ok(()) };
     let mut prefix = String::from("in:");
     while names(graph).any(|name| name.starts_with(&prefix)) {
         prefix.push('\'');
     }
+    let of_model = |wanted: &str| {
+        let of_it = proto.opset_import.iter().find(|import| normal(&import.domain) == wanted);
+        of_it.map(|import| import.version)
+    };
+    // In the versions of their own, where these are others than the model's.
+    let differs =
+        |import: &&OperatorSetIdProto| of_model(normal(&import.domain)) != Some(import.version);
+    let functions: Vec<Function<'_>> = functions
+        .iter()
+        .enumerate()
+        .map(|(at, proto)| {
+            let known = |import: &&OperatorSetIdProto| newest(normal(&import.domain)).is_some();
+            let own = proto.opset_import.iter().filter(known).filter(differs);
+            let own = own.map(|import| (normal(&import.domain), import.version)).collect();
+            Function { proto, defaults: defaults(at), own }
+        })
+        .collect();
+    let Some(graph) = &mut proto.graph else { return Ok(()) };
     let mut inliner =
         Inliner { functions: &functions, known, prefix, calls: 0, nodes: 0, copied: 0 };
     inliner.graph(graph, &mut Vec::new())
@@ -73,20 +106,28 @@ pub(super) fn names(graph: &GraphProto) -> Box<dyn Iterator<Item = &str> + '_> {
 }
 
 /// Refuses functions that would not mean here what they say.
-fn sound(function: &FunctionProto, proto: &ModelProto) -> Result<(), String> {
+fn sound(function: &FunctionProto, defaults: &[AttributeProto]) -> Result<(), String> {
     let (own, name) = name_of(function);
     let says = |why: &str| Err(format!("the function {}: {why}", shown(name)));
     if own.is_empty() {
         return says("it takes a name in ONNX's own domain, which is not implemented");
     }
-    for import in &function.opset_import {
-        let wanted = normal(&import.domain);
-        let of_model = proto.opset_import.iter().find(|of| normal(&of.domain) == wanted);
-        let differs = of_model.is_some_and(|of| of.version != import.version);
-        if differs || wanted.is_empty() && of_model.is_none() {
+    for (at, import) in function.opset_import.iter().enumerate() {
+        let (wanted, version) = (normal(&import.domain), import.version);
+        let mut earlier = function.opset_import[..at].iter();
+        let twice = earlier.find(|other| normal(&other.domain) == wanted);
+        if let Some(other) = twice.filter(|other| other.version != version) {
             return says(&format!(
-                "it is written in another version of the operator set {} than the model",
-                domain(wanted)
+                "{} is imported twice, in the versions {} and {version}",
+                set(wanted),
+                other.version
+            ));
+        }
+        // Operators of other domains are refused one by one.
+        if let Some(newest) = newest(wanted).filter(|newest| !(1..=*newest).contains(&version)) {
+            return says(&format!(
+                "version {version} of {} is not implemented; 1 to {newest} are",
+                set(wanted)
             ));
         }
     }
@@ -94,14 +135,39 @@ fn sound(function: &FunctionProto, proto: &ModelProto) -> Result<(), String> {
     if !function.input.iter().all(|input| !input.is_empty() && inputs.insert(input)) {
         return says("two of its inputs have one name, or none");
     }
-    if function.attribute.len() > bounds::ATTRIBUTES {
+    if function.attribute.len() + defaults.len() > bounds::ATTRIBUTES {
         return says("it has too many attributes");
+    }
+    let mut attributes: HashSet<&String> = function.attribute.iter().collect();
+    for default in defaults {
+        let name = shown(&default.name);
+        if !attributes.insert(&default.name) {
+            return says(&format!("the attribute {name} is there twice"));
+        }
+        if !default.ref_attr_name.is_empty() {
+            return says(&format!("the default of the attribute {name} is no value"));
+        }
     }
     Ok(())
 }
 
+/// A function, and what is known of it.
+struct Function<'m> {
+    proto: &'m FunctionProto,
+    defaults: &'m [AttributeProto],
+    /// The domains that it imports in another version than the model, and that version.
+    own: HashMap<&'m str, i64>,
+}
+
+impl Function<'_> {
+    fn has_attribute(&self, name: &String) -> bool {
+        self.proto.attribute.contains(name)
+            || self.defaults.iter().any(|default| default.name == *name)
+    }
+}
+
 struct Inliner<'m> {
-    functions: &'m [FunctionProto],
+    functions: &'m [Function<'m>],
     /// The place of each, by its domain and name.
     known: HashMap<(String, String), usize>,
     /// No name of the model begins like this.
@@ -157,12 +223,12 @@ impl Inliner<'_> {
         let call = Call::new(&node, function, format!("{}{}/", self.prefix, self.calls));
         let (call, passed) = call.map_err(says)?;
         within.push(called);
-        for inner in &function.node {
+        for inner in &function.proto.node {
+            let mut inner = call.node(inner).map_err(says)?;
             self.copied = self.copied.saturating_add(inner.encoded_len());
             if self.copied > COPIED {
                 return Err(says("copied out, functions are larger than 64 MiB".into()));
             }
-            let mut inner = call.node(inner).map_err(says)?;
             for attribute in &mut inner.attribute {
                 if let Some(body) = &mut attribute.g {
                     self.graph(body, within)?;
@@ -179,7 +245,7 @@ impl Inliner<'_> {
 /// One call: what the names and attributes of the function are here.
 struct Call<'c> {
     call: &'c NodeProto,
-    function: &'c FunctionProto,
+    function: &'c Function<'c>,
     values: HashMap<&'c str, String>,
     prefix: String,
 }
@@ -188,15 +254,16 @@ impl<'c> Call<'c> {
     /// The call, and the nodes that pass on what its outputs are.
     fn new(
         call: &'c NodeProto,
-        function: &'c FunctionProto,
+        function: &'c Function<'c>,
         prefix: String,
     ) -> Result<(Call<'c>, Vec<NodeProto>), String> {
-        if call.input.len() > function.input.len() || call.output.len() > function.output.len() {
+        let proto = function.proto;
+        if call.input.len() > proto.input.len() || call.output.len() > proto.output.len() {
             return Err("it is given more inputs or outputs than it has".into());
         }
         for (at, attribute) in call.attribute.iter().enumerate() {
             let name = shown(&attribute.name);
-            if !function.attribute.contains(&attribute.name) {
+            if !function.has_attribute(&attribute.name) {
                 return Err(format!("it has no attribute {name}"));
             }
             if call.attribute[..at].iter().any(|other| other.name == attribute.name) {
@@ -208,15 +275,15 @@ impl<'c> Call<'c> {
         }
         let mut values = HashMap::new();
         let given = call.input.iter().map(String::as_str).chain(std::iter::repeat(""));
-        for (name, given) in function.input.iter().zip(given) {
+        for (name, given) in proto.input.iter().zip(given) {
             values.insert(&**name, given.to_owned());
         }
         let mut passed = Vec::new();
-        for (name, to) in function.output.iter().zip(&call.output) {
+        for (name, to) in proto.output.iter().zip(&call.output) {
             if to.is_empty() {
                 continue;
             }
-            let made = function.node.iter().any(|node| node.output.contains(name));
+            let made = proto.node.iter().any(|node| node.output.contains(name));
             if made && !values.contains_key(&**name) {
                 values.insert(&**name, to.clone());
             } else {
@@ -247,7 +314,7 @@ impl<'c> Call<'c> {
         for attribute in &node.attribute {
             attributes.extend(self.attribute(attribute)?);
         }
-        Ok(NodeProto {
+        let mut copy = NodeProto {
             input: node.input.iter().map(|name| self.name(name)).collect(),
             output: node.output.iter().map(|name| self.name(name)).collect(),
             name: format!("{}{}", self.prefix, node.name),
@@ -255,10 +322,15 @@ impl<'c> Call<'c> {
             domain: node.domain.clone(),
             attribute: attributes,
             ..NodeProto::default()
-        })
+        };
+        if let Some(version) = self.function.own.get(normal(&node.domain)) {
+            versioned::note(&mut copy, *version);
+        }
+        Ok(copy)
     }
 
-    /// An attribute of a node: its own, the call's, or none if the call does not say it.
+    /// An attribute of a node: its own, the call's, the function's default, or none if neither the
+    /// call nor the function says it.
     fn attribute(&self, attribute: &AttributeProto) -> Result<Option<AttributeProto>, String> {
         if attribute.ref_attr_name.is_empty() {
             let mut attribute = attribute.clone();
@@ -268,15 +340,14 @@ impl<'c> Call<'c> {
             return Ok(Some(attribute));
         }
         let wanted = &attribute.ref_attr_name;
-        if !self.function.attribute.contains(wanted) {
+        if !self.function.has_attribute(wanted) {
             return Err(format!(
                 "it has no attribute {}, which one of its nodes reads",
                 shown(wanted)
             ));
         }
-        let Some(given) = self.call.attribute.iter().find(|given| given.name == *wanted) else {
-            return Ok(None);
-        };
+        let mut all = self.call.attribute.iter().chain(self.function.defaults);
+        let Some(given) = all.find(|given| given.name == *wanted) else { return Ok(None) };
         if attribute.r#type != 0 && attribute.r#type != given.r#type {
             return Err(format!("the attribute {} is of another type", shown(wanted)));
         }

@@ -10,45 +10,82 @@ mod attributes;
 mod bounds;
 mod carry;
 mod choice;
+mod defaults;
 mod fixed;
 mod flex;
 mod functions;
 mod graph;
+mod narrow;
 mod node;
+mod order;
+mod outputs;
 mod sequences;
 mod tensors;
 mod text;
+mod versioned;
 
 use std::collections::HashSet;
 
-pub(crate) use carry::{CAST, Carried, DEQUANTIZE, QUANTIZE, TEXT_CAST};
+pub(crate) use carry::Carried;
+pub(crate) use defaults::settle;
 pub(crate) use fixed::fix;
-pub(crate) use functions::names_of;
+pub(crate) use functions::{Defaults, names_of};
 pub(crate) use node::refusal;
+pub(crate) use text::shown;
+pub(crate) use versioned::operator_of;
 
 use belljar_abi::InputShape;
 use belljar_operators::{ML, NEWEST, newest};
+use onnx_ops::optimizer;
 use tract_onnx::pb::tensor_shape_proto::dimension;
-use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, type_proto};
+use tract_onnx::pb::{
+    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, type_proto,
+};
+
+/// Why a model is refused.
+pub(crate) enum Refused {
+    /// For what it is.
+    Always(String),
+    /// For what it is with inputs of these shapes.
+    ForShapes(String),
+}
+
+impl From<String> for Refused {
+    fn from(why: String) -> Refused {
+        Refused::Always(why)
+    }
+}
 
 /// Refuses what the runner does not compute as ONNX says, and brings the rest into the one form
 /// that tract reads rightly. Says which inputs and outputs are carried in another element type.
-pub(crate) fn check(proto: &mut ModelProto, shapes: &[InputShape]) -> Result<Carried, String> {
+pub(crate) fn check(
+    proto: &mut ModelProto,
+    defaults: &Defaults,
+    shapes: &[InputShape],
+) -> Result<Carried, Refused> {
     if !proto.training_info.is_empty() {
-        return Err("the model has information for training, which is not implemented".into());
+        let why = "the model has information for training, which is not implemented";
+        return Err(why.to_owned().into());
     }
-    let versions = versions(proto)?;
-    functions::inline(proto)?;
-    flex::lower(proto, versions.onnx.unwrap_or(0))?;
-    let Some(graph) = &mut proto.graph else { return Err("the model has no graph".into()) };
+    versioned::forget_texts(proto);
+    let versions = Versions { noted: true, ..versions(proto)? };
+    functions::inline(proto, defaults)?;
+    flex::lower(proto, &versions)?;
+    let Some(graph) = &mut proto.graph else {
+        return Err("the model has no graph".to_owned().into());
+    };
     normalize(graph)?;
+    outputs::settle(graph, &versions);
+    order::sort(graph)?;
     choice::resolve(graph);
-    sequences::resolve(graph, &versions, shapes)?;
+    sequences::resolve(graph, &versions, shapes).map_err(Refused::ForShapes)?;
     graph::check(graph, &versions)?;
     let carried = carry::rewrite(graph, &versions)?;
     tensors::make_raw(graph);
+    optimizer::move_negative_zeros_to_nodes(graph);
     forget_symbols(graph);
     name_nodes(graph);
+    versioned::mark(graph);
     complete(proto, &versions);
     Ok(carried)
 }
@@ -120,12 +157,25 @@ fn name_nodes(graph: &mut GraphProto) {
 }
 
 /// The version of each operator set that the model is written in, of the sets that are known.
+#[derive(Clone)]
 pub(crate) struct Versions {
     onnx: Option<i64>,
     ml: Option<i64>,
+    /// Whether nodes can carry a version of their own: once the model's own texts are taken out of
+    /// the field in which they do.
+    noted: bool,
 }
 
 impl Versions {
+    /// The version in which a node is written: the one of the function that it comes from, or the
+    /// model's.
+    fn of_node(&self, node: &NodeProto) -> Result<i64, String> {
+        match versioned::of(node).filter(|_| self.noted) {
+            Some(version) => Ok(version),
+            None => self.of(domain_of(node)),
+        }
+    }
+
     /// The version in which the operators of a domain are written, or why they are not implemented.
     fn of(&self, domain: &str) -> Result<i64, String> {
         match domain {
@@ -136,6 +186,12 @@ impl Versions {
                 Err(format!("operators of the domain {from} are not implemented"))
             }
         }
+    }
+
+    /// The versions in which the nodes of a function are written.
+    pub(crate) fn within(&self, function: &FunctionProto) -> Versions {
+        let of = |domain| functions::version(function, domain);
+        Versions { onnx: of("").or(self.onnx), ml: of(ML).or(self.ml), noted: self.noted }
     }
 }
 
@@ -149,7 +205,7 @@ pub(crate) fn domain_of(node: &NodeProto) -> &str {
 }
 
 pub(crate) fn versions(proto: &ModelProto) -> Result<Versions, String> {
-    let mut versions = Versions { onnx: None, ml: None };
+    let mut versions = Versions { onnx: None, ml: None, noted: false };
     let mut seen: Vec<(&str, i64)> = Vec::new();
     for import in &proto.opset_import {
         let domain = if import.domain == "ai.onnx" { "" } else { &*import.domain };
@@ -182,7 +238,8 @@ pub(crate) fn versions(proto: &ModelProto) -> Result<Versions, String> {
         }
     }
     match versions {
-        Versions { onnx: None, ml: None } => Err(unsaid()),
+        // Its functions may say it for all of its nodes.
+        Versions { onnx: None, ml: None, .. } if proto.functions.is_empty() => Err(unsaid()),
         versions => Ok(versions),
     }
 }

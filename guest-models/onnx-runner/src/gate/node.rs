@@ -22,11 +22,8 @@ pub(super) fn check(
     let said = |why: String| {
         let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
         let name = shown(name.map_or("", |name| name));
-        let operator = &node.op_type[..node.op_type.floor_char_boundary(60)];
-        // Names of operators are part of the message, and no better than other names.
-        let plain = operator.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
-        let operator = if plain { operator.to_owned() } else { shown(operator) };
-        match versions.of(domain_of(node)) {
+        let operator = super::text::operator(&node.op_type);
+        match versions.of_node(node) {
             Ok(version) if node.domain == ML => {
                 format!("node {name}: {ML}:{operator} (opset {version}): {why}")
             }
@@ -51,7 +48,7 @@ pub(crate) fn refusal(node: &NodeProto, versions: &Versions) -> Option<String> {
 
 pub(super) fn alone(node: &NodeProto, versions: &Versions) -> Result<&'static Operator, String> {
     let domain = domain_of(node);
-    let operator = table::find(domain, &node.op_type, versions.of(domain)?)?;
+    let operator = table::find(domain, &node.op_type, versions.of_node(node)?)?;
     if node.attribute.len() > bounds::ATTRIBUTES {
         let found = node.attribute.len();
         return Err(format!("{found} attributes are above {}", bounds::ATTRIBUTES));
@@ -193,9 +190,14 @@ fn dequantized(node: &NodeProto, read: &[Read]) -> Result<Types, String> {
     }
 }
 
+/// How many names there are up to the last one that is not empty.
+pub(super) fn named(names: &[String]) -> usize {
+    names.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1)
+}
+
 /// Whether a node reads as many values as it can.
 fn count(node: &NodeProto, operator: &Operator) -> Result<(), String> {
-    let given = node.input.len();
+    let given = named(&node.input);
     let most = if operator.many { bounds::VALUES } else { operator.inputs.len() };
     let fewest = operator.inputs.len() - operator.optional;
     if !(fewest..=most).contains(&given) {
@@ -233,7 +235,7 @@ pub(super) fn inputs(
             continue;
         }
         let Some(types) = type_of(name) else {
-            return Err(format!("nothing before it makes the value {}", shown(name)));
+            return Err(format!("no node, input or initializer makes the value {}", shown(name)));
         };
         if !input.types.has(types) {
             let (types, wanted) = (types.names(), input.types.names());
@@ -253,17 +255,12 @@ pub(super) fn inputs(
 
 fn outputs(node: &NodeProto, operator: &Operator) -> Result<(), String> {
     let most = if operator.many_outputs { bounds::VALUES } else { operator.outputs.len() };
-    let named = node.output.iter().filter(|name| !name.is_empty()).count();
-    if node.output.len() > most || node.output.len() < operator.fewest_outputs || named == 0 {
-        let (found, fewest) = (node.output.len(), operator.fewest_outputs.max(1));
+    // Where the number of outputs means something, one without a name counts.
+    let found = if operator.many_outputs { node.output.len() } else { named(&node.output) };
+    let fewest = operator.fewest_outputs.max(1);
+    let there = if operator.many_outputs { found } else { node.output.len() };
+    if found > most || there < fewest || named(&node.output) == 0 {
         return Err(format!("it has {found} outputs, not {fewest} to {most}"));
-    }
-    // tract counts the outputs that have names: one that is left out would shift the others.
-    // Some are read with that in mind.
-    let counted = ["RNN", "GRU", "LSTM", "Attention"].contains(&&*node.op_type);
-    let gap = node.output.iter().skip_while(|name| !name.is_empty()).any(|name| !name.is_empty());
-    if gap && !counted {
-        return Err("it leaves out an output before another one, which is not implemented".into());
     }
     Ok(())
 }

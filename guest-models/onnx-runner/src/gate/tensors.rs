@@ -18,7 +18,8 @@ pub(super) fn check(tensor: &TensorProto) -> Result<Types, String> {
     {
         return Err(
             "keeps its data in another file, which was not granted; add [[filesystem]] for \
-                    it to the model's policy, or save the model as one file"
+                    it to the model's policy (`belljar new-policy` writes the entry), or save the \
+                    model as one file"
                 .into(),
         );
     }

@@ -6,10 +6,18 @@ use tract_onnx::pb::tensor_proto::DataType;
 const MOST: usize = 100;
 
 /// A name from the model, in quotes.
-pub(super) fn shown(name: &str) -> String {
+pub(crate) fn shown(name: &str) -> String {
     let start = &name[..name.floor_char_boundary(MOST)];
     let more = if start.len() < name.len() { "…" } else { "" };
     format!("{start:?}{more}")
+}
+
+/// The name of an operator, in quotes if it is no plain word.
+pub(super) fn operator(op_type: &str) -> String {
+    let start = &op_type[..op_type.floor_char_boundary(60)];
+    // Names of operators are part of the message, and no better than other names.
+    let plain = start.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
+    if plain { start.to_owned() } else { shown(start) }
 }
 
 /// A domain of operators.

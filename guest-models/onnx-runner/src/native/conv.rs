@@ -2,16 +2,15 @@
 //! channels into weights and bias, the addition of another tensor, and clamping.
 
 use belljar_abi::kernel::{Conv as Request, Kernel, PANEL_ROWS};
+use onnx_ops::elementwise::{Max, Min};
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat};
 use tract_onnx::tract_core::ops::math::{Add, Mul};
 
-use crate::exact::{Max, Min};
-
 use super::operator::{Native, NativeOp, address, optional};
-use super::windows::Windows;
+use super::windows::{Windows, fits};
 use super::{floats, only_reader, plain_shape, vector};
 
 /// A convolution that the host computes.
@@ -43,6 +42,10 @@ impl Native for NativeConv {
             output,
             ..self.request
         })
+    }
+
+    fn multiply_adds(&self) -> Option<u64> {
+        Kernel::Conv(self.request).multiply_adds()
     }
 }
 
@@ -95,9 +98,6 @@ impl Found {
         }
         let (channels_in, channels_out) = (pool_spec.input_channels, pool_spec.output_channels);
         let Some(windows) = Windows::new(pool_spec, &input, &output) else { return Ok(None) };
-        if !windows.are_elements() && !windows.fit((channels_in / group) as u64) {
-            return Ok(None);
-        }
         let request = Request {
             groups: *group as u32,
             channels_in: (channels_in / group) as u32,
@@ -106,6 +106,9 @@ impl Found {
             high: f32::INFINITY.to_bits(),
             ..geometry(&windows)
         };
+        if !fits(request.scratch_bytes(), windows.kernel) {
+            return Ok(None);
+        }
         let taps = (request.kernel_h * request.kernel_w) as usize;
         if weights.len() != channels_out * (channels_in / group) * taps {
             return Ok(None);

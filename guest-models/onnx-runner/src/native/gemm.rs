@@ -2,13 +2,12 @@
 //! the addition of a bias and clamping.
 
 use belljar_abi::kernel::{Gemm as Request, Kernel, PANEL_COLUMNS};
+use onnx_ops::elementwise::Max;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::ops::math::Add;
-
-use crate::exact::Max;
 
 use super::operator::{Native, NativeOp, address, optional};
 use super::permute::strides_of;
@@ -39,6 +38,10 @@ impl Native for NativeGemm {
         };
         let bias = optional(self.bias.as_ref());
         Kernel::Gemm(Request { a, b, bias, output, ..self.request })
+    }
+
+    fn multiply_adds(&self) -> Option<u64> {
+        Kernel::Gemm(self.request).multiply_adds()
     }
 }
 

@@ -15,12 +15,11 @@ mod reduce;
 mod tile;
 mod windows;
 
-use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use onnx_ops::optimizer::{Passes, rewrite_each_node};
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
-use tract_onnx::tract_core::optim::{Optimizer, OptimizerSession, TypedPass};
 
 static ENABLED: AtomicBool = AtomicBool::new(false);
 
@@ -34,78 +33,30 @@ fn enabled() -> bool {
     ENABLED.load(Ordering::Relaxed)
 }
 
+/// What the host's kernels can do is taken out of a model at two points: convolutions while they are
+/// still as the ONNX file says, everything else once the model is simplified.
+pub(crate) const PASSES: Passes =
+    Passes { before_simplifying: take_convolutions, after_simplifying: take_others };
+
 /// Takes convolutions out of a model in which they still are what the ONNX file says, with what
 /// follows them folded in.
-pub(crate) fn take_convolutions(model: &mut TypedModel) -> TractResult<()> {
+fn take_convolutions(model: &mut TypedModel) -> TractResult<()> {
     if !enabled() {
         return Ok(());
     }
-    run(model, vec![conv::take])
+    rewrite_each_node(model, vec![conv::take])
 }
 
 /// Takes everything else out of a simplified model.
-pub(crate) fn take_others(model: &mut TypedModel) -> TractResult<()> {
+fn take_others(model: &mut TypedModel) -> TractResult<()> {
     if !enabled() {
         return Ok(());
     }
-    run(model, vec![gemm::take, pool::take, reduce::take, reduce::take_softmax, permute::take])?;
-    run(model, vec![pointwise::take])
-}
-
-/// Keeps from tract's optimiser what it would simplify to something else.
-pub(crate) fn mend_first(model: &mut TypedModel) -> TractResult<()> {
-    // Factors are often computed from constants.
-    model.prop_consts()?;
-    run(model, vec![crate::exact::keep_products])
-}
-
-/// Has what is left of tract's keep to the specification.
-pub(crate) fn mend_rest(model: &mut TypedModel) -> TractResult<()> {
-    run(model, vec![crate::exact::keep_nan_in_pools])
-}
-
-type Rewrite = fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>;
-
-fn run(model: &mut TypedModel, rewrites: Vec<Rewrite>) -> TractResult<()> {
-    let passes = rewrites
-        .into_iter()
-        .map(|rewrite| Box::new(EachNode { rewrite, next: 0 }) as Box<dyn TypedPass>)
-        .collect();
-    Optimizer { passes, steps: None }.optimize(model)
-}
-
-/// Offers every node to a rewrite.
-#[derive(Clone)]
-struct EachNode {
-    rewrite: Rewrite,
-    next: usize,
-}
-
-impl Debug for EachNode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("native")
-    }
-}
-
-impl TypedPass for EachNode {
-    fn reset(&mut self) -> TractResult<()> {
-        self.next = 0;
-        Ok(())
-    }
-
-    fn next(
-        &mut self,
-        _session: &mut OptimizerSession,
-        model: &TypedModel,
-    ) -> TractResult<Option<TypedModelPatch>> {
-        while let Some(node) = model.nodes.get(self.next) {
-            self.next += 1;
-            if let Some(patch) = (self.rewrite)(model, node)? {
-                return Ok(Some(patch));
-            }
-        }
-        Ok(None)
-    }
+    rewrite_each_node(
+        model,
+        vec![gemm::take, pool::take, reduce::take, reduce::take_softmax, permute::take],
+    )?;
+    rewrite_each_node(model, vec![pointwise::take])
 }
 
 /// The shape of a plain `f32` tensor that is known, has elements, and is not beyond what 32 bits

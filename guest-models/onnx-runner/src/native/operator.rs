@@ -21,6 +21,11 @@ pub(super) trait Native:
 
     /// The whole request, for these inputs and an output at this address.
     fn request(&self, inputs: &[TValue], output: u32) -> Kernel;
+
+    /// Multiplications with an addition, where that says how much work it is.
+    fn multiply_adds(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// An operator that the host computes. It has one output.
@@ -57,6 +62,11 @@ impl<N: Native> EvalOp for NativeOp<N> {
 impl<N: Native> TypedOp for NativeOp<N> {
     fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(tvec!(f32::fact(&*self.output)))
+    }
+
+    fn cost(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<(Cost, TDim)>> {
+        let count = self.native.multiply_adds();
+        Ok(count.map(|count| (Cost::FMA(f32::datum_type()), count.to_dim())).into_iter().collect())
     }
 
     as_op!();

@@ -5,16 +5,13 @@ use belljar_abi::kernel::{
     Dims, Kernel, MAX_POINTWISE_INPUTS, MAX_POINTWISE_STEPS, Pointwise as Request, PointwiseInput,
     PointwiseStep, Step,
 };
+use belljar_abi::narrow::Narrow;
+use onnx_ops::elementwise::{Div, Function, Max, Min, NarrowCast};
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
-use tract_onnx::tract_core::ops::math::{
-    Abs, Add, Exp, Mul, Neg, Recip, Rsqrt, Sqrt, Square, Sub, Tanh,
-};
-use tract_onnx::tract_core::ops::nn::Sigmoid;
-
-use crate::exact::{Div, Max, Min};
+use tract_onnx::tract_core::ops::math::{Abs, Add, Exp, Mul, Neg, Recip, Rsqrt, Sqrt, Square, Sub};
 
 use super::operator::{Native, NativeOp, address};
 use super::permute::{collapse, strides_of};
@@ -61,6 +58,22 @@ fn step(node: &TypedNode) -> Option<Step> {
         });
     }
     let Some(ElementWiseOp(op, None)) = node.op_as() else { return None };
+    if let Some(NarrowCast::Round(narrow)) = op.downcast_ref() {
+        return Some(match narrow {
+            Narrow::F16 => Step::RoundF16,
+            Narrow::Bf16 => Step::RoundBf16,
+        });
+    }
+    if let Some(function) = op.downcast_ref() {
+        return match function {
+            Function::Tanh => Some(Step::Tanh),
+            Function::Sigmoid => Some(Step::Sigmoid),
+            Function::Erf => Some(Step::Erf),
+            Function::Gelu => Some(Step::Gelu),
+            Function::GeluByTanh => Some(Step::GeluByTanh),
+            _ => None,
+        };
+    }
     Some(match () {
         () if op.is::<Square>() => Step::Square,
         () if op.is::<Sqrt>() => Step::Sqrt,
@@ -69,8 +82,6 @@ fn step(node: &TypedNode) -> Option<Step> {
         () if op.is::<Neg>() => Step::Neg,
         () if op.is::<Abs>() => Step::Abs,
         () if op.is::<Exp>() => Step::Exp,
-        () if op.is::<Tanh>() => Step::Tanh,
-        () if op.is::<Sigmoid>() => Step::Sigmoid,
         () => return None,
     })
 }

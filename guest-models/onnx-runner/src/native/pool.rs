@@ -7,7 +7,7 @@ use tract_onnx::tract_core::ops::cnn::{MaxPool, SumPool};
 
 use super::operator::{Native, NativeOp, address};
 use super::plain_shape;
-use super::windows::Windows;
+use super::windows::{Windows, fits};
 
 /// A pooling that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
@@ -49,20 +49,7 @@ pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<T
 
 fn geometry(windows: &Windows, mode: u32) -> Option<Request> {
     let Windows { input, output, kernel, stride, dilation, pad_before, pad_after, .. } = windows;
-    let sizes = input.iter().chain(kernel).chain(stride);
-    if !windows.fit(1) || sizes.into_iter().any(|size| *size > MAX_POOL_SIZE) {
-        return None;
-    }
-    for axis in [0, 1] {
-        let last = (output[axis] - 1) * stride[axis];
-        let inside = last + kernel[axis] <= input[axis] + pad_before[axis] + pad_after[axis];
-        // A window that ends beyond the padding does not count all of its elements.
-        let seen = last < input[axis] + pad_before[axis] && pad_before[axis] < kernel[axis];
-        if dilation[axis] != 1 || !seen || mode == 3 && !inside {
-            return None;
-        }
-    }
-    Some(Request {
+    let request = Request {
         planes: windows.batch * windows.channels,
         in_h: input[0],
         in_w: input[1],
@@ -76,5 +63,19 @@ fn geometry(windows: &Windows, mode: u32) -> Option<Request> {
         pad_left: pad_before[1],
         mode,
         ..Request::default()
-    })
+    };
+    let mut sizes = input.iter().chain(kernel).chain(stride);
+    if !fits(request.scratch_bytes(), *kernel) || sizes.any(|size| *size > MAX_POOL_SIZE) {
+        return None;
+    }
+    for axis in [0, 1] {
+        let last = (output[axis] - 1) * stride[axis];
+        let inside = last + kernel[axis] <= input[axis] + pad_before[axis] + pad_after[axis];
+        // A window that ends beyond the padding does not count all of its elements.
+        let seen = last < input[axis] + pad_before[axis] && pad_before[axis] < kernel[axis];
+        if dilation[axis] != 1 || !seen || mode == 3 && !inside {
+            return None;
+        }
+    }
+    Some(request)
 }

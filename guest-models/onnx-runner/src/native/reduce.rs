@@ -1,11 +1,10 @@
 //! Reductions of neighbouring dimensions, and softmax along the last one.
 
 use belljar_abi::kernel::{Kernel, Reduce as Request, Softmax as SoftmaxRequest};
+use onnx_ops::math::{Reduction, ReductionKind};
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::nn::{Reduce, Reducer, Softmax, SoftmaxKind};
-
-use crate::exact::{Extreme, Fold};
 
 use super::operator::{Native, NativeOp, address};
 use super::plain_shape;
@@ -35,8 +34,8 @@ impl Native for NativeReduce {
 pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let (axes, mode) = match (node.op_as(), node.op_as()) {
         (Some(Reduce { axes, reducer: Reducer::Sum }), _) => (axes, 0),
-        (_, Some(Fold { axes, what: Extreme::Max })) => (axes, 1),
-        (_, Some(Fold { axes, what: Extreme::Min })) => (axes, 2),
+        (_, Some(Reduction { axes, kind: ReductionKind::Max })) => (axes, 1),
+        (_, Some(Reduction { axes, kind: ReductionKind::Min })) => (axes, 2),
         (Some(Reduce { axes, reducer: Reducer::MeanOfSquares }), _) => (axes, 3),
         _ => return Ok(None),
     };

@@ -17,6 +17,9 @@ use tract_onnx::tract_core::tract_linalg;
 /// Columns of every tile: two of the widest vectors there are.
 const NR: usize = 32;
 
+/// The most numbers that the host adds up for each element of a tile.
+const MAX_DEPTH: usize = 1 << 20;
+
 #[link(wasm_import_module = "belljar")]
 unsafe extern "C" {
     /// Computes a tile of `mr` × 32 elements by the `count` operations at `operations`. Traps if
@@ -71,6 +74,10 @@ inventory::submit! {
 
 fn preferred(_: &IsaSet, dtype: DatumType, query: &Query, _: &[Suitable]) -> Option<&'static str> {
     if !super::enabled() || dtype != DatumType::F32 {
+        return None;
+    }
+    // The host refuses sums that keep it busy for too long.
+    if query.k.is_none_or(|k| k > MAX_DEPTH) {
         return None;
     }
     // A product with one column, or few, is bound by memory; the kernels in WebAssembly are as fast.

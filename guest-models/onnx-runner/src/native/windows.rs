@@ -1,9 +1,17 @@
 //! How the windows of convolutions and poolings lie on an image.
 
-use belljar_abi::kernel::{MAX_SCRATCH, MAX_TAPS};
+use belljar_abi::kernel::MAX_TAPS;
+use belljar_abi::scratch::MAX_SCRATCH_BYTES;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::cnn::PoolSpec;
 use tract_onnx::tract_core::ops::nn::DataFormat;
+
+/// Whether the host computes a request that needs so much scratch memory and has windows of this
+/// size. Otherwise the sandbox does.
+pub(super) fn fits(scratch_bytes: u64, kernel: [u32; 2]) -> bool {
+    let taps = u64::from(kernel[0]) * u64::from(kernel[1]);
+    scratch_bytes <= MAX_SCRATCH_BYTES && taps <= MAX_TAPS as u64
+}
 
 /// Sizes of rows and columns, in this order. An image of one dimension has one row.
 pub(super) struct Windows {
@@ -19,26 +27,6 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// Whether the host computes this, or the sandbox has to: elements of an image with its padding, times the channels that
-    /// it holds at once, and of a window.
-    pub(super) fn fit(&self, channels: u64) -> bool {
-        let mut scratch = channels;
-        for axis in [0, 1] {
-            let (stride, dilation) = (u64::from(self.stride[axis]), u64::from(self.dilation[axis]));
-            let Some(steps) = self.output[axis].checked_sub(1) else { return false };
-            let Some(more) = self.kernel[axis].checked_sub(1) else { return false };
-            let reach = u64::from(steps) * stride + u64::from(more) * dilation + 1;
-            scratch = scratch.saturating_mul(reach.div_ceil(stride)).saturating_mul(stride);
-        }
-        let taps = u64::from(self.kernel[0]) * u64::from(self.kernel[1]);
-        scratch <= MAX_SCRATCH as u64 && taps <= MAX_TAPS as u64
-    }
-
-    /// Whether each window is one element, and there is one for each.
-    pub(super) fn are_elements(&self) -> bool {
-        self.kernel == [1, 1] && self.stride == [1, 1] && self.input == self.output
-    }
-
     /// `None` unless channels come before rows and columns, of which there are one or two.
     pub(super) fn new(spec: &PoolSpec, input: &[usize], output: &[usize]) -> Option<Windows> {
         let batch = match spec.data_format {

@@ -70,6 +70,7 @@ pub fn act(files: &mut Files, words: &[&str]) -> Option<Outcome> {
         ["stat-at", base, path] => {
             files.get(base).and_then(|f| stat(f.stat_at(PathFlags::SYMLINK_FOLLOW, path)))
         }
+        ["stat-many", count, base, path] => stat_many(files, count, base, path),
         ["times", name] => {
             files.get(name).and_then(|f| done(f.set_times(NewTimestamp::Now, NewTimestamp::Now)))
         }
@@ -160,6 +161,15 @@ fn make_many(files: &Files, count: &str, base: &str, path: &str) -> Outcome {
         if let Err(found) = made {
             return Ok(format!("{at} then {}", code(found)));
         }
+    }
+    Ok(count.to_owned())
+}
+
+/// Looks at many names that begin with a number of their own, and says at how many.
+fn stat_many(files: &Files, count: &str, base: &str, path: &str) -> Outcome {
+    let base = files.get(base)?;
+    for at in 0..number(count)? {
+        let _ = base.stat_at(PathFlags::empty(), &format!("{at}{path}"));
     }
     Ok(count.to_owned())
 }

@@ -78,10 +78,49 @@ impl Guest for Misbehaves {
             }
             "model" => drop(load_by_name(with).map_err(|err| err.data())?),
             "model-anyway" => drop(load_by_name(with)),
+            "model-twice" => {
+                drop(load_by_name(with));
+                drop(load_by_name(with).map_err(|err| err.data())?);
+            }
+            "models-twice" => {
+                for name in with.split(' ').chain(with.split(' ')) {
+                    drop(load_by_name(name));
+                }
+            }
+            "model-for-ever" => loop {
+                drop(load_by_name(with));
+            },
             "bring" => drop(brought(&inputs)?),
+            "bring-for-ever" => loop {
+                drop(brought(&inputs));
+            },
             "bring-and-run" => run(&brought(&inputs)?, &[1, 2048])?,
             "compute" => run(&load_by_name("magika").map_err(|err| err.data())?, &[1, 2048])?,
             "misfit" => run(&load_by_name("magika").map_err(|err| err.data())?, &[1, 7])?,
+            "compute-times" => {
+                let model = load_by_name("magika").map_err(|err| err.data())?;
+                for _ in 0..count()? {
+                    run(&model, &[1, 2048])?;
+                }
+            }
+            // A model by its name, on `x`: floats of this shape.
+            "compute-x" => {
+                let (name, shape) = with.split_once(' ').ok_or("compute-x NAME SHAPE")?;
+                compute_x(&load_by_name(name).map_err(|err| err.data())?, shape)?;
+            }
+            "compute-x-for-ever" => {
+                let (name, shape) = with.split_once(' ').ok_or("compute-x-for-ever NAME SHAPE")?;
+                let model = load_by_name(name).map_err(|err| err.data())?;
+                loop {
+                    drop(compute_x(&model, shape));
+                }
+            }
+            "compute-x-growing" => {
+                let model = load_by_name(with).map_err(|err| err.data())?;
+                for size in 1.. {
+                    compute(&model, "x", TensorType::Fp32, &[size])?;
+                }
+            }
             "compute-for-ever" => {
                 let model = load_by_name("magika").map_err(|err| err.data())?;
                 loop {
@@ -118,9 +157,18 @@ fn brought(inputs: &Outputs) -> Result<Graph, String> {
 }
 
 fn run(model: &Graph, shape: &[u32]) -> Result<(), String> {
+    compute(model, "bytes", TensorType::I32, shape)
+}
+
+fn compute_x(model: &Graph, shape: &str) -> Result<(), String> {
+    let shape = shape.split(',').map(str::parse).collect::<Result<Vec<u32>, _>>();
+    compute(model, "x", TensorType::Fp32, &shape.map_err(|err| err.to_string())?)
+}
+
+fn compute(model: &Graph, name: &str, ty: TensorType, shape: &[u32]) -> Result<(), String> {
     let context = model.init_execution_context().map_err(|err| err.data())?;
     let count: u32 = shape.iter().product();
-    let input = NnTensor::new(shape, TensorType::I32, &vec![0; 4 * count as usize]);
-    let outputs = context.compute(vec![("bytes".to_owned(), input)]);
+    let input = NnTensor::new(shape, ty, &vec![0; 4 * count as usize]);
+    let outputs = context.compute(vec![(name.to_owned(), input)]);
     outputs.map(drop).map_err(|err| err.data())
 }

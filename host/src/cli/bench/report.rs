@@ -12,9 +12,12 @@ use crate::cli::args::{Bench, IsolationArg};
 use crate::cli::host::Loaded;
 use crate::cli::run::policy_json;
 use crate::cli::table::{Table, number};
+use crate::tensor::Tensor;
 
 pub(super) struct Report<'a> {
     pub(super) arguments: &'a Bench,
+    /// How many requests were to be measured in each part.
+    pub(super) iterations: u32,
     pub(super) loaded: &'a Loaded,
     pub(super) inputs: &'a Inputs,
     pub(super) warm_up: u32,
@@ -118,18 +121,21 @@ impl Report<'_> {
         Percentiles::new(self.sustained.latencies.iter().copied(), MS)
     }
 
-    fn per_second(&self) -> f64 {
+    /// Nothing of no requests.
+    fn per_second(&self) -> Option<f64> {
+        let answered = Some(self.sustained.latencies.len()).filter(|answered| *answered > 0)?;
         let seconds = self.sustained.whole.as_secs_f64().max(f64::MIN_POSITIVE);
-        (self.sustained.latencies.len() as f64 / seconds * 1e3).round() / 1e3
+        Some((answered as f64 / seconds * 1e3).round() / 1e3)
     }
 
     fn linear_memory(&self) -> u64 {
-        self.alone.iter().map(|sample| sample.cost.memory).max().unwrap_or(0)
+        let samples = self.alone.iter().chain([&self.start.first]);
+        samples.map(|sample| sample.cost.memory).max().unwrap_or(0)
     }
 
     fn reset_method(&self) -> &'static str {
         match self.alone.last().map(|sample| sample.cost.reset_method).unwrap_or_default() {
-            ResetMethod::WrittenPages => "written-pages",
+            ResetMethod::DirtyPages => "written-pages",
             ResetMethod::NewMapping => "new-mapping",
         }
     }
@@ -143,17 +149,6 @@ impl Report<'_> {
             .iter()
             .map(|(name, part)| ((*name).to_owned(), json!(round(*part))))
             .collect();
-        let inputs: Vec<Value> = self
-            .inputs
-            .iter()
-            .map(|(name, tensor)| {
-                json!({
-                    "name": name,
-                    "dtype": tensor.dtype().to_string(),
-                    "shape": tensor.shape(),
-                })
-            })
-            .collect();
         json!({
             "model": {
                 "path": self.arguments.model.model.to_string_lossy(),
@@ -162,17 +157,21 @@ impl Report<'_> {
             },
             "policy": policy_json(self.loaded.policy.as_ref()),
             "isolation": self.isolation(),
-            "iterations": self.arguments.iterations,
+            "iterations": self.iterations,
+            "measured": {
+                "alone": self.alone.len(),
+                "sustained": self.sustained.latencies.len(),
+            },
             "warm_up": self.warm_up,
             "concurrency": self.arguments.concurrency,
-            "inputs": inputs,
+            "inputs": inputs_json(self.inputs),
             "start_ms": ms(self.start.whole),
             "start": {
                 "code_ms": ms(self.start.code),
                 "read_ms": ms(self.start.read),
                 "load_ms": ms(self.start.load),
                 "prepare_ms": ms(self.start.prepare),
-                "first_run_ms": ms(self.start.first_run),
+                "first_run_ms": ms(self.start.first.latency),
             },
             "warm_ms": percentiles(self.warm()),
             "instantiate_us": percentiles(self.instantiate()),
@@ -229,10 +228,12 @@ impl Report<'_> {
             ms(start.read),
             ms(start.load),
             ms(start.prepare),
-            ms(start.first_run),
+            ms(start.first.latency),
         );
         row("start", ms(start.whole), "ms", parts);
-        row("rate", digits(self.per_second()), "/s", "without a pause, resets included".into());
+        if let Some(rate) = self.per_second() {
+            row("rate", digits(rate), "/s", "without a pause, resets included".into());
+        }
         if let Some(rss) = self.resident.rss {
             let workers = self.resident.workers;
             let pss = self.resident.pss.map_or_else(String::new, |pss| {
@@ -252,14 +253,27 @@ impl Report<'_> {
             "crossing to the sandbox and back",
             "making memory pristine afterwards",
         ];
-        for ((name, part), means) in Share::of(&self.alone).entries().iter().zip(means) {
+        let share = Share::of(&self.alone).entries();
+        for ((name, part), means) in share.iter().zip(means).filter(|_| !self.alone.is_empty()) {
             row(name, format!("{:.1}", part * 100.0), "%", means.into());
         }
         rest.print(out, 0)
     }
 }
 
-fn digits(value: f64) -> String {
+/// What a model was measured with.
+pub(super) fn inputs_json(inputs: &Inputs) -> Value {
+    let input = |(name, tensor): &(String, Tensor)| {
+        json!({
+            "name": name,
+            "dtype": tensor.dtype().to_string(),
+            "shape": tensor.shape(),
+        })
+    };
+    inputs.iter().map(input).collect()
+}
+
+pub(super) fn digits(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),

@@ -16,10 +16,10 @@ use super::{path_of, review};
 use crate::Digest;
 use crate::policy::units::{format_duration, format_size};
 use crate::policy::{
-    Confinement, FileGrant, Kernels, LoadedPolicy, ModelGrant, NetworkGrant, Policy, Program,
-    Scalar, ValueRule,
+    Compute, Confinement, DeclaredShapes, FileGrant, Kernels, Limits, LoadedPolicy, ModelGrant,
+    NetworkGrant, Policy, Program, Quotas, Scalar, ValueRule,
 };
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -124,6 +124,24 @@ impl Changes {
 fn compare(old: &LoadedPolicy, new: &LoadedPolicy) -> Vec<Change> {
     let mut changes = Changes::default();
     let (a, b) = (&old.policy, &new.policy);
+    // A key that is added has to be compared here, or in one of the functions that this calls.
+    let Policy {
+        model: _,
+        program: _,
+        models: _,
+        filesystem: _,
+        network: _,
+        quotas: _,
+        // `basics` compares these.
+        limits: _,
+        compute: _,
+        confinement: _,
+        declared_shapes: _,
+        inputs: _,
+        outputs: _,
+        // Of the file, and not of what it allows.
+        origin: _,
+    } = a;
     // Under a policy for a program no model runs alone.
     let model = |policy: &Policy| match policy.model.sha256 {
         Some(pin) => Digest::from(pin).to_string(),
@@ -162,26 +180,41 @@ fn basics(of: &str, a: &Policy, b: &Policy, to: &mut Changes) {
     to.amount(&key("confinement"), weak(a), weak(b), |weak| {
         if weak { "best-effort" } else { "strict" }.to_owned()
     });
-    let (l, m) = (&a.limits, &b.limits);
-    to.amount(&key("limits.memory"), l.memory, m.memory, size);
-    to.amount(&key("limits.run-time"), l.run_time, m.run_time, format_duration);
-    to.amount(&key("limits.prepare-time"), l.prepare_time, m.prepare_time, format_duration);
-    to.amount(&key("limits.model-size"), l.model_size, m.model_size, size);
-    to.amount(&key("limits.input-size"), l.input_size, m.input_size, size);
-    to.amount(&key("limits.output-size"), l.output_size, m.output_size, size);
-    to.amount(&key("limits.log-size"), l.log_size, m.log_size, size);
-    to.amount(&key("limits.stack"), l.stack, m.stack, size);
-    to.amount(&key("limits.images"), l.images, m.images, |n| n.to_string());
-    let (c, d) = (&a.compute, &b.compute);
-    to.amount(&key("compute.threads"), c.threads, d.threads, |n| n.to_string());
+    let open = |policy: &Policy| policy.declared_shapes == DeclaredShapes::Report;
+    to.amount(&key("declared-shapes"), open(a), open(b), |open| {
+        if open { DeclaredShapes::Report } else { DeclaredShapes::Strict }.name().to_owned()
+    });
+    let new = &b.limits;
+    let Limits {
+        memory,
+        run_time,
+        prepare_time,
+        model_size,
+        input_size,
+        output_size,
+        log_size,
+        stack,
+        snapshots,
+    } = a.limits;
+    to.amount(&key("limits.memory"), memory, new.memory, size);
+    to.amount(&key("limits.run-time"), run_time, new.run_time, format_duration);
+    to.amount(&key("limits.prepare-time"), prepare_time, new.prepare_time, format_duration);
+    to.amount(&key("limits.model-size"), model_size, new.model_size, size);
+    to.amount(&key("limits.input-size"), input_size, new.input_size, size);
+    to.amount(&key("limits.output-size"), output_size, new.output_size, size);
+    to.amount(&key("limits.log-size"), log_size, new.log_size, size);
+    to.amount(&key("limits.stack"), stack, new.stack, size);
+    to.amount(&key("limits.snapshots"), snapshots, new.snapshots, |n| n.to_string());
+    let Compute { deterministic, kernels, threads } = a.compute;
+    to.amount(&key("compute.threads"), threads, b.compute.threads, |n| n.to_string());
     let native = |kernels| kernels == Kernels::Native;
-    to.amount(&key("compute.kernels"), native(c.kernels), native(d.kernels), |native| {
+    to.amount(&key("compute.kernels"), native(kernels), native(b.compute.kernels), |native| {
         if native { "native" } else { "sandbox" }.to_owned()
     });
     rules(&key("inputs"), &a.inputs, &b.inputs, to);
     rules(&key("outputs"), &a.outputs, &b.outputs, to);
-    if c.deterministic != d.deterministic {
-        let (old, new) = (c.deterministic.to_string(), d.deterministic.to_string());
+    if deterministic != b.compute.deterministic {
+        let (old, new) = (deterministic.to_string(), b.compute.deterministic.to_string());
         to.push(Kind::Change, &key("compute.deterministic"), old, new);
     }
 }
@@ -189,28 +222,41 @@ fn basics(of: &str, a: &Policy, b: &Policy, to: &mut Changes) {
 /// Rules of values: one more is a loss, one less a gain. One that differs is a gain unless it is
 /// known to be stricter in everything, which is not looked into.
 fn rules(key: &str, a: &[ValueRule], b: &[ValueRule], to: &mut Changes) {
-    let of = |name: &str| format!("{key}.{}", Hostile::cut(name, 60));
+    let of = |name: &str| format!("{key}.{}", Escaped::cut(name, 60));
     let shown = |rule: &ValueRule| {
         let number =
             |name: &str, value: Option<Scalar>| value.map(|value| format!("{name} {value}"));
+        let ValueRule {
+            name: _,
+            value,
+            dtype,
+            shape,
+            min,
+            max,
+            finite,
+            max_norm,
+            allowed,
+            decimals,
+            top_k,
+        } = rule;
         let mut parts: Vec<String> = Vec::new();
-        parts.extend(number("value", rule.value));
-        parts.extend(rule.dtype.map(|dtype| format!("dtype {dtype}")));
-        parts.extend(rule.shape.as_ref().map(|shape| {
+        parts.extend(number("value", *value));
+        parts.extend(dtype.map(|dtype| format!("dtype {dtype}")));
+        parts.extend(shape.as_ref().map(|shape| {
             let size = |size: &Option<u64>| size.map_or("?".to_owned(), |size| size.to_string());
             let sizes: Vec<String> = shape.iter().map(size).collect();
             format!("shape [{}]", sizes.join(", "))
         }));
-        parts.extend(number("min", rule.min));
-        parts.extend(number("max", rule.max));
-        parts.push(format!("finite {}", rule.finite));
-        parts.extend(number("max-norm", rule.max_norm));
-        if !rule.allowed.is_empty() {
-            let values: Vec<String> = rule.allowed.iter().map(ToString::to_string).collect();
+        parts.extend(number("min", *min));
+        parts.extend(number("max", *max));
+        parts.push(format!("finite {finite}"));
+        parts.extend(number("max-norm", *max_norm));
+        if !allowed.is_empty() {
+            let values: Vec<String> = allowed.iter().map(ToString::to_string).collect();
             parts.push(format!("allowed [{}]", values.join(", ")));
         }
-        parts.extend(rule.top_k.map(|k| format!("top-k {k}")));
-        parts.extend(rule.decimals.map(|decimals| format!("decimals {decimals}")));
+        parts.extend(top_k.map(|k| format!("top-k {k}")));
+        parts.extend(decimals.map(|decimals| format!("decimals {decimals}")));
         parts.join(", ")
     };
     for rule in b {
@@ -228,41 +274,62 @@ fn rules(key: &str, a: &[ValueRule], b: &[ValueRule], to: &mut Changes) {
 }
 
 fn quotas(a: &Policy, b: &Policy, to: &mut Changes) {
-    let (q, r) = (&a.quotas, &b.quotas);
+    let Quotas {
+        bytes_written,
+        files_created,
+        open_handles,
+        connections,
+        bytes_sent,
+        bytes_received,
+    } = a.quotas;
+    let new = &b.quotas;
     let count = |n: u32| n.to_string();
-    to.amount("quotas.bytes-written", q.bytes_written, r.bytes_written, format_size);
-    to.amount("quotas.files-created", q.files_created, r.files_created, count);
-    to.amount("quotas.open-handles", q.open_handles, r.open_handles, count);
-    to.amount("quotas.connections", q.connections, r.connections, count);
-    to.amount("quotas.bytes-sent", q.bytes_sent, r.bytes_sent, format_size);
-    to.amount("quotas.bytes-received", q.bytes_received, r.bytes_received, format_size);
+    to.amount("quotas.bytes-written", bytes_written, new.bytes_written, format_size);
+    to.amount("quotas.files-created", files_created, new.files_created, count);
+    to.amount("quotas.open-handles", open_handles, new.open_handles, count);
+    to.amount("quotas.connections", connections, new.connections, count);
+    to.amount("quotas.bytes-sent", bytes_sent, new.bytes_sent, format_size);
+    to.amount("quotas.bytes-received", bytes_received, new.bytes_received, format_size);
 }
 
 fn programs(a: &Program, b: &Program, to: &mut Changes) {
-    to.pin("program.sha256", a.sha256, b.sha256);
-    to.switch("program.stdout", a.stdout, b.stdout);
-    to.switch("program.stderr", a.stderr, b.stderr);
-    to.switch("program.clocks", a.clocks, b.clocks);
-    to.switch("program.randomness", a.randomness, b.randomness);
-    to.switch("program.arguments", a.arguments, b.arguments);
-    let shown = |value: &String| Hostile::cut(value, 60).to_string();
+    let Program {
+        sha256,
+        stdout,
+        stderr,
+        clocks,
+        randomness,
+        arguments,
+        environment,
+        // Why, and not what.
+        reason: _,
+    } = a;
+    to.pin("program.sha256", *sha256, b.sha256);
+    to.switch("program.stdout", *stdout, b.stdout);
+    to.switch("program.stderr", *stderr, b.stderr);
+    to.switch("program.clocks", *clocks, b.clocks);
+    to.switch("program.randomness", *randomness, b.randomness);
+    to.switch("program.arguments", *arguments, b.arguments);
+    let shown = |value: &String| Escaped::cut(value, 60).to_string();
     for (name, new) in &b.environment {
         let key = format!("program.environment.{name}");
-        match a.environment.get(name) {
+        match environment.get(name) {
             None => to.push(Kind::Gain, &key, NOTHING, shown(new)),
             Some(old) if old != new => to.push(Kind::Gain, &key, shown(old), shown(new)),
             Some(_) => {}
         }
     }
-    for (name, old) in a.environment.iter().filter(|(name, _)| !b.environment.contains_key(*name)) {
+    for (name, old) in environment.iter().filter(|(name, _)| !b.environment.contains_key(*name)) {
         to.push(Kind::Loss, &format!("program.environment.{name}"), shown(old), NOTHING);
     }
 }
 
 fn models(old: &LoadedPolicy, new: &LoadedPolicy, to: &mut Changes) {
-    let key = |grant: &ModelGrant| format!("models {}", Hostile::cut(&grant.name, 60));
+    let key = |grant: &ModelGrant| format!("models {}", Escaped::cut(&grant.name, 60));
     let digest = |grant: &ModelGrant| Digest::from(grant.sha256).to_string();
     for grant in &new.policy.models {
+        // `path`, `policy` and `rules` are compared below, wherever the two files lie.
+        let ModelGrant { name: _, path: _, sha256: _, policy: _, rules: _ } = grant;
         let key = key(grant);
         let own = format!("{key} filesystem");
         let Some(before) = old.policy.models.iter().find(|before| before.name == grant.name) else {
@@ -323,8 +390,11 @@ impl<'a> Files<'a> {
     /// Whether this grants what a grant of the other does.
     fn cover(self, other: Files<'_>, grant: &FileGrant) -> bool {
         let path = other.path(grant);
-        let covers =
-            |own: &FileGrant| path.starts_with(self.path(own)) && own.access >= grant.access;
+        // A pinned grant is of one content.
+        let same = |own: &FileGrant| own.sha256.is_none() || own.sha256 == grant.sha256;
+        let covers = |own: &FileGrant| {
+            path.starts_with(self.path(own)) && own.access >= grant.access && same(own)
+        };
         self.grants.iter().any(covers)
     }
 
@@ -337,9 +407,11 @@ impl<'a> Files<'a> {
         grant.map_or_else(
             || NOTHING.to_owned(),
             |grant| {
-                let path = path_of(&grant.host, self.loaded);
-                let guest = Hostile::cut(&grant.guest, 60);
-                format!("{} {path} as {guest}", grant.access.name())
+                let FileGrant { host, guest, access, sha256, reason: _ } = grant;
+                let path = path_of(host, self.loaded);
+                let guest = Escaped::cut(guest, 60);
+                let pin = sha256.map(|pin| format!(" with SHA-256 {}", Digest::from(pin)));
+                format!("{} {path} as {guest}{}", access.name(), pin.unwrap_or_default())
             },
         )
     }
@@ -371,9 +443,10 @@ fn peers(a: &Policy, b: &Policy, to: &mut Changes) {
         policy.network.iter().find(|other| same(other, grant)).cloned()
     };
     let shown = |grant: &NetworkGrant| {
-        let kinds: Vec<&str> = grant.reaches.iter().map(|kind| kind.name()).collect();
-        let host = Hostile::cut(&grant.host.to_string(), 60).to_string();
-        format!("{} {host} port {} ({})", grant.protocol.name(), grant.port, kinds.join(", "))
+        let NetworkGrant { host, port, protocol, reaches, reason: _ } = grant;
+        let kinds: Vec<&str> = reaches.iter().map(|kind| kind.name()).collect();
+        let host = Escaped::cut(&host.to_string(), 60).to_string();
+        format!("{} {host} port {port} ({})", protocol.name(), kinds.join(", "))
     };
     let less = |x: &NetworkGrant, y: Option<&NetworkGrant>| {
         y.is_none_or(|y| x.reaches.iter().any(|kind| !y.reaches.contains(kind)))

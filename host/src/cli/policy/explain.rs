@@ -16,10 +16,10 @@ use super::{path_of, review};
 use crate::Digest;
 use crate::policy::units::{format_duration, format_size};
 use crate::policy::{
-    Access, Compute, Confinement, FileGrant, Kernels, Limits, LoadedPolicy, ModelGrant,
-    NetworkGrant, Policy, Program, ValueRule,
+    Access, Compute, Confinement, DeclaredShapes, FileGrant, Kernels, Limits, LoadedPolicy,
+    ModelGrant, NetworkGrant, Policy, Program, Quotas, ValueRule,
 };
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 const DIGEST: &str = "digest before a byte is parsed";
 const WASM: &str = "WebAssembly";
@@ -33,6 +33,7 @@ const NAMESPACES: &str = "namespaces with an empty root";
 const LANDLOCK: &str = "Landlock";
 const SECCOMP: &str = "seccomp";
 const SIDE_FILES: &str = "opened and read before the model is prepared, without links";
+const SHAPES_IN: &str = "ranks and fixed sizes of inputs checked before they cross";
 const VALUES_IN: &str = "values checked before they cross";
 const VALUES_OUT: &str = "values checked before they are told";
 const FIXED: &str = "value given when the model is prepared";
@@ -102,28 +103,48 @@ impl Sentences {
 
 fn sentences(loaded: &LoadedPolicy) -> Vec<Sentence> {
     let policy = &loaded.policy;
+    let Policy {
+        // `which` explains the pin.
+        model: _,
+        limits,
+        compute,
+        confinement,
+        // `shapes` does.
+        declared_shapes: _,
+        program,
+        models,
+        filesystem,
+        network,
+        // With the grants that they are about.
+        quotas: _,
+        inputs,
+        outputs,
+        // The head of the text has the file's digest.
+        origin: _,
+    } = policy;
     let mut to = Sentences::default();
     which(policy, &mut to);
-    if let Some(program) = &policy.program {
+    if let Some(program) = program {
         process(program, &mut to);
     }
-    for grant in &policy.models {
-        model(grant, loaded, &mut to);
+    for grant in models {
+        explain_model(grant, loaded, &mut to);
     }
-    for grant in &policy.filesystem {
+    for grant in filesystem {
         file(grant, loaded, &mut to);
     }
-    for grant in &policy.network {
+    for grant in network {
         peer(grant, &mut to);
     }
-    for (rules, of_inputs) in [(&policy.inputs, true), (&policy.outputs, false)] {
+    shapes(policy, &mut to);
+    for (rules, of_inputs) in [(inputs, true), (outputs, false)] {
         rules.iter().for_each(|rule| values(rule, of_inputs, &mut to));
     }
-    limits(&policy.limits, policy.confinement, &mut to);
-    if policy.program.is_some() {
-        quotas(policy, &mut to);
+    explain_limits(limits, *confinement, &mut to);
+    if program.is_some() {
+        explain_quotas(policy, &mut to);
     }
-    compute(&policy.compute, &mut to);
+    explain_compute(compute, &mut to);
     around(policy, &mut to);
     nothing_else(policy, &mut to);
     to.0
@@ -147,55 +168,63 @@ fn which(policy: &Policy, to: &mut Sentences) {
 }
 
 fn process(program: &Program, to: &mut Sentences) {
-    let because = program
-        .reason
+    let Program {
+        sha256: _, // `which` explains the pin.
+        stdout,
+        stderr,
+        clocks,
+        randomness,
+        arguments,
+        environment,
+        reason,
+    } = program;
+    let because = reason
         .as_ref()
-        .map_or_else(String::new, |reason| format!(", because: {}", Hostile::new(reason)));
+        .map_or_else(String::new, |reason| format!(", because: {}", Escaped::new(reason)));
     let about = "What the program has";
-    for (granted, text) in [
-        (program.stdout, "It prints to standard output."),
-        (program.stderr, "It prints to standard error."),
-    ] {
-        if granted {
+    for (granted, text) in
+        [(stdout, "It prints to standard output."), (stderr, "It prints to standard error.")]
+    {
+        if *granted {
             to.say(about, text.to_owned(), &[QUOTA]);
         }
     }
     for (granted, text) in [
-        (program.clocks, "It reads the wall clock and a monotonic clock"),
-        (program.randomness, "It gets random numbers"),
-        (program.arguments, "It gets the arguments of the command line"),
+        (clocks, "It reads the wall clock and a monotonic clock"),
+        (randomness, "It gets random numbers"),
+        (arguments, "It gets the arguments of the command line"),
     ] {
-        if granted {
+        if *granted {
             to.say(about, format!("{text}{because}."), &[STUBS]);
         }
     }
-    if !program.environment.is_empty() {
-        let names: Vec<String> = program
-            .environment
+    if !environment.is_empty() {
+        let names: Vec<String> = environment
             .iter()
-            .map(|(name, value)| format!("{name}={}", Hostile::cut(value, 60)))
+            .map(|(name, value)| format!("{name}={}", Escaped::cut(value, 60)))
             .collect();
         let text = format!("Its environment is {}{because}.", names.join(", "));
         to.say(about, text, &["nothing of the host's environment is passed on"]);
     }
 }
 
-fn model(grant: &ModelGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
-    let name = Hostile::cut(&grant.name, 60);
-    let from = match &grant.path {
+fn explain_model(grant: &ModelGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
+    let ModelGrant { name, path, sha256, policy, rules } = grant;
+    let name = Escaped::cut(name, 60);
+    let from = match path {
         Some(path) => format!("from {}", path_of(path, loaded)),
         None => "which the program brings itself".to_owned(),
     };
-    let digest = Digest::from(grant.sha256);
+    let digest = Digest::from(*sha256);
     let text = format!("It may load the model {name} {from}, with SHA-256 {digest}.");
     to.say("Models it may load", text, &[DIGEST, "a sandbox of the model's own"]);
-    if let (Some(path), Some(rules)) = (&grant.policy, &grant.rules) {
-        let Limits { memory, run_time, .. } = &rules.policy.limits;
+    if let (Some(path), Some(rules)) = (policy, rules) {
+        let limits = &rules.policy.limits;
         let text = format!(
             "Limits of {name} are those of {}: {} of memory, {} for a run.",
             path_of(path, loaded),
-            format_size(*memory),
-            format_duration(*run_time)
+            format_size(limits.memory),
+            format_duration(limits.run_time)
         );
         to.say("Models it may load", text, &[LIMITER, DEADLINE]);
         for grant in &rules.policy.filesystem {
@@ -205,130 +234,186 @@ fn model(grant: &ModelGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
 }
 
 fn file(grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
-    let verb = match grant.access {
+    let FileGrant { host, guest, access, sha256: _, reason } = grant;
+    let verb = match access {
         Access::Read => "read",
         Access::Write => "read, change, make and remove",
     };
     if loaded.policy.program.is_none() {
         return side_file("The model", grant, loaded, to);
     }
-    let (host, guest) = (path_of(&grant.host, loaded), Hostile::cut(&grant.guest, 100));
-    let reason = Hostile::new(&grant.reason);
+    let (host, guest) = (path_of(host, loaded), Escaped::cut(guest, 100));
+    let reason = Escaped::new(reason);
     let text = format!("It may {verb} what is in {host}, as {guest}, because: {reason}.");
     to.say("Files", text, &["handle of that file or folder", LANDLOCK]);
 }
 
 fn side_file(model: &str, grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
-    let (host, guest) = (path_of(&grant.host, loaded), Hostile::cut(&grant.guest, 100));
-    let reason = Hostile::new(&grant.reason);
+    // A model reads its files, whatever the access.
+    let FileGrant { host, guest, access: _, sha256, reason } = grant;
+    let (host, guest) = (path_of(host, loaded), Escaped::cut(guest, 100));
+    let reason = Escaped::new(reason);
+    let (pin, by): (_, &[&'static str]) = match *sha256 {
+        Some(pin) => (format!("with SHA-256 {}", Digest::from(pin)), &[SIDE_FILES, DIGEST]),
+        None => ("whatever it holds".to_owned(), &[SIDE_FILES]),
+    };
     let text = format!(
-        "{model} may keep its data in {host}, which it knows as {guest}, because: {reason}."
+        "{model} may keep its data in {host}, which it knows as {guest}, {pin}, because: {reason}."
     );
-    to.say("Files", text, &[SIDE_FILES]);
+    to.say("Files", text, by);
 }
 
 fn peer(grant: &NetworkGrant, to: &mut Sentences) {
-    let kinds: Vec<&str> = grant.reaches.iter().map(|kind| kind.name()).collect();
+    let NetworkGrant { host, port, protocol, reaches, reason } = grant;
+    let kinds: Vec<&str> = reaches.iter().map(|kind| kind.name()).collect();
     let text = format!(
-        "It may talk to {} on port {} by {}, at {} addresses, because: {}.",
-        Hostile::cut(&grant.host.to_string(), 100),
-        grant.port,
-        grant.protocol.name().to_uppercase(),
+        "It may talk to {} on port {port} by {}, at {} addresses, because: {}.",
+        Escaped::cut(&host.to_string(), 100),
+        protocol.name().to_uppercase(),
         kinds.join(" and "),
-        Hostile::new(&grant.reason)
+        Escaped::new(reason)
     );
     to.say("Network", text, &["address checked after it is resolved", BROKER, SECCOMP]);
 }
 
+/// What holds of shapes, for a model alone or the models of a program.
+fn shapes(policy: &Policy, to: &mut Sentences) {
+    if policy.program.is_some() && policy.models.is_empty() {
+        return;
+    }
+    let (text, by) = match policy.declared_shapes {
+        DeclaredShapes::Report => (
+            "An output may have another shape than the model declares; the difference is reported.",
+            SHAPES_IN,
+        ),
+        DeclaredShapes::Strict => (
+            "Inputs and outputs have the shapes that the model declares, or there is no answer.",
+            VALUES_OUT,
+        ),
+    };
+    to.say("What shapes may be", text.to_owned(), &[by]);
+}
+
 fn values(rule: &ValueRule, of_inputs: bool, to: &mut Sentences) {
-    let name = Hostile::cut(&rule.name, 60);
+    let ValueRule {
+        name,
+        value,
+        dtype,
+        shape,
+        min,
+        max,
+        finite,
+        max_norm,
+        allowed,
+        decimals,
+        top_k,
+    } = rule;
+    let name = Escaped::cut(name, 60);
     let (about, what) = match of_inputs {
         true => ("What inputs may be", "input"),
         false => ("What outputs may be", "output"),
     };
     let mut say = |text: String, by: &'static str| to.say(about, text, &[by]);
     let before = if of_inputs { VALUES_IN } else { VALUES_OUT };
-    if let Some(value) = rule.value {
+    if let Some(value) = value {
         say(format!("The {what} {name} is {value} and nothing else."), FIXED);
     }
     let mut must = Vec::new();
-    must.extend(rule.dtype.map(|dtype| format!("of type {dtype}")));
-    must.extend(rule.shape.as_ref().map(|shape| {
+    must.extend(dtype.map(|dtype| format!("of type {dtype}")));
+    must.extend(shape.as_ref().map(|shape| {
         let sizes = shape.iter().map(|size| size.map_or("?".to_owned(), |size| size.to_string()));
         format!("of the shape [{}]", sizes.collect::<Vec<_>>().join(", "))
     }));
-    must.extend(rule.min.map(|min| format!("at least {min}")));
-    must.extend(rule.max.map(|max| format!("at most {max}")));
-    must.extend(rule.finite.then(|| "finite".to_owned()));
-    must.extend(rule.max_norm.map(|norm| format!("of a norm of at most {norm}")));
-    if !rule.allowed.is_empty() {
-        must.push(format!("one of {} values", rule.allowed.len()));
+    must.extend(min.map(|min| format!("at least {min}")));
+    must.extend(max.map(|max| format!("at most {max}")));
+    must.extend(finite.then(|| "finite".to_owned()));
+    must.extend(max_norm.map(|norm| format!("of a norm of at most {norm}")));
+    if !allowed.is_empty() {
+        must.push(format!("one of {} values", allowed.len()));
     }
     if !must.is_empty() {
         say(format!("The {what} {name} must be {}.", must.join(", ")), before);
     }
-    if let Some(k) = rule.top_k {
+    if let Some(k) = top_k {
         say(format!("Of each row of {name} only the {k} greatest are told."), VALUES_OUT);
     }
-    if let Some(decimals) = rule.decimals {
+    if let Some(decimals) = decimals {
         say(format!("Numbers of {name} are rounded to {decimals} decimals."), VALUES_OUT);
     }
 }
 
-fn limits(limits: &Limits, confinement: Confinement, to: &mut Sentences) {
+fn explain_limits(limits: &Limits, confinement: Confinement, to: &mut Sentences) {
     let about = "How much";
+    let Limits {
+        memory,
+        run_time,
+        prepare_time,
+        model_size,
+        input_size,
+        output_size,
+        log_size,
+        stack,
+        snapshots,
+    } = *limits;
     let size = format_size;
     let mut say = |text: String, by: &[&'static str]| to.say(about, text, by);
-    say(format!("At most {} of memory in a sandbox.", size(limits.memory)), &[LIMITER, RLIMITS]);
-    let time = format_duration(limits.run_time);
+    say(format!("At most {} of memory in a sandbox.", size(memory)), &[LIMITER, RLIMITS]);
+    let time = format_duration(run_time);
     let by: &[&'static str] = match confinement {
         Confinement::Strict => &[DEADLINE],
         Confinement::BestEffort => &[DEADLINE, "on a thread, code that checks the clock"],
     };
     say(format!("At most {time} for a run."), by);
-    let time = format_duration(limits.prepare_time);
+    let time = format_duration(prepare_time);
     say(format!("At most {time} to load, to describe and to optimise a model, each."), by);
-    let (inputs, outputs) = (size(limits.input_size), size(limits.output_size));
-    let model = size(limits.model_size);
+    let (inputs, outputs) = (size(input_size), size(output_size));
+    let model = size(model_size);
     say(format!("At most {model} of model, {inputs} of inputs, {outputs} of outputs."), &[SIZES]);
-    let (stack, log) = (size(limits.stack), size(limits.log_size));
+    let (stack, log) = (size(stack), size(log_size));
     say(format!("At most {stack} of stack."), &[WASM]);
     say(format!("At most {log} of log."), &["the rest is dropped"]);
-    let images = limits.images;
     say(
-        format!("Prepared models are kept for at most {images} combinations of input shapes."),
+        format!("Prepared models are kept for at most {snapshots} combinations of input shapes."),
         &["store of prepared models"],
     );
 }
 
-fn quotas(policy: &Policy, to: &mut Sentences) {
-    let quotas = &policy.quotas;
-    let mut parts = vec![format!("{} open at once", quotas.open_handles)];
+fn explain_quotas(policy: &Policy, to: &mut Sentences) {
+    let Quotas {
+        bytes_written,
+        files_created,
+        open_handles,
+        connections,
+        bytes_sent,
+        bytes_received,
+    } = policy.quotas;
+    let mut parts = vec![format!("{open_handles} open at once")];
     let written = policy.filesystem.iter().any(|grant| grant.access == Access::Write);
     let prints = policy.program.as_ref().is_some_and(|program| program.stdout || program.stderr);
     if written || prints {
-        parts.push(format!("{} written", format_size(quotas.bytes_written)));
+        parts.push(format!("{} written", format_size(bytes_written)));
     }
     if written {
-        parts.push(format!("{} files made", quotas.files_created));
+        parts.push(format!("{files_created} files made"));
     }
     if !policy.network.is_empty() {
-        parts.push(format!("{} connections", quotas.connections));
-        parts.push(format!("{} sent", format_size(quotas.bytes_sent)));
-        parts.push(format!("{} received", format_size(quotas.bytes_received)));
+        parts.push(format!("{connections} connections"));
+        parts.push(format!("{} sent", format_size(bytes_sent)));
+        parts.push(format!("{} received", format_size(bytes_received)));
     }
     to.say("How much", format!("In one run, at most {}.", parts.join(", ")), &[QUOTA]);
 }
 
-fn compute(compute: &Compute, to: &mut Sentences) {
+fn explain_compute(compute: &Compute, to: &mut Sentences) {
     let about = "How it is computed";
-    if compute.deterministic {
+    let Compute { deterministic, kernels, threads } = *compute;
+    if deterministic {
         let text = "With the same bits on every machine.".to_owned();
         to.say(about, text, &["deterministic code, without native kernels"]);
     }
-    match (compute.native_kernels(), compute.kernels) {
+    match (compute.native_kernels(), kernels) {
         (true, _) => {
-            let threads = match compute.threads {
+            let threads = match threads {
                 1 => "one thread".to_owned(),
                 threads => format!("up to {threads} threads"),
             };

@@ -6,7 +6,7 @@ mod check;
 mod diff;
 mod explain;
 mod fmt;
-mod record;
+pub(super) mod record;
 mod score;
 mod unused;
 mod warnings;

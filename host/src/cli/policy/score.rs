@@ -17,7 +17,7 @@ use crate::policy::{
     Access, AddressKind, Confinement, FileGrant, LoadedPolicy, NetworkGrant, Peer, Policy,
     ValueRule, quota_bounds,
 };
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 /// What counts, and how much.
 #[derive(Clone, Copy)]
@@ -51,6 +51,11 @@ const ARGUMENTS: Weight = weight("arguments", 1, "it gets arguments");
 const ENVIRONMENT: Weight = weight("environment", 1, "for each variable");
 const MODEL: Weight = weight("model", 1, "for each model it may load");
 const READ: Weight = weight("read", 5, "for each file or folder it may read");
+const UNPINNED_FILE: Weight = weight(
+    "unpinned-file",
+    5,
+    "for each of these that a model keeps data in, of any content: it has no `sha256`",
+);
 const WRITE: Weight = weight("write", 15, "for each file or folder it may write");
 const BROAD: Weight = weight("broad", 20, "for each of these that is / or lies right in it");
 const PEER: Weight = weight("peer", 10, "for each peer");
@@ -84,6 +89,7 @@ const WEIGHTS: &[Weight] = &[
     ENVIRONMENT,
     MODEL,
     READ,
+    UNPINNED_FILE,
     WRITE,
     BROAD,
     PEER,
@@ -179,11 +185,11 @@ fn parts(loaded: &LoadedPolicy) -> Vec<Part> {
     to.add(THREADS, doublings(1, policy.compute.threads.into()), THREADS.what);
     program(policy, &mut to);
     for grant in &policy.filesystem {
-        file("it", grant, loaded, &mut to);
+        file("it", grant, loaded, policy.program.is_none(), &mut to);
     }
     for model in &policy.models {
-        let name = format!("the model {}", Hostile::cut(&model.name, 60));
-        model.files().iter().for_each(|grant| file(&name, grant, loaded, &mut to));
+        let name = format!("the model {}", Escaped::cut(&model.name, 60));
+        model.files().iter().for_each(|grant| file(&name, grant, loaded, true, &mut to));
     }
     for grant in &policy.network {
         peer(grant, &mut to);
@@ -216,11 +222,14 @@ fn program(policy: &Policy, to: &mut Parts) {
     to.add(MODEL, count(policy.models.len()), MODEL.what);
 }
 
-fn file(who: &str, grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Parts) {
+fn file(who: &str, grant: &FileGrant, loaded: &LoadedPolicy, of_model: bool, to: &mut Parts) {
     let path = path_of(&grant.host, loaded);
     match grant.access {
         Access::Read => to.add(READ, 1, format!("{who} may read {path}")),
         Access::Write => to.add(WRITE, 1, format!("{who} may write {path}")),
+    }
+    if of_model && grant.sha256.is_none() {
+        to.add(UNPINNED_FILE, 1, format!("{path} may have any content"));
     }
     if grant.host.components().count() <= 2 {
         to.add(BROAD, 1, format!("{path} is broad"));
@@ -228,7 +237,7 @@ fn file(who: &str, grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Parts) {
 }
 
 fn peer(grant: &NetworkGrant, to: &mut Parts) {
-    let host = Hostile::cut(&grant.host.to_string(), 60).to_string();
+    let host = Escaped::cut(&grant.host.to_string(), 60).to_string();
     let (port, protocol) = (grant.port, grant.protocol.name());
     to.add(PEER, 1, format!("it may talk to {host} port {port}"));
     if protocol == "udp" {

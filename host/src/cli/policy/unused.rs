@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::super::failure::{Failure, shown};
 use crate::Digest;
 use crate::policy::{Access, LoadedPolicy, ModelGrant, key_rule};
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 /// Longest line of a log: three texts of a thousand characters, each of which may be escaped.
 const MAX_LINE: usize = 1 << 16;
@@ -95,7 +95,7 @@ impl Uses {
         }
         for grant in &policy.models {
             if !self.loaded(&digest, grant) {
-                let name = Hostile::new(&grant.name);
+                let name = Escaped::new(&grant.name);
                 found.push((format!("never used: the model {name}"), DROP));
             }
             // What its own policy grants is written down under that policy.
@@ -103,14 +103,14 @@ impl Uses {
             let own = Digest::from(own.source.sha256).to_string();
             for file in grant.files() {
                 if !used_under(&own, &file.rule(), "read") {
-                    let (name, guest) = (Hostile::new(&grant.name), Hostile::new(&file.guest));
+                    let (name, guest) = (Escaped::new(&grant.name), Escaped::new(&file.guest));
                     found.push((format!("never used: {guest} of the model {name}"), DROP));
                 }
             }
         }
         for grant in &policy.filesystem {
             let rule = grant.rule();
-            let guest = Hostile::new(&grant.guest);
+            let guest = Escaped::new(&grant.guest);
             match (used(&rule, "read"), used(&rule, "write"), grant.access) {
                 (false, false, _) => found.push((format!("never used: {guest}"), DROP)),
                 (true, false, Access::Write) => found.push((

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::path_of;
-use crate::places::default_folder;
+use crate::places::{cache_folder, state_folder};
 use crate::policy::{
     Access, AddressKind, Confinement, FileGrant, LoadedPolicy, NetworkGrant, Peer, Policy, bounds,
 };
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 /// Folders that hold more than any one program needs.
 const BROAD: &[&str] = &[
@@ -109,6 +109,20 @@ fn file(grant: &FileGrant, loaded: &LoadedPolicy, of_program: bool, found: &mut 
             "what is granted must be there when a run begins",
         ));
     }
+    if !of_program && grant.sha256.is_none() {
+        found.push((
+            format!(
+                "filesystem.host = {shown}: any content is accepted: `filesystem.sha256` is missing"
+            ),
+            "grant each file with the SHA-256 of its content; `belljar new-policy` writes it",
+        ));
+    }
+    if !of_program && grant.sha256.is_some() && grant.host.is_dir() {
+        found.push((
+            format!("filesystem.host = {shown}: a folder, and `filesystem.sha256` is of one file"),
+            "grant each file with its own SHA-256",
+        ));
+    }
     if grant.access == Access::Write && writes_policies(grant, loaded) {
         found.push((
             format!(
@@ -117,13 +131,11 @@ fn file(grant: &FileGrant, loaded: &LoadedPolicy, of_program: bool, found: &mut 
             "keep policies in a folder of their own",
         ));
     }
-    for (variable, xdg, in_home, what) in [
-        ("BELLJAR_STATE_DIR", "XDG_STATE_HOME", ".local/state", "the secret that seals its files"),
-        ("BELLJAR_CACHE_DIR", "XDG_CACHE_HOME", ".cache", "compiled code"),
-    ] {
-        let folder = default_folder(variable, xdg, in_home);
+    for (folder, what) in
+        [(state_folder(), "the secret that seals its files"), (cache_folder(), "compiled code")]
+    {
         let touches = |own: &Path| own.starts_with(&grant.host) || grant.host.starts_with(own);
-        if folder.is_ok_and(|own| touches(&own)) {
+        if folder.ok().flatten().is_some_and(|own| touches(&own)) {
             found.push((
                 format!("filesystem.host = {shown}: Belljar keeps {what} there"),
                 "grant nothing above, in or below Belljar's own folders",
@@ -142,7 +154,7 @@ fn writes_policies(grant: &FileGrant, loaded: &LoadedPolicy) -> bool {
 }
 
 fn peer(grant: &NetworkGrant, found: &mut Warnings) {
-    let host = Hostile::cut(&grant.host.to_string(), 60).to_string();
+    let host = Escaped::cut(&grant.host.to_string(), 60).to_string();
     if grant.reaches.contains(&AddressKind::LinkLocal) {
         found.push((
             format!(

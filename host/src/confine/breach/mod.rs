@@ -7,14 +7,18 @@
 
 use std::ffi::{CString, c_int, c_long, c_void};
 use std::ptr::{null, null_mut};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
+
+mod grants;
+pub(crate) mod memory;
 
 /// One attempt, and what it needs to know of the world outside.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Attempt {
-    /// Its name: one of [`ATTEMPTS`].
-    pub name: String,
+    /// Its number among [`attempts`].
+    pub number: usize,
     /// What an attacker may have found out.
     pub world: World,
 }
@@ -40,6 +44,42 @@ pub struct World {
     pub socket: String,
     /// A listening Unix socket, by its abstract name.
     pub abstract_socket: String,
+    /// A folder that is granted to a program.
+    pub granted: String,
+    /// A link beside that folder.
+    pub link: String,
+    /// A path beside it where nothing is.
+    pub made: String,
+    /// Port of another listener than `udp`, to which a granted connection leads.
+    pub other_udp: u16,
+    /// The role of the worker.
+    pub role: String,
+    /// How paths out of the granted folder are written, from 0.
+    pub form: usize,
+}
+
+/// Ways in which paths out of a granted folder are written.
+pub const FORMS: usize = 4;
+
+/// What the worker holds, as if it had been granted that: descriptors.
+pub(crate) struct Held {
+    /// A folder.
+    pub(crate) folder: c_long,
+    /// A UDP socket, connected.
+    pub(crate) socket: c_long,
+    /// An empty file in memory, for what the worker makes.
+    pub(crate) room: c_long,
+}
+
+static HELD: OnceLock<Held> = OnceLock::new();
+
+/// Notes what the worker was given.
+pub(crate) fn hold(held: Held) {
+    let _ = HELD.set(held);
+}
+
+fn held() -> Result<&'static Held, i32> {
+    HELD.get().ok_or(libc::EBADF)
 }
 
 /// How an attempt ended: `Ok` if it succeeded, else the kernel's error number.
@@ -50,14 +90,34 @@ type Try = fn(&World) -> Result<(), i32>;
 impl Attempt {
     /// Makes it.
     pub(crate) fn make(&self) -> Outcome {
-        let known = ATTEMPTS.iter().find(|(name, _)| *name == self.name);
+        let known = all().nth(self.number);
         // An attempt that nobody knows must not look refused.
         known.map_or(Ok(()), |(_, attempt)| attempt(&self.world))
     }
 }
 
-/// All attempts, in the order of the table in SECURITY.md.
-pub const ATTEMPTS: &[(&str, Try)] = &[
+/// The names of all attempts, in the order of the table in SECURITY.md. Attempts of one name are
+/// several ways to the same end.
+pub fn attempts() -> Vec<&'static str> {
+    listed().map(|(name, _)| *name).collect()
+}
+
+/// The numbers of the attempts that are not in the table: to unmount what is mounted below a granted
+/// folder, on the folder `mnt` and on the file `pin`. Beside them is the empty folder `empty`.
+pub fn unmounts() -> std::ops::Range<usize> {
+    let first = listed().count();
+    first..first + grants::UNMOUNTS.len()
+}
+
+fn listed() -> impl Iterator<Item = &'static (&'static str, Try)> {
+    ATTEMPTS.iter().chain(memory::ATTEMPTS).chain(grants::ATTEMPTS)
+}
+
+fn all() -> impl Iterator<Item = &'static (&'static str, Try)> {
+    listed().chain(grants::UNMOUNTS)
+}
+
+const ATTEMPTS: &[(&str, Try)] = &[
     ("read /etc/passwd", |_| open("/etc/passwd", libc::O_RDONLY)),
     ("read a file in the home folder", |world| open(&world.home, libc::O_RDONLY)),
     ("read another model", |world| open(&world.model, libc::O_RDONLY)),
@@ -240,6 +300,12 @@ pub const ATTEMPTS: &[(&str, Try)] = &[
         // Eight GiB in pieces of 64 MiB, not touched.
         (0..128).try_for_each(|_| map_large(64 << 20).map(drop))
     }),
+    ("read physical addresses", |_| physical_address(3..64)),
+    ("read physical addresses", |_| {
+        let path = c"/proc/self/pagemap".as_ptr() as c_long;
+        let opened = call(libc::SYS_openat, [libc::AT_FDCWD.into(), path, 0, 0, 0])?;
+        physical_address(opened..opened + 1)
+    }),
     ("have a hundred threads", |_| {
         let flags = libc::CLONE_VM
             | libc::CLONE_FS
@@ -288,6 +354,21 @@ fn open(path: &str, flags: c_int) -> Outcome {
     let path = CString::new(path).map_err(|_| libc::EINVAL)?;
     let folder = libc::AT_FDCWD.into();
     call(libc::SYS_openat, [folder, path.as_ptr() as c_long, flags.into(), 0o600, 0]).map(drop)
+}
+
+/// Looks for the place in the machine's memory of one page, by descriptors that may be a pagemap.
+fn physical_address(mut descriptors: std::ops::Range<c_long>) -> Outcome {
+    const PRESENT: u64 = 1 << 63;
+    const FRAME: u64 = (1 << 55) - 1;
+    let here = 0u8;
+    let page = std::hint::black_box(&raw const here) as c_long / 4096;
+    let found = descriptors.any(|descriptor| {
+        let mut entry = 0u64;
+        let to = &raw mut entry as c_long;
+        let read = call(libc::SYS_pread64, [descriptor, to, 8, 8 * page, 0]);
+        read == Ok(8) && entry & PRESENT != 0 && entry & FRAME != 0
+    });
+    if found { Ok(()) } else { Err(libc::EPERM) }
 }
 
 /// One byte from or to the supervisor, at an address where nothing ever is: that is another error

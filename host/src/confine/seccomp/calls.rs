@@ -32,7 +32,7 @@ impl Call {
 
 /// What an argument must be for a rule to apply.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Condition {
+pub(in crate::confine) struct Condition {
     /// The argument's place, from 0.
     pub(super) place: u8,
     /// Its name in the manual page.
@@ -44,15 +44,20 @@ pub(super) struct Condition {
 
 /// A number with the name that C gives it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Value(pub(super) &'static str, pub(super) u64);
+pub(in crate::confine) struct Value(
+    pub(in crate::confine) &'static str,
+    pub(in crate::confine) u64,
+);
 
 /// What a condition asks.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Test {
+pub(in crate::confine) enum Test {
     /// It is this very number.
     Is(Value),
     /// All of the first bits are set, and no others but some of the second ones.
     Bits(&'static [Value], &'static [Value]),
+    /// It is this number or a greater one.
+    AtLeast(Value),
     /// This bit is set, whatever the others are.
     Has(Value),
     /// This bit is not set, whatever the others are.
@@ -69,7 +74,7 @@ pub(super) const fn int(place: u8, name: &'static str, test: Test) -> Condition 
 }
 
 /// A condition on an argument of which the kernel looks at 64 bits.
-pub(super) const fn long(place: u8, name: &'static str, test: Test) -> Condition {
+pub(in crate::confine) const fn long(place: u8, name: &'static str, test: Test) -> Condition {
     Condition { place, name, wide: true, test }
 }
 

@@ -23,16 +23,12 @@ pub(crate) fn install(role: Role) -> io::Result<()> {
     install_rules(rules::of(role))
 }
 
-/// Takes away, from a process that has one thread, what its role could do only for a while. What a
-/// call may do is what both filters allow.
-#[cfg(any(test, feature = "programs", feature = "test-hooks"))]
+/// Takes away, from all threads of the process, what its role could do only for a while: starting
+/// threads, and, for a program, executable memory. A call is allowed if every filter allows it.
 pub(crate) fn narrow(role: Role) -> io::Result<()> {
-    if rules::of(role).all(|rule| rule.until.is_none()) {
-        return Ok(());
-    }
-    // That glibc finds no clone3 was said before.
+    // The answer to clone3 stays as the first filter gives it.
     let [_, program] = allow_list(rules::lasting(role), architecture()?, process())?;
-    apply(&program)
+    seccompiler::apply_filter_all_threads(&program).map_err(failed)
 }
 
 /// As [`install`], less one of the role's rules.
@@ -72,10 +68,14 @@ fn process() -> u64 {
 }
 
 fn apply(program: &BpfProgram) -> io::Result<()> {
-    seccompiler::apply_filter(program).map_err(|err| match err {
+    seccompiler::apply_filter(program).map_err(failed)
+}
+
+fn failed(err: seccompiler::Error) -> io::Error {
+    match err {
         seccompiler::Error::Prctl(err) | seccompiler::Error::Seccomp(err) => err,
         err => io::Error::other(err),
-    })
+    }
 }
 
 fn errno(errno: rustix::io::Errno) -> SeccompAction {
@@ -157,6 +157,7 @@ fn condition(
     let (operator, value) = match condition.test {
         Test::Is(value) => (SeccompCmpOp::Eq, value.1),
         Test::Bits(all, some) => (SeccompCmpOp::MaskedEq(!union(some)), union(all)),
+        Test::AtLeast(value) => (SeccompCmpOp::Ge, value.1),
         Test::Has(bit) => (SeccompCmpOp::MaskedEq(bit.1), bit.1),
         Test::Lacks(bit) => (SeccompCmpOp::MaskedEq(bit.1), 0),
         Test::IsThisProcess => (SeccompCmpOp::Eq, process),

@@ -13,10 +13,9 @@ mod tests;
 #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line shows it"))]
 mod words;
 
+pub(super) use calls::{Condition, Test, Value, long};
 #[cfg(feature = "test-hooks")]
 pub(crate) use filter::install_without;
-#[cfg(any(feature = "programs", feature = "test-hooks"))]
-pub(crate) use filter::narrow;
-pub(crate) use filter::{install, install_on_thread};
+pub(crate) use filter::{install, install_on_thread, narrow};
 #[cfg(feature = "cli")]
 pub(crate) use words::{RuleWords, Words, of_role, of_thread};

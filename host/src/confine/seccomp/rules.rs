@@ -1,10 +1,12 @@
 //! What each role may ask of the kernel, and what for. A test takes every rule away in turn and
 //! sees that the work then fails, so nothing stays here that is not needed.
 
-use super::calls::Test::{Bits, Is, IsThisProcess};
-use super::calls::{Call, Condition, Value, int, long};
+use super::calls::Test::{AtLeast, Bits, Is, IsThisProcess};
+use super::calls::{Call, Condition, Test, Value, int, long};
+use crate::confine::channel::CHANNEL;
 use crate::confine::role::Role;
 use crate::confine::role::Role::{Compile, CompileProgram, GrantedProgram, Prepare, Program, Run};
+use crate::confine::ways::{self, Way};
 
 /// A system call that some roles may make under some conditions.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +19,7 @@ pub(super) struct Rule {
     pub(super) why: &'static str,
     /// Set if it is not needed on every machine or at every time: when it is.
     pub(super) sometimes: Option<&'static str>,
-    /// Set if it holds only for a while: until when. A second filter then takes it away.
+    /// Set if it holds only for a while: until when. Another filter then takes it away.
     pub(super) until: Option<&'static str>,
 }
 
@@ -27,7 +29,6 @@ pub(super) fn of(role: Role) -> impl Iterator<Item = &'static Rule> {
 }
 
 /// The rules of a role that hold to its end.
-#[cfg(any(test, feature = "programs", feature = "test-hooks"))]
 pub(super) fn lasting(role: Role) -> impl Iterator<Item = &'static Rule> {
     of(role).filter(|rule| rule.until.is_none())
 }
@@ -56,9 +57,10 @@ impl Rule {
         Rule { sometimes: Some(when), ..self }
     }
 
-    /// Only until a program's code is loaded, of which nothing has run then.
-    const fn until_loaded(self) -> Rule {
-        Rule { until: Some("until the program's code is loaded"), roles: &[Program], ..self }
+    /// Only until all threads of the process run. Nothing hostile has reached it by then, and of a
+    /// program's code nothing has run.
+    const fn until_ready(self) -> Rule {
+        Rule { until: Some("until its threads run"), ..self }
     }
 }
 
@@ -66,15 +68,44 @@ impl Rule {
 /// back to clone, and does so for no other answer.
 pub(super) const CLONE3: Call = Call::new("clone3", 435, 435);
 
-/// Memory that is never executable. No other bits either: some architectures have more of them.
-const PLAIN: Condition = long(
-    2,
-    "prot",
-    Bits(
-        &[],
-        &[Value("PROT_READ", libc::PROT_READ as u64), Value("PROT_WRITE", libc::PROT_WRITE as u64)],
-    ),
-);
+const fn protection(name: &'static str, bits: i32) -> Condition {
+    long(2, "prot", Is(Value(name, bits as u64)))
+}
+
+/// Memory that can be written and counts against `RLIMIT_DATA`. It can become neither read-only nor
+/// inaccessible afterwards: the kernel would stop counting it, with all that is in it. No other bits
+/// either: some architectures have more of them.
+const WRITABLE: Condition =
+    protection("PROT_READ | PROT_WRITE", libc::PROT_READ | libc::PROT_WRITE);
+
+const MAY_MOVE: Condition =
+    int(3, "flags", Is(Value("MREMAP_MAYMOVE", libc::MREMAP_MAYMOVE as u64)));
+
+/// Address space that holds nothing.
+const RESERVED: Condition = protection("PROT_NONE", libc::PROT_NONE);
+
+const READ_ONLY: Condition = protection("PROT_READ", libc::PROT_READ);
+
+const PRIVATE_MEMORY: Value = Value("MAP_PRIVATE", libc::MAP_PRIVATE as u64);
+const ANONYMOUS: Value = Value("MAP_ANONYMOUS", libc::MAP_ANONYMOUS as u64);
+const FIXED: Value = Value("MAP_FIXED", libc::MAP_FIXED as u64);
+const NO_RESERVE: Value = Value("MAP_NORESERVE", libc::MAP_NORESERVE as u64);
+const STACK: Value = Value("MAP_STACK", libc::MAP_STACK as u64);
+
+const fn mapping(all: &'static [Value], some: &'static [Value]) -> Condition {
+    long(3, "flags", Bits(all, some))
+}
+
+/// Private memory of no file, at a place of the kernel's choice. Shared memory and stacks that grow
+/// by themselves (`MAP_GROWSDOWN`) would not count against `RLIMIT_DATA`.
+const PRIVATE_ANONYMOUS: Condition = mapping(&[PRIVATE_MEMORY, ANONYMOUS], &[NO_RESERVE, STACK]);
+
+/// Below lies what nobody may change: see `confine::ways`. A worker's own memory lies far above.
+const ABOVE: Test = AtLeast(Value("4 GiB", 1 << 32));
+
+const fn above(name: &'static str) -> Condition {
+    long(0, name, ABOVE)
+}
 
 /// Memory that becomes executable, and is not writable any more.
 const CODE: Condition = long(
@@ -85,6 +116,9 @@ const CODE: Condition = long(
         &[],
     ),
 );
+
+/// The channel to the supervisor, and no socket that the process was given.
+const ON_THE_CHANNEL: Condition = int(0, "fd", Is(Value("3", CHANNEL as u64)));
 
 /// What makes a clone a thread. Namespaces, other processes and tracing are not among the rest.
 const THREAD: Condition = int(
@@ -126,10 +160,22 @@ const fn advice(name: &'static str, number: u64) -> Condition {
     int(2, "advice", Is(Value(name, number)))
 }
 
+/// Opens a file in one way: the argument that says how is at an address where nobody can change it.
+const fn way(way: Way, why: &'static str) -> Rule {
+    rule(OPENAT2, way.condition(), why).granted()
+}
+
+const MMAP: Call = Call::new("mmap", 9, 222);
+const MPROTECT: Call = Call::new("mprotect", 10, 226);
+const OPENAT2: Call = Call::new("openat2", 437, 437);
 const FCNTL: Call = Call::new("fcntl", 72, 25);
 const FUTEX: Call = Call::new("futex", 202, 98);
+const MREMAP: Call = Call::new("mremap", 25, 216);
 const MADVISE: Call = Call::new("madvise", 28, 233);
 const SIGACTION: Call = Call::new("rt_sigaction", 13, 134);
+
+const LARGE_PIECES: &str =
+    "large pieces of the heap that change their size: a compiler's, lists of what a program holds";
 
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: u64 = 0xc060_6610;
@@ -139,40 +185,61 @@ const SIGSETXID: i32 = 33;
 
 pub(super) static RULES: &[Rule] = &[
     // Memory.
-    rule(Call::new("mmap", 9, 222), &[PLAIN], "the heap, stacks, and address space for sandboxes"),
-    rule(Call::new("munmap", 11, 215), &[], "gives it back"),
-    rule(Call::new("mprotect", 10, 226), &[PLAIN], "sandboxes that grow; guard pages of stacks"),
+    rule(MMAP, &[WRITABLE, PRIVATE_ANONYMOUS], "the heap"),
+    rule(MMAP, &[RESERVED, PRIVATE_ANONYMOUS], "stacks, and address space for sandboxes"),
     rule(
-        Call::new("mremap", 25, 216),
-        &[int(3, "flags", Is(Value("MREMAP_MAYMOVE", libc::MREMAP_MAYMOVE as u64)))],
-        "large pieces of the heap that change their size: scratch memory of kernels, a compiler's, \
-         lists of what a program holds",
+        MMAP,
+        &[RESERVED, mapping(&[PRIVATE_MEMORY, ANONYMOUS, FIXED], &[NO_RESERVE]), above("addr")],
+        "gives back what a run has used beyond its snapshot",
     )
-    .only(&[Compile, Run, CompileProgram, Program]),
+    .only(&[Run]),
+    rule(
+        MMAP,
+        &[WRITABLE, mapping(&[PRIVATE_MEMORY, FIXED], &[NO_RESERVE]), above("addr")],
+        "the snapshot of a prepared model, copied where a run writes to it",
+    )
+    .only(&[Run]),
+    rule(
+        MMAP,
+        &[READ_ONLY, mapping(&[Value("MAP_SHARED", libc::MAP_SHARED as u64)], &[])],
+        "the snapshot again, to copy from",
+    )
+    .only(&[Run]),
+    rule(Call::new("munmap", 11, 215), &[above("addr")], "gives memory back"),
+    rule(
+        MPROTECT,
+        &[WRITABLE, above("addr")],
+        "sandboxes that grow; stacks of threads above their guard page",
+    ),
+    rule(MREMAP, &[MAY_MOVE, above("old_address")], LARGE_PIECES).only(&[Compile, Program]),
+    rule(MREMAP, &[MAY_MOVE, above("old_address")], LARGE_PIECES)
+        .only(&[CompileProgram])
+        .sometimes("when glibc gives a list of the compiler a mapping of its own before it grows"),
     rule(Call::new("brk", 12, 214), &[], "the heap"),
     rule(
         MADVISE,
-        &[advice("MADV_DONTNEED", libc::MADV_DONTNEED as u64)],
-        "gives back what a run has used beyond its image, and stacks of threads that ended",
+        &[advice("MADV_DONTNEED", libc::MADV_DONTNEED as u64), above("addr")],
+        "gives back stacks of threads that ended",
     )
     .only(&[Prepare, Run, Program]),
-    rule(MADVISE, &[advice("MADV_GUARD_INSTALL", 102)], "guard pages of stacks")
+    rule(MADVISE, &[advice("MADV_GUARD_INSTALL", 102), above("addr")], "guard pages of stacks")
         .sometimes("since glibc 2.42"),
     // Threads. glibc and Rust's standard library set each of them up.
-    rule(Call::new("clone", 56, 220), &[THREAD], "the sandbox's thread, and kernels on several"),
+    rule(Call::new("clone", 56, 220), &[THREAD], "the sandbox's thread, and kernels on several")
+        .until_ready(),
     rule(Call::new("set_robust_list", 273, 99), &[], "glibc, in each new thread"),
     rule(Call::new("rseq", 334, 293), &[], "glibc, in each new thread")
         .sometimes("since glibc 2.35"),
     rule(Call::new("rt_sigprocmask", 14, 135), &[], "glibc starts threads with signals blocked"),
     rule(SIGACTION, &[signal(0, "SIGSETXID", SIGSETXID)], "glibc, before the first thread"),
-    rule(Call::new("sigaltstack", 131, 132), &[], "the stack on which a thread handles a trap"),
+    rule(Call::new("sigaltstack", 131, 132), &[], "the stack on which a thread handles a trap")
+        .only(&[Prepare, Run, Program]),
     rule(
         Call::new("prctl", 157, 167),
         &[int(0, "option", Is(Value("PR_SET_NAME", libc::PR_SET_NAME as u64)))],
         "names of threads",
     )
     .only(&[Prepare, Run, Program]),
-    rule(Call::new("sched_getaffinity", 204, 123), &[], "glibc, when Rust looks for a stack's end"),
     rule(Call::new("gettid", 186, 178), &[], "Rust notes it for messages; an abort"),
     rule(Call::new("getrandom", 318, 278), &[], "keys of Rust's hash tables"),
     rule(
@@ -219,21 +286,26 @@ pub(super) static RULES: &[Rule] = &[
     ),
     rule(Call::new("exit_group", 231, 94), &[], "the end of the process"),
     // The work.
-    rule(Call::new("recvmsg", 47, 212), &[], "orders from the supervisor").only(&[
+    rule(Call::new("recvmsg", 47, 212), &[ON_THE_CHANNEL], "orders from the supervisor").only(&[
         Prepare,
         Run,
         CompileProgram,
         Program,
     ]),
-    rule(Call::new("sendmsg", 46, 211), &[], "answers to the supervisor"),
-    rule(Call::new("close", 3, 57), &[], "descriptors that came with an order"),
+    rule(Call::new("sendmsg", 46, 211), &[ON_THE_CHANNEL], "answers to the supervisor"),
+    rule(
+        Call::new("close", 3, 57),
+        // Or another socket could take the place of the channel.
+        &[int(0, "fd", AtLeast(Value("4", CHANNEL as u64 + 1)))],
+        "descriptors that came with an order",
+    ),
     rule(
         FCNTL,
         &[fcntl("F_GET_SEALS", libc::F_GET_SEALS)],
-        "checks that a model, an image, or a program can no longer change",
+        "checks that a model, a snapshot, or a program can no longer change",
     )
     .only(&[Prepare, Run, CompileProgram, Program]),
-    rule(Call::new("fstat", 5, 80), &[], "the size of a model, of an image, or of a program")
+    rule(Call::new("fstat", 5, 80), &[], "the size of a model, of a snapshot, or of a program")
         .only(&[Prepare, Run, CompileProgram, Program]),
     rule(Call::new("pread64", 17, 67), &[], "a model, a program, or inputs").only(&[
         Prepare,
@@ -241,63 +313,88 @@ pub(super) static RULES: &[Rule] = &[
         CompileProgram,
         Program,
     ]),
-    rule(Call::new("pwrite64", 18, 68), &[], "outputs; an image, or compiled code"),
+    rule(Call::new("pwrite64", 18, 68), &[], "outputs; a snapshot, or compiled code"),
     rule(
         Call::new("ioctl", 16, 29),
         &[int(1, "op", Is(Value("PAGEMAP_SCAN", PAGEMAP_SCAN)))],
         "the pages that a run has written",
     )
     .only(&[Run]),
-    rule(Call::new("memfd_create", 319, 279), &[], "an image, or compiled code").only(&[
-        Compile,
-        Prepare,
-        CompileProgram,
-    ]),
-    rule(Call::new("ftruncate", 77, 46), &[], "an image, or compiled code").only(&[
-        Compile,
-        Prepare,
-        CompileProgram,
-    ]),
-    rule(
-        FCNTL,
-        &[fcntl("F_ADD_SEALS", libc::F_ADD_SEALS)],
-        "an image, or compiled code, that nobody changes any more",
-    )
-    .only(&[Compile, Prepare, CompileProgram]),
-    // A program's code comes when its process is confined already, as it may be hostile.
-    rule(Call::new("mprotect", 10, 226), &[CODE], "the code of the program").until_loaded(),
     rule(
         Call::new("prctl", 157, 167),
         &[int(0, "option", Is(Value("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS as u64)))],
-        "the second filter, which takes these rules away",
+        "the filter that takes away what only the start needs",
     )
-    .until_loaded(),
+    .until_ready(),
     rule(
         Call::new("seccomp", 317, 277),
         &[int(0, "op", Is(Value("SECCOMP_SET_MODE_FILTER", libc::SECCOMP_SET_MODE_FILTER as u64)))],
-        "the second filter, which takes these rules away",
+        "the filter that takes away what only the start needs",
     )
-    .until_loaded(),
+    .until_ready(),
+    // A program's code comes when its process is confined already, as it may be hostile.
+    rule(MPROTECT, &[READ_ONLY, above("addr")], "the code of the program, and its constants")
+        .only(&[Program])
+        .until_ready(),
+    rule(MPROTECT, &[CODE, above("addr")], "the code of the program")
+        .only(&[Program])
+        .until_ready(),
     rule(Call::new("membarrier", 324, 283), &[], "code that all processors see")
-        .until_loaded()
+        .only(&[Program])
+        .until_ready()
         .sometimes("on processors whose caches of code must be told"),
     // Files and connections that a policy grants to a program. Every open is by `openat2` below a
-    // descriptor that the process was given; Landlock allows what lies below those, and no more.
-    rule(Call::new("openat2", 437, 437), &[], "files below a granted folder").granted(),
-    rule(Call::new("newfstatat", 262, 79), &[], "what a file is").granted(),
-    rule(Call::new("statx", 332, 291), &[], "what a file is").granted(),
+    // descriptor that the process was given, in one of the ways of `confine::ways`; Landlock allows
+    // what lies below those descriptors, and no more.
+    way(Way::Look, "looks at what is in a granted folder"),
+    way(Way::Folder, "a folder below a granted one, for the names in it"),
+    way(Way::List, "the list of names in a granted folder, or the folder's times"),
+    way(Way::Read, "a granted file, to read"),
+    way(Way::Write, "a granted file, to write"),
+    way(Way::ReadWrite, "a granted file, to read and write"),
+    way(Way::New, "a new file in a granted folder, to write"),
+    way(Way::NewReadWrite, "a new file in a granted folder, to read and write"),
+    way(Way::NewRead, "a new file in a granted folder, to read"),
     rule(Call::new("getdents64", 217, 61), &[], "the names in a granted folder").granted(),
     rule(Call::new("lseek", 8, 62), &[], "back to the first of those names").granted(),
     rule(Call::new("pwritev2", 328, 287), &[], "appends to a granted file").granted(),
-    rule(Call::new("mkdirat", 258, 34), &[], "makes a folder in a granted one").granted(),
-    rule(Call::new("unlinkat", 263, 35), &[], "removes what is in a granted folder").granted(),
-    rule(Call::new("renameat2", 316, 276), &[], "moves what is in a granted folder").granted(),
+    rule(
+        Call::new("mkdirat", 258, 34),
+        &[int(2, "mode", Is(Value("0755", ways::FOLDER_MODE as u64)))],
+        "makes a folder in a granted one",
+    )
+    .granted(),
+    rule(
+        Call::new("unlinkat", 263, 35),
+        &[int(2, "flags", Bits(&[], &[Value("AT_REMOVEDIR", libc::AT_REMOVEDIR as u64)]))],
+        "removes what is in a granted folder",
+    )
+    .granted(),
+    rule(
+        Call::new("renameat2", 316, 276),
+        // With flags it can leave a device in the old place (`RENAME_WHITEOUT`).
+        &[int(4, "flags", Is(Value("0", 0)))],
+        "moves what is in a granted folder",
+    )
+    .granted(),
     rule(Call::new("ftruncate", 77, 46), &[], "the size of a granted file").granted(),
-    rule(Call::new("utimensat", 280, 88), &[], "the times of a granted file").granted(),
+    rule(
+        Call::new("utimensat", 280, 88),
+        // The file that is open, and none that a path leads to.
+        &[long(1, "pathname", Is(Value("null", 0)))],
+        "the times of a granted file",
+    )
+    .granted(),
     rule(Call::new("fsync", 74, 82), &[], "a granted file onto its disk").granted(),
     rule(Call::new("fdatasync", 75, 83), &[], "a granted file onto its disk").granted(),
     rule(Call::new("recvfrom", 45, 207), &[], "receives from a granted peer").granted(),
-    rule(Call::new("sendto", 44, 206), &[], "sends to a granted peer").granted(),
+    rule(
+        Call::new("sendto", 44, 206),
+        // To the peer that the socket is connected to, and nobody else.
+        &[long(4, "dest_addr", Is(Value("null", 0)))],
+        "sends to a granted peer",
+    )
+    .granted(),
     rule(Call::new("shutdown", 48, 210), &[], "ends a connection").granted(),
     rule(Call::new("ppoll", 271, 73), &[], "waits, for a granted peer or for a time")
         .only(&[Program])

@@ -92,6 +92,7 @@ fn condition(condition: &Condition) -> String {
         Test::Bits(all, some) => {
             format!("{name} is {}, with or without {}", names(all), names(some))
         }
+        Test::AtLeast(value) => format!("{name} is at least {}", value.0),
         Test::Has(bit) => format!("{name} has {}", bit.0),
         Test::Lacks(bit) => format!("{name} lacks {}", bit.0),
         Test::IsThisProcess => format!("{name} is this process"),

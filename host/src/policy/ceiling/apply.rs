@@ -5,8 +5,8 @@ use std::path::{Component, Path};
 use super::super::limits::Quantity;
 use super::super::text::{quote, shown};
 use super::super::{
-    Access, AddressKind, Confinement, FileGrant, Kernels, Limits, NetworkGrant, Peer, Policy,
-    Program, Quotas,
+    Access, AddressKind, Compute, Confinement, FileGrant, Kernels, Limits, NetworkGrant, Peer,
+    Policy, Program, Quotas,
 };
 use super::{Ceiling, Cut, Hosts, PeerCeiling, ProgramCeiling, Refused};
 
@@ -43,25 +43,61 @@ impl Ceiling {
             cut_quotas(&mut policy.quotas, &self.quotas, &mut cuts);
         }
         policy.filesystem.retain_mut(|grant| self.cut_file("", grant, &mut cuts));
+        let alone = policy.program.is_none().then_some(&policy.filesystem);
+        let of_models = policy.models.iter().filter_map(|grant| grant.rules.as_ref());
+        let of_models = of_models.map(|rules| &rules.policy.filesystem);
+        let mut files = alone.into_iter().chain(of_models).flatten();
+        if self.require_pin
+            && let Some(grant) = files.find(|grant| grant.sha256.is_none())
+        {
+            return Err(Refused::NoFilePin { ceiling: ceiling(), guest: shown(&grant.guest) });
+        }
         policy.network.retain_mut(|grant| self.cut_peer(grant, &mut cuts));
         Ok(cuts)
     }
 
     /// What every policy has. `of` says whose it is.
     fn cut_basics(&self, of: &str, policy: &mut Policy, cuts: &mut Vec<Cut>) {
-        cut_limits(of, &mut policy.limits, &self.limits, cuts);
-        cut_one(&format!("{of}compute.threads"), &mut policy.compute.threads, self.threads, cuts);
-        if policy.compute.native_kernels() && self.kernels == Kernels::Sandbox {
-            policy.compute.kernels = Kernels::Sandbox;
+        let Policy {
+            limits,
+            compute,
+            confinement,
+            declared_shapes,
+            // Grants, which `apply` cuts.
+            program: _,
+            models: _,
+            filesystem: _,
+            network: _,
+            quotas: _,
+            // A pin and rules of values only take away.
+            model: _,
+            inputs: _,
+            outputs: _,
+            origin: _,
+        } = policy;
+        cut_limits(of, limits, &self.limits, cuts);
+        let native = compute.native_kernels();
+        let Compute { deterministic: _, kernels, threads } = compute;
+        cut_one(&format!("{of}compute.threads"), threads, self.threads, cuts);
+        if native && self.kernels == Kernels::Sandbox {
+            *kernels = Kernels::Sandbox;
             cuts.push(Cut {
                 key: format!("{of}compute.kernels"),
                 asked: "\"native\"".to_owned(),
                 left: "\"sandbox\"".to_owned(),
             });
         }
-        let weaker = policy.confinement == Confinement::BestEffort;
+        if *declared_shapes < self.declared_shapes {
+            cuts.push(Cut {
+                key: format!("{of}declared-shapes"),
+                asked: format!("\"{}\"", declared_shapes.name()),
+                left: format!("\"{}\"", self.declared_shapes.name()),
+            });
+            *declared_shapes = self.declared_shapes;
+        }
+        let weaker = *confinement == Confinement::BestEffort;
         if weaker && self.confinement == Confinement::Strict {
-            policy.confinement = Confinement::Strict;
+            *confinement = Confinement::Strict;
             cuts.push(Cut {
                 key: format!("{of}confinement"),
                 asked: "\"best-effort\"".to_owned(),
@@ -72,14 +108,15 @@ impl Ceiling {
 
     /// Whether something is left of the grant. `of` says whose it is.
     fn cut_file(&self, of: &str, grant: &mut FileGrant, cuts: &mut Vec<Cut>) -> bool {
-        let greatest = greatest_access(self, &grant.host);
-        if greatest.is_some_and(|greatest| greatest >= grant.access) {
+        let FileGrant { host, guest: _, access: wanted, sha256: _, reason: _ } = grant;
+        let greatest = greatest_access(self, host);
+        if greatest.is_some_and(|greatest| greatest >= *wanted) {
             return true;
         }
-        let (asked, key) = (quote(&grant.host.to_string_lossy()), format!("{of}filesystem.host"));
+        let (asked, key) = (quote(&host.to_string_lossy()), format!("{of}filesystem.host"));
         let left = match greatest {
             Some(access) => {
-                grant.access = access;
+                *wanted = access;
                 "only to be read".to_owned()
             }
             None => NOTHING.to_owned(),
@@ -92,23 +129,24 @@ impl Ceiling {
     fn cut_peer(&self, grant: &mut NetworkGrant, cuts: &mut Vec<Cut>) -> bool {
         let fitting: Vec<&PeerCeiling> =
             self.network.iter().filter(|peers| peers.fits(grant)).collect();
+        let NetworkGrant { host, port, protocol, reaches, reason: _ } = grant;
         let allowed = |kind: &AddressKind| fitting.iter().any(|p| p.reaches.contains(kind));
-        let kept: Vec<AddressKind> = grant.reaches.iter().copied().filter(allowed).collect();
-        if kept.len() == grant.reaches.len() {
+        let kept: Vec<AddressKind> = reaches.iter().copied().filter(allowed).collect();
+        if kept.len() == reaches.len() {
             return true;
         }
-        let peer = format!("{}:{}/{}", grant.host, grant.port, grant.protocol.name());
+        let peer = format!("{host}:{port}/{}", protocol.name());
         let kinds = |kinds: &[AddressKind]| {
             kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
         };
-        let asked = format!("{} (reaches {})", shown(&peer), kinds(&grant.reaches));
+        let asked = format!("{} (reaches {})", shown(&peer), kinds(reaches));
         let left = match kept.is_empty() {
             true => NOTHING.to_owned(),
             false => format!("reaches only {}", kinds(&kept)),
         };
         cuts.push(Cut { key: "network.host".to_owned(), asked, left });
-        grant.reaches = kept;
-        !grant.reaches.is_empty()
+        *reaches = kept;
+        !reaches.is_empty()
     }
 }
 
@@ -150,33 +188,62 @@ fn cut_one<T: Quantity>(key: &str, asked: &mut T, most: T, cuts: &mut Vec<Cut>) 
 
 fn cut_limits(of: &str, asked: &mut Limits, most: &Limits, cuts: &mut Vec<Cut>) {
     let key = |name: &str| format!("{of}limits.{name}");
-    cut_one(&key("memory"), &mut asked.memory, most.memory, cuts);
-    cut_one(&key("run-time"), &mut asked.run_time, most.run_time, cuts);
-    cut_one(&key("prepare-time"), &mut asked.prepare_time, most.prepare_time, cuts);
-    cut_one(&key("model-size"), &mut asked.model_size, most.model_size, cuts);
-    cut_one(&key("input-size"), &mut asked.input_size, most.input_size, cuts);
-    cut_one(&key("output-size"), &mut asked.output_size, most.output_size, cuts);
-    cut_one(&key("log-size"), &mut asked.log_size, most.log_size, cuts);
-    cut_one(&key("stack"), &mut asked.stack, most.stack, cuts);
-    cut_one(&key("images"), &mut asked.images, most.images, cuts);
+    let Limits {
+        memory,
+        run_time,
+        prepare_time,
+        model_size,
+        input_size,
+        output_size,
+        log_size,
+        stack,
+        snapshots,
+    } = asked;
+    cut_one(&key("memory"), memory, most.memory, cuts);
+    cut_one(&key("run-time"), run_time, most.run_time, cuts);
+    cut_one(&key("prepare-time"), prepare_time, most.prepare_time, cuts);
+    cut_one(&key("model-size"), model_size, most.model_size, cuts);
+    cut_one(&key("input-size"), input_size, most.input_size, cuts);
+    cut_one(&key("output-size"), output_size, most.output_size, cuts);
+    cut_one(&key("log-size"), log_size, most.log_size, cuts);
+    cut_one(&key("stack"), stack, most.stack, cuts);
+    cut_one(&key("snapshots"), snapshots, most.snapshots, cuts);
 }
 
 fn cut_quotas(asked: &mut Quotas, most: &Quotas, cuts: &mut Vec<Cut>) {
-    cut_one("quotas.bytes-written", &mut asked.bytes_written, most.bytes_written, cuts);
-    cut_one("quotas.files-created", &mut asked.files_created, most.files_created, cuts);
-    cut_one("quotas.open-handles", &mut asked.open_handles, most.open_handles, cuts);
-    cut_one("quotas.connections", &mut asked.connections, most.connections, cuts);
-    cut_one("quotas.bytes-sent", &mut asked.bytes_sent, most.bytes_sent, cuts);
-    cut_one("quotas.bytes-received", &mut asked.bytes_received, most.bytes_received, cuts);
+    let Quotas {
+        bytes_written,
+        files_created,
+        open_handles,
+        connections,
+        bytes_sent,
+        bytes_received,
+    } = asked;
+    cut_one("quotas.bytes-written", bytes_written, most.bytes_written, cuts);
+    cut_one("quotas.files-created", files_created, most.files_created, cuts);
+    cut_one("quotas.open-handles", open_handles, most.open_handles, cuts);
+    cut_one("quotas.connections", connections, most.connections, cuts);
+    cut_one("quotas.bytes-sent", bytes_sent, most.bytes_sent, cuts);
+    cut_one("quotas.bytes-received", bytes_received, most.bytes_received, cuts);
 }
 
 fn cut_program(program: &mut Program, most: &ProgramCeiling, cuts: &mut Vec<Cut>) {
+    let Program {
+        sha256: _,
+        stdout,
+        stderr,
+        clocks,
+        randomness,
+        arguments,
+        environment,
+        reason: _,
+    } = program;
     let switches = [
-        ("program.stdout", &mut program.stdout, most.stdout),
-        ("program.stderr", &mut program.stderr, most.stderr),
-        ("program.clocks", &mut program.clocks, most.clocks),
-        ("program.randomness", &mut program.randomness, most.randomness),
-        ("program.arguments", &mut program.arguments, most.arguments),
+        ("program.stdout", stdout, most.stdout),
+        ("program.stderr", stderr, most.stderr),
+        ("program.clocks", clocks, most.clocks),
+        ("program.randomness", randomness, most.randomness),
+        ("program.arguments", arguments, most.arguments),
     ];
     for (key, asked, allowed) in switches {
         if *asked && !allowed {
@@ -185,7 +252,7 @@ fn cut_program(program: &mut Program, most: &ProgramCeiling, cuts: &mut Vec<Cut>
             cuts.push(Cut { key, asked, left });
         }
     }
-    program.environment.retain(|name, _| {
+    environment.retain(|name, _| {
         let allowed = most.environment.contains(name);
         if !allowed {
             let (key, left) = ("program.environment".to_owned(), NOTHING.to_owned());

@@ -9,7 +9,9 @@ use super::super::keys::{self, Table};
 use super::super::mistakes::kind;
 use super::super::paths::host_path;
 use super::super::reader::{Absent, Reader, Value, unsigned};
-use super::super::{Access, Confinement, Kernels, Limits, PolicyError, Protocol, Quotas};
+use super::super::{
+    Access, Confinement, DeclaredShapes, Kernels, Limits, PolicyError, Protocol, Quotas,
+};
 use super::{Ceiling, Excess, Hosts, PeerCeiling, ProgramCeiling, Root};
 
 impl Ceiling {
@@ -28,6 +30,7 @@ impl Reader<'_> {
             excess: Excess::default(),
             require_pin: false,
             confinement: Confinement::BestEffort,
+            declared_shapes: DeclaredShapes::Report,
             limits: Limits::most(),
             quotas: Quotas::most(),
             kernels: Kernels::Native,
@@ -49,6 +52,7 @@ impl Reader<'_> {
                 }
                 "require-pin" => ceiling.require_pin = self.switch("require-pin", value)?,
                 "confinement" => ceiling.confinement = self.confinement(value)?,
+                "declared-shapes" => ceiling.declared_shapes = self.declared_shapes(value)?,
                 "signers" => {
                     let why = "this build checks no signatures, and would not keep what this asks";
                     let hint = "leave it out, or use a build that does";

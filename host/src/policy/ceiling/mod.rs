@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use super::address::AddressKind;
 use super::source::read_trusted;
 use super::{
-    Access, Confinement, Kernels, Limits, Peer, Policy, PolicyError, Protocol, Quotas, Source,
+    Access, Confinement, DeclaredShapes, Kernels, Limits, Peer, Policy, PolicyError, Protocol,
+    Quotas, Source,
 };
 
 /// Where an administrator puts the ceiling of a machine.
@@ -32,10 +33,12 @@ const VARIABLE: &str = "BELLJAR_CEILING";
 pub struct Ceiling {
     /// What becomes of a policy that asks for more.
     pub excess: Excess,
-    /// Whether a policy must pin its model or program.
+    /// Whether a policy must pin its model or program, and every file that a model keeps data in.
     pub require_pin: bool,
     /// The least confinement that a policy can demand.
     pub confinement: Confinement,
+    /// The least that a policy can demand of declared shapes.
+    pub declared_shapes: DeclaredShapes,
     /// The greatest limits.
     pub limits: Limits,
     /// The greatest quotas.
@@ -142,6 +145,17 @@ pub enum Refused {
         /// `model` or `program`.
         what: &'static str,
     },
+    /// It grants a model a file whose content it does not pin.
+    #[error(
+        "the ceiling {ceiling} demands that a policy pins every file of a model, and the grant of \
+         {guest} has no `sha256`"
+    )]
+    NoFilePin {
+        /// The ceiling.
+        ceiling: String,
+        /// Where the model finds the file; may be printed.
+        guest: String,
+    },
     /// It is for a program, and none may run.
     #[error("the ceiling {ceiling} has no [program] table: no guest program runs here")]
     NoPrograms {
@@ -178,6 +192,7 @@ fn more_than_allowed(cuts: &[Cut]) -> String {
 pub struct Effective {
     policy: Policy,
     cuts: Vec<Cut>,
+    file_sha256: Option<[u8; 32]>,
 }
 
 impl Effective {
@@ -185,6 +200,22 @@ impl Effective {
     #[must_use]
     pub fn cuts(&self) -> &[Cut] {
         &self.cuts
+    }
+
+    /// SHA-256 of the file that the policy was read from, before anything was cut from it.
+    #[must_use]
+    pub fn file_sha256(&self) -> Option<[u8; 32]> {
+        self.file_sha256
+    }
+
+    /// The same for a sandbox that turns a file into an input: what it answers is an input.
+    #[cfg(feature = "cli")]
+    pub(crate) fn for_pictures(&self) -> Effective {
+        let mut effective = self.clone();
+        let limits = &mut effective.policy.limits;
+        limits.output_size = limits.input_size;
+        limits.prepare_time = limits.prepare_time.max(limits.run_time);
+        effective
     }
 }
 
@@ -243,7 +274,11 @@ impl Ceilings {
     /// # Errors
     /// When nothing may run under it.
     pub(crate) fn admit(&self, policy: &Policy) -> Result<Effective, Refused> {
-        let mut effective = Effective { policy: policy.clone(), cuts: Vec::new() };
+        let mut effective = Effective {
+            policy: policy.clone(),
+            cuts: Vec::new(),
+            file_sha256: policy.file_sha256(),
+        };
         // Those that refuse come first: they are to see what the policy says, and not what another
         // ceiling has left of it.
         let refuses = |ceiling: &Ceiling| self.strict || ceiling.excess == Excess::Refuse;

@@ -60,6 +60,7 @@ fn an_empty_ceiling_leaves_a_model_alone_and_runs_no_program() {
     assert!(cuts("", "").is_empty());
     assert!(cuts("confinement = \"best-effort\"\n[limits]\nmemory = \"4 GiB\"", "").is_empty());
     assert_eq!(*under("", &[""]).unwrap(), Policy::default());
+    assert!(cuts("declared-shapes = \"strict\"", "").is_empty());
     let refused = under("[program]", &[""]).unwrap_err();
     assert!(matches!(refused, Refused::NoPrograms { .. }));
     assert_says(&refused.to_string(), &["no guest program runs here"]);
@@ -72,13 +73,13 @@ fn an_empty_ceiling_leaves_a_model_alone_and_runs_no_program() {
 fn every_limit_and_quota_is_cut() {
     let policy = "confinement = \"best-effort\"\n[limits]\nmemory = \"2 GiB\"\nrun-time = \"2 h\"\n\
         prepare-time = \"2 h\"\nmodel-size = \"2 GiB\"\ninput-size = \"2 GiB\"\n\
-        output-size = \"2 GiB\"\nlog-size = \"2 MiB\"\nstack = \"4 MiB\"\nimages = 9\n\
+        output-size = \"2 GiB\"\nlog-size = \"2 MiB\"\nstack = \"4 MiB\"\nsnapshots = 9\n\
         [compute]\nthreads = 8\n[program]\n[quotas]\nbytes-written = \"2 GiB\"\n\
         files-created = 1000\nopen-handles = 500\nconnections = 99\nbytes-sent = \"2 GiB\"\n\
         bytes-received = \"2 GiB\"";
     let ceiling = "confinement = \"strict\"\n[limits]\nmemory = \"1 GiB\"\nrun-time = \"1 h\"\n\
         prepare-time = \"1 h\"\nmodel-size = \"1 GiB\"\ninput-size = \"1 GiB\"\n\
-        output-size = \"1 GiB\"\nlog-size = \"1 MiB\"\nstack = \"2 MiB\"\nimages = 2\n\
+        output-size = \"1 GiB\"\nlog-size = \"1 MiB\"\nstack = \"2 MiB\"\nsnapshots = 2\n\
         [compute]\nthreads = 2\nkernels = \"sandbox\"\n[program]\n[quotas]\n\
         bytes-written = \"1 GiB\"\nfiles-created = 10\nopen-handles = 5\nconnections = 0\n\
         bytes-sent = \"1 GiB\"\nbytes-received = \"1 GiB\"";
@@ -92,7 +93,7 @@ fn every_limit_and_quota_is_cut() {
         "limits.output-size",
         "limits.log-size",
         "limits.stack",
-        "limits.images = 9 is more than the ceiling allows: 2",
+        "limits.snapshots = 9 is more than the ceiling allows: 2",
         "compute.threads = 8",
         "compute.kernels = \"native\" is more than the ceiling allows: \"sandbox\"",
         "confinement = \"best-effort\" is more than the ceiling allows: \"strict\"",
@@ -250,6 +251,50 @@ fn refusals_instead_of_cuts() {
     }
     for table in ["[model]", "[program]"] {
         under(&format!("{table}\n{pin}"), &["require-pin = true\n[program]"]).unwrap();
+    }
+}
+
+#[test]
+fn a_ceiling_may_demand_that_declared_shapes_hold() {
+    let strict = "declared-shapes = \"strict\"";
+    let told = cuts("", strict);
+    assert_eq!(told, ["declared-shapes = \"report\" is more than the ceiling allows: \"strict\""]);
+    assert_eq!(under("", &[strict]).unwrap().declared_shapes, DeclaredShapes::Strict);
+    assert!(cuts(strict, strict).is_empty());
+    assert_eq!(
+        under(strict, &["", "declared-shapes = \"report\""]).unwrap().declared_shapes,
+        DeclaredShapes::Strict
+    );
+}
+
+#[test]
+fn a_ceiling_that_demands_pins_demands_those_of_a_models_files_too() {
+    let ceiling = "require-pin = true\n[program]\n[[filesystem]]\npath = \"/srv\"";
+    let pin = format!("sha256 = \"{}\"", "a".repeat(64));
+    let model = format!("[model]\n{pin}\n");
+    let file = |more: &str| {
+        format!("[[filesystem]]\nhost = \"/srv/w\"\nguest = \"/w\"\nreason = \"r\"\n{more}\n")
+    };
+    let refused = under(&(model.clone() + &file("")), &[ceiling]).unwrap_err();
+    assert!(matches!(&refused, Refused::NoFilePin { guest, .. } if guest == "/w"), "{refused}");
+    assert_says(&refused.to_string(), &["every file of a model", "/w"]);
+    assert!(under(&(model.clone() + &file(&pin)), &[ceiling]).is_ok());
+    assert!(under(&(model + &file("")), &[""]).is_ok());
+    // What a program reads is no file of a model.
+    let program = format!("[program]\n{pin}\n{}", file(""));
+    assert!(under(&program, &[ceiling]).is_ok());
+    // But the files of its models are.
+    let text = format!(
+        "version = 1\n[program]\n{pin}\n[[models]]\nname = \"m\"\n{pin}\npolicy = \"m.toml\""
+    );
+    for (more, good) in [("", false), (&*pin, true)] {
+        let mut policy = Policy::parse(&text, "x").unwrap();
+        let inner = Policy::parse(&format!("version = 1\n{}", file(more)), "m").unwrap();
+        let source = Source { path: "/m.toml".into(), sha256: [0; 32] };
+        policy.models[0].rules = Some(Box::new(LoadedPolicy { policy: inner, source }));
+        let most = Ceiling::parse(&format!("version = 1\n{ceiling}"), "x").unwrap();
+        let admitted = Ceilings::of(vec![most], false).admit(&policy);
+        assert_eq!(admitted.is_ok(), good, "{admitted:?}");
     }
 }
 

@@ -16,7 +16,7 @@ input-size = "64MiB"
 output-size = "0.5 MiB"
 log-size = "64 KiB"
 stack = "2 MiB"
-images = 0x10
+snapshots = 0x10
 [compute]
 deterministic = true
 "#;
@@ -41,7 +41,7 @@ fn every_key_is_read() {
             output_size: 512 << 10,
             log_size: 64 << 10,
             stack: 2 << 20,
-            images: 16,
+            snapshots: 16,
         }
     );
 }
@@ -139,12 +139,12 @@ fn values_out_of_bounds_or_shape() {
         ("model-size = \"5 GiB\"", "above the maximum of 4 GiB"),
         ("input-size = \"5 GiB\"", "above the maximum of 4 GiB"),
         ("output-size = \"5 GiB\"", "above the maximum of 4 GiB"),
-        ("images = 0", "zero would let nothing run; the minimum is 1"),
-        ("images = 65", "above the maximum of 64"),
-        ("images = -1", "not a count"),
-        ("images = 99999999999999999999", "not a count"),
-        ("images = 1.0", "a float, not an integer"),
-        ("images = \"4\"", "a text, not an integer"),
+        ("snapshots = 0", "zero would let nothing run; the minimum is 1"),
+        ("snapshots = 65", "above the maximum of 64"),
+        ("snapshots = -1", "not a count"),
+        ("snapshots = 99999999999999999999", "not a count"),
+        ("snapshots = 1.0", "a float, not an integer"),
+        ("snapshots = \"4\"", "a text, not an integer"),
     ] {
         let key = line.split([' ', '.']).next().unwrap();
         let error = refused(&format!("version = 1\n[limits]\n{line}\n"));
@@ -165,8 +165,8 @@ fn bounds_themselves_are_accepted() {
         "output-size = \"4 GiB\"",
         "log-size = \"16 MiB\"",
         "stack = \"256 KiB\"",
-        "images = 1",
-        "images = 64",
+        "snapshots = 1",
+        "snapshots = 64",
     ] {
         Policy::parse(&format!("version = 1\n[limits]\n{line}"), "x").unwrap();
     }

@@ -489,6 +489,44 @@ fn models_have_policies_of_their_own() {
 }
 
 #[test]
+fn a_file_of_a_model_can_be_pinned_and_one_of_a_program_cannot() {
+    let text = |program: &str, sha256: &str| {
+        format!("version = 1\n{program}\n[[filesystem]]\n{FILE}\nsha256 = \"{sha256}\"\n")
+    };
+    let policy = Policy::parse(&text("", PIN), "x").unwrap();
+    assert_eq!(policy.filesystem[0].sha256.map(|pin| pin[1]), Some(0x11));
+    let error = refused(&text("[program]", PIN));
+    assert_says(&error, &["`sha256` pins a file of a model", "models.policy"]);
+    let error = refused(&text("", "…"));
+    assert_says(&error, &["filesystem.sha256", "hexadecimal", "sha256sum"]);
+    let error = refused(&text("", &PIN[1..]));
+    assert_says(&error, &["63 digits, not 64"]);
+}
+
+#[test]
+fn the_stricter_rule_about_shapes_counts_for_the_models_of_a_program() {
+    let place = Place::new();
+    for (of_program, of_model, wanted) in [
+        ("report", "report", DeclaredShapes::Report),
+        ("strict", "report", DeclaredShapes::Strict),
+        ("report", "strict", DeclaredShapes::Strict),
+    ] {
+        place.file("m.toml", &format!("version = 1\ndeclared-shapes = \"{of_model}\"\n"));
+        let text = format!(
+            "version = 1\ndeclared-shapes = \"{of_program}\"\n[program]\n[[models]]\nname = \"m\"\n\
+             sha256 = \"{PIN}\"\npolicy = \"m.toml\"\n"
+        );
+        let policy = Policy::load(&place.file("policy.toml", &text)).unwrap().policy;
+        let rules = policy.for_model(&policy.models[0]).unwrap();
+        assert_eq!(rules.declared_shapes, wanted, "{of_program} {of_model}");
+    }
+    assert_says(
+        &refused("version = 1\ndeclared-shapes = \"loose\""),
+        &["\"report\" or \"strict\""],
+    );
+}
+
+#[test]
 fn hostile_grants_are_never_shown_raw() {
     let ugly = "\\u001b[2J\\u202e\\n\\r";
     for text in [

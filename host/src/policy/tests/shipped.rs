@@ -26,6 +26,7 @@ fn default_policy_is_the_built_in_default() {
     let lines: Vec<&str> = DEFAULT.1.lines().map(str::trim_start).collect();
     for key in [
         "version",
+        "declared-shapes",
         "memory",
         "run-time",
         "prepare-time",
@@ -34,7 +35,7 @@ fn default_policy_is_the_built_in_default() {
         "output-size",
         "log-size",
         "stack",
-        "images",
+        "snapshots",
         "deterministic",
         "kernels",
         "threads",

@@ -5,6 +5,10 @@
 //! an address that was judged good: whoever runs the name's zone can point it elsewhere, but not
 //! between the look and the act. It trusts nothing that a program's process says: what is granted is
 //! looked up here again.
+//!
+//! Two steps, so that the verdict can be written down between them: [`Broker::judge`] says whether
+//! there may be a connection and to which addresses, and [`Judged::connect`] makes it. Both end when the
+//! run has no time left.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -20,7 +24,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
 use super::Refusal;
 use super::io::wait_for;
-use crate::policy::{NetworkGrant, Peer, Protocol, Quotas, address_kind, canonical_address};
+use crate::policy::{
+    NetworkGrant, Peer, Protocol, Quotas, address_kind, canonical_address, key_rule, peer_rule,
+};
 
 /// Longest time for looking a name up, and for connecting to what came of it.
 const LOOK_UP_TIME: Duration = Duration::from_secs(5);
@@ -73,58 +79,127 @@ impl Broker {
         Broker { grants, connections: quotas.connections, resolver, look_up_time }
     }
 
-    /// A connection to a peer, if the policy grants it and it can be had.
+    /// Whether there may be a connection to a peer, and to which addresses, looked up before `until`.
+    pub(crate) fn judge(
+        &mut self,
+        host: &Peer,
+        port: u16,
+        protocol: Protocol,
+        until: Instant,
+    ) -> Result<Judged, Denial> {
+        let asked = |grant: &&NetworkGrant| {
+            (&grant.host, grant.port, grant.protocol) == (host, port, protocol)
+        };
+        // No grant has port 0 but one that stands for a name alone, while a policy is recorded.
+        let Some(grant) = self.grants.iter().find(asked).filter(|_| port != 0) else {
+            return Err(Denial::NotGranted(format!(
+                "{host} port {port} over {} is not granted in [[network]]",
+                protocol.name()
+            )));
+        };
+        self.connections = self.connections.checked_sub(1).ok_or_else(|| Denial::Refused {
+            rule: key_rule("quotas", "connections"),
+            why: "as many connections as [quotas] connections allows were made".to_owned(),
+        })?;
+        let left = until.saturating_duration_since(Instant::now());
+        let found = match host {
+            Peer::Address(address) => vec![*address],
+            Peer::Name(name) => look_up(name, &self.resolver, self.look_up_time.min(left))
+                .map_err(|Refusal(why)| Denial::Failed(why))?,
+        };
+        let mut refused = None;
+        let mut good: Vec<SocketAddr> = Vec::new();
+        for address in found.into_iter().map(canonical_address) {
+            let with_port = SocketAddr::new(address, port);
+            match grant.reaches(address) {
+                true if !good.contains(&with_port) => good.push(with_port),
+                true => {}
+                false => refused = Some(address),
+            }
+        }
+        match (good.is_empty(), refused) {
+            (false, _) => Ok(Judged { host: host.clone(), port, protocol, addresses: good }),
+            (true, Some(address)) => {
+                let kind = address_kind(address);
+                let rule = peer_rule(host, port, protocol);
+                Err(Denial::Refused {
+                    rule: format!("`reaches` does not list \"{kind}\" in {rule}"),
+                    why: format!(
+                        "{host} leads to {address}, a {kind} address, which `reaches` of its \
+                         [[network]] entry does not list"
+                    ),
+                })
+            }
+            (true, None) => Err(Denial::Failed(format!("{host} has no address"))),
+        }
+    }
+
+    /// Both steps at once, for tests.
+    #[cfg(test)]
     pub(crate) fn connect(
         &mut self,
         host: &Peer,
         port: u16,
         protocol: Protocol,
     ) -> Result<OwnedFd, Refusal> {
-        let asked = |grant: &&NetworkGrant| {
-            (&grant.host, grant.port, grant.protocol) == (host, port, protocol)
-        };
-        // No grant has port 0 but one that stands for a name alone, while a policy is recorded.
-        let Some(grant) = self.grants.iter().find(asked).filter(|_| port != 0) else {
-            return Err(Refusal(format!(
-                "{host} port {port} over {} is not granted in [[network]]",
-                protocol.name()
-            )));
-        };
-        self.connections = self.connections.checked_sub(1).ok_or_else(|| {
-            Refusal("as many connections as [quotas] connections allows were made".to_owned())
-        })?;
-        let found = match host {
-            Peer::Address(address) => vec![*address],
-            Peer::Name(name) => look_up(name, &self.resolver, self.look_up_time)?,
-        };
-        let mut refused = None;
-        let mut good: Vec<IpAddr> = Vec::new();
-        for address in found.into_iter().map(canonical_address) {
-            match grant.reaches(address) {
-                true if !good.contains(&address) => good.push(address),
-                true => {}
-                false => refused = Some(address),
+        let until = Instant::now() + LOOK_UP_TIME + CONNECT_TIME;
+        match self.judge(host, port, protocol, until) {
+            Ok(judged) => judged.connect(until),
+            Err(Denial::NotGranted(why) | Denial::Refused { why, .. } | Denial::Failed(why)) => {
+                Err(Refusal(why))
             }
         }
-        if good.is_empty() {
-            return Err(Refusal(match refused {
-                Some(address) => format!(
-                    "{host} leads to {address}, a {} address, which `reaches` of its [[network]] \
-                     entry does not list",
-                    address_kind(address)
-                ),
-                None => format!("{host} has no address"),
-            }));
-        }
-        let until = Instant::now() + CONNECT_TIME;
-        let mut last = Errno::HOSTUNREACH;
-        for address in good.into_iter().take(MAX_TRIED) {
-            match open(SocketAddr::new(address, port), protocol, until) {
+    }
+}
+
+/// A connection that may be made.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    host: Peer,
+    port: u16,
+    protocol: Protocol,
+    /// Addresses of kinds that are granted.
+    addresses: Vec<SocketAddr>,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) enum Denial {
+    /// No entry of the policy is about it. A program's process that keeps to its rules does not ask.
+    NotGranted(String),
+    /// A rule of an entry says no.
+    Refused {
+        /// The rule.
+        rule: String,
+        why: String,
+    },
+    /// The policy grants it, and it failed before anything was connected to.
+    Failed(String),
+}
+
+impl Judged {
+    /// Makes the connection, before `until`.
+    pub(crate) fn connect(self, until: Instant) -> Result<OwnedFd, Refusal> {
+        let Judged { host, port, protocol, addresses } = self;
+        let start = Instant::now();
+        let longest = CONNECT_TIME.min(until.saturating_duration_since(start));
+        let until = start + longest;
+        let mut last = Errno::TIMEDOUT;
+        for address in addresses.into_iter().take(MAX_TRIED) {
+            if Instant::now() >= until {
+                break;
+            }
+            match open(address, protocol, until) {
                 Ok(connected) => return Ok(connected),
                 Err(errno) => last = errno,
             }
         }
-        Err(Refusal(format!("connecting to {host} port {port}: {last}")))
+        let why = match last {
+            Errno::TIMEDOUT if longest.is_zero() => "the run has no time left".to_owned(),
+            Errno::TIMEDOUT => format!("no answer within {longest:?}"),
+            errno => errno.to_string(),
+        };
+        Err(Refusal(format!("connecting to {host} port {port}: {why}")))
     }
 }
 

@@ -3,12 +3,27 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use crate::policy::Quotas;
-use crate::program::protocol::Spent;
 
 /// A quota that has been used up: its key in `[quotas]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Exhausted(pub(super) &'static str);
+
+/// What a run has used of what it may, as its process says. Sizes are in bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Spent {
+    /// The most at once of what `limits.memory` bounds.
+    pub(crate) memory: u64,
+    pub(crate) bytes_written: u64,
+    pub(crate) files_created: u32,
+    /// The most at once.
+    pub(crate) open_handles: u32,
+    pub(crate) connections: u32,
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+}
 
 pub(super) struct Budget {
     /// What there was at the start.

@@ -22,13 +22,13 @@ const MAX_RANDOM: u64 = 1 << 20;
 
 impl environment::Host for WasiState {
     fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
-        self.used("environment", !self.program.environment.is_empty());
+        self.used("environment", !self.program.environment.is_empty())?;
         let variables = self.program.environment.iter();
         Ok(variables.map(|(name, value)| (name.clone(), value.clone())).collect())
     }
 
     fn get_arguments(&mut self) -> wasmtime::Result<Vec<String>> {
-        self.used("arguments", self.program.arguments);
+        self.used("arguments", self.program.arguments)?;
         match self.program.arguments {
             true => Ok(self.arguments.clone()),
             false => Ok(Vec::new()),
@@ -58,14 +58,14 @@ impl stdin::Host for WasiState {
 
 impl stdout::Host for WasiState {
     fn get_stdout(&mut self) -> wasmtime::Result<Resource<DynOutputStream>> {
-        self.used("stdout", self.program.stdout);
+        self.used("stdout", self.program.stdout)?;
         self.table.push(Output::Lines(Stream::Out))
     }
 }
 
 impl stderr::Host for WasiState {
     fn get_stderr(&mut self) -> wasmtime::Result<Resource<DynOutputStream>> {
-        self.used("stderr", self.program.stderr);
+        self.used("stderr", self.program.stderr)?;
         self.table.push(Output::Lines(Stream::Err))
     }
 }
@@ -107,12 +107,12 @@ impl terminal_stderr::Host for WasiState {
 
 impl WasiState {
     /// Time since the program began; none has passed without clocks.
-    fn elapsed(&mut self) -> Duration {
-        self.used("clocks", self.program.clocks);
-        match self.program.clocks {
+    fn elapsed(&mut self) -> wasmtime::Result<Duration> {
+        self.used("clocks", self.program.clocks)?;
+        Ok(match self.program.clocks {
             true => self.began.elapsed(),
             false => Duration::ZERO,
-        }
+        })
     }
 
     /// Something ready after this time. Where the clock stands still, waiting for it would be for
@@ -127,7 +127,7 @@ impl WasiState {
     }
 
     fn random_bytes(&mut self, len: u64) -> wasmtime::Result<Vec<u8>> {
-        self.used("randomness", self.program.randomness);
+        self.used("randomness", self.program.randomness)?;
         if len > MAX_RANDOM {
             wasmtime::bail!("{len} random bytes in one call; the most is {MAX_RANDOM}");
         }
@@ -151,7 +151,7 @@ impl WasiState {
 
 impl wall_clock::Host for WasiState {
     fn now(&mut self) -> wasmtime::Result<wall_clock::Datetime> {
-        self.used("clocks", self.program.clocks);
+        self.used("clocks", self.program.clocks)?;
         let now = match self.program.clocks {
             true => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             false => Duration::ZERO,
@@ -166,7 +166,7 @@ impl wall_clock::Host for WasiState {
 
 impl monotonic_clock::Host for WasiState {
     fn now(&mut self) -> wasmtime::Result<u64> {
-        Ok(u64::try_from(self.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        Ok(u64::try_from(self.elapsed()?.as_nanos()).unwrap_or(u64::MAX))
     }
 
     fn resolution(&mut self) -> wasmtime::Result<u64> {
@@ -174,12 +174,12 @@ impl monotonic_clock::Host for WasiState {
     }
 
     fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let elapsed = self.elapsed();
+        let elapsed = self.elapsed()?;
         self.after(Duration::from_nanos(when).saturating_sub(elapsed))
     }
 
     fn subscribe_duration(&mut self, duration: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        self.used("clocks", self.program.clocks);
+        self.used("clocks", self.program.clocks)?;
         self.after(Duration::from_nanos(duration))
     }
 }

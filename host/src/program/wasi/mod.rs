@@ -33,14 +33,14 @@ use wasmtime_wasi::p2::bindings::{
     cli as cli_bindings, clocks, random, sockets as socket_bindings,
 };
 
-use super::protocol::Spent;
 use crate::policy::{Access, NetworkGrant, Peer, Program, Protocol, Quotas, key_rule};
-#[allow(unused_imports, reason = "taken into use with the programs")]
-pub(crate) use broker::{Broker, Resolver, SystemResolver};
+#[cfg(test)]
+pub(crate) use broker::Resolver;
+pub(crate) use broker::{Broker, Denial};
 use budget::Budget;
+pub(crate) use budget::Spent;
 use filesystem::Files;
-#[allow(unused_imports, reason = "taken into use with the programs")]
-pub(crate) use filesystem::{OpenError, open_grant};
+pub(crate) use filesystem::{AtName, Below, Views, open_grant};
 use print::Printer;
 use sockets::Peers;
 #[allow(unused_imports, reason = "taken into use with the programs")]
@@ -68,14 +68,26 @@ pub(crate) struct OpenedGrant {
 
 /// What the program's process asks of the supervisor during a run.
 pub(crate) trait Outside: Send + 'static {
-    /// A connection to a granted peer: connected, checked, and not to be made by this process.
+    /// A connection to a granted peer: connected, checked, written down, and not to be made by this
+    /// process.
     fn connect(&mut self, host: &Peer, port: u16, protocol: Protocol) -> Result<OwnedFd, Refusal>;
 
     /// One line that the program printed, bounded and escaped.
     fn print(&mut self, stream: Stream, line: &str);
 
-    /// Something that was asked for, and whether the policy grants it.
-    fn decided(&mut self, asked: &Asked<'_>);
+    /// What the supervisor sees at a name that is to be removed, moved or replaced: the program's
+    /// process sees no mount that was made after it was started.
+    ///
+    /// # Errors
+    /// When the supervisor does not answer.
+    fn look(&mut self, at: &Below) -> std::io::Result<AtName>;
+
+    /// Something that was asked for, and whether the policy grants it: told after the last check, and
+    /// before the program has anything of it. Connections are decided, and told, by the supervisor.
+    ///
+    /// # Errors
+    /// When it cannot be written down. Then it must not happen.
+    fn decided(&mut self, asked: &Asked<'_>) -> std::io::Result<()>;
 }
 
 /// Why something granted did not come about; or that it is not granted.
@@ -140,13 +152,13 @@ impl WasiState {
     }
 
     /// Tells once that something of `[program]` was asked for.
-    fn used(&mut self, key: &'static str, allowed: bool) {
+    fn used(&mut self, key: &'static str, allowed: bool) -> std::io::Result<()> {
         if self.told.contains(&key) {
-            return;
+            return Ok(());
         }
         self.told.push(key);
         let (resource, rule) = (format!("program.{key}"), key_rule("program", key));
-        self.outside.decided(&Asked { resource: &resource, access: "use", allowed, rule: &rule });
+        self.outside.decided(&Asked { resource: &resource, access: "use", allowed, rule: &rule })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::budget::Budget;
 use super::{Outside, Stream};
 use crate::policy::Program;
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 /// Longest line in bytes; a longer one goes on in the next.
 const MAX_LINE: usize = 1024;
@@ -79,7 +79,7 @@ impl Lines {
     fn end(&mut self, stream: Stream, outside: &mut dyn Outside) {
         let text = String::from_utf8_lossy(&self.line);
         let text = text.strip_suffix('\r').unwrap_or(&text);
-        outside.print(stream, &Hostile::cut(text, MAX_LINE).to_string());
+        outside.print(stream, &Escaped::cut(text, MAX_LINE).to_string());
         self.line.clear();
     }
 }

@@ -11,8 +11,6 @@ pub(crate) const SYSTEM_CALLS: &[(&str, &str)] = &[
     ("openat2", "every open below a grant"),
     ("close", "a handle dropped"),
     ("fstat", "what was opened: type, links, size"),
-    ("newfstatat", "the same on machines and C libraries that have no fstat"),
-    ("statx", "the same"),
     ("getdents64", "the names in a folder"),
     ("lseek", "to the beginning of a folder's names"),
     ("pread64", "reading a file"),

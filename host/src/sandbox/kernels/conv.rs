@@ -1,13 +1,12 @@
 //! Convolutions: as products of the weights and what the filter sees of the image, or channel by
 //! channel where every channel has a filter of its own.
 
-use belljar_abi::kernel::{Conv, MAX_SCRATCH, MAX_TAPS, PANEL_ROWS};
+use belljar_abi::kernel::{Conv, MAX_TAPS, PANEL_ROWS};
 
 use super::copy::copy;
-use super::image::{Before, Patches, Phases, Windows};
+use super::image::{Before, Patches, Phases, Scaling, Windows};
 use super::places::{Place, Places, extent, volume};
 use super::product::{Finish, Left, Panels, Product, Right, clamp, packed_left_len};
-use super::scratch::Scratch;
 use super::vector::{Job, Vector};
 use super::{Clock, Refused, Watch, split_rows};
 
@@ -25,15 +24,19 @@ struct Checked<'a> {
     weights: &'a [f32],
     bias: Option<&'a [f32]>,
     residual: Option<&'a [f32]>,
-    /// For each channel of the input; nothing if they stay as they are.
-    before: Vec<Before>,
+    /// What is done with the channels of the input first.
+    before: Option<Scaling<'a>>,
+    /// Whether the input is an operand of the product as it lies in memory.
+    as_it_lies: bool,
+    /// Most bytes of scratch memory for each thread.
+    scratch_bytes: u64,
     low: f32,
     high: f32,
 }
 
 /// Checks a convolution and computes it.
 pub(super) fn conv(memory: &mut [u8], conv: &Conv, watch: &Watch) -> Result<(), Refused> {
-    let c = &on_its_side(conv);
+    let c = &conv.on_its_side();
     let windows = windows(c)?;
     let all = [c.batch, c.groups, c.channels_in, c.channels_out];
     if all.contains(&0) {
@@ -44,7 +47,7 @@ pub(super) fn conv(memory: &mut [u8], conv: &Conv, watch: &Watch) -> Result<(), 
     let outputs = u64::from(c.groups) * u64::from(c.channels_out);
     let outputs = u32::try_from(outputs).map_err(|_| Refused::OutOfBounds)?;
     let steps = volume(&[c.channels_in, c.kernel_h, c.kernel_w])?;
-    let by_channel = c.channels_in == 1 && c.channels_out == 1;
+    let by_channel = c.has_a_filter_for_each_channel();
     let weights = if by_channel {
         u64::from(c.groups).checked_mul(steps)
     } else {
@@ -71,17 +74,18 @@ pub(super) fn conv(memory: &mut [u8], conv: &Conv, watch: &Watch) -> Result<(), 
     let output = place(memory, c.output, results)?;
     let (output, places) = Places::split(memory, output)?;
     let before = match (scale, shift) {
-        (None, None) => Vec::new(),
+        (None, None) => None,
         (Some(scale), Some(shift)) => {
-            let least = f32::from_bits(c.least);
-            let each = places.get(scale)?.iter().zip(places.get(shift)?);
-            each.map(|(scale, shift)| Before { scaled: Some([*scale, *shift, least]) }).collect()
+            let (scale, shift) = (places.get(scale)?, places.get(shift)?);
+            Some(Scaling { scale, shift, least: f32::from_bits(c.least) })
         }
         _ => return Err(Refused::Malformed),
     };
     let checked = Checked {
         windows,
         before,
+        as_it_lies: c.input_is_an_operand(),
+        scratch_bytes: c.scratch_bytes(),
         groups: c.groups as usize,
         channels_in: c.channels_in as usize,
         channels_out: c.channels_out as usize,
@@ -97,31 +101,6 @@ pub(super) fn conv(memory: &mut [u8], conv: &Conv, watch: &Watch) -> Result<(), 
         high: f32::from_bits(c.high),
     };
     if by_channel { checked.by_channel(output, watch) } else { checked.by_product(output, watch) }
-}
-
-/// A signal that stands upright, laid on its side: what lies along a row is handled at once.
-fn on_its_side(conv: &Conv) -> Conv {
-    let c = *conv;
-    if (c.in_w, c.out_w, c.kernel_w, c.pad_left) != (1, 1, 1, 0) {
-        return c;
-    }
-    Conv {
-        in_h: 1,
-        in_w: c.in_h,
-        out_h: 1,
-        out_w: c.out_h,
-        kernel_h: 1,
-        kernel_w: c.kernel_h,
-        stride_h: 1,
-        stride_w: c.stride_h,
-        dilation_h: 1,
-        dilation_w: c.dilation_h,
-        pad_top: 0,
-        pad_left: c.pad_top,
-        row_stride: 0,
-        column_stride: c.row_stride,
-        ..c
-    }
 }
 
 fn windows(c: &Conv) -> Result<Windows, Refused> {
@@ -172,11 +151,6 @@ fn windows(c: &Conv) -> Result<Windows, Refused> {
 
 impl Checked<'_> {
     fn by_product(&self, output: &mut [f32], watch: &Watch) -> Result<(), Refused> {
-        // Scratch must not be a way to the host's memory.
-        let padded = self.windows.padded_len().saturating_mul(self.channels_in);
-        if !self.are_elements() && padded > MAX_SCRATCH {
-            return Err(Refused::TooMuch);
-        }
         let jobs = split_rows(
             output,
             self.windows.count(),
@@ -184,25 +158,16 @@ impl Checked<'_> {
             PANEL_ROWS,
             watch.threads(),
         );
-        super::in_parallel(watch, jobs, |part| {
+        super::in_parallel(watch, self.scratch_bytes, jobs, |part| {
             super::dispatch(watch.set(), Products { conv: self, part, watch })
         })
     }
 
     fn by_channel(&self, output: &mut [f32], watch: &Watch) -> Result<(), Refused> {
-        if self.windows.padded_len() > MAX_SCRATCH {
-            return Err(Refused::TooMuch);
-        }
         let jobs = split_rows(output, self.windows.count(), usize::MAX, 1, watch.threads());
-        super::in_parallel(watch, jobs, |part| {
+        super::in_parallel(watch, self.scratch_bytes, jobs, |part| {
             super::dispatch(watch.set(), Channels { conv: self, part, watch })
         })
-    }
-
-    /// Whether the image is the product's right operand as it is.
-    fn are_elements(&self) -> bool {
-        let rows_follow = self.windows.in_h == 1 || self.row_stride == self.windows.in_w;
-        self.windows.are_elements() && self.column_stride == 1 && rows_follow
     }
 
     /// How rows and columns of the input lie.
@@ -211,11 +176,9 @@ impl Checked<'_> {
     }
 
     /// What is done first with the channels of a group.
-    fn before(&self, group: usize) -> &[Before] {
-        match &*self.before {
-            [] => &[],
-            all => &all[group * self.channels_in..][..self.channels_in],
-        }
+    fn before(&self, group: usize) -> Option<Scaling<'_>> {
+        let first = group * self.channels_in;
+        self.before.map(|all| all.of(first..first + self.channels_in))
     }
 
     /// The input of a group.
@@ -238,33 +201,29 @@ impl Job for Products<'_, '_> {
     unsafe fn run<V: Vector>(self) -> bool {
         let Products { conv, part, watch } = self;
         let (n, k) = (conv.windows.count(), conv.channels_in * conv.windows.taps());
-        let mut panels = Panels::new();
-        let mut phases = (!conv.are_elements())
-            .then(|| Phases::new(conv.windows, conv.channels_in, conv.strides(), 0.0, 0));
+        let mut panels = Panels::new(watch);
+        let mut phases = (!conv.as_it_lies)
+            .then(|| Phases::new(watch, conv.windows, conv.channels_in, conv.strides(), 0.0, 0));
         let mut filled = None;
         // Rows count through images, groups and the channels of a group; a piece stays in a group.
-        for (first, output) in part.pieces {
+        for (first, output) in part.pieces() {
             let (group, row) = (first / conv.channels_out, first % conv.channels_out);
             let (image, group) = (group / conv.groups, group % conv.groups);
             let m = output.len() / n;
             let channel = group * conv.channels_out + row;
             let weights = &conv.weights[group * packed_left_len(conv.channels_out, k)..];
             let input = conv.group(image, group);
+            let before = conv.before(group);
             let patches = match &mut phases {
-                None => Patches::of_elements(input, conv.channel_stride, n, conv.before(group)),
+                None => Patches::of_elements(input, conv.channel_stride, n, before),
                 Some(phases) => {
                     if filled.replace((image, group)) != Some((image, group)) {
                         for channel in 0..conv.channels_in {
                             let plane = &input[channel * conv.channel_stride..];
-                            let before = conv.before(group).get(channel);
+                            let before = before.map(|all| all.before(channel));
+                            let before = before.unwrap_or(Before::NOTHING);
                             // SAFETY: the caller's.
-                            unsafe {
-                                phases.fill::<V>(
-                                    channel,
-                                    plane,
-                                    before.unwrap_or(&Before::NOTHING),
-                                );
-                            }
+                            unsafe { phases.fill::<V>(channel, plane, &before) };
                         }
                     }
                     Patches::of_phases(phases)
@@ -306,9 +265,9 @@ impl Job for Channels<'_, '_> {
     unsafe fn run<V: Vector>(self) -> bool {
         let Channels { conv, part, watch } = self;
         let w = &conv.windows;
-        let mut phases = Phases::new(*w, 1, conv.strides(), 0.0, 2 * V::LANES);
-        let mut results = Scratch::of(phases.results() + 2 * V::LANES);
-        for (first, output) in part.pieces {
+        let mut phases = Phases::new(watch, *w, 1, conv.strides(), 0.0, 2 * V::LANES);
+        let mut results = watch.scratch().take(phases.results() + 2 * V::LANES);
+        for (first, output) in part.pieces() {
             for (at, plane) in output.chunks_exact_mut(w.count()).enumerate() {
                 if watch.expired() {
                     return false;
@@ -324,8 +283,8 @@ impl Job for Channels<'_, '_> {
                 };
                 // SAFETY: the caller's.
                 unsafe {
-                    let before = conv.before(channel).first();
-                    phases.fill::<V>(0, input, before.unwrap_or(&Before::NOTHING));
+                    let before = conv.before(channel).map(|one| one.before(0));
+                    phases.fill::<V>(0, input, &before.unwrap_or(Before::NOTHING));
                     let bounds = [bias, low, high];
                     if !filter::<V>(&phases, weights, bounds, &mut results, watch) {
                         return false;
@@ -349,7 +308,7 @@ impl Job for Channels<'_, '_> {
 /// One filter on one channel; whether it came to its end in time.
 #[inline(always)]
 unsafe fn filter<V: Vector>(
-    phases: &Phases,
+    phases: &Phases<'_>,
     weights: &[f32],
     [bias, low, high]: [f32; 3],
     results: &mut [f32],
@@ -366,7 +325,7 @@ unsafe fn filter<V: Vector>(
         unsafe {
             let mut sums = [V::splat(0.0); 2];
             for (tap, weight) in phases.taps.iter().zip(weights) {
-                let from = elements[tap + at..][..2 * V::LANES].as_ptr();
+                let from = elements[*tap as usize + at..][..2 * V::LANES].as_ptr();
                 let weight = V::splat(*weight);
                 sums[0] = V::load(from).fma(weight, sums[0]);
                 sums[1] = V::load(from.add(V::LANES)).fma(weight, sums[1]);

@@ -2,13 +2,14 @@
 
 use super::vector::Vector;
 
-/// Copies elements side by side, as many as both have.
+/// Copies elements side by side. Both sides have as many.
 ///
 /// # Safety
 /// As [`Vector`].
 #[inline(always)]
 pub(super) unsafe fn copy<V: Vector>(from: &[f32], to: &mut [f32]) {
-    let len = from.len().min(to.len());
+    assert_eq!(from.len(), to.len());
+    let len = to.len();
     let (from, to) = (from.as_ptr(), to.as_mut_ptr());
     // SAFETY: the caller's; nothing at or beyond `len` is touched.
     unsafe {
@@ -41,7 +42,8 @@ unsafe fn some<const N: usize>(from: *const f32, to: *mut f32) {
     unsafe { to.cast::<[f32; N]>().write_unaligned(from.cast::<[f32; N]>().read_unaligned()) }
 }
 
-/// Copies elements that lie apart, as many as fit; `from` has the last of them.
+/// Copies elements that lie `apart` elements apart, which is not 0 unless there is one. `from` ends
+/// with the last of them.
 ///
 /// # Safety
 /// As [`Vector`].
@@ -52,16 +54,23 @@ pub(super) unsafe fn copy_apart<V: Vector>(from: &[f32], apart: usize, to: &mut 
         1 => unsafe { copy::<V>(from, to) },
         // The compiler makes shuffles of this.
         2 => {
-            let pairs = from.as_chunks::<2>().0;
-            let whole = pairs.len().min(to.len());
+            let (pairs, last) = from.as_chunks::<2>();
+            assert_eq!((pairs.len() + 1, last.len()), (to.len(), 1));
             to.iter_mut().zip(pairs).for_each(|(to, from)| *to = from[0]);
-            if let (Some(to), Some(from)) = (to.get_mut(whole), from.get(2 * whole)) {
+            if let (Some(to), [from]) = (to.last_mut(), last) {
                 *to = *from;
             }
         }
-        _ => {
-            let from = from.iter().step_by(apart.max(1));
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-        }
+        _ => copy_scalars_apart(from, apart, to),
     }
+}
+
+/// Copies as many elements as `to` has, which lie `apart` elements apart. `from` begins with the
+/// first of them and has all of them.
+#[inline(always)]
+pub(super) fn copy_scalars_apart(from: &[f32], apart: usize, to: &mut [f32]) {
+    let Some(more) = to.len().checked_sub(1) else { return };
+    assert!(apart > 0 || more == 0, "one element cannot fill several places");
+    let from = &from[..more * apart + 1];
+    to.iter_mut().zip(from.iter().step_by(apart.max(1))).for_each(|(to, from)| *to = *from);
 }

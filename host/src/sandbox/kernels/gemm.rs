@@ -16,6 +16,10 @@ pub(super) fn gemm(memory: &mut [u8], gemm: &Gemm, watch: &Watch) -> Result<(), 
     let a = extent(&[(g.batch, g.a_batch_stride), (g.m, g.a_row_stride), (g.k, g.a_step_stride)])?;
     let packed = g.b_step_stride == 0;
     let b = if packed {
+        // One operand for all products would be a stride of 0 over more than one.
+        if g.batch > 1 && g.b_batch_stride == 0 {
+            return Err(Refused::Malformed);
+        }
         let one = packed_right_len(g.n as usize, g.k as usize) as u64;
         let before = u64::from(g.batch - 1).checked_mul(g.b_batch_stride.into());
         before.and_then(|before| before.checked_add(one)).ok_or(Refused::OutOfBounds)?
@@ -30,7 +34,7 @@ pub(super) fn gemm(memory: &mut [u8], gemm: &Gemm, watch: &Watch) -> Result<(), 
     let (a, b) = (places.get(a)?, places.get(b)?);
     let bias = bias.map(|bias| places.get(bias)).transpose()?;
     let jobs = split_rows(output, g.n as usize, g.m as usize, 8, watch.threads());
-    in_parallel(watch, jobs, |part| {
+    in_parallel(watch, g.scratch_bytes(), jobs, |part| {
         super::dispatch(watch.set(), Products { gemm, a, b, bias, part, watch })
     })
 }
@@ -51,8 +55,8 @@ impl Job for Products<'_, '_> {
     unsafe fn run<V: Vector>(self) -> bool {
         let Products { gemm: g, a, b, bias, part, watch } = self;
         let n = g.n as usize;
-        let mut panels = Panels::new();
-        for (first, output) in part.pieces {
+        let mut panels = Panels::new(watch);
+        for (first, output) in part.pieces() {
             let (batch, row) = (first / g.m as usize, first % g.m as usize);
             let row_stride = g.a_row_stride as usize;
             let b = &b[batch * g.b_batch_stride as usize..];

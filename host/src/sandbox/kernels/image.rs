@@ -1,5 +1,6 @@
 //! Images and the windows that filters see of them.
 
+use super::Watch;
 use super::copy::{copy, copy_apart};
 use super::scratch::Scratch;
 use super::vector::Vector;
@@ -32,12 +33,24 @@ impl Windows {
         self.out_h * self.out_w
     }
 
-    /// Whether every window is one element, and they are all there are, in order.
-    pub(super) fn are_elements(&self) -> bool {
-        self.taps() == 1
-            && (self.stride_h, self.stride_w) == (1, 1)
-            && (self.pad_top, self.pad_left) == (0, 0)
-            && (self.in_h, self.in_w) == (self.out_h, self.out_w)
+    /// Which columns of an image each phase has that a window reads, see [`Phases`].
+    fn columns(&self, phase: usize, pitch: usize, column_stride: usize) -> Vec<Columns> {
+        let read = read_at(self.kernel_w, self.dilation_w, self.stride_w);
+        let most = self.kernel_w.min(self.stride_w).min(self.in_w);
+        let mut found = Vec::with_capacity(most);
+        for (at, _) in read.iter().enumerate().filter(|(_, read)| **read) {
+            // The first column of the image that belongs to this phase.
+            let skip = (at + self.stride_w - self.pad_left % self.stride_w) % self.stride_w;
+            let column = (self.pad_left + skip) / self.stride_w;
+            if skip < self.in_w && column < pitch {
+                found.push(Columns {
+                    from: skip * column_stride,
+                    to: at * phase + column,
+                    count: (self.in_w - skip).div_ceil(self.stride_w).min(pitch - column),
+                });
+            }
+        }
+        found
     }
 
     /// Rows and columns from the first window's start to the last one's end.
@@ -50,91 +63,83 @@ impl Windows {
             reach(self.out_w, self.stride_w, self.kernel_w, self.dilation_w),
         )
     }
-
-    /// Elements of a padded channel, see [`Phases`].
-    pub(super) fn padded_len(&self) -> usize {
-        let (rows, columns) = self.reach();
-        let (rows, columns) = (rows.div_ceil(self.stride_h), columns.div_ceil(self.stride_w));
-        let phases = self.stride_h.saturating_mul(self.stride_w);
-        rows.saturating_mul(columns).saturating_mul(phases)
-    }
 }
 
 /// Channels of an image, padded and taken apart by what the strides skip, so that every window
 /// reads the same element of a window at consecutive places.
-pub(super) struct Phases {
-    elements: Scratch,
+///
+/// What it allocates is what [`belljar_abi::scratch`] counts.
+pub(super) struct Phases<'p> {
+    elements: Scratch<'p>,
     windows: Windows,
     /// Columns of a phase, and so from one row of results to the next.
     pub(super) pitch: usize,
+    /// Elements of a phase.
+    phase: usize,
     /// Elements of a channel.
     channel: usize,
     /// Where each element of the window of the first result lies.
-    pub(super) taps: Vec<usize>,
-    /// What of a channel of the image goes where.
-    runs: Vec<Run>,
-    /// Elements of the image from one of a run to the next.
+    pub(super) taps: Vec<u32>,
+    /// For each row of a stride whether any window reads it.
+    rows: Vec<bool>,
+    /// Which columns of the image go where: the same for each of its rows.
+    columns: Vec<Columns>,
+    /// Elements of the image from one row to the next.
+    row_stride: usize,
+    /// Elements of the image from one of [`Columns`] to the next.
     apart: usize,
 }
 
-/// Elements of a row of an image that lie side by side in a phase.
-struct Run {
+/// Columns of an image that lie side by side in a phase.
+struct Columns {
+    /// Where the first of them lies in a row of the image.
     from: usize,
+    /// Where it goes, from the start of a row of the first phase.
     to: usize,
     count: usize,
 }
 
-impl Phases {
+impl<'p> Phases<'p> {
     /// Room for some channels, padded with `padding`, of images whose rows and columns lie so far
     /// apart. Results are computed up to `slack` beyond the last.
     pub(super) fn new(
+        watch: &'p Watch,
         windows: Windows,
         channels: usize,
         [row_stride, column_stride]: [usize; 2],
         padding: f32,
         slack: usize,
-    ) -> Phases {
+    ) -> Phases<'p> {
         let w = &windows;
         let (rows, columns) = w.reach();
         let pitch = columns.div_ceil(w.stride_w);
         let phase = rows.div_ceil(w.stride_h) * pitch;
         let mut taps = Vec::with_capacity(w.taps());
-        let mut used = vec![false; w.stride_h * w.stride_w];
         for ky in 0..w.kernel_h {
             for kx in 0..w.kernel_w {
                 let (y, x) = (ky * w.dilation_h, kx * w.dilation_w);
                 let at = (y % w.stride_h) * w.stride_w + x % w.stride_w;
-                taps.push(at * phase + y / w.stride_h * pitch + x / w.stride_w);
-                used[at] = true;
-            }
-        }
-        let mut runs = Vec::new();
-        for y in 0..w.in_h {
-            let (row, phase_y) = ((y + w.pad_top) / w.stride_h, (y + w.pad_top) % w.stride_h);
-            if row >= phase / pitch {
-                break;
-            }
-            for phase_x in 0..w.stride_w {
-                let at = phase_y * w.stride_w + phase_x;
-                // The first column of the image that belongs to this phase.
-                let skip = (phase_x + w.stride_w - w.pad_left % w.stride_w) % w.stride_w;
-                let column = (w.pad_left + skip) / w.stride_w;
-                if used[at] && skip < w.in_w && column < pitch {
-                    runs.push(Run {
-                        from: y * row_stride + skip * column_stride,
-                        to: at * phase + row * pitch + column,
-                        count: (w.in_w - skip).div_ceil(w.stride_w).min(pitch - column),
-                    });
-                }
+                // A channel has fewer elements than 32 bits count, or it would not be computed.
+                taps.push((at * phase + y / w.stride_h * pitch + x / w.stride_w) as u32);
             }
         }
         let channel = w.stride_h * w.stride_w * phase;
-        let most = taps.iter().max().copied().unwrap_or_default();
+        let most = taps.iter().max().copied().unwrap_or_default() as usize;
         let len = channel.max(most + w.out_h * pitch + slack) + (channels - 1) * channel;
-        let mut elements = Scratch::of(len);
+        let mut elements = watch.scratch().take(len);
         elements.fill(padding);
-        let apart = w.stride_w * column_stride;
-        Phases { elements, windows, pitch, channel, taps, runs, apart }
+        Phases {
+            elements,
+            windows,
+            pitch,
+            phase,
+            channel,
+            taps,
+            rows: read_at(w.kernel_h, w.dilation_h, w.stride_h),
+            columns: w.columns(phase, pitch, column_stride),
+            row_stride,
+            apart: w.stride_w * column_stride,
+        }
     }
 
     /// Results of a channel, those between the rows that are not wanted included.
@@ -158,16 +163,64 @@ impl Phases {
         plane: &[f32],
         before: &Before,
     ) {
+        let w = &self.windows;
         let elements = &mut self.elements[channel * self.channel..];
-        for run in &self.runs {
-            let from = &plane[run.from..][..(run.count - 1) * self.apart + 1];
-            let to = &mut elements[run.to..][..run.count];
-            // SAFETY: the caller's.
-            unsafe {
-                copy_apart::<V>(from, self.apart, to);
-                before.apply::<V>(to);
+        // Where the first row of the image lies: in which row of a stride, and how far down.
+        let (mut at, mut down) = (w.pad_top % w.stride_h, w.pad_top / w.stride_h * self.pitch);
+        for y in 0..w.in_h {
+            if down >= self.phase {
+                break;
+            }
+            if self.rows[at] {
+                let row = at * w.stride_w * self.phase + down;
+                for columns in &self.columns {
+                    let from = &plane[y * self.row_stride + columns.from..];
+                    let from = &from[..(columns.count - 1) * self.apart + 1];
+                    let to = &mut elements[row + columns.to..][..columns.count];
+                    // SAFETY: the caller's.
+                    unsafe {
+                        copy_apart::<V>(from, self.apart, to);
+                        before.apply::<V>(to);
+                    }
+                }
+            }
+            at += 1;
+            if at == w.stride_h {
+                (at, down) = (0, down + self.pitch);
             }
         }
+    }
+}
+
+/// For each row or column of a stride whether any element of a window lies there.
+fn read_at(kernel: usize, dilation: usize, stride: usize) -> Vec<bool> {
+    let mut read = vec![false; stride];
+    (0..kernel).for_each(|at| read[at * dilation % stride] = true);
+    read
+}
+
+/// What is done with each channel of an input before it is filtered: `max(x · scale + shift,
+/// least)`.
+#[derive(Clone, Copy)]
+pub(super) struct Scaling<'a> {
+    /// One number for each channel.
+    pub(super) scale: &'a [f32],
+    /// As many.
+    pub(super) shift: &'a [f32],
+    pub(super) least: f32,
+}
+
+impl<'a> Scaling<'a> {
+    /// Of some of the channels.
+    pub(super) fn of(self, channels: std::ops::Range<usize>) -> Scaling<'a> {
+        let Scaling { scale, shift, least } = self;
+        Scaling { scale: &scale[channels.clone()], shift: &shift[channels], least }
+    }
+
+    /// Of one channel.
+    #[inline(always)]
+    pub(super) fn before(&self, channel: usize) -> Before {
+        Before { scaled: Some([self.scale[channel], self.shift[channel], self.least]) }
     }
 }
 
@@ -188,7 +241,7 @@ impl Before {
         let Some([factor, summand, low]) = self.scaled else { return };
         let whole = elements.len() / V::LANES * V::LANES;
         let (vectors, rest) = elements.split_at_mut(whole);
-        // SAFETY: the caller's; every chunk is a vector.
+        // SAFETY: the caller's; every chunk is a vector, and no vector has more than 16 elements.
         unsafe {
             let vector = [V::splat(factor), V::splat(summand), V::splat(low)];
             for place in vectors.chunks_exact_mut(V::LANES) {
@@ -213,12 +266,12 @@ pub(super) struct Patches<'a> {
     /// From one channel to the next.
     channel: usize,
     /// Where each element of the first window lies in a channel.
-    taps: &'a [usize],
+    taps: &'a [u32],
     /// From one row of windows to the next, and how many there are in a row.
     pitch: usize,
     columns: usize,
     /// What is done with each channel first, if there is anything to be done.
-    before: &'a [Before],
+    before: Option<Scaling<'a>>,
 }
 
 impl<'a> Patches<'a> {
@@ -227,13 +280,13 @@ impl<'a> Patches<'a> {
         elements: &'a [f32],
         channel: usize,
         count: usize,
-        before: &'a [Before],
+        before: Option<Scaling<'a>>,
     ) -> Patches<'a> {
         Patches { elements, channel, taps: &[0], pitch: count, columns: count, before }
     }
 
     /// Windows of a padded image.
-    pub(super) fn of_phases(phases: &'a Phases) -> Patches<'a> {
+    pub(super) fn of_phases(phases: &'a Phases<'_>) -> Patches<'a> {
         Patches {
             elements: &phases.elements,
             channel: phases.channel,
@@ -241,7 +294,7 @@ impl<'a> Patches<'a> {
             pitch: phases.pitch,
             columns: phases.windows.out_w,
             // It was done when they were filled.
-            before: &[],
+            before: None,
         }
     }
 
@@ -265,7 +318,7 @@ impl<'a> Patches<'a> {
         // Most panels are of one or two rows of windows.
         let head = (self.columns - first_x).min(valid);
         for to in panel.chunks_exact_mut(width).take(depth) {
-            let plane = &self.elements[channel * self.channel + self.taps[tap] + first..];
+            let plane = &self.elements[channel * self.channel + self.taps[tap] as usize + first..];
             // SAFETY: the caller's, here and below.
             unsafe { copy::<V>(&plane[..head], &mut to[..head]) };
             let (mut done, mut at) = (head, self.pitch - first_x);
@@ -275,9 +328,9 @@ impl<'a> Patches<'a> {
                 unsafe { copy::<V>(&plane[at..at + len], &mut to[done..done + len]) };
                 (done, at) = (done + len, at + self.pitch);
             }
-            if let Some(before) = self.before.get(channel) {
+            if let Some(before) = &self.before {
                 // SAFETY: as above.
-                unsafe { before.apply::<V>(&mut to[..valid]) };
+                unsafe { before.before(channel).apply::<V>(&mut to[..valid]) };
             }
             to[valid..].fill(0.0);
             tap += 1;

@@ -7,6 +7,9 @@
 //! computes a whole operator looks at the clock. A request that is not acceptable ends the guest's
 //! instance; it can never touch memory outside of it.
 //!
+//! What a kernel needs beside its operands is `scratch` memory: bounded, written before it is read,
+//! and cleared when a request has ended.
+//!
 //! A request goes through `places` (addresses become slices, none of which the output is part of)
 //! to one of `conv`, `gemm`, `pool`, `reduce`, `permute`, `pointwise`; these are written once, for
 //! any `vector`.
@@ -35,20 +38,34 @@ mod x86;
 #[cfg(test)]
 mod compute_tests;
 #[cfg(test)]
+mod memory_tests;
+/// Random and adversarial requests, which the fuzz target uses too.
+#[cfg(test)]
+#[path = "../../../../tests/support/kernel_requests.rs"]
+mod requests;
+#[cfg(test)]
+mod secret_tests;
+#[cfg(test)]
 mod tests;
 
 use belljar_abi::kernel::{Kernel, MAX_KERNEL_WORDS};
 
 pub(super) use operations::Refused;
 use operations::decode;
+pub(super) use scratch::ScratchPool;
 use tile::Tile;
 use vector::dispatch;
 pub(super) use watch::Watch;
 use watch::{Clock, Rows, done, in_parallel, split_rows};
 
-/// An instruction set with kernels of its own.
+/// An instruction set that this machine has, and for which there are kernels. Only
+/// [`InstructionSet::available`] makes one that not every machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum InstructionSet {
+pub(super) struct InstructionSet(Instructions);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Instructions {
+    /// AVX-512F, and with it AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -59,33 +76,46 @@ pub(super) enum InstructionSet {
 }
 
 impl InstructionSet {
+    /// Plain Rust, for any machine.
+    pub(super) const PORTABLE: InstructionSet = InstructionSet(Instructions::Portable);
+
     /// What this machine has, best first.
     pub(super) fn available() -> Vec<InstructionSet> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
         {
             if std::arch::is_x86_feature_detected!("avx512f") {
-                found.push(InstructionSet::Avx512);
+                found.push(InstructionSet(Instructions::Avx512));
             }
-            if std::arch::is_x86_feature_detected!("avx2")
-                && std::arch::is_x86_feature_detected!("fma")
-            {
-                found.push(InstructionSet::Avx2Fma);
-            }
+            found.push(InstructionSet(Instructions::Avx2Fma));
         }
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("neon") {
-            found.push(InstructionSet::Neon);
+            found.push(InstructionSet(Instructions::Neon));
         }
-        found.push(InstructionSet::Portable);
+        found.push(InstructionSet::PORTABLE);
         found
+    }
+
+    /// Its name; nothing if it is plain Rust.
+    pub(super) fn name(self) -> Option<&'static str> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => Some("AVX-512"),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2Fma => Some("AVX2 and FMA"),
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon => Some("NEON"),
+            Instructions::Portable => None,
+        }
     }
 
     /// The best this machine has.
     pub(super) fn best() -> InstructionSet {
         static BEST: std::sync::OnceLock<InstructionSet> = std::sync::OnceLock::new();
         *BEST.get_or_init(|| {
-            InstructionSet::available().into_iter().next().unwrap_or(InstructionSet::Portable)
+            InstructionSet::available().into_iter().next().unwrap_or(InstructionSet::PORTABLE)
         })
     }
 }
@@ -100,17 +130,17 @@ pub(super) fn matmul_f32(
 ) -> Result<(), Refused> {
     let operations = decode(memory, rows, address, count)?;
     let mut tile = Tile::new(rows as usize);
-    match set {
+    match set.0 {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `InstructionSet::available` has found AVX-512F on this machine.
-        InstructionSet::Avx512 => unsafe { x86::run_avx512(&mut tile, memory, &operations) },
+        // SAFETY: `InstructionSet::available` has found AVX-512F, AVX2 and FMA on this machine.
+        Instructions::Avx512 => unsafe { x86::run_avx512(&mut tile, memory, &operations) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `InstructionSet::available` has found AVX2 and FMA on this machine.
-        InstructionSet::Avx2Fma => unsafe { x86::run_avx2(&mut tile, memory, &operations) },
+        Instructions::Avx2Fma => unsafe { x86::run_avx2(&mut tile, memory, &operations) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: `InstructionSet::available` has found NEON on this machine.
-        InstructionSet::Neon => unsafe { neon::run(&mut tile, memory, &operations) },
-        InstructionSet::Portable => portable::run(&mut tile, memory, &operations),
+        Instructions::Neon => unsafe { neon::run(&mut tile, memory, &operations) },
+        Instructions::Portable => portable::run(&mut tile, memory, &operations),
     }
     Ok(())
 }

@@ -27,6 +27,8 @@ pub(in crate::sandbox) enum Refused {
     TooMuch,
     #[error("a kernel was asked to write over what it reads")]
     Overlapping,
+    #[error("a kernel needs more scratch memory than the limit on memory leaves")]
+    Memory,
     #[error("a kernel ran into the deadline")]
     Interrupted,
 }

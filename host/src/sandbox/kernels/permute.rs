@@ -2,7 +2,8 @@
 
 use belljar_abi::kernel::{KERNEL_RANK, Permute};
 
-use super::places::{Place, Places, extent, volume};
+use super::copy::copy_scalars_apart;
+use super::places::{Place, Places, extent_with_repeats, volume};
 use super::{Refused, Watch};
 
 /// Rows and columns that are transposed together, so that both sides stay in the cache.
@@ -17,7 +18,7 @@ pub(super) fn permute(memory: &mut [u8], permute: &Permute, watch: &Watch) -> Re
     for (along, pair) in along.iter_mut().zip(permute.dims.iter().zip(permute.strides)) {
         *along = (*pair.0, pair.1);
     }
-    let input = Place::new(memory, permute.input, extent(&along)?)?;
+    let input = Place::new(memory, permute.input, extent_with_repeats(&along)?)?;
     let output = Place::new(memory, permute.output, volume(&permute.dims)?)?;
     let (output, places) = Places::split(memory, output)?;
     let input = places.get(input)?;
@@ -39,12 +40,12 @@ pub(super) fn permute(memory: &mut [u8], permute: &Permute, watch: &Watch) -> Re
             for x in (0..columns).step_by(BLOCK) {
                 for y in y..(y + BLOCK).min(rows) {
                     let end = (x + BLOCK).min(columns);
-                    let from = from[y * row + x * column..].iter().step_by(column.max(1));
                     let to = &mut to[y * columns + x..y * columns + end];
-                    // A column that is repeated has a stride of nothing.
+                    let from = &from[y * row + x * column..];
+                    // A stride of 0 repeats one element along the row.
                     match column {
-                        0 => to.fill(from.clone().next().copied().unwrap_or_default()),
-                        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
+                        0 => to.fill(from[0]),
+                        _ => copy_scalars_apart(from, column, to),
                     }
                 }
             }

@@ -76,9 +76,18 @@ impl<'a> Places<'a> {
     }
 }
 
-/// How many elements lie from the first to the last of some that are `(count, stride)` apart along
-/// several dimensions; 0 if there are none.
+/// As [`extent_with_repeats`], for kernels that read every element at a place of its own: a stride
+/// of 0 over more than one element is refused.
 pub(super) fn extent(dims: &[(u32, u32)]) -> Result<u64, Refused> {
+    if dims.iter().any(|(count, stride)| *count > 1 && *stride == 0) {
+        return Err(Refused::Malformed);
+    }
+    extent_with_repeats(dims)
+}
+
+/// How many elements lie from the first to the last of some that are `(count, stride)` apart along
+/// several dimensions; 0 if there are none. A stride of 0 repeats an element.
+pub(super) fn extent_with_repeats(dims: &[(u32, u32)]) -> Result<u64, Refused> {
     let mut last = 0u64;
     for (count, stride) in dims {
         let Some(most) = count.checked_sub(1) else { return Ok(0) };

@@ -4,10 +4,10 @@
 //! in the nearest cache.
 
 use belljar_abi::kernel::{KERNEL_RANK, MAX_POINTWISE_INPUTS, Pointwise, PointwiseStep, Step};
+use belljar_abi::narrow::Narrow;
 
-use super::places::{Place, Places, extent, volume};
-use super::scratch::Scratch;
-use super::vector::{Job, Vector, exp, sigmoid, tanh};
+use super::places::{Place, Places, extent_with_repeats, volume};
+use super::vector::{Job, Vector, erf, exp, gelu, gelu_by_tanh, sigmoid, tanh};
 use super::{Refused, Rows, Watch, in_parallel, split_rows};
 
 /// Elements that go through all steps together.
@@ -52,7 +52,10 @@ pub(super) fn pointwise(
         if !matches!(input.strides, [.., 0 | 1]) {
             return Err(Refused::Malformed);
         }
-        found.push((Place::new(memory, input.address, extent(&along)?)?, input.strides));
+        found.push((
+            Place::new(memory, input.address, extent_with_repeats(&along)?)?,
+            input.strides,
+        ));
     }
     let (output, places) = Places::split(memory, output)?;
     let mut inputs = Vec::with_capacity(found.len());
@@ -62,7 +65,7 @@ pub(super) fn pointwise(
     }
     let dims = program.dims.map(|dim| dim as usize);
     let jobs = split_rows(output, dims[KERNEL_RANK - 1], usize::MAX, 1, watch.threads());
-    in_parallel(watch, jobs, |part| {
+    in_parallel(watch, program.scratch_bytes(), jobs, |part| {
         let job = Elements { dims, inputs: &inputs, steps: &program.steps, part, watch };
         super::dispatch(watch.set(), job)
     })
@@ -83,10 +86,10 @@ impl Job for Elements<'_, '_> {
     unsafe fn run<V: Vector>(self) -> bool {
         let Elements { dims, inputs, steps, part, watch } = self;
         let columns = dims[KERNEL_RANK - 1];
-        let mut registers = Scratch::of(steps.len() * CHUNK);
+        let mut registers = watch.scratch().take(steps.len() * CHUNK);
         let registers = registers.as_chunks_mut::<CHUNK>().0;
         let mut chunks = 0usize;
-        for (first, output) in part.pieces {
+        for (first, output) in part.pieces() {
             for (at, row) in output.chunks_exact_mut(columns).enumerate() {
                 let offsets = offsets(&dims, inputs, first + at);
                 for (at, to) in row.chunks_mut(CHUNK).enumerate() {
@@ -126,6 +129,10 @@ fn offsets(
     offsets
 }
 
+/// All steps on a part of a row.
+///
+/// # Safety
+/// As [`Vector`].
 #[inline(always)]
 unsafe fn chunk<V: Vector>(
     inputs: &[Input<'_>],
@@ -159,7 +166,9 @@ unsafe fn chunk<V: Vector>(
         // A whole number of vectors is read only where there is one: from registers, and from
         // inputs when the chunk is full. Else the rest is done with a copy.
         let result = &mut rest[0];
-        // SAFETY: the caller's. Registers are 512 elements long, inputs `len`.
+        // SAFETY: the caller's. Registers are 512 elements long, a multiple of every vector and not
+        // less than `whole`; inputs are `len`, and `full` is not more than that. The result's register
+        // is none of those before it, and no input's.
         unsafe {
             let full = len / V::LANES * V::LANES;
             apply::<V>(step.step, a, b, full, result.as_mut_ptr());
@@ -245,9 +254,15 @@ steps! {
     Exp: |a, _b| exp(a);
     Tanh: |a, _b| tanh(a);
     Sigmoid: |a, _b| sigmoid(a);
+    Erf: |a, _b| erf(a);
+    Gelu: |a, _b| gelu(a);
+    GeluByTanh: |a, _b| gelu_by_tanh(a);
 }
 
 /// One step on a whole number of vectors.
+///
+/// # Safety
+/// As [`each`].
 #[inline(always)]
 unsafe fn apply<V: Vector>(step: Step, a: Operand, b: Operand, len: usize, to: *mut f32) {
     // SAFETY: the caller's.
@@ -268,10 +283,42 @@ unsafe fn apply<V: Vector>(step: Step, a: Operand, b: Operand, len: usize, to: *
             Step::Exp => each::<V, Exp>(a, Operand::Same(0.0), len, to),
             Step::Tanh => each::<V, Tanh>(a, Operand::Same(0.0), len, to),
             Step::Sigmoid => each::<V, Sigmoid>(a, Operand::Same(0.0), len, to),
+            Step::Erf => each::<V, Erf>(a, Operand::Same(0.0), len, to),
+            Step::Gelu => each::<V, Gelu>(a, Operand::Same(0.0), len, to),
+            Step::GeluByTanh => each::<V, GeluByTanh>(a, Operand::Same(0.0), len, to),
+            Step::RoundF16 => rounded(a, len, to, |value| Narrow::F16.round(value)),
+            Step::RoundBf16 => rounded(a, len, to, |value| Narrow::Bf16.round(value)),
         }
     }
 }
 
+/// Rounds each element as the sandbox does. The function has no branches, so that the compiler turns
+/// the loop into the vector instructions of the code around it.
+///
+/// # Safety
+/// As [`each`], of whole vectors or not.
+#[inline(always)]
+unsafe fn rounded(a: Operand, len: usize, to: *mut f32, round: impl Fn(f32) -> f32) {
+    // SAFETY: the caller's: both are `len` elements long, initialised, and apart from each other.
+    unsafe {
+        let to = std::slice::from_raw_parts_mut(to, len);
+        match a {
+            Operand::Same(value) => to.fill(round(value)),
+            Operand::Each(from) => {
+                let from = std::slice::from_raw_parts(from, len);
+                for (from, to) in from.iter().zip(to) {
+                    *to = round(*from);
+                }
+            }
+        }
+    }
+}
+
+/// A step on elements, one vector after the other.
+///
+/// # Safety
+/// As [`Vector`]. `len` is a whole number of vectors; each operand of elements has `len` of them, and so
+/// has the place of the results, which overlaps none of them.
 #[inline(always)]
 unsafe fn each<V: Vector, S: Apply>(a: Operand, b: Operand, len: usize, to: *mut f32) {
     // SAFETY: the caller's.

@@ -1,11 +1,10 @@
 //! Pooling: the greatest element or the mean of every window.
 
-use belljar_abi::kernel::{MAX_POOL_SIZE, MAX_SCRATCH, MAX_TAPS, Pool};
+use belljar_abi::kernel::{MAX_POOL_SIZE, MAX_TAPS, Pool};
 
 use super::copy::copy;
 use super::image::{Before, Phases, Windows};
 use super::places::{Place, Places, volume};
-use super::scratch::Scratch;
 use super::vector::{Job, Vector};
 use super::{Clock, Refused, Rows, Watch, in_parallel, split_rows};
 
@@ -58,7 +57,7 @@ pub(super) fn pool(memory: &mut [u8], pool: &Pool, watch: &Watch) -> Result<(), 
         pad_top: p.pad_top as usize,
         pad_left: p.pad_left as usize,
     };
-    if windows.taps() > MAX_TAPS || windows.padded_len() > MAX_SCRATCH {
+    if windows.taps() > MAX_TAPS {
         return Err(Refused::TooMuch);
     }
     let input = Place::new(memory, p.input, volume(&[p.planes, p.in_h, p.in_w])?)?;
@@ -66,7 +65,7 @@ pub(super) fn pool(memory: &mut [u8], pool: &Pool, watch: &Watch) -> Result<(), 
     let (output, places) = Places::split(memory, output)?;
     let input = places.get(input)?;
     let jobs = split_rows(output, windows.count(), usize::MAX, 1, watch.threads());
-    in_parallel(watch, jobs, |part| {
+    in_parallel(watch, p.scratch_bytes(), jobs, |part| {
         super::dispatch(watch.set(), Planes { windows, mode, input, part, watch })
     })
 }
@@ -87,10 +86,10 @@ impl Job for Planes<'_, '_> {
         let Planes { windows, mode, input, part, watch } = self;
         let w = &windows;
         let padding = if mode == Mode::Max { f32::NEG_INFINITY } else { 0.0 };
-        let mut phases = Phases::new(windows, 1, [w.in_w, 1], padding, 2 * V::LANES);
-        let mut results = Scratch::of(phases.results() + 2 * V::LANES);
-        let factors = factors(w, mode);
-        for (first, output) in part.pieces {
+        let mut phases = Phases::new(watch, windows, 1, [w.in_w, 1], padding, 2 * V::LANES);
+        let mut results = watch.scratch().take(phases.results() + 2 * V::LANES);
+        let mut factors = Factors::new(w, mode);
+        for (first, output) in part.pieces() {
             for (at, plane) in output.chunks_exact_mut(w.count()).enumerate() {
                 if watch.expired() {
                     return false;
@@ -107,14 +106,13 @@ impl Job for Planes<'_, '_> {
                         return false;
                     }
                 }
-                let rows = plane.chunks_exact_mut(w.out_w);
-                for ((to, factors), from) in
-                    rows.zip(factors.chunks_exact(w.out_w)).zip(results.chunks(phases.pitch))
-                {
+                for (y, to) in plane.chunks_exact_mut(w.out_w).enumerate() {
+                    let from = &results[y * phases.pitch..][..w.out_w];
                     match mode {
                         // SAFETY: the caller's.
-                        Mode::Max | Mode::Sum => unsafe { copy::<V>(&from[..w.out_w], to) },
+                        Mode::Max | Mode::Sum => unsafe { copy::<V>(from, to) },
                         Mode::Mean | Mode::MeanWithPadding => {
+                            let factors = factors.of_row(y);
                             for ((to, from), factor) in to.iter_mut().zip(from).zip(factors) {
                                 *to = from * factor;
                             }
@@ -127,30 +125,49 @@ impl Job for Planes<'_, '_> {
     }
 }
 
-/// One by the number of elements that count, for each window.
-fn factors(w: &Windows, mode: Mode) -> Vec<f32> {
-    let valid = |out: usize, stride: usize, kernel: usize, pad: usize, size: usize| {
-        let start = out * stride;
-        if mode == Mode::MeanWithPadding {
-            return kernel;
-        }
-        (start + kernel).min(pad + size).saturating_sub(start.max(pad))
-    };
-    let mut factors = Vec::with_capacity(w.count());
-    for y in 0..w.out_h {
-        let rows = valid(y, w.stride_h, w.kernel_h, w.pad_top, w.in_h);
-        for x in 0..w.out_w {
-            let columns = valid(x, w.stride_w, w.kernel_w, w.pad_left, w.in_w);
-            factors.push(1.0 / (rows * columns) as f32);
-        }
+/// One by the number of elements that count, for each window of a row.
+struct Factors<'a> {
+    windows: &'a Windows,
+    mode: Mode,
+    /// Rows of the image that count in the windows for which `row` was computed.
+    rows: Option<usize>,
+    row: Vec<f32>,
+}
+
+impl Factors<'_> {
+    fn new(windows: &Windows, mode: Mode) -> Factors<'_> {
+        let len = match mode {
+            Mode::Max | Mode::Sum => 0,
+            Mode::Mean | Mode::MeanWithPadding => windows.out_w,
+        };
+        Factors { windows, mode, rows: None, row: vec![0.0; len] }
     }
-    factors
+
+    /// Those of the windows in row `y`. Most rows have the same.
+    fn of_row(&mut self, y: usize) -> &[f32] {
+        let Factors { windows: w, mode, .. } = *self;
+        let valid = |out: usize, stride: usize, kernel: usize, pad: usize, size: usize| {
+            let start = out * stride;
+            if mode == Mode::MeanWithPadding {
+                return kernel;
+            }
+            (start + kernel).min(pad + size).saturating_sub(start.max(pad))
+        };
+        let rows = valid(y, w.stride_h, w.kernel_h, w.pad_top, w.in_h);
+        if self.rows.replace(rows) != Some(rows) {
+            for (x, factor) in self.row.iter_mut().enumerate() {
+                let columns = valid(x, w.stride_w, w.kernel_w, w.pad_left, w.in_w);
+                *factor = 1.0 / (rows * columns) as f32;
+            }
+        }
+        &self.row
+    }
 }
 
 /// Whether it came to its end in time: a window may be as large as an image.
 #[inline(always)]
 unsafe fn gather<V: Vector, const MAX: bool>(
-    phases: &Phases,
+    phases: &Phases<'_>,
     results: &mut [f32],
     watch: &Watch,
 ) -> bool {
@@ -165,7 +182,7 @@ unsafe fn gather<V: Vector, const MAX: bool>(
             let start = if MAX { f32::NEG_INFINITY } else { 0.0 };
             let mut found = [V::splat(start); 2];
             for tap in &phases.taps {
-                let from = elements[tap + at..][..2 * V::LANES].as_ptr();
+                let from = elements[*tap as usize + at..][..2 * V::LANES].as_ptr();
                 for (half, found) in found.iter_mut().enumerate() {
                     let more = V::load(from.add(half * V::LANES));
                     *found = if MAX { found.max(more) } else { found.add(more) };

@@ -9,7 +9,7 @@
 use belljar_abi::kernel::{PANEL_COLUMNS, PANEL_ROWS};
 
 use super::Watch;
-use super::copy::copy;
+use super::copy::{copy, copy_scalars_apart};
 use super::image::Patches;
 use super::scratch::Scratch;
 use super::vector::Vector;
@@ -68,14 +68,14 @@ pub(super) struct Product<'a> {
 }
 
 /// Memory that one product leaves for the next.
-pub(super) struct Panels {
-    left: Scratch,
-    right: Scratch,
+pub(super) struct Panels<'p> {
+    left: Scratch<'p>,
+    right: Scratch<'p>,
 }
 
-impl Panels {
-    pub(super) fn new() -> Panels {
-        Panels { left: Scratch::new(), right: Scratch::new() }
+impl Panels<'_> {
+    pub(super) fn new(watch: &Watch) -> Panels<'_> {
+        Panels { left: watch.scratch().none(), right: watch.scratch().none() }
     }
 }
 
@@ -107,7 +107,7 @@ impl Product<'_> {
     pub(super) unsafe fn run<V: Vector>(
         &self,
         output: &mut [f32],
-        panels: &mut Panels,
+        panels: &mut Panels<'_>,
         watch: &Watch,
     ) -> bool {
         let Product { m, n, k, .. } = *self;
@@ -178,16 +178,14 @@ impl Product<'_> {
                     let first = step * stride + column * apart;
                     for (at, to) in panel.chunks_exact_mut(width).enumerate() {
                         let from = &elements[first + at * stride..];
+                        let (to, beyond) = to.split_at_mut(valid);
                         if apart == 1 {
                             // SAFETY: the caller's.
-                            unsafe { copy::<V>(&from[..valid], &mut to[..valid]) };
+                            unsafe { copy::<V>(&from[..valid], to) };
                         } else {
-                            let from = from.iter().step_by(apart.max(1));
-                            for (to, from) in to[..valid].iter_mut().zip(from) {
-                                *to = *from;
-                            }
+                            copy_scalars_apart(from, apart, to);
                         }
-                        to[valid..].fill(0.0);
+                        beyond.fill(0.0);
                     }
                 }
                 // SAFETY: the caller's.
@@ -219,10 +217,13 @@ impl Product<'_> {
                 }
                 for at in 0..rows {
                     let from = &elements[(row + at) * apart + step * stride..];
+                    // As many elements on both sides: the steps of this row.
                     let to = panel[at..].iter_mut().step_by(PANEL_ROWS);
                     if stride == 1 {
                         to.zip(&from[..depth]).for_each(|(to, from)| *to = *from);
                     } else {
+                        assert!(stride > 0 || depth == 1, "one element cannot be several steps");
+                        let from = &from[..(depth - 1) * stride + 1];
                         let from = from.iter().step_by(stride.max(1));
                         to.zip(from).for_each(|(to, from)| *to = *from);
                     }
@@ -320,9 +321,11 @@ unsafe fn tile_of<V: Vector>(
     width: usize,
     tile: &mut Tile,
 ) {
-    assert!(a.len() >= depth * PANEL_ROWS && b.len() >= depth * width && width <= PANEL_COLUMNS);
+    assert!(a.len() >= depth * PANEL_ROWS && b.len() >= depth * width);
+    assert!(width <= PANEL_COLUMNS && width.is_multiple_of(GRAIN));
     let (a, b, tile) = (a.as_ptr(), b.as_ptr(), tile.0.as_mut_ptr());
-    // SAFETY: the caller's and the line above: eight rows, and columns below `width`.
+    // SAFETY: the caller's and the lines above: eight rows, and columns below `width`, which is a
+    // multiple of every vector's length.
     unsafe {
         match (V::LANES, rows) {
             (16, 1) => columns::<V, 1, 3>(1, depth, a, b, width, tile),

@@ -129,7 +129,7 @@ fn all_instruction_sets_with_fused_products_give_the_same_bits() {
     let (a, b) = (random(&mut seed, 300 * 32), random(&mut seed, 300 * 32));
     let mut found: Vec<Vec<f32>> = Vec::new();
     for set in InstructionSet::available() {
-        if set == InstructionSet::Portable {
+        if set == InstructionSet::PORTABLE {
             continue;
         }
         let mut memory = Memory::new(1 << 18);

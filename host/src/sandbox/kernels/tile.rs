@@ -42,9 +42,8 @@ impl Tile {
                 Operation::Clear => self.rows().fill([0.0; COLUMNS]),
                 Operation::Load(run) => {
                     let elements = bytes(memory, run, self.rows * COLUMNS);
-                    for (row, from) in
-                        self.rows().iter_mut().zip(elements.as_chunks::<{ 4 * COLUMNS }>().0)
-                    {
+                    let elements = elements.as_chunks::<{ 4 * COLUMNS }>().0;
+                    for (row, from) in self.rows().iter_mut().zip(elements) {
                         *row = row_of(from);
                     }
                 }
@@ -96,8 +95,7 @@ impl Tile {
             } else {
                 for (column, value) in row.iter_mut().enumerate() {
                     let at = strided.element(start, column);
-                    let more = bytes(memory, Run(at), 1);
-                    *value += floats(more).next().unwrap_or_default();
+                    *value += float(memory, at);
                 }
             }
         }
@@ -108,17 +106,12 @@ impl Tile {
         for (at, row) in self.rows().iter().enumerate() {
             let start = strided.row(at);
             if strided.column_stride == 4 {
-                let to = memory.get_mut(start as usize..).unwrap_or_default();
-                if let Some(to) = to.first_chunk_mut::<{ 4 * COLUMNS }>() {
-                    to.copy_from_slice(bytemuck::cast_slice(row));
-                }
+                let to = &mut memory[start as usize..][..4 * COLUMNS];
+                to.copy_from_slice(bytemuck::cast_slice(row));
             } else {
                 for (column, value) in row.iter().enumerate() {
                     let at = strided.element(start, column);
-                    let to = memory.get_mut(at..).unwrap_or_default();
-                    if let Some(to) = to.first_chunk_mut::<4>() {
-                        *to = value.to_le_bytes();
-                    }
+                    memory[at..][..4].copy_from_slice(&value.to_le_bytes());
                 }
             }
         }
@@ -138,10 +131,21 @@ impl Strided {
     }
 }
 
-/// The bytes of a checked run of elements.
+/// The bytes of a checked run of elements: all of them, as whoever combines them with accumulators
+/// takes as many as there are. A run of no elements may start anywhere.
 #[inline(always)]
 fn bytes(memory: &[u8], run: Run, count: usize) -> &[u8] {
-    memory.get(run.0..).and_then(|rest| rest.get(..4 * count)).unwrap_or_default()
+    if count == 0 {
+        return &[];
+    }
+    &memory[run.0..][..4 * count]
+}
+
+/// One element that was checked.
+#[inline(always)]
+fn float(memory: &[u8], at: usize) -> f32 {
+    let bytes = &memory[at..][..4];
+    f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
 #[inline(always)]
@@ -152,12 +156,12 @@ fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
 #[inline(always)]
 fn row_of(bytes: &[u8; 4 * COLUMNS]) -> Row {
     let chunks = bytes.as_chunks::<4>().0;
-    std::array::from_fn(|at| chunks.get(at).map_or(0.0, |bytes| f32::from_le_bytes(*bytes)))
+    std::array::from_fn(|at| f32::from_le_bytes(chunks[at]))
 }
 
 #[inline(always)]
 fn first_row(bytes: &[u8]) -> Row {
-    bytes.first_chunk().map_or([0.0; COLUMNS], row_of)
+    row_of(&bytes.as_chunks::<{ 4 * COLUMNS }>().0[0])
 }
 
 #[inline(always)]

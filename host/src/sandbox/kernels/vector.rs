@@ -10,7 +10,7 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use super::InstructionSet;
+use super::{InstructionSet, Instructions};
 
 /// Some elements in a register, or in what takes its place.
 ///
@@ -64,6 +64,10 @@ pub(super) unsafe trait Vector: Copy {
     /// # Safety
     /// See the trait.
     unsafe fn round(self) -> Self;
+    /// `then` in the lanes that are less than the bound, `otherwise` in the others.
+    /// # Safety
+    /// See the trait.
+    unsafe fn if_less(self, bound: Self, then: Self, otherwise: Self) -> Self;
     /// Two to the power of whole numbers from −126 to 127.
     /// # Safety
     /// See the trait.
@@ -84,55 +88,71 @@ pub(super) trait Job {
 
 /// Does a job with the vectors of an instruction set that this machine has.
 pub(super) fn dispatch<J: Job>(set: InstructionSet, job: J) -> J::Output {
-    match set {
-        // SAFETY: an `InstructionSet` is only ever made for a machine that has it, here and below.
+    match set.0 {
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 => unsafe { with_avx512(job) },
+        // SAFETY: `InstructionSet::available`, which alone makes this one, has found AVX-512F, AVX2
+        // and FMA on this machine.
+        Instructions::Avx512 => unsafe { with_avx512(job) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        InstructionSet::Avx2Fma => unsafe { with_avx2(job) },
+        // SAFETY: as above, for AVX2 and FMA.
+        Instructions::Avx2Fma => unsafe { with_avx2(job) },
         #[cfg(target_arch = "aarch64")]
-        // SAFETY: as above.
-        InstructionSet::Neon => unsafe { with_neon(job) },
+        // SAFETY: as above, for NEON.
+        Instructions::Neon => unsafe { with_neon(job) },
         // SAFETY: these vectors are plain arrays.
-        InstructionSet::Portable => unsafe { job.run::<portable::Plain>() },
+        Instructions::Portable => unsafe { job.run::<portable::Plain>() },
     }
 }
 
 /// # Safety
-/// The machine must have these instructions.
+/// The machine must have the instructions that the function is compiled for.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
 unsafe fn with_avx512<J: Job>(job: J) -> J::Output {
-    // SAFETY: see above.
+    // SAFETY: the caller vouches for the instructions, and everything in a job is inlined here.
     unsafe { job.run::<x86::Wide>() }
 }
 
 /// # Safety
-/// The machine must have these instructions.
+/// The machine must have the instructions that the function is compiled for.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn with_avx2<J: Job>(job: J) -> J::Output {
-    // SAFETY: see above.
+    // SAFETY: the caller vouches for the instructions, and everything in a job is inlined here.
     unsafe { job.run::<x86::Half>() }
 }
 
 /// # Safety
-/// The machine must have these instructions.
+/// The machine must have the instructions that the function is compiled for.
 #[cfg(target_arch = "aarch64")]
 #[target_feature(enable = "neon")]
 unsafe fn with_neon<J: Job>(job: J) -> J::Output {
-    // SAFETY: see above.
+    // SAFETY: the caller vouches for the instructions, and everything in a job is inlined here.
     unsafe { job.run::<neon::Quad>() }
 }
 
-/// `eˣ` to some units in the last place: the argument is split into `n · ln 2` and a rest, whose
-/// exponential is a polynomial of the fifth degree (the coefficients of Cephes' `expf`).
+/// The value of a polynomial, the highest power first.
 ///
 /// # Safety
 /// As [`Vector`].
 #[inline(always)]
-pub(super) unsafe fn exp<V: Vector>(x: V) -> V {
+unsafe fn polynomial<V: Vector, const N: usize>(coefficients: [f32; N], x: V) -> V {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sum = V::splat(coefficients[0]);
+        for coefficient in &coefficients[1..] {
+            sum = sum.fma(x, V::splat(*coefficient));
+        }
+        sum
+    }
+}
+
+/// A number as `n · ln 2` and a rest: the two numbers that [`power`] takes.
+///
+/// # Safety
+/// As [`Vector`].
+#[inline(always)]
+unsafe fn reduced<V: Vector>(x: V) -> (V, V) {
     // SAFETY: the caller's.
     unsafe {
         // Outside of these bounds the result is 0 or infinity; NaN stays what it is.
@@ -140,19 +160,42 @@ pub(super) unsafe fn exp<V: Vector>(x: V) -> V {
         let n = x.mul(V::splat(std::f32::consts::LOG2_E)).round();
         // ln 2 in two parts, the first with few bits, so that its product with n is exact.
         let rest = n.fma(V::splat(-0.693_359_4), x);
-        let rest = n.fma(V::splat(2.121_944_4e-4), rest);
-        let mut sum = V::splat(1.987_569_1e-4);
-        for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-            sum = sum.fma(rest, V::splat(coefficient));
-        }
-        let sum = sum.fma(rest.mul(rest), rest).add(V::splat(1.0));
+        (n, n.fma(V::splat(2.121_944_4e-4), rest))
+    }
+}
+
+/// `2ⁿ · eˣ` of a small number: a polynomial of the fifth degree (the coefficients of Cephes'
+/// `expf`).
+///
+/// # Safety
+/// As [`Vector`].
+#[inline(always)]
+unsafe fn power<V: Vector>(n: V, x: V) -> V {
+    const EXP: [f32; 6] =
+        [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+    // SAFETY: the caller's.
+    unsafe {
+        let sum = polynomial(EXP, x).fma(x.mul(x), x).add(V::splat(1.0));
         // Two factors, as n may be beyond what one can express.
         let half = n.mul(V::splat(0.5)).round();
         sum.mul(half.exp2_of_integer()).mul(n.sub(half).exp2_of_integer())
     }
 }
 
-/// `1 ÷ (1 + e⁻ˣ)`.
+/// `eˣ` to some units in the last place.
+///
+/// # Safety
+/// As [`Vector`].
+#[inline(always)]
+pub(super) unsafe fn exp<V: Vector>(x: V) -> V {
+    // SAFETY: the caller's.
+    unsafe {
+        let (n, rest) = reduced(x);
+        power(n, rest)
+    }
+}
+
+/// `1 ÷ (1 + e⁻ˣ)`, as `eˣ ÷ (1 + eˣ)`: what is below zero does not end where `e⁻ˣ` does.
 ///
 /// # Safety
 /// As [`Vector`].
@@ -160,8 +203,9 @@ pub(super) unsafe fn exp<V: Vector>(x: V) -> V {
 pub(super) unsafe fn sigmoid<V: Vector>(x: V) -> V {
     // SAFETY: the caller's.
     unsafe {
-        let one = V::splat(1.0);
-        one.div(one.add(exp(V::splat(0.0).sub(x))))
+        // From 17 on the result is 1.
+        let power = exp(x.min(V::splat(30.0)));
+        power.div(power.add(V::splat(1.0)))
     }
 }
 
@@ -178,21 +222,115 @@ pub(super) unsafe fn tanh<V: Vector>(x: V) -> V {
         let bound = V::splat(7.905_311);
         let x = x.min(bound).max(V::splat(-7.905_311));
         let square = x.mul(x);
-        let mut above = V::splat(-2.760_768_5e-16);
-        for coefficient in [
-            2.000_188e-13,
-            -8.604_672e-11,
-            5.122_297e-8,
-            1.485_722_4e-5,
-            6.372_619e-4,
-            4.893_524_6e-3,
-        ] {
-            above = above.fma(square, V::splat(coefficient));
-        }
-        let mut below = V::splat(1.198_258_4e-6);
-        for coefficient in [1.185_347_1e-4, 2.268_434_6e-3, 4.893_525e-3] {
-            below = below.fma(square, V::splat(coefficient));
-        }
+        let above = polynomial(
+            [
+                -2.760_768_5e-16,
+                2.000_188e-13,
+                -8.604_672e-11,
+                5.122_297e-8,
+                1.485_722_4e-5,
+                6.372_619e-4,
+                4.893_524_6e-3,
+            ],
+            square,
+        );
+        let below =
+            polynomial([1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_6e-3, 4.893_525e-3], square);
         x.mul(above).div(below)
+    }
+}
+
+/// The error function to a unit in the last place, with the coefficients of N. Juffa: a polynomial
+/// near zero, and one less a power beyond.
+///
+/// # Safety
+/// As [`Vector`].
+#[inline(always)]
+pub(super) unsafe fn erf<V: Vector>(x: V) -> V {
+    // SAFETY: the caller's.
+    unsafe {
+        let near = polynomial(
+            [
+                -5.967_617e-4,
+                4.991_194e-3,
+                -2.676_813_5e-2,
+                1.128_199_3e-1,
+                -3.761_253_4e-1,
+                1.283_791_7e-1,
+            ],
+            x.mul(x),
+        );
+        let near = near.fma(x, x);
+        // Beyond, the result is 1.
+        let size = x.abs().min(V::splat(10.0));
+        let less = V::splat(0.0).sub(size);
+        let log = polynomial(
+            [
+                -1.728_534_7e-5,
+                3.831_972_6e-4,
+                -3.883_964_4e-3,
+                2.425_462_2e-2,
+                -1.067_778_8e-1,
+                -6.348_467e-1,
+                -1.287_175_1e-1,
+            ],
+            size,
+        );
+        let power = exp(log.fma(size, less));
+        let one = V::splat(1.0);
+        let far = x.if_less(V::splat(0.0), power.sub(one), one.sub(power));
+        size.if_less(V::splat(0.927_734_4), near, far)
+    }
+}
+
+/// `x · ½ · (1 + erf(x ÷ √2))`. Below zero, where the sum would vanish, the other tail of the normal
+/// distribution is computed by itself: a power times a polynomial in `1 ÷ (1 + 0.35 · |x|)`, which
+/// was fitted to a relative error of 3e-8.
+///
+/// # Safety
+/// As [`Vector`].
+#[inline(always)]
+pub(super) unsafe fn gelu<V: Vector>(x: V) -> V {
+    // SAFETY: the caller's.
+    unsafe {
+        let (zero, one) = (V::splat(0.0), V::splat(1.0));
+        // Beyond, what is left of the tail is zero.
+        let size = x.abs().min(V::splat(15.0));
+        // The square in two parts, the first of which is exact.
+        let split = size.mul(V::splat(4097.0));
+        let high = split.sub(split.sub(size));
+        let (n, rest) = reduced(high.mul(high).mul(V::splat(-0.5)));
+        let low = size.sub(high).mul(size.add(high));
+        let power = power(n, low.fma(V::splat(-0.5), rest));
+        let t = one.div(size.fma(V::splat(0.35), one));
+        let tail = polynomial(
+            [
+                -0.029_157_871,
+                0.144_030_87,
+                -0.255_838_96,
+                0.159_319_67,
+                -0.023_212_366,
+                0.105_552_52,
+                0.119_821_28,
+                0.139_863_52,
+                0.139_621_3,
+            ],
+            t,
+        );
+        let tail = tail.mul(t).mul(power);
+        x.max(zero).mul(one.sub(tail)).add(x.min(zero).mul(tail))
+    }
+}
+
+/// `x · ½ · (1 + tanh(√(2 ÷ π) · (x + 0.044715 · x³)))`, as a sigmoid of twice the argument.
+///
+/// # Safety
+/// As [`Vector`].
+#[inline(always)]
+pub(super) unsafe fn gelu_by_tanh<V: Vector>(x: V) -> V {
+    // SAFETY: the caller's.
+    unsafe {
+        let slope = x.mul(x).fma(V::splat(0.071_354_814), V::splat(1.595_769));
+        x.mul(sigmoid(x.mul(slope)))
     }
 }

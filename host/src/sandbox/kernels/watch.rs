@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use belljar_abi::scratch::MAX_SCRATCH_BYTES;
 use rayon::ThreadPool;
 
+use super::scratch::ScratchPool;
 use super::{InstructionSet, Refused};
 
 /// The circumstances of a kernel.
@@ -14,6 +16,9 @@ pub(in crate::sandbox) struct Watch {
     set: InstructionSet,
     until: Option<Instant>,
     pool: Option<Arc<ThreadPool>>,
+    scratch: Arc<ScratchPool>,
+    /// Most bytes of scratch memory, on all threads together.
+    room: u64,
 }
 
 impl Watch {
@@ -28,12 +33,48 @@ impl Watch {
             rayon::ThreadPoolBuilder::new().num_threads(others).thread_name(name).build()
         };
         let pool = (others > 0).then(build).transpose()?.map(Arc::new);
-        Ok(Watch { set, until: None, pool })
+        let scratch = Arc::new(ScratchPool::new(others + 1));
+        Ok(Watch { set, until: None, pool, scratch, room: u64::MAX })
     }
 
     /// To end at a deadline.
     pub(in crate::sandbox) fn until(&mut self, deadline: Option<Instant>) {
         self.until = deadline;
+    }
+
+    /// Bounds the scratch memory of the next kernel, on all threads together.
+    pub(in crate::sandbox) fn room(&mut self, bytes: u64) {
+        self.room = bytes;
+    }
+
+    /// The scratch memory of this sandbox.
+    pub(in crate::sandbox) fn scratch(&self) -> &Arc<ScratchPool> {
+        &self.scratch
+    }
+
+    /// Sees that `threads` threads can take `each` bytes of scratch memory, and that what is kept
+    /// from earlier kernels is not more than what is left beside that.
+    fn reserve(&self, each: u64, threads: usize) -> Result<(), Refused> {
+        if each > MAX_SCRATCH_BYTES {
+            return Err(Refused::TooMuch);
+        }
+        let all = each.saturating_mul(threads as u64);
+        if all > self.room {
+            return Err(Refused::Memory);
+        }
+        let most = MAX_SCRATCH_BYTES.saturating_mul(self.threads() as u64).min(self.room);
+        if all.saturating_add(self.scratch.bytes() as u64) > most {
+            self.scratch.release();
+        }
+        Ok(())
+    }
+
+    /// Has something done on each thread but the calling one.
+    #[cfg(test)]
+    pub(super) fn on_other_threads(&self, something: impl Fn() + Sync) {
+        if let Some(pool) = &self.pool {
+            pool.broadcast(|_| something());
+        }
     }
 
     pub(super) fn set(&self) -> InstructionSet {
@@ -77,13 +118,49 @@ impl Clock<'_> {
     }
 }
 
-/// Rows of an output that one thread computes: pieces, each with the number of its first row.
+/// Rows of an output that one thread computes.
 pub(super) struct Rows<'a> {
-    pub(super) pieces: Vec<(usize, &'a mut [f32])>,
+    first: usize,
+    elements: &'a mut [f32],
+    layout: Layout,
 }
 
-/// Divides an output of rows of `columns` elements among threads. No piece crosses from one group
-/// of rows into the next, and within a group all but the last have a multiple of `align` rows.
+/// Where pieces of an output begin: at every group of rows, and within a group after every `piece`
+/// rows.
+#[derive(Clone, Copy)]
+struct Layout {
+    columns: usize,
+    group: usize,
+    piece: usize,
+}
+
+impl Layout {
+    /// The first row, from `row` on, at which a piece begins.
+    fn start_from(self, row: usize) -> usize {
+        let (group, within) = (row / self.group, row % self.group);
+        group * self.group + within.next_multiple_of(self.piece).min(self.group)
+    }
+}
+
+impl<'a> Rows<'a> {
+    /// The pieces one after the other, each with the number of its first row. They are found as
+    /// they are needed: a list of them could be larger than the output.
+    pub(super) fn pieces(self) -> impl Iterator<Item = (usize, &'a mut [f32])> {
+        let Rows { mut first, elements: mut rest, layout } = self;
+        std::iter::from_fn(move || {
+            let rows = layout.start_from(first + 1) - first;
+            let len = (rows * layout.columns).min(rest.len());
+            let (piece, after) = std::mem::take(&mut rest).split_at_mut(len);
+            let found = (!piece.is_empty()).then_some((first, piece));
+            (first, rest) = (first + rows, after);
+            found
+        })
+    }
+}
+
+/// Divides an output of rows of `columns` elements among at most `threads` threads. No piece
+/// crosses from one group of rows into the next, and within a group all but the last have a
+/// multiple of `align` rows.
 pub(super) fn split_rows<'a>(
     output: &'a mut [f32],
     columns: usize,
@@ -91,34 +168,32 @@ pub(super) fn split_rows<'a>(
     align: usize,
     threads: usize,
 ) -> Vec<Rows<'a>> {
-    let total = output.len() / columns.max(1);
+    let (columns, align) = (columns.max(1), align.max(1));
+    let total = output.len() / columns;
     let group = group.clamp(1, total.max(1));
-    let share = total.div_ceil(threads.max(1)).next_multiple_of(align.max(1));
-    let piece = share.min(group.next_multiple_of(align.max(1)));
-    let mut parts = vec![Rows { pieces: Vec::new() }];
-    let (mut first, mut taken) = (0, 0);
-    for rows in output.chunks_mut((group * columns).max(1)) {
-        for rows in rows.chunks_mut((piece * columns).max(1)) {
-            let count = rows.len() / columns.max(1);
-            if taken >= share {
-                parts.push(Rows { pieces: Vec::new() });
-                taken = 0;
-            }
-            if let Some(part) = parts.last_mut() {
-                part.pieces.push((first, rows));
-            }
-            (first, taken) = (first + count, taken + count);
-        }
+    let share = total.div_ceil(threads.max(1)).next_multiple_of(align).max(1);
+    let piece = share.min(group.next_multiple_of(align));
+    let layout = Layout { columns, group, piece };
+    let mut parts = Vec::with_capacity(threads);
+    let (mut first, mut rest) = (0, output);
+    while first < total {
+        let end = layout.start_from(first + share).min(total);
+        let (elements, after) = rest.split_at_mut((end - first) * columns);
+        parts.push(Rows { first, elements, layout });
+        (first, rest) = (end, after);
     }
     parts
 }
 
-/// Has every part computed, by as many threads as there are.
+/// Has every part computed, by as many threads as there are. Each needs at most so many bytes of
+/// scratch memory: where there is not that much, nothing is computed.
 pub(super) fn in_parallel(
     watch: &Watch,
+    scratch_bytes: u64,
     parts: Vec<Rows<'_>>,
     compute: impl Fn(Rows<'_>) -> bool + Sync,
 ) -> Result<(), Refused> {
+    watch.reserve(scratch_bytes, parts.len())?;
     let Some(pool) = watch.pool.as_ref().filter(|_| parts.len() > 1) else {
         return done(parts.into_iter().all(compute));
     };

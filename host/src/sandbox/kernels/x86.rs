@@ -10,7 +10,7 @@ use super::operations::{COLUMNS, Operation};
 use super::tile::{Row, Tile};
 
 /// # Safety
-/// The machine must have AVX-512F.
+/// The machine must have AVX-512F, AVX2 and FMA.
 #[target_feature(enable = "avx512f,avx2,fma")]
 pub(super) unsafe fn run_avx512(tile: &mut Tile, memory: &mut [u8], operations: &[Operation]) {
     tile.run(memory, operations, |rows, a, b, depth| {

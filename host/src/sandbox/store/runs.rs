@@ -1,8 +1,8 @@
-//! Which pages of an image are not zero: only those are stored.
+//! Which pages of a snapshot are not zero: only those are stored.
 
 use std::io;
 
-use super::super::image::Image;
+use super::super::snapshot::Snapshot;
 
 /// Pages are told apart at this size, whatever the machine's own is.
 const PAGE: usize = 4 << 10;
@@ -20,7 +20,7 @@ pub(super) struct Runs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
-    /// Where the run is in the image, in bytes.
+    /// Where the run is in the snapshot, in bytes.
     place: u64,
     /// Where it is among the data of all runs, in bytes.
     start: u64,
@@ -29,15 +29,15 @@ struct Run {
 }
 
 impl Runs {
-    /// Looks through an image.
-    pub(super) fn of(image: &Image) -> io::Result<Runs> {
+    /// Looks through a snapshot.
+    pub(super) fn of(snapshot: &Snapshot) -> io::Result<Runs> {
         let mut runs = Runs { runs: Vec::new(), len: 0 };
-        let mut chunk = vec![0; CHUNK.min(image.len())];
+        let mut chunk = vec![0; CHUNK.min(snapshot.len())];
         let mut at = 0;
-        while at < image.len() {
-            let len = CHUNK.min(image.len() - at);
+        while at < snapshot.len() {
+            let len = CHUNK.min(snapshot.len() - at);
             let chunk = chunk.get_mut(..len).unwrap_or_default();
-            image.read_at(chunk, at)?;
+            snapshot.read_at(chunk, at)?;
             for (number, page) in chunk.chunks(PAGE).enumerate() {
                 if page.iter().any(|byte| *byte != 0) {
                     runs.push((at + number * PAGE) as u64, page.len() as u64);
@@ -68,7 +68,7 @@ impl Runs {
         self.runs.iter().flat_map(|run| [pages(run.place), pages(run.len)]).flatten().collect()
     }
 
-    /// Reads a table; `None` unless its runs are in order and inside an image of `size` bytes.
+    /// Reads a table; `None` unless its runs are in order and inside a snapshot of `size` bytes.
     pub(super) fn decode(table: &[u8], size: u64) -> Option<Runs> {
         let mut runs = Runs { runs: Vec::with_capacity(table.len() / 8), len: 0 };
         let mut end = 0;
@@ -87,8 +87,8 @@ impl Runs {
         Some(runs)
     }
 
-    /// Calls `piece` for each stretch of the image that data from `start` on, `len` bytes of it,
-    /// belongs to: its place in the image, and its offset from `start` and length.
+    /// Calls `piece` for each stretch of the snapshot that data from `start` on, `len` bytes of it,
+    /// belongs to: its place in the snapshot, and its offset from `start` and length.
     pub(super) fn each_piece(
         &self,
         start: u64,
@@ -117,10 +117,10 @@ mod tests {
             memory[at] = 1;
         }
         memory[262_144 - 5000..262_144 + 5000].fill(7);
-        let image = Image::capture(&memory).unwrap();
-        let runs = Runs::of(&image).unwrap();
+        let snapshot = Snapshot::capture(&memory).unwrap();
+        let runs = Runs::of(&snapshot).unwrap();
         assert_eq!(Runs::decode(&runs.encode(), memory.len() as u64), Some(runs));
-        let runs = Runs::of(&image).unwrap();
+        let runs = Runs::of(&snapshot).unwrap();
         let mut copy = vec![0u8; memory.len()];
         // In steps that fit neither pages nor runs.
         for start in (0..runs.len()).step_by(5001) {

@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use blake3::{Hash, OUT_LEN};
 
+use crate::confine::file_size;
+
 /// Changes with the layout: a file of another format is not used.
 pub(in crate::sandbox) const FORMAT: u32 = 1;
 
@@ -26,14 +28,14 @@ pub(in crate::sandbox) const FORMAT: u32 = 1;
 /// hashed and written, large enough that system calls do not show.
 const PART: usize = 256 << 10;
 
-/// Longest head: the table of an image with every second page empty, twice.
+/// Longest head: the table of a snapshot with every second page empty, twice.
 const MAX_HEAD: u64 = 16 << 20;
 
 /// Most threads that read one file, and the least parts that another one is worth.
 const MAX_THREADS: usize = 4;
 const PARTS_PER_THREAD: usize = 8;
 
-/// The keys that seals of one kind are made with. Good code is no good image.
+/// The keys that seals of one kind are made with. Good code is no good snapshot.
 pub(in crate::sandbox) struct Keys {
     seal: [u8; 32],
     part: [u8; 32],
@@ -44,7 +46,7 @@ pub(in crate::sandbox) struct Keys {
 pub(in crate::sandbox) enum Kind {
     Code,
     Description,
-    Image,
+    Snapshot,
 }
 
 impl Keys {
@@ -52,7 +54,7 @@ impl Keys {
         let (seal, part) = match kind {
             Kind::Code => ("belljar 2026 code seal", "belljar 2026 code part"),
             Kind::Description => ("belljar 2026 description seal", "belljar 2026 description part"),
-            Kind::Image => ("belljar 2026 image seal", "belljar 2026 image part"),
+            Kind::Snapshot => ("belljar 2026 snapshot seal", "belljar 2026 snapshot part"),
         };
         Keys { seal: blake3::derive_key(seal, secret), part: blake3::derive_key(part, secret) }
     }
@@ -96,6 +98,7 @@ pub(in crate::sandbox) fn write(
     if head.len() as u64 > MAX_HEAD {
         return Err(io::Error::other("there is too much to say about it"));
     }
+    file_size::check(file_len(about, len))?;
     let start = (OUT_LEN + 4 + head.len()) as u64;
     let mut part = vec![0; PART];
     for (number, to) in head.get_mut(hashes..).unwrap_or_default().chunks_mut(OUT_LEN).enumerate() {
@@ -109,6 +112,13 @@ pub(in crate::sandbox) fn write(
     file.write_all(keys.seal(name, &head).as_bytes())?;
     file.write_all(&len.to_le_bytes())?;
     file.write_all(&head)
+}
+
+/// Length of the file that holds this and so many bytes of data.
+pub(in crate::sandbox) fn file_len(about: &About, len: u64) -> u64 {
+    let about = (about.about.len() + about.table.len()) as u64;
+    let head = 4 + 2 * 4 + about + 8 + (parts(len) * OUT_LEN) as u64;
+    OUT_LEN as u64 + 4 + head + len
 }
 
 fn parts(len: u64) -> usize {
@@ -157,7 +167,12 @@ impl SealedFile {
         (&mut file).take(head_len).read_to_end(&mut head).map_err(io)?;
         // Comparing BLAKE3 hashes takes the same time wherever they differ.
         if head.len() as u64 != head_len || keys.seal(name, &head) != Hash::from_bytes(seal) {
-            return Err("its seal does not match its content".into());
+            return Err(
+                "its seal does not match: it was changed, or sealed with another key. That is \
+                        expected once after the state folder (BELLJAR_STATE_DIR) was removed or \
+                        exchanged, or its seal.key; otherwise find out who changed the file"
+                    .into(),
+            );
         }
         // What follows was written by this user's Belljar, if perhaps by another version.
         let (about, len, hashes) = parse(&head).ok_or("it is of another format")?;

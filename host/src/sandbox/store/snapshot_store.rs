@@ -1,11 +1,11 @@
 //! The store: prepared models on disk, so that another process need not prepare them again.
 //!
-//! For each model there is what it says about itself, and an image for each combination of input
+//! For each model there is what it says about itself, and a snapshot for each combination of input
 //! shapes. Both came out of a sandbox that this model was in, and are used for this model only; a
 //! description from the store is decoded as one from the sandbox is.
 //!
 //! A file that fails is not used: the caller does without and makes it anew. No failure of the
-//! store keeps anybody from an answer.
+//! store keeps anybody from an answer. What is written in a time is bounded (`write_budget`).
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -17,11 +17,12 @@ use belljar_abi::{ABI_VERSION, InputShape, encode_shapes};
 use sha2::{Digest as _, Sha256};
 
 use super::super::guest::GuestInfo;
-use super::super::image::Image;
+use super::super::snapshot::Snapshot;
 use super::private::{PrivateError, PrivateFolder, secret};
 use super::runs::Runs;
 use super::sealed_file::{self, About, Keys, Kind, SealedFile};
 use super::stored::Label;
+use super::write_budget::{self, NotWritten, Writing};
 use crate::confine::memory::SealedWriter;
 use crate::tensor::Tensor;
 use crate::trust::Digest;
@@ -30,7 +31,10 @@ use crate::trust::Digest;
 const MAX_DESCRIPTION: u64 = 32 << 20;
 
 /// What 32-bit code can address.
-const MAX_IMAGE: u64 = 4 << 30;
+const MAX_SNAPSHOT: u64 = 4 << 30;
+
+/// The variable that moves the store.
+const VARIABLE: &str = "BELLJAR_CACHE_DIR";
 
 /// Files that may wait to be written. When there are more, models are prepared faster than they
 /// can be stored, and the next ones are not stored.
@@ -42,7 +46,12 @@ pub(crate) enum StoreNotice {
     /// A file or the folder is not what it should be, and was not used.
     Refused { path: PathBuf, why: String },
     /// Something could not be stored.
-    NotStored { path: PathBuf, why: String },
+    NotStored {
+        path: PathBuf,
+        why: String,
+        /// Because the folder cannot be used or written.
+        unusable: bool,
+    },
     /// Something was stored.
     Stored { path: PathBuf },
 }
@@ -50,23 +59,27 @@ pub(crate) enum StoreNotice {
 type Listener = Arc<dyn Fn(StoreNotice) + Send + Sync>;
 
 /// Prepared models on disk.
-pub struct ImageStore {
+pub struct SnapshotStore {
     pub(super) place: Arc<Place>,
     writing: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Where a store is, and how much it may hold.
 pub(super) struct Place {
-    pub(super) folder: PathBuf,
-    state: PathBuf,
+    pub(super) folder: Option<PathBuf>,
+    /// Where it is noted how much was written.
+    writes: Option<PathBuf>,
+    state: Option<PathBuf>,
     limit: u64,
+    /// Whether what is written in a time is bounded.
+    metered: bool,
     listener: Listener,
     /// One file is written at a time.
     turn: Mutex<()>,
 }
 
-/// What an image depends on besides the guest.
-pub(crate) struct ImageKey<'a> {
+/// What a snapshot depends on besides the guest.
+pub(crate) struct SnapshotKey<'a> {
     pub(crate) model: Digest,
     /// Of the files in which it keeps data, in the order of their use.
     pub(crate) side_files: Vec<Digest>,
@@ -78,7 +91,7 @@ pub(crate) struct ImageKey<'a> {
     pub(crate) fixed: &'a [(String, Tensor)],
 }
 
-impl ImageKey<'_> {
+impl SnapshotKey<'_> {
     /// What the guest is told to prepare for.
     pub(crate) fn encoded(&self) -> Vec<u8> {
         let wires: Vec<_> = self.fixed.iter().map(|(_, tensor)| tensor.to_wire()).collect();
@@ -101,7 +114,7 @@ impl ImageKey<'_> {
         }
         let set = Digest::finish(hasher.clone());
         hasher.update(self.encoded());
-        format!("{}.{:.16}.{}.image", self.model, set.to_string(), Digest::finish(hasher))
+        format!("{}.{:.16}.{}.snapshot", self.model, set.to_string(), Digest::finish(hasher))
     }
 }
 
@@ -120,13 +133,20 @@ fn common() -> [u8; 32] {
     *Digest::finish(hasher).as_bytes()
 }
 
-impl ImageStore {
-    /// `cache` holds the images, `state` the secret. Neither need exist yet.
-    pub(crate) fn new(cache: &Path, state: &Path, limit: u64, listener: Listener) -> ImageStore {
-        let (folder, state) = (cache.join("images"), state.to_owned());
-        let turn = Mutex::default();
-        let place = Arc::new(Place { folder, state, limit, listener, turn });
-        ImageStore { place, writing: Mutex::default() }
+impl SnapshotStore {
+    /// `cache` holds the snapshots, `state` the secret. Neither need exist yet.
+    pub(crate) fn new(
+        cache: Option<&Path>,
+        state: Option<&Path>,
+        limit: u64,
+        metered: bool,
+        listener: Listener,
+    ) -> SnapshotStore {
+        let [folder, writes] =
+            ["snapshots", "writes"].map(|name| cache.map(|cache| cache.join(name)));
+        let (state, turn) = (state.map(Path::to_owned), Mutex::default());
+        let place = Arc::new(Place { folder, writes, state, limit, metered, listener, turn });
+        SnapshotStore { place, writing: Mutex::default() }
     }
 
     /// What a sandbox answered when it was asked to describe this model: as hostile as then.
@@ -147,14 +167,18 @@ impl ImageStore {
 
     /// The memory of a sandbox that has prepared this, if it is no larger than `most` bytes. `Err`
     /// is the size of one that is.
-    pub(crate) fn image(&self, key: &ImageKey<'_>, most: u64) -> Result<Option<Image>, u64> {
-        let used = self.place.used(&key.name(), Kind::Image, |file, keys| {
-            let (size, runs) = image_table(file)?;
+    pub(crate) fn snapshot(
+        &self,
+        key: &SnapshotKey<'_>,
+        most: u64,
+    ) -> Result<Option<Snapshot>, u64> {
+        let used = self.place.used(&key.name(), Kind::Snapshot, |file, keys| {
+            let (size, runs) = snapshot_table(file)?;
             if size > most {
                 return Ok(Err(size));
             }
             let failed = |err: io::Error| err.to_string();
-            let writer = SealedWriter::with_len("belljar-image", size).map_err(failed)?;
+            let writer = SealedWriter::with_len("belljar-snapshot", size).map_err(failed)?;
             // What is checked is what is used, whatever happens to the file meanwhile: each part
             // is hashed and written from one copy.
             file.read(keys, |at, part| {
@@ -162,7 +186,7 @@ impl ImageStore {
                     writer.write_at(part.get(range).unwrap_or_default(), place)
                 })
             })?;
-            Ok(Ok(writer.seal().and_then(Image::checked).map_err(failed)?))
+            Ok(Ok(writer.seal().and_then(Snapshot::checked).map_err(failed)?))
         });
         used.transpose()
     }
@@ -175,6 +199,7 @@ impl ImageStore {
             let about = About { about: label.encode(), table: Vec::new() };
             let keys = place.keys(Kind::Description)?;
             let len = message.len() as u64;
+            // Not counted: it is written when a model is loaded, which no request can ask for.
             folder.write_file(name, |file| {
                 sealed_file::write(file, &keys, name, &about, len, |at, part| {
                     let from = usize::try_from(at).ok().and_then(|at| message.get(at..));
@@ -183,16 +208,16 @@ impl ImageStore {
                     Ok(())
                 })
             })?;
-            place.tidy(folder, name, usize::MAX)
+            Ok(place.tidy(folder, name, usize::MAX)?)
         });
     }
 
-    /// Stores an image. Of this model, `kept` images of the same set stay, the lately used ones.
-    pub(crate) fn keep_image(
+    /// Stores a snapshot. Of this model, `kept` snapshots of the same set stay, the lately used ones.
+    pub(crate) fn keep_snapshot(
         &self,
-        key: &ImageKey<'_>,
+        key: &SnapshotKey<'_>,
         label: &str,
-        image: &Arc<Image>,
+        snapshot: &Arc<Snapshot>,
         kept: usize,
     ) {
         let shapes = key.shapes.iter().map(|s| (s.name.clone(), s.dims.clone())).collect();
@@ -202,27 +227,27 @@ impl ImageStore {
             deterministic: key.deterministic,
             native_kernels: key.native_kernels,
             shapes,
-            memory: image.len() as u64,
+            memory: snapshot.len() as u64,
         };
-        let image = Arc::clone(image);
+        let snapshot = Arc::clone(snapshot);
         self.later(key.name(), move |place, folder, name| {
-            let failed = |err| folder.error(&place.folder, err);
-            let runs = Runs::of(&image).map_err(failed)?;
+            let runs = Runs::of(&snapshot).map_err(|err| folder.error(folder.path(), err))?;
             if runs.len() > place.limit {
                 let text = "it is larger than the whole store may be (`BELLJAR_STORE_SIZE`)";
-                return Err(failed(io::Error::other(text)));
+                return Err(NotWritten::TooMuch(text.into()));
             }
             let about = About { about: label.encode(), table: runs.encode() };
-            let keys = place.keys(Kind::Image)?;
+            let keys = place.keys(Kind::Snapshot)?;
+            place.charge(name, sealed_file::file_len(&about, runs.len()), kept)?;
             folder.write_file(name, |file| {
                 sealed_file::write(file, &keys, name, &about, runs.len(), |at, part| {
                     runs.each_piece(at, part.len() as u64, |place, range| {
                         let part = part.get_mut(range).unwrap_or_default();
-                        image.read_at(part, usize::try_from(place).map_err(io::Error::other)?)
+                        snapshot.read_at(part, usize::try_from(place).map_err(io::Error::other)?)
                     })
                 })
             })?;
-            place.tidy(folder, name, kept)
+            Ok(place.tidy(folder, name, kept)?)
         });
     }
 
@@ -230,14 +255,15 @@ impl ImageStore {
     fn later(
         &self,
         name: String,
-        write: impl FnOnce(&Place, &PrivateFolder, &str) -> Result<(), PrivateError> + Send + 'static,
+        write: impl FnOnce(&Place, &PrivateFolder, &str) -> Result<(), NotWritten> + Send + 'static,
     ) {
         let place = Arc::clone(&self.place);
-        let path = place.folder.join(&name);
+        let path = place.path(&name);
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         writing.retain(|thread| !thread.is_finished());
         let not_stored = |why: String| {
-            (self.place.listener)(StoreNotice::NotStored { path: path.clone(), why });
+            let (path, unusable) = (path.clone(), false);
+            (self.place.listener)(StoreNotice::NotStored { path, why, unusable });
         };
         if writing.len() >= MAX_WAITING {
             return not_stored("too much is waiting to be stored".into());
@@ -245,10 +271,15 @@ impl ImageStore {
         let (to, thread) = (path.clone(), std::thread::Builder::new().name("belljar-store".into()));
         let thread = thread.spawn(move || {
             let _turn = place.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            let written = place.open().and_then(|folder| write(&place, &folder, &name));
-            (place.listener)(match written {
+            let folder = place.open().map_err(NotWritten::from);
+            (place.listener)(match folder.and_then(|folder| write(&place, &folder, &name)) {
                 Ok(()) => StoreNotice::Stored { path: to },
-                Err(err) => StoreNotice::NotStored { path: to, why: err.to_string() },
+                Err(NotWritten::TooMuch(why)) => {
+                    StoreNotice::NotStored { path: to, why, unusable: false }
+                }
+                Err(NotWritten::Folder(err)) => {
+                    StoreNotice::NotStored { path: to, why: err.to_string(), unusable: true }
+                }
             });
         });
         match thread {
@@ -267,16 +298,16 @@ impl ImageStore {
     }
 }
 
-impl Drop for ImageStore {
+impl Drop for SnapshotStore {
     fn drop(&mut self) {
         self.finish();
     }
 }
 
 /// Size of the memory, and where the data goes in it.
-pub(super) fn image_table(file: &SealedFile) -> Result<(u64, Runs), String> {
+pub(super) fn snapshot_table(file: &SealedFile) -> Result<(u64, Runs), String> {
     let size = Label::decode(&file.about.about).map(|label| label.memory);
-    let size = size.filter(|size| *size <= MAX_IMAGE);
+    let size = size.filter(|size| *size <= MAX_SNAPSHOT);
     let runs = size.and_then(|size| Runs::decode(&file.about.table, size));
     let runs = runs.filter(|runs| runs.len() == file.len());
     size.zip(runs).ok_or_else(|| "what it says about itself makes no sense".to_owned())
@@ -284,11 +315,28 @@ pub(super) fn image_table(file: &SealedFile) -> Result<(u64, Runs), String> {
 
 impl Place {
     pub(super) fn open(&self) -> Result<PrivateFolder, PrivateError> {
-        PrivateFolder::open(&self.folder, "BELLJAR_CACHE_DIR")
+        let nowhere = PrivateError::Nowhere { variable: VARIABLE };
+        PrivateFolder::open(self.folder.as_ref().ok_or(nowhere)?, VARIABLE)
     }
 
     pub(super) fn keys(&self, kind: Kind) -> Result<Keys, PrivateError> {
-        Ok(Keys::new(&secret(&self.state)?, kind))
+        Ok(Keys::new(&secret(self.state.as_deref())?, kind))
+    }
+
+    /// Where a file of this name is, for messages.
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.as_deref().unwrap_or(Path::new("")).join(name)
+    }
+
+    /// Notes that a snapshot of this name and length will be written, if it may be. So many of its model
+    /// are kept.
+    fn charge(&self, name: &str, bytes: u64, kept: usize) -> Result<(), NotWritten> {
+        let nowhere = PrivateError::Nowhere { variable: VARIABLE };
+        let writes = self.writes.as_ref().ok_or(nowhere)?;
+        let model = name.split('.').next().unwrap_or_default();
+        let writing =
+            Writing { model, bytes, snapshots_kept: kept.max(1) as u64, store_size: self.limit };
+        write_budget::charge(writes, &writing, !self.metered)
     }
 
     /// Uses a file, if there is one and it is good.
@@ -305,7 +353,7 @@ impl Place {
             Ok(Some(read))
         });
         found.unwrap_or_else(|why| {
-            (self.listener)(StoreNotice::Refused { path: self.folder.join(name), why });
+            (self.listener)(StoreNotice::Refused { path: self.path(name), why });
             None
         })
     }
@@ -325,11 +373,11 @@ impl Place {
             return Err("it has another name too".into());
         }
         let keys = self.keys(kind).map_err(failed)?;
-        let most = if kind == Kind::Image { MAX_IMAGE } else { MAX_DESCRIPTION };
+        let most = if kind == Kind::Snapshot { MAX_SNAPSHOT } else { MAX_DESCRIPTION };
         Ok(Some((SealedFile::open(file, &keys, name, most)?, keys)))
     }
 
-    /// Removes what is too much: images of the set that `name` belongs to beyond `kept`, and
+    /// Removes what is too much: snapshots of the set that `name` belongs to beyond `kept`, and
     /// whatever was not used for longest while the store is larger than it may be. A process that
     /// uses one has a copy of its own.
     fn tidy(&self, folder: &PrivateFolder, name: &str, kept: usize) -> Result<(), PrivateError> {
@@ -348,7 +396,7 @@ impl Place {
         let mut full = false;
         // The lately used first; the new one stays in any case.
         for (_, _, size, file) in files.iter().rev().filter(|file| file.3 != name) {
-            let of_the_set = file.ends_with(".image")
+            let of_the_set = file.ends_with(".snapshot")
                 && set.is_some_and(|set| file.rsplitn(3, '.').last() == Some(set));
             let surplus = of_the_set && left == 0;
             left = left.saturating_sub(usize::from(of_the_set));

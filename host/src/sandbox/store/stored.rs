@@ -7,9 +7,9 @@ use belljar_abi::InputShape;
 use serde::{Deserialize, Serialize};
 
 use super::super::guest::GuestInfo;
-use super::image_store::{ImageStore, image_table};
 use super::private::PrivateError;
 use super::sealed_file::Kind;
+use super::snapshot_store::{SnapshotStore, snapshot_table};
 use crate::trust::Digest;
 
 /// What a file says about itself, under its seal.
@@ -39,7 +39,7 @@ impl Label {
 pub(super) fn kind(name: &str) -> Option<StoredKind> {
     match name.rsplit_once('.')? {
         ("", _) => None,
-        (_, "image") => Some(StoredKind::Image),
+        (_, "snapshot") => Some(StoredKind::Snapshot),
         (_, "description") => Some(StoredKind::Description),
         _ => None,
     }
@@ -52,7 +52,7 @@ pub enum StoredKind {
     /// What it says about itself.
     Description,
     /// The memory of a sandbox that has prepared it.
-    Image,
+    Snapshot,
 }
 
 /// A file of the store.
@@ -69,8 +69,8 @@ pub struct StoredModel {
     pub size: u64,
     /// When it was last used.
     pub last_used: SystemTime,
-    /// The model's name when it was stored. Hostile text: print it through
-    /// [`crate::text::Hostile`].
+    /// The model's name when it was stored. Untrusted text: print it through
+    /// [`crate::text::Escaped`].
     pub label: String,
     /// The input shapes it is prepared for. The names are hostile text too.
     pub shapes: Vec<InputShape>,
@@ -87,14 +87,14 @@ pub struct StoredModel {
     name: String,
 }
 
-impl ImageStore {
-    /// Where it is.
-    pub fn folder(&self) -> &std::path::Path {
-        &self.place.folder
+impl SnapshotStore {
+    /// Where it is; `None` if no folder was named and the environment names none either.
+    pub fn folder(&self) -> Option<&std::path::Path> {
+        self.place.folder.as_deref()
     }
 
-    /// Everything in it, the lately used first. Seals are checked, but not the images themselves:
-    /// see [`ImageStore::verify`].
+    /// Everything in it, the lately used first. Seals are checked, but not the snapshots themselves:
+    /// see [`SnapshotStore::verify`].
     ///
     /// # Errors
     /// When the folder cannot be used.
@@ -144,8 +144,8 @@ impl ImageStore {
         let Some((file, keys)) = self.place.open_sealed(&stored.name, stored.kind.into())? else {
             return Ok(());
         };
-        if stored.kind == StoredKind::Image {
-            image_table(&file)?;
+        if stored.kind == StoredKind::Snapshot {
+            snapshot_table(&file)?;
         }
         file.read(&keys, |_, _| Ok(()))
     }
@@ -172,7 +172,7 @@ impl From<StoredKind> for Kind {
     fn from(kind: StoredKind) -> Kind {
         match kind {
             StoredKind::Description => Kind::Description,
-            StoredKind::Image => Kind::Image,
+            StoredKind::Snapshot => Kind::Snapshot,
         }
     }
 }

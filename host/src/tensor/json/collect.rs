@@ -1,46 +1,45 @@
 //! Scalars on their way to becoming the elements of a tensor.
 //!
 //! With an element type known beforehand each scalar is converted as it comes. Without one they
-//! are kept as read until all are seen. A value that the type cannot hold must never be bent to
+//! are kept without loss until all are seen. A value that the type cannot hold must never be bent to
 //! fit; only floats are rounded, as they are everywhere.
 
 use belljar_abi::DType;
 
 use super::lexer::Scalar;
-use crate::tensor::{Coded, Data, bf16, f16};
+use super::open::Open;
+use crate::tensor::{Coded, Data, bf16, f16, string_memory};
 
 /// Elements so far.
-pub(super) enum Elements {
+pub(in crate::tensor) enum Elements {
     /// Of a known type.
     Typed(Data),
     /// Of a type that is still open.
-    Open(Vec<Scalar>),
+    Open(Open),
 }
 
 impl Elements {
-    pub(super) fn new(dtype: Option<DType>) -> Elements {
-        dtype.map_or(Elements::Open(Vec::new()), |dtype| Elements::Typed(empty(dtype)))
+    pub(in crate::tensor) fn new(dtype: Option<DType>) -> Elements {
+        dtype.map_or_else(|| Elements::Open(Open::default()), |dtype| Elements::Typed(empty(dtype)))
     }
 
-    /// What `scalar` takes in the finished tensor, at least.
-    pub(super) fn cost(&self, scalar: &Scalar) -> u64 {
-        let size = match (self, scalar) {
+    /// The bytes that `scalar` takes here.
+    pub(in crate::tensor) fn cost(&self, scalar: &Scalar) -> u64 {
+        match (self, scalar) {
             (Elements::Typed(data), _) if data.dtype() != DType::String => {
-                data.dtype().size().unwrap_or(1)
+                data.dtype().size().unwrap_or(1) as u64
             }
-            (_, Scalar::Text(text)) => size_of::<String>() + text.len(),
-            (_, Scalar::Bool(_)) => 1,
-            (_, Scalar::Int(_) | Scalar::Uint(_) | Scalar::Float { .. }) => 4,
-        };
-        size as u64
+            (_, Scalar::Text(text)) => string_memory(text),
+            _ => size_of::<u64>() as u64,
+        }
     }
 
     /// Adds one; the error says what is wrong with it.
-    pub(super) fn push(&mut self, scalar: Scalar) -> Result<(), String> {
+    pub(in crate::tensor) fn push(&mut self, scalar: Scalar) -> Result<(), String> {
         match self {
             Elements::Typed(data) => convert(data, scalar),
-            Elements::Open(scalars) => {
-                scalars.push(scalar);
+            Elements::Open(open) => {
+                open.push(scalar);
                 Ok(())
             }
         }
@@ -48,44 +47,39 @@ impl Elements {
 
     /// The elements as `dtype`, or if that is `None` as the type they look like. The error says
     /// which element is wrong, and why.
-    pub(super) fn finish(self, dtype: Option<DType>) -> Result<Data, (usize, String)> {
-        let scalars = match self {
+    pub(in crate::tensor) fn finish(self, dtype: Option<DType>) -> Result<Data, (usize, String)> {
+        let mut open = match self {
             Elements::Typed(data) => return Ok(data),
-            Elements::Open(scalars) => scalars,
+            Elements::Open(open) => open,
         };
         let dtype = match dtype {
             Some(dtype) => dtype,
-            None => guess(&scalars)?,
+            None => guess(&mut open)?,
         };
         let mut data = empty(dtype);
-        for (at, scalar) in scalars.into_iter().enumerate() {
+        for at in 0..open.len() {
+            let Some(scalar) = open.take(at) else { continue };
             convert(&mut data, scalar).map_err(|why| (at, why))?;
         }
         Ok(data)
     }
 }
 
-fn guess(scalars: &[Scalar]) -> Result<DType, (usize, String)> {
-    let is_bool = |scalar: &Scalar| matches!(scalar, Scalar::Bool(_));
-    let is_text = |scalar: &Scalar| matches!(scalar, Scalar::Text(_));
-    let Some(first) = scalars.first() else {
-        return Ok(DType::I64);
-    };
-    let kind = |scalar: &Scalar| (is_bool(scalar), is_text(scalar));
-    if let Some(at) = scalars.iter().position(|scalar| kind(scalar) != kind(first)) {
-        let found = scalars.get(at).map(describe).unwrap_or_default();
+fn guess(open: &mut Open) -> Result<DType, (usize, String)> {
+    if let Some(at) = (0..open.len()).find(|at| !open.is_like(*at, 0)) {
+        let mut shown = |at| open.take(at).as_ref().map(describe).unwrap_or_default();
         let why = format!(
-            "{found} among values that begin with {}; if it means a number, give the dtype",
-            describe(first)
+            "{} among values that begin with {}; if it means a number, give the dtype",
+            shown(at),
+            shown(0)
         );
         return Err((at, why));
     }
-    let fractional = |scalar: &Scalar| matches!(scalar, Scalar::Float { integral: false, .. });
-    Ok(match first {
-        Scalar::Bool(_) => DType::Bool,
-        Scalar::Text(_) => DType::String,
-        _ if scalars.iter().any(fractional) => DType::F32,
-        _ => DType::I64,
+    Ok(match () {
+        () if open.is_bool(0) => DType::Bool,
+        () if open.is_text(0) => DType::String,
+        () if open.has_fractions() => DType::F32,
+        () => DType::I64,
     })
 }
 

@@ -13,7 +13,7 @@ const MAX_NUMBER: usize = 2048;
 
 /// A number or another scalar, before its element type is known.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Scalar {
+pub(in crate::tensor) enum Scalar {
     Int(i64),
     Uint(u64),
     /// A number with a fraction or exponent, or (`integral`) an integer that only a float can
@@ -50,9 +50,25 @@ pub(super) struct Lexer<R> {
 }
 
 impl<R: Read> Lexer<R> {
-    /// Reads at most `max_text` bytes of text, white space included.
+    /// Reads at most `max_text` bytes of text, white space included. A byte order mark before the
+    /// text, which editors and shells of Windows write, is passed over.
     pub(super) fn new(reader: R, max_text: u64) -> Lexer<R> {
-        Lexer { source: BufReader::new(reader.take(max_text)), at: 0, max_text, token: Vec::new() }
+        let source = BufReader::new(reader.take(max_text));
+        Lexer { source, at: 0, max_text, token: Vec::new() }
+    }
+
+    /// Passes over a byte order mark. Only at the start of the text is it one.
+    fn skip_mark(&mut self) -> Result<(), TensorError> {
+        for byte in crate::tensor::BYTE_ORDER_MARK {
+            if self.peek()? != Some(*byte) {
+                return match self.at {
+                    0 => Ok(()),
+                    _ => Err(self.error("something that is not JSON")),
+                };
+            }
+            self.skip();
+        }
+        Ok(())
     }
 
     pub(super) fn error(&self, what: impl std::fmt::Display) -> TensorError {
@@ -81,6 +97,9 @@ impl<R: Read> Lexer<R> {
 
     /// The next token; a string in it may be `max_string` bytes long.
     pub(super) fn token(&mut self, max_string: u64) -> Result<Token, TensorError> {
+        if self.at == 0 {
+            self.skip_mark()?;
+        }
         let first = loop {
             match self.peek()? {
                 None => return Ok(Token::End),
@@ -151,31 +170,79 @@ impl<R: Read> Lexer<R> {
         Ok(Scalar::Float { wide, narrow, integral })
     }
 
+    /// Decoded as it is read: of a long string there is one copy.
     fn string(&mut self, max_string: u64) -> Result<String, TensorError> {
-        // One character can be spelled with six bytes (`\u0041`).
-        let max_raw = max_string.saturating_mul(6).saturating_add(2);
-        let too_long = || TensorError::TooLarge { what: "a string".into(), limit: max_string };
+        const BAD: &str = "a string with an escape or byte that JSON does not have";
+        self.skip();
         self.token.clear();
-        let mut escaped = false;
         loop {
             let Some(byte) = self.peek()? else {
                 return Err(self.error("an unclosed string"));
             };
-            if self.token.len() as u64 >= max_raw {
-                return Err(too_long());
-            }
             self.skip();
-            self.token.push(byte);
             match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' if self.token.len() > 1 => break,
-                _ => {}
+                b'"' => break,
+                b'\\' => {
+                    let Some(char) = self.escape()? else { return Err(self.error(BAD)) };
+                    self.token.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
+                }
+                0..0x20 => return Err(self.error(BAD)),
+                byte => self.token.push(byte),
+            }
+            if self.token.len() as u64 > max_string {
+                let what = "a string".into();
+                return Err(TensorError::TooLarge { what, limit: max_string });
             }
         }
-        let text: String = serde_json::from_slice(&self.token)
-            .map_err(|_| self.error("a string with an escape or byte that JSON does not have"))?;
-        if text.len() as u64 > max_string { Err(too_long()) } else { Ok(text) }
+        let mut text =
+            String::from_utf8(std::mem::take(&mut self.token)).map_err(|_| self.error(BAD))?;
+        text.shrink_to_fit();
+        Ok(text)
+    }
+
+    /// The character that an escape stands for; `None` if it is none of JSON's.
+    fn escape(&mut self) -> Result<Option<char>, TensorError> {
+        let Some(byte) = self.take()? else { return Ok(None) };
+        Ok(match byte {
+            b'"' | b'\\' | b'/' => Some(char::from(byte)),
+            b'b' => Some('\u{8}'),
+            b'f' => Some('\u{c}'),
+            b'n' => Some('\n'),
+            b'r' => Some('\r'),
+            b't' => Some('\t'),
+            b'u' => match self.hex()? {
+                Some(high @ 0xd800..0xdc00) => {
+                    // The other half of a character beyond 16 bits must follow.
+                    if self.take()? != Some(b'\\') || self.take()? != Some(b'u') {
+                        return Ok(None);
+                    }
+                    let low = self.hex()?.filter(|low| (0xdc00..0xe000).contains(low));
+                    low.and_then(|low| {
+                        char::from_u32(0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00))
+                    })
+                }
+                unit => unit.and_then(char::from_u32),
+            },
+            _ => None,
+        })
+    }
+
+    fn hex(&mut self) -> Result<Option<u32>, TensorError> {
+        let mut value = 0;
+        for _ in 0..4 {
+            let digit = self.take()?.and_then(|byte| char::from(byte).to_digit(16));
+            let Some(digit) = digit else { return Ok(None) };
+            value = value << 4 | digit;
+        }
+        Ok(Some(value))
+    }
+
+    fn take(&mut self) -> Result<Option<u8>, TensorError> {
+        let byte = self.peek()?;
+        if byte.is_some() {
+            self.skip();
+        }
+        Ok(byte)
     }
 }
 

@@ -23,7 +23,8 @@ impl Serialize for Json<'_> {
     }
 }
 
-struct Values<'a>(&'a Data);
+/// The elements alone, as one flat array. Written element by element: nothing is collected.
+pub(crate) struct Values<'a>(pub(crate) &'a Data);
 
 impl Serialize for Values<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -254,6 +254,10 @@ impl<'a> Scanner<'a> {
         }
         let dim = text.parse().map_err(|_| self.error("a dimension that does not fit 64 bits"))?;
         self.at += digits;
+        // Python 2 wrote long integers so.
+        if self.text.get(self.at) == Some(&b'L') {
+            self.at += 1;
+        }
         Ok(dim)
     }
 

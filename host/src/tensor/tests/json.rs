@@ -70,7 +70,7 @@ fn refuses_ugly_objects() {
         (r#"{"data": [1], "data": [1]}"#, "twice"),
         (r#"{"dtype": "u8", "dtype": "u8", "data": 1}"#, "twice"),
         (r#"{"data": [1], "name": "x"}"#, "no others"),
-        (r#"{"data": [1], "dtype": "float32"}"#, "is none of f32,"),
+        (r#"{"data": [1], "dtype": "float32"}"#, "is none of f16,"),
         (r#"{"data": [1], "dtype": 1}"#, "not a string"),
         (r#"{"data": [1], "shape": [-1]}"#, "not a list of dimensions"),
         (r#"{"data": [1], "shape": [1.0]}"#, "not a list of dimensions"),
@@ -204,7 +204,33 @@ fn strings() {
     let bytes: &[u8] = b"\"\xff\"";
     assert_malformed(read_one(bytes, None, AMPLE), "a string");
     assert_malformed(read("\"abc"), "unclosed");
-    assert_malformed(read("\u{feff}[1]"), "not JSON");
+    // A byte order mark is passed over at the start of the text, and nowhere else.
+    assert_same(&read("\u{feff} [1]").unwrap(), &tensor(vec![1i64], &[1]));
+    for text in ["\u{feff}\u{feff}[1]", "[\u{feff}1]", "[1]\u{feff}", " \u{feff}[1]", "\u{feff}"] {
+        assert!(matches!(read(text), Err(TensorError::Malformed { .. })), "{text}");
+    }
+    let cut: &[u8] = b"\xef\xbb[1]";
+    assert_malformed(read_one(cut, None, AMPLE), "not JSON");
+}
+
+#[test]
+fn a_string_counts_once_however_it_is_written() {
+    let text = format!("[\"{}\"]", "\\u0041".repeat(1000));
+    let read = |limit| read_one(text.as_bytes(), Some(DType::String), limit);
+    assert_eq!(read(1024).unwrap().as_slice::<String>().unwrap()[0], "A".repeat(1000));
+    assert!(matches!(read(1023), Err(TensorError::TooLarge { .. })));
+}
+
+#[test]
+fn elements_of_an_open_type_count_as_what_they_take() {
+    // Eight bytes each until the type is known, one afterwards.
+    let text = br#"{"a": [true, false], "b": [true]}"#;
+    let read = |limit| read_named(&text[..], |_| None, limit);
+    assert!(read(16).is_ok());
+    assert!(matches!(read(15), Err(TensorError::TooLarge { limit: 15, .. })));
+    let late = br#"{"data": [1, 2, "NaN"], "dtype": "f16"}"#;
+    let expected = vec![f16::ONE, f16::from_f32(2.0), f16::NAN];
+    assert_same(&read_one(&late[..], None, 60).unwrap(), &tensor(expected, &[3]));
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Tensor files: what must be read, and what must be refused however it is dressed up.
 
+mod csv;
 mod json;
 mod npy;
 mod npz;
+mod pb;
 mod summary;
 
 use proptest::prelude::*;
@@ -78,8 +80,8 @@ fn with_one_nan(tensor: &Tensor) -> Tensor {
             let mut nan = Coded::new(coded.dtype(), Vec::new()).expect("a small type");
             if nan.push(f64::NAN).is_ok() {
                 let places: Vec<bool> = coded.values().map(f64::is_nan).collect();
-                let places = places.iter().enumerate().filter(|(_, nan)| **nan).map(|(at, _)| at);
-                coded.replace(places, nan.codes()[0]);
+                let codes = coded.codes_mut().iter_mut().zip(places);
+                codes.filter(|(_, nan)| *nan).for_each(|(code, _)| *code = nan.codes()[0]);
             }
         }
         _ => {}

@@ -175,7 +175,11 @@ fn refuses_ugly_shapes() {
         ("(-1,)", "negative"),
         ("(+1,)", "no dimension"),
         ("(1.0,)", "without its comma"),
-        ("(3L,)", "without its comma"),
+        ("(3L)", "without its comma"),
+        ("(3LL,)", "without its comma"),
+        ("(3 L,)", "without its comma"),
+        ("(3l,)", "without its comma"),
+        ("(L,)", "no dimension"),
         ("(0x3,)", "without its comma"),
         ("(03,)", "leading zero"),
         ("(18446744073709551616,)", "64 bits"),
@@ -195,6 +199,13 @@ fn refuses_ugly_shapes() {
     assert!(matches!(wide, Err(TensorError::Shape { .. })));
     let wide = read_file("<U9223372036854775807", "(1,)", &[]);
     assert!(matches!(wide, Err(TensorError::Shape { .. })));
+}
+
+#[test]
+fn long_integers_of_python_2() {
+    let expected = Tensor::new(vec![1u8, 2, 3], &[3, 1]).unwrap();
+    assert_eq!(read_file("|u1", "(3L, 1L)", &[1, 2, 3]).unwrap(), expected);
+    assert_eq!(read_file("|u1", "(3L, 1L,)", &[1, 2, 3]).unwrap(), expected);
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn refuses_ugly_entries() {
     for name in ["readme.txt", "x.npY", ".npy", "folder/"] {
         assert_malformed(read(&archive(&[(name, &file)], stored()), AMPLE), "not an array");
     }
-    let long = format!("{}.npy", "n".repeat(4096));
+    let long = format!("{}.npy", "n".repeat(4097));
     assert_malformed(read(&archive(&[(&long, &file)], stored()), AMPLE), "longer than");
     let foreign = replaced(&archive(&[("ab.npy", &file)], stored()), b"ab.npy", b"\xff\xfe.npy");
     assert_malformed(read(&foreign, AMPLE), "not UTF-8");

@@ -1,36 +1,39 @@
-//! Resize (ONNX, from operator set 11 on) as tract does not have it: with a filter against aliasing
-//! (18), and out of a part of the image as TensorFlow crops it. One dimension after the other, in
-//! 64 bits.
+//! Resize (ONNX, from operator set 11) with antialiasing (18) or `tf_crop_and_resize`, which tract
+//! does not have. Each dimension is resized in turn, in 64 bits.
 
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::own::{
-    Bits, Known, Own, Said, built, concrete, floats, from_floats, ints, needed, optional, sizes,
-    unknown, volume,
-};
-use super::resolve;
+use crate::framework::axes::resolve;
+use crate::framework::dims::{sizes, volume};
+use crate::framework::errors::{bail, ensure};
+use crate::framework::facts::{InputFact, OutputFact, concrete, optional, required, unknown_dims};
+use crate::framework::operator::{Operator, built};
+use crate::framework::tensors::{Bits, floats, from_floats, ints};
 
-/// Whether a Resize is computed here.
-pub(super) fn ours(node: &NodeProto) -> TractResult<bool> {
+/// Whether a node needs this implementation.
+pub(crate) fn is_needed(node: &NodeProto) -> TractResult<bool> {
     let mode = node.get_attr_opt::<&str>("coordinate_transformation_mode")?;
     let filtered = node.get_attr_opt::<i64>("antialias")?.unwrap_or(0) != 0;
     Ok(filtered || mode == Some("tf_crop_and_resize"))
 }
 
-pub(super) fn resize(_: &ParsingContext, node: &NodeProto) -> super::Built {
+pub(crate) fn resize(_: &ParsingContext, node: &NodeProto) -> crate::framework::upstream::Built {
     let text = |name| node.get_attr_opt::<&str>(name);
     let crop = text("coordinate_transformation_mode")? == Some("tf_crop_and_resize");
     let half = matches!(text("coordinate_transformation_mode")?, None | Some("half_pixel"));
     let cubic = match text("mode")?.unwrap_or("nearest") {
         "linear" => false,
         "cubic" if !crop => true,
-        other => bail!("the mode {other:?} is not implemented with this filter or coordinates"),
+        other => bail!("the mode {other:?} is not implemented with this filter or coordinate mode"),
     };
-    ensure!(crop || half, "a filter in these coordinates is not implemented");
+    ensure!(crop || half, "antialias with this coordinate_transformation_mode is not implemented");
     let policy = text("keep_aspect_ratio_policy")?.unwrap_or("stretch");
-    ensure!(policy == "stretch", "the policy {policy:?} is not implemented here");
+    ensure!(
+        policy == "stretch",
+        "keep_aspect_ratio_policy {policy:?} is not implemented in this mode"
+    );
     let flag = |name| Ok::<_, TractError>(node.get_attr_opt::<i64>(name)?.unwrap_or(0) != 0);
     let op = Resize {
         cubic,
@@ -47,10 +50,10 @@ pub(super) fn resize(_: &ParsingContext, node: &NodeProto) -> super::Built {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Resize {
     cubic: bool,
-    /// Whether the image is a part of the input, with a value of its own around it.
+    /// Whether a part of the input is resized, with `extrapolation_value` around it.
     crop: bool,
     filtered: bool,
-    /// Whether only what is inside has a weight.
+    /// Whether positions outside of the input have no weight.
     inside: bool,
     slope: Bits,
     beyond: Bits,
@@ -61,7 +64,7 @@ struct Resize {
 struct Along {
     size: usize,
     scale: f64,
-    /// Where the part begins and ends, from 0 to 1.
+    /// Start and end of the part, from 0 to 1.
     part: [f64; 2],
 }
 
@@ -71,12 +74,12 @@ impl Resize {
         let axes: Vec<usize> =
             axes.iter().map(|axis| resolve(*axis, rank)).collect::<TractResult<_>>()?;
         for (at, axis) in axes.iter().enumerate() {
-            ensure!(!axes[..at].contains(axis), "axis {axis} is there twice");
+            ensure!(!axes[..at].contains(axis), "duplicate axis {axis}");
         }
         Ok(axes)
     }
 
-    /// The new size of each axis, and how much larger that is.
+    /// The new size of each axis, and its scale.
     fn targets(
         &self,
         shape: &[usize],
@@ -85,21 +88,35 @@ impl Resize {
     ) -> TractResult<Vec<(usize, f64)>> {
         let axes = self.axes(shape.len())?;
         let targets: Vec<(usize, f64)> = match (scales, wanted) {
-            (Some(_), Some(_)) => bail!("both factors and sizes are given"),
-            (None, None) => bail!("neither factors nor sizes are given"),
+            (Some(_), Some(_)) => bail!("both scales and sizes are given"),
+            (None, None) => bail!("neither scales nor sizes are given"),
             (None, Some(wanted)) => {
-                ensure!(wanted.len() == axes.len(), "{} sizes for {}", wanted.len(), axes.len());
+                ensure!(
+                    wanted.len() == axes.len(),
+                    "{} sizes do not match {} axes",
+                    wanted.len(),
+                    axes.len()
+                );
                 let each = sizes(&wanted)?.into_iter().zip(&axes);
                 each.map(|(size, axis)| (size, size as f64 / shape[*axis] as f64)).collect()
             }
             (Some(scales), None) => {
-                ensure!(!self.crop, "factors of a part of an image are not implemented");
-                ensure!(scales.len() == axes.len(), "{} factors for {}", scales.len(), axes.len());
+                ensure!(!self.crop, "scales with tf_crop_and_resize are not implemented");
+                ensure!(
+                    scales.len() == axes.len(),
+                    "{} scales do not match {} axes",
+                    scales.len(),
+                    axes.len()
+                );
                 let target = |(scale, axis): (&f64, &usize)| {
                     let size = (shape[*axis] as f64 * scale).floor();
                     let single = (shape[*axis] as f32 * *scale as f32).floor();
                     let sure = scale.is_finite() && *scale > 0.0 && f64::from(single) == size;
-                    ensure!(sure && size < 1e9, "{} elements, {scale} times", shape[*axis]);
+                    ensure!(
+                        sure && size < 1e9,
+                        "cannot scale {} elements by {scale}",
+                        shape[*axis]
+                    );
                     Ok((size as usize, *scale))
                 };
                 scales.iter().zip(&axes).map(target).collect::<TractResult<_>>()?
@@ -107,14 +124,14 @@ impl Resize {
         };
         let mut to = shape.to_vec();
         for (axis, (size, _)) in axes.iter().zip(&targets) {
-            ensure!(*size > 0 && shape[*axis] > 0, "nothing is resized, or to nothing");
+            ensure!(*size > 0 && shape[*axis] > 0, "cannot resize a zero dimension, or to one");
             to[*axis] = *size;
         }
         volume(&to)?;
         Ok(targets)
     }
 
-    /// What an element weighs that is this far away.
+    /// The weight of an element at this distance.
     fn weight(&self, distance: f64) -> f64 {
         let x = distance.abs();
         if !self.cubic {
@@ -128,7 +145,7 @@ impl Resize {
         }
     }
 
-    /// Where an element of the result is in the input; nowhere beyond its ends, if it is a part.
+    /// The position in the input of an output element. With `crop`, `None` outside of the input.
     fn origin(&self, at: usize, from: usize, along: &Along) -> Option<f64> {
         if !self.crop {
             return Some((at as f64 + 0.5) / along.scale - 0.5);
@@ -141,7 +158,7 @@ impl Resize {
         (0.0..=last).contains(&place).then_some(place)
     }
 
-    /// The elements that make one of the result, with their weights.
+    /// The input elements of an output element, with their weights.
     fn mixture(&self, at: usize, from: usize, along: &Along) -> TractResult<Vec<(usize, f64)>> {
         let Some(place) = self.origin(at, from, along) else { return Ok(vec![]) };
         let stretch = if self.filtered { along.scale.min(1.0) } else { 1.0 };
@@ -156,7 +173,7 @@ impl Resize {
             }
         }
         let sum: f64 = mixture.iter().map(|(_, weight)| weight).sum();
-        ensure!(sum.abs() > 1e-9, "weights whose sum is nothing");
+        ensure!(sum.abs() > 1e-9, "the interpolation weights add up to zero");
         mixture.iter_mut().for_each(|(_, weight)| *weight /= sum);
         Ok(mixture)
     }
@@ -190,18 +207,18 @@ impl Resize {
     }
 }
 
-impl Own for Resize {
+impl Operator for Resize {
     fn name(&self) -> &'static str {
         "Resize"
     }
 
-    fn outputs(&self, inputs: &[Option<Known>]) -> TractResult<TVec<Said>> {
-        let data = needed(inputs, 0)?;
-        let late = || Ok(tvec!(unknown(data.dtype, data.rank())));
-        let Some(shape) = concrete(&data.shape) else { return late() };
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let data = required(inputs, 0)?;
+        let deferred = || Ok(tvec!(unknown_dims(data.dtype, data.rank())));
+        let Some(shape) = concrete(&data.shape) else { return deferred() };
         let value = |at| optional(inputs, at).map(|input| input.value.clone());
         let (scales, wanted) = match (value(2), value(3)) {
-            (Some(None), _) | (_, Some(None)) => return late(),
+            (Some(None), _) | (_, Some(None)) => return deferred(),
             (scales, wanted) => (scales.flatten(), wanted.flatten()),
         };
         let targets = self.targets(&shape, list(scales.as_deref())?, whole(wanted.as_deref())?)?;
@@ -213,7 +230,7 @@ impl Own for Resize {
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let data = *needed(inputs, 0)?;
+        let data = *required(inputs, 0)?;
         let mut shape = data.shape().to_vec();
         let given = |at| optional(inputs, at).copied();
         let targets = self.targets(&shape, list(given(2))?, whole(given(3))?)?;
@@ -223,8 +240,13 @@ impl Own for Resize {
             None => vec![],
         };
         let fits = !self.crop || parts.len() == 2 * axes.len();
-        ensure!(fits, "{} bounds of parts for {} axes", parts.len(), axes.len());
-        ensure!(parts.iter().all(|bound| bound.is_finite()), "bounds of parts that are no numbers");
+        ensure!(
+            fits,
+            "roi has {} numbers, expected two for each of {} axes",
+            parts.len(),
+            axes.len()
+        );
+        ensure!(parts.iter().all(|bound| bound.is_finite()), "roi has values that are not finite");
         let mut values = floats(data)?;
         for (at, (axis, (size, scale))) in axes.iter().zip(targets).enumerate() {
             let part = if self.crop { [parts[at], parts[at + axes.len()]] } else { [0.0, 1.0] };
@@ -238,7 +260,7 @@ impl Own for Resize {
     }
 }
 
-/// The factors, if there are any: a list of none is one that is not given.
+/// The scales. An empty list counts as missing.
 fn list(tensor: Option<&Tensor>) -> TractResult<Option<Vec<f64>>> {
     Ok(tensor.map(floats).transpose()?.filter(|list| !list.is_empty()))
 }

@@ -138,7 +138,7 @@ impl Resolver<'_> {
     }
 }
 
-pub(super) fn operation(
+pub(in crate::gate) fn operation(
     op_type: &str,
     input: Vec<String>,
     output: String,
@@ -166,7 +166,7 @@ pub(super) fn attribute(name: &str, value: i64) -> AttributeProto {
     }
 }
 
-pub(super) fn list(name: &str, values: Vec<i64>) -> AttributeProto {
+pub(in crate::gate) fn list(name: &str, values: Vec<i64>) -> AttributeProto {
     AttributeProto {
         name: name.into(),
         r#type: AttributeType::Ints as i32,

@@ -11,7 +11,7 @@ mod observed;
 mod program;
 #[cfg(feature = "programs")]
 mod scratch;
-mod text;
+pub(in crate::cli) mod text;
 #[cfg(feature = "programs")]
 mod write;
 
@@ -37,10 +37,7 @@ pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Fail
 /// What may be granted while it is recorded.
 fn within(arguments: &Record) -> Result<Policy, Failure> {
     let Some(path) = &arguments.within else { return Ok(Policy::default()) };
-    let mut policy = Policy::load(path).map_err(Error::from)?.policy;
-    // What runs is no longer what the file says.
-    policy.file_sha256 = None;
-    Ok(policy)
+    Ok(Policy::load(path).map_err(Error::from)?.policy)
 }
 
 /// The policy that a text is, with paths as they are meant where it will lie. Policies of its models
@@ -60,11 +57,11 @@ fn ordered(text: &str) -> Result<String, Failure> {
     Ok(canonical(text, "what was recorded").map_err(Error::from)?)
 }
 
-/// The folder in which the policy will lie.
-fn folder(arguments: &Record) -> Result<PathBuf, Failure> {
+/// The folder in which a policy that is written to `output` will lie.
+pub(in crate::cli) fn folder(output: Option<&Path>) -> Result<PathBuf, Failure> {
     let unknown = |err: std::io::Error| Failure::failed(format!("this folder: {err}"));
     let here = std::env::current_dir().map_err(unknown)?;
-    let Some(output) = &arguments.output else { return Ok(here) };
+    let Some(output) = output else { return Ok(here) };
     let folder = here.join(output.parent().unwrap_or(Path::new("")));
     folder.canonicalize().map_err(|err| Failure::write(output, &err))
 }

@@ -11,16 +11,16 @@ use super::super::super::terminal::Terminal;
 use super::super::args::Record;
 use super::{folder, ordered, parsed, text, within};
 use crate::Description;
-use crate::policy::{Compute, FORMAT_VERSION, Kernels, Policy, ValueRule, measured_limits};
+use crate::policy::{FORMAT_VERSION, Policy, ValueRule, measured_limits};
 use crate::tensor::{Data, Tensor};
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Failure> {
     let base = within(arguments)?;
     if base.program.is_some() {
         return Err(Failure::usage("--within: this policy is for a guest program"));
     }
-    let folder = folder(arguments)?;
+    let folder = folder(arguments.output.as_deref())?;
     let bytes = read_model(&arguments.model, base.limits.model_size)?;
     let seen = new_policy::measure(bytes.clone(), base.clone(), &arguments.inputs, terminal)?;
     let text = ordered(&policy(&seen, &base, &folder))?;
@@ -35,21 +35,13 @@ fn policy(seen: &Seen, base: &Policy, folder: &Path) -> String {
     let mut out = format!(
         "# Policy for {}, recorded: what a run has used, with room to spare in its limits. A size\n\
          # that may differ between runs is \"?\" in a shape.\nversion = {FORMAT_VERSION}\n",
-        Hostile::cut(&found.model_name, 200)
+        Escaped::cut(&found.model_name, 200)
     );
-    if base.confinement == crate::Confinement::BestEffort {
-        out.push_str("confinement = \"best-effort\"\n");
-    }
+    out.push_str(&text::settings(base));
     let _ = write!(out, "\n[model]\nsha256 = {}\n", text::quoted(&found.sha256));
     for file in &seen.files {
-        let reason = format!("recorded: {} keeps data there", Hostile::cut(&found.model_name, 100));
-        let _ = write!(
-            out,
-            "\n[[filesystem]]\nhost = {}\nguest = {}\naccess = \"read\"\nreason = {}\n",
-            text::host(&file.host, folder),
-            text::quoted(&file.guest),
-            text::quoted(&reason)
-        );
+        let reason = format!("recorded: {} keeps data there", Escaped::cut(&found.model_name, 100));
+        let _ = write!(out, "\n{}", text::granted_file(file, &reason, folder));
     }
     let Description { inputs, outputs, .. } = &seen.description;
     for (table, rules, tensors, declared) in [
@@ -73,14 +65,7 @@ fn policy(seen: &Seen, base: &Policy, folder: &Path) -> String {
         }
     }
     out.push_str(&measured_limits(found, &base.limits));
-    let Compute { deterministic, kernels, threads } = base.compute;
-    let _ = write!(out, "\n[compute]\ndeterministic = {deterministic}\n");
-    if kernels == Kernels::Sandbox {
-        out.push_str("kernels = \"sandbox\"\n");
-    }
-    if threads != 1 {
-        let _ = writeln!(out, "threads = {threads}");
-    }
+    out.push_str(&text::compute(&base.compute));
     out
 }
 

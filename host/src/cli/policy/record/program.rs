@@ -13,7 +13,7 @@ use super::super::super::program::{Named, read_all};
 use super::super::super::terminal::Terminal;
 use super::super::args::Record;
 use super::observed::Observed;
-use super::scratch::Scratch;
+use super::scratch::{self, Scratch};
 use super::write::{self, Recorded};
 use super::{folder, ordered, parsed, within};
 use crate::error::{Error, ErrorKind};
@@ -31,12 +31,15 @@ const MOST_RUNS: u32 = 8;
 const MOST_LEARNT: usize = 64;
 
 pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Failure> {
+    let failed = |err| Failure::failed(format!("signals cannot be waited for: {err}"));
+    scratch::clean_up_on_signals().map_err(failed)?;
     let given = &arguments.inputs;
     if given.random || !given.shapes.is_empty() {
         return Err(Failure::usage("--random is for models: what a program takes, nobody knows")
             .hint("give its inputs with --input"));
     }
-    let folder = folder(arguments)?;
+    given.pictures.refuse_for_program()?;
+    let folder = folder(arguments.output.as_deref())?;
     let mut base = within(arguments)?;
     if arguments.within.is_some() && base.program.is_none() {
         return Err(Error::new(ErrorKind::Refused(Refused::ForModel)).into());
@@ -195,7 +198,13 @@ impl Learnt {
                 scratch.folder(folder).map_err(|err| failed(Path::new(folder), err))?;
             }
             let (guest, access) = ("/".to_owned(), Access::Write);
-            policy.filesystem.push(FileGrant { host, guest, access, reason: String::new() });
+            policy.filesystem.push(FileGrant {
+                host,
+                guest,
+                access,
+                sha256: None,
+                reason: String::new(),
+            });
         }
         for name in &self.names {
             for protocol in [Protocol::Tcp, Protocol::Udp] {

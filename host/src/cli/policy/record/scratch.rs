@@ -1,5 +1,6 @@
 //! A folder of its own for a recorded run: an empty one that a program sees at `/`, and copies of
-//! folders that it may write to. Nobody else can enter it, and it goes with the recording.
+//! folders that it may write to. Nobody else can enter it, and it goes with the recording, also where
+//! a signal ends that.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -8,30 +9,120 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use crate::confine::stop_signals::StopSignals;
+use rustix::fs::{
+    Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, openat2,
+};
 
 /// Most files and folders that are copied, most bytes of them together, and the deepest folder.
 const MOST_COPIED: u32 = 10_000;
 const MOST_BYTES: u64 = 256 << 20;
 const DEEPEST: u32 = 32;
 
+/// The folders that there are.
+static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// From now on SIGINT, SIGTERM, SIGHUP and SIGQUIT end this process only once its scratch folders are
+/// gone. To be called before any other thread is started.
+pub(super) fn clean_up_on_signals() -> io::Result<()> {
+    let signals = StopSignals::hold_back()?;
+    let waiting = std::thread::Builder::new().name("belljar-signals".into()).spawn(move || {
+        let Ok(signal) = signals.wait() else { return signals.let_through() };
+        // Held to the end: nobody makes another folder, or goes on to end this process.
+        let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+        folders.iter().for_each(|folder| remove(folder));
+        signals.end_by(signal)
+    });
+    waiting.map(drop)
+}
+
+/// Removes a folder to which a program may still be writing.
+fn remove(folder: &Path) {
+    const TRIES: u32 = 100;
+    for _ in 0..TRIES {
+        match fs::remove_dir_all(folder) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            _ => return,
+        }
+    }
+}
+
 pub(super) struct Scratch {
     path: PathBuf,
     copies: u32,
+    /// Locked: a folder that nobody has locked is left over.
+    _lock: OwnedFd,
 }
+
+/// What the names of these folders begin with; a random number follows.
+const PREFIX: &str = "belljar-record-";
+
+/// Removes folders that recordings have left which SIGKILL has ended.
+fn remove_leftovers(place: &Path) {
+    let Ok(entries) = fs::read_dir(place) else { return };
+    let is_ours = |name: &OsStr| {
+        let number = name.as_bytes().strip_prefix(PREFIX.as_bytes());
+        number.is_some_and(|number| number.len() == 16 && number.iter().all(u8::is_ascii_hexdigit))
+    };
+    for entry in entries.flatten().filter(|entry| is_ours(&entry.file_name())) {
+        let path = entry.path();
+        let Ok(folder) = open(rustix::fs::CWD, &path, FOLDER, ResolveFlags::empty()) else {
+            continue;
+        };
+        let user = rustix::process::geteuid().as_raw();
+        let own = fstat(&folder).is_ok_and(|stat| stat.st_uid == user);
+        if own && flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            remove(&path);
+        }
+    }
+}
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
 
 impl Scratch {
     pub(super) fn new() -> io::Result<Scratch> {
-        let mut random = [0; 8];
-        rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty())?;
-        let name = format!("belljar-record-{:016x}", u64::from_ne_bytes(random));
-        // Where something of this name lies already, this fails.
-        let path = std::env::temp_dir().canonicalize()?.join(name);
-        fs::DirBuilder::new().mode(0o700).create(&path)?;
-        let scratch = Scratch { path, copies: 0 };
-        scratch.open_folder(&scratch.root())?;
-        Ok(scratch)
+        const TIMES: usize = 100;
+        let place = std::env::temp_dir().canonicalize()?;
+        remove_leftovers(&place);
+        for _ in 0..TIMES {
+            let mut random = [0; 8];
+            rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty())?;
+            let path = place.join(format!("{PREFIX}{:016x}", u64::from_ne_bytes(random)));
+            let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+            // Where something of this name lies already, this fails.
+            fs::DirBuilder::new().mode(0o700).create(&path)?;
+            folders.push(path.clone());
+            drop(folders);
+            // Another recording may take it for a leftover before it is locked.
+            let lock = open(rustix::fs::CWD, &path, FOLDER, ResolveFlags::empty());
+            let locked = lock.and_then(|lock| {
+                // Where there are no locks, nobody else gets one either.
+                let _ = flock(&lock, FlockOperation::LockExclusive);
+                match fs::symlink_metadata(&path) {
+                    Ok(_) => Ok(lock),
+                    Err(err) => Err(err),
+                }
+            });
+            match locked {
+                Ok(lock) => {
+                    let scratch = Scratch { path, copies: 0, _lock: lock };
+                    scratch.open_folder(&scratch.root())?;
+                    return Ok(scratch);
+                }
+                Err(err) if err.kind() == io::ErrorKind::NotFound => forget(&path),
+                Err(err) => {
+                    remove(&path);
+                    forget(&path);
+                    return Err(err);
+                }
+            }
+        }
+        Err(io::Error::other("every folder for a recording was removed at once"))
     }
 
     /// What the program sees at `/`.
@@ -117,9 +208,17 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
         // Left over, it is of no use to anybody.
         let _ = fs::remove_dir_all(&self.path);
+        folders.retain(|folder| *folder != self.path);
     }
+}
+
+/// Takes a folder that is gone off the list.
+fn forget(path: &Path) {
+    let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    folders.retain(|folder| folder != path);
 }
 
 /// What may still be copied.
@@ -209,6 +308,9 @@ mod tests {
         for not in ["data/link", "data/up/secret", "../x", "nothing", "way/sub/file"] {
             assert_eq!(is_file(&from, not), None, "{not}");
         }
+        // While it is there, another recording leaves it alone.
+        drop(Scratch::new().unwrap());
+        assert!(kept.exists());
         drop(scratch);
         assert!(!kept.exists());
     }

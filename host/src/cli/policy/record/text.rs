@@ -4,10 +4,11 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::policy::{Scalar, ValueRule};
+use crate::policy::{Compute, DeclaredShapes, FileGrant, Kernels, Policy, Scalar, ValueRule};
+use crate::{Confinement, Digest};
 
 /// A text in quotes, as TOML has it. What cannot be seen is escaped, so that the reader sees it.
-pub(super) fn quoted(text: &str) -> String {
+pub(in crate::cli) fn quoted(text: &str) -> String {
     let mut out = String::from('"');
     for c in text.chars() {
         let _ = match c {
@@ -25,7 +26,7 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// A path as a policy in this folder writes it.
-pub(super) fn host(path: &Path, folder: &Path) -> String {
+pub(in crate::cli) fn host(path: &Path, folder: &Path) -> String {
     let path = match path.strip_prefix(folder) {
         Ok(below) if below.as_os_str().is_empty() => Path::new("."),
         Ok(below) => below,
@@ -35,8 +36,7 @@ pub(super) fn host(path: &Path, folder: &Path) -> String {
 }
 
 /// Each line of a text as a comment.
-#[cfg(any(test, feature = "programs"))]
-pub(super) fn commented(text: &str) -> String {
+pub(in crate::cli) fn commented(text: &str) -> String {
     text.lines().fold(String::new(), |mut out, line| {
         let _ = match line.is_empty() {
             true => writeln!(out, "#"),
@@ -46,9 +46,69 @@ pub(super) fn commented(text: &str) -> String {
     })
 }
 
+/// The keys at the top of a policy whose values are not the defaults.
+pub(in crate::cli) fn settings(policy: &Policy) -> String {
+    let mut out = String::new();
+    if policy.confinement != Confinement::default() {
+        out.push_str("confinement = \"best-effort\"\n");
+    }
+    if policy.declared_shapes != DeclaredShapes::default() {
+        let _ = writeln!(out, "declared-shapes = {}", quoted(policy.declared_shapes.name()));
+    }
+    out
+}
+
+/// How a model is computed.
+pub(in crate::cli) fn compute(compute: &Compute) -> String {
+    let Compute { deterministic, kernels, threads } = compute;
+    let mut out = format!("\n[compute]\ndeterministic = {deterministic}\n");
+    if *kernels == Kernels::Sandbox {
+        out.push_str("kernels = \"sandbox\"\n");
+    }
+    if *threads != 1 {
+        let _ = writeln!(out, "threads = {threads}");
+    }
+    out
+}
+
+/// A grant of a file of a model, as a policy in this folder writes it.
+pub(in crate::cli) fn granted_file(grant: &FileGrant, reason: &str, folder: &Path) -> String {
+    let sha256 = grant.sha256.map(|sha256| quoted(&Digest::from(sha256).to_string()));
+    side_file(&host(&grant.host, folder), &grant.guest, sha256.as_deref(), reason)
+}
+
+/// A grant of a file that a model keeps data in. `host` and `sha256` are values as they stand in the
+/// policy.
+pub(in crate::cli) fn side_file(
+    host: &str,
+    guest: &str,
+    sha256: Option<&str>,
+    reason: &str,
+) -> String {
+    let pin = sha256.map_or_else(String::new, |sha256| format!("sha256 = {sha256}\n"));
+    format!(
+        "[[filesystem]]\nhost = {host}\nguest = {}\naccess = \"read\"\n{pin}reason = {}\n",
+        quoted(guest),
+        quoted(reason)
+    )
+}
+
 /// A table of a rule for values.
-pub(super) fn rule(table: &str, rule: &ValueRule) -> String {
-    let mut out = format!("\n[{table}.{}]\n", quoted(&rule.name));
+pub(in crate::cli) fn rule(table: &str, rule: &ValueRule) -> String {
+    let ValueRule {
+        name,
+        value,
+        dtype,
+        shape,
+        min,
+        max,
+        finite,
+        max_norm,
+        allowed,
+        decimals,
+        top_k,
+    } = rule;
+    let mut out = format!("\n[{table}.{}]\n", quoted(name));
     let scalars =
         |scalars: &[Scalar]| scalars.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let mut line = |key: &str, value: Option<String>| {
@@ -56,27 +116,26 @@ pub(super) fn rule(table: &str, rule: &ValueRule) -> String {
             let _ = writeln!(out, "{key} = {value}");
         }
     };
-    line("value", rule.value.map(|value| value.to_string()));
-    line("dtype", rule.dtype.map(|dtype| quoted(dtype.name())));
+    line("value", value.map(|value| value.to_string()));
+    line("dtype", dtype.map(|dtype| quoted(dtype.name())));
     let dims = |dims: &[Option<u64>]| {
         let dims = dims.iter().map(|dim| dim.map_or("\"?\"".to_owned(), |dim| dim.to_string()));
         format!("[{}]", dims.collect::<Vec<_>>().join(", "))
     };
-    line("shape", rule.shape.as_deref().map(dims));
-    line("min", rule.min.map(|value| value.to_string()));
-    line("max", rule.max.map(|value| value.to_string()));
-    line("finite", (!rule.finite).then(|| "false".to_owned()));
-    line("max-norm", rule.max_norm.map(|value| value.to_string()));
-    line("allowed", (!rule.allowed.is_empty()).then(|| format!("[{}]", scalars(&rule.allowed))));
-    line("decimals", rule.decimals.map(|value| value.to_string()));
-    line("top-k", rule.top_k.map(|value| value.to_string()));
+    line("shape", shape.as_deref().map(dims));
+    line("min", min.map(|value| value.to_string()));
+    line("max", max.map(|value| value.to_string()));
+    line("finite", (!finite).then(|| "false".to_owned()));
+    line("max-norm", max_norm.map(|value| value.to_string()));
+    line("allowed", (!allowed.is_empty()).then(|| format!("[{}]", scalars(allowed))));
+    line("decimals", decimals.map(|value| value.to_string()));
+    line("top-k", top_k.map(|value| value.to_string()));
     out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Policy;
 
     #[test]
     fn nothing_leaves_its_quotes() {

@@ -15,7 +15,7 @@ use crate::policy::{
     address_kind, measured_limits, quota_bounds,
 };
 use crate::program::Spent;
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 /// Most files of one grant that are granted one by one, and most things of one kind that are told.
 const MOST_FILES: usize = 64;
@@ -60,7 +60,7 @@ pub(super) fn policy(recorded: &Recorded<'_>) -> (String, usize) {
 }
 
 fn quoted_name(name: &str) -> String {
-    Hostile::cut(name, 100).to_string()
+    Escaped::cut(name, 100).to_string()
 }
 
 struct Writer<'a> {
@@ -327,7 +327,7 @@ impl Writer<'_> {
         let refused = asked.peers.keys().filter(|peer| granted(peer).is_none());
         for (host, port, protocol) in refused.take(MOST_TOLD) {
             let Ok(peer) = Peer::parse(host) else {
-                let host = Hostile::cut(host, 100);
+                let host = Escaped::cut(host, 100);
                 let _ = writeln!(
                     self.out,
                     "\n# It has asked for {host} port {port}, which no policy can grant."
@@ -380,7 +380,7 @@ impl Writer<'_> {
                 .push_str("\n# It has also asked for what is refused whatever a policy says:\n");
         }
         for other in others.iter().take(MOST_TOLD) {
-            let _ = writeln!(self.out, "#   {}", Hostile::cut(other, 200));
+            let _ = writeln!(self.out, "#   {}", Escaped::cut(other, 200));
         }
     }
 

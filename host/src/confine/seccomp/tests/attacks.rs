@@ -4,9 +4,9 @@
 use std::os::unix::process::ExitStatusExt;
 
 use super::super::filter::{install, install_on_thread, narrow};
-use super::super::rules;
 use super::{process, task};
 use crate::confine::role::Role;
+use crate::confine::ways;
 
 /// Something to try, by system call and nothing else.
 type Attempt = (&'static str, fn() -> libc::c_long);
@@ -28,8 +28,18 @@ fn parent() -> i32 {
 }
 
 fn page(prot: i32) -> libc::c_long {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    call!(libc::SYS_mmap, 0, PAGE, prot, flags, -1, 0)
+    map(prot, libc::MAP_PRIVATE)
+}
+
+fn map(prot: i32, flags: i32) -> libc::c_long {
+    call!(libc::SYS_mmap, 0, PAGE, prot, flags | libc::MAP_ANONYMOUS, -1, 0)
+}
+
+const WRITABLE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+/// What a role may have mapped, whose limit on memory counts it no more after this.
+fn protect_otherwise(prot: i32) -> libc::c_long {
+    call!(libc::SYS_mprotect, page(WRITABLE), PAGE, prot)
 }
 
 /// What neither a role nor a thread may do.
@@ -104,7 +114,57 @@ const NOT_IN_A_ROLE: &[Attempt] = &[
     ("kill-itself", || call!(libc::SYS_kill, std::process::id(), 0)),
     ("tgkill-otherwise", || call!(libc::SYS_tgkill, std::process::id(), 0, libc::SIGUSR1)),
     ("sigaction", || call!(libc::SYS_rt_sigaction, libc::SIGSYS, 0, 0, 8)),
-    ("madvise", || call!(libc::SYS_madvise, 0, 0, libc::MADV_HUGEPAGE)),
+    ("madvise", || call!(libc::SYS_madvise, 1u64 << 32, 0, libc::MADV_HUGEPAGE)),
+    // Memory of kinds that no limit counts.
+    ("mmap-shared", || map(WRITABLE, libc::MAP_SHARED)),
+    ("mmap-shared-validate", || map(WRITABLE, libc::MAP_SHARED_VALIDATE)),
+    ("mmap-growsdown", || map(WRITABLE, libc::MAP_PRIVATE | libc::MAP_GROWSDOWN)),
+    ("mmap-huge", || map(WRITABLE, libc::MAP_PRIVATE | libc::MAP_HUGETLB)),
+    ("mmap-locked", || map(WRITABLE, libc::MAP_PRIVATE | libc::MAP_LOCKED)),
+    ("mmap-populated", || map(WRITABLE, libc::MAP_PRIVATE | libc::MAP_POPULATE)),
+    ("mmap-read-only", || page(libc::PROT_READ)),
+    ("mmap-write-only", || page(libc::PROT_WRITE)),
+    ("mprotect-read-only", || protect_otherwise(libc::PROT_READ)),
+    ("mprotect-none", || protect_otherwise(libc::PROT_NONE)),
+    ("mremap-dontunmap", || {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
+        call!(libc::SYS_mremap, page(WRITABLE), PAGE, PAGE, flags)
+    }),
+    ("mremap-fixed", || {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        call!(libc::SYS_mremap, page(WRITABLE), PAGE, PAGE, flags, 0x1000_0000)
+    }),
+    ("memfd_create", || call!(libc::SYS_memfd_create, c"test".as_ptr(), 0)),
+    ("fallocate", || call!(libc::SYS_fallocate, 0, 0, 0, PAGE)),
+    ("fcntl-add-seals", || call!(libc::SYS_fcntl, 0, libc::F_ADD_SEALS, 0)),
+    // Where the ways lie in which a program's process opens files.
+    ("mmap-low", || {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        call!(libc::SYS_mmap, 0x1000_0000, PAGE, libc::PROT_NONE, flags, -1, 0)
+    }),
+    ("munmap-low", || call!(libc::SYS_munmap, 0x1000_0000, PAGE)),
+    ("mprotect-low", || call!(libc::SYS_mprotect, 0x1000_0000, PAGE, WRITABLE)),
+    ("mremap-low", || call!(libc::SYS_mremap, 0x1000_0000, PAGE, PAGE, libc::MREMAP_MAYMOVE)),
+    ("madvise-low", || call!(libc::SYS_madvise, 0x1000_0000, PAGE, libc::MADV_DONTNEED)),
+    // Another socket than the channel, or in its place.
+    ("sendmsg-elsewhere", || call!(libc::SYS_sendmsg, 4, 0, 0)),
+    ("recvmsg-elsewhere", || call!(libc::SYS_recvmsg, 4, 0, 0)),
+    ("close-the-channel", || call!(libc::SYS_close, 3)),
+    ("close-its-input", || call!(libc::SYS_close, 0)),
+    ("sendto-somebody", || call!(libc::SYS_sendto, 4, 0, 0, 0, PATH.as_ptr(), 16)),
+    ("sendmmsg", || call!(libc::SYS_sendmmsg, 4, 0, 0, 0)),
+    ("newfstatat", || call!(libc::SYS_newfstatat, 4, PATH.as_ptr(), 0, 0)),
+    ("statx", || call!(libc::SYS_statx, 4, PATH.as_ptr(), 0, 0, 0)),
+    ("utimensat", || call!(libc::SYS_utimensat, 4, PATH.as_ptr(), 0, 0)),
+    ("mkdirat-setgid", || call!(libc::SYS_mkdirat, 4, PATH.as_ptr(), 0o2755)),
+    ("renameat2-whiteout", || {
+        call!(libc::SYS_renameat2, 4, PATH.as_ptr(), 4, PATH.as_ptr(), libc::RENAME_WHITEOUT)
+    }),
+    ("thread", || {
+        let thread = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND;
+        let thread = thread | libc::CLONE_THREAD | libc::CLONE_SYSVSEM;
+        call!(libc::SYS_clone, thread, 0, 0, 0, 0)
+    }),
     ("mprotect-growsdown", || {
         call!(libc::SYS_mprotect, 0, 0, libc::PROT_READ | libc::PROT_GROWSDOWN)
     }),
@@ -117,11 +177,7 @@ const NOT_IN_A_ROLE: &[Attempt] = &[
 ];
 
 /// What a process that runs prepared models may not do, and one that prepares them does.
-const NOT_IN_RUN: &[Attempt] = &[
-    ("memfd_create", || call!(libc::SYS_memfd_create, c"test".as_ptr(), 0)),
-    ("ftruncate", || call!(libc::SYS_ftruncate, 0, 0)),
-    ("fcntl-add-seals", || call!(libc::SYS_fcntl, 0, libc::F_ADD_SEALS, 0)),
-];
+const NOT_IN_RUN: &[Attempt] = &[("mprotect-none-again", || protect_otherwise(libc::PROT_NONE))];
 
 /// What only the process that runs prepared models may do.
 const ONLY_IN_RUN: &[Attempt] =
@@ -129,10 +185,11 @@ const ONLY_IN_RUN: &[Attempt] =
 
 /// What the process that prepares models may not do.
 const NOT_IN_PREPARE: &[Attempt] =
-    &[("mremap", || call!(libc::SYS_mremap, 0, 0, PAGE, libc::MREMAP_MAYMOVE, 0))];
+    &[("mremap", || call!(libc::SYS_mremap, 1u64 << 32, 0, PAGE, libc::MREMAP_MAYMOVE, 0))];
 
 /// What the process that compiles may not do.
 const NOT_IN_COMPILE: &[Attempt] = &[
+    ("ftruncate", || call!(libc::SYS_ftruncate, 0, 0)),
     ("pread64", || call!(libc::SYS_pread64, 0, 0, 0, 0)),
     ("fstat", || call!(libc::SYS_fstat, 0, 0)),
 ];
@@ -160,6 +217,25 @@ fn in_a_role() {
     let role = Role::ALL.into_iter().find(|one| format!("{one:?}") == role).unwrap();
     let attempt = attempts().find(|(name, _)| *name == what).map(|(_, attempt)| attempt);
     rustix::thread::set_no_new_privs(true).unwrap();
+    if role == Role::GrantedProgram {
+        ways::pin().unwrap();
+    }
+    // A thread of its own, which does not end: not every role has such. Unlike a worker's it has a
+    // guard page below its stack for signals, so it is started before.
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let (start, started) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        sender.send(0).unwrap();
+        started.recv().unwrap();
+        // Memory that grows and shrinks.
+        let bytes = vec![1u8; 64 << 20];
+        sender.send(bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>()).unwrap();
+        drop(bytes);
+        loop {
+            std::thread::park();
+        }
+    });
+    receiver.recv().unwrap();
     install(role).unwrap();
     narrow(role).unwrap();
     match (what, attempt) {
@@ -167,19 +243,10 @@ fn in_a_role() {
             attempt();
         }
         ("granted", _) => {
-            // A thread of its own, which does not end: not every role has such. Memory that grows
-            // and shrinks; an older call in place of a new one.
-            let (sender, receiver) = std::sync::mpsc::channel();
-            std::thread::spawn(move || {
-                let bytes = vec![1u8; 64 << 20];
-                sender.send(bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>()).unwrap();
-                drop(bytes);
-                loop {
-                    std::thread::park();
-                }
-            });
+            start.send(()).unwrap();
             let sum = receiver.recv().unwrap();
-            let page = page(libc::PROT_READ | libc::PROT_WRITE);
+            // An older call in place of a new one.
+            let page = page(WRITABLE);
             let refused = call!(libc::SYS_clone3, 0, 0) == -1 && errno() == libc::ENOSYS;
             if sum != 64 << 20 || page == -1 || !refused {
                 leave(1);
@@ -205,11 +272,8 @@ fn i386() {
 #[test]
 fn what_a_role_does_not_need_ends_its_process() {
     for role in Role::ALL {
-        // Files in granted folders, which Landlock knows.
-        let granted = |name: &str| {
-            let calls = rules::of(role).filter(|rule| rule.when.is_empty());
-            role == Role::GrantedProgram && calls.into_iter().any(|rule| rule.call.name == name)
-        };
+        // Of names in granted folders, which Landlock knows.
+        let granted = |name: &str| role == Role::GrantedProgram && name == "unlinkat";
         let denied = DENIED.iter().chain(NOT_IN_A_ROLE).filter(|(name, _)| !granted(name));
         let more: [&[Attempt]; 2] = match role {
             Role::Prepare => [ONLY_IN_RUN, NOT_IN_PREPARE],

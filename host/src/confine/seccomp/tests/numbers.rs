@@ -103,6 +103,7 @@ fn no_role_may_make_what_threads_are_denied() {
         // Both have conditions, and the role's one leaves out what is denied.
         for (ours, theirs) in rule.when.iter().zip(*when) {
             let excluded = match (ours.test, theirs.test) {
+                (Test::Is(value), Test::Has(bit)) => value.1 & bit.1 == 0,
                 (Test::Bits(all, some), Test::Has(bit)) => {
                     (super::super::calls::union(all) | super::super::calls::union(some)) & bit.1
                         == 0

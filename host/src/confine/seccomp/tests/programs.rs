@@ -77,6 +77,7 @@ fn meeting(when: &[Condition]) -> [u64; 6] {
         arguments[usize::from(condition.place)] = match condition.test {
             Test::Is(value) => value.1,
             Test::Bits(all, some) => union(all) | some.first().map_or(0, |bit| bit.1),
+            Test::AtLeast(value) => value.1 + 1,
             Test::Has(bit) => bit.1,
             Test::Lacks(bit) => !bit.1,
             Test::IsThisProcess => PROCESS,
@@ -97,6 +98,7 @@ fn failing(condition: &Condition) -> Vec<u64> {
             let foreign: Vec<u64> = foreign.map(|bit| union(all) | bit).collect();
             missing.filter(|value| *value != union(all)).chain(foreign).collect()
         }
+        Test::AtLeast(value) => vec![0, value.1 - 1],
         Test::Has(bit) => vec![0, !bit.1],
         Test::Lacks(bit) => vec![bit.1, u64::MAX],
         Test::IsThisProcess => vec![0, 1, PROCESS + 1, u64::MAX, PROCESS ^ (1 << 31)],
@@ -104,7 +106,7 @@ fn failing(condition: &Condition) -> Vec<u64> {
     };
     if condition.wide {
         let met = meeting(std::slice::from_ref(condition))[usize::from(condition.place)];
-        if !matches!(condition.test, Test::Has(_) | Test::Lacks(_)) {
+        if !matches!(condition.test, Test::AtLeast(_) | Test::Has(_) | Test::Lacks(_)) {
             values.push(met | 1 << 40);
         }
     }
@@ -179,6 +181,7 @@ fn holds(condition: &Condition, data: &Data) -> bool {
     match condition.test {
         Test::Is(expected) => value == expected.1,
         Test::Bits(all, some) => value & !union(some) == union(all),
+        Test::AtLeast(least) => value >= least.1,
         Test::Has(bit) => value & bit.1 != 0,
         Test::Lacks(bit) => value & bit.1 == 0,
         Test::IsThisProcess => value == PROCESS,

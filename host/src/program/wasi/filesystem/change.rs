@@ -1,13 +1,18 @@
 //! What changes a granted folder or a file in it. Every function asks the grant first.
+//!
+//! What changes names comes in two steps, so that the verdict can be written down between them: a
+//! function of [`Files`] checks all there is to check and answers a [`Change`], and that is made.
 
 use std::io::IoSlice;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::ReadWriteFlags;
 use wasmtime_wasi::p2::bindings::sync::filesystem::types::NewTimestamp;
 
-use super::super::budget::Budget;
+use super::super::budget::{Budget, Held};
+use super::lookout::Below;
 use super::path::GuestPath;
 use super::refusal::{Code, Fail, Why};
 use super::resolve::{self, Found};
@@ -61,7 +66,7 @@ fn size(file: &Open) -> Result<u64, Fail> {
 
 impl Files {
     /// A file that was opened for writing, in a grant to write.
-    pub(super) fn writable<'a>(&self, node: &'a Node) -> Result<&'a std::sync::Arc<Open>, Fail> {
+    pub(super) fn writable<'a>(&self, node: &'a Node) -> Result<&'a Arc<Open>, Fail> {
         self.may_write(node)?;
         match node.writable {
             true => node.file(),
@@ -88,29 +93,29 @@ impl Files {
         &self,
         base: &Node,
         path: &str,
-        budget: &mut Budget,
-    ) -> Result<(), Fail> {
+        budget: &Budget,
+    ) -> Result<Change, Fail> {
         let path = GuestPath::parse(path)?;
-        let (folder, name) = self.changed(base, &path, Code::Exist)?;
+        let place = self.changed(base, &path, Code::Exist)?;
         budget.may_create()?;
-        rustix::fs::mkdirat(&folder, name, resolve::FOLDER_MODE)?;
-        budget.created();
-        Ok(())
+        Ok(Change::MakeFolder(place))
     }
 
-    pub(super) fn remove_folder(&self, base: &Node, path: &str) -> Result<(), Fail> {
+    pub(super) fn remove_folder(&self, base: &Node, path: &str) -> Result<Change, Fail> {
         let path = GuestPath::parse(path)?;
-        let (folder, name) = self.changed(base, &path, Code::Invalid)?;
-        Ok(rustix::fs::unlinkat(&folder, name, AtFlags::REMOVEDIR)?)
+        let place = self.changed(base, &path, Code::Invalid)?;
+        resolve::nothing_mounted(place.folder.as_fd(), &place.name)?;
+        Ok(Change::Remove(place, AtFlags::REMOVEDIR))
     }
 
-    pub(super) fn remove_file(&self, base: &Node, path: &str) -> Result<(), Fail> {
+    pub(super) fn remove_file(&self, base: &Node, path: &str) -> Result<Change, Fail> {
         let path = GuestPath::parse(path)?;
-        let (folder, name) = self.changed(base, &path, Code::IsDirectory)?;
+        let place = self.changed(base, &path, Code::IsDirectory)?;
         if path.is_folder() {
             return Err(Fail::Failed(Code::NotDirectory));
         }
-        Ok(rustix::fs::unlinkat(&folder, name, AtFlags::empty())?)
+        resolve::nothing_mounted(place.folder.as_fd(), &place.name)?;
+        Ok(Change::Remove(place, AtFlags::empty()))
     }
 
     /// Moves within one grant.
@@ -120,21 +125,23 @@ impl Files {
         path: &str,
         new_base: &Node,
         new_path: &str,
-    ) -> Result<(), Fail> {
+    ) -> Result<Change, Fail> {
         let (path, new_path) = (GuestPath::parse(path)?, GuestPath::parse(new_path)?);
         if base.grant != new_base.grant {
             return Err(Why::OtherGrant.into());
         }
-        let (folder, name) = self.changed(base, &path, Code::Busy)?;
-        let (new_folder, new_name) = self.changed(new_base, &new_path, Code::Busy)?;
+        let from = self.changed(base, &path, Code::Busy)?;
+        let to = self.changed(new_base, &new_path, Code::Busy)?;
+        for place in [&from, &to] {
+            resolve::nothing_mounted(place.folder.as_fd(), &place.name)?;
+        }
         if path.is_folder() || new_path.is_folder() {
-            let (_, _, found) = resolve::look(folder.as_fd(), name)?;
+            let (_, _, found) = resolve::look(from.folder.as_fd(), &from.name)?;
             if found != Found::Folder {
                 return Err(Fail::Failed(Code::NotDirectory));
             }
         }
-        let flags = rustix::fs::RenameFlags::empty();
-        Ok(rustix::fs::renameat_with(&folder, name, &new_folder, new_name, flags)?)
+        Ok(Change::Rename(from, to))
     }
 
     pub(super) fn set_times(
@@ -142,15 +149,15 @@ impl Files {
         node: &Node,
         accessed: NewTimestamp,
         modified: NewTimestamp,
-    ) -> Result<(), Fail> {
+    ) -> Result<Change, Fail> {
         self.may_write(node)?;
         let times = timestamps(accessed, modified)?;
         match &node.kind {
             Kind::File(_) if !node.writable => Err(Fail::Failed(Code::BadDescriptor)),
-            Kind::File(open) => Ok(rustix::fs::futimens(&open.fd, &times)?),
+            Kind::File(open) => Ok(Change::Times(Timed::Held(Arc::clone(open)), times)),
             Kind::Folder(open) => {
                 let folder = resolve::readable_folder(open.as_fd())?;
-                Ok(rustix::fs::futimens(&folder, &times)?)
+                Ok(Change::Times(Timed::Found(folder, None), times))
             }
             Kind::Gathered => Err(Why::ReadOnly.into()),
         }
@@ -163,11 +170,11 @@ impl Files {
         accessed: NewTimestamp,
         modified: NewTimestamp,
         budget: &Budget,
-    ) -> Result<(), Fail> {
+    ) -> Result<Change, Fail> {
         let path = GuestPath::parse(path)?;
         self.may_write(base)?;
         let times = timestamps(accessed, modified)?;
-        let _held = budget.hold()?;
+        let held = budget.hold()?;
         let folder = base.folder()?;
         let (found_at, _, found) = resolve::look(folder.as_fd(), path.plain())?;
         let fd = match found {
@@ -177,24 +184,82 @@ impl Files {
                 resolve::existing(folder.as_fd(), path.plain(), rustix::fs::OFlags::RDONLY)?
             }
         };
-        Ok(rustix::fs::futimens(&fd, &times)?)
+        Ok(Change::Times(Timed::Found(fd, Some(held)), times))
     }
 
-    /// The folder and the name in it that an operation on names is about. The name is a single one,
-    /// so that the kernel has nothing to walk; `itself` is the answer when the folder itself is meant.
-    fn changed<'a>(
-        &self,
-        base: &Node,
-        path: &'a GuestPath,
-        itself: Code,
-    ) -> Result<(std::os::fd::OwnedFd, &'a str), Fail> {
+    /// The folder and the name in it that an operation on names is about; `itself` is the answer when
+    /// the folder itself is meant.
+    fn changed(&self, base: &Node, path: &GuestPath, itself: Code) -> Result<Place, Fail> {
         self.may_write(base)?;
         let open = base.folder()?;
         if !base.writable {
             return Err(Fail::Failed(Code::NotPermitted));
         }
         let (folder, name) = path.split().ok_or(Fail::Failed(itself))?;
-        Ok((resolve::folder(open.as_fd(), folder)?, name))
+        Ok(Place { folder: resolve::folder(open.as_fd(), folder)?, name: name.to_owned() })
+    }
+
+    /// The same, for the supervisor to look at.
+    pub(super) fn below(&self, base: &Node, path: &str) -> Result<Below, Fail> {
+        let path = GuestPath::parse(path)?;
+        let (folder, name) = path.split().ok_or(Fail::Failed(Code::Busy))?;
+        let guest = self.grants.get(base.grant).map_or("", |grant| &grant.guest);
+        let held = base.place.strip_prefix(guest).ok_or(Fail::Failed(Code::Busy))?;
+        let held = held.trim_matches('/');
+        let within = match held {
+            "" => folder.to_owned(),
+            held => format!("{held}/{folder}"),
+        };
+        let stat = rustix::fs::fstat(resolve::folder(base.folder()?.as_fd(), folder)?)?;
+        Ok(Below {
+            grant: guest.to_owned(),
+            folder: within,
+            name: name.to_owned(),
+            is: (stat.st_dev, stat.st_ino),
+        })
+    }
+}
+
+/// A folder, and a single name in it, so that the kernel has nothing to walk.
+pub(super) struct Place {
+    pub(super) folder: OwnedFd,
+    pub(super) name: String,
+}
+
+/// Something that is allowed, and not yet done.
+pub(super) enum Change {
+    MakeFolder(Place),
+    Remove(Place, AtFlags),
+    Rename(Place, Place),
+    Times(Timed, Timestamps),
+}
+
+/// What times are set of: something that the program holds, or something that was found, with its place
+/// among `open-handles`.
+pub(super) enum Timed {
+    Held(Arc<Open>),
+    Found(OwnedFd, Option<Held>),
+}
+
+impl Change {
+    /// Does it.
+    pub(super) fn make(self, budget: &mut Budget) -> Result<(), Fail> {
+        match self {
+            Change::MakeFolder(Place { folder, name }) => {
+                rustix::fs::mkdirat(&folder, name, resolve::FOLDER_MODE)?;
+                budget.created();
+            }
+            Change::Remove(Place { folder, name }, flags) => {
+                rustix::fs::unlinkat(&folder, name, flags)?;
+            }
+            Change::Rename(from, to) => {
+                let flags = rustix::fs::RenameFlags::empty();
+                rustix::fs::renameat_with(&from.folder, from.name, &to.folder, to.name, flags)?;
+            }
+            Change::Times(Timed::Held(open), times) => rustix::fs::futimens(&open.fd, &times)?,
+            Change::Times(Timed::Found(fd, _held), times) => rustix::fs::futimens(&fd, &times)?,
+        }
+        Ok(())
     }
 }
 

@@ -13,14 +13,14 @@ use wasmtime_wasi::p2::bindings::sync::io::streams::{Error, InputStream, OutputS
 use wasmtime_wasi::p2::{FsError, FsResult};
 
 use super::super::streams::{Input, Output};
-use super::super::{Asked, WasiState};
-use super::change::{self, Position};
+use super::super::{Asked, AtName, WasiState};
+use super::change::{self, Change, Position};
 use super::listing::Listing;
 use super::open::Wanted;
 use super::refusal::{Code, Fail, Why};
 use super::{Kind, Node};
 use crate::policy::Access;
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 /// Most bytes that one call reads: what a program asks for is no reason to reserve it.
 const MAX_READ: u64 = 1 << 20;
@@ -36,7 +36,9 @@ impl WasiState {
         Ok(self.table.get::<_, Node>(handle).map_err(FsError::trap)?.clone())
     }
 
-    /// Tells what was decided about one operation, and makes of its failure what the bindings want.
+    /// Tells what was decided about one operation, and makes of its failure what the bindings want. To
+    /// be called after every check, and before the program has anything of it: what cannot be written
+    /// down ends the run here.
     fn decide<V>(
         &mut self,
         node: &Node,
@@ -50,18 +52,47 @@ impl WasiState {
             Err(Fail::Refused(why)) => (false, why.rule(&place, guest)),
             Ok(_) | Err(Fail::Failed(_)) => (true, granted),
         };
-        let shown = Hostile::cut(&place, MAX_SHOWN).to_string();
+        let shown = Escaped::cut(&place, MAX_SHOWN).to_string();
         let (resource, access) = (shown.as_str(), access.name());
-        self.outside.decided(&Asked { resource, access, allowed, rule: &rule });
+        let asked = Asked { resource, access, allowed, rule: &rule };
+        self.outside.decided(&asked).map_err(FsError::trap)?;
         result.map_err(|fail| fail.code().into())
     }
 
-    /// The same for what is decided by the handle alone: only a refusal is worth telling.
+    /// The same for what was decided by the handle alone, or told before: only a refusal is worth
+    /// telling.
     fn finish<V>(&mut self, node: &Node, result: Result<V, Fail>) -> FsResult<V> {
         match result {
             Err(Fail::Refused(_)) => self.decide(node, "", Access::Write, result),
             result => result.map_err(|fail| fail.code().into()),
         }
+    }
+
+    /// The same change, unless the supervisor sees that something is mounted on the name that it takes
+    /// away, or does not see the name.
+    fn unless_mounted(
+        &mut self,
+        node: &Node,
+        path: &str,
+        change: Result<Change, Fail>,
+    ) -> FsResult<Result<Change, Fail>> {
+        let Ok(change) = change else { return Ok(change) };
+        let below = match self.files.below(node, path) {
+            Ok(below) => below,
+            Err(fail) => return Ok(Err(fail)),
+        };
+        Ok(match self.outside.look(&below).map_err(FsError::trap)? {
+            AtName::Free => Ok(change),
+            AtName::Mounted => Err(Why::MountPoint.into()),
+            AtName::Unseen => Err(Fail::Failed(Code::Busy)),
+        })
+    }
+
+    /// Tells of a change, and makes it if it is allowed.
+    fn change(&mut self, node: &Node, path: &str, change: Result<Change, Fail>) -> FsResult<()> {
+        let change = self.decide(node, path, Access::Write, change)?;
+        let made = change.make(&mut self.budget);
+        self.finish(node, made)
     }
 
     fn push<Wire: 'static, Ours: Send + 'static>(
@@ -79,7 +110,7 @@ impl preopens::Host for WasiState {
             self.told.push(FOLDERS);
             // A C library that finds none asks for nothing in them.
             let (access, rule) = (Access::Read.name(), FOLDERS);
-            self.outside.decided(&Asked { resource: "folders", access, allowed: false, rule });
+            self.outside.decided(&Asked { resource: "folders", access, allowed: false, rule })?;
         }
         nodes
             .into_iter()
@@ -193,8 +224,8 @@ impl types::HostDescriptor for WasiState {
         modified: NewTimestamp,
     ) -> FsResult<()> {
         let node = self.node(&handle)?;
-        let done = self.files.set_times(&node, accessed, modified);
-        self.finish(&node, done)
+        let change = self.files.set_times(&node, accessed, modified);
+        self.change(&node, "", change)
     }
 
     fn read(
@@ -237,8 +268,8 @@ impl types::HostDescriptor for WasiState {
 
     fn create_directory_at(&mut self, handle: Resource<Descriptor>, path: String) -> FsResult<()> {
         let node = self.node(&handle)?;
-        let done = self.files.make_folder(&node, &path, &mut self.budget);
-        self.decide(&node, &path, Access::Write, done)
+        let change = self.files.make_folder(&node, &path, &self.budget);
+        self.change(&node, &path, change)
     }
 
     fn stat(&mut self, handle: Resource<Descriptor>) -> FsResult<DescriptorStat> {
@@ -267,8 +298,8 @@ impl types::HostDescriptor for WasiState {
         modified: NewTimestamp,
     ) -> FsResult<()> {
         let node = self.node(&handle)?;
-        let done = self.files.set_times_at(&node, &path, accessed, modified, &self.budget);
-        self.decide(&node, &path, Access::Write, done)
+        let change = self.files.set_times_at(&node, &path, accessed, modified, &self.budget);
+        self.change(&node, &path, change)
     }
 
     fn link_at(
@@ -294,8 +325,10 @@ impl types::HostDescriptor for WasiState {
         let node = self.node(&handle)?;
         let wanted = Wanted::new(open, flags);
         let access = if wanted.changes() { Access::Write } else { Access::Read };
-        let opened = self.files.open(&node, &path, wanted, &mut self.budget);
-        let opened = self.decide(&node, &path, access, opened)?;
+        let opening = self.files.open(&node, &path, wanted, &self.budget);
+        let opening = self.decide(&node, &path, access, opening)?;
+        let opened = opening.finish(&mut self.budget);
+        let opened = self.finish(&node, opened)?;
         self.push(opened)
     }
 
@@ -309,8 +342,9 @@ impl types::HostDescriptor for WasiState {
 
     fn remove_directory_at(&mut self, handle: Resource<Descriptor>, path: String) -> FsResult<()> {
         let node = self.node(&handle)?;
-        let done = self.files.remove_folder(&node, &path);
-        self.decide(&node, &path, Access::Write, done)
+        let change = self.files.remove_folder(&node, &path);
+        let change = self.unless_mounted(&node, &path, change)?;
+        self.change(&node, &path, change)
     }
 
     fn rename_at(
@@ -321,9 +355,11 @@ impl types::HostDescriptor for WasiState {
         new_path: String,
     ) -> FsResult<()> {
         let (node, new_node) = (self.node(&handle)?, self.node(&new_handle)?);
-        let done = self.files.rename(&node, &path, &new_node, &new_path);
-        self.decide(&new_node, &new_path, Access::Write, done)?;
-        self.decide(&node, &path, Access::Write, Ok(()))
+        let change = self.files.rename(&node, &path, &new_node, &new_path);
+        let change = self.unless_mounted(&node, &path, change)?;
+        let change = self.unless_mounted(&new_node, &new_path, change)?;
+        let change = self.decide(&new_node, &new_path, Access::Write, change)?;
+        self.change(&node, &path, Ok(change))
     }
 
     fn symlink_at(
@@ -338,8 +374,9 @@ impl types::HostDescriptor for WasiState {
 
     fn unlink_file_at(&mut self, handle: Resource<Descriptor>, path: String) -> FsResult<()> {
         let node = self.node(&handle)?;
-        let done = self.files.remove_file(&node, &path);
-        self.decide(&node, &path, Access::Write, done)
+        let change = self.files.remove_file(&node, &path);
+        let change = self.unless_mounted(&node, &path, change)?;
+        self.change(&node, &path, change)
     }
 
     fn is_same_object(

@@ -8,6 +8,7 @@
 mod change;
 mod host;
 mod listing;
+mod lookout;
 mod meta;
 mod open;
 mod path;
@@ -22,7 +23,8 @@ use super::budget::{Budget, Held};
 use super::{Asked, OpenedGrant, Outside};
 use crate::policy::{Access, file_rule};
 pub(super) use change::Position;
-pub(crate) use open::{OpenError, open_grant};
+pub(crate) use lookout::{AtName, Below, Views};
+pub(crate) use open::open_grant;
 pub(super) use refusal::{Code, code};
 use refusal::{Fail, Why};
 use resolve::Found;
@@ -86,14 +88,10 @@ impl Files {
                 Ok(rustix::fs::FileType::Directory) => Found::Folder,
                 Ok(rustix::fs::FileType::RegularFile) => Found::File,
                 _ => {
-                    let rule = Why::Special.rule(&guest, &guest);
-                    let access = access.name();
-                    outside.decided(&Asked {
-                        resource: &guest,
-                        access,
-                        allowed: false,
-                        rule: &rule,
-                    });
+                    let (rule, access) = (Why::Special.rule(&guest, &guest), access.name());
+                    let asked = Asked { resource: &guest, access, allowed: false, rule: &rule };
+                    // It stays refused, whether or not that can be told.
+                    let _ = outside.decided(&asked);
                     continue;
                 }
             };

@@ -1,12 +1,13 @@
 //! Opening: what a policy grants (in the supervisor), and what a program asks for below it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, ftruncate, openat2};
 use wasmtime_wasi::p2::bindings::sync::filesystem::types::{DescriptorFlags, OpenFlags};
 
-use super::super::budget::Budget;
+use super::super::budget::{Budget, Held};
+use super::change::Place;
 use super::path::GuestPath;
 use super::refusal::{Code, Fail, Why};
 use super::resolve::{self, Found};
@@ -24,7 +25,7 @@ pub(crate) struct OpenError {
 /// Opens what a policy grants, once, for handing it to the program's process. Links are not followed,
 /// and nothing but a file or folder is opened; a file with several names is, as it was named itself.
 pub(crate) fn open_grant(grant: &FileGrant) -> Result<OpenedGrant, OpenError> {
-    let path = crate::text::Hostile::new(&grant.host.to_string_lossy()).to_string();
+    let path = crate::text::Escaped::new(&grant.host.to_string_lossy()).to_string();
     let failed = |why: String| OpenError { path: path.clone(), why };
     let open = |flags: OFlags| {
         let way = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -96,15 +97,64 @@ impl Wanted {
     }
 }
 
+/// Something that may be opened. What is there is open; nothing is made or changed yet.
+pub(super) struct Opening {
+    target: Target,
+    wanted: Wanted,
+    grant: usize,
+    place: String,
+}
+
+enum Target {
+    There(Kind),
+    /// A file that is to be made, with the place that it will take among `open-handles`.
+    New(Place, Held),
+}
+
+impl Opening {
+    /// Makes the file or cuts it, if that was wanted.
+    pub(super) fn finish(self, budget: &mut Budget) -> Result<Node, Fail> {
+        let Opening { target, wanted, grant, place } = self;
+        let kind = match target {
+            Target::There(kind) => {
+                if let (Kind::File(open), true) = (&kind, wanted.truncate) {
+                    ftruncate(&open.fd, 0)?;
+                }
+                kind
+            }
+            Target::New(Place { folder, name }, held) => {
+                let fd = match resolve::new_file(folder.as_fd(), &name, wanted.mode()) {
+                    Ok(fd) => {
+                        budget.created();
+                        fd
+                    }
+                    // Somebody else has made it meanwhile.
+                    Err(Fail::Failed(Code::Exist)) if !wanted.exclusive => {
+                        let fd = resolve::existing(folder.as_fd(), &name, wanted.mode())?;
+                        if wanted.truncate {
+                            ftruncate(&fd, 0)?;
+                        }
+                        fd
+                    }
+                    Err(fail) => return Err(fail),
+                };
+                Kind::File(Arc::new(Open { fd, _held: Some(held) }))
+            }
+        };
+        let readable = wanted.read || matches!(kind, Kind::Folder(_) | Kind::Gathered);
+        Ok(Node { kind, grant, place, readable, writable: wanted.write })
+    }
+}
+
 impl Files {
-    /// Opens what lies at a path below something the program holds.
+    /// What lies at a path below something the program holds, to be opened.
     pub(super) fn open(
         &self,
         base: &Node,
         path: &str,
         mut wanted: Wanted,
-        budget: &mut Budget,
-    ) -> Result<Node, Fail> {
+        budget: &Budget,
+    ) -> Result<Opening, Fail> {
         let path = GuestPath::parse(path)?;
         wanted.folder |= path.is_folder();
         if wanted.sync {
@@ -124,23 +174,25 @@ impl Files {
         }
         let folder = base.folder()?;
         let held = budget.hold()?;
-        let (found, fd) = find(folder, &path, wanted, budget)?;
-        let open = Arc::new(Open { fd, _held: Some(held) });
-        let kind = match found {
-            Found::Folder => Kind::Folder(open),
-            Found::File => Kind::File(open),
-        };
+        let target = find(folder, &path, wanted, held, budget)?;
         let place = base.place_of(path.plain());
-        let (readable, writable) = (wanted.read || found == Found::Folder, wanted.write);
-        Ok(Node { kind, grant: base.grant, place, readable, writable })
+        Ok(Opening { target, wanted, grant: base.grant, place })
     }
 
     /// The same among files that are granted one by one: nothing else is there, and nothing is made.
-    fn open_gathered(&self, base: &Node, path: &GuestPath, wanted: Wanted) -> Result<Node, Fail> {
+    fn open_gathered(
+        &self,
+        base: &Node,
+        path: &GuestPath,
+        wanted: Wanted,
+    ) -> Result<Opening, Fail> {
         let Some((".", name)) = path.split() else {
             return match path.split() {
                 None if wanted.changes() => Err(Why::ReadOnly.into()),
-                None => Ok(base.clone()),
+                None => {
+                    let (target, place) = (Target::There(Kind::Gathered), base.place.clone());
+                    Ok(Opening { target, wanted, grant: base.grant, place })
+                }
                 Some(_) => Err(Fail::Failed(Code::NoEntry)),
             };
         };
@@ -160,52 +212,44 @@ impl Files {
         if wanted.create && wanted.exclusive {
             return Err(Fail::Failed(Code::Exist));
         }
-        if wanted.truncate {
-            ftruncate(&grant.open.fd, 0)?;
-        }
-        let kind = Kind::File(Arc::clone(&grant.open));
-        let (readable, writable) = (wanted.read, wanted.write);
-        Ok(Node { kind, grant: at, place: grant.guest.clone(), readable, writable })
+        let target = Target::There(Kind::File(Arc::clone(&grant.open)));
+        Ok(Opening { target, wanted, grant: at, place: grant.guest.clone() })
     }
 }
 
-/// Opens what is there, or makes it if that is wanted.
+/// Opens what is there, or finds where it is to be made if that is wanted.
 fn find(
     folder: &Open,
     path: &GuestPath,
     wanted: Wanted,
-    budget: &mut Budget,
-) -> Result<(Found, OwnedFd), Fail> {
-    // Twice: a file may come or go between the look and the act.
-    for _ in 0..2 {
-        match resolve::look(folder.as_fd(), path.plain()) {
-            Ok(_) if wanted.create && wanted.exclusive => return Err(Fail::Failed(Code::Exist)),
-            Ok((_, _, Found::Folder)) if wanted.create || wanted.truncate => {
-                return Err(Fail::Failed(Code::IsDirectory));
-            }
-            Ok((fd, _, Found::Folder)) => return Ok((Found::Folder, fd)),
-            Ok((_, _, Found::File)) if wanted.folder => {
-                return Err(Fail::Failed(Code::NotDirectory));
-            }
-            Ok((_, _, Found::File)) => {
-                let fd = resolve::existing(folder.as_fd(), path.plain(), wanted.mode())?;
-                if wanted.truncate {
-                    ftruncate(&fd, 0)?;
+    held: Held,
+    budget: &Budget,
+) -> Result<Target, Fail> {
+    match resolve::look(folder.as_fd(), path.plain()) {
+        Ok(_) if wanted.create && wanted.exclusive => return Err(Fail::Failed(Code::Exist)),
+        Ok((_, _, Found::Folder)) if wanted.create || wanted.truncate => {
+            return Err(Fail::Failed(Code::IsDirectory));
+        }
+        Ok((fd, _, Found::Folder)) => {
+            return Ok(Target::There(Kind::Folder(Arc::new(Open { fd, _held: Some(held) }))));
+        }
+        Ok((_, _, Found::File)) if wanted.folder => return Err(Fail::Failed(Code::NotDirectory)),
+        Ok((_, _, Found::File)) => {
+            match resolve::existing(folder.as_fd(), path.plain(), wanted.mode()) {
+                Ok(fd) => {
+                    let open = Open { fd, _held: Some(held) };
+                    return Ok(Target::There(Kind::File(Arc::new(open))));
                 }
-                return Ok((Found::File, fd));
+                // It has gone between the look and the act.
+                Err(Fail::Failed(Code::NoEntry)) if wanted.create => {}
+                Err(fail) => return Err(fail),
             }
-            Err(Fail::Failed(Code::NoEntry)) if wanted.create => {}
-            Err(fail) => return Err(fail),
         }
-        budget.may_create()?;
-        match resolve::new_file(folder.as_fd(), path.plain(), wanted.mode()) {
-            Ok(fd) => {
-                budget.created();
-                return Ok((Found::File, fd));
-            }
-            Err(Fail::Failed(Code::Exist)) => {}
-            Err(fail) => return Err(fail),
-        }
+        Err(Fail::Failed(Code::NoEntry)) if wanted.create => {}
+        Err(fail) => return Err(fail),
     }
-    Err(Fail::Failed(Code::Busy))
+    budget.may_create()?;
+    let (within, name) = path.split().ok_or(Fail::Failed(Code::IsDirectory))?;
+    let within = resolve::folder(folder.as_fd(), within)?;
+    Ok(Target::New(Place { folder: within, name: name.to_owned() }, held))
 }

@@ -30,6 +30,8 @@ pub(super) enum Why {
     Special,
     /// Another file system is mounted there.
     Mount,
+    /// The same, where a name was to be removed, moved or replaced.
+    MountPoint,
     /// From one grant into another.
     OtherGrant,
     /// Making links of either kind.
@@ -76,6 +78,7 @@ impl Why {
             Why::ReadOnly => Code::ReadOnly,
             Why::Symlink => Code::Loop,
             Why::Mount | Why::OtherGrant => Code::CrossDevice,
+            Why::MountPoint => Code::Busy,
             Why::Quota(_) => Code::Quota,
         }
     }
@@ -90,6 +93,7 @@ impl Why {
             Why::HardLink => "a file with several names (hard links) is never opened".to_owned(),
             Why::Special => "only files and folders are opened".to_owned(),
             Why::Mount => "another file system below a grant needs a grant of its own".to_owned(),
+            Why::MountPoint => "what is mounted below a grant stays where it is".to_owned(),
             Why::OtherGrant => "nothing moves from one grant to another".to_owned(),
             Why::MakeLink => "links are never made".to_owned(),
             Why::NoOpenat2 => "this needs openat2 of Linux 5.6 or later".to_owned(),

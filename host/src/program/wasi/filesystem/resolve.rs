@@ -6,25 +6,20 @@
 //! `O_PATH`, which opens nothing, before it is opened: devices and pipes do things when they are
 //! opened. After that it is looked at once more, and must be the same.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ffi::CString;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat};
 use rustix::io::Errno;
 
 use super::refusal::{Code, Fail, Why};
-
-/// How the kernel walks.
-const WAY: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
+use crate::confine::ways::{self, Way};
 
 /// How often something is tried again that changed under our eyes, before it is busy.
 const ATTEMPTS: u32 = 8;
 
-/// What new files and folders may be used for, and by whom: the process's umask narrows it.
-const FILE_MODE: Mode = Mode::from_raw_mode(0o644);
-pub(super) const FOLDER_MODE: Mode = Mode::from_raw_mode(0o755);
+/// What new folders may be used for, and by whom.
+pub(super) const FOLDER_MODE: Mode = Mode::from_raw_mode(ways::FOLDER_MODE);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
@@ -35,7 +30,7 @@ pub(super) enum Found {
 /// What is there, without opening it: a descriptor of it that can neither be read nor written, and
 /// what the kernel knows of it.
 pub(super) fn look(folder: BorrowedFd<'_>, path: &str) -> Result<(OwnedFd, Stat, Found), Fail> {
-    let fd = walk(folder, path, OFlags::PATH, Mode::empty())?;
+    let fd = walk(folder, path, Way::Look)?;
     let stat = fstat(&fd)?;
     let found = acceptable(&stat)?;
     Ok((fd, stat, found))
@@ -43,22 +38,44 @@ pub(super) fn look(folder: BorrowedFd<'_>, path: &str) -> Result<(OwnedFd, Stat,
 
 /// A folder, for what happens to names in it.
 pub(super) fn folder(folder: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Fail> {
-    walk(folder, path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+    walk(folder, path, Way::Folder)
+}
+
+/// Whether a name in a folder may be removed, moved or replaced as far as mounts go: not if something is
+/// mounted there. What this walk sees are the mounts below the folder as it is held: a program's process
+/// those that were there when it was started, and its supervisor (`lookout`) those that are there now. A
+/// name that is not there is none of this function's.
+///
+/// A mount that is made after this and before the change is lost: whoever makes it below a folder that a
+/// program may write to has to expect that.
+pub(super) fn nothing_mounted(folder: BorrowedFd<'_>, name: &str) -> Result<(), Fail> {
+    // What is found is not opened. The kernel looks for a mount before it looks whether the name is a
+    // symbolic link, so that a link which is refused as one has nothing mounted on it.
+    match walk(folder, name, Way::Look) {
+        Ok(_) | Err(Fail::Failed(Code::NoEntry) | Fail::Refused(Why::Symlink)) => Ok(()),
+        Err(Fail::Refused(Why::Mount)) => Err(Why::MountPoint.into()),
+        Err(fail) => Err(fail),
+    }
 }
 
 /// The same folder, for reading its list of names or setting its times.
 pub(super) fn readable_folder(folder: BorrowedFd<'_>) -> Result<OwnedFd, Fail> {
-    walk(folder, ".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+    walk(folder, ".", Way::List)
 }
 
 /// Opens a file that is there.
 pub(super) fn existing(folder: BorrowedFd<'_>, path: &str, mode: OFlags) -> Result<OwnedFd, Fail> {
+    let way = match mode {
+        OFlags::WRONLY => Way::Write,
+        OFlags::RDWR => Way::ReadWrite,
+        _ => Way::Read,
+    };
     for _ in 0..ATTEMPTS {
         let (_, seen, found) = look(folder, path)?;
         if found != Found::File {
             return Err(Fail::Failed(Code::IsDirectory));
         }
-        let fd = walk(folder, path, mode | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?;
+        let fd = walk(folder, path, way)?;
         let stat = fstat(&fd)?;
         acceptable(&stat)?;
         if (stat.st_dev, stat.st_ino) == (seen.st_dev, seen.st_ino) {
@@ -70,8 +87,12 @@ pub(super) fn existing(folder: BorrowedFd<'_>, path: &str, mode: OFlags) -> Resu
 
 /// Makes a file that is not there.
 pub(super) fn new_file(folder: BorrowedFd<'_>, path: &str, mode: OFlags) -> Result<OwnedFd, Fail> {
-    let flags = mode | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::NOCTTY;
-    walk(folder, path, flags, FILE_MODE)
+    let way = match mode {
+        OFlags::WRONLY => Way::New,
+        OFlags::RDWR => Way::NewReadWrite,
+        _ => Way::NewRead,
+    };
+    walk(folder, path, way)
 }
 
 /// Whether this is something a program may hold at all.
@@ -86,9 +107,10 @@ pub(super) fn acceptable(stat: &Stat) -> Result<Found, Fail> {
     }
 }
 
-fn walk(folder: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Fail> {
+fn walk(folder: BorrowedFd<'_>, path: &str, way: Way) -> Result<OwnedFd, Fail> {
+    let path = CString::new(path).map_err(|_| Fail::Failed(Code::IllegalByteSequence))?;
     for _ in 0..ATTEMPTS {
-        match openat2(folder.as_fd(), path, flags | OFlags::CLOEXEC, mode, WAY) {
+        match ways::open(folder, &path, way) {
             Ok(fd) => return Ok(fd),
             // Something on the way was moved meanwhile.
             Err(Errno::AGAIN | Errno::INTR) => {}
@@ -104,6 +126,7 @@ fn walk(folder: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> Result
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -125,16 +148,15 @@ mod tests {
                 .into_iter()
                 .chain([secret.to_str().unwrap()])
         {
-            for flags in [OFlags::PATH, OFlags::RDONLY, OFlags::RDWR | OFlags::CREATE] {
-                let mode = if flags.contains(OFlags::CREATE) { FILE_MODE } else { Mode::empty() };
-                let refused = walk(granted.as_fd(), outside, flags, mode);
+            for way in [Way::Look, Way::Read, Way::NewReadWrite] {
+                let refused = walk(granted.as_fd(), outside, way);
                 assert_eq!(refused.err(), Some(Fail::Refused(Why::Mount)), "{outside}");
             }
         }
         for link in ["link", "up", "up/secret", "sub/../link"] {
-            let refused = walk(granted.as_fd(), link, OFlags::PATH, Mode::empty());
+            let refused = walk(granted.as_fd(), link, Way::Look);
             assert_eq!(refused.err(), Some(Fail::Refused(Why::Symlink)), "{link}");
         }
-        assert!(walk(granted.as_fd(), "sub/..", OFlags::PATH, Mode::empty()).is_ok());
+        assert!(walk(granted.as_fd(), "sub/..", Way::Look).is_ok());
     }
 }

@@ -155,44 +155,39 @@ impl Peers {
 }
 
 impl WasiState {
-    /// A connection to what a program means by an address, if that is granted.
+    /// A connection to what a program means by an address, if that is granted. That it is allowed is
+    /// told by the supervisor, which alone knows where a name leads.
     fn connect(
         &mut self,
         address: SocketAddr,
         protocol: Protocol,
-    ) -> Result<Arc<Connection>, ErrorCode> {
+    ) -> SocketResult<Arc<Connection>> {
         let (host, port) = (self.peers.peer(address.ip()), address.port());
-        let allowed = self.peers.is_granted(&host, port, protocol);
-        let spent = match allowed {
-            true => self.budget.hold().and_then(|held| self.budget.connect().map(|()| held)),
-            false => Err(Exhausted("")),
+        let (code, rule) = match self.peers.is_granted(&host, port, protocol) {
+            false => (ErrorCode::AccessDenied, peer_rule(&host, port, protocol)),
+            true => {
+                match self.budget.hold().and_then(|held| self.budget.connect().map(|()| held)) {
+                    Err(Exhausted(key)) => (ErrorCode::NewSocketLimit, key_rule("quotas", key)),
+                    Ok(held) => {
+                        return match self.outside.connect(&host, port, protocol) {
+                            Ok(fd) => Ok(Arc::new(Connection { fd, _held: held })),
+                            Err(_) => refuse(ErrorCode::ConnectionRefused),
+                        };
+                    }
+                }
+            }
         };
-        let rule = match &spent {
-            Err(Exhausted(key)) if allowed => key_rule("quotas", key),
-            _ => peer_rule(&host, port, protocol),
-        };
-        let allowed = spent.is_ok();
-        let resource = format!("{host} port {port}");
-        self.outside.decided(&Asked {
-            resource: &resource,
-            access: "connect",
-            allowed,
-            rule: &rule,
-        });
-        let held = spent.map_err(|exhausted| match exhausted {
-            Exhausted("") => ErrorCode::AccessDenied,
-            Exhausted(_) => ErrorCode::NewSocketLimit,
-        })?;
-        match self.outside.connect(&host, port, protocol) {
-            Ok(fd) => Ok(Arc::new(Connection { fd, _held: held })),
-            Err(_) => Err(ErrorCode::ConnectionRefused),
-        }
+        let (resource, access) = (format!("{host} port {port}"), "connect");
+        let asked = Asked { resource: &resource, access, allowed: false, rule: &rule };
+        self.outside.decided(&asked).map_err(SocketError::trap)?;
+        refuse(code)
     }
 
     /// Tells of something that no policy grants.
-    fn never(&mut self, resource: &str, access: &str) {
+    fn never(&mut self, resource: &str, access: &str) -> SocketResult<()> {
         let rule = "programs connect, and only to what [[network]] names";
-        self.outside.decided(&Asked { resource, access, allowed: false, rule });
+        let asked = Asked { resource, access, allowed: false, rule };
+        self.outside.decided(&asked).map_err(SocketError::trap)
     }
 }
 

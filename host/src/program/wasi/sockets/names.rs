@@ -11,7 +11,7 @@ use super::super::io::Ready;
 use super::super::{Asked, WasiState};
 use super::{refuse, wasi_ip};
 use crate::policy::Peer;
-use crate::text::Hostile;
+use crate::text::Escaped;
 
 /// Longest name that is even looked at.
 const MAX_NAME: usize = 253;
@@ -34,10 +34,11 @@ impl ip_name_lookup::Host for WasiState {
             Peer::Name(name) => self.peers.address_of(&name).map(IpAddr::V4),
             Peer::Address(address) => Some(address),
         });
-        let shown = Hostile::cut(&name, MAX_NAME).to_string();
+        let shown = Escaped::cut(&name, MAX_NAME).to_string();
         let (resource, allowed) = (shown.as_str(), address.is_some());
         let rule = format!("[[network]] host = \"{shown}\"");
-        self.outside.decided(&Asked { resource, access: "resolve", allowed, rule: &rule });
+        let asked = Asked { resource, access: "resolve", allowed, rule: &rule };
+        self.outside.decided(&asked).map_err(SocketError::trap)?;
         match address {
             Some(address) => self.table.push(Addresses(Some(address))).map_err(SocketError::trap),
             None => refuse(ErrorCode::AccessDenied),

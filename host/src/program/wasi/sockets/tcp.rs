@@ -49,7 +49,7 @@ impl tcp::HostTcpSocket for WasiState {
         _: Resource<Network>,
         address: IpSocketAddress,
     ) -> SocketResult<()> {
-        self.never(&std_address(address).to_string(), "bind");
+        self.never(&std_address(address).to_string(), "bind")?;
         refuse(ErrorCode::AccessDenied)
     }
 
@@ -95,7 +95,7 @@ impl tcp::HostTcpSocket for WasiState {
     }
 
     fn start_listen(&mut self, _: Handle) -> SocketResult<()> {
-        self.never("tcp", "listen");
+        self.never("tcp", "listen")?;
         refuse(ErrorCode::AccessDenied)
     }
 

@@ -68,7 +68,7 @@ impl udp::HostUdpSocket for WasiState {
     ) -> SocketResult<()> {
         let address = std_address(address);
         if !address.ip().is_unspecified() || address.port() != 0 {
-            self.never(&address.to_string(), "bind");
+            self.never(&address.to_string(), "bind")?;
             return refuse(ErrorCode::AccessDenied);
         }
         self.udp(&handle)?.bound = true;
@@ -92,7 +92,7 @@ impl udp::HostUdpSocket for WasiState {
             return refuse(ErrorCode::InvalidState);
         }
         let Some(address) = address else {
-            self.never("udp", "send to any address");
+            self.never("udp", "send to any address")?;
             return refuse(ErrorCode::AccessDenied);
         };
         let connection = self.connect(std_address(address), Protocol::Udp)?;

@@ -5,11 +5,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::silent_port::silent_port;
 use super::{Names, peer};
 use crate::policy::{AddressKind, NetworkGrant, Peer, Protocol, Quotas};
-use crate::program::wasi::{Broker, Refusal, Resolver};
+use crate::program::wasi::{Broker, Denial, Refusal, Resolver};
 
 const EVERY: &[AddressKind] = &AddressKind::GRANTABLE;
 
@@ -160,4 +161,41 @@ fn a_look_up_that_hangs_is_not_waited_for() {
     broker.look_up_time = Duration::from_millis(20);
     let Refusal(said) = broker.connect(&grant.host, 1, Protocol::Tcp).expect_err("it is refused");
     assert!(said.contains("took longer than 20ms"), "{said}");
+}
+
+#[test]
+fn look_ups_and_connections_end_with_the_time_of_the_run() {
+    struct Hangs;
+    impl Resolver for Hangs {
+        fn addresses(&self, _: &str) -> std::io::Result<Vec<IpAddr>> {
+            std::thread::sleep(Duration::from_secs(3));
+            Ok(vec![IpAddr::from([127, 0, 0, 1])])
+        }
+    }
+    let soon = || Instant::now() + Duration::from_millis(50);
+    let grant = peer("features.test", 1, EVERY);
+    let mut broker =
+        Broker::with_resolver(vec![grant.clone()], &Quotas::default(), Arc::new(Hangs));
+    // As the name server of a run with a second left: not the five seconds that there are else.
+    let Err(Denial::Failed(said)) = broker.judge(&grant.host, 1, Protocol::Tcp, soon()) else {
+        panic!("nothing is known of the name")
+    };
+    assert!(said.contains("took longer than") && said.contains("ms"), "{said}");
+    // A run without time connects to nobody.
+    let (listener, port) = listener();
+    let grant = peer("127.0.0.1", port, EVERY);
+    let mut broker = Broker::new(vec![grant.clone()], &Quotas::default());
+    let judged = broker.judge(&grant.host, port, Protocol::Tcp, soon()).unwrap();
+    let Refusal(said) = judged.connect(Instant::now()).unwrap_err();
+    assert_eq!(said, format!("connecting to 127.0.0.1 port {port}: the run has no time left"));
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err());
+    // A peer that does not answer is waited for no longer than that: not the ten seconds that there are
+    // else.
+    let (_listener, _waiting, port) = silent_port();
+    let grant = peer("127.0.0.1", port, EVERY);
+    let mut broker = Broker::new(vec![grant.clone()], &Quotas::default());
+    let judged = broker.judge(&grant.host, port, Protocol::Tcp, soon()).unwrap();
+    let Refusal(said) = judged.connect(Instant::now() + Duration::from_millis(1900)).unwrap_err();
+    assert!(said.contains(": no answer within 1."), "{said}");
 }

@@ -218,3 +218,35 @@ fn nothing_moves_between_grants() {
     );
     bench.refused("write /b/file: nothing moves from one grant to another");
 }
+
+/// What is allowed and cannot be written down ends the run before it has any effect.
+#[test]
+fn nothing_is_done_that_is_not_written_down() {
+    let (_kept, path) = folder();
+    fs::write(path.join("file"), "content").unwrap();
+    fs::create_dir(path.join("sub")).unwrap();
+    let mut bench = Bench::new().grant(&path, "/data", Access::Write);
+    bench.seen.lock().unwrap().unwritable = true;
+    for operation in [
+        "open a /data new write create",
+        "open a /data file write truncate",
+        "open a /data file read",
+        "mkdir /data made",
+        "rmdir /data sub",
+        "unlink /data file",
+        "rename /data file /data moved",
+        "rename /data file /data sub/file",
+        "list /data",
+        "stat-at /data file",
+        "stat-at /data nothing",
+        "number /data file",
+    ] {
+        let ended = bench.try_run(operation).expect_err(operation).to_string();
+        assert!(!ended.contains("content"), "{ended}");
+        assert_eq!(fs::read(path.join("file")).unwrap(), b"content", "{operation}");
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 2, "{operation}");
+        assert_eq!(fs::read_dir(path.join("sub")).unwrap().count(), 0, "{operation}");
+    }
+    // A refusal is one without a line.
+    bench.check("open a /data ../x read => error not-permitted");
+}

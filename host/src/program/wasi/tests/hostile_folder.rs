@@ -222,6 +222,7 @@ fn nothing_but_a_file_or_folder_is_granted() {
             host: path.join(name),
             guest: "/data".to_owned(),
             access: Access::Read,
+            sha256: None,
             reason: String::new(),
         };
         let err = super::open_grant(&grant).err().expect("it is refused").to_string();

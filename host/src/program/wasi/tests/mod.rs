@@ -8,6 +8,8 @@ mod labels;
 mod process;
 mod quotas;
 mod sequences;
+#[path = "../../../../../tests/support/silent_port.rs"]
+mod silent_port;
 mod sockets;
 
 use std::net::IpAddr;
@@ -20,7 +22,7 @@ use wasmtime::component::{Component, Linker, Val};
 use wasmtime::{Engine, Store};
 
 use super::*;
-use crate::policy::{AddressKind, FileGrant, Quotas};
+use crate::policy::{AddressKind, FileGrant, Quotas, peer_rule};
 
 /// A program with its grants, run once for each script.
 pub(super) struct Bench {
@@ -44,6 +46,8 @@ pub(super) struct Seen {
     /// What was refused, and the rule that is said to have done it.
     pub(super) denied: Vec<String>,
     pub(super) connects: Vec<String>,
+    /// Whether what is allowed cannot be written down.
+    pub(super) unwritable: bool,
 }
 
 struct Watching {
@@ -61,17 +65,25 @@ impl Outside for Watching {
         }
     }
 
+    fn look(&mut self, _: &Below) -> std::io::Result<AtName> {
+        Ok(AtName::Free)
+    }
+
     fn print(&mut self, stream: Stream, line: &str) {
         self.seen.lock().unwrap().lines.push((stream, line.to_owned()));
     }
 
-    fn decided(&mut self, asked: &Asked<'_>) {
+    fn decided(&mut self, asked: &Asked<'_>) -> std::io::Result<()> {
         let Asked { resource, access, allowed, rule } = asked;
         let mut seen = self.seen.lock().unwrap();
+        if *allowed && seen.unwritable {
+            return Err(std::io::Error::other("the decision cannot be written down"));
+        }
         match allowed {
             true => seen.allowed.push(format!("{access} {resource}: {rule}")),
             false => seen.denied.push(format!("{access} {resource}: {rule}")),
         }
+        Ok(())
     }
 }
 
@@ -109,7 +121,13 @@ impl Bench {
 
     pub(super) fn grant(mut self, host: &Path, guest: &str, access: Access) -> Bench {
         let (host, guest) = (host.to_path_buf(), guest.to_owned());
-        self.files.push(FileGrant { host, guest, access, reason: "a test".to_owned() });
+        self.files.push(FileGrant {
+            host,
+            guest,
+            access,
+            sha256: None,
+            reason: "a test".to_owned(),
+        });
         self
     }
 
@@ -191,8 +209,13 @@ impl Bench {
         let (grants, quotas) = (self.network.clone(), self.quotas.clone());
         let names: Arc<Names> = Arc::clone(names);
         let mut broker = Broker::with_resolver(grants, &quotas, names);
-        self.connector =
-            Some(Box::new(move |host, port, protocol| broker.connect(host, port, protocol)));
+        let seen = Arc::clone(&self.seen);
+        self.connector = Some(Box::new(move |host, port, protocol| {
+            let connected = broker.connect(host, port, protocol)?;
+            let rule = peer_rule(host, port, protocol);
+            seen.lock().unwrap().allowed.push(format!("connect {host} port {port}: {rule}"));
+            Ok(connected)
+        }));
         self
     }
 

@@ -86,3 +86,34 @@ fn handles_of_every_kind_have_an_end() {
     let found = bench.run("open-many 100000 /data .");
     assert_eq!(found, ["512 then quota"]);
 }
+
+#[test]
+fn numbers_at_the_end_of_their_range_are_no_way_around_a_quota() {
+    let (_kept, path) = folder();
+    let mut bench = Bench::new().grant(&path, "/data", Access::Write);
+    bench.quotas.bytes_written = 100;
+    bench.check(
+        "open a /data a write create => ok
+         size a 18446744073709551615 => error quota
+         write a 18446744073709551615 x => error file-too-large
+         write a 18446744073709551614 x => error quota
+         write a 9223372036854775807 x => error quota
+         size a 50 => ok
+         size a 0 => ok
+         size a 51 => error quota
+         size a 50 => ok
+         write a 0 x => error quota",
+    );
+    // What the kernel does not take is given back, and nothing more.
+    bench.quotas.bytes_written = u64::MAX;
+    let found = bench.run(
+        "open a /data b write create
+         size a 18446744073709551615
+         write a 9223372036854775808 x
+         write a 18446744073709551614 x
+         size a 10",
+    );
+    assert!(found[1..4].iter().all(|line| line.starts_with("error ")), "{found:?}");
+    assert_eq!(found[4], "ok");
+    assert_eq!(fs::metadata(path.join("b")).unwrap().len(), 10);
+}

@@ -92,6 +92,12 @@ unsafe impl Vector for Quad {
     }
 
     #[inline(always)]
+    unsafe fn if_less(self, bound: Quad, then: Quad, otherwise: Quad) -> Quad {
+        // SAFETY: as above.
+        Quad(unsafe { vbslq_f32(vcltq_f32(self.0, bound.0), then.0, otherwise.0) })
+    }
+
+    #[inline(always)]
     unsafe fn exp2_of_integer(self) -> Quad {
         // SAFETY: as above.
         Quad(unsafe {

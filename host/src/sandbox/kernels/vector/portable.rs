@@ -87,6 +87,15 @@ unsafe impl Vector for Plain {
     }
 
     #[inline(always)]
+    unsafe fn if_less(self, bound: Plain, then: Plain, otherwise: Plain) -> Plain {
+        let lane = |at: usize| match self.0[at] < bound.0[at] {
+            true => then.0[at],
+            false => otherwise.0[at],
+        };
+        Plain([lane(0), lane(1), lane(2), lane(3)])
+    }
+
+    #[inline(always)]
     unsafe fn exp2_of_integer(self) -> Plain {
         Plain(self.0.map(|n| f32::from_bits(((n as i32).wrapping_add(127) << 23) as u32)))
     }

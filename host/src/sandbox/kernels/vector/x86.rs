@@ -104,6 +104,15 @@ unsafe impl Vector for Wide {
     }
 
     #[inline(always)]
+    unsafe fn if_less(self, bound: Wide, then: Wide, otherwise: Wide) -> Wide {
+        // SAFETY: as above.
+        unsafe {
+            let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, bound.0);
+            Wide(_mm512_mask_blend_ps(less, otherwise.0, then.0))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn exp2_of_integer(self) -> Wide {
         // SAFETY: as above.
         Wide(unsafe {
@@ -201,6 +210,15 @@ unsafe impl Vector for Half {
         Half(unsafe {
             _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)
         })
+    }
+
+    #[inline(always)]
+    unsafe fn if_less(self, bound: Half, then: Half, otherwise: Half) -> Half {
+        // SAFETY: as above.
+        unsafe {
+            let less = _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, bound.0);
+            Half(_mm256_blendv_ps(otherwise.0, then.0, less))
+        }
     }
 
     #[inline(always)]

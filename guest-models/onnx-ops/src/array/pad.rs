@@ -1,0 +1,327 @@
+//! Pad (ONNX). This crate computes the mode `wrap` (operator set 19), `reflect` up to operator set
+//! 10, and `reflect` and `edge` with a value that is unused, which tract would pad with.
+
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_hir::internal::*;
+
+use crate::framework::axes::resolve;
+use crate::framework::checks::check_fits;
+use crate::framework::dims::{MAX_DIM, advance, strides, volume};
+use crate::framework::errors::{OrUserError, bail, ensure};
+use crate::framework::facts::{InputFact, OutputFact, concrete, optional, required, unknown_dims};
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
+use crate::framework::tensors::{from_bytes, ints};
+use crate::framework::upstream::{Built, originals};
+use crate::framework::wiring::constant_ints;
+use crate::framework::wrapped::{Wrapped, Wrapping};
+
+pub(crate) const OPERATORS: &[Registration] = &[own("Pad", build_pad)];
+
+const PAD: Wrapping = Wrapping::new(pad).constant_from(1).rules(pad_rules);
+
+fn build_pad(context: &ParsingContext, node: &NodeProto) -> Built {
+    let mode = node.get_attr_opt::<&str>("mode")?;
+    let value = node.input.get(2).is_some_and(|name| !name.is_empty());
+    match context.onnx_operator_set_version {
+        version if mode == Some("wrap") => build_own(version, node),
+        version @ ..=10 if mode == Some("reflect") => build_own(version, node),
+        // These modes ignore the value, but tract uses it.
+        version if value && [Some("reflect"), Some("edge")].contains(&mode) => {
+            build_own(version, node)
+        }
+        // Everything is in the attributes, which the gate has checked.
+        ..=10 => originals()["Pad"](context, node),
+        _ => PAD.build(context, node),
+    }
+}
+
+/// tract's rules, except that the value may have one dimension.
+fn pad_rules<'r>(
+    op: &'r Wrapped,
+    s: &mut Solver<'r>,
+    inputs: &'r [TensorProxy],
+    outputs: &'r [TensorProxy],
+) -> InferenceResult {
+    check_output_arity(outputs, 1)?;
+    s.equals(&inputs[0].datum_type, &outputs[0].datum_type)?;
+    s.equals(&inputs[0].rank, &outputs[0].rank)?;
+    s.equals(&inputs[1].rank, 1)?;
+    let axes = op.input(3);
+    s.given_2(&inputs[0].shape, &inputs[1].value, move |s, shape, pads| {
+        let padded = move |axes: Option<&Tensor>| -> TractResult<TVec<TDim>> {
+            let axes = match axes {
+                Some(axes) => ints(axes)?,
+                None => (0..shape.len() as i64).collect(),
+            };
+            let pads = ints(&pads)?;
+            ensure!(
+                pads.len() == 2 * axes.len(),
+                "{} pads do not match {} axes: each axis needs two",
+                pads.len(),
+                axes.len()
+            );
+            let mut shape = shape.clone();
+            for (at, axis) in axes.iter().enumerate() {
+                let axis = resolve(*axis, shape.len())?;
+                let both = pads[at]
+                    .checked_add(pads[at + axes.len()])
+                    .or_user_error("the pads are too large")?;
+                shape[axis] = shape[axis].clone() + both;
+            }
+            Ok(shape)
+        };
+        match axes {
+            None => s.equals(&outputs[0].shape, ShapeFactoid::from(padded(None)?)),
+            Some(at) => s.given(&inputs[at].value, move |s, axes: Arc<Tensor>| {
+                s.equals(&outputs[0].shape, ShapeFactoid::from(padded(Some(&axes))?))
+            }),
+        }
+    })
+}
+
+fn pad(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let fact = model.outlet_fact(inputs[0])?.clone();
+    let axes: Vec<usize> = match op.input(3) {
+        Some(at) => {
+            let axes = constant_ints(model, inputs[at], "the axes")?;
+            axes.iter().map(|axis| resolve(*axis, fact.rank())).collect::<TractResult<_>>()?
+        }
+        None => (0..fact.rank()).collect(),
+    };
+    let pads = constant_ints(model, inputs[1], "the pads")?;
+    ensure!(
+        pads.len() == 2 * axes.len(),
+        "{} pads do not match {} axes: each axis needs two",
+        pads.len(),
+        axes.len()
+    );
+    let reflect = op.node.get_attr_opt("mode")? == Some("reflect");
+    let edge = op.node.get_attr_opt("mode")? == Some("edge");
+    let shape = fact.shape.iter().map(|dim| dim.to_i64()).collect::<Result<Vec<_>, _>>()?;
+    let mut padded: Vec<f64> = shape.iter().map(|size| *size as f64).collect();
+    for (at, axis) in axes.iter().enumerate() {
+        padded[*axis] += pads[at] as f64 + pads[at + axes.len()] as f64;
+    }
+    check_fits(padded)?;
+    for (at, axis) in axes.iter().enumerate() {
+        ensure!(!axes[..at].contains(axis), "duplicate axis {axis}");
+        let size = shape[*axis];
+        for pad in [pads[at], pads[at + axes.len()]] {
+            ensure!((0..=MAX_DIM).contains(&pad), "a pad of {pad} elements is not implemented");
+            ensure!(
+                !reflect || pad < size.max(1),
+                "cannot reflect {pad} elements of a dimension of {size}"
+            );
+            ensure!(
+                !edge || size > 0 || pad == 0,
+                "cannot pad an empty dimension by repeating its elements"
+            );
+        }
+    }
+    let mut inputs: TVec<OutletId> = inputs.into();
+    if let Some(at) = op.input(2) {
+        let value = model.outlet_fact(inputs[at])?.konst.clone();
+        let value = value.or_user_error("the padding value must be a constant")?;
+        if value.rank() > 0 {
+            ensure!(
+                value.rank() == 1 && value.len() == 1,
+                "expected one padding value, found {}",
+                value.len()
+            );
+            let value = value.into_tensor().into_shape(&[])?;
+            inputs[at] = model.add_const(format!("{prefix}.beyond"), value)?;
+        }
+    }
+    op.wire_original(prefix, model, &inputs)
+}
+
+/// What the padding holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PadMode {
+    /// The elements at the other end.
+    Wrap,
+    /// The elements before the end, in reverse.
+    Reflect,
+    /// The last element.
+    Edge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pad {
+    mode: PadMode,
+    /// Pads that are an attribute.
+    attribute: Option<Vec<i64>>,
+}
+
+fn build_own(version: i64, node: &NodeProto) -> Built {
+    let mode = match node.get_attr_opt::<&str>("mode")? {
+        Some("wrap") => PadMode::Wrap,
+        Some("reflect") => PadMode::Reflect,
+        Some("edge") => PadMode::Edge,
+        mode => bail!("the mode {mode:?} is not implemented"),
+    };
+    let attribute = if version < 11 { Some(node.get_attr_vec("pads")?) } else { None };
+    built(Pad { mode, attribute }, node)
+}
+
+impl Pad {
+    /// The padding before and after each dimension.
+    fn pads(
+        &self,
+        rank: usize,
+        pads: &[i64],
+        axes: Option<&[i64]>,
+    ) -> TractResult<Vec<[usize; 2]>> {
+        let axes: Vec<usize> = match axes {
+            Some(axes) => {
+                axes.iter().map(|axis| resolve(*axis, rank)).collect::<TractResult<_>>()?
+            }
+            None => (0..rank).collect(),
+        };
+        ensure!(
+            pads.len() == 2 * axes.len(),
+            "{} pads do not match {} axes: each axis needs two",
+            pads.len(),
+            axes.len()
+        );
+        let mut all = vec![[0; 2]; rank];
+        for (at, axis) in axes.iter().enumerate() {
+            ensure!(!axes[..at].contains(axis), "duplicate axis {axis}");
+            for (end, pad) in [pads[at], pads[at + axes.len()]].into_iter().enumerate() {
+                ensure!((0..=MAX_DIM).contains(&pad), "a pad of {pad} elements is not implemented");
+                all[*axis][end] = pad as usize;
+            }
+        }
+        Ok(all)
+    }
+
+    fn padded(&self, shape: &[usize], pads: &[[usize; 2]]) -> TractResult<Vec<usize>> {
+        let mut to = Vec::with_capacity(shape.len());
+        for (size, [before, behind]) in shape.iter().zip(pads) {
+            let max = match self.mode {
+                PadMode::Reflect => size.saturating_sub(1),
+                PadMode::Wrap | PadMode::Edge => usize::MAX,
+            };
+            let some = *size > 0 || before + behind == 0;
+            ensure!(some, "cannot pad an empty dimension by repeating its elements");
+            let near = *before <= max && *behind <= max;
+            ensure!(near, "cannot reflect {before} and {behind} elements of a dimension of {size}");
+            to.push(size.saturating_add(*before).saturating_add(*behind));
+        }
+        volume(&to)?;
+        Ok(to)
+    }
+}
+
+impl Operator for Pad {
+    fn name(&self) -> &'static str {
+        "Pad"
+    }
+
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let data = required(inputs, 0)?;
+        let axes = optional(inputs, 3).map(InputFact::ints).transpose()?;
+        let pads = match &self.attribute {
+            Some(attribute) => Some(attribute.clone()),
+            None => required(inputs, 1)?.ints()?,
+        };
+        let known = match axes {
+            Some(None) => None,
+            axes => concrete(&data.shape).zip(pads).map(|(shape, pads)| (shape, pads, axes)),
+        };
+        let Some((shape, pads, axes)) = known else {
+            return Ok(tvec!(unknown_dims(data.dtype, data.rank())));
+        };
+        let axes = axes.flatten();
+        let to = self.padded(&shape, &self.pads(shape.len(), &pads, axes.as_deref())?)?;
+        Ok(tvec!((data.dtype, to.into_iter().map(|dim| Some(dim.to_dim())).collect())))
+    }
+
+    fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
+        let data = *required(inputs, 0)?;
+        ensure!(
+            data.datum_type().is_copy(),
+            "element type {:?} is not implemented",
+            data.datum_type()
+        );
+        let axes = optional(inputs, 3).map(|axes| ints(axes)).transpose()?;
+        let pads = match &self.attribute {
+            Some(attribute) => attribute.clone(),
+            None => ints(required(inputs, 1)?)?,
+        };
+        let shape = data.shape();
+        let pads = self.pads(shape.len(), &pads, axes.as_deref())?;
+        let to = self.padded(shape, &pads)?;
+        let (size, strides) = (data.datum_type().size_of(), strides(shape));
+        let bytes = data.as_bytes();
+        let mut out = vec![0; volume(&to)? * size];
+        let mut at = vec![0; to.len()];
+        for target in out.chunks_exact_mut(size) {
+            let mut from = 0;
+            for (axis, at) in at.iter().enumerate() {
+                let place = *at as i64 - pads[axis][0] as i64;
+                let last = shape[axis] as i64 - 1;
+                let place = match self.mode {
+                    PadMode::Wrap => place.rem_euclid(last + 1),
+                    PadMode::Reflect => last - (last - place.abs()).abs(),
+                    PadMode::Edge => place.clamp(0, last),
+                };
+                from += place as usize * strides[axis];
+            }
+            target.copy_from_slice(&bytes[from * size..][..size]);
+            advance(&mut at, &to);
+        }
+        Ok(tvec!(from_bytes(data.datum_type(), &to, &out)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, row, scalar, tensor};
+
+    #[test]
+    fn pad_puts_a_value_around_some_axes() {
+        let pad = case("Pad").input(tensor(&[1, 2], &[1i64, 2])).input(row(&[1i64, 2]));
+        pad.clone()
+            .input(scalar(1i64 << 40))
+            .input(row(&[-1i64]))
+            .gives(tensor(&[1, 5], &[1i64 << 40, 1, 2, 1 << 40, 1 << 40]));
+        pad.missing().input(row(&[0i64])).gives(tensor(&[4, 2], &[0i64, 0, 1, 2, 0, 0, 0, 0]));
+    }
+
+    #[test]
+    fn pad_reflects_repeats_and_wraps() {
+        let pad = |mode, pads: &[i64]| {
+            case("Pad").text("mode", mode).input(row(&[1f32, 2.0, 3.0])).input(row(pads))
+        };
+        pad("reflect", &[2, 1]).gives(row(&[3f32, 2.0, 1.0, 2.0, 3.0, 2.0]));
+        pad("edge", &[2, 1]).gives(row(&[1f32, 1.0, 1.0, 2.0, 3.0, 3.0]));
+        pad("wrap", &[2, 4]).gives(row(&[2f32, 3.0, 1.0, 2.0, 3.0, 1.0, 2.0, 3.0, 1.0]));
+        pad("reflect", &[3, 0]).fails("3");
+        pad("constant", &[1]).fails("1");
+    }
+
+    #[test]
+    fn pad_of_old_versions_has_its_pads_in_an_attribute() {
+        let pad = |mode| {
+            let case = case("Pad").opset(10).ints("pads", &[1, 2]).text("mode", mode);
+            case.float("value", 9.0).input(row(&[1f32, 2.0, 3.0]))
+        };
+        pad("constant").gives(row(&[9f32, 1.0, 2.0, 3.0, 9.0, 9.0]));
+        pad("reflect").gives(row(&[2f32, 1.0, 2.0, 3.0, 2.0, 1.0]));
+    }
+
+    #[test]
+    fn pad_refuses_negative_pads_and_pads_beyond_memory() {
+        let pad = |pads: &[i64]| case("Pad").input(row(&[1f32, 2.0, 3.0])).input(row(pads));
+        pad(&[-1, 0]).fails("-1");
+        pad(&[1 << 40, 0]).fails("");
+    }
+}

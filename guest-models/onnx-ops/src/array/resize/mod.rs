@@ -1,0 +1,206 @@
+//! Resize (ONNX): tract computes the modes in which it follows the specification, this crate the
+//! others.
+
+mod filtered;
+pub(crate) mod nearest;
+
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_hir::internal::*;
+
+use crate::framework::axes::resolve;
+use crate::framework::checks::{COUNTS, InBounds, check_fits};
+use crate::framework::errors::{bail, ensure};
+use crate::framework::registration::{Registration, wrapped_by};
+use crate::framework::upstream::Built;
+use crate::framework::wiring::{constant_ints, is_empty, wire_in_bounds};
+use crate::framework::wrapped::{Wrapped, Wrapping};
+
+pub(crate) const OPERATORS: &[Registration] = &[wrapped_by("Resize", build_resize)];
+
+const RESIZE: Wrapping = Wrapping::new(resize).constant_from(1).check(check_inputs);
+
+fn build_resize(context: &ParsingContext, node: &NodeProto) -> Built {
+    match filtered::is_needed(node)? {
+        // tract relies on empty tensors in the place of missing inputs.
+        _ if (11..13).contains(&context.onnx_operator_set_version)
+            && node.input.iter().any(String::is_empty) =>
+        {
+            bail!("Resize needs all of its inputs in this version of the operator set")
+        }
+        true => filtered::resize(context, node),
+        false
+            if context.onnx_operator_set_version == 10
+                && node.get_attr_opt::<&str>("mode")? != Some("linear") =>
+        {
+            nearest::resize_10(node)
+        }
+        false => RESIZE.build(context, node),
+    }
+}
+
+/// Checks that either scales or sizes are given.
+fn check_inputs<'r>(
+    op: &'r Wrapped,
+    s: &mut Solver<'r>,
+    inputs: &'r [TensorProxy],
+) -> InferenceResult {
+    if op.version > 10
+        && let (Some(scales), sizes) = (op.input(2), op.input(3))
+    {
+        // tract uses the sizes if the scales are empty.
+        let sizes = sizes.is_some();
+        s.given(&inputs[scales].shape, move |_, scales| {
+            let none = scales.iter().any(|dim| dim.as_i64() == Some(0));
+            ensure!(sizes || !none, "neither scales nor sizes are given");
+            ensure!(!sizes || none, "both scales and sizes are given");
+            Ok(())
+        })?;
+    }
+    if let (None, Some(sizes)) = (op.input(2), op.input(3)) {
+        // tract treats empty sizes as scales, which are missing.
+        s.given(&inputs[sizes].shape, move |_, sizes| {
+            ensure!(sizes.iter().all(|dim| dim.as_i64() != Some(0)), "sizes is empty");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// tract's own wiring, with scales and sizes that give a valid output.
+fn resize(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let rank = model.outlet_fact(inputs[0])?.rank();
+    ensure!(!is_empty(model, inputs[0])?, "cannot resize a tensor with a zero dimension");
+    let mode = op.node.get_attr_opt::<&str>("coordinate_transformation_mode")?;
+    let cubic = op.node.get_attr_opt::<&str>("mode")? == Some("cubic");
+    let agreed = !cubic || mode != Some("pytorch_half_pixel");
+    ensure!(
+        agreed,
+        "cubic interpolation with this coordinate_transformation_mode is not implemented"
+    );
+    let scales = if op.version > 10 { op.input(2) } else { Some(1) };
+    for input in scales.into_iter().filter_map(|at| inputs.get(at)) {
+        let Some(scales) = model.outlet_fact(*input)?.konst.clone() else { continue };
+        let scales = scales.cast_to::<f32>()?.into_owned();
+        let scales = scales.try_as_plain_ram()?.as_slice::<f32>()?.to_vec();
+        let fits = |scale: &f32| scale.is_finite() && *scale > 0.0;
+        ensure!(
+            scales.len() <= rank && scales.iter().all(fits),
+            "scales must be positive and finite, at most one for each dimension: {scales:?}"
+        );
+        let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
+        let known = shape.iter().map(|dim| dim.to_i64().unwrap_or(1) as f64);
+        check_fits(known.chain(scales.iter().map(|scale| f64::from(*scale))))?;
+        // Implementations disagree on fractional output sizes.
+        if mode == Some("align_corners") {
+            let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
+            let axes = op.node.get_attr_opt_vec::<i64>("axes")?;
+            let axes = axes.unwrap_or_else(|| (0..rank as i64).collect());
+            for (axis, scale) in axes.iter().zip(&scales) {
+                let size = shape[resolve(*axis, rank)?].to_i64()? as f32 * scale;
+                let whole = (size - size.round()).abs() < 1e-4;
+                ensure!(
+                    whole,
+                    "align_corners with an output size of {size}, which is not whole, is not implemented"
+                );
+            }
+        }
+    }
+    if let Some(axes) = op.node.get_attr_opt_vec::<i64>("axes")? {
+        for (at, axis) in axes.iter().enumerate() {
+            resolve(*axis, rank)?;
+            ensure!(!axes[..at].contains(axis), "duplicate axis {axis}");
+        }
+    }
+    match op.input(3).filter(|_| op.version > 10) {
+        Some(sizes) => {
+            if model.outlet_fact(inputs[sizes])?.konst.is_some() {
+                let list = constant_ints(model, inputs[sizes], "the sizes")?;
+                check_fits(list.iter().map(|size| *size as f64))?;
+            }
+            let positive = InBounds { min: 1, ..COUNTS };
+            wire_in_bounds(op, prefix, model, inputs, sizes, positive)
+        }
+        None => op.wire_original(prefix, model, inputs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, counting, row, tensor};
+
+    #[test]
+    fn resize_to_the_nearest_rounds_as_its_attributes_say() {
+        let resize = |mode| {
+            let case = case("Resize").text("mode", "nearest").text("nearest_mode", mode);
+            let case = case.text("coordinate_transformation_mode", "asymmetric");
+            let case = case.input(counting(&[1, 1, 1, 4])).missing().missing();
+            case.input(row(&[1i64, 1, 1, 8]))
+        };
+        let expected = |numbers: [f32; 8]| tensor(&[1, 1, 1, 8], &numbers);
+        resize("floor").gives(expected([0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]));
+        resize("ceil").gives(expected([0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 3.0]));
+    }
+
+    #[test]
+    fn resize_interpolates_between_centres_or_corners() {
+        let resize = |mode| {
+            let case = case("Resize").text("mode", "linear");
+            let case = case.text("coordinate_transformation_mode", mode);
+            let case = case.input(tensor(&[1, 1, 1, 2], &[0f32, 3.0])).missing().missing();
+            case.input(row(&[1i64, 1, 1, 4]))
+        };
+        let expected = |numbers: [f32; 4]| tensor(&[1, 1, 1, 4], &numbers);
+        resize("half_pixel").gives_within(expected([0.0, 0.75, 2.25, 3.0]), 1e-6);
+        resize("align_corners").gives_within(expected([0.0, 1.0, 2.0, 3.0]), 1e-6);
+        resize("asymmetric").gives_within(expected([0.0, 1.5, 3.0, 3.0]), 1e-6);
+    }
+
+    #[test]
+    fn resize_takes_factors_for_some_axes() {
+        let node = case("Resize").text("mode", "linear").ints("axes", &[-1]);
+        let node = node.input(tensor(&[1, 1, 1, 2], &[0f32, 3.0])).missing().input(row(&[2f32]));
+        node.gives_within(tensor(&[1, 1, 1, 4], &[0f32, 0.75, 2.25, 3.0]), 1e-6);
+        let none = case("Resize").input(counting(&[1, 1, 1, 2])).missing().missing();
+        none.input(row(&[1i64, 1, 1, 0])).fails("0");
+    }
+
+    #[test]
+    fn resize_against_aliasing_weighs_what_lies_between() {
+        // At half of the size, the triangle reaches two elements to either side. The first output is
+        // between the first two elements.
+        let resize = || {
+            let case = case("Resize").text("mode", "linear").int("antialias", 1);
+            let case = case.input(tensor(&[1, 1, 1, 4], &[1f32, 2.0, 3.0, 4.0])).missing();
+            case.input(row(&[1f32, 1.0, 1.0, 0.5]))
+        };
+        let inside = 0.75 * 1.0 + 0.75 * 2.0 + 0.25 * 3.0;
+        let expected = |first: f64| tensor(&[1, 1, 1, 2], &[first as f32, (5.0 - first) as f32]);
+        // The first element again, before itself.
+        resize().gives_within(expected((0.25 * 1.0 + inside) / 2.0), 1e-6);
+        resize().int("exclude_outside", 1).gives_within(expected(inside / 1.75), 1e-6);
+    }
+
+    #[test]
+    fn resize_of_a_part_has_a_value_of_its_own_outside() {
+        let case = case("Resize").text("mode", "linear").float("extrapolation_value", 9.0);
+        let case = case.text("coordinate_transformation_mode", "tf_crop_and_resize");
+        let case = case.input(tensor(&[1, 1, 1, 3], &[0f32, 1.0, 2.0]));
+        // From the middle to one and a half times the width, in three steps: 1, 2 and 3.
+        let case = case.input(row(&[0f32, 0.0, 0.0, 0.5, 1.0, 1.0, 1.0, 1.5])).missing();
+        let expected = tensor(&[1, 1, 1, 3], &[1f32, 2.0, 9.0]);
+        case.input(row(&[1i64, 1, 1, 3])).gives_within(expected, 1e-6);
+    }
+
+    #[test]
+    fn resize_of_version_10_takes_factors_as_its_second_input() {
+        let case = case("Resize").opset(10).input(counting(&[1, 1, 1, 2]));
+        let expected = tensor(&[1, 1, 1, 4], &[0f32, 0.0, 1.0, 1.0]);
+        case.input(row(&[1f32, 1.0, 1.0, 2.0])).gives(expected);
+    }
+}

@@ -1,0 +1,499 @@
+//! `Scan`. The states keep their element type and shape; each round reads one slice of every
+//! scanned input, and the slices that it makes are stacked. tract's own operator is not used: it
+//! counts negative axes by the ranks that a body declares, and fails at bodies that pass a state on
+//! unchanged, ignore one, or make a constant.
+
+use std::collections::HashMap;
+
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
+use tract_onnx::tract_hir::internal::*;
+
+use super::loop_op::{
+    keeps_type_and_shape, optimize_body, plain_type, stacked, varying, without_tdim,
+};
+use crate::framework::axes::resolve;
+use crate::framework::dims::volume;
+use crate::framework::errors::{OrUserError, ensure};
+use crate::framework::registration::{Registration, own};
+use crate::framework::upstream::Built;
+
+pub(crate) const OPERATORS: &[Registration] = &[own("Scan", build)];
+
+fn build(context: &ParsingContext, node: &NodeProto) -> Built {
+    let parsed = context.parse_graph(node.get_attr("body")?)?;
+    let named = node.input.iter().chain(&node.output).all(|name| !name.is_empty());
+    ensure!(named, "an input or an output has no name");
+    let scanned: usize = node.get_attr("num_scan_inputs")?;
+    let states = node.input.len().checked_sub(scanned);
+    let states = states.or_user_error("num_scan_inputs is larger than the number of inputs")?;
+    let made = node.output.len().checked_sub(states);
+    let made = made.or_user_error("there are fewer outputs than states")?;
+    let directions = |name: &str, count: usize, axes: &str| -> TractResult<Vec<Along>> {
+        let of = |name: &str| -> TractResult<Vec<i64>> {
+            let given = node.get_attr_opt_vec::<i64>(name)?;
+            let given = given.unwrap_or_else(|| vec![0; count]);
+            ensure!(given.len() == count, "{name} has {} values, expected {count}", given.len());
+            Ok(given)
+        };
+        let along = |(axis, direction)| Along { axis, backwards: direction == 1 };
+        Ok(of(axes)?.into_iter().zip(of(name)?).map(along).collect())
+    };
+    let op = Scan {
+        body: parsed.model,
+        states,
+        inputs: directions("scan_input_directions", scanned, "scan_input_axes")?,
+        outputs: directions("scan_output_directions", made, "scan_output_axes")?,
+    };
+    ensure!(scanned > 0, "there is nothing to scan");
+    Ok((Box::new(op), parsed.unresolved_inputs))
+}
+
+/// The axis and the direction in which a tensor is taken apart or put together.
+#[derive(Clone, Copy, Debug)]
+struct Along {
+    axis: i64,
+    backwards: bool,
+}
+
+/// The inputs are the states, the scanned tensors, and the outer values that the body reads, in the
+/// order of the body's inputs. The outputs are the states and the stacked slices, in the order of the
+/// body's outputs.
+#[derive(Clone, Debug)]
+struct Scan {
+    body: InferenceModel,
+    states: usize,
+    inputs: Vec<Along>,
+    outputs: Vec<Along>,
+}
+
+super::only_until_translated!(Scan);
+
+impl Scan {
+    /// Sets the facts of the body's inputs.
+    fn set_inputs(&mut self, inputs: &[InferenceFact]) -> TractResult<()> {
+        let wanted = self.body.input_outlets()?.len();
+        ensure!(
+            inputs.len() == wanted,
+            "the body has {wanted} inputs, which do not match {} values",
+            inputs.len()
+        );
+        let mut rounds: Option<TDim> = None;
+        for (at, fact) in inputs.iter().enumerate() {
+            let along = at.checked_sub(self.states).and_then(|at| self.inputs.get(at));
+            let fact = match along {
+                Some(along) => {
+                    let (slice, length) = slice(fact, *along)?;
+                    if let (Some(rounds), Some(length)) = (&rounds, &length) {
+                        let known = rounds.as_i64().zip(length.as_i64());
+                        ensure!(
+                            known.is_none_or(|(one, other)| one == other),
+                            "the scanned inputs have different lengths: {rounds} and {length}"
+                        );
+                    }
+                    rounds = rounds.or(length);
+                    slice
+                }
+                None if at < self.states => varying(fact),
+                None => fact.clone(),
+            };
+            self.body.set_input_fact(at, fact)?;
+        }
+        Ok(())
+    }
+
+    fn body_outputs(&self) -> TractResult<Vec<InferenceFact>> {
+        let outlets = self.body.output_outlets()?;
+        let wanted = self.states + self.outputs.len();
+        ensure!(
+            outlets.len() == wanted,
+            "the body has {} outputs, expected {wanted}",
+            outlets.len()
+        );
+        outlets.iter().map(|outlet| Ok(self.body.outlet_fact(*outlet)?.clone())).collect()
+    }
+}
+
+/// The fact of one slice of a scanned tensor, and the number of slices if it is known.
+fn slice(fact: &InferenceFact, along: Along) -> TractResult<(InferenceFact, Option<TDim>)> {
+    let mut slice = varying(fact);
+    slice.shape = ShapeFactoid::default();
+    let Some(rank) = fact.shape.rank().concretize() else { return Ok((slice, None)) };
+    let axis = resolve(along.axis, usize::try_from(rank)?)?;
+    let dims = (0..rank as usize).filter(|at| *at != axis);
+    let dims = dims.map(|at| fact.shape.dim(at).unwrap_or_default());
+    slice.shape = ShapeFactoid::closed(dims.collect());
+    Ok((slice, fact.shape.dim(axis).and_then(|dim| dim.concretize())))
+}
+
+impl InferenceOp for Scan {
+    fn infer_facts(
+        &mut self,
+        inputs: TVec<&InferenceFact>,
+        outputs: TVec<&InferenceFact>,
+        observed: TVec<&InferenceFact>,
+    ) -> TractResult<(TVec<InferenceFact>, TVec<InferenceFact>, TVec<InferenceFact>)> {
+        let inputs: TVec<InferenceFact> = inputs.into_iter().cloned().collect();
+        let mut analysed = self.clone();
+        analysed.set_inputs(&inputs)?;
+        analysed.body.analyse(false)?;
+        let made = analysed.body_outputs()?;
+        let mut facts = tvec!();
+        for (at, known) in outputs.iter().enumerate() {
+            let fact = match at.checked_sub(self.states) {
+                None => varying(&inputs[at]),
+                Some(scan) => {
+                    let along = self.outputs.get(scan).or_user_error("an output is missing")?;
+                    stacked(&made[at], along.axis)?
+                }
+            };
+            facts.push(known.unify(&fact)?);
+        }
+        Ok((inputs, facts, observed.into_iter().cloned().collect()))
+    }
+
+    fn nboutputs(&self) -> TractResult<usize> {
+        Ok(self.states + self.outputs.len())
+    }
+
+    fn to_typed(
+        &self,
+        _source: &InferenceModel,
+        node: &InferenceNode,
+        target: &mut TypedModel,
+        mapping: &HashMap<OutletId, OutletId>,
+    ) -> TractResult<TVec<OutletId>> {
+        let inputs: TVec<OutletId> = node.inputs.iter().map(|input| mapping[input]).collect();
+        let facts = inputs.iter().map(|input| Ok(InferenceFact::from(target.outlet_fact(*input)?)));
+        let facts = facts.collect::<TractResult<Vec<InferenceFact>>>()?;
+        let mut typed = self.clone();
+        typed.set_inputs(&facts)?;
+        typed.body_outputs()?;
+        let body = optimize_body(typed.body)?;
+        let resolved = |along: &Along, rank: usize| -> TractResult<Resolved> {
+            Ok(Resolved { axis: resolve(along.axis, rank)?, backwards: along.backwards })
+        };
+        let mut scanned = Vec::with_capacity(self.inputs.len());
+        for (at, along) in self.inputs.iter().enumerate() {
+            scanned.push(resolved(along, target.outlet_fact(inputs[self.states + at])?.rank())?);
+        }
+        let first = target.outlet_fact(inputs[self.states])?;
+        let rounds = first.shape[scanned[0].axis].clone();
+        let mut outputs = tvec!();
+        let mut stacked = Vec::with_capacity(self.outputs.len());
+        for at in 0..self.states + self.outputs.len() {
+            let made = body.output_fact(at)?.without_value();
+            let dtype = plain_type(made.datum_type);
+            match at.checked_sub(self.states) {
+                None => {
+                    let first = target.outlet_fact(inputs[at])?;
+                    let kept = keeps_type_and_shape(first, &dtype.fact(made.shape.clone()));
+                    ensure!(kept, "a state that changes its type or shape is not implemented");
+                    outputs.push(dtype.fact(first.shape.clone()));
+                }
+                Some(scan) => {
+                    let along = resolved(&self.outputs[scan], made.rank() + 1)?;
+                    let mut dims = made.shape.to_tvec();
+                    dims.insert(along.axis, rounds.clone());
+                    outputs.push(dtype.fact(dims));
+                    stacked.push(along);
+                }
+            }
+        }
+        let body = body.into_runnable()?;
+        let op = Slices { body, states: self.states, scanned, stacked, outputs };
+        target.wire_node(&*node.name, op, &inputs)
+    }
+
+    as_op!();
+}
+
+/// [`Along`] with an axis from the start.
+#[derive(Clone, Copy, Debug)]
+struct Resolved {
+    axis: usize,
+    backwards: bool,
+}
+
+impl Resolved {
+    /// Where the slice of a round is.
+    fn place(self, round: usize, rounds: usize) -> usize {
+        if self.backwards { rounds - 1 - round } else { round }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Slices {
+    body: Arc<TypedRunnableModel>,
+    states: usize,
+    scanned: Vec<Resolved>,
+    stacked: Vec<Resolved>,
+    outputs: TVec<TypedFact>,
+}
+
+/// The body of a Scan.
+pub fn body_of_scan(op: &dyn TypedOp) -> Option<&TypedModel> {
+    op.downcast_ref::<Slices>().map(|scan| scan.body.model())
+}
+
+impl PartialEq for Slices {
+    fn eq(&self, _: &Self) -> bool {
+        false
+    }
+}
+
+impl Eq for Slices {}
+
+impl Op for Slices {
+    fn name(&self) -> StaticName {
+        "Scan".into()
+    }
+
+    fn mints_runtime_symbols(&self) -> bool {
+        true
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Slices {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let mut inputs = inputs.into_iter();
+        let mut states: Vec<TValue> =
+            inputs.by_ref().take(self.states).map(without_tdim).collect::<TractResult<_>>()?;
+        let scanned: Vec<TValue> = inputs.by_ref().take(self.scanned.len()).collect();
+        let around: Vec<TValue> = inputs.collect();
+        let lengths = self.scanned.iter().zip(&scanned).map(|(along, value)| {
+            value.shape().get(along.axis).copied().or_user_error("a scanned input is missing")
+        });
+        let lengths = lengths.collect::<TractResult<Vec<usize>>>()?;
+        let rounds = lengths.first().copied().or_user_error("there is nothing to scan")?;
+        for length in &lengths {
+            ensure!(
+                *length == rounds,
+                "the scanned inputs have different lengths: {rounds} and {length}"
+            );
+        }
+        let first: Vec<TVec<usize>> = states.iter().map(|value| value.shape().into()).collect();
+        let mut made: Vec<Option<Tensor>> = vec![None; self.stacked.len()];
+        for round in 0..rounds {
+            let mut given: TVec<TValue> = states.drain(..).collect();
+            for (along, value) in self.scanned.iter().zip(&scanned) {
+                let at = along.place(round, rounds);
+                let mut slice = value.slice(along.axis, at, at + 1)?;
+                slice.remove_axis(along.axis)?;
+                given.push(without_tdim(slice.into_tvalue())?);
+            }
+            given.extend(around.iter().cloned());
+            let mut results = self.body.run(given)?.into_iter();
+            for shape in &first {
+                let value = results.next().or_user_error("a state is missing")?;
+                let value = without_tdim(value)?;
+                let (found, was) = (value.shape(), &**shape);
+                ensure!(
+                    found == was,
+                    "round {round}: a state changes its shape from {was:?} to {found:?}"
+                );
+                states.push(value);
+            }
+            for (along, all) in self.stacked.iter().zip(&mut made) {
+                let value = results.next().or_user_error("an output is missing")?;
+                let mut slice = without_tdim(value)?.into_tensor();
+                slice.insert_axis(along.axis)?;
+                let mut shape: TVec<usize> = slice.shape().into();
+                shape[along.axis] = rounds;
+                if all.is_none() {
+                    volume(&shape)?;
+                    *all = Some(Tensor::zero_dt(slice.datum_type(), &shape)?);
+                }
+                let Some(all) = all else { continue };
+                let same = all.shape() == &*shape && all.datum_type() == slice.datum_type();
+                ensure!(same, "the outputs of the rounds have different shapes");
+                let at = along.place(round, rounds);
+                all.assign_slice(at..at + 1, &slice, 0..1, along.axis)?;
+            }
+        }
+        let mut outputs: TVec<TValue> = states.into();
+        for (at, all) in made.into_iter().enumerate() {
+            let all = match all {
+                Some(all) => all,
+                None => self.empty(at)?,
+            };
+            outputs.push(all.into_tvalue());
+        }
+        Ok(outputs)
+    }
+}
+
+impl Slices {
+    /// An output after no rounds.
+    fn empty(&self, at: usize) -> TractResult<Tensor> {
+        let fact = self.outputs.get(self.states + at).or_user_error("an output is missing")?;
+        let along = self.stacked.get(at).or_user_error("an output is missing")?;
+        let mut shape = TVec::with_capacity(fact.rank());
+        for (axis, dim) in fact.shape.iter().enumerate() {
+            shape.push(match axis == along.axis {
+                true => 0,
+                false => dim
+                    .to_usize()
+                    .or_user_error("the sizes of scan outputs are not known after zero rounds")?,
+            });
+        }
+        Tensor::zero_dt(fact.datum_type, &shape)
+    }
+}
+
+impl TypedOp for Slices {
+    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(self.outputs.clone())
+    }
+
+    as_op!();
+}
+
+#[cfg(test)]
+mod tests {
+    use tract_onnx::prelude::DatumType;
+
+    use crate::testing::{Case, Graph, case, counting, graph, row, scalar, tensor};
+
+    const F32: DatumType = DatumType::F32;
+
+    /// The sums of numbers so far, and ten times each.
+    fn sums() -> Case {
+        let body = graph(&[("sum", F32), ("x", F32)], &["next", "each"]);
+        let body = body.node("Add", &["sum", "x"], "next").node("Mul", &["next", "factor"], "each");
+        let body = body.constant("factor", &scalar(10f32));
+        let case = case("Scan").graph("body", body).int("num_scan_inputs", 1).outputs(2);
+        case.input(scalar(0f32)).input(row(&[1f32, 2.0, 4.0]))
+    }
+
+    #[test]
+    fn scan_goes_over_its_input_in_either_direction() {
+        sums().gives_all(&[scalar(7f32), row(&[10f32, 30.0, 70.0])]);
+        let reverse = || sums().ints("scan_input_directions", &[1]);
+        reverse().gives_all(&[scalar(7f32), row(&[40f32, 60.0, 70.0])]);
+        let both = reverse().ints("scan_output_directions", &[1]);
+        both.gives_all(&[scalar(7f32), row(&[70f32, 60.0, 40.0])]);
+    }
+
+    #[test]
+    fn scan_takes_slices_along_an_axis() {
+        let body =
+            || graph(&[("sum", F32), ("x", F32)], &["next"]).node("Add", &["sum", "x"], "next");
+        for axis in [1, -1] {
+            let case = case("Scan").graph("body", body()).int("num_scan_inputs", 1);
+            let case = case.ints("scan_input_axes", &[axis]).input(row(&[0f32, 100.0]));
+            let data = tensor(&[2, 3], &[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]);
+            case.input(data).gives(row(&[6f32, 115.0]));
+        }
+    }
+
+    /// A body without states over the input alone.
+    fn each(body: Graph, data: &[usize]) -> Case {
+        let case = case("Scan").graph("body", body).int("num_scan_inputs", 1);
+        case.input(counting(data))
+    }
+
+    #[test]
+    fn axes_count_from_the_end_of_the_scanned_tensor_and_of_the_result() {
+        let same = || graph(&[("x", F32)], &["y"]).node("Identity", &["x"], "y");
+        let case = |input: i64, output: i64| {
+            let case = each(same(), &[2, 3]).ints("scan_input_axes", &[input]);
+            case.ints("scan_output_axes", &[output])
+        };
+        let turned = tensor(&[3, 2], &[0f32, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        case(-1, -2).gives(turned.clone());
+        case(-2, -1).gives(turned);
+        case(-1, 1).gives(counting(&[2, 3]));
+        case(-3, 0).fails("-3");
+        case(0, -3).fails("-3");
+        case(0, 2).fails("2");
+    }
+
+    /// A body with a state of one number and an input of numbers.
+    fn with_state(outputs: &[&str]) -> Graph {
+        graph(&[("state", F32), ("x", F32)], outputs)
+    }
+
+    fn over(body: Graph, outputs: usize) -> Case {
+        let case = case("Scan").graph("body", body).int("num_scan_inputs", 1).outputs(outputs);
+        case.input(scalar(2f32)).input(row(&[1f32, 4.0]))
+    }
+
+    #[test]
+    fn state_that_is_passed_on_is_read_in_every_round() {
+        let body = with_state(&["state", "sum"]).node("Add", &["state", "x"], "sum");
+        over(body, 2).gives_all(&[scalar(2f32), row(&[3f32, 6.0])]);
+        let body = with_state(&["same", "state"]).node("Identity", &["state"], "same");
+        over(body, 2).gives_all(&[scalar(2f32), row(&[2f32, 2.0])]);
+        over(with_state(&["x", "x"]), 2).gives_all(&[scalar(4f32), row(&[1f32, 4.0])]);
+        over(with_state(&["x", "state"]), 2).gives_all(&[scalar(4f32), row(&[2f32, 1.0])]);
+        over(with_state(&["state"]), 1).gives(scalar(2f32));
+    }
+
+    #[test]
+    fn states_can_change_places() {
+        let body = graph(&[("a", F32), ("b", F32), ("x", F32)], &["b", "a", "a"]);
+        let case = case("Scan").graph("body", body).int("num_scan_inputs", 1).outputs(3);
+        let case = case.input(scalar(1f32)).input(scalar(2f32)).input(row(&[0f32; 3]));
+        case.gives_all(&[scalar(2f32), scalar(1f32), row(&[1f32, 2.0, 1.0])]);
+    }
+
+    #[test]
+    fn state_that_is_not_read_or_is_constant_is_still_an_output() {
+        let body = with_state(&["next"]).node("Neg", &["x"], "next");
+        over(body, 1).gives(scalar(-4f32));
+        let body = with_state(&["next", "abs"]).node("Neg", &["x"], "next");
+        let body = body.node("Abs", &["x"], "abs");
+        over(body, 2).gives_all(&[scalar(-4f32), row(&[1f32, 4.0])]);
+        let body = with_state(&["next", "sum"]).constant("next", &scalar(9f32));
+        let body = body.node("Add", &["state", "x"], "sum");
+        over(body, 2).gives_all(&[scalar(9f32), row(&[3f32, 13.0])]);
+    }
+
+    #[test]
+    fn output_that_is_constant_is_repeated() {
+        let body = graph(&[("x", F32)], &["y"]).constant("y", &row(&[1f32, 2.0]));
+        each(body, &[3]).gives(tensor(&[3, 2], &[1f32, 2.0, 1.0, 2.0, 1.0, 2.0]));
+        let body = graph(&[("x", F32)], &["y"]).node("Add", &["one", "one"], "y");
+        each(body.constant("one", &scalar(1f32)), &[2]).gives(row(&[2f32, 2.0]));
+    }
+
+    #[test]
+    fn outputs_of_outer_values_and_of_no_rounds_have_their_shapes() {
+        let body = graph(&[("x", F32)], &["y"]).node("Add", &["x", "outer"], "y");
+        let case = each(body, &[0, 2]).around("outer", row(&[1f32, 2.0]));
+        case.gives(tensor::<f32>(&[0, 2], &[]));
+        let body = with_state(&["x", "x"]);
+        let case = case_of_no_rounds(body);
+        case.gives_all(&[scalar(2f32), row::<f32>(&[])]);
+    }
+
+    fn case_of_no_rounds(body: Graph) -> Case {
+        let case = case("Scan").graph("body", body).int("num_scan_inputs", 1).outputs(2);
+        case.input(scalar(2f32)).input(row::<f32>(&[]))
+    }
+
+    #[test]
+    fn scan_refuses_states_that_change_and_inputs_of_different_lengths() {
+        let body = graph(&[("state", F32), ("x", F32)], &["next"]);
+        let body = body.node("Less", &["state", "x"], "next");
+        over(body, 1).fails("state");
+        let body = graph(&[("x", F32), ("z", F32)], &["y"]).node("Add", &["x", "z"], "y");
+        let case = case("Scan").graph("body", body).int("num_scan_inputs", 2);
+        case.input(counting(&[2])).input(counting(&[3])).fails("3");
+    }
+
+    #[test]
+    fn scan_in_a_scan_starts_anew_in_every_round() {
+        let inner = with_state(&["next", "next"]).node("Add", &["state", "x"], "next");
+        let body = graph(&[("row", F32)], &["sums"]).constant("zero", &scalar(0f32));
+        let body = body.scan(inner, &["zero", "row"], &["total", "sums"]);
+        let expected = tensor(&[2, 2], &[0f32, 1.0, 2.0, 5.0]);
+        each(body, &[2, 2]).gives(expected);
+    }
+}

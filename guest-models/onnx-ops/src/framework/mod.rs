@@ -1,0 +1,20 @@
+//! What every operator is built on: the trait for operators of this crate, the wrapper for tract's
+//! operators, shared checks, and registration. Nothing here knows a concrete operator.
+
+pub(crate) mod axes;
+pub(crate) mod checks;
+pub(crate) mod deferred;
+pub(crate) mod dims;
+pub mod dtypes;
+pub(crate) mod element_type;
+pub(crate) mod equal_sizes;
+pub mod errors;
+pub(crate) mod facts;
+pub(crate) mod numbers;
+pub(crate) mod operator;
+pub mod registration;
+pub mod synthetic;
+pub(crate) mod tensors;
+pub(crate) mod upstream;
+pub(crate) mod wiring;
+pub(crate) mod wrapped;

@@ -1,0 +1,208 @@
+//! Operators that this crate computes: a trait with one function that infers the outputs and one
+//! that computes them. Both get the inputs at the positions that ONNX gives them. Nothing relies on
+//! what a model declares: the shapes of the tensors themselves are checked.
+
+use std::fmt::Debug;
+
+use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_hir::internal::*;
+
+use crate::framework::deferred;
+use crate::framework::errors::ensure;
+use crate::framework::facts::{InputFact, OutputFact};
+
+/// An operator that this crate computes.
+pub(crate) trait Operator: Debug + Send + Sync + 'static {
+    fn name(&self) -> &'static str;
+
+    /// Infers the outputs, or fails with a message for the user.
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>>;
+
+    /// Computes the outputs. Shapes that `outputs` checked are valid here; values are valid only if
+    /// they were known then.
+    fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>>;
+}
+
+/// An operator in the form that tract's registry expects.
+pub(crate) fn built<O: Operator>(op: O, node: &NodeProto) -> crate::framework::upstream::Built {
+    Ok((expand(expansion(op, node)), vec![]))
+}
+
+fn expansion<O: Operator>(op: O, node: &NodeProto) -> OperatorExpansion {
+    let present = node.input.iter().map(|name| !name.is_empty()).collect();
+    let named: TVec<bool> = node.output.iter().map(|name| !name.is_empty()).collect();
+    OperatorExpansion { op: Arc::new(op), present, named }
+}
+
+/// Adds an operator to a typed model.
+pub(crate) fn wire_operator<O: Operator>(
+    op: O,
+    node: &NodeProto,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    expansion(op, node).wire(prefix, model, inputs)
+}
+
+/// Adapts any operator to tract. It is not generic, so that it is compiled only once.
+#[derive(Clone, Debug)]
+struct OperatorExpansion {
+    op: Arc<dyn Operator>,
+    /// Which inputs are present.
+    present: TVec<bool>,
+    /// Which outputs have names. tract knows no others.
+    named: TVec<bool>,
+}
+
+impl PartialEq for OperatorExpansion {
+    fn eq(&self, other: &OperatorExpansion) -> bool {
+        Arc::ptr_eq(&self.op, &other.op)
+            && (&self.present, &self.named) == (&other.present, &other.named)
+    }
+}
+
+impl Eq for OperatorExpansion {}
+
+impl OperatorExpansion {
+    fn by_position<T>(&self, inputs: impl IntoIterator<Item = T>) -> Vec<Option<T>> {
+        let mut inputs = inputs.into_iter();
+        self.present.iter().map(|present| if *present { inputs.next() } else { None }).collect()
+    }
+
+    fn output_count(&self) -> usize {
+        self.named.iter().filter(|named| **named).count()
+    }
+
+    /// The outputs that have names.
+    fn named_outputs<T>(&self, outputs: TVec<T>) -> TractResult<TVec<T>> {
+        let named = self.named.iter().zip(outputs).filter(|(named, _)| **named);
+        let chosen: TVec<T> = named.map(|(_, output)| output).collect();
+        ensure!(
+            chosen.len() == self.output_count(),
+            "the node names more outputs than the operator has"
+        );
+        Ok(chosen)
+    }
+
+    fn output_facts(&self, inputs: Vec<InputFact>) -> TractResult<TVec<OutputFact>> {
+        self.named_outputs(self.op.outputs(&self.by_position(inputs))?)
+    }
+}
+
+impl Expansion for OperatorExpansion {
+    fn name(&self) -> StaticName {
+        self.op.name().into()
+    }
+
+    fn nboutputs(&self) -> TractResult<usize> {
+        Ok(self.output_count())
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        check_output_arity(outputs, self.output_count())?;
+        let count = self.present.iter().filter(|present| **present).count();
+        check_input_arity(inputs, count)?;
+        let agree = |s: &mut Solver<'r>, inputs: Vec<InputFact>| {
+            for (at, (dtype, dims)) in self.output_facts(inputs)?.into_iter().enumerate() {
+                s.equals(&outputs[at].datum_type, dtype)?;
+                s.equals(&outputs[at].rank, dims.len() as i64)?;
+                for (axis, dim) in dims.into_iter().enumerate() {
+                    if let Some(dim) = dim {
+                        s.equals(&outputs[at].shape[axis], dim)?;
+                    }
+                }
+            }
+            Ok(())
+        };
+        s.given_all(inputs.iter().map(|input| &input.datum_type), move |s, dtypes| {
+            s.given_all(inputs.iter().map(|input| &input.shape), move |s, shapes| {
+                let each = dtypes.iter().zip(&shapes);
+                let known: Vec<InputFact> = each
+                    .map(|(dtype, shape)| InputFact {
+                        dtype: *dtype,
+                        shape: shape.clone(),
+                        value: None,
+                    })
+                    .collect();
+                agree(s, known.clone())?;
+                // Values may determine dimensions that shapes do not.
+                s.given_all(inputs.iter().skip(1).map(|input| &input.value), move |s, values| {
+                    let mut known = known.clone();
+                    for (input, value) in known.iter_mut().skip(1).zip(values) {
+                        input.value = Some(value);
+                    }
+                    agree(s, known)
+                })
+            })
+        })
+    }
+
+    fn wire(
+        &self,
+        prefix: &str,
+        model: &mut TypedModel,
+        inputs: &[OutletId],
+    ) -> TractResult<TVec<OutletId>> {
+        let mut known = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            let fact = model.outlet_fact(*input)?;
+            let (dtype, shape) = (fact.datum_type, fact.shape.to_tvec());
+            known.push(InputFact { dtype, shape, value: fact.konst.clone() });
+        }
+        let mut facts = tvec!();
+        for (dtype, dims) in self.output_facts(known)? {
+            let dims = dims.into_iter().map(|dim| match dim {
+                Some(dim) => dim,
+                None => model.symbols.new_with_prefix("deferred").to_dim(),
+            });
+            facts.push(dtype.fact(dims.collect::<TVec<TDim>>()));
+        }
+        model.wire_node(prefix, Computed { expansion: self.clone(), facts }, inputs)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Computed {
+    expansion: OperatorExpansion,
+    facts: TVec<TypedFact>,
+}
+
+impl Op for Computed {
+    fn name(&self) -> StaticName {
+        self.expansion.op.name().into()
+    }
+
+    fn mints_runtime_symbols(&self) -> bool {
+        true
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Computed {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let placed = self.expansion.by_position(inputs.iter().map(|input| &**input));
+        let outputs = self.expansion.named_outputs(self.expansion.op.compute(&placed)?)?;
+        outputs
+            .iter()
+            .zip(&self.facts)
+            .try_for_each(|(output, fact)| deferred::check_fact(output, fact))?;
+        Ok(outputs.into_iter().map(Tensor::into_tvalue).collect())
+    }
+}
+
+impl TypedOp for Computed {
+    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(self.facts.clone())
+    }
+
+    as_op!();
+}

@@ -1,0 +1,116 @@
+//! Gemm (ONNX). Up to operator set 6 the third operand has the shape of the output unless
+//! `broadcast` is set.
+
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_hir::internal::*;
+
+use crate::elementwise::broadcast_6::LAST_VERSION;
+use crate::framework::equal_sizes::check_equal_sizes;
+use crate::framework::errors::{bail, ensure};
+use crate::framework::registration::{Registration, wrapped_by};
+use crate::framework::upstream::Built;
+use crate::framework::wrapped::{Wrapped, Wrapping};
+
+pub(crate) const OPERATORS: &[Registration] = &[wrapped_by("Gemm", build_gemm)];
+
+const GEMM: Wrapping = Wrapping::new(gemm);
+
+fn build_gemm(context: &ParsingContext, node: &NodeProto) -> Built {
+    let (original, outer) = GEMM.build(context, node)?;
+    if context.onnx_operator_set_version > LAST_VERSION {
+        return Ok((original, outer));
+    }
+    let Some(original) = original.as_op().downcast_ref::<Box<dyn Expansion>>().cloned() else {
+        bail!("{} is not implemented this way", node.op_type)
+    };
+    let broadcast = node.get_attr_opt::<i64>("broadcast")?.unwrap_or(0) != 0;
+    Ok((expand(OldGemm { original, broadcast }), outer))
+}
+
+/// tract's own wiring, with matrices whose sizes match.
+fn gemm(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let transposed = [op.int("transA", 0)? != 0, op.int("transB", 0)? != 0];
+    for input in &inputs[..2] {
+        ensure!(model.outlet_fact(*input)?.rank() == 2, "both operands must be matrices");
+    }
+    let pairs = vec![[(0, usize::from(!transposed[0])), (1, usize::from(transposed[1]))]];
+    let inputs = check_equal_sizes(pairs, prefix, model, inputs)?;
+    op.wire_original(prefix, model, &inputs)
+}
+
+#[derive(Clone, Debug)]
+struct OldGemm {
+    original: Box<dyn Expansion>,
+    broadcast: bool,
+}
+
+impl Expansion for OldGemm {
+    fn name(&self) -> StaticName {
+        self.original.as_ref().name()
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        self.original.as_ref().rules(s, inputs, outputs)
+    }
+
+    fn wire(
+        &self,
+        prefix: &str,
+        model: &mut TypedModel,
+        inputs: &[OutletId],
+    ) -> TractResult<TVec<OutletId>> {
+        let result = self.original.as_ref().wire(prefix, model, inputs)?;
+        let shape = model.outlet_fact(result[0])?.shape.to_tvec();
+        let third = model.outlet_fact(inputs[2])?.shape.to_tvec();
+        ensure!(
+            self.broadcast || third == shape,
+            "the third operand has the shape {third:?}, expected {shape:?}"
+        );
+        Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, counting, row, scalar, tensor};
+
+    #[test]
+    fn gemm_transposes_scales_and_broadcasts() {
+        let a = || tensor(&[2, 2], &[1f32, 2.0, 3.0, 4.0]);
+        let b = || tensor(&[1, 2], &[1f32, -1.0]);
+        // aᵀ · bᵀ = [1 - 3, 2 - 4]
+        let gemm = || case("Gemm").int("transA", 1).int("transB", 1).input(a()).input(b());
+        gemm().gives(tensor(&[2, 1], &[-2f32, -2.0]));
+        let scaled = gemm().float("alpha", 0.5).float("beta", 2.0).input(scalar(10f32));
+        scaled.gives(tensor(&[2, 1], &[19f32, 19.0]));
+        let column = gemm().input(tensor(&[2, 1], &[1f32, 2.0]));
+        column.gives(tensor(&[2, 1], &[-1f32, 0.0]));
+    }
+
+    #[test]
+    fn gemm_before_version_7_broadcasts_only_with_its_attribute() {
+        let one = || tensor(&[1, 1], &[3f32]);
+        let gemm = |broadcast| {
+            let case = case("Gemm").opset(6).int("broadcast", broadcast);
+            case.input(one()).input(tensor(&[1, 2], &[1f32, 2.0])).input(row(&[1f32, 1.0]))
+        };
+        gemm(1).gives(tensor(&[1, 2], &[4f32, 7.0]));
+        gemm(0).fails("");
+    }
+
+    #[test]
+    fn gemm_refuses_matrices_that_do_not_fit() {
+        case("Gemm").input(counting(&[2, 3])).input(counting(&[2, 3])).fails("");
+    }
+}

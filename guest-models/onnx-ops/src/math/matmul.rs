@@ -1,0 +1,118 @@
+//! MatMul and MatMulInteger (ONNX), with sizes that are checked.
+
+use tract_onnx::tract_hir::internal::*;
+
+use crate::framework::equal_sizes::check_equal_sizes;
+use crate::framework::errors::ensure;
+use crate::framework::registration::{Registration, wrapped};
+use crate::framework::wrapped::{Wrapped, Wrapping};
+
+pub(crate) const OPERATORS: &[Registration] = &[
+    wrapped("MatMul", Wrapping::new(matmul).check(check_ranks)),
+    wrapped("MatMulInteger", Wrapping::new(matmul_integer).check(check_ranks)),
+];
+
+/// Checks that both operands have dimensions.
+fn check_ranks<'r>(
+    _: &'r Wrapped,
+    s: &mut Solver<'r>,
+    inputs: &'r [TensorProxy],
+) -> InferenceResult {
+    for input in inputs.iter().take(2) {
+        s.given(&input.rank, |_, rank| {
+            ensure!(rank > 0, "matrix multiplication needs operands with at least one dimension");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// tract's own wiring, with the last dimension of the first operand equal to the last but one of
+/// the second.
+fn product(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let rank = |at: usize| Ok::<_, TractError>(model.outlet_fact(inputs[at])?.rank());
+    let (a, b) = (rank(0)?, rank(1)?);
+    ensure!(a > 0 && b > 0, "matrix multiplication needs operands with at least one dimension");
+    let pairs = vec![[(0, a - 1), (1, b.saturating_sub(2))]];
+    let inputs = check_equal_sizes(pairs, prefix, model, inputs)?;
+    op.wire_original(prefix, model, &inputs)
+}
+
+/// A product that also takes two vectors.
+fn matmul(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let rank =
+        |model: &TypedModel, at: usize| Ok::<_, TractError>(model.outlet_fact(inputs[at])?.rank());
+    if rank(model, 0)? != 1 || rank(model, 1)? != 1 {
+        return product(op, prefix, model, inputs);
+    }
+    let row = model.wire_node(format!("{prefix}.row"), AxisOp::Add(0), &inputs[..1])?[0];
+    let column = model.wire_node(format!("{prefix}.column"), AxisOp::Add(1), &inputs[1..])?[0];
+    let name = format!("{prefix}.product");
+    let product = product(op, &name, model, &[row, column])?;
+    let number = model.wire_node(format!("{prefix}.rows"), AxisOp::Rm(0), &product)?;
+    model.wire_node(prefix, AxisOp::Rm(0), &number)
+}
+
+fn matmul_integer(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    for input in &inputs[..2] {
+        let rank = model.outlet_fact(*input)?.rank();
+        ensure!(rank >= 2, "a product of vectors is not implemented");
+    }
+    product(op, prefix, model, inputs)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, counting, row, scalar, tensor};
+
+    #[test]
+    fn matmul_takes_vectors_and_broadcasts_batches() {
+        let batch = || tensor(&[2, 1, 2], &[1f32, 2.0, 3.0, 4.0]);
+        case("MatMul")
+            .input(batch())
+            .input(row(&[10f32, 1.0]))
+            .gives(tensor(&[2, 1], &[12f32, 34.0]));
+        case("MatMul")
+            .input(row(&[3f32]))
+            .input(batch())
+            .gives(tensor(&[2, 2], &[3f32, 6.0, 9.0, 12.0]));
+        let columns = tensor(&[1, 2, 1], &[10f32, 1.0]);
+        case("MatMul").input(batch()).input(columns).gives(tensor(&[2, 1, 1], &[12f32, 34.0]));
+        case("MatMul").input(counting(&[2, 3])).input(counting(&[2, 3])).fails("");
+    }
+
+    #[test]
+    fn matmul_over_no_elements_is_zero_and_nan_times_zero_is_nan() {
+        let none = case("MatMul").input(tensor::<f32>(&[2, 0], &[]));
+        none.input(tensor::<f32>(&[0, 1], &[])).gives(tensor(&[2, 1], &[0f32; 2]));
+        let nan = case("MatMul").input(tensor(&[1, 2], &[0f32, 0.0]));
+        nan.input(tensor(&[2, 1], &[f32::INFINITY, 1.0])).gives(tensor(&[1, 1], &[f32::NAN]));
+    }
+
+    #[test]
+    fn matmul_integer_sums_in_32_bits() {
+        let a = || tensor(&[2, 2], &[255u8, 255, 0, 1]);
+        let b = || tensor(&[2, 1], &[-128i8, -128]);
+        case("MatMulInteger").input(a()).input(b()).gives(tensor(&[2, 1], &[-65280i32, -128]));
+        let centred =
+            case("MatMulInteger").input(a()).input(b()).input(scalar(1u8)).input(scalar(-1i8));
+        // [[254, 254], [-1, 0]] · [-127, -127]
+        centred.gives(tensor(&[2, 1], &[-64516i32, 127]));
+        case("MatMulInteger").input(a()).input(tensor(&[1, 2], &[1i8, 2])).fails("");
+    }
+}

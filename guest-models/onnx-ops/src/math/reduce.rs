@@ -1,0 +1,573 @@
+//! Reductions that tract computes in 32 bits, without NaN, or with intermediate overflow.
+
+use tract_onnx::tract_core::ops::change_axes::AxisOp;
+use tract_onnx::tract_core::ops::math::{abs, add, exp, ln, sqrt, square, sub};
+use tract_onnx::tract_core::ops::nn::{Reduce, Reducer};
+use tract_onnx::tract_hir::internal::*;
+
+use crate::elementwise::binary::{self, Div};
+use crate::framework::axes::resolve;
+use crate::framework::errors::{OrUserError, bail, ensure};
+use crate::framework::numbers::{Number, by_number};
+use crate::framework::registration::{Registration, wrapped};
+use crate::framework::wiring::constant_ints;
+use crate::framework::wrapped::{Wrapped, Wrapping};
+
+/// The kinds of reductions.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum ReductionKind {
+    Max,
+    Min,
+    Sum,
+    Product,
+    /// The number of elements.
+    Count,
+    /// The index of the maximum. With `true`, the last one if there are several.
+    ArgMax(bool),
+    ArgMin(bool),
+}
+
+/// A reduction that keeps the reduced dimensions with one element.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub struct Reduction {
+    pub axes: TVec<usize>,
+    pub kind: ReductionKind,
+}
+
+impl Reduction {
+    fn of<T: Number>(&self, input: &Tensor) -> TractResult<Tensor> {
+        let view = input.to_plain_array_view::<T>()?;
+        let kept = (0..input.rank()).filter(|axis| !self.axes.contains(axis));
+        let order: Vec<usize> = kept.chain(self.axes.iter().copied()).collect();
+        let shape: TVec<usize> = (0..input.rank())
+            .map(|axis| if self.axes.contains(&axis) { 1 } else { input.shape()[axis] })
+            .collect();
+        let width: usize = self.axes.iter().map(|axis| input.shape()[*axis]).product();
+        let count: usize = shape.iter().product();
+        let moved = view.permuted_axes(order);
+        let moved = moved.as_standard_layout();
+        let Some(elements) = moved.as_slice() else {
+            bail!("internal error: a tensor is not contiguous")
+        };
+        let row = |at: usize| &elements[at * width..(at + 1) * width];
+        let rows = (0..count).map(row);
+        Ok(match self.kind {
+            ReductionKind::Max => map_rows(rows, &shape, |row| fold(row, T::LOWEST, T::nan_max))?,
+            ReductionKind::Min => map_rows(rows, &shape, |row| fold(row, T::HIGHEST, T::nan_min))?,
+            ReductionKind::Sum => map_rows(rows, &shape, pairwise_sum)?,
+            ReductionKind::Product => {
+                let one = tensor0(1u8).cast_to_scalar::<T>()?;
+                map_rows(rows, &shape, |row| fold(row, one, T::times))?
+            }
+            ReductionKind::Count => {
+                let count = tensor0(width as f64).cast_to_scalar::<T>()?;
+                map_rows(rows, &shape, |_| count)?
+            }
+            ReductionKind::ArgMax(last) => {
+                ensure!(width > 0 || count == 0, "cannot find the maximum of an empty dimension");
+                map_rows(rows, &shape, |row| arg_best(row, last, |a, b| a > b))?
+            }
+            ReductionKind::ArgMin(last) => {
+                ensure!(width > 0 || count == 0, "cannot find the minimum of an empty dimension");
+                map_rows(rows, &shape, |row| arg_best(row, last, |a, b| a < b))?
+            }
+        })
+    }
+}
+
+fn fold<T: Copy>(row: &[T], from: T, with: impl Fn(T, T) -> T) -> T {
+    row.iter().fold(from, |result, value| with(result, *value))
+}
+
+/// A sum of parts, which are sums of parts. One after the other, floats stop growing once the sum is so
+/// large that another element is less than half of its last place.
+fn pairwise_sum<T: Number>(row: &[T]) -> T {
+    const IN_ORDER: usize = 64;
+    if row.len() <= IN_ORDER {
+        return fold(row, T::default(), T::plus);
+    }
+    let (first, second) = row.split_at(row.len() / 2);
+    pairwise_sum(first).plus(pairwise_sum(second))
+}
+
+/// The index of the best element. The first NaN wins over all numbers.
+fn arg_best<T: Number>(row: &[T], last: bool, better: impl Fn(T, T) -> bool) -> i64 {
+    let mut found = 0;
+    for (at, value) in row.iter().enumerate().skip(1) {
+        let (best, value) = (row[found], *value);
+        if !best.is_number() {
+            break;
+        }
+        if !value.is_number() || better(value, best) || (last && value == best) {
+            found = at;
+        }
+    }
+    found as i64
+}
+
+fn map_rows<'e, T: 'e, R: Datum>(
+    rows: impl Iterator<Item = &'e [T]>,
+    shape: &[usize],
+    function: impl Fn(&'e [T]) -> R,
+) -> TractResult<Tensor> {
+    let results: Vec<R> = rows.map(function).collect();
+    Ok(tract_ndarray::ArrayD::from_shape_vec(shape, results)?.into_tensor())
+}
+
+impl Op for Reduction {
+    fn name(&self) -> StaticName {
+        format!("{:?}", self.kind).into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Reduction {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        fn run<T: Number>(fold: &Reduction, input: &Tensor) -> TractResult<Tensor> {
+            fold.of::<T>(input)
+        }
+        let input = &inputs[0];
+        if input.datum_type() == bool::datum_type() {
+            // True is greater than false.
+            let folded = self.of::<u8>(&*input.cast_to::<u8>()?)?;
+            return Ok(tvec!(folded.cast_to::<bool>()?.into_owned().into_tvalue()));
+        }
+        Ok(tvec!(by_number!(run(input.datum_type())(self, input))?.into_tvalue()))
+    }
+}
+
+impl TypedOp for Reduction {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let mut shape = inputs[0].shape.to_tvec();
+        for axis in &self.axes {
+            shape[*axis] = 1.to_dim();
+        }
+        let dtype = match self.kind {
+            ReductionKind::ArgMax(_) | ReductionKind::ArgMin(_) => i64::datum_type(),
+            _ => inputs[0].datum_type,
+        };
+        Ok(tvec!(dtype.fact(shape)))
+    }
+
+    as_op!();
+}
+
+pub(crate) const OPERATORS: &[Registration] = &[
+    wrapped("ReduceMax", REDUCE),
+    wrapped("ReduceMin", REDUCE),
+    wrapped("ReduceSum", REDUCE),
+    wrapped("ReduceProd", REDUCE),
+    wrapped("ReduceMean", REDUCE),
+    wrapped("ReduceL1", REDUCE),
+    wrapped("ReduceL2", REDUCE),
+    wrapped("ReduceLogSum", REDUCE),
+    wrapped("ReduceLogSumExp", REDUCE),
+    wrapped("ReduceSumSquare", REDUCE),
+    wrapped("ArgMax", Wrapping::new(arg_reduce)),
+    wrapped("ArgMin", Wrapping::new(arg_reduce)),
+];
+
+const REDUCE: Wrapping =
+    Wrapping::new(reduce).constant_from(1).axes_input().deferred_rank(reduced_rank);
+
+/// The number of dimensions that are left.
+fn reduced_rank(op: &Wrapped, rank: usize, axes: usize) -> TractResult<Option<usize>> {
+    Ok(match op.int("keepdims", 1)? {
+        0 if axes == 0 => None,
+        0 => rank.checked_sub(axes),
+        _ => Some(rank),
+    })
+}
+
+/// The axes that a node reduces, or `None` if it reduces nothing.
+fn axes(op: &Wrapped, model: &TypedModel, inputs: &[OutletId]) -> TractResult<Option<TVec<usize>>> {
+    let rank = model.outlet_fact(inputs[0])?.rank();
+    let listed = match inputs.get(1) {
+        Some(axes) => Some(constant_ints(model, *axes, "the axes")?),
+        None => op.node.get_attr_opt_vec::<i64>("axes")?,
+    };
+    let listed = listed.filter(|axes| !axes.is_empty());
+    let Some(listed) = listed else {
+        let nothing = op.int("noop_with_empty_axes", 0)? == 1;
+        return Ok((!nothing).then(|| (0..rank).collect()));
+    };
+    let mut axes: TVec<usize> =
+        listed.iter().map(|axis| resolve(*axis, rank)).collect::<TractResult<_>>()?;
+    axes.sort_unstable();
+    ensure!(axes.windows(2).all(|pair| pair[0] != pair[1]), "duplicate axis in {listed:?}");
+    Ok(Some(axes))
+}
+
+fn reduce(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let float = model.outlet_fact(inputs[0])?.datum_type.is_float();
+    // With nothing to reduce the function is still applied to each element.
+    let axes = axes(op, model, inputs)?.unwrap_or_default();
+    if axes.is_empty() {
+        return Ok(tvec!(of_each(&op.node.op_type, prefix, model, inputs[0])?));
+    }
+    let fold = |kind| Reduction { axes: axes.clone(), kind };
+    let result = match &*op.node.op_type {
+        "ReduceMax" => model.wire_node(prefix, fold(ReductionKind::Max), &inputs[..1])?[0],
+        "ReduceMin" => model.wire_node(prefix, fold(ReductionKind::Min), &inputs[..1])?[0],
+        "ReduceProd" => model.wire_node(prefix, fold(ReductionKind::Product), &inputs[..1])?[0],
+        "ReduceSum" if !float => {
+            model.wire_node(prefix, fold(ReductionKind::Sum), &inputs[..1])?[0]
+        }
+        "ReduceSum" => sum(prefix, model, inputs[0], &axes)?,
+        "ReduceMean" => match mean_count(model, inputs[0], &axes)? {
+            Some(_) => mean(prefix, model, inputs[0], axes.clone())?,
+            None => late_mean(prefix, model, inputs[0], &axes)?,
+        },
+        "ReduceLogSumExp" => log_sum_exp(prefix, model, inputs[0], &axes)?,
+        // tract composes these of other operators.
+        _ if !may_be_empty(model, inputs[0], &axes)? => {
+            return op.wire_original(prefix, model, inputs);
+        }
+        name => {
+            ensure!(
+                float,
+                "{name} of integers over a dimension that may be empty is not implemented"
+            );
+            reduce_by_sum(name, prefix, model, inputs[0], &axes)?
+        }
+    };
+    Ok(tvec!(remove_axes(op, prefix, model, result, &axes)?))
+}
+
+/// A reduction of each element by itself.
+fn of_each(
+    name: &str,
+    prefix: &str,
+    model: &mut TypedModel,
+    input: OutletId,
+) -> TractResult<OutletId> {
+    let float = model.outlet_fact(input)?.datum_type.is_float();
+    let mut wire = |op| Ok(model.wire_node(prefix, op, &[input])?[0]);
+    match name {
+        "ReduceL1" => wire(abs()),
+        "ReduceL2" if float => wire(abs()),
+        "ReduceSumSquare" if float => wire(square()),
+        "ReduceLogSum" if float => wire(ln()),
+        "ReduceMax" | "ReduceMin" | "ReduceSum" | "ReduceProd" | "ReduceMean" => Ok(input),
+        // The logarithm of an exponential.
+        "ReduceLogSumExp" if float => Ok(input),
+        _ => bail!("reducing nothing of integers is not implemented"),
+    }
+}
+
+/// Removes the reduced dimensions unless `keepdims` is set.
+fn remove_axes(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    mut wire: OutletId,
+    axes: &[usize],
+) -> TractResult<OutletId> {
+    if op.int("keepdims", 1)? == 0 {
+        for axis in axes.iter().rev() {
+            let name = format!("{prefix}.rm-{axis}");
+            wire = model.wire_node(name, AxisOp::Rm(*axis), &[wire])?[0];
+        }
+    }
+    Ok(wire)
+}
+
+/// Whether a reduced dimension may be empty: tract divides by its size.
+fn may_be_empty(model: &TypedModel, input: OutletId, axes: &[usize]) -> TractResult<bool> {
+    let shape = &model.outlet_fact(input)?.shape;
+    Ok(axes.iter().any(|axis| shape[*axis].as_i64().is_none_or(|dim| dim == 0)))
+}
+
+/// Reductions that consist of a sum.
+fn reduce_by_sum(
+    name: &str,
+    prefix: &str,
+    model: &mut TypedModel,
+    input: OutletId,
+    axes: &[usize],
+) -> TractResult<OutletId> {
+    let each = match name {
+        "ReduceL1" => Some(abs()),
+        "ReduceL2" | "ReduceSumSquare" => Some(square()),
+        _ => None,
+    };
+    let end = match name {
+        "ReduceL2" => Some(sqrt()),
+        "ReduceLogSum" => Some(ln()),
+        _ => None,
+    };
+    let mut wire = input;
+    if let Some(each) = each {
+        wire = model.wire_node(format!("{prefix}.each"), each, &[wire])?[0];
+    }
+    wire = sum(&format!("{prefix}.sum"), model, wire, axes)?;
+    match end {
+        Some(end) => Ok(model.wire_node(prefix, end, &[wire])?[0]),
+        None => Ok(wire),
+    }
+}
+
+fn sum(
+    prefix: &str,
+    model: &mut TypedModel,
+    input: OutletId,
+    axes: &[usize],
+) -> TractResult<OutletId> {
+    if may_be_empty(model, input, axes)? {
+        return Ok(model.wire_node(
+            prefix,
+            Reduction { axes: axes.into(), kind: ReductionKind::Sum },
+            &[input],
+        )?[0]);
+    }
+    Ok(model.wire_node(prefix, Reduce::new(axes.into(), Reducer::Sum), &[input])?[0])
+}
+
+/// The number of elements along these axes, if it is known before the model runs.
+fn mean_count(model: &TypedModel, input: OutletId, axes: &[usize]) -> TractResult<Option<i64>> {
+    let shape = &model.outlet_fact(input)?.shape;
+    let mut dims = axes.iter().map(|axis| shape[*axis].to_i64().ok());
+    Ok(dims.try_fold(1i64, |count, dim| count.checked_mul(dim?)))
+}
+
+/// The mean over axes whose sizes are only known when the model runs.
+fn late_mean(
+    prefix: &str,
+    model: &mut TypedModel,
+    input: OutletId,
+    axes: &[usize],
+) -> TractResult<OutletId> {
+    let total = sum(&format!("{prefix}.sum"), model, input, axes)?;
+    let count = Reduction { axes: axes.into(), kind: ReductionKind::Count };
+    let count = model.wire_node(format!("{prefix}.count"), count, &[input])?[0];
+    binary::wire(prefix, model, Div, &[total, count])
+}
+
+/// The mean over these axes, which keep one element each.
+pub(crate) fn mean(
+    prefix: &str,
+    model: &mut TypedModel,
+    input: OutletId,
+    axes: TVec<usize>,
+) -> TractResult<OutletId> {
+    let count = mean_count(model, input, &axes)?;
+    let count =
+        count.or_user_error("a mean over a dimension of unknown size is not implemented")?;
+    if axes.is_empty() {
+        return Ok(input);
+    }
+    let total = sum(&format!("{prefix}.sum"), model, input, &axes)?;
+    let fact = model.outlet_fact(total)?;
+    let (dtype, rank) = (fact.datum_type, fact.rank());
+    let count = tensor0(count as f64).cast_to_dt(dtype)?.into_owned().broadcast_into_rank(rank)?;
+    let count = model.add_const(format!("{prefix}.count"), count)?;
+    binary::wire(prefix, model, Div, &[total, count])
+}
+
+/// `m + ln(Σ exp(x − m))` with the greatest number `m`, or with 0 where that is infinite.
+fn log_sum_exp(
+    prefix: &str,
+    model: &mut TypedModel,
+    input: OutletId,
+    axes: &[usize],
+) -> TractResult<OutletId> {
+    let max = Reduction { axes: axes.into(), kind: ReductionKind::Max };
+    let max = model.wire_node(format!("{prefix}.max"), max, &[input])?[0];
+    // The difference of two infinities would be NaN.
+    let mut bound = |name: &str, value| {
+        crate::framework::wiring::constant_like(model, format!("{prefix}.{name}"), value, input)
+    };
+    let dtype_most = 60000.0;
+    let (low, high) = (bound("low", -dtype_most)?, bound("high", dtype_most)?);
+    let max =
+        binary::wire(&format!("{prefix}.above"), model, crate::elementwise::Max, &[max, low])?;
+    let max =
+        binary::wire(&format!("{prefix}.below"), model, crate::elementwise::Min, &[max, high])?;
+    let shifted = model.wire_node(format!("{prefix}.less"), sub(), &[input, max])?[0];
+    let power = model.wire_node(format!("{prefix}.exp"), exp(), &[shifted])?[0];
+    let total = sum(&format!("{prefix}.sum"), model, power, axes)?;
+    let log = model.wire_node(format!("{prefix}.ln"), ln(), &[total])?[0];
+    Ok(model.wire_node(prefix, add(), &[log, max])?[0])
+}
+
+fn arg_reduce(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let rank = model.outlet_fact(inputs[0])?.rank();
+    let axis = op.axis("axis", 0, rank)?;
+    let last = op.int("select_last_index", 0)? == 1;
+    let greatest = op.node.op_type == "ArgMax";
+    let kind = if greatest { ReductionKind::ArgMax(last) } else { ReductionKind::ArgMin(last) };
+    let place = model.wire_node(prefix, Reduction { axes: tvec!(axis), kind }, inputs)?[0];
+    Ok(tvec!(remove_axes(op, prefix, model, place, &[axis])?))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Case, case, counting, row, scalar, tensor};
+
+    const NAN: f32 = f32::NAN;
+    const INF: f32 = f32::INFINITY;
+
+    #[test]
+    fn reduce_max_and_min_of_nan_are_nan() {
+        let data = || tensor(&[2, 2], &[1f32, NAN, -3.0, -INF]);
+        let axes = || row(&[-1i64]);
+        let max = case("ReduceMax").input(data()).input(axes());
+        max.gives(tensor(&[2, 1], &[NAN, -3.0]));
+        let min = case("ReduceMin").input(data()).input(axes());
+        min.gives(tensor(&[2, 1], &[NAN, -INF]));
+    }
+
+    /// Of a tensor without elements.
+    fn of_none(case: Case) -> Case {
+        case.input(tensor::<f32>(&[2, 0], &[])).input(row(&[1i64]))
+    }
+
+    #[test]
+    fn reduce_max_and_min_of_no_elements_are_the_ends_of_the_type() {
+        of_none(case("ReduceMax")).gives(tensor(&[2, 1], &[-INF; 2]));
+        of_none(case("ReduceMin")).gives(tensor(&[2, 1], &[INF; 2]));
+    }
+
+    #[test]
+    fn reduce_max_and_min_take_truths_and_64_bits() {
+        let truths = || tensor(&[2, 2], &[true, false, false, false]);
+        case("ReduceMax")
+            .int("keepdims", 0)
+            .input(truths())
+            .input(row(&[1i64]))
+            .gives(row(&[true, false]));
+        case("ReduceMin").int("keepdims", 0).input(truths()).gives(scalar(false));
+        let wide = || row(&[(1i64 << 53) + 1, 1 << 53]);
+        case("ReduceMax").int("keepdims", 0).input(wide()).gives(scalar((1i64 << 53) + 1));
+    }
+
+    #[test]
+    fn sums_of_sizes_that_follow_from_values_keep_growing() {
+        let count = (1usize << 24) + (1 << 20);
+        let reduction = super::Reduction { axes: vec![0].into(), kind: super::ReductionKind::Sum };
+        let ones = tract_onnx::prelude::Tensor::from_shape(&[count], &vec![1f32; count]).unwrap();
+        let sum = reduction.of::<f32>(&ones).unwrap();
+        assert_eq!(sum.cast_to_scalar::<f32>().unwrap(), count as f32);
+    }
+
+    #[test]
+    fn reduce_sum_and_prod_keep_64_bits() {
+        let wide = (1i64 << 53) + 1;
+        let data = || tensor(&[2, 2], &[wide, 1, 3, 4]);
+        case("ReduceSum").input(data()).input(row(&[1i64])).gives(tensor(&[2, 1], &[wide + 1, 7]));
+        let prod = case("ReduceProd").input(data()).input(row(&[0i64])).int("keepdims", 0);
+        prod.gives(row(&[3 * wide, 4]));
+    }
+
+    #[test]
+    fn reductions_of_no_elements_are_the_neutral_elements() {
+        of_none(case("ReduceSum")).gives(tensor(&[2, 1], &[0f32; 2]));
+        of_none(case("ReduceProd")).gives(tensor(&[2, 1], &[1f32; 2]));
+        of_none(case("ReduceL1")).gives(tensor(&[2, 1], &[0f32; 2]));
+        of_none(case("ReduceL2")).gives(tensor(&[2, 1], &[0f32; 2]));
+        of_none(case("ReduceSumSquare")).gives(tensor(&[2, 1], &[0f32; 2]));
+        of_none(case("ReduceLogSum")).gives(tensor(&[2, 1], &[-INF; 2]));
+        of_none(case("ReduceLogSumExp")).gives(tensor(&[2, 1], &[-INF; 2]));
+    }
+
+    /// `[[1, -2, 4], [3, 2, -6]]`
+    fn numbers(case: Case) -> Case {
+        case.input(tensor(&[2, 3], &[1f32, -2.0, 4.0, 3.0, 2.0, -6.0]))
+    }
+
+    #[test]
+    fn reduction_without_axes_is_over_all_unless_it_is_to_do_nothing() {
+        numbers(case("ReduceSum")).gives(tensor(&[1, 1], &[2f32]));
+        let none = || row::<i64>(&[]);
+        numbers(case("ReduceSum")).input(none()).gives(tensor(&[1, 1], &[2f32]));
+        let nothing = numbers(case("ReduceSum").int("noop_with_empty_axes", 1));
+        nothing.input(none()).gives(tensor(&[2, 3], &[1f32, -2.0, 4.0, 3.0, 2.0, -6.0]));
+    }
+
+    #[test]
+    fn reduction_of_nothing_applies_its_function_to_each_element() {
+        let nothing = |name: &str| {
+            let name = case(name).int("noop_with_empty_axes", 1);
+            name.int("keepdims", 0).input(row(&[-3f32, 2.0, NAN, -0.0]))
+        };
+        for name in ["ReduceL1", "ReduceL2"] {
+            let of = || nothing(name).input(row::<i64>(&[]));
+            of().gives(row(&[3f32, 2.0, NAN, 0.0]));
+            nothing(name).gives(row(&[3f32, 2.0, NAN, 0.0]));
+        }
+        nothing("ReduceSumSquare").gives(row(&[9f32, 4.0, NAN, 0.0]));
+        nothing("ReduceLogSumExp").gives(row(&[-3f32, 2.0, NAN, -0.0]));
+        nothing("ReduceLogSum").gives_near(row(&[NAN, 2f32.ln(), NAN, -INF]), 1e-6);
+        case("ReduceL2").input(scalar(-3f32)).gives(scalar(3f32));
+        case("ReduceLogSumExp").input(scalar(1000f32)).gives(scalar(1000f32));
+        case("ReduceSumSquare").input(scalar(3f32)).gives(scalar(9f32));
+    }
+
+    #[test]
+    fn axes_are_an_attribute_before_version_13_or_18() {
+        let old = |case: Case| numbers(case.ints("axes", &[-1]).int("keepdims", 0));
+        old(case("ReduceSum").opset(11)).gives(row(&[3f32, -1.0]));
+        old(case("ReduceProd").opset(17)).gives(row(&[-8f32, -36.0]));
+        old(case("ReduceMean").opset(17)).gives_near(row(&[1f32, -1.0 / 3.0]), 1e-6);
+        old(case("ReduceMax").opset(13)).gives(row(&[4f32, 3.0]));
+    }
+
+    #[test]
+    fn norms_and_logarithms_are_as_defined() {
+        let both = |case: Case| numbers(case).input(row(&[1i64])).int("keepdims", 0);
+        both(case("ReduceL1")).gives(row(&[7f32, 11.0]));
+        both(case("ReduceL2")).gives_near(row(&[21f32.sqrt(), 7.0]), 1e-6);
+        both(case("ReduceSumSquare")).gives(row(&[21f32, 49.0]));
+        both(case("ReduceMean")).gives_near(row(&[1f32, -1.0 / 3.0]), 1e-6);
+        both(case("ReduceLogSum")).gives_near(row(&[3f32.ln(), NAN]), 1e-6);
+        let of = |row: [f64; 3]| row.iter().map(|x| x.exp()).sum::<f64>().ln() as f32;
+        let sums = row(&[of([1.0, -2.0, 4.0]), of([3.0, 2.0, -6.0])]);
+        both(case("ReduceLogSumExp")).gives_near(sums, 1e-6);
+    }
+
+    #[test]
+    fn log_sum_exp_of_large_numbers_does_not_overflow() {
+        let node = |numbers: &[f32]| case("ReduceLogSumExp").input(row(numbers));
+        node(&[1000.0, 1000.0]).gives_near(row(&[1000f32 + 2f32.ln()]), 1e-6);
+        node(&[-1000.0, -2000.0]).gives(row(&[-1000f32]));
+        node(&[NAN, 1.0]).gives(row(&[NAN]));
+    }
+
+    #[test]
+    fn reductions_refuse_axes_outside_of_the_tensor_and_twice() {
+        numbers(case("ReduceSum")).input(row(&[2i64])).fails("2");
+        numbers(case("ReduceMax")).input(row(&[-3i64])).fails("-3");
+        numbers(case("ReduceL1")).input(row(&[0i64, -2])).fails("-2");
+        numbers(case("ReduceMean").opset(13).ints("axes", &[7])).fails("7");
+    }
+
+    #[test]
+    fn arg_max_and_arg_min_choose_among_ties() {
+        let data = || tensor(&[2, 3], &[2f32, 5.0, 5.0, 1.0, 1.0, 4.0]);
+        let last = |case: Case| case.int("axis", -1).int("keepdims", 0).input(data());
+        last(case("ArgMax")).gives(row(&[1i64, 2]));
+        last(case("ArgMin")).gives(row(&[0i64, 0]));
+        last(case("ArgMax").int("select_last_index", 1)).gives(row(&[2i64, 2]));
+        last(case("ArgMin").int("select_last_index", 1)).gives(row(&[0i64, 1]));
+        case("ArgMax").input(data()).gives(tensor(&[1, 3], &[0i64, 0, 0]));
+    }
+
+    #[test]
+    fn arg_max_and_arg_min_refuse_a_wrong_axis_and_no_elements() {
+        case("ArgMax").int("axis", 2).input(counting(&[1, 2])).fails("2");
+        case("ArgMin").int("axis", 1).input(counting(&[2, 0])).fails("");
+    }
+}

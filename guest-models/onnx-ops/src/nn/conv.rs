@@ -1,0 +1,144 @@
+//! Conv, ConvInteger and ConvTranspose (ONNX). tract computes them, with windows that are checked.
+
+use tract_onnx::tract_hir::internal::*;
+
+use crate::framework::errors::ensure;
+use crate::framework::registration::{Registration, wrapped};
+use crate::framework::wrapped::{Wrapped, Wrapping};
+use crate::nn::window_spec::{check_lists, check_windows};
+
+pub(crate) const OPERATORS: &[Registration] = &[
+    wrapped("Conv", Wrapping::new(conv).check(check_conv)),
+    wrapped("ConvInteger", Wrapping::new(conv).check(check_conv)),
+    wrapped("ConvTranspose", Wrapping::TRACT.check(check_conv_transpose)),
+];
+
+fn conv(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    check_windows(op, false, model, inputs)?;
+    op.wire_original(prefix, model, inputs)
+}
+
+fn check_conv<'r>(
+    op: &'r Wrapped,
+    s: &mut Solver<'r>,
+    inputs: &'r [TensorProxy],
+) -> InferenceResult {
+    check_lists(op, s, &inputs[0])?;
+    check_ranks(s, inputs)
+}
+
+fn check_conv_transpose<'r>(
+    op: &'r Wrapped,
+    s: &mut Solver<'r>,
+    inputs: &'r [TensorProxy],
+) -> InferenceResult {
+    check_lists(op, s, &inputs[0])?;
+    if let Some(weights) = inputs.get(1) {
+        check_output(op, s, &inputs[0], weights)?;
+    }
+    check_ranks(s, inputs)
+}
+
+/// Checks that images and weights have the same number of dimensions.
+fn check_ranks<'r>(s: &mut Solver<'r>, inputs: &'r [TensorProxy]) -> InferenceResult {
+    let Some(weights) = inputs.get(1) else { return Ok(()) };
+    s.given_2(&inputs[0].rank, &weights.rank, |_, image, weights| {
+        ensure!(
+            image == weights,
+            "weights of {weights} dimensions do not match an input of {image} dimensions"
+        );
+        Ok(())
+    })
+}
+
+/// Checks that the padding of a transposed convolution does not remove its whole output.
+fn check_output<'r>(
+    op: &'r Wrapped,
+    s: &mut Solver<'r>,
+    image: &'r TensorProxy,
+    weights: &'r TensorProxy,
+) -> InferenceResult {
+    let list = |name| op.node.get_attr_opt_vec::<i64>(name);
+    let (strides, dilations) = (list("strides")?, list("dilations")?);
+    let (pads, more) = (list("pads")?, list("output_padding")?);
+    s.given_2(&image.shape, &weights.shape, move |_, image, weights| {
+        let axes = image.len().saturating_sub(2);
+        let of = |list: &Option<Vec<i64>>, at: usize, default: i64| {
+            list.as_ref().and_then(|list| list.get(at).copied()).unwrap_or(default)
+        };
+        for (axis, (size, kernel)) in image.iter().zip(&weights).skip(2).enumerate() {
+            let (Some(size), Some(kernel)) = (size.as_i64(), kernel.as_i64()) else { continue };
+            let whole = (size - 1) * of(&strides, axis, 1)
+                + (kernel - 1) * of(&dilations, axis, 1)
+                + 1
+                + of(&more, axis, 0);
+            let left = whole - of(&pads, axis, 0) - of(&pads, axis + axes, 0);
+            ensure!(left > 0, "the pads remove the whole output of {whole}");
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, counting, row, scalar, tensor};
+
+    #[test]
+    fn conv_has_groups_dilations_and_a_bias() {
+        let groups = case("Conv").int("group", 2).input(counting(&[1, 2, 2]));
+        let groups = groups.input(tensor(&[2, 1, 1], &[10f32, 100.0])).input(row(&[0.5f32, -1.0]));
+        groups.gives(tensor(&[1, 2, 2], &[0.5f32, 10.5, 199.0, 299.0]));
+        let dilated = case("Conv").ints("dilations", &[2]).ints("pads", &[0, 1]);
+        let dilated = dilated.input(tensor(&[1, 1, 4], &[1f32, 2.0, 3.0, 4.0]));
+        // The kernel turns nothing over: the first weight meets the first pixel.
+        dilated
+            .input(tensor(&[1, 1, 2], &[1f32, 10.0]))
+            .gives(tensor(&[1, 1, 3], &[31f32, 42.0, 3.0]));
+    }
+
+    #[test]
+    fn conv_pads_one_more_at_the_end_that_its_attribute_names() {
+        let same = |end| {
+            let case = case("Conv").text("auto_pad", end).input(tensor(&[1, 1, 2], &[1f32, 2.0]));
+            case.input(tensor(&[1, 1, 2], &[1f32, 10.0]))
+        };
+        same("SAME_UPPER").gives(tensor(&[1, 1, 2], &[21f32, 2.0]));
+        same("SAME_LOWER").gives(tensor(&[1, 1, 2], &[10f32, 21.0]));
+        case("Conv").input(counting(&[1, 3, 2])).input(counting(&[1, 2, 1])).fails("");
+        case("Conv").input(counting(&[1, 1, 2])).input(counting(&[1, 1, 3])).fails("3");
+    }
+
+    #[test]
+    fn conv_transpose_adds_up_and_is_padded_or_cut() {
+        let conv = || {
+            let case = case("ConvTranspose").input(tensor(&[1, 1, 2], &[1f32, 2.0]));
+            case.input(tensor(&[1, 1, 2], &[1f32, 10.0]))
+        };
+        conv().gives(tensor(&[1, 1, 3], &[1f32, 12.0, 20.0]));
+        conv().ints("strides", &[2]).gives(tensor(&[1, 1, 4], &[1f32, 10.0, 2.0, 20.0]));
+        let more = conv().ints("strides", &[2]).ints("output_padding", &[1]);
+        more.gives(tensor(&[1, 1, 5], &[1f32, 10.0, 2.0, 20.0, 0.0]));
+        conv().ints("pads", &[1, 1]).gives(tensor(&[1, 1, 1], &[12f32]));
+        conv().ints("pads", &[2, 2]).fails("");
+    }
+
+    #[test]
+    fn conv_integer_pads_with_its_zero_point() {
+        let node = || {
+            let case = case("ConvInteger").ints("pads", &[1, 0]);
+            case.input(tensor(&[1, 1, 3], &[10u8, 20, 250])).input(tensor(&[1, 1, 2], &[1u8, 200]))
+        };
+        node().gives(tensor(&[1, 1, 3], &[2000i32, 4010, 50_020]));
+        // Centred pixels are 0, 0, 10, 240.
+        node().input(scalar(10u8)).gives(tensor(&[1, 1, 3], &[0i32, 2000, 48_010]));
+        node()
+            .input(scalar(10u8))
+            .input(scalar(200u8))
+            .gives(tensor(&[1, 1, 3], &[0i32, 0, -1990]));
+    }
+}

@@ -1,0 +1,42 @@
+//! GridSample (ONNX).
+
+use tract_onnx::tract_hir::internal::*;
+
+use crate::framework::errors::ensure;
+use crate::framework::registration::{Registration, wrapped};
+use crate::framework::wrapped::{Wrapped, Wrapping};
+
+pub(crate) const OPERATORS: &[Registration] =
+    &[wrapped("GridSample", Wrapping::TRACT.check(check_rank))];
+
+/// Checks that cubic samples are those of images.
+fn check_rank<'r>(
+    op: &'r Wrapped,
+    s: &mut Solver<'r>,
+    inputs: &'r [TensorProxy],
+) -> InferenceResult {
+    let mode = op.node.get_attr_opt::<&str>("mode")?.unwrap_or_default();
+    let cubic = mode.ends_with("cubic");
+    s.given(&inputs[0].rank, move |_, rank| {
+        ensure!(!cubic || rank == 4, "cubic mode needs 4 dimensions, found {rank}");
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, tensor};
+
+    #[test]
+    fn grid_sample_is_zero_outside_unless_padded_otherwise() {
+        let sample = |padding| {
+            let case = case("GridSample").text("padding_mode", padding).int("align_corners", 1);
+            let case = case.input(tensor(&[1, 1, 1, 3], &[1f32, 2.0, 4.0]));
+            case.input(tensor(&[1, 1, 3, 2], &[0f32, 0.0, 0.5, 0.0, 2.0, 0.0]))
+        };
+        let of = |numbers: [f32; 3]| tensor(&[1, 1, 1, 3], &numbers);
+        sample("zeros").gives_within(of([2.0, 3.0, 0.0]), 1e-6);
+        sample("border").gives_within(of([2.0, 3.0, 4.0]), 1e-6);
+        sample("reflection").gives_within(of([2.0, 3.0, 2.0]), 1e-6);
+    }
+}

@@ -1,0 +1,182 @@
+//! Passes that replace some of tract's, because tract's may change a model's outputs.
+
+mod axes;
+mod barriers;
+mod bodies;
+mod long_sums;
+mod merge;
+mod simplify;
+mod zeros;
+
+use std::fmt::Debug;
+
+use tract_onnx::prelude::*;
+use tract_onnx::tract_core::ops::logic::IfThenElse;
+use tract_onnx::tract_core::optim::{Optimizer, OptimizerSession, TypedPass};
+
+use crate::framework::errors::UserError;
+use crate::nn::pool;
+
+pub(crate) use zeros::into_typed;
+pub use zeros::move_negative_zeros_to_nodes;
+
+/// The largest number of rewrites of a model, in addition to those for each of its nodes. No model
+/// needs as many.
+const MAX_STEPS: usize = 2_000;
+const MAX_STEPS_PER_NODE: usize = 50;
+
+/// Passes that the caller adds. Each replaces operators by others.
+#[derive(Clone, Copy, Debug)]
+pub struct Passes {
+    /// Runs before tract simplifies the model, on the nodes of the ONNX file.
+    pub before_simplifying: fn(&mut TypedModel) -> TractResult<()>,
+    /// Runs after tract has simplified the model.
+    pub after_simplifying: fn(&mut TypedModel) -> TractResult<()>,
+}
+
+impl Passes {
+    /// No passes.
+    pub const NONE: Passes =
+        Passes { before_simplifying: |_| Ok(()), after_simplifying: |_| Ok(()) };
+}
+
+/// tract's passes over symbolic expressions. Shapes are numbers here, so they gain nothing; and
+/// they treat half of an odd number as whole.
+const SYMBOLIC_PASSES: [&str; 3] = ["PropagateUniformTdim", "PropagateRoi", "FoldUniformMask"];
+
+/// One of tract's optimisers, with some passes removed or replaced.
+fn with_replaced_passes(mut optimizer: Optimizer) -> Optimizer {
+    optimizer.passes.retain(|pass| {
+        let name = format!("{pass:?}");
+        !SYMBOLIC_PASSES.iter().any(|gone| name.starts_with(gone))
+    });
+    for pass in &mut optimizer.passes {
+        match &*format!("{pass:?}") {
+            "PushSplitDown" => *pass = Box::new(merge::MergeEqualNodes),
+            "declutter" => *pass = Box::<simplify::Simplify>::default(),
+            "ChangeAxes" => *pass = Box::new(axes::SkipFailingChanges(pass.clone())),
+            _ => (),
+        }
+    }
+    optimizer
+}
+
+/// Optimises a model with tract's passes, those of this crate, and those of the caller.
+pub fn optimize(model: InferenceModel, passes: Passes) -> TractResult<TypedModel> {
+    let mut model = into_typed(model)?;
+    check_sizes(&model)?;
+    protect(&mut model)?;
+    (passes.before_simplifying)(&mut model)?;
+    // Two of tract's rewrites can undo each other endlessly. The model stays correct if they are
+    // stopped.
+    let steps = MAX_STEPS.saturating_add(model.nodes.len().saturating_mul(MAX_STEPS_PER_NODE));
+    with_replaced_passes(Optimizer::declutter()).stopping_at(steps).optimize(&mut model)?;
+    (passes.after_simplifying)(&mut model)?;
+    generate(&mut model)?;
+    Ok(model)
+}
+
+/// Puts what tract's passes must not touch out of their reach, in bodies too.
+fn protect(model: &mut TypedModel) -> TractResult<()> {
+    // Scale factors are often computed from constants.
+    model.prop_consts()?;
+    rewrite_each_node(
+        model,
+        vec![barriers::keep_products, barriers::keep_empty_slices, long_sums::split],
+    )?;
+    bodies::change_each(model, protect)
+}
+
+/// Generates code for a simplified model.
+fn generate(model: &mut TypedModel) -> TractResult<()> {
+    // Operators that are left to tract must follow the specification.
+    rewrite_each_node(model, vec![pool::keep_nan, lower_scan])?;
+    bodies::change_each(model, |body| rewrite_each_node(body, vec![pool::keep_nan]))?;
+    let codegen = with_replaced_passes(Optimizer::codegen());
+    model.optimize_with_session(&mut codegen.session())
+}
+
+fn lower_scan(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    bodies::lower_scan(model, node, generate)
+}
+
+/// Refuses tensors whose size in bytes does not fit 32 bits, where it would wrap around.
+fn check_sizes(model: &TypedModel) -> TractResult<()> {
+    for node in &model.nodes {
+        for output in &node.outputs {
+            let fact = &output.fact;
+            // A dimension without symbols that has no value: the result of broadcasting two sizes
+            // that do not match.
+            let none = SymbolValues::default();
+            let never = |dim: &TDim| dim.symbols().is_empty() && dim.eval_to_i64(&none).is_err();
+            // The sizes of a branch that may not be taken need not match.
+            if !node.op_is::<IfThenElse>() && fact.shape.iter().any(never) {
+                let inputs = node.inputs.iter().filter_map(|input| model.outlet_fact(*input).ok());
+                let shape = |fact: &TypedFact| {
+                    let dims: Vec<String> = fact.shape.iter().map(ToString::to_string).collect();
+                    format!("[{}]", dims.join(", "))
+                };
+                let shapes: Vec<String> = inputs.map(shape).collect();
+                let why = format!("inputs of the shapes {} do not match", shapes.join(" and "));
+                return Err(UserError::error(why).context(node.to_string()));
+            }
+            let dims = fact.shape.iter().filter_map(|dim| dim.to_i64().ok());
+            let bytes = dims.clone().try_fold(fact.datum_type.size_of(), |bytes, dim| {
+                bytes.checked_mul(usize::try_from(dim).ok()?.max(1))
+            });
+            if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
+                let dims: Vec<i64> = dims.collect();
+                let why =
+                    format!("a tensor of the shape {dims:?} is larger than a sandbox can hold");
+                return Err(UserError::error(why).context(node.to_string()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Replaces a node, or leaves it.
+pub type Rewrite = fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>;
+
+/// Applies each rewrite to every node of a model, in order.
+pub fn rewrite_each_node(model: &mut TypedModel, rewrites: Vec<Rewrite>) -> TractResult<()> {
+    let passes = rewrites
+        .into_iter()
+        .map(|rewrite| Box::new(EachNode { rewrite, next: 0 }) as Box<dyn TypedPass>)
+        .collect();
+    Optimizer { passes, steps: None }.optimize(model)
+}
+
+/// A pass that applies a rewrite to every node.
+#[derive(Clone)]
+struct EachNode {
+    rewrite: Rewrite,
+    next: usize,
+}
+
+impl Debug for EachNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("rewrite")
+    }
+}
+
+impl TypedPass for EachNode {
+    fn reset(&mut self) -> TractResult<()> {
+        self.next = 0;
+        Ok(())
+    }
+
+    fn next(
+        &mut self,
+        _session: &mut OptimizerSession,
+        model: &TypedModel,
+    ) -> TractResult<Option<TypedModelPatch>> {
+        while let Some(node) = model.nodes.get(self.next) {
+            self.next += 1;
+            if let Some(patch) = (self.rewrite)(model, node)? {
+                return Ok(Some(patch));
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,80 @@
+//! Nodes that are written in another version of their operator set than the model: those of its
+//! functions, each of which says its own. On the way through the gate such a node carries its
+//! version in the field for documentation, which nothing else uses. In the end its operator becomes
+//! one of ours, which builds what the operator is in that version.
+
+use belljar_operators::ML;
+use onnx_ops::framework::synthetic::{
+    CAST, DEQUANTIZE, OPERATOR, QUANTIZE, TEXT_CAST, VERSION, VERSIONED,
+};
+use tract_onnx::pb::attribute_proto::AttributeType;
+use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto};
+
+use super::attributes::find;
+
+/// Takes the model's own texts out of the field.
+pub(super) fn forget_texts(proto: &mut ModelProto) {
+    let functions = proto.functions.iter_mut().flat_map(|function| &mut function.node);
+    functions.for_each(forget);
+    proto.graph.iter_mut().flat_map(|graph| &mut graph.node).for_each(forget);
+}
+
+/// The protobuf decoder has bounded the nesting.
+fn forget(node: &mut NodeProto) {
+    node.doc_string = String::new();
+    let bodies = node.attribute.iter_mut().flat_map(|a| a.g.iter_mut().chain(&mut a.graphs));
+    bodies.flat_map(|body| &mut body.node).for_each(forget);
+}
+
+/// Notes the version that a node is written in.
+pub(super) fn note(node: &mut NodeProto, version: i64) {
+    node.doc_string = version.to_string();
+}
+
+/// The version that was noted.
+pub(super) fn of(node: &NodeProto) -> Option<i64> {
+    node.doc_string.parse().ok()
+}
+
+/// The operator that a node was, whatever the gate has made of it, as messages name it.
+pub(crate) fn operator_of(node: &NodeProto) -> String {
+    let versioned = find(node, OPERATOR).filter(|_| node.op_type == VERSIONED);
+    let operator = match versioned {
+        Some(attribute) => &*String::from_utf8_lossy(&attribute.s),
+        None => &*node.op_type,
+    };
+    let operator = match operator {
+        CAST | TEXT_CAST => "Cast",
+        QUANTIZE => "QuantizeLinear",
+        DEQUANTIZE => "DequantizeLinear",
+        other => other,
+    };
+    let operator = super::text::operator(operator);
+    if node.domain == ML { format!("{ML}:{operator}") } else { operator }
+}
+
+/// Replaces the operators of nodes with a version of their own. tract has one version for a model.
+pub(super) fn mark(graph: &mut GraphProto) {
+    for node in &mut graph.node {
+        let bodies = node.attribute.iter_mut().filter_map(|attribute| attribute.g.as_mut());
+        bodies.for_each(mark);
+        let noted = of(node);
+        node.doc_string = String::new();
+        // Operators of other domains do not look at the version of ONNX's own.
+        if let Some(version) = noted.filter(|_| super::domain_of(node).is_empty()) {
+            let operator = std::mem::replace(&mut node.op_type, VERSIONED.into());
+            node.attribute.push(AttributeProto {
+                name: OPERATOR.into(),
+                r#type: AttributeType::String as i32,
+                s: operator.into_bytes(),
+                ..AttributeProto::default()
+            });
+            node.attribute.push(AttributeProto {
+                name: VERSION.into(),
+                r#type: AttributeType::Int as i32,
+                i: version,
+                ..AttributeProto::default()
+            });
+        }
+    }
+}

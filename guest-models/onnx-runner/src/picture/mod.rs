@@ -1,0 +1,204 @@
+//! An image file to the tensor that a model takes: decoded, turned upright, resized, cropped, scaled.
+//!
+//! This needs no model, and the host makes the call in a sandbox that holds nothing else: whoever made
+//! the file reaches neither the model nor the supervisor by a mistake in a decoder. The message is that
+//! of [`belljar_abi::picture`]; the answer is one tensor, `image`.
+//!
+//! Nothing here allocates what a file declares before the size was compared with what the file can hold
+//! and with what the policy allows.
+
+mod decode;
+mod jpeg;
+mod orient;
+mod resample;
+
+use belljar_abi::narrow::Narrow;
+use belljar_abi::picture::{Channels, Layout, PictureOptions, Resize, decode_picture};
+use belljar_abi::{DType, TensorView, encode_tensors};
+
+/// Longest side of an image that is decoded or made, in pixels: the longest that JPEG has.
+const LONGEST_SIDE: u64 = 65_535;
+
+/// Why there is no tensor.
+#[derive(Debug)]
+pub(crate) enum PictureError {
+    /// The host's message is wrong.
+    Message(String),
+    /// The file cannot be decoded.
+    File(String),
+    /// The image cannot be resized or cropped as the options say.
+    Size(String),
+    /// The image takes more memory than it may.
+    TooLarge(String),
+}
+
+fn refused<T>(why: impl Into<String>) -> Result<T, PictureError> {
+    Err(PictureError::File(why.into()))
+}
+
+/// Rows of pixels of one byte for each channel: one channel, or red, green and blue.
+struct Pixels {
+    width: usize,
+    height: usize,
+    channels: usize,
+    bytes: Vec<u8>,
+}
+
+/// How much memory one step may take.
+#[derive(Clone, Copy)]
+struct Room(u64);
+
+impl Room {
+    /// Refuses an image of which each pixel takes so many bytes, before memory is asked for.
+    fn holds(self, width: u64, height: u64, each: u64) -> Result<(), PictureError> {
+        let bytes = width.saturating_mul(height).saturating_mul(each);
+        // No allocation is larger than half of the address space.
+        let most = self.0.min(i32::MAX as u64);
+        if bytes <= most {
+            return Ok(());
+        }
+        let text = format!("{width}x{height} pixels take {bytes} bytes, and {most} are allowed");
+        Err(PictureError::TooLarge(text))
+    }
+}
+
+/// Makes the tensor; answers the message that it is in.
+pub(crate) fn picture(message: &[u8]) -> Result<Vec<u8>, PictureError> {
+    let (options, file) =
+        decode_picture(message).map_err(|err| PictureError::Message(err.to_string()))?;
+    let room = Room(options.room);
+    let (mut pixels, orientation) = decode::decode(file, room)?;
+    if options.channels == Channels::Gray {
+        pixels = gray(pixels);
+    }
+    if options.upright {
+        pixels = orient::turned(pixels, orientation);
+    }
+    if let Some(resize) = options.resize {
+        let (width, height) = resized(resize, &pixels)?;
+        pixels = resample::resample(pixels, width, height, room)?;
+    }
+    if let Some((width, height)) = options.crop {
+        pixels = cropped(&pixels, width as usize, height as usize)?;
+    }
+    tensor(&pixels, &options)
+}
+
+/// One channel: luma as Pillow computes it (ITU-R BT.601, 16 bits behind the point, rounded).
+fn gray(pixels: Pixels) -> Pixels {
+    if pixels.channels == 1 {
+        return pixels;
+    }
+    let luma = |pixel: &[u8; 3]| {
+        let [red, green, blue] = pixel.map(u32::from);
+        ((red * 19_595 + green * 38_470 + blue * 7_471 + 0x8000) >> 16) as u8
+    };
+    let bytes = pixels.bytes.as_chunks::<3>().0.iter().map(luma).collect();
+    Pixels { channels: 1, bytes, ..pixels }
+}
+
+/// The size that an image gets.
+fn resized(resize: Resize, pixels: &Pixels) -> Result<(usize, usize), PictureError> {
+    let (from_width, from_height) = (pixels.width as u64, pixels.height as u64);
+    // Where one side is given, the other one keeps its share, rounded down as torchvision does.
+    let by_width = |width: u64| (width, width * from_height / from_width);
+    let by_height = |height: u64| (height * from_width / from_height, height);
+    let (width, height) = match resize {
+        Resize::Stretch(width, height) => (u64::from(width), u64::from(height)),
+        Resize::Cover(width, height) => {
+            let (width, height) = (u64::from(width), u64::from(height));
+            match from_width * height <= width * from_height {
+                true => by_width(width),
+                false => by_height(height),
+            }
+        }
+        Resize::Shorter(side) => match from_width <= from_height {
+            true => by_width(u64::from(side)),
+            false => by_height(u64::from(side)),
+        },
+    };
+    match (width, height) {
+        (1..=LONGEST_SIDE, 1..=LONGEST_SIDE) => Ok((width as usize, height as usize)),
+        _ => Err(PictureError::Size(format!(
+            "the image has {from_width}x{from_height} pixels and cannot be resized to {width}x{height}: \
+             sides are from 1 to {LONGEST_SIDE}"
+        ))),
+    }
+}
+
+/// The middle of an image. Where an odd number of pixels is cut off, the place is rounded to the even
+/// one of two, as torchvision's `CenterCrop` does.
+fn cropped(from: &Pixels, width: usize, height: usize) -> Result<Pixels, PictureError> {
+    if width > from.width || height > from.height {
+        let (has_width, has_height) = (from.width, from.height);
+        return Err(PictureError::Size(format!(
+            "the image has {has_width}x{has_height} pixels when it is cropped, fewer than {width}x{height}"
+        )));
+    }
+    let start = |over: usize| over / 2 + usize::from(over % 4 == 3);
+    let (left, top) = (start(from.width - width), start(from.height - height));
+    let channels = from.channels;
+    let mut bytes = Vec::with_capacity(width * height * channels);
+    for row in from.bytes.chunks_exact(from.width * channels).skip(top).take(height) {
+        bytes.extend_from_slice(&row[left * channels..(left + width) * channels]);
+    }
+    Ok(Pixels { width, height, channels, bytes })
+}
+
+/// The message with the tensor.
+fn tensor(pixels: &Pixels, options: &PictureOptions) -> Result<Vec<u8>, PictureError> {
+    let PictureOptions { layout, channels, dtype, room, .. } = *options;
+    let size = match dtype {
+        DType::U8 | DType::F32 | DType::F64 | DType::F16 | DType::BF16 => dtype.size(),
+        _ => None,
+    };
+    let Some(size) = size else {
+        return Err(PictureError::Message(format!("no image becomes a tensor of {dtype}")));
+    };
+    if layout == Layout::Hw && channels != Channels::Gray {
+        return Err(PictureError::Message("two axes are for one channel".into()));
+    }
+    let (width, height, count) = (pixels.width, pixels.height, channels.count());
+    Room(room).holds(width as u64, height as u64, (count * size) as u64)?;
+    let (w, h, c) = (width as u64, height as u64, count as u64);
+    let dims = match layout {
+        Layout::Nchw => vec![1, c, h, w],
+        Layout::Nhwc => vec![1, h, w, c],
+        Layout::Chw => vec![c, h, w],
+        Layout::Hwc => vec![h, w, c],
+        Layout::Hw => vec![h, w],
+    };
+    let planes = matches!(layout, Layout::Nchw | Layout::Chw);
+    let area = width * height;
+    let mut data = vec![0; area * count * size];
+    for channel in 0..count {
+        let source = match (pixels.channels, channels) {
+            // What has one channel has the same value in all three.
+            (1, _) => 0,
+            (_, Channels::Bgr) => count - 1 - channel,
+            (_, Channels::Rgb | Channels::Gray) => channel,
+        };
+        let values: Vec<u8> =
+            (0..=u8::MAX).flat_map(|pixel| value(pixel, channel, options)).collect();
+        let (start, step) = if planes { (channel * area, 1) } else { (channel, count) };
+        let sources = pixels.bytes.iter().skip(source).step_by(pixels.channels);
+        let places = data.chunks_exact_mut(size).skip(start).step_by(step);
+        for (place, pixel) in places.zip(sources).take(area) {
+            let at = usize::from(*pixel) * size;
+            place.copy_from_slice(&values[at..at + size]);
+        }
+    }
+    Ok(encode_tensors(&[TensorView { name: "image", dtype, dims, data: &data }]))
+}
+
+/// What a pixel becomes in a channel: computed in float64 and rounded once.
+fn value(pixel: u8, channel: usize, options: &PictureOptions) -> Vec<u8> {
+    let PictureOptions { dtype, scale, mean, std, .. } = options;
+    let value = (f64::from(pixel) * scale - mean[channel]) / std[channel];
+    match (dtype, Narrow::of(*dtype)) {
+        (DType::F32, _) => (value as f32).to_le_bytes().to_vec(),
+        (DType::F64, _) => value.to_le_bytes().to_vec(),
+        (_, Some(narrow)) => narrow.encode_f64(value).to_le_bytes().to_vec(),
+        (_, None) => vec![pixel],
+    }
+}

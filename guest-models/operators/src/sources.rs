@@ -1,0 +1,159 @@
+//! Who computes each operator.
+
+use crate::Operator;
+
+/// Who computes an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Belljar.
+    Own,
+    /// tract, with checks or wiring of Belljar.
+    Wrapped,
+    /// tract.
+    Upstream,
+    /// No one: it is replaced by other operators before a model is analysed.
+    Lowered,
+}
+
+// ONNX's own operators that Belljar does not compute alone. The operators' crate, which depends on
+// this one, tests that its registrations say the same.
+
+const WRAPPED: &[&str] = &[
+    "ArgMax",
+    "ArgMin",
+    "Attention",
+    "AveragePool",
+    "BatchNormalization",
+    "Clip",
+    "Concat",
+    "ConstantOfShape",
+    "Conv",
+    "ConvInteger",
+    "ConvTranspose",
+    "CumSum",
+    "DequantizeLinear",
+    "Einsum",
+    "Equal",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Gemm",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "GridSample",
+    "HardSigmoid",
+    "HardSwish",
+    "LRN",
+    "LayerNormalization",
+    "LogSoftmax",
+    "LpNormalization",
+    "MatMul",
+    "MatMulInteger",
+    "MaxPool",
+    "MeanVarianceNormalization",
+    "NonMaxSuppression",
+    "QuantizeLinear",
+    "RMSNormalization",
+    "Range",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+    "Relu",
+    "Reshape",
+    "Resize",
+    "RotaryEmbedding",
+    "Softmax",
+    "SpaceToDepth",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Trilu",
+    "Unsqueeze",
+];
+
+const UPSTREAM: &[&str] = &[
+    "Abs",
+    "Acos",
+    "And",
+    "Asin",
+    "Atan",
+    "BitwiseAnd",
+    "BitwiseNot",
+    "BitwiseOr",
+    "BitwiseXor",
+    "CastLike",
+    "Ceil",
+    "Constant",
+    "Cos",
+    "Cosh",
+    "DepthToSpace",
+    "Dropout",
+    "DynamicQuantizeLinear",
+    "Exp",
+    "Floor",
+    "Greater",
+    "GreaterOrEqual",
+    "GroupNormalization",
+    "Identity",
+    "InstanceNormalization",
+    "IsInf",
+    "IsNaN",
+    "LeakyRelu",
+    "Less",
+    "LessOrEqual",
+    "Log",
+    "MelWeightMatrix",
+    "Neg",
+    "NonZero",
+    "Not",
+    "Or",
+    "Reciprocal",
+    "Round",
+    "Shrink",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softsign",
+    "Sqrt",
+    "Sum",
+    "Tan",
+    "ThresholdedRelu",
+    "Transpose",
+    "Where",
+    "Xor",
+];
+
+const LOWERED: &[&str] = &[
+    "ConcatFromSequence",
+    "Optional",
+    "OptionalGetElement",
+    "OptionalHasElement",
+    "SequenceAt",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceLength",
+    "SequenceMap",
+    "SplitToSequence",
+];
+
+impl Operator {
+    /// Who computes it, in all of its versions.
+    pub fn source(&self) -> Source {
+        let lists =
+            [(WRAPPED, Source::Wrapped), (UPSTREAM, Source::Upstream), (LOWERED, Source::Lowered)];
+        let found = lists.into_iter().find(|(names, _)| names.contains(&self.name));
+        match found {
+            Some((_, source)) if self.domain.is_empty() => source,
+            _ => Source::Own,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Which input of the model a file is for.
+
+use super::super::failure::Failure;
+use crate::tensor::{DType, Tensor};
+use crate::text::Escaped;
+use crate::{Description, ValueInfo};
+
+/// The inputs of a model, and the file that is read for them, as it is shown.
+pub(super) struct Wanted<'a> {
+    pub(super) description: &'a Description,
+    pub(super) source: &'a str,
+}
+
+impl Wanted<'_> {
+    /// Inputs that have to be given.
+    fn inputs(&self) -> impl Iterator<Item = &ValueInfo> {
+        self.description.inputs.iter().filter(|input| !input.has_default)
+    }
+
+    pub(super) fn input(&self, name: &str) -> Option<&ValueInfo> {
+        self.description.inputs.iter().find(|input| input.name == name)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.input(name).is_some()
+    }
+
+    pub(super) fn at(&self, place: usize) -> Option<&ValueInfo> {
+        self.inputs().nth(place)
+    }
+
+    /// The declared element type.
+    pub(super) fn dtype(&self, name: &str) -> Option<DType> {
+        self.input(name)?.dtype()
+    }
+
+    /// The declared number of dimensions.
+    pub(super) fn rank(&self, name: &str) -> Option<usize> {
+        self.input(name)?.shape.as_ref().map(Vec::len)
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<String> = self.inputs().map(|input| cut(&input.name)).collect();
+        names.join(", ")
+    }
+
+    /// The name of the model's only input.
+    pub(super) fn single(&self) -> Result<String, Failure> {
+        let mut wanted = self.inputs();
+        match (wanted.next(), wanted.next()) {
+            (Some(only), None) => Ok(only.name.clone()),
+            _ => {
+                let names = self.names();
+                let text = format!("{}: which input is this? The model has {names}", self.source);
+                Err(Failure::usage(text).hint("write --input NAME=FILE"))
+            }
+        }
+    }
+
+    /// The array of this name, or the only one there is.
+    pub(super) fn one_of(
+        &self,
+        mut arrays: Vec<(String, Tensor)>,
+        name: &str,
+    ) -> Result<Vec<(String, Tensor)>, Failure> {
+        let at = match arrays.iter().position(|(array, _)| array == name) {
+            Some(at) => at,
+            None if arrays.len() == 1 => 0,
+            None => {
+                let source = self.source;
+                let names: Vec<_> = arrays.iter().map(|(name, _)| cut(name)).collect();
+                let names = names.join(", ");
+                let text = format!("{source}: it holds no {:?}, only {names}", cut(name));
+                return Err(Failure::usage(text));
+            }
+        };
+        Ok(vec![(name.to_owned(), arrays.swap_remove(at).1)])
+    }
+
+    /// Arrays by their names; those that `numpy.savez` has numbered, for want of names, by position.
+    pub(super) fn by_position(
+        &self,
+        mut arrays: Vec<(String, Tensor)>,
+    ) -> Result<Vec<(String, Tensor)>, Failure> {
+        let unnamed = |(name, _): &(String, Tensor)| place(name).is_some() && !self.has(name);
+        // A guest program declares no inputs: to it, names are names.
+        if self.at(0).is_none() || arrays.is_empty() || !arrays.iter().all(unnamed) {
+            return Ok(arrays);
+        }
+        arrays.sort_by_key(|(name, _)| place(name));
+        let numbered = arrays.iter().enumerate().all(|(at, (name, _))| place(name) == Some(at));
+        if !numbered || arrays.len() != self.inputs().count() {
+            let found: Vec<_> = arrays.iter().map(|(name, _)| cut(name)).collect();
+            let text = format!(
+                "{}: its arrays have no names ({}), and the model has other inputs than so many: {}",
+                self.source,
+                found.join(", "),
+                self.names()
+            );
+            return Err(Failure::usage(text).hint("name them: `np.savez(FILE, NAME=ARRAY, …)`"));
+        }
+        let names: Vec<String> = self.inputs().map(|input| input.name.clone()).collect();
+        Ok(names.into_iter().zip(arrays).map(|(name, (_, tensor))| (name, tensor)).collect())
+    }
+
+    /// Whether the columns of a table are inputs: there is one for each of them. A model with one
+    /// input of several columns takes the table as a whole.
+    pub(super) fn are_columns(&self, header: &[String]) -> Result<bool, Failure> {
+        let known = header.iter().filter(|name| self.has(name)).count();
+        let missing = self.inputs().find(|input| !header.contains(&input.name));
+        match missing {
+            _ if known == 0 => Ok(false),
+            None => Ok(self.inputs().count() > 1 || header.len() == 1),
+            Some(_) if self.inputs().count() == 1 => Ok(false),
+            Some(missing) => {
+                let text = format!("{}: it has no column {:?}", self.source, cut(&missing.name));
+                Err(Failure::usage(text).hint("write a column for each input, or NAME=FILE"))
+            }
+        }
+    }
+
+    /// Whether JSON is an object of tensors by name: its first key is an input, and not one of the
+    /// keys with which a single tensor is written.
+    pub(super) fn starts_with_named_tensors(&self, text: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(text);
+        let Some(object) = text.strip_prefix('{') else { return false };
+        match serde_json::Deserializer::from_str(object).into_iter::<String>().next() {
+            Some(Ok(key)) => self.has(&key) || !["dtype", "shape", "data"].contains(&key.as_str()),
+            _ => false,
+        }
+    }
+}
+
+/// A name as it may be shown.
+fn cut(name: &str) -> String {
+    Escaped::cut(name, 60).to_string()
+}
+
+/// Which of the arrays without a name it is that `numpy.savez` has named so: `arr_0`, `arr_1`, …
+pub(super) fn place(name: &str) -> Option<usize> {
+    let digits = name.strip_prefix("arr_")?;
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|place: &usize| plain && place.to_string() == digits)
+}

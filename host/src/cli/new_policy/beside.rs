@@ -1,0 +1,135 @@
+//! The policy of a model that keeps data in files which nobody has granted yet: the grants stand in
+//! comments, each with the file's SHA-256, and nothing is measured.
+//!
+//! The files are read for their digests alone, in this process. None of them gets into a sandbox
+//! before somebody has taken the comment away: their names are the model's choice.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::super::failure::{Failure, shown};
+use super::super::policy::record::text;
+use super::{Loaded, compute};
+use crate::error::Error;
+use crate::model::places;
+use crate::policy::units::format_size;
+use crate::policy::{FORMAT_VERSION, Policy, bounds, starting_head, unmeasured_limits};
+use crate::text::Escaped;
+use crate::trust::{Digest, SideFile, SideFileError};
+
+/// Why a file is granted.
+const REASON: &str = "the model's weights";
+
+/// A file that the model keeps data in, as it was found.
+pub(super) struct File {
+    /// Where the model finds it, below its own folder. Untrusted text.
+    place: String,
+    /// Where it lies.
+    path: PathBuf,
+    /// The symbolic link by which it was found.
+    link: Option<PathBuf>,
+    found: Result<(Digest, u64), String>,
+}
+
+impl File {
+    fn look(place: &str, folder: &Path) -> File {
+        let named = folder.join(place.trim_start_matches('/'));
+        let (path, link) = match named.canonicalize() {
+            // Grants are of the file itself: links on the way to it are refused.
+            Ok(path) if path != named => (path, Some(named)),
+            Ok(path) => (path, None),
+            Err(_) => (named, None),
+        };
+        let good_name = path.to_str().is_some_and(|host| {
+            let entry = text::side_file(&text::quoted(host), place, None, REASON);
+            Policy::parse(&format!("version = {FORMAT_VERSION}\n{entry}"), "a grant").is_ok()
+        });
+        let found = SideFile::digest_of(&path, bounds::MODEL_SIZE.max).map_err(|err| match err {
+            SideFileError::Refused(why) => format!("it cannot be granted as it is: {why}"),
+            SideFileError::TooLarge => {
+                format!(
+                    "it is larger than any policy allows ({})",
+                    format_size(bounds::MODEL_SIZE.max)
+                )
+            }
+            SideFileError::Failed(why) => format!("it cannot be read: {why}"),
+        });
+        let found = match good_name {
+            true => found,
+            false => {
+                Err("its name cannot stand in a policy; give it and its folders other names".into())
+            }
+        };
+        File { place: place.to_owned(), path, link, found }
+    }
+
+    /// What somebody has to mend before the file can be granted.
+    pub(super) fn problem(&self) -> Option<String> {
+        let why = self.found.as_ref().err()?;
+        Some(format!("{}, in which the model keeps data: {why}", shown(&self.path)))
+    }
+
+    fn size(&self) -> u64 {
+        self.found.as_ref().map_or(0, |(_, size)| *size)
+    }
+
+    /// The grant as a comment, below a sentence about it.
+    fn entry(&self, folder: &Path) -> String {
+        let mut out = String::from("\n# The model keeps data in this file");
+        let sha256 = match &self.found {
+            Ok((digest, size)) => {
+                let _ = writeln!(
+                    out,
+                    " ({}), which is granted once the # is gone.",
+                    format_size(*size)
+                );
+                text::quoted(&digest.to_string())
+            }
+            Err(why) => {
+                let _ = writeln!(out, "; {why}.", why = Escaped::new(why));
+                "\"…\"   # as sha256sum prints it".to_owned()
+            }
+        };
+        if let Some(link) = &self.link {
+            let _ = writeln!(out, "# {} is a symbolic link to it.", shown(link));
+        }
+        let host = text::host(&self.path, folder);
+        let entry = text::side_file(&host, &self.place, Some(&sha256), REASON);
+        out.push_str(&text::commented(&entry));
+        out
+    }
+}
+
+/// The files of a model that keeps data in some, and has been granted none.
+pub(super) fn ungranted(loaded: &Loaded, path: &Path) -> Result<Vec<File>, Failure> {
+    let Loaded { model, name, .. } = loaded;
+    // Under a policy with grants the model is not loaded without all of its files.
+    if !model.policy().filesystem.is_empty() {
+        return Ok(Vec::new());
+    }
+    let places = places(model.description()).map_err(|kind| Error::for_model(name, kind))?;
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let unknown = |err: std::io::Error| Failure::failed(format!("the model's folder: {err}"));
+    let here = std::env::current_dir().map_err(unknown)?;
+    let folder = here.join(path.parent().unwrap_or(Path::new("")));
+    let folder = folder.canonicalize().map_err(unknown)?;
+    Ok(places.iter().map(|place| File::look(place, &folder)).collect())
+}
+
+/// The policy of a model that was not run.
+pub(super) fn unmeasured(loaded: &Loaded, files: &[File], base: &Policy, folder: &Path) -> String {
+    let comments = "# A starting point. Nothing was measured: the model keeps data in files that are not \
+                    granted yet.\n# Take the # away from the grants that you accept; `belljar new-policy` \
+                    with this file as\n# --policy then measures the limits.\n";
+    let mut out = starting_head(&loaded.name, &loaded.sha256, comments, &text::settings(base));
+    files.iter().for_each(|file| out.push_str(&file.entry(folder)));
+    for (table, rules) in [("inputs", &base.inputs), ("outputs", &base.outputs)] {
+        rules.iter().for_each(|rule| out.push_str(&text::rule(table, rule)));
+    }
+    let size = files.iter().map(File::size).fold(loaded.size, u64::saturating_add);
+    out.push_str(&unmeasured_limits(size, &base.limits));
+    out.push_str(&compute(&base.compute));
+    out
+}

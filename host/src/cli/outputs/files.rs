@@ -1,0 +1,339 @@
+//! Outputs written to files: what names they get there, and how files come into being.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+
+use super::super::failure::{Failure, shown};
+use super::super::terminal::Terminal;
+use super::temporary::{self, Temporary};
+use crate::tensor::{Tensor, TensorError, json, npy, npz};
+use crate::text::Escaped;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Npz,
+    Json,
+    Folder,
+}
+
+/// Where outputs are to be written. What can be refused is refused before there is anything to write.
+pub(in crate::cli) struct Target<'a> {
+    path: &'a Path,
+    force: bool,
+    kind: Kind,
+}
+
+impl<'a> Target<'a> {
+    pub(in crate::cli) fn new(path: &'a Path, force: bool) -> Result<Target<'a>, Failure> {
+        let ends_in_slash = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let kind = match extension {
+            _ if ends_in_slash || path.is_dir() => Kind::Folder,
+            Some("npz") => Kind::Npz,
+            Some("json") => Kind::Json,
+            _ => {
+                let text = format!(
+                    "--output {}: the name does not say which format to write",
+                    shown(path)
+                );
+                let hint = "name a .npz or .json file, or a folder, ending in /";
+                return Err(Failure::usage(text).hint(hint));
+            }
+        };
+        if kind == Kind::Folder {
+            temporary::remove_leftovers(path);
+        } else {
+            check_free(path, force)?;
+            temporary::remove_leftovers(temporary::folder_of(path));
+        }
+        Ok(Target { path, force, kind })
+    }
+
+    pub(in crate::cli) fn is_folder(&self) -> bool {
+        self.kind == Kind::Folder
+    }
+
+    /// Checks that outputs of these names can all be written.
+    pub(in crate::cli) fn check(&self, names: &[&str]) -> Result<(), Failure> {
+        match self.kind {
+            Kind::Npz => self.members(names).map(drop),
+            Kind::Json => Ok(()),
+            Kind::Folder => self.files(names, |_| "npy").map(drop),
+        }
+    }
+
+    /// Writes outputs, and says which files were written.
+    pub(in crate::cli) fn write(
+        &self,
+        outputs: &[(String, Tensor)],
+        terminal: &Terminal,
+    ) -> Result<Vec<PathBuf>, Failure> {
+        let names: Vec<&str> = outputs.iter().map(|(name, _)| name.as_str()).collect();
+        match self.kind {
+            Kind::Npz => {
+                let members = self.members(&names)?;
+                for (name, member) in names.iter().zip(&members).filter(|(name, new)| *name != new)
+                {
+                    terminal.warn(&format!(
+                        "output \"{}\" is named \"{}\" in {}: its own name would lead elsewhere, or \
+                         be cut, when the archive is unpacked",
+                        Escaped::cut(name, 60),
+                        Escaped::cut(member, 60),
+                        shown(self.path)
+                    ));
+                }
+                let tensors = outputs.iter().map(|(_, tensor)| tensor);
+                let arrays = members.iter().map(String::as_str).zip(tensors);
+                write_file(self.path, self.force, |file| npz::write_arrays(arrays, file))?;
+            }
+            Kind::Json => {
+                write_file(self.path, self.force, |file| json::write_named(outputs, file))?;
+            }
+            Kind::Folder => {
+                let files = self.files(&names, |_| "npy")?;
+                for (path, (_, tensor)) in files.iter().zip(outputs) {
+                    self.write_into(path, |file| npy::write(tensor, file))?;
+                }
+                return Ok(files);
+            }
+        }
+        Ok(vec![self.path.to_owned()])
+    }
+
+    /// Writes one of the [`files`](Target::files) of a folder.
+    pub(in crate::cli) fn write_into(
+        &self,
+        file: &Path,
+        write: impl FnOnce(&mut BufWriter<File>) -> Result<(), TensorError>,
+    ) -> Result<(), Failure> {
+        fs::create_dir_all(self.path).map_err(|err| Failure::write(self.path, &err))?;
+        write_file(file, self.force, write)
+    }
+
+    /// A file in the folder for each output. What an output is called must not decide where a file
+    /// lies.
+    pub(in crate::cli) fn files(
+        &self,
+        names: &[&str],
+        kind: impl Fn(usize) -> &'static str,
+    ) -> Result<Vec<PathBuf>, Failure> {
+        let files: Vec<String> =
+            names.iter().enumerate().map(|(at, name)| file_name(name, kind(at))).collect();
+        // Some file systems do not tell capital letters from small ones.
+        if let Some(pair) = twins(&files, str::eq_ignore_ascii_case) {
+            let hint = "write a .npz file, in which they keep their names";
+            return Err(self.collide(names, &files, pair).hint(hint));
+        }
+        let files: Vec<PathBuf> = files.iter().map(|name| self.path.join(name)).collect();
+        files.iter().try_for_each(|file| check_free(file, self.force))?;
+        Ok(files)
+    }
+
+    /// The name of each output in the archive.
+    fn members(&self, names: &[&str]) -> Result<Vec<String>, Failure> {
+        let members: Vec<String> = names.iter().map(|name| member_name(name)).collect();
+        // To numpy the name of an array is that of its entry, or that without `.npy`.
+        let same = |a: &str, b: &str| {
+            a == b || a.strip_suffix(".npy") == Some(b) || b.strip_suffix(".npy") == Some(a)
+        };
+        match twins(&members, same) {
+            None => Ok(members),
+            Some(pair) => {
+                let hint = "write a .json file, in which they keep their names";
+                Err(self.collide(names, &members, pair).hint(hint))
+            }
+        }
+    }
+
+    fn collide(&self, names: &[&str], files: &[String], (a, b): (usize, usize)) -> Failure {
+        let name = |at: usize| Escaped::cut(names.get(at).copied().unwrap_or_default(), 60);
+        let file = |at: usize| Escaped::cut(files.get(at).map_or("", String::as_str), 60);
+        Failure::usage(format!(
+            "--output {}: two outputs cannot be told apart there: \"{}\" as {} and \"{}\" as {}",
+            shown(self.path),
+            name(a),
+            file(a),
+            name(b),
+            file(b)
+        ))
+    }
+}
+
+/// Two of these that are the same.
+fn twins(names: &[String], same: impl Fn(&str, &str) -> bool) -> Option<(usize, usize)> {
+    names.iter().enumerate().find_map(|(b, name)| {
+        let a = names.iter().take(b).position(|other| same(other, name))?;
+        Some((a, b))
+    })
+}
+
+fn file_name(name: &str, kind: &str) -> String {
+    const LONGEST: usize = 80;
+    let keep = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    let clean: String = name.chars().take(LONGEST).map(keep).collect();
+    let clean = clean.trim_start_matches(['.', '-']);
+    let clean = if clean.is_empty() { "output" } else { clean };
+    format!("{clean}.{kind}")
+}
+
+/// The name of an output in an archive: its own, unless a program that unpacks archives into files
+/// could be led elsewhere by it, or would cut it.
+fn member_name(name: &str) -> String {
+    let separator = |c: char| matches!(c, '/' | '\\');
+    let drive = |name: &str| {
+        let mut chars = name.chars();
+        let letter = chars.next().is_some_and(|c| c.is_ascii_alphabetic());
+        letter && chars.next() == Some(':') && chars.next().is_some_and(separator)
+    };
+    let leads_elsewhere = name.starts_with(separator)
+        || drive(name)
+        || name.split(separator).any(|part| part == "..")
+        || name.chars().any(char::is_control);
+    match name {
+        "" => "output".to_owned(),
+        name if !leads_elsewhere => name.to_owned(),
+        name => {
+            let keep = |c: char| if separator(c) || c == ':' || c.is_control() { '_' } else { c };
+            name.chars().map(keep).collect::<String>().replace("..", "__")
+        }
+    }
+}
+
+/// Checks that a file can be made, or may be replaced.
+pub(in crate::cli) fn check_free(path: &Path, force: bool) -> Result<(), Failure> {
+    let failed = |why: &'static str| Failure::write(path, &why);
+    if let Ok(there) = path.symlink_metadata() {
+        if !force {
+            return Err(failed("there is something already"));
+        }
+        // A rename would put a file in place of a device, too.
+        if !there.is_file() && !there.is_symlink() {
+            return Err(failed("not a file, and not replaced"));
+        }
+    }
+    Ok(())
+}
+
+/// Writes a file whole or not at all: into a temporary file first, which then gets the name. Never
+/// through a symlink, and over another file only when asked to.
+pub(in crate::cli) fn write_file(
+    path: &Path,
+    force: bool,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), TensorError>,
+) -> Result<(), Failure> {
+    let failed = |err: &dyn std::fmt::Display| Failure::write(path, err);
+    check_free(path, force)?;
+    path.file_name().ok_or_else(|| failed(&"not the name of a file"))?;
+    let written = (|| {
+        let mut temporary = Temporary::new(temporary::folder_of(path))?;
+        let mut file = BufWriter::new(temporary.file().try_clone()?);
+        write(&mut file)?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        temporary.keep(path, force)?;
+        Ok::<(), TensorError>(())
+    })();
+    written.map_err(|err| failed(&err))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn names_of_outputs_never_lead_elsewhere() {
+        for (name, expected) in [
+            ("../../etc/passwd", "_.._etc_passwd.npy"),
+            ("/abs", "_abs.npy"),
+            ("", "output.npy"),
+            ("..", "output.npy"),
+            (".hidden", "hidden.npy"),
+            ("a b", "a_b.npy"),
+            ("-rf", "rf.npy"),
+            ("x\0y\n", "x_y_.npy"),
+        ] {
+            assert_eq!(file_name(name, "npy"), expected);
+        }
+        assert_eq!(file_name(&"n".repeat(5000), "npy").len(), 84);
+    }
+
+    #[test]
+    fn outputs_that_would_share_a_file_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target::new(folder.path(), false).unwrap();
+        for names in [&["out:0", "out_0"][..], &["x", "A", "a"], &["", ".."], &["a/b", "a b"]] {
+            let err = target.check(names).unwrap_err();
+            assert_eq!(err.exit_code(), 2, "{err}");
+            assert!(err.to_string().contains("cannot be told apart"), "{err}");
+        }
+        target.check(&["out:0", "out_1", "b"]).unwrap();
+        let npz = folder.path().join("x.npz");
+        let target = Target::new(&npz, false).unwrap();
+        target.check(&["out:0", "out_0", "A", "a", "a/b", "a b"]).unwrap();
+        for names in [&["a", "a.npy"][..], &["../x", "__/x", "___x"], &["", "output"]] {
+            target.check(names).unwrap_err();
+        }
+        let json = folder.path().join("x.json");
+        Target::new(&json, false).unwrap().check(&["a", "a.npy", "", ".."]).unwrap();
+    }
+
+    #[test]
+    fn names_in_archives_are_kept_unless_they_lead_elsewhere() {
+        for kept in [
+            "Identity:0",
+            "gpu_0/softmax_1",
+            "a..b",
+            "x.npy",
+            "é 世界",
+            "a\\b",
+            "StatefulCall:1",
+            "c:x",
+            ".",
+            "./x",
+            "a/",
+        ] {
+            assert_eq!(member_name(kept), kept);
+        }
+        for (name, expected) in [
+            ("../../etc/passwd", "______etc_passwd"),
+            ("/etc/passwd", "_etc_passwd"),
+            ("\\\\server\\share", "__server_share"),
+            ("c:\\windows", "c__windows"),
+            ("C:/windows", "C__windows"),
+            ("a\\..\\b", "a____b"),
+            ("x\0y", "x_y"),
+            ("", "output"),
+        ] {
+            assert_eq!(member_name(name), expected);
+        }
+        let long = "n".repeat(4096);
+        assert_eq!(member_name(&long), long);
+    }
+
+    #[test]
+    fn devices_are_not_replaced() {
+        let write = |file: &mut BufWriter<File>| Ok(file.write_all(b"x")?);
+        let err = write_file(Path::new("/dev/null"), true, write).unwrap_err();
+        assert!(err.to_string().contains("not a file"), "{err}");
+    }
+
+    #[test]
+    fn files_are_not_replaced_unasked_and_symlinks_never_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, victim) = (folder.path().join("out.npy"), folder.path().join("victim"));
+        let tensor = Tensor::scalar(1.0f32);
+        let write = |force| write_file(&path, force, |file| npy::write(&tensor, file));
+        write(false).unwrap();
+        assert!(write(false).is_err());
+        write(true).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&victim, "mine").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert!(write(false).is_err());
+        write(true).unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left over");
+    }
+}

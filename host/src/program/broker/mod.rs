@@ -1,0 +1,427 @@
+//! The supervisor's side of a program's run: what the program asks for, held against its policy. It
+//! is asked by a process that may have been broken into: names, numbers and bytes are hostile.
+//!
+//! Whatever takes time is done by a [`Clerk`], and ends when the run has no time left. Each decision is
+//! written down before it takes effect. `models` loads and runs models.
+
+mod models;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::clerk::{Clerk, Undone};
+use super::protocol::{Code, Denied};
+use super::wasi::{self, Asked, AtName, Below, Denial, Stream, Views};
+use crate::audit::tally::{Noted, Tally};
+use crate::audit::{Decision, Subject, Verdict};
+use crate::error::{Error, ErrorKind};
+use crate::host::errand::Errand;
+use crate::host::{Event, Host, too_many_decisions};
+use crate::model::Model;
+use crate::policy::{Effective, Peer, Protocol, peer_rule};
+use crate::sandbox::Limit;
+use crate::trust::Digest;
+
+/// What programs ask for that a stub answers when it is not granted, and the line that grants it.
+/// Where they print to, they all ask for.
+const STUBS: [(&str, &str); 5] = [
+    ("folders", "[[filesystem]]"),
+    ("program.environment", "[program] environment"),
+    ("program.arguments", "[program] arguments"),
+    ("program.clocks", "[program] clocks"),
+    ("program.randomness", "[program] randomness"),
+];
+
+/// How late what comes after the last of a run's time may be: that its process says so, and what the
+/// program had printed and decided before.
+pub(super) const GRACE: Duration = Duration::from_millis(500);
+
+/// How often `limits.prepare-time` of a model fits into what a run gets for it beside its own time: to
+/// load it, to describe it, and to prepare it for its first inputs.
+const PREPARATIONS: u32 = 3;
+
+/// Models that a program has loaded, for all of its runs: by the names of its policy.
+pub(super) type Models = Arc<Mutex<HashMap<String, Model>>>;
+
+/// Answers one run of one program.
+pub(super) struct Broker {
+    host: Host,
+    label: String,
+    policy: Arc<Effective>,
+    subject: Subject,
+    models: Models,
+    peers: wasi::Broker,
+    /// What the run's numbers stand for, with the label of each.
+    loaded: Vec<(String, Model)>,
+    /// Models that could not be loaded in this run, and why: none is tried twice.
+    failures: HashMap<Source, Kept>,
+    /// What is left of the time for loading and preparing each model, which is not the program's.
+    allowances: HashMap<String, Duration>,
+    /// Names of models that were prepared in this run.
+    prepared: Vec<String>,
+    /// The last refusal or failure, which is why the program then gives up, if it does.
+    failure: Option<Reason>,
+    /// Small things of a process that it asked for and has not: why it gives up, for want of better.
+    pub(super) lacks: Vec<&'static str>,
+    /// What ends the run, whatever the program makes of it.
+    pub(super) broken: Option<ErrorKind>,
+    /// When the run began, and its time.
+    began: Instant,
+    time: Duration,
+    /// Time that was spent on loading and preparing models.
+    pub(super) credit: Duration,
+    /// Bytes that it may still print, and lines that were not printed.
+    to_print: u64,
+    unprinted: u64,
+    tally: Arc<Tally>,
+    clerk: Clerk,
+    /// Whether the decision log, or whoever hears of what is printed, did not take something in time.
+    blocked: bool,
+}
+
+/// What a model is loaded from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Source {
+    /// The file of the entry of this name.
+    Named(String),
+    /// Bytes with this digest.
+    Brought(Digest),
+}
+
+/// A failure that is told again.
+struct Kept {
+    denied: Denied,
+    error: Option<Error>,
+}
+
+/// Why a program gives up, if it does.
+enum Reason {
+    New(Error),
+    /// The failure of this model, told again.
+    Kept(Source),
+}
+
+impl Broker {
+    pub(super) fn new(
+        host: &Host,
+        label: &str,
+        policy: &Arc<Effective>,
+        subject: Subject,
+        models: &Models,
+    ) -> Broker {
+        Broker {
+            host: host.clone(),
+            label: label.to_owned(),
+            policy: Arc::clone(policy),
+            subject,
+            models: Arc::clone(models),
+            peers: wasi::Broker::new(policy.network.clone(), &policy.quotas),
+            loaded: Vec::new(),
+            failures: HashMap::new(),
+            allowances: HashMap::new(),
+            prepared: Vec::new(),
+            failure: None,
+            lacks: Vec::new(),
+            broken: None,
+            began: Instant::now(),
+            time: policy.limits.run_time,
+            credit: Duration::ZERO,
+            to_print: policy.quotas.bytes_written,
+            unprinted: 0,
+            tally: Arc::default(),
+            clerk: Clerk::default(),
+            blocked: false,
+        }
+    }
+
+    /// That the run begins now.
+    pub(super) fn begin(&mut self) {
+        self.began = Instant::now();
+    }
+
+    /// When the run has no time left, as it stands.
+    pub(super) fn deadline(&self) -> Instant {
+        self.after(self.time.saturating_add(self.credit))
+    }
+
+    fn after(&self, time: Duration) -> Instant {
+        // A time that no clock can show does not come.
+        self.began.checked_add(time).unwrap_or(self.began + Duration::from_secs(1 << 30))
+    }
+
+    /// That the run's time is up, which ends it.
+    pub(super) fn out_of_time(&self) -> ErrorKind {
+        Limit::RunTime { limit: self.time }.into()
+    }
+
+    /// What holds for work that is done for the run until then.
+    fn errand(&self, until: Instant) -> Errand {
+        Errand { until, time: self.time, tally: Arc::clone(&self.tally) }
+    }
+
+    /// Has something done that takes time, with as much beside the run's own time as this. Whatever is
+    /// not done by then ends the run.
+    fn within<T: Send + 'static>(
+        &mut self,
+        beside: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Denied> {
+        let until = self.after(self.time.saturating_add(self.credit).saturating_add(beside));
+        let done = self.clerk.within(self.errand(until), work);
+        if self.tally.is_full() {
+            self.too_many_decisions();
+        }
+        match done {
+            Ok(done) if Instant::now() < until => Ok(done),
+            Ok(_) | Err(Undone::Late) => {
+                let kind = self.out_of_time();
+                self.broken.get_or_insert(kind);
+                Err(Denied::new(Code::TooLarge, "the run has no time left"))
+            }
+            Err(Undone::NoThread(why)) => {
+                self.broken.get_or_insert(ErrorKind::Host(why.clone()));
+                Err(Denied::new(Code::RuntimeError, why))
+            }
+        }
+    }
+
+    /// The same for what is part of loading or preparing a model. It takes from what the run has for
+    /// this model once, and from the run's own time after that.
+    fn preparing<T: Send + 'static>(
+        &mut self,
+        name: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Denied> {
+        let allowance = match self.allowances.get(name) {
+            Some(left) => *left,
+            None => {
+                let grant = self.policy.models.iter().find(|grant| grant.name == name);
+                let policy = grant.and_then(|grant| self.policy.for_model(grant));
+                let time = policy.map_or(Duration::ZERO, |policy| policy.limits.prepare_time);
+                time.saturating_mul(PREPARATIONS)
+            }
+        };
+        let start = Instant::now();
+        let done = self.within(allowance, work);
+        let spent = start.elapsed().min(allowance);
+        self.credit = self.credit.saturating_add(spent);
+        self.allowances.insert(name.to_owned(), allowance.saturating_sub(spent));
+        done
+    }
+
+    /// A connection to a peer, if the policy grants it. The verdict is written down before anything is
+    /// sent to the peer.
+    pub(super) fn connect(
+        &mut self,
+        host: &Peer,
+        port: u16,
+        protocol: Protocol,
+    ) -> Result<OwnedFd, Denied> {
+        let until = self.deadline();
+        let resource = format!("{host} port {port}");
+        let rule = peer_rule(host, port, protocol);
+        let judged = match self.peers.judge(host, port, protocol, until) {
+            Ok(judged) => Ok(judged),
+            Err(Denial::Refused { rule, why }) => {
+                self.decide(&resource, "connect", Verdict::Refused, &rule);
+                let kind = ErrorKind::NotGranted(format!("connect {resource}: {why}"));
+                self.failure = Some(Reason::New(self.error(kind)));
+                return Err(Denied::new(Code::Security, why));
+            }
+            Err(Denial::NotGranted(why)) => {
+                self.decide(&resource, "connect", Verdict::Refused, &rule);
+                self.failure = Some(Reason::New(self.error(ErrorKind::Host(why.clone()))));
+                return Err(Denied::new(Code::Security, why));
+            }
+            Err(Denial::Failed(why)) => Err(wasi::Refusal(why)),
+        };
+        self.decide(&resource, "connect", Verdict::Allowed, &rule);
+        if self.broken.is_some() {
+            return Err(Denied::new(Code::RuntimeError, "the decision cannot be written down"));
+        }
+        judged.and_then(|judged| judged.connect(until)).map_err(|refusal| {
+            self.failure = Some(Reason::New(self.error(ErrorKind::Host(refusal.0.clone()))));
+            Denied::new(Code::RuntimeError, refusal.0)
+        })
+    }
+
+    /// What is seen at a name that the program wants to remove, move or replace. The file system may
+    /// take its time.
+    pub(super) fn look(&mut self, views: &Arc<Views>, at: Below) -> Result<AtName, Denied> {
+        let views = Arc::clone(views);
+        self.within(Duration::ZERO, move || views.look(&at))
+    }
+
+    /// A line that the program has printed.
+    pub(super) fn print(&mut self, stream: Stream, line: &str) {
+        let granted = self.policy.program.as_ref().is_some_and(|program| match stream {
+            Stream::Out => program.stdout,
+            Stream::Err => program.stderr,
+        });
+        // A line takes room even when there is nothing on it.
+        let len = line.len() as u64 + 1;
+        match self.to_print.checked_sub(len) {
+            Some(left) if granted => {
+                self.to_print = left;
+                self.tell(stream, line.to_owned());
+            }
+            _ => self.unprinted = self.unprinted.saturating_add(1),
+        }
+    }
+
+    /// Tells a line to whoever listens, who may take long.
+    fn tell(&mut self, stream: Stream, line: String) {
+        let (program, error) = (self.label.clone(), stream == Stream::Err);
+        let host = self.host.clone();
+        let done = self.clerk.within(self.errand(self.deadline() + GRACE), move || {
+            (host.inner.listener)(Event::Printed { program, error, line });
+        });
+        if let Err(undone) = done {
+            let kind = self.undone(undone);
+            self.broken.get_or_insert(kind);
+        }
+    }
+
+    /// What ends a run for which a line, printed or of the log, was not taken.
+    fn undone(&mut self, undone: Undone) -> ErrorKind {
+        match undone {
+            Undone::Late => {
+                self.blocked = true;
+                self.out_of_time()
+            }
+            Undone::NoThread(why) => ErrorKind::Host(why),
+        }
+    }
+
+    /// Something that the program's process has decided by itself.
+    pub(super) fn decided(&mut self, asked: &Asked<'_>) {
+        let Asked { resource, access, allowed, rule } = *asked;
+        // What a stub answers is seldom a reason to give up: ordinary programs ask for clocks and the
+        // like without a need.
+        let stub = resource.starts_with("program.") || resource == "folders";
+        if !allowed && stub {
+            let lacks = STUBS.iter().find(|(of, _)| *of == resource).map(|(_, lacks)| *lacks);
+            if let Some(lacks) = lacks.filter(|lacks| !self.lacks.contains(lacks)) {
+                self.lacks.push(lacks);
+            }
+        }
+        if !allowed && !stub {
+            let missing = format!("{access} {resource}: {rule}");
+            self.failure = Some(Reason::New(self.error(ErrorKind::NotGranted(missing))));
+        }
+        let verdict = if allowed { Verdict::Allowed } else { Verdict::Refused };
+        self.decide(resource, access, verdict, rule);
+    }
+
+    /// The end of the run.
+    pub(super) fn end(&mut self) {
+        if self.blocked {
+            return;
+        }
+        let unprinted = std::mem::take(&mut self.unprinted);
+        if unprinted > 0 {
+            let key = "quotas.bytes-written";
+            let line = format!("({unprinted} more lines were not printed: `{key}`)");
+            let program = self.label.clone();
+            (self.host.inner.listener)(Event::Printed { program, error: true, line });
+        }
+        let repeated = self.tally.repeated();
+        if repeated > 0 {
+            let rule = format!("{repeated} decisions of this run were the same as one above");
+            let (resource, access, verdict) = ("decisions", "repeat", Verdict::Allowed);
+            let decision =
+                Decision { subject: self.subject, resource, access, verdict, rule: &rule };
+            // It allows nothing.
+            let _ = self.host.inner.write_down(&decision);
+        }
+    }
+
+    /// Whether the decision log did not take something in time: nothing more is written to it.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// Why the program gives up, if it was refused something, or something failed for it.
+    pub(super) fn take_failure(&mut self) -> Option<Error> {
+        match self.failure.take()? {
+            Reason::New(error) => Some(error),
+            Reason::Kept(source) => self.failures.get_mut(&source)?.error.take(),
+        }
+    }
+
+    /// Writes a decision down; what cannot be written down ends the run.
+    fn decide(&mut self, resource: &str, access: &str, verdict: Verdict, rule: &str) {
+        let decision = Decision { subject: self.subject, resource, access, verdict, rule };
+        match self.tally.note(&decision) {
+            Noted::Repeated => {}
+            Noted::Full => self.too_many_decisions(),
+            Noted::New => {
+                if let (Err(kind), Verdict::Allowed) = (self.write_down(&decision), verdict) {
+                    self.broken.get_or_insert(kind);
+                }
+            }
+        }
+    }
+
+    /// Ends the run, with a last line.
+    fn too_many_decisions(&mut self) {
+        if self.broken.is_some() {
+            return;
+        }
+        let kind = too_many_decisions();
+        let rule = kind.to_string();
+        self.broken = Some(kind);
+        let (resource, access, verdict) = ("decisions", "use more", Verdict::Refused);
+        let decision = Decision { subject: self.subject, resource, access, verdict, rule: &rule };
+        // A refusal stays one, whether or not it can be written down.
+        let _ = self.write_down(&decision);
+    }
+
+    /// Writes down a decision that was counted, before the run's time is up: the log may be a pipe that
+    /// nobody reads.
+    fn write_down(&mut self, decision: &Decision<'_>) -> Result<(), ErrorKind> {
+        if !self.host.inner.wants_decisions() {
+            return Ok(());
+        }
+        let Decision { subject, verdict, .. } = *decision;
+        let texts = [decision.resource, decision.access, decision.rule].map(str::to_owned);
+        let host = self.host.clone();
+        let done = self.clerk.within(self.errand(self.deadline() + GRACE), move || {
+            let [resource, access, rule] = &texts;
+            host.inner.write_down(&Decision { subject, resource, access, verdict, rule })
+        });
+        done.unwrap_or_else(|undone| Err(self.undone(undone)))
+    }
+
+    fn not_granted(&mut self, resource: &str, rule: &str, missing: String) -> Denied {
+        self.decide(resource, "load", Verdict::Refused, rule);
+        let kind = ErrorKind::NotGranted(missing);
+        let denied = Denied::new(Code::NotFound, kind.to_string());
+        self.failure = Some(Reason::New(self.error(kind)));
+        denied
+    }
+
+    /// Keeps the reason, and makes of it what is said to the program.
+    fn failed(&mut self, err: Error) -> Denied {
+        let denied = denied(&err);
+        self.failure = Some(Reason::New(err));
+        denied
+    }
+
+    fn error(&self, kind: ErrorKind) -> Error {
+        Error::for_model(&self.label, kind)
+    }
+}
+
+/// What is said to the program about a failure.
+fn denied(err: &Error) -> Denied {
+    let code = match err.kind() {
+        ErrorKind::Input { .. } => Code::InvalidArgument,
+        ErrorKind::Limit(_) => Code::TooLarge,
+        ErrorKind::Pin { .. } | ErrorKind::FilePin { .. } | ErrorKind::Refused(_) => Code::Security,
+        _ => Code::RuntimeError,
+    };
+    Denied::new(code, err.kind().to_string())
+}

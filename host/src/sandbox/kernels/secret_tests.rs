@@ -1,0 +1,302 @@
+//! Nothing that one request left in scratch memory gets into another one's result, and nothing of
+//! it is left when a request has ended.
+
+use belljar_abi::kernel::*;
+use proptest::prelude::*;
+
+use super::operations::Refused;
+use super::{InstructionSet, Watch, compute, requests};
+
+/// A number that no computation here gives.
+const SECRET: f32 = f32::from_bits(0x5ec2_e7a5);
+
+/// Where requests are in memory, in bytes.
+const REQUEST: usize = 0;
+
+fn run(memory: &mut [f32], request: &Kernel, watch: &Watch) -> Result<(), Refused> {
+    let words = request.encode();
+    for (to, word) in memory[REQUEST / 4..].iter_mut().zip(&words) {
+        *to = f32::from_bits(*word);
+    }
+    compute(bytemuck::cast_slice_mut(memory), REQUEST as u32, words.len() as u32, watch)
+}
+
+/// Where operands and outputs are, in bytes; 32 KiB apart.
+const PLACES: [u32; 6] = [32 << 10, 64 << 10, 96 << 10, 128 << 10, 160 << 10, 192 << 10];
+
+fn product() -> Gemm {
+    Gemm {
+        batch: 2,
+        m: 12,
+        n: 60,
+        k: 9,
+        a: PLACES[0],
+        a_batch_stride: 12 * 9,
+        a_row_stride: 9,
+        a_step_stride: 1,
+        b: PLACES[1],
+        b_batch_stride: 60 * 9,
+        b_step_stride: 60,
+        b_column_stride: 1,
+        low: f32::NEG_INFINITY.to_bits(),
+        high: f32::INFINITY.to_bits(),
+        output: PLACES[5],
+        ..Gemm::default()
+    }
+}
+
+fn convolution(channels_in: u32, channels_out: u32) -> Conv {
+    Conv {
+        batch: 2,
+        groups: 2,
+        channels_in,
+        channels_out,
+        in_h: 12,
+        in_w: 14,
+        out_h: 6,
+        out_w: 7,
+        kernel_h: 3,
+        kernel_w: 3,
+        stride_h: 2,
+        stride_w: 2,
+        dilation_h: 1,
+        dilation_w: 1,
+        pad_top: 1,
+        pad_left: 1,
+        batch_stride: 2 * channels_in * 12 * 14,
+        channel_stride: 12 * 14,
+        row_stride: 14,
+        column_stride: 1,
+        input: PLACES[0],
+        weights: PLACES[1],
+        low: f32::NEG_INFINITY.to_bits(),
+        high: f32::INFINITY.to_bits(),
+        output: PLACES[5],
+        ..Conv::default()
+    }
+}
+
+fn pooling(mode: u32) -> Pool {
+    Pool {
+        planes: 3,
+        in_h: 12,
+        in_w: 14,
+        out_h: 6,
+        out_w: 7,
+        kernel_h: 2,
+        kernel_w: 2,
+        stride_h: 2,
+        stride_w: 2,
+        mode,
+        input: PLACES[0],
+        output: PLACES[5],
+        ..Pool::default()
+    }
+}
+
+fn program() -> Pointwise {
+    let result = MAX_POINTWISE_INPUTS as u32;
+    Pointwise {
+        dims: [1, 1, 1, 5, 700],
+        output: PLACES[5],
+        inputs: vec![PointwiseInput { address: PLACES[0], strides: [0, 0, 0, 700, 1] }],
+        steps: vec![
+            PointwiseStep { step: Step::Abs, a: 0, b: 0 },
+            PointwiseStep { step: Step::Max, a: 0, b: result },
+        ],
+    }
+}
+
+/// Every kernel that has scratch memory, in each of its ways.
+fn with_scratch() -> Vec<Kernel> {
+    let mut all = vec![
+        Kernel::Gemm(product()),
+        Kernel::Gemm(Gemm { b_step_stride: 1, b_column_stride: 9, ..product() }),
+        Kernel::Conv(convolution(3, 4)),
+        Kernel::Conv(convolution(1, 1)),
+        Kernel::Pointwise(program()),
+    ];
+    all.extend((0..4).map(|mode| Kernel::Pool(pooling(mode))));
+    all
+}
+
+fn each_watch() -> impl Iterator<Item = Watch> {
+    let sets = InstructionSet::available().into_iter();
+    sets.flat_map(|set| [1, 3].map(|threads| Watch::new(set, threads).unwrap()))
+}
+
+#[test]
+fn clearing_leaves_nothing_of_a_request_in_scratch_memory() {
+    for watch in each_watch() {
+        for request in with_scratch() {
+            let mut memory = vec![SECRET; 64 << 10];
+            run(&mut memory, &request, &watch).unwrap();
+            let is_secret = |value: f32| value.to_bits() == SECRET.to_bits();
+            assert!(watch.scratch().any(is_secret), "{request:?} leaves what it read");
+            watch.scratch().clear();
+            assert!(watch.scratch().is_clear(), "{request:?}");
+        }
+    }
+}
+
+/// A buffer that is larger than what is kept goes back to the allocator, and one that is too small
+/// makes room for a larger one: the bytes that are kept stay bounded and count.
+#[test]
+fn what_is_kept_is_bounded_and_counted() {
+    let watch = Watch::new(InstructionSet::best(), 1).unwrap();
+    let scratch = watch.scratch();
+    let (small, large) = (scratch.take(1000), scratch.take(3 << 20));
+    assert_eq!(scratch.bytes(), 0);
+    drop((small, large));
+    assert_eq!(scratch.bytes(), 4000 + (12 << 20));
+    drop(scratch.take(8 << 20));
+    assert_eq!(scratch.bytes(), 4000, "32 MiB are not kept, and took the place of 12 MiB");
+    let mut taken = scratch.take(10);
+    assert_eq!((taken.len(), scratch.bytes()), (10, 0));
+    taken.fill(SECRET);
+    taken.resize(2000);
+    assert!(taken.len() == 2000 && taken.iter().all(|value| *value == 0.0));
+    drop(taken);
+    scratch.clear();
+    assert!(scratch.is_clear());
+    scratch.release();
+    assert_eq!(scratch.bytes(), 0);
+}
+
+/// Right after a request full of secrets, without the reset in between, on the same memory for
+/// scratch: what comes of the next one is what comes of it alone.
+#[test]
+fn a_request_after_one_full_of_secrets_gives_the_same_bytes_as_alone() {
+    let clean: Vec<f32> = (0..64 << 10).map(|at| (at % 251) as f32 - 125.0).collect();
+    for watch in each_watch() {
+        for request in with_scratch() {
+            let mut alone = clean.clone();
+            run(&mut alone, &request, &Watch::new(watch.set(), 1).unwrap()).unwrap();
+            for earlier in with_scratch() {
+                run(&mut vec![SECRET; 64 << 10], &earlier, &watch).unwrap();
+                let mut after = clean.clone();
+                run(&mut after, &request, &watch).unwrap();
+                let bits = |memory: &[f32]| memory.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                assert!(bits(&alone) == bits(&after), "{request:?} after {earlier:?}");
+            }
+        }
+    }
+}
+
+/// Kernels that read an element from several places of an operand would leave places of a panel
+/// unwritten. Where repeating is meant, in programs and permutations, it is computed.
+#[test]
+fn a_stride_of_zero_over_more_than_one_element_is_refused() {
+    let (g, c, d) = (product(), convolution(3, 4), convolution(1, 1));
+    let packed = Gemm { b_step_stride: 0, ..g };
+    let mut refused = vec![
+        Kernel::Gemm(Gemm { a_batch_stride: 0, ..g }),
+        Kernel::Gemm(Gemm { a_row_stride: 0, ..g }),
+        Kernel::Gemm(Gemm { a_step_stride: 0, ..g }),
+        Kernel::Gemm(Gemm { b_batch_stride: 0, ..g }),
+        Kernel::Gemm(Gemm { b_column_stride: 0, ..g }),
+        Kernel::Gemm(Gemm { b_batch_stride: 0, ..packed }),
+    ];
+    for c in [c, d] {
+        refused.extend([
+            Kernel::Conv(Conv { batch_stride: 0, ..c }),
+            Kernel::Conv(Conv { channel_stride: 0, ..c }),
+            Kernel::Conv(Conv { row_stride: 0, ..c }),
+            Kernel::Conv(Conv { column_stride: 0, ..c }),
+        ]);
+        // A signal that stands upright.
+        let upright = Conv { in_w: 1, out_w: 1, kernel_w: 1, pad_left: 0, row_stride: 1, ..c };
+        refused.push(Kernel::Conv(Conv { row_stride: 0, ..upright }));
+        for watch in each_watch() {
+            assert_eq!(run(&mut vec![1.0; 64 << 10], &Kernel::Conv(upright), &watch), Ok(()));
+        }
+    }
+    let one = Gemm {
+        batch: 1,
+        m: 1,
+        n: 1,
+        k: 1,
+        a_batch_stride: 0,
+        a_row_stride: 0,
+        a_step_stride: 0,
+        b_batch_stride: 0,
+        b_column_stride: 0,
+        ..g
+    };
+    for watch in each_watch() {
+        for request in &refused {
+            let mut memory = vec![1.0; 64 << 10];
+            assert_eq!(run(&mut memory, request, &watch), Err(Refused::Malformed), "{request:?}");
+        }
+        for request in [Kernel::Gemm(packed), Kernel::Gemm(one)] {
+            assert_eq!(run(&mut vec![1.0; 64 << 10], &request, &watch), Ok(()), "{request:?}");
+        }
+    }
+}
+
+#[test]
+fn programs_and_permutations_repeat_elements_exactly() {
+    let input: Vec<f32> = (0..64).map(|at| at as f32).collect();
+    for watch in each_watch() {
+        watch.scratch().plant(SECRET);
+        for strides in [[0, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 1, 0], [0, 0, 3, 0, 1]] {
+            let dims = [1, 1, 2, 5, 37];
+            let expected = |at: u32| {
+                let (x, y, z) = (at % 37, at / 37 % 5, at / 37 / 5);
+                (x * strides[4] + y * strides[3] + z * strides[2]) as f32
+            };
+            let permute = Permute { dims, strides, input: PLACES[0], output: PLACES[5] };
+            let program = Pointwise {
+                dims,
+                output: PLACES[5],
+                inputs: vec![PointwiseInput { address: PLACES[0], strides }],
+                steps: vec![PointwiseStep { step: Step::Abs, a: 0, b: 0 }],
+            };
+            for request in [Kernel::Permute(permute), Kernel::Pointwise(program)] {
+                let mut memory = vec![SECRET; 64 << 10];
+                memory[PLACES[0] as usize / 4..][..64].copy_from_slice(&input);
+                run(&mut memory, &request, &watch).unwrap();
+                let found = &memory[PLACES[5] as usize / 4..][..370];
+                let right = found.iter().enumerate().all(|(at, v)| *v == expected(at as u32));
+                assert!(right, "{request:?}: {found:?}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// Whatever is asked for: with another secret in scratch memory the same comes of it, to the
+    /// bit, and the secret is nowhere.
+    #[test]
+    fn no_request_shows_what_was_in_scratch_memory(
+        bytes in prop::collection::vec(any::<u8>(), 0..300), threads in 1..4u32,
+    ) {
+        let mut bytes = requests::Bytes::new(&bytes);
+        let words = requests::request(&mut bytes);
+        let before = requests::memory(&words, &mut bytes);
+        for set in InstructionSet::available() {
+            let ended: Vec<_> = [SECRET, f32::NAN].map(|secret| {
+                let mut watch = Watch::new(set, threads).unwrap();
+                let soon = std::time::Duration::from_millis(500);
+                watch.until(Some(std::time::Instant::now() + soon));
+                watch.scratch().plant(secret);
+                let mut memory = before.clone();
+                let bytes = bytemuck::cast_slice_mut(&mut memory);
+                let ended = compute(bytes, requests::REQUEST, words.len() as u32, &watch);
+                watch.scratch().clear();
+                assert!(watch.scratch().is_clear());
+                (ended, memory)
+            }).into();
+            // Two runs that were interrupted were so at two places.
+            if ended.iter().all(|(ended, _)| *ended != Err(Refused::Interrupted)) {
+                prop_assert!(ended[0] == ended[1], "{words:?}");
+            }
+            let secret = ended[0].1.iter().zip(&before).any(|(after, before)| {
+                *after == SECRET.to_bits() && before != after
+            });
+            prop_assert!(!secret, "{words:?}");
+        }
+    }
+}

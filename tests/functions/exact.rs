@@ -1,0 +1,73 @@
+//! What functions of one number are, in 64 bits: written down as they are defined, so that what is
+//! small keeps its digits.
+#![allow(dead_code)] // Each user takes a part.
+
+use std::f64::consts::{LN_2, PI, SQRT_2};
+
+/// The error function by its series, none of whose terms cancel.
+pub(crate) fn erf(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum, mut n) = (x, x, 0.0);
+    while term.abs() > 1e-18 * sum.abs() {
+        n += 1.0;
+        term *= 2.0 * x * x / (2.0 * n + 1.0);
+        sum += term;
+    }
+    2.0 / PI.sqrt() * (-x * x).exp() * sum
+}
+
+/// One less the error function, of a number not below zero: far out by a continued fraction.
+fn erfc(x: f64) -> f64 {
+    if x < 2.0 {
+        return 1.0 - erf(x);
+    }
+    let below = (1..=200).rev().fold(x, |below, n| x + f64::from(n) / 2.0 / below);
+    (-x * x).exp() / PI.sqrt() / below
+}
+
+pub(crate) fn sigmoid(x: f64) -> f64 {
+    let power = (-x.abs()).exp();
+    if x < 0.0 { power / (1.0 + power) } else { 1.0 / (1.0 + power) }
+}
+
+pub(crate) fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+pub(crate) fn gelu(x: f64) -> f64 {
+    let tail = 0.5 * erfc(x.abs() / SQRT_2);
+    if x < 0.0 { x * tail } else { x * (1.0 - tail) }
+}
+
+pub(crate) fn gelu_by_tanh(x: f64) -> f64 {
+    x * sigmoid(2.0 * (2.0 / PI).sqrt() * (x + 0.044715 * x * x * x))
+}
+
+pub(crate) fn elu(x: f64, alpha: f64) -> f64 {
+    if x > 0.0 { x } else { alpha * x.exp_m1() }
+}
+
+/// The standard library's may be infinite for half of the largest numbers.
+pub(crate) fn acosh(x: f64) -> f64 {
+    if x > 1e9 { x.ln() + LN_2 } else { x.acosh() }
+}
+
+pub(crate) fn asinh(x: f64) -> f64 {
+    if x.abs() > 1e9 { (x.abs().ln() + LN_2).copysign(x) } else { x.asinh() }
+}
+
+pub(crate) fn atanh(x: f64) -> f64 {
+    (0.5 * (2.0 * x.abs() / (1.0 - x.abs())).ln_1p()).copysign(x)
+}
+
+/// A unit in the last place of a number of this size, in a type with so many digits behind the first
+/// one and this least step.
+pub(crate) fn unit(size: f64, digits: i32, least: i32) -> f64 {
+    if size == 0.0 || !size.is_finite() {
+        return 2f64.powi(least);
+    }
+    let exponent = ((size.to_bits() >> 52) & 0x7ff) as i32 - 1023;
+    2f64.powi((exponent - digits).max(least))
+}
