@@ -282,7 +282,7 @@ fn only_the_cpu_and_only_one_piece() {
 
 mod component {
     wasmtime::component::bindgen!({
-        path: "../guest-models/wit",
+        path: "../../guest-models/wit",
         world: "belljar:program/program",
     });
 }
@@ -341,7 +341,7 @@ fn a_component_without_its_model_says_so() {
 
 #[test]
 fn the_example_is_short_and_works() {
-    let source = include_str!("../host/examples/wasi_nn.rs");
+    let source = include_str!("../host/belljar/examples/wasi_nn.rs");
     assert!(source.lines().count() < 60);
     let example = Path::new(support::BELLJAR).with_file_name("examples").join("wasi_nn");
     let mut command = std::process::Command::new(&example);

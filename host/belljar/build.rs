@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-#[path = "../guest-models/sources_digest.rs"]
+#[path = "../../guest-models/sources_digest.rs"]
 mod sources_digest;
 
 fn main() {
-    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo")).join("..");
+    let root =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo")).join("../..");
     let folder = match env::var_os("BELLJAR_GUEST_DIR") {
         Some(folder) => PathBuf::from(folder),
         None => root.join("target/guest"),

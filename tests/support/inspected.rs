@@ -71,7 +71,6 @@ pub(crate) fn contradiction<N: AsRef<str>>(
                 _ => None,
             }
         }
-        (Ok(other), _) => Some(format!("inspect says {other:?}")),
         (Err(_), Err(_)) => None,
         (Err(error), Ok(())) => Some(format!("shapes refused by inspect, but answered: {error}")),
     }

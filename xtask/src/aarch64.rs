@@ -31,13 +31,14 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     c_compiler()?;
     let route = toolchain::choose(&NEEDS)?;
     say(format!("checking the host for {TARGET}, {route} route (3 minutes the first time)"));
-    let mut cargo = cargo(repo, route, &["check", "-p", "belljar"]);
+    let mut cargo = cargo(repo, route, &["check", "-p", "belljar-cli"]);
     cargo.current_dir(repo.root());
     cargo.env("CC_aarch64_unknown_linux_gnu", C_COMPILER);
     run::run(&mut cargo).with_context(|| format!("checking for {TARGET}"))?;
     // Before a release their tests run; that they compile is checked every day.
-    let mut kernels = self::cargo(repo, route, &["check", "--locked", "--tests"]);
-    kernels.current_dir(repo.root().join("tests/kernels-alone"));
+    let mut kernels =
+        self::cargo(repo, route, &["check", "--locked", "-p", "belljar-kernels", "--tests"]);
+    kernels.current_dir(repo.root());
     run::run(&mut kernels).with_context(|| format!("checking the kernels' tests for {TARGET}"))
 }
 
@@ -50,8 +51,9 @@ pub(crate) fn emulate(repo: &Repo) -> Result<()> {
     let route = toolchain::choose(&NEEDS)?;
     say(format!("testing the native kernels on an emulated {TARGET} (2 minutes the first time)"));
     // Documentation tests would need the other compiler's rustdoc, and there are none.
-    let mut cargo = cargo(repo, route, &["test", "--release", "--locked", "--lib"]);
-    cargo.current_dir(repo.root().join("tests/kernels-alone"));
+    let mut cargo =
+        cargo(repo, route, &["test", "--release", "--locked", "-p", "belljar-kernels", "--lib"]);
+    cargo.current_dir(repo.root());
     cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", C_COMPILER);
     let runner = format!("{EMULATOR} -L /usr/aarch64-linux-gnu");
     cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", runner);

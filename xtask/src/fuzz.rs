@@ -14,6 +14,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 
 use crate::Repo;
+use crate::guest;
 use crate::run::{self, say};
 use crate::setup;
 
@@ -136,7 +137,8 @@ fn build(repo: &Repo, wanted: &[&str], sanitizer: Sanitizer) -> Result<PathBuf> 
     cargo.args(["build", "--release", "--locked", "--target", &triple]);
     cargo.arg("--manifest-path").arg(repo.root().join("tests/fuzz/Cargo.toml"));
     if wanted.contains(&SLOW) {
-        cargo.args(["--features", "programs"]);
+        guest::build(repo)?;
+        cargo.args(["--features", "files"]);
     }
     for target in wanted {
         cargo.args(["--bin", target]);

@@ -38,7 +38,8 @@ pub(crate) fn build_host(repo: &Repo) -> Result<()> {
     guest::build(repo)?;
     models::fetch(repo)?;
     say("building the host (about 5 minutes on 2 cores the first time)");
-    run::run(cargo(repo).args(["build", "--release", "-p", "belljar"])).context("building the host")
+    run::run(cargo(repo).args(["build", "--release", "--bin", "belljar"]))
+        .context("building the host")
 }
 
 /// Compiles the guest for this machine into the shared cache, so that no test waits for it.

@@ -20,7 +20,7 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
     forget_quarantine(repo)?;
     // First, so that the program that is left in `target` is the ordinary one.
     say("running the tests that inject faults into worker processes");
-    let hooks = ["-p", "belljar", "--features", "test-hooks"].into_iter();
+    let hooks = ["-p", "belljar-cli", "--features", "test-hooks"].into_iter();
     test(repo, hooks.chain(WITH_HOOKS.into_iter().flat_map(|test| ["--test", test])))?;
     say("running the operators' own tests (3 minutes the first time)");
     operators(repo)?;

@@ -9,7 +9,7 @@ use wasmtime_wasi_nn::wit::{self, WasiNnCtx, WasiNnView};
 
 mod program {
     #![allow(missing_docs)] // They are in the WIT file.
-    wasmtime::component::bindgen!({ path: "../guest-models/wit", world: "belljar:program/program" });
+    wasmtime::component::bindgen!({ path: "../../guest-models/wit", world: "belljar:program/program" });
 }
 use program::belljar::program::values::Value;
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::policy::{PolicyError, Refused};
 use crate::sandbox::{CodeCacheError, Failure, Limit, PrivateError, WorkerLoss};
 use crate::supervise::Quarantined;
-use crate::text::Escaped;
 use crate::trust::{Digest, ModelBytesError};
+use belljar_policy::{PolicyError, Refused};
+use belljar_text::Escaped;
 
 /// An error, and the model it concerns.
 ///
@@ -169,11 +169,13 @@ pub enum ErrorKind {
 }
 
 impl Error {
-    pub(crate) fn new(kind: impl Into<ErrorKind>) -> Error {
+    #[doc(hidden)]
+    pub fn new(kind: impl Into<ErrorKind>) -> Error {
         Error { model: None, kind: Box::new(kind.into()) }
     }
 
-    pub(crate) fn for_model(model: &str, kind: impl Into<ErrorKind>) -> Error {
+    #[doc(hidden)]
+    pub fn for_model(model: &str, kind: impl Into<ErrorKind>) -> Error {
         Error { model: Some(model.to_owned()), kind: Box::new(kind.into()) }
     }
 

@@ -29,39 +29,36 @@
 //! another program that does with [`HostBuilder::worker_program`].
 
 mod audit;
-mod confine;
 mod error;
 mod host;
 mod model;
-mod ownership;
 mod places;
-pub mod policy;
 #[cfg(feature = "programs")]
 mod program;
 mod sandbox;
 mod supervise;
-pub mod tensor;
 #[cfg(feature = "test-hooks")]
 pub mod test_hooks;
-pub mod text;
 mod trust;
 #[cfg(feature = "wasi-nn")]
 pub mod wasi_nn;
 
-#[cfg(feature = "cli")]
-pub mod cli;
+#[doc(hidden)]
+pub mod internals;
 
 pub use belljar_abi::{
     Description, Dim, ExternalData, FunctionInfo, InputShape, Missing, OperatorCount, OpsetImport,
     Preparation, Undecided, ValueInfo,
 };
-pub use confine::ended::WorkerEnd;
-pub use confine::layers::{Confinement, Layer, MissingLayer};
-pub use confine::process::WorkerProgram;
+pub use belljar_confine::ended::WorkerEnd;
+pub use belljar_confine::layers::{Confinement, Layer, MissingLayer};
+pub use belljar_confine::process::WorkerProgram;
+pub use belljar_policy::{self as policy, Policy};
+pub use belljar_tensor::{self as tensor, DType, Tensor};
+pub use belljar_text as text;
 pub use error::{Error, ErrorKind};
 pub use host::{Event, Host, HostBuilder, Isolation, become_worker_if_asked};
 pub use model::{Calls, Examined, Model, Outputs, RunCost, ShapeDifference, UncheckedOutputs};
-pub use policy::Policy;
 #[cfg(feature = "programs")]
 pub use program::{Program, Value};
 pub use sandbox::{
@@ -69,5 +66,4 @@ pub use sandbox::{
     StoredModel, WorkerLoss,
 };
 pub use supervise::Quarantined;
-pub use tensor::{DType, Tensor};
 pub use trust::{Digest, ModelBytes, ModelBytesError};

@@ -13,16 +13,16 @@ pub(crate) fn default_store_size() -> Result<u64, Error> {
     };
     let text = text.to_string_lossy();
     let wrong = |why| Error::new(ErrorKind::Host(format!("{VARIABLE}={text}: {why}; write 2 GiB")));
-    crate::policy::units::parse_size(&text).map_err(wrong)
+    belljar_policy::units::parse_size(&text).map_err(wrong)
 }
 
 /// The folder for what can be made again: compiled code and prepared models.
-pub(crate) fn cache_folder() -> Result<Option<PathBuf>, Error> {
+pub fn cache_folder() -> Result<Option<PathBuf>, Error> {
     default_folder("BELLJAR_CACHE_DIR", "XDG_CACHE_HOME", ".cache")
 }
 
 /// The folder for what cannot: the secret of seals, and models in quarantine.
-pub(crate) fn state_folder() -> Result<Option<PathBuf>, Error> {
+pub fn state_folder() -> Result<Option<PathBuf>, Error> {
     default_folder("BELLJAR_STATE_DIR", "XDG_STATE_HOME", ".local/state")
 }
 

@@ -1,12 +1,12 @@
 //! For tests of the confinement: attacks from within a worker, with all layers or with some. Only in
 //! builds with the feature `test-hooks`, which no release has.
 
-use crate::confine::layers::Layer;
-use crate::confine::process::WorkerProgram;
-use crate::confine::role::Role;
+use belljar_confine::layers::Layer;
+use belljar_confine::process::WorkerProgram;
+use belljar_confine::role::Role;
 
-pub use crate::confine::breach::{Attempt, FORMS, World, attempts, unmounts};
 pub use crate::sandbox::foreign_guest::ForeignGuest;
+pub use belljar_confine::breach::{Attempt, FORMS, World, attempts, unmounts};
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

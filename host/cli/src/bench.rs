@@ -19,11 +19,11 @@ use super::failure::Failure;
 use super::host::{Store, host_for, load_on, rules};
 use super::terminal::Terminal;
 use super::{json, random_inputs};
-use crate::confine::process::no_process;
-use crate::policy::units::{format_duration, parse_duration};
-use crate::tensor::Tensor;
-use crate::text::Escaped;
-use crate::{Error, ErrorKind, Model, RunCost};
+use belljar::{Error, ErrorKind, Model, RunCost};
+use belljar_confine::process::no_process;
+use belljar_policy::units::{format_duration, parse_duration};
+use belljar_tensor::Tensor;
+use belljar_text::Escaped;
 
 use report::Report;
 use resident::Resident;

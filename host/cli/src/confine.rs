@@ -9,8 +9,8 @@ use super::args::{Confine, RoleArg, TextFormat};
 use super::failure::Failure;
 use super::json;
 use super::table::Table;
-use crate::confine::role::Role;
-use crate::confine::seccomp::{RuleWords, Words, of_role, of_thread};
+use belljar_confine::role::Role;
+use belljar_confine::seccomp::{RuleWords, Words, of_role, of_thread};
 
 pub(super) fn confine(command: &Confine) -> Result<(), Failure> {
     let Confine::Show { role, format } = command;

@@ -8,16 +8,16 @@ use super::args::{Doctor, Format};
 use super::failure::Failure;
 use super::json;
 use super::table::Table;
-use crate::confine::layers::{Confinement, Layer, MissingLayer};
-use crate::confine::memory_group;
-use crate::confine::process::{Namespaces, WorkerProgram};
-use crate::confine::role::Role;
-use crate::confine::support::{self as kernel, Finding};
-use crate::error::{Error, ErrorKind};
-use crate::places::{cache_folder, state_folder};
-use crate::policy::Limits;
-use crate::sandbox::support::{self as sandbox, Trial, try_worker};
-use crate::text::Escaped;
+use belljar::internals::support::{self as sandbox, Trial, try_worker};
+use belljar::internals::{cache_folder, state_folder};
+use belljar::{Error, ErrorKind};
+use belljar_confine::layers::{Confinement, Layer, MissingLayer};
+use belljar_confine::memory_group;
+use belljar_confine::process::{Namespaces, WorkerProgram};
+use belljar_confine::role::Role;
+use belljar_confine::support::{self as kernel, Finding};
+use belljar_policy::Limits;
+use belljar_text::Escaped;
 
 pub(super) fn doctor(command: &Doctor) -> Result<(), Failure> {
     let (cache, state) = (cache_folder()?, state_folder()?);
@@ -90,7 +90,7 @@ impl Examined {
     }
 
     fn error(&self) -> Option<String> {
-        self.trial.result.as_ref().err().map(ToString::to_string)
+        self.trial.result.clone().err()
     }
 
     fn milliseconds(&self) -> f64 {

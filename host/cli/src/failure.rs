@@ -7,11 +7,11 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::limit;
-use crate::error::{Error, ErrorKind};
-use crate::policy::Refused;
-use crate::sandbox::CodeCacheError;
-use crate::tensor::TensorError;
-use crate::text::Escaped;
+use belljar::CodeCacheError;
+use belljar::{Error, ErrorKind};
+use belljar_policy::Refused;
+use belljar_tensor::TensorError;
+use belljar_text::Escaped;
 
 /// A failure, and what to do about it.
 #[derive(Debug)]

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use super::args::{IsolationArg, ModelArgs};
 use super::failure::{Failure, shown};
 use super::terminal::Terminal;
-use crate::audit::{Decision, Subject, Verdict};
-use crate::error::{Error, ErrorKind};
-use crate::policy::{Cut, Effective, LoadedPolicy, Policy};
-use crate::text::Escaped;
-use crate::{
+use belljar::internals::{Decision, Subject, Verdict, decide};
+use belljar::{
     Confinement, Digest, Event, Host, HostBuilder, Isolation, Model, ModelBytes, ModelBytesError,
 };
+use belljar::{Error, ErrorKind};
+use belljar_policy::{Cut, Effective, LoadedPolicy, Policy};
+use belljar_text::Escaped;
 
 /// A model that a person named, loaded.
 pub(super) struct Loaded {
@@ -63,7 +63,7 @@ pub(super) fn host_for(
     }
     let host = builder.refuse_excess(arguments.strict_policy).build()?;
     // Before anything that takes time: without the state folder no model is run.
-    host.inner.check_state()?;
+    belljar::internals::check_state(&host)?;
     Ok(host)
 }
 
@@ -143,6 +143,8 @@ pub(super) fn tell(event: Event, terminal: &Terminal) {
             terminal.printed(error, &Escaped::new(&line).to_string());
         }
         Event::Log { line, .. } => terminal.note(&format!("runner: {}", Escaped::new(&line))),
+        // The library may report more than this program knows.
+        event => terminal.note(&Escaped::new(&format!("{event:?}")).to_string()),
     }
 }
 
@@ -159,7 +161,7 @@ pub(super) fn rules(
             IsolationArg::Process => Confinement::Strict,
             IsolationArg::Thread => Confinement::BestEffort,
         };
-        let policy = Policy { confinement, ..Policy::default() };
+        let policy = Policy::default().with_confinement(confinement);
         return Ok((host.effective(&policy)?, None));
     };
     let loaded = Policy::load(path).map_err(Error::from)?;
@@ -227,7 +229,7 @@ pub(super) fn note_too_large(
         let subject = Subject { model, policy: policy.file_sha256().map(Digest::from) };
         let (access, verdict, rule) = ("use more", Verdict::Refused, &failure.to_string());
         // It stays refused, whether or not that can be written down.
-        let _ = host.inner.decide(&Decision { subject, resource, access, verdict, rule });
+        let _ = decide(host, &Decision { subject, resource, access, verdict, rule });
     }
 }
 
@@ -240,7 +242,7 @@ pub(super) fn read_model(path: &Path, limit: u64) -> Result<ModelBytes, Failure>
         let label = path.to_string_lossy();
         match err {
             ModelBytesError::TooLarge { limit } => {
-                Error::for_model(&label, crate::Limit::ModelSize { limit }).into()
+                Error::for_model(&label, belljar::Limit::ModelSize { limit }).into()
             }
             other => Error::for_model(&label, ErrorKind::Unreadable(other)).into(),
         }

@@ -12,10 +12,10 @@ use super::preparation::Judgement;
 use super::table::Table;
 use super::terminal::Terminal;
 use super::{json, preparation, prepare};
-use crate::policy::units::format_size;
-use crate::tensor::DType;
-use crate::text::Escaped;
-use crate::{Description, Dim, ValueInfo};
+use belljar::{Description, Dim, ValueInfo};
+use belljar_policy::units::format_size;
+use belljar_tensor::DType;
+use belljar_text::Escaped;
 
 pub(super) fn inspect(arguments: &Inspect, terminal: &Terminal) -> Result<(), Failure> {
     let policy = arguments.model.policy.as_deref();

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
-use crate::Dim;
+use belljar::Dim;
 
 /// Prints a value as JSON and a line break.
 pub(super) fn print(value: &impl Serialize, mut out: impl Write) -> io::Result<()> {

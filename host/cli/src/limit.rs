@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::failure::shown;
-use crate::Limit;
-use crate::policy::{Limits, Policy};
+use belljar::Limit;
+use belljar_policy::{Limits, Policy};
 
 /// What to do about a limit that no policy sets.
 pub(super) const NO_POLICY: &str = "no policy raises this limit: simplify the model, for example with \

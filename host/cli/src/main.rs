@@ -1,27 +1,109 @@
-//! The `belljar` program.
-//!
-//! `unsafe` is here for one look at standard output before Rust's runtime begins.
+//! The `belljar` program. Flags become a plain struct first (`args`); each subcommand turns
+//! its own into what it runs with. Nothing here prints text of a model except through
+//! [`belljar_text::Escaped`], and nothing here decides what a model may do.
+#![forbid(unsafe_code)]
 
+mod args;
+mod bench;
+mod confine;
+mod doctor;
+mod failure;
+mod host;
+mod inputs;
+mod inspect;
+mod json;
+mod limit;
+mod new_policy;
+mod ops;
+mod outputs;
+mod pages;
+mod policy;
+mod preparation;
+mod prepare;
+#[cfg(feature = "programs")]
+mod program;
+mod quarantine;
+mod random_inputs;
+mod run;
+mod snapshots;
+mod table;
+mod terminal;
+
+use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether standard output was closed when this program was started. The runtime opens /dev/null in
-/// its place before `main`, and an answer would get lost there without an error.
-static STDOUT_CLOSED: AtomicBool = AtomicBool::new(false);
+use clap::{CommandFactory, Parser};
 
-extern "C" fn look_at_stdout() {
-    // SAFETY: this asks for the flags of a descriptor; any number may be asked for.
-    let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
-    STDOUT_CLOSED.store(flags == -1, Ordering::Relaxed);
-}
-
-// SAFETY: what this section holds is called before the runtime begins, on the main thread. The function
-// needs nothing of the runtime, and ignores the arguments that it is called with.
-#[used]
-#[unsafe(link_section = ".init_array")]
-static LOOK_AT_STDOUT: extern "C" fn() = look_at_stdout;
+use args::{Arguments, Command};
+use failure::Failure;
+use terminal::Terminal;
 
 fn main() -> ExitCode {
     belljar::become_worker_if_asked();
-    belljar::cli::main(STDOUT_CLOSED.load(Ordering::Relaxed))
+    belljar_confine::file_size::ignore_signal();
+    // Without a standard output nobody would get the answer.
+    let closed = || match belljar_confine::stdout::was_closed() {
+        true => Err(Failure::output(rustix::io::Errno::BADF.into())),
+        false => Ok(()),
+    };
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(err) if err.use_stderr() => {
+            // Nobody is left to be told that standard error is gone.
+            let _ = err.print();
+            return ExitCode::from(2);
+        }
+        // Help is an answer.
+        Err(err) => {
+            let printed = closed().and_then(|()| err.print().map_err(Failure::output));
+            return end(printed, &Terminal::new(args::When::Auto, false, false));
+        }
+    };
+    let terminal = Terminal::new(arguments.color, arguments.quiet, arguments.verbose);
+    end(closed().and_then(|()| dispatch(arguments, &terminal)), &terminal)
+}
+
+/// The exit code of a command that ended so.
+fn end(result: Result<(), Failure>, terminal: &Terminal) -> ExitCode {
+    let all_printed = || match terminal.lost() {
+        Some(err) => Err(err),
+        None => std::io::stdout().flush(),
+    };
+    match result.and_then(|()| all_printed().map_err(Failure::output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            terminal.error(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments, terminal: &Terminal) -> Result<(), Failure> {
+    let Some(command) = arguments.command else {
+        if arguments.version {
+            return pages::version(arguments.verbose);
+        }
+        let mut command = Arguments::command();
+        command.print_help().map_err(Failure::output)?;
+        return Ok(());
+    };
+    match command {
+        Command::Run(run) => run::run(&run, terminal),
+        Command::Prepare(prepare) => prepare::prepare(&prepare, terminal)
+            .map_err(|failure| failure.under(prepare.model.policy.as_deref())),
+        Command::Snapshots { command } => snapshots::snapshots(&command, terminal),
+        Command::Quarantine { command } => quarantine::quarantine(&command, terminal),
+        Command::Inspect(inspect) => inspect::inspect(&inspect, terminal),
+        Command::NewPolicy(new_policy) => new_policy::new_policy(&new_policy, terminal),
+        Command::Policy { command } => policy::policy(&command, terminal),
+        Command::Bench(bench) => bench::bench(&bench, terminal)
+            .map_err(|failure| failure.under(bench.model.policy.as_deref())),
+        Command::Confine { command } => confine::confine(&command),
+        Command::Ops(ops) => ops::ops(&ops),
+        Command::Doctor(doctor) => doctor::doctor(&doctor),
+        Command::Warm => pages::warm(terminal),
+        Command::Completions { shell } => pages::completions(shell),
+        Command::Man { output } => pages::man(output.as_deref()),
+    }
 }

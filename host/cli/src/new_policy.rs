@@ -11,21 +11,22 @@ use super::args::{InputArgs, IsolationArg, NewPolicy};
 use super::failure::Failure;
 use super::host::{Store, host, read_model};
 use super::outputs::write_file;
-use super::policy::record::{folder, text};
+use super::policy::record::folder;
 use super::random_inputs;
 use super::terminal::Terminal;
-use crate::error::Error;
+use belljar::Error;
+use belljar::internals::SideFile;
+use belljar::{Description, Host, Model, ModelBytes};
 #[cfg(feature = "programs")]
-use crate::policy::starting_program_policy;
-use crate::policy::units::{format_size, parse_size};
-use crate::policy::{
+use belljar_policy::starting_program_policy;
+use belljar_policy::units::{format_size, parse_size};
+use belljar_policy::write as text;
+use belljar_policy::{
     Compute, FileGrant, MEASURED, Measured, Policy, STARTING_COMPUTE, bounds, starting_head,
     starting_limits,
 };
-use crate::tensor::Tensor;
-use crate::text::Escaped;
-use crate::trust::SideFile;
-use crate::{Description, Host, Model, ModelBytes};
+use belljar_tensor::Tensor;
+use belljar_text::Escaped;
 
 /// Runs that are measured; the slowest counts.
 const RUNS: usize = 3;

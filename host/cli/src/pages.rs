@@ -9,7 +9,7 @@ use super::args::{Arguments, IsolationArg};
 use super::failure::{Failure, shown};
 use super::host::{Store, host};
 use super::terminal::Terminal;
-use crate::GuestInfo;
+use belljar::GuestInfo;
 
 /// The wasmtime this build links; a test holds it against the lock file.
 const WASMTIME: &str = "48.0.8";
@@ -41,7 +41,7 @@ pub(super) fn warm(terminal: &Terminal) -> Result<(), Failure> {
         ));
     };
     // What cannot be kept would be compiled in vain.
-    host.inner.check_cache()?;
+    belljar::internals::check_cache(&host)?;
     terminal.progress("compiling the sandboxed runner", || host.warm())?;
     let place = shown(place);
     writeln!(stdout(), "compiled code is in {place}").map_err(Failure::output)

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::prepare::{shapes_json, shapes_text};
 use super::table::Table;
-use crate::error::Error;
-use crate::text::Escaped;
-use crate::{Description, Dim, Examined, InputShape, Missing, Model, Preparation, ValueInfo};
+use belljar::Error;
+use belljar::{Description, Dim, Examined, InputShape, Missing, Model, Preparation, ValueInfo};
+use belljar_text::Escaped;
 
 /// What is put in the place of an open dimension that --input-shape does not fix: a batch of one, an
 /// image of usual size, a short text.

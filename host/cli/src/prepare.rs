@@ -12,9 +12,9 @@ use super::json;
 use super::random_inputs::parse_shape;
 use super::table::Table;
 use super::terminal::Terminal;
-use crate::error::Error;
-use crate::text::Escaped;
-use crate::{Description, Dim, InputShape, ValueInfo};
+use belljar::Error;
+use belljar::{Description, Dim, InputShape, ValueInfo};
+use belljar_text::Escaped;
 
 /// One snapshot, and what it took.
 struct Prepared {

@@ -20,10 +20,10 @@ use super::outputs::{Entry, Labels, Printing, Target};
 use super::run::{Sequence, cuts_json, milliseconds, policy_json};
 use super::table::Table;
 use super::terminal::Terminal;
-use crate::program::is_component;
-use crate::tensor::{Tensor, TensorError, npy};
-use crate::text::Escaped;
-use crate::{Description, Digest, Value};
+use belljar::internals::is_component;
+use belljar::{Description, Digest, Value};
+use belljar_tensor::{Tensor, TensorError, npy};
+use belljar_text::Escaped;
 
 /// Longest text of an output that is printed, in characters.
 const SHOWN: usize = 10_000;

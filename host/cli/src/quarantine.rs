@@ -14,8 +14,8 @@ use super::json;
 use super::snapshots::ago;
 use super::table::Table;
 use super::terminal::Terminal;
-use crate::text::Escaped;
-use crate::{Digest, Quarantined};
+use belljar::{Digest, Quarantined};
+use belljar_text::Escaped;
 
 /// Largest model that is read for its digest, in bytes: what a policy can allow.
 const MAX_MODEL: u64 = 4 << 30;

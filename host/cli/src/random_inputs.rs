@@ -5,9 +5,9 @@ use belljar_abi::element_count;
 use super::args::InputArgs;
 use super::failure::Failure;
 use super::inputs::{self, Needed, Pictures};
-use crate::tensor::{Data, Tensor};
-use crate::text::Escaped;
-use crate::{Description, Dim, Model, Policy, ValueInfo};
+use belljar::{Description, Dim, Model, Policy, ValueInfo};
+use belljar_tensor::{Data, Tensor};
+use belljar_text::Escaped;
 
 /// Reads the inputs that were given, and makes the others up if that was asked for.
 pub(super) fn read_or_random(

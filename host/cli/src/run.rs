@@ -14,8 +14,8 @@ use super::json;
 use super::outputs::{Labels, Printing, Target};
 use super::table::Table;
 use super::terminal::Terminal;
-use crate::ShapeDifference;
-use crate::policy::{Cut, LoadedPolicy};
+use belljar::ShapeDifference;
+use belljar_policy::{Cut, LoadedPolicy};
 
 /// Where the time went.
 struct Times {
@@ -178,7 +178,7 @@ pub(super) fn policy_json(policy: Option<&LoadedPolicy>) -> serde_json::Value {
     policy.map_or(serde_json::Value::Null, |loaded| {
         json!({
             "path": loaded.source.path.to_string_lossy(),
-            "sha256": crate::Digest::from(loaded.source.sha256).to_string(),
+            "sha256": belljar::Digest::from(loaded.source.sha256).to_string(),
         })
     })
 }

@@ -12,10 +12,10 @@ use super::json;
 use super::prepare::{shapes_json, shapes_text};
 use super::table::Table;
 use super::terminal::Terminal;
-use crate::error::Error;
-use crate::policy::units::{UnitError, format_size, parse_duration, parse_size};
-use crate::text::Escaped;
-use crate::{SnapshotStore, StoredKind, StoredModel};
+use belljar::Error;
+use belljar::{SnapshotStore, StoredKind, StoredModel};
+use belljar_policy::units::{UnitError, format_size, parse_duration, parse_size};
+use belljar_text::Escaped;
 
 pub(super) fn snapshots(command: &Snapshots, terminal: &Terminal) -> Result<(), Failure> {
     let host = host(IsolationArg::Process, Store::Used, 1, terminal)?;

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Longest message in bytes. Errors and log lines are cut well below it; tensors go elsewhere.
-pub(crate) const MAX_MESSAGE: usize = 128 << 10;
+pub const MAX_MESSAGE: usize = 128 << 10;
 
 /// Most descriptors with one message.
 const MAX_DESCRIPTORS: usize = 3;
@@ -24,7 +24,7 @@ const MAX_DESCRIPTORS: usize = 3;
 pub(super) const CHANNEL: i32 = 3;
 
 /// One end of a socket pair.
-pub(crate) struct Channel {
+pub struct Channel {
     socket: End,
     buffer: Vec<u8>,
 }
@@ -45,7 +45,7 @@ impl AsFd for End {
 }
 
 /// How waiting for a message ended.
-pub(crate) enum Received<T> {
+pub enum Received<T> {
     Message(T, Vec<OwnedFd>),
     /// The other end is gone. It had read all that was sent to it.
     Closed,
@@ -57,27 +57,27 @@ pub(crate) enum Received<T> {
 
 impl Channel {
     /// Both ends of a new socket pair: one to keep, one to give to a worker.
-    pub(crate) fn pair() -> io::Result<(Channel, OwnedFd)> {
+    pub fn pair() -> io::Result<(Channel, OwnedFd)> {
         let kind = SocketType::SEQPACKET;
         let (here, there) =
             rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
         Ok((Channel::new(here), there))
     }
 
-    pub(crate) fn new(socket: OwnedFd) -> Channel {
+    pub fn new(socket: OwnedFd) -> Channel {
         Channel { socket: End::Owned(socket), buffer: vec![0; MAX_MESSAGE] }
     }
 
     /// A worker's end. It is never closed: something else could then come to have its number, which
     /// is all that a filter of system calls knows of it.
-    pub(crate) fn lasting(socket: OwnedFd) -> Channel {
+    pub fn lasting(socket: OwnedFd) -> Channel {
         let socket: &'static OwnedFd = Box::leak(Box::new(socket));
         Channel { socket: End::Lasting(socket.as_fd()), buffer: vec![0; MAX_MESSAGE] }
     }
 
     /// Sends one message, with descriptors. A closed other end is an error, not a signal. This
     /// never waits: there is room, unless the other side does not read what it is sent.
-    pub(crate) fn send(
+    pub fn send(
         &mut self,
         message: &impl Serialize,
         descriptors: &[BorrowedFd<'_>],
@@ -88,7 +88,7 @@ impl Channel {
     /// As [`Channel::send`], and waits for room: for a worker, whose supervisor ends it when it has
     /// waited for too long.
     #[cfg(feature = "programs")]
-    pub(crate) fn send_patiently(&mut self, message: &impl Serialize) -> io::Result<()> {
+    pub fn send_patiently(&mut self, message: &impl Serialize) -> io::Result<()> {
         self.send_with(message, &[], SendFlags::empty())
     }
 
@@ -119,7 +119,7 @@ impl Channel {
     }
 
     /// Waits for one message, for at most `timeout`.
-    pub(crate) fn receive<T: DeserializeOwned>(
+    pub fn receive<T: DeserializeOwned>(
         &mut self,
         timeout: Option<Duration>,
     ) -> io::Result<Received<T>> {
@@ -158,7 +158,7 @@ impl Channel {
     }
 
     /// Whether there is something to receive at this moment, be it the other side's end.
-    pub(crate) fn has_news(&self) -> bool {
+    pub fn has_news(&self) -> bool {
         self.wait(Duration::ZERO).unwrap_or(true)
     }
 
@@ -179,7 +179,7 @@ impl Channel {
 }
 
 /// Whether sending failed because the other end is gone.
-pub(crate) fn is_gone(err: &io::Error) -> bool {
+pub fn is_gone(err: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected};
     matches!(err.kind(), BrokenPipe | ConnectionRefused | ConnectionReset | NotConnected)
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use rustix::process::Signal;
 
-use crate::text::Escaped;
+use belljar_text::Escaped;
 
 /// How a worker process came to its end although nobody wanted it to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,17 +59,17 @@ impl WorkerEnd {
 
     /// Whether it was killed from outside with no way to defend itself: by the kernel, which ran
     /// out of memory, or by somebody with the right to.
-    pub(crate) fn is_kill(&self) -> bool {
+    pub fn is_kill(&self) -> bool {
         *self == WorkerEnd::Signal(Signal::KILL.as_raw())
     }
 
     /// Whether it was killed for want of memory.
-    pub(crate) fn is_out_of_memory(&self) -> bool {
+    pub fn is_out_of_memory(&self) -> bool {
         matches!(self, WorkerEnd::OutOfMemory { .. })
     }
 
     /// What to do about it.
-    pub(crate) fn advice(&self) -> &'static str {
+    pub fn advice(&self) -> &'static str {
         let is = |signal: Signal| *self == WorkerEnd::Signal(signal.as_raw());
         if self.is_out_of_memory() {
             "send fewer or smaller requests at a time, lower `limits.memory` in the policy, or give \

@@ -18,7 +18,7 @@ const VARIABLE: &str = "BELLJAR_TEST_FAULTS";
 /// What is different about the workers of a role.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Injection {
+pub struct Injection {
     role: Role,
     /// Their filter lacks this rule.
     without_rule: Option<usize>,
@@ -43,14 +43,14 @@ static HERE: OnceLock<Injection> = OnceLock::new();
 impl Injection {
     /// As this process's environment asks for. What it says must make sense, or a test would test
     /// nothing.
-    pub(crate) fn from_environment(role: Role) -> Option<Injection> {
+    pub fn from_environment(role: Role) -> Option<Injection> {
         let text = std::env::var(VARIABLE).ok()?;
         let injection: Injection = serde_json::from_str(&text).expect(VARIABLE);
         (injection.role == role).then_some(injection)
     }
 
     /// Confines this worker, less what it lacks.
-    pub(crate) fn install(&self) -> io::Result<()> {
+    pub fn install(&self) -> io::Result<()> {
         // A worker is confined once.
         let _ = HERE.set(self.clone());
         match self.without_rule {
@@ -61,12 +61,12 @@ impl Injection {
 }
 
 /// Whether this worker is to compile an empty module.
-pub(crate) fn is_quick() -> bool {
+pub fn is_quick() -> bool {
     HERE.get().is_some_and(|injection| injection.quick)
 }
 
 /// Fails, if this worker is to.
-pub(crate) fn fail() {
+pub fn fail() {
     match HERE.get().and_then(|injection| injection.fault) {
         None => {}
         Some(Fault::Panic) => panic!("a test asked for it"),

@@ -15,7 +15,7 @@ pub(super) fn most() -> Option<u64> {
 }
 
 /// Fails if a file may not become this long.
-pub(crate) fn check(len: u64) -> io::Result<()> {
+pub fn check(len: u64) -> io::Result<()> {
     match most() {
         Some(most) if len > most => Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
@@ -30,8 +30,7 @@ pub(crate) fn check(len: u64) -> io::Result<()> {
 
 /// Has a write beyond the limit answered with an error, and not end this process. For a program that
 /// belongs to Belljar alone.
-#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line asks"))]
-pub(crate) fn ignore_signal() {
+pub fn ignore_signal() {
     // SAFETY: no handler is installed; the signal is only ignored.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);

@@ -5,7 +5,7 @@
 //! nobody waits. `unsafe` is here for the calls.
 
 /// Has glibc keep one heap. To be called before there is a second thread.
-pub(crate) fn keep_one() {
+pub fn keep_one() {
     #[cfg(target_env = "gnu")]
     // SAFETY: sets a number in the allocator, whose lock it takes; no memory is involved.
     let set = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
@@ -15,7 +15,7 @@ pub(crate) fn keep_one() {
 
 /// Gives the kernel what has become free in the midst of the heap, which glibc keeps otherwise: after
 /// a thousand sandboxes on threads half a gigabyte.
-pub(crate) fn give_back() {
+pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: frees pages in which there is no allocation; the allocator takes its own locks.
     unsafe {

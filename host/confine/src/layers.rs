@@ -20,7 +20,7 @@ impl Confinement {
     ///
     /// # Errors
     /// The first without which no model may be read.
-    pub(crate) fn accept(self, missing: &[MissingLayer]) -> Result<(), MissingLayer> {
+    pub fn accept(self, missing: &[MissingLayer]) -> Result<(), MissingLayer> {
         let strict = self == Confinement::Strict;
         let needed = missing.iter().find(|missing| strict && missing.layer.required());
         needed.map_or(Ok(()), |missing| Err(missing.clone()))
@@ -105,7 +105,7 @@ pub struct MissingLayer {
 }
 
 impl MissingLayer {
-    pub(crate) fn new(layer: Layer, why: impl fmt::Display) -> MissingLayer {
+    pub fn new(layer: Layer, why: impl fmt::Display) -> MissingLayer {
         MissingLayer { layer, why: why.to_string() }
     }
 }

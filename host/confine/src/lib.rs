@@ -6,32 +6,32 @@
 //! depends on its `role`. `channel` and `memory` are how both sides talk. `outside` is what the
 //! kernel shows of a worker, `memory_group` how much memory all of them share, and `support` what this
 //! machine offers at all.
+#![allow(clippy::len_without_is_empty, missing_docs, reason = "only for Belljar's own crates")]
 
 #[cfg(feature = "test-hooks")]
-pub(crate) mod breach;
-pub(crate) mod channel;
-pub(crate) mod ended;
+pub mod breach;
+pub mod channel;
+pub mod ended;
 #[cfg(feature = "test-hooks")]
-pub(crate) mod fault_injection;
-pub(crate) mod file_size;
-pub(crate) mod heap;
+pub mod fault_injection;
+pub mod file_size;
+pub mod heap;
 mod landlock;
-pub(crate) mod layers;
-pub(crate) mod memory;
-pub(crate) mod memory_group;
+pub mod layers;
+pub mod memory;
+pub mod memory_group;
 #[cfg(feature = "programs")]
-pub(crate) mod mounts;
+pub mod mounts;
 mod namespaces;
 mod outside;
 mod privileges;
-pub(crate) mod process;
-pub(crate) mod role;
-pub(crate) mod seccomp;
-pub(crate) mod setup;
+pub mod process;
+pub mod role;
+pub mod seccomp;
+pub mod setup;
 mod spawn;
-#[cfg(all(feature = "cli", feature = "programs"))]
-pub(crate) mod stop_signals;
-#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line asks"))]
-pub(crate) mod support;
+pub mod stdout;
+pub mod stop_signals;
+pub mod support;
 #[cfg_attr(not(feature = "programs"), allow(dead_code, reason = "without guest programs"))]
-pub(crate) mod ways;
+pub mod ways;

@@ -61,7 +61,7 @@ fn write_all_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -> io::Re
 }
 
 /// Bytes being collected, to be sealed when they are complete.
-pub(crate) struct SealedWriter {
+pub struct SealedWriter {
     fd: OwnedFd,
     len: u64,
     /// Where the last written byte ends, not counting what was skipped.
@@ -73,23 +73,23 @@ pub(crate) struct SealedWriter {
 
 impl SealedWriter {
     /// `name` is shown in `/proc/…/maps` and means nothing.
-    pub(crate) fn new(name: &str) -> io::Result<SealedWriter> {
+    pub fn new(name: &str) -> io::Result<SealedWriter> {
         Ok(SealedWriter { fd: create(name)?, len: 0, filled: 0, turn: Mutex::default() })
     }
 
     /// An empty file for [`SealedWriter::into_room`] of a worker, which may make none of its own: the
     /// limit on files bounds what it can write there.
-    pub(crate) fn room(name: &str) -> io::Result<OwnedFd> {
+    pub fn room(name: &str) -> io::Result<OwnedFd> {
         create(name)
     }
 
     /// Collects bytes in a file that the supervisor has made, and seals when it gets it back.
-    pub(crate) fn into_room(fd: OwnedFd) -> SealedWriter {
+    pub fn into_room(fd: OwnedFd) -> SealedWriter {
         SealedWriter { fd, len: 0, filled: 0, turn: Mutex::default() }
     }
 
     /// The file with all of its bytes, for the supervisor to take over.
-    pub(crate) fn hand_over(self) -> io::Result<SealedBytes> {
+    pub fn hand_over(self) -> io::Result<SealedBytes> {
         // A byte at the end makes what was skipped count.
         if self.filled < self.len {
             write_all_at(self.fd.as_fd(), &[0], self.len - 1)?;
@@ -98,7 +98,7 @@ impl SealedWriter {
     }
 
     /// Room for bytes that are written in any order; what is not written is zero. For a supervisor.
-    pub(crate) fn with_len(name: &str, len: u64) -> io::Result<SealedWriter> {
+    pub fn with_len(name: &str, len: u64) -> io::Result<SealedWriter> {
         file_size::check(len)?;
         let fd = create(name)?;
         rustix::fs::ftruncate(&fd, len)?;
@@ -106,7 +106,7 @@ impl SealedWriter {
     }
 
     /// Writes at an offset below the length, from any thread.
-    pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > self.len) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -114,11 +114,11 @@ impl SealedWriter {
         write_all_at(self.fd.as_fd(), bytes, offset)
     }
 
-    pub(crate) fn len(&self) -> u64 {
+    pub fn len(&self) -> u64 {
         self.len
     }
 
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         write_all_at(self.fd.as_fd(), bytes, self.len)?;
         self.len += bytes.len() as u64;
         self.filled = self.len;
@@ -126,11 +126,11 @@ impl SealedWriter {
     }
 
     /// Leaves out bytes that are zero.
-    pub(crate) fn skip(&mut self, len: u64) {
+    pub fn skip(&mut self, len: u64) {
         self.len += len;
     }
 
-    pub(crate) fn seal(self) -> io::Result<SealedBytes> {
+    pub fn seal(self) -> io::Result<SealedBytes> {
         // What was skipped at the end counts too.
         rustix::fs::ftruncate(&self.fd, self.len)?;
         rustix::fs::fcntl_add_seals(&self.fd, FINAL)?;
@@ -140,7 +140,7 @@ impl SealedWriter {
 
 /// Bytes that nobody can change, shorten or lengthen.
 #[derive(Debug)]
-pub(crate) struct SealedBytes {
+pub struct SealedBytes {
     fd: OwnedFd,
     len: u64,
 }
@@ -148,7 +148,7 @@ pub(crate) struct SealedBytes {
 impl SealedBytes {
     /// Takes over a descriptor from a supervisor, if it is sealed. Not for one from a worker, who
     /// may have kept a writable mapping.
-    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<SealedBytes> {
+    pub fn adopt(fd: OwnedFd) -> io::Result<SealedBytes> {
         if !rustix::fs::fcntl_get_seals(&fd)?.contains(FINAL) {
             return Err(io::Error::other("memory that should be sealed is not"));
         }
@@ -158,7 +158,7 @@ impl SealedBytes {
 
     /// Takes over a descriptor from a worker, which may have lied about its seals and kept a
     /// writable mapping: seals it against that too, which the kernel refuses while there is one.
-    pub(crate) fn take_over(fd: OwnedFd) -> io::Result<SealedBytes> {
+    pub fn take_over(fd: OwnedFd) -> io::Result<SealedBytes> {
         // The kernel also refuses for as long as it holds on to a page itself, which is not long.
         const TRIES: u32 = 20;
         for attempt in 0.. {
@@ -173,21 +173,21 @@ impl SealedBytes {
         SealedBytes::adopt(fd)
     }
 
-    pub(crate) fn len(&self) -> u64 {
+    pub fn len(&self) -> u64 {
         self.len
     }
 
     /// Fills `buffer`, which must not be longer than the bytes.
-    pub(crate) fn read_into(&self, buffer: &mut [u8]) -> io::Result<()> {
+    pub fn read_into(&self, buffer: &mut [u8]) -> io::Result<()> {
         read_exact_at(self.fd.as_fd(), buffer, 0)
     }
 
     /// Fills `buffer` from the bytes at `offset`.
-    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         read_exact_at(self.fd.as_fd(), buffer, offset)
     }
 
-    pub(crate) fn try_clone(&self) -> io::Result<OwnedFd> {
+    pub fn try_clone(&self) -> io::Result<OwnedFd> {
         self.fd.try_clone()
     }
 }
@@ -200,7 +200,7 @@ impl AsFd for SealedBytes {
 
 /// A buffer of fixed size that both sides read and write, one after the other.
 #[derive(Debug)]
-pub(crate) struct SharedBuffer {
+pub struct SharedBuffer {
     fd: OwnedFd,
     len: u64,
 }
@@ -208,7 +208,7 @@ pub(crate) struct SharedBuffer {
 impl SharedBuffer {
     /// A buffer of `len` bytes, which take memory only once they are written; or of as many as this
     /// process may write to a file. For a supervisor.
-    pub(crate) fn new(len: u64) -> io::Result<SharedBuffer> {
+    pub fn new(len: u64) -> io::Result<SharedBuffer> {
         let len = file_size::most().map_or(len, |most| len.min(most));
         let fd = create("belljar-tensors")?;
         rustix::fs::ftruncate(&fd, len)?;
@@ -217,7 +217,7 @@ impl SharedBuffer {
     }
 
     /// Takes over a descriptor from another process, if its size is fixed.
-    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<SharedBuffer> {
+    pub fn adopt(fd: OwnedFd) -> io::Result<SharedBuffer> {
         if !rustix::fs::fcntl_get_seals(&fd)?.contains(SIZED) {
             return Err(io::Error::other("shared memory whose size should be fixed is not"));
         }
@@ -225,13 +225,13 @@ impl SharedBuffer {
         Ok(SharedBuffer { fd, len })
     }
 
-    pub(crate) fn len(&self) -> u64 {
+    pub fn len(&self) -> u64 {
         self.len
     }
 
     /// Copies the first `len` bytes out, at most as many as there are; the copy is the only thing to
     /// look at.
-    pub(crate) fn read(&self, len: u64) -> io::Result<Vec<u8>> {
+    pub fn read(&self, len: u64) -> io::Result<Vec<u8>> {
         let len = usize::try_from(len.min(self.len)).map_err(io::Error::other)?;
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(len)?;
@@ -248,12 +248,12 @@ impl SharedBuffer {
     }
 
     /// As [`SharedBuffer::read`], into a place that is there already and not longer than the buffer.
-    pub(crate) fn read_into(&self, buffer: &mut [u8]) -> io::Result<()> {
+    pub fn read_into(&self, buffer: &mut [u8]) -> io::Result<()> {
         read_exact_at(self.fd.as_fd(), buffer, 0)
     }
 
     /// Copies `bytes` to the start of the buffer.
-    pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<()> {
+    pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         if bytes.len() as u64 > self.len {
             let text = format!("{} bytes are more than the {} that cross", bytes.len(), self.len);
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));

@@ -20,13 +20,13 @@ const VERSION_2: Names = Names { limit: "memory.max", events: "memory.events" };
 
 /// Memory that processes can have together, and what limits it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Available {
-    pub(crate) bytes: u64,
-    pub(crate) what: String,
+pub struct Available {
+    pub bytes: u64,
+    pub what: String,
 }
 
 /// The memory of the machine, or of the control group where that has less.
-pub(crate) fn available() -> Option<Available> {
+pub fn available() -> Option<Available> {
     let physical = fs::read_to_string("/proc/meminfo").ok().and_then(|text| physical(&text));
     let physical =
         physical.map(|bytes| Available { bytes, what: "the memory of this machine".to_owned() });
@@ -34,7 +34,7 @@ pub(crate) fn available() -> Option<Available> {
 }
 
 /// The least of the limits of this process's control group and of those above it.
-pub(crate) fn limit() -> Option<Available> {
+pub fn limit() -> Option<Available> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let files = groups.lines().filter_map(group).flat_map(|(folder, group, names)| {
         // In a container the path may be one of the machine's: what is there counts.

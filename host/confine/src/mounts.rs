@@ -7,17 +7,17 @@ use std::os::fd::AsFd as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The mounts of this process, as they are at one moment.
-pub(crate) struct Mounts(Option<File>);
+pub struct Mounts(Option<File>);
 
 impl Mounts {
     /// As they are now. Where the kernel does not show them, they count as changed at once.
-    pub(crate) fn now() -> Mounts {
+    pub fn now() -> Mounts {
         Mounts(File::open("/proc/self/mountinfo").ok())
     }
 
     /// Whether they are as they were. The kernel remembers for each open file whether they changed
     /// since it was opened, and says so once, as an error that can be waited for.
-    pub(crate) fn are_the_same(&self) -> bool {
+    pub fn are_the_same(&self) -> bool {
         let unchanged = |file: &File| -> io::Result<bool> {
             let mut fds = [PollFd::from_borrowed_fd(file.as_fd(), PollFlags::PRI)];
             poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;

@@ -32,7 +32,7 @@ use super::namespaces;
 use super::outside::{Status, own_filters};
 use super::role::Role;
 use super::setup::{Plan, ProcessLimits, die_with_supervisor};
-pub(crate) use super::spawn::Namespaces;
+pub use super::spawn::Namespaces;
 use super::spawn::{Program, default_signals, spawn};
 
 /// First argument of a worker.
@@ -56,7 +56,7 @@ static CAN_BE_WORKER: AtomicBool = AtomicBool::new(false);
 
 /// Whether this process was started as a worker. Asking also notes that this program asks: one
 /// that does not would, started again, just do its own work again, and start itself again.
-pub(crate) fn asked_to_be_worker() -> bool {
+pub fn asked_to_be_worker() -> bool {
     CAN_BE_WORKER.store(true, Ordering::Relaxed);
     let first = std::env::args_os().nth(1);
     first.is_some_and(|argument| argument.as_bytes() == WORKER_ARGUMENT.to_bytes())
@@ -87,7 +87,7 @@ impl WorkerProgram {
 }
 
 /// A running worker; killed when dropped.
-pub(crate) struct WorkerProcess {
+pub struct WorkerProcess {
     /// Refers to this very process, also when its number is somebody else's by now.
     pidfd: Arc<OwnedFd>,
     namespaces: Namespaces,
@@ -104,13 +104,13 @@ pub(crate) struct WorkerProcess {
 
 impl WorkerProcess {
     /// Starts a worker whose standard input is `socket`.
-    pub(crate) fn spawn(program: &WorkerProgram, socket: OwnedFd) -> io::Result<WorkerProcess> {
+    pub fn spawn(program: &WorkerProgram, socket: OwnedFd) -> io::Result<WorkerProcess> {
         WorkerProcess::spawn_in(program, socket, ways())
     }
 
     /// As [`WorkerProcess::spawn`], in the namespaces of this process.
     #[cfg(feature = "test-hooks")]
-    pub(crate) fn spawn_without_namespaces(
+    pub fn spawn_without_namespaces(
         program: &WorkerProgram,
         socket: OwnedFd,
     ) -> io::Result<WorkerProcess> {
@@ -133,7 +133,7 @@ impl WorkerProcess {
     }
 
     /// What this worker is to become.
-    pub(crate) fn plan(&self, role: Role, confinement: Confinement, limits: ProcessLimits) -> Plan {
+    pub fn plan(&self, role: Role, confinement: Confinement, limits: ProcessLimits) -> Plan {
         Plan {
             role,
             confinement,
@@ -148,13 +148,13 @@ impl WorkerProcess {
     }
 
     /// The namespaces that it was started in.
-    pub(crate) fn namespaces(&self) -> Namespaces {
+    pub fn namespaces(&self) -> Namespaces {
         self.namespaces
     }
 
     /// Layers that the kernel does not show of this worker, which says that it is confined. To be
     /// asked once.
-    pub(crate) fn lacks_from_outside(&mut self) -> Vec<MissingLayer> {
+    pub fn lacks_from_outside(&mut self) -> Vec<MissingLayer> {
         let seen = self.status.take().unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
         seen.and_then(|status| status.lacks(self.filters)).unwrap_or_else(|err| {
             vec![MissingLayer::new(Layer::Privileges, format!("unseen in /proc: {err}"))]
@@ -162,7 +162,7 @@ impl WorkerProcess {
     }
 
     /// Ends the worker at once, and says how it ended. Already ended is as good as killed.
-    pub(crate) fn kill(&mut self) -> WorkerEnd {
+    pub fn kill(&mut self) -> WorkerEnd {
         let pidfd = self.pidfd.as_fd();
         self.ended
             .get_or_insert_with(|| {
@@ -186,14 +186,14 @@ impl WorkerProcess {
 
     /// Whether the worker has come to its end, or does so now: the kernel takes away what a process
     /// had, its files and its filters, somewhat before it lets others know its end.
-    pub(crate) fn ends_in_a_moment(&self) -> bool {
+    pub fn ends_in_a_moment(&self) -> bool {
         const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
         ends_within(self.pidfd.as_fd(), &MOMENT)
     }
 
     /// How the worker came to its end, which has closed its channel. One that lives on all the same
     /// is killed.
-    pub(crate) fn ended(&mut self) -> WorkerEnd {
+    pub fn ended(&mut self) -> WorkerEnd {
         let lives_on = !self.ends_in_a_moment();
         let end = self.kill();
         // Where the machine is busy, an end takes long to be told, and is no other one for that.
@@ -223,7 +223,7 @@ fn ends_within(pidfd: BorrowedFd<'_>, time: &Timespec) -> bool {
 }
 
 /// Why a process or a thread could not be started, and what to do about it.
-pub(crate) fn no_process(err: &io::Error) -> String {
+pub fn no_process(err: &io::Error) -> String {
     match err.kind() {
         io::ErrorKind::WouldBlock => format!(
             "{err}: the limit on processes and threads is reached; raise it (`ulimit -u`, or \
@@ -365,7 +365,7 @@ fn start(order: &SpawnRequest, filters: Option<u32>) -> io::Result<WorkerProcess
 
 /// What a worker does first, while it has one thread: dies with its supervisor, closes whatever it
 /// has inherited, and takes its socket from standard input.
-pub(crate) fn enter_worker() -> io::Result<OwnedFd> {
+pub fn enter_worker() -> io::Result<OwnedFd> {
     let parent = rustix::process::getppid();
     die_with_supervisor()?;
     // The supervisor may have ended before the line above. From within a PID namespace it cannot be

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a worker process is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) enum Role {
+pub enum Role {
     /// Compiles our own guest to native code. It never sees a model.
     Compile,
     /// Reads a model, describes it, prepares it for some input shapes, and hands over the memory
@@ -24,10 +24,9 @@ pub(crate) enum Role {
     GrantedProgram,
 }
 
-#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for people who ask"))]
 impl Role {
-    #[cfg(all(feature = "programs", any(test, feature = "cli", feature = "test-hooks")))]
-    pub(crate) const ALL: [Role; 6] = [
+    #[cfg(feature = "programs")]
+    pub const ALL: [Role; 6] = [
         Role::Compile,
         Role::Prepare,
         Role::Run,
@@ -36,10 +35,10 @@ impl Role {
         Role::GrantedProgram,
     ];
 
-    #[cfg(all(not(feature = "programs"), any(test, feature = "cli", feature = "test-hooks")))]
-    pub(crate) const ALL: [Role; 3] = [Role::Compile, Role::Prepare, Role::Run];
+    #[cfg(not(feature = "programs"))]
+    pub const ALL: [Role; 3] = [Role::Compile, Role::Prepare, Role::Run];
 
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Role::Compile => "compile",
             Role::Prepare => "prepare",
@@ -51,7 +50,7 @@ impl Role {
     }
 
     /// What it is for, for people.
-    pub(crate) fn purpose(self) -> &'static str {
+    pub fn purpose(self) -> &'static str {
         match self {
             Role::Compile => {
                 "Compiles our own sandboxed runner to native code. It never sees a model."

@@ -23,20 +23,20 @@ use super::{heap, landlock, namespaces, privileges, seccomp, ways};
 
 /// What a worker is to become; from its supervisor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Plan {
-    pub(crate) role: Role,
-    pub(crate) confinement: Confinement,
+pub struct Plan {
+    pub role: Role,
+    pub confinement: Confinement,
     /// The namespaces it was started in.
-    pub(crate) namespaces: Namespaces,
+    pub namespaces: Namespaces,
     /// Why it was started in none, if so.
-    pub(crate) no_namespaces: Option<String>,
-    pub(crate) limits: ProcessLimits,
+    pub no_namespaces: Option<String>,
+    pub limits: ProcessLimits,
     /// The layers to put on: all of them, but in tests that look at single ones.
     #[cfg(feature = "test-hooks")]
-    pub(crate) layers: Vec<Layer>,
+    pub layers: Vec<Layer>,
     /// What else is different about it, in tests.
     #[cfg(feature = "test-hooks")]
-    pub(crate) injection: Option<Injection>,
+    pub injection: Option<Injection>,
 }
 
 impl Plan {
@@ -63,37 +63,37 @@ impl Plan {
     /// Takes away what the role could do only until the hostile part of its work begins. To be called
     /// when all threads of the process have been started. Where there is no filter, there is nothing to
     /// take away.
-    pub(crate) fn narrow(&self) -> io::Result<()> {
+    pub fn narrow(&self) -> io::Result<()> {
         if FILTERED.load(Ordering::Relaxed) { seccomp::narrow(self.role) } else { Ok(()) }
     }
 }
 
 /// Limits of the kernel on a worker.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct ProcessLimits {
+pub struct ProcessLimits {
     /// Private memory that it can write to, in bytes. Not the address space: WebAssembly reserves
     /// much more of that than it uses.
-    pub(crate) data: u64,
+    pub data: u64,
     /// Address space beyond that, in bytes: what is reserved for sandboxes, and files in memory. It
     /// bounds what the kernel keeps about a process's memory.
-    pub(crate) reserved: u64,
+    pub reserved: u64,
     /// Length of a memory file that it writes, in bytes.
-    pub(crate) file: u64,
+    pub file: u64,
     /// Seconds of processor time, of all its threads together.
-    pub(crate) cpu: u64,
+    pub cpu: u64,
     /// Threads, the first among them.
-    pub(crate) threads: u64,
+    pub threads: u64,
     /// Descriptors of what it is granted, beside its own.
-    pub(crate) handles: u64,
+    pub handles: u64,
 }
 
 /// A file or folder that a policy grants to the worker, which holds it already.
 #[cfg_attr(not(feature = "programs"), allow(dead_code, reason = "without guest programs"))]
 #[derive(Clone, Copy)]
-pub(crate) struct Granted<'a> {
-    pub(crate) descriptor: BorrowedFd<'a>,
+pub struct Granted<'a> {
+    pub descriptor: BorrowedFd<'a>,
     /// Whether it may be changed, and not only read.
-    pub(crate) write: bool,
+    pub write: bool,
 }
 
 /// Whether this process is under the filter of its role.
@@ -115,10 +115,7 @@ const MARGIN: u64 = 256 << 20;
 ///
 /// # Errors
 /// The layer that a strict worker lacks. It must end then.
-pub(crate) fn confine(
-    plan: &Plan,
-    granted: &[Granted<'_>],
-) -> Result<Vec<MissingLayer>, MissingLayer> {
+pub fn confine(plan: &Plan, granted: &[Granted<'_>]) -> Result<Vec<MissingLayer>, MissingLayer> {
     heap::keep_one();
     let mut missing = Vec::new();
     let mut judge = |layer: Layer, result: io::Result<()>| match result {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 /// Namespaces that a child was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Namespaces {
+pub enum Namespaces {
     /// All but a user namespace: the parent has the right to make them.
     WithoutUser,
     /// All, and a user namespace in which the child is uid 0.
@@ -44,11 +44,11 @@ impl Namespaces {
 
 /// What a child is made of. It gets no environment.
 pub(crate) struct Program<'a> {
-    pub(crate) path: &'a CStr,
+    pub path: &'a CStr,
     /// Its arguments, its own name among them.
-    pub(crate) arguments: &'a [&'a CStr],
+    pub arguments: &'a [&'a CStr],
     /// Its standard input; its standard output and error go nowhere.
-    pub(crate) input: BorrowedFd<'a>,
+    pub input: BorrowedFd<'a>,
 }
 
 /// All that the child needs, laid out ahead: it may not allocate.

@@ -14,13 +14,13 @@ const STOP: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc:
 
 /// SIGINT, SIGTERM, SIGHUP and SIGQUIT, held back from the thread that made this and from threads it starts
 /// afterwards, as far as they are not ignored. Worker processes get them as ever.
-pub(crate) struct StopSignals {
+pub struct StopSignals {
     set: libc::sigset_t,
 }
 
 impl StopSignals {
     /// To be called before any other thread is started.
-    pub(crate) fn hold_back() -> io::Result<StopSignals> {
+    pub fn hold_back() -> io::Result<StopSignals> {
         // SAFETY: a zeroed set and a zeroed action are valid ones, both live on this stack, and no
         // action is changed: a null pointer asks for the one that there is.
         let (set, failed) = unsafe {
@@ -44,7 +44,7 @@ impl StopSignals {
     }
 
     /// Waits for one of them.
-    pub(crate) fn wait(&self) -> io::Result<i32> {
+    pub fn wait(&self) -> io::Result<i32> {
         let mut signal = 0;
         // SAFETY: the set was made by `hold_back`, and both places are valid for as long as the call
         // takes.
@@ -55,7 +55,7 @@ impl StopSignals {
     }
 
     /// Lets them through to this thread again.
-    pub(crate) fn let_through(&self) {
+    pub fn let_through(&self) {
         // SAFETY: the set was made by `hold_back`, and a null pointer asks for nothing back.
         unsafe {
             libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const self.set, std::ptr::null_mut());
@@ -63,7 +63,7 @@ impl StopSignals {
     }
 
     /// Ends this process by the signal that it was sent.
-    pub(crate) fn end_by(&self, signal: i32) -> ! {
+    pub fn end_by(&self, signal: i32) -> ! {
         self.let_through();
         // SAFETY: raising a signal has no conditions. Its action is the default one, or that of
         // `RemovedOnSignal`, which ends the process too.
@@ -80,7 +80,7 @@ static TO_REMOVE: AtomicPtr<libc::c_char> = AtomicPtr::new(std::ptr::null_mut())
 static TURN: Mutex<()> = Mutex::new(());
 
 /// While this value lives, a signal that ends the process first removes a file.
-pub(crate) struct RemovedOnSignal {
+pub struct RemovedOnSignal {
     /// The signals whose action was changed.
     changed: Vec<libc::c_int>,
     _turn: MutexGuard<'static, ()>,
@@ -88,7 +88,7 @@ pub(crate) struct RemovedOnSignal {
 
 impl RemovedOnSignal {
     /// `path` need not exist yet. Signals that are ignored, or have a handler, stay as they are.
-    pub(crate) fn new(path: &Path) -> io::Result<RemovedOnSignal> {
+    pub fn new(path: &Path) -> io::Result<RemovedOnSignal> {
         let path = CString::new(path.as_os_str().as_bytes())?;
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         TO_REMOVE.store(path.into_raw(), Ordering::SeqCst);

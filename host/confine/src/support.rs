@@ -14,19 +14,19 @@ use super::memory_group;
 
 /// One thing that is there or not.
 #[derive(Clone, Debug)]
-pub(crate) struct Finding {
-    pub(crate) what: &'static str,
-    pub(crate) present: bool,
+pub struct Finding {
+    pub what: &'static str,
+    pub present: bool,
     /// What there is of it, or why there is none.
-    pub(crate) found: String,
+    pub found: String,
     /// What is lost without it.
-    pub(crate) without: &'static str,
+    pub without: &'static str,
     /// Whether a model under a strict policy is refused without it.
-    pub(crate) needed: bool,
+    pub needed: bool,
 }
 
 impl Finding {
-    pub(crate) fn new(
+    pub fn new(
         what: &'static str,
         found: Result<String, impl ToString>,
         without: &'static str,
@@ -36,13 +36,13 @@ impl Finding {
         Finding { what, present, found, without, needed: false }
     }
 
-    pub(crate) fn needed(self) -> Finding {
+    pub fn needed(self) -> Finding {
         Finding { needed: true, ..self }
     }
 }
 
 /// All that the kernel can be asked.
-pub(crate) fn findings() -> Vec<Finding> {
+pub fn findings() -> Vec<Finding> {
     let mut all = vec![Finding::new("Linux", version(), "")];
     all.extend(landlock());
     all.extend(seccomp());

@@ -22,7 +22,7 @@ use super::seccomp::{Condition, Test, Value, long};
 
 /// What new files and folders may be used for, and by whom: the process's umask narrows it.
 const FILE_MODE: u64 = 0o644;
-pub(crate) const FOLDER_MODE: u32 = 0o755;
+pub const FOLDER_MODE: u32 = 0o755;
 
 /// How the kernel walks: below the folder, over no link of either kind, into no other file system.
 const BENEATH: u64 = libc::RESOLVE_BENEATH
@@ -46,7 +46,7 @@ struct How {
 
 /// One way to open something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub enum Way {
     /// Whatever it is, without opening it.
     Look,
     /// A folder, for what happens to names in it.
@@ -163,7 +163,7 @@ pub(super) fn pin() -> io::Result<()> {
 }
 
 /// Opens what lies at a path below a folder.
-pub(crate) fn open(folder: BorrowedFd<'_>, path: &CStr, way: Way) -> rustix::io::Result<OwnedFd> {
+pub fn open(folder: BorrowedFd<'_>, path: &CStr, way: Way) -> rustix::io::Result<OwnedFd> {
     let at = way as usize;
     let how: *const How = match PINNED.load(Ordering::Relaxed) {
         true => std::ptr::with_exposed_provenance(PLACE + at * size_of::<How>()),

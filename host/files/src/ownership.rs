@@ -39,7 +39,7 @@ const FOLDER: OFlags =
 
 /// Why something is not trusted, or could not be looked at.
 #[derive(Debug)]
-pub(crate) enum Untrusted {
+pub enum Untrusted {
     /// The system said no.
     Unreadable { at: PathBuf, source: io::Error },
     /// A folder that belongs to a process.
@@ -53,22 +53,22 @@ pub(crate) enum Untrusted {
 }
 
 /// What a path leads to, when all folders above it are trusted.
-pub(crate) struct Found {
+pub struct Found {
     /// The folder that it is in.
     folder: Folder,
     /// Its name there; empty for `/`.
     name: OsString,
     /// Where it really lies.
-    pub(crate) at: PathBuf,
+    pub at: PathBuf,
     /// What it seemed to be before it was opened, if it is there. Nothing is decided by this alone.
-    pub(crate) seen: Option<FileType>,
+    pub seen: Option<FileType>,
     uid: u32,
 }
 
 /// Finds what a path leads to, whose last part need not exist. Symbolic links are followed; one that
 /// is the last part only if `follows_last` says so. A path that ends in `.` or `..` is that folder,
 /// by its name in the one above.
-pub(crate) fn find(path: &Path, follows_last: bool) -> Result<Found, Untrusted> {
+pub fn find(path: &Path, follows_last: bool) -> Result<Found, Untrusted> {
     let mut walk = Walk::start()?;
     if path.is_relative() {
         let cwd = std::env::current_dir()
@@ -81,7 +81,7 @@ pub(crate) fn find(path: &Path, follows_last: bool) -> Result<Found, Untrusted> 
 
 impl Found {
     /// Opens it, without following a link.
-    pub(crate) fn open(&self, flags: OFlags) -> Result<OwnedFd, Untrusted> {
+    pub fn open(&self, flags: OFlags) -> Result<OwnedFd, Untrusted> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(self.folder.fd(), self.place(), flags, Mode::empty())
             .map_err(|err| unreadable(&self.at, err))
@@ -92,17 +92,17 @@ impl Found {
     }
 
     /// Whether what was opened belongs to root or the caller.
-    pub(crate) fn check_owner(&self, stat: &Stat, what: &'static str) -> Result<(), Untrusted> {
+    pub fn check_owner(&self, stat: &Stat, what: &'static str) -> Result<(), Untrusted> {
         check_owner(stat, what, &self.at, self.uid, None)
     }
 
     /// Whether what was opened has no other name that somebody else may have made.
-    pub(crate) fn check_link_count(&self, stat: &Stat) -> Result<(), Untrusted> {
+    pub fn check_link_count(&self, stat: &Stat) -> Result<(), Untrusted> {
         check_link_count(stat, &self.at, self.folder.shared)
     }
 
     /// Whether nobody but its owner may write to what was opened.
-    pub(crate) fn check_mode(&self, stat: &Stat, what: &'static str) -> Result<(), Untrusted> {
+    pub fn check_mode(&self, stat: &Stat, what: &'static str) -> Result<(), Untrusted> {
         if writable_by_others(stat) {
             let (at, mode) = (self.at.clone(), stat.st_mode);
             return Err(Untrusted::Writable { at, what, mode });

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::operations::Refused;
 use super::{InstructionSet, Watch, compute};
 
-#[path = "../../../../tests/functions/exact.rs"]
+#[path = "../../../tests/functions/exact.rs"]
 mod exact;
 
 /// Memory from which tensors are given away, with a mark all around each of them.

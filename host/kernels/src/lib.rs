@@ -13,6 +13,7 @@
 //! A request goes through `places` (addresses become slices, none of which the output is part of)
 //! to one of `conv`, `gemm`, `pool`, `reduce`, `permute`, `pointwise`; these are written once, for
 //! any `vector`.
+#![allow(missing_docs, reason = "only for Belljar's own crates")]
 
 mod conv;
 mod copy;
@@ -41,7 +42,7 @@ mod compute_tests;
 mod memory_tests;
 /// Random and adversarial requests, which the fuzz target uses too.
 #[cfg(test)]
-#[path = "../../../../tests/support/kernel_requests.rs"]
+#[path = "../../../tests/support/kernel_requests.rs"]
 mod requests;
 #[cfg(test)]
 mod secret_tests;
@@ -50,18 +51,18 @@ mod tests;
 
 use belljar_abi::kernel::{Kernel, MAX_KERNEL_WORDS};
 
-pub(super) use operations::Refused;
+pub use operations::Refused;
 use operations::decode;
-pub(super) use scratch::ScratchPool;
+pub use scratch::ScratchPool;
 use tile::Tile;
 use vector::dispatch;
-pub(super) use watch::Watch;
+pub use watch::Watch;
 use watch::{Clock, Rows, done, in_parallel, split_rows};
 
 /// An instruction set that this machine has, and for which there are kernels. Only
 /// [`InstructionSet::available`] makes one that not every machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct InstructionSet(Instructions);
+pub struct InstructionSet(Instructions);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Instructions {
@@ -77,10 +78,10 @@ enum Instructions {
 
 impl InstructionSet {
     /// Plain Rust, for any machine.
-    pub(super) const PORTABLE: InstructionSet = InstructionSet(Instructions::Portable);
+    pub const PORTABLE: InstructionSet = InstructionSet(Instructions::Portable);
 
     /// What this machine has, best first.
-    pub(super) fn available() -> Vec<InstructionSet> {
+    pub fn available() -> Vec<InstructionSet> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
@@ -99,7 +100,7 @@ impl InstructionSet {
     }
 
     /// Its name; nothing if it is plain Rust.
-    pub(super) fn name(self) -> Option<&'static str> {
+    pub fn name(self) -> Option<&'static str> {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512 => Some("AVX-512"),
@@ -112,7 +113,7 @@ impl InstructionSet {
     }
 
     /// The best this machine has.
-    pub(super) fn best() -> InstructionSet {
+    pub fn best() -> InstructionSet {
         static BEST: std::sync::OnceLock<InstructionSet> = std::sync::OnceLock::new();
         *BEST.get_or_init(|| {
             InstructionSet::available().into_iter().next().unwrap_or(InstructionSet::PORTABLE)
@@ -121,7 +122,7 @@ impl InstructionSet {
 }
 
 /// Computes one tile of `rows` × 32 elements by the `count` operations at `address`.
-pub(super) fn matmul_f32(
+pub fn matmul_f32(
     set: InstructionSet,
     memory: &mut [u8],
     rows: u32,
@@ -146,12 +147,7 @@ pub(super) fn matmul_f32(
 }
 
 /// Computes what the request of `count` words at `address` asks for.
-pub(super) fn compute(
-    memory: &mut [u8],
-    address: u32,
-    count: u32,
-    watch: &Watch,
-) -> Result<(), Refused> {
+pub fn compute(memory: &mut [u8], address: u32, count: u32, watch: &Watch) -> Result<(), Refused> {
     if count as usize > MAX_KERNEL_WORDS {
         return Err(Refused::TooMuch);
     }

@@ -18,7 +18,7 @@ const F32: u64 = 4;
 
 /// Why a list is not acceptable. The guest is broken, or hostile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::sandbox) enum Refused {
+pub enum Refused {
     #[error("a kernel was given an address outside of its sandbox")]
     OutOfBounds,
     #[error("a kernel was given operations that do not exist")]

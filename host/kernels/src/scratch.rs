@@ -16,7 +16,7 @@ const ELEMENT_BYTES: usize = size_of::<f32>();
 const KEPT_PER_THREAD: usize = 16 << 20;
 
 /// The scratch memory of one sandbox, for all threads of its kernels.
-pub(in crate::sandbox) struct ScratchPool {
+pub struct ScratchPool {
     free: Mutex<Free>,
     /// Most bytes that are kept.
     most: usize,
@@ -29,7 +29,7 @@ struct Free {
     /// Bytes of all of them.
     bytes: usize,
     /// What every buffer is filled with before a kernel gets it.
-    #[cfg(any(test, fuzzing))]
+    #[cfg(any(test, fuzzing, feature = "planted-secrets"))]
     planted: Option<f32>,
 }
 
@@ -68,7 +68,7 @@ impl Drop for Buffer {
 
 impl ScratchPool {
     /// For kernels on so many threads.
-    pub(in crate::sandbox) fn new(threads: usize) -> ScratchPool {
+    pub fn new(threads: usize) -> ScratchPool {
         let most = KEPT_PER_THREAD.saturating_mul(threads);
         ScratchPool { free: Mutex::default(), most }
     }
@@ -85,7 +85,7 @@ impl ScratchPool {
             all.max_by_key(|(_, buffer)| buffer.elements.len()).map(|(at, _)| at)
         });
         let mut buffer = found.map(|at| free.remove(at)).unwrap_or_default();
-        #[cfg(any(test, fuzzing))]
+        #[cfg(any(test, fuzzing, feature = "planted-secrets"))]
         let planted = free.planted;
         drop(free);
         if buffer.elements.len() < len {
@@ -93,7 +93,7 @@ impl ScratchPool {
             drop(buffer);
             buffer = Buffer::new(len);
         }
-        #[cfg(any(test, fuzzing))]
+        #[cfg(any(test, fuzzing, feature = "planted-secrets"))]
         if let Some(value) = planted {
             buffer.elements.fill(value);
             buffer.written = buffer.elements.len();
@@ -123,17 +123,17 @@ impl ScratchPool {
 
     /// Zeroes what kernels wrote since the last time. To be called when a request has ended, while
     /// no kernel runs.
-    pub(in crate::sandbox) fn clear(&self) {
+    pub fn clear(&self) {
         self.lock().buffers.iter_mut().for_each(Buffer::clear);
     }
 
     /// Bytes that are kept.
-    pub(in crate::sandbox) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.lock().bytes
     }
 
     /// Gives back what is kept, cleared.
-    pub(in crate::sandbox) fn release(&self) {
+    pub fn release(&self) {
         let mut free = self.lock();
         free.bytes = 0;
         let buffers = std::mem::take(&mut free.buffers);
@@ -156,15 +156,15 @@ impl Free {
 }
 
 /// What tests need to show that nothing gets from one request to the next.
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, fuzzing, feature = "planted-secrets"))]
 impl ScratchPool {
     /// Fills every buffer with a value from now on before a kernel gets it, new ones too.
-    pub(in crate::sandbox) fn plant(&self, value: f32) {
+    pub fn plant(&self, value: f32) {
         self.lock().planted = Some(value);
     }
 
     /// Whether all of what is kept is zero, whatever counts as written.
-    pub(in crate::sandbox) fn is_clear(&self) -> bool {
+    pub fn is_clear(&self) -> bool {
         const ZEROS: [f32; 1024] = [0.0; 1024];
         let bytes = |elements| -> &[u8] { bytemuck::cast_slice(elements) };
         let free = self.lock();
@@ -173,8 +173,7 @@ impl ScratchPool {
     }
 
     /// Whether any element of what is kept is like this.
-    #[cfg(test)]
-    pub(in crate::sandbox) fn any(&self, like: impl Fn(f32) -> bool) -> bool {
+    pub fn any(&self, like: impl Fn(f32) -> bool) -> bool {
         self.lock().buffers.iter().flat_map(|buffer| &buffer.elements).any(|value| like(*value))
     }
 }

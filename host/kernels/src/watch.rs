@@ -12,7 +12,7 @@ use super::{InstructionSet, Refused};
 
 /// The circumstances of a kernel.
 #[derive(Clone)]
-pub(in crate::sandbox) struct Watch {
+pub struct Watch {
     set: InstructionSet,
     until: Option<Instant>,
     pool: Option<Arc<ThreadPool>>,
@@ -23,10 +23,7 @@ pub(in crate::sandbox) struct Watch {
 
 impl Watch {
     /// So many threads, the calling one among them; for now somebody else looks at the clock.
-    pub(in crate::sandbox) fn new(
-        set: InstructionSet,
-        threads: u32,
-    ) -> Result<Watch, rayon::ThreadPoolBuildError> {
+    pub fn new(set: InstructionSet, threads: u32) -> Result<Watch, rayon::ThreadPoolBuildError> {
         let others = threads.saturating_sub(1) as usize;
         let build = || {
             let name = |at| format!("belljar-kernel-{at}");
@@ -38,17 +35,17 @@ impl Watch {
     }
 
     /// To end at a deadline.
-    pub(in crate::sandbox) fn until(&mut self, deadline: Option<Instant>) {
+    pub fn until(&mut self, deadline: Option<Instant>) {
         self.until = deadline;
     }
 
     /// Bounds the scratch memory of the next kernel, on all threads together.
-    pub(in crate::sandbox) fn room(&mut self, bytes: u64) {
+    pub fn room(&mut self, bytes: u64) {
         self.room = bytes;
     }
 
     /// The scratch memory of this sandbox.
-    pub(in crate::sandbox) fn scratch(&self) -> &Arc<ScratchPool> {
+    pub fn scratch(&self) -> &Arc<ScratchPool> {
         &self.scratch
     }
 

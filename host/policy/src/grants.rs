@@ -17,7 +17,7 @@ use super::{Confinement, LoadedPolicy, ModelPin, Policy};
 pub const MAX_GRANTS: usize = 256;
 
 /// A guest program: what of a process it has. Only a policy that has this table can be used for one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Program {
     /// SHA-256 of the only program the policy accepts; `None` accepts any.
@@ -47,8 +47,7 @@ impl Program {
 
     /// The keys of what it grants and programs ask for when they need it. Where they print to, they
     /// all ask for at their start.
-    #[cfg(feature = "cli")]
-    pub(crate) fn asked_for(&self) -> impl Iterator<Item = &'static str> {
+    pub fn asked_for(&self) -> impl Iterator<Item = &'static str> {
         let granted = [
             ("clocks", self.clocks),
             ("randomness", self.randomness),
@@ -85,8 +84,7 @@ impl ModelGrant {
     }
 
     /// What the model's own policy file grants of files that it may keep data in.
-    #[cfg(feature = "cli")]
-    pub(crate) fn files(&self) -> &[FileGrant] {
+    pub fn files(&self) -> &[FileGrant] {
         self.rules.as_ref().map_or(&[], |rules| &rules.policy.filesystem)
     }
 }
@@ -187,28 +185,25 @@ impl FileGrant {
     }
 
     /// The rule as logs and refusals name it.
-    #[cfg(feature = "cli")]
-    pub(crate) fn rule(&self) -> String {
+    pub fn rule(&self) -> String {
         file_rule(&self.guest, self.access)
     }
 }
 
 /// The entry of a policy that grants this place.
-pub(crate) fn file_rule(guest: &str, access: Access) -> String {
-    let guest = crate::text::Escaped::new(guest);
+pub fn file_rule(guest: &str, access: Access) -> String {
+    let guest = belljar_text::Escaped::new(guest);
     format!("[[filesystem]] guest = \"{guest}\", access = \"{}\"", access.name())
 }
 
 /// The entry of a policy that grants this peer.
-#[cfg(any(feature = "cli", feature = "programs"))]
-pub(crate) fn peer_rule(host: &Peer, port: u16, protocol: Protocol) -> String {
+pub fn peer_rule(host: &Peer, port: u16, protocol: Protocol) -> String {
     let protocol = protocol.name();
     format!("[[network]] host = \"{host}\", port = {port}, protocol = \"{protocol}\"")
 }
 
 /// A key of a table of the policy.
-#[cfg(any(feature = "cli", feature = "programs"))]
-pub(crate) fn key_rule(table: &str, key: &str) -> String {
+pub fn key_rule(table: &str, key: &str) -> String {
     format!("[{table}] {key}")
 }
 
@@ -226,8 +221,7 @@ impl NetworkGrant {
     }
 
     /// The rule as logs and refusals name it.
-    #[cfg(feature = "cli")]
-    pub(crate) fn rule(&self) -> String {
+    pub fn rule(&self) -> String {
         peer_rule(&self.host, self.port, self.protocol)
     }
 

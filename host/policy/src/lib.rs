@@ -8,10 +8,13 @@
 //!
 //! This module must never turn an absent key into "unlimited", never accept a file that someone
 //! other than root or the caller could have changed, and never print the file's text unescaped.
+#![forbid(unsafe_code)]
 
 mod address;
 mod ceiling;
+mod diff;
 mod error;
+mod explain;
 mod file;
 mod format;
 mod granted;
@@ -29,26 +32,27 @@ mod template;
 mod text;
 pub mod units;
 mod values;
+pub mod write;
 
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-pub use crate::confine::layers::Confinement;
 pub use address::{AddressKind, Peer, address_kind, canonical_address};
-pub(crate) use ceiling::Ceilings;
+pub use belljar_confine::layers::Confinement;
+pub use ceiling::Ceilings;
 pub use ceiling::{
     Ceiling, Cut, Effective, Excess, Hosts, OPERATORS_CEILING, PeerCeiling, ProgramCeiling,
     Refused, Root,
 };
+pub use diff::{Change, ChangeKind, compare};
 pub use error::PolicyError;
+pub use explain::{Sentence, explain};
 pub use format::canonical;
-pub(crate) use grants::file_rule;
-#[cfg(any(feature = "cli", feature = "programs"))]
-pub(crate) use grants::key_rule;
-#[cfg(feature = "programs")]
-pub(crate) use grants::peer_rule;
+pub use grants::file_rule;
+pub use grants::key_rule;
+pub use grants::peer_rule;
 pub use grants::{Access, FileGrant, MAX_GRANTS, ModelGrant, NetworkGrant, Program, Protocol};
 pub use limits::{Bounds, Limits, bounds};
 pub use quotas::{Quotas, quota_bounds};
@@ -56,8 +60,7 @@ pub use schema::{ceiling_schema, policy_schema};
 pub use source::{LoadedPolicy, MAX_POLICY_SIZE, Source};
 #[cfg(feature = "programs")]
 pub use template::starting_program_policy;
-#[cfg(feature = "cli")]
-pub(crate) use template::{
+pub use template::{
     MEASURED, STARTING_COMPUTE, measured_limits, starting_head, starting_limits, unmeasured_limits,
 };
 pub use template::{Measured, starting_policy};
@@ -97,12 +100,12 @@ pub struct Policy {
     /// What the values of outputs must be, and how much of them is told.
     pub outputs: Vec<ValueRule>,
     /// The file that it was read from, if any.
-    pub(crate) origin: Origin,
+    pub origin: Origin,
 }
 
 /// The file that a policy was read from.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Origin(Option<Arc<AsRead>>);
+pub struct Origin(Option<Arc<AsRead>>);
 
 #[derive(Debug)]
 struct AsRead {
@@ -146,7 +149,7 @@ impl Policy {
     }
 
     /// Notes that a file with this digest says what the policy says now.
-    pub(crate) fn read_from(mut self, sha256: Option<[u8; 32]>) -> Policy {
+    pub fn read_from(mut self, sha256: Option<[u8; 32]>) -> Policy {
         self.origin = Origin::default();
         self.origin =
             Origin(sha256.map(|sha256| Arc::new(AsRead { sha256, policy: self.clone() })));

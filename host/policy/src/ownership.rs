@@ -1,5 +1,5 @@
 //! Who may own a policy file: nobody but root and the caller can have written it, by the rule of
-//! [`crate::ownership`] for the folders above it, which holds for the file too.
+//! [`belljar_files::ownership`] for the folders above it, which holds for the file too.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use rustix::fs::{FileType, OFlags};
 
 use super::text::shown;
 use super::{MAX_POLICY_SIZE, PolicyError};
-use crate::ownership::{Untrusted, find};
+use belljar_files::ownership::{Untrusted, find};
 
 /// `NONBLOCK` and `NOCTTY` because what is opened may turn out not to be a regular file.
 const FILE: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);

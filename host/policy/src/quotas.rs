@@ -3,11 +3,13 @@
 //! As with limits, a quota is a number, always. Zero is one: a grant may be there without the part of
 //! it that a quota counts.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Bounds, PolicyError};
 
 /// How much one run of a guest program may do. Sizes in bytes. Every field is within
 /// [`quota_bounds`] when it came from a file; check quotas made by hand with [`Quotas::check`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Quotas {
     /// Written to granted files, all together; standard output and error count too.

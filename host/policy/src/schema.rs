@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::Bounds;
 use super::keys::{self, Key, Shape, Table};
 use super::limits::Quantity;
-use crate::tensor::DType;
+use belljar_tensor::DType;
 
 /// The JSON Schema (draft 2020-12) of a policy file.
 #[must_use]

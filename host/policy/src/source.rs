@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use belljar_text::Escaped;
 use sha2::{Digest as _, Sha256};
 
 use super::paths::{Found, look};
@@ -41,6 +42,17 @@ pub struct Source {
 }
 
 impl LoadedPolicy {
+    /// A path of a grant, printable: below the policy's folder without that folder, so that the
+    /// same policy reads the same wherever it lies.
+    pub fn shown_path(&self, path: &Path) -> String {
+        let folder = self.source.path.parent().unwrap_or(Path::new("/"));
+        let own = path.strip_prefix(folder).unwrap_or(path);
+        match own.as_os_str().is_empty() {
+            true => ".".to_owned(),
+            false => Escaped::new(&own.to_string_lossy()).to_string(),
+        }
+    }
+
     /// The policy remembers its file from here on, for as long as it is not changed.
     fn with_origin(self) -> LoadedPolicy {
         let LoadedPolicy { policy, source } = self;
@@ -70,8 +82,7 @@ impl Policy {
 
     /// Reads a policy file to show what it says, whoever wrote it. The result must not be obeyed:
     /// neither whose file it is nor links on the way to its grants were looked at.
-    #[cfg(feature = "cli")]
-    pub(crate) fn read_for_review(path: &Path) -> Result<LoadedPolicy, PolicyError> {
+    pub fn read_for_review(path: &Path) -> Result<LoadedPolicy, PolicyError> {
         let alone = |path: &Path| -> Result<LoadedPolicy, PolicyError> {
             let (text, source) = read_untrusted(path)?;
             let mut policy = Self::parse(&text, &path.to_string_lossy())?;
@@ -88,8 +99,7 @@ impl Policy {
     }
 
     /// The text of a policy file, whoever wrote it.
-    #[cfg(feature = "cli")]
-    pub(crate) fn text_for_review(path: &Path) -> Result<(String, Source), PolicyError> {
+    pub fn text_for_review(path: &Path) -> Result<(String, Source), PolicyError> {
         read_untrusted(path)
     }
 
@@ -105,7 +115,6 @@ impl Policy {
 }
 
 /// Reads a file that anybody may have written: to be shown, never to be obeyed.
-#[cfg(feature = "cli")]
 fn read_untrusted(path: &Path) -> Result<(String, Source), PolicyError> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let named = path.to_string_lossy();

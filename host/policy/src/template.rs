@@ -47,18 +47,18 @@ pub fn starting_policy(spec: &Measured) -> String {
 }
 
 /// The first comment of a policy whose limits were measured.
-pub(crate) const MEASURED: &str =
+pub const MEASURED: &str =
     "# A starting point: measured values with room to spare. Read it, then tighten it.\n";
 
 /// How a model is computed, in a policy that starts from nothing.
-pub(crate) const STARTING_COMPUTE: &str = "
+pub const STARTING_COMPUTE: &str = "
 [compute]
 deterministic = false        # true: bit-identical on every machine, but slower
 ";
 
 /// The beginning of a policy: its comments, the keys of the top level and the pin. `comments` and
 /// `settings` are whole lines, and go into it as they are.
-pub(crate) fn starting_head(name: &str, sha256: &str, comments: &str, settings: &str) -> String {
+pub fn starting_head(name: &str, sha256: &str, comments: &str, settings: &str) -> String {
     let mut out = format!("# Policy for {}\n{comments}version = {FORMAT_VERSION}\n", shown(name));
     out.push_str(settings);
     if !settings.contains("declared-shapes") {
@@ -81,7 +81,7 @@ pub(crate) fn starting_head(name: &str, sha256: &str, comments: &str, settings: 
 }
 
 /// The table of limits: what was measured with room to spare, and what was not as `base` has it.
-pub(crate) fn starting_limits(spec: &Measured, base: &Limits) -> String {
+pub fn starting_limits(spec: &Measured, base: &Limits) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = write_limits(&mut out, spec, base, &Limits::most());
@@ -90,8 +90,7 @@ pub(crate) fn starting_limits(spec: &Measured, base: &Limits) -> String {
 
 /// The table of limits of a model that was not run: it and the files it keeps data in have so many
 /// bytes. What that does not tell is as `base` has it.
-#[cfg(feature = "cli")]
-pub(crate) fn unmeasured_limits(model_size: u64, base: &Limits) -> String {
+pub fn unmeasured_limits(model_size: u64, base: &Limits) -> String {
     let Limits {
         memory: base_memory,
         run_time,
@@ -133,8 +132,7 @@ fn size_with_room(bytes: u64, bounds: Bounds<u64>, most: u64) -> String {
 }
 
 /// The table of limits alone: none above that of `base`, and what is not measured as it has it.
-#[cfg(feature = "cli")]
-pub(crate) fn measured_limits(spec: &Measured, base: &Limits) -> String {
+pub fn measured_limits(spec: &Measured, base: &Limits) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = write_limits(&mut out, spec, base, base);

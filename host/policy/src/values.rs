@@ -7,7 +7,7 @@ use super::PolicyError;
 use super::keys::Table;
 use super::mistakes::kind;
 use super::reader::{Reader, Value};
-use crate::tensor::DType;
+use belljar_tensor::DType;
 
 /// Most dimensions and allowed values in a rule.
 pub(super) const MOST_DIMS: usize = 32;

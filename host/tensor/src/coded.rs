@@ -52,29 +52,28 @@ impl Coded {
     }
 
     /// The number at a place.
-    #[cfg(feature = "cli")]
-    pub(crate) fn value(&self, at: usize) -> Option<f64> {
+    pub fn value(&self, at: usize) -> Option<f64> {
         self.codes.get(at).map(|code| codes::decode(self.dtype, (*code).into()).into())
     }
 
     /// The number that a code of this type means.
-    pub(crate) fn meaning(dtype: DType, code: u8) -> f64 {
+    pub fn meaning(dtype: DType, code: u8) -> f64 {
         codes::decode(dtype, code.into()).into()
     }
 
     /// The codes, to be changed into other codes of this type.
-    pub(crate) fn codes_mut(&mut self) -> &mut [u8] {
+    pub fn codes_mut(&mut self) -> &mut [u8] {
         &mut self.codes
     }
 
     /// Whether they are integers.
-    pub(crate) fn are_integers(&self) -> bool {
+    pub fn are_integers(&self) -> bool {
         codes::is_integer(self.dtype)
     }
 
     /// Adds the code of the nearest number; an integer must be one of the type's, and nothing
     /// finite may be beyond its range.
-    pub(crate) fn push(&mut self, value: f64) -> Result<(), &'static str> {
+    pub fn push(&mut self, value: f64) -> Result<(), &'static str> {
         let code = match self.dtype {
             DType::F8E8M0 => codes::encode_e8m0(value, Beyond::Overflow, Round::Nearest),
             dtype => codes::encode(dtype, value, Beyond::Overflow),
@@ -102,7 +101,7 @@ impl Coded {
     }
 
     /// The code of the least number, infinities included.
-    pub(crate) fn least(&self) -> u8 {
+    pub fn least(&self) -> u8 {
         let order = |a: &u8, b: &u8| {
             let value = |code: &u8| f64::from(codes::decode(self.dtype, (*code).into()));
             value(a).total_cmp(&value(b))

@@ -139,8 +139,7 @@ pub fn read_columns(
 
 /// The names in the first line of a text, of which `start` are the first bytes; none if that line
 /// is not whole there.
-#[cfg(any(feature = "cli", test))]
-pub(crate) fn header(start: &[u8]) -> Vec<String> {
+pub fn header(start: &[u8]) -> Vec<String> {
     let whole = start.contains(&b'\n');
     let Ok(mut records) = Records::new(start, start.len() as u64 + 1, true) else {
         return Vec::new();

@@ -16,8 +16,7 @@ mod lexer;
 mod open;
 mod write;
 
-#[cfg(feature = "cli")]
-pub(crate) use self::write::Values;
+pub use self::write::Values;
 pub use self::write::{Json, write_named, write_one};
 
 use std::collections::HashSet;

@@ -3,6 +3,7 @@
 //! A [`Tensor`] cannot be wrong about itself: its data has exactly as many elements as its shape
 //! asks for. Everything that reads bytes from outside (`npy`, `npz`, `json`, `csv`, `pb`) is bounded
 //! by a limit given by the caller and never allocates ahead of the bytes it has seen.
+#![forbid(unsafe_code)]
 
 mod coded;
 mod convert;
@@ -20,7 +21,7 @@ pub use half::{bf16, f16};
 use belljar_abi::{TensorView, element_count};
 
 /// What some programs write before text, to say that it is UTF-8.
-pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Why bytes or values are not an acceptable tensor.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +76,6 @@ pub enum TensorError {
 
 /// The elements of a tensor, one vector per element type.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 #[allow(missing_docs)] // The variants say it all.
 pub enum Data {
     F16(Vec<f16>),
@@ -198,8 +198,7 @@ impl Tensor {
 
     /// Bytes that the elements take in this process, as limits count them: a string is no less than
     /// the 24 bytes that it takes whatever its length.
-    #[cfg(feature = "cli")]
-    pub(crate) fn memory_len(&self) -> u64 {
+    pub fn memory_len(&self) -> u64 {
         match &self.data {
             Data::String(strings) => strings.iter().map(string_memory).sum(),
             other => other.byte_len(),
@@ -208,7 +207,7 @@ impl Tensor {
 
     /// The same with other elements in the place of its own, changed where they are. `change` is
     /// given the shape, and must leave as many elements as there were.
-    pub(crate) fn changed(mut self, change: impl FnOnce(&[usize], &mut Data)) -> Tensor {
+    pub fn changed(mut self, change: impl FnOnce(&[usize], &mut Data)) -> Tensor {
         let count = self.data.len();
         change(&self.shape, &mut self.data);
         debug_assert_eq!(count, self.data.len());
@@ -216,18 +215,18 @@ impl Tensor {
     }
 
     /// The data as it crosses into the sandbox; borrowed wherever the memory layout allows.
-    pub(crate) fn to_wire(&self) -> std::borrow::Cow<'_, [u8]> {
+    pub fn to_wire(&self) -> std::borrow::Cow<'_, [u8]> {
         self.data.to_wire()
     }
 
     /// The view of this tensor, named, whose data was made by [`Tensor::to_wire`].
-    pub(crate) fn view<'a>(&self, name: &'a str, wire: &'a [u8]) -> TensorView<'a> {
+    pub fn view<'a>(&self, name: &'a str, wire: &'a [u8]) -> TensorView<'a> {
         let dims = self.shape.iter().map(|dim| *dim as u64).collect();
         TensorView { name, dtype: self.dtype(), dims, data: wire }
     }
 
     /// An owned copy of a decoded view.
-    pub(crate) fn from_view(view: &TensorView<'_>) -> Result<Tensor, TensorError> {
+    pub fn from_view(view: &TensorView<'_>) -> Result<Tensor, TensorError> {
         let shape = view
             .dims
             .iter()
@@ -239,7 +238,7 @@ impl Tensor {
 }
 
 /// Bytes that a string takes in memory, as limits count them.
-pub(crate) fn string_memory(text: impl AsRef<str>) -> u64 {
+pub fn string_memory(text: impl AsRef<str>) -> u64 {
     (size_of::<String>() + text.as_ref().len()) as u64
 }
 
@@ -258,7 +257,7 @@ mod private {
 }
 
 /// The index along each axis of the element at `at` in row-major order.
-pub(crate) fn unravel(mut at: usize, shape: &[usize]) -> Vec<usize> {
+pub fn unravel(mut at: usize, shape: &[usize]) -> Vec<usize> {
     let mut index: Vec<usize> = shape
         .iter()
         .rev()

@@ -86,7 +86,7 @@ pub fn read_as(
 
 /// Longest archive that is read where so many bytes of data are allowed. Neither storing nor
 /// deflating makes data much longer.
-pub(crate) fn longest_file(limit: u64) -> u64 {
+pub fn longest_file(limit: u64) -> u64 {
     limit.saturating_add(limit / 64).saturating_add(2 * MAX_DIRECTORY)
 }
 
@@ -197,7 +197,7 @@ pub fn write(tensors: &[(String, Tensor)], writer: impl Write + Seek) -> Result<
 }
 
 /// As [`write`], for names and tensors that are not together.
-pub(crate) fn write_arrays<'a>(
+pub fn write_arrays<'a>(
     arrays: impl Iterator<Item = (&'a str, &'a Tensor)>,
     writer: impl Write + Seek,
 ) -> Result<(), TensorError> {

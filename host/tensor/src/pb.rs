@@ -40,8 +40,7 @@ fn malformed(why: impl Into<String>) -> TensorError {
 }
 
 /// Whether bytes begin as such a file and not as text: with a shape or an element type.
-#[cfg(any(feature = "cli", test))]
-pub(crate) fn begins_as_tensor(start: &[u8]) -> bool {
+pub fn begins_as_tensor(start: &[u8]) -> bool {
     let is_text = |byte: &u8| *byte >= b' ' || matches!(byte, b'\t' | b'\n' | b'\r');
     let data_type = field::DATA_TYPE << 3;
     match start {

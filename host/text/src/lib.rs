@@ -1,5 +1,6 @@
 //! Showing text that somebody hostile may have chosen: names, documentation, error messages of the
 //! guest. Nothing may be printed for a person that did not come through here.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 

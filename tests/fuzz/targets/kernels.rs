@@ -1,76 +1,62 @@
 //! What the host computes for a guest: any request, on any memory, with a secret in the kernels'
 //! scratch memory. Two secrets must give the same bytes, and nothing of either may be written.
 #![no_main]
-#![allow(dead_code, unused_imports)] // The other way of asking is tested with the host.
-
-/// The host's own, in a module of the name that they know.
-#[path = "../../../host/src/sandbox"]
-mod sandbox {
-    mod kernels;
-
-    use std::cell::RefCell;
-
-    use super::requests::REQUEST;
-
-    /// How a request ended.
-    #[derive(Debug, PartialEq)]
-    pub enum Ended {
-        Done,
-        Refused,
-        /// At the deadline, wherever that was.
-        Late,
-    }
-
-    /// Most bytes that scratch memory keeps from one input to the next: looking through it takes
-    /// longer than most requests.
-    const KEPT: usize = 1 << 20;
-
-    thread_local! {
-        static WATCHES: RefCell<[Option<kernels::Watch>; 2]> = const { RefCell::new([None, None]) };
-    }
-
-    /// Computes a request while all scratch memory holds `secret`. Afterwards none of it does.
-    pub fn compute(
-        memory: &mut [u32],
-        words: u32,
-        until: std::time::Instant,
-        best: bool,
-        secret: f32,
-    ) -> Ended {
-        WATCHES.with_borrow_mut(|watches| {
-            let watch = watches[usize::from(best)].get_or_insert_with(|| watch(best));
-            watch.until(Some(until));
-            watch.scratch().plant(secret);
-            let memory = bytemuck::cast_slice_mut(memory);
-            let ended = match kernels::compute(memory, REQUEST, words, watch) {
-                Ok(()) => Ended::Done,
-                Err(kernels::Refused::Interrupted) => Ended::Late,
-                Err(_) => Ended::Refused,
-            };
-            watch.scratch().clear();
-            assert!(watch.scratch().is_clear());
-            if watch.scratch().bytes() > KEPT {
-                watch.scratch().release();
-            }
-            ended
-        })
-    }
-
-    fn watch(best: bool) -> kernels::Watch {
-        let set =
-            if best { kernels::InstructionSet::best() } else { kernels::InstructionSet::PORTABLE };
-        kernels::Watch::new(set, 1).expect("one thread needs no others")
-    }
-}
 
 #[path = "../../support/kernel_requests.rs"]
 mod requests;
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use requests::{Bytes, MEMORY};
-use sandbox::Ended;
+use requests::{Bytes, MEMORY, REQUEST};
+
+/// How a request ended.
+#[derive(Debug, PartialEq)]
+enum Ended {
+    Done,
+    Refused,
+    /// At the deadline, wherever that was.
+    Late,
+}
+
+/// Most bytes that scratch memory keeps from one input to the next: looking through it takes
+/// longer than most requests.
+const KEPT: usize = 1 << 20;
+
+thread_local! {
+    static WATCHES: RefCell<[Option<belljar_kernels::Watch>; 2]> = const { RefCell::new([None, None]) };
+}
+
+/// Computes a request while all scratch memory holds `secret`. Afterwards none of it does.
+fn compute(memory: &mut [u32], words: u32, until: Instant, best: bool, secret: f32) -> Ended {
+    WATCHES.with_borrow_mut(|watches| {
+        let watch = watches[usize::from(best)].get_or_insert_with(|| watch(best));
+        watch.until(Some(until));
+        watch.scratch().plant(secret);
+        let memory = bytemuck::cast_slice_mut(memory);
+        let ended = match belljar_kernels::compute(memory, REQUEST, words, watch) {
+            Ok(()) => Ended::Done,
+            Err(belljar_kernels::Refused::Interrupted) => Ended::Late,
+            Err(_) => Ended::Refused,
+        };
+        watch.scratch().clear();
+        assert!(watch.scratch().is_clear());
+        if watch.scratch().bytes() > KEPT {
+            watch.scratch().release();
+        }
+        ended
+    })
+}
+
+fn watch(best: bool) -> belljar_kernels::Watch {
+    let set = if best {
+        belljar_kernels::InstructionSet::best()
+    } else {
+        belljar_kernels::InstructionSet::PORTABLE
+    };
+    belljar_kernels::Watch::new(set, 1).expect("one thread needs no others")
+}
 
 /// A number and a NaN: what is computed with either would show.
 const SECRETS: [u32; 2] = [0x5ec2_e7a5, 0x7fc5_ec2e];
@@ -92,7 +78,7 @@ fuzz_target!(|data: &[u8]| {
         let mut memory = before.clone();
         let until = Instant::now() + Duration::from_millis(20);
         let secret = f32::from_bits(secret);
-        let ended = sandbox::compute(&mut memory, words.len() as u32, until, best, secret);
+        let ended = compute(&mut memory, words.len() as u32, until, best, secret);
         (memory, ended)
     };
     let (first, ended) = run(SECRETS[0]);

@@ -1,28 +1,8 @@
 //! What an operator may be handed: the text of a policy or of a ceiling.
 #![no_main]
-#![allow(dead_code, unreachable_pub, unused_imports)]
 
+use belljar_policy::{Ceiling, Peer, Policy, PolicyError, canonical};
 use libfuzzer_sys::fuzz_target;
-
-#[path = "../../../host/src/ownership.rs"]
-mod ownership;
-#[path = "../../../host/src/policy/mod.rs"]
-mod policy;
-
-#[path = "../../../host/src/text.rs"]
-mod text;
-
-/// Of tensors only what the rules for values name.
-mod tensor {
-    pub(crate) use belljar_abi::DType;
-}
-
-#[path = "../../../host/src/confine"]
-mod confine {
-    pub(crate) mod layers;
-}
-
-use policy::{Ceiling, Peer, Policy, PolicyError, canonical};
 
 /// No message is long, and none can draw on a terminal.
 fn harmless(error: &PolicyError) {

@@ -1,16 +1,11 @@
 //! Files that people keep tensors in: .npy, .npz, JSON, CSV and .pb, of any content. What is read can
 //! be written, and is read again as the same.
 #![no_main]
-#![allow(dead_code, unreachable_pub, unused_imports)]
 
 use std::io::Cursor;
 
+use belljar_tensor::{DType, Tensor, TensorError, csv, json, npy, npz, pb, summary};
 use libfuzzer_sys::fuzz_target;
-
-#[path = "../../../host/src/tensor/mod.rs"]
-mod tensor;
-
-use tensor::{DType, Tensor, TensorError, csv, json, npy, npz, pb, summary};
 
 const LIMIT: u64 = 1 << 20;
 

@@ -66,6 +66,6 @@ fn build(repo: &Repo, sources: &Path) -> Result<()> {
     };
     let mut host = setup::cargo(repo);
     host.current_dir(sources).env("BELLJAR_GUEST_DIR", folder);
-    run::run(host.args(["build", "--release", "-p", "belljar"]))
+    run::run(host.args(["build", "--release", "--bin", "belljar"]))
         .context("building the other commit")
 }

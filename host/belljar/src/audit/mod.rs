@@ -27,7 +27,7 @@ const MAX_TEXT: usize = 1000;
 
 /// What was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// It may.
     Allowed,
     /// It may less than was asked for.
@@ -48,24 +48,26 @@ impl Verdict {
 
 /// Whom a decision is about.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Subject {
+pub struct Subject {
     /// The model, or the program.
-    pub(crate) model: Option<Digest>,
+    pub model: Option<Digest>,
     /// The policy file, if it came from one.
-    pub(crate) policy: Option<Digest>,
+    pub policy: Option<Digest>,
 }
 
 /// One decision. A part of Belljar that grants something makes one each time it is asked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Decision<'a> {
-    pub(crate) subject: Subject,
+pub struct Decision<'a> {
+    /// Whom it is about.
+    pub subject: Subject,
     /// What was asked for: a key of the policy, `model`, a path, a peer.
-    pub(crate) resource: &'a str,
+    pub resource: &'a str,
     /// In which way: `load`, `run`, `read`, `connect`, the value that was asked for.
-    pub(crate) access: &'a str,
-    pub(crate) verdict: Verdict,
+    pub access: &'a str,
+    /// What was decided.
+    pub verdict: Verdict,
     /// The key of the policy, the ceiling or the layer that decided.
-    pub(crate) rule: &'a str,
+    pub rule: &'a str,
 }
 
 /// Where decisions are written down.

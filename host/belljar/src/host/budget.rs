@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::Event;
 use super::event::Listener;
-use crate::confine::memory_group::{Available, available};
+use belljar_confine::memory_group::{Available, available};
 
 /// The memory of one host's models.
 pub(crate) struct MemoryBudget {

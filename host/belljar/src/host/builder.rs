@@ -9,17 +9,17 @@ use super::event::{Listener, Missing};
 #[cfg(feature = "programs")]
 use super::inner::Observer;
 use super::{Event, Host, Inner, Isolation};
-#[cfg(all(feature = "cli", feature = "programs"))]
+#[cfg(feature = "programs")]
 use crate::audit::Decision;
 use crate::audit::DecisionLog;
-use crate::confine::layers::Confinement;
-use crate::confine::process::WorkerProgram;
 use crate::error::{Error, ErrorKind};
 use crate::model::IdleWatch;
 use crate::places::{cache_folder, default_store_size, state_folder};
-use crate::policy::Ceilings;
 use crate::sandbox::{CodeCache, CodeNotice, Compiler, PrivateError, SnapshotStore, StoreNotice};
 use crate::supervise::{Settings, Supervision, SupervisionNotice};
+use belljar_confine::layers::Confinement;
+use belljar_confine::process::WorkerProgram;
+use belljar_policy::Ceilings;
 
 /// How long a sandbox waits by default.
 const IDLE_TIME: Duration = Duration::from_secs(10);
@@ -142,8 +142,8 @@ impl HostBuilder {
 
     /// Whether it is bounded what is written to the store in a time; yes by default. For a person who
     /// fills it.
-    #[cfg(feature = "cli")]
-    pub(crate) fn snapshot_store_metered(mut self, metered: bool) -> HostBuilder {
+    #[doc(hidden)]
+    pub fn snapshot_store_metered(mut self, metered: bool) -> HostBuilder {
         self.store_metered = metered;
         self
     }
@@ -196,7 +196,7 @@ impl HostBuilder {
     }
 
     /// A ceiling that every policy is held against, beside the one that an administrator has put at
-    /// [`OPERATORS_CEILING`](crate::policy::OPERATORS_CEILING) and the one that `$BELLJAR_CEILING`
+    /// [`OPERATORS_CEILING`](belljar_policy::OPERATORS_CEILING) and the one that `$BELLJAR_CEILING`
     /// names. All of them hold, so that each can only narrow further. May be said several times. They
     /// are read once, when the host is made.
     pub fn ceiling(mut self, path: impl Into<PathBuf>) -> HostBuilder {
@@ -220,8 +220,9 @@ impl HostBuilder {
     }
 
     /// Called, from any thread, with every decision.
-    #[cfg(all(feature = "cli", feature = "programs"))]
-    pub(crate) fn observer(
+    #[cfg(feature = "programs")]
+    #[doc(hidden)]
+    pub fn observer(
         mut self,
         observer: impl Fn(&Decision<'_>) + Send + Sync + 'static,
     ) -> HostBuilder {

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::confine::layers::{Layer, MissingLayer};
 use crate::model::ShapeDifference;
-use crate::policy::Cut;
 use crate::supervise::Quarantined;
+use belljar_confine::layers::{Layer, MissingLayer};
+use belljar_policy::Cut;
 
 /// Something a program may want to tell its user.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ pub enum Event {
         why: String,
     },
     /// A guest program printed a line, as its policy lets it. Untrusted text: print it through
-    /// [`crate::text::Escaped`].
+    /// [`belljar_text::Escaped`].
     Printed {
         /// The program's label.
         program: String,
@@ -110,7 +110,7 @@ pub enum Event {
         difference: ShapeDifference,
     },
     /// The sandboxed runner logged a line about a model. Untrusted text: print it through
-    /// [`crate::text::Escaped`].
+    /// [`belljar_text::Escaped`].
     Log {
         /// The model's label.
         model: String,

@@ -10,18 +10,18 @@ use super::{Event, Isolation};
 #[cfg(feature = "programs")]
 use crate::audit::tally::{MOST_DECISIONS, MOST_TEXT, Noted};
 use crate::audit::{Decision, DecisionLog, Subject, Verdict};
-use crate::confine::layers::{Confinement, MissingLayer};
-use crate::confine::process::WorkerProgram;
-use crate::confine::role::Role;
 use crate::error::ErrorKind;
 use crate::model::IdleWatch;
-use crate::policy::{Ceilings, Effective, Policy};
 use crate::sandbox::{
     CodeCache, Engines, Failure, Job, Sandbox, SandboxLimits, SnapshotStore, ThreadFilter,
     ThreadSandbox, Variant, VerifiedCode, Worker, WorkerSandbox,
 };
 use crate::supervise::Supervision;
 use crate::trust::Digest;
+use belljar_confine::layers::{Confinement, MissingLayer};
+use belljar_confine::process::WorkerProgram;
+use belljar_confine::role::Role;
+use belljar_policy::{Ceilings, Effective, Policy};
 
 /// Room for the framing of messages beside the tensors in them, in bytes.
 const FRAMING: u64 = 1 << 20;
@@ -85,13 +85,11 @@ impl Inner {
     }
 
     /// Whether the state folder can be used, as far as models that are run need it.
-    #[cfg(feature = "cli")]
     pub(crate) fn check_state(&self) -> Result<(), crate::Error> {
         self.supervision.check().map_err(crate::Error::new)
     }
 
     /// Whether compiled code can be kept.
-    #[cfg(feature = "cli")]
     pub(crate) fn check_cache(&self) -> Result<(), crate::Error> {
         self.cache.check().map_err(crate::Error::new)
     }
@@ -242,7 +240,6 @@ impl Inner {
 
     /// A new sandbox of the profiling variant, with nothing in it. Always in a worker process: no clock
     /// is given to a guest in this one.
-    #[cfg(feature = "cli")]
     pub(crate) fn profiling_sandbox(
         &self,
         policy: &Effective,

@@ -12,14 +12,14 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use crate::confine::process::{asked_to_be_worker, enter_worker};
-use crate::confine::role::Role;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::model::Model;
-use crate::policy::{Effective, Policy};
 use crate::sandbox::{SnapshotStore, Variant, Worker, serve};
 use crate::supervise::Quarantined;
 use crate::trust::{Digest, ModelBytes};
+use belljar_confine::process::{asked_to_be_worker, enter_worker};
+use belljar_confine::role::Role;
+use belljar_policy::{Effective, Policy};
 
 pub(crate) use budget::Claim;
 pub use builder::HostBuilder;

@@ -8,9 +8,9 @@ use belljar_abi::{DType, Description, Dim, InputShape, ValueInfo};
 use super::shapes::ShapeDifference;
 use super::values;
 use crate::error::ErrorKind;
-use crate::policy::{DeclaredShapes, Policy, ValueRule};
 use crate::sandbox::Limit;
-use crate::tensor::Tensor;
+use belljar_policy::{DeclaredShapes, Policy, ValueRule};
+use belljar_tensor::Tensor;
 
 /// The sizes that each symbol stands for in the tensors seen so far: more than one only where the
 /// policy does not enforce declared shapes.
@@ -459,7 +459,7 @@ mod tests {
             outputs: vec![value("y", 1, &[symbol("n"), symbol("m"), symbol("m")])],
             ..Description::default()
         });
-        contract.under(&Policy { declared_shapes, ..Policy::default() }).unwrap()
+        contract.under(&Policy::default().with_declared_shapes(declared_shapes)).unwrap()
     }
 
     fn f32s(shape: &[usize]) -> Tensor {

@@ -8,7 +8,6 @@ use crate::error::{Error, ErrorKind};
 
 /// What came of preparing a model for inputs of some shapes.
 #[derive(Debug)]
-#[non_exhaustive]
 pub enum Examined {
     /// It was prepared. A run on inputs of these shapes is answered unless one of the undecided
     /// nodes refuses its values, a rule of the policy does, or a limit is hit.

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::shared::Shared;
-use crate::confine::heap;
+use belljar_confine::heap;
 
 /// Most seldom and most often that sandboxes are looked at.
 const SELDOM: Duration = Duration::from_secs(5);

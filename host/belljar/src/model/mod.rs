@@ -4,9 +4,7 @@ mod contract;
 mod examine;
 mod idle;
 mod outputs;
-#[cfg(feature = "cli")]
 mod picture;
-#[cfg(feature = "cli")]
 mod profile;
 mod shapes;
 mod shared;
@@ -22,29 +20,25 @@ use belljar_abi::{
 };
 
 use crate::audit::{Decision, Subject, Verdict};
-use crate::confine::layers::Confinement;
-use crate::confine::role::Role;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::host::Host;
-#[cfg(feature = "cli")]
-use crate::policy::FileGrant;
-use crate::policy::{Effective, Policy, Refused};
 use crate::sandbox::{Call, CallLimit, Limit, Payload, ResetMethod, TimeKey};
-use crate::tensor::{Tensor, string_memory};
 use crate::trust::{Digest, ModelBytes};
+use belljar_confine::layers::Confinement;
+use belljar_confine::role::Role;
+use belljar_policy::FileGrant;
+use belljar_policy::{Effective, Policy, Refused};
+use belljar_tensor::{Tensor, string_memory};
 
 use contract::Contract;
 pub use examine::Examined;
 pub(crate) use idle::IdleWatch;
 pub use outputs::{Outputs, UncheckedOutputs};
-#[cfg(feature = "cli")]
-pub(crate) use picture::PictureError;
-#[cfg(feature = "cli")]
-pub(crate) use profile::ProfiledRun;
+pub use picture::PictureError;
+pub use profile::ProfiledRun;
 pub use shapes::ShapeDifference;
 use shared::{Served, Shared, Waiting, description, reply, unexpected};
-#[cfg(feature = "cli")]
-pub(crate) use side_files::places;
+pub use side_files::places;
 
 /// What a run has cost.
 #[derive(Clone, Copy, Debug, Default)]
@@ -170,7 +164,7 @@ impl Model {
     }
 
     /// What the model says about itself. All text in it is hostile: print it through
-    /// [`crate::text::Escaped`].
+    /// [`belljar_text::Escaped`].
     pub fn description(&self) -> &Description {
         &self.shared.description
     }
@@ -181,14 +175,14 @@ impl Model {
     }
 
     /// For each file that was read beside the model, the least grant that would have been enough.
-    #[cfg(feature = "cli")]
-    pub(crate) fn side_files(&self) -> Vec<FileGrant> {
+    #[doc(hidden)]
+    pub fn side_files(&self) -> Vec<FileGrant> {
         self.shared.side_files.iter().map(|granted| granted.least.clone()).collect()
     }
 
     /// Bytes in the files that were read beside the model.
-    #[cfg(feature = "cli")]
-    pub(crate) fn side_files_size(&self) -> u64 {
+    #[doc(hidden)]
+    pub fn side_files_size(&self) -> u64 {
         let sizes = self.shared.side_files.iter().map(|granted| granted.file.len());
         sizes.fold(0, u64::saturating_add)
     }
@@ -307,7 +301,7 @@ impl Model {
         let tensors = tensors
             .iter()
             .map(|view| Ok((view.name.to_owned(), Tensor::from_view(view)?)))
-            .collect::<Result<Vec<_>, crate::tensor::TensorError>>()
+            .collect::<Result<Vec<_>, belljar_tensor::TensorError>>()
             .map_err(|err| ErrorKind::Sandbox(err.to_string()))?;
         shared.answered();
         let cost = RunCost {

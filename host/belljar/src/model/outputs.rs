@@ -8,7 +8,7 @@ use super::shapes::ShapeDifference;
 use crate::audit::Subject;
 use crate::error::{Error, ErrorKind};
 use crate::host::{Event, Inner};
-use crate::tensor::Tensor;
+use belljar_tensor::Tensor;
 
 /// Outputs as the sandbox gave them. They cannot be looked at before [`validate`] has held them
 /// against what the model declares.

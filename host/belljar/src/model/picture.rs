@@ -7,15 +7,15 @@ use belljar_abi::{GuestErrorCode, Reply, decode_reply};
 
 use super::Model;
 use super::shared::unexpected;
-use crate::confine::role::Role;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::host::Event;
 use crate::sandbox::{Call, CallLimit, Failure, Limit, Payload, TimeKey};
-use crate::tensor::Tensor;
+use belljar_confine::role::Role;
+use belljar_tensor::Tensor;
 
 /// Why an image file did not become a tensor.
 #[derive(Debug)]
-pub(crate) enum PictureError {
+pub enum PictureError {
     /// The file cannot be decoded. The text is the sandbox's, so it is hostile.
     File(String),
     /// The image cannot be resized or cropped as it was asked for. The text is hostile, too.
@@ -30,17 +30,18 @@ pub(crate) enum PictureError {
 
 /// What decoding took.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PictureCost {
-    pub(crate) time: Duration,
+pub struct PictureCost {
+    pub time: Duration,
     /// Size of the sandbox's memory, in bytes.
-    pub(crate) memory: u64,
+    pub memory: u64,
 }
 
 impl Model {
     /// Makes a tensor of an image file, within the limits of this model's policy: `limits.memory` and
     /// `limits.run-time` hold for the sandbox that decodes it, and `limits.input-size` for the tensor.
     /// `message` is that of [`belljar_abi::picture`].
-    pub(crate) fn picture(&self, message: Vec<u8>) -> Result<(Tensor, PictureCost), PictureError> {
+    #[doc(hidden)]
+    pub fn picture(&self, message: Vec<u8>) -> Result<(Tensor, PictureCost), PictureError> {
         let shared = &*self.shared;
         let start = Instant::now();
         let policy = shared.policy.for_pictures();

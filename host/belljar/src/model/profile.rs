@@ -12,23 +12,24 @@ use super::{Model, payload};
 use crate::audit::{Decision, Verdict};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::sandbox::{Call, Payload, Sandbox};
-use crate::tensor::Tensor;
+use belljar_tensor::Tensor;
 
 /// A run that was profiled. All text in it is hostile.
-pub(crate) struct ProfiledRun {
+pub struct ProfiledRun {
     /// Nodes of the plan in the order in which they ran.
-    pub(crate) nodes: Vec<ProfiledNode>,
-    /// When the run began and ended, in nanoseconds of the worker's clock.
-    pub(crate) began: u64,
-    pub(crate) ended: u64,
+    pub nodes: Vec<ProfiledNode>,
+    /// When the run began, in nanoseconds of the worker's clock.
+    pub began: u64,
+    /// When it ended.
+    pub ended: u64,
     /// Nanoseconds of each measured time that reading the clock takes.
-    pub(crate) reading: u64,
+    pub reading: u64,
     /// Whether the answer has the same bytes as that of the guest without a clock.
-    pub(crate) same_answer: bool,
+    pub same_answer: bool,
 }
 
 /// A sandbox of the profiling variant, for one model and inputs of some shapes.
-pub(crate) struct Profiler<'a, N> {
+pub struct Profiler<'a, N> {
     model: &'a Model,
     inputs: &'a [(N, Tensor)],
     sandbox: Box<dyn Sandbox>,
@@ -42,7 +43,8 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::run`], and when sandboxes of this host are in this process.
-    pub(crate) fn profiler<'a, N: AsRef<str>>(
+    #[doc(hidden)]
+    pub fn profiler<'a, N: AsRef<str>>(
         &'a self,
         inputs: &'a [(N, Tensor)],
     ) -> Result<Profiler<'a, N>, Error> {
@@ -76,7 +78,7 @@ impl<N: AsRef<str>> Profiler<'_, N> {
     ///
     /// # Errors
     /// As [`Model::run`].
-    pub(crate) fn run(&mut self) -> Result<ProfiledRun, Error> {
+    pub fn run(&mut self) -> Result<ProfiledRun, Error> {
         self.run_inner().map_err(|kind| self.model.error(kind))
     }
 

@@ -4,14 +4,14 @@ use std::fmt;
 
 use belljar_abi::Dim;
 
-use crate::text::Escaped;
+use belljar_text::Escaped;
 
 /// An input or output whose shape is not the one that the model declares.
 ///
 /// What a model declares about the shapes of its outputs is often wrong, and it is only the model's
 /// own word: it protects nobody. So an output of another shape is answered as it was computed, and so
 /// is the run of a model that uses one symbol for two sizes; the difference is reported. A policy with
-/// `declared-shapes = "strict"` refuses both ([`DeclaredShapes`](crate::policy::DeclaredShapes)).
+/// `declared-shapes = "strict"` refuses both ([`DeclaredShapes`](belljar_policy::DeclaredShapes)).
 ///
 /// The rank and the fixed sizes of an input are always enforced.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,17 +11,17 @@ use belljar_abi::{
 use super::contract::{Bound, Contract};
 use super::side_files::Granted;
 use crate::audit::Subject;
-use crate::confine::role::Role;
 use crate::error::{ErrorKind, Phase};
 use crate::host::{Claim, Event, Inner, shortened};
-use crate::policy::Effective;
 use crate::sandbox::{
     Answer, Call, CallLimit, Failure, Limit, Payload, Sandbox, Snapshot, SnapshotKey, TimeKey,
     WorkerLoss,
 };
 use crate::supervise::{PATIENCE, Record};
-use crate::tensor::Tensor;
 use crate::trust::ModelBytes;
+use belljar_confine::role::Role;
+use belljar_policy::Effective;
+use belljar_tensor::Tensor;
 
 pub(crate) struct Shared {
     pub(super) host: Arc<Inner>,
@@ -105,7 +105,6 @@ impl Shared {
             Call::Adopt => Some(adopt),
             Call::Run => Some(run),
             Call::External | Call::Kernels | Call::Profile => None,
-            #[cfg(feature = "cli")]
             Call::Picture => None,
             #[cfg(test)]
             Call::Panic => None,
@@ -229,7 +228,6 @@ impl Shared {
     }
 
     /// The memory that sandboxes for these shapes start from.
-    #[cfg(feature = "cli")]
     pub(super) fn snapshot(&self, shapes: &[InputShape]) -> Result<Arc<Snapshot>, ErrorKind> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = waiting.snapshots.iter().find(|(for_, _)| for_ == shapes);

@@ -6,15 +6,14 @@ use belljar_abi::{Description, ExternalData};
 use crate::audit::{Decision, Subject, Verdict};
 use crate::error::ErrorKind;
 use crate::host::Inner;
-use crate::policy::{FileGrant, Policy, file_rule};
 use crate::sandbox::Limit;
-use crate::text::Escaped;
 use crate::trust::{Digest, SideFile, SideFileError};
+use belljar_policy::{FileGrant, Policy, file_rule};
+use belljar_text::Escaped;
 
 /// A file that was read, and the least grant that would have been enough for it.
 pub(super) struct Granted {
     pub(super) file: SideFile,
-    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "policies are recorded there"))]
     pub(super) least: FileGrant,
 }
 
@@ -29,8 +28,7 @@ const MAX_LOCATION: usize = 4095;
 ///
 /// # Errors
 /// When a location is no plain path below that folder, or there are too many files.
-#[cfg(feature = "cli")]
-pub(crate) fn places(description: &Description) -> Result<Vec<String>, ErrorKind> {
+pub fn places(description: &Description) -> Result<Vec<String>, ErrorKind> {
     let mut places: Vec<String> = Vec::new();
     for external in &description.external_data {
         let place = located(&external.location)?;
@@ -138,7 +136,8 @@ fn granted(
                 below => grant.host.join(below),
             };
             let sha256 = Some(*file.content().as_bytes());
-            let least = FileGrant { host, guest: place.clone(), sha256, ..grant.clone() };
+            let mut least = grant.clone();
+            (least.host, least.guest, least.sha256) = (host, place.clone(), sha256);
             Ok(Granted { file, least })
         }
         Err(SideFileError::Refused(why)) => {
@@ -213,10 +212,9 @@ fn within(external: &ExternalData, len: u64) -> Result<(), ErrorKind> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
 
     use super::*;
-    use crate::policy::Access;
+    use belljar_policy::Access;
 
     #[test]
     fn locations_are_plain_paths() {
@@ -251,13 +249,7 @@ mod tests {
 
     #[test]
     fn grants_cover_themselves_and_what_is_below() {
-        let grant = |guest: &str| FileGrant {
-            host: PathBuf::new(),
-            guest: guest.to_owned(),
-            access: Access::Read,
-            sha256: None,
-            reason: String::new(),
-        };
+        let grant = |guest: &str| FileGrant::new("", guest, Access::Read, "");
         assert_eq!(below(&grant("/w.bin"), "/w.bin"), Some(""));
         assert_eq!(below(&grant("/w"), "/w.bin"), None);
         assert_eq!(below(&grant("/w"), "/w/a/b"), Some("a/b"));

@@ -5,9 +5,9 @@ use std::cmp::Ordering;
 
 use belljar_abi::{DType, Dim, ValueInfo};
 
-use crate::policy::{Scalar, ValueRule};
-use crate::tensor::{Coded, Data, Tensor, bf16, f16};
-use crate::text::Escaped;
+use belljar_policy::{Scalar, ValueRule};
+use belljar_tensor::{Coded, Data, Tensor, bf16, f16};
+use belljar_text::Escaped;
 
 /// The key of a rule, as the policy has it.
 pub(super) fn key(table: &str, rule: &ValueRule, key: &str) -> String {
@@ -251,7 +251,7 @@ pub(super) fn broken(table: &str, rule: &ValueRule, tensor: &Tensor) -> Option<S
     );
     match at {
         Some(at) => {
-            let place = crate::tensor::unravel(at, tensor.shape());
+            let place = belljar_tensor::unravel(at, tensor.shape());
             says(which, format!("element {place:?} {why}"))
         }
         None => says(which, why.to_owned()),
@@ -453,7 +453,8 @@ mod tests {
 
     #[test]
     fn small_elements_are_cut_by_what_they_mean() {
-        let rule = ValueRule { top_k: Some(1), ..ValueRule::new("y") };
+        let mut rule = ValueRule::new("y");
+        rule.top_k = Some(1);
         let coded = Coded::new(DType::I4, vec![15, 2, 8, 1]).unwrap();
         let tensor = Tensor::new(Data::from(coded), &[2, 2]).unwrap();
         match told(&rule, tensor).data() {

@@ -2,7 +2,7 @@
 //! `wasi:nn`, which a program may import.
 
 wasmtime::component::bindgen!({
-    path: "../guest-models/wit",
+    path: "../../guest-models/wit",
     inline: "
         package belljar:host;
 

@@ -8,7 +8,7 @@ use wasmtime::{Config, Engine, OptLevel, RegallocAlgorithm, WasmFeatures};
 const COMPONENT: [u8; 8] = *b"\0asm\x0d\0\x01\0";
 
 /// Whether these first bytes of a file are those of a component.
-pub(crate) fn is_component(start: &[u8]) -> bool {
+pub fn is_component(start: &[u8]) -> bool {
     start.starts_with(&COMPONENT)
 }
 

@@ -75,7 +75,7 @@ impl Loaded {
     ) -> Result<(Vec<u8>, Spent), Unanswered> {
         let host = |why: String| Unanswered::Failed(Failure::Host(why));
         let inputs = wire::for_program(inputs).map_err(host)?;
-        let (program, arguments, network, quotas) = about.into_parts();
+        let About { program, arguments, network, quotas } = about;
         let resources = Resources {
             program,
             arguments,

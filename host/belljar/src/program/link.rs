@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::clock::Clock;
 use super::protocol::{Answered, Ask, Code, Denied, Reply, Told, cut};
 use super::wasi::{Asked, AtName, Below, Outside, Refusal, Stream};
-use crate::confine::channel::{Channel, Received};
-use crate::confine::memory::SharedBuffer;
-use crate::policy::{Peer, Protocol};
+use belljar_confine::channel::{Channel, Received};
+use belljar_confine::memory::SharedBuffer;
+use belljar_policy::{Peer, Protocol};
 
 /// A question, with its bytes.
 #[derive(Clone, Copy)]

@@ -29,21 +29,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::audit::{Decision, Subject, Verdict};
-use crate::confine::memory::SealedBytes;
 use crate::error::{Error, ErrorKind};
 use crate::host::{Host, Isolation};
-use crate::policy::{Effective, Policy, Refused};
 use crate::sandbox::Limit;
 use crate::supervise::Record;
 use crate::trust::{Digest, ModelBytes};
+use belljar_confine::memory::SealedBytes;
+use belljar_policy::{Effective, Policy, Refused};
 
 use broker::{Broker, Models};
-pub(crate) use engine::is_component;
+pub use engine::is_component;
 use protocol::About;
 pub(crate) use protocol::ProgramLimits;
 pub(crate) use serve::{compile, granted, new_engine, receive_files, run};
 pub use value::Value;
-pub(crate) use wasi::Spent;
+pub use wasi::Spent;
+#[cfg(fuzzing)]
+pub(crate) use wasi::sequences::run as run_file_operations;
 use worker::{Gone, ProgramWorker, Start};
 
 /// Room for the framing of messages beside the values in them, in bytes.
@@ -197,7 +199,8 @@ impl Program {
     }
 
     /// As [`Program::run_with_arguments`], with what the run took, as its process says.
-    pub(crate) fn run_measured<N: AsRef<str>>(
+    #[doc(hidden)]
+    pub fn run_measured<N: AsRef<str>>(
         &self,
         inputs: &[(N, Value)],
         arguments: &[String],
@@ -303,10 +306,10 @@ fn begins_as_a_component(program: &SealedBytes) -> Result<(), ErrorKind> {
     }))
 }
 
-#[cfg(all(test, feature = "cli"))]
+#[cfg(test)]
 mod tests {
-    use crate::confine::role::Role;
-    use crate::confine::seccomp::of_role;
+    use belljar_confine::role::Role;
+    use belljar_confine::seccomp::of_role;
 
     #[test]
     fn the_filter_of_granted_programs_has_what_wasi_needs() {

@@ -2,14 +2,13 @@
 //! both share; here are the words beside them. Each side takes the other's for hostile, the supervisor
 //! with reason.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::wasi::{AtName, Below, Spent, Stream};
-use crate::policy::{NetworkGrant, Peer, Policy, Program, Protocol, Quotas};
 use crate::sandbox::Failure;
+use belljar_policy::{NetworkGrant, Peer, Policy, Program, Protocol, Quotas};
 
 /// What holds for one run of a program. Sizes are in bytes.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -52,63 +51,20 @@ pub(super) enum Request {
 /// What else a run is made of, as JSON in sealed memory: an environment may be too long for a message.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct About {
-    pub(super) stdout: bool,
-    pub(super) stderr: bool,
-    pub(super) clocks: bool,
-    pub(super) randomness: bool,
-    pub(super) takes_arguments: bool,
-    pub(super) environment: BTreeMap<String, String>,
+    pub(super) program: Program,
     pub(super) arguments: Vec<String>,
     pub(super) network: Vec<NetworkGrant>,
-    bytes_written: u64,
-    files_created: u32,
-    open_handles: u32,
-    connections: u32,
-    bytes_sent: u64,
-    bytes_received: u64,
+    pub(super) quotas: Quotas,
 }
 
 impl About {
     pub(super) fn new(policy: &Policy, arguments: &[String]) -> About {
-        let (program, quotas) = (policy.program.clone().unwrap_or_default(), &policy.quotas);
         About {
-            stdout: program.stdout,
-            stderr: program.stderr,
-            clocks: program.clocks,
-            randomness: program.randomness,
-            takes_arguments: program.arguments,
-            environment: program.environment,
-            network: policy.network.clone(),
+            program: policy.program.clone().unwrap_or_default(),
             arguments: arguments.to_vec(),
-            bytes_written: quotas.bytes_written,
-            files_created: quotas.files_created,
-            open_handles: quotas.open_handles,
-            connections: quotas.connections,
-            bytes_sent: quotas.bytes_sent,
-            bytes_received: quotas.bytes_received,
+            network: policy.network.clone(),
+            quotas: policy.quotas.clone(),
         }
-    }
-
-    /// The grants, the arguments and the quotas again.
-    pub(super) fn into_parts(self) -> (Program, Vec<String>, Vec<NetworkGrant>, Quotas) {
-        let program = Program {
-            stdout: self.stdout,
-            stderr: self.stderr,
-            clocks: self.clocks,
-            randomness: self.randomness,
-            arguments: self.takes_arguments,
-            environment: self.environment,
-            ..Program::default()
-        };
-        let quotas = Quotas {
-            bytes_written: self.bytes_written,
-            files_created: self.files_created,
-            open_handles: self.open_handles,
-            connections: self.connections,
-            bytes_sent: self.bytes_sent,
-            bytes_received: self.bytes_received,
-        };
-        (program, self.arguments, self.network, quotas)
     }
 }
 

@@ -14,11 +14,11 @@ use super::protocol::{
 };
 use super::wasi::OpenedGrant;
 use super::{code, engine};
-use crate::confine::channel::{Channel, Received};
-use crate::confine::memory::{SealedBytes, SealedWriter, SharedBuffer};
-use crate::confine::setup::{Granted, Plan};
-use crate::policy::Access;
 use crate::sandbox::{CompilerThreads, Failure};
+use belljar_confine::channel::{Channel, Received};
+use belljar_confine::memory::{SealedBytes, SealedWriter, SharedBuffer};
+use belljar_confine::setup::{Granted, Plan};
+use belljar_policy::Access;
 
 /// Native stack that a run needs beside that of the WebAssembly code, in bytes.
 pub(super) const HOST_STACK: u64 = 2 << 20;
@@ -42,7 +42,7 @@ pub(crate) fn compile(
     plan.narrow()?;
     let Received::Message((), descriptors) = channel.receive::<()>(None)? else { return Ok(()) };
     #[cfg(feature = "test-hooks")]
-    crate::confine::fault_injection::fail();
+    belljar_confine::fault_injection::fail();
     let engine = engine.map_err(io::Error::other)?;
     let [program, room] = <[OwnedFd; 2]>::try_from(descriptors)
         .map_err(|_| io::Error::other("the request comes with two descriptors"))?;
@@ -136,7 +136,7 @@ fn serve(
         _ => return Ok(()),
     };
     #[cfg(feature = "test-hooks")]
-    crate::confine::fault_injection::fail();
+    belljar_confine::fault_injection::fail();
     let about: About = serde_json::from_slice(&bytes(only(descriptors)?)?)?;
     let inputs = shared.read(len)?;
     clock.start(limits.time);

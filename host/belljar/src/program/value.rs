@@ -1,16 +1,15 @@
 //! What goes into a program, and what it answers.
 
-use crate::tensor::Tensor;
+use belljar_tensor::Tensor;
 
 /// One input of a program, or one output.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub enum Value {
     /// A tensor; never one of strings.
     Tensor(Tensor),
     /// A file as it is: an image, a sound, a document.
     Bytes(Vec<u8>),
-    /// A text. Of an output it is hostile: print it through [`crate::text::Escaped`].
+    /// A text. Of an output it is hostile: print it through [`belljar_text::Escaped`].
     Text(String),
 }
 

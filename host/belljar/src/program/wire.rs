@@ -13,8 +13,8 @@ use super::bindings;
 use super::protocol::Unanswered;
 use crate::error::ErrorKind;
 use crate::sandbox::{Failure, Limit};
-use crate::tensor::Tensor;
-use crate::text::Escaped;
+use belljar_tensor::Tensor;
+use belljar_text::Escaped;
 
 const TENSOR: &str = "t";
 const BYTES: &str = "b";

@@ -15,18 +15,18 @@ use super::protocol::{
 use super::serve::{Compiled, HOST_STACK};
 use super::wasi::{self, Asked, OpenedGrant, Spent, Views};
 use super::{Value, wire};
-use crate::confine::channel::{Channel, Received, is_gone};
-use crate::confine::ended::WorkerEnd;
-use crate::confine::layers::Confinement;
-use crate::confine::memory::{SealedBytes, SealedWriter, SharedBuffer};
-use crate::confine::mounts::Mounts;
-use crate::confine::process::WorkerProgram;
-use crate::confine::role::Role;
-use crate::confine::setup::ProcessLimits;
 use crate::error::{ErrorKind, Phase};
 use crate::host::Host;
-use crate::policy::{Access, Policy};
 use crate::sandbox::{LONGEST_START, Limit, Setup, Work, Worker, WorkerLoss};
+use belljar_confine::channel::{Channel, Received, is_gone};
+use belljar_confine::ended::WorkerEnd;
+use belljar_confine::layers::Confinement;
+use belljar_confine::memory::{SealedBytes, SealedWriter, SharedBuffer};
+use belljar_confine::mounts::Mounts;
+use belljar_confine::process::WorkerProgram;
+use belljar_confine::role::Role;
+use belljar_confine::setup::ProcessLimits;
+use belljar_policy::{Access, Policy};
 
 /// Memory that compiling one program may take, in bytes. An interpreter with its library, 18 MB of
 /// WebAssembly, takes less than half.

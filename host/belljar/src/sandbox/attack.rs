@@ -11,15 +11,15 @@ use super::engine::Variant;
 use super::guest::GuestInfo;
 use super::serve::{Ready, Setup, Work};
 use super::slot::Slot;
-use crate::confine::breach::{Attempt, Outcome, World, memory};
-use crate::confine::channel::{Channel, Received};
-use crate::confine::ended::WorkerEnd;
-use crate::confine::layers::{Confinement, Layer};
-use crate::confine::memory::SealedWriter;
-use crate::confine::process::{WorkerProcess, WorkerProgram};
-use crate::confine::role::Role;
-use crate::confine::setup::ProcessLimits;
 use crate::test_hooks::Ended;
+use belljar_confine::breach::{Attempt, Outcome, World, memory};
+use belljar_confine::channel::{Channel, Received};
+use belljar_confine::ended::WorkerEnd;
+use belljar_confine::layers::{Confinement, Layer};
+use belljar_confine::memory::SealedWriter;
+use belljar_confine::process::{WorkerProcess, WorkerProgram};
+use belljar_confine::role::Role;
+use belljar_confine::setup::ProcessLimits;
 
 /// Longest that an attempt may take.
 const LONGEST: Duration = Duration::from_secs(20);

@@ -27,10 +27,10 @@ use super::engine::{Engines, Variant};
 use super::guest::{GuestInfo, GuestKind};
 use super::store::private::{PrivateError, PrivateFolder, secret};
 use super::store::sealed_file::{self, About, Keys, Kind, SealedFile};
-use crate::confine::file_size;
-use crate::confine::layers::{Confinement, MissingLayer};
-use crate::confine::memory::{SealedBytes, SealedWriter};
 use crate::trust::Digest;
+use belljar_confine::file_size;
+use belljar_confine::layers::{Confinement, MissingLayer};
+use belljar_confine::memory::{SealedBytes, SealedWriter};
 
 /// Why the guest's native code could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +133,6 @@ impl CodeCache {
     }
 
     /// Whether what is compiled can be kept.
-    #[cfg(feature = "cli")]
     pub(crate) fn check(&self) -> Result<(), CodeCacheError> {
         self.shelf(GuestKind::Serving, Variant::ALL[0]).map(drop)
     }
@@ -149,7 +148,6 @@ impl CodeCache {
     }
 
     /// The compiled profiling variant, as [`CodeCache::get`].
-    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line profiles"))]
     pub(crate) fn get_profiling(
         &self,
         variant: Variant,

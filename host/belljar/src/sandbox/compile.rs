@@ -15,13 +15,13 @@ use super::failure::Failure;
 use super::guest::{GuestInfo, GuestKind};
 use super::serve::{Setup, Work};
 use super::worker::Worker;
-use crate::confine::channel::{Channel, Received};
-use crate::confine::file_size;
-use crate::confine::layers::{Confinement, MissingLayer};
-use crate::confine::memory::{SealedBytes, SealedWriter};
-use crate::confine::process::WorkerProgram;
-use crate::confine::role::Role;
-use crate::confine::setup::{Plan, ProcessLimits};
+use belljar_confine::channel::{Channel, Received};
+use belljar_confine::file_size;
+use belljar_confine::layers::{Confinement, MissingLayer};
+use belljar_confine::memory::{SealedBytes, SealedWriter};
+use belljar_confine::process::WorkerProgram;
+use belljar_confine::role::Role;
+use belljar_confine::setup::{Plan, ProcessLimits};
 
 /// Longest that compiling may take. It takes some ten seconds on two processors.
 pub(super) const LONGEST: Duration = Duration::from_secs(900);
@@ -177,7 +177,7 @@ pub(super) fn compile(
     let threads = CompilerThreads::start(processors)?;
     plan.narrow()?;
     #[cfg(feature = "test-hooks")]
-    crate::confine::fault_injection::fail();
+    belljar_confine::fault_injection::fail();
     let code = compiled(guest, engine, threads, room);
     let outcome: Outcome = code.as_ref().map(drop).map_err(Clone::clone);
     channel.send(&outcome, code.as_ref().map(|code| code.as_fd()).ok().as_slice())
@@ -200,7 +200,7 @@ fn compiled(
 /// What a worker compiles: the guest, but in tests of what comes after it.
 fn what(guest: GuestKind) -> Result<Cow<'static, [u8]>, NotChanged> {
     #[cfg(feature = "test-hooks")]
-    if crate::confine::fault_injection::is_quick() {
+    if belljar_confine::fault_injection::is_quick() {
         return Ok(Cow::Borrowed(b"\0asm\x01\0\0\0"));
     }
     guest.code()

@@ -226,7 +226,7 @@ mod tests {
     use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
     use super::*;
-    use crate::confine::memory::SealedWriter;
+    use belljar_confine::memory::SealedWriter;
 
     #[test]
     fn both_ways_find_exactly_the_written_pages() {

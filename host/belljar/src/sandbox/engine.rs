@@ -12,7 +12,7 @@ use wasmtime::{Config, Engine, EngineWeak, Module, OptLevel, RegallocAlgorithm, 
 
 use super::code_cache::{CodeCache, CodeCacheError};
 use super::slot::SlotCreator;
-use crate::confine::layers::Confinement;
+use belljar_confine::layers::Confinement;
 
 /// A compiled form of the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

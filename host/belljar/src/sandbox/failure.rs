@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::confine::ended::WorkerEnd;
-use crate::confine::layers::MissingLayer;
+use belljar_confine::ended::WorkerEnd;
+use belljar_confine::layers::MissingLayer;
 
 /// A limit that was hit. The message names the key of the policy that sets it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

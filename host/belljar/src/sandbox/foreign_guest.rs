@@ -10,10 +10,10 @@ use super::limits::SandboxLimits;
 use super::snapshot::Snapshot;
 use super::worker::{Job, Worker, WorkerSandbox};
 use super::{Call, CallLimit, Payload, Sandbox, TimeKey};
-use crate::confine::layers::Confinement;
-use crate::confine::memory::SealedWriter;
-use crate::confine::process::WorkerProgram;
-use crate::confine::role::Role;
+use belljar_confine::layers::Confinement;
+use belljar_confine::memory::SealedWriter;
+use belljar_confine::process::WorkerProgram;
+use belljar_confine::role::Role;
 
 /// Longest that a call may take.
 const LONGEST: Duration = Duration::from_secs(20);

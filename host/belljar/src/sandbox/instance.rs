@@ -12,11 +12,11 @@ use wasmtime::{
 
 use super::failure::{Failure, Limit};
 use super::guest::data_segments;
-use super::kernels::{self, InstructionSet, Refused, ScratchPool, Watch};
 use super::limits::{Limiter, SandboxLimits};
 use super::slot::{Returned, Slot, with_slot};
 use super::{Call, Cost, Payload};
-use crate::confine::process::no_process;
+use belljar_confine::process::no_process;
+use belljar_kernels::{InstructionSet, Refused, ScratchPool, Watch};
 
 /// Level of the log line with which the guest announces a panic.
 const PANIC: u32 = 0;
@@ -457,7 +457,7 @@ fn matmul_f32(
     let memory = caller.data().memory.ok_or_else(|| wasmtime::format_err!("no memory yet"))?;
     let start = Instant::now();
     let (data, state) = memory.data_and_store_mut(&mut caller);
-    kernels::matmul_f32(InstructionSet::best(), data, rows, operations, count)?;
+    belljar_kernels::matmul_f32(InstructionSet::best(), data, rows, operations, count)?;
     state.kernels += start.elapsed();
     state.counts.tiles = state.counts.tiles.wrapping_add(1);
     Ok(0)
@@ -472,7 +472,7 @@ fn compute(mut caller: Caller<'_, State>, address: u32, count: u32) -> wasmtime:
     // Its first word, before the output can overwrite it. A request that is none is refused.
     let number = data.get(address as usize..).and_then(|request| request.first_chunk::<4>());
     let number = number.map_or(0, |word| u32::from_le_bytes(*word));
-    kernels::compute(data, address, count, &state.watch)?;
+    belljar_kernels::compute(data, address, count, &state.watch)?;
     state.kernels += start.elapsed();
     state.counts.operators = state.counts.operators.wrapping_add(1);
     state.counts.last_operator = number;

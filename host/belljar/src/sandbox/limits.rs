@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
 use super::failure::Limit;
-use super::kernels::ScratchPool;
+use belljar_kernels::ScratchPool;
 
 /// Most elements of the guest's one table of functions: it has some ten thousand.
 const MAX_TABLE: usize = 200_000;

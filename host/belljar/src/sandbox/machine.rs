@@ -97,7 +97,6 @@ impl Machine {
             Call::Load | Call::Describe | Call::External | Call::Kernels => {
                 self.first_call(call, payload, deadline, answer)
             }
-            #[cfg(feature = "cli")]
             Call::Picture => self.first_call(call, payload, deadline, answer),
         }
     }
@@ -254,7 +253,7 @@ fn new_slot() -> Result<Slot, Failure> {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/support/onnx.rs"]
+#[path = "../../../../tests/support/onnx.rs"]
 pub(super) mod onnx;
 
 #[cfg(test)]

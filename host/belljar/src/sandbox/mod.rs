@@ -15,7 +15,6 @@ mod failure;
 pub(crate) mod foreign_guest;
 mod guest;
 mod instance;
-mod kernels;
 mod limits;
 mod machine;
 #[cfg(test)]
@@ -24,8 +23,7 @@ mod serve;
 mod slot;
 mod snapshot;
 mod store;
-#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line asks"))]
-pub(crate) mod support;
+pub mod support;
 mod thread;
 mod worker;
 
@@ -58,8 +56,8 @@ pub(crate) use thread::{ThreadFilter, ThreadSandbox};
 pub(crate) use worker::LONGEST_START;
 pub(crate) use worker::{Job, Worker, WorkerSandbox};
 
-use crate::confine::layers::MissingLayer;
-use crate::confine::memory::{SealedBytes, SharedBuffer};
+use belljar_confine::layers::MissingLayer;
+use belljar_confine::memory::{SealedBytes, SharedBuffer};
 
 /// One of the guest's exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +75,6 @@ pub(crate) enum Call {
     Profile,
     Kernels,
     /// Makes a tensor of an image file. The sandbox has no model.
-    #[cfg(feature = "cli")]
     Picture,
     /// What a panic of the guest is: no model is known to cause one.
     #[cfg(test)]
@@ -96,7 +93,6 @@ impl Call {
             Call::Run => ("belljar_run", true),
             Call::Profile => ("belljar_profile", true),
             Call::Kernels => ("belljar_kernels", false),
-            #[cfg(feature = "cli")]
             Call::Picture => ("belljar_picture", true),
             #[cfg(test)]
             Call::Panic => ("belljar_panic", false),

@@ -20,16 +20,16 @@ use super::machine::Machine;
 use super::snapshot::Snapshot;
 use super::thread::HOST_STACK;
 use super::{Call, Cost, Payload, compile, dirty_pages};
-#[cfg(feature = "test-hooks")]
-use crate::confine::breach::{self, Held};
-use crate::confine::channel::{Channel, Received};
-use crate::confine::layers::MissingLayer;
-use crate::confine::memory::{SealedBytes, SharedBuffer};
-use crate::confine::process::no_process;
-use crate::confine::role::Role;
-use crate::confine::setup::{Granted, Plan, confine};
 #[cfg(feature = "programs")]
 use crate::program::{self, ProgramLimits};
+#[cfg(feature = "test-hooks")]
+use belljar_confine::breach::{self, Held};
+use belljar_confine::channel::{Channel, Received};
+use belljar_confine::layers::MissingLayer;
+use belljar_confine::memory::{SealedBytes, SharedBuffer};
+use belljar_confine::process::no_process;
+use belljar_confine::role::Role;
+use belljar_confine::setup::{Granted, Plan, confine};
 
 /// The first message to a worker.
 #[derive(Serialize, Deserialize)]
@@ -74,7 +74,7 @@ pub(crate) enum Work {
     },
     /// Do what an attacker would who has taken over a worker of this role.
     #[cfg(feature = "test-hooks")]
-    Breach(Box<crate::confine::breach::Attempt>),
+    Breach(Box<belljar_confine::breach::Attempt>),
 }
 
 /// The answer to it: the layers that are missing, or the one without which it must not go on.
@@ -283,7 +283,7 @@ fn work(
             Received::Closed | Received::Unread | Received::TimedOut => return Ok(()),
         };
         #[cfg(feature = "test-hooks")]
-        crate::confine::fault_injection::fail();
+        belljar_confine::fault_injection::fail();
         let (number, prepares) = (request.number, request.call == Call::Prepare);
         let mut response = match &mut machine {
             Ok(machine) => {

@@ -43,7 +43,6 @@ pub(super) struct Slot {
 /// How a sandbox's memory is made pristine before another run: the cheapest way that the machine
 /// allows, and never not at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
 pub enum ResetMethod {
     /// Pages that were written are found through `/proc/self/pagemap` and copied back.
     DirtyPages,

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
-use crate::confine::memory::{SealedBytes, SealedWriter};
+use belljar_confine::memory::{SealedBytes, SealedWriter};
 
 /// What 32-bit code can address.
 const MAX_LEN: usize = 4 << 30;

@@ -12,18 +12,18 @@ use super::dirty_pages::DirtyPages;
 use super::engine::Variant;
 use super::failure::Failure;
 use super::guest::GuestInfo;
-use super::kernels::InstructionSet;
 use super::serve::{Setup, Work};
 use super::store::private::{PrivateError, PrivateFolder};
 use super::worker::{LONGEST_START, Worker};
-use crate::confine::layers::{Confinement, MissingLayer};
-use crate::confine::process::{Namespaces, WorkerProgram};
-use crate::confine::role::Role;
-use crate::confine::setup::ProcessLimits;
-use crate::confine::support::Finding;
+use belljar_confine::layers::{Confinement, MissingLayer};
+use belljar_confine::process::{Namespaces, WorkerProgram};
+use belljar_confine::role::Role;
+use belljar_confine::setup::ProcessLimits;
+use belljar_confine::support::Finding;
+use belljar_kernels::InstructionSet;
 
 /// What makes sandboxes fast or slow.
-pub(crate) fn findings() -> Vec<Finding> {
+pub fn findings() -> Vec<Finding> {
     let pages = DirtyPages::new();
     let scans = pages.as_ref().is_some_and(DirtyPages::scans);
     let tells = |tells: bool, how: &str| match tells {
@@ -48,7 +48,7 @@ pub(crate) fn findings() -> Vec<Finding> {
 }
 
 /// Whether the folders are there, and closed to others. Nothing is made.
-pub(crate) fn folders(cache: Option<&Path>, state: Option<&Path>) -> Vec<Finding> {
+pub fn folders(cache: Option<&Path>, state: Option<&Path>) -> Vec<Finding> {
     let [code, snapshots] = ["code", "snapshots"].map(|name| cache.map(|cache| cache.join(name)));
     const CACHE: &str = "BELLJAR_CACHE_DIR";
     const STATE: &str = "BELLJAR_STATE_DIR";
@@ -108,17 +108,19 @@ fn private(path: Option<&Path>, variable: &'static str) -> Result<String, Privat
 
 /// What became of a worker that was started only to see.
 #[derive(Debug)]
-pub(crate) struct Trial {
-    pub(crate) role: Role,
+pub struct Trial {
+    /// Its role.
+    pub role: Role,
     /// From the order to start it until it said that it is confined, or failed.
-    pub(crate) time: Duration,
-    pub(crate) namespaces: Namespaces,
+    pub time: Duration,
+    /// Whether it got namespaces.
+    pub namespaces: Namespaces,
     /// The layers that it lacks, or why it is none.
-    pub(crate) result: Result<Vec<MissingLayer>, Failure>,
+    pub result: Result<Vec<MissingLayer>, String>,
 }
 
 /// Starts a worker of this role, has it confined, and ends it.
-pub(crate) fn try_worker(program: &WorkerProgram, role: Role, confinement: Confinement) -> Trial {
+pub fn try_worker(program: &WorkerProgram, role: Role, confinement: Confinement) -> Trial {
     let start = Instant::now();
     let mut namespaces = Namespaces::None;
     let mut result = || {
@@ -137,10 +139,13 @@ pub(crate) fn try_worker(program: &WorkerProgram, role: Role, confinement: Confi
         let setup = Setup { plan, variant, guest, work: Work::Nothing };
         worker.set_up(&setup, &[])?;
         let missing = worker.await_ready(confinement, LONGEST_START)?;
-        Ok((missing, start.elapsed()))
+        Ok::<_, Failure>((missing, start.elapsed()))
     };
     match result() {
         Ok((missing, time)) => Trial { role, time, namespaces, result: Ok(missing) },
-        Err(failure) => Trial { role, time: start.elapsed(), namespaces, result: Err(failure) },
+        Err(failure) => {
+            let time = start.elapsed();
+            Trial { role, time, namespaces, result: Err(failure.to_string()) }
+        }
     }
 }

@@ -17,9 +17,9 @@ use super::instance::{Deadline, Template};
 use super::limits::SandboxLimits;
 use super::machine::Machine;
 use super::{Answer, Call, CallLimit, Payload, Sandbox};
-use crate::confine::layers::{Layer, MissingLayer};
-use crate::confine::process::no_process;
-use crate::confine::seccomp;
+use belljar_confine::layers::{Layer, MissingLayer};
+use belljar_confine::process::no_process;
+use belljar_confine::seccomp;
 
 /// Stack for the host's own functions beneath and above the WebAssembly code, in bytes.
 pub(super) const HOST_STACK: u64 = 1 << 20;

@@ -17,13 +17,13 @@ use super::slot::Slot;
 use super::snapshot::Snapshot;
 use super::thread::HOST_STACK;
 use super::{Answer, Call, CallLimit, Payload, Sandbox};
-use crate::confine::channel::{Channel, Received, is_gone};
-use crate::confine::ended::WorkerEnd;
-use crate::confine::layers::{Confinement, MissingLayer};
-use crate::confine::memory::{SealedWriter, SharedBuffer};
-use crate::confine::process::{WorkerProcess, WorkerProgram, no_process};
-use crate::confine::role::Role;
-use crate::confine::setup::ProcessLimits;
+use belljar_confine::channel::{Channel, Received, is_gone};
+use belljar_confine::ended::WorkerEnd;
+use belljar_confine::layers::{Confinement, MissingLayer};
+use belljar_confine::memory::{SealedWriter, SharedBuffer};
+use belljar_confine::process::{WorkerProcess, WorkerProgram, no_process};
+use belljar_confine::role::Role;
+use belljar_confine::setup::ProcessLimits;
 
 /// Longest that a worker may take to be confined. It takes some milliseconds.
 pub(crate) const LONGEST_START: Duration = Duration::from_secs(30);
@@ -165,7 +165,6 @@ impl WorkerSandbox {
     }
 
     /// Has a worker begin to become a sandbox of the profiling variant, which answers no requests.
-    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line profiles"))]
     pub(crate) fn start_profiling(
         worker: Worker,
         code: &ProfilingCode,
@@ -359,8 +358,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::confine::layers::Layer;
     use crate::sandbox::TimeKey;
+    use belljar_confine::layers::Layer;
 
     /// What becomes of a first call to a worker that is confined by nothing and says this of
     /// itself, and how many requests it was given.

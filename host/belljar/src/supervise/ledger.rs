@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::sandbox::{PrivateError, PrivateFolder};
-use crate::text::Escaped;
 use crate::trust::Digest;
+use belljar_text::Escaped;
 
 const VARIABLE: &str = "BELLJAR_STATE_DIR";
 const FOLDER: &str = "quarantine";
@@ -33,7 +33,7 @@ const MAX_STRIKES: usize = 1024;
 pub struct Quarantined {
     /// SHA-256 of the model.
     pub model: Digest,
-    /// What errors called the model. Untrusted text: print it through [`crate::text::Escaped`].
+    /// What errors called the model. Untrusted text: print it through [`belljar_text::Escaped`].
     pub label: String,
     /// How its last worker ended. Untrusted text, too.
     pub why: String,

@@ -113,7 +113,6 @@ impl Supervision {
     }
 
     /// Whether it can be told which models are in quarantine.
-    #[cfg(feature = "cli")]
     pub(crate) fn check(&self) -> Result<(), PrivateError> {
         self.ledger.folder().map(drop)
     }

@@ -3,7 +3,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
-use crate::confine::ended::WorkerEnd;
+use belljar_confine::ended::WorkerEnd;
 
 use super::*;
 

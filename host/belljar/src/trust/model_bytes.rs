@@ -8,9 +8,9 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 
-use crate::confine::file_size;
-use crate::confine::memory::{SealedBytes, SealedWriter};
 use crate::trust::{Digest, signature};
+use belljar_confine::file_size;
+use belljar_confine::memory::{SealedBytes, SealedWriter};
 
 /// Why a model's bytes could not be taken in.
 #[derive(Debug, thiserror::Error)]

@@ -12,13 +12,13 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::Digest;
-use crate::confine::file_size;
-use crate::confine::memory::{SealedBytes, SealedWriter};
+use belljar_confine::file_size;
+use belljar_confine::memory::{SealedBytes, SealedWriter};
 
 /// The file's content, behind the name by which the model knows it: the name's length in four bytes,
 /// little-endian, then the name, then the content.
 #[derive(Clone, Debug)]
-pub(crate) struct SideFile {
+pub struct SideFile {
     sealed: Arc<SealedBytes>,
     /// Of the content.
     content: Digest,
@@ -30,11 +30,12 @@ pub(crate) struct SideFile {
 
 /// Why a file beside a model is not read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum SideFileError {
+pub enum SideFileError {
     /// What lies there is not to be opened, whoever granted it: why.
     Refused(&'static str),
     /// It is longer than this.
     TooLarge,
+    /// It cannot be read: why.
     Failed(String),
 }
 
@@ -57,7 +58,7 @@ impl From<Errno> for SideFileError {
 impl SideFile {
     /// Reads what lies at `below`, a plain relative path, in the folder `granted`, or, where that is
     /// empty, at `granted` itself; no more than `limit` bytes.
-    pub(crate) fn read(
+    pub fn read(
         granted: &Path,
         below: &str,
         name: &str,
@@ -82,28 +83,28 @@ impl SideFile {
     }
 
     /// SHA-256 and length of a file that could be read as one beside a model.
-    #[cfg(feature = "cli")]
-    pub(crate) fn digest_of(path: &Path, limit: u64) -> Result<(Digest, u64), SideFileError> {
+    pub fn digest_of(path: &Path, limit: u64) -> Result<(Digest, u64), SideFileError> {
         read_all(open(path, "")?, limit, |_| Ok(()))
     }
 
     /// The message for the sandbox.
-    pub(crate) fn sealed(&self) -> &Arc<SealedBytes> {
+    pub fn sealed(&self) -> &Arc<SealedBytes> {
         &self.sealed
     }
 
     /// SHA-256 of the content, as `sha256sum` prints it.
-    pub(crate) fn content(&self) -> Digest {
+    pub fn content(&self) -> Digest {
         self.content
     }
 
     /// SHA-256 of the name and the content's digest: what a prepared model is known by.
-    pub(crate) fn digest(&self) -> Digest {
+    pub fn digest(&self) -> Digest {
         self.digest
     }
 
     /// Length of the content in bytes.
-    pub(crate) fn len(&self) -> u64 {
+    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> u64 {
         self.len
     }
 }

@@ -2,18 +2,18 @@
 //! and exports go wrong most often, each with what to do. It parses nothing, and never says that a
 //! file is good.
 
-use crate::tensor::BYTE_ORDER_MARK;
+use belljar_tensor::BYTE_ORDER_MARK;
 
 /// Bytes of a file that are looked at.
-pub(crate) const LOOKED_AT: usize = 4096;
+pub const LOOKED_AT: usize = 4096;
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Signature {
+pub struct Signature {
     /// With its article: `a web page (HTML)`.
-    pub(crate) what: &'static str,
+    pub what: &'static str,
     /// What to do about it where a model was wanted: a sentence without its full stop.
-    pub(crate) for_model: &'static str,
+    pub for_model: &'static str,
 }
 
 const fn known(what: &'static str, for_model: &'static str) -> Option<Signature> {
@@ -27,7 +27,7 @@ const AS_INPUT: &str = "Give it as an input: `--input NAME=FILE`";
 const AS_PNG: &str = "Save it as a PNG, and give it as an input: `--input NAME=FILE`";
 
 /// What a file of `len` bytes is that begins with `start`; `None` if these bytes say nothing.
-pub(crate) fn look(start: &[u8], len: u64) -> Option<Signature> {
+pub fn look(start: &[u8], len: u64) -> Option<Signature> {
     binary(start, len).or_else(|| text(start))
 }
 
@@ -169,7 +169,7 @@ fn text(start: &[u8]) -> Option<Signature> {
 }
 
 /// What to do about a model that is this: two sentences.
-pub(crate) fn not_a_model(found: Signature) -> String {
+pub fn not_a_model(found: Signature) -> String {
     let Signature { what, for_model } = found;
     format!("not an ONNX model: the file is {what}. {for_model}.")
 }

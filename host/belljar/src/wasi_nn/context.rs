@@ -11,8 +11,8 @@ use super::{Failures, Refusal, tensors};
 use crate::error::{Error, ErrorKind};
 use crate::model::Model;
 use crate::sandbox::Limit;
-use crate::tensor::Tensor;
-use crate::text::Escaped;
+use belljar_tensor::Tensor;
+use belljar_text::Escaped;
 
 /// The model as `wasmtime-wasi-nn` knows it.
 pub(super) fn graph(model: Model, failures: Failures) -> Graph {

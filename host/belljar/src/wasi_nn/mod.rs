@@ -44,8 +44,8 @@ use wasmtime_wasi_nn::{Graph, GraphRegistry, Registry};
 use crate::error::Error;
 use crate::host::Host;
 use crate::model::Model;
-use crate::policy::Policy;
 use crate::trust::{Digest, ModelBytes};
+use belljar_policy::Policy;
 
 /// Runs ONNX models for programs that use `wasi:nn`, each in a sandbox of its own.
 pub struct Backend {

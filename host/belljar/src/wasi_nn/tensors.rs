@@ -6,7 +6,7 @@ use wasmtime_wasi_nn::Tensor as NnTensor;
 use wasmtime_wasi_nn::wit::TensorType;
 
 use super::Refusal;
-use crate::tensor::Tensor;
+use belljar_tensor::Tensor;
 
 /// The tensor that a program gives. A model's input that is a scalar takes one of shape `[1]`,
 /// which is how `wasi:nn` says it.
@@ -74,7 +74,7 @@ fn tensor_type(dtype: DType) -> Result<TensorType, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::{Data, bf16, f16};
+    use belljar_tensor::{Data, bf16, f16};
 
     #[test]
     fn what_both_have_comes_back_as_it_was() {

@@ -10,13 +10,13 @@ use belljar_abi::kernel::Kernel;
 
 use super::time::{Deadline, Progress};
 use super::{ITERATIONS, WARM_UP, max_time};
-use crate::cli::args::{Bench, Format, IsolationArg};
-use crate::cli::failure::Failure;
-use crate::cli::host::{Store, host_for, load_on, rules};
-use crate::cli::outputs::check_free;
-use crate::cli::terminal::Terminal;
-use crate::cli::{json, random_inputs};
-use crate::model::ProfiledRun;
+use crate::args::{Bench, Format, IsolationArg};
+use crate::failure::Failure;
+use crate::host::{Store, host_for, load_on, rules};
+use crate::outputs::check_free;
+use crate::terminal::Terminal;
+use crate::{json, random_inputs};
+use belljar::internals::ProfiledRun;
 
 use report::Report;
 

@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use super::resident::Resident;
 use super::{Inputs, Sample, Start, Sustained};
-use crate::ResetMethod;
-use crate::cli::args::{Bench, IsolationArg};
-use crate::cli::host::Loaded;
-use crate::cli::run::policy_json;
-use crate::cli::table::{Table, number};
-use crate::tensor::Tensor;
+use crate::args::{Bench, IsolationArg};
+use crate::host::Loaded;
+use crate::run::policy_json;
+use crate::table::{Table, number};
+use belljar::ResetMethod;
+use belljar_tensor::Tensor;
 
 pub(super) struct Report<'a> {
     pub(super) arguments: &'a Bench,
@@ -303,11 +303,11 @@ mod tests {
     #[test]
     fn shares_add_up_to_everything() {
         let ms = Duration::from_millis;
-        let cost = crate::RunCost {
+        let cost = belljar::RunCost {
             guest: ms(7),
             kernels: ms(4),
             reset: ms(10),
-            ..crate::RunCost::default()
+            ..belljar::RunCost::default()
         };
         let share = Share::of(&[Sample { latency: ms(10), cost }; 3]);
         let parts = share.entries().map(|(_, part)| (part * 100.0).round());

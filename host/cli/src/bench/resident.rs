@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::cli::args::IsolationArg;
+use crate::args::IsolationArg;
 
 /// What is resident, in bytes; nothing where it could not be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

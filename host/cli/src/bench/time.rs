@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use crate::cli::terminal::Terminal;
+use crate::terminal::Terminal;
 
 /// Between two lines about how far it is, where nobody watches.
 const SELDOM: Duration = Duration::from_secs(10);

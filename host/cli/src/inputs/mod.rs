@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::failure::{Failure, shown};
-use crate::Description;
-use crate::tensor::{BYTE_ORDER_MARK, Tensor, TensorError, csv, json, npy, npz, pb};
-use crate::text::Escaped;
-use crate::trust::signature;
+use belljar::Description;
+use belljar::internals::signature;
+use belljar_tensor::{BYTE_ORDER_MARK, Tensor, TensorError, csv, json, npy, npz, pb};
+use belljar_text::Escaped;
 
 pub(super) use picture::Pictures;
 use source::Source;
+#[cfg(feature = "programs")]
 pub(super) use source::read_start;
 use wanted::{Wanted, place};
 

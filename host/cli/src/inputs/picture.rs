@@ -9,10 +9,10 @@ use super::super::args::{ChannelsArg, FitArg, LayoutArg, PictureArgs, Size};
 use super::super::failure::Failure;
 use super::source::Source;
 use super::{Budget, Needed};
-use crate::model::PictureError;
-use crate::tensor::{DType, Tensor, TensorError};
-use crate::text::Escaped;
-use crate::{Dim, Model, ValueInfo};
+use belljar::internals::PictureError;
+use belljar::{Dim, Model, ValueInfo};
+use belljar_tensor::{DType, Tensor, TensorError};
+use belljar_text::Escaped;
 
 /// Whether a file begins as an image that can be decoded.
 pub(super) fn is_picture(start: &[u8]) -> bool {
@@ -21,9 +21,9 @@ pub(super) fn is_picture(start: &[u8]) -> bool {
 
 /// How images become inputs, and of which model.
 #[derive(Clone, Copy)]
-pub(in crate::cli) struct Pictures<'a> {
-    pub(in crate::cli) model: &'a Model,
-    pub(in crate::cli) arguments: &'a PictureArgs,
+pub(crate) struct Pictures<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) arguments: &'a PictureArgs,
 }
 
 impl Pictures<'_> {

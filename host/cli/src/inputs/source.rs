@@ -111,7 +111,7 @@ impl Seek for Seekable {
 }
 
 /// Reads until the buffer is full or the input ends; says how many bytes there are.
-pub(in crate::cli) fn read_start(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn read_start(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut known = 0;
     while let Some(rest) = buffer.get_mut(known..).filter(|rest| !rest.is_empty()) {
         match reader.read(rest) {

@@ -1,9 +1,9 @@
 //! Which input of the model a file is for.
 
 use super::super::failure::Failure;
-use crate::tensor::{DType, Tensor};
-use crate::text::Escaped;
-use crate::{Description, ValueInfo};
+use belljar::{Description, ValueInfo};
+use belljar_tensor::{DType, Tensor};
+use belljar_text::Escaped;
 
 /// The inputs of a model, and the file that is read for them, as it is shown.
 pub(super) struct Wanted<'a> {

@@ -8,14 +8,15 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::super::failure::{Failure, shown};
-use super::super::policy::record::text;
 use super::{Loaded, compute};
-use crate::error::Error;
-use crate::model::places;
-use crate::policy::units::format_size;
-use crate::policy::{FORMAT_VERSION, Policy, bounds, starting_head, unmeasured_limits};
-use crate::text::Escaped;
-use crate::trust::{Digest, SideFile, SideFileError};
+use belljar::Digest;
+use belljar::Error;
+use belljar::internals::places;
+use belljar::internals::{SideFile, SideFileError};
+use belljar_policy::units::format_size;
+use belljar_policy::write as text;
+use belljar_policy::{FORMAT_VERSION, Policy, bounds, starting_head, unmeasured_limits};
+use belljar_text::Escaped;
 
 /// Why a file is granted.
 const REASON: &str = "the model's weights";

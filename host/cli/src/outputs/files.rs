@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::super::failure::{Failure, shown};
 use super::super::terminal::Terminal;
 use super::temporary::{self, Temporary};
-use crate::tensor::{Tensor, TensorError, json, npy, npz};
-use crate::text::Escaped;
+use belljar_tensor::{Tensor, TensorError, json, npy, npz};
+use belljar_text::Escaped;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -18,14 +18,14 @@ enum Kind {
 }
 
 /// Where outputs are to be written. What can be refused is refused before there is anything to write.
-pub(in crate::cli) struct Target<'a> {
+pub(crate) struct Target<'a> {
     path: &'a Path,
     force: bool,
     kind: Kind,
 }
 
 impl<'a> Target<'a> {
-    pub(in crate::cli) fn new(path: &'a Path, force: bool) -> Result<Target<'a>, Failure> {
+    pub(crate) fn new(path: &'a Path, force: bool) -> Result<Target<'a>, Failure> {
         let ends_in_slash = path.as_os_str().as_encoded_bytes().ends_with(b"/");
         let extension = path.extension().and_then(|extension| extension.to_str());
         let kind = match extension {
@@ -50,12 +50,12 @@ impl<'a> Target<'a> {
         Ok(Target { path, force, kind })
     }
 
-    pub(in crate::cli) fn is_folder(&self) -> bool {
+    pub(crate) fn is_folder(&self) -> bool {
         self.kind == Kind::Folder
     }
 
     /// Checks that outputs of these names can all be written.
-    pub(in crate::cli) fn check(&self, names: &[&str]) -> Result<(), Failure> {
+    pub(crate) fn check(&self, names: &[&str]) -> Result<(), Failure> {
         match self.kind {
             Kind::Npz => self.members(names).map(drop),
             Kind::Json => Ok(()),
@@ -64,7 +64,7 @@ impl<'a> Target<'a> {
     }
 
     /// Writes outputs, and says which files were written.
-    pub(in crate::cli) fn write(
+    pub(crate) fn write(
         &self,
         outputs: &[(String, Tensor)],
         terminal: &Terminal,
@@ -102,7 +102,7 @@ impl<'a> Target<'a> {
     }
 
     /// Writes one of the [`files`](Target::files) of a folder.
-    pub(in crate::cli) fn write_into(
+    pub(crate) fn write_into(
         &self,
         file: &Path,
         write: impl FnOnce(&mut BufWriter<File>) -> Result<(), TensorError>,
@@ -113,7 +113,7 @@ impl<'a> Target<'a> {
 
     /// A file in the folder for each output. What an output is called must not decide where a file
     /// lies.
-    pub(in crate::cli) fn files(
+    pub(crate) fn files(
         &self,
         names: &[&str],
         kind: impl Fn(usize) -> &'static str,
@@ -201,7 +201,7 @@ fn member_name(name: &str) -> String {
 }
 
 /// Checks that a file can be made, or may be replaced.
-pub(in crate::cli) fn check_free(path: &Path, force: bool) -> Result<(), Failure> {
+pub(crate) fn check_free(path: &Path, force: bool) -> Result<(), Failure> {
     let failed = |why: &'static str| Failure::write(path, &why);
     if let Ok(there) = path.symlink_metadata() {
         if !force {
@@ -217,7 +217,7 @@ pub(in crate::cli) fn check_free(path: &Path, force: bool) -> Result<(), Failure
 
 /// Writes a file whole or not at all: into a temporary file first, which then gets the name. Never
 /// through a symlink, and over another file only when asked to.
-pub(in crate::cli) fn write_file(
+pub(crate) fn write_file(
     path: &Path,
     force: bool,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), TensorError>,

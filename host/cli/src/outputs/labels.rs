@@ -5,20 +5,20 @@ use std::io::Read;
 use std::path::Path;
 
 use super::super::failure::{Failure, shown};
-use crate::tensor::{BYTE_ORDER_MARK, Tensor};
-use crate::text::Escaped;
+use belljar_tensor::{BYTE_ORDER_MARK, Tensor};
+use belljar_text::Escaped;
 
 /// Longest file of labels, in bytes: some hundred thousand classes.
 const LONGEST: u64 = 16 << 20;
 
 /// One label a line. Kept as the text that they are, with where each line begins.
-pub(in crate::cli) struct Labels {
+pub(crate) struct Labels {
     text: String,
     starts: Vec<u32>,
 }
 
 impl Labels {
-    pub(in crate::cli) fn read(path: &Path) -> Result<Labels, Failure> {
+    pub(crate) fn read(path: &Path) -> Result<Labels, Failure> {
         let failed = |err: &dyn std::fmt::Display| {
             Failure::usage(format!("--labels {}: {err}", shown(path)))
         };
@@ -62,7 +62,7 @@ impl Labels {
     }
 
     /// Whether there is a label for each class of an output.
-    pub(in crate::cli) fn fits(&self, tensor: &Tensor) -> bool {
+    pub(crate) fn fits(&self, tensor: &Tensor) -> bool {
         tensor.shape().last().copied().unwrap_or(1) == self.starts.len()
     }
 

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::table::{Table, number, shape};
-use crate::tensor::json::Values;
-use crate::tensor::summary::Summary;
-use crate::tensor::{Data, Tensor};
-use crate::text::Escaped;
+use belljar_tensor::json::Values;
+use belljar_tensor::summary::Summary;
+use belljar_tensor::{Data, Tensor};
+use belljar_text::Escaped;
 
 pub(super) use files::{Target, check_free, write_file};
 pub(super) use labels::Labels;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use crate::confine::stop_signals::RemovedOnSignal;
+use belljar_confine::stop_signals::RemovedOnSignal;
 
 /// What temporary names begin with; the process follows, then a random number.
 const PREFIX: &str = ".belljar-";

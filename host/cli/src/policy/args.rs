@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::cli::args::{InputArgs, TextFormat};
+use crate::args::{InputArgs, TextFormat};
 
 #[derive(Debug, Subcommand)]
-pub(in crate::cli) enum PolicyCommand {
+pub(crate) enum PolicyCommand {
     /// Say whether policies are good: as `belljar run` reads them, and against the operator's ceiling
     #[command(after_help = "\
 Errors have the line, the column, and the key that was probably meant. Warnings are about policies
@@ -144,27 +144,27 @@ Examples:
   belljar policy record model.onnx --random
   belljar policy record program.wasm --input file=photo.png --output program.policy.toml
   belljar policy record program.wasm --within wide.toml --input file=photo.png -- --verbose")]
-pub(in crate::cli) struct Record {
+pub(crate) struct Record {
     /// The ONNX file, or a guest program
-    pub(in crate::cli) model: PathBuf,
+    pub(crate) model: PathBuf,
 
     #[command(flatten)]
-    pub(in crate::cli) inputs: InputArgs,
+    pub(crate) inputs: InputArgs,
 
     /// A policy that bounds what is granted while it is recorded; what it grants and the run does not
     /// need is left out
     #[arg(long, value_name = "POLICY")]
-    pub(in crate::cli) within: Option<PathBuf>,
+    pub(crate) within: Option<PathBuf>,
 
     /// Where to write the policy, instead of printing it
     #[arg(short, long, value_name = "FILE")]
-    pub(in crate::cli) output: Option<PathBuf>,
+    pub(crate) output: Option<PathBuf>,
 
     /// Let --output replace a file
     #[arg(long, requires = "output")]
-    pub(in crate::cli) force: bool,
+    pub(crate) force: bool,
 
     /// Arguments for a guest program
     #[arg(last = true, value_name = "ARGUMENT")]
-    pub(in crate::cli) arguments: Vec<String>,
+    pub(crate) arguments: Vec<String>,
 }

@@ -11,9 +11,9 @@ use super::super::failure::{Failure, shown};
 use super::super::json;
 use super::unused::Uses;
 use super::warnings::warnings;
-use crate::Digest;
-use crate::error::{Error, ErrorKind};
-use crate::policy::{Ceilings, Policy, PolicyError};
+use belljar::Digest;
+use belljar::{Error, ErrorKind};
+use belljar_policy::{Ceilings, Policy, PolicyError};
 
 /// How much a finding matters.
 #[derive(Clone, Copy, PartialEq, Eq)]

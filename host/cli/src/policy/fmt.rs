@@ -5,8 +5,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::super::failure::{Failure, shown};
-use crate::error::Error;
-use crate::policy::{Policy, canonical};
+use belljar::Error;
+use belljar_policy::{Policy, canonical};
 
 pub(super) fn fmt(files: &[PathBuf], check: bool) -> Result<(), Failure> {
     let mut changed = Vec::new();

@@ -17,9 +17,9 @@ use std::path::Path;
 use super::failure::Failure;
 use super::json;
 use super::terminal::Terminal;
-use crate::error::Error;
-use crate::policy::{LoadedPolicy, Policy, ceiling_schema, policy_schema};
 use args::PolicyCommand;
+use belljar::Error;
+use belljar_policy::{LoadedPolicy, Policy, ceiling_schema, policy_schema};
 
 pub(super) fn policy(command: &PolicyCommand, terminal: &Terminal) -> Result<(), Failure> {
     match command {
@@ -47,15 +47,4 @@ fn review(path: &Path) -> Result<LoadedPolicy, Failure> {
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = BufWriter::new(stdout().lock());
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)
-}
-
-/// A path of a grant as it may be printed: below the policy's folder without that folder, so that the
-/// same policy reads the same wherever it lies.
-fn path_of(path: &Path, policy: &LoadedPolicy) -> String {
-    let folder = policy.source.path.parent().unwrap_or(Path::new("/"));
-    let own = path.strip_prefix(folder).unwrap_or(path);
-    match own.as_os_str().is_empty() {
-        true => ".".to_owned(),
-        false => super::failure::shown(own),
-    }
 }

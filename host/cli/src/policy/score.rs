@@ -12,12 +12,12 @@ use super::super::args::TextFormat;
 use super::super::failure::Failure;
 use super::super::json;
 use super::super::table::Table;
-use super::{path_of, review};
-use crate::policy::{
+use super::review;
+use belljar_policy::{
     Access, AddressKind, Confinement, FileGrant, LoadedPolicy, NetworkGrant, Peer, Policy,
     ValueRule, quota_bounds,
 };
-use crate::text::Escaped;
+use belljar_text::Escaped;
 
 /// What counts, and how much.
 #[derive(Clone, Copy)]
@@ -223,7 +223,7 @@ fn program(policy: &Policy, to: &mut Parts) {
 }
 
 fn file(who: &str, grant: &FileGrant, loaded: &LoadedPolicy, of_model: bool, to: &mut Parts) {
-    let path = path_of(&grant.host, loaded);
+    let path = loaded.shown_path(&grant.host);
     match grant.access {
         Access::Read => to.add(READ, 1, format!("{who} may read {path}")),
         Access::Write => to.add(WRITE, 1, format!("{who} may write {path}")),

@@ -11,9 +11,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::super::failure::{Failure, shown};
-use crate::Digest;
-use crate::policy::{Access, LoadedPolicy, ModelGrant, key_rule};
-use crate::text::Escaped;
+use belljar::Digest;
+use belljar_policy::{Access, LoadedPolicy, ModelGrant, key_rule};
+use belljar_text::Escaped;
 
 /// Longest line of a log: three texts of a thousand characters, each of which may be escaped.
 const MAX_LINE: usize = 1 << 16;

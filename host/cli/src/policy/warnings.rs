@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use super::path_of;
-use crate::places::{cache_folder, state_folder};
-use crate::policy::{
+use belljar::internals::{cache_folder, state_folder};
+use belljar_policy::{
     Access, AddressKind, Confinement, FileGrant, LoadedPolicy, NetworkGrant, Peer, Policy, bounds,
 };
-use crate::text::Escaped;
+use belljar_text::Escaped;
 
 /// Folders that hold more than any one program needs.
 const BROAD: &[&str] = &[
@@ -80,7 +79,7 @@ fn program(policy: &Policy, found: &mut Warnings) {
 }
 
 fn file(grant: &FileGrant, loaded: &LoadedPolicy, of_program: bool, found: &mut Warnings) {
-    let shown = path_of(&grant.host, loaded);
+    let shown = loaded.shown_path(&grant.host);
     let is = |list: &[&str]| list.iter().any(|path| grant.host == Path::new(path));
     let below = |list: &[&str]| list.iter().any(|path| grant.host.starts_with(path));
     if below(OF_THE_KERNEL) {
@@ -148,7 +147,7 @@ fn file(grant: &FileGrant, loaded: &LoadedPolicy, of_program: bool, found: &mut 
 fn writes_policies(grant: &FileGrant, loaded: &LoadedPolicy) -> bool {
     let folder = loaded.source.path.parent().unwrap_or(Path::new("/"));
     let rules = loaded.policy.models.iter().filter_map(|model| model.policy.as_deref());
-    let ceiling = Path::new(crate::policy::OPERATORS_CEILING);
+    let ceiling = Path::new(belljar_policy::OPERATORS_CEILING);
     folder.starts_with(&grant.host)
         || rules.chain([ceiling]).any(|path| path.starts_with(&grant.host))
 }

@@ -12,13 +12,13 @@ const TAKE: u64 = TAKEN_AT_MOST + MARGIN;
 
 /// What the limits of a worker in these tests come to, in bytes: private memory, the first thread's
 /// stack, and the one file that it may write.
-pub(crate) const TAKEN_AT_MOST: u64 = PRIVATE + FIRST_STACK + FILE;
+pub const TAKEN_AT_MOST: u64 = PRIVATE + FIRST_STACK + FILE;
 
 /// Private memory of a worker in these tests, in bytes.
-pub(crate) const PRIVATE: u64 = 128 << 20;
+pub const PRIVATE: u64 = 128 << 20;
 
 /// Longest file of a worker in these tests, in bytes.
-pub(crate) const FILE: u64 = 64 << 20;
+pub const FILE: u64 = 64 << 20;
 
 const FIRST_STACK: u64 = 8 << 20;
 

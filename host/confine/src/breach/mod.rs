@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 
 mod grants;
-pub(crate) mod memory;
+pub mod memory;
 
 /// One attempt, and what it needs to know of the world outside.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,19 +62,19 @@ pub struct World {
 pub const FORMS: usize = 4;
 
 /// What the worker holds, as if it had been granted that: descriptors.
-pub(crate) struct Held {
+pub struct Held {
     /// A folder.
-    pub(crate) folder: c_long,
+    pub folder: c_long,
     /// A UDP socket, connected.
-    pub(crate) socket: c_long,
+    pub socket: c_long,
     /// An empty file in memory, for what the worker makes.
-    pub(crate) room: c_long,
+    pub room: c_long,
 }
 
 static HELD: OnceLock<Held> = OnceLock::new();
 
 /// Notes what the worker was given.
-pub(crate) fn hold(held: Held) {
+pub fn hold(held: Held) {
     let _ = HELD.set(held);
 }
 
@@ -83,13 +83,13 @@ fn held() -> Result<&'static Held, i32> {
 }
 
 /// How an attempt ended: `Ok` if it succeeded, else the kernel's error number.
-pub(crate) type Outcome = Result<(), i32>;
+pub type Outcome = Result<(), i32>;
 
 type Try = fn(&World) -> Result<(), i32>;
 
 impl Attempt {
     /// Makes it.
-    pub(crate) fn make(&self) -> Outcome {
+    pub fn make(&self) -> Outcome {
         let known = all().nth(self.number);
         // An attempt that nobody knows must not look refused.
         known.map_or(Ok(()), |(_, attempt)| attempt(&self.world))

@@ -32,7 +32,7 @@ impl Call {
 
 /// What an argument must be for a rule to apply.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::confine) struct Condition {
+pub(crate) struct Condition {
     /// The argument's place, from 0.
     pub(super) place: u8,
     /// Its name in the manual page.
@@ -44,14 +44,11 @@ pub(in crate::confine) struct Condition {
 
 /// A number with the name that C gives it.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::confine) struct Value(
-    pub(in crate::confine) &'static str,
-    pub(in crate::confine) u64,
-);
+pub(crate) struct Value(pub &'static str, pub u64);
 
 /// What a condition asks.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::confine) enum Test {
+pub(crate) enum Test {
     /// It is this very number.
     Is(Value),
     /// All of the first bits are set, and no others but some of the second ones.
@@ -74,7 +71,7 @@ pub(super) const fn int(place: u8, name: &'static str, test: Test) -> Condition 
 }
 
 /// A condition on an argument of which the kernel looks at 64 bits.
-pub(in crate::confine) const fn long(place: u8, name: &'static str, test: Test) -> Condition {
+pub(crate) const fn long(place: u8, name: &'static str, test: Test) -> Condition {
     Condition { place, name, wide: true, test }
 }
 

@@ -15,17 +15,17 @@ use seccompiler::{
 use super::calls::{Call, Condition, Test, union};
 use super::denied::DENIED;
 use super::rules::{self, CLONE3};
-use crate::confine::role::Role;
+use crate::role::Role;
 
 /// Confines this thread, and every thread it starts from now on, to the calls of a role. There is
 /// no way back. The process must have given up new privileges before.
-pub(crate) fn install(role: Role) -> io::Result<()> {
+pub fn install(role: Role) -> io::Result<()> {
     install_rules(rules::of(role))
 }
 
 /// Takes away, from all threads of the process, what its role could do only for a while: starting
 /// threads, and, for a program, executable memory. A call is allowed if every filter allows it.
-pub(crate) fn narrow(role: Role) -> io::Result<()> {
+pub fn narrow(role: Role) -> io::Result<()> {
     // The answer to clone3 stays as the first filter gives it.
     let [_, program] = allow_list(rules::lasting(role), architecture()?, process())?;
     seccompiler::apply_filter_all_threads(&program).map_err(failed)
@@ -33,7 +33,7 @@ pub(crate) fn narrow(role: Role) -> io::Result<()> {
 
 /// As [`install`], less one of the role's rules.
 #[cfg(feature = "test-hooks")]
-pub(crate) fn install_without(role: Role, without: usize) -> io::Result<()> {
+pub fn install_without(role: Role, without: usize) -> io::Result<()> {
     let rules = rules::of(role).enumerate().filter(|(at, _)| *at != without);
     install_rules(rules.map(|(_, rule)| rule))
 }
@@ -49,7 +49,7 @@ fn install_rules<'a>(rules: impl Iterator<Item = &'a rules::Rule>) -> io::Result
 /// Takes from this thread, and from every thread it starts from now on, what a sandbox on a thread
 /// of somebody else's program has no use for. It is refused (EPERM), as nobody knows what else the
 /// program would lose with the process. Only this thread gives up new privileges.
-pub(crate) fn install_on_thread() -> io::Result<()> {
+pub fn install_on_thread() -> io::Result<()> {
     let programs = deny_list(architecture()?, process())?;
     rustix::thread::set_no_new_privs(true)?;
     programs.iter().try_for_each(apply)

@@ -10,12 +10,10 @@ mod filter;
 mod rules;
 #[cfg(test)]
 mod tests;
-#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line shows it"))]
 mod words;
 
 pub(super) use calls::{Condition, Test, Value, long};
 #[cfg(feature = "test-hooks")]
-pub(crate) use filter::install_without;
-pub(crate) use filter::{install, install_on_thread, narrow};
-#[cfg(feature = "cli")]
-pub(crate) use words::{RuleWords, Words, of_role, of_thread};
+pub use filter::install_without;
+pub use filter::{install, install_on_thread, narrow};
+pub use words::{RuleWords, Words, of_role, of_thread};

@@ -3,10 +3,10 @@
 
 use super::calls::Test::{AtLeast, Bits, Is, IsThisProcess};
 use super::calls::{Call, Condition, Test, Value, int, long};
-use crate::confine::channel::CHANNEL;
-use crate::confine::role::Role;
-use crate::confine::role::Role::{Compile, CompileProgram, GrantedProgram, Prepare, Program, Run};
-use crate::confine::ways::{self, Way};
+use crate::channel::CHANNEL;
+use crate::role::Role;
+use crate::role::Role::{Compile, CompileProgram, GrantedProgram, Prepare, Program, Run};
+use crate::ways::{self, Way};
 
 /// A system call that some roles may make under some conditions.
 #[derive(Clone, Copy, Debug)]

@@ -6,38 +6,38 @@ use super::calls::{Condition, Test, Value};
 use super::denied::DENIED;
 use super::filter::architecture;
 use super::rules::{self, CLONE3};
-use crate::confine::role::Role;
+use crate::role::Role;
 
 /// A filter in words.
 #[derive(Debug, Serialize)]
-pub(crate) struct Words {
+pub struct Words {
     /// The architecture whose calls these are.
-    pub(crate) architecture: &'static str,
+    pub architecture: &'static str,
     /// What becomes of the calls below.
-    pub(crate) verdict: &'static str,
-    pub(crate) rules: Vec<RuleWords>,
+    pub verdict: &'static str,
+    pub rules: Vec<RuleWords>,
     /// Calls that are answered as if the kernel did not know them, and why.
-    pub(crate) not_implemented: Vec<RuleWords>,
+    pub not_implemented: Vec<RuleWords>,
     /// What becomes of every other call.
-    pub(crate) otherwise: &'static str,
+    pub otherwise: &'static str,
 }
 
 /// A rule in words.
 #[derive(Debug, Serialize)]
-pub(crate) struct RuleWords {
-    pub(crate) call: &'static str,
+pub struct RuleWords {
+    pub call: &'static str,
     /// What must all hold of its arguments.
-    pub(crate) when: Vec<String>,
+    pub when: Vec<String>,
     /// What it is for, or why it is refused.
-    pub(crate) why: &'static str,
+    pub why: &'static str,
     /// When a machine needs it, if not always.
-    pub(crate) sometimes: Option<&'static str>,
+    pub sometimes: Option<&'static str>,
     /// Until when it holds, if not to the end.
-    pub(crate) until: Option<&'static str>,
+    pub until: Option<&'static str>,
 }
 
 /// The filter of a role's process.
-pub(crate) fn of_role(role: Role) -> Words {
+pub fn of_role(role: Role) -> Words {
     let rules = rules::of(role).map(|rule| RuleWords {
         call: rule.call.name,
         when: rule.when.iter().map(condition).collect(),
@@ -55,7 +55,7 @@ pub(crate) fn of_role(role: Role) -> Words {
 }
 
 /// The filter of a sandbox on a thread.
-pub(crate) fn of_thread() -> Words {
+pub fn of_thread() -> Words {
     let arch = architecture().ok();
     let exists =
         |call: super::calls::Call| arch.as_ref().is_some_and(|arch| call.number(*arch).is_some());

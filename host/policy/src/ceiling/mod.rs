@@ -209,8 +209,7 @@ impl Effective {
     }
 
     /// The same for a sandbox that turns a file into an input: what it answers is an input.
-    #[cfg(feature = "cli")]
-    pub(crate) fn for_pictures(&self) -> Effective {
+    pub fn for_pictures(&self) -> Effective {
         let mut effective = self.clone();
         let limits = &mut effective.policy.limits;
         limits.output_size = limits.input_size;
@@ -229,7 +228,7 @@ impl Deref for Effective {
 
 /// Every ceiling that holds for a host.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Ceilings {
+pub struct Ceilings {
     all: Vec<(String, Ceiling)>,
     /// A policy that asks for more is refused, whatever a ceiling says.
     strict: bool,
@@ -247,7 +246,7 @@ impl Ceilings {
     ///
     /// # Errors
     /// When one of them is not a good ceiling, or others could have written it.
-    pub(crate) fn read(named: &[PathBuf], strict: bool) -> Result<Ceilings, PolicyError> {
+    pub fn read(named: &[PathBuf], strict: bool) -> Result<Ceilings, PolicyError> {
         let mut all = Vec::new();
         let mut read = |path: &Path| -> Result<(), PolicyError> {
             let (ceiling, source) = Ceiling::load(path)?;
@@ -273,7 +272,7 @@ impl Ceilings {
     ///
     /// # Errors
     /// When nothing may run under it.
-    pub(crate) fn admit(&self, policy: &Policy) -> Result<Effective, Refused> {
+    pub fn admit(&self, policy: &Policy) -> Result<Effective, Refused> {
         let mut effective = Effective {
             policy: policy.clone(),
             cuts: Vec::new(),

@@ -155,7 +155,7 @@ fn odd_ways_to_write_it() {
 
 #[test]
 fn the_shipped_policies_are_in_order() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies");
     let mut seen = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

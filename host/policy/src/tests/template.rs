@@ -105,7 +105,7 @@ proptest! {
 #[cfg(feature = "programs")]
 #[test]
 fn a_program_begins_with_nothing_and_every_grant_in_the_comments_is_one() {
-    use crate::policy::starting_program_policy;
+    use crate::starting_program_policy;
     let sha256 = "ab".repeat(32);
     let text = starting_program_policy("evil\n[program]\nclocks = true", &sha256);
     let policy = Policy::parse(&text, "x").unwrap();

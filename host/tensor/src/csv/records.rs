@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Take};
 
 use super::malformed;
-use crate::tensor::{BYTE_ORDER_MARK, TensorError};
+use crate::{BYTE_ORDER_MARK, TensorError};
 
 /// What comes after a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use belljar_abi::DType;
 
 use super::lexer::Scalar;
 use super::open::Open;
-use crate::tensor::{Coded, Data, bf16, f16, string_memory};
+use crate::{Coded, Data, bf16, f16, string_memory};
 
 /// Elements so far.
-pub(in crate::tensor) enum Elements {
+pub(crate) enum Elements {
     /// Of a known type.
     Typed(Data),
     /// Of a type that is still open.
@@ -19,12 +19,12 @@ pub(in crate::tensor) enum Elements {
 }
 
 impl Elements {
-    pub(in crate::tensor) fn new(dtype: Option<DType>) -> Elements {
+    pub(crate) fn new(dtype: Option<DType>) -> Elements {
         dtype.map_or_else(|| Elements::Open(Open::default()), |dtype| Elements::Typed(empty(dtype)))
     }
 
     /// The bytes that `scalar` takes here.
-    pub(in crate::tensor) fn cost(&self, scalar: &Scalar) -> u64 {
+    pub(crate) fn cost(&self, scalar: &Scalar) -> u64 {
         match (self, scalar) {
             (Elements::Typed(data), _) if data.dtype() != DType::String => {
                 data.dtype().size().unwrap_or(1) as u64
@@ -35,7 +35,7 @@ impl Elements {
     }
 
     /// Adds one; the error says what is wrong with it.
-    pub(in crate::tensor) fn push(&mut self, scalar: Scalar) -> Result<(), String> {
+    pub(crate) fn push(&mut self, scalar: Scalar) -> Result<(), String> {
         match self {
             Elements::Typed(data) => convert(data, scalar),
             Elements::Open(open) => {
@@ -47,7 +47,7 @@ impl Elements {
 
     /// The elements as `dtype`, or if that is `None` as the type they look like. The error says
     /// which element is wrong, and why.
-    pub(in crate::tensor) fn finish(self, dtype: Option<DType>) -> Result<Data, (usize, String)> {
+    pub(crate) fn finish(self, dtype: Option<DType>) -> Result<Data, (usize, String)> {
         let mut open = match self {
             Elements::Typed(data) => return Ok(data),
             Elements::Open(open) => open,

@@ -13,7 +13,7 @@ const MAX_NUMBER: usize = 2048;
 
 /// A number or another scalar, before its element type is known.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::tensor) enum Scalar {
+pub(crate) enum Scalar {
     Int(i64),
     Uint(u64),
     /// A number with a fraction or exponent, or (`integral`) an integer that only a float can
@@ -59,7 +59,7 @@ impl<R: Read> Lexer<R> {
 
     /// Passes over a byte order mark. Only at the start of the text is it one.
     fn skip_mark(&mut self) -> Result<(), TensorError> {
-        for byte in crate::tensor::BYTE_ORDER_MARK {
+        for byte in crate::BYTE_ORDER_MARK {
             if self.peek()? != Some(*byte) {
                 return match self.at {
                     0 => Ok(()),

@@ -27,7 +27,7 @@ enum Narrow {
 
 /// Scalars in the order in which they came.
 #[derive(Default)]
-pub(in crate::tensor) struct Open {
+pub(crate) struct Open {
     kinds: Vec<Kind>,
     bits: Vec<u64>,
     texts: Vec<String>,

@@ -6,7 +6,7 @@ use std::io::Write;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::malformed;
-use crate::tensor::{Data, Tensor, TensorError, bf16, f16};
+use crate::{Data, Tensor, TensorError, bf16, f16};
 
 /// A tensor that serialises as the object of dtype, shape and flat data; numbers are printed as
 /// short as reads back exactly.
@@ -24,7 +24,7 @@ impl Serialize for Json<'_> {
 }
 
 /// The elements alone, as one flat array. Written element by element: nothing is collected.
-pub(crate) struct Values<'a>(pub(crate) &'a Data);
+pub struct Values<'a>(pub &'a Data);
 
 impl Serialize for Values<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

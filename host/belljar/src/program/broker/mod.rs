@@ -20,9 +20,9 @@ use crate::error::{Error, ErrorKind};
 use crate::host::errand::Errand;
 use crate::host::{Event, Host, too_many_decisions};
 use crate::model::Model;
-use crate::policy::{Effective, Peer, Protocol, peer_rule};
 use crate::sandbox::Limit;
 use crate::trust::Digest;
+use belljar_policy::{Effective, Peer, Protocol, peer_rule};
 
 /// What programs ask for that a stub answers when it is not granted, and the line that grants it.
 /// Where they print to, they all ask for.

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use belljar_abi::{decode_tensors, encode_tensors};
 
 use super::{Broker, Kept, Reason, Source, denied};
-use crate::confine::memory::SharedBuffer;
 use crate::error::{Error, ErrorKind};
 use crate::model::Model;
-use crate::policy::ModelGrant;
 use crate::program::protocol::{Code, Denied};
-use crate::tensor::Tensor;
-use crate::text::Escaped;
 use crate::trust::ModelBytes;
+use belljar_confine::memory::SharedBuffer;
+use belljar_policy::ModelGrant;
+use belljar_tensor::Tensor;
+use belljar_text::Escaped;
 
 /// Most models that one run may ask for: each answer is a number that is kept.
 const MOST_MODELS: usize = 10_000;

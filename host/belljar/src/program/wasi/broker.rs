@@ -24,7 +24,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
 use super::Refusal;
 use super::io::wait_for;
-use crate::policy::{
+use belljar_policy::{
     NetworkGrant, Peer, Protocol, Quotas, address_kind, canonical_address, key_rule, peer_rule,
 };
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Quotas;
+use belljar_policy::Quotas;
 
 /// A quota that has been used up: its key in `[quotas]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,16 +13,21 @@ pub(super) struct Exhausted(pub(super) &'static str);
 
 /// What a run has used of what it may, as its process says. Sizes are in bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Spent {
+pub struct Spent {
     /// The most at once of what `limits.memory` bounds.
-    pub(crate) memory: u64,
-    pub(crate) bytes_written: u64,
-    pub(crate) files_created: u32,
+    pub memory: u64,
+    /// Written to granted files and to standard output and error.
+    pub bytes_written: u64,
+    /// Files and folders made.
+    pub files_created: u32,
     /// The most at once.
-    pub(crate) open_handles: u32,
-    pub(crate) connections: u32,
-    pub(crate) bytes_sent: u64,
-    pub(crate) bytes_received: u64,
+    pub open_handles: u32,
+    /// Connections made.
+    pub connections: u32,
+    /// Sent over all connections.
+    pub bytes_sent: u64,
+    /// Received over all connections.
+    pub bytes_received: u64,
 }
 
 pub(super) struct Budget {

@@ -18,6 +18,7 @@ mod print;
 pub(crate) mod sequences;
 mod sockets;
 mod streams;
+#[cfg(test)]
 mod system_calls;
 mod table;
 #[cfg(test)]
@@ -33,17 +34,18 @@ use wasmtime_wasi::p2::bindings::{
     cli as cli_bindings, clocks, random, sockets as socket_bindings,
 };
 
-use crate::policy::{Access, NetworkGrant, Peer, Program, Protocol, Quotas, key_rule};
+use belljar_policy::{Access, NetworkGrant, Peer, Program, Protocol, Quotas, key_rule};
 #[cfg(test)]
 pub(crate) use broker::Resolver;
 pub(crate) use broker::{Broker, Denial};
 use budget::Budget;
-pub(crate) use budget::Spent;
+pub use budget::Spent;
 use filesystem::Files;
 pub(crate) use filesystem::{AtName, Below, Views, open_grant};
 use print::Printer;
 use sockets::Peers;
 #[allow(unused_imports, reason = "taken into use with the programs")]
+#[cfg(test)]
 pub(crate) use system_calls::SYSTEM_CALLS;
 use table::Table;
 

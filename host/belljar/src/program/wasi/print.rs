@@ -2,8 +2,8 @@
 
 use super::budget::Budget;
 use super::{Outside, Stream};
-use crate::policy::Program;
-use crate::text::Escaped;
+use belljar_policy::Program;
+use belljar_text::Escaped;
 
 /// Longest line in bytes; a longer one goes on in the next.
 const MAX_LINE: usize = 1024;

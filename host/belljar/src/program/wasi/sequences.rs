@@ -15,7 +15,7 @@ use wasmtime_wasi::p2::bindings::sync::filesystem::types::{
 use wasmtime_wasi::p2::bindings::sync::io::streams::{HostInputStream as _, HostOutputStream as _};
 
 use super::{Asked, AtName, Below, Outside, Refusal, Resources, Stream, WasiState, open_grant};
-use crate::policy::{Access, FileGrant, Peer, Program, Protocol, Quotas};
+use belljar_policy::{Access, FileGrant, Peer, Program, Protocol, Quotas};
 
 /// Names that operations use, alone and one after another.
 const NAMES: [&str; 32] = [
@@ -132,16 +132,10 @@ pub(crate) fn run(bytes: &[u8], base: &Path) {
     let kept = |name: &str| tree(&base.join(name));
     let (outside, read, written) = (kept("outside"), kept("read"), kept("write"));
     let grant = |host: &str, guest: &str, access| {
-        let (host, guest) = (base.join(host), guest.to_owned());
-        let grant = FileGrant { host, guest, access, sha256: None, reason: String::new() };
-        open_grant(&grant).expect("it opens")
+        open_grant(&FileGrant::new(base.join(host), guest, access, "")).expect("it opens")
     };
-    let quotas = Quotas {
-        bytes_written: MAX_BYTES,
-        files_created: MAX_FILES,
-        open_handles: 6,
-        ..Quotas::default()
-    };
+    let mut quotas = Quotas::default();
+    (quotas.bytes_written, quotas.files_created, quotas.open_handles) = (MAX_BYTES, MAX_FILES, 6);
     let mut state = WasiState::new(Resources {
         program: Program::default(),
         arguments: Vec::new(),

@@ -2,7 +2,7 @@
 //!
 //! Nothing is believed about a file because of where it lies, but a folder or file that is open to
 //! others is not even read, and neither is a folder that others could move away and replace: the
-//! folders above it are held to the rule for policies ([`crate::ownership`]). Files appear whole or
+//! folders above it are held to the rule for policies ([`belljar_files::ownership`]). Files appear whole or
 //! not at all.
 
 use std::fs::File;
@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::confine::file_size;
-use crate::ownership::{Untrusted, find};
-use crate::text::Escaped;
+use belljar_confine::file_size;
+use belljar_files::ownership::{Untrusted, find};
+use belljar_text::Escaped;
 
 /// Why a folder or file of the caller's own could not be used.
 #[derive(Debug, thiserror::Error)]

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use blake3::{Hash, OUT_LEN};
 
-use crate::confine::file_size;
+use belljar_confine::file_size;
 
 /// Changes with the layout: a file of another format is not used.
 pub(in crate::sandbox) const FORMAT: u32 = 1;

@@ -23,9 +23,9 @@ use super::runs::Runs;
 use super::sealed_file::{self, About, Keys, Kind, SealedFile};
 use super::stored::Label;
 use super::write_budget::{self, NotWritten, Writing};
-use crate::confine::memory::SealedWriter;
-use crate::tensor::Tensor;
 use crate::trust::Digest;
+use belljar_confine::memory::SealedWriter;
+use belljar_tensor::Tensor;
 
 /// Largest description: its texts and lists are bounded one by one, to less than this.
 const MAX_DESCRIPTION: u64 = 32 << 20;

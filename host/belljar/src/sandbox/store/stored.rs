@@ -47,7 +47,6 @@ pub(super) fn kind(name: &str) -> Option<StoredKind> {
 
 /// What is stored of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum StoredKind {
     /// What it says about itself.
     Description,
@@ -70,7 +69,7 @@ pub struct StoredModel {
     /// When it was last used.
     pub last_used: SystemTime,
     /// The model's name when it was stored. Untrusted text: print it through
-    /// [`crate::text::Escaped`].
+    /// [`belljar_text::Escaped`].
     pub label: String,
     /// The input shapes it is prepared for. The names are hostile text too.
     pub shapes: Vec<InputShape>,

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use super::super::Inputs;
 use super::super::report::{digits, inputs_json};
 use super::{Node, Profile, kernel, known_as};
-use crate::cli::args::Bench;
-use crate::cli::host::Loaded;
-use crate::cli::run::policy_json;
-use crate::cli::table::{Table, shape};
-use crate::text::Escaped;
+use crate::args::Bench;
+use crate::host::Loaded;
+use crate::run::policy_json;
+use crate::table::{Table, shape};
+use belljar_text::Escaped;
 
 /// Most nodes that the table shows.
 const SHOWN: usize = 30;

@@ -8,8 +8,8 @@ use belljar_abi::ProfiledNode;
 use serde_json::{Value, json};
 
 use super::{Profile, kernel, known_as};
-use crate::cli::failure::Failure;
-use crate::cli::outputs::write_file;
+use crate::failure::Failure;
+use crate::outputs::write_file;
 
 /// Writes the runs that were kept for it.
 pub(super) fn write(path: &Path, force: bool, profile: &Profile) -> Result<(), Failure> {
@@ -75,7 +75,7 @@ fn arguments(node: &ProfiledNode) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ProfiledRun;
+    use belljar::internals::ProfiledRun;
 
     #[test]
     fn a_trace_is_json_whose_times_rise() {

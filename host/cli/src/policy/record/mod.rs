@@ -11,7 +11,6 @@ mod observed;
 mod program;
 #[cfg(feature = "programs")]
 mod scratch;
-pub(in crate::cli) mod text;
 #[cfg(feature = "programs")]
 mod write;
 
@@ -20,12 +19,12 @@ use std::path::{Path, PathBuf};
 use super::super::failure::Failure;
 use super::super::terminal::Terminal;
 use super::args::Record;
-use crate::error::Error;
-use crate::policy::{Policy, canonical};
+use belljar::Error;
+use belljar_policy::{Policy, canonical};
 
 pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Failure> {
     #[cfg(feature = "programs")]
-    if crate::cli::program::is_program(&arguments.model) {
+    if super::super::program::is_program(&arguments.model) {
         return program::record(arguments, terminal);
     }
     if !arguments.arguments.is_empty() {
@@ -58,7 +57,7 @@ fn ordered(text: &str) -> Result<String, Failure> {
 }
 
 /// The folder in which a policy that is written to `output` will lie.
-pub(in crate::cli) fn folder(output: Option<&Path>) -> Result<PathBuf, Failure> {
+pub(crate) fn folder(output: Option<&Path>) -> Result<PathBuf, Failure> {
     let unknown = |err: std::io::Error| Failure::failed(format!("this folder: {err}"));
     let here = std::env::current_dir().map_err(unknown)?;
     let Some(output) = output else { return Ok(here) };

@@ -9,11 +9,11 @@ use super::super::super::host::read_model;
 use super::super::super::new_policy::{self, Seen};
 use super::super::super::terminal::Terminal;
 use super::super::args::Record;
-use super::{folder, ordered, parsed, text, within};
-use crate::Description;
-use crate::policy::{FORMAT_VERSION, Policy, ValueRule, measured_limits};
-use crate::tensor::{Data, Tensor};
-use crate::text::Escaped;
+use super::{folder, ordered, parsed, within};
+use belljar::Description;
+use belljar_policy::{FORMAT_VERSION, Policy, ValueRule, measured_limits, write as text};
+use belljar_tensor::{Data, Tensor};
+use belljar_text::Escaped;
 
 pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Failure> {
     let base = within(arguments)?;
@@ -54,8 +54,11 @@ fn policy(seen: &Seen, base: &Policy, folder: &Path) -> String {
         };
         for (name, tensor) in tensors.iter().filter(|(name, _)| typed(name)) {
             let rule = rules.iter().find(|rule| rule.name == *name).cloned();
-            let rule = rule
-                .unwrap_or_else(|| ValueRule { finite: is_finite(tensor), ..ValueRule::new(name) });
+            let rule = rule.unwrap_or_else(|| {
+                let mut rule = ValueRule::new(name);
+                rule.finite = is_finite(tensor);
+                rule
+            });
             out.push_str(&text::rule(table, &narrowed(rule, tensor)));
         }
         // Inputs that have their one value from the policy do not cross.

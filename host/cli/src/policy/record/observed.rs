@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::audit::{Decision, Verdict};
-use crate::policy::{Peer, Protocol};
+use belljar::internals::{Decision, Verdict};
+use belljar_policy::{Peer, Protocol};
 
 /// Most different things of one kind that are remembered.
 const MOST: usize = 1000;
@@ -131,7 +131,7 @@ fn keep(to: &mut BTreeSet<String>, text: Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::Subject;
+    use belljar::internals::Subject;
 
     #[test]
     fn decisions_are_sorted_and_bounded() {

@@ -16,13 +16,12 @@ use super::observed::Observed;
 use super::scratch::{self, Scratch};
 use super::write::{self, Recorded};
 use super::{folder, ordered, parsed, within};
-use crate::error::{Error, ErrorKind};
-use crate::policy::{
-    Access, AddressKind, FileGrant, Measured, NetworkGrant, Peer, Policy, Program, Protocol,
-    Refused,
+use belljar::internals::Spent;
+use belljar::{Error, ErrorKind};
+use belljar::{Event, ModelBytes, Value};
+use belljar_policy::{
+    Access, AddressKind, FileGrant, Measured, NetworkGrant, Peer, Policy, Protocol, Refused,
 };
-use crate::program::Spent;
-use crate::{Event, ModelBytes, Value};
 
 /// Most runs: each reveals at least one thing that was not known before.
 const MOST_RUNS: u32 = 8;
@@ -182,13 +181,9 @@ impl Learnt {
         };
         let mut policy = base.clone();
         let program = policy.program.get_or_insert_default();
-        *program = Program {
-            stdout: true,
-            stderr: true,
-            clocks: program.clocks || self.keys.contains("clocks"),
-            randomness: program.randomness || self.keys.contains("randomness"),
-            ..program.clone()
-        };
+        (program.stdout, program.stderr) = (true, true);
+        program.clocks |= self.keys.contains("clocks");
+        program.randomness |= self.keys.contains("randomness");
         for grant in policy.filesystem.iter_mut().filter(|grant| grant.access == Access::Write) {
             grant.host = scratch.copy(&grant.host).map_err(|err| failed(&grant.host, err))?;
         }
@@ -197,25 +192,14 @@ impl Learnt {
             for folder in &self.folders {
                 scratch.folder(folder).map_err(|err| failed(Path::new(folder), err))?;
             }
-            let (guest, access) = ("/".to_owned(), Access::Write);
-            policy.filesystem.push(FileGrant {
-                host,
-                guest,
-                access,
-                sha256: None,
-                reason: String::new(),
-            });
+            policy.filesystem.push(FileGrant::new(host, "/", Access::Write, ""));
         }
         for name in &self.names {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 // No connection is made to port 0.
-                policy.network.push(NetworkGrant {
-                    host: name.clone(),
-                    port: 0,
-                    protocol,
-                    reaches: vec![AddressKind::Never],
-                    reason: String::new(),
-                });
+                let mut grant = NetworkGrant::new(name.clone(), 0, protocol, "");
+                grant.reaches = vec![AddressKind::Never];
+                policy.network.push(grant);
             }
         }
         Ok(policy)

@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::confine::stop_signals::StopSignals;
+use belljar_confine::stop_signals::StopSignals;
 use rustix::fs::{
     Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, openat2,
 };
@@ -239,7 +239,7 @@ fn copy_file(from: OwnedFd, to: &Path, left: &mut Left) -> io::Result<()> {
 }
 
 fn too_much() -> io::Error {
-    let most = crate::policy::units::format_size(MOST_BYTES);
+    let most = belljar_policy::units::format_size(MOST_BYTES);
     io::Error::other(format!(
         "more than {most}, {MOST_COPIED} files or {DEEPEST} folders deep: too much to make a copy of"
     ))

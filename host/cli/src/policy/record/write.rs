@@ -8,14 +8,14 @@ use std::path::Path;
 use super::observed::Observed;
 use super::program::below;
 use super::scratch::is_file;
-use super::text::{commented, host, quoted};
-use crate::policy::units::{format_duration, format_size};
-use crate::policy::{
+use belljar::internals::Spent;
+use belljar_policy::units::{format_duration, format_size};
+use belljar_policy::write::{commented, host, quoted};
+use belljar_policy::{
     Access, AddressKind, FORMAT_VERSION, FileGrant, Measured, NetworkGrant, Peer, Policy, Protocol,
     address_kind, measured_limits, quota_bounds,
 };
-use crate::program::Spent;
-use crate::text::Escaped;
+use belljar_text::Escaped;
 
 /// Most files of one grant that are granted one by one, and most things of one kind that are told.
 const MOST_FILES: usize = 64;
@@ -99,7 +99,7 @@ impl Writer<'_> {
              version = {FORMAT_VERSION}\n",
             self.name
         );
-        if self.recorded.base.confinement == crate::Confinement::BestEffort {
+        if self.recorded.base.confinement == belljar::Confinement::BestEffort {
             self.out.push_str("confinement = \"best-effort\"\n");
         }
     }
@@ -150,7 +150,7 @@ impl Writer<'_> {
 
     fn models(&mut self) {
         let Recorded { base, used, asked, folder, .. } = self.recorded;
-        let digest = |sha256: [u8; 32]| crate::Digest::from(sha256).to_string();
+        let digest = |sha256: [u8; 32]| belljar::Digest::from(sha256).to_string();
         for grant in base.models.iter().filter(|grant| used.models.contains(&digest(grant.sha256)))
         {
             let name = quoted(&grant.name);
@@ -350,13 +350,8 @@ impl Writer<'_> {
             }
             let (port, protocol) = (*port, *protocol);
             let why = beyond(&[kind]);
-            let grant = NetworkGrant {
-                host: peer,
-                port,
-                protocol,
-                reaches: vec![kind],
-                reason: String::new(),
-            };
+            let mut grant = NetworkGrant::new(peer, port, protocol, "");
+            grant.reaches = vec![kind];
             let entry = self.peer(&grant);
             self.aside(&format!("It has asked to connect there: {why}"), &entry, counts);
         }

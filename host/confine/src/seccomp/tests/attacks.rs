@@ -5,8 +5,8 @@ use std::os::unix::process::ExitStatusExt;
 
 use super::super::filter::{install, install_on_thread, narrow};
 use super::{process, task};
-use crate::confine::role::Role;
-use crate::confine::ways;
+use crate::role::Role;
+use crate::ways;
 
 /// Something to try, by system call and nothing else.
 type Attempt = (&'static str, fn() -> libc::c_long);

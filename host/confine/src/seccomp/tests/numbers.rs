@@ -6,7 +6,7 @@ use super::super::calls::{Call, Test};
 use super::super::denied::DENIED;
 use super::super::filter::architecture;
 use super::super::rules::{CLONE3, RULES};
-use crate::confine::role::Role;
+use crate::role::Role;
 
 macro_rules! known {
     ($($name:ident)*) => { [$((stringify!($name), libc::$name)),*] };

@@ -7,7 +7,7 @@ use super::super::calls::{Call, Condition, Test, union};
 use super::super::denied::DENIED;
 use super::super::filter::{allow_list, deny_list};
 use super::super::rules::{self, CLONE3};
-use crate::confine::role::Role;
+use crate::role::Role;
 
 /// The architectures' numbers in Linux's `audit.h`.
 const ARCHITECTURES: [(TargetArch, u32); 2] =

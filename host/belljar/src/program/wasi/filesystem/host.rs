@@ -19,8 +19,8 @@ use super::listing::Listing;
 use super::open::Wanted;
 use super::refusal::{Code, Fail, Why};
 use super::{Kind, Node};
-use crate::policy::Access;
-use crate::text::Escaped;
+use belljar_policy::Access;
+use belljar_text::Escaped;
 
 /// Most bytes that one call reads: what a program asks for is no reason to reserve it.
 const MAX_READ: u64 = 1 << 20;

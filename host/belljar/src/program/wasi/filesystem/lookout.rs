@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::OpenedGrant;
 use super::refusal::{Fail, Why};
 use super::resolve;
-use crate::policy::Access;
+use belljar_policy::Access;
 
 /// A name below a granted folder. What a program's process says is hostile: it leads nowhere but below
 /// that folder.

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use super::budget::{Budget, Held};
 use super::{Asked, OpenedGrant, Outside};
-use crate::policy::{Access, file_rule};
+use belljar_policy::{Access, file_rule};
 pub(super) use change::Position;
 pub(crate) use lookout::{AtName, Below, Views};
 pub(crate) use open::open_grant;

@@ -12,7 +12,7 @@ use super::path::GuestPath;
 use super::refusal::{Code, Fail, Why};
 use super::resolve::{self, Found};
 use super::{Files, Kind, Node, Open, OpenedGrant};
-use crate::policy::{Access, FileGrant};
+use belljar_policy::{Access, FileGrant};
 
 /// Why something granted could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +25,7 @@ pub(crate) struct OpenError {
 /// Opens what a policy grants, once, for handing it to the program's process. Links are not followed,
 /// and nothing but a file or folder is opened; a file with several names is, as it was named itself.
 pub(crate) fn open_grant(grant: &FileGrant) -> Result<OpenedGrant, OpenError> {
-    let path = crate::text::Escaped::new(&grant.host.to_string_lossy()).to_string();
+    let path = belljar_text::Escaped::new(&grant.host.to_string_lossy()).to_string();
     let failed = |why: String| OpenError { path: path.clone(), why };
     let open = |flags: OFlags| {
         let way = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;

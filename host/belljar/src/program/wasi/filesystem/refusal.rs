@@ -5,7 +5,7 @@ use rustix::io::Errno;
 pub(in super::super) use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode as Code;
 
 use super::super::budget::Exhausted;
-use crate::policy::{Access, file_rule, key_rule};
+use belljar_policy::{Access, file_rule, key_rule};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fail {

@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat, fstat};
 use rustix::io::Errno;
 
 use super::refusal::{Code, Fail, Why};
-use crate::confine::ways::{self, Way};
+use belljar_confine::ways::{self, Way};
 
 /// How often something is tried again that changed under our eyes, before it is busy.
 const ATTEMPTS: u32 = 8;

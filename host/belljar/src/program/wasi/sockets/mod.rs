@@ -26,7 +26,7 @@ use super::budget::{Budget, Exhausted, Held};
 use super::io::wait_for;
 use super::streams::{MAX_PIECE, failed};
 use super::{Asked, WasiState};
-use crate::policy::{NetworkGrant, Peer, Protocol, canonical_address, key_rule, peer_rule};
+use belljar_policy::{NetworkGrant, Peer, Protocol, canonical_address, key_rule, peer_rule};
 
 /// A connection to a granted peer.
 pub(super) struct Connection {

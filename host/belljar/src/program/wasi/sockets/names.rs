@@ -10,8 +10,8 @@ use wasmtime_wasi::p2::{DynPollable, Network, SocketError, SocketResult};
 use super::super::io::Ready;
 use super::super::{Asked, WasiState};
 use super::{refuse, wasi_ip};
-use crate::policy::Peer;
-use crate::text::Escaped;
+use belljar_policy::Peer;
+use belljar_text::Escaped;
 
 /// Longest name that is even looked at.
 const MAX_NAME: usize = 253;

@@ -15,7 +15,7 @@ use super::super::WasiState;
 use super::super::io::Ready;
 use super::super::streams::{Input, Output};
 use super::{Connection, code, own_address, refuse, std_address};
-use crate::policy::Protocol;
+use belljar_policy::Protocol;
 
 struct Tcp {
     family: IpAddressFamily,

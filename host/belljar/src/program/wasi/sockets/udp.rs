@@ -20,7 +20,7 @@ use wasmtime_wasi::p2::{Network, SocketError, SocketResult, UdpSocket};
 use super::super::WasiState;
 use super::super::io::Ready;
 use super::{Connection, code, own_address, refuse, std_address};
-use crate::policy::Protocol;
+use belljar_policy::Protocol;
 
 /// Most datagrams of one call, and the longest one.
 const MAX_DATAGRAMS: u64 = 16;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::silent_port::silent_port;
 use super::{Names, peer};
-use crate::policy::{AddressKind, NetworkGrant, Peer, Protocol, Quotas};
 use crate::program::wasi::{Broker, Denial, Refusal, Resolver};
+use belljar_policy::{AddressKind, NetworkGrant, Peer, Protocol, Quotas};
 
 const EVERY: &[AddressKind] = &AddressKind::GRANTABLE;
 
@@ -51,7 +51,8 @@ fn a_granted_peer_is_reached() {
 fn datagrams_go_to_one_peer() {
     let theirs = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = theirs.local_addr().unwrap().port();
-    let grant = NetworkGrant { protocol: Protocol::Udp, ..peer("127.0.0.1", port, EVERY) };
+    let mut grant = peer("127.0.0.1", port, EVERY);
+    grant.protocol = Protocol::Udp;
     let ours = UdpSocket::from(connect(&grant, &Names::new(&[])).unwrap());
     ours.send(b"hello").unwrap();
     let mut text = [0; 8];
@@ -129,7 +130,8 @@ fn a_name_that_changes_between_check_and_use_gains_nothing() {
 fn connections_are_counted() {
     let (_listener, port) = listener();
     let grant = peer("127.0.0.1", port, EVERY);
-    let quotas = Quotas { connections: 2, ..Quotas::default() };
+    let mut quotas = Quotas::default();
+    quotas.connections = 2;
     let mut broker = Broker::new(vec![grant.clone()], &quotas);
     let mut connect = || broker.connect(&grant.host, port, Protocol::Tcp);
     assert!(connect().is_ok() && connect().is_ok());

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{Bench, folder};
-use crate::policy::Access;
+use belljar_policy::Access;
 
 #[test]
 fn without_a_grant_there_is_nothing() {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 
 use super::{Bench, folder};
-use crate::policy::{Access, FileGrant};
+use belljar_policy::{Access, FileGrant};
 
 /// A folder beside the granted one that holds a secret.
 fn beside(path: &Path) {
@@ -218,13 +218,7 @@ fn nothing_but_a_file_or_folder_is_granted() {
     for (name, why) in
         [("link/key", "symbolic"), ("link", "symbolic"), ("fifo", "neither"), ("no", "")]
     {
-        let grant = FileGrant {
-            host: path.join(name),
-            guest: "/data".to_owned(),
-            access: Access::Read,
-            sha256: None,
-            reason: String::new(),
-        };
+        let grant = FileGrant::new(path.join(name), "/data", Access::Read, "");
         let err = super::open_grant(&grant).err().expect("it is refused").to_string();
         assert!(err.contains(why) && err.contains("[[filesystem]]"), "{err}");
     }

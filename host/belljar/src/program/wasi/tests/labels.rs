@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use wasmtime::component::{Component, Val};
 
 use super::{Bench, Names, compiled, text};
-use crate::policy::{AddressKind, Policy};
 use crate::program::wasi::Stream;
+use belljar_policy::{AddressKind, Policy};
 
 static LABELS: LazyLock<Component> = LazyLock::new(|| compiled("labels"));
 
@@ -31,7 +31,7 @@ fn service() -> u16 {
 
 /// The shipped policy, with the service on a port of this machine.
 fn policy(port: u16) -> Policy {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies");
     let written = std::fs::read_to_string(folder.join("labels.toml")).unwrap();
     let ours = written.replace("7878", &port.to_string()).replace("private", "loopback");
     let mut policy = Policy::parse(&ours, "labels.toml").unwrap();

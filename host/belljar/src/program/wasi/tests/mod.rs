@@ -8,7 +8,7 @@ mod labels;
 mod process;
 mod quotas;
 mod sequences;
-#[path = "../../../../../tests/support/silent_port.rs"]
+#[path = "../../../../../../tests/support/silent_port.rs"]
 mod silent_port;
 mod sockets;
 
@@ -22,7 +22,7 @@ use wasmtime::component::{Component, Linker, Val};
 use wasmtime::{Engine, Store};
 
 use super::*;
-use crate::policy::{AddressKind, FileGrant, Quotas, peer_rule};
+use belljar_policy::{AddressKind, FileGrant, Quotas, peer_rule};
 
 /// A program with its grants, run once for each script.
 pub(super) struct Bench {
@@ -120,14 +120,7 @@ impl Bench {
     }
 
     pub(super) fn grant(mut self, host: &Path, guest: &str, access: Access) -> Bench {
-        let (host, guest) = (host.to_path_buf(), guest.to_owned());
-        self.files.push(FileGrant {
-            host,
-            guest,
-            access,
-            sha256: None,
-            reason: "a test".to_owned(),
-        });
+        self.files.push(FileGrant::new(host, guest, access, "a test"));
         self
     }
 
@@ -241,13 +234,10 @@ pub(super) fn folder() -> (tempfile::TempDir, PathBuf) {
 
 /// An entry of `[[network]]`.
 pub(super) fn peer(host: &str, port: u16, reaches: &[AddressKind]) -> NetworkGrant {
-    NetworkGrant {
-        host: Peer::parse(host).expect("a host"),
-        port,
-        protocol: Protocol::Tcp,
-        reaches: reaches.to_vec(),
-        reason: "a test".to_owned(),
-    }
+    let host = Peer::parse(host).expect("a host");
+    let mut grant = NetworkGrant::new(host, port, Protocol::Tcp, "a test");
+    grant.reaches = reaches.to_vec();
+    grant
 }
 
 /// Names as a test says, each of whose answers is used up by one look-up but the last.

@@ -1,7 +1,7 @@
 //! Arguments, environment, output, clocks and randomness: granted or not.
 
 use super::{Bench, Stream, folder};
-use crate::policy::Access;
+use belljar_policy::Access;
 
 #[test]
 fn nothing_is_granted_by_default() {

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
 
 use super::{Bench, Names, peer};
-use crate::policy::{AddressKind, NetworkGrant, Protocol};
+use belljar_policy::{AddressKind, Protocol};
 
 const LOOPBACK: &[AddressKind] = &[AddressKind::Loopback];
 
@@ -165,7 +165,8 @@ fn datagrams_go_to_a_granted_peer() {
         let (len, from) = theirs.recv_from(&mut bytes).unwrap();
         theirs.send_to(&bytes[..len].to_ascii_uppercase(), from).unwrap();
     });
-    let grant = NetworkGrant { protocol: Protocol::Udp, ..peer("features.test", port, LOOPBACK) };
+    let mut grant = peer("features.test", port, LOOPBACK);
+    grant.protocol = Protocol::Udp;
     let mut bench = Bench::new().network(grant, &Names::new(&[&["127.0.0.1"]]));
     let other = port.wrapping_add(1);
     bench.check(&format!(

@@ -4,11 +4,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::policy::{Compute, DeclaredShapes, FileGrant, Kernels, Policy, Scalar, ValueRule};
-use crate::{Confinement, Digest};
+use belljar_files::Digest;
+
+use crate::{Compute, Confinement, DeclaredShapes, FileGrant, Kernels, Policy, Scalar, ValueRule};
 
 /// A text in quotes, as TOML has it. What cannot be seen is escaped, so that the reader sees it.
-pub(in crate::cli) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let mut out = String::from('"');
     for c in text.chars() {
         let _ = match c {
@@ -26,7 +27,7 @@ pub(in crate::cli) fn quoted(text: &str) -> String {
 }
 
 /// A path as a policy in this folder writes it.
-pub(in crate::cli) fn host(path: &Path, folder: &Path) -> String {
+pub fn host(path: &Path, folder: &Path) -> String {
     let path = match path.strip_prefix(folder) {
         Ok(below) if below.as_os_str().is_empty() => Path::new("."),
         Ok(below) => below,
@@ -36,7 +37,7 @@ pub(in crate::cli) fn host(path: &Path, folder: &Path) -> String {
 }
 
 /// Each line of a text as a comment.
-pub(in crate::cli) fn commented(text: &str) -> String {
+pub fn commented(text: &str) -> String {
     text.lines().fold(String::new(), |mut out, line| {
         let _ = match line.is_empty() {
             true => writeln!(out, "#"),
@@ -47,7 +48,7 @@ pub(in crate::cli) fn commented(text: &str) -> String {
 }
 
 /// The keys at the top of a policy whose values are not the defaults.
-pub(in crate::cli) fn settings(policy: &Policy) -> String {
+pub fn settings(policy: &Policy) -> String {
     let mut out = String::new();
     if policy.confinement != Confinement::default() {
         out.push_str("confinement = \"best-effort\"\n");
@@ -59,7 +60,7 @@ pub(in crate::cli) fn settings(policy: &Policy) -> String {
 }
 
 /// How a model is computed.
-pub(in crate::cli) fn compute(compute: &Compute) -> String {
+pub fn compute(compute: &Compute) -> String {
     let Compute { deterministic, kernels, threads } = compute;
     let mut out = format!("\n[compute]\ndeterministic = {deterministic}\n");
     if *kernels == Kernels::Sandbox {
@@ -72,19 +73,14 @@ pub(in crate::cli) fn compute(compute: &Compute) -> String {
 }
 
 /// A grant of a file of a model, as a policy in this folder writes it.
-pub(in crate::cli) fn granted_file(grant: &FileGrant, reason: &str, folder: &Path) -> String {
+pub fn granted_file(grant: &FileGrant, reason: &str, folder: &Path) -> String {
     let sha256 = grant.sha256.map(|sha256| quoted(&Digest::from(sha256).to_string()));
     side_file(&host(&grant.host, folder), &grant.guest, sha256.as_deref(), reason)
 }
 
 /// A grant of a file that a model keeps data in. `host` and `sha256` are values as they stand in the
 /// policy.
-pub(in crate::cli) fn side_file(
-    host: &str,
-    guest: &str,
-    sha256: Option<&str>,
-    reason: &str,
-) -> String {
+pub fn side_file(host: &str, guest: &str, sha256: Option<&str>, reason: &str) -> String {
     let pin = sha256.map_or_else(String::new, |sha256| format!("sha256 = {sha256}\n"));
     format!(
         "[[filesystem]]\nhost = {host}\nguest = {}\naccess = \"read\"\n{pin}reason = {}\n",
@@ -94,7 +90,7 @@ pub(in crate::cli) fn side_file(
 }
 
 /// A table of a rule for values.
-pub(in crate::cli) fn rule(table: &str, rule: &ValueRule) -> String {
+pub fn rule(table: &str, rule: &ValueRule) -> String {
     let ValueRule {
         name,
         value,
@@ -156,7 +152,7 @@ mod tests {
     fn rules_read_back_as_they_were() {
         let mut whole = ValueRule::new("a.b \"c\"");
         whole.value = Some(Scalar::Int(-3));
-        whole.dtype = Some(crate::tensor::DType::I64);
+        whole.dtype = Some(belljar_tensor::DType::I64);
         whole.shape = Some(vec![None, Some(3)]);
         whole.min = Some(Scalar::Float(-1e300));
         whole.max = Some(Scalar::Float(0.1));

@@ -20,7 +20,8 @@ impl Digest {
         &self.0
     }
 
-    pub(crate) fn finish(hasher: Sha256) -> Digest {
+    /// The digest of what this hasher was given.
+    pub fn finish(hasher: Sha256) -> Digest {
         Digest(hasher.finalize().into())
     }
 }

@@ -1,0 +1,414 @@
+//! What a policy allows in plain sentences, and which layers hold each.
+//!
+//! The layers named here are those of SECURITY.md and SPECIFICATION.md; a sentence without one would
+//! be a promise that nothing keeps.
+
+use belljar_files::Digest;
+use belljar_text::Escaped;
+
+use crate::units::{format_duration, format_size};
+use crate::{
+    Access, Compute, Confinement, DeclaredShapes, FileGrant, Kernels, Limits, LoadedPolicy,
+    ModelGrant, NetworkGrant, Policy, Program, Quotas, ValueRule,
+};
+
+const DIGEST: &str = "digest before a byte is parsed";
+const WASM: &str = "WebAssembly";
+const LIMITER: &str = "memory limiter";
+const RLIMITS: &str = "limits of the kernel";
+const DEADLINE: &str = "deadline that kills the worker";
+const SIZES: &str = "sizes checked before they cross";
+const STUBS: &str = "no such import, or one that refuses";
+const BROKER: &str = "broker that opens and connects";
+const NAMESPACES: &str = "namespaces with an empty root";
+const LANDLOCK: &str = "Landlock";
+const SECCOMP: &str = "seccomp";
+const SIDE_FILES: &str = "opened and read before the model is prepared, without links";
+const SHAPES_IN: &str = "ranks and fixed sizes of inputs checked before they cross";
+const VALUES_IN: &str = "values checked before they cross";
+const VALUES_OUT: &str = "values checked before they are told";
+const FIXED: &str = "value given when the model is prepared";
+const QUOTA: &str = "quota counted by the host";
+
+/// One thing that is allowed or refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Sentence {
+    /// The heading that it belongs under.
+    pub about: &'static str,
+    /// The sentence, printable.
+    pub text: String,
+    /// The layers that enforce it.
+    pub enforced_by: Vec<&'static str>,
+}
+
+/// Collects sentences.
+#[derive(Default)]
+struct Sentences(Vec<Sentence>);
+
+impl Sentences {
+    fn say(&mut self, about: &'static str, text: String, enforced_by: &[&'static str]) {
+        self.0.push(Sentence { about, text, enforced_by: enforced_by.to_vec() });
+    }
+}
+
+/// What this policy allows and refuses, in plain sentences.
+pub fn explain(loaded: &LoadedPolicy) -> Vec<Sentence> {
+    let policy = &loaded.policy;
+    let Policy {
+        // `which` explains the pin.
+        model: _,
+        limits,
+        compute,
+        confinement,
+        // `shapes` does.
+        declared_shapes: _,
+        program,
+        models,
+        filesystem,
+        network,
+        // With the grants that they are about.
+        quotas: _,
+        inputs,
+        outputs,
+        // The head of the text has the file's digest.
+        origin: _,
+    } = policy;
+    let mut to = Sentences::default();
+    which(policy, &mut to);
+    if let Some(program) = program {
+        process(program, &mut to);
+    }
+    for grant in models {
+        explain_model(grant, loaded, &mut to);
+    }
+    for grant in filesystem {
+        file(grant, loaded, &mut to);
+    }
+    for grant in network {
+        peer(grant, &mut to);
+    }
+    shapes(policy, &mut to);
+    for (rules, of_inputs) in [(inputs, true), (outputs, false)] {
+        rules.iter().for_each(|rule| values(rule, of_inputs, &mut to));
+    }
+    explain_limits(limits, *confinement, &mut to);
+    if program.is_some() {
+        explain_quotas(policy, &mut to);
+    }
+    explain_compute(compute, &mut to);
+    around(policy, &mut to);
+    nothing_else(policy, &mut to);
+    to.0
+}
+
+fn which(policy: &Policy, to: &mut Sentences) {
+    let (what, pin) = match &policy.program {
+        Some(program) => ("program", program.sha256),
+        None => ("model", policy.model.sha256),
+    };
+    match pin {
+        Some(pin) => {
+            let text = format!("Only the {what} with SHA-256 {}.", Digest::from(pin));
+            to.say("Which", text, &[DIGEST]);
+        }
+        None => {
+            let text = format!("Any {what}: nothing says that it is the one that was meant.");
+            to.say("Which", text, &["nothing"]);
+        }
+    }
+}
+
+fn process(program: &Program, to: &mut Sentences) {
+    let Program {
+        sha256: _, // `which` explains the pin.
+        stdout,
+        stderr,
+        clocks,
+        randomness,
+        arguments,
+        environment,
+        reason,
+    } = program;
+    let because = reason
+        .as_ref()
+        .map_or_else(String::new, |reason| format!(", because: {}", Escaped::new(reason)));
+    let about = "What the program has";
+    for (granted, text) in
+        [(stdout, "It prints to standard output."), (stderr, "It prints to standard error.")]
+    {
+        if *granted {
+            to.say(about, text.to_owned(), &[QUOTA]);
+        }
+    }
+    for (granted, text) in [
+        (clocks, "It reads the wall clock and a monotonic clock"),
+        (randomness, "It gets random numbers"),
+        (arguments, "It gets the arguments of the command line"),
+    ] {
+        if *granted {
+            to.say(about, format!("{text}{because}."), &[STUBS]);
+        }
+    }
+    if !environment.is_empty() {
+        let names: Vec<String> = environment
+            .iter()
+            .map(|(name, value)| format!("{name}={}", Escaped::cut(value, 60)))
+            .collect();
+        let text = format!("Its environment is {}{because}.", names.join(", "));
+        to.say(about, text, &["nothing of the host's environment is passed on"]);
+    }
+}
+
+fn explain_model(grant: &ModelGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
+    let ModelGrant { name, path, sha256, policy, rules } = grant;
+    let name = Escaped::cut(name, 60);
+    let from = match path {
+        Some(path) => format!("from {}", loaded.shown_path(path)),
+        None => "which the program brings itself".to_owned(),
+    };
+    let digest = Digest::from(*sha256);
+    let text = format!("It may load the model {name} {from}, with SHA-256 {digest}.");
+    to.say("Models it may load", text, &[DIGEST, "a sandbox of the model's own"]);
+    if let (Some(path), Some(rules)) = (policy, rules) {
+        let limits = &rules.policy.limits;
+        let text = format!(
+            "Limits of {name} are those of {}: {} of memory, {} for a run.",
+            loaded.shown_path(path),
+            format_size(limits.memory),
+            format_duration(limits.run_time)
+        );
+        to.say("Models it may load", text, &[LIMITER, DEADLINE]);
+        for grant in &rules.policy.filesystem {
+            side_file(&format!("The model {name}"), grant, loaded, to);
+        }
+    }
+}
+
+fn file(grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
+    let FileGrant { host, guest, access, sha256: _, reason } = grant;
+    let verb = match access {
+        Access::Read => "read",
+        Access::Write => "read, change, make and remove",
+    };
+    if loaded.policy.program.is_none() {
+        return side_file("The model", grant, loaded, to);
+    }
+    let (host, guest) = (loaded.shown_path(host), Escaped::cut(guest, 100));
+    let reason = Escaped::new(reason);
+    let text = format!("It may {verb} what is in {host}, as {guest}, because: {reason}.");
+    to.say("Files", text, &["handle of that file or folder", LANDLOCK]);
+}
+
+fn side_file(model: &str, grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
+    // A model reads its files, whatever the access.
+    let FileGrant { host, guest, access: _, sha256, reason } = grant;
+    let (host, guest) = (loaded.shown_path(host), Escaped::cut(guest, 100));
+    let reason = Escaped::new(reason);
+    let (pin, by): (_, &[&'static str]) = match *sha256 {
+        Some(pin) => (format!("with SHA-256 {}", Digest::from(pin)), &[SIDE_FILES, DIGEST]),
+        None => ("whatever it holds".to_owned(), &[SIDE_FILES]),
+    };
+    let text = format!(
+        "{model} may keep its data in {host}, which it knows as {guest}, {pin}, because: {reason}."
+    );
+    to.say("Files", text, by);
+}
+
+fn peer(grant: &NetworkGrant, to: &mut Sentences) {
+    let NetworkGrant { host, port, protocol, reaches, reason } = grant;
+    let kinds: Vec<&str> = reaches.iter().map(|kind| kind.name()).collect();
+    let text = format!(
+        "It may talk to {} on port {port} by {}, at {} addresses, because: {}.",
+        Escaped::cut(&host.to_string(), 100),
+        protocol.name().to_uppercase(),
+        kinds.join(" and "),
+        Escaped::new(reason)
+    );
+    to.say("Network", text, &["address checked after it is resolved", BROKER, SECCOMP]);
+}
+
+/// What holds of shapes, for a model alone or the models of a program.
+fn shapes(policy: &Policy, to: &mut Sentences) {
+    if policy.program.is_some() && policy.models.is_empty() {
+        return;
+    }
+    let (text, by) = match policy.declared_shapes {
+        DeclaredShapes::Report => (
+            "An output may have another shape than the model declares; the difference is reported.",
+            SHAPES_IN,
+        ),
+        DeclaredShapes::Strict => (
+            "Inputs and outputs have the shapes that the model declares, or there is no answer.",
+            VALUES_OUT,
+        ),
+    };
+    to.say("What shapes may be", text.to_owned(), &[by]);
+}
+
+fn values(rule: &ValueRule, of_inputs: bool, to: &mut Sentences) {
+    let ValueRule {
+        name,
+        value,
+        dtype,
+        shape,
+        min,
+        max,
+        finite,
+        max_norm,
+        allowed,
+        decimals,
+        top_k,
+    } = rule;
+    let name = Escaped::cut(name, 60);
+    let (about, what) = match of_inputs {
+        true => ("What inputs may be", "input"),
+        false => ("What outputs may be", "output"),
+    };
+    let mut say = |text: String, by: &'static str| to.say(about, text, &[by]);
+    let before = if of_inputs { VALUES_IN } else { VALUES_OUT };
+    if let Some(value) = value {
+        say(format!("The {what} {name} is {value} and nothing else."), FIXED);
+    }
+    let mut must = Vec::new();
+    must.extend(dtype.map(|dtype| format!("of type {dtype}")));
+    must.extend(shape.as_ref().map(|shape| {
+        let sizes = shape.iter().map(|size| size.map_or("?".to_owned(), |size| size.to_string()));
+        format!("of the shape [{}]", sizes.collect::<Vec<_>>().join(", "))
+    }));
+    must.extend(min.map(|min| format!("at least {min}")));
+    must.extend(max.map(|max| format!("at most {max}")));
+    must.extend(finite.then(|| "finite".to_owned()));
+    must.extend(max_norm.map(|norm| format!("of a norm of at most {norm}")));
+    if !allowed.is_empty() {
+        must.push(format!("one of {} values", allowed.len()));
+    }
+    if !must.is_empty() {
+        say(format!("The {what} {name} must be {}.", must.join(", ")), before);
+    }
+    if let Some(k) = top_k {
+        say(format!("Of each row of {name} only the {k} greatest are told."), VALUES_OUT);
+    }
+    if let Some(decimals) = decimals {
+        say(format!("Numbers of {name} are rounded to {decimals} decimals."), VALUES_OUT);
+    }
+}
+
+fn explain_limits(limits: &Limits, confinement: Confinement, to: &mut Sentences) {
+    let about = "How much";
+    let Limits {
+        memory,
+        run_time,
+        prepare_time,
+        model_size,
+        input_size,
+        output_size,
+        log_size,
+        stack,
+        snapshots,
+    } = *limits;
+    let size = format_size;
+    let mut say = |text: String, by: &[&'static str]| to.say(about, text, by);
+    say(format!("At most {} of memory in a sandbox.", size(memory)), &[LIMITER, RLIMITS]);
+    let time = format_duration(run_time);
+    let by: &[&'static str] = match confinement {
+        Confinement::Strict => &[DEADLINE],
+        Confinement::BestEffort => &[DEADLINE, "on a thread, code that checks the clock"],
+    };
+    say(format!("At most {time} for a run."), by);
+    let time = format_duration(prepare_time);
+    say(format!("At most {time} to load, to describe and to optimise a model, each."), by);
+    let (inputs, outputs) = (size(input_size), size(output_size));
+    let model = size(model_size);
+    say(format!("At most {model} of model, {inputs} of inputs, {outputs} of outputs."), &[SIZES]);
+    let (stack, log) = (size(stack), size(log_size));
+    say(format!("At most {stack} of stack."), &[WASM]);
+    say(format!("At most {log} of log."), &["the rest is dropped"]);
+    say(
+        format!("Prepared models are kept for at most {snapshots} combinations of input shapes."),
+        &["store of prepared models"],
+    );
+}
+
+fn explain_quotas(policy: &Policy, to: &mut Sentences) {
+    let Quotas {
+        bytes_written,
+        files_created,
+        open_handles,
+        connections,
+        bytes_sent,
+        bytes_received,
+    } = policy.quotas;
+    let mut parts = vec![format!("{open_handles} open at once")];
+    let written = policy.filesystem.iter().any(|grant| grant.access == Access::Write);
+    let prints = policy.program.as_ref().is_some_and(|program| program.stdout || program.stderr);
+    if written || prints {
+        parts.push(format!("{} written", format_size(bytes_written)));
+    }
+    if written {
+        parts.push(format!("{files_created} files made"));
+    }
+    if !policy.network.is_empty() {
+        parts.push(format!("{connections} connections"));
+        parts.push(format!("{} sent", format_size(bytes_sent)));
+        parts.push(format!("{} received", format_size(bytes_received)));
+    }
+    to.say("How much", format!("In one run, at most {}.", parts.join(", ")), &[QUOTA]);
+}
+
+fn explain_compute(compute: &Compute, to: &mut Sentences) {
+    let about = "How it is computed";
+    let Compute { deterministic, kernels, threads } = *compute;
+    if deterministic {
+        let text = "With the same bits on every machine.".to_owned();
+        to.say(about, text, &["deterministic code, without native kernels"]);
+    }
+    match (compute.native_kernels(), kernels) {
+        (true, _) => {
+            let threads = match threads {
+                1 => "one thread".to_owned(),
+                threads => format!("up to {threads} threads"),
+            };
+            let text = format!("By native kernels on the sandbox's own memory, with {threads}.");
+            to.say(about, text, &["every address checked", "work of a call bounded"]);
+        }
+        (false, Kernels::Native | Kernels::Sandbox) => {
+            to.say(about, "By WebAssembly alone.".to_owned(), &[WASM]);
+        }
+    }
+}
+
+fn around(policy: &Policy, to: &mut Sentences) {
+    let (text, by): (_, &[&'static str]) = match policy.confinement {
+        Confinement::Strict => (
+            "No model is read where a layer of the kernel is missing, namespaces excepted.",
+            &["supervisor, before anything is sent to a worker"],
+        ),
+        Confinement::BestEffort => (
+            "Layers of the kernel may be missing around it; what is missing is told.",
+            &["whatever the kernel offers"],
+        ),
+    };
+    to.say("What is around it", text.to_owned(), by);
+}
+
+fn nothing_else(policy: &Policy, to: &mut Sentences) {
+    let mut refused = vec!["start programs", "see other processes"];
+    let granted = policy.program.as_ref();
+    for (off, what) in [
+        (policy.filesystem.is_empty() || granted.is_none(), "open files"),
+        (policy.network.is_empty(), "use the network"),
+        (granted.is_none_or(|program| !program.clocks), "read a clock"),
+        (granted.is_none_or(|program| !program.randomness), "get random numbers"),
+        (granted.is_none_or(|program| program.environment.is_empty()), "see an environment"),
+        (granted.is_none_or(|program| !program.arguments), "see arguments"),
+        (granted.is_none_or(|p| !p.stdout && !p.stderr), "print"),
+    ] {
+        if off {
+            refused.push(what);
+        }
+    }
+    let last = refused.pop().unwrap_or_default();
+    let text = format!("It cannot {} or {last}.", refused.join(", "));
+    to.say("What is refused", text, &[STUBS, NAMESPACES, LANDLOCK, SECCOMP]);
+}
