@@ -1,11 +1,10 @@
-// The element types of ONNX that Belljar knows, in the order in which messages list them.
+// The ONNX element types that Belljar supports, in the order in which messages list them.
 //
-// This file is included by the crates that have a name of their own for each type: the ABI, the
-// table of operators, and the operators. A type that is added here is known to all of them.
+// The ABI, the table of operators and the operators include this file to define their own types.
 
 /// Calls a macro with every element type: its name in code, its number in ONNX's
-/// `TensorProto.DataType`, the name that people use, ONNX's name, and the bytes of one element as it
-/// crosses the ABI. Nothing is computed in the types of `stored`: they are kept, moved and converted.
+/// `TensorProto.DataType`, its short name, its ONNX name, and the bytes of one element in ABI
+/// messages. The types of `stored` are only stored, moved and converted, and not computed with.
 macro_rules! element_types {
     ($with:ident) => {
         $with! {

@@ -1,8 +1,8 @@
-//! One digest over everything the built-in guest is made from.
+//! A digest of all sources of the built-in guest.
 //!
-//! Used by `cargo xtask guest`, which writes it beside the module it built, and by the host's build
-//! script, which says when that module is older than its sources. Both must see the same bytes, so
-//! this file is compiled into both and uses nothing but std and sha2.
+//! `cargo xtask guest` writes it next to the module that it builds, and the host's build script
+//! reports a module that is older than its sources. This file is compiled into both, so that they
+//! compute the same digest, and only uses std and sha2.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-/// Files and folders, relative to `guest-models/`, whose contents decide what the guest becomes.
+/// Files and folders, relative to `guest-models/`, that the guest is built from.
 const PARTS: [&str; 13] = [
     "abi/Cargo.toml",
     "abi/src",
@@ -40,7 +40,7 @@ pub(crate) fn sources_digest(guest_models: &Path) -> io::Result<(String, Vec<Pat
     let mut hash = Sha256::new();
     for (name, path) in &found {
         let content = fs::read(path).map_err(|e| named(path, e))?;
-        // Lengths first, so that no two different sets of files feed the same bytes.
+        // Lengths first, so that different sets of files never hash the same bytes.
         hash.update((name.len() as u64).to_le_bytes());
         hash.update(name.as_bytes());
         hash.update((content.len() as u64).to_le_bytes());
@@ -59,7 +59,7 @@ fn collect(path: &Path, name: &str, found: &mut Vec<(String, PathBuf)>) -> io::R
         let entry = entry.map_err(|e| named(path, e))?;
         let file_name = entry.file_name();
         let Some(file_name) = file_name.to_str() else { continue };
-        // Editors leave hidden files and backups behind; the compiler reads none of them.
+        // Editors create hidden files and backups, which the compiler does not read.
         if file_name.starts_with('.') || file_name.ends_with('~') {
             continue;
         }

@@ -1,6 +1,7 @@
-//! What an attacker can do who has broken out of WebAssembly: native code inside a confined worker
-//! of each role tries what `host/src/confine/breach.rs` lists, with all layers around it and with
-//! single ones. The table in SECURITY.md is what this test found; `BELLJAR_BLESS=1` writes it anew.
+//! Simulates an attacker who has broken out of WebAssembly: native code inside a confined worker of
+//! each role makes the attempts of `host/confine/src/breach`, with all layers of confinement and
+//! with single ones. The table in SECURITY.md is the result of this test; `BELLJAR_BLESS=1`
+//! rewrites it.
 //!
 //! Needs the feature `test-hooks`: `cargo test --features test-hooks --test assume_breach`.
 
@@ -21,7 +22,7 @@ use belljar::test_hooks::{Attempt, Ended, FORMS, World, attack, attempts, roles,
 use belljar::{Layer, WorkerProgram};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
-/// The columns of the table: which layers are there.
+/// The columns of the table: sets of layers.
 const COLUMNS: &[(&str, &[Layer])] = &[
     ("none", &[]),
     ("namespaces", &[Layer::Namespaces]),
@@ -35,7 +36,7 @@ const COLUMNS: &[(&str, &[Layer])] = &[
     ("all", &Layer::ALL),
 ];
 
-/// As on machines that deny namespaces to Belljar, which a strict policy allows.
+/// The layers on machines that deny namespaces to Belljar, which a strict policy allows.
 const WITHOUT_NAMESPACES: &str = "all but namespaces";
 
 /// The columns with a single layer.
@@ -48,27 +49,28 @@ fn whole() -> &'static [(&'static str, &'static [Layer])] {
     &COLUMNS[COLUMNS.len() - 2..]
 }
 
-/// Why an attempt succeeds although a layer is there: what that layer cannot see.
+/// Why an attempt succeeds despite a layer: what that layer does not control.
 const BLIND: &[(&str, &str)] = &[
     (
         "namespaces",
-        "namespaces put what is outside out of reach, and do not care what a process does with \
-         itself or with what only it sees",
+        "namespaces make outside resources unreachable, and do not restrict what a process does \
+         with itself or with private resources",
     ),
     (
         "rights and limits",
-        "it takes no right that an ordinary user lacks, and little memory; here a worker of root \
-         has become a user without rights",
+        "it needs no privilege beyond those of an ordinary user, and little memory; a worker of \
+         root has become an unprivileged user",
     ),
     (
         "Landlock",
-        "Landlock (version 7) knows files, TCP ports, and signals and abstract sockets to others; \
-         not UDP, other sockets, processes, memory, or what a process does with itself",
+        "Landlock (version 7) restricts files, TCP ports, and signals and abstract sockets to \
+         other processes; not UDP, other sockets, processes, memory, or what a process does \
+         with itself",
     ),
-    ("seccomp", "seccomp sees each call, and neither how many there were nor where a path leads"),
+    ("seccomp", "seccomp checks each call, but neither counts calls nor resolves paths"),
 ];
 
-/// Attempts that consist of calls which seccomp allows one by one, or with other paths.
+/// Attempts that consist of calls that seccomp allows individually, or with other paths.
 const UNSEEN: &[&str] = &[
     "take more than its memory",
     "take more private memory",
@@ -79,21 +81,20 @@ const UNSEEN: &[&str] = &[
     "change something outside of a granted folder",
 ];
 
-/// What is not refused although all layers are there that a column has, as SECURITY.md says among what
-/// Belljar does not guarantee.
+/// Attempts that succeed with all layers of a column, which SECURITY.md lists as not guaranteed.
 const OPEN: &[(&str, &str)] = &[("find a name outside of a granted folder", WITHOUT_NAMESPACES)];
 
-/// Attempts that only one layer refuses, and why that is enough.
+/// Attempts that only one layer refuses, and why that is sufficient.
 const ALONE: &[(&str, &str)] = &[
     (
         "start a process",
-        "seccomp; it would have the same layers around it, and would count against the limit on \
+        "seccomp; the new process would inherit the same layers, and count against the limit on \
          processes",
     ),
     (
         "connect by vsock",
-        "seccomp; no other layer knows this kind of socket, which reaches the host of a virtual \
-         machine",
+        "seccomp; no other layer restricts this kind of socket, which reaches the host of a \
+         virtual machine",
     ),
     ("map writable, executable memory", NO_GAIN),
     ("make memory executable", NO_GAIN),
@@ -101,16 +102,17 @@ const ALONE: &[(&str, &str)] = &[
     ("have memory executable by personality", NO_GAIN),
     (
         "handle page faults (userfaultfd)",
-        "seccomp; without rights it handles only page faults of its own, which helps attacks on \
-         the kernel",
+        "seccomp; an unprivileged process handles only its own page faults, which helps attacks \
+         on the kernel",
     ),
     (
         "use the kernel's keys",
-        "seccomp; the keys it can reach are its own, but the code behind them is the kernel's",
+        "seccomp; the process can only access its own keys, but the code behind them is the \
+         kernel's",
     ),
     (
         "make a user namespace",
-        "seccomp; what it makes in there only it sees, but more of the kernel would be open to it",
+        "seccomp; a new namespace would be private, but would expose more of the kernel",
     ),
     ("take more than its memory", LIMIT),
     ("take more private memory", LIMIT),
@@ -124,47 +126,50 @@ const ALONE: &[(&str, &str)] = &[
     ("take all memory that it can get", LIMIT),
     (
         "find a name outside of a granted folder",
-        "namespaces; what Landlock governs is what a file holds, and seccomp does not see where a path \
-         leads",
+        "namespaces; Landlock only restricts access to the content of files, and seccomp does \
+         not resolve paths",
     ),
     (
         "change something outside of a granted folder",
-        "namespaces; without them seccomp and Landlock do it together, of which one knows the calls \
+        "namespaces; without them seccomp and Landlock do it together: one restricts the calls \
          and the other the paths",
     ),
     (
         "make a set-user-ID file in a granted folder",
-        "seccomp; where there are namespaces the bit does not count in the program's own process, \
-         but others could use the file",
+        "seccomp; with namespaces the bit has no effect in the program's own process, but other \
+         processes could use the file",
     ),
     (
         "make a device or pipe in a granted folder",
-        "seccomp; the only device that can be made without rights hides a name from overlays",
+        "seccomp; the only device that an unprivileged process can create hides a name from \
+         overlays",
     ),
     (
         "send elsewhere by a granted connection",
-        "seccomp; a connection belongs to the network of the supervisor, which made it",
+        "seccomp; a connection belongs to the network of the supervisor, which created it",
     ),
 ];
 
-/// What bounds memory that is taken by calls which a worker needs.
-const LIMIT: &str = "the kernel's limits on memory and files, beside the sandbox's own that an \
-                     attacker has left behind; a cgroup around the supervisor is a second one";
+/// The bounds on memory that is taken by calls that a worker needs.
+const LIMIT: &str = "the kernel's limits on memory and files, in addition to the sandbox's own, \
+                     which the attacker has escaped; a cgroup around the supervisor is another \
+                     limit";
 
-/// Memory that the kernel's limits leave out.
-const UNCOUNTED: &str = "seccomp; the limit on memory does not count this kind, and so no worker \
-                         can have any of it; a cgroup around the supervisor counts it";
+/// Memory that the kernel's limits do not count.
+const UNCOUNTED: &str = "seccomp; the memory limit does not count this kind of memory, so no \
+                         worker can use it; a cgroup around the supervisor counts it";
 
-/// Executable memory gives nothing to who has native code already.
-const NO_GAIN: &str = "seccomp; who runs native code gains nothing by more of it, but a fault that \
-                       is not yet native code cannot become it this way";
+/// An attacker who runs native code gains nothing from executable memory.
+const NO_GAIN: &str = "seccomp; an attacker who runs native code gains nothing from more of it, \
+                       but a vulnerability that does not yet allow native code cannot be \
+                       extended to it this way";
 
-/// Attempts that come to nothing on this machine even without a layer, for its own reasons.
+/// Attempts that this machine refuses even without any layer.
 const NEVER: &[&str] = &[];
 
 type Found = BTreeMap<String, BTreeMap<String, BTreeMap<String, Ended>>>;
 
-/// What an attacker may reach for.
+/// The targets of an attacker.
 struct Scene {
     world: World,
     program: WorkerProgram,
@@ -235,7 +240,7 @@ impl Scene {
         })
     }
 
-    /// Removes what an attempt may have left.
+    /// Removes files that an attempt may have left.
     fn clean_up(&self) {
         let _ = fs::remove_file(format!("{}.new", self.world.log));
         for left in ["breach", "moved", "stolen"] {
@@ -250,8 +255,8 @@ impl Scene {
         }
     }
 
-    /// All attempts, in all roles, with the layers of these columns. Of several ways to one end, the
-    /// one that succeeds counts.
+    /// Makes all attempts, in all roles, with the layers of these columns. If several attempts have
+    /// the same name, a successful one counts.
     fn all(&self, columns: &[(&str, &[Layer])]) -> Found {
         let mut found = Found::new();
         for (number, name) in attempts().into_iter().enumerate() {
@@ -283,7 +288,7 @@ fn names() -> Vec<&'static str> {
     names
 }
 
-/// Whether the kernel refused it in every role.
+/// Whether the kernel refused the attempt in every role.
 fn refused(cell: &BTreeMap<String, Ended>) -> bool {
     cell.values().all(|ended| *ended != Ended::Allowed)
 }
@@ -306,7 +311,7 @@ fn assert_no_hole(found: &Found, who: &str) {
 }
 
 #[test]
-fn with_all_layers_every_attempt_is_refused_and_each_layer_does_its_part() {
+fn all_layers_together_refuse_every_attempt() {
     let _alone = alone();
     let scene = Scene::new(support::BELLJAR.as_ref());
     let found = scene.all(COLUMNS);
@@ -314,11 +319,11 @@ fn with_all_layers_every_attempt_is_refused_and_each_layer_does_its_part() {
     let root = rustix::process::geteuid().is_root();
     for name in found.keys() {
         let columns = &found[name];
-        // An attempt that comes to nothing in any case would show nothing.
+        // An attempt that always fails would prove nothing.
         let open = !refused(&columns["none"]);
         let never = NEVER.contains(&name.as_str());
         assert!(open || !root || never, "{name}: {:?}", columns["none"]);
-        // seccomp sees every call, and knows which ones a role needs.
+        // seccomp sees every call, and allows only those of the role.
         let unseen = UNSEEN.contains(&name.as_str());
         assert!(unseen || refused(&columns["seccomp"]), "{name}: {:?}", columns["seccomp"]);
     }
@@ -389,11 +394,11 @@ fn table(found: &Found) -> String {
     text
 }
 
-/// An ordinary user's workers are made in another way than root's: the same must hold.
+/// An ordinary user's workers are started differently from root's, but must be equally confined.
 #[test]
 fn an_ordinary_users_workers_are_as_confined_as_roots() {
     if !rustix::process::geteuid().is_root() {
-        return; // The test above has run as one.
+        return; // The test above has run as an ordinary user.
     }
     let _alone = alone();
     // A copy of this test that an ordinary user can run.
@@ -405,7 +410,7 @@ fn an_ordinary_users_workers_are_as_confined_as_roots() {
         fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
     let output = Command::new(folder.path().join("test"))
-        .args(["--exact", "as_whoever_runs_this", "--ignored", "--nocapture"])
+        .args(["--exact", "attempts_as_the_current_user", "--ignored", "--nocapture"])
         .env(PROGRAM, folder.path().join("belljar"))
         .env("TMPDIR", "/tmp")
         .current_dir("/")
@@ -413,28 +418,28 @@ fn an_ordinary_users_workers_are_as_confined_as_roots() {
         .gid(65_533)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("1 passed"), "{said}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("1 passed"), "{text}");
 }
 
-/// Set in the process that has mounts of its own.
+/// Set in the child process with its own mount namespace.
 const MOUNTS: &str = "BELLJAR_BREACH_MOUNTS";
 
-/// The kernel keeps a name busy for the mounts of the caller's own namespace, among which are those that
-/// were below a granted folder when its process was started.
+/// The kernel refuses to remove a mount point of the caller's own namespace. That namespace
+/// includes the mounts that were below a granted folder when its process was started.
 #[test]
-fn what_was_mounted_below_a_granted_folder_outlives_a_breach() {
+fn a_breached_program_cannot_remove_mounts_below_a_granted_folder() {
     if std::env::var_os(MOUNTS).is_some() {
         return attack_mounts();
     }
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not tried: only root mounts something");
+        eprintln!("skipped: only root can mount");
         return;
     }
     let _alone = alone();
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "what_was_mounted_below_a_granted_folder_outlives_a_breach"]);
+    command.args(["--exact", "a_breached_program_cannot_remove_mounts_below_a_granted_folder"]);
     command.arg("--nocapture").env(MOUNTS, "1");
     // SAFETY: between fork and exec, the child makes one system call.
     unsafe {
@@ -445,7 +450,7 @@ fn what_was_mounted_below_a_granted_folder_outlives_a_breach() {
     }
     match command.status() {
         Ok(status) => assert!(status.success(), "{status}"),
-        Err(err) => eprintln!("not tried: no mounts of its own: {err}"),
+        Err(err) => eprintln!("skipped: cannot create a mount namespace: {err}"),
     }
 }
 
@@ -473,7 +478,7 @@ fn attack_mounts() {
             assert_eq!(fs::read_to_string(at("pin")).unwrap(), "source");
         }
     }
-    // Without the mounts each of them would have succeeded.
+    // Without the mounts, the attempts succeed.
     for name in ["mnt", "pin"] {
         rustix::mount::unmount(at(name), UnmountFlags::DETACH).unwrap();
     }
@@ -482,19 +487,19 @@ fn attack_mounts() {
     assert_eq!(scene.attack("granted-program", all, last, 0), Ended::Allowed);
 }
 
-/// One test at a time: a program that is being copied cannot be started, and a worker that another
-/// test starts meanwhile holds the copy open for a moment.
+/// Runs one test at a time: a program cannot be executed while it is open for writing, and a worker
+/// that another test starts during the copy briefly inherits the open file.
 fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Where the worker's program is, for a test that cannot reach the usual one.
+/// The path of the worker program, for a process that cannot access the usual one.
 const PROGRAM: &str = "BELLJAR_BREACH_PROGRAM";
 
 #[test]
 #[ignore = "run by the test above, as an ordinary user"]
-fn as_whoever_runs_this() {
+fn attempts_as_the_current_user() {
     let program = std::env::var_os(PROGRAM).unwrap();
     let scene = Scene::new(program.as_ref());
     assert_no_hole(&scene.all(whole()), "an ordinary user");

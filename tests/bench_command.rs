@@ -1,5 +1,4 @@
-//! `belljar bench`: that it measures what it says, and refuses what cannot be measured. How long
-//! anything took is never asserted.
+//! `belljar bench`: its figures and its errors. Measured times are never asserted.
 
 mod support;
 
@@ -41,7 +40,7 @@ fn refused(arguments: &[&str], code: i32, says: &str) {
     assert!(output.stdout.is_empty());
 }
 
-/// Everything that is documented is there, and fits together.
+/// Checks that all documented figures exist and are consistent.
 #[track_caller]
 fn check(found: &Value, iterations: u64, concurrency: u64, isolation: &str) {
     for times in ["/warm_ms", "/instantiate_us", "/reset_ms", "/sustained/latency_ms"] {
@@ -80,7 +79,7 @@ fn check(found: &Value, iterations: u64, concurrency: u64, isolation: &str) {
 }
 
 #[test]
-fn the_json_has_every_documented_figure() {
+fn json_has_all_documented_figures() {
     let s = Scratch::new();
     let (model, x) = (s.relu(), s.x());
     for isolation in ["process", "thread"] {
@@ -96,7 +95,7 @@ fn the_json_has_every_documented_figure() {
 }
 
 #[test]
-fn several_clients_have_a_sandbox_each() {
+fn each_client_has_its_own_sandbox() {
     let s = Scratch::new();
     let model = s.relu();
     for isolation in ["process", "thread"] {
@@ -107,13 +106,13 @@ fn several_clients_have_a_sandbox_each() {
 }
 
 #[test]
-fn the_fewest_requests_are_one() {
+fn one_request_is_enough() {
     let s = Scratch::new();
     check(&json(&[&s.relu(), "--random", "--iterations", "1"]), 1, 1, "process");
 }
 
 #[test]
-fn the_table_is_for_people_and_nothing_is_said_beside_it() {
+fn table_output_has_no_other_messages() {
     let s = Scratch::new();
     for quiet in [&["--quiet"][..], &[]] {
         let model = s.relu();
@@ -121,16 +120,16 @@ fn the_table_is_for_people_and_nothing_is_said_beside_it() {
         assert_eq!(output.status.code(), Some(0));
         assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
         let table = String::from_utf8(output.stdout).unwrap();
-        for expected in ["p50", "p99", "warm run (ms)", "reset after a run", "rate", "memory", "%"]
-        {
+        for expected in ["p50", "p99", "warm run (ms)", "reset after run", "rate", "memory", "%"] {
             assert!(table.contains(expected), "{expected} is not in\n{table}");
         }
     }
 }
 
-/// Nothing is timed here: of a time that is over at once no request is sent but the first.
+/// This does not depend on timing: with a time limit that ends at once, only the first request is
+/// sent.
 #[test]
-fn no_request_is_sent_that_would_end_too_late() {
+fn requests_that_would_exceed_the_time_limit_are_not_sent() {
     let s = Scratch::new();
     let model = s.relu();
     for more in [&[][..], &["--iterations", "50"], &["--concurrency", "8"]] {
@@ -139,7 +138,7 @@ fn no_request_is_sent_that_would_end_too_late() {
         let output = bench(&arguments);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{errors}");
-        assert!(errors.contains("the time of 1 ms was over after 0 of"), "{errors}");
+        assert!(errors.contains("time limit of 1 ms ended the measurement after 0 of"), "{errors}");
         let found: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(found["measured"], serde_json::json!({ "alone": 0, "sustained": 0 }));
         for none in ["/warm_ms", "/reset_ms", "/sustained/per_second", "/sustained/latency_ms"] {
@@ -155,7 +154,7 @@ fn no_request_is_sent_that_would_end_too_late() {
 }
 
 #[test]
-fn made_up_inputs_have_the_shape_that_was_asked_for() {
+fn random_inputs_have_the_requested_shape() {
     let s = Scratch::new();
     let open = s.file("open.onnx", relu(&[Dim::Symbol("n"), Dim::Fixed(2)]).bytes());
     let found = json(&[&open, "--random", "--shape", "x=7,2", "-n", "2"]);
@@ -165,7 +164,7 @@ fn made_up_inputs_have_the_shape_that_was_asked_for() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_refused_with_the_documented_codes() {
+fn invalid_measurements_fail_with_documented_exit_codes() {
     use std::os::unix::fs::PermissionsExt;
 
     let s = Scratch::new();
@@ -184,7 +183,7 @@ fn what_cannot_be_measured_is_refused_with_the_documented_codes() {
     }
     refused(&[&model, "--shape", "x=1"], 2, "--random");
     refused(&[&model, "--random", "--shape", "x"], 2, "--shape");
-    refused(&[&model, "--random", "--shape", "other=1"], 2, "takes no input");
+    refused(&[&model, "--random", "--shape", "other=1"], 2, "has no input");
     refused(&["/does/not/exist.onnx", "--random"], 2, "exist.onnx");
     refused(&[&model], 4, "not given");
     let policy =
@@ -197,7 +196,7 @@ fn what_cannot_be_measured_is_refused_with_the_documented_codes() {
 }
 
 #[test]
-fn the_policy_holds_while_it_is_measured() {
+fn policy_applies_during_measurement() {
     use std::os::unix::fs::PermissionsExt;
 
     let s = Scratch::new();
@@ -209,7 +208,7 @@ fn the_policy_holds_while_it_is_measured() {
 }
 
 #[test]
-fn a_reader_that_leaves_early_is_no_error() {
+fn broken_pipe_is_success() {
     let s = Scratch::new();
     let model = s.relu();
     for format in ["table", "json"] {
@@ -260,12 +259,12 @@ fn profiled<'a>(found: &'a Value, name: &str) -> &'a Value {
 }
 
 #[test]
-fn a_profile_names_nodes_kernels_shapes_and_work() {
+fn profile_lists_nodes_kernels_shapes_and_operations() {
     let s = Scratch::new();
     let model = s.file("mixed.onnx", mixed());
     let found = json(&[&model, "--random", "--profile", "-n", "7", "--quiet"]);
     assert_eq!((&found["measured"], &found["iterations"]), (&7.into(), &7.into()));
-    assert_eq!(found["same_answer"], true, "the clock changes no answer");
+    assert_eq!(found["same_answer"], true, "the clock does not change outputs");
     let expected = [
         ("conv", "Conv", "native Conv", Some(4 * 8 * 8 * 2 * 9)),
         ("product", "MatMul", "native Gemm", Some(4 * 8 * 8 * 8)),
@@ -274,7 +273,7 @@ fn a_profile_names_nodes_kernels_shapes_and_work() {
     ];
     let nodes = found["nodes"].as_array().unwrap();
     let names: Vec<&str> = nodes.iter().filter_map(|node| node["node"].as_str()).collect();
-    assert_eq!(names, expected.map(|(name, ..)| name), "in the order in which they run");
+    assert_eq!(names, expected.map(|(name, ..)| name), "in execution order");
     for (name, operator, kernel, multiply_adds) in expected {
         let node = profiled(&found, name);
         assert_eq!(node["operator"], operator, "{node}");
@@ -304,7 +303,7 @@ fn a_profile_names_nodes_kernels_shapes_and_work() {
 }
 
 #[test]
-fn without_native_kernels_a_profile_says_webassembly() {
+fn profile_without_native_kernels_shows_webassembly() {
     let s = Scratch::new();
     let model = s.file("mixed.onnx", mixed());
     let policy = s.toml("policy.toml", "[compute]\nkernels = \"sandbox\"");
@@ -321,7 +320,7 @@ fn without_native_kernels_a_profile_says_webassembly() {
 }
 
 #[test]
-fn the_table_of_a_profile_has_operators_and_nodes() {
+fn profile_table_has_operators_and_nodes() {
     let s = Scratch::new();
     let model = s.file("mixed.onnx", mixed());
     let output = bench(&[&model, "--random", "--profile", "-n", "3", "--quiet"]);
@@ -335,7 +334,7 @@ fn the_table_of_a_profile_has_operators_and_nodes() {
 }
 
 #[test]
-fn a_trace_is_a_timeline_of_the_first_runs() {
+fn trace_is_a_timeline_of_the_first_runs() {
     let s = Scratch::new();
     let (model, trace) = (s.file("mixed.onnx", mixed()), s.at("trace.json"));
     let arguments =
@@ -350,7 +349,7 @@ fn a_trace_is_a_timeline_of_the_first_runs() {
     let mut end = 0.0;
     for run in shown.chunks(5) {
         assert_eq!(run[0]["cat"], "run");
-        assert!(start(run[0]) >= end, "no run begins before the one before has ended");
+        assert!(start(run[0]) >= end, "runs do not overlap");
         end = start(run[0]) + number(run[0], "/dur");
         let names: Vec<&str> = run[1..].iter().filter_map(|event| event["name"].as_str()).collect();
         assert_eq!(names, ["conv", "product", "softmax", "sine"]);
@@ -359,17 +358,17 @@ fn a_trace_is_a_timeline_of_the_first_runs() {
             assert!(start(node) + number(node, "/dur") <= end + 0.01, "{node} in {}", run[0]);
         }
     }
-    refused(&arguments, 1, "there is something already");
+    refused(&arguments, 1, "already exists");
     let forced = bench(&[&arguments[..], &["--force"]].concat());
     assert_eq!(forced.status.code(), Some(0));
 }
 
 #[test]
-fn what_cannot_be_profiled_is_refused() {
+fn invalid_profile_requests_are_refused() {
     let s = Scratch::new();
     let model = s.relu();
     let profile = [&*model, "--random", "--profile"];
-    refused(&[&profile[..], &["--isolation", "thread"]].concat(), 2, "worker process only");
+    refused(&[&profile[..], &["--isolation", "thread"]].concat(), 2, "only in a worker process");
     refused(&[&profile[..], &["--concurrency", "2"]].concat(), 2, "--concurrency");
     refused(&[&model, "--random", "--trace", "trace.json"], 2, "--profile");
     refused(&[&profile[..], &["--force"]].concat(), 2, "--trace");
@@ -381,7 +380,7 @@ fn what_cannot_be_profiled_is_refused() {
 }
 
 #[test]
-fn profiled_runs_are_in_the_log_of_decisions() {
+fn profiled_runs_are_logged_as_decisions() {
     let s = Scratch::new();
     let (model, log) = (s.relu(), s.at("decisions.jsonl"));
     let arguments = [&*model, "--random", "--profile", "-n", "3", "--quiet", "--decisions", &log];

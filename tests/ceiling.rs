@@ -1,5 +1,5 @@
-//! The operator's ceiling, as the command line and the library obey it: what it cuts is told, what it
-//! refuses does not run, and nothing gets around it.
+//! The operator's ceiling in the command line and the library: cuts are reported, refused policies
+//! do not run, and nothing bypasses it.
 
 mod support;
 
@@ -38,7 +38,7 @@ fn under(ceiling: &str, arguments: &[String], more: &[&str]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Whoever is refused does not read it.
+    // A command that is refused does not read its standard input.
     let _ = child.stdin.take().unwrap().write_all(b"[[1, 2], [3, 4]]");
     child.wait_with_output().unwrap()
 }
@@ -51,16 +51,16 @@ fn assert_exit(output: &Output, code: i32, says: &str) {
 }
 
 #[test]
-fn every_command_obeys_it_and_tells_what_it_cuts() {
+fn every_command_applies_the_ceiling_and_reports_cuts() {
     let s = Scratch::new();
     let ceiling = s.toml("ceiling.toml", "[limits]\nmemory = \"256 MiB\"");
     let policy = s.toml("policy.toml", "[limits]\nmemory = \"512 MiB\"");
     for arguments in commands(&s.relu()) {
         let output = under(&ceiling, &arguments, &["--policy", &policy]);
         assert_exit(&output, 0, "limits.memory = 512 MiB is more than the ceiling allows: 256 MiB");
-        let told = String::from_utf8_lossy(&output.stderr).matches("is more than").count();
-        assert_eq!(told, 1, "{arguments:?}");
-        // The default policy is one too.
+        let reported = String::from_utf8_lossy(&output.stderr).matches("is more than").count();
+        assert_eq!(reported, 1, "{arguments:?}");
+        // The default policy is cut, too.
         assert_exit(&under(&ceiling, &arguments, &[]), 0, "limits.memory = 1 GiB is more than");
         let output = under(&ceiling, &arguments, &["--policy", &policy, "--strict-policy"]);
         assert_exit(&output, 3, "limits.memory = 512 MiB is more than");
@@ -74,7 +74,7 @@ fn every_command_obeys_it_and_tells_what_it_cuts() {
 }
 
 #[test]
-fn a_cut_limit_is_the_one_that_holds() {
+fn cut_limit_is_enforced() {
     let s = Scratch::new();
     let ceiling = s.toml("ceiling.toml", "[limits]\ninput-size = \"8 B\"\nmodel-size = \"1 MiB\"");
     let policy = s.toml("policy.toml", "[limits]\ninput-size = \"1 MiB\"");
@@ -82,21 +82,21 @@ fn a_cut_limit_is_the_one_that_holds() {
     assert_exit(&under(&ceiling, &run, &["--policy", &policy]), 5, "limits.input-size");
     let ceiling = s.toml("ceiling.toml", "[limits]\nmodel-size = \"8 B\"");
     assert_exit(&under(&ceiling, &run, &[]), 5, "limits.model-size");
-    // A thread is less than strict, which the ceiling demands.
+    // Threads provide less than strict confinement, which the ceiling requires.
     let ceiling = s.toml("ceiling.toml", "confinement = \"strict\"");
     assert_exit(&under(&ceiling, &run, &["--isolation", "thread"]), 7, "confinement");
     assert_exit(&under(&ceiling, &run, &[]), 0, "");
 }
 
 #[test]
-fn pins_are_demanded() {
+fn ceiling_requires_pins() {
     let s = Scratch::new();
     let ceiling = s.toml("ceiling.toml", "require-pin = true");
     let model = s.relu();
     let unpinned = s.toml("unpinned.toml", "");
     for arguments in commands(&model) {
-        assert_exit(&under(&ceiling, &arguments, &[]), 3, "pins its model");
-        assert_exit(&under(&ceiling, &arguments, &["--policy", &unpinned]), 3, "pins its model");
+        assert_exit(&under(&ceiling, &arguments, &[]), 3, "pin their model");
+        assert_exit(&under(&ceiling, &arguments, &["--policy", &unpinned]), 3, "pin their model");
     }
     let new = ["new-policy", &model, "--random"].map(str::to_owned);
     let output = under(&ceiling, &new, &[]);
@@ -106,21 +106,21 @@ fn pins_are_demanded() {
     assert_exit(&under(&ceiling, &run, &["--policy", &pinned]), 0, "");
 }
 
-/// Else a program's pin would do for any model.
+/// Otherwise a program's pin would be accepted for any model.
 #[test]
-fn a_policy_for_a_program_runs_no_model_alone() {
+fn policy_for_a_program_does_not_run_a_model() {
     let s = Scratch::new();
     let ceiling = s.toml("ceiling.toml", "require-pin = true\n[program]");
     let pinned = format!("[program]\nsha256 = \"{}\"", "ab".repeat(32));
     let policy = s.toml("policy.toml", &pinned);
     for arguments in commands(&s.relu()) {
         let output = under(&ceiling, &arguments, &["--policy", &policy]);
-        assert_exit(&output, 3, "the policy is for a guest program");
+        assert_exit(&output, 3, "it is for a guest program");
     }
 }
 
 #[test]
-fn the_answer_as_json_says_what_was_cut() {
+fn json_output_lists_cuts() {
     let s = Scratch::new();
     let ceiling = s.toml("ceiling.toml", "[limits]\nmemory = \"256 MiB\"");
     let [run, ..] = commands(&s.relu());
@@ -132,7 +132,7 @@ fn the_answer_as_json_says_what_was_cut() {
 }
 
 #[test]
-fn nothing_runs_under_a_broken_ceiling() {
+fn nothing_runs_under_an_invalid_ceiling() {
     let s = Scratch::new();
     let model = s.relu();
     let broken = s.toml("broken.toml", "[limits]\nmemroy = \"1 GiB\"");
@@ -143,7 +143,7 @@ fn nothing_runs_under_a_broken_ceiling() {
     let folder = s.folder().to_str().unwrap().to_owned();
     for (ceiling, says) in [
         (&broken, "did you mean `memory`?"),
-        (&signers, "checks no signatures"),
+        (&signers, "does not verify signatures"),
         (&open, "is not trusted"),
         (&missing, "cannot be read"),
         (&folder, "a regular file"),
@@ -158,15 +158,15 @@ fn nothing_runs_under_a_broken_ceiling() {
 }
 
 #[test]
-fn a_program_that_embeds_it_is_held_to_it() {
+fn ceiling_applies_to_embedding_programs() {
     let s = Scratch::new();
     let ceiling = s.toml("ceiling.toml", "[limits]\nmemory = \"256 MiB\"");
-    let told: Arc<Mutex<Vec<Cut>>> = Arc::default();
+    let reported: Arc<Mutex<Vec<Cut>>> = Arc::default();
     let listener = {
-        let told = Arc::clone(&told);
+        let reported = Arc::clone(&reported);
         move |event| {
             if let Event::PolicyCut(cut) = event {
-                told.lock().unwrap().push(cut);
+                reported.lock().unwrap().push(cut);
             }
         }
     };
@@ -174,10 +174,10 @@ fn a_program_that_embeds_it_is_held_to_it() {
     let bytes = || ModelBytes::read(&relu(&fixed(&[2, 2])).bytes()[..], 1 << 20).unwrap();
     let model = host.load(bytes(), &Policy::default()).unwrap();
     assert_eq!(model.policy().limits.memory, 256 << 20);
-    assert_eq!(told.lock().unwrap().len(), 1);
+    assert_eq!(reported.lock().unwrap().len(), 1);
     let effective = host.effective(&Policy::default()).unwrap();
     host.load(bytes(), &effective).unwrap();
-    assert_eq!(told.lock().unwrap().len(), 2, "what is within it already is not told again");
+    assert_eq!(reported.lock().unwrap().len(), 2, "a policy within the ceiling reports no cut");
 
     let strict = builder(Isolation::Process).ceiling(&ceiling).refuse_excess(true).build().unwrap();
     let error = strict.load(bytes(), &Policy::default()).map(drop).unwrap_err();
@@ -192,7 +192,7 @@ fn a_program_that_embeds_it_is_held_to_it() {
 }
 
 #[test]
-fn an_ordinary_user_is_held_to_a_ceiling_of_root() {
+fn roots_ceiling_applies_to_ordinary_users() {
     use std::os::unix::process::CommandExt;
     let s = Scratch::new();
     let policy = s.toml("policy.toml", "");
@@ -207,11 +207,11 @@ fn an_ordinary_user_is_held_to_a_ceiling_of_root() {
         command.args(["policy", "check", &policy]).env("BELLJAR_CEILING", &ceiling);
         command.current_dir("/").uid(65534).gid(65534).output().unwrap()
     };
-    let told = "limits.memory = 1 GiB is more than the ceiling allows: 256 MiB";
+    let reported = "limits.memory = 1 GiB is more than the ceiling allows: 256 MiB";
     let output = check();
     assert_exit(&output, 0, "");
-    assert!(String::from_utf8_lossy(&output.stdout).contains(told));
-    // A ceiling that cannot be read is there all the same.
+    assert!(String::from_utf8_lossy(&output.stdout).contains(reported));
+    // An unreadable ceiling still applies.
     fs::set_permissions(&ceiling, fs::Permissions::from_mode(0o600)).unwrap();
     assert_exit(&check(), 3, "cannot be read");
     fs::set_permissions(&ceiling, fs::Permissions::from_mode(0o644)).unwrap();
@@ -219,7 +219,7 @@ fn an_ordinary_user_is_held_to_a_ceiling_of_root() {
     assert_exit(&check(), 3, "belongs to uid 4321");
 }
 
-/// Runs `belljar` where `/etc` is this folder, in a mount namespace of its own.
+/// Runs `belljar` with this folder as `/etc`, in a new mount namespace.
 fn with_etc(etc: &str, arguments: &[String]) -> Command {
     let script = "mount --bind \"$1\" /etc && shift && exec \"$@\"";
     let mut command = Command::new("unshare");
@@ -232,7 +232,7 @@ fn with_etc(etc: &str, arguments: &[String]) -> Command {
 }
 
 #[test]
-fn the_ceiling_of_the_machine_holds_whatever_else_is_named() {
+fn machine_ceiling_applies_in_addition_to_named_ceilings() {
     let works = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
     if !works.is_ok_and(|status| status.success()) {
         println!("skipped: only root can put a folder in the place of /etc");
@@ -250,7 +250,7 @@ fn the_ceiling_of_the_machine_holds_whatever_else_is_named() {
         command.envs(more.iter().copied());
         command.output().unwrap()
     };
-    // No ceiling there: none holds.
+    // Without a ceiling there, none applies.
     let output = run(&[]);
     assert_exit(&output, 0, "");
     assert!(!String::from_utf8_lossy(&output.stderr).contains("ceiling"));
@@ -264,7 +264,7 @@ fn the_ceiling_of_the_machine_holds_whatever_else_is_named() {
     let broken = s.toml("broken.toml", "nonsense = 1");
     assert_exit(&run(&[("BELLJAR_CEILING", &broken)]), 3, "nonsense");
 
-    // Whatever is in its place and is no good ceiling stops everything.
+    // Anything in its place that is not a valid ceiling stops everything.
     let at = s.path("etc/belljar/ceiling.toml");
     fs::set_permissions(&at, fs::Permissions::from_mode(0o666)).unwrap();
     assert_exit(&run(&[]), 3, "is not trusted");

@@ -1,6 +1,6 @@
-//! Classical models from scikit-learn by way of skl2onnx: trees, linear models, support vectors,
-//! pipelines of columns, texts. The models are written from JSON, which tests/expectations/classical/
-//! make.py has made of them, with onnxruntime's answers.
+//! Classical models that skl2onnx converted from scikit-learn: trees, linear models, support
+//! vectors, pipelines of columns, texts. The models and onnxruntime's answers are stored as JSON by
+//! tests/expectations/classical/make.py.
 
 mod support;
 
@@ -37,7 +37,7 @@ fn floats(value: &Value, key: &str) -> Vec<f32> {
     list(value, key).iter().map(|number| number.as_f64().map_or(f32::NAN, |n| n as f32)).collect()
 }
 
-/// The fields of a tensor, which has a name or is an attribute.
+/// The fields of a tensor, without its name.
 fn tensor(described: &Value) -> Message {
     let mut tensor = Message::new();
     for dim in ints(described, "dims") {
@@ -174,7 +174,7 @@ fn classical_models_give_onnxruntimes_answers() {
     }
 }
 
-/// In a process of its own, as models run by default.
+/// In a worker process, as models run by default.
 #[test]
 fn a_pipeline_with_texts_runs_in_a_worker_process() {
     let models = models();

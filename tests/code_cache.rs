@@ -1,4 +1,4 @@
-//! The cache of native code: a file that Belljar did not put there is never used.
+//! The cache of native code: a file that Belljar did not write is never used.
 
 mod support;
 
@@ -16,7 +16,7 @@ struct Folders {
     state: PathBuf,
 }
 
-/// A copy of the shared cache, to be spoilt.
+/// A copy of the shared cache, to be damaged.
 fn copied() -> Folders {
     support::host(Isolation::Thread).kernels().unwrap();
     let root = tempfile::tempdir().unwrap();
@@ -25,9 +25,9 @@ fn copied() -> Folders {
         fs::create_dir_all(to).unwrap();
         fs::set_permissions(to, fs::Permissions::from_mode(0o700)).unwrap();
         for entry in fs::read_dir(from).unwrap().filter_map(Result::ok) {
-            // What another test is just writing has no name of its own yet.
+            // Skips temporary files of other tests.
             let unnamed = entry.file_name().to_string_lossy().starts_with('.');
-            // Nor is everything that is kept about models of interest here.
+            // Skips files about models.
             if unnamed || entry.path().is_dir() {
                 continue;
             }
@@ -49,7 +49,7 @@ impl Folders {
         files
     }
 
-    /// Runs a model without compiling, and says what happened and which files were refused.
+    /// Runs a model without compiling, and returns the result and the refused files.
     fn try_it(&self) -> (Result<(), Error>, Vec<PathBuf>) {
         let (result, refused, compiled) = self.try_compiling(false);
         assert!(!compiled);
@@ -87,7 +87,7 @@ fn assert_refused(folders: &Folders, what: &str) {
 }
 
 #[test]
-fn untouched_code_is_used() {
+fn unchanged_code_is_used() {
     let (result, refused) = copied().try_it();
     result.unwrap();
     assert!(refused.is_empty());
@@ -123,15 +123,15 @@ fn missing_code_stops_a_host_that_may_not_compile() {
 #[test]
 fn code_from_elsewhere_is_refused() {
     let folders = copied();
-    // The same files, but sealed with another secret: what somebody who can write to the cache,
-    // but not read the secret, could make.
+    // The same files, but sealed with another secret, as a user who can write to the cache but not
+    // read the secret could create them.
     fs::write(folders.state.join("seal.key"), [1; 32]).unwrap();
     assert_refused(&folders, "another secret");
 }
 
 #[test]
-fn good_code_under_another_name_is_refused() {
-    // Make sure there are two variants, then exchange them.
+fn valid_code_under_another_name_is_refused() {
+    // Makes sure that there are two variants, then swaps them.
     support::host(Isolation::Process).kernels().unwrap();
     let folders = copied();
     let files = folders.code();
@@ -144,7 +144,7 @@ fn good_code_under_another_name_is_refused() {
 }
 
 #[test]
-fn cut_and_empty_files_are_refused() {
+fn truncated_and_empty_files_are_refused() {
     for len in [0, 31, 32, 33, 100_000] {
         let folders = copied();
         for file in folders.code() {
@@ -156,7 +156,7 @@ fn cut_and_empty_files_are_refused() {
 }
 
 #[test]
-fn symlinks_and_open_permissions_stop_the_start() {
+fn symlinks_and_open_permissions_are_errors() {
     type Spoil = fn(&Folders);
     let spoil: [(&str, Spoil); 7] = [
         ("a file that others may read", |folders| {

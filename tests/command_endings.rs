@@ -1,5 +1,5 @@
-//! How commands end where something is in their way: a signal, a closed output, a damaged key, a limit.
-//! Nothing is left over, no answer gets lost without an error, and the message says what to do.
+//! How commands end on a signal, a closed output, a damaged key or a limit: they leave no files,
+//! lose no results without an error, and print a message that says what to do.
 
 mod support;
 
@@ -43,13 +43,14 @@ fn large() -> Graph {
 }
 
 #[test]
-fn a_signal_while_outputs_are_written_leaves_no_temporary_file() {
+fn signal_during_output_leaves_no_temporary_file() {
     let s = Scratch::new();
     let (model, x) = (s.file("large.onnx", large().bytes()), s.file("x.json", "[[1]]"));
     let folder = s.path("out");
     fs::create_dir(&folder).unwrap();
-    // What a process that SIGKILL has ended left there is removed by the next.
-    fs::write(folder.join(".belljar-1-y.npz"), "left over").unwrap();
+    // The next process removes what a process ended by SIGKILL has left.
+    let leftover = folder.join(".belljar-1-y.npz");
+    fs::write(&leftover, "left over").unwrap();
     let answer = folder.join("y.npz");
     // A shell that starts the tests in the background may make them ignore signals.
     let plain = belljar(&["run", &model, "--input", &x, "--quiet", "--force", "--output"]);
@@ -65,7 +66,9 @@ fn a_signal_while_outputs_are_written_leaves_no_temporary_file() {
         let writes = || {
             let files = fs::read_dir(&files).ok()?;
             let links = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
-            links.into_iter().find(|link| link.starts_with(&folder))
+            // Before it writes, the process opens the folder and the file that was left in it.
+            let mut links = links.filter(|link| link.starts_with(&folder));
+            links.find(|link| *link != folder && *link != leftover)
         };
         while writes().is_none() && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(1));
@@ -79,7 +82,7 @@ fn a_signal_while_outputs_are_written_leaves_no_temporary_file() {
             assert!(left.iter().all(|name| name == "y.npz"), "{signal:?} left {left:?}");
         }
     }
-    // After SIGKILL, too, once something is written again.
+    // Also after SIGKILL, with the next write.
     let x = s.x();
     let output = run(&["run", &s.relu(), "-i", &x, "-o", answer.to_str().unwrap(), "--force"]);
     assert!(output.status.success(), "{}", stderr(&output));
@@ -87,7 +90,7 @@ fn a_signal_while_outputs_are_written_leaves_no_temporary_file() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_printed_is_an_error() {
+fn result_that_cannot_be_printed_is_an_error() {
     let s = Scratch::new();
     let (model, x) = (s.relu(), s.x());
     for arguments in [
@@ -104,8 +107,8 @@ fn an_answer_that_cannot_be_printed_is_an_error() {
         &[],
     ] {
         let mut command = belljar(arguments);
-        // SAFETY: between fork and exec, the child makes one system call, on a descriptor that nothing
-        // uses before the new program begins.
+        // SAFETY: between fork and exec, the child makes one system call, on a descriptor that
+        // nothing uses before the new program begins.
         unsafe {
             command.pre_exec(|| {
                 rustix::io::close(1);
@@ -115,13 +118,13 @@ fn an_answer_that_cannot_be_printed_is_an_error() {
         let output = command.stdin(Stdio::null()).output().unwrap();
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "closed, {arguments:?}: {text}");
-        assert!(text.contains("could not be printed") && text.contains("hint"), "{text}");
+        assert!(text.contains("result could not be printed") && text.contains("hint"), "{text}");
 
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
         let output = belljar(arguments).stdout(full).stderr(Stdio::piped()).output().unwrap();
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "full, {arguments:?}: {text}");
-        assert!(text.contains("could not be printed"), "{text}");
+        assert!(text.contains("result could not be printed"), "{text}");
 
         let null = fs::File::options().read(true).write(true).open("/dev/null").unwrap();
         let output = belljar(arguments).stdout(null).stderr(Stdio::piped()).output().unwrap();
@@ -129,7 +132,7 @@ fn an_answer_that_cannot_be_printed_is_an_error() {
     }
 }
 
-/// What `inspect` says in JSON, whose exit code is this one.
+/// The JSON of `inspect`, which must have this exit code.
 #[track_caller]
 fn inspected(arguments: &[&str]) -> (i32, Value) {
     let output = run(&[&["inspect"], arguments, &["--format", "json"]].concat());
@@ -227,7 +230,7 @@ fn inspect_and_run_agree_on_malformed_models() {
 }
 
 #[test]
-fn inspect_answers_in_json_however_it_ends() {
+fn inspect_prints_json_even_on_failure() {
     let s = Scratch::new();
     let text = s.file("text.onnx", "no model");
     let model = s.relu();
@@ -257,7 +260,7 @@ fn inspect_answers_in_json_however_it_ends() {
 }
 
 #[test]
-fn inputs_that_the_policy_finds_too_large_are_known_before_a_run() {
+fn inputs_over_the_limit_are_refused_before_a_run() {
     let s = Scratch::new();
     let model = s.file("wide.onnx", relu(&fixed(&[1024, 1024])).bytes());
     let policy = s.toml("policy.toml", "[limits]\ninput-size = \"1 MiB\"");
@@ -270,13 +273,13 @@ fn inputs_that_the_policy_finds_too_large_are_known_before_a_run() {
     assert!(preparation["error"].as_str().unwrap().contains("limits.input-size"), "{preparation}");
 }
 
-/// A state folder of a test's own, with the key that the shared cache is sealed with.
+/// A separate state folder for a test, with the key of the shared cache.
 fn with_state<'a>(command: &'a mut Command, state: &Path) -> &'a mut Command {
     command.env("BELLJAR_STATE_DIR", state)
 }
 
 #[test]
-fn a_damaged_seal_key_is_replaced() {
+fn damaged_seal_key_is_replaced() {
     let s = Scratch::new();
     let (model, x) = (s.relu(), s.x());
     let state = support::own_state();
@@ -292,10 +295,10 @@ fn a_damaged_seal_key_is_replaced() {
     assert!(first.status.success(), "{}", stderr(&first));
     assert!(!stderr(&first).contains("warning"), "{}", stderr(&first));
     assert_eq!(fs::read(&key).unwrap().len(), 32);
-    // From then on everything is kept.
+    // After that, everything is stored again.
     let second = run();
     assert!(second.status.success() && second.stderr.is_empty(), "{}", stderr(&second));
-    // A lost folder is told as such, with what to do.
+    // A missing folder is reported, with a hint.
     fs::remove_file(&key).unwrap();
     let third = run();
     assert!(third.status.success(), "{}", stderr(&third));
@@ -309,7 +312,7 @@ fn mode(bits: u32) -> fs::Permissions {
 }
 
 #[test]
-fn a_state_folder_that_cannot_be_used_is_told_before_anything_is_compiled() {
+fn unusable_state_folder_is_reported_before_compiling() {
     let s = Scratch::new();
     let (model, x) = (s.relu(), s.x());
     let cache = tempfile::Builder::new().permissions(mode(0o700)).tempdir().unwrap();
@@ -332,7 +335,7 @@ fn a_state_folder_that_cannot_be_used_is_told_before_anything_is_compiled() {
         assert!(text.contains("quarantine") && text.contains("chmod"), "{text}");
         assert!(!text.contains("compiling"), "{text}");
     }
-    // Neither does `warm` compile what it cannot keep.
+    // `warm` does not compile code that it cannot cache.
     let file = s.file("no-folder", "");
     let mut command = belljar(&["warm"]);
     let output = with_state(&mut command, file.as_ref())
@@ -343,7 +346,7 @@ fn a_state_folder_that_cannot_be_used_is_told_before_anything_is_compiled() {
 }
 
 #[test]
-fn a_limit_says_where_it_stands() {
+fn limit_error_names_the_policy_line() {
     let s = Scratch::new();
     let (model, x) = (s.relu(), s.x());
     let sets = s.toml("sets.toml", "[limits]\nrun-time = \"1 s\"\ninput-size = \"4 B\"");
@@ -375,11 +378,11 @@ fn a_limit_says_where_it_stands() {
     let text = hint(&["run", &huge, "--input", &one, "--policy", &without], None);
     assert!(text.contains("without.toml does not set `limits."), "{text}");
     let text = hint(&["run", &huge, "--input", &one], None);
-    assert!(text.contains("no policy was named") && text.contains("--policy FILE"), "{text}");
+    assert!(text.contains("no policy was given") && text.contains("--policy FILE"), "{text}");
 }
 
 #[test]
-fn a_run_without_inputs_says_how_to_give_them() {
+fn error_for_missing_inputs_explains_the_input_flag() {
     let s = Scratch::new();
     let output = run(&["run", &s.relu()]);
     assert_eq!(output.status.code(), Some(4));
@@ -388,7 +391,7 @@ fn a_run_without_inputs_says_how_to_give_them() {
 }
 
 #[test]
-fn too_little_address_space_or_too_few_files_are_a_sentence_that_names_the_limit() {
+fn shortage_of_address_space_or_files_names_the_limit() {
     let s = Scratch::new();
     let (model, x) = (s.relu(), s.x());
     let under = |resource: Resource, most: u64| {

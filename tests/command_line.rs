@@ -1,4 +1,4 @@
-//! The command line as people and scripts use it: every exit code, every way in and out.
+//! The command line as people and scripts use it: exit codes, inputs and outputs.
 
 mod support;
 
@@ -59,7 +59,7 @@ fn answer(output: &Output) -> Value {
 }
 
 #[test]
-fn exit_0_answered() {
+fn exit_code_0_success() {
     let s = Scratch::new();
     let output = run(&["run", &s.relu(), "--input", &format!("x={}", s.x())]);
     assert_exit(&output, 0, "");
@@ -71,7 +71,7 @@ fn exit_0_answered() {
 }
 
 #[test]
-fn exit_1_anything_else() {
+fn exit_code_1_other_errors() {
     let s = Scratch::new();
     let taken = s.file("taken.npz", "mine");
     let output = run(&["run", &s.relu(), "--input", &s.x(), "--output", &taken]);
@@ -81,7 +81,7 @@ fn exit_1_anything_else() {
 }
 
 #[test]
-fn exit_2_usage() {
+fn exit_code_2_usage_errors() {
     let s = Scratch::new();
     let (model, x) = (s.relu(), s.x());
     let truncated = s.file("cut.npy", &fs::read(&x).unwrap()[..100]);
@@ -111,7 +111,7 @@ fn exit_2_usage() {
         (&["run", &model, "--input", "=x"], "NAME=FILE"),
         (&["run", &model, "--input", "x=-", "--input", "z=-"], "only one input"),
         (&["run", &model, "--input", &x, "--labels", &labels], "3 lines"),
-        (&["run", &model, "--input", &x, "--output", "answer.txt"], "which format"),
+        (&["run", &model, "--input", &x, "--output", "answer.txt"], "cannot infer the format"),
         (&["run", &model, "--input", &x, "--policy", &bad_policy], "memory"),
         (&["run", &model, "--input", &x, "--policy", "/does/not/exist.toml"], "exist.toml"),
     ];
@@ -121,7 +121,7 @@ fn exit_2_usage() {
 }
 
 #[test]
-fn exit_3_refused_by_policy() {
+fn exit_code_3_refused_by_policy() {
     let s = Scratch::new();
     let pinned = s.policy(&format!("[model]\nsha256 = \"{}\"", "ab".repeat(32)));
     let output = run(&["run", &s.relu(), "--input", &s.x(), "--policy", &pinned]);
@@ -134,7 +134,7 @@ fn exit_3_refused_by_policy() {
 }
 
 #[test]
-fn a_policy_beside_the_model_is_not_found() {
+fn policy_next_to_the_model_is_not_used() {
     let s = Scratch::new();
     s.policy(&format!("[model]\nsha256 = \"{}\"", "ab".repeat(32)));
     s.file("relu.policy.toml", "nonsense");
@@ -144,7 +144,7 @@ fn a_policy_beside_the_model_is_not_found() {
 }
 
 #[test]
-fn exit_4_model_or_input_not_acceptable() {
+fn exit_code_4_invalid_model_or_input() {
     let s = Scratch::new();
     let model = s.relu();
     let wrong = s.npy("wrong.npy", &Tensor::new(vec![1.0f64; 4], &[2, 2]).unwrap());
@@ -152,7 +152,7 @@ fn exit_4_model_or_input_not_acceptable() {
         (&["run", &s.file("text.onnx", "this is no model"), "--input", "x=-"], "not an ONNX model"),
         (&["inspect", &s.file("empty.onnx", "")], "no graph"),
         (&["run", &model], "not given"),
-        (&["run", &model, "--input", &wrong], "declared is x: f32 [2, 2]"),
+        (&["run", &model, "--input", &wrong], "the model declares x: f32 [2, 2]"),
         (&["run", &model, "--input", &format!("z={}", s.x())], "no such input"),
     ];
     for (arguments, says) in cases {
@@ -161,7 +161,7 @@ fn exit_4_model_or_input_not_acceptable() {
 }
 
 #[test]
-fn exit_5_limits() {
+fn exit_code_5_exceeded_limits() {
     let s = Scratch::new();
     let (model, x) = (s.relu(), s.x());
     let big = s.npy("big.npy", &Tensor::new(vec![0.0f32; 1000], &[1000]).unwrap());
@@ -184,7 +184,7 @@ fn exit_5_limits() {
 }
 
 #[test]
-fn exit_4_a_position_outside_of_the_tables() {
+fn exit_code_4_position_outside_of_the_tables() {
     let s = Scratch::new();
     let graph = Graph {
         nodes: vec![node("RotaryEmbedding", &["x", "cos", "sin", "positions"], &["y"], &[])],
@@ -207,9 +207,9 @@ fn exit_4_a_position_outside_of_the_tables() {
     }
 }
 
-/// Of what a model can do nothing is known any more that makes the sandbox trap: here its worker dies.
+/// No model is known that makes the sandbox trap, so this test kills the worker.
 #[test]
-fn exit_6_its_worker_died_while_running() {
+fn exit_code_6_worker_died_during_a_run() {
     let mut busy = Busy::start();
     busy.wait_until_at_work();
     let worker = rustix::process::Pid::from_raw(busy.worker.cast_signed()).unwrap();
@@ -218,7 +218,7 @@ fn exit_6_its_worker_died_while_running() {
 }
 
 #[test]
-fn exit_7_a_protection_is_missing() {
+fn exit_code_7_missing_protection() {
     let s = Scratch::new();
     let (cache, state) = (s.path("cache"), s.path("state"));
     fs::create_dir_all(cache.join("code")).unwrap();
@@ -232,7 +232,7 @@ fn exit_7_a_protection_is_missing() {
 }
 
 #[test]
-fn inputs_come_from_npy_npz_json_and_standard_input() {
+fn inputs_are_read_from_npy_npz_json_and_standard_input() {
     let s = Scratch::new();
     let model = s.relu();
     let mut npz = std::io::Cursor::new(Vec::new());
@@ -245,7 +245,7 @@ fn inputs_come_from_npy_npz_json_and_standard_input() {
     let npy = fs::read(s.x()).unwrap();
     for content in [&npy[..], &npz, json, named, typed] {
         let file = s.file("input", content);
-        // A file of named tensors names the inputs itself.
+        // A file of named tensors has the names of the inputs.
         let by_name = format!("x={file}");
         let mut ways = vec![vec!["--input", &*file]];
         if content != named {
@@ -263,7 +263,7 @@ fn inputs_come_from_npy_npz_json_and_standard_input() {
 }
 
 #[test]
-fn outputs_go_to_npz_json_and_folders() {
+fn outputs_are_written_to_npz_json_and_folders() {
     let s = Scratch::new();
     let (model, x) = (s.relu(), s.x());
     let expected = Tensor::new(vec![0.0f32, 2.0, 3.5, 0.0], &[2, 2]).unwrap();
@@ -296,7 +296,7 @@ fn labels_name_the_classes() {
 }
 
 #[test]
-fn hostile_names_are_harmless_in_every_output() {
+fn untrusted_names_are_escaped_in_every_output() {
     let s = Scratch::new();
     let name = "../\x1b]0;owned\x07\u{202e}\r\n";
     let graph = Graph {
@@ -329,7 +329,7 @@ fn hostile_names_are_harmless_in_every_output() {
 }
 
 #[test]
-fn inspect_tells_what_is_in_the_file() {
+fn inspect_describes_the_model() {
     let path = models().join("silero_vad.onnx");
     let arguments = ["inspect", path.to_str().unwrap(), "--format", "json"];
     let found = answer(&run(&arguments));
@@ -342,11 +342,11 @@ fn inspect_tells_what_is_in_the_file() {
     for expected in ["spox", "ai.onnx 16", "LSTM 4", "scalar"] {
         assert!(table.contains(expected), "{expected} is not in\n{table}");
     }
-    assert!(!table.contains("not computed"), "{table}");
+    assert!(!table.contains("unsupported operators"), "{table}");
 }
 
 #[test]
-fn inspect_says_which_operators_are_not_computed() {
+fn inspect_lists_unsupported_operators() {
     let s = Scratch::new();
     let mut graph = support::onnx::relu(&support::onnx::fixed(&[2]));
     let odd = support::onnx::int_attribute("odd", 1);
@@ -357,7 +357,7 @@ fn inspect_says_which_operators_are_not_computed() {
     ];
     let model = s.file("odd.onnx", graph.bytes());
     let table = stdout(&run(&["inspect", &model]));
-    for expected in ["not computed", "the attribute \"odd\" is not", "the operator is not"] {
+    for expected in ["unsupported", "the attribute \"odd\" is not", "the operator is not"] {
         assert!(table.contains(expected), "{expected} is not in\n{table}");
     }
     let found = answer(&run(&["inspect", &model, "--format", "json"]));
@@ -374,7 +374,7 @@ fn inspect_says_which_operators_are_not_computed() {
 }
 
 #[test]
-fn inspect_says_whether_a_model_would_be_prepared() {
+fn inspect_checks_whether_a_model_can_be_prepared() {
     use support::onnx::{INT64, int_attribute, tensor_i64};
     let s = Scratch::new();
     let verdict = |arguments: &[&str]| {
@@ -383,7 +383,7 @@ fn inspect_says_whether_a_model_would_be_prepared() {
         let preparation = found["preparation"].clone();
         (preparation["verdict"].as_str().unwrap().to_owned(), preparation)
     };
-    // All shapes are declared, and no value is looked at.
+    // All shapes are declared, and preparation does not depend on values.
     let model = s.file("fixed.onnx", relu(&fixed(&[2, 3])).bytes());
     let (found, preparation) = verdict(&[&model]);
     assert_eq!(found, "prepared");
@@ -391,14 +391,14 @@ fn inspect_says_whether_a_model_would_be_prepared() {
     assert_eq!(preparation["assumed"], false);
     assert!(stdout(&run(&["inspect", &model])).contains("prepared for x 2×3"));
     assert_exit(&run(&["inspect", &model, "--input-shape", "x=2,4"]), 4, "does not fit");
-    assert_exit(&run(&["inspect", &model, "--input-shape", "z=2"]), 2, "takes no input z");
-    assert_exit(&run(&["inspect", &model, "--input-shape", "x"]), 2, "write NAME=");
+    assert_exit(&run(&["inspect", &model, "--input-shape", "z=2"]), 2, "has no input z");
+    assert_exit(&run(&["inspect", &model, "--input-shape", "x"]), 2, "expected a shape");
     assert!(
         answer(&run(&["inspect", &model, "--no-prepare", "--format", "json"]))["preparation"]
             .is_null()
     );
 
-    // Some shapes are answered, others are not.
+    // Some shapes work, others are refused.
     let sum = Graph {
         nodes: vec![node("Add", &["x", "w"], &["y"], &[])],
         initializers: vec![tensor_f32("w", &[3], &[1.0; 3])],
@@ -412,7 +412,7 @@ fn inspect_says_whether_a_model_would_be_prepared() {
     assert_eq!((&*found, &preparation["exit_code"]), ("refused", &4.into()));
     assert!(preparation["error"].as_str().unwrap().contains("node \"y\": Add"), "{preparation}");
 
-    // Which nodes may refuse the values of a run.
+    // Which nodes may fail during a run, depending on values.
     let gather = Graph {
         nodes: vec![
             node("Neg", &["x"], &["n"], &[]),
@@ -434,7 +434,7 @@ fn inspect_says_whether_a_model_would_be_prepared() {
         .collect();
     assert_eq!(undecided, [["taken", "Gather", "values"], ["y", "NonZero", "sizes"]]);
 
-    // A policy that is too tight for it: the constant alone takes 64 MiB.
+    // A policy with too little memory: the constant alone takes 64 MiB.
     let large = Graph {
         nodes: vec![
             node("ConstantOfShape", &["s"], &["c"], &[]),
@@ -450,7 +450,7 @@ fn inspect_says_whether_a_model_would_be_prepared() {
     assert_eq!((&*found, &preparation["exit_code"]), ("refused", &5.into()), "{preparation}");
 }
 
-/// The table, word for word: `BELLJAR_BLESS=1` writes tests/expectations/ops.txt anew.
+/// The exact table: `BELLJAR_BLESS=1` updates tests/expectations/ops.txt.
 #[test]
 fn ops_prints_the_table_of_operators() {
     let text = stdout(&run(&["ops"]));
@@ -464,11 +464,11 @@ fn ops_prints_the_table_of_operators() {
     assert_eq!(operators.len(), text.lines().count());
     let resize = answer(&run(&["ops", "resize", "--format", "json"]));
     assert!(resize["operators"].as_array().unwrap().iter().all(|one| one["name"] == "Resize"));
-    assert_exit(&run(&["ops", "Frobnicate"]), 2, "no operator of this name");
+    assert_exit(&run(&["ops", "Frobnicate"]), 2, "unsupported operator Frobnicate");
 }
 
 #[test]
-fn a_new_policy_lets_the_model_run_and_pins_it() {
+fn new_policy_pins_the_model_and_lets_it_run() {
     let s = Scratch::new();
     let (model, x) = (s.relu(), s.x());
     let policy = s.path("new.toml");
@@ -484,7 +484,7 @@ fn a_new_policy_lets_the_model_run_and_pins_it() {
 }
 
 #[test]
-fn a_reader_that_leaves_early_is_no_error() {
+fn broken_pipe_is_success() {
     let s = Scratch::new();
     let x = s.x();
     for arguments in [
@@ -509,7 +509,7 @@ fn a_reader_that_leaves_early_is_no_error() {
 }
 
 #[test]
-fn colours_only_where_they_are_wanted() {
+fn color_flag_and_no_color_are_respected() {
     let with = |arguments: &[&str], no_color: &str| {
         let mut command = belljar(arguments);
         stderr(&command.env("NO_COLOR", no_color).output().unwrap())
@@ -545,13 +545,13 @@ fn version_help_completions_and_manual() {
 }
 
 #[test]
-fn a_worker_is_not_started_by_hand() {
+fn worker_cannot_be_started_from_the_command_line() {
     let output = run(&["__belljar-worker"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stdout.is_empty());
 }
 
-/// A `belljar` that is busy in a worker for long enough to look at both.
+/// A `belljar` whose worker is busy long enough to examine both processes.
 struct Busy {
     supervisor: std::process::Child,
     worker: u32,
@@ -568,13 +568,13 @@ impl Busy {
         let mut busy = Busy { supervisor, worker: 0, _scratch: s };
         for _ in 0..1000 {
             let found = children(busy.supervisor.id());
-            // Before it has its command line it is still a copy of its supervisor.
+            // Before exec, the worker is still a copy of its supervisor.
             let ready = |pid: &u32| {
                 let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 line.windows(9).any(|window| window == b"__belljar")
             };
             if let Some(worker) = found.into_iter().find(ready) {
-                // It has its model once it is at work.
+                // A busy worker has received its model.
                 std::thread::sleep(std::time::Duration::from_millis(300));
                 busy.worker = worker;
                 return busy;
@@ -601,7 +601,7 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        // A test that failed must not leave anything running.
+        // A failed test must not leave processes running.
         let _ = self.supervisor.kill();
         let _ = self.supervisor.wait();
     }
@@ -620,12 +620,12 @@ fn children(parent: u32) -> Vec<u32> {
 }
 
 #[test]
-fn a_worker_dies_with_its_supervisor() {
+fn worker_dies_with_its_supervisor() {
     let mut busy = Busy::start();
     busy.supervisor.kill().unwrap();
     busy.supervisor.wait().unwrap();
     for _ in 0..500 {
-        // A killed process whose new parent has not looked yet is a zombie.
+        // A killed process is a zombie until its new parent reaps it.
         let status = fs::read_to_string(format!("/proc/{}/status", busy.worker));
         let status = status.unwrap_or_default();
         if status.is_empty() || status.contains("State:\tZ") {
@@ -637,7 +637,7 @@ fn a_worker_dies_with_its_supervisor() {
 }
 
 #[test]
-fn a_worker_inherits_nothing() {
+fn worker_inherits_no_descriptors_or_environment() {
     let secret = tempfile::NamedTempFile::new().unwrap();
     let inherited = rustix::fs::open(
         secret.path(),
@@ -667,7 +667,7 @@ fn a_worker_inherits_nothing() {
 }
 
 #[test]
-fn a_worker_is_confined_as_seen_from_outside() {
+fn confinement_of_a_worker_is_visible_in_proc() {
     let busy = Busy::start();
     let read = |what: &str| {
         fs::read_to_string(format!("/proc/{}/{what}", busy.worker)).unwrap_or_default()
@@ -684,9 +684,9 @@ fn a_worker_is_confined_as_seen_from_outside() {
         assert_eq!(field(set), "0000000000000000", "{set}");
     }
     assert_eq!(field("Groups"), "");
-    // It sees itself as the first process.
+    // The worker is the first process in its PID namespace.
     assert!(field("NSpid").ends_with("\t1"), "{}", field("NSpid"));
-    // The rest the kernel shows to nobody but root.
+    // Only root can read the rest.
     if !rustix::process::geteuid().is_root() {
         return;
     }
@@ -697,7 +697,7 @@ fn a_worker_is_confined_as_seen_from_outside() {
         let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
         assert_ne!(of(&busy.worker.to_string()), of("self"), "{kind}");
     }
-    // To itself it is nobody.
+    // In its own namespace, its user is `nobody`.
     assert_eq!(read("uid_map").split_whitespace().next(), Some("65534"));
     let root = format!("/proc/{}/root", busy.worker);
     assert_eq!(fs::read_dir(root).unwrap().count(), 0, "its root is not empty");
@@ -715,7 +715,7 @@ fn a_worker_is_confined_as_seen_from_outside() {
 }
 
 #[test]
-fn filters_are_shown_in_words() {
+fn confine_show_explains_filters() {
     let output = run(&["confine", "show"]);
     assert_exit(&output, 0, "");
     let roles =
@@ -746,10 +746,10 @@ fn filters_are_shown_in_words() {
     assert_exit(&run(&["confine", "show", "nobody"]), 2, "nobody");
 }
 
-/// Ways to spoil worker processes, and attacks from within them, are only in builds for tests.
+/// Fault injection and escape attempts are only in test builds.
 #[test]
 #[cfg(not(feature = "test-hooks"))]
-fn the_program_has_no_hooks_of_tests() {
+fn release_build_has_no_test_hooks() {
     let program = fs::read(support::BELLJAR).unwrap();
     let has = |text: &str| program.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(has("BELLJAR_CACHE_DIR"), "a check of this test");
@@ -759,7 +759,7 @@ fn the_program_has_no_hooks_of_tests() {
 }
 
 #[test]
-fn the_example_runs() {
+fn library_example_runs() {
     let example = Path::new(support::BELLJAR).with_file_name("examples").join("run");
     let path = models().join("pp_ocr_cls.onnx");
     let mut command = Command::new(example);

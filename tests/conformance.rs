@@ -1,6 +1,6 @@
-//! ONNX's own test cases, each run through the sandbox with all inputs given at run time: every one
-//! must end as it is known to end. `cargo xtask conformance` makes the cases (tests/conformance/
-//! cases.py), and the list of how they end.
+//! ONNX's own test cases, run through the sandbox with all inputs given at run time. Each must end
+//! in the class that is listed for it. `cargo xtask conformance` creates the cases
+//! (tests/conformance/cases.py) and the list of classes.
 
 mod support;
 
@@ -31,7 +31,7 @@ fn cases_folder() -> PathBuf {
     folder.map_or_else(|| repository().join("target/conformance"), PathBuf::from)
 }
 
-/// A tensor of a case, or why there is none.
+/// A tensor of a case, or why it cannot be read.
 fn tensor(folder: &Path, entry: &Value) -> Result<Tensor, String> {
     if let Some(strings) = entry["strings"].as_array() {
         let strings: Vec<String> =
@@ -85,7 +85,7 @@ fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
         };
         let inputs = match tensors("inputs") {
             Ok(inputs) => inputs,
-            Err(why) => return end("refused", format!("no such input can be given: {why}")),
+            Err(why) => return end("refused", format!("the input is not supported: {why}")),
         };
         let ended = model.run(&inputs).and_then(|outputs| outputs.validate());
         let how = ended.as_ref().map(|_| ());
@@ -98,11 +98,16 @@ fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
         };
         let expected = match tensors("outputs") {
             Ok(expected) => expected,
-            Err(why) => return end("wrong", format!("answered, where expected is {why}")),
+            Err(why) => {
+                return end(
+                    "wrong",
+                    format!("answered, but the expected output is not supported: {why}"),
+                );
+            }
         };
         for ((name, expected), entry) in expected.iter().zip(set["outputs"].as_array().unwrap()) {
             let Some(found) = outputs.get(name) else { return end("wrong", format!("no {name}")) };
-            // An output may have a bound of its own, which says all.
+            // An output may have its own absolute tolerance, which is then the only one.
             let why = match entry["atol"].as_f64() {
                 Some(atol) => beyond(found, expected, 0.0, atol),
                 None => difference(found, expected, rtol, atol),
@@ -135,7 +140,7 @@ fn policy() -> Policy {
     policy
 }
 
-/// Runs all cases and says how each ended, by kind and name.
+/// Runs all cases and returns how each ended, by kind and name.
 fn run_all() -> BTreeMap<String, (End, Value)> {
     let folder = cases_folder();
     let text = std::fs::read_to_string(folder.join("cases.json")).unwrap_or_else(|err| {
@@ -167,7 +172,7 @@ fn run_all() -> BTreeMap<String, (End, Value)> {
 }
 
 #[test]
-fn every_case_ends_as_it_is_known_to() {
+fn every_case_has_its_expected_class() {
     let ends = run_all();
     if let Some(path) = std::env::var_os("BELLJAR_CONFORMANCE_RESULTS") {
         let results: Vec<Value> = ends

@@ -1,5 +1,4 @@
-//! The decision log: every decision there is today has its line, and what cannot be written down is
-//! not allowed.
+//! The decision log: every decision is logged, and what cannot be logged is not allowed.
 
 mod support;
 
@@ -40,12 +39,12 @@ fn short(line: &Value) -> String {
 }
 
 #[test]
-fn every_decision_of_a_run_has_its_line() {
+fn every_decision_of_a_run_is_logged() {
     let s = Scratch::new();
     let (output, lines) = s.decided("", &[]);
     assert_eq!(output.status.code(), Some(0));
-    let said: Vec<String> = lines.iter().map(short).collect();
-    assert_eq!(said, ["allowed model load: no pin", "allowed model run: limits"]);
+    let logged: Vec<String> = lines.iter().map(short).collect();
+    assert_eq!(logged, ["allowed model load: no pin", "allowed model run: limits"]);
     for line in &lines {
         let keys: Vec<&String> = line.as_object().unwrap().keys().collect();
         let expected = ["access", "model", "policy", "resource", "rule", "time", "verdict"];
@@ -58,8 +57,8 @@ fn every_decision_of_a_run_has_its_line() {
     let policy = s.toml("policy.toml", &format!("[model]\nsha256 = \"{}\"", "ab".repeat(32)));
     let (output, lines) = s.decided("", &["--policy", &policy]);
     assert_eq!(output.status.code(), Some(3));
-    let said: Vec<String> = lines.iter().map(short).collect();
-    assert_eq!(said, ["refused model load: model.sha256"]);
+    let logged: Vec<String> = lines.iter().map(short).collect();
+    assert_eq!(logged, ["refused model load: model.sha256"]);
     assert_eq!(lines[0]["policy"].as_str().unwrap().len(), 64);
 
     let policy = s.toml("policy.toml", "[limits]\ninput-size = \"8 B\"");
@@ -96,29 +95,29 @@ fn every_decision_of_a_run_has_its_line() {
 }
 
 #[test]
-fn what_a_ceiling_cuts_or_refuses_has_its_line() {
+fn cuts_and_refusals_of_a_ceiling_are_logged() {
     let s = Scratch::new();
     let ceiling = s.toml("ceiling.toml", "[limits]\nmemory = \"256 MiB\"");
     let (output, lines) = s.decided(&ceiling, &[]);
     assert_eq!(output.status.code(), Some(0));
-    let said: Vec<String> = lines.iter().map(short).collect();
-    assert_eq!(said[0], "cut limits.memory 1 GiB: ceiling: 256 MiB");
-    assert_eq!(said.len(), 3, "{said:?}");
+    let logged: Vec<String> = lines.iter().map(short).collect();
+    assert_eq!(logged[0], "cut limits.memory 1 GiB: ceiling: 256 MiB");
+    assert_eq!(logged.len(), 3, "{logged:?}");
     let (output, lines) = s.decided(&ceiling, &["--strict-policy"]);
     assert_eq!(output.status.code(), Some(3));
-    let said: Vec<String> = lines.iter().map(short).collect();
-    assert!(said[0].starts_with("refused policy use: limits.memory = 1 GiB"), "{said:?}");
-    assert_eq!(said.len(), 1);
+    let logged: Vec<String> = lines.iter().map(short).collect();
+    assert!(logged[0].starts_with("refused policy use: limits.memory = 1 GiB"), "{logged:?}");
+    assert_eq!(logged.len(), 1);
 }
 
 #[test]
-fn without_its_line_nothing_is_answered() {
+fn run_fails_if_its_decision_cannot_be_logged() {
     let s = Scratch::new();
     let model = s.file("relu.onnx", relu(&fixed(&[2, 2])).bytes());
     let input = s.file("x.json", "[[1, 2], [3, 4]]");
     for (log, says) in [
-        ("/dev/full", "a decision cannot be written"),
-        ("/does/not/exist/log", "decisions cannot be written"),
+        ("/dev/full", "cannot write to the decision log"),
+        ("/does/not/exist/log", "cannot open the decision log"),
     ] {
         let arguments = ["run", &model, "--input", &input, "--decisions", log];
         let output = belljar(&arguments).stdin(Stdio::null()).output().unwrap();
@@ -129,7 +128,7 @@ fn without_its_line_nothing_is_answered() {
 }
 
 #[test]
-fn a_library_writes_the_same_lines_from_any_thread() {
+fn library_logs_the_same_lines_from_any_thread() {
     let s = Scratch::new();
     let log = s.path("log.jsonl");
     let host = builder(Isolation::Process).decisions(&log).build().unwrap();

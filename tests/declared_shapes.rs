@@ -1,5 +1,5 @@
-//! Shapes that a model declares wrongly: an output is answered as it was computed, the difference is
-//! reported once, and it is refused only where a policy says so. Inputs keep their rank and sizes.
+//! Wrongly declared shapes: the output is returned as computed, the difference is reported once,
+//! and only a strict policy refuses it. The rank and sizes of inputs are always enforced.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::onnx::{
 };
 use support::{ISOLATIONS, builder, host, load, load_under};
 
-/// What a host has reported of shapes.
+/// The shape differences that a host has reported.
 type Reported = Arc<Mutex<Vec<ShapeDifference>>>;
 
 fn listening(isolation: Isolation) -> (Host, Reported) {
@@ -40,16 +40,16 @@ fn counting(shape: &[usize]) -> Tensor {
 
 type Named = Vec<(&'static str, Tensor)>;
 
-fn ask(model: &Model, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, Error> {
+fn run_model(model: &Model, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, Error> {
     Ok(model.run(inputs)?.validate()?.into_tensors())
 }
 
-/// A model whose declaration is wrong.
+/// A model with a wrong declaration.
 struct Case {
     name: &'static str,
     graph: Graph,
     inputs: Named,
-    /// What it answers.
+    /// Its outputs.
     answer: Named,
     /// The inputs and outputs whose shape differs.
     differs: &'static [&'static str],
@@ -153,12 +153,12 @@ fn declared_wrongly() -> Vec<Case> {
 }
 
 #[test]
-fn a_shape_that_is_declared_wrongly_is_answered_as_computed_and_reported_once() {
+fn wrongly_declared_shape_is_returned_as_computed_and_reported_once() {
     for isolation in ISOLATIONS {
         for Case { name, graph, inputs, answer, differs } in declared_wrongly() {
             let (host, reported) = listening(isolation);
             let model = load(&host, &graph.bytes()).unwrap_or_else(|err| panic!("{name}: {err}"));
-            // By a clone as well: it is the same loaded model.
+            // Also by a clone, which is the same loaded model.
             for model in [&model, &model.clone(), &model] {
                 let outputs = model.run(&inputs).and_then(|outputs| outputs.validate());
                 let outputs = outputs.unwrap_or_else(|err| panic!("{name}: {err}"));
@@ -174,9 +174,9 @@ fn a_shape_that_is_declared_wrongly_is_answered_as_computed_and_reported_once() 
             let names: Vec<String> =
                 reported.lock().unwrap().drain(..).map(|one| one.name).collect();
             assert_eq!(names, differs, "{name}: once for each loaded model");
-            // Another loaded model reports again.
+            // Loading the model again reports again.
             let model = load(&host, &graph.bytes()).unwrap();
-            ask(&model, &inputs).unwrap();
+            run_model(&model, &inputs).unwrap();
             assert_eq!(reported.lock().unwrap().len(), differs.len(), "{name}");
         }
     }
@@ -188,7 +188,7 @@ fn a_strict_policy_refuses_every_shape_that_differs() {
     for Case { name, graph, inputs, differs, .. } in declared_wrongly() {
         let model = load_under(&host, &graph.bytes(), &strict()).unwrap();
         let before = model.calls().run;
-        let err = ask(&model, &inputs).map(drop).expect_err(name);
+        let err = run_model(&model, &inputs).map(drop).expect_err(name);
         let text = err.to_string();
         assert_eq!(err.exit_code(), 4, "{name}: {text}");
         assert!(text.contains("declare") && text.contains(differs[0]), "{name}: {text}");
@@ -196,19 +196,19 @@ fn a_strict_policy_refuses_every_shape_that_differs() {
             assert_eq!(model.calls().run, before, "{name}: it reached a sandbox");
         }
     }
-    assert_eq!(*reported.lock().unwrap(), [], "what is refused is no event");
-    // What is declared rightly is answered.
+    assert_eq!(*reported.lock().unwrap(), [], "refused outputs are not reported");
+    // Correctly declared outputs are returned.
     let model = load_under(&host, &relu(&fixed(&[2])).bytes(), &strict()).unwrap();
-    assert_eq!(ask(&model, &[("x", counting(&[2]))]).unwrap()[0].1, counting(&[2]));
+    assert_eq!(run_model(&model, &[("x", counting(&[2]))]).unwrap()[0].1, counting(&[2]));
 }
 
 #[test]
-fn what_differs_is_described_with_both_shapes() {
+fn differences_are_described_with_both_shapes() {
     let (host, reported) = listening(Isolation::Thread);
     let graph =
         Graph { outputs: vec![value("y", FLOAT, &fixed(&[800, 2]))], ..relu(&fixed(&[4, 2])) };
     let model = load(&host, &graph.bytes()).unwrap();
-    ask(&model, &[("x", counting(&[4, 2]))]).unwrap();
+    run_model(&model, &[("x", counting(&[4, 2]))]).unwrap();
     let reported = reported.lock().unwrap();
     let text = "output y has the shape [4, 2], but the model declares [800, 2]";
     assert_eq!(reported[0].to_string(), text);
@@ -223,34 +223,34 @@ fn inputs_names_types_and_sizes_are_enforced_as_before() {
         let n = Dim::Symbol("n");
         let model = load_under(&host, &relu(&[n, Dim::Fixed(2)]).bytes(), &policy).unwrap();
         for shape in [&[2, 3][..], &[2], &[2, 2, 1], &[]] {
-            let err = ask(&model, &[("x", counting(shape))]).map(drop).unwrap_err();
+            let err = run_model(&model, &[("x", counting(shape))]).map(drop).unwrap_err();
             assert!(matches!(err.kind(), ErrorKind::Input { .. }), "{err}");
         }
-        // An output's element type.
+        // The element type of an output.
         let mut graph = relu(&fixed(&[2]));
         graph.outputs = vec![value("y", INT64, &fixed(&[2]))];
         let model = load_under(&host, &graph.bytes(), &policy);
-        let err = model.and_then(|model| ask(&model, &[("x", counting(&[2]))])).unwrap_err();
+        let err = model.and_then(|model| run_model(&model, &[("x", counting(&[2]))])).unwrap_err();
         assert_eq!(err.exit_code(), 4, "{err}");
-        // The size of all outputs, whatever shape they are declared with.
+        // The size of all outputs, whatever their declared shapes.
         let mut graph = relu(&fixed(&[100]));
         graph.outputs = vec![value("y", FLOAT, &fixed(&[1]))];
         let mut small = policy.clone();
         small.limits.output_size = 399;
         let model = load_under(&host, &graph.bytes(), &small).unwrap();
-        let err = ask(&model, &[("x", counting(&[100]))]).map(drop).unwrap_err();
+        let err = run_model(&model, &[("x", counting(&[100]))]).map(drop).unwrap_err();
         assert_eq!(err.exit_code(), 5, "{err}");
     }
 }
 
 #[test]
-fn the_shape_of_a_policy_is_enforced_and_not_the_models() {
+fn policy_shape_is_enforced_instead_of_the_models() {
     let host = host(Isolation::Thread);
     let graph = Graph { outputs: vec![value("y", FLOAT, &fixed(&[3]))], ..relu(&fixed(&[2])) };
     let under = |rules: &str| {
         let policy = Policy::parse(&format!("version = 1\n{rules}"), "p").unwrap();
         let model = load_under(&host, &graph.bytes(), &policy)?;
-        ask(&model, &[("x", counting(&[2]))])
+        run_model(&model, &[("x", counting(&[2]))])
     };
     for rules in [
         "",
@@ -265,25 +265,25 @@ fn the_shape_of_a_policy_is_enforced_and_not_the_models() {
         assert!(matches!(err.kind(), ErrorKind::Withheld { .. }), "{rules}: {err}");
         assert!(err.to_string().contains("`outputs.y.shape`"), "{err}");
     }
-    // Both at once: the rule contradicts what is enforced.
+    // With both, the rule contradicts the enforced declaration.
     let err =
         under("declared-shapes = \"strict\"\n[outputs.y]\nshape = [2]\n").map(drop).unwrap_err();
     assert!(matches!(err.kind(), ErrorKind::Rule { .. }), "{err}");
-    // An input's rule that contradicts the model stays a mistake.
+    // A rule of an input that contradicts the model is still an error.
     let err = under("[inputs.x]\nshape = [3]\n").map(drop).unwrap_err();
     assert!(matches!(err.kind(), ErrorKind::Rule { .. }), "{err}");
 }
 
-/// The answer of a model that has these declarations of values in its graph (field 13).
+/// The output of a model with these value declarations in its graph (field 13).
 fn with_value_info(graph: &Graph, info: Vec<Message>, x: &Tensor) -> Result<Tensor, Error> {
     let graph = graph.message().messages(13, info);
     let model = Message::new().int(1, 8).message(7, graph).message(8, Message::new().int(2, 17));
     let model = load(&host(Isolation::Thread), &model.finish())?;
-    Ok(ask(&model, &[("x", x.clone())])?.remove(0).1)
+    Ok(run_model(&model, &[("x", x.clone())])?.remove(0).1)
 }
 
 #[test]
-fn declared_shapes_of_intermediate_values_are_not_looked_at() {
+fn declared_shapes_of_intermediate_values_are_ignored() {
     let graph = Graph {
         nodes: vec![
             node("Add", &["x", "x"], &["h"], &[]),
@@ -310,7 +310,7 @@ fn declared_shapes_of_intermediate_values_are_not_looked_at() {
     }
 }
 
-/// `y = sum of the rows so far` by a scan over `x`; what its body declares of its state and its rows.
+/// `y = sum of the rows so far` by a scan over `x`, with these declarations of its state and rows.
 fn running_sum(state: &[Dim<'_>], row: &[Dim<'_>], made: &[Dim<'_>]) -> Graph {
     let body = Graph {
         nodes: vec![node("Add", &["s", "e"], &["t"], &[]), node("Identity", &["t"], &["o"], &[])],
@@ -328,7 +328,7 @@ fn running_sum(state: &[Dim<'_>], row: &[Dim<'_>], made: &[Dim<'_>]) -> Graph {
 }
 
 #[test]
-fn declared_shapes_of_a_scans_body_are_not_looked_at() {
+fn declared_shapes_in_scan_bodies_are_ignored() {
     let host = host(Isolation::Thread);
     let n = Dim::Symbol("n");
     for (state, row, made) in [
@@ -339,7 +339,7 @@ fn declared_shapes_of_a_scans_body_are_not_looked_at() {
         (fixed(&[2]), fixed(&[3]), fixed(&[3, 2])),
     ] {
         let model = load(&host, &running_sum(&state, &row, &made).bytes()).unwrap();
-        let answer = ask(&model, &[("x", counting(&[3, 2]))]).unwrap();
+        let answer = run_model(&model, &[("x", counting(&[3, 2]))]).unwrap();
         let y = Tensor::new(vec![0f32, 1.0, 2.0, 4.0, 6.0, 9.0], &[3, 2]).unwrap();
         assert_eq!(answer[1].1, y);
         assert_eq!(answer[0].1, Tensor::new(vec![6f32, 9.0], &[2]).unwrap());
@@ -347,7 +347,7 @@ fn declared_shapes_of_a_scans_body_are_not_looked_at() {
 }
 
 #[test]
-fn negative_axes_of_a_scan_are_counted_by_the_real_rank() {
+fn negative_scan_axes_use_the_real_rank() {
     let host = host(Isolation::Thread);
     let columns = |row: &[Dim<'_>], made: &[Dim<'_>], axes: &[(&str, i64)]| {
         let body = Graph {
@@ -366,12 +366,12 @@ fn negative_axes_of_a_scan_are_counted_by_the_real_rank() {
             ..Graph::default()
         };
         let model = load(&host, &graph.bytes())?;
-        Ok::<_, Error>(ask(&model, &[("x", counting(&[2, 3]))])?.remove(0).1)
+        Ok::<_, Error>(run_model(&model, &[("x", counting(&[2, 3]))])?.remove(0).1)
     };
     let [from, to] = ["scan_input_axes", "scan_output_axes"];
     let same = Tensor::new(vec![0f32, -1.0, -2.0, -3.0, -4.0, -5.0], &[2, 3]).unwrap();
     let turned = Tensor::new(vec![0f32, -3.0, -1.0, -4.0, -2.0, -5.0], &[3, 2]).unwrap();
-    // Columns in and columns out; the declared size of one is wrong.
+    // Columns in and columns out, one of them with a wrong declared size.
     for made in [fixed(&[2]), fixed(&[9])] {
         let found = columns(&fixed(&[7]), &made, &[(from, -1), (to, -1)]).unwrap();
         assert_eq!(found, same);
@@ -380,7 +380,7 @@ fn negative_axes_of_a_scan_are_counted_by_the_real_rank() {
         let found = columns(&fixed(&[7]), &made, &[(from, -1), (to, 0)]).unwrap();
         assert_eq!(found, turned);
     }
-    // A declared rank may be wrong too.
+    // A declared rank may also be wrong.
     for (row, made, axes, expected) in [
         (fixed(&[2]), fixed(&[]), [(from, 1), (to, -1)], &same),
         (fixed(&[2]), fixed(&[1, 2]), [(from, 1), (to, -1)], &same),
@@ -393,7 +393,7 @@ fn negative_axes_of_a_scan_are_counted_by_the_real_rank() {
 }
 
 #[test]
-fn declared_shapes_of_other_bodies_are_not_looked_at() {
+fn declared_shapes_in_other_bodies_are_ignored() {
     let host = host(Isolation::Thread);
     let wrong = fixed(&[9, 9]);
     let branch = |op: &str, name: &str| Graph {
@@ -440,7 +440,7 @@ fn declared_shapes_of_other_bodies_are_not_looked_at() {
         outputs: vec![value("y", FLOAT, &wrong), value("all", FLOAT, &wrong)],
     };
     let model = load(&host, &graph.bytes()).unwrap();
-    let answer = ask(&model, &[("x", counting(&[3]))]).unwrap();
+    let answer = run_model(&model, &[("x", counting(&[3]))]).unwrap();
     assert_eq!(answer[0].1, Tensor::new(vec![0f32, 4.0, 8.0], &[3]).unwrap());
     let all = Tensor::new(vec![0f32, 2.0, 4.0, 0.0, 4.0, 8.0], &[2, 3]).unwrap();
     assert_eq!(answer[1].1, all);
@@ -488,8 +488,8 @@ fn the_command_line_reports_it_on_standard_error_and_in_json() {
     assert_eq!(answer["outputs"][0]["data"], serde_json::json!([1.0, 0.0]));
     let (code, out, err) = run(&["--policy", &strict], None);
     assert_eq!((code, &*out), (4, ""), "{err}");
-    assert!(err.contains("it is f32 [2], declared is y: f32 [5, n]"), "{err}");
-    // A ceiling may demand it.
+    assert!(err.contains("it is f32 [2], but the model declares y: f32 [5, n]"), "{err}");
+    // A ceiling can require strict shapes.
     let (code, _, err) = run(&["--policy", &policy], Some(&strict));
     assert_eq!(code, 4, "{err}");
     assert!(err.contains("declared-shapes = \"report\" is more than the ceiling allows"), "{err}");

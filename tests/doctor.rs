@@ -1,4 +1,4 @@
-//! `belljar doctor`: what it says about this machine, and that it changes nothing.
+//! `belljar doctor`: its report about this machine, and that it changes no files.
 
 mod support;
 
@@ -20,10 +20,10 @@ fn finding<'a>(found: &'a Value, what: &str) -> &'a Value {
 }
 
 #[test]
-fn every_role_and_every_part_is_looked_at() {
+fn doctor_checks_all_roles_and_layers() {
     let output = belljar(&["doctor", "--format", "json"]).output().unwrap();
     let found = json(&output);
-    // Whoever builds Belljar has a machine on which it works.
+    // The tests require a machine on which Belljar works.
     assert_eq!(output.status.code(), Some(0), "{found:#}");
     assert_eq!(found["strict"], true);
     let roles: Vec<_> = found["workers"].as_array().unwrap().iter().map(|w| &w["role"]).collect();
@@ -42,7 +42,7 @@ fn every_role_and_every_part_is_looked_at() {
         assert!(part["found"].as_str().is_some_and(|text| !text.is_empty()), "{part}");
         assert_eq!(part["needed"], false);
     }
-    for what in ["Landlock", "seccomp: kill the process", "seccomp: answer an error"] {
+    for what in ["Landlock", "seccomp: kill the process", "seccomp: return an error"] {
         let part = finding(&found, what);
         assert_eq!((&part["present"], &part["needed"]), (&true.into(), &true.into()), "{part}");
     }
@@ -55,7 +55,7 @@ fn every_role_and_every_part_is_looked_at() {
 }
 
 #[test]
-fn the_table_is_for_people() {
+fn doctor_prints_a_table() {
     let output = belljar(&["doctor"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     for says in ["worker", "ready after", "compile", "prepare", "Landlock", "vector instructions"] {
@@ -65,7 +65,7 @@ fn the_table_is_for_people() {
 }
 
 #[test]
-fn nothing_is_made_or_compiled() {
+fn doctor_creates_and_compiles_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (cache, state) = (folder.path().join("cache"), folder.path().join("state"));
     let mut command = belljar(&["doctor", "--format", "json"]);
@@ -76,11 +76,11 @@ fn nothing_is_made_or_compiled() {
     let code = finding(&found, "compiled code");
     assert_eq!(code["present"], false);
     assert!(code["found"].as_str().unwrap().contains("belljar warm"), "{code}");
-    assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "something was made");
+    assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "a file was created");
 }
 
 #[test]
-fn a_folder_that_is_open_to_others_is_told_and_is_exit_code_7() {
+fn folder_writable_by_others_is_reported_with_exit_code_7() {
     let folder = tempfile::tempdir().unwrap();
     let code = folder.path().join("code");
     fs::create_dir(&code).unwrap();

@@ -1,8 +1,8 @@
-//! Belljar inside somebody else's program, whatever that program does: threads, signal handlers,
-//! children of its own, few descriptors, a binary that is gone. And what each isolation gives up.
+//! Belljar inside another program, whatever that program does: threads, signal handlers, its own
+//! children, few descriptors, a deleted binary. Also the disadvantages of each isolation.
 //!
-//! The other program is this very one, started again for each case. It has a `main` of its own, as
-//! a program that embeds Belljar has: that is where a worker begins.
+//! The other program is this one, started again for each case. It has its own `main`, as a program
+//! that embeds Belljar does, because a worker starts there.
 
 mod support;
 
@@ -20,28 +20,28 @@ use belljar::{
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use support::onnx::{fixed, relu, slow};
 
-/// What is done in a program of its own, by name.
+/// The cases, by name, each run in its own process.
 const CASES: &[(&str, fn())] = &[
     ("the_hook_at_the_start_of_main_is_enough", hook),
     ("another_program_can_be_the_worker", other_program),
     ("many_threads", many_threads),
     ("signal_handlers_that_interrupt_everything", signal_handlers),
     ("sigchld_ignored", sigchld_ignored),
-    ("somebody_else_waits_for_all_children", somebody_else_waits),
+    ("embedder_waits_for_all_children", somebody_else_waits),
     ("few_descriptors", few_descriptors),
     ("the_programs_file_is_deleted", deleted),
     ("the_programs_file_is_replaced", replaced),
-    ("a_worker_program_that_is_none_is_told", wrong_worker_program),
+    ("wrong_worker_program_is_reported", wrong_worker_program),
     ("threads_never_serve_a_strict_policy", never_strict),
-    ("a_thread_has_its_filter_unless_it_is_left_out_by_name", thread_filters),
+    ("thread_has_its_filter_unless_explicitly_disabled", thread_filters),
 ];
 
-/// A program that cannot become a worker: it does its work before it asks.
-const WITHOUT_HOOK: (&str, fn()) = ("a_program_without_the_hook_is_told_so", without_hook);
+/// A program that cannot become a worker, because it works before it calls the hook.
+const WITHOUT_HOOK: (&str, fn()) = ("program_without_the_hook_gets_an_error", without_hook);
 
 const CASE: &str = "BELLJAR_TEST_CASE";
 
-/// Longest that a case may take. It is there for what never ends.
+/// The time limit of a case, to stop those that hang.
 const LONGEST: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     run_all()
 }
 
-/// Runs the cases whose names contain what was asked for, each in a process of its own.
+/// Runs the cases whose names contain the argument, each in its own process.
 fn run_all() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let wanted: Vec<&String> = arguments.iter().filter(|each| !each.starts_with('-')).collect();
@@ -85,7 +85,7 @@ fn run_case(name: &str) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     let mut program = std::env::current_exe().unwrap();
     if name.contains("file_is") {
-        // One that may be deleted.
+        // A copy, which may be deleted.
         let copy = folder.path().join("embedding");
         std::fs::copy(&program, &copy).unwrap();
         program = copy;
@@ -114,8 +114,8 @@ fn run_case(name: &str) -> Result<(), String> {
     Err(format!("{how}:\n{}", std::fs::read_to_string(log).unwrap_or_default()))
 }
 
-/// A host that is its own worker program. Its workers are killed here and it is not the models'
-/// fault.
+/// A host that is its own worker program. Its workers are killed here, which does not count as
+/// deaths.
 fn builder() -> HostBuilder {
     let builder = support::builder(Isolation::Process).quarantine_after(None);
     builder.worker_program(WorkerProgram::CurrentProgram)
@@ -136,7 +136,7 @@ fn try_answer(model: &Model, value: f32) -> Result<(), belljar::Error> {
     Ok(())
 }
 
-/// Its answer is right.
+/// Asserts that its output is correct.
 #[track_caller]
 fn answers(model: &Model, value: f32) {
     if let Err(err) = try_answer(model, value) {
@@ -160,7 +160,7 @@ fn stop(err: belljar::Error) -> Model {
 fn without_hook() {
     let err = load(&host()).err().expect("this program is not its own worker");
     assert!(err.to_string().contains("become_worker_if_asked"), "{err}");
-    // With a program that is, it works.
+    // With a program that is a worker, it works.
     other_program();
 }
 
@@ -170,7 +170,7 @@ fn many_threads() {
         for _ in 0..100 {
             scope.spawn(|| {
                 while !end.load(Ordering::Relaxed) {
-                    // What a fork of this process must not meet halfway.
+                    // Forks must not see this thread's half-finished work.
                     drop(std::hint::black_box(vec![0u8; 1 << 16]));
                     std::thread::sleep(Duration::from_millis(1));
                 }
@@ -212,7 +212,7 @@ fn signal_handlers() {
     }
     let every = libc::timeval { tv_sec: 0, tv_usec: 2000 };
     let timer = libc::itimerval { it_interval: every, it_value: every };
-    // SAFETY: reads the one value that the pointer is to.
+    // SAFETY: reads the value that the pointer refers to.
     let set = unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
     assert_eq!(set, 0);
     for round in 0..5 {
@@ -231,7 +231,7 @@ fn slow_model(host: &Host, run_time: Duration) -> (Model, Tensor) {
     (model.unwrap_or_else(stop), x)
 }
 
-/// A worker that is killed at its deadline is told as that.
+/// A worker that is killed at its deadline is reported as a timeout.
 fn too_slow(host: &Host) {
     let (model, x) = slow_model(host, Duration::from_millis(200));
     let err = model.run(&[("x", x)]).err().expect("it takes minutes");
@@ -255,7 +255,7 @@ fn workers() -> Vec<i32> {
     pids.filter(lives).collect()
 }
 
-/// A worker that somebody kills while it works is told as a worker that has ended, in these words.
+/// A worker that another process kills while it works is reported as ended, in these words.
 fn killed_by_somebody(host: &Host, words: &[&str]) {
     let (model, x) = slow_model(host, Duration::from_secs(120));
     model.prepare(&[("x", x.clone())]).unwrap();
@@ -283,7 +283,7 @@ fn sigchld_ignored() {
 fn somebody_else_waits() {
     std::thread::spawn(|| {
         loop {
-            // Takes the end of every child, whoever has started it.
+            // Reaps every child, whoever started it.
             let _ = rustix::process::wait(rustix::process::WaitOptions::empty());
             std::thread::sleep(Duration::from_micros(100));
         }
@@ -293,7 +293,7 @@ fn somebody_else_waits() {
         answers(&load(&host).unwrap_or_else(stop), n as f32);
         too_slow(&host);
     }
-    // Who is first to ask the kernel is told.
+    // Which of the two waits first is undefined.
     killed_by_somebody(&host, &["SIGKILL", "the system does not say how"]);
     answers(&load(&host).unwrap_or_else(stop), 2.0);
 }
@@ -316,7 +316,7 @@ fn few_descriptors() {
         try_answer(&model, 1.0).map_err(|err| err.to_string())
     };
     answer(&host()).unwrap();
-    // With too few it fails, in whatever step; it says so, and does not wait for ever.
+    // With too few, it fails in some step with an error, and does not hang.
     let mut failures = 0;
     for most in (3..enough).rev() {
         limit_descriptors(most);
@@ -383,7 +383,7 @@ fn never_strict() {
         };
         refused(&build(builder()), &strict);
         refused(&build(builder()), &Policy::default());
-        // What the host demands, no policy can take back.
+        // A policy cannot relax what the host requires.
         refused(&build(builder().confinement(Confinement::Strict)), &best_effort);
         answers(&build(builder()).load(bytes(), &best_effort).unwrap_or_else(stop), 1.0);
     }

@@ -1,5 +1,5 @@
-//! Models that keep weights in files beside them: what a policy grants is read once and works, and
-//! everything else that such a model may name is refused.
+//! Models with external data files: granted files are read once and work, and everything else that
+//! such a model may name is refused.
 
 mod support;
 
@@ -19,12 +19,12 @@ fn entry(key: &str, value: &str) -> Message {
     Message::new().bytes(1, key).bytes(2, value)
 }
 
-/// A tensor of f32 that keeps its data elsewhere, as these entries say.
+/// An f32 tensor with external data, described by these entries.
 fn elsewhere(name: &str, dims: &[i64], entries: &[(&str, &str)]) -> Message {
     let tensor = dims.iter().fold(Message::new(), |tensor, dim| tensor.int(1, *dim));
     let tensor = tensor.int(2, FLOAT).bytes(8, name);
     let entries = entries.iter().map(|(key, value)| entry(key, value));
-    // The location of the data: outside.
+    // The data location: external.
     tensor.messages(13, entries).int(14, 1)
 }
 
@@ -49,7 +49,7 @@ fn model_at(location: &str) -> Vec<u8> {
     layer(elsewhere("w", &[3, 4], &w), elsewhere("b", &[4], &b))
 }
 
-/// The same with what `w` says of its data.
+/// The same model with these external data entries for `w`.
 fn model_with(w: &[(&str, &str)]) -> Vec<u8> {
     let b = [("location", "weights.bin"), ("offset", "48"), ("length", "16")];
     layer(elsewhere("w", &[3, 4], w), elsewhere("b", &[4], &b))
@@ -63,7 +63,7 @@ fn weights(scale: f32) -> Vec<u8> {
 
 const X: [f32; 6] = [1.0, 2.0, 3.0, -0.5, 0.25, 4.0];
 
-/// As onnxruntime 1.32 answers for the same tensors in the same kind of file.
+/// The output of onnxruntime 1.32 for the same tensors in the same kind of file.
 const Y: [f32; 8] = [
     0.342_989_74,
     0.775_564_1,
@@ -75,11 +75,11 @@ const Y: [f32; 8] = [
     0.999_683_4,
 ];
 
-struct Place(tempfile::TempDir);
+struct TempFolder(tempfile::TempDir);
 
-impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
+impl TempFolder {
+    fn new() -> TempFolder {
+        TempFolder(tempfile::tempdir().unwrap())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -94,7 +94,7 @@ impl Place {
         path.to_str().unwrap().to_owned()
     }
 
-    /// A policy that grants this to a model.
+    /// A policy that grants this file to a model.
     fn policy(&self, name: &str, guest: &str) -> Policy {
         let mut policy = Policy::default();
         policy.filesystem = vec![FileGrant::new(self.path(name), guest, Access::Read, "a test")];
@@ -107,7 +107,7 @@ fn load(host: &Host, bytes: &[u8], policy: &Policy) -> Result<Model, Error> {
     host.load(bytes, &fitting(host, policy))
 }
 
-fn ask(model: &Model) -> Result<Vec<f32>, Error> {
+fn run_model(model: &Model) -> Result<Vec<f32>, Error> {
     let x = Tensor::new(X.to_vec(), &[2, 3]).unwrap();
     let outputs = model.run(&[("x", x)])?.validate()?;
     Ok(outputs.get("y").unwrap().as_slice::<f32>().unwrap().to_vec())
@@ -115,14 +115,14 @@ fn ask(model: &Model) -> Result<Vec<f32>, Error> {
 
 #[track_caller]
 fn assert_answers(model: &Model) {
-    for (found, wanted) in ask(model).unwrap().iter().zip(Y) {
+    for (found, wanted) in run_model(model).unwrap().iter().zip(Y) {
         assert!((found - wanted).abs() <= 1e-6, "{found}, not {wanted}");
     }
 }
 
 #[track_caller]
 fn assert_refused(host: &Host, bytes: &[u8], policy: &Policy, code: u8, says: &str) -> Error {
-    let result = load(host, bytes, policy).and_then(|model| ask(&model));
+    let result = load(host, bytes, policy).and_then(|model| run_model(&model));
     let err = result.expect_err(says);
     assert_eq!(err.exit_code(), code, "{says}: {err}");
     assert!(err.to_string().contains(says), "{says}: {err}");
@@ -131,47 +131,47 @@ fn assert_refused(host: &Host, bytes: &[u8], policy: &Policy, code: u8, says: &s
 }
 
 #[test]
-fn granted_files_give_onnxruntimes_answer() {
-    let place = Place::new();
-    place.write("weights.bin", weights(1.0));
-    place.write("sub/deep/weights.bin", weights(1.0));
+fn granted_files_give_the_same_outputs_as_onnxruntime() {
+    let temp = TempFolder::new();
+    temp.write("weights.bin", weights(1.0));
+    temp.write("sub/deep/weights.bin", weights(1.0));
     for isolation in ISOLATIONS {
         let host = host(isolation);
-        // The file itself, its folder as the model's, and a folder in that.
-        let file = place.policy("weights.bin", "/weights.bin");
+        // The file itself, the model's folder, and a subfolder.
+        let file = temp.policy("weights.bin", "/weights.bin");
         assert_answers(&load(&host, &model_at("weights.bin"), &file).unwrap());
         assert_answers(&load(&host, &model_at("./weights.bin"), &file).unwrap());
-        let folder = place.policy("", "/");
+        let folder = temp.policy("", "/");
         assert_answers(&load(&host, &model_at("weights.bin"), &folder).unwrap());
         assert_answers(&load(&host, &model_at("sub/deep/weights.bin"), &folder).unwrap());
-        let inner = place.policy("sub", "/data");
+        let inner = temp.policy("sub", "/data");
         assert_answers(&load(&host, &model_at("data/deep/weights.bin"), &inner).unwrap());
-        // Another host path under the name that the model knows.
-        let renamed = place.policy("weights.bin", "/model.data");
+        // Another host path under the model's name for the file.
+        let renamed = temp.policy("weights.bin", "/model.data");
         assert_answers(&load(&host, &model_at("model.data"), &renamed).unwrap());
     }
     let host = host(Isolation::Process);
-    let file = place.policy("weights.bin", "/weights.bin");
-    // Offsets and lengths that are left out are the start and the rest.
-    let only = |name: &str| place.write(name, &weights(1.0)[..48]);
+    let file = temp.policy("weights.bin", "/weights.bin");
+    // Omitted offsets and lengths mean the start and the rest.
+    let only = |name: &str| temp.write(name, &weights(1.0)[..48]);
     only("w.bin");
-    let mut both = place.policy("w.bin", "/w.bin");
+    let mut both = temp.policy("w.bin", "/w.bin");
     both.filesystem.extend(file.filesystem.clone());
     for entries in [
         &[("location", "w.bin")][..],
         &[("location", "w.bin"), ("offset", "0")],
         &[("length", "48"), ("location", "w.bin")],
-        // The model's own word about the file, which nothing relies on.
+        // The model's own checksum, which is not relied on.
         &[("location", "w.bin"), ("checksum", "da39a3ee5e6b4b0d3255bfef95601890afd80709")],
     ] {
         assert_answers(&load(&host, &model_with(entries), &both).unwrap());
     }
-    // What is not a model's file is not read: a grant more does no harm.
+    // Granted files that the model does not use are not read, and an extra grant is harmless.
     let whole = layer(
         support::onnx::tensor_f32("w", &[3, 4], &floats(&weights(1.0)[..48])),
         support::onnx::tensor_f32("b", &[4], &floats(&weights(1.0)[48..])),
     );
-    assert_answers(&load(&host, &whole, &place.policy("nothing-there", "/w")).unwrap());
+    assert_answers(&load(&host, &whole, &temp.policy("nothing-there", "/w")).unwrap());
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
@@ -180,37 +180,36 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 
 #[test]
 fn without_a_grant_no_file_is_opened() {
-    let place = Place::new();
-    place.write("weights.bin", weights(1.0));
-    place.write("secret", weights(1.0));
+    let temp = TempFolder::new();
+    temp.write("weights.bin", weights(1.0));
+    temp.write("secret", weights(1.0));
     let host = host(Isolation::Process);
-    // As before: what is described is refused when it is to be prepared.
+    // Without grants, the model is described, and refused when it is prepared.
     let model = load(&host, &model_at("weights.bin"), &Policy::default()).unwrap();
     assert_eq!(model.description().external_data.len(), 2);
     assert_refused(&host, &model_at("weights.bin"), &Policy::default(), 4, "another file");
-    let file = place.policy("weights.bin", "/weights.bin");
+    let file = temp.policy("weights.bin", "/weights.bin");
     for other in ["secret", "weights.bin.bak", "weights", "sub/weights.bin", "WEIGHTS.BIN"] {
-        let says = "add [[filesystem]] with its place on this machine";
+        let says = "add [[filesystem]] with its path on this machine";
         let err = assert_refused(&host, &model_at(other), &file, 3, says);
         assert!(matches!(err.kind(), ErrorKind::NotGranted(_)));
         assert!(err.to_string().contains(&format!("guest = \"/{other}\"")), "{err}");
     }
-    // A program's grants are for its program.
+    // A program's grants are not for its models.
     let mut both = file;
     both.program = Some(belljar::policy::Program::default());
     assert_refused(&host, &model_at("weights.bin"), &both, 3, "program");
 }
 
 #[test]
-fn names_that_lead_elsewhere_are_refused() {
-    let place = Place::new();
-    place.write("granted/weights.bin", weights(1.0));
-    place.write("secret", weights(1.0));
+fn locations_outside_the_models_folder_are_refused() {
+    let temp = TempFolder::new();
+    temp.write("granted/weights.bin", weights(1.0));
+    temp.write("secret", weights(1.0));
     let host = host(Isolation::Process);
-    for policy in
-        [place.policy("granted", "/"), place.policy("granted/weights.bin", "/weights.bin")]
+    for policy in [temp.policy("granted", "/"), temp.policy("granted/weights.bin", "/weights.bin")]
     {
-        let secret = place.path("secret");
+        let secret = temp.path("secret");
         for location in [
             "..",
             "../secret",
@@ -232,7 +231,8 @@ fn names_that_lead_elsewhere_are_refused() {
             assert_refused(&host, &model_at(location), &policy, 4, "it keeps data in the file");
         }
         let long = "a/".repeat(40_000) + "a";
-        let err = load(&host, &model_at(&long), &policy).and_then(|model| ask(&model)).unwrap_err();
+        let err =
+            load(&host, &model_at(&long), &policy).and_then(|model| run_model(&model)).unwrap_err();
         assert!(matches!(err.exit_code(), 1 | 3 | 4) && err.to_string().len() < 2000, "{err}");
         let err = load(&host, &model_at("\u{1b}[2J\n\u{202e}"), &policy).map(drop).unwrap_err();
         assert!(!err.to_string().contains(['\u{1b}', '\n', '\u{202e}']), "{err:?}");
@@ -240,42 +240,43 @@ fn names_that_lead_elsewhere_are_refused() {
 }
 
 #[test]
-fn links_and_what_is_no_file_are_refused() {
-    let place = Place::new();
-    place.write("secret/weights.bin", weights(1.0));
-    place.write("granted/good.bin", weights(1.0));
-    place.write("granted/two-names.bin", weights(1.0));
-    let at = |name: &str| place.path("granted").join(name);
+fn links_and_special_files_are_refused() {
+    let temp = TempFolder::new();
+    temp.write("secret/weights.bin", weights(1.0));
+    temp.write("granted/good.bin", weights(1.0));
+    temp.write("granted/two-names.bin", weights(1.0));
+    let at = |name: &str| temp.path("granted").join(name);
     symlink("../secret/weights.bin", at("link.bin")).unwrap();
     symlink("good.bin", at("inner-link.bin")).unwrap();
     symlink("../secret", at("way")).unwrap();
     symlink("/", at("root")).unwrap();
-    fs::hard_link(at("two-names.bin"), place.path("other-name")).unwrap();
+    fs::hard_link(at("two-names.bin"), temp.path("other-name")).unwrap();
     fs::create_dir(at("folder")).unwrap();
     let made = std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap();
     assert!(made.success());
     let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
     let host = host(Isolation::Process);
-    let folder = place.policy("granted", "/");
+    let folder = temp.policy("granted", "/");
     for (location, says) in [
         ("link.bin", "symbolic link"),
         ("inner-link.bin", "symbolic link"),
         ("way/weights.bin", "symbolic link"),
         ("root/etc/passwd", "symbolic link"),
-        ("two-names.bin", "several names"),
+        ("two-names.bin", "several hard links"),
         ("folder", "not a regular file"),
         ("pipe", "not a regular file"),
         ("socket", "not a regular file"),
     ] {
         assert_refused(&host, &model_at(location), &folder, 3, says);
-        // Also when it is granted itself.
-        let itself = place.policy(&format!("granted/{location}"), "/weights.bin");
+        // Also when it is granted directly.
+        let itself = temp.policy(&format!("granted/{location}"), "/weights.bin");
         assert_refused(&host, &model_at("weights.bin"), &itself, 3, says);
     }
     for device in ["/dev/zero", "/dev/null", "/dev/stdin", "/proc/self/environ", "/proc/self/mem"] {
-        let mut policy = place.policy("x", "/weights.bin");
+        let mut policy = temp.policy("x", "/weights.bin");
         policy.filesystem[0].host = device.into();
-        let result = load(&host, &model_at("weights.bin"), &policy).and_then(|model| ask(&model));
+        let result =
+            load(&host, &model_at("weights.bin"), &policy).and_then(|model| run_model(&model));
         let err = result.expect_err(device);
         assert!(matches!(err.exit_code(), 1 | 3 | 4), "{device}: {err}");
     }
@@ -284,11 +285,11 @@ fn links_and_what_is_no_file_are_refused() {
 }
 
 #[test]
-fn tensors_lie_within_their_file() {
-    let place = Place::new();
-    place.write("weights.bin", weights(1.0));
+fn tensors_outside_their_file_are_refused() {
+    let temp = TempFolder::new();
+    temp.write("weights.bin", weights(1.0));
     let host = host(Isolation::Process);
-    let file = place.policy("weights.bin", "/weights.bin");
+    let file = temp.policy("weights.bin", "/weights.bin");
     let location = ("location", "weights.bin");
     for (offset, length) in [
         ("0", "65"),
@@ -308,7 +309,7 @@ fn tensors_lie_within_their_file() {
         let model = model_with(&[location, ("offset", offset), ("length", length)]);
         assert_refused(&host, &model, &file, 4, "the tensor w");
     }
-    // Whole, and not what the shape asks for.
+    // Within the file, but not the size of the shape.
     for (offset, length) in [("0", "44"), ("0", "64"), ("60", "4"), ("0", "0"), ("1", "47")] {
         let model = model_with(&[location, ("offset", offset), ("length", length)]);
         assert_refused(&host, &model, &file, 4, "");
@@ -321,24 +322,24 @@ fn tensors_lie_within_their_file() {
     ] {
         assert_refused(&host, &model_with(entries), &file, 4, "");
     }
-    // Data of its own beside that elsewhere.
+    // Inline data in addition to external data.
     let twice = elsewhere("w", &[3, 4], &[location, ("length", "48")]).bytes(9, vec![0; 48]);
     let b = elsewhere("b", &[4], &[location, ("offset", "48")]);
     assert_refused(&host, &layer(twice, b), &file, 4, "");
-    // A file that has become shorter.
-    place.write("weights.bin", &weights(1.0)[..40]);
-    assert_refused(&host, &model_at("weights.bin"), &file, 4, "ends behind the end of its file");
-    place.write("weights.bin", "");
-    assert_refused(&host, &model_at("weights.bin"), &file, 4, "ends behind the end of its file");
+    // A file that has been truncated.
+    temp.write("weights.bin", &weights(1.0)[..40]);
+    assert_refused(&host, &model_at("weights.bin"), &file, 4, "ends after the end of its file");
+    temp.write("weights.bin", "");
+    assert_refused(&host, &model_at("weights.bin"), &file, 4, "ends after the end of its file");
 }
 
 #[test]
-fn what_lies_beside_counts_as_the_model() {
-    let place = Place::new();
+fn external_data_counts_against_the_model_size() {
+    let temp = TempFolder::new();
     let padded = [weights(1.0), vec![0; 1 << 20]].concat();
-    place.write("weights.bin", &padded);
+    temp.write("weights.bin", &padded);
     let host = host(Isolation::Process);
-    let mut file = place.policy("weights.bin", "/weights.bin");
+    let mut file = temp.policy("weights.bin", "/weights.bin");
     let model = model_at("weights.bin");
     file.limits.model_size = (padded.len() + model.len()) as u64;
     assert_answers(&load(&host, &model, &file).unwrap());
@@ -350,26 +351,26 @@ fn what_lies_beside_counts_as_the_model() {
     file.limits.memory = 64 << 20;
     fs::File::options()
         .write(true)
-        .open(place.path("weights.bin"))
+        .open(temp.path("weights.bin"))
         .and_then(|file| file.set_len(200 << 20))
         .unwrap();
     assert_refused(&host, &model, &file, 5, "limits.memory");
 }
 
 #[test]
-fn a_prepared_model_is_one_with_its_files() {
-    let place = Place::new();
+fn prepared_models_depend_on_their_external_data() {
+    let temp = TempFolder::new();
     let model = model_at("weights.bin");
-    let file = place.policy("weights.bin", "/weights.bin");
+    let file = temp.policy("weights.bin", "/weights.bin");
     let answer = |content: &[u8]| {
-        place.write("weights.bin", content);
+        temp.write("weights.bin", content);
         let host = builder(Isolation::Process).snapshot_store(true).build().unwrap();
         let loaded = load(&host, &model, &file).unwrap();
-        let answer = ask(&loaded).unwrap();
+        let answer = run_model(&loaded).unwrap();
         host.snapshot_store().finish();
         (answer, loaded.calls().prepare)
     };
-    // Nobody else has prepared these.
+    // No other process has prepared these.
     let seed = u32::from(std::process::id() as u16) as f32 / 65_536.0 + 1.0;
     let (first, prepared) = answer(&weights(seed));
     assert_eq!(prepared, 1);
@@ -380,26 +381,26 @@ fn a_prepared_model_is_one_with_its_files() {
     assert_ne!(other, first);
     let (back, prepared) = answer(&weights(seed));
     assert_eq!((prepared, back), (0, first));
-    // A loaded model has what it was loaded with.
-    place.write("weights.bin", weights(1.0));
+    // A loaded model keeps the content it was loaded with.
+    temp.write("weights.bin", weights(1.0));
     let host = host(Isolation::Process);
     let loaded = load(&host, &model, &file).unwrap();
-    place.write("weights.bin", weights(9.0));
+    temp.write("weights.bin", weights(9.0));
     assert_answers(&loaded);
 }
 
 #[test]
-fn the_command_line_reads_what_its_policy_grants() {
-    let place = Place::new();
-    place.write("weights.bin", weights(1.0));
-    let model = place.write("split.onnx", model_at("weights.bin"));
-    let input = place.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
-    let policy = place.write(
+fn command_line_reads_granted_external_data() {
+    let temp = TempFolder::new();
+    temp.write("weights.bin", weights(1.0));
+    let model = temp.write("split.onnx", model_at("weights.bin"));
+    let input = temp.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
+    let policy = temp.write(
         "policy.toml",
         "version = 1\n[[filesystem]]\nhost = \"weights.bin\"\nguest = \"/weights.bin\"\n\
          reason = \"its weights\"\n[[filesystem]]\nhost = \"x.json\"\nguest = \"/x\"\nreason = \"r\"\n",
     );
-    let log = place.path("log.jsonl");
+    let log = temp.path("log.jsonl");
     let log = log.to_str().unwrap();
     let run = |arguments: &[&str]| {
         let output = support::belljar(arguments).output().unwrap();
@@ -412,31 +413,31 @@ fn the_command_line_reads_what_its_policy_grants() {
     assert!(text.contains("0.342"), "{text}");
     let decided = fs::read_to_string(log).unwrap();
     assert!(decided.contains("\"resource\":\"/weights.bin\""), "{decided}");
-    // The grant that no run has used is told, as of a program.
+    // A grant that no run has used is reported, as for a program.
     let (code, text) = run(&["policy", "check", &policy, "--unused", log]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("never used: /x") && !text.contains("/weights.bin"), "{text}");
-    let bare = place.write("bare.toml", "version = 1\n");
+    let bare = temp.write("bare.toml", "version = 1\n");
     let (code, text) = run(&["run", &model, "--policy", &bare, "--input", &input]);
     assert_eq!(code, Some(4), "{text}");
-    // What a recorded policy has is what was read.
-    let recorded = place.path("recorded.toml");
+    // A recorded policy contains the files that were read.
+    let recorded = temp.path("recorded.toml");
     let arguments =
         ["policy", "record", &model, "--within", &policy, "--input", &input, "--output"];
     let (code, text) = run(&[&arguments[..], &[recorded.to_str().unwrap()]].concat());
     assert_eq!(code, Some(0), "{text}");
     let policy = Policy::load(&recorded).unwrap().policy;
     let [grant] = &policy.filesystem[..] else { panic!("{policy:?}") };
-    assert_eq!((grant.host.clone(), &*grant.guest), (place.path("weights.bin"), "/weights.bin"));
+    assert_eq!((grant.host.clone(), &*grant.guest), (temp.path("weights.bin"), "/weights.bin"));
 }
 
 #[test]
-fn a_pinned_file_is_the_one_that_was_approved() {
-    let place = Place::new();
-    place.write("sub/weights.bin", weights(1.0));
+fn pinned_file_must_have_the_approved_content() {
+    let temp = TempFolder::new();
+    temp.write("sub/weights.bin", weights(1.0));
     let approved = Digest::of(&weights(1.0));
     let pinned = |name: &str, guest: &str| {
-        let mut policy = place.policy(name, guest);
+        let mut policy = temp.policy(name, guest);
         policy.filesystem[0].sha256 = Some(*approved.as_bytes());
         policy
     };
@@ -446,33 +447,33 @@ fn a_pinned_file_is_the_one_that_was_approved() {
         assert_answers(&load(&host, &model_at("weights.bin"), &file).unwrap());
     }
     let host = host(Isolation::Process);
-    // A digest is of one file, and not of whatever lies in a folder.
+    // A digest pins a single file, not the files in a folder.
     let folder = pinned("sub", "/");
     assert_refused(&host, &model_at("weights.bin"), &folder, 3, "grant the file itself");
     let mut changed = weights(1.0);
     changed[7] ^= 1;
     for content in [changed, weights(1.0)[..63].to_vec(), vec![]] {
-        place.write("sub/weights.bin", &content);
+        temp.write("sub/weights.bin", &content);
         let err = assert_refused(&host, &model_at("weights.bin"), &file, 3, "/weights.bin");
         assert!(matches!(err.kind(), ErrorKind::FilePin { .. }), "{err}");
         for digest in [approved, Digest::of(&content)] {
             assert!(err.to_string().contains(&digest.to_string()), "{err}");
         }
     }
-    // It is found out before the model's size is, and before anything is prepared.
-    place.write("sub/weights.bin", weights(1.0));
+    // This is detected before the model's size is checked, and before anything is prepared.
+    temp.write("sub/weights.bin", weights(1.0));
     assert_answers(&load(&host, &model_at("weights.bin"), &file).unwrap());
 }
 
 /// Runs `belljar` in a folder: exit code, standard output, standard error.
-fn belljar_in(place: &Place, arguments: &[&str]) -> (i32, String, String) {
+fn belljar_in(temp: &TempFolder, arguments: &[&str]) -> (i32, String, String) {
     let mut command = support::belljar(arguments);
-    let output = command.current_dir(place.path("")).output().unwrap();
+    let output = command.current_dir(temp.path("")).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// The policy with the `#` taken away from its grants.
+/// The policy with its commented grants uncommented.
 fn accepted(policy: &str) -> String {
     let mut inside = false;
     let line = |line: &str| {
@@ -483,21 +484,21 @@ fn accepted(policy: &str) -> String {
     policy.lines().map(line).collect()
 }
 
-/// A folder with the model in two files, its input, and what `new-policy` says of the model.
-fn split() -> (Place, String) {
-    let place = Place::new();
-    place.write("split.onnx", model_at("data/weights.bin"));
-    place.write("data/weights.bin", weights(1.0));
-    place.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
-    let (code, policy, err) = belljar_in(&place, &["new-policy", "split.onnx", "-i", "x.json"]);
+/// A folder with the model in two files, its input, and the output of `new-policy` for it.
+fn split() -> (TempFolder, String) {
+    let temp = TempFolder::new();
+    temp.write("split.onnx", model_at("data/weights.bin"));
+    temp.write("data/weights.bin", weights(1.0));
+    temp.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
+    let (code, policy, err) = belljar_in(&temp, &["new-policy", "split.onnx", "-i", "x.json"]);
     assert_eq!(code, 0, "{err}");
-    assert!(err.contains("nothing was measured"), "{err}");
-    (place, policy)
+    assert!(err.contains("limits were not measured"), "{err}");
+    (temp, policy)
 }
 
 #[test]
-fn new_policy_writes_the_grants_of_a_model_in_several_files_as_comments() {
-    let (place, policy) = split();
+fn new_policy_writes_external_data_grants_as_comments() {
+    let (temp, policy) = split();
     let read = Policy::parse(&policy, "p").unwrap();
     assert!(
         read.filesystem.is_empty(),
@@ -511,30 +512,30 @@ fn new_policy_writes_the_grants_of_a_model_in_several_files_as_comments() {
     ] {
         assert!(policy.contains(line), "{line}:\n{policy}");
     }
-    // As it is, the model is refused with a sentence that says what is missing.
-    place.write("bare.toml", &policy);
+    // Without the grants, the model is refused with an error that names what is missing.
+    temp.write("bare.toml", &policy);
     let run = |policy: &str| {
-        belljar_in(&place, &["run", "split.onnx", "-p", policy, "-i", "x.json", "--no-store"])
+        belljar_in(&temp, &["run", "split.onnx", "-p", policy, "-i", "x.json", "--no-store"])
     };
     let (code, _, err) = run("bare.toml");
     assert!(code == 4 && err.contains("belljar new-policy"), "{err}");
-    // One edit later it is answered, and other weights are refused.
-    place.write("granted.toml", accepted(&policy));
+    // With the grants, it runs, and other weights are refused.
+    temp.write("granted.toml", accepted(&policy));
     let (code, out, err) = run("granted.toml");
     assert!(code == 0 && out.contains("0.342"), "{out}{err}");
-    // Its limits are measured under it.
+    // Its limits are measured under this policy.
     let arguments =
         ["new-policy", "split.onnx", "-p", "granted.toml", "-i", "x.json", "-o", "m.toml"];
-    let (code, _, err) = belljar_in(&place, &arguments);
+    let (code, _, err) = belljar_in(&temp, &arguments);
     assert_eq!(code, 0, "{err}");
-    let measured = Policy::load(&place.path("m.toml")).unwrap().policy;
+    let measured = Policy::load(&temp.path("m.toml")).unwrap().policy;
     let [grant] = &measured.filesystem[..] else { panic!("{measured:?}") };
     assert_eq!((&*grant.guest, grant.sha256), ("/data/weights.bin", Some(*digest.as_bytes())));
     assert_eq!(grant.reason, "the model's weights");
     assert!(measured.limits.memory < Policy::default().limits.memory);
     let (code, out, err) = run("m.toml");
     assert!(code == 0 && out.contains("0.342"), "{out}{err}");
-    place.write("data/weights.bin", weights(2.0));
+    temp.write("data/weights.bin", weights(2.0));
     let (code, _, err) = run("m.toml");
     assert_eq!(code, 3, "{err}");
     for digest in [digest, Digest::of(&weights(2.0))] {
@@ -544,13 +545,13 @@ fn new_policy_writes_the_grants_of_a_model_in_several_files_as_comments() {
 }
 
 #[test]
-fn new_policy_says_what_is_wrong_with_a_file_beside_the_model() {
-    let place = Place::new();
+fn new_policy_reports_unusable_external_data_files() {
+    let temp = TempFolder::new();
     let new = |model: Vec<u8>| {
-        place.write("m.onnx", model);
-        belljar_in(&place, &["new-policy", "m.onnx"])
+        temp.write("m.onnx", model);
+        belljar_in(&temp, &["new-policy", "m.onnx"])
     };
-    // Nothing is there.
+    // The file does not exist.
     let (code, out, err) = new(model_at("weights.bin"));
     assert!(
         code == 0 && err.contains("weights.bin, in which the model keeps data: it cannot be read"),
@@ -558,48 +559,48 @@ fn new_policy_says_what_is_wrong_with_a_file_beside_the_model() {
     );
     assert!(out.contains("# sha256 = \"…\""), "{out}");
     assert!(Policy::parse(&out, "p").is_ok() && Policy::parse(&accepted(&out), "p").is_err());
-    // A link, as in the cache of a hub: the file itself is granted.
-    place.write("blobs/af", weights(1.0));
-    symlink("blobs/af", place.path("weights.bin")).unwrap();
+    // A link, as in a model hub's cache: the file itself is granted.
+    temp.write("blobs/af", weights(1.0));
+    symlink("blobs/af", temp.path("weights.bin")).unwrap();
     let (code, out, err) = new(model_at("weights.bin"));
     assert!(
         code == 0 && out.contains("symbolic link") && out.contains("host = \"blobs/af\""),
         "{out}{err}"
     );
-    place.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
-    place.write("linked.toml", accepted(&out));
+    temp.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
+    temp.write("linked.toml", accepted(&out));
     let (code, out, err) =
-        belljar_in(&place, &["run", "m.onnx", "-p", "linked.toml", "-i", "x.json", "--no-store"]);
+        belljar_in(&temp, &["run", "m.onnx", "-p", "linked.toml", "-i", "x.json", "--no-store"]);
     assert!(code == 0 && out.contains("0.342"), "{out}{err}");
-    // Two names of one file, and what is no file.
-    fs::hard_link(place.path("blobs/af"), place.path("other")).unwrap();
+    // A file with two hard links, and something that is not a file.
+    fs::hard_link(temp.path("blobs/af"), temp.path("other")).unwrap();
     let (code, _, err) = new(model_at("weights.bin"));
-    assert!(code == 0 && err.contains("several names"), "{err}");
-    fs::create_dir(place.path("folder")).unwrap();
+    assert!(code == 0 && err.contains("several hard links"), "{err}");
+    fs::create_dir(temp.path("folder")).unwrap();
     let (code, _, err) = new(model_at("folder"));
     assert!(code == 0 && err.contains("not a regular file"), "{err}");
-    // Two files, of which one is in a folder.
-    place.write("a.bin", &weights(1.0)[..48]);
-    place.write("sub/b.bin", &weights(1.0)[48..]);
+    // Two files, one of them in a folder.
+    temp.write("a.bin", &weights(1.0)[..48]);
+    temp.write("sub/b.bin", &weights(1.0)[48..]);
     let w = elsewhere("w", &[3, 4], &[("location", "a.bin")]);
     let b = elsewhere("b", &[4], &[("location", "sub/b.bin")]);
     let (code, out, err) = new(layer(w, b));
     assert_eq!((code, out.matches("# [[filesystem]]").count()), (0, 2), "{out}{err}");
-    place.write("two.toml", accepted(&out));
+    temp.write("two.toml", accepted(&out));
     let (code, out, err) =
-        belljar_in(&place, &["run", "m.onnx", "-p", "two.toml", "-i", "x.json", "--no-store"]);
+        belljar_in(&temp, &["run", "m.onnx", "-p", "two.toml", "-i", "x.json", "--no-store"]);
     assert!(code == 0 && out.contains("0.342"), "{out}{err}");
-    // Names that lead out of the model's folder.
+    // Locations that lead out of the model's folder.
     for location in ["../secret", "/etc/passwd", "a/../../b"] {
         let (code, out, err) = new(model_at(location));
         assert!(code == 4 && out.is_empty() && err.contains("keeps data in the file"), "{err}");
     }
-    // A name stays in its comment.
-    place.write("a\u{1b}[2J\nversion = 2\n", weights(1.0));
+    // A name stays inside its comment.
+    temp.write("a\u{1b}[2J\nversion = 2\n", weights(1.0));
     let (code, out, err) = new(model_at("a\u{1b}[2J\nversion = 2\n"));
     assert!(code == 0 && Policy::parse(&out, "p").unwrap().filesystem.is_empty(), "{out}{err}");
     assert!(!(out + &err).contains('\u{1b}'));
-    assert!(out_of(&place).contains("its name cannot stand in a policy"));
+    assert!(out_of(&temp).contains("its path cannot be written in a policy"));
     // More files than one model may have.
     let many = (0..300).map(|at| {
         let location = format!("{at}.bin");
@@ -615,25 +616,25 @@ fn new_policy_says_what_is_wrong_with_a_file_beside_the_model() {
     assert!(code == 4 && err.contains("more than 256 files"), "{err}");
 }
 
-/// What `new-policy` prints for the model at hand.
-fn out_of(place: &Place) -> String {
-    belljar_in(place, &["new-policy", "m.onnx"]).1
+/// The output of `new-policy` for this model.
+fn out_of(temp: &TempFolder) -> String {
+    belljar_in(temp, &["new-policy", "m.onnx"]).1
 }
 
 #[test]
-fn new_policy_measures_with_more_than_the_default() {
-    let place = Place::new();
-    place.write("m.onnx", support::onnx::relu(&fixed(&[2])).bytes());
+fn new_policy_can_measure_with_more_than_the_default_limits() {
+    let temp = TempFolder::new();
+    temp.write("m.onnx", support::onnx::relu(&fixed(&[2])).bytes());
     let new =
-        |more: &[&str]| belljar_in(&place, &[&["new-policy", "m.onnx", "--random"], more].concat());
+        |more: &[&str]| belljar_in(&temp, &[&["new-policy", "m.onnx", "--random"], more].concat());
     let (code, out, err) = new(&["--memory", "1.5 GiB"]);
     assert!(code == 0 && Policy::parse(&out, "p").unwrap().filesystem.is_empty(), "{err}");
     for memory in ["1", "5 GiB", "1 MiB", "\u{1b}[2J"] {
         let (code, _, err) = new(&["--memory", memory]);
         assert!(code == 2 && err.contains("--memory") && !err.contains('\u{1b}'), "{err}");
     }
-    // A limit that is hit names the way out.
-    place.write("small.toml", "version = 1\n[limits]\nmodel-size = \"10 B\"\n");
+    // A limit that is hit tells which option raises it.
+    temp.write("small.toml", "version = 1\n[limits]\nmodel-size = \"10 B\"\n");
     let (code, _, err) = new(&["--policy", "small.toml"]);
     assert!(code == 5 && err.contains("--memory") && err.contains("--policy"), "{err}");
     assert_eq!(new(&["--policy", "small.toml", "--memory", "64 MiB"]).0, 0);
@@ -641,7 +642,7 @@ fn new_policy_measures_with_more_than_the_default() {
     let kept = "version = 1\nconfinement = \"best-effort\"\ndeclared-shapes = \"strict\"\n\
                 [inputs.x]\nmax = 3\n[outputs.y]\ndecimals = 2\n[limits]\nsnapshots = 9\n\
                 [compute]\nthreads = 2\n";
-    place.write("kept.toml", kept);
+    temp.write("kept.toml", kept);
     let (code, out, err) = new(&["--policy", "kept.toml"]);
     assert_eq!(code, 0, "{err}");
     let (found, wanted) = (Policy::parse(&out, "p").unwrap(), Policy::parse(kept, "p").unwrap());
@@ -652,48 +653,48 @@ fn new_policy_measures_with_more_than_the_default() {
     assert_eq!((found.inputs, found.outputs), (wanted.inputs, wanted.outputs));
     assert_eq!((found.compute, found.limits.snapshots), (wanted.compute, 9));
     // A program is not measured.
-    place.write("p.wasm", b"\0asm\x0d\0\x01\0");
-    let (code, _, err) = belljar_in(&place, &["new-policy", "p.wasm", "--memory", "1 GiB"]);
+    temp.write("p.wasm", b"\0asm\x0d\0\x01\0");
+    let (code, _, err) = belljar_in(&temp, &["new-policy", "p.wasm", "--memory", "1 GiB"]);
     assert_eq!(code, 2, "{err}");
 }
 
 #[test]
-fn a_recorded_policy_holds_all_files_of_the_model() {
-    let place = Place::new();
-    // Much more beside the model than in it.
+fn recorded_policy_contains_all_files_of_the_model() {
+    let temp = TempFolder::new();
+    // Much more external data than model.
     let padded = [weights(1.0), vec![0; 3 << 20]].concat();
-    place.write("weights.bin", &padded);
-    place.write("split.onnx", model_at("weights.bin"));
-    place.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
+    temp.write("weights.bin", &padded);
+    temp.write("split.onnx", model_at("weights.bin"));
+    temp.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
     let grant = "version = 1\n[[filesystem]]\nhost = \"weights.bin\"\nguest = \"/weights.bin\"\n\
                  reason = \"its weights\"\n";
-    place.write("grants.toml", grant);
+    temp.write("grants.toml", grant);
     let record =
         ["policy", "record", "split.onnx", "--within", "grants.toml", "-i", "x.json", "-o"];
-    let (code, _, err) = belljar_in(&place, &[&record[..], &["rec.toml"]].concat());
+    let (code, _, err) = belljar_in(&temp, &[&record[..], &["rec.toml"]].concat());
     assert_eq!(code, 0, "{err}");
-    let recorded = Policy::load(&place.path("rec.toml")).unwrap().policy;
+    let recorded = Policy::load(&temp.path("rec.toml")).unwrap().policy;
     assert!(recorded.limits.model_size >= padded.len() as u64, "{recorded:?}");
     assert_eq!(recorded.filesystem[0].sha256, Some(*Digest::of(&padded).as_bytes()));
     let (code, out, err) =
-        belljar_in(&place, &["run", "split.onnx", "-p", "rec.toml", "-i", "x.json", "--no-store"]);
+        belljar_in(&temp, &["run", "split.onnx", "-p", "rec.toml", "-i", "x.json", "--no-store"]);
     assert!(code == 0 && out.contains("0.342"), "{out}{err}");
-    // Under a ceiling that demands pins, an unpinned file is refused; what is recorded has a pin.
-    let pins = place
+    // A ceiling that requires pins refuses an unpinned file; recorded files have pins.
+    let pins = temp
         .write("ceiling.toml", "version = 1\nrequire-pin = true\n[[filesystem]]\npath = \"/\"\n");
     let under = |arguments: &[&str]| {
         let mut command = support::belljar(arguments);
-        command.current_dir(place.path("")).env("BELLJAR_CEILING", &pins);
+        command.current_dir(temp.path("")).env("BELLJAR_CEILING", &pins);
         let output = command.output().unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };
-    let digest = Digest::of(&fs::read(place.path("split.onnx")).unwrap());
+    let digest = Digest::of(&fs::read(temp.path("split.onnx")).unwrap());
     let model = format!("[model]\nsha256 = \"{digest}\"\n");
-    place.write("unpinned.toml", grant.replace("[[", &format!("{model}[[")));
+    temp.write("unpinned.toml", grant.replace("[[", &format!("{model}[[")));
     let run =
         |policy: &str| under(&["run", "split.onnx", "-p", policy, "-i", "x.json", "--no-store"]);
     let (code, err) = run("unpinned.toml");
-    assert!(code == 3 && err.contains("pins every file") && err.contains("/weights.bin"), "{err}");
+    assert!(code == 3 && err.contains("pin every file") && err.contains("/weights.bin"), "{err}");
     let (code, err) = run("rec.toml");
     assert_eq!(code, 0, "{err}");
     let (code, err) = under(&[&record[..], &["again.toml"]].concat());
@@ -701,11 +702,11 @@ fn a_recorded_policy_holds_all_files_of_the_model() {
 }
 
 #[test]
-fn many_tensors_may_lie_in_one_file() {
-    let place = Place::new();
+fn many_tensors_can_share_one_file() {
+    let temp = TempFolder::new();
     let count = 500;
     let numbers: Vec<u8> = (0..count).flat_map(|n| (n as f32).to_le_bytes()).collect();
-    place.write("all.bin", &numbers);
+    temp.write("all.bin", &numbers);
     let names: Vec<String> = (0..count).map(|at| format!("w{at}")).collect();
     let tensor = |(at, name): (usize, &String)| {
         let (offset, length) = ((4 * at).to_string(), "4".to_owned());
@@ -720,7 +721,7 @@ fn many_tensors_may_lie_in_one_file() {
         outputs: vec![value("y", FLOAT, &fixed(&[count as i64 + 1]))],
     };
     let host = host(Isolation::Process);
-    let model = load(&host, &graph.bytes(), &place.policy("all.bin", "/all.bin")).unwrap();
+    let model = load(&host, &graph.bytes(), &temp.policy("all.bin", "/all.bin")).unwrap();
     let x = Tensor::new(vec![-1f32], &[1]).unwrap();
     let outputs = model.run(&[("x", x)]).unwrap().validate().unwrap();
     let y = outputs.get("y").unwrap().as_slice::<f32>().unwrap();

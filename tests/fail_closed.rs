@@ -1,9 +1,9 @@
-//! What happens where the kernel lacks a layer: a strict policy is served by nobody, and nobody has
-//! read the model; one of best effort is, and says what is missing.
+//! Missing kernel layers: under a strict policy nothing runs and no model is read; under best
+//! effort it runs, and the missing layer is reported.
 //!
-//! A layer is taken away by a filter of system calls that `belljar` is started under, as a
-//! container's might. Everything is done as the user who runs the tests and, if that is root, as an
-//! ordinary one too.
+//! A layer is disabled by a system call filter under which `belljar` is started, as a container may
+//! do. Everything runs as the user who runs the tests and, if that is root, as an ordinary user
+//! too.
 
 mod support;
 
@@ -26,52 +26,53 @@ use serde_json::Value;
 use support::onnx::{fixed, relu};
 use support::users::{User, users};
 
-/// What a filter takes away.
-struct Away {
+/// What a filter disables.
+struct DisabledLayer {
     what: &'static str,
     layer: Layer,
     errno: i32,
-    /// Calls, each with an argument that must hold if it is to fail.
+    /// Calls, each with the argument for which it fails.
     calls: Vec<(c_long, Option<SeccompCondition>)>,
 }
 
-fn when(place: u8, operator: SeccompCmpOp, value: u64) -> Option<SeccompCondition> {
-    Some(SeccompCondition::new(place, SeccompCmpArgLen::Qword, operator, value).unwrap())
+fn condition(argument: u8, operator: SeccompCmpOp, value: u64) -> Option<SeccompCondition> {
+    Some(SeccompCondition::new(argument, SeccompCmpArgLen::Qword, operator, value).unwrap())
 }
 
-fn is(place: u8, value: i32) -> Option<SeccompCondition> {
-    when(place, SeccompCmpOp::Eq, value as u64)
+fn equals(argument: u8, value: i32) -> Option<SeccompCondition> {
+    condition(argument, SeccompCmpOp::Eq, value as u64)
 }
 
-/// Each of these takes away a layer that a strict worker needs.
-fn needed() -> Vec<Away> {
-    let filters =
-        || vec![(libc::SYS_seccomp, is(0, 1)), (libc::SYS_prctl, is(0, libc::PR_SET_SECCOMP))];
+/// Each of these disables a layer that a strict worker needs.
+fn needed() -> Vec<DisabledLayer> {
+    let filters = || {
+        vec![(libc::SYS_seccomp, equals(0, 1)), (libc::SYS_prctl, equals(0, libc::PR_SET_SECCOMP))]
+    };
     let landlock = vec![
         (libc::SYS_landlock_create_ruleset, None),
         (libc::SYS_landlock_add_rule, None),
         (libc::SYS_landlock_restrict_self, None),
     ];
-    // Whoever only asks for a limit may go on.
-    let limits = vec![(libc::SYS_prlimit64, when(2, SeccompCmpOp::Ne, 0))];
-    let away = |what, layer, errno, calls| Away { what, layer, errno, calls };
+    // Calls that only read a limit may succeed.
+    let limits = vec![(libc::SYS_prlimit64, condition(2, SeccompCmpOp::Ne, 0))];
+    let disabled = |what, layer, errno, calls| DisabledLayer { what, layer, errno, calls };
     vec![
-        away("Landlock", Layer::Landlock, libc::ENOSYS, landlock),
-        away("filters", Layer::Seccomp, libc::EINVAL, filters()),
-        away("the right to filters", Layer::Seccomp, libc::EPERM, filters()),
-        away("capset", Layer::Privileges, libc::EPERM, vec![(libc::SYS_capset, None)]),
-        away(
+        disabled("Landlock", Layer::Landlock, libc::ENOSYS, landlock),
+        disabled("filters", Layer::Seccomp, libc::EINVAL, filters()),
+        disabled("the right to filters", Layer::Seccomp, libc::EPERM, filters()),
+        disabled("capset", Layer::Privileges, libc::EPERM, vec![(libc::SYS_capset, None)]),
+        disabled(
             "no-new-privs",
             Layer::Privileges,
             libc::EINVAL,
-            vec![(libc::SYS_prctl, is(0, libc::PR_SET_NO_NEW_PRIVS))],
+            vec![(libc::SYS_prctl, equals(0, libc::PR_SET_NO_NEW_PRIVS))],
         ),
-        away("setrlimit", Layer::ResourceLimits, libc::EPERM, limits),
+        disabled("setrlimit", Layer::ResourceLimits, libc::EPERM, limits),
     ]
 }
 
-/// Each of these takes away namespaces, or what is done in them.
-fn namespaces() -> Vec<Away> {
+/// Each of these disables namespaces, or an operation in them.
+fn namespaces() -> Vec<DisabledLayer> {
     let all = [
         libc::CLONE_NEWUSER,
         libc::CLONE_NEWNS,
@@ -80,14 +81,16 @@ fn namespaces() -> Vec<Away> {
         libc::CLONE_NEWIPC,
         libc::CLONE_NEWUTS,
     ];
-    let flags = all
-        .map(|flag| (libc::SYS_clone, when(0, SeccompCmpOp::MaskedEq(flag as u64), flag as u64)));
+    let flags = all.map(|flag| {
+        (libc::SYS_clone, condition(0, SeccompCmpOp::MaskedEq(flag as u64), flag as u64))
+    });
     let making = [&flags[..], &[(libc::SYS_unshare, None)]].concat();
-    let away = |what, calls| Away { what, layer: Layer::Namespaces, errno: libc::EPERM, calls };
-    vec![away("namespaces", making), away("mounts", vec![(libc::SYS_mount, None)])]
+    let disabled =
+        |what, calls| DisabledLayer { what, layer: Layer::Namespaces, errno: libc::EPERM, calls };
+    vec![disabled("namespaces", making), disabled("mounts", vec![(libc::SYS_mount, None)])]
 }
 
-impl Away {
+impl DisabledLayer {
     fn filter(&self) -> BpfProgram {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
         for (call, when) in &self.calls {
@@ -101,12 +104,12 @@ impl Away {
     }
 }
 
-/// A program of a user's, under a filter.
-fn command(user: &User, program: &Path, away: Option<&Away>) -> Command {
+/// A command of a user under a filter.
+fn command(user: &User, program: &Path, disabled: Option<&DisabledLayer>) -> Command {
     let mut command = user.command(program);
-    if let Some(filter) = away.map(Away::filter) {
-        // SAFETY: between fork and exec, the child makes two system calls with what was laid out
-        // before.
+    if let Some(filter) = disabled.map(DisabledLayer::filter) {
+        // SAFETY: between fork and exec, the child makes two system calls with memory that was
+        // prepared before.
         unsafe {
             command.pre_exec(move || {
                 seccompiler::apply_filter(&filter)
@@ -117,12 +120,12 @@ fn command(user: &User, program: &Path, away: Option<&Away>) -> Command {
     command
 }
 
-fn belljar(user: &User, away: Option<&Away>, arguments: &[&str]) -> Output {
-    command(user, support::BELLJAR.as_ref(), away).args(arguments).output().unwrap()
+fn belljar(user: &User, disabled: Option<&DisabledLayer>, arguments: &[&str]) -> Output {
+    command(user, support::BELLJAR.as_ref(), disabled).args(arguments).output().unwrap()
 }
 
-fn who(user: &User, away: &Away) -> String {
-    format!("{} without {}", user.who(), away.what)
+fn describe(user: &User, disabled: &DisabledLayer) -> String {
+    format!("{} without {}", user.who(), disabled.what)
 }
 
 fn stderr(output: &Output) -> String {
@@ -146,7 +149,7 @@ struct Files {
 }
 
 impl Files {
-    /// Of one test: others write theirs at the same time.
+    /// For one test, because tests run in parallel.
     fn of(user: &User, test: &str) -> Files {
         let name = |name| format!("{test}/{name}");
         Files {
@@ -160,45 +163,45 @@ impl Files {
 }
 
 #[test]
-fn without_a_layer_no_model_is_read_and_best_effort_answers() {
+fn strict_policy_reads_no_model_without_a_layer_and_best_effort_runs() {
     for user in users().iter() {
         let files = Files::of(user, "strict");
         let strict = |model| ["run", model, "--input", &files.x, "--no-store"];
-        for away in &needed() {
-            let about = who(user, away);
-            let layer = away.layer.name();
+        for disabled in &needed() {
+            let about = describe(user, disabled);
+            let layer = disabled.layer.name();
             let best_effort =
                 |model| [&strict(model)[..], &["--policy", &files.best_effort]].concat();
             let says = [layer, "doctor", "best-effort"];
-            let output = belljar(user, Some(away), &strict(&files.model));
+            let output = belljar(user, Some(disabled), &strict(&files.model));
             assert_exit(&output, 7, &says, &about);
             assert!(output.stdout.is_empty(), "{about}");
-            // Whoever had read this one would have refused it as no model (exit code 4).
-            let output = belljar(user, Some(away), &strict(&files.nonsense));
+            // If this had been read, it would have been refused as not a model (exit code 4).
+            let output = belljar(user, Some(disabled), &strict(&files.nonsense));
             assert_exit(&output, 7, &says, &about);
-            let output = belljar(user, Some(away), &best_effort(&files.nonsense));
+            let output = belljar(user, Some(disabled), &best_effort(&files.nonsense));
             assert_exit(&output, 4, &["not an ONNX model"], &about);
 
-            let output = belljar(user, Some(away), &best_effort(&files.model));
+            let output = belljar(user, Some(disabled), &best_effort(&files.model));
             assert_exit(&output, 0, &["warning", &format!("without {layer}")], &about);
             assert!(String::from_utf8_lossy(&output.stdout).contains("2.5"), "{about}");
-            // Each layer once, however many workers there were.
+            // Each layer is reported once, however many workers there were.
             assert_eq!(stderr(&output).matches(&format!("without {layer}")).count(), 1, "{about}");
         }
     }
 }
 
 #[test]
-fn without_namespaces_a_strict_policy_is_served_and_told() {
+fn strict_policy_runs_without_namespaces_and_reports_it() {
     for user in users().iter() {
         let files = Files::of(user, "namespaces");
-        for away in &namespaces() {
+        for disabled in &namespaces() {
             let output = belljar(
                 user,
-                Some(away),
+                Some(disabled),
                 &["run", &files.model, "--input", &files.x, "--no-store"],
             );
-            assert_exit(&output, 0, &["warning", "without namespaces"], &who(user, away));
+            assert_exit(&output, 0, &["warning", "without namespaces"], &describe(user, disabled));
         }
         let output = belljar(user, None, &["run", &files.model, "--input", &files.x, "--no-store"]);
         assert_exit(&output, 0, &[], "with everything");
@@ -206,25 +209,31 @@ fn without_namespaces_a_strict_policy_is_served_and_told() {
 }
 
 #[test]
-fn doctor_says_which_layer_is_missing() {
+fn doctor_reports_the_missing_layer() {
     for user in users().iter() {
-        for away in needed().iter().chain(&namespaces()) {
-            let about = who(user, away);
-            let output = belljar(user, Some(away), &["doctor", "--format", "json"]);
-            let needed = away.layer.required();
-            let says: &[&str] = if needed { &[away.layer.name()] } else { &[] };
+        for disabled in needed().iter().chain(&namespaces()) {
+            let about = describe(user, disabled);
+            let output = belljar(user, Some(disabled), &["doctor", "--format", "json"]);
+            let needed = disabled.layer.required();
+            let says: &[&str] = if needed { &[disabled.layer.name()] } else { &[] };
             assert_exit(&output, if needed { 7 } else { 0 }, says, &about);
             let found: Value = serde_json::from_slice(&output.stdout).unwrap();
             assert_eq!(found["strict"], !needed, "{about}");
             for worker in found["workers"].as_array().unwrap() {
                 assert_eq!(worker["strict"], !needed, "{about}: {worker}");
                 let missing = worker["missing"].as_array().unwrap();
-                assert!(missing.iter().any(|lacks| lacks["layer"] == away.layer.name()), "{about}");
+                assert!(
+                    missing.iter().any(|lacks| lacks["layer"] == disabled.layer.name()),
+                    "{about}"
+                );
             }
-            // For people it is the same.
-            let output = belljar(user, Some(away), &["doctor"]);
+            // The same in the text output.
+            let output = belljar(user, Some(disabled), &["doctor"]);
             assert_exit(&output, if needed { 7 } else { 0 }, says, &about);
-            assert!(String::from_utf8_lossy(&output.stdout).contains(away.layer.name()), "{about}");
+            assert!(
+                String::from_utf8_lossy(&output.stdout).contains(disabled.layer.name()),
+                "{about}"
+            );
         }
         let output = belljar(user, None, &["doctor", "--format", "json"]);
         let found: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -233,41 +242,41 @@ fn doctor_says_which_layer_is_missing() {
 }
 
 #[test]
-fn a_worker_that_compiles_is_refused_before_it_does() {
+fn compiling_worker_is_refused_before_it_compiles() {
     for user in users().iter() {
         let files = Files::of(user, "compile");
         let empty = user.path("empty");
         fs::create_dir(&empty).unwrap();
         user.own(&empty);
-        for away in &needed() {
-            let mut command = command(user, support::BELLJAR.as_ref(), Some(away));
+        for disabled in &needed() {
+            let mut command = command(user, support::BELLJAR.as_ref(), Some(disabled));
             command.args(["run", &files.model, "--input", &files.x]);
             let output = command.env("BELLJAR_CACHE_DIR", &empty).output().unwrap();
-            let says = [away.layer.name(), "where the guest is compiled", "doctor"];
-            assert_exit(&output, 7, &says, &who(user, away));
+            let says = [disabled.layer.name(), "where the guest is compiled", "doctor"];
+            assert_exit(&output, 7, &says, &describe(user, disabled));
             let made = fs::read_dir(empty.join("code")).unwrap().count();
-            assert_eq!(made, 0, "{}", who(user, away));
+            assert_eq!(made, 0, "{}", describe(user, disabled));
         }
     }
 }
 
-/// What the library does is looked at from inside the filter: by this very program.
+/// Checks the library from inside the filter, by starting this program again.
 const INSIDE: &str = "BELLJAR_TEST_LAYER";
 
 #[test]
-fn the_library_asks_a_sandbox_nothing_and_tells_what_is_missing() {
+fn library_calls_no_sandbox_and_reports_the_missing_layer() {
     let itself = std::env::current_exe().unwrap();
     for user in users().iter() {
         let files = Files::of(user, "library");
-        // What is stored spares the host from asking a worker what the model is.
+        // A stored description would spare the host from calling a worker.
         assert_exit(&belljar(user, None, &["prepare", &files.model]), 0, &[], "prepare");
-        for away in needed().iter().chain(&namespaces()) {
-            let mut command = command(user, &itself, Some(away));
-            command.args(["--exact", "inside", "--nocapture"]).env(INSIDE, away.layer.name());
+        for disabled in needed().iter().chain(&namespaces()) {
+            let mut command = command(user, &itself, Some(disabled));
+            command.args(["--exact", "inside", "--nocapture"]).env(INSIDE, disabled.layer.name());
             let output = command.env("BELLJAR_TEST_MODEL", &files.model).output().unwrap();
-            assert_exit(&output, 0, &[], &who(user, away));
+            assert_exit(&output, 0, &[], &describe(user, disabled));
             let text = String::from_utf8_lossy(&output.stdout);
-            assert!(text.contains("1 passed"), "{}: {text}", who(user, away));
+            assert!(text.contains("1 passed"), "{}: {text}", describe(user, disabled));
         }
     }
 }
@@ -285,7 +294,7 @@ fn inside() {
         .on_event(move |event| {
             match event {
                 Event::LayerMissing { layer, .. } => log.lock().unwrap().push(layer.name()),
-                // For whoever looks into a failure.
+                // For investigating failures.
                 other => eprintln!("{other:?}"),
             }
         })
@@ -314,6 +323,6 @@ fn inside() {
     let outputs = load(Confinement::BestEffort).run(&x()).unwrap().validate().unwrap();
     let expected = Tensor::new(vec![0.0f32, 2.5], &[2]).unwrap();
     assert_eq!(outputs.tensors()[0].1, expected);
-    let told = events.lock().unwrap();
-    assert_eq!(told.iter().filter(|told| **told == layer).count(), 1, "{told:?}");
+    let reported = events.lock().unwrap();
+    assert_eq!(reported.iter().filter(|reported| **reported == layer).count(), 1, "{reported:?}");
 }

@@ -1,8 +1,8 @@
-//! Every rule of the filters is needed: a worker that lacks one of them is killed by the kernel
-//! when it does its work, or when it fails.
+//! Every rule of the filters is needed: the kernel kills a worker that lacks one of them while it
+//! works, or while it fails.
 //!
-//! The work is done by this test again, in a process of its own that is the supervisor of the
-//! workers with injected faults. It needs the feature `test-hooks`, for itself and for `belljar`.
+//! The test starts itself again as a child process, which supervises the workers with injected
+//! faults. It needs the feature `test-hooks`, for itself and for `belljar`.
 
 mod support;
 
@@ -17,19 +17,19 @@ use support::onnx::{
 };
 use support::{belljar, builder, load_under, repository};
 
-/// Set for the process that does the work: where its cache is, or empty.
+/// Set for the child process that does the work: the path of its cache, or empty.
 const WORK: &str = "BELLJAR_FILTER_RULES_WORK";
 
-/// As `confine::fault_injection` reads it.
+/// The variable that `confine::fault_injection` reads.
 const FAULTS_VARIABLE: &str = "BELLJAR_TEST_FAULTS";
 
-/// How workers may fail by themselves, and what then is said of them. In a PID namespace of its own
-/// a process cannot die by SIGABRT, and crashes instead.
+/// How workers may fail, and the expected messages. The first process of a PID namespace cannot die
+/// by SIGABRT, and crashes instead.
 const FAULTS: [(&str, &[&str]); 3] =
     [("Panic", &["exit code 1"]), ("Abort", &["SIGABRT", "SIGSEGV"]), ("Crash", &["SIGSEGV"])];
 
-/// The roles as `confine show` and as `confine::fault_injection` name them. What is granted to a program goes by
-/// what that program does: nothing needs all of it.
+/// The names of the roles in `confine show` and in `confine::fault_injection`. The rules for grants
+/// are not tested, because no program needs all of them.
 const ROLES: [(&str, &str); 5] = [
     ("prepare", "Prepare"),
     ("run", "Run"),
@@ -38,8 +38,8 @@ const ROLES: [(&str, &str); 5] = [
     ("program", "Program"),
 ];
 
-/// What guest programs do: which one, its order, and what comes of it. The last program has so much
-/// code that compiling it takes memory of every kind.
+/// The runs of guest programs: the program, its input, and the expected outcome. The last program
+/// has so much code that compiling it uses every kind of memory.
 const PROGRAMS: [(&str, &str, &str); 9] = [
     ("misbehaves", "bytes 3", "answered"),
     ("misbehaves", "bytes 100000000", "answered"),
@@ -56,7 +56,7 @@ fn ones(shape: &[usize]) -> Tensor {
     Tensor::new(vec![1.0f32; shape.iter().product()], shape).unwrap()
 }
 
-/// Squares a column's numbers by way of a matrix of all their products.
+/// Computes the matrix of all products of a column's numbers.
 fn products(count: i64) -> Graph {
     Graph {
         nodes: vec![
@@ -70,7 +70,7 @@ fn products(count: i64) -> Graph {
     }
 }
 
-/// Convolutions over more and more channels, whose scratch memory grows from one to the next.
+/// Convolutions with an increasing number of channels, and so increasing scratch memory.
 fn convolutions() -> Graph {
     let channels = [8usize, 32, 64, 96];
     let mut graph = Graph {
@@ -91,8 +91,7 @@ fn convolutions() -> Graph {
     graph
 }
 
-/// A run whose memory grows by what its input says: nobody knows ahead, so the snapshot has no room for
-/// it.
+/// A run whose memory depends on the values of its input, so it grows beyond its snapshot.
 fn range() -> Graph {
     let scalar = |name, value| tensor_f32(name, &[], &[value]);
     Graph {
@@ -114,13 +113,13 @@ fn policy(change: impl FnOnce(&mut Policy)) -> Policy {
     policy
 }
 
-/// One thing that workers do: a model, under a policy, and an input of this shape, three times.
+/// One step of the work: runs a model three times, under a policy, with an input of this shape.
 struct Step {
     name: &'static str,
     model: Vec<u8>,
     policy: Policy,
     shape: Vec<usize>,
-    /// What it must say when nothing is missing.
+    /// A fragment of the outcome if no rule is missing.
     expected: &'static str,
 }
 
@@ -196,17 +195,17 @@ fn take(host: &Host, step: &Step) -> Result<(), Error> {
     Ok(())
 }
 
-/// The process that supervises workers with injected faults. In any other it does nothing.
+/// The child process that supervises workers with injected faults. Otherwise it does nothing.
 #[test]
 fn the_work() {
     let Some(cache) = std::env::var_os(WORK) else { return };
-    // So that the death of a worker that waits is told, too.
+    // Quarantine also reports the death of a worker that waits.
     let state = support::own_state();
     let host = builder(Isolation::Process).state_dir(state.path()).quarantine_after(Some(1));
     if !cache.is_empty() {
         let host = host.cache_dir(cache).build().unwrap();
         let outcome = host.warm_up(&Policy::default());
-        return tell("compiling", outcome);
+        return print_outcome("compiling", outcome);
     }
     let host = host.build().unwrap();
     if std::env::var(FAULTS_VARIABLE).is_ok_and(|faults| faults.contains("Program\"")) {
@@ -217,7 +216,7 @@ fn the_work() {
         steps.truncate(1);
     }
     for step in steps {
-        tell(step.name, take(&host, &step));
+        print_outcome(step.name, take(&host, &step));
     }
 }
 
@@ -236,16 +235,16 @@ fn work_of_programs(host: &Host) {
         let outcome = host
             .load_program(bytes, &policy)
             .and_then(|program| program.run(&[("do", Value::from(order))]).map(drop));
-        tell(&format!("{name} {order}"), outcome);
+        print_outcome(&format!("{name} {order}"), outcome);
     }
 }
 
-fn tell(what: &str, outcome: Result<(), Error>) {
+fn print_outcome(what: &str, outcome: Result<(), Error>) {
     let outcome = outcome.map_or_else(|err| err.to_string(), |()| "answered".to_owned());
     println!("\noutcome: {what}: {outcome}");
 }
 
-/// Has the work done while the workers of one role have these faults, and gives what came of it.
+/// Does the work while the workers of one role have these faults, and returns the outcomes.
 fn work(role: &str, faults: Json) -> Vec<String> {
     let cache = tempfile::tempdir_in(support::cache_dir()).unwrap();
     let mut injection = json!({ "role": role });
@@ -273,7 +272,7 @@ fn killed(outcomes: &[String]) -> bool {
     outcomes.iter().any(|outcome| outcome.contains("SIGSYS"))
 }
 
-/// What workers do with all of their rules.
+/// Checks that the work succeeds with all rules.
 fn assert_all_rules_suffice(role: &str) {
     let outcomes = work(role, json!({}));
     let expected: Vec<_> = match role {
@@ -294,7 +293,7 @@ fn assert_all_rules_suffice(role: &str) {
     }
 }
 
-/// Whether the lack of a rule ends a worker.
+/// Whether a worker without the rule is killed.
 fn is_needed(role: &str, rule: usize) -> bool {
     let without = |mut faults: Json| {
         faults["without_rule"] = rule.into();

@@ -1,8 +1,9 @@
-//! A guest that is hostile itself. It asks the native kernels for what no guest of ours would ask, in a
-//! live worker with all layers around it, and looks for what an earlier request has left.
+//! A hostile guest. It sends arbitrary requests to the native kernels, in a worker with all layers
+//! of confinement, and looks for data of earlier requests.
 //!
-//! Needs the feature `test-hooks`: `cargo test --features test-hooks --test foreign_guest`. The hook is
-//! on the supervisor's side, which starts the worker with another guest; the worker is the usual one.
+//! Needs the feature `test-hooks`: `cargo test --features test-hooks --test foreign_guest`. The
+//! hook is in the supervisor, which starts the worker with another guest; the worker is the usual
+//! one.
 
 mod support;
 
@@ -16,18 +17,18 @@ use belljar_abi::kernel::{
 };
 use requests::{Bytes, MEMORY, REQUEST};
 
-/// A number that no computation here gives.
+/// A number that no computation here produces.
 const SECRET: u32 = 0x5ec2_e7a5;
 
-/// Where a second request is in memory, in bytes.
+/// The address of a second request, in bytes.
 const SECOND: usize = 2560;
 
-/// Where operands and outputs are, in bytes; 8 KiB apart.
+/// The addresses of operands and outputs, in bytes; 8 KiB apart.
 const PLACES: [u32; 6] = [8 << 10, 16 << 10, 24 << 10, 32 << 10, 40 << 10, 48 << 10];
 
-/// A guest whose memory is its input from the address 4 on, and then its answer. In between it makes the
-/// request at [`REQUEST`], of as many words as the word at 4 says, and the one at [`SECOND`], of as many as
-/// the word at 8 says, unless that is 0.
+/// A guest whose input replaces its memory from address 4 on, and whose answer is its whole memory.
+/// In between it makes the request at [`REQUEST`], with the number of words at address 4, and the
+/// one at [`SECOND`], with the number of words at address 8, unless that is 0.
 fn guest() -> Vec<u8> {
     let section = |id: u8, content: &[u8]| {
         let len = u8::try_from(content.len()).unwrap();
@@ -88,7 +89,7 @@ fn guest() -> Vec<u8> {
     .concat()
 }
 
-/// A guest in a worker, which is started anew when it has trapped.
+/// A guest in a worker, which is started again after a trap.
 struct Live {
     module: Vec<u8>,
     threads: u32,
@@ -100,7 +101,7 @@ impl Live {
         Live { module: guest(), threads, guest: None }
     }
 
-    /// The guest's memory after its requests, or why it was ended.
+    /// The guest's memory after its requests, or why it ended.
     fn run(&mut self, memory: &[u32]) -> Result<Vec<u32>, String> {
         let guest = self.guest.get_or_insert_with(|| {
             let program = WorkerProgram::Path(support::BELLJAR.into());
@@ -114,7 +115,7 @@ impl Live {
     }
 }
 
-/// Memory with requests in it, and everywhere else what `fill` says.
+/// Memory that contains these requests, and the values of `fill` elsewhere.
 fn memory(first: &[u32], second: &[u32], fill: impl Fn(usize) -> u32) -> Vec<u32> {
     let mut memory: Vec<u32> = (0..MEMORY / 4).map(fill).collect();
     memory[1] = first.len() as u32;
@@ -149,7 +150,7 @@ fn product() -> Gemm {
     }
 }
 
-/// Requests whose kernels have scratch memory, of which each fills a part.
+/// Requests whose kernels write to scratch memory.
 fn filling() -> Vec<Vec<u32>> {
     let convolution = Conv {
         batch: 2,
@@ -210,11 +211,11 @@ fn filling() -> Vec<Vec<u32>> {
     all.iter().map(Kernel::encode).collect()
 }
 
-/// Requests that mean harm, each in memory without a secret.
+/// Hostile requests, each in memory without a secret.
 fn hostile() -> Vec<Vec<u32>> {
     let mut all = Vec::new();
-    // Each word of a good request in turn: strides of 0, strides and sizes beyond all memory, outputs on
-    // operands, on each other and on the request.
+    // Replaces each word of a valid request in turn: strides of 0, strides and sizes beyond memory,
+    // and outputs that overlap operands, each other or the request.
     let values = [0, 1 << 31, u32::MAX, PLACES[0], PLACES[4] + 4, REQUEST];
     for good in filling() {
         for at in 1..good.len() {
@@ -224,14 +225,14 @@ fn hostile() -> Vec<Vec<u32>> {
                 all.push(memory(&words, &[], clean));
             }
         }
-        // A good one, and then one that is refused; and the other way round.
+        // A valid request followed by a refused one, and vice versa.
         let refused = Kernel::Gemm(Gemm { b_column_stride: 0, ..product() }).encode();
         all.push(memory(&good, &refused, clean));
         all.push(memory(&refused, &good, clean));
-        // One that reads what the one before has written.
+        // A request that reads the output of the previous one.
         all.push(memory(&good, &good, clean));
     }
-    // And whatever else there is.
+    // Random requests.
     let mut seed = 0x9e37_79b9_7f4a_7c15u64;
     for _ in 0..300 {
         let bytes: Vec<u8> = (0..200)
@@ -250,15 +251,15 @@ fn hostile() -> Vec<Vec<u32>> {
 }
 
 #[test]
-fn a_guest_that_makes_requests_of_its_own_reads_nothing_of_another_request() {
+fn a_hostile_guest_reads_no_data_of_another_request() {
     let refused = Kernel::Gemm(Gemm { a_row_stride: 0, ..product() }).encode();
     for threads in [1, 2] {
-        // One of them sees nothing but the hostile requests.
+        // `alone` only makes the hostile requests.
         let (mut live, mut alone) = (Live::new(threads), Live::new(threads));
         let (mut answered, mut ended) = (0, 0);
         let filling = filling();
         for (at, request) in hostile().into_iter().enumerate() {
-            // The request of somebody else, whose numbers are secret; now and then it ends half-way.
+            // An earlier request with secret numbers; some of these requests end halfway.
             let earlier = &filling[at % filling.len()];
             let half_way = at % 16 == 15;
             let second = if half_way { &refused[..] } else { &[] };
@@ -271,13 +272,13 @@ fn a_guest_that_makes_requests_of_its_own_reads_nothing_of_another_request() {
                 (Ok(found), Ok(expected)) => {
                     answered += 1;
                     assert!(!found.contains(&SECRET), "a secret was read by {words:?}");
-                    assert!(found == expected, "an earlier request shows in {words:?}");
+                    assert!(found == expected, "an earlier request affects {words:?}");
                 }
                 (Err(_), Err(_)) => ended += 1,
                 _ => panic!("{words:?}: {found:?} after another request, {expected:?} alone"),
             }
         }
-        // Both kinds were there.
+        // Both outcomes must occur.
         assert!(answered > 150 && ended > 300, "{answered} answered, {ended} ended");
     }
 }

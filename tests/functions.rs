@@ -1,5 +1,6 @@
-//! Functions of one number: of every number that float16 and bfloat16 have, and of a million of
-//! float32, by native kernels and by the sandbox's own, against 64 bits from the same numbers.
+//! The accuracy of functions of one number, for every number of float16 and bfloat16 and for a
+//! million of float32, with native kernels and in the sandbox, compared with 64-bit results for the
+//! same numbers.
 
 mod support;
 
@@ -23,8 +24,8 @@ const FLOAT16: i64 = 10;
 const DOUBLE: i64 = 11;
 const BFLOAT16: i64 = 16;
 
-/// A function: the operator, its attributes, what it is in 64 bits, and by how many units in the
-/// last place of a float32 it may be off.
+/// A function: the operator, its attributes, its definition in 64 bits, and the allowed error in
+/// units in the last place of a float32.
 struct Function {
     operator: &'static str,
     attributes: &'static [Attribute],
@@ -53,7 +54,7 @@ const fn with(
     Function { operator, attributes, exact, units }
 }
 
-/// An attribute as an operator sees it, which has 32 bits of it.
+/// An attribute, rounded to 32 bits as the operator reads it.
 fn single(value: f32) -> f64 {
     f64::from(value)
 }
@@ -79,7 +80,7 @@ const FUNCTIONS: &[Function] = &[
     plain("Floor", f64::floor, 0.0),
     plain("Gelu", gelu, 12.0),
     with("Gelu", &[Text("approximate", "tanh")], gelu_by_tanh, 400.0),
-    // Sums that vanish at −2.5 and −3 by how they are defined: of a float32 no digit is left there.
+    // By their definitions, these sums vanish at −2.5 and −3, where a float32 has no correct digit.
     plain("HardSigmoid", |x| (single(0.2) * x + 0.5).clamp(0.0, 1.0), f64::INFINITY),
     plain("HardSwish", |x| x * (x * single(1.0 / 6.0) + 0.5).clamp(0.0, 1.0), f64::INFINITY),
     plain("LeakyRelu", |x| if x < 0.0 { single(0.01) * x } else { x }, 1.0),
@@ -104,7 +105,7 @@ const FUNCTIONS: &[Function] = &[
     plain("ThresholdedRelu", |x| if x > 1.0 { x } else { 0.0 }, 0.0),
 ];
 
-/// Operators of one tensor that are no such functions: what they do is checked elsewhere.
+/// Operators of one tensor that are not functions of one number; they are tested elsewhere.
 const OTHERS: &[&str] = &[
     "ArgMax",
     "ArgMin",
@@ -169,7 +170,7 @@ const OTHERS: &[&str] = &[
 ];
 
 #[test]
-fn every_function_of_the_table_is_tried() {
+fn every_function_of_the_table_is_tested() {
     let tried: BTreeSet<&str> = FUNCTIONS.iter().map(|function| function.operator).collect();
     let others: BTreeSet<&str> = OTHERS.iter().copied().collect();
     let of_one = belljar_operators::all()
@@ -177,7 +178,7 @@ fn every_function_of_the_table_is_tried() {
     let of_one: BTreeSet<&str> = of_one.map(|operator| operator.name).collect();
     let missing: Vec<_> =
         of_one.iter().filter(|name| !tried.contains(*name) && !others.contains(*name)).collect();
-    assert!(missing.is_empty(), "neither tried nor listed as something else: {missing:?}");
+    assert!(missing.is_empty(), "neither tested nor listed as other operators: {missing:?}");
 }
 
 impl Function {
@@ -197,8 +198,8 @@ impl Function {
         node(self.operator, &["x"], &["y"], &attributes.collect::<Vec<_>>())
     }
 
-    /// Whether an answer is as near to the exact value as it should be: a float32, or a narrow float
-    /// that is one of the two numbers around the value.
+    /// Whether a result is accurate: a float32 within the allowed error, or a narrow float that is
+    /// one of the two numbers around the exact value.
     fn near(&self, x: f64, found: f64, digits: i32, least: i32, largest: f64) -> bool {
         let exact = (self.exact)(x);
         if exact.is_nan() || found.is_nan() {
@@ -236,8 +237,7 @@ fn answer(host: &Host, model: &[u8], kernels: Kernels, x: Option<Tensor>) -> Ten
     outputs.get("y").unwrap().clone()
 }
 
-/// Runs a check of each function with both kinds of kernels, on two threads, and collects what is
-/// wrong.
+/// Runs a check of each function with both kinds of kernels, on two threads, and collects failures.
 fn each(check: impl Fn(&Host, &Function, Kernels) -> Option<String> + Sync) {
     let jobs = FUNCTIONS.iter().flat_map(|function| {
         [Kernels::Native, Kernels::Sandbox].map(|kernels| (function, kernels))
@@ -266,7 +266,7 @@ fn each(check: impl Fn(&Host, &Function, Kernels) -> Option<String> + Sync) {
     assert!(found.is_empty(), "{} are wrong:\n{}", found.len(), found.join("\n"));
 }
 
-/// The numbers of which the answers are wrong: how many, and the worst one.
+/// The number of wrong results, and the worst one.
 fn wrong(
     function: &Function,
     (digits, least, largest): (i32, i32, f64),
@@ -285,7 +285,7 @@ fn wrong(
 
 /// All finite numbers of float16: 63,488; of bfloat16: 65,280.
 #[test]
-fn functions_are_right_for_every_number_of_a_narrow_float() {
+fn functions_are_accurate_for_every_number_of_a_narrow_float() {
     let codes = || 0..=u16::MAX;
     let halves: Vec<f16> = codes().map(f16::from_bits).filter(|x| x.is_finite()).collect();
     let brains: Vec<bf16> = codes().map(bf16::from_bits).filter(|x| x.is_finite()).collect();
@@ -308,8 +308,8 @@ fn functions_are_right_for_every_number_of_a_narrow_float() {
     });
 }
 
-/// Numbers of every size of float32, and many between −20 and 20, where functions are not what they
-/// are at the ends.
+/// Numbers of every magnitude of float32, and many between −20 and 20, where functions are not at
+/// their limits.
 fn singles() -> Vec<f32> {
     let every = (0..=u32::MAX).step_by(1 << 13).map(|bits| f32::from_bits(bits | bits >> 19));
     let near = (-(1 << 18)..1 << 18).map(|at| at as f32 * (20.0 / (1 << 18) as f32));
@@ -317,7 +317,7 @@ fn singles() -> Vec<f32> {
 }
 
 #[test]
-fn functions_are_right_for_a_million_numbers_of_float32() {
+fn functions_are_accurate_for_a_million_numbers_of_float32() {
     let x = singles();
     assert!(x.len() > 1_000_000);
     each(|host, function, kernels| {
@@ -326,7 +326,7 @@ fn functions_are_right_for_a_million_numbers_of_float32() {
         let y = answer(host, &made, kernels, Some(given));
         let pairs = x.iter().zip(y.as_slice::<f32>().unwrap());
         let pairs = pairs.map(|(x, y)| (f64::from(*x), f64::from(*y)));
-        // Numbers without all digits, and those next to them, have an absolute bound.
+        // Subnormal results, and those next to them, have an absolute tolerance.
         let pairs = pairs.filter(|(x, y)| {
             let exact = (function.exact)(*x);
             exact.abs() > 1e-36 || (y - exact).abs() > 1e-42 || exact.is_nan() != y.is_nan()
@@ -335,9 +335,9 @@ fn functions_are_right_for_a_million_numbers_of_float32() {
     });
 }
 
-/// What an optimiser computes ahead of time is no less right.
+/// Constant folding must be as accurate.
 #[test]
-fn functions_of_constants_are_right() {
+fn functions_of_constants_are_accurate() {
     let x: Vec<f32> = singles().into_iter().step_by(1031).collect();
     each(|host, function, kernels| {
         let graph = Graph {
@@ -357,7 +357,8 @@ fn functions_of_constants_are_right() {
     });
 }
 
-/// float64 has too few digits to judge itself; but what loses some near zero loses more than these.
+/// The reference is float64 too, so the tolerance is larger; a loss of precision near zero exceeds
+/// it.
 #[test]
 fn functions_of_float64_keep_their_digits() {
     let near = (-300..=40).map(|tenth| 10f64.powf(f64::from(tenth) / 20.0));
@@ -377,9 +378,9 @@ fn functions_of_float64_keep_their_digits() {
     });
 }
 
-/// Activations that exporters write as several nodes, which an optimiser may make one of.
+/// Activations that exporters write as several nodes, which an optimizer may fuse.
 #[test]
-fn functions_of_several_nodes_are_right() {
+fn functions_of_several_nodes_are_accurate() {
     let constant = |name: &str, value: f32| tensor_f32(name, &[], &[value]);
     let two = |operator: &str, a: &str, b: &str, y: &str| node(operator, &[a, b], &[y], &[]);
     let one = |operator: &str, a: &str, y: &str| node(operator, &[a], &[y], &[]);
@@ -390,8 +391,8 @@ fn functions_of_several_nodes_are_right() {
         constant("inverse", std::f32::consts::FRAC_1_SQRT_2),
         constant("slope", 1.702),
     ];
-    // For each what it is, and by how many units of the number and of the result it may be off: a
-    // sum that vanishes loses its digits by what the model says.
+    // For each its definition, and the allowed error in units of the number and of the result: a
+    // sum that vanishes loses its digits by the definition of the model.
     type Written = (&'static str, Vec<Message>, fn(f64) -> f64, f64, f64);
     let written: [Written; 4] = [
         (
@@ -439,7 +440,7 @@ fn functions_of_several_nodes_are_right() {
             4.0,
         ),
     ];
-    // Twice a number is one of the results on the way.
+    // One of the intermediate results is twice the number.
     let x: Vec<f32> = singles().into_iter().filter(|x| x.abs() < 1e38).collect();
     let host = support::host(Isolation::Thread);
     for (what, nodes, exact, of_number, of_result) in written {

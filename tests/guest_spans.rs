@@ -1,5 +1,5 @@
-//! The memory for tensors of runs in the guest: no two parts overlap, each lies as far down as there
-//! is room, and what is given back becomes whole again.
+//! The guest's memory region for tensors of runs: allocations do not overlap, each gets the lowest
+//! free address, and freed memory is merged again.
 
 #[path = "../guest-models/onnx-runner/src/spans.rs"]
 mod spans;
@@ -9,7 +9,7 @@ use spans::{GRAIN, Spans};
 
 const LEN: usize = 1 << 20;
 
-/// The first place with room for so much between the parts that are taken.
+/// The lowest address with this much free space between the taken parts.
 fn first_room(taken: &[(usize, usize)], len: usize) -> Option<usize> {
     let mut sorted = taken.to_vec();
     sorted.sort();
@@ -25,11 +25,11 @@ fn first_room(taken: &[(usize, usize)], len: usize) -> Option<usize> {
 
 proptest! {
     #[test]
-    fn parts_lie_as_far_down_as_there_is_room(
+    fn allocations_get_the_lowest_free_address(
         steps in prop::collection::vec((any::<bool>(), 1usize..200_000, any::<prop::sample::Index>()), 1..400)
     ) {
         let mut spans = Spans::new(LEN + GRAIN - 1);
-        // Where a part is, and the length that was asked for.
+        // The start of each part, and its requested length.
         let mut taken: Vec<(usize, usize)> = Vec::new();
         for (take, len, which) in steps {
             if take {
@@ -46,20 +46,20 @@ proptest! {
         for (at, len) in taken {
             spans.give(at, len);
         }
-        prop_assert_eq!(spans.take(LEN), Some(0), "it is whole again");
+        prop_assert_eq!(spans.take(LEN), Some(0), "the region is whole again");
         prop_assert_eq!(spans.take(1), None);
     }
 }
 
 #[test]
-fn too_many_parts_and_impossible_lengths_are_refused() {
+fn too_many_allocations_and_invalid_lengths_are_refused() {
     let mut spans = Spans::new(LEN);
     for len in [LEN + 1, usize::MAX, usize::MAX - GRAIN] {
         assert_eq!(spans.take(len), None);
     }
     let parts: Vec<usize> = (0..).map_while(|_| spans.take(GRAIN)).collect();
     assert!(parts.len() > 200 && parts.len() < LEN / GRAIN, "{}", parts.len());
-    // Every second one first: as many free parts as there can be.
+    // Every second one first, for the maximum number of free parts.
     let (even, odd): (Vec<_>, Vec<_>) =
         parts.iter().partition(|at| (*at / GRAIN).is_multiple_of(2));
     even.into_iter().chain(odd).for_each(|at| spans.give(at, GRAIN));

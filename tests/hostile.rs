@@ -1,4 +1,4 @@
-//! Files that are not models, and models that mean harm: each ends in a clear refusal.
+//! Invalid files and hostile models: each ends in a clear error.
 
 mod support;
 
@@ -14,7 +14,7 @@ fn ones(shape: &[usize]) -> Tensor {
     Tensor::new(vec![1.0f32; shape.iter().product()], shape).unwrap()
 }
 
-/// Loads and runs, and says with which exit code that ended.
+/// Loads and runs a model, and returns the exit code and the error.
 fn outcome(host: &belljar::Host, bytes: &[u8]) -> (u8, String) {
     let result = load(host, bytes)
         .and_then(|model| model.run(&[("x", ones(&[2]))]))
@@ -25,7 +25,7 @@ fn outcome(host: &belljar::Host, bytes: &[u8]) -> (u8, String) {
     }
 }
 
-/// A small generator, so that every failure can be seen again.
+/// A small deterministic generator, so that every failure can be reproduced.
 fn random(seed: &mut u64) -> u64 {
     *seed ^= *seed << 13;
     *seed ^= *seed >> 7;
@@ -34,7 +34,7 @@ fn random(seed: &mut u64) -> u64 {
 }
 
 #[test]
-fn random_bytes_are_no_model() {
+fn random_bytes_are_refused_as_a_model() {
     let host = host(Isolation::Thread);
     let mut seed = 0x9e37_79b9_7f4a_7c15;
     for len in [0usize, 1, 2, 16, 100, 4096, 100_000] {
@@ -45,12 +45,12 @@ fn random_bytes_are_no_model() {
 }
 
 #[test]
-fn a_model_cut_anywhere_is_refused() {
+fn a_truncated_model_is_refused() {
     let bytes = relu(&fixed(&[2])).bytes();
     let host = host(Isolation::Thread);
     assert_eq!(outcome(&host, &bytes).0, 0);
-    // Cutting off the operator set leaves a whole model of an unknown one; everything before is
-    // incomplete.
+    // Without its last bytes, the import of the operator set, the model is complete but of an
+    // unknown operator set; everything shorter is incomplete.
     for len in 0..bytes.len() - 6 {
         let (code, text) = outcome(&host, &bytes[..len]);
         assert_eq!(code, 4, "{len} bytes: {text}");
@@ -58,7 +58,7 @@ fn a_model_cut_anywhere_is_refused() {
 }
 
 #[test]
-fn a_real_model_cut_or_damaged_never_harms_the_host() {
+fn a_truncated_or_damaged_real_model_never_harms_the_host() {
     let bytes = std::fs::read(models().join("silero_vad_openvino_16k.onnx")).unwrap();
     let host = host(Isolation::Thread);
     let mut seed = 88_172_645_463_325_252;
@@ -97,7 +97,7 @@ fn hostile_text_does_not_reach_the_terminal() {
     for isolation in ISOLATIONS {
         let host = host(isolation);
         let model = load(&host, &graph.bytes()).unwrap();
-        assert_eq!(model.description().inputs[0].name, name, "the name itself is kept");
+        assert_eq!(model.description().inputs[0].name, name, "the name is unchanged");
         let err = model.run(&[("y", ones(&[2]))]).err().unwrap().to_string();
         assert!(err.contains("owned"), "{err}");
         assert!(!err.chars().any(|c| c.is_control() || c == '\u{202e}'), "{err:?}");
@@ -107,7 +107,7 @@ fn hostile_text_does_not_reach_the_terminal() {
 }
 
 #[test]
-fn endless_text_is_cut() {
+fn long_texts_of_a_model_are_truncated() {
     let long = "é".repeat(3 << 20);
     let model = relu(&fixed(&[2]))
         .model()
@@ -123,7 +123,7 @@ fn endless_text_is_cut() {
 }
 
 #[test]
-fn too_much_of_anything_is_refused_or_cut() {
+fn models_over_the_limits_of_names_ranks_and_inputs_are_refused() {
     let host = host(Isolation::Thread);
     let long = "n".repeat(5000);
     let many: Vec<String> = (0..1025).map(|n| format!("x{n}")).collect();
@@ -139,12 +139,12 @@ fn too_much_of_anything_is_refused_or_cut() {
             },
         ),
         (
-            "an input twice",
+            "a duplicate input",
             Graph { inputs: vec![value("x", FLOAT, &[]), value("x", FLOAT, &[])], ..relu(&[]) },
         ),
         ("no outputs", Graph { outputs: vec![], ..relu(&fixed(&[2])) }),
         (
-            "an output nobody makes",
+            "an output that no node makes",
             Graph { outputs: vec![value("z", FLOAT, &[])], ..relu(&fixed(&[2])) },
         ),
     ];
@@ -155,7 +155,7 @@ fn too_much_of_anything_is_refused_or_cut() {
 }
 
 #[test]
-fn operators_of_other_domains_and_functions_in_the_place_of_operators_are_refused() {
+fn unknown_domains_functions_named_like_operators_and_duplicate_values_are_refused() {
     let host = host(Isolation::Thread);
     let mut graph = relu(&fixed(&[2]));
     graph.nodes = vec![node("Relu", &["x"], &["y"], &[]).bytes(7, "com.evil")];
@@ -197,8 +197,8 @@ fn external_data_is_refused_and_described() {
 }
 
 #[test]
-fn an_index_outside_of_its_own_dimension_is_refused_without_a_panic() {
-    // An index that is within some dimension, and not within its own.
+fn an_index_out_of_range_is_refused_without_a_panic() {
+    // An index that is within another dimension, but not within its own.
     let graph = Graph {
         nodes: vec![
             node(
@@ -224,7 +224,7 @@ fn an_index_outside_of_its_own_dimension_is_refused_without_a_panic() {
         assert_eq!(err.exit_code(), 4, "{err}");
         assert!(err.to_string().contains("the index 7"), "{err}");
         assert!(!err.to_string().contains("panicked"), "{err}");
-        assert_eq!(outcome(&host, &relu(&fixed(&[2])).bytes()).0, 0, "the host goes on");
+        assert_eq!(outcome(&host, &relu(&fixed(&[2])).bytes()).0, 0, "the host continues");
     }
 }
 
@@ -244,7 +244,7 @@ fn a_pinned_policy_refuses_another_model() {
 }
 
 #[test]
-fn wrong_inputs_never_cross() {
+fn inputs_that_do_not_match_the_model_are_refused() {
     let host = host(Isolation::Thread);
     let model = load(&host, &relu(&fixed(&[2])).bytes()).unwrap();
     let wrong: [Vec<(&str, Tensor)>; 6] = [
@@ -269,12 +269,12 @@ fn outputs_that_break_the_declaration_are_withheld() {
     graph.outputs = vec![value("y", INT64, &fixed(&[2]))];
     let (code, text) = outcome(&host, &graph.bytes());
     assert!(code == 4 && text.contains("is declared as"), "{code} {text}");
-    // A shape alone, where the policy enforces it.
+    // A different shape only, which this policy refuses.
     graph.outputs = vec![value("y", FLOAT, &fixed(&[3]))];
     let declared_shapes = belljar::policy::DeclaredShapes::Strict;
     let policy = Policy::default().with_declared_shapes(declared_shapes);
     let model = support::load_under(&host, &graph.bytes(), &policy).unwrap();
     let err = model.run(&[("x", ones(&[2]))]).unwrap().validate().unwrap_err();
     let (code, text) = (err.exit_code(), err.to_string());
-    assert!(code == 4 && text.contains("breaks the model's declaration"), "{code} {text}");
+    assert!(code == 4 && text.contains("violates the model's declaration"), "{code} {text}");
 }

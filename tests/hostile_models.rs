@@ -1,5 +1,5 @@
-//! Models that mean harm: bombs, cycles, lies about themselves, attributes that make no sense. Each
-//! ends in a clear error within its limits, or in the answer that the specification gives.
+//! Hostile models: bombs, cycles, false declarations, invalid attributes. Each ends in a clear
+//! error within its limits, or in the answer that the specification gives.
 
 mod support;
 
@@ -48,7 +48,7 @@ use std::time::Duration;
 use belljar::{Error, Host, Isolation, Policy, Tensor};
 use support::onnx::{FLOAT, Graph, Message, fixed, node, value, value_of_any_shape};
 
-/// One host for all: what one model did must not matter to the next.
+/// One host for all tests, because a model must not affect the next one.
 static HOST: LazyLock<Host> = LazyLock::new(|| support::host(Isolation::Thread));
 
 fn policy() -> Policy {
@@ -59,8 +59,8 @@ fn policy() -> Policy {
     policy
 }
 
-/// Runs a model in the library, and sees the command line end as it does. What `inspect` says of the
-/// model does not contradict that, and an error is in words for a user.
+/// Runs a model in the library. The command line must end in the same way, `inspect` must not
+/// contradict it, and an error must be a message for users.
 #[track_caller]
 fn run(bytes: &[u8], inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, Error> {
     let ended = in_library(bytes, inputs);
@@ -91,35 +91,35 @@ fn ones(shape: &[usize]) -> Tensor {
     Tensor::new(vec![1.0f32; shape.iter().product()], shape).unwrap()
 }
 
-/// Refused by the model's content, and said why; the next model is answered.
+/// Asserts that the model is refused with exit code 4 and this reason.
 #[track_caller]
 fn refused(bytes: &[u8], inputs: &[(&str, Tensor)], why: &str) {
     let err = run(bytes, inputs).expect_err(why);
     let text = err.to_string();
     assert_eq!(err.exit_code(), 4, "{text}");
-    assert!(text.contains(why), "{text:?} does not say {why:?}");
+    assert!(text.contains(why), "{text:?} does not contain {why:?}");
     assert!(!text.contains("panicked"), "{text}");
     assert!(text.len() < 4096 && !text.chars().any(char::is_control), "{text:?}");
 }
 
-/// Ends in an error of the model, of a limit, or of the sandbox.
+/// Asserts that the run ends in an error of the model, of a limit, or of the sandbox.
 #[track_caller]
 fn ends(bytes: &[u8], inputs: &[(&str, Tensor)]) {
-    let err = run(bytes, inputs).expect_err("it is not answered");
+    let err = run(bytes, inputs).expect_err("it was answered");
     assert!([4, 5, 6].contains(&err.exit_code()), "{} {err}", err.exit_code());
     assert!(!err.to_string().contains("panicked"), "{err}");
-    still_there();
+    host_still_answers();
 }
 
-/// The host answers an ordinary model.
+/// Asserts that the host still answers an ordinary model.
 #[track_caller]
-fn still_there() {
+fn host_still_answers() {
     let relu = support::onnx::relu(&fixed(&[2])).bytes();
     let outputs = in_library(&relu, &[("x", ones(&[2]))]).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [1.0, 1.0]);
 }
 
-/// A model of one node that reads `x`, of this shape, and the initializers, and makes `y`.
+/// A model of one node that reads `x` of this shape and the initializers, and makes `y`.
 fn one(
     op: &str,
     dims: &[i64],

@@ -1,7 +1,7 @@
-//! Processes of guest programs that mean harm: whatever one does to its supervisor ends in one clear
-//! error, gets it nothing, and the host goes on.
+//! Hostile processes of guest programs: every attack on the supervisor ends in a single clear error
+//! and gains nothing, and the host keeps working.
 //!
-//! This program is its own worker, so it has a `main` of its own instead of the usual harness.
+//! This program is its own worker, so it has its own `main` instead of the usual harness.
 
 mod support;
 
@@ -20,7 +20,7 @@ fn main() {
         return serve();
     }
     let tests: [(&str, fn()); 2] = [
-        ("whatever_a_programs_process_does_ends_in_one_clear_error", every_deed),
+        ("every_attack_by_a_programs_process_ends_in_one_clear_error", every_deed),
         ("a_program_that_keeps_killing_its_process_is_put_into_quarantine", quarantined),
     ];
     support::run_tests(&tests);
@@ -36,7 +36,8 @@ fn host_builder(state: &tempfile::TempDir) -> HostBuilder {
 fn load(host: &Host, bytes: &[u8]) -> Result<Program, Error> {
     let text = "version = 1\n[program]\n[limits]\noutput-size = \"1 MiB\"\n";
     let mut policy = Policy::parse(text, "test").unwrap();
-    // The supervisor sees that such a process is not confined, and a strict policy would not use it.
+    // The supervisor notices that these processes are not confined, and a strict policy would
+    // refuse them.
     policy.confinement = Confinement::BestEffort;
     let does = |deed: &str| bytes.windows(deed.len()).any(|found| found == deed.as_bytes());
     let late =
@@ -58,7 +59,8 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Each order with what is done about it, the exit code that this ends in, and words of its error.
+/// The message that a process receives, its attack, the exit code, and a fragment of the error
+/// message.
 const DEEDS: &[(&str, &str, u8, &str)] = &[
     ("compile", "exit", 6, "exit code 3"),
     ("compile", "crash", 6, "SIGSEGV"),
@@ -115,7 +117,7 @@ const DEEDS: &[(&str, &str, u8, &str)] = &[
     ("run", "looks-without-end", 5, "limits.run-time"),
     ("run", "prints", 4, "here I am"),
     ("run", "claims-grants", 1, "not granted in [[network]]"),
-    ("run", "decides-without-end", 6, "100000 different things"),
+    ("run", "decides-without-end", 6, "100000 different decisions"),
     ("run", "speaks-without-end", 5, "limits.run-time"),
     ("run", "asks-without-end", 5, "limits.run-time"),
     ("run", "does-not-listen", 6, "does not read its requests"),
@@ -137,7 +139,7 @@ fn every_deed() {
     for (order, deed, code, words) in DEEDS {
         let result = load(&host, &program(order, deed)).and_then(|evil| {
             let result = ask(&evil);
-            // The next run has a process of its own.
+            // The next run uses a new process.
             let again = ask(&evil).map_err(|err| err.exit_code());
             assert_eq!(again, result.as_ref().copied().map_err(Error::exit_code), "{deed}");
             result
@@ -152,7 +154,7 @@ fn every_deed() {
         ask(&good).unwrap();
     }
     assert_eq!(descriptors(), before);
-    // Nothing of it was granted, so that nothing is printed but that there was something.
+    // Printing was not granted, so only the count of suppressed lines is printed.
     let printed = printed.lock().unwrap();
     assert!(printed.iter().all(|line| line.contains("more lines were not printed")), "{printed:?}");
 }
@@ -177,21 +179,22 @@ fn quarantined() {
         assert_eq!(events.lock().unwrap().len(), usize::from(death == 3));
     }
     let is_refused = |result: Result<(), Error>| {
-        let err = result.expect_err("it was let in");
+        let err = result.expect_err("it was accepted");
         assert!(matches!(err.kind(), ErrorKind::Quarantined(_)), "{err}");
         assert_eq!(err.exit_code(), 6);
         assert!(err.to_string().contains("belljar quarantine release"), "{err}");
     };
     is_refused(ask(&evil));
     is_refused(load(&host, &bytes).map(drop));
-    // In another process, as it were. What is in quarantine was not allowed before that was seen.
+    // Another host, which stands for another process. It checks the quarantine before it records
+    // any permission.
     let log = state.path().join("decisions");
     let second = build().decisions(&log).build().unwrap();
     is_refused(load(&second, &bytes).map(drop));
     let written = std::fs::read_to_string(&log).unwrap();
     assert!(written.contains("\"rule\":\"quarantine\""), "{written}");
     assert!(!written.contains("allowed"), "{written}");
-    // A program that kills who compiles it counts as well.
+    // A program that kills its compile worker counts too.
     let other = program("compile", "crash");
     for _ in 0..3 {
         let err = load(&host, &other).map(drop).unwrap_err();

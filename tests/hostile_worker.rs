@@ -1,7 +1,7 @@
-//! Workers that mean harm: whatever one does to its supervisor ends in one clear error, and the host
-//! goes on.
+//! Workers that mean harm: whatever one does to its supervisor ends in one clear error, and the
+//! host goes on.
 //!
-//! This program is its own worker, so it has a `main` of its own instead of the usual harness.
+//! This program is its own worker, so it has its own `main` instead of the usual harness.
 
 mod support;
 
@@ -22,19 +22,19 @@ fn main() {
         return serve();
     }
     let tests: [(&str, fn()); 8] = [
-        ("whatever_a_worker_does_ends_in_one_clear_error", every_deed),
-        ("a_second_answer_is_never_taken_for_the_next_one", second_answers),
-        ("a_request_that_no_worker_takes_is_given_to_few", never_taken),
+        ("every_attack_by_a_worker_ends_in_one_clear_error", every_deed),
+        ("a_second_answer_is_not_taken_for_the_next_one", second_answers),
+        ("a_request_that_no_worker_receives_is_retried_a_few_times", never_taken),
         ("a_worker_never_sees_two_models", two_models),
         ("a_model_that_keeps_killing_workers_is_put_into_quarantine", quarantined),
-        ("a_slow_model_is_not", slow_model),
-        ("workers_that_keep_dying_are_started_less_and_less_often", backing_off),
-        ("a_program_that_is_no_worker_is_told_so", no_worker),
+        ("a_slow_model_is_not_put_into_quarantine", slow_model),
+        ("workers_that_keep_dying_are_started_with_increasing_delays", backing_off),
+        ("a_program_that_cannot_be_a_worker_is_an_error", no_worker),
     ];
     support::run_tests(&tests);
 }
 
-/// A host that counts no deaths, and never waits after one.
+/// A host that counts no deaths and has no delay after them.
 fn host(state: &tempfile::TempDir) -> Host {
     let builder = host_builder(state).quarantine_after(None);
     builder.restart_back_off(Duration::ZERO, Duration::ZERO).build().unwrap()
@@ -47,9 +47,10 @@ fn host_builder(state: &tempfile::TempDir) -> HostBuilder {
 }
 
 fn load(host: &Host, bytes: &[u8]) -> Result<Model, Error> {
-    // The supervisor sees that such a worker is not confined, and a strict one would not use it.
+    // The supervisor notices that these workers are not confined, and a strict policy would refuse
+    // them.
     let mut policy = Policy::default().with_confinement(Confinement::BestEffort);
-    // One of the deeds is an output of another shape, which only a strict policy refuses.
+    // One of the attacks is an output of another shape, which only this setting refuses.
     policy.declared_shapes = DeclaredShapes::Strict;
     policy.limits.run_time = Duration::from_secs(5);
     policy.limits.prepare_time = Duration::from_secs(5);
@@ -77,7 +78,7 @@ fn children() -> usize {
     lists.map(|list| list.split_whitespace().count()).sum()
 }
 
-/// The exit code that a deed at a call ends in, and words of its error.
+/// The exit code and a fragment of the error message for an attack during a call.
 fn expected(call: &str, deed: Deed) -> Option<(u8, &'static str)> {
     let (prepares, runs) = (call == "Prepare", call == "Run");
     Some(match deed {
@@ -98,7 +99,7 @@ fn expected(call: &str, deed: Deed) -> Option<(u8, &'static str)> {
         {
             (6, "its snapshot is invalid")
         }
-        Deed::SnapshotTooLarge if prepares => (6, "larger than the memory of a sandbox"),
+        Deed::SnapshotTooLarge if prepares => (6, "exceed the sandbox's memory"),
         Deed::Hang => (5, if runs { "limits.run-time" } else { "limits.prepare-time" }),
         Deed::NotAMessage => (6, "malformed"),
         Deed::OtherName | Deed::OtherType | Deed::OtherShape if runs => (4, "output"),
@@ -118,7 +119,7 @@ fn every_deed() {
             let Some((code, words)) = expected(call, deed) else { continue };
             let result = load(&host, &model(call, deed, 0)).and_then(|model| {
                 let result = ask(&model, [0.0; 4]);
-                // Not even the next request of the same model is affected by this one.
+                // The next request of the same model has the same result.
                 let again = ask(&model, [0.0; 4]).map_err(|err| err.exit_code());
                 assert_eq!(again, result.as_ref().copied().map_err(Error::exit_code), "{deed:?}");
                 result
@@ -182,12 +183,12 @@ fn two_models() {
             });
         }
     });
-    // The worker would have noticed.
+    // A worker that sees a second model exits with this code.
     let err = ask(&models[0].1, [2.0, 0.0, 0.0, 0.0]).unwrap_err();
     assert!(err.to_string().contains(&format!("exit code {MIXED_UP}")), "{err}");
 }
 
-/// What `belljar` says in the state that a test has made.
+/// The exit code and output of `belljar` with the state folder of a test.
 fn command(state: &tempfile::TempDir, arguments: &[&str]) -> (i32, String) {
     let output = support::belljar(arguments).env("BELLJAR_STATE_DIR", state.path()).output();
     let output = output.unwrap();
@@ -218,7 +219,7 @@ fn quarantined() {
         assert_eq!(events.lock().unwrap().len(), usize::from(death == 5));
     }
     let is_refused = |result: Result<(), Error>| {
-        let err = result.expect_err("it was let in");
+        let err = result.expect_err("it was accepted");
         assert!(matches!(err.kind(), ErrorKind::Quarantined(_)), "{err}");
         assert_eq!(err.exit_code(), 6);
         assert!(err.to_string().contains("belljar quarantine release"), "{err}");
@@ -228,14 +229,14 @@ fn quarantined() {
     is_refused(ask(&evil, [0.0; 4]));
     is_refused(evil.prepare(&[("x", Tensor::new(vec![0f32; 4], &[4]).unwrap())]).map(drop));
     is_refused(load(&first, &bytes).map(drop));
-    // The same bytes under another name, in another process as it were; without a worker.
+    // Another host, which stands for another process, refuses the same bytes without a worker.
     let second = host(100);
     is_refused(load(&second, &bytes).map(drop));
     assert_eq!(evil.calls().run, runs);
-    // Nobody else is affected.
+    // Other models are not affected.
     ask(&good, [0.0, 1.0, 2.0, 3.0]).unwrap();
 
-    // The command line knows of it, and is the way out.
+    // The command line reports the quarantine, and can release the model.
     let file = state.path().join("evil.onnx");
     fs::write(&file, &bytes).unwrap();
     let file = file.to_str().unwrap();
@@ -251,7 +252,7 @@ fn quarantined() {
         let (code, text) = command(&state, &["quarantine", "release", name]);
         assert!(code == 0 && text.contains("released"), "{name}: {text}");
         let (_, text) = command(&state, &["quarantine", "list"]);
-        assert!(text.contains("nothing is in quarantine"), "{text}");
+        assert!(text.contains("no models are in quarantine"), "{text}");
         // The process that runs it has learnt of the release; so it gets another five.
         let again = host(1);
         let err = ask(&load(&again, &bytes).unwrap(), [0.0; 4]).unwrap_err();
@@ -269,7 +270,7 @@ fn slow_model() {
     let state = own_state();
     let host = host_builder(&state).quarantine_after(Some(2)).build().unwrap();
     let slow = load(&host, &model("Run", Deed::Hang, 0)).unwrap();
-    // A guest that panics has been held by the first wall.
+    // WebAssembly has contained a guest that panics.
     let panics = load(&host, &model("Run", Deed::PanicMessage, 0)).unwrap();
     for _ in 0..5 {
         assert_eq!(ask(&slow, [0.0; 4]).unwrap_err().exit_code(), 5);

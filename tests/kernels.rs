@@ -1,5 +1,5 @@
-//! Native kernels and the sandbox's own answer the same: every kind of operator that the host
-//! computes, in small models, run in both ways.
+//! Compares native kernels with the sandbox's own: every kind of operator that the host computes,
+//! in small models that run in both ways.
 
 mod support;
 
@@ -25,7 +25,7 @@ use belljar::{ErrorKind, Limit};
 use compare::{Net, policy, same};
 use support::onnx::ints_attribute;
 
-/// A little of everything, large enough to be divided among threads.
+/// A model with every kind of operator, large enough to be divided among threads.
 fn mixed() -> Net {
     let mut net = Net::new();
     let image = net.input(&[2, 13, 40, 37]);
@@ -54,9 +54,9 @@ fn mixed() -> Net {
     net
 }
 
-/// So that all other tests compare what they say they compare.
+/// Makes sure that the other tests do compare native kernels with the sandbox's own.
 #[test]
-fn native_kernels_are_used_where_they_are_to_be() {
+fn native_kernels_are_used_where_expected() {
     let operators = [
         "NativeConv",
         "NativePool",
@@ -81,7 +81,7 @@ fn native_kernels_are_used_where_they_are_to_be() {
 }
 
 #[test]
-fn threads_change_no_bit() {
+fn results_do_not_depend_on_the_number_of_threads() {
     let net = mixed();
     let one = net.run(&policy(Kernels::Native)).unwrap();
     for threads in [2, 3, 7] {
@@ -94,9 +94,9 @@ fn threads_change_no_bit() {
     }
 }
 
-/// Operators that each take seconds end when their time is up.
+/// Operators that take seconds end at the time limit.
 #[test]
-fn long_kernels_end_at_the_limit() {
+fn long_kernels_end_at_the_time_limit() {
     let product = {
         let mut net = Net::new();
         let (a, b) = (net.input(&[3072, 6144]), net.input(&[6144, 3072]));
@@ -119,7 +119,7 @@ fn long_kernels_end_at_the_limit() {
             policy.compute.threads = threads;
             policy.limits.memory = 2 << 30;
             policy.limits.run_time = Duration::from_millis(50);
-            let Err(err) = net.run(&policy) else { panic!("{operator} came to its end") };
+            let Err(err) = net.run(&policy) else { panic!("{operator} finished") };
             let kind = err.kind();
             assert!(matches!(kind, ErrorKind::Limit(Limit::RunTime { .. })), "{operator}: {err:?}");
             assert_eq!(err.exit_code(), 5);

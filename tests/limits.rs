@@ -1,4 +1,4 @@
-//! Every limit is hit, reports itself, and leaves the host fit for the next request.
+//! Every limit is enforced and named in its error, and the host still serves the next request.
 
 mod support;
 
@@ -62,7 +62,7 @@ fn memory() {
 
 #[test]
 fn memory_while_preparing() {
-    // tract computes constants ahead.
+    // tract evaluates constants while preparing.
     let fill = tensor_attribute("value", tensor_f32("", &[1], &[1.0]));
     let big = Graph {
         nodes: vec![
@@ -97,8 +97,8 @@ fn memory_of_the_model_itself() {
     }
 }
 
-/// Ones of this shape, by this operator with a constant of this shape, and the greatest of what
-/// comes out.
+/// Applies this operator to ones of this shape, with constant weights of ones, and reduces the
+/// result to its maximum.
 fn greatest(shape: &[i64], op: &str, weights: Option<&[i64]>, attributes: &[Message]) -> Vec<u8> {
     let mut initializers = vec![tensor_i64("shape", &[shape.len() as i64], shape)];
     let mut inputs = vec!["ones"];
@@ -121,11 +121,11 @@ fn greatest(shape: &[i64], op: &str, weights: Option<&[i64]>, attributes: &[Mess
     .bytes()
 }
 
-/// Windows on images of one column or of very wide rows: what kernels listed for them once took
-/// several times the scratch memory that they may have, and a worker's life. Now the sandbox
-/// computes what is too much for a kernel.
+/// Windows on images of one column or of very wide rows. The kernels' lists for them once exceeded
+/// the scratch memory limit and crashed the worker. Now the sandbox computes what exceeds a
+/// kernel's limit.
 #[test]
-fn windows_that_need_much_scratch_memory_cost_no_worker() {
+fn windows_beyond_the_scratch_memory_limit_are_computed_in_the_sandbox() {
     let far = [ints_attribute("kernel_shape", &[128, 2]), ints_attribute("dilations", &[65536, 1])];
     let rows = greatest(&[1, 1, 8_383_073, 2], "Conv", Some(&[1, 1, 128, 2]), &far);
     let window = |height, width| {
@@ -145,10 +145,10 @@ fn windows_that_need_much_scratch_memory_cost_no_worker() {
     }
 }
 
-/// What kernels need on all their threads counts against the limit on memory, as the sandbox's own
-/// memory does.
+/// Scratch memory of kernels, on all threads, counts against the memory limit together with the
+/// sandbox's own memory.
 #[test]
-fn scratch_memory_of_native_kernels_is_part_of_the_limit_on_memory() {
+fn scratch_memory_of_native_kernels_counts_against_the_memory_limit() {
     const SIZE: i64 = 1000;
     let window = [ints_attribute("kernel_shape", &[2, 2])];
     let model = greatest(&[1, 4, SIZE, SIZE], "MaxPool", None, &window);
@@ -161,7 +161,7 @@ fn scratch_memory_of_native_kernels_is_part_of_the_limit_on_memory() {
             let outputs = model.run(&[("x", ones(&[1, 1, 1, 1]))])?.validate()?;
             Ok(outputs.cost().memory)
         };
-        // A plane with its results is 8 MB, on each thread.
+        // Each thread needs 8 MB for a plane and its results.
         let needed = run(1 << 30, 1).unwrap();
         let plane = 8 * (SIZE * SIZE) as u64;
         for threads in [1, 4] {
@@ -189,7 +189,7 @@ fn run_time() {
 
 #[test]
 fn prepare_time() {
-    // The shortest limit there is, and more work than it allows on any machine.
+    // The shortest possible limit, and more work than any machine can do in that time.
     let mut graph = relu(&fixed(&[2]));
     graph.nodes = (0..20_000)
         .map(|n| {
@@ -216,7 +216,7 @@ fn stack() {
         let result = run(&host, &model, &Policy::default(), ones(&[2]));
         assert_limit(result, |limit| matches!(limit, Limit::Stack { .. }), "limits.stack");
         assert_fit(&host);
-        // With enough of that one, the runner's own ends first.
+        // With a larger WebAssembly stack, the runner's own stack is exhausted first.
         let policy = policy(|limits| limits.stack = 16 << 20);
         let result = run(&host, &model, &policy, ones(&[2]));
         assert_limit(result, |limit| matches!(limit, Limit::GuestStack { .. }), "own stack");
@@ -273,7 +273,7 @@ fn output_size() {
 #[test]
 fn the_log_is_bounded() {
     use std::sync::{Arc, Mutex};
-    // An operator set from the future makes tract warn.
+    // A future operator set version makes tract log a warning.
     let model = support::onnx::Message::new()
         .int(1, 8)
         .message(7, relu(&fixed(&[2])).message())

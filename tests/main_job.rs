@@ -1,4 +1,4 @@
-//! The main job: real models, run inside sandboxes, give onnxruntime's answers.
+//! Real models, run inside sandboxes, give the same outputs as onnxruntime.
 
 mod support;
 
@@ -73,31 +73,31 @@ fn check_all(isolation: Isolation, policy: &Policy) {
 }
 
 #[test]
-fn real_models_give_onnxruntimes_answers_in_worker_processes() {
+fn real_models_match_onnxruntime_in_worker_processes() {
     check_all(Isolation::Process, &Policy::default());
 }
 
 #[test]
-fn real_models_give_onnxruntimes_answers_on_threads() {
+fn real_models_match_onnxruntime_on_threads() {
     check_all(Isolation::Thread, &Policy::default());
 }
 
 #[test]
-fn real_models_give_onnxruntimes_answers_in_deterministic_mode() {
+fn real_models_match_onnxruntime_in_deterministic_mode() {
     let mut policy = Policy::default();
     policy.compute.deterministic = true;
     check_all(Isolation::Process, &policy);
 }
 
 #[test]
-fn real_models_give_onnxruntimes_answers_without_native_kernels() {
+fn real_models_match_onnxruntime_without_native_kernels() {
     let mut policy = Policy::default();
     policy.compute.kernels = belljar::policy::Kernels::Sandbox;
     check_all(Isolation::Process, &policy);
 }
 
 #[test]
-fn the_shipped_policies_let_their_models_run() {
+fn shipped_policies_let_their_models_run() {
     let host = host(Isolation::Process);
     let (models, folder) = expectations();
     let mut tried = 0;
@@ -118,9 +118,9 @@ fn the_shipped_policies_let_their_models_run() {
     assert_eq!(tried, 8);
 }
 
-/// The sample rate chooses between two halves of the model: a policy says which.
+/// The sample rate selects one of two halves of the model: the policy fixes it.
 #[test]
-fn silero_with_its_if_is_answered_when_the_policy_says_the_rate() {
+fn silero_runs_if_the_policy_fixes_the_sample_rate() {
     let (models, folder) = expectations();
     let entry = models.iter().find(|entry| entry["name"] == "silero_vad").unwrap();
     let text = std::fs::read_to_string(repository().join("policies/silero-vad.toml")).unwrap();
@@ -135,7 +135,7 @@ fn silero_with_its_if_is_answered_when_the_policy_says_the_rate() {
             let inputs = tensors("inputs");
             assert!(inputs.iter().any(|(name, _)| name == "sr"));
             let open: Vec<_> = inputs.iter().filter(|(name, _)| name != "sr").cloned().collect();
-            // With the rate or without it.
+            // With and without the rate as an input.
             for inputs in [&inputs, &open] {
                 let outputs = model.run(inputs).unwrap().validate().unwrap();
                 for (name, expected) in &tensors("outputs") {
@@ -152,7 +152,7 @@ fn silero_with_its_if_is_answered_when_the_policy_says_the_rate() {
 }
 
 #[test]
-fn descriptions_say_what_the_onnx_package_says() {
+fn descriptions_match_the_onnx_package() {
     let path = repository().join("tests/expectations/descriptions.json");
     let expected: Vec<Value> =
         serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
@@ -210,7 +210,7 @@ fn descriptions_say_what_the_onnx_package_says() {
 }
 
 #[test]
-fn fifty_threads_run_three_models_at_once() {
+fn fifty_threads_run_three_models_concurrently() {
     for isolation in ISOLATIONS {
         let host = builder(isolation).idle_sandboxes(4).build().unwrap();
         let (models, folder) = expectations();
@@ -241,13 +241,13 @@ fn fifty_threads_run_three_models_at_once() {
 }
 
 #[test]
-fn sandboxes_that_were_warmed_up_have_served_before() {
+fn warmed_up_sandboxes_have_already_served_a_request() {
     for isolation in ISOLATIONS {
         let host = builder(isolation).idle_sandboxes(3).build().unwrap();
         let model = support::load(&host, &support::onnx::relu(&support::onnx::fixed(&[2])).bytes());
         let model = model.unwrap();
         let tensor = |values: [f32; 2]| [("x", Tensor::new(values.to_vec(), &[2]).unwrap())];
-        // More than are kept are not made.
+        // No more sandboxes are started than are kept.
         model.warm_up(&tensor([-1.0, 2.0]), 5).unwrap();
         let begin = std::sync::Barrier::new(3);
         std::thread::scope(|scope| {
@@ -255,13 +255,16 @@ fn sandboxes_that_were_warmed_up_have_served_before() {
                 scope.spawn(|| {
                     begin.wait();
                     let outputs = model.run(&tensor([3.0, -4.0])).unwrap().validate().unwrap();
-                    assert!(!outputs.cost().reset.is_zero(), "a sandbox that has not served yet");
+                    assert!(
+                        !outputs.cost().reset.is_zero(),
+                        "the sandbox has not served a request yet"
+                    );
                     let expected = Tensor::new(vec![3.0f32, 0.0], &[2]).unwrap();
                     assert_eq!(outputs.tensors(), [("y".to_owned(), expected)]);
                 });
             }
         });
-        // What cannot be run cannot be warmed up with either, and nothing is lost by it.
+        // Warming up with invalid inputs fails, and has no other effect.
         assert_eq!(
             model.warm_up(&[("z", tensor([0.0; 2])[0].1.clone())], 1).unwrap_err().exit_code(),
             4
@@ -275,9 +278,10 @@ fn sandboxes_that_were_warmed_up_have_served_before() {
     }
 }
 
-/// What waits too long is ended and starts again from its snapshot; what may wait for ever is not.
+/// A sandbox that idles too long is ended, and restarts from its snapshot. Without a limit it is
+/// kept.
 #[test]
-fn idle_sandboxes_are_given_back() {
+fn idle_sandboxes_are_released() {
     use std::time::Duration;
     for isolation in ISOLATIONS {
         let run = |model: &belljar::Model| {
@@ -302,7 +306,7 @@ fn idle_sandboxes_are_given_back() {
         assert!(ended, "{isolation:?}");
         run(&long);
         assert_eq!((long.calls().prepare, long.calls().adopt), (1, 1), "{isolation:?}");
-        // However often it was ended, it was prepared once.
+        // The model was prepared only once.
         assert_eq!(short.calls().prepare, 1, "{isolation:?}");
     }
 }
@@ -324,7 +328,7 @@ fn one_model_runs_at_several_shapes() {
 }
 
 #[test]
-fn every_element_type_crosses_unchanged() {
+fn tensors_of_every_element_type_are_passed_unchanged() {
     use belljar::tensor::{Coded, DType, Data, bf16, f16};
     use support::onnx::{Graph, fixed, node, value};
     let mut datas: Vec<(i64, Data)> = vec![
@@ -368,7 +372,7 @@ fn every_element_type_crosses_unchanged() {
 }
 
 #[test]
-fn the_guest_holds_the_kernels_that_make_it_fast() {
+fn guest_contains_the_simd_kernels() {
     let kernels = host(Isolation::Thread).kernels().unwrap();
     for expected in [
         "matmul belljar_f32_32x32",
@@ -383,10 +387,10 @@ fn the_guest_holds_the_kernels_that_make_it_fast() {
     assert!(kernels.lines().filter(|line| line.starts_with("routine ")).count() > 10, "{kernels}");
 }
 
-/// In a process of its own, so that no other test moves the figures.
+/// Runs in a separate process, so that other tests do not change the measurements.
 #[test]
-fn a_thousand_runs_leak_nothing() {
-    if !support::alone("a_thousand_runs_leak_nothing") {
+fn a_thousand_runs_leak_no_memory_or_descriptors() {
+    if !support::alone("a_thousand_runs_leak_no_memory_or_descriptors") {
         return;
     }
     let (models, folder) = expectations();
@@ -410,10 +414,10 @@ fn a_thousand_runs_leak_nothing() {
         let grown = end.0.saturating_sub(warm.0);
         assert!(grown < 4 << 20, "{isolation:?}: 900 runs added {grown} bytes");
         assert_eq!(end.1, warm.1, "descriptors");
-        // The thread that looks after the idle sandboxes of the host before may end meanwhile.
+        // The thread for idle sandboxes of the previous host may end in the meantime.
         assert!(end.2 <= warm.2, "{} threads became {}", warm.2, end.2);
     }
-    // Loading and forgetting.
+    // Loading and dropping models.
     let before = {
         for isolation in ISOLATIONS {
             load(&host(isolation), entry, &Policy::default()).run(&inputs).map(drop).unwrap();

@@ -1,9 +1,10 @@
-//! Models that nearly are ONNX's own test cases, by the thousand: each ends in an error of the model
-//! or of a limit, or in one answer, whether native kernels compute it or the sandbox alone.
+//! Mutates ONNX's own test cases. Each mutated model must end in an error of the model or of a
+//! limit, or in the same answer with native kernels and without.
 //!
-//! A case is made from its number, so that it can be made again: `BELLJAR_FUZZ_FROM` and
-//! `BELLJAR_FUZZ_RUNS` say which ones. `BELLJAR_FUZZ_KEEP` names a folder for those that were
-//! answered, with inputs and outputs, for `model_fuzz/compare.py`, which asks onnxruntime.
+//! A case is generated from its number, so that it can be reproduced: `BELLJAR_FUZZ_FROM` and
+//! `BELLJAR_FUZZ_RUNS` select the cases. `BELLJAR_FUZZ_KEEP` names a folder for the models that
+//! were answered, with inputs and outputs, for `model_fuzz/compare.py`, which compares with
+//! onnxruntime.
 
 mod support;
 
@@ -26,15 +27,15 @@ use support::compare::difference;
 use support::protobuf::{self, Kind, Message};
 use support::{builder, fitting, repository};
 
-/// No larger files are changed: they would take the time of many.
+/// Maximum size of a seed. Larger files take too much time.
 const MAX_SEED: u64 = 64 << 10;
 
-/// What is run every time; a release runs more.
+/// The number of cases in a normal run; a release runs more.
 const RUNS: u64 = 400;
 
 struct Seeds {
     pool: Pool,
-    /// The inputs of each, by name.
+    /// The inputs of each model, by name.
     inputs: Vec<BTreeMap<String, Tensor>>,
 }
 
@@ -70,7 +71,7 @@ fn input(place: &Path, entry: &Value) -> Option<(String, Tensor)> {
     Some((entry["name"].as_str()?.to_owned(), tensor))
 }
 
-/// Something of a declared type and shape: the seed's, if it fits.
+/// A tensor of the declared type and shape: the seed's, if it matches.
 fn fitting_input(
     declared: &belljar::ValueInfo,
     seed: Option<&Tensor>,
@@ -106,7 +107,8 @@ fn fitting_input(
             Tensor::new((0..count).map(|_| ints() as $type).collect::<Vec<$type>>(), &dims).ok()
         };
     }
-    // Narrow floats of which two added up are beyond float16, and such that it has a few steps for.
+    // Also narrow floats whose sums are out of the range of float16, and some that are a few steps
+    // of it.
     let size = [1.0, 1.0, 20000.0, 1e-6][(random_size % 4) as usize];
     macro_rules! narrow {
         ($type:ty) => {{
@@ -134,7 +136,7 @@ fn fitting_input(
 enum End {
     Answer(Vec<(String, Tensor)>),
     Refused(String),
-    /// Which time or memory it took may differ from one way to the other.
+    /// Native kernels and the sandbox may differ in time and memory.
     Limit,
     Bad(String),
 }
@@ -162,7 +164,7 @@ fn policy(kernels: Kernels) -> Policy {
     policy
 }
 
-/// Runs a model; the inputs are made for what it declares.
+/// Runs a model with generated inputs.
 fn run(
     host: &Host,
     bytes: &[u8],
@@ -186,7 +188,7 @@ fn run(
     (end(outputs.map(|outputs| outputs.into_tensors())), inputs)
 }
 
-/// How a case ended, or what is wrong with that.
+/// How a case ended, or why that is a failure.
 fn case(number: u64, host: &Host, seeds: &Seeds) -> Result<&'static str, (Vec<u8>, String)> {
     let mut random = Random(number.wrapping_mul(0x2545_f491_4f6c_dd1d));
     let which = random.below(seeds.pool.models.len());
@@ -229,7 +231,7 @@ fn from_environment(variable: &str, default: u64) -> u64 {
 }
 
 #[test]
-fn mutated_models_are_answered_one_way_or_refused() {
+fn mutated_models_are_refused_or_answered_equally_by_all_kernels() {
     let (from, runs) =
         (from_environment("BELLJAR_FUZZ_FROM", 0), from_environment("BELLJAR_FUZZ_RUNS", RUNS));
     let seeds = seeds();

@@ -1,6 +1,6 @@
-//! float16 and bfloat16 are summed up in float32: every operator of the table that adds up, with
-//! numbers whose sums float16 does not have, by native kernels and by the sandbox's own, against
-//! 64 bits from the same inputs.
+//! float16 and bfloat16 are summed in float32: tests every operator that sums, with numbers whose
+//! sums float16 cannot represent, with native kernels and in the sandbox, against 64-bit results
+//! for the same inputs.
 
 mod support;
 
@@ -22,11 +22,11 @@ use cases::{ADDING, Case, Input};
 use draw::{Draw, Kind, Type};
 use support::onnx::{Graph, Message, fixed, node, tensor_i64, value, value_of_any_shape};
 
-/// The newest operator set, in which every operator is that has not been replaced by another.
+/// The newest operator set, which has every operator that was not replaced by another.
 const OPSET: i64 = belljar_operators::NEWEST;
 
-/// Operators of the table that take narrow floats and add up nothing: each result comes from a few
-/// numbers, in one step or in several, or is moved, chosen, compared or converted.
+/// Operators that take narrow floats and do not sum: each result comes from a few numbers, or is
+/// moved, chosen, compared or converted.
 const NOT_ADDING: &[&str] = &[
     "Abs",
     "Acos",
@@ -153,7 +153,7 @@ fn takes_narrow(operator: &Operator) -> bool {
 }
 
 #[test]
-fn every_operator_with_narrow_floats_is_known_to_add_up_or_not_to() {
+fn every_operator_with_narrow_floats_is_listed_as_summing_or_not() {
     let in_table: BTreeSet<&str> = belljar_operators::all()
         .filter(|operator| takes_narrow(operator))
         .map(|operator| operator.name)
@@ -167,15 +167,15 @@ fn every_operator_with_narrow_floats_is_known_to_add_up_or_not_to() {
     assert!(missing.is_empty(), "on neither list: {missing:?}; a case in cases.rs if it adds up");
     let gone: Vec<_> = listed.difference(&in_table).collect();
     assert!(gone.is_empty(), "on a list, and take no narrow floats: {gone:?}");
-    assert_eq!(NOT_ADDING.len(), others.len(), "an operator is there twice");
+    assert_eq!(NOT_ADDING.len(), others.len(), "duplicate operator");
 }
 
 #[test]
-fn what_takes_float32_and_one_narrow_float_takes_both() {
+fn operators_with_one_narrow_float_take_both_and_float32() {
     for operator in belljar_operators::all() {
         for (at, input) in operator.inputs.iter().enumerate() {
             let [half, brain, single] = [F16, BF16, F32].map(|types| input.types.has(types));
-            // Before there were bfloat16, and where only bits or orders count.
+            // Versions before bfloat16, and operators that only use bits or order.
             let exempt = operator.until < 13
                 || ["BitCast", "EyeLike", "OneHot", "QLinearMatMul", "Upsample"]
                     .contains(&operator.name);
@@ -186,8 +186,8 @@ fn what_takes_float32_and_one_narrow_float_takes_both() {
     }
 }
 
-/// Of a function whose value is as small as its argument, an approximation to so many places behind
-/// the point leaves nothing.
+/// An approximation with an absolute error loses all digits where the result is as small as the
+/// argument.
 #[test]
 fn the_error_function_keeps_the_digits_of_small_numbers() {
     let x = [6e-8f32, -1e-6, 3e-5, 0.001, -0.02, 0.3, 0.75, 0.99, -1.5, 3.0];
@@ -226,7 +226,7 @@ fn the_error_function_keeps_the_digits_of_small_numbers() {
     }
 }
 
-/// A tensor of narrow floats of a model.
+/// An initializer of narrow floats.
 fn narrow_tensor(name: &str, narrow: Type, dims: &[i64], values: &[f64]) -> Message {
     let tensor = dims.iter().fold(Message::new(), |tensor, dim| tensor.int(1, *dim));
     let raw: Vec<u8> = values.iter().flat_map(|value| narrow.code(*value).to_le_bytes()).collect();
@@ -250,7 +250,7 @@ fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
     Some(tensor.as_slice::<bf16>()?.iter().map(|value| value.to_f64()).collect())
 }
 
-/// How many outputs a node of this operator names, of which the last is the one to look at.
+/// The suffixes of the names of the outputs of this operator.
 fn outputs_of(operator: &str) -> Vec<&'static str> {
     match operator {
         "CausalConvWithState" | "LinearAttention" => vec!["", "-state"],
@@ -258,7 +258,7 @@ fn outputs_of(operator: &str) -> Vec<&'static str> {
     }
 }
 
-/// One model with a node for each kind of numbers, its inputs, and what is expected.
+/// A model with a node for each kind of numbers, and its inputs.
 fn model(operator: &str, cases: &[(Kind, Case)], narrow: Type) -> (Vec<u8>, Vec<(String, Tensor)>) {
     let (mut graph, mut inputs) = (Graph::default(), Vec::new());
     for (kind, case) in cases {
@@ -294,8 +294,8 @@ fn model(operator: &str, cases: &[(Kind, Case)], narrow: Type) -> (Vec<u8>, Vec<
     (model.message(8, Message::new().int(2, OPSET)).finish(), inputs)
 }
 
-/// What is wrong with an answer: each number may be two units in the last place of the largest
-/// term off.
+/// The first wrong number of a result: each may be off by two units in the last place of the
+/// largest term.
 fn wrong(narrow: Type, case: &Case, found: &Tensor) -> Option<String> {
     let Some(found) = numbers(found) else { return Some(format!("{:?}", found.dtype())) };
     if found.len() != case.expected.len() {

@@ -1,30 +1,29 @@
-//! The operators' unit tests once more, inside WebAssembly: sizes have 32 bits there, and the
-//! arithmetic is that of the guest's target and flags.
+//! Runs the operators' unit tests inside WebAssembly, where sizes have 32 bits and the arithmetic
+//! is that of the guest's target and flags.
 //!
-//! `cargo xtask guest --tests` makes the module, in which each test is an export.
+//! `cargo xtask guest --tests` builds the module, which exports each test.
 
 mod support;
 
 use support::repository;
 use wasmtime::{Config, Engine, Instance, Module, OptLevel, Store};
 
-/// Fewer would mean that exports went missing.
-const FEWEST: usize = 290;
+/// Minimum number of tests; fewer mean that exports are missing.
+const MIN_TESTS: usize = 290;
 
 fn module() -> (Engine, Module) {
     let path = repository().join("target/guest/onnx_ops_tests.wasm");
-    let wasm = std::fs::read(&path).unwrap_or_else(|err| {
-        panic!("{}: {err}. `cargo xtask guest --tests` makes it.", path.display())
-    });
+    let wasm = std::fs::read(&path)
+        .unwrap_or_else(|err| panic!("{}: {err}; run `cargo xtask guest --tests`", path.display()));
     let mut config = Config::new();
-    // Compiling takes longer than the tests.
+    // Optimising would take longer than the tests.
     config.cranelift_opt_level(OptLevel::None);
     let engine = Engine::new(&config).unwrap();
     let module = Module::new(&engine, wasm).unwrap();
     (engine, module)
 }
 
-/// Runs one test in an instance of its own. `Err` says why it failed.
+/// Runs one test in a new instance. `Err` has the reason of a failure.
 fn run(engine: &Engine, module: &Module, name: &str) -> Result<(), String> {
     let mut store = Store::new(engine, ());
     let instance = Instance::new(&mut store, module, &[]).map_err(|err| err.to_string())?;
@@ -58,5 +57,5 @@ fn operators_pass_their_unit_tests_inside_webassembly() {
         .collect();
     println!("{} tests of operators, {} failed", names.len(), failures.len());
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(names.len() >= FEWEST, "only {} tests", names.len());
+    assert!(names.len() >= MIN_TESTS, "only {} tests", names.len());
 }

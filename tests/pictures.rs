@@ -1,5 +1,6 @@
 //! Images as inputs: PNG and JPEG files become the tensors that Pillow and numpy make of them
-//! (`tests/pictures/make.py`), decoded in a sandbox whose limits hold for whatever the files declare.
+//! (`tests/pictures/make.py`), decoded in a sandbox whose limits hold for whatever the files
+//! declare.
 
 mod support;
 
@@ -19,7 +20,7 @@ const U8: i64 = 2;
 const I32: i64 = 6;
 const F16: i64 = 10;
 
-/// A folder with models that take images.
+/// A folder of models that take images.
 struct Models(Scratch);
 
 impl std::ops::Deref for Models {
@@ -39,7 +40,7 @@ impl Models {
         self.toml("policy.toml", &format!("[limits]\n{limits}"))
     }
 
-    /// A model that answers its input.
+    /// A model that returns its input.
     fn model(&self, name: &str, onnx_type: i64, dims: &[Dim<'_>]) -> String {
         let graph = Graph {
             nodes: vec![node("Identity", &["x"], &["y"], &[])],
@@ -52,7 +53,7 @@ impl Models {
         self.file(name, model.finish())
     }
 
-    /// The models of `make.py`, and some that take no image as it is.
+    /// The models of `make.py`, and some whose inputs do not fit an image.
     fn models(&self) {
         let dims = |dims: [&'static str; 4]| {
             dims.map(|dim| dim.parse().map_or(Dim::Symbol(dim), Dim::Fixed))
@@ -91,7 +92,7 @@ fn stored(name: &str) -> Vec<u8> {
     fs::read(folder().join(name)).unwrap()
 }
 
-/// Runs a model on an image; answers shape and values.
+/// Runs a model on an image; returns shape and values.
 #[track_caller]
 fn answer(s: &Models, model: &str, image: &str, flags: &[&str]) -> (Vec<usize>, Vec<f64>) {
     let (model, out, input) = (s.at(model), s.at("out.npz"), format!("x={image}"));
@@ -109,7 +110,7 @@ fn answer(s: &Models, model: &str, image: &str, flags: &[&str]) -> (Vec<usize>, 
 }
 
 #[test]
-fn images_become_the_tensors_that_pillow_and_numpy_make_of_them() {
+fn images_become_the_same_tensors_as_with_pillow_and_numpy() {
     let s = Models::new();
     s.models();
     let cases: Vec<Value> = serde_json::from_slice(&stored("cases.json")).unwrap();
@@ -137,7 +138,7 @@ fn images_become_the_tensors_that_pillow_and_numpy_make_of_them() {
 }
 
 #[test]
-fn what_stands_behind_an_image_and_the_name_of_its_file_do_not_matter() {
+fn trailing_bytes_and_file_names_of_images_do_not_matter() {
     let s = Models::new();
     s.models();
     for name in ["rgb.png", "444.jpg"] {
@@ -146,14 +147,14 @@ fn what_stands_behind_an_image_and_the_name_of_its_file_do_not_matter() {
         let image = s.file("both.npz", both);
         assert!(answer(&s, "u8", &image, &[]) == plain, "{name}");
     }
-    // By standard input, and for the only input without its name.
+    // From standard input, and for the only input without a name.
     let input = fs::File::open(folder().join("rgb.png")).unwrap();
     let output = belljar(&["run", &s.at("u8"), "--input", "-"]).stdin(input).output().unwrap();
     assert_exit(&output, 0, &[]);
 }
 
 #[test]
-fn flags_for_images_are_refused_where_they_cannot_be_meant() {
+fn image_flags_that_do_not_apply_are_refused() {
     let s = Models::new();
     s.models();
     let image = format!("x={}", folder().join("rgb.png").to_str().unwrap());
@@ -165,17 +166,17 @@ fn flags_for_images_are_refused_where_they_cannot_be_meant() {
     refused("symbols", &[], &["[n, c, h, w]", "--layout nchw"]);
     refused("i32", &[], &["takes i32", ".npy"]);
     refused("eight", &[], &["8 images at once", ".npy"]);
-    refused("four", &[], &["takes 4 channels, and the image has 3", "--layout", ".npy"]);
+    refused("four", &[], &["takes 4 channels, but the image has 3", "--layout", ".npy"]);
     refused("f32", &["--layout", "hwc"], &["--layout has 3 axes", "[n, 3, h, w]"]);
     refused("f32", &["--channels", "gray"], &["takes 3 channels", "--channels rgb or bgr"]);
     refused("gray", &["--channels", "bgr"], &["takes 1 channels", "--channels gray"]);
-    refused("u8", &["--mean", "0.5"], &["takes u8", "leave them out"]);
+    refused("u8", &["--mean", "0.5"], &["takes u8", "remove them"]);
     refused("f32", &["--mean", "1,2"], &["--mean has 2 numbers", "3 channels"]);
-    refused("f32", &["--std", "0"], &["--std", "divided by zero"]);
+    refused("f32", &["--std", "0"], &["--std", "other than 0"]);
     refused("f32", &["--scale", "1/0"], &["--scale", "1/255"]);
     refused("f32", &["--mean", "nan"], &["--mean", "0.485"]);
     refused("f32", &["--resize", "0x5"], &["--resize", "from 1 to 65535"]);
-    refused("f32", &["--resize", "9", "--fit", "crop"], &["two sides", "WIDTHxHEIGHT"]);
+    refused("f32", &["--resize", "9", "--fit", "crop"], &["a width and a height", "WIDTHxHEIGHT"]);
     refused("f32", &["--fit", "crop"], &["needs a size", "--resize WIDTHxHEIGHT"]);
     refused("sized", &["--fit", "crop", "--center-crop", "4"], &["one of the two"]);
     refused("sized", &["--fit", "stretch", "--center-crop", "4"], &["needs a size"]);
@@ -189,13 +190,13 @@ fn flags_for_images_are_refused_where_they_cannot_be_meant() {
 
     let array = s.file("x.json", "[[[[1]]]]");
     let output = run(&["run", &s.at("gray"), "--input", &format!("x={array}"), "--scale", "1"]);
-    assert_exit(&output, 2, &["--scale is for images", "leave the flag out"]);
+    assert_exit(&output, 2, &["--scale applies only to images", "remove the flag"]);
     let output = run(&["run", &model, "--input", &image.replacen('x', "z", 1)]);
     assert_exit(&output, 2, &["no input z", "belljar inspect"]);
 }
 
 #[test]
-fn images_that_are_cut_off_or_malformed_are_refused() {
+fn truncated_or_malformed_images_are_refused() {
     let s = Models::new();
     s.models();
     let model = s.at("u8");
@@ -210,7 +211,7 @@ fn images_that_are_cut_off_or_malformed_are_refused() {
         for cut in [3, scan / 2, scan + step, scan + 2 * step, whole.len() - 1] {
             refused("cut.jpg", whole[..cut].to_vec(), &["the JPEG file", "cut off"]);
         }
-        // With its end marker, but without some of what stands before it.
+        // With its end marker, but without some of the preceding data.
         for missing in [1, 2, step] {
             let mut cut = whole[..whole.len() - 2 - missing].to_vec();
             cut.truncate(cut.len() - usize::from(cut.ends_with(&[0xff])));
@@ -258,7 +259,7 @@ fn images_that_are_cut_off_or_malformed_are_refused() {
 }
 
 #[test]
-fn an_image_that_unpacks_to_too_much_is_stopped_by_the_limits_of_its_sandbox() {
+fn image_bombs_exceed_the_limits_of_their_sandbox() {
     let s = Models::new();
     s.models();
     let policy = s.policy("memory = \"64 MiB\"\nrun-time = \"60 s\"");
@@ -271,21 +272,21 @@ fn an_image_that_unpacks_to_too_much_is_stopped_by_the_limits_of_its_sandbox() {
         let line = fs::read_to_string(&log).unwrap().lines().last().unwrap().to_owned();
         assert!(line.contains("limits.memory") && line.contains("refused"), "{line}");
     };
-    // 400 MB in 2.5 MB: refused before memory is asked for.
+    // 400 MB in a file of 2.5 MB: refused before any memory is allocated.
     let image = s.file("bomb.png", flat_png(20_000, 20_000));
     limited(&image, &["bomb.png", "20000x20000 pixels take 400000000 bytes", "`limits.memory`"]);
-    // What one step may take, and all that is there together may not.
+    // Each step fits into the limit, but all data together does not.
     let image = s.file("large.png", flat_png(8_100, 8_100));
     limited(&image, &["large.png", "needs more than 67108864 bytes of memory (`limits.memory`)"]);
-    // With more memory it is an image like any other.
+    // With more memory it is decoded.
     let (_, values) = answer(&s, "gray", &image, &["--resize", "4x4"]);
     assert_eq!(values, [0.0; 16]);
-    // Where there is no time for it, that ends it.
+    // With too little time, the time limit ends it.
     let policy = s.policy("run-time = \"1 ms\"");
     let input = format!("x={image}");
     let output = run(&["run", &model, "--policy", &policy, "--input", &input, "--resize", "4x4"]);
     assert_exit(&output, 5, &["large.png", "`limits.run-time`"]);
-    // A tensor larger than inputs may be.
+    // A tensor larger than the input limit.
     let policy = s.policy("input-size = \"1 MiB\"");
     let image = format!("x={}", s.file("wide.png", flat_png(1_000, 1_000)));
     let output = run(&["run", &model, "--policy", &policy, "--input", &image]);
@@ -293,7 +294,7 @@ fn an_image_that_unpacks_to_too_much_is_stopped_by_the_limits_of_its_sandbox() {
 }
 
 #[test]
-fn a_recorded_policy_has_room_for_the_images_of_its_run() {
+fn recorded_policy_allows_the_images_of_its_run() {
     let s = Models::new();
     s.models();
     let image = format!("x={}", s.file("large.png", flat_png(6_000, 6_000)));
@@ -309,7 +310,7 @@ fn a_recorded_policy_has_room_for_the_images_of_its_run() {
 }
 
 #[test]
-fn no_decoder_of_images_is_linked_into_the_supervisor() {
+fn supervisor_contains_no_image_decoder() {
     let (host, guest) =
         (include_str!("../Cargo.lock"), include_str!("../guest-models/onnx-runner/Cargo.lock"));
     for name in ["png", "jpeg-decoder", "zune-jpeg", "zune-png", "image", "mozjpeg", "turbojpeg"] {

@@ -1,4 +1,4 @@
-//! Policies and runs: which grants no run in a log has used, and policies that are recorded from runs.
+//! Unused grants according to a log of decisions, and policies recorded from runs.
 
 mod support;
 
@@ -13,14 +13,14 @@ use belljar::Policy;
 use belljar::policy::{Access, Peer};
 use support::{belljar, models, repository};
 
-/// A program that `cargo xtask programs` has built.
+/// A program built by `cargo xtask programs`.
 fn program_file(name: &str) -> String {
     let path = repository().join("target/guest/programs").join(name).with_extension("wasm");
     assert!(path.is_file(), "{}: run `cargo xtask programs`", path.display());
     path.to_str().unwrap().to_owned()
 }
 
-/// What the program `labels` asks: a service that needs a score of 0.5.
+/// The service that the program `labels` uses; it requires a score of 0.5.
 fn service() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -36,7 +36,8 @@ fn service() -> u16 {
     port
 }
 
-/// A folder that a program's process may use: where Belljar runs as root, that is another user's.
+/// A folder that a program's process can use: if Belljar runs as root, the process runs as another
+/// user.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -82,7 +83,7 @@ fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn a_grant_that_no_run_has_used_is_named_and_no_other() {
+fn only_unused_grants_are_reported() {
     let (port, folder) = (service(), Folder::new());
     folder.make("labels");
     let labels = repository().join("policies/labels/labels.txt");
@@ -114,7 +115,7 @@ fn a_grant_that_no_run_has_used_is_named_and_no_other() {
     runs();
     assert_eq!(unused(), [""; 0], "each grant of the shipped policy is used");
 
-    // One grant too many, of each kind, alone.
+    // One superfluous grant of each kind.
     let grant = |table: &str| format!("{fitting}\n{table}\n");
     let cases = [
         (
@@ -134,15 +135,15 @@ fn a_grant_that_no_run_has_used_is_named_and_no_other() {
     ];
     for (text, expected) in cases {
         fs::write(folder.path("policy.toml"), &text).unwrap();
-        // The log is of runs under another policy.
-        let nothing = "no run under this policy is in the log of decisions";
+        // The log has only runs under another policy.
+        let nothing = "the log of decisions contains no run under this policy";
         assert_eq!(unused(), [nothing], "{expected}");
         runs();
         assert_eq!(unused(), [expected], "{}", folder.read("decisions.jsonl"));
     }
 }
 
-/// What `policy record` says, and the policy that it wrote.
+/// The output of `policy record`, and the policy that it wrote.
 fn recorded(folder: &Folder, model: &str, more: &[&str]) -> (Option<i32>, String, Policy, String) {
     let output = folder.at("recorded.toml");
     let arguments = ["policy", "record", model, "--output", &output, "--force"];
@@ -165,7 +166,7 @@ fn without_hashes(text: &str, from: &str) -> String {
 }
 
 #[test]
-fn what_labels_needs_is_found_step_by_step() {
+fn recording_labels_reveals_its_grants_step_by_step() {
     let (port, folder) = (service(), Folder::new());
     folder.make("wide/labels");
     let labels = repository().join("policies/labels/labels.txt");
@@ -175,14 +176,14 @@ fn what_labels_needs_is_found_step_by_step() {
     let inputs = ["--input", &scores, "--input", "customer=text:anybody"];
     let program = program_file("labels");
 
-    // With nothing it says what it misses first.
+    // Without grants, it reports the first missing grant.
     let (code, errors, policy, text) = recorded(&folder, &program, &inputs);
     assert_eq!(code, Some(4), "{errors}");
     assert!(errors.contains("/labels/labels.txt") && errors.contains("--within"), "{errors}");
     assert!(policy.filesystem.is_empty() && policy.network.is_empty(), "{text}");
     assert!(text.contains("# guest = \"/labels/labels.txt\""), "{text}");
 
-    // Within a wide policy, all of which but the folder of labels is too much or risky.
+    // Within a wide policy, whose grants are unneeded or risky, except the folder of labels.
     let wide = folder.write(
         "wide.toml",
         &format!(
@@ -198,7 +199,7 @@ fn what_labels_needs_is_found_step_by_step() {
     let more = [&["--within", &wide][..], &inputs].concat();
     let (code, errors, policy, text) = recorded(&folder, &program, &more);
     assert_eq!(code, Some(0), "{errors}");
-    assert!(errors.contains("one grant stands in comments"), "{errors}");
+    assert!(errors.contains("1 grant is commented out"), "{errors}");
     let granted = policy.program.as_ref().unwrap();
     assert!(granted.sha256.is_some() && granted.stdout && !granted.stderr, "{text}");
     assert!(!granted.clocks && !granted.randomness && granted.environment.is_empty(), "{text}");
@@ -211,7 +212,7 @@ fn what_labels_needs_is_found_step_by_step() {
     assert_eq!(policy.quotas.connections, 2);
     assert!(policy.quotas.bytes_sent <= 4096 && policy.quotas.files_created == 0, "{text}");
     assert!(policy.limits.memory < 64 << 20, "{text}");
-    // With the one decision made, it is enough.
+    // With the commented grant accepted, the policy is sufficient.
     let enough = folder.write("enough.toml", &without_hashes(&text, "environment ="));
     let ran = [&["run", &program, "--policy", &enough][..], &inputs].concat();
     let (code, answer, errors) = run(&ran);
@@ -220,7 +221,7 @@ fn what_labels_needs_is_found_step_by_step() {
 }
 
 #[test]
-fn of_models_and_folders_only_what_is_used_is_recorded() {
+fn only_used_models_and_files_are_recorded() {
     let folder = Folder::new();
     let scores = |program: &str, policy: &str, inputs: &[&str]| {
         let arguments = ["run", program, "--policy", policy, "--format", "json", "--data"];
@@ -258,7 +259,7 @@ fn of_models_and_folders_only_what_is_used_is_recorded() {
         assert!(granted.rules.is_some(), "{text}");
         let narrow = folder.at("recorded.toml");
         assert_eq!(scores(&program, &narrow, &inputs), scores(&program, &wide, &inputs));
-        // Without the grant it is asked for by its name, in a comment.
+        // Without the grant, the request for the name becomes a comment.
         let (code, _, policy, text) = recorded(&folder, &program, &inputs);
         assert_eq!(code, Some(3), "{text}");
         assert!(policy.models.is_empty() && text.contains("# [[models]]"), "{text}");
@@ -270,7 +271,7 @@ fn does(lines: &[&str]) -> String {
 }
 
 #[test]
-fn what_a_hostile_program_asks_for_is_never_granted() {
+fn requests_of_a_hostile_program_are_never_granted() {
     let folder = Folder::new();
     let script = does(&[
         "open a / etc/shadow read",
@@ -311,14 +312,14 @@ fn what_a_hostile_program_asks_for_is_never_granted() {
         "# host = \"127.0.0.1\"\n",
         "# host = \"evil.example\"\n",
         "# host = \"8.8.8.8\"\n# port = 53\n# protocol = \"udp\"\n",
-        "a machine's credentials",
+        "cloud machines get their credentials",
         "0.0.0.0 port 80, which no policy can grant",
-        "links are never made",
+        "links are never created",
         "bind 127.0.0.1:0",
     ] {
         assert!(text.contains(aside), "{aside:?}: {text}");
     }
-    // Also without the hashes it is no other policy than the one that a reader sees.
+    // Uncommenting every line does not give a valid policy by accident.
     let open: String =
         text.lines().map(|line| format!("{}\n", line.trim_start_matches("# "))).collect();
     assert!(Policy::parse(&open, "test").is_err());
@@ -327,7 +328,7 @@ fn what_a_hostile_program_asks_for_is_never_granted() {
 }
 
 #[test]
-fn recording_changes_nothing_and_narrows_to_what_was_touched() {
+fn recording_changes_no_files_and_grants_only_used_ones() {
     let folder = Folder::new();
     for name in ["in", "in/sub", "out"] {
         folder.make(name);
@@ -373,27 +374,27 @@ fn recording_changes_nothing_and_narrows_to_what_was_touched() {
     assert!(policy.filesystem.iter().all(|grant| grant.access == Access::Read));
     assert!(text.contains("# host = \"out\"\n# guest = \"/out\"\n# access = \"write\""), "{text}");
     assert!(text.contains("# host = \"/etc/hostname\""), "{text}");
-    assert!(text.contains("a file of the system"), "{text}");
+    assert!(text.contains("this system file"), "{text}");
     assert!(text.contains("read /in/link: symbolic links"), "{text}");
     assert!(text.contains("read /in/other-name: a file with several names"), "{text}");
-    // What it did there it did to a copy.
+    // Its changes were made to a copy.
     assert_eq!(folder.read("out/old"), "out/old");
     assert!(!folder.path("out/new").exists());
     let left = fs::read_dir(std::env::temp_dir()).unwrap().filter(|entry| {
         entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("belljar-record-")
     });
-    // Other tests may be recording.
+    // Other tests may be recording at the same time.
     assert!(left.count() < 8);
 
-    // Who looks at a whole folder is not given it.
+    // Listing a folder does not grant the whole folder.
     let script = does(&["list /in", "open a /in one read"]);
     let more = ["--within", &wide, "--input", &script];
     let (code, _, policy, text) = recorded(&folder, &program_file("attacks"), &more);
     assert_eq!(code, Some(0), "{text}");
     assert_eq!(policy.filesystem.len(), 1, "{text}");
-    assert!(text.contains("looked at this whole folder"), "{text}");
+    assert!(text.contains("listed this folder"), "{text}");
 
-    // What is too large to be copied is refused, and nothing was run.
+    // A folder that is too large to copy is refused, and the program does not run.
     folder.make("all");
     fs::File::create(folder.path("all/big")).unwrap().set_len(300 << 20).unwrap();
     let all = format!("version = 1\n[program]\n{}", file("all", "/all", "write"));
@@ -409,11 +410,11 @@ fn recording_changes_nothing_and_narrows_to_what_was_touched() {
         &script,
     ]);
     assert_eq!(code, Some(1), "{errors}");
-    assert!(errors.contains("too much to make a copy of"), "{errors}");
+    assert!(errors.contains("too large to copy"), "{errors}");
 }
 
 #[test]
-fn a_ceiling_holds_while_a_policy_is_recorded() {
+fn ceiling_applies_while_a_policy_is_recorded() {
     let folder = Folder::new();
     folder.make("secret");
     folder.mode("secret", 0o777);
@@ -448,7 +449,7 @@ fn a_ceiling_holds_while_a_policy_is_recorded() {
 }
 
 #[test]
-fn arguments_and_clocks_are_recorded_when_they_are_needed() {
+fn arguments_and_clocks_are_recorded_if_needed() {
     let folder = Folder::new();
     let attacks = program_file("attacks");
     let script = does(&["arguments"]);
@@ -459,7 +460,7 @@ fn arguments_and_clocks_are_recorded_when_they_are_needed() {
     let (code, _, policy, text) = recorded(&folder, &attacks, &["--input", &script]);
     assert_eq!(code, Some(0));
     assert!(!policy.program.unwrap().arguments && text.contains("# arguments = true"), "{text}");
-    // Flags of the one are not for the other.
+    // Flags for models do not apply to programs, and the reverse.
     let model = models().join("magika.onnx");
     for wrong in [
         vec!["policy", "record", &attacks, "--random"],
@@ -467,11 +468,11 @@ fn arguments_and_clocks_are_recorded_when_they_are_needed() {
     ] {
         assert_eq!(run(&wrong).0, Some(2));
     }
-    // A policy for a model grants a program nothing.
+    // A policy for a model cannot be used for a program.
     let bare = folder.write("bare.toml", "version = 1\n");
     let found = run(&["policy", "record", &attacks, "--within", &bare, "--input", &script]);
     assert_eq!(found.0, Some(3), "{}", found.2);
-    // Nobody else's policy is obeyed, and no file replaced.
+    // A policy that others can write to is refused, and no file is replaced.
     folder.mode("bare.toml", 0o666);
     let found = run(&["policy", "record", &attacks, "--within", &bare, "--input", &script]);
     assert_eq!(found.0, Some(3), "{}", found.2);
@@ -481,7 +482,7 @@ fn arguments_and_clocks_are_recorded_when_they_are_needed() {
 }
 
 #[test]
-fn a_models_policy_has_its_shapes_types_and_limits() {
+fn recorded_policy_of_a_model_has_shapes_types_and_limits() {
     let folder = Folder::new();
     let model = models().join("magika.onnx");
     let model = model.to_str().unwrap();
@@ -505,7 +506,7 @@ fn a_models_policy_has_its_shapes_types_and_limits() {
     let found = run(&[&arguments[..], &[&input(2)]].concat());
     assert_eq!(found.0, Some(4), "{}", found.2);
     assert!(found.2.contains("shape"), "{}", found.2);
-    // Within a policy that leaves a size open, it stays open, and limits do not grow.
+    // A size that the policy of --within leaves open stays open, and limits do not grow.
     let wide = folder.write(
         "wide.toml",
         "version = 1\n[inputs.bytes]\nshape = [\"?\", 2048]\nmin = 0\n[limits]\n\
@@ -518,7 +519,7 @@ fn a_models_policy_has_its_shapes_types_and_limits() {
     assert!(!policy.compute.native_kernels());
 }
 
-/// A recording that does not end by itself, once it has its folder; with the place of its folders.
+/// An endless recording that has created its scratch folder, and the folder it is in.
 fn endless_recording(folder: &Folder, wrapper: &[&str]) -> (std::process::Child, PathBuf) {
     let temporary = folder.path("temporary");
     let _ = fs::remove_dir_all(&temporary);
@@ -551,19 +552,19 @@ fn endless_recording(folder: &Folder, wrapper: &[&str]) -> (std::process::Child,
     };
     for _ in 0..2000 {
         if has_copy() {
-            // The program is given to a process that has it run for as long as it may.
+            // The program runs in a process until its time limit.
             std::thread::sleep(std::time::Duration::from_millis(300));
             return (child, temporary);
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    // Not left running, nor as a zombie.
+    // Leave neither a running process nor a zombie.
     let ended = child.kill().and_then(|()| child.wait());
     panic!("no folder was made by the process that then {ended:?}");
 }
 
 #[test]
-fn a_recording_that_a_signal_ends_leaves_no_folder() {
+fn recording_ended_by_a_signal_leaves_no_folder() {
     use rustix::process::{Pid, Signal, kill_process};
     use std::os::unix::process::ExitStatusExt as _;
 
@@ -577,7 +578,7 @@ fn a_recording_that_a_signal_ends_leaves_no_folder() {
         assert_eq!(status.signal(), Some(signal.as_raw()), "{status}");
         assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "{signal:?}");
     }
-    // What its parent has it ignore does not end it.
+    // Signals that its parent made it ignore do not end it.
     let script = ["sh", "-c", "trap '' HUP; exec \"$0\" \"$@\""];
     let (mut child, temporary) = endless_recording(&folder, &script);
     kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
@@ -586,7 +587,7 @@ fn a_recording_that_a_signal_ends_leaves_no_folder() {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
     assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
-    // What SIGKILL leaves is removed by the next recording.
+    // After SIGKILL, the next recording removes the folder.
     let (mut child, temporary) = endless_recording(&folder, &as_usual);
     child.kill().unwrap();
     child.wait().unwrap();

@@ -1,5 +1,5 @@
-//! `belljar policy`, word for word: what each tool says is in tests/expectations/policy, which
-//! `BELLJAR_BLESS=1` writes anew.
+//! The exact output of `belljar policy`: it is stored in tests/expectations/policy, which
+//! `BELLJAR_BLESS=1` updates.
 
 mod support;
 
@@ -12,7 +12,7 @@ use support::{BELLJAR, repository};
 const PIN: &str = "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c";
 const OTHER: &str = "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3";
 
-/// A folder of policies, in which the tools run.
+/// A folder of policies in which the tools run.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -39,7 +39,7 @@ impl Folder {
         fs::read_to_string(self.0.path().join(name)).unwrap()
     }
 
-    /// What a person sees, and the exit code.
+    /// The visible output, and the exit code.
     fn run(&self, line: &str) -> String {
         self.run_under(line, None)
     }
@@ -133,7 +133,7 @@ bytes-sent = "1 GiB"
 bytes-written = "1 GiB"
 "#;
 
-/// A program whose model keeps its weights in a file of its own.
+/// A program whose model keeps its weights in an external file.
 const SPLIT: &str = r#"version = 1
 [program]
 sha256 = "PIN"
@@ -163,7 +163,7 @@ memory = "256 MiB"
 run-time = "5 s"
 "#;
 
-/// Policies that cannot be used: each kind of mistake.
+/// Invalid policies: every kind of error.
 const BAD: &[(&str, &str)] = &[
     ("syntax", "version = 1\n[limits]\nmemory = 512 MiB\n"),
     ("no-version", "[limits]\nmemory = \"1 GiB\"\n"),
@@ -297,7 +297,7 @@ const BAD: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn check_says_what_is_wrong_and_where() {
+fn check_reports_errors_with_positions() {
     let folder = Folder::new();
     folder.write("magika.toml", MODEL);
     symlink("/", folder.0.path().join("link")).unwrap();
@@ -341,9 +341,9 @@ fn check_says_what_is_wrong_and_where() {
     expect("check-errors.txt", &found);
 }
 
-/// Whose a file must be, and where it must lie.
+/// Who must own a policy file, and where it may be.
 #[test]
-fn check_says_whose_policies_are_read() {
+fn check_reports_files_of_untrusted_owners() {
     let folder = Folder::new();
     let at = |name: &str| folder.0.path().join(name);
     let sub = |name: &str, mode: u32| {
@@ -381,7 +381,7 @@ fn check_says_whose_policies_are_read() {
     )
     .unwrap();
     check("pipe.toml");
-    // The same for what a policy names in turn.
+    // The same for files that a policy names.
     folder.write(
         "program.toml",
         "version = 1\n[program]\n[[models]]\nname = \"a\"\nsha256 = \"PIN\"\npolicy = \"group.toml\"\n",
@@ -392,7 +392,7 @@ fn check_says_whose_policies_are_read() {
         "version = 1\n[program]\n[[filesystem]]\nhost = \"magika.toml/x\"\nguest = \"/x\"\nreason = \"r\"\n",
     );
     check("below-a-file.toml");
-    // The other tools read what anybody has written, and only that.
+    // The other tools only display policies, so they read files of any owner.
     for name in
         ["ours/p.toml", "group.toml", "loop.toml", "ours", "magika.toml/p.toml", "pipe.toml", ""]
     {
@@ -420,7 +420,7 @@ fn check_says_whose_policies_are_read() {
 }
 
 #[test]
-fn check_warns_of_what_is_broad() {
+fn check_warns_about_broad_grants() {
     let folder = Folder::new();
     fs::create_dir(folder.0.path().join("labels")).unwrap();
     folder.write("magika.toml", MODEL);
@@ -466,7 +466,7 @@ fn check_warns_of_what_is_broad() {
     expect("check-warnings.txt", &found);
 }
 
-/// Rules for values: all that there are.
+/// All value rules.
 const VALUES: &str = r#"version = 1
 [model]
 sha256 = "PIN"
@@ -556,7 +556,7 @@ fn every_tool_knows_pinned_files_and_declared_shapes() {
 }
 
 #[test]
-fn check_names_what_no_run_has_used() {
+fn check_lists_grants_that_no_run_used() {
     let folder = Folder::new();
     fs::create_dir(folder.0.path().join("labels")).unwrap();
     folder.write("magika.toml", MODEL);
@@ -588,7 +588,7 @@ fn check_names_what_no_run_has_used() {
         found.push_str(&folder.run(&format!("policy check program.toml --unused {log}.jsonl")));
     }
     found.push_str(&folder.run("policy check program.toml --strict --unused some.jsonl"));
-    // What a model's own policy grants is used under that policy.
+    // Grants in a model's own policy count as used under that policy.
     folder.write("split.toml", SPLIT);
     folder.write("split-model.toml", SPLIT_MODEL);
     let digest = |name: &str| {
@@ -609,7 +609,7 @@ fn check_names_what_no_run_has_used() {
 }
 
 #[test]
-fn check_holds_policies_against_the_ceiling() {
+fn check_applies_the_ceiling() {
     let folder = Folder::new();
     fs::create_dir(folder.0.path().join("labels")).unwrap();
     folder.write("magika.toml", MODEL);
@@ -630,7 +630,7 @@ fn check_holds_policies_against_the_ceiling() {
 }
 
 #[test]
-fn explain_says_everything() {
+fn explain_covers_every_key() {
     let folder = Folder::new();
     folder.write("magika.toml", MODEL);
     folder.write("default.toml", "version = 1\n");
@@ -646,7 +646,7 @@ fn explain_says_everything() {
     folder.write("threads.toml", "version = 1\n[compute]\nthreads = 4\n");
     folder.write("program.toml", PROGRAM);
     folder.write("quiet.toml", "version = 1\n[program]\n");
-    // A stranger's policy is read all the same.
+    // A policy of another user is still displayed.
     folder.write(
         "strange.toml",
         "version = 1\n[program]\nclocks = true\nreason = \"\\u202e\\u001b\"\n",
@@ -666,7 +666,7 @@ fn explain_says_everything() {
 }
 
 #[test]
-fn diff_knows_a_gain_from_a_loss() {
+fn diff_distinguishes_gains_from_losses() {
     let folder = Folder::new();
     folder.write("magika.toml", MODEL);
     folder.write(
@@ -705,20 +705,20 @@ fn diff_knows_a_gain_from_a_loss() {
     both(PROGRAM, &PROGRAM.replace("path = \"magika.onnx\"", ""));
     both(PROGRAM, &PROGRAM.replace("magika.toml", "tight.toml"));
     both(PROGRAM, &PROGRAM.replace("\"OTHER\"", "\"PIN\""));
-    // A model is confined no less than its program: only together do they say less.
+    // A model is confined at least as its program is: only both together reduce the confinement.
     let weak = "version = 1\nconfinement = \"best-effort\"";
     folder.write("weak.toml", &MODEL.replace("version = 1", weak));
     both(PROGRAM, &PROGRAM.replace("magika.toml", "weak.toml"));
     let program = PROGRAM.replace("version = 1", weak);
     both(&program, &program.replace("magika.toml", "weak.toml"));
     both(PROGRAM, &PROGRAM.replace("bytes-sent = \"1 GiB\"", "bytes-sent = \"2 GiB\"\nfiles-created = 1\nopen-handles = 65\nconnections = 17\nbytes-received = \"1 B\""));
-    // What a model's own policy grants is a gain of the program's.
+    // A grant in a model's own policy is a gain of the program.
     folder.write("split-model.toml", SPLIT_MODEL);
     folder.write("broader-model.toml", &SPLIT_MODEL.replace("\"weights\"", "\".\""));
     both("version = 1\n[program]\nsha256 = \"PIN\"\n", SPLIT);
     both(&SPLIT.replace("policy = \"split-model.toml\"\n", ""), SPLIT);
     both(SPLIT, &SPLIT.replace("split-model", "broader-model"));
-    // Where a policy lies makes no difference.
+    // The folder of a policy makes no difference.
     fs::create_dir(folder.0.path().join("elsewhere")).unwrap();
     folder.write("a.toml", PROGRAM);
     folder.write("elsewhere/b.toml", PROGRAM);
@@ -733,7 +733,7 @@ fn diff_knows_a_gain_from_a_loss() {
 }
 
 #[test]
-fn score_adds_up() {
+fn score_is_the_sum_of_its_weights() {
     let folder = Folder::new();
     folder.write("magika.toml", MODEL);
     folder.write("default.toml", "version = 1\n");
@@ -804,7 +804,7 @@ fn fmt_orders_files_and_keeps_their_modes() {
 }
 
 #[test]
-fn the_schema_in_the_repository_is_the_one_that_is_printed() {
+fn schema_in_the_repository_matches_the_printed_one() {
     let output = std::process::Command::new(BELLJAR).args(["policy", "schema"]).output().unwrap();
     assert!(output.status.success());
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -824,7 +824,7 @@ fn the_schema_in_the_repository_is_the_one_that_is_printed() {
 }
 
 #[test]
-fn every_tool_teaches_by_example() {
+fn every_tool_shows_an_example() {
     for tool in ["check", "explain", "diff", "score", "fmt", "record", "schema"] {
         let output = std::process::Command::new(BELLJAR).args(["policy", tool, "--help"]).output();
         let help = String::from_utf8(output.unwrap().stdout).unwrap();

@@ -1,5 +1,5 @@
-//! Guest programs that want more than their policy grants, through the whole stack: what is refused,
-//! and what people are told of it. `tests/program_grants.rs` has what works.
+//! Guest programs that request more than their policy grants, through the whole stack: refusals and
+//! their messages. Granted requests are tested in `tests/program_grants.rs`.
 
 mod support;
 
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use belljar::{Error, Host, Isolation, ModelBytes, Policy, Program, Tensor, Value};
 use support::{belljar, host, repository};
 
-/// A program that `cargo xtask programs` has built.
+/// A program built by `cargo xtask programs`.
 fn program_file(name: &str) -> PathBuf {
     let path = repository().join("target/guest/programs").join(name).with_extension("wasm");
     assert!(path.is_file(), "{}: run `cargo xtask programs`", path.display());
@@ -25,12 +25,12 @@ fn load(host: &Host, name: &str, policy: &Policy) -> Program {
     host.load_program(bytes.labelled(&format!("{name}.wasm")), policy).unwrap()
 }
 
-/// Where Belljar runs as root, a program's process is another user's.
+/// If Belljar runs as root, a program's process runs as another user.
 fn open_to_all(folder: &Path) {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
 }
 
-/// Serves each connection on a port of this machine.
+/// Serves each connection on a local port.
 fn service(serve: fn(BufReader<std::net::TcpStream>)) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -43,7 +43,7 @@ fn service(serve: fn(BufReader<std::net::TcpStream>)) -> u16 {
     port
 }
 
-/// Whoever asks needs a score of 0.5; of `strict`, 0.9.
+/// The required score: 0.9 for the customer `strict`, and 0.5 for others.
 fn what_is_enough(mut stream: BufReader<std::net::TcpStream>) {
     let mut customer = String::new();
     stream.read_line(&mut customer).unwrap();
@@ -58,7 +58,7 @@ fn in_capitals(mut stream: BufReader<std::net::TcpStream>) {
     }
 }
 
-/// The shipped policy of `labels`, with the service on a port of this machine.
+/// The shipped policy of `labels`, with the service on a local port.
 fn labels_policy(port: u16) -> String {
     let shipped = fs::read_to_string(repository().join("policies/labels.toml")).unwrap();
     shipped
@@ -79,7 +79,7 @@ fn ask(program: &Program, customer: &str) -> Result<Vec<(String, Value)>, Error>
 }
 
 #[test]
-fn what_is_not_granted_is_named_with_the_line_that_would() {
+fn refusal_names_the_policy_entry_that_would_grant_it() {
     let host = host(Isolation::Process);
     let port = service(what_is_enough);
     let without = |take: fn(&mut Policy)| {
@@ -98,12 +98,12 @@ fn what_is_not_granted_is_named_with_the_line_that_would() {
     assert!(err.to_string().contains("[quotas] connections"), "{err}");
     let err = without(|policy| policy.quotas.open_handles = 0);
     assert!(err.to_string().contains("[quotas] open-handles"), "{err}");
-    // Its C library finds no folder that could hold the file, and asks nobody.
+    // Its C library finds no preopened folder for the file, and makes no request.
     let err = without(|policy| policy.filesystem.clear());
     assert!(err.to_string().contains("/labels/labels.txt"), "{err}");
 }
 
-/// A policy of the repository, with the models that it names and their policies lying beside it.
+/// A policy of the repository, copied together with its models and their policies.
 fn shipped(name: &str) -> Policy {
     let place = tempfile::tempdir().unwrap();
     for (model, file) in [("magika", "magika.onnx"), ("squeezenet", "squeezenet.onnx")] {
@@ -116,15 +116,15 @@ fn shipped(name: &str) -> Policy {
     fs::copy(text, &file).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     let policy = Policy::load(&file).unwrap().policy;
-    // Models are read when the program asks for them.
+    // Models are read when the program requests them.
     let _ = place.keep();
     policy
 }
 
-/// Takes one grant away from a policy.
+/// Removes one grant from a policy.
 type Take = fn(&mut Policy);
 
-/// That a program answers with all its grants, and without one of them says which is missing.
+/// Checks that a program succeeds with all its grants, and that the error names a missing one.
 #[track_caller]
 fn each_grant_is_needed(
     name: &str,
@@ -154,7 +154,7 @@ fn file_type_needs_its_grant() {
         &[
             (|policy| policy.models.clear(), 3, "add [[models]] with name = \"magika\""),
             (|policy| policy.models[0].path = None, 3, "add path to its [[models]] entry"),
-            (|policy| policy.models[0].sha256[0] ^= 1, 3, "another model"),
+            (|policy| policy.models[0].sha256[0] ^= 1, 3, "not the model that was approved"),
         ],
     );
 }
@@ -168,7 +168,7 @@ fn classify_needs_its_grant() {
         &[("image", Value::Bytes(photo))],
         &[
             (|policy| policy.models.clear(), 3, "add [[models]] with name = \"classifier\""),
-            (|policy| policy.models[0].sha256[0] ^= 1, 3, "another model"),
+            (|policy| policy.models[0].sha256[0] ^= 1, 3, "not the model that was approved"),
         ],
     );
 }
@@ -188,7 +188,7 @@ fn labels_needs_each_of_its_grants() {
         ),
     ];
     each_grant_is_needed("labels", &policy, &inputs, grants);
-    // It answers without its output, which nobody sees then.
+    // Without a grant to print, the program succeeds, and its output is dropped.
     let lines = Arc::new(Mutex::new(0));
     let heard = Arc::clone(&lines);
     let listener = move |event| {
@@ -206,7 +206,7 @@ fn labels_needs_each_of_its_grants() {
 }
 
 #[test]
-fn two_programs_at_once_have_each_its_own() {
+fn concurrent_programs_have_separate_grants() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().canonicalize().unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -254,7 +254,7 @@ fn two_programs_at_once_have_each_its_own() {
     }
 }
 
-/// Runs a script of lines `operation => what comes of it`.
+/// Runs a script of lines `operation => expected result`.
 #[track_caller]
 fn check(program: &Program, script: &str) {
     let lines = script.lines().map(|line| line.trim().split_once(" => ").unwrap());
@@ -267,7 +267,7 @@ fn check(program: &Program, script: &str) {
 }
 
 #[test]
-fn files_are_reached_from_a_confined_process_and_no_wider() {
+fn confined_process_reaches_only_granted_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().canonicalize().unwrap();
     for name in ["read", "write", "secret"] {
@@ -316,13 +316,13 @@ fn files_are_reached_from_a_confined_process_and_no_wider() {
         check(&program, script);
     }
     assert_eq!(fs::read_dir(path.join("write")).unwrap().count(), 2);
-    // Without grants the same program has nothing, in a process that may open nothing.
+    // Without grants, the same program runs in a process that cannot open files.
     let bare = load(&host, "attacks", &parse("version = 1\n[program]\n"));
     check(&bare, "open a /read file read => error not held");
 }
 
 #[test]
-fn peers_are_reached_from_a_confined_process_and_no_wider() {
+fn confined_process_reaches_only_granted_peers() {
     let port = service(in_capitals);
     let other = service(in_capitals);
     let host = host(Isolation::Process);
@@ -351,7 +351,7 @@ fn peers_are_reached_from_a_confined_process_and_no_wider() {
 }
 
 #[test]
-fn the_command_runs_a_program_with_its_grants_and_names_what_is_missing() {
+fn command_runs_a_program_and_names_missing_grants() {
     let port = service(what_is_enough);
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -372,7 +372,7 @@ fn the_command_runs_a_program_with_its_grants_and_names_what_is_missing() {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(found.status.success(), "{}", text(&found.stderr));
     assert!(text(&found.stdout).contains("dog"), "{}", text(&found.stdout));
-    // One line less in the policy.
+    // Without one line of the policy.
     let less = labels_policy(port).replace(&format!("port = {port}\n"), "port = 1\n");
     fs::write(at("less.toml"), less).unwrap();
     let found = run(&at("less.toml"), "anybody");

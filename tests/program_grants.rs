@@ -1,6 +1,6 @@
-//! What a policy grants to a guest program reaches it through its confined process, and no wider. The
-//! program `attacks` does what it is told, line by line; `host/src/program/wasi` has the same attacks
-//! on each interface alone.
+//! Grants of a policy work through the confined process of a guest program, and allow nothing else.
+//! The program `attacks` runs a script, line by line; `host/belljar/src/program/wasi` tests each interface
+//! separately.
 
 mod support;
 
@@ -37,7 +37,7 @@ fn text(outputs: &[(String, Value)]) -> &str {
     }
 }
 
-/// Does each line before its `=>`, and sees what comes of it.
+/// Runs the operation before each `=>`, and checks its result.
 #[track_caller]
 fn check(program: &Program, script: &str) {
     check_by(script, |orders| {
@@ -57,7 +57,7 @@ fn check_by(script: &str, run: impl FnOnce(&str) -> String) {
     }
 }
 
-/// The same by the command line, run by this user, with folders granted for writing.
+/// The same through the command line, as this user, with writable folders.
 #[track_caller]
 fn check_as(user: &User, granted: &[(&Path, &str)], script: &str) {
     let grants = granted.iter().map(|(folder, guest)| grant(folder, guest, "write"));
@@ -79,7 +79,8 @@ fn check_as(user: &User, granted: &[(&Path, &str)], script: &str) {
     fs::remove_dir_all(answers).unwrap();
 }
 
-/// A folder that a program's process may use: where Belljar runs as root, that is another user's.
+/// A folder that a program's process can use: if Belljar runs as root, the process runs as another
+/// user.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     open_to_all(folder.path());
@@ -100,14 +101,14 @@ fn grant(folder: &Path, guest: &str, access: &str) -> String {
 }
 
 #[test]
-fn a_folder_granted_for_reading_is_read_and_nothing_else() {
+fn read_grant_of_a_folder_allows_only_reading() {
     let (granted, other) = (folder(), folder());
     fs::write(granted.path().join("labels.txt"), "cat").unwrap();
     fs::write(other.path().join("secret"), "secret").unwrap();
     std::os::unix::fs::symlink(other.path().join("secret"), granted.path().join("link")).unwrap();
     let host = host(Isolation::Process);
     let program = program(&host, "attacks", &policy(&grant(granted.path(), "/data", "read")));
-    // Each run is a process of its own.
+    // Each run has a separate process.
     for _ in 0..2 {
         check(
             &program,
@@ -128,7 +129,7 @@ fn a_folder_granted_for_reading_is_read_and_nothing_else() {
 }
 
 #[test]
-fn a_folder_granted_for_writing_is_written_within_its_quota() {
+fn write_grant_of_a_folder_is_limited_by_its_quota() {
     let granted = folder();
     let tables =
         format!("{}[quotas]\nbytes-written = \"1 KiB\"\n", grant(granted.path(), "/out", "write"));
@@ -148,9 +149,9 @@ fn a_folder_granted_for_writing_is_written_within_its_quota() {
     assert_eq!(fs::read_dir(granted.path()).unwrap().count(), 2);
 }
 
-/// Root's processes are confined in another way than an ordinary user's.
+/// Processes started by root are confined differently.
 #[test]
-fn a_folder_granted_for_writing_is_good_for_the_same_to_root_and_to_an_ordinary_user() {
+fn write_grants_are_the_same_for_root_and_ordinary_users() {
     for user in users().iter() {
         let (granted, more) = (folder(), folder());
         fs::write(granted.path().join("there"), "there").unwrap();
@@ -185,13 +186,13 @@ fn a_folder_granted_for_writing_is_good_for_the_same_to_root_and_to_an_ordinary_
     }
 }
 
-/// Set in the process that has mounts of its own: whether workers have namespaces there.
+/// Set in the process with a separate mount namespace: whether its workers have namespaces.
 const MOUNTS: &str = "BELLJAR_TEST_MOUNTS";
 
-/// The kernel keeps a name busy for mounts of the caller's own namespace alone, and a program's process
-/// has left that of its supervisor.
+/// The kernel refuses to remove a mount point only in the caller's own mount namespace, and a
+/// program's process is not in that of its supervisor.
 #[test]
-fn what_is_mounted_below_a_grant_stays_mounted() {
+fn mounts_below_a_grant_are_kept() {
     if let Some(namespaces) = std::env::var_os(MOUNTS) {
         return attack_mounts(namespaces == "true");
     }
@@ -202,9 +203,9 @@ fn what_is_mounted_below_a_grant_stays_mounted() {
     for namespaces in [true, false] {
         let no_namespaces = without_namespaces();
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "what_is_mounted_below_a_grant_stays_mounted", "--nocapture"]);
+        command.args(["--exact", "mounts_below_a_grant_are_kept", "--nocapture"]);
         command.env(MOUNTS, namespaces.to_string());
-        // SAFETY: between fork and exec, the child makes system calls with what was laid out before.
+        // SAFETY: between fork and exec, the child only makes system calls with prepared arguments.
         unsafe {
             command.pre_exec(move || {
                 if libc::unshare(libc::CLONE_NEWNS) != 0 {
@@ -224,7 +225,7 @@ fn what_is_mounted_below_a_grant_stays_mounted() {
     }
 }
 
-/// A filter under which nobody makes namespaces.
+/// A filter that refuses to create namespaces.
 fn without_namespaces() -> seccompiler::BpfProgram {
     use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition};
     let masked = |flag: i32| {
@@ -240,8 +241,8 @@ fn without_namespaces() -> seccompiler::BpfProgram {
     filter.try_into().unwrap()
 }
 
-/// Mounts a file system and a file below a granted folder, of which a program's process knows in one run
-/// and not in the other, and has the program remove, move and replace them in all ways.
+/// Mounts a file system and a file below a granted folder, which a program's process sees in one
+/// run and not in the other, and lets the program remove, move and replace them in all ways.
 fn attack_mounts(namespaces: bool) {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).unwrap();
@@ -267,7 +268,7 @@ fn attack_mounts(namespaces: bool) {
     let tables = format!("[program]\nstdout = true\n{}", grant(granted.path(), "/data", "write"));
     let program = program(&host, "attacks", &policy(&tables));
     assert_eq!(lacks.lock().unwrap().contains(&Layer::Namespaces), !namespaces);
-    // A process for the first run is there before anything is mounted.
+    // The process of the first run is started before anything is mounted.
     for name in ["mnt", "sub/mnt", "pin"] {
         mount(granted.path(), name);
     }
@@ -314,7 +315,7 @@ fn attack_mounts(namespaces: bool) {
              open a /data mnt/kept read => error cross-device",
         );
     }
-    // What is not mounted goes as ever, and a folder takes along what is mounted in it.
+    // Other names can be changed as usual, and moving a folder moves the mounts in it.
     check(
         &program,
         "rename /data empty /data other => ok
@@ -331,7 +332,7 @@ fn attack_mounts(namespaces: bool) {
     assert_eq!(fs::read_to_string(at("pin")).unwrap(), "pin");
 }
 
-/// What is mounted while a program runs, when it prints a line.
+/// Mounts that are made while a program runs, when it prints a line.
 const LATE: [&str; 4] = ["late", "deep/late", "late-pin", "cover"];
 
 /// Mounts a file system on a folder, or the file `source` on another file.
@@ -345,8 +346,8 @@ fn mount(granted: &Path, name: &str) {
     fs::write(place.join("kept"), "kept").unwrap();
 }
 
-/// The same with what is mounted after the program's process was started: with namespaces it cannot see
-/// that, and its supervisor can.
+/// The same with mounts that are made after the program's process was started: with namespaces,
+/// only its supervisor can see them.
 fn attack_late_mounts(program: &Program, granted: &Path, namespaces: bool) {
     let at = |name: &str| granted.join(name);
     for name in ["late", "deep", "deep/late", "cover", "cover/inner", "spare"] {
@@ -388,7 +389,7 @@ fn attack_late_mounts(program: &Program, granted: &Path, namespaces: bool) {
     assert_eq!(fs::read_to_string(at("late-pin")).unwrap(), "source");
 }
 
-/// A service that answers what it hears, in capitals.
+/// A service that echoes bytes in capitals.
 fn service() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -407,7 +408,7 @@ fn service() -> u16 {
 }
 
 #[test]
-fn a_granted_peer_is_reached_and_no_other() {
+fn only_granted_peers_are_reached() {
     let (port, other) = (service(), service());
     let tables = format!(
         "[[network]]\nhost = \"127.0.0.1\"\nport = {port}\nreaches = [\"loopback\"]\n\
@@ -432,17 +433,17 @@ fn a_granted_peer_is_reached_and_no_other() {
     }
     let without = program(&host, "attacks", &policy(""));
     check(&without, &format!("connect a 127.0.0.1 {port} => error access-denied"));
-    // Files and peers of one program are not the other's.
+    // One program cannot use the files and peers of another.
     let granted = folder();
     let files = program(&host, "attacks", &policy(&grant(granted.path(), "/data", "read")));
     check(&files, &format!("folders => /data\nconnect a 127.0.0.1 {port} => error access-denied"));
     check(&reaching, "open a /data . folder => error not held");
 }
 
-/// Lines that were printed, and whether they were errors.
+/// Printed lines, and whether they went to standard error.
 type Lines = Arc<Mutex<Vec<(bool, String)>>>;
 
-/// A host, and what programs print there.
+/// A host, and the lines that programs print.
 fn listening() -> (Host, Lines) {
     let lines = Lines::default();
     let heard = Arc::clone(&lines);
@@ -455,7 +456,7 @@ fn listening() -> (Host, Lines) {
 }
 
 #[test]
-fn what_a_program_prints_is_bounded_and_only_what_is_granted() {
+fn printed_output_is_bounded_and_needs_a_grant() {
     let (host, lines) = listening();
     let script = "print one\\ntwo\\n => ok\nprint-error bad\\n => ok\nprint three => ok";
     check(&program(&host, "attacks", &policy("")), script);
@@ -474,7 +475,7 @@ fn what_a_program_prints_is_bounded_and_only_what_is_granted() {
 }
 
 #[test]
-fn clocks_arguments_and_the_environment_are_there_when_granted() {
+fn clocks_arguments_and_environment_are_available_if_granted() {
     let host = host(Isolation::Process);
     let without = program(&host, "attacks", &policy(""));
     let given = ["-v".to_owned()];
@@ -497,7 +498,7 @@ fn clocks_arguments_and_the_environment_are_there_when_granted() {
 }
 
 #[test]
-fn a_program_that_waits_for_ever_is_ended() {
+fn program_that_waits_forever_is_ended() {
     let tables = "[program]\nclocks = true\nreason = \"test\"\n[limits]\nrun-time = \"300 ms\"";
     let program = program(&host(Isolation::Process), "attacks", &policy(tables));
     let waits = [("do", Value::from("sleep 1000000000000000"))];
@@ -507,16 +508,16 @@ fn a_program_that_waits_for_ever_is_ended() {
 }
 
 #[test]
-fn a_program_that_ends_itself_has_no_answer() {
+fn program_that_exits_returns_no_outputs() {
     let program = program(&host(Isolation::Process), "attacks", &policy(""));
     let err = program.run(&[("do", Value::from("exit"))]).unwrap_err();
     assert_eq!(err.exit_code(), 6, "{err}");
     assert!(err.to_string().contains("ended itself"), "{err}");
 }
 
-/// The example with files and a service, under the policy that comes with it.
+/// The example program with files and a service, under its shipped policy.
 #[test]
-fn the_program_labels_works_under_its_policy() {
+fn labels_program_works_under_its_policy() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -529,7 +530,7 @@ fn the_program_labels_works_under_its_policy() {
         }
     });
     let policies = repository().join("policies");
-    // As root, what belongs to root alone is not its process's.
+    // If Belljar runs as root, its process still cannot read files that only root can read.
     let place = folder();
     fs::create_dir(place.path().join("labels")).unwrap();
     fs::copy(policies.join("labels/labels.txt"), place.path().join("labels/labels.txt")).unwrap();

@@ -1,7 +1,7 @@
-//! What a guest program makes its supervisor do for it has the bounds of its run: time, whatever the
-//! supervisor does meanwhile, and lines in the decision log.
+//! Work that a supervisor does for a guest program is limited by the program's run: by its time,
+//! and by the number of lines in the decision log.
 //!
-//! Where the code under test would go on for ever, a test waits for a minute before it fails.
+//! If the code under test would never end, a test fails after a minute.
 
 mod support;
 
@@ -28,13 +28,13 @@ fn program(host: &Host, name: &str, policy: &Policy) -> Program {
     host.load_program(bytes.labelled("test.wasm"), policy).unwrap()
 }
 
-/// A folder with a policy and what it names.
+/// A folder with a policy and the files that it names.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
     fn new() -> Folder {
         let folder = tempfile::tempdir().unwrap();
-        // Where Belljar runs as root, a program's process is another user's.
+        // If Belljar runs as root, a program's process runs as another user.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         Folder(folder)
     }
@@ -48,7 +48,7 @@ impl Folder {
         Digest::of(content.as_ref())
     }
 
-    /// A folder that a program's process may change.
+    /// A folder that a program's process can write to.
     fn open_folder(&self, name: &str) {
         fs::create_dir(self.path(name)).unwrap();
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o777)).unwrap();
@@ -59,7 +59,7 @@ impl Folder {
         Policy::load(&self.path("policy.toml")).unwrap().policy
     }
 
-    /// A model whose run takes hours, and an entry for it with a policy of its own that lets it.
+    /// A model whose run takes hours, and its entry, with a policy that allows this.
     fn slow_model(&self) -> String {
         let digest = self.write("slow.onnx", onnx::slow(2048, 1000).bytes());
         self.write(
@@ -89,7 +89,7 @@ fn peer(host: &str, port: u16, reaches: &str) -> String {
     format!("[[network]]\nhost = {host:?}\nport = {port}\nreaches = [{reaches}]\nreason = \"r\"\n")
 }
 
-/// Runs a program that is to end by itself or to be ended.
+/// Runs a program that must end or be ended.
 #[track_caller]
 fn run(program: &Program, inputs: &[(&str, Value)]) -> Result<Vec<(String, Value)>, Error> {
     let (sender, receiver) = channel();
@@ -105,7 +105,7 @@ fn does(program: &Program, order: &str) -> Result<Vec<(String, Value)>, Error> {
     run(program, &[("do", Value::from(order))])
 }
 
-/// What came of each line of a script.
+/// The result of each line of a script.
 #[track_caller]
 fn outcomes(program: &Program, script: &str) -> Vec<String> {
     let outputs = does(program, script).unwrap();
@@ -113,7 +113,7 @@ fn outcomes(program: &Program, script: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// That the time of the program's own policy is up, and not another's.
+/// Checks that the time limit of the program's own policy ended the run.
 #[track_caller]
 fn assert_out_of_time(outcome: Result<Vec<(String, Value)>, Error>, time: Duration) {
     let err = outcome.expect_err("it was not ended");
@@ -127,7 +127,7 @@ const SHORT: &str = "[limits]\nrun-time = \"500 ms\"\n";
 const TIME: Duration = Duration::from_millis(500);
 
 #[test]
-fn a_program_that_loads_a_broken_model_again_and_again_is_ended() {
+fn program_that_repeatedly_loads_a_broken_model_is_ended() {
     let folder = Folder::new();
     let garbage = b"this is no model";
     let broken = folder.write("broken.onnx", garbage);
@@ -147,7 +147,7 @@ fn a_program_that_loads_a_broken_model_again_and_again_is_ended() {
     let brings = ["bring-for-ever"]
         .map(|order| [("do", Value::from(order)), ("model", Value::Bytes(garbage.to_vec()))]);
     assert_out_of_time(run(&program, &brings[0]), TIME);
-    // Each was tried once in a run, and the reason is the one of the first time.
+    // Each load was tried once per run, and the error is that of the first attempt.
     let tried = fs::read_to_string(&log).unwrap();
     let loads = |digest: Digest| {
         let digest = digest.to_string();
@@ -158,12 +158,12 @@ fn a_program_that_loads_a_broken_model_again_and_again_is_ended() {
     assert!(err.to_string().contains("model broken"), "{err}");
     let err = does(&program, "model another").unwrap_err();
     assert_eq!(err.exit_code(), 3, "{err}");
-    assert!(err.to_string().contains("another model"), "{err}");
+    assert!(err.to_string().contains("not the model that was approved"), "{err}");
     does(&program, "bytes 1").unwrap();
 }
 
 #[test]
-fn a_failure_to_load_is_told_again_word_for_word() {
+fn repeated_load_of_a_broken_model_returns_the_same_error() {
     let folder = Folder::new();
     let broken = folder.write("broken.onnx", b"this is no model");
     let program = program(
@@ -177,47 +177,46 @@ fn a_failure_to_load_is_told_again_word_for_word() {
 }
 
 #[test]
-fn a_model_that_computes_for_hours_is_ended_with_the_programs_time() {
+fn model_run_is_ended_at_the_programs_deadline() {
     let folder = Folder::new();
     let program = program(
         &host(Isolation::Process),
         "misbehaves",
         &folder.policy(&format!("{SHORT}{}", folder.slow_model())),
     );
-    // The program waits for it, does not want its answer, or asks again and again.
+    // The program waits for the run, ignores its outputs, or requests it repeatedly.
     assert_out_of_time(does(&program, "compute-x slow 2048,2048"), TIME);
     assert_out_of_time(does(&program, "compute-x-for-ever slow 2048,2048"), TIME);
     does(&program, "bytes 1").unwrap();
 }
 
 #[test]
-fn preparing_models_for_ever_other_shapes_is_the_programs_own_time() {
+fn preparing_for_many_shapes_counts_as_the_programs_time() {
     let folder = Folder::new();
     let digest = folder.write("relu.onnx", onnx::relu(&[onnx::Dim::Symbol("n")]).bytes());
     let tables = format!("{SHORT}{}", entry("relu", digest, "relu.onnx"));
     let program = program(&host(Isolation::Process), "misbehaves", &folder.policy(&tables));
     assert_out_of_time(does(&program, "compute-x-growing relu"), TIME);
-    // One that can never be prepared is not prepared again and again beside the program's time.
+    // A model that cannot be prepared does not get extra time for each attempt.
     let err = does(&program, "compute-x relu 2,2").unwrap_err();
     assert_eq!(err.exit_code(), 4, "{err}");
     assert_out_of_time(does(&program, "compute-x-for-ever relu 2,2"), TIME);
 }
 
 #[test]
-fn a_peer_that_does_not_answer_costs_no_more_than_the_programs_time() {
+fn unresponsive_peer_takes_at_most_the_programs_time() {
     let (_listener, _waiting, port) = silent_port();
     let folder = Folder::new();
     let tables = format!("{SHORT}{}", peer("127.0.0.1", port, "\"loopback\""));
     let program = program(&host(Isolation::Process), "attacks", &folder.policy(&tables));
-    // The peer answers nothing, neither yes nor no, until all of this is over: what ends the run is its
-    // own time.
+    // The peer does not respond until the test is over: the run is ended by its own time limit.
     assert_out_of_time(does(&program, &format!("connect a 127.0.0.1 {port}")), TIME);
     assert_eq!(
         connecting(port),
         0,
         "nobody waits for the program, but its supervisor still connects"
     );
-    // The same with a peer that takes the connection, says nothing and holds it open.
+    // The same with a peer that accepts the connection, sends nothing and keeps it open.
     let open = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = open.local_addr().unwrap().port();
     let (sender, taken) = channel();
@@ -226,13 +225,13 @@ fn a_peer_that_does_not_answer_costs_no_more_than_the_programs_time() {
     let program = self::program(&host(Isolation::Process), "attacks", &folder.policy(&tables));
     let waits = format!("connect a 127.0.0.1 {port}\nreceive a");
     assert_out_of_time(does(&program, &waits), TIME);
-    // That side is still open here, and hears that the other one is closed.
+    // This side is still open, and detects that the other side is closed.
     let mut held = taken.recv_timeout(MINUTE).unwrap();
     held.set_read_timeout(Some(MINUTE)).unwrap();
     assert_eq!(held.read(&mut [0]).unwrap(), 0);
 }
 
-/// How many sockets of this machine wait for an answer from this port of it.
+/// How many local sockets wait for a response from this local port.
 fn connecting(port: u16) -> usize {
     const SYN_SENT: &str = "02";
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
@@ -242,7 +241,7 @@ fn connecting(port: u16) -> usize {
 }
 
 #[test]
-fn a_program_that_writes_or_prints_for_ever_is_ended() {
+fn program_that_writes_or_prints_forever_is_ended() {
     let folder = Folder::new();
     folder.open_folder("out");
     let tables = format!(
@@ -269,7 +268,7 @@ fn lines(log: &Path) -> Vec<[String; 4]> {
 }
 
 #[test]
-fn a_connection_that_reaches_refuses_is_not_written_down_as_allowed() {
+fn connection_refused_by_reaches_is_not_logged_as_allowed() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let folder = Folder::new();
@@ -294,14 +293,14 @@ fn a_connection_that_reaches_refuses_is_not_written_down_as_allowed() {
     ];
     assert_eq!(verdicts, expected);
     assert!(connects[0][3].starts_with("`reaches` does not list \"loopback\""), "{connects:?}");
-    // Nothing but the granted connection came.
+    // Only the granted connection was made.
     drop(program);
     listener.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_ok());
     assert!(listener.accept().is_err());
 }
 
-/// A log that takes so many lines, and fails after them.
+/// A log that accepts a number of lines, and then fails.
 fn failing_log(folder: &Folder, lines: usize) -> std::path::PathBuf {
     let path = folder.path(&format!("log-{lines}"));
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
@@ -318,7 +317,7 @@ fn failing_log(folder: &Folder, lines: usize) -> std::path::PathBuf {
 }
 
 #[test]
-fn what_cannot_be_written_down_does_not_happen() {
+fn operations_that_cannot_be_logged_do_not_happen() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let folder = Folder::new();
@@ -342,16 +341,16 @@ fn what_cannot_be_written_down_does_not_happen() {
         "list /out".to_owned(),
         "print secret".to_owned(),
     ] {
-        // The one line is that the program was loaded.
+        // The only line is for loading the program.
         let log = failing_log(&folder, 1);
         let host = builder(Isolation::Process).decisions(&log).build().unwrap();
         let program = program(&host, "attacks", &policy);
-        // The reader has left by now, or leaves soon.
+        // The reader has closed the pipe, or is about to.
         let before = fs::metadata(folder.path("out/old")).unwrap().modified().unwrap();
         std::thread::sleep(Duration::from_millis(100));
         let err = does(&program, &act).expect_err(&act);
         assert_eq!(err.exit_code(), 1, "{act}: {err}");
-        assert!(err.to_string().contains("a decision cannot be written"), "{act}: {err}");
+        assert!(err.to_string().contains("cannot write to the decision log"), "{act}: {err}");
         let after = fs::metadata(folder.path("out/old")).unwrap();
         assert_eq!(after.modified().unwrap(), before, "{act}");
         assert_eq!(fs::read(folder.path("out/old")).unwrap(), b"old", "{act}");
@@ -363,13 +362,13 @@ fn what_cannot_be_written_down_does_not_happen() {
         assert_eq!(names, ["old", "sub"], "{act}");
         fs::remove_file(log).unwrap();
     }
-    // Not even the connection was made.
+    // The connection was not made.
     listener.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_err());
 }
 
 #[test]
-fn a_log_or_a_listener_that_takes_nothing_is_not_waited_for() {
+fn blocked_log_or_listener_does_not_block_a_run() {
     let folder = Folder::new();
     let log = folder.path("log");
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
@@ -400,13 +399,13 @@ fn a_log_or_a_listener_that_takes_nothing_is_not_waited_for() {
 }
 
 #[test]
-fn a_run_writes_a_bounded_number_of_bytes_to_the_log() {
+fn log_size_of_a_run_is_bounded() {
     let folder = Folder::new();
     folder.open_folder("out");
     let log = folder.path("decisions");
     let host = builder(Isolation::Process).decisions(&log).build().unwrap();
     let program = program(&host, "attacks", &folder.policy(&grant(&folder.path("out"), "/out")));
-    // Each of these names takes 12 bytes a letter in the log.
+    // Each character of these names takes 12 bytes in the log.
     let long = ["\u{1f600}".repeat(60), "\u{1f601}".repeat(60)].join("/").repeat(7);
     for script in
         [format!("stat-many 10000000 /out {long}"), format!("stat-many 10000000 /out /../{long}")]
@@ -420,12 +419,12 @@ fn a_run_writes_a_bounded_number_of_bytes_to_the_log() {
         assert_eq!(last[..3], ["refused", "decisions", "use more"], "{last:?}");
         fs::write(&log, "").unwrap();
     }
-    // The next run has as many.
+    // The next run has the same limit.
     assert_eq!(outcomes(&program, "stat-many 10 /out x"), ["10"]);
 }
 
 #[test]
-fn the_same_decision_has_one_line_in_a_run() {
+fn repeated_decision_has_one_log_line_per_run() {
     let folder = Folder::new();
     folder.open_folder("out");
     fs::copy(support::models().join("magika.onnx"), folder.path("magika.onnx")).unwrap();
@@ -447,7 +446,7 @@ fn the_same_decision_has_one_line_in_a_run() {
         assert!(line[3].starts_with(says), "{line:?}");
     };
     counted(&found, "1998 decisions");
-    // Runs of a model are decisions too.
+    // Runs of a model are also logged as decisions.
     fs::write(&log, "").unwrap();
     let misbehaves = program(&host, "misbehaves", &policy);
     does(&misbehaves, "compute-times 20").unwrap();
@@ -456,7 +455,7 @@ fn the_same_decision_has_one_line_in_a_run() {
         found.iter().filter(|[_, resource, access, _]| resource == "model" && access == "run");
     assert_eq!(runs.count(), 1, "{found:?}");
     counted(&found, "19 decisions");
-    // A run of its own has lines of its own.
+    // Another run has its own lines.
     does(&misbehaves, "compute-times 1").unwrap();
     let runs = lines(&log)
         .into_iter()
@@ -465,7 +464,7 @@ fn the_same_decision_has_one_line_in_a_run() {
 }
 
 #[test]
-fn many_names_for_one_model_are_loaded_once_each() {
+fn each_name_of_a_model_is_loaded_once() {
     let folder = Folder::new();
     let digest = folder.write("broken.onnx", b"this is no model");
     let names: Vec<_> = (0..64).map(|at| format!("m{at}")).collect();
@@ -475,7 +474,7 @@ fn many_names_for_one_model_are_loaded_once_each() {
     let policy = folder.policy(&format!("[limits]\nrun-time = \"20 s\"\n{entries}"));
     let program = program(&host, "misbehaves", &policy);
     does(&program, &format!("models-twice {}", names.join(" "))).unwrap();
-    // The same decision about the same model has one line, whatever the policy calls it.
+    // The same decision about the same model has one line, even with several names in the policy.
     let loads =
         lines(&log).iter().filter(|[_, what, how, _]| what == "model" && how == "load").count();
     assert_eq!(loads, 1);

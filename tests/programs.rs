@@ -1,5 +1,5 @@
-//! Guest programs: what they are granted works, and nothing beyond it. The programs are those of
-//! `guest-models/programs`; `misbehaves` does what it is told.
+//! Guest programs: granted requests work, and others are refused. The programs are in
+//! `guest-models/programs`; `misbehaves` runs a command from its input.
 
 mod support;
 
@@ -14,7 +14,7 @@ use belljar::{
 };
 use support::{belljar, builder, host, repository};
 
-/// A program that `cargo xtask programs` has built.
+/// A program built by `cargo xtask programs`.
 fn program_file(name: &str) -> PathBuf {
     let path = repository().join("target/guest/programs").join(name).with_extension("wasm");
     assert!(path.is_file(), "{}: run `cargo xtask programs`", path.display());
@@ -51,14 +51,14 @@ fn misbehaves(host: &Host, policy: &Policy) -> Program {
     load(host, &program_bytes("misbehaves"), policy).unwrap()
 }
 
-fn told(program: &Program, order: &str) -> Result<Vec<(String, Value)>, Error> {
+fn run_command(program: &Program, order: &str) -> Result<Vec<(String, Value)>, Error> {
     program.run(&[("do", Value::from(order))])
 }
 
-/// That the program still answers, and only what it is asked.
+/// Checks that the program still returns correct outputs.
 #[track_caller]
 fn assert_answers(program: &Program) {
-    let outputs = told(program, "bytes 3").unwrap();
+    let outputs = run_command(program, "bytes 3").unwrap();
     assert_eq!(outputs, [("y".to_owned(), Value::Bytes(vec![0; 3]))]);
 }
 
@@ -72,14 +72,14 @@ fn assert_fails(outcome: Result<Vec<(String, Value)>, Error>, code: u8, says: &s
 }
 
 #[test]
-fn a_program_gets_onnxruntimes_answer_from_its_model() {
+fn model_of_a_program_matches_onnxruntime() {
     let (_folder, policy) = shipped("file-type.toml", "magika");
     names_the_type("file-type", &policy);
 }
 
 /// Built only by `cargo xtask programs --all`, and in the check before a release.
 #[test]
-fn a_program_in_python_gets_it_too() {
+fn model_of_a_python_program_matches_onnxruntime() {
     let file = repository().join("target/guest/programs/file-type-python.wasm");
     if !file.is_file() {
         let required = std::env::var_os("BELLJAR_PYTHON_PROGRAM").is_some();
@@ -90,7 +90,7 @@ fn a_program_in_python_gets_it_too() {
     names_the_type("file-type-python", &policy);
 }
 
-/// Shows a program the file of which magika's stored input was made.
+/// Gives a program the file from which magika's stored input was made.
 #[track_caller]
 fn names_the_type(name: &str, policy: &Policy) {
     let read = |file: &str| {
@@ -99,7 +99,7 @@ fn names_the_type(name: &str, policy: &Policy) {
     };
     let (input, expected) = (read("in0"), read("out0"));
     let numbers = input.as_slice::<i32>().unwrap();
-    // The file whose two ends are the stored input.
+    // A file whose start and end are the stored input.
     let content: Vec<u8> = numbers[..1024].iter().map_while(|n| u8::try_from(*n).ok()).collect();
     let host = host(Isolation::Process);
     let program = load(&host, &program_bytes(name), policy).unwrap();
@@ -128,7 +128,7 @@ fn png(width: u32, height: u32, rgb: &[u8]) -> Vec<u8> {
     }
     let mut lines = Vec::new();
     for line in rgb.chunks_exact(3 * width as usize) {
-        // Filtered by nothing.
+        // No filter.
         lines.push(0);
         lines.extend(line);
     }
@@ -184,7 +184,7 @@ fn shipped(name: &str, model: &str) -> (tempfile::TempDir, Policy) {
 }
 
 #[test]
-fn an_image_is_classified_as_onnxruntime_does() {
+fn image_classification_matches_onnxruntime() {
     let host = host(Isolation::Process);
     let (_folder, policy) = shipped("classify.toml", "squeezenet");
     let classify = load(&host, &program_bytes("classify"), &policy).unwrap();
@@ -213,7 +213,7 @@ fn an_image_is_classified_as_onnxruntime_does() {
         let pixels = stored_pixels(image);
         let wanted = || expected(&format!("squeezenet/{name}.out0.npy"));
         assert_close(scores(png(224, 224, &pixels)), wanted(), 1e-3);
-        // Twice as large, each pixel four times: the same once it is made small again.
+        // Twice the size, with each pixel four times: the same after resizing.
         let double: Vec<u8> = (0..448 * 448)
             .flat_map(|at| {
                 let (y, x) = (at / 448 / 2, at % 448 / 2);
@@ -222,10 +222,10 @@ fn an_image_is_classified_as_onnxruntime_does() {
             .collect();
         assert_close(scores(png(448, 448, &double)), wanted(), 1e-3);
     }
-    // Decoders of JPEG may differ by one in each colour, which these weights make a lot of.
+    // JPEG decoders may differ by one in each colour, which these weights amplify.
     let photo = std::fs::read(repository().join("tests/expectations/classify/photo.jpg")).unwrap();
     assert_close(scores(photo.clone()), expected("classify/photo.out0.npy"), 0.15);
-    // What is no image is the program's to refuse, and a bomb its own limits'.
+    // The program refuses files that are not images, and its limits stop an image bomb.
     let refused = |image: Vec<u8>, says: &str| {
         assert_fails(classify.run(&[("image", Value::Bytes(image))]), 4, says);
     };
@@ -235,7 +235,7 @@ fn an_image_is_classified_as_onnxruntime_does() {
 }
 
 #[test]
-fn values_of_every_kind_cross_unchanged() {
+fn values_of_every_kind_are_passed_unchanged() {
     let program = misbehaves(&host(Isolation::Process), &policy(""));
     let mut inputs = vec![
         ("do".to_owned(), Value::from("echo")),
@@ -247,7 +247,7 @@ fn values_of_every_kind_cross_unchanged() {
         ("bools".to_owned(), Tensor::new(vec![true, false], &[2]).unwrap().into()),
         ("halves".to_owned(), Tensor::new(vec![f16::from_f32(1.5)], &[1, 1]).unwrap().into()),
     ];
-    // The interface of programs has no names for the small types.
+    // The interface of programs does not have the small types.
     let small = |dtype: DType| dtype.to_onnx() >= DType::BF16.to_onnx();
     for dtype in DType::ALL.iter().filter(|dtype| **dtype != DType::String && !small(**dtype)) {
         inputs.push((dtype.name().to_owned(), Tensor::zeros(*dtype, &[2, 3]).unwrap().into()));
@@ -266,40 +266,43 @@ fn values_of_every_kind_cross_unchanged() {
 }
 
 #[test]
-fn a_program_that_ends_badly_is_told_from_one_that_answers() {
+fn failures_of_programs_have_distinct_errors() {
     let host = host(Isolation::Process);
     let program = misbehaves(&host, &policy("[limits]\nrun-time = \"500 ms\""));
-    assert_fails(told(&program, "loop"), 5, "`limits.run-time`");
+    assert_fails(run_command(&program, "loop"), 5, "`limits.run-time`");
     assert_answers(&program);
-    assert_fails(told(&program, "grow"), 5, "`limits.memory`");
-    assert_fails(told(&program, "recurse"), 5, "`limits.stack`");
-    assert_fails(told(&program, "trap"), 6, "unreachable");
-    assert_fails(told(&program, "panic oh"), 6, "unreachable");
-    let err =
-        assert_fails(told(&program, "fail \u{1b}[31mno"), 4, "the program says: \\u{1b}[31mno");
+    assert_fails(run_command(&program, "grow"), 5, "`limits.memory`");
+    assert_fails(run_command(&program, "recurse"), 5, "`limits.stack`");
+    assert_fails(run_command(&program, "trap"), 6, "unreachable");
+    assert_fails(run_command(&program, "panic oh"), 6, "unreachable");
+    let err = assert_fails(
+        run_command(&program, "fail \u{1b}[31mno"),
+        4,
+        "the program says: \\u{1b}[31mno",
+    );
     assert!(err.to_string().starts_with("test.wasm: "), "{err}");
-    assert_fails(told(&program, &format!("fail {}", "x".repeat(1 << 20))), 4, "xxx");
+    assert_fails(run_command(&program, &format!("fail {}", "x".repeat(1 << 20))), 4, "xxx");
     assert_fails(program.run::<&str>(&[]), 4, "`do` is expected");
     assert_answers(&program);
 }
 
 #[test]
-fn answers_are_bounded_and_keep_to_their_interface() {
+fn outputs_are_bounded_and_checked_against_the_interface() {
     let host = host(Isolation::Process);
     let limits = "[limits]\noutput-size = \"1 MiB\"\ninput-size = \"1 MiB\"";
     let program = misbehaves(&host, &policy(limits));
-    assert_eq!(told(&program, "bytes 1048576").unwrap()[0].1.byte_len(), 1 << 20);
-    assert_fails(told(&program, "bytes 1048577"), 5, "`limits.output-size`");
-    assert_fails(told(&program, "bytes 100000000"), 5, "`limits.output-size`");
-    assert_eq!(told(&program, "outputs 1024").unwrap().len(), 1024);
-    assert_fails(told(&program, "outputs 1025"), 4, "too long");
-    assert_fails(told(&program, "outputs 1000000"), 5, "limits.output-size");
-    assert_fails(told(&program, "twice"), 4, "twice");
-    assert_fails(told(&program, "name 5000"), 4, "too long a name");
-    assert_fails(told(&program, "lie"), 4, "its shape");
-    assert_fails(told(&program, "bool"), 4, "booleans");
-    // What a person is shown is somebody else's to escape: it comes as it is.
-    let outputs = told(&program, "escape").unwrap();
+    assert_eq!(run_command(&program, "bytes 1048576").unwrap()[0].1.byte_len(), 1 << 20);
+    assert_fails(run_command(&program, "bytes 1048577"), 5, "`limits.output-size`");
+    assert_fails(run_command(&program, "bytes 100000000"), 5, "`limits.output-size`");
+    assert_eq!(run_command(&program, "outputs 1024").unwrap().len(), 1024);
+    assert_fails(run_command(&program, "outputs 1025"), 4, "too long");
+    assert_fails(run_command(&program, "outputs 1000000"), 5, "limits.output-size");
+    assert_fails(run_command(&program, "twice"), 4, "twice");
+    assert_fails(run_command(&program, "name 5000"), 4, "has a name that is too long");
+    assert_fails(run_command(&program, "lie"), 4, "its shape");
+    assert_fails(run_command(&program, "bool"), 4, "booleans");
+    // Texts are returned unchanged; the caller must escape them for display.
+    let outputs = run_command(&program, "escape").unwrap();
     assert_eq!(outputs, [("\u{1b}[2J".to_owned(), Value::from("\u{1b}[31mred"))]);
     let inputs = [("do", Value::from("echo")), ("b", Value::Bytes(vec![0; 1 << 20]))];
     assert_fails(program.run(&inputs), 5, "`limits.input-size`");
@@ -307,19 +310,19 @@ fn answers_are_bounded_and_keep_to_their_interface() {
 }
 
 #[test]
-fn what_the_host_keeps_for_a_program_counts_as_its_memory() {
+fn host_memory_for_a_program_counts_as_its_memory() {
     let host = host(Isolation::Process);
     let program = misbehaves(&host, &policy("[limits]\nmemory = \"32 MiB\""));
-    told(&program, "tensors 8").unwrap();
-    assert_fails(told(&program, "tensors 64"), 5, "`limits.memory`");
+    run_command(&program, "tensors 8").unwrap();
+    assert_fails(run_command(&program, "tensors 64"), 5, "`limits.memory`");
     assert_answers(&program);
     let program = misbehaves(&host, &policy("[limits]\nmemory = \"256 MiB\""));
-    assert_fails(told(&program, "empty-tensors 1000000"), 5, "above 100000");
+    assert_fails(run_command(&program, "empty-tensors 1000000"), 5, "above 100000");
     assert_answers(&program);
 }
 
 #[test]
-fn a_program_loads_the_models_of_its_policy_and_no_others() {
+fn program_loads_only_models_of_its_policy() {
     let host = host(Isolation::Process);
     let both = format!(
         "{}[[models]]\nname = \"silero\"\nsha256 = \"{}\"\npath = \"magika.onnx\"\n",
@@ -327,29 +330,30 @@ fn a_program_loads_the_models_of_its_policy_and_no_others() {
         "00".repeat(32)
     );
     let program = misbehaves(&host, &policy(&both));
-    told(&program, "model magika").unwrap();
-    told(&program, "compute").unwrap();
-    told(&program, "names 100").unwrap();
+    run_command(&program, "model magika").unwrap();
+    run_command(&program, "compute").unwrap();
+    run_command(&program, "names 100").unwrap();
     for name in ["Magika", "magika.onnx", "", "../magika", "magika\u{0}", "\u{1b}[2J"] {
-        let err = assert_fails(told(&program, &format!("model {name}")), 3, "add [[models]]");
+        let err =
+            assert_fails(run_command(&program, &format!("model {name}")), 3, "add [[models]]");
         assert!(matches!(err.kind(), ErrorKind::NotGranted(_)), "{err}");
     }
-    // Asking in vain is no crime.
-    told(&program, "model-anyway other").unwrap();
-    // The file is not the one that was approved.
-    let err = assert_fails(told(&program, "model silero"), 3, "another model");
+    // A refused request alone does not fail the run.
+    run_command(&program, "model-anyway other").unwrap();
+    // The file does not have the granted digest.
+    let err = assert_fails(run_command(&program, "model silero"), 3, "another model");
     assert!(err.to_string().contains("model silero"), "{err}");
-    // A model's own refusal is told as one.
-    let err = assert_fails(told(&program, "misfit"), 4, "declared is bytes: i32 [");
+    // An error of the model is reported as such.
+    let err = assert_fails(run_command(&program, "misfit"), 4, "declared is bytes: i32 [");
     assert!(err.to_string().contains("model magika"), "{err}");
     assert_answers(&program);
-    // Without a grant there is none, whatever lies where.
+    // Without a grant the model cannot be loaded, even if its file exists.
     let program = misbehaves(&host, &policy(""));
-    assert_fails(told(&program, "model magika"), 3, "add [[models]]");
+    assert_fails(run_command(&program, "model magika"), 3, "add [[models]]");
 }
 
 #[test]
-fn a_program_brings_only_models_whose_digest_is_named() {
+fn program_provides_only_models_with_a_granted_digest() {
     let host = host(Isolation::Process);
     let program = misbehaves(&host, &policy(&magika(false)));
     let model = std::fs::read(support::models().join("magika.onnx")).unwrap();
@@ -363,25 +367,25 @@ fn a_program_brings_only_models_whose_digest_is_named() {
     let err = assert_fails(bring("bring", other.clone()), 3, "add [[models]]");
     assert!(err.to_string().contains(&Digest::of(&other).to_string()), "{err}");
     assert_fails(bring("bring", Vec::new()), 3, "add [[models]]");
-    // By its name it is not there.
-    assert_fails(told(&program, "model magika"), 3, "add path");
+    // It cannot be loaded by its name.
+    assert_fails(run_command(&program, "model magika"), 3, "add path");
 }
 
 #[test]
-fn models_of_a_program_run_under_their_own_limits_and_within_its_time() {
+fn models_run_under_their_own_limits_and_within_the_programs_time() {
     let host = host(Isolation::Process);
     let grant = magika(true);
     let program = misbehaves(&host, &policy(&format!("[limits]\nrun-time = \"1 s\"\n{grant}")));
-    assert_fails(told(&program, "compute-for-ever"), 5, "`limits.run-time`");
-    told(&program, "compute").unwrap();
-    // The program's limits hold for a model without a policy of its own.
+    assert_fails(run_command(&program, "compute-for-ever"), 5, "`limits.run-time`");
+    run_command(&program, "compute").unwrap();
+    // The program's limits apply to a model without its own policy.
     let limits = "[limits]\nmodel-size = \"1 MiB\"";
     let program = misbehaves(&host, &policy(&format!("{limits}\n{grant}")));
-    let err = assert_fails(told(&program, "compute"), 5, "`limits.model-size`");
+    let err = assert_fails(run_command(&program, "compute"), 5, "`limits.model-size`");
     assert!(err.to_string().contains("magika"), "{err}");
 }
 
-/// Magika, with what its larger initializers hold in a file `magika.data`; and that file.
+/// Magika with its larger initializers in a file `magika.data`; and that file.
 fn magika_in_two() -> (Vec<u8>, Vec<u8>) {
     use support::onnx;
     use support::protobuf::{Field, Kind, Message, Value};
@@ -411,14 +415,14 @@ fn magika_in_two() -> (Vec<u8>, Vec<u8>) {
 }
 
 #[test]
-fn a_model_of_a_program_has_the_files_that_its_own_policy_grants() {
+fn model_of_a_program_gets_files_of_its_own_policy() {
     let host = host(Isolation::Process);
     let (model, data) = magika_in_two();
     let folder = on_disk("");
     let at = |name: &str| folder.path().join(name);
     std::fs::write(at("magika.onnx"), &model).unwrap();
     std::fs::write(at("magika.data"), &data).unwrap();
-    // Under what the program's policy grants, and the model's.
+    // With grants in the program's policy, and in the model's.
     let policy = |of_program: &str, of_model: &str| {
         std::fs::write(at("magika.toml"), format!("version = 1\n{of_model}")).unwrap();
         let (grant, digest) = (magika(true), Digest::of(&model).to_string());
@@ -432,20 +436,20 @@ fn a_model_of_a_program_has_the_files_that_its_own_policy_grants() {
     };
     let weights = grant("/magika.data");
     names_the_type("file-type", &policy("", &weights));
-    // The file is the model's, and not the program's.
+    // The file is granted to the model, not to the program.
     let attacks = load(&host, &program_bytes("attacks"), &policy("", &weights)).unwrap();
     for (order, says) in [("folders", ""), ("open a / magika.data read", "error not held")] {
-        let outputs = told(&attacks, order).unwrap();
+        let outputs = run_command(&attacks, order).unwrap();
         let [(_, Value::Text(found))] = &outputs[..] else { panic!("{outputs:?}") };
         assert_eq!(found.trim(), says, "{order}");
     }
     let refused = |policy: &Policy, code: u8, says: &str| {
         let program = misbehaves(&host, policy);
-        let err = assert_fails(told(&program, "compute"), code, says);
+        let err = assert_fails(run_command(&program, "compute"), code, says);
         assert!(err.to_string().contains("model magika"), "{err}");
         assert_answers(&program);
     };
-    // What the program may read is not the model's, and neither is another file than the granted.
+    // The model cannot use the program's files, nor a file with another digest.
     refused(&policy(&weights, ""), 4, "[[filesystem]]");
     refused(&policy("", &grant("/other.data")), 3, "guest = \"/magika.data\"");
     let granted = policy("", &weights);
@@ -455,7 +459,7 @@ fn a_model_of_a_program_has_the_files_that_its_own_policy_grants() {
 }
 
 #[test]
-fn what_is_no_program_is_refused() {
+fn files_that_are_not_programs_are_refused() {
     let host = host(Isolation::Process);
     let component = program_bytes("file-type");
     const HEAD: &[u8] = b"\0asm\x0d\0\x01\0";
@@ -471,8 +475,8 @@ fn what_is_no_program_is_refused() {
     let mut flipped = component.clone();
     flipped[100] ^= 0x40;
     let cases: [(&str, Vec<u8>, &str); 8] = [
-        ("nothing", Vec::new(), "no WebAssembly component"),
-        ("garbage", b"#!/bin/sh\n".to_vec(), "no WebAssembly component"),
+        ("nothing", Vec::new(), "not a WebAssembly component"),
+        ("garbage", b"#!/bin/sh\n".to_vec(), "not a WebAssembly component"),
         ("a core module", program_bytes("nn-module"), "core module"),
         ("a truncated component", component[..component.len() / 2].to_vec(), "refused"),
         ("garbage after the head", [HEAD, &[0xff; 100]].concat(), "refused"),
@@ -488,18 +492,18 @@ fn what_is_no_program_is_refused() {
 }
 
 #[test]
-fn compiling_a_program_has_an_end() {
+fn compile_time_of_a_program_is_limited() {
     let host = host(Isolation::Process);
     let bytes = program_bytes("classify");
     let late = policy("[limits]\nprepare-time = \"1 ms\"");
     let err = load(&host, &bytes, &late).map(drop).expect_err("a millisecond is too short");
     assert!(matches!(err.kind(), ErrorKind::Limit(Limit::PrepareTime { .. })), "{err}");
     assert_eq!(err.exit_code(), 5);
-    // Nothing of it is left behind, and with time it is compiled.
+    // No process is left, and with enough time it is compiled.
     load(&host, &bytes, &policy("")).unwrap();
 }
 
-/// A program with functions as long as WebAssembly allows, on which a compiler spends gigabytes.
+/// A program with the longest functions that WebAssembly allows, which take gigabytes to compile.
 fn endless_functions(count: u8) -> Vec<u8> {
     fn number(mut value: usize) -> Vec<u8> {
         let mut out = Vec::new();
@@ -527,9 +531,9 @@ fn endless_functions(count: u8) -> Vec<u8> {
 
 #[test]
 #[ignore = "takes 3 GiB and a minute of two processors: `cargo xtask release-check`"]
-fn compiling_a_program_takes_no_more_memory_than_it_may() {
+fn compile_memory_of_a_program_is_limited() {
     let host = host(Isolation::Process);
-    // As many at a time as there are processors.
+    // As many functions are compiled at a time as there are processors.
     let count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 100) as u8;
     let outcome = load(&host, &endless_functions(count), &policy("")).map(drop);
     let err = outcome.expect_err("3 GiB are not enough for it");
@@ -539,7 +543,7 @@ fn compiling_a_program_takes_no_more_memory_than_it_may() {
 }
 
 #[test]
-fn a_program_runs_only_under_a_policy_for_it() {
+fn program_runs_only_under_a_policy_for_it() {
     let host = host(Isolation::Process);
     let bytes = program_bytes("misbehaves");
     let refused = |policy: &Policy, says: &str| {
@@ -549,19 +553,19 @@ fn a_program_runs_only_under_a_policy_for_it() {
     };
     refused(&Policy::default(), "[program]");
     let pin = |digest: &str| policy(&format!("[program]\nsha256 = \"{digest}\""));
-    refused(&pin(MAGIKA), "another program");
+    refused(&pin(MAGIKA), "not the program that was approved");
     assert_answers(&load(&host, &bytes, &pin(&Digest::of(&bytes).to_string())).unwrap());
     let small = policy("[limits]\nmodel-size = \"1 KiB\"");
     let err = load(&host, &bytes, &small).map(drop).unwrap_err();
     assert!(matches!(err.kind(), ErrorKind::Limit(Limit::ModelSize { .. })), "{err}");
-    // What it is granted must be there.
+    // Granted files must exist.
     let file = "[[filesystem]]\nhost = \"/nowhere\"\nguest = \"/x\"\nreason = \"test\"";
     let err = load(&host, &bytes, &policy(file)).map(drop).unwrap_err();
     assert!(err.to_string().contains("[[filesystem]] host = \"/nowhere\""), "{err}");
 }
 
 #[test]
-fn a_program_never_runs_on_a_thread() {
+fn program_never_runs_on_a_thread() {
     for isolation in [Isolation::Thread, Isolation::InProcessWithoutAnyConfinement] {
         for confinement in [Confinement::Strict, Confinement::BestEffort] {
             let policy = policy("").with_confinement(confinement);
@@ -572,14 +576,14 @@ fn a_program_never_runs_on_a_thread() {
 }
 
 #[test]
-fn decisions_about_programs_are_written_down() {
+fn decisions_about_programs_are_logged() {
     let place = tempfile::tempdir().unwrap();
     let log = place.path().join("decisions");
     let host = builder(Isolation::Process).decisions(&log).build().unwrap();
     let program = misbehaves(&host, &policy(&magika(true)));
-    told(&program, "model magika").unwrap();
-    told(&program, "model other").unwrap_err();
-    told(&program, "grow").unwrap_err();
+    run_command(&program, "model magika").unwrap();
+    run_command(&program, "model other").unwrap_err();
+    run_command(&program, "grow").unwrap_err();
     let text = std::fs::read_to_string(&log).unwrap();
     let lines: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -602,7 +606,7 @@ fn decisions_about_programs_are_written_down() {
 }
 
 #[test]
-fn nothing_is_printed_without_a_grant() {
+fn output_without_a_grant_is_not_printed() {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&lines);
     let listener = move |event| {
@@ -611,11 +615,11 @@ fn nothing_is_printed_without_a_grant() {
         }
     };
     let host = builder(Isolation::Process).on_event(listener).build().unwrap();
-    told(&misbehaves(&host, &policy("")), "panic secret").unwrap_err();
+    run_command(&misbehaves(&host, &policy("")), "panic secret").unwrap_err();
     assert!(lines.lock().unwrap().is_empty());
 }
 
-/// The files of a program and its policy, in a folder of their own.
+/// A folder with the files of a program and its policy.
 fn on_disk(tables: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let text = format!("version = 1\n[program]\n{tables}");
@@ -626,7 +630,7 @@ fn on_disk(tables: &str) -> tempfile::TempDir {
 }
 
 #[test]
-fn the_command_line_runs_programs_as_it_runs_models() {
+fn command_line_runs_programs_like_models() {
     let folder = on_disk(&magika(true));
     let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     let (file_type, misbehaves) = (program_file("file-type"), program_file("misbehaves"));
@@ -650,7 +654,7 @@ fn the_command_line_runs_programs_as_it_runs_models() {
     let found = run(&file_type, &["--input", "file=README.md", "--labels", labels]);
     assert!(text(&found.stdout).contains("markdown"), "{}", text(&found.stdout));
 
-    // Texts, bytes and tensors, by their names, in and out.
+    // Texts, bytes and tensors by name, as inputs and outputs.
     std::fs::write(at("a.json"), "[1, 2, 3]").unwrap();
     let output = format!("{}/", at("out"));
     let json = format!("t={}", at("a.json"));
@@ -664,7 +668,7 @@ fn the_command_line_runs_programs_as_it_runs_models() {
     assert_eq!(tensor.shape(), [3]);
     assert!(text(&found.stdout).contains("do:\n  echo"), "{}", text(&found.stdout));
 
-    // What the answer says does not reach the terminal as it is.
+    // Texts of outputs are escaped for the terminal.
     let found = run(&misbehaves, &["--input", "do=text:escape"]);
     assert!(found.status.success() && !text(&found.stdout).contains('\u{1b}'));
 
@@ -686,7 +690,7 @@ fn the_command_line_runs_programs_as_it_runs_models() {
 }
 
 #[test]
-fn the_command_line_wants_a_policy_for_a_program() {
+fn command_line_requires_a_policy_for_a_program() {
     let folder = on_disk("");
     let program = program_file("misbehaves");
     let program = program.to_str().unwrap();
@@ -699,7 +703,7 @@ fn the_command_line_wants_a_policy_for_a_program() {
         assert_eq!(output.status.code(), Some(3), "{text}");
         assert!(text.contains("[program]") && text.contains("[[models]]"), "{text}");
     }
-    // One that pins it is a start.
+    // The generated policy pins it.
     let made = folder.path().join("made.toml");
     let made = made.to_str().unwrap();
     assert!(belljar(&["new-policy", program, "--output", made]).status().unwrap().success());

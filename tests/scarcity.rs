@@ -1,6 +1,6 @@
-//! Machines that are short of something: memory, processes, users, folders, room on a disk. There is a
-//! sentence that says what, or an answer, and never a panic, a process that nobody waits for, or a
-//! model in quarantine for what it did not do.
+//! Machines that are short of something: memory, processes, users, folders, room on a disk. There
+//! is a sentence that says what, or an answer, and never a panic, a process that nobody waits for,
+//! or a model in quarantine for what it did not do.
 
 mod support;
 
@@ -19,7 +19,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What every failure here must be: a message of Belljar's own, and no panic.
+/// Checks that a failure is reported by a message of Belljar and is not a panic.
 #[track_caller]
 fn assert_sentence(output: &Output, about: &str) {
     let text = stderr(output);
@@ -50,9 +50,9 @@ fn belljar(user: &User) -> Command {
     user.command(support::BELLJAR.as_ref())
 }
 
-/// Has a limit of the kernel hold for a program.
-fn under(mut command: Command, resource: Resource, most: u64) -> Command {
-    let limit = Rlimit { current: Some(most), maximum: Some(most) };
+/// Sets a resource limit for a command.
+fn under(mut command: Command, resource: Resource, max: u64) -> Command {
+    let limit = Rlimit { current: Some(max), maximum: Some(max) };
     // SAFETY: between fork and exec, the child makes one system call.
     unsafe {
         command.pre_exec(move || Ok(rustix::process::setrlimit(resource, limit)?));
@@ -60,7 +60,7 @@ fn under(mut command: Command, resource: Resource, most: u64) -> Command {
     command
 }
 
-/// Whether an ordinary user's namespaces, and programs that make them, are there.
+/// Whether `unshare` can create these namespaces for an ordinary user.
 fn can(arguments: &[&str]) -> bool {
     let unshare =
         Command::new("unshare").args(arguments).arg("true").stderr(Stdio::null()).status();
@@ -72,20 +72,20 @@ fn can(arguments: &[&str]) -> bool {
 }
 
 #[test]
-fn too_few_processes_are_a_sentence_and_no_panic() {
-    // Root is not held to this limit.
+fn a_process_limit_is_reported_without_a_panic() {
+    // This limit does not apply to root.
     for user in users().iter().filter(|user| user.uid.is_some() || !is_root()) {
         let files = files(user, "processes");
         let policy = "version = 1\n[compute]\nthreads = 4\n";
         let policy = user.file("processes/policy.toml", policy);
         let mut answered = 0;
-        for most in (0..12).chain([200]) {
+        for max in (0..12).chain([200]) {
             for isolation in ["process", "thread"] {
                 for more in [&["--no-store"][..], &[]] {
-                    let mut command = under(belljar(user), Resource::Nproc, most);
+                    let mut command = under(belljar(user), Resource::Nproc, max);
                     command.args(files.run()).args(more).args(["--isolation", isolation]);
                     let output = command.output().unwrap();
-                    let about = format!("{most} processes, {isolation}");
+                    let about = format!("{max} processes, {isolation}");
                     assert_sentence(&output, &about);
                     let text = stderr(&output);
                     let named = text.contains("ulimit -u");
@@ -94,22 +94,22 @@ fn too_few_processes_are_a_sentence_and_no_panic() {
                 }
             }
             // Kernels on several threads.
-            let mut command = under(belljar(user), Resource::Nproc, most);
+            let mut command = under(belljar(user), Resource::Nproc, max);
             command.args(files.run()).args(["--policy", &policy]);
             let output = command.output().unwrap();
-            assert_sentence(&output, &format!("four threads, {most} processes"));
+            assert_sentence(&output, &format!("four threads, {max} processes"));
             let named = output.status.success() || stderr(&output).contains("ulimit -u");
             assert!(named, "{}", stderr(&output));
-            let mut command = under(belljar(user), Resource::Nproc, most);
+            let mut command = under(belljar(user), Resource::Nproc, max);
             command.args(["bench", &files.model, "--input", &files.x, "--concurrency", "8"]);
-            assert_sentence(&command.output().unwrap(), &format!("bench, {most} processes"));
+            assert_sentence(&command.output().unwrap(), &format!("bench, {max} processes"));
         }
         assert!(answered >= 4, "{answered}");
     }
 }
 
 #[test]
-fn compiling_with_few_threads_is_done_on_those_there_are() {
+fn compiling_works_with_fewer_threads() {
     for user in users().iter().filter(|user| user.uid.is_some() || !is_root()) {
         let files = files(user, "compile");
         let cache = user.path("compile/cache");
@@ -119,7 +119,7 @@ fn compiling_with_few_threads_is_done_on_those_there_are() {
         assert_sentence(&output, "compiling");
         let text = stderr(&output);
         assert!(text.contains("compiling"), "{text}");
-        // Whatever was possible, the next run is not spoilt by it.
+        // In any case, the next run succeeds.
         let mut command = belljar(user);
         let output = command.env("BELLJAR_CACHE_DIR", &cache).args(files.run()).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -130,12 +130,12 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The first process of a PID namespace, which is a test here, waits for nobody but those that it has
-/// started itself.
+/// The first process of a PID namespace, which is a test here, waits for nobody but those that it
+/// has started itself.
 const FIRST: &str = "BELLJAR_TEST_FIRST_PROCESS";
 
 #[test]
-fn no_process_is_left_for_others_to_wait_for() {
+fn every_started_process_is_reaped() {
     let own = ["--pid", "--fork", "--mount-proc"];
     let flags = if is_root() { own.to_vec() } else { [&["--user", "-r"][..], &own].concat() };
     if !can(&flags) {
@@ -184,7 +184,7 @@ fn in_a_namespace() {
     }
 }
 
-/// Processes beside this one, with their states.
+/// All other processes, with their states.
 fn processes() -> Vec<String> {
     let names = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
     let numbers = names.filter_map(|name| name.to_str()?.parse::<u32>().ok());
@@ -194,7 +194,7 @@ fn processes() -> Vec<String> {
 
 #[test]
 fn root_of_a_user_namespace_with_one_user_is_served() {
-    // As root and as an ordinary user who becomes uid 0 of a namespace with no other.
+    // As root, and as an ordinary user who is uid 0 of a namespace with only that user.
     if !can(&["--user", "-r"]) {
         return;
     }
@@ -211,7 +211,8 @@ fn root_of_a_user_namespace_with_one_user_is_served() {
             assert!(String::from_utf8_lossy(&output.stdout).contains("2.5"), "{about}");
             assert_eq!(stderr(&output), "", "{about}");
         }
-        // Under a policy file, too: what lies above it belongs to users outside of the namespace.
+        // The same with a policy file, whose parent folders belong to users outside of the
+        // namespace.
         let policy = user.file("alone/p.toml", "version = 1\nconfinement = \"best-effort\"\n");
         let output = alone(&[&files.run()[..], &["--policy", &policy]].concat());
         assert_eq!(output.status.code(), Some(0), "{about}: {}", stderr(&output));
@@ -221,7 +222,7 @@ fn root_of_a_user_namespace_with_one_user_is_served() {
 }
 
 #[test]
-fn without_proc_there_is_a_sentence() {
+fn a_missing_proc_is_reported() {
     let own = ["--mount"];
     let flags = if is_root() { own.to_vec() } else { [&["--user", "-r"][..], &own].concat() };
     if !can(&flags) {
@@ -239,24 +240,24 @@ fn without_proc_there_is_a_sentence() {
 }
 
 #[test]
-fn a_limit_on_the_length_of_files_is_no_death() {
+fn a_file_size_limit_is_reported_without_a_crash() {
     for user in users().iter() {
         let files = files(user, "length");
         let mut answered = 0;
-        for most in [0, 1, 100, 4 << 10, 1 << 20, 8 << 20, 48 << 20, 100 << 20, 1 << 30] {
+        for max in [0, 1, 100, 4 << 10, 1 << 20, 8 << 20, 48 << 20, 100 << 20, 1 << 30] {
             for isolation in ["process", "thread"] {
                 for more in [&["--no-store"][..], &[], &["-o", "/dev/null"]] {
-                    let mut command = under(belljar(user), Resource::Fsize, most);
+                    let mut command = under(belljar(user), Resource::Fsize, max);
                     command.args(files.run()).args(more).args(["--isolation", isolation]);
-                    let about = format!("{most} bytes, {isolation}, {more:?}");
+                    let about = format!("{max} bytes, {isolation}, {more:?}");
                     let output = command.output().unwrap();
                     assert_sentence(&output, &about);
                     answered += usize::from(output.status.success());
-                    // The code is there, and longer than none of these.
-                    let enough = most >= 100 << 20 && more != ["-o", "/dev/null"];
+                    // The compiled code exists, and fits within this limit.
+                    let enough = max >= 100 << 20 && more != ["-o", "/dev/null"];
                     let text = stderr(&output);
                     assert!(!enough || output.status.success(), "{about}: {text}");
-                    // What is at hand was not taken for spoilt.
+                    // Existing files were not considered damaged.
                     assert!(!text.contains("replaced"), "{about}: {text}");
                 }
             }
@@ -266,7 +267,7 @@ fn a_limit_on_the_length_of_files_is_no_death() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_the_answer_comes_all_the_same() {
+fn a_full_disk_is_reported_and_the_model_still_runs() {
     let own = ["--mount"];
     let flags = if is_root() { own.to_vec() } else { [&["--user", "-r"][..], &own].concat() };
     if !can(&flags) {
@@ -286,10 +287,10 @@ fn a_full_disk_is_told_and_the_answer_comes_all_the_same() {
     let output = command.env("BELLJAR_CACHE_DIR", &cache).output().unwrap();
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.contains("not kept") && text.contains("No space left"), "{text}");
+    assert!(text.contains("cannot cache") && text.contains("No space left"), "{text}");
 }
 
-/// A home folder with what was compiled in it, and the variables that lead there.
+/// Sets the home folder of a command, and removes the variables that override it.
 fn at_home<'a>(command: &'a mut Command, home: Option<&Path>) -> &'a mut Command {
     for name in ["BELLJAR_CACHE_DIR", "BELLJAR_STATE_DIR", "XDG_CACHE_HOME", "XDG_STATE_HOME"] {
         command.env_remove(name);
@@ -301,7 +302,7 @@ fn at_home<'a>(command: &'a mut Command, home: Option<&Path>) -> &'a mut Command
 }
 
 #[test]
-fn without_a_home_models_run_and_what_is_lost_is_told() {
+fn without_a_home_models_run_and_a_warning_is_printed() {
     let user = users();
     let user = user.last().unwrap();
     let files = files(user, "homeless");
@@ -312,13 +313,13 @@ fn without_a_home_models_run_and_what_is_lost_is_told() {
     let output = run(&["--no-store"]);
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.contains("not kept") && text.contains("BELLJAR_CACHE_DIR"), "{text}");
-    assert!(!text.contains("prepared models are not kept"), "{text}");
+    assert!(text.contains("cannot cache") && text.contains("BELLJAR_CACHE_DIR"), "{text}");
+    assert!(!text.contains("cannot store prepared models"), "{text}");
 
     let output = run(&[]);
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    for says in ["prepared models are not kept", "--no-store", "killed their workers"] {
+    for says in ["cannot store prepared models", "--no-store", "killed their workers"] {
         assert!(text.contains(says), "{says}: {text}");
     }
 
@@ -338,8 +339,8 @@ fn without_a_home_models_run_and_what_is_lost_is_told() {
 }
 
 #[test]
-fn a_home_that_cannot_be_written_is_told_and_what_is_there_is_used() {
-    // Root writes wherever it likes.
+fn a_read_only_home_is_reported_and_its_files_are_used() {
+    // Root can write to any folder.
     for user in users().iter().filter(|user| user.uid.is_some() || !is_root()) {
         let files = files(user, "read-only");
         let home = user.path("read-only/home");
@@ -415,12 +416,12 @@ fn cold_starts_at_the_same_time_compile_once() {
         assert_eq!(output.status.code(), Some(0), "{text}");
         assert!(String::from_utf8_lossy(&output.stdout).contains("2.5"));
         compiled += usize::from(text.contains("note: compiling"));
-        waited += usize::from(text.contains("another process compiles"));
+        waited += usize::from(text.contains("waiting for another process"));
     }
     assert_eq!(compiled, 1);
     assert!(waited > 0);
 
-    // One that is killed while it compiles keeps nobody from it.
+    // A process that is killed while it compiles does not block others.
     fs::remove_dir_all(&cache).unwrap();
     let mut first = start();
     let lock = cache.join("code");
@@ -442,7 +443,7 @@ fn is_locked(folder: &Path) -> bool {
     rustix::fs::flock(&folder, lock) == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
-/// A control group of this test's own with so much memory; `None` where none can be made.
+/// A new control group with a memory limit.
 struct Group(PathBuf);
 
 impl Group {
@@ -463,15 +464,15 @@ impl Group {
                 return Some(made);
             }
         }
-        eprintln!("skipped: no control group can be made here");
+        eprintln!("skipped: cannot create a control group");
         None
     }
 
-    /// Has a program start in it.
+    /// Starts a command in the group.
     fn enter(&self, command: &mut Command) {
         let tasks = self.0.join("cgroup.procs");
-        // SAFETY: between fork and exec, the child opens a file and writes a few bytes to it; what
-        // this allocates is given by an allocator that no other thread of the child holds.
+        // SAFETY: between fork and exec, the child opens a file and writes a few bytes to it; no
+        // other thread of the child can hold the allocator's lock.
         unsafe {
             command.pre_exec(move || fs::write(&tasks, "0"));
         }
@@ -489,7 +490,7 @@ impl Drop for Group {
     }
 }
 
-/// `y = max(expand(x, [n, n]))`, which needs as much memory as `n` says.
+/// `y = max(cos(expand(x, [n, n])))`, whose memory depends on `n`.
 fn hungry(n: i64) -> Vec<u8> {
     Graph {
         nodes: vec![
@@ -505,12 +506,12 @@ fn hungry(n: i64) -> Vec<u8> {
 }
 
 #[test]
-fn workers_killed_for_want_of_memory_put_no_model_into_quarantine() {
+fn out_of_memory_kills_do_not_lead_to_quarantine() {
     let Some(group) = Group::new(400 << 20) else { return };
     let state = support::own_state();
     let path = |name: &str| state.path().join(name).to_str().unwrap().to_owned();
     let (model, small, x) = (path("hungry.onnx"), path("relu.onnx"), path("x.json"));
-    // 1 GiB a tensor, of which the policy allows two.
+    // Each tensor has 1 GiB, and the policy allows two of them.
     fs::write(&model, hungry(16 << 10)).unwrap();
     fs::write(&small, relu(&fixed(&[2])).bytes()).unwrap();
     fs::write(path("two.json"), "[-1, 2.5]").unwrap();
@@ -525,12 +526,12 @@ fn workers_killed_for_want_of_memory_put_no_model_into_quarantine() {
         group.enter(&mut command);
         command.output().unwrap()
     };
-    // More often than it takes for a quarantine.
+    // More deaths than lead to quarantine.
     for time in 0..7 {
         let output =
             run(&["run", "--no-store", &model, "--input", &x, "--policy", &policy, "--quiet"]);
         let text = stderr(&output);
-        // The supervisor is there to tell, as workers are killed first.
+        // The supervisor survives to report it, because workers are killed first.
         assert_eq!(output.status.code(), Some(6), "{time}: {text}");
         for says in ["because memory ran out", "limits.memory", "memory.max", "warning: sandboxes"]
         {
@@ -539,7 +540,7 @@ fn workers_killed_for_want_of_memory_put_no_model_into_quarantine() {
         assert!(!text.contains("quarantine"), "{time}: {text}");
     }
     assert!(!state.path().join("quarantine").exists());
-    // Another model is answered in the same group.
+    // Another model runs in the same group.
     let output = run(&["run", "--no-store", &small, "--input", &path("two.json")]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let output = run(&["doctor"]);
@@ -549,7 +550,7 @@ fn workers_killed_for_want_of_memory_put_no_model_into_quarantine() {
 }
 
 #[test]
-fn the_kernel_takes_workers_before_anything_else() {
+fn the_kernel_kills_workers_first_when_memory_runs_out() {
     let host = support::host(Isolation::Process);
     let model = support::load(&host, &relu(&fixed(&[2])).bytes()).unwrap();
     let x = belljar::Tensor::new(vec![-1.0f32, 2.5], &[2]).unwrap();
@@ -562,7 +563,7 @@ fn the_kernel_takes_workers_before_anything_else() {
         if name.trim() == "belljar" && fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
             let score =
                 fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap_or_default();
-            // Other tests here start programs of the same name, which are no workers.
+            // Other tests start programs of the same name that are not workers.
             let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             if arguments.contains("__belljar-worker") {
                 assert_eq!(score.trim(), "1000");

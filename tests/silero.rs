@@ -1,5 +1,5 @@
-//! All variants of silero-vad, at every rate that each is for: onnxruntime's answers. Where the
-//! rate chooses between two halves of a model, the policy says it.
+//! Compares all variants of silero-vad with onnxruntime, at every rate that each supports. If the
+//! rate selects one of two halves of a model, the policy sets it.
 
 mod support;
 

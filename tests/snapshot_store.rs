@@ -1,5 +1,5 @@
-//! The store of prepared models: what Belljar did not put there, or put there for something else,
-//! is never used; the answer is right all the same, and what happened is said.
+//! The store of prepared models: a file that Belljar did not write, or wrote for another purpose,
+//! is never used; the answer is still correct, and an event reports the file.
 
 mod support;
 
@@ -20,7 +20,7 @@ use belljar::{
 use support::ISOLATIONS;
 use support::onnx::{Dim, FLOAT, Graph, fixed, node, relu, tensor_f32, value};
 
-/// A folder for snapshots of its own, beside the code that all tests share.
+/// Folders with a separate store, and a copy of the compiled code that all tests share.
 struct Folders {
     root: tempfile::TempDir,
 }
@@ -50,7 +50,7 @@ impl Seen {
 
 impl Folders {
     fn new() -> Folders {
-        // Compiled once, for all tests.
+        // The code is compiled once, for all tests.
         for isolation in ISOLATIONS {
             support::host(isolation).warm_up(&Policy::default()).unwrap();
         }
@@ -105,7 +105,7 @@ impl Folders {
         snapshots[0].clone()
     }
 
-    /// Runs the product in a process of its own, as far as the store can tell.
+    /// Runs the product with a new host, which is like a new process for the store.
     fn run(&self) -> (Calls, Seen) {
         let (host, seen) = self.host(Isolation::Thread);
         let model = load(&host, &product(2.0), &Policy::default()).unwrap();
@@ -123,9 +123,10 @@ impl Folders {
         folders
     }
 
-    /// What was spoilt is not used, the answer is right, and the next start is fast again.
+    /// Checks that a damaged file is not used, that the answer is correct, and that the next start
+    /// uses the store again.
     #[track_caller]
-    fn assert_made_anew(&self, what: &str) {
+    fn assert_recreated(&self, what: &str) {
         let (calls, seen) = self.run();
         let refused = seen.refused();
         assert!(!refused.is_empty(), "{what}: nothing was refused");
@@ -144,7 +145,7 @@ fn assert_from_store(calls: &Calls) {
     assert!(run >= 1);
 }
 
-/// `y = x · w` with `x` of `n` rows, and a matrix that fills some parts of a file.
+/// `y = x · w` with `x` of `n` rows, and a matrix that spans several parts of a file.
 fn product(factor: f32) -> Vec<u8> {
     let dims = [Dim::Symbol("n"), Dim::Fixed(7)];
     let weights: Vec<f32> = (0..7 * 100_000)
@@ -163,7 +164,7 @@ fn load(host: &Host, bytes: &[u8], policy: &Policy) -> Result<Model, Error> {
     support::load_under(host, bytes, policy)
 }
 
-/// The first column of the product of as many rows of ones.
+/// The first column of the product, for an input of `rows` rows of ones.
 fn answer(model: &Model, rows: usize) -> Vec<f32> {
     let x = Tensor::new(vec![1.0f32; rows * 7], &[rows, 7]).unwrap();
     let outputs = model.run(&[("x", x)]).unwrap().validate().unwrap();
@@ -182,12 +183,12 @@ fn head_len(bytes: &[u8]) -> usize {
 }
 
 #[test]
-fn a_run_from_the_store_asks_the_guest_for_nothing_but_the_answer() {
+fn a_run_from_the_store_neither_loads_nor_prepares() {
     let folders = Folders::filled();
     let (calls, seen) = folders.run();
     assert_from_store(&calls);
     assert!(seen.refused().is_empty());
-    // And in a worker, which has not made it.
+    // The same in a worker, which did not create the snapshot.
     let (host, _) = folders.host(Isolation::Process);
     let model = load(&host, &product(2.0), &Policy::default()).unwrap();
     assert_eq!(answer(&model, 3), [14.0, 14.0, 14.0]);
@@ -195,7 +196,7 @@ fn a_run_from_the_store_asks_the_guest_for_nothing_but_the_answer() {
 }
 
 #[test]
-fn a_host_that_was_not_asked_to_stores_nothing() {
+fn nothing_is_stored_by_default() {
     let folders = Folders::new();
     let (builder, _) = folders.builder(Isolation::Thread);
     let host = builder.snapshot_store(false).build().unwrap();
@@ -205,7 +206,7 @@ fn a_host_that_was_not_asked_to_stores_nothing() {
 }
 
 #[test]
-fn what_is_stored_gives_the_same_bits() {
+fn runs_from_the_store_produce_the_same_bits() {
     let folders = Folders::new();
     let magika = || support::real_model("magika.onnx");
     let input = || {
@@ -240,25 +241,25 @@ fn what_is_stored_gives_the_same_bits() {
             assert!(seen.refused().is_empty());
         }
     }
-    // Isolation makes no difference to a snapshot; the three settings do.
+    // A snapshot depends on the three settings, but not on the isolation.
     assert_eq!(folders.files(".snapshot").len(), 3);
     assert_eq!(folders.files(".description").len(), 1);
 }
 
 #[test]
-fn every_region_of_an_snapshot_is_sealed() {
+fn every_region_of_a_snapshot_is_sealed() {
     let folders = Folders::filled();
     let mut seen = 0;
-    // A snapshot that was made anew may be a page longer or shorter than the one before.
+    // A recreated snapshot may be a page longer or shorter than the previous one.
     while let Some((what, at)) = regions(&fs::read(folders.snapshot()).unwrap()).get(seen) {
         flip(&folders.snapshot(), *at);
-        folders.assert_made_anew(what);
+        folders.assert_recreated(what);
         seen += 1;
     }
     assert_eq!(seen, 12);
 }
 
-/// A byte of every region of a snapshot's file, and what it is.
+/// The name and offset of a byte in every region of a snapshot's file.
 fn regions(file: &[u8]) -> [(&'static str, usize); 12] {
     assert!(file.len() > 1 << 20);
     let head = head_len(file);
@@ -287,37 +288,37 @@ fn every_region_of_a_description_is_sealed() {
     let len = fs::read(&file).unwrap().len();
     for at in [0, 33, 36, 60, len / 2, len - 1] {
         flip(&file, at);
-        folders.assert_made_anew(&format!("byte {at} of the description"));
+        folders.assert_recreated(&format!("byte {at} of the description"));
     }
 }
 
 #[test]
-fn cut_and_lengthened_files_are_refused() {
+fn truncated_and_extended_files_are_refused() {
     let folders = Folders::filled();
     let good = fs::read(folders.snapshot()).unwrap();
     for len in [0, 1, 31, 32, 35, 36, 100, good.len() / 2, good.len() - 1] {
         fs::write(folders.snapshot(), &good[..len]).unwrap();
-        folders.assert_made_anew(&format!("cut to {len}"));
+        folders.assert_recreated(&format!("cut to {len}"));
     }
     let mut longer = File::options().append(true).open(folders.snapshot()).unwrap();
     longer.write_all(&[0]).unwrap();
-    folders.assert_made_anew("lengthened");
+    folders.assert_recreated("lengthened");
     // Sparse, and larger than any snapshot.
     File::options().write(true).open(folders.snapshot()).unwrap().set_len(1 << 40).unwrap();
-    folders.assert_made_anew("a terabyte");
+    folders.assert_recreated("a terabyte");
 }
 
 #[test]
-fn good_snapshots_under_other_names_are_refused() {
+fn valid_snapshots_under_other_names_are_refused() {
     let folders = Folders::filled();
     let (host, _) = folders.host(Isolation::Thread);
     let own = folders.snapshot();
-    // Another model of the same shapes, whose snapshot would run without a complaint.
+    // Another model of the same shapes, whose snapshot would run without an error.
     assert_eq!(answer(&load(&host, &product(5.0), &Policy::default()).unwrap(), 3), [35.0; 3]);
     host.snapshot_store().finish();
     let other = folders.files(".snapshot").into_iter().find(|path| *path != own).unwrap();
     fs::copy(&other, &own).unwrap();
-    folders.assert_made_anew("another model's snapshot");
+    folders.assert_recreated("another model's snapshot");
 
     // The same model for another shape.
     let model = load(&host, &product(2.0), &Policy::default()).unwrap();
@@ -326,11 +327,11 @@ fn good_snapshots_under_other_names_are_refused() {
     fs::remove_file(&other).unwrap();
     let two = folders.files(".snapshot").into_iter().find(|path| *path != own).unwrap();
     fs::copy(&two, &own).unwrap();
-    folders.assert_made_anew("a snapshot for another shape");
+    folders.assert_recreated("a snapshot for another shape");
 
     // A snapshot in place of the description.
     fs::copy(&own, &folders.files(".description")[0]).unwrap();
-    folders.assert_made_anew("a snapshot as a description");
+    folders.assert_recreated("a snapshot as a description");
 }
 
 #[test]
@@ -342,7 +343,7 @@ fn snapshots_sealed_with_another_secret_are_refused() {
     fs::write(state.join("seal.key"), [9; 32]).unwrap();
     fs::set_permissions(state.join("seal.key"), fs::Permissions::from_mode(0o600)).unwrap();
     let (builder, seen) = folders.builder(Isolation::Thread);
-    // The code is sealed with the other secret too, so it is compiled: into memory of its own.
+    // The code is sealed with the old secret too, so it is compiled again.
     let host = builder.state_dir(&state).build().unwrap();
     let list = host.snapshot_store().list().unwrap();
     assert!(list.len() == 2 && list.iter().all(|stored| stored.broken.is_some()), "{list:?}");
@@ -350,7 +351,7 @@ fn snapshots_sealed_with_another_secret_are_refused() {
 }
 
 #[test]
-fn files_that_are_not_the_callers_alone_are_refused() {
+fn files_that_are_not_private_are_refused() {
     type Spoil = fn(&Path, &Path);
     let spoil: [(&str, Spoil); 6] = [
         ("others may read it", |file, _| {
@@ -371,14 +372,14 @@ fn files_that_are_not_the_callers_alone_are_refused() {
         }),
         ("a socket", |file, _| {
             fs::remove_file(file).unwrap();
-            // The name is too long for a socket's address from here.
+            // The path is too long for a socket's address.
             let before = tempfile::tempdir().unwrap();
             let short = before.path().join("s");
             drop(std::os::unix::net::UnixListener::bind(&short).unwrap());
             fs::rename(short, file).unwrap();
         }),
-        ("somebody else's", |file, _| {
-            // Only root can give a file away; another cannot have this attack made.
+        ("owned by another user", |file, _| {
+            // Only root can change the owner, so only root can be attacked this way.
             if rustix::process::geteuid().is_root() {
                 std::os::unix::fs::chown(file, Some(12_345), Some(12_345)).unwrap();
             } else {
@@ -389,7 +390,7 @@ fn files_that_are_not_the_callers_alone_are_refused() {
     let folders = Folders::filled();
     for (what, spoil) in spoil {
         spoil(&folders.snapshot(), &folders.root.path().join("aside"));
-        folders.assert_made_anew(what);
+        folders.assert_recreated(what);
         let metadata = fs::symlink_metadata(folders.snapshot()).unwrap();
         assert!(metadata.is_file() && metadata.mode() & 0o7777 == 0o600, "{what}");
         assert_eq!(metadata.uid(), rustix::process::geteuid().as_raw());
@@ -424,23 +425,23 @@ fn a_folder_that_is_open_to_others_is_not_used() {
 }
 
 #[test]
-fn what_a_writer_that_died_left_behind_is_never_read_and_goes() {
+fn leftovers_of_dead_writers_are_never_read_and_are_removed() {
     let folders = Folders::filled();
     let bytes = fs::read(folders.snapshot()).unwrap();
     let half = folders.snapshots().join(".4711-0123456789abcdef");
     fs::write(&half, &bytes[..bytes.len() / 2]).unwrap();
-    // One that is being written.
+    // A file that is being written.
     let live = folders.snapshots().join(".1-00");
     let writer = File::create(&live).unwrap();
     rustix::fs::flock(&writer, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let (calls, _) = folders.run();
     assert_from_store(&calls);
-    // The next write clears up.
+    // The next write removes leftovers.
     fs::remove_file(folders.snapshot()).unwrap();
     folders.run();
-    assert!(!half.exists(), "the leftover is gone");
-    assert!(live.exists(), "what is being written stays");
-    // Not by closing it: a child that another test has just forked may still have it open.
+    assert!(!half.exists(), "the leftover was not removed");
+    assert!(live.exists(), "a file that is being written was removed");
+    // Unlocked rather than closed: a child that another test has just forked may still hold it.
     rustix::fs::flock(&writer, rustix::fs::FlockOperation::Unlock).unwrap();
     folders.host(Isolation::Thread).0.snapshot_store().remove_leftovers().unwrap();
     assert!(!live.exists());
@@ -460,7 +461,7 @@ fn product_file(folders: &Folders) -> String {
 }
 
 #[test]
-fn processes_that_prepare_the_same_and_prune_meanwhile_all_succeed() {
+fn concurrent_preparation_and_pruning_succeed() {
     let folders = Folders::new();
     let model = product_file(&folders);
     let x = folders.root.path().join("x.json");
@@ -487,7 +488,7 @@ fn processes_that_prepare_the_same_and_prune_meanwhile_all_succeed() {
     }
     let output = belljar(&folders, &run).output().unwrap();
     assert!(output.status.success());
-    // Whatever the order was, what is there is whole.
+    // Regardless of the order, all files are complete.
     let output = belljar(&folders, &["snapshots", "verify"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let hidden = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with('.');
@@ -517,13 +518,13 @@ fn a_process_that_is_killed_while_it_stores_leaves_a_usable_store() {
 }
 
 #[test]
-fn removing_what_a_model_runs_from_does_it_no_harm() {
+fn removing_a_stored_snapshot_does_not_affect_running_models() {
     let folders = Folders::filled();
     let (host, seen) = folders.host(Isolation::Process);
     let model = load(&host, &product(2.0), &Policy::default()).unwrap();
     assert_eq!(answer(&model, 3), [14.0; 3]);
     for path in folders.files("") {
-        // As hard as can be: what is still open is spoilt too.
+        // Overwrites the files too, in case they are still open.
         fs::write(&path, [0; 100]).unwrap();
         fs::remove_file(path).unwrap();
     }
@@ -537,13 +538,13 @@ fn removing_what_a_model_runs_from_does_it_no_harm() {
 }
 
 #[test]
-fn the_store_keeps_to_its_size_and_the_longest_unused_goes_first() {
+fn the_store_stays_within_its_size_and_removes_least_recently_used_files() {
     let folders = Folders::filled();
     let size = fs::metadata(folders.snapshot()).unwrap().len();
     let first = folders.snapshot();
     let policy = Policy::default();
     let (builder, seen) = folders.builder(Isolation::Thread);
-    // Room for two snapshots, and for descriptions.
+    // Enough space for two snapshots and the descriptions.
     let host = builder.snapshot_store_size(size * 5 / 2).build().unwrap();
     let long_ago = SystemTime::now() - Duration::from_secs(1000);
     let model = load(&host, &product(2.0), &policy).unwrap();
@@ -553,7 +554,7 @@ fn the_store_keeps_to_its_size_and_the_longest_unused_goes_first() {
     for path in folders.files(".snapshot") {
         File::options().append(true).open(&path).unwrap().set_modified(long_ago).unwrap();
     }
-    // Using the first makes it the later one.
+    // Using the first makes it the most recently used one.
     folders.run();
     answer(&model, 4);
     host.snapshot_store().finish();
@@ -561,7 +562,7 @@ fn the_store_keeps_to_its_size_and_the_longest_unused_goes_first() {
     assert_eq!(folders.files(".snapshot").len(), 2);
     assert!(seen.not_stored().is_empty());
 
-    // One that does not fit at all is not stored, and what is there stays.
+    // A snapshot that does not fit is not stored, and the others are kept.
     let (builder, seen) = folders.builder(Isolation::Thread);
     let host = builder.snapshot_store_size(100_000).build().unwrap();
     answer(&load(&host, &product(3.0), &policy).unwrap(), 4);
@@ -582,12 +583,12 @@ fn a_policy_bounds_the_snapshots_of_its_model() {
         host.snapshot_store().finish();
     }
     assert_eq!(folders.files(".snapshot").len(), 2);
-    // Another model's are not counted.
+    // Snapshots of other models are not counted.
     let other = load(&host, &product(3.0), &policy).unwrap();
     answer(&other, 1);
     host.snapshot_store().finish();
     assert_eq!(folders.files(".snapshot").len(), 3);
-    // The last two are those that are kept.
+    // The two most recent snapshots are kept.
     let (host, _) = folders.host(Isolation::Thread);
     let model = load(&host, &product(2.0), &policy).unwrap();
     answer(&model, 5);
@@ -598,7 +599,7 @@ fn a_policy_bounds_the_snapshots_of_its_model() {
     assert!(seen.refused().is_empty());
 }
 
-/// Who sends requests chooses their shapes: a thousand of them fill no disk.
+/// Clients choose the shapes of inputs, so the writes for a thousand shapes must be bounded.
 #[test]
 fn a_thousand_shapes_write_no_more_than_the_bound() {
     let folders = Folders::new();
@@ -618,16 +619,16 @@ fn a_thousand_shapes_write_no_more_than_the_bound() {
         let x = Tensor::new(vec![-1.0f32; n], &[n]).unwrap();
         let outputs = model.run(&[("x", x)]).unwrap().validate().unwrap();
         assert_eq!(outputs.tensors()[0].1.shape(), [n]);
-        // Nothing is left out only because too much waits.
+        // Waits, so that no snapshot is skipped because of the length of the queue.
         host.snapshot_store().finish();
     }
     assert_eq!(model.calls().prepare, 1000);
     let written = std::mem::take(&mut *written.lock().unwrap());
-    // The description, four times what is kept, and one more for each quarter of an hour.
-    let most = 1 + 4 * 4 + 4;
-    assert!((1 + 4 * 4..=most).contains(&written.len()), "{}", written.len());
+    // The description, four times the number of kept snapshots, and one more for each 15 minutes.
+    let max = 1 + 4 * 4 + 4;
+    assert!((1 + 4 * 4..=max).contains(&written.len()), "{}", written.len());
     let (bytes, largest) = (written.iter().sum::<u64>(), written.iter().max().unwrap());
-    assert!(bytes <= most as u64 * largest, "{bytes}");
+    assert!(bytes <= max as u64 * largest, "{bytes}");
     println!("{bytes} bytes in {} files for 1000 shapes", written.len());
     let why = seen.not_stored();
     assert_eq!(why.len() + written.len(), 1001);
@@ -635,7 +636,7 @@ fn a_thousand_shapes_write_no_more_than_the_bound() {
     assert_eq!(folders.files(".snapshot").len(), 4);
     drop((model, host));
 
-    // Another process knows of it, and so does the command line.
+    // The bound also applies to another process, and to the command line.
     let (host, seen) = folders.host(Isolation::Thread);
     let model = load(&host, &relu(&[Dim::Symbol("n")]).bytes(), &Policy::default()).unwrap();
     for n in 2000..2030 {
@@ -644,7 +645,7 @@ fn a_thousand_shapes_write_no_more_than_the_bound() {
         host.snapshot_store().finish();
     }
     assert!(seen.not_stored().len() >= 26, "{:?}", seen.not_stored());
-    // What a person asks for by name is stored.
+    // An explicit `belljar prepare` is not bounded.
     let path = folders.root.path().join("relu.onnx");
     fs::write(&path, relu(&[Dim::Symbol("n")]).bytes()).unwrap();
     let arguments = ["prepare", path.to_str().unwrap(), "--input-shape", "x=77"];
@@ -653,13 +654,13 @@ fn a_thousand_shapes_write_no_more_than_the_bound() {
 }
 
 #[test]
-fn the_policy_holds_for_what_is_stored() {
+fn the_policy_applies_to_stored_snapshots() {
     let folders = Folders::filled();
     let (host, seen) = folders.host(Isolation::Thread);
     let stored = host.snapshot_store().list().unwrap();
     let memory = stored.iter().find(|stored| stored.kind == StoredKind::Snapshot).unwrap().memory;
-    // A limit of memory below the snapshot's size. (The smallest that a policy file can say is above
-    // it; a program's can be smaller.)
+    // A memory limit below the snapshot's size. (The minimum in a policy file is above it, but the
+    // limit can be set lower in code.)
     let mut policy = Policy::default();
     policy.limits.memory = memory - 1;
     let x = || Tensor::new(vec![1.0f32; 21], &[3, 7]).unwrap();
@@ -674,7 +675,7 @@ fn the_policy_holds_for_what_is_stored() {
     let mut policy = Policy::default();
     policy.limits.model_size = 1000;
     assert_eq!(load(&host, &product(2.0), &policy).err().unwrap().exit_code(), 5);
-    // Inputs that the model does not declare.
+    // Inputs with shapes that the model does not declare.
     let model = load(&host, &product(2.0), &Policy::default()).unwrap();
     let wrong = Tensor::new(vec![1.0f32; 8], &[1, 8]).unwrap();
     assert_eq!(model.run(&[("x", wrong)]).err().unwrap().exit_code(), 4);
@@ -683,7 +684,7 @@ fn the_policy_holds_for_what_is_stored() {
 }
 
 #[test]
-fn a_model_is_prepared_by_its_shapes() {
+fn a_model_can_be_prepared_for_shapes() {
     let folders = Folders::new();
     let (host, _) = folders.host(Isolation::Thread);
     let model = load(&host, &product(2.0), &Policy::default()).unwrap();
@@ -716,7 +717,7 @@ fn the_command_line_prepares_lists_prunes_and_verifies() {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
     };
-    // An open dimension needs a shape, and the message says how to give one.
+    // A symbolic dimension needs a shape, and the message explains how to set one.
     let (code, _, errors) = run(&["prepare", &model]);
     assert!(code == 2 && errors.contains("--input-shape x="), "{errors}");
     let (code, _, errors) = run(&["prepare", &model, "--input-shape", "z=1,7"]);
@@ -747,7 +748,7 @@ fn the_command_line_prepares_lists_prunes_and_verifies() {
     let (code, table, _) = run(&["snapshots", "verify"]);
     assert!(code == 0 && table.contains("3 files"), "{table}");
 
-    // Data that is spoilt where no list looks.
+    // Damaged data that listing does not read.
     let bad = folders.files(".snapshot")[0].clone();
     flip(&bad, fs::read(&bad).unwrap().len() - 1);
     for arguments in [&["snapshots", "verify"][..], &["snapshots", "verify", "--remove"]] {
@@ -768,7 +769,7 @@ fn the_command_line_prepares_lists_prunes_and_verifies() {
     assert_eq!(run(&["snapshots", "prune", "--model", "product.onnx"]).0, 0);
     assert!(folders.files("").is_empty());
 
-    // Without the store nothing is kept.
+    // With `--no-store` nothing is kept.
     let x = folders.root.path().join("x.json");
     fs::write(&x, "[[1,1,1,1,1,1,1]]").unwrap();
     let input = format!("x={}", x.display());
@@ -784,7 +785,7 @@ fn the_command_line_prepares_lists_prunes_and_verifies() {
 }
 
 #[test]
-fn hostile_labels_are_harmless_in_a_list() {
+fn hostile_labels_are_escaped_in_lists() {
     let folders = Folders::new();
     let path = folders.root.path().join("a\u{1b}[2J\u{202e}\nb.onnx");
     fs::write(&path, relu(&fixed(&[2])).bytes()).unwrap();

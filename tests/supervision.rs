@@ -1,4 +1,4 @@
-//! Workers that come to a sudden end: what their supervisor makes of it.
+//! Tests how the supervisor handles workers that end unexpectedly.
 
 mod support;
 
@@ -14,16 +14,16 @@ use rustix::process::{Pid, Signal, kill_process};
 use support::onnx::{FLOAT, Graph, fixed, node, slow, value};
 use support::{belljar, builder, load, own_state};
 
-/// Requests at a time.
+/// Number of concurrent requests.
 const CLIENTS: usize = 4;
 
-/// A host that keeps a sandbox for each client, and no thread, and counts no deaths.
+/// A host that keeps an idle sandbox for each client, has no cleanup thread, and counts no deaths.
 fn host() -> Host {
     let builder = builder(Isolation::Process).idle_sandboxes(CLIENTS).idle_time(None);
     builder.quarantine_after(None).build().unwrap()
 }
 
-/// Tests here look at, and kill, all children of this process: one test at a time.
+/// Runs one test at a time, because these tests inspect and kill all children of this process.
 fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -41,7 +41,7 @@ fn of_two(op: &str) -> Vec<u8> {
     .bytes()
 }
 
-/// Numbers that no other request has.
+/// Numbers that differ for each request.
 fn numbers(request: usize) -> ([f32; 8], [f32; 8]) {
     // Small enough for every sum, product and difference to be exact.
     let at = |n: usize| (request * 16 + n) as f32 % 2039.0 + (request % 61) as f32;
@@ -75,28 +75,28 @@ fn children_of(process: &str) -> Vec<i32> {
         .collect()
 }
 
-/// Kills a process as the kernel does when it has no memory left. To no other signal does the first
-/// process of a PID namespace have to listen.
+/// Kills a process as the kernel does when memory runs out. The first process of a PID namespace
+/// can ignore all other signals.
 fn kill(pid: i32) -> bool {
     Pid::from_raw(pid).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
 }
 
-/// Waits until a killed child, with all of its threads, is no more than a zombie.
+/// Waits until a killed child, with all of its threads, is a zombie.
 fn wait_for_end(pid: i32) {
     let alive = || {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-        // A first thread that has ended already may have others that are just taking a request.
+        // After the first thread has ended, others may still receive a request.
         !status.is_empty() && (threads > 1 || !status.contains("State:\tZ"))
     };
     let start = Instant::now();
     while alive() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{pid} lives on");
+        assert!(start.elapsed() < Duration::from_secs(20), "{pid} is still alive");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// What this process holds: children, descriptors, threads of Belljar's.
+/// The resources of this process: children, descriptors, Belljar's threads.
 fn held() -> BTreeMap<&'static str, usize> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
     let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
@@ -107,7 +107,7 @@ fn held() -> BTreeMap<&'static str, usize> {
     ])
 }
 
-/// As many kills as there are, spread over the requests of four clients.
+/// Kills workers this many times, spread over the requests of four clients.
 fn kills_under_load(requests: usize, kills: usize) {
     let _alone = alone();
     let start = || {
@@ -118,7 +118,7 @@ fn kills_under_load(requests: usize, kills: usize) {
         }
         models
     };
-    // What is made once and stays.
+    // Creates everything that is created once and kept.
     drop(start());
     let before = held();
 
@@ -147,7 +147,7 @@ fn kills_under_load(requests: usize, kills: usize) {
                                 lost.fetch_add(1, Ordering::Relaxed);
                             }
                         }
-                        // No faster than the kills, however fast the machine is.
+                        // Keeps the requests from running ahead of the kills.
                         let due = |request: usize| request * kills / requests;
                         while killed.load(Ordering::Relaxed) + CLIENTS < due(request)
                             && !over.load(Ordering::Relaxed)
@@ -189,7 +189,7 @@ fn kills_under_load(requests: usize, kills: usize) {
     println!("{requests} requests, {killed} kills, {lost} requests lost");
     assert!(killed + CLIENTS >= kills, "only {killed} were killed");
     assert!(lost <= killed, "{lost} requests were lost to {killed} kills");
-    // Nothing is left but what can serve the next request.
+    // The models still answer, and no resources leak.
     for (op, model) in &models {
         assert_eq!(ask(model, 11).unwrap(), expected(op, 11));
     }
@@ -214,14 +214,14 @@ fn a_worker_that_dies_while_it_waits_costs_no_request() {
             wait_for_end(pid);
         }
     };
-    // The one that waits for the first model.
+    // The worker that waits for the first model.
     host.warm_up(&belljar::Policy::default()).unwrap();
     kill_all();
     let model = load(&host, &of_two("Add")).unwrap();
-    // The one that has loaded the model.
+    // The worker that has loaded the model.
     kill_all();
     assert_eq!(ask(&model, 1).unwrap(), expected("Add", 1));
-    // Those that are prepared.
+    // Workers with a prepared model.
     let (a, b) = numbers(2);
     let tensor = |values: [f32; 8]| Tensor::new(values.to_vec(), &[8]).unwrap();
     model.warm_up(&[("a", tensor(a)), ("b", tensor(b))], 4).unwrap();
@@ -233,20 +233,20 @@ fn a_worker_that_dies_while_it_waits_costs_no_request() {
 }
 
 #[test]
-fn a_worker_that_dies_at_work_costs_its_request_and_says_how() {
+fn a_worker_that_dies_during_a_request_fails_only_that_request() {
     let _alone = alone();
     let host = host();
     let busy = load(&host, &slow(1024, 4000).bytes()).unwrap();
     let square = Tensor::new(vec![0.0f32; 1 << 20], &[1024, 1024]).unwrap();
     busy.prepare(&[("x", square.clone())]).unwrap();
-    let known = children();
+    let before = children();
     let other = load(&host, &of_two("Mul")).unwrap();
     assert_eq!(ask(&other, 1).unwrap(), expected("Mul", 1));
-    let mut at_work = known[0];
+    let mut at_work = before[0];
     for _ in 0..3 {
         std::thread::scope(|scope| {
             let request = scope.spawn(|| busy.run(&[("x", square.clone())]).map(drop));
-            // It has been prepared; give it the time to take the request.
+            // It is prepared; gives it time to receive the request.
             std::thread::sleep(Duration::from_millis(300));
             assert!(kill(at_work));
             let err = request.join().unwrap().expect_err("it answered");
@@ -255,12 +255,11 @@ fn a_worker_that_dies_at_work_costs_its_request_and_says_how() {
             assert_eq!(loss.end, WorkerEnd::Signal(Signal::KILL.as_raw()));
             let text = err.to_string();
             assert!(text.starts_with("test.onnx: no answer"), "{text}");
-            let why =
-                "was killed by SIGKILL: Belljar did not send it, and the kernel counts no kill";
+            let why = "was killed by SIGKILL: Belljar did not send it, and the kernel counted no";
             assert!(text.contains(why), "{text}");
             assert_eq!(err.exit_code(), 6);
         });
-        // The other model's worker knows nothing of it.
+        // The other model's worker is not affected.
         assert_eq!(ask(&other, 2).unwrap(), expected("Mul", 2));
         let before = children();
         busy.prepare(&[("x", square.clone())]).unwrap();
@@ -279,11 +278,11 @@ fn workers_retire_and_no_request_is_lost() {
         assert_eq!(ask(&model, request).unwrap(), expected("Add", request));
         let found = children();
         assert!(found.len() <= 1, "{found:?}");
-        // After its last request it is gone.
+        // The worker ends after its last request.
         assert_eq!(found.is_empty(), request % 5 == 4, "{request}: {found:?}");
         workers.extend(found);
     }
-    // Four times seen, each of them, and never again.
+    // Each worker was seen in consecutive requests only.
     workers.dedup();
     assert_eq!(workers.len(), 5, "{workers:?}");
     assert_eq!(workers.iter().collect::<std::collections::BTreeSet<_>>().len(), 5);
@@ -302,7 +301,7 @@ fn workers_retire_and_no_request_is_lost() {
 }
 
 #[test]
-fn the_command_line_counts_deaths_over_its_processes() {
+fn the_command_line_counts_deaths_across_its_processes() {
     let _alone = alone();
     let state = own_state();
     let (model, input) = (state.path().join("evil.onnx"), state.path().join("x.json"));
@@ -311,7 +310,7 @@ fn the_command_line_counts_deaths_over_its_processes() {
     let json = format!("{{\"dtype\": \"f32\", \"shape\": [1024, 1024], \"data\": [{zeros}]}}");
     fs::write(&input, json).unwrap();
     let (model, input) = (model.to_str().unwrap(), input.to_str().unwrap());
-    // Kills its workers until it gives up.
+    // Kills its workers until it exits.
     let run = || {
         let mut command = belljar(&["run", "--no-store", model, "--input", input]);
         command.env("BELLJAR_STATE_DIR", state.path()).stderr(Stdio::piped());
@@ -331,7 +330,7 @@ fn the_command_line_counts_deaths_over_its_processes() {
         match code {
             Some(6) if text.contains("error: evil.onnx: it is in quarantine") => break,
             Some(6) => deaths += 1,
-            // All were killed before they had begun.
+            // All workers were killed before their first request.
             _ => assert_eq!(code, Some(1), "{text}"),
         }
         assert!(deaths <= 5 && text.contains("SIGKILL"), "{text}");

@@ -1,6 +1,6 @@
-//! The supervisor's own memory: of whatever kind inputs and outputs are, and however they are read,
-//! printed or written, the `belljar` process itself takes a constant and a small multiple of their
-//! bytes. Workers are not counted: their memory is `limits.memory`.
+//! The supervisor's own memory: for all kinds of inputs and outputs, and all ways to read, print
+//! and write them, the `belljar` process itself takes a constant plus a small multiple of their
+//! size. Workers are not counted: their memory is limited by `limits.memory`.
 
 mod support;
 
@@ -21,16 +21,16 @@ use support::scratch::Scratch;
 
 const MIB: u64 = 1 << 20;
 
-/// What the process takes without any tensor: its program, the code of the sandboxed runner, buffers.
+/// Memory of the process without tensors: its program, the code of the sandboxed runner, buffers.
 const CONSTANT: u64 = 32 * MIB;
 
-/// Bytes for each byte of inputs and outputs, a string counted as 24 more than its text.
+/// Bytes of memory for each byte of inputs and outputs; a string counts 24 more than its text.
 const FOR_EACH: u64 = 3;
 
 impl Scratch {
-    /// A model whose output has so many elements of this type, made of nothing.
+    /// A model without inputs whose output has this many elements of this type.
     fn making(&self, name: &str, count: i64, onnx_type: i64) -> String {
-        // Integers are written in one way, floats in several.
+        // Integers are written in only one way, floats in several.
         let one = match onnx_type {
             STRING => tensor_i64("", &[1], &[1]),
             _ => Message::new().int(1, 1).int(2, FLOAT).bytes(9, 1f32.to_le_bytes()),
@@ -54,7 +54,7 @@ impl Scratch {
     }
 }
 
-/// How a run ended, and the most that the supervisor had resident.
+/// How a run ended, and the supervisor's peak resident memory.
 struct Ended {
     code: Option<i32>,
     errors: String,
@@ -62,7 +62,7 @@ struct Ended {
     peak: u64,
 }
 
-/// Runs `belljar`, with something to read from standard input, and looks at its memory all the while.
+/// Runs `belljar` with data on standard input, and measures its memory during the run.
 fn run(arguments: &[&str], mut input: Option<Box<dyn Read + Send>>) -> Ended {
     let mut command = belljar(arguments);
     let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
@@ -70,7 +70,7 @@ fn run(arguments: &[&str], mut input: Option<Box<dyn Read + Send>>) -> Ended {
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let status = format!("/proc/{}/status", child.id());
     let high_water = move || -> Option<u64> {
-        // A process that has ended has no such line.
+        // The line is missing after the process has exited.
         let text = fs::read_to_string(&status).ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
         Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
@@ -86,7 +86,7 @@ fn run(arguments: &[&str], mut input: Option<Box<dyn Read + Send>>) -> Ended {
     let mut stdin = child.stdin.take();
     let feed = std::thread::spawn(move || {
         if let (Some(input), Some(stdin)) = (&mut input, &mut stdin) {
-            // Who has had enough closes the pipe.
+            // The process may close the pipe early.
             let _ = std::io::copy(input, stdin);
         }
     });
@@ -113,7 +113,7 @@ fn assert_within(ended: &Ended, bytes: u64, about: &str) {
 }
 
 #[test]
-fn outputs_of_every_width_are_printed_and_written_in_little_memory() {
+fn outputs_of_every_width_are_written_in_bounded_memory() {
     let s = Scratch::new();
     let x = s.npy("x.npy", &Tensor::new(vec![1.0f32], &[1]).unwrap());
     let (u8, f8, u4) = (2, 17, 21);
@@ -150,7 +150,7 @@ fn outputs_of_every_width_are_printed_and_written_in_little_memory() {
 }
 
 #[test]
-fn rules_about_small_elements_take_little_memory() {
+fn value_rules_use_bounded_memory() {
     use std::os::unix::fs::PermissionsExt;
 
     let s = Scratch::new();
@@ -168,7 +168,7 @@ fn rules_about_small_elements_take_little_memory() {
 }
 
 #[test]
-fn an_endless_input_is_refused_in_little_memory() {
+fn endless_input_is_refused_in_bounded_memory() {
     use std::os::unix::fs::PermissionsExt;
 
     let s = Scratch::new();
@@ -238,7 +238,7 @@ impl<I: Iterator<Item = u8>> Read for Bytes<I> {
 }
 
 #[test]
-fn inputs_of_every_kind_are_read_in_little_memory() {
+fn inputs_of_every_kind_are_read_in_bounded_memory() {
     let s = Scratch::new();
     let graph = |onnx_type| Graph {
         nodes: vec![node("Identity", &["x"], &["y"], &[])],
@@ -280,7 +280,7 @@ fn inputs_of_every_kind_are_read_in_little_memory() {
         };
         (0..tensor.len()).for_each(|_| writeln!(file, "{line}").unwrap());
         drop(file);
-        // In, and out again.
+        // As input and as output.
         let bytes = 2 * 16 * MIB;
         for path in [&npy, &archive, &json, &csv] {
             let arguments = ["run", &model, "--input", &format!("x={path}"), "--no-store"];
@@ -296,7 +296,7 @@ fn inputs_of_every_kind_are_read_in_little_memory() {
 }
 
 #[test]
-fn images_of_any_size_take_little_memory_of_the_supervisor() {
+fn images_of_any_size_use_bounded_supervisor_memory() {
     use std::os::unix::fs::PermissionsExt;
 
     let s = Scratch::new();
@@ -311,7 +311,7 @@ fn images_of_any_size_take_little_memory_of_the_supervisor() {
         ..Graph::default()
     };
     let model = s.file("model.onnx", graph.bytes());
-    // 400 MB of pixels in a file of 2.5 MB: all of them are in the sandbox.
+    // 400 MB of pixels in a file of 2.5 MB: they are decoded only in the sandbox.
     let file = flat_png(20_000, 20_000);
     let size = file.len() as u64;
     let bomb = format!("x={}", s.file("bomb.png", file));
@@ -321,14 +321,14 @@ fn images_of_any_size_take_little_memory_of_the_supervisor() {
         let stdin = || -> Box<dyn Read + Send> { Box::new(fs::File::open(path).unwrap()) };
         let ended = run(&arguments, (input == "x=-").then(stdin));
         assert_eq!(ended.code, Some(0), "{}", ended.errors);
-        assert_within(&ended, size, "an image that is small afterwards");
+        assert_within(&ended, size, "an image that is resized to a small size");
     }
-    // A tensor of 64 MB, in and out again.
+    // A tensor of 64 MB, as input and as output.
     let large = format!("x={}", s.file("large.png", flat_png(4_000, 4_000)));
     let ended = run(&["run", &model, "--input", &large, "--no-store"], None);
     assert_eq!(ended.code, Some(0), "{}", ended.errors);
     assert_within(&ended, 2 * 64_000_000, "a large image");
-    // An image without end.
+    // An endless image.
     let policy = s.file("policy.toml", "version = 1\n[limits]\ninput-size = \"8 MiB\"\n");
     fs::set_permissions(&policy, fs::Permissions::from_mode(0o644)).unwrap();
     for start in [&b"\x89PNG\r\n\x1a\n"[..], b"\xff\xd8\xff"] {
@@ -342,7 +342,7 @@ fn images_of_any_size_take_little_memory_of_the_supervisor() {
 }
 
 #[test]
-fn inputs_share_one_limit() {
+fn all_inputs_share_one_limit() {
     use std::os::unix::fs::PermissionsExt;
 
     let s = Scratch::new();

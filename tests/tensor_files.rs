@@ -1,5 +1,5 @@
-//! Files that people give and get: inputs in every format, names of outputs, and what is said of
-//! files that are not what they were taken for.
+//! Input and output files: inputs in every format, names of outputs, and messages about files of
+//! the wrong type.
 
 mod support;
 
@@ -25,7 +25,7 @@ impl Scratch {
         self.file(name, bytes.into_inner())
     }
 
-    /// A model that answers each of its inputs under another name.
+    /// A model that copies each of its inputs to an output with another name.
     fn copies(&self, name: &str, pairs: &[(&str, &str)], rank: usize) -> String {
         let dims = vec![Dim::Symbol("n"); 1].into_iter().chain([Dim::Symbol("m")]);
         let dims: Vec<Dim<'_>> = dims.take(rank).collect();
@@ -56,7 +56,7 @@ fn assert_exit(output: &Output, code: i32, says: &[&str]) {
     }
 }
 
-/// The elements and the shape of the first output of a model, given this.
+/// The elements and the shape of the first output of a model for this input.
 #[track_caller]
 fn answer(model: &str, input: &str) -> (Value, Value) {
     let output = run(&["run", model, "--input", input, "--format", "json", "--data"]);
@@ -92,7 +92,7 @@ fn outputs_keep_their_names_in_archives() {
         let found: Vec<&str> = arrays.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(found, names);
     }
-    // A name that would lead out of the folder is changed, and that is told.
+    // A name that would lead out of the folder is changed, with a warning.
     let graph = Graph {
         nodes: vec![node("Relu", &["x"], &["../../up"], &[])],
         inputs: vec![value("x", FLOAT, &[Dim::Symbol("n")])],
@@ -108,7 +108,7 @@ fn outputs_keep_their_names_in_archives() {
 }
 
 #[test]
-fn outputs_that_would_share_a_name_are_refused_before_the_run() {
+fn outputs_with_colliding_names_are_refused_before_the_run() {
     let s = Scratch::new();
     let model = |names: &[&str]| {
         let graph = Graph {
@@ -120,7 +120,7 @@ fn outputs_that_would_share_a_name_are_refused_before_the_run() {
         s.file("twins.onnx", graph.bytes())
     };
     let (folder, archive) = (s.at("folder/"), s.at("a.npz"));
-    // Without an input there is no run: what is refused first was found before.
+    // Without an input there is no run; the collision is reported before that.
     for (names, place) in [
         (&["out:0", "out_0"][..], &folder),
         (&["a", "A"], &folder),
@@ -128,21 +128,25 @@ fn outputs_that_would_share_a_name_are_refused_before_the_run() {
         (&["../a", "___a"], &archive),
     ] {
         let output = run(&["run", &model(names), "--output", place]);
-        assert_exit(&output, 2, &["two outputs cannot be told apart", names[0], names[1]]);
+        assert_exit(&output, 2, &["two outputs would have the same name", names[0], names[1]]);
     }
     let output = run(&["run", &model(&["a", "b"]), "--output", &folder]);
     assert_exit(&output, 4, &["not given"]);
-    // And so is a file that is there, or of an unknown kind.
+    // As are existing files and unknown formats.
     fs::write(&archive, "mine").unwrap();
     assert_exit(&run(&["run", &model(&["a"]), "--output", &archive]), 1, &["--force"]);
-    assert_exit(&run(&["run", &model(&["a"]), "--output", "a.txt"]), 2, &["which format"]);
+    assert_exit(
+        &run(&["run", &model(&["a"]), "--output", "a.txt"]),
+        2,
+        &["cannot infer the format"],
+    );
     fs::create_dir(s.path("folder")).unwrap();
     fs::write(s.path("folder/a.npy"), "mine").unwrap();
     assert_exit(&run(&["run", &model(&["a"]), "--output", &folder]), 1, &["a.npy", "--force"]);
 }
 
 #[test]
-fn what_is_not_a_model_is_named_with_what_to_do() {
+fn files_that_are_not_models_are_identified_with_a_hint() {
     let s = Scratch::new();
     let pytorch = {
         let mut archive = zip_of("archive/data.pkl", b"\x80\x02}q\0.");
@@ -173,7 +177,7 @@ fn what_is_not_a_model_is_named_with_what_to_do() {
             assert_exit(&output, 4, &[name]);
         }
     }
-    // The same where tensors are wanted.
+    // The same for files given as tensors.
     let model = s.file("relu.onnx", relu(&fixed(&[2])).bytes());
     for (bytes, says) in [
         (&b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n"[..], "Git LFS"),
@@ -187,7 +191,7 @@ fn what_is_not_a_model_is_named_with_what_to_do() {
     }
 }
 
-/// A zip archive of one stored entry, as far as its local header goes.
+/// The local header of a zip archive with one stored entry.
 fn zip_of(name: &str, content: &[u8]) -> Vec<u8> {
     let mut bytes = b"PK\x03\x04\x14\0\0\0\0\0\0\0\0\0".to_vec();
     bytes.extend([0; 4]);
@@ -201,11 +205,11 @@ fn zip_of(name: &str, content: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn an_input_of_another_type_is_told_how_to_convert_it() {
+fn input_of_another_type_gets_a_conversion_hint() {
     let s = Scratch::new();
     let model = s.file("relu.onnx", relu(&fixed(&[2])).bytes());
     let wrong = s.npy("wrong.npy", &Tensor::new(vec![1f64, 2.0], &[2]).unwrap());
-    let says = ["f64", "declared is x: f32 [2]", "`.astype(np.float32)`"];
+    let says = ["f64", "the model declares x: f32 [2]", "`.astype(np.float32)`"];
     assert_exit(&run(&["run", &model, "--input", &wrong]), 4, &says);
     let graph = Graph {
         nodes: vec![node("Identity", &["x"], &["y"], &[])],
@@ -216,15 +220,15 @@ fn an_input_of_another_type_is_told_how_to_convert_it() {
     let model = s.file("ids.onnx", graph.bytes());
     let wrong = s.npy("wrong.npy", &Tensor::new(vec![1i32, 2], &[2]).unwrap());
     assert_exit(&run(&["run", &model, "--input", &wrong]), 4, &["`.astype(np.int64)`"]);
-    // Of a right type and a wrong shape it is not said.
+    // The hint is not given for a correct type with a wrong shape.
     let wrong = s.npy("wrong.npy", &Tensor::new(vec![1i64], &[1]).unwrap());
     let output = run(&["run", &model, "--input", &wrong]);
-    assert_exit(&output, 4, &["declared is x: i64 [2]"]);
+    assert_exit(&output, 4, &["the model declares x: i64 [2]"]);
     assert!(!errors(&output).contains("astype"), "{}", errors(&output));
 }
 
 #[test]
-fn arrays_without_names_are_inputs_in_their_order() {
+fn unnamed_arrays_are_inputs_in_order() {
     let s = Scratch::new();
     let model = s.copies("two.onnx", &[("first", "a"), ("second", "b")], 1);
     let tensor = |value: f32| Tensor::new(vec![value], &[1]).unwrap();
@@ -243,7 +247,7 @@ fn arrays_without_names_are_inputs_in_their_order() {
     let single = s.file("relu.onnx", relu(&fixed(&[1])).bytes());
     assert_eq!(answer(&single, &one).0, json!([1.0]));
     assert_eq!(answer(&single, &format!("x={one}")).0, json!([1.0]));
-    // A model may really call its input so.
+    // A model's input may really have this name.
     let odd = s.copies("odd.onnx", &[("arr_1", "b"), ("arr_0", "a")], 1);
     let output = run(&["run", &odd, "--input", &both, "--format", "json", "--data"]);
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -251,7 +255,7 @@ fn arrays_without_names_are_inputs_in_their_order() {
 }
 
 #[test]
-fn tensors_of_onnx_are_inputs() {
+fn onnx_tensor_files_are_inputs() {
     let s = Scratch::new();
     let model = s.copies("two.onnx", &[("first", "a"), ("second", "b")], 1);
     let first = s.file("input_0.pb", tensor_f32("first", &[2], &[1.0, 2.0]).finish());
@@ -275,7 +279,7 @@ fn tensors_of_onnx_are_inputs() {
 }
 
 #[test]
-fn tables_are_inputs() {
+fn csv_tables_are_inputs() {
     let s = Scratch::new();
     let model = s.copies("x.onnx", &[("x", "y")], 2);
     let expected = (json!([1.0, 2.5, -3.0, 4.0]), json!([2, 2]));
@@ -307,7 +311,7 @@ fn tables_are_inputs() {
         ("1,2\n3,x\n", "line 2, column 2: \"x\" is not a number"),
         ("a,b\n1,2\n\n3,\n", "line 4, column 2: the field is empty"),
         ("1,x\n3,4\n", "line 1, column 2: \"x\" is not a number"),
-        ("x,1\n3,4\n", "line 1, column 2: a value in a line that begins with a name"),
+        ("x,1\n3,4\n", "line 1, column 2: a value in the header line"),
         ("a,b\n", "no rows"),
         ("a,b\nc,d\n", "line 2, column 1: \"c\" is not a number"),
         ("1,\"2\n", "unclosed quote"),
@@ -321,7 +325,7 @@ fn tables_are_inputs() {
 }
 
 #[test]
-fn columns_of_a_table_are_inputs_by_their_names() {
+fn csv_columns_are_inputs_by_name() {
     let s = Scratch::new();
     let graph = Graph {
         nodes: vec![
@@ -344,7 +348,7 @@ fn columns_of_a_table_are_inputs_by_their_names() {
     assert_eq!(found["outputs"][0]["shape"], json!([2, 1]));
     assert_eq!(found["outputs"][1]["data"], json!(["female", "a, b\nc"]));
     for (text, code, says) in [
-        ("sex\nfemale\n", 2, "it has no column \"age\""),
+        ("sex\nfemale\n", 2, "missing column \"age\""),
         ("sex,age,fare\nfemale,29,7\n", 4, "no such input"),
         ("sex,age,age\nfemale,29,7\n", 2, "two columns are named \"age\""),
         ("sex,age\nfemale,old\n", 2, "line 2, column 2: \"old\" is not a number"),
@@ -356,7 +360,7 @@ fn columns_of_a_table_are_inputs_by_their_names() {
 }
 
 #[test]
-fn files_of_python_2_and_byte_order_marks_are_read() {
+fn python_2_files_and_byte_order_marks_are_accepted() {
     let s = Scratch::new();
     let model = s.copies("x.onnx", &[("x", "y")], 2);
     let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 1L), }        \n";
@@ -375,7 +379,7 @@ fn files_of_python_2_and_byte_order_marks_are_read() {
 }
 
 #[test]
-fn labels_are_bounded_and_may_begin_with_a_mark() {
+fn label_files_are_bounded_and_may_begin_with_a_byte_order_mark() {
     let s = Scratch::new();
     let model = s.copies("x.onnx", &[("x", "y")], 1);
     let x = s.npy("x.npy", &Tensor::new(vec![1f32, 2.0], &[2]).unwrap());

@@ -1,6 +1,6 @@
-//! Rules of values in a policy: an input that breaks its rule does not reach the model, an output
-//! that breaks its rule is withheld, an input that the policy gives its one value need not be given,
-//! and what is told of an output is cut and rounded.
+//! Value rules of a policy: an input that violates its rule does not reach the model, an output
+//! that violates its rule is withheld, an input whose value the policy fixes can be omitted, and
+//! outputs are cut and rounded.
 
 mod support;
 
@@ -27,7 +27,7 @@ fn run(host: &Host, rules: &str, x: &[f32]) -> Result<Vec<f32>, belljar::Error> 
 }
 
 #[test]
-fn inputs_that_break_a_rule_do_not_cross() {
+fn inputs_that_violate_a_rule_are_refused() {
     const NAN: f32 = f32::NAN;
     let cases: [(&str, [f32; 4], [f32; 4], &str); 7] = [
         ("", [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, NAN, 4.0], "element [2] is not finite"),
@@ -40,7 +40,7 @@ fn inputs_that_break_a_rule_do_not_cross() {
             "allowed = [0, 0.1, 7]",
             [0.1, 7.0, 0.0, 0.1],
             [7.5, 0.0, 0.0, 0.0],
-            "element [0] is none",
+            "element [0] is not one",
         ),
     ];
     for isolation in ISOLATIONS {
@@ -56,13 +56,16 @@ fn inputs_that_break_a_rule_do_not_cross() {
             assert_eq!(err.exit_code(), 4, "{text}");
             assert!(matches!(err.kind(), ErrorKind::Input { name, .. } if name == "x"), "{text}");
             assert!(text.contains(why) && text.contains("`inputs.x."), "{rule}: {text}");
-            assert!(!text.contains("7.5") && !text.contains("-0.5"), "a value is told: {text}");
+            assert!(
+                !text.contains("7.5") && !text.contains("-0.5"),
+                "a value is disclosed: {text}"
+            );
         }
     }
 }
 
 #[test]
-fn nothing_that_breaks_a_rule_reaches_a_sandbox() {
+fn input_that_violates_a_rule_never_reaches_a_sandbox() {
     let host = host(Isolation::Thread);
     let model = under(&host, &relu(&fixed(&[4])).bytes(), "[inputs.x]\nmax = 1\n").unwrap();
     let before = model.calls();
@@ -72,13 +75,13 @@ fn nothing_that_breaks_a_rule_reaches_a_sandbox() {
 }
 
 #[test]
-fn outputs_that_break_a_rule_are_withheld() {
+fn outputs_that_violate_a_rule_are_withheld() {
     let cases: [(&str, [f32; 4], &str); 5] = [
         ("", [1.0, f32::NAN, 3.0, 4.0], "element [1] is not finite"),
         ("", [1.0, 2.0, 3.0, f32::INFINITY], "element [3] is not finite"),
         ("max = 5", [1.0, 2.0, 6.25, 4.0], "element [2] is above"),
         ("min = 0.5", [1.0, 2.0, -6.0, 4.0], "element [2] is below"),
-        ("allowed = [0, 1]", [1.0, 1.0, 1.0, 6.25], "element [3] is none"),
+        ("allowed = [0, 1]", [1.0, 1.0, 1.0, 6.25], "element [3] is not one"),
     ];
     for isolation in ISOLATIONS {
         let host = host(isolation);
@@ -88,9 +91,9 @@ fn outputs_that_break_a_rule_are_withheld() {
             assert_eq!(err.exit_code(), 3, "{text}");
             assert!(matches!(err.kind(), ErrorKind::Withheld { .. }), "{text}");
             assert!(text.contains(why) && text.contains("withheld"), "{rule}: {text}");
-            assert!(!text.contains("6.25"), "a value is told: {text}");
+            assert!(!text.contains("6.25"), "a value is disclosed: {text}");
         }
-        // Without a rule a model may answer NaN, and with a rule that says so.
+        // NaN is returned without a rule, and under a rule that allows it.
         assert!(run(&host, "", &[f32::NAN, 0.0, 0.0, 0.0]).unwrap()[0].is_nan());
         let open = "[outputs.y]\nfinite = false\nmin = 0\n";
         assert!(run(&host, open, &[f32::NAN, 0.0, 0.0, 0.0]).unwrap()[0].is_nan());
@@ -98,7 +101,7 @@ fn outputs_that_break_a_rule_are_withheld() {
 }
 
 #[test]
-fn what_is_told_is_cut_and_rounded() {
+fn outputs_are_cut_and_rounded() {
     let host = host(Isolation::Thread);
     let least = f32::NEG_INFINITY;
     let x = [0.126, 3.0, 3.0, 0.25];
@@ -112,7 +115,7 @@ fn what_is_told_is_cut_and_rounded() {
 }
 
 #[test]
-fn rules_that_do_not_fit_the_model_are_refused_with_it() {
+fn rules_that_do_not_fit_the_model_are_refused() {
     let host = host(Isolation::Thread);
     for (rules, why) in [
         ("[inputs.z]\nmin = 0\n", "no such input"),
@@ -130,7 +133,7 @@ fn rules_that_do_not_fit_the_model_are_refused_with_it() {
     run(&host, "[inputs.x]\ndtype = \"f32\"\nshape = [\"?\"]\n", &[0.0; 4]).unwrap();
 }
 
-/// `y = x + 1` if the scalar `way` is 16, and otherwise a branch that fits nothing.
+/// `y = x + 1` if the scalar `way` is 16, and otherwise an invalid branch.
 fn chosen() -> Vec<u8> {
     let branch = |nodes: Vec<support::onnx::Message>| {
         let graph = Graph {
@@ -142,7 +145,7 @@ fn chosen() -> Vec<u8> {
         graph.message()
     };
     let then = branch(vec![node("Add", &["x", "one"], &["made"], &[])]);
-    // Seven by seven out of four elements.
+    // Seven by seven from four elements.
     let other = branch(vec![node("Reshape", &["x", "odd"], &["made"], &[])]);
     let graph = Graph {
         nodes: vec![
@@ -165,7 +168,7 @@ fn chosen() -> Vec<u8> {
 }
 
 #[test]
-fn an_input_that_the_policy_fixes_decides_what_is_analysed() {
+fn input_fixed_by_the_policy_decides_what_is_analysed() {
     let way = |way: i64| Tensor::scalar(way);
     let x = || floats(&[0.0, 1.0, 2.0, 3.0]);
     for isolation in ISOLATIONS {
@@ -184,7 +187,7 @@ fn an_input_that_the_policy_fixes_decides_what_is_analysed() {
         assert_eq!(answer(&[("x", x()), ("way", way(16))]).unwrap(), expected);
         let err = answer(&[("x", x()), ("way", way(8))]).err().unwrap();
         assert!(err.exit_code() == 4 && err.to_string().contains("`inputs.way.value`"), "{err}");
-        // The same model under another value is another preparation.
+        // The same model with another fixed value is prepared separately.
         let other = under(&host, &bytes, "[inputs.way]\nvalue = 8\n").unwrap();
         assert_eq!(other.run(&[("x", x())]).err().unwrap().exit_code(), 4);
         assert_eq!(answer(&[("x", x())]).unwrap(), expected);
@@ -192,11 +195,13 @@ fn an_input_that_the_policy_fixes_decides_what_is_analysed() {
 }
 
 #[test]
-fn a_policy_for_a_program_has_no_rules_of_values() {
+fn policy_for_a_program_cannot_have_value_rules() {
     let text = "version = 1\n[program]\n[inputs.x]\nmin = 0\n";
-    assert!(Policy::parse(text, "p").unwrap_err().to_string().contains("model alone"));
+    assert!(
+        Policy::parse(text, "p").unwrap_err().to_string().contains("value rules apply to models")
+    );
     for (text, why) in [
-        ("[inputs.x]\nmin = 2\nmax = 1\n", "nothing would fit"),
+        ("[inputs.x]\nmin = 2\nmax = 1\n", "so no value would pass"),
         ("[inputs.x]\nmin = nan\n", "finite"),
         ("[inputs.x]\nmin = true\n", "not a number"),
         ("[inputs.x]\nmax-norm = -1\n", "negative"),

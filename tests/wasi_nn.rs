@@ -1,5 +1,5 @@
-//! The backend for `wasi:nn`: programs written for other backends get onnxruntime's answer from it,
-//! and no model but those that a policy allows.
+//! The backend for `wasi:nn`: programs written for other backends get the same outputs as from
+//! onnxruntime, and only models that a policy allows are loaded.
 
 mod support;
 
@@ -20,7 +20,7 @@ fn program(name: &str) -> std::path::PathBuf {
     path
 }
 
-/// An input of magika's model and the answer that onnxruntime gave.
+/// An input of magika's model and onnxruntime's output for it.
 fn case(name: &str) -> (Vec<i32>, Vec<f32>) {
     let read = |file: &str| {
         let path = repository().join(format!("tests/expectations/magika/{name}.{file}.npy"));
@@ -63,7 +63,7 @@ fn backend(host: &Host) -> Backend {
     backend
 }
 
-/// What the program of the registry's `wasi-nn` crate answers: the number of its error, or the
+/// The result of the program from the registry's `wasi-nn` crate: the number of its error, or the
 /// output.
 fn core_module(
     backend: Backend,
@@ -76,7 +76,7 @@ fn core_module(
     let mut linker = Linker::new(&engine);
     wasmtime_wasi_nn::witx::add_to_linker(&mut linker, |state| state).unwrap();
     let mut store = Store::new(&engine, context(backend, models));
-    // Its standard library asks for more than it uses here.
+    // Its standard library imports more than is used here.
     linker.define_unknown_imports_as_default_values(&mut store, &module).unwrap();
     let instance = linker.instantiate(&mut store, &module).unwrap();
     let start = instance.get_typed_func::<(), ()>(&mut store, "_initialize").unwrap();
@@ -107,7 +107,7 @@ fn context(backend: Backend, models: Models) -> wasmtime_wasi_nn::witx::WasiNnCt
 }
 
 #[test]
-fn a_core_module_that_brings_an_allowed_model_gets_onnxruntimes_answer() {
+fn core_module_runs_an_allowed_model_like_onnxruntime() {
     let host = host(Isolation::Process);
     for name in ["random", "text", "padding"] {
         let (input, expected) = case(name);
@@ -118,21 +118,21 @@ fn a_core_module_that_brings_an_allowed_model_gets_onnxruntimes_answer() {
 }
 
 #[test]
-fn a_core_module_finds_a_model_by_its_name() {
+fn core_module_loads_a_model_by_name() {
     let host = host(Isolation::Process);
     let (input, expected) = case("text");
     let mut models = Models::new();
     models.insert("model", &magika(&host));
     let output = core_module(Backend::new(&host), models, b"", &bytes(&input)).unwrap();
     assert_close(&floats(&output), &expected);
-    // And no other name.
+    // But not by another name.
     let mut models = Models::new();
     models.insert("Model", &magika(&host));
     assert!(core_module(Backend::new(&host), models, b"", &bytes(&input)).is_err());
 }
 
 #[test]
-fn a_model_that_no_policy_names_is_not_loaded_whoever_brings_it() {
+fn model_without_a_policy_is_not_loaded() {
     let host = host(Isolation::Process);
     let (input, _) = case("text");
     let mut other = magika_bytes();
@@ -142,20 +142,20 @@ fn a_model_that_no_policy_names_is_not_loaded_whoever_brings_it() {
     assert!(core_module(backend, Models::new(), &other, &bytes(&input)).is_err());
     let refusal = failures.take().unwrap();
     assert!(matches!(refusal, Refusal::NotAllowed(found) if found == Digest::of(&other)));
-    // One that allows nothing allows not even this.
+    // A backend that allows nothing refuses this model, too.
     let backend = Backend::new(&host);
     assert!(core_module(backend, Models::new(), &magika_bytes(), &bytes(&input)).is_err());
 }
 
 #[test]
-fn a_policy_that_names_no_model_allows_none() {
+fn policy_without_a_pin_allows_no_model() {
     let host = host(Isolation::Process);
     let err = Backend::new(&host).allow(Policy::default()).unwrap_err();
     assert!(err.to_string().contains("model.sha256"), "{err}");
 }
 
 #[test]
-fn the_model_is_in_a_worker_process_of_its_own() {
+fn model_runs_in_its_own_worker_process() {
     let host = host(Isolation::Process);
     let (input, _) = case("text");
     let model = magika(&host);
@@ -166,7 +166,7 @@ fn the_model_is_in_a_worker_process_of_its_own() {
     assert_eq!((calls.run, calls.adopt), (1, 1));
 }
 
-/// A context for magika, and where its failures are told.
+/// A context for magika, and the failures it reports.
 fn prepared() -> (ExecutionContext, Failures) {
     let host = host(Isolation::Process);
     let mut models = Models::new();
@@ -180,20 +180,20 @@ fn numbers(shape: &[u32], count: usize) -> NnTensor {
 }
 
 #[test]
-fn what_does_not_fit_the_model_is_refused_with_a_reason() {
+fn inputs_that_do_not_fit_the_model_are_refused_with_a_reason() {
     let (mut context, failures) = prepared();
     let mut refused = |id: Id, tensor: NnTensor, why: &str| {
         let set = context.set_input(id, &tensor);
         let failed = set.and_then(|()| context.compute());
         assert!(failed.is_err(), "{why}");
-        let told = failures.take().unwrap().to_string();
-        assert!(told.contains(why), "{told:?} does not say {why:?}");
-        // What failed answers nothing, not even what an earlier run did.
+        let reported = failures.take().unwrap().to_string();
+        assert!(reported.contains(why), "{reported:?} does not say {why:?}");
+        // A failed run has no outputs, not even those of an earlier run.
         assert!(context.get_output(Id::Index(0)).is_err());
         failures.take();
     };
-    refused(Id::Index(1), numbers(&[1, 2048], 2048), "not number 1");
-    refused(Id::Index(u32::MAX), numbers(&[1, 2048], 2048), "not number 4294967295");
+    refused(Id::Index(1), numbers(&[1, 2048], 2048), "no input number 1");
+    refused(Id::Index(u32::MAX), numbers(&[1, 2048], 2048), "no input number 4294967295");
     refused(Id::Name("byte\u{1b}s".into()), numbers(&[1, 2048], 2048), "\\u{1b}");
     refused(Id::Index(0), numbers(&[1, 2048], 2047), "has 8192 bytes, not 8188");
     refused(Id::Index(0), numbers(&[2, 1024], 2048), "bytes");
@@ -204,7 +204,7 @@ fn what_does_not_fit_the_model_is_refused_with_a_reason() {
 }
 
 #[test]
-fn a_failed_run_leaves_no_answer_of_the_run_before() {
+fn failed_run_clears_outputs_of_the_previous_run() {
     let (mut context, _) = prepared();
     let (input, expected) = case("text");
     let good = NnTensor::new(vec![1, 2048], TensorType::I32, bytes(&input));
@@ -240,7 +240,7 @@ fn named_inputs_give_named_outputs_and_are_not_kept() {
 }
 
 #[test]
-fn a_wrongly_declared_shape_is_no_obstacle() {
+fn wrongly_declared_shapes_are_accepted() {
     use support::onnx::{FLOAT, fixed, relu, value};
     let mut graph = relu(&fixed(&[2]));
     graph.outputs = vec![value("y", FLOAT, &fixed(&[1, 5]))];
@@ -265,7 +265,7 @@ fn a_wrongly_declared_shape_is_no_obstacle() {
 }
 
 #[test]
-fn only_the_cpu_and_only_one_piece() {
+fn only_the_cpu_and_a_single_byte_array_are_accepted() {
     let host = host(Isolation::Process);
     let mut backend = backend(&host);
     let model = magika_bytes();
@@ -292,7 +292,7 @@ struct State {
     table: wasmtime::component::ResourceTable,
 }
 
-/// What the component `file-type` answers about these bytes.
+/// The result of the component `file-type` for these bytes.
 fn file_type(
     models: Models,
     content: &[u8],
@@ -315,9 +315,9 @@ fn file_type(
 }
 
 #[test]
-fn a_component_gets_onnxruntimes_answer() {
+fn component_gets_the_same_outputs_as_onnxruntime() {
     use component::belljar::program::values::Value;
-    // The file whose two ends are the stored input.
+    // A file whose start and end are the stored input.
     let (input, expected) = case("text");
     let content: Vec<u8> = input[..1024].iter().map_while(|n| u8::try_from(*n).ok()).collect();
     let host = host(Isolation::Process);
@@ -334,13 +334,13 @@ fn a_component_gets_onnxruntimes_answer() {
 }
 
 #[test]
-fn a_component_without_its_model_says_so() {
+fn component_reports_a_missing_model() {
     let said = file_type(Models::new(), b"some text that is long enough").unwrap_err();
     assert!(said.contains("magika"), "{said}");
 }
 
 #[test]
-fn the_example_is_short_and_works() {
+fn example_is_short_and_works() {
     let source = include_str!("../host/belljar/examples/wasi_nn.rs");
     assert!(source.lines().count() < 60);
     let example = Path::new(support::BELLJAR).with_file_name("examples").join("wasi_nn");

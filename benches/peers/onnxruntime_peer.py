@@ -1,7 +1,7 @@
 """onnxruntime as a peer: one process, one model, one thread unless more are asked for.
 
-The arguments and the lines it speaks are described in benches/README.md. Whatever goes wrong ends
-the process with Python's own message on standard error.
+benches/README.md describes the arguments and the protocol. An error ends the process with Python's
+message on standard error.
 """
 
 import json
@@ -18,11 +18,11 @@ def say(value):
 
 
 def load(model, arguments, threads):
-    """Inputs come as NAME DTYPE DIMS FILE; the file says type and shape itself."""
+    """Inputs come as NAME DTYPE DIMS FILE; the file contains type and shape too."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Errors only: what it warns about is the same in every start.
+    # Errors only: its warnings are the same in every start.
     options.log_severity_level = 3
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feeds = {arguments[at]: np.load(arguments[at + 3]) for at in range(0, len(arguments), 4)}
@@ -40,7 +40,7 @@ def times(session, feeds, count):
 
 
 def rate(session, feeds, clients, ms):
-    """Runs of one session on several threads at once, each again when it is done."""
+    """Runs of one session on several threads, each starting its next run when one is done."""
     begin = threading.Barrier(clients)
     done = [(0, 0)] * clients
 
@@ -90,7 +90,7 @@ def main():
         elif order[0] == "outputs":
             say({"outputs": outputs(session, feeds)})
         else:
-            sys.exit(f"not understood: {line!r}")
+            sys.exit(f"unknown request {line!r}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 // onnxruntime-web as a peer: its WebAssembly build with SIMD, in node; one process, one model, one
 // thread unless more are asked for.
 //
-// The arguments and the lines it speaks are described in benches/README.md; the first argument is
-// the folder that holds its node_modules. Whatever goes wrong ends the process with node's own
-// message on standard error.
+// benches/README.md describes the arguments and the protocol; the first argument is the folder that
+// holds its node_modules. An error ends the process with node's message on standard error.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -16,7 +15,7 @@ function say(value) {
     process.stdout.write(JSON.stringify(value) + "\n");
 }
 
-// What is found by looking from that folder, wherever this script is.
+// Resolves the package from that folder, wherever this script is.
 async function library(folder) {
     const path = createRequire(folder + "/").resolve("onnxruntime-web/wasm");
     const found = await import(pathToFileURL(path));
@@ -30,7 +29,7 @@ function read(ort, dtype, dims, file) {
     const bytes = readFileSync(file);
     const data = bytes.subarray(10 + bytes.readUInt16LE(8));
     const [name, Elements] = ARRAYS[dtype] ?? [];
-    if (name === undefined) throw new Error(`inputs of type ${dtype} are not read here`);
+    if (name === undefined) throw new Error(`inputs of type ${dtype} are not supported; use f32, i32 or i64`);
     // A copy, as elements must be aligned.
     const elements = new Elements(new Uint8Array(data).buffer);
     const shape = dims.split(",").filter((dim) => dim !== "").map(Number);
@@ -38,7 +37,7 @@ function read(ort, dtype, dims, file) {
 }
 
 async function load(ort, model, inputs) {
-    // Errors only: what it warns about is the same in every start.
+    // Errors only: its warnings are the same in every start.
     const options = { executionProviders: ["wasm"], graphOptimizationLevel: "all", logSeverityLevel: 3 };
     const session = await ort.InferenceSession.create(readFileSync(model), options);
     const feeds = {};
@@ -48,7 +47,8 @@ async function load(ort, model, inputs) {
     return { session, feeds };
 }
 
-// Runs until the engine has compiled what is hot a second time, which it does beside the runs.
+// Runs until the engine has recompiled hot code with optimisations, which it does in the
+// background.
 async function settle({ session, feeds }) {
     const start = clock();
     for (let run = 0; run < 3 || clock() - start < 1_500_000_000n; run += 1) await session.run(feeds);
@@ -91,9 +91,9 @@ async function main() {
         const [order, count] = line.split(" ");
         if (order === "run") say({ times: await times(peer, Number(count)) });
         else if (order === "outputs") say({ outputs: await outputs(peer) });
-        else throw new Error(`not understood: ${JSON.stringify(line)}`);
+        else throw new Error(`unknown request ${JSON.stringify(line)}`);
     }
 }
 
-// Threads of WebAssembly would keep the process alive.
+// WebAssembly's threads would keep the process alive.
 main().then(() => process.exit(0));

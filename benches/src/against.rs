@@ -1,10 +1,10 @@
-//! The regression gate: two builds of `belljar` beside each other, in turns.
+//! The regression gate: compares two builds of `belljar`, in turns.
 //!
 //! Each model is run by both builds in each round, by `belljar bench`, in an order that alternates.
 //! A model has become slower if the median over the rounds of new ÷ old is above [`THRESHOLD`] and
-//! three quarters of the rounds say that it is slower at all, *and* the same is found once more, in
-//! as many rounds again. So a machine that stutters must stutter for the same model twice, and only
-//! while one of the two has its turn.
+//! it is slower in three quarters of the rounds, *and* a repetition with as many rounds gives the
+//! same result. Noise of the machine must therefore hit the same model twice, and only in the turns
+//! of one of the builds.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,20 +20,21 @@ use crate::peers::belljar::Folders;
 use crate::report::{digits, line, rule};
 use crate::say;
 
-/// Times as slow, from where on it is a regression: below, two builds of the same sources differ.
+/// The ratio above which a model is slower: smaller differences occur between two builds of the
+/// same sources.
 const THRESHOLD: f64 = 1.05;
 
 /// Rounds.
 const ROUNDS: usize = 11;
 const QUICK: usize = 5;
 
-/// One of the two.
+/// One of the two builds.
 struct Build<'a> {
     program: &'a Path,
     policy: Option<&'a Path>,
 }
 
-/// What was found of one model.
+/// The times of one model.
 struct Compared {
     new: Samples,
     old: Samples,
@@ -50,7 +51,7 @@ impl Compared {
     }
 }
 
-/// Compares, prints a table, and fails if a model has become slower.
+/// Compares the builds, prints a table, and fails if a model has become slower.
 pub(crate) fn against(options: &Options, cases: &[Case], wanted: &Against) -> Result<()> {
     let new = Build { program: &options.belljar, policy: wanted.policy.as_deref() };
     let old = Build { program: &wanted.program, policy: wanted.old_policy.as_deref() };
@@ -59,7 +60,7 @@ pub(crate) fn against(options: &Options, cases: &[Case], wanted: &Against) -> Re
     for build in [&new, &old] {
         let help = Command::new(build.program).args(["bench", "--help"]).output();
         if !help.is_ok_and(|help| help.status.success()) {
-            bail!("{} has no `bench` command to compare with", build.program.display());
+            bail!("{} has no `bench` command; compare with a newer build", build.program.display());
         }
     }
     let head = ["model", "new (ms)", "old (ms)", "new ÷ old", ""].map(str::to_owned);
@@ -68,7 +69,7 @@ pub(crate) fn against(options: &Options, cases: &[Case], wanted: &Against) -> Re
     for case in cases {
         let mut found = compare(&new, &old, case, &folders, rounds)?;
         if found.slower() {
-            say(format!("{}: slower, which is looked at again", case.name));
+            say(format!("{}: slower; measuring again", case.name));
             found = compare(&new, &old, case, &folders, rounds)?;
         }
         let ratios = found.ratios();
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_slower_most_of_the_time_is_slower() {
+    fn a_model_is_slower_if_most_rounds_are_slower() {
         assert!(compared(&[11.0, 11.0, 11.2, 10.9, 30.0], &[10.0; 5]).slower());
         assert!(!compared(&[10.4; 5], &[10.0; 5]).slower(), "below the threshold");
         assert!(!compared(&[10.0; 5], &[11.0; 5]).slower(), "faster");

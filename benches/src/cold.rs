@@ -1,6 +1,6 @@
-//! Cold start: whole processes, from start to exit, that load one model, run it once and print what
-//! it answered. Compiled code is in Belljar's cache and files are in the system's, as on a machine
-//! that has done this before.
+//! Cold start: whole processes, from start to exit, that load one model, run it once and print its
+//! outputs. Compiled code is in Belljar's cache and files are in the system's page cache, as on a
+//! machine that has done this before.
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,7 +19,7 @@ use crate::peers::process::{Program, outputs};
 use crate::report::{Kind, Table};
 use crate::say;
 
-/// Something that can be started cold.
+/// A program that can be started cold.
 pub(crate) enum Starter {
     /// Belljar's command line, with its folders.
     Belljar {
@@ -32,7 +32,7 @@ pub(crate) enum Starter {
     Peer(Program),
 }
 
-/// Rounds of cold starts, and of first ones.
+/// Rounds of cold starts, and of first starts.
 const COLD: usize = 9;
 const FIRST: usize = 3;
 
@@ -64,24 +64,24 @@ impl Starter {
         }
     }
 
-    /// One start, looked at instead of timed.
+    /// One start, checked instead of timed.
     fn check(&self, case: &Case) -> Result<()> {
         let mut command = self.command(case)?;
         let output = command.stderr(Stdio::inherit()).output()?;
         if !output.status.success() {
-            bail!("it ended with {}", output.status);
+            bail!("the process ended with {}", output.status);
         }
         let printed: Value =
-            serde_json::from_slice(&output.stdout).context("what it printed is no JSON")?;
+            serde_json::from_slice(&output.stdout).context("the output is not JSON")?;
         match self {
-            // Its outputs were checked when it was warm, and it may print them in part.
+            // Its outputs are checked in the warm runs, and it may print only a part of them.
             Starter::Belljar { .. } => Ok(()),
             Starter::Peer(_) => case.check(self.name(), &outputs(&printed)?),
         }
     }
 }
 
-/// A command of Belljar's about the model.
+/// A `belljar` command for the model.
 fn belljar(program: &Path, folders: &Folders, order: &str, case: &Case) -> Command {
     let mut command = Command::new(program);
     command.arg(order).arg(&case.model).stdin(Stdio::null());
@@ -110,8 +110,8 @@ fn prepare(program: &Path, folders: &Folders, case: &Case) -> Command {
     command
 }
 
-/// Everything that is started cold: Belljar, Belljar with models prepared ahead if this build can
-/// do that, and the peers.
+/// All programs that are started cold: Belljar, Belljar with models prepared ahead if this build
+/// supports it, and the peers.
 pub(crate) fn starters(
     options: &Options,
     cases: &[Case],
@@ -122,7 +122,7 @@ pub(crate) fn starters(
         |name, folders, more| Starter::Belljar { name, program: program.clone(), folders, more };
     let mut starters = Vec::new();
     if can_prepare(program) {
-        // A folder of its own, so that what is prepared is not found by the starts beside it.
+        // A separate cache, so that the other starts do not find the prepared models.
         let prepared =
             Folders { cache: options.root.join("target/bench/prepared"), ..folders.clone() };
         let mut warm = Command::new(program);
@@ -150,7 +150,7 @@ fn can_prepare(program: &Path) -> bool {
 fn succeed(command: &mut Command) -> Result<()> {
     let status = command.stdout(Stdio::null()).status()?;
     if !status.success() {
-        bail!("it ended with {status}");
+        bail!("the process ended with {status}");
     }
     Ok(())
 }
@@ -165,7 +165,7 @@ pub(crate) fn table(options: &Options, cases: &[Case], starters: &[Starter]) -> 
         title: "Cold start",
         unit: "ms",
         note: "A whole process from start to exit: load, one run, outputs printed as JSON. \
-               `belljar run` with its compiled code in the cache, and, where the build has \
+               `belljar run` with its compiled code in the cache, and, if the build has \
                `belljar prepare`, with the model prepared ahead; a minimal program with tract; \
                Python importing onnxruntime; node importing onnxruntime-web.",
         columns: starters.iter().map(Starter::column).collect(),
@@ -175,8 +175,8 @@ pub(crate) fn table(options: &Options, cases: &[Case], starters: &[Starter]) -> 
 
 /// The very first start: nothing in the cache, so that the guest is compiled too.
 pub(crate) fn first(options: &Options, cases: &[Case]) -> Result<Table> {
-    // The model hardly matters beside the compiler.
-    let case = cases.first().context("there is no model")?;
+    // Compiling takes nearly all of the time, whatever the model.
+    let case = cases.first().context("no model is selected")?;
     let rounds = if options.quick { 1 } else { FIRST };
     let folder = options.root.join("target/bench/first");
     let mut samples = Samples::default();
@@ -194,7 +194,7 @@ pub(crate) fn first(options: &Options, cases: &[Case]) -> Result<Table> {
     say(format!("{}: {rounds} first starts", case.name));
     Ok(Table {
         id: "first",
-        title: "The very first start",
+        title: "First start",
         unit: "s",
         note: "`belljar run` as a whole process with an empty cache: the guest is compiled for \
                this machine, on all its cores, which happens once.",

@@ -1,6 +1,6 @@
-//! The models, their inputs, and what onnxruntime answered when the expectations were made.
+//! The models, their inputs, and onnxruntime's outputs from when the expectations were made.
 //!
-//! Every peer gets the same `.npy` files, written here, so that none is fed differently.
+//! Every peer gets the same `.npy` files, which are written here.
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Write};
@@ -11,7 +11,7 @@ use belljar::Tensor;
 use belljar::tensor::npy;
 use serde_json::Value;
 
-/// Timed by default: all real models that tract can run.
+/// The models that are timed by default: all real models that tract can run.
 pub(crate) const MODELS: [&str; 7] = [
     "magika",
     "silero_vad_openvino_16k",
@@ -22,10 +22,10 @@ pub(crate) const MODELS: [&str; 7] = [
     "shufflenet",
 ];
 
-/// No input or output of these models comes near this.
-const MOST_BYTES: u64 = 64 << 20;
+/// The largest input or output that is read; those of these models are much smaller.
+const MAX_TENSOR_BYTES: u64 = 64 << 20;
 
-/// Farthest a result may be from what is expected, relative to it and beside that.
+/// The tolerance of results: relative to the expected value, and absolute.
 const RELATIVE: f32 = 1e-3;
 const ABSOLUTE: f32 = 1e-5;
 
@@ -58,11 +58,11 @@ pub(crate) fn cases(root: &Path, models: &[String]) -> Result<Vec<Case>> {
     if names.is_empty() {
         names.extend(MODELS);
     }
-    let known = manifest["models"].as_array().context("the manifest has no models")?;
+    let entries = manifest["models"].as_array().context("the manifest has no models")?;
     let mut cases = Vec::new();
     for name in names {
-        let Some(entry) = known.iter().find(|entry| entry["name"] == name) else {
-            bail!("no model is called {name:?}; there are {}", MODELS.join(", "));
+        let Some(entry) = entries.iter().find(|entry| entry["name"] == name) else {
+            bail!("unknown model {name:?}; use one of {}", MODELS.join(", "));
         };
         let case = read_case(root, &expectations, &folder, name, entry);
         cases.push(case.with_context(|| format!("the expectations of {name}"))?);
@@ -79,9 +79,9 @@ fn read_case(
 ) -> Result<Case> {
     let model = root.join("target/models").join(text(entry, "file")?);
     if !model.is_file() {
-        bail!("{} is not there; run `cargo xtask models`", model.display());
+        bail!("{} is missing; run `cargo xtask models`", model.display());
     }
-    let case = entry.pointer("/cases/0").context("there is no case")?;
+    let case = entry.pointer("/cases/0").context("the model has no case")?;
     let mut inputs = Vec::new();
     for (at, input) in array(case, "inputs")?.iter().enumerate() {
         let tensor = read_tensor(expectations, input)?;
@@ -109,14 +109,14 @@ fn array<'a>(entry: &'a Value, key: &str) -> Result<&'a [Value]> {
 fn read_tensor(folder: &Path, entry: &Value) -> Result<Tensor> {
     let path = folder.join(text(entry, "file")?);
     let file = File::open(&path).with_context(|| path.display().to_string())?;
-    let tensor = npy::read(BufReader::new(file), MOST_BYTES)?;
-    // Images are stored as bytes, and the manifest says how they become numbers.
+    let tensor = npy::read(BufReader::new(file), MAX_TENSOR_BYTES)?;
+    // Images are stored as bytes, which the manifest's offset and divisor turn into floats.
     let Some(scale) = entry.get("from_u8") else { return Ok(tensor) };
     let number = |key: &str| {
         scale[key].as_f64().map(|n| n as f32).with_context(|| format!("no {key:?} in {scale}"))
     };
     let (offset, divisor) = (number("subtract")?, number("divide")?);
-    let bytes = tensor.as_slice::<u8>().context("an image that is not stored as bytes")?;
+    let bytes = tensor.as_slice::<u8>().context("the image is not stored as bytes")?;
     let floats: Vec<f32> = bytes.iter().map(|b| (f32::from(*b) - offset) / divisor).collect();
     Ok(Tensor::new(floats, tensor.shape())?)
 }
@@ -124,7 +124,7 @@ fn read_tensor(folder: &Path, entry: &Value) -> Result<Tensor> {
 /// The elements of an output.
 pub(crate) fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
     let floats = tensor.as_slice::<f32>().map(<[f32]>::to_vec);
-    floats.with_context(|| format!("an output of type {}, not f32", tensor.dtype()))
+    floats.with_context(|| format!("an output has the type {}, expected f32", tensor.dtype()))
 }
 
 impl Case {
@@ -146,21 +146,21 @@ impl Case {
         arguments
     }
 
-    /// An error if these outputs are not the expected ones: then times mean nothing.
+    /// An error if these outputs are not the expected ones: the times of a wrong run are worthless.
     pub(crate) fn check(&self, peer: &str, outputs: &[Vec<f32>]) -> Result<()> {
         let what = format!("{} on {}", peer, self.name);
         if outputs.len() != self.expected.len() {
-            bail!("{what}: {} outputs, expected were {}", outputs.len(), self.expected.len());
+            bail!("{what}: {} outputs, expected {}", outputs.len(), self.expected.len());
         }
         for (at, (found, expected)) in outputs.iter().zip(&self.expected).enumerate() {
             if found.len() != expected.len() {
                 let (found, expected) = (found.len(), expected.len());
-                bail!("{what}: output {at} has {found} elements, expected were {expected}");
+                bail!("{what}: output {at} has {found} elements, expected {expected}");
             }
             for (ix, (found, expected)) in found.iter().zip(expected).enumerate() {
                 let off = (found - expected).abs();
                 if off.is_nan() || off > ABSOLUTE + RELATIVE * expected.abs() {
-                    bail!("{what}: output {at}[{ix}] is {found}, expected was {expected}");
+                    bail!("{what}: output {at}[{ix}] is {found}, expected {expected}");
                 }
             }
         }

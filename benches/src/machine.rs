@@ -1,9 +1,9 @@
-//! Where and when was measured.
+//! The machine and the time of a measurement.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The machine, as far as it decides about times.
+/// The properties of the machine that affect times.
 #[derive(Default)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
@@ -12,7 +12,7 @@ pub(crate) struct Machine {
     pub(crate) memory: u64,
     /// Seconds since 1970.
     pub(crate) time: u64,
-    /// Programs that wanted to run, on the average of the last minute: before and after.
+    /// Load average of the last minute, before and after the measurement.
     pub(crate) load: Vec<f64>,
 }
 
@@ -39,7 +39,7 @@ impl Machine {
         }
     }
 
-    /// Notes how busy the machine is now.
+    /// Records the load after the measurement.
     pub(crate) fn look_again(&mut self) {
         self.load.extend(load());
     }

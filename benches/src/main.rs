@@ -1,9 +1,9 @@
-//! Times Belljar beside native runtimes on the same models, in one sitting. Started by
+//! Times Belljar and native runtimes on the same models, in one run. Started by
 //! `cargo xtask bench`, which builds what is compared.
 //!
-//! Tables go to standard output, progress to standard error. It fails when something does not run
-//! or gives a wrong answer, and never because a machine is slow: only the comparison of two builds
-//! of Belljar, which have the same machine, says no.
+//! Tables go to standard output, progress to standard error. It fails if a peer does not run or
+//! gives a wrong answer, never because a machine is slow. Only the comparison of two builds of
+//! Belljar, which run on the same machine, fails for a difference in speed.
 
 mod against;
 mod cold;
@@ -63,7 +63,9 @@ fn run(options: &Options) -> Result<()> {
             let cases = inputs::cases(&options.root, &options.models)?;
             against::against(options, &cases, wanted)
         }
-        Mode::Sandboxes(wanted) => sandboxes::look(&options.root, &options.belljar, wanted),
+        Mode::Sandboxes(wanted) => {
+            sandboxes::measure_in_child(&options.root, &options.belljar, wanted)
+        }
     }
 }
 
@@ -91,7 +93,7 @@ fn measure(options: &Options) -> Result<()> {
         report.versions = warm.versions;
         linear_memory = warm.linear_memory;
         report.tables.extend([warm.run, warm.around, warm.load]);
-        // Their processes, which end here, would only be in the way from now on.
+        // The peers' processes end here, so that they do not disturb later measurements.
     }
     if options.wants("run-two-threads") {
         report.tables.push(warm::two_threads(options, &cases, &programs)?);
@@ -123,7 +125,7 @@ fn measure(options: &Options) -> Result<()> {
     machine.look_again();
     report.machine = machine;
     let results = report.json();
-    // A line for each figure.
+    // One line per figure, for readable diffs.
     let text = serde_json::to_string(&results)?.replace("},{", "},\n{") + "\n";
     write(&options.json, text)?;
     say(format!("all figures are in {}", options.json.display()));

@@ -1,7 +1,7 @@
-//! Turns of several peers, taken in rounds, and what their times come to.
+//! Turns of several peers, taken in rounds, and the statistics of their times.
 //!
-//! Machines change their speed while one looks. So peers take turns within each round, and a ratio
-//! is formed within a round, where both had the same machine; only then is the median taken.
+//! The speed of a machine changes during a measurement. So peers take turns within each round, and
+//! a ratio is formed within a round, where both had the same conditions; the median is taken last.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ use crate::say;
 /// seldom changes between one turn and the next.
 const TURN: Duration = Duration::from_millis(100);
 
-/// Least and most runs in one turn. Of fewer than three, the one that finds the processor's caches
-/// full of another peer's data would decide.
-const LEAST: usize = 3;
-const MOST: usize = 1000;
+/// The minimum and maximum number of runs in one turn. With fewer than three, the first run, which
+/// finds the processor's caches full of another peer's data, would decide the median.
+const MIN_RUNS: usize = 3;
+const MAX_RUNS: usize = 1000;
 
 /// One figure for each round.
 #[derive(Clone, Debug, Default)]
@@ -45,14 +45,14 @@ impl Samples {
         self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max)
     }
 
-    /// How many times as much as `other`: the median of the ratios within each round.
+    /// The ratio to `other`: the median of the ratios within each round.
     pub(crate) fn ratio(&self, other: &Samples) -> f64 {
         let ratios: Vec<f64> = self.0.iter().zip(&other.0).map(|(ours, its)| ours / its).collect();
         median(&ratios)
     }
 }
 
-/// NaN of nothing.
+/// NaN for an empty slice.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -64,7 +64,7 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// What one model took, each list in the order of the peers.
+/// The measurements of one model, each list in the order of the peers.
 pub(crate) struct Warm {
     /// From the file to a model that can run, measured once, in milliseconds.
     pub(crate) load: Vec<Samples>,
@@ -78,7 +78,7 @@ pub(crate) struct Warm {
     pub(crate) memory: Vec<Option<u64>>,
 }
 
-/// Loads the model everywhere, checks that all agree about it, and times its runs.
+/// Loads the model in every peer, checks the outputs of each, and times its runs.
 pub(crate) fn warm(peers: &mut [Box<dyn Peer>], case: &Case, rounds: usize) -> Result<Warm> {
     let none = vec![Samples::default(); peers.len()];
     let (instantiate, reset) = (none.clone(), none.clone());
@@ -88,7 +88,7 @@ pub(crate) fn warm(peers: &mut [Box<dyn Peer>], case: &Case, rounds: usize) -> R
         warm.load.push(Samples(vec![millis(peer.load(case)?)]));
         let outputs = peer.outputs()?;
         case.check(peer.name(), &outputs)?;
-        // The outputs above were the first run; the second is more like those to come.
+        // The first run is not typical; the second is.
         let second = peer.run(1)?.into_iter().sum::<Duration>();
         iterations.push(turns(second));
     }
@@ -115,10 +115,10 @@ pub(crate) fn warm(peers: &mut [Box<dyn Peer>], case: &Case, rounds: usize) -> R
     Ok(warm)
 }
 
-/// Runs that make one turn, by what one of them takes.
+/// The number of runs in one turn, from the time of one run.
 pub(crate) fn turns(one: Duration) -> usize {
     let count = TURN.as_nanos() / one.as_nanos().max(1);
-    usize::try_from(count).unwrap_or(MOST).clamp(LEAST, MOST)
+    usize::try_from(count).unwrap_or(MAX_RUNS).clamp(MIN_RUNS, MAX_RUNS)
 }
 
 pub(crate) fn millis(time: Duration) -> f64 {
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ratio_survives_a_machine_that_slows_down() {
+    fn the_ratio_does_not_depend_on_the_machines_speed() {
         let ours = Samples(vec![20.0, 40.0, 80.0]);
         let its = Samples(vec![10.0, 20.0, 40.0]);
         assert_eq!(ours.ratio(&its), 2.0);
@@ -138,15 +138,15 @@ mod tests {
     }
 
     #[test]
-    fn the_median_of_an_even_number_is_between_the_two_in_the_middle() {
+    fn the_median_of_an_even_count_is_the_mean_of_the_middle_two() {
         assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), 2.5);
         assert!(median(&[]).is_nan());
     }
 
     #[test]
-    fn a_turn_has_some_runs_but_not_too_many() {
-        assert_eq!(turns(Duration::from_secs(3)), LEAST);
+    fn the_number_of_runs_in_a_turn_is_bounded() {
+        assert_eq!(turns(Duration::from_secs(3)), MIN_RUNS);
         assert_eq!(turns(Duration::from_millis(10)), 10);
-        assert_eq!(turns(Duration::ZERO), MOST);
+        assert_eq!(turns(Duration::ZERO), MAX_RUNS);
     }
 }

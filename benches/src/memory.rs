@@ -1,9 +1,9 @@
 //! Peak memory of a process and of those it starts, read from `/proc` while they run.
 //!
-//! What is read is `VmHWM`, the most memory a process has had resident: the kernel keeps it, so
-//! that looking once a millisecond misses nothing but growth in the last one. Peaks of several
+//! It reads `VmHWM`, the peak resident memory of a process. The kernel maintains it, so that
+//! sampling once a millisecond misses only growth in the last millisecond. Peaks of several
 //! processes are added up although they may be at different times, and pages that two of them share
-//! count twice: the sum is an upper bound. Starts that are looked at are not timed.
+//! count twice: the sum is an upper bound. Starts that are sampled are not timed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::options::Options;
 use crate::report::{Kind, Table};
 use crate::{MIB, say};
 
-/// Looks at each start: memory varies least.
+/// Rounds: memory varies least.
 const MEMORY: usize = 3;
 
 /// Peak resident memory in bytes.
@@ -50,7 +50,7 @@ pub(crate) fn table(
     columns.extend(details.map(|detail| (detail.to_owned(), Kind::Detail)));
     let mut rows = Vec::new();
     for (at, case) in cases.iter().enumerate() {
-        // Not there if runs were not measured.
+        // Empty if runs were not measured.
         let linear = linear_memory.get(at).cloned().unwrap_or_default();
         let mut sums = vec![Samples::default(); starters.len()];
         let (mut supervisor, mut worker) = (Samples::default(), Samples::default());
@@ -69,42 +69,43 @@ pub(crate) fn table(
         sums.extend([supervisor, worker, linear, file]);
         rows.push((case.name.clone(), sums));
     }
-    say("looked at memory");
+    say("measured peak memory");
     Ok(Table {
         id: "memory",
         title: "Peak memory of a cold start",
         unit: "MiB",
         note: "Peak resident memory (VmHWM) of the processes of a cold start; for Belljar the \
-               peaks of supervisor and worker added up, so that pages they share count twice. Not \
-               in it: memory files that no process maps, of which Belljar has one with the \
-               model's bytes. Linear memory is the size of the sandbox's own, which counts in \
-               the worker as far as it was touched.",
+               peaks of supervisor and worker added up, so that pages they share count twice. It \
+               excludes memory files that no process maps, such as Belljar's file with the \
+               model's bytes. Linear memory is the size of the sandbox's memory; the touched part \
+               of it counts in the worker.",
         columns,
         rows,
     })
 }
 
-/// Runs the command to its end and looks at its memory.
+/// Runs the command to its end and samples its memory.
 pub(crate) fn peak(mut command: Command) -> Result<Peak> {
     let mut child = command.stdout(Stdio::null()).spawn()?;
     let first = child.id();
     let mut peaks = BTreeMap::new();
     let status = loop {
-        look(first, &[], &mut peaks);
+        sample(first, &[], &mut peaks);
         if let Some(status) = child.try_wait()? {
             break status;
         }
         thread::sleep(Duration::from_millis(1));
     };
     if !status.success() {
-        bail!("it ended with {status}");
+        bail!("the process ended with {status}");
     }
-    let first = peaks.remove(&first).context("it ended before its memory could be looked at")?;
+    let first =
+        peaks.remove(&first).context("the process ended before its memory could be sampled")?;
     Ok(Peak { first, others: peaks.values().sum() })
 }
 
-/// Notes the peak of the process and its descendants; those that have ended keep their last one.
-fn look(process: u32, parent: &[u8], peaks: &mut BTreeMap<u32, u64>) {
+/// Records the peak of the process and its descendants; those that have ended keep their last one.
+fn sample(process: u32, parent: &[u8], peaks: &mut BTreeMap<u32, u64>) {
     let Ok(command_line) = fs::read(format!("/proc/{process}/cmdline")) else { return };
     // Between fork and exec a child has its parent's memory, and its arguments too.
     if command_line == parent {
@@ -115,7 +116,7 @@ fn look(process: u32, parent: &[u8], peaks: &mut BTreeMap<u32, u64>) {
         *peak = bytes.max(*peak);
     }
     for child in children(process) {
-        look(child, &command_line, peaks);
+        sample(child, &command_line, peaks);
     }
 }
 
@@ -124,7 +125,7 @@ fn high_water_mark(process: u32) -> Option<u64> {
     parse_high_water_mark(&status)
 }
 
-/// Nothing for a process that has ended and was not waited for yet.
+/// `None` for a process that has ended and was not waited for yet.
 fn parse_high_water_mark(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -149,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_words_are_read() {
+    fn high_water_mark_and_child_ids_are_parsed() {
         let status = "Name:\tx\nVmPeak:\t  99 kB\nVmHWM:\t    1500 kB\n";
         assert_eq!(parse_high_water_mark(status), Some(1500 * 1024));
         assert_eq!(parse_high_water_mark("Name:\tx\nState:\tZ (zombie)\n"), None);
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_of_a_child_is_counted() {
+    fn memory_of_grandchildren_is_counted() {
         let mut shell = Command::new("sh");
         shell.args(["-c", "sleep 0.2; true"]);
         let peak = peak(shell).expect("sh runs everywhere");

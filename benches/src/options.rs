@@ -1,4 +1,4 @@
-//! The arguments. `cargo xtask bench` builds what is needed and gives the paths; a person types them
+//! The arguments. `cargo xtask bench` builds what is needed and passes the paths; type them by hand
 //! only to compare builds that xtask does not know.
 
 use std::path::PathBuf;
@@ -13,9 +13,9 @@ usage: belljar-bench --root DIR --belljar FILE --tract FILE --python FILE [--nod
                      [--against-policy FILE] [--quick] [--model NAME]...
        belljar-bench --root DIR --from FILE --plot FILE
 
-`cargo xtask bench` gives the paths.";
+`cargo xtask bench` passes the paths.";
 
-/// The tables there are, in their order.
+/// All tables, in their order.
 pub(crate) const TABLES: [&str; 9] = [
     "run",
     "run-two-threads",
@@ -30,21 +30,21 @@ pub(crate) const TABLES: [&str; 9] = [
 
 /// What to do.
 pub(crate) struct Options {
-    /// The repository: models and expectations are looked for in it, results are put into it.
+    /// The repository, which has the models and expectations, and receives the results.
     pub(crate) root: PathBuf,
     /// The `belljar` program, of the same build as the library this program is linked to.
     pub(crate) belljar: PathBuf,
-    /// The command line that is started cold; `belljar` unless an older build is looked at.
+    /// The command line that is started cold; `belljar` unless an older build is measured.
     pub(crate) cli: PathBuf,
     /// The program `tract-peer`.
     pub(crate) tract: PathBuf,
     /// A Python that can import onnxruntime.
     pub(crate) python: PathBuf,
-    /// node, and the folder in which it finds onnxruntime-web; left out where there is no node.
+    /// node, and the folder in which it finds onnxruntime-web; `None` without node.
     pub(crate) web: Option<(PathBuf, PathBuf)>,
-    /// Where the results go as JSON.
+    /// The file for the results as JSON.
     pub(crate) json: PathBuf,
-    /// Where a picture of them goes.
+    /// The file for a plot of them.
     pub(crate) plot: Option<PathBuf>,
     /// Fewer rounds: to see that everything runs.
     pub(crate) quick: bool,
@@ -58,11 +58,11 @@ pub(crate) struct Options {
 pub(crate) enum Mode {
     /// Measure everything.
     Measure,
-    /// Draw results that are there already.
+    /// Draw existing results.
     Draw(PathBuf),
     /// Compare two builds of Belljar.
     Against(Against),
-    /// Have so many sandboxes and say what they hold: a child of a measurement.
+    /// Start so many sandboxes and print their memory, as a child of a measurement.
     Sandboxes(Sandboxes),
 }
 
@@ -103,7 +103,7 @@ impl Options {
             }
         }
         if let Some(unknown) = tables.iter().find(|id| !TABLES.contains(&id.as_str())) {
-            bail!("no table is called {unknown:?}; there are {}", TABLES.join(", "));
+            bail!("unknown table {unknown:?}; use one of {}", TABLES.join(", "));
         }
         let mut take = |flag: &str| {
             let at = paths.iter().position(|(name, _)| name == flag)?;
@@ -124,7 +124,7 @@ impl Options {
             (None, None, None) => Mode::Measure,
             _ => bail!("{USAGE}"),
         };
-        // What a mode does not use is not asked for.
+        // A mode requires only the flags that it uses.
         let measures = matches!(mode, Mode::Measure);
         let mut needed = |flag: &str, when: bool| match take(flag) {
             None if when => bail!("{flag} is missing\n{USAGE}"),
@@ -159,8 +159,8 @@ impl Options {
     }
 }
 
-/// Absolute, as other processes get it; symbolic links stay, or a Python of a virtual environment
-/// would become the one outside.
+/// The absolute path, for other processes. Symbolic links stay: resolving that of a virtual
+/// environment's Python would give the system's Python.
 fn path(text: &str) -> Result<PathBuf> {
     std::path::absolute(text).with_context(|| text.to_owned())
 }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mode_asks_for_what_it_needs() {
+    fn each_mode_requires_only_the_flags_it_uses() {
         let all = "--root /r --belljar /b --tract /t --python /p";
         let found = parse(&format!("{all} --table cold --quick")).unwrap();
         assert!(matches!(found.mode, Mode::Measure));

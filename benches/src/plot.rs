@@ -1,12 +1,12 @@
-//! A picture of the warm runs, as SVG written by hand: bars for each model, on a logarithmic axis,
-//! because models differ by a factor of a thousand.
+//! A plot of the warm runs as SVG: bars for each model, on a logarithmic axis, because models
+//! differ by a factor of a thousand.
 
 use std::fmt::Write;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// What is drawn, in the order of the bars, with its colours on light and on dark ground.
+/// The peers in the order of their bars: name, label, and colours on light and dark background.
 const PEERS: [(&str, &str, &str, &str); 4] = [
     ("Belljar", "Belljar (sandboxed)", "#1d5fd1", "#6ea8ff"),
     ("tract", "tract (native)", "#c77700", "#f0a63a"),
@@ -14,8 +14,8 @@ const PEERS: [(&str, &str, &str, &str); 4] = [
     ("onnxruntime-web", "onnxruntime-web (WebAssembly in node)", "#8a8f98", "#9aa1ac"),
 ];
 
-/// Measures in pixels: the picture, the margins around the bars, a bar with its gap, the gap
-/// between models.
+/// Sizes in pixels: the image, the margins around the bars, a bar with its gap, the gap between
+/// models.
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 190.0;
 const RIGHT: f64 = 70.0;
@@ -90,7 +90,7 @@ fn rows(results: &Value) -> Result<Vec<Row>> {
             continue;
         };
         let time = entry["median"].as_f64().filter(|time| *time > 0.0);
-        let bar = (peer, time.context("a median that is no time")?);
+        let bar = (peer, time.context("a median is not a positive number")?);
         match rows.iter_mut().find(|(model, _)| text("model").ok() == Some(model)) {
             Some((_, bars)) => bars.push(bar),
             None => rows.push((text("model")?.to_owned(), vec![bar])),
@@ -121,7 +121,7 @@ fn head(svg: &mut String, height: f64, quick: bool) -> Result<()> {
     for (at, (_, _, light, _)) in PEERS.iter().enumerate() {
         write!(svg, ".p{at}{{fill:{light}}}")?;
     }
-    // Drawn on a ground of its own, so that it is readable wherever it is shown.
+    // The plot has a background, so that it is readable on any page.
     svg.push_str("\n@media (prefers-color-scheme:dark){text,.strong{fill:#e6edf3}");
     svg.push_str(".small{fill:#a3acb6}.strong{fill:#e6edf3}.ground{fill:#0d1117}");
     svg.push_str(".grid{stroke:#30363d}.axis{stroke:#a3acb6}");
@@ -133,7 +133,7 @@ fn head(svg: &mut String, height: f64, quick: bool) -> Result<()> {
     writeln!(svg, r#"<text class="title" x="20" y="32">{title}</text>"#)?;
     let below = "Median from the caller's tensors to the caller's tensors; \
                  for Belljar every run starts from pristine memory.";
-    let quick = if quick { " A quick look: too few rounds to quote." } else { "" };
+    let quick = if quick { " Measured with --quick: too few rounds to quote." } else { "" };
     writeln!(svg, r#"<text class="small" x="20" y="51">{below}{quick}</text>"#)?;
     Ok(())
 }
@@ -149,7 +149,7 @@ fn legend(svg: &mut String, rows: &[Row]) -> Result<()> {
             svg,
             r#"<rect class="p{at}" x="{x:.0}" y="66" width="12" height="12"/><text class="small" x="{text:.0}" y="76">{label}</text>"#
         )?;
-        // About as wide as its letters at this size.
+        // The approximate width of its letters at this size.
         x += 18.0 + label.chars().count() as f64 * 6.4 + 18.0;
     }
     Ok(())
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_picture_has_bars_labels_and_an_axis() {
+    fn a_plot_has_bars_labels_and_an_axis() {
         let entry = |model: &str, peer: &str, median: f64| json!({ "model": model, "peer": peer, "median": median });
         let entries = [
             entry("slow & <old>", "Belljar", 150.0),

@@ -1,4 +1,4 @@
-//! Runs in a second when several clients ask at the same time.
+//! Runs per second with several clients at the same time.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::peers::process::{ProcessPeer, Program};
 use crate::report::{Kind, Table};
 use crate::say;
 
-/// Rounds, most clients, and how long each turn takes: several runs of the slowest model.
+/// Rounds, maximum number of clients, and the length of a turn: several runs of the slowest model.
 const ROUNDS: usize = 3;
 const CLIENTS: usize = 4;
 const TURN: Duration = Duration::from_millis(1000);
@@ -29,15 +29,16 @@ pub(crate) fn rate(options: &Options, cases: &[Case], programs: &[Program]) -> R
     let kinds = std::iter::once(Kind::Ours).chain(std::iter::repeat(Kind::Reference));
     let mut table = Table {
         id: "rate",
-        title: "Runs in a second, from several clients at once",
+        title: "Runs per second, with several clients at once",
         unit: "/s",
-        note: "Each client asks again as soon as it has its answer. Belljar has a sandbox for each \
-               client and resets it after each run; tract has one plan and onnxruntime one session \
-               that a thread for each client runs, each run on one thread. More is better.",
+        note: "Each client sends its next request as soon as it has its answer. Belljar has a \
+               sandbox for each client and resets it after each run; tract has one plan and \
+               onnxruntime one session that a thread for each client runs, each run on one \
+               thread. More is better.",
         columns: peers.iter().map(|peer| peer.name().to_owned()).zip(kinds).collect(),
         rows: Vec::new(),
     };
-    // A quick look needs no more than one turn, and half of it.
+    // A quick run takes one turn of half the length.
     let turn = if options.quick { TURN / 2 } else { TURN };
     let rounds = if options.quick { 1 } else { ROUNDS };
     for case in cases {
@@ -45,7 +46,7 @@ pub(crate) fn rate(options: &Options, cases: &[Case], programs: &[Program]) -> R
             peer.load(case)?;
             let outputs = peer.outputs()?;
             case.check(peer.name(), &outputs)?;
-            // Belljar has its other sandboxes from here on.
+            // Makes Belljar start its other sandboxes.
             peer.rate(CLIENTS, turn / 2).with_context(|| peer.name().to_owned())?;
         }
         for clients in 1..=CLIENTS {

@@ -6,17 +6,17 @@ use crate::machine::Machine;
 use crate::measure::Samples;
 use crate::verdict::{self, Verdict};
 
-/// Version of the JSON: raised when something in it changes its meaning or goes.
+/// Version of the JSON: raised when a key changes its meaning or is removed.
 const FORMAT: u32 = 1;
 
 /// How a column takes part in ratios.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Is compared.
+    /// The numerator.
     Ours,
-    /// Is compared with.
+    /// The denominator.
     Reference,
-    /// Neither.
+    /// In no ratio.
     Detail,
 }
 
@@ -26,14 +26,14 @@ pub(crate) struct Table {
     pub(crate) id: &'static str,
     pub(crate) title: &'static str,
     pub(crate) unit: &'static str,
-    /// What was counted, and how.
+    /// What was measured, and how.
     pub(crate) note: &'static str,
     pub(crate) columns: Vec<(String, Kind)>,
-    /// A model's name, and samples in the order of the columns; an empty one was not measured.
+    /// A model's name, and samples in the order of the columns; empty if not measured.
     pub(crate) rows: Vec<(String, Vec<Samples>)>,
 }
 
-/// Everything that was found.
+/// All results of a run.
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
@@ -64,7 +64,7 @@ impl Table {
         }
     }
 
-    /// Index of what is compared and what with.
+    /// The indices of all pairs of columns that form a ratio.
     fn pairs(&self) -> Vec<(usize, usize)> {
         let of = |kind| {
             let columns = self.columns.iter().enumerate();
@@ -86,7 +86,7 @@ impl Table {
         if pairs.is_empty() {
             return text;
         }
-        text += "\nHow many times as much, the median of the ratios within each round:\n\n";
+        text += "\nRatios, each the median of the ratios within each round:\n\n";
         let name = |at: usize| self.columns.get(at).map_or("", |column| column.0.as_str());
         let heads = pairs.iter().map(|(ours, its)| format!("{} ÷ {}", name(*ours), name(*its)));
         text += &line(std::iter::once("model".to_owned()).chain(heads));
@@ -147,12 +147,12 @@ pub(crate) fn geometric_mean(values: &[f64]) -> f64 {
     (values.iter().map(|value| value.ln()).sum::<f64>() / values.len() as f64).exp()
 }
 
-/// Five digits: more than anybody measures, and short in a file.
+/// Five digits: more than the precision of any measurement, and short in a file.
 fn figure(value: f64) -> f64 {
     format!("{value:.4e}").parse().unwrap_or(value)
 }
 
-/// Three digits that mean something; nobody measures more.
+/// Three significant digits, the precision of the measurements.
 pub(crate) fn digits(value: f64) -> String {
     match value.abs() {
         size if size >= 99.95 => format!("{value:.0}"),
@@ -184,11 +184,12 @@ impl Report {
     pub(crate) fn markdown(&self) -> String {
         let machine = &self.machine;
         let mut text = String::from(
-            "# Measured beside native runtimes\n\n\
+            "# Belljar compared with native runtimes\n\n\
              Machines are noisy and differ from one another: look at the ratios. Within each round \
              all took turns, each on one thread unless a table says otherwise; a figure is the \
-             median over the rounds, with the least and the most of them in brackets. Belljar ran under its default policy with all \
-             limits and deadlines on. All results were compared with the expected ones.\n\n",
+             median over the rounds, with minimum and maximum in brackets. Belljar ran under its \
+             default policy with all limits and deadlines on. All results were compared with the \
+             expected ones.\n\n",
         );
         let load: Vec<String> = machine.load.iter().map(|load| format!("{load:.1}")).collect();
         text += &format!(
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn markdown_has_figures_and_ratios() {
+    fn markdown_contains_figures_and_ratios() {
         let text = table().markdown();
         assert!(text.contains("| magika | 4.00 (2.00–6.00) | 2.00 (1.00–3.00) |  |"), "{text}");
         assert!(text.contains("| model | Belljar ÷ tract |"), "{text}");
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_what_was_measured_and_nothing_else() {
+    fn json_contains_only_measured_columns() {
         let results = table().json()["results"].clone();
         assert_eq!(results.as_array().map(Vec::len), Some(2));
         assert_eq!(results[0]["ratios"]["tract"], 2.0);
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_have_three_digits() {
+    fn figures_have_three_significant_digits() {
         assert_eq!([digits(0.1234), digits(12.34), digits(1234.5)], ["0.12", "12.3", "1234"]);
         assert!((geometric_mean(&[1.0, 4.0]) - 2.0).abs() < 1e-12);
     }

@@ -1,11 +1,11 @@
-//! What sandboxes that wait for work hold in memory, at one, a hundred and a thousand of them.
+//! Memory of idle sandboxes, for one, a hundred and a thousand of them.
 //!
-//! Each count is looked at in a process of its own, which this program starts as its own child with
-//! `--sandboxes N`: that one is the supervisor and nothing else.
+//! Each count is measured in a separate process, which this program starts as its child with
+//! `--sandboxes N`: that process is only the supervisor.
 //!
-//! Counted is PSS (`smaps_rollup`), in which a page that several processes share counts once, of
-//! the supervisor and all its workers; and memory files that no process need have mapped, through
-//! which tensors cross and images are handed on.
+//! The figures are the PSS (`smaps_rollup`) of the supervisor and all its workers, in which a page
+//! that several processes share counts once; and the memory files, mapped or not, through which
+//! tensors and snapshots are passed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,13 +26,13 @@ use crate::peers::belljar::{Belljar, Folders, Way};
 use crate::report::{Kind, Table};
 use crate::{MIB, say};
 
-/// How many; the last only in a full run.
+/// Numbers of sandboxes; the last only in a full run.
 const COUNTS: [usize; 3] = [1, 100, 1000];
 
-/// The model, whose kind is kept in numbers: small, and one for each kind of client.
+/// The model: small, as those are of which many sandboxes are kept.
 const MODEL: &str = "magika";
 
-/// How long they have been idle when they are looked at.
+/// How long they have been idle when they are measured.
 const IDLE: Duration = Duration::from_secs(16);
 
 pub(crate) fn table(options: &Options) -> Result<Table> {
@@ -40,12 +40,12 @@ pub(crate) fn table(options: &Options) -> Result<Table> {
         id: "sandboxes",
         title: "Memory of idle sandboxes",
         unit: "MiB",
-        note: "For each of so many sandboxes of one model (magika), every one of which has served \
-               a request and then been idle for 16 seconds, after ten of which Belljar gives \
-               sandboxes back: PSS of the supervisor and all its \
-               workers together, divided by their number. Memory files are what of shared memory \
-               lies in files that the supervisor holds, mapped or not, divided likewise; as far as \
-               they are mapped they are in the PSS too. Settings as for the runs above.",
+        note: "Memory per sandbox, for several numbers of sandboxes of one model (magika). Each \
+               has served a request and then been idle for 16 seconds; Belljar frees sandboxes \
+               after ten. The first figure is the PSS of the supervisor and all its workers \
+               together, divided by the number of sandboxes. Memory files are the shared memory \
+               in files that the supervisor holds, mapped or not, divided likewise; the mapped \
+               part is also in the PSS. Settings as for the runs above.",
         columns: Vec::new(),
         rows: Vec::new(),
     };
@@ -59,9 +59,9 @@ pub(crate) fn table(options: &Options) -> Result<Table> {
         let mut each = None;
         for count in COUNTS {
             let found = match allowed(options, count, each) {
-                Ok(()) => Some(look_from_outside(options, count, isolation)?),
+                Ok(()) => Some(measure(options, count, isolation)?),
                 Err(why) => {
-                    say(format!("{count} sandboxes ({name}) are not looked at: {why}"));
+                    say(format!("skipped {count} sandboxes ({name}): {why}"));
                     None
                 }
             };
@@ -69,19 +69,19 @@ pub(crate) fn table(options: &Options) -> Result<Table> {
             let (pss, files) = found.unzip();
             cells.extend([pss, files].map(|found| Samples(found.into_iter().collect())));
         }
-        say(format!("looked at idle sandboxes ({name})"));
+        say(format!("measured idle sandboxes ({name})"));
         table.rows.push((format!("{MODEL}, {name}"), cells));
     }
     Ok(table)
 }
 
-/// Whether so many may be started: others use this machine too. `each` is what each took when
-/// there were fewer, in MiB.
+/// Whether so many may be started: other programs use this machine too. `each` is the memory of
+/// each sandbox when there were fewer, in MiB.
 fn allowed(options: &Options, count: usize, each: Option<f64>) -> Result<(), String> {
     if options.quick && count > 100 {
         return Err("--quick".into());
     }
-    let free = available().ok_or("free memory cannot be told")? as f64 / MIB;
+    let free = available().ok_or("free memory is unknown")? as f64 / MIB;
     let need = each.unwrap_or(0.0) * count as f64;
     match need * 2.0 > free {
         true => Err(format!("they may need {need:.0} MiB, and {free:.0} MiB are free")),
@@ -93,9 +93,9 @@ fn available() -> Option<u64> {
     kib(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
 }
 
-/// PSS and memory files for each sandbox, in MiB.
-fn look_from_outside(options: &Options, count: usize, isolation: &str) -> Result<(f64, f64)> {
-    // Each worker takes some descriptors; a shell raises the limit as far as it may be raised.
+/// PSS and memory files for each sandbox, in MiB, measured in a child process.
+fn measure(options: &Options, count: usize, isolation: &str) -> Result<(f64, f64)> {
+    // Each worker takes some descriptors; a shell raises the soft limit to the hard limit.
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n \"$(ulimit -Hn)\"; exec \"$0\" \"$@\""]);
     command.arg(std::env::current_exe()?);
@@ -103,7 +103,7 @@ fn look_from_outside(options: &Options, count: usize, isolation: &str) -> Result
     command.args(["--sandboxes", &count.to_string(), "--isolation", isolation]);
     let output = command.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
-        bail!("looking at {count} sandboxes ({isolation}) ended with {}", output.status);
+        bail!("measuring {count} sandboxes ({isolation}) ended with {}", output.status);
     }
     let found: Value = serde_json::from_slice(&output.stdout)?;
     let mib = |key: &str| {
@@ -113,14 +113,14 @@ fn look_from_outside(options: &Options, count: usize, isolation: &str) -> Result
     Ok((mib("pss_bytes")?, mib("file_bytes")?))
 }
 
-/// The child's part: has so many sandboxes, and prints what they hold.
-pub(crate) fn look(
+/// The child's part: starts so many sandboxes, and prints their memory.
+pub(crate) fn measure_in_child(
     root: &std::path::Path,
     belljar: &std::path::Path,
     wanted: &Sandboxes,
 ) -> Result<()> {
     let cases = inputs::cases(root, &[MODEL.to_owned()])?;
-    let case: &Case = cases.first().context("there is no model")?;
+    let case: &Case = cases.first().context("no model is selected")?;
     let way = match wanted.processes {
         true => Way::default(),
         false => Way::on_a_thread(),
@@ -132,7 +132,7 @@ pub(crate) fn look(
     peer.warm_up(wanted.count)?;
     let workers = children(std::process::id()).len();
     if wanted.processes && workers != wanted.count {
-        bail!("{workers} workers came into being, wanted were {}", wanted.count);
+        bail!("{workers} workers were started, expected {}", wanted.count);
     }
     thread::sleep(IDLE);
     let own = std::process::id();
@@ -148,7 +148,7 @@ pub(crate) fn look(
     Ok(())
 }
 
-/// Bytes that lie in memory files which this process has open.
+/// Bytes in the memory files that this process has open.
 fn memory_files() -> Result<u64> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir("/proc/self/fd")?.flatten() {
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_words_are_read() {
+    fn sizes_in_kib_are_parsed() {
         let text = "55d-7ff ---p 00000000 00:00 0 [rollup]\nRss:  99 kB\nPss:   1500 kB\n";
         assert_eq!(kib(text, "Pss:"), Some(1500 * 1024));
         assert_eq!(kib(text, "Swap:"), None);

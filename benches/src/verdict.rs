@@ -1,19 +1,19 @@
-//! The targets that Belljar has set itself, and whether this run met them. Said, never asserted:
-//! machines differ, and a missed target is a finding.
+//! Belljar's own performance targets, and whether this run met them. They are reported, never
+//! asserted: machines differ, and a missed target is not a failure.
 
 use serde_json::{Value, json};
 
 use crate::report::{Table, digits, geometric_mean, line, rule};
 
-/// Models that take native tract less, in ms, are judged by a difference: a ratio would measure
-/// what crossing costs.
+/// Models that take native tract less than this, in ms, are judged by a difference: a ratio would
+/// measure the cost of crossing into the sandbox.
 const SMALL: f64 = 2.0;
 
-/// Whether one target was met by one model, or by all together.
+/// Whether one model, or all together, met one target.
 pub(crate) struct Verdict {
     target: String,
     model: String,
-    /// What is held against the bound.
+    /// The measured value, compared with the bound.
     found: f64,
     bound: f64,
     /// Whether more is better.
@@ -29,7 +29,7 @@ impl Verdict {
         }
     }
 
-    fn said(&self) -> String {
+    fn text(&self) -> String {
         if self.met() {
             return "met".into();
         }
@@ -42,7 +42,7 @@ impl Verdict {
     }
 }
 
-/// Judges what the tables of runs and of what is done around them say.
+/// Judges the tables of runs and of instantiation and reset.
 pub(crate) fn verdicts(run: &Table, around: &Table) -> Vec<Verdict> {
     let mut found = Vec::new();
     let mut add = |target: &str, model: &str, value: f64, bound: f64, unit: &'static str| {
@@ -89,7 +89,7 @@ pub(crate) fn verdicts(run: &Table, around: &Table) -> Vec<Verdict> {
     found
 }
 
-/// Judges what the tables about workers say.
+/// Judges the tables about workers.
 pub(crate) fn of_workers(start: &Table, crossing: &Table) -> Vec<Verdict> {
     let judge = |target: &str, model: &str, found: f64, bound: f64, unit| {
         let (target, model) = (target.to_owned(), model.to_owned());
@@ -109,7 +109,7 @@ pub(crate) fn of_workers(start: &Table, crossing: &Table) -> Vec<Verdict> {
     ready.chain(added).collect()
 }
 
-/// The ratios that stand for a whole run, over the models that are not small.
+/// The geometric means of a whole run, over the models that are not small.
 pub(crate) fn means(run: &Table) -> Vec<(String, f64)> {
     let pairs = [("Belljar", "onnxruntime"), ("Belljar", "tract"), ("onnxruntime-web", "Belljar")];
     let mut means = Vec::new();
@@ -131,7 +131,7 @@ pub(crate) fn markdown(verdicts: &[Verdict], means: &[(String, f64)]) -> String 
         text += &format!("Geometric mean of {what}: {mean:.2}.\n");
     }
     text += &format!("\nOver models that take native tract {SMALL} ms or more.\n\n");
-    let head = ["target", "model", "found", "bound", ""].map(str::to_owned);
+    let head = ["target", "model", "measured", "bound", ""].map(str::to_owned);
     text += &line(head.into_iter());
     text += &rule(4);
     for verdict in verdicts {
@@ -141,7 +141,7 @@ pub(crate) fn markdown(verdicts: &[Verdict], means: &[(String, f64)]) -> String 
             verdict.model.clone(),
             figure(verdict.found),
             figure(verdict.bound),
-            verdict.said(),
+            verdict.text(),
         ];
         text += &line(cells.into_iter());
     }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_met_or_missed_by_so_much() {
+    fn verdicts_say_by_how_much_a_target_was_missed() {
         let peers = ["Belljar", "tract", "onnxruntime", "onnxruntime-web"];
         let rows: [(&str, &[f64]); 2] =
             [("large", &[12.0, 10.0, 8.0, 30.0]), ("small", &[0.5, 0.1, 0.1, 1.0])];
@@ -194,24 +194,24 @@ mod tests {
         let columns = ["Belljar: instantiate", "Belljar: reset"];
         let around = table(&columns, &[("large", &[10.0, 700.0]), ("small", &[20.0, 100.0])]);
         let found = verdicts(&run, &around);
-        let said = |target: &str, model: &str| {
+        let text = |target: &str, model: &str| {
             let one = found.iter().find(|v| v.target.starts_with(target) && v.model == model);
-            one.map(Verdict::said)
+            one.map(Verdict::text)
         };
         let is = |text: &str| Some(text.to_owned());
-        assert_eq!(said("at most native tract", "large"), is("missed by 20.0 %"));
-        assert_eq!(said("at most native tract", "small"), None);
-        assert_eq!(said("at most 0.3 ms above", "small"), is("missed by 0.10 ms"));
-        assert_eq!(said("at most 1.5 ×", "geometric mean"), is("met"));
-        assert_eq!(said("at least 2 ×", "geometric mean"), is("met"));
-        assert_eq!(said("reset", "large"), is("missed by 0.10 ms"));
-        assert_eq!(said("reset", "small"), is("met"));
-        assert_eq!(said("instantiate", "small"), is("missed by 5.00 µs"));
+        assert_eq!(text("at most native tract", "large"), is("missed by 20.0 %"));
+        assert_eq!(text("at most native tract", "small"), None);
+        assert_eq!(text("at most 0.3 ms above", "small"), is("missed by 0.10 ms"));
+        assert_eq!(text("at most 1.5 ×", "geometric mean"), is("met"));
+        assert_eq!(text("at least 2 ×", "geometric mean"), is("met"));
+        assert_eq!(text("reset", "large"), is("missed by 0.10 ms"));
+        assert_eq!(text("reset", "small"), is("met"));
+        assert_eq!(text("instantiate", "small"), is("missed by 5.00 µs"));
         assert_eq!(means(&run)[0], ("Belljar ÷ onnxruntime".to_owned(), 1.5));
     }
 
     #[test]
-    fn what_was_not_measured_is_not_judged() {
+    fn unmeasured_models_have_no_verdict() {
         let run = table(&["Belljar"], &[("model", &[1.0])]);
         assert!(verdicts(&run, &table(&[], &[])).is_empty());
         assert!(means(&run).is_empty());

@@ -1,4 +1,4 @@
-//! Runs of a loaded model, on one thread and on two, and what the sandbox around each costs.
+//! Runs of a loaded model, on one thread and on two, and the cost of the sandbox around each.
 
 use anyhow::Result;
 use belljar::Policy;
@@ -15,25 +15,25 @@ use crate::report::{Kind, Table};
 /// Rounds.
 const WARM: usize = 15;
 
-/// A policy that lets kernels use two threads. Left out where Belljar does not know the key yet.
+/// A policy that lets kernels use two threads. Older builds of Belljar do not know the key.
 const TWO_THREADS: &str = "version = 1\n[compute]\nthreads = 2\n";
 
 const RUN_NOTE: &str = "From the caller's tensors to the caller's tensors, in a program that has \
-    run the model before; for Belljar with all it does to give each run a clean sandbox. Each \
-    round gives the median of its runs, at least three.";
+    run the model before; for Belljar including all it does to give each run a clean \
+    sandbox. The value of a round is the median of its runs, at least three.";
 
-/// What was found on one thread.
+/// The results on one thread.
 pub(crate) struct Warm {
     pub(crate) run: Table,
     pub(crate) load: Table,
     pub(crate) around: Table,
-    /// Each model's linear memory in Belljar's first way, in MiB.
+    /// Each model's linear memory in Belljar's first configuration, in MiB.
     pub(crate) linear_memory: Vec<Samples>,
     /// Programs and their versions.
     pub(crate) versions: Vec<(String, String)>,
 }
 
-/// Belljar in its ways, and the others.
+/// Belljar in its configurations, and the other runtimes.
 pub(crate) fn peers(options: &Options, programs: &[Program]) -> Result<Vec<Box<dyn Peer>>> {
     let folders = Folders::of(&options.root);
     let thread = Way::on_a_thread();
@@ -62,9 +62,9 @@ pub(crate) fn one_thread(
     let mut load = table(
         "load",
         "Loading",
-        "From the file to a model that is optimised for its input shapes; for Belljar with the \
-         start of its sandbox and its worker, for onnxruntime-web with its own module. Measured \
-         once: a rough figure.",
+        "From the file to a model that is optimised for its input shapes; for Belljar including \
+         the start of its sandbox and worker, for onnxruntime-web including its own module. \
+         Measured once: a rough figure.",
         peers,
     );
     let ours: Vec<usize> =
@@ -75,12 +75,12 @@ pub(crate) fn one_thread(
     });
     let mut around = Table {
         id: "around",
-        title: "What is done around a run",
+        title: "Before and after a run",
         unit: "µs",
-        note: "To make the instance of a run from the image of the prepared model, and to undo \
-               what the run wrote to memory. Both are done once the run before has its answer, and \
-               are in the figures of runs above as far as the next request comes before they are \
-               over. Each round gives the median of its runs.",
+        note: "Time to make the instance of a run from the snapshot of the prepared model, and to \
+               undo what the run wrote to memory. Both happen after the previous run has its \
+               answer, and are part of the figures above only as far as the next request arrives \
+               before they are finished. The value of a round is the median of its runs.",
         columns: columns.collect(),
         rows: Vec::new(),
     };
@@ -140,7 +140,7 @@ fn versions(peers: &[Box<dyn Peer>]) -> Vec<(String, String)> {
     let guest: String = belljar::GuestInfo::embedded().sha256.chars().take(12).collect();
     let mut versions = vec![("guest".to_owned(), guest)];
     for peer in peers {
-        // Belljar's several ways are one program.
+        // Belljar's configurations are one program.
         if !versions.iter().any(|(name, _)| is_ours(&**peer) && name == "Belljar") {
             versions.push((peer.name().to_owned(), peer.version().to_owned()));
         }

@@ -1,4 +1,4 @@
-//! What the process around a sandbox costs: until it is ready, and with each request.
+//! The cost of the process around a sandbox: until it is ready, and with each request.
 
 use std::time::Duration;
 
@@ -33,19 +33,20 @@ pub(crate) fn tables(options: &Options, cases: &[Case]) -> Result<(Table, Table)
         id: "workers",
         title: "Start of a sandbox",
         unit: "ms",
-        note: "Until a sandbox is ready to be given the memory of a prepared model: for a worker \
-               the start of its process, its code, and all layers of its confinement, which the \
-               supervisor has seen from outside. Each round gives the median of its starts.",
+        note: "Time until a sandbox is ready for the memory of a prepared model: for a worker the \
+               start of its process, loading its code, and all layers of its confinement, which \
+               the supervisor has verified from outside. The value of a round is the median of its \
+               starts.",
         columns: columns(),
         rows: Vec::new(),
     };
     let mut crossing = Table {
         id: "crossing",
-        title: "What a request costs besides its run",
+        title: "Overhead of a request",
         unit: "µs",
-        note: "All of a request that is not spent inside the sandbox: inputs and outputs there and \
-               back, two processes or threads that wake each other, checks. What the worker adds is \
-               the difference within each round. Each round gives the median of its runs.",
+        note: "The time of a request that is not spent inside the sandbox: transfer of inputs and \
+               outputs, two processes or threads that wake each other, checks. The last column is \
+               the difference within each round. The value of a round is the median of its runs.",
         columns: columns(),
         rows: Vec::new(),
     };

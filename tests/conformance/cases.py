@@ -1,13 +1,12 @@
-"""Writes the official ONNX backend test cases as plain files, and what onnxruntime makes of them.
+"""Writes the official ONNX backend test cases as plain files, with the results of onnxruntime.
 
 `cargo xtask conformance` runs it: python3 cases.py FOLDER. Every case becomes a folder with
 model.onnx and, for each data set, its inputs and expected outputs as .npy files; cases.json lists
-them all, with tolerances, and for each whether onnxruntime passes it. The cases of operators that
-add up come again with float16 and bfloat16, large and tiny ones (`narrow`), and what the reference
-implementation makes of the same numbers in 64 bits, rounded once. Element types that numpy has
-no file format for are kept as their codes, one an element, with their names beside. Inputs and
-outputs that are no tensors (sequences, optionals) are said by name only: nothing can be run with
-them.
+all cases with their tolerances, and whether onnxruntime passes them. The cases of operators that
+sum are repeated with large and tiny numbers of float16 and bfloat16 (`narrow`); the expected
+results are those of the reference implementation in 64 bits, rounded once. Element types without a
+numpy file format are stored as codes, one per element, with the name of the type. Inputs and
+outputs that are not tensors (sequences, optionals) are listed by name only, and not run.
 """
 
 import concurrent.futures
@@ -24,12 +23,12 @@ from onnx.backend.test.loader import load_model_tests
 from onnx.reference import ReferenceEvaluator
 
 KINDS = ["node", "simple", "pytorch-converted", "pytorch-operator", "light"]
-# Element types that .npy files keep; the others come from ml_dtypes, which extends numpy.
+# Element types of .npy files; the others come from ml_dtypes, which extends numpy.
 PLAIN = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float16", "float32", "float64",
 }
-# Those, by their names in ml_dtypes and here.
+# The others, by their names in ml_dtypes and here.
 SMALL = {
     "bfloat16": "bf16", "float8_e4m3fn": "float8e4m3fn", "float8_e4m3fnuz": "float8e4m3fnuz",
     "float8_e5m2": "float8e5m2", "float8_e5m2fnuz": "float8e5m2fnuz",
@@ -38,7 +37,7 @@ SMALL = {
 }
 
 
-# Operators that add up, whose cases are tried with narrow floats.
+# Operators that sum, whose cases are repeated with narrow floats.
 ADDING = set("""
     AffineGrid Attention AveragePool BatchNormalization Col2Im Conv ConvTranspose CumProd CumSum DFT
     DeformConv Det Einsum GRU Gemm GlobalAveragePool GridSample GroupNormalization
@@ -47,7 +46,7 @@ ADDING = set("""
     ReduceLogSum ReduceLogSumExp ReduceMean ReduceProd ReduceSum ReduceSumSquare Resize RoiAlign
     RotaryEmbedding STFT ScatterElements ScatterND Softmax SoftmaxCrossEntropyLoss Sum
 """.split())
-# A step in the last place, as a part of a number, and the least step.
+# A unit in the last place relative to the number, and the smallest step.
 NARROW = {
     "float16": (np.dtype(np.float16), 2.0**-10, 2.0**-24),
     "bfloat16": (np.dtype(ml_dtypes.bfloat16), 2.0**-7, 2.0**-133),
@@ -57,8 +56,8 @@ SIZES = {"large": 40000.0, "tiny": 4e-6}
 
 
 def narrow_case(model, inputs, outputs, name, size):
-    """A case of one node with narrow floats: the model, its inputs, what is expected and how far
-    it may be off; or nothing, if there is no such case."""
+    """A case of one node with narrow floats: the model, its inputs, the expected outputs and their
+    tolerance; or nothing, if there is no such case."""
     dtype, relative, least = NARROW[name]
     node, FLOAT = model.graph.node[0], onnx.TensorProto.FLOAT
     schema = onnx.defs.get_schema(node.op_type, model.opset_import[0].version, "")
@@ -134,14 +133,14 @@ def narrow_cases():
             for size, largest in SIZES.items():
                 try:
                     made = narrow_case(model, *sets, name, largest)
-                except Exception:  # the reference has no such answer
+                except Exception:  # the reference does not support the case
                     made = None
                 if made:
                     yield f"{case.name}_{name}_{size}", *made
 
 
 def tensor_of(path, info):
-    """A data file of a case that is kept on disk."""
+    """A data file of a case that is stored on disk."""
     content = path.read_bytes()
     if info.type.HasField("tensor_type"):
         tensor = onnx.TensorProto()
@@ -151,7 +150,7 @@ def tensor_of(path, info):
 
 
 def stored(case_dir, model):
-    """The data sets of a case that is kept on disk."""
+    """The data sets of a case that is stored on disk."""
     sets = []
     for folder in sorted(pathlib.Path(case_dir).glob("test_data_set_*")):
         pair = []
@@ -163,7 +162,7 @@ def stored(case_dir, model):
 
 
 def save(value, path):
-    """Says how a value was stored: a file's name, or why there is none."""
+    """Describes how a value was stored: the file's name, or why there is none."""
     if not isinstance(value, (np.ndarray, np.generic)):
         return {"missing": "no tensor"}
     array = np.asarray(value)
@@ -213,7 +212,7 @@ def onnxruntime_says(model_bytes, sets, rtol, atol):
                 if not near(one, other, rtol, atol):
                     return "wrong"
         return "pass"
-    except Exception:  # whatever it is, it is a refusal
+    except Exception:  # any exception is a refusal
         return "refused"
 
 
@@ -250,7 +249,7 @@ def main():
                     ("out", "outputs", outputs, model.graph.output),
                 ):
                     for number, (value, info) in enumerate(zip(values, infos)):
-                        # A scalar of Python's has no element type of its own.
+                        # A Python scalar has no element type.
                         if isinstance(value, (int, float, bool)):
                             dtype = onnx.helper.tensor_dtype_to_np_dtype(
                                 info.type.tensor_type.elem_type
@@ -289,7 +288,7 @@ def main():
             "rtol": 0, "atol": largest, "sets": [one],
         })
         jobs.append((content, [(inputs, expected)], 0, largest))
-    # Each in a process that may die of it.
+    # Each in a separate process, which may crash.
     results = []
     with concurrent.futures.ProcessPoolExecutor(2) as pool:
         pending = [pool.submit(peer, job) for job in jobs]

@@ -1,6 +1,6 @@
-//! What functions of one number are, in 64 bits: written down as they are defined, so that what is
-//! small keeps its digits.
-#![allow(dead_code)] // Each user takes a part.
+//! Reference implementations of functions of one number in 64 bits, which are accurate for small
+//! results too.
+#![allow(dead_code)] // Each test file uses only some of them.
 
 use std::f64::consts::{LN_2, PI, SQRT_2};
 
@@ -18,7 +18,7 @@ pub(crate) fn erf(x: f64) -> f64 {
     2.0 / PI.sqrt() * (-x * x).exp() * sum
 }
 
-/// One less the error function, of a number not below zero: far out by a continued fraction.
+/// One minus the error function of a nonnegative number; for large ones by a continued fraction.
 fn erfc(x: f64) -> f64 {
     if x < 2.0 {
         return 1.0 - erf(x);
@@ -49,7 +49,7 @@ pub(crate) fn elu(x: f64, alpha: f64) -> f64 {
     if x > 0.0 { x } else { alpha * x.exp_m1() }
 }
 
-/// The standard library's may be infinite for half of the largest numbers.
+/// The standard library's function may be infinite for half of the largest numbers.
 pub(crate) fn acosh(x: f64) -> f64 {
     if x > 1e9 { x.ln() + LN_2 } else { x.acosh() }
 }
@@ -62,8 +62,8 @@ pub(crate) fn atanh(x: f64) -> f64 {
     (0.5 * (2.0 * x.abs() / (1.0 - x.abs())).ln_1p()).copysign(x)
 }
 
-/// A unit in the last place of a number of this size, in a type with so many digits behind the first
-/// one and this least step.
+/// A unit in the last place of a number of this magnitude, in a type with this number of mantissa
+/// bits and this exponent of the smallest step.
 pub(crate) fn unit(size: f64, digits: i32, least: i32) -> f64 {
     if size == 0.0 || !size.is_finite() {
         return 2f64.powi(least);

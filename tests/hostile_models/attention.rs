@@ -1,5 +1,5 @@
-//! Attention, recurrent layers, spectra, regions and quantized products: nonsense when they run, and
-//! what they answer where somebody might think otherwise.
+//! Attention, recurrent layers, spectra, regions and quantized products with invalid run-time
+//! values, and their results in unclear cases.
 
 use belljar::Tensor;
 
@@ -11,7 +11,7 @@ use crate::support::onnx::{
 };
 
 #[test]
-fn attention_of_any_kind() {
+fn attention_survives_invalid_run_time_values() {
     let q = || Wild(&[1, 2, 3, 4]);
     survives("Attention", 24, &[q(), q(), q(), Wild(&[3, 3])], &[]);
     survives("Attention", 23, &[q(), q(), q(), Wild(&[1])], &[int_attribute("is_causal", 1)]);
@@ -42,7 +42,7 @@ fn attention_of_any_kind() {
 }
 
 #[test]
-fn layers_backwards_and_both_ways() {
+fn recurrent_layers_survive_invalid_run_time_values() {
     for (op, gates, batch_first) in
         [("RNN", &[2, 1, 3], 0), ("GRU", &[2, 3, 3], 1), ("LSTM", &[2, 4, 3], 0)]
     {
@@ -64,7 +64,7 @@ fn layers_backwards_and_both_ways() {
 }
 
 #[test]
-fn spectra_regions_and_images() {
+fn spectra_regions_and_images_survive_invalid_run_time_values() {
     survives("DFT", 20, &[Wild(&[1, 4, 3, 2]), Ints(&[]), Ints(&[])], &[]);
     let both = [int_attribute("inverse", 1), int_attribute("onesided", 1)];
     survives("DFT", 20, &[Wild(&[1, 4, 2]), Ints(&[])], &both);
@@ -132,9 +132,9 @@ fn answers(
     crate::run(&bytes, &[("x", x)]).map(|outputs| outputs[0].1.as_slice::<f32>().unwrap().to_vec())
 }
 
-/// A query that may see nothing answers zeros, whatever there would be to see.
+/// A query that may attend to no key gives zeros, whatever the values are.
 #[test]
-fn attention_to_nothing_is_zero() {
+fn fully_masked_attention_is_zero() {
     let attend = |mask: [f32; 4], values: [f32; 2], attributes: &[Message]| {
         let more = [
             tensor_f32("k", &[1, 1, 2, 1], &[1.0, 1.0]),
@@ -147,14 +147,14 @@ fn attention_to_nothing_is_zero() {
     let hidden = f32::NEG_INFINITY;
     assert_eq!(attend([hidden, hidden, 0.0, 0.0], [1.0, 3.0], &[]), [0.0, 2.0]);
     assert_eq!(attend([hidden, hidden, 0.0, 0.0], [f32::NAN, 3.0], &[])[0], 0.0);
-    // What the mask leaves of the first query, being causal takes.
+    // The causal rule hides the key of the first query that the mask leaves.
     let causal = [int_attribute("is_causal", 1)];
     assert_eq!(attend([hidden, 0.0, 0.0, hidden], [1.0, 3.0], &causal), [0.0, 1.0]);
 }
 
-/// Neither the specification nor implementations agree on these.
+/// The specification is unclear on these, and implementations disagree.
 #[test]
-fn what_is_ambiguous_is_refused() {
+fn attention_that_implementations_compute_differently_is_refused() {
     let more = || {
         vec![
             tensor_f32("k", &[1, 1, 3, 1], &[1.0; 3]),
@@ -163,7 +163,7 @@ fn what_is_ambiguous_is_refused() {
         ]
     };
     let x: (&[f32], &[i64]) = (&[1.0], &[1, 1, 1, 1]);
-    // One column of a mask is meant for all keys, or for the first one.
+    // A mask of one column could apply to all keys or to the first one.
     let err = answers("Attention", 24, x, &more(), &["k", "v", "m"], &[]).unwrap_err();
     assert_eq!(err.exit_code(), 4, "{err}");
     assert!(answers("Attention", 23, x, &more(), &["k", "v"], &[]).is_ok());
@@ -173,7 +173,7 @@ fn what_is_ambiguous_is_refused() {
 
 /// The default axis is the last but one, whatever the rank.
 #[test]
-fn transforms_go_along_the_last_axis_but_one() {
+fn dft_uses_the_last_axis_but_one_by_default() {
     let x: (&[f32], &[i64]) = (&[1.0, 2.0, 3.0, 4.0], &[1, 2, 2, 1]);
     let found = answers("DFT", 20, x, &[], &[], &[]).unwrap();
     assert_eq!(found, [3.0, 0.0, -1.0, 0.0, 7.0, 0.0, -1.0, 0.0]);
@@ -185,9 +185,9 @@ fn transforms_go_along_the_last_axis_but_one() {
     assert!((found[0] - 10.0).abs() < 1e-6 && found.len() == 10, "{found:?}");
 }
 
-/// Before operator set 7 nothing is broadcast that is not said to be.
+/// Before operator set 7 operands are only broadcast with the attribute `broadcast`.
 #[test]
-fn old_arithmetic() {
+fn arithmetic_before_opset_7_broadcasts_only_with_its_attribute() {
     let x: (&[f32], &[i64]) = (&[1.0, 2.0, 3.0, 4.0], &[2, 2]);
     let second = [tensor_f32("b", &[2], &[10.0, 20.0])];
     assert!(answers("Add", 6, x, &second, &["b"], &[]).is_err());
@@ -197,7 +197,7 @@ fn old_arithmetic() {
     assert_eq!(add(0).unwrap(), [11.0, 12.0, 23.0, 24.0]);
     assert_eq!(add(1).unwrap(), [11.0, 22.0, 13.0, 24.0]);
     assert!(add(2).is_err());
-    // Slopes belong to channels then, and to the last dimension today.
+    // Slopes belong to channels up to version 6, and to the last dimension since then.
     let slopes = [tensor_f32("b", &[2], &[0.5, 0.25])];
     let x: (&[f32], &[i64]) = (&[-4.0; 4], &[1, 2, 2]);
     let prelu = |opset: i64| answers("PRelu", opset, x, &slopes, &["b"], &[]).unwrap();
@@ -205,9 +205,9 @@ fn old_arithmetic() {
     assert_eq!(prelu(7), [-2.0, -1.0, -2.0, -1.0]);
 }
 
-/// Indices beyond the depth are no index; negative ones count from its end since operator set 11.
+/// Indices out of range give off values; negative ones count from the end since operator set 11.
 #[test]
-fn one_hot_of_what_is_outside() {
+fn one_hot_of_an_index_out_of_range_is_off() {
     let x: (&[f32], &[i64]) = (&[-1.0, 1.9, 3.0], &[3]);
     let more = [tensor_i64("d", &[], &[2]), tensor_f32("v", &[2], &[0.0, 1.0])];
     let found = |opset: i64| answers("OneHot", opset, x, &more, &["d", "v"], &[]).unwrap();
@@ -215,9 +215,9 @@ fn one_hot_of_what_is_outside() {
     assert_eq!(found(9), [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
 }
 
-/// Around a torus as often as it takes.
+/// The mode `wrap` repeats the tensor as often as needed.
 #[test]
-fn pads_around_a_torus() {
+fn pad_wraps_as_often_as_needed() {
     let x: (&[f32], &[i64]) = (&[1.0, 2.0], &[2]);
     let pads = [tensor_i64("p", &[2], &[3, 2])];
     let wrap = [string_attribute("mode", "wrap")];
@@ -230,9 +230,9 @@ fn pads_around_a_torus() {
     assert!(answers("Pad", 6, x, &[], &[], &said).is_err());
 }
 
-/// FlexAttention of two keys, once in a graph and once more of its own result.
+/// Two FlexAttention nodes over two keys, the second of which reads the result of the first.
 fn flex(attributes: &[Message], heads: i64, imports: &str) -> Result<Vec<f32>, belljar::Error> {
-    // Of what is no input of the model the type has to be said.
+    // The type of an intermediate value must be given.
     let attributes = [attributes, &[int_attribute("softmax_precision", 1)]].concat();
     let flex = |inputs: &[&str], output: &str| {
         node("FlexAttention", inputs, &[output], &attributes).bytes(7, "ai.onnx.preview")
@@ -266,7 +266,7 @@ fn changing(name: &str, op: &str, by: &str) -> Message {
 }
 
 #[test]
-fn flexible_attention() {
+fn flex_attention_is_lowered_or_refused() {
     let preview = "ai.onnx.preview";
     assert_eq!(flex(&[], 2, preview).unwrap(), [2.0, 2.0]);
     assert_eq!(flex(&[], 1, preview).unwrap(), [2.0, 2.0]);

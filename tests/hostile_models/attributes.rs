@@ -1,4 +1,4 @@
-//! Attributes that are wrong, unknown, or of what is not implemented.
+//! Attributes that are invalid, unknown or not implemented.
 
 use crate::support::onnx::{
     FLOAT, Graph, INT64, Message, fixed, float_attribute, int_attribute, ints_attribute, node,
@@ -11,7 +11,7 @@ fn x(dims: &[usize]) -> [(&'static str, belljar::Tensor); 1] {
 }
 
 #[test]
-fn what_the_table_does_not_know_is_named() {
+fn unknown_attributes_and_operators_are_named() {
     let relu = |attributes: &[Message]| one("Relu", &[2], &[], &[], attributes);
     refused(
         &relu(&[int_attribute("leak", 1)]),
@@ -25,7 +25,7 @@ fn what_the_table_does_not_know_is_named() {
         &x(&[2]),
         "Frobnicate (opset 17): the operator",
     );
-    refused(&one("Gelu", &[2], &[], &[], &[]), &x(&[2]), "from 20 on only");
+    refused(&one("Gelu", &[2], &[], &[], &[]), &x(&[2]), "operator set 20 and newer");
     let reverse = int_attribute("reverse", 7);
     refused(&with_ints("CumSum", &[2], &[0], &[reverse]), &x(&[2]), "\"reverse\" has the value 7");
     let alpha = float_attribute("alpha", f32::NAN);
@@ -35,9 +35,9 @@ fn what_the_table_does_not_know_is_named() {
 }
 
 #[test]
-fn attributes_that_contradict_themselves() {
+fn duplicate_or_invalid_attributes_are_refused() {
     let twice = [float_attribute("alpha", 0.5), float_attribute("alpha", 0.25)];
-    refused(&one("LeakyRelu", &[2], &[], &[], &twice), &x(&[2]), "twice");
+    refused(&one("LeakyRelu", &[2], &[], &[], &twice), &x(&[2]), "duplicate attribute");
     let many: Vec<Message> = (0..1000).map(|n| int_attribute(&format!("a{n}"), 1)).collect();
     refused(&one("Relu", &[2], &[], &[], &many), &x(&[2]), "1000 attributes");
     let of_function = float_attribute("alpha", 0.5).bytes(21, "beta");
@@ -46,9 +46,9 @@ fn attributes_that_contradict_themselves() {
     refused(&one("LeakyRelu", &[2], &[], &[], &[no_type]), &x(&[2]), "is not a number");
 }
 
-/// tract looks for the channels of these without looking whether there are any.
+/// tract reads the channel dimension of these without checking that it exists.
 #[test]
-fn images_without_channels() {
+fn inputs_without_channels_are_refused() {
     let params = |names: &[&str]| {
         names.iter().map(|name| tensor_f32(name, &[3], &[1.0, 2.0, 3.0])).collect::<Vec<_>>()
     };
@@ -74,7 +74,7 @@ fn images_without_channels() {
         }
         ends(&one("LRN", dims, &[], &[], &[int_attribute("size", 1)]), &x(&usizes));
     }
-    // Both at once: the image is its own parameter.
+    // The input is also one of the parameters.
     let graph = Graph {
         nodes: vec![node("BatchNormalization", &["s", "s", "b", "m", "v"], &["y"], &[])],
         inputs: ["s", "b", "m", "v"].map(|name| value(name, FLOAT, &fixed(&[3]))).to_vec(),
@@ -86,11 +86,11 @@ fn images_without_channels() {
 }
 
 #[test]
-fn axes_that_do_not_exist() {
+fn axes_out_of_range_are_refused() {
     let axis = |axis| [int_attribute("axis", axis)];
     for op in ["Softmax", "LogSoftmax", "Hardmax", "Flatten", "Concat", "ArgMax"] {
         for at in [2, 31, 99, -3, -99, i64::MIN, i64::MAX] {
-            // To flatten behind the last dimension makes sense.
+            // Flattening after the last dimension is valid.
             if op != "Flatten" || at != 2 {
                 ends(&one(op, &[2, 3], &[], &[], &axis(at)), &x(&[2, 3]));
             }
@@ -104,7 +104,7 @@ fn axes_that_do_not_exist() {
     for axes in [&[4][..], &[0, 0], &[99], &[i64::MAX]] {
         ends(&with_ints("Unsqueeze", &[2, 3], axes, &[]), &x(&[2, 3]));
     }
-    // As attributes, as they were once.
+    // As attributes, as in old versions.
     let old = |op: &str, axes: &[i64]| {
         let graph = Graph {
             nodes: vec![node(op, &["x"], &["y"], &[ints_attribute("axes", axes)])],
@@ -125,7 +125,7 @@ fn axes_that_do_not_exist() {
 }
 
 #[test]
-fn orders_that_are_none() {
+fn invalid_permutations_are_refused() {
     for perm in
         [&[0, 0, 0][..], &[0, 1], &[3, 1, 2], &[0, 1, 2, 3], &[-1, 0, 1], &[1 << 40, 0, 1], &[]]
     {
@@ -137,7 +137,7 @@ fn orders_that_are_none() {
 }
 
 #[test]
-fn steps_and_blocks_of_nothing() {
+fn zero_steps_and_blocks_are_refused() {
     let slice = |starts: &[i64], ends: &[i64], steps: &[i64]| {
         let list = |name: &str, values: &[i64]| tensor_i64(name, &[values.len() as i64], values);
         let axes: Vec<i64> = (0..starts.len() as i64).collect();
@@ -148,7 +148,7 @@ fn steps_and_blocks_of_nothing() {
     refused(&slice(&[0], &[8], &[0]), &x(&[8]), "a step must not be 0");
     refused(&slice(&[0], &[8, 8], &[1]), &x(&[8]), "different lengths");
     refused(&slice(&[7], &[i64::MAX], &[-1]), &x(&[8]), "with a step of -1");
-    // What is beyond all ends is the end.
+    // Bounds out of range are clamped.
     let far = i64::MAX;
     for (start, end, step, length) in [
         (0, far, 1, 8),
@@ -183,7 +183,7 @@ fn steps_and_blocks_of_nothing() {
 }
 
 #[test]
-fn parts_that_are_not_the_whole() {
+fn split_sizes_must_add_up() {
     let split = |parts: &[i64]| {
         let list = tensor_i64("parts", &[parts.len() as i64], parts);
         let graph = Graph {
@@ -203,7 +203,7 @@ fn parts_that_are_not_the_whole() {
 }
 
 #[test]
-fn what_is_not_implemented_in_layers() {
+fn unimplemented_attributes_of_layers_are_refused() {
     let tensors = [tensor_f32("w", &[1, 4, 3], &[0.1; 12]), tensor_f32("r", &[1, 4, 1], &[0.1; 4])];
     let lstm = |attributes: &[Message]| {
         let graph = Graph {
@@ -219,7 +219,7 @@ fn what_is_not_implemented_in_layers() {
     let to = |direction: &str| lstm(&[hidden.clone(), string_attribute("direction", direction)]);
     refused(&to("foward"), &x(&[2, 1, 3]), "\"direction\" has the value");
     assert_eq!(run(&to("reverse"), &x(&[2, 1, 3])).unwrap()[0].1.shape(), [2, 1, 1, 1]);
-    // Weights of one direction are none for two.
+    // Weights of one direction do not match two.
     refused(&to("bidirectional"), &x(&[2, 1, 3]), "input 1 has the shape");
     refused(&lstm(&[float_attribute("clip", 0.5)]), &x(&[2, 1, 3]), "\"clip\"");
     refused(&lstm(&[int_attribute("layout", 2)]), &x(&[2, 1, 3]), "\"layout\"");
@@ -242,12 +242,12 @@ fn what_is_not_implemented_in_layers() {
 }
 
 #[test]
-fn indices_outside_of_what_they_index() {
+fn indices_out_of_range_are_refused() {
     let gather = |op: &str, axis: i64, dims: &[i64], indices: &[i64]| {
         let list = tensor_i64("ints", dims, indices);
         one(op, &[2, 3], &[list], &["ints"], &[int_attribute("axis", axis)])
     };
-    // One too far along the last axis is a number of the next row.
+    // An index after the end of the last axis would be an element of the next row.
     for index in [3, -4, 1 << 32, i64::MAX, i64::MIN] {
         refused(&gather("Gather", 1, &[1], &[index]), &x(&[2, 3]), "the index");
         ends(&gather("GatherElements", 1, &[2, 1], &[index, index]), &x(&[2, 3]));
@@ -277,7 +277,7 @@ fn indices_outside_of_what_they_index() {
 }
 
 #[test]
-fn equations_and_types_that_make_no_sense() {
+fn invalid_equations_and_types_are_refused() {
     for equation in ["((", "ij,jk->zz", "ii->i...", "", "ij->ijk", "->", ",,,,", "é"] {
         let equation = string_attribute("equation", equation);
         ends(&one("Einsum", &[2, 3], &[], &[], &[equation]), &x(&[2, 3]));
@@ -290,5 +290,9 @@ fn equations_and_types_that_make_no_sense() {
         refused(&one("Cast", &[2], &[], &[], &[int_attribute("to", to)]), &x(&[2]), "\"to\"");
     }
     refused(&one("And", &[2], &[], &["x"], &[]), &x(&[2]), "is float; implemented is bool");
-    refused(&with_ints("Add", &[2], &[1, 2], &[]), &x(&[2]), "is int64, and another one float");
+    refused(
+        &with_ints("Add", &[2], &[1, 2], &[]),
+        &x(&[2]),
+        "is int64, but another input is float",
+    );
 }

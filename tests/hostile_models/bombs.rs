@@ -4,7 +4,7 @@ use crate::support::onnx::{
     FLOAT, Graph, INT64, Message, fixed, int_attribute, ints_attribute, node, tensor_f32,
     tensor_i64, value, value_of_any_shape,
 };
-use crate::{ends, one, ones, refused, run, still_there, with_ints};
+use crate::{ends, host_still_answers, one, ones, refused, run, with_ints};
 
 const MILLION: i64 = 1 << 20;
 
@@ -23,7 +23,7 @@ fn constant_of_shape(shape: &[i64]) -> Vec<u8> {
 }
 
 #[test]
-fn constants_of_huge_shapes() {
+fn huge_constant_shapes_end_in_an_error() {
     ends(&constant_of_shape(&[MILLION, MILLION]), &[("x", ones(&[1]))]);
     ends(&constant_of_shape(&[1 << 30]), &[("x", ones(&[1]))]);
     // The product is 0 in 32 bits.
@@ -34,19 +34,19 @@ fn constants_of_huge_shapes() {
 }
 
 #[test]
-fn huge_expansions() {
+fn huge_expansions_end_in_an_error() {
     for shape in [&[1 << 31, 1 << 31][..], &[MILLION, MILLION], &[1 << 40], &[65536, 65536, 65536]]
     {
         ends(&with_ints("Expand", &[1], shape, &[]), &[("x", ones(&[1]))]);
     }
-    // What is 2 in 32 bits is not 2.
+    // A value that would wrap to 2 in 32 bits.
     refused(&with_ints("Expand", &[1], &[(1 << 32) + 2], &[]), &[("x", ones(&[1]))], "the size");
     refused(&with_ints("Reshape", &[2], &[(1 << 32) + 2], &[]), &[("x", ones(&[2]))], "the size");
     refused(&with_ints("Tile", &[1], &[(1 << 32) + 2], &[]), &[("x", ones(&[1]))], "the number");
 }
 
 #[test]
-fn huge_repetitions() {
+fn huge_tiles_end_in_an_error() {
     ends(&with_ints("Tile", &[1, 1], &[MILLION, MILLION], &[]), &[("x", ones(&[1, 1]))]);
     ends(&with_ints("Tile", &[1], &[-3], &[]), &[("x", ones(&[1]))]);
     let mut graph = Graph {
@@ -65,7 +65,7 @@ fn huge_repetitions() {
 }
 
 #[test]
-fn chains_that_double() {
+fn chains_of_doubling_nodes_end_in_an_error() {
     for op in ["Concat", "MatMul"] {
         let mut graph =
             Graph { inputs: vec![value("x", FLOAT, &fixed(&[64, 64]))], ..Graph::default() };
@@ -80,7 +80,7 @@ fn chains_that_double() {
             from = to;
         }
         graph.outputs = vec![value_of_any_shape(&from, FLOAT)];
-        // A chain of products of one size is no bomb, only numbers that overflow.
+        // A chain of products of one size does not grow; only its numbers overflow.
         match op {
             "Concat" => ends(&graph.bytes(), &[("x", ones(&[64, 64]))]),
             _ => {
@@ -92,7 +92,7 @@ fn chains_that_double() {
 }
 
 #[test]
-fn products_and_sums_of_far_more_than_went_in() {
+fn outputs_much_larger_than_inputs_end_in_an_error() {
     for (op, a, b) in [("MatMul", [65536, 1], [1, 65536]), ("Add", [MILLION, 1], [1, MILLION])] {
         let graph = Graph {
             nodes: vec![node(op, &["x", "z"], &["y"], &[])],
@@ -106,7 +106,7 @@ fn products_and_sums_of_far_more_than_went_in() {
 }
 
 #[test]
-fn endless_ranges() {
+fn huge_ranges_end_in_an_error() {
     for (start, limit, delta) in
         [(0, 1 << 40, 1), (0, 10, 0), (i64::MIN, i64::MAX, 1), (0, 1 << 30, 1)]
     {
@@ -129,7 +129,7 @@ fn endless_ranges() {
 }
 
 #[test]
-fn windows_beyond_all_images() {
+fn windows_larger_than_any_image_are_refused() {
     let weights = tensor_f32("w", &[1, 1, 3, 3], &[1.0; 9]);
     let conv = |attribute| {
         one("Conv", &[1, 1, 8, 8], std::slice::from_ref(&weights), &["w"], &[attribute])
@@ -152,12 +152,12 @@ fn windows_beyond_all_images() {
     for group in [0, -1, 7, 1 << 40] {
         ends(&conv(int_attribute("group", group)), &x);
     }
-    // As wide as they may be, they are too much for the limits.
+    // The largest pads that are accepted exceed the limits.
     ends(&conv(ints_attribute("pads", &[65536, 65536, 65536, 65536])), &x);
 }
 
 #[test]
-fn pads_and_resizes_beyond_memory() {
+fn huge_pads_and_resizes_end_in_an_error() {
     ends(&with_ints("Pad", &[1], &[1 << 30, 1 << 30], &[]), &[("x", ones(&[1]))]);
     ends(&with_ints("Pad", &[1], &[1 << 40, 0], &[]), &[("x", ones(&[1]))]);
     ends(&with_ints("Pad", &[4], &[-1, 0], &[]), &[("x", ones(&[4]))]);
@@ -170,7 +170,7 @@ fn pads_and_resizes_beyond_memory() {
 }
 
 #[test]
-fn depths_and_ks_beyond_all() {
+fn huge_one_hot_depths_and_top_ks_end_in_an_error() {
     for depth in [1 << 40, 1 << 31, -1, i64::MIN] {
         let graph = Graph {
             nodes: vec![node("OneHot", &["i", "depth", "values"], &["y"], &[])],
@@ -196,7 +196,7 @@ fn depths_and_ks_beyond_all() {
 }
 
 #[test]
-fn tensors_that_are_claimed_and_not_there() {
+fn tensors_without_their_data_are_refused() {
     let claimed = |dims: &[i64]| {
         let tensor = dims.iter().fold(Message::new(), |tensor, dim| tensor.int(1, *dim));
         let tensor = tensor.int(2, FLOAT).bytes(8, "w");
@@ -213,7 +213,7 @@ fn tensors_that_are_claimed_and_not_there() {
 }
 
 #[test]
-fn many_nodes_and_names() {
+fn too_many_nodes_are_refused() {
     let chain = |nodes: usize| {
         let mut graph = Graph { inputs: vec![value("x", FLOAT, &fixed(&[2]))], ..Graph::default() };
         let mut from = "x".to_owned();
@@ -228,14 +228,14 @@ fn many_nodes_and_names() {
     let outputs = run(&chain(1000), &[("x", ones(&[2]))]).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [1.0, 1.0]);
     refused(&chain(50_000), &[("x", ones(&[2]))], "nodes");
-    still_there();
+    host_still_answers();
 }
 
-/// In a process of its own, so that no other test moves the figures.
+/// In a separate process, so that other tests do not affect the numbers.
 #[test]
-fn the_host_is_left_as_it_was() {
+fn bombs_leave_no_memory_or_descriptors_behind() {
     use crate::support::{ISOLATIONS, alone, footprint, host};
-    if !alone("bombs::the_host_is_left_as_it_was") {
+    if !alone("bombs::bombs_leave_no_memory_or_descriptors_behind") {
         return;
     }
     let x = [("x", ones(&[1]))];
@@ -250,7 +250,7 @@ fn the_host_is_left_as_it_was() {
         let host = host(isolation);
         let round = || {
             for bomb in &bombs {
-                // Whether it is refused or too big an answer is not what this is about.
+                // It does not matter whether it is refused or the answer is too large.
                 let _ = crate::within(&host, bomb, &x);
             }
             footprint()

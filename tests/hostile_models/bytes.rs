@@ -1,15 +1,15 @@
-//! Files that are no models, or only the beginning of one, or of which parts lie elsewhere.
+//! Files that are not models, that are truncated, or whose data is in other files.
 
 use crate::support::onnx::{
     FLOAT, Graph, Message, fixed, node, relu, tensor_f32, value, value_of_any_shape,
 };
-use crate::{ends, ones, run, still_there};
+use crate::{ends, host_still_answers, ones, run};
 
 fn x() -> [(&'static str, belljar::Tensor); 1] {
     [("x", ones(&[2]))]
 }
 
-/// `y` is `x` and an initializer.
+/// A model that adds an initializer to `x`.
 fn sum_with(weights: Message) -> Message {
     Graph {
         nodes: vec![node("Add", &["x", "w"], &["y"], &[])],
@@ -21,7 +21,7 @@ fn sum_with(weights: Message) -> Message {
 }
 
 #[test]
-fn what_is_no_protobuf() {
+fn invalid_protobuf_is_refused() {
     for bytes in [
         &b""[..],
         b"\0",
@@ -29,13 +29,13 @@ fn what_is_no_protobuf() {
         b"PK\x03\x04 or an archive",
         b"\x89HDF\r\n\x1a\n",
         b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
-        // A graph of 2^63 bytes, and one of half as many as there are.
+        // A graph of 2^63 bytes, and one that is shorter than its content.
         b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\x7f",
         b"\x3a\x01\x0a\x00",
         // A number of eleven bytes, and a field without a number.
         b"\x08\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01",
         b"\x02\x00",
-        // Groups, opened a few thousand times and never closed.
+        // Groups that are opened a few thousand times and never closed.
         &[0x3b; 5000],
     ] {
         ends(bytes, &x());
@@ -44,22 +44,22 @@ fn what_is_no_protobuf() {
     ends(&b"\x3a\x02\x0a\x00".repeat(100_000), &x());
 }
 
-/// A model that ends too early is refused, or was whole without what is missing.
+/// A truncated model is refused.
 #[test]
-fn models_that_are_cut() {
+fn truncated_models_are_refused() {
     let bytes = sum_with(tensor_f32("w", &[2], &[1.0, 2.0])).finish();
     for length in (0..bytes.len()).step_by(7) {
         let ended = run(&bytes[..length], &x());
-        let err = ended.expect_err("a part is not the whole");
+        let err = ended.expect_err("a truncated model was answered");
         assert_eq!(err.exit_code(), 4, "{length}: {err}");
     }
     let outputs = run(&bytes, &x()).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [2.0, 3.0]);
 }
 
-/// With one byte turned over it may be another model, or none.
+/// A model with one inverted byte may be valid or not.
 #[test]
-fn models_with_a_wrong_byte() {
+fn models_with_one_changed_byte_are_refused_or_answered() {
     let bytes = relu(&fixed(&[2])).bytes();
     for at in 0..bytes.len() {
         let mut bytes = bytes.clone();
@@ -68,11 +68,11 @@ fn models_with_a_wrong_byte() {
             assert!(err.exit_code() == 4 && !err.to_string().contains("panicked"), "{at}: {err}");
         }
     }
-    still_there();
+    host_still_answers();
 }
 
 #[test]
-fn graphs_within_graphs_without_end() {
+fn deeply_nested_graphs_end_in_an_error() {
     // Each attribute of a node holds a graph with one node.
     for depth in [20, 200, 20_000] {
         let mut graph = Message::new();
@@ -86,7 +86,7 @@ fn graphs_within_graphs_without_end() {
 }
 
 #[test]
-fn weights_that_lie_elsewhere() {
+fn external_data_without_a_grant_is_refused() {
     let long = "w".repeat(1 << 16);
     for location in [
         "weights.bin",

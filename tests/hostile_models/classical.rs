@@ -1,5 +1,5 @@
-//! Classical models that mean harm: trees that are none, lists that do not fit each other, numbers
-//! that are none, and operators under a domain that is not theirs.
+//! Hostile classical models: invalid trees, mismatched lists, NaN, and operators in the wrong
+//! domain.
 
 use belljar::Tensor;
 
@@ -7,7 +7,7 @@ use crate::support::onnx::{
     FLOAT, Graph, INT64, ML, Message, fixed, floats_attribute, int_attribute, ints_attribute, node,
     string_attribute, strings_attribute, tensor_attribute, tensor_f32, value, value_of_any_shape,
 };
-use crate::{ends, ones, refused, run, still_there};
+use crate::{ends, host_still_answers, ones, refused, run};
 
 /// A model of one operator of the domain on a matrix.
 fn classical(op: &str, outputs: &[(&str, i64)], version: i64, attributes: &[Message]) -> Vec<u8> {
@@ -28,7 +28,7 @@ fn x() -> [(&'static str, Tensor); 1] {
     [("x", ones(&[2, 3]))]
 }
 
-/// The attributes of a tree of three nodes, which answers 0.5 or 2.
+/// The attributes of a tree of three nodes with the results 0.5 and 2.
 #[derive(Clone)]
 struct Tree {
     trees: Vec<i64>,
@@ -85,7 +85,7 @@ fn regressor_of(tree: &Tree, targets: i64, more: &[Message]) -> Vec<u8> {
 }
 
 #[test]
-fn a_tree_answers() {
+fn a_valid_tree_is_computed() {
     let outputs = run(&regressor(&tree(), &[]), &x()).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [2.0, 2.0]);
     let x = Tensor::new(vec![0.0, 0.0, 0.5, 0.0, 0.0, f32::NAN], &[2, 3]).unwrap();
@@ -96,9 +96,9 @@ fn a_tree_answers() {
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [0.5, 0.5]);
 }
 
-/// Nobody agrees what becomes of scores that are none.
+/// Implementations disagree on transforms of missing scores.
 #[test]
-fn targets_without_a_vote_are_not_transformed() {
+fn post_transforms_of_targets_without_votes_are_refused() {
     let outputs = run(&regressor_of(&tree(), 2, &[]), &x()).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [2.0, 0.0, 2.0, 0.0]);
     for name in ["SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT"] {
@@ -108,7 +108,7 @@ fn targets_without_a_vote_are_not_transformed() {
 }
 
 #[test]
-fn trees_that_are_none() {
+fn invalid_trees_are_refused() {
     let wrong: [(Tree, &str); 18] = [
         (Tree { pass: vec![0, 0, 0], ..tree() }, "reached in two ways"),
         (Tree { pass: vec![2, 0, 0], ..tree() }, "reached in two ways"),
@@ -154,7 +154,7 @@ fn trees_that_are_none() {
     let wide = Message::new().int(1, 3).int(2, 11).bytes(9, [0u8; 24]);
     let twice = tensor_attribute("nodes_values_as_tensor", wide);
     refused(&regressor(&tree(), &[twice]), &x(), "both nodes_values and");
-    // A circle of branches that no leaf ends.
+    // A cycle of branches without a leaf.
     let round = Tree {
         modes: vec!["BRANCH_LEQ"; 3],
         pass: vec![1, 2, 1],
@@ -165,12 +165,12 @@ fn trees_that_are_none() {
         ..tree()
     };
     refused(&regressor(&round, &[]), &x(), "reached in two ways");
-    still_there();
+    host_still_answers();
 }
 
-/// A chain of branches: as deep as the model is long, and no call for each.
+/// A chain of branches, evaluated without recursion.
 #[test]
-fn a_deep_tree_is_walked() {
+fn a_deep_tree_is_evaluated() {
     let deep = 200_000i64;
     let leaf = |at: i64| if at == deep { deep } else { at + deep + 1 };
     let mut tree = Tree {
@@ -195,7 +195,7 @@ fn a_deep_tree_is_walked() {
 }
 
 #[test]
-fn trees_by_place_that_are_none() {
+fn invalid_indexed_trees_are_refused() {
     let tensor = |dtype: i64, bytes: Vec<u8>, count: i64| {
         Message::new().int(1, count).int(2, dtype).bytes(9, bytes)
     };
@@ -247,7 +247,7 @@ fn trees_by_place_that_are_none() {
 }
 
 #[test]
-fn linear_models_and_support_vectors_that_do_not_fit() {
+fn mismatched_linear_models_and_support_vectors_are_refused() {
     let labels = ints_attribute("classlabels_ints", &[3, 4]);
     let linear = |coefficients: &[f32], intercepts: &[f32], transform: &str| {
         let attributes = [
@@ -294,7 +294,7 @@ fn linear_models_and_support_vectors_that_do_not_fit() {
 }
 
 #[test]
-fn lookups_and_columns_that_do_not_fit() {
+fn mismatched_lookups_and_columns_are_refused() {
     let keys = ints_attribute("keys_int64s", &[1, 2]);
     let encoder = |attributes: &[Message]| {
         Graph {
@@ -316,7 +316,7 @@ fn lookups_and_columns_that_do_not_fit() {
     refused(&encoder(&[twice, values.clone()]), &x64(), "duplicate key");
     let both = [keys, values, floats_attribute("keys_floats", &[1.0, 2.0])];
     refused(&encoder(&both), &x64(), "one list of keys, found 2");
-    // Version 4 alone says of a NaN among the keys that every NaN is that key.
+    // Only version 4 specifies that a NaN among the keys stands for every NaN.
     let floats = |version: i64, keys: &[Message]| {
         let values = ints_attribute("values_int64s", &[5, 6]);
         Graph {
@@ -360,7 +360,7 @@ fn lookups_and_columns_that_do_not_fit() {
 }
 
 #[test]
-fn a_domain_lends_its_name_to_no_other_operator() {
+fn an_operator_of_another_domain_or_version_is_refused() {
     refused(
         &classical("Relu", &SCORES, 3, &[]),
         &x(),
@@ -373,24 +373,24 @@ fn a_domain_lends_its_name_to_no_other_operator() {
     for domain in ["ai.onnx.ml2", "AI.ONNX.ML", "ai.onnx.ml ", "com.evil", "ai.onnx.preview"] {
         refused(&foreign(domain, "Normalizer").classical(3), &x(), "the domain");
     }
-    // Without an import, without its own operator set, and beyond what is known.
+    // Without an import, without the domain, and with unknown versions.
     refused(&foreign(ML, "Normalizer").bytes(), &x(), "does not import");
     refused(&foreign("", "Normalizer").classical(3), &x(), "Normalizer (opset 17)");
     refused(&classical("Normalizer", &SCORES, 6, &[]), &x(), "version 6 of the operator set");
     refused(&classical("Normalizer", &SCORES, 0, &[]), &x(), "version 0 of the operator set");
     let new = classical("TreeEnsemble", &SCORES, 3, &[]);
-    refused(&new, &x(), "from 5 on only");
+    refused(&new, &x(), "operator set 5 and newer");
     let only = |domain: &str, op: &str| {
         let graph = foreign(domain, op).message();
         let import = Message::new().bytes(1, ML).int(2, 1);
         Message::new().int(1, 8).message(7, graph).message(8, import).finish()
     };
     assert!(run(&only(ML, "Normalizer"), &x()).is_ok());
-    refused(&only("", "Relu"), &x(), "does not say which version");
+    refused(&only("", "Relu"), &x(), "does not import a version");
 }
 
 #[test]
-fn maps_are_refused_with_a_way_to_do_without() {
+fn maps_are_refused_with_an_alternative() {
     let labels = ints_attribute("classlabels_int64s", &[0, 1, 2]);
     let zip = classical("ZipMap", &SCORES, 1, &[labels]);
     refused(&zip, &x(), "zipmap=False");

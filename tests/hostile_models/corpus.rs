@@ -1,5 +1,5 @@
-//! The models of these tests as files: each goes through the command line as well, and stays where
-//! `BELLJAR_CORPUS` names a folder, for others to try on what runs models for them.
+//! Runs the models of these tests through the command line as well. If `BELLJAR_CORPUS` names a
+//! folder, the models are stored there, for tests of other runtimes.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::support;
 
-/// What the command line is given: the limits of `policy()`.
+/// The policy for the command line, with the limits of `policy()`.
 const POLICY: &str = "version = 1
 [limits]
 memory = \"256 MiB\"
@@ -19,16 +19,15 @@ prepare-time = \"10 s\"
 run-time = \"5 s\"
 ";
 
-/// How a model may end: with the answer that the specification gives, or in an error of the model,
-/// of a limit or of the sandbox.
+/// The allowed exit codes: success, or an error of the model, of a limit or of the sandbox.
 const ENDS: [i32; 4] = [0, 4, 5, 6];
 
 std::thread_local! {
-    /// How many files each test of this thread made.
+    /// The number of files of each test of this thread.
     static COUNTS: RefCell<BTreeMap<String, usize>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// The test that runs, as a name for files: `bombs-endless_ranges-2`.
+/// A file name for the running test: `bombs-huge_ranges_end_in_an_error-2`.
 fn name() -> String {
     let test = std::thread::current().name().unwrap_or("model").replace("::", "-");
     let count = COUNTS.with_borrow_mut(|counts| {
@@ -39,7 +38,7 @@ fn name() -> String {
     format!("{test}-{count}")
 }
 
-/// Runs what the library has run, and keeps it.
+/// Runs the same model through the command line, and stores it.
 #[track_caller]
 pub(crate) fn again(bytes: &[u8], inputs: &[(&str, Tensor)], ended: Result<(), &Error>) {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Functions that a model defines for itself: calls are replaced by what they stand for, and what
-//! would never end, grow without bounds or mean something else is refused.
+//! Functions that a model defines: calls are inlined, and recursive, exploding or invalid functions
+//! are refused.
 
 use crate::support::onnx::{
     FLOAT, Graph, Message, fixed, float_attribute, graph_attribute, node, tensor_f32, value,
@@ -48,7 +48,7 @@ fn answers(bytes: &[u8], expected: [f32; 2]) {
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), expected);
 }
 
-/// `out = in * factor + in`, by way of a value that has the name of one of the model's.
+/// `out = in * factor + in`, with an inner value that has the same name as a value of the model.
 fn scaled() -> Message {
     let nodes =
         [node("Mul", &["in", "factor"], &["x"], &[]), node("Add", &["x", "in"], &["out"], &[])];
@@ -56,7 +56,7 @@ fn scaled() -> Message {
 }
 
 #[test]
-fn calls_are_replaced_by_what_they_stand_for() {
+fn function_calls_are_inlined() {
     let once = [call("Scaled", &["x", "two"], &["y"], &[])];
     answers(&model(&once, &[scaled()]), [3.0; 2]);
     let twice =
@@ -70,14 +70,14 @@ fn calls_are_replaced_by_what_they_stand_for() {
         &[call("Scaled", &["v", "f"], &["t"], &[]), call("Scaled", &["t", "f"], &["w"], &[])],
     );
     answers(&model(&[call("Outer", &["x", "two"], &["y"], &[])], &[outer, scaled()]), [9.0; 2]);
-    // An input that is passed on, and an output that nobody wants.
+    // An output that is an input, and an unused output.
     let both = function("Both", &["a"], &["a", "b"], &[], &[node("Neg", &["a"], &["b"], &[])]);
     answers(&model(&[call("Both", &["x"], &["y"], &[])], std::slice::from_ref(&both)), [1.0; 2]);
     answers(&model(&[call("Both", &["x"], &["", "y"], &[])], &[both]), [-1.0; 2]);
 }
 
 #[test]
-fn attributes_come_from_the_call() {
+fn function_attributes_come_from_the_call() {
     let alpha = Message::new().bytes(1, "alpha").int(20, 1).bytes(21, "slope");
     let nodes = [node("Neg", &["in"], &["n"], &[]), node("LeakyRelu", &["n"], &["out"], &[alpha])];
     let leaky = function("Leaky", &["in"], &["out"], &["slope"], &nodes);
@@ -85,24 +85,24 @@ fn attributes_come_from_the_call() {
         model(&[call("Leaky", &["x"], &["y"], attributes)], std::slice::from_ref(&leaky))
     };
     answers(&with(&[float_attribute("slope", 0.5)]), [-0.5; 2]);
-    // ONNX's own default, where the call says nothing.
+    // ONNX's default, if the call does not set the attribute.
     answers(&with(&[]), [-0.01; 2]);
     let x = [("x", ones(&[2]))];
     refused(&with(&[float_attribute("tilt", 0.5)]), &x, "no attribute \"tilt\"");
     let slope = float_attribute("slope", 0.5);
-    refused(&with(&[slope.clone(), slope]), &x, "twice");
+    refused(&with(&[slope.clone(), slope]), &x, "duplicate attribute");
     let unknown = Message::new().bytes(1, "alpha").int(20, 1).bytes(21, "other");
     let nodes = [node("LeakyRelu", &["in"], &["out"], &[unknown])];
     let unknown = function("Leaky", &["in"], &["out"], &["slope"], &nodes);
     refused(
         &model(&[call("Leaky", &["x"], &["y"], &[])], &[unknown]),
         &x,
-        "no attribute \"other\"",
+        "refers to the attribute \"other\"",
     );
 }
 
 #[test]
-fn bodies_of_functions_keep_their_names_apart() {
+fn names_in_inlined_bodies_are_unique() {
     let branch = |op: &str| {
         let graph = Graph {
             nodes: vec![node(op, &["in"], &["made"], &[])],
@@ -131,14 +131,14 @@ fn bodies_of_functions_keep_their_names_apart() {
 }
 
 #[test]
-fn what_never_ends_or_grows_without_bounds_is_refused() {
+fn recursive_and_exploding_functions_are_refused() {
     let x = [("x", ones(&[2]))];
     let itself = function("F", &["a"], &["b"], &[], &[call("F", &["a"], &["b"], &[])]);
     refused(&model(&[call("F", &["x"], &["y"], &[])], &[itself]), &x, "calls itself");
     let there = function("F", &["a"], &["b"], &[], &[call("G", &["a"], &["b"], &[])]);
     let back = function("G", &["a"], &["b"], &[], &[call("F", &["a"], &["b"], &[])]);
     refused(&model(&[call("F", &["x"], &["y"], &[])], &[there, back]), &x, "calls itself");
-    // Each calls the one before eight times.
+    // Each function calls the previous one eight times.
     let layer = |level: usize| {
         let inner = match level {
             0 => "Neg".to_owned(),
@@ -177,35 +177,39 @@ fn what_never_ends_or_grows_without_bounds_is_refused() {
 }
 
 #[test]
-fn functions_that_mean_something_else_are_refused() {
+fn invalid_functions_are_refused() {
     let x = [("x", ones(&[2]))];
     let neg = [node("Neg", &["a"], &["b"], &[])];
     let plain = function("F", &["a"], &["b"], &[], &neg);
     let with = |functions: &[Message]| model(&[call("F", &["x"], &["y"], &[])], functions);
     answers(&with(std::slice::from_ref(&plain)), [-1.0; 2]);
-    refused(&with(&[plain.clone(), plain.clone()]), &x, "two functions");
+    refused(&with(&[plain.clone(), plain.clone()]), &x, "duplicate function");
     let newer = Message::new().bytes(1, "F").bytes(4, "a").bytes(5, "b");
     let newer = newer.messages(7, neg.clone()).bytes(10, OWN);
     let other = newer.clone().message(9, Message::new().int(2, 13));
     answers(&with(&[other]), [-1.0; 2]);
     for version in [0, 29, -1, i64::MAX] {
         let unknown = newer.clone().message(9, Message::new().int(2, version));
-        refused(&with(&[unknown]), &x, "is not implemented; 1 to 28 are");
+        refused(&with(&[unknown]), &x, "is not implemented; use 1 to 28");
     }
     let twice = plain.clone().message(9, Message::new().int(2, 13));
-    refused(&with(&[twice]), &x, "imported twice");
-    // A name of ONNX's own.
+    refused(&with(&[twice]), &x, "duplicate import");
+    // A function in the ONNX domain.
     let relu = Message::new().bytes(1, "Relu").bytes(4, "a").bytes(5, "b").messages(7, neg.clone());
     let graph = [node("Relu", &["x"], &["y"], &[])];
-    refused(&model(&graph, &[relu]), &x, "ONNX's own domain");
+    refused(&model(&graph, &[relu]), &x, "in the ONNX domain");
     refused(&with(&[plain.clone().bytes(13, "second")]), &x, "overloads");
-    // A default that nothing reads changes nothing.
+    // An unused default has no effect.
     answers(&with(&[plain.clone().message(11, float_attribute("alpha", 0.5))]), [-1.0; 2]);
     let alpha = || float_attribute("alpha", 0.5);
-    refused(&with(&[plain.clone().message(11, alpha()).message(11, alpha())]), &x, "there twice");
-    refused(&with(&[plain.message(11, alpha()).bytes(6, "alpha")]), &x, "there twice");
+    refused(
+        &with(&[plain.clone().message(11, alpha()).message(11, alpha())]),
+        &x,
+        "duplicate attribute",
+    );
+    refused(&with(&[plain.message(11, alpha()).bytes(6, "alpha")]), &x, "duplicate attribute");
     let two = function("F", &["a", "a"], &["b"], &[], &neg);
-    refused(&with(&[two]), &x, "one name");
+    refused(&with(&[two]), &x, "the same name");
     let more =
         model(&[call("F", &["x", "x"], &["y"], &[])], &[function("F", &["a"], &["b"], &[], &neg)]);
     refused(&more, &x, "more inputs");

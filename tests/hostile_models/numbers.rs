@@ -1,4 +1,4 @@
-//! Numbers at their edges: the answer is the specification's, or there is none.
+//! Numbers at the limits of their types: the result follows the specification, or is refused.
 
 use belljar::Tensor;
 use belljar::policy::Kernels;
@@ -31,7 +31,7 @@ fn on(
 }
 
 #[test]
-fn large_integers_keep_their_upper_half() {
+fn large_integers_keep_64_bits() {
     let cast = on("Cast", DOUBLE, &["x"], INT64, &[int_attribute("to", INT64)]);
     let x = Tensor::new(vec![2f64.powi(40), -2f64.powi(40), 4294967297.0, 1.0], &[4]).unwrap();
     let outputs = run(&cast, &[("x", x)]).unwrap();
@@ -43,7 +43,7 @@ fn large_integers_keep_their_upper_half() {
 }
 
 #[test]
-fn divisions_by_zero_have_no_answer() {
+fn integer_divisions_by_zero_are_refused() {
     for op in ["Div", "Mod"] {
         let model = on(op, INT32, &["x", "z"], INT32, &[]);
         let x = Tensor::new(vec![7i32, -7, i32::MIN, 1], &[4]).unwrap();
@@ -59,7 +59,7 @@ fn divisions_by_zero_have_no_answer() {
     let x = Tensor::new(vec![49.0f32, 1e-39, 1.0, -1.0], &[4]).unwrap();
     let z = Tensor::new(vec![49.0f32, 1e-39, 0.0, 0.0], &[4]).unwrap();
     let outputs = run(&floats, &[("x", x), ("z", z)]).unwrap();
-    // No product with a rounded inverse.
+    // Division, not a product with a rounded inverse.
     assert_eq!(
         outputs[0].1.as_slice::<f32>().unwrap(),
         [1.0, 1.0, f32::INFINITY, f32::NEG_INFINITY]
@@ -67,7 +67,7 @@ fn divisions_by_zero_have_no_answer() {
 }
 
 #[test]
-fn bits_that_are_shifted_out_are_gone() {
+fn bits_that_are_shifted_out_are_lost() {
     for (direction, expected) in [("LEFT", [2, 0, 0, 1 << 31]), ("RIGHT", [0, 0, 0, 0])] {
         let shift = on(
             "BitShift",
@@ -84,7 +84,7 @@ fn bits_that_are_shifted_out_are_gone() {
 }
 
 #[test]
-fn nan_is_never_forgotten() {
+fn nan_is_never_dropped() {
     const NAN: f32 = f32::NAN;
     let x = || Tensor::new(vec![NAN, 2.0, -3.0, f32::NEG_INFINITY], &[1, 1, 1, 4]).unwrap();
     let bounds = [tensor_f32("low", &[], &[-1.0]), tensor_f32("high", &[], &[1.0])];
@@ -123,7 +123,7 @@ fn nan_is_never_forgotten() {
 }
 
 #[test]
-fn reductions_of_nothing() {
+fn reductions_of_empty_tensors_are_neutral_elements() {
     let none = Tensor::new(Vec::<f32>::new(), &[2, 0]).unwrap();
     for (op, expected) in [
         ("ReduceSum", 0.0),
@@ -142,7 +142,7 @@ fn reductions_of_nothing() {
 }
 
 #[test]
-fn functions_do_not_overflow_on_the_way() {
+fn functions_do_not_overflow_in_intermediate_results() {
     let x = || Tensor::new(vec![1000.0f32, -1000.0, 0.0, 88.0], &[4]).unwrap();
     let outputs = run(&one("Softplus", &[4], &[], &[], &[]), &[("x", x())]).unwrap();
     let found = outputs[0].1.as_slice::<f32>().unwrap();
@@ -159,7 +159,7 @@ fn functions_do_not_overflow_on_the_way() {
 }
 
 #[test]
-fn a_constant_of_no_value_is_of_the_type_that_onnx_says() {
+fn constant_of_shape_defaults_to_float32_zeros() {
     let graph = Graph {
         nodes: vec![
             node("Shape", &["x"], &["shape"], &[]),
@@ -175,7 +175,7 @@ fn a_constant_of_no_value_is_of_the_type_that_onnx_says() {
 }
 
 #[test]
-fn products_with_zero_and_squares_of_roots() {
+fn products_with_zero_and_squares_of_roots_keep_nan() {
     let x = || Tensor::new(vec![f32::NAN, f32::INFINITY, -4.0, 4.0], &[4]).unwrap();
     let zero = tensor_f32("zero", &[], &[0.0]);
     let outputs = run(&one("Mul", &[4], &[zero], &["zero"], &[]), &[("x", x())]).unwrap();
@@ -192,9 +192,9 @@ fn products_with_zero_and_squares_of_roots() {
     assert!(found[0].is_nan() && found[2].is_nan() && found[3] == 4.0, "{found:?}");
 }
 
-/// More than the host's kernels take at once is computed in the sandbox.
+/// Inputs over the limits of the host's kernels are computed in the sandbox.
 #[test]
-fn long_signals_are_pooled() {
+fn signals_longer_than_the_kernels_limit_are_pooled() {
     let ints = |name, values: &[i64]| ints_attribute(name, values);
     let attributes =
         [ints("kernel_shape", &[200]), ints("pads", &[100, 100]), ints("strides", &[10])];
@@ -204,9 +204,9 @@ fn long_signals_are_pooled() {
     assert!(outputs[0].1.as_slice::<f32>().unwrap().iter().all(|value| *value == 1.0));
 }
 
-/// The difference of two large squares would be anything.
+/// A difference of large squares would lose all precision.
 #[test]
-fn numbers_far_from_zero_are_normalised() {
+fn normalization_is_accurate_far_from_zero() {
     let x = || Tensor::new(vec![4097.0f32, 4098.0, 4097.0, 4098.0], &[1, 1, 2, 2]).unwrap();
     for axes in [&[0, 2, 3][..], &[-1, -2], &[3]] {
         let attribute = [ints_attribute("axes", axes)];
@@ -223,9 +223,9 @@ fn numbers_far_from_zero_are_normalised() {
     crate::ends(&matrix, &[("x", crate::ones(&[2, 2]))]);
 }
 
-/// tract multiplies what it is given, and reads beyond it.
+/// tract does not check the sizes, and would read out of bounds.
 #[test]
-fn weights_of_recurrent_layers_fit_their_input() {
+fn recurrent_weights_must_match_the_input() {
     let weights = |w: i64, r: i64| {
         [
             tensor_f32("w", &[1, 2, w], &vec![1.0; 2 * w as usize]),
@@ -240,9 +240,10 @@ fn weights_of_recurrent_layers_fit_their_input() {
     crate::refused(&layer(3, 3), &x(), "the model is refused");
 }
 
-/// tract's optimiser would make a square of it, in 32-bit floats that stop at the largest integer.
+/// tract's optimizer would compute a square in 32-bit floats, which saturate at the largest
+/// integer.
 #[test]
-fn squares_of_integers_wrap() {
+fn squares_of_integers_wrap_around() {
     let square = |elem_type| {
         Graph {
             nodes: vec![node("Mul", &["x", "x"], &["y"], &[])],
@@ -263,9 +264,9 @@ fn squares_of_integers_wrap() {
     assert_eq!(outputs[0].1.as_slice::<i64>().unwrap(), [94_906_267 * 94_906_267, 9]);
 }
 
-/// ONNX says 0 where a model says no largest number, and means none; tract means all.
+/// Without a maximum, ONNX selects no boxes and tract selects all.
 #[test]
-fn no_largest_number_of_boxes_is_none() {
+fn non_max_suppression_requires_a_maximum_of_boxes() {
     use crate::support::onnx::tensor_i64;
     let model = |names: &[&str], most: i64| {
         let boxes = [0.0, 0.0, 1.0, 1.0, 5.0, 5.0, 6.0, 6.0];
@@ -287,9 +288,9 @@ fn no_largest_number_of_boxes_is_none() {
     crate::refused(&model(&named[..2], 0), &x(), "max_output_boxes_per_class");
 }
 
-/// A value to pad with is not used where something else is repeated; tract used it all the same.
+/// The padding value is only used in the mode `constant`; tract would use it in others too.
 #[test]
-fn a_value_beside_pads_that_repeat() {
+fn pad_ignores_its_value_unless_the_mode_is_constant() {
     use crate::support::onnx::tensor_i64;
     let padded = |mode: &str, names: &[&str]| {
         let graph = Graph {
@@ -321,9 +322,9 @@ fn a_value_beside_pads_that_repeat() {
     }
 }
 
-/// What has one element is only known when the sizes are.
+/// The dimensions to remove are only known at run time.
 #[test]
-fn dimensions_of_one_that_come_when_the_model_runs() {
+fn squeeze_without_axes_refuses_unknown_sizes() {
     let graph = Graph {
         nodes: vec![
             node("ConstantOfShape", &["sizes"], &["z"], &[]),
@@ -337,9 +338,9 @@ fn dimensions_of_one_that_come_when_the_model_runs() {
     crate::refused(&graph.bytes(), &[("sizes", sizes)], "only known when the model runs");
 }
 
-/// ONNX has either; others take the one, tract took the other.
+/// ONNX allows only one of them, and implementations disagree on which one wins.
 #[test]
-fn pads_beside_automatic_ones() {
+fn pads_with_auto_pad_are_refused() {
     let kernel = ints_attribute("kernel_shape", &[2]);
     let pool = |auto: &str, pads: &[i64]| {
         let attributes =

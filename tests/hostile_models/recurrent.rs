@@ -1,4 +1,4 @@
-//! Recurrent layers: several sequences at once, of one number each, and gates that are shut.
+//! Recurrent layers: batches, sequences of one feature, and closed gates.
 
 use belljar::Tensor;
 
@@ -12,7 +12,7 @@ fn numbers(count: usize, seed: usize) -> Vec<f32> {
     (0..count).map(|at| ((at * 37 + seed * 11) % 29) as f32 / 14.5 - 1.0).collect()
 }
 
-/// What a layer makes of `x`, whose dimensions are steps, sequences and width.
+/// The output of a layer for `x`, whose dimensions are steps, sequences and width.
 fn layer(
     op: &str,
     attributes: &[Message],
@@ -40,7 +40,7 @@ fn near(found: &[f32], expected: &[f32], what: &str) {
 }
 
 #[test]
-fn several_sequences_are_each_as_it_is_alone() {
+fn batched_sequences_equal_single_ones() {
     let (steps, sequences, width, hidden) = (4, 3, 2, 2);
     let x = numbers(steps * sequences * width, 1);
     for (op, gates) in [("RNN", 1), ("GRU", 3), ("LSTM", 4)] {
@@ -64,10 +64,10 @@ fn several_sequences_are_each_as_it_is_alone() {
 }
 
 #[test]
-fn sequences_of_one_number_are_those_of_two_of_which_one_is_zero() {
+fn one_feature_equals_two_features_with_a_zero() {
     let (steps, sequences, hidden) = (4, 5, 3);
     let x = numbers(steps * sequences, 1);
-    let beside: Vec<f32> = x.iter().flat_map(|x| [*x, 0.0]).collect();
+    let padded: Vec<f32> = x.iter().flat_map(|x| [*x, 0.0]).collect();
     for (op, gates, before) in [("GRU", 3, 1), ("GRU", 3, 0), ("LSTM", 4, 0), ("RNN", 1, 0)] {
         let wide = gates * hidden;
         let weights = numbers(wide, 2);
@@ -82,16 +82,16 @@ fn sequences_of_one_number_are_those_of_two_of_which_one_is_zero() {
             let x = (x, [steps, sequences, width]);
             layer(op, &attributes, &[w, r.clone()], &["w", "r"], x)
         };
-        near(&run(&weights, &x, 1), &run(&more, &beside, 2), op);
+        near(&run(&weights, &x, 1), &run(&more, &padded, 2), op);
     }
 }
 
 #[test]
-fn gates_that_are_shut_let_nothing_through() {
+fn closed_gates_pass_nothing() {
     let zeros = |name: &str, dims: &[i64]| {
         tensor_f32(name, dims, &vec![0.0; dims.iter().product::<i64>() as usize])
     };
-    // A gate is the sigmoid of −50, which is 2e-22. What is kept is large.
+    // A gate is the sigmoid of −50, which is 2e-22. The cell state is large.
     let mut initializers = vec![
         zeros("w", &[1, 4, 1]),
         zeros("r", &[1, 4, 1]),

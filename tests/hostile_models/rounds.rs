@@ -1,5 +1,5 @@
-//! Loops and sequences: as many rounds as were asked for and no more, whatever the body says; what is
-//! not known before a model runs, or lies about itself, is refused.
+//! Loops and sequences: a loop runs the requested number of iterations at most, and sequences that
+//! are unknown before the model runs, or malformed, are refused.
 
 use belljar::Tensor;
 
@@ -13,7 +13,7 @@ fn truth(name: &str, value: bool) -> Message {
     Message::new().int(2, BOOL).bytes(8, name).bytes(9, [u8::from(value)])
 }
 
-/// A body that doubles `v`, leaves it behind as `s`, and goes on while `go` says so.
+/// A body that doubles `v`, has it as the scan output `s`, and continues while `go` is true.
 fn doubling() -> Graph {
     Graph {
         nodes: vec![
@@ -35,7 +35,7 @@ fn doubling() -> Graph {
     }
 }
 
-/// A model of one loop over `x`; the number of rounds and the condition are inputs.
+/// A model of one loop over `x`; the number of iterations and the condition are inputs.
 fn repeated(body: &Graph, inputs: &[&str]) -> Vec<u8> {
     let body = graph_attribute("body", body.message());
     Graph {
@@ -56,7 +56,7 @@ fn given(rounds: i64, condition: bool) -> [(&'static str, Tensor); 3] {
 }
 
 #[test]
-fn rounds_are_as_many_as_asked_for() {
+fn loop_runs_the_requested_number_of_iterations() {
     let model = repeated(&doubling(), &["n", "c", "x"]);
     for (rounds, condition, last) in
         [(3, true, 8.0), (0, true, 1.0), (-5, true, 1.0), (7, false, 1.0), (1, true, 2.0)]
@@ -71,7 +71,7 @@ fn rounds_are_as_many_as_asked_for() {
 }
 
 #[test]
-fn a_condition_of_the_body_ends_it() {
+fn a_condition_of_the_body_ends_the_loop() {
     let mut body = doubling();
     body.nodes[0] = node("ReduceMax", &["w"], &["most"], &[int_attribute("keepdims", 0)]);
     body.nodes.swap(0, 1);
@@ -87,7 +87,7 @@ fn a_condition_of_the_body_ends_it() {
 }
 
 #[test]
-fn loops_without_an_end_are_ended() {
+fn endless_loops_are_ended_by_the_limits() {
     let mut body = doubling();
     body.nodes.truncate(2);
     body.outputs.truncate(2);
@@ -104,12 +104,12 @@ fn loops_without_an_end_are_ended() {
     };
     let err = run(&graph.bytes(), &[("x", ones(&[2]))]).err().unwrap();
     assert_eq!(err.exit_code(), 5, "{err}");
-    // What they leave behind is bounded as well.
+    // Scan outputs are bounded as well.
     ends(&repeated(&doubling(), &["n", "c", "x"]), &given(i64::MAX, true));
 }
 
 #[test]
-fn bodies_that_do_not_carry_on_what_they_were_given() {
+fn loop_bodies_that_change_carried_values_are_refused() {
     let inputs = ["n", "c", "x"];
     let mut other = doubling();
     other.nodes[1] = node("Concat", &["v", "v"], &["w"], &[int_attribute("axis", 0)]);
@@ -122,13 +122,13 @@ fn bodies_that_do_not_carry_on_what_they_were_given() {
         value_of_any_shape("s", INT64),
     ];
     let graph = repeated(&other, &inputs);
-    refused(&graph, &given(2, true), "does not carry on the types");
+    refused(&graph, &given(2, true), "changes the type of a carried value");
     let mut other = doubling();
     other.outputs.swap(0, 1);
-    refused(&repeated(&other, &inputs), &given(2, true), "is no bool");
+    refused(&repeated(&other, &inputs), &given(2, true), "is not a bool");
     let mut other = doubling();
     other.inputs.pop();
-    refused(&repeated(&other, &inputs), &given(2, true), "inputs, not 3");
+    refused(&repeated(&other, &inputs), &given(2, true), "inputs, expected 3");
     let mut other = doubling();
     other.nodes.push(node("Frobnicate", &["v"], &["z"], &[]));
     refused(&repeated(&other, &inputs), &given(2, true), "Frobnicate");
@@ -160,12 +160,12 @@ fn three(at: i64) -> [(&'static str, Tensor); 3] {
 }
 
 #[test]
-fn sequences_are_lists_of_values() {
+fn operators_of_sequences_are_computed() {
     let made = node("SequenceConstruct", &["x", "z"], &["s"], &[]);
     let at = |position: &str| node("SequenceAt", &["s", position], &["y"], &[]);
     let model = listed(vec![made.clone(), at("last")], FLOAT);
     assert_eq!(run(&model, &three(0)).unwrap()[0].1.as_slice::<f32>().unwrap(), [5.0, 6.0]);
-    // A position that is given when it runs.
+    // A position that is given at run time.
     let model = listed(vec![made.clone(), at("at")], FLOAT);
     for (position, first) in [(0, 1.0), (1, 5.0), (-1, 5.0), (-2, 1.0)] {
         let outputs = run(&model, &three(position)).unwrap();
@@ -217,21 +217,21 @@ fn a_loop_that_carries_a_sequence_is_unrolled() {
     let outputs = run(&model("five"), &three(0)).unwrap();
     let expected = [1., 1., 2., 2., 3., 3., 4., 4., 5., 5.];
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), expected);
-    refused(&model("at"), &three(3), "how often it is run is not known");
+    refused(&model("at"), &three(3), "its number of iterations");
     refused(&model("zero"), &three(3), "a sequence without elements");
 }
 
 #[test]
-fn sequences_that_are_not_known_or_none() {
+fn unknown_or_invalid_sequences_are_refused() {
     let made = node("SequenceConstruct", &["x", "z"], &["s"], &[]);
     let says = |nodes: Vec<Message>, why: &str| refused(&listed(nodes, FLOAT), &three(0), why);
     let at = |list: &str, position: &str| node("SequenceAt", &[list, position], &["y"], &[]);
-    says(vec![made.clone(), at("s", "five")], "the position 5 in a sequence of 2");
-    says(vec![at("x", "zero")], "no sequence that is known");
+    says(vec![made.clone(), at("s", "five")], "the position 5 is out of range for a sequence of 2");
+    says(vec![at("x", "zero")], "not a sequence that is known");
     // Nodes out of order are sorted.
     run(&listed(vec![at("s", "zero"), made.clone()], FLOAT), &three(0)).unwrap();
-    says(vec![made.clone(), node("Neg", &["s"], &["y"], &[])], "no tensor");
-    says(vec![made.clone(), node("Identity", &["s"], &["y"], &[])], "no tensor");
+    says(vec![made.clone(), node("Neg", &["s"], &["y"], &[])], "reads a sequence");
+    says(vec![made.clone(), node("Identity", &["s"], &["y"], &[])], "is not a tensor");
     says(vec![node("SequenceConstruct", &["x", "s"], &["s"], &[]), at("s", "last")], "");
     says(
         vec![made.clone(), node("SequenceErase", &["s", "at"], &["t"], &[]), at("t", "zero")],
@@ -243,7 +243,7 @@ fn sequences_that_are_not_known_or_none() {
             node("SequenceErase", &["s"], &["t"], &[]),
             at("t", "zero"),
         ],
-        "in a sequence of 0",
+        "for a sequence of 0",
     );
     says(
         vec![
@@ -251,9 +251,9 @@ fn sequences_that_are_not_known_or_none() {
             node("SplitToSequence", &["n"], &["s"], &[]),
             at("s", "zero"),
         ],
-        "how many parts",
+        "the number of parts",
     );
-    // One name for two values is none, also where one of them is no tensor's.
+    // Duplicate names are refused, also if one of the values is a sequence.
     says(
         vec![
             made.clone(),
@@ -273,8 +273,8 @@ fn sequences_that_are_not_known_or_none() {
 }
 
 #[test]
-fn growth_of_sequences_is_bounded() {
-    // Each round reads all the rounds before it.
+fn the_length_of_sequences_is_limited() {
+    // Each sequence contains all elements of the previous one.
     let mut nodes = vec![node("SequenceEmpty", &[], &["s0"], &[])];
     for n in 0..1100 {
         let (from, to) = (format!("s{n}"), format!("s{}", n + 1));

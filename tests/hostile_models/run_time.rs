@@ -1,5 +1,5 @@
-//! Indices, axes, sizes and numbers that come when the model runs, and are nonsense: every operator
-//! that reads some answers or refuses. None panics, and none reads what is not its own.
+//! Invalid indices, axes, sizes and numbers at run time: every operator that reads them answers or
+//! refuses them, and none panics or reads out of bounds.
 
 use belljar::Tensor;
 
@@ -11,28 +11,28 @@ use crate::{HOST, ones, policy};
 
 const INT32: i64 = 6;
 
-/// An input of a node: what it is made of, and its right shape.
+/// An input of a node: its kind, and its valid shape.
 pub(crate) enum In {
     /// Ones.
     Floats(&'static [usize]),
-    /// Integers that are not to be trusted.
+    /// Untrusted integers.
     Ints(&'static [usize]),
     Short(&'static [usize]),
-    /// Numbers that are not to be trusted.
+    /// Untrusted floats.
     Wild(&'static [usize]),
     None,
 }
 use In::{Floats, Ints, None as Left, Short, Wild};
 
-const NONSENSE: [i64; 12] =
+const INVALID_INTS: [i64; 12] =
     [0, 1, -1, 2, 3, -3, -4, 1 << 31, i32::MAX as i64, i32::MIN as i64, i64::MAX, i64::MIN];
 const WILD: [f32; 9] =
     [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -1e30, 0.0, -0.0, 1e-40, f32::MAX];
-/// The shape that an operator wants, and others.
+/// The valid shape (`None`), and others.
 const SHAPES: [Option<&[usize]>; 6] =
     [None, Some(&[]), Some(&[0]), Some(&[1]), Some(&[5]), Some(&[2, 0, 3])];
 
-/// Runs one node with each of its untrusted inputs in each shape and of each value.
+/// Runs one node with each of its untrusted inputs in each shape and with each value.
 pub(crate) fn survives(op: &str, opset: i64, inputs: &[In], attributes: &[Message]) {
     let untrusted: Vec<usize> = (0..inputs.len())
         .filter(|at| matches!(inputs[*at], Ints(_) | Short(_) | Wild(_)))
@@ -72,14 +72,16 @@ pub(crate) fn survives(op: &str, opset: i64, inputs: &[In], attributes: &[Messag
                     continue;
                 }
             };
-            let values = if matches!(inputs[*wild], Wild(_)) { WILD.len() } else { NONSENSE.len() };
+            let values =
+                if matches!(inputs[*wild], Wild(_)) { WILD.len() } else { INVALID_INTS.len() };
             for which in 0..values {
                 let tensors: Vec<(&str, Tensor)> = (0..inputs.len())
                     .filter_map(|at| {
                         let shape = shape_of(at)?;
                         let count: usize = shape.iter().product();
-                        // The others are as good as their kind can be without being known.
-                        let number = if at == *wild { NONSENSE[which % NONSENSE.len()] } else { 1 };
+                        // The other untrusted inputs have plausible values.
+                        let number =
+                            if at == *wild { INVALID_INTS[which % INVALID_INTS.len()] } else { 1 };
                         let tensor = match inputs[at] {
                             Ints(_) => Tensor::new(vec![number; count], shape),
                             Short(_) => Tensor::new(vec![number as i32; count], shape),
@@ -118,7 +120,7 @@ fn sound(op: &str, shape: Option<&[usize]>, what: &str, err: &belljar::Error) {
     }
 }
 
-/// Ends a test.
+/// Asserts that no failures were found; called at the end of each test.
 #[track_caller]
 pub(crate) fn nothing_found() {
     let found = FOUND.take();
@@ -126,7 +128,7 @@ pub(crate) fn nothing_found() {
 }
 
 #[test]
-fn places_to_read() {
+fn gather_and_slice_survive_invalid_run_time_values() {
     survives("Gather", 17, &[Floats(&[2, 3]), Ints(&[2])], &[int_attribute("axis", 1)]);
     survives("Gather", 17, &[Floats(&[2, 3]), Short(&[2])], &[]);
     survives("GatherElements", 17, &[Floats(&[2, 3]), Ints(&[2, 3])], &[int_attribute("axis", 1)]);
@@ -143,7 +145,7 @@ fn places_to_read() {
 }
 
 #[test]
-fn places_to_write() {
+fn scatter_survives_invalid_run_time_values() {
     for reduction in ["none", "add", "mul", "max", "min"] {
         let attributes = [string_attribute("reduction", reduction)];
         let axis = [int_attribute("axis", 1), string_attribute("reduction", reduction)];
@@ -162,7 +164,7 @@ fn places_to_write() {
 }
 
 #[test]
-fn shapes_and_axes() {
+fn shape_operators_survive_invalid_run_time_values() {
     for op in ["Tile", "Expand", "Reshape", "Squeeze", "Unsqueeze", "ReduceSum"] {
         survives(op, 17, &[Floats(&[2, 3]), Ints(&[2])], &[]);
     }
@@ -177,7 +179,7 @@ fn shapes_and_axes() {
 }
 
 #[test]
-fn signals_and_sequences() {
+fn signal_operators_survive_invalid_run_time_values() {
     survives("DFT", 17, &[Floats(&[1, 4, 1]), Ints(&[])], &[]);
     survives("DFT", 20, &[Floats(&[1, 4, 1]), Ints(&[]), Ints(&[])], &[]);
     survives("STFT", 17, &[Floats(&[1, 8, 1]), Ints(&[]), Left, Ints(&[])], &[]);
@@ -192,7 +194,7 @@ fn signals_and_sequences() {
 }
 
 #[test]
-fn numbers_that_are_none() {
+fn float_operators_survive_nan_and_infinity() {
     for mode in ["bilinear", "nearest", "bicubic"] {
         for padding in ["zeros", "border", "reflection"] {
             let mode = [string_attribute("mode", mode), string_attribute("padding_mode", padding)];
@@ -218,7 +220,7 @@ fn numbers_that_are_none() {
 }
 
 #[test]
-fn operators_of_ours() {
+fn own_operators_survive_invalid_run_time_values() {
     let list = |name: &str, values: &[i64]| crate::support::onnx::ints_attribute(name, values);
     let reduction = |name: &str| string_attribute("reduction", name);
     for op in ["NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"] {
@@ -257,9 +259,9 @@ fn operators_of_ours() {
     nothing_found();
 }
 
-/// What they answer where somebody might think otherwise.
+/// Their results in unclear cases.
 #[test]
-fn answers_of_operators_of_ours() {
+fn own_operators_follow_the_specification() {
     use crate::support::onnx::{tensor_f32, tensor_i64};
     let answers = |op: &str,
                    opset: i64,
@@ -300,7 +302,7 @@ fn answers_of_operators_of_ours() {
                 .unwrap();
         assert!(found[0].is_nan() && found[1] == 2.0, "{how}: {found:?}");
     }
-    // Nothing is left of a mean of what is all ignored.
+    // The mean of ignored labels only is NaN.
     let labels = [tensor_i64("l", &[2], &[-1, -1])];
     let ignored = [int_attribute("ignore_index", -1)];
     let loss = |labels: &[Message], attributes: &[Message]| {
@@ -309,7 +311,7 @@ fn answers_of_operators_of_ours() {
     assert!(loss(&labels, &ignored).unwrap()[0].is_nan());
     assert!(loss(&labels, &[]).is_err());
     assert!(loss(&[tensor_i64("l", &[2], &[0, 2])], &[]).is_err());
-    // One more behind than before.
+    // One more element is padded at the end.
     let size = [tensor_i64("s", &[1], &[4])];
     let found = answers("CenterCropPad", 18, &[1.0], &[1], &size, &["s"], &[]).unwrap();
     assert_eq!(found, [0.0, 1.0, 0.0, 0.0]);
@@ -320,7 +322,7 @@ fn answers_of_operators_of_ours() {
     assert_eq!(answers("Unique", 11, &[3.0, 1.0, 3.0], &[3], &[], &[], &[]).unwrap(), [1.0, 3.0]);
     let halves = [tensor_f32("s", &[1], &[1.5])];
     assert!(answers("Upsample", 9, &[1.0, 2.0], &[2], &halves, &["s"], &[]).is_err());
-    // Singular, and with rows that change places.
+    // A singular matrix, and one with swapped rows.
     let det = |x: &[f32]| answers("Det", 22, x, &[2, 2], &[], &[], &[]).unwrap();
     assert_eq!((det(&[1.0, 2.0, 2.0, 4.0]), det(&[0.0, 1.0, 1.0, 0.0])), (vec![0.0], vec![-1.0]));
     assert!(answers("Det", 22, &[1.0; 6], &[2, 3], &[], &[], &[]).is_err());

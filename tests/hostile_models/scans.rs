@@ -1,5 +1,5 @@
-//! Bodies of `Scan` that do odd things with their states and outputs, axes counted from the end, and
-//! a convolution whose sums are longer than a kernel of the host takes.
+//! Unusual bodies of `Scan`, axes that count from the end, and a convolution with longer sums than
+//! a kernel of the host accepts.
 
 use belljar::Tensor;
 
@@ -9,7 +9,7 @@ use crate::support::onnx::{
 };
 use crate::{ones, refused, run};
 
-/// A body with these nodes and initializers, which reads `s`, a state, if there is one, and `a`.
+/// A body with these nodes and initializers, with the inputs `s` (a state, if `states`) and `a`.
 fn body(states: bool, nodes: Vec<Message>, constants: Vec<Message>, outputs: &[&str]) -> Message {
     let read: &[&str] = if states { &["s", "a"] } else { &["a"] };
     let graph = Graph {
@@ -21,7 +21,7 @@ fn body(states: bool, nodes: Vec<Message>, constants: Vec<Message>, outputs: &[&
     graph.message()
 }
 
-/// The outputs of a Scan over `x` with this body, whose state is 2, 2.
+/// The outputs of a Scan over `x` with this body and the initial state 2, 2.
 fn scanned(states: bool, body: Message, outputs: &[&str]) -> Vec<Vec<f32>> {
     let mut inputs = vec![("x", Tensor::new(vec![1f32, 2.0, 3.0, 4.0], &[2, 2]).unwrap())];
     if states {
@@ -46,7 +46,7 @@ fn scanned(states: bool, body: Message, outputs: &[&str]) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn states_of_a_scan_may_be_passed_on_replaced_or_constant() {
+fn scan_states_may_be_unchanged_replaced_or_constant() {
     let add = || node("Add", &["a", "s"], &["o"], &[]);
     let passed_on = body(true, vec![add()], vec![], &["s", "o"]);
     let answer = scanned(true, passed_on, &["last", "y"]);
@@ -62,7 +62,7 @@ fn states_of_a_scan_may_be_passed_on_replaced_or_constant() {
 }
 
 #[test]
-fn outputs_of_a_scan_may_be_constant_or_the_same() {
+fn scan_outputs_may_be_constant_or_equal() {
     let constant = body(false, vec![], vec![tensor_f32("o", &[], &[9.0])], &["o"]);
     assert_eq!(scanned(false, constant, &["y"]), [vec![9.0, 9.0]]);
     let same = body(false, vec![], vec![], &["a", "a"]);
@@ -71,7 +71,7 @@ fn outputs_of_a_scan_may_be_constant_or_the_same() {
 }
 
 #[test]
-fn a_scan_that_cannot_be_computed_is_named() {
+fn an_error_of_a_scan_names_the_node() {
     let longer = node("Concat", &["s", "a"], &["n"], &[int_attribute("axis", 0)]);
     let changes = body(true, vec![longer], vec![], &["n"]);
     let attributes = [graph_attribute("body", changes), int_attribute("num_scan_inputs", 1)];
@@ -92,7 +92,7 @@ fn a_scan_that_cannot_be_computed_is_named() {
 }
 
 #[test]
-fn a_convolution_with_a_million_weights_from_an_input_is_answered() {
+fn a_convolution_with_a_million_weights_from_an_input_is_computed() {
     let taps = (1 << 20) + 5;
     let graph = Graph {
         nodes: vec![node("Conv", &["x", "w"], &["y"], &[])],

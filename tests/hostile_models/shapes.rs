@@ -1,4 +1,4 @@
-//! Shapes, and what follows from them: the answer has the specification's shape, or there is none.
+//! Shapes: the result has the shape of the specification, or the model is refused.
 
 use belljar::Tensor;
 
@@ -20,7 +20,7 @@ fn dims(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|dim| *dim as i64).collect()
 }
 
-/// Of an operator set, a model of one node that reads `x`.
+/// A model of one node that reads `x`, in an operator set.
 fn old(op: &str, opset: i64, shape: &[usize], more: &[Message], attributes: &[Message]) -> Vec<u8> {
     let names: Vec<&str> = ["x", "w"].into_iter().take(1 + more.len()).collect();
     let graph = Graph {
@@ -33,7 +33,7 @@ fn old(op: &str, opset: i64, shape: &[usize], more: &[Message], attributes: &[Me
 }
 
 #[test]
-fn axes_are_squeezed_in_any_order() {
+fn squeeze_takes_axes_in_any_order() {
     let x = || [("x", counted(&[1, 2, 1, 3, 1]))];
     for axes in [&[4, 0, 2][..], &[2, 4, 0], &[-1, 0, -3], &[0, 2, 4]] {
         let by_input = with_ints("Squeeze", &[1, 2, 1, 3, 1], axes, &[]);
@@ -49,7 +49,7 @@ fn axes_are_squeezed_in_any_order() {
 }
 
 #[test]
-fn equations_have_the_result_that_they_say() {
+fn einsum_results_follow_their_equations() {
     let einsum = |equation: &str, shapes: &[&[usize]]| {
         let names = &["a", "b"][..shapes.len()];
         let graph = Graph {
@@ -65,7 +65,7 @@ fn equations_have_the_result_that_they_say() {
         let tensors = names.iter().zip(shapes).map(|(name, shape)| (*name, counted(shape)));
         (graph.bytes(), tensors.collect::<Vec<_>>())
     };
-    // The sums of all: 0 + 1 + … + n - 1.
+    // The sum of all elements is 0 + 1 + … + n - 1.
     type Shapes<'a> = &'a [&'a [usize]];
     let answers: [(&str, Shapes, &[usize], &[f32]); 9] = [
         ("a,b->", &[&[3], &[4]], &[], &[18.0]),
@@ -95,7 +95,7 @@ fn equations_have_the_result_that_they_say() {
 }
 
 #[test]
-fn products_of_integers_and_vectors() {
+fn matmul_integer_refuses_vectors() {
     let product = |a: &[usize], b: &[usize]| {
         let inputs =
             [("a", a), ("b", b)].map(|(name, shape)| value(name, UINT8, &fixed(&dims(shape))));
@@ -118,9 +118,9 @@ fn products_of_integers_and_vectors() {
     }
 }
 
-/// tract never comes to an end with such a product unless it is told that both are 1.
+/// tract does not terminate on such a product unless both dimensions are known to be 1.
 #[test]
-fn products_along_one_column_that_comes_when_the_model_runs() {
+fn matmul_along_a_dimension_of_one_known_at_run_time_terminates() {
     let graph = Graph {
         nodes: vec![
             node("Expand", &["x", "to"], &["wide"], &[]),
@@ -140,9 +140,9 @@ fn products_along_one_column_that_comes_when_the_model_runs() {
     assert!(!err.to_string().contains("panicked"), "{err}");
 }
 
-/// As onnxruntime has it: its version 10 does not say which of two elements is the nearest.
+/// As in onnxruntime, because version 10 does not specify which of two elements is the nearest.
 #[test]
-fn images_are_resized_as_they_once_were() {
+fn resize_10_matches_onnxruntime() {
     let scaled = |scale: f32| old("Resize", 10, &[4], &[tensor_f32("w", &[1], &[scale])], &[]);
     let x = || [("x", counted(&[4]))];
     let answers: [(f32, &[f32]); 4] = [
@@ -161,7 +161,7 @@ fn images_are_resized_as_they_once_were() {
 }
 
 #[test]
-fn steps_beyond_the_windows_of_automatic_pads() {
+fn auto_pad_refuses_strides_larger_than_the_kernel() {
     for auto in ["SAME_UPPER", "SAME_LOWER"] {
         let pooled = |op: &str, stride: i64| {
             let attributes = [
@@ -183,9 +183,9 @@ fn steps_beyond_the_windows_of_automatic_pads() {
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [1.0, 3.0, 5.0]);
 }
 
-/// tract divides by the number of what it adds up.
+/// tract divides by the number of elements, which may be zero.
 #[test]
-fn sums_of_what_may_be_nothing() {
+fn reductions_of_sizes_known_at_run_time_are_exact() {
     let answers: [(&str, f32, f32); 5] = [
         ("ReduceSum", 0.0, 6.0),
         ("ReduceL1", 0.0, 6.0),

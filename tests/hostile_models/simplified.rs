@@ -1,5 +1,5 @@
-//! What an optimiser may make of several nodes: what they answer one after the other, and nothing
-//! that only looks like it.
+//! Combinations of nodes that an optimizer may rewrite: the result must be that of the separate
+//! nodes.
 
 use belljar::Tensor;
 use belljar::policy::Kernels;
@@ -15,14 +15,14 @@ use crate::{HOST, policy, refused, run};
 const FLOAT16: i64 = 10;
 const DOUBLE: i64 = 11;
 
-/// One element, or a list of them, of an initializer of 64-bit floats.
+/// An initializer of 64-bit floats.
 fn doubles(name: &str, dims: &[i64], values: &[f64]) -> Message {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let dims = dims.iter().fold(Message::new(), |tensor, dim| tensor.int(1, *dim));
     dims.int(2, DOUBLE).bytes(8, name).bytes(9, bytes)
 }
 
-/// What comes of nodes that read `x`, of a type.
+/// The output of nodes that read `x` of this type.
 fn answer(nodes: Vec<Message>, initializers: &[Message], elem_type: i64, x: Tensor) -> Tensor {
     let dims: Vec<i64> = x.shape().iter().map(|dim| *dim as i64).collect();
     let graph = Graph {
@@ -39,17 +39,18 @@ fn floats(values: &[f32], shape: &[usize]) -> Tensor {
 }
 
 #[test]
-fn what_is_repeated_before_a_product() {
-    // The shape to repeat to, the equation, the other operand, and what comes of 1, 2, 3.
+fn products_of_broadcast_operands_are_exact() {
+    // The shape to expand to, the equation, the shape of the other operand, and the result for 1,
+    // 2, 3.
     let row = floats(&[1.0, 2.0, 3.0], &[1, 3]);
     let cases: [(&[i64], &str, &[i64], Tensor); 5] = [
-        // Summed up along what is repeated.
+        // Summed along the expanded axis.
         (&[4, 3], "kn,mk->mn", &[1, 4], floats(&[10.0, 20.0, 30.0], &[1, 3])),
         (&[2, 3], "ab,c->c", &[2], floats(&[12.0, 24.0], &[2])),
-        // Nothing else says how wide the result is.
+        // Only the expanded operand has the size of the result.
         (&[2, 3], "ab,c->abc", &[1], floats(&[1.0, 2.0, 3.0, 1.0, 2.0, 3.0], &[2, 3, 1])),
         (&[2, 1, 3], "zab,c->zb", &[1], floats(&[1.0, 2.0, 3.0, 1.0, 2.0, 3.0], &[2, 3])),
-        // The other operand is as wide: what may be left out, and what comes of it.
+        // The other operand has the same size, so the expansion may be omitted.
         (&[2, 3], "ab,ac->abc", &[2, 1], floats(&[1.0, 2.0, 3.0, 2.0, 4.0, 6.0], &[2, 3, 1])),
     ];
     for (to, equation, other, expected) in cases {
@@ -74,7 +75,7 @@ fn what_is_repeated_before_a_product() {
 }
 
 #[test]
-fn zero_times_what_has_no_end_is_no_number() {
+fn products_of_zero_and_infinity_are_nan() {
     let x = floats(&[f32::INFINITY, f32::NAN, 1.0, f32::NEG_INFINITY], &[4]);
     for (dims, zeros) in [(&[][..], &[0.0f32][..]), (&[1], &[-0.0]), (&[4], &[0.0; 4])] {
         for names in [["x", "zero"], ["zero", "x"]] {
@@ -88,7 +89,7 @@ fn zero_times_what_has_no_end_is_no_number() {
 }
 
 #[test]
-fn two_factors_are_not_one() {
+fn successive_factors_are_not_combined() {
     for (x, factor, expected) in [(1e30f32, 1e-30f32, 1e-30f32), (1e-30, 1e30, 1e30)] {
         let initializers = [tensor_f32("a", &[], &[factor]), tensor_f32("b", &[1], &[factor])];
         let nodes =
@@ -100,7 +101,7 @@ fn two_factors_are_not_one() {
 }
 
 #[test]
-fn constants_of_64_bits_are_not_rounded_to_32() {
+fn float64_constants_are_not_rounded_to_float32() {
     let cases = [
         ("Add", 0.0, 1e-300, 1e-300),
         ("Sub", 0.0, 1e-300, -1e-300),
@@ -120,8 +121,8 @@ fn constants_of_64_bits_are_not_rounded_to_32() {
 }
 
 #[test]
-fn half_of_an_odd_number_is_no_whole_one() {
-    // The numbers from 0 on; which of them have a rest when they are halved?
+fn half_of_an_odd_number_is_not_an_integer() {
+    // The numbers from 0; the odd ones are replaced by 10.
     let nodes = vec![
         node("Range", &["zero", "n", "one"], &["numbers"], &[]),
         node("Cast", &["numbers"], &["floats"], &[int_attribute("to", FLOAT)]),
@@ -149,7 +150,7 @@ fn half_of_an_odd_number_is_no_whole_one() {
 }
 
 #[test]
-fn functions_of_16_bits_go_all_the_way() {
+fn float16_functions_reach_their_limits() {
     let x = [f16::NEG_INFINITY, f16::from_f32(-20.0), f16::from_f32(20.0), f16::INFINITY];
     for (op, least) in [("Sigmoid", f16::ZERO), ("Tanh", f16::NEG_ONE)] {
         let x = Tensor::new(x.to_vec(), &[4]).unwrap();
@@ -159,14 +160,14 @@ fn functions_of_16_bits_go_all_the_way() {
 }
 
 #[test]
-fn of_nothing_there_is_nothing() {
+fn softmax_of_an_empty_tensor_is_empty() {
     for op in ["Softmax", "LogSoftmax"] {
         for axis in [0, 1] {
             let attributes = [int_attribute("axis", axis)];
             let of = |from: &str| node(op, &[from], &["y"], &attributes);
             let nothing = Tensor::new(Vec::<f64>::new(), &[2, 0]).unwrap();
             assert_eq!(answer(vec![of("x")], &[], DOUBLE, nothing.clone()), nothing);
-            // Only known when it runs.
+            // With a size that is only known at run time.
             let graph = Graph {
                 nodes: vec![
                     node("Compress", &["x", "kept"], &["some"], &[int_attribute("axis", 1)]),
@@ -191,7 +192,7 @@ fn of_nothing_there_is_nothing() {
 }
 
 #[test]
-fn places_are_counted_from_the_end_as_well() {
+fn gather_nd_counts_negative_indices_from_the_end() {
     let graph = |constant: bool| Graph {
         nodes: vec![node("GatherND", &["x", "places"], &["y"], &[])],
         initializers: [tensor_i64("places", &[2, 2], &[-1, -3, 1, -1])]
@@ -216,7 +217,7 @@ fn places_are_counted_from_the_end_as_well() {
 }
 
 #[test]
-fn truth_is_compared() {
+fn booleans_are_compared() {
     let graph = Graph {
         nodes: vec![node("Equal", &["x", "yes"], &["y"], &[])],
         initializers: vec![Message::new().int(1, 1).int(2, BOOL).bytes(8, "yes").bytes(9, [1])],
@@ -229,7 +230,7 @@ fn truth_is_compared() {
 }
 
 #[test]
-fn steps_are_taken_after_what_reads_all_elements() {
+fn strided_slices_stay_after_softmax_and_norms() {
     let numbers: Vec<f32> = (0..20).map(|at| (at * at % 7) as f32 - 2.0).collect();
     let list = |name: &str, value: i64| tensor_i64(name, &[1], &[value]);
     for op in ["Softmax", "LogSoftmax", "Hardmax", "LpNormalization"] {
@@ -257,7 +258,7 @@ fn steps_are_taken_after_what_reads_all_elements() {
 }
 
 #[test]
-fn equal_numbers_are_their_mean() {
+fn the_mean_of_equal_numbers_is_exact() {
     for (number, count) in [(-1597.0, 112), (2.0, 490), (3.0, 49), (0.5, 7)] {
         let scale = [tensor_f32("scale", &[count], &vec![60000.0; count as usize])];
         let nodes = vec![node("LayerNormalization", &["x", "scale"], &["y"], &[])];
@@ -271,7 +272,7 @@ fn equal_numbers_are_their_mean() {
 }
 
 #[test]
-fn sizes_that_come_with_the_values() {
+fn shape_and_size_of_run_time_sizes_are_computed() {
     let x = floats(&[0.0, 1.0, 2.0, 0.0, 3.0, 4.0], &[2, 3]);
     let from = [int_attribute("start", 1)];
     let cases: [(&str, &[Message], Tensor); 3] = [
@@ -294,7 +295,7 @@ fn sizes_that_come_with_the_values() {
 }
 
 #[test]
-fn steps_are_taken_after_a_convolution() {
+fn strided_slices_stay_after_a_convolution() {
     let numbers: Vec<f32> = (0..9).map(|at| (at * at % 7) as f32).collect();
     let list = |name: &str, value: i64| tensor_i64(name, &[1], &[value]);
     let padded = |auto_pad| [string_attribute("auto_pad", auto_pad)];

@@ -1,5 +1,5 @@
-//! Small element types within a model: tensors that are packed, and what is done with them. What ONNX
-//! leaves open is refused, and so is all that would compute with codes as if they were numbers.
+//! Small element types within a model: packed tensors, and their operators. Conversions that ONNX
+//! does not define are refused, and so are operators that would compute with codes as numbers.
 
 use belljar::Tensor;
 use belljar::tensor::{Data, bf16};
@@ -40,7 +40,7 @@ fn model(nodes: Vec<Message>, initializers: Vec<Message>, output: i64) -> Vec<u8
     crate::structure::with_opset(&graph, 25)
 }
 
-/// What `w` is in `f32`.
+/// A model that converts `w` to `f32`.
 fn read(w: Message) -> Vec<u8> {
     let cast = node("Cast", &["w"], &["y"], &[int_attribute("to", FLOAT)]);
     model(vec![cast], vec![w], FLOAT)
@@ -51,7 +51,7 @@ fn x() -> [(&'static str, Tensor); 1] {
 }
 
 #[test]
-fn what_is_packed_is_read_from_the_lowest_bits_on() {
+fn packed_elements_are_read_from_the_lowest_bits() {
     for (w, expected) in [
         (raw(I4, 3, &[0xf1, 0x08]), &[1.0f32, -1.0, -8.0][..]),
         (raw(U4, 2, &[0xf1]), &[1.0, 15.0]),
@@ -70,21 +70,21 @@ fn what_is_packed_is_read_from_the_lowest_bits_on() {
 }
 
 #[test]
-fn what_is_packed_wrongly_is_refused() {
+fn malformed_packed_tensors_are_refused() {
     for (w, why) in [
-        (raw(I4, 3, &[0x21, 0x13]), "behind its last element"),
-        (raw(U2, 1, &[0b100]), "behind its last element"),
+        (raw(I4, 3, &[0x21, 0x13]), "after its last element"),
+        (raw(U2, 1, &[0b100]), "after its last element"),
         (raw(I4, 3, &[0x21]), "bytes of data"),
         (raw(I4, 3, &[0x21, 3, 0]), "bytes of data"),
         (raw(F8E4M3FN, 2, &[1]), "bytes of data"),
         (raw(BF16, 2, &[1, 2, 3]), "bytes of data"),
         (raw(I4, i64::MAX, &[1]), "dimensions"),
-        (numbers(I4, 2, &[256]), "no codes"),
-        (numbers(BF16, 1, &[70_000]), "no codes"),
+        (numbers(I4, 2, &[256]), "not valid codes"),
+        (numbers(BF16, 1, &[70_000]), "not valid codes"),
         (numbers(I4, 4, &[1]), "bytes of data"),
         (raw(27, 1, &[1]), "float6e2m3"),
-        (numbers(I4, 2, &[1]).bytes(9, [1]), "twice"),
-        // Numbers of 32 bits in a field of their own are none of these.
+        (numbers(I4, 2, &[1]).bytes(9, [1]), "both raw data"),
+        // Data in the field of another element type.
         (Message::new().int(1, 1).int(2, I4).bytes(8, "w").float(4, 1.0), "field"),
     ] {
         refused(&read(w), &x(), why);
@@ -92,28 +92,28 @@ fn what_is_packed_wrongly_is_refused() {
 }
 
 #[test]
-fn codes_are_no_numbers() {
+fn operators_that_compute_refuse_small_types() {
     let w = || raw(F8E4M3FN, 2, &[0x38, 0x38]);
     for (nodes, why) in [
         (vec![node("Add", &["w", "w"], &["y"], &[])], "float8e4m3fn; implemented is"),
         (vec![node("MatMul", &["w", "w"], &["y"], &[])], "float8e4m3fn; implemented is"),
         (vec![node("Relu", &["w"], &["y"], &[])], "float8e4m3fn; implemented is"),
         (vec![node("Add", &["w", "x"], &["y"], &[])], "implemented is"),
-        (vec![node("Concat", &["w", "x"], &["y"], &[int_attribute("axis", 0)])], "another one"),
+        (vec![node("Concat", &["w", "x"], &["y"], &[int_attribute("axis", 0)])], "another input"),
         (vec![node("BelljarCast", &["w"], &["y"], &[])], "BelljarCast"),
     ] {
         refused(&model(nodes, vec![w()], F8E4M3FN), &x(), why);
     }
-    // Nor are they texts.
+    // A conversion to strings is refused.
     let text = vec![node("Cast", &["w"], &["y"], &[int_attribute("to", 8)])];
     refused(&model(text, vec![w()], 8), &x(), "is not implemented");
-    // A declaration of another type does not make them any.
+    // A declaration of another type does not change the type.
     let identity = vec![node("Identity", &["w"], &["y"], &[])];
     refused(&model(identity, vec![w()], 2), &x(), "is declared as uint8");
 }
 
 #[test]
-fn codes_are_moved_and_come_out_as_what_they_are() {
+fn small_types_are_moved_and_returned() {
     let nodes = vec![
         node("Concat", &["w", "w"], &["c"], &[int_attribute("axis", 0)]),
         node("Identity", &["c"], &["y"], &[]),
@@ -127,7 +127,7 @@ fn codes_are_moved_and_come_out_as_what_they_are() {
 fn bfloat16_is_rounded_once() {
     let to = |from: &str, to: &str| node("Cast", &[from], &[to], &[int_attribute("to", BF16)]);
     let nodes = vec![to("x", "a"), to("w", "b"), node("Add", &["a", "b"], &["y"], &[])];
-    // 1 + 2^-8 is half way between two neighbours, of which 1 is even; a little more is not.
+    // 1 + 2^-8 is halfway between two neighbours, of which 1 is even; a little more is not halfway.
     for (w, expected) in [(2f32.powi(-8), 1.0), (2f32.powi(-8) * 1.01, 1.0078125), (3e38, 3e38)] {
         let bytes = model(nodes.clone(), vec![tensor_f32("w", &[2], &[w, w])], BF16);
         let outputs = run(&bytes, &x()).unwrap();
@@ -137,7 +137,7 @@ fn bfloat16_is_rounded_once() {
 }
 
 #[test]
-fn what_onnx_leaves_open_has_no_answer() {
+fn conversions_that_onnx_does_not_define_are_refused() {
     let cast = |to: i64, more: &[Message]| {
         let attributes: Vec<Message> =
             std::iter::once(int_attribute("to", to)).chain(more.iter().cloned()).collect();
@@ -148,7 +148,7 @@ fn what_onnx_leaves_open_has_no_answer() {
     assert!([4, 6].contains(&err.exit_code()) && err.to_string().contains("negative"), "{err}");
     assert!(run(&cast(F8E8M0, &[]), &x()).is_ok());
     refused(&cast(F8E8M0, &[string_attribute("round_mode", "even")]), &x(), "\"even\"");
-    // A zero point of floats.
+    // A zero point of a float type.
     let quantize = node("QuantizeLinear", &["x", "s", "w"], &["y"], &[]);
     let scale = tensor_f32("s", &[], &[2.0]);
     let with = |zero: u8| {
@@ -158,13 +158,13 @@ fn what_onnx_leaves_open_has_no_answer() {
     assert!(run(&with(0), &x()).is_ok());
     let err = run(&with(0x38), &x()).err().unwrap();
     assert!(err.to_string().contains("a zero point of floats"), "{err}");
-    // Two types at once, and blocks that do not fit.
+    // Two contradicting types, and invalid blocks.
     let say = |attributes: &[Message]| {
         let zero = Message::new().int(2, U4).bytes(8, "w").bytes(9, [0]);
         let node = node("QuantizeLinear", &["x", "s", "w"], &["y"], attributes);
         model(vec![node], vec![scale.clone(), zero], U4)
     };
-    refused(&say(&[int_attribute("output_dtype", I4)]), &x(), "\"output_dtype\" says int4");
+    refused(&say(&[int_attribute("output_dtype", I4)]), &x(), "\"output_dtype\" is int4");
     refused(&say(&[int_attribute("block_size", 2), int_attribute("axis", 0)]), &x(), "blocks");
     refused(&say(&[int_attribute("block_size", -1)]), &x(), "block_size");
 }

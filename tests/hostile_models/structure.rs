@@ -1,17 +1,17 @@
-//! Graphs that are none: cycles, values from nowhere, names that are used twice, nesting, lies about
-//! versions, tensors that are cut.
+//! Invalid graphs: cycles, undefined values, duplicate names, deep nesting, unknown versions,
+//! malformed tensors.
 
 use crate::support::onnx::{
     BOOL, Dim, FLOAT, Graph, Message, fixed, int_attribute, node, relu, tensor_attribute,
     tensor_f32, value, value_of_any_shape,
 };
-use crate::{ends, one, ones, refused, run, still_there};
+use crate::{ends, host_still_answers, one, ones, refused, run};
 
 fn x() -> [(&'static str, belljar::Tensor); 1] {
     [("x", ones(&[2]))]
 }
 
-/// A graph in another version of ONNX's operators.
+/// A model with this version of the ONNX operator set.
 pub(crate) fn with_opset(graph: &Graph, version: i64) -> Vec<u8> {
     Message::new()
         .int(1, 8)
@@ -31,33 +31,33 @@ fn of(nodes: Vec<Message>, output: &str) -> Vec<u8> {
 }
 
 #[test]
-fn cycles_and_values_from_nowhere() {
+fn cycles_and_undefined_values_are_refused() {
     let neg = |from: &str, to: &str| node("Neg", &[from], &[to], &[]);
-    refused(&of(vec![neg("y", "y")], "y"), &x(), "\"y\" (Neg) reads a value that it makes itself");
-    let cycle = "form a cycle, each reading a value of the one before and the first one of the \
-                 last: \"b\" (Neg), \"a\" (Neg)";
+    refused(&of(vec![neg("y", "y")], "y"), &x(), "\"y\" (Neg) reads its own output");
+    let cycle = "form a cycle, in which each reads an output of the previous one: \"b\" (Neg), \
+                 \"a\" (Neg)";
     refused(&of(vec![neg("b", "a"), neg("a", "b")], "a"), &x(), cycle);
     refused(&of(vec![neg("nowhere", "y")], "y"), &x(), "no node, input or initializer makes");
-    refused(&of(vec![neg("x", "y")], "z"), &x(), "nothing in the graph makes the output");
-    refused(&of(vec![neg("", "y")], "y"), &x(), "0 inputs, not 1");
+    refused(&of(vec![neg("x", "y")], "z"), &x(), "no node of the graph makes the output");
+    refused(&of(vec![neg("", "y")], "y"), &x(), "0 inputs, expected 1");
     refused(&of(vec![node("Neg", &["x"], &[], &[]), neg("x", "y")], "y"), &x(), "outputs");
     refused(&of(vec![node("Neg", &["x"], &[""], &[]), neg("x", "y")], "y"), &x(), "outputs");
-    refused(&of(vec![node("Neg", &["x", "x"], &["y"], &[])], "y"), &x(), "2 inputs, not 1");
-    refused(&of(vec![node("Add", &["x"], &["y"], &[])], "y"), &x(), "1 inputs, not 2");
+    refused(&of(vec![node("Neg", &["x", "x"], &["y"], &[])], "y"), &x(), "2 inputs, expected 1");
+    refused(&of(vec![node("Add", &["x"], &["y"], &[])], "y"), &x(), "1 inputs, expected 2");
     refused(&of(vec![node("Neg", &["x"], &["y", "z"], &[])], "y"), &x(), "2 outputs");
 }
 
 #[test]
-fn names_that_are_used_twice() {
+fn duplicate_values_are_refused() {
     let neg = |from: &str, to: &str| node("Neg", &[from], &[to], &[]);
     refused(&of(vec![neg("x", "y"), neg("y", "y")], "y"), &x(), "same value");
     refused(&of(vec![neg("x", "x")], "x"), &x(), "same value");
     let mut graph = relu(&fixed(&[2]));
     graph.initializers = vec![tensor_f32("w", &[1], &[1.0]), tensor_f32("w", &[1], &[2.0])];
-    refused(&graph.bytes(), &x(), "two initializers");
+    refused(&graph.bytes(), &x(), "duplicate initializer");
     graph.initializers = vec![tensor_f32("y", &[1], &[1.0])];
     refused(&graph.bytes(), &x(), "same value");
-    // Names of nodes mean nothing.
+    // Names of nodes need not be unique.
     let named = |from: &str, to: &str| {
         Message::new().bytes(1, from).bytes(2, to).bytes(3, "same").bytes(4, "Neg")
     };
@@ -67,7 +67,7 @@ fn names_that_are_used_twice() {
 }
 
 #[test]
-fn names_that_are_endless_or_not_for_reading() {
+fn long_or_unprintable_names_are_handled() {
     let long = "n".repeat(1 << 20);
     let err = run(&of(vec![node("Neg", &["x"], &[&long], &[])], &long), &x()).err().unwrap();
     assert!(err.exit_code() == 4 && err.to_string().len() < 4096, "{err}");
@@ -82,7 +82,7 @@ fn names_that_are_endless_or_not_for_reading() {
 }
 
 #[test]
-fn dimensions_with_names_that_are_formulas() {
+fn symbolic_dimensions_are_not_parsed() {
     let formulas = [
         format!("{}n{}", "(".repeat(20_000), ")".repeat(20_000)),
         format!("n{}", "+n".repeat(20_000)),
@@ -106,7 +106,7 @@ fn dimensions_with_names_that_are_formulas() {
 }
 
 #[test]
-fn operator_sets_that_do_not_exist() {
+fn unknown_operator_sets_are_refused() {
     let graph = relu(&fixed(&[2]));
     for version in [0, -1, 29, 1000, i64::MAX, i64::MIN] {
         refused(&with_opset(&graph, version), &x(), "operator set");
@@ -114,10 +114,10 @@ fn operator_sets_that_do_not_exist() {
     let none = Message::new().int(1, 8).message(7, graph.message()).finish();
     refused(&none, &x(), "operator set");
     let twice = graph.model().message(8, Message::new().int(2, 13)).finish();
-    refused(&twice, &x(), "twice");
+    refused(&twice, &x(), "duplicate import");
     let both = graph.model().message(8, Message::new().bytes(1, "ai.onnx").int(2, 13)).finish();
-    refused(&both, &x(), "twice");
-    // The same version twice, as skl2onnx writes it, is no contradiction.
+    refused(&both, &x(), "duplicate import");
+    // A duplicate import of the same version, as written by skl2onnx, is accepted.
     let same = graph.model().message(8, Message::new().bytes(1, "ai.onnx").int(2, 17)).finish();
     run(&same, &x()).unwrap();
     let other = graph.model().message(8, Message::new().bytes(1, "com.evil").int(2, 1)).finish();
@@ -129,7 +129,7 @@ fn operator_sets_that_do_not_exist() {
 }
 
 #[test]
-fn functions_training_and_other_parts() {
+fn unsupported_parts_of_a_model_are_refused() {
     let function = Message::new().bytes(1, "Relu").bytes(4, "x").bytes(5, "y");
     let recursive = function.clone().message(7, node("Relu", &["x"], &["y"], &[]));
     for function in [function, recursive] {
@@ -147,13 +147,13 @@ fn functions_training_and_other_parts() {
 }
 
 #[test]
-fn tensors_that_lie() {
+fn malformed_tensors_are_refused() {
     let add = |w: Message| one("Add", &[2], &[w], &["w"], &[]);
     let shape = || Message::new().int(1, 2).int(2, FLOAT).bytes(8, "w");
     refused(&add(shape().bytes(9, [0; 7])), &x(), "bytes of data");
     refused(&add(shape().bytes(9, [0; 4096])), &x(), "bytes of data");
-    refused(&add(shape().bytes(9, [0; 8]).float(4, 1.0)), &x(), "twice");
-    refused(&add(shape().int(7, 1).int(7, 2)), &x(), "not its element type's");
+    refused(&add(shape().bytes(9, [0; 8]).float(4, 1.0)), &x(), "both raw data and a data field");
+    refused(&add(shape().int(7, 1).int(7, 2)), &x(), "a field of another element type");
     refused(&add(shape().int(14, 1)), &x(), "another file");
     let entry = Message::new().bytes(1, "location").bytes(2, "/etc/passwd");
     refused(&add(shape().bytes(9, [0; 8]).message(13, entry)), &x(), "another file");
@@ -165,15 +165,15 @@ fn tensors_that_lie() {
     let typed =
         |elem_type: i64| Message::new().int(1, 2).int(2, elem_type).bytes(8, "w").bytes(9, [0; 8]);
     for elem_type in [0, 14, 15, 27, 28, 99, -1] {
-        refused(&add(typed(elem_type)), &x(), "is of");
+        refused(&add(typed(elem_type)), &x(), "has the element type");
     }
-    // Elements of 16 bits and fewer take fewer bytes.
+    // Elements of at most 16 bits need fewer bytes.
     for elem_type in [16, 17, 22, 23, 24, 25] {
         refused(&add(typed(elem_type)), &x(), "bytes of data");
     }
     let text = Message::new().int(1, 1).int(2, 8).bytes(8, "w").bytes(9, [0; 8]);
     refused(&add(text), &x(), "raw bytes");
-    // Constants in nodes are tensors like others.
+    // Tensors in constant nodes are checked too.
     let constant = node("Constant", &[], &["w"], &[tensor_attribute("value", shape())]);
     refused(
         &of(vec![constant, node("Add", &["x", "w"], &["y"], &[])], "y"),
@@ -187,7 +187,7 @@ fn graph_attribute(name: &str, graph: &Graph) -> Message {
 }
 
 #[test]
-fn bodies_within_bodies() {
+fn nested_bodies_are_computed_up_to_a_depth() {
     let nested = |depth: usize| {
         let leaf = |name: &str| Graph {
             nodes: vec![node("Neg", &["x"], &[name], &[])],
@@ -223,7 +223,7 @@ fn bodies_within_bodies() {
 }
 
 #[test]
-fn a_branch_that_is_never_taken_is_never_looked_at() {
+fn a_branch_that_is_never_taken_is_not_checked() {
     let branch = |op: &str, output: &str| Graph {
         nodes: vec![node(op, &["x"], &[output], &[])],
         outputs: vec![value_of_any_shape(output, FLOAT)],
@@ -252,7 +252,7 @@ fn a_branch_that_is_never_taken_is_never_looked_at() {
 }
 
 #[test]
-fn bodies_that_do_not_fit() {
+fn mismatched_bodies_are_refused() {
     let branch = |output: &str, op: &str, elem_type: i64| Graph {
         nodes: vec![node(op, &["x"], &[output], &[])],
         outputs: vec![value_of_any_shape(output, elem_type)],
@@ -272,13 +272,13 @@ fn bodies_that_do_not_fit() {
     let given = [("x", ones(&[2])), ("c", belljar::Tensor::new(vec![true], &[]).unwrap())];
     let neg = branch("a", "Neg", FLOAT);
     refused(&choose(&neg, &branch("b", "IsNaN", BOOL), &["y"]), &given, "different types");
-    refused(&choose(&neg, &neg, &["y", "z"]), &given, "names 2 outputs, and makes 1");
+    refused(&choose(&neg, &neg, &["y", "z"]), &given, "it has 2 outputs, but its body makes 1");
     refused(&choose(&neg, &branch("x", "Abs", FLOAT), &["y"]), &given, "same value");
     let mut with_input = neg.clone();
     with_input.inputs = vec![value("i", FLOAT, &[])];
-    refused(&choose(&with_input, &neg, &["y"]), &given, "1 inputs, not 0");
+    refused(&choose(&with_input, &neg, &["y"]), &given, "1 inputs, expected 0");
     let empty = Graph { outputs: vec![value_of_any_shape("x", FLOAT)], ..Graph::default() };
-    refused(&choose(&empty, &neg, &["y"]), &given, "nothing in its graph");
+    refused(&choose(&empty, &neg, &["y"]), &given, "no node of its graph");
     let scan = |inputs: i64| {
         let body = Graph {
             nodes: vec![node("Neg", &["i"], &["o"], &[])],
@@ -292,11 +292,11 @@ fn bodies_that_do_not_fit() {
     for inputs in [0, 2, 1000, -1, i64::MAX] {
         ends(&scan(inputs), &[("x", ones(&[2, 2]))]);
     }
-    still_there();
+    host_still_answers();
 }
 
 #[test]
-fn graphs_without_work() {
+fn graphs_without_nodes_are_answered() {
     let pass = Graph {
         inputs: vec![value("x", FLOAT, &fixed(&[2]))],
         outputs: vec![value("x", FLOAT, &fixed(&[2]))],
@@ -313,7 +313,7 @@ fn graphs_without_work() {
     for dim in [-1, i64::MIN, 1 << 40, i64::MAX] {
         let graph = relu(&fixed(&[dim]));
         match run(&graph.bytes(), &x()) {
-            // Less than nothing says nothing.
+            // Some negative sizes mean an unknown dimension.
             Ok(_) => assert!(dim < 0),
             Err(err) => assert_eq!(err.exit_code(), 4, "{err}"),
         }

@@ -1,5 +1,5 @@
-//! Operators on texts: what is not read in one way everywhere is refused, and no pattern takes
-//! longer than its length and that of the text ask for.
+//! Operators on strings: ambiguous input is refused, and the time of a pattern is bounded by its
+//! length and that of the string.
 
 use belljar::Tensor;
 
@@ -7,7 +7,7 @@ use crate::support::onnx::{
     BOOL, FLOAT, Graph, INT64, Message, STRING, fixed, int_attribute, ints_attribute, node,
     string_attribute, strings_attribute, value, value_of_any_shape,
 };
-use crate::{refused, run, still_there};
+use crate::{host_still_answers, refused, run};
 
 fn on_texts(op: &str, dims: &[i64], outputs: &[(&str, i64)], attributes: &[Message]) -> Vec<u8> {
     let names: Vec<&str> = outputs.iter().map(|(name, _)| *name).collect();
@@ -36,7 +36,7 @@ fn fits(of: &str, text: &str) -> bool {
 }
 
 #[test]
-fn patterns_fit_the_whole_of_a_text() {
+fn patterns_match_the_whole_string() {
     for (of, yes, no) in [
         ("a", "a", "aa"),
         ("a|bc", "bc", "ac"),
@@ -58,7 +58,7 @@ fn patterns_fit_the_whole_of_a_text() {
 }
 
 #[test]
-fn patterns_that_are_not_read_in_one_way_are_refused() {
+fn ambiguous_patterns_are_refused() {
     for of in [
         "(?i)a",
         "(?=a)",
@@ -102,22 +102,22 @@ fn patterns_that_are_not_read_in_one_way_are_refused() {
 }
 
 #[test]
-fn no_pattern_explodes() {
+fn patterns_are_bounded_in_time() {
     refused(&pattern(&"a".repeat(5000)), &texts(&["a"]), "more than 4096");
     refused(&pattern(&"(".repeat(200)), &texts(&["a"]), "deeper than 64");
     refused(&pattern("((a{100}){100}){100}"), &texts(&["a"]), "more than 20000 steps");
     refused(&pattern("(a{1000}b{1000}){1000}"), &texts(&["a"]), "more than 20000 steps");
-    // What makes other engines try every way.
+    // Patterns with exponential time in backtracking engines.
     let long = "a".repeat(5000);
     for of in ["(a*)*b", "(a|a)*b", "(a|aa)+b", "(.*)(.*)(.*)(.*)b", "(a?){20}a{20}", "((a*)*)*"] {
         let whole = fits(of, &long);
         assert_eq!(whole, of.ends_with("*)*"), "{of}");
     }
-    still_there();
+    host_still_answers();
 }
 
 #[test]
-fn texts_that_are_treated_in_several_ways_are_refused() {
+fn strings_that_implementations_treat_differently_are_refused() {
     let normal =
         |attributes: &[Message]| on_texts("StringNormalizer", &[2], &[("y", STRING)], attributes);
     let upper = [string_attribute("case_change_action", "UPPER")];
@@ -138,7 +138,7 @@ fn texts_that_are_treated_in_several_ways_are_refused() {
 }
 
 #[test]
-fn vocabularies_that_do_not_fit() {
+fn mismatched_vocabularies_are_refused() {
     let model = |counts: &[i64], columns: &[i64], longest: i64, pool: &[&str]| {
         let attributes = [
             string_attribute("mode", "TF"),

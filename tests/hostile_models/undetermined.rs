@@ -1,5 +1,5 @@
-//! Models of which something is only known when they run: shapes, axes, conditions that are values of
-//! inputs. Each is answered, or refused with the node's name, its operator and what to do.
+//! Models with shapes, axes or conditions that are only known at run time. Each is answered, or
+//! refused with the node's name, its operator and what to do.
 
 use belljar::Tensor;
 
@@ -9,17 +9,17 @@ use crate::support::onnx::{
 };
 use crate::{ones, run};
 
-/// Refused with words that a user can do something with.
+/// Asserts that the error names this node and operator, and returns it.
 #[track_caller]
-fn refused_in_words(bytes: &[u8], inputs: &[(&str, Tensor)], node: &str, operator: &str) -> String {
+fn refused_at(bytes: &[u8], inputs: &[(&str, Tensor)], node: &str, operator: &str) -> String {
     let err = run(bytes, inputs).expect_err(operator).to_string();
     let named = format!("node {node:?}: {operator}");
     assert!(err.contains(&named), "{err:?} does not name the node: {named}");
     err
 }
 
-/// `y` of an operator that reads `x`, of this shape, and integers `k` that come with the run; and
-/// what makes a size of `y` matter.
+/// An operator that makes `y` of `x` of this shape and integers `k` from the run, followed by nodes
+/// that need the size of `y`.
 fn with_k(
     op: &str,
     dims: &[i64],
@@ -46,7 +46,7 @@ fn with_k(
 type Case<'c> = (&'c str, &'c [i64], &'c [i64], Vec<Message>);
 
 #[test]
-fn what_follows_from_values_is_answered_or_refused_in_words() {
+fn sizes_that_follow_from_values_are_computed_or_refused_with_a_message() {
     let operators: [Case<'_>; 8] = [
         ("Reshape", &[2, 2], &[4, 1], vec![]),
         ("Expand", &[1, 2], &[3, 2], vec![]),
@@ -57,7 +57,7 @@ fn what_follows_from_values_is_answered_or_refused_in_words() {
         ("Pad", &[2, 2], &[0, 1, 0, 1], vec![]),
         ("Split", &[4, 2], &[4], vec![]),
     ];
-    // What needs to know the size of what comes.
+    // Nodes that need the size of their input.
     let behind: [(&str, Vec<Message>, &str); 7] = [
         ("", vec![], "y"),
         ("Flatten", vec![node("Flatten", &["y"], &["z"], &[])], "z"),
@@ -89,7 +89,7 @@ fn what_follows_from_values_is_answered_or_refused_in_words() {
 }
 
 #[test]
-fn a_size_that_is_missing_is_said_with_what_to_do() {
+fn an_unknown_size_is_refused_with_a_hint() {
     let k = || ("k", Tensor::new(vec![2i64], &[1]).unwrap());
     let filled = Graph {
         nodes: vec![
@@ -100,9 +100,9 @@ fn a_size_that_is_missing_is_said_with_what_to_do() {
         outputs: vec![value_of_any_shape("y", FLOAT)],
         ..Graph::default()
     };
-    let err = refused_in_words(&filled.bytes(), &[k()], "y", "Split");
+    let err = refused_at(&filled.bytes(), &[k()], "y", "Split");
     assert!(err.contains("[inputs.k] value"), "{err}");
-    // Branches of different sizes: what decides is the condition.
+    // Branches of different sizes: the size depends on the condition.
     let branch = |name: &str, axis: i64| {
         let graph = Graph {
             nodes: vec![node("Concat", &["x", "x"], &[name], &[int_attribute("axis", axis)])],
@@ -127,7 +127,7 @@ fn a_size_that_is_missing_is_said_with_what_to_do() {
         assert!(err.contains("node \"y\": If: its branches"), "{err}");
         assert!(err.contains("[inputs.c] value"), "{err}");
     }
-    // Without an input that a policy could give a value.
+    // Without an input that a policy could set.
     let nodes = vec![
         node("NonZero", &["x"], &["places"], &[]),
         node("Cast", &["places"], &["numbers"], &[int_attribute("to", FLOAT)]),
@@ -139,12 +139,12 @@ fn a_size_that_is_missing_is_said_with_what_to_do() {
         outputs: vec![value_of_any_shape("y", FLOAT)],
         ..Graph::default()
     };
-    let err = refused_in_words(&graph.bytes(), &[("x", ones(&[4]))], "y", "Split");
+    let err = refused_at(&graph.bytes(), &[("x", ones(&[4]))], "y", "Split");
     assert!(err.contains("follow from the shapes of its inputs"), "{err}");
 }
 
 #[test]
-fn shapes_that_do_not_fit_are_said_by_node_and_operator() {
+fn errors_of_shapes_name_the_node_and_operator() {
     let of = |op: &str, other: &[i64], attributes: &[Message]| {
         let graph = Graph {
             nodes: vec![node(op, &["x", "w"], &["y"], attributes)],
@@ -169,9 +169,9 @@ fn shapes_that_do_not_fit_are_said_by_node_and_operator() {
     for (op, other, attributes) in cases {
         let dims: Vec<usize> = other.iter().map(|dim| *dim as usize).collect();
         let inputs = [("x", ones(&[2, 3])), ("w", ones(&dims))];
-        refused_in_words(&of(op, other, attributes), &inputs, "y", op);
+        refused_at(&of(op, other, attributes), &inputs, "y", op);
     }
-    // In a body, and in a function of another version, it is that node.
+    // In a body or a function of another version, the inner node is named.
     let branch = |name: &str| {
         let graph = Graph {
             nodes: vec![node("Add", &["x", "w"], &[name], &[])],
@@ -194,7 +194,7 @@ fn shapes_that_do_not_fit_are_said_by_node_and_operator() {
     };
     let c = Tensor::new(vec![true], &[]).unwrap();
     let inputs = [("x", ones(&[2, 3])), ("w", ones(&[2, 4])), ("c", c)];
-    refused_in_words(&graph.bytes(), &inputs, "a", "Add");
+    refused_at(&graph.bytes(), &inputs, "a", "Add");
     let function = Message::new()
         .bytes(1, "F")
         .bytes(4, "a")
@@ -214,7 +214,7 @@ fn shapes_that_do_not_fit_are_said_by_node_and_operator() {
 }
 
 #[test]
-fn values_that_are_refused_are_said_by_node_and_operator() {
+fn errors_of_values_name_the_node_and_operator() {
     let gather = Graph {
         nodes: vec![node("Gather", &["x", "k"], &["y"], &[])],
         inputs: vec![value("x", FLOAT, &fixed(&[3])), value("k", INT64, &fixed(&[1]))],
@@ -222,15 +222,15 @@ fn values_that_are_refused_are_said_by_node_and_operator() {
         ..Graph::default()
     };
     let k = |value: i64| ("k", Tensor::new(vec![value], &[1]).unwrap());
-    refused_in_words(&gather.bytes(), &[("x", ones(&[3])), k(7)], "y", "Gather");
+    refused_at(&gather.bytes(), &[("x", ones(&[3])), k(7)], "y", "Gather");
     let divided = Graph {
         nodes: vec![node("Div", &["n", "k"], &["y"], &[])],
         initializers: vec![tensor_i64("n", &[1], &[8])],
         inputs: vec![value("k", INT64, &fixed(&[1]))],
         outputs: vec![value_of_any_shape("y", INT64)],
     };
-    refused_in_words(&divided.bytes(), &[k(0)], "y", "Div");
-    // Sizes that meet only when the model runs.
+    refused_at(&divided.bytes(), &[k(0)], "y", "Div");
+    // Sizes that are only compared at run time.
     let late = Graph {
         nodes: vec![
             node("NonZero", &["x"], &["p"], &[]),
@@ -241,7 +241,7 @@ fn values_that_are_refused_are_said_by_node_and_operator() {
         inputs: vec![value("x", FLOAT, &fixed(&[3]))],
         outputs: vec![value_of_any_shape("y", FLOAT)],
     };
-    refused_in_words(&late.bytes(), &[("x", ones(&[3]))], "y", "Add");
+    refused_at(&late.bytes(), &[("x", ones(&[3]))], "y", "Add");
     // A carried value that grows.
     let body = Graph {
         nodes: vec![
@@ -264,11 +264,11 @@ fn values_that_are_refused_are_said_by_node_and_operator() {
         ..Graph::default()
     };
     let rounds = ("k", Tensor::new(vec![2i64], &[]).unwrap());
-    refused_in_words(&grows.bytes(), &[("x", ones(&[3])), rounds], "y", "Loop");
+    refused_at(&grows.bytes(), &[("x", ones(&[3])), rounds], "y", "Loop");
 }
 
 #[test]
-fn axes_that_do_not_exist_are_said_by_node_and_operator() {
+fn errors_of_axes_name_the_node_and_operator() {
     let cases: [(&str, &[i64]); 4] =
         [("ReduceMax", &[5]), ("ReduceMean", &[-4]), ("ReduceL2", &[0, 0]), ("ReduceMin", &[7])];
     for (op, axes) in cases {
@@ -278,6 +278,6 @@ fn axes_that_do_not_exist_are_said_by_node_and_operator() {
             outputs: vec![value_of_any_shape("y", FLOAT)],
             ..Graph::default()
         };
-        refused_in_words(&graph.bytes(), &[("x", ones(&[2, 3]))], "y", op);
+        refused_at(&graph.bytes(), &[("x", ones(&[2, 3]))], "y", op);
     }
 }

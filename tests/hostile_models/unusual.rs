@@ -1,5 +1,5 @@
-//! Graphs that are unusual and valid, or nearly so: nodes out of order, outputs without names,
-//! functions of other operator sets, inputs with defaults, outputs that are declared by their names.
+//! Graphs that are unusual but valid, or nearly valid: nodes out of order, unnamed outputs,
+//! functions of other operator sets, inputs with defaults, outputs that are declared by name only.
 
 use belljar::Tensor;
 
@@ -40,14 +40,14 @@ fn nodes_out_of_order_are_sorted() {
     let name = |at: usize| if at == 0 { "x".to_owned() } else { format!("v{at}") };
     let chain = (1..=501).rev().map(|at| neg(&name(at - 1), &name(at))).collect();
     answers(&graph(chain, "v501").bytes(), &x(), &[-1.0; 2]);
-    // A constant behind its reader.
+    // A constant after its reader.
     let two = crate::support::onnx::tensor_attribute("value", tensor_f32("", &[], &[2.0]));
     let nodes =
         vec![node("Mul", &["x", "two"], &["y"], &[]), node("Constant", &[], &["two"], &[two])];
     answers(&graph(nodes, "y").bytes(), &x(), &[2.0; 2]);
 }
 
-/// A body that makes `name` of `from`, by way of another value, backwards.
+/// A body with two nodes out of order that make `name` from `from`.
 fn backwards(from: &str, name: &str) -> Message {
     let inner = format!("{name}_inner");
     let graph = Graph {
@@ -59,12 +59,12 @@ fn backwards(from: &str, name: &str) -> Message {
 }
 
 #[test]
-fn bodies_out_of_order_are_sorted_with_what_they_read_from_around_them() {
+fn bodies_out_of_order_are_sorted_with_their_outer_values() {
     let branches = [
         graph_attribute("then_branch", backwards("later", "a")),
         graph_attribute("else_branch", backwards("x", "b")),
     ];
-    // The body reads a value that is made behind its node.
+    // The body reads a value that is made after its node.
     let nodes = vec![neg("made", "y"), node("If", &["c"], &["made"], &branches), neg("x", "later")];
     let mut choice = graph(nodes, "y");
     choice.inputs.push(value("c", BOOL, &[]));
@@ -72,7 +72,7 @@ fn bodies_out_of_order_are_sorted_with_what_they_read_from_around_them() {
         let c = Tensor::new(vec![yes], &[]).unwrap();
         answers(&choice.bytes(), &[("x", ones(&[2])), ("c", c)], &[expected; 2]);
     }
-    // A body within a body reads it.
+    // A nested body reads it.
     let inner = [
         graph_attribute("then_branch", backwards("later", "i")),
         graph_attribute("else_branch", backwards("x", "j")),
@@ -128,7 +128,7 @@ fn a_cycle_is_refused_with_the_names_of_its_nodes() {
         }));
         graph(nodes, "y").bytes()
     };
-    refused(&cycle(1), &x(), "node \"v0\" (Add) reads a value that it makes itself");
+    refused(&cycle(1), &x(), "node \"v0\" (Add) reads its own output");
     let err = run(&cycle(3), &x()).err().unwrap().to_string();
     for name in ["\"v0\" (Add)", "\"v1\" (Add)", "\"v2\" (Add)", "form a cycle"] {
         assert!(err.contains(name), "{err}");
@@ -149,7 +149,7 @@ fn a_cycle_is_refused_with_the_names_of_its_nodes() {
 
 #[test]
 fn a_large_graph_out_of_order_is_sorted_in_time() {
-    // Each node reads two others that stand behind it.
+    // Each node reads two later ones.
     let count = 15_000;
     let name = |at: usize| if at + 2 >= count { "x".to_owned() } else { format!("v{at}") };
     let nodes = (0..count - 2)
@@ -158,12 +158,12 @@ fn a_large_graph_out_of_order_is_sorted_in_time() {
             node("Min", &[&a, &b], &[&to], &[])
         })
         .collect();
-    // Refused or answered: it ends.
+    // It may be refused or answered, but it must end.
     let _ = run(&graph(nodes, "v0").bytes(), &x());
 }
 
 #[test]
-fn outputs_without_a_name_are_left_out() {
+fn unnamed_outputs_are_omitted() {
     let square = || vec![1.0f32, 5.0, 3.0, 2.0];
     let image = || [("x", Tensor::new(square(), &[1, 1, 2, 2]).unwrap())];
     let of = |one: Message, initializers: Vec<Message>| {
@@ -190,21 +190,21 @@ fn outputs_without_a_name_are_left_out() {
     answers(&of(normal, vec![one("s"), zero("b"), zero("m"), one("v")]), &image(), &square());
     let top = node("TopK", &["x", "k"], &["y", ""], &[]);
     answers(&of(top, vec![tensor_i64("k", &[1], &[1])]), &image(), &[5.0, 3.0]);
-    // How many outputs there are says how many parts there are.
+    // The number of outputs is the number of parts.
     let split = node("Split", &["x"], &["y", ""], &[int_attribute("axis", 3)]);
     answers(&of(split, vec![]), &image(), &[1.0, 3.0]);
-    // One before another one.
+    // An unnamed output before a named one.
     let split = node("Split", &["x"], &["", "y"], &[int_attribute("axis", 3)]);
     answers(&of(split, vec![]), &image(), &[5.0, 2.0]);
     let unique = node("Unique", &["x"], &["y", "", "", ""], &[]);
     answers(&of(unique, vec![]), &image(), &[1.0, 2.0, 3.0, 5.0]);
-    // Any operator, and any number of them.
+    // Any operator, and any number of unnamed outputs.
     answers(
         &of(node("Neg", &["x", "", ""], &["y", "", ""], &[]), vec![]),
         &image(),
         &[-1.0, -5.0, -3.0, -2.0],
     );
-    // An output before the one that is wanted.
+    // An unnamed output before the one that is read.
     let top = node("TopK", &["x", "k"], &["", "places"], &[]);
     let cast = node("Cast", &["places"], &["y"], &[int_attribute("to", FLOAT)]);
     let graph = Graph {
@@ -241,7 +241,7 @@ fn a_recurrent_layer_without_its_last_outputs() {
 }
 
 #[test]
-fn squeeze_without_axes_takes_all_dimensions_of_one() {
+fn squeeze_without_axes_removes_all_dimensions_of_one() {
     for version in [1, 11, 12, 13, 21] {
         for (dims, kept) in
             [(&[1, 2, 1, 3][..], &[2, 3][..]), (&[1, 1], &[]), (&[2, 3], &[2, 3]), (&[], &[])]
@@ -257,7 +257,7 @@ fn squeeze_without_axes_takes_all_dimensions_of_one() {
             assert_eq!(outputs[0].1.shape(), kept, "{version} {dims:?}");
         }
     }
-    // With an input for axes that has no name.
+    // With an unnamed input for the axes.
     let graph = Graph {
         nodes: vec![node("Squeeze", &["x", ""], &["y"], &[])],
         inputs: vec![value("x", FLOAT, &fixed(&[1, 2]))],
@@ -267,7 +267,7 @@ fn squeeze_without_axes_takes_all_dimensions_of_one() {
     assert_eq!(run(&graph.bytes(), &[("x", ones(&[1, 2]))]).unwrap()[0].1.shape(), [2]);
 }
 
-/// A function of the domain `own`, in a version of ONNX's operators.
+/// A function of the domain `own` that imports this version of the ONNX operator set.
 fn function(version: i64, nodes: &[Message]) -> Message {
     Message::new()
         .bytes(1, "F")
@@ -278,7 +278,7 @@ fn function(version: i64, nodes: &[Message]) -> Message {
         .bytes(10, "own")
 }
 
-/// A model in a version of ONNX's operators that calls a function on `x` of this shape.
+/// A model with this version of the ONNX operator set that calls a function on `x` of this shape.
 fn calling(version: i64, function: Message, dims: &[i64], attributes: &[Message]) -> Vec<u8> {
     let graph = Graph {
         nodes: vec![node("F", &["x"], &["y"], attributes).bytes(7, "own")],
@@ -296,7 +296,7 @@ fn calling(version: i64, function: Message, dims: &[i64], attributes: &[Message]
 }
 
 #[test]
-fn a_function_is_computed_in_the_version_it_is_written_in() {
+fn a_function_is_computed_in_the_version_that_it_imports() {
     let dims = [2, 1, 2];
     let inputs = [("x", Tensor::new(vec![0.0f32, 1.0, 2.0, 4.0], &[2, 1, 2]).unwrap())];
     // Before version 13 Softmax is over all dimensions from the axis on, 1 by default; since then
@@ -329,7 +329,7 @@ fn a_function_is_computed_in_the_version_it_is_written_in() {
             assert_eq!(found, expected, "a function of {of_function} in a model of {of_model}");
         }
     }
-    // What a node's documentation says is no version.
+    // The doc string of a node is not a version.
     let noted = node("Softmax", &["a"], &["b"], &[]).bytes(6, "11");
     let plain = run(&calling(17, softmax(17), &dims, &[]), &inputs).unwrap();
     let documented = run(&calling(17, function(17, &[noted]), &dims, &[]), &inputs).unwrap();
@@ -345,12 +345,12 @@ fn a_function_is_computed_in_the_version_it_is_written_in() {
         )],
     );
     answers(&calling(17, sum, &dims, &[]), &inputs, &[2.0, 5.0]);
-    // What a version does not have is refused, by that version.
+    // An operator that the function's version does not have is refused.
     let gelu = function(13, &[node("Gelu", &["a"], &["b"], &[])]);
     refused(
         &calling(20, gelu, &dims, &[]),
         &inputs,
-        "Gelu (opset 13): the operator is implemented",
+        "Gelu (opset 13): the operator is only implemented",
     );
     let gelu = function(20, &[node("Gelu", &["a"], &["b"], &[])]);
     run(&calling(13, gelu, &dims, &[]), &inputs).unwrap();
@@ -410,7 +410,7 @@ fn bodies_and_functions_within_a_function_keep_their_versions() {
     let bytes = Message::new()
         .int(1, 9)
         .message(7, graph.message())
-        // A model of nothing but calls need not say a version of its own.
+        // A model with only calls need not import the ONNX operator set.
         .message(8, Message::new().bytes(1, "own").int(2, 1))
         .message(25, outer)
         .message(25, inner)
@@ -433,7 +433,7 @@ fn attributes_of_functions_have_their_defaults() {
     // In another version of the operators as well.
     answers(&calling(20, plain(), &[2], &[]), &x(), &[-0.25; 2]);
     let wrong = [int_attribute("slope", 1)];
-    refused(&calling(17, plain(), &[2], &wrong), &x(), "is of another type");
+    refused(&calling(17, plain(), &[2], &wrong), &x(), "has another type");
     // A default by way of a second function.
     let inner = Message::new()
         .bytes(1, "G")
@@ -453,7 +453,7 @@ fn attributes_of_functions_have_their_defaults() {
         [bytes, Message::new().message(25, inner.clone()).finish()].concat()
     };
     answers(&with(outer(&[]), &[]), &x(), &[-0.125; 2]);
-    // Of an attribute that the call does not give, the inner function has its own default.
+    // Without the attribute in the call, the inner function uses its own default.
     answers(&with(outer(std::slice::from_ref(&passes)), &[]), &x(), &[-0.125; 2]);
     answers(&with(outer(&[passes]), &[float_attribute("tilt", 0.5)]), &x(), &[-0.5; 2]);
 }
@@ -472,19 +472,19 @@ fn the_default_of_an_input_can_be_overridden() {
     answers(&bytes, &[("x", ones(&[2])), scale(&[2.0])], &[2.0; 2]);
     answers(&bytes, &[scale(&[-3.0]), ("x", ones(&[2]))], &[-3.0; 2]);
     answers(&bytes, &x(), &[0.5; 2]);
-    refused(&bytes, &[("x", ones(&[2])), scale(&[2.0, 2.0])], "declared is scale: f32 [1]");
+    refused(&bytes, &[("x", ones(&[2])), scale(&[2.0, 2.0])], "the model declares scale: f32 [1]");
     refused(&scaled(INT64).bytes(), &x(), "the input \"scale\" is int64, its default float");
     // All inputs have defaults.
     let mut all = scaled(FLOAT);
     all.initializers.push(tensor_f32("x", &[2], &[4.0, 6.0]));
     answers(&all.bytes(), &[], &[2.0, 3.0]);
     answers(&all.bytes(), &x(), &[0.5; 2]);
-    // Two defaults say two things, whether one is wanted or not.
+    // Two defaults are refused, whether the input is given or not.
     let mut two = scaled(FLOAT);
     two.initializers.push(tensor_f32("scale", &[1], &[0.25]));
-    refused(&two.bytes(), &x(), "two initializers");
-    refused(&two.bytes(), &[("x", ones(&[2])), scale(&[2.0])], "two initializers");
-    // A default of a shape that decides others.
+    refused(&two.bytes(), &x(), "duplicate initializer");
+    refused(&two.bytes(), &[("x", ones(&[2])), scale(&[2.0])], "duplicate initializer");
+    // A default that determines a shape.
     let reshaped = Graph {
         nodes: vec![node("Reshape", &["x", "shape"], &["y"], &[])],
         initializers: vec![tensor_i64("shape", &[2], &[1, -1])],
@@ -525,11 +525,11 @@ fn a_condition_with_a_default_is_decided_by_it_or_by_the_caller() {
 }
 
 #[test]
-fn a_value_is_made_an_output_by_its_name_alone() {
+fn outputs_may_be_declared_by_name_only() {
     fn named(name: &str) -> Message {
         Message::new().bytes(1, name)
     }
-    /// With a type that says nothing.
+    /// With an empty type.
     fn typeless(name: &str) -> Message {
         named(name).message(2, Message::new().message(1, Message::new()))
     }
@@ -564,6 +564,6 @@ fn a_value_is_made_an_output_by_its_name_alone() {
         graph.outputs.push(named(name));
         graph.bytes()
     };
-    refused(&nowhere("nowhere"), &x(), "nothing in the graph makes the output \"nowhere\"");
-    refused(&nowhere("y"), &x(), "two outputs have the name \"y\"");
+    refused(&nowhere("nowhere"), &x(), "no node of the graph makes the output \"nowhere\"");
+    refused(&nowhere("y"), &x(), "duplicate output \"y\"");
 }

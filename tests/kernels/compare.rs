@@ -1,4 +1,4 @@
-//! Builds small models, and compares what native kernels and the sandbox's own make of them.
+//! Builds small models, and compares the results of native kernels and of the sandbox's own.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,9 +30,9 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
         .unwrap()
 });
 
-/// How many cases a property is tried with.
+/// The number of cases of a property test.
 pub(crate) fn cases(cases: u32) -> Config {
-    // For a longer search than every run of the tests needs.
+    // Allows a longer search than in ordinary test runs.
     let times = std::env::var("BELLJAR_TEST_TIMES").ok().and_then(|times| times.parse().ok());
     Config {
         cases: cases * times.unwrap_or(1),
@@ -48,7 +48,7 @@ pub(crate) fn policy(kernels: Kernels) -> Policy {
     policy
 }
 
-/// What a model answered, and the operators it was computed with.
+/// The outputs of a model, and the operators of its plan.
 pub(crate) struct Answer {
     pub(crate) outputs: Vec<(String, Tensor)>,
     pub(crate) plan: String,
@@ -77,7 +77,7 @@ impl Net {
         format!("v{}", self.values)
     }
 
-    /// Numbers between −1 and 1, always the same ones, hardly any twice.
+    /// Pseudorandom numbers between −1 and 1, the same in every run.
     pub(crate) fn numbers(&mut self, count: usize) -> Vec<f32> {
         (0..count)
             .map(|_| {
@@ -131,7 +131,7 @@ impl Net {
         self.graph.outputs.push(value_of_any_shape(name, FLOAT));
     }
 
-    /// Whether there is an output already.
+    /// Whether the model has an output.
     pub(crate) fn has_output(&self) -> bool {
         !self.graph.outputs.is_empty()
     }
@@ -147,14 +147,14 @@ impl Net {
         Ok(Answer { outputs, plan })
     }
 
-    /// Runs the model in both ways and compares the answers; the plan of the native one is to have
-    /// these operators.
+    /// Runs the model in both ways and compares the outputs. The native plan must contain these
+    /// operators.
     #[track_caller]
     pub(crate) fn agrees(&self, operators: &[&str]) {
         self.compare(operators, false);
     }
 
-    /// The same, down to the last bit.
+    /// Like [`Net::agrees`], and requires the same bits.
     #[track_caller]
     pub(crate) fn agrees_exactly(&self, operators: &[&str]) {
         self.compare(operators, true);
@@ -172,7 +172,7 @@ impl Net {
     }
 }
 
-/// Compares two answers.
+/// Compares two sets of outputs.
 #[track_caller]
 pub(crate) fn same(left: &[(String, Tensor)], right: &[(String, Tensor)], exactly: bool) {
     assert_eq!(left.len(), right.len());

@@ -1,4 +1,4 @@
-//! Convolutions, and what becomes part of them.
+//! Convolutions, and operators that are fused into them.
 
 use belljar::policy::Kernels;
 use proptest::collection::vec;
@@ -7,14 +7,14 @@ use proptest::prelude::*;
 use crate::compare::{Net, cases, policy, same};
 use crate::support::onnx::{Message, int_attribute, ints_attribute, string_attribute};
 
-/// Where zeros are put around an image.
+/// The padding of an image.
 #[derive(Clone, Debug)]
 enum Padding {
     Each(Vec<i64>),
     Auto(&'static str),
 }
 
-/// What is done with a tensor of images.
+/// An operation on a tensor of images.
 #[derive(Clone, Copy, Debug)]
 enum Next {
     BatchNormalization,
@@ -28,11 +28,11 @@ enum Next {
     /// Another whole tensor; whether it comes first.
     AddTensor(bool),
     MulTensor,
-    /// One of the channels' size 1 that has to be repeated.
+    /// A tensor of size 1 along the channels, which is broadcast.
     AddPlane,
-    /// What the convolution read, if it is as large.
+    /// The input of the convolution, if it has the same shape.
     AddItsInput(bool),
-    /// Once more what there is.
+    /// The same value again.
     ReadTwice,
     IsOutput,
 }
@@ -41,9 +41,9 @@ enum Next {
 struct Convolution {
     batch: i64,
     groups: i64,
-    /// Channels of a group.
+    /// Number of channels of a group.
     channels: (i64, i64),
-    /// Of the image, one or two; those too small for the filter are made larger.
+    /// One or two sizes of the image; sizes too small for the filter are increased.
     sizes: Vec<i64>,
     kernel: Vec<i64>,
     strides: Vec<i64>,
@@ -84,7 +84,7 @@ impl Convolution {
             .before
             .iter()
             .fold(input.clone(), |value, next| step(&mut net, *next, &value, &dims, None));
-        // tract refuses padding beside filters of one column, see below.
+        // tract refuses horizontal padding with filters of one column, see below.
         let mut padding = self.padding.clone();
         if let Padding::Each(pads) = &mut padding
             && rank == 2
@@ -132,7 +132,7 @@ impl Convolution {
     }
 }
 
-/// Does something with a value of these dimensions.
+/// Applies an operation to a value of these dimensions.
 fn step(net: &mut Net, next: Next, value: &str, dims: &[i64], input: Option<&str>) -> String {
     let ones = vec![1; dims.len() - 2];
     let channels = dims[1];
@@ -159,7 +159,7 @@ fn step(net: &mut Net, next: Next, value: &str, dims: &[i64], input: Option<&str
             binary(net, "Mul", ordered(first, &factors))
         }
         Next::Shift(first) => {
-            // Without the batch's dimension.
+            // Without the batch dimension.
             let summands = net.constant(&[vec![channels], ones].concat());
             binary(net, "Add", ordered(first, &summands))
         }
@@ -188,7 +188,7 @@ fn step(net: &mut Net, next: Next, value: &str, dims: &[i64], input: Option<&str
             net.op("Mul", &[value, &other], &[])
         }
         Next::IsOutput => {
-            // An input is none, and no output is one twice.
+            // An input must not be an output, and an output must not be listed twice.
             if !net.has_output() && input.is_none_or(|input| input != value) {
                 let other = net.op("Identity", &[value], &[]);
                 net.output(&other);
@@ -248,7 +248,7 @@ proptest! {
         convolution.agrees();
     }
 
-    /// As many channels and the same size before and after, so that its input can be added.
+    /// The same channels and size before and after, so that the input can be added.
     #[test]
     fn any_residual_block(
         (batch, groups, channels, depthwise) in (1..3i64, 1..3i64, 1..20i64, any::<bool>()),
@@ -276,7 +276,7 @@ proptest! {
 }
 
 #[test]
-fn what_follows_a_convolution() {
+fn operators_fused_into_a_convolution() {
     use Next::*;
     let nexts: &[&[Next]] = &[
         &[],
@@ -318,9 +318,9 @@ fn what_follows_a_convolution() {
     }
 }
 
-/// What is around an image is nothing, whatever is done with the image before.
+/// Padding is zero even if the image is scaled and shifted before.
 #[test]
-fn padding_is_zero_after_what_comes_before() {
+fn padding_stays_zero_after_a_scaled_input() {
     use Next::*;
     let befores: &[&[Next]] = &[
         &[BatchNormalization],
@@ -350,7 +350,7 @@ fn padding_is_zero_after_what_comes_before() {
     }
 }
 
-/// Filters of one column, and zeros beside the image: part of the input, or put there by the
+/// Filters of one column with horizontal padding, which is a part of the input or added by the
 /// convolution.
 fn one_column_and_padding(in_the_input: bool) -> Net {
     let (rows, columns, before, after) = (5, 4, 1, 2);
@@ -375,17 +375,17 @@ fn one_column_and_padding(in_the_input: bool) -> Net {
 }
 
 #[test]
-fn filters_of_one_column_with_padding_beside_them() {
+fn filters_of_one_column_with_horizontal_padding() {
     let native = one_column_and_padding(false).run(&policy(Kernels::Native)).unwrap();
     let sandbox = one_column_and_padding(true).run(&policy(Kernels::Sandbox)).unwrap();
     assert!(native.plan.contains("NativeConv"), "{}", native.plan);
     same(&native.outputs, &sandbox.outputs, false);
 }
 
-// tract 0.23.9 computes such filters by its "blocked-conv" on WebAssembly, which knows of no padding
-// beside them, and then refuses the model. Not so with native kernels.
+// tract 0.23.9 uses its "blocked-conv" for such filters on WebAssembly, which does not support
+// horizontal padding, so it refuses the model. Native kernels support it.
 #[test]
-#[ignore = "tract refuses this model when the sandbox computes by itself"]
-fn filters_of_one_column_with_padding_beside_them_in_the_sandbox() {
+#[ignore = "tract refuses this model without native kernels"]
+fn filters_of_one_column_with_horizontal_padding_in_the_sandbox() {
     one_column_and_padding(false).agrees(&["NativeConv"]);
 }

@@ -1,4 +1,4 @@
-//! Programs of element by element steps: random graphs of them.
+//! Programs of elementwise steps: random graphs.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ const UNARY: [&str; 9] =
 
 #[derive(Clone, Debug)]
 enum Node {
-    /// The operator, and which of the values so far it takes.
+    /// The operator, and the indices of its operands among the previous values.
     Binary(usize, prop::sample::Index, prop::sample::Index),
     Unary(usize, prop::sample::Index),
 }
@@ -19,7 +19,7 @@ enum Node {
 #[derive(Clone, Debug)]
 struct Leaf {
     constant: bool,
-    /// Along these dimensions, from the last, it has one element.
+    /// The dimensions, from the last, along which it has one element.
     repeated: u8,
     rank: usize,
 }
@@ -29,17 +29,17 @@ fn leaf() -> impl Strategy<Value = Leaf> {
         .prop_map(|(constant, repeated, rank)| Leaf { constant, repeated, rank })
 }
 
-fn nodes(most: usize) -> impl Strategy<Value = Vec<Node>> {
+fn nodes(max: usize) -> impl Strategy<Value = Vec<Node>> {
     let index = any::<prop::sample::Index>;
     let node = prop_oneof![
         3 => (0..BINARY.len(), index(), index()).prop_map(|(op, a, b)| Node::Binary(op, a, b)),
         2 => (0..UNARY.len(), index()).prop_map(|(op, a)| Node::Unary(op, a)),
     ];
-    vec(node, 1..most)
+    vec(node, 1..max)
 }
 
-/// Adds a node whose result is between −1 and 1, so that no error of rounding grows large: what is
-/// divided by or rooted is at least a half, what gets large is bounded.
+/// Adds a node whose result is between −1 and 1, so that rounding errors stay small: divisors and
+/// radicands are at least a half, and large results are clipped.
 fn add(net: &mut Net, values: &[String], node: &Node) -> String {
     let value = |index: &prop::sample::Index| values[index.index(values.len())].clone();
     let positive = |net: &mut Net, value: &str| {
@@ -95,7 +95,7 @@ fn graph(dims: &[i64], leaves: &[Leaf], nodes: &[Node], outputs: &[bool]) -> Net
         }
         values.push(result);
     }
-    // All that is left comes together in the last one.
+    // The remaining values are added up in the last output.
     let mut last = values[0].clone();
     for value in &values[1..] {
         last = net.op("Add", &[&last, value], &[]);
@@ -121,7 +121,7 @@ proptest! {
 proptest! {
     #![proptest_config(cases(15))]
 
-    /// More steps and inputs than one program has.
+    /// More steps and inputs than one program supports.
     #[test]
     fn any_large_graph(
         dims in vec(2..7i64, 3),
@@ -135,7 +135,7 @@ proptest! {
 
 #[test]
 fn all_steps() {
-    // The lengths at which whole vectors and chunks end.
+    // Lengths at the boundaries of vectors and chunks.
     for len in [1, 3, 4, 8, 15, 16, 17, 511, 512, 513, 1030] {
         let mut net = Net::new();
         let (x, y) = (net.input(&[3, len]), net.input(&[3, 1]));
@@ -156,7 +156,7 @@ fn all_steps() {
     }
 }
 
-/// Nothing to compute is nothing to ask for.
+/// Empty tensors need no kernel.
 #[test]
 fn empty_tensors() {
     for dims in [&[0][..], &[2, 0, 3], &[0, 4]] {
@@ -186,9 +186,9 @@ fn empty_tensors() {
     net.agrees_exactly(&[]);
 }
 
-/// Two of three equal nodes are outputs. tract's own pass that merges equal nodes stumbles over that.
+/// Two of three equal nodes are outputs. tract's pass that merges equal nodes fails on that.
 #[test]
-fn the_same_three_times() {
+fn equal_nodes_of_which_two_are_outputs() {
     let mut net = Net::new();
     let x = net.input(&[3]);
     let [a, b, c] = [(); 3].map(|()| net.op("Neg", &[&x], &[]));

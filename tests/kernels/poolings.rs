@@ -1,4 +1,4 @@
-//! Poolings.
+//! Pooling operators.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -58,11 +58,11 @@ prop_compose! {
         (ceil, count_padding) in (0..2i64, 0..2i64),
     ) -> Pooling {
         let rank = kernel.len();
-        // No window lies in the padding alone.
+        // No window contains only padding.
         let pads = pads.iter().enumerate().map(|(at, pad)| pad % kernel[at % rank]).collect();
         let sizes = sizes.iter().zip(&kernel).map(|(size, kernel)| *size.max(kernel));
         let dims = [batch, channels].into_iter().chain(sizes).collect();
-        // With it these are refused before any kernel sees them.
+        // With `ceil_mode`, these are refused before a kernel is used.
         let ceil = if auto_pad.is_some() { 0 } else { ceil };
         let near = |(stride, kernel): (&i64, &i64)| *stride.min(kernel);
         let strides = match auto_pad {
@@ -80,8 +80,8 @@ proptest! {
     fn any_pooling(pooling in pooling()) {
         match pooling.max {
             true => pooling.net().agrees_exactly(&["NativePool"]),
-            // A window that ends beyond the padding does not count all of its elements, which is
-            // left to tract.
+            // A window that ends beyond the padding does not count all of its elements. The kernels
+            // leave that case to tract.
             false => pooling.net().agrees(&[]),
         }
     }

@@ -1,16 +1,16 @@
-//! Products of matrices.
+//! Matrix products.
 
 use proptest::prelude::*;
 
 use crate::compare::{Net, cases};
 use crate::support::onnx::{float_attribute, int_attribute, ints_attribute};
 
-/// Where an operand comes from.
+/// The origin of an operand.
 #[derive(Clone, Copy, Debug)]
 enum From {
     Input,
     Constant,
-    /// An input whose last two dimensions change places first.
+    /// An input whose last two dimensions are transposed.
     Transposed,
 }
 
@@ -46,7 +46,7 @@ fn product(left: &[i64], right: &[i64], from: [From; 2], bias: Option<&[i64]>, r
     if relu {
         result = net.op("Relu", &[&result], &[]);
     }
-    // A product of constants is one that is known.
+    // A product of constants would be evaluated while preparing.
     let one = net.input(&[1]);
     result = net.op("Mul", &[&result, &one], &[]);
     net.output(&result);
@@ -55,7 +55,7 @@ fn product(left: &[i64], right: &[i64], from: [From; 2], bias: Option<&[i64]>, r
 
 #[test]
 fn products_of_all_ranks() {
-    // tract knows no product of two vectors.
+    // tract does not support the product of two vectors.
     let shapes: &[(&[i64], &[i64])] = &[
         (&[7], &[7, 3]),
         (&[5, 7], &[7]),
@@ -99,7 +99,7 @@ proptest! {
         bias in prop::option::of(0..5u8),
         relu in any::<bool>(),
     ) {
-        // Dimensions of both, or repeated for the left or for the right operand.
+        // Dimensions of both operands, or broadcast for the left or the right one.
         let along = |one| batch.iter().map(move |(dim, side)| if *side == one { 1 } else { *dim });
         let left: Vec<i64> = along(1).chain([m, k]).collect();
         let right: Vec<i64> = along(2).chain([k, n]).collect();
@@ -158,7 +158,7 @@ fn gemm() {
     }
 }
 
-/// A product that is read twice, and one that is also answered.
+/// A product with two readers, and one that is also an output.
 #[test]
 fn products_with_several_readers() {
     for answered in [true, false] {

@@ -1,4 +1,4 @@
-//! Reductions, softmax and permutations: every set of axes, and every order.
+//! Reductions, softmax and permutations: every set of axes, and every order of dimensions.
 
 use crate::compare::Net;
 use crate::support::onnx::{int_attribute, ints_attribute};
@@ -9,7 +9,7 @@ fn reduction(op: &str, dims: &[i64], axes: &[i64], keep: i64) -> Net {
     let mut net = Net::new();
     let input = net.input(dims);
     let keep = int_attribute("keepdims", keep);
-    // Up to operator set 17 only the sum has its axes as an input.
+    // Up to operator set 17, only ReduceSum has its axes as an input.
     let result = if op == "ReduceSum" {
         let axes = net.integers(axes);
         net.op(op, &[&input, &axes], &[keep])
@@ -39,7 +39,7 @@ fn sums_and_means() {
 }
 
 #[test]
-fn greatest_and_least() {
+fn maxima_and_minima() {
     for op in ["ReduceMax", "ReduceMin"] {
         for keep in [0, 1] {
             for axes in subsets() {
@@ -74,7 +74,7 @@ fn softmax() {
     }
 }
 
-/// Softmax of large numbers, whose exponentials are beyond what `f32` holds.
+/// Softmax of large numbers, whose exponentials exceed the range of `f32`.
 #[test]
 fn softmax_of_large_numbers() {
     let mut net = Net::new();

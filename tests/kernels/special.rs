@@ -1,5 +1,5 @@
-//! Numbers that are none, and infinite ones. What is right is what ONNX says by way of numpy: the
-//! greatest or least of some numbers is NaN if one of them is.
+//! NaN and infinity. The reference is ONNX, which follows numpy: a maximum or minimum is NaN if one
+//! of the numbers is.
 
 use belljar::policy::Kernels;
 
@@ -9,7 +9,7 @@ use crate::support::onnx::ints_attribute;
 const NAN: f32 = f32::NAN;
 const INF: f32 = f32::INFINITY;
 
-/// A model of the inputs `x` and `y`, and what is right for them.
+/// The name of each case, its model with the inputs `x` and `y`, and the expected output.
 fn cases() -> Vec<(&'static str, Net, Vec<f32>)> {
     let x = [NAN, -INF, INF, -0.5, NAN, 2.0, -3.0, 0.25];
     let y = [1.0, NAN, 0.5, -INF, NAN, 1.0, INF, -INF];

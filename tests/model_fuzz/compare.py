@@ -1,14 +1,14 @@
-"""Asks onnxruntime, and the reference implementation of the onnx package, what they answer to models
-that Belljar has answered.
+"""Compares Belljar's answers to models with those of onnxruntime and of the reference
+implementation of the onnx package.
 
     BELLJAR_FUZZ_KEEP=FOLDER cargo test --release --workspace --test model_fuzz
     python3 tests/model_fuzz/compare.py FOLDER
 
-Prints each model for which another answer was given, with the operators in it. What the others
-refuse says nothing. Where the two others differ from each other, it says so: the specification has
-to be read. Models of float16 and bfloat16 are also computed node by node, by the reference in
-float32 with each result rounded once: both may sum up in float16 themselves. It needs the packages
-onnx, onnxruntime and numpy.
+Prints each model with a different answer, and its operators. Models that the others refuse are
+skipped. If the two others differ from each other, both are printed, and the specification decides.
+Models of float16 and bfloat16 are computed node by node, by the reference in float32 with each
+result rounded once, because both may sum in float16. It needs the packages onnx, onnxruntime and
+numpy.
 """
 
 import multiprocessing
@@ -62,7 +62,7 @@ def reference_says(content, inputs):
 
 
 def loaded(file):
-    """Tensors from a file, which has no name for bfloat16."""
+    """Tensors from a file, in which bfloat16 has no name."""
     return {name: value.view(NARROW[1]) if value.dtype == "V2" else value
             for name, value in np.load(file).items()}
 
@@ -117,7 +117,7 @@ def compare(file):
     for who, ask in (("rounded", rounded_says),) if narrow else asked:
         try:
             theirs = ask(content, inputs)
-        except BaseException:  # a refusal, whatever it is
+        except BaseException:  # any exception is a refusal
             continue
         differences = [
             f"{name}: {why}" for name, found in ours.items()
@@ -137,7 +137,7 @@ def child(pipe):
 
 
 class Asker:
-    """A process that may die of what it is asked."""
+    """A worker process, which may crash on a model."""
 
     def __init__(self):
         self.process = None
@@ -158,7 +158,7 @@ class Asker:
         self.process.kill()
         self.process.join()
         self.process = None
-        return (False, f"{file.name}: another died of it, or took a minute")
+        return (False, f"{file.name}: the other runtime crashed, or took a minute")
 
 
 def main():
@@ -169,7 +169,7 @@ def main():
         compared += asked
         if text:
             print(text)
-    print(f"{compared} of {len(files)} were answered by another", file=sys.stderr)
+    print(f"{compared} of {len(files)} were answered by another runtime", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes random graphs of the standard operators, with the answers that are expected of them.
+"""Generates random graphs of the standard operators, with their expected answers.
 
     python3 graphs.py FOLDER [--seed N] [--count N] [--longest N] [--only Operator,Operator]
                              [--narrow SHARE]
@@ -6,13 +6,13 @@
         cargo test --release --workspace --test conformance
 
 Every node is computed alone, by onnxruntime and by the reference implementation of the onnx
-package, and kept if they agree; the expected answer of a graph is what its nodes gave, one after
-the other. So nothing that an optimiser does to several nodes at once can be in it, and an answer
-that differs is a finding, not a difference of opinion.
+package, and kept if they agree; the expected answer of a graph is that of its nodes, one after the
+other. So it is not affected by optimizations of several nodes, and a different answer is a bug and
+not a disagreement of implementations.
 
-Half of the graphs, unless said otherwise, are of float16 or bfloat16, with magnitudes from the
-smallest to the largest. Their nodes are judged in float32, on the same values, and what they give
-is rounded once: onnxruntime and the reference may sum up in float16 themselves.
+By default, half of the graphs are of float16 or bfloat16, with magnitudes from the smallest to the
+largest. Their nodes are computed in float32, on the same values, and their results are rounded
+once, because onnxruntime and the reference may sum in float16.
 
 The graphs are written as conformance/cases.py writes its cases: FOLDER/cases.json, and for each
 graph a folder in FOLDER/node with model.onnx and .npy files. It needs the packages onnx,
@@ -44,25 +44,24 @@ BOOL, I8, I16, I32, I64 = map(np.dtype, ("bool", "int8", "int16", "int32", "int6
 U8, U16, U32, U64 = map(np.dtype, ("uint8", "uint16", "uint32", "uint64"))
 F16, F32, F64 = map(np.dtype, ("float16", "float32", "float64"))
 BF16 = np.dtype(ml_dtypes.bfloat16)
-# A step in the last place of a number of each narrow type, as a part of the number, and the least
-# step that there is.
+# A unit in the last place of each narrow type relative to the number, and the smallest step.
 STEPS = {F16: (2.0**-10, 2.0**-24), BF16: (2.0**-7, 2.0**-133)}
-# How large the numbers of a graph of narrow floats are. Of the largest, three added up are beyond
-# float16; of the smallest, float16 has a few steps.
+# Magnitudes of the numbers in a graph of narrow floats. The sum of three of the largest is out of
+# the range of float16; the smallest are a few steps of float16.
 MAGNITUDES = [1.5] * 6 + [1e-7, 1e-6, 1e-5, 1e-3, 30, 1000, 8000, 20000, 40000]
 OPSETS = [9, 10, 11, 12, 13, 13, 14, 15, 16, 17, 17, 18, 18, 19, 20, 21, 22, 22, 23, 23, 23]
 
-# A value is exact if nothing was rounded to compute it, so that everybody has it to the last bit.
-# These operators keep values exact, as does whatever gives integers or booleans.
+# A value is exact if it was computed without rounding, so that all implementations agree on every
+# bit. These operators keep values exact, as do all with integer or boolean results.
 EXACT = set("""
     Transpose Reshape Slice Gather GatherElements GatherND Concat Split Pad Tile Expand Squeeze
     Unsqueeze Flatten Identity Neg Abs Relu Clip Max Min Where ScatterElements ScatterND
     DepthToSpace SpaceToDepth Trilu Compress ReverseSequence ReduceMax ReduceMin MaxPool
     GlobalMaxPool Floor Ceil Round Sign TopK Unique Hardmax OneHot ThresholdedRelu
 """.split())
-# These jump: a difference in the last bit of what they read may make any difference in what they
-# give, so that they may only read floats that are exact. (GridSample jumps too, but by its grid,
-# which is always drawn, not computed.)
+# Discontinuous operators: a difference in the last bit of an input may change the result
+# arbitrarily, so they may only read exact floats. (GridSample is discontinuous in its grid, which
+# is always drawn and not computed.)
 JUMPING = set("""
     Floor Ceil Round Sign Less Greater Equal LessOrEqual GreaterOrEqual Mod ArgMax ArgMin TopK
     Unique NonZero Hardmax QuantizeLinear DynamicQuantizeLinear IsInf IsNaN Shrink
@@ -73,7 +72,7 @@ FAMILIES = {}
 
 
 class Skip(Exception):
-    """What was drawn makes no good node: something else is drawn."""
+    """The drawn node is not usable; another one is drawn."""
 
 
 def need(condition):
@@ -82,13 +81,13 @@ def need(condition):
 
 
 def floats(value, lowest=0, highest=6):
-    """Asks for 32-bit floats, some, whose rank is within these bounds."""
+    """Requires nonempty 32-bit floats with a rank within these bounds."""
     need(value.dtype == F32 and lowest <= value.ndim <= highest and value.size)
 
 
 def operators(names):
-    """Says which operators a function makes nodes of. It is given the graph, the operator, and the
-    name and the value that the node is to read."""
+    """Registers a function that makes nodes of these operators. Its arguments are the graph, the
+    operator, and the name and the value of the node's input."""
     def register(function):
         FAMILIES.update(dict.fromkeys(names.split(), function))
         return function
@@ -122,12 +121,12 @@ class Graph:
         self.values, self.exact = {}, set()
         self.nodes, self.inputs, self.initializers = [], [], []
         self.choose, self.between = self.draw.choice, self.draw.randint
-        # The narrow type of the graph's floats, which are kept as float32 here, if it has one; and
-        # the values that are float32 all the same, and those whose type is settled.
+        # The narrow type of the graph's floats, if any, which are stored as float32 here; the
+        # values that are float32 nevertheless; and the values whose type is fixed.
         self.narrow, self.magnitude, self.full, self.read = None, 1.5, set(), set()
 
     def copy(self):
-        """What has to be put back when a node is given up."""
+        """The state to restore when a node is discarded."""
         return {key: kept.copy() for key, kept in vars(self).items()
                 if isinstance(kept, (dict, list, set))}
 
@@ -144,14 +143,14 @@ class Graph:
     def random(self, shape, dtype=F32):
         if dtype == BOOL:
             return self.numbers.random(shape) < 0.5
-        if self.chance(0.1):  # what optimisers know something about
+        if self.chance(0.1):  # values that optimizers treat specially
             return np.full(shape, self.choose([0, 1, 2] + [0.5, -1] * (dtype.kind == "f")), dtype)
         if dtype.kind in "iu":
             return self.numbers.integers(0 if dtype.kind == "u" else -9, 10, shape).astype(dtype)
         if self.narrow and dtype == F32:
             size = self.choose([self.magnitude, self.magnitude, 1.5])
             drawn = np.clip(self.numbers.normal(0, size, shape), -6e4, 6e4)
-            if self.chance(0.2):  # what adds up beyond the type, and comes back
+            if self.chance(0.2):  # sums that overflow the type, and come back
                 drawn = np.sort(np.ravel(drawn)).reshape(shape)
             return np.asarray(drawn).astype(dtype)
         return np.asarray(self.numbers.normal(0, 1.5, shape)).astype(dtype)
@@ -160,7 +159,7 @@ class Graph:
         return tuple(self.several(self.between(lowest, highest), options))
 
     def broadcasting(self, shape):
-        """A shape that broadcasts with this one: a tail of it, with ones; or one more in front."""
+        """A shape that broadcasts with this one: a tail of it with ones, or one dimension more."""
         tail = [1 if self.chance(0.3) else d
                 for d in shape[len(shape) - self.between(0, len(shape)):]]
         if len(shape) < 4 and self.chance(0.1):
@@ -168,7 +167,7 @@ class Graph:
         return tuple(tail)
 
     def written(self, axis, rank):
-        """An axis, at times counted from the end, where the version allows it."""
+        """An axis, sometimes counted from the end if the version allows it."""
         return axis - rank if self.opset >= 11 and self.chance(0.3) else axis
 
     def axis(self, rank):
@@ -176,7 +175,7 @@ class Graph:
         return self.written(self.between(0, rank - 1), rank)
 
     def given(self, array, as_input=0.3):
-        """The name of a value that is not computed: an input of the graph, or an initializer."""
+        """Adds a value that is not computed, an input or an initializer; returns its name."""
         name, array = self.name(), self.as_narrow(np.asarray(array))
         self.values[name] = array
         self.exact.add(name)
@@ -190,15 +189,15 @@ class Graph:
         return self.given(np.array(numbers, I64), as_input)
 
     def as_narrow(self, array):
-        """What a value is once it is rounded to the narrow type."""
+        """The value rounded to the narrow type."""
         if self.narrow and array.dtype == F32:
             with np.errstate(over="ignore"):
                 return array.astype(self.narrow).astype(F32)
         return array
 
     def typed(self, node):
-        """Finds out which of the floats that a node of narrow floats reads and gives are float32
-        all the same, from its schema; says the node as it is written."""
+        """Finds the inputs and outputs of a node of narrow floats that are float32, from its
+        schema; returns the node to write."""
         need(onnx.defs.has(node.op_type, self.opset, ""))
         schema = onnx.defs.get_schema(node.op_type, self.opset, "")
         allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
@@ -218,7 +217,7 @@ class Graph:
             else:
                 need(name in self.full or name not in self.read)
                 self.full.add(name)
-        # A quotient is rounded to the type of the scale before it is made whole.
+        # A quotient is rounded to the type of the scale before it is rounded to an integer.
         need(not (narrow and node.op_type in ("QuantizeLinear", "DequantizeLinear")))
         self.read.update(node.input, node.output)
         written = onnx.NodeProto()
@@ -244,7 +243,7 @@ class Graph:
         return self.given(self.random(shape))
 
     def op(self, operator, inputs, results=1, **attributes):
-        """Adds a node, if it can be judged. Attributes that are None are left out."""
+        """Adds a node if its result can be verified. Attributes that are None are omitted."""
         attributes = {key: value for key, value in attributes.items() if value is not None}
         outputs = [self.name() for _ in range(results)]
         node = helper.make_node(operator, inputs, outputs, name="n" + outputs[0], **attributes)
@@ -263,7 +262,7 @@ class Graph:
             need(value.size <= 20000)
             if name not in self.full:
                 value = self.as_narrow(value)
-            # What is huge or no number is left alone: what follows would be noise.
+            # Huge values and NaN are discarded: results computed from them would be noise.
             if value.dtype.kind == "f" and value.size:
                 limit = 6.5e4 if self.narrow else 1e4
                 need(np.isfinite(value).all() and np.abs(value).max() < limit)
@@ -283,8 +282,8 @@ class Graph:
         return np.asarray(value + shake, value.dtype)
 
     def judged(self, node, read, rounded):
-        """What a node gives, if onnxruntime and the reference say the same, and go on saying it
-        when the rounded values are a little different."""
+        """The result of a node, if onnxruntime and the reference agree, also when the rounded
+        inputs are slightly changed."""
         feeds = {name: self.values[name] for name in read}
         inputs = [info(name, array, array.shape) for name, array in feeds.items()]
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
@@ -299,7 +298,7 @@ class Graph:
             answers = [session.run(None, shaken)] if rounded else []
             with np.errstate(all="ignore"):
                 answers.append(ReferenceEvaluator(model).run(None, feeds))
-        except Exception:  # a refusal, whatever it is
+        except Exception:  # any exception is a refusal
             raise Skip from None
         for answer in answers:
             need(all(map(self.agree, found, map(np.asarray, answer))))
@@ -311,8 +310,8 @@ class Graph:
         return np.allclose(one, other, 0, self.tolerance(one) / 2, equal_nan=True)
 
     def tolerance(self, value):
-        """How far an answer of narrow floats may be off: some steps in the last place of the
-        largest of them."""
+        """The tolerance of an answer of narrow floats: a few units in the last place of the largest
+        number."""
         relative, least = STEPS[self.narrow]
         largest = np.abs(value).max(initial=0)
         return float(4 * max(relative * largest, least)) if np.isfinite(largest) else 0.0
@@ -356,7 +355,7 @@ def of_one_by_another(g, operator, x, v):
         other = np.abs(other % 4).astype(v.dtype)
         if g.chance(0.4):
             other = np.asarray(g.between(0, 3), g.choose([F32, v.dtype]))
-        # Nothing says what a power is that does not fit.
+        # Overflowing integer powers are not specified.
         powers, limits = v.astype(object) ** other.astype(I64).astype(object), np.iinfo(v.dtype)
         need(all(limits.min <= power <= limits.max for power in np.ravel(powers)))
     return g.op(operator, [x, g.given(other)], **attributes)
@@ -372,7 +371,7 @@ def of_one(g, operator, x, v):
         x = g.op("Add", [g.op("Abs", [x]), g.given(np.asarray(0.1, v.dtype))])
     if operator in ("IsNaN", "IsInf"):
         need(v.dtype.kind == "f")
-        if g.chance(0.7):  # nothing that is computed here is no number
+        if g.chance(0.7):  # no computed value here is NaN
             x = g.given(g.numbers.choice([np.nan, np.inf, -np.inf, 1], v.shape).astype(v.dtype))
         if operator == "IsInf" and g.chance(0.5):
             attributes = {g.choose(["detect_negative", "detect_positive"]): 0}
@@ -406,7 +405,7 @@ def clip(g, operator, x, v):
 def cast(g, operator, x, v):
     to = g.choose([F32, F32, F64, F16, I64, I32, I8, U8, BOOL, I16, U16, U32, U64])
     need(not g.narrow or to != F16)
-    if v.dtype.kind == "f" and to.kind in "iu" and v.size:  # what does not fit may be anything
+    if v.dtype.kind == "f" and to.kind in "iu" and v.size:  # out of range is not specified
         need(np.iinfo(to).min <= v.min() and v.max() <= np.iinfo(to).max)
     return g.op(operator, [x], to=helper.np_dtype_to_tensor_dtype(to))
 
@@ -542,7 +541,7 @@ def gather(g, operator, x, v):
 
 @operators("ScatterElements ScatterND")
 def scatter(g, operator, x, v):
-    """Without a reduction no place is written to twice: nothing says which of the two wins."""
+    """Without a reduction no index occurs twice, because the order of writes is not specified."""
     need(v.ndim and v.size)
     ways = [None] + ["add", "mul"] * (g.opset >= 16) + ["max", "min"] * (g.opset >= 18)
     way, attributes = g.choose(ways), {}
@@ -681,7 +680,7 @@ def einsum(g, operator, x, v):
         shape = [sizes.setdefault(letter, g.between(1, 4)) for letter in second]
         result = f"->{some(first + second)}" if g.chance(0.85) else ""
         return g.op(operator, [x, g.noise(*shape)], equation=f"{first},{second}{result}")
-    # Dots stand for the last of the dimensions, which may come first or last in either.
+    # The ellipsis stands for the last dimensions, which may come first or last in each operand.
     named = g.between(0, v.ndim)
     first, second = first[:named], some("abcdefg", 0, 2)
     dotted, sizes = list(g.broadcasting(v.shape[named:])), dict(zip(first, v.shape))
@@ -764,7 +763,7 @@ def by_channel(g, operator, x, v):
         variance = np.abs(g.random((channels,))) + np.float32(0.2)
         inputs += [g.noise(channels), g.given(variance)]
     if operator[0] == "G":
-        need(g.opset >= 21)  # before, it scaled groups, and nobody agreed on it
+        need(g.opset >= 21)  # before, it scaled groups, and implementations disagree
         attributes["num_groups"] = g.choose(divisors(channels))
     return g.op(operator, inputs, **attributes)
 
@@ -845,7 +844,7 @@ def blocks(g, operator, x, v):
 @operators("OneHot")
 def one_hot(g, operator, x, v):
     need(v.ndim <= 3 and v.dtype in (F32, I64))
-    need(g.opset >= 11 or (v >= 0).all())  # before, what is negative was outside for ONNX alone
+    need(g.opset >= 11 or (v >= 0).all())  # before, out of range only in ONNX
     inputs = [x, g.ints(g.between(2, 6)), g.noise(2)]
     return g.op(operator, inputs, axis=g.between(-v.ndim - 1, v.ndim))
 
@@ -858,7 +857,7 @@ def quantize(g, operator, x, v):
     axis = g.between(0, v.ndim - 1) if g.opset >= 13 and v.ndim and g.chance(0.5) else None
     shape = () if axis is None else (v.shape[axis],)
     inputs = [x, g.given(np.abs(g.random(shape)) / np.float32(10) + np.float32(0.05))]
-    if v.dtype != I32:  # which is only made of others by a scale
+    if v.dtype != I32:  # which only a scale converts
         dtype = g.choose([I8, U8]) if operator == "QuantizeLinear" else v.dtype
         inputs.append(g.given(g.random(shape, dtype)))
     return g.op(operator, inputs, axis=axis)
@@ -903,7 +902,7 @@ def quantized(g, operator, x, v):
     made, dtype = group * g.between(1, 3), g.choose([I8, U8]) if v.dtype == U8 else I8
     weights = g.random((made, channels // group, *kernel), dtype)
     scales, zeros = quantization(g, dtype, g.choose([(), (made,)]))
-    if dtype == I8:  # onnxruntime takes no other
+    if dtype == I8:  # onnxruntime accepts no others
         zeros = g.given(np.zeros_like(g.values[zeros]), 0)
     inputs = [x, *quantization(g, v.dtype), g.given(weights, 0), scales, zeros,
               *quantization(g, v.dtype)]
@@ -915,7 +914,7 @@ def quantized(g, operator, x, v):
 
 @operators("RNN GRU LSTM")
 def recurrent(g, operator, x, v):
-    """Without clip, activations and input_forget, which the reference leaves out of account."""
+    """Without clip, activations and input_forget, which the reference ignores."""
     floats(v, 3, 3)
     _, batch, width = v.shape
     hidden, direction = g.between(1, 3), g.choose(["forward", "reverse", "bidirectional"])
@@ -1081,11 +1080,11 @@ def others(g, operator, x, v):
 
 
 def build(seed, longest, only, narrow):
-    """A graph in which most nodes read what the node before gave. With `only`, half of the nodes
-    are of these operators, and the input is what most of the hungry ones ask for: floats or bytes,
+    """A graph in which most nodes read the previous result. With `only`, half of the nodes are of
+    these operators, and the input has a type and shape that most of them accept: floats or bytes,
     of at least two dimensions."""
     g = Graph(seed)
-    draw = random.Random(f"narrow {seed}")  # so that the other graphs stay as they were
+    draw = random.Random(f"narrow {seed}")  # so that the other graphs do not change
     if draw.random() < narrow:
         g.narrow, g.magnitude = draw.choice([F16, F16, BF16]), draw.choice(MAGNITUDES)
         g.opset = max(g.opset, 13) if g.narrow == BF16 else g.opset
@@ -1116,7 +1115,7 @@ def build(seed, longest, only, narrow):
 
 
 def write(folder, seed, longest, only, narrow):
-    """Writes the graph of a seed, and gives its entry in cases.json."""
+    """Writes the graph of a seed, and returns its entry in cases.json."""
     g = build(seed, longest, only, narrow)
     if not g.nodes:
         return []
@@ -1130,7 +1129,7 @@ def write(folder, seed, longest, only, narrow):
     inputs = [name for name in g.inputs if name in used]
     outputs = [name for node in g.nodes for name in node.output
                if name not in used or g.chance(0.15)]
-    # Shapes may be known before the run, or not: as symbols, or not at all.
+    # Declared shapes are fixed, symbolic or missing.
     symbolic = g.chance(0.4)
 
     def symbols(name):
@@ -1169,13 +1168,13 @@ def write(folder, seed, longest, only, narrow):
 
 
 def guarded(seeds, work):
-    """What the work gives for each of the seeds, in a process of its own: onnxruntime dies of some
-    nodes, or never ends. Then each seed gets a process, to lose no more than the one."""
+    """Runs the work for the seeds in a separate process, because onnxruntime crashes or hangs on
+    some nodes. If that happens, each seed gets its own process."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        # Of computing time, so that none is lost on a machine that is busy; and of any at all.
+        # Limits of CPU time, which a busy machine does not shorten, and of wall-clock time.
         limit = 60 if len(seeds) > 1 else 10
         signal.setitimer(signal.ITIMER_PROF, limit)
         signal.alarm(20 * limit)
@@ -1194,7 +1193,7 @@ def guarded(seeds, work):
     if content:
         return pickle.loads(content)
     if len(seeds) == 1:
-        print(f"seed {seeds[0]} was given up: onnxruntime died of it", file=sys.stderr)
+        print(f"seed {seeds[0]} was skipped: onnxruntime crashed", file=sys.stderr)
         return []
     return [case for seed in seeds for case in guarded([seed], work)]
 
@@ -1202,14 +1201,14 @@ def guarded(seeds, work):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--seed", type=int, default=1, help="the first")
-    parser.add_argument("--count", type=int, default=2000, help="of seeds; nearly all give a graph")
-    parser.add_argument("--longest", type=int, default=4, help="in nodes")
-    parser.add_argument("--only", type=lambda text: text.split(","), help="operators, by commas")
+    parser.add_argument("--seed", type=int, default=1, help="the first seed")
+    parser.add_argument("--count", type=int, default=2000, help="seeds; nearly all give a graph")
+    parser.add_argument("--longest", type=int, default=4, help="maximum number of nodes")
+    parser.add_argument("--only", type=lambda text: text.split(","), help="comma-separated list")
     parser.add_argument("--narrow", type=float, default=0.5, help="the share of narrow floats")
     given = parser.parse_args()
     if unknown := set(given.only or []) - FAMILIES.keys():
-        parser.error(f"no graphs are made of {', '.join(sorted(unknown))}")
+        parser.error(f"unknown operators: {', '.join(sorted(unknown))}")
     warnings.simplefilter("ignore")
     onnxruntime.set_default_logger_severity(4)
     given.folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-//! Models that nearly are some of ONNX's own test cases: with another attribute, operator, shape,
-//! type, weight or edge, or with a node of another one.
+//! Mutates models: changes an attribute, operator, shape, type, weight or edge, or adds a node of
+//! another model.
 
 use crate::protobuf::{Field, Kind, Message, Value, int, put};
 
-/// Numbers without pattern from a seed (Vigna's splitmix64).
+/// Pseudorandom numbers from a seed (Vigna's splitmix64).
 pub(crate) struct Random(pub u64);
 
 impl Random {
@@ -24,7 +24,7 @@ impl Random {
     }
 }
 
-/// What the seeds have among them, to be put elsewhere.
+/// Parts of the seeds, for use in other models.
 #[derive(Default)]
 pub(crate) struct Pool {
     pub models: Vec<Message>,
@@ -51,7 +51,7 @@ impl Pool {
         self.models.push(model);
     }
 
-    /// The pool is ready: no name more often than others.
+    /// Removes duplicates, so that all names are equally likely.
     pub(crate) fn finish(mut self) -> Pool {
         self.operators.sort();
         self.operators.dedup();
@@ -90,7 +90,7 @@ const INTERESTING: [i64; 24] = [
 const FLOATS: [f32; 10] =
     [0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, 1e30, f32::INFINITY, f32::NAN, f32::MIN_POSITIVE];
 
-/// Changes a model in one to four places.
+/// Applies one to four mutations to a model.
 pub(crate) fn mutate(model: &mut Message, pool: &Pool, random: &mut Random) {
     for _ in 0..1 + random.below(4) {
         match random.below(14) {
@@ -110,7 +110,7 @@ pub(crate) fn mutate(model: &mut Message, pool: &Pool, random: &mut Random) {
     }
 }
 
-/// Does something to one message of a kind, each as likely as the others.
+/// Changes a random message of a kind.
 fn pick(model: &mut Message, kind: Kind, random: &mut Random, change: impl FnOnce(&mut Message)) {
     let mut count = 0;
     model.visit(&mut |message| count += usize::from(message.kind == kind));
@@ -191,7 +191,7 @@ fn text_of_attribute(model: &mut Message, pool: &Pool, random: &mut Random) {
     });
 }
 
-/// Adds one of another node, or takes one away.
+/// Adds an attribute of another node, or removes one.
 fn attribute(model: &mut Message, pool: &Pool, random: &mut Random) {
     let mut own = Random(random.next());
     pick(model, Kind::Node, random, |node| {
@@ -203,7 +203,7 @@ fn attribute(model: &mut Message, pool: &Pool, random: &mut Random) {
             }
             return;
         }
-        // Preferably one that such a node may have.
+        // Preferably one that this operator has.
         let operator = node.texts(4).next();
         let alike: Vec<&Message> = pool
             .nodes
@@ -243,7 +243,7 @@ fn values(graph: &Message) -> Vec<String> {
     nodes.chain(inputs).chain(weights).collect()
 }
 
-/// An input of a node comes from elsewhere, or not at all.
+/// Changes, duplicates or removes an input or output of a node.
 fn edge(model: &mut Message, random: &mut Random) {
     let mut own = Random(random.next());
     pick(model, Kind::Graph, random, |graph| {
@@ -323,7 +323,8 @@ fn version(model: &mut Message, random: &mut Random) {
     });
 }
 
-/// A node of another model reads values of this one, and its first output is the model's.
+/// Adds a node of another model that reads values of this one; its first output becomes the
+/// model's.
 fn node_from_elsewhere(model: &mut Message, pool: &Pool, random: &mut Random) {
     let mut own = Random(random.next());
     pick(model, Kind::Graph, random, |graph| {
@@ -348,7 +349,7 @@ fn node_from_elsewhere(model: &mut Message, pool: &Pool, random: &mut Random) {
         for field in &mut output.fields {
             match &mut field.value {
                 Value::Bytes(name) if field.number == 1 => *name = made.clone().into_bytes(),
-                // Whatever shape it has.
+                // Without a declared shape.
                 Value::Message(declared) => declared.visit(&mut |message| {
                     if message.kind == Kind::TensorType {
                         message.fields.retain(|field| field.number != 2);
@@ -363,7 +364,7 @@ fn node_from_elsewhere(model: &mut Message, pool: &Pool, random: &mut Random) {
     });
 }
 
-/// Fields of a graph are swapped, doubled, or left out.
+/// Swaps, duplicates or removes fields of a graph.
 fn order(model: &mut Message, random: &mut Random) {
     let mut own = Random(random.next());
     pick(model, Kind::Graph, random, |graph| {
@@ -380,7 +381,7 @@ fn order(model: &mut Message, random: &mut Random) {
     });
 }
 
-/// Any field of any message.
+/// Changes any field of any message.
 fn anything(model: &mut Message, random: &mut Random) {
     let mut count = 0;
     model.visit(&mut |message| count += message.fields.len());

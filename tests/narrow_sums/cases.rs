@@ -1,5 +1,5 @@
-//! One node for each way in which an operator adds up, with what it answers in 64 bits, computed
-//! from the same narrow inputs by the definition of the operator.
+//! One node for each way in which an operator sums, with its results in 64 bits, computed from the
+//! same narrow inputs by the definition of the operator.
 
 use crate::draw::{Draw, Kind};
 use crate::support::onnx::{
@@ -22,7 +22,7 @@ pub(crate) struct Case {
     pub(crate) inputs: Vec<Input>,
     pub(crate) attributes: Vec<Message>,
     pub(crate) expected: Vec<f64>,
-    /// The largest number that is added up, where the result is small beside it.
+    /// The largest term, if the result is much smaller.
     pub(crate) term: f64,
 }
 
@@ -31,7 +31,7 @@ fn case(inputs: Vec<Input>, attributes: Vec<Message>, expected: Vec<f64>) -> Cas
 }
 
 impl Case {
-    /// The same, whose terms are these.
+    /// Sets the terms.
     fn of(mut self, terms: &[f64]) -> Case {
         self.term = terms.iter().fold(0.0, |most: f64, term| most.max(term.abs()));
         self
@@ -66,7 +66,7 @@ fn squares(values: &[f64]) -> f64 {
     sum(values.iter().map(|value| value * value))
 }
 
-/// What normalisations make of numbers.
+/// The normalized numbers.
 fn normalized(values: &[f64], epsilon: f64) -> Vec<f64> {
     let middle = mean(values);
     let variance = mean(&values.iter().map(|value| (value - middle).powi(2)).collect::<Vec<_>>());
@@ -119,11 +119,11 @@ fn logistic(value: f64) -> f64 {
     1.0 / (1.0 + (-value).exp())
 }
 
-/// A layer of one cell, all of whose gates have the same weights, that has seen nothing before.
+/// A layer of one cell without an initial state, whose gates all have the same weights.
 fn recurrent(draw: Draw, gates: usize, cell: impl Fn(f64) -> f64) -> Case {
     let n = draw.count();
     let (values, weights) = (draw.terms(n), draw.weights(n));
-    // So that the activations are not at their ends.
+    // So that the activations do not saturate.
     let scale = match draw.kind {
         Kind::Large | Kind::Near => 1.0 / 16384.0,
         Kind::Long => 1.0 / 4096.0,
@@ -138,7 +138,7 @@ fn recurrent(draw: Draw, gates: usize, cell: impl Fn(f64) -> f64) -> Case {
         kept(&[1, gates, 1], &vec![0.0; gates]),
     ];
     let made = case(inputs, vec![int_attribute("hidden_size", 1)], vec![total]);
-    // A sum of zero may be off by what float32 has for the terms.
+    // A sum of zero has the error of float32 for its terms.
     if draw.kind == Kind::Cancelling { made.of(&[64.0]) } else { made }
 }
 
@@ -178,7 +178,7 @@ fn fourier(values: &[f64], frequencies: usize) -> Vec<f64> {
     made
 }
 
-/// What is added up on the way, each sum one of the results.
+/// Running results of an operation.
 fn running(values: &[f64], step: impl Fn(f64, f64) -> f64) -> Vec<f64> {
     let mut made: Vec<f64> = Vec::new();
     for value in values {
@@ -187,7 +187,8 @@ fn running(values: &[f64], step: impl Fn(f64, f64) -> f64) -> Vec<f64> {
     made
 }
 
-/// Factors whose first two are beyond float16, and all of them not; or the other way round.
+/// Factors whose first product is out of the range of float16 but the whole product is not, or the
+/// reverse.
 fn factors(draw: Draw) -> Vec<f64> {
     let factors: &[f64] = match draw.kind {
         Kind::Large | Kind::Near => &[300.0, 400.0, 0.001],
@@ -200,7 +201,7 @@ fn factors(draw: Draw) -> Vec<f64> {
 
 type Made = fn(Draw) -> Case;
 
-/// Every operator of the table that adds up narrow floats, each in every way that it has.
+/// Every operator that sums narrow floats, in every way that it has.
 pub(crate) const ADDING: &[(&str, Made)] = &[
     ("Sum", |d| variadic(d, false)),
     ("Mean", |d| variadic(d, true)),
@@ -300,7 +301,7 @@ pub(crate) const ADDING: &[(&str, Made)] = &[
         case(vec![given(&[1, 1, values.len()], &values)], vec![window], expected)
     }),
     ("Col2Im", |d| {
-        // One pixel, of which every block has another part.
+        // One pixel that all blocks contribute to.
         let n = 32;
         let terms = d.terms(n);
         let mut blocks = vec![0.0; n * n];
@@ -398,7 +399,7 @@ pub(crate) const ADDING: &[(&str, Made)] = &[
     }),
     ("ReduceL2", |d| folded(d, d.roots(d.count()), |values| squares(values).sqrt())),
     ("ReduceSumSquare", |d| {
-        // Below the greatest float16: the squares of a few, of thousands, of the smallest.
+        // So that the sum of squares is below the greatest float16.
         let scale = if d.terms(1)[0] > 1000.0 { 1.0 / 128.0 } else { 1.0 };
         let values = d.roots(d.count());
         folded(d, values.iter().map(|v| d.narrow.round(v * scale)).collect(), squares)

@@ -1,4 +1,4 @@
-//! Rows of nodes whose answer is another one if a rounding between two of them is left out.
+//! Chains of nodes whose result changes if a rounding between two of them is omitted.
 
 use belljar::Tensor;
 use belljar::policy::Kernels;
@@ -11,7 +11,7 @@ use crate::support::onnx::{
 };
 use crate::{narrow_tensor, numbers, support, tensor};
 
-/// A number of this type after which the next one is two more.
+/// A number of this type whose successor is larger by two.
 fn large(narrow: Type) -> f64 {
     match narrow {
         Type::F16 => 2048.0,
@@ -19,7 +19,7 @@ fn large(narrow: Type) -> f64 {
     }
 }
 
-/// Nodes over the input `x`, of four numbers, and constants, and what each of the four answers is.
+/// Nodes over the input `x` of four numbers and constants, with the four expected results.
 struct Row {
     what: &'static str,
     nodes: Vec<Message>,
@@ -60,7 +60,7 @@ fn rows(narrow: Type) -> Vec<Row> {
         outputs: vec![value("on", BOOL, &[]), value_of_any_shape("after", narrow.onnx())],
         ..Graph::default()
     };
-    // `x` is four times the large number, `one` is 1, `big` the large number.
+    // `x` has the large number four times, `one` is 1, and `big` is the large number.
     vec![
         row(
             "two additions, and a subtraction",
@@ -188,14 +188,14 @@ fn rows(narrow: Type) -> Vec<Row> {
     ]
 }
 
-/// A model of one row, with the constants that rows read.
+/// A model of one chain, with the constants that chains read.
 fn model(row: &Row, narrow: Type) -> Vec<u8> {
     let big = large(narrow);
     let least = if narrow == Type::F16 { 2f64.powi(-24) } else { 2f64.powi(-133) };
     let most = if narrow == Type::F16 { 60000.0 } else { 2f64.powi(127) };
     let constant =
         |name: &str, dims: &[i64], values: &[f64]| narrow_tensor(name, narrow, dims, values);
-    // Sums of x whose last unit float32 has, and the narrow type does not.
+    // Sums of x that float32 can represent, and the narrow type cannot.
     let sum: Vec<f64> = vec![0.25; 16];
     let graph = Graph {
         nodes: row.nodes.clone(),

@@ -1,4 +1,4 @@
-//! The numbers that float16 cannot sum up: whose sums it has no number for, or no digits.
+//! Numbers that float16 cannot sum: the sums are out of range or lose all digits.
 
 /// A narrow float.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ impl Type {
     /// The nearest number of this type.
     pub(crate) fn round(self, value: f64) -> f64 {
         match self {
-            // float32 has every number here but those that are rounded anyway.
+            // Converting to float32 first is exact for the numbers used here.
             Type::F16 => half::f16::from_f32(value as f32).to_f64(),
             Type::Bf16 => half::bf16::from_f32(value as f32).to_f64(),
         }
@@ -26,7 +26,7 @@ impl Type {
         }
     }
 
-    /// As ONNX numbers it.
+    /// Its number in ONNX.
     pub(crate) fn onnx(self) -> i64 {
         match self {
             Type::F16 => 10,
@@ -34,7 +34,7 @@ impl Type {
         }
     }
 
-    /// A unit in the last place of a number of this size.
+    /// A unit in the last place of a number of this magnitude.
     pub(crate) fn unit(self, size: f64) -> f64 {
         let (digits, least) = match self {
             Type::F16 => (10, -24),
@@ -47,18 +47,18 @@ impl Type {
     }
 }
 
-/// What is hard about the numbers.
+/// The difficulty of the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Two of them added up are beyond float16.
+    /// The sum of two is out of the range of float16.
     Large,
-    /// They are large, and differ in their last digit alone.
+    /// They are large, and only differ in their last bit.
     Near,
-    /// There are thousands, so that float16 stops growing.
+    /// There are thousands, so that a float16 sum stops growing.
     Long,
-    /// float16 has a few steps for them.
+    /// They are a few steps of float16.
     Tiny,
-    /// Their sum is small, what is added up on the way to it is beyond float16.
+    /// Their sum is small, but partial sums are out of the range of float16.
     Cancelling,
 }
 
@@ -67,14 +67,14 @@ impl Kind {
         [Kind::Large, Kind::Near, Kind::Long, Kind::Tiny, Kind::Cancelling];
 }
 
-/// Numbers of one kind in one type, always the same ones.
+/// Deterministic numbers of one kind and type.
 #[derive(Clone, Copy)]
 pub(crate) struct Draw {
     pub(crate) kind: Kind,
     pub(crate) narrow: Type,
 }
 
-/// Numbers from 0 to 1, always the same ones.
+/// Deterministic numbers from 0 to 1.
 fn uniform(count: usize, seed: u64) -> impl DoubleEndedIterator<Item = f64> {
     (0..count as u64).map(move |at| {
         let mixed = (at + 1 + (seed << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -89,17 +89,17 @@ impl Draw {
         if self.kind == Kind::Long { 4096 } else { 64 }
     }
 
-    /// As many terms.
+    /// This number of terms.
     pub(crate) fn terms(self, count: usize) -> Vec<f64> {
         self.scaled(count, 1.0)
     }
 
-    /// Terms whose squares are hard, and not beyond everything.
+    /// Terms whose squares are difficult but in range.
     pub(crate) fn roots(self, count: usize) -> Vec<f64> {
         match self.kind {
             Kind::Large | Kind::Near | Kind::Cancelling => self.scaled(count, 1.0 / 16.0),
             Kind::Long => self.terms(count),
-            // Whose squares float16 does not have at all.
+            // float16 cannot represent their squares.
             Kind::Tiny => self.scaled(count, 100.0),
         }
     }
@@ -125,7 +125,7 @@ impl Draw {
         drawn.into_iter().map(|value| self.narrow.round(value * scale)).collect()
     }
 
-    /// What terms are multiplied with, so that their sum is not beyond the type.
+    /// Weights for the terms, so that the weighted sum is in range.
     pub(crate) fn weights(self, count: usize) -> Vec<f64> {
         let weight = |u: f64| match self.kind {
             Kind::Large | Kind::Near => (0.5 + u) / 128.0,

@@ -1,18 +1,18 @@
-//! Whether two tensors are the same, but for rounding.
+//! Compares two tensors up to rounding.
 #![allow(dead_code)] // Each test binary uses a part.
 
 use belljar::Tensor;
 use belljar::tensor::{DType, Data, bf16};
 
-/// The first element in which two tensors differ, beyond what their element type may be off.
+/// The first element in which two tensors differ by more than the tolerance of their element type.
 pub(crate) fn difference(
     found: &Tensor,
     expected: &Tensor,
     rtol: f64,
     atol: f64,
 ) -> Option<String> {
-    // What rounding alone may make: a few units in the last place of float16, and an absolute error
-    // beside other numbers.
+    // The effect of rounding alone: a few units in the last place of float16, and an absolute error
+    // from larger terms.
     let (rtol, atol) = match found.dtype() {
         DType::F16 => (rtol.max(4e-3), atol.max(1e-3)),
         // One unit in the last place.

@@ -1,7 +1,7 @@
-//! The process of a guest program that does not do its work: what it can do to its supervisor after
-//! somebody has broken out of the sandbox in it, or when the compiler was made to do something else.
+//! A hostile process of a guest program: it attacks its supervisor, as after an escape from the
+//! sandbox or a breach of the compiler.
 //!
-//! The bytes of its "program" say at which order it misbehaves, and how.
+//! The bytes of its "program" name the order at which it misbehaves, and the attack.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -12,15 +12,15 @@ use serde_json::{Value, json};
 
 use super::hostile_worker::{crash, is, map_for_ever, memory, receive, send, send_bytes};
 
-/// What every component begins with.
+/// The first bytes of every component.
 pub(crate) const HEAD: &[u8] = b"\0asm\x0d\0\x01\0";
 
-/// The bytes of a "program" whose process does this deed when it is told to `order`.
+/// The bytes of a "program" whose process makes this attack at this order.
 pub(crate) fn program(order: &str, deed: &str) -> Vec<u8> {
     [HEAD, format!("{order} {deed} ").as_bytes()].concat()
 }
 
-/// Texts of a hostile process.
+/// A text with control characters.
 const UGLY: &str = "\u{1b}[2Jhere I am\n\u{202e}";
 
 struct Process {
@@ -29,7 +29,7 @@ struct Process {
     text: String,
 }
 
-/// Serves a supervisor, which is at the other end of standard input.
+/// Serves the supervisor at the other end of standard input.
 pub(crate) fn serve() {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let Some((setup, _)) = receive(&socket) else { return };
@@ -61,7 +61,7 @@ impl Process {
         self.text = String::from_utf8_lossy(&text[..len]).trim_end_matches('\0').to_owned();
     }
 
-    /// What to do about an order.
+    /// The attack to make at an order.
     fn deed(&self, order: &str) -> String {
         let mut words = self.text.split(' ');
         match words.next() == Some(order) {
@@ -70,7 +70,7 @@ impl Process {
         }
     }
 
-    /// What can be done at any time. Whether something was.
+    /// Makes an attack that is possible at any order. Returns whether it was one of these.
     fn usual(&self, deed: &str) -> bool {
         match deed {
             "exit" => std::process::exit(3),
@@ -118,7 +118,7 @@ impl Process {
                 let made = good();
                 map_for_ever(&made, 4096);
                 with(made);
-                // The mapping is there for as long as this process.
+                // The mapping must exist until the supervisor ends this process.
                 std::thread::sleep(Duration::from_secs(600));
             }
             "refuses" => self.send(&json!({ "Err": UGLY.repeat(100) })),
@@ -159,7 +159,7 @@ impl Process {
         self.send(&json!({ "Answers": { "Ok": [len, spent] } }));
     }
 
-    /// Answers these values, put into the shared buffer.
+    /// Answers with these values, written into the shared buffer.
     fn answer_with(&self, names: &[&str], data: &[u8]) {
         let dims = vec![data.len() as u64];
         let view = |name| TensorView { name, dtype: DType::U8, dims: dims.clone(), data };
@@ -172,7 +172,7 @@ impl Process {
         self.answer(message.len() as u64);
     }
 
-    /// Asks for something, and says whether it was given.
+    /// Asks for something, and returns whether it was granted.
     fn asks(&self, ask: Value) -> bool {
         self.send(&json!({ "Asks": ask }));
         let Some((reply, descriptors)) = self.receive() else { std::process::exit(0) };
@@ -267,7 +267,7 @@ impl Process {
             },
             _ => self.answer_with(&["sy"], b"good"),
         }
-        // What comes after an answer is nobody's.
+        // Stays alive after the answer, so that the supervisor must end it.
         std::thread::sleep(Duration::from_secs(60));
     }
 }

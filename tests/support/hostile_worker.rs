@@ -1,7 +1,6 @@
-//! A worker that does not do its work: what a process can do to its supervisor after somebody has
-//! broken out of the sandbox in it.
+//! A hostile worker: it attacks its supervisor, as after an escape from the sandbox.
 //!
-//! The bytes of its "model" say at which order it misbehaves, and how.
+//! The bytes of its "model" name the call at which it misbehaves, and the attack.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -17,10 +16,10 @@ use rustix::net::{
 };
 use serde_json::{Value, json};
 
-/// What a hostile worker does when it is given a certain order.
+/// What a hostile worker does at a certain call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Deed {
-    /// Nothing: it is as good as any.
+    /// No attack: the worker behaves correctly.
     Good,
     Exit,
     CloseAndLive,
@@ -82,17 +81,17 @@ impl Deed {
     ];
 }
 
-/// The bytes of a "model" whose worker does this deed when it is ordered to `call`, and is good
+/// The bytes of a "model" whose worker makes this attack at `call`, and behaves correctly
 /// otherwise. Every request to it must begin with the mark: a worker that sees another model, or
 /// another mark, ends with [`MIXED_UP`].
 pub(crate) fn model(call: &str, deed: Deed, mark: u16) -> Vec<u8> {
     format!("{call} {deed:?} {mark}").into_bytes()
 }
 
-/// The exit code of a worker that has seen what belongs to another model.
+/// The exit code of a worker that has seen data of another model.
 pub(crate) const MIXED_UP: i32 = 9;
 
-/// Its one input and output: four numbers.
+/// The description of one input and one output, of four numbers each.
 fn description() -> Vec<u8> {
     let value = |name: &str| ValueInfo {
         name: name.into(),
@@ -109,7 +108,7 @@ fn tensors(name: &str, dtype: DType, numbers: &[f32]) -> Vec<u8> {
     encode_tensors(&[TensorView { name, dtype, dims, data: bytemuck::cast_slice(numbers) }])
 }
 
-/// Memory that begins with this text.
+/// A memory file that begins with this text.
 pub(crate) fn memory(text: &[u8], len: u64) -> OwnedFd {
     let fd =
         memfd_create("belljar-snapshot", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
@@ -118,7 +117,7 @@ pub(crate) fn memory(text: &[u8], len: u64) -> OwnedFd {
     fd
 }
 
-/// Memory with a WebAssembly page that begins with this text.
+/// A memory snapshot that begins with this text.
 fn snapshot(text: &[u8], len: u64) -> OwnedFd {
     memory(text, len)
 }
@@ -126,13 +125,13 @@ fn snapshot(text: &[u8], len: u64) -> OwnedFd {
 struct Hostile {
     socket: OwnedFd,
     shared: Option<OwnedFd>,
-    /// The model, or the snapshot that holds the same text.
+    /// The text of the model, or of the snapshot made from it.
     text: String,
-    /// The numbers of the last order's input.
+    /// The input of the last run.
     input: Vec<f32>,
 }
 
-/// Serves a supervisor, which is at the other end of standard input.
+/// Serves the supervisor at the other end of standard input.
 pub(crate) fn serve() {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let mut worker = Hostile { socket, shared: None, text: String::new(), input: Vec::new() };
@@ -161,19 +160,19 @@ pub(crate) fn is(fd: &OwnedFd, what: &str) -> bool {
 }
 
 impl Hostile {
-    /// Looks at the next order without taking it.
+    /// Reads the next order without removing it from the channel.
     fn peek(&self) -> String {
         let mut buffer = vec![0; 128 << 10];
         let (len, _) = rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::PEEK).unwrap();
         if len == 0 {
-            // The supervisor is gone.
+            // The supervisor has ended.
             std::process::exit(0);
         }
         let order: Value = serde_json::from_slice(&buffer[..len]).unwrap();
         order["call"].as_str().unwrap().to_owned()
     }
 
-    /// What to do about a call.
+    /// The attack to make at a call.
     fn deed(&self, call: &str) -> Deed {
         let mut words = self.text.split(' ');
         let deed = words.next().filter(|at| *at == call).and_then(|_| words.next());
@@ -197,7 +196,7 @@ impl Hostile {
         send_bytes(&self.socket, bytes, descriptors);
     }
 
-    /// An answer that was put into the shared buffer.
+    /// Writes an answer into the shared buffer, and returns the message about it.
     fn outcome(&self, number: &Value, message: &[u8], snapshot: bool) -> Value {
         rustix::io::pwrite(self.shared.as_ref().unwrap(), message, 0).unwrap();
         self.outcome_of(number, message.len() as u64, snapshot)
@@ -284,7 +283,7 @@ impl Hostile {
             }
             Deed::TwiceLater => {
                 good(self);
-                // As the next order is being written, so to speak.
+                // Late enough that the second answer may arrive during the next order.
                 std::thread::sleep(Duration::from_millis(50));
                 self.send(&self.outcome(number, &message, false), &[]);
             }
@@ -363,9 +362,10 @@ fn failed(number: &Value, failure: &Value) -> Value {
     json!({ "number": number, "result": { "Err": failure }, "log": [], "snapshot": false })
 }
 
-/// Reads from an address where there is nothing.
+/// Reads from an unmapped address.
 pub(crate) fn crash() {
-    // SAFETY: not safe at all, which is the point: the kernel ends this process.
+    // SAFETY: this is not sound, on purpose: nothing is mapped at the address, so the kernel ends
+    // this process.
     let read = unsafe { std::ptr::without_provenance::<u8>(8).read_volatile() };
     std::process::exit(i32::from(read));
 }

@@ -1,12 +1,12 @@
-//! What `inspect` says of a model, held against what a run of it comes to: the two never contradict
-//! each other.
+//! Compares what `inspect` reports about a model with the outcome of a run: they must never
+//! contradict each other.
 
 use belljar::{Error, ErrorKind, Examined, Host, InputShape, ModelBytes, Policy, Tensor};
 
 use super::fitting;
 
-/// Prepares a model for the shapes of these inputs without running it. Says in what that contradicts
-/// a run on them that ended so.
+/// Prepares a model for the shapes of these inputs without running it. Returns how that contradicts
+/// the outcome of a run on them.
 pub(crate) fn contradiction<N: AsRef<str>>(
     host: &Host,
     policy: &Policy,
@@ -14,7 +14,7 @@ pub(crate) fn contradiction<N: AsRef<str>>(
     inputs: &[(N, Tensor)],
     ended: Result<(), &Error>,
 ) -> Option<String> {
-    // How much time and memory it takes is not said.
+    // `inspect` does not predict time and memory.
     if let Err(error) = ended
         && matches!(error.kind(), ErrorKind::Limit(_))
     {
@@ -34,7 +34,7 @@ pub(crate) fn contradiction<N: AsRef<str>>(
         })
         .collect();
     match (model.examine_for(&shapes), ended) {
-        // Limits are near for one of them.
+        // A limit may be hit by one of the two alone.
         (Ok(Examined::Refused { error, .. }), _) if matches!(error.kind(), ErrorKind::Limit(_)) => {
             None
         }
@@ -44,7 +44,7 @@ pub(crate) fn contradiction<N: AsRef<str>>(
         (Ok(Examined::Refused { error, .. }), Err(ended)) => {
             let same = error.exit_code() == ended.exit_code()
                 && error.kind().to_string() == ended.kind().to_string();
-            // The types of inputs are not looked at.
+            // `inspect` does not see the types of inputs.
             let input = matches!(ended.kind(), ErrorKind::Input { .. });
             (!same && !input).then(|| format!("refused by inspect: {error}; by run: {ended}"))
         }
@@ -59,12 +59,12 @@ pub(crate) fn contradiction<N: AsRef<str>>(
             let known = preparation.more
                 || preparation.undecided.iter().any(|undecided| named(&undecided.node));
             match ended.kind() {
-                // Types, and values that break a rule.
+                // `inspect` does not see types, or values that break a rule.
                 ErrorKind::Input { .. } | ErrorKind::Withheld { .. } => None,
                 ErrorKind::Run(_) if known => None,
                 ErrorKind::Run(_) => Some(format!(
-                    "prepared by inspect, which does not name the node that refuses: {text}; named \
-                     are {:?}",
+                    "prepared by inspect, which does not list the node that refuses: {text}; it \
+                     lists {:?}",
                     preparation.undecided
                 )),
                 ErrorKind::Model(_) => Some(format!("prepared by inspect, refused by run: {text}")),

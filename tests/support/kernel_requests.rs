@@ -1,20 +1,20 @@
-//! Requests to native kernels, made of any bytes: for the fuzz target, and for the kernels' own
-//! tests on random bytes.
+//! Makes requests to native kernels from arbitrary bytes, for the fuzz target and for the kernels'
+//! own tests on random bytes.
 //!
-//! A request is mostly of a form that gets as far as being computed: the number of an operation
-//! there is, small sizes, addresses inside of memory, and now and then something else.
-#![allow(dead_code)] // Each user takes a part.
+//! Most requests are valid enough to be computed: an existing operation, small sizes, addresses
+//! inside of memory. A few are not.
+#![allow(dead_code)] // Each user uses a part.
 
 use belljar_abi::kernel::{Kernel, MAX_POINTWISE_INPUTS, Step};
 
-/// Bytes of the memory that requests are for: a page of linear memory.
+/// Size of the memory in bytes: a page of linear memory.
 pub(crate) const MEMORY: usize = 64 << 10;
 
-/// Where a request is.
+/// The address of the request.
 pub(crate) const REQUEST: u32 = 1024;
 
-/// Memory with a request in it, and numbers everywhere else: words, each the bits of one. As linear
-/// memory, it starts at an address that suits numbers.
+/// Memory with a request in it, and the bits of floats everywhere else. It is aligned for floats,
+/// as linear memory is.
 pub(crate) fn memory(words: &[u32], bytes: &mut Bytes<'_>) -> Vec<u32> {
     static NUMBERS: std::sync::OnceLock<Vec<u32>> = std::sync::OnceLock::new();
     let numbers = || (0..MEMORY / 4).map(|at| ((at % 251) as f32 - 125.0).to_bits()).collect();
@@ -26,11 +26,11 @@ pub(crate) fn memory(words: &[u32], bytes: &mut Bytes<'_>) -> Vec<u32> {
     memory
 }
 
-/// Bytes from which requests are made, one after the other. After the last come zeros.
+/// The bytes from which requests are made. After the last byte it returns zeros.
 pub(crate) struct Bytes<'a>(std::slice::Iter<'a, u8>);
 
 impl<'a> Bytes<'a> {
-    /// From the first byte on.
+    /// Starts at the first byte.
     pub(crate) fn new(bytes: &'a [u8]) -> Bytes<'a> {
         Bytes(bytes.iter())
     }
@@ -45,7 +45,7 @@ impl<'a> Bytes<'a> {
         self.byte() | self.byte() << 8 | self.byte() << 16 | self.byte() << 24
     }
 
-    /// A size: mostly small, and not nothing.
+    /// A size: mostly small and not zero.
     fn size(&mut self) -> u32 {
         match self.byte() {
             small @ 0..200 => 1 + small % 8,
@@ -64,7 +64,7 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// An address: mostly one of a few that lie apart, or none.
+    /// An address: mostly one of a few that are far apart, or zero for none.
     fn address(&mut self) -> u32 {
         match self.byte() {
             apart @ 0..180 => 4096 + apart % 15 * 4096,
@@ -81,7 +81,8 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// The fields of an operation, by what they are: a size, a stride, an address, bounds, a mode.
+/// The fields of an operation by kind: size (z), stride (s), address (a), bound (b), pad (p), mode
+/// (m).
 fn fields(number: u32) -> &'static [u8] {
     match number {
         1 => b"zzzzzzzzzzzzzzppssssaaabaaabba",
@@ -138,7 +139,7 @@ fn well_formed(bytes: &mut Bytes<'_>) -> Vec<u32> {
     for at in 0..steps {
         words.push(bytes.byte() % (Step::ALL.len() as u32));
         for _ in 0..2 {
-            // An input, or the result of a step before.
+            // An input, or the result of an earlier step.
             let operand = bytes.byte() % (inputs + at).max(1);
             let result = operand.checked_sub(inputs).map(|at| at + MAX_POINTWISE_INPUTS as u32);
             words.push(result.unwrap_or(operand));
@@ -147,7 +148,7 @@ fn well_formed(bytes: &mut Bytes<'_>) -> Vec<u32> {
     words
 }
 
-/// Where the output of a request is, if it is one: nothing before it may be written.
+/// The address of the output of a valid request: nothing before it may be written.
 pub(crate) fn output(words: &[u32]) -> Option<u32> {
     Some(match Kernel::decode(words.iter().copied())? {
         Kernel::Conv(conv) => conv.output,

@@ -1,4 +1,4 @@
-//! What the tests share: a host, the real models, and a builder for models that nobody exports.
+//! Shared by the tests: a host, the real models, and a builder for models that no exporter writes.
 #![allow(dead_code)] // Each test binary uses a part.
 
 pub(crate) mod compare;
@@ -22,7 +22,7 @@ use belljar::{
 /// The program under test.
 pub(crate) const BELLJAR: &str = env!("CARGO_BIN_EXE_belljar");
 
-/// Both kinds of sandboxes.
+/// The isolations that the command line offers.
 pub(crate) const ISOLATIONS: [Isolation; 2] = [Isolation::Process, Isolation::Thread];
 
 pub(crate) fn repository() -> PathBuf {
@@ -33,7 +33,7 @@ fn folder(variable: &str, default: &str) -> PathBuf {
     std::env::var_os(variable).map_or_else(|| repository().join(default), PathBuf::from)
 }
 
-/// Where `cargo xtask models` puts the real models.
+/// The folder of the real models, which `cargo xtask models` makes.
 pub(crate) fn models() -> PathBuf {
     folder("BELLJAR_MODELS", "target/models")
 }
@@ -47,8 +47,8 @@ pub(crate) fn state_dir() -> PathBuf {
     folder("BELLJAR_STATE_DIR", "target/state")
 }
 
-/// A folder for the state of one test's own: what it puts into quarantine stays there. It has the
-/// secret that the cache was sealed with.
+/// A separate state folder for one test, so that its quarantine does not affect others. It contains
+/// the secret that sealed the shared cache.
 pub(crate) fn own_state() -> tempfile::TempDir {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
     let own = tempfile::Builder::new().permissions(mode).tempdir().unwrap();
@@ -79,7 +79,7 @@ pub(crate) fn real_model(file: &str) -> ModelBytes {
         .unwrap_or_else(|err| panic!("{}: {err}; run `cargo xtask models`", path.display()))
 }
 
-/// A policy under which this host may run a model: threads are never strict.
+/// The policy, made best-effort for a host on threads, which serves no strict policy.
 pub(crate) fn fitting(host: &Host, policy: &Policy) -> Policy {
     let confinement = match host.isolation() {
         Isolation::Process => policy.confinement,
@@ -122,8 +122,8 @@ pub(crate) fn footprint() -> (u64, usize, usize) {
     (kib << 10, count("/proc/self/fd"), count("/proc/self/task"))
 }
 
-/// Whether this is the process in which a test is alone. If not, the test of this name has been run
-/// in one, and is over.
+/// Whether this process runs only one test. If not, runs the test of this name in such a process
+/// and returns false.
 pub(crate) fn alone(test: &str) -> bool {
     const VARIABLE: &str = "BELLJAR_TEST_ALONE";
     if std::env::var_os(VARIABLE).is_some() {
@@ -138,8 +138,8 @@ pub(crate) fn alone(test: &str) -> bool {
     false
 }
 
-/// Runs tests as Rust's own harness does, for programs that have a `main` of their own because a
-/// host starts them as workers.
+/// Runs tests as Rust's own harness does, for test programs with their own `main`, which a host
+/// starts as workers.
 pub(crate) fn run_tests(tests: &[(&str, fn())]) {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--list") {

@@ -1,6 +1,6 @@
 //! Writes ONNX files, well-formed or not: the few protobuf messages that tests need, by field
 //! number (onnx.proto of ONNX 1.23).
-#![allow(dead_code)] // Each user takes a part.
+#![allow(dead_code)] // Each user uses a part.
 
 /// A protobuf message under construction.
 #[derive(Clone, Default)]
@@ -86,7 +86,7 @@ pub(crate) fn value(name: &str, elem_type: i64, dims: &[Dim<'_>]) -> Message {
     Message::new().bytes(1, name).message(2, Message::new().message(1, tensor))
 }
 
-/// A declared output of which only the type is said.
+/// A declared output with a type but no shape.
 pub(crate) fn value_of_any_shape(name: &str, elem_type: i64) -> Message {
     let tensor = Message::new().int(1, elem_type);
     Message::new().bytes(1, name).message(2, Message::new().message(1, tensor))

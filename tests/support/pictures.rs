@@ -1,4 +1,4 @@
-//! PNG files of zeros, small on disk and as large as one likes when they are unpacked.
+//! PNG files of zeros, which are small on disk and of any size when unpacked.
 
 /// A gray image of eight bits, all black.
 pub(crate) fn flat_png(width: u32, height: u32) -> Vec<u8> {
@@ -6,7 +6,7 @@ pub(crate) fn flat_png(width: u32, height: u32) -> Vec<u8> {
     png_of(width, height, 0, &zeros(count))
 }
 
-/// An image of eight bits a channel with these compressed rows, whether or not they fit.
+/// An image of eight bits per channel with these compressed rows, whether or not they fit its size.
 pub(crate) fn png_of(width: u32, height: u32, color: u8, compressed: &[u8]) -> Vec<u8> {
     let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, color, 0, 0, 0]].concat();
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
@@ -21,7 +21,7 @@ pub(crate) fn png_of(width: u32, height: u32, color: u8, compressed: &[u8]) -> V
     file
 }
 
-/// So many zeros as a zlib stream: one byte, and then copies of it, 258 at a time.
+/// `count` zeros as a zlib stream: one byte, and then copies of it, 258 at a time.
 fn zeros(count: u64) -> Vec<u8> {
     let mut out = vec![0x78, 0x01];
     let (mut bits, mut len) = (0u64, 0);
@@ -35,7 +35,7 @@ fn zeros(count: u64) -> Vec<u8> {
             }
         }
     };
-    // The last block, with the fixed codes; a zero.
+    // The header of the last block, with fixed codes; then a zero.
     put(&mut out, "110");
     put(&mut out, "00110000");
     for _ in 0..(count - 1) / 258 {
@@ -45,7 +45,7 @@ fn zeros(count: u64) -> Vec<u8> {
         put(&mut out, "00110000");
     }
     put(&mut out, "0000000");
-    // What is left of the last byte.
+    // Padding to the end of the last byte.
     put(&mut out, "0000000");
     let (a, b) = (1, count % 65_521);
     out.extend(((b as u32) << 16 | a).to_be_bytes());

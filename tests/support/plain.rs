@@ -1,6 +1,6 @@
-//! Errors as a user reads them: in words of this program, and not of what it is built on.
+//! Checks that errors use the terms of ONNX and Belljar, not tract's internal terms.
 
-/// Words of the inside of tract and of ndarray, which mean nothing to a user.
+/// Internal terms of tract and ndarray, which users do not know.
 const INTERNAL: [&str; 38] = [
     "tract",
     "ndarray",
@@ -36,13 +36,13 @@ const INTERNAL: [&str; 38] = [
     "TypedFact",
     "ShapeFactoid",
     "DatumType",
-    "AtRunTime",
-    "InBounds",
+    "Deferred",
+    "BoundsCheck",
     "unwrap()",
     "called `",
 ];
 
-/// What of a message is no word for a user.
+/// The first internal term in a message.
 pub(crate) fn internal(text: &str) -> Option<&'static str> {
     INTERNAL.into_iter().find(|word| text.contains(word))
 }
@@ -51,6 +51,6 @@ pub(crate) fn internal(text: &str) -> Option<&'static str> {
 pub(crate) fn check(error: &belljar::Error) {
     let text = error.to_string();
     if let Some(word) = internal(&text) {
-        panic!("an error speaks of {word:?}: {text}");
+        panic!("an error contains the internal term {word:?}: {text}");
     }
 }

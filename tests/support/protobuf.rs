@@ -1,7 +1,7 @@
-//! An ONNX file as a tree of fields, to be changed and written again: of the format only which
+//! An ONNX file as a tree of fields that can be changed and written again. It knows only which
 //! fields are messages (onnx.proto of ONNX 1.23).
 
-/// The messages of ONNX that are looked into.
+/// The messages of ONNX that are parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Model,
@@ -19,7 +19,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// What the field of this number is, if it is a message.
+    /// The kind of the field with this number, if it is a message.
     fn child(self, number: u64) -> Option<Kind> {
         Some(match (self, number) {
             (Kind::Model, 7) => Kind::Graph,
@@ -61,7 +61,7 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// `None` if it is not well-formed.
+    /// `None` if the message is not well-formed.
     pub(crate) fn parse(kind: Kind, mut bytes: &[u8]) -> Option<Message> {
         let mut fields = Vec::new();
         while !bytes.is_empty() {
@@ -113,7 +113,7 @@ impl Message {
         out
     }
 
-    /// The texts of a field.
+    /// The strings of a field.
     pub(crate) fn texts(&self, number: u64) -> impl Iterator<Item = String> {
         self.fields.iter().filter(move |field| field.number == number).filter_map(|field| {
             match &field.value {
@@ -130,7 +130,7 @@ impl Message {
         })
     }
 
-    /// Calls `look` with every message within, from the outside in.
+    /// Calls `look` with this message and every nested one, outer messages first.
     pub(crate) fn visit(&mut self, look: &mut impl FnMut(&mut Message)) {
         look(self);
         for field in &mut self.fields {

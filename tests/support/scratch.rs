@@ -1,5 +1,5 @@
-//! A folder of one test's own, for the files that it makes: closed to others, so that policies in it
-//! are trusted. It is removed with the value.
+//! A temporary folder for the files of one test: closed to other users, so that policies in it are
+//! trusted. It is removed when the value is dropped.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -25,19 +25,19 @@ impl Scratch {
         self.folder().join(name)
     }
 
-    /// The path of a name, as an argument.
+    /// The path of a name as a string.
     pub(crate) fn at(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// Writes a file that its owner alone can change, as policies must be.
+    /// Writes a file that only its owner can change, as policies must be.
     pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         fs::write(self.path(name), content).unwrap();
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o644)).unwrap();
         self.at(name)
     }
 
-    /// A policy or a ceiling.
+    /// Writes a policy or a ceiling.
     pub(crate) fn toml(&self, name: &str, text: &str) -> String {
         self.file(name, format!("version = 1\n{text}\n"))
     }
@@ -53,7 +53,7 @@ impl Scratch {
         self.file("relu.onnx", relu(&fixed(&[2, 2])).bytes())
     }
 
-    /// An input for it.
+    /// An input for that model.
     pub(crate) fn x(&self) -> String {
         self.npy("x.npy", &Tensor::new(vec![-1.0f32, 2.0, 3.5, -4.0], &[2, 2]).unwrap())
     }

@@ -1,9 +1,9 @@
-//! A port that does not answer whoever connects.
+//! A port that never answers connections.
 
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-/// A port whose listener takes nobody in: whoever connects gets no answer.
+/// A port whose backlog is full: new connections get no answer.
 pub(crate) fn silent_port() -> (TcpListener, Vec<TcpStream>, u16) {
     let socket = rustix::net::socket(
         rustix::net::AddressFamily::INET,

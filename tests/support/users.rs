@@ -1,5 +1,5 @@
-//! Who runs the tests and, if that is root, an ordinary user: each with a folder of their own, which has
-//! compiled code.
+//! The user who runs the tests and, if that is root, an ordinary user: each with a folder that
+//! contains compiled code.
 
 use std::cmp::Reverse;
 use std::fs;
@@ -14,14 +14,14 @@ use belljar::{Isolation, Policy};
 /// An ordinary user.
 pub(crate) const NOBODY: u32 = 65534;
 
-/// A user, and a folder of theirs with files to work on.
+/// A user, and a folder that belongs to them.
 pub(crate) struct User {
     pub(crate) uid: Option<u32>,
     pub(crate) folder: tempfile::TempDir,
 }
 
-/// Who runs these tests; and, if that is root, an ordinary user. Tests that run at the same time
-/// share them, as the compiled code that each needs is large.
+/// The user who runs these tests; and, if that is root, an ordinary user. Tests that run at the
+/// same time share them, as each user's compiled code is large.
 pub(crate) fn users() -> Arc<Vec<User>> {
     static SHARED: Mutex<Weak<Vec<User>>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -34,7 +34,7 @@ pub(crate) fn users() -> Arc<Vec<User>> {
         let uids = match root {
             true if reachable() => vec![None, Some(NOBODY)],
             true => {
-                eprintln!("only as root: {} is out of others' reach", super::BELLJAR);
+                eprintln!("tested as root only: other users cannot reach {}", super::BELLJAR);
                 vec![None]
             }
             false => vec![None],
@@ -46,10 +46,10 @@ pub(crate) fn users() -> Arc<Vec<User>> {
 }
 
 impl User {
-    /// Has compiled code of its own, as nobody shares theirs.
+    /// Makes a user with a copy of the compiled code, which users do not share.
     pub(crate) fn new(uid: Option<u32>) -> User {
         super::host(Isolation::Process).warm_up(&Policy::default()).unwrap();
-        // The tests' own cache may be out of reach for another user.
+        // Another user may not be able to read the tests' cache.
         let user = User { uid, folder: tempfile::tempdir().unwrap() };
         user.own(user.folder.path());
         user.copy(&super::cache_dir().join("code"), "cache/code");
@@ -72,15 +72,15 @@ impl User {
         let to = self.path(to);
         fs::create_dir_all(&to).unwrap();
         self.own(&to);
-        // Other tests put files aside here while they write them.
+        // Other tests keep temporary files here while they write.
         let mut files: Vec<_> = fs::read_dir(from)
             .unwrap()
             .map(Result::unwrap)
             .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
             .filter(|entry| entry.file_type().unwrap().is_file())
             .collect();
-        // Code of former guests is of no use: the latest for each of four variants is, which two of
-        // the profiling guest may be newer than.
+        // Only the latest code of each of the four variants is needed; two files of the profiling
+        // guest may be newer.
         files.sort_by_key(|entry| Reverse(entry.metadata().unwrap().modified().unwrap()));
         for entry in files.iter().take(6) {
             let copy = to.join(entry.file_name());
@@ -98,7 +98,7 @@ impl User {
         path.to_str().unwrap().to_owned()
     }
 
-    /// A program, run by this user.
+    /// A command that runs the program as this user.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
@@ -112,7 +112,7 @@ impl User {
         command
     }
 
-    /// Who this is, for messages.
+    /// The user's name for messages.
     pub(crate) fn who(&self) -> String {
         self.uid.map_or("the caller".to_owned(), |uid| format!("user {uid}"))
     }

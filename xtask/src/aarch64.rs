@@ -1,5 +1,6 @@
-//! 64-bit Arm Linux without such a machine: the host is type-checked for it, so that code behind
-//! that `cfg` does not rot, and before a release the native kernels' tests run under emulation.
+//! Checks for 64-bit Arm Linux without such a machine: the host is type-checked for it, so that
+//! code behind that `cfg` keeps compiling, and before a release the native kernels' tests run under
+//! emulation.
 
 use std::process::Command;
 
@@ -26,7 +27,7 @@ const NEEDS: Needs<'_> = Needs {
 
 /// Runs `cargo check` for the target.
 pub(crate) fn check(repo: &Repo) -> Result<()> {
-    // The host's build script takes the guest in.
+    // The host's build script embeds the guest.
     guest::build(repo)?;
     c_compiler()?;
     let route = toolchain::choose(&NEEDS)?;
@@ -35,7 +36,7 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     cargo.current_dir(repo.root());
     cargo.env("CC_aarch64_unknown_linux_gnu", C_COMPILER);
     run::run(&mut cargo).with_context(|| format!("checking for {TARGET}"))?;
-    // Before a release their tests run; that they compile is checked every day.
+    // Their tests run before a release; CI only checks that they compile.
     let mut kernels =
         self::cargo(repo, route, &["check", "--locked", "-p", "belljar-kernels", "--tests"]);
     kernels.current_dir(repo.root());
@@ -46,31 +47,34 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
 pub(crate) fn emulate(repo: &Repo) -> Result<()> {
     c_compiler()?;
     if !run::in_path(EMULATOR) {
-        toolchain::install(&[EMULATOR_PACKAGE], &format!("there is no {EMULATOR} to run on"))?;
+        toolchain::install(&[EMULATOR_PACKAGE], &format!("{EMULATOR} is not installed"))?;
     }
     let route = toolchain::choose(&NEEDS)?;
     say(format!("testing the native kernels on an emulated {TARGET} (2 minutes the first time)"));
-    // Documentation tests would need the other compiler's rustdoc, and there are none.
+    // Documentation tests would need that compiler's rustdoc, and there are none.
     let mut cargo =
         cargo(repo, route, &["test", "--release", "--locked", "-p", "belljar-kernels", "--lib"]);
     cargo.current_dir(repo.root());
     cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", C_COMPILER);
     let runner = format!("{EMULATOR} -L /usr/aarch64-linux-gnu");
     cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", runner);
-    run::run(&mut cargo).context("the native kernels on an emulated machine")
+    run::run(&mut cargo).context("testing the native kernels on an emulated machine")
 }
 
 fn c_compiler() -> Result<()> {
     if run::in_path(C_COMPILER) {
         return Ok(());
     }
-    toolchain::install(&C_PACKAGES, &format!("there is no {C_COMPILER} for the C parts"))
+    toolchain::install(
+        &C_PACKAGES,
+        &format!("{C_COMPILER}, which compiles the C parts, is not installed"),
+    )
 }
 
 fn cargo(repo: &Repo, route: Route, arguments: &[&str]) -> Command {
     let mut cargo = route.cargo();
     cargo.args(arguments).args(["--target", TARGET]);
-    // Another compiler than the host's may be at work: its files stay apart.
+    // The compiler may differ from the host's, so its files go to a separate folder.
     cargo.arg("--target-dir").arg(repo.target().join("aarch64-check"));
     if route == Route::Distribution {
         cargo.arg("-Zbuild-std");

@@ -1,6 +1,6 @@
-//! `cargo xtask bench`: builds Belljar and what it is compared with, then starts the comparison.
+//! `cargo xtask bench`: builds Belljar and the other runtimes, then starts the comparison.
 //!
-//! Everything that is measured, and how, is in `benches/`; here is only what must be there first.
+//! `benches/` measures; this module only prepares what it needs.
 
 mod against;
 
@@ -16,10 +16,10 @@ use crate::packages;
 use crate::run::{self, say};
 use crate::setup;
 
-/// What onnxruntime's peer needs, in the versions that made the tests' expectations.
+/// The packages of onnxruntime's peer, in the versions that made the tests' expectations.
 pub(crate) const REQUIREMENTS: [&str; 2] = ["onnxruntime==1.32.0", "numpy==2.4.6"];
 
-/// onnxruntime's build for WebAssembly, which node runs, and what its registry must say about it.
+/// onnxruntime's build for WebAssembly, which node runs, and its digest in the registry.
 pub(crate) const WEB: (&str, &str) = ("onnxruntime-web", "1.30.0");
 pub(crate) const WEB_INTEGRITY: &str = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+\
                              CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==";
@@ -30,17 +30,17 @@ usage: cargo xtask bench [--model NAME]... [--table ID]... [--quick] [--json FIL
                          [--model NAME]... [--quick]
        cargo xtask bench --from RESULTS.json --plot FILE
 
-The first measures Belljar beside native tract, onnxruntime and onnxruntime-web, prints tables and
-writes figures as JSON. Tables: run, run-two-threads, rate, cold, first, memory, sandboxes; targets
-is run without the others. --quick takes few rounds; --plot draws the warm runs as SVG.
+The first compares Belljar with native tract, onnxruntime and onnxruntime-web, prints tables and
+writes figures as JSON. Tables: run, run-two-threads, rate, cold, workers, first, memory, sandboxes;
+targets is run without the others. --quick takes few rounds; --plot draws the warm runs as SVG.
 
-The second compares this build with another one, a `belljar` program or a commit that is built for
-it, and fails naming the models that became slower. Both run each model in turns, in rounds whose
-order alternates. A model became slower if the median over the rounds of new / old is above 1.05 and
-new is the slower one in three quarters of the rounds, and both are found once more in as many
-rounds again. --policy is what this build runs under, --against-policy the other.
+The second compares this build with another one, a `belljar` program or a commit, which it builds,
+and fails with the names of the models that became slower. Both run each model in turns, in rounds
+whose order alternates. A model is slower if the median over the rounds of new / old is above 1.05
+and new is slower in three quarters of the rounds, and a repetition with as many rounds gives the
+same result. --policy is the policy of this build, --against-policy that of the other.
 
-The third draws results that are there already.
+The third draws existing results.
 ";
 
 /// Builds everything and measures; `arguments` are those of the command.
@@ -56,12 +56,12 @@ pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
     if arguments.contains(&"--from") {
         setup::build_host(repo)?;
         build(repo, "belljar-bench", "release")?;
-        return run::run(bench.args(arguments)).context("nothing was drawn");
+        return run::run(bench.args(arguments)).context("drawing the plot");
     }
     let mut arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
     let against = arguments.iter().position(|argument| argument == "--against");
     if let Some(other) = against.and_then(|at| arguments.get_mut(at + 1)) {
-        // Before this build, as both are made in the same place.
+        // Built before this build, as both are built in the same folder.
         *other = against::program(repo, other)?.display().to_string();
     }
     setup::build_host(repo)?;
@@ -76,11 +76,11 @@ pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
             Some(folder) => {
                 bench.args(["--node", &node(), "--web"]).arg(folder);
             }
-            None => say("there is no node with npm here: without onnxruntime-web"),
+            None => say("node or npm is not installed: skipping onnxruntime-web"),
         }
     }
     setup::warm(repo)?;
-    run::run(bench.args(arguments)).context("the benchmark did not come to its end")
+    run::run(bench.args(arguments)).context("the benchmark failed")
 }
 
 /// Refuses wrong arguments before minutes are spent on building.
@@ -114,7 +114,7 @@ fn check(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The folder in which node finds onnxruntime-web; nothing if there is no node with npm.
+/// The folder in which node finds onnxruntime-web; `None` without node and npm.
 fn web(repo: &Repo) -> Result<Option<PathBuf>> {
     let folder = repo.target().join("bench/web");
     let (name, version) = WEB;
@@ -136,12 +136,13 @@ fn web(repo: &Repo) -> Result<Option<PathBuf>> {
     npm.current_dir(&folder).stdout(std::io::stderr());
     run::run(&mut npm).context("installing onnxruntime-web needs a package registry")?;
     if !web_installed(&folder) {
-        bail!("npm installed another {name} {version} than the one that is known here");
+        bail!("the {name} {version} that npm installed does not have the pinned digest");
     }
     Ok(Some(folder))
 }
 
-/// Whether npm installed the very package: it checks the bytes against the digest that it notes.
+/// Whether npm installed the pinned package: npm has checked the bytes against the digest that it
+/// records.
 fn web_installed(folder: &Path) -> bool {
     let read = || -> Option<serde_json::Value> {
         let text = fs::read_to_string(folder.join("node_modules/.package-lock.json")).ok()?;
@@ -169,7 +170,7 @@ pub(super) fn build(repo: &Repo, package: &str, profile: &str) -> Result<()> {
     run::run(cargo.arg(manifest)).with_context(|| format!("building {package}"))
 }
 
-/// A Python of its own, with the required packages and nothing else.
+/// The Python of a virtual environment that has only the required packages.
 fn python(repo: &Repo) -> Result<PathBuf> {
     let folder = repo.target().join("bench/venv");
     let python = folder.join("bin/python3");

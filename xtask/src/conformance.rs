@@ -1,5 +1,5 @@
-//! `cargo xtask conformance`: ONNX's own test cases through the sandbox, and the tables of how they
-//! end in `tests/conformance/`.
+//! `cargo xtask conformance`: runs ONNX's own test cases through the sandbox, and writes the tables
+//! of their outcomes into `tests/conformance/`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,13 +15,13 @@ use crate::packages;
 use crate::run::{self, say};
 use crate::setup;
 
-/// What makes the cases, and what is said of them beside Belljar.
+/// The packages that make the cases, and onnxruntime, whose outcomes are listed too.
 pub(crate) const REQUIREMENTS: [&str; 3] = ["onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6"];
 
-/// Makes the cases, runs them, and writes how they end.
+/// Makes the cases, runs them, and writes their outcomes.
 pub(crate) fn run(repo: &Repo) -> Result<()> {
     cases(repo)?;
-    let results = ends(repo, &folder(repo))?;
+    let results = outcomes(repo, &folder(repo))?;
     let to = repo.root().join("tests/conformance");
     fs::write(to.join("classes.txt"), classes(&results))?;
     fs::write(to.join("RESULTS.md"), table(&results))?;
@@ -31,8 +31,8 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
     Ok(())
 }
 
-/// Runs the cases of a folder, and says how each ends.
-fn ends(repo: &Repo, cases: &Path) -> Result<Vec<Value>> {
+/// Runs the cases of a folder, and returns the outcome of each.
+fn outcomes(repo: &Repo, cases: &Path) -> Result<Vec<Value>> {
     setup::build_host(repo)?;
     setup::warm(repo)?;
     let results = cases.join("results.json");
@@ -40,13 +40,13 @@ fn ends(repo: &Repo, cases: &Path) -> Result<Vec<Value>> {
     cargo.args(["test", "--release", "--workspace", "--test", "conformance"]);
     cargo.env("BELLJAR_CONFORMANCE", cases).env("BELLJAR_CONFORMANCE_RESULTS", &results);
     setup::environment(repo, &mut cargo);
-    run::run(cargo.stdout(std::io::stderr())).context("the cases could not be run")?;
+    run::run(cargo.stdout(std::io::stderr())).context("running the cases")?;
     let text = fs::read_to_string(&results).context("reading the results")?;
     serde_json::from_str(&text).context("reading the results")
 }
 
-/// Makes this many random graphs whose nodes onnxruntime and ONNX's reference agree on, from this
-/// number on, and runs them: each must be answered like that, or refused.
+/// Makes this many random graphs of nodes on which onnxruntime and ONNX's reference agree, starting
+/// with this seed, and runs them: each must give the same answer, or be refused.
 pub(crate) fn graphs(repo: &Repo, count: u64, seed: u64) -> Result<()> {
     let folder = repo.target().join("graphs");
     let python = python(repo)?;
@@ -59,21 +59,22 @@ pub(crate) fn graphs(repo: &Repo, count: u64, seed: u64) -> Result<()> {
     script.arg(repo.root().join("tests/model_fuzz/graphs.py")).arg(&folder);
     script.args(["--count", &count.to_string(), "--seed", &seed.to_string()]);
     run::run(script.stdout(std::io::stderr())).context("making the graphs")?;
-    let results = ends(repo, &folder)?;
+    let results = outcomes(repo, &folder)?;
     let mut counts = BTreeMap::<&str, usize>::new();
-    let mut found = 0;
+    let mut failures = 0;
     for result in &results {
         let class = text(result, "class");
         *counts.entry(class).or_default() += 1;
         if !["pass", "refused"].contains(&class) {
-            found += 1;
+            failures += 1;
             let (name, why) = (text(result, "name"), text(result, "why"));
             println!("{name}: {class}: {}: {why}", operators(result).join(", "));
         }
     }
     let of = |class: &str| counts.get(class).copied().unwrap_or(0);
     println!("{} random graphs: {} pass, {} refused", results.len(), of("pass"), of("refused"));
-    ensure!(found == 0, "{found} graphs ended otherwise: they are in {}", folder.display());
+    let at = folder.display();
+    ensure!(failures == 0, "{failures} graphs neither passed nor were refused; they are in {at}");
     Ok(())
 }
 
@@ -81,18 +82,18 @@ fn folder(repo: &Repo) -> PathBuf {
     repo.target().join("conformance")
 }
 
-/// Makes sure that the cases are there, as the script and the packages of now make them.
+/// Makes the cases unless they exist and were made by the current script and packages.
 pub(crate) fn cases(repo: &Repo) -> Result<()> {
     let folder = folder(repo);
     let script = repo.root().join("tests/conformance/cases.py");
-    let made_of = format!(
+    let origin = format!(
         "{} {}",
         REQUIREMENTS.join(" "),
         crate::guest::hex_sha256(&fs::read(&script).context("reading cases.py")?)
     );
     let note = folder.join("made-of.txt");
-    if fs::read_to_string(&note).is_ok_and(|text| text == made_of) {
-        say("conformance: the cases are there");
+    if fs::read_to_string(&note).is_ok_and(|text| text == origin) {
+        say("conformance: the cases are up to date");
         return Ok(());
     }
     let python = python(repo)?;
@@ -102,10 +103,10 @@ pub(crate) fn cases(repo: &Repo) -> Result<()> {
     }
     fs::create_dir_all(&folder)?;
     run::run(Command::new(python).arg(script).arg(&folder).stdout(std::io::stderr()))?;
-    fs::write(note, made_of).context("noting what the cases were made of")
+    fs::write(note, origin).context("recording the origin of the cases")
 }
 
-/// A Python of its own, with the required packages and nothing else.
+/// The Python of a virtual environment that has only the required packages.
 fn python(repo: &Repo) -> Result<PathBuf> {
     let folder = repo.target().join("conformance-venv");
     let python = folder.join("bin/python3");
@@ -127,13 +128,13 @@ fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value[key].as_str().unwrap_or_default()
 }
 
-/// One line a case: kind, name, how it ends.
+/// One line for each case: kind, name, outcome.
 fn classes(results: &[Value]) -> String {
     let line = |result: &Value| format!("{} {}\n", text(result, "name"), text(result, "class"));
     results.iter().map(line).collect()
 }
 
-/// Counts of how cases end, beside onnxruntime's.
+/// The numbers of cases by outcome, and of those that onnxruntime passes.
 #[derive(Default)]
 struct Counts {
     cases: usize,
@@ -198,10 +199,10 @@ fn table(results: &[Value]) -> String {
         "# ONNX's own test cases\n\n\
          Made by `cargo xtask conformance`; do not edit. The test cases of the Python package \
          {}, each run through the sandbox with all of its inputs given at run time, and compared \
-         with the case's own tolerances. Beside it {}, on the same cases.\n\n\
-         *Refused* is a clear error before there is an answer: exit code 4. Cases whose inputs are \
-         no tensors are refused too. *Wrong*, *crash* and *limit* are zero, and \
-         `tests/conformance.rs` holds every case to its class (`classes.txt`).\n\n{}.\n\n## By kind\n\n{HEAD}",
+         with the case's own tolerances. The last column is {} on the same cases.\n\n\
+         *Refused* is a clear error instead of an answer (exit code 4). Cases whose inputs are not \
+         tensors are refused too. *Wrong*, *crash* and *limit* are zero, and \
+         `tests/conformance.rs` checks the outcome of every case (`classes.txt`).\n\n{}.\n\n## By kind\n\n{HEAD}",
         REQUIREMENTS[0].replace("==", " "),
         REQUIREMENTS[1].replace("==", " "),
         summary(own.iter().copied()),
@@ -216,11 +217,11 @@ fn table(results: &[Value]) -> String {
     }
     page.push_str(&format!(
         "\n## With narrow floats\n\n\
-         The cases of operators that add up once more, with float16 and bfloat16 of large and of \
-         tiny numbers. What is expected is the answer of ONNX's reference implementation to the \
-         same numbers in 64 bits, where it computes in them, rounded once; it may be two units in \
-         the last place of the largest number off. onnxruntime has few operators for bfloat16, and \
-         sums up float16 as such in some.\n\n{}.\n\n{HEAD}",
+         The cases of operators that add up, with large and tiny float16 and bfloat16 numbers. The \
+         expected answer is that of ONNX's reference implementation for the same numbers in 64 \
+         bits, if it computes in them, rounded once; an answer may differ by two units in the last \
+         place of the largest number. onnxruntime has few operators for bfloat16, and sums float16 \
+         in float16 in some.\n\n{}.\n\n{HEAD}",
         summary(narrow.iter().copied()),
     ));
     for (name, counts) in grouped(&narrow, operators) {

@@ -1,5 +1,5 @@
-//! `cargo xtask corpus FOLDER`: the hostile models of the tests as files, with what is expected of
-//! whoever runs them.
+//! `cargo xtask corpus FOLDER`: writes the hostile models of the tests as files, with the expected
+//! outcome of each.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,28 +16,26 @@ const README: &str = "\
 # Hostile ONNX models
 
 Small ONNX files that are meant to harm the program that runs them: bombs that ask for memory or
-time, cycles, graphs within graphs, attributes and shapes that make no sense, numbers that do not
-fit 32 bits, weights that lie elsewhere, files that are cut or no model at all. Some are harmless
-and only easily computed wrongly.
+time, cycles, nested graphs, invalid attributes and shapes, numbers that do not fit 32 bits, weights
+in other files, files that are cut or are not models. Some are harmless but easily computed wrongly.
 
 `corpus.json` is a list of objects:
 
 - `model`: the file.
-- `kind`: what it is about; the first word of the file's name, the next words say more.
+- `kind`: the kind of attack, which is the first word of the file's name.
 - `inputs`: names of the model's inputs, and the .npy file for each.
-- `expected`: \"answer\" (the specification has one, and a runner should give it or refuse clearly)
-  or \"error\" (there is none, or none in 256 MiB of memory and 10 seconds).
-- `belljar`: how Belljar ends: the exit code of `belljar run` (0 answered, 4 refused, 5 a limit, 6
+- `expected`: \"answer\" (the specification defines one, and a runner should give it or refuse
+  clearly) or \"error\" (it defines none, or none fits into 256 MiB of memory and 10 seconds).
+- `belljar`: Belljar's outcome: the exit code of `belljar run` (0 answered, 4 refused, 5 a limit, 6
   the sandbox), and the message.
 
-A runner passes a file if its process answers or ends in an error of its own making, within a
-minute and a gigabyte, without a crash, a signal, or a hang; and if what it answers is what the
-specification says. Run files you do not trust in a process you can spare.
+A runner passes a file if its process answers as specified or reports an error, within a minute and
+a gigabyte, without a crash, a signal, or a hang. Run untrusted files in a disposable process.
 
-Made by `cargo xtask corpus`, from the tests in `tests/hostile_models`; the same files each time.
+Made by `cargo xtask corpus` from the tests in `tests/hostile_models`. The files are reproducible.
 ";
 
-/// Makes the files.
+/// Writes the files.
 pub(crate) fn make(repo: &Repo, to: &Path) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("creating {}", to.display()))?;
     let to = to.canonicalize()?;
@@ -47,11 +45,11 @@ pub(crate) fn make(repo: &Repo, to: &Path) -> Result<()> {
     setup::build_host(repo)?;
     setup::warm(repo)?;
     let mut cargo = setup::cargo(repo);
-    // Files are named after the threads that tests run on.
+    // A file is named after the test's thread, which has the test's name only if there are several.
     cargo.args(["test", "--release", "--workspace", "--test", "hostile_models", "--"]);
     cargo.arg("--test-threads=2").env("BELLJAR_CORPUS", &to);
     setup::environment(repo, &mut cargo);
-    run::run(cargo.stdout(std::io::stderr())).context("the models could not be made")?;
+    run::run(cargo.stdout(std::io::stderr())).context("running the tests that write the models")?;
 
     let mut entries = BTreeMap::new();
     for file in fs::read_dir(&to)? {
@@ -61,7 +59,7 @@ pub(crate) fn make(repo: &Repo, to: &Path) -> Result<()> {
         }
         let entry: Value = serde_json::from_slice(&fs::read(&path)?)?;
         fs::remove_file(&path)?;
-        let name = entry["model"].as_str().context("an entry without a model")?.to_owned();
+        let name = entry["model"].as_str().context("an entry has no model")?.to_owned();
         entries.insert(name, entry);
     }
     let entries: Vec<Value> = entries.into_values().collect();

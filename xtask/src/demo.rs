@@ -1,10 +1,9 @@
-//! The demo: a real model, sandboxed, names the kinds of some files.
+//! The demo: a sandboxed real model identifies some files.
 //!
-//! Then guest programs around a model, a file and a service do what their policies let them, and with
-//! one grant less say which is missing.
+//! Then guest programs use a model, a file and a service that their policies grant; without one of
+//! the grants they are refused with the missing line.
 //!
-//! Each file goes through a `belljar run` of its own, as an operator would type it: the model gets
-//! its input and gives its answer, and nothing else exists for it.
+//! Each file is a separate `belljar run`, as an operator would type it.
 
 use std::fs;
 use std::io::{BufRead as _, Write as _};
@@ -23,7 +22,7 @@ use crate::programs;
 use crate::run::{self, say};
 use crate::setup;
 
-/// Files under `tests/samples` and magika's name for what they are.
+/// Files under `tests/samples` and magika's label for each.
 const SAMPLES: [(&str, &str); 28] = [
     ("ring_buffer.rs", "rust"),
     ("tide_table.py", "python"),
@@ -55,21 +54,21 @@ const SAMPLES: [(&str, &str); 28] = [
     ("library.sqlite", "sqlite"),
 ];
 
-/// The class of the stored photo, as onnxruntime says.
+/// The class of the stored photo according to onnxruntime.
 const PHOTO: u64 = 26;
 
-/// Samples that the guest program is shown as well.
+/// Samples that the guest program identifies too.
 const FOR_PROGRAM: [&str; 6] =
     ["ring_buffer.rs", "tide_table.py", "walking_guide.md", "bell.png", "ticket.pdf", "walk.zip"];
 
-/// Sets up, builds, and runs every sample; an error if one is named wrongly.
+/// Sets up, builds, and runs every sample; an error if one gets a wrong label.
 pub(crate) fn run(repo: &Repo) -> Result<()> {
     setup::build_host(repo)?;
     let begun = Instant::now();
     let files = files(repo);
     let policies = repo.root().join("policies");
     let policy = PrivateCopy::of("model", &policies.join("magika.toml"), &[])?;
-    say(format!("demo: {} files, each in a sandbox of its own", files.len()));
+    say(format!("demo: {} files, each in a separate sandbox", files.len()));
 
     println!("{:<20} {:<12} {:>6}", "file", "kind", "score");
     let mut right = 0;
@@ -80,7 +79,7 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
             right += 1;
             "as expected".to_owned()
         } else {
-            format!("WRONG: it is {expected}")
+            format!("WRONG: expected {expected}")
         };
         println!("{name:<20} {:<12} {:>6.4}  {verdict}", answer.label, answer.score);
     }
@@ -90,21 +89,21 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
         files.len()
     );
     if right != files.len() {
-        bail!("named wrongly: {} of {} files", files.len() - right, files.len());
+        bail!("{} of {} files got a wrong label", files.len() - right, files.len());
     }
     as_program(repo, &policies)?;
     classified(repo, &policies)?;
     labelled(repo, &policies)
 }
 
-/// The same question to a guest program, which brings its own preparation of the file and asks for
-/// the model by `wasi:nn`.
+/// Identifies files with a guest program, which prepares the input itself and reaches the model by
+/// `wasi:nn`.
 fn as_program(repo: &Repo, policies: &Path) -> Result<()> {
     programs::build(repo)?;
     let model = repo.target().join("models/magika.onnx");
-    let beside = [policies.join("magika.toml"), model];
-    let policy = PrivateCopy::of("program", &policies.join("file-type.toml"), &beside)?;
-    say("demo: a guest program around the model, in a confined process of its own");
+    let files = [policies.join("magika.toml"), model];
+    let policy = PrivateCopy::of("program", &policies.join("file-type.toml"), &files)?;
+    say("demo: a guest program that uses the model, in a separate confined process");
     for name in FOR_PROGRAM {
         let expected = SAMPLES.iter().find(|(sample, _)| *sample == name).map(|(_, kind)| *kind);
         let path = repo.root().join("tests/samples").join(name);
@@ -119,19 +118,20 @@ fn as_program(repo: &Repo, policies: &Path) -> Result<()> {
         let answer = best(&run::with_input(&mut belljar, Vec::new())?, "scores")?;
         println!("{name:<20} {:<12} {:>6.4}", answer.label, answer.score);
         if expected != Some(&*answer.label) {
-            bail!("{name} is {expected:?}, says the program of the samples");
+            bail!("{name}: the guest program found {}, expected {expected:?}", answer.label);
         }
     }
-    println!("{} files named by a guest program", FOR_PROGRAM.len());
+    println!("{} files named correctly by a guest program", FOR_PROGRAM.len());
     Ok(())
 }
 
-/// A photo, to a program that decodes it and asks SqueezeNet; and once more without its grant.
+/// Classifies a photo with a program that decodes it and runs SqueezeNet; and again without its
+/// grant.
 fn classified(repo: &Repo, policies: &Path) -> Result<()> {
     let model = repo.target().join("models/squeezenet.onnx");
-    let beside = [policies.join("squeezenet.toml"), model];
-    let policy = PrivateCopy::of("classify", &policies.join("classify.toml"), &beside)?;
-    say("demo: a guest program that decodes an image and asks a model");
+    let files = [policies.join("squeezenet.toml"), model];
+    let policy = PrivateCopy::of("classify", &policies.join("classify.toml"), &files)?;
+    say("demo: a guest program that decodes an image and runs a model");
     let photo = "image=tests/expectations/classify/photo.jpg";
     let mut belljar = program(repo, "classify", &policy);
     belljar.args(["--input", photo, "--format", "json"]);
@@ -139,7 +139,7 @@ fn classified(repo: &Repo, policies: &Path) -> Result<()> {
     let class = largest(&printed, "scores")?;
     println!("photo.jpg: class {class}");
     if class != PHOTO {
-        bail!("photo.jpg is of class {PHOTO}, says onnxruntime");
+        bail!("photo.jpg: found class {class}, expected onnxruntime's class {PHOTO}");
     }
     policy.change(&[("name = \"classifier\"", "name = \"another\"")])?;
     let mut belljar = program(repo, "classify", &policy);
@@ -147,8 +147,8 @@ fn classified(repo: &Repo, policies: &Path) -> Result<()> {
     refused(&mut belljar, "add [[models]] with name = \"classifier\"")
 }
 
-/// A label from a granted file, if a service on this machine says that the score is enough; and once
-/// more without the grant to ask it.
+/// Finds a label in a granted file, if a service on this machine accepts the score; and again
+/// without the grant to connect to the service.
 fn labelled(repo: &Repo, policies: &Path) -> Result<()> {
     let port = service()?;
     let policy = PrivateCopy::of("labels", &policies.join("labels.toml"), &[])?;
@@ -172,7 +172,7 @@ fn labelled(repo: &Repo, policies: &Path) -> Result<()> {
         let label = result["outputs"][0]["text"].as_str().context("no label")?;
         println!("{customer}: {label}");
         if label != expected {
-            bail!("for {customer} it is {expected}");
+            bail!("{customer}: found {label}, expected {expected}");
         }
     }
     policy.change(&[(&format!("port = {port}\n"), "port = 1\n")])?;
@@ -191,14 +191,14 @@ fn program(repo: &Repo, name: &str, policy: &PrivateCopy) -> Command {
     belljar
 }
 
-/// That a run is refused by its policy, with the line that is missing.
-fn refused(belljar: &mut Command, says: &str) -> Result<()> {
-    let found = belljar.output()?;
-    let told = String::from_utf8_lossy(&found.stderr).into_owned();
-    let first = told.lines().next().unwrap_or_default();
-    println!("with one grant less: {first}");
-    if found.status.code() != Some(3) || !told.contains(says) {
-        bail!("exit code 3 and {says:?} were expected, not {}: {told}", found.status);
+/// Checks that the policy refuses a run, and that the message names the missing line.
+fn refused(belljar: &mut Command, missing: &str) -> Result<()> {
+    let output = belljar.output()?;
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    let first = message.lines().next().unwrap_or_default();
+    println!("without one grant: {first}");
+    if output.status.code() != Some(3) || !message.contains(missing) {
+        bail!("expected exit code 3 and {missing:?}, found {}: {message}", output.status);
     }
     Ok(())
 }
@@ -211,7 +211,7 @@ fn service() -> Result<u16> {
         for stream in listener.incoming().flatten() {
             let mut stream = std::io::BufReader::new(stream);
             let mut customer = String::new();
-            // Who leaves early gets no answer.
+            // A client that disconnects early gets no answer.
             let _ = stream.read_line(&mut customer);
             let enough = if customer == "strict\n" { "0.9\n" } else { "0.5\n" };
             let _ = stream.get_mut().write_all(enough.as_bytes());
@@ -226,12 +226,12 @@ fn largest(printed: &[u8], output: &str) -> Result<u64> {
     let outputs = result["outputs"].as_array().context("no `outputs`")?;
     let found = outputs.iter().find(|found| found["name"] == output);
     let top = found.and_then(|found| found["top"].as_array()?.first().cloned());
-    // All its axes but that of the classes have one place.
-    let places = |top: Value| top["index"].as_array()?.iter().filter_map(Value::as_u64).max();
-    top.and_then(places).with_context(|| format!("no `top` of {output} in what belljar printed"))
+    // All axes but that of the classes have size 1, so the class is the largest index.
+    let class = |top: Value| top["index"].as_array()?.iter().filter_map(Value::as_u64).max();
+    top.and_then(class).with_context(|| format!("no `top` of {output} in what belljar printed"))
 }
 
-/// The committed samples, and three files that set-up has made anyway.
+/// The committed samples, and three files that the set-up makes.
 fn files(repo: &Repo) -> Vec<(PathBuf, &'static str)> {
     let samples = repo.root().join("tests/samples");
     let mut files: Vec<_> =
@@ -247,16 +247,16 @@ struct Answer {
     score: f64,
 }
 
-/// A copy of a policy in a folder closed to others. Where new files are writable by one's group,
-/// as on many a system, a clone's are too, and belljar rightly refuses such a policy.
+/// A copy of a policy in a folder closed to other users. On systems where new files are writable by
+/// the group, a clone's policies are too, and belljar refuses such a policy.
 struct PrivateCopy {
     folder: PathBuf,
     policy: PathBuf,
 }
 
 impl PrivateCopy {
-    /// `beside` are files that the policy names, which lie where it does.
-    fn of(name: &str, policy: &Path, beside: &[PathBuf]) -> Result<PrivateCopy> {
+    /// `files` are files that the policy names, which are copied into its folder.
+    fn of(name: &str, policy: &Path, files: &[PathBuf]) -> Result<PrivateCopy> {
         use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
         let name = format!("belljar-demo-{name}-{}", std::process::id());
         let folder = std::env::temp_dir().join(name);
@@ -270,8 +270,8 @@ impl PrivateCopy {
             Ok(fs::set_permissions(to, fs::Permissions::from_mode(0o600))?)
         };
         put(policy, &copy.policy)?;
-        for file in beside {
-            put(file, &copy.folder.join(file.file_name().context("a file has a name")?))?;
+        for file in files {
+            put(file, &copy.folder.join(file.file_name().context("the file has no name")?))?;
         }
         Ok(copy)
     }
@@ -290,12 +290,12 @@ impl PrivateCopy {
         Ok(fs::write(&self.policy, text)?)
     }
 
-    /// Puts a folder of files beside the policy, which the process of a program may read: where belljar
-    /// is run as root, that is another user's.
+    /// Copies a folder of files into the policy's folder, readable by other users: if belljar runs
+    /// as root, a program's process runs as another user.
     fn put_folder(&self, from: &Path) -> Result<()> {
         use std::os::unix::fs::PermissionsExt;
         let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
-        let to = self.folder.join(from.file_name().context("a folder has a name")?);
+        let to = self.folder.join(from.file_name().context("the folder has no name")?);
         fs::create_dir(&to)?;
         open(&to, 0o755)?;
         for entry in fs::read_dir(from)? {
@@ -309,7 +309,7 @@ impl PrivateCopy {
 
 impl Drop for PrivateCopy {
     fn drop(&mut self) {
-        // Left over, it does no harm.
+        // A temporary folder that remains does no harm.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
@@ -318,7 +318,7 @@ fn ask(repo: &Repo, path: &PathBuf, policy: &Path) -> Result<Answer> {
     let content = fs::read(path)?;
     let input = npy(&magika::features(&content).map_err(Error::msg)?);
     let mut belljar = Command::new(setup::belljar(repo));
-    // Relative paths, so that a message shows what a person would type.
+    // Relative paths, so that messages show what an operator would type.
     belljar.current_dir(repo.root());
     belljar.args(["run", "target/models/magika.onnx", "--policy"]).arg(policy);
     belljar.args(["--input", "bytes=-", "--labels", "target/models/magika.labels.txt"]);
@@ -350,7 +350,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_entry_is_found() {
+    fn best_finds_the_label_with_the_highest_value() {
         let printed = br#"{"outputs":[{"name":"target_label","top":[
             {"index":[0,5],"value":0.2,"label":"c"},
             {"index":[0,6],"value":0.7,"label":"rust"}]}]}"#;
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sample_is_there_and_long_enough() {
+    fn every_sample_exists_and_has_features() {
         let samples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/samples");
         for (name, _) in SAMPLES {
             let content = fs::read(samples.join(name)).expect(name);

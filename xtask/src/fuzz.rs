@@ -1,8 +1,8 @@
-//! Fuzzing by libFuzzer, guided by coverage, with the compiler at hand. The address sanitizer comes
-//! with every compiler, behind a switch that stable ones take only when told to.
+//! Coverage-guided fuzzing by libFuzzer with the current compiler. The address sanitizer comes with
+//! every compiler, but stable ones accept its flag only with `RUSTC_BOOTSTRAP`.
 //!
-//! What a run finds worth keeping stays under `target/fuzz`; what is committed is a small selection
-//! of it, under `tests/fuzz/corpus`.
+//! New inputs stay under `target/fuzz`; a small selection of them is committed under
+//! `tests/fuzz/corpus`.
 
 use std::fs;
 use std::num::NonZero;
@@ -20,14 +20,14 @@ use crate::setup;
 
 const TARGETS: [&str; 6] = ["host_side", "guest_side", "kernels", "tensors", "policy", "files"];
 
-/// The one that works on real files, and needs a part of wasmtime. It gets a tenth of the executions of
-/// the others.
+/// The target that works on real files, and needs a part of wasmtime. It gets a tenth of the
+/// executions of the others.
 const SLOW: &str = "files";
 
-/// Executions of each target, where no number is given: a minute for all.
+/// The default number of executions of each target: a minute for all.
 const RUNS: u64 = 20_000;
 
-/// What the compiler adds so that libFuzzer sees which code an input reached, as cargo-fuzz has it.
+/// Flags that instrument code for libFuzzer's coverage, the same as cargo-fuzz's.
 const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
@@ -37,11 +37,11 @@ const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module \
 /// The only target with `unsafe` code behind it.
 const UNSAFE: &str = "kernels";
 
-/// What is looked for beside panics.
+/// What a run detects in addition to panics.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sanitizer {
     None,
-    /// Memory outside of allocations, or after they were freed.
+    /// Accesses outside of allocations, or after they were freed.
     Address,
 }
 
@@ -59,8 +59,8 @@ impl Options {
     }
 }
 
-/// What is run: `[TARGET …] [--runs N] [--seed N] [--sanitizer address]`. A target that does not
-/// compile or has no corpus fails, whatever the others do.
+/// Runs `[TARGET …] [--runs N] [--seed N] [--sanitizer address]`. A target that does not compile or
+/// has no corpus is an error.
 pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
     let mut options = Options { runs: RUNS, seed: None, sanitizer: Sanitizer::None };
     let mut wanted = Vec::new();
@@ -75,11 +75,11 @@ pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
             "--seed" => options.seed = Some(number()?),
             "--sanitizer" => match arguments.next() {
                 Some(&"address") => options.sanitizer = Sanitizer::Address,
-                Some(other) => bail!("--sanitizer {other}: the only one here is `address`"),
-                None => bail!("--sanitizer needs a name: `address`"),
+                Some(other) => bail!("unknown sanitizer {other}; use `address`"),
+                None => bail!("--sanitizer needs a value; use `address`"),
             },
             target if TARGETS.contains(&target) => wanted.push(target),
-            other => bail!("{other} is no target; there are {}", TARGETS.join(", ")),
+            other => bail!("unknown target {other}; use one of {}", TARGETS.join(", ")),
         }
     }
     if wanted.is_empty() {
@@ -88,7 +88,7 @@ pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
     targets(repo, &wanted, options)
 }
 
-/// Every target, for so many executions; the one that computes with `unsafe` code, under the address
+/// Runs every target for so many executions; the one with `unsafe` code under the address
 /// sanitizer.
 pub(crate) fn all(repo: &Repo, runs: u64) -> Result<()> {
     let options = Options { runs, seed: None, sanitizer: Sanitizer::None };
@@ -123,11 +123,11 @@ fn targets(repo: &Repo, wanted: &[&str], options: Options) -> Result<()> {
     })
 }
 
-/// Builds the targets; the folder in which they are.
+/// Builds the targets, and returns their folder.
 fn build(repo: &Repo, wanted: &[&str], sanitizer: Sanitizer) -> Result<PathBuf> {
     say("building the fuzz targets (1 minute the first time, 3 with `files`)");
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    // Either keeps what the other one's flags would have compiled anew.
+    // Separate folders, since changed flags would recompile everything.
     let (folder, flags) = match sanitizer {
         Sanitizer::None => ("fuzz/build", COVERAGE.to_owned()),
         Sanitizer::Address => ("fuzz/build-address", format!("{COVERAGE} -Zsanitizer=address")),
@@ -145,10 +145,10 @@ fn build(repo: &Repo, wanted: &[&str], sanitizer: Sanitizer) -> Result<PathBuf> 
     }
     cargo.env("RUSTFLAGS", flags).env("CARGO_TARGET_DIR", &made);
     if sanitizer == Sanitizer::Address {
-        // The switch is not yet stable, and does the same in every compiler of this version.
+        // The flag is not yet stable.
         cargo.env("RUSTC_BOOTSTRAP", "1");
     }
-    run::run(&mut cargo).context("building the fuzz targets; they need a C++ compiler")?;
+    run::run(&mut cargo).context("building the fuzz targets, which needs a C++ compiler")?;
     Ok(made.join(triple).join("release"))
 }
 
@@ -179,16 +179,16 @@ fn one(repo: &Repo, built: &std::path::Path, target: &str, options: Options) -> 
     }
     let output =
         command.output().with_context(|| format!("starting `{}`", run::shown(&command)))?;
-    // It tells of every step, which is of use only when one failed.
-    let told = String::from_utf8_lossy(&output.stderr);
+    // libFuzzer logs every step, which is shown only after a failure.
+    let log = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        bail!("{}\n{told}{}", run::shown(&command), output.status);
+        bail!("{}\n{log}{}", run::shown(&command), output.status);
     }
     let stat = |name: &str| {
-        let line = told.lines().find_map(|line| line.strip_prefix("stat::")?.strip_prefix(name));
+        let line = log.lines().find_map(|line| line.strip_prefix("stat::")?.strip_prefix(name));
         line.map_or("?", |number| number.trim_start_matches(':').trim()).to_owned()
     };
     let (executed, new) = (stat("number_of_executed_units"), stat("new_units_added"));
-    println!("{target}: {executed} executions without a finding; {new} reached something new");
+    println!("{target}: {executed} executions without a finding; {new} inputs reached new code");
     Ok(())
 }

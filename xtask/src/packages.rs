@@ -1,4 +1,4 @@
-//! Python packages from an index: only the files whose digests are in this repository.
+//! Installs Python packages from an index: only files whose digests are in this repository.
 
 use std::fs;
 use std::path::Path;
@@ -8,19 +8,20 @@ use anyhow::{Context, Result};
 
 use crate::run;
 
-/// Makes a Python environment in `folder`, with the packages of a requirements file and nothing
-/// else. Every package in there, those that others need included, is named with its version and
-/// the SHA-256 of each of its files; pip takes no other file.
+/// Makes a Python environment in `folder` with only the packages of a requirements file. The file
+/// lists every package, including dependencies, with its version and the SHA-256 of each of its
+/// files; pip accepts no other file.
 pub(crate) fn install(folder: &Path, requirements: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     let mut venv = Command::new("python3");
     venv.args(["-m", "venv", "--clear"]).arg(folder).stdout(std::io::stderr());
-    run::run(&mut venv).context("this needs python3 with its module venv")?;
+    run::run(&mut venv)
+        .context("making a Python environment, which needs python3 with its module venv")?;
     let mut pip = Command::new(folder.join("bin/python3"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
     pip.args(["--only-binary=:all:", "--require-hashes", "-r"]).arg(requirements);
     run::run(pip.stdout(std::io::stderr())).with_context(|| {
-        format!("installing what {} names needs a package index", requirements.display())
+        format!("installing {}, which needs a package index", requirements.display())
     })
 }
 
@@ -34,7 +35,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
     }
 
-    /// Each package of a requirements file, and how many digests it has.
+    /// Each package of a requirements file, and its number of digests.
     fn packages(text: &str) -> Vec<(String, usize)> {
         let mut packages: Vec<(String, usize)> = Vec::new();
         for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
@@ -86,7 +87,7 @@ mod tests {
         assert_eq!(web["integrity"], crate::bench::WEB_INTEGRITY);
     }
 
-    /// What installs packages in another way would not check digests.
+    /// Another way of installing packages would not check digests.
     #[test]
     fn nothing_else_installs_packages() {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

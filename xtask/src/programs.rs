@@ -1,8 +1,8 @@
-//! Building the guest programs of `guest-models/programs` into `target/guest/programs`.
+//! Builds the guest programs of `guest-models/programs` into `target/guest/programs`.
 //!
-//! Three kinds: components for `wasm32-unknown-unknown`, which can import nothing but what they name
-//! themselves; components with the whole standard library, which is compiled for `wasm32-wasip1` and
-//! adapted to WASI 0.2; and core modules for `wasm32-wasip1`, for hosts of the older interfaces.
+//! Three kinds: components for `wasm32-unknown-unknown`, which import only what they declare;
+//! components with the whole standard library, which is compiled for `wasm32-wasip1` and adapted to
+//! WASI 0.2; and core modules for `wasm32-wasip1`, for hosts of the older interfaces.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ pub(crate) fn folder(repo: &Repo) -> PathBuf {
     repo.target().join("guest/programs")
 }
 
-/// Builds every program. What has not changed is not built again.
+/// Builds every program that has changed.
 pub(crate) fn build(repo: &Repo) -> Result<()> {
     say("guest programs (about 2 minutes on 2 cores the first time)");
     let folder = folder(repo);
@@ -72,14 +72,14 @@ pub(crate) fn build(repo: &Repo) -> Result<()> {
             let module = built.join(format!("{}.wasm", program.replace('-', "_")));
             let wasm =
                 fs::read(&module).with_context(|| format!("reading {}", module.display()))?;
-            let wasm = make(&wasm).with_context(|| format!("making {program} of its module"))?;
+            let wasm = make(&wasm).with_context(|| format!("making the program {program}"))?;
             write(&folder.join(program).with_extension("wasm"), &wasm)?;
         }
     }
     Ok(())
 }
 
-/// Compiles these programs, and answers the folder of the modules.
+/// Compiles these programs, and returns the folder of the modules.
 fn compile(repo: &Repo, needs: &Needs<'_>, programs: &[&str]) -> Result<PathBuf> {
     let route = toolchain::choose(needs)?;
     let target = repo.target().join("guest-build/programs");
@@ -113,7 +113,7 @@ fn compile(repo: &Repo, needs: &Needs<'_>, programs: &[&str]) -> Result<PathBuf>
 fn rustup_start(target: &str) -> Result<PathBuf> {
     let folder = Route::Rustup
         .target_libdir(target)
-        .with_context(|| format!("rustc does not name the library folder of {target}"))?;
+        .with_context(|| format!("`rustc --print target-libdir` failed for {target}"))?;
     let start = folder.join(RUSTUP_WASI_START);
     if !start.is_file() {
         bail!(
@@ -126,15 +126,15 @@ fn rustup_start(target: &str) -> Result<PathBuf> {
     Ok(start)
 }
 
-/// What is made of a module.
+/// Turns a module into a program.
 type Make = fn(&[u8]) -> Result<Vec<u8>>;
 
-/// The component that the module's own description makes of it.
+/// The component of a module that contains its own component type.
 fn component(module: &[u8]) -> Result<Vec<u8>> {
     ComponentEncoder::default().validate(true).module(module)?.encode()
 }
 
-/// The same, with what stands between the two versions of WASI.
+/// The same, with the adapter from WASI 0.1 to 0.2.
 fn adapted(module: &[u8]) -> Result<Vec<u8>> {
     let (name, adapter) =
         (WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER);
@@ -142,7 +142,7 @@ fn adapted(module: &[u8]) -> Result<Vec<u8>> {
     encoder.module(module)?.adapter(name, adapter)?.encode()
 }
 
-/// Writes the file unless it is there already, so that nobody sees it as new.
+/// Writes the file unless it has this content, so that its modification time stays.
 fn write(file: &Path, bytes: &[u8]) -> Result<()> {
     if fs::read(file).is_ok_and(|found| found == bytes) {
         return Ok(());

@@ -1,7 +1,7 @@
 //! Just enough of the protobuf wire format to take a message apart and put it together again.
 //!
-//! Fields that nobody asks about are copied byte for byte. It knows nothing of ONNX, and lengths
-//! are checked against the bytes that are there.
+//! Other fields are copied byte for byte. This module knows nothing of ONNX, and checks lengths
+//! against the bytes that are left.
 
 use anyhow::{Context, Result, bail};
 
@@ -16,13 +16,13 @@ pub(crate) struct Field<'a> {
     pub(crate) number: u64,
     /// Its value.
     pub(crate) value: Value<'a>,
-    /// Tag and value as they stood in the message.
+    /// Tag and value as in the message.
     pub(crate) raw: &'a [u8],
 }
 
 /// A field's value, by wire type.
 pub(crate) enum Value<'a> {
-    /// An integer, enumeration or truth value.
+    /// An integer, enumeration or boolean.
     Varint(u64),
     /// A string, a nested message, or packed numbers.
     Bytes(&'a [u8]),
@@ -73,7 +73,8 @@ pub(crate) fn fields(message: &[u8]) -> Result<Vec<Field<'_>>> {
             FIXED64 => take(&mut rest, 8).map(|_| Value::Fixed)?,
             FIXED32 => take(&mut rest, 4).map(|_| Value::Fixed)?,
             BYTES => {
-                let length = usize::try_from(varint(&mut rest)?).context("length")?;
+                let length = usize::try_from(varint(&mut rest)?)
+                    .context("the length of a field is too large")?;
                 Value::Bytes(take(&mut rest, length)?)
             }
             other => bail!("unknown wire type {other}"),
@@ -93,7 +94,7 @@ fn varint(rest: &mut &[u8]) -> Result<u64> {
             return Ok(value);
         }
     }
-    bail!("an integer of more than ten bytes")
+    bail!("an integer has more than ten bytes")
 }
 
 fn take<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8]> {
@@ -102,7 +103,7 @@ fn take<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8]> {
             *rest = left;
             Ok(taken)
         }
-        None => bail!("{length} bytes claimed, {} left", rest.len()),
+        None => bail!("a field has a length of {length} bytes, but {} are left", rest.len()),
     }
 }
 
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_put_is_found_again() {
+    fn written_fields_are_read_again() {
         let mut message = Vec::new();
         put_integer(&mut message, 1, 300);
         put_bytes(&mut message, 8, b"name");
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_messages_are_errors() {
+    fn malformed_messages_are_errors() {
         for message in [&[0x0a, 5, 1][..], &[0x08], &[0x0b], &[0xff; 11], &[0x15, 1]] {
             assert!(fields(message).is_err(), "{message:?}");
         }

@@ -1,5 +1,5 @@
-//! The guest program in Python: the same interface as the others', with an interpreter in the component.
-//! Built only when it is asked for, as it takes a minute and a package from an index.
+//! The guest program in Python, with the interface of the others and an interpreter in the
+//! component. It is built only on request, as it takes a minute and a package from an index.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use crate::programs;
 use crate::run::{self, say};
 use crate::setup;
 
-/// What makes a component of Python, in the version that was tried.
+/// The package that makes a component of Python code, in the version that was tested.
 pub(crate) const COMPONENTIZE: &str = "componentize-py==0.25.1";
 
 /// The program: its folder below `guest-models/programs`, its module there, and its world.
 const PROGRAM: (&str, &str) = ("file-type-python", "file_type");
 
-/// Its component, where tests look for it.
+/// The path where tests look for the component.
 fn component(repo: &Repo) -> PathBuf {
     programs::folder(repo).join(PROGRAM.0).with_extension("wasm")
 }
@@ -35,26 +35,27 @@ pub(crate) fn build(repo: &Repo) -> Result<()> {
     }
     let tool = tool(repo)?;
     say("the guest program in Python (about a minute)");
-    // Its world stands beside those of the interface.
-    let place = repo.target().join("guest-build/python/wit");
-    fs::create_dir_all(place.join("deps")).with_context(|| format!("{}", place.display()))?;
-    for (from, to) in [(wit.clone(), place.clone()), (wit.join("deps"), place.join("deps"))] {
+    // The program's world goes into the same folder as the interface's worlds.
+    let folder = repo.target().join("guest-build/python/wit");
+    let deps = folder.join("deps");
+    fs::create_dir_all(&deps).with_context(|| format!("creating {}", deps.display()))?;
+    for (from, to) in [(wit.clone(), folder.clone()), (wit.join("deps"), deps)] {
         copy_files(&from, &to)?;
     }
-    fs::copy(sources.join("world.wit"), place.join("world.wit"))?;
+    fs::copy(sources.join("world.wit"), folder.join("world.wit"))?;
     fs::create_dir_all(programs::folder(repo))?;
     let unfinished = made.with_extension("part");
     let mut componentize = Command::new(tool);
-    componentize.arg("-d").arg(&place).args(["-w", name, "componentize", "-p"]).arg(&sources);
+    componentize.arg("-d").arg(&folder).args(["-w", name, "componentize", "-p"]).arg(&sources);
     componentize.arg(module).arg("-o").arg(&unfinished).stdout(std::io::stderr());
-    // What the interpreter leaves beside the sources is no source.
+    // The interpreter must not write compiled files into the sources.
     componentize.env("PYTHONDONTWRITEBYTECODE", "1");
     run::run(&mut componentize).context("making a component of the Python program")?;
     fs::rename(&unfinished, &made).with_context(|| format!("writing {}", made.display()))
 }
 
-/// Builds the program, runs it, and compares its answers with onnxruntime's: the test of the other
-/// programs does that, and is told that this one must be there.
+/// Builds the program, and runs the test that compares its answers with onnxruntime's. The variable
+/// makes the test fail if the program is missing.
 pub(crate) fn check(repo: &Repo) -> Result<()> {
     setup::build_host(repo)?;
     programs::build(repo)?;
@@ -65,10 +66,10 @@ pub(crate) fn check(repo: &Repo) -> Result<()> {
     cargo.args(["test", "--release", "--workspace", "--test", "programs", "in_python"]);
     setup::environment(repo, &mut cargo);
     cargo.env("BELLJAR_PYTHON_PROGRAM", "required");
-    run::run(&mut cargo).context("the guest program in Python")
+    run::run(&mut cargo).context("testing the guest program in Python")
 }
 
-/// `componentize-py`, in a folder of its own.
+/// Installs `componentize-py` in a separate folder, and returns its path.
 fn tool(repo: &Repo) -> Result<PathBuf> {
     let folder = repo.target().join("guest-build/python/venv");
     let (python, tool) = (folder.join("bin/python3"), folder.join("bin/componentize-py"));
@@ -84,7 +85,7 @@ fn tool(repo: &Repo) -> Result<PathBuf> {
     Ok(tool)
 }
 
-/// Whether a file is there and newer than every file of these folders.
+/// Whether a file exists and is newer than every file of these folders.
 fn is_newer(made: &Path, folders: &[&Path]) -> Result<bool> {
     let Ok(made) = made.metadata().and_then(|made| made.modified()) else { return Ok(false) };
     for folder in folders {

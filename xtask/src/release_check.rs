@@ -1,10 +1,10 @@
-//! What must hold before a release and is too slow for every day: the native kernels are right on
-//! 64-bit Arm too, the test suite passes with the guest of either build route, the guest is
-//! reproducible, the guest program in Python answers as it should, and tens of thousands of mutated
-//! models and millions of fuzzed inputs end well.
+//! Checks before a release that are too slow for CI: the native kernels are right on 64-bit Arm
+//! too, the test suite passes with the guest of either build route, the guest is reproducible, the
+//! guest program in Python gives the right answers, and tens of thousands of mutated models and
+//! millions of fuzzed inputs cause no failure.
 //!
-//! For each route the guest is built a second time, from nothing, in a folder of another name and
-//! depth; the bytes must be the same. Nothing of the first build is reused.
+//! For each route the guest is built a second time in a folder of another name and depth, reusing
+//! nothing of the first build; the bytes must be the same.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,29 +23,29 @@ use crate::{conformance, setup};
 /// Folders of a crate that hold results, not sources.
 const NOT_SOURCES: [&str; 2] = ["target", ".git"];
 
-/// A folder that is removed when the check ends, whichever way.
+/// A folder that is removed when the check ends.
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Nothing useful can be done about a temporary folder that stays.
+        // A temporary folder that remains does no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// Mutated models that are run, from which number on.
+/// The number of mutated models that are run, and the first seed.
 const MUTATED: (&str, &str) = ("50000", "1000000");
 
-/// Random graphs that are run, half of them of narrow floats.
+/// The number of random graphs that are run, half of them of narrow floats.
 const GRAPHS: u64 = 40_000;
 
-/// Executions of each fuzz target.
+/// The number of executions of each fuzz target.
 const EXECUTIONS: u64 = 1_000_000;
 
 type Part = fn(&Repo) -> Result<()>;
 
-/// The parts, in the order in which they run. The distribution's route comes last: it is the one that
-/// the other parts use where both work.
+/// The parts, in the order in which they run. The distribution's route comes last, as the other
+/// parts use it if both work.
 const PARTS: [(&str, Part); 8] = [
     ("emulation", aarch64::emulate),
     ("python", python::check),
@@ -61,7 +61,7 @@ const PARTS: [(&str, Part); 8] = [
 pub(crate) fn check(repo: &Repo, wanted: &[&str]) -> Result<()> {
     if let Some(other) = wanted.iter().find(|name| PARTS.iter().all(|(part, _)| part != *name)) {
         let parts: Vec<&str> = PARTS.iter().map(|(part, _)| *part).collect();
-        bail!("release-check has no part {other}; there are {}", parts.join(", "));
+        bail!("unknown part {other}; use some of {}", parts.join(", "));
     }
     for (part, run) in PARTS {
         if wanted.is_empty() || wanted.contains(&part) {
@@ -72,7 +72,7 @@ pub(crate) fn check(repo: &Repo, wanted: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// All tests with the guest of a route, and that guest once more in another place.
+/// Runs all tests with the guest of a route, and builds that guest again in another folder.
 fn route(repo: &Repo, route: Route) -> Result<()> {
     tests(repo, route)?;
     reproduce(repo, route)
@@ -83,7 +83,7 @@ fn tests(repo: &Repo, route: Route) -> Result<()> {
     say(format!("release-check: all tests by the {route} route (15 to 25 minutes on 2 cores)"));
     let mut cargo = setup::cargo(repo);
     cargo.args(["xtask", "test"]).env(ROUTE_VARIABLE, route.to_string());
-    run::run(&mut cargo).with_context(|| format!("the tests do not pass by the {route} route"))
+    run::run(&mut cargo).with_context(|| format!("running the tests by the {route} route"))
 }
 
 /// Builds the guest of this route, which the tests have just used, again in another folder.
@@ -106,13 +106,13 @@ fn reproduce(repo: &Repo, route: Route) -> Result<()> {
     if elsewhere != here {
         let kept = repo.target().join("guest/onnx_runner.other.wasm");
         fs::write(&kept, &wasm).with_context(|| format!("writing {}", kept.display()))?;
-        bail!("the guest is not reproducible: compare it with {}", kept.display());
+        bail!("the guest is not reproducible: the second build is in {}", kept.display());
     }
     println!("the guest of the {route} route is reproducible: same bytes from another folder");
     Ok(())
 }
 
-/// What the tests leave out because it takes much memory.
+/// Runs the tests that are ignored by default because they take much memory.
 fn large_programs(repo: &Repo) -> Result<()> {
     say("release-check: programs that take much memory to compile (a minute)");
     let mut cargo = setup::cargo(repo);
@@ -130,7 +130,7 @@ fn mutated_models(repo: &Repo) -> Result<()> {
     cargo.args(["test", "--release", "--workspace", "--test", "model_fuzz", "--", "--nocapture"]);
     cargo.env("BELLJAR_FUZZ_RUNS", MUTATED.0).env("BELLJAR_FUZZ_FROM", MUTATED.1);
     setup::environment(repo, &mut cargo);
-    run::run(&mut cargo).context("a mutated model ended badly")
+    run::run(&mut cargo).context("running mutated models")
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {

@@ -1,6 +1,6 @@
-//! Starting other programs: what is run is said, and what fails is named with its exit code.
+//! Starts other programs, and reports failures with the command and its exit code.
 //!
-//! Nothing here decides what to run, and nothing goes through a shell.
+//! Nothing goes through a shell.
 
 use std::env;
 use std::ffi::OsString;
@@ -69,10 +69,10 @@ pub(crate) fn with_input(command: &mut Command, input: Vec<u8>) -> Result<Vec<u8
         .spawn()
         .with_context(|| format!("could not start `{text}`"))?;
     let mut stdin = child.stdin.take().context("the child has no standard input")?;
-    // A thread of its own, so that neither side waits for the other's full pipe.
+    // A separate thread, so that neither side waits for the other's full pipe.
     let writer = thread::spawn(move || stdin.write_all(&input));
     let output = child.wait_with_output().with_context(|| format!("waiting for `{text}`"))?;
-    // A child that exits early closes the pipe; its exit code below tells more than the write does.
+    // A child that exits early closes the pipe; its exit code is the better error.
     let _ = writer.join();
     check(&text, output.status)?;
     Ok(output.stdout)
@@ -92,7 +92,7 @@ pub(crate) fn in_path(program: &str) -> bool {
     env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-/// Cargo variables that configure how to reach a registry or how to print: kept in every build.
+/// Cargo variables that configure registries or output, and are kept in every build.
 const KEPT: [&str; 8] = [
     "CARGO_HOME",
     "CARGO_HTTP_",
@@ -104,8 +104,8 @@ const KEPT: [&str; 8] = [
     "CARGO_TARGET_DIR",
 ];
 
-/// Removes what the cargo that started this program left in the environment, so that an inner cargo
-/// behaves as if it had been typed by hand.
+/// Removes the variables set by the cargo that started this program, so that an inner cargo behaves
+/// as if started by hand.
 pub(crate) fn without_outer_cargo(command: &mut Command) -> &mut Command {
     for (name, _) in env::vars_os() {
         let Some(text) = name.to_str() else { continue };
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_that_fails_or_hangs_is_answered_with_none() {
+    fn ask_returns_none_for_a_command_that_fails_or_hangs() {
         let second = Duration::from_secs(1);
         assert_eq!(ask(Command::new("echo").arg("yes"), second).as_deref(), Some("yes\n"));
         assert_eq!(ask(&mut Command::new("false"), second), None);

@@ -1,5 +1,5 @@
-//! What demo and tests need first: the guest, the models, the host, and one place for both to keep
-//! compiled code and find models.
+//! Set-up for demo and tests: the guest, the models, the host, and the folders of models and
+//! compiled code that both share.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -15,25 +15,25 @@ pub(crate) fn belljar(repo: &Repo) -> PathBuf {
     repo.target().join("release/belljar")
 }
 
-/// The cargo that runs this program, as if typed in the repository's root.
+/// The cargo that runs this program, as if started in the repository's root.
 pub(crate) fn cargo(repo: &Repo) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     run::without_outer_cargo(&mut command);
     command.current_dir(repo.root());
-    // Everything here looks for results under `target`, wherever the caller's cargo would put them.
+    // xtask looks for results under `target`, even if the caller's cargo uses another folder.
     command.env("CARGO_TARGET_DIR", repo.target());
     command
 }
 
-/// Tells belljar and the tests where models and compiled code are.
+/// Sets the folders of models and compiled code for belljar and the tests.
 pub(crate) fn environment(repo: &Repo, command: &mut Command) {
     command.env("BELLJAR_MODELS", repo.target().join("models"));
     command.env("BELLJAR_CACHE_DIR", repo.target().join("cache"));
     command.env("BELLJAR_STATE_DIR", repo.target().join("state"));
 }
 
-/// Guest, models, and the host for release.
+/// Builds the guest, fetches the models, and builds the host for release.
 pub(crate) fn build_host(repo: &Repo) -> Result<()> {
     guest::build(repo)?;
     models::fetch(repo)?;

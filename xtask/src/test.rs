@@ -1,5 +1,5 @@
-//! `cargo xtask test`: everything set up, then every test of the workspace, and of the operators,
-//! which are a workspace of their own.
+//! `cargo xtask test`: sets up, then runs every test of the workspace, and of the operators, which
+//! are a separate workspace.
 
 use anyhow::{Context, Result};
 
@@ -11,14 +11,14 @@ use crate::{conformance, guest, programs, setup};
 /// does not allow.
 const WITH_HOOKS: [&str; 3] = ["assume_breach", "filter_rules", "foreign_guest"];
 
-/// Runs the tests; their own output is passed through as it is.
+/// Runs the tests; their output is passed through.
 pub(crate) fn run(repo: &Repo) -> Result<()> {
     setup::build_host(repo)?;
     programs::build(repo)?;
     conformance::cases(repo)?;
     setup::warm(repo)?;
     forget_quarantine(repo)?;
-    // First, so that the program that is left in `target` is the ordinary one.
+    // First, so that the program that remains in `target` is the ordinary one.
     say("running the tests that inject faults into worker processes");
     let hooks = ["-p", "belljar-cli", "--features", "test-hooks"].into_iter();
     test(repo, hooks.chain(WITH_HOOKS.into_iter().flat_map(|test| ["--test", test])))?;
@@ -29,7 +29,7 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
     test(repo, ["--workspace"].into_iter())
 }
 
-/// Removes what earlier runs of the tests have put into quarantine: they kill workers on purpose.
+/// Empties the quarantine of earlier test runs, which kill workers on purpose.
 fn forget_quarantine(repo: &Repo) -> Result<()> {
     match std::fs::remove_dir_all(repo.target().join("state/quarantine")) {
         Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
@@ -44,12 +44,12 @@ fn operators(repo: &Repo) -> Result<()> {
     let mut cargo = setup::cargo(repo);
     cargo.args(["test", "--locked", "--manifest-path", "guest-models/onnx-ops/Cargo.toml"]);
     cargo.arg("--target-dir").arg(repo.target().join("onnx-ops"));
-    run::run(&mut cargo).context("a test of the operators failed, or one did not compile")
+    run::run(&mut cargo).context("the tests of the operators failed or did not compile")
 }
 
 fn test<'a>(repo: &Repo, arguments: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut cargo = setup::cargo(repo);
     cargo.args(["test", "--release"]).args(arguments);
     setup::environment(repo, &mut cargo);
-    run::run(&mut cargo).context("a test failed, or one did not compile")
+    run::run(&mut cargo).context("the tests failed or did not compile")
 }

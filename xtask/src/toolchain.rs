@@ -1,6 +1,6 @@
-//! Which compiler builds for a target that the host's own toolchain may lack.
+//! Chooses the compiler for a target that the host's toolchain may lack.
 //!
-//! Two routes are known: the caller's own toolchain, where its standard library for the target is
+//! There are two routes: the caller's own toolchain, if its standard library for the target is
 //! installed or rustup can add it; and the distribution's compiler, which builds the standard
 //! library from source. This module finds or installs one and never builds anything itself.
 
@@ -21,13 +21,13 @@ pub(crate) const ROUTE_VARIABLE: &str = "BELLJAR_GUEST_ROUTE";
 /// The oldest compiler that builds this repository.
 const OLDEST: (u32, u32) = (1, 95);
 
-/// The wasm linker that the distribution compiler is given.
+/// The wasm linker for the distribution's compiler.
 pub(crate) const WASM_LINKER: &str = "wasm-ld-22";
 
-/// A quick question to a compiler or to rustup.
+/// Timeout of a quick question to a compiler or to rustup.
 const QUESTION: Duration = Duration::from_secs(20);
 
-/// Where rustup reaches its server it needs seconds; where it does not, it must not hold us up.
+/// Timeout of `rustup target add`: it needs seconds, unless rustup cannot reach its server.
 const TARGET_ADD: Duration = Duration::from_secs(180);
 
 /// How a target's code is built.
@@ -70,7 +70,7 @@ impl Route {
         self.tool("rustc")
     }
 
-    /// `cargo` of this route, with an environment in which only this repository decides.
+    /// `cargo` of this route, without settings from the environment.
     pub(crate) fn cargo(self) -> Command {
         let mut command = self.tool("cargo");
         if self == Route::Distribution {
@@ -93,13 +93,13 @@ impl Route {
         command
     }
 
-    /// What the compiler says of itself (`rustc -vV`), or `None` if it does not run.
+    /// The output of `rustc -vV`, or `None` if the compiler does not run.
     pub(crate) fn version(self) -> Option<String> {
         run::ask(self.rustc().arg("-vV"), QUESTION).map(|text| text.trim().to_owned())
     }
 
-    /// The folder where this route's compiler looks for the standard library of a target. It is
-    /// named whether or not it exists.
+    /// The folder where this route's compiler looks for the standard library of a target. It need
+    /// not exist.
     pub(crate) fn target_libdir(self, target: &str) -> Option<PathBuf> {
         let mut question = self.rustc();
         question.args(["--print", "target-libdir", "--target", target]);
@@ -112,7 +112,7 @@ impl Route {
         Some(PathBuf::from(text.trim()))
     }
 
-    /// The standard library's sources that belong to this route's compiler, if they are there.
+    /// The standard library's sources of this route's compiler, if they are installed.
     pub(crate) fn library_sources(self) -> Option<PathBuf> {
         let rust = self.sysroot()?.join("lib/rustlib/src/rust");
         rust.join("library/std/Cargo.toml").is_file().then_some(rust)
@@ -127,11 +127,11 @@ pub(crate) struct Needs<'a> {
     pub(crate) distribution_programs: &'a [&'a str],
     /// Files that the distribution route needs.
     pub(crate) distribution_files: &'a [&'a str],
-    /// The distribution's packages that bring all of it.
+    /// The distribution's packages that contain all of it.
     pub(crate) packages: &'a [&'a str],
 }
 
-/// The route to take for this target, installing what is missing where that is possible.
+/// Chooses the route for this target, and installs what is missing if possible.
 pub(crate) fn choose(needs: &Needs<'_>) -> Result<Route> {
     match Route::forced()? {
         Some(Route::Rustup) => {
@@ -149,7 +149,7 @@ pub(crate) fn choose(needs: &Needs<'_>) -> Result<Route> {
             Ok(Route::Distribution)
         }
         None if own_toolchain_has(needs.target) => Ok(Route::Rustup),
-        // Ready at once, and the same compiler as last time: preferred to asking a server.
+        // Preferred to a download: it is ready, and the same compiler as last time.
         None if distribution_missing(needs).is_none() => Ok(Route::Distribution),
         None if add_target(needs.target) => Ok(Route::Rustup),
         None => {
@@ -162,7 +162,7 @@ pub(crate) fn choose(needs: &Needs<'_>) -> Result<Route> {
 /// True if the caller's toolchain has a standard library for the target.
 fn own_toolchain_has(target: &str) -> bool {
     let Some(folder) = Route::Rustup.target_libdir(target) else { return false };
-    // The folder's name is printed whether or not it exists, and may exist without a library.
+    // rustc prints the folder even if it does not exist, and it may exist without a library.
     let Ok(entries) = fs::read_dir(folder) else { return false };
     entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
 }
@@ -176,12 +176,12 @@ fn add_target(target: &str) -> bool {
     run::without_build_settings(&mut command);
     let added = run::ask(command.args(["target", "add", target]), TARGET_ADD).is_some();
     if !added {
-        say("rustup cannot add it here");
+        say("rustup could not add the target");
     }
     added && own_toolchain_has(target)
 }
 
-/// What the distribution route lacks, in words, or `None` if it is ready.
+/// A description of what the distribution route lacks, or `None` if it is ready.
 fn distribution_missing(needs: &Needs<'_>) -> Option<String> {
     for tool in ["/usr/bin/rustc", "/usr/bin/cargo"] {
         if !Path::new(tool).is_file() {
@@ -197,51 +197,50 @@ fn distribution_missing(needs: &Needs<'_>) -> Option<String> {
         return Some("the standard library's sources are not installed".to_owned());
     }
     if let Some(name) = needs.distribution_programs.iter().find(|name| !run::in_path(name)) {
-        return Some(format!("no {name} in PATH"));
+        return Some(format!("{name} is not in PATH"));
     }
     let file = needs.distribution_files.iter().find(|file| !Path::new(file).is_file());
     file.map(|file| format!("{file} is not installed"))
 }
 
-/// Makes the distribution route ready or says what to run.
+/// Prepares the distribution route, or fails with the command to run.
 fn distribution(needs: &Needs<'_>) -> Result<()> {
     let Some(missing) = distribution_missing(needs) else { return Ok(()) };
     install(needs.packages, &missing)?;
     match distribution_missing(needs) {
         None => Ok(()),
         Some(missing) => bail!(
-            "after installing {}: {missing}. Install rustup and run `rustup target add {}` instead",
+            "{missing}, although {} were installed. Install rustup and run `rustup target add {}` \
+             instead",
             needs.packages.join(" "),
             needs.target
         ),
     }
 }
 
-/// Installs packages with apt where we may, and otherwise fails with the command to run.
+/// Installs packages with apt if run as root, and otherwise fails with the command to run.
 pub(crate) fn install(packages: &[&str], why: &str) -> Result<()> {
     let command = format!(
         "apt-get update && apt-get install -y --no-install-recommends {}",
         packages.join(" ")
     );
     if !is_root() || !run::in_path("apt-get") {
-        bail!(
-            "{why}. Either `rustup target add` must work here, or run this once as root:\n  {command}"
-        );
+        bail!("{why}. Run this once as root, or make `rustup target add` work here:\n  {command}");
     }
     say(format!("{why}: installing {} (a minute or two)", packages.join(" ")));
     let apt = || {
         let mut apt = Command::new("apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
-        // Progress belongs on standard error; standard output stays the result's.
+        // Progress belongs on standard error; standard output is for results.
         apt.stdout(std::io::stderr());
         apt
     };
     run::run(apt().arg("update"))?;
     run::run(apt().args(["install", "-y", "--no-install-recommends"]).args(packages))
-        .with_context(|| format!("try by hand: {command}"))
+        .with_context(|| format!("installing packages; try by hand: {command}"))
 }
 
-/// True for uid 0; false also where `/proc` does not say.
+/// True for uid 0; false if `/proc` cannot be read.
 fn is_root() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
@@ -260,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn routes_are_known_by_their_names() {
+    fn routes_are_parsed_from_their_names() {
         for route in [Route::Rustup, Route::Distribution] {
             assert_eq!(Route::parse(&route.to_string()), Some(route));
         }
@@ -268,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_release_line_is_read() {
+    fn the_release_line_is_parsed() {
         assert_eq!(release("rustc 1.96.0\nrelease: 1.96.0\n"), Some((1, 96)));
         assert_eq!(release("release: 1.97.0-nightly"), Some((1, 97)));
         assert_eq!(release("rustc 1.96.0"), None);

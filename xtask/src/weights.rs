@@ -1,12 +1,12 @@
 //! Random weights for the `onnx` package's light models, the same on every machine.
 //!
 //! Those models have real architectures, but each weight is a `ConstantOfShape` node of one value,
-//! so a permuted kernel or a swapped channel would go unnoticed. Here every such node becomes an
-//! initializer of seeded values under the same name; everything else stays as it is.
+//! so a permuted kernel or a swapped channel would go unnoticed. Every such node becomes an
+//! initializer of seeded values under the same name; everything else is copied.
 //!
 //! Scale: He et al., "Delving Deep into Rectifiers" (2015): a variance of gain / fan-in keeps the
 //! activations' size from layer to layer. Each filter is also centred to a sum of zero: otherwise
-//! the positive mean that every ReLU leaves grows with depth until all inputs get one answer.
+//! the positive mean that every ReLU leaves grows with depth until all inputs get the same answer.
 //! Only exactly rounded arithmetic is used (+, -, ×, ÷, square root), never ln or cos, whose last
 //! bit depends on the machine's library.
 
@@ -33,8 +33,8 @@ const VALUE_INFO_NAME: u64 = 1;
 const VALUE_INFO_TYPE: u64 = 2;
 const FLOAT: u64 = 1;
 
-/// The largest weight that is made: the models here have none above 10 MB.
-const MOST_ELEMENTS: u64 = 1 << 25;
+/// The maximum number of elements of a weight: the models here have none above 10 MB.
+const MAX_ELEMENTS: u64 = 1 << 25;
 
 struct Node<'a> {
     op: &'a str,
@@ -42,7 +42,7 @@ struct Node<'a> {
     outputs: Vec<&'a str>,
 }
 
-/// What a weight is for, which decides its distribution.
+/// The role of a weight, which decides its distribution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Role {
     /// A filter or matrix whose rows are `fan_in` long; the variance is `gain / fan_in`.
@@ -80,11 +80,11 @@ fn randomise_graph(graph: &[u8], classifier: f64) -> Result<Vec<u8>> {
     let last_filter = nodes.iter().rfind(|node| matches!(node.op, "Conv" | "Gemm"));
     let last_filter = last_filter.and_then(|node| node.inputs.get(1).copied());
 
-    // From the shape that a ConstantOfShape node reads to the weight that it makes.
+    // Maps the shape that a ConstantOfShape node reads to the weight that it makes.
     let mut weights: HashMap<&str, (&str, Role)> = HashMap::new();
     for node in nodes.iter().filter(|node| node.op == "ConstantOfShape") {
         let (&[shape], &[weight]) = (&node.inputs[..], &node.outputs[..]) else {
-            bail!("a ConstantOfShape node with {} inputs", node.inputs.len());
+            bail!("a ConstantOfShape node has {} inputs", node.inputs.len());
         };
         let mut role = topology.role(weight)?;
         if let (Role::Filter { gain }, true) = (role, Some(weight) == last_filter) {
@@ -115,7 +115,7 @@ fn randomise_graph(graph: &[u8], classifier: f64) -> Result<Vec<u8>> {
             out.extend_from_slice(field.raw);
             continue;
         };
-        let shape = shapes.get(name).with_context(|| format!("{name} is no initializer"))?;
+        let shape = shapes.get(name).with_context(|| format!("{name} is not an initializer"))?;
         let message = match field.number {
             GRAPH_INITIALIZER => float_tensor(weight, shape, &values(weight, shape, role)?),
             _ => float_input(weight, shape),
@@ -125,25 +125,25 @@ fn randomise_graph(graph: &[u8], classifier: f64) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Who makes a tensor and who reads it.
+/// The producer and the consumers of each tensor.
 struct Topology<'a> {
-    makers: HashMap<&'a str, &'a Node<'a>>,
+    producers: HashMap<&'a str, &'a Node<'a>>,
     readers: HashMap<&'a str, Vec<(&'a Node<'a>, usize)>>,
 }
 
 impl<'a> Topology<'a> {
     fn of(nodes: &'a [Node<'a>]) -> Topology<'a> {
-        let mut makers = HashMap::new();
+        let mut producers = HashMap::new();
         let mut readers: HashMap<&str, Vec<_>> = HashMap::new();
         for node in nodes {
             for &output in &node.outputs {
-                makers.insert(output, node);
+                producers.insert(output, node);
             }
-            for (place, &input) in node.inputs.iter().enumerate() {
-                readers.entry(input).or_default().push((node, place));
+            for (index, &input) in node.inputs.iter().enumerate() {
+                readers.entry(input).or_default().push((node, index));
             }
         }
-        Topology { makers, readers }
+        Topology { producers, readers }
     }
 
     fn only_reader(&self, tensor: &str) -> Result<(&'a Node<'a>, usize)> {
@@ -154,8 +154,8 @@ impl<'a> Topology<'a> {
     }
 
     fn role(&self, weight: &str) -> Result<Role> {
-        let (reader, place) = self.only_reader(weight)?;
-        Ok(match (reader.op, place) {
+        let (reader, index) = self.only_reader(weight)?;
+        Ok(match (reader.op, index) {
             ("Conv" | "Gemm", 1) => Role::Filter { gain: self.gain(reader) },
             ("Conv" | "Gemm", 2) => Role::Around { mean: 0.0, deviation: 0.1 },
             ("BatchNormalization", 1) => {
@@ -173,18 +173,18 @@ impl<'a> Topology<'a> {
                 match self.only_reader(output)?.0.op {
                     "Mul" => Role::Around { mean: 1.0, deviation: 0.2 },
                     "Add" => Role::Around { mean: 0.0, deviation: 0.1 },
-                    other => bail!("{weight} feeds {other} through Unsqueeze: no rule for that"),
+                    other => bail!("no rule for {weight}, which feeds {other} through Unsqueeze"),
                 }
             }
-            (op, place) => bail!("{weight} is input {place} of {op}: no rule for that"),
+            (op, index) => bail!("no rule for {weight}, which is input {index} of {op}"),
         })
     }
 
-    /// 1 where the input is centred already, else what a ReLU loses: its output has a variance of
-    /// 0.34 times its input's, and the mean does not pass a centred filter.
+    /// 1 if the input is centred already, else the inverse of what a ReLU leaves: its output has a
+    /// variance of 0.34 times its input's, and the mean does not pass a centred filter.
     fn gain(&self, filter: &Node<'_>) -> f64 {
-        let maker = filter.inputs.first().and_then(|input| self.makers.get(input));
-        match maker {
+        let producer = filter.inputs.first().and_then(|input| self.producers.get(input));
+        match producer {
             None => 1.0,
             Some(node) if node.op == "BatchNormalization" => 1.0,
             Some(_) => 2.9,
@@ -261,8 +261,8 @@ fn float_input(name: &str, dims: &[u64]) -> Vec<u8> {
 
 fn values(name: &str, shape: &[u64], role: Role) -> Result<Vec<f32>> {
     let count = shape.iter().try_fold(1_u64, |count, &dim| count.checked_mul(dim));
-    let count = count.filter(|&count| count > 0 && count <= MOST_ELEMENTS);
-    let count = count.with_context(|| format!("{name} has the shape {shape:?}"))?;
+    let count = count.filter(|&count| count > 0 && count <= MAX_ELEMENTS);
+    let count = count.with_context(|| format!("{name} has the unsupported shape {shape:?}"))?;
     let mut random = Random::named(name);
     let mut values = Vec::with_capacity(count as usize);
     match role {
@@ -277,7 +277,7 @@ fn values(name: &str, shape: &[u64], role: Role) -> Result<Vec<f32>> {
             let scale = (gain / fan_in as f64).sqrt() / DEVIATION;
             for _ in 0..filters {
                 let drawn: Vec<i64> = (0..fan_in).map(|_| random.draw()).collect();
-                // Integers add up exactly, whatever the order.
+                // Sums of integers are exact in any order.
                 let mean = match fan_in {
                     1 => 0.0,
                     _ => drawn.iter().sum::<i64>() as f64 / fan_in as f64,
@@ -310,7 +310,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// The sum of four uniform 16-bit integers, moved to a mean of zero: bell-shaped, bounded.
+    /// The sum of four uniform 16-bit integers, shifted to a mean of zero: bell-shaped, bounded.
     fn draw(&mut self) -> i64 {
         let bits = self.next();
         let sum: u64 = (0..4).map(|part| bits >> (16 * part) & 0xffff).sum();
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn unreasonable_shapes_are_errors() {
+    fn empty_and_huge_shapes_are_errors() {
         for shape in [&[0, 3][..], &[1 << 40], &[u64::MAX, 2]] {
             assert!(values("a", shape, Role::Filter { gain: 1.0 }).is_err());
         }

@@ -1,10 +1,10 @@
-//! The compiler as cargo calls it while the guest is built: rustc, with one argument made the same
-//! on every machine.
+//! The wrapper that cargo calls instead of rustc while the guest is built. It makes one argument
+//! the same on every machine.
 //!
-//! Cargo gives each crate a `-C metadata` value that goes into its symbols and type numbers. For a
-//! crate found by path it hashes that path, unless the crate lies inside the workspace; the crates
-//! that both workspaces share lie outside of one of them. Without this, two clones in different
-//! folders would get different guests from the same sources.
+//! Cargo gives each crate a `-C metadata` value that goes into its symbols and type IDs. For a
+//! crate found by path it hashes that path, unless the crate is inside the workspace; the crates
+//! that both workspaces share are outside of one of them. Without the wrapper, two clones in
+//! different folders would build different guests from the same sources.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -12,17 +12,17 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
-/// Set in the environment of the guest's build; says that this program is called as the compiler.
+/// Set in the environment of the guest's build, to make this program act as the compiler.
 pub(crate) const VARIABLE: &str = "BELLJAR_XTASK_AS_RUSTC";
 
-/// Whether a crate is one of this repository: its metadata would depend on where that lies.
+/// Whether a crate is one of this repository, whose metadata would depend on the repository's path.
 fn is_ours(name: &str) -> bool {
     name.starts_with("belljar_") || ["exported_tests", "onnx_ops", "onnx_runner"].contains(&name)
 }
 
 /// Makes `cargo` call this program in place of rustc.
 pub(crate) fn install(cargo: &mut Command) -> Result<()> {
-    let own = std::env::current_exe().context("looking for this program's own file")?;
+    let own = std::env::current_exe().context("finding the path of this program")?;
     cargo.env("RUSTC_WRAPPER", own).env(VARIABLE, "1");
     Ok(())
 }
@@ -30,7 +30,8 @@ pub(crate) fn install(cargo: &mut Command) -> Result<()> {
 /// Runs the compiler named by the first argument with the others, adjusted.
 pub(crate) fn run(mut arguments: Vec<OsString>) -> Result<ExitCode> {
     adjust(&mut arguments);
-    let (rustc, rest) = arguments.split_first().context("called as rustc without arguments")?;
+    let (rustc, rest) =
+        arguments.split_first().context("the rustc wrapper was called without arguments")?;
     let status = Command::new(rustc)
         .args(rest)
         .env_remove(VARIABLE)

@@ -15,7 +15,7 @@ use super::Peer;
 use crate::inputs::{Case, floats};
 use crate::say;
 
-/// Belljar in one of its ways.
+/// Belljar in one of its configurations.
 pub(crate) struct Belljar {
     name: &'static str,
     host: Host,
@@ -23,18 +23,18 @@ pub(crate) struct Belljar {
     loaded: Option<Loaded>,
 }
 
-/// In which way.
+/// A configuration.
 #[derive(Clone, Copy)]
 pub(crate) struct Way<'a> {
     pub(crate) isolation: Isolation,
-    /// The text of its policy.
+    /// The text of the policy.
     pub(crate) policy: &'a str,
-    /// Sandboxes that it keeps: as many as there are clients.
+    /// Sandboxes that it keeps: as many as clients.
     pub(crate) idle: usize,
 }
 
 impl Way<'_> {
-    /// On a thread, which is never strict.
+    /// On a thread, which serves no strict policy.
     pub(crate) fn on_a_thread() -> Self {
         let policy = "version = 1\nconfinement = \"best-effort\"\n";
         Way { isolation: Isolation::Thread, policy, ..Way::default() }
@@ -54,7 +54,7 @@ struct Loaded {
     costs: Vec<RunCost>,
 }
 
-/// The folders that compiled code is shared through.
+/// The folders of compiled code, shared by all builds here.
 #[derive(Clone)]
 pub(crate) struct Folders {
     pub(crate) cache: std::path::PathBuf,
@@ -62,14 +62,14 @@ pub(crate) struct Folders {
 }
 
 impl Folders {
-    /// Those that demo and tests use too.
+    /// The folders that demo and tests use too.
     pub(crate) fn of(root: &Path) -> Folders {
         Folders { cache: root.join("target/cache"), state: root.join("target/state") }
     }
 }
 
 impl Belljar {
-    /// Belljar whose workers, if it has any, are the given program.
+    /// Belljar with the given program for its worker processes.
     pub(crate) fn new(
         name: &'static str,
         way: Way<'_>,
@@ -87,7 +87,7 @@ impl Belljar {
                     say(format!("compiling the guest ({variant}), once for this machine"));
                 }
                 Event::CodeRefused { path, why } => {
-                    say(format!("not used: {}: {why}", path.display()));
+                    say(format!("compiled code not used: {}: {why}", path.display()));
                 }
                 _ => {}
             })
@@ -96,17 +96,17 @@ impl Belljar {
         Ok(Belljar { name, host, policy, loaded: None })
     }
 
-    /// Compiles whatever is missing, so that no start counts it.
+    /// Compiles what is missing, so that no start includes it.
     pub(crate) fn warm(&self) -> Result<()> {
         self.host.warm().context("compiling the guest")
     }
 
-    /// Starts one more sandbox, without a model, and says how long that took.
+    /// Starts one more sandbox, without a model, and returns the time that it took.
     pub(crate) fn start(&self) -> Result<Duration> {
         Ok(self.host.time_to_ready(&self.policy)?)
     }
 
-    /// Has so many sandboxes, each of which has served a request.
+    /// Starts so many sandboxes, each of which serves a request.
     pub(crate) fn warm_up(&mut self, sandboxes: usize) -> Result<()> {
         let loaded = self.loaded()?;
         Ok(loaded.model.warm_up(&loaded.inputs, sandboxes)?)

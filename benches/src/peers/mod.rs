@@ -1,7 +1,7 @@
-//! Those that are compared: Belljar in its several ways, and runtimes beside it.
+//! The peers that are compared: Belljar in several configurations, and other runtimes.
 //!
-//! A peer measures itself, so that asking it costs nothing that would count. Each computes a run on
-//! one thread, unless it was made for more.
+//! A peer measures its own runs, so that communicating with it is not part of the times. Each
+//! computes a run on one thread, unless it was made for more.
 
 pub(crate) mod belljar;
 pub(crate) mod process;
@@ -13,7 +13,7 @@ use anyhow::Result;
 
 use crate::inputs::Case;
 
-/// Something that runs models.
+/// A program or library that runs models.
 pub(crate) trait Peer {
     /// Its name, as the head of a column.
     fn name(&self) -> &str;
@@ -21,14 +21,15 @@ pub(crate) trait Peer {
     /// Its version; known once a model is loaded.
     fn version(&self) -> &str;
 
-    /// Takes a model, in place of the one before, to where the next step is a run. Says how long
-    /// the work took that depends on the model, start of a process excluded.
+    /// Replaces the loaded model by this one, ready to run. Returns the time of the work that
+    /// depends on the model, without the start of a process.
     fn load(&mut self, case: &Case) -> Result<Duration>;
 
-    /// Runs the model; one time for each run.
+    /// Runs the model, and returns the time of each run.
     fn run(&mut self, iterations: usize) -> Result<Vec<Duration>>;
 
-    /// Runs in a second when so many clients ask at the same time and again once they are answered.
+    /// Runs per second with so many clients, each of which sends its next request once it has its
+    /// answer.
     fn rate(&mut self, clients: usize, time: Duration) -> Result<f64>;
 
     /// The outputs of a run, flat, in the order in which the model declares them.

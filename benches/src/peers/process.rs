@@ -1,5 +1,5 @@
-//! A peer that is a program of its own, spoken to in lines. `benches/README.md` describes them: a
-//! new peer is a program that speaks them, in whatever language its runtime is at home in.
+//! A peer that is a separate program, with a line protocol that `benches/README.md` describes. A
+//! new peer is a program that implements it, in any language.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -17,7 +17,7 @@ use crate::inputs::Case;
 #[derive(Clone)]
 pub(crate) struct Program {
     pub(crate) name: &'static str,
-    /// The program and what comes first among its arguments.
+    /// The program and its first arguments.
     command: Vec<OsString>,
     threads: usize,
 }
@@ -48,7 +48,7 @@ impl Program {
     }
 }
 
-/// A peer in a process of its own.
+/// A peer in a separate process.
 pub(crate) struct ProcessPeer {
     program: Program,
     version: String,
@@ -93,15 +93,15 @@ impl Running {
     fn answer(&mut self) -> Result<Value> {
         let mut line = String::new();
         if self.stdout.read_line(&mut line)? == 0 {
-            bail!("it ended instead of answering ({})", self.child.wait()?);
+            bail!("the process ended without an answer ({})", self.child.wait()?);
         }
-        serde_json::from_str(&line).with_context(|| format!("it answered {line:?}"))
+        serde_json::from_str(&line).with_context(|| format!("the answer is not JSON: {line:?}"))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It has nothing to tidy up, and may have ended already.
+        // It needs no clean-up, and may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -120,17 +120,19 @@ impl Peer for ProcessPeer {
         self.running = None;
         let mut running = Running::start(self.program.command(case, false)?)?;
         let ready = running.answer().with_context(|| format!("the peer {:?}", self.name()))?;
-        self.version = ready["ready"].as_str().context("a peer without a version")?.to_owned();
+        self.version = ready["ready"].as_str().context("the peer sent no version")?.to_owned();
         self.running = Some(running);
-        Ok(Duration::from_nanos(ready["load_ns"].as_u64().context("a peer without load_ns")?))
+        Ok(Duration::from_nanos(ready["load_ns"].as_u64().context("the peer sent no load_ns")?))
     }
 
     fn run(&mut self, iterations: usize) -> Result<Vec<Duration>> {
         let answer = self.ask(&format!("run {iterations}"))?;
-        let times = answer["times"].as_array().context("a peer answered without times")?;
+        let times = answer["times"].as_array().context("the peer sent no times")?;
         let times: Option<Vec<_>> =
             times.iter().map(|time| time.as_u64().map(Duration::from_nanos)).collect();
-        times.filter(|times| times.len() == iterations).context("a peer's times are not as asked")
+        times
+            .filter(|times| times.len() == iterations)
+            .context("the peer sent another number of times than requested")
     }
 
     fn rate(&mut self, clients: usize, time: Duration) -> Result<f64> {
@@ -146,9 +148,9 @@ impl Peer for ProcessPeer {
 
 /// The outputs in a peer's answer.
 pub(crate) fn outputs(answer: &Value) -> Result<Vec<Vec<f32>>> {
-    let outputs = answer["outputs"].as_array().context("a peer answered without outputs")?;
+    let outputs = answer["outputs"].as_array().context("the peer sent no outputs")?;
     let floats = |output: &Value| -> Option<Vec<f32>> {
         output.as_array()?.iter().map(|number| number.as_f64().map(|n| n as f32)).collect()
     };
-    outputs.iter().map(floats).collect::<Option<_>>().context("outputs that are no numbers")
+    outputs.iter().map(floats).collect::<Option<_>>().context("the peer's outputs are not numbers")
 }

@@ -1,11 +1,11 @@
-//! The clock of the profiling variant of the guest, and how a module loses and regains it.
+//! Removes the clock import from the guest module, and restores it for the profiling variant.
 //!
-//! The guest's sources import one function more than the guest that answers requests: `clock`. It is
-//! the last import. `cargo xtask guest` replaces it by the first function of the module, which has
-//! the same type and does nothing ([`remove`]): that module is the guest, and it has no clock. The
-//! profiling variant is made from it by the reverse change ([`restore`]). Every other function keeps
-//! its index, so the two modules are the same in all but this import, and a memory snapshot that one of
-//! them has prepared is right for the other.
+//! The guest's sources import one function more than the guest that serves requests: `clock`, as
+//! the last import. `cargo xtask guest` replaces it by an added first function of the same type
+//! that does nothing ([`remove`]); the resulting module is the guest. The profiling variant is made
+//! from it by the reverse change ([`restore`]). Every other function keeps its index, so the two
+//! modules only differ in this import, and a memory snapshot prepared by one is valid for the
+//! other.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -13,7 +13,7 @@ use core::fmt;
 /// Module and name of the import.
 pub const IMPORT: [&str; 2] = ["belljar", "clock"];
 
-/// What the host writes where the guest asks it to.
+/// A reading of the clock, which the host writes to an address of the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
     /// Nanoseconds since the worker has started.
@@ -32,7 +32,7 @@ impl Reading {
     /// Bytes of a reading.
     pub const LEN: usize = 28;
 
-    /// As bytes, little-endian, in the order of the fields.
+    /// Encodes the fields in order, little-endian.
     pub fn encode(&self) -> [u8; Reading::LEN] {
         let mut bytes = [0; Reading::LEN];
         bytes[..8].copy_from_slice(&self.nanoseconds.to_le_bytes());
@@ -43,7 +43,7 @@ impl Reading {
         bytes
     }
 
-    /// From bytes.
+    /// Decodes a reading.
     pub fn decode(bytes: &[u8; Reading::LEN]) -> Reading {
         let long = |at: usize| {
             let mut number = [0; 8];
@@ -149,10 +149,10 @@ pub fn restore(module: &[u8]) -> Result<Vec<u8>, NotChanged> {
     }
 }
 
-/// The body of a section after a change, if it is changed.
+/// The new body of a section, if it changes.
 type Changed = Result<Option<Vec<u8>>, NotChanged>;
 
-/// A module in which the bodies of some sections are replaced, and how many are.
+/// Replaces the bodies of some sections of a module; also returns their number.
 fn change(
     module: &[u8],
     mut body_of: impl FnMut(u8, &[u8]) -> Changed,
@@ -179,7 +179,7 @@ fn change(
     Ok((changed, count))
 }
 
-/// A list without its last import, which must be the clock; and the type of that one.
+/// Removes the last import, which must be the clock; also returns its type.
 fn without_last_import(body: &[u8]) -> Result<(Vec<u8>, u32), NotChanged> {
     let mut reader = Bytes(body);
     let count = reader.leb()?;
@@ -221,7 +221,7 @@ fn first_kind(module: &[u8]) -> Result<Option<u32>, NotChanged> {
     Ok(kind)
 }
 
-/// A list with one more entry at its start.
+/// Adds an entry at the start of a list.
 fn with_first(body: &[u8], entry: &[u8]) -> Result<Vec<u8>, NotChanged> {
     let mut reader = Bytes(body);
     let mut longer = leb(reader.leb()?.saturating_add(1));
@@ -230,7 +230,7 @@ fn with_first(body: &[u8], entry: &[u8]) -> Result<Vec<u8>, NotChanged> {
     Ok(longer)
 }
 
-/// A list without its first entry, which must be this one.
+/// Removes the first entry of a list, which must be this one.
 fn without_first(body: &[u8], entry: &[u8]) -> Result<Vec<u8>, NotChanged> {
     let mut reader = Bytes(body);
     let count = reader.leb()?;
@@ -244,7 +244,7 @@ fn without_first(body: &[u8], entry: &[u8]) -> Result<Vec<u8>, NotChanged> {
     }
 }
 
-/// A number in LEB128.
+/// Encodes a number in LEB128.
 fn leb(mut value: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(5);
     while value >= 0x80 {
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_without_the_clock_gets_it_back_unchanged() {
+    fn restore_reverses_remove() {
         let whole = module(&[import("belljar", "log", 0), import("belljar", "clock", 1)]);
         let without = remove(&whole).unwrap();
         assert!(!without.windows(5).any(|bytes| bytes == b"clock"));
@@ -332,14 +332,14 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_is_given_only_to_a_module_that_had_it() {
+    fn restore_refuses_a_module_without_the_added_function() {
         let never = module(&[import("belljar", "log", 0)]);
         assert!(restore(&never).unwrap_err().to_string().contains("stands for the clock"));
         assert!(restore(b"\0asm\x01\0\0\0").is_err());
     }
 
     #[test]
-    fn what_is_cut_off_is_refused() {
+    fn truncated_modules_are_refused() {
         let whole = module(&[import("belljar", "log", 0), import("belljar", "clock", 1)]);
         let without = remove(&whole).unwrap();
         for (bytes, change) in [(&whole, remove as fn(&[u8]) -> _), (&without, restore)] {
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_survives_its_bytes() {
+    fn reading_round_trips() {
         let reading = Reading {
             nanoseconds: 1 << 40,
             kernel_nanoseconds: 7,

@@ -1,34 +1,34 @@
-//! Numbers of 16 bits and fewer that no processor counts with: what their codes mean, and the code
-//! that a number is rounded to. Both sides of the sandbox use it.
+//! Decodes and encodes the small element types of at most 16 bits. Both sides of the sandbox use
+//! it.
 //!
 //! The formats are those of ONNX: bfloat16; the four kinds of float8 with a mantissa ("FP8 Formats
 //! for Deep Learning", and those without a negative zero of "8-bit Numerical Formats for Deep
 //! Neural Networks"); float8e8m0 and float4e2m1 (OCP Microscaling Formats 1.0); and integers of
-//! four and two bits, in two's complement. A code is the number that the bits of an element are.
+//! four and two bits, in two's complement. A code is the bit pattern of an element, as an integer.
 
 use crate::dtype::DType;
 
-/// What becomes of a number that is greater than the greatest of its type.
+/// How a number that is out of range is converted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Beyond {
-    /// The greatest, with its sign; so do infinities.
+    /// To the greatest number with its sign; infinities too.
     Saturate,
-    /// Infinity where there is one, else NaN.
+    /// To infinity if the type has it, otherwise NaN.
     Overflow,
 }
 
-/// How numbers between two powers of two become one of float8e8m0.
+/// How a number between two powers of two is rounded to float8e8m0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Round {
     /// The greater one.
     Up,
     /// The lesser one.
     Down,
-    /// The nearer one; the greater one of two as near.
+    /// The nearer one; the greater one of a tie.
     Nearest,
 }
 
-/// What the codes of a type with a sign, an exponent and a mantissa mean.
+/// The format of a type with a sign, an exponent and a mantissa.
 struct Float {
     exponent: u32,
     mantissa: u32,
@@ -38,7 +38,7 @@ struct Float {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Special {
-    /// The greatest exponent is for infinity and NaN.
+    /// The greatest exponent stands for infinity and NaN.
     Ieee,
     /// All ones is NaN.
     Fn,
@@ -61,7 +61,7 @@ const fn float(dtype: DType) -> Option<Float> {
     Some(Float { exponent, mantissa, bias, special })
 }
 
-/// Bits of a code; `None` for types whose elements are no codes.
+/// Bits of a code; `None` for types that are not carried as codes.
 pub const fn bits(dtype: DType) -> Option<u32> {
     match dtype {
         DType::BF16 => Some(16),
@@ -79,7 +79,7 @@ pub const fn is_integer(dtype: DType) -> bool {
     matches!(dtype, DType::U4 | DType::I4 | DType::U2 | DType::I2)
 }
 
-/// Whether bytes, one an element, are codes of this type; of other types there is nothing to say.
+/// Whether bytes, one per element, are codes of this type. Not meaningful for other types.
 pub fn are_codes(dtype: DType, bytes: &[u8]) -> bool {
     match bits(dtype) {
         Some(bits @ 1..8) => bytes.iter().all(|byte| *byte >> bits == 0),
@@ -87,7 +87,7 @@ pub fn are_codes(dtype: DType, bytes: &[u8]) -> bool {
     }
 }
 
-/// What a code means; 0 for types whose elements are no codes. Bits above the type's are ignored.
+/// The value of a code; 0 for types that are not carried as codes. Higher bits are ignored.
 pub fn decode(dtype: DType, code: u16) -> f32 {
     let Some(bits) = bits(dtype) else { return 0.0 };
     let code = u32::from(code) & ((1 << bits) - 1);
@@ -108,9 +108,9 @@ pub fn decode(dtype: DType, code: u16) -> f32 {
     }
 }
 
-/// The code that a number is rounded to: the nearest, of two as near the even one. A number of
-/// float8e8m0 is rounded up (see [`encode_e8m0`]); an integer is cut towards zero and taken modulo
-/// its range, and what is not finite is 0. 0 for types whose elements are no codes.
+/// Rounds a number to the nearest code, ties to even. For float8e8m0 it is rounded up (see
+/// [`encode_e8m0`]); for integers it is truncated towards zero and wrapped, and 0 if it is not
+/// finite. 0 for types that are not carried as codes.
 pub fn encode(dtype: DType, value: f64, beyond: Beyond) -> u16 {
     match (dtype, bits(dtype)) {
         (_, None) => 0,
@@ -122,8 +122,8 @@ pub fn encode(dtype: DType, value: f64, beyond: Beyond) -> u16 {
     }
 }
 
-/// The code of a power of two: NaN and negative numbers have code 255, which is NaN; zero is the
-/// least power if it saturates, else NaN.
+/// Rounds a number to a power of two. NaN and negative numbers become code 255, which is NaN; zero
+/// becomes the least power if it saturates, otherwise NaN.
 pub fn encode_e8m0(value: f64, beyond: Beyond, round: Round) -> u16 {
     const NAN: u16 = 0xff;
     const MOST: i32 = 254;
@@ -134,7 +134,7 @@ pub fn encode_e8m0(value: f64, beyond: Beyond, round: Round) -> u16 {
         Beyond::Saturate => code as u16,
         Beyond::Overflow => NAN,
     };
-    // Powers of two from 2^-127 to 2^127. What f64 has below its normal numbers is far below.
+    // Powers of two from 2^-127 to 2^127. Subnormal numbers of f64 are far below.
     if value < two(-127) {
         return beyond(0);
     }
@@ -157,7 +157,7 @@ fn two(power: i32) -> f64 {
     f64::from_bits(((1023 + power) as u64) << 52)
 }
 
-/// A number cut towards zero, modulo 2 to the power of `bits`.
+/// A number truncated towards zero, modulo 2 to the power of `bits`.
 fn modulo(value: f64, bits: u32) -> u16 {
     let mask = (1u64 << bits) - 1;
     // From 2^63 on a number is a multiple of any of these ranges.
@@ -202,7 +202,7 @@ impl Float {
         if value.is_nan() {
             return match self.special {
                 Special::Ieee => infinity | 1 << (self.mantissa - 1) | sign,
-                // Without a NaN it is a zero, of the other sign, as in ml_dtypes.
+                // Without a NaN it becomes a zero of the other sign, as in ml_dtypes.
                 Special::None => sign ^ sign_bit,
                 _ => overflow,
             } as u16;
@@ -218,10 +218,10 @@ impl Float {
         code as u16
     }
 
-    /// The code of the nearest magnitude, as if exponents went on without end.
+    /// The code of the nearest magnitude, as if the exponent were unbounded.
     fn nearest(&self, magnitude: f64) -> u32 {
         let least = 1 - self.bias;
-        // What f64 has below its normal numbers is far below all of these.
+        // Subnormal numbers of f64 are far below all of these.
         let exponent = ((magnitude.to_bits() >> 52) as i32 - 1023).max(least);
         // In units of the last place of the mantissa: less than 2^9, so adding 2^52 rounds to whole
         // numbers, of two as near to the even one.

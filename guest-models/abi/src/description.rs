@@ -1,5 +1,5 @@
-//! What a model says about itself, as read inside the sandbox. All text in it was chosen by
-//! whoever made the model.
+//! The description of a model, as read inside the sandbox. The author of the model controls all
+//! text in it.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -14,9 +14,9 @@ use crate::{DType, MAX_LIST, MAX_NAME, MAX_RANK, MAX_TENSORS, MAX_TEXT};
 pub enum Dim {
     /// A fixed number of elements.
     Fixed(u64),
-    /// A name; the same name means the same number everywhere in the model.
+    /// A name; equal names mean equal sizes within the model.
     Symbol(String),
-    /// Not said.
+    /// Not declared.
     Unknown,
 }
 
@@ -35,46 +35,46 @@ impl core::fmt::Display for Dim {
 pub struct ValueInfo {
     /// Name, unique among inputs or among outputs.
     pub name: String,
-    /// ONNX's number for the element type, which need not be one that can cross; 0 if the value
-    /// is not a tensor or its type is not said.
+    /// ONNX's number of the element type, also of types that cannot cross; 0 if the value is not a
+    /// tensor or has no declared type.
     pub elem_type: u32,
     /// The shape, if declared.
     pub shape: Option<Vec<Dim>>,
-    /// Whether an initializer gives this input a value already.
+    /// Whether an initializer is the default of this input.
     pub has_default: bool,
 }
 
 impl ValueInfo {
-    /// The element type, if it is one that can cross.
+    /// The element type, if it can cross.
     pub fn dtype(&self) -> Option<DType> {
         DType::from_onnx(self.elem_type)
     }
 }
 
-/// A version of an operator set that the model asks for.
+/// An operator set that the model imports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpsetImport {
-    /// Domain; empty for ONNX's own.
+    /// Domain; empty for the ONNX operator set.
     pub domain: String,
     /// Version.
     pub version: i64,
 }
 
-/// How often the model uses an operator, subgraphs and functions included.
+/// The number of nodes of an operator, including those of subgraphs and functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperatorCount {
-    /// Domain; empty for ONNX's own.
+    /// Domain; empty for the ONNX operator set.
     pub domain: String,
     /// Operator name.
     pub op_type: String,
     /// Number of nodes.
     pub count: u64,
-    /// Why the first of these nodes that is not implemented is not; empty if all are, as far as
-    /// that can be told from each by itself.
+    /// Why the first of these nodes that is not implemented is refused; empty if all are
+    /// implemented, as far as that is known from each node alone.
     pub refused: String,
 }
 
-/// A function the model defines for itself.
+/// A function that the model defines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionInfo {
     /// Domain.
@@ -85,20 +85,20 @@ pub struct FunctionInfo {
     pub nodes: u64,
 }
 
-/// A tensor whose data lies in a file beside the model.
+/// A tensor whose data is in another file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalData {
     /// Name of the initializer.
     pub tensor: String,
-    /// Path the model names, relative to itself.
+    /// Path of the file, relative to the model.
     pub location: String,
     /// Offset in bytes, as text.
     pub offset: String,
-    /// Length in bytes, as text; empty if not said.
+    /// Length in bytes, as text; empty if not given.
     pub length: String,
 }
 
-/// What a model says about itself.
+/// The description of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Description {
     /// Version of the file format.
@@ -123,7 +123,7 @@ pub struct Description {
     pub opset_imports: Vec<OpsetImport>,
     /// Operators, most used first.
     pub operators: Vec<OperatorCount>,
-    /// Number of nodes, subgraphs and functions included.
+    /// Number of nodes, including those of subgraphs and functions.
     pub nodes: u64,
     /// Number of elements of all constant tensors (initializers and `Constant` nodes).
     pub parameters: u64,
@@ -133,14 +133,14 @@ pub struct Description {
     pub functions: Vec<FunctionInfo>,
     /// Tensors kept outside the file.
     pub external_data: Vec<ExternalData>,
-    /// Whether any text or list above was cut to its bound.
+    /// Whether any text or list above was truncated.
     pub truncated: bool,
 }
 
 impl Description {
-    /// Encodes the description as an answer, cutting texts and lists to their bounds.
+    /// Encodes the description as an answer, truncating texts and lists to their bounds.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Cutting { writer: Writer::with_capacity(4096), truncated: self.truncated };
+        let mut out = Truncating { writer: Writer::with_capacity(4096), truncated: self.truncated };
         write_header(&mut out.writer, Kind::Description);
         out.writer.i64(self.ir_version);
         out.text(&self.producer_name);
@@ -267,13 +267,13 @@ fn read_value(reader: &mut Reader<'_>) -> Result<ValueInfo, DecodeError> {
     Ok(ValueInfo { name, elem_type, shape: has_shape.then_some(dims), has_default })
 }
 
-/// A writer that cuts what is too long, and remembers that it did.
-struct Cutting {
+/// A writer that truncates texts and lists, and records that it did.
+struct Truncating {
     writer: Writer,
     truncated: bool,
 }
 
-impl Cutting {
+impl Truncating {
     fn cut(&mut self, value: &str, limit: usize) {
         let kept = cut(value, limit);
         self.truncated |= kept.len() < value.len();
@@ -288,7 +288,7 @@ impl Cutting {
         self.cut(value, MAX_TEXT);
     }
 
-    fn list<T>(&mut self, items: &[T], limit: usize, mut item: impl FnMut(&mut Cutting, &T)) {
+    fn list<T>(&mut self, items: &[T], limit: usize, mut item: impl FnMut(&mut Truncating, &T)) {
         let kept = &items[..items.len().min(limit)];
         self.truncated |= kept.len() < items.len();
         self.writer.u32(kept.len() as u32);

@@ -29,7 +29,7 @@ macro_rules! dtypes {
                 }
             }
 
-            /// The name people use: `f32`, `i64`, `bool`, `string`.
+            /// The short name: `f32`, `i64`, `bool`, `string`.
             pub const fn name(self) -> &'static str {
                 match self {
                     $($(DType::$variant => $name,)*)*

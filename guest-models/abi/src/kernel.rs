@@ -1,9 +1,9 @@
-//! What the guest asks of the host's native kernels.
+//! The guest's requests to the host's native kernels.
 //!
 //! A request is a list of 32-bit words: the number of the operation, its fields in the order they
 //! are written here, and for a pointwise program its inputs and steps. Addresses are bytes from the
 //! start of linear memory, `0` where an operand may be missing; sizes and strides count `f32`
-//! elements. The host believes nothing in it.
+//! elements. The host must not trust any of it.
 
 use alloc::vec::Vec;
 
@@ -13,22 +13,22 @@ pub const PANEL_ROWS: usize = 8;
 /// Columns of a panel of packed operands, see [`Gemm`].
 pub const PANEL_COLUMNS: usize = 48;
 
-/// Most dimensions of a pointwise program, a reduction or a permutation.
+/// Maximum number of dimensions of a pointwise program, a reduction or a permutation.
 pub const KERNEL_RANK: usize = 5;
 
-/// Most inputs of a pointwise program.
+/// Maximum number of inputs of a pointwise program.
 pub const MAX_POINTWISE_INPUTS: usize = 12;
 
-/// Most steps of a pointwise program.
+/// Maximum number of steps of a pointwise program.
 pub const MAX_POINTWISE_STEPS: usize = 32;
 
-/// Most elements of a window; those of real models have 49 to some thousand.
+/// Maximum number of elements of a window; those of real models have 49 to a few thousand.
 pub const MAX_TAPS: usize = 1 << 20;
 
-/// Largest size of an image, a window or a step of a pooling, along one dimension.
+/// Maximum size of an image, a window or a stride of a pooling, along one dimension.
 pub const MAX_POOL_SIZE: u32 = 1 << 16;
 
-/// Declares structures all of whose fields are words, and how they are written and read.
+/// Declares structs whose fields are all words, with their encoding and decoding.
 macro_rules! words {
     ($($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* })*) => {$(
         $(#[$about])*
@@ -48,13 +48,13 @@ macro_rules! words {
 }
 
 words! {
-    /// A convolution of `max(input · scale + shift, least)` in the layout NCHW, or the special case of it in which every channel has a
-    /// filter of its own (`channels_in` and `channels_out` both 1), with a bias, the addition of
-    /// another tensor and clamping of the result to `low..=high`.
+    /// A convolution of `max(input · scale + shift, least)` in the layout NCHW, or the special case
+    /// of it in which every channel has a filter of its own (`channels_in` and `channels_out` both
+    /// 1), with a bias, the addition of another tensor and clamping of the result to `low..=high`.
     Conv {
         /// Images.
         batch,
-        /// Groups of channels that are convolved by themselves.
+        /// Groups of channels that are convolved separately.
         groups,
         /// Channels of the input in a group.
         channels_in,
@@ -94,24 +94,24 @@ words! {
         column_stride,
         /// The input.
         input,
-        /// One factor for each channel of the input, or nothing; then the input is as it is.
+        /// One factor for each channel of the input, or 0 if the input is not scaled.
         scale,
-        /// One summand for each channel of the input; there if `scale` is.
+        /// One summand for each channel of the input; present if `scale` is.
         shift,
-        /// Bits of the least input after that.
+        /// Bits of the minimum of the scaled input.
         least,
         /// The weights: for each group, panels of [`PANEL_ROWS`] output channels (the last one
         /// filled up with zeros), in each the `channels_in × kernel_h × kernel_w` steps, at each
         /// step one weight for each row. Where every channel has a filter of its own: filter after
         /// filter.
         weights,
-        /// One number for each output channel, or nothing.
+        /// One number for each output channel, or 0 for none.
         bias,
-        /// A tensor like the output that is added to it, or nothing.
+        /// A tensor of the output's shape that is added to it, or 0 for none.
         residual,
-        /// Bits of the least result; negative infinity for none.
+        /// Bits of the lower bound of the result; negative infinity for none.
         low,
-        /// Bits of the greatest result; infinity for none.
+        /// Bits of the upper bound of the result; infinity for none.
         high,
         /// The output, its elements in order.
         output,
@@ -145,17 +145,17 @@ words! {
         b_step_stride,
         /// Elements from one column to the next.
         b_column_stride,
-        /// One number for each column, or nothing.
+        /// One number for each column, or 0 for none.
         bias,
-        /// Bits of the least result.
+        /// Bits of the lower bound of the result.
         low,
-        /// Bits of the greatest result.
+        /// Bits of the upper bound of the result.
         high,
         /// The output, its elements in order: product, row, column.
         output,
     }
 
-    /// A pooling over the two last dimensions of a tensor whose elements lie in order.
+    /// A pooling over the last two dimensions of a contiguous tensor.
     Pool {
         /// Images times channels.
         planes,
@@ -192,7 +192,7 @@ words! {
     Reduce {
         /// Outer dimension.
         outer,
-        /// The dimension that goes.
+        /// The reduced dimension.
         middle,
         /// Inner dimension.
         inner,
@@ -219,7 +219,7 @@ words! {
     }
 }
 
-/// The dimensions of something, outermost first; those it does not have are 1.
+/// Dimensions, outermost first; missing ones are 1.
 pub type Dims = [u32; KERNEL_RANK];
 
 /// The elements of a tensor in another order.
@@ -227,7 +227,7 @@ pub type Dims = [u32; KERNEL_RANK];
 pub struct Permute {
     /// Dimensions of the output.
     pub dims: Dims,
-    /// For each of them, elements of the input from one to the next.
+    /// The stride of the input for each of them, in elements.
     pub strides: Dims,
     /// The input.
     pub input: u32,
@@ -244,7 +244,7 @@ pub struct PointwiseInput {
     pub strides: Dims,
 }
 
-/// What a step of a pointwise program does with its operands.
+/// The operation of a step of a pointwise program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Step {
@@ -291,7 +291,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// All steps, each at the place of its number.
+    /// All steps, indexed by their numbers.
     pub const ALL: [Step; 20] = [
         Step::Add,
         Step::Sub,
@@ -321,28 +321,28 @@ impl Step {
     }
 }
 
-/// A step, and where its operands come from: below [`MAX_POINTWISE_INPUTS`] an input, above it the
-/// result of an earlier step.
+/// A step and its operands: an input if below [`MAX_POINTWISE_INPUTS`], otherwise the result of an
+/// earlier step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PointwiseStep {
-    /// What is done.
+    /// The operation.
     pub step: Step,
     /// First operand.
     pub a: u32,
-    /// Second operand; the first once more if there is none.
+    /// Second operand; the same as the first for operations with one operand.
     pub b: u32,
 }
 
 /// The same computation for every element of a tensor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pointwise {
-    /// Dimensions of the output, whose elements lie in order.
+    /// Dimensions of the contiguous output.
     pub dims: Dims,
     /// The output.
     pub output: u32,
-    /// What goes in.
+    /// The inputs.
     pub inputs: Vec<PointwiseInput>,
-    /// What is done; the last step's result goes out.
+    /// The steps; the result of the last one is the output.
     pub steps: Vec<PointwiseStep>,
 }
 
@@ -365,7 +365,7 @@ pub enum Kernel {
     Pointwise(Pointwise),
 }
 
-/// Most words of a request.
+/// Maximum number of words of a request.
 pub const MAX_KERNEL_WORDS: usize = 256;
 
 impl Kernel {
@@ -389,8 +389,7 @@ impl Kernel {
         NAMES.get((number as usize).checked_sub(1)?).copied()
     }
 
-    /// Multiplications with an addition that it takes, where that says how much work it is: in
-    /// convolutions and matrix products.
+    /// The number of multiply-adds of a convolution or matrix product.
     pub fn multiply_adds(&self) -> Option<u64> {
         let product = |sizes: &[u32]| {
             sizes.iter().try_fold(1_u64, |product, size| product.checked_mul(u64::from(*size)))
@@ -443,8 +442,8 @@ impl Kernel {
         words
     }
 
-    /// Reads a request; `None` if it is not one. Only its form is checked: that addresses and sizes
-    /// make sense is for whoever knows the memory.
+    /// Decodes a request; `None` if it is malformed. Only its form is checked; the caller must
+    /// check addresses and sizes against the memory.
     pub fn decode(words: impl IntoIterator<Item = u32>) -> Option<Kernel> {
         let words = &mut words.into_iter();
         let kernel = match words.next()? {

@@ -1,11 +1,10 @@
 //! The messages that cross between the Belljar host and the `onnx-runner` guest.
 //!
-//! Both sides link this crate, so a message is written and read by the same code. Everything is
-//! little-endian, self-delimiting and sequential: there are no offsets to follow, so a reader can
-//! only ever move forward through the bytes it was given. Whoever decodes treats the bytes as
-//! hostile; whoever encodes must produce exactly what the decoder accepts.
+//! Both sides link this crate, so messages are written and read by the same code. Everything is
+//! little-endian, self-delimiting and sequential, without offsets, so a reader only moves forward.
+//! Decoders treat the bytes as hostile; encoders must produce exactly what the decoders accept.
 //!
-//! This crate must never allocate in proportion to a length it has not yet seen the bytes for.
+//! This crate must never allocate in proportion to a length whose bytes it has not read.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -46,24 +45,26 @@ pub use tensors::{
 /// Version of the messages and of the guest's exports. Host and guest must agree exactly.
 pub const ABI_VERSION: u32 = 6;
 
-/// Alignment in bytes of a message's first byte and of every tensor's data: a cache line, and the
-/// widest vector register a kernel may load with.
+/// Alignment in bytes of a message and of every tensor's data: a cache line, and the widest vector
+/// register.
 pub const ALIGN: usize = 64;
 
-/// Most tensors in one message: far above any published model's count of inputs or outputs.
+/// Maximum number of tensors in one message, far above the inputs or outputs of any published
+/// model.
 pub const MAX_TENSORS: usize = 1024;
 
-/// Most dimensions of a tensor. numpy allows 64, ONNX sets no bound; 32 leaves room.
+/// Maximum number of dimensions of a tensor. numpy allows 64, and ONNX sets no bound.
 pub const MAX_RANK: usize = 32;
 
-/// Longest name of a tensor, in bytes. Exporters concatenate scopes, some hundreds of bytes.
+/// Maximum length of the name of a tensor, in bytes. Exporters concatenate scopes to names of some
+/// hundred bytes.
 pub const MAX_NAME: usize = 4096;
 
-/// Longest text of an error message that crosses, in bytes. A longer one is cut.
+/// Maximum length of an error message, in bytes. Longer ones are truncated.
 pub const MAX_ERROR_TEXT: usize = 8192;
 
-/// Longest free text in a description (documentation, metadata value), in bytes.
+/// Maximum length of a free text in a description (documentation, metadata value), in bytes.
 pub const MAX_TEXT: usize = 4096;
 
-/// Most entries in any list of a description. A longer list is cut, and says so.
+/// Maximum number of entries in a list of a description. Longer lists are truncated and marked.
 pub const MAX_LIST: usize = 4096;

@@ -1,4 +1,4 @@
-//! What a call of the guest answers: a kind, then that kind's payload.
+//! The answer of a call of the guest: a kind, then the payload of that kind.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,15 +11,15 @@ use crate::tensors::{TensorView, read_tensors};
 use crate::writer::Writer;
 use crate::{MAX_ERROR_TEXT, MAX_TENSORS};
 
-/// First bytes of every message.
+/// The first bytes of every message.
 pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"BJm1");
 
-/// What a message holds.
+/// The content of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 #[non_exhaustive]
 pub enum Kind {
-    /// The call did what it was asked; nothing to say.
+    /// The call succeeded without a result.
     Ok = 1,
     /// The call refused or failed.
     Error = 2,
@@ -31,7 +31,7 @@ pub enum Kind {
     Shapes = 5,
     /// A model was prepared.
     Prepared = 6,
-    /// An image file, and what is made of it.
+    /// An image file and its options.
     Picture = 7,
     /// A run that was profiled.
     Profile = 8,
@@ -46,7 +46,7 @@ impl Kind {
     }
 }
 
-/// The kind of a guest's refusal.
+/// The kind of an error of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 #[non_exhaustive]
@@ -61,9 +61,9 @@ pub enum GuestErrorCode {
     RunFailed = 4,
     /// Exports were called out of order, or a message did not decode: a bug on the host's side.
     Protocol = 5,
-    /// The model cannot be prepared for inputs of these shapes. For others it may be.
+    /// The model cannot be prepared for inputs of these shapes; other shapes may work.
     ShapesRefused = 6,
-    /// An image takes more memory than it may.
+    /// An image needs more memory than is allowed.
     PictureTooLarge = 7,
 }
 
@@ -76,12 +76,13 @@ impl GuestErrorCode {
     }
 }
 
-/// A guest's refusal. The text is the guest's, so it is hostile: escape it before printing.
+/// An error of the guest. The text comes from the guest, so it is hostile: escape it before
+/// printing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestError {
-    /// What kind of refusal.
+    /// The kind of the error.
     pub code: GuestErrorCode,
-    /// Why, at most [`MAX_ERROR_TEXT`] bytes.
+    /// The message, at most [`MAX_ERROR_TEXT`] bytes.
     pub text: String,
 }
 
@@ -123,19 +124,19 @@ pub(crate) fn expect_header(reader: &mut Reader<'_>, kind: Kind) -> Result<(), D
     Ok(())
 }
 
-/// Cuts `text` to at most `limit` bytes at a character boundary.
+/// Truncates `text` to at most `limit` bytes at a character boundary.
 pub(crate) fn cut(text: &str, limit: usize) -> &str {
     &text[..text.floor_char_boundary(limit)]
 }
 
-/// The answer "done".
+/// Encodes the answer of success.
 pub fn encode_ok() -> Vec<u8> {
     let mut writer = Writer::with_capacity(8);
     write_header(&mut writer, Kind::Ok);
     writer.finish()
 }
 
-/// The answer "refused", with the text cut to [`MAX_ERROR_TEXT`] bytes.
+/// Encodes an error, with the text truncated to [`MAX_ERROR_TEXT`] bytes.
 pub fn encode_error(code: GuestErrorCode, text: &str) -> Vec<u8> {
     let text = cut(text, MAX_ERROR_TEXT);
     let mut writer = Writer::with_capacity(16 + text.len());
@@ -145,7 +146,7 @@ pub fn encode_error(code: GuestErrorCode, text: &str) -> Vec<u8> {
     writer.finish()
 }
 
-/// Decodes what a call of the guest answered.
+/// Decodes the answer of a call of the guest.
 pub fn decode_reply(bytes: &[u8]) -> Result<Reply<'_>, DecodeError> {
     let mut reader = Reader::new(bytes);
     let reply = match read_header(&mut reader)? {

@@ -1,8 +1,8 @@
-//! The narrow floats, float16 and bfloat16: numbers of 32 bits that are rounded to one of them.
+//! Rounds float32 to the narrow floats, float16 and bfloat16.
 //!
-//! Everything that computes with narrow floats computes in float32 and rounds its result once, with
-//! these functions. They have no branches, so that a compiler turns a loop over them into vector
-//! instructions. Both sides of the sandbox use them.
+//! All computation with narrow floats is in float32, with each result rounded once by these
+//! functions. They have no branches, so that the compiler vectorizes loops over them. Both sides of
+//! the sandbox use them.
 
 use crate::dtype::DType;
 
@@ -20,7 +20,7 @@ const INFINITY: u32 = 0x7f80_0000;
 const NAN: u32 = 0x7fc0_0000;
 /// 2^-14, the least normal number of float16, as a float32.
 const LEAST_NORMAL: u32 = 0x3880_0000;
-/// 65536, which is the least number beyond float16 after rounding, as a float32.
+/// 65536, the least number out of the range of float16 after rounding, as a float32.
 const BEYOND: u32 = 0x4780_0000;
 
 impl Narrow {
@@ -33,8 +33,8 @@ impl Narrow {
         }
     }
 
-    /// The nearest number of this type, of two as near the one with an even last digit, as a
-    /// float32. Numbers beyond the type become infinity.
+    /// The nearest number of this type as a float32, ties to even. Numbers out of range become
+    /// infinity.
     #[inline(always)]
     pub fn round(self, value: f32) -> f32 {
         match self {
@@ -52,20 +52,20 @@ impl Narrow {
         }
     }
 
-    /// The bits of the number of this type that is nearest to a float64, which is rounded once too.
+    /// The bits of the number of this type that is nearest to a float64, rounded once.
     pub fn encode_f64(self, value: f64) -> u16 {
         let near = value as f32;
         let (bits, exact) = (near.to_bits(), f64::from(near) == value);
         if exact || bits & 1 == 1 || !near.is_finite() {
             return self.encode(near);
         }
-        // Of the two float32 around the number, the one whose last digit is odd: then nothing that
-        // follows takes the number for one half way between two of this type.
+        // Of the two float32 around the number, takes the one whose last bit is odd, so that the
+        // next rounding does not see a tie.
         let beyond = f64::from(near.abs()) > value.abs();
         self.encode(f32::from_bits(if beyond { bits - 1 } else { bits + 1 }))
     }
 
-    /// The number that these bits are.
+    /// The number with these bits.
     #[inline(always)]
     pub fn decode(self, bits: u16) -> f32 {
         match self {

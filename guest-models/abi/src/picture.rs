@@ -1,7 +1,7 @@
-//! What the guest is given to turn an image file into a tensor: the options, then the file's bytes.
+//! The message for converting an image file to a tensor: the options, then the bytes of the file.
 //!
-//! The file stands last and without a length, so that the host reads it straight to the end of the
-//! message.
+//! The file comes last and without a length, so that the host can read it directly to the end of
+//! the message.
 
 use alloc::vec::Vec;
 
@@ -59,7 +59,7 @@ impl Layout {
     }
 }
 
-/// The channels of the tensor, in their order.
+/// The channels of the tensor, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Channels {
@@ -74,7 +74,7 @@ pub enum Channels {
 impl Channels {
     const ALL: [Channels; 3] = [Channels::Rgb, Channels::Bgr, Channels::Gray];
 
-    /// How many there are.
+    /// Number of channels.
     pub const fn count(self) -> usize {
         match self {
             Channels::Rgb | Channels::Bgr => 3,
@@ -86,7 +86,7 @@ impl Channels {
 /// The size to which an image is resized, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resize {
-    /// Width and height, whatever the proportions were.
+    /// This width and height, without keeping the proportions.
     Stretch(u32, u32),
     /// At least this width and height, and one of them exactly; the proportions are kept.
     Cover(u32, u32),
@@ -94,7 +94,7 @@ pub enum Resize {
     Shorter(u32),
 }
 
-/// What is made of an image file.
+/// How an image file is converted to a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PictureOptions {
     /// Element type of the tensor: `u8`, which gets the pixels as they are, or a float.
@@ -109,15 +109,15 @@ pub struct PictureOptions {
     pub resize: Option<Resize>,
     /// Width and height of the part in the middle that is kept, if not all.
     pub crop: Option<(u32, u32)>,
-    /// A float is `(pixel * scale - mean) / std`, with the mean and std of its channel, in the order
-    /// of `channels`.
+    /// A float is `(pixel * scale - mean) / std`, with the mean and std of its channel, in the
+    /// order of `channels`.
     pub scale: f64,
     /// See `scale`.
     pub mean: [f64; 3],
     /// See `scale`.
     pub std: [f64; 3],
-    /// Most bytes that the pixels of one step may take: a larger image is refused before memory is
-    /// asked for.
+    /// Maximum size of the pixels of one step, in bytes. A larger image is refused before memory is
+    /// allocated.
     pub room: u64,
 }
 

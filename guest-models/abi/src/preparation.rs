@@ -1,4 +1,4 @@
-//! What the guest says of a model that it has prepared.
+//! The answer of the guest when it has prepared a model.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -7,43 +7,43 @@ use crate::message::{Kind, cut, write_header};
 use crate::reader::{DecodeError, Reader};
 use crate::writer::Writer;
 
-/// Most nodes that are named. The others are counted.
+/// Maximum number of listed nodes.
 pub const MAX_UNDECIDED: usize = 256;
 
-/// Longest name of a node or an operator that crosses, in bytes. A longer one is cut.
+/// Maximum length of the name of a node or an operator, in bytes. Longer ones are truncated.
 const MAX_SHOWN: usize = 256;
 
-/// A model was prepared: what its answer still depends on besides limits and the policy's rules.
+/// The nodes of a prepared model that may still fail, apart from limits and the policy's rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preparation {
-    /// Nodes that may refuse values which only a run has, in the order in which they run.
+    /// Nodes that may refuse the values of a run, in the order in which they run.
     pub undecided: Vec<Undecided>,
-    /// Whether there are more than are listed.
+    /// Whether there are more nodes than listed.
     pub more: bool,
 }
 
-/// A node that may refuse values which only a run has.
+/// A node that may refuse the values of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Undecided {
     /// Its name in the model.
     pub node: String,
     /// Its operator.
     pub operator: String,
-    /// What is missing to decide.
+    /// What is unknown before the run.
     pub missing: Missing,
 }
 
-/// What only a run has.
+/// What is unknown before the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// Values: indices, divisors, conditions, texts.
+    /// Values: indices, divisors, conditions, strings.
     Values,
     /// Sizes of tensors, which follow from values.
     Sizes,
 }
 
 impl Preparation {
-    /// Encodes it as an answer, cut to its bounds.
+    /// Encodes it as an answer, truncated to its bounds.
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::with_capacity(64);
         write_header(&mut writer, Kind::Prepared);

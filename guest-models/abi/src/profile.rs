@@ -1,5 +1,5 @@
-//! What the guest answers to a run that was profiled: when each node of the plan ran, and the answer
-//! of the run itself. Only the profiling variant, which has a clock, can fill it in.
+//! The answer of the guest to a profiled run: the times of each node of the plan, and the answer of
+//! the run itself. Only the profiling variant has a clock for it.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -10,22 +10,22 @@ use crate::reader::{DecodeError, Reader};
 use crate::writer::Writer;
 use crate::{ALIGN, MAX_RANK};
 
-/// Most nodes of a plan that a profile lists. Of a plan with more, only these are measured.
+/// Maximum number of nodes of a plan in a profile. Further nodes are not measured.
 pub const MAX_PROFILED: usize = 1 << 16;
 
-/// Most nodes of the model that are named for one node of the plan.
+/// Maximum number of nodes of the model that are named for one node of the plan.
 pub const MAX_FOLDED: usize = 64;
 
-/// Most outputs of a node whose shapes are listed.
+/// Maximum number of outputs of a node whose shapes are listed.
 pub const MAX_SHAPES: usize = 16;
 
-/// Most bytes that a profile adds to the answer of the run.
+/// Maximum number of bytes that a profile adds to the answer of the run.
 pub const MAX_PROFILE_BYTES: u64 = 64 << 20;
 
-/// Longest name of a node or an operator that crosses, in bytes. A longer one is cut.
+/// Maximum length of the name of a node or an operator, in bytes. Longer ones are truncated.
 const MAX_SHOWN: usize = 256;
 
-/// A run that was profiled.
+/// A profiled run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Profile<'a> {
     /// Nodes of the plan in the order in which they ran.
@@ -34,31 +34,30 @@ pub struct Profile<'a> {
     pub began: u64,
     /// When it ended.
     pub ended: u64,
-    /// Nanoseconds from one reading of the clock to the next with nothing in between: what each
-    /// measured time includes.
+    /// Nanoseconds between two successive readings of the clock, which each measured time includes.
     pub reading: u64,
-    /// The answer of the run: a message of its own.
+    /// The answer of the run, a complete message.
     pub answer: &'a [u8],
 }
 
 /// A node of the plan that ran once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProfiledNode {
-    /// Nodes of the model that it computes, in the model's order. Empty if they are not known.
+    /// Nodes of the model that it computes, in the model's order. Empty if unknown.
     pub computes: Vec<ModelNode>,
     /// Its name in the plan.
     pub name: String,
     /// Its operator in the plan.
     pub operator: String,
-    /// Types and shapes of its outputs, as they were computed. No type for one that has none in ONNX.
+    /// Types and shapes of its outputs. `None` for a type that ONNX does not have.
     pub outputs: Vec<(Option<DType>, Vec<u64>)>,
-    /// Multiplications with an addition, if their number is known.
+    /// The number of multiply-adds, if known.
     pub multiply_adds: Option<u64>,
     /// When it began, in nanoseconds of the worker's clock.
     pub began: u64,
     /// When it ended.
     pub ended: u64,
-    /// Nanoseconds of that in native kernels.
+    /// Nanoseconds of that time in native kernels.
     pub kernels: u64,
     /// Whole operators that native kernels computed for it.
     pub operators: u32,
@@ -79,7 +78,7 @@ pub struct ModelNode {
 }
 
 impl Profile<'_> {
-    /// Encodes it as an answer, cut to its bounds.
+    /// Encodes it as an answer, truncated to its bounds.
     pub fn encode(&self) -> Vec<u8> {
         let listed = &self.nodes[..self.nodes.len().min(MAX_PROFILED)];
         let mut writer = Writer::with_capacity(256 * listed.len() + self.answer.len() + 256);
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_survives_its_message() {
+    fn profile_round_trips() {
         let profile = Profile {
             nodes: vec![node(), ProfiledNode::default()],
             began: 5,
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_cut() {
+    fn long_names_and_lists_are_truncated() {
         let long = ProfiledNode {
             computes: vec![ModelNode { name: "é".repeat(500), operator: "x".repeat(500) }; 100],
             outputs: vec![(None, vec![1; 100]); 100],

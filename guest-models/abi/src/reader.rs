@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-/// Why a message was not accepted. Offsets are bytes from the start of the message.
+/// Why a message is refused. Offsets are in bytes from the start of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -13,11 +13,11 @@ pub enum DecodeError {
         /// Offset of the value.
         at: usize,
     },
-    /// The value at `at` is outside what this field may hold.
+    /// The value at `at` is not valid for its field.
     Invalid {
         /// Offset of the value.
         at: usize,
-        /// The field, in the words of this crate.
+        /// The field.
         what: &'static str,
     },
     /// A count or length is above this crate's bound.
@@ -26,7 +26,7 @@ pub enum DecodeError {
         at: usize,
         /// The field.
         what: &'static str,
-        /// What the message asked for.
+        /// The count or length in the message.
         found: u64,
         /// The bound.
         limit: u64,
@@ -44,9 +44,9 @@ impl fmt::Display for DecodeError {
             DecodeError::Truncated { at } => write!(f, "the message is cut off at byte {at}"),
             DecodeError::Invalid { at, what } => write!(f, "invalid {what} at byte {at}"),
             DecodeError::TooMany { at, what, found, limit } => {
-                write!(f, "{what} at byte {at} is {found}, above the bound of {limit}")
+                write!(f, "{what} at byte {at} is {found}, above the limit of {limit}")
             }
-            DecodeError::Trailing { at } => write!(f, "bytes are left over from byte {at} on"),
+            DecodeError::Trailing { at } => write!(f, "unexpected bytes from byte {at} on"),
         }
     }
 }
@@ -131,8 +131,8 @@ impl<'a> Reader<'a> {
         self.str(limit, what).map(String::from)
     }
 
-    /// A list: its count, then each item. Items are read one by one, so memory grows only with
-    /// bytes that are really there.
+    /// A list: its count, then each item. Items are read one by one, so memory only grows with
+    /// bytes that exist.
     pub(crate) fn list<T>(
         &mut self,
         limit: usize,
@@ -147,8 +147,8 @@ impl<'a> Reader<'a> {
         Ok(out)
     }
 
-    /// Skips to the next multiple of `align` from the start of the message. The bytes between must
-    /// be zero: what is not a field must not carry anything.
+    /// Skips to the next multiple of `align` from the start of the message. The skipped bytes must
+    /// be zero.
     pub(crate) fn align(&mut self, align: usize) -> Result<(), DecodeError> {
         let at = self.at;
         let padding = self.take(self.at.next_multiple_of(align) - self.at)?;

@@ -1,14 +1,14 @@
-//! How much scratch memory a native kernel needs.
+//! The scratch memory that a native kernel needs.
 //!
-//! The guest asks before it hands an operator to the host, and the host before it allocates: both
-//! use this code, so an operator that the guest hands over is never refused for its size.
+//! The guest checks it before it passes an operator to the host, and the host before it allocates.
+//! Both use this code, so the host never refuses such an operator for its size.
 
 use crate::kernel::{Conv, Gemm, Kernel, Pointwise, Pool};
 
-/// Most bytes of scratch memory that one thread of a kernel uses: 64 MiB.
+/// Maximum scratch memory of one thread of a kernel, in bytes: 64 MiB.
 pub const MAX_SCRATCH_BYTES: u64 = 64 << 20;
 
-/// Bytes for what does not depend on the sizes in a request: panels of both operands (332 KiB),
+/// Bytes that do not depend on the sizes in a request: panels of both operands (332 KiB),
 /// registers of pointwise programs (64 KiB), and the request with its checked form.
 const FIXED_BYTES: u64 = 512 << 10;
 
@@ -17,15 +17,15 @@ const SLACK: u64 = 32;
 
 const ELEMENT_BYTES: u64 = 4;
 
-/// Bytes of the place of one element of a window.
+/// Bytes of the offset of one element of a window.
 const TAP_BYTES: u64 = 4;
 
 /// Bytes that describe the columns of an image that belong to one phase.
 const COLUMN_BYTES: u64 = 24;
 
 impl Kernel {
-    /// Bytes of scratch memory that each thread needs at most. `u64::MAX` if that is more than can
-    /// be counted. 0 for kernels that work on their operands alone.
+    /// Maximum scratch memory of each thread, in bytes. `u64::MAX` if it overflows. 0 for kernels
+    /// that only use their operands.
     #[must_use]
     pub fn scratch_bytes(&self) -> u64 {
         match self {
@@ -68,8 +68,8 @@ impl Conv {
         }
     }
 
-    /// A signal that stands upright, laid on its side: rows become columns. Kernels compute a row
-    /// at a time. What has one row already, or has been laid on its side, stays as it is.
+    /// Swaps rows and columns of an input with one column, because kernels compute a row at a time.
+    /// An input that has one row already is unchanged.
     #[must_use]
     pub fn on_its_side(&self) -> Conv {
         let c = *self;
@@ -97,14 +97,14 @@ impl Conv {
         }
     }
 
-    /// Whether each channel is filtered by itself, and not by a matrix product.
+    /// Whether each channel is filtered separately, and not by a matrix product.
     #[must_use]
     pub fn has_a_filter_for_each_channel(&self) -> bool {
         self.channels_in == 1 && self.channels_out == 1
     }
 
-    /// Whether the input is an operand of the matrix product as it lies in memory: every window is
-    /// one element, and the elements of a channel follow each other.
+    /// Whether the input is an operand of the matrix product without being copied: every window is
+    /// one element, and the elements of a channel are contiguous.
     #[must_use]
     pub fn input_is_an_operand(&self) -> bool {
         (self.kernel_h, self.kernel_w) == (1, 1)
@@ -161,7 +161,7 @@ impl Windows {
         reach.saturating_add(1).div_ceil(stride.max(1))
     }
 
-    /// Bytes for a padded image of so many channels, and for where its parts lie.
+    /// Bytes for a padded image of so many channels, and for the offsets of its parts.
     fn bytes(&self, channels: u32) -> u64 {
         let (rows, columns) = (self.phase(0), self.phase(1));
         let [stride_h, stride_w] = self.stride.map(u64::from);
@@ -176,14 +176,14 @@ impl Windows {
             elements.saturating_mul(ELEMENT_BYTES),
             kernel_h.saturating_mul(kernel_w).saturating_mul(TAP_BYTES),
             runs * COLUMN_BYTES,
-            // Which rows and columns of the strides are read at all.
+            // The rows and columns of the strides that are read.
             stride_h + stride_w,
         ]
         .into_iter()
         .fold(FIXED_BYTES, u64::saturating_add)
     }
 
-    /// Bytes for the results of one channel, with what is computed between its rows.
+    /// Bytes for the results of one channel, including those computed between its rows.
     fn result_bytes(&self) -> u64 {
         let results = u64::from(self.output[0]).saturating_mul(self.phase(1));
         results.saturating_add(SLACK).saturating_mul(ELEMENT_BYTES)

@@ -1,5 +1,5 @@
-//! What `prepare` is given besides the model: concrete shapes of its inputs, which fix the symbolic
-//! dimensions, and values of inputs that are constants from then on.
+//! The message for `prepare`: concrete shapes of the model's inputs, which fix the symbolic
+//! dimensions, and values of inputs that become constants.
 
 use alloc::string::String;
 use alloc::vec::Vec;

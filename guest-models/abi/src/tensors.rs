@@ -21,14 +21,13 @@ pub struct TensorView<'a> {
     pub dtype: DType,
     /// Number of elements along each axis; empty for a scalar.
     pub dims: Vec<u64>,
-    /// The elements, laid out as this module says.
+    /// The elements, in the layout that this module describes.
     pub data: &'a [u8],
 }
 
 /// Number of elements of a tensor with these dims; `None` if it does not fit a `u64`.
 pub fn element_count(dims: &[u64]) -> Option<u64> {
-    // A zero dimension makes the tensor empty whatever the others are; without this, an
-    // overflowing product before the zero would be an error.
+    // A zero dimension makes the tensor empty, even if the product of the others overflows.
     if dims.contains(&0) {
         return Some(0);
     }
@@ -40,7 +39,7 @@ pub fn fixed_data_len(dtype: DType, dims: &[u64]) -> Option<u64> {
     element_count(dims)?.checked_mul(dtype.size()? as u64)
 }
 
-/// Writes a message of named tensors piece by piece: `start` for each tensor, then its data.
+/// Writes a message of named tensors one by one.
 pub struct TensorsWriter {
     writer: Writer,
 }
@@ -90,8 +89,8 @@ pub fn encode_tensors(views: &[TensorView<'_>]) -> Vec<u8> {
     writer.finish()
 }
 
-/// Decodes named tensors. Every view's data has exactly the length its dtype and dims ask for;
-/// bools are 0 or 1 and strings are UTF-8.
+/// Decodes named tensors. The length of every view's data matches its dtype and dims; bools are 0
+/// or 1 and strings are UTF-8.
 pub fn decode_tensors(bytes: &[u8]) -> Result<Vec<TensorView<'_>>, DecodeError> {
     let mut reader = Reader::new(bytes);
     expect_header(&mut reader, Kind::Tensors)?;

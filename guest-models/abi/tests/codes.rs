@@ -1,4 +1,4 @@
-//! Every code means what ml_dtypes says, and numbers are rounded as it rounds them
+//! Compares the decoding of every code and the rounding of numbers with ml_dtypes
 //! (tests/expectations/codes/make.py).
 
 use belljar_abi::DType;
@@ -22,7 +22,7 @@ fn same(a: f32, b: f32) -> bool {
 }
 
 #[test]
-fn every_code_means_what_it_should() {
+fn every_code_decodes_as_in_ml_dtypes() {
     let mut seen = Vec::new();
     for (_, dtype, numbers) in expected().into_iter().filter(|(what, ..)| what == "decode") {
         seen.push(dtype);
@@ -47,13 +47,13 @@ fn every_code_means_what_it_should() {
 }
 
 #[test]
-fn numbers_are_rounded_as_they_should() {
+fn numbers_are_rounded_as_in_ml_dtypes() {
     let mut checked = 0;
     for (_, dtype, numbers) in expected().into_iter().filter(|(what, ..)| what == "encode") {
         let [given, saturated, overflowed] = numbers[..] else { panic!("three numbers") };
         let given = f64::from(f32::from_bits(given as u32));
         let beyond = |beyond| encode(dtype, given, beyond);
-        // Of NaN there are several codes.
+        // NaN has several codes.
         let equal = |a: u16, b: u64| same(decode(dtype, a), decode(dtype, b as u16));
         let (found, wanted) = (beyond(Beyond::Overflow), overflowed);
         assert!(equal(found, wanted), "{dtype}: {given:e} is {found:x} for {wanted:x}");
@@ -67,7 +67,7 @@ fn numbers_are_rounded_as_they_should() {
 }
 
 #[test]
-fn what_is_decoded_is_encoded_again() {
+fn decoded_codes_encode_to_themselves() {
     for dtype in DType::ALL.iter().copied() {
         let Some(bits) = bits(dtype) else { continue };
         for code in 0..=(u32::MAX >> (32 - bits)) as u16 {
@@ -80,7 +80,7 @@ fn what_is_decoded_is_encoded_again() {
 
 /// The table in ONNX's documentation of Cast, and the rounding that its text describes.
 #[test]
-fn powers_of_two_are_rounded_as_onnx_says() {
+fn powers_of_two_are_rounded_as_onnx_specifies() {
     use Beyond::{Overflow, Saturate};
     use Round::{Down, Nearest, Up};
     let (least, most) = (2f64.powi(-127), 2f64.powi(127));
@@ -106,7 +106,7 @@ fn powers_of_two_are_rounded_as_onnx_says() {
 }
 
 #[test]
-fn integers_lose_their_higher_bits() {
+fn integers_keep_their_low_bits() {
     for (dtype, value, wanted) in [
         (DType::I4, 8.0, 8),
         (DType::I4, -9.0, 7),

@@ -1,4 +1,4 @@
-//! Requests to native kernels: what is encoded comes back, and nothing else is taken for one.
+//! Requests to native kernels round-trip, and malformed ones are refused.
 
 use belljar_abi::kernel::{
     Conv, Dims, Gemm, KERNEL_RANK, Kernel, MAX_KERNEL_WORDS, MAX_POINTWISE_INPUTS,
@@ -8,7 +8,7 @@ use belljar_abi::kernel::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Small numbers, and those at which something ends.
+/// Small numbers and limits.
 fn word() -> impl Strategy<Value = u32> {
     prop_oneof![
         4 => 0..64u32,
@@ -21,7 +21,7 @@ fn dims() -> impl Strategy<Value = Dims> {
     prop::array::uniform5(word())
 }
 
-/// A request of nothing but words.
+/// A request of words only.
 fn plain() -> impl Strategy<Value = Kernel> {
     let lengths = [
         Kernel::Conv(Conv::default()),
@@ -76,14 +76,14 @@ fn kernel() -> impl Strategy<Value = Kernel> {
 
 proptest! {
     #[test]
-    fn requests_come_back(kernel in kernel()) {
+    fn requests_round_trip(kernel in kernel()) {
         let words = kernel.encode();
         prop_assert!(words.len() <= MAX_KERNEL_WORDS);
         prop_assert_eq!(Kernel::decode(words), Some(kernel));
     }
 
     #[test]
-    fn cut_or_extended_requests_are_none(kernel in kernel(), more in vec(any::<u32>(), 1..4)) {
+    fn truncated_or_extended_requests_are_refused(kernel in kernel(), more in vec(any::<u32>(), 1..4)) {
         let words = kernel.encode();
         for len in 0..words.len() {
             prop_assert_eq!(Kernel::decode(words[..len].iter().copied()), None, "cut to {}", len);
@@ -91,7 +91,7 @@ proptest! {
         prop_assert_eq!(Kernel::decode(words.into_iter().chain(more)), None);
     }
 
-    /// Whatever is accepted says one thing only.
+    /// An accepted request has exactly one encoding.
     #[test]
     fn changed_requests_do_not_panic(
         kernel in kernel(),
@@ -156,9 +156,9 @@ fn operands_come_before_their_step() {
 }
 
 proptest! {
-    /// Host and guest both lay a convolution on its side before they count; the host does so twice.
+    /// Host and guest both swap rows and columns before they compute sizes; the host does so twice.
     #[test]
-    fn a_convolution_that_lies_on_its_side_stays_as_it_is(
+    fn swapping_rows_and_columns_of_a_convolution_twice_changes_nothing(
         sizes in prop::array::uniform8(1..4u32), strides in prop::array::uniform4(1..9u32),
         pads in (0..2u32, 0..2u32), channels in (1..3u32, 1..3u32),
     ) {

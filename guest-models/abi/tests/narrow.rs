@@ -1,10 +1,10 @@
-//! Rounding to narrow floats, held against the definition of the nearest number, for every number
-//! of both types and its neighbours in float32.
+//! Compares the rounding to narrow floats with the definition of the nearest number, for every
+//! number of both types and its neighbours in float32.
 
 use belljar_abi::DType;
 use belljar_abi::narrow::Narrow;
 
-/// What a code of these many bits of exponent and mantissa means, by its definition.
+/// The value of a code with these numbers of exponent and mantissa bits, by its definition.
 fn meaning(code: u16, exponent_bits: i32, mantissa_bits: i32) -> f64 {
     let sign = if code >> 15 == 1 { -1.0 } else { 1.0 };
     let mantissa = f64::from(code & ((1 << mantissa_bits) - 1));
@@ -40,11 +40,11 @@ fn every_code_decodes_to_its_number_and_is_kept_by_rounding() {
 }
 
 #[test]
-fn numbers_between_two_neighbours_become_the_nearer_or_the_even_one() {
+fn numbers_round_to_the_nearer_neighbour_and_ties_to_even() {
     for (narrow, exponent, mantissa) in TYPES {
         let infinity = ((1u16 << exponent) - 1) << mantissa;
         for code in 0..infinity {
-            // Beyond the greatest number the next one is where exponents would go on.
+            // After the greatest number comes the one with the next exponent.
             let low = meaning(code, exponent, mantissa);
             let high = match code + 1 {
                 next if next == infinity => low + (low - meaning(code - 1, exponent, mantissa)),
@@ -91,7 +91,7 @@ fn float64_is_rounded_once() {
 }
 
 #[test]
-fn what_is_no_number_or_has_no_end_stays_so() {
+fn nan_and_infinity_are_kept() {
     for (narrow, _, _) in TYPES {
         for bits in [0x7f80_0001u32, 0x7fff_ffff, 0xffc0_0000, 0xff80_0001] {
             let nan = f32::from_bits(bits);

@@ -203,7 +203,7 @@ fn paddings(tensors: &[Owned]) -> Vec<std::ops::Range<usize>> {
 
 proptest! {
     #[test]
-    fn tensors_come_back(tensors in vec(any_tensor(), 0..5)) {
+    fn tensors_round_trip(tensors in vec(any_tensor(), 0..5)) {
         let views = views(&tensors);
         let bytes = encode_tensors(&views);
         prop_assert!(bytes.len() <= encoded_len(&views));
@@ -218,7 +218,7 @@ proptest! {
     }
 
     #[test]
-    fn shapes_come_back(shapes in any_shapes(), fixed in vec(any_tensor(), 0..3)) {
+    fn shapes_round_trip(shapes in any_shapes(), fixed in vec(any_tensor(), 0..3)) {
         let fixed = views(&fixed);
         let bytes = encode_shapes(&shapes, &fixed);
         prop_assert_eq!(decode_shapes(&bytes).unwrap(), (shapes, fixed));
@@ -227,7 +227,7 @@ proptest! {
     }
 
     #[test]
-    fn descriptions_come_back(description in any_description()) {
+    fn descriptions_round_trip(description in any_description()) {
         match decode_reply(&description.encode()) {
             Ok(Reply::Description(decoded)) => prop_assert_eq!(decoded, description),
             other => prop_assert!(false, "{:?}", other),
@@ -235,7 +235,7 @@ proptest! {
     }
 
     #[test]
-    fn preparations_come_back(preparation in any_preparation()) {
+    fn preparations_round_trip(preparation in any_preparation()) {
         match decode_reply(&preparation.encode()) {
             Ok(Reply::Prepared(decoded)) => prop_assert_eq!(decoded, preparation),
             other => prop_assert!(false, "{:?}", other),
@@ -243,7 +243,7 @@ proptest! {
     }
 
     #[test]
-    fn errors_come_back((code, text) in any_error()) {
+    fn errors_round_trip((code, text) in any_error()) {
         match decode_reply(&encode_error(code, &text)) {
             Ok(Reply::Error(error)) => prop_assert_eq!((error.code, error.text), (code, text)),
             other => prop_assert!(false, "{:?}", other),
@@ -251,7 +251,7 @@ proptest! {
     }
 
     #[test]
-    fn cut_or_extended_messages_are_errors(mut bytes in any_message(), more in any::<u8>()) {
+    fn truncated_or_extended_messages_are_errors(mut bytes in any_message(), more in any::<u8>()) {
         prop_assert!(accepted(&bytes));
         for len in 0..bytes.len() {
             prop_assert!(!accepted(&bytes[..len]), "cut to {}", len);
@@ -279,7 +279,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_behind_a_good_header_do_not_panic(
+    fn arbitrary_bytes_after_a_valid_header_do_not_panic(
         kind in 0u32..8,
         bytes in vec(prop_oneof![3 => 0u8..4, 1 => any::<u8>()], 0..300),
     ) {
@@ -309,14 +309,14 @@ proptest! {
 }
 
 #[test]
-fn ok_comes_back() {
+fn ok_round_trips() {
     assert!(matches!(decode_reply(&encode_ok()), Ok(Reply::Ok)));
     assert!(decode_tensors(&encode_ok()).is_err());
     assert!(decode_shapes(&encode_ok()).is_err());
 }
 
 #[test]
-fn long_texts_are_cut_at_a_character() {
+fn long_texts_are_truncated_at_a_character_boundary() {
     let text = "é".repeat(MAX_ERROR_TEXT);
     match decode_reply(&encode_error(GuestErrorCode::RunFailed, &text[..])) {
         Ok(Reply::Error(error)) => assert_eq!(error.text.len(), MAX_ERROR_TEXT),
@@ -353,7 +353,7 @@ fn a_preparation_names_no_more_nodes_than_its_bound() {
 }
 
 #[test]
-fn options_of_images_and_the_file_behind_them_come_back() {
+fn image_options_and_the_file_after_them_round_trip() {
     let options = PictureOptions {
         dtype: DType::F16,
         layout: Layout::Hwc,
@@ -407,7 +407,7 @@ fn bounds_hold() {
 }
 
 #[test]
-fn lengths_must_agree_with_shapes() {
+fn lengths_must_match_shapes() {
     let refused = |dtype, dims: &[u64], data: &[u8]| {
         let view = TensorView { name: "x", dtype, dims: dims.to_vec(), data };
         assert!(decode_tensors(&encode_tensors(&[view])).is_err(), "{dtype} {dims:?} {data:?}");
@@ -432,7 +432,7 @@ fn lengths_must_agree_with_shapes() {
 }
 
 #[test]
-fn every_type_is_known_by_its_number() {
+fn every_type_is_found_by_its_number() {
     for dtype in DType::ALL {
         assert_eq!(DType::from_onnx(dtype.to_onnx()), Some(*dtype));
         assert_eq!(DType::onnx_name(dtype.to_onnx()), dtype.name());

@@ -6,7 +6,7 @@
 //! The crate has no WebAssembly imports or exports of its own: it is built into the guest, and
 //! natively for its tests.
 
-// In a module for WebAssembly there is no test harness: each test is an export.
+// WebAssembly has no test harness, so each test is an export of the module.
 #[cfg(exported_tests)]
 #[macro_use]
 extern crate exported_tests;

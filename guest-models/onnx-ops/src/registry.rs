@@ -8,7 +8,7 @@ use crate::control_flow::loop_op;
 use crate::framework::errors::bail;
 use crate::framework::registration::{Registration, own};
 use crate::framework::synthetic::{OPERATOR, VERSION, VERSIONED};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 /// All registrations, by family.
 pub fn all() -> impl Iterator<Item = &'static Registration> {
@@ -51,7 +51,7 @@ pub fn register(
 
 /// The builder in tract's registry for every name. tract distinguishes operators by name alone, so
 /// the domain and the version are looked up here.
-pub(crate) fn build(context: &ParsingContext, node: &NodeProto) -> Built {
+pub(crate) fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let domain = if node.domain == "ai.onnx" { "" } else { &*node.domain };
     // tract knows only the version of ONNX's own operator set; the gate has checked the others.
     let version = context.onnx_operator_set_version;
@@ -71,7 +71,7 @@ pub(crate) fn build(context: &ParsingContext, node: &NodeProto) -> Built {
 const VERSIONED_OPERATORS: &[Registration] = &[own(VERSIONED, build_versioned)];
 
 /// Builds the operator as it is in its own version.
-fn build_versioned(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_versioned(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let (operator, version): (String, i64) = (node.get_attr(OPERATOR)?, node.get_attr(VERSION)?);
     let mut node = node.clone();
     node.attribute.retain(|attribute| ![OPERATOR, VERSION].contains(&&*attribute.name));
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn table_names_who_computes_each_operator() {
+    fn table_names_the_source_of_each_operator() {
         for operator in belljar_operators::all() {
             let of_this = |other: &&Registration| {
                 (other.domain, other.name) == (operator.domain, operator.name)

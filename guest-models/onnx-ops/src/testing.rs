@@ -1,13 +1,14 @@
-//! What the operators' unit tests share: models of one node, which go through tract as the runner
-//! takes them. A test names the operator, its attributes and inputs, and what ONNX says it gives:
+//! Helpers for the operators' unit tests: models of one node, which go through tract as in the
+//! runner. A test gives the operator, its attributes and inputs, and the outputs that ONNX
+//! specifies:
 //!
 //! ```ignore
 //! case("Gather").int("axis", -1).input(row(&[1f32, 2.0])).input(scalar(-1i64)).gives(scalar(2f32));
 //! ```
 //!
-//! Each case runs several times: with every input given at run time, with all but the first as
-//! constants, and with constants alone. The operators take different ways through tract then, and
-//! must give the same.
+//! Each case runs several times: with all inputs given at run time, with all but the first as
+//! constants, and with constants only. tract handles these differently, and the results must be
+//! equal.
 
 use std::sync::OnceLock;
 
@@ -68,7 +69,7 @@ pub(crate) fn case(name: &str) -> Case {
     }
 }
 
-/// How far an output may be from the number that is expected.
+/// The tolerance of an output.
 #[derive(Clone, Copy)]
 enum Tolerance {
     Exact,
@@ -82,16 +83,16 @@ pub(crate) struct Case {
     node: NodeProto,
     opset: i64,
     inputs: Vec<Option<Tensor>>,
-    /// Values around the node, which its graphs read by their names.
+    /// Values of the enclosing graph, which the graphs of the node read by name.
     around: Vec<(String, Tensor)>,
-    /// How many inputs are given at run time at most.
+    /// Maximum number of inputs that are given at run time.
     run_time: usize,
-    /// How many are at least.
+    /// Minimum number of inputs that are given at run time.
     fewest: usize,
 }
 
 impl Case {
-    /// In this version of ONNX's operator set.
+    /// Sets the version of the ONNX operator set.
     pub(crate) fn opset(mut self, version: i64) -> Case {
         self.opset = version;
         self
@@ -117,7 +118,7 @@ impl Case {
         self
     }
 
-    /// Inputs from here on are constants in every run.
+    /// The inputs that follow are constants in every run.
     pub(crate) fn constants(mut self) -> Case {
         self.run_time = self.inputs.len();
         self
@@ -141,7 +142,7 @@ impl Case {
         self
     }
 
-    /// Sets an attribute, which may have another value by now.
+    /// Sets an attribute, replacing an earlier value.
     fn attribute(mut self, name: &str, kind: AttributeType, value: AttributeProto) -> Case {
         let attribute = AttributeProto { name: name.into(), r#type: kind as i32, ..value };
         self.node.attribute.retain(|other| other.name != name);
@@ -231,7 +232,11 @@ impl Case {
             let way = self.way(run_time);
             let outputs = self.run(run_time).map_err(|error| format!("{way}: {error}"))?;
             if outputs.len() != expected.len() {
-                return Err(format!("{way}: {} outputs, not {}", outputs.len(), expected.len()));
+                return Err(format!(
+                    "{way}: {} outputs, expected {}",
+                    outputs.len(),
+                    expected.len()
+                ));
             }
             for (at, (output, expected)) in outputs.iter().zip(expected).enumerate() {
                 if let Some(difference) = difference(output, expected, tolerance) {
@@ -242,8 +247,8 @@ impl Case {
         Ok(())
     }
 
-    /// Asserts that the node is refused, with an error that has this text: the value that is wrong,
-    /// so that the test holds whatever the words are.
+    /// Asserts that the node is refused with an error that contains this text, usually the invalid
+    /// value, so that the test does not depend on the wording.
     #[track_caller]
     pub(crate) fn fails(self, naming: &str) {
         for run_time in self.ways() {
@@ -255,7 +260,7 @@ impl Case {
         }
     }
 
-    /// Numbers of inputs that are given at run time, each another run.
+    /// The numbers of inputs that are given at run time, one for each run.
     fn ways(&self) -> Vec<usize> {
         let all = self.inputs.len().min(self.run_time);
         let mut ways = vec![all, all.min(1), 0];
@@ -460,7 +465,7 @@ fn plain(output: TValue) -> TractResult<Tensor> {
     })
 }
 
-/// What tells two tensors apart, if anything does.
+/// The first difference between two tensors, if there is one.
 fn difference(output: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Option<String> {
     let whole = |tensor: &Tensor| format!("{tensor:?} {:?}", shown(tensor));
     let kind = |tensor: &Tensor| (tensor.datum_type(), tensor.shape().to_vec());
@@ -520,14 +525,14 @@ mod exported {
         test();
     }
 
-    /// Where the reason is, in the lower half, and how many bytes it has.
+    /// The address of the reason in the lower half, and its length in the upper half.
     #[unsafe(no_mangle)]
     extern "C" fn failure() -> u64 {
         let failure = FAILURE.lock().unwrap();
         (failure.len() as u64) << 32 | failure.as_ptr() as u64
     }
 
-    /// tract's random operators, which no model can use, are linked all the same.
+    /// tract's random operators, which no model can use, are linked anyway.
     #[unsafe(no_mangle)]
     unsafe extern "Rust" fn __getrandom_v03_custom(
         _: *mut u8,
@@ -596,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_value_of_an_operator_is_noticed() {
+    fn wrong_output_of_an_operator_is_detected() {
         let relu = case("Relu").input(row(&[-1f32]));
         assert!(relu.check(&[row(&[0f32])], Tolerance::Exact).is_ok());
         assert!(relu.check(&[row(&[-1f32])], Tolerance::Exact).is_err());

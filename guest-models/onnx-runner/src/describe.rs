@@ -1,5 +1,5 @@
-//! What a model says about itself, read from the decoded file and not from tract, so that a model
-//! that cannot be run can still be looked at.
+//! Describes a model from the decoded file, without tract, so that a model that cannot run can
+//! still be inspected.
 
 use std::collections::{HashMap, HashSet};
 
@@ -106,13 +106,13 @@ fn function_info(function: &FunctionProto) -> FunctionInfo {
     }
 }
 
-/// The versions of operator sets that hold for some nodes, or why none are known.
-type Known<'v> = Result<&'v gate::Versions, &'v str>;
+/// The operator set versions for some nodes, or why they are unknown.
+type KnownVersions<'v> = Result<&'v gate::Versions, &'v str>;
 
-/// Counts over a graph and everything nested in it. The protobuf decoder has bounded the nesting.
+/// Counts over a graph and everything nested in it. The protobuf decoder limits the nesting.
 struct Tally<'a> {
     functions: HashSet<(&'a str, &'a str)>,
-    /// How often each is there, and why the first that is not implemented is not.
+    /// The count of each operator, and why the first node that is not implemented is refused.
     operators: HashMap<(&'a str, &'a str), (u64, String)>,
     nodes: u64,
     parameters: u64,
@@ -120,7 +120,7 @@ struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    fn graph(&mut self, graph: &'a GraphProto, versions: Known<'_>) {
+    fn graph(&mut self, graph: &'a GraphProto, versions: KnownVersions<'_>) {
         for tensor in &graph.initializer {
             self.tensor(tensor);
         }
@@ -130,7 +130,7 @@ impl<'a> Tally<'a> {
         self.nodes(&graph.node, versions);
     }
 
-    fn nodes(&mut self, nodes: &'a [NodeProto], versions: Known<'_>) {
+    fn nodes(&mut self, nodes: &'a [NodeProto], versions: KnownVersions<'_>) {
         for node in nodes {
             self.nodes += 1;
             // `ai.onnx` is the long name of the default domain.

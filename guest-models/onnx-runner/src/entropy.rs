@@ -1,5 +1,5 @@
-//! The randomness that tract's random operators draw on, which is none: a fixed sequence, so that
-//! a run is a function of model and input. It must never be used for secrets; nothing here has any.
+//! The source of numbers for tract's random operators: a fixed sequence, so that a run is a
+//! function of the model and its inputs. It must never be used for secrets; the guest has none.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,8 +23,8 @@ unsafe extern "Rust" fn __getrandom_v03_custom(
     dest: *mut u8,
     len: usize,
 ) -> Result<(), getrandom::Error> {
-    // SAFETY: the caller gives `len` bytes that may be written; zeroing them first makes it sound
-    // to have a slice of them.
+    // SAFETY: the caller gives `len` writable bytes; they are initialised with zeros before a slice
+    // of them exists.
     let bytes = unsafe {
         dest.write_bytes(0, len);
         std::slice::from_raw_parts_mut(dest, len)

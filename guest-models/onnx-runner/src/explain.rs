@@ -1,6 +1,6 @@
-//! What tract says when it fails, told to a user: which node of the model, why, and what to do.
-//! tract's own words never reach a user. They are about its inside; with `--verbose` they are in the
-//! log. Words of ours ([`UserError`]) are passed on as they are.
+//! Turns an error of tract into a message for users: which node of the model, why, and what to do.
+//! tract's own message must never reach a user, because it is about tract's internals; with
+//! `--verbose` it is in the log. A [`UserError`] is passed on as it is.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,12 +18,11 @@ pub(crate) enum When {
     Running,
 }
 
-/// The nodes of a model as its author knows them: by name and operator. Those of bodies are among
-/// them.
+/// The nodes of a model, including those of bodies, by the names and operators of the model file.
 #[derive(Default)]
 pub(crate) struct Nodes {
     all: Vec<Named>,
-    /// Places of those that are in no body.
+    /// Indices of the nodes that are not in a body.
     outermost: Vec<u32>,
 }
 
@@ -33,14 +32,14 @@ pub(crate) struct Named {
 }
 
 impl Nodes {
-    /// The nodes of a model that has passed the gate: every one has a name.
+    /// The nodes of a model that has passed the gate, after which every node has a name.
     pub(crate) fn of(proto: &ModelProto) -> Nodes {
         let mut nodes = Nodes::default();
         proto.graph.iter().for_each(|graph| nodes.add(graph, true));
         nodes
     }
 
-    /// The nodes that are in no body, in the model's order.
+    /// The nodes that are not in a body, in the model's order.
     pub(crate) fn outermost(&self) -> impl Iterator<Item = &Named> {
         self.outermost.iter().filter_map(|at| self.all.get(*at as usize))
     }
@@ -56,8 +55,8 @@ impl Nodes {
         }
     }
 
-    /// The node that something in a plan comes from: plans name their nodes after those of the model,
-    /// with more behind the name where there are several.
+    /// The node of the model that a node of a plan comes from. Plans name their nodes after those
+    /// of the model, with a suffix if there are several.
     pub(crate) fn find(&self, start: &str) -> Option<&Named> {
         let fits = |node: &&Named| {
             let rest = start.strip_prefix(&*node.name);
@@ -67,30 +66,40 @@ impl Nodes {
         self.all.iter().filter(fits).max_by_key(|node| node.name.len())
     }
 
-    /// The innermost node that an error speaks of.
+    /// The innermost node that an error names.
     fn of_error(&self, error: &TractError) -> Option<&Named> {
         let texts: Vec<String> = error.chain().map(ToString::to_string).collect();
-        texts.iter().rev().find_map(|text| places(text).into_iter().find_map(|at| self.find(at)))
+        texts
+            .iter()
+            .rev()
+            .find_map(|text| node_names(text).into_iter().find_map(|at| self.find(at)))
     }
 
-    /// The node with bodies that an error comes from, if it is in a body.
-    fn around(&self, error: &TractError, inner: Option<&Named>) -> Option<&Named> {
+    /// The node whose body contains the failed node, if it is in a body.
+    fn enclosing(&self, error: &TractError, inner: Option<&Named>) -> Option<&Named> {
         let texts = error.chain().map(ToString::to_string);
         let mut named =
-            texts.filter_map(|text| places(&text).into_iter().find_map(|at| self.find(at)));
+            texts.filter_map(|text| node_names(&text).into_iter().find_map(|at| self.find(at)));
         let outer = named.find(|node| ["If", "Loop", "Scan"].contains(&&*node.operator))?;
         inner.is_some_and(|inner| inner.name != outer.name).then_some(outer)
     }
 
-    /// The error for a user.
-    pub(crate) fn told(&self, error: &TractError, when: When, sources: Option<&Sources>) -> String {
+    /// The message for users.
+    pub(crate) fn explain(
+        &self,
+        error: &TractError,
+        when: When,
+        sources: Option<&Sources>,
+    ) -> String {
         log::info!("{error:#}");
         let node = self.of_error(error);
         let (why, late) = match node {
-            // tract says no more than that a condition of its own failed.
-            Some(node) if node.operator == "If" && when == When::Preparing && !said(error) => {
-                let why = "its branches make values of different sizes, and which one is taken is \
-                           only known when the model runs";
+            // tract only reports that one of its own conditions failed.
+            Some(node)
+                if node.operator == "If" && when == When::Preparing && !is_user_error(error) =>
+            {
+                let why = "its branches make values of different sizes, and the branch is only \
+                           known when the model runs";
                 (why.into(), true)
             }
             _ => why(error, when),
@@ -100,7 +109,7 @@ impl Nodes {
             Some(node) => format!("node {}: {}: {why}", shown(&node.name), node.operator),
             None => why,
         };
-        if let Some(outer) = self.around(error, node) {
+        if let Some(outer) = self.enclosing(error, node) {
             text = format!("node {}: {}: {text}", shown(&outer.name), outer.operator);
         }
         if let Some(hint) = hint(error, when, late, sources.zip(name)) {
@@ -111,37 +120,37 @@ impl Nodes {
     }
 }
 
-/// Whether an error is in words of ours.
-fn said(error: &TractError) -> bool {
+/// Whether an error has a message for users.
+fn is_user_error(error: &TractError) -> bool {
     error.chain().any(|cause| cause.is::<UserError>())
 }
 
-/// Where in tract's text the name of a node may start.
-fn places(text: &str) -> Vec<&str> {
+/// The parts of tract's message that may start with the name of a node.
+fn node_names(text: &str) -> Vec<&str> {
     const BEFORE: [&str; 5] =
         ["Building node ", "Wiring node \"", "invocation for ", "const-folding ", "node \""];
     let after = |before: &str| text.find(before).map(|at| &text[at + before.len()..]);
-    let mut places: Vec<&str> = BEFORE.into_iter().filter_map(after).collect();
-    // A node shows itself as `#7 "its name" Operator`.
+    let mut names: Vec<&str> = BEFORE.into_iter().filter_map(after).collect();
+    // tract formats a node as `#7 "its name" Operator`.
     for (at, _) in text.match_indices('#') {
         let rest = text[at + 1..].trim_start_matches(|c: char| c.is_ascii_digit());
-        places.extend(rest.strip_prefix(" \""));
+        names.extend(rest.strip_prefix(" \""));
     }
-    places
+    names
 }
 
-/// Why, in words for a user; and whether it is for want of a value that comes with a run only.
+/// The reason of an error, and whether it needs a value that is only known when the model runs.
 fn why(error: &TractError, when: When) -> (String, bool) {
-    if let Some(said) = error.chain().find_map(|cause| cause.downcast_ref::<UserError>()) {
-        let said = plain_sizes(&said.to_string());
-        let late = said.contains("only known when");
-        return (said, late);
+    if let Some(message) = error.chain().find_map(|cause| cause.downcast_ref::<UserError>()) {
+        let message = plain_sizes(&message.to_string());
+        let late = message.contains("only known when");
+        return (message, late);
     }
     let root = error.root_cause().to_string();
     if root.contains("Undetermined symbol") {
         let why = match when {
             When::Preparing => "it needs a size that is only known when the model runs",
-            When::Running => "a size that it needs does not follow from the inputs of this run",
+            When::Running => "it needs a size that does not follow from the inputs of this run",
         };
         return (why.into(), when == When::Preparing);
     }
@@ -149,12 +158,10 @@ fn why(error: &TractError, when: When) -> (String, bool) {
     let why = match when {
         _ if sizes(&root).is_some() => {
             let (one, other) = sizes(&root).unwrap_or_default();
-            format!(
-                "its inputs do not fit together: a size is {one} in one place and {other} in another"
-            )
+            format!("the shapes of its inputs do not match: a dimension is both {one} and {other}")
         }
         _ if disagree.iter().any(|word| root.contains(word)) => {
-            "the shapes or element types of its inputs do not fit together".into()
+            "the shapes or element types of its inputs do not match".into()
         }
         When::Preparing => "it cannot be prepared for inputs of these shapes".into(),
         When::Running => "it cannot be computed on the values of this run".into(),
@@ -162,8 +169,7 @@ fn why(error: &TractError, when: When) -> (String, bool) {
     (why, false)
 }
 
-/// A text with sizes as numbers and symbols as their names, which tract writes as `Val(2)` and
-/// `Sym(n)`.
+/// Replaces tract's notation of sizes, `Val(2)` and `Sym(n)`, by the number or the name.
 fn plain_sizes(text: &str) -> String {
     let mut plain = text.to_owned();
     for before in ["Val(", "Sym("] {
@@ -176,7 +182,7 @@ fn plain_sizes(text: &str) -> String {
     plain
 }
 
-/// The two sizes that tract found to differ.
+/// The two sizes in tract's message about different sizes.
 fn sizes(root: &str) -> Option<(u64, u64)> {
     let (one, rest) = root.strip_prefix("Impossible to unify ")?.split_once(" with ")?;
     let number = |text: &str| {
@@ -188,7 +194,7 @@ fn sizes(root: &str) -> Option<(u64, u64)> {
     Some((number(one)?, number(rest)?))
 }
 
-/// What a user can do.
+/// What the user can do about an error.
 fn hint(
     error: &TractError,
     when: When,
@@ -202,12 +208,12 @@ fn hint(
             inputs => {
                 let each = inputs.iter().map(|name| format!("[inputs.{}] value", key(name)));
                 let each: Vec<String> = each.collect();
-                format!("Give the policy a value for what it depends on: {}", each.join(", "))
+                format!("Set the inputs that it depends on in the policy: {}", each.join(", "))
             }
         });
     }
-    // Words of ours say enough.
-    if said(error) {
+    // A message for users needs no hint.
+    if is_user_error(error) {
         return None;
     }
     Some(match when {
@@ -228,19 +234,19 @@ fn key(name: &str) -> String {
     }
 }
 
-/// Most inputs that a message names.
-const NAMED: usize = 4;
+/// Maximum number of inputs that a message names.
+const MAX_NAMED: usize = 4;
 
-/// Which inputs of a model can decide the sizes of what its nodes make.
+/// The inputs of a model that can decide the sizes of values.
 #[derive(Default)]
 pub(crate) struct Sources {
-    /// For each node by its name, what it reads.
+    /// For each node, by name, the values that it reads.
     reads: HashMap<String, Vec<String>>,
     /// For each value, the node that makes it.
     makers: HashMap<String, String>,
-    /// Inputs of integers and truths, which can have one value in a policy.
+    /// Integer and boolean inputs, which a policy can set.
     inputs: Vec<String>,
-    /// The nodes that choose between branches, by name.
+    /// The names of the `If` nodes.
     choices: HashSet<String>,
 }
 
@@ -270,7 +276,7 @@ impl Sources {
         sources
     }
 
-    /// What a node reads, its bodies included. The protobuf decoder has bounded the nesting.
+    /// Adds the values that a node and its bodies read. The protobuf decoder limits the nesting.
     fn add(&mut self, node: &NodeProto, name: &str) {
         // Shapes are known before a model runs.
         if ["Shape", "Size"].contains(&&*node.op_type) {
@@ -284,7 +290,7 @@ impl Sources {
         for body in node.attribute.iter().filter_map(|attribute| attribute.g.as_ref()) {
             for inner in &body.node {
                 self.add(inner, name);
-                // A node of a body is found by its own name as well.
+                // A node of a body can be looked up by its own name as well.
                 if !inner.name.is_empty() && inner.name != name {
                     self.add(inner, &inner.name.clone());
                 }
@@ -292,17 +298,17 @@ impl Sources {
         }
     }
 
-    /// The inputs that a node depends on, or its condition if it has one, and that a policy can give a
-    /// value.
+    /// The inputs that a policy can set and that a node, or the condition of an `If`, depends on.
     fn of_node(&self, name: &str) -> Vec<String> {
         let mut seen: HashSet<&str> = HashSet::from([name]);
         let mut next: Vec<&str> = vec![name];
         let mut found: Vec<String> = Vec::new();
         while let Some(node) = next.pop() {
-            // What an `If` reads first is its condition.
+            // The first input of an `If` is its condition.
             let only = if node == name && self.choices.contains(name) { 1 } else { usize::MAX };
             for value in self.reads.get(node).into_iter().flatten().take(only) {
-                if self.inputs.contains(value) && !found.contains(value) && found.len() < NAMED {
+                if self.inputs.contains(value) && !found.contains(value) && found.len() < MAX_NAMED
+                {
                     found.push(value.clone());
                 }
                 if let Some(maker) = self.makers.get(value)

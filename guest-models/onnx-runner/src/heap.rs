@@ -1,10 +1,10 @@
-//! The heap: dlmalloc, which the standard library uses for this target too, in our own hands, so
-//! that what is free can be made zero before the memory becomes a snapshot, and a stretch of memory
-//! for the tensors of runs.
+//! The global allocator: dlmalloc, which the standard library uses for this target too, with two
+//! additions. Free memory can be zeroed before the memory becomes a snapshot, and a separate region
+//! holds the tensors of runs.
 //!
-//! What loading a model leaves behind in free memory would be copied back after every run that uses
-//! it, and be stored with every snapshot. And dlmalloc spreads what a run allocates over two to three
-//! times as many pages as it needs at once.
+//! Without the first, the data that loading a model leaves in free memory would be stored in every
+//! snapshot, and copied back after every run that overwrites it. Without the second, dlmalloc would
+//! spread the allocations of a run over two to three times as many pages as they need.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::arch::wasm32;
@@ -16,38 +16,38 @@ use dlmalloc::{Allocator, Dlmalloc};
 
 use crate::spans::{GRAIN, Spans};
 
-/// Smallest piece of free memory that is made zero: what is smaller lies between live data.
-const SMALLEST: usize = 512;
+/// Minimum size of a free block that is zeroed. Smaller ones lie between live data.
+const MIN_ZEROED: usize = 512;
 
 const PAGE: usize = 64 << 10;
 
-/// Smallest block that is allocated from the stretch for runs.
-const LARGE: usize = 4 << 10;
+/// Minimum size of a block that is allocated from the region for runs.
+const MIN_LARGE: usize = 4 << 10;
 
-/// Whether the linear memory must not grow just now.
-static CLOSED: AtomicBool = AtomicBool::new(false);
+/// Whether growing the linear memory is disabled.
+static GROWTH_DISABLED: AtomicBool = AtomicBool::new(false);
 
 #[global_allocator]
 static HEAP: Heap = Heap {
     all: UnsafeCell::new(Dlmalloc::new_with_allocator(Pages)),
-    runs: UnsafeCell::new(Stretch { start: 0, len: 0, spans: Spans::EMPTY }),
+    runs: UnsafeCell::new(Region { start: 0, len: 0, spans: Spans::EMPTY }),
 };
 
 struct Heap {
     all: UnsafeCell<Dlmalloc<Pages>>,
-    runs: UnsafeCell<Stretch>,
+    runs: UnsafeCell<Region>,
 }
 
-/// The memory for large blocks of runs: a block of dlmalloc's that is never given back.
-struct Stretch {
+/// The region for large blocks of runs: a block of dlmalloc's that is never freed.
+struct Region {
     start: usize,
     len: usize,
     spans: Spans,
 }
 
-impl Stretch {
+impl Region {
     fn alloc(&mut self, layout: Layout) -> Option<*mut u8> {
-        if self.len == 0 || layout.size() < LARGE || layout.align() > GRAIN {
+        if self.len == 0 || layout.size() < MIN_LARGE || layout.align() > GRAIN {
             return None;
         }
         self.spans.take(layout.size()).map(|at| (self.start + at) as *mut u8)
@@ -64,26 +64,32 @@ unsafe impl Sync for Heap {}
 impl Heap {
     /// # Safety
     /// No other reference to the allocator is in use: none of its functions calls one of ours.
-    #[expect(clippy::mut_from_ref, reason = "what a cell is for; see above")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the function is unsafe, and its callers guarantee exclusive access"
+    )]
     unsafe fn get(&self) -> &mut Dlmalloc<Pages> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { &mut *self.all.get() }
     }
 
     /// # Safety
     /// As for [`Heap::get`].
-    #[expect(clippy::mut_from_ref, reason = "what a cell is for; see above")]
-    unsafe fn runs(&self) -> &mut Stretch {
-        // SAFETY: the caller's.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the function is unsafe, and its callers guarantee exclusive access"
+    )]
+    unsafe fn runs(&self) -> &mut Region {
+        // SAFETY: guaranteed by the caller.
         unsafe { &mut *self.runs.get() }
     }
 }
 
-// SAFETY: dlmalloc keeps what the trait asks for, and so do the spans: what is taken is nobody
-// else's until it is given back.
+// SAFETY: dlmalloc fulfils the contract of the trait, and so do the spans: a block that is taken
+// does not overlap any other until it is given back.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's, here and below.
+        // SAFETY: guaranteed by the caller, here and below.
         unsafe {
             let block = self.runs().alloc(layout);
             block.unwrap_or_else(|| self.get().malloc(layout.size(), layout.align()))
@@ -91,7 +97,7 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as above; a block is as long as was asked for.
+        // SAFETY: as above; a block has the requested length.
         unsafe {
             if let Some(block) = self.runs().alloc(layout) {
                 block.write_bytes(0, layout.size());
@@ -102,7 +108,7 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: as above; the stretch's blocks are in it, and no others.
+        // SAFETY: as above; a block is in the region if and only if it was allocated from it.
         unsafe {
             let runs = self.runs();
             if runs.contains(block) {
@@ -114,7 +120,7 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: as above; both blocks have the bytes that are copied, and do not overlap.
+        // SAFETY: as above; both blocks are at least as long as the copy, and do not overlap.
         unsafe {
             if !self.runs().contains(block) {
                 return self.get().realloc(block, layout.size(), layout.align(), size);
@@ -129,20 +135,20 @@ unsafe impl GlobalAlloc for Heap {
     }
 }
 
-/// Where dlmalloc gets memory: linear memory, which never shrinks.
+/// The source of memory for dlmalloc: linear memory, which never shrinks.
 struct Pages;
 
-// SAFETY: what is given away is new memory that nobody else knows.
+// SAFETY: `alloc` returns new memory that nothing else uses.
 unsafe impl Allocator for Pages {
     fn alloc(&self, size: usize) -> (*mut u8, usize, u32) {
-        const NOTHING: (*mut u8, usize, u32) = (ptr::null_mut(), 0, 0);
-        if CLOSED.load(Ordering::Relaxed) {
-            return NOTHING;
+        const NONE: (*mut u8, usize, u32) = (ptr::null_mut(), 0, 0);
+        if GROWTH_DISABLED.load(Ordering::Relaxed) {
+            return NONE;
         }
         let pages = size.div_ceil(PAGE);
         let before = wasm32::memory_grow::<0>(pages);
         if before == usize::MAX {
-            return NOTHING;
+            return NONE;
         }
         let (start, size) = (before * PAGE, pages * PAGE);
         // A pointer must not wrap around at the end of the address space.
@@ -175,26 +181,26 @@ unsafe impl Allocator for Pages {
     }
 }
 
-/// Has `len` bytes of zeros lie ready for the large blocks of runs, if there is so much.
-pub(crate) fn lay_ready(len: usize) {
+/// Reserves `len` zeroed bytes for the large blocks of runs, if that much memory is available.
+pub(crate) fn reserve_for_runs(len: usize) {
     // SAFETY: the allocator is used for this call only; the block is never freed.
     unsafe {
         let block = HEAP.get().calloc(len, GRAIN);
         if !block.is_null() {
-            *HEAP.runs() = Stretch { start: block as usize, len, spans: Spans::new(len) };
+            *HEAP.runs() = Region { start: block as usize, len, spans: Spans::new(len) };
         }
     }
 }
 
-/// Makes free memory zero, but for a few bytes here and there: takes all there is without growing,
-/// the largest pieces first, and gives it back.
+/// Zeroes free memory, except for small blocks: allocates all of it without growing the memory, the
+/// largest blocks first, and frees it again.
 pub(crate) fn zero_free_memory() {
-    CLOSED.store(true, Ordering::Relaxed);
+    GROWTH_DISABLED.store(true, Ordering::Relaxed);
     let mut taken: *mut Taken = ptr::null_mut();
     let mut size = 1 << 30;
-    while size >= SMALLEST {
-        // SAFETY: the allocator is used for this call only. Each block is large enough for what is
-        // written to its start.
+    while size >= MIN_ZEROED {
+        // SAFETY: the allocator is used for this call only. Each block is large enough for the
+        // `Taken` at its start.
         unsafe {
             let block = HEAP.get().malloc(size, align_of::<Taken>());
             if block.is_null() {
@@ -208,7 +214,7 @@ pub(crate) fn zero_free_memory() {
         }
     }
     while !taken.is_null() {
-        // SAFETY: a block from above, with what was written there.
+        // SAFETY: a block from the loop above, which starts with a `Taken`.
         unsafe {
             let Taken { before, size } = taken.read();
             taken.write(Taken { before: ptr::null_mut(), size: 0 });
@@ -216,10 +222,10 @@ pub(crate) fn zero_free_memory() {
             taken = before;
         }
     }
-    CLOSED.store(false, Ordering::Relaxed);
+    GROWTH_DISABLED.store(false, Ordering::Relaxed);
 }
 
-/// At the start of a block that was taken: the one before it, and how many bytes were asked for.
+/// The start of a block that was taken: the previous one, and the size of this one.
 struct Taken {
     before: *mut Taken,
     size: usize,

@@ -1,8 +1,8 @@
-//! The kernels that tract's registries hold in this build, for a test to look at.
+//! Lists the kernels in tract's registries, for a test.
 
 use tract_onnx::tract_core::tract_linalg;
 
-/// One line a kernel, sorted.
+/// One line per kernel, sorted.
 pub(crate) fn list() -> String {
     let matmul = tract_linalg::mmm_routines::declared().map(|routine| {
         let kernel = (routine.make)();

@@ -1,16 +1,16 @@
-//! Belljar's built-in guest: one instance holds one ONNX model, from its bytes to its answers.
+//! Belljar's built-in guest. An instance loads, prepares and runs one ONNX model.
 //!
-//! It is compiled to a core WebAssembly module for `wasm32-unknown-unknown` and imports nothing
-//! but the functions in [`host`]: no files, no clock, no randomness. Every answer is a function of
-//! the model and its inputs. The clock that [`profile`] reads is imported by the profiling variant
-//! only, which answers no requests (see `guest-models/README.md`).
+//! It is compiled to a core WebAssembly module for `wasm32-unknown-unknown`. It imports the log and
+//! the kernels of the host, and no files, clock or randomness: every answer is a function of the
+//! model and its inputs. Only the profiling variant, which serves no requests, imports the clock
+//! that [`profile`] reads (see `guest-models/README.md`).
 //!
-//! The host calls the exports below in this order: `belljar_initialize` once; then, for each
-//! message it sends, `belljar_alloc` and a write; `belljar_load`, `belljar_describe`, any number of
-//! `belljar_external`, `belljar_prepare` and any number of `belljar_run`. An instance without a model
-//! takes `belljar_picture`. Each call that takes a message, and `belljar_describe`, answers with the
-//! place of a message in memory: its address in the low 32 bits, its length in the high 32. The
-//! message stays valid until the next call.
+//! The host calls `belljar_initialize` once. For each message, it calls `belljar_alloc` and writes
+//! the message there. The calls come in this order: `belljar_load`, `belljar_describe`, any number
+//! of `belljar_external`, `belljar_prepare` and any number of `belljar_run`. `belljar_picture` is
+//! for an instance without a model. Each call that takes a message, and `belljar_describe`, returns
+//! the location of a message in memory: its address in the low 32 bits, its length in the high 32.
+//! The message is valid until the next call.
 
 mod describe;
 mod entropy;
@@ -36,7 +36,7 @@ use belljar_abi::{ABI_VERSION, GuestErrorCode, encode_error, encode_ok};
 
 use picture::PictureError;
 
-/// Why a call is refused: what the host is told.
+/// Why a call is refused, as reported to the host.
 pub(crate) struct Refusal {
     code: GuestErrorCode,
     text: String,
@@ -48,7 +48,7 @@ impl Refusal {
     }
 }
 
-/// How far the one model of this instance has come.
+/// The state of the model of this instance.
 enum Stage {
     Empty,
     Loaded(Box<load::Loaded>),
@@ -66,10 +66,10 @@ thread_local! {
         const { RefCell::new(Guest { stage: Stage::Empty, reply: Vec::new() }) };
 }
 
-/// Runs one call and leaves its answer where the host finds it.
+/// Runs one call, keeps its answer, and returns the location of the answer.
 fn answer(call: impl FnOnce(&mut Stage) -> Result<Vec<u8>, Refusal>) -> u64 {
     GUEST.with_borrow_mut(|guest| {
-        // The last answer is given back before the call needs memory.
+        // The last answer is freed before the call needs memory.
         guest.reply = Vec::new();
         guest.reply = match call(&mut guest.stage) {
             Ok(message) => message,
@@ -83,14 +83,14 @@ fn out_of_order(wanted: &str) -> Refusal {
     Refusal::new(GuestErrorCode::Protocol, format!("{wanted} was called out of order"))
 }
 
-/// The version of the messages and exports this guest speaks.
+/// The version of the messages and exports of this guest.
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_abi_version() -> u32 {
     ABI_VERSION
 }
 
-/// Runs the constructors that fill tract's registries, and makes panics speak. Later calls do
-/// nothing.
+/// Runs the constructors that fill tract's registries, and installs the panic hook. Later calls
+/// have no effect.
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_initialize() {
     memory::run_constructors_once();
@@ -108,7 +108,7 @@ pub extern "C" fn belljar_load(address: usize, len: usize) -> u64 {
     })
 }
 
-/// Answers what the loaded model says about itself.
+/// Describes the loaded model.
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_describe() -> u64 {
     answer(|stage| match stage {
@@ -117,8 +117,8 @@ pub extern "C" fn belljar_describe() -> u64 {
     })
 }
 
-/// Gives the loaded model a file in which it keeps data, in the message at `address`: the length of
-/// the name by which it knows the file, in four bytes, the name, and the file's content.
+/// Gives the loaded model a file with external data, in the message at `address`: the length of the
+/// location that the model uses for the file, in four bytes, the location, and the file's content.
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_external(address: usize, len: usize) -> u64 {
     let bytes = memory::take_message(address, len);
@@ -128,13 +128,13 @@ pub extern "C" fn belljar_external(address: usize, len: usize) -> u64 {
     })
 }
 
-/// Builds and optimises the loaded model for the input shapes in the message at `address`. Answers
-/// what is still undecided.
+/// Builds and optimises the loaded model for the input shapes in the message at `address`. Returns
+/// the nodes that may still fail at run time.
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_prepare(address: usize, len: usize) -> u64 {
     let bytes = memory::take_message(address, len);
     answer(|stage| {
-        // Whatever happens the decoded model is given back: it is not needed a second time.
+        // The decoded model is freed in any case, because it is not needed a second time.
         match std::mem::replace(stage, Stage::Empty) {
             Stage::Loaded(loaded) => {
                 let (prepared, preparation) = prepare::prepare(*loaded, &bytes)?;
@@ -159,8 +159,8 @@ pub extern "C" fn belljar_run(address: usize, len: usize) -> u64 {
     })
 }
 
-/// Runs the prepared model as `belljar_run` does, and answers how long each node took as well. Only the
-/// profiling variant has a clock to tell.
+/// Runs the prepared model as `belljar_run` does, and also returns the time of each node. Only the
+/// profiling variant has a clock.
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_profile(address: usize, len: usize) -> u64 {
     let bytes = memory::take_message(address, len);
@@ -170,8 +170,8 @@ pub extern "C" fn belljar_profile(address: usize, len: usize) -> u64 {
     })
 }
 
-/// Makes a tensor of the image file in the message at `address`. It takes no model, and is refused in
-/// an instance that has one.
+/// Converts the image file in the message at `address` to a tensor. Refused in an instance that has
+/// a model.
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_picture(address: usize, len: usize) -> u64 {
     let bytes = memory::take_message(address, len);
@@ -186,15 +186,14 @@ pub extern "C" fn belljar_picture(address: usize, len: usize) -> u64 {
     })
 }
 
-/// Panics. For tests: what a panic of the guest is to the host, although no model is known to cause
-/// one.
+/// Panics. For tests of how the host handles a panic, since no model is known to cause one.
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_panic() -> u64 {
     answer(|_| panic!("on demand"))
 }
 
-/// Answers, as text in an error message of kind `Protocol`, the kernels that the registries hold.
-/// For tests: a kernel that the linker dropped is a slow model, not a failure.
+/// Returns the kernels in the registries, as text in an error message of kind `Protocol`. For
+/// tests: a kernel that the linker dropped makes models slow, but causes no failure.
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_kernels() -> u64 {
     answer(|_| Err(Refusal::new(GuestErrorCode::Protocol, kernels::list())))

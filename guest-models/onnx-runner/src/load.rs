@@ -1,5 +1,5 @@
-//! From bytes to a decoded model whose outer shape can be relied on. No file is ever opened: the
-//! sandbox has none.
+//! Decodes a model and checks the inputs and outputs of its graph. No file is ever opened; the host
+//! sends external data as messages.
 
 use std::collections::HashSet;
 
@@ -14,14 +14,14 @@ use tract_onnx::pb::{
 use crate::Refusal;
 use crate::memory::Message;
 
-/// A decoded model, and what its decoder passes over.
+/// A decoded model, and the fields that its decoder skips.
 pub(crate) struct Loaded {
     pub(crate) proto: ModelProto,
     /// The attributes with defaults of each function, in the order of the functions.
     pub(crate) defaults: Vec<Vec<AttributeProto>>,
 }
 
-/// Decodes the model and checks its inputs and outputs: a few unique, non-empty names.
+/// Decodes the model and checks the number and names of its inputs and outputs.
 pub(crate) fn load(bytes: Message) -> Result<Loaded, Refusal> {
     let not_onnx = |why: String| Refusal::new(GuestErrorCode::NotOnnx, why);
     let proto = ModelProto::decode(&*bytes)
@@ -32,7 +32,7 @@ pub(crate) fn load(bytes: Message) -> Result<Loaded, Refusal> {
     };
     let refused = |why: String| Refusal::new(GuestErrorCode::ModelRefused, why);
     let defaults = defaults.map_err(refused)?;
-    // The bytes are copied into the decoded model by now; give them back before anything grows.
+    // The decoded model has copies of the bytes; they are freed before more memory is needed.
     drop(bytes);
     let Some(graph) = &proto.graph else {
         return Err(not_onnx("this is not an ONNX model: it has no graph".into()));
@@ -41,11 +41,14 @@ pub(crate) fn load(bytes: Message) -> Result<Loaded, Refusal> {
     Ok(Loaded { proto, defaults })
 }
 
-/// Puts the content of a file into the tensors that keep their data there, as if it had been theirs
-/// from the start.
+/// Copies the content of a file into the tensors that have their external data there.
 pub(crate) fn external(loaded: &mut Loaded, message: &[u8]) -> Result<(), Refusal> {
-    let malformed =
-        || Refusal::new(GuestErrorCode::Protocol, "a file beside the model comes malformed");
+    let malformed = || {
+        Refusal::new(
+            GuestErrorCode::Protocol,
+            "the message with an external data file is malformed",
+        )
+    };
     let (length, rest) = message.split_first_chunk::<4>().ok_or_else(malformed)?;
     let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| malformed())?;
     let (location, content) = rest.split_at_checked(length).ok_or_else(malformed)?;
@@ -56,7 +59,7 @@ pub(crate) fn external(loaded: &mut Loaded, message: &[u8]) -> Result<(), Refusa
     }
 }
 
-/// Tensors of functions are not looked for: whatever keeps its data elsewhere in the end is refused.
+/// Tensors of functions are not filled; the gate refuses tensors that still have external data.
 fn fill_graph(graph: &mut GraphProto, location: &[u8], content: &[u8]) -> Result<(), String> {
     for tensor in &mut graph.initializer {
         fill(tensor, location, content)?;
@@ -77,30 +80,35 @@ fn fill(tensor: &mut TensorProto, location: &[u8], content: &[u8]) -> Result<(),
         return Ok(());
     }
     let (mut found, mut offset, mut length) = (None, None, None);
-    // The model's own word about a file, by SHA-1, which can be forged: a policy pins files by SHA-256
-    // (`filesystem.sha256`), and onnxruntime passes over this one too.
+    // A SHA-1 digest from the model itself, which the author of the model can choose. It is
+    // ignored, as in onnxruntime; a policy pins files by SHA-256 (`filesystem.sha256`).
     let mut checksum = None;
     let name = start_of(&tensor.name);
     for entry in &tensor.external_data {
-        let place = match &*entry.key {
+        let field = match &*entry.key {
             "location" => &mut found,
             "offset" => &mut offset,
             "length" => &mut length,
             "checksum" => &mut checksum,
             key => {
                 let key = start_of(key);
-                return Err(format!("the tensor {name:?} has the unknown external data {key:?}"));
+                return Err(format!(
+                    "the tensor {name:?} has the unknown external data key {key:?}"
+                ));
             }
         };
-        if place.replace(&*entry.value).is_some() {
-            return Err(format!("the tensor {name:?} has {:?} twice", entry.key));
+        if field.replace(&*entry.value).is_some() {
+            return Err(format!(
+                "the tensor {name:?} has a duplicate external data key {:?}",
+                entry.key
+            ));
         }
     }
     if found.map(str::as_bytes) != Some(location) {
         return Ok(());
     }
     if !tensor.raw_data.is_empty() {
-        return Err(format!("the tensor {name:?} keeps its data twice"));
+        return Err(format!("the tensor {name:?} has both raw and external data"));
     }
     let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
         true => text.parse::<usize>().ok(),
@@ -120,8 +128,8 @@ fn fill(tensor: &mut TensorProto, location: &[u8], content: &[u8]) -> Result<(),
     Ok(())
 }
 
-/// What the decoder passes over of each function (field 25 of a model): `attribute_proto` (11), its
-/// attributes with defaults; and `overload` (13), with which a function is refused.
+/// The field of each function (field 25 of a model) that the decoder skips: `attribute_proto` (11),
+/// its attributes with defaults. A function with `overload` (13) is refused.
 fn function_defaults(bytes: &[u8]) -> Result<Vec<Vec<AttributeProto>>, String> {
     let mut defaults = Vec::new();
     for (_, function) in fields(bytes).filter(|(field, _)| *field == 25) {
@@ -129,7 +137,7 @@ fn function_defaults(bytes: &[u8]) -> Result<Vec<Vec<AttributeProto>>, String> {
         for (field, value) in fields(function) {
             match field {
                 11 => of_it.push(AttributeProto::decode(value).map_err(|err| {
-                    format!("the default of a function's attribute cannot be read: {err}")
+                    format!("cannot decode the default of a function's attribute: {err}")
                 })?),
                 13 if !value.is_empty() => {
                     return Err("a function of the model has overloads, which are not \
@@ -144,8 +152,8 @@ fn function_defaults(bytes: &[u8]) -> Result<Vec<Vec<AttributeProto>>, String> {
     Ok(defaults)
 }
 
-/// The length-delimited fields of a message, by number. Ends at what does not decode: the decoder
-/// has refused such a message.
+/// The length-delimited fields of a message, by number. Stops at a malformed field, which the
+/// decoder has already refused.
 fn fields(mut bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     std::iter::from_fn(move || {
         loop {
@@ -173,14 +181,14 @@ fn check_graph(graph: &GraphProto) -> Result<(), String> {
     for (what, values) in [("input", &graph.input), ("output", &graph.output)] {
         if values.len() > MAX_TENSORS {
             let found = values.len();
-            return Err(format!("the graph has {found} {what}s; at most {MAX_TENSORS} can cross"));
+            return Err(format!("the graph has {found} {what}s; the limit is {MAX_TENSORS}"));
         }
         let mut seen = HashSet::new();
         for value in values {
             check_value(value)
                 .map_err(|why| format!("{what} {:?}: {why}", start_of(&value.name)))?;
             if !seen.insert(&value.name) {
-                return Err(format!("two {what}s have the name {:?}", value.name));
+                return Err(format!("duplicate {what} {:?}", value.name));
             }
         }
     }
@@ -193,7 +201,7 @@ fn check_graph(graph: &GraphProto) -> Result<(), String> {
         .map(String::as_str)
         .collect();
     match graph.output.iter().find(|output| !made.contains(&*output.name)) {
-        Some(output) => Err(format!("nothing in the graph makes the output {:?}", output.name)),
+        Some(output) => Err(format!("no node of the graph makes the output {:?}", output.name)),
         None => Ok(()),
     }
 }
@@ -203,7 +211,7 @@ fn check_value(value: &ValueInfoProto) -> Result<(), String> {
         return Err("it has no name".into());
     }
     if value.name.len() > MAX_NAME {
-        return Err(format!("its name has {} bytes, above {MAX_NAME}", value.name.len()));
+        return Err(format!("its name has {} bytes; the limit is {MAX_NAME}", value.name.len()));
     }
     let shape = value
         .r#type
@@ -212,13 +220,13 @@ fn check_value(value: &ValueInfoProto) -> Result<(), String> {
         .and_then(|type_proto::Value::TensorType(tensor)| tensor.shape.as_ref());
     match shape {
         Some(shape) if shape.dim.len() > MAX_RANK => {
-            Err(format!("it has {} dimensions, above {MAX_RANK}", shape.dim.len()))
+            Err(format!("it has {} dimensions; the limit is {MAX_RANK}", shape.dim.len()))
         }
         _ => Ok(()),
     }
 }
 
-/// Enough of a name to recognise it by.
+/// The start of a name, for messages.
 fn start_of(name: &str) -> &str {
     &name[..name.floor_char_boundary(100)]
 }

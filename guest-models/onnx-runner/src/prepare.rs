@@ -1,5 +1,5 @@
-//! From a decoded model to a plan that can run: tract parses, types and optimises it for the
-//! concrete shapes the host gives, so that no symbolic dimension is left.
+//! Turns a decoded model into a plan: tract parses, types and optimises it for the concrete shapes
+//! of the request, so that no symbolic dimension is left.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use crate::folded::{Folded, Wiring};
 use crate::load::Loaded;
 use crate::{Refusal, gate, heap, native, undecided};
 
-/// An optimised model, and what its inputs and outputs are called.
+/// An optimised model, with the names of its inputs and outputs.
 pub(crate) struct Prepared {
     pub(crate) plan: Arc<TypedRunnableModel>,
     pub(crate) inputs: Vec<PreparedInput>,
     pub(crate) outputs: Vec<PreparedOutput>,
-    /// The model's nodes, for what is said when a run fails.
+    /// The model's nodes, for error messages of runs.
     pub(crate) nodes: Nodes,
-    /// Which of them are computed together, for a profile.
+    /// The nodes that are computed together, for a profile.
     pub(crate) folded: Folded,
 }
 
 /// One output of the plan, in the plan's order.
 pub(crate) struct PreparedOutput {
     pub(crate) name: String,
-    /// The element type that its codes are of, if it is carried in another one.
+    /// The element type of its codes, if it is carried in another one.
     pub(crate) carried: Option<DType>,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct PreparedOutput {
 pub(crate) struct PreparedInput {
     pub(crate) name: String,
     pub(crate) dtype: DatumType,
-    /// The element type that its codes are of, if it is carried in another one.
+    /// The element type of its codes, if it is carried in another one.
     pub(crate) carried: Option<DType>,
     pub(crate) dims: Vec<usize>,
 }
@@ -46,7 +46,7 @@ pub(crate) struct PreparedInput {
 /// Prepares the model for the shapes in `message`.
 pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Preparation), Refusal> {
     let refuse = |text: String| Refusal::new(GuestErrorCode::ModelRefused, text);
-    // For other shapes it may be another story.
+    // Other shapes may work.
     let by_shapes = |text: String| Refusal::new(GuestErrorCode::ShapesRefused, text);
     let Loaded { mut proto, defaults } = loaded;
     let (shapes, fixed) = decode_shapes(message)
@@ -59,25 +59,25 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
         gate::Refused::Always(text) => refuse(text),
         gate::Refused::ForShapes(text) => by_shapes(text),
     })?;
-    // tract forgets the types of inputs that are outputs as well.
+    // tract loses the types of inputs that are also outputs.
     let declared = declared_types(&proto);
     let outputs = proto.graph.iter().flat_map(|graph| &graph.output).map(|output| {
         let carried = carried.outputs.get(&output.name).copied();
         PreparedOutput { name: output.name.clone(), carried }
     });
     let outputs = outputs.collect();
-    // Exporters write shapes of intermediate values and outputs that contradict the graph: only the
-    // shapes of inputs, which are those of this request, are taken from anywhere but the nodes.
+    // Some exporters write shapes of intermediate values and outputs that contradict the graph.
+    // Only the input shapes of this request are used; all others are inferred.
     let onnx = tract_onnx::onnx().with_ignore_value_info(true);
     let mut onnx = onnx.with_ignore_output_shapes(true);
     onnx_ops::register(&mut onnx.op_register, optimize);
     let (nodes, sources) = (Nodes::of(&proto), Sources::of(&proto));
     let wiring = Wiring::of(&proto);
-    let failed = |err: TractError| by_shapes(nodes.told(&err, When::Preparing, Some(&sources)));
+    let failed = |err: TractError| by_shapes(nodes.explain(&err, When::Preparing, Some(&sources)));
     let parsed = onnx.parse(&proto, None).map_err(failed)?;
     drop(proto);
     if let Some(name) = parsed.unresolved_inputs.first() {
-        return Err(refuse(format!("nothing in the graph makes the value {name:?}")));
+        return Err(refuse(format!("no node of the graph makes the value {name:?}")));
     }
     let mut model = parsed.model;
     let inputs = fix_inputs(&mut model, &shapes, &declared, &carried.inputs)?;
@@ -89,18 +89,18 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
     let plan = model.into_runnable().map_err(failed)?;
     drop(shapes);
     drop(sources);
-    heap::lay_ready(working_set);
+    heap::reserve_for_runs(working_set);
     heap::zero_free_memory();
     Ok((Prepared { plan, inputs, outputs, nodes, folded }, preparation))
 }
 
-/// Optimises a model, or the body of a loop, with the kernels of the host.
+/// Optimises a model or the body of a loop, using the kernels of the host.
 fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
     optimizer::optimize(model, native::PASSES)
 }
 
-/// The operators of a plan and how many there are of each: those whose names start with `Native`
-/// are the host's.
+/// The operators of a plan with their counts. The host computes those whose names start with
+/// `Native`.
 fn operators(model: &TypedModel) -> String {
     let mut counts = BTreeMap::new();
     for node in &model.nodes {
@@ -110,8 +110,7 @@ fn operators(model: &TypedModel) -> String {
     each.join(", ")
 }
 
-/// Most bytes of tensors that a run has at once, and half of it more for what operators need
-/// besides.
+/// The peak size of a run's tensors in bytes, plus one half for the temporary memory of operators.
 fn working_set(model: &TypedModel) -> TractResult<usize> {
     let order = model.eval_order()?;
     let mut readers: Vec<usize> = Vec::new();
@@ -140,7 +139,7 @@ fn working_set(model: &TypedModel) -> TractResult<usize> {
     Ok(most.saturating_add(most / 2))
 }
 
-/// The element types that the model's inputs are declared with.
+/// The declared element types of the model's inputs.
 fn declared_types(proto: &ModelProto) -> HashMap<String, DatumType> {
     let inputs = proto.graph.iter().flat_map(|graph| &graph.input);
     inputs
@@ -162,7 +161,7 @@ fn fix_inputs(
     let bad = |text: String| Refusal::new(GuestErrorCode::BadInput, text);
     let failed = |err: TractError| {
         log::info!("{err:#}");
-        bad("the inputs of the model cannot be given these shapes".into())
+        bad("the inputs of the model cannot have these shapes".into())
     };
     let outlets = model.input_outlets().map_err(failed)?.to_vec();
     let mut inputs = Vec::with_capacity(outlets.len());
@@ -171,13 +170,13 @@ fn fix_inputs(
         let shape = shapes
             .iter()
             .find(|shape| shape.name == name)
-            .ok_or_else(|| bad(format!("no shape was given for the input {name:?}")))?;
+            .ok_or_else(|| bad(format!("the input {name:?} has no shape")))?;
         let dims: Vec<usize> = shape
             .dims
             .iter()
             .map(|dim| usize::try_from(*dim))
             .collect::<Result<_, _>>()
-            .map_err(|_| bad(format!("input {name:?}: a dimension is above 32 bits")))?;
+            .map_err(|_| bad(format!("input {name:?}: a dimension does not fit 32 bits")))?;
         let fact = model.input_fact(ix).map_err(failed)?;
         let dtype = fact
             .datum_type

@@ -1,5 +1,5 @@
-//! A run in which the time of each node of the plan is taken. In a guest without a clock all times
-//! are zero; the host calls this only in the profiling variant.
+//! A run that measures the time of each node of the plan. In a guest without a clock all times are
+//! zero; the host only calls this in the profiling variant.
 
 use belljar_abi::clock::Reading;
 use belljar_abi::{MAX_FOLDED, MAX_PROFILED, ModelNode, Profile, ProfiledNode};
@@ -14,19 +14,19 @@ use crate::memory::Message;
 use crate::prepare::Prepared;
 use crate::run;
 
-/// Pairs of readings from which the cost of one is taken.
+/// Number of pairs of readings for measuring the cost of a reading.
 const READINGS: usize = 256;
 
 /// One node that ran.
 struct Measured {
-    /// Its place in the plan.
+    /// Its index in the plan.
     node: usize,
     began: Reading,
     ended: Reading,
     outputs: Vec<(DatumType, Vec<u64>)>,
 }
 
-/// Runs the plan on the tensors in `message`, and encodes its outputs and what took how long.
+/// Runs the plan on the tensors in `message`, and encodes its outputs and the times.
 pub(crate) fn run(prepared: &Prepared, message: Message) -> Result<Vec<u8>, Refusal> {
     let reading = cost_of_reading();
     let began = clock::read();
@@ -61,7 +61,7 @@ pub(crate) fn run(prepared: &Prepared, message: Message) -> Result<Vec<u8>, Refu
     Ok(profile.encode())
 }
 
-/// The least time between two readings with nothing in between.
+/// The minimum time between two successive readings.
 fn cost_of_reading() -> u64 {
     let pair = || {
         let (one, other) = (clock::read(), clock::read());
@@ -70,7 +70,7 @@ fn cost_of_reading() -> u64 {
     (0..READINGS).map(|_| pair()).min().unwrap_or(0)
 }
 
-/// What ran, in words of the model. Inputs of the model are left out: they take no time.
+/// The nodes that ran, with the nodes of the model that they compute. Inputs are left out.
 fn described(prepared: &Prepared, mut measured: Vec<Measured>) -> Vec<ProfiledNode> {
     let plan = prepared.plan.model();
     measured.retain(|measured| plan.nodes[measured.node].op.name() != "Source");
@@ -100,7 +100,7 @@ fn described(prepared: &Prepared, mut measured: Vec<Measured>) -> Vec<ProfiledNo
     measured.into_iter().zip(computed).map(describe).collect()
 }
 
-/// Multiplications with an addition, if this is a product or a convolution of known sizes.
+/// The number of multiply-adds of a product or convolution of known sizes.
 fn multiply_adds(plan: &TypedModel, node: &TypedNode) -> Option<u64> {
     let facts = plan.node_input_facts(node.id).ok()?;
     let costs = node.op.cost(&facts).ok()?;

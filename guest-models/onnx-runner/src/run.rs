@@ -14,7 +14,7 @@ pub(crate) fn run(prepared: &Prepared, message: Message) -> Result<Vec<u8>, Refu
     with(prepared, message, |inputs| prepared.plan.run(inputs))
 }
 
-/// Has the plan run by `compute` on the tensors in `message`, and encodes its outputs.
+/// Runs the plan with `compute` on the tensors in `message`, and encodes its outputs.
 pub(crate) fn with(
     prepared: &Prepared,
     message: Message,
@@ -24,7 +24,7 @@ pub(crate) fn with(
         .map_err(|err| Refusal::new(GuestErrorCode::Protocol, format!("inputs: {err}")))?;
     if views.len() != prepared.inputs.len() {
         let (given, wanted) = (views.len(), prepared.inputs.len());
-        let text = format!("{given} inputs were given, the model has {wanted}");
+        let text = format!("expected {wanted} inputs, found {given}");
         return Err(Refusal::new(GuestErrorCode::BadInput, text));
     }
     let inputs = prepared
@@ -33,12 +33,12 @@ pub(crate) fn with(
         .map(|input| read_input(input, &views))
         .collect::<Result<TVec<TValue>, _>>()
         .map_err(|why| Refusal::new(GuestErrorCode::BadInput, why))?;
-    // The tensors are copies by now.
+    // The inputs have been copied.
     drop(views);
     drop(message);
     let failed = |text: String| Refusal::new(GuestErrorCode::RunFailed, text);
-    let told = |err: TractError| failed(prepared.nodes.told(&err, When::Running, None));
-    let outputs = compute(inputs).map_err(told)?;
+    let explain = |err: TractError| failed(prepared.nodes.explain(&err, When::Running, None));
+    let outputs = compute(inputs).map_err(explain)?;
     encode(prepared, outputs).map_err(failed)
 }
 
@@ -47,18 +47,20 @@ fn read_input(input: &PreparedInput, views: &[TensorView<'_>]) -> Result<TValue,
     let view = views
         .iter()
         .find(|view| view.name == name)
-        .ok_or_else(|| format!("input {name:?} was not given"))?;
+        .ok_or_else(|| format!("input {name:?} is missing"))?;
     let fits = match input.carried {
         Some(carried) => view.dtype == carried,
         None => to_tract(view.dtype) == Some(input.dtype),
     };
     if !fits {
         let wanted = input.carried.map_or(format!("{:?}", input.dtype), |dtype| dtype.to_string());
-        return Err(format!("input {name:?} is {}, the model wants {wanted}", view.dtype));
+        return Err(format!("input {name:?} is {}, expected {wanted}", view.dtype));
     }
     if !view.dims.iter().copied().eq(input.dims.iter().map(|dim| *dim as u64)) {
         let (given, dims) = (&view.dims, &input.dims);
-        return Err(format!("input {name:?} has shape {given:?}, prepared was {dims:?}"));
+        return Err(format!(
+            "input {name:?} has the shape {given:?}, but the model was prepared for {dims:?}"
+        ));
     }
     let tensor = if view.dtype == DType::String {
         let strings: Vec<String> = view.strings().map(String::from).collect();
@@ -66,9 +68,9 @@ fn read_input(input: &PreparedInput, views: &[TensorView<'_>]) -> Result<TValue,
             .map_err(|_| format!("input {name:?} cannot be read as a tensor"))?
             .into_tensor()
     } else {
-        // SAFETY: the decoder has checked that the data has the length that dtype and dims ask
-        // for, and that bools are 0 or 1; every other bit pattern is a number. Codes have the size
-        // of what carries them.
+        // SAFETY: the decoder has checked that the length of the data matches dtype and dims, and
+        // that bools are 0 or 1; every bit pattern of the other types is valid. Codes have the size
+        // of the type that carries them.
         unsafe { Tensor::from_raw_dt(input.dtype, &input.dims, view.data) }
             .map_err(|_| format!("input {name:?} cannot be read as a tensor"))?
     };
@@ -77,14 +79,14 @@ fn read_input(input: &PreparedInput, views: &[TensorView<'_>]) -> Result<TValue,
 
 fn encode(prepared: &Prepared, outputs: TVec<TValue>) -> Result<Vec<u8>, String> {
     if outputs.len() != prepared.outputs.len() {
-        return Err("the plan made another number of outputs than the model declares".into());
+        return Err("the plan and the model have different numbers of outputs".into());
     }
-    // Plain tensors first, so that the views below have something to borrow from.
+    // The views below borrow from these tensors.
     let mut plain = Vec::with_capacity(outputs.len());
-    for (said, output) in prepared.outputs.iter().zip(outputs) {
-        let name = &said.name;
+    for (prepared, output) in prepared.outputs.iter().zip(outputs) {
+        let name = &prepared.name;
         let mut output = Plain::new(output).map_err(|why| format!("output {name:?}: {why}"))?;
-        if let Some(carried) = said.carried {
+        if let Some(carried) = prepared.carried {
             output.dtype = carried;
         }
         plain.push((name, output));
@@ -97,13 +99,13 @@ fn encode(prepared: &Prepared, outputs: TVec<TValue>) -> Result<Vec<u8>, String>
     Ok(writer.finish())
 }
 
-/// What is said of an output whose elements cannot be read.
+/// The message for an output whose elements cannot be read.
 fn unreadable(err: TractError) -> String {
     log::info!("{err:#}");
-    "its elements are not known after the run".into()
+    "its elements cannot be read after the run".into()
 }
 
-/// An output in a form that can cross.
+/// An output in a form that can be encoded.
 struct Plain {
     dtype: DType,
     tensor: TValue,
@@ -113,14 +115,14 @@ struct Plain {
 
 impl Plain {
     fn new(tensor: TValue) -> Result<Plain, String> {
-        // tract computes shapes in a type of its own; in ONNX they are i64.
+        // tract computes shapes in an internal type; in ONNX they are i64.
         let tensor = if tensor.datum_type() == TDim::datum_type() {
             tensor.cast_to::<i64>().map_err(unreadable)?.into_owned().into_tvalue()
         } else {
             tensor
         };
         let dtype = from_tract(tensor.datum_type().unquantized())
-            .ok_or_else(|| format!("a tensor of {:?} cannot cross", tensor.datum_type()))?;
+            .ok_or_else(|| format!("a tensor of {:?} cannot be an output", tensor.datum_type()))?;
         let mut strings = Vec::new();
         if dtype == DType::String {
             let view = tensor.to_plain_array_view::<String>().map_err(unreadable)?;

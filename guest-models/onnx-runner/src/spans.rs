@@ -1,45 +1,45 @@
-//! Which parts of a stretch of memory are free. What is asked for is given from as far down as there
-//! is room, so that a run uses the same few pages again and again: each page that it writes has to
-//! be made pristine after it.
+//! Tracks the free parts of a memory region. An allocation gets the lowest free part that is large
+//! enough, so that a run reuses the same few pages: every page that it writes must be restored
+//! afterwards.
 
-/// Most parts that are taken at once. There is at most one more free part than that.
-const MOST: usize = 255;
+/// Maximum number of parts that are taken at once. There is at most one more free part.
+const MAX_TAKEN: usize = 255;
 
-/// Every part is a multiple of this, in bytes.
+/// Every part starts and ends at a multiple of this, in bytes.
 pub(crate) const GRAIN: usize = 64;
 
-/// A part of the stretch, in bytes from its start.
+/// A part of the region, in bytes from its start.
 #[derive(Clone, Copy)]
 struct Span {
     start: usize,
     len: usize,
 }
 
-/// The free parts of a stretch of memory.
+/// The free parts of a memory region.
 pub(crate) struct Spans {
-    /// In ascending order; no two of them touch.
-    free: [Span; MOST + 1],
+    /// In ascending order; no two are adjacent.
+    free: [Span; MAX_TAKEN + 1],
     count: usize,
     taken: usize,
 }
 
 impl Spans {
-    /// A stretch of no length.
+    /// An empty region.
     pub(crate) const EMPTY: Spans =
-        Spans { free: [Span { start: 0, len: 0 }; MOST + 1], count: 0, taken: 0 };
+        Spans { free: [Span { start: 0, len: 0 }; MAX_TAKEN + 1], count: 0, taken: 0 };
 
-    /// A stretch that is free as a whole.
+    /// A region that is entirely free.
     pub(crate) fn new(len: usize) -> Spans {
         let mut spans = Spans::EMPTY;
         spans.insert(0, Span { start: 0, len: len / GRAIN * GRAIN });
         spans
     }
 
-    /// Takes the first part that has room, and says where it starts.
+    /// Takes a part from the first free one that is large enough, and returns its start.
     pub(crate) fn take(&mut self, len: usize) -> Option<usize> {
         let len = len.checked_next_multiple_of(GRAIN)?;
         let at = self.free.iter().take(self.count).position(|span| span.len >= len)?;
-        let span = self.free.get_mut(at).filter(|_| self.taken < MOST)?;
+        let span = self.free.get_mut(at).filter(|_| self.taken < MAX_TAKEN)?;
         let start = span.start;
         *span = Span { start: start + len, len: span.len - len };
         if span.len == 0 {
@@ -50,7 +50,7 @@ impl Spans {
         Some(start)
     }
 
-    /// Gives back what was taken with the same length.
+    /// Frees a part that was taken with the same length.
     pub(crate) fn give(&mut self, start: usize, len: usize) {
         let len = len.next_multiple_of(GRAIN);
         self.taken -= 1;

@@ -1,7 +1,7 @@
-//! Which nodes of a prepared model may still refuse what a run brings. A node is decided if nothing
-//! but its shapes and element types can make it fail: those are known here. Of the others some look
-//! at values (indices, divisors, texts), and some have sizes that follow from values. A node of which
-//! this file does not know that it is decided counts as undecided.
+//! Finds the nodes of a prepared model that may still fail at run time. A node is decided if only
+//! its shapes and element types, which are known here, can make it fail. Others depend on values
+//! (indices, divisors, strings), or have sizes that follow from values. A node that is not known to
+//! be decided counts as undecided.
 
 use std::collections::HashSet;
 
@@ -12,19 +12,19 @@ use tract_onnx::tract_core::ops::scan::OptScan;
 
 use crate::explain::Nodes;
 
-/// Nodes of a plan whose names are looked up at most.
-const LOOKED_UP: usize = 4 * MAX_UNDECIDED;
+/// Maximum number of nodes of a plan whose names are looked up.
+const MAX_LOOKED_UP: usize = 4 * MAX_UNDECIDED;
 
-/// Operators that look at values of any type: at numbers that are not finite, at all of a mask that
-/// hides everything, at scales and zero points, at classes of equal scores.
-const LOOKING: &[&str] = &[
+/// Operators that can fail because of values of any type: numbers that are not finite, masks that
+/// hide everything, scales and zero points, classes with equal scores.
+const DEPEND_ON_VALUES: &[&str] = &[
     "ArrayFeatureExtractor",
     "Attention",
     "CastSmall",
     "DeformConv",
     "DequantizeSmall",
     "IfThenElse",
-    "InBounds",
+    "BoundsCheck",
     "LabelEncoder",
     "LinearClassifier",
     "Loop",
@@ -44,9 +44,9 @@ const LOOKING: &[&str] = &[
     "TreeEnsembleRegressor",
 ];
 
-/// Operators that take integers, truths or texts as they are: to move, to compare or to compute with
-/// them. Names are the plan's.
-const TAKING: &[&str] = &[
+/// Operators that accept all integers, booleans or strings, since they only move, compare or
+/// compute with them. The names are those of the plan.
+const ACCEPT_ALL_INTEGERS: &[&str] = &[
     "Abs",
     "Add",
     "AddAxis",
@@ -119,21 +119,21 @@ const TAKING: &[&str] = &[
     "Xor",
 ];
 
-/// Operators whose integers were looked at when the model was prepared, where they are constants.
-const CHECKED: &[&str] =
-    &["CumSum", "DynSlice", "Gather", "OptGather", "Places", "StridedSlice", "TopK"];
+/// Operators whose constant integers were checked when the model was prepared.
+const CONSTANTS_CHECKED: &[&str] =
+    &["CumSum", "DynSlice", "Gather", "OptGather", "ResolveIndices", "StridedSlice", "TopK"];
 
-/// What is said of a plan.
+/// The undecided nodes of a plan.
 pub(crate) fn of(model: &TypedModel, nodes: &Nodes) -> Preparation {
     let mut found = Preparation::default();
     let mut named: HashSet<String> = HashSet::new();
     let mut looked_up = 0;
-    // A plan that runs has an order.
+    // A plan that can run has an order.
     for id in model.eval_order().unwrap_or_default() {
         let node = model.node(id);
         let Some(missing) = missing(model, node) else { continue };
         looked_up += 1;
-        if found.undecided.len() == MAX_UNDECIDED || looked_up > LOOKED_UP {
+        if found.undecided.len() == MAX_UNDECIDED || looked_up > MAX_LOOKED_UP {
             found.more = true;
             break;
         }
@@ -156,10 +156,10 @@ fn plain(name: &str) -> &str {
     inner.unwrap_or(name)
 }
 
-/// What is missing to decide whether a node is computed, if anything is.
+/// What is missing to decide whether a node can fail, if anything.
 fn missing(model: &TypedModel, node: &TypedNode) -> Option<Missing> {
     let outputs = node.outputs.iter().map(|output| &output.fact);
-    // A constant has been computed, and an input is checked before it comes here.
+    // A constant has been computed already, and inputs are checked separately.
     if node.inputs.is_empty() || outputs.clone().all(|fact| fact.konst.is_some()) {
         return None;
     }
@@ -173,10 +173,10 @@ fn missing(model: &TypedModel, node: &TypedNode) -> Option<Missing> {
         let undecided = body.nodes.iter().any(|inner| missing(body, inner).is_some());
         return undecided.then_some(Missing::Values);
     }
-    let looks = LOOKING.contains(&&*name) || name.ends_with("AtRunTime");
-    let takes = name.starts_with("Reduce<") || TAKING.contains(&plain(&name));
-    let checked = CHECKED.contains(&&*name);
+    let depends = DEPEND_ON_VALUES.contains(&&*name) || name.ends_with("Deferred");
+    let accepts = name.starts_with("Reduce<") || ACCEPT_ALL_INTEGERS.contains(&plain(&name));
+    let checked = CONSTANTS_CHECKED.contains(&&*name);
     let mut exact = inputs.filter(|fact| !fact.datum_type.is_float());
     let reads = exact.any(|fact| fact.konst.is_none() || !checked);
-    (looks || !takes && reads).then_some(Missing::Values)
+    (depends || !accepts && reads).then_some(Missing::Values)
 }

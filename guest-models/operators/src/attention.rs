@@ -1,4 +1,4 @@
-//! Operators of transformers: attention, what stands in its place, and gates.
+//! Operators of transformers: attention, its alternatives, and gates.
 
 use crate::table::Values::{Float, Int, Text, Type};
 use crate::table::{Attribute, Check, Input, Operator, Output, any, attr, flag, must, op, t, u};

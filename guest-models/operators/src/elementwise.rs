@@ -1,4 +1,4 @@
-//! Operators that work element by element, and those that choose, compare and convert.
+//! Elementwise operators, including selections, comparisons and conversions.
 
 use crate::table::Values::{Float, Int, Text, Type};
 use crate::table::{Operator, Output, any, attr, flag, must, op, t, u};
@@ -81,12 +81,13 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("LessOrEqual", 12, &[t(NUMBERS.or(BF16)), t(NUMBERS.or(BF16))]).to(TRUTH),
     op("Where", 9, &[any(BOOL), t(PLAIN.or(STRING).or(STORED)), t(PLAIN.or(STRING).or(STORED))]),
 
-    op("Cast", 6, &[any(PLAIN.or(STORED).or(STRING))]).to(&[Output::Said("to", PLAIN.or(STORED).or(STRING))])
+    op("Cast", 6, &[any(PLAIN.or(STORED).or(STRING))]).to(&[Output::Attr("to", PLAIN.or(STORED).or(STRING))])
         .with(&[must("to", Type(PLAIN.or(STORED).or(STRING))), flag("saturate"), attr("round_mode", Text(&["up", "down", "nearest"]))]),
     op("CastLike", 15, &[any(PLAIN.or(STORED)), t(PLAIN.or(STORED))])
         .with(&[flag("saturate"), attr("round_mode", Text(&["up", "down", "nearest"]))]),
     op("Identity", 1, &[t(PLAIN.or(STRING).or(STORED))]),
-    // Up to version 9 the mask has the type of the data; tract's are truths, which nobody can read then.
+    // Up to version 9 the mask has the type of the data; tract's masks are booleans, so they cannot
+    // be outputs in these versions.
     op("Dropout", 7, &[t(REALS)]).until(11).to(&[Output::Like('T'), Output::Is(BOOL)]).fewest(1).with(&[attr("ratio", Float)]),
     op("Dropout", 12, &[t(REALS), any(REALS), any(BOOL)]).optional(2)
         .to(&[Output::Like('T'), Output::Is(BOOL)]).fewest(1).with(&[attr("seed", Int(i64::MIN, i64::MAX))]),

@@ -9,7 +9,7 @@ use crate::types::{
     REALS, SINGLES, Types, U8, U16,
 };
 
-/// Bounds of what windows may be: beyond any image that fits a sandbox.
+/// Bounds of windows, larger than any image that fits a sandbox.
 const KERNEL: Attribute = attr("kernel_shape", Ints(1, 1 << 16));
 const MUST_KERNEL: Attribute = must("kernel_shape", Ints(1, 1 << 16));
 const STRIDES: Attribute = attr("strides", Ints(1, 1 << 16));
@@ -30,7 +30,7 @@ const ARG: &[Attribute] = &[axis("axis"), KEEP, flag("select_last_index")];
 const SIGNED_SUMS: Types = REALS.or(I32).or(I64);
 const IS_I64: &[Output] = &[Output::Is(I64)];
 const QUANTIZED: &[Output] = &[Output::Special];
-/// What is quantised, the scales it is divided by, and what it becomes.
+/// The types of quantized values, scales and results.
 const SCALED: Types = SCALES.or(I32);
 const SCALES: Types = SINGLES;
 const STORED_QUANTIZED: Types = BYTES.or(I16).or(U16).or(FLOAT8).or(F4E2M1).or(INT4).or(INT2);
@@ -56,7 +56,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, flag("ceil_mode"), flag("count_include_pad")]),
     op("LpPool", 2, &[t(REALS)]).check(Check::Pooling)
         .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, only("ceil_mode", 0), attr("p", Int(1, 64))]),
-    // Of indices beside the shape of an output implementations think differently.
+    // Implementations disagree on indices together with an output shape.
     op("MaxUnpool", 9, &[t(REALS), any(I64)]).check(Check::Windows).with(&[MUST_KERNEL, STRIDES, PADS]),
     op("Col2Im", 18, &[t(NUMBERS.or(BF16)), any(I64), any(I64)]).check(Check::Windows).with(&[STRIDES, DILATIONS, PADS]),
     op("GlobalAveragePool", 1, &[t(REALS)]),

@@ -1,4 +1,4 @@
-//! Operators of old versions, with rules of their own: no broadcasting but where an attribute says so.
+//! Operators of old versions, which only broadcast if an attribute is set.
 
 use crate::table::Values::{Float, Int, Ints, Text};
 use crate::table::{Attribute, Check, Operator, attr, flag, must, only, op, t};

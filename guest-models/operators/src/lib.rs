@@ -1,6 +1,5 @@
-//! The table of operators: what the gate inside the sandbox holds every node against, and what
-//! `belljar ops` prints. It knows names, versions, types and values, and no model: the host has it
-//! without being able to read one.
+//! The table of operators. The gate inside the sandbox checks every node against it, and `belljar
+//! ops` prints it. The host uses this crate without parsing models.
 
 mod attention;
 mod elementwise;

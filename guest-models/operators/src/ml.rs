@@ -1,5 +1,5 @@
-//! Operators of the domain `ai.onnx.ml`: trees, linear models, support vectors, and what prepares
-//! columns for them.
+//! Operators of the domain `ai.onnx.ml`: trees, linear models, support vectors, and the preparation
+//! of columns.
 
 use crate::table::Values::{
     AnyFloat, AnyInts, AnyText, AnyTexts, Float, Floats, Int, Tensor, Text,
@@ -7,14 +7,14 @@ use crate::table::Values::{
 use crate::table::{Attribute, ML, NEWEST_ML, Operator, Output, any, attr, flag, must, op, t};
 use crate::types::{F32, F64, I16, I32, I64, STRING, Types};
 
-/// What is computed with: numbers of four types.
+/// The numeric types that these operators compute with.
 const DATA: Types = F32.or(F64).or(INTS);
 const INTS: Types = I32.or(I64);
-/// What labels are turned from and into.
+/// The types that labels are converted between.
 const KEYS: Types = DATA.or(I16).or(STRING);
 
 const IS_F32: &[Output] = &[Output::Is(F32)];
-/// Class and scores, classes by their number or by their name.
+/// Class and scores; classes are integers or strings.
 const CLASSES: &[Output] =
     &[Output::With(&[("classlabels_strings", STRING)], I64), Output::Is(F32)];
 const SWAPPED: &[Output] = &[Output::Swapped];

@@ -1,4 +1,4 @@
-//! Pixels at places that another tensor says.
+//! Operators that sample pixels at positions given by a tensor.
 
 use crate::table::Values::{Float, Int, Ints, Text};
 use crate::table::{Attribute, Check, Operator, any, attr, op, t};

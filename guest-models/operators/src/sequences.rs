@@ -1,5 +1,5 @@
-//! Operators of sequences and optionals, and what is repeated over them. They are resolved before a
-//! model runs: lengths, and positions other than SequenceAt's, must be known by then.
+//! Operators of sequences and optionals. They are resolved before a model runs, so lengths, and
+//! positions other than that of SequenceAt, must be known by then.
 
 use crate::table::Values::Graph;
 use crate::table::{Operator, Output, any, attr, axis, flag, must, op};

@@ -1,4 +1,4 @@
-//! Operators that make, move and choose: constants, shapes, gathering, slices, control flow.
+//! Constants, shapes, gathering, slicing, and control flow.
 
 use crate::table::Values::{
     AnyText, AnyTexts, Float, Floats, Graph, Int, Ints, Tensor, Text, Type,
@@ -13,10 +13,10 @@ use crate::types::{
 const IS_I64: &[Output] = &[Output::Is(I64)];
 const RANGED: Types = SINGLES.or(INDICES);
 const SPECIAL: &[Output] = &[Output::Special];
-/// What only moves elements does so whatever they mean.
+/// The types of operators that only move elements: all types.
 const MOVED: Types = ANY.or(STORED);
 const MOVED_NUMBERS: Types = PLAIN.or(STORED);
-/// What is put in another place, where it may be added to what is there.
+/// The types of operators that scatter elements, which may be reduced with others.
 const PLACED: Types = PLAIN.or(BF16);
 
 const RESIZE_18: &[Attribute] = &[
@@ -54,7 +54,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("Size", 1, &[any(MOVED)]).to(IS_I64),
     op("Range", 11, &[t(F32.or(INDICES)), t(F32.or(INDICES)), t(F32.or(INDICES))]).until(26),
     op("Range", 27, &[t(RANGED), t(RANGED), t(RANGED)]).with(&[only("stash_type", 1)]),
-    op("EyeLike", 9, &[t(PLAIN)]).to(&[Output::SaidOr("dtype", PLAIN, 'T')])
+    op("EyeLike", 9, &[t(PLAIN)]).to(&[Output::AttrOr("dtype", PLAIN, 'T')])
         .with(&[attr("dtype", Type(PLAIN)), attr("k", Int(-65536, 65536))]),
 
     op("Reshape", 5, &[t(MOVED), any(I64)]).with(&[flag("allowzero")]),
@@ -96,7 +96,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("ScatterND", 11, &[t(PLACED), any(I64), t(PLACED)])
         .with(&[attr("reduction", Text(&["none", "add", "mul", "max", "min"]))]),
     op("OneHot", 9, &[any(NUMBERS), any(NUMBERS), t(PLAIN.or(BF16))]).with(&[axis("axis")]),
-    op("BitCast", 26, &[any(PLAIN)]).to(&[Output::Said("to", NUMBERS)]).with(&[must("to", Type(NUMBERS))]),
+    op("BitCast", 26, &[any(PLAIN)]).to(&[Output::Attr("to", NUMBERS)]).with(&[must("to", Type(NUMBERS))]),
     op("CenterCropPad", 18, &[t(PLACED), any(INDICES)]).with(&[attr("axes", Ints(-32, 31))]),
     op("Compress", 9, &[t(MOVED_NUMBERS), any(BOOL)]).with(&[axis("axis")]),
     op("ReverseSequence", 10, &[t(MOVED_NUMBERS), any(I64)]).with(&[attr("batch_axis", Int(0, 1)), attr("time_axis", Int(0, 1))]),

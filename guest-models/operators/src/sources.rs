@@ -1,8 +1,8 @@
-//! Who computes each operator.
+//! The source of each operator: the code that computes it.
 
 use crate::Operator;
 
-/// Who computes an operator.
+/// The code that computes an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Belljar.
@@ -11,7 +11,7 @@ pub enum Source {
     Wrapped,
     /// tract.
     Upstream,
-    /// No one: it is replaced by other operators before a model is analysed.
+    /// None: it is replaced by other operators before a model is analysed.
     Lowered,
 }
 
@@ -146,7 +146,7 @@ const LOWERED: &[&str] = &[
 ];
 
 impl Operator {
-    /// Who computes it, in all of its versions.
+    /// The source of an operator in all of its versions.
     pub fn source(&self) -> Source {
         let lists =
             [(WRAPPED, Source::Wrapped), (UPSTREAM, Source::Upstream), (LOWERED, Source::Lowered)];

@@ -1,4 +1,4 @@
-//! Operators of ONNX's own domain that work on texts.
+//! Operators of the ONNX domain on strings.
 
 use crate::table::Values::{AnyInts, AnyText, AnyTexts, Floats, Int, Text};
 use crate::table::{Operator, Output, any, attr, flag, must, op, t};

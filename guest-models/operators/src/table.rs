@@ -1,6 +1,6 @@
-//! The table: every operator that is computed as ONNX says, the versions of the operator set for
-//! which that was checked, its inputs and outputs with their element types, and the attributes
-//! that are understood, each with the values that were checked. What is not here is refused.
+//! The table of operators that are computed as ONNX specifies: the versions of the operator set for
+//! which that was checked, the inputs and outputs with their element types, and the attributes with
+//! the values that were checked. Everything else is refused.
 
 use crate::types::Types;
 use crate::{
@@ -8,19 +8,19 @@ use crate::{
     strings,
 };
 
-/// The newest version of ONNX's own operator set that the table was held against.
+/// The newest version of the ONNX operator set that the table was checked against.
 pub const NEWEST: i64 = 28;
 
 /// The domain of ONNX's operators for classical models: trees, linear models, support vectors.
 pub const ML: &str = "ai.onnx.ml";
 
-/// The newest version of that domain's operator set that the table was held against.
+/// The newest version of the operator set of [`ML`] that the table was checked against.
 pub const NEWEST_ML: i64 = 5;
 
 /// One operator over a range of versions of the operator set.
 #[derive(Clone, Copy)]
 pub struct Operator {
-    /// Empty for ONNX's own, else [`ML`].
+    /// Empty for the ONNX operator set, otherwise [`ML`].
     pub domain: &'static str,
     pub name: &'static str,
     pub since: i64,
@@ -31,47 +31,48 @@ pub struct Operator {
     /// Whether the last input may be repeated.
     pub many: bool,
     pub outputs: &'static [Output],
-    /// How few outputs a node may name.
+    /// Minimum number of outputs of a node.
     pub fewest_outputs: usize,
     /// Whether the last output may be repeated.
     pub many_outputs: bool,
     pub attributes: &'static [Attribute],
-    /// What else must hold of its attributes and inputs.
+    /// A further check of its attributes and inputs.
     pub check: Option<Check>,
 }
 
-/// What must hold of attributes together, as the gate checks it.
+/// A check of several attributes together, which the gate performs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// Windows have as many numbers of each kind as they have dimensions, and are padded one way.
+    /// All window attributes have a number for each dimension, and only one of them sets the
+    /// padding.
     Windows,
-    /// The same, and nothing that implementations round differently.
+    /// As `Windows`, without combinations that implementations compute differently.
     Pooling,
-    /// The same for transposed convolutions, which may say the shape of their output instead.
+    /// As `Windows`, for transposed convolutions, which may have `output_shape` instead.
     Transposed,
-    /// Nothing beyond an image but zeros where interpolation is cubic.
+    /// Cubic interpolation only with zeros outside of the image.
     GridSample,
-    /// Every dimension once.
+    /// A permutation of the dimensions.
     Permutation,
-    /// One value.
+    /// Exactly one value attribute.
     Constant,
-    /// As many starts as ends and axes.
+    /// `starts`, `ends` and `axes` of the same length.
     Slice1,
-    /// An odd number of neighbours.
+    /// An odd `size`.
     OddSize,
-    /// What of masks and earlier keys is implemented.
+    /// The implemented combinations of masks and past keys.
     Attention,
-    /// An equation of letters.
+    /// An implemented equation.
     Equation,
-    /// More than one output only where something is trained.
+    /// More than one output only in training mode.
     Training,
-    /// Factors or sizes.
+    /// Scales or sizes.
     Resize,
-    /// An axis for each input and output that is scanned.
+    /// An axis for each scan input and scan output.
     Scan,
 }
 
-/// An input: its possible types, and which other inputs have the same one.
+/// An input: its allowed types, and the inputs and outputs with the same type.
 #[derive(Clone, Copy)]
 pub struct Input {
     pub types: Types,
@@ -87,20 +88,20 @@ pub enum Output {
     /// The same, or that of the inputs with the second letter if none with the first is given.
     Either(char, char),
     Is(Types),
-    /// What an attribute says.
-    Said(&'static str, Types),
-    /// The same, or if it is not there the type of the inputs with this letter.
-    SaidOr(&'static str, Types, char),
-    /// That which goes with the first of these attributes that is there; of a tensor its own, if it
-    /// is one of these. The last is that of a node that has none of them.
+    /// The type that an attribute names.
+    Attr(&'static str, Types),
+    /// The type that an attribute names, or without it that of the inputs with this letter.
+    AttrOr(&'static str, Types, char),
+    /// The type for the first of these attributes that is present; for a tensor its element type,
+    /// if it is one of the types. The last is for a node with none of the attributes.
     With(&'static [(&'static str, Types)], Types),
-    /// Texts for integers, and integers for texts.
+    /// Strings for integers, and integers for strings.
     Swapped,
-    /// That of a constant, or of the bodies of a node.
+    /// The type of a constant, or of the outputs of the bodies of a node.
     Special,
 }
 
-/// An attribute and the values that are understood.
+/// An attribute and its implemented values.
 #[derive(Clone, Copy)]
 pub struct Attribute {
     pub name: &'static str,
@@ -110,11 +111,11 @@ pub struct Attribute {
 
 #[derive(Clone, Copy)]
 pub enum Values {
-    /// An integer from the first to the second.
+    /// An integer in this range, inclusive.
     Int(i64, i64),
-    /// Integers, each from the first to the second.
+    /// Integers in this range, inclusive.
     Ints(i64, i64),
-    /// Integers, as many as there are: whoever takes them looks at them.
+    /// Any number of any integers; the operator checks them.
     AnyInts,
     /// Any finite number.
     Float,
@@ -122,15 +123,15 @@ pub enum Values {
     /// This number only.
     Exactly(f32),
     Floats,
-    /// One of these texts.
+    /// One of these strings.
     Text(&'static [&'static str]),
     AnyText,
-    /// Exactly these texts, once or more often.
+    /// Exactly these strings, repeated any number of times.
     Texts(&'static [&'static str]),
     AnyTexts,
     /// The number of an element type.
     Type(Types),
-    /// The same, or 0 for what is said elsewhere.
+    /// The number of an element type, or 0 if it is given elsewhere.
     ZeroOr(Types),
     Tensor,
     Graph,
@@ -158,7 +159,7 @@ impl Operator {
         self
     }
 
-    /// How few outputs there must be.
+    /// Sets the minimum number of outputs.
     pub(crate) const fn fewest(mut self, outputs: usize) -> Operator {
         self.fewest_outputs = outputs;
         self
@@ -180,7 +181,7 @@ impl Operator {
     }
 }
 
-/// An operator that makes one tensor of the type of its inputs, from this version on.
+/// An operator since this version, with one output of the type of its inputs.
 pub(crate) const fn op(name: &'static str, since: i64, inputs: &'static [Input]) -> Operator {
     Operator {
         domain: "",
@@ -206,7 +207,7 @@ pub(crate) const fn u(types: Types) -> Input {
     Input { types, letter: 'U' }
 }
 
-/// An input whose type says nothing of others.
+/// An input whose type is independent of the others.
 pub(crate) const fn any(types: Types) -> Input {
     Input { types, letter: '-' }
 }
@@ -219,7 +220,7 @@ pub(crate) const fn must(name: &'static str, values: Values) -> Attribute {
     Attribute { name, values, required: true }
 }
 
-/// The axes that attributes name: no tensor has more dimensions.
+/// An attribute for an axis, within the maximum number of dimensions.
 pub(crate) const fn axis(name: &'static str) -> Attribute {
     attr(name, Values::Int(-32, 31))
 }
@@ -228,7 +229,7 @@ pub(crate) const fn flag(name: &'static str) -> Attribute {
     attr(name, Values::Int(0, 1))
 }
 
-/// An attribute that may be there with its default only.
+/// An attribute that may only have this value.
 pub(crate) const fn only(name: &'static str, value: i64) -> Attribute {
     attr(name, Values::Int(value, value))
 }
@@ -251,7 +252,7 @@ pub fn all() -> impl Iterator<Item = &'static Operator> {
     files.into_iter().flatten()
 }
 
-/// The newest version of a domain's operator set, of the domains that are known.
+/// The newest version of a domain's operator set, if the domain is known.
 pub fn newest(domain: &str) -> Option<i64> {
     match domain {
         "" => Some(NEWEST),
@@ -260,7 +261,7 @@ pub fn newest(domain: &str) -> Option<i64> {
     }
 }
 
-/// The operator of this name in this version of a domain; or else what is said of it.
+/// The operator of this name in this version of a domain, or why it is not implemented.
 pub fn find(domain: &str, name: &str, version: i64) -> Result<&'static Operator, String> {
     let named = || all().filter(|operator| operator.domain == domain && operator.name == name);
     let fits = |operator: &&Operator| (operator.since..=operator.until).contains(&version);
@@ -272,22 +273,22 @@ pub fn find(domain: &str, name: &str, version: i64) -> Result<&'static Operator,
     }
     let ranges: Vec<String> = named()
         .map(|operator| match (operator.since, operator.until) {
-            (since, until) if Some(until) == newest(domain) => format!("from {since} on"),
+            (since, until) if Some(until) == newest(domain) => format!("{since} and newer"),
             (since, until) => format!("{since} to {until}"),
         })
         .collect();
     if ranges.is_empty() {
         return Err("the operator is not implemented".into());
     }
-    Err(format!("the operator is implemented as of operator set {} only", ranges.join(", ")))
+    Err(format!("the operator is only implemented in operator set {}", ranges.join(", ")))
 }
 
-/// Why what makes or takes maps is refused, and how to do without.
+/// The message for operators that make or take maps.
 fn maps(name: &str) -> String {
-    let why = "maps are not implemented, tensors alone are";
+    let why = "maps are not implemented";
     match name {
         "ZipMap" => format!(
-            "{why}; export the model with its scores as a tensor, which for skl2onnx is the option \
+            "{why}; export the model with its scores as a tensor, in skl2onnx with the option \
              zipmap=False"
         ),
         _ => format!("{why}; export the model with a matrix as its input"),

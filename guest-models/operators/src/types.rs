@@ -28,7 +28,7 @@ macro_rules! types {
         pub const ANY: Types = Types($(1 << $number)|*);
     };
     (@group stored $($number:literal)*) => {
-        /// Types that are stored, moved and converted. Nothing is computed in them.
+        /// Types that are only stored, moved and converted, and not computed with.
         pub const STORED: Types = Types($(1 << $number)|*);
     };
 }
@@ -41,8 +41,8 @@ pub use one::{
 };
 
 pub const FLOATS: Types = F16.or(F32).or(F64);
-/// Floats of 16 bits: an operator reads them as float32, computes in float32, and rounds its results
-/// once.
+/// Floats of 16 bits: an operator reads them as float32, computes in float32, and rounds its
+/// results once.
 pub const NARROW: Types = F16.or(BF16);
 /// Every float that operators compute with.
 pub const REALS: Types = FLOATS.or(BF16);
@@ -80,7 +80,7 @@ impl Types {
         ALL.iter().map(|(one, _)| *one).find(|one| one.number() == Some(number))
     }
 
-    /// As ONNX calls them.
+    /// Their ONNX names.
     pub fn names(self) -> String {
         let names = ALL.iter().filter(|(one, _)| self.has(*one)).map(|(_, name)| *name);
         names.collect::<Vec<_>>().join(", ")

@@ -1,7 +1,7 @@
-"""Names the type of a file from its bytes, with magika's model: as the program `file-type`, in Python.
+"""Detects the type of a file with magika's model: the program `file-type` in Python.
 
-Input: `file`, bytes. Outputs: `class`, the class of the greatest score, an i64; and `scores`, an f32 for
-each class. Only what the interfaces give is used, and Python's standard library.
+Input: `file`, bytes. Outputs: `class`, the class with the greatest score, an i64; and `scores`, an
+f32 for each class. It only uses the interfaces and Python's standard library.
 """
 
 import struct
@@ -11,15 +11,15 @@ from componentize_py_types import Err
 from wit_world.imports import graph, tensor
 from wit_world.imports.values import ElementType, Tensor, Value_Bytes, Value_Tensor
 
-# As version 2 of magika's feature extraction has it: values from each end, bytes looked at there, what
-# stands for "no byte here", and the least that the model is for.
-SIDE, BLOCK, PADDING, LEAST = 1024, 4096, 256, 8
+# From version 2 of magika's feature extraction: values from each end, bytes read from each end,
+# the value for a missing byte, and the minimum number of bytes.
+SIDE, BLOCK, PADDING, MIN_BYTES = 1024, 4096, 256, 8
 
 
 def features(content):
     first, last = content[:BLOCK].lstrip(), content[-BLOCK:].rstrip()
-    if len(first) < LEAST:
-        raise Err(f"{len(first)} bytes besides white space: too few for the model")
+    if len(first) < MIN_BYTES:
+        raise Err(f"the file is too short: {len(first)} bytes without white space")
     first, last = list(first[:SIDE]), list(last[-SIDE:])
     return first + [PADDING] * (2 * SIDE - len(first) - len(last)) + last
 
@@ -34,7 +34,7 @@ class WitWorld(wit_world.WitWorld):
             case [("file", Value_Bytes(content))]:
                 pass
             case _:
-                raise Err("one input is expected, called `file`: the bytes of a file")
+                raise Err("expected one input, `file`, with the bytes of a file")
         numbers = features(content)
         try:
             model = graph.load_by_name("magika")

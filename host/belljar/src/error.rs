@@ -1,4 +1,4 @@
-//! What can go wrong, in words for a person, and which exit code of the command line it is.
+//! The errors of this crate, and the exit code of the command line for each.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use belljar_text::Escaped;
 
 /// An error, and the model it concerns.
 ///
-/// Its message may be printed: everything in it that a model could have chosen is escaped.
+/// Its message is safe to print: everything in it that a model could have chosen is escaped.
 #[derive(Debug)]
 pub struct Error {
     model: Option<String>,
@@ -36,19 +36,19 @@ impl std::fmt::Display for Error {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// There is no acceptable policy.
+    /// The policy cannot be used.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// A ceiling is there, and cannot be used. Nothing is run.
+    /// A ceiling exists but cannot be used. Nothing is run.
     #[error("the operator's ceiling cannot be used: {0}")]
     Ceiling(#[source] PolicyError),
-    /// The ceiling does not let anything run under this policy.
+    /// The ceiling refuses the policy.
     #[error("the policy is refused: {0}")]
     Refused(#[from] Refused),
-    /// The model is not the one the policy is for.
+    /// The policy pins another model.
     #[error(
         "its SHA-256 is {found}, but the policy pins {pinned} (`model.sha256`); \
-         this is another model than the one that was approved"
+         this is not the model that was approved"
     )]
     Pin {
         /// Digest of the model.
@@ -56,10 +56,10 @@ pub enum ErrorKind {
         /// Digest in the policy.
         pinned: Digest,
     },
-    /// The guest program is not the one the policy is for.
+    /// The policy pins another guest program.
     #[error(
         "its SHA-256 is {found}, but the policy pins {pinned} (`program.sha256`); \
-         this is another program than the one that was approved"
+         this is not the program that was approved"
     )]
     ProgramPin {
         /// Digest of the program.
@@ -67,58 +67,58 @@ pub enum ErrorKind {
         /// Digest in the policy.
         pinned: Digest,
     },
-    /// A file in which the model keeps data is not the one that the policy pins.
+    /// The policy pins another content for a file in which the model keeps data.
     #[error(
-        "the SHA-256 of its file {} is {found}, but the policy pins {pinned} (`filesystem.sha256`): \
-         this is another file than the one that was approved. Put the approved file back, or approve \
-         this one and write its SHA-256 into the policy",
+        "the SHA-256 of its file {} is {found}, but the policy pins {pinned} \
+         (`filesystem.sha256`): this is not the file that was approved. Put the approved file back, \
+         or approve this one and write its SHA-256 into the policy",
         Escaped::cut(.file, 200)
     )]
     FilePin {
-        /// Where the model finds the file, below its own folder.
+        /// The path at which the model finds the file, below its own folder.
         file: String,
         /// Digest of the file's content.
         found: Digest,
         /// Digest in the policy.
         pinned: Digest,
     },
-    /// A guest program asked for something that its policy does not grant, and gave up.
+    /// A guest program asked for something that its policy does not grant, and failed.
     #[error("the policy does not grant {}", Escaped::new(.0))]
     NotGranted(String),
-    /// The guest program is not acceptable.
+    /// The guest program cannot be accepted.
     #[error("the program is refused: {}", Escaped::new(.0))]
     Program(String),
     /// The model's file could not be read.
     #[error("cannot be read: {0}")]
     Unreadable(#[source] ModelBytesError),
-    /// The model is not acceptable.
+    /// The model cannot be accepted.
     #[error("the model is refused: {}", Escaped::new(.0))]
     Model(String),
-    /// An input is not acceptable.
+    /// An input cannot be accepted.
     #[error("input {}: {}", Escaped::cut(.name, 100), Escaped::new(.why))]
     Input {
         /// Name of the input.
         name: String,
-        /// What is wrong with it, and what the model declares.
+        /// What is wrong with it, and the model's declaration.
         why: String,
     },
-    /// The policy has a rule of values that does not fit the model.
-    #[error("the policy's rule {key} does not fit it: {}", Escaped::new(.why))]
+    /// A value rule of the policy does not fit the model.
+    #[error("the policy's rule {key} does not fit the model: {}", Escaped::new(.why))]
     Rule {
         /// The rule, by its key in the policy.
         key: String,
         /// What does not fit.
         why: String,
     },
-    /// An output breaks its rule in the policy: there is no answer.
+    /// An output violates its rule in the policy, and all outputs are withheld.
     #[error("the answer is withheld: output {}: {}", Escaped::cut(.name, 100), Escaped::new(.why))]
     Withheld {
         /// Name of the output.
         name: String,
-        /// Which rule it breaks, and where.
+        /// The rule it violates, and the position.
         why: String,
     },
-    /// The run failed on these inputs, or its outputs break what the model declares.
+    /// The run failed on these inputs, or its outputs violate the model's declaration.
     #[error("no answer: {}", Escaped::new(.0))]
     Run(String),
     /// A limit was hit.
@@ -132,8 +132,8 @@ pub enum ErrorKind {
     Worker(WorkerLoss),
     /// Workers of the model keep dying, so the next is not started yet.
     #[error(
-        "no worker process: the last {deaths} of this model {}, and the next is not started before \
-         {} ms have passed; send the request again then{}",
+        "no worker process: the last {deaths} of this model {}, and the next one starts in {} ms \
+         at the earliest; send the request again then{}",
         if *.out_of_memory { "were lost, the latest because memory ran out" } else { "died" },
         .wait.as_millis(),
         if *.out_of_memory {
@@ -144,23 +144,23 @@ pub enum ErrorKind {
         }
     )]
     BackOff {
-        /// How many workers have died since the last answer.
+        /// The number of workers that have died since the last successful run.
         deaths: u32,
-        /// When a worker is started again.
+        /// The time until a worker is started again.
         wait: Duration,
         /// Whether the kernel killed the last of them because memory ran out.
         out_of_memory: bool,
     },
-    /// So many workers of the model have died that it is not run until an operator says so.
+    /// Too many workers of the model have died; it is not run until an operator releases it.
     #[error("{0}")]
     Quarantined(Quarantined),
-    /// The guest's native code could not be had.
+    /// The guest's native code could not be loaded or compiled.
     #[error(transparent)]
     Code(#[from] CodeCacheError),
     /// The store of prepared models could not be used.
     #[error(transparent)]
     Store(#[from] PrivateError),
-    /// A layer that must be around the model's worker process is missing. No model was read.
+    /// A required protection layer around the model's worker process is missing. No model was read.
     #[error("a protection is missing: {}", Escaped::new(.0))]
     Unprotected(String),
     /// Something in the host, or in a worker process, failed.
@@ -179,7 +179,7 @@ impl Error {
         Error { model: Some(model.to_owned()), kind: Box::new(kind.into()) }
     }
 
-    /// The same, with more to say.
+    /// The same error with another kind.
     #[cfg(feature = "programs")]
     pub(crate) fn with(self, kind: ErrorKind) -> Error {
         Error { kind: Box::new(kind), ..self }
@@ -190,7 +190,7 @@ impl Error {
         &self.kind
     }
 
-    /// The exit code with which the command line reports this.
+    /// The exit code of the command line for this error.
     pub fn exit_code(&self) -> u8 {
         match &*self.kind {
             ErrorKind::Host(_) => 1,
@@ -235,7 +235,7 @@ impl From<PolicyError> for Error {
     }
 }
 
-/// Which part of a model's life a failure belongs to.
+/// The phase of a model's life in which a failure occurred.
 #[derive(Clone, Copy)]
 pub(crate) enum Phase {
     Prepare,
@@ -250,8 +250,8 @@ impl ErrorKind {
             (Failure::Host(why), _) => ErrorKind::Host(why),
             (Failure::Unprotected(missing), _) => ErrorKind::Unprotected(missing.to_string()),
             (Failure::Lost(loss), _) => ErrorKind::Worker(loss),
-            // A model that cannot even be read without a panic or a trap is not acceptable; the
-            // sandbox did its work.
+            // A model that cannot even be read without a panic or a trap is refused; the sandbox
+            // did its work.
             (failure @ (Failure::Panicked(_) | Failure::Trapped(_)), Phase::Prepare) => {
                 ErrorKind::Model(failure.to_string())
             }

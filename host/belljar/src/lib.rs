@@ -1,8 +1,8 @@
-//! Belljar runs ONNX models nobody has to trust.
+//! Belljar runs untrusted ONNX models.
 //!
-//! A model is parsed, optimised and executed inside its own WebAssembly sandbox. To this library,
-//! and to the program that embeds it, a model is bytes with a size and a digest; everything known
-//! about it comes out of the sandbox, and is checked.
+//! A model is parsed, optimised and executed inside its own WebAssembly sandbox. To this library
+//! and to the program that embeds it, a model is bytes with a size and a digest; all other facts
+//! about it come from the sandbox and are checked.
 //!
 //! ```no_run
 //! use belljar::{Host, ModelBytes, Policy, Tensor};
@@ -18,15 +18,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The way of a request, in order of the modules: [`policy`] says what a model may use, `trust`
-//! takes in its bytes, `sandbox` runs it, `confine` is the process around it, [`tensor`] is what
-//! goes in and comes out.
+//! A request passes through the modules in this order: [`policy`] defines what a model may use,
+//! `trust` reads its bytes, `sandbox` runs it, `confine` isolates the process around it, and
+//! [`tensor`] holds inputs and outputs.
 //!
 //! # Isolation
 //!
-//! By default every sandbox is in a worker process of its own ([`Isolation::Process`]): a program
-//! that embeds this library must call [`become_worker_if_asked`] first thing in `main`, or name
-//! another program that does with [`HostBuilder::worker_program`].
+//! By default every sandbox is in its own worker process ([`Isolation::Process`]): a program that
+//! embeds this library must call [`become_worker_if_asked`] first in `main`, or name another
+//! program that does with [`HostBuilder::worker_program`].
 
 mod audit;
 mod error;

@@ -1,10 +1,10 @@
-//! What the environment says about where files are kept, and how much.
+//! Default folders and sizes of storage, from the environment.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind};
 
-/// How large the store of prepared models may be.
+/// The default maximum size of the store of prepared models.
 pub(crate) fn default_store_size() -> Result<u64, Error> {
     const VARIABLE: &str = "BELLJAR_STORE_SIZE";
     const DEFAULT: u64 = 2 << 30;
@@ -16,18 +16,18 @@ pub(crate) fn default_store_size() -> Result<u64, Error> {
     belljar_policy::units::parse_size(&text).map_err(wrong)
 }
 
-/// The folder for what can be made again: compiled code and prepared models.
+/// The folder for data that can be recreated: compiled code and prepared models.
 pub fn cache_folder() -> Result<Option<PathBuf>, Error> {
     default_folder("BELLJAR_CACHE_DIR", "XDG_CACHE_HOME", ".cache")
 }
 
-/// The folder for what cannot: the secret of seals, and models in quarantine.
+/// The folder for data that cannot be recreated: the secret of seals, and models in quarantine.
 pub fn state_folder() -> Result<Option<PathBuf>, Error> {
     default_folder("BELLJAR_STATE_DIR", "XDG_STATE_HOME", ".local/state")
 }
 
-/// A folder of the user's: what `own` says, else `belljar` in what `xdg` says or in the home folder.
-/// `None` if none of them says anything.
+/// A folder of the user: the value of `own`, else `belljar` in the folder `xdg` or in the home
+/// folder. `None` if no variable is set.
 fn default_folder(own: &str, xdg: &str, in_home: &str) -> Result<Option<PathBuf>, Error> {
     let absolute =
         |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());

@@ -1,5 +1,5 @@
-//! For tests of the confinement: attacks from within a worker, with all layers or with some. Only in
-//! builds with the feature `test-hooks`, which no release has.
+//! For tests of the confinement: escape attempts from within a worker, with some or all layers.
+//! Only in builds with the feature `test-hooks`, which releases do not have.
 
 use belljar_confine::layers::Layer;
 use belljar_confine::process::WorkerProgram;
@@ -24,10 +24,10 @@ pub fn roles() -> Vec<&'static str> {
     Role::ALL.iter().map(|role| role.name()).collect()
 }
 
-/// Has a worker of a role, with these layers around it, make an attempt.
+/// Makes an escape attempt in a worker of a role with these layers.
 ///
 /// # Errors
-/// When there is no such role, or the worker cannot be started or confined so.
+/// When the role does not exist, or the worker cannot be started or confined in this way.
 pub fn attack(
     program: &WorkerProgram,
     role: &str,
@@ -35,6 +35,6 @@ pub fn attack(
     attempt: Attempt,
 ) -> Result<Ended, String> {
     let role = Role::ALL.into_iter().find(|one| one.name() == role);
-    let role = role.ok_or_else(|| "no such role".to_owned())?;
+    let role = role.ok_or_else(|| "unknown role".to_owned())?;
     crate::sandbox::attack::attack(program, role, layers, attempt)
 }

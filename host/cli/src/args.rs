@@ -1,4 +1,4 @@
-//! The flags: help, completions and manual pages are all made from these definitions.
+//! The flags. Help, completions and manual pages are generated from these definitions.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,16 +9,16 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use super::failure::Failure;
 use super::policy::args::PolicyCommand;
 
-/// What every exit code means; part of the help and of the manual.
+/// The exit codes, for the help and the manual pages.
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  answered
-  1  anything else
-  2  usage: flags, unreadable or malformed files
+  0  success
+  1  any other error
+  2  usage error: invalid flags, unreadable or malformed files
   3  refused by policy
-  4  the model or an input is not acceptable
-  5  a limit was hit: time, memory, stack, sizes
-  6  the sandbox trapped or panicked while running, or its process died
+  4  the model or an input is invalid or unsupported
+  5  a limit was exceeded: time, memory, stack or size
+  6  the sandbox trapped or panicked, or its process died
   7  a protection could not be installed";
 
 const EXAMPLES: &str = "\
@@ -29,7 +29,7 @@ Examples:
   belljar prepare model.onnx --policy model.policy.toml
   belljar run model.onnx --policy model.policy.toml --input image=photo.npy --format json";
 
-/// Runs ONNX models nobody has to trust: each inside its own WebAssembly sandbox.
+/// Runs untrusted ONNX models, each inside its own WebAssembly sandbox.
 #[derive(Debug, Parser)]
 #[command(
     name = "belljar",
@@ -41,24 +41,24 @@ pub(super) struct Arguments {
     #[command(subcommand)]
     pub(super) command: Option<Command>,
 
-    /// Print the version; with --verbose also that of the embedded guest, its digest and compiler
+    /// Print the version; with --verbose, also the embedded guest's digest, compiler and interface
     #[arg(short = 'V', long)]
     pub(super) version: bool,
 
-    /// Say more: what the sandboxed runner logs, and what else is otherwise left out
+    /// Print more: log messages of the sandboxed runner, and other details
     #[arg(short, long, global = true)]
     pub(super) verbose: bool,
 
-    /// Print nothing but the answer and errors
+    /// Print only the result, security warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(super) quiet: bool,
 
-    /// When to colour messages; NO_COLOR is honoured
+    /// When to colour messages; `auto` respects NO_COLOR
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(super) color: When,
 }
 
-/// When to colour.
+/// When to colour messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum When {
     Auto,
@@ -70,7 +70,7 @@ pub(super) enum When {
 pub(super) enum Command {
     Run(Run),
     Prepare(Prepare),
-    /// Look after the store of prepared models
+    /// List, remove and verify stored snapshots of prepared models
     #[command(
         after_help = "Examples:\n  belljar snapshots list\n  belljar snapshots prune --older-than \"720 h\"\n  belljar snapshots verify --remove"
     )]
@@ -78,7 +78,7 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: Snapshots,
     },
-    /// Look after models that are refused because their worker processes kept dying
+    /// List and release models that are refused because their worker processes kept dying
     #[command(
         after_help = "Examples:\n  belljar quarantine list\n  belljar quarantine list --format json | jq '.[].sha256'\n  belljar quarantine release model.onnx\n  belljar quarantine release fe2d2eb4"
     )]
@@ -88,7 +88,7 @@ pub(super) enum Command {
     },
     Inspect(Inspect),
     NewPolicy(NewPolicy),
-    /// Check, explain, compare, weigh and order policies
+    /// Check, explain, compare, score and format policies
     #[command(
         after_help = "Examples:\n  belljar policy check model.policy.toml\n  belljar policy explain model.policy.toml\n  belljar policy diff approved.toml proposed.toml\n  belljar policy score model.policy.toml --max 20\n  belljar policy fmt --check policies/*.toml\n  belljar policy schema > policy.schema.json"
     )]
@@ -97,7 +97,7 @@ pub(super) enum Command {
         command: PolicyCommand,
     },
     Bench(Bench),
-    /// Show what the kernel lets the processes around models do
+    /// Show which system calls the kernel allows Belljar's processes
     #[command(
         after_help = "Examples:\n  belljar confine show\n  belljar confine show run\n  belljar confine show run --format json | jq -r '.rules[].call'"
     )]
@@ -112,7 +112,7 @@ pub(super) enum Command {
         after_help = "Examples:\n  belljar warm\n  BELLJAR_CACHE_DIR=/var/cache/belljar belljar warm"
     )]
     Warm,
-    /// Print a script that completes this command line
+    /// Print a shell completion script
     #[command(
         after_help = "Examples:\n  belljar completions bash > ~/.local/share/bash-completion/completions/belljar\n  belljar completions fish > ~/.config/fish/completions/belljar.fish"
     )]
@@ -120,18 +120,18 @@ pub(super) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, or write all of them into a folder
+    /// Print the manual page, or write the manual pages of all commands to a folder
     #[command(
         after_help = "Examples:\n  belljar man | man -l -\n  belljar man --output ~/.local/share/man/man1"
     )]
     Man {
-        /// Folder to write one page for each command to
+        /// Write one page for each command to this folder
         #[arg(short, long, value_name = "DIR")]
         output: Option<PathBuf>,
     },
 }
 
-/// How answers are printed.
+/// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
     /// For people
@@ -140,83 +140,84 @@ pub(super) enum Format {
     Json,
 }
 
-/// What stands around the sandbox.
+/// What isolates the sandbox from the rest of the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum IsolationArg {
-    /// A worker process of its own
+    /// A separate, confined worker process
     Process,
-    /// A thread of this process: whoever escapes from WebAssembly is in it
+    /// A thread of this process: an escape from WebAssembly reaches this process
     Thread,
 }
 
 /// The model and what it may do.
 #[derive(Debug, Args)]
 pub(super) struct ModelArgs {
-    /// The ONNX file; for `belljar run` also a guest program
+    /// The ONNX file; `belljar run` also accepts a guest program
     pub(super) model: PathBuf,
 
-    /// The policy to run it under; without one it gets no rights and the default limits. A policy
-    /// is never looked for beside the model
+    /// The policy file; without one, the model gets no grants and the default limits. Belljar never
+    /// searches for a policy next to the model
     #[arg(short, long, value_name = "FILE")]
     pub(super) policy: Option<PathBuf>,
 
-    /// Refuse a policy that asks for more than the operator's ceiling allows, instead of cutting it
+    /// Refuse a policy that exceeds the operator's ceiling, instead of reducing it to the ceiling
     #[arg(long)]
     pub(super) strict_policy: bool,
 
-    /// Append every decision to this file, a line of JSON each: what was allowed or refused, and why
+    /// Append each decision (what was allowed or refused, and why) to this file as a line of JSON
     #[arg(long, value_name = "FILE")]
     pub(super) decisions: Option<PathBuf>,
 
-    /// What stands around the sandbox
+    /// What isolates the sandbox
     #[arg(long, value_name = "KIND", default_value = "process")]
     pub(super) isolation: IsolationArg,
 }
 
-/// The heading of flags for images.
+/// The help heading of the image flags.
 const IMAGES: &str = "Images (inputs that are PNG or JPEG files)";
 
-/// How inputs that are PNG or JPEG files become tensors.
+/// How PNG and JPEG inputs are converted to tensors.
 #[derive(Debug, Args)]
 pub(super) struct PictureArgs {
-    /// Resize images to WIDTHxHEIGHT, or so that their shorter side has N pixels; by default to the
-    /// height and width that the input declares, if it declares both, else not at all
+    /// Resize images to WIDTHxHEIGHT, or so that their shorter side has N pixels. Default: the
+    /// height and width that the input declares, if it declares both; otherwise images keep their
+    /// size
     #[arg(long, help_heading = IMAGES, value_name = "WIDTHxHEIGHT|N", value_parser = size)]
     pub(super) resize: Option<Size>,
 
-    /// How an image gets a size of other proportions; stretch by default
+    /// How to resize an image to a different aspect ratio. Default: stretch
     #[arg(long, help_heading = IMAGES, value_name = "FIT")]
     pub(super) fit: Option<FitArg>,
 
-    /// Keep WIDTHxHEIGHT or NxN pixels in the middle, after --resize; by default everything
+    /// Keep only the central WIDTHxHEIGHT or NxN pixels, after --resize. Default: no crop
     #[arg(long, help_heading = IMAGES, value_name = "WIDTHxHEIGHT|N", value_parser = size)]
     pub(super) center_crop: Option<Size>,
 
-    /// A pixel, 0 to 255, is multiplied by this; 1/255 by default
+    /// Multiply each pixel value (0 to 255) by this. Default: 1/255
     #[arg(long, help_heading = IMAGES, value_name = "FACTOR", value_parser = number, allow_hyphen_values = true)]
     pub(super) scale: Option<f64>,
 
-    /// This is subtracted from scaled pixels: one number, or one for each channel in the order of
-    /// --channels; 0 by default
+    /// Subtract this from scaled pixel values: one number, or one for each channel in the order of
+    /// --channels. Default: 0
     #[arg(long, help_heading = IMAGES, value_name = "N[,N,N]", value_delimiter = ',', value_parser = number)]
     #[arg(allow_hyphen_values = true)]
     pub(super) mean: Option<Vec<f64>>,
 
-    /// The difference is divided by this: one number, or one for each channel; 1 by default
+    /// Then divide by this: one number, or one for each channel. Default: 1
     #[arg(long, help_heading = IMAGES, value_name = "N[,N,N]", value_delimiter = ',', value_parser = divisor)]
     #[arg(allow_hyphen_values = true)]
     pub(super) std: Option<Vec<f64>>,
 
-    /// The channels, in their order; by default gray for an input of one channel, else rgb
+    /// The channels and their order. Default: gray for an input of one channel, otherwise rgb
     #[arg(long, help_heading = IMAGES, value_name = "CHANNELS")]
     pub(super) channels: Option<ChannelsArg>,
 
-    /// The axes of the input: n a batch of one, c channels, h height, w width; by default what its
-    /// shape shows, by one or three channels in the only place where they can be
+    /// The axes of the input: n batch (of one), c channels, h height, w width. Default: inferred
+    /// from the input's shape, if only one axis can hold one or three channels
     #[arg(long, help_heading = IMAGES, value_name = "AXES")]
     pub(super) layout: Option<LayoutArg>,
 
-    /// Take images as they are stored; by default they are turned upright as their EXIF data says
+    /// Do not rotate images. Default: rotate them as their EXIF orientation says
     #[arg(long, help_heading = IMAGES)]
     pub(super) ignore_orientation: bool,
 }
@@ -238,14 +239,15 @@ impl PictureArgs {
         flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
     }
 
-    /// Refuses the flags for a guest program.
+    /// Fails if a flag was given, because a guest program decodes images itself.
     #[cfg(feature = "programs")]
     pub(super) fn refuse_for_program(&self) -> Result<(), Failure> {
         match self.first_given() {
             None => Ok(()),
             Some(flag) => {
-                let text = format!("{flag} is for models: a guest program decodes images itself");
-                Err(Failure::usage(text).hint("leave the flag out"))
+                let text =
+                    format!("{flag} applies only to models: a guest program decodes images itself");
+                Err(Failure::usage(text).hint("remove the flag"))
             }
         }
     }
@@ -260,12 +262,12 @@ pub(super) enum Size {
     One(u32),
 }
 
-/// How an image gets a size of other proportions.
+/// How an image is resized to a different aspect ratio.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum FitArg {
-    /// Each side is resized by itself; the proportions change
+    /// Resize width and height independently; the aspect ratio changes
     Stretch,
-    /// The proportions stay, and what is too much is cut off at both ends
+    /// Keep the aspect ratio, and cut off the excess equally at both ends
     Crop,
 }
 
@@ -287,11 +289,11 @@ pub(super) enum LayoutArg {
     Hw,
 }
 
-/// `640x480`, or `224` alone.
+/// Parses `640x480` or `224`.
 fn size(text: &str) -> Result<Size, String> {
     let side = |text: &str| match text.trim().parse::<u32>() {
         Ok(side @ 1..=65_535) => Ok(side),
-        _ => Err("write WIDTHxHEIGHT such as 640x480, or one number; sides are from 1 to 65535"),
+        _ => Err("expected WIDTHxHEIGHT such as 640x480, or one number; each from 1 to 65535"),
     };
     match text.split_once(['x', 'X', '×']) {
         Some((width, height)) => Ok(Size::Both(side(width)?, side(height)?)),
@@ -299,7 +301,7 @@ fn size(text: &str) -> Result<Size, String> {
     }
 }
 
-/// A number, or a fraction such as `1/255`.
+/// Parses a number, or a fraction such as `1/255`.
 fn number(text: &str) -> Result<f64, String> {
     let one = |text: &str| text.trim().parse::<f64>().ok();
     let value = match text.split_once('/') {
@@ -307,34 +309,36 @@ fn number(text: &str) -> Result<f64, String> {
         None => one(text),
     };
     let finite = value.filter(|value| value.is_finite());
-    finite.ok_or_else(|| "write a number such as 0.485, or a fraction such as 1/255".to_owned())
+    finite.ok_or_else(|| "expected a number such as 0.485, or a fraction such as 1/255".to_owned())
 }
 
-/// A number that is not zero.
+/// Parses a number that is not zero.
 fn divisor(text: &str) -> Result<f64, String> {
     number(text).and_then(|value| match value {
-        0.0 => Err("nothing can be divided by zero; write another number".to_owned()),
+        0.0 => Err("expected a number other than 0: pixel values are divided by it".to_owned()),
         value => Ok(value),
     })
 }
 
-/// Run a model, or a guest program, on inputs and print its answer
+/// Run a model or a guest program, and print its outputs
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
-Inputs are .npy, .npz, .json, .csv, .pb, .png or .jpg files, or - for standard input; what is in
-them decides, not their name. A .npz without NAME= holds several inputs by their names, or, from np.savez(FILE, a, b),
-in their order. JSON is [[1, 2], [3, 4]] or {{\"dtype\": \"f32\", \"shape\": [2, 2], \"data\": [1, 2, 3, 4]}},
-or an object of those by name. CSV is a row for each line, or, without NAME= and with a header of the
-inputs' names, a column for each input. A .pb is a tensor of ONNX's test cases.
+An input is a .npy, .npz, .json, .csv, .pb, .png or .jpg file, or - for standard input. The format
+is detected from the content, not from the file name. A .npz without NAME= holds several inputs, by
+name or, if made with np.savez(FILE, a, b), in order. JSON is an array such as [[1, 2], [3, 4]],
+  {{\"dtype\": \"f32\", \"shape\": [2, 2], \"data\": [1, 2, 3, 4]}},
+or an object of these by name. CSV has one row per line; without NAME= and with a header of input
+names, each column is one input. A .pb file is a TensorProto, as in ONNX's test cases.
 
-PNG and JPEG files are decoded in a sandbox of their own, under the limits of the model's policy.
-They become floats, (pixel * scale - mean) / std, or for an input of u8 the pixels themselves. They
-are resized bilinearly with antialiasing, as Pillow's Resampling.BILINEAR does it. Alpha is dropped,
-of 16 bits the upper eight are kept, CMYK becomes RGB, and colour profiles are not applied.
+PNG and JPEG files are decoded in a separate sandbox, under the limits of the model's policy. Pixels
+become floats, (pixel * scale - mean) / std; an input of type u8 gets the pixel values unchanged.
+Images are resized with antialiased bilinear filtering, like Pillow's Resampling.BILINEAR. Alpha is
+dropped, 16-bit samples are cut to the upper 8 bits, CMYK becomes RGB, and colour profiles are not
+applied.
 
-A guest program (a WASI 0.2 component) runs under a policy with a [program] table, and takes inputs as
-NAME=FILE: .npy, .npz and .json files are tensors, others the bytes that they are; NAME=text:TEXT is
-a text, NAME=bytes:FILE the bytes of any file.
+A guest program (a WASI 0.2 component) needs a policy with a [program] table. Its inputs are
+NAME=FILE: .npy, .npz and .json files are tensors, other files are passed as bytes. NAME=text:TEXT
+passes a text, NAME=bytes:FILE the bytes of any file.
 
 Examples:
   belljar run model.onnx --input photo.npy
@@ -352,60 +356,61 @@ pub(super) struct Run {
     #[command(flatten)]
     pub(super) model: ModelArgs,
 
-    /// An input: NAME=FILE, or just FILE if the model has one input or the file has the names
+    /// An input: NAME=FILE, or only FILE if the model has one input or the file holds the names
     #[arg(short, long = "input", value_name = "[NAME=]FILE", action = ArgAction::Append)]
     pub(super) inputs: Vec<OsString>,
 
     #[command(flatten)]
     pub(super) pictures: Box<PictureArgs>,
 
-    /// Write the outputs: to a .npz or .json file, or as .npy files into a folder
+    /// Write the outputs to a .npz or .json file, or as .npy files to a folder
     #[arg(short, long, value_name = "FILE|DIR")]
     pub(super) output: Option<PathBuf>,
 
-    /// Let --output replace files
+    /// Allow --output to replace files
     #[arg(long, requires = "output")]
     pub(super) force: bool,
 
-    /// How to print the answer
+    /// How to print the result
     #[arg(short, long, default_value = "table")]
     pub(super) format: Format,
 
-    /// Put all elements of the outputs into the JSON, not only the summary
+    /// Include all elements of the outputs in the JSON, not only a summary
     #[arg(long)]
     pub(super) data: bool,
 
-    /// Names of the classes, one a line, for indices along the last axis
+    /// File with class names, one per line, for indices along the last axis
     #[arg(short, long, value_name = "FILE")]
     pub(super) labels: Option<PathBuf>,
 
-    /// How many of the largest values to print, at most 10000; --data prints all
+    /// Number of largest values to print, at most 10000; --data prints all values
     #[arg(long, value_name = "N", default_value_t = 5)]
     #[arg(value_parser = clap::value_parser!(u16).range(..=10_000))]
     pub(super) top: u16,
 
-    /// Print where the time went
+    /// Print how long each step took
     #[arg(short, long)]
     pub(super) time: bool,
 
-    /// Prepare the model afresh, and do not keep it prepared for the next time
+    /// Neither read nor write stored snapshots: prepare the model again
     #[arg(long)]
     pub(super) no_store: bool,
 
-    /// Arguments for a guest program, which reach it if its policy says so
+    /// Arguments for a guest program, passed if its policy allows them
     #[arg(last = true, value_name = "ARGUMENT")]
     pub(super) arguments: Vec<String>,
 }
 
-/// Prepare a model ahead of its runs, which then start at once
+/// Prepare a model and store snapshots, so that later runs start faster
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
-Each snapshot is the memory of a sandbox that has prepared the model for one shape of each input. An
-input whose dimensions are all fixed needs no --input-shape. Give the shape of an input several
-times for several snapshots; the first shapes of all inputs belong together, then the second ones.
+A snapshot is the memory of a sandbox that has prepared the model for one shape of each input. An
+input whose dimensions are all fixed needs no --input-shape. Repeat --input-shape for several
+snapshots: the first shapes of all inputs make the first snapshot, the second shapes the second.
 
-Snapshots are kept in $BELLJAR_CACHE_DIR/snapshots, the lately used ones, as many of each model as its
-policy says (limits.snapshots) and in all no more than $BELLJAR_STORE_SIZE (2 GiB).
+Snapshots are stored in $BELLJAR_CACHE_DIR/snapshots. The least recently used ones are removed when
+a model has more than its policy allows (limits.snapshots), or when all of them together exceed
+$BELLJAR_STORE_SIZE (2 GiB).
 
 Examples:
   belljar prepare model.onnx
@@ -418,18 +423,18 @@ pub(super) struct Prepare {
     #[command(flatten)]
     pub(super) model: ModelArgs,
 
-    /// The shape of an input
+    /// The shape to prepare an input for
     #[arg(short, long = "input-shape", visible_alias = "shape", value_name = "NAME=N,N,…", action = ArgAction::Append)]
     pub(super) input_shapes: Vec<String>,
 
-    /// How to print what was done
+    /// How to print the result
     #[arg(short, long, default_value = "table")]
     pub(super) format: Format,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Snapshots {
-    /// List what is stored
+    /// List the stored snapshots
     #[command(
         after_help = "Examples:\n  belljar snapshots list\n  belljar snapshots list --format json | jq '.[].path'"
     )]
@@ -438,33 +443,33 @@ pub(super) enum Snapshots {
         #[arg(short, long, default_value = "table")]
         format: Format,
     },
-    /// Remove what is stored: everything, or what the flags say
+    /// Remove stored snapshots: all, or those that the flags select
     #[command(
         after_help = "Examples:\n  belljar snapshots prune\n  belljar snapshots prune --model model.onnx\n  belljar snapshots prune --older-than \"720 h\"\n  belljar snapshots prune --max-size \"500 MiB\""
     )]
     Prune {
-        /// Only of this model: the name of its file, or the start of its SHA-256
+        /// Only snapshots of this model: its file name, or the start of its SHA-256
         #[arg(short, long, value_name = "MODEL")]
         model: Option<String>,
 
-        /// Only what was not used for this long
+        /// Only snapshots that were not used for this long
         #[arg(long, value_name = "DURATION")]
         older_than: Option<String>,
 
-        /// Only so much that no more than this is left, the longest unused first
+        /// Remove the least recently used snapshots until the rest is no larger than this
         #[arg(long, value_name = "SIZE")]
         max_size: Option<String>,
 
-        /// How to print what was removed
+        /// How to print the list of removed snapshots
         #[arg(short, long, default_value = "table")]
         format: Format,
     },
-    /// Hold everything that is stored against its seal; exit code 1 if something is not as it was
+    /// Check the seal of every stored file; exit code 1 if a file was changed
     #[command(
         after_help = "Examples:\n  belljar snapshots verify\n  belljar snapshots verify --remove --format json"
     )]
     Verify {
-        /// Remove what is bad; the exit code still tells that there was something
+        /// Remove changed files; the exit code is still 1 if there was one
         #[arg(long)]
         remove: bool,
 
@@ -476,28 +481,28 @@ pub(super) enum Snapshots {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Confine {
-    /// Print in words the filter of system calls of a role; without one, the roles
+    /// Print the system call filter of a role; without a role, list the roles
     #[command(
         after_help = "Examples:\n  belljar confine show\n  belljar confine show prepare\n  belljar confine show run --format json | jq -r '.rules[].call'"
     )]
     Show {
-        /// Whose filter
+        /// The role of the process
         role: Option<RoleArg>,
 
-        /// How to print it
+        /// How to print the filter
         #[arg(short, long, default_value = "text")]
         format: TextFormat,
     },
 }
 
-/// Who has a filter.
+/// The roles that have a system call filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum RoleArg {
     /// The process that compiles the sandboxed runner
     Compile,
     /// The process that reads and prepares a model
     Prepare,
-    /// The process that runs what was prepared
+    /// The process that runs a prepared model
     Run,
     /// The process that compiles a guest program
     #[cfg(feature = "programs")]
@@ -508,7 +513,7 @@ pub(super) enum RoleArg {
     /// The process that runs a guest program with files or connections
     #[cfg(feature = "programs")]
     GrantedProgram,
-    /// A sandbox on a thread, without a process of its own
+    /// A sandbox on a thread of this process (--isolation thread)
     Thread,
 }
 
@@ -532,26 +537,26 @@ pub(super) enum Quarantine {
         #[arg(short, long, default_value = "table")]
         format: Format,
     },
-    /// Let models run again, and forget the deaths of their workers
+    /// Allow models to run again, and reset the death counts of their workers
     #[command(
-        after_help = "A model whose workers die is a model that may have broken out of its sandbox: look into it first.\n\nExamples:\n  belljar quarantine release model.onnx\n  belljar quarantine release fe2d2eb49c5f"
+        after_help = "A model whose workers die may have broken out of its sandbox: investigate before you release it.\n\nExamples:\n  belljar quarantine release model.onnx\n  belljar quarantine release fe2d2eb49c5f"
     )]
     Release {
-        /// The model's file, its name as `list` shows it, or its SHA-256 or the start of that
+        /// The model's file, its name as `list` shows it, or its SHA-256 (at least 8 digits)
         #[arg(required = true, value_name = "DIGEST|MODEL")]
         models: Vec<String>,
     },
 }
 
-/// Say what this machine offers: which layers can stand around a model, and what is lost without
+/// Report which protection layers work on this machine, and what is lost without the others
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
-Starts a worker of each role, has it confined as for a strict policy, and says what it lacks and how
-long it took. Exit code 0 if a strict policy can be served here, 7 if a model under one would be
-refused. Nothing is changed, and nothing compiled.
+Starts a worker of each role, confines it as for a strict policy, and reports which layers are
+missing and how long it took. Exit code 0 if strict policies work on this machine, 7 if models under
+them are refused. Changes no files and compiles no code.
 
 Keys of the JSON:
-  strict            whether a strict policy can be served
+  strict            whether strict policies work on this machine
   workers           for each role: strict (as above), ready_ms, namespaces (without-user, with-user,
                     none), missing (layer, why, needed and remedy of each), error
   machine           what, present, found, without (what is lost), needed (by strict policies)
@@ -569,13 +574,13 @@ pub(super) struct Doctor {
     pub(super) format: Format,
 }
 
-/// List the operators that are computed, with versions, types and attributes
+/// List the supported operators, with versions, types and attributes
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A node with another operator, version, type, attribute or value is refused, by name: exit code 4.\n\nExamples:\n  belljar ops\n  belljar ops Resize\n  belljar ops --format json | jq -r '.operators[].name' | sort -u"
+    after_help = "A model with a node that uses any other operator, version, type, attribute or value is refused, and the error names the node: exit code 4.\n\nExamples:\n  belljar ops\n  belljar ops Resize\n  belljar ops --format json | jq -r '.operators[].name' | sort -u"
 )]
 pub(super) struct Ops {
-    /// One operator; all without it
+    /// Only this operator; all operators without it
     #[arg(value_name = "OPERATOR")]
     pub(super) operator: Option<String>,
 
@@ -584,24 +589,25 @@ pub(super) struct Ops {
     pub(super) format: TextFormat,
 }
 
-/// Say what a model is, and whether it would be prepared, as found inside the sandbox
+/// Describe a model, and check in the sandbox whether it can be prepared
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
-The model is prepared as for a run, and then not run. If an input's shape is neither declared nor
-given, sizes are assumed, and the verdict is open: it depends on the shapes. Nodes that may still
-refuse the values of a run are listed: indices, divisors, sizes that follow from values. A model that
-is described, and refused when it is prepared, is an answer like others: exit code 0. One that cannot
-even be described ends as a run of it does, with the same exit code.
+The model is prepared as for a run, but not run. If an input's shape is neither declared nor given,
+Belljar assumes sizes, and the verdict is open: it depends on the shapes. The report lists nodes
+that can still fail during a run, depending on values: indices, divisors, and sizes computed from
+values. If the model is described but its preparation is refused, the exit code is 0. If it cannot
+be described, the error and exit code are those of `belljar run`.
 
 Keys of \"preparation\" in the JSON:
   verdict           prepared, refused, or open (depends on the shapes of the inputs)
-  shapes, assumed   what it was prepared for, and whether sizes in it were assumed
+  shapes, assumed   the shapes it was prepared for, and whether sizes in them were assumed
   prepared          whether it was prepared for these shapes
-  error, exit_code  how a run on inputs of these shapes ends, if not
-  undecided, more   node, operator and missing (values, sizes) of each; whether there are more
+  error, exit_code  how a run on inputs of these shapes fails, if it was not prepared
+  undecided, more   nodes that depend on values: node, operator, missing (values, sizes); whether
+                    there are more of them
 
-Without a description the JSON has the keys model (path), preparation (null where the model is not to
-blame) and error (text, hint, exit_code), which is null otherwise.
+If the model cannot be described, the JSON has the keys model (path), preparation (null if the model
+is not the cause) and error (text, hint, exit_code). Otherwise error is null.
 
 Examples:
   belljar inspect model.onnx
@@ -614,11 +620,11 @@ pub(super) struct Inspect {
     #[command(flatten)]
     pub(super) model: ModelArgs,
 
-    /// The shape of an input that the model is prepared for
+    /// The shape to prepare an input for
     #[arg(short, long = "input-shape", visible_alias = "shape", value_name = "NAME=N,N,…", action = ArgAction::Append)]
     pub(super) input_shapes: Vec<String>,
 
-    /// Describe the model only, and do not prepare it
+    /// Only describe the model, without preparing it
     #[arg(long, conflicts_with = "input_shapes")]
     pub(super) no_prepare: bool,
 
@@ -634,12 +640,12 @@ pub(super) struct InputArgs {
     #[arg(short, long = "input", value_name = "[NAME=]FILE", action = ArgAction::Append)]
     pub(super) inputs: Vec<OsString>,
 
-    /// Make up the inputs that are not given: random numbers, strings empty; dimensions that the
-    /// model leaves open are 1 unless --shape gives them
+    /// Generate the inputs that are not given: random numbers and empty strings. Dimensions that
+    /// the model does not fix are 1 unless --shape sets them
     #[arg(long)]
     pub(super) random: bool,
 
-    /// The shape of a made-up input
+    /// The shape of a generated input
     #[arg(
         long = "shape",
         visible_alias = "input-shape",
@@ -652,12 +658,13 @@ pub(super) struct InputArgs {
     pub(super) pictures: Box<PictureArgs>,
 }
 
-/// Write a starting policy: the model pinned, limits fitted to one measured run; or a program pinned
+/// Write a policy that pins a model, with limits fitted to one measured run, or pins a program
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A model that keeps weights in other files (model.onnx.data) gets the grants that it needs in comments,
-each with the SHA-256 of the file. Nothing is measured then: no file is read into a sandbox before it is
-granted. Take the # away from what you accept, and measure with --policy.
+For a model with weights in other files (model.onnx.data), the policy lists the grants that the
+model needs as comments, each with the SHA-256 of the file. Limits are then not measured, because no
+file is read into a sandbox before it is granted. Uncomment the grants that you accept, and measure
+with --policy.
 
 Examples:
   belljar new-policy model.onnx --input image=photo.npy --output model.policy.toml
@@ -667,27 +674,27 @@ Examples:
   belljar new-policy split.onnx --output split.policy.toml
   belljar new-policy split.onnx --policy split.policy.toml --random --output split.policy.toml --force")]
 pub(super) struct NewPolicy {
-    /// The ONNX file, or a guest program, which is not run
+    /// The ONNX file, or a guest program (which is not run)
     pub(super) model: PathBuf,
 
-    /// A policy to measure the model under. The files that it grants and the model needs, its rules of
-    /// values and its settings are taken over; limits are measured anew
+    /// Measure the model under this policy. The new policy keeps its value rules, its settings, and
+    /// the file grants that the model needs; limits are measured again
     #[arg(short, long, value_name = "FILE")]
     pub(super) policy: Option<PathBuf>,
 
-    /// Memory of the sandbox in which the model is measured; the model file may be as large. Without
-    /// it, 1 GiB or what --policy says
+    /// Memory limit of the sandbox during measurement, and the maximum size of the model file.
+    /// Default: the limit in --policy, or 1 GiB
     #[arg(long, value_name = "SIZE")]
     pub(super) memory: Option<String>,
 
     #[command(flatten)]
     pub(super) inputs: InputArgs,
 
-    /// Where to write the policy, instead of printing it
+    /// Write the policy to this file instead of printing it
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
 
-    /// Let --output replace a file
+    /// Allow --output to replace a file
     #[arg(long, requires = "output")]
     pub(super) force: bool,
 }
@@ -695,48 +702,49 @@ pub(super) struct NewPolicy {
 /// Measure a model: latency, start-up, memory, throughput
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
-First, requests one at a time, each sent once the memory of the one before is pristine again: a warm
-run, as its client waits for it. Then as many requests as are measured in the first part, from
---concurrency clients that each send the next one as soon as they have an answer: the sustained rate,
-which includes all resets. Runs that warm up are not counted. Percentiles are of nearest rank.
+The first part sends one request at a time, each after the memory reset of the previous one: it
+measures the latency of a warm run. The second part sends as many requests from --concurrency
+clients, each of which sends its next request as soon as it has an answer: it measures the sustained
+rate, which includes all resets. Warm-up runs are not counted. Percentiles use the nearest-rank
+method.
 
-Keys of the JSON, of which p50, p90, p95, p99, min, max and mean are called percentiles:
-  start_ms          from the model's file to its first answer, in ms; compiled code is in the cache
+Keys of the JSON; \"percentiles\" stands for p50, p90, p95, p99, min, max and mean:
+  start_ms          time from the model file to the first answer, in ms, with compiled code cached
   start             its parts: code_ms, read_ms, load_ms, prepare_ms, first_run_ms
-  warm_ms           a warm run from tensors to checked tensors, in ms: percentiles
-  instantiate_us    to make the instance of a request after the one before, in µs, not in warm_ms:
-                    percentiles
-  reset_ms          to make memory pristine after a request, in ms, not in warm_ms: percentiles
+  warm_ms           a warm run, from input tensors to checked output tensors, in ms: percentiles
+  instantiate_us    creating the instance of a request, in µs, not part of warm_ms: percentiles
+  reset_ms          resetting memory after a request, in ms, not part of warm_ms: percentiles
   reset_method      written-pages or new-mapping
-  share             parts of a warm run and its reset, together 1: kernels (native kernels), guest
-                    (WebAssembly outside of them), crossing (everything else), reset
-  sustained         per_second, requests answered in a second; latency_ms, percentiles in ms of
-                    what a client waits for at this rate
-  rss_bytes         resident memory (RSS) of this process and its workers after that, in bytes;
-                    pages that processes share count in each of them; null if it cannot be read
-  pss_bytes         the same as PSS: a shared page counts once; null where the kernel denies it
-  workers           worker processes in these two
-  linear_memory_bytes  the largest that a sandbox's own memory was
-  measured          requests that were measured in each part (alone, sustained): fewer than iterations
-                    where the time was over. Figures that need more than there were are null
+  share             fractions of a warm run and its reset, which sum to 1: kernels (native kernels),
+                    guest (other WebAssembly), crossing (everything else), reset
+  sustained         per_second, requests answered per second; latency_ms, latency of a client at
+                    this rate, in ms: percentiles
+  rss_bytes         resident memory (RSS) of this process and its workers afterwards, in bytes;
+                    shared pages count once per process; null if it cannot be read
+  pss_bytes         the same as PSS: shared pages count once; null if the kernel denies it
+  workers           number of worker processes in these two
+  linear_memory_bytes  largest linear memory of a sandbox
+  measured          requests measured in each part (alone, sustained): fewer than iterations if
+                    time ran out. Figures that need more requests are null
   model, policy, isolation, iterations, warm_up, concurrency, inputs: what was measured
 
-With --profile, runs one at a time in a variant of the sandboxed runner that has a clock and serves
-nothing else. Of the JSON's keys only model, policy, inputs and iterations are as above:
+--profile runs one request at a time in a variant of the sandboxed runner that has a clock and is
+used for nothing else. The JSON keys model, policy, inputs and iterations are as above; the others
+are:
   measured          runs that were profiled
-  run_ms, total_ms  time of a run in the sandbox, on average, and of all measured runs
-  operators         for each operator and what computes it, the longest time first: operator,
-                    kernel, nodes, calls, total_ms, kernel_ms (in native kernels), share (of
-                    total_ms), gflops (10⁹ multiplications and additions in a second; null if
-                    their number is not known)
-  nodes             for each node, in the order in which they run: node, operator, computes (all
-                    nodes of the model that are computed together), plan (name and operator in the
-                    optimised model), kernel, outputs (dtype, shape), calls, total_ms, kernel_ms,
-                    share, multiply_adds, gflops
-  outside           total_ms and share of what belongs to no node
-  clock             reading_ns, the time to read the clock, and subtracted_ms, what all readings
-                    took: no other figure contains it
-  same_answer       whether the answers had the same bytes as without a clock
+  run_ms, total_ms  time in the sandbox: average of one run, and total of all measured runs
+  operators         for each operator and kernel, longest total time first: operator, kernel,
+                    nodes, calls, total_ms, kernel_ms (in native kernels), share (of total_ms),
+                    gflops (10⁹ multiplications and additions per second; null if their number
+                    is unknown)
+  nodes             for each node, in execution order: node, operator, computes (all nodes of the
+                    model that are fused into it), plan (name and operator in the optimised
+                    model), kernel, outputs (dtype, shape), calls, total_ms, kernel_ms, share,
+                    multiply_adds, gflops
+  outside           total_ms and share of the time outside all nodes
+  clock             reading_ns, the time of one clock reading, and subtracted_ms, the time of all
+                    readings, which is subtracted from all other figures
+  same_answer       whether the outputs are byte for byte those of a run without a clock
 kernel is \"native\" and the name of a kernel, WebAssembly, or WebAssembly with native tiles or
 operators.
 
@@ -756,18 +764,18 @@ pub(super) struct Bench {
     #[command(flatten)]
     pub(super) inputs: InputArgs,
 
-    /// Requests that are measured in each of the two parts, or profiled, however long they take,
-    /// unless --max-time ends it; without this, up to 100
+    /// Number of requests to measure in each of the two parts, or to profile, without a time limit
+    /// unless --max-time is given. Default: up to 100 within --max-time
     #[arg(short = 'n', long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) iterations: Option<u32>,
 
-    /// Send no request that would end after this long; "30 s" unless --iterations says how many. The
-    /// model's start and compiling the sandboxed runner take the time that they take
+    /// Send no request that would end after this time. Default: "30 s", or no limit with
+    /// --iterations. Starting the model and compiling the sandboxed runner are not limited
     #[arg(long, value_name = "DURATION")]
     pub(super) max_time: Option<String>,
 
-    /// Clients that send requests at the same time, each served by a sandbox of its own
+    /// Number of clients that send requests at the same time, each served by its own sandbox
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(super) concurrency: u16,
@@ -776,12 +784,12 @@ pub(super) struct Bench {
     #[arg(long, conflicts_with = "concurrency")]
     pub(super) profile: bool,
 
-    /// With --profile, also write the first ten runs to this file as a timeline, in the trace event
-    /// format that chrome://tracing and https://ui.perfetto.dev show
+    /// Also write a timeline of the first ten profiled runs to this file, in the trace event format
+    /// of chrome://tracing and https://ui.perfetto.dev
     #[arg(long, value_name = "FILE", requires = "profile")]
     pub(super) trace: Option<PathBuf>,
 
-    /// Replace the file that --trace names
+    /// Allow --trace to replace a file
     #[arg(long, requires = "trace")]
     pub(super) force: bool,
 
@@ -802,7 +810,7 @@ mod tests {
     }
 
     #[test]
-    fn version_and_verbose_go_in_either_order() {
+    fn version_and_verbose_are_accepted_in_either_order() {
         for line in [["belljar", "--version", "--verbose"], ["belljar", "--verbose", "--version"]] {
             let arguments = Arguments::try_parse_from(line).unwrap();
             assert!(arguments.version && arguments.verbose);
@@ -810,7 +818,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_teaches_by_example() {
+    fn help_of_every_command_has_examples() {
         for command in Arguments::command().get_subcommands() {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Examples:"), "{}", command.get_name());

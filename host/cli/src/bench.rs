@@ -1,8 +1,8 @@
-//! `belljar bench`: what a model costs here, as its clients will see it.
+//! `belljar bench`: measures the latency, start-up time, memory and throughput of a model.
 //!
-//! A request on its own, and requests without a pause, are two questions: the first is how long a
-//! client waits, the second what the machine sustains when the reset of memory after each request
-//! has to be paid for too. Each has a part of its own.
+//! One part sends single requests, to measure how long a client waits. The other part sends
+//! requests without a pause, to measure the sustained rate, which includes the memory reset after
+//! each request.
 
 mod profile;
 mod report;
@@ -29,21 +29,21 @@ use report::Report;
 use resident::Resident;
 use time::{Deadline, Progress};
 
-/// Requests that are measured in each part, and the time that everything takes at most, unless
-/// somebody says otherwise.
+/// Default number of measured requests in each part, and default maximum time of both parts.
 const ITERATIONS: u32 = 100;
 const MAX_TIME: Duration = Duration::from_secs(30);
 
-/// Runs of each client that are not counted: the first maps the memory, the second faults it in,
-/// and caches have settled a few runs later.
+/// Warm-up runs of each client. The first maps the memory, the second faults it in, and a few more
+/// fill the caches.
 const WARM_UP: u32 = 5;
 
-/// Rest beside twice the time of a reset before the next request, so that it finds pristine memory.
+/// The pause before each single request is this plus twice the time of a reset, so that the reset
+/// is complete.
 const REST: Duration = Duration::from_millis(1);
 
 type Inputs = [(String, Tensor)];
 
-/// From the model's file to the first answer.
+/// The times from the model file to the first answer.
 #[derive(Clone, Copy)]
 struct Start {
     whole: Duration,
@@ -57,7 +57,7 @@ struct Start {
 /// One measured request.
 #[derive(Clone, Copy)]
 struct Sample {
-    /// From the caller's tensors to tensors that were checked.
+    /// From the caller's tensors to checked output tensors.
     latency: Duration,
     cost: RunCost,
 }
@@ -76,7 +76,7 @@ pub(super) fn bench(arguments: &Bench, terminal: &Terminal) -> Result<(), Failur
     let clients = usize::from(arguments.concurrency);
     let iterations = arguments.iterations.unwrap_or(ITERATIONS);
     let max_time = max_time(arguments)?;
-    // Compiling the guest, once for this machine, is no part of any start that is measured.
+    // The guest is compiled once for this machine, so that is not part of the measured start.
     let compiling = host_for(&arguments.model, Store::Unused, 1, terminal)?;
     let rules = rules(&compiling, &arguments.model, terminal)?;
     terminal.progress("starting", || compiling.warm_up(&rules.0))?;
@@ -107,7 +107,7 @@ pub(super) fn bench(arguments: &Bench, terminal: &Terminal) -> Result<(), Failur
     let latency = alone.last().unwrap_or(&first).latency;
     let mut progress = Progress::new(terminal, "requests without a pause", iterations);
     let sustained = {
-        // Each sandbox is started and has served once before it counts.
+        // Start each sandbox and let it serve one request before measuring.
         model.warm_up(&inputs, clients.min(deadline.part(4).count(first.latency)))?;
         let warm_up = WARM_UP.saturating_mul(u32::from(arguments.concurrency));
         let part = deadline.part(4);
@@ -120,11 +120,12 @@ pub(super) fn bench(arguments: &Bench, terminal: &Terminal) -> Result<(), Failur
     if let Some(time) = max_time.filter(|_| counts.iter().any(|n| *n < iterations as usize)) {
         let ([alone, sustained], time) = (counts, format_duration(time));
         terminal.warn(&format!(
-            "the time of {time} was over after {alone} of {iterations} requests one at a time, and \
-             {sustained} of {iterations} without a pause; --max-time or --iterations allows more"
+            "the time limit of {time} ended the measurement after {alone} of {iterations} single \
+             requests and {sustained} of {iterations} without a pause; raise --max-time, or set \
+             --iterations"
         ));
     }
-    // The last resets are still under way, in which memory is touched.
+    // The last resets may still be running, and they touch memory.
     std::thread::sleep(rest(alone.iter().map(|sample| sample.cost.reset).max()));
     let report = Report {
         arguments,
@@ -156,20 +157,20 @@ fn one(model: &Model, inputs: &Inputs) -> Result<Sample, Error> {
     Ok(Sample { latency: start.elapsed(), cost: outputs.cost() })
 }
 
-/// How long everything may take.
+/// The maximum time of both parts.
 fn max_time(arguments: &Bench) -> Result<Option<Duration>, Failure> {
     match (&arguments.max_time, arguments.iterations) {
         (None, Some(_)) => Ok(None),
         (None, None) => Ok(Some(MAX_TIME)),
         (Some(text), _) => parse_duration(text).map(Some).map_err(|err| {
             let text = format!("--max-time {}: {err}", Escaped::new(text));
-            Failure::usage(text).hint("write \"30 s\"")
+            Failure::usage(text).hint("give a duration such as \"30 s\"")
         }),
     }
 }
 
-/// Requests one at a time, each when the reset after the one before is over. None is sent that would
-/// end too late, if it takes as long as the one before.
+/// Sends single requests, each after the reset of the previous one. Stops if the next request,
+/// taking as long as the previous one, would end after the deadline.
 fn alone(
     model: &Model,
     inputs: &Inputs,
@@ -178,7 +179,7 @@ fn alone(
     first: Sample,
     progress: &mut Progress<'_>,
 ) -> Result<Vec<Sample>, Error> {
-    // What a reset took is told with the next answer, so the last one that was told must do.
+    // The time of a reset is reported with the next answer, so the last reported one is used.
     let (mut reset, mut latency) = (Duration::ZERO, first.latency);
     let warm = deadline.part(4);
     for _ in 0..WARM_UP {
@@ -203,8 +204,8 @@ fn alone(
     Ok(samples)
 }
 
-/// `count` requests in all, from clients that all start at once. None is sent after the deadline,
-/// or if it would end after it, taking as long as the longest or as is expected.
+/// Sends `count` requests in total, from clients that start at the same time. Stops if the next
+/// request, taking as long as the longest so far or as `expected`, would end after the deadline.
 fn sustained(
     model: &Model,
     inputs: &Inputs,
@@ -213,7 +214,7 @@ fn sustained(
     (deadline, expected): (Deadline, Duration),
     at: &mut (dyn FnMut(usize) + Send),
 ) -> Result<Sustained, Error> {
-    // Held until all clients are there.
+    // Held until all clients have started.
     let begin = RwLock::new(());
     let left = AtomicU32::new(count);
     let longest = AtomicU64::new(nanos(expected));
@@ -230,13 +231,13 @@ fn sustained(
                     latencies.push(sample.latency);
                     longest.fetch_max(nanos(sample.latency), Ordering::Relaxed);
                     let done = count.saturating_sub(left.load(Ordering::Relaxed));
-                    // Nobody waits for what is only shown.
+                    // Clients must not wait for each other to show progress.
                     if let Ok(mut at) = at.try_lock() {
                         at(done as usize);
                     }
                 }
                 Err(err) => {
-                    // The others need not go on.
+                    // Stops the other clients.
                     left.store(0, Ordering::Relaxed);
                     return Err(err);
                 }
@@ -249,9 +250,9 @@ fn sustained(
         let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, client);
         let clients: io::Result<Vec<_>> = (0..clients).map(spawn).collect();
         let clients = clients.map_err(|err| {
-            // Those that are there have nothing to do.
+            // Lets the clients that have started end at once.
             left.store(0, Ordering::Relaxed);
-            let why = format!("a client has no thread: {}", no_process(&err));
+            let why = format!("cannot start a thread for a client: {}", no_process(&err));
             Error::new(ErrorKind::Host(why))
         })?;
         drop(waits);

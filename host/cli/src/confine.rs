@@ -1,4 +1,4 @@
-//! `belljar confine`: what the kernel lets the processes around models do, in words.
+//! `belljar confine`: which system calls the kernel allows Belljar's processes, and why.
 
 use std::io::{self, BufWriter, Write, stdout};
 
@@ -33,8 +33,8 @@ fn name_and_purpose(role: RoleArg) -> (&'static str, &'static str) {
         Some(role) => (Role::name(role), Role::purpose(role)),
         None => (
             "thread",
-            "A sandbox on a thread of the program that embeds it. What is refused here makes an \
-             attack harder; it is no wall.",
+            "A sandbox on a thread of the program that embeds it. This filter makes an attack \
+             harder, but it is not a security boundary.",
         ),
     }
 }
@@ -87,7 +87,7 @@ fn print(role: RoleArg, filter: &Words, out: &mut impl Write) -> io::Result<()> 
     writeln!(out, "{name}: {purpose}\n")?;
     writeln!(out, "{}, on {}", filter.verdict, filter.architecture)?;
     print_rules(&filter.rules, out)?;
-    writeln!(out, "\nanswered as if the kernel did not know it (ENOSYS)")?;
+    writeln!(out, "\nfails as if the kernel did not implement it (ENOSYS)")?;
     print_rules(&filter.not_implemented, out)?;
     writeln!(out, "\nevery other call: {}", filter.otherwise)
 }

@@ -1,4 +1,5 @@
-//! `belljar doctor`: what this machine offers, what it lacks, and what that costs.
+//! `belljar doctor`: which protection layers work on this machine, which are missing, and what is
+//! lost without them.
 
 use std::io::{self, BufWriter, Write, stdout};
 
@@ -41,14 +42,14 @@ pub(super) fn doctor(command: &Doctor) -> Result<(), Failure> {
     diagnosis.verdict()
 }
 
-/// Whether as many sandboxes as one model keeps by default fit the memory there is, each with the
-/// default limit.
+/// Whether the number of sandboxes that one model keeps by default fits into available memory, each
+/// with the default limit.
 fn memory_for_sandboxes() -> Finding {
     let sandboxes = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let each = Limits::default().memory;
     let text = format!("{sandboxes} sandboxes of {} MiB (`limits.memory`)", each >> 20);
     let found = match memory_group::available() {
-        None => Err(format!("{text}, and the kernel does not tell how much memory there is")),
+        None => Err(format!("{text}; the amount of memory cannot be read from the kernel")),
         Some(there) => {
             let text = format!("{text} of {} MiB ({})", there.bytes >> 20, there.what);
             if sandboxes.saturating_mul(each) <= there.bytes { Ok(text) } else { Err(text) }
@@ -58,7 +59,7 @@ fn memory_for_sandboxes() -> Finding {
         "memory for sandboxes",
         found,
         "the kernel kills workers when memory runs out: lower `limits.memory`, send fewer requests \
-         at a time, or give more memory",
+         at a time, or provide more memory",
     )
 }
 
@@ -68,11 +69,11 @@ struct Diagnosis {
     machine: Vec<Finding>,
 }
 
-/// A worker that was started to be looked at.
+/// A worker that was started to examine it.
 struct Examined {
     trial: Trial,
-    /// All that it lacks. A strict worker ends at the first layer that it needs, so another one was
-    /// asked for the others.
+    /// All layers that it lacks. A strict worker exits at the first missing layer that it needs, so
+    /// the others come from a second, best-effort worker.
     missing: Vec<MissingLayer>,
 }
 
@@ -132,7 +133,7 @@ impl Diagnosis {
         };
         let failure = Failure::from(Error::new(ErrorKind::Unprotected(why)));
         Err(failure.hint(remedy.unwrap_or(
-            "models under `confinement = \"strict\"`, which is the default, are refused here",
+            "this machine refuses models under `confinement = \"strict\"`, which is the default",
         )))
     }
 
@@ -146,14 +147,14 @@ impl Diagnosis {
                 worker.trial.role.name().to_owned(),
                 strict.to_owned(),
                 format!("{:.2} ms", worker.milliseconds()),
-                words(worker.trial.namespaces).to_owned(),
+                namespaces_text(worker.trial.namespaces).to_owned(),
                 if missing.is_empty() { "nothing".to_owned() } else { missing.join(", ") },
             ]);
         }
         table.right(2).print(&mut out, 0)?;
 
         writeln!(out)?;
-        let mut table = Table::new(&["this machine", "there", "needed", "what"]);
+        let mut table = Table::new(&["this machine", "present", "needed", "details"]);
         for finding in &self.machine {
             table.row([
                 finding.what.to_owned(),
@@ -167,9 +168,9 @@ impl Diagnosis {
         if self.missing().is_empty() && self.absent().next().is_none() {
             return Ok(());
         }
-        writeln!(out, "\nwhat is missing, and what that costs:")?;
+        writeln!(out, "\nmissing, and what is lost without it:")?;
         for MissingLayer { layer, why } in self.missing() {
-            let needed = if layer.required() { "; strict policies need it" } else { "" };
+            let needed = if layer.required() { "; needed by strict policies" } else { "" };
             writeln!(out, "  {} ({}){needed}: {}", layer.name(), shown(why), layer.remedy())?;
         }
         for finding in self.absent() {
@@ -218,7 +219,7 @@ impl Diagnosis {
     }
 }
 
-fn words(namespaces: Namespaces) -> &'static str {
+fn namespaces_text(namespaces: Namespaces) -> &'static str {
     match namespaces {
         Namespaces::WithoutUser => "made as root",
         Namespaces::WithUser => "made in a user namespace",

@@ -23,39 +23,37 @@ pub(super) struct Failure {
 #[derive(Debug)]
 enum What {
     Library(Error),
-    /// Ready to be shown.
+    /// Texts are already escaped.
     Usage(String),
     InputTooLarge(String),
-    /// Another limit of the policy. Ready to be shown.
+    /// Another limit of the policy.
     Limit(String),
     Output(io::Error),
-    /// A file that could not be written.
+    /// A file could not be written.
     Write(String),
-    /// Ready to be shown.
     Refused(String),
-    /// Ready to be shown.
     Failed(String),
 }
 
 impl Failure {
-    /// Something that the person typing can mend. `text` is shown as it is: escape what is not
-    /// ours.
+    /// A mistake in the command line or in a file. `text` is printed unchanged: escape untrusted
+    /// parts.
     pub(super) fn usage(text: impl Into<String>) -> Failure {
         Failure { what: What::Usage(text.into()), hint: None }
     }
 
-    /// A policy is not what was asked for. `text` is shown as it is: escape what is not ours.
+    /// A policy does not meet the request. `text` is printed unchanged: escape untrusted parts.
     pub(super) fn refused(text: impl Into<String>) -> Failure {
         Failure { what: What::Refused(text.into()), hint: None }
     }
 
-    /// Something else is wrong. `text` is shown as it is: escape what is not ours.
+    /// Any other error. `text` is printed unchanged: escape untrusted parts.
     pub(super) fn failed(text: impl Into<String>) -> Failure {
         Failure { what: What::Failed(text.into()), hint: None }
     }
 
-    /// A limit of the policy was hit, which was noted where it was found. `text` is shown as it is:
-    /// escape what is not ours.
+    /// A limit of the policy was exceeded, and the decision is already logged. `text` is printed
+    /// unchanged: escape untrusted parts.
     pub(super) fn limit(text: impl Into<String>) -> Failure {
         Failure { what: What::Limit(text.into()), hint: None }
     }
@@ -69,7 +67,7 @@ impl Failure {
     pub(super) fn write(path: &Path, err: &dyn fmt::Display) -> Failure {
         let what = What::Write(format!("{}: {err}", shown(path)));
         let failure = Failure { what, hint: None };
-        failure.hint("choose another place, or --force to replace a file")
+        failure.hint("choose another path, or use --force to replace a file")
     }
 
     /// Reading a file of tensors failed.
@@ -80,26 +78,24 @@ impl Failure {
             _ => What::Usage(text),
         };
         let hint = matches!(what, What::InputTooLarge(_))
-            .then(|| "raise `limits.input-size` in a policy".to_owned());
+            .then(|| "raise `limits.input-size` in the policy".to_owned());
         Failure { what, hint }
     }
 
-    /// The same under this policy, or without one. A limit that was hit gets a hint that says where it
-    /// stands.
+    /// Adds a hint to an exceeded limit: where `policy` sets it, or that it has its default.
     pub(super) fn under(self, policy: Option<&Path>) -> Failure {
         let hint = match &self.what {
             What::Library(err) if self.hint.is_none() => match err.kind() {
                 ErrorKind::Limit(limit) => limit::hint(limit, policy),
                 _ => return self,
             },
-            What::InputTooLarge(_) => limit::where_it_stands("limits.input-size", policy),
+            What::InputTooLarge(_) => limit::where_it_is_set("limits.input-size", policy),
             _ => return self,
         };
         self.hint(hint)
     }
 
-    /// Why the model is refused, in the words of its error, if it is the model's fault or that of a
-    /// limit.
+    /// The error text, if the model is refused because of the model itself or of a limit.
     pub(super) fn refusal(&self) -> Option<String> {
         match &self.what {
             What::Library(err) => match err.kind() {
@@ -144,7 +140,7 @@ impl Failure {
         }
     }
 
-    /// Whether the reader of our output has left, which is no error.
+    /// Whether the reader of standard output closed the pipe, which is not an error.
     pub(super) fn is_broken_pipe(&self) -> bool {
         matches!(&self.what, What::Output(err) if err.kind() == io::ErrorKind::BrokenPipe)
     }
@@ -154,27 +150,27 @@ impl Failure {
             ErrorKind::Limit(limit) if !limit.resource().starts_with("limits.") => {
                 Some(limit::NO_POLICY)
             }
-            ErrorKind::Limit(_) => Some("a policy can raise it: see `belljar new-policy --help`"),
+            ErrorKind::Limit(_) => Some("raise it in a policy: see `belljar new-policy --help`"),
             ErrorKind::Pin { .. } => Some("`belljar new-policy` writes a policy for this model"),
             ErrorKind::Refused(Refused::NoPin { .. }) => {
                 Some("`belljar new-policy` writes a policy that pins the model")
             }
             ErrorKind::FilePin { .. } => {
-                Some("`belljar new-policy` writes grants with the SHA-256 of the files as they are")
+                Some("`belljar new-policy` writes grants with the current SHA-256 of each file")
             }
             ErrorKind::Refused(Refused::NoFilePin { .. }) => {
                 Some("`belljar new-policy` writes grants with the SHA-256 of each file")
             }
             ErrorKind::Refused(Refused::ForProgram) => {
-                Some("name a policy for the model; `belljar new-policy` writes one")
+                Some("use a policy for the model; `belljar new-policy` writes one")
             }
             ErrorKind::Refused(Refused::ForModel) => Some(NEEDS_PROGRAM),
             ErrorKind::Refused(_) => {
-                Some("ask for less in the policy; `belljar policy check` says what is too much")
+                Some("reduce what the policy requests; `belljar policy check` shows the excess")
             }
             ErrorKind::Unprotected(_) | ErrorKind::Code(CodeCacheError::Unprotected(_)) => Some(
-                "`belljar doctor` says what this machine lacks; a policy with \
-                 `confinement = \"best-effort\"` does without it",
+                "`belljar doctor` shows what this machine lacks; a policy with \
+                 `confinement = \"best-effort\"` runs without it",
             ),
             ErrorKind::Input { .. } => Some("`belljar inspect` shows what the model declares"),
             _ => None,
@@ -183,26 +179,26 @@ impl Failure {
             (Some(hint), _) => Some(hint),
             (None, What::Library(err)) => library(err).or_else(|| scarce(&err.to_string())),
             (None, What::Output(err)) if err.raw_os_error() == Some(Errno::BADF.raw_os_error()) => {
-                Some("start it with a standard output: a terminal, a file, or /dev/null")
+                Some("open standard output: redirect it to a terminal, a file or /dev/null")
             }
             (None, _) => scarce(&self.to_string()),
         }
     }
 }
 
-/// What to do where the system has too few of something, and the message does not say it.
+/// What to do if a system resource ran out and the message itself gives no advice.
 fn scarce(text: &str) -> Option<&'static str> {
     let says = |errno: Errno| text.contains(&format!("(os error {})", errno.raw_os_error()));
     if text.contains("ulimit") {
         None
     } else if says(Errno::MFILE) {
-        Some("raise the limit on open files (`ulimit -n`): 64 are enough for one model")
+        Some("raise the limit on open files (`ulimit -n`): 64 is enough for one model")
     } else if says(Errno::NFILE) {
         Some("the whole machine has too many files open: raise fs.file-max")
     } else if says(Errno::NOMEM) {
         Some(
-            "raise the limit on address space (`ulimit -v`), of which a sandbox reserves some GiB \
-             without using as much memory; without such a limit, the machine is short of memory",
+            "raise the limit on address space (`ulimit -v`): a sandbox reserves several GiB, but \
+             uses less memory; if there is no such limit, the machine is short of memory",
         )
     } else {
         None
@@ -219,7 +215,7 @@ impl fmt::Display for Failure {
             | What::Write(text)
             | What::Refused(text)
             | What::Failed(text) => f.write_str(text),
-            What::Output(err) => write!(f, "the answer could not be printed: {err}"),
+            What::Output(err) => write!(f, "the result could not be printed: {err}"),
         }
     }
 }
@@ -230,11 +226,11 @@ impl From<Error> for Failure {
     }
 }
 
-/// What to do when a guest program is to run under a policy that is for none.
-pub(super) const NEEDS_PROGRAM: &str = "write a policy with a [program] table, which may be empty, and \
-    its models in [[models]]; `belljar new-policy PROGRAM` begins one";
+/// What to do if a guest program is run under a policy without a [program] table.
+pub(super) const NEEDS_PROGRAM: &str = "write a policy with a [program] table, which may be empty, \
+    and its models in [[models]]; `belljar new-policy PROGRAM` writes a template";
 
-/// A path as it may be printed.
+/// A path, escaped for printing.
 pub(super) fn shown(path: &Path) -> String {
     Escaped::new(&path.to_string_lossy()).to_string()
 }

@@ -1,4 +1,4 @@
-//! The host as the command line uses it, and loading the model a person named.
+//! Builds the host for the command line, reports its events, and loads the model.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,20 +14,20 @@ use belljar::{Error, ErrorKind};
 use belljar_policy::{Cut, Effective, LoadedPolicy, Policy};
 use belljar_text::Escaped;
 
-/// A model that a person named, loaded.
+/// The loaded model.
 pub(super) struct Loaded {
     pub(super) host: Host,
     pub(super) model: Model,
     pub(super) size: u64,
-    /// Where the policy came from, if it is not the default.
+    /// The policy and its file; none for the default policy.
     pub(super) policy: Option<LoadedPolicy>,
-    /// What the ceilings took from it.
+    /// What the ceilings reduced in it.
     pub(super) cuts: Vec<Cut>,
     pub(super) read_time: Duration,
     pub(super) load_time: Duration,
 }
 
-/// What is obeyed, and the policy file it came from, if there was one.
+/// The effective policy, and the policy file it came from, if there was one.
 pub(super) type Rules = (Effective, Option<LoadedPolicy>);
 
 /// Whether prepared models are kept on disk and used from there.
@@ -35,11 +35,11 @@ pub(super) type Rules = (Effective, Option<LoadedPolicy>);
 pub(super) enum Store {
     Used,
     Unused,
-    /// Used, by a person who fills it: what is written is not bounded.
+    /// Used by `belljar prepare`: the amount written is not limited.
     Filled,
 }
 
-/// A host for what has no model, or no policy that a person named.
+/// A host for commands without a model or without a policy file.
 pub(super) fn host(
     isolation: IsolationArg,
     store: Store,
@@ -49,8 +49,8 @@ pub(super) fn host(
     Ok(builder(isolation, store, idle, terminal).build()?)
 }
 
-/// A host for a model. `idle` is how many sandboxes of it are kept: as many as there are requests at
-/// once.
+/// A host for a model. `idle` is how many of its sandboxes are kept: one for each concurrent
+/// request.
 pub(super) fn host_for(
     arguments: &ModelArgs,
     store: Store,
@@ -62,7 +62,7 @@ pub(super) fn host_for(
         builder = builder.decisions(path);
     }
     let host = builder.refuse_excess(arguments.strict_policy).build()?;
-    // Before anything that takes time: without the state folder no model is run.
+    // Checked first because it is fast: without the state folder no model is run.
     belljar::internals::check_state(&host)?;
     Ok(host)
 }
@@ -78,65 +78,65 @@ pub(super) fn builder(
         IsolationArg::Thread => Isolation::Thread,
     };
     let terminal = terminal.clone();
-    let listener = move |event| tell(event, &terminal);
+    let listener = move |event| report(event, &terminal);
     let builder = Host::builder().isolation(isolation).idle_sandboxes(idle).on_event(listener);
     builder.snapshot_store(store != Store::Unused).snapshot_store_metered(store != Store::Filled)
 }
 
-/// Tells a person what a host has to tell.
-pub(super) fn tell(event: Event, terminal: &Terminal) {
+/// Prints an event of a host.
+pub(super) fn report(event: Event, terminal: &Terminal) {
     match event {
         Event::Compiling { variant } => terminal.compiling(variant),
         Event::Compiled => terminal.note("compiled"),
         Event::CodeRefused { path, why } => {
             let path = shown(&path);
-            terminal.warn(&format!("{path} was not used: {}; it is replaced", Escaped::new(&why)));
+            terminal.warn(&format!("ignoring and replacing {path}: {}", Escaped::new(&why)));
         }
         Event::SnapshotRefused { path, why } => {
             let path = shown(&path);
-            terminal.warn(&format!("{path} was not used: {}", Escaped::new(&why)));
+            terminal.warn(&format!("ignoring {path}: {}", Escaped::new(&why)));
         }
         Event::SnapshotStored { path } => terminal.note(&format!("stored {}", shown(&path))),
         Event::SnapshotNotStored { path, why, unusable } => {
             let text = format!("{} was not stored: {}", shown(&path), Escaped::new(&why));
             match unusable {
-                true => terminal.warn(&format!("{text}; --no-store does without")),
+                true => terminal.warn(&format!("{text}; --no-store disables the store")),
                 false => terminal.note(&text),
             }
         }
         Event::WaitingForCompiler => terminal.waiting_for_compiler(),
         Event::CodeNotKept { why } => terminal.warn(&format!(
-            "the compiled sandboxed runner is not kept, so each run compiles it anew: {}",
+            "cannot cache the compiled sandboxed runner, so each run compiles it again: {}",
             Escaped::new(&why)
         )),
         Event::NothingKept { why } => terminal.warn(&format!(
-            "prepared models are not kept, and neither is which models killed their workers: {}; \
-             --no-store does without",
+            "cannot store prepared models, nor which models killed their workers: {}; \
+             --no-store disables the store",
             Escaped::new(&why)
         )),
         Event::MemoryOvercommitted { claimed, there, what } => terminal.warn(&format!(
-            "sandboxes may take {} MiB of memory together (`limits.memory`), but there are {} MiB \
-             ({}); the kernel kills workers when memory runs out: lower `limits.memory`, or give \
-             more memory",
+            "all sandboxes together may use {} MiB of memory (`limits.memory`), but only {} MiB \
+             are available ({}); the kernel kills workers when memory runs out: lower \
+             `limits.memory`, or provide more memory",
             claimed >> 20,
             there >> 20,
             Escaped::new(&what)
         )),
         Event::LayerMissing { layer, why } => {
             let (layer, why) = (layer.name(), Escaped::new(&why));
-            terminal.warn(&format!("workers are confined without {layer}: {why}"));
+            terminal.warn(&format!("workers run without {layer}: {why}"));
         }
         Event::PolicyCut(cut) => terminal.warn(&cut.to_string()),
         Event::Quarantined(quarantined) => {
             terminal.warn(&format!("{}: {quarantined}", Escaped::cut(&quarantined.label, 100)));
         }
         Event::QuarantineNotStored { why } => terminal.warn(&format!(
-            "that a worker process died could not be noted, so the next process does not know: {}",
+            "cannot record the death of a worker process, so other processes will not count it: {}",
             Escaped::new(&why)
         )),
         Event::ShapeDiffers { model, difference } => terminal.remark(&format!(
-            "{}: {difference}; the answer is as it was computed (`declared-shapes = \"strict\"` in a \
-             policy refuses it)",
+            "{}: {difference}; the output is returned unchanged (`declared-shapes = \"strict\"` in \
+             a policy refuses it)",
             Escaped::cut(&model, 100)
         )),
         Event::Printed { error, line, .. } => {
@@ -148,15 +148,14 @@ pub(super) fn tell(event: Event, terminal: &Terminal) {
     }
 }
 
-/// The policy that was named, or the default one, as the ceilings leave it; the former also with
-/// where it came from.
+/// The named policy with its file, or the default policy, each reduced to the ceilings.
 pub(super) fn rules(
     host: &Host,
     arguments: &ModelArgs,
     terminal: &Terminal,
 ) -> Result<Rules, Failure> {
     let Some(path) = &arguments.policy else {
-        // Who asks for threads, and has no policy, asks to do without a process.
+        // `--isolation thread` without a policy is a request to run without a worker process.
         let confinement = match arguments.isolation {
             IsolationArg::Process => Confinement::Strict,
             IsolationArg::Thread => Confinement::BestEffort,
@@ -182,7 +181,7 @@ pub(super) fn load(
     load_on(&host, rules, arguments, store, terminal)
 }
 
-/// Reads, checks and loads the model on a host that is there already.
+/// Reads, checks and loads the model on an existing host.
 pub(super) fn load_on(
     host: &Host,
     (rules, policy): Rules,
@@ -190,8 +189,8 @@ pub(super) fn load_on(
     store: Store,
     terminal: &Terminal,
 ) -> Result<Loaded, Failure> {
-    // The code is checked, and a worker started, while the model is read. Should that fail, then
-    // so does whoever needs it, and says why.
+    // The code is checked and a worker started while the model is read. If this fails, the first
+    // use of the worker fails too and reports why.
     let warm = std::thread::Builder::new().name("belljar-warm-up".into()).spawn({
         let (host, rules) = (host.clone(), rules.clone());
         move || host.warm_up(&rules)
@@ -202,13 +201,13 @@ pub(super) fn load_on(
     let read_time = start.elapsed();
     let size = bytes.size();
     if store == Store::Unused {
-        // Compiling the guest, once for this machine, is no part of any model's time.
+        // The guest is compiled once for this machine; that time is not counted as the model's.
         let warm = terminal.progress("starting", || match warm {
             Ok(thread) => thread.join(),
-            // Where no thread can be started, this one does it.
+            // If no thread can be started, warm up on this one.
             Err(_) => Ok(host.warm_up(&rules)),
         });
-        warm.map_err(|_| Failure::failed("starting failed"))??;
+        warm.map_err(|_| Failure::failed("starting the sandboxed runner failed: a panic"))??;
     }
     let start = Instant::now();
     let model = terminal.progress("loading the model", || host.load(bytes, &rules))?;
@@ -216,8 +215,8 @@ pub(super) fn load_on(
     Ok(Loaded { host, model, size, policy, cuts, read_time, load_time })
 }
 
-/// Files are measured as they are read, before the library sees them: what is too large goes into the
-/// log of decisions from here.
+/// Logs the refusal of a file that is too large. File sizes are checked here while reading, before
+/// the library sees the file, so the library cannot log them.
 pub(super) fn note_too_large(
     host: &Host,
     model: Option<Digest>,
@@ -228,7 +227,7 @@ pub(super) fn note_too_large(
     if failure.is_limit() {
         let subject = Subject { model, policy: policy.file_sha256().map(Digest::from) };
         let (access, verdict, rule) = ("use more", Verdict::Refused, &failure.to_string());
-        // It stays refused, whether or not that can be written down.
+        // The file is refused even if the decision cannot be logged.
         let _ = decide(host, &Decision { subject, resource, access, verdict, rule });
     }
 }
@@ -236,7 +235,7 @@ pub(super) fn note_too_large(
 pub(super) fn read_model(path: &Path, limit: u64) -> Result<ModelBytes, Failure> {
     if path == Path::new("-") {
         return Err(Failure::usage("a model cannot be read from standard input")
-            .hint("name a file; inputs may come from standard input"));
+            .hint("give a file; only inputs may come from standard input"));
     }
     ModelBytes::open(path, limit).map_err(|err| {
         let label = path.to_string_lossy();

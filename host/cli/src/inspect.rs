@@ -1,5 +1,5 @@
-//! `belljar inspect`: what a model says about itself, and whether it would be prepared. All names and
-//! texts shown here were chosen by the author of the model.
+//! `belljar inspect`: describes a model, and checks whether it can be prepared. All names and texts
+//! of a model are untrusted: they must be escaped before they are printed.
 
 use std::io::{self, BufWriter, Write, stdout};
 
@@ -23,7 +23,7 @@ pub(super) fn inspect(arguments: &Inspect, terminal: &Terminal) -> Result<(), Fa
         Err(failure) if !failure.is_of_output() => failure.under(policy),
         other => return other,
     };
-    // Who reads JSON gets an object however it ends.
+    // With --format json, errors are printed as JSON too.
     if arguments.format == Format::Json {
         let mut out = BufWriter::new(stdout().lock());
         let path = arguments.model.model.to_string_lossy();
@@ -34,7 +34,7 @@ pub(super) fn inspect(arguments: &Inspect, terminal: &Terminal) -> Result<(), Fa
     Err(failure)
 }
 
-/// What is said of a model that could not be described.
+/// The JSON for a model that could not be described.
 fn failed(path: &str, failure: &Failure) -> Value {
     let exit_code = failure.exit_code();
     json!({
@@ -129,7 +129,7 @@ fn print(
         let nodes = format!("{} nodes", function.nodes);
         [short(&function.name), short(domain(&function.domain)), nodes]
     });
-    lists.push(("functions of its own", functions.collect()));
+    lists.push(("model-local functions", functions.collect()));
     let external = d.external_data.iter().map(|external| {
         let place = format!("at {}, {} bytes", short(&external.offset), short(&external.length));
         [short(&external.tensor), short(&external.location), place]
@@ -142,12 +142,12 @@ fn print(
         table.print(&mut *out, 2)?;
     }
     if d.truncated {
-        writeln!(out, "\nSome of this was too long and is cut.")?;
+        writeln!(out, "\nSome lists or texts were too long and have been truncated.")?;
     }
     Ok(())
 }
 
-/// Operators with their counts, several a line.
+/// Operators with their counts, several per line.
 fn print_operators(description: &Description, out: &mut impl Write) -> io::Result<()> {
     const WIDTH: usize = 78;
     writeln!(out, "\noperators")?;
@@ -169,7 +169,7 @@ fn print_operators(description: &Description, out: &mut impl Write) -> io::Resul
     if refused().next().is_none() {
         return Ok(());
     }
-    writeln!(out, "\noperators that are not computed")?;
+    writeln!(out, "\nunsupported operators")?;
     let mut table = Table::default();
     for operator in refused() {
         let why = Escaped::cut(&operator.refused, 200).to_string();

@@ -1,5 +1,5 @@
-//! JSON that is safe to print on a terminal: what is not printable is escaped, bidirectional marks
-//! included.
+//! JSON that is safe to print on a terminal: characters that are not printable, including
+//! bidirectional marks, are escaped.
 
 use std::io::{self, Write};
 
@@ -16,7 +16,7 @@ pub(super) fn print(value: &impl Serialize, mut out: impl Write) -> io::Result<(
     writeln!(out)
 }
 
-/// A declared shape: sizes as numbers, symbols as texts, and `null` for what is unknown.
+/// A declared shape: fixed sizes are numbers, symbols strings, and unknown dimensions `null`.
 pub(super) fn dims(dims: &[Dim]) -> Value {
     let dim = |dim: &Dim| match dim {
         Dim::Fixed(size) => Value::from(*size),
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_printed_is_harmless_and_means_the_same() {
+    fn unprintable_characters_are_escaped_and_parse_back_to_the_same_text() {
         let text = "a\u{202e}b\u{1b}[31m\u{85}\u{e0001}\"\\é\n";
         let mut out = Vec::new();
         print(&[text], &mut out).unwrap();

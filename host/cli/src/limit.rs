@@ -1,4 +1,4 @@
-//! Where a limit that was hit stands, and how to raise it.
+//! Hints for an exceeded limit: where it is set, and how to raise it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use belljar::Limit;
 use belljar_policy::{Limits, Policy};
 
 /// What to do about a limit that no policy sets.
-pub(super) const NO_POLICY: &str = "no policy raises this limit: simplify the model, for example with \
-    fewer subgraphs and functions inside each other";
+pub(super) const NO_POLICY: &str = "this limit is fixed: simplify the model, for example with \
+    fewer nested subgraphs and functions";
 
-/// What to do about a limit that was hit under a policy, or without one.
+/// What to do about an exceeded limit, under a policy or without one.
 pub(super) fn hint(limit: &Limit, policy: Option<&Path>) -> String {
     let key = limit.resource();
     if !key.starts_with("limits.") {
@@ -23,14 +23,14 @@ pub(super) fn hint(limit: &Limit, policy: Option<&Path>) -> String {
     };
     if asked.is_some_and(|asked| is_cut(limit, &asked)) {
         return format!(
-            "the operator's ceiling lowers `{key}` to this; a policy cannot raise it further, so ask \
-             the operator"
+            "the operator's ceiling lowers `{key}` to this value, and a policy cannot exceed it; \
+             ask the operator to raise it"
         );
     }
-    where_it_stands(key, policy)
+    where_it_is_set(key, policy)
 }
 
-/// Whether the limit that held is lower than the one that the policy asks for.
+/// Whether the limit in effect is lower than the one that the policy requests.
 fn is_cut(limit: &Limit, asked: &Limits) -> bool {
     let sizes = |held: u64, asked: u64| held < asked;
     let times = |held: Duration, asked: Duration| held < asked;
@@ -46,22 +46,22 @@ fn is_cut(limit: &Limit, asked: &Limits) -> bool {
     }
 }
 
-/// In which line of the policy a key stands, or that it has its default.
-pub(super) fn where_it_stands(key: &str, policy: Option<&Path>) -> String {
+/// In which line of the policy a key is set, or that it has its default.
+pub(super) fn where_it_is_set(key: &str, policy: Option<&Path>) -> String {
     let Some(path) = policy else {
         return format!(
-            "no policy was named, so `{key}` has its default; `belljar new-policy` writes a policy in \
-             which it can be raised, and --policy FILE names it"
+            "no policy was given, so `{key}` has its default; to raise it, write a policy with \
+             `belljar new-policy` and use --policy FILE"
         );
     };
     let text = Policy::text_for_review(path).map(|(text, _)| text).unwrap_or_default();
     match line_of(&text, key) {
         Some(line) => format!(
-            "`{key}` stands in line {line} of {}; raise it there if the model may have more",
+            "`{key}` is set in line {line} of {}; raise it there if you trust the model with more",
             shown(path)
         ),
         None => format!(
-            "{} does not set `{key}`, so it has its default; set it there if the model may have more",
+            "{} does not set `{key}`, so it has its default; set it there to allow more",
             shown(path)
         ),
     }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ceiling_that_lowers_a_limit_is_named() {
+    fn hint_names_the_ceiling_that_lowers_a_limit() {
         let limit = Limit::Memory { limit: 64 << 20 };
         assert!(hint(&limit, None).contains("ceiling"));
         let limit = Limit::Memory { limit: Limits::default().memory };

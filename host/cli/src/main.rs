@@ -1,6 +1,6 @@
-//! The `belljar` program. Flags become a plain struct first (`args`); each subcommand turns
-//! its own into what it runs with. Nothing here prints text of a model except through
-//! [`belljar_text::Escaped`], and nothing here decides what a model may do.
+//! The `belljar` program. Flags are first parsed into a plain struct (`args`); each subcommand
+//! then resolves its own. This module must never print text from a model except through
+//! [`belljar_text::Escaped`], and must never decide what a model may do.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -49,11 +49,11 @@ fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(err) if err.use_stderr() => {
-            // Nobody is left to be told that standard error is gone.
+            // If standard error is closed, the error cannot be reported.
             let _ = err.print();
             return ExitCode::from(2);
         }
-        // Help is an answer.
+        // Help is a result: it must be printed in full for exit code 0.
         Err(err) => {
             let printed = closed().and_then(|()| err.print().map_err(Failure::output));
             return end(printed, &Terminal::new(args::When::Auto, false, false));
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     end(closed().and_then(|()| dispatch(arguments, &terminal)), &terminal)
 }
 
-/// The exit code of a command that ended so.
+/// The exit code for the result of a command.
 fn end(result: Result<(), Failure>, terminal: &Terminal) -> ExitCode {
     let all_printed = || match terminal.lost() {
         Some(err) => Err(err),

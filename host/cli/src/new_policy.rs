@@ -1,5 +1,5 @@
-//! `belljar new-policy`: a starting policy, fitted to one measured run; for a guest program one that
-//! pins it and grants nothing.
+//! `belljar new-policy`: writes a policy with limits fitted to measured runs of a model, or a
+//! policy that pins a guest program and grants nothing.
 
 mod beside;
 
@@ -28,7 +28,7 @@ use belljar_policy::{
 use belljar_tensor::Tensor;
 use belljar_text::Escaped;
 
-/// Runs that are measured; the slowest counts.
+/// Number of measured runs; the slowest sets the limits.
 const RUNS: usize = 3;
 
 pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(), Failure> {
@@ -36,7 +36,7 @@ pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(
     if super::program::is_program(&arguments.model) {
         if arguments.policy.is_some() || arguments.memory.is_some() {
             let text =
-                "--policy and --memory are for a model, which is measured; a program is not run";
+                "--policy and --memory apply only to models: a guest program is not measured";
             return Err(Failure::usage(text));
         }
         let bytes = read_model(&arguments.model, Policy::default().limits.model_size)?;
@@ -46,8 +46,8 @@ pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(
     let base = base(arguments)?;
     let more = |failure: Failure| match failure.is_limit() {
         true => failure.hint(
-            "give it more while it is measured: --memory \"4 GiB\", or --policy with a policy that \
-             allows more",
+            "raise the limits for the measurement: use --memory \"4 GiB\", or --policy with a \
+             policy that allows more",
         ),
         false => failure,
     };
@@ -62,8 +62,8 @@ pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(
         files => {
             files.iter().filter_map(beside::File::problem).for_each(|text| terminal.remark(&text));
             terminal.remark(
-                "nothing was measured: the model keeps data in files that no policy grants yet; the \
-                 grants are comments in the policy that is written",
+                "limits were not measured: the model keeps data in files that are not granted yet; \
+                 uncomment the grants in the new policy, and measure with --policy",
             );
             beside::unmeasured(&loaded, files, &base, &folder)
         }
@@ -71,24 +71,24 @@ pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(
     write(&text, arguments.output.as_deref(), arguments.force)
 }
 
-/// What the model is measured under.
+/// The policy that the model is measured under.
 fn base(arguments: &NewPolicy) -> Result<Policy, Failure> {
     let mut policy = match &arguments.policy {
         Some(path) => Policy::load(path).map_err(Error::from)?.policy,
         None => Policy::default(),
     };
     if policy.program.is_some() {
-        return Err(Failure::usage("--policy: this policy is for a guest program"));
+        return Err(Failure::usage("--policy: this policy is for a guest program, not a model"));
     }
     if let Some(text) = &arguments.memory {
         let wrong = |why: String| {
             let (min, max) = (format_size(bounds::MEMORY.min), format_size(bounds::MEMORY.max));
             Failure::usage(format!("--memory {}: {why}", Escaped::cut(text, 60)))
-                .hint(format!("write a size from \"{min}\" to \"{max}\""))
+                .hint(format!("give a size from \"{min}\" to \"{max}\""))
         };
         let memory = parse_size(text).map_err(|err| wrong(err.to_string()))?;
         if !(bounds::MEMORY.min..=bounds::MEMORY.max).contains(&memory) {
-            return Err(wrong("out of bounds".into()));
+            return Err(wrong("out of range".into()));
         }
         policy.limits.memory = memory;
         policy.limits.model_size = policy.limits.model_size.max(memory);
@@ -96,7 +96,7 @@ fn base(arguments: &NewPolicy) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
-/// The policy for what was measured under another one.
+/// The new policy for a model that was measured under `base`.
 fn measured(seen: &Seen, base: &Policy, folder: &Path) -> String {
     let found = &seen.found;
     let differs = seen.differences.iter().map(|text| format!("# Measured: {text}.\n"));
@@ -127,25 +127,25 @@ struct Loaded {
     model: Model,
     name: String,
     sha256: String,
-    /// Bytes of its own file.
+    /// Size of the model file, in bytes.
     size: u64,
     load_time: Duration,
 }
 
-/// What a model was seen to need, and on what.
+/// What a model needed, and on which inputs.
 pub(super) struct Seen {
     pub(super) found: Measured,
     pub(super) inputs: Vec<(String, Tensor)>,
     pub(super) outputs: Vec<(String, Tensor)>,
-    /// Which shapes are not as the model declares them; each may be printed.
+    /// Shapes that differ from the model's declaration, already escaped.
     differences: Vec<String>,
-    /// What it says of itself.
+    /// The model's description of itself.
     pub(super) description: Description,
-    /// What of the policy's files it has needed.
+    /// The granted files that it needed.
     pub(super) files: Vec<FileGrant>,
 }
 
-/// Runs a model under a policy, which becomes one for this very file.
+/// Runs a model under a policy, which is pinned to this file first.
 pub(super) fn measure(
     bytes: ModelBytes,
     policy: Policy,
@@ -156,10 +156,10 @@ pub(super) fn measure(
 }
 
 fn load(bytes: ModelBytes, mut policy: Policy, terminal: &Terminal) -> Result<Loaded, Failure> {
-    // So that a ceiling that demands pins is content.
+    // A ceiling may require pins.
     policy.model.sha256.get_or_insert(*bytes.digest().as_bytes());
     for grant in policy.filesystem.iter_mut().filter(|grant| grant.sha256.is_none()) {
-        // What cannot be pinned is a folder, or is refused when it is needed.
+        // If this fails, the grant is a folder, or the file is refused when the model needs it.
         let found = SideFile::digest_of(&grant.host, policy.limits.model_size);
         grant.sha256 = found.ok().map(|(digest, _)| *digest.as_bytes());
     }
@@ -167,7 +167,7 @@ fn load(bytes: ModelBytes, mut policy: Policy, terminal: &Terminal) -> Result<Lo
     let name = bytes.label().to_owned();
     let host = host(IsolationArg::Process, Store::Unused, 1, terminal)?;
     let policy = host.effective(&policy)?;
-    // The guest may have to be compiled first, which is no part of the model's time.
+    // The guest may have to be compiled first; that time is not counted as the model's.
     terminal.progress("starting a sandbox", || host.warm_up(&policy))?;
     let start = Instant::now();
     let model = terminal.progress("loading the model", || host.load(bytes, &policy))?;
@@ -175,7 +175,7 @@ fn load(bytes: ModelBytes, mut policy: Policy, terminal: &Terminal) -> Result<Lo
 }
 
 fn run(loaded: Loaded, inputs: &InputArgs, terminal: &Terminal) -> Result<Seen, Failure> {
-    // The host lives as long as its model is run.
+    // The host must outlive the runs of its model.
     let Loaded { host: _host, model, name, sha256, size, load_time } = loaded;
     let (given, needed) = random_inputs::read_or_random(inputs, &model)?;
     let tensors = given.iter().map(|(_, tensor)| tensor.byte_len());
@@ -207,13 +207,13 @@ fn run(loaded: Loaded, inputs: &InputArgs, terminal: &Terminal) -> Result<Seen, 
     Ok(Seen { found: measured, inputs: given, outputs: found, differences, description, files })
 }
 
-/// Writes a policy where a person wants it, or prints it.
+/// Writes a policy to `output`, or prints it.
 pub(super) fn write(text: &str, output: Option<&Path>, force: bool) -> Result<(), Failure> {
     match output {
         None => stdout().write_all(text.as_bytes()).map_err(Failure::output),
         Some(path) => {
             write_file(path, force, |file| Ok(file.write_all(text.as_bytes())?))?;
-            // A policy that others may write to would be refused when it is used.
+            // Belljar refuses a policy file that others may write to.
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
             std::fs::set_permissions(path, mode).map_err(|err| Failure::write(path, &err))
         }

@@ -1,5 +1,5 @@
-//! `belljar ops`: which operators are computed, as of which versions, on which types and with which
-//! attributes, and who computes them. The table is the one that the gate inside the sandbox works from; no model is read.
+//! `belljar ops`: the supported operators with their versions, types, attributes and
+//! implementation. The gate inside the sandbox uses the same table. No model is read.
 
 use std::io::{BufWriter, Write, stdout};
 
@@ -12,6 +12,7 @@ use super::args::{Ops, TextFormat};
 use super::failure::Failure;
 use super::json;
 use super::table::Table;
+use belljar_text::Escaped;
 
 pub(super) fn ops(arguments: &Ops) -> Result<(), Failure> {
     let mut operators: Vec<&Operator> = all().collect();
@@ -19,8 +20,9 @@ pub(super) fn ops(arguments: &Ops) -> Result<(), Failure> {
     if let Some(wanted) = &arguments.operator {
         operators.retain(|operator| operator.name.eq_ignore_ascii_case(wanted));
         if operators.is_empty() {
-            return Err(Failure::usage("no operator of this name is implemented")
-                .hint("`belljar ops` lists those that are"));
+            let wanted = Escaped::cut(wanted, 60);
+            return Err(Failure::usage(format!("unsupported operator {wanted}"))
+                .hint("`belljar ops` lists the supported operators"));
         }
     }
     let mut out = BufWriter::new(stdout().lock());
@@ -57,7 +59,7 @@ fn text(operators: &[&Operator], out: &mut impl Write) -> std::io::Result<()> {
     table.print(out, 0)
 }
 
-/// Who computes an operator, in a word.
+/// Which implementation computes an operator.
 fn source(source: Source) -> &'static str {
     match source {
         Source::Own => "belljar",
@@ -67,7 +69,7 @@ fn source(source: Source) -> &'static str {
     }
 }
 
-/// The types that inputs may have, those of the first of each letter; or of what has no inputs.
+/// The distinct sets of types that the inputs accept.
 fn types(operator: &Operator) -> String {
     let mut seen: Vec<String> = Vec::new();
     for input in operator.inputs {
@@ -79,12 +81,12 @@ fn types(operator: &Operator) -> String {
     seen.join(" | ")
 }
 
-/// Types in a few words.
+/// A short name for a set of types.
 fn short(types: Types) -> String {
     use belljar_operators as table;
     for (known, name) in [
-        (table::ANY.or(table::STORED), "any, also small ones"),
-        (table::PLAIN.or(table::STORED), "numbers, also small ones, bool"),
+        (table::ANY.or(table::STORED), "any, incl. low-precision"),
+        (table::PLAIN.or(table::STORED), "numbers, incl. low-precision, bool"),
         (table::PLAIN.or(table::BF16), "numbers, bfloat16, bool"),
         (table::NUMBERS.or(table::BF16), "numbers, bfloat16"),
         (table::REALS, "floats, bfloat16"),
@@ -145,8 +147,8 @@ fn to_json(operator: &Operator) -> Value {
             Output::Like(of) => json!({ "same_as": of }),
             Output::Either(of, or) => json!({ "same_as": of, "or_else": or }),
             Output::Is(types) => json!({ "types": names(*types) }),
-            Output::Said(name, types) => json!({ "attribute": name, "types": names(*types) }),
-            Output::SaidOr(name, types, of) => {
+            Output::Attr(name, types) => json!({ "attribute": name, "types": names(*types) }),
+            Output::AttrOr(name, types, of) => {
                 json!({ "attribute": name, "types": names(*types), "or_else": of })
             }
             Output::With(attributes, types) => {

@@ -11,7 +11,7 @@ use super::host::{Store, host};
 use super::terminal::Terminal;
 use belljar::GuestInfo;
 
-/// The wasmtime this build links; a test holds it against the lock file.
+/// The version of wasmtime in this build; a test compares it with the lock file.
 const WASMTIME: &str = "48.0.8";
 
 pub(super) fn version(verbose: bool) -> Result<(), Failure> {
@@ -35,16 +35,16 @@ pub(super) fn version(verbose: bool) -> Result<(), Failure> {
 
 pub(super) fn warm(terminal: &Terminal) -> Result<(), Failure> {
     let host = host(IsolationArg::Process, Store::Unused, 1, terminal)?;
-    let Some(place) = host.cache_dir() else {
-        return Err(Failure::failed("there is no folder for compiled code").hint(
+    let Some(dir) = host.cache_dir() else {
+        return Err(Failure::failed("no folder for compiled code is configured").hint(
             "set BELLJAR_CACHE_DIR and BELLJAR_STATE_DIR, or HOME, to folders you can write to",
         ));
     };
-    // What cannot be kept would be compiled in vain.
+    // Checked first: code that cannot be cached would be compiled for nothing.
     belljar::internals::check_cache(&host)?;
     terminal.progress("compiling the sandboxed runner", || host.warm())?;
-    let place = shown(place);
-    writeln!(stdout(), "compiled code is in {place}").map_err(Failure::output)
+    let dir = shown(dir);
+    writeln!(stdout(), "compiled code is in {dir}").map_err(Failure::output)
 }
 
 pub(super) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_of_wasmtime_is_the_one_in_the_lock_file() {
+    fn wasmtime_version_matches_the_lock_file() {
         let lock = include_str!("../../../Cargo.lock");
         let entry = format!("name = \"wasmtime\"\nversion = \"{WASMTIME}\"");
         assert!(lock.contains(&entry));

@@ -1,4 +1,4 @@
-//! Whether a model would be prepared: what `belljar inspect` says of that.
+//! The part of `belljar inspect` that checks whether a model can be prepared.
 
 use std::io::{self, Write};
 
@@ -11,22 +11,22 @@ use belljar::Error;
 use belljar::{Description, Dim, Examined, InputShape, Missing, Model, Preparation, ValueInfo};
 use belljar_text::Escaped;
 
-/// What is put in the place of an open dimension that --input-shape does not fix: a batch of one, an
-/// image of usual size, a short text.
+/// Sizes assumed for open dimensions without --input-shape: a batch of one, an image of common
+/// size, a short text.
 const BATCH: u64 = 1;
 const SIDE: u64 = 224;
 const LENGTH: u64 = 16;
 
-/// What came of preparing a model.
+/// The result of preparing a model.
 pub(super) struct Judgement {
     /// The shapes that it was prepared for.
     shapes: Vec<InputShape>,
-    /// Whether sizes in them were made up for open dimensions.
+    /// Whether sizes were assumed for open dimensions.
     assumed: bool,
     examined: Examined,
 }
 
-/// Prepares the model for the given shapes, and for the declared ones of other inputs.
+/// Prepares the model for the given shapes and the declared shapes of the other inputs.
 pub(super) fn judge(model: &Model, given: &[InputShape]) -> Result<Judgement, Failure> {
     let rules = &model.policy().inputs;
     let fixed = |name: &str| rules.iter().any(|rule| rule.name == name && rule.value.is_some());
@@ -35,7 +35,7 @@ pub(super) fn judge(model: &Model, given: &[InputShape]) -> Result<Judgement, Fa
     Ok(Judgement { shapes, assumed, examined })
 }
 
-/// As [`Judgement::json`], for a model that is refused before it is prepared for any shapes.
+/// Like [`Judgement::json`], for a model that is refused before it is prepared for any shapes.
 pub(super) fn refused(error: &str, exit_code: u8) -> Value {
     json!({
         "verdict": "refused",
@@ -49,7 +49,7 @@ pub(super) fn refused(error: &str, exit_code: u8) -> Value {
     })
 }
 
-/// A shape for every input that needs one, and whether sizes in them were made up.
+/// A shape for every input that needs one, and whether sizes were assumed.
 fn shapes(
     description: &Description,
     given: &[InputShape],
@@ -59,14 +59,14 @@ fn shapes(
     for (at, shape) in given.iter().enumerate() {
         let name = Escaped::cut(&shape.name, 60);
         if !inputs.iter().any(|input| input.name == shape.name) {
-            return Err(Failure::usage(format!("the model takes no input {name}"))
-                .hint("`belljar inspect` without --input-shape shows what it takes"));
+            return Err(Failure::usage(format!("--input-shape: the model has no input {name}"))
+                .hint("`belljar inspect` without --input-shape lists the inputs"));
         }
         if given[..at].iter().any(|other| other.name == shape.name) {
-            return Err(Failure::usage(format!("the input {name} is given two shapes")));
+            return Err(Failure::usage(format!("duplicate --input-shape for input {name}")));
         }
     }
-    // A symbol stands for one size everywhere.
+    // A symbol has the same size in all inputs.
     let mut symbols: Vec<Symbol<'_>> = Vec::new();
     for (input, shape) in inputs
         .iter()
@@ -90,7 +90,7 @@ fn shapes(
     Ok((shapes, assumed))
 }
 
-/// What a symbolic dimension stands for.
+/// The size of a symbolic dimension.
 struct Symbol<'d> {
     name: &'d str,
     size: u64,
@@ -129,8 +129,8 @@ fn dims<'d>(input: &'d ValueInfo, symbols: &mut Vec<Symbol<'d>>, assumed: &mut b
 }
 
 impl Judgement {
-    /// Whether a run on inputs of these shapes, or of any if sizes were made up, is prepared, refused,
-    /// or decided by shapes that are not known.
+    /// Whether a model is prepared or refused for these shapes, or "open" if sizes were assumed and
+    /// the result depends on them.
     fn verdict(&self) -> &'static str {
         match &self.examined {
             Examined::Refused { for_all_shapes: true, .. } => "refused",
@@ -163,30 +163,30 @@ impl Judgement {
             ("refused", Some(error)) => writeln!(out, "  {error}")?,
             ("open", Some(error)) => {
                 writeln!(out, "  depends on the shapes of the inputs")?;
-                writeln!(out, "  for {shapes}, as an example: {error}")?;
+                writeln!(out, "  for example, with {shapes}: {error}")?;
             }
             ("open", None) => {
                 writeln!(out, "  depends on the shapes of the inputs")?;
-                writeln!(out, "  for {shapes}, as an example: prepared")?;
+                writeln!(out, "  for example, with {shapes}: prepared")?;
             }
             _ => writeln!(out, "  prepared for {shapes}")?,
         }
         if self.assumed && self.verdict() == "open" {
-            writeln!(out, "  --input-shape NAME=N,N,… asks for other shapes")?;
+            writeln!(out, "  to check other shapes, give --input-shape NAME=N,N,…")?;
         }
         let Some(preparation) = self.preparation() else { return Ok(()) };
         if preparation.undecided.is_empty() {
             return Ok(());
         }
-        writeln!(out, "\nnodes that may refuse the values of a run")?;
+        writeln!(out, "\nnodes that may fail during a run, depending on values")?;
         let mut table = Table::default();
         for node in &preparation.undecided {
             table.row([
                 Escaped::cut(&node.node, 60).to_string(),
                 Escaped::cut(&node.operator, 60).to_string(),
                 match node.missing {
-                    Missing::Values => "depends on values".to_owned(),
-                    Missing::Sizes => "sizes depend on values".to_owned(),
+                    Missing::Values => "values not known in advance".to_owned(),
+                    Missing::Sizes => "sizes not known in advance".to_owned(),
                 },
             ]);
         }
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn open_dimensions_get_usual_sizes_and_symbols_one_size() {
+    fn open_dimensions_get_assumed_sizes_and_symbols_are_consistent() {
         let symbol = |name: &str| Dim::Symbol(name.into());
         let description = Description {
             inputs: vec![

@@ -1,4 +1,4 @@
-//! `belljar prepare`: snapshots of a model ahead of its runs.
+//! `belljar prepare`: stores snapshots of a model before its first run.
 
 use std::io::{BufWriter, Write, stdout};
 use std::time::Duration;
@@ -16,11 +16,11 @@ use belljar::Error;
 use belljar::{Description, Dim, InputShape, ValueInfo};
 use belljar_text::Escaped;
 
-/// One snapshot, and what it took.
+/// One snapshot, and how long it took.
 struct Prepared {
     shapes: Vec<InputShape>,
     time: Duration,
-    /// It was in the store already.
+    /// Whether it was already in the store.
     stored: bool,
 }
 
@@ -28,18 +28,18 @@ pub(super) fn prepare(arguments: &Prepare, terminal: &Terminal) -> Result<(), Fa
     let given = given_shapes(&arguments.input_shapes)?;
     let loaded = load(&arguments.model, Store::Filled, terminal)?;
     let (model, store) = (&loaded.model, loaded.host.snapshot_store());
-    // To fill a store that cannot be used would be in vain.
+    // Fails early if the store cannot be used.
     store.remove_leftovers().map_err(Error::new)?;
     let mut description = model.description().clone();
     let rules = &model.policy().inputs;
     let fixed = |name: &str| rules.iter().any(|rule| rule.name == name && rule.value.is_some());
     description.inputs.retain(|input| !fixed(&input.name));
     let combinations = combinations(&description, &given)?;
-    let most = model.policy().limits.snapshots;
-    if combinations.len() as u64 > u64::from(most) {
+    let max = model.policy().limits.snapshots;
+    if combinations.len() as u64 > u64::from(max) {
         let count = combinations.len();
-        return Err(Failure::usage(format!("{count} snapshots, but the policy keeps {most}"))
-            .hint("raise `limits.snapshots` in a policy"));
+        return Err(Failure::usage(format!("{count} snapshots, but the policy allows {max}"))
+            .hint("raise `limits.snapshots` in the policy"));
     }
     let mut prepared = Vec::new();
     for shapes in combinations {
@@ -59,14 +59,14 @@ pub(super) fn prepare(arguments: &Prepare, terminal: &Terminal) -> Result<(), Fa
     if let Some(lost) = prepared.iter().find(|prepared| !is_kept(&prepared.shapes)) {
         let shapes = shapes_text(&lost.shapes);
         return Err(Failure::failed(format!("the snapshot for {shapes} was not stored"))
-            .hint("--verbose says why; BELLJAR_STORE_SIZE is the size of the store"));
+            .hint("--verbose shows why; BELLJAR_STORE_SIZE sets the size of the store"));
     }
     let mut out = BufWriter::new(stdout().lock());
     match arguments.format {
         Format::Table => {
             let mut table = Table::default().right(2);
             for Prepared { shapes, time, stored } in &prepared {
-                let what = if *stored { "in the store" } else { "prepared" };
+                let what = if *stored { "already in the store" } else { "prepared" };
                 let time = format!("{:.1} ms", time.as_secs_f64() * 1e3);
                 table.row([what.to_owned(), shapes_text(shapes), time]);
             }
@@ -91,7 +91,7 @@ pub(super) fn prepare(arguments: &Prepare, terminal: &Terminal) -> Result<(), Fa
     .map_err(Failure::output)
 }
 
-/// The shapes of inputs that were given by flags.
+/// Parses the shapes given with --input-shape.
 pub(super) fn given_shapes(texts: &[String]) -> Result<Vec<InputShape>, Failure> {
     let shape = |text: &String| {
         let (name, dims) = parse_shape("--input-shape", text)?;
@@ -114,19 +114,19 @@ pub(super) fn shapes_json(shapes: &[InputShape]) -> serde_json::Value {
     shapes.iter().map(|shape| json!({ "name": shape.name, "shape": shape.dims })).collect()
 }
 
-/// The shapes of all inputs, once for each snapshot.
+/// The shapes of all inputs, for each snapshot.
 fn combinations(
     description: &Description,
     given: &[InputShape],
 ) -> Result<Vec<Vec<InputShape>>, Failure> {
-    // An input with a default is one of them if it has a shape.
+    // An input with a default needs a shape only if one is given.
     let wanted = |input: &&ValueInfo| {
         !input.has_default || given.iter().any(|shape| shape.name == input.name)
     };
     let inputs: Vec<&ValueInfo> = description.inputs.iter().filter(wanted).collect();
     if let Some(unknown) = given.iter().find(|shape| !inputs.iter().any(|i| i.name == shape.name)) {
         let name = Escaped::cut(&unknown.name, 60);
-        return Err(Failure::usage(format!("the model takes no input {name}"))
+        return Err(Failure::usage(format!("--input-shape: the model has no input {name}"))
             .hint("`belljar inspect` shows what the model declares"));
     }
     let of_each =
@@ -136,7 +136,7 @@ fn combinations(
         let name = odd.first().map_or("", |shape| shape.name.as_str());
         let (name, found) = (Escaped::cut(name, 60), odd.len());
         return Err(Failure::usage(format!(
-            "{found} shapes for {name}, but {count} for another input: give one, or as many"
+            "{found} shapes for {name}, but {count} for another input: give 1 or {count} for each"
         )));
     }
     let nth = |number: usize| {
@@ -146,7 +146,7 @@ fn combinations(
     Ok((0..count).map(nth).collect())
 }
 
-/// The given shapes of an input, or the one it declares.
+/// The given shapes of an input, or the shape it declares.
 fn shapes_of(input: &ValueInfo, given: &[InputShape]) -> Result<Vec<InputShape>, Failure> {
     let given: Vec<InputShape> =
         given.iter().filter(|shape| shape.name == input.name).cloned().collect();
@@ -171,8 +171,8 @@ fn shapes_of(input: &ValueInfo, given: &[InputShape]) -> Result<Vec<InputShape>,
                 }
                 None => "any shape".to_owned(),
             };
-            Err(Failure::usage(format!("the model leaves the shape of input {name} open"))
-                .hint(format!("give --input-shape {name}=N,N,… for its {declared}")))
+            Err(Failure::usage(format!("the shape of input {name} is not fixed by the model"))
+                .hint(format!("give --input-shape {name}=N,N,…; the model declares {declared}")))
         }
     }
 }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_of_all_inputs_go_together() {
+    fn nth_shapes_of_all_inputs_form_the_nth_snapshot() {
         let open = Dim::Symbol("n".into());
         let description = Description {
             inputs: vec![input("x", &[open, Dim::Fixed(3)]), input("scale", &[Dim::Fixed(2)])],

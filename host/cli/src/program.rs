@@ -1,4 +1,4 @@
-//! `belljar run` on a guest program: its inputs as values, its outputs printed and written.
+//! `belljar run` on a guest program: reads its inputs, runs it, prints and writes its outputs.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -25,13 +25,14 @@ use belljar::{Description, Digest, Value};
 use belljar_tensor::{Tensor, TensorError, npy};
 use belljar_text::Escaped;
 
-/// Longest text of an output that is printed, in characters.
-const SHOWN: usize = 10_000;
+/// How many lines of an output are printed, and how many characters of each.
+const MAX_SHOWN: usize = 10_000;
 
-/// Whether a file is a guest program. One that cannot be read is for others to complain about.
+/// Whether a file is a guest program. An unreadable file is not; whatever reads it next reports
+/// why.
 pub(super) fn is_program(path: &Path) -> bool {
     let mut start = [0; 8];
-    // Opening what is no file could wait for ever, or take something away from a reader.
+    // Opening a pipe or device could block forever, or consume data meant for another reader.
     let file = path.metadata().ok().filter(fs::Metadata::is_file).and_then(|_| {
         let mut file = File::open(path).ok()?;
         inputs::read_start(&mut file, &mut start).ok()
@@ -41,14 +42,13 @@ pub(super) fn is_program(path: &Path) -> bool {
 
 pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let terminal = match arguments.format {
-        Format::Json => &terminal.beside_json(),
+        Format::Json => &terminal.with_json_stdout(),
         Format::Table => terminal,
     };
     let path = &arguments.model.model;
     if arguments.model.policy.is_none() {
         let text = format!(
-            "{}: a guest program runs only under a policy that has a [program] table, and none was \
-             given",
+            "{}: a guest program needs a policy with a [program] table, and no policy was given",
             shown(path)
         );
         return Err(Failure::refused(text).hint(NEEDS_PROGRAM));
@@ -76,10 +76,12 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let run = || program.run_with_arguments(&inputs, &arguments.arguments);
     let outputs = terminal.progress("running", run)?;
     let run = start.elapsed();
-    let (tensors, others) = parted(outputs);
+    let (tensors, others) = split(outputs);
     let unfit = |labels: &Labels| !tensors.iter().any(|(_, tensor)| labels.fits(tensor));
     if labels.as_ref().is_some_and(unfit) {
-        return Err(Failure::usage("--labels has not as many lines as any output has classes"));
+        return Err(Failure::usage(
+            "--labels: no output has as many classes as the file has lines",
+        ));
     }
     let printing =
         Printing { labels: labels.as_ref(), top: arguments.top.into(), data: arguments.data };
@@ -120,7 +122,7 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
         let mut times = Table::default().right(1);
         let cell = |time| format!("{:.2} ms", milliseconds(time));
         times.row(["load".into(), cell(load), "read, compiled and loaded".to_owned()]);
-        times.row(["run".into(), cell(run), "with its models, which are loaded then".to_owned()]);
+        times.row(["run".into(), cell(run), "including loading its models".to_owned()]);
         let _ = times.print(io::stderr().lock(), 0);
     }
     host.snapshot_store().finish();
@@ -129,8 +131,8 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
 
 pub(super) type Named<T> = Vec<(String, T)>;
 
-/// Tensors, and the other values.
-fn parted(outputs: Named<Value>) -> (Named<Tensor>, Named<Value>) {
+/// Separates tensors from other values.
+fn split(outputs: Named<Value>) -> (Named<Tensor>, Named<Value>) {
     let (mut tensors, mut others) = (Vec::new(), Vec::new());
     for (name, value) in outputs {
         match value {
@@ -148,7 +150,7 @@ fn table(
     out: &mut impl Write,
 ) -> io::Result<()> {
     if !tensors.is_empty() {
-        // The first table holds every tensor; only those that fit get labels.
+        // One table for all tensors; only those with a matching number of classes get labels.
         printing.table(tensors, &mut *out)?;
     }
     for (at, (name, value)) in others.iter().enumerate() {
@@ -159,8 +161,8 @@ fn table(
         match value {
             Value::Text(text) => {
                 writeln!(out, "{name}:")?;
-                for line in text.lines().take(SHOWN) {
-                    writeln!(out, "  {}", Escaped::cut(line, SHOWN))?;
+                for line in text.lines().take(MAX_SHOWN) {
+                    writeln!(out, "  {}", Escaped::cut(line, MAX_SHOWN))?;
                 }
             }
             other => writeln!(out, "{name}: {} bytes", other.byte_len())?,
@@ -169,7 +171,7 @@ fn table(
     Ok(())
 }
 
-/// The whole answer as JSON, written piece by piece: outputs may be large.
+/// The whole result as JSON. It is serialised piece by piece, because outputs may be large.
 #[derive(Serialize)]
 struct Answer<O> {
     cuts: serde_json::Value,
@@ -179,7 +181,7 @@ struct Answer<O> {
     time: serde_json::Value,
 }
 
-/// An output in it; of one that is no tensor, whether its bytes are shown.
+/// One output. `data` decides whether bytes are printed in full.
 enum Output<'a> {
     Tensor(Entry<'a>),
     Other(&'a (String, Value), bool),
@@ -211,7 +213,7 @@ impl Serialize for Output<'_> {
     }
 }
 
-/// Bytes as one string of hexadecimal digits, which is never all in memory.
+/// Bytes as a string of hexadecimal digits that is never in memory as a whole.
 struct Hex<'a>(&'a [u8]);
 
 impl std::fmt::Display for Hex<'_> {
@@ -226,7 +228,7 @@ impl Serialize for Hex<'_> {
     }
 }
 
-/// Writes what was answered: tensors as of a model, and into a folder texts and bytes as well.
+/// Writes the outputs: tensors like those of a model and, to a folder, also texts and bytes.
 fn write_all(
     tensors: &[(String, Tensor)],
     others: &[(String, Value)],
@@ -239,7 +241,7 @@ fn write_all(
     }
     if !target.is_folder() {
         let text = format!("--output {}: a file cannot hold texts and bytes", shown(path));
-        return Err(Failure::usage(text).hint("name a folder, ending in /"));
+        return Err(Failure::usage(text).hint("give a folder: a path that ends in /"));
     }
     let names = tensors.iter().map(|(name, _)| name.as_str());
     let names: Vec<&str> = names.chain(others.iter().map(|(name, _)| name.as_str())).collect();
@@ -264,7 +266,7 @@ fn write_all(
     Ok(files)
 }
 
-/// Reads every input that was given. `limit` bounds all of them together.
+/// Reads every given input. `limit` is the maximum total size in bytes.
 pub(super) fn read_all(arguments: &[OsString], limit: u64) -> Result<Named<Value>, Failure> {
     let mut budget = Budget::new(limit);
     let mut values = Vec::new();
@@ -283,7 +285,7 @@ pub(super) fn read_all(arguments: &[OsString], limit: u64) -> Result<Named<Value
         }
         match (kind, given.name.clone()) {
             (Kind::Tensors, _) => {
-                // A program declares nothing: what is in the file decides.
+                // A program declares no inputs, so the file alone determines names and types.
                 let read = inputs::read(&given, &Description::default(), budget)?;
                 budget.take_tensors(&read);
                 values.extend(read.into_iter().map(|(name, tensor)| (name, tensor.into())));
@@ -294,7 +296,7 @@ pub(super) fn read_all(arguments: &[OsString], limit: u64) -> Result<Named<Value
                 values.push((name, Value::Bytes(bytes)));
             }
             (Kind::Bytes, None) => {
-                let text = format!("--input {}: which input is this?", shown(&given.path));
+                let text = format!("--input {}: the input has no name", shown(&given.path));
                 return Err(Failure::usage(text).hint("write --input NAME=FILE"));
             }
         }
@@ -308,7 +310,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// What a file is, by its name; takes a prefix that says so off it.
+    /// The kind of a file, by its extension or by a `bytes:` prefix, which is removed.
     fn of(given: &mut Given) -> Kind {
         let bytes = given.path.as_os_str().as_bytes().strip_prefix(b"bytes:");
         if let Some(path) = bytes.map(|path| PathBuf::from(OsStr::from_bytes(path))) {
@@ -323,17 +325,17 @@ impl Kind {
     }
 }
 
-/// `NAME=text:TEXT`, taken apart.
+/// Splits `NAME=text:TEXT`.
 fn text_of(argument: &OsStr) -> Result<Option<(String, String)>, Failure> {
     let split = argument.as_bytes().windows(6).position(|part| part == b"=text:");
     let Some(at) = split.filter(|at| !argument.as_bytes()[..*at].contains(&b'=')) else {
         return Ok(None);
     };
     let text = argument.to_str();
-    let text = text.ok_or_else(|| Failure::usage("--input: a text is not UTF-8"))?;
+    let text = text.ok_or_else(|| Failure::usage("--input: the text is not valid UTF-8"))?;
     let (name, text) = (text.get(..at).unwrap_or_default(), text.get(at + 6..).unwrap_or_default());
     if name.is_empty() {
-        return Err(Failure::usage("--input: write NAME=text:TEXT"));
+        return Err(Failure::usage("--input: expected NAME=text:TEXT, but the name is empty"));
     }
     Ok(Some((name.to_owned(), text.to_owned())))
 }
@@ -381,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_component_is_no_program() {
+    fn only_component_files_are_programs() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         for (bytes, expected) in [

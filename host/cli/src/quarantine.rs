@@ -1,5 +1,5 @@
-//! `belljar quarantine`: the models that are refused because their workers kept dying, and the way
-//! out.
+//! `belljar quarantine`: lists and releases the models that are refused because their workers kept
+//! dying.
 
 use std::io::{BufWriter, Write, stdout};
 use std::path::Path;
@@ -17,7 +17,7 @@ use super::terminal::Terminal;
 use belljar::{Digest, Quarantined};
 use belljar_text::Escaped;
 
-/// Largest model that is read for its digest, in bytes: what a policy can allow.
+/// The largest model that is read for its digest, in bytes: the largest size a policy can allow.
 const MAX_MODEL: u64 = 4 << 30;
 
 pub(super) fn quarantine(command: &Quarantine, terminal: &Terminal) -> Result<(), Failure> {
@@ -26,7 +26,7 @@ pub(super) fn quarantine(command: &Quarantine, terminal: &Terminal) -> Result<()
     match command {
         Quarantine::List { format } => print(&list, *format),
         Quarantine::Release { models } => {
-            // All are found before the first is released.
+            // All names are resolved before the first model is released.
             let digests =
                 models.iter().map(|name| find(name, &list)).collect::<Result<Vec<_>, _>>()?;
             for digest in digests {
@@ -39,12 +39,12 @@ pub(super) fn quarantine(command: &Quarantine, terminal: &Terminal) -> Result<()
     }
 }
 
-/// The model that a person means.
+/// The model that `name` refers to: a digest, the start of one, a label, or a file.
 fn find(name: &str, list: &[Quarantined]) -> Result<Digest, Failure> {
     if let Ok(digest) = name.parse() {
         return Ok(digest);
     }
-    // A few digits fit many a digest.
+    // Fewer digits would match too many digests.
     let start = name.to_ascii_lowercase();
     let fits = |one: &&Quarantined| {
         (name.len() >= 8 && one.model.to_string().starts_with(&start)) || one.label == name
@@ -53,18 +53,18 @@ fn find(name: &str, list: &[Quarantined]) -> Result<Digest, Failure> {
     match (fitting.next(), fitting.next()) {
         (Some(one), None) => Ok(one.model),
         (Some(_), Some(_)) => Err(Failure::usage(format!(
-            "{}: several models in quarantine are called so",
+            "{}: several models in quarantine have this name or digest",
             Escaped::new(name)
         ))
-        .hint("give the SHA-256 that `belljar quarantine list --format json` shows")),
+        .hint("give the full SHA-256; `belljar quarantine list --format json` shows it")),
         (None, _) if Path::new(name).is_file() => {
             Ok(read_model(Path::new(name), MAX_MODEL)?.digest())
         }
         (None, _) => Err(Failure::usage(format!(
-            "{}: no file, and no model in quarantine is called so",
+            "{}: neither a file nor a model in quarantine",
             Escaped::new(name)
         ))
-        .hint("`belljar quarantine list` shows all")),
+        .hint("`belljar quarantine list` lists the models in quarantine")),
     }
 }
 
@@ -75,10 +75,10 @@ fn print(list: &[Quarantined], format: Format) -> Result<(), Failure> {
             let list: Value = list.iter().map(to_json).collect();
             json::print(&list, &mut out)
         }
-        Format::Table if list.is_empty() => writeln!(out, "nothing is in quarantine"),
+        Format::Table if list.is_empty() => writeln!(out, "no models are in quarantine"),
         Format::Table => {
             let mut table = Table::default().right(2);
-            table.row(["model", "SHA-256", "deaths", "since", "the last one"].map(str::to_owned));
+            table.row(["model", "SHA-256", "deaths", "since", "last death"].map(str::to_owned));
             list.iter().for_each(|one| table.row(row(one)));
             table.print(&mut out, 0)
         }

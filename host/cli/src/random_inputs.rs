@@ -1,4 +1,4 @@
-//! Inputs for a run that is measured: from files, and made up where none was given.
+//! Inputs for a measured run: read from files, or generated.
 
 use belljar_abi::element_count;
 
@@ -9,7 +9,7 @@ use belljar::{Description, Dim, Model, Policy, ValueInfo};
 use belljar_tensor::{Data, Tensor};
 use belljar_text::Escaped;
 
-/// Reads the inputs that were given, and makes the others up if that was asked for.
+/// Reads the given inputs and, with --random, generates the others.
 pub(super) fn read_or_random(
     arguments: &InputArgs,
     model: &Model,
@@ -17,13 +17,13 @@ pub(super) fn read_or_random(
     let pictures = Pictures { model, arguments: &arguments.pictures };
     let (mut given, needed) = inputs::read_all(&arguments.inputs, pictures)?;
     if arguments.random {
-        make_up(&mut given, model.description(), model.policy(), &arguments.shapes)?;
+        add_random(&mut given, model.description(), model.policy(), &arguments.shapes)?;
     }
     Ok((given, needed))
 }
 
-/// Adds made-up tensors for the inputs that were not given.
-fn make_up(
+/// Adds generated tensors for the inputs that were not given.
+fn add_random(
     given: &mut Vec<(String, Tensor)>,
     description: &Description,
     policy: &Policy,
@@ -37,7 +37,7 @@ fn make_up(
     let known = |name: &str| description.inputs.iter().any(|input| input.name == name);
     if let Some((name, _)) = shapes.iter().find(|(name, _)| !known(name)) {
         let name = Escaped::cut(name, 60);
-        return Err(Failure::usage(format!("--shape: the model takes no input {name}"))
+        return Err(Failure::usage(format!("--shape: the model has no input {name}"))
             .hint("`belljar inspect` shows what the model declares"));
     }
     let mut seed = 1;
@@ -51,19 +51,19 @@ fn make_up(
         let shape = named.map_or_else(|| declared_shape(input), |(_, shape)| shape.clone());
         let failed = |why: String| {
             Failure::usage(format!(
-                "no input can be made up for {}: {why}",
+                "--random: cannot generate input {}: {why}",
                 Escaped::cut(&input.name, 60)
             ))
         };
-        let dtype = input.dtype().ok_or_else(|| failed("it has no known element type".into()))?;
+        let dtype = input.dtype().ok_or_else(|| failed("unsupported element type".into()))?;
         let dims: Vec<u64> = shape.iter().map(|dim| *dim as u64).collect();
-        // Strings are empty, but not free.
+        // Empty strings use memory too.
         left = element_count(&dims)
             .and_then(|count| count.checked_mul(dtype.size().unwrap_or(24) as u64))
             .and_then(|len| left.checked_sub(len))
-            .ok_or_else(|| failed(format!("inputs would be larger than {limit} bytes")))?;
+            .ok_or_else(|| failed(format!("all inputs would exceed {limit} bytes")))?;
         let zeros = Tensor::zeros(dtype, &shape).map_err(|err| failed(err.to_string()))?;
-        // Integers are often indices: zero is the one that is always in range.
+        // Integers are often indices, and only 0 is always in range.
         let tensor = zeros.changed(|_, data| {
             if let Data::F32(values) = data {
                 values.iter_mut().for_each(|value| *value = uniform(&mut seed));
@@ -91,9 +91,12 @@ fn declared_shape(input: &ValueInfo) -> Vec<usize> {
     .collect()
 }
 
-/// `NAME=1,3,224,224`; nothing after the `=` is a scalar.
+/// Parses `NAME=1,3,224,224`; `NAME=` is a scalar.
 pub(super) fn parse_shape(flag: &str, text: &str) -> Result<(String, Vec<usize>), Failure> {
-    let wrong = || Failure::usage(format!("{flag} {}: write NAME=1,3,224,224", Escaped::new(text)));
+    let wrong = || {
+        let text = Escaped::new(text);
+        Failure::usage(format!("{flag} {text}: expected a shape such as NAME=1,3,224,224"))
+    };
     let (name, dims) = text.rsplit_once('=').ok_or_else(wrong)?;
     let dims = dims.split(',').filter(|dim| !dim.trim().is_empty());
     let dims: Result<Vec<usize>, _> = dims.map(|dim| dim.trim().parse()).collect();
@@ -105,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shapes_are_read() {
+    fn shapes_are_parsed() {
         let parsed = |text| parse_shape("--shape", text).ok();
         assert_eq!(parsed("x=1,3, 4"), Some(("x".into(), vec![1, 3, 4])));
         assert_eq!(parsed("a=b=2"), Some(("a=b".into(), vec![2])));
@@ -115,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn made_up_numbers_are_small_and_differ() {
+    fn random_numbers_are_small_and_differ() {
         let mut seed = 1;
         let numbers: Vec<f32> = (0..1000).map(|_| uniform(&mut seed)).collect();
         assert!(numbers.iter().all(|number| (-1.0..=1.0).contains(number)));

@@ -1,4 +1,4 @@
-//! `belljar run`: one model, one answer.
+//! `belljar run`: runs one model or guest program once.
 
 use std::io::{BufWriter, Write, stdout};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use super::terminal::Terminal;
 use belljar::ShapeDifference;
 use belljar_policy::{Cut, LoadedPolicy};
 
-/// Where the time went.
+/// How long each step took.
 struct Times {
     read: Duration,
     load: Duration,
@@ -46,13 +46,13 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
         return super::program::run(arguments, terminal);
     }
     if !arguments.arguments.is_empty() {
-        return Err(Failure::usage("a model takes no arguments: they are for guest programs"));
+        return Err(Failure::usage("arguments after -- are for guest programs; this is a model"));
     }
     model(arguments, terminal).map_err(|failure| {
         if arguments.inputs.is_empty() && failure.is_of_input() {
             return failure.hint(
-                "give each input with --input NAME=FILE; `belljar run` makes no inputs up, but \
-                 `belljar bench --random` does",
+                "give each input with --input NAME=FILE; to try a model on random inputs, use \
+                 `belljar bench --random`",
             );
         }
         failure.under(arguments.model.policy.as_deref())
@@ -118,14 +118,14 @@ fn model(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     if arguments.time && arguments.format == Format::Table {
         print_times(&times);
     }
-    // The answer is out: what was prepared goes to disk now.
+    // The result is printed: write new snapshots to disk now.
     loaded.host.snapshot_store().finish();
-    // The worker dies with this process. To wait for its end would only take time.
+    // The worker is killed when this process exits; waiting for it would only take time.
     std::mem::forget(loaded);
     Ok(())
 }
 
-/// The whole answer as JSON, written piece by piece: outputs may be large.
+/// The whole result as JSON. It is serialised piece by piece, because outputs may be large.
 #[derive(Serialize)]
 struct Answer<O> {
     cuts: serde_json::Value,
@@ -164,7 +164,7 @@ fn answer<O: Serialize>(
     }
 }
 
-/// Serialises as a list of what an iterator gives, of which no two are there at a time.
+/// Serialises the items of an iterator as a list, with only one item in memory at a time.
 pub(super) struct Sequence<F>(pub(super) F);
 
 impl<F: Fn() -> I, I: Iterator<Item: Serialize>> Serialize for Sequence<F> {
@@ -173,7 +173,7 @@ impl<F: Fn() -> I, I: Iterator<Item: Serialize>> Serialize for Sequence<F> {
     }
 }
 
-/// Which policy it was, or null for the default one.
+/// The policy file, or null for the default policy.
 pub(super) fn policy_json(policy: Option<&LoadedPolicy>) -> serde_json::Value {
     policy.map_or(serde_json::Value::Null, |loaded| {
         json!({
@@ -183,7 +183,7 @@ pub(super) fn policy_json(policy: Option<&LoadedPolicy>) -> serde_json::Value {
     })
 }
 
-/// A shape that is not the one that the model declares.
+/// A shape that differs from the model's declaration.
 fn difference_json(difference: &ShapeDifference) -> serde_json::Value {
     let elsewhere = difference.symbol.as_ref();
     json!({
@@ -195,7 +195,7 @@ fn difference_json(difference: &ShapeDifference) -> serde_json::Value {
     })
 }
 
-/// What ceilings took from the policy.
+/// What the ceilings reduced in the policy.
 pub(super) fn cuts_json(cuts: &[Cut]) -> serde_json::Value {
     let cut = |cut: &Cut| json!({ "key": cut.key, "asked": cut.asked, "left": cut.left });
     cuts.iter().map(cut).collect()
@@ -206,7 +206,7 @@ fn print_times(times: &Times) {
     for (name, what, time) in times.entries() {
         table.row([name.to_owned(), format!("{:.2} ms", milliseconds(time)), what.to_owned()]);
     }
-    // Whoever closed standard error does not want to know.
+    // If standard error is closed, the times are not wanted.
     let _ = table.print(std::io::stderr().lock(), 0);
 }
 

@@ -1,4 +1,4 @@
-//! `belljar snapshots`: what the store holds, whether it is as it was, and less of it.
+//! `belljar snapshots`: lists, prunes and verifies the store of prepared models.
 
 use std::io::{BufWriter, Write, stdout};
 use std::time::{Duration, SystemTime};
@@ -23,7 +23,7 @@ pub(super) fn snapshots(command: &Snapshots, terminal: &Terminal) -> Result<(), 
     match command {
         Snapshots::List { format } => {
             let list = store.list().map_err(Error::new)?;
-            print(&list, *format, "nothing is stored")
+            print(&list, *format, "no snapshots are stored")
         }
         Snapshots::Prune { model, older_than, max_size, format } => {
             let which = Which::new(model.as_deref(), older_than.as_deref(), max_size.as_deref())?;
@@ -33,7 +33,7 @@ pub(super) fn snapshots(command: &Snapshots, terminal: &Terminal) -> Result<(), 
     }
 }
 
-/// What is to be removed.
+/// Which snapshots to remove.
 struct Which<'a> {
     model: Option<&'a str>,
     older_than: Option<Duration>,
@@ -64,7 +64,7 @@ impl Which<'_> {
         })
     }
 
-    /// Of a list, the lately used first.
+    /// Selects from a list that starts with the most recently used.
     fn choose(&self, list: Vec<StoredModel>) -> Vec<StoredModel> {
         let now = SystemTime::now();
         let mut left = 0u64;
@@ -72,7 +72,7 @@ impl Which<'_> {
             let age = now.duration_since(stored.last_used).unwrap_or_default();
             let of_the_model = self.model.is_none_or(|model| {
                 let digest = stored.model.map(|digest| digest.to_string()).unwrap_or_default();
-                // A few digits fit many a digest.
+                // Fewer digits would match too many digests.
                 let start = model.len() >= 8 && digest.starts_with(&model.to_ascii_lowercase());
                 start || (!stored.label.is_empty() && stored.label == model)
             });
@@ -112,15 +112,20 @@ fn verify(store: &SnapshotStore, remove: bool, format: Format) -> Result<(), Fai
         }
     }
     if bad.is_empty() && format == Format::Table {
-        return writeln!(stdout(), "{count} files, each as it was stored").map_err(Failure::output);
+        return writeln!(stdout(), "verified {count} files: all unchanged")
+            .map_err(Failure::output);
     }
     print(&bad, format, "")?;
     if bad.is_empty() {
         return Ok(());
     }
-    let what = if remove { "removed" } else { "never used; --remove removes them" };
+    let what = if remove {
+        "they were removed"
+    } else {
+        "Belljar does not use them; remove them with --remove"
+    };
     let files = bad.iter().map(|stored| shown(&stored.path)).collect::<Vec<_>>().join(", ");
-    Err(Failure::failed(format!("{} of {count} files are not what was stored: {files}", bad.len()))
+    Err(Failure::failed(format!("{} of {count} files have been changed: {files}", bad.len()))
         .hint(what))
 }
 
@@ -157,11 +162,11 @@ fn row(stored: &StoredModel) -> [String; 6] {
         && stored.broken.is_none()
         && !stored.native_kernels
     {
-        what.push_str(", kernels in the sandbox");
+        what.push_str(", without native kernels");
     }
     let state = match (&stored.broken, stored.current) {
         (Some(why), _) => Escaped::new(why).to_string(),
-        (None, false) => "of another build".to_owned(),
+        (None, false) => "from another build".to_owned(),
         (None, true) => String::new(),
     };
     [

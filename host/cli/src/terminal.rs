@@ -1,5 +1,5 @@
-//! What goes to standard error: errors, warnings, notes, and a progress line on anything that takes
-//! longer than a second, if somebody is watching.
+//! Messages on standard error: errors, warnings, notes and, on a terminal, a progress line for work
+//! that takes longer than a second.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -11,23 +11,23 @@ use anstyle::{AnsiColor, Style};
 use super::args::When;
 use super::failure::Failure;
 
-/// How to talk to the person at the other end.
+/// How messages are printed.
 #[derive(Clone)]
 pub(super) struct Terminal {
     color: bool,
     quiet: bool,
     verbose: bool,
     watched: bool,
-    /// Whether standard output is for one JSON text.
+    /// Whether standard output must hold only one JSON text.
     json: bool,
-    /// Why something that a guest program printed got lost.
+    /// The first error of printing a guest program's output.
     lost: Arc<Mutex<Option<io::Error>>>,
 }
 
 impl Terminal {
     pub(super) fn new(when: When, quiet: bool, verbose: bool) -> Terminal {
         let watched = io::stderr().is_terminal();
-        // https://no-color.org: set and not empty means no.
+        // https://no-color.org: set and not empty disables colour.
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let color = match when {
             When::Always => true,
@@ -37,33 +37,33 @@ impl Terminal {
         Terminal { color, quiet, verbose, watched, json: false, lost: Arc::default() }
     }
 
-    /// The same, where standard output is for one JSON text and nothing else.
+    /// The same terminal, with standard output reserved for one JSON text.
     #[cfg(feature = "programs")]
-    pub(super) fn beside_json(&self) -> Terminal {
+    pub(super) fn with_json_stdout(&self) -> Terminal {
         Terminal { json: true, ..self.clone() }
     }
 
-    /// Whether somebody watches standard error.
+    /// Whether standard error is a terminal.
     pub(super) fn is_watched(&self) -> bool {
         self.watched
     }
 
-    /// Whether nothing is to be printed but the answer and errors.
+    /// Whether --quiet was given.
     pub(super) fn is_quiet(&self) -> bool {
         self.quiet
     }
 
-    /// A line that a guest program has printed, ready to be shown.
+    /// Prints a line of a guest program's output, already escaped.
     pub(super) fn printed(&self, error: bool, line: &str) {
         if error || self.json {
-            // Nobody is left to be told that standard error is gone.
+            // If standard error is closed, the error cannot be reported.
             let _ = writeln!(io::stderr(), "{line}");
         } else if let Err(err) = writeln!(io::stdout(), "{line}") {
             self.lost.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(err);
         }
     }
 
-    /// Why something that was printed for others got lost, if it did.
+    /// The first error of printing a guest program's output, if there was one.
     pub(super) fn lost(&self) -> Option<io::Error> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -79,34 +79,34 @@ impl Terminal {
         self.line(AnsiColor::Yellow, "warning", text);
     }
 
-    /// A warning about the model and not about its sandbox: not said with --quiet.
+    /// A warning about the model, not about its sandbox: omitted with --quiet.
     pub(super) fn remark(&self, text: &str) {
         if !self.quiet {
             self.warn(text);
         }
     }
 
-    /// Said only with --verbose.
+    /// Printed only with --verbose.
     pub(super) fn note(&self, text: &str) {
         if self.verbose {
             self.line(AnsiColor::Blue, "note", text);
         }
     }
 
-    /// Said always, as it explains a long wait.
+    /// Explains a long wait, so it is printed without --verbose too.
     pub(super) fn compiling(&self, variant: &str) {
         if !self.quiet {
             let text = format!(
-                "compiling the sandboxed runner for this machine ({variant}; once, some 15 s)"
+                "compiling the sandboxed runner for this machine ({variant}; once, about 15 s)"
             );
             self.line(AnsiColor::Blue, "note", &text);
         }
     }
 
-    /// Said always, as it explains a long wait.
+    /// Explains a long wait, so it is printed without --verbose too.
     pub(super) fn waiting_for_compiler(&self) {
         if !self.quiet {
-            let text = "another process compiles the sandboxed runner; waiting for it";
+            let text = "waiting for another process to compile the sandboxed runner";
             self.line(AnsiColor::Blue, "note", text);
         }
     }
@@ -117,18 +117,18 @@ impl Terminal {
         } else {
             Style::new()
         };
-        // Nobody is left to be told that standard error is gone.
+        // If standard error is closed, the error cannot be reported.
         let _ = writeln!(io::stderr(), "belljar: {style}{kind}{style:#}: {text}");
     }
 
-    /// Does some work, and shows that it goes on once it has taken a second.
+    /// Does some work, and shows the elapsed time once it takes longer than a second.
     pub(super) fn progress<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
         if !self.watched || self.quiet {
             return work();
         }
         let (done, ended) = channel::<()>();
         std::thread::scope(|scope| {
-            // Without a thread the work goes on unseen.
+            // If no thread can be started, the work runs without a progress line.
             let _ = std::thread::Builder::new().spawn_scoped(scope, move || {
                 let start = Instant::now();
                 let mut shown = false;

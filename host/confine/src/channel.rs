@@ -14,13 +14,14 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Longest message in bytes. Errors and log lines are cut well below it; tensors go elsewhere.
+/// Longest message in bytes. Errors and log lines are cut well below it; tensors go through shared
+/// memory.
 pub const MAX_MESSAGE: usize = 128 << 10;
 
-/// Most descriptors with one message.
+/// Maximum number of descriptors in one message.
 const MAX_DESCRIPTORS: usize = 3;
 
-/// The number of a worker's end, as its filter of system calls knows it.
+/// The descriptor number of a worker's end, which its seccomp filter refers to.
 pub(super) const CHANNEL: i32 = 3;
 
 /// One end of a socket pair.
@@ -47,11 +48,11 @@ impl AsFd for End {
 /// How waiting for a message ended.
 pub enum Received<T> {
     Message(T, Vec<OwnedFd>),
-    /// The other end is gone. It had read all that was sent to it.
+    /// The other end is closed, after it read everything that was sent to it.
     Closed,
-    /// The other end is gone, and left something unread that was sent to it.
+    /// The other end is closed, and did not read everything that was sent to it.
     Unread,
-    /// Nothing came in time.
+    /// No message arrived in time.
     TimedOut,
 }
 
@@ -68,15 +69,15 @@ impl Channel {
         Channel { socket: End::Owned(socket), buffer: vec![0; MAX_MESSAGE] }
     }
 
-    /// A worker's end. It is never closed: something else could then come to have its number, which
-    /// is all that a filter of system calls knows of it.
+    /// A worker's end. It is never closed: its descriptor number could then be reused for another
+    /// socket, and the seccomp filter only checks the number.
     pub fn lasting(socket: OwnedFd) -> Channel {
         let socket: &'static OwnedFd = Box::leak(Box::new(socket));
         Channel { socket: End::Lasting(socket.as_fd()), buffer: vec![0; MAX_MESSAGE] }
     }
 
     /// Sends one message, with descriptors. A closed other end is an error, not a signal. This
-    /// never waits: there is room, unless the other side does not read what it is sent.
+    /// never blocks: it fails if the socket buffer is full because the other side does not read.
     pub fn send(
         &mut self,
         message: &impl Serialize,
@@ -85,8 +86,8 @@ impl Channel {
         self.send_with(message, descriptors, SendFlags::DONTWAIT)
     }
 
-    /// As [`Channel::send`], and waits for room: for a worker, whose supervisor ends it when it has
-    /// waited for too long.
+    /// Like [`Channel::send`], but blocks while the socket buffer is full. For workers: their
+    /// supervisor ends one that is blocked for too long.
     #[cfg(feature = "programs")]
     pub fn send_patiently(&mut self, message: &impl Serialize) -> io::Result<()> {
         self.send_with(message, &[], SendFlags::empty())
@@ -136,7 +137,7 @@ impl Channel {
             match rustix::net::recvmsg(self.socket.as_fd(), &mut iov, &mut ancillary, flags) {
                 Ok(received) => break received,
                 Err(rustix::io::Errno::INTR) => {}
-                // What Linux says of a Unix socket whose other end was closed with data in it.
+                // Linux returns this when the other end was closed with unread data in it.
                 Err(rustix::io::Errno::CONNRESET) => return Ok(Received::Unread),
                 Err(err) => return Err(err.into()),
             }
@@ -157,7 +158,7 @@ impl Channel {
         Ok(Received::Message(serde_json::from_slice(bytes)?, descriptors))
     }
 
-    /// Whether there is something to receive at this moment, be it the other side's end.
+    /// Whether a message, or the end of the connection, can be received now.
     pub fn has_news(&self) -> bool {
         self.wait(Duration::ZERO).unwrap_or(true)
     }
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_a_violation_and_an_end_are_told_apart() {
+    fn receive_distinguishes_timeout_invalid_message_and_close() {
         let (mut here, there) = Channel::pair().unwrap();
         let soon = Some(Duration::from_millis(1));
         assert!(matches!(here.receive::<String>(soon), Ok(Received::TimedOut)));
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_before_and_after_reading_are_told_apart() {
+    fn receive_distinguishes_close_before_and_after_reading() {
         for reads in [false, true] {
             let (mut here, there) = Channel::pair().unwrap();
             assert!(!here.has_news());
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_makes_nobody_wait() {
+    fn send_fails_instead_of_blocking_when_the_other_side_does_not_read() {
         let (mut here, there) = Channel::pair().unwrap();
         let err = (0..10_000).find_map(|_| here.send(&"order", &[]).err());
         assert_eq!(err.unwrap().kind(), io::ErrorKind::WouldBlock);

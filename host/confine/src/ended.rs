@@ -1,4 +1,4 @@
-//! How a worker process came to its end, in words for a person.
+//! How a worker process ended, with messages for users.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use belljar_text::Escaped;
 
-/// How a worker process came to its end although nobody wanted it to.
+/// How a worker process ended unexpectedly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WorkerEnd {
@@ -16,36 +16,36 @@ pub enum WorkerEnd {
     Exit(i32),
     /// The kernel killed it because memory ran out: the machine's, or that of its control group.
     OutOfMemory {
-        /// Whether the kernel's count of such kills says so. Where the kernel shows no count, a
-        /// SIGKILL that the supervisor did not send is taken for one.
+        /// Whether the kernel's count of such kills confirms it. Where the kernel shows no count, a
+        /// SIGKILL that the supervisor did not send is assumed to be one.
         counted: bool,
     },
     /// It closed its channel and went on running, until it was killed.
     HungUp,
-    /// What it sent was nonsense, for this reason, and it was killed.
+    /// It sent an invalid message, for this reason, and was killed.
     ProtocolViolation(String),
-    /// The system does not say.
+    /// The system does not report how it ended.
     Unknown,
 }
 
-/// Signals that have more to tell than their name.
+/// Signals with an explanation.
 const SIGNALS: [(Signal, &str, &str); 10] = [
-    // A confined process may not send itself the signal by which it would give up for want of memory.
-    (Signal::SEGV, "SIGSEGV", "it crashed, or wanted more memory than it may have"),
+    // A confined process that runs out of memory may be unable to raise SIGABRT, and ends so.
+    (Signal::SEGV, "SIGSEGV", "it crashed, or exceeded its memory limit"),
     (Signal::BUS, "SIGBUS", "it crashed"),
     (Signal::ILL, "SIGILL", "it crashed"),
     (Signal::FPE, "SIGFPE", "it crashed"),
     (Signal::TRAP, "SIGTRAP", "it crashed"),
-    (Signal::ABORT, "SIGABRT", "it gave up on itself"),
-    (Signal::SYS, "SIGSYS", "it made a system call its role may not make"),
+    (Signal::ABORT, "SIGABRT", "it aborted"),
+    (Signal::SYS, "SIGSYS", "it made a system call that its role does not allow"),
     (
         Signal::KILL,
         "SIGKILL",
-        "Belljar did not send it, and the kernel counts no kill for want of memory, so an \
+        "Belljar did not send it, and the kernel counted no out-of-memory kill, so an \
          administrator or another program sent it",
     ),
     (Signal::XCPU, "SIGXCPU", "it used more processor time than it may"),
-    (Signal::TERM, "SIGTERM", "somebody asked it to end"),
+    (Signal::TERM, "SIGTERM", "an administrator or another program ended it"),
 ];
 
 impl WorkerEnd {
@@ -57,31 +57,31 @@ impl WorkerEnd {
         }
     }
 
-    /// Whether it was killed from outside with no way to defend itself: by the kernel, which ran
-    /// out of memory, or by somebody with the right to.
+    /// Whether it was killed by SIGKILL: by the kernel, because memory ran out, or by a user with
+    /// the right to.
     pub fn is_kill(&self) -> bool {
         *self == WorkerEnd::Signal(Signal::KILL.as_raw())
     }
 
-    /// Whether it was killed for want of memory.
+    /// Whether it was killed because memory ran out.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, WorkerEnd::OutOfMemory { .. })
     }
 
-    /// What to do about it.
+    /// What the user can do about it.
     pub fn advice(&self) -> &'static str {
         let is = |signal: Signal| *self == WorkerEnd::Signal(signal.as_raw());
         if self.is_out_of_memory() {
             "send fewer or smaller requests at a time, lower `limits.memory` in the policy, or give \
              the machine or the control group (memory.max) more memory"
         } else if self.is_kill() {
-            "find out who killed it (a service manager, a memory daemon such as systemd-oomd or \
+            "find out what killed it (a service manager, a memory daemon such as systemd-oomd or \
              earlyoom, a person), and send the request again"
         } else if is(Signal::SYS)
             || matches!(self, WorkerEnd::HungUp | WorkerEnd::ProtocolViolation(_))
         {
-            "do not trust the model until somebody has looked into it: this is what breaking out \
-             of the sandbox looks like, and otherwise it is a bug of Belljar's, so report it"
+            "do not trust the model until the cause is known: this may be an attempt to escape \
+             the sandbox; if it is not, it is a bug in Belljar, so report it"
         } else {
             "send the request again; if it ends the same way, do not use the model, and report it"
         }
@@ -99,7 +99,7 @@ impl fmt::Display for WorkerEnd {
                 }
             }
             WorkerEnd::Exit(code) => {
-                write!(f, "ended by itself with exit code {code}, which nobody had asked it to do")
+                write!(f, "exited unexpectedly with exit code {code}")
             }
             WorkerEnd::OutOfMemory { counted: true } => f.write_str(
                 "was killed by the kernel because memory ran out (the machine's, or that of the \
@@ -124,13 +124,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_are_told_by_name() {
+    fn messages_name_the_signal_and_its_cause() {
         let text = |signal: Signal| WorkerEnd::new(Some(signal.as_raw()), None).to_string();
         assert_eq!(
             text(Signal::SEGV),
-            "was killed by SIGSEGV: it crashed, or wanted more memory than it may have"
+            "was killed by SIGSEGV: it crashed, or exceeded its memory limit"
         );
-        let sys = "was killed by SIGSYS: it made a system call its role may not make";
+        let sys = "was killed by SIGSYS: it made a system call that its role does not allow";
         assert_eq!(text(Signal::SYS), sys);
         assert!(text(Signal::KILL).ends_with("another program sent it"));
         assert_eq!(WorkerEnd::new(Some(64), None).to_string(), "was killed by signal 64");

@@ -1,35 +1,36 @@
-//! The limit on the length of files that this process writes (`ulimit -f`), memory files among them.
+//! The limit on the length of files that this process writes (`ulimit -f`), including memory files.
 //!
-//! Who writes beyond it is sent SIGXFSZ, which ends the process unless it says otherwise. A library
-//! does not change how the program around it takes signals, so whoever writes a long file asks first.
+//! A write beyond the limit raises SIGXFSZ, which by default ends the process. A library must not
+//! change the signal handling of the program around it, so code that writes long files checks
+//! first.
 //!
-//! `unsafe` is here to set what happens on the signal, which only the command line does.
+//! `unsafe` is needed to change the signal's action, which only the command line does.
 
 use std::io;
 
 use rustix::process::{Resource, getrlimit};
 
-/// The longest that a file may become, if that is limited.
-pub(super) fn most() -> Option<u64> {
+/// The limit in bytes, if there is one.
+pub(super) fn limit() -> Option<u64> {
     getrlimit(Resource::Fsize).current
 }
 
-/// Fails if a file may not become this long.
+/// Fails if a file of this length would exceed the limit.
 pub fn check(len: u64) -> io::Result<()> {
-    match most() {
-        Some(most) if len > most => Err(io::Error::new(
+    match limit() {
+        Some(limit) if len > limit => Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
             format!(
-                "a file of {len} bytes is longer than this process may write, {most} bytes; raise \
-                 the limit (`ulimit -f`)"
+                "a file of {len} bytes exceeds this process's file size limit of {limit} bytes; \
+                 raise the limit (`ulimit -f`)"
             ),
         )),
         _ => Ok(()),
     }
 }
 
-/// Has a write beyond the limit answered with an error, and not end this process. For a program that
-/// belongs to Belljar alone.
+/// Makes a write beyond the limit return an error instead of ending this process. Only for programs
+/// that Belljar controls entirely.
 pub fn ignore_signal() {
     // SAFETY: no handler is installed; the signal is only ignored.
     unsafe {

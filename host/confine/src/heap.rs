@@ -1,10 +1,11 @@
-//! glibc's heap: one for all threads of a worker, and memory given back after many sandboxes.
+//! Settings of glibc's heap: one arena for all threads of a worker, and memory returned to the
+//! kernel after many sandboxes.
 //!
-//! In a worker glibc would give each thread an arena of its own, and look into files under `/proc` when it
-//! makes one smaller: a worker opens none. Kernels on several threads allocate next to nothing, so
-//! nobody waits. `unsafe` is here for the calls.
+//! By default glibc gives each thread its own arena, and opens a file under `/proc` when it shrinks
+//! one, which a worker may not do. Kernels on several threads allocate almost nothing, so they do
+//! not contend for the single arena. `unsafe` is needed for the calls.
 
-/// Has glibc keep one heap. To be called before there is a second thread.
+/// Restricts glibc to one arena. Call it before a second thread starts.
 pub fn keep_one() {
     #[cfg(target_env = "gnu")]
     // SAFETY: sets a number in the allocator, whose lock it takes; no memory is involved.
@@ -13,11 +14,11 @@ pub fn keep_one() {
     debug_assert_eq!(set, 1);
 }
 
-/// Gives the kernel what has become free in the midst of the heap, which glibc keeps otherwise: after
-/// a thousand sandboxes on threads half a gigabyte.
+/// Returns free pages inside the heap to the kernel. glibc otherwise keeps them: half a gigabyte
+/// after a thousand sandboxes on threads.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: frees pages in which there is no allocation; the allocator takes its own locks.
+    // SAFETY: frees pages without allocations; the allocator takes its own locks.
     unsafe {
         libc::malloc_trim(0);
     }

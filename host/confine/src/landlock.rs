@@ -1,6 +1,6 @@
-//! Landlock: a worker opens no file, uses no TCP port, and reaches no process and no abstract
-//! socket beyond itself. What it works with it was handed as descriptors, which Landlock leaves
-//! alone. A guest program's process may open what lies below the descriptors of its grants.
+//! Landlock: a worker must not open files, use TCP ports, or reach processes and abstract sockets
+//! beyond itself. It works with descriptors that it received, which Landlock does not restrict. A
+//! guest program's process may open what is below the descriptors of its grants.
 
 use std::io;
 
@@ -12,12 +12,12 @@ use rustix::fs::FileType;
 
 use super::setup::Granted;
 
-/// The newest version whose rights are asked for. An older kernel knows fewer of them, which is
-/// enough as long as it knows files.
+/// The newest ABI version whose rights are used. An older kernel restricts fewer of them, which is
+/// sufficient as long as it restricts files.
 const NEWEST: ABI = ABI::V7;
 
-/// Refuses everything that this kernel's Landlock can refuse, but what lies below the files and
-/// folders that are granted.
+/// Denies everything that this kernel's Landlock can deny, except for what is below the granted
+/// files and folders.
 pub(super) fn grant(granted: &[Granted<'_>]) -> io::Result<()> {
     let rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -37,12 +37,12 @@ pub(super) fn grant(granted: &[Granted<'_>]) -> io::Result<()> {
     match restricted.ruleset {
         RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
         RulesetStatus::NotEnforced => {
-            Err(io::Error::other("this kernel has no Landlock, or it is not switched on"))
+            Err(io::Error::other("this kernel lacks Landlock, or it is not enabled"))
         }
     }
 }
 
-/// What a grant stands for in the terms of Landlock: never links, devices, sockets, or programs.
+/// The Landlock rights of a grant. They never include links, devices, sockets, or execution.
 fn access(granted: Granted<'_>) -> io::Result<BitFlags<AccessFs>> {
     let kind = FileType::from_raw_mode(rustix::fs::fstat(granted.descriptor)?.st_mode);
     let mut access = BitFlags::from(AccessFs::ReadFile);

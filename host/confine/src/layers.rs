@@ -1,14 +1,14 @@
-//! The layers around a worker process, and what was found of them on this machine.
+//! The confinement layers of a worker process, and how missing layers are handled.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How much of the confinement must be there.
+/// How much of the confinement is required.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Confinement {
-    /// Every layer, namespaces excepted: those are used where the kernel allows them. Where another
-    /// layer is missing no model is read.
+    /// Every layer except namespaces, which are used where the kernel allows them. If another layer
+    /// is missing, no model is read.
     #[default]
     Strict,
     /// Whatever the kernel offers; what is missing is reported.
@@ -16,10 +16,10 @@ pub enum Confinement {
 }
 
 impl Confinement {
-    /// Holds the layers that are missing against what is demanded.
+    /// Checks the missing layers against what is required.
     ///
     /// # Errors
-    /// The first without which no model may be read.
+    /// The first missing layer that is required.
     pub fn accept(self, missing: &[MissingLayer]) -> Result<(), MissingLayer> {
         let strict = self == Confinement::Strict;
         let needed = missing.iter().find(|missing| strict && missing.layer.required());
@@ -27,24 +27,24 @@ impl Confinement {
     }
 }
 
-/// One layer of the confinement, in the order in which they are put on.
+/// One layer of the confinement, in the order in which they are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Layer {
-    /// Namespaces of its own: users, mounts with an empty root, processes, network, IPC, host name.
+    /// Private namespaces: users, mounts with an empty root, processes, network, IPC, host name.
     Namespaces,
-    /// Limits of the kernel on memory, time, files, descriptors and processes (`setrlimit`).
+    /// Kernel limits on memory, time, files, descriptors and processes (`setrlimit`).
     ResourceLimits,
     /// No capability, not uid 0, not dumpable, and no way to gain privileges by starting a program.
     Privileges,
-    /// No file, no TCP port, no signal or abstract socket beyond the process, by Landlock.
+    /// Landlock: no files, no TCP ports, no signals or abstract sockets beyond the process.
     Landlock,
-    /// No system call but those on the list of its role, by seccomp.
+    /// seccomp: only the system calls on the list of the worker's role.
     Seccomp,
 }
 
 impl Layer {
-    /// All layers, in the order in which they are put on.
+    /// All layers, in the order in which they are applied.
     pub const ALL: [Layer; 5] = [
         Layer::Namespaces,
         Layer::ResourceLimits,
@@ -53,7 +53,7 @@ impl Layer {
         Layer::Seccomp,
     ];
 
-    /// Its name, as in messages.
+    /// The layer's name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Layer::Namespaces => "namespaces",
@@ -64,12 +64,12 @@ impl Layer {
         }
     }
 
-    /// Whether a strict worker needs it.
+    /// Whether [`Confinement::Strict`] requires the layer.
     pub fn required(self) -> bool {
         self != Layer::Namespaces
     }
 
-    /// What an administrator can do where it is missing.
+    /// What an administrator can do if the layer is missing.
     pub fn remedy(self) -> &'static str {
         match self {
             Layer::Namespaces => {
@@ -95,12 +95,12 @@ impl Layer {
     }
 }
 
-/// A layer that could not be put on.
+/// A layer that could not be applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingLayer {
-    /// Which.
+    /// The layer.
     pub layer: Layer,
-    /// What the kernel said.
+    /// The reason, usually the kernel's error.
     pub why: String,
 }
 

@@ -1,11 +1,11 @@
-//! The process around a sandbox: how a worker is started, confined, talked to and killed. What a
-//! worker does with a model is not known here.
+//! The process around a sandbox: starts, confines, communicates with and kills workers. This module
+//! must not depend on what a worker does with a model.
 //!
-//! `process` starts workers, by `spawn`, and ends them; `setup` is what a worker does to itself, in
-//! the order of the `layers`: `namespaces`, `privileges`, `landlock`, `seccomp`. What is granted
-//! depends on its `role`. `channel` and `memory` are how both sides talk. `outside` is what the
-//! kernel shows of a worker, `memory_group` how much memory all of them share, and `support` what this
-//! machine offers at all.
+//! `process` starts workers (through `spawn`) and ends them. `setup` runs inside the worker and
+//! applies the `layers` in order: `namespaces`, `privileges`, `landlock`, `seccomp`. The worker's
+//! `role` decides what is granted. `channel` and `memory` carry data between the two sides.
+//! `outside` reads what the kernel reports about a worker, `memory_group` how much memory all
+//! workers share, and `support` which features the kernel of this machine has.
 #![allow(clippy::len_without_is_empty, missing_docs, reason = "only for Belljar's own crates")]
 
 #[cfg(feature = "test-hooks")]

@@ -1,8 +1,8 @@
 //! Memory that two processes can share without trusting each other.
 //!
-//! It is only ever read and written through system calls, never mapped: the other side may change
-//! shared memory at any moment, which a Rust reference must not see, and a mapping of something
-//! that was cut short kills whoever touches it.
+//! It must only be read and written through system calls, never mapped: the other side may change
+//! shared memory at any moment, which Rust references do not permit, and accessing a mapping of a
+//! file that was truncated kills the process.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,18 +12,18 @@ use rustix::fs::{MemfdFlags, SealFlags};
 
 use super::file_size;
 
-/// Seals that make the content final. `FUTURE_WRITE` leaves mappings alone that were writable
-/// before, and whoever collects bytes here never maps them; `WRITE`, which ends those too, waits
-/// until the kernel itself has let go of every page, and now and then gives up (`EBUSY`).
+/// Seals that make the content final. `FUTURE_WRITE` does not affect existing writable mappings,
+/// but the writer here never creates any. `WRITE` excludes those too, but waits until the kernel
+/// has released every page, and sometimes fails with `EBUSY`.
 const FINAL: SealFlags =
     SealFlags::FUTURE_WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// Seals that fix the size and leave the content open.
+/// Seals that fix the size and leave the content writable.
 const SIZED: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 fn create(name: &str) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // NOEXEC_SEAL is younger (Linux 6.3): such memory can then never be made executable as a file.
+    // NOEXEC_SEAL (since Linux 6.3) keeps the file from ever becoming executable.
     match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
         Err(rustix::io::Errno::INVAL) => Ok(rustix::fs::memfd_create(name, flags)?),
         other => Ok(other?),
@@ -60,44 +60,45 @@ fn write_all_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -> io::Re
     Ok(())
 }
 
-/// Bytes being collected, to be sealed when they are complete.
+/// A memory file that is being written, and sealed when it is complete.
 pub struct SealedWriter {
     fd: OwnedFd,
     len: u64,
-    /// Where the last written byte ends, not counting what was skipped.
+    /// The end of the last written byte, without skipped bytes after it.
     filled: u64,
-    /// Threads write one after the other in any case: to sleep costs less than the kernel's
-    /// waiting for its lock.
+    /// The kernel serializes writes in any case, and sleeping here costs less than contending for
+    /// its lock.
     turn: Mutex<()>,
 }
 
 impl SealedWriter {
-    /// `name` is shown in `/proc/…/maps` and means nothing.
+    /// `name` only appears in `/proc/…/maps`.
     pub fn new(name: &str) -> io::Result<SealedWriter> {
         Ok(SealedWriter { fd: create(name)?, len: 0, filled: 0, turn: Mutex::default() })
     }
 
-    /// An empty file for [`SealedWriter::into_room`] of a worker, which may make none of its own: the
-    /// limit on files bounds what it can write there.
+    /// An empty file for [`SealedWriter::into_room`] in a worker, which may not create files. The
+    /// file size limit bounds what the worker can write to it.
     pub fn room(name: &str) -> io::Result<OwnedFd> {
         create(name)
     }
 
-    /// Collects bytes in a file that the supervisor has made, and seals when it gets it back.
+    /// Writes to a file that the supervisor created, and seals after the worker returns it.
     pub fn into_room(fd: OwnedFd) -> SealedWriter {
         SealedWriter { fd, len: 0, filled: 0, turn: Mutex::default() }
     }
 
-    /// The file with all of its bytes, for the supervisor to take over.
+    /// Completes the file, for the supervisor to take over.
     pub fn hand_over(self) -> io::Result<SealedBytes> {
-        // A byte at the end makes what was skipped count.
+        // Writing the last byte extends the file over the skipped bytes.
         if self.filled < self.len {
             write_all_at(self.fd.as_fd(), &[0], self.len - 1)?;
         }
         Ok(SealedBytes { fd: self.fd, len: self.len })
     }
 
-    /// Room for bytes that are written in any order; what is not written is zero. For a supervisor.
+    /// A file of fixed length, written in any order; bytes that are not written are zero. For a
+    /// supervisor.
     pub fn with_len(name: &str, len: u64) -> io::Result<SealedWriter> {
         file_size::check(len)?;
         let fd = create(name)?;
@@ -125,20 +126,20 @@ impl SealedWriter {
         Ok(())
     }
 
-    /// Leaves out bytes that are zero.
+    /// Skips bytes, which are then zero.
     pub fn skip(&mut self, len: u64) {
         self.len += len;
     }
 
     pub fn seal(self) -> io::Result<SealedBytes> {
-        // What was skipped at the end counts too.
+        // Extends the file over skipped bytes at the end.
         rustix::fs::ftruncate(&self.fd, self.len)?;
         rustix::fs::fcntl_add_seals(&self.fd, FINAL)?;
         Ok(SealedBytes { fd: self.fd, len: self.len })
     }
 }
 
-/// Bytes that nobody can change, shorten or lengthen.
+/// Bytes that no process can change, truncate or extend.
 #[derive(Debug)]
 pub struct SealedBytes {
     fd: OwnedFd,
@@ -146,20 +147,21 @@ pub struct SealedBytes {
 }
 
 impl SealedBytes {
-    /// Takes over a descriptor from a supervisor, if it is sealed. Not for one from a worker, who
-    /// may have kept a writable mapping.
+    /// Takes over a descriptor from a supervisor, if it is sealed. Do not use it for descriptors
+    /// from a worker, which may have kept a writable mapping.
     pub fn adopt(fd: OwnedFd) -> io::Result<SealedBytes> {
         if !rustix::fs::fcntl_get_seals(&fd)?.contains(FINAL) {
-            return Err(io::Error::other("memory that should be sealed is not"));
+            return Err(io::Error::other("the memory file is not sealed"));
         }
         let len = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
         Ok(SealedBytes { fd, len })
     }
 
-    /// Takes over a descriptor from a worker, which may have lied about its seals and kept a
-    /// writable mapping: seals it against that too, which the kernel refuses while there is one.
+    /// Takes over a descriptor from a worker, and seals it. A hostile worker may have kept a
+    /// writable mapping, so this includes the `WRITE` seal, which the kernel refuses while there is
+    /// one.
     pub fn take_over(fd: OwnedFd) -> io::Result<SealedBytes> {
-        // The kernel also refuses for as long as it holds on to a page itself, which is not long.
+        // The kernel also refuses for a short time while it uses a page itself.
         const TRIES: u32 = 20;
         for attempt in 0.. {
             match rustix::fs::fcntl_add_seals(&fd, FINAL | SealFlags::WRITE) {
@@ -206,10 +208,10 @@ pub struct SharedBuffer {
 }
 
 impl SharedBuffer {
-    /// A buffer of `len` bytes, which take memory only once they are written; or of as many as this
-    /// process may write to a file. For a supervisor.
+    /// A buffer of `len` bytes, or of the file size limit of this process if that is lower. Bytes
+    /// use memory only once they are written. For a supervisor.
     pub fn new(len: u64) -> io::Result<SharedBuffer> {
-        let len = file_size::most().map_or(len, |most| len.min(most));
+        let len = file_size::limit().map_or(len, |limit| len.min(limit));
         let fd = create("belljar-tensors")?;
         rustix::fs::ftruncate(&fd, len)?;
         rustix::fs::fcntl_add_seals(&fd, SIZED)?;
@@ -219,7 +221,7 @@ impl SharedBuffer {
     /// Takes over a descriptor from another process, if its size is fixed.
     pub fn adopt(fd: OwnedFd) -> io::Result<SharedBuffer> {
         if !rustix::fs::fcntl_get_seals(&fd)?.contains(SIZED) {
-            return Err(io::Error::other("shared memory whose size should be fixed is not"));
+            return Err(io::Error::other("the size of the shared memory file is not sealed"));
         }
         let len = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
         Ok(SharedBuffer { fd, len })
@@ -229,8 +231,8 @@ impl SharedBuffer {
         self.len
     }
 
-    /// Copies the first `len` bytes out, at most as many as there are; the copy is the only thing to
-    /// look at.
+    /// Copies the first `len` bytes out, or all if the buffer is shorter. Only validate the copy:
+    /// the other side may change the buffer at any time.
     pub fn read(&self, len: u64) -> io::Result<Vec<u8>> {
         let len = usize::try_from(len.min(self.len)).map_err(io::Error::other)?;
         let mut bytes = Vec::new();
@@ -247,7 +249,7 @@ impl SharedBuffer {
         Ok(bytes)
     }
 
-    /// As [`SharedBuffer::read`], into a place that is there already and not longer than the buffer.
+    /// Like [`SharedBuffer::read`], into an existing slice that is not longer than the buffer.
     pub fn read_into(&self, buffer: &mut [u8]) -> io::Result<()> {
         read_exact_at(self.fd.as_fd(), buffer, 0)
     }
@@ -255,7 +257,8 @@ impl SharedBuffer {
     /// Copies `bytes` to the start of the buffer.
     pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         if bytes.len() as u64 > self.len {
-            let text = format!("{} bytes are more than the {} that cross", bytes.len(), self.len);
+            let text =
+                format!("{} bytes exceed the shared buffer of {} bytes", bytes.len(), self.len);
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
         }
         write_all_at(self.fd.as_fd(), bytes, 0)
@@ -297,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_worker_hands_over_cannot_be_changed_by_it_any_more() {
+    fn worker_cannot_change_memory_after_handing_it_over() {
         let made = || {
             let mut writer = SealedWriter::into_room(SealedWriter::room("test").unwrap());
             writer.write(&[7; 4096]).unwrap();
@@ -309,7 +312,7 @@ mod tests {
         assert!(write_all_at(theirs.as_fd(), b"x", 0).is_err());
         assert_eq!(ours.len(), 8192);
 
-        // Memory that its maker sealed in no way at all, and has mapped to write to it later.
+        // An unsealed file that its creator has mapped, to write to it later.
         let open = create("test").unwrap();
         rustix::fs::ftruncate(&open, 8192).unwrap();
         use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -318,7 +321,7 @@ mod tests {
         let mapping =
             unsafe { mmap(std::ptr::null_mut(), 8192, prot, MapFlags::SHARED, &open, 0) }.unwrap();
         assert!(SealedBytes::take_over(open.try_clone().unwrap()).is_err());
-        // SAFETY: the mapping made above, which nothing refers to.
+        // SAFETY: the mapping created above, which nothing refers to.
         unsafe { munmap(mapping, 8192) }.unwrap();
         SealedBytes::take_over(open.try_clone().unwrap()).unwrap();
         assert!(write_all_at(open.as_fd(), b"x", 0).is_err());

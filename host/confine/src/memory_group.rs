@@ -1,8 +1,8 @@
-//! The memory that this process and its workers share: how much there is, and whether the kernel has
-//! killed a process because it ran out.
+//! The memory that this process and its workers share: how much is available, and whether the
+//! kernel has killed a process because it ran out.
 //!
-//! Both come from the control group of this process, in either version of control groups. Where no
-//! group is to be seen, the machine's own numbers are used.
+//! Both come from the control group of this process, in either version of control groups. If no
+//! group is visible, the machine's numbers are used.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ struct Names {
 const VERSION_1: Names = Names { limit: "memory.limit_in_bytes", events: "memory.oom_control" };
 const VERSION_2: Names = Names { limit: "memory.max", events: "memory.events" };
 
-/// Memory that processes can have together, and what limits it.
+/// The total memory of a set of processes, and what limits it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Available {
     pub bytes: u64,
@@ -33,23 +33,23 @@ pub fn available() -> Option<Available> {
     [limit(), physical].into_iter().flatten().min_by_key(|available| available.bytes)
 }
 
-/// The least of the limits of this process's control group and of those above it.
+/// The lowest limit of this process's control group and its ancestors.
 pub fn limit() -> Option<Available> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let files = groups.lines().filter_map(group).flat_map(|(folder, group, names)| {
-        // In a container the path may be one of the machine's: what is there counts.
+        // In a container the path may be relative to the machine's root, so missing files are
+        // skipped.
         group.ancestors().map(|group| folder.join(group).join(names.limit)).collect::<Vec<_>>()
     });
     let limits = files.filter_map(|file| {
         let bytes: u64 = fs::read_to_string(&file).ok()?.trim().parse().ok()?;
-        // The first version writes a number beyond all memory for "no limit".
+        // Version 1 uses a huge number for "no limit".
         (bytes < 1 << 62).then(|| Available { bytes, what: file.display().to_string() })
     });
     limits.min_by_key(|available| available.bytes)
 }
 
-/// The kernel's count of processes that it has killed because memory ran out, as it was at some
-/// time.
+/// The kernel's count of processes that it has killed because memory ran out, at some time.
 #[derive(Debug)]
 pub(super) struct OomKills {
     file: PathBuf,
@@ -57,8 +57,8 @@ pub(super) struct OomKills {
 }
 
 impl OomKills {
-    /// The count of this process's control group, or of the machine; `None` where the kernel shows
-    /// neither. Processes that it starts are in the same group.
+    /// The count of this process's control group, or of the machine; `None` if the kernel shows
+    /// neither. Workers are in the same group.
     pub(super) fn now() -> Option<OomKills> {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let of_groups = groups.lines().filter_map(group).flat_map(|(folder, group, names)| {
@@ -68,7 +68,7 @@ impl OomKills {
         files.into_iter().find_map(|file| Some(OomKills { count: count(&file)?, file }))
     }
 
-    /// Whether the kernel has killed one since; `None` where it does not say any more.
+    /// Whether the kernel has killed a process since; `None` if the count can no longer be read.
     pub(super) fn have_grown(&self) -> Option<bool> {
         count(&self.file).map(|count| count > self.count)
     }
@@ -90,8 +90,8 @@ fn physical(text: &str) -> Option<u64> {
     value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Where the files of a line of `/proc/self/cgroup` are, if it is about memory: the second version
-/// has one line for everything, the first one for each controller.
+/// Where the files for a line of `/proc/self/cgroup` are, if the line covers memory: version 2 has
+/// one line for everything, version 1 has one for each controller.
 fn group(line: &str) -> Option<(&'static Path, &Path, Names)> {
     let (_, rest) = line.split_once(':')?;
     let (controllers, path) = rest.split_once(':')?;
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_that_grows_is_seen_in_every_format() {
+    fn new_out_of_memory_kills_are_detected_in_every_format() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("events");
         for text in [
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_this_machine_is_known() {
+    fn the_memory_of_this_machine_is_found() {
         assert_eq!(physical("MemTotal:       24 kB\nMemFree: 1 kB\n"), Some(24 << 10));
         assert_eq!(physical("MemFree: 1 kB\n"), None);
         assert!(available().is_some_and(|available| available.bytes > 1 << 20));

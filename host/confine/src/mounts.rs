@@ -1,4 +1,4 @@
-//! Whether anything was mounted or unmounted in this process's mount namespace.
+//! Detects whether anything was mounted or unmounted in this process's mount namespace.
 
 use std::fs::File;
 use std::io;
@@ -6,17 +6,17 @@ use std::os::fd::AsFd as _;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// The mounts of this process, as they are at one moment.
+/// The state of this process's mounts at one moment.
 pub struct Mounts(Option<File>);
 
 impl Mounts {
-    /// As they are now. Where the kernel does not show them, they count as changed at once.
+    /// The current state. If the kernel does not show the mounts, they count as changed.
     pub fn now() -> Mounts {
         Mounts(File::open("/proc/self/mountinfo").ok())
     }
 
-    /// Whether they are as they were. The kernel remembers for each open file whether they changed
-    /// since it was opened, and says so once, as an error that can be waited for.
+    /// Whether the mounts are unchanged. The kernel tracks for each open `mountinfo` file whether
+    /// the mounts changed since it was opened, and reports a change once, as a poll error.
     pub fn are_the_same(&self) -> bool {
         let unchanged = |file: &File| -> io::Result<bool> {
             let mut fds = [PollFd::from_borrowed_fd(file.as_fd(), PollFlags::PRI)];

@@ -1,7 +1,7 @@
-//! Inside the namespaces that a worker was started in: an empty root, and a user namespace in which
-//! its user is nobody.
+//! Sets up the namespaces that a worker was started in: an empty root, and a user namespace in
+//! which its user is nobody.
 //!
-//! `unsafe` is here for `unshare`, and for calls that have no safe name.
+//! `unsafe` is needed for `unshare`, and for calls without a safe wrapper.
 
 use std::ffi::CString;
 use std::io;
@@ -16,11 +16,11 @@ use rustix::thread::UnshareFlags;
 
 use super::setup::Granted;
 
-/// The user that a worker is, as it sees itself: the kernel's own name for nobody in particular.
+/// The user id of a worker inside its namespace: the kernel's overflow id (`nobody`).
 pub(super) const NOBODY: u32 = 65534;
 
-/// Users or groups of this user namespace, from a map of the kernel's: for each line the first of
-/// them, and how many there are.
+/// Users or groups of this user namespace, from one of the kernel's id maps: the first id of each
+/// line, and the number of ids.
 fn mapped(map: &str) -> Option<Vec<(u64, u64)>> {
     let line = |line: &str| {
         let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().ok());
@@ -31,42 +31,42 @@ fn mapped(map: &str) -> Option<Vec<(u64, u64)>> {
 }
 
 fn has_id(map: &str, id: u64) -> bool {
-    // A map that makes no sense rules nobody out.
+    // A map that cannot be parsed excludes no id.
     mapped(map)
         .is_none_or(|all| all.iter().any(|(first, count)| id >= *first && id - first < *count))
 }
 
-/// Whether there is another user to become in this user namespace, with a group of its own, and no
-/// other groups. Where the kernel shows nothing, that is assumed.
+/// Whether this user namespace has the user and group [`NOBODY`], and allows dropping supplementary
+/// groups. If the kernel shows nothing, that is assumed.
 pub(super) fn has_nobody() -> bool {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}")).ok();
-    let known = |name| read(name).is_none_or(|map| has_id(&map, NOBODY.into()));
+    let has = |name| read(name).is_none_or(|map| has_id(&map, NOBODY.into()));
     let groups = read("setgroups").is_none_or(|word| word.trim() != "deny");
-    groups && known("uid_map") && known("gid_map")
+    groups && has("uid_map") && has("gid_map")
 }
 
-/// Whether this user namespace has one user, so that nobody can stop being it. Its uid 0 is an
-/// ordinary user elsewhere and no more than that here, once it has no capabilities.
+/// Whether this user namespace has only one user, so that a process cannot switch to another. Its
+/// uid 0 is an ordinary user outside, and has no more rights here once it has no capabilities.
 pub(super) fn has_one_user() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     matches!(mapped(&map).as_deref(), Some([(_, 1)]))
 }
 
-/// Replaces all that is mounted by an empty folder that nobody can write to, and has what is granted
-/// end at itself.
+/// Replaces all mounts by an empty read-only folder, and detaches the granted folders and files
+/// from their surroundings.
 pub(super) fn empty_root(granted: &[Granted<'_>]) -> io::Result<()> {
-    // Nothing of what follows may reach the namespace this one was made from.
+    // The changes must not propagate to the namespace that this one was created from.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private)?;
     // The root is emptied even if this fails.
     let cut_off = granted.iter().try_for_each(cut_off);
-    // Any folder serves as the place of the new root, and this one is always there.
+    // Any folder can be the mount point of the new root, and this one always exists.
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let options = format!("mode=0555,size=4k,nr_inodes={}", granted.len() + 1);
     let options = CString::new(options)?;
     rustix::mount::mount("none", "/proc", "tmpfs", flags, options.as_c_str())?;
     rustix::process::chdir("/proc")?;
-    // The old root lands on top of the new one, and is taken off.
+    // This stacks the old root on top of the new one, and then unmounts it.
     rustix::process::pivot_root(".", ".")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
@@ -75,12 +75,12 @@ pub(super) fn empty_root(granted: &[Granted<'_>]) -> io::Result<()> {
     taken_in
 }
 
-/// Makes the mounts of folders that are granted for writing, with those below them, part of this
-/// namespace. The kernel keeps a name busy for the mounts of the caller's own namespace, and takes the
-/// mounts of all others away with the name, without a word.
+/// Attaches the mounts of folders that are granted for writing, with those below them, to this
+/// namespace. The kernel protects a mount point from removal only against callers of the same
+/// namespace; for others, removing the name silently unmounts what is mounted there.
 ///
-/// They lie in the new root, which nobody may look into any more: no name is found there, and none above
-/// a granted folder.
+/// They are attached in the new root, which then loses all permissions: no name can be found in it,
+/// nor above a granted folder.
 fn take_in(granted: &[Granted<'_>]) -> io::Result<()> {
     for (at, granted) in granted.iter().enumerate() {
         let stat = rustix::fs::fstat(granted.descriptor)?;
@@ -95,12 +95,13 @@ fn take_in(granted: &[Granted<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts a mount of its own in the place of something granted, under the same descriptor. No path
-/// leads out of it: above its root there is nothing. What is granted for reading is read-only there,
-/// its times too; there are no devices, no programs, no set-user-ID bits that count, and no links that
-/// are followed.
+/// Replaces a granted folder or file by a detached mount of it, under the same descriptor. No path
+/// leads out of the mount, because its root has no parent. A grant for reading becomes read-only,
+/// including its times; the mount has no devices, programs or effective set-user-ID bits, and does
+/// not follow links.
 fn cut_off(granted: &Granted<'_>) -> io::Result<()> {
-    let failed = |err: io::Error| io::Error::other(format!("a granted folder or file: {err}"));
+    let failed =
+        |err: io::Error| io::Error::other(format!("cannot detach a granted folder or file: {err}"));
     mounted_alone(granted).map_err(failed)
 }
 
@@ -109,17 +110,17 @@ fn mounted_alone(granted: &Granted<'_>) -> io::Result<()> {
     let stat = rustix::fs::fstat(granted.descriptor)?;
     let folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     if !folder && granted.write {
-        // It leads nowhere, and its descriptor is all that there is to it.
+        // No other name can be reached from the descriptor of a file.
         return Ok(());
     }
-    // A mount can only be made of what is in this process's own namespace. That it is the same folder
-    // or file is looked at, not taken from its name.
+    // A mount can only be cloned from a path in this process's own namespace. The check below makes
+    // sure that the path still leads to the same folder or file.
     let path = rustix::fs::readlink(format!("/proc/self/fd/{number}"), Vec::new())?;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let here = rustix::fs::open(path, flags, Mode::empty())?;
     let found = rustix::fs::fstat(&here)?;
     if (found.st_dev, found.st_ino) != (stat.st_dev, stat.st_ino) {
-        return Err(io::Error::other("something else is where it was"));
+        return Err(io::Error::other("its path now leads to another folder or file"));
     }
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -135,16 +136,16 @@ fn mounted_alone(granted: &Granted<'_>) -> io::Result<()> {
             rustix::fs::open(path, flags, Mode::empty())?
         }
     };
-    // SAFETY: the owner of this number goes on owning it, on the same folder or file; the kernel changes
-    // what it stands for in one step, and this process has one thread.
+    // SAFETY: the owner of this number keeps it, for the same folder or file; the kernel replaces
+    // the open file in one step, and this process has one thread.
     match unsafe { libc::dup3(alone.as_raw_fd(), number, libc::O_CLOEXEC) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
 }
 
-/// Takes from a mount, and from those below it, what nobody needs who works with files. Where it is
-/// granted for writing, that holds for the mount itself and not for those below.
+/// Removes from a mount, and from those below it, everything that plain file access does not need.
+/// A grant for writing makes only the mount itself writable, not those below it.
 fn restrict(tree: &impl AsFd, write: bool) -> io::Result<()> {
     /// `struct mount_attr` of Linux.
     #[repr(C)]
@@ -163,14 +164,14 @@ fn restrict(tree: &impl AsFd, write: bool) -> io::Result<()> {
     let change = |attributes: Attributes, how: i32| {
         let (tree, how) = (tree.as_fd().as_raw_fd(), libc::AT_EMPTY_PATH | how);
         let (path, size) = (c"".as_ptr(), size_of_val(&attributes));
-        // SAFETY: an empty path that ends in a zero byte, and attributes of this size, which the kernel
-        // only reads.
+        // SAFETY: the path ends in a zero byte, and the attributes have this size; the kernel only
+        // reads them.
         let result = unsafe {
             libc::syscall(libc::SYS_mount_setattr, tree, path, how, &raw const attributes, size)
         };
         if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
     };
-    // What the host mounts for reading stays so.
+    // Mounts that are read-only on the host stay read-only.
     let was_read_only =
         rustix::fs::fstatvfs(tree)?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
     let set = NO_SET_USER_ID | NO_DEVICES | NO_PROGRAMS | NO_LINKS | READ_ONLY;
@@ -181,16 +182,15 @@ fn restrict(tree: &impl AsFd, write: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves into a user namespace of its own, as [`NOBODY`]. `proc_self` is this process's folder in
-/// `/proc`, which may be out of reach by now.
+/// Moves into a new user namespace, as [`NOBODY`]. `proc_self` is this process's folder in `/proc`,
+/// which may no longer be reachable by path.
 pub(super) fn own_users(proc_self: &impl AsFd) -> io::Result<()> {
-    // A process that has changed its user is not dumpable, and then its files in `/proc` are
-    // root's.
+    // A process that has changed its user is not dumpable, and root then owns its files in `/proc`.
     rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)?;
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-    // SAFETY: this process has one thread, and nothing of what threads share is unshared.
+    // SAFETY: this process has one thread, and unshares nothing that threads share.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER) }?;
-    // Who may write a map of a single line must have given up changing groups.
+    // The kernel requires this before an unprivileged process writes its gid map.
     put(proc_self, "setgroups", "deny")?;
     put(proc_self, "uid_map", &format!("{NOBODY} {} 1", uid.as_raw()))?;
     put(proc_self, "gid_map", &format!("{NOBODY} {} 1", gid.as_raw()))
@@ -202,7 +202,7 @@ fn put(folder: &impl AsFd, name: &str, text: &str) -> io::Result<()> {
     let file = rustix::fs::openat(folder, name, flags, Mode::empty()).map_err(named)?;
     match rustix::io::write(&file, text.as_bytes()).map_err(named)? {
         written if written == text.len() => Ok(()),
-        _ => Err(io::Error::other(format!("{name}: it was not written whole"))),
+        _ => Err(io::Error::other(format!("{name}: only a part of it was written"))),
     }
 }
 
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn maps_of_users_are_understood() {
+    fn id_maps_are_parsed() {
         let (all, one) =
             ("         0          0 4294967295\n", "         0       1000          1\n");
         let container = "         0       1000          1\n         1     100000      65536\n";

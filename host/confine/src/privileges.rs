@@ -1,4 +1,4 @@
-//! Giving up whatever rights the user who started Belljar has, for good.
+//! Permanently drops the privileges of the user who started Belljar.
 
 use std::io;
 
@@ -8,24 +8,24 @@ use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 use super::namespaces::{NOBODY, has_one_user};
 use super::spawn::Namespaces;
 
-/// Users beyond those that anybody is given: each worker of root is one of its own, so that it can
-/// do nothing to another.
+/// First of the user ids for root's workers, outside the ranges that systems assign. Each worker
+/// gets its own id, so that it has no access to the others.
 const FIRST_USER: u32 = 1_887_000_000;
 
-/// Stops being the real root. In a user namespace uid 0 is somebody else already; where that is the
-/// only user, as in a container without further ones, there is nobody to become, and what is left of
-/// root are capabilities, which are dropped next. Answers whether this process is now the only one
-/// of its user.
+/// Stops being the real root. In a user namespace uid 0 is already an ordinary user outside. If it
+/// is the only user, as in some containers, there is no other user to switch to, and all that
+/// remains of root are capabilities, which are dropped next. Returns whether this process is now
+/// the only one of its user.
 pub(super) fn leave_root(namespaces: Namespaces) -> io::Result<bool> {
     let ordinary = namespaces == Namespaces::WithUser || !rustix::process::geteuid().is_root();
     if ordinary || has_one_user() {
         return Ok(false);
     }
     rustix::thread::set_thread_groups(&[])?;
-    // In a PID namespace every worker is 1, so the number of its socket tells them apart.
+    // In a PID namespace every worker has pid 1, so the inode of its socket identifies it.
     let socket = rustix::fs::fstat(rustix::stdio::stdin())?.st_ino;
     let own = FIRST_USER + (socket % 100_000_000) as u32;
-    // Inside a container few users may exist.
+    // Inside a container, only few user ids may exist.
     become_user(own).map(|()| true).or_else(|_| become_user(NOBODY).map(|()| false))
 }
 
@@ -41,9 +41,9 @@ pub(super) fn drop_all() -> io::Result<()> {
         let one = CapabilitySet::from_bits_retain(1 << number);
         match rustix::thread::remove_capability_from_bounding_set(one) {
             Ok(()) => {}
-            // Beyond the last that this kernel knows.
+            // Beyond the last capability of this kernel.
             Err(rustix::io::Errno::INVAL) => break,
-            // Who has no right to drop them has none of them, and no-new-privs keeps it so.
+            // A process that may not drop them has none, and no_new_privs keeps it so.
             Err(rustix::io::Errno::PERM) => break,
             Err(err) => return Err(err.into()),
         }
@@ -66,6 +66,6 @@ pub(super) fn drop_all() -> io::Result<()> {
     let left = rustix::thread::capabilities(None)?;
     match left.effective.is_empty() && left.permitted.is_empty() {
         true => Ok(()),
-        false => Err(io::Error::other("capabilities are left")),
+        false => Err(io::Error::other("some capabilities could not be dropped")),
     }
 }

@@ -1,15 +1,15 @@
-//! Starting and ending worker processes.
+//! Starts and ends worker processes.
 //!
-//! A worker is a child of this process that runs [`WorkerProgram`] with nothing: an empty
-//! environment, `/` as its folder, no standard output, its socket as standard input and no other
-//! descriptor; in namespaces of its own, where the kernel allows them. It dies with the thread that
-//! started it, so one thread that never ends starts them all.
+//! A worker is a child of this process that runs [`WorkerProgram`] with an empty environment, `/`
+//! as its working directory, no standard output, its socket as standard input and no other
+//! descriptor, in new namespaces where the kernel allows them. It dies with the thread that started
+//! it, so a single thread that never ends starts all workers.
 //!
-//! No worker is left to others to wait for: whoever ends one waits for it, and when this process ends
-//! by itself it first ends and waits for all that are left. A process that is killed cannot do that;
-//! its workers die with it, and are waited for by the first process of its PID namespace.
+//! This process must reap every worker: code that ends a worker waits for it, and a process that
+//! exits first ends and reaps all remaining workers. A process that is killed cannot do that; its
+//! workers die with it, and the first process of its PID namespace reaps them.
 //!
-//! `unsafe` is here to close descriptors that somebody else left open, and for `atexit`.
+//! `unsafe` is needed to close inherited descriptors, and for `atexit`.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -38,24 +38,25 @@ use super::spawn::{Program, default_signals, spawn};
 /// First argument of a worker.
 const WORKER_ARGUMENT: &CStr = c"__belljar-worker";
 
-/// The kernel's own name of the running program.
+/// The kernel's path to the running program.
 const PROGRAM: &str = "/proc/self/exe";
 
 /// The program that becomes a worker.
 #[derive(Clone, Debug, Default)]
 pub enum WorkerProgram {
-    /// This very program, which calls [`crate::become_worker_if_asked`] at the start of `main`.
+    /// The running program, which calls [`crate::become_worker_if_asked`] at the start of `main`.
     #[default]
     CurrentProgram,
-    /// Another program that does so: usually an installed `belljar`.
+    /// Another program that calls it: usually an installed `belljar`.
     Path(PathBuf),
 }
 
-/// Whether this program has shown that it becomes a worker when it is asked to.
+/// Whether this program has called [`asked_to_be_worker`].
 static CAN_BE_WORKER: AtomicBool = AtomicBool::new(false);
 
-/// Whether this process was started as a worker. Asking also notes that this program asks: one
-/// that does not would, started again, just do its own work again, and start itself again.
+/// Whether this process was started as a worker. The call also records that this program can be its
+/// own worker: a program without this call would do its normal work in the worker process, and
+/// start itself again and again.
 pub fn asked_to_be_worker() -> bool {
     CAN_BE_WORKER.store(true, Ordering::Relaxed);
     let first = std::env::args_os().nth(1);
@@ -72,12 +73,12 @@ impl WorkerProgram {
                      program with `HostBuilder::worker_program`",
                 ));
             }
-            // The kernel's own name of the running program: renaming or replacing the file on disk
-            // does not change what it opens.
+            // This path opens the running program even after the file on disk is renamed or
+            // replaced.
             WorkerProgram::CurrentProgram if Path::new(PROGRAM).symlink_metadata().is_err() => {
                 return Err(io::Error::other(
-                    "/proc is not mounted here, and no worker can be started or confined without \
-                     it; mount it (`mount -t proc proc /proc`)",
+                    "cannot start or confine a worker: /proc is not mounted; mount it \
+                     (`mount -t proc proc /proc`)",
                 ));
             }
             WorkerProgram::CurrentProgram => PathBuf::from(PROGRAM),
@@ -88,17 +89,17 @@ impl WorkerProgram {
 
 /// A running worker; killed when dropped.
 pub struct WorkerProcess {
-    /// Refers to this very process, also when its number is somebody else's by now.
+    /// Refers to this process even after its pid was reused.
     pidfd: Arc<OwnedFd>,
     namespaces: Namespaces,
     no_namespaces: Option<String>,
-    /// What the kernel shows of it, until that was looked at.
+    /// The status in `/proc`, until [`WorkerProcess::lacks_from_outside`] reads it.
     status: Option<io::Result<Status>>,
-    /// Filters of system calls that it was started under.
+    /// Number of seccomp filters that it inherited.
     filters: Option<u32>,
-    /// What the kernel had killed for want of memory before it was started.
+    /// The kernel's count of out-of-memory kills before it was started.
     oom_kills: Option<OomKills>,
-    /// How it came to its end, once that was waited for.
+    /// How it ended, once it has been waited for.
     ended: Option<WorkerEnd>,
 }
 
@@ -108,7 +109,7 @@ impl WorkerProcess {
         WorkerProcess::spawn_in(program, socket, ways())
     }
 
-    /// As [`WorkerProcess::spawn`], in the namespaces of this process.
+    /// Like [`WorkerProcess::spawn`], in the namespaces of this process.
     #[cfg(feature = "test-hooks")]
     pub fn spawn_without_namespaces(
         program: &WorkerProgram,
@@ -117,7 +118,7 @@ impl WorkerProcess {
         WorkerProcess::spawn_in(program, socket, &[])
     }
 
-    /// Starts a worker in the first kind of namespaces that can be had, or in none.
+    /// Starts a worker in the first kind of namespaces that the kernel allows, or in none.
     fn spawn_in(
         program: &WorkerProgram,
         socket: OwnedFd,
@@ -132,7 +133,7 @@ impl WorkerProcess {
         answered.recv().map_err(|_| io::Error::other("the spawning thread has ended"))?
     }
 
-    /// What this worker is to become.
+    /// The confinement plan for this worker.
     pub fn plan(&self, role: Role, confinement: Confinement, limits: ProcessLimits) -> Plan {
         Plan {
             role,
@@ -152,16 +153,17 @@ impl WorkerProcess {
         self.namespaces
     }
 
-    /// Layers that the kernel does not show of this worker, which says that it is confined. To be
-    /// asked once.
+    /// The layers that are missing according to `/proc`, for a worker that reported that it is
+    /// confined. Call it once.
     pub fn lacks_from_outside(&mut self) -> Vec<MissingLayer> {
         let seen = self.status.take().unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
-        seen.and_then(|status| status.lacks(self.filters)).unwrap_or_else(|err| {
-            vec![MissingLayer::new(Layer::Privileges, format!("unseen in /proc: {err}"))]
+        seen.and_then(|status| status.missing_layers(self.filters)).unwrap_or_else(|err| {
+            let why = format!("cannot read the worker's status in /proc: {err}");
+            vec![MissingLayer::new(Layer::Privileges, why)]
         })
     }
 
-    /// Ends the worker at once, and says how it ended. Already ended is as good as killed.
+    /// Kills the worker, unless it has ended already, and returns how it ended.
     pub fn kill(&mut self) -> WorkerEnd {
         let pidfd = self.pidfd.as_fd();
         self.ended
@@ -170,8 +172,8 @@ impl WorkerProcess {
                 loop {
                     match rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
                         Err(rustix::io::Errno::INTR) => {}
-                        // Also when this program ignores SIGCHLD: the kernel waits for its end all
-                        // the same.
+                        // Also reached if this program ignores SIGCHLD: the kernel then reaps the
+                        // worker itself.
                         Err(_) | Ok(None) => return WorkerEnd::Unknown,
                         Ok(Some(status)) => {
                             let (signal, code) =
@@ -184,23 +186,22 @@ impl WorkerProcess {
             .clone()
     }
 
-    /// Whether the worker has come to its end, or does so now: the kernel takes away what a process
-    /// had, its files and its filters, somewhat before it lets others know its end.
+    /// Whether the worker has ended, or ends within half a second: the kernel closes the files of a
+    /// process shortly before it reports its end.
     pub fn ends_in_a_moment(&self) -> bool {
         const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
         ends_within(self.pidfd.as_fd(), &MOMENT)
     }
 
-    /// How the worker came to its end, which has closed its channel. One that lives on all the same
-    /// is killed.
+    /// How a worker ended that has closed its channel. If it is still running, it is killed.
     pub fn ended(&mut self) -> WorkerEnd {
         let lives_on = !self.ends_in_a_moment();
         let end = self.kill();
-        // Where the machine is busy, an end takes long to be told, and is no other one for that.
+        // On a busy machine the worker may have ended by itself after the wait above.
         match (end.is_kill(), lives_on) {
             (false, _) => end,
             (true, true) => WorkerEnd::HungUp,
-            // Somebody else has killed it.
+            // Another process or the kernel killed it.
             (true, false) => match self.oom_kills.as_ref().map(OomKills::have_grown) {
                 Some(Some(true)) => WorkerEnd::OutOfMemory { counted: true },
                 Some(Some(false)) => end,
@@ -210,7 +211,7 @@ impl WorkerProcess {
     }
 }
 
-/// Whether a process comes to its end within this time.
+/// Whether a process ends within this time.
 fn ends_within(pidfd: BorrowedFd<'_>, time: &Timespec) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
     loop {
@@ -229,7 +230,9 @@ pub fn no_process(err: &io::Error) -> String {
             "{err}: the limit on processes and threads is reached; raise it (`ulimit -u`, or \
              pids.max of the control group), or run fewer at a time"
         ),
-        io::ErrorKind::OutOfMemory => format!("{err}; give the machine or the control group more"),
+        io::ErrorKind::OutOfMemory => {
+            format!("{err}; give the machine or the control group more memory")
+        }
         _ => err.to_string(),
     }
 }
@@ -250,28 +253,29 @@ struct SpawnRequest {
 /// The workers of this process that may still run.
 struct Running {
     workers: Vec<Weak<OwnedFd>>,
-    /// The process ends, and no other worker is started.
+    /// The process is exiting, and must not start another worker.
     ending: bool,
 }
 
 static RUNNING: Mutex<Running> = Mutex::new(Running { workers: Vec::new(), ending: false });
 
-/// The process that has started workers: what it forks has none.
+/// The pid of the process that registered [`end_workers`]: a fork of it inherits the handler, but
+/// has no workers.
 static SUPERVISOR: AtomicU32 = AtomicU32::new(0);
 
-/// Called when this process ends by itself: ends all workers and waits for them.
+/// Runs when this process exits: ends all workers and waits for them.
 extern "C" fn end_workers() {
     if SUPERVISOR.load(Ordering::Relaxed) != std::process::id() {
         return;
     }
-    // Somebody may hold it who never goes on, such as a signal handler that ends the process.
+    // The lock may never be released, for example if `exit` was called in a signal handler.
     let start = Instant::now();
-    const LONGEST: Duration = Duration::from_secs(2);
+    const MAX_WAIT: Duration = Duration::from_secs(2);
     let mut running = loop {
         match RUNNING.try_lock() {
             Ok(running) => break running,
             Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) if start.elapsed() > LONGEST => return,
+            Err(TryLockError::WouldBlock) if start.elapsed() > MAX_WAIT => return,
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
         }
     };
@@ -281,7 +285,7 @@ extern "C" fn end_workers() {
         let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
     }
     for pidfd in &workers {
-        let left = LONGEST.saturating_sub(start.elapsed());
+        let left = MAX_WAIT.saturating_sub(start.elapsed());
         let left = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() };
         if ends_within(pidfd.as_fd(), &left) {
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
@@ -299,27 +303,26 @@ fn spawner() -> io::Result<&'static Mutex<Sender<SpawnRequest>>> {
     let (orders, incoming) = channel::<SpawnRequest>();
     let this = std::process::id();
     if SUPERVISOR.swap(this, Ordering::Relaxed) != this {
-        // SAFETY: registers a function that needs nothing but what lives as long as the program, and
-        // does not unwind.
+        // SAFETY: registers a function that uses only statics and does not unwind.
         unsafe { libc::atexit(end_workers) };
     }
     std::thread::Builder::new().name("belljar-spawner".into()).spawn(move || {
         let filters = own_filters();
         for order in incoming {
             let process = start(&order, filters);
-            // The worker must be the only one with this end, to see when the other is closed.
+            // Only the worker may hold this end, so that its close is noticed.
             drop(order.socket);
-            // Whoever ordered may have given up; the worker then ends with what is returned.
+            // If the caller is gone, the returned value is dropped, which kills the worker.
             let _ = order.answer.send(process);
         }
     })?;
-    // Two threads may race to here; the loser's spawner ends with its sender.
+    // If two threads race here, the loser's spawner ends when its sender is dropped.
     Ok(SPAWNER.get_or_init(|| Mutex::new(orders)))
 }
 
-/// The ways to namespaces, best first. Root has no need of a user namespace to make the others, and
-/// what it makes without one it can then give up for good, by becoming another user: where there is
-/// none, as in a container of one user, it is as good as an ordinary user.
+/// The kinds of namespaces to try, best first. Root can create the others without a user namespace,
+/// and then drop its rights for good by becoming another user. If there is no other user, as in a
+/// container with one user, root is treated like an ordinary user.
 fn ways() -> &'static [Namespaces] {
     match rustix::process::geteuid().is_root() && namespaces::has_nobody() {
         true => &[Namespaces::WithoutUser, Namespaces::WithUser],
@@ -327,7 +330,7 @@ fn ways() -> &'static [Namespaces] {
     }
 }
 
-/// Starts a worker, in namespaces of its own if that can be.
+/// Starts a worker, in new namespaces if possible.
 fn start(order: &SpawnRequest, filters: Option<u32>) -> io::Result<WorkerProcess> {
     let arguments = [c"belljar", WORKER_ARGUMENT];
     let program =
@@ -335,7 +338,7 @@ fn start(order: &SpawnRequest, filters: Option<u32>) -> io::Result<WorkerProcess
     let oom_kills = OomKills::now();
     let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     if running.ending {
-        return Err(io::Error::other("this program comes to its end"));
+        return Err(io::Error::other("this process is exiting"));
     }
     running.workers.retain(|worker| worker.strong_count() > 0);
     let mut no_namespaces = None;
@@ -363,44 +366,49 @@ fn start(order: &SpawnRequest, filters: Option<u32>) -> io::Result<WorkerProcess
     Ok(WorkerProcess { pidfd, namespaces, no_namespaces, status, filters, oom_kills, ended: None })
 }
 
-/// What a worker does first, while it has one thread: dies with its supervisor, closes whatever it
-/// has inherited, and takes its socket from standard input.
+/// The first step of a worker, while it has one thread: binds its life to its supervisor, closes
+/// inherited descriptors, and takes its socket from standard input.
 pub fn enter_worker() -> io::Result<OwnedFd> {
     let parent = rustix::process::getppid();
     die_with_supervisor()?;
-    // The supervisor may have ended before the line above. From within a PID namespace it cannot be
-    // seen, but then the socket says so.
+    // The supervisor may have ended before the line above. In a PID namespace this check cannot see
+    // that, but then the socket is closed.
     if rustix::process::getppid() != parent {
         return Err(io::Error::other("the supervisor has ended"));
     }
     default_signals();
     close_inherited()?;
-    // When memory runs out, the kernel takes workers before anything else. This needs no right;
-    // where it cannot be said the kernel chooses as it would.
+    // Makes the kernel prefer workers when it must kill a process because memory ran out. It needs
+    // no privilege; if it fails, the kernel's default applies.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     if socket.as_raw_fd() != CHANNEL {
-        return Err(io::Error::other("the worker's channel does not have the number that it must"));
+        return Err(io::Error::other(format!(
+            "the worker's channel is descriptor {} instead of {CHANNEL}",
+            socket.as_raw_fd()
+        )));
     }
     let kind = rustix::net::sockopt::socket_type(&socket)?;
     if kind != rustix::net::SocketType::SEQPACKET {
-        return Err(io::Error::other("a worker is started by belljar, not by hand"));
+        return Err(io::Error::other(
+            "standard input is not a worker's channel; only belljar can start a worker",
+        ));
     }
     Ok(socket)
 }
 
-/// Closes every descriptor but the three standard ones. A program that embeds the host, or the
-/// shell it was started from, may have left others open for its children.
+/// Closes every descriptor except the three standard ones. A program that embeds the host, or the
+/// shell it was started from, may have leaked others to its children.
 fn close_inherited() -> io::Result<()> {
     let mut numbers: Vec<i32> = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
-        // What is not a number is no descriptor.
+        // Skips `.` and `..`.
         numbers.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
     }
     for number in numbers.into_iter().filter(|number| *number > 2) {
-        // SAFETY: this runs first thing in a process that exists for this, so nothing in it owns a
-        // descriptor yet. One of the numbers was that of the folder just read; it is closed
-        // already, and closing a number that is not open does nothing.
+        // SAFETY: this runs first in a worker process, so nothing owns a descriptor yet. One of the
+        // numbers belonged to the folder just read; it is closed already, and closing a number that
+        // is not open does nothing.
         unsafe { rustix::io::close(number) };
     }
     Ok(())

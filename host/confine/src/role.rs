@@ -1,4 +1,4 @@
-//! The roles of worker processes. What a role has to do decides what its process may do.
+//! The roles of worker processes. The role decides which system calls and files a worker may use.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize};
 pub enum Role {
     /// Compiles our own guest to native code. It never sees a model.
     Compile,
-    /// Reads a model, describes it, prepares it for some input shapes, and hands over the memory
+    /// Reads a model, describes it, prepares it for given input shapes, and returns the snapshot
     /// that runs start from.
     Prepare,
-    /// Runs what others have prepared. It never sees a model file.
+    /// Runs models from snapshots. It never sees a model file.
     Run,
-    /// Compiles one guest program to native code, and ends. What it hands over is the code of who
-    /// wrote that program: nobody else ever runs it.
+    /// Compiles one guest program to native code, and ends. The compiled code is as untrusted as
+    /// the program, and is only ever run for that program.
     #[cfg_attr(not(feature = "programs"), allow(dead_code, reason = "without guest programs"))]
     CompileProgram,
     /// Runs one guest program for one request, and ends.
     #[cfg_attr(not(feature = "programs"), allow(dead_code, reason = "without guest programs"))]
     Program,
-    /// As `Program`, with files or connections that its policy grants.
+    /// Like `Program`, with files or connections that its policy grants.
     #[cfg_attr(not(feature = "programs"), allow(dead_code, reason = "without guest programs"))]
     GrantedProgram,
 }
@@ -49,7 +49,7 @@ impl Role {
         }
     }
 
-    /// What it is for, for people.
+    /// A description for users.
     pub fn purpose(self) -> &'static str {
         match self {
             Role::Compile => {
@@ -69,7 +69,7 @@ impl Role {
             }
             Role::GrantedProgram => {
                 "Runs one guest program for one request, with files or connections that its \
-                 policy grants. Landlock knows which files, and connections come ready made."
+                 policy grants. Landlock restricts it to these files; it receives connections open."
             }
         }
     }

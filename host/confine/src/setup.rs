@@ -1,10 +1,10 @@
-//! What a worker does to itself before it gets a model: layer after layer, in an order in which
-//! none forbids what a later one needs.
+//! Confines a worker before it gets a model: applies the layers in an order in which no layer
+//! forbids what a later one needs.
 //!
-//! Namespaces come first, as an empty root takes rights that are given up next; seccomp comes last,
-//! as it forbids nearly everything that is done here. What a worker needs and could not open any
-//! more is opened before. It has one thread until the end: Landlock and capabilities are a
-//! thread's own.
+//! Namespaces come first, because an empty root needs privileges that are dropped next; seccomp
+//! comes last, because it forbids nearly everything that happens here. Descriptors that the worker
+//! needs later are opened before. It must have only one thread until the end: Landlock and
+//! capabilities apply to a single thread.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -21,7 +21,7 @@ use super::role::Role;
 use super::spawn::Namespaces;
 use super::{heap, landlock, namespaces, privileges, seccomp, ways};
 
-/// What a worker is to become; from its supervisor.
+/// How a worker must confine itself, as sent by its supervisor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     pub role: Role,
@@ -31,10 +31,10 @@ pub struct Plan {
     /// Why it was started in none, if so.
     pub no_namespaces: Option<String>,
     pub limits: ProcessLimits,
-    /// The layers to put on: all of them, but in tests that look at single ones.
+    /// The layers to apply: all of them, except in tests of single layers.
     #[cfg(feature = "test-hooks")]
     pub layers: Vec<Layer>,
-    /// What else is different about it, in tests.
+    /// Faults to inject, in tests.
     #[cfg(feature = "test-hooks")]
     pub injection: Option<Injection>,
 }
@@ -60,61 +60,59 @@ impl Plan {
         self.injection.as_ref().map_or_else(|| seccomp::install(self.role), Injection::install)
     }
 
-    /// Takes away what the role could do only until the hostile part of its work begins. To be called
-    /// when all threads of the process have been started. Where there is no filter, there is nothing to
-    /// take away.
+    /// Removes the calls that the role may make only until the hostile part of its work begins.
+    /// Call it when all threads of the process have been started. Without a filter it does nothing.
     pub fn narrow(&self) -> io::Result<()> {
         if FILTERED.load(Ordering::Relaxed) { seccomp::narrow(self.role) } else { Ok(()) }
     }
 }
 
-/// Limits of the kernel on a worker.
+/// The kernel's limits on a worker.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ProcessLimits {
-    /// Private memory that it can write to, in bytes. Not the address space: WebAssembly reserves
-    /// much more of that than it uses.
+    /// Writable private memory, in bytes. This does not limit the address space, of which
+    /// WebAssembly reserves much more than it uses.
     pub data: u64,
-    /// Address space beyond that, in bytes: what is reserved for sandboxes, and files in memory. It
-    /// bounds what the kernel keeps about a process's memory.
+    /// Additional address space, in bytes: reservations for sandboxes, and memory files. This
+    /// bounds the kernel's own memory for the process's page tables.
     pub reserved: u64,
     /// Length of a memory file that it writes, in bytes.
     pub file: u64,
-    /// Seconds of processor time, of all its threads together.
+    /// Seconds of processor time, the sum of all its threads.
     pub cpu: u64,
-    /// Threads, the first among them.
+    /// Threads, including the first.
     pub threads: u64,
-    /// Descriptors of what it is granted, beside its own.
+    /// Descriptors of its grants, in addition to its own.
     pub handles: u64,
 }
 
-/// A file or folder that a policy grants to the worker, which holds it already.
+/// A file or folder that a policy grants to the worker, already open.
 #[cfg_attr(not(feature = "programs"), allow(dead_code, reason = "without guest programs"))]
 #[derive(Clone, Copy)]
 pub struct Granted<'a> {
     pub descriptor: BorrowedFd<'a>,
-    /// Whether it may be changed, and not only read.
+    /// Whether it may be changed as well as read.
     pub write: bool,
 }
 
-/// Whether this process is under the filter of its role.
+/// Whether the filter of this process's role is installed.
 static FILTERED: AtomicBool = AtomicBool::new(false);
 
 /// Descriptors that a worker may have open at once.
 const DESCRIPTORS: u64 = 32;
 
-/// Stack of a worker's first thread, in bytes: the kernel lets it grow by itself, and counts it
+/// Stack of a worker's first thread, in bytes. The kernel grows it automatically, and counts it
 /// against no other limit.
 const FIRST_STACK: u64 = 8 << 20;
 
-/// Address space beside what the limits speak of, in bytes: guard pages, and what the allocators
-/// round up.
+/// Address space in addition to the limits, in bytes: guard pages, and the rounding of allocators.
 const MARGIN: u64 = 256 << 20;
 
-/// Puts on all layers, and answers those that are not there. After this the process can start
-/// threads of its role, and hardly anything else.
+/// Applies all layers, and returns those that are missing. After this the process can start the
+/// threads of its role, and do little else.
 ///
 /// # Errors
-/// The layer that a strict worker lacks. It must end then.
+/// A missing layer that is required. The worker must end then.
 pub fn confine(plan: &Plan, granted: &[Granted<'_>]) -> Result<Vec<MissingLayer>, MissingLayer> {
     heap::keep_one();
     let mut missing = Vec::new();
@@ -143,7 +141,7 @@ pub fn confine(plan: &Plan, granted: &[Granted<'_>]) -> Result<Vec<MissingLayer>
         };
         judge(Layer::Namespaces, inside)?;
     }
-    // The kernel counts the processes of a user, in this namespace and on the whole machine.
+    // The kernel counts processes per user, both in this namespace and on the whole machine.
     let mut counted_alone = plan.namespaces != Namespaces::None;
     if plan.wants(Layer::Privileges) {
         let left = privileges::leave_root(plan.namespaces);
@@ -163,7 +161,7 @@ pub fn confine(plan: &Plan, granted: &[Granted<'_>]) -> Result<Vec<MissingLayer>
         judge(Layer::Privileges, hidden.map_err(io::Error::from))?;
     }
     judge(Layer::Privileges, die_with_supervisor())?;
-    // Landlock and seccomp ask for it too.
+    // Landlock and seccomp require it too.
     let none_new = rustix::thread::set_no_new_privs(true).map_err(io::Error::from);
     judge(Layer::Privileges, none_new)?;
     if plan.wants(Layer::Landlock) {
@@ -180,8 +178,8 @@ pub fn confine(plan: &Plan, granted: &[Granted<'_>]) -> Result<Vec<MissingLayer>
     Ok(missing)
 }
 
-/// Has the kernel end this process when its supervisor ends. Changing the user or its rights takes
-/// that back.
+/// Makes the kernel kill this process when its supervisor ends. Changing the user or its
+/// capabilities resets this.
 pub(super) fn die_with_supervisor() -> io::Result<()> {
     Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
 }
@@ -210,12 +208,12 @@ fn address_space(proc_self: &impl std::os::fd::AsFd) -> io::Result<u64> {
     let len = rustix::io::read(&file, &mut text)?;
     let pages = std::str::from_utf8(text.get(..len).unwrap_or_default()).ok();
     let pages = pages.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
-    let pages = pages.ok_or_else(|| io::Error::other("/proc/self/statm does not say its size"))?;
+    let pages = pages.ok_or_else(|| io::Error::other("cannot parse /proc/self/statm"))?;
     Ok(pages.saturating_mul(rustix::param::page_size() as u64))
 }
 
-/// Sets the limits of a process that has so many bytes mapped, and whose user has other processes
-/// that the kernel would count too, or not.
+/// Sets the limits of a process with `mapped` bytes of address space. `counted_alone` means that
+/// its user has no other processes, which the kernel would count too.
 fn limit_resources(plan: &Plan, mapped: u64, counted_alone: bool) -> io::Result<()> {
     let limits = &plan.limits;
     let address_space = [limits.data, limits.reserved, FIRST_STACK, MARGIN];
@@ -232,15 +230,15 @@ fn limit_resources(plan: &Plan, mapped: u64, counted_alone: bool) -> io::Result<
         (Resource::Rtprio, 0),
         (Resource::Nice, 0),
     ];
-    // Elsewhere the narrower filter alone bounds the threads: none is started under it.
+    // Otherwise only the narrower filter bounds the threads: it allows no new ones.
     if counted_alone {
         all.push((Resource::Nproc, limits.threads));
     }
-    for (resource, most) in all {
-        // What was lower stays so.
+    for (resource, limit) in all {
+        // Never raises a lower limit.
         let before = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
-        let most = Some(most.min(before));
-        rustix::process::setrlimit(resource, Rlimit { current: most, maximum: most })?;
+        let limit = Some(limit.min(before));
+        rustix::process::setrlimit(resource, Rlimit { current: limit, maximum: limit })?;
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
-//! Starting a program as a child process in namespaces of its own.
+//! Starts a program as a child process in new namespaces.
 //!
-//! A PID namespace takes in only children, so it has to be asked for when the child is made, which
-//! the standard library cannot. As `posix_spawn` of C libraries does, the child borrows the memory
-//! of its parent, on a stack of its own, while the parent waits until the child has become another
-//! program (`CLONE_VM` and `CLONE_VFORK`): the memory of a large parent is not copied.
+//! A process enters a new PID namespace only when it is created, which the standard library does
+//! not support. Like `posix_spawn` in C libraries, the child shares the memory of its parent, on a
+//! separate stack, while the parent waits until the child has executed the new program (`CLONE_VM`
+//! and `CLONE_VFORK`). So the memory of a large parent is not copied.
 //!
-//! `unsafe` is here for that: between its start and the other program the child may do nothing but
-//! make system calls.
+//! `unsafe` is needed for that: until it executes the new program, the child may only make system
+//! calls.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io;
@@ -15,14 +15,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
 
-/// Namespaces that a child was given.
+/// The namespaces of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Namespaces {
-    /// All but a user namespace: the parent has the right to make them.
+    /// All except a user namespace: the parent is privileged to create them.
     WithoutUser,
-    /// All, and a user namespace in which the child is uid 0.
+    /// All, including a user namespace in which the child is uid 0.
     WithUser,
-    /// None: the kernel allows neither.
+    /// None: the kernel allows neither of the others.
     None,
 }
 
@@ -42,36 +42,36 @@ impl Namespaces {
     }
 }
 
-/// What a child is made of. It gets no environment.
+/// The program of a child. Its environment is empty.
 pub(crate) struct Program<'a> {
     pub path: &'a CStr,
-    /// Its arguments, its own name among them.
+    /// Its arguments, including its own name.
     pub arguments: &'a [&'a CStr],
-    /// Its standard input; its standard output and error go nowhere.
+    /// Its standard input; its standard output and error are `/dev/null`.
     pub input: BorrowedFd<'a>,
 }
 
-/// All that the child needs, laid out ahead: it may not allocate.
+/// Everything that the child needs, prepared in advance because the child may not allocate.
 struct Plan {
     path: *const c_char,
     arguments: *const *const c_char,
     environment: *const *const c_char,
     input: RawFd,
     nothing: RawFd,
-    /// Lines for the maps of its user namespace, if it has one.
+    /// Content of the id maps of its user namespace, if it has one.
     uid_map: Option<Vec<u8>>,
     gid_map: Option<Vec<u8>>,
-    /// The error that kept the child from becoming the program.
+    /// The error that kept the child from executing the program.
     failed: c_int,
 }
 
-/// Stack of the child until it is another program.
+/// Stack size of the child until it executes the program.
 const STACK: usize = 64 << 10;
 
-/// Starts a program. What is returned is a descriptor of the process (`pidfd`). When it is closed
-/// the process is neither ended nor waited for.
+/// Starts a program and returns a descriptor of the process (`pidfd`). Closing the descriptor
+/// neither ends the process nor waits for it.
 ///
-/// The child starts with all signals blocked, in a session of its own, and in `/`.
+/// The child starts with all signals blocked, in a new session, and in `/`.
 pub(crate) fn spawn(program: &Program<'_>, namespaces: Namespaces) -> io::Result<OwnedFd> {
     let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
     let mut arguments: Vec<*const c_char> = program.arguments.iter().map(|a| a.as_ptr()).collect();
@@ -89,17 +89,17 @@ pub(crate) fn spawn(program: &Program<'_>, namespaces: Namespaces) -> io::Result
         gid_map: map(rustix::process::getegid().as_raw()),
         failed: 0,
     };
-    // Of 16-byte units, as the stack pointer must be a multiple of 16.
+    // Units of 16 bytes, because the stack pointer must be a multiple of 16.
     let mut stack: Vec<u128> = vec![0; STACK / size_of::<u128>()];
     let mut pidfd: c_int = -1;
     let flags =
         namespaces.flags() | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
 
-    // A handler of this program must not run in the child, on its stack and in our memory.
+    // A signal handler of this program must not run in the child, which shares our memory.
     let blocked = BlockedSignals::all();
-    // SAFETY: the stack is large enough for `child`, which makes system calls and little else, and
-    // it and `plan` live until the child is another program or has ended, as this thread waits for
-    // that. `pidfd` is where the kernel puts the descriptor.
+    // SAFETY: the stack is large enough for `child`, which makes little more than system calls. It
+    // and `plan` live until the child has executed the program or ended, because this thread waits
+    // for that. The kernel stores the descriptor in `pidfd`.
     let pid = unsafe {
         let top = stack.as_mut_ptr().add(stack.len()).cast::<c_void>();
         let plan = (&raw mut plan).cast::<c_void>();
@@ -115,19 +115,19 @@ pub(crate) fn spawn(program: &Program<'_>, namespaces: Namespaces) -> io::Result
     // SAFETY: reads a field that the child may have written to before it ended.
     let failed = unsafe { (&raw const plan.failed).read_volatile() };
     if failed != 0 {
-        // It has ended; nobody else knows of it.
+        // The child has ended, and only this function can wait for it.
         let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
         return Err(io::Error::from_raw_os_error(failed));
     }
     Ok(pidfd)
 }
 
-/// What the child does: it becomes the program, or says why not.
+/// Runs in the child: executes the program, or stores the error.
 extern "C" fn child(plan: *mut c_void) -> c_int {
-    // SAFETY: this is the `Plan` of `spawn`, which waits; nobody else uses it meanwhile.
+    // SAFETY: this is the `Plan` of `spawn`, which waits; nothing else uses it meanwhile.
     let plan = unsafe { &mut *plan.cast::<Plan>() };
-    // SAFETY: system calls with descriptors and strings that `spawn` has laid out, and no others
-    // until `execve`, which does not return when it succeeds.
+    // SAFETY: only system calls with descriptors and strings that `spawn` has prepared, until
+    // `execve`, which does not return when it succeeds.
     unsafe {
         plan.failed = match become_program(plan) {
             Ok(never) => match never {},
@@ -138,7 +138,7 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
 }
 
 /// # Safety
-/// To be called in the child only: it changes the process.
+/// Call it in the child only: it changes the process.
 unsafe fn become_program(plan: &Plan) -> Result<std::convert::Infallible, c_int> {
     // SAFETY: reads this thread's own variable, which the child shares with its waiting parent.
     let errno = || unsafe { *libc::__errno_location() };
@@ -147,7 +147,7 @@ unsafe fn become_program(plan: &Plan) -> Result<std::convert::Infallible, c_int>
     // in a zero byte; the arrays for `execve` end in a null pointer.
     unsafe {
         if let (Some(uid), Some(gid)) = (&plan.uid_map, &plan.gid_map) {
-            // Who may write a map of a single line must have given up changing groups.
+            // The kernel requires this before an unprivileged process writes its gid map.
             put(c"/proc/self/setgroups", b"deny").map_err(|()| errno())?;
             put(c"/proc/self/uid_map", uid).map_err(|()| errno())?;
             put(c"/proc/self/gid_map", gid).map_err(|()| errno())?;
@@ -157,7 +157,7 @@ unsafe fn become_program(plan: &Plan) -> Result<std::convert::Infallible, c_int>
         set_faults(libc::SIG_IGN);
         checked(libc::setsid())?;
         checked(libc::chdir(c"/".as_ptr()))?;
-        // Two of the three may be each other's places: copies at higher numbers first.
+        // The source numbers may be among 0 to 2, so they are first duplicated to higher numbers.
         let input = checked(libc::fcntl(plan.input, libc::F_DUPFD_CLOEXEC, 3))?;
         let nothing = checked(libc::fcntl(plan.nothing, libc::F_DUPFD_CLOEXEC, 3))?;
         checked(libc::dup2(input, 0))?;
@@ -169,7 +169,7 @@ unsafe fn become_program(plan: &Plan) -> Result<std::convert::Infallible, c_int>
 }
 
 /// # Safety
-/// None of its own; it is called where nothing but system calls is allowed, and does nothing else.
+/// No conditions. It makes only system calls, because its caller may make nothing else.
 unsafe fn put(path: &CStr, bytes: &[u8]) -> Result<(), ()> {
     // SAFETY: system calls on a string that ends in a zero byte and on bytes of the given length.
     unsafe {
@@ -178,7 +178,7 @@ unsafe fn put(path: &CStr, bytes: &[u8]) -> Result<(), ()> {
             return Err(());
         }
         let written = libc::write(fd, bytes.as_ptr().cast(), bytes.len());
-        // The error that counts is that of the writing.
+        // Keeps the error of the write, not of the close.
         let errno = *libc::__errno_location();
         libc::close(fd);
         *libc::__errno_location() = errno;
@@ -213,14 +213,14 @@ impl Drop for BlockedSignals {
     }
 }
 
-/// Sets what faults do, unless something handles them.
+/// Sets the action of the signals for memory faults.
 ///
 /// # Safety
-/// To be called where no other thread handles signals.
+/// Call it where no other thread handles signals.
 unsafe fn set_faults(action: libc::sighandler_t) {
     for signal in [libc::SIGSEGV, libc::SIGBUS] {
-        // SAFETY: a zeroed action is a valid one, with no flags; neither value is a handler's
-        // address. This fails for no signal of the two.
+        // SAFETY: a zeroed action is valid and has no flags; neither value is a handler's address.
+        // The call cannot fail for these two signals.
         unsafe {
             let mut wanted: libc::sigaction = std::mem::zeroed();
             wanted.sa_sigaction = action;
@@ -229,15 +229,15 @@ unsafe fn set_faults(action: libc::sighandler_t) {
     }
 }
 
-/// In the new process: what its parent has changed about signals while it was made is as usual
-/// again. Faults end the process, until an engine handles them.
+/// Restores, in the new process, the signal settings that its parent changed while creating it.
+/// Faults end the process until an engine handles them.
 pub(crate) fn default_signals() {
-    // SAFETY: this process has one thread yet.
+    // SAFETY: this process has only one thread so far.
     unsafe { set_faults(libc::SIG_DFL) };
     unblock_signals();
 }
 
-/// Receives signals again.
+/// Unblocks all signals.
 fn unblock_signals() {
     // SAFETY: the set lives on this stack, and a zeroed set is a valid, empty one.
     unsafe {
@@ -253,7 +253,7 @@ mod tests {
 
     use super::*;
 
-    /// What a shell prints for this script, in these namespaces.
+    /// The output of a shell that runs this script in these namespaces.
     fn output(script: &CStr, namespaces: Namespaces) -> io::Result<String> {
         let (mut here, there) = UnixStream::pair()?;
         let arguments = [c"sh", c"-c", script];
@@ -268,17 +268,17 @@ mod tests {
     }
 
     #[test]
-    fn a_child_has_its_input_no_environment_and_no_blocked_signal_it_keeps() {
+    fn child_gets_its_input_and_an_empty_environment_and_parent_keeps_its_signal_mask() {
         let text = output(c"env >&0; pwd >&0; cat <&1 >&0", Namespaces::None).unwrap();
         assert!(text.contains("PWD=/"), "{text}");
         assert!(!text.contains("CARGO"), "{text}");
-        // The signals of this thread are as they were.
+        // The signal mask of this thread is restored.
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         assert!(status.contains("SigBlk:\t0000000000000000"), "{status}");
     }
 
     #[test]
-    fn a_child_has_namespaces_of_its_own_where_the_kernel_allows() {
+    fn child_gets_new_namespaces_where_the_kernel_allows_them() {
         let link = |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
         let mut made = 0;
         for namespaces in [Namespaces::WithoutUser, Namespaces::WithUser] {
@@ -291,11 +291,11 @@ mod tests {
             assert_eq!(pid, "1", "{namespaces:?}");
             assert_ne!(net, link("net").to_str().unwrap(), "{namespaces:?}");
         }
-        eprintln!("{made} of 2 ways to namespaces are open here");
+        eprintln!("{made} of 2 kinds of namespaces can be created here");
     }
 
     #[test]
-    fn a_program_that_is_not_there_is_an_error_and_leaves_no_process() {
+    fn spawning_a_missing_program_is_an_error() {
         let (_here, there) = UnixStream::pair().unwrap();
         let arguments = [c"nothing"];
         let program =

@@ -1,6 +1,6 @@
-//! Signals that ask this process to end, for a command that has something to put away first.
+//! Signals that ask this process to end, for commands that must clean up first.
 //!
-//! `unsafe` is here for the C library's functions for signals, which have no safe names.
+//! `unsafe` is needed for the C library's signal functions, which have no safe wrappers.
 
 use std::ffi::CString;
 use std::io;
@@ -12,24 +12,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The signals that a person, a terminal or a service manager sends to end a process.
 const STOP: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
-/// SIGINT, SIGTERM, SIGHUP and SIGQUIT, held back from the thread that made this and from threads it starts
-/// afterwards, as far as they are not ignored. Worker processes get them as ever.
+/// Blocks SIGINT, SIGTERM, SIGHUP and SIGQUIT, unless they are ignored, in the calling thread and
+/// the threads it starts afterwards. Worker processes are not affected.
 pub struct StopSignals {
     set: libc::sigset_t,
 }
 
 impl StopSignals {
-    /// To be called before any other thread is started.
+    /// Call it before any other thread is started.
     pub fn hold_back() -> io::Result<StopSignals> {
-        // SAFETY: a zeroed set and a zeroed action are valid ones, both live on this stack, and no
-        // action is changed: a null pointer asks for the one that there is.
+        // SAFETY: a zeroed set and a zeroed action are valid and live on this stack. No action is
+        // changed: a null pointer queries the current one.
         let (set, failed) = unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
             for signal in STOP {
                 let mut action: libc::sigaction = std::mem::zeroed();
                 let asked = libc::sigaction(signal, std::ptr::null(), &raw mut action);
-                // Who ignores one, as `nohup` does, wants this process to go on.
+                // A parent that ignores a signal, like `nohup`, wants this process to keep running.
                 if asked == 0 && action.sa_sigaction != libc::SIG_IGN {
                     libc::sigaddset(&raw mut set, signal);
                 }
@@ -46,37 +46,35 @@ impl StopSignals {
     /// Waits for one of them.
     pub fn wait(&self) -> io::Result<i32> {
         let mut signal = 0;
-        // SAFETY: the set was made by `hold_back`, and both places are valid for as long as the call
-        // takes.
+        // SAFETY: `hold_back` created the set, and both pointers are valid during the call.
         match unsafe { libc::sigwait(&raw const self.set, &raw mut signal) } {
             0 => Ok(signal),
             errno => Err(io::Error::from_raw_os_error(errno)),
         }
     }
 
-    /// Lets them through to this thread again.
+    /// Unblocks them in this thread.
     pub fn let_through(&self) {
-        // SAFETY: the set was made by `hold_back`, and a null pointer asks for nothing back.
+        // SAFETY: `hold_back` created the set, and a null pointer discards the old mask.
         unsafe {
             libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const self.set, std::ptr::null_mut());
         }
     }
 
-    /// Ends this process by the signal that it was sent.
+    /// Ends this process by the signal that it received.
     pub fn end_by(&self, signal: i32) -> ! {
         self.let_through();
-        // SAFETY: raising a signal has no conditions. Its action is the default one, or that of
-        // `RemovedOnSignal`, which ends the process too.
+        // SAFETY: raising a signal has no preconditions. Its action is the default or the handler
+        // of `RemovedOnSignal`; both end the process.
         unsafe { libc::raise(signal) };
         std::process::exit(128 + signal)
     }
 }
 
-/// The path of the file to remove, as a C string that the value of `RemovedOnSignal` owns; null if
-/// there is none.
+/// The path of the file to remove, as a C string that a `RemovedOnSignal` owns, or null.
 static TO_REMOVE: AtomicPtr<libc::c_char> = AtomicPtr::new(std::ptr::null_mut());
 
-/// One at a time has a file.
+/// Held by the one `RemovedOnSignal` that may exist at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
 /// While this value lives, a signal that ends the process first removes a file.
@@ -94,9 +92,9 @@ impl RemovedOnSignal {
         TO_REMOVE.store(path.into_raw(), Ordering::SeqCst);
         let mut changed = Vec::with_capacity(STOP.len());
         for signal in STOP {
-            // SAFETY: zeroed actions are valid ones and live on this stack. The handler calls only
-            // functions that a handler may call, and keeps `errno` to itself: it never returns to
-            // the code that was interrupted.
+            // SAFETY: zeroed actions are valid and live on this stack. The handler calls only
+            // async-signal-safe functions, and need not preserve `errno`: it never returns to the
+            // interrupted code.
             let done = unsafe {
                 let mut action: libc::sigaction = std::mem::zeroed();
                 let asked = libc::sigaction(signal, std::ptr::null(), &raw mut action);
@@ -128,12 +126,12 @@ impl Drop for RemovedOnSignal {
     }
 }
 
-/// Removes the file and ends the process by the signal that it was sent.
+/// Removes the file and ends the process by the signal that it received.
 extern "C" fn remove_and_end(signal: libc::c_int) {
     let path = TO_REMOVE.swap(std::ptr::null_mut(), Ordering::SeqCst);
-    // SAFETY: these three calls are safe in a handler. The path is a C string that nobody frees: the
-    // swap took it away from `RemovedOnSignal`. The signal that is raised is held back until this
-    // handler returns, and then ends the process by its default action.
+    // SAFETY: these three calls are async-signal-safe. The path is a C string that is never freed:
+    // the swap took it from `RemovedOnSignal`. The raised signal is blocked until this handler
+    // returns, and then ends the process by its default action.
     unsafe {
         if !path.is_null() {
             libc::unlink(path);
@@ -153,7 +151,7 @@ mod tests {
 
     const FILE: &str = "BELLJAR_TEST_REMOVED_ON_SIGNAL";
 
-    /// What the test below runs as another process.
+    /// The test below runs this in a child process.
     #[test]
     fn a_process_with_a_file() {
         let Some(path) = std::env::var_os(FILE).map(PathBuf::from) else { return };
@@ -171,7 +169,7 @@ mod tests {
             // A shell that starts the tests in the background may make them ignore signals.
             let mut command = Command::new("env");
             command.arg("--default-signal=INT,TERM,HUP,QUIT").arg(std::env::current_exe().unwrap());
-            command.args(["--exact", "confine::stop_signals::tests::a_process_with_a_file"]);
+            command.args(["--exact", "stop_signals::tests::a_process_with_a_file"]);
             command.env(FILE, &path).stdout(Stdio::null());
             let mut child = command.spawn().unwrap();
             while !path.exists() {

@@ -1,7 +1,7 @@
-//! What the kernel of this machine offers, for people who ask why something is refused or slow.
-//! Nothing is decided by it: a worker that is started tells for itself.
+//! Reports which features the kernel of this machine has, to explain why something is refused or
+//! slow. No decision may depend on it: each worker reports its own layers.
 //!
-//! `unsafe` is here for questions that have no function of their own.
+//! `unsafe` is needed for system calls without a safe wrapper.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -12,16 +12,16 @@ use rustix::process::Resource;
 
 use super::memory_group;
 
-/// One thing that is there or not.
+/// A feature that is present or not.
 #[derive(Clone, Debug)]
 pub struct Finding {
     pub what: &'static str,
     pub present: bool,
-    /// What there is of it, or why there is none.
+    /// Details of the feature, or why it is missing.
     pub found: String,
-    /// What is lost without it.
+    /// The consequence if it is missing.
     pub without: &'static str,
-    /// Whether a model under a strict policy is refused without it.
+    /// Whether a strict policy refuses models without it.
     pub needed: bool,
 }
 
@@ -41,33 +41,33 @@ impl Finding {
     }
 }
 
-/// All that the kernel can be asked.
+/// All findings about the kernel.
 pub fn findings() -> Vec<Finding> {
     let mut all = vec![Finding::new("Linux", version(), "")];
     all.extend(landlock());
     all.extend(seccomp());
     all.push(namespaces());
     all.extend(memory_files());
-    all.push(Finding::new("openat2", openat2(), "nothing yet: no model is granted files"));
+    all.push(Finding::new("openat2", openat2(), "guest programs cannot open granted files"));
     all.push(Finding::new(
         "userfaultfd",
         userfaultfd(),
-        "nothing: Belljar does not use it, and refuses it to sandboxes",
+        "nothing: Belljar does not use it, and denies it to sandboxes",
     ));
     all.push(Finding::new(
         "RLIMIT_DATA",
         data_limit(),
-        "nothing but its own limiter bounds a sandbox's memory",
+        "only the sandbox's own limiter bounds its memory",
     ));
     all.push(Finding::new(
         "memory limit (cgroup)",
         memory_limit(),
-        "nothing bounds the memory of all sandboxes together",
+        "the total memory of all sandboxes has no limit",
     ));
     all.push(Finding::new(
-        "kills for want of memory",
+        "out-of-memory kills",
         out_of_memory_count(),
-        "every SIGKILL of a worker is taken for one, and none counts towards quarantine",
+        "every SIGKILL of a worker is assumed to be one, and none counts towards quarantine",
     ));
     let processors = std::thread::available_parallelism();
     let processors = processors.map(|count| count.to_string());
@@ -80,11 +80,11 @@ fn version() -> io::Result<String> {
     Ok(format!("{}, {}", release.trim(), std::env::consts::ARCH))
 }
 
-/// The version of Landlock's interface, from 1.
+/// The version of Landlock's ABI, from 1.
 fn landlock_abi() -> io::Result<i64> {
     const VERSION: libc::c_uint = 1 << 0;
     let none = std::ptr::null::<libc::c_void>();
-    // SAFETY: with this flag the call looks at no memory and makes nothing; it answers a number.
+    // SAFETY: with this flag the call reads no memory and creates nothing; it returns a number.
     let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0_usize, VERSION) };
     match abi {
         ..=0 => Err(io::Error::last_os_error()),
@@ -94,8 +94,10 @@ fn landlock_abi() -> io::Result<i64> {
 
 fn landlock() -> Vec<Finding> {
     let abi = landlock_abi().map_err(|err| match err.raw_os_error() {
-        Some(libc::ENOSYS) => "this kernel, or what it runs under, has none".to_owned(),
-        Some(libc::EOPNOTSUPP) => "it is not switched on (`lsm=` on the command line)".to_owned(),
+        Some(libc::ENOSYS) => "this kernel, or the layer that emulates it, lacks it".to_owned(),
+        Some(libc::EOPNOTSUPP) => {
+            "it is not enabled (add it to `lsm=` on the kernel's command line)".to_owned()
+        }
         _ => err.to_string(),
     });
     // The versions, as the kernel's Documentation/userspace-api/landlock.rst numbers them.
@@ -110,20 +112,20 @@ fn landlock() -> Vec<Finding> {
     ];
     let all = Finding::new(
         "Landlock",
-        abi.clone().map(|abi| format!("version {abi} of its interface")),
-        "no layer that knows paths stands behind seccomp",
+        abi.clone().map(|abi| format!("ABI version {abi}")),
+        "access to files is restricted by seccomp and namespaces only",
     );
     let has = |since: i64| match &abi {
-        Ok(abi) if *abi >= since => Ok(format!("since version {since}")),
-        _ => Err(format!("since version {since}")),
+        Ok(abi) if *abi >= since => Ok(format!("since ABI version {since}")),
+        _ => Err(format!("needs ABI version {since}")),
     };
     let parts = parts.map(|(since, what, without)| Finding::new(what, has(since), without));
     std::iter::once(all.needed()).chain(parts).collect()
 }
 
 fn seccomp() -> [Finding; 2] {
-    let knows = |action: u32| {
-        // SAFETY: the kernel reads the one number that the pointer is to.
+    let supports = |action: u32| {
+        // SAFETY: the kernel reads the one number that the pointer refers to.
         let answer = unsafe {
             libc::syscall(
                 libc::SYS_seccomp,
@@ -133,32 +135,32 @@ fn seccomp() -> [Finding; 2] {
             )
         };
         match answer {
-            0 => Ok("filters can".to_owned()),
+            0 => Ok("available".to_owned()),
             _ => Err(io::Error::last_os_error()),
         }
     };
     [
         Finding::new(
             "seccomp: kill the process",
-            knows(libc::SECCOMP_RET_KILL_PROCESS),
+            supports(libc::SECCOMP_RET_KILL_PROCESS),
             "native code in a worker may make any system call",
         )
         .needed(),
         Finding::new(
-            "seccomp: answer an error",
-            knows(libc::SECCOMP_RET_ERRNO),
+            "seccomp: return an error",
+            supports(libc::SECCOMP_RET_ERRNO),
             "workers cannot start threads under a filter",
         )
         .needed(),
     ]
 }
 
-/// Which of them the kernel knows. Whether they are allowed is seen when a worker is started.
+/// Which namespaces the kernel has. Whether it allows them only shows when a worker is started.
 fn namespaces() -> Finding {
     let kinds = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
-    let known = |kind: &&str| Path::new("/proc/self/ns").join(kind).exists();
-    let (here, missing): (Vec<&str>, Vec<&str>) = kinds.into_iter().partition(known);
-    // Distributions' ways of keeping them from ordinary users.
+    let exists = |kind: &&str| Path::new("/proc/self/ns").join(kind).exists();
+    let (here, missing): (Vec<&str>, Vec<&str>) = kinds.into_iter().partition(exists);
+    // Settings with which distributions deny them to ordinary users.
     let forbid = [
         ("kernel/apparmor_restrict_unprivileged_userns", "1"),
         ("kernel/unprivileged_userns_clone", "0"),
@@ -173,12 +175,12 @@ fn namespaces() -> Finding {
         Some((name, value)) if !rustix::process::geteuid().is_root() => {
             Err(format!("/proc/sys/{name} is {value}"))
         }
-        _ => Ok(format!("the kernel knows {}", here.join(", "))),
+        _ => Ok(format!("the kernel has {}", here.join(", "))),
     };
     Finding::new(
         "namespaces",
         found,
-        "no empty root and no network of its own: Landlock and seccomp remain",
+        "workers have no empty root and no separate network: Landlock and seccomp remain",
     )
 }
 
@@ -194,13 +196,13 @@ fn memory_files() -> [Finding; 2] {
         Finding::new(
             "memory files with seals",
             sealed().map(|()| "no writes, fixed size".to_owned()),
-            "models and snapshots cannot be handed to workers",
+            "models and snapshots cannot be passed to workers",
         )
         .needed(),
         Finding::new(
-            "memory files: never a program",
+            "memory files: not executable",
             never_run.map(|_| "MFD_NOEXEC_SEAL".to_owned()),
-            "only seccomp and Landlock refuse to start one as a program",
+            "only seccomp and Landlock keep workers from executing one",
         ),
     ]
 }
@@ -214,7 +216,7 @@ fn openat2() -> io::Result<String> {
 
 fn userfaultfd() -> io::Result<String> {
     const USER_MODE_ONLY: libc::c_int = 1;
-    // SAFETY: the call looks at no memory; what it makes is closed at once, unused.
+    // SAFETY: the call reads no memory; the new descriptor is closed at once, unused.
     let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | USER_MODE_ONLY) };
     let fd = match libc::c_int::try_from(fd) {
         Ok(fd) if fd >= 0 => fd,
@@ -222,7 +224,7 @@ fn userfaultfd() -> io::Result<String> {
     };
     // SAFETY: the kernel has just made this descriptor for us.
     drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) });
-    Ok("for faults of programs".into())
+    Ok("for faults in user mode".into())
 }
 
 fn at_most(bytes: u64) -> String {
@@ -232,17 +234,17 @@ fn at_most(bytes: u64) -> String {
 fn data_limit() -> io::Result<String> {
     let limit = rustix::process::getrlimit(Resource::Data);
     Ok(match limit.maximum {
-        Some(most) => at_most(most),
-        None => "as low as each worker needs".into(),
+        Some(bytes) => at_most(bytes),
+        None => "set for each worker".into(),
     })
 }
 
-/// The least of the limits on the memory of this process's control group and those above it.
+/// The lowest memory limit of this process's control group and its ancestors.
 fn memory_limit() -> Result<String, &'static str> {
     memory_group::limit().map(|limit| at_most(limit.bytes)).ok_or("none")
 }
 
-/// Whether the kernel counts the processes that it kills for want of memory.
+/// Whether the kernel counts the processes that it kills because memory ran out.
 fn out_of_memory_count() -> Result<String, &'static str> {
     let counts = memory_group::OomKills::now();
     counts.map(|_| "the kernel counts them".to_owned()).ok_or("the kernel shows no count")
@@ -253,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_question_has_an_answer_and_a_cost() {
+    fn every_finding_has_details_and_a_consequence() {
         let findings = findings();
         for finding in &findings {
             assert!(!finding.found.is_empty(), "{finding:?}");

@@ -1,14 +1,13 @@
-//! The ways in which a guest program's process opens what it is granted, and no others.
+//! The open modes with which a guest program's process may open files and folders below its grants.
 //!
-//! What `openat2` is asked for lies in memory, where a filter of system calls cannot look. So the
-//! requests are constants at an address that the filter knows: it allows `openat2` with a pointer
-//! to one of them. The process cannot change what lies there, however far it is broken into: the
-//! memory is a sealed file mapped for reading, and every call that maps, unmaps, moves or protects
-//! memory is allowed above that address only. With every request the kernel stays below the folder
-//! and follows no link, and no file gets more rights than those below: neither `..` nor a
-//! set-user-ID bit comes through.
+//! `openat2` takes its arguments from memory, which a seccomp filter cannot read. So the requests
+//! are constants at a fixed address, and the filter allows `openat2` only with a pointer to one of
+//! them. A compromised process cannot change them: the memory is a sealed file that is mapped
+//! read-only, and every call that maps, unmaps, moves or protects memory is allowed above that
+//! address only. Every request keeps the kernel below the folder and makes it refuse links, and new
+//! files get at most the mode below: neither `..` nor a set-user-ID bit is possible.
 //!
-//! `unsafe` is here for the call, and for the mapping.
+//! `unsafe` is needed for the call and for the mapping.
 
 use std::ffi::CStr;
 use std::io;
@@ -20,17 +19,18 @@ use rustix::mm::{MapFlags, ProtFlags};
 use super::memory::SealedWriter;
 use super::seccomp::{Condition, Test, Value, long};
 
-/// What new files and folders may be used for, and by whom: the process's umask narrows it.
+/// Permissions of new files and folders, before the process's umask.
 const FILE_MODE: u64 = 0o644;
 pub const FOLDER_MODE: u32 = 0o755;
 
-/// How the kernel walks: below the folder, over no link of either kind, into no other file system.
+/// How the kernel resolves paths: below the folder, without following links of either kind, and
+/// without entering another file system.
 const BENEATH: u64 = libc::RESOLVE_BENEATH
     | libc::RESOLVE_NO_SYMLINKS
     | libc::RESOLVE_NO_MAGICLINKS
     | libc::RESOLVE_NO_XDEV;
 
-/// Where the requests lie in a confined process: below everything that it maps itself.
+/// The address of the requests in a confined process: below everything that it maps itself.
 const PLACE: usize = 0x1000_0000;
 
 const PAGE: usize = 4 << 10;
@@ -44,14 +44,14 @@ struct How {
     resolve: u64,
 }
 
-/// One way to open something.
+/// One way to open a file or folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// Whatever it is, without opening it.
+    /// A file or folder, without opening it (`O_PATH`).
     Look,
-    /// A folder, for what happens to names in it.
+    /// A folder, as the base of later calls on names in it.
     Folder,
-    /// A folder, for its list of names.
+    /// A folder, to list its names.
     List,
     /// A file, to read.
     Read,
@@ -59,11 +59,11 @@ pub enum Way {
     Write,
     /// A file, to read and write.
     ReadWrite,
-    /// A file that is not there yet, to write.
+    /// A new file, to write.
     New,
-    /// A file that is not there yet, to read and write.
+    /// A new file, to read and write.
     NewReadWrite,
-    /// A file that is not there yet, to read.
+    /// A new file, to read.
     NewRead,
 }
 
@@ -101,7 +101,7 @@ impl Way {
         How { flags: (flags | libc::O_CLOEXEC) as u64, mode, resolve: BENEATH }
     }
 
-    /// What a filter asks of the arguments of `openat2`.
+    /// The filter's conditions on the arguments of `openat2`.
     pub(super) const fn condition(self) -> &'static [Condition] {
         const fn at(name: &'static str, way: Way) -> [Condition; 2] {
             let address = PLACE + way as usize * size_of::<How>();
@@ -128,7 +128,7 @@ impl Way {
     }
 }
 
-/// The requests of a process without such a filter.
+/// The requests. A process without the filter uses them directly.
 static REQUESTS: [How; Way::ALL.len()] = {
     let mut all = [Way::Look.how(); Way::ALL.len()];
     let mut at = 0;
@@ -139,10 +139,11 @@ static REQUESTS: [How; Way::ALL.len()] = {
     all
 };
 
-/// Whether the requests lie at their place.
+/// Whether the requests are mapped at their fixed address.
 static PINNED: AtomicBool = AtomicBool::new(false);
 
-/// Puts the requests where a filter expects them. To be called before there is one.
+/// Maps the requests at the address that the filter expects. Call it before the filter is
+/// installed.
 pub(super) fn pin() -> io::Result<()> {
     let mut writer = SealedWriter::new("belljar-ways")?;
     for How { flags, mode, resolve } in REQUESTS {
@@ -153,16 +154,16 @@ pub(super) fn pin() -> io::Result<()> {
     let sealed = writer.seal()?;
     let (prot, flags) = (ProtFlags::READ, MapFlags::SHARED | MapFlags::FIXED_NOREPLACE);
     let place = std::ptr::without_provenance_mut(PLACE);
-    // SAFETY: a new mapping of memory that never changes, in place of no other.
+    // SAFETY: a new mapping of memory that never changes; it replaces no other mapping.
     let at = unsafe { rustix::mm::mmap(place, PAGE, prot, flags, &sealed, 0)? };
     if at != place {
-        return Err(io::Error::other("the requests for files cannot lie at their place"));
+        return Err(io::Error::other(format!("cannot map the open requests at {PLACE:#x}")));
     }
     PINNED.store(true, Ordering::Relaxed);
     Ok(())
 }
 
-/// Opens what lies at a path below a folder.
+/// Opens a path below a folder.
 pub fn open(folder: BorrowedFd<'_>, path: &CStr, way: Way) -> rustix::io::Result<OwnedFd> {
     let at = way as usize;
     let how: *const How = match PINNED.load(Ordering::Relaxed) {
@@ -188,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_request_is_at_the_number_of_its_way() {
+    fn each_request_is_at_the_index_of_its_way() {
         for (at, way) in Way::ALL.into_iter().enumerate() {
             assert_eq!(way as usize, at, "{way:?}");
             let How { flags, mode, resolve } = REQUESTS[at];

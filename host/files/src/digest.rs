@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_back() {
+    fn digest_round_trips_through_text() {
         // FIPS 180-2, appendix B.1.
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(Digest::of(b"abc").to_string(), abc);

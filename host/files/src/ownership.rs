@@ -1,25 +1,25 @@
-//! Who can replace what lies at a path: the walk from `/` down to it, one folder at a time.
+//! Checks who can replace the file at a path, by walking from `/` down to it, one folder at a time.
 //!
-//! The rule. Every folder and symbolic link on the way belongs to root or to the caller (effective
-//! uid), and no folder is writable by group or world. A symbolic link is followed by this walk
-//! itself, never by the kernel, and its target is held to the same rule. Why that is safe: to change
-//! an entry one must be able to write the folder that holds it, and each folder was checked through
-//! the descriptor that the next step starts from, so nobody but root and the caller can put
-//! something else there, neither before nor during the walk.
+//! The rule: every folder and symbolic link on the path belongs to root or to the caller (effective
+//! uid), and no folder is writable by group or world. The walk itself follows symbolic links, never
+//! the kernel, and applies the same rule to their targets. This is safe because changing an entry
+//! requires write access to the folder that contains it, and each folder is checked through the
+//! descriptor that the next step starts from. So only root and the caller can replace an entry,
+//! both before and during the walk.
 //!
-//! One exception: a folder such as `/tmp`, writable by all but with the sticky bit. There, only an
-//! entry's owner, the folder's owner and root may rename or remove it, and the rule makes all three
-//! root or the caller, so others cannot replace it. They can still add a hard link to an *old* file
-//! of the caller's where the system permits that, so whatever is not a folder must also have a link
-//! count of 1 there.
+//! One exception: a world-writable folder with the sticky bit, such as `/tmp`. There, only an
+//! entry's owner, the folder's owner and root may rename or remove it, and by the rule all three
+//! are root or the caller, so others cannot replace it. They can still add a hard link to an *old*
+//! file of the caller where the system permits that, so anything that is not a folder must also
+//! have a link count of 1 there.
 //!
 //! In a user namespace that does not map root, the kernel shows root's folders as those of its
-//! "overflow" user, and those of every other user outside of the namespace too. There, if `/` itself
-//! is shown so, folders (not files, and not links) of that user are taken for root's: nothing tells
-//! them apart.
+//! "overflow" user, together with those of every other user outside of the namespace. If `/` itself
+//! has this owner, folders (but not files or links) of that user are accepted as root's, because
+//! they cannot be distinguished.
 //!
-//! Access control lists need no look of their own: on Linux the most that a list grants anyone shows
-//! in the group bits of the mode.
+//! Access control lists need no separate check: on Linux, the group bits of the mode show the most
+//! that a list grants.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -31,43 +31,43 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, PROC_SUPER_MAGIC, Stat};
 use rustix::io::Errno;
 
-/// Most symbolic links on one path, as in the kernel.
+/// Maximum number of symbolic links on one path, as in the kernel.
 const MAX_LINKS: u32 = 40;
 
 const FOLDER: OFlags =
     OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Why something is not trusted, or could not be looked at.
+/// Why something is not trusted, or could not be checked.
 #[derive(Debug)]
 pub enum Untrusted {
-    /// The system said no.
+    /// The system returned an error.
     Unreadable { at: PathBuf, source: io::Error },
     /// A folder that belongs to a process.
     InProc { at: PathBuf },
-    /// It belongs to somebody else.
+    /// It belongs to another user.
     Owner { at: PathBuf, what: &'static str, owner: u32, caller: u32 },
-    /// Others may write to it.
+    /// Other users may write to it.
     Writable { at: PathBuf, what: &'static str, mode: u32 },
-    /// It has another name too, which somebody else may have made.
+    /// It has another hard link, which another user may have made.
     Linked { at: PathBuf, links: u64 },
 }
 
-/// What a path leads to, when all folders above it are trusted.
+/// The target of a path, all of whose folders are trusted.
 pub struct Found {
-    /// The folder that it is in.
+    /// The folder that contains it.
     folder: Folder,
-    /// Its name there; empty for `/`.
+    /// Its name in the folder; empty for `/`.
     name: OsString,
-    /// Where it really lies.
+    /// Its real path.
     pub at: PathBuf,
-    /// What it seemed to be before it was opened, if it is there. Nothing is decided by this alone.
+    /// Its type before it was opened, if it exists. This alone must not decide anything.
     pub seen: Option<FileType>,
     uid: u32,
 }
 
-/// Finds what a path leads to, whose last part need not exist. Symbolic links are followed; one that
-/// is the last part only if `follows_last` says so. A path that ends in `.` or `..` is that folder,
-/// by its name in the one above.
+/// Finds the target of a path, whose last component need not exist. Symbolic links are followed; a
+/// link as the last component only with `follows_last`. A path that ends in `.` or `..` means that
+/// folder, by its name in its parent.
 pub fn find(path: &Path, follows_last: bool) -> Result<Found, Untrusted> {
     let mut walk = Walk::start()?;
     if path.is_relative() {
@@ -83,25 +83,25 @@ impl Found {
     /// Opens it, without following a link.
     pub fn open(&self, flags: OFlags) -> Result<OwnedFd, Untrusted> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(self.folder.fd(), self.place(), flags, Mode::empty())
+        rustix::fs::openat(self.folder.fd(), self.component(), flags, Mode::empty())
             .map_err(|err| unreadable(&self.at, err))
     }
 
-    fn place(&self) -> &OsStr {
+    fn component(&self) -> &OsStr {
         if self.name.is_empty() { OsStr::new(".") } else { &self.name }
     }
 
-    /// Whether what was opened belongs to root or the caller.
+    /// Whether the opened file belongs to root or the caller.
     pub fn check_owner(&self, stat: &Stat, what: &'static str) -> Result<(), Untrusted> {
         check_owner(stat, what, &self.at, self.uid, None)
     }
 
-    /// Whether what was opened has no other name that somebody else may have made.
+    /// Whether the opened file has no other name that another user may have made.
     pub fn check_link_count(&self, stat: &Stat) -> Result<(), Untrusted> {
         check_link_count(stat, &self.at, self.folder.shared)
     }
 
-    /// Whether nobody but its owner may write to what was opened.
+    /// Whether only the owner may write to the opened file.
     pub fn check_mode(&self, stat: &Stat, what: &'static str) -> Result<(), Untrusted> {
         if writable_by_others(stat) {
             let (at, mode) = (self.at.clone(), stat.st_mode);
@@ -111,11 +111,11 @@ impl Found {
     }
 }
 
-/// A folder that was opened and found trusted.
+/// An opened and trusted folder.
 struct Folder {
     name: OsString,
     fd: OwnedFd,
-    /// Writable by all, with the sticky bit.
+    /// World-writable, with the sticky bit.
     shared: bool,
 }
 
@@ -127,12 +127,12 @@ impl Folder {
 
 struct Walk {
     uid: u32,
-    /// The user that folders outside of this user namespace seem to belong to, if that is to be
-    /// taken for root.
+    /// The owner that the kernel shows for folders outside of this user namespace, if it is
+    /// accepted as root.
     outside: Option<u32>,
-    /// The folders from the root down to where the walk is.
+    /// The folders from the root down to the current one.
     stack: Vec<Folder>,
-    /// Names still to be walked.
+    /// Components still to be walked.
     todo: VecDeque<OsString>,
     links: u32,
 }
@@ -160,8 +160,8 @@ impl Walk {
                 continue;
             }
             if name == ".." {
-                // The folder above is one this walk came through, so it was checked; `..` is
-                // never asked of the kernel.
+                // The walk came through the parent folder, so it was checked; `..` is never passed
+                // to the kernel.
                 if self.stack.len() > 1 {
                     self.stack.pop();
                 }
@@ -169,7 +169,7 @@ impl Walk {
             }
             let at = self.here().join(&name);
             let last = self.todo.is_empty();
-            // This look only decides how to go on; what counts is checked on the descriptor.
+            // This only decides how to continue; the checks are made on the descriptor.
             let seen = rustix::fs::statat(self.folder(), &name, AtFlags::SYMLINK_NOFOLLOW);
             match seen {
                 Err(Errno::NOENT) if last => return self.found(name, at, None),
@@ -187,7 +187,7 @@ impl Walk {
                 },
             }
         }
-        // It is the folder that the walk has come to.
+        // The path leads to the current folder.
         let at = self.here();
         let name = match self.stack.len() {
             1 => OsString::new(),
@@ -205,12 +205,12 @@ impl Walk {
         let uid = self.uid;
         match self.stack.pop() {
             Some(folder) => Ok(Found { folder, name, at, seen, uid }),
-            // The root is always there.
+            // The root is always on the stack.
             None => Err(unreadable(&at, Errno::NOENT)),
         }
     }
 
-    /// Puts a symbolic link's target in front of what is still to be walked.
+    /// Puts a symbolic link's target in front of the remaining components.
     fn follow(&mut self, name: &OsStr, stat: &Stat, at: &Path) -> Result<(), Untrusted> {
         check_owner(stat, "symbolic link", at, self.uid, None)?;
         let shared = self.stack.last().is_some_and(|folder| folder.shared);
@@ -229,7 +229,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Whether a folder is acceptable, and if so, whether it is shared in the manner of `/tmp`.
+    /// Checks a folder; `true` if it is shared like `/tmp`.
     fn check_folder(&self, fd: &OwnedFd, at: &Path) -> Result<bool, Untrusted> {
         let stat = rustix::fs::fstat(fd).map_err(|err| unreadable(at, err))?;
         let system = rustix::fs::fstatfs(fd).map_err(|err| unreadable(at, err))?;
@@ -245,7 +245,7 @@ impl Walk {
         Ok(shared)
     }
 
-    /// Queues the names of `path` before everything that is queued already.
+    /// Queues the components of `path` before all others.
     fn queue(&mut self, path: &OsStr) {
         for name in names(path).rev() {
             self.todo.push_front(name);
@@ -253,11 +253,11 @@ impl Walk {
     }
 
     fn folder(&self) -> BorrowedFd<'_> {
-        // The root is never taken off.
+        // The root is never removed.
         self.stack.last().map_or(rustix::fs::CWD, Folder::fd)
     }
 
-    /// The absolute path of the folder the walk is in.
+    /// The absolute path of the current folder.
     fn here(&self) -> PathBuf {
         let mut path = PathBuf::from("/");
         path.extend(self.stack.iter().skip(1).map(|folder| &folder.name));
@@ -287,8 +287,8 @@ fn check_link_count(stat: &Stat, at: &Path, shared: bool) -> Result<(), Untruste
     Err(Untrusted::Linked { at: at.to_owned(), links: stat.st_nlink.into() })
 }
 
-/// The user that everybody outside of this user namespace seems to be; `None` if it stands for
-/// somebody in here.
+/// The user that the kernel shows for all users outside of this user namespace; `None` if it is
+/// also mapped to a user inside.
 fn overflow_user() -> Option<u32> {
     let user = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok()?;
     let user: u32 = user.trim().parse().ok()?;
@@ -298,12 +298,12 @@ fn overflow_user() -> Option<u32> {
         let (first, _, count) = (numbers.next()??, numbers.next()??, numbers.next()??);
         Some(u64::from(user) >= first && u64::from(user) - first < count)
     };
-    // A map that cannot be read hides nobody.
+    // An unreadable map is treated as if it contained the user.
     let inside = map.lines().any(|line| is_inside(line) != Some(false));
     (!inside && !map.trim().is_empty()).then_some(user)
 }
 
-/// The names in a path. A slash at the end counts as `.`, so that a file before it is refused.
+/// The components of a path. A trailing slash counts as `.`, so that a file before it is refused.
 fn names(path: &OsStr) -> impl DoubleEndedIterator<Item = OsString> {
     let slash_at_end = path.as_bytes().ends_with(b"/").then(|| OsString::from("."));
     path.as_bytes()

@@ -1,5 +1,5 @@
-//! Every kernel, on every instruction set of this machine, against plain `f64`; and requests that
-//! nobody should make.
+//! Tests every kernel, on every instruction set of this machine, against an `f64` reference, and
+//! with invalid requests.
 
 use belljar_abi::kernel::*;
 use proptest::prelude::*;
@@ -10,13 +10,13 @@ use super::{InstructionSet, Watch, compute};
 #[path = "../../../tests/functions/exact.rs"]
 mod exact;
 
-/// Memory from which tensors are given away, with a mark all around each of them.
+/// Memory in which tensors are placed, with a mark around each of them.
 struct Memory {
     words: Vec<u32>,
     free: usize,
 }
 
-/// What lies between tensors. As a float it is a NaN that no computation gives.
+/// The mark between tensors. As a float it is a NaN that no computation produces.
 const MARK: u32 = 0x7fc0_dead;
 
 impl Memory {
@@ -39,8 +39,8 @@ impl Memory {
         compute(bytemuck::cast_slice_mut(&mut self.words), 0, words.len() as u32, watch)
     }
 
-    /// Runs a request on all instruction sets and on three threads, and compares the output at
-    /// `output` with what is expected. Nothing else may change.
+    /// Runs a request on all instruction sets and on up to three threads, and compares the output
+    /// at `output` with the expected one. No other memory may change.
     fn check(&mut self, request: &Kernel, output: u32, expected: &[f64], bound: f64) {
         let mut fused: Option<Vec<u32>> = None;
         for set in InstructionSet::available() {
@@ -49,7 +49,7 @@ impl Memory {
                 self.words[start..end].fill(MARK);
                 let mut after = self.words.clone();
                 let watch = Watch::new(set, threads).unwrap();
-                // Scratch memory that is read before it is written would show.
+                // Reveals scratch memory that is read before it is written.
                 watch.scratch().plant(f32::from_bits(MARK));
                 self.run(request, &watch).unwrap();
                 let found = &self.words[start..end];
@@ -62,7 +62,7 @@ impl Memory {
                 }
                 if set != InstructionSet::PORTABLE {
                     let first = fused.get_or_insert_with(|| found.to_vec());
-                    assert!(first == found, "{set:?}, {threads}: other bits");
+                    assert!(first == found, "{set:?}, {threads}: different bits");
                 }
                 after[start..end].copy_from_slice(found);
                 after[..MAX_KERNEL_WORDS].copy_from_slice(&self.words[..MAX_KERNEL_WORDS]);
@@ -87,7 +87,7 @@ fn infinite() -> (u32, u32) {
     (f32::NEG_INFINITY.to_bits(), f32::INFINITY.to_bits())
 }
 
-/// Filters as the host wants them.
+/// Filters in the host's packed layout.
 fn packed(c: &Conv, weights: &[f32]) -> Vec<f32> {
     let steps = (c.channels_in * c.kernel_h * c.kernel_w) as usize;
     if c.channels_in == 1 && c.channels_out == 1 {
@@ -170,7 +170,7 @@ prop_compose! {
         let in_h = size.0.max(reach_h.saturating_sub(pad.0 + pad.1)).max(1);
         let in_w = size.1.max(reach_w.saturating_sub(pad.2 + pad.3)).max(1);
         let channels = groups * channels_in;
-        // The dimensions of the input in order, or channels side by side.
+        // The dimensions of the input in order, or channels last.
         let strides = match by_column {
             true => (in_h * in_w, in_w, 1),
             false => (1, in_w * channels, channels),
@@ -279,7 +279,7 @@ proptest! {
     ) {
         let pad = (pad.0.min(kernel.0 - 1), pad.1.min(kernel.1 - 1));
         let (in_h, in_w) = (size.0.max(kernel.0), size.1.max(kernel.1));
-        // As many windows as start inside of the image: the last may end beyond it.
+        // All windows that start inside of the image; the last may end beyond it.
         let (out_h, out_w) = ((in_h + pad.0 - 1) / stride.0 + 1, (in_w + pad.1 - 1) / stride.1 + 1);
         let input = random(&mut seed, (planes * in_h * in_w) as usize);
         let mut memory = Memory::new(64 << 10);
@@ -333,8 +333,8 @@ proptest! {
         memory.check(&Kernel::Reduce(request), output, &expected, 1e-5);
 
         let rows: Vec<f64> = input.chunks(middle as usize).flat_map(|row| {
-            let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let exps: Vec<f64> = row.iter().map(|v| f64::from(v - most).exp()).collect();
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let exps: Vec<f64> = row.iter().map(|v| f64::from(v - max).exp()).collect();
             let sum: f64 = exps.iter().sum();
             exps.into_iter().map(move |e| e / sum).collect::<Vec<_>>()
         }).collect();
@@ -364,10 +364,9 @@ proptest! {
         memory.check(&Kernel::Permute(request), request.output, &expected, 0.0);
     }
 
-    /// Whatever is asked for, nothing panics; and what is computed stays in memory, or this would
-    /// not come to its end.
+    /// No request panics or writes outside of memory.
     #[test]
-    fn requests_of_nonsense_do_no_harm(
+    fn invalid_requests_neither_panic_nor_write_outside_memory(
         kind in 1..8u32,
         words in prop::collection::vec(prop_oneof![0..5u32, 0..70u32, 0..4096u32, any::<u32>(), Just(4096u32)], 0..80),
     ) {
@@ -381,8 +380,8 @@ proptest! {
     }
 }
 
-/// Shapes that meet every way through the product: more than one block of steps, tails of every
-/// width, one row.
+/// Shapes that cover every path of the product: more than one block of steps, tails of every width,
+/// a single row.
 #[test]
 fn convolutions_of_real_models_are_right() {
     let mut seed = 11;
@@ -466,7 +465,7 @@ fn defined(step: Step, a: f64, b: f64) -> f64 {
 }
 
 #[test]
-fn every_step_is_right_on_numbers_of_every_kind() {
+fn every_step_is_correct_for_every_class_of_float() {
     let mut seed = 5;
     let special = [
         0.0,
@@ -498,7 +497,7 @@ fn every_step_is_right_on_numbers_of_every_kind() {
             .iter()
             .zip(&b)
             .map(|(a, b)| defined(step, f64::from(*a), f64::from(*b)))
-            // What an f32 cannot hold is infinite in one.
+            // A value beyond the range of f32 becomes infinite.
             .map(|value| {
                 if value.abs() > f64::from(f32::MAX) {
                     value.signum() * f64::INFINITY
@@ -511,9 +510,9 @@ fn every_step_is_right_on_numbers_of_every_kind() {
     }
 }
 
-/// The tanh form of GELU on a tensor, a row of it and a column of it: every way of repeating.
+/// The tanh form of GELU on a tensor, a row and a column: every kind of broadcast.
 #[test]
-fn a_program_with_repeated_operands_is_right() {
+fn a_program_with_broadcast_operands_is_correct() {
     let mut seed = 3;
     let (rows, columns) = (37u32, 600u32);
     let x = random(&mut seed, (rows * columns) as usize);
@@ -571,7 +570,7 @@ fn product(output: u32) -> Gemm {
 }
 
 #[test]
-fn requests_that_reach_outside_overlap_or_make_no_sense_are_refused() {
+fn out_of_bounds_overlapping_and_malformed_requests_are_refused() {
     let watch = Watch::new(InstructionSet::best(), 1).unwrap();
     let mut memory = Memory::new(4096);
     let end = 4 * 4096;
@@ -581,7 +580,7 @@ fn requests_that_reach_outside_overlap_or_make_no_sense_are_refused() {
     assert_eq!(ask(product(end - 252)), Err(Refused::OutOfBounds));
     assert_eq!(ask(product(u32::MAX - 3)), Err(Refused::OutOfBounds));
     assert_eq!(ask(product(12289)), Err(Refused::Malformed));
-    // Over an operand, or part of one.
+    // Outputs that overlap an operand.
     for output in [4096, 4096 + 252, 4096 - 252, 8192, 8192 + 4] {
         assert_eq!(ask(product(output)), Err(Refused::Overlapping), "{output}");
     }
@@ -603,7 +602,7 @@ fn requests_that_reach_outside_overlap_or_make_no_sense_are_refused() {
     ] {
         assert_eq!(ask(request), Err(Refused::OutOfBounds), "{request:?}");
     }
-    // The request itself.
+    // The request itself is out of bounds.
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut memory.words);
     assert_eq!(compute(bytes, 16380, 2, &watch), Err(Refused::OutOfBounds));
     assert_eq!(compute(bytes, u32::MAX, 1, &watch), Err(Refused::OutOfBounds));
@@ -611,7 +610,7 @@ fn requests_that_reach_outside_overlap_or_make_no_sense_are_refused() {
     assert_eq!(compute(bytes, 0, 0, &watch), Err(Refused::Malformed));
 }
 
-/// A window can be padded far beyond the image it lies on, and must not cost the host its memory.
+/// A window can be padded far beyond its image, which must not exhaust the host's memory.
 #[test]
 fn scratch_is_bounded() {
     let watch = Watch::new(InstructionSet::best(), 1).unwrap();
@@ -708,7 +707,7 @@ fn a_deadline_ends_every_kernel() {
         output: 8192,
         ..Pool::default()
     }));
-    // A program looks at the clock after some tens of thousands of elements.
+    // A program checks the deadline after some tens of thousands of elements.
     let strides = [0; 5];
     asked.push(Kernel::Pointwise(Pointwise {
         dims: [1, 1, 1, 1, 50_000],
@@ -721,7 +720,7 @@ fn a_deadline_ends_every_kernel() {
     }
 }
 
-/// One channel can be hours of work: these are, unless the clock is looked at on the way.
+/// One channel can be hours of work, so its computation must check the deadline.
 #[test]
 fn a_deadline_ends_large_windows_on_one_channel() {
     let mut memory = Memory::new(8 << 20);

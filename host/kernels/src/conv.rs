@@ -1,5 +1,5 @@
-//! Convolutions: as products of the weights and what the filter sees of the image, or channel by
-//! channel where every channel has a filter of its own.
+//! Convolutions: as products of the weights and patches of the image, or channel by channel for
+//! depthwise convolutions.
 
 use belljar_abi::kernel::{Conv, MAX_TAPS, PANEL_ROWS};
 
@@ -10,7 +10,7 @@ use super::product::{Finish, Left, Panels, Product, Right, clamp, packed_left_le
 use super::vector::{Job, Vector};
 use super::{Clock, Refused, Watch, split_rows};
 
-/// A convolution whose every address was checked.
+/// A convolution whose addresses are all checked.
 struct Checked<'a> {
     windows: Windows,
     groups: usize,
@@ -24,11 +24,11 @@ struct Checked<'a> {
     weights: &'a [f32],
     bias: Option<&'a [f32]>,
     residual: Option<&'a [f32]>,
-    /// What is done with the channels of the input first.
+    /// The scaling of the input's channels before the convolution.
     before: Option<Scaling<'a>>,
-    /// Whether the input is an operand of the product as it lies in memory.
+    /// Whether the input in memory can be used directly as an operand of the product.
     as_it_lies: bool,
-    /// Most bytes of scratch memory for each thread.
+    /// Maximum number of bytes of scratch memory for each thread.
     scratch_bytes: u64,
     low: f32,
     high: f32,
@@ -120,7 +120,7 @@ fn windows(c: &Conv) -> Result<Windows, Refused> {
         return Err(Refused::Malformed);
     }
     let taps = volume(&[c.kernel_h, c.kernel_w])?;
-    // Where the last window ends may be beyond the image, but never beyond what can be counted.
+    // The last window may end beyond the image, but its end must not overflow.
     let reach = |out: u32, stride: u32, kernel: u32, dilation: u32, size: u32, pad: u32| {
         let end = u64::from(out - 1)
             .checked_mul(stride.into())?
@@ -170,12 +170,12 @@ impl Checked<'_> {
         })
     }
 
-    /// How rows and columns of the input lie.
+    /// The strides of rows and columns of the input.
     fn strides(&self) -> [usize; 2] {
         [self.row_stride, self.column_stride]
     }
 
-    /// What is done first with the channels of a group.
+    /// The scaling of a group's channels.
     fn before(&self, group: usize) -> Option<Scaling<'_>> {
         let first = group * self.channels_in;
         self.before.map(|all| all.of(first..first + self.channels_in))
@@ -205,7 +205,8 @@ impl Job for Products<'_, '_> {
         let mut phases = (!conv.as_it_lies)
             .then(|| Phases::new(watch, conv.windows, conv.channels_in, conv.strides(), 0.0, 0));
         let mut filled = None;
-        // Rows count through images, groups and the channels of a group; a piece stays in a group.
+        // Rows are numbered across images, groups and the channels of a group; a piece never
+        // crosses a group.
         for (first, output) in part.pieces() {
             let (group, row) = (first / conv.channels_out, first % conv.channels_out);
             let (image, group) = (group / conv.groups, group % conv.groups);
@@ -276,7 +277,7 @@ impl Job for Channels<'_, '_> {
                 let weights = &conv.weights[channel * w.taps()..][..w.taps()];
                 let input = conv.group(image, channel);
                 let bias = conv.bias.map_or(0.0, |bias| bias[channel]);
-                // What is added stands between the sum and its bounds.
+                // The addend is applied after the sum and before the bounds.
                 let (low, high) = match conv.residual {
                     None => (conv.low, conv.high),
                     Some(_) => (f32::NEG_INFINITY, f32::INFINITY),
@@ -305,7 +306,7 @@ impl Job for Channels<'_, '_> {
     }
 }
 
-/// One filter on one channel; whether it came to its end in time.
+/// Applies one filter to one channel. Returns whether it finished before the deadline.
 #[inline(always)]
 unsafe fn filter<V: Vector>(
     phases: &Phases<'_>,
@@ -316,7 +317,7 @@ unsafe fn filter<V: Vector>(
 ) -> bool {
     let elements = phases.elements();
     let (mut clock, mut at) = (Clock::new(watch), 0);
-    // Two vectors at a time, as one would wait for itself.
+    // Two independent vectors at a time hide the latency of the additions.
     while at < phases.results() {
         if clock.expired_before(phases.taps.len()) {
             return false;

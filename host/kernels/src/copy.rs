@@ -1,8 +1,8 @@
-//! Short copies: rows of images are often shorter than a call takes.
+//! Short copies: rows of images are often so short that a call to `memcpy` would dominate.
 
 use super::vector::Vector;
 
-/// Copies elements side by side. Both sides have as many.
+/// Copies consecutive elements. Both slices have the same length.
 ///
 /// # Safety
 /// As [`Vector`].
@@ -11,14 +11,14 @@ pub(super) unsafe fn copy<V: Vector>(from: &[f32], to: &mut [f32]) {
     assert_eq!(from.len(), to.len());
     let len = to.len();
     let (from, to) = (from.as_ptr(), to.as_mut_ptr());
-    // SAFETY: the caller's; nothing at or beyond `len` is touched.
+    // SAFETY: the caller's; nothing at or beyond `len` is accessed.
     unsafe {
         let mut at = 0;
         while at + V::LANES <= len {
             V::load(from.add(at)).store(to.add(at));
             at += V::LANES;
         }
-        // Less than a vector is left: by halves.
+        // Less than a vector remains: copies it by halves.
         if V::LANES > 8 && at + 8 <= len {
             some::<8>(from.add(at), to.add(at));
             at += 8;
@@ -42,8 +42,8 @@ unsafe fn some<const N: usize>(from: *const f32, to: *mut f32) {
     unsafe { to.cast::<[f32; N]>().write_unaligned(from.cast::<[f32; N]>().read_unaligned()) }
 }
 
-/// Copies elements that lie `apart` elements apart, which is not 0 unless there is one. `from` ends
-/// with the last of them.
+/// Copies elements with a stride of `apart` elements, which is 0 only if there is one element.
+/// `from` ends with the last of them.
 ///
 /// # Safety
 /// As [`Vector`].
@@ -52,7 +52,7 @@ pub(super) unsafe fn copy_apart<V: Vector>(from: &[f32], apart: usize, to: &mut 
     match apart {
         // SAFETY: the caller's.
         1 => unsafe { copy::<V>(from, to) },
-        // The compiler makes shuffles of this.
+        // The compiler turns this into shuffles.
         2 => {
             let (pairs, last) = from.as_chunks::<2>();
             assert_eq!((pairs.len() + 1, last.len()), (to.len(), 1));
@@ -65,8 +65,8 @@ pub(super) unsafe fn copy_apart<V: Vector>(from: &[f32], apart: usize, to: &mut 
     }
 }
 
-/// Copies as many elements as `to` has, which lie `apart` elements apart. `from` begins with the
-/// first of them and has all of them.
+/// Fills `to` with elements that have a stride of `apart` elements. `from` begins with the first
+/// and contains all of them.
 #[inline(always)]
 pub(super) fn copy_scalars_apart(from: &[f32], apart: usize, to: &mut [f32]) {
     let Some(more) = to.len().checked_sub(1) else { return };

@@ -16,7 +16,7 @@ pub(super) fn gemm(memory: &mut [u8], gemm: &Gemm, watch: &Watch) -> Result<(), 
     let a = extent(&[(g.batch, g.a_batch_stride), (g.m, g.a_row_stride), (g.k, g.a_step_stride)])?;
     let packed = g.b_step_stride == 0;
     let b = if packed {
-        // One operand for all products would be a stride of 0 over more than one.
+        // An operand that all products share has a stride of 0.
         if g.batch > 1 && g.b_batch_stride == 0 {
             return Err(Refused::Malformed);
         }

@@ -1,11 +1,11 @@
-//! Images and the windows that filters see of them.
+//! Images and the windows of filters on them.
 
 use super::Watch;
 use super::copy::{copy, copy_apart};
 use super::scratch::Scratch;
 use super::vector::Vector;
 
-/// How windows lie on an image.
+/// The geometry of windows on an image.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Windows {
     pub(super) in_h: usize,
@@ -23,21 +23,21 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// Elements of a window.
+    /// Number of elements of a window.
     pub(super) fn taps(&self) -> usize {
         self.kernel_h * self.kernel_w
     }
 
-    /// Windows of an image.
+    /// Number of windows of an image.
     pub(super) fn count(&self) -> usize {
         self.out_h * self.out_w
     }
 
-    /// Which columns of an image each phase has that a window reads, see [`Phases`].
+    /// The columns of an image that windows read, for each phase; see [`Phases`].
     fn columns(&self, phase: usize, pitch: usize, column_stride: usize) -> Vec<Columns> {
         let read = read_at(self.kernel_w, self.dilation_w, self.stride_w);
-        let most = self.kernel_w.min(self.stride_w).min(self.in_w);
-        let mut found = Vec::with_capacity(most);
+        let capacity = self.kernel_w.min(self.stride_w).min(self.in_w);
+        let mut found = Vec::with_capacity(capacity);
         for (at, _) in read.iter().enumerate().filter(|(_, read)| **read) {
             // The first column of the image that belongs to this phase.
             let skip = (at + self.stride_w - self.pad_left % self.stride_w) % self.stride_w;
@@ -53,7 +53,7 @@ impl Windows {
         found
     }
 
-    /// Rows and columns from the first window's start to the last one's end.
+    /// Number of rows and columns from the first window's start to the last one's end.
     fn reach(&self) -> (usize, usize) {
         let reach = |out: usize, stride: usize, kernel: usize, dilation: usize| {
             (out - 1) * stride + (kernel - 1) * dilation + 1
@@ -65,24 +65,24 @@ impl Windows {
     }
 }
 
-/// Channels of an image, padded and taken apart by what the strides skip, so that every window
-/// reads the same element of a window at consecutive places.
+/// Channels of an image, padded and split into one phase for each offset modulo the strides, so
+/// that the same element of neighbouring windows is at consecutive addresses.
 ///
-/// What it allocates is what [`belljar_abi::scratch`] counts.
+/// [`belljar_abi::scratch`] computes its memory and must match it.
 pub(super) struct Phases<'p> {
     elements: Scratch<'p>,
     windows: Windows,
-    /// Columns of a phase, and so from one row of results to the next.
+    /// Columns of a phase, which is also the distance between rows of results.
     pub(super) pitch: usize,
     /// Elements of a phase.
     phase: usize,
     /// Elements of a channel.
     channel: usize,
-    /// Where each element of the window of the first result lies.
+    /// The offset of each element of the first result's window.
     pub(super) taps: Vec<u32>,
-    /// For each row of a stride whether any window reads it.
+    /// For each row of a stride, whether any window reads it.
     rows: Vec<bool>,
-    /// Which columns of the image go where: the same for each of its rows.
+    /// The columns of the image to copy, the same for each of its rows.
     columns: Vec<Columns>,
     /// Elements of the image from one row to the next.
     row_stride: usize,
@@ -90,18 +90,18 @@ pub(super) struct Phases<'p> {
     apart: usize,
 }
 
-/// Columns of an image that lie side by side in a phase.
+/// Columns of an image that are consecutive in a phase.
 struct Columns {
-    /// Where the first of them lies in a row of the image.
+    /// Offset of the first column in a row of the image.
     from: usize,
-    /// Where it goes, from the start of a row of the first phase.
+    /// Its destination, relative to the start of a row of the first phase.
     to: usize,
     count: usize,
 }
 
 impl<'p> Phases<'p> {
-    /// Room for some channels, padded with `padding`, of images whose rows and columns lie so far
-    /// apart. Results are computed up to `slack` beyond the last.
+    /// Allocates several channels, padded with `padding`, of images with these strides of rows and
+    /// columns. Up to `slack` elements beyond the last result are computed too.
     pub(super) fn new(
         watch: &'p Watch,
         windows: Windows,
@@ -119,13 +119,13 @@ impl<'p> Phases<'p> {
             for kx in 0..w.kernel_w {
                 let (y, x) = (ky * w.dilation_h, kx * w.dilation_w);
                 let at = (y % w.stride_h) * w.stride_w + x % w.stride_w;
-                // A channel has fewer elements than 32 bits count, or it would not be computed.
+                // Fits 32 bits: the number of a channel's elements was checked before.
                 taps.push((at * phase + y / w.stride_h * pitch + x / w.stride_w) as u32);
             }
         }
         let channel = w.stride_h * w.stride_w * phase;
-        let most = taps.iter().max().copied().unwrap_or_default() as usize;
-        let len = channel.max(most + w.out_h * pitch + slack) + (channels - 1) * channel;
+        let last_tap = taps.iter().max().copied().unwrap_or_default() as usize;
+        let len = channel.max(last_tap + w.out_h * pitch + slack) + (channels - 1) * channel;
         let mut elements = watch.scratch().take(len);
         elements.fill(padding);
         Phases {
@@ -142,7 +142,7 @@ impl<'p> Phases<'p> {
         }
     }
 
-    /// Results of a channel, those between the rows that are not wanted included.
+    /// Number of results of a channel, including the unused ones between rows.
     pub(super) fn results(&self) -> usize {
         self.windows.out_h * self.pitch
     }
@@ -152,7 +152,7 @@ impl<'p> Phases<'p> {
         &self.elements
     }
 
-    /// Takes in a channel. What is padding stays as it is.
+    /// Copies a channel in. Padding is not changed.
     ///
     /// # Safety
     /// As [`Vector`].
@@ -165,7 +165,7 @@ impl<'p> Phases<'p> {
     ) {
         let w = &self.windows;
         let elements = &mut self.elements[channel * self.channel..];
-        // Where the first row of the image lies: in which row of a stride, and how far down.
+        // The position of the image's first row: its row of a stride, and its offset in the phase.
         let (mut at, mut down) = (w.pad_top % w.stride_h, w.pad_top / w.stride_h * self.pitch);
         for y in 0..w.in_h {
             if down >= self.phase {
@@ -192,15 +192,14 @@ impl<'p> Phases<'p> {
     }
 }
 
-/// For each row or column of a stride whether any element of a window lies there.
+/// For each row or column of a stride, whether any window reads it.
 fn read_at(kernel: usize, dilation: usize, stride: usize) -> Vec<bool> {
     let mut read = vec![false; stride];
     (0..kernel).for_each(|at| read[at * dilation % stride] = true);
     read
 }
 
-/// What is done with each channel of an input before it is filtered: `max(x · scale + shift,
-/// least)`.
+/// The scaling of each input channel before the filter: `max(x · scale + shift, least)`.
 #[derive(Clone, Copy)]
 pub(super) struct Scaling<'a> {
     /// One number for each channel.
@@ -224,10 +223,10 @@ impl<'a> Scaling<'a> {
     }
 }
 
-/// What is done with the elements of a channel before they are filtered.
+/// The scaling of one channel's elements before the filter.
 #[derive(Clone, Copy)]
 pub(super) struct Before {
-    /// Factor, summand and least result; none if they stay as they are.
+    /// Factor, summand and minimum result; `None` if the elements are not changed.
     pub(super) scaled: Option<[f32; 3]>,
 }
 
@@ -259,23 +258,23 @@ impl Before {
     }
 }
 
-/// An image as the right operand of a product: for each channel and element of the filter a step,
-/// for each place of the filter a column.
+/// An image as the right operand of a product, with a step for each channel and element of the
+/// filter, and a column for each position of the filter.
 pub(super) struct Patches<'a> {
     elements: &'a [f32],
-    /// From one channel to the next.
+    /// Distance between channels.
     channel: usize,
-    /// Where each element of the first window lies in a channel.
+    /// Offset of each element of the first window in a channel.
     taps: &'a [u32],
-    /// From one row of windows to the next, and how many there are in a row.
+    /// Distance between rows of windows, and the number of windows in a row.
     pitch: usize,
     columns: usize,
-    /// What is done with each channel first, if there is anything to be done.
+    /// The scaling of each channel, if there is one.
     before: Option<Scaling<'a>>,
 }
 
 impl<'a> Patches<'a> {
-    /// Windows of one element each, side by side.
+    /// Consecutive windows of one element each.
     pub(super) fn of_elements(
         elements: &'a [f32],
         channel: usize,
@@ -293,7 +292,7 @@ impl<'a> Patches<'a> {
             taps: &phases.taps,
             pitch: phases.pitch,
             columns: phases.windows.out_w,
-            // It was done when they were filled.
+            // The phases were scaled when they were filled.
             before: None,
         }
     }

@@ -1,18 +1,18 @@
 //! Native kernels: pure functions over checked ranges of a sandbox's memory.
 //!
-//! The guest asks in two ways: for one tile of a matrix product with a list of tract's operations
-//! ([`matmul_f32`]), and for a whole operator of a model with a request of our own ([`compute`]).
-//! Either is copied and every address in it checked before anything is computed; it is never read
-//! again, since a store of the kernel itself may overwrite it. A tile's work is bounded; whoever
-//! computes a whole operator looks at the clock. A request that is not acceptable ends the guest's
-//! instance; it can never touch memory outside of it.
+//! There are two kinds of requests: one tile of a matrix product with a list of tract's operations
+//! ([`matmul_f32`]), and a whole operator of a model with a request of our own ([`compute`]). The
+//! request is copied and every address in it is checked before any computation. It must not be read
+//! again, because the kernel's own stores may overwrite it. The work for a tile is bounded; the
+//! computation of a whole operator checks the deadline. An invalid request ends the guest's
+//! instance. A kernel must never access memory outside of the sandbox.
 //!
-//! What a kernel needs beside its operands is `scratch` memory: bounded, written before it is read,
-//! and cleared when a request has ended.
+//! In addition to its operands, a kernel uses `scratch` memory, which is bounded, written before it
+//! is read, and cleared when a request has ended.
 //!
-//! A request goes through `places` (addresses become slices, none of which the output is part of)
-//! to one of `conv`, `gemm`, `pool`, `reduce`, `permute`, `pointwise`; these are written once, for
-//! any `vector`.
+//! `places` turns the addresses of a request into slices that do not overlap the output. The
+//! kernels `conv`, `gemm`, `pool`, `reduce`, `permute` and `pointwise` are written once, for any
+//! `vector`.
 #![allow(missing_docs, reason = "only for Belljar's own crates")]
 
 mod conv;
@@ -40,7 +40,7 @@ mod x86;
 mod compute_tests;
 #[cfg(test)]
 mod memory_tests;
-/// Random and adversarial requests, which the fuzz target uses too.
+/// Random and hostile requests, which the fuzz target uses too.
 #[cfg(test)]
 #[path = "../../../tests/support/kernel_requests.rs"]
 mod requests;
@@ -59,14 +59,14 @@ use vector::dispatch;
 pub use watch::Watch;
 use watch::{Clock, Rows, done, in_parallel, split_rows};
 
-/// An instruction set that this machine has, and for which there are kernels. Only
-/// [`InstructionSet::available`] makes one that not every machine has.
+/// An instruction set of this machine for which there are kernels. Only
+/// [`InstructionSet::available`] creates values other than [`InstructionSet::PORTABLE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstructionSet(Instructions);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Instructions {
-    /// AVX-512F, and with it AVX2 and FMA.
+    /// AVX-512F, AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -80,7 +80,7 @@ impl InstructionSet {
     /// Plain Rust, for any machine.
     pub const PORTABLE: InstructionSet = InstructionSet(Instructions::Portable);
 
-    /// What this machine has, best first.
+    /// The instruction sets of this machine, best first.
     pub fn available() -> Vec<InstructionSet> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -99,7 +99,7 @@ impl InstructionSet {
         found
     }
 
-    /// Its name; nothing if it is plain Rust.
+    /// Its name; `None` for plain Rust.
     pub fn name(self) -> Option<&'static str> {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -112,7 +112,7 @@ impl InstructionSet {
         }
     }
 
-    /// The best this machine has.
+    /// The best instruction set of this machine.
     pub fn best() -> InstructionSet {
         static BEST: std::sync::OnceLock<InstructionSet> = std::sync::OnceLock::new();
         *BEST.get_or_init(|| {
@@ -146,7 +146,7 @@ pub fn matmul_f32(
     Ok(())
 }
 
-/// Computes what the request of `count` words at `address` asks for.
+/// Computes the request of `count` words at `address`.
 pub fn compute(memory: &mut [u8], address: u32, count: u32, watch: &Watch) -> Result<(), Refused> {
     if count as usize > MAX_KERNEL_WORDS {
         return Err(Refused::TooMuch);

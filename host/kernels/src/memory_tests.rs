@@ -1,4 +1,4 @@
-//! What kernels allocate, counted by the allocator: never more than they say beforehand.
+//! Counts what kernels allocate: never more than the bound that they compute beforehand.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::operations::Refused;
 use super::{InstructionSet, Watch, compute, requests};
 
-/// The system's allocator, which counts what threads allocate that are to be counted.
+/// The system's allocator, with a count of the allocations of selected threads.
 struct Counting;
 
 #[global_allocator]
@@ -32,7 +32,7 @@ fn count(bytes: isize) {
     }
 }
 
-// SAFETY: everything is handed on to the system's allocator as it came; counting allocates nothing.
+// SAFETY: every call is passed on to the system's allocator unchanged; counting allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
@@ -47,7 +47,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, from: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Both may be there for a moment.
+        // Both may exist at the same time.
         count(size as isize);
         // SAFETY: the caller's.
         let to = unsafe { System.realloc(from, layout, size) };
@@ -69,8 +69,8 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What something comes to, and the most bytes that it had allocated at a time, on this thread and
-/// on those of its kernels.
+/// The result of a function, and the peak of bytes allocated by this thread and its kernels'
+/// threads.
 fn measured<T>(watch: &Watch, something: impl FnOnce() -> T) -> (T, u64) {
     let all = |counted| {
         COUNTED.set(counted);
@@ -85,7 +85,7 @@ fn measured<T>(watch: &Watch, something: impl FnOnce() -> T) -> (T, u64) {
     (result, u64::try_from(peak).unwrap_or_default())
 }
 
-/// What a request itself takes once it is read, and lists of one entry for each thread.
+/// Bytes of a decoded request, and of lists with one entry for each thread.
 const REQUEST_BYTES: u64 = 16 << 10;
 
 fn run(memory: &mut [f32], request: &Kernel, watch: &Watch) -> (Result<(), Refused>, u64) {
@@ -96,7 +96,7 @@ fn run(memory: &mut [f32], request: &Kernel, watch: &Watch) -> (Result<(), Refus
     measured(watch, || compute(bytemuck::cast_slice_mut(memory), 0, words.len() as u32, watch))
 }
 
-/// Where large outputs are, in bytes: behind all inputs.
+/// The address of large outputs, in bytes: after all inputs.
 const OUTPUT: u32 = 72 << 20;
 
 fn infinite() -> (u32, u32) {
@@ -150,8 +150,8 @@ fn pooling() -> Pool {
     }
 }
 
-/// Requests each of which once took a multiple of what scratch memory is bounded by: for lists with
-/// an entry for each row and column, each window, each group, or each element of a window.
+/// Requests that once needed a multiple of the scratch memory limit, for lists with an entry for
+/// each row and column, each window, each group, or each element of a window.
 fn expensive() -> Vec<(&'static str, Kernel)> {
     let upright = Conv { in_w: 2, kernel_h: 128, kernel_w: 2, dilation_h: 65536, ..convolution() };
     let upright = Conv { row_stride: 2, channel_stride: 1 << 24, batch_stride: 1 << 24, ..upright };
@@ -167,7 +167,7 @@ fn expensive() -> Vec<(&'static str, Kernel)> {
         }),
         ("a run for each of 7 million rows", {
             let in_h = 7_000_000;
-            // By a product, which holds one channel.
+            // Computed as a product, which holds one channel.
             let more = Conv { channels_out: 2, kernel_h: 64, ..upright };
             Kernel::Conv(Conv { in_h, out_h: in_h - 63 * 65536, ..more })
         }),
@@ -224,13 +224,13 @@ fn expensive() -> Vec<(&'static str, Kernel)> {
 
 /// For requests that are computed and for those that are refused, on one thread and on several.
 #[test]
-fn kernels_allocate_no_more_than_they_say_beforehand() {
+fn kernels_allocate_no_more_than_their_computed_bound() {
     let _turn = turn();
-    // Not from the allocator that counts: it is no kernel's.
+    // Allocated outside of the measurement, because it does not belong to a kernel.
     let mut memory = vec![1.0f32; 24 << 20];
     for threads in [1, 4] {
         let mut watch = Watch::new(InstructionSet::best(), threads).unwrap();
-        // Long enough for everything to be allocated, and no test of speed.
+        // Long enough for all allocations; the kernels need not finish.
         for (what, request) in expensive() {
             watch.until(Some(std::time::Instant::now() + std::time::Duration::from_secs(2)));
             let each = request.scratch_bytes();
@@ -245,7 +245,7 @@ fn kernels_allocate_no_more_than_they_say_beforehand() {
                 }
             }
         }
-        // Together with what is kept from one to the next.
+        // The same bound holds together with the memory that is kept between kernels.
         watch.until(None);
         let ((), peak) = measured(&watch, || {
             for side in [100, 900, 2000, 300, 2800, 1200, 2000, 2900] {
@@ -270,7 +270,7 @@ fn kernels_allocate_no_more_than_they_say_beforehand() {
     }
 }
 
-/// What the limit on memory leaves bounds all threads together, and what is kept gives way.
+/// The remaining memory bounds all threads together, and kept scratch memory is released for it.
 #[test]
 fn kernels_that_need_more_than_the_limit_leaves_are_refused_before_they_allocate() {
     let _turn = turn();
@@ -286,13 +286,13 @@ fn kernels_that_need_more_than_the_limit_leaves_are_refused_before_they_allocate
         let (ended, peak) = run(&mut memory, &request, &watch);
         assert_eq!(ended, Err(Refused::Memory));
         assert!(peak <= REQUEST_BYTES, "{peak}");
-        // One plane is one thread's work.
+        // One plane is computed by one thread.
         watch.room(each);
         let (ended, peak) = run(&mut memory, &request, &watch);
         assert_eq!(ended, Ok(()));
         assert!(peak <= each + REQUEST_BYTES, "{peak}");
         assert!(watch.scratch().bytes() > 4 << 20);
-        // What that has left is in the way of another kernel, and goes.
+        // Its kept memory is released for the next kernel.
         let other = Kernel::Pool(Pool { in_h: 990, out_h: 989, planes: 1, ..pool });
         watch.room(other.scratch_bytes());
         let (ended, _) = run(&mut memory, &other, &watch);
@@ -312,7 +312,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
-    fn no_request_allocates_more_than_is_counted_for_it(
+    fn random_requests_allocate_no_more_than_their_computed_bound(
         bytes in prop::collection::vec(any::<u8>(), 0..300), threads in 1..4u32,
     ) {
         let _turn = turn();

@@ -1,4 +1,4 @@
-//! The product with NEON. `unsafe` is here for the instructions, and for loads whose ranges were
+//! The product with NEON. `unsafe` is needed for the instructions, and for loads whose ranges were
 //! checked before. Every element is a chain of fused multiply-adds in the order of the steps.
 
 use std::arch::aarch64::*;
@@ -13,10 +13,10 @@ pub(super) unsafe fn run(tile: &mut Tile, memory: &mut [u8], operations: &[Opera
     tile.run(memory, operations, |rows, a, b, depth| {
         let height = rows.len();
         assert!(a.len() >= 4 * depth * height && b.len() >= 4 * depth * COLUMNS);
-        // Wrapping, as with no steps there are no elements to point at.
+        // Wrapping, because without steps the pointer may be out of bounds.
         for half in [0, 16] {
             for (block, rows) in rows.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                // SAFETY: the caller vouches for the instructions. `a` has `height` elements for
+                // SAFETY: the caller guarantees the instructions. `a` has `height` elements for
                 // each step, of which the four from `4 * block` on are read, and `b` has 32, of
                 // which the sixteen from `half` on are.
                 unsafe {

@@ -1,35 +1,35 @@
-//! From a list of operations in a sandbox's memory to checked ones.
+//! Decodes and checks a list of operations in a sandbox's memory.
 //!
-//! An entry is 20 bytes: a number, and up to four 32-bit words, as `FusedKerSpec<f32>` of
-//! tract-linalg 0.23.9 lies in the memory of a 32-bit machine. Strides are signed.
+//! An entry is 20 bytes: a number, and up to four 32-bit words, which is the memory layout of
+//! `FusedKerSpec<f32>` of tract-linalg 0.23.9 on a 32-bit machine. Strides are signed.
 
-/// Columns of every tile.
+/// Number of columns of every tile.
 pub(super) const COLUMNS: usize = 32;
 
-/// Most entries of a list: tract's longest have a dozen.
+/// Maximum number of entries of a list: tract's longest have a dozen.
 const MAX_OPERATIONS: u32 = 64;
 
-/// Most steps of all products of a list: at 32 × 32 elements each some 30 ms of work, after which
-/// the guest, and with it the deadline, has its turn again.
+/// Maximum number of steps of all products of a list: with 32 × 32 elements each, about 30 ms of
+/// work, after which the guest continues and its deadline is checked.
 const MAX_DEPTH: u64 = 1 << 20;
 
 const ENTRY: usize = 20;
 const F32: u64 = 4;
 
-/// Why a list is not acceptable. The guest is broken, or hostile.
+/// Why a request is refused. The guest is then faulty or hostile, or a limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    #[error("a kernel was given an address outside of its sandbox")]
+    #[error("kernel request with an address outside of the sandbox")]
     OutOfBounds,
-    #[error("a kernel was given operations that do not exist")]
+    #[error("malformed kernel request")]
     Malformed,
-    #[error("a kernel was asked for too much work at once")]
+    #[error("kernel request for too much work at once")]
     TooMuch,
-    #[error("a kernel was asked to write over what it reads")]
+    #[error("kernel request whose output overlaps an input")]
     Overlapping,
-    #[error("a kernel needs more scratch memory than the limit on memory leaves")]
+    #[error("a kernel needs more scratch memory than the memory limit leaves")]
     Memory,
-    #[error("a kernel ran into the deadline")]
+    #[error("a kernel reached the deadline")]
     Interrupted,
 }
 
@@ -46,7 +46,7 @@ pub(super) enum Binary {
     SubFlipped,
 }
 
-/// Consecutive elements: the offset of the first byte. All of them are inside of memory.
+/// Consecutive elements inside of memory: the offset of the first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run(pub(super) usize);
 
@@ -113,7 +113,7 @@ pub(super) fn decode(
         }
         operations.push(operation);
     }
-    // A list must say where it ends.
+    // A list must have an end marker.
     Err(Refused::Malformed)
 }
 
@@ -131,7 +131,7 @@ impl Check {
         });
         let [number, one, two, three, four] = words;
         let columns = COLUMNS as u64;
-        // Six operations in a row differ only in what they do with the operand.
+        // Six consecutive numbers differ only in the binary operation.
         let binary = |first| match number - first {
             0 => Binary::Min,
             1 => Binary::Max,
@@ -159,7 +159,7 @@ impl Check {
                     b: self.run(three, depth * columns)?,
                 }
             }
-            // 22 to 24 scale integers, which tiles of this type never do.
+            // 22 to 24 scale integers, which do not occur in tiles of this type.
             _ => return Err(Refused::Malformed),
         }))
     }
@@ -173,7 +173,8 @@ impl Check {
         Ok(Run(address as usize))
     }
 
-    /// A tile at strides. Rows and columns are few and strides 32 bits, so 64 hold every address.
+    /// A tile with strides. There are few rows and columns and strides have 32 bits, so addresses
+    /// cannot overflow 64 bits.
     fn strided(&self, start: u32, row: u32, column: u32, size: u32) -> Result<Strided, Refused> {
         if u64::from(size) != F32 {
             return Err(Refused::Malformed);
@@ -181,9 +182,9 @@ impl Check {
         let (row, column) = (i64::from(row as i32), i64::from(column as i32));
         let (last_row, last_column) = (self.rows as i64 - 1, COLUMNS as i64 - 1);
         let start = i64::from(start);
-        let least = start + (row * last_row).min(0) + (column * last_column).min(0);
-        let most = start + (row * last_row).max(0) + (column * last_column).max(0);
-        if least < 0 || most as u64 + F32 > self.len {
+        let min = start + (row * last_row).min(0) + (column * last_column).min(0);
+        let max = start + (row * last_row).max(0) + (column * last_column).max(0);
+        if min < 0 || max as u64 + F32 > self.len {
             return Err(Refused::OutOfBounds);
         }
         Ok(Strided {

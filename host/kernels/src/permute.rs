@@ -1,4 +1,4 @@
-//! The elements of a tensor in another order.
+//! Permutations of a tensor's dimensions.
 
 use belljar_abi::kernel::{KERNEL_RANK, Permute};
 
@@ -9,7 +9,7 @@ use super::{Refused, Watch};
 /// Rows and columns that are transposed together, so that both sides stay in the cache.
 const BLOCK: usize = 16;
 
-/// Checks a permutation and carries it out.
+/// Checks a permutation and computes it.
 pub(super) fn permute(memory: &mut [u8], permute: &Permute, watch: &Watch) -> Result<(), Refused> {
     if permute.dims.contains(&0) {
         return Err(Refused::Malformed);

@@ -1,10 +1,10 @@
-//! Places in a sandbox's memory: from addresses that nobody vouches for to slices.
+//! Converts untrusted addresses in a sandbox's memory to checked slices.
 
 use super::Refused;
 
 const F32: u64 = 4;
 
-/// Elements from an address on, inside of memory.
+/// A range of elements inside of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     start: usize,
@@ -22,7 +22,7 @@ impl Place {
             .and_then(|bytes| bytes.checked_add(address.into()))
             .filter(|end| *end <= memory.len() as u64)
             .ok_or(Refused::OutOfBounds)?;
-        // Both are at most the length of memory.
+        // Both values are at most the length of memory.
         Ok(Place { start: address as usize / 4, len: (end - u64::from(address)) as usize / 4 })
     }
 
@@ -35,21 +35,21 @@ impl Place {
     }
 }
 
-/// What a kernel reads and what it writes. None of the former is part of the latter.
+/// The inputs and the output of a kernel, which do not overlap.
 pub(super) struct Places<'a> {
     before: &'a [f32],
     after: &'a [f32],
-    /// Where `after` starts.
+    /// Offset of `after`.
     from: usize,
 }
 
 impl<'a> Places<'a> {
-    /// Splits a memory into the place of an output and everything else.
+    /// Splits a memory into the range of the output and everything else.
     pub(super) fn split(
         memory: &'a mut [u8],
         output: Place,
     ) -> Result<(&'a mut [f32], Places<'a>), Refused> {
-        // A linear memory starts at a page and is a number of pages long.
+        // A linear memory starts at a page boundary and is a whole number of pages long.
         let memory: &mut [f32] =
             bytemuck::try_cast_slice_mut(memory).map_err(|_| Refused::Malformed)?;
         let (before, rest) =
@@ -58,7 +58,7 @@ impl<'a> Places<'a> {
         Ok((output_, Places { before, after, from: output.end() }))
     }
 
-    /// An input. Refused if the output is part of it.
+    /// An input. Refused if it overlaps the output.
     pub(super) fn get(&self, place: Place) -> Result<&'a [f32], Refused> {
         let here = Place { start: self.before.len(), len: self.from - self.before.len() };
         if !place.is_apart_from(&here) {
@@ -76,8 +76,8 @@ impl<'a> Places<'a> {
     }
 }
 
-/// As [`extent_with_repeats`], for kernels that read every element at a place of its own: a stride
-/// of 0 over more than one element is refused.
+/// Like [`extent_with_repeats`], for kernels that cannot repeat elements: a stride of 0 over more
+/// than one element is refused.
 pub(super) fn extent(dims: &[(u32, u32)]) -> Result<u64, Refused> {
     if dims.iter().any(|(count, stride)| *count > 1 && *stride == 0) {
         return Err(Refused::Malformed);
@@ -85,19 +85,19 @@ pub(super) fn extent(dims: &[(u32, u32)]) -> Result<u64, Refused> {
     extent_with_repeats(dims)
 }
 
-/// How many elements lie from the first to the last of some that are `(count, stride)` apart along
-/// several dimensions; 0 if there are none. A stride of 0 repeats an element.
+/// The number of elements from the first to the last element of a tensor with these dimensions, as
+/// `(count, stride)`; 0 if it is empty. A stride of 0 repeats an element.
 pub(super) fn extent_with_repeats(dims: &[(u32, u32)]) -> Result<u64, Refused> {
     let mut last = 0u64;
     for (count, stride) in dims {
-        let Some(most) = count.checked_sub(1) else { return Ok(0) };
-        let more = u64::from(most).checked_mul((*stride).into()).ok_or(Refused::OutOfBounds)?;
+        let Some(steps) = count.checked_sub(1) else { return Ok(0) };
+        let more = u64::from(steps).checked_mul((*stride).into()).ok_or(Refused::OutOfBounds)?;
         last = last.checked_add(more).ok_or(Refused::OutOfBounds)?;
     }
     last.checked_add(1).ok_or(Refused::OutOfBounds)
 }
 
-/// The product of some numbers that are to be a number of elements.
+/// The number of elements of a tensor with these dimensions.
 pub(super) fn volume(dims: &[u32]) -> Result<u64, Refused> {
     if dims.contains(&0) {
         return Ok(0);

@@ -1,7 +1,7 @@
-//! Programs of element by element steps: what is left of a model between its products.
+//! Programs of elementwise steps, such as the operators between a model's products.
 //!
-//! A program runs on some hundred elements at a time, so that what passes from step to step stays
-//! in the nearest cache.
+//! A program runs on some hundred elements at a time, so that intermediate results stay in the
+//! first level cache.
 
 use belljar_abi::kernel::{KERNEL_RANK, MAX_POINTWISE_INPUTS, Pointwise, PointwiseStep, Step};
 use belljar_abi::narrow::Narrow;
@@ -10,10 +10,10 @@ use super::places::{Place, Places, extent_with_repeats, volume};
 use super::vector::{Job, Vector, erf, exp, gelu, gelu_by_tanh, sigmoid, tanh};
 use super::{Refused, Rows, Watch, in_parallel, split_rows};
 
-/// Elements that go through all steps together.
+/// Number of elements that a program processes at a time.
 const CHUNK: usize = 512;
 
-/// Chunks after which the clock is looked at.
+/// Number of chunks between checks of the deadline.
 const CHUNKS_BETWEEN: usize = 64;
 
 type Register = [f32; CHUNK];
@@ -23,12 +23,12 @@ struct Input<'a> {
     strides: [usize; KERNEL_RANK],
 }
 
-/// Where an operand of a step is, for one chunk.
+/// The operand of a step, for one chunk.
 #[derive(Clone, Copy)]
 enum Operand {
-    /// One element after the other.
+    /// Consecutive elements.
     Each(*const f32),
-    /// The same for all.
+    /// One value for all elements.
     Same(f32),
 }
 
@@ -48,7 +48,7 @@ pub(super) fn pointwise(
         for (along, pair) in along.iter_mut().zip(program.dims.iter().zip(input.strides)) {
             *along = (*pair.0, pair.1);
         }
-        // Along the last dimension elements lie side by side or are one.
+        // Along the last dimension, elements are consecutive or broadcast.
         if !matches!(input.strides, [.., 0 | 1]) {
             return Err(Refused::Malformed);
         }
@@ -108,7 +108,7 @@ impl Job for Elements<'_, '_> {
     }
 }
 
-/// Where each input's part of a row starts.
+/// The offset of each input for a row.
 #[inline(always)]
 fn offsets(
     dims: &[usize; KERNEL_RANK],
@@ -129,7 +129,7 @@ fn offsets(
     offsets
 }
 
-/// All steps on a part of a row.
+/// Runs all steps on a part of a row.
 ///
 /// # Safety
 /// As [`Vector`].
@@ -163,12 +163,12 @@ unsafe fn chunk<V: Vector>(
             }
         };
         let (a, b) = (operand(step.a), operand(step.b));
-        // A whole number of vectors is read only where there is one: from registers, and from
-        // inputs when the chunk is full. Else the rest is done with a copy.
+        // Whole vectors are read only where they exist: from registers, and from inputs if the
+        // chunk is full. Otherwise the rest is computed from a padded copy.
         let result = &mut rest[0];
-        // SAFETY: the caller's. Registers are 512 elements long, a multiple of every vector and not
-        // less than `whole`; inputs are `len`, and `full` is not more than that. The result's register
-        // is none of those before it, and no input's.
+        // SAFETY: the caller's. Registers are 512 elements long, a multiple of every vector's
+        // length and at least `whole`; inputs have `len` elements, and `full` is at most that. The
+        // result's register differs from the previous ones and from the inputs.
         unsafe {
             let full = len / V::LANES * V::LANES;
             apply::<V>(step.step, a, b, full, result.as_mut_ptr());
@@ -184,7 +184,7 @@ unsafe fn chunk<V: Vector>(
     }
 }
 
-/// The last elements of an operand, filled up to a vector.
+/// The last elements of an operand, padded to a vector.
 struct Tail {
     elements: [f32; 16],
     same: bool,
@@ -216,8 +216,8 @@ unsafe fn tail(operand: Operand, from: usize, len: usize) -> Tail {
     }
 }
 
-/// What a step does. Types rather than closures: only a function can be told to be inlined, and
-/// instructions of a set that the surrounding code has not got are calls.
+/// The operation of a step. These are types rather than closures, because closures cannot be marked
+/// for inlining, and without inlining each vector instruction becomes a call.
 trait Apply {
     /// # Safety
     /// As [`Vector`].
@@ -259,7 +259,7 @@ steps! {
     GeluByTanh: |a, _b| gelu_by_tanh(a);
 }
 
-/// One step on a whole number of vectors.
+/// Runs one step on a whole number of vectors.
 ///
 /// # Safety
 /// As [`each`].
@@ -292,11 +292,11 @@ unsafe fn apply<V: Vector>(step: Step, a: Operand, b: Operand, len: usize, to: *
     }
 }
 
-/// Rounds each element as the sandbox does. The function has no branches, so that the compiler turns
-/// the loop into the vector instructions of the code around it.
+/// Rounds each element as the sandbox does. `round` must not branch, so that the compiler
+/// vectorizes the loop for the instruction set of the caller.
 ///
 /// # Safety
-/// As [`each`], of whole vectors or not.
+/// As [`each`], but `len` need not be a whole number of vectors.
 #[inline(always)]
 unsafe fn rounded(a: Operand, len: usize, to: *mut f32, round: impl Fn(f32) -> f32) {
     // SAFETY: the caller's: both are `len` elements long, initialised, and apart from each other.
@@ -314,11 +314,11 @@ unsafe fn rounded(a: Operand, len: usize, to: *mut f32, round: impl Fn(f32) -> f
     }
 }
 
-/// A step on elements, one vector after the other.
+/// Runs a step on one vector after the other.
 ///
 /// # Safety
-/// As [`Vector`]. `len` is a whole number of vectors; each operand of elements has `len` of them, and so
-/// has the place of the results, which overlaps none of them.
+/// As [`Vector`]. `len` is a whole number of vectors. Each operand of elements and the destination
+/// have `len` elements, and the destination overlaps no operand.
 #[inline(always)]
 unsafe fn each<V: Vector, S: Apply>(a: Operand, b: Operand, len: usize, to: *mut f32) {
     // SAFETY: the caller's.

@@ -1,4 +1,4 @@
-//! Pooling: the greatest element or the mean of every window.
+//! Pooling: the maximum or the mean of every window.
 
 use belljar_abi::kernel::{MAX_POOL_SIZE, MAX_TAPS, Pool};
 
@@ -12,7 +12,7 @@ use super::{Clock, Refused, Rows, Watch, in_parallel, split_rows};
 enum Mode {
     Max,
     Sum,
-    /// The mean of what is not padding.
+    /// The mean of the elements that are not padding.
     Mean,
     MeanWithPadding,
 }
@@ -23,11 +23,11 @@ pub(super) fn pool(memory: &mut [u8], pool: &Pool, watch: &Watch) -> Result<(), 
     let all = [
         p.planes, p.in_h, p.in_w, p.out_h, p.out_w, p.kernel_h, p.kernel_w, p.stride_h, p.stride_w,
     ];
-    let most = [p.in_h, p.in_w, p.kernel_h, p.kernel_w, p.stride_h, p.stride_w];
-    if all.contains(&0) || most.iter().any(|size| *size > MAX_POOL_SIZE) {
+    let sizes = [p.in_h, p.in_w, p.kernel_h, p.kernel_w, p.stride_h, p.stride_w];
+    if all.contains(&0) || sizes.iter().any(|size| *size > MAX_POOL_SIZE) {
         return Err(Refused::Malformed);
     }
-    // A window of nothing but padding has no greatest element and no mean.
+    // A window that contains only padding has no maximum and no mean.
     let last = |out: u32, stride: u32| u64::from(out - 1) * u64::from(stride);
     let inside = p.pad_top < p.kernel_h
         && p.pad_left < p.kernel_w
@@ -125,7 +125,7 @@ impl Job for Planes<'_, '_> {
     }
 }
 
-/// One by the number of elements that count, for each window of a row.
+/// The reciprocal of the number of elements that count, for each window of a row.
 struct Factors<'a> {
     windows: &'a Windows,
     mode: Mode,
@@ -143,7 +143,7 @@ impl Factors<'_> {
         Factors { windows, mode, rows: None, row: vec![0.0; len] }
     }
 
-    /// Those of the windows in row `y`. Most rows have the same.
+    /// The factors of the windows in row `y`. Most rows have the same factors.
     fn of_row(&mut self, y: usize) -> &[f32] {
         let Factors { windows: w, mode, .. } = *self;
         let valid = |out: usize, stride: usize, kernel: usize, pad: usize, size: usize| {
@@ -164,7 +164,7 @@ impl Factors<'_> {
     }
 }
 
-/// Whether it came to its end in time: a window may be as large as an image.
+/// Returns whether it finished before the deadline: a window may be as large as an image.
 #[inline(always)]
 unsafe fn gather<V: Vector, const MAX: bool>(
     phases: &Phases<'_>,

@@ -1,5 +1,5 @@
-//! The product in plain Rust, for machines without kernels of their own and for tests to compare
-//! with.
+//! The product in plain Rust, for machines without specialised kernels, and as a reference for
+//! tests.
 
 use super::operations::{COLUMNS, Operation};
 use super::tile::{Row, Tile};

@@ -1,10 +1,9 @@
-//! Matrix products by panels: the operands are brought into panels of eight rows and 48 columns
-//! (unless they come so), and tiles of 8 × 48 elements are computed in registers.
+//! Matrix products by panels: the operands are packed into panels of eight rows and 48 columns
+//! (unless they are packed already), and tiles of 8 × 48 elements are computed in registers.
 //!
-//! The way of blocking is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix
-//! Multiplication" (2008). Every element is a chain of fused multiply-adds in the order of the
-//! steps, interrupted at the same steps whatever the instruction set, so those with fused
-//! multiply-adds give the same bits.
+//! The blocking follows Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
+//! (2008). Every element is a chain of fused multiply-adds in the order of the steps, split at the
+//! same steps on every instruction set, so all sets with fused multiply-adds produce the same bits.
 
 use belljar_abi::kernel::{PANEL_COLUMNS, PANEL_ROWS};
 
@@ -14,13 +13,15 @@ use super::image::Patches;
 use super::scratch::Scratch;
 use super::vector::Vector;
 
-/// Most steps of a block: eight rows of that many fit the first cache beside what else is used.
+/// Maximum number of steps of a block: eight rows of this length fit into the first level cache
+/// together with the other data in use.
 const BLOCK_STEPS: usize = 384;
 
-/// Most elements of a block of right operands: some hundred kilobytes, for the second cache.
+/// Maximum number of elements of a block of right operands: some hundred kilobytes, for the second
+/// level cache.
 const BLOCK_ELEMENTS: usize = 80 << 10;
 
-/// Width of the narrowest panel; every panel's is a multiple of it.
+/// Width of the narrowest panel; the width of every panel is a multiple of it.
 const GRAIN: usize = 16;
 
 /// The left operand.
@@ -28,7 +29,7 @@ const GRAIN: usize = 16;
 pub(super) enum Left<'a> {
     /// Panels of eight rows.
     Packed(&'a [f32]),
-    /// Elements at strides.
+    /// Elements with strides.
     Strided { elements: &'a [f32], row: usize, step: usize },
 }
 
@@ -37,13 +38,13 @@ pub(super) enum Left<'a> {
 pub(super) enum Right<'a> {
     /// Panels of 48 columns.
     Packed(&'a [f32]),
-    /// Elements at strides.
+    /// Elements with strides.
     Strided { elements: &'a [f32], step: usize, column: usize },
-    /// What a filter sees of an image.
+    /// The patches of an image that a filter covers.
     Patches(&'a Patches<'a>),
 }
 
-/// What is done with a finished product.
+/// The operations on a finished product.
 #[derive(Clone, Copy)]
 pub(super) struct Finish<'a> {
     /// Added to every element of a row.
@@ -56,7 +57,7 @@ pub(super) struct Finish<'a> {
     pub(super) high: f32,
 }
 
-/// A product, all of whose operands were checked to be long enough.
+/// A product whose operands were checked to be long enough.
 #[derive(Clone, Copy)]
 pub(super) struct Product<'a> {
     pub(super) m: usize,
@@ -67,7 +68,7 @@ pub(super) struct Product<'a> {
     pub(super) finish: Finish<'a>,
 }
 
-/// Memory that one product leaves for the next.
+/// Memory that consecutive products share.
 pub(super) struct Panels<'p> {
     left: Scratch<'p>,
     right: Scratch<'p>,
@@ -87,19 +88,20 @@ fn width(n: usize, column: usize) -> usize {
     (n - column).min(PANEL_COLUMNS).next_multiple_of(GRAIN)
 }
 
-/// Elements of a right operand in panels.
+/// Number of elements of a right operand in panels.
 pub(super) fn packed_right_len(n: usize, k: usize) -> usize {
     let whole = n / PANEL_COLUMNS * PANEL_COLUMNS;
     (whole + (n - whole).next_multiple_of(GRAIN)).saturating_mul(k)
 }
 
-/// Elements of a left operand in panels.
+/// Number of elements of a left operand in panels.
 pub(super) fn packed_left_len(m: usize, k: usize) -> usize {
     m.next_multiple_of(PANEL_ROWS).saturating_mul(k)
 }
 
 impl Product<'_> {
-    /// Computes it into `m × n` elements in order. Answers whether it came to its end.
+    /// Computes the product into `m × n` elements in order. Returns whether it finished before the
+    /// deadline.
     ///
     /// # Safety
     /// As [`Vector`].
@@ -144,7 +146,7 @@ impl Product<'_> {
                             }
                             _ => &right_scratch[(column - from) * depth..][..depth * width],
                         };
-                        // SAFETY: the caller's; both operands are as long as the steps ask for.
+                        // SAFETY: the caller's; both operands are long enough for the steps.
                         unsafe {
                             tile_of::<V>(rows, depth, a, b, width, &mut tile);
                             self.finish_tile::<V>(&tile, row, rows, column, first, last, output);
@@ -156,7 +158,7 @@ impl Product<'_> {
         true
     }
 
-    /// Brings `depth` steps of some columns into panels, one after the other.
+    /// Packs `depth` steps of some columns into consecutive panels.
     #[inline(always)]
     unsafe fn pack_right<V: Vector>(
         &self,
@@ -196,7 +198,7 @@ impl Product<'_> {
         }
     }
 
-    /// `depth` steps of eight rows; those beyond the last are zeros.
+    /// Packs `depth` steps of eight rows; rows beyond the last are zeros.
     #[inline(always)]
     fn left_panel<'s>(
         &'s self,
@@ -217,7 +219,7 @@ impl Product<'_> {
                 }
                 for at in 0..rows {
                     let from = &elements[(row + at) * apart + step * stride..];
-                    // As many elements on both sides: the steps of this row.
+                    // Both sides have the same length: the steps of this row.
                     let to = panel[at..].iter_mut().step_by(PANEL_ROWS);
                     if stride == 1 {
                         to.zip(&from[..depth]).for_each(|(to, from)| *to = *from);
@@ -233,7 +235,8 @@ impl Product<'_> {
         }
     }
 
-    /// Brings a tile into the output: adds what earlier steps gave, and finishes after the last.
+    /// Stores a tile in the output: adds the sums of earlier steps, and applies the final
+    /// operations after the last step.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "the places of a tile, spelled out")]
     unsafe fn finish_tile<V: Vector>(
@@ -256,8 +259,8 @@ impl Product<'_> {
             let by_column = column_bias.map(|bias| &bias[column..][..valid]);
             let residual = residual.map(|residual| &residual[start..][..valid]);
             let mut done = 0;
-            // SAFETY: the caller's; all slices have `valid` elements, and `done` and the lanes
-            // after it stay below that.
+            // SAFETY: the caller's; all slices have `valid` elements, and `done` plus a vector's
+            // lanes is at most that.
             unsafe {
                 while done + V::LANES <= valid {
                     let mut value = V::load(from.as_ptr().add(done));
@@ -275,7 +278,7 @@ impl Product<'_> {
                         if let Some(residual) = residual {
                             value = value.add(V::load(residual.as_ptr().add(done)));
                         }
-                        // The bound comes first: the instructions are cheaper so.
+                        // The bound is the first operand, which needs fewer instructions.
                         value = V::splat(low).max(value);
                         value = V::splat(high).min(value);
                     }
@@ -302,7 +305,7 @@ impl Product<'_> {
     }
 }
 
-/// As the vectors do it: NaN stays.
+/// Like the vectors' clamp: NaN stays NaN.
 pub(super) fn clamp(value: f32, low: f32, high: f32) -> f32 {
     let value = if value < low { low } else { value };
     if value > high { high } else { value }
@@ -334,13 +337,13 @@ unsafe fn tile_of<V: Vector>(
             (_, 1) => columns::<V, 1, 3>(1, depth, a, b, width, tile),
             (_, 2..=4) => columns::<V, 4, 3>(1, depth, a, b, width, tile),
             (8, _) => columns::<V, 4, 3>(2, depth, a, b, width, tile),
-            // Of 32 registers 24 for the sums.
+            // 24 of 32 registers hold sums.
             _ => columns::<V, 8, 3>(1, depth, a, b, width, tile),
         }
     }
 }
 
-/// All columns of a tile, in pieces of three vectors, or of one where three do not fit.
+/// All columns of a tile, in pieces of three vectors, or of one if three do not fit.
 ///
 /// # Safety
 /// As [`tile_of`]; `groups × R` rows are at most eight.
@@ -386,8 +389,8 @@ unsafe fn piece<V: Vector, const R: usize, const C: usize>(
     width: usize,
     tile: *mut f32,
 ) {
-    // SAFETY: the caller's. The pointers wrap where they are moved beyond the last step, and are
-    // not used there.
+    // SAFETY: the caller's. The pointers use wrapping arithmetic because they move beyond the last
+    // step, where they are not dereferenced.
     unsafe {
         let mut sums = [[V::splat(0.0); C]; R];
         for _ in 0..depth {

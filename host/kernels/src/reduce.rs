@@ -14,7 +14,7 @@ enum Mode {
     MeanOfSquares,
 }
 
-/// Elements of the inner dimension that are held at once.
+/// Number of elements of the inner dimension that are held at a time.
 const COLUMNS: usize = 512;
 
 /// Checks a reduction and computes it.
@@ -115,7 +115,7 @@ unsafe fn join<V: Vector, const MODE: u32>(sum: V, value: V) -> V {
     }
 }
 
-/// As the vectors do it, to the bit: with one rounding.
+/// Like the vectors' version, with the same bits: rounded once.
 #[inline(always)]
 fn join_one<const MODE: u32>(sum: f32, value: f32) -> f32 {
     match MODE {
@@ -127,13 +127,14 @@ fn join_one<const MODE: u32>(sum: f32, value: f32) -> f32 {
     }
 }
 
-/// Reduces a row. Sixteen partial results whatever the vectors, so that all give the same bits.
+/// Reduces a row. Every instruction set uses sixteen partial results, so that all produce the same
+/// bits.
 #[inline(always)]
 unsafe fn row<V: Vector, const MODE: u32>(from: &[f32]) -> f32 {
     let mut partial = [start::<MODE>(); 16];
     let vectors = 16 / V::LANES;
     let (chunks, rest) = from.as_chunks::<16>();
-    // SAFETY: the caller's; sixteen elements are so many vectors, of which there are four at most.
+    // SAFETY: the caller's; sixteen elements are a whole number of vectors, at most four.
     unsafe {
         let mut sums = [V::splat(start::<MODE>()); 4];
         for chunk in chunks {
@@ -149,7 +150,7 @@ unsafe fn row<V: Vector, const MODE: u32>(from: &[f32]) -> f32 {
     while half > 0 {
         for at in 0..half {
             let (low, high) = (partial[at], partial[at + half]);
-            // Squares were summed before.
+            // The elements were squared above.
             partial[at] = if MODE == 3 { low + high } else { join_one::<MODE>(low, high) };
         }
         half /= 2;
@@ -184,7 +185,7 @@ unsafe fn columns<V: Vector, const MODE: u32>(inner: usize, from: &[f32], to: &m
 /// Checks a softmax and computes it.
 pub(super) fn softmax(memory: &mut [u8], softmax: &Softmax, watch: &Watch) -> Result<(), Refused> {
     let s = softmax;
-    // Along anything but the last dimension nobody has needed it.
+    // Only softmax along the last dimension is implemented.
     if [s.outer, s.middle].contains(&0) || s.inner != 1 {
         return Err(Refused::Malformed);
     }
@@ -216,13 +217,13 @@ impl Job for Rows<'_, '_> {
             }
             // SAFETY: the caller's.
             unsafe {
-                let most = row::<V, 1>(from);
+                let max = row::<V, 1>(from);
                 for (from, to) in from.chunks(16).zip(to.chunks_mut(16)) {
                     let mut some = [0.0; 16];
                     some[..from.len()].copy_from_slice(from);
                     for lane in (0..16).step_by(V::LANES) {
                         let place = some.as_mut_ptr().add(lane);
-                        exp(V::load(place).sub(V::splat(most))).store(place);
+                        exp(V::load(place).sub(V::splat(max))).store(place);
                     }
                     to.copy_from_slice(&some[..to.len()]);
                 }

@@ -1,10 +1,10 @@
 //! Scratch memory of kernels: bounded, kept from one kernel to the next, and cleared between
 //! requests.
 //!
-//! Buffers are kept because making the pages of a large allocation anew costs more than anything
-//! else about it. So what one kernel wrote is still there when the next one begins. Nothing of it
-//! may reach a result: a kernel writes every element before it reads it, and [`ScratchPool::clear`],
-//! which is part of a sandbox's reset, zeroes what the last request wrote.
+//! Buffers are kept because faulting in the pages of a new large allocation is its main cost. So a
+//! kernel's buffers may contain data of an earlier kernel. That data must not reach a result: a
+//! kernel writes every element before it reads it, and [`ScratchPool::clear`], which is part of a
+//! sandbox's reset, zeroes everything that the last request wrote.
 
 use std::hint::black_box;
 use std::ops::{Deref, DerefMut};
@@ -12,23 +12,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const ELEMENT_BYTES: usize = size_of::<f32>();
 
-/// Most bytes that are kept for each thread while no kernel runs: 16 MiB.
+/// Maximum number of bytes that are kept for each thread while no kernel runs: 16 MiB.
 const KEPT_PER_THREAD: usize = 16 << 20;
 
 /// The scratch memory of one sandbox, for all threads of its kernels.
 pub struct ScratchPool {
     free: Mutex<Free>,
-    /// Most bytes that are kept.
-    most: usize,
+    /// Maximum number of bytes that are kept.
+    max_bytes: usize,
 }
 
-/// Buffers that no kernel uses at the moment.
+/// Buffers that no kernel is using.
 #[derive(Default)]
 struct Free {
     buffers: Vec<Buffer>,
-    /// Bytes of all of them.
+    /// Total bytes.
     bytes: usize,
-    /// What every buffer is filled with before a kernel gets it.
+    /// The value with which every buffer is filled before a kernel gets it.
     #[cfg(any(test, fuzzing, feature = "planted-secrets"))]
     planted: Option<f32>,
 }
@@ -36,8 +36,8 @@ struct Free {
 #[derive(Default)]
 struct Buffer {
     elements: Vec<f32>,
-    /// Elements from the start that may have been written since the buffer was cleared. The rest
-    /// is zero.
+    /// Number of elements from the start that may have been written since the buffer was cleared.
+    /// The rest is zero.
     written: usize,
 }
 
@@ -53,13 +53,13 @@ impl Buffer {
     fn clear(&mut self) {
         let written = self.elements.get_mut(..self.written).unwrap_or_default();
         written.fill(0.0);
-        // Else the compiler leaves the zeroes out where the buffer is freed next.
+        // Otherwise the compiler removes the stores if the buffer is freed next.
         black_box(written);
         self.written = 0;
     }
 }
 
-/// Memory that goes back to the allocator holds nothing of a request either.
+/// Clears memory that is returned to the allocator, too.
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.clear();
@@ -67,16 +67,17 @@ impl Drop for Buffer {
 }
 
 impl ScratchPool {
-    /// For kernels on so many threads.
+    /// A pool for kernels on this many threads.
     pub fn new(threads: usize) -> ScratchPool {
-        let most = KEPT_PER_THREAD.saturating_mul(threads);
-        ScratchPool { free: Mutex::default(), most }
+        let max_bytes = KEPT_PER_THREAD.saturating_mul(threads);
+        ScratchPool { free: Mutex::default(), max_bytes }
     }
 
-    /// A number of elements. What is in them may be anything that an earlier kernel left there.
+    /// Takes a buffer of `len` elements. It may contain data of an earlier kernel.
     pub(super) fn take(&self, len: usize) -> Scratch<'_> {
         let mut free = self.lock();
-        // The smallest that is large enough; else the largest makes room for one that is.
+        // Takes the smallest buffer that is large enough, or else replaces the largest by a new
+        // one.
         let fitting = free.buffers.iter().enumerate();
         let fitting = fitting.filter(|(_, buffer)| buffer.elements.len() >= len);
         let found = fitting.min_by_key(|(_, buffer)| buffer.elements.len()).map(|(at, _)| at);
@@ -89,7 +90,7 @@ impl ScratchPool {
         let planted = free.planted;
         drop(free);
         if buffer.elements.len() < len {
-            // Freed first, so that there are never both.
+            // Freed before the new allocation, so that both never exist at the same time.
             drop(buffer);
             buffer = Buffer::new(len);
         }
@@ -101,7 +102,7 @@ impl ScratchPool {
         Scratch { pool: self, buffer, len }
     }
 
-    /// No elements, until there are some.
+    /// An empty buffer, to be resized later.
     pub(super) fn none(&self) -> Scratch<'_> {
         Scratch { pool: self, buffer: Buffer::default(), len: 0 }
     }
@@ -111,33 +112,33 @@ impl ScratchPool {
             return;
         }
         let mut free = self.lock();
-        if free.bytes + buffer.bytes() <= self.most {
+        if free.bytes + buffer.bytes() <= self.max_bytes {
             free.bytes += buffer.bytes();
             free.buffers.push(buffer);
             return;
         }
-        // Clearing what is not kept takes a while, and needs no lock.
+        // Dropping clears the buffer, which takes a while and needs no lock.
         drop(free);
         drop(buffer);
     }
 
-    /// Zeroes what kernels wrote since the last time. To be called when a request has ended, while
-    /// no kernel runs.
+    /// Zeroes everything that kernels wrote since the last call. Call it when a request has ended,
+    /// while no kernel runs.
     pub fn clear(&self) {
         self.lock().buffers.iter_mut().for_each(Buffer::clear);
     }
 
-    /// Bytes that are kept.
+    /// Number of bytes that are kept.
     pub fn bytes(&self) -> usize {
         self.lock().bytes
     }
 
-    /// Gives back what is kept, cleared.
+    /// Clears all kept buffers and returns them to the allocator.
     pub fn release(&self) {
         let mut free = self.lock();
         free.bytes = 0;
         let buffers = std::mem::take(&mut free.buffers);
-        // Without the lock, as clearing takes a while.
+        // Without the lock, because clearing takes a while.
         drop(free);
         drop(buffers);
     }
@@ -155,15 +156,15 @@ impl Free {
     }
 }
 
-/// What tests need to show that nothing gets from one request to the next.
+/// For tests that no data passes from one request to the next.
 #[cfg(any(test, fuzzing, feature = "planted-secrets"))]
 impl ScratchPool {
-    /// Fills every buffer with a value from now on before a kernel gets it, new ones too.
+    /// From now on, fills every buffer, including new ones, with a value before a kernel gets it.
     pub fn plant(&self, value: f32) {
         self.lock().planted = Some(value);
     }
 
-    /// Whether all of what is kept is zero, whatever counts as written.
+    /// Whether all kept buffers are zero, including the parts that do not count as written.
     pub fn is_clear(&self) -> bool {
         const ZEROS: [f32; 1024] = [0.0; 1024];
         let bytes = |elements| -> &[u8] { bytemuck::cast_slice(elements) };
@@ -172,13 +173,13 @@ impl ScratchPool {
         pieces.all(|piece| bytes(piece) == bytes(&ZEROS[..piece.len()]))
     }
 
-    /// Whether any element of what is kept is like this.
+    /// Whether any kept element satisfies the predicate.
     pub fn any(&self, like: impl Fn(f32) -> bool) -> bool {
         self.lock().buffers.iter().flat_map(|buffer| &buffer.elements).any(|value| like(*value))
     }
 }
 
-/// Some elements, of which nothing is known.
+/// A scratch buffer with unspecified content.
 pub(super) struct Scratch<'p> {
     pool: &'p ScratchPool,
     buffer: Buffer,
@@ -186,7 +187,7 @@ pub(super) struct Scratch<'p> {
 }
 
 impl Scratch<'_> {
-    /// Changes the number of elements. What was in them may be gone.
+    /// Changes the number of elements. The content may be lost.
     pub(super) fn resize(&mut self, len: usize) {
         if len > self.buffer.elements.len() {
             self.pool.give_back(std::mem::take(&mut self.buffer));

@@ -1,5 +1,5 @@
-//! Nothing that one request left in scratch memory gets into another one's result, and nothing of
-//! it is left when a request has ended.
+//! Tests that no data of one request reaches the result of another through scratch memory, and that
+//! scratch memory is cleared when a request has ended.
 
 use belljar_abi::kernel::*;
 use proptest::prelude::*;
@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use super::operations::Refused;
 use super::{InstructionSet, Watch, compute, requests};
 
-/// A number that no computation here gives.
+/// A number that no computation here produces.
 const SECRET: f32 = f32::from_bits(0x5ec2_e7a5);
 
-/// Where requests are in memory, in bytes.
+/// The address of requests, in bytes.
 const REQUEST: usize = 0;
 
 fn run(memory: &mut [f32], request: &Kernel, watch: &Watch) -> Result<(), Refused> {
@@ -21,7 +21,7 @@ fn run(memory: &mut [f32], request: &Kernel, watch: &Watch) -> Result<(), Refuse
     compute(bytemuck::cast_slice_mut(memory), REQUEST as u32, words.len() as u32, watch)
 }
 
-/// Where operands and outputs are, in bytes; 32 KiB apart.
+/// The addresses of operands and outputs, in bytes; 32 KiB apart.
 const PLACES: [u32; 6] = [32 << 10, 64 << 10, 96 << 10, 128 << 10, 160 << 10, 192 << 10];
 
 fn product() -> Gemm {
@@ -107,7 +107,7 @@ fn program() -> Pointwise {
     }
 }
 
-/// Every kernel that has scratch memory, in each of its ways.
+/// Every kernel that uses scratch memory, in each of its variants.
 fn with_scratch() -> Vec<Kernel> {
     let mut all = vec![
         Kernel::Gemm(product()),
@@ -126,23 +126,23 @@ fn each_watch() -> impl Iterator<Item = Watch> {
 }
 
 #[test]
-fn clearing_leaves_nothing_of_a_request_in_scratch_memory() {
+fn clear_zeroes_all_scratch_memory_of_a_request() {
     for watch in each_watch() {
         for request in with_scratch() {
             let mut memory = vec![SECRET; 64 << 10];
             run(&mut memory, &request, &watch).unwrap();
             let is_secret = |value: f32| value.to_bits() == SECRET.to_bits();
-            assert!(watch.scratch().any(is_secret), "{request:?} leaves what it read");
+            assert!(watch.scratch().any(is_secret), "{request:?} left no input behind");
             watch.scratch().clear();
             assert!(watch.scratch().is_clear(), "{request:?}");
         }
     }
 }
 
-/// A buffer that is larger than what is kept goes back to the allocator, and one that is too small
-/// makes room for a larger one: the bytes that are kept stay bounded and count.
+/// A buffer above the limit of kept bytes is returned to the allocator, and one that is too small
+/// is replaced by a larger one: the kept bytes stay bounded and are counted.
 #[test]
-fn what_is_kept_is_bounded_and_counted() {
+fn kept_scratch_memory_is_bounded_and_counted() {
     let watch = Watch::new(InstructionSet::best(), 1).unwrap();
     let scratch = watch.scratch();
     let (small, large) = (scratch.take(1000), scratch.take(3 << 20));
@@ -163,10 +163,10 @@ fn what_is_kept_is_bounded_and_counted() {
     assert_eq!(scratch.bytes(), 0);
 }
 
-/// Right after a request full of secrets, without the reset in between, on the same memory for
-/// scratch: what comes of the next one is what comes of it alone.
+/// Runs a request directly after one full of secrets, without a reset and with the same scratch
+/// memory. Its result must equal the result of running it alone.
 #[test]
-fn a_request_after_one_full_of_secrets_gives_the_same_bytes_as_alone() {
+fn results_do_not_depend_on_the_previous_request() {
     let clean: Vec<f32> = (0..64 << 10).map(|at| (at % 251) as f32 - 125.0).collect();
     for watch in each_watch() {
         for request in with_scratch() {
@@ -183,8 +183,8 @@ fn a_request_after_one_full_of_secrets_gives_the_same_bytes_as_alone() {
     }
 }
 
-/// Kernels that read an element from several places of an operand would leave places of a panel
-/// unwritten. Where repeating is meant, in programs and permutations, it is computed.
+/// With a stride of 0, these kernels would leave elements of a panel unwritten. Programs and
+/// permutations support repeated elements.
 #[test]
 fn a_stride_of_zero_over_more_than_one_element_is_refused() {
     let (g, c, d) = (product(), convolution(3, 4), convolution(1, 1));
@@ -204,7 +204,7 @@ fn a_stride_of_zero_over_more_than_one_element_is_refused() {
             Kernel::Conv(Conv { row_stride: 0, ..c }),
             Kernel::Conv(Conv { column_stride: 0, ..c }),
         ]);
-        // A signal that stands upright.
+        // A signal along the rows.
         let upright = Conv { in_w: 1, out_w: 1, kernel_w: 1, pad_left: 0, row_stride: 1, ..c };
         refused.push(Kernel::Conv(Conv { row_stride: 0, ..upright }));
         for watch in each_watch() {
@@ -267,10 +267,10 @@ fn programs_and_permutations_repeat_elements_exactly() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    /// Whatever is asked for: with another secret in scratch memory the same comes of it, to the
-    /// bit, and the secret is nowhere.
+    /// For any request, different secrets in scratch memory lead to the same bits, and the secrets
+    /// do not occur in memory.
     #[test]
-    fn no_request_shows_what_was_in_scratch_memory(
+    fn results_do_not_depend_on_the_content_of_scratch_memory(
         bytes in prop::collection::vec(any::<u8>(), 0..300), threads in 1..4u32,
     ) {
         let mut bytes = requests::Bytes::new(&bytes);
@@ -289,7 +289,7 @@ proptest! {
                 assert!(watch.scratch().is_clear());
                 (ended, memory)
             }).into();
-            // Two runs that were interrupted were so at two places.
+            // Two interrupted runs may have stopped at different points.
             if ended.iter().all(|(ended, _)| *ended != Err(Refused::Interrupted)) {
                 prop_assert!(ended[0] == ended[1], "{words:?}");
             }

@@ -1,4 +1,5 @@
-//! Every instruction set of this machine against plain `f64`, on random and on hostile lists.
+//! Tests every instruction set of this machine against an `f64` reference, on random and on hostile
+//! lists.
 
 use proptest::prelude::*;
 
@@ -7,7 +8,7 @@ use super::{InstructionSet, matmul_f32};
 
 const ROWS: [u32; 3] = [8, 16, 32];
 
-/// Memory with a list of operations at its start, and room for data after it.
+/// Memory with a list of operations at its start, and data after it.
 struct Memory {
     bytes: Vec<u8>,
     list: usize,
@@ -65,7 +66,7 @@ fn assert_close(found: &[f32], expected: &[f64], depth: usize, what: &str) {
 }
 
 #[test]
-fn a_product_with_everything_after_it_is_right_on_every_instruction_set() {
+fn a_product_with_fused_operations_is_correct_on_every_instruction_set() {
     let mut seed = 7;
     for set in InstructionSet::available() {
         for rows in ROWS {
@@ -144,7 +145,7 @@ fn all_instruction_sets_with_fused_products_give_the_same_bits() {
     assert!(found.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
-/// For each operation with one operand on the left: what WebAssembly's own kernels compute.
+/// For each operation with one operand on the left, the result of WebAssembly's own kernels.
 #[test]
 fn operands_are_on_the_left_and_nan_stays_nan() {
     let values = [1.0f32, -2.0, f32::NAN, f32::INFINITY, 0.0];
@@ -181,7 +182,7 @@ fn operands_are_on_the_left_and_nan_stays_nan() {
 }
 
 #[test]
-fn a_store_over_the_list_itself_does_not_change_what_is_done() {
+fn a_store_over_the_list_itself_does_not_change_the_operations() {
     for set in InstructionSet::available() {
         let mut memory = Memory::new(1 << 16);
         let out = memory.place(&[0.0; 8 * 32]);
@@ -198,12 +199,12 @@ fn a_store_over_the_list_itself_does_not_change_what_is_done() {
 }
 
 #[test]
-fn lists_that_reach_outside_or_make_no_sense_are_refused() {
+fn out_of_bounds_and_malformed_lists_are_refused() {
     const LEN: u32 = 1 << 16;
     let minus = |value: i32| value as u32;
     let cases: [(&str, u32, &[u32], Refused); 18] = [
         ("rows", 7, &[1, 0, 0, 0, 0], Refused::Malformed),
-        ("no such operation", 8, &[29, 0, 0, 0, 0], Refused::Malformed),
+        ("an unknown operation", 8, &[29, 0, 0, 0, 0], Refused::Malformed),
         ("an integer's operation", 8, &[22, 0, 0, 0, 0], Refused::Malformed),
         ("a load over the end", 8, &[2, 0, LEN - 1023, 0, 0], Refused::OutOfBounds),
         ("rows over the end", 8, &[10, LEN - 31, 0, 0, 0], Refused::OutOfBounds),
@@ -260,10 +261,10 @@ fn the_work_of_one_call_is_bounded() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever a list says, nothing outside of memory is touched and every instruction set comes
-    /// to the same verdict.
+    /// No list accesses anything outside of memory, and every instruction set reaches the same
+    /// verdict.
     #[test]
-    fn hostile_lists_do_no_harm(
+    fn hostile_lists_stay_inside_memory(
         rows in prop::sample::select(&[8u32, 16, 32, 0, 33][..]),
         words in prop::collection::vec(
             (0u32..31, prop::array::uniform4(prop_oneof![

@@ -1,10 +1,10 @@
-//! The accumulators of a tile, and everything that is done with them but the product.
+//! The accumulators of a tile, and all operations on them except the product.
 //!
-//! All of it is inlined into the entry of each instruction set, and so compiled for it.
+//! Everything here is inlined into the entry of each instruction set, and so compiled for it.
 
 use super::operations::{Binary, COLUMNS, Operation, Run, Strided};
 
-/// Most rows of a tile.
+/// Maximum number of rows of a tile.
 const MAX_ROWS: usize = 32;
 
 /// A row of accumulators.
@@ -24,11 +24,11 @@ impl Tile {
 
     #[inline(always)]
     pub(super) fn rows(&mut self) -> &mut [Row] {
-        // `rows` is at most the number of accumulators' rows, so there always is such a slice.
+        // `rows` is at most the number of accumulator rows, so this slice always exists.
         self.accumulators.get_mut(..self.rows).unwrap_or_default()
     }
 
-    /// Carries out a list of operations. `product` adds a product to the accumulators: it gets the
+    /// Runs a list of operations. `product` adds a product to the accumulators; it receives the
     /// packed operands and the number of steps.
     #[inline(always)]
     pub(super) fn run(
@@ -131,8 +131,8 @@ impl Strided {
     }
 }
 
-/// The bytes of a checked run of elements: all of them, as whoever combines them with accumulators
-/// takes as many as there are. A run of no elements may start anywhere.
+/// The bytes of a checked run of elements. Callers combine exactly as many elements with the
+/// accumulators as it contains. An empty run may have any offset.
 #[inline(always)]
 fn bytes(memory: &[u8], run: Run, count: usize) -> &[u8] {
     if count == 0 {
@@ -141,7 +141,7 @@ fn bytes(memory: &[u8], run: Run, count: usize) -> &[u8] {
     &memory[run.0..][..4 * count]
 }
 
-/// One element that was checked.
+/// One checked element.
 #[inline(always)]
 fn float(memory: &[u8], at: usize) -> f32 {
     let bytes = &memory[at..][..4];
@@ -177,16 +177,16 @@ fn apply(binary: Binary, row: &mut Row, operands: &Row) {
     }
 }
 
-/// As WebAssembly's: a NaN on either side is a NaN.
+/// Like WebAssembly's: NaN if either operand is NaN.
 #[inline(always)]
 fn min(a: f32, b: f32) -> f32 {
     let least = if a < b { a } else { b };
     if a.is_nan() { a } else { least }
 }
 
-/// As WebAssembly's: a NaN on either side is a NaN.
+/// Like WebAssembly's: NaN if either operand is NaN.
 #[inline(always)]
 fn max(a: f32, b: f32) -> f32 {
-    let most = if a > b { a } else { b };
-    if a.is_nan() { a } else { most }
+    let greater = if a > b { a } else { b };
+    if a.is_nan() { a } else { greater }
 }

@@ -1,8 +1,8 @@
-//! Vectors of `f32`, one type for each instruction set, and the functions made of them.
+//! Vectors of `f32`, one type for each instruction set, and mathematical functions on them.
 //!
 //! A kernel is written once, for any [`Vector`], and compiled for each instruction set: everything
-//! here is inlined into the entry that [`dispatch`] picks. `unsafe` is here for the instructions
-//! and for loads and stores through pointers.
+//! here is inlined into the entry that [`dispatch`] selects. `unsafe` is needed for the
+//! instructions and for loads and stores through pointers.
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -12,7 +12,7 @@ mod x86;
 
 use super::{InstructionSet, Instructions};
 
-/// Some elements in a register, or in what takes its place.
+/// Elements in a vector register, or in an array on machines without one.
 ///
 /// # Safety
 /// Every method must only be called on a machine that has the instruction set, from code inlined
@@ -30,7 +30,7 @@ pub(super) unsafe trait Vector: Copy {
     /// # Safety
     /// See the trait.
     unsafe fn splat(value: f32) -> Self;
-    /// `self · factor + addend`, rounded once where the machine can.
+    /// `self · factor + addend`, rounded once if the machine supports it.
     /// # Safety
     /// See the trait.
     unsafe fn fma(self, factor: Self, addend: Self) -> Self;
@@ -60,7 +60,7 @@ pub(super) unsafe trait Vector: Copy {
     /// # Safety
     /// See the trait.
     unsafe fn abs(self) -> Self;
-    /// The nearest integer, the even one of two.
+    /// The nearest integer; ties round to even.
     /// # Safety
     /// See the trait.
     unsafe fn round(self) -> Self;
@@ -74,24 +74,24 @@ pub(super) unsafe trait Vector: Copy {
     unsafe fn exp2_of_integer(self) -> Self;
 }
 
-/// Work that can be done with any vectors.
+/// A computation that is generic over the vector type.
 pub(super) trait Job {
-    /// What comes of it.
+    /// The result.
     type Output;
 
-    /// Does it. Implementations are `#[inline(always)]`, and so is what they call.
+    /// Runs it. Implementations, and all functions that they call, are `#[inline(always)]`.
     ///
     /// # Safety
     /// As [`Vector`]: only [`dispatch`] calls it.
     unsafe fn run<V: Vector>(self) -> Self::Output;
 }
 
-/// Does a job with the vectors of an instruction set that this machine has.
+/// Runs a job with the vectors of an instruction set of this machine.
 pub(super) fn dispatch<J: Job>(set: InstructionSet, job: J) -> J::Output {
     match set.0 {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `InstructionSet::available`, which alone makes this one, has found AVX-512F, AVX2
-        // and FMA on this machine.
+        // SAFETY: only `InstructionSet::available` creates this value, after it has found AVX-512F,
+        // AVX2 and FMA on this machine.
         Instructions::Avx512 => unsafe { with_avx512(job) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above, for AVX2 and FMA.
@@ -109,7 +109,7 @@ pub(super) fn dispatch<J: Job>(set: InstructionSet, job: J) -> J::Output {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
 unsafe fn with_avx512<J: Job>(job: J) -> J::Output {
-    // SAFETY: the caller vouches for the instructions, and everything in a job is inlined here.
+    // SAFETY: the caller guarantees the instructions, and everything in a job is inlined here.
     unsafe { job.run::<x86::Wide>() }
 }
 
@@ -118,7 +118,7 @@ unsafe fn with_avx512<J: Job>(job: J) -> J::Output {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn with_avx2<J: Job>(job: J) -> J::Output {
-    // SAFETY: the caller vouches for the instructions, and everything in a job is inlined here.
+    // SAFETY: the caller guarantees the instructions, and everything in a job is inlined here.
     unsafe { job.run::<x86::Half>() }
 }
 
@@ -127,11 +127,11 @@ unsafe fn with_avx2<J: Job>(job: J) -> J::Output {
 #[cfg(target_arch = "aarch64")]
 #[target_feature(enable = "neon")]
 unsafe fn with_neon<J: Job>(job: J) -> J::Output {
-    // SAFETY: the caller vouches for the instructions, and everything in a job is inlined here.
+    // SAFETY: the caller guarantees the instructions, and everything in a job is inlined here.
     unsafe { job.run::<neon::Quad>() }
 }
 
-/// The value of a polynomial, the highest power first.
+/// The value of a polynomial; coefficients start with the highest power.
 ///
 /// # Safety
 /// As [`Vector`].
@@ -147,7 +147,7 @@ unsafe fn polynomial<V: Vector, const N: usize>(coefficients: [f32; N], x: V) ->
     }
 }
 
-/// A number as `n · ln 2` and a rest: the two numbers that [`power`] takes.
+/// Splits a number into `n · ln 2` and a remainder, the two arguments of [`power`].
 ///
 /// # Safety
 /// As [`Vector`].
@@ -155,7 +155,7 @@ unsafe fn polynomial<V: Vector, const N: usize>(coefficients: [f32; N], x: V) ->
 unsafe fn reduced<V: Vector>(x: V) -> (V, V) {
     // SAFETY: the caller's.
     unsafe {
-        // Outside of these bounds the result is 0 or infinity; NaN stays what it is.
+        // Outside of these bounds the result is 0 or infinity; NaN stays NaN.
         let x = x.min(V::splat(89.0)).max(V::splat(-104.0));
         let n = x.mul(V::splat(std::f32::consts::LOG2_E)).round();
         // ln 2 in two parts, the first with few bits, so that its product with n is exact.
@@ -176,7 +176,7 @@ unsafe fn power<V: Vector>(n: V, x: V) -> V {
     // SAFETY: the caller's.
     unsafe {
         let sum = polynomial(EXP, x).fma(x.mul(x), x).add(V::splat(1.0));
-        // Two factors, as n may be beyond what one can express.
+        // Two factors, because n may exceed the exponent range of one.
         let half = n.mul(V::splat(0.5)).round();
         sum.mul(half.exp2_of_integer()).mul(n.sub(half).exp2_of_integer())
     }
@@ -195,7 +195,7 @@ pub(super) unsafe fn exp<V: Vector>(x: V) -> V {
     }
 }
 
-/// `1 ÷ (1 + e⁻ˣ)`, as `eˣ ÷ (1 + eˣ)`: what is below zero does not end where `e⁻ˣ` does.
+/// `1 ÷ (1 + e⁻ˣ)`, computed as `eˣ ÷ (1 + eˣ)`, because `e⁻ˣ` overflows for negative numbers.
 ///
 /// # Safety
 /// As [`Vector`].
@@ -241,7 +241,7 @@ pub(super) unsafe fn tanh<V: Vector>(x: V) -> V {
 }
 
 /// The error function to a unit in the last place, with the coefficients of N. Juffa: a polynomial
-/// near zero, and one less a power beyond.
+/// near zero, and one minus a power beyond.
 ///
 /// # Safety
 /// As [`Vector`].
@@ -283,8 +283,8 @@ pub(super) unsafe fn erf<V: Vector>(x: V) -> V {
     }
 }
 
-/// `x · ½ · (1 + erf(x ÷ √2))`. Below zero, where the sum would vanish, the other tail of the normal
-/// distribution is computed by itself: a power times a polynomial in `1 ÷ (1 + 0.35 · |x|)`, which
+/// `x · ½ · (1 + erf(x ÷ √2))`. Below zero, where the sum would cancel, the tail of the normal
+/// distribution is computed directly: a power times a polynomial in `1 ÷ (1 + 0.35 · |x|)`, which
 /// was fitted to a relative error of 3e-8.
 ///
 /// # Safety
@@ -294,7 +294,7 @@ pub(super) unsafe fn gelu<V: Vector>(x: V) -> V {
     // SAFETY: the caller's.
     unsafe {
         let (zero, one) = (V::splat(0.0), V::splat(1.0));
-        // Beyond, what is left of the tail is zero.
+        // Beyond, the tail is zero.
         let size = x.abs().min(V::splat(15.0));
         // The square in two parts, the first of which is exact.
         let split = size.mul(V::splat(4097.0));

@@ -1,4 +1,4 @@
-//! How a kernel works: with which instructions, until when, and on how many threads.
+//! The execution environment of a kernel: instruction set, deadline and threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,19 +10,19 @@ use rayon::ThreadPool;
 use super::scratch::ScratchPool;
 use super::{InstructionSet, Refused};
 
-/// The circumstances of a kernel.
+/// The execution environment of a kernel.
 #[derive(Clone)]
 pub struct Watch {
     set: InstructionSet,
     until: Option<Instant>,
     pool: Option<Arc<ThreadPool>>,
     scratch: Arc<ScratchPool>,
-    /// Most bytes of scratch memory, on all threads together.
+    /// Maximum number of bytes of scratch memory, on all threads together.
     room: u64,
 }
 
 impl Watch {
-    /// So many threads, the calling one among them; for now somebody else looks at the clock.
+    /// Starts this many threads, including the calling one. There is no deadline until one is set.
     pub fn new(set: InstructionSet, threads: u32) -> Result<Watch, rayon::ThreadPoolBuildError> {
         let others = threads.saturating_sub(1) as usize;
         let build = || {
@@ -34,7 +34,7 @@ impl Watch {
         Ok(Watch { set, until: None, pool, scratch, room: u64::MAX })
     }
 
-    /// To end at a deadline.
+    /// Sets the deadline.
     pub fn until(&mut self, deadline: Option<Instant>) {
         self.until = deadline;
     }
@@ -49,8 +49,8 @@ impl Watch {
         &self.scratch
     }
 
-    /// Sees that `threads` threads can take `each` bytes of scratch memory, and that what is kept
-    /// from earlier kernels is not more than what is left beside that.
+    /// Checks that `threads` threads can use `each` bytes of scratch memory, and releases kept
+    /// memory that would exceed the limit together with that.
     fn reserve(&self, each: u64, threads: usize) -> Result<(), Refused> {
         if each > MAX_SCRATCH_BYTES {
             return Err(Refused::TooMuch);
@@ -59,14 +59,14 @@ impl Watch {
         if all > self.room {
             return Err(Refused::Memory);
         }
-        let most = MAX_SCRATCH_BYTES.saturating_mul(self.threads() as u64).min(self.room);
-        if all.saturating_add(self.scratch.bytes() as u64) > most {
+        let limit = MAX_SCRATCH_BYTES.saturating_mul(self.threads() as u64).min(self.room);
+        if all.saturating_add(self.scratch.bytes() as u64) > limit {
             self.scratch.release();
         }
         Ok(())
     }
 
-    /// Has something done on each thread but the calling one.
+    /// Runs a function on each thread except the calling one.
     #[cfg(test)]
     pub(super) fn on_other_threads(&self, something: impl Fn() + Sync) {
         if let Some(pool) = &self.pool {
@@ -89,21 +89,21 @@ impl Watch {
     }
 }
 
-/// Looks at the clock now and then, where one row alone may be a lot of work.
+/// Checks the deadline at intervals, for rows that are a lot of work.
 pub(super) struct Clock<'a> {
     watch: &'a Watch,
     steps: usize,
 }
 
 impl Clock<'_> {
-    /// Steps, of two vectors each, between two looks.
+    /// Number of steps, of two vectors each, between two checks.
     const BETWEEN: usize = 1 << 18;
 
     pub(super) fn new(watch: &Watch) -> Clock<'_> {
         Clock { watch, steps: 0 }
     }
 
-    /// Whether the deadline has passed, before so many steps more.
+    /// Whether the deadline has passed, before `steps` further steps.
     #[inline]
     pub(super) fn expired_before(&mut self, steps: usize) -> bool {
         self.steps += steps;
@@ -122,8 +122,8 @@ pub(super) struct Rows<'a> {
     layout: Layout,
 }
 
-/// Where pieces of an output begin: at every group of rows, and within a group after every `piece`
-/// rows.
+/// The boundaries of pieces of an output: at every group of rows, and within a group after every
+/// `piece` rows.
 #[derive(Clone, Copy)]
 struct Layout {
     columns: usize,
@@ -132,7 +132,7 @@ struct Layout {
 }
 
 impl Layout {
-    /// The first row, from `row` on, at which a piece begins.
+    /// The first row at or after `row` at which a piece begins.
     fn start_from(self, row: usize) -> usize {
         let (group, within) = (row / self.group, row % self.group);
         group * self.group + within.next_multiple_of(self.piece).min(self.group)
@@ -140,8 +140,8 @@ impl Layout {
 }
 
 impl<'a> Rows<'a> {
-    /// The pieces one after the other, each with the number of its first row. They are found as
-    /// they are needed: a list of them could be larger than the output.
+    /// The pieces in order, each with the number of its first row. They are computed lazily,
+    /// because a list of them could be larger than the output.
     pub(super) fn pieces(self) -> impl Iterator<Item = (usize, &'a mut [f32])> {
         let Rows { mut first, elements: mut rest, layout } = self;
         std::iter::from_fn(move || {
@@ -182,8 +182,8 @@ pub(super) fn split_rows<'a>(
     parts
 }
 
-/// Has every part computed, by as many threads as there are. Each needs at most so many bytes of
-/// scratch memory: where there is not that much, nothing is computed.
+/// Computes every part, on several threads. Each thread needs at most this many bytes of scratch
+/// memory; if they are not available, nothing is computed.
 pub(super) fn in_parallel(
     watch: &Watch,
     scratch_bytes: u64,
@@ -205,7 +205,7 @@ pub(super) fn in_parallel(
                 }
             });
         }
-        // This thread is none of the pool's.
+        // This thread does not belong to the pool.
         if own.is_some_and(|part| !compute(part)) {
             all.store(false, Ordering::Relaxed);
         }
@@ -213,7 +213,7 @@ pub(super) fn in_parallel(
     done(all.into_inner())
 }
 
-/// What it means that a kernel did not come to its end.
+/// Converts whether a kernel finished before the deadline to a result.
 pub(super) fn done(finished: bool) -> Result<(), Refused> {
     if finished { Ok(()) } else { Err(Refused::Interrupted) }
 }

@@ -1,7 +1,7 @@
-//! The product with AVX-512 and with AVX2 and FMA. `unsafe` is here for the instructions, and for
+//! The product with AVX-512 and with AVX2 and FMA. `unsafe` is needed for the instructions, and for
 //! loads whose ranges were checked before.
 //!
-//! Every element is a chain of fused multiply-adds in the order of the steps, so both give the
+//! Every element is a chain of fused multiply-adds in the order of the steps, so both produce the
 //! same bits.
 
 use std::arch::x86_64::*;
@@ -16,9 +16,9 @@ pub(super) unsafe fn run_avx512(tile: &mut Tile, memory: &mut [u8], operations: 
     tile.run(memory, operations, |rows, a, b, depth| {
         let height = rows.len();
         assert!(a.len() >= 4 * depth * height && b.len() >= 4 * depth * COLUMNS);
-        // Wrapping, as with no steps there are no elements to point at.
+        // Wrapping, because without steps the pointer may be out of bounds.
         for (block, rows) in rows.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            // SAFETY: the caller vouches for the instructions. `a` has `height` elements for each
+            // SAFETY: the caller guarantees the instructions. `a` has `height` elements for each
             // step, of which the eight from `8 * block` on are read, and `b` has 32.
             unsafe {
                 let a = a.as_ptr().cast::<f32>().wrapping_add(8 * block);
@@ -71,10 +71,10 @@ pub(super) unsafe fn run_avx2(tile: &mut Tile, memory: &mut [u8], operations: &[
     tile.run(memory, operations, |rows, a, b, depth| {
         let height = rows.len();
         assert!(a.len() >= 4 * depth * height && b.len() >= 4 * depth * COLUMNS);
-        // Wrapping, as with no steps there are no elements to point at.
+        // Wrapping, because without steps the pointer may be out of bounds.
         for half in [0, 16] {
             for (block, rows) in rows.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                // SAFETY: the caller vouches for the instructions. `a` has `height` elements for
+                // SAFETY: the caller guarantees the instructions. `a` has `height` elements for
                 // each step, of which the four from `4 * block` on are read, and `b` has 32, of
                 // which the sixteen from `half` on are.
                 unsafe {

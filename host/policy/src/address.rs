@@ -1,8 +1,8 @@
-//! What kind of place an internet address leads to, and what a host's name may look like.
+//! Classifies internet addresses and checks host names.
 //!
-//! A name that a policy grants may be made to point anywhere by whoever runs its zone, so every
-//! address is judged when it is used, after the ways around a plain look at it (IPv4 inside IPv6) are
-//! undone. What is not known to be good is [`AddressKind::Never`].
+//! Whoever controls the zone of a granted name can point it anywhere, so every address is
+//! classified when it is used, after forms that hide another address (IPv4 inside IPv6) are
+//! unwrapped. An address that is not known to be safe is [`AddressKind::Never`].
 //!
 //! Sources: the IANA registries of special-purpose addresses for IPv4 and IPv6 (RFC 6890 and its
 //! successors), RFC 6052 and RFC 8215 for NAT64, RFC 6598 for CGNAT, RFC 1123 for names.
@@ -21,19 +21,20 @@ pub enum AddressKind {
     Private,
     /// This machine.
     Loopback,
-    /// This wire, where clouds keep the credentials of a machine (169.254.169.254 and its like).
+    /// This network segment, where clouds serve a machine's credentials (169.254.169.254 and
+    /// others).
     LinkLocal,
-    /// No machine that a grant could mean: unspecified (which reaches this machine), multicast,
-    /// broadcast, reserved, for documentation, or wrapped so that its end cannot be told.
+    /// Never granted: unspecified (which reaches this machine), multicast, broadcast, reserved, for
+    /// documentation, or wrapped so that the destination is unknown.
     Never,
 }
 
 impl AddressKind {
-    /// The kinds that a policy can grant, in order of the format.
+    /// The kinds that a policy can grant, in the order of the format.
     pub const GRANTABLE: [AddressKind; 4] =
         [AddressKind::Public, AddressKind::Private, AddressKind::Loopback, AddressKind::LinkLocal];
 
-    /// The kind as a policy names it.
+    /// The kind's name in a policy.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -52,8 +53,8 @@ impl fmt::Display for AddressKind {
     }
 }
 
-/// The address that a connection to this one really goes to, as far as this machine's kernel
-/// decides: IPv4 in the mapped form of IPv6 (`::ffff:a.b.c.d`) is IPv4.
+/// The address to which this machine's kernel really connects: IPv4 in the mapped form of IPv6
+/// (`::ffff:a.b.c.d`) is IPv4.
 #[must_use]
 pub fn canonical_address(address: IpAddr) -> IpAddr {
     match address {
@@ -62,7 +63,7 @@ pub fn canonical_address(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What an address leads to, whatever form it is written in.
+/// The kind of an address, in whatever form it is written.
 #[must_use]
 pub fn address_kind(address: IpAddr) -> AddressKind {
     match canonical_address(address) {
@@ -76,15 +77,15 @@ fn kind_v4(address: Ipv4Addr) -> AddressKind {
     match address.octets() {
         [10, ..] | [192, 168, ..] => Private,
         [172, second, ..] if second & 0xf0 == 16 => Private,
-        // CGNAT, and the metadata service of one cloud in it.
+        // CGNAT, which contains the metadata service of one cloud.
         [100, second, ..] if second & 0xc0 == 64 => Private,
         [127, ..] => Loopback,
         [169, 254, ..] => LinkLocal,
-        // A public number that one cloud answers on the wire of each machine.
+        // A public address at which one cloud serves every machine locally.
         [168, 63, 129, 16] => LinkLocal,
         // "This network": Linux takes 0.0.0.0 for this machine.
         [0, ..] => Never,
-        // Protocol assignments; one cloud's metadata service is among them.
+        // Protocol assignments, which contain one cloud's metadata service.
         [192, 0, 0, _] => Never,
         // Documentation, the relays of 6to4, and benchmarks.
         [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [192, 88, 99, _] => Never,
@@ -102,11 +103,11 @@ fn kind_v6(address: Ipv6Addr) -> AddressKind {
     }
     match address.segments() {
         [first, ..] if first & 0xfe00 == 0xfc00 => Private,
-        // Site-local, which RFC 3879 took back and networks still route.
+        // Site-local, which RFC 3879 deprecated but networks still route.
         [first, ..] if first & 0xffc0 == 0xfec0 => Private,
         [first, ..] if first & 0xffc0 == 0xfe80 => LinkLocal,
-        // NAT64: the translator goes on to the IPv4 address inside, and may stand where that leads
-        // elsewhere than from here. Only public ones may be inside (RFC 6052, 3.1).
+        // NAT64: the translator connects to the IPv4 address inside, from its own place in the
+        // network. Only public addresses may be inside (RFC 6052, 3.1).
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
             let [a, b] = high.to_be_bytes();
             let [c, d] = low.to_be_bytes();
@@ -119,18 +120,18 @@ fn kind_v6(address: Ipv6Addr) -> AddressKind {
         [0x2001, second, ..] if second < 0x200 => Never,
         [0x2001, 0xdb8, ..] | [0x2002, ..] => Never,
         [0x3fff, second, ..] if second < 0x1000 => Never,
-        // All there is of global unicast.
+        // All of global unicast.
         [first, ..] if first & 0xe000 == 0x2000 => Public,
         _ => Never,
     }
 }
 
-/// A host that a policy names: checked, and in the one form in which it is compared.
+/// A host that a policy names: checked, and normalised for comparison.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Peer {
-    /// A name for the resolver, in small letters, without a dot at its end.
+    /// A DNS name in lower case, without a trailing dot.
     Name(String),
-    /// An address, IPv4 never in a form of IPv6.
+    /// An address; IPv4 is never in an IPv6 form.
     Address(IpAddr),
 }
 
@@ -144,11 +145,11 @@ impl fmt::Display for Peer {
 }
 
 impl Peer {
-    /// Reads a name or an address. `Err` says what is wrong with the text.
+    /// Parses a name or an address. `Err` is what is wrong with the text.
     pub fn parse(text: &str) -> Result<Peer, &'static str> {
         if let Ok(address) = text.parse::<IpAddr>() {
             return match address_kind(address) {
-                AddressKind::Never => Err("no address of a machine that could be granted"),
+                AddressKind::Never => Err("an address that cannot be granted"),
                 _ => Ok(Peer::Address(canonical_address(address))),
             };
         }
@@ -165,43 +166,41 @@ fn check_name(name: &str) -> Result<(), &'static str> {
         return Err("not ASCII; write an international name in its encoded form (xn--…)");
     }
     if name.contains('*') {
-        return Err("a pattern; every host is named in full");
+        return Err("a pattern; name each host in full");
     }
     if name.contains('%') {
-        return Err("an address with a zone, which means another machine on each machine");
+        return Err("an address with a zone, whose meaning depends on the machine");
     }
     if name.contains([':', '[', ']', '/', '@']) {
-        return Err(
-            "neither a name nor an address alone; the port has a key of its own, and IPv6 \
-                    stands without brackets",
-        );
+        return Err("not a plain name or address; write the port under `port`, and IPv6 without \
+                    brackets");
     }
     if name.len() > 253 {
-        return Err("longer than 253 characters, the most a name can have");
+        return Err("longer than 253 characters, the maximum length of a name");
     }
     if name.ends_with('.') {
-        return Err("a dot at its end; write the name without it");
+        return Err("ends with a dot; write the name without it");
     }
     let mut last = "";
     for label in name.split('.') {
         if label.is_empty() || label.len() > 63 {
-            return Err("a part between dots that is empty or longer than 63 characters");
+            return Err("has a label that is empty or longer than 63 characters");
         }
         if label.starts_with('-') || label.ends_with('-') {
-            return Err("a part that begins or ends with a hyphen");
+            return Err("has a label that begins or ends with a hyphen");
         }
         if !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-            return Err("a character other than letters, digits, hyphens and dots");
+            return Err("contains a character other than letters, digits, hyphens and dots");
         }
         last = label;
     }
-    // Resolvers take 127.1, 0x7f.1 and 2130706433 for addresses.
+    // Resolvers accept 127.1, 0x7f.1 and 2130706433 as addresses.
     let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
     let numeric = last.bytes().all(|b| b.is_ascii_digit())
         || hexadecimal.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
     if numeric {
-        return Err("an address in an odd form, or none at all; write four numbers from 0 to 255 \
-                    without zeros before them");
+        return Err("not a valid IPv4 address; write four numbers from 0 to 255 without leading \
+                    zeros");
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! What one policy allows more than another, and what less.
+//! What one policy allows more or less than another.
 //!
-//! Whatever the second allows and the first does not is a gain, however small: whoever approved the
-//! first has not seen it. In doubt, something is a gain.
+//! Anything that the second policy allows and the first does not is a gain, because nobody has
+//! approved it yet. A change that cannot be classified must be reported as a gain.
 
 use std::path::Path;
 
@@ -68,7 +68,7 @@ impl Changes {
         self.0.push(Change { kind, key: key.to_owned(), old, new });
     }
 
-    /// More is a gain.
+    /// Compares an amount of which more is a gain.
     fn amount<T: PartialOrd>(&mut self, key: &str, old: T, new: T, shown: impl Fn(T) -> String) {
         if old != new {
             let kind = if new > old { ChangeKind::Gain } else { ChangeKind::Loss };
@@ -85,7 +85,7 @@ impl Changes {
             pin.map_or_else(|| "any file".to_owned(), |pin| Digest::from(pin).to_string())
         };
         if old != new {
-            // Another file is one that nobody has approved.
+            // Nobody has approved a different file.
             let kind = if old.is_none() { ChangeKind::Loss } else { ChangeKind::Gain };
             self.push(kind, key, shown(old), shown(new));
         }
@@ -96,7 +96,7 @@ impl Changes {
 pub fn compare(old: &LoadedPolicy, new: &LoadedPolicy) -> Vec<Change> {
     let mut changes = Changes::default();
     let (a, b) = (&old.policy, &new.policy);
-    // A key that is added has to be compared here, or in one of the functions that this calls.
+    // Destructured so that a new field must be compared here or in one of the functions below.
     let Policy {
         model: _,
         program: _,
@@ -111,10 +111,10 @@ pub fn compare(old: &LoadedPolicy, new: &LoadedPolicy) -> Vec<Change> {
         declared_shapes: _,
         inputs: _,
         outputs: _,
-        // Of the file, and not of what it allows.
+        // About the file, not about what it allows.
         origin: _,
     } = a;
-    // Under a policy for a program no model runs alone.
+    // Under a policy for a program, models run only as part of the program.
     let model = |policy: &Policy| match policy.model.sha256 {
         Some(pin) => Digest::from(pin).to_string(),
         None => "any file".to_owned(),
@@ -144,7 +144,7 @@ pub fn compare(old: &LoadedPolicy, new: &LoadedPolicy) -> Vec<Change> {
     changes.0
 }
 
-/// What every policy has. `of` says whose it is.
+/// Compares the keys that every policy has. `of` is the prefix of the reported keys.
 fn basics(of: &str, a: &Policy, b: &Policy, to: &mut Changes) {
     let key = |name: &str| format!("{of}{name}");
     let size = format_size;
@@ -191,8 +191,8 @@ fn basics(of: &str, a: &Policy, b: &Policy, to: &mut Changes) {
     }
 }
 
-/// Rules of values: one more is a loss, one less a gain. One that differs is a gain unless it is
-/// known to be stricter in everything, which is not looked into.
+/// Compares value rules: a new rule is a loss, a removed rule a gain. A changed rule is always a
+/// gain, because rules are not compared in detail.
 fn rules(key: &str, a: &[ValueRule], b: &[ValueRule], to: &mut Changes) {
     let of = |name: &str| format!("{key}.{}", Escaped::cut(name, 60));
     let shown = |rule: &ValueRule| {
@@ -273,7 +273,7 @@ fn programs(a: &Program, b: &Program, to: &mut Changes) {
         randomness,
         arguments,
         environment,
-        // Why, and not what.
+        // The reason does not change what is allowed.
         reason: _,
     } = a;
     to.pin("program.sha256", *sha256, b.sha256);
@@ -300,7 +300,8 @@ fn models(old: &LoadedPolicy, new: &LoadedPolicy, to: &mut Changes) {
     let key = |grant: &ModelGrant| format!("models {}", Escaped::cut(&grant.name, 60));
     let digest = |grant: &ModelGrant| Digest::from(grant.sha256).to_string();
     for grant in &new.policy.models {
-        // `path`, `policy` and `rules` are compared below, wherever the two files lie.
+        // `path`, `policy` and `rules` are compared below, independent of the folders of the
+        // policies.
         let ModelGrant { name: _, path: _, sha256: _, policy: _, rules: _ } = grant;
         let key = key(grant);
         let own = format!("{key} filesystem");
@@ -319,7 +320,8 @@ fn models(old: &LoadedPolicy, new: &LoadedPolicy, to: &mut Changes) {
             to.push(ChangeKind::Change, &key, a, b);
         }
         let rules = (old.policy.for_model(before), new.policy.for_model(grant));
-        // Those that follow the program's own limits are compared with these.
+        // Models without a policy of their own follow the program's limits, which are compared
+        // already.
         if let (Some(a), Some(b)) = rules
             && (before.policy.is_some() || grant.policy.is_some())
         {
@@ -333,7 +335,7 @@ fn models(old: &LoadedPolicy, new: &LoadedPolicy, to: &mut Changes) {
     }
 }
 
-/// What one policy file grants of files, to be compared with another's wherever the two lie.
+/// The file grants of a policy, compared independent of the folder that the policy is in.
 #[derive(Clone, Copy)]
 struct Files<'a> {
     grants: &'a [FileGrant],
@@ -353,16 +355,16 @@ impl<'a> Files<'a> {
         Files { grants: &[], loaded }
     }
 
-    /// The path as it is seen from the policy file.
+    /// The path relative to the policy file, if it is below its folder.
     fn path(self, grant: &'a FileGrant) -> &'a Path {
         let folder = self.loaded.source.path.parent().unwrap_or(Path::new("/"));
         grant.host.strip_prefix(folder).unwrap_or(&grant.host)
     }
 
-    /// Whether this grants what a grant of the other does.
+    /// Whether these grants include a grant of `other`.
     fn cover(self, other: Files<'_>, grant: &FileGrant) -> bool {
         let path = other.path(grant);
-        // A pinned grant is of one content.
+        // A pinned grant allows only one content.
         let same = |own: &FileGrant| own.sha256.is_none() || own.sha256 == grant.sha256;
         let covers = |own: &FileGrant| {
             path.starts_with(self.path(own)) && own.access >= grant.access && same(own)
@@ -370,7 +372,7 @@ impl<'a> Files<'a> {
         self.grants.iter().any(covers)
     }
 
-    /// The grant of the same path.
+    /// The grant for the same path.
     fn same(self, other: Files<'_>, grant: &FileGrant) -> Option<&'a FileGrant> {
         self.grants.iter().find(|own| self.path(own) == other.path(grant))
     }

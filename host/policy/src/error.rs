@@ -1,15 +1,15 @@
-//! Why a policy was refused: where, what, and what to do next.
+//! Why a policy is refused: the position, the cause, and a hint.
 //!
 //! Each message is one to three lines. Everything in it that came from a file or a path is
-//! escaped and cut first: a policy that was refused must not be able to draw on the terminal or
-//! forge a line in a log.
+//! escaped and cut first: a refused policy must not be able to write control characters to the
+//! terminal or forge a line in a log.
 
-use super::text::{place, shown};
+use super::text::{location, shown};
 
-/// Why there is no policy.
+/// Why a policy cannot be used.
 ///
 /// Paths and origins are stored as they were given and escaped when shown; `message`, `why` and
-/// `hint` are ready to be shown. Texts are boxed to keep the type small beside its `Ok`.
+/// `hint` are ready to be shown. Texts are boxed to keep the type small.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError {
@@ -32,14 +32,14 @@ pub enum PolicyError {
         source: std::io::Error,
     },
     /// The path leads to something other than a regular file.
-    #[error("policy {}: it is {what}, and a policy must be a regular file", shown(path))]
+    #[error("policy {}: it is {what}; a policy must be a regular file", shown(path))]
     NotAFile {
         /// The policy's path.
         path: Box<str>,
         /// What is there instead.
         what: &'static str,
     },
-    /// Somebody other than root or the caller could change the file, or replace it.
+    /// Users other than root and the caller could change or replace the file.
     #[error("policy {} is not trusted: {why}\n  hint: {hint}", shown(path))]
     Untrusted {
         /// The policy's path.
@@ -50,7 +50,7 @@ pub enum PolicyError {
         hint: Box<str>,
     },
     /// The file is larger than any policy needs to be.
-    #[error("policy {}: larger than {limit} bytes, the most a policy may have", shown(path))]
+    #[error("policy {}: larger than {limit} bytes, the maximum for a policy", shown(path))]
     TooLarge {
         /// The policy's path.
         path: Box<str>,
@@ -58,7 +58,7 @@ pub enum PolicyError {
         limit: u64,
     },
     /// The text is not UTF-8, or not TOML.
-    #[error("{}: {message}\n  hint: {hint}", place(path, *line, *column))]
+    #[error("{}: {message}\n  hint: {hint}", location(path, *line, *column))]
     Syntax {
         /// The policy's path or origin.
         path: Box<str>,
@@ -72,7 +72,7 @@ pub enum PolicyError {
         hint: Box<str>,
     },
     /// The version is missing, or not one this build understands.
-    #[error("{}: {message}\n  hint: {hint}", place(path, *line, *column))]
+    #[error("{}: {message}\n  hint: {hint}", location(path, *line, *column))]
     Version {
         /// The policy's path or origin.
         path: Box<str>,
@@ -86,7 +86,7 @@ pub enum PolicyError {
         hint: Box<str>,
     },
     /// A key this version of the format does not have.
-    #[error("{}: unknown key {key} in {table}\n  hint: {hint}", place(path, *line, *column))]
+    #[error("{}: unknown key {key} in {table}\n  hint: {hint}", location(path, *line, *column))]
     UnknownKey {
         /// The policy's path or origin.
         path: Box<str>,
@@ -98,11 +98,11 @@ pub enum PolicyError {
         key: Box<str>,
         /// The table it stands in.
         table: &'static str,
-        /// The key that was probably meant, and those there are.
+        /// The key that was probably meant, and the valid keys.
         hint: Box<str>,
     },
-    /// A key that must be there, and is not.
-    #[error("{}: `{key}` is missing in {table}\n  hint: {hint}", place(path, *line, *column))]
+    /// A required key is missing.
+    #[error("{}: `{key}` is missing in {table}\n  hint: {hint}", location(path, *line, *column))]
     Missing {
         /// The policy's path or origin.
         path: Box<str>,
@@ -114,10 +114,10 @@ pub enum PolicyError {
         key: &'static str,
         /// The table it should stand in.
         table: &'static str,
-        /// What it says.
+        /// What the key means.
         hint: Box<str>,
     },
-    /// A symbolic link is on the way to something that is granted.
+    /// The path of a grant contains a symbolic link.
     #[error("policy {}: {key} = {value}: {why}\n  hint: {hint}", shown(path))]
     Grant {
         /// The policy's path.
@@ -132,7 +132,7 @@ pub enum PolicyError {
         hint: Box<str>,
     },
     /// A value that is not acceptable for its key.
-    #[error("{}: {key} = {value}: {why}\n  hint: {hint}", place(path, *line, *column))]
+    #[error("{}: {key} = {value}: {why}\n  hint: {hint}", location(path, *line, *column))]
     Value {
         /// The policy's path or origin.
         path: Box<str>,
@@ -162,7 +162,7 @@ pub enum PolicyError {
 }
 
 impl PolicyError {
-    /// Line and column of the mistake, both from 1, if it is in the text.
+    /// Line and column of the error, both from 1, if it is in the text.
     #[must_use]
     pub fn position(&self) -> Option<(usize, usize)> {
         match self {
@@ -175,7 +175,7 @@ impl PolicyError {
         }
     }
 
-    /// What to do, where that is known.
+    /// What to do, if there is a hint.
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         match self {
@@ -190,21 +190,21 @@ impl PolicyError {
         }
     }
 
-    /// The message without its place and its hint.
+    /// The message without its position and its hint.
     #[must_use]
     pub fn message(&self) -> String {
         let text = self.to_string();
         let text = text.split("\n  hint: ").next().unwrap_or_default();
-        let place = match self {
+        let location = match self {
             PolicyError::Syntax { path, line, column, .. }
             | PolicyError::Version { path, line, column, .. }
             | PolicyError::UnknownKey { path, line, column, .. }
             | PolicyError::Missing { path, line, column, .. }
             | PolicyError::Value { path, line, column, .. } => {
-                format!("{}: ", place(path, *line, *column))
+                format!("{}: ", location(path, *line, *column))
             }
             _ => String::new(),
         };
-        text.strip_prefix(&place).unwrap_or(text).to_owned()
+        text.strip_prefix(&location).unwrap_or(text).to_owned()
     }
 }

@@ -1,7 +1,7 @@
-//! What a policy allows in plain sentences, and which layers hold each.
+//! Plain sentences on what a policy allows, and the layers that enforce each.
 //!
-//! The layers named here are those of SECURITY.md and SPECIFICATION.md; a sentence without one would
-//! be a promise that nothing keeps.
+//! The layers named here are those of SECURITY.md and SPECIFICATION.md. Every sentence must name
+//! one, because a sentence without a layer would be a promise that nothing enforces.
 
 use belljar_files::Digest;
 use belljar_text::Escaped;
@@ -12,22 +12,22 @@ use crate::{
     ModelGrant, NetworkGrant, Policy, Program, Quotas, ValueRule,
 };
 
-const DIGEST: &str = "digest before a byte is parsed";
+const DIGEST: &str = "digest checked before parsing";
 const WASM: &str = "WebAssembly";
 const LIMITER: &str = "memory limiter";
-const RLIMITS: &str = "limits of the kernel";
+const RLIMITS: &str = "kernel resource limits";
 const DEADLINE: &str = "deadline that kills the worker";
-const SIZES: &str = "sizes checked before they cross";
-const STUBS: &str = "no such import, or one that refuses";
-const BROKER: &str = "broker that opens and connects";
+const SIZES: &str = "sizes checked at the sandbox boundary";
+const STUBS: &str = "imports that are missing or that refuse";
+const BROKER: &str = "broker that opens files and connections";
 const NAMESPACES: &str = "namespaces with an empty root";
 const LANDLOCK: &str = "Landlock";
 const SECCOMP: &str = "seccomp";
-const SIDE_FILES: &str = "opened and read before the model is prepared, without links";
-const SHAPES_IN: &str = "ranks and fixed sizes of inputs checked before they cross";
-const VALUES_IN: &str = "values checked before they cross";
-const VALUES_OUT: &str = "values checked before they are told";
-const FIXED: &str = "value given when the model is prepared";
+const SIDE_FILES: &str = "read before the model is prepared, without following links";
+const SHAPES_IN: &str = "ranks and fixed sizes checked before inputs enter the sandbox";
+const VALUES_IN: &str = "values checked before they enter the sandbox";
+const VALUES_OUT: &str = "values checked before they are returned";
+const FIXED: &str = "value fixed when the model is prepared";
 const QUOTA: &str = "quota counted by the host";
 
 /// One thing that is allowed or refused.
@@ -110,11 +110,11 @@ fn which(policy: &Policy, to: &mut Sentences) {
     match pin {
         Some(pin) => {
             let text = format!("Only the {what} with SHA-256 {}.", Digest::from(pin));
-            to.say("Which", text, &[DIGEST]);
+            to.say("Identity", text, &[DIGEST]);
         }
         None => {
-            let text = format!("Any {what}: nothing says that it is the one that was meant.");
-            to.say("Which", text, &["nothing"]);
+            let text = format!("Any {what}: the policy does not pin one by SHA-256.");
+            to.say("Identity", text, &["nothing"]);
         }
     }
 }
@@ -133,7 +133,7 @@ fn process(program: &Program, to: &mut Sentences) {
     let because = reason
         .as_ref()
         .map_or_else(String::new, |reason| format!(", because: {}", Escaped::new(reason)));
-    let about = "What the program has";
+    let about = "Program";
     for (granted, text) in
         [(stdout, "It prints to standard output."), (stderr, "It prints to standard error.")]
     {
@@ -156,7 +156,7 @@ fn process(program: &Program, to: &mut Sentences) {
             .map(|(name, value)| format!("{name}={}", Escaped::cut(value, 60)))
             .collect();
         let text = format!("Its environment is {}{because}.", names.join(", "));
-        to.say(about, text, &["nothing of the host's environment is passed on"]);
+        to.say(about, text, &["the host's environment is not passed on"]);
     }
 }
 
@@ -165,11 +165,11 @@ fn explain_model(grant: &ModelGrant, loaded: &LoadedPolicy, to: &mut Sentences) 
     let name = Escaped::cut(name, 60);
     let from = match path {
         Some(path) => format!("from {}", loaded.shown_path(path)),
-        None => "which the program brings itself".to_owned(),
+        None => "which the program provides".to_owned(),
     };
     let digest = Digest::from(*sha256);
     let text = format!("It may load the model {name} {from}, with SHA-256 {digest}.");
-    to.say("Models it may load", text, &[DIGEST, "a sandbox of the model's own"]);
+    to.say("Models", text, &[DIGEST, "a separate sandbox for the model"]);
     if let (Some(path), Some(rules)) = (policy, rules) {
         let limits = &rules.policy.limits;
         let text = format!(
@@ -178,7 +178,7 @@ fn explain_model(grant: &ModelGrant, loaded: &LoadedPolicy, to: &mut Sentences) 
             format_size(limits.memory),
             format_duration(limits.run_time)
         );
-        to.say("Models it may load", text, &[LIMITER, DEADLINE]);
+        to.say("Models", text, &[LIMITER, DEADLINE]);
         for grant in &rules.policy.filesystem {
             side_file(&format!("The model {name}"), grant, loaded, to);
         }
@@ -189,14 +189,14 @@ fn file(grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Sentences) {
     let FileGrant { host, guest, access, sha256: _, reason } = grant;
     let verb = match access {
         Access::Read => "read",
-        Access::Write => "read, change, make and remove",
+        Access::Write => "read, change, create and remove files in",
     };
     if loaded.policy.program.is_none() {
         return side_file("The model", grant, loaded, to);
     }
     let (host, guest) = (loaded.shown_path(host), Escaped::cut(guest, 100));
     let reason = Escaped::new(reason);
-    let text = format!("It may {verb} what is in {host}, as {guest}, because: {reason}.");
+    let text = format!("It may {verb} {host}, as {guest}, because: {reason}.");
     to.say("Files", text, &["handle of that file or folder", LANDLOCK]);
 }
 
@@ -207,11 +207,9 @@ fn side_file(model: &str, grant: &FileGrant, loaded: &LoadedPolicy, to: &mut Sen
     let reason = Escaped::new(reason);
     let (pin, by): (_, &[&'static str]) = match *sha256 {
         Some(pin) => (format!("with SHA-256 {}", Digest::from(pin)), &[SIDE_FILES, DIGEST]),
-        None => ("whatever it holds".to_owned(), &[SIDE_FILES]),
+        None => ("with any content".to_owned(), &[SIDE_FILES]),
     };
-    let text = format!(
-        "{model} may keep its data in {host}, which it knows as {guest}, {pin}, because: {reason}."
-    );
+    let text = format!("{model} may read data from {host}, as {guest}, {pin}, because: {reason}.");
     to.say("Files", text, by);
 }
 
@@ -228,22 +226,21 @@ fn peer(grant: &NetworkGrant, to: &mut Sentences) {
     to.say("Network", text, &["address checked after it is resolved", BROKER, SECCOMP]);
 }
 
-/// What holds of shapes, for a model alone or the models of a program.
+/// Explains the shape checks of a model or of the models of a program.
 fn shapes(policy: &Policy, to: &mut Sentences) {
     if policy.program.is_some() && policy.models.is_empty() {
         return;
     }
     let (text, by) = match policy.declared_shapes {
-        DeclaredShapes::Report => (
-            "An output may have another shape than the model declares; the difference is reported.",
-            SHAPES_IN,
-        ),
+        DeclaredShapes::Report => {
+            ("An output may differ from its declared shape; the difference is reported.", SHAPES_IN)
+        }
         DeclaredShapes::Strict => (
-            "Inputs and outputs have the shapes that the model declares, or there is no answer.",
+            "Inputs and outputs must have their declared shapes; otherwise the run fails.",
             VALUES_OUT,
         ),
     };
-    to.say("What shapes may be", text.to_owned(), &[by]);
+    to.say("Shapes", text.to_owned(), &[by]);
 }
 
 fn values(rule: &ValueRule, of_inputs: bool, to: &mut Sentences) {
@@ -262,24 +259,24 @@ fn values(rule: &ValueRule, of_inputs: bool, to: &mut Sentences) {
     } = rule;
     let name = Escaped::cut(name, 60);
     let (about, what) = match of_inputs {
-        true => ("What inputs may be", "input"),
-        false => ("What outputs may be", "output"),
+        true => ("Inputs", "input"),
+        false => ("Outputs", "output"),
     };
     let mut say = |text: String, by: &'static str| to.say(about, text, &[by]);
     let before = if of_inputs { VALUES_IN } else { VALUES_OUT };
     if let Some(value) = value {
-        say(format!("The {what} {name} is {value} and nothing else."), FIXED);
+        say(format!("The {what} {name} is always {value}."), FIXED);
     }
     let mut must = Vec::new();
     must.extend(dtype.map(|dtype| format!("of type {dtype}")));
     must.extend(shape.as_ref().map(|shape| {
         let sizes = shape.iter().map(|size| size.map_or("?".to_owned(), |size| size.to_string()));
-        format!("of the shape [{}]", sizes.collect::<Vec<_>>().join(", "))
+        format!("of shape [{}]", sizes.collect::<Vec<_>>().join(", "))
     }));
     must.extend(min.map(|min| format!("at least {min}")));
     must.extend(max.map(|max| format!("at most {max}")));
     must.extend(finite.then(|| "finite".to_owned()));
-    must.extend(max_norm.map(|norm| format!("of a norm of at most {norm}")));
+    must.extend(max_norm.map(|norm| format!("of norm at most {norm}")));
     if !allowed.is_empty() {
         must.push(format!("one of {} values", allowed.len()));
     }
@@ -287,15 +284,18 @@ fn values(rule: &ValueRule, of_inputs: bool, to: &mut Sentences) {
         say(format!("The {what} {name} must be {}.", must.join(", ")), before);
     }
     if let Some(k) = top_k {
-        say(format!("Of each row of {name} only the {k} greatest are told."), VALUES_OUT);
+        say(
+            format!("Only the {k} greatest values of each row of {name} are returned."),
+            VALUES_OUT,
+        );
     }
     if let Some(decimals) = decimals {
-        say(format!("Numbers of {name} are rounded to {decimals} decimals."), VALUES_OUT);
+        say(format!("Values of {name} are rounded to {decimals} decimals."), VALUES_OUT);
     }
 }
 
 fn explain_limits(limits: &Limits, confinement: Confinement, to: &mut Sentences) {
-    let about = "How much";
+    let about = "Limits";
     let Limits {
         memory,
         run_time,
@@ -309,7 +309,7 @@ fn explain_limits(limits: &Limits, confinement: Confinement, to: &mut Sentences)
     } = *limits;
     let size = format_size;
     let mut say = |text: String, by: &[&'static str]| to.say(about, text, by);
-    say(format!("At most {} of memory in a sandbox.", size(memory)), &[LIMITER, RLIMITS]);
+    say(format!("At most {} of memory per sandbox.", size(memory)), &[LIMITER, RLIMITS]);
     let time = format_duration(run_time);
     let by: &[&'static str] = match confinement {
         Confinement::Strict => &[DEADLINE],
@@ -317,13 +317,16 @@ fn explain_limits(limits: &Limits, confinement: Confinement, to: &mut Sentences)
     };
     say(format!("At most {time} for a run."), by);
     let time = format_duration(prepare_time);
-    say(format!("At most {time} to load, to describe and to optimise a model, each."), by);
+    say(format!("At most {time} each to load, describe and optimise a model."), by);
     let (inputs, outputs) = (size(input_size), size(output_size));
     let model = size(model_size);
-    say(format!("At most {model} of model, {inputs} of inputs, {outputs} of outputs."), &[SIZES]);
+    say(
+        format!("At most {model} for a model, {inputs} for inputs, {outputs} for outputs."),
+        &[SIZES],
+    );
     let (stack, log) = (size(stack), size(log_size));
     say(format!("At most {stack} of stack."), &[WASM]);
-    say(format!("At most {log} of log."), &["the rest is dropped"]);
+    say(format!("At most {log} of log."), &["further log output is dropped"]);
     say(
         format!("Prepared models are kept for at most {snapshots} combinations of input shapes."),
         &["store of prepared models"],
@@ -346,21 +349,21 @@ fn explain_quotas(policy: &Policy, to: &mut Sentences) {
         parts.push(format!("{} written", format_size(bytes_written)));
     }
     if written {
-        parts.push(format!("{files_created} files made"));
+        parts.push(format!("{files_created} files created"));
     }
     if !policy.network.is_empty() {
         parts.push(format!("{connections} connections"));
         parts.push(format!("{} sent", format_size(bytes_sent)));
         parts.push(format!("{} received", format_size(bytes_received)));
     }
-    to.say("How much", format!("In one run, at most {}.", parts.join(", ")), &[QUOTA]);
+    to.say("Limits", format!("In one run, at most {}.", parts.join(", ")), &[QUOTA]);
 }
 
 fn explain_compute(compute: &Compute, to: &mut Sentences) {
-    let about = "How it is computed";
+    let about = "Computation";
     let Compute { deterministic, kernels, threads } = *compute;
     if deterministic {
-        let text = "With the same bits on every machine.".to_owned();
+        let text = "Results have the same bits on every machine.".to_owned();
         to.say(about, text, &["deterministic code, without native kernels"]);
     }
     match (compute.native_kernels(), kernels) {
@@ -369,11 +372,14 @@ fn explain_compute(compute: &Compute, to: &mut Sentences) {
                 1 => "one thread".to_owned(),
                 threads => format!("up to {threads} threads"),
             };
-            let text = format!("By native kernels on the sandbox's own memory, with {threads}.");
+            let text = format!(
+                "Native kernels compute in the sandbox's own memory, with \
+                                {threads}."
+            );
             to.say(about, text, &["every address checked", "work of a call bounded"]);
         }
         (false, Kernels::Native | Kernels::Sandbox) => {
-            to.say(about, "By WebAssembly alone.".to_owned(), &[WASM]);
+            to.say(about, "Only WebAssembly computes, without native kernels.".to_owned(), &[WASM]);
         }
     }
 }
@@ -381,15 +387,15 @@ fn explain_compute(compute: &Compute, to: &mut Sentences) {
 fn around(policy: &Policy, to: &mut Sentences) {
     let (text, by): (_, &[&'static str]) = match policy.confinement {
         Confinement::Strict => (
-            "No model is read where a layer of the kernel is missing, namespaces excepted.",
+            "No model is read if a kernel protection layer other than namespaces is missing.",
             &["supervisor, before anything is sent to a worker"],
         ),
         Confinement::BestEffort => (
-            "Layers of the kernel may be missing around it; what is missing is told.",
-            &["whatever the kernel offers"],
+            "Kernel protection layers may be missing; missing layers are reported.",
+            &["the layers that the kernel supports"],
         ),
     };
-    to.say("What is around it", text.to_owned(), by);
+    to.say("Confinement", text.to_owned(), by);
 }
 
 fn nothing_else(policy: &Policy, to: &mut Sentences) {
@@ -410,5 +416,5 @@ fn nothing_else(policy: &Policy, to: &mut Sentences) {
     }
     let last = refused.pop().unwrap_or_default();
     let text = format!("It cannot {} or {last}.", refused.join(", "));
-    to.say("What is refused", text, &[STUBS, NAMESPACES, LANDLOCK, SECCOMP]);
+    to.say("Refused", text, &[STUBS, NAMESPACES, LANDLOCK, SECCOMP]);
 }

@@ -1,5 +1,5 @@
-//! TOML text to a checked [`Policy`]: the tables every policy has. Those of guest programs are read
-//! by `granted`.
+//! Parses TOML text into a checked [`Policy`]: the tables that every policy has. `granted` reads
+//! those of guest programs.
 
 use toml::de::DeTable;
 
@@ -16,7 +16,7 @@ impl Policy {
     /// Reads a policy from text. `origin` is what errors call it, usually a path.
     ///
     /// The text may come from anywhere, but the *policy* must come from the operator: for a file,
-    /// use [`Policy::load`], which checks whose it is. Paths in grants stay as they are written: see
+    /// use [`Policy::load`], which checks who owns it. Paths in grants are not resolved: see
     /// [`Policy::resolve_in`].
     pub fn parse(text: &str, origin: &str) -> Result<Self, PolicyError> {
         let reader = Reader { text, origin, format: keys::POLICY, absent: Absent::Default };
@@ -27,10 +27,10 @@ impl Policy {
 
 impl Reader<'_> {
     fn policy(&self, document: &DeTable<'_>) -> Result<Policy, PolicyError> {
-        // Before everything else: in a later version other keys may be right.
+        // Checked first, because another version may have other keys.
         self.version(document)?;
         let mut policy = Policy::default();
-        // What only a policy for a program may have, and where it stands.
+        // Keys that depend on whether the policy is for a program, with their positions.
         let mut grants = Vec::new();
         for entry in self.entries(document, &keys::TOP) {
             let (key, span, value) = entry?;
@@ -180,7 +180,7 @@ impl Reader<'_> {
             Some(threads) if (keys::THREADS.min..=most).contains(&threads) => Ok(threads),
             _ => {
                 let why = match value.get_ref().as_integer() {
-                    Some(_) => "not a number of threads".to_owned(),
+                    Some(_) => "not a valid number of threads".to_owned(),
                     None => format!("{}, not a number", kind(value)),
                 };
                 let hint = format!("write a number from 1 to {most}");

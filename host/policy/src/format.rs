@@ -1,8 +1,8 @@
-//! A policy file in canonical order: tables and keys as the format lists them, comments kept.
+//! Formats a policy file in canonical order: tables and keys in the order of the format.
 //!
-//! The text is moved about line by line and never written anew, so that what people put into it, how
-//! they wrote a value and how they aligned their comments, stays. A comment belongs to what it stands
-//! above; one that an empty line separates from the table below it belongs to the table above.
+//! Lines are moved but never rewritten, which keeps comments, spelling of values and alignment. A
+//! comment belongs to the line below it; a comment that an empty line separates from the table
+//! below it belongs to the table above.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -13,11 +13,11 @@ use super::{Policy, PolicyError};
 /// The file in canonical order, with the same meaning.
 ///
 /// # Errors
-/// When the text is no policy.
+/// When the text is not a valid policy.
 pub fn canonical(text: &str, origin: &str) -> Result<String, PolicyError> {
     let before = Policy::parse(text, origin)?;
     let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
-    // What was a policy a moment ago still is.
+    // Normalising line ends may not invalidate the policy.
     let again = Policy::parse(&text, origin)?;
     let Ok(document) = DeTable::parse(&text) else { return Ok(text) };
     let mut ends = Vec::new();
@@ -26,12 +26,12 @@ pub fn canonical(text: &str, origin: &str) -> Result<String, PolicyError> {
     let ordered = write(split(&text, &ends));
     match Policy::parse(&ordered, origin) {
         Ok(after) if after == before && again == before => Ok(ordered),
-        // Better unordered than changed.
+        // An unordered file is better than one with a changed meaning.
         _ => Ok(text),
     }
 }
 
-/// Where each value begins and ends.
+/// The span of each value.
 fn values(table: &DeTable<'_>, text: &str, to: &mut Vec<(usize, usize)>) {
     for value in table.values() {
         one_value(value, text, to);
@@ -42,7 +42,7 @@ fn one_value(value: &Spanned<DeValue<'_>>, text: &str, to: &mut Vec<(usize, usiz
     let span = value.span();
     let first = text.as_bytes().get(span.start);
     match value.get_ref() {
-        // Without a brace it is one that headers or dotted keys make.
+        // A table without a brace is written with headers or dotted keys.
         DeValue::Table(table) if first != Some(&b'{') => values(table, text, to),
         DeValue::Array(items) if items.iter().any(|item| is_block(item, text)) => {
             items.iter().for_each(|item| one_value(item, text, to));
@@ -51,22 +51,22 @@ fn one_value(value: &Spanned<DeValue<'_>>, text: &str, to: &mut Vec<(usize, usiz
     }
 }
 
-/// Whether an item of a list is a table that a header of its own announces.
+/// Whether an item of a list is a table with its own header.
 fn is_block(item: &Spanned<DeValue<'_>>, text: &str) -> bool {
     item.get_ref().as_table().is_some() && text.as_bytes().get(item.span().start) != Some(&b'{')
 }
 
-/// A key with its value, and what stands above it.
+/// A key with its value, and the comments above it.
 struct Statement {
     above: Vec<String>,
     key: String,
     lines: Vec<String>,
 }
 
-/// A header with what follows it.
+/// A header with the statements below it.
 struct Section {
     above: Vec<String>,
-    /// The header's line; empty for what precedes all headers.
+    /// The header's line; empty for the statements before all headers.
     header: String,
     statements: Vec<Statement>,
     /// Comments after the last statement.
@@ -84,7 +84,7 @@ fn split(text: &str, ends: &[(usize, usize)]) -> Vec<Section> {
         let (raw, line, trimmed) = (line.trim_end_matches('\n'), line.trim_end(), line.trim());
         let Some(section) = sections.last_mut() else { continue };
         if start < until {
-            // A value that goes on: not even its white space is ours.
+            // The continuation of a value: its white space must not change.
             if let Some(statement) = section.statements.last_mut() {
                 statement.lines.push(raw.to_owned());
             }
@@ -132,13 +132,13 @@ fn key_of(statement: &str) -> String {
     key.trim().trim_matches(['"', '\'']).to_owned()
 }
 
-/// The key of the table that a header announces, and whether it is one inside of that.
+/// The key of the table that a header announces, and whether the header is for a table inside it.
 fn table_of(header: &str) -> (String, bool) {
     let path = header.split(']').next().unwrap_or_default().trim_start_matches('[').trim();
     (key_of(path), path.contains('.'))
 }
 
-fn place(key: &str, format: &[&Table]) -> usize {
+fn table_index(key: &str, format: &[&Table]) -> usize {
     format.iter().position(|table| table.key == key).unwrap_or(usize::MAX)
 }
 
@@ -150,9 +150,9 @@ fn write(mut sections: Vec<Section>) -> String {
         let order = |key: &str| {
             let keys = known.map_or(&[][..], |known| known.keys);
             let own = keys.iter().position(|own| own.name == key);
-            own.unwrap_or_else(|| keys.len().saturating_add(place(key, keys::POLICY)))
+            own.unwrap_or_else(|| keys.len().saturating_add(table_index(key, keys::POLICY)))
         };
-        // What stands at the top of the file stays there.
+        // The comment at the top of the file stays there.
         let head = match section.header.is_empty() {
             true => section.statements.first_mut().map(take_head).unwrap_or_default(),
             false => vec![],
@@ -168,7 +168,7 @@ fn write(mut sections: Vec<Section>) -> String {
     }
     sections.sort_by_key(|section| {
         let (table, inner) = table_of(&section.header);
-        (place(&table, keys::POLICY), inner)
+        (table_index(&table, keys::POLICY), inner)
     });
     let mut out = Lines::default();
     for section in &sections {
@@ -176,7 +176,7 @@ fn write(mut sections: Vec<Section>) -> String {
             out.push("");
             section.above.iter().for_each(|line| out.push(line));
             out.push(&section.header);
-            // Where keys follow, they follow at once.
+            // No empty line between a header and its keys.
             out.after_header = !section.statements.is_empty();
         }
         for statement in &section.statements {
@@ -196,7 +196,7 @@ fn take_head(first: &mut Statement) -> Vec<String> {
     }
 }
 
-/// Lines of which no two in a row are empty.
+/// Output lines, without two empty lines in a row.
 #[derive(Default)]
 struct Lines {
     text: String,

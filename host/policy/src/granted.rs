@@ -1,5 +1,5 @@
-//! TOML tables to checked grants: `[program]`, `[[models]]`, `[[filesystem]]`, `[[network]]`, and
-//! what has to hold between them.
+//! Parses TOML tables into checked grants: `[program]`, `[[models]]`, `[[filesystem]]`,
+//! `[[network]]`, and checks the rules between them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,17 +14,17 @@ use super::reader::{Reader, Value, in_order, unsigned};
 use super::text::{is_invisible, quote};
 use super::{Access, FileGrant, ModelGrant, NetworkGrant, Policy, PolicyError, Program, Protocol};
 
-/// Longest reason in characters: a line that people read.
+/// Longest reason in characters; people read it as one line.
 const MAX_REASON: usize = 500;
 /// Longest name under which a program asks for a model, in bytes.
 const MAX_NAME: usize = 255;
-/// Most variables in an environment, and the longest value in bytes.
+/// The maximum number of variables in an environment, and of bytes in a value.
 const MAX_VARIABLES: usize = 128;
 const MAX_VARIABLE: usize = 4096;
 
-const HOST_PATH: &str = "write the path of a file or folder, absolute or from the policy's folder, \
-                         without `..`, for example \"labels\" or \"/srv/labels\"";
-const GUEST_PATH: &str = "write where the program sees it, for example \"/labels\"";
+const HOST_PATH: &str = "write the path of a file or folder, absolute or relative to the policy's \
+                         folder, without `..`, for example \"labels\" or \"/srv/labels\"";
+const GUEST_PATH: &str = "write the path at which the program sees it, for example \"/labels\"";
 const PEER: &str = "write a name such as \"features.example.com\", or an address such as \
                     \"203.0.114.7\" or \"2a00::7\"";
 
@@ -35,7 +35,7 @@ impl Reader<'_> {
         at: &Range<usize>,
     ) -> Result<Program, PolicyError> {
         let mut program = Program::default();
-        // The first key that is not granted without a reason.
+        // The first granted key that requires a reason.
         let mut needs_reason = None;
         for entry in self.entries(table, &keys::PROGRAM) {
             let (key, span, value) = entry?;
@@ -75,8 +75,8 @@ impl Reader<'_> {
 
     fn environment(&self, value: &Value<'_>) -> Result<BTreeMap<String, String>, PolicyError> {
         let home = "program.environment";
-        let hint = "write names and values, for example { LANG = \"C\" }; a name is letters, digits \
-                    and underscores and begins with no digit";
+        let hint = "write names and values, for example { LANG = \"C\" }; a name is letters, \
+                    digits and underscores and does not begin with a digit";
         let Some(table) = value.get_ref().as_table() else {
             let why = format!("{}, not a table", kind(value));
             return Err(self.value(home, value, why, hint.to_owned()));
@@ -88,19 +88,19 @@ impl Reader<'_> {
             let mut chars = name.chars();
             let first = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
             if !first || !chars.all(|c| c.is_ascii_alphanumeric() || c == '_') {
-                return wrong(format!("{} is no name of a variable", quote(name)));
+                return wrong(format!("{} is not a valid variable name", quote(name)));
             }
             if name.len() > MAX_NAME {
-                return wrong(format!("a name of {} bytes; the most is {MAX_NAME}", name.len()));
+                return wrong(format!("a name of {} bytes; the maximum is {MAX_NAME}", name.len()));
             }
             let Some(text) = value.get_ref().as_str() else {
-                return wrong(format!("{}, not a text", kind(value)));
+                return wrong(format!("{}, not a string", kind(value)));
             };
             if text.contains('\0') {
-                return wrong("a NUL in it, which no environment can hold".to_owned());
+                return wrong("contains a NUL byte".to_owned());
             }
             if text.len() > MAX_VARIABLE {
-                return wrong(format!("{} bytes; the most is {MAX_VARIABLE}", text.len()));
+                return wrong(format!("{} bytes; the maximum is {MAX_VARIABLE}", text.len()));
             }
             if variables.len() >= MAX_VARIABLES {
                 return wrong(format!("more than {MAX_VARIABLES} variables"));
@@ -111,13 +111,13 @@ impl Reader<'_> {
     }
 
     fn reason(&self, key: &'static str, value: &Value<'_>) -> Result<String, PolicyError> {
-        let hint = "write in one line why this is needed; whoever approves the policy reads it";
+        let hint = "write in one line why this is needed, for the person who approves the policy";
         self.checked(key, value, hint, |text| {
             let text = text.trim();
             if text.is_empty() {
                 Err("empty")
             } else if text.chars().any(is_invisible) {
-                Err("more than one line, or a character in it that cannot be seen")
+                Err("contains a line break or an invisible character")
             } else if text.chars().count() > MAX_REASON {
                 Err("longer than 500 characters")
             } else {
@@ -162,14 +162,15 @@ impl Reader<'_> {
     }
 
     fn model_name(&self, value: &Value<'_>, others: &[ModelGrant]) -> Result<String, PolicyError> {
-        let hint = "write the name under which the program asks for the model, each only once";
+        let hint =
+            "write the name by which the program requests the model; each name must be unique";
         self.checked("models.name", value, hint, |text| {
             if text.is_empty() {
                 Err("empty")
             } else if text.len() > MAX_NAME {
                 Err("longer than 255 bytes")
             } else if text.chars().any(is_invisible) {
-                Err("a character in it that cannot be seen")
+                Err("contains an invisible character")
             } else if others.iter().any(|other| other.name == text) {
                 Err("another model has this name")
             } else {
@@ -232,8 +233,8 @@ impl Reader<'_> {
         match others.iter().find(|other| overlap(&other.guest, &path)) {
             None => Ok(path),
             Some(other) => {
-                let why = format!("it is, or lies in, or holds {}", quote(&other.guest));
-                let hint = "give each grant a place of its own, so that one path means one grant";
+                let why = format!("overlaps the grant of {}", quote(&other.guest));
+                let hint = "give each grant a separate guest path";
                 Err(self.value(key, value, why, hint.to_owned()))
             }
         }
@@ -286,7 +287,7 @@ impl Reader<'_> {
                     == (&grant.host, grant.port, grant.protocol)
             };
             if grants.iter().any(same) {
-                let why = "granted before, with this port and protocol".to_owned();
+                let why = "already granted with this port and protocol".to_owned();
                 let hint = "keep one of the two".to_owned();
                 return Err(self.value("network.host", value, why, hint));
             }
@@ -317,7 +318,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Kinds of addresses, in the order of the format whatever the order of the file.
+    /// Kinds of addresses, sorted in the order of the format.
     pub(super) fn reaches(
         &self,
         key: &'static str,
@@ -338,14 +339,14 @@ impl Reader<'_> {
             found.push(at);
         }
         if found.is_empty() {
-            let why = "an empty list, with which nothing could be reached".to_owned();
+            let why = "an empty list, which allows no address".to_owned();
             return Err(self.value(key, value, why, hint.to_owned()));
         }
         let kinds = AddressKind::GRANTABLE.iter().enumerate();
         Ok(kinds.filter(|(at, _)| found.contains(at)).map(|(_, kind)| *kind).collect())
     }
 
-    /// What has to hold between tables. `seen` are those that depend on `[program]`.
+    /// Checks rules between tables. `seen` are the keys that depend on `[program]`.
     pub(super) fn check_whole(
         &self,
         policy: &Policy,
@@ -360,7 +361,7 @@ impl Reader<'_> {
                 ),
                 (key @ ("inputs" | "outputs"), true) => (
                     if key == "inputs" { "inputs" } else { "outputs" },
-                    "rules of values are for a model alone, and the policy is for a program",
+                    "value rules apply to models, and this policy is for a program",
                     "put them into the policy that `models.policy` names",
                 ),
                 ("models", false) => ("models", FOR_PROGRAMS, ADD_PROGRAM),
@@ -368,8 +369,8 @@ impl Reader<'_> {
                 ("quotas", false) => ("quotas", FOR_PROGRAMS, ADD_PROGRAM),
                 ("filesystem", true) if policy.filesystem.iter().any(|g| g.sha256.is_some()) => (
                     "filesystem",
-                    "`sha256` pins a file of a model, which is read once; a program reads its files \
-                     while it runs",
+                    "`sha256` pins a file of a model, which is read once; a program reads its \
+                     files while it runs",
                     "leave `sha256` out; the files of a model are granted in the policy that \
                      `models.policy` names",
                 ),
@@ -390,5 +391,5 @@ impl Reader<'_> {
     }
 }
 
-const FOR_PROGRAMS: &str = "only a guest program can use this, and the policy is for none";
-const ADD_PROGRAM: &str = "add a [program] table; for a model alone, leave this out";
+const FOR_PROGRAMS: &str = "only guest programs can use this, and this policy is for a model";
+const ADD_PROGRAM: &str = "add a [program] table, or remove this if the policy is for a model";

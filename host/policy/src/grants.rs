@@ -1,8 +1,9 @@
-//! What a policy can grant to a guest program beyond computing: models, files, connections, and the
-//! small things of a process. Checked data for whoever enforces it; nothing here opens or connects.
+//! What a policy can grant to a guest program beyond computing: models, files, connections, and
+//! process resources. This is checked data for the code that enforces it; nothing here opens or
+//! connects.
 //!
-//! Everything is off until it is granted. A grant is exact: one path, one host and port. There are no
-//! patterns, so that what a policy allows can be read off it.
+//! Everything is off until it is granted. A grant is exact: one path, or one host and port. There
+//! are no patterns, so that a reader sees exactly what a policy allows.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,18 +14,18 @@ use serde::{Deserialize, Serialize};
 use super::address::{AddressKind, Peer, address_kind, canonical_address};
 use super::{Confinement, LoadedPolicy, ModelPin, Policy};
 
-/// Most entries in one list of grants: more than anybody reads is more than anybody approves.
+/// The maximum number of entries in one list of grants: nobody reviews more.
 pub const MAX_GRANTS: usize = 256;
 
-/// A guest program: what of a process it has. Only a policy that has this table can be used for one.
+/// The process resources of a guest program. Only a policy with this table can be used for one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Program {
     /// SHA-256 of the only program the policy accepts; `None` accepts any.
     pub sha256: Option<[u8; 32]>,
-    /// Whether what it prints reaches standard output.
+    /// Whether its output reaches standard output.
     pub stdout: bool,
-    /// Whether what it prints reaches standard error.
+    /// Whether its output reaches standard error.
     pub stderr: bool,
     /// Whether it has the wall clock and the monotonic clock.
     pub clocks: bool,
@@ -32,7 +33,7 @@ pub struct Program {
     pub randomness: bool,
     /// Whether arguments given on the command line reach it.
     pub arguments: bool,
-    /// Its environment, whole: nothing of the host's is in it.
+    /// Its whole environment: no variable of the host is inherited.
     pub environment: BTreeMap<String, String>,
     /// Why it needs clocks, randomness, arguments or an environment.
     pub reason: Option<String>,
@@ -45,8 +46,8 @@ impl Program {
         self.sha256.as_ref().is_none_or(|pinned| pinned == sha256)
     }
 
-    /// The keys of what it grants and programs ask for when they need it. Where they print to, they
-    /// all ask for at their start.
+    /// The granted keys that programs use only when they need them. All programs open standard
+    /// output and error at their start, so these are not listed.
     pub fn asked_for(&self) -> impl Iterator<Item = &'static str> {
         let granted = [
             ("clocks", self.clocks),
@@ -69,10 +70,10 @@ pub struct ModelGrant {
     pub path: Option<PathBuf>,
     /// SHA-256 of the only file accepted.
     pub sha256: [u8; 32],
-    /// The policy file whose limits hold for this model; without one, those of the program's policy.
-    /// Absolute as `path` is.
+    /// The policy file whose limits apply to this model; without one, those of the program's
+    /// policy. Absolute under the same condition as `path`.
     pub policy: Option<PathBuf>,
-    /// What that file says, once [`Policy::load`] has read it.
+    /// That file's content, once [`Policy::load`] has read it.
     pub rules: Option<Box<LoadedPolicy>>,
 }
 
@@ -83,7 +84,7 @@ impl ModelGrant {
         ModelGrant { name: name.into(), path: None, sha256, policy: None, rules: None }
     }
 
-    /// What the model's own policy file grants of files that it may keep data in.
+    /// The files that the model may keep data in, from the model's own policy file.
     pub fn files(&self) -> &[FileGrant] {
         self.rules.as_ref().map_or(&[], |rules| &rules.policy.filesystem)
     }
@@ -92,15 +93,15 @@ impl ModelGrant {
 /// How a file or folder may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Access {
-    /// Opened for reading, listed.
+    /// Open for reading, and list.
     #[default]
     Read,
-    /// Also changed, made and removed.
+    /// Also change, create and remove.
     Write,
 }
 
 impl Access {
-    /// The access as a policy names it.
+    /// The access's name in a policy.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -114,23 +115,23 @@ impl Access {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FileGrant {
-    /// Where it is: without `..`, and without symbolic links when the policy came from
-    /// [`Policy::load`], which also makes it absolute. Whoever opens it must make sure of both once
-    /// more, as files change: `openat2` with `RESOLVE_NO_SYMLINKS`, and without `O_NOFOLLOW`, which
+    /// The path on the host: without `..`, and without symbolic links when the policy came from
+    /// [`Policy::load`], which also makes it absolute. As files change, the code that opens it must
+    /// enforce both again: `openat2` with `RESOLVE_NO_SYMLINKS`, and without `O_NOFOLLOW`, which
     /// with `O_PATH` would open a link itself.
     pub host: PathBuf,
-    /// Where the program sees it: absolute and normalised; no two are the same or nested.
+    /// The path at which the program sees it: absolute and normalised; grants do not overlap.
     pub guest: String,
     /// How it may be used.
     pub access: Access,
     /// For a file in which a model keeps data: SHA-256 of the only content accepted. `None` accepts
-    /// any, and so does a grant of a folder.
+    /// any content, as a grant of a folder does.
     pub sha256: Option<[u8; 32]>,
-    /// Why.
+    /// Why it is needed.
     pub reason: String,
 }
 
-/// How one talks to a peer.
+/// The transport protocol of a network grant.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -143,7 +144,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The protocol as a policy names it.
+    /// The protocol's name in a policy.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -153,7 +154,7 @@ impl Protocol {
     }
 }
 
-/// A peer that may be talked to.
+/// A peer that the program may communicate with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct NetworkGrant {
@@ -161,18 +162,18 @@ pub struct NetworkGrant {
     pub host: Peer,
     /// The port, never 0.
     pub port: u16,
-    /// How.
+    /// The transport protocol.
     pub protocol: Protocol,
-    /// The kinds of addresses that the host may have: in order, at least one, never
+    /// The kinds of addresses that the host may have: sorted, not empty, without
     /// [`AddressKind::Never`].
     pub reaches: Vec<AddressKind>,
-    /// Why.
+    /// Why it is needed.
     pub reason: String,
 }
 
 impl FileGrant {
-    /// A grant of a file or folder of any content. Nothing of it is checked here: a policy that is
-    /// read from a file is.
+    /// A grant of a file or folder with any content. Nothing is checked here; reading a policy from
+    /// a file checks its grants.
     #[must_use]
     pub fn new(
         host: impl Into<PathBuf>,
@@ -184,25 +185,25 @@ impl FileGrant {
         FileGrant { host, guest, access, sha256: None, reason }
     }
 
-    /// The rule as logs and refusals name it.
+    /// The rule as it is written in logs and error messages.
     pub fn rule(&self) -> String {
         file_rule(&self.guest, self.access)
     }
 }
 
-/// The entry of a policy that grants this place.
+/// The policy entry that grants this path.
 pub fn file_rule(guest: &str, access: Access) -> String {
     let guest = belljar_text::Escaped::new(guest);
     format!("[[filesystem]] guest = \"{guest}\", access = \"{}\"", access.name())
 }
 
-/// The entry of a policy that grants this peer.
+/// The policy entry that grants this peer.
 pub fn peer_rule(host: &Peer, port: u16, protocol: Protocol) -> String {
     let protocol = protocol.name();
     format!("[[network]] host = \"{host}\", port = {port}, protocol = \"{protocol}\"")
 }
 
-/// A key of a table of the policy.
+/// A key with its table, as it is written in logs and error messages.
 pub fn key_rule(table: &str, key: &str) -> String {
     format!("[{table}] {key}")
 }
@@ -220,13 +221,13 @@ impl NetworkGrant {
         NetworkGrant { host, port, protocol, reaches, reason: reason.into() }
     }
 
-    /// The rule as logs and refusals name it.
+    /// The rule as it is written in logs and error messages.
     pub fn rule(&self) -> String {
         peer_rule(&self.host, self.port, self.protocol)
     }
 
-    /// Whether an address is one this grant may lead to: the address granted, or, for a name, one of
-    /// a granted kind. That the name was resolved to it is for the caller to know.
+    /// Whether the grant allows connections to an address: the granted address, or, for a name, any
+    /// address of a granted kind. The caller must have resolved the name to it.
     #[must_use]
     pub fn reaches(&self, address: IpAddr) -> bool {
         let same = match &self.host {
@@ -238,8 +239,8 @@ impl NetworkGrant {
 }
 
 impl Policy {
-    /// Makes paths absolute that were written relative to the policy's folder. [`Policy::load`] has
-    /// done so; whoever reads a policy with [`Policy::parse`] says which folder is meant.
+    /// Makes paths absolute that are relative to the policy's folder. [`Policy::load`] calls this;
+    /// after [`Policy::parse`], the caller passes the folder.
     pub fn resolve_in(&mut self, folder: &Path) {
         for grant in &mut self.models {
             for path in grant.path.iter_mut().chain(&mut grant.policy) {
@@ -255,10 +256,10 @@ impl Policy {
         }
     }
 
-    /// The policy under which a model runs that this one grants to its program: pinned, with the
-    /// limits of the model's own policy file or of this one, and confined no less than either says.
-    /// What files it may keep its data in is in its own policy only: those of the program are not
-    /// the model's. `None` if a file is named and was not read.
+    /// The policy for a model that this policy grants to its program: with the model pinned, the
+    /// limits of the model's own policy file or of this one, and the stricter confinement of both.
+    /// Only the model's own policy grants files in which the model keeps data; the program's files
+    /// are not the model's. `None` if a policy file is named but was not read.
     #[must_use]
     pub fn for_model(&self, grant: &ModelGrant) -> Option<Policy> {
         let own = match (&grant.rules, &grant.policy) {

@@ -1,8 +1,8 @@
-//! Every table and key of the format, with what may stand there: the one list from which the reader,
-//! the JSON Schema, and `policy fmt` work.
+//! Every table and key of the format, and what is valid there: the single list behind the reader,
+//! the JSON Schema, and `policy fmt`.
 //!
-//! The reader refuses what is not listed before it looks at it, so that the list is complete by
-//! construction; a test gives it every key that is listed, so that it lists nothing else.
+//! The reader refuses keys that are not listed, so the list is complete by construction; a test
+//! gives the reader every listed key, so the list contains nothing else.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use super::{Bounds, bounds, quota_bounds};
 pub(super) struct Table {
     /// Its key at the top level; empty for the top level itself.
     pub(super) key: &'static str,
-    /// What messages call it.
+    /// Its name in messages.
     pub(super) shown: &'static str,
     /// Whether it is a list of tables.
     pub(super) list: bool,
-    /// Whether there is one for each name that stands below it.
+    /// Whether it holds one table for each name below it.
     pub(super) named: bool,
     /// One sentence for editors.
     pub(super) about: &'static str,
@@ -32,7 +32,7 @@ pub(super) struct Key {
     pub(super) about: &'static str,
 }
 
-/// What may stand as a value.
+/// What is valid as a value.
 #[derive(Clone, Copy)]
 pub(super) enum Shape {
     Version,
@@ -46,35 +46,35 @@ pub(super) enum Shape {
     Choice(&'static [&'static str]),
     /// Several of these; the first alone is the default.
     Several(&'static [&'static str]),
-    /// One line for people.
+    /// One line of text for people.
     Line,
-    /// What a program calls something.
+    /// The name by which a program requests something.
     Name,
     HostPath,
     GuestPath,
     Peer,
     Port,
-    /// Names and values.
+    /// Names and string values.
     Environment,
     /// A number.
     Number,
-    /// A number, or a truth.
+    /// A number or a boolean.
     Scalar,
-    /// Several of these.
+    /// A list of scalars.
     Scalars,
     /// A number from the first to the second.
     Whole(u32, u32),
     /// An element type.
     Dtype,
-    /// Sizes, of which `"?"` is any.
+    /// Dimensions, where `"?"` is any size.
     Dims,
     /// On unless `false`.
     On,
-    /// Only in ceilings: names of variables, hosts or patterns of them, ports and ranges of them.
+    /// Only in ceilings: names of variables, host patterns, and ports with ranges.
     Names,
     Hosts,
     Ports,
-    /// What this build does not understand yet, and refuses.
+    /// Refused by this build, reserved for later.
     Reserved,
 }
 
@@ -86,7 +86,7 @@ const fn required(name: &'static str, shape: Shape, about: &'static str) -> Key 
     Key { name, shape, required: true, about }
 }
 
-/// Most threads that a policy can allow one run.
+/// Threads that a policy can allow one run.
 pub(super) const THREADS: Bounds<u32> = Bounds { min: 1, default: 1, max: 64 };
 
 pub(super) const CONFINEMENTS: &[&str] = &["strict", "best-effort"];
@@ -107,12 +107,12 @@ pub(super) const TOP: Table = Table {
         key(
             "confinement",
             Shape::Choice(CONFINEMENTS),
-            "Whether a layer of the kernel around worker processes may be missing.",
+            "Whether a kernel protection layer around worker processes may be missing.",
         ),
         key(
             "declared-shapes",
             Shape::Choice(DECLARED_SHAPES),
-            "Whether outputs of another shape than the model declares are refused.",
+            "Whether outputs are refused whose shape differs from the model's declaration.",
         ),
     ],
 };
@@ -131,7 +131,7 @@ pub(super) const LIMITS: Table = Table {
     shown: "[limits]",
     list: false,
     named: false,
-    about: "How much one sandbox may use.",
+    about: "The limits of one sandbox.",
     keys: &[
         key("memory", Shape::Size(bounds::MEMORY), "Memory of the sandbox."),
         key("run-time", Shape::Time(bounds::RUN_TIME), "Wall time of one run."),
@@ -160,8 +160,12 @@ pub(super) const COMPUTE: Table = Table {
     named: false,
     about: "How a model is computed.",
     keys: &[
-        key("deterministic", Shape::Switch, "Bit-identical answers on every machine, but slower."),
-        key("kernels", Shape::Choice(KERNELS), "Who computes products and what surrounds them."),
+        key("deterministic", Shape::Switch, "Bit-identical outputs on every machine, but slower."),
+        key(
+            "kernels",
+            Shape::Choice(KERNELS),
+            "Where matrix products and adjacent operators are computed.",
+        ),
         key("threads", Shape::Count(THREADS), "Threads that one run may compute with."),
     ],
 };
@@ -171,19 +175,19 @@ pub(super) const PROGRAM: Table = Table {
     shown: "[program]",
     list: false,
     named: false,
-    about: "A guest program: what of a process it has. Everything is off until granted.",
+    about: "The process resources of a guest program. Everything is off until granted.",
     keys: &[
         key("sha256", Shape::Digest, "SHA-256 of the only program accepted."),
-        key("stdout", Shape::Switch, "Whether what it prints reaches standard output."),
-        key("stderr", Shape::Switch, "Whether what it prints reaches standard error."),
+        key("stdout", Shape::Switch, "Whether its output reaches standard output."),
+        key("stderr", Shape::Switch, "Whether its output reaches standard error."),
         key("clocks", Shape::Switch, "The wall clock and the monotonic clock."),
         key("randomness", Shape::Switch, "Random numbers."),
         key("arguments", Shape::Switch, "Arguments given on the command line."),
-        key("environment", Shape::Environment, "Its environment, whole."),
+        key("environment", Shape::Environment, "Its whole environment; nothing is inherited."),
         key(
             "reason",
             Shape::Line,
-            "Why; required with clocks, randomness, arguments or environment.",
+            "Why it needs them; required with clocks, randomness, arguments or environment.",
         ),
     ],
 };
@@ -195,13 +199,13 @@ pub(super) const MODELS: Table = Table {
     named: false,
     about: "A model that the program may load.",
     keys: &[
-        required("name", Shape::Name, "The name the program asks for."),
+        required("name", Shape::Name, "The name that the program requests."),
         key("path", Shape::HostPath, "The file; without it the program brings the bytes."),
         required("sha256", Shape::Digest, "SHA-256 of the only file accepted."),
         key(
             "policy",
             Shape::HostPath,
-            "A policy file for this model: its limits, rules of values, and files it keeps data in.",
+            "A policy for this model: its limits, value rules, and the files it keeps data in.",
         ),
     ],
 };
@@ -213,9 +217,13 @@ pub(super) const FILESYSTEM: Table = Table {
     named: false,
     about: "A file or folder that is granted, with everything below it.",
     keys: &[
-        required("host", Shape::HostPath, "Where it is: absolute, or from the policy's folder."),
-        required("guest", Shape::GuestPath, "Where the program sees it."),
-        key("access", Shape::Choice(ACCESSES), "How it may be used; writing includes reading."),
+        required(
+            "host",
+            Shape::HostPath,
+            "The path on the host: absolute, or relative to the policy's folder.",
+        ),
+        required("guest", Shape::GuestPath, "The path at which the program sees it."),
+        key("access", Shape::Choice(ACCESSES), "The access; \"write\" includes reading."),
         key(
             "sha256",
             Shape::Digest,
@@ -230,11 +238,11 @@ pub(super) const NETWORK: Table = Table {
     shown: "[[network]]",
     list: true,
     named: false,
-    about: "A peer that the program may talk to.",
+    about: "A peer that the program may communicate with.",
     keys: &[
         required("host", Shape::Peer, "A name or an address."),
         required("port", Shape::Port, "The port."),
-        key("protocol", Shape::Choice(PROTOCOLS), "How they talk."),
+        key("protocol", Shape::Choice(PROTOCOLS), "The transport protocol."),
         key("reaches", Shape::Several(REACHES), "Kinds of addresses that the host may have."),
         required("reason", Shape::Line, "Why it is needed."),
     ],
@@ -245,10 +253,14 @@ pub(super) const QUOTAS: Table = Table {
     shown: "[quotas]",
     list: false,
     named: false,
-    about: "How much one run of the program may do with its grants.",
+    about: "How much one run of the program may use its grants.",
     keys: &[
         key("bytes-written", Shape::Size(quota_bounds::BYTES_WRITTEN), "Written to files."),
-        key("files-created", Shape::Count(quota_bounds::FILES_CREATED), "Files and folders made."),
+        key(
+            "files-created",
+            Shape::Count(quota_bounds::FILES_CREATED),
+            "Files and folders created.",
+        ),
         key("open-handles", Shape::Count(quota_bounds::OPEN_HANDLES), "Open at once."),
         key("connections", Shape::Count(quota_bounds::CONNECTIONS), "Connections made."),
         key("bytes-sent", Shape::Size(quota_bounds::BYTES_SENT), "Sent over all connections."),
@@ -265,16 +277,16 @@ pub(super) const INPUTS: Table = Table {
     shown: "[inputs.NAME]",
     list: false,
     named: true,
-    about: "What the values of an input must be; what breaks it does not reach the model.",
+    about: "A rule for the values of an input; an input that violates it does not reach the model.",
     keys: &[
-        key("value", Shape::Scalar, "The one value, which the model is prepared with."),
+        key("value", Shape::Scalar, "The only value, with which the model is prepared."),
         key("dtype", Shape::Dtype, "The element type."),
-        key("shape", Shape::Dims, "The shape; \"?\" stands for any size."),
-        key("min", Shape::Number, "No element is below."),
-        key("max", Shape::Number, "No element is above."),
+        key("shape", Shape::Dims, "The shape; \"?\" means any size."),
+        key("min", Shape::Number, "The minimum of every element."),
+        key("max", Shape::Number, "The maximum of every element."),
         key("finite", Shape::On, "Whether NaN and infinities are refused."),
-        key("max-norm", Shape::Number, "The most that the root of the sum of squares may be."),
-        key("allowed", Shape::Scalars, "The values that elements may have."),
+        key("max-norm", Shape::Number, "The maximum of the Euclidean norm of all elements."),
+        key("allowed", Shape::Scalars, "The allowed values of elements."),
     ],
 };
 
@@ -283,24 +295,24 @@ pub(super) const OUTPUTS: Table = Table {
     shown: "[outputs.NAME]",
     list: false,
     named: true,
-    about: "What the values of an output must be; what breaks it is withheld.",
+    about: "A rule for the values of an output; an output that violates it is withheld.",
     keys: &[
         key("dtype", Shape::Dtype, "The element type."),
-        key("shape", Shape::Dims, "The shape; \"?\" stands for any size."),
-        key("min", Shape::Number, "No element is below."),
-        key("max", Shape::Number, "No element is above."),
+        key("shape", Shape::Dims, "The shape; \"?\" means any size."),
+        key("min", Shape::Number, "The minimum of every element."),
+        key("max", Shape::Number, "The maximum of every element."),
         key("finite", Shape::On, "Whether NaN and infinities are withheld."),
-        key("max-norm", Shape::Number, "The most that the root of the sum of squares may be."),
-        key("allowed", Shape::Scalars, "The values that elements may have."),
+        key("max-norm", Shape::Number, "The maximum of the Euclidean norm of all elements."),
+        key("allowed", Shape::Scalars, "The allowed values of elements."),
         key(
             "top-k",
             Shape::Whole(1, u32::MAX),
-            "How many of the greatest along the last axis are told.",
+            "How many of the largest elements along the last axis are returned.",
         ),
         key(
             "decimals",
-            Shape::Whole(0, super::values::MOST_DECIMALS),
-            "Digits behind the point that numbers are rounded to.",
+            Shape::Whole(0, super::values::MAX_DECIMALS),
+            "The number of decimals that elements are rounded to.",
         ),
     ],
 };
@@ -327,16 +339,16 @@ pub(super) const CEILING_TOP: Table = Table {
     shown: "the top level",
     list: false,
     named: false,
-    about: "The most that any policy can grant on this machine.",
+    about: "The maximum that any policy can grant on this machine.",
     keys: &[
         required("version", Shape::Version, "Version of the format."),
-        key("excess", Shape::Choice(EXCESSES), "What becomes of a policy that asks for more."),
+        key("excess", Shape::Choice(EXCESSES), "What happens to a policy that asks for more."),
         key("require-pin", Shape::Switch, "Whether policies must pin their model or program."),
-        key("confinement", Shape::Choice(CONFINEMENTS), "The least that policies must demand."),
+        key("confinement", Shape::Choice(CONFINEMENTS), "The minimum that policies must demand."),
         key(
             "declared-shapes",
             Shape::Choice(DECLARED_SHAPES),
-            "The least that policies must demand of shapes.",
+            "The minimum that policies must demand of declared shapes.",
         ),
         key("signers", Shape::Reserved, "Whose signatures are accepted."),
     ],
@@ -347,7 +359,7 @@ pub(super) const CEILING_PROGRAM: Table = Table {
     shown: "[program]",
     list: false,
     named: false,
-    about: "Whether guest programs may run, and what of a process they may be granted.",
+    about: "Whether guest programs may run, and which process resources they may be granted.",
     keys: &[
         key("stdout", Shape::Switch, "Whether standard output may be granted."),
         key("stderr", Shape::Switch, "Whether standard error may be granted."),
@@ -365,8 +377,8 @@ pub(super) const CEILING_FILESYSTEM: Table = Table {
     named: false,
     about: "A root below which files may be granted.",
     keys: &[
-        required("path", Shape::HostPath, "Where it is: an absolute path."),
-        key("access", Shape::Choice(ACCESSES), "The greatest access."),
+        required("path", Shape::HostPath, "The absolute path of the root."),
+        key("access", Shape::Choice(ACCESSES), "The maximum access."),
     ],
 };
 
@@ -379,7 +391,7 @@ pub(super) const CEILING_NETWORK: Table = Table {
     keys: &[
         required("host", Shape::Hosts, "A name, an address, *.NAME for all names below, or *."),
         required("ports", Shape::Ports, "Ports, and ranges such as \"8000-8100\"."),
-        key("protocol", Shape::Choice(PROTOCOLS), "How they talk."),
+        key("protocol", Shape::Choice(PROTOCOLS), "The transport protocol."),
         key("reaches", Shape::Several(REACHES), "Kinds of addresses that may be reached."),
     ],
 };
@@ -389,10 +401,10 @@ pub(super) const CEILING_COMPUTE: Table = Table {
     shown: "[compute]",
     list: false,
     named: false,
-    about: "The most of how a model is computed.",
+    about: "The limits of how a model is computed.",
     keys: &[
         key("kernels", Shape::Choice(KERNELS), "\"sandbox\" forbids native kernels."),
-        key("threads", Shape::Count(THREADS), "Most threads of one run."),
+        key("threads", Shape::Count(THREADS), "The maximum number of threads of one run."),
     ],
 };
 

@@ -1,13 +1,13 @@
 //! The policy: what one model, or one guest program, may use. A policy file becomes a checked
 //! [`Policy`] here.
 //!
-//! Two ways in: [`Policy::load`] reads a file only the operator could have written, and
-//! [`Policy::parse`] reads text whose origin the caller vouches for. Both are strict: an unknown
-//! key, a value without a unit or a limit out of bounds is an error, because a policy that was
-//! silently misread protects nobody.
+//! [`Policy::load`] reads a file that only the operator could have written; [`Policy::parse`] reads
+//! text whose origin the caller vouches for. Both are strict: an unknown key, a value without a
+//! unit or a limit out of bounds is an error, because a policy that is silently misread protects
+//! nobody.
 //!
-//! This module must never turn an absent key into "unlimited", never accept a file that someone
-//! other than root or the caller could have changed, and never print the file's text unescaped.
+//! This module must never turn an absent key into "unlimited", never accept a file that users other
+//! than root and the caller could have changed, and never print the file's text unescaped.
 #![forbid(unsafe_code)]
 
 mod address;
@@ -66,7 +66,7 @@ pub use template::{
 pub use template::{Measured, starting_policy};
 pub use values::{Scalar, ValueRule};
 
-/// The one version of the policy format this build understands.
+/// The only version of the policy format that this build supports.
 pub const FORMAT_VERSION: u32 = 1;
 
 /// What one model, or one guest program, may use. The default grants nothing and limits everything.
@@ -75,31 +75,31 @@ pub const FORMAT_VERSION: u32 = 1;
 pub struct Policy {
     /// Which model the policy is for.
     pub model: ModelPin,
-    /// How much it may use.
+    /// The resources it may use.
     pub limits: Limits,
     /// How it is computed.
     pub compute: Compute,
-    /// How much of the confinement of its worker processes must be there.
+    /// Whether all protection layers around worker processes are required.
     pub confinement: Confinement,
-    /// What becomes of a run whose shapes are not those that the model declares.
+    /// What happens when the shapes of a run differ from the model's declaration.
     pub declared_shapes: DeclaredShapes,
-    /// For a guest program: what of a process it has. Without it the policy is for a model alone,
-    /// and grants at most files to read.
+    /// The process resources of a guest program. Without it the policy is for a model, and can
+    /// grant only files to read.
     pub program: Option<Program>,
     /// The models that the program may load.
     pub models: Vec<ModelGrant>,
-    /// Files and folders.
+    /// Files and folders that are granted.
     pub filesystem: Vec<FileGrant>,
-    /// Peers on the network.
+    /// Network peers that are granted.
     pub network: Vec<NetworkGrant>,
-    /// How much one run of the program may do with its grants.
+    /// How much one run of the program may use its grants.
     pub quotas: Quotas,
-    /// What the values of inputs must be. Inputs that are not here may be anything that the model
-    /// declares, NaN included.
+    /// Rules for the values of inputs. An input without a rule may have any values of its declared
+    /// type, including NaN.
     pub inputs: Vec<ValueRule>,
-    /// What the values of outputs must be, and how much of them is told.
+    /// Rules for the values of outputs, and how much of the outputs is returned.
     pub outputs: Vec<ValueRule>,
-    /// The file that it was read from, if any.
+    /// The file the policy was read from, if any.
     pub origin: Origin,
 }
 
@@ -110,11 +110,11 @@ pub struct Origin(Option<Arc<AsRead>>);
 #[derive(Debug)]
 struct AsRead {
     sha256: [u8; 32],
-    /// What the file says; it has no origin itself.
+    /// The policy in the file; it has no origin itself.
     policy: Policy,
 }
 
-/// Two policies of different files are not the same, even if they say the same.
+/// Origins are equal if the files are: policies with equal content from different files differ.
 impl PartialEq for Origin {
     fn eq(&self, other: &Origin) -> bool {
         let digest = |origin: &Origin| origin.0.as_ref().map(|read| read.sha256);
@@ -125,22 +125,22 @@ impl PartialEq for Origin {
 impl Eq for Origin {}
 
 impl Policy {
-    /// The same policy with another demand on the confinement.
+    /// The same policy with another confinement.
     #[must_use]
     pub fn with_confinement(mut self, confinement: Confinement) -> Policy {
         self.confinement = confinement;
         self
     }
 
-    /// The same policy with another answer to shapes that differ from the declaration.
+    /// The same policy with another check of declared shapes.
     #[must_use]
     pub fn with_declared_shapes(mut self, declared_shapes: DeclaredShapes) -> Policy {
         self.declared_shapes = declared_shapes;
         self
     }
 
-    /// SHA-256 of the file that it was read from, for the decision log. `None` if it came from no
-    /// file, or was changed since.
+    /// SHA-256 of the file that the policy was read from, for the decision log. `None` if it came
+    /// from no file, or was changed after it was read.
     #[must_use]
     pub fn file_sha256(&self) -> Option<[u8; 32]> {
         let read = self.origin.0.as_deref()?;
@@ -148,7 +148,7 @@ impl Policy {
         (now == read.policy).then_some(read.sha256)
     }
 
-    /// Notes that a file with this digest says what the policy says now.
+    /// Records that the file with this digest contains this policy.
     pub fn read_from(mut self, sha256: Option<[u8; 32]>) -> Policy {
         self.origin = Origin::default();
         self.origin =
@@ -161,35 +161,33 @@ impl Policy {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ModelPin {
-    /// SHA-256 of the only model file the policy accepts. `None` accepts any model, which is for
-    /// trying things out: the limits hold all the same, but nothing says the model is the one
-    /// that was meant.
+    /// SHA-256 of the only model file the policy accepts. `None` accepts any model and is meant for
+    /// experiments: the limits still hold, but nothing proves that the model is the intended one.
     pub sha256: Option<[u8; 32]>,
 }
 
 impl ModelPin {
-    /// Whether a model with this digest is one the policy accepts.
+    /// Whether the policy accepts a model with this digest.
     #[must_use]
     pub fn accepts(&self, sha256: &[u8; 32]) -> bool {
         self.sha256.as_ref().is_none_or(|pinned| pinned == sha256)
     }
 }
 
-/// What becomes of a run whose shapes are not those that the model declares: an output of another
-/// shape, or a symbol that stands for two sizes. The rank and the fixed sizes of an input are enforced
-/// either way.
+/// What happens when the shapes of a run differ from the model's declaration: an output of another
+/// shape, or a symbol with two sizes. The rank and the fixed sizes of an input are always enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DeclaredShapes {
-    /// It is answered as it was computed, and the difference is reported once for each loaded model
-    /// and input or output: what a model declares about its own outputs protects nobody.
+    /// The outputs are returned, and the difference is reported once for each loaded model and
+    /// input or output: a model's declaration of its own outputs protects nobody.
     #[default]
     Report,
-    /// There is no answer.
+    /// The run fails.
     Strict,
 }
 
 impl DeclaredShapes {
-    /// The value as a policy names it.
+    /// The value's name in a policy.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -203,11 +201,11 @@ impl DeclaredShapes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Compute {
-    /// Bit-identical answers on every machine, at the price of speed. Default: `false`.
+    /// Bit-identical outputs on every machine, but slower. Default: `false`.
     pub deterministic: bool,
-    /// Who computes products and what surrounds them.
+    /// Where matrix products and adjacent operators are computed.
     pub kernels: Kernels,
-    /// Threads that one run may compute with; more than one only help native kernels. Default: 1.
+    /// Threads of one run; more than one helps only native kernels. Default: 1.
     pub threads: u32,
 }
 
@@ -218,20 +216,20 @@ impl Default for Compute {
 }
 
 impl Compute {
-    /// Whether the host computes operators: the policy allows it, and does not ask for the
-    /// same bits on every machine.
+    /// Whether the host computes operators: the policy allows it, and does not require
+    /// bit-identical outputs on every machine.
     pub fn native_kernels(&self) -> bool {
         self.kernels == Kernels::Native && !self.deterministic
     }
 }
 
-/// Who computes products and what surrounds them.
+/// Where matrix products and adjacent operators are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kernels {
-    /// The host, with this machine's instructions, on checked ranges of the sandbox's memory: two
-    /// to four times as fast.
+    /// In the host, with this machine's instructions, on checked ranges of the sandbox's memory:
+    /// two to four times as fast.
     #[default]
     Native,
-    /// The sandbox itself; no native code but wasmtime's works on a model's data.
+    /// In the sandbox: except for wasmtime's, no native code works on a model's data.
     Sandbox,
 }

@@ -1,6 +1,6 @@
-//! The limits of a sandbox: their defaults, and the hard bounds no policy can leave.
+//! The limits of a sandbox: their defaults, and the hard bounds that every policy must respect.
 //!
-//! A limit is a number, always: there is no value that means "no limit".
+//! A limit is always a number: no value means "no limit".
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::PolicyError;
 use super::units::{format_duration, format_size};
 
-/// How much one model may use. Sizes in bytes. Every field is within [`bounds`] when it came from
-/// a file; check one made by hand with [`Limits::check`].
+/// How much one model may use. Sizes are in bytes. Fields that come from a file are within
+/// [`bounds`]; check limits set in code with [`Limits::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -20,13 +20,13 @@ pub struct Limits {
     pub run_time: Duration,
     /// Wall time of load, describe and optimise together.
     pub prepare_time: Duration,
-    /// The model file.
+    /// Size of the model file.
     pub model_size: u64,
-    /// All inputs of a run together.
+    /// Size of all inputs of a run together.
     pub input_size: u64,
-    /// All outputs of a run together.
+    /// Size of all outputs of a run together.
     pub output_size: u64,
-    /// Bytes of log kept per sandbox.
+    /// Log kept for each sandbox.
     pub log_size: u64,
     /// Native stack that WebAssembly code may use.
     pub stack: u64,
@@ -34,14 +34,14 @@ pub struct Limits {
     pub snapshots: u32,
 }
 
-/// The least, the usual and the most of one limit.
+/// Minimum, default and maximum of one limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds<T> {
-    /// The least a policy may say.
+    /// The minimum a policy may set.
     pub min: T,
-    /// What an absent key means.
+    /// The value when the key is absent.
     pub default: T,
-    /// The most a policy may say.
+    /// The maximum a policy may set.
     pub max: T,
 }
 
@@ -65,12 +65,12 @@ pub mod bounds {
     pub const INPUT_SIZE: Bounds<u64> = Bounds { min: 1, default: 256 * MIB, max: 4 * GIB };
     /// As for the model.
     pub const OUTPUT_SIZE: Bounds<u64> = Bounds { min: 1, default: 256 * MIB, max: 4 * GIB };
-    /// Kept in the host's memory, once per sandbox, and written by the model's side.
+    /// Kept in the host's memory, once per sandbox, with content that the model controls.
     pub const LOG_SIZE: Bounds<u64> = Bounds { min: KIB, default: 64 * KIB, max: 16 * MIB };
-    /// Chosen, not measured: deep graphs recurse, and every thread that runs a sandbox pays for it.
+    /// Chosen, not measured: deep graphs recurse, and every thread that runs a sandbox needs one.
     pub const STACK: Bounds<u64> = Bounds { min: 256 * KIB, default: 2 * MIB, max: 16 * MIB };
-    /// A snapshot is as large as the sandbox's memory; a model that is asked for ever new shapes must
-    /// not fill the host's memory and disk with them.
+    /// A snapshot is as large as the sandbox's memory; a model that is run with ever new shapes
+    /// must not fill the host's memory and disk with snapshots.
     pub const SNAPSHOTS: Bounds<u32> = Bounds { min: 1, default: 4, max: 64 };
 
     const fn time(default_secs: u64) -> Bounds<Duration> {
@@ -99,8 +99,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The most that any policy can say: where a ceiling begins.
-    pub(super) fn most() -> Limits {
+    /// The maximum that any policy can set: the initial value of a ceiling.
+    pub(super) fn maximum() -> Limits {
         Limits {
             memory: bounds::MEMORY.max,
             run_time: bounds::RUN_TIME.max,
@@ -114,7 +114,7 @@ impl Limits {
         }
     }
 
-    /// Checks limits that were set by a program: each must be within its [`bounds`].
+    /// Checks limits that were set in code: each must be within its [`bounds`].
     pub fn check(&self) -> Result<(), PolicyError> {
         use check_one as one;
         let Limits {
@@ -140,7 +140,7 @@ impl Limits {
     }
 }
 
-/// Checks one value that was set by a program.
+/// Checks one value that was set in code.
 pub(super) fn check_one<T: Quantity>(
     key: &'static str,
     value: T,
@@ -153,9 +153,9 @@ pub(super) fn check_one<T: Quantity>(
     })
 }
 
-/// What limits are made of: sizes, durations and counts.
+/// Types of limits: sizes, durations and counts.
 pub(super) trait Quantity: Copy + Ord + Default {
-    /// The quantity with its unit, as a policy file would say it.
+    /// The quantity with its unit, as a policy file writes it.
     fn shown(self) -> impl Display;
 }
 
@@ -177,7 +177,7 @@ impl Quantity for Duration {
     }
 }
 
-/// `Err` says what is wrong with a value that is out of bounds, and names the bound.
+/// `Err` describes a value that is out of bounds, with the bound.
 pub(super) fn within<T: Quantity>(value: T, bounds: Bounds<T>) -> Result<(), String> {
     if value == T::default() && bounds.min != T::default() {
         Err(format!("zero would let nothing run; the minimum is {}", bounds.min.shown()))

@@ -1,5 +1,5 @@
-//! What a reader of policies says when it refuses something: where, what, why, and what to write
-//! instead. Everything that comes from the file is escaped and cut.
+//! The reader's error messages: position, key, cause, and what to write instead. Everything that
+//! comes from the file is escaped and cut.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use super::text::{line_and_column, list, nearest, quote, shown, snippet};
 use super::{FORMAT_VERSION, PolicyError};
 
 impl Reader<'_> {
-    /// A key that an entry must have, and has not.
+    /// A required key is missing.
     pub(super) fn missing(
         &self,
         key: &'static str,
@@ -51,7 +51,7 @@ impl Reader<'_> {
             key: quote(key).into(),
             table: home.shown,
             hint: format!(
-                "{guess}valid there in version {FORMAT_VERSION} of the format: {}",
+                "{guess}valid keys there in version {FORMAT_VERSION} of the format: {}",
                 list(&valid)
             )
             .into(),
@@ -96,8 +96,8 @@ impl Reader<'_> {
             line,
             column,
             message: format!("not well-formed TOML: {}", shown(&words.join(" "))).into(),
-            hint: "each key stands once, and sizes and durations are in quotes, for example \
-                   memory = \"512 MiB\""
+            hint: "write each key once, and sizes and durations in quotes, for example memory = \
+                   \"512 MiB\""
                 .into(),
         }
     }
@@ -112,13 +112,13 @@ impl Reader<'_> {
     }
 }
 
-/// A sentence as it goes on after a colon, without its full stop.
+/// The sentence as a continuation after a colon: lower case, without its full stop.
 fn lower(sentence: &str) -> String {
     let mut chars = sentence.trim_end_matches('.').chars();
     chars.next().map_or_else(String::new, |c| c.to_lowercase().chain(chars).collect())
 }
 
-/// What a value is, with its article.
+/// The type of a value, with an article.
 pub(super) fn kind(value: &Value<'_>) -> &'static str {
     match value.get_ref() {
         DeValue::String(_) => "a text",

@@ -1,5 +1,5 @@
-//! Who may own a policy file: nobody but root and the caller can have written it, by the rule of
-//! [`belljar_files::ownership`] for the folders above it, which holds for the file too.
+//! Opens a policy file that only root and the caller can have written. The rule of
+//! [`belljar_files::ownership`] for the folders above it applies to the file too.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use super::text::shown;
 use super::{MAX_POLICY_SIZE, PolicyError};
 use belljar_files::ownership::{Untrusted, find};
 
-/// `NONBLOCK` and `NOCTTY` because what is opened may turn out not to be a regular file.
+/// `NONBLOCK` and `NOCTTY` because the path may not be a regular file.
 const FILE: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
-/// Opens a regular file that nobody but root and the caller could have written, and says where
-/// it really lies. `named` is what errors call it.
+/// Opens a regular file that only root and the caller could have written, and returns its real
+/// path. `named` is the path that errors show.
 pub(super) fn open_trusted(path: &Path, named: &str) -> Result<(File, PathBuf), PolicyError> {
     let refused = |untrusted| error(untrusted, named);
     let found = find(path, true).map_err(refused)?;
     let not_a_file = |found| Err(PolicyError::NotAFile { path: named.into(), what: kind(found) });
-    // This look comes first because opening a device or a socket may do something.
+    // Checked before opening, because opening a device or a socket may have side effects.
     if let Some(seen) = found.seen.filter(|seen| *seen != FileType::RegularFile) {
         return not_a_file(seen);
     }
@@ -60,7 +60,7 @@ fn error(untrusted: Untrusted, named: &str) -> PolicyError {
         }
         Untrusted::InProc { at } => (
             format!("{} belongs to a process, not to a file system", shown_path(&at)),
-            "give the policy as a file of its own, not as a descriptor or a pipe".to_owned(),
+            "write the policy to a regular file; descriptors and pipes are not accepted".to_owned(),
         ),
         Untrusted::Owner { at, what, owner, caller } => (
             format!(
@@ -78,11 +78,8 @@ fn error(untrusted: Untrusted, named: &str) -> PolicyError {
             )
         }
         Untrusted::Linked { at, links } => (
-            format!(
-                "{} has {links} hard links and lies in a folder everybody may write to",
-                shown_path(&at)
-            ),
-            "move the policy to a folder only you may write to".to_owned(),
+            format!("{} has {links} hard links and is in a world-writable folder", shown_path(&at)),
+            "move the policy to a folder that only you can write to".to_owned(),
         ),
     };
     PolicyError::Untrusted { path: path(), why: why.into(), hint: hint.into() }

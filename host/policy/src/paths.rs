@@ -1,8 +1,8 @@
-//! Paths in grants: what they may look like, and that no symbolic link is on the way.
+//! Checks paths in grants: their form, and that they contain no symbolic link.
 //!
-//! A link is a way for whoever may write to some folder to choose what another one's grant means, and
-//! `..` does not mean the same to the kernel and to a reader of the policy. Neither is followed here
-//! and judged, as with policy files themselves: both are refused.
+//! A link lets a user who may write to some folder choose what another user's grant means, and `..`
+//! means different things to the kernel and to a reader of the policy. Unlike for policy files,
+//! links are not followed and checked here: both are refused.
 
 use std::ffi::OsStr;
 use std::io;
@@ -16,11 +16,11 @@ use super::text::is_invisible;
 /// Longest path in bytes: what Linux accepts, with the closing NUL.
 const MAX_PATH: usize = 4095;
 
-/// Opened to look whether it can be reached, and for nothing else. Without `NOFOLLOW`: together with
-/// `PATH` it would have `openat2` open a link that is the last name, whatever it was told to resolve.
+/// Only to test whether a path can be reached. Without `NOFOLLOW`: together with `PATH` it would
+/// make `openat2` open a link as the last component, whatever its resolve flags are.
 const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
-/// A path on the host in the one form in which it is compared. `Err` says what is wrong with it.
+/// Normalises a path on the host. `Err` is what is wrong with it.
 pub(super) fn host_path(text: &str) -> Result<PathBuf, &'static str> {
     check_text(text)?;
     let mut path = PathBuf::new();
@@ -33,12 +33,12 @@ pub(super) fn host_path(text: &str) -> Result<PathBuf, &'static str> {
             }
         }
     }
-    // `.`, `./` and the like: the folder of the policy itself.
+    // `.`, `./` and similar: the policy's own folder.
     Ok(if path.as_os_str().is_empty() { PathBuf::from(".") } else { path })
 }
 
-/// Checks the path under which a program sees something: absolute and normalised already, as this is
-/// what the program's code has to say.
+/// Checks the path at which a program sees something: absolute and already normalised, because the
+/// program's code uses exactly this path.
 pub(super) fn check_guest_path(text: &str) -> Result<(), &'static str> {
     check_text(text)?;
     let Some(below) = text.strip_prefix('/') else {
@@ -49,8 +49,10 @@ pub(super) fn check_guest_path(text: &str) -> Result<(), &'static str> {
     }
     for name in below.split('/') {
         match name {
-            "" => return Err("a slash too many; write one between names and none at the end"),
-            "." => return Err("`.` in it; leave it out"),
+            "" => {
+                return Err("contains an extra slash; write one between names and none at the end");
+            }
+            "." => return Err("contains `.`; leave it out"),
             ".." => return Err(PARENT),
             _ => {}
         }
@@ -58,54 +60,53 @@ pub(super) fn check_guest_path(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-const PARENT: &str = "`..` in it, which leads out of what a reader of the policy sees; write where \
-                      it leads";
+const PARENT: &str = "contains `..`; write the path without it";
 
 fn check_text(text: &str) -> Result<(), &'static str> {
     if text.is_empty() {
         Err("empty")
     } else if text.contains('\0') {
-        Err("a NUL in it, which no path can have")
+        Err("contains a NUL byte")
     } else if text.chars().any(is_invisible) {
-        Err("a character in it that cannot be seen")
+        Err("contains an invisible character")
     } else if text.len() > MAX_PATH {
-        Err("longer than 4095 bytes, the most the system accepts")
+        Err("longer than 4095 bytes, the maximum that Linux accepts")
     } else {
         Ok(())
     }
 }
 
-/// Whether one of two normalised guest paths is the other, or lies in it.
+/// Whether two normalised guest paths are equal, or one is inside the other.
 pub(super) fn overlap(a: &str, b: &str) -> bool {
-    // By whole names: `/data` and `/database` are neighbours.
+    // Compares whole components: `/data` and `/database` do not overlap.
     Path::new(a).starts_with(b) || Path::new(b).starts_with(a)
 }
 
-/// What is at an absolute path.
+/// What an absolute path leads to.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// Something that no symbolic link leads to.
+    /// Something, without a symbolic link on the path.
     Straight,
-    /// A symbolic link: this one.
+    /// This component is a symbolic link.
     Link(PathBuf),
     /// Nothing.
     Missing,
-    /// It cannot be looked at.
+    /// This component cannot be accessed.
     Unreadable(PathBuf, io::Error),
 }
 
-/// Looks for symbolic links on the way to an absolute path, its last name included.
+/// Looks for symbolic links in all components of an absolute path.
 pub(super) fn look(path: &Path) -> Found {
     let how = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(CWD, path, LOOK, Mode::empty(), how) {
         Ok(_) => Found::Straight,
-        // What is wrong, and with which name, a walk finds out; it also serves old kernels and
-        // filters that do not know this call.
+        // The walk finds the component and the cause; it also works with kernels and seccomp
+        // filters that do not support this call.
         Err(_) => walk(path),
     }
 }
 
-/// One name at a time, each looked up in the folder that was found to be one.
+/// Opens one component at a time, each relative to the folder before it.
 fn walk(path: &Path) -> Found {
     let mut at = PathBuf::from("/");
     let mut folder = match rustix::fs::open("/", LOOK, Mode::empty()) {

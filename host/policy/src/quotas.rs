@@ -1,24 +1,24 @@
-//! How much one run of a guest program may do with what it was granted: defaults and hard bounds.
+//! How much one run of a guest program may use its grants: defaults and hard bounds.
 //!
-//! As with limits, a quota is a number, always. Zero is one: a grant may be there without the part of
-//! it that a quota counts.
+//! A quota is always a number, as a limit is. It may be zero, which disables the use it counts
+//! although it is granted.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Bounds, PolicyError};
 
-/// How much one run of a guest program may do. Sizes in bytes. Every field is within
-/// [`quota_bounds`] when it came from a file; check quotas made by hand with [`Quotas::check`].
+/// How much one run of a guest program may do. Sizes are in bytes. Quotas that come from a file
+/// are within [`quota_bounds`]; check quotas set in code with [`Quotas::check`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Quotas {
-    /// Written to granted files, all together; standard output and error count too.
+    /// Written to all granted files together, including standard output and error.
     pub bytes_written: u64,
-    /// Files and folders that are made.
+    /// Files and folders created.
     pub files_created: u32,
-    /// Files, folders and sockets that are open at once.
+    /// Files, folders and sockets open at once.
     pub open_handles: u32,
-    /// Connections that are made; for UDP, peers that are sent to.
+    /// Connections made; for UDP, peers sent to.
     pub connections: u32,
     /// Sent over all connections together.
     pub bytes_sent: u64,
@@ -33,17 +33,17 @@ pub mod quota_bounds {
     const MIB: u64 = 1 << 20;
     const TIB: u64 = 1 << 40;
 
-    /// Results are small beside models; a disk is filled by accident more often than on purpose.
+    /// Results are small compared to models; most disks are filled by accident.
     pub const BYTES_WRITTEN: Bounds<u64> = Bounds { min: 0, default: 64 * MIB, max: TIB };
     /// Inodes run out before bytes do.
     pub const FILES_CREATED: Bounds<u32> = Bounds { min: 0, default: 100, max: 1_000_000 };
-    /// Each is a descriptor of the host's; the usual limit of a process is 1,024.
+    /// Each is a file descriptor of the host; the usual limit of a process is 1,024.
     pub const OPEN_HANDLES: Bounds<u32> = Bounds { min: 0, default: 64, max: 512 };
-    /// More than there are ports on one side would be a scan.
+    /// More than the number of ports would be a port scan.
     pub const CONNECTIONS: Bounds<u32> = Bounds { min: 0, default: 16, max: 65_535 };
-    /// What is sent is what can leak.
+    /// Data that is sent can be leaked data.
     pub const BYTES_SENT: Bounds<u64> = Bounds { min: 0, default: 16 * MIB, max: TIB };
-    /// As much as all inputs of a run by default.
+    /// By default as much as all inputs of a run.
     pub const BYTES_RECEIVED: Bounds<u64> = Bounds { min: 0, default: 256 * MIB, max: TIB };
 }
 
@@ -61,8 +61,8 @@ impl Default for Quotas {
 }
 
 impl Quotas {
-    /// The most that any policy can say: where a ceiling begins.
-    pub(super) fn most() -> Quotas {
+    /// The maximum that any policy can set: the initial value of a ceiling.
+    pub(super) fn maximum() -> Quotas {
         Quotas {
             bytes_written: quota_bounds::BYTES_WRITTEN.max,
             files_created: quota_bounds::FILES_CREATED.max,
@@ -73,7 +73,7 @@ impl Quotas {
         }
     }
 
-    /// Checks quotas that were set by a program: each must be within its [`quota_bounds`].
+    /// Checks quotas that were set in code: each must be within its [`quota_bounds`].
     pub fn check(&self) -> Result<(), PolicyError> {
         use super::limits::check_one as one;
         let Quotas {

@@ -1,8 +1,8 @@
-//! Reading checked values out of TOML, for policies and ceilings alike.
+//! Reads checked values from TOML, for policies and ceilings.
 //!
-//! A document is walked by hand rather than deserialised, so that every error knows its line, its
-//! column and the key that was probably meant. [`Reader::entries`] refuses keys that the format does
-//! not list; nothing here may skip one.
+//! The document is walked by hand rather than deserialised, so that every error has its line, its
+//! column and the key that was probably meant. [`Reader::entries`] refuses keys that the format
+//! does not list; nothing here may skip a key.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -19,31 +19,31 @@ use super::{Bounds, FORMAT_VERSION, PolicyError};
 
 pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 
-/// A key, where it stands, and its value.
+/// A key, its span, and its value.
 pub(super) type Entry<'t, 'i> = (&'t str, Range<usize>, &'t Value<'i>);
 
-/// The text being read, for errors to point into.
+/// The text being read, to which errors refer.
 pub(super) struct Reader<'a> {
     pub(super) text: &'a str,
     pub(super) origin: &'a str,
-    /// Every table of the format that is read.
+    /// All tables of the format.
     pub(super) format: &'static [&'static Table],
-    /// What a limit is that is left out: the default, or in a ceiling the most there is.
+    /// The value of an absent limit: the default, or in a ceiling the maximum.
     pub(super) absent: Absent,
 }
 
-/// What a limit is that is left out.
+/// The value of an absent limit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Absent {
     Default,
-    Most,
+    Max,
 }
 
 impl Absent {
     fn of<T: Copy>(self, bounds: Bounds<T>) -> T {
         match self {
             Absent::Default => bounds.default,
-            Absent::Most => bounds.max,
+            Absent::Max => bounds.max,
         }
     }
 }
@@ -70,7 +70,7 @@ impl Reader<'_> {
         home.keys.iter().map(|key| key.name).chain(tables)
     }
 
-    /// Refuses what another version of the format would understand otherwise.
+    /// Refuses other versions, in which keys may have other meanings.
     pub(super) fn version(&self, document: &DeTable<'_>) -> Result<(), PolicyError> {
         let error = |at, message: String| {
             let (line, column) = line_and_column(self.text, at);
@@ -80,7 +80,7 @@ impl Reader<'_> {
                 column,
                 message: message.into(),
                 hint: format!(
-                    "this build understands `version = {FORMAT_VERSION}`, an integer at the top of \
+                    "this build supports `version = {FORMAT_VERSION}`, an integer at the top of \
                      the file"
                 )
                 .into(),
@@ -94,10 +94,10 @@ impl Reader<'_> {
             return Ok(());
         }
         let shown = self.source_of(value);
-        error(value.span().start, format!("policy version {shown} is not understood"))
+        error(value.span().start, format!("policy version {shown} is not supported"))
     }
 
-    /// The table that `[home]` announces.
+    /// The table of `[home]`.
     pub(super) fn table<'t, 'i>(
         &self,
         home: &'static Table,
@@ -106,13 +106,12 @@ impl Reader<'_> {
     ) -> Result<&'t DeTable<'i>, PolicyError> {
         value.get_ref().as_table().ok_or_else(|| {
             let why = format!("{}, not a table", kind(value));
-            let hint =
-                format!("write {} on a line of its own, once, and its keys below", home.shown);
+            let hint = format!("write {} on a separate line, once, and its keys below", home.shown);
             self.value_at(key.start, home.key, value, why, hint)
         })
     }
 
-    /// The tables that `[[home]]` announces, each with where it begins.
+    /// The tables of `[[home]]`, each with its position.
     pub(super) fn tables<'t, 'i>(
         &self,
         home: &'static Table,
@@ -121,13 +120,13 @@ impl Reader<'_> {
     ) -> Result<Vec<(&'t DeTable<'i>, usize)>, PolicyError> {
         let wrong = |value: &Value<'_>, at| {
             let why = format!("{}, not a list of tables", kind(value));
-            let hint = format!("write {} on a line of its own for each entry", home.shown);
+            let hint = format!("write {} on a separate line for each entry", home.shown);
             self.value_at(at, home.key, value, why, hint)
         };
         let items = value.get_ref().as_array().ok_or_else(|| wrong(value, key.start))?;
         let most = super::MAX_GRANTS;
         if items.len() > most {
-            let why = format!("{} entries; the most is {most}", items.len());
+            let why = format!("{} entries; the maximum is {most}", items.len());
             let hint = "grant a folder rather than many files".to_owned();
             return Err(self.value_at(key.start, home.key, value, why, hint));
         }
@@ -164,7 +163,7 @@ impl Reader<'_> {
     ) -> Result<u32, PolicyError> {
         let result = match value.get_ref().as_integer() {
             Some(_) => unsigned(value)
-                .ok_or_else(|| "not a count".to_owned())
+                .ok_or_else(|| "not a valid count".to_owned())
                 .and_then(|parsed| within(parsed, bounds).map(|()| parsed)),
             None => Err(format!("{}, not an integer", kind(value))),
         };
@@ -190,7 +189,7 @@ impl Reader<'_> {
             Some(text) => parse(text)
                 .map_err(|error| error.to_string())
                 .and_then(|parsed| within(parsed, bounds).map(|()| parsed)),
-            None => Err(format!("{}, not a text with a unit", kind(value))),
+            None => Err(format!("{}, not a string with a unit", kind(value))),
         };
         result.map_err(|why| {
             let hint = format!(
@@ -213,7 +212,7 @@ impl Reader<'_> {
             Err(self.value(key, value, why, hint.to_owned()))
         };
         let Some(text) = value.get_ref().as_str() else {
-            return error(format!("{}, not a text", kind(value)));
+            return error(format!("{}, not a string", kind(value)));
         };
         if let Some(c) = text.chars().find(|c| !c.is_ascii_hexdigit()) {
             return error(format!(
@@ -243,7 +242,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Which of several words it is: its index.
+    /// Parses one of several words and returns its index.
     pub(super) fn choice(
         &self,
         key: &'static str,
@@ -253,9 +252,8 @@ impl Reader<'_> {
         let text = value.get_ref().as_str();
         text.and_then(|text| words.iter().position(|word| *word == text)).ok_or_else(|| {
             let why = match text {
-                Some(_) if words.len() == 2 => "not one of the two there are".to_owned(),
-                Some(_) => "not one of those there are".to_owned(),
-                None => format!("{}, not a text", kind(value)),
+                Some(_) => "not a valid value".to_owned(),
+                None => format!("{}, not a string", kind(value)),
             };
             let words: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
             let hint = match words.split_last() {
@@ -275,11 +273,11 @@ impl Reader<'_> {
         hint: &str,
     ) -> Result<&'t str, PolicyError> {
         value.get_ref().as_str().ok_or_else(|| {
-            self.value(key, value, format!("{}, not a text", kind(value)), hint.to_owned())
+            self.value(key, value, format!("{}, not a string", kind(value)), hint.to_owned())
         })
     }
 
-    /// A text that some check turns into what is meant.
+    /// A string that `check` parses.
     pub(super) fn checked<T>(
         &self,
         key: &'static str,

@@ -1,5 +1,5 @@
-//! The JSON Schema of the format, for editors and reviews: made from the tables that the reader works
-//! from. It says less than the reader checks, and nothing that the reader does not.
+//! The JSON Schema of the format, for editors and reviews, generated from the tables that the
+//! reader uses. It checks less than the reader does, and nothing more.
 
 use serde_json::{Map, Value, json};
 
@@ -12,7 +12,7 @@ use belljar_tensor::DType;
 #[must_use]
 pub fn policy_schema() -> Value {
     let mut schema = document("Policy of Belljar", keys::POLICY);
-    // What only a program can use.
+    // Keys that require [program].
     let needs: Map<_, _> = ["models", "network", "quotas"]
         .iter()
         .map(|key| ((*key).to_owned(), json!(["program"])))
@@ -140,7 +140,7 @@ fn shape(shape: Shape) -> Value {
             "type": "array",
             "items": { "type": ["number", "boolean"] },
             "minItems": 1,
-            "maxItems": super::values::MOST_ALLOWED,
+            "maxItems": super::values::MAX_ALLOWED,
         }),
         Shape::Whole(least, most) => {
             json!({ "type": "integer", "minimum": least, "maximum": most })
@@ -152,7 +152,7 @@ fn shape(shape: Shape) -> Value {
         Shape::Dims => json!({
             "type": "array",
             "items": { "anyOf": [{ "type": "integer", "minimum": 0 }, { "const": "?" }] },
-            "maxItems": super::values::MOST_DIMS,
+            "maxItems": super::values::MAX_DIMS,
         }),
         Shape::On => json!({ "type": "boolean", "default": true }),
         Shape::Names => json!({ "type": "array", "items": { "type": "string" } }),

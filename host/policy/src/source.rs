@@ -1,7 +1,7 @@
-//! A policy from a file: opened once, checked, read through the same descriptor, and its digest
-//! kept for the audit log.
+//! Reads a policy from a file: it is opened once, checked, and read through the same descriptor,
+//! and its digest is kept for the audit log.
 //!
-//! Nothing here may look at the file by its name after it was opened.
+//! Nothing here may access the file by its name after it was opened.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -16,14 +16,14 @@ use super::paths::{Found, look};
 use super::text::{line_and_column, quote, shown};
 use super::{Policy, PolicyError, ownership};
 
-/// Largest policy file in bytes. Real ones have one or two kilobytes; a megabyte leaves room for
-/// long lists of grants and still parses in milliseconds.
+/// Largest policy file in bytes. Real policies have one or two kilobytes; a megabyte leaves room
+/// for long lists of grants and still parses in milliseconds.
 pub const MAX_POLICY_SIZE: u64 = 1 << 20;
 
-/// Longest path, in bytes: what Linux accepts (`PATH_MAX`, with the closing NUL).
+/// Longest path in bytes that Linux accepts (`PATH_MAX` without the final NUL).
 const MAX_PATH: usize = 4095;
 
-/// A policy together with where it came from.
+/// A policy and the file it was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadedPolicy {
     /// The policy.
@@ -32,18 +32,18 @@ pub struct LoadedPolicy {
     pub source: Source,
 }
 
-/// A policy file, as it was read.
+/// The file a policy was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// Where the file lies: absolute, with every symbolic link followed.
+    /// The absolute path of the file, with all symbolic links resolved.
     pub path: PathBuf,
     /// SHA-256 of its bytes.
     pub sha256: [u8; 32],
 }
 
 impl LoadedPolicy {
-    /// A path of a grant, printable: below the policy's folder without that folder, so that the
-    /// same policy reads the same wherever it lies.
+    /// The path of a grant, escaped for printing and relative to the policy's folder if it is below
+    /// it, so that the output does not depend on where the policy is.
     pub fn shown_path(&self, path: &Path) -> String {
         let folder = self.source.path.parent().unwrap_or(Path::new("/"));
         let own = path.strip_prefix(folder).unwrap_or(path);
@@ -53,7 +53,7 @@ impl LoadedPolicy {
         }
     }
 
-    /// The policy remembers its file from here on, for as long as it is not changed.
+    /// Records the file in the policy, until the policy is changed.
     fn with_origin(self) -> LoadedPolicy {
         let LoadedPolicy { policy, source } = self;
         LoadedPolicy { policy: policy.read_from(Some(source.sha256)), source }
@@ -61,17 +61,17 @@ impl LoadedPolicy {
 }
 
 impl Policy {
-    /// Reads a policy file, after checking that nobody but root and the caller could have
-    /// written it: it, every folder above it and every symbolic link on the way belong to one of
-    /// the two and are writable by nobody else.
+    /// Reads a policy file, after checking that only root and the caller could have written it: the
+    /// file, every folder above it and every symbolic link on its path belong to one of the two and
+    /// are not writable by anyone else.
     ///
-    /// Paths in its grants become absolute, relative ones below the folder in which the file really
-    /// lies; no symbolic link may be on the way to any of them. What does not exist is no error here,
-    /// as nothing can be opened there. Policies that it names for models are read too, in the same
-    /// way.
+    /// Paths in its grants become absolute; relative ones are resolved in the folder that really
+    /// contains the file. None of them may contain a symbolic link. A path that does not exist is
+    /// not an error here, because it cannot be opened. Policies that it names for models are read
+    /// in the same way.
     pub fn load(path: &Path) -> Result<LoadedPolicy, PolicyError> {
         let mut loaded = Self::load_alone(path)?;
-        // These name none in turn: a model has no models.
+        // Nothing to recurse into: the policy of a model names no models.
         for grant in &mut loaded.policy.models {
             if let Some(path) = &grant.policy {
                 grant.rules = Some(Box::new(rules_of(path, &grant.sha256)?));
@@ -80,8 +80,8 @@ impl Policy {
         Ok(loaded.with_origin())
     }
 
-    /// Reads a policy file to show what it says, whoever wrote it. The result must not be obeyed:
-    /// neither whose file it is nor links on the way to its grants were looked at.
+    /// Reads a policy file of any owner in order to show it. The result must not be enforced:
+    /// neither the owner nor links in the paths of its grants were checked.
     pub fn read_for_review(path: &Path) -> Result<LoadedPolicy, PolicyError> {
         let alone = |path: &Path| -> Result<LoadedPolicy, PolicyError> {
             let (text, source) = read_untrusted(path)?;
@@ -98,12 +98,12 @@ impl Policy {
         Ok(loaded.with_origin())
     }
 
-    /// The text of a policy file, whoever wrote it.
+    /// The text of a policy file of any owner.
     pub fn text_for_review(path: &Path) -> Result<(String, Source), PolicyError> {
         read_untrusted(path)
     }
 
-    /// Reads a policy file, and no policy that it names.
+    /// Reads a policy file, but not the policies that it names.
     fn load_alone(path: &Path) -> Result<LoadedPolicy, PolicyError> {
         let (text, source) = read_trusted(path)?;
         let named = path.to_string_lossy();
@@ -114,7 +114,7 @@ impl Policy {
     }
 }
 
-/// Reads a file that anybody may have written: to be shown, never to be obeyed.
+/// Reads a file of any owner: for display only, never to be enforced.
 fn read_untrusted(path: &Path) -> Result<(String, Source), PolicyError> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let named = path.to_string_lossy();
@@ -123,18 +123,18 @@ fn read_untrusted(path: &Path) -> Result<(String, Source), PolicyError> {
     }
     let unreadable =
         |source| PolicyError::Read { path: (&*named).into(), what: "the file".into(), source };
-    // What is opened may turn out to be a pipe.
+    // The path may be a pipe.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let mut options = std::fs::OpenOptions::new();
     let file = options.read(true).custom_flags(flags).open(path).map_err(unreadable)?;
     if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err(PolicyError::NotAFile { path: named.into(), what: "no regular file" });
+        return Err(PolicyError::NotAFile { path: named.into(), what: "not a regular file" });
     }
     let resolved = path.canonicalize().map_err(unreadable)?;
     read(file, &named, resolved)
 }
 
-/// Reads a file that nobody but root and the caller could have written.
+/// Reads a file that only root and the caller could have written.
 pub(super) fn read_trusted(path: &Path) -> Result<(String, Source), PolicyError> {
     let named = path.to_string_lossy();
     if let Some(why) = unacceptable(path.as_os_str()) {
@@ -146,7 +146,7 @@ pub(super) fn read_trusted(path: &Path) -> Result<(String, Source), PolicyError>
 
 fn read(mut file: File, named: &str, path: PathBuf) -> Result<(String, Source), PolicyError> {
     let mut bytes = Vec::new();
-    // One byte more than allowed, so that a file that grows while it is read is noticed.
+    // One byte more than allowed, to detect a file that grows while it is read.
     file.by_ref().take(MAX_POLICY_SIZE + 1).read_to_end(&mut bytes).map_err(|source| {
         PolicyError::Read { path: named.into(), what: "the file".into(), source }
     })?;
@@ -170,7 +170,7 @@ fn read(mut file: File, named: &str, path: PathBuf) -> Result<(String, Source), 
 }
 
 impl Policy {
-    /// Refuses symbolic links on the way to what is granted.
+    /// Refuses symbolic links in the paths of grants.
     fn check_links(&self, named: &str) -> Result<(), PolicyError> {
         let models = self.models.iter().flat_map(|grant| {
             let file = grant.path.as_deref().map(|path| ("models.path", path));
@@ -186,8 +186,8 @@ impl Policy {
                     "write the path it leads to, as `realpath` prints it",
                 ),
                 Found::Unreadable(at, err) => (
-                    format!("{} cannot be looked at: {err}", shown(&at.to_string_lossy())),
-                    "what is granted must be open to whoever runs the policy",
+                    format!("{} cannot be accessed: {err}", shown(&at.to_string_lossy())),
+                    "the user who runs the policy must be able to reach every granted path",
                 ),
             };
             return Err(PolicyError::Grant {
@@ -202,16 +202,16 @@ impl Policy {
     }
 }
 
-/// The policy file that a grant of a model names.
+/// Reads the policy file that a model grant names.
 fn rules_of(path: &Path, sha256: &[u8; 32]) -> Result<LoadedPolicy, PolicyError> {
     let loaded = Policy::load_alone(path)?;
     let policy = &loaded.policy;
     let (why, hint) = if policy.program.is_some() {
-        ("it is the policy of a program", "name a policy for a model, which has no [program]")
+        ("it is a policy for a program", "name a policy for a model, without a [program] table")
     } else if !policy.model.accepts(sha256) {
         (
-            "it pins another model than [[models]] does",
-            "the two SHA-256 must be the same, or stand only in [[models]]",
+            "it pins a different model than [[models]]",
+            "make the two SHA-256 digests equal, or write only the one in [[models]]",
         )
     } else {
         return Ok(loaded.with_origin());
@@ -225,15 +225,15 @@ fn rules_of(path: &Path, sha256: &[u8; 32]) -> Result<LoadedPolicy, PolicyError>
     })
 }
 
-/// What is wrong with a path before anything is opened.
+/// What is wrong with a path, checked before anything is opened.
 fn unacceptable(path: &OsStr) -> Option<&'static str> {
     let bytes = path.as_bytes();
     if bytes.is_empty() {
         Some("the path is empty; give the policy file's path")
     } else if bytes.contains(&0) {
-        Some("the path has a NUL byte in it, which no file's name can have")
+        Some("the path contains a NUL byte")
     } else if bytes.len() > MAX_PATH {
-        Some("the path is longer than 4095 bytes, the most the system accepts")
+        Some("the path is longer than 4095 bytes, the maximum that Linux accepts")
     } else if bytes.ends_with(b"/") {
         Some("the path ends in a slash, so it names a folder; give the policy file itself")
     } else {

@@ -1,6 +1,6 @@
-//! Writes a commented starting policy from what a model was measured to need.
+//! Writes a commented starting policy from the measured needs of a model.
 //!
-//! The model's name comes from outside. It goes into a comment, and must not be able to leave it.
+//! The model's name is untrusted. It is written into a comment and must not be able to leave it.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use super::text::shown;
 use super::units::{format_duration, format_size};
 use super::{Bounds, FORMAT_VERSION, Limits, bounds};
 
-/// What one model was measured to need.
+/// The measured needs of one model.
 #[derive(Clone, Debug)]
 pub struct Measured {
-    /// The model's name, as hostile as the model.
+    /// The model's name, untrusted.
     pub model_name: String,
     /// The model file's SHA-256 in hexadecimal.
     pub sha256: String,
-    /// The size in bytes of the model file, and of the files beside it that the model keeps data in.
+    /// The size in bytes of the model file and its external data files.
     pub model_size: u64,
     /// Highest size of the sandbox's memory, in bytes.
     pub peak_memory: u64,
@@ -30,14 +30,14 @@ pub struct Measured {
     pub output_bytes: u64,
 }
 
-/// Memory grows in steps as operators allocate: round up to what looks like a decision.
+/// Memory grows in steps as operators allocate: round up to a readable number.
 const MEMORY_STEP: u64 = 16 << 20;
 
-/// Smallest size proposed: below this a limit says nothing about safety.
+/// Smallest size proposed: a lower limit adds no safety.
 const MIN_SIZE: u64 = 64 << 10;
 
-/// A policy file for one model: the measured values with room to spare, each with a comment that
-/// says what was measured. [`Policy::parse`](super::Policy::parse) accepts the result.
+/// A policy file for one model: the measured values plus headroom, each with a comment that gives
+/// the measurement. [`Policy::parse`](super::Policy::parse) accepts the result.
 #[must_use]
 pub fn starting_policy(spec: &Measured) -> String {
     let mut out = starting_head(&spec.model_name, &spec.sha256, MEASURED, "");
@@ -46,24 +46,24 @@ pub fn starting_policy(spec: &Measured) -> String {
     out
 }
 
-/// The first comment of a policy whose limits were measured.
+/// The first comment of a policy with measured limits.
 pub const MEASURED: &str =
     "# A starting point: measured values with room to spare. Read it, then tighten it.\n";
 
-/// How a model is computed, in a policy that starts from nothing.
+/// The `[compute]` table of a starting policy.
 pub const STARTING_COMPUTE: &str = "
 [compute]
 deterministic = false        # true: bit-identical on every machine, but slower
 ";
 
-/// The beginning of a policy: its comments, the keys of the top level and the pin. `comments` and
-/// `settings` are whole lines, and go into it as they are.
+/// The beginning of a policy: its comments, the top-level keys and the pin. `comments` and
+/// `settings` are whole lines and are written unchanged.
 pub fn starting_head(name: &str, sha256: &str, comments: &str, settings: &str) -> String {
     let mut out = format!("# Policy for {}\n{comments}version = {FORMAT_VERSION}\n", shown(name));
     out.push_str(settings);
     if !settings.contains("declared-shapes") {
         out.push_str(
-            "# declared-shapes = \"strict\"   # refuse outputs of another shape than the model declares\n",
+            "# declared-shapes = \"strict\"   # refuse outputs whose shape differs from the declaration\n",
         );
     }
     out.push_str("\n[model]\n");
@@ -80,22 +80,22 @@ pub fn starting_head(name: &str, sha256: &str, comments: &str, settings: &str) -
     out
 }
 
-/// The table of limits: what was measured with room to spare, and what was not as `base` has it.
+/// The table of limits: measured values plus headroom, and unmeasured ones from `base`.
 pub fn starting_limits(spec: &Measured, base: &Limits) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ = write_limits(&mut out, spec, base, &Limits::most());
+    let _ = write_limits(&mut out, spec, base, &Limits::maximum());
     out
 }
 
-/// The table of limits of a model that was not run: it and the files it keeps data in have so many
-/// bytes. What that does not tell is as `base` has it.
+/// The table of limits of a model that was not run, whose files have `model_size` bytes together.
+/// Limits that do not follow from the size come from `base`.
 pub fn unmeasured_limits(model_size: u64, base: &Limits) -> String {
     let Limits {
         memory: base_memory,
         run_time,
         prepare_time,
-        // It is known.
+        // Computed from the argument.
         model_size: _,
         input_size,
         output_size,
@@ -103,10 +103,10 @@ pub fn unmeasured_limits(model_size: u64, base: &Limits) -> String {
         stack,
         snapshots,
     } = base;
-    // A model lies in the sandbox as a file, as tensors, and in the layout that kernels read.
+    // The sandbox holds a model as a file, as tensors, and in the layout that kernels read.
     let memory = model_size.saturating_mul(4).checked_next_multiple_of(MEMORY_STEP);
     let memory = clamp(memory, bounds::MEMORY).max(*base_memory);
-    let size = size_with_room(model_size, bounds::MODEL_SIZE, bounds::MODEL_SIZE.max);
+    let size = size_with_headroom(model_size, bounds::MODEL_SIZE, bounds::MODEL_SIZE.max);
     let model = format_size(model_size);
     let mut out = "\n[limits]\n".to_owned();
     let mut line = |key: &str, value: String, comment: &str| {
@@ -125,13 +125,13 @@ pub fn unmeasured_limits(model_size: u64, base: &Limits) -> String {
     out
 }
 
-/// Twice as much, rounded up to a power of two, within bounds.
-fn size_with_room(bytes: u64, bounds: Bounds<u64>, most: u64) -> String {
+/// Twice the size, rounded up to a power of two, within bounds.
+fn size_with_headroom(bytes: u64, bounds: Bounds<u64>, most: u64) -> String {
     let doubled = bytes.saturating_mul(2).max(MIN_SIZE);
     format_size(clamp(doubled.checked_next_power_of_two(), bounds).min(most))
 }
 
-/// The table of limits alone: none above that of `base`, and what is not measured as it has it.
+/// Only the table of limits: none above that of `base`, and unmeasured ones from `base`.
 pub fn measured_limits(spec: &Measured, base: &Limits) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
@@ -146,7 +146,7 @@ fn write_limits(
     most: &Limits,
 ) -> std::fmt::Result {
     let default = Limits::default();
-    // A limit that is added needs a line here.
+    // A new limit needs a line here.
     let Limits {
         // Measured.
         memory: _,
@@ -166,10 +166,10 @@ fn write_limits(
     let memory = spec.peak_memory.saturating_mul(2);
     let memory = clamp(memory.checked_next_multiple_of(MEMORY_STEP), bounds::MEMORY);
     let memory = memory.min(most.memory);
-    let run = clamp(with_room(spec.run_time, 1), bounds::RUN_TIME).min(most.run_time);
-    let prepare = clamp(with_room(spec.prepare_time, 5), bounds::PREPARE_TIME);
+    let run = clamp(with_headroom(spec.run_time, 1), bounds::RUN_TIME).min(most.run_time);
+    let prepare = clamp(with_headroom(spec.prepare_time, 5), bounds::PREPARE_TIME);
     let prepare = prepare.min(most.prepare_time);
-    let size = size_with_room;
+    let size = size_with_headroom;
     let measured_size = |bytes| format!("measured: {}", format_size(bytes));
     let measured_time = |time| format!("measured: {}", format_duration(time));
 
@@ -204,16 +204,16 @@ fn write_limits(
     writeln!(out, "{snapshots:<28} # input shapes it is kept prepared for{default}")
 }
 
-/// A policy file for one guest program (its name, hostile, and its SHA-256 in hexadecimal): it gets its
-/// inputs and nothing else, and what could be granted stands there as comments.
+/// A policy file for one guest program (its untrusted name, and its SHA-256 in hexadecimal): it
+/// grants only inputs, and lists possible grants as comments.
 #[cfg(feature = "programs")]
 #[must_use]
 pub fn starting_program_policy(program_name: &str, sha256: &str) -> String {
     let name = shown(program_name);
     format!(
         r#"# Policy for {name}
-# A starting point: the program gets its inputs and nothing else. A run that is refused something names
-# the line that would allow it. Grant what is needed, and say why.
+# A starting point: the program gets only its inputs. A run that is refused something reports the line
+# that would allow it. Grant what is needed, and give the reason.
 version = {FORMAT_VERSION}
 
 [program]
@@ -221,29 +221,29 @@ version = {FORMAT_VERSION}
 sha256 = "{sha256}"
 # stdout = true
 # stderr = true
-# clocks = true            # this and what follows needs a reason = "…"
+# clocks = true            # this and the following keys need a reason = "…"
 # randomness = true
 # arguments = true
 # environment = {{ LANG = "C" }}
 
 [limits]
 memory = "256 MiB"
-run-time = "10 s"         # its models' runs included
+run-time = "10 s"         # including its models' runs
 
-# A model that it may load, by the name it asks for:
+# A model that it may load, by the name it requests:
 # [[models]]
 # name = "…"
 # path = "model.onnx"      # relative to this file
 # sha256 = "…"             # as sha256sum prints it
 
-# A file or folder that it may use:
+# A file or folder that it may access:
 # [[filesystem]]
 # host = "data"            # relative to this file
-# guest = "/data"          # where the program sees it
+# guest = "/data"          # the path in the program
 # access = "read"          # or "write"
 # reason = "…"
 
-# A peer that it may talk to:
+# A peer that it may communicate with:
 # [[network]]
 # host = "features.example.com"
 # port = 6379
@@ -253,8 +253,8 @@ run-time = "10 s"         # its models' runs included
     )
 }
 
-/// Ten times as long, since the next machine is slower and busier, rounded up to a round number.
-fn with_room(measured: Duration, least_secs: u64) -> Option<Duration> {
+/// Ten times the duration, because the next machine may be slower and busier, rounded up.
+fn with_headroom(measured: Duration, least_secs: u64) -> Option<Duration> {
     let tenfold = measured.checked_mul(10)?;
     let secs = tenfold.as_secs().checked_add(u64::from(tenfold.subsec_nanos() > 0))?;
     let secs = secs.max(least_secs);
@@ -267,7 +267,7 @@ fn with_room(measured: Duration, least_secs: u64) -> Option<Duration> {
     Some(Duration::from_secs(secs.checked_next_multiple_of(step)?))
 }
 
-/// Into the bounds; a value too large to compute is the maximum.
+/// Clamps to the bounds; a value that overflowed is the maximum.
 fn clamp<T: Copy + Ord>(value: Option<T>, bounds: Bounds<T>) -> T {
     value.map_or(bounds.max, |v| v.clamp(bounds.min, bounds.max))
 }

@@ -1,4 +1,4 @@
-//! Showing text that nobody vouches for, and guessing which key was meant.
+//! Shows untrusted text, and suggests which key was meant.
 //!
 //! Nothing here may return a control character, a bidirectional mark or a line break that came
 //! from its input.
@@ -12,7 +12,7 @@ const MAX_QUOTED: usize = 60;
 /// differs from its neighbours.
 const MAX_SHOWN: usize = 200;
 
-/// Longest key that is compared with the valid ones; no valid key comes near.
+/// Longest key that is compared with the valid ones; all valid keys are shorter.
 const MAX_COMPARED: usize = 32;
 
 /// `text` in double quotes, escaped, and cut when long.
@@ -59,8 +59,8 @@ fn push_escaped(out: &mut String, c: char) {
     }
 }
 
-/// Whether a character cannot be seen, or changes how others are seen: control characters, line
-/// separators, bidirectional and zero-width marks, tags. Where a reviewer reads, they only deceive.
+/// Whether a character is invisible or changes how others look: control characters, line
+/// separators, bidirectional and zero-width marks, tags. They would deceive a reviewer.
 pub(super) fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}' | '\u{e0000}'..='\u{e0fff}')
@@ -68,7 +68,7 @@ pub(super) fn is_invisible(c: char) -> bool {
 }
 
 /// `origin:line:column`.
-pub(super) fn place(origin: &str, line: usize, column: usize) -> String {
+pub(super) fn location(origin: &str, line: usize, column: usize) -> String {
     format!("{}:{line}:{column}", shown(origin))
 }
 
@@ -84,14 +84,14 @@ pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     (line, before.get(start..).unwrap_or_default().chars().count() + 1)
 }
 
-/// The valid key nearest to `key`, if it is near enough to be worth saying.
+/// The valid key nearest to `key`, if it is near enough to suggest.
 pub(super) fn nearest<'a>(key: &str, valid: &[&'a str]) -> Option<&'a str> {
     if key.chars().count() > MAX_COMPARED {
         return None;
     }
     let folded = key.to_lowercase().replace('_', "-");
     let (distance, best) = valid.iter().map(|v| (distance(&folded, v), *v)).min()?;
-    // A third of the key may be wrong: more than that and the guess is noise.
+    // Up to a third of the key may differ; more distant suggestions are not useful.
     (distance <= (best.len() / 3).max(1)).then_some(best)
 }
 

@@ -1,11 +1,11 @@
 //! Sizes and durations with units, such as `"512 MiB"` and `"1.5 s"`.
 //!
-//! All arithmetic is on integers and checked. A text either means an exact number of bytes or
-//! nanoseconds or it is an error: nothing is rounded, and nothing goes through a float.
+//! All arithmetic is checked integer arithmetic. A text either means an exact number of bytes or
+//! nanoseconds, or is an error: nothing is rounded or converted to a float.
 
 use std::time::Duration;
 
-/// Units of size, largest first; of two that show a size equally short the earlier one is used.
+/// Units of size, largest first; if two give equally short texts, the first is used.
 const SIZES: &[(&str, u128)] = &[
     ("GiB", 1 << 30),
     ("GB", 1_000_000_000),
@@ -20,22 +20,22 @@ const SIZES: &[(&str, u128)] = &[
 const DURATIONS: &[(&str, u128)] =
     &[("h", 3_600_000_000_000), ("min", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000)];
 
-/// Most digits after the point. Enough for one nanosecond in hours, and few enough that
-/// digits × unit stays far below the end of `u128`.
+/// Maximum digits after the decimal point. Enough for one nanosecond in hours, and few enough that
+/// digits × unit fits easily into a `u128`.
 const MAX_DECIMALS: usize = 18;
 
-/// Most digits after the point when formatting. More would be exact too, but nobody reads them.
+/// Maximum digits after the decimal point when formatting; more would be exact but hard to read.
 const SHOWN_DECIMALS: u32 = 4;
 
 /// Why a text is not a size or a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnitError {
-    /// Nothing there.
+    /// The text is empty.
     #[error("empty")]
     Empty,
-    /// A word that asks for no limit.
-    #[error("there is no unlimited: every limit is a number")]
+    /// A word such as `unlimited`.
+    #[error("unlimited is not supported: every limit is a number")]
     Unlimited,
     /// A minus sign.
     #[error("negative")]
@@ -46,7 +46,7 @@ pub enum UnitError {
     /// A number without a unit.
     #[error("no unit")]
     MissingUnit,
-    /// A unit that is not known.
+    /// An unknown unit.
     #[error("unknown unit{0}")]
     UnknownUnit(
         /// ` (did you mean …?)`, or nothing.
@@ -116,7 +116,7 @@ fn parse(text: &str, units: &[(&str, u128)], base: &'static str) -> Result<u128,
     let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(at);
     let (whole, decimals) = match number.split_once('.') {
-        // A point needs digits on both sides, and there is one point.
+        // A decimal point needs digits on both sides.
         Some((_, d)) if d.is_empty() || d.contains('.') => return Err(UnitError::NotANumber),
         Some((whole, d)) => (whole, d.trim_end_matches('0')),
         None => (number, ""),
@@ -152,7 +152,7 @@ fn digits(text: &str) -> Result<u128, UnitError> {
         .ok_or(UnitError::Overflow)
 }
 
-/// Units differ from what people write mostly in case, or are spelled out.
+/// Most wrong units differ only in case, or are spelled out.
 fn suggestion(unit: &str, units: &[(&str, u128)]) -> String {
     let folded = unit.to_ascii_lowercase();
     let spelled = match folded.trim_end_matches('s') {
@@ -199,6 +199,7 @@ fn format(value: u128, units: &[(&str, u128)], last_decimals: u32) -> String {
             best = Some(text);
         }
     }
-    // The last unit always fits: bytes divide by one, nanoseconds have six decimals of one ms.
+    // The last unit always gives an exact text: bytes divide by one, and a nanosecond has six
+    // decimals in ms.
     best.unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! What the values of inputs and outputs must be: `[inputs.NAME]` and `[outputs.NAME]`. An input that
-//! breaks its rule does not cross, an output that breaks its rule is withheld.
+//! Value rules of inputs and outputs: `[inputs.NAME]` and `[outputs.NAME]`. An input that violates
+//! its rule does not reach the sandbox; an output that violates its rule is withheld.
 
 use toml::de::{DeTable, DeValue};
 
@@ -9,20 +9,20 @@ use super::mistakes::kind;
 use super::reader::{Reader, Value};
 use belljar_tensor::DType;
 
-/// Most dimensions and allowed values in a rule.
-pub(super) const MOST_DIMS: usize = 32;
-pub(super) const MOST_ALLOWED: usize = 1024;
-/// Digits behind the point that a 64-bit number can have in earnest.
-pub(super) const MOST_DECIMALS: u32 = 15;
+/// Maximum numbers of dimensions and of allowed values in a rule.
+pub(super) const MAX_DIMS: usize = 32;
+pub(super) const MAX_ALLOWED: usize = 1024;
+/// Maximum number of decimals: about the decimal precision of a 64-bit float.
+pub(super) const MAX_DECIMALS: u32 = 15;
 
-/// One number or truth.
+/// A number or a boolean.
 #[derive(Clone, Copy, Debug)]
 pub enum Scalar {
     /// An integer.
     Int(i64),
     /// A finite number.
     Float(f64),
-    /// A truth.
+    /// A boolean.
     Bool(bool),
 }
 
@@ -49,38 +49,38 @@ impl std::fmt::Display for Scalar {
     }
 }
 
-/// What the values of one input or output must be.
+/// The rule for the values of one input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ValueRule {
-    /// The input's name, or the output's, as the model declares it.
+    /// The name of the input or output in the model.
     pub name: String,
-    /// For inputs: the one value, which is given to the model when it is prepared. The input need not
-    /// be given, and can be nothing else.
+    /// For inputs: the only allowed value, with which the model is prepared. Callers may omit the
+    /// input.
     pub value: Option<Scalar>,
     /// The element type.
     pub dtype: Option<DType>,
-    /// The shape; `None` stands for any size.
+    /// The shape; `None` is any size.
     pub shape: Option<Vec<Option<u64>>>,
-    /// No element is below.
+    /// The minimum of every element.
     pub min: Option<Scalar>,
-    /// No element is above.
+    /// The maximum of every element.
     pub max: Option<Scalar>,
-    /// No element is NaN or infinite. Default: `true`.
+    /// Whether NaN and infinities violate the rule. Default: `true`.
     pub finite: bool,
-    /// The root of the sum of squares of all elements is no more.
+    /// The maximum of the Euclidean norm of all elements.
     pub max_norm: Option<Scalar>,
-    /// Every element is one of these; empty for any.
+    /// The allowed values of elements; empty for any.
     pub allowed: Vec<Scalar>,
-    /// For outputs: numbers are rounded to so many digits behind the point.
+    /// For outputs: the number of decimals that elements are rounded to.
     pub decimals: Option<u32>,
-    /// For outputs: of each row along the last axis only so many of the greatest are told; the
-    /// others become the least number of their type.
+    /// For outputs: only this many of the largest elements of each row along the last axis are
+    /// returned; the others become the minimum of their type.
     pub top_k: Option<u32>,
 }
 
 impl ValueRule {
-    /// A rule that asks for finite numbers, and nothing else.
+    /// A rule that only requires finite numbers.
     #[must_use]
     pub fn new(name: impl Into<String>) -> ValueRule {
         ValueRule {
@@ -100,7 +100,7 @@ impl ValueRule {
 }
 
 impl Reader<'_> {
-    /// The rules below `[inputs]` or `[outputs]`.
+    /// Parses the rules below `[inputs]` or `[outputs]`.
     pub(super) fn rules(
         &self,
         table: &DeTable<'_>,
@@ -115,7 +115,7 @@ impl Reader<'_> {
             }
             if rules.len() >= super::MAX_GRANTS {
                 let why = format!("more than {} entries", super::MAX_GRANTS);
-                let hint = "leave out what needs no rule".to_owned();
+                let hint = "remove entries that need no rule".to_owned();
                 return Err(self.value_at(span.start, home.key, value, why, hint));
             }
             rules.push(self.rule(name, self.table(home, &span, value)?, home)?);
@@ -142,7 +142,7 @@ impl Reader<'_> {
                 "max-norm" => rule.max_norm = Some(self.number("max-norm", value)?),
                 "allowed" => rule.allowed = self.allowed(value)?,
                 "decimals" => {
-                    rule.decimals = Some(self.whole("decimals", value, 0, MOST_DECIMALS)?);
+                    rule.decimals = Some(self.whole("decimals", value, 0, MAX_DECIMALS)?);
                 }
                 "top-k" => rule.top_k = Some(self.whole("top-k", value, 1, u32::MAX)?),
                 _ => return Err(self.unknown(key, &span, home)),
@@ -152,8 +152,13 @@ impl Reader<'_> {
             && number(min) > number(max)
             && let Some(value) = table.get("min")
         {
-            let why = format!("above `max`, which is {max}: nothing would fit");
-            return Err(self.value("min", value, why, "write the lesser number here".to_owned()));
+            let why = format!("above `max`, which is {max}, so no value would pass");
+            return Err(self.value(
+                "min",
+                value,
+                why,
+                "write a number that is not above `max`".to_owned(),
+            ));
         }
         Ok(rule)
     }
@@ -193,7 +198,7 @@ impl Reader<'_> {
 
     fn negative<T>(&self, key: &'static str, value: &Value<'_>) -> Result<T, PolicyError> {
         let hint = "write a number that is not negative".to_owned();
-        Err(self.value(key, value, "negative, and a norm is not".to_owned(), hint))
+        Err(self.value(key, value, "negative; a norm cannot be negative".to_owned(), hint))
     }
 
     fn whole(
@@ -205,7 +210,7 @@ impl Reader<'_> {
     ) -> Result<u32, PolicyError> {
         super::reader::unsigned(value).filter(|n| (least..=most).contains(n)).ok_or_else(|| {
             let why = match value.get_ref() {
-                DeValue::Integer(_) => format!("not from {least} to {most}"),
+                DeValue::Integer(_) => format!("not in the range from {least} to {most}"),
                 _ => format!("{}, not an integer", kind(value)),
             };
             let hint = format!("write a number from {least} to {most}, without quotes");
@@ -221,12 +226,12 @@ impl Reader<'_> {
 
     fn dims(&self, value: &Value<'_>) -> Result<Vec<Option<u64>>, PolicyError> {
         let wrong = |value: &Value<'_>, why: String| {
-            let hint = format!("write a list of up to {MOST_DIMS} sizes; \"?\" stands for any");
+            let hint = format!("write a list of up to {MAX_DIMS} sizes; \"?\" means any");
             self.value("shape", value, why, hint)
         };
         let items = value.get_ref().as_array();
         let items = items.ok_or_else(|| wrong(value, format!("{}, not a list", kind(value))))?;
-        if items.len() > MOST_DIMS {
+        if items.len() > MAX_DIMS {
             return Err(wrong(value, format!("{} dimensions", items.len())));
         }
         let dim = |item: &Value<'_>| match item.get_ref() {
@@ -241,12 +246,12 @@ impl Reader<'_> {
 
     fn allowed(&self, value: &Value<'_>) -> Result<Vec<Scalar>, PolicyError> {
         let wrong = |why: String| {
-            let hint = format!("write a list of 1 to {MOST_ALLOWED} numbers");
+            let hint = format!("write a list of 1 to {MAX_ALLOWED} numbers");
             self.value("allowed", value, why, hint)
         };
         let items = value.get_ref().as_array();
         let items = items.ok_or_else(|| wrong(format!("{}, not a list", kind(value))))?;
-        if items.is_empty() || items.len() > MOST_ALLOWED {
+        if items.is_empty() || items.len() > MAX_ALLOWED {
             return Err(wrong(format!("{} values", items.len())));
         }
         items.iter().map(|item| self.scalar("allowed", item)).collect()

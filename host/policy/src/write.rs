@@ -1,5 +1,5 @@
-//! Pieces of a policy's text. Much of what goes into them was chosen by who wrote the program or the
-//! model: nothing may leave the string, the line or the comment that it stands in.
+//! Pieces of a policy's text. Many of the values are untrusted, because the author of the program
+//! or model chose them: they must never end the string, line or comment that they are written in.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -8,14 +8,14 @@ use belljar_files::Digest;
 
 use crate::{Compute, Confinement, DeclaredShapes, FileGrant, Kernels, Policy, Scalar, ValueRule};
 
-/// A text in quotes, as TOML has it. What cannot be seen is escaped, so that the reader sees it.
+/// A TOML string. Characters that are not printable are escaped, so that the reader sees them.
 pub fn quoted(text: &str) -> String {
     let mut out = String::from('"');
     for c in text.chars() {
         let _ = match c {
             '"' => write!(out, "\\\""),
             '\\' => write!(out, "\\\\"),
-            // Debug escapes what is not printable.
+            // Debug escapes characters that are not printable.
             c if !c.is_ascii() && c.escape_debug().count() == 1 => write!(out, "{c}"),
             c if c.is_ascii() && !c.is_ascii_control() => write!(out, "{c}"),
             c if u32::from(c) <= 0xffff => write!(out, "\\u{:04x}", u32::from(c)),
@@ -26,7 +26,7 @@ pub fn quoted(text: &str) -> String {
     out
 }
 
-/// A path as a policy in this folder writes it.
+/// A path as a TOML string, relative to the folder of the policy if it is below it.
 pub fn host(path: &Path, folder: &Path) -> String {
     let path = match path.strip_prefix(folder) {
         Ok(below) if below.as_os_str().is_empty() => Path::new("."),
@@ -47,7 +47,7 @@ pub fn commented(text: &str) -> String {
     })
 }
 
-/// The keys at the top of a policy whose values are not the defaults.
+/// The top-level keys of a policy that differ from their defaults.
 pub fn settings(policy: &Policy) -> String {
     let mut out = String::new();
     if policy.confinement != Confinement::default() {
@@ -59,7 +59,7 @@ pub fn settings(policy: &Policy) -> String {
     out
 }
 
-/// How a model is computed.
+/// The `[compute]` table.
 pub fn compute(compute: &Compute) -> String {
     let Compute { deterministic, kernels, threads } = compute;
     let mut out = format!("\n[compute]\ndeterministic = {deterministic}\n");
@@ -72,14 +72,13 @@ pub fn compute(compute: &Compute) -> String {
     out
 }
 
-/// A grant of a file of a model, as a policy in this folder writes it.
+/// A grant of a model's file, for a policy in `folder`.
 pub fn granted_file(grant: &FileGrant, reason: &str, folder: &Path) -> String {
     let sha256 = grant.sha256.map(|sha256| quoted(&Digest::from(sha256).to_string()));
     side_file(&host(&grant.host, folder), &grant.guest, sha256.as_deref(), reason)
 }
 
-/// A grant of a file that a model keeps data in. `host` and `sha256` are values as they stand in the
-/// policy.
+/// A grant of a file with data of a model. `host` and `sha256` are TOML values.
 pub fn side_file(host: &str, guest: &str, sha256: Option<&str>, reason: &str) -> String {
     let pin = sha256.map_or_else(String::new, |sha256| format!("sha256 = {sha256}\n"));
     format!(
@@ -89,7 +88,7 @@ pub fn side_file(host: &str, guest: &str, sha256: Option<&str>, reason: &str) ->
     )
 }
 
-/// A table of a rule for values.
+/// The table of a value rule.
 pub fn rule(table: &str, rule: &ValueRule) -> String {
     let ValueRule {
         name,
@@ -134,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_leaves_its_quotes() {
+    fn quoted_text_cannot_end_its_string() {
         for text in
             ["", "a b", "\"", "\\", "a\"\nsha256 = \"b", "\u{1b}[31m\r\n\0", "ä\u{202e}\u{e0041}#"]
         {
@@ -149,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_read_back_as_they_were() {
+    fn written_rules_parse_to_the_same_rules() {
         let mut whole = ValueRule::new("a.b \"c\"");
         whole.value = Some(Scalar::Int(-3));
         whole.dtype = Some(belljar_tensor::DType::I64);
@@ -161,14 +160,14 @@ mod tests {
         whole.allowed = vec![Scalar::Bool(true), Scalar::Float(2.0)];
         let text = format!("version = 1\n{}", rule("inputs", &whole));
         assert_eq!(Policy::parse(&text, "test").unwrap().inputs, [whole]);
-        let mut told = ValueRule::new("y");
-        (told.decimals, told.top_k) = (Some(3), Some(5));
-        let text = format!("version = 1\n{}", rule("outputs", &told));
-        assert_eq!(Policy::parse(&text, "test").unwrap().outputs, [told]);
+        let mut output = ValueRule::new("y");
+        (output.decimals, output.top_k) = (Some(3), Some(5));
+        let text = format!("version = 1\n{}", rule("outputs", &output));
+        assert_eq!(Policy::parse(&text, "test").unwrap().outputs, [output]);
     }
 
     #[test]
-    fn comments_stay_comments() {
+    fn every_line_is_commented() {
         assert_eq!(commented("a = 1\n\nb\n"), "# a = 1\n#\n# b\n");
     }
 }

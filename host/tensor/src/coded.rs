@@ -1,10 +1,10 @@
-//! Elements of eight bits and fewer that Rust has no type for: float8 in its five kinds, float4, and
-//! integers of four and two bits, kept as their codes.
+//! Elements of eight bits and fewer without a Rust type: the five kinds of float8, float4, and
+//! integers of four and two bits, stored as their codes.
 
 use belljar_abi::DType;
 use belljar_abi::codes::{self, Beyond, Round};
 
-/// Codes of one such type, an element a byte: the code in the low bits, all others zero.
+/// Codes of one such type, one element in each byte: the code in the low bits, the others zero.
 ///
 /// ```
 /// use belljar::tensor::{Coded, DType};
@@ -20,15 +20,15 @@ pub struct Coded {
 }
 
 impl Coded {
-    /// Codes of this type; `None` if the type is not one of eight bits or fewer that Rust lacks, or
-    /// if one is no code of it.
+    /// Codes of this type; `None` if it is not a type of eight bits or fewer without a Rust type,
+    /// or if a code is invalid.
     #[must_use]
     pub fn new(dtype: DType, codes: Vec<u8>) -> Option<Coded> {
         let fits = matches!(codes::bits(dtype), Some(1..=8)) && codes::are_codes(dtype, &codes);
         fits.then_some(Coded { dtype, codes })
     }
 
-    /// As many zeros, or for float8e8m0, which has none, ones.
+    /// A number of zeros, or of ones for float8e8m0, which has no zero.
     pub(super) fn zeros(dtype: DType, count: usize) -> Option<Coded> {
         let code = if dtype == DType::F8E8M0 { 127 } else { 0 };
         Coded::new(dtype, vec![code; count])
@@ -46,22 +46,22 @@ impl Coded {
         &self.codes
     }
 
-    /// The numbers that they mean, exactly.
+    /// The exact values of the codes.
     pub fn values(&self) -> impl Iterator<Item = f64> + Clone + '_ {
         self.codes.iter().map(|code| codes::decode(self.dtype, (*code).into()).into())
     }
 
-    /// The number at a place.
+    /// The value at an index.
     pub fn value(&self, at: usize) -> Option<f64> {
         self.codes.get(at).map(|code| codes::decode(self.dtype, (*code).into()).into())
     }
 
-    /// The number that a code of this type means.
+    /// The value of a code of this type.
     pub fn meaning(dtype: DType, code: u8) -> f64 {
         codes::decode(dtype, code.into()).into()
     }
 
-    /// The codes, to be changed into other codes of this type.
+    /// The codes; they may only be changed to valid codes of this type.
     pub fn codes_mut(&mut self) -> &mut [u8] {
         &mut self.codes
     }
@@ -71,8 +71,8 @@ impl Coded {
         codes::is_integer(self.dtype)
     }
 
-    /// Adds the code of the nearest number; an integer must be one of the type's, and nothing
-    /// finite may be beyond its range.
+    /// Adds the code of the nearest value; integers must be exact, and finite numbers must be
+    /// within the type's range.
     pub fn push(&mut self, value: f64) -> Result<(), &'static str> {
         let code = match self.dtype {
             DType::F8E8M0 => codes::encode_e8m0(value, Beyond::Overflow, Round::Nearest),
@@ -81,10 +81,10 @@ impl Coded {
         let meant = f64::from(codes::decode(self.dtype, code));
         let kept = match value {
             value if value.is_nan() => meant.is_nan(),
-            // No zero and no sign.
+            // This type has no zero and no sign.
             value if self.dtype == DType::F8E8M0 => meant.is_finite() && value > 0.0,
             value if self.are_integers() || value.is_infinite() => meant == value,
-            // Beyond the greatest there is infinity, NaN, or the greatest itself.
+            // Larger numbers become infinity, NaN, or the maximum itself.
             value => meant.is_finite() && value.abs() <= self.greatest(),
         };
         if !kept {
@@ -100,7 +100,7 @@ impl Coded {
         codes::decode(self.dtype, code).into()
     }
 
-    /// The code of the least number, infinities included.
+    /// The code of the minimum, which may be negative infinity.
     pub fn least(&self) -> u8 {
         let order = |a: &u8, b: &u8| {
             let value = |code: &u8| f64::from(codes::decode(self.dtype, (*code).into()));

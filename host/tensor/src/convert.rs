@@ -1,4 +1,4 @@
-//! Between vectors of elements and the bytes that cross into the sandbox.
+//! Converts between vectors of elements and the bytes that are sent to the sandbox.
 
 use std::borrow::Cow;
 
@@ -43,11 +43,11 @@ macro_rules! elements {
                 }
             }
 
-            /// As many elements, all zero, false or empty.
+            /// A number of elements, all zero, false or empty.
             pub(super) fn zeros(dtype: DType, count: usize) -> Data {
                 match dtype {
                     $(DType::$variant => Data::$variant(vec![<$type>::default(); count]),)*
-                    // Of any other type there is no data.
+                    // Other types have no data.
                     _ => match Coded::zeros(dtype, count) {
                         Some(coded) => Data::Coded(coded),
                         None => Data::U8(Vec::new()),
@@ -56,7 +56,7 @@ macro_rules! elements {
             }
 
             /// Number of elements.
-            #[allow(clippy::len_without_is_empty)] // An empty tensor is nothing special.
+            #[allow(clippy::len_without_is_empty)] // Empty tensors need no special handling.
             pub fn len(&self) -> usize {
                 match self {
                     $(Data::$variant(elements) => elements.len(),)*
@@ -91,7 +91,7 @@ impl From<Coded> for Data {
 }
 
 #[cfg(target_endian = "big")]
-compile_error!("tensors cross as they lie in memory, which must be little-endian");
+compile_error!("tensors are sent as they are in memory, which must be little-endian");
 
 macro_rules! for_numbers {
     ($data:expr, $elements:ident => $numbers:expr, bool => $bools:expr, string => $strings:expr) => {
@@ -161,7 +161,7 @@ impl Data {
             DType::BF16 => Data::BF16(numbers(view.data)),
             DType::Bool => Data::Bool(view.data.iter().map(|b| *b != 0).collect()),
             DType::String => Data::String(view.strings().map(String::from).collect()),
-            // The decoder has looked at the codes; of any other type no tensor gets its count right.
+            // The decoder has checked the codes; tensors of other types never have the right count.
             dtype => match Coded::new(dtype, view.data.to_vec()) {
                 Some(coded) => Data::Coded(coded),
                 None => Data::U8(Vec::new()),

@@ -1,11 +1,10 @@
-//! Numbers, bools and texts as lines of fields: CSV as spreadsheets, pandas and `numpy.savetxt`
-//! write it.
+//! Numbers, bools and strings as CSV, as spreadsheets, pandas and `numpy.savetxt` write it.
 //!
-//! Fields are separated by commas; by semicolons, tabs or spaces where the first line has no comma.
-//! A field may be in double quotes. A first line in which no field is a number is a header, unless
-//! texts are asked for. Lines that are empty are passed over, and so are lines that begin with `#`,
-//! unless texts are asked for. As for JSON, a value must never be bent to fit its type, and memory
-//! grows with what was read.
+//! Fields are separated by commas, or by semicolons, tabs or spaces if the first line has no comma.
+//! A field may be in double quotes. A first line without numbers is a header, unless strings are
+//! requested. Empty lines are skipped, and so are lines that begin with `#`, unless strings are
+//! requested. As for JSON, a value must never be changed to fit its type, and memory grows only
+//! with what was read.
 
 mod records;
 
@@ -25,12 +24,12 @@ fn malformed(why: impl Into<String>) -> TensorError {
     TensorError::Malformed { format: "csv", why: why.into() }
 }
 
-/// Reads one tensor, a row for each line, of type `dtype` if given. Where it is to have one
-/// dimension (`rank`), one line or one column is enough. `limit` bounds its bytes of data as that of
-/// [`super::json::read_one`] does.
+/// Reads one tensor with a row for each line, of type `dtype` if given. If one dimension is
+/// required (`rank`), the file must have one line or one column. `limit` bounds its data as in
+/// [`super::json::read_one`].
 ///
 /// # Errors
-/// [`TensorError::Malformed`] with the line and column of the offending field;
+/// [`TensorError::Malformed`] with the line and column of the invalid field;
 /// [`TensorError::TooLarge`].
 pub fn read_one(
     reader: impl Read,
@@ -72,19 +71,19 @@ pub fn read_one(
         _ => vec![rows, columns],
     };
     let data = elements.finish(dtype).map_err(|(at, why)| {
-        let place = |at: usize| (at / columns.max(1) + 1, at % columns.max(1) + 1);
-        let (row, column) = place(at);
+        let row_and_column = |at: usize| (at / columns.max(1) + 1, at % columns.max(1) + 1);
+        let (row, column) = row_and_column(at);
         malformed(format!("row {row}, column {column}: {why}"))
     })?;
     Tensor::new(data, &shape)
 }
 
-/// Reads a tensor from each column, named in the header: of shape `[rows, 1]`, or `[rows]` where
-/// `kind_of` says that it is to have one dimension; `kind_of` also says the type if it is known.
-/// `limit` bounds the bytes of data of all columns together.
+/// Reads a tensor from each column, named by the header: of shape `[rows, 1]`, or `[rows]` if
+/// `kind_of` returns one dimension; `kind_of` also returns the type if it is known. `limit` bounds
+/// the data of all columns together, in bytes.
 ///
 /// # Errors
-/// Those of [`read_one`]; also for two columns of one name.
+/// Those of [`read_one`]; also for a duplicate column name.
 pub fn read_columns(
     reader: impl Read,
     kind_of: impl Fn(&str) -> (Option<DType>, Option<usize>),
@@ -137,8 +136,8 @@ pub fn read_columns(
     columns.into_iter().map(tensor).collect()
 }
 
-/// The names in the first line of a text, of which `start` are the first bytes; none if that line
-/// is not whole there.
+/// The names in the first line of a text that begins with `start`; empty if the line is longer than
+/// `start`.
 pub fn header(start: &[u8]) -> Vec<String> {
     let whole = start.contains(&b'\n');
     let Ok(mut records) = Records::new(start, start.len() as u64 + 1, true) else {
@@ -166,7 +165,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Longest field that is looked at.
+    /// The maximum length of a field.
     fn longest(&self, texts: bool) -> u64 {
         if texts { self.left } else { MAX_NUMBER }
     }
@@ -174,7 +173,7 @@ impl Budget {
 
 fn no_value(text: &str) -> String {
     match text.trim() {
-        "" => "the field is empty; write nan for a number that is missing".into(),
+        "" => "the field is empty; write nan for a missing number".into(),
         text => {
             let short: String = text.chars().take(40).collect();
             format!("{short:?} is not a number, true or false")
@@ -182,7 +181,7 @@ fn no_value(text: &str) -> String {
     }
 }
 
-/// The value that a field is; `None` if it is neither a number nor a bool.
+/// Parses a field; `None` if it is neither a number nor a bool.
 fn value(text: &str) -> Option<Scalar> {
     let text = text.trim();
     for (word, value) in [("true", true), ("false", false)] {

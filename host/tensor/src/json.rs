@@ -1,4 +1,4 @@
-//! Tensors as JSON: nested arrays, or an object that says dtype and shape.
+//! Tensors as JSON: nested arrays, or an object with dtype and shape.
 //!
 //! A tensor is written in one of two forms:
 //!
@@ -6,10 +6,10 @@
 //! 2. `{"dtype": "f32", "shape": [2, 3], "data": [0, 1, 2, 3, 4, 5]}`, its data flat or nested,
 //!    `dtype` and `shape` optional.
 //!
-//! Several are one object of names and tensors. Floats that JSON has no numbers for are the
-//! strings `"NaN"`, `"Infinity"` and `"-Infinity"`. The element type is the one the caller asks
-//! for; else the one the file says; else `f32` if any number has a fraction or an exponent, `i64`
-//! if none has. A value must never be bent to fit its type.
+//! Several tensors are one object of names and tensors. Floats that JSON numbers cannot represent
+//! are the strings `"NaN"`, `"Infinity"` and `"-Infinity"`. The element type is the one the caller
+//! requests; else the one in the file; else `f32` if any number has a fraction or an exponent, and
+//! `i64` otherwise. A value must never be changed to fit its type.
 
 mod collect;
 mod lexer;
@@ -29,37 +29,37 @@ pub(super) use self::lexer::Scalar;
 use self::lexer::{Lexer, Token};
 use super::{Tensor, TensorError, unravel};
 
-/// Bytes of text allowed for each byte of data: numbers are printed with up to 25 characters for
-/// four bytes, bools with five for one, and people indent.
+/// Bytes of text allowed for each byte of data: numbers have up to 25 characters for four bytes,
+/// bools five for one, and text may be indented.
 const TEXT_PER_BYTE: u64 = 64;
 
-/// Bytes of text allowed on top, for names, brackets and white space.
-const TEXT_AT_LEAST: u64 = 1 << 20;
+/// Bytes of text allowed in addition, for names, brackets and white space.
+const MIN_TEXT: u64 = 1 << 20;
 
-/// Most bytes of text that are read where so many bytes of data are allowed.
+/// The maximum length of the text for this limit of data bytes.
 pub(super) fn max_text(limit: u64) -> u64 {
-    limit.saturating_mul(TEXT_PER_BYTE).saturating_add(TEXT_AT_LEAST)
+    limit.saturating_mul(TEXT_PER_BYTE).saturating_add(MIN_TEXT)
 }
 
 fn malformed(why: impl Into<String>) -> TensorError {
     TensorError::Malformed { format: "json", why: why.into() }
 }
 
-/// What is wrong with the tensor called `place`, or with its element at `index`.
-fn wrong_at(place: &str, index: &[usize], why: &str) -> TensorError {
-    if place.is_empty() && index.is_empty() {
+/// The error for the tensor called `context`, or for its element at `index`.
+fn wrong_at(context: &str, index: &[usize], why: &str) -> TensorError {
+    if context.is_empty() && index.is_empty() {
         return malformed(why);
     }
-    malformed(format!("{place}{}: {why}", Index(index)))
+    malformed(format!("{context}{}: {why}", Index(index)))
 }
 
 /// Reads one tensor, of type `dtype` if given. `limit` bounds its bytes of data.
 ///
-/// A string counts with the 24 bytes it takes in memory on top of its length. While neither the
-/// caller nor the file has said the type, every element counts as 8 bytes.
+/// A string counts its length plus the 24 bytes it takes in memory. While the type is not known
+/// from the caller or the file, every element counts 8 bytes.
 ///
 /// # Errors
-/// [`TensorError::Malformed`] with the position of the offending element, such as `[0][3]`;
+/// [`TensorError::Malformed`] with the position of the invalid element, such as `[0][3]`;
 /// [`TensorError::Count`], [`TensorError::Shape`] and [`TensorError::TooLarge`].
 pub fn read_one(
     reader: impl Read,
@@ -73,11 +73,11 @@ pub fn read_one(
     Ok(tensor)
 }
 
-/// Reads an object of names and tensors, in the file's order; `dtype_of` says the type of each
-/// name if it is known. `limit` bounds the bytes of data of all of them together.
+/// Reads an object of names and tensors, in the file's order; `dtype_of` returns the type of each
+/// name if it is known. `limit` bounds the data of all tensors together, in bytes.
 ///
 /// # Errors
-/// Those of [`read_one`]; also more than [`MAX_TENSORS`] tensors, or two of one name.
+/// Those of [`read_one`]; also more than [`MAX_TENSORS`] tensors, or a duplicate name.
 pub fn read_named(
     reader: impl Read,
     dtype_of: impl Fn(&str) -> Option<DType>,
@@ -107,11 +107,11 @@ pub fn read_named(
 struct Parser<R> {
     lexer: Lexer<R>,
     limit: u64,
-    /// What is left of the limit.
+    /// The rest of the limit.
     left: u64,
 }
 
-/// Data as it was found: its elements, and the shape its brackets make.
+/// Nested data: its elements, and the shape of its brackets.
 struct Nested {
     elements: Elements,
     shape: Vec<usize>,
@@ -130,11 +130,11 @@ impl<R: Read> Parser<R> {
     fn end(&mut self) -> Result<(), TensorError> {
         match self.token()? {
             Token::End => Ok(()),
-            _ => Err(self.lexer.error("something after the end of the value")),
+            _ => Err(self.lexer.error("extra data after the end of the value")),
         }
     }
 
-    /// The next key of an object and its colon; `None` at the object's end.
+    /// Reads the next key of an object and its colon; `None` at the object's end.
     fn key(&mut self, first: bool) -> Result<Option<String>, TensorError> {
         let mut token = self.lexer.token(MAX_NAME as u64)?;
         if token == Token::ObjectClose {
@@ -142,16 +142,16 @@ impl<R: Read> Parser<R> {
         }
         if !first {
             if token != Token::Comma {
-                return Err(self.lexer.error("no comma or closing brace"));
+                return Err(self.lexer.error("missing comma or closing brace"));
             }
             token = self.lexer.token(MAX_NAME as u64)?;
         }
         match token {
             Token::Scalar(Scalar::Text(key)) => {
-                self.expect(Token::Colon, "no colon after a key")?;
+                self.expect(Token::Colon, "missing colon after a key")?;
                 Ok(Some(key))
             }
-            _ => Err(self.lexer.error("no key")),
+            _ => Err(self.lexer.error("missing key")),
         }
     }
 
@@ -159,70 +159,74 @@ impl<R: Read> Parser<R> {
         if self.token()? == token { Ok(()) } else { Err(self.lexer.error(what)) }
     }
 
-    /// A tensor in either form, of which `first` is the first token; `place` names it in errors.
+    /// Reads a tensor in either form, which starts with the token `first`; `context` names it in
+    /// errors.
     fn tensor(
         &mut self,
         first: Token,
         wanted: Option<DType>,
-        place: &str,
+        context: &str,
     ) -> Result<Tensor, TensorError> {
         if first != Token::ObjectOpen {
-            let nested = self.nested(first, wanted, place)?;
-            return self.finish(nested, wanted, None, place);
+            let nested = self.nested(first, wanted, context)?;
+            return self.finish(nested, wanted, None, context);
         }
         let (mut dtype, mut shape, mut data) = (None, None, None);
-        let in_place = |why: &str| wrong_at(place, &[], why);
+        let invalid = |why: &str| wrong_at(context, &[], why);
         let mut is_first = true;
         while let Some(key) = self.key(is_first)? {
             is_first = false;
             let token = self.token()?;
             let again = match key.as_str() {
-                "dtype" => dtype.replace(self.dtype(token, wanted, place)?).is_some(),
-                "shape" => shape.replace(self.shape(token, place)?).is_some(),
+                "dtype" => dtype.replace(self.dtype(token, wanted, context)?).is_some(),
+                "shape" => shape.replace(self.shape(token, context)?).is_some(),
                 "data" if data.is_none() => {
-                    let nested = self.nested(token, wanted.or(dtype), &format!("{place}.data"))?;
+                    let nested =
+                        self.nested(token, wanted.or(dtype), &format!("{context}.data"))?;
                     data = Some(nested);
                     false
                 }
                 "data" => true,
                 _ => {
-                    return Err(in_place("a tensor has the keys dtype, shape and data, no others"));
+                    return Err(invalid(
+                        "unknown key; a tensor has the keys dtype, shape and data",
+                    ));
                 }
             };
             if again {
-                return Err(in_place(&format!("it has {key:?} twice")));
+                return Err(invalid(&format!("duplicate key {key:?}")));
             }
         }
-        let nested = data.ok_or_else(|| in_place("a tensor needs its data"))?;
-        self.finish(nested, wanted.or(dtype), shape, &format!("{place}.data"))
+        let nested = data.ok_or_else(|| invalid("the key data is missing"))?;
+        self.finish(nested, wanted.or(dtype), shape, &format!("{context}.data"))
     }
 
     fn dtype(
         &self,
         token: Token,
         wanted: Option<DType>,
-        place: &str,
+        context: &str,
     ) -> Result<DType, TensorError> {
         let Token::Scalar(Scalar::Text(name)) = token else {
-            return Err(malformed(format!("{place}.dtype: it is not a string")));
+            return Err(malformed(format!("{context}.dtype: it is not a string")));
         };
         let Some(dtype) = DType::ALL.iter().find(|dtype| dtype.name() == name) else {
             let known: Vec<&str> = DType::ALL.iter().map(|dtype| dtype.name()).collect();
             let name: String = name.chars().take(40).collect();
             let known = known.join(", ");
-            return Err(malformed(format!("{place}.dtype: {name:?} is none of {known}")));
+            return Err(malformed(format!("{context}.dtype: {name:?} is not one of {known}")));
         };
         match wanted {
             Some(wanted) if wanted != *dtype => Err(malformed(format!(
-                "{place}.dtype: it says {dtype}, but {wanted} is asked for; leave dtype out to \
-                 have the values converted"
+                "{context}.dtype: it is {dtype}, but {wanted} is required; leave dtype out to \
+                 convert the values"
             ))),
             _ => Ok(*dtype),
         }
     }
 
-    fn shape(&mut self, token: Token, place: &str) -> Result<Vec<usize>, TensorError> {
-        let bad = || malformed(format!("{place}.shape: it is not a list of dimensions"));
+    fn shape(&mut self, token: Token, context: &str) -> Result<Vec<usize>, TensorError> {
+        let bad = || malformed(format!("{context}.shape: it is not a list of dimensions"));
         if token != Token::ArrayOpen {
             return Err(bad());
         }
@@ -249,23 +253,23 @@ impl<R: Read> Parser<R> {
         Ok(shape)
     }
 
-    /// Nested arrays, which must be regular, or a scalar.
+    /// Reads nested arrays, which must be regular, or a scalar.
     fn nested(
         &mut self,
         first: Token,
         dtype: Option<DType>,
-        place: &str,
+        context: &str,
     ) -> Result<Nested, TensorError> {
         let mut elements = Elements::new(dtype);
         let mut cost = 0;
-        // How many items each open array has had; how long the arrays at each depth are, known
-        // once the first of them is closed; at which depth the scalars are.
+        // The number of items so far in each open array; the length of arrays at each depth, known
+        // once the first of them is closed; the depth of the scalars.
         let mut open: Vec<usize> = Vec::new();
         let mut lens: Vec<Option<usize>> = Vec::new();
         let mut leaves: Option<usize> = None;
         let mut token = first;
         loop {
-            let at = |why: &str| wrong_at(place, &open, why);
+            let at = |why: &str| wrong_at(context, &open, why);
             match token {
                 Token::ArrayOpen if leaves == Some(open.len()) => {
                     return Err(at("an array where its neighbours are scalars"));
@@ -288,7 +292,7 @@ impl<R: Read> Parser<R> {
                         return Err(at("a scalar where its neighbours are arrays"));
                     }
                     let more = elements.cost(&scalar);
-                    self.charge(more, place)?;
+                    self.charge(more, context)?;
                     cost += more;
                     elements.push(scalar).map_err(|why| at(&why))?;
                     token = Token::Comma;
@@ -296,15 +300,16 @@ impl<R: Read> Parser<R> {
                 Token::Null => return Err(at("null is not a value of any dtype")),
                 Token::ObjectOpen => return Err(at("an object where a value was expected")),
                 Token::End => return Err(at("the file ends here")),
-                _ => return Err(at("no value")),
+                _ => return Err(at("missing value")),
             }
-            // A value is complete, or (`ArrayClose`) an array is empty: close what ends here.
+            // A value is complete, or (`ArrayClose`) an array is empty: close all arrays that end
+            // here.
             let mut closes = token == Token::ArrayClose;
             loop {
                 let depth = open.len();
                 if closes {
                     let count = open.pop().unwrap_or(0);
-                    let at = |why: &str| wrong_at(place, &open, why);
+                    let at = |why: &str| wrong_at(context, &open, why);
                     match lens.get_mut(depth - 1) {
                         Some(Some(len)) if *len != count => {
                             return Err(at(&format!(
@@ -323,17 +328,20 @@ impl<R: Read> Parser<R> {
                 match self.token()? {
                     Token::Comma => break,
                     Token::ArrayClose => closes = true,
-                    _ => return Err(self.lexer.error("no comma or closing bracket")),
+                    _ => return Err(self.lexer.error("missing comma or closing bracket")),
                 }
             }
             token = self.token()?;
         }
     }
 
-    fn charge(&mut self, cost: u64, place: &str) -> Result<(), TensorError> {
+    fn charge(&mut self, cost: u64, context: &str) -> Result<(), TensorError> {
         let left = self.left.checked_sub(cost);
         self.left = left.ok_or_else(|| TensorError::TooLarge {
-            what: format!("the data up to {}", if place.is_empty() { "its end" } else { place }),
+            what: format!(
+                "the data up to {}",
+                if context.is_empty() { "its end" } else { context }
+            ),
             limit: self.limit,
         })?;
         Ok(())
@@ -343,23 +351,23 @@ impl<R: Read> Parser<R> {
         &mut self,
         nested: Nested,
         dtype: Option<DType>,
-        said: Option<Vec<usize>>,
-        place: &str,
+        declared: Option<Vec<usize>>,
+        context: &str,
     ) -> Result<Tensor, TensorError> {
         let Nested { elements, shape, cost } = nested;
         let data = elements
             .finish(dtype)
-            .map_err(|(at, why)| wrong_at(place, &unravel(at, &shape), &why))?;
+            .map_err(|(at, why)| wrong_at(context, &unravel(at, &shape), &why))?;
         if let Some(size) = data.dtype().size() {
-            // Elements of a type that was open until now took more room than they do from now on.
+            // Elements of an unknown type were charged more than they take once it is known.
             let cost_now = size as u64 * data.len() as u64;
             self.left = self.left.saturating_add(cost.saturating_sub(cost_now));
         }
-        match said {
-            Some(said) if shape.len() > 1 && said != shape => Err(malformed(format!(
-                "{place}: its brackets make a shape of {shape:?}, but it says {said:?}"
+        match declared {
+            Some(declared) if shape.len() > 1 && declared != shape => Err(malformed(format!(
+                "{context}: its brackets form the shape {shape:?}, but the key shape is {declared:?}"
             ))),
-            Some(said) => Tensor::new(data, &said),
+            Some(declared) => Tensor::new(data, &declared),
             None => Tensor::new(data, &shape),
         }
     }

@@ -1,8 +1,8 @@
-//! Tensors on the host's side: owned, typed, row-major; and the files people keep them in.
+//! Tensors on the host's side, owned, typed and row-major, and the file formats for them.
 //!
-//! A [`Tensor`] cannot be wrong about itself: its data has exactly as many elements as its shape
-//! asks for. Everything that reads bytes from outside (`npy`, `npz`, `json`, `csv`, `pb`) is bounded
-//! by a limit given by the caller and never allocates ahead of the bytes it has seen.
+//! A [`Tensor`] is always consistent: its data has exactly as many elements as its shape requires.
+//! All readers of untrusted bytes (`npy`, `npz`, `json`, `csv`, `pb`) are bounded by a limit given
+//! by the caller and never allocate ahead of the bytes they have read.
 #![forbid(unsafe_code)]
 
 mod coded;
@@ -20,29 +20,29 @@ pub use half::{bf16, f16};
 
 use belljar_abi::{TensorView, element_count};
 
-/// What some programs write before text, to say that it is UTF-8.
+/// The UTF-8 byte order mark that some programs write before text.
 pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Why bytes or values are not an acceptable tensor.
+/// Why bytes or values are not a valid tensor.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TensorError {
-    /// The data does not have the number of elements the shape asks for.
-    #[error("shape {shape:?} asks for {expected} elements, but the data has {found}")]
+    /// The data does not have the number of elements that the shape requires.
+    #[error("shape {shape:?} requires {expected} elements, but the data has {found}")]
     Count {
         /// The shape.
         shape: Vec<usize>,
-        /// Elements the shape asks for.
+        /// The number of elements that the shape requires.
         expected: u64,
-        /// Elements found.
+        /// The number of elements found.
         found: u64,
     },
-    /// The shape itself is not acceptable.
-    #[error("shape {shape:?} is not acceptable: {why}")]
+    /// The shape itself is invalid.
+    #[error("shape {shape:?} is invalid: {why}")]
     Shape {
         /// The shape.
         shape: Vec<usize>,
-        /// Why not.
+        /// The cause.
         why: &'static str,
     },
     /// A file is malformed.
@@ -50,13 +50,13 @@ pub enum TensorError {
     Malformed {
         /// `npy`, `npz`, `json`, `csv` or `pb`.
         format: &'static str,
-        /// What is wrong, and where.
+        /// The cause, and the position.
         why: String,
     },
-    /// A file is well-formed but holds something Belljar does not carry.
+    /// A file is well-formed but contains something Belljar does not support.
     #[error("{what} is not supported: {hint}")]
     Unsupported {
-        /// What it holds.
+        /// What it contains.
         what: String,
         /// What to do instead.
         hint: &'static str,
@@ -76,7 +76,7 @@ pub enum TensorError {
 
 /// The elements of a tensor, one vector per element type.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)] // The variants say it all.
+#[allow(missing_docs)] // The variants are self-explanatory.
 pub enum Data {
     F16(Vec<f16>),
     F32(Vec<f32>),
@@ -92,7 +92,7 @@ pub enum Data {
     Bool(Vec<bool>),
     String(Vec<String>),
     BF16(Vec<bf16>),
-    /// Elements of eight bits or fewer that Rust has no type for.
+    /// Elements of eight bits or fewer without a Rust type.
     Coded(Coded),
 }
 
@@ -134,7 +134,7 @@ impl Tensor {
         if expected != found {
             return Err(TensorError::Count { shape: shape.to_vec(), expected, found });
         }
-        // The length of a string crosses in 32 bits.
+        // The length of a string is sent in 32 bits.
         let too_long = |text: &String| u32::try_from(text.len()).is_err();
         if let Data::String(strings) = &data
             && strings.iter().any(too_long)
@@ -147,8 +147,8 @@ impl Tensor {
     /// A tensor of this shape whose elements are zero, false or the empty string.
     ///
     /// # Errors
-    /// As [`Tensor::new`]; [`TensorError::TooLarge`] if it would take more than 4 GiB, more than
-    /// any sandbox can hold.
+    /// As [`Tensor::new`]; [`TensorError::TooLarge`] if it would take more than 4 GiB, the maximum
+    /// memory of a sandbox.
     pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Tensor, TensorError> {
         const LIMIT: u64 = 4 << 30;
         let dims: Vec<u64> = shape.iter().map(|dim| *dim as u64).collect();
@@ -181,7 +181,7 @@ impl Tensor {
     }
 
     /// Number of elements.
-    #[allow(clippy::len_without_is_empty)] // An empty tensor is nothing special.
+    #[allow(clippy::len_without_is_empty)] // Empty tensors need no special handling.
     pub fn len(&self) -> usize {
         self.data.len()
     }
@@ -191,13 +191,13 @@ impl Tensor {
         T::slice(&self.data)
     }
 
-    /// Bytes the elements take when they cross into the sandbox.
+    /// The bytes of the elements when they are sent to the sandbox.
     pub fn byte_len(&self) -> u64 {
         self.data.byte_len()
     }
 
-    /// Bytes that the elements take in this process, as limits count them: a string is no less than
-    /// the 24 bytes that it takes whatever its length.
+    /// The bytes of the elements in this process, as limits count them: a string counts at least 24
+    /// bytes whatever its length.
     pub fn memory_len(&self) -> u64 {
         match &self.data {
             Data::String(strings) => strings.iter().map(string_memory).sum(),
@@ -205,8 +205,8 @@ impl Tensor {
         }
     }
 
-    /// The same with other elements in the place of its own, changed where they are. `change` is
-    /// given the shape, and must leave as many elements as there were.
+    /// The same tensor with elements changed in place by `change`, which gets the shape, and must
+    /// not change the number of elements.
     pub fn changed(mut self, change: impl FnOnce(&[usize], &mut Data)) -> Tensor {
         let count = self.data.len();
         change(&self.shape, &mut self.data);
@@ -214,12 +214,12 @@ impl Tensor {
         self
     }
 
-    /// The data as it crosses into the sandbox; borrowed wherever the memory layout allows.
+    /// The data as it is sent to the sandbox; borrowed if the memory layout allows.
     pub fn to_wire(&self) -> std::borrow::Cow<'_, [u8]> {
         self.data.to_wire()
     }
 
-    /// The view of this tensor, named, whose data was made by [`Tensor::to_wire`].
+    /// A named view of this tensor, with the data from [`Tensor::to_wire`].
     pub fn view<'a>(&self, name: &'a str, wire: &'a [u8]) -> TensorView<'a> {
         let dims = self.shape.iter().map(|dim| *dim as u64).collect();
         TensorView { name, dtype: self.dtype(), dims, data: wire }
@@ -237,14 +237,14 @@ impl Tensor {
     }
 }
 
-/// Bytes that a string takes in memory, as limits count them.
+/// The bytes of a string in memory, as limits count them.
 pub fn string_memory(text: impl AsRef<str>) -> u64 {
     (size_of::<String>() + text.as_ref().len()) as u64
 }
 
-/// A Rust type that is the element of a tensor.
+/// A Rust type for elements of a tensor.
 pub trait Element: Sized + Clone + private::Sealed {
-    /// The element type's name in ONNX.
+    /// The element type.
     const DTYPE: DType;
     #[doc(hidden)]
     fn slice(data: &Data) -> Option<&[Self]>;

@@ -1,8 +1,8 @@
 //! numpy's file of one array: `.npy`, versions 1.0, 2.0 and 3.0.
 //!
-//! Everything numpy writes for numbers, bools and fixed-width strings is read; what it writes for
-//! Python objects is a pickle and must never be. The header is a claim: memory grows only with
-//! the bytes of data that are really there.
+//! All numbers, bools and fixed-width strings that numpy writes are read; Python objects are stored
+//! as pickles and must never be read. The header is not trusted: memory grows only with bytes of
+//! data that exist.
 
 mod header;
 
@@ -14,41 +14,41 @@ use bytemuck::Pod;
 use self::header::{Header, Stored};
 use super::{Coded, Data, Tensor, TensorError, bf16, f16};
 
-/// Bytes of data read at a time, which is also the most that is allocated ahead of them.
+/// Bytes of data read at a time, and the most that is allocated ahead of the data.
 const CHUNK: usize = 256 * 1024;
 
-/// Largest data this module writes for strings. Fixed width means that every string takes the
-/// room of the longest, so a model could otherwise turn one long string into terabytes of file.
+/// Largest data this module writes for strings. In a fixed-width format every string takes the
+/// width of the longest, so a model could turn one long string into terabytes of file.
 const MAX_STRING_DATA: u64 = 1 << 30;
 
 fn malformed(why: impl Into<String>) -> TensorError {
     TensorError::Malformed { format: "npy", why: why.into() }
 }
 
-/// Reads one array; bytes left over after its data are an error.
+/// Reads one array; extra bytes after its data are an error.
 ///
-/// `limit` bounds the bytes of data. A string counts as no less than the 24 bytes that it takes
-/// in memory whatever its length.
+/// `limit` bounds the data in bytes. A string counts at least the 24 bytes that it takes in memory
+/// whatever its length.
 ///
 /// # Errors
-/// [`TensorError::Malformed`] for a file numpy would not write, [`TensorError::Unsupported`] for
-/// objects, records, complex numbers and dates, [`TensorError::Shape`] and
+/// [`TensorError::Malformed`] for a file that numpy does not write, [`TensorError::Unsupported`]
+/// for objects, records, complex numbers and dates, [`TensorError::Shape`] and
 /// [`TensorError::TooLarge`] for a shape or size out of bounds.
 pub fn read(reader: impl Read, limit: u64) -> Result<Tensor, TensorError> {
     read_counted(reader, None, limit).map(|(tensor, _)| tensor)
 }
 
-/// Like [`read`], where `dtype` is the element type that is asked for. numpy has no names for
-/// bfloat16 and the types of eight bits and fewer that ml_dtypes has: it keeps their bytes and
-/// forgets what they are, so that only who asks can say.
+/// Like [`read`], with a requested element type `dtype`. numpy has no names for bfloat16 and the
+/// types of eight bits and fewer of ml_dtypes: it stores their bytes without the type, so only the
+/// caller can know it.
 ///
 /// # Errors
-/// As [`read`]; [`TensorError::Malformed`] also for bytes that are no codes of the type.
+/// As [`read`]; [`TensorError::Malformed`] also for bytes that are not valid codes of the type.
 pub fn read_as(reader: impl Read, dtype: Option<DType>, limit: u64) -> Result<Tensor, TensorError> {
     read_counted(reader, dtype, limit).map(|(tensor, _)| tensor)
 }
 
-/// Like [`read_as`]; also says how much of the limit was used up.
+/// Like [`read_as`]; also returns how much of the limit was used.
 pub(super) fn read_counted(
     mut reader: impl Read,
     dtype: Option<DType>,
@@ -92,7 +92,7 @@ pub(super) fn read_counted(
             dtype if Coded::new(dtype, Vec::new()).is_some() => {
                 let codes = numbers::<u8>(source, &header, count)?;
                 let coded = Coded::new(dtype, codes);
-                coded.ok_or_else(|| malformed(format!("a byte is no code of {dtype}")))?.into()
+                coded.ok_or_else(|| malformed(format!("a byte is not a valid {dtype}")))?.into()
             }
             DType::Bool => bools(numbers::<u8>(source, &header, count)?)?,
             other => return Err(malformed(format!("{other} is not stored this way"))),
@@ -101,7 +101,7 @@ pub(super) fn read_counted(
     Ok((Tensor::new(data, shape)?, cost))
 }
 
-/// What one element counts against the limit.
+/// The bytes that one element counts against the limit.
 fn element_cost(stored: Stored) -> Option<u64> {
     let in_memory = size_of::<String>() as u64;
     match stored {
@@ -111,7 +111,7 @@ fn element_cost(stored: Stored) -> Option<u64> {
     }
 }
 
-/// Reads until `buffer` is full or the input ends; says how much it read.
+/// Reads until `buffer` is full or the input ends; returns the number of bytes read.
 fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> Result<usize, TensorError> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -128,7 +128,7 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> Result<usize, TensorError>
 fn expect_end(reader: &mut impl Read) -> Result<(), TensorError> {
     match fill(reader, &mut [0])? {
         0 => Ok(()),
-        _ => Err(malformed("bytes are left over after its data")),
+        _ => Err(malformed("extra bytes after its data")),
     }
 }
 
@@ -162,7 +162,7 @@ fn numbers<T: Pod + Default>(
 fn bools(bytes: Vec<u8>) -> Result<Data, TensorError> {
     match bytes.iter().find(|byte| **byte > 1) {
         None => Ok(Data::Bool(bytes.into_iter().map(|byte| byte == 1).collect())),
-        Some(byte) => Err(malformed(format!("an element of its bools is {byte}, not 0 or 1"))),
+        Some(byte) => Err(malformed(format!("a bool element is {byte}, not 0 or 1"))),
     }
 }
 
@@ -173,9 +173,9 @@ fn strings(
     len: u64,
     decode: impl Fn(&[u8]) -> Option<String>,
 ) -> Result<Data, TensorError> {
-    // numpy has no strings of width 0; elements that take no bytes would be free to claim.
+    // numpy has no strings of width 0; elements without bytes could be claimed in any number.
     if len == 0 && count > 0 {
-        return Err(malformed("its strings are zero characters wide"));
+        return Err(malformed("its strings have zero width"));
     }
     let mut reader = BufReader::new(reader);
     let mut elements = Vec::new();
@@ -208,13 +208,13 @@ fn from_utf32(bytes: &[u8], big_endian: bool) -> Option<String> {
     units.get(..text)?.iter().map(|unit| char::from_u32(code(unit))).collect()
 }
 
-/// Brings elements stored with the first axis fastest (Fortran's order) into row-major order.
+/// Reorders elements stored with the first axis fastest (Fortran order) into row-major order.
 fn row_major<T: Default>(mut stored: Vec<T>, header: &Header) -> Vec<T> {
     let shape = &header.shape;
     if !header.fortran_order || shape.len() < 2 || stored.is_empty() {
         return stored;
     }
-    // No dimension is zero here, and their product is the length of `stored`: nothing overflows.
+    // No dimension is zero here, and their product is the length of `stored`, so nothing overflows.
     let strides: Vec<usize> = shape
         .iter()
         .scan(1, |stride, dim| Some(std::mem::replace(stride, *stride * dim)))
@@ -240,7 +240,7 @@ fn row_major<T: Default>(mut stored: Vec<T>, header: &Header) -> Vec<T> {
 /// Writes one array, byte for byte as `numpy.save` would; strings as `<U` of the longest one.
 ///
 /// # Errors
-/// [`TensorError::Unsupported`] for a string that ends in NUL, which the format cannot keep;
+/// [`TensorError::Unsupported`] for a string that ends in NUL, which the format cannot store;
 /// [`TensorError::TooLarge`] for strings that would take more than 1 GiB at one width.
 pub fn write(tensor: &Tensor, mut writer: impl Write) -> Result<(), TensorError> {
     if let Data::String(strings) = tensor.data() {
@@ -259,7 +259,7 @@ pub fn write(tensor: &Tensor, mut writer: impl Write) -> Result<(), TensorError>
         DType::U32 => "<u4",
         DType::U64 => "<u8",
         DType::Bool => "|b1",
-        // As numpy keeps what ml_dtypes calls by these names: bytes that it has no name for.
+        // Types of ml_dtypes are written as numpy does: raw bytes without a type name.
         DType::BF16 => "<V2",
         other if other.size() == Some(1) => "<V1",
         other => {

@@ -1,7 +1,7 @@
 //! numpy's file of several arrays: `.npz`, a zip archive of `.npy` entries.
 //!
-//! Entries are read in memory under one common limit; their names become tensor names and must
-//! never become paths.
+//! Entries are read into memory under one common limit; their names become tensor names and must
+//! never be used as paths.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -19,10 +19,11 @@ use super::{Tensor, TensorError, npy};
 /// What numpy appends to the name of each array.
 const SUFFIX: &str = ".npy";
 
-/// Data from this size on needs zip's 64-bit fields; the slack is for the npy header.
+/// Data of this size or more needs zip's 64-bit fields; the margin is for the npy header.
 const LARGE: u64 = u32::MAX as u64 - (1 << 16);
 
-/// Most bytes of an archive's directory: room for [`MAX_TENSORS`] entries with the longest names.
+/// Maximum bytes of an archive's directory: enough for [`MAX_TENSORS`] entries with the longest
+/// names.
 const MAX_DIRECTORY: u64 = 8 << 20;
 
 fn malformed(why: impl Into<String>) -> TensorError {
@@ -31,19 +32,19 @@ fn malformed(why: impl Into<String>) -> TensorError {
 
 /// Reads all arrays, named as in the archive without `.npy`, in the archive's order.
 ///
-/// `limit` bounds the bytes of data of all arrays together, while they are being inflated.
-/// Names are taken as they stand, slashes and dots included: many models name their inputs so.
+/// `limit` bounds the data of all arrays together, in bytes, while they are inflated. Names are not
+/// changed, and may contain slashes and dots: many models have such input names.
 ///
 /// # Errors
 /// Those of [`npy::read`]; [`TensorError::Malformed`] also for a broken archive, more than
-/// [`MAX_TENSORS`] entries, an entry that is not `.npy`, or two of one name;
-/// [`TensorError::Unsupported`] for encryption and compressions other than deflate.
+/// [`MAX_TENSORS`] entries, an entry that is not `.npy`, or a duplicate name;
+/// [`TensorError::Unsupported`] for encryption and compression other than deflate.
 pub fn read(reader: impl Read + Seek, limit: u64) -> Result<Vec<(String, Tensor)>, TensorError> {
     read_as(reader, |_| None, limit)
 }
 
-/// Like [`read`]; `dtype_of` says which element type is asked for under each name, which decides
-/// what bytes are that numpy has no name for (see [`npy::read_as`]).
+/// Like [`read`]; `dtype_of` returns the requested element type of each name, which determines the
+/// type of raw bytes (see [`npy::read_as`]).
 ///
 /// # Errors
 /// As [`read`].
@@ -84,19 +85,19 @@ pub fn read_as(
     Ok(tensors)
 }
 
-/// Longest archive that is read where so many bytes of data are allowed. Neither storing nor
-/// deflating makes data much longer.
+/// The maximum length of an archive with this much data. Neither storing nor deflating makes data
+/// much longer.
 pub fn longest_file(limit: u64) -> u64 {
     limit.saturating_add(limit / 64).saturating_add(2 * MAX_DIRECTORY)
 }
 
-/// Reads the archive's directory, of which no more than [`MAX_DIRECTORY`] bytes are looked at.
+/// Reads the archive's directory, at most [`MAX_DIRECTORY`] bytes of it.
 fn open<R: Read + Seek>(
     mut reader: R,
     limit: u64,
 ) -> Result<ZipArchive<BufReader<Metered<R>>>, TensorError> {
-    // The directory's claims are believed up to the length of the file, so a file that is long for
-    // no reason ends here.
+    // The directory's declared sizes are accepted up to the length of the file, so a file that is
+    // longer than its data can be is refused here.
     let len = reader.seek(SeekFrom::End(0))?;
     let most = longest_file(limit);
     if len > most {
@@ -110,7 +111,9 @@ fn open<R: Read + Seek>(
     left.set(u64::MAX);
     if archive.len() > MAX_TENSORS {
         let found = archive.len();
-        return Err(malformed(format!("it has {found} entries, above the bound of {MAX_TENSORS}")));
+        return Err(malformed(format!(
+            "it has {found} entries, above the maximum of {MAX_TENSORS}"
+        )));
     }
     if archive.has_duplicate_names() {
         return Err(malformed("two of its entries have the same name"));
@@ -118,7 +121,7 @@ fn open<R: Read + Seek>(
     Ok(archive)
 }
 
-/// A reader that fails once it has given out the bytes it may.
+/// A reader that fails after a number of bytes.
 struct Metered<R> {
     reader: R,
     left: Rc<Cell<u64>>,
@@ -149,13 +152,13 @@ fn tensor_name(raw: &[u8]) -> Result<String, TensorError> {
     }
     match name.strip_suffix(SUFFIX) {
         Some("") | None => Err(malformed(format!(
-            "entry {name:?} is not an array: its name does not say NAME{SUFFIX}"
+            "entry {name:?} is not an array: its name is not of the form NAME{SUFFIX}"
         ))),
         Some(name) => Ok(name.to_owned()),
     }
 }
 
-/// Says in which entry it happened, and tells a broken archive from a broken disk.
+/// Adds the entry to an error, and distinguishes invalid content from failed reads.
 fn in_entry(name: &str, limit: u64, error: TensorError) -> TensorError {
     match error {
         TensorError::Malformed { why, .. } => malformed(format!("entry {name:?}: {why}")),
@@ -173,7 +176,7 @@ fn in_entry(name: &str, limit: u64, error: TensorError) -> TensorError {
     }
 }
 
-/// Whether an error that came through `Read` is about the bytes rather than the device.
+/// Whether an error from `Read` is about the content rather than the device.
 fn is_content(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
     matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
@@ -187,16 +190,16 @@ fn zip_error(error: ZipError) -> TensorError {
 }
 
 /// Writes named arrays, deflated: each entry has the array's name and `.npy`, as numpy expects it.
-/// The same tensors give the same bytes: no time is recorded.
+/// Equal tensors give equal bytes: no time is recorded.
 ///
 /// # Errors
-/// Those of [`npy::write`]; [`TensorError::Malformed`] for a name that is empty, too long, or
-/// there twice.
+/// Those of [`npy::write`]; [`TensorError::Malformed`] for a name that is empty, too long, or a
+/// duplicate.
 pub fn write(tensors: &[(String, Tensor)], writer: impl Write + Seek) -> Result<(), TensorError> {
     write_arrays(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)), writer)
 }
 
-/// As [`write`], for names and tensors that are not together.
+/// As [`write`], for separate names and tensors.
 pub fn write_arrays<'a>(
     arrays: impl Iterator<Item = (&'a str, &'a Tensor)>,
     writer: impl Write + Seek,

@@ -1,9 +1,9 @@
-//! ONNX's own file of one tensor: `.pb`, a `TensorProto` (onnx.proto of ONNX 1.23), as ONNX's test
-//! cases and `onnx.numpy_helper` write it.
+//! ONNX's file of one tensor: `.pb`, a `TensorProto` (onnx.proto of ONNX 1.23), as written by
+//! ONNX's test cases and `onnx.numpy_helper`.
 //!
-//! The few fields of that message are read one after the other, with no library for protobuf, and
-//! nothing here recurses. Its lengths are claims: memory grows only with bytes that are there. Shape
-//! and element type must come before the data, as every writer has them (fields in the order of their
+//! The few fields of that message are read in order, without a protobuf library, and nothing here
+//! recurses. Declared lengths are not trusted: memory grows only with bytes that exist. Shape and
+//! element type must come before the data, as every writer puts them (fields in the order of their
 //! numbers).
 
 use std::io::{BufReader, Read, Take};
@@ -12,11 +12,11 @@ use belljar_abi::{DType, MAX_NAME, MAX_RANK, element_count};
 
 use super::{Coded, Data, Tensor, TensorError, bf16, f16, string_memory};
 
-/// Bytes that are read at a time.
+/// Bytes read at a time.
 const CHUNK: u64 = 64 << 10;
 
-/// Bytes of a message allowed on top of its data: names, documentation, shape.
-const ON_TOP: u64 = 1 << 20;
+/// Bytes of a message allowed in addition to its data: names, documentation, shape.
+const OVERHEAD: u64 = 1 << 20;
 
 /// Fields of `TensorProto`.
 mod field {
@@ -39,13 +39,13 @@ fn malformed(why: impl Into<String>) -> TensorError {
     TensorError::Malformed { format: "pb", why: why.into() }
 }
 
-/// Whether bytes begin as such a file and not as text: with a shape or an element type.
+/// Whether bytes are the start of such a file and not text: a shape or an element type.
 pub fn begins_as_tensor(start: &[u8]) -> bool {
     let is_text = |byte: &u8| *byte >= b' ' || matches!(byte, b'\t' | b'\n' | b'\r');
     let data_type = field::DATA_TYPE << 3;
     match start {
         [0x08 | 0x10, ..] => true,
-        // A list of dimensions, and then the element type; no text has bytes like these.
+        // A list of dimensions, and then the element type; text never contains such bytes.
         [0x0a, len, rest @ ..] => {
             let next = rest.get(usize::from(*len)).copied();
             next.map(u64::from) == Some(data_type) || !is_text(len)
@@ -54,18 +54,17 @@ pub fn begins_as_tensor(start: &[u8]) -> bool {
     }
 }
 
-/// Reads one tensor, and its name if the file has one. `limit` bounds its bytes of data, of which a
-/// string counts as no less than the 24 that it takes in memory.
+/// Reads one tensor, and its name if the file has one. `limit` bounds its data in bytes, where a
+/// string counts at least the 24 bytes that it takes in memory.
 ///
 /// # Errors
-/// [`TensorError::Malformed`], [`TensorError::Unsupported`] for element types that Belljar has not
-/// and data in other files, [`TensorError::Count`], [`TensorError::Shape`] and
-/// [`TensorError::TooLarge`].
+/// [`TensorError::Malformed`], [`TensorError::Unsupported`] for unsupported element types and
+/// external data, [`TensorError::Count`], [`TensorError::Shape`] and [`TensorError::TooLarge`].
 pub fn read(reader: impl Read, limit: u64) -> Result<(String, Tensor), TensorError> {
-    // No element takes more bytes in the file than ten, and those that do take at least one here.
-    let most = limit.saturating_mul(10).saturating_add(ON_TOP);
-    let source = BufReader::with_capacity(CHUNK as usize, reader.take(most));
-    let mut message = Message { source, read: 0, most };
+    // An element takes at max ten bytes in the file, and elements that do take at least one here.
+    let max = limit.saturating_mul(10).saturating_add(OVERHEAD);
+    let source = BufReader::with_capacity(CHUNK as usize, reader.take(max));
+    let mut message = Message { source, read: 0, max };
     let mut shape: Vec<usize> = Vec::new();
     let mut name = Vec::new();
     let mut dtype: Option<DType> = None;
@@ -143,7 +142,7 @@ pub fn read(reader: impl Read, limit: u64) -> Result<(String, Tensor), TensorErr
 fn elsewhere() -> TensorError {
     TensorError::Unsupported {
         what: "a tensor whose data is in another file".into(),
-        hint: "save the tensor with its data, as `onnx.numpy_helper.from_array` makes it",
+        hint: "save the tensor with its data, as `onnx.numpy_helper.from_array` does",
     }
 }
 
@@ -157,12 +156,12 @@ fn is_data(number: u64) -> bool {
     )
 }
 
-/// Elements so far, as the little-endian bytes that they cross as; or strings.
+/// The elements read so far, as their little-endian wire format; or strings.
 struct Elements {
     dtype: DType,
     bytes: Vec<u8>,
     strings: Vec<String>,
-    /// Elements that there are to be, and bytes that they may take.
+    /// The expected number of elements, and the bytes they may still take.
     count: u64,
     left: u64,
     limit: u64,
@@ -182,7 +181,8 @@ impl Elements {
         Ok(Elements { dtype, bytes: Vec::new(), strings: Vec::new(), count, left: limit, limit })
     }
 
-    /// Elements of four bits lie two in a byte, those of two bits four, the first in the low bits.
+    /// Elements of four bits are packed two in a byte, those of two bits four, the first in the low
+    /// bits.
     fn packed(&self) -> u64 {
         match belljar_abi::codes::bits(self.dtype) {
             Some(bits @ (2 | 4)) => 8 / u64::from(bits),
@@ -190,7 +190,7 @@ impl Elements {
         }
     }
 
-    /// Reads a field of data.
+    /// Reads a data field.
     fn read<R: Read>(
         &mut self,
         message: &mut Message<R>,
@@ -298,7 +298,7 @@ impl Elements {
         Ok(())
     }
 
-    /// Adds the elements of a byte, as far as the tensor has so many.
+    /// Adds the elements of a byte, up to the number of elements of the tensor.
     fn unpack(&mut self, byte: u8) {
         let packed = self.packed();
         let bits = (8 / packed) as u32;
@@ -310,7 +310,7 @@ impl Elements {
     }
 
     fn wrong_count(&self) -> TensorError {
-        malformed(format!("its data is not of the {} elements of its shape", self.count))
+        malformed(format!("its data does not have the {} elements of its shape", self.count))
     }
 
     fn finish(self) -> Result<Data, TensorError> {
@@ -342,20 +342,18 @@ impl Elements {
             DType::Bool => match bytes.iter().find(|byte| **byte > 1) {
                 None => Data::Bool(self.bytes.into_iter().map(|byte| byte == 1).collect()),
                 Some(byte) => {
-                    return Err(malformed(format!(
-                        "an element of its bools is {byte}, not 0 or 1"
-                    )));
+                    return Err(malformed(format!("a bool element is {byte}, not 0 or 1")));
                 }
             },
             DType::String => Data::String(self.strings),
             dtype => Coded::new(dtype, self.bytes)
-                .ok_or_else(|| malformed(format!("a byte is no code of {dtype}")))?
+                .ok_or_else(|| malformed(format!("a byte is not a valid {dtype}")))?
                 .into(),
         })
     }
 }
 
-/// How a field is written.
+/// The wire format of a field.
 #[derive(Clone, Copy)]
 enum Wire {
     Varint,
@@ -365,12 +363,12 @@ enum Wire {
     Fixed32,
 }
 
-/// The bytes of a message, read once.
+/// A message that is read once from start to end.
 struct Message<R> {
     source: BufReader<Take<R>>,
     read: u64,
-    /// Most bytes that are read.
-    most: u64,
+    /// The maximum number of bytes to read.
+    max: u64,
 }
 
 impl<R: Read> Message<R> {
@@ -385,9 +383,9 @@ impl<R: Read> Message<R> {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             match self.source.read(rest) {
-                Ok(0) if self.read + filled as u64 >= self.most => {
+                Ok(0) if self.read + filled as u64 >= self.max => {
                     let what = "the file".into();
-                    return Err(TensorError::TooLarge { what, limit: self.most });
+                    return Err(TensorError::TooLarge { what, limit: self.max });
                 }
                 Ok(0) => break,
                 Ok(count) => filled += count,
@@ -403,7 +401,7 @@ impl<R: Read> Message<R> {
         malformed(format!("it ends within a field, after {} bytes", self.read))
     }
 
-    /// The number of the next field, and how it is written; `None` at the end.
+    /// The number and wire format of the next field; `None` at the end.
     fn key(&mut self) -> Result<Option<(u64, Wire)>, TensorError> {
         let Some(first) = self.byte()? else { return Ok(None) };
         let key = self.varint_from(first)?;
@@ -412,7 +410,7 @@ impl<R: Read> Message<R> {
             1 => Wire::Fixed64,
             2 => Wire::Bytes(self.varint()?),
             5 => Wire::Fixed32,
-            other => return Err(malformed(format!("a field is of wire type {other}"))),
+            other => return Err(malformed(format!("a field has the unknown wire type {other}"))),
         };
         match key >> 3 {
             0 => Err(malformed("a field has the number 0")),
@@ -443,7 +441,7 @@ impl<R: Read> Message<R> {
         Err(malformed("a number of more than 64 bits"))
     }
 
-    /// Hands over the bytes of a field, part by part.
+    /// Passes on the bytes of a field in chunks.
     fn bytes(&mut self, len: u64, mut take: impl FnMut(&[u8])) -> Result<(), TensorError> {
         let mut chunk = vec![0; CHUNK.min(len) as usize];
         let mut left = len;
@@ -458,7 +456,7 @@ impl<R: Read> Message<R> {
         Ok(())
     }
 
-    /// The number of a field, or all of a list of them.
+    /// The number in a field, or all numbers of a packed list.
     fn varints(
         &mut self,
         wire: Wire,
@@ -471,7 +469,7 @@ impl<R: Read> Message<R> {
         }
         match self.read == end {
             true => Ok(()),
-            false => Err(malformed("a list of numbers ends within one")),
+            false => Err(malformed("a list of numbers ends within a number")),
         }
     }
 
@@ -485,10 +483,10 @@ impl<R: Read> Message<R> {
             (Wire::Bytes(len), _) => len,
             (Wire::Fixed32, 4) => 4,
             (Wire::Fixed64, 8) => 8,
-            _ => return Err(malformed("a number is not of its field's size")),
+            _ => return Err(malformed("a number does not have its field's size")),
         };
         if len % N as u64 != 0 {
-            return Err(malformed("a list of numbers ends within one"));
+            return Err(malformed("a list of numbers ends within a number"));
         }
         for _ in 0..len / N as u64 {
             let mut bytes = [0; N];

@@ -1,14 +1,14 @@
-//! The few numbers about a tensor that fit in a table.
+//! Summary statistics of a tensor for display in a table.
 //!
-//! Everything is computed in `f64`, also for 64-bit integers: this is for people to look at, and
-//! must never be what another program decides by.
+//! Everything is computed in `f64`, even for 64-bit integers: this is for people only, and programs
+//! must never make decisions by it.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use super::{Data, Tensor};
 
-/// What a table says about a tensor. Bools count as 0 and 1.
+/// Summary statistics of a tensor. Bools count as 0 and 1.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Summary {
@@ -22,8 +22,8 @@ pub struct Summary {
     pub nan_count: u64,
     /// Number of infinities of either sign.
     pub infinite_count: u64,
-    /// The largest values (infinities included, NaNs not) with their indices along each axis,
-    /// largest first; of equal values the one that comes first in row-major order.
+    /// The largest values (including infinities, but not NaN) with their indices along each axis,
+    /// largest first; equal values are in row-major order.
     pub top: Vec<(Vec<usize>, f64)>,
     /// The first strings, if the tensor holds strings.
     pub strings: Vec<String>,
@@ -61,12 +61,12 @@ impl Summary {
     }
 }
 
-/// Goes over the values twice at most and keeps none of them but the top ones: a tensor of small
-/// elements must not become one of wide ones.
+/// Iterates over the values at most twice and keeps only the top ones, because a copy of small
+/// elements as `f64` would be large.
 fn of_values(shape: &[usize], values: impl Iterator<Item = f64> + Clone, top: usize) -> Summary {
     let mut summary = Summary::default();
     let (mut sum, mut finite) = (0.0, 0u64);
-    // A heap whose greatest is the worst kept: the one to go when a better comes.
+    // A heap whose maximum is the worst kept value, which is replaced first.
     let mut kept: BinaryHeap<Ranked> = BinaryHeap::new();
     for (at, value) in values.clone().enumerate() {
         if value.is_nan() {
@@ -94,7 +94,7 @@ fn of_values(shape: &[usize], values: impl Iterator<Item = f64> + Clone, top: us
         let count = finite as f64;
         summary.mean = Some(match sum / count {
             mean if mean.is_finite() => mean,
-            // Values near the end of the range: their sum overflows, their mean does not.
+            // For values near the maximum of the range, the sum overflows but the mean does not.
             _ => values.filter(|value| value.is_finite()).map(|value| value / count).sum(),
         });
     }
@@ -103,7 +103,7 @@ fn of_values(shape: &[usize], values: impl Iterator<Item = f64> + Clone, top: us
     summary
 }
 
-/// A value and where it is; less means better.
+/// A value and its index; smaller in this order means better.
 #[derive(Clone, Copy)]
 struct Ranked {
     value: f64,
@@ -112,7 +112,7 @@ struct Ranked {
 
 impl Ord for Ranked {
     fn cmp(&self, other: &Ranked) -> Ordering {
-        // No NaN comes here, and both zeros are equal.
+        // NaN is excluded, and both zeros are equal.
         let by_value = other.value.partial_cmp(&self.value).unwrap_or(Ordering::Equal);
         by_value.then(self.at.cmp(&other.at))
     }

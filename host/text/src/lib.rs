@@ -1,18 +1,18 @@
-//! Showing text that somebody hostile may have chosen: names, documentation, error messages of the
-//! guest. Nothing may be printed for a person that did not come through here.
+//! Escapes untrusted text: names, documentation, error messages of the guest. All text shown to a
+//! person must pass through here.
 #![forbid(unsafe_code)]
 
 use std::fmt;
 
-/// Text from a model or another untrusted place. Shown, it has no control characters and no
-/// bidirectional marks, and it is cut.
+/// Untrusted text, for example from a model. Its `Display` contains no control characters and no
+/// bidirectional marks, and is cut to a maximum length.
 #[derive(Clone, Copy)]
 pub struct Escaped<'a> {
     text: &'a str,
     limit: usize,
 }
 
-/// Longest text shown, in characters, unless asked otherwise.
+/// Longest text shown by default, in characters.
 const MAX_SHOWN: usize = 400;
 
 impl<'a> Escaped<'a> {
@@ -33,9 +33,9 @@ impl fmt::Display for Escaped<'_> {
         let mut chars = self.text.chars();
         for c in chars.by_ref().take(self.limit) {
             match c {
-                // Harmless where they stand, and escaping them would spoil ordinary messages.
+                // Harmless, and escaping them would spoil ordinary messages.
                 '\'' | '"' => f.write_char(c)?,
-                // Not printable for Debug either, but an ordinary space looks the same.
+                // Debug escapes all other unprintable characters.
                 _ => c.escape_debug().try_for_each(|c| f.write_char(c))?,
             }
         }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_moves_the_cursor_comes_through() {
+    fn control_characters_are_escaped() {
         let text = "a\x1b[31m\r\n\u{202e}\u{2066}\u{200b}\u{7}\0\u{85}\u{feff}z";
         let shown = Escaped::new(text).to_string();
         assert!(shown.chars().all(|c| c.is_ascii_graphic()), "{shown}");
@@ -59,13 +59,13 @@ mod tests {
     }
 
     #[test]
-    fn long_text_is_cut_and_says_so() {
+    fn long_text_is_cut_with_an_ellipsis() {
         assert_eq!(Escaped::cut("ééé", 2).to_string(), "éé…");
         assert_eq!(Escaped::cut("éé", 2).to_string(), "éé");
     }
 
     #[test]
-    fn ordinary_text_stays_as_it_is() {
+    fn ordinary_text_is_unchanged() {
         let text = "it's \"Grüße\" 世界";
         assert_eq!(Escaped::new(text).to_string(), text);
     }

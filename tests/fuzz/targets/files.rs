@@ -1,5 +1,5 @@
-//! What a guest program may do with granted files, in any order: nothing outside of them is read or
-//! changed.
+//! Operations of a guest program on granted files, in any order, must read and change nothing
+//! outside of them.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! What the guest decodes: input shapes, tensors, and image files with what is made of them.
+//! The guest's decoders: input shapes, tensors, and image files with the tensors made from them.
 #![no_main]
 #![allow(dead_code)]
 
@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../../guest-models/onnx-runner/src/picture/mod.rs"]
 mod picture;
 
-/// Most bytes of pixels: enough to get everywhere, and little enough for many executions.
+/// Maximum bytes of pixels: enough to reach all code, and few enough for many executions.
 const ROOM: u64 = 1 << 20;
 
 fuzz_target!(|bytes: &[u8]| {

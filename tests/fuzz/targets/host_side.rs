@@ -1,4 +1,4 @@
-//! What the host decodes: a guest's answer.
+//! The host's decoder of a guest's answers.
 #![no_main]
 
 use belljar_abi::codes::are_codes;
@@ -6,7 +6,7 @@ use belljar_abi::{DType, Reply, decode_reply, element_count, encode_error, encod
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    // Whatever is accepted says one thing only: encoded again, it is the same message.
+    // An accepted message has only one encoding: encoded again, it is the same.
     match decode_reply(bytes) {
         Ok(Reply::Tensors(views)) => {
             for view in &views {

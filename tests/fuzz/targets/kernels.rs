@@ -1,5 +1,5 @@
-//! What the host computes for a guest: any request, on any memory, with a secret in the kernels'
-//! scratch memory. Two secrets must give the same bytes, and nothing of either may be written.
+//! Native kernels: any request, on any memory, with a secret in the kernels' scratch memory. Two
+//! secrets must give the same bytes, and nothing of either may be written.
 #![no_main]
 
 #[path = "../../support/kernel_requests.rs"]
@@ -16,11 +16,11 @@ use requests::{Bytes, MEMORY, REQUEST};
 enum Ended {
     Done,
     Refused,
-    /// At the deadline, wherever that was.
+    /// At the deadline, which may be anywhere in the work.
     Late,
 }
 
-/// Most bytes that scratch memory keeps from one input to the next: looking through it takes
+/// Maximum bytes of scratch memory that are kept from one input to the next: checking more takes
 /// longer than most requests.
 const KEPT: usize = 1 << 20;
 
@@ -28,7 +28,7 @@ thread_local! {
     static WATCHES: RefCell<[Option<belljar_kernels::Watch>; 2]> = const { RefCell::new([None, None]) };
 }
 
-/// Computes a request while all scratch memory holds `secret`. Afterwards none of it does.
+/// Computes a request with `secret` in all scratch memory, then clears it.
 fn compute(memory: &mut [u32], words: u32, until: Instant, best: bool, secret: f32) -> Ended {
     WATCHES.with_borrow_mut(|watches| {
         let watch = watches[usize::from(best)].get_or_insert_with(|| watch(best));
@@ -58,11 +58,11 @@ fn watch(best: bool) -> belljar_kernels::Watch {
     belljar_kernels::Watch::new(set, 1).expect("one thread needs no others")
 }
 
-/// A number and a NaN: what is computed with either would show.
+/// A number and a NaN: results computed from either would differ.
 const SECRETS: [u32; 2] = [0x5ec2_e7a5, 0x7fc5_ec2e];
 
-/// Whether a secret was written where there was something else. Compares pieces before words: every
-/// comparison here is one that the fuzzer looks into.
+/// Whether a secret was written over another value. Compares pieces before words, since every
+/// comparison is instrumented by the fuzzer.
 fn shows_a_secret(before: &[u32], after: &[u32]) -> bool {
     let pieces = before.chunks(64).zip(after.chunks(64)).filter(|(before, after)| before != after);
     let mut words = pieces.flat_map(|(before, after)| before.iter().zip(after));
@@ -82,17 +82,17 @@ fuzz_target!(|data: &[u8]| {
         (memory, ended)
     };
     let (first, ended) = run(SECRETS[0]);
-    // What is before the output stays as it is; all of memory does if there is no output.
+    // Memory before the output must not change, nor any memory if there is no output.
     let output = requests::output(&words);
     let untouched = output.map_or(MEMORY, |output| (output as usize).min(MEMORY)) / 4;
     assert!(first[..untouched] == before[..untouched], "memory before the output was written");
     assert!(ended != Ended::Done || untouched < MEMORY / 4 || output.is_some());
-    // Unless the fuzzer has found the secret out and put it there itself.
-    let known = SECRETS.iter().any(|secret| data.windows(4).any(|w| w == secret.to_le_bytes()));
-    assert!(known || !shows_a_secret(&before, &first), "a secret was written");
+    // The fuzzer may have put the secret into the input itself.
+    let in_input = SECRETS.iter().any(|secret| data.windows(4).any(|w| w == secret.to_le_bytes()));
+    assert!(in_input || !shows_a_secret(&before, &first), "a secret was written");
     let (second, ended_again) = run(SECRETS[1]);
     if ended != Ended::Late && ended_again != Ended::Late {
         assert_eq!(ended, ended_again);
-        assert!(first == second, "what scratch memory held made a difference");
+        assert!(first == second, "the result depends on the content of scratch memory");
     }
 });

@@ -1,4 +1,4 @@
-//! What an operator may be handed: the text of a policy or of a ceiling.
+//! The parsers of policies and ceilings.
 #![no_main]
 
 use belljar_policy::{Ceiling, Peer, Policy, PolicyError, canonical};
@@ -40,7 +40,7 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(grant.reaches(address), "{grant:?}");
         }
     }
-    // In canonical order it means the same, and stays as it is.
+    // The canonical order has the same meaning, and is stable.
     let ordered = canonical(text, "fuzz").expect("a policy can be ordered");
     assert_eq!(Policy::parse(&ordered, "fuzz").expect("it still is one"), policy);
     assert_eq!(canonical(&ordered, "fuzz").expect("again"), ordered);

@@ -1,5 +1,5 @@
-//! Files that people keep tensors in: .npy, .npz, JSON, CSV and .pb, of any content. What is read can
-//! be written, and is read again as the same.
+//! The parsers of tensor files: .npy, .npz, JSON, CSV and .pb. A tensor that was read can be
+//! written, and reads back the same.
 #![no_main]
 
 use std::io::Cursor;
@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 
 const LIMIT: u64 = 1 << 20;
 
-/// No message is long.
+/// Checks that a message is short.
 fn harmless(error: &TensorError) {
     assert!(error.to_string().len() < 10_000);
 }

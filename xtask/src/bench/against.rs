@@ -1,4 +1,4 @@
-//! The other build of Belljar that this one is compared with: a program as it is, or a commit that
+//! The other build of Belljar that this one is compared with: an existing program, or a commit that
 //! is checked out and built.
 
 use std::fs;
@@ -14,16 +14,16 @@ use crate::run::{self, say};
 use crate::setup;
 use crate::sources_digest::sources_digest;
 
-/// The program that `named` is or that is built from it, in a place of its own.
+/// The program that `named` is, or that is built from it in a separate folder.
 pub(super) fn program(repo: &Repo, named: &str) -> Result<PathBuf> {
     if Path::new(named).is_file() {
-        return std::path::absolute(named).context("where the other program is");
+        return std::path::absolute(named).context("finding the path of the other program");
     }
     let mut git = Command::new("git");
     git.arg("-C").arg(repo.root()).args(["rev-parse", "--verify", "--quiet", "--end-of-options"]);
     git.arg(format!("{named}^{{commit}}"));
     let Some(commit) = run::ask(&mut git, Duration::from_secs(20)) else {
-        bail!("{named:?} is neither a program nor a commit");
+        bail!("{named:?} is neither a file nor a commit; name a `belljar` program or a commit");
     };
     let commit = commit.trim();
     let folder = repo.target().join("bench/against").join(commit);
@@ -40,10 +40,10 @@ pub(super) fn program(repo: &Repo, named: &str) -> Result<PathBuf> {
         run::run(git.arg(&sources).arg(commit).stdout(std::io::stderr()))?;
     }
     let built = build(repo, &sources).and_then(|()| {
-        // The next build would take its place.
+        // The next build would overwrite it.
         fs::copy(setup::belljar(repo), &program).context("keeping the other program").map(drop)
     });
-    // Whether it was built or not: nobody looks for a checkout in there.
+    // Removed even after a failure: a worktree left under `target` would be forgotten.
     let mut git = Command::new("git");
     git.arg("-C").arg(repo.root()).args(["worktree", "remove", "--force"]).arg(&sources);
     run::run(git.stdout(std::io::stderr()))?;
@@ -51,8 +51,8 @@ pub(super) fn program(repo: &Repo, named: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Its guest with its own tools, unless it is the same as ours; its host where this one is built, as
-/// both have most of their dependencies in common.
+/// Builds its guest with its own xtask, unless the sources are the same as ours; and its host in
+/// this repository's target folder, as both share most dependencies.
 fn build(repo: &Repo, sources: &Path) -> Result<()> {
     let digest = |root: &Path| sources_digest(&root.join("guest-models")).map(|(digest, _)| digest);
     let folder = if digest(sources)? == digest(repo.root())? {

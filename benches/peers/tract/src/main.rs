@@ -1,8 +1,8 @@
 //! Native tract as a peer: one process, one model, one thread unless more are asked for.
 //!
-//! It must do with the model what Belljar's guest does inside the sandbox (same version, shapes
-//! fixed the same way, the same optimisations), or the comparison says nothing. The arguments and
-//! the lines it speaks are described in `benches/README.md`.
+//! It must treat the model as Belljar's guest does inside the sandbox (same version, shapes fixed
+//! the same way, same optimisations), or the comparison is meaningless. `benches/README.md`
+//! describes the arguments and the protocol.
 
 use std::io::{self, BufRead, Write};
 use std::path::Path;
@@ -34,7 +34,7 @@ fn main() -> Result<()> {
         let threads: usize = flag.get(1).context("--threads needs a number")?.parse()?;
         set_default_executor(Executor::multithread(threads));
     }
-    let (model, inputs) = arguments.split_first().context("no model was named")?;
+    let (model, inputs) = arguments.split_first().context("the argument MODEL is missing")?;
     let start = Instant::now();
     let peer = Peer::load(Path::new(model), inputs)?;
     let load = start.elapsed();
@@ -52,7 +52,7 @@ fn main() -> Result<()> {
                 say(&peer.rate(clients.parse()?, time)?)?;
             }
             ["outputs"] => say(&json!({ "outputs": peer.outputs()? }))?,
-            _ => bail!("not understood: {line:?}"),
+            _ => bail!("unknown request {line:?}"),
         }
     }
     Ok(())
@@ -92,7 +92,7 @@ impl Peer {
         self.inputs.iter().map(|tensor| tensor.clone().into_tvalue()).collect()
     }
 
-    /// Runs of as many threads at once as there are clients, each again when it is done.
+    /// Runs on one thread for each client, each starting its next run when one is done.
     fn rate(&self, clients: usize, time: Duration) -> Result<Value> {
         let begin = Barrier::new(clients);
         let client = || -> Result<(u64, Duration)> {
@@ -148,14 +148,14 @@ fn read(dtype: &str, dims: &str, file: &str) -> Result<Tensor> {
     let bytes = std::fs::read(file)?;
     let header = bytes.get(8..10).context("too short for an npy file")?;
     let at = 10 + usize::from(u16::from_le_bytes([header[0], header[1]]));
-    let data = bytes.get(at..).context("the header is longer than the file")?;
+    let data = bytes.get(at..).context("the npy header is longer than the file")?;
     let dims: Vec<usize> =
         dims.split(',').filter(|dim| !dim.is_empty()).map(str::parse).collect::<Result<_, _>>()?;
     Ok(match dtype {
         "f32" => array(&dims, data, f32::from_le_bytes)?,
         "i32" => array(&dims, data, i32::from_le_bytes)?,
         "i64" => array(&dims, data, i64::from_le_bytes)?,
-        other => bail!("inputs of type {other} are not read here"),
+        other => bail!("inputs of type {other} are not supported; use f32, i32 or i64"),
     })
 }
 
@@ -166,7 +166,7 @@ fn array<T: Datum, const N: usize>(
 ) -> Result<Tensor> {
     let (elements, rest) = data.as_chunks::<N>();
     if !rest.is_empty() {
-        bail!("the data does not end with an element");
+        bail!("the length of the data is not a multiple of the element size");
     }
     let elements = elements.iter().map(|bytes| element(*bytes)).collect();
     Ok(tract_ndarray::ArrayD::from_shape_vec(dims, elements)?.into_tensor())

@@ -1,9 +1,10 @@
-//! `#[test]` for a WebAssembly module, which has no test harness: each test is an export that is named
-//! after its file and its function. The host calls it; a test that fails traps.
+//! `#[test]` for a WebAssembly module, which has no test harness: each test is an export that is
+//! named after its file and its function. The host calls it; a test that fails traps.
 
 use proc_macro::{Span, TokenStream, TokenTree};
 
-/// Exports a test as `test FILE NAME`. The crate has a function `testing::run_exported` that calls it.
+/// Exports a test as `test FILE NAME`. The crate has a function `testing::run_exported` that calls
+/// it.
 #[proc_macro_attribute]
 pub fn test(_: TokenStream, function: TokenStream) -> TokenStream {
     if function.to_string().starts_with("#[ignore") {

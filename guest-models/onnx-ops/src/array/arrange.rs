@@ -15,11 +15,11 @@ use crate::framework::facts::{
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{from_bytes, ints};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 /// An operator with its attributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Arrange {
+enum Rearrange {
     CenterCropPad { axes: Option<Vec<i64>> },
     Compress { axis: Option<i64> },
     ReverseSequence { batch: usize, time: usize },
@@ -32,27 +32,27 @@ pub(crate) const OPERATORS: &[Registration] = &[
     own("Compress", build_compress),
     own("ReverseSequence", build_reverse_sequence),
     own("TensorScatter", build_tensor_scatter),
-    own("BitCast", |_, node| built(Arrange::BitCast { to: target(node)? }, node)),
+    own("BitCast", |_, node| built(Rearrange::BitCast { to: target(node)? }, node)),
 ];
 
-fn build_center_crop_pad(_: &ParsingContext, node: &NodeProto) -> Built {
-    built(Arrange::CenterCropPad { axes: node.get_attr_opt_vec("axes")? }, node)
+fn build_center_crop_pad(_: &ParsingContext, node: &NodeProto) -> BuildResult {
+    built(Rearrange::CenterCropPad { axes: node.get_attr_opt_vec("axes")? }, node)
 }
 
-fn build_compress(_: &ParsingContext, node: &NodeProto) -> Built {
-    built(Arrange::Compress { axis: node.get_attr_opt("axis")? }, node)
+fn build_compress(_: &ParsingContext, node: &NodeProto) -> BuildResult {
+    built(Rearrange::Compress { axis: node.get_attr_opt("axis")? }, node)
 }
 
-fn build_reverse_sequence(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_reverse_sequence(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let axis = |name, default| Ok::<_, TractError>(node.get_attr_opt(name)?.unwrap_or(default));
     let (batch, time) = (axis("batch_axis", 1)?, axis("time_axis", 0)?);
-    built(Arrange::ReverseSequence { batch, time }, node)
+    built(Rearrange::ReverseSequence { batch, time }, node)
 }
 
-fn build_tensor_scatter(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_tensor_scatter(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let axis = node.get_attr_opt("axis")?.unwrap_or(-2);
     let circular = node.get_attr_opt::<&str>("mode")? == Some("circular");
-    built(Arrange::TensorScatter { axis, circular }, node)
+    built(Rearrange::TensorScatter { axis, circular }, node)
 }
 
 fn target(node: &NodeProto) -> TractResult<DatumType> {
@@ -88,10 +88,10 @@ pub(crate) fn flat(at: &[usize], strides: &[usize]) -> usize {
     at.iter().zip(strides).map(|(at, stride)| at * stride).sum()
 }
 
-impl Arrange {
+impl Rearrange {
     /// The output shape of CenterCropPad.
     fn cropped(&self, shape: &[usize], wanted: &[i64]) -> TractResult<Vec<usize>> {
-        let Arrange::CenterCropPad { axes } = self else { bail!("not cropped") };
+        let Rearrange::CenterCropPad { axes } = self else { bail!("not cropped") };
         let axes = match axes {
             Some(axes) => axes.clone(),
             None => (0..shape.len() as i64).collect(),
@@ -234,14 +234,14 @@ impl Arrange {
     }
 }
 
-impl Operator for Arrange {
+impl Operator for Rearrange {
     fn name(&self) -> &'static str {
         match self {
-            Arrange::CenterCropPad { .. } => "CenterCropPad",
-            Arrange::Compress { .. } => "Compress",
-            Arrange::ReverseSequence { .. } => "ReverseSequence",
-            Arrange::TensorScatter { .. } => "TensorScatter",
-            Arrange::BitCast { .. } => "BitCast",
+            Rearrange::CenterCropPad { .. } => "CenterCropPad",
+            Rearrange::Compress { .. } => "Compress",
+            Rearrange::ReverseSequence { .. } => "ReverseSequence",
+            Rearrange::TensorScatter { .. } => "TensorScatter",
+            Rearrange::BitCast { .. } => "BitCast",
         }
     }
 
@@ -252,20 +252,20 @@ impl Operator for Arrange {
             (data.dtype, dims.into_iter().map(|dim| Some(dim.to_dim())).collect::<TVec<_>>())
         };
         Ok(tvec!(match self {
-            Arrange::CenterCropPad { .. } => {
+            Rearrange::CenterCropPad { .. } => {
                 match (concrete(&data.shape), required(inputs, 1)?.ints()?) {
                     (Some(shape), Some(wanted)) => known(self.cropped(&shape, &wanted)?),
                     _ => unknown_dims(data.dtype, rank),
                 }
             }
-            Arrange::Compress { axis: None } => unknown_dims(data.dtype, 1),
-            Arrange::Compress { axis: Some(axis) } => {
+            Rearrange::Compress { axis: None } => unknown_dims(data.dtype, 1),
+            Rearrange::Compress { axis: Some(axis) } => {
                 let (dtype, mut dims) = like(data);
                 dims[resolve(*axis, rank)?] = None;
                 (dtype, dims)
             }
-            Arrange::ReverseSequence { .. } | Arrange::TensorScatter { .. } => like(data),
-            Arrange::BitCast { to } => {
+            Rearrange::ReverseSequence { .. } | Rearrange::TensorScatter { .. } => like(data),
+            Rearrange::BitCast { to } => {
                 let (from, same) = (data.dtype, to.size_of() == data.dtype.size_of());
                 ensure!(
                     same && to.is_copy() && *to != bool::datum_type(),
@@ -285,16 +285,16 @@ impl Operator for Arrange {
         );
         let second = || required(inputs, 1).copied();
         Ok(tvec!(match self {
-            Arrange::CenterCropPad { .. } => self.crop(data, second()?)?,
-            Arrange::Compress { axis } => Arrange::compress(data, second()?, *axis)?,
-            Arrange::ReverseSequence { batch, time } => {
-                Arrange::reverse(data, second()?, *batch, *time)?
+            Rearrange::CenterCropPad { .. } => self.crop(data, second()?)?,
+            Rearrange::Compress { axis } => Rearrange::compress(data, second()?, *axis)?,
+            Rearrange::ReverseSequence { batch, time } => {
+                Rearrange::reverse(data, second()?, *batch, *time)?
             }
-            Arrange::TensorScatter { axis, circular } => {
+            Rearrange::TensorScatter { axis, circular } => {
                 let indices = optional(inputs, 2).copied();
-                Arrange::tensor_scatter(data, second()?, indices, *axis, *circular)?
+                Rearrange::tensor_scatter(data, second()?, indices, *axis, *circular)?
             }
-            Arrange::BitCast { to } => from_bytes(*to, data.shape(), data.as_bytes())?,
+            Rearrange::BitCast { to } => from_bytes(*to, data.shape(), data.as_bytes())?,
         }))
     }
 }
@@ -304,7 +304,7 @@ mod tests {
     use crate::testing::{case, counting, row, tensor};
 
     #[test]
-    fn center_crop_pad_puts_an_odd_element_behind() {
+    fn center_crop_pad_puts_an_odd_element_at_the_end() {
         let crop = case("CenterCropPad").input(row(&[1i32, 2, 3, 4])).input(row(&[1i64]));
         crop.gives(row(&[2i32]));
         let pad = case("CenterCropPad").input(row(&[1i32, 2])).input(row(&[5i64]));

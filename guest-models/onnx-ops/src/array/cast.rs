@@ -16,7 +16,7 @@ use crate::framework::facts::{InputFact, OutputFact, required};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::synthetic;
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("Cast", |_, node| Ok((expand(PlainCast { to: node.get_attr("to")? }), vec![])))];
@@ -64,7 +64,7 @@ struct Cast {
     round: Round,
 }
 
-fn build(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let round = match node.get_attr_opt::<&str>("round_mode")? {
         None | Some("up") => Round::Up,
         Some("down") => Round::Down,
@@ -174,7 +174,7 @@ mod tests {
     const BF16: i64 = 16;
 
     #[test]
-    fn cast_cuts_floats_and_keeps_the_low_bits_of_integers() {
+    fn cast_truncates_floats_and_keeps_the_low_bits_of_integers() {
         let floats = || row(&[-1.9f32, 1.9, 3e10]);
         case("Cast").int("to", 7).input(floats()).gives(row(&[-1i64, 1, 30_000_001_024]));
         case("Cast")
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn cast_to_float8_saturates_unless_told_otherwise() {
+    fn cast_to_float8_saturates_by_default() {
         let numbers = || row(&[1f32, 448.0, 1000.0, f32::NEG_INFINITY, f32::NAN]);
         let saturated = cast(F32, E4M3FN).input(numbers());
         saturated.gives(row(&[0x38u8, 0x7e, 0x7e, 0xfe, 0x7f]));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn cast_to_int4_keeps_the_lowest_bits_of_integers_and_cuts_floats() {
+    fn cast_to_int4_keeps_the_low_bits_of_integers_and_truncates_floats() {
         let wide = row(&[17i64, -1, (1 << 40) + 7]);
         cast(I64, INT4).input(wide).gives(row(&[1u8, 15, 7]));
         cast(F32, INT4).input(row(&[-3.7f32, 3.7])).gives(row(&[0xdu8, 3]));

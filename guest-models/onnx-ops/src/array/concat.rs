@@ -1,4 +1,4 @@
-//! Concat (ONNX): of tensors whose other dimensions are the same.
+//! Concat (ONNX) of tensors whose other dimensions are equal.
 
 use tract_onnx::tract_hir::internal::*;
 
@@ -20,8 +20,9 @@ fn concat(
     let shapes = shapes_of(model, inputs)?;
     let axis = op.axis("axis", 1, shapes[0].len())?;
     // tract drops inputs without elements, whatever their size along the axis.
-    let mut beside = shapes[0].iter().enumerate().filter(|(at, _)| *at != axis);
-    ensure!(beside.all(|(_, dim)| dim.as_i64() != Some(0)), "a dimension other than the axis is 0");
+    for (at, dim) in shapes[0].iter().enumerate().filter(|(at, _)| *at != axis) {
+        ensure!(dim.as_i64() != Some(0), "dimension {at} of input 0 is 0");
+    }
     let mut pairs = Vec::new();
     for (at, other) in shapes.iter().enumerate().skip(1) {
         let same = shapes[0].len() == other.len();
@@ -38,7 +39,7 @@ mod tests {
     use crate::testing::{case, counting, tensor};
 
     #[test]
-    fn concat_takes_a_negative_axis_and_parts_without_elements() {
+    fn concat_takes_a_negative_axis_and_empty_inputs() {
         let concat = |axis| case("Concat").int("axis", axis).input(counting(&[2, 1]));
         let both = concat(-1).input(tensor::<f32>(&[2, 0], &[])).input(counting(&[2, 2]));
         both.gives(tensor(&[2, 3], &[0f32, 0.0, 1.0, 1.0, 2.0, 3.0]));

@@ -4,10 +4,10 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use crate::framework::checks::{COUNTS, InBounds, SIZES};
+use crate::framework::checks::{BoundsCheck, COUNTS, SIZES};
 use crate::framework::registration::{Registration, wrapped, wrapped_by};
-use crate::framework::upstream::Built;
-use crate::framework::wiring::wire_in_bounds;
+use crate::framework::upstream::BuildResult;
+use crate::framework::wiring::wire_with_bounds;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
 pub(crate) const OPERATORS: &[Registration] = &[
@@ -30,7 +30,7 @@ fn expand(
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
-    wire_in_bounds(op, prefix, model, inputs, 1, InBounds { min: 0, ..SIZES })
+    wire_with_bounds(op, prefix, model, inputs, 1, BoundsCheck { min: 0, ..SIZES })
 }
 
 fn tile(
@@ -39,10 +39,10 @@ fn tile(
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
-    wire_in_bounds(op, prefix, model, inputs, 1, COUNTS)
+    wire_with_bounds(op, prefix, model, inputs, 1, COUNTS)
 }
 
-fn build_constant_of_shape(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_constant_of_shape(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let mut node = node.clone();
     if node.attribute.is_empty() {
         node.attribute.push(zero());
@@ -56,7 +56,7 @@ fn constant_of_shape(
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
-    wire_in_bounds(op, prefix, model, inputs, 0, COUNTS)
+    wire_with_bounds(op, prefix, model, inputs, 0, COUNTS)
 }
 
 /// ONNX's default value: zero as float32.

@@ -10,11 +10,11 @@ use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, like, required};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] = &[own("EyeLike", build_eye_like)];
 
-fn build_eye_like(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_eye_like(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let dtype = match node.get_attr_opt::<i64>("dtype")? {
         Some(dtype) => Some(DatumType::try_from(DataType::try_from(i32::try_from(dtype)?)?)?),
         None => None,

@@ -7,16 +7,16 @@ use tract_onnx::tract_core::ops::array::GatherNd;
 use tract_onnx::tract_hir::infer::InferenceRulesOp;
 use tract_onnx::tract_hir::internal::*;
 
-use crate::framework::checks::InBounds;
+use crate::framework::checks::BoundsCheck;
 use crate::framework::errors::{OrUserError, ensure};
 use crate::framework::registration::{Registration, own, wrapped};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
 pub(crate) const OPERATORS: &[Registration] =
     &[wrapped("Gather", Wrapping::new(along_axis)), own("GatherND", build_gather_nd)];
 
-fn build_gather_nd(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_gather_nd(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let batch = node.get_attr_opt::<usize>("batch_dims")?.unwrap_or(0);
     Ok((expand(Gather(GatherNd::new(batch))), vec![]))
 }
@@ -32,7 +32,7 @@ fn along_axis(
     let axis = op.axis("axis", 0, fact.rank())?;
     let size =
         fact.shape[axis].to_i64().or_user_error("the size of the gathered axis must be known")?;
-    let bounds = InBounds { min: -size, max: size - 1, what: "the index" };
+    let bounds = BoundsCheck { min: -size, max: size - 1, what: "the index" };
     let mut inputs: TVec<OutletId> = inputs.into();
     inputs[1] = bounds.check_input(format!("{prefix}.check"), model, inputs[1])?;
     op.wire_original(prefix, model, &inputs)
@@ -76,25 +76,25 @@ impl Expansion for Gather {
         );
         ensure!(indices[indices.len() - 1].as_i64() != Some(0), "the indices address no dimension");
         let sizes = shape[batch..].iter().map(|dim| dim.to_i64());
-        let places = Places { sizes: sizes.collect::<Result<Vec<_>, _>>()? };
+        let resolve = ResolveIndices { sizes: sizes.collect::<Result<Vec<_>, _>>()? };
         let mut inputs: TVec<OutletId> = inputs.into();
         let name = format!("{prefix}.check");
         inputs[1] = match model.outlet_fact(inputs[1])?.konst.clone() {
-            Some(konst) => model.add_const(name, places.counted_from_start(&konst)?)?,
-            None => model.wire_node(name, places, &inputs[1..])?[0],
+            Some(konst) => model.add_const(name, resolve.resolved(&konst)?)?,
+            None => model.wire_node(name, resolve, &inputs[1..])?[0],
         };
         model.wire_node(prefix, self.0.clone(), &inputs)
     }
 }
 
-/// Checks indices into several dimensions, and counts negative ones from the start.
+/// Checks indices into several dimensions, and resolves negative ones.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
-struct Places {
+struct ResolveIndices {
     sizes: Vec<i64>,
 }
 
-impl Places {
-    fn counted_from_start(&self, indices: &Tensor) -> TractResult<Tensor> {
+impl ResolveIndices {
+    fn resolved(&self, indices: &Tensor) -> TractResult<Tensor> {
         let deep = indices.shape().last().copied().unwrap_or(0);
         ensure!(
             deep <= self.sizes.len(),
@@ -102,8 +102,8 @@ impl Places {
         );
         let mut indices = indices.clone();
         let mut all = indices.try_as_plain_ram_mut()?;
-        for place in all.as_slice_mut::<i64>()?.chunks_mut(deep.max(1)) {
-            for (index, size) in place.iter_mut().zip(&self.sizes) {
+        for position in all.as_slice_mut::<i64>()?.chunks_mut(deep.max(1)) {
+            for (index, size) in position.iter_mut().zip(&self.sizes) {
                 ensure!(
                     (-size..*size).contains(index),
                     "the index {index} is not between -{size} and {}",
@@ -118,23 +118,23 @@ impl Places {
     }
 }
 
-impl Op for Places {
+impl Op for ResolveIndices {
     fn name(&self) -> StaticName {
-        "Places".into()
+        "ResolveIndices".into()
     }
 
     op_as_typed_op!();
 }
 
-impl EvalOp for Places {
+impl EvalOp for ResolveIndices {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        Ok(tvec!(self.counted_from_start(&inputs[0])?.into_tvalue()))
+        Ok(tvec!(self.resolved(&inputs[0])?.into_tvalue()))
     }
 }
 
-impl TypedOp for Places {
+impl TypedOp for ResolveIndices {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(tvec!(inputs[0].without_value()))
     }

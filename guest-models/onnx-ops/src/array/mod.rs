@@ -47,7 +47,7 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     UPSTREAM,
 ];
 
-/// What tract computes according to the specification.
+/// The operators that tract computes according to the specification.
 const UPSTREAM: &[Registration] = &[
     upstream("CastLike"),
     upstream("Constant"),
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn non_zero_takes_nan_for_a_number_and_zeros_of_both_signs() {
+    fn non_zero_counts_nan_and_skips_zeros_of_both_signs() {
         let numbers = tensor(&[2, 2], &[f32::NAN, -0.0, 0.0, 1e-40]);
         case("NonZero").input(numbers).gives(tensor(&[2, 2], &[0i64, 1, 0, 1]));
         case("NonZero").input(row(&[false, true])).gives(tensor(&[1, 1], &[1i64]));
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn constants_are_of_every_kind() {
+    fn constant_takes_every_value_attribute() {
         case("Constant").tensor("value", &row(&[1u16])).gives(row(&[1u16]));
         case("Constant").int("value_int", 1 << 40).gives(scalar(1i64 << 40));
         case("Constant").ints("value_ints", &[-1, 1 << 40]).gives(row(&[-1i64, 1 << 40]));

@@ -12,11 +12,11 @@ use crate::framework::facts::{InputFact, OutputFact, concrete, required};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{floats, from_bytes, ints};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] = &[own("OneHot", build_one_hot)];
 
-fn build_one_hot(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_one_hot(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let axis = node.get_attr_opt("axis")?.unwrap_or(-1);
     // Before version 11 negative indices were out of range.
     let wraps = context.onnx_operator_set_version >= 11;
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn one_hot_puts_its_axis_where_it_is_asked_to() {
+    fn one_hot_inserts_its_axis_at_the_given_position() {
         one_hot(case("OneHot").int("axis", 0), &[1, 2])
             .gives(tensor(&[3, 2], &[OFF, OFF, 7, OFF, OFF, 7]));
         one_hot(case("OneHot").int("axis", -2), &[1]).gives(tensor(&[3, 1], &[OFF, 7, OFF]));
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn one_hot_refuses_a_depth_that_is_negative_or_many() {
+    fn one_hot_refuses_a_negative_or_nonscalar_depth() {
         let node = |depth| {
             let case = case("OneHot").input(row(&[0i64])).input(depth);
             case.input(row(&[0f32, 1.0]))

@@ -13,7 +13,7 @@ use crate::framework::facts::{InputFact, OutputFact, concrete, optional, require
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{from_bytes, ints};
-use crate::framework::upstream::{Built, originals};
+use crate::framework::upstream::{BuildResult, originals};
 use crate::framework::wiring::constant_ints;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
@@ -21,7 +21,7 @@ pub(crate) const OPERATORS: &[Registration] = &[own("Pad", build_pad)];
 
 const PAD: Wrapping = Wrapping::new(pad).constant_from(1).rules(pad_rules);
 
-fn build_pad(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_pad(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let mode = node.get_attr_opt::<&str>("mode")?;
     let value = node.input.get(2).is_some_and(|name| !name.is_empty());
     match context.onnx_operator_set_version {
@@ -142,7 +142,7 @@ fn pad(
     op.wire_original(prefix, model, &inputs)
 }
 
-/// What the padding holds.
+/// The values of the padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PadMode {
     /// The elements at the other end.
@@ -160,7 +160,7 @@ struct Pad {
     attribute: Option<Vec<i64>>,
 }
 
-fn build_own(version: i64, node: &NodeProto) -> Built {
+fn build_own(version: i64, node: &NodeProto) -> BuildResult {
     let mode = match node.get_attr_opt::<&str>("mode")? {
         Some("wrap") => PadMode::Wrap,
         Some("reflect") => PadMode::Reflect,

@@ -52,7 +52,7 @@ fn range(
         "start, limit and delta must be finite, and delta must not be 0"
     );
     let count = ((limit - start) / delta).ceil().max(0.0);
-    // An allocation of all addresses would abort.
+    // An allocation of the whole address space would abort.
     ensure!(count <= (MAX_DIM / 16) as f64, "a range of {count} numbers is too long");
     let values = if [f16::datum_type(), f32::datum_type()].contains(&dtype) {
         let (start, delta) = (start as f32, delta as f32);

@@ -5,7 +5,7 @@ use tract_onnx::tract_hir::internal::*;
 use crate::framework::axes::resolve;
 use crate::framework::checks::SIZES;
 use crate::framework::registration::{Registration, wrapped};
-use crate::framework::wiring::wire_in_bounds;
+use crate::framework::wiring::wire_with_bounds;
 use crate::framework::wrapped::{AxisSpace, Wrapped, Wrapping};
 
 pub(crate) const OPERATORS: &[Registration] =
@@ -22,7 +22,7 @@ fn reshape(
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
-    wire_in_bounds(op, prefix, model, inputs, 1, SIZES)
+    wire_with_bounds(op, prefix, model, inputs, 1, SIZES)
 }
 
 fn flatten(
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn reshape_takes_zeros_for_themselves_on_demand() {
+    fn reshape_with_allowzero_keeps_zeros() {
         let none = || tensor::<f32>(&[0, 3], &[]);
         let reshape = case("Reshape").int("allowzero", 1).input(none()).input(row(&[3i64, 0]));
         reshape.gives(tensor::<f32>(&[3, 0], &[]));

@@ -13,7 +13,7 @@ use crate::framework::numbers::{Number, by_number};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{from_bytes, ints};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reduction {
@@ -35,11 +35,11 @@ fn reduction(node: &NodeProto) -> TractResult<Reduction> {
     })
 }
 
-/// Along one axis, or to places in the first dimensions.
+/// Along one axis, or to positions in the first dimensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scatter {
     Elements { axis: i64, reduction: Reduction },
-    Places { reduction: Reduction },
+    Nd { reduction: Reduction },
 }
 
 pub(crate) const OPERATORS: &[Registration] = &[
@@ -49,17 +49,17 @@ pub(crate) const OPERATORS: &[Registration] = &[
     own("ScatterND", build_scatter_nd),
 ];
 
-fn build_scatter(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_scatter(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let axis = node.get_attr_opt("axis")?.unwrap_or(0);
     built(Scatter::Elements { axis, reduction: reduction(node)? }, node)
 }
 
-fn build_gather_elements(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_gather_elements(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     built(GatherElements { axis: node.get_attr_opt("axis")?.unwrap_or(0) }, node)
 }
 
-fn build_scatter_nd(_: &ParsingContext, node: &NodeProto) -> Built {
-    built(Scatter::Places { reduction: reduction(node)? }, node)
+fn build_scatter_nd(_: &ParsingContext, node: &NodeProto) -> BuildResult {
+    built(Scatter::Nd { reduction: reduction(node)? }, node)
 }
 
 /// Elements at indices along one axis; the other coordinates stay.
@@ -135,7 +135,7 @@ impl Scatter {
                     "updates of the shape {updates:?} do not match indices of the shape {indices:?} and data of the shape {data:?}"
                 );
             }
-            Scatter::Places { .. } => {
+            Scatter::Nd { .. } => {
                 let last = indices.last().or_user_error("the indices have no dimensions")?;
                 let deep = deep(last)?;
                 ensure!(
@@ -182,7 +182,7 @@ impl Scatter {
                     advance(&mut place, indices);
                 }
             }
-            Scatter::Places { .. } => {
+            Scatter::Nd { .. } => {
                 let deep = indices.last().copied().unwrap_or(0);
                 let count = indices[..indices.len() - 1].iter().product();
                 let run: usize = data[deep..].iter().product();
@@ -200,7 +200,7 @@ impl Scatter {
 
     fn reduction(&self) -> Reduction {
         match self {
-            Scatter::Elements { reduction, .. } | Scatter::Places { reduction } => *reduction,
+            Scatter::Elements { reduction, .. } | Scatter::Nd { reduction } => *reduction,
         }
     }
 }
@@ -209,7 +209,7 @@ impl Operator for Scatter {
     fn name(&self) -> &'static str {
         match self {
             Scatter::Elements { .. } => "ScatterElements",
-            Scatter::Places { .. } => "ScatterND",
+            Scatter::Nd { .. } => "ScatterND",
         }
     }
 
@@ -239,7 +239,7 @@ impl Operator for Scatter {
         let list = ints(indices)?;
         let run: usize = match self {
             Scatter::Elements { .. } => 1,
-            Scatter::Places { .. } => shape[places.last().copied().unwrap_or(0)..].iter().product(),
+            Scatter::Nd { .. } => shape[places.last().copied().unwrap_or(0)..].iter().product(),
         };
         if self.reduction() == Reduction::None {
             ensure!(
@@ -292,7 +292,7 @@ fn reduce<T: Number>(
 mod tests {
     use crate::testing::{Case, case, counting, row, tensor};
 
-    /// Along the last of two dimensions, at the last and the first place.
+    /// Along the last of two dimensions, at its last and first index.
     fn elements(case: Case) -> Case {
         let case = case.int("axis", -1).input(tensor(&[1, 3], &[1f32, 2.0, 3.0]));
         case.input(tensor(&[1, 2], &[-1i64, 0])).input(tensor(&[1, 2], &[10f32, f32::NAN]))
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn scatter_elements_reduces_with_what_is_there_and_with_itself() {
+    fn scatter_elements_reduces_with_the_data_and_duplicate_indices() {
         let node = |reduction| {
             let case = case("ScatterElements").text("reduction", reduction);
             case.input(row(&[1f32, 5.0])).input(row(&[1i64, 1])).input(row(&[2f32, 7.0]))
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn gather_elements_takes_places_of_the_other_dimensions_from_the_indices() {
+    fn gather_elements_takes_other_coordinates_from_the_position_of_the_index() {
         let indices = tensor(&[1, 2], &[-1i64, 0]);
         let first = case("GatherElements").input(counting(&[2, 2])).input(indices.clone());
         first.gives(tensor(&[1, 2], &[2f32, 1.0]));
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn scatter_nd_writes_slices_and_sums_up_what_meets() {
+    fn scatter_nd_writes_slices_and_sums_duplicates() {
         let node = |indices: &[i64]| {
             let case = case("ScatterND").input(counting(&[2, 2]));
             case.input(tensor(&[2, 1], indices)).input(tensor(&[2, 2], &[10f32, 20.0, 30.0, 40.0]))

@@ -9,12 +9,12 @@ use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::errors::{OrUserError, ensure};
 use crate::framework::registration::{Registration, own};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("Shape", build_shape), own("Size", |_, _| Ok((expand(Size), vec![])))];
 
-fn build_shape(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_shape(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let start = node.get_attr_opt("start")?.unwrap_or(0);
     let end = node.get_attr_opt("end")?;
     Ok((expand(Shape { start, end }), vec![]))
@@ -27,7 +27,7 @@ struct Shape {
 }
 
 impl Shape {
-    /// The dimensions that are asked for.
+    /// The requested range of dimensions.
     fn range(&self, rank: usize) -> Range<usize> {
         let place = |at: i64| {
             let at = if at < 0 { at.saturating_add(rank as i64) } else { at };

@@ -10,12 +10,12 @@ use crate::framework::deferred;
 use crate::framework::dims::MAX_DIM;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::registration::{Registration, own};
-use crate::framework::upstream::{Built, originals};
+use crate::framework::upstream::{BuildResult, originals};
 use crate::framework::wiring::constant_ints;
 
 pub(crate) const OPERATORS: &[Registration] = &[own("Slice", slice)];
 
-fn slice(context: &ParsingContext, node: &NodeProto) -> Built {
+fn slice(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     if context.onnx_operator_set_version < 10 {
         let op = Slice1 {
             axes: node.get_attr_opt_vec("axes")?,

@@ -10,11 +10,11 @@ use crate::framework::facts::{InputFact, OutputFact, concrete, required, unknown
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, wrapped_by};
 use crate::framework::tensors::from_bytes;
-use crate::framework::upstream::{Built, originals};
+use crate::framework::upstream::{BuildResult, originals};
 
 pub(crate) const OPERATORS: &[Registration] = &[wrapped_by("SpaceToDepth", build_space_to_depth)];
 
-fn build_space_to_depth(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_space_to_depth(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     match node.get_attr_opt::<&str>("mode")? {
         Some("CRD") => built(Blocks { size: node.get_attr("blocksize")? }, node),
         _ => originals()["SpaceToDepth"](context, node),

@@ -8,7 +8,7 @@ use crate::framework::axes::resolve;
 use crate::framework::errors::ensure;
 use crate::framework::registration::{Registration, wrapped, wrapped_by};
 use crate::framework::tensors::ints;
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::framework::wiring::constant_ints;
 use crate::framework::wrapped::{AxisSpace, Wrapped, Wrapping};
 
@@ -29,7 +29,7 @@ const UNSQUEEZE: Wrapping = Wrapping::new(axes)
     .check(check_axes)
     .deferred_rank(|_, rank, axes| Ok(Some(rank + axes)));
 
-fn build_squeeze(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_squeeze(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     if node.get_attr_opt_vec::<i64>("axes")?.is_some() {
         return SQUEEZE.build(context, node);
     }
@@ -116,8 +116,8 @@ fn axes(
     op.wire_original(prefix, model, inputs)
 }
 
-/// With an empty list of axes the specification removes no dimension, and onnxruntime every one of
-/// size 1: only where both mean the same is there an answer.
+/// With an empty list of axes the specification removes no dimension, and onnxruntime all of size
+/// 1. Only shapes for which both agree are accepted.
 fn check_nothing_to_remove(shape: &ShapeFact) -> TractResult<()> {
     for (axis, size) in shape.iter().enumerate() {
         ensure!(
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn squeeze_refuses_an_empty_list_of_axes_where_its_meaning_is_disputed() {
+    fn squeeze_refuses_an_empty_list_of_axes_if_implementations_disagree() {
         let squeeze = |shape: &[usize]| {
             case("Squeeze").input(counting(shape)).input(row::<i64>(&[])).constants()
         };

@@ -12,9 +12,9 @@ pub(crate) const OPERATORS: &[Registration] = &[wrapped("Trilu", TRILU)];
 const TRILU: Wrapping =
     Wrapping::new(trilu).check(|_, s, inputs| at_least(s, &inputs[0], 2, "expected a matrix"));
 
-/// tract adds `k` to the number of a row without looking whether the sum fits into 64 bits. No
-/// tensor has as many rows or columns as this, so that a `k` beyond it means the same.
-const FARTHEST: i64 = 1 << 40;
+/// `k` is clamped to this, because tract adds it to a row number without checking for overflow. No
+/// tensor has as many rows or columns, so larger values have the same meaning.
+const MAX_DIAGONAL: i64 = 1 << 40;
 
 fn trilu(
     op: &Wrapped,
@@ -24,7 +24,7 @@ fn trilu(
 ) -> TractResult<TVec<OutletId>> {
     let mut inputs: TVec<OutletId> = inputs.into();
     if let Some(k) = inputs.get_mut(1) {
-        for (name, op, bound) in [("most", min(), FARTHEST), ("least", max(), -FARTHEST)] {
+        for (name, op, bound) in [("most", min(), MAX_DIAGONAL), ("least", max(), -MAX_DIAGONAL)] {
             let bound = model.add_const(format!("{prefix}.{name}"), tensor0(bound))?;
             *k = model.wire_node(format!("{prefix}.at_{name}"), op, &[*k, bound])?[0];
         }
@@ -37,7 +37,7 @@ mod tests {
     use crate::testing::{case, row, scalar, tensor};
 
     #[test]
-    fn trilu_has_zeros_where_there_was_nan() {
+    fn trilu_replaces_nan_by_zeros() {
         let square = || tensor(&[2, 2], &[1f32, f32::NAN, f32::NAN, 4.0]);
         let nan = f32::NAN;
         case("Trilu").input(square()).gives(tensor(&[2, 2], &[1f32, nan, 0.0, 4.0]));
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn trilu_takes_the_greatest_k() {
+    fn trilu_takes_the_largest_k() {
         let square = tensor(&[2, 2], &[1f32, 2.0, 3.0, 4.0]);
         let node = case("Trilu").input(square).input(scalar(i64::MAX));
         node.gives(tensor(&[2, 2], &[0f32; 4]));

@@ -15,7 +15,7 @@ use crate::framework::numbers::{Number, by_number};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{from_bytes, from_ints};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Unique {
@@ -25,18 +25,18 @@ struct Unique {
 
 pub(crate) const OPERATORS: &[Registration] = &[own("Unique", build_unique)];
 
-fn build_unique(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_unique(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let axis = node.get_attr_opt("axis")?;
     let sorted = node.get_attr_opt::<i64>("sorted")?.unwrap_or(1) != 0;
     built(Unique { axis, sorted }, node)
 }
 
 /// The layout of slices along an axis: outer size, axis size, inner size.
-type WindowSpec = (usize, usize, usize);
+type AxisLayout = (usize, usize, usize);
 
 /// The sorted order of the slices, and which of them equal the one before.
-fn order<T: Number>(data: &Tensor, lie: WindowSpec) -> TractResult<Vec<(usize, bool)>> {
-    let (outer, long, inner) = lie;
+fn order<T: Number>(data: &Tensor, layout: AxisLayout) -> TractResult<Vec<(usize, bool)>> {
+    let (outer, long, inner) = layout;
     let values = data.try_as_plain_ram()?;
     let values = values.as_slice::<T>()?;
     ensure!(
@@ -87,8 +87,8 @@ impl Operator for Unique {
         };
         let axis = resolve(self.axis.unwrap_or(0), shape.len())?;
         let (outer, inner) = (shape[..axis].iter().product(), shape[axis + 1..].iter().product());
-        let lie = (outer, shape[axis], inner);
-        let order = by_number!(order(data.datum_type())(data, lie))?;
+        let layout = (outer, shape[axis], inner);
+        let order = by_number!(order(data.datum_type())(data, layout))?;
         // For each distinct slice, its first position and its count.
         let mut kinds: Vec<(usize, i64)> = Vec::new();
         let mut kind_of = vec![0; shape[axis]];
@@ -118,7 +118,7 @@ impl Operator for Unique {
         let mut values = Vec::with_capacity(outer * first.len() * row);
         for start in 0..outer {
             for at in &first {
-                values.extend_from_slice(&bytes[(start * lie.1 + *at as usize) * row..][..row]);
+                values.extend_from_slice(&bytes[(start * layout.1 + *at as usize) * row..][..row]);
             }
         }
         let mut to = shape;

@@ -12,12 +12,12 @@ use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::errors::{OrUserError, ensure};
 use crate::framework::registration::{Registration, own};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::optimizer;
 
 pub(crate) const OPERATORS: &[Registration] = &[own("If", build)];
 
-fn build(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let mut outer: Vec<String> = Vec::new();
     let mut branch = |name: &str| {
         let parsed = context.parse_graph(node.get_attr(name)?)?;
@@ -27,7 +27,7 @@ fn build(context: &ParsingContext, node: &NodeProto) -> Built {
                 outer.push(name);
                 outer.len() - 1
             });
-            // Behind the condition.
+            // After the condition.
             reads.push(at + 1);
         }
         Ok::<_, TractError>(Branch { body: parsed.model, reads })
@@ -63,7 +63,7 @@ impl Branch {
         outlets.iter().map(|outlet| Ok(self.body.outlet_fact(*outlet)?.clone())).collect()
     }
 
-    /// Its typed form, for what is known of the inputs.
+    /// Its typed form, for these facts of the inputs.
     fn typed(&self, inputs: &[InferenceFact]) -> TractResult<TypedModel> {
         let mut branch = self.clone();
         branch.facts(inputs)?;
@@ -71,7 +71,7 @@ impl Branch {
     }
 }
 
-/// What two branches have in common.
+/// The facts that hold for both branches.
 fn common(a: &InferenceFact, b: &InferenceFact) -> InferenceFact {
     let mut fact = InferenceFact::default();
     if a.datum_type == b.datum_type {
@@ -162,7 +162,7 @@ fn one(condition: &Tensor) -> TractResult<bool> {
     condition.cast_to_scalar::<bool>()
 }
 
-/// Puts the nodes of a graph into another one.
+/// Copies the nodes of a graph into another one.
 fn inlined(
     prefix: &str,
     body: &TypedModel,
@@ -198,7 +198,7 @@ fn inlined(
 mod tests {
     use crate::testing::{Case, case, graph, row, scalar};
 
-    /// One branch adds to a value from around it, the other one is a constant.
+    /// One branch adds to a value of the enclosing graph, the other one is a constant.
     fn choice(condition: bool) -> Case {
         let then = graph(&[], &["sum"]).node("Add", &["x", "one"], "sum");
         let then = then.constant("one", &scalar(1i64));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_branch_that_is_taken_reads_values_from_around_it() {
+    fn branch_reads_values_of_the_enclosing_graph() {
         choice(true).gives(row(&[(1i64 << 40) + 1, 3]));
         choice(false).gives(row(&[0i64, 0]));
     }

@@ -1,6 +1,6 @@
 //! `Loop`. The trip count and the condition may be known in advance or not. Carried values keep
 //! their element type and shape; scan outputs are stacked. Only the limits of the run bound the
-//! number of rounds.
+//! number of iterations.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -14,7 +14,7 @@ use crate::framework::axes::resolve;
 use crate::framework::dims::volume;
 use crate::framework::errors::{OrUserError, ensure};
 use crate::framework::registration::{Registration, own};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::optimizer;
 
 /// The function that optimises bodies.
@@ -34,7 +34,7 @@ pub(super) fn optimize_body(body: InferenceModel) -> TractResult<TypedModel> {
 
 pub(crate) const OPERATORS: &[Registration] = &[own("Loop", build)];
 
-fn build(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let parsed = context.parse_graph(node.get_attr("body")?)?;
     let given = |at: usize| node.input.get(at).is_some_and(|name| !name.is_empty());
     let carried = node.input.len().saturating_sub(2);
@@ -52,8 +52,8 @@ fn build(context: &ParsingContext, node: &NodeProto) -> Built {
 }
 
 /// The inputs are the trip count and the condition, if present, the carried values, and the outer
-/// values that the body reads. The body's inputs are the round, the condition, the carried values
-/// and the outer values.
+/// values that the body reads. The body's inputs are the iteration number, the condition, the
+/// carried values and the outer values.
 #[derive(Clone, Debug)]
 struct Loop {
     body: InferenceModel,
@@ -65,8 +65,7 @@ struct Loop {
 
 super::only_until_translated!(Loop);
 
-/// The fact of a value that changes from round to round. Shapes in tract's own type become
-/// integers.
+/// The fact of a value that changes between iterations. Shapes in tract's own type become integers.
 pub(super) fn varying(fact: &InferenceFact) -> InferenceFact {
     let mut fact = fact.clone();
     fact.value = GenericFactoid::Any;
@@ -169,13 +168,13 @@ impl InferenceOp for Loop {
                 );
                 fact = dtype.fact(first.shape.clone());
             } else {
-                let rounds = target.symbols.new_with_prefix("rounds").to_dim();
-                let dims = std::iter::once(rounds).chain(made.shape.iter().cloned());
+                let iterations = target.symbols.new_with_prefix("iterations").to_dim();
+                let dims = std::iter::once(iterations).chain(made.shape.iter().cloned());
                 fact = dtype.fact(dims.collect::<TVec<TDim>>());
             }
             outputs.push(fact);
         }
-        let op = Rounds {
+        let op = LoopOp {
             body: body.into_runnable()?,
             counted: self.counted,
             conditional: self.conditional,
@@ -189,7 +188,7 @@ impl InferenceOp for Loop {
 }
 
 /// Whether a carried value can keep its type and shape. Sizes that are not known yet are checked in
-/// each round.
+/// each iteration.
 pub(super) fn keeps_type_and_shape(first: &TypedFact, made: &TypedFact) -> bool {
     let of_first = plain_type(first.datum_type);
     let mut dims = first.shape.iter().zip(made.shape.iter());
@@ -200,8 +199,8 @@ pub(super) fn keeps_type_and_shape(first: &TypedFact, made: &TypedFact) -> bool 
     of_first == made.datum_type && first.rank() == made.rank() && dims.all(known)
 }
 
-/// The fact of the values of all rounds, stacked on a new axis. A negative axis counts from the end
-/// of the result.
+/// The fact of the values of all iterations, stacked on a new axis. A negative axis counts from the
+/// end of the result.
 pub(super) fn stacked(each: &InferenceFact, axis: i64) -> TractResult<InferenceFact> {
     let datum_type = varying(each).datum_type;
     let mut fact = InferenceFact { datum_type, ..InferenceFact::default() };
@@ -220,7 +219,7 @@ pub(super) fn plain_type(dtype: DatumType) -> DatumType {
 }
 
 #[derive(Clone, Debug)]
-struct Rounds {
+struct LoopOp {
     body: Arc<TypedRunnableModel>,
     counted: bool,
     conditional: bool,
@@ -228,15 +227,15 @@ struct Rounds {
     outputs: TVec<TypedFact>,
 }
 
-impl PartialEq for Rounds {
+impl PartialEq for LoopOp {
     fn eq(&self, _: &Self) -> bool {
         false
     }
 }
 
-impl Eq for Rounds {}
+impl Eq for LoopOp {}
 
-impl Op for Rounds {
+impl Op for LoopOp {
     fn name(&self) -> StaticName {
         "Loop".into()
     }
@@ -262,14 +261,14 @@ fn single<T: Datum + Copy>(value: &Tensor, what: &str) -> TractResult<T> {
     value.cast_to_scalar::<T>()
 }
 
-impl EvalOp for Rounds {
+impl EvalOp for LoopOp {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let mut inputs = inputs.into_iter();
         let mut next = || inputs.next().or_user_error("an input is missing");
-        let max_rounds: Option<i64> =
-            if self.counted { Some(single(&*next()?, "the number of rounds")?) } else { None };
+        let max_iterations: Option<i64> =
+            if self.counted { Some(single(&*next()?, "the number of iterations")?) } else { None };
         let mut going: bool =
             if self.conditional { single(&*next()?, "the condition")? } else { true };
         let mut carried: Vec<TValue> =
@@ -277,9 +276,9 @@ impl EvalOp for Rounds {
         let around: Vec<TValue> = inputs.collect();
         let first: Vec<TVec<usize>> = carried.iter().map(|value| value.shape().into()).collect();
         let mut scanned: Vec<Vec<TValue>> = vec![Vec::new(); self.outputs.len() - self.carried];
-        let mut round = 0i64;
-        while going && max_rounds.is_none_or(|max_rounds| round < max_rounds) {
-            let mut given: TVec<TValue> = tvec!(tensor0(round).into(), tensor0(going).into());
+        let mut iteration = 0i64;
+        while going && max_iterations.is_none_or(|max_iterations| iteration < max_iterations) {
+            let mut given: TVec<TValue> = tvec!(tensor0(iteration).into(), tensor0(going).into());
             given.extend(carried.drain(..));
             given.extend(around.iter().cloned());
             let mut made = self.body.run(given)?.into_iter();
@@ -290,14 +289,15 @@ impl EvalOp for Rounds {
                 let (found, was) = (value.shape(), &**shape);
                 ensure!(
                     found == was,
-                    "round {round}: a carried value changes its shape from {was:?} to {found:?}"
+                    "iteration {iteration}: a carried value changes its shape from {was:?} to \
+                     {found:?}"
                 );
                 carried.push(value);
             }
             for each in &mut scanned {
                 each.push(without_tdim(made.next().or_user_error("an output is missing")?)?);
             }
-            round += 1;
+            iteration += 1;
         }
         let mut outputs: TVec<TValue> = carried.into();
         for (values, fact) in scanned.into_iter().zip(self.outputs.iter().skip(self.carried)) {
@@ -307,19 +307,19 @@ impl EvalOp for Rounds {
     }
 }
 
-/// Stacks the values of all rounds on a new first axis.
+/// Stacks the values of all iterations on a new first axis.
 fn stack(values: Vec<TValue>, fact: &TypedFact) -> TractResult<Tensor> {
     let Some(first) = values.first() else {
         let dims = fact.shape.iter().skip(1).map(|dim| dim.to_usize());
         let dims = dims.collect::<Result<Vec<usize>, _>>();
         let dims =
-            dims.or_user_error("the sizes of scan outputs are not known after zero rounds")?;
+            dims.or_user_error("the sizes of scan outputs are not known after zero iterations")?;
         let shape: Vec<usize> = std::iter::once(0).chain(dims).collect();
         return Tensor::zero_dt(fact.datum_type, &shape);
     };
     let mut shape: TVec<usize> = first.shape().into();
     let same = values.iter().all(|value| value.shape() == first.shape());
-    ensure!(same, "the scan outputs of the rounds have different shapes");
+    ensure!(same, "the scan outputs of the iterations have different shapes");
     shape.insert(0, values.len());
     volume(&shape)?;
     let each = values.iter().map(|value| {
@@ -331,7 +331,7 @@ fn stack(values: Vec<TValue>, fact: &TypedFact) -> TractResult<Tensor> {
     Tensor::stack_tensors(0, &each)
 }
 
-impl TypedOp for Rounds {
+impl TypedOp for LoopOp {
     fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(self.outputs.clone())
     }
@@ -345,8 +345,8 @@ mod tests {
 
     use crate::testing::{Case, case, graph, row, scalar, tensor};
 
-    /// Adds the number of the round to what is carried, as long as that is below 4.
-    fn sums(rounds: Option<i64>, condition: Option<bool>) -> Case {
+    /// Adds the iteration number to the carried value while that is below 4.
+    fn sums(iterations: Option<i64>, condition: Option<bool>) -> Case {
         let inputs = [("i", DatumType::I64), ("go", DatumType::Bool), ("sum", DatumType::I64)];
         let body = graph(&inputs, &["on", "next", "each"]).constant("limit", &scalar(4i64));
         let body = body.node("Add", &["sum", "i"], "next").node("Less", &["next", "limit"], "on");
@@ -356,14 +356,14 @@ mod tests {
             None => case.missing(),
         };
         let case = case("Loop").graph("body", body).outputs(2);
-        let case = optional(case, rounds.map(scalar));
+        let case = optional(case, iterations.map(scalar));
         let case = optional(case, condition.map(scalar));
         case.input(scalar(0i64)).around("factor", scalar(10i64))
     }
 
     #[test]
     fn loop_ends_by_its_count_or_its_condition() {
-        // 0, 1, 3, 6: the condition ends the loop after the fourth round.
+        // 0, 1, 3, 6: the condition ends the loop after the fourth iteration.
         let all = [scalar(6i64), row(&[0i64, 10, 30, 60])];
         sums(Some(9), Some(true)).gives_all(&all);
         sums(None, Some(true)).gives_all(&all);
@@ -372,14 +372,14 @@ mod tests {
     }
 
     #[test]
-    fn loop_without_rounds_gives_what_it_was_given_and_no_rows() {
+    fn loop_without_iterations_returns_its_inputs_and_no_rows() {
         let none = [scalar(0i64), row::<i64>(&[])];
         sums(Some(0), Some(true)).gives_all(&none);
         sums(Some(9), Some(false)).gives_all(&none);
     }
 
     #[test]
-    fn loop_stacks_tensors_of_each_round_on_a_new_axis() {
+    fn loop_stacks_scan_outputs_on_a_new_axis() {
         let inputs = [("i", DatumType::I64), ("go", DatumType::Bool), ("x", DatumType::F32)];
         let body = graph(&inputs, &["go", "twice", "twice"]).node("Add", &["x", "x"], "twice");
         let case = case("Loop").graph("body", body).outputs(2).input(scalar(2i64)).missing();

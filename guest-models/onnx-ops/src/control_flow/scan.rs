@@ -1,4 +1,4 @@
-//! `Scan`. The states keep their element type and shape; each round reads one slice of every
+//! `Scan`. The states keep their element type and shape; each iteration reads one slice of every
 //! scanned input, and the slices that it makes are stacked. tract's own operator is not used: it
 //! counts negative axes by the ranks that a body declares, and fails at bodies that pass a state on
 //! unchanged, ignore one, or make a constant.
@@ -17,11 +17,11 @@ use crate::framework::axes::resolve;
 use crate::framework::dims::volume;
 use crate::framework::errors::{OrUserError, ensure};
 use crate::framework::registration::{Registration, own};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] = &[own("Scan", build)];
 
-fn build(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let parsed = context.parse_graph(node.get_attr("body")?)?;
     let named = node.input.iter().chain(&node.output).all(|name| !name.is_empty());
     ensure!(named, "an input or an output has no name");
@@ -50,7 +50,7 @@ fn build(context: &ParsingContext, node: &NodeProto) -> Built {
     Ok((Box::new(op), parsed.unresolved_inputs))
 }
 
-/// The axis and the direction in which a tensor is taken apart or put together.
+/// The axis and the direction along which a tensor is split or stacked.
 #[derive(Clone, Copy, Debug)]
 struct Along {
     axis: i64,
@@ -58,8 +58,8 @@ struct Along {
 }
 
 /// The inputs are the states, the scanned tensors, and the outer values that the body reads, in the
-/// order of the body's inputs. The outputs are the states and the stacked slices, in the order of the
-/// body's outputs.
+/// order of the body's inputs. The outputs are the states and the stacked slices, in the order of
+/// the body's outputs.
 #[derive(Clone, Debug)]
 struct Scan {
     body: InferenceModel,
@@ -79,20 +79,20 @@ impl Scan {
             "the body has {wanted} inputs, which do not match {} values",
             inputs.len()
         );
-        let mut rounds: Option<TDim> = None;
+        let mut iterations: Option<TDim> = None;
         for (at, fact) in inputs.iter().enumerate() {
             let along = at.checked_sub(self.states).and_then(|at| self.inputs.get(at));
             let fact = match along {
                 Some(along) => {
                     let (slice, length) = slice(fact, *along)?;
-                    if let (Some(rounds), Some(length)) = (&rounds, &length) {
-                        let known = rounds.as_i64().zip(length.as_i64());
+                    if let (Some(iterations), Some(length)) = (&iterations, &length) {
+                        let known = iterations.as_i64().zip(length.as_i64());
                         ensure!(
                             known.is_none_or(|(one, other)| one == other),
-                            "the scanned inputs have different lengths: {rounds} and {length}"
+                            "the scanned inputs have different lengths: {iterations} and {length}"
                         );
                     }
-                    rounds = rounds.or(length);
+                    iterations = iterations.or(length);
                     slice
                 }
                 None if at < self.states => varying(fact),
@@ -179,7 +179,7 @@ impl InferenceOp for Scan {
             scanned.push(resolved(along, target.outlet_fact(inputs[self.states + at])?.rank())?);
         }
         let first = target.outlet_fact(inputs[self.states])?;
-        let rounds = first.shape[scanned[0].axis].clone();
+        let iterations = first.shape[scanned[0].axis].clone();
         let mut outputs = tvec!();
         let mut stacked = Vec::with_capacity(self.outputs.len());
         for at in 0..self.states + self.outputs.len() {
@@ -195,21 +195,21 @@ impl InferenceOp for Scan {
                 Some(scan) => {
                     let along = resolved(&self.outputs[scan], made.rank() + 1)?;
                     let mut dims = made.shape.to_tvec();
-                    dims.insert(along.axis, rounds.clone());
+                    dims.insert(along.axis, iterations.clone());
                     outputs.push(dtype.fact(dims));
                     stacked.push(along);
                 }
             }
         }
         let body = body.into_runnable()?;
-        let op = Slices { body, states: self.states, scanned, stacked, outputs };
+        let op = ScanOp { body, states: self.states, scanned, stacked, outputs };
         target.wire_node(&*node.name, op, &inputs)
     }
 
     as_op!();
 }
 
-/// [`Along`] with an axis from the start.
+/// [`Along`] with a nonnegative axis.
 #[derive(Clone, Copy, Debug)]
 struct Resolved {
     axis: usize,
@@ -217,14 +217,14 @@ struct Resolved {
 }
 
 impl Resolved {
-    /// Where the slice of a round is.
-    fn place(self, round: usize, rounds: usize) -> usize {
-        if self.backwards { rounds - 1 - round } else { round }
+    /// The index of the slice of an iteration.
+    fn index(self, iteration: usize, iterations: usize) -> usize {
+        if self.backwards { iterations - 1 - iteration } else { iteration }
     }
 }
 
 #[derive(Clone, Debug)]
-struct Slices {
+struct ScanOp {
     body: Arc<TypedRunnableModel>,
     states: usize,
     scanned: Vec<Resolved>,
@@ -234,18 +234,18 @@ struct Slices {
 
 /// The body of a Scan.
 pub fn body_of_scan(op: &dyn TypedOp) -> Option<&TypedModel> {
-    op.downcast_ref::<Slices>().map(|scan| scan.body.model())
+    op.downcast_ref::<ScanOp>().map(|scan| scan.body.model())
 }
 
-impl PartialEq for Slices {
+impl PartialEq for ScanOp {
     fn eq(&self, _: &Self) -> bool {
         false
     }
 }
 
-impl Eq for Slices {}
+impl Eq for ScanOp {}
 
-impl Op for Slices {
+impl Op for ScanOp {
     fn name(&self) -> StaticName {
         "Scan".into()
     }
@@ -257,7 +257,7 @@ impl Op for Slices {
     op_as_typed_op!();
 }
 
-impl EvalOp for Slices {
+impl EvalOp for ScanOp {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
@@ -270,19 +270,19 @@ impl EvalOp for Slices {
             value.shape().get(along.axis).copied().or_user_error("a scanned input is missing")
         });
         let lengths = lengths.collect::<TractResult<Vec<usize>>>()?;
-        let rounds = lengths.first().copied().or_user_error("there is nothing to scan")?;
+        let iterations = lengths.first().copied().or_user_error("there is nothing to scan")?;
         for length in &lengths {
             ensure!(
-                *length == rounds,
-                "the scanned inputs have different lengths: {rounds} and {length}"
+                *length == iterations,
+                "the scanned inputs have different lengths: {iterations} and {length}"
             );
         }
         let first: Vec<TVec<usize>> = states.iter().map(|value| value.shape().into()).collect();
         let mut made: Vec<Option<Tensor>> = vec![None; self.stacked.len()];
-        for round in 0..rounds {
+        for iteration in 0..iterations {
             let mut given: TVec<TValue> = states.drain(..).collect();
             for (along, value) in self.scanned.iter().zip(&scanned) {
-                let at = along.place(round, rounds);
+                let at = along.index(iteration, iterations);
                 let mut slice = value.slice(along.axis, at, at + 1)?;
                 slice.remove_axis(along.axis)?;
                 given.push(without_tdim(slice.into_tvalue())?);
@@ -295,7 +295,7 @@ impl EvalOp for Slices {
                 let (found, was) = (value.shape(), &**shape);
                 ensure!(
                     found == was,
-                    "round {round}: a state changes its shape from {was:?} to {found:?}"
+                    "iteration {iteration}: a state changes its shape from {was:?} to {found:?}"
                 );
                 states.push(value);
             }
@@ -304,15 +304,15 @@ impl EvalOp for Slices {
                 let mut slice = without_tdim(value)?.into_tensor();
                 slice.insert_axis(along.axis)?;
                 let mut shape: TVec<usize> = slice.shape().into();
-                shape[along.axis] = rounds;
+                shape[along.axis] = iterations;
                 if all.is_none() {
                     volume(&shape)?;
                     *all = Some(Tensor::zero_dt(slice.datum_type(), &shape)?);
                 }
                 let Some(all) = all else { continue };
                 let same = all.shape() == &*shape && all.datum_type() == slice.datum_type();
-                ensure!(same, "the outputs of the rounds have different shapes");
-                let at = along.place(round, rounds);
+                ensure!(same, "the outputs of the iterations have different shapes");
+                let at = along.index(iteration, iterations);
                 all.assign_slice(at..at + 1, &slice, 0..1, along.axis)?;
             }
         }
@@ -328,8 +328,8 @@ impl EvalOp for Slices {
     }
 }
 
-impl Slices {
-    /// An output after no rounds.
+impl ScanOp {
+    /// An output after no iterations.
     fn empty(&self, at: usize) -> TractResult<Tensor> {
         let fact = self.outputs.get(self.states + at).or_user_error("an output is missing")?;
         let along = self.stacked.get(at).or_user_error("an output is missing")?;
@@ -337,16 +337,16 @@ impl Slices {
         for (axis, dim) in fact.shape.iter().enumerate() {
             shape.push(match axis == along.axis {
                 true => 0,
-                false => dim
-                    .to_usize()
-                    .or_user_error("the sizes of scan outputs are not known after zero rounds")?,
+                false => dim.to_usize().or_user_error(
+                    "the sizes of scan outputs are not known after zero iterations",
+                )?,
             });
         }
         Tensor::zero_dt(fact.datum_type, &shape)
     }
 }
 
-impl TypedOp for Slices {
+impl TypedOp for ScanOp {
     fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(self.outputs.clone())
     }
@@ -362,7 +362,7 @@ mod tests {
 
     const F32: DatumType = DatumType::F32;
 
-    /// The sums of numbers so far, and ten times each.
+    /// The running sums of numbers, and ten times each.
     fn sums() -> Case {
         let body = graph(&[("sum", F32), ("x", F32)], &["next", "each"]);
         let body = body.node("Add", &["sum", "x"], "next").node("Mul", &["next", "factor"], "each");
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn scan_goes_over_its_input_in_either_direction() {
+    fn scan_reads_its_input_in_either_direction() {
         sums().gives_all(&[scalar(7f32), row(&[10f32, 30.0, 70.0])]);
         let reverse = || sums().ints("scan_input_directions", &[1]);
         reverse().gives_all(&[scalar(7f32), row(&[40f32, 60.0, 70.0])]);
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn state_that_is_passed_on_is_read_in_every_round() {
+    fn unchanged_state_is_read_in_every_iteration() {
         let body = with_state(&["state", "sum"]).node("Add", &["state", "x"], "sum");
         over(body, 2).gives_all(&[scalar(2f32), row(&[3f32, 6.0])]);
         let body = with_state(&["same", "state"]).node("Identity", &["state"], "same");
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn states_can_change_places() {
+    fn states_can_be_swapped() {
         let body = graph(&[("a", F32), ("b", F32), ("x", F32)], &["b", "a", "a"]);
         let case = case("Scan").graph("body", body).int("num_scan_inputs", 1).outputs(3);
         let case = case.input(scalar(1f32)).input(scalar(2f32)).input(row(&[0f32; 3]));
@@ -464,16 +464,16 @@ mod tests {
     }
 
     #[test]
-    fn outputs_of_outer_values_and_of_no_rounds_have_their_shapes() {
+    fn outputs_of_outer_values_and_of_no_iterations_have_their_shapes() {
         let body = graph(&[("x", F32)], &["y"]).node("Add", &["x", "outer"], "y");
         let case = each(body, &[0, 2]).around("outer", row(&[1f32, 2.0]));
         case.gives(tensor::<f32>(&[0, 2], &[]));
         let body = with_state(&["x", "x"]);
-        let case = case_of_no_rounds(body);
+        let case = case_of_no_iterations(body);
         case.gives_all(&[scalar(2f32), row::<f32>(&[])]);
     }
 
-    fn case_of_no_rounds(body: Graph) -> Case {
+    fn case_of_no_iterations(body: Graph) -> Case {
         let case = case("Scan").graph("body", body).int("num_scan_inputs", 1).outputs(2);
         case.input(scalar(2f32)).input(row::<f32>(&[]))
     }
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn scan_in_a_scan_starts_anew_in_every_round() {
+    fn nested_scan_restarts_in_every_iteration() {
         let inner = with_state(&["next", "next"]).node("Add", &["state", "x"], "next");
         let body = graph(&[("row", F32)], &["sums"]).constant("zero", &scalar(0f32));
         let body = body.scan(inner, &["zero", "row"], &["total", "sums"]);

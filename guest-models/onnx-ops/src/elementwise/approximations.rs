@@ -1,13 +1,13 @@
-//! Functions of one number in float32, good to a few units in the last place wherever the result is
-//! a normal number: near zero, where what is as small as its argument must keep its digits, and far
-//! out, where what vanishes must vanish at the right rate.
+//! Functions of one number in float32, accurate to a few units in the last place wherever the
+//! result is a normal number: near zero, where a result as small as its argument must keep its
+//! digits, and for large arguments, where a vanishing result must vanish at the right rate.
 //!
-//! None of them branches, so that the compiler turns a loop over a tensor into vector instructions.
-//! The host's kernels (`host/src/sandbox/kernels/vector.rs`) compute some of them the same way.
+//! None of them branches, so that the compiler vectorizes a loop over a tensor.
+//! The host's kernels (`host/kernels/src/vector.rs`) compute some of them the same way.
 
 use std::f32::consts::LOG2_E;
 
-/// Added and taken away again, it leaves the nearest integer of what is small beside it.
+/// Adding and subtracting this rounds a much smaller number to the nearest integer.
 const ROUND: f32 = 12_582_912.0;
 
 /// The coefficients of `expf` in the Cephes library: `(eˣ − 1 − x) ÷ x²`, the highest power first.
@@ -139,7 +139,7 @@ pub(crate) fn atanh(x: f32) -> f32 {
 /// `x · ½ · (1 + erf(x ÷ √2))`
 #[inline(always)]
 pub(crate) fn gelu(x: f32) -> f32 {
-    // Beyond, what is left of the tail is zero.
+    // Beyond, the tail is zero.
     let size = within(x.abs(), 0.0, 15.0);
     // The square in two parts, the first of which is exact.
     let split = size * 4097.0;

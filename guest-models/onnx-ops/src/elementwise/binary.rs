@@ -12,7 +12,7 @@ use tract_onnx::tract_hir::ops::binary::Nary;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::numbers::{Number, by_number};
 use crate::framework::registration::{Registration, own, wrapped};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
 /// Applies a function that may refuse to all pairs of elements.
@@ -181,12 +181,12 @@ macro_rules! of_some {
 macro_rules! shifts {
     ($($type:ident),*) => {
         of_some!(
-            /// Bits that are shifted out are gone, however far.
+            /// Shifts to the left; bits that are shifted out are lost.
             ShiftLeft, [$($type),*],
             |a, b| Some(u32::try_from(b).ok().and_then(|b| a.checked_shl(b)).unwrap_or(0))
         );
         of_some!(
-            /// The same to the other side; the sign moves in.
+            /// Shifts to the right; the sign bit is shifted in.
             ShiftRight, [$($type),*],
             |a, b| {
                 let sign = if a < 0 { !0 } else { 0 };
@@ -227,12 +227,12 @@ pub(crate) const OPERATORS: &[Registration] = &[
     wrapped("Equal", Wrapping::new(equal)),
 ];
 
-fn build_mod(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_mod(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let of_dividend = node.get_attr_opt::<i64>("fmod")? == Some(1);
     Ok((if of_dividend { Remainder.into_hir() } else { Mod.into_hir() }, vec![]))
 }
 
-fn build_bit_shift(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_bit_shift(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let right = node.get_attr_opt("direction")? == Some("RIGHT");
     Ok((if right { ShiftRight.into_hir() } else { ShiftLeft.into_hir() }, vec![]))
 }
@@ -255,7 +255,10 @@ fn equal(
 }
 
 /// A sum, divided at the end.
-fn mean(context: &tract_onnx::model::ParsingContext, node: &tract_onnx::pb::NodeProto) -> Built {
+fn mean(
+    context: &tract_onnx::model::ParsingContext,
+    node: &tract_onnx::pb::NodeProto,
+) -> BuildResult {
     let _ = context;
     let count = node.input.len();
     Ok((expand(Mean(count)), vec![]))
@@ -309,7 +312,7 @@ impl Expansion for Mean {
 pub(crate) fn pow_builder(
     context: &tract_onnx::model::ParsingContext,
     node: &tract_onnx::pb::NodeProto,
-) -> Built {
+) -> BuildResult {
     Wrapping::new(|_, prefix, model, inputs| power(prefix, model, inputs)).build(context, node)
 }
 
@@ -353,14 +356,14 @@ mod tests {
     const NAN: f32 = f32::NAN;
 
     #[test]
-    fn max_and_min_of_nan_are_nan_in_either_place() {
+    fn max_and_min_of_nan_are_nan_for_either_operand() {
         let (a, b) = (|| row(&[1f32, NAN, 3.0]), || row(&[NAN, 2f32, 4.0]));
         case("Max").input(a()).input(b()).gives(row(&[NAN, NAN, 4.0]));
         case("Min").input(a()).input(b()).gives(row(&[NAN, NAN, 3.0]));
     }
 
     #[test]
-    fn max_and_min_take_one_or_three_broadcast_inputs_of_64_bits() {
+    fn max_and_min_take_one_or_three_broadcast_64_bit_inputs() {
         let wide = (1i64 << 53) + 1;
         let (column, one) = (|| tensor(&[2, 1], &[wide, -5]), || scalar(7i64));
         case("Max").input(column()).gives(column());
@@ -412,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_takes_truths_texts_and_integers_of_64_bits() {
+    fn equal_takes_booleans_strings_and_64_bit_integers() {
         let truths = case("Equal").input(row(&[true, false])).input(scalar(true));
         truths.gives(row(&[true, false]));
         let wide = (1i64 << 53) + 1;

@@ -10,7 +10,7 @@ use tract_onnx::tract_hir::internal::*;
 use crate::elementwise::binary::{self, Div};
 use crate::framework::errors::{OrUserError, bail, ensure};
 use crate::framework::registration::{Registration, own};
-use crate::framework::upstream::{Built, originals};
+use crate::framework::upstream::{BuildResult, originals};
 
 /// The last version with these rules.
 pub(crate) const LAST_VERSION: i64 = 6;
@@ -25,12 +25,12 @@ pub(crate) const OPERATORS: &[Registration] = &[
     own("PRelu", build_p_relu),
 ];
 
-fn build_div(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_div(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     arithmetic(context, node, |_, _| Ok((Div.into_hir(), vec![])))
 }
 
 /// tract's own builder.
-fn by_tract(name: &'static str) -> impl Fn(&ParsingContext, &NodeProto) -> Built {
+fn by_tract(name: &'static str) -> impl Fn(&ParsingContext, &NodeProto) -> BuildResult {
     move |context, node| match originals().get(name) {
         Some(builder) => builder(context, node),
         None => bail!("{name} is not implemented"),
@@ -40,8 +40,8 @@ fn by_tract(name: &'static str) -> impl Fn(&ParsingContext, &NodeProto) -> Built
 fn arithmetic(
     context: &ParsingContext,
     node: &NodeProto,
-    by_tract: impl Fn(&ParsingContext, &NodeProto) -> Built,
-) -> Built {
+    by_tract: impl Fn(&ParsingContext, &NodeProto) -> BuildResult,
+) -> BuildResult {
     if context.onnx_operator_set_version > LAST_VERSION {
         return by_tract(context, node);
     }
@@ -54,7 +54,7 @@ fn arithmetic(
 struct Arithmetic {
     op: String,
     broadcast: bool,
-    /// Where the dimensions of the second operand begin among those of the first one.
+    /// The axis of the first operand at which the dimensions of the second one start.
     axis: Option<usize>,
 }
 
@@ -76,7 +76,7 @@ fn broadcast_second(
     let fits = second.len() <= first.len();
     ensure!(fits, "the second operand's shape {second:?} has more dimensions than {first:?}");
     let start = match axis {
-        // One number goes anywhere.
+        // A single number is broadcast anywhere.
         Some(axis) if !one => axis,
         _ => first.len() - second.len(),
     };
@@ -134,7 +134,7 @@ impl Expansion for Arithmetic {
 }
 
 /// PRelu, whose slopes belonged to the channels: converted to the form of newer versions.
-fn build_p_relu(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_p_relu(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let (original, outer) = by_tract("PRelu")(context, node)?;
     if context.onnx_operator_set_version > LAST_VERSION {
         return Ok((original, outer));

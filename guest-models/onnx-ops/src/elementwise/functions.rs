@@ -1,10 +1,10 @@
 //! Functions of one number for which tract loses precision. Its Erf, Sigmoid and Tanh have an
 //! absolute error of about 1e-7, which is large near zero; Elu and similar functions subtract one
-//! from a power, and Softplus adds one, so that small results vanish. Its Asinh and Acosh are those of
-//! the standard library, some versions of which answer infinity for half of the largest numbers.
+//! from a power, and Softplus adds one, so that small results vanish. Its Asinh and Acosh are those
+//! of the standard library, some versions of which return infinity for half of the largest numbers.
 //!
-//! Sigmoid and Tanh are also what tract's own LSTM and GRU cells are made of. These look them up in
-//! tract's registry of routines, where ours take precedence.
+//! tract's own LSTM and GRU cells also use Sigmoid and Tanh. They look them up in tract's registry
+//! of routines, where those of this crate take precedence.
 
 use std::f64::consts::LN_2;
 
@@ -21,7 +21,7 @@ use tract_onnx::tract_hir::ops::element_wise::ElementWiseIntoHir;
 use crate::elementwise::approximations;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::registration::{Registration, own};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 /// A function that is applied to each element.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,24 +63,24 @@ pub(crate) const OPERATORS: &[Registration] = &[
     own("Celu", build_celu),
 ];
 
-fn build_gelu(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_gelu(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let by_tanh = node.get_attr_opt("approximate")? == Some("tanh");
     let function = if by_tanh { Function::GeluByTanh } else { Function::Gelu };
     Ok((function.op().into_hir(), vec![]))
 }
 
-fn build_elu(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_elu(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let alpha = node.get_attr_opt("alpha")?.unwrap_or(1.0);
     Ok((Function::Elu { alpha, gamma: 1.0 }.op().into_hir(), vec![]))
 }
 
-fn build_selu(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_selu(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let alpha = node.get_attr_opt("alpha")?.unwrap_or(1.673_263_2);
     let gamma = node.get_attr_opt("gamma")?.unwrap_or(1.050_701);
     Ok((Function::Elu { alpha, gamma }.op().into_hir(), vec![]))
 }
 
-fn build_celu(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_celu(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let alpha = node.get_attr_opt("alpha")?.unwrap_or(1.0);
     ensure!(alpha > 0.0, "an \"alpha\" of {alpha} is not implemented");
     Ok((Function::Celu { alpha }.op().into_hir(), vec![]))
@@ -92,7 +92,7 @@ impl Function {
     }
 
     fn single(self, values: &mut [f32]) {
-        // A loop for each, so that each becomes vector instructions.
+        // One loop per function, so that each is vectorized.
         fn each(values: &mut [f32], function: impl Fn(f32) -> f32) {
             values.iter_mut().for_each(|value| *value = function(*value));
         }
@@ -185,7 +185,7 @@ impl ElementWiseMiniOp for Function {
             self.single(plain.as_slice_mut()?);
             return Ok(());
         }
-        // float16 and bfloat16 come as float32 (gate/narrow.rs).
+        // float16 and bfloat16 are computed in float32 (gate/narrow.rs).
         let refused = || {
             bail!("{} of element type {dtype:?} is not implemented", ElementWiseMiniOp::name(self))
         };
@@ -257,8 +257,8 @@ mod tests {
         FRAC_2_SQRT_PI * sum
     }
 
-    /// Asserts that a function of float32 is what this one is in float64, to a few units in the last
-    /// place, and that NaN stays NaN.
+    /// Asserts that a function of float32 is what this one is in float64, to a few units in the
+    /// last place, and that NaN stays NaN.
     fn follows(case: Case, numbers: &[f32], function: impl Fn(f64) -> f64) {
         let mut expected: Vec<f32> =
             numbers.iter().map(|x| function(f64::from(*x)) as f32).collect();
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn mish_is_the_identity_far_out() {
+    fn mish_of_large_numbers_is_the_identity() {
         follows(case("Mish"), &[-80.0, -1.0, 0.5, 100.0], |x| {
             x * (x.max(0.0) + (-x.abs()).exp().ln_1p()).tanh()
         });

@@ -24,7 +24,7 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     UPSTREAM,
 ];
 
-/// What tract computes according to the specification.
+/// The operators that tract computes according to the specification.
 const UPSTREAM: &[Registration] = &[
     upstream("Abs"),
     upstream("Acos"),
@@ -73,8 +73,8 @@ mod tests {
     const NAN: f32 = f32::NAN;
     const INF: f32 = f32::INFINITY;
 
-    /// Asserts that a function of float32 is what this one is in float64, to a few units in the last
-    /// place, and that of float64 as well. NaN stays NaN.
+    /// Asserts that a function of float32 is what this one is in float64, to a few units in the
+    /// last place, and that of float64 as well. NaN stays NaN.
     fn follows(case: Case, numbers: &[f64], function: fn(f64) -> f64) {
         let mut numbers = numbers.to_vec();
         numbers.push(f64::NAN);
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_keep_their_digits_near_zero_and_far_out() {
+    fn functions_are_accurate_near_zero_and_for_large_numbers() {
         let inf = f64::INFINITY;
         follows(case("Acos"), &[-1.0, 0.5, 1.0, 1.5], f64::acos);
         follows(case("Acosh"), &[1.0, 1.5, 1e30, inf, 0.5], f64::acosh);
@@ -120,7 +120,7 @@ mod tests {
         case("Abs").input(row(&[200u8])).gives(row(&[200u8]));
         case("Abs").input(row(&[-0f32, NAN, -INF])).gives(row(&[0f32, NAN, INF]));
         case("Neg").input(row(&[-wide, wide])).gives(row(&[wide, -wide]));
-        // Of a constant, tract takes -0 for the same constant as 0.
+        // As constants, tract would merge -0 and 0.
         let zero = case("Neg").input(row(&[0f32, NAN])).first_at_run_time();
         zero.gives(row(&[-0f32, NAN]));
         case("Sign").input(row(&[-wide, 0, wide])).gives(row(&[-1i64, 0, 1]));
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_told_from_nan_and_infinity() {
+    fn is_nan_and_is_inf_tell_numbers_apart() {
         let numbers = || row(&[NAN, INF, -INF, 1.0]);
         case("IsNaN").input(numbers()).gives(row(&[true, false, false, false]));
         case("IsInf").input(numbers()).gives(row(&[false, true, true, false]));
@@ -187,7 +187,7 @@ mod tests {
         case("ThresholdedRelu").input(numbers()).gives(row(&[0f32, 0.0, 0.0, 3.0]));
         let low = case("ThresholdedRelu").float("alpha", -2.0).input(numbers());
         low.gives(row(&[0f32, 0.0, 0.5, 3.0]));
-        // As here, what is neither below nor above.
+        // Here too, NaN is neither below nor above.
         case("Shrink").input(numbers()).gives(row(&[-2f32, 0.0, 0.0, 3.0]));
         let soft = case("Shrink").float("bias", 1.5).float("lambd", 1.5).input(numbers());
         soft.gives(row(&[-0.5f32, 0.0, 0.0, 1.5]));

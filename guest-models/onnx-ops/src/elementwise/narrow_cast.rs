@@ -1,4 +1,4 @@
-//! The conversions that the rule for narrow floats (gate/narrow.rs) puts around every computation:
+//! The conversions that the rule for narrow floats (gate/narrow.rs) adds to every computation:
 //! from a narrow float to float32, from float32 to a narrow float, and rounding a float32 to a
 //! narrow float. They are element-wise, so that tract can move changes of axes past them.
 
@@ -12,11 +12,11 @@ use tract_onnx::tract_hir::internal::*;
 use crate::framework::element_type::ElementType;
 use crate::framework::registration::{Registration, own};
 use crate::framework::synthetic;
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] = &[own(synthetic::ROUND, build_round)];
 
-fn build_round(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_round(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let to = narrow(ElementType::required(node, "to")?).context("a rounding to no narrow float")?;
     Ok((expand(NarrowCast::Round(to)), vec![]))
 }
@@ -31,7 +31,7 @@ fn narrow(elements: ElementType) -> Option<Narrow> {
 }
 
 /// The conversion between float32 and a narrow float, if these are the two types.
-pub(crate) fn between(from: ElementType, to: ElementType) -> Option<Built> {
+pub(crate) fn between(from: ElementType, to: ElementType) -> Option<BuildResult> {
     let single = ElementType::Plain(DatumType::F32);
     let conversion = match (narrow(from), narrow(to)) {
         (Some(from), None) if to == single => NarrowCast::Widen(from),

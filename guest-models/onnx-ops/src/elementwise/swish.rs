@@ -9,12 +9,12 @@ use tract_onnx::tract_hir::internal::*;
 use crate::elementwise::functions::Function;
 use crate::framework::errors::ensure;
 use crate::framework::registration::{Registration, own};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("Swish", build_swish), own("SwiGLU", build_swish)];
 
-fn build_swish(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_swish(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let slope = node.get_attr_opt("alpha")?.unwrap_or(1.0);
     Ok((expand(Swish { slope, gated: node.op_type == "SwiGLU" }), vec![]))
 }
@@ -55,7 +55,7 @@ impl Expansion for Swish {
         let fact = model.outlet_fact(inputs[0])?.clone();
         let agreed = !self.gated || model.outlet_fact(inputs[1])?.shape == fact.shape;
         ensure!(agreed, "the gate and its input have different shapes");
-        // The sigmoid in 32 bits, whatever it is of; the rest in the type of the input.
+        // The sigmoid is computed in 32 bits, the rest in the type of the input.
         let single = DatumType::F32;
         let wide = model.wire_node(format!("{prefix}.wide"), cast(single), &inputs[..1])?;
         let sloped = if self.slope == 1.0 {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn swish_has_slope_one_unless_alpha_says_otherwise() {
+    fn swish_has_slope_one_by_default() {
         let numbers = [-20f32, -1.0, -1e-10, 0.5, 90.0, f32::NAN];
         for slope in [1.0, 1.702, -0.5] {
             let expected: Vec<f32> = numbers.iter().map(|x| swish(*x, slope)).collect();

@@ -1,5 +1,5 @@
-//! Bounds of integers that are sizes or positions. tract narrows some of them to 32 bits: a value
-//! that does not fit is refused here.
+//! Bounds of integers that are sizes or positions. tract narrows some of them to 32 bits, so values
+//! that do not fit are refused here.
 
 use tract_onnx::tract_hir::internal::*;
 
@@ -8,13 +8,13 @@ use crate::framework::errors::{bail, ensure};
 
 /// Passes integers on if they are between two bounds, and fails otherwise.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
-pub(crate) struct InBounds {
+pub(crate) struct BoundsCheck {
     pub(crate) min: i64,
     pub(crate) max: i64,
     pub(crate) what: &'static str,
 }
 
-impl InBounds {
+impl BoundsCheck {
     fn check(&self, tensor: &Tensor) -> TractResult<()> {
         // tract holds some shapes as TDim.
         let wide = match tensor.datum_type() {
@@ -63,15 +63,15 @@ impl InBounds {
     }
 }
 
-impl Op for InBounds {
+impl Op for BoundsCheck {
     fn name(&self) -> StaticName {
-        "InBounds".into()
+        "BoundsCheck".into()
     }
 
     op_as_typed_op!();
 }
 
-impl EvalOp for InBounds {
+impl EvalOp for BoundsCheck {
     op_out_of_plan!();
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
@@ -80,7 +80,7 @@ impl EvalOp for InBounds {
     }
 }
 
-impl TypedOp for InBounds {
+impl TypedOp for BoundsCheck {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(tvec!(inputs[0].without_value()))
     }
@@ -89,10 +89,10 @@ impl TypedOp for InBounds {
 }
 
 /// Bounds of dimensions, with -1 for one that is inferred.
-pub(crate) const SIZES: InBounds = InBounds { min: -1, max: MAX_DIM, what: "the size" };
+pub(crate) const SIZES: BoundsCheck = BoundsCheck { min: -1, max: MAX_DIM, what: "the size" };
 
 /// Bounds of dimensions and counts.
-pub(crate) const COUNTS: InBounds = InBounds { min: 0, max: MAX_DIM, what: "the number" };
+pub(crate) const COUNTS: BoundsCheck = BoundsCheck { min: 0, max: MAX_DIM, what: "the number" };
 
 /// Refuses an output that is larger than a sandbox can hold.
 pub(crate) fn check_fits(sizes: impl IntoIterator<Item = f64>) -> TractResult<()> {

@@ -8,22 +8,22 @@ use crate::framework::errors::{OrUserError, bail, ensure};
 
 /// An operator that is built when the model runs.
 #[derive(Clone, Debug)]
-pub(crate) struct AtRunTime {
+pub(crate) struct Deferred {
     expansion: Box<dyn Expansion>,
     facts: TVec<TypedFact>,
 }
 
-impl PartialEq for AtRunTime {
+impl PartialEq for Deferred {
     fn eq(&self, _: &Self) -> bool {
         false
     }
 }
 
-impl Eq for AtRunTime {}
+impl Eq for Deferred {}
 
-impl Op for AtRunTime {
+impl Op for Deferred {
     fn name(&self) -> StaticName {
-        format!("{}AtRunTime", self.expansion.as_ref().name()).into()
+        format!("{}Deferred", self.expansion.as_ref().name()).into()
     }
 
     fn mints_runtime_symbols(&self) -> bool {
@@ -33,7 +33,7 @@ impl Op for AtRunTime {
     op_as_typed_op!();
 }
 
-impl EvalOp for AtRunTime {
+impl EvalOp for Deferred {
     op_out_of_plan!();
 
     fn eval(&self, ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
@@ -47,7 +47,7 @@ impl EvalOp for AtRunTime {
     }
 }
 
-impl TypedOp for AtRunTime {
+impl TypedOp for Deferred {
     fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(self.facts.clone())
     }
@@ -116,6 +116,6 @@ pub(crate) fn wire(
         }
         facts.push(dtype.fact(dims));
     }
-    let op = AtRunTime { expansion: expansion.clone(), facts };
+    let op = Deferred { expansion: expansion.clone(), facts };
     model.wire_node(prefix, op, inputs)
 }

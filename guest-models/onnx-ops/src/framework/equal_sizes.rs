@@ -12,8 +12,8 @@ pub(crate) type Place = (usize, usize);
 /// Two dimensions that have to be equal.
 pub(crate) type Pair = [Place; 2];
 
-/// Compares the dimensions of each pair: at once if all sizes are known, or else when the model runs.
-/// Every place must be one of its input's dimensions.
+/// Compares the dimensions of each pair: at once if all sizes are known, or else when the model
+/// runs. Every place must be one of its input's dimensions.
 pub(crate) fn check_equal_sizes(
     pairs: Vec<Pair>,
     prefix: &str,

@@ -24,7 +24,10 @@ pub(crate) trait Operator: Debug + Send + Sync + 'static {
 }
 
 /// An operator in the form that tract's registry expects.
-pub(crate) fn built<O: Operator>(op: O, node: &NodeProto) -> crate::framework::upstream::Built {
+pub(crate) fn built<O: Operator>(
+    op: O,
+    node: &NodeProto,
+) -> crate::framework::upstream::BuildResult {
     Ok((expand(expansion(op, node)), vec![]))
 }
 

@@ -1,5 +1,5 @@
-//! How an operator says who computes it: one registration for each of its versions, beside its
-//! implementation.
+//! Registrations: which code computes an operator, for each range of its versions. They are next to
+//! the implementations.
 
 use std::ops::RangeInclusive;
 
@@ -8,26 +8,26 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 
 use crate::framework::errors::bail;
-use crate::framework::upstream::{self, Builder, Built};
+use crate::framework::upstream::{self, BuildResult, Builder};
 use crate::framework::wrapped::Wrapping;
 
 /// An operator over a range of versions of its domain's operator set.
 #[derive(Clone, Debug)]
 pub struct Registration {
-    /// Empty for ONNX's own.
+    /// The domain; empty for the ONNX operator set.
     pub domain: &'static str,
-    /// The operator's name.
+    /// The name of the operator.
     pub name: &'static str,
-    /// The versions of the operator set that it is for.
+    /// The versions of the operator set that it applies to.
     pub versions: RangeInclusive<i64>,
-    /// Who computes it.
+    /// Which code computes it.
     pub source: Source,
     implementation: Implementation,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Implementation {
-    Built(Builder),
+    Builder(Builder),
     Wrapped(Wrapping),
     Lowered,
 }
@@ -42,7 +42,7 @@ const fn registration(
 
 /// An operator that this crate computes.
 pub(crate) const fn own(name: &'static str, build: Builder) -> Registration {
-    registration(name, Source::Own, Implementation::Built(build))
+    registration(name, Source::Own, Implementation::Builder(build))
 }
 
 /// An operator that tract computes, with checks, rules or wiring of this crate.
@@ -53,12 +53,12 @@ pub(crate) const fn wrapped(name: &'static str, wrapping: Wrapping) -> Registrat
 /// An operator that tract computes for some nodes, with checks, rules or wiring of this crate: the
 /// builder chooses.
 pub(crate) const fn wrapped_by(name: &'static str, build: Builder) -> Registration {
-    registration(name, Source::Wrapped, Implementation::Built(build))
+    registration(name, Source::Wrapped, Implementation::Builder(build))
 }
 
 /// An operator that tract computes as the specification says.
 pub(crate) const fn upstream(name: &'static str) -> Registration {
-    registration(name, Source::Upstream, Implementation::Built(upstream::build))
+    registration(name, Source::Upstream, Implementation::Builder(upstream::build))
 }
 
 /// An operator that the gate replaces by other nodes before tract sees the model.
@@ -74,9 +74,9 @@ impl Registration {
     }
 
     /// Makes the operator of a node.
-    pub(crate) fn build(&self, context: &ParsingContext, node: &NodeProto) -> Built {
+    pub(crate) fn build(&self, context: &ParsingContext, node: &NodeProto) -> BuildResult {
         match self.implementation {
-            Implementation::Built(build) => build(context, node),
+            Implementation::Builder(build) => build(context, node),
             Implementation::Wrapped(wrapping) => wrapping.build(context, node),
             Implementation::Lowered => bail!("{} is not implemented", node.op_type),
         }

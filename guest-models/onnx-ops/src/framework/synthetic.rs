@@ -3,16 +3,16 @@
 
 /// Converts from and to element types that tract does not have.
 pub const CAST: &str = "BelljarCast";
-/// Rounds a float32 to what a narrow float holds.
+/// Rounds a float32 to the values of a narrow float.
 pub const ROUND: &str = "BelljarRound";
-/// Converts from and to texts.
+/// Converts from and to strings.
 pub const TEXT_CAST: &str = "BelljarTextCast";
 /// QuantizeLinear to any element type.
 pub const QUANTIZE: &str = "BelljarQuantize";
 /// DequantizeLinear from any element type.
 pub const DEQUANTIZE: &str = "BelljarDequantize";
 
-/// Stands for an operator of another version of the operator set than the model's.
+/// Replaces an operator of another version of the operator set than the model's.
 pub const VERSIONED: &str = "BelljarVersioned";
 /// The attribute of [`VERSIONED`] that names the operator.
 pub const OPERATOR: &str = "belljar_operator";

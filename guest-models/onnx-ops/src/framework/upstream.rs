@@ -11,10 +11,10 @@ use tract_onnx::tract_hir::internal::*;
 use crate::framework::errors::bail;
 
 /// What a builder gives to tract: the operator, and the outer values that it reads.
-pub(crate) type Built = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
+pub(crate) type BuildResult = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 
 /// Makes an operator of a node.
-pub(crate) type Builder = fn(&ParsingContext, &NodeProto) -> Built;
+pub(crate) type Builder = fn(&ParsingContext, &NodeProto) -> BuildResult;
 
 /// tract's builders by the names of their operators.
 pub(crate) fn originals() -> &'static HashMap<String, Builder> {
@@ -23,7 +23,7 @@ pub(crate) fn originals() -> &'static HashMap<String, Builder> {
 }
 
 /// Builds a node as tract does.
-pub(crate) fn build(context: &ParsingContext, node: &NodeProto) -> Built {
+pub(crate) fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     match originals().get(&node.op_type) {
         Some(build) => build(context, node),
         None => bail!("{} is not implemented", node.op_type),

@@ -3,7 +3,7 @@
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::axes::resolve;
-use crate::framework::checks::InBounds;
+use crate::framework::checks::BoundsCheck;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::wrapped::Wrapped;
 
@@ -34,13 +34,13 @@ pub(crate) fn constant_like(
 }
 
 /// tract's own wiring, with one input checked against bounds.
-pub(crate) fn wire_in_bounds(
+pub(crate) fn wire_with_bounds(
     op: &Wrapped,
     prefix: &str,
     model: &mut TypedModel,
     inputs: &[OutletId],
     at: usize,
-    bounds: InBounds,
+    bounds: BoundsCheck,
 ) -> TractResult<TVec<OutletId>> {
     let mut inputs: TVec<OutletId> = inputs.into();
     inputs[at] = bounds.check_input(format!("{prefix}.check"), model, inputs[at])?;

@@ -9,7 +9,7 @@ use crate::framework::axes::{distinct, resolve};
 use crate::framework::deferred;
 use crate::framework::errors::bail;
 use crate::framework::tensors::ints;
-use crate::framework::upstream::{Built, originals};
+use crate::framework::upstream::{BuildResult, originals};
 
 /// Puts an operator into a typed model.
 pub(crate) type Wire =
@@ -96,7 +96,7 @@ impl Wrapping {
         self
     }
 
-    /// Takes the place of tract's rules.
+    /// Replaces tract's rules.
     pub(crate) const fn rules(mut self, rules: Rules) -> Wrapping {
         self.rules = Some(rules);
         self
@@ -108,8 +108,8 @@ impl Wrapping {
         self
     }
 
-    /// Builds tract's operator with this around it.
-    pub(crate) fn build(self, context: &ParsingContext, node: &NodeProto) -> Built {
+    /// Builds tract's operator with this wrapping.
+    pub(crate) fn build(self, context: &ParsingContext, node: &NodeProto) -> BuildResult {
         let Some(builder) = originals().get(&node.op_type) else {
             bail!("{} is not implemented", node.op_type)
         };
@@ -193,7 +193,7 @@ impl Wrapped {
             axes.iter().try_for_each(|axis| {
                 let count = match space {
                     AxisSpace::Input => rank,
-                    // What is negative is counted from the end of the input.
+                    // Negative axes count from the end of the input.
                     AxisSpace::InputAndEnd => rank + usize::from(*axis >= 0),
                     AxisSpace::Output => rank + axes.len(),
                 };

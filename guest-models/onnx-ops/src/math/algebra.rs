@@ -11,7 +11,7 @@ use crate::framework::facts::{InputFact, OutputFact, required, unknown_dims, wit
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{floats, from_floats, ints};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 #[derive(Clone, Debug, PartialEq)]
 enum Algebra {
@@ -19,7 +19,7 @@ enum Algebra {
     AffineGrid {
         align: bool,
     },
-    /// A sum of cosines, by its first numbers.
+    /// A sum of cosines with these coefficients.
     Window {
         name: &'static str,
         terms: [f64; 3],
@@ -27,7 +27,7 @@ enum Algebra {
     },
 }
 
-// No number here is NaN.
+// None of the coefficients is NaN.
 impl Eq for Algebra {}
 
 pub(crate) const OPERATORS: &[Registration] = &[
@@ -40,12 +40,12 @@ pub(crate) const OPERATORS: &[Registration] = &[
     own("BlackmanWindow", |_, node| build_window("BlackmanWindow", [0.42, 0.5, 0.08], node)),
 ];
 
-fn build_affine_grid(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_affine_grid(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let align = node.get_attr_opt::<i64>("align_corners")?.unwrap_or(0) != 0;
     built(Algebra::AffineGrid { align }, node)
 }
 
-fn build_window(name: &'static str, terms: [f64; 3], node: &NodeProto) -> Built {
+fn build_window(name: &'static str, terms: [f64; 3], node: &NodeProto) -> BuildResult {
     let periodic = node.get_attr_opt::<i64>("periodic")?.unwrap_or(1) != 0;
     built(Algebra::Window { name, terms, periodic }, node)
 }
@@ -81,7 +81,7 @@ impl Operator for Algebra {
                     with_dims(first.dtype, shape.into_iter().map(|dim| dim.to_dim()))
                 }
                 None => {
-                    // As many numbers as the images have dimensions.
+                    // One number for each dimension of the images.
                     let size = &required(inputs, 1)?.shape;
                     let rank = size.first().and_then(|dim| dim.as_i64());
                     let rank = rank.filter(|rank| [4, 5].contains(rank));

@@ -11,7 +11,7 @@ use crate::framework::numbers::{Number, by_number};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own, wrapped};
 use crate::framework::tensors::ints;
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::framework::wiring::constant_ints;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
@@ -31,7 +31,7 @@ fn cum_sum(
     op.wire_original(prefix, model, inputs)
 }
 
-fn build_cum_prod(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_cum_prod(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let flag = |name| Ok::<_, TractError>(node.get_attr_opt::<i64>(name)?.unwrap_or(0) != 0);
     let (exclusive, reverse) = (flag("exclusive")?, flag("reverse")?);
     built(CumProd { exclusive, reverse }, node)

@@ -13,14 +13,14 @@ use crate::framework::facts::{InputFact, OutputFact, concrete, required, unknown
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, wrapped_by};
 use crate::framework::tensors::{floats, from_floats};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
 pub(crate) const OPERATORS: &[Registration] = &[wrapped_by("Einsum", build_einsum)];
 
 const EINSUM: Wrapping = Wrapping::new(einsum);
 
-fn build_einsum(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_einsum(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let (from, to) = equation(node)?;
     let repeated = |term: &str| term.chars().any(|c| c != '.' && term.matches(c).count() > 1);
     if !from.contains(',') && (repeated(&from) || to.is_empty()) {
@@ -110,7 +110,7 @@ struct Total {
 }
 
 impl Total {
-    fn build(context: &ParsingContext, node: &NodeProto, from: &str) -> Built {
+    fn build(context: &ParsingContext, node: &NodeProto, from: &str) -> BuildResult {
         let Some(letter) = from.chars().find(char::is_ascii_alphabetic) else {
             bail!("an equation without letters is not implemented")
         };
@@ -254,7 +254,7 @@ mod tests {
     use crate::testing::{case, row, scalar, tensor};
 
     #[test]
-    fn einsum_has_diagonals_totals_and_results_that_are_not_written() {
+    fn einsum_has_diagonals_totals_and_implicit_results() {
         let square = || tensor(&[2, 2], &[1f32, 2.0, 3.0, 4.0]);
         let einsum = |equation| case("Einsum").text("equation", equation);
         einsum("ii->i").input(square()).gives(row(&[1f32, 4.0]));

@@ -14,11 +14,11 @@ use crate::framework::facts::{InputFact, OutputFact, concrete, optional, require
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{floats, from_floats, ints};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] = &[own("DFT", build_dft), own("STFT", build_stft)];
 
-fn build_dft(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_dft(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let flag = |name| Ok::<_, TractError>(node.get_attr_opt::<i64>(name)?.unwrap_or(0) != 0);
     let axis = match context.onnx_operator_set_version {
         ..20 => Some(node.get_attr_opt("axis")?.unwrap_or(1)),
@@ -27,7 +27,7 @@ fn build_dft(context: &ParsingContext, node: &NodeProto) -> Built {
     built(Dft { axis, inverse: flag("inverse")?, onesided: flag("onesided")? }, node)
 }
 
-fn build_stft(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_stft(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let onesided = node.get_attr_opt::<i64>("onesided")?.unwrap_or(1) != 0;
     built(Stft { onesided }, node)
 }
@@ -291,7 +291,7 @@ mod tests {
 
     use crate::testing::{case, row, scalar, tensor};
 
-    /// Not zero anywhere, also in what is made of it.
+    /// Neither these numbers nor their transforms have zeros.
     const NUMBERS: [f64; 5] = [1.0, 2.5, -3.0, 0.25, 7.0];
 
     /// The discrete Fourier transform of numbers, as pairs.

@@ -9,14 +9,14 @@ use crate::elementwise::broadcast_6::LAST_VERSION;
 use crate::framework::equal_sizes::check_equal_sizes;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::registration::{Registration, wrapped_by};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
 pub(crate) const OPERATORS: &[Registration] = &[wrapped_by("Gemm", build_gemm)];
 
 const GEMM: Wrapping = Wrapping::new(gemm);
 
-fn build_gemm(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_gemm(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let (original, outer) = GEMM.build(context, node)?;
     if context.onnx_operator_set_version > LAST_VERSION {
         return Ok((original, outer));

@@ -26,7 +26,7 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     UPSTREAM,
 ];
 
-/// What tract computes according to the specification.
+/// The operators that tract computes according to the specification.
 const UPSTREAM: &[Registration] = &[upstream("MelWeightMatrix")];
 
 #[cfg(test)]
@@ -34,10 +34,10 @@ mod tests {
     use crate::testing::{case, scalar, tensor};
 
     #[test]
-    fn mel_weight_matrix_has_triangles_between_the_places_of_frequencies() {
+    fn mel_weight_matrix_has_triangles_between_evenly_spaced_mels() {
         let case = case("MelWeightMatrix").constants().input(scalar(2i64)).input(scalar(16i64));
         let case = case.input(scalar(8i64)).input(scalar(0f32)).input(scalar(4f32));
-        // Places of frequencies that are evenly spaced in mels, as the specification rounds them.
+        // Bins of frequencies that are evenly spaced in mels, rounded as in the specification.
         let mel = |hertz: f64| 2595.0 * (1.0 + hertz / 700.0).log10();
         let hertz = |mel: f64| 700.0 * (10f64.powf(mel / 2595.0) - 1.0);
         let place = |at: f64| (17.0 * hertz(at / 4.0 * mel(4.0)) / 8.0).floor();

@@ -79,8 +79,8 @@ fn fold<T: Copy>(row: &[T], from: T, with: impl Fn(T, T) -> T) -> T {
     row.iter().fold(from, |result, value| with(result, *value))
 }
 
-/// A sum of parts, which are sums of parts. One after the other, floats stop growing once the sum is so
-/// large that another element is less than half of its last place.
+/// A pairwise sum. A sequential float sum stops growing once another element is less than half a
+/// unit in its last place.
 fn pairwise_sum<T: Number>(row: &[T]) -> T {
     const IN_ORDER: usize = 64;
     if row.len() <= IN_ORDER {
@@ -430,7 +430,7 @@ mod tests {
         min.gives(tensor(&[2, 1], &[NAN, -INF]));
     }
 
-    /// Of a tensor without elements.
+    /// Adds an input without elements.
     fn of_none(case: Case) -> Case {
         case.input(tensor::<f32>(&[2, 0], &[])).input(row(&[1i64]))
     }
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn reduce_max_and_min_take_truths_and_64_bits() {
+    fn reduce_max_and_min_take_booleans_and_64_bit_integers() {
         let truths = || tensor(&[2, 2], &[true, false, false, false]);
         case("ReduceMax")
             .int("keepdims", 0)
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn reduction_without_axes_is_over_all_unless_it_is_to_do_nothing() {
+    fn reduction_without_axes_is_over_all_axes_unless_noop_is_set() {
         numbers(case("ReduceSum")).gives(tensor(&[1, 1], &[2f32]));
         let none = || row::<i64>(&[]);
         numbers(case("ReduceSum")).input(none()).gives(tensor(&[1, 1], &[2f32]));
@@ -547,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn reductions_refuse_axes_outside_of_the_tensor_and_twice() {
+    fn reductions_refuse_duplicate_and_out_of_range_axes() {
         numbers(case("ReduceSum")).input(row(&[2i64])).fails("2");
         numbers(case("ReduceMax")).input(row(&[-3i64])).fails("-3");
         numbers(case("ReduceL1")).input(row(&[0i64, -2])).fails("-2");

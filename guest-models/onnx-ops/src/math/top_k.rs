@@ -14,7 +14,7 @@ use crate::framework::numbers::{Number, by_number};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{from_ints, ints};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] = &[own("TopK", build)];
 
@@ -24,10 +24,10 @@ struct TopK {
     largest: bool,
 }
 
-fn build(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let axis = node.get_attr_opt("axis")?.unwrap_or(-1);
     let largest = node.get_attr_opt::<i64>("largest")?.unwrap_or(1) != 0;
-    // Where `sorted` is 0 any order is right, the sorted one as well.
+    // If `sorted` is 0, any order is correct, including the sorted one.
     built(TopK { axis, largest }, node)
 }
 
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn top_k_takes_nan_for_the_greatest() {
+    fn top_k_treats_nan_as_the_greatest() {
         let node = case("TopK").outputs(2).input(row(&[1f32, f32::NAN, 3.0])).input(row(&[2i64]));
         node.gives_all(&[row(&[f32::NAN, 3.0]), row(&[1i64, 2])]);
     }

@@ -29,7 +29,7 @@ pub(crate) const OPERATORS: &[Registration] = &[
     own("ArrayFeatureExtractor", |_, node| built(Extractor, node)).of(ML),
 ];
 
-/// What is done to the numbers of a row.
+/// The operation on the numbers of a row.
 #[derive(Debug)]
 enum Way {
     Scale { offset: Vec<f64>, scale: Vec<f64> },
@@ -328,7 +328,7 @@ fn whole(tensor: &Tensor) -> TractResult<Vec<i64>> {
         return integers(tensor);
     }
     let cut = |value: f64| {
-        // ONNX's reference implementation looks for the number itself and finds none.
+        // ONNX's reference implementation looks up the number itself, and does not find it.
         ensure!(value.fract() == 0.0, "{value} is not an integer, but the categories are");
         ensure!(value.abs() < 9.2e18, "{value} does not fit 64 bits");
         Ok(value as i64)

@@ -5,7 +5,7 @@ use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::errors::{OrUserError, ensure};
 
-/// The largest number of nodes. A model of 2 GiB has no room for more.
+/// Maximum number of nodes. A model of 2 GiB cannot hold more.
 const MAX_NODES: usize = 1 << 24;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::framework::errors::ensure;
 use crate::framework::facts::{InputFact, OutputFact, like, required};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::strings::{from_strings, strings};
 
 /// The default string for keys that are not found.
@@ -24,7 +24,7 @@ pub(crate) const OPERATORS: &[Registration] = &[
     own("CategoryMapper", |_, node| built(Swap::categories(node)?, node)).of(ML),
 ];
 
-fn build_label_encoder(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_label_encoder(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     match find(node, "classes_strings") {
         Some(_) => built(Swap::classes(node)?, node),
         None => built(Encoder::new(node)?, node),
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn label_encoder_with_tensors_takes_every_nan_for_one_key() {
+    fn label_encoder_with_tensors_treats_all_nans_as_one_key() {
         let encoder = case("LabelEncoder").tensor("keys_tensor", &row(&[f64::NAN, 1.5]));
         let encoder = encoder.tensor("values_tensor", &row(&[3i16, 4]));
         let encoder = encoder.tensor("default_tensor", &row(&[9i16]));
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn category_mapper_goes_both_ways() {
+    fn category_mapper_maps_in_both_directions() {
         let mapper = || {
             let case = case("CategoryMapper").texts("cats_strings", &["a", "b"]);
             case.ints("cats_int64s", &[1 << 33, -4])

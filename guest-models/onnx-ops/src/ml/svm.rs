@@ -16,8 +16,8 @@ use crate::framework::facts::{InputFact, OutputFact, with_dims};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 
-/// The largest number of classes that are compared in pairs.
-const CLASSES: usize = 128;
+/// Maximum number of classes that are compared in pairs.
+const MAX_PAIRED_CLASSES: usize = 128;
 
 pub(crate) const OPERATORS: &[Registration] = &[
     own("SVMClassifier", |_, node| built(Classifier::new(node)?, node)).of(ML),
@@ -175,8 +175,8 @@ impl Classifier {
         let labels = Labels::of(node, "classlabels_ints")?;
         let classes = labels.count();
         ensure!(
-            classes <= CLASSES,
-            "{classes} classes are more than the {CLASSES} that can be compared in pairs"
+            classes <= MAX_PAIRED_CLASSES,
+            "{classes} classes exceed the limit of {MAX_PAIRED_CLASSES} for comparisons in pairs"
         );
         let per_class = ints(node, "vectors_per_class");
         ensure!(
@@ -271,7 +271,7 @@ impl Classifier {
 
 /// Probabilities of classes from those of pairs: the second method of T.-F. Wu, C.-J. Lin and
 /// R. C. Weng, "Probability Estimates for Multi-class Classification by Pairwise Coupling" (2004),
-/// in 32 bits, with libsvm's end of the iteration.
+/// in 32 bits, with libsvm's stopping criterion.
 fn probabilities(classes: usize, pairs: &[f64], a: &[f64], b: &[f64]) -> TractResult<Vec<f64>> {
     let mut of_pair = vec![0f32; classes * classes];
     let mut at = 0;
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn svm_regressor_refuses_vectors_that_do_not_add_up() {
+    fn svm_regressor_refuses_mismatched_vectors() {
         let case = case("SVMRegressor").int("n_supports", 2).floats("rho", &[0.0]);
         let case = case.floats("coefficients", &[1.0, 1.0]);
         case.floats("support_vectors", &[1.0, 2.0, 3.0]).input(tensor(&[1, 1], &[1f32])).fails("3");

@@ -92,9 +92,9 @@ impl Ensemble {
 }
 
 /// The nodes of all trees: the index of each, and of its leaf.
-type Places = HashMap<(i64, i64), Next>;
+type NodeIndices = HashMap<(i64, i64), Next>;
 
-fn forest(node: &NodeProto, thresholds: &[f64]) -> TractResult<(Forest, Places)> {
+fn forest(node: &NodeProto, thresholds: &[f64]) -> TractResult<(Forest, NodeIndices)> {
     let list = |name| ints(node, name);
     let (trees, ids) = (list("nodes_treeids"), list("nodes_nodeids"));
     let (features, missing) = (list("nodes_featureids"), list("nodes_missing_value_tracks_true"));
@@ -111,7 +111,7 @@ fn forest(node: &NodeProto, thresholds: &[f64]) -> TractResult<(Forest, Places)>
         "nodes_missing_value_tracks_true does not match the number of nodes"
     );
     ensure!(count < u32::MAX as usize, "{count} nodes are too many");
-    let mut places = Places::with_capacity(count);
+    let mut places = NodeIndices::with_capacity(count);
     let (mut branches, mut leaves) = (0, 0);
     for at in 0..count {
         let next = if modes[at] == b"LEAF" {
@@ -360,8 +360,8 @@ mod tests {
 
     use crate::testing::{Case, case, row, tensor};
 
-    /// One tree: `x[0] <= 0.5 ? node 1 : (x[1] > 2 ? node 3 : node 4)`; what is missing goes to the
-    /// side of those that pass at the second branch only.
+    /// One tree: `x[0] <= 0.5 ? node 1 : (x[1] > 2 ? node 3 : node 4)`. A missing value takes the
+    /// true branch of the second node only.
     fn tree(case: Case) -> Case {
         let modes = ["BRANCH_LEQ", "LEAF", "BRANCH_GT", "LEAF", "LEAF"];
         let case = case.ints("nodes_treeids", &[0; 5]).ints("nodes_nodeids", &[0, 1, 2, 3, 4]);
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn tree_regressor_refuses_a_branch_to_a_node_that_is_not_there() {
+    fn tree_regressor_refuses_a_branch_to_a_missing_node() {
         let mut broken = regressor().input(rows());
         broken = broken.ints("nodes_truenodeids", &[9, 0, 3, 0, 0]);
         broken.fails("");

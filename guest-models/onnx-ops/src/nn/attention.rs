@@ -15,12 +15,12 @@ use crate::framework::facts::{
 use crate::framework::operator::{Operator, built, wire_operator};
 use crate::framework::registration::{Registration, wrapped_by};
 use crate::framework::tensors::{Bits, floats, from_floats, ints, rounded, shapes};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
 pub(crate) const OPERATORS: &[Registration] = &[wrapped_by("Attention", build_attention)];
 
-fn build_attention(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_attention(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     match plain(node)? {
         true => Wrapping::new(wire_by_tract).build(context, node),
         false => built(attention(context.onnx_operator_set_version, node)?, node),
@@ -215,10 +215,10 @@ impl Attention {
         let keys = wanted[3];
         // One column could apply to all keys or to the first one.
         let fits = *last == keys || self.short_masks && *last < keys && *last != 1;
-        let beside = before.iter().rev().zip(wanted[..3].iter().rev());
+        let outer = before.iter().rev().zip(wanted[..3].iter().rev());
         let broadcast = |(size, wanted): (&usize, &usize)| *size == 1 || size == wanted;
         ensure!(
-            fits && beside.clone().all(broadcast),
+            fits && outer.clone().all(broadcast),
             "the mask's shape {mask:?} does not broadcast to {wanted:?}"
         );
         Ok(())
@@ -495,7 +495,7 @@ mod tests {
     #[test]
     fn attention_weighs_values_by_the_softmax_of_products() {
         attention(&[1.0]).gives_near(tensor(&[1, 1, 1, 1], &[7f32]), 1e-6);
-        // Of the one key that is left after the mask.
+        // The value of the only key that the mask leaves.
         let masked = attention(&[1.0]).input(tensor(&[1, 2], &[true, false]));
         masked.gives_near(tensor(&[1, 1, 1, 1], &[4f32]), 1e-6);
         let added = attention(&[1.0]).input(tensor(&[1, 2], &[3f32.ln(), 0.0]));

@@ -11,7 +11,7 @@ use crate::framework::facts::{InputFact, OutputFact, known_shapes, like, require
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, wrapped_by};
 use crate::framework::tensors::{Bits, floats, from_floats, shapes};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::framework::wrapped::Wrapping;
 
 pub(crate) const OPERATORS: &[Registration] =
@@ -22,7 +22,7 @@ const INFERENCE: Wrapping = Wrapping::TRACT
     .constant_from(1)
     .check(|_, s, inputs| at_least(s, &inputs[0], 2, "expected a batch with channels"));
 
-fn build_batch_normalization(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_batch_normalization(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     match training(node)? {
         true => trained(node),
         false => INFERENCE.build(context, node),
@@ -34,7 +34,7 @@ fn training(node: &NodeProto) -> TractResult<bool> {
     Ok(node.get_attr_opt::<i64>("training_mode")?.unwrap_or(0) != 0)
 }
 
-fn trained(node: &NodeProto) -> Built {
+fn trained(node: &NodeProto) -> BuildResult {
     let epsilon = Bits::of(node, "epsilon", 1e-5)?;
     built(BatchNorm { epsilon, momentum: Bits::of(node, "momentum", 0.9)? }, node)
 }

@@ -13,12 +13,12 @@ use crate::framework::facts::{
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{floats, from_floats, rounded, shapes};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("CausalConvWithState", build_causal_conv_with_state)];
 
-fn build_causal_conv_with_state(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_causal_conv_with_state(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let activation = node.get_attr_opt::<&str>("activation")?.unwrap_or("none");
     built(CausalConv { swish: activation != "none" }, node)
 }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_is_the_state_or_zero() {
+    fn past_state_defaults_to_zeros() {
         let of = |numbers: [f32; 3]| [tensor(&[1, 1, 3], &numbers), tensor(&[1, 1, 1], &[3f32])];
         conv().gives_all(&of([1.0, 12.0, 23.0]));
         let past = conv().input(row(&[0.5f32])).input(tensor(&[1, 1, 1], &[4f32]));

@@ -95,14 +95,14 @@ mod tests {
         groups.gives(tensor(&[1, 2, 2], &[0.5f32, 10.5, 199.0, 299.0]));
         let dilated = case("Conv").ints("dilations", &[2]).ints("pads", &[0, 1]);
         let dilated = dilated.input(tensor(&[1, 1, 4], &[1f32, 2.0, 3.0, 4.0]));
-        // The kernel turns nothing over: the first weight meets the first pixel.
+        // The kernel is not flipped: the first weight belongs to the first pixel.
         dilated
             .input(tensor(&[1, 1, 2], &[1f32, 10.0]))
             .gives(tensor(&[1, 1, 3], &[31f32, 42.0, 3.0]));
     }
 
     #[test]
-    fn conv_pads_one_more_at_the_end_that_its_attribute_names() {
+    fn auto_pad_puts_the_odd_element_at_the_named_end() {
         let same = |end| {
             let case = case("Conv").text("auto_pad", end).input(tensor(&[1, 1, 2], &[1f32, 2.0]));
             case.input(tensor(&[1, 1, 2], &[1f32, 10.0]))
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn conv_transpose_adds_up_and_is_padded_or_cut() {
+    fn conv_transpose_sums_overlaps_and_pads_or_crops() {
         let conv = || {
             let case = case("ConvTranspose").input(tensor(&[1, 1, 2], &[1f32, 2.0]));
             case.input(tensor(&[1, 1, 2], &[1f32, 10.0]))

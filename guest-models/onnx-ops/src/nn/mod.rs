@@ -39,7 +39,7 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     UPSTREAM,
 ];
 
-/// What tract computes according to the specification.
+/// The operators that tract computes according to the specification.
 const UPSTREAM: &[Registration] =
     &[upstream("Dropout"), upstream("GroupNormalization"), upstream("InstanceNormalization")];
 

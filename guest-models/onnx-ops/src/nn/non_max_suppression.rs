@@ -2,10 +2,10 @@
 
 use tract_onnx::tract_hir::internal::*;
 
-use crate::framework::checks::InBounds;
+use crate::framework::checks::BoundsCheck;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::registration::{Registration, wrapped};
-use crate::framework::wiring::wire_in_bounds;
+use crate::framework::wiring::wire_with_bounds;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
 pub(crate) const OPERATORS: &[Registration] =
@@ -47,7 +47,7 @@ fn non_max_suppression(
     let Some(at) = op.input(2) else {
         bail!("max_output_boxes_per_class is missing, so that no box can be selected")
     };
-    let some = InBounds { min: 1, max: i64::MAX, what: "max_output_boxes_per_class" };
+    let some = BoundsCheck { min: 1, max: i64::MAX, what: "max_output_boxes_per_class" };
     // tract reads lists of one number.
     let mut inputs: TVec<OutletId> = inputs.into();
     for (place, input) in inputs.iter_mut().enumerate().skip(2) {
@@ -56,7 +56,7 @@ fn non_max_suppression(
                 model.wire_node(format!("{prefix}.list_{place}"), AxisOp::Add(0), &[*input])?[0];
         }
     }
-    wire_in_bounds(op, prefix, model, &inputs, at, some)
+    wire_with_bounds(op, prefix, model, &inputs, at, some)
 }
 
 #[cfg(test)]

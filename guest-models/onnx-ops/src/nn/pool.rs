@@ -35,8 +35,8 @@ fn pool(
     if fact.konst.is_none() {
         return op.wire_original(prefix, model, inputs);
     }
-    // What reads a constant is computed as soon as it is in the model, so that the operators that
-    // keep NaN must take their places before.
+    // Operators on constants are computed as soon as they are in the model, so the operators that
+    // keep NaN must replace them before.
     let mut apart = TypedModel { symbols: model.symbols.clone(), ..TypedModel::default() };
     let source = apart.add_source(format!("{prefix}.source"), fact.without_value())?;
     let outputs = op.wire_original(prefix, &mut apart, &[source])?;
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn max_pool_gives_the_first_place_and_may_round_up() {
+    fn max_pool_gives_the_first_index_and_may_round_up() {
         let node = case("MaxPool").ints("kernel_shape", &[2]).ints("strides", &[2]);
         let node = node.int("ceil_mode", 1).outputs(2);
         let node = node.input(tensor(&[1, 2, 3], &[5f32, 5.0, 1.0, 2.0, 3.0, 4.0]));
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn average_pool_counts_its_padding_on_demand() {
+    fn average_pool_counts_padding_if_requested() {
         let pool = || {
             let case = case("AveragePool").ints("kernel_shape", &[2]).ints("pads", &[1, 1]);
             case.input(tensor(&[1, 1, 2], &[2f32, 4.0]))

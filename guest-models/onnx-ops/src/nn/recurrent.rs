@@ -14,13 +14,13 @@ use crate::framework::facts::{
 use crate::framework::operator::{Operator, built, wire_operator};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{floats, from_floats, ints, shapes};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("RNN", build), own("GRU", build), own("LSTM", build)];
 
-fn build(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let direction = node.get_attr_opt::<&str>("direction")?.unwrap_or("forward");
     let batch_first = node.get_attr_opt::<i64>("layout")?.unwrap_or(0) != 0;
     let lengths = node.input.get(4).is_some_and(|name| !name.is_empty());
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn rnn_goes_both_ways() {
+    fn rnn_is_forward_reverse_or_bidirectional() {
         let step = |x: f64, state: f64| (0.5 * x + 0.3 + 0.25 * state).tanh();
         let first = step(1.0, 0.0);
         let second = step(2.0, first);

@@ -13,13 +13,13 @@ use crate::framework::facts::{
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{Bits, floats, from_floats, ints, shapes};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::nn::window_spec::WindowSpec;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("RoiAlign", build_roi_align), own("DeformConv", build_deform_conv)];
 
-fn build_roi_align(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_roi_align(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let mode = node.get_attr_opt::<&str>("coordinate_transformation_mode")?;
     // Before version 16 coordinates were not shifted.
     let default = context.onnx_operator_set_version >= 16;
@@ -34,7 +34,7 @@ fn build_roi_align(context: &ParsingContext, node: &NodeProto) -> Built {
     built(op, node)
 }
 
-fn build_deform_conv(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_deform_conv(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let groups = node.get_attr_opt("group")?.unwrap_or(1);
     let offset_groups = node.get_attr_opt("offset_group")?.unwrap_or(1);
     built(DeformConv { spec: WindowSpec::of(node)?, groups, offset_groups }, node)
@@ -53,7 +53,7 @@ struct RoiAlign {
 }
 
 /// The largest number of samples along one side of a bin.
-const SAMPLES: f64 = 4096.0;
+const MAX_SAMPLES: f64 = 4096.0;
 
 impl RoiAlign {
     fn sizes(&self, shapes: &[Option<Vec<usize>>]) -> TractResult<[usize; 4]> {
@@ -109,7 +109,10 @@ impl RoiAlign {
             return Ok(self.samples);
         }
         let count = (length / bins as f64).ceil();
-        ensure!(count <= SAMPLES, "a region needs {count} samples in a bin, which are too many");
+        ensure!(
+            count <= MAX_SAMPLES,
+            "a region needs {count} samples in a bin, which are too many"
+        );
         Ok(count.max(0.0) as usize)
     }
 }
@@ -344,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn roi_align_samples_between_the_middles_of_pixels_from_version_16_on() {
+    fn roi_align_samples_between_pixel_centres_since_version_16() {
         let one = |number| tensor(&[1, 1, 1, 1], &[number]);
         align(0).gives(one(1.5f32));
         align(0).text("coordinate_transformation_mode", "output_half_pixel").gives(one(3f32));
@@ -354,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn roi_align_refuses_an_image_that_is_not_there() {
+    fn roi_align_refuses_a_missing_image() {
         align(1).fails("1");
         align(-1).fails("");
     }

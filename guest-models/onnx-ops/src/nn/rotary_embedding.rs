@@ -2,7 +2,7 @@
 
 use tract_onnx::tract_hir::internal::*;
 
-use crate::framework::checks::InBounds;
+use crate::framework::checks::BoundsCheck;
 use crate::framework::dims::MAX_DIM;
 use crate::framework::errors::ensure;
 use crate::framework::registration::{Registration, wrapped};
@@ -29,7 +29,7 @@ fn rotary(
             );
             rows = rows.min(shape[0].to_i64()?);
         }
-        let bounds = InBounds { min: 0, max: rows - 1, what: "the position" };
+        let bounds = BoundsCheck { min: 0, max: rows - 1, what: "the position" };
         inputs[at] = bounds.check_input(format!("{prefix}.check"), model, inputs[at])?;
     }
     op.wire_original(prefix, model, &inputs)
@@ -40,9 +40,9 @@ mod tests {
     use crate::testing::{Case, case, counting, tensor};
 
     #[test]
-    fn rotary_embedding_turns_halves_or_neighbours() {
+    fn rotary_embedding_rotates_halves_or_neighbours() {
         let rotary = || case("RotaryEmbedding").input(counting(&[1, 1, 2, 4]));
-        // A turn by nothing, and one by a quarter.
+        // No rotation, and a quarter turn.
         let tables = |case: Case| {
             let case = case.input(tensor(&[2, 2], &[1f32, 1.0, 0.0, 0.0]));
             case.input(tensor(&[2, 2], &[0f32, 0.0, 1.0, 1.0]))

@@ -11,7 +11,7 @@ use crate::framework::facts::{InputFact, OutputFact, like, required};
 use crate::framework::numbers::{Number, by_number};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own, wrapped};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
 pub(crate) const OPERATORS: &[Registration] = &[
@@ -84,7 +84,7 @@ struct Hardmax {
     flattens: bool,
 }
 
-fn build_hardmax(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_hardmax(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let flattens = context.onnx_operator_set_version < 13;
     let axis = node.get_attr_opt("axis")?.unwrap_or(if flattens { 1 } else { -1 });
     built(Hardmax { axis, flattens }, node)
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn hardmax_takes_nan_for_the_greatest() {
+    fn hardmax_treats_nan_as_the_greatest() {
         let node = case("Hardmax").input(tensor(&[1, 3], &[0f32, f32::NAN, 1.0]));
         node.gives(tensor(&[1, 3], &[0f32, 1.0, 0.0]));
     }

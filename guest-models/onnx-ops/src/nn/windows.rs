@@ -12,7 +12,7 @@ use crate::framework::numbers::{Number, by_number};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{floats, from_floats, ints};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::nn::window_spec::WindowSpec;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(crate) const OPERATORS: &[Registration] = &[
     own("Col2Im", |_, node| built(Windows::Col2Im { spec: WindowSpec::of(node)? }, node)),
 ];
 
-fn build_lp_pool(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_lp_pool(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let p = node.get_attr_opt("p")?.unwrap_or(2);
     built(Windows::LpPool { spec: WindowSpec::of(node)?, p }, node)
 }
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn max_unpool_puts_values_back_and_zeros_elsewhere() {
+    fn max_unpool_restores_values_and_fills_zeros() {
         let unpool = |indices: [i64; 2]| {
             let case = case("MaxUnpool").ints("kernel_shape", &[2]).ints("strides", &[2]);
             case.input(tensor(&[1, 1, 2], &[5f32, 7.0])).input(tensor(&[1, 1, 2], &indices))
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn col2im_adds_up_where_blocks_meet() {
+    fn col2im_sums_overlapping_blocks() {
         let col = |image: i64| {
             let case =
                 case("Col2Im").input(tensor(&[1, 2, 3], &[1f32, 2.0, 3.0, 10.0, 20.0, 30.0]));

@@ -1,10 +1,10 @@
-//! tract's pass that changes axes, without the changes that it fails to build: tract would report
-//! such a failure as one of the model.
+//! tract's pass that changes axes, without the changes that it fails to build. tract would report
+//! such a failure as an error of the model.
 
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::optim::{OptimizerSession, TypedPass};
 
-/// The number of changes that may fail in one round before the axes stay as they are.
+/// Maximum number of failed changes in one round, after which the axes are left as they are.
 const MAX_FAILURES: usize = 100;
 
 /// Wraps tract's pass, which tries each change once in a round.

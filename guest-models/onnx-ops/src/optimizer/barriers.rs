@@ -1,5 +1,5 @@
-//! Barriers: operators that tract's optimiser would simplify to something different are replaced by
-//! ones that it does not touch.
+//! Barriers: replaces operators that tract's optimizer would simplify incorrectly by ones that it
+//! does not touch.
 
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::array::Slice;
@@ -11,10 +11,12 @@ use tract_onnx::tract_hir::internal::*;
 
 use crate::elementwise::binary::{Div, Times};
 
-/// Products with zero, which are NaN for NaN and infinity; squares of roots, which are NaN for
-/// negative numbers; products of integers, which tract makes squares of floats if both factors are the
-/// same; divisions, which tract makes products with a rounded inverse: the mean of equal numbers would
-/// be another number, and what a LayerNormalization makes of the difference is not zero.
+/// Protects products and divisions:
+/// - products with zero, which are NaN for NaN and infinity;
+/// - squares of roots, which are NaN for negative numbers;
+/// - products of equal integers, which tract would compute as squares of floats;
+/// - divisions, which tract would compute as products with a rounded inverse. The mean of equal
+///   numbers would differ from them, and LayerNormalization would amplify the difference.
 pub(crate) fn keep_products(
     model: &TypedModel,
     node: &TypedNode,
@@ -24,7 +26,7 @@ pub(crate) fn keep_products(
     if dtype.is_float()
         && matches!(node.op_as(), Some(TypedBinOp(op, None)) if op.is::<math::Div>())
     {
-        // Of squares tract makes a mean of its own.
+        // tract fuses the mean of squares into one operator.
         let sum = model.node(first.node);
         let of_squares = sum.op_is::<Reduce>()
             && sum.inputs.first().is_some_and(|input| is::<Square>(model.node(input.node)));
@@ -37,7 +39,7 @@ pub(crate) fn keep_products(
     if !square && !product {
         return Ok(None);
     }
-    // Two inputs may turn out to be the same one once axes were moved and equal nodes merged.
+    // Two inputs may become the same one when axes are moved and equal nodes are merged.
     let of_roots = node.inputs.iter().all(|input| is::<Sqrt>(origin(model, *input)));
     let kept = match dtype.is_float() {
         true => of_roots || product && with_zero(model, node)?,
@@ -51,8 +53,8 @@ pub(crate) fn keep_products(
     TypedModelPatch::replace_single_op(model, node, &inputs, op).map(Some)
 }
 
-/// Empty slices, which tract moves before operators that cannot compute an empty tensor, or that it
-/// cannot move them before.
+/// Protects empty slices, which tract would move before operators that cannot compute an empty
+/// tensor or that do not allow the move.
 pub(crate) fn keep_empty_slices(
     model: &TypedModel,
     node: &TypedNode,
@@ -65,7 +67,7 @@ pub(crate) fn keep_empty_slices(
     TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
 }
 
-/// Leaves no element along an axis.
+/// Makes an axis empty.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct EmptySlice {
     axis: usize,
@@ -99,7 +101,7 @@ impl TypedOp for EmptySlice {
     as_op!();
 }
 
-/// The node that computes a value, before its elements are moved about.
+/// The node that computes the elements of a value, ignoring nodes that only move elements.
 fn origin(model: &TypedModel, value: OutletId) -> &TypedNode {
     let mut node = model.node(value.node);
     let computes = |node: &TypedNode| node.op_is::<ElementWiseOp>() || node.op_is::<TypedBinOp>();

@@ -1,13 +1,13 @@
-//! Graphs inside of nodes: the body of a Scan and the branches of an If. tract optimises the body of a
-//! Scan a second time when it generates code, and once more when it drops an input that the body does
-//! not read, by its own passes in the place of ours. Both are done here instead.
+//! Graphs inside nodes: the body of a Scan and the branches of an If. tract optimises the body of a
+//! Scan again with its own passes, when it generates code and when it drops an input that the body
+//! does not read. Both are done here instead, with the passes of this crate.
 
 use tract_onnx::tract_core::ops::logic::IfThenElse;
 use tract_onnx::tract_core::ops::scan::{InputMapping, Scan};
 use tract_onnx::tract_core::optim::OptimizerSession;
 use tract_onnx::tract_hir::internal::*;
 
-/// Changes every graph that a node of this model has, but not those inside of these.
+/// Changes the graphs of all nodes of this model, but not the graphs nested in them.
 pub(crate) fn change_each(
     model: &mut TypedModel,
     change: impl Fn(&mut TypedModel) -> TractResult<()>,
@@ -74,9 +74,9 @@ pub(crate) fn simplify_scan(
     Ok(Some(Simplified::To(patch)))
 }
 
-/// Whether tract can move the operators that read what is scanned out of the body. It takes the value
-/// of a constant for the value of each of its slices, and ends in a panic where an operator reads a
-/// slice twice.
+/// Whether tract can correctly move operators that read a scanned input out of the body. It uses
+/// the value of a constant as the value of each slice, and panics if an operator reads a slice
+/// twice.
 fn tract_can_pull_inputs(model: &TypedModel, node: &TypedNode, scan: &Scan) -> TractResult<bool> {
     for (slot, mapping) in scan.input_mapping.iter().enumerate() {
         if !matches!(mapping, InputMapping::Scan(_)) {
@@ -95,10 +95,10 @@ fn tract_can_pull_inputs(model: &TypedModel, node: &TypedNode, scan: &Scan) -> T
     Ok(true)
 }
 
-/// What became of a node.
+/// The result of simplifying a node.
 pub(crate) enum Simplified {
     To(TypedModelPatch),
-    /// Nothing more is to be done.
+    /// The node is simplified already.
     Already,
 }
 
@@ -123,7 +123,7 @@ mod tests {
 
     const F32: DatumType = DatumType::F32;
 
-    /// A body that counts its rounds in its only state.
+    /// A body that counts its iterations in its only state.
     fn counting(outputs: &[&str]) -> Graph {
         let outputs = [&["next"], outputs].concat();
         let body = graph(&[("count", F32), ("x", F32)], &outputs);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_stay_behind_a_softmax_in_the_body_of_a_scan() {
+    fn strided_slice_stays_after_softmax_in_the_body_of_a_scan() {
         let body = counting(&["y"]).node("Softmax", &["x"], "all");
         let body = body.node("Slice", &["all", "start", "end", "axis", "step"], "y");
         let number = |value: i64| row(&[value]);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_need_not_read_everything_that_it_scans() {
+    fn body_may_ignore_a_scanned_input() {
         let body = graph(&[("count", F32), ("unused", F32), ("x", F32)], &["next", "y"]);
         let body = body.node("Add", &["count", "one"], "next").constant("one", &scalar(1f32));
         let body = body.node("Neg", &["x"], "y");
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn states_that_a_body_does_not_read_leave_the_others_in_their_places() {
+    fn unread_states_do_not_shift_the_other_states() {
         let states = |read: &str| {
             let unread = if read == "first" { "second" } else { "first" };
             let inputs = [("first", F32), ("second", F32), ("x", F32)];
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn pools_keep_nan_in_bodies_and_branches() {
+    fn max_pool_keeps_nan_in_bodies_and_branches() {
         let body = counting(&["y"]).pool("x", "y");
         let data = tensor(&[1, 1, 1, 2], &[f32::NAN, 1.0]);
         let case = scan(body, 1).input(scalar(0f32)).input(data.clone());

@@ -1,6 +1,6 @@
-//! Matrix products, and whatever else is a sum of products, whose sums are long: computed in blocks,
-//! whose sums are added up in pairs. One after the other, floats stop growing once the sum is so
-//! large that another number is less than half of its last place.
+//! Splits long sums of products, such as matrix products, into blocks whose sums are added
+//! pairwise. A sequential float sum stops growing once another term is less than half a unit in its
+//! last place.
 
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::TypedNode;
@@ -10,21 +10,21 @@ use tract_onnx::tract_core::ops::math::add;
 
 use crate::math::reduce::{Reduction, ReductionKind};
 
-/// The longest sum that is left to a kernel, which may add the numbers one after the other.
+/// Maximum length of a sum that is left to a kernel, which may add sequentially.
 const MAX_IN_ORDER: usize = 1 << 16;
 
-/// How many numbers are added up at a time in longer sums.
+/// The block length of longer sums.
 const BLOCK: usize = 1 << 12;
 
 /// An axis that is summed over.
 struct Summed {
     letter: char,
-    /// Its place in each input that has it.
-    places: TVec<Option<usize>>,
+    /// Its position in each input that has it.
+    positions: TVec<Option<usize>>,
     size: usize,
 }
 
-/// Splits the longest of the sums of a node, if they are too long all together.
+/// Splits the longest summed axis of a node, if the whole sum is too long.
 pub(crate) fn split(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let Some(op) = node.op_as::<EinSum>() else { return Ok(None) };
     if op.q_params.is_some() || !op.operating_dt.is_float() {
@@ -58,15 +58,16 @@ fn summed(op: &EinSum, model: &TypedModel, node: &TypedNode) -> TractResult<Vec<
     let mut found = Vec::new();
     for axis in op.axes.iter_all_axes().filter(|axis| axis.outputs[0].is_empty()) {
         let mut sizes = Vec::new();
-        for (input, places) in node.inputs.iter().zip(&axis.inputs) {
+        for (input, positions) in node.inputs.iter().zip(&axis.inputs) {
             let shape = &model.outlet_fact(*input)?.shape;
-            sizes.extend(places.iter().map(|place| shape[*place].as_i64().unwrap_or(0)));
+            sizes.extend(positions.iter().map(|place| shape[*place].as_i64().unwrap_or(0)));
         }
-        let once = axis.inputs.iter().all(|places| places.len() <= 1);
+        let once = axis.inputs.iter().all(|positions| positions.len() <= 1);
         let (Some(size), true) = (sizes.first().copied(), once) else { continue };
         if size > 0 && sizes.iter().all(|other| *other == size) {
-            let places = axis.inputs.iter().map(|places| places.first().copied()).collect();
-            found.push(Summed { letter: axis.repr, places, size: size as usize });
+            let positions =
+                axis.inputs.iter().map(|positions| positions.first().copied()).collect();
+            found.push(Summed { letter: axis.repr, positions, size: size as usize });
         }
     }
     Ok(found)
@@ -82,7 +83,7 @@ fn part(
     inputs: &[OutletId],
 ) -> TractResult<OutletId> {
     let mut read = tvec!();
-    for (at, (input, place)) in inputs.iter().zip(&axis.places).enumerate() {
+    for (at, (input, place)) in inputs.iter().zip(&axis.positions).enumerate() {
         let mut wire = *input;
         if let Some(place) = *place {
             let slice = Slice::new(place, start, end);
@@ -115,7 +116,7 @@ mod tests {
 
     use crate::testing::{case, row, scalar, tensor};
 
-    /// So many ones that a sum in order ends at 2^24.
+    /// So many ones that a sequential sum would stop at 2^24.
     const LONG: usize = (1 << 24) + 5000;
 
     fn ones(shape: &[usize]) -> Tensor {
@@ -129,8 +130,8 @@ mod tests {
     }
 
     #[test]
-    fn long_products_keep_their_places() {
-        // Differs from block to block, and has a rest.
+    fn long_products_keep_the_order_of_their_axes() {
+        // Differs from block to block, and is not a multiple of the block length.
         let depth = (1 << 16) + 3;
         let a: Vec<f32> = (0..2 * depth).map(|at| (at % 7) as f32 - 3.0).collect();
         let b: Vec<f32> = (0..depth * 3).map(|at| (at % 5) as f32 - 2.0).collect();

@@ -1,5 +1,5 @@
-//! Merges nodes that compute the same. With three equal nodes of which two are outputs, tract's own
-//! pass lets an output read a node that it removes in the same step, and the model cannot run.
+//! Merges equal nodes. If two of three equal nodes are outputs, tract's own pass connects an output
+//! to a node that it removes in the same step, and the model cannot run.
 
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::TypedNode;
@@ -46,7 +46,7 @@ impl TypedPass for MergeEqualNodes {
     }
 }
 
-/// Whether two nodes compute the same. tract takes zeros of either sign for equal.
+/// Whether two nodes are equal. For tract, zeros of both signs are equal.
 fn same(one: &TypedNode, other: &TypedNode) -> bool {
     one.same_as(other) && format!("{:?}", one.op) == format!("{:?}", other.op)
 }

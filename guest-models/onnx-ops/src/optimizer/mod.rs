@@ -1,4 +1,4 @@
-//! Passes that replace some of tract's, because tract's may change a model's outputs.
+//! Optimizer passes that replace those of tract's that may change a model's outputs.
 
 mod axes;
 mod barriers;
@@ -20,8 +20,8 @@ use crate::nn::pool;
 pub(crate) use zeros::into_typed;
 pub use zeros::move_negative_zeros_to_nodes;
 
-/// The largest number of rewrites of a model, in addition to those for each of its nodes. No model
-/// needs as many.
+/// Maximum number of rewrites of a model, in addition to those for each of its nodes. Models need
+/// far fewer.
 const MAX_STEPS: usize = 2_000;
 const MAX_STEPS_PER_NODE: usize = 50;
 
@@ -76,7 +76,7 @@ pub fn optimize(model: InferenceModel, passes: Passes) -> TractResult<TypedModel
     Ok(model)
 }
 
-/// Puts what tract's passes must not touch out of their reach, in bodies too.
+/// Replaces the operators that tract's passes must not change, in bodies too.
 fn protect(model: &mut TypedModel) -> TractResult<()> {
     // Scale factors are often computed from constants.
     model.prop_consts()?;
@@ -89,7 +89,7 @@ fn protect(model: &mut TypedModel) -> TractResult<()> {
 
 /// Generates code for a simplified model.
 fn generate(model: &mut TypedModel) -> TractResult<()> {
-    // Operators that are left to tract must follow the specification.
+    // Replaces operators of tract that do not follow the specification.
     rewrite_each_node(model, vec![pool::keep_nan, lower_scan])?;
     bodies::change_each(model, |body| rewrite_each_node(body, vec![pool::keep_nan]))?;
     let codegen = with_replaced_passes(Optimizer::codegen());
@@ -105,7 +105,7 @@ fn check_sizes(model: &TypedModel) -> TractResult<()> {
     for node in &model.nodes {
         for output in &node.outputs {
             let fact = &output.fact;
-            // A dimension without symbols that has no value: the result of broadcasting two sizes
+            // A dimension without symbols that has no value results from broadcasting two sizes
             // that do not match.
             let none = SymbolValues::default();
             let never = |dim: &TDim| dim.symbols().is_empty() && dim.eval_to_i64(&none).is_err();

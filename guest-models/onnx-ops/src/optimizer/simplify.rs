@@ -1,6 +1,6 @@
-//! tract's simplification of each operator, without the steps that change a model's outputs: moving
-//! a product before a repetition, removing arithmetic, and moving a slice with steps before an operator
-//! that needs the elements it leaves out.
+//! tract's simplification of each operator, without the rewrites that change a model's outputs:
+//! moving a product before a broadcast, removing arithmetic, and moving a strided slice before an
+//! operator that needs the skipped elements.
 
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::array::MultiBroadcastTo;
@@ -33,9 +33,9 @@ impl TypedPass for Simplify {
             let patch = match bodies::simplify_scan(session, model, node)? {
                 Some(Simplified::To(patch)) => Some(patch),
                 Some(Simplified::Already) => None,
-                None => match repeated_before_a_product(model, node)? {
+                None => match protect_broadcast(model, node)? {
                     Some(patch) => Some(patch),
-                    None => simpler(session, model, node)?,
+                    None => simplify(session, model, node)?,
                 },
             };
             if let Some(patch) = patch {
@@ -47,13 +47,10 @@ impl TypedPass for Simplify {
     }
 }
 
-/// tract lets a product read a tensor before it is repeated. The result is the same only if another
-/// operand has the repeated size along that axis and the axis is not summed over. Otherwise the
-/// repetition is replaced by an operator that tract does not move.
-fn repeated_before_a_product(
-    model: &TypedModel,
-    node: &TypedNode,
-) -> TractResult<Option<TypedModelPatch>> {
+/// tract lets a product read a tensor before it is broadcast. The result is the same only if
+/// another operand has the broadcast size along that axis and the axis is not summed over.
+/// Otherwise the broadcast is replaced by an operator that tract does not move.
+fn protect_broadcast(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let Some(product) = node.op_as::<EinSum>() else { return Ok(None) };
     for (slot, outlet) in node.inputs.iter().enumerate() {
         let prec = model.node(outlet.node);
@@ -78,35 +75,34 @@ fn repeated_before_a_product(
     Ok(None)
 }
 
-/// Whether an operand beside this one is that wide along an axis, and by itself.
+/// Whether another operand has this size along an axis without being broadcast.
 fn as_wide(
     model: &TypedModel,
     node: &TypedNode,
     slot: usize,
-    places: &[TVec<usize>],
+    positions: &[TVec<usize>],
     width: &TDim,
 ) -> TractResult<bool> {
-    for (other, places) in places.iter().enumerate() {
+    for (other, positions) in positions.iter().enumerate() {
         let outlet = node.inputs[other];
-        let by_itself = !model.node(outlet.node).op_is::<MultiBroadcastTo>();
+        let not_broadcast = !model.node(outlet.node).op_is::<MultiBroadcastTo>();
         let shape = &model.outlet_fact(outlet)?.shape;
-        if other != slot && by_itself && places.iter().any(|place| shape[*place] == *width) {
+        if other != slot && not_broadcast && positions.iter().any(|at| shape[*at] == *width) {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// What tract makes of a node, but for arithmetic of floats that is no longer done:
-/// - with a constant of 64 bits, which tract takes for zero or one as soon as 32 bits of it are;
-/// - multiplications by zero, which give no number where the other operand is none or has no end;
-/// - multiplications by two constants one after the other, whose product may vanish or have no end
-///   where the two steps do not;
+/// tract's simplification of a node, except for rewrites of float arithmetic:
+/// - with a 64-bit constant, which tract treats as zero or one if its 32-bit value is;
+/// - multiplications by zero, which are NaN if the other operand is NaN or infinite;
+/// - two successive multiplications by constants, whose combined factor may underflow or overflow;
 ///
-/// and but for steps through a tensor. tract takes them before whatever keeps the places of dimensions,
-/// which a Softmax does that needs all it reads, and by way of a convolution, whose padding and first
-/// place would then be others.
-fn simpler(
+/// and except for strided slices. tract would move them before operators that keep the dimensions,
+/// such as a Softmax, which needs all elements, and into a convolution, where they would change the
+/// padding and the first position.
+fn simplify(
     session: &mut OptimizerSession,
     model: &TypedModel,
     node: &TypedNode,
@@ -128,7 +124,7 @@ fn simpler(
             }
         }
     }
-    // Nothing has to be simplified.
+    // Simplification is optional, so its errors are ignored.
     let patch = node.op.declutter_with_session(session, model, node).unwrap_or_else(|err| {
         log::debug!("{node} is left as it is: {err:#}");
         None
@@ -139,7 +135,7 @@ fn simpler(
     Ok(patch.filter(|patch| !reads_further(patch)))
 }
 
-/// Repeats a tensor along dimensions.
+/// A broadcast that tract does not move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Repeat(MultiBroadcastTo);
 

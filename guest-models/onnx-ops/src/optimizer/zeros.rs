@@ -1,5 +1,5 @@
-//! Constants that differ in the sign of a zero only. tract compares constants as numbers, and makes
-//! one of those that are equal: a quotient by -0 would become one by 0.
+//! Keeps constants apart that only differ in the sign of a zero. tract compares constants as
+//! numbers and merges equal ones, so a division by -0 could become a division by 0.
 
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -8,10 +8,10 @@ use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::*;
 
-/// Makes nodes of the initializers that hold a negative zero: tract merges initializers while it
-/// parses a model, but not the nodes.
+/// Turns initializers with a negative zero into `Constant` nodes. While parsing, tract merges equal
+/// initializers, but not nodes.
 pub fn move_negative_zeros_to_nodes(graph: &mut GraphProto) {
-    // The protobuf decoder has bounded the nesting.
+    // The protobuf decoder limits the nesting.
     for node in &mut graph.node {
         let bodies = node.attribute.iter_mut().filter_map(|attribute| attribute.g.as_mut());
         bodies.for_each(move_negative_zeros_to_nodes);
@@ -39,7 +39,7 @@ pub fn move_negative_zeros_to_nodes(graph: &mut GraphProto) {
     graph.node.splice(0..0, nodes);
 }
 
-/// Whether the elements of a tensor of ONNX have a negative zero among them.
+/// Whether an ONNX tensor contains a negative zero.
 fn has_negative_zero(raw: &[u8], data_type: i32) -> bool {
     match DataType::try_from(data_type) {
         Ok(DataType::Float) => any_negative_zero::<4>(raw),
@@ -92,7 +92,7 @@ pub(crate) fn into_typed(mut model: InferenceModel) -> TractResult<TypedModel> {
     Ok(model)
 }
 
-/// A constant that is equal to no other one.
+/// A constant that is never equal to another one.
 #[derive(Clone, Debug)]
 struct NegativeZeros(Arc<Tensor>);
 
@@ -115,7 +115,7 @@ impl Op for NegativeZeros {
 impl EvalOp for NegativeZeros {
     not_out_of_plan!();
 
-    // What has a state is not made a constant by the conversion.
+    // The conversion does not fold operators with a state.
     fn state(&self, _ctx: &EvalContext) -> TractResult<Option<Box<dyn OpState>>> {
         Ok(Some(Box::new(Value(Arc::clone(&self.0)))))
     }
@@ -188,7 +188,7 @@ mod tests {
             let case = case.graph("else_branch", branch([-0.0, 0.0])).input(scalar(condition));
             case.gives(row(&if condition { [0f32, -0.0] } else { [-0f32, 0.0] }));
         }
-        // The negative zero is computed of a constant.
+        // The negative zero is computed from a constant.
         let body = graph(&[], &["y"]).node("Neg", &["a"], "b").node("Concat", &["a", "b"], "y");
         let body = body.last_int("axis", 0).constant("a", &row(&[0f32]));
         let same = graph(&[], &["y"]).constant("y", &row(&[0f32, -0.0]));

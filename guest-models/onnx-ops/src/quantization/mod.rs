@@ -10,7 +10,7 @@ use crate::framework::registration::{Registration, upstream};
 pub(crate) const OPERATORS: &[&[Registration]] =
     &[quantize::OPERATORS, qlinear::OPERATORS, UPSTREAM];
 
-/// What tract computes according to the specification.
+/// The operators that tract computes according to the specification.
 const UPSTREAM: &[Registration] = &[upstream("DynamicQuantizeLinear")];
 
 #[cfg(test)]

@@ -13,13 +13,13 @@ use crate::framework::facts::{
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{floats, ints, rounded, shapes};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 use crate::nn::window_spec::WindowSpec;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("QLinearMatMul", |_, node| built(MatMul, node)), own("QLinearConv", build_q_linear_conv)];
 
-fn build_q_linear_conv(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_q_linear_conv(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let groups = node.get_attr_opt("group")?.unwrap_or(1);
     built(Conv { spec: WindowSpec::of(node)?, groups }, node)
 }
@@ -65,7 +65,7 @@ fn quantized(
 }
 
 /// The largest number of products whose sum fits 32 bits.
-const PRODUCTS: usize = 1 << 14;
+const MAX_PRODUCTS: usize = 1 << 14;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct MatMul;
@@ -132,7 +132,10 @@ impl Operator for MatMul {
                 zero.len()
             );
         }
-        ensure!(deep <= PRODUCTS, "sums of more products than fit ({deep}) are not implemented");
+        ensure!(
+            deep <= MAX_PRODUCTS,
+            "sums of more products than fit ({deep}) are not implemented"
+        );
         let (left, right) =
             (subtract_zero_point(a, given(2)?, 1)?, subtract_zero_point(b, given(5)?, 1)?);
         let batch = &shape[..shape.len() - 2];
@@ -183,7 +186,7 @@ impl Conv {
             self.spec.kernel
         );
         ensure!(
-            volume(&w[1..])? <= PRODUCTS,
+            volume(&w[1..])? <= MAX_PRODUCTS,
             "weights of the shape {w:?} are too large to sum exactly, which is not implemented"
         );
         let (mut to, mut before) = (vec![*batch, *outputs], vec![]);

@@ -15,7 +15,7 @@ use crate::framework::facts::{InputFact, OutputFact, concrete, optional, require
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::synthetic;
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] = &[
     own(synthetic::QUANTIZE, |_: &ParsingContext, node| build(node, true)),
@@ -24,8 +24,8 @@ pub(crate) const OPERATORS: &[Registration] = &[
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Quantize {
-    /// Whether it quantizes or dequantizes.
-    forth: bool,
+    /// Whether it quantizes, and not dequantizes.
+    quantize: bool,
     x: ElementType,
     scale: ElementType,
     zero: Option<ElementType>,
@@ -37,14 +37,14 @@ struct Quantize {
     saturate: bool,
 }
 
-fn build(node: &NodeProto, forth: bool) -> Built {
+fn build(node: &NodeProto, quantize: bool) -> BuildResult {
     let int = |name: &str, default: i64| -> TractResult<i64> {
         Ok(node.get_attr_opt::<i64>(name)?.unwrap_or(default))
     };
     let scale = ElementType::required(node, "scale")?;
     let to = ElementType::required(node, "to")?;
     let precision = match int("precision", 0)? {
-        _ if !forth => to,
+        _ if !quantize => to,
         0 => scale,
         1 => ElementType::Plain(DatumType::F32),
         10 => ElementType::Plain(DatumType::F16),
@@ -53,7 +53,7 @@ fn build(node: &NodeProto, forth: bool) -> Built {
     };
     ensure!(is_float(precision), "computing in {precision:?} is not implemented");
     let op = Quantize {
-        forth,
+        quantize,
         x: ElementType::required(node, "x")?,
         scale,
         zero: ElementType::of_attribute(node, "zero")?,
@@ -177,7 +177,7 @@ impl Quantize {
 
 impl Operator for Quantize {
     fn name(&self) -> &'static str {
-        if self.forth { "QuantizeSmall" } else { "DequantizeSmall" }
+        if self.quantize { "QuantizeSmall" } else { "DequantizeSmall" }
     }
 
     fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
@@ -209,7 +209,7 @@ impl Operator for Quantize {
         let shape = x.shape();
         let layout = self.layout(shape, scale.shape())?;
         let scales = element_values(self.scale, scale)?;
-        let scales: Vec<f64> = match self.forth {
+        let scales: Vec<f64> = match self.quantize {
             true => scales.into_iter().map(|scale| rounded(self.precision, scale)).collect(),
             false => scales,
         };
@@ -218,7 +218,7 @@ impl Operator for Quantize {
             _ => vec![0.0; scales.len()],
         };
         ensure!(zeros.len() == scales.len(), "zero points and scales have different lengths");
-        let of = if self.forth { self.to } else { self.x };
+        let of = if self.quantize { self.to } else { self.x };
         if range(of).is_none() {
             // Implementations disagree on other zero points.
             let none = zeros.iter().all(|zero| *zero == 0.0);
@@ -228,7 +228,7 @@ impl Operator for Quantize {
         let mut made = vec![0.0; numbers.len()];
         self.each(shape, &layout, |at, parameter| {
             let (scale, zero) = (scales[parameter], zeros[parameter]);
-            made[at] = match self.forth {
+            made[at] = match self.quantize {
                 true => self.quantized(numbers[at], scale, zero),
                 false => self.restored(numbers[at], scale, zero),
             };
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_along_an_axis_have_scales_of_their_own() {
+    fn blocks_along_an_axis_have_their_own_scales() {
         // The last block has one element.
         let node = |scales: &[usize]| {
             let case = quantize(I16).int("axis", -1).int("block_size", 2);
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn dequantizing_takes_the_zero_point_away_before_the_scale() {
+    fn dequantizing_subtracts_the_zero_point_before_scaling() {
         let node = dequantize(INT4).int("type_zero", INT4).input(row(&[0xfu8, 7, 8]));
         node.input(scalar(0.5f32)).input(scalar(1u8)).gives(row(&[-1f32, 3.0, -4.5]));
         dequantize(E4M3FN)

@@ -1,11 +1,12 @@
-//! Operators of sequences and optionals. The gate of the guest resolves them before tract sees a model.
+//! Operators of sequences and optionals. The gate of the guest resolves them before tract sees a
+//! model.
 
 use crate::framework::registration::{Registration, lowered};
 
 /// The operators of this family.
 pub(crate) const OPERATORS: &[&[Registration]] = &[LOWERED];
 
-/// What the gate replaces by other nodes.
+/// The operators that the gate replaces by other nodes.
 const LOWERED: &[Registration] = &[
     lowered("ConcatFromSequence"),
     lowered("Optional"),

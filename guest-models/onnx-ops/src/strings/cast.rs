@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_are_not_numbers_of_the_type_are_refused() {
+    fn strings_that_are_not_numbers_of_the_type_are_refused() {
         for (to, text) in [(1, "1.5x"), (1, ""), (1, "0x10"), (7, "1.5"), (6, "4294967296")] {
             case("BelljarTextCast").int("to", to).input(texts(&[text])).fails("");
         }

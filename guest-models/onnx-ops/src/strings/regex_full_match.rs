@@ -13,10 +13,10 @@ use crate::framework::errors::ensure;
 use crate::framework::facts::{InputFact, OutputFact, like, required};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 /// The largest number of steps of a pattern.
-const STEPS: usize = 20_000;
+const MAX_STEPS: usize = 20_000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
@@ -35,7 +35,7 @@ struct FullMatch {
 
 pub(crate) const OPERATORS: &[Registration] = &[own("RegexFullMatch", build_regex_full_match)];
 
-fn build_regex_full_match(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_regex_full_match(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let mut steps = Vec::new();
     add(&parse(node.get_attr("pattern")?)?, &mut steps)?;
     push(&mut steps, Step::Done)?;
@@ -43,7 +43,7 @@ fn build_regex_full_match(_: &ParsingContext, node: &NodeProto) -> Built {
 }
 
 fn push(steps: &mut Vec<Step>, step: Step) -> TractResult<usize> {
-    ensure!(steps.len() < STEPS, "the pattern has more than {STEPS} steps");
+    ensure!(steps.len() < MAX_STEPS, "the pattern has more than {MAX_STEPS} steps");
     steps.push(step);
     Ok(steps.len() - 1)
 }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_the_text_must_match() {
+    fn the_whole_string_must_match() {
         matches(
             r"www\.[\w.-]+\.\bcom\b",
             &["www.google.com", "www.x.com/", "x.com"],
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_repetitions_take_no_exponential_time() {
+    fn nested_repetitions_do_not_take_exponential_time() {
         let long = "a".repeat(2000);
         matches("(a*)*b", &[&long], &[false]);
     }

@@ -6,11 +6,11 @@ use tract_onnx::tract_hir::internal::*;
 use crate::framework::errors::{OrUserError, bail, ensure};
 
 /// The largest number of bytes of a pattern.
-const LONGEST: usize = 4096;
+const MAX_LENGTH: usize = 4096;
 /// The largest nesting of groups.
-const DEPTH: usize = 64;
+const MAX_DEPTH: usize = 64;
 /// The largest repetition count, as in RE2.
-const REPEATS: u32 = 1000;
+const MAX_REPEATS: u32 = 1000;
 
 /// Characters from one to another.
 pub(crate) type Ranges = Vec<(char, char)>;
@@ -34,8 +34,8 @@ pub(crate) enum Place {
 
 pub(crate) fn parse(pattern: &str) -> TractResult<Part> {
     ensure!(
-        pattern.len() <= LONGEST,
-        "the pattern has {} bytes, more than {LONGEST}",
+        pattern.len() <= MAX_LENGTH,
+        "the pattern has {} bytes, more than {MAX_LENGTH}",
         pattern.len()
     );
     let mut parser = Parser { rest: pattern };
@@ -71,7 +71,7 @@ impl Parser<'_> {
     }
 
     fn either(&mut self, depth: usize) -> TractResult<Part> {
-        ensure!(depth <= DEPTH, "the pattern nests groups deeper than {DEPTH}");
+        ensure!(depth <= MAX_DEPTH, "the pattern nests groups deeper than {MAX_DEPTH}");
         let mut ways = vec![self.sequence(depth)?];
         while self.take("|") {
             ways.push(self.sequence(depth)?);
@@ -117,7 +117,10 @@ impl Parser<'_> {
                 !text.is_empty() && text.len() <= 4 && text.bytes().all(|b| b.is_ascii_digit());
             ensure!(plain, "a {{ that is not a repetition is not implemented");
             let number: u32 = text.parse()?;
-            ensure!(number <= REPEATS, "the pattern repeats {number} times, more than {REPEATS}");
+            ensure!(
+                number <= MAX_REPEATS,
+                "the pattern repeats {number} times, more than {MAX_REPEATS}"
+            );
             Ok(number)
         };
         let (min, max) = match inside.split_once(',') {

@@ -11,7 +11,7 @@ use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, required};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Case {
@@ -32,7 +32,7 @@ struct Normalizer {
 
 pub(crate) const OPERATORS: &[Registration] = &[own("StringNormalizer", build_string_normalizer)];
 
-fn build_string_normalizer(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_string_normalizer(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let case = match node.get_attr_opt::<&str>("case_change_action")? {
         Some("LOWER") => Case::Lower,
         Some("UPPER") => Case::Upper,
@@ -114,7 +114,7 @@ mod tests {
     use crate::testing::{case, texts};
 
     #[test]
-    fn string_normalizer_takes_stop_words_out_and_changes_cases() {
+    fn string_normalizer_removes_stop_words_and_changes_case() {
         let normalizer = |action| {
             let case = case("StringNormalizer").text("case_change_action", action);
             case.texts("stopwords", &["monday"]).input(texts(&["Monday", "Tuesday", "monday"]))
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn string_normalizer_of_stop_words_alone_gives_one_empty_text() {
+    fn string_normalizer_of_only_stop_words_gives_one_empty_string() {
         let node = case("StringNormalizer").int("is_case_sensitive", 1);
         let node = node.texts("stopwords", &["a"]).input(texts(&["a", "a"]));
         node.gives(texts(&[""]));

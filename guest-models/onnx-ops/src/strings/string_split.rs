@@ -11,12 +11,12 @@ use crate::framework::facts::{InputFact, OutputFact, like, required};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::from_ints;
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("StringConcat", |_, node| built(Concat, node)), own("StringSplit", build_string_split)];
 
-fn build_string_split(_: &ParsingContext, node: &NodeProto) -> Built {
+fn build_string_split(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let delimiter = node.get_attr_opt::<String>("delimiter")?.unwrap_or_default();
     let max_splits = match node.get_attr_opt::<i64>("maxsplit")? {
         Some(max_splits) => usize::try_from(max_splits).unwrap_or(usize::MAX),
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn string_split_fills_up_with_empty_texts() {
+    fn string_split_pads_with_empty_strings() {
         let split = || case("StringSplit").outputs(2).input(texts(&["a,b", "c,,", ""]));
         let expected = texts(&["a", "b", "", "c", "", "", "", "", ""]).into_shape(&[3, 3]).unwrap();
         split().text("delimiter", ",").gives_all(&[expected, row(&[2i64, 3, 1])]);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn string_split_without_delimiter_is_at_runs_of_white_space() {
+    fn string_split_without_delimiter_splits_at_white_space() {
         let split = case("StringSplit").outputs(2).input(texts(&["  a \t b ", "   "]));
         let expected = texts(&["a", "b", "", ""]).into_shape(&[2, 2]).unwrap();
         split.gives_all(&[expected, row(&[2i64, 0])]);

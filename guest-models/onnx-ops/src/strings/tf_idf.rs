@@ -14,7 +14,7 @@ use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::ints;
 
 /// The largest number of output columns.
-const COLUMNS: i64 = 1 << 24;
+const MAX_COLUMNS: i64 = 1 << 24;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("TfIdfVectorizer", |_, node| built(Vectorizer::new(node)?, node))];
@@ -29,7 +29,7 @@ enum Tokens {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Counts,
-    There,
+    Presence,
     Weighted,
 }
 
@@ -99,7 +99,7 @@ impl Vectorizer {
         let columns: Vec<i64> = node.get_attr_vec("ngram_indexes")?;
         let weights: Vec<f32> = node.get_attr_opt_vec("weights")?.unwrap_or_default();
         let mode = match node.get_attr::<&str>("mode")? {
-            "IDF" => Mode::There,
+            "IDF" => Mode::Presence,
             "TFIDF" => Mode::Weighted,
             _ => Mode::Counts,
         };
@@ -148,8 +148,8 @@ fn vocabulary(
     (shortest, longest): (usize, usize),
 ) -> TractResult<Vocabulary> {
     let last = columns.iter().copied().max().or_user_error("ngram_indexes is empty")?;
-    let sound = columns.iter().all(|column| (0..COLUMNS).contains(column));
-    ensure!(sound, "ngram_indexes must be between 0 and {}", COLUMNS - 1);
+    let sound = columns.iter().all(|column| (0..MAX_COLUMNS).contains(column));
+    ensure!(sound, "ngram_indexes must be between 0 and {}", MAX_COLUMNS - 1);
     ensure!(starts.len() >= longest, "ngram_counts has no entry for sequences of {longest}");
     ensure!(starts.len() <= 64, "ngram_counts has {} entries, which are too many", starts.len());
     ensure!(starts[0] == 0, "ngram_counts starts with {}, expected 0", starts[0]);
@@ -247,8 +247,8 @@ impl Operator for Vectorizer {
                 let weight = weight.copied().unwrap_or(1.0);
                 *count = match self.mode {
                     Mode::Counts => *count,
-                    Mode::There if *count > 0.0 => weight,
-                    Mode::There => 0.0,
+                    Mode::Presence if *count > 0.0 => weight,
+                    Mode::Presence => 0.0,
                     Mode::Weighted => *count * weight,
                 };
             }
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn sequences_are_counted_also_with_tokens_between() {
+    fn sequences_are_counted_with_skipped_tokens() {
         let of = |skips, from| vectorizer("TF", skips, from).input(row(&TOKENS));
         of(0, 2).gives(row(&[0f32, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]));
         of(5, 2).gives(row(&[0f32, 0.0, 0.0, 0.0, 1.0, 3.0, 1.0]));
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_of_what_is_there_or_of_each_count() {
+    fn idf_weighs_presence_and_tfidf_weighs_counts() {
         let weights = [2f32, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
         let of = |mode| vectorizer(mode, 0, 1).floats("weights", &weights).input(row(&TOKENS));
         of("IDF").gives(row(&[0f32, 3.0, 4.0, 0.0, 6.0, 7.0, 8.0]));
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn each_row_of_a_matrix_is_a_text_of_its_own() {
+    fn each_row_of_a_matrix_is_counted_separately() {
         let rows = tensor(&[2, 2], &[5i64, 6, 7, 5]);
         let expected = [0f32, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
         vectorizer("TF", 0, 2).input(rows).gives(tensor(&[2, 7], &expected));

@@ -1,5 +1,5 @@
-//! Attributes of a node: each must be one of the table's, of the right kind, with a value that was
-//! checked. And what must hold of some operators' attributes together.
+//! Checks the attributes of a node. Each must be in the table, have the right type and a value that
+//! is implemented. Some operators also have rules for several attributes together.
 
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{AttributeProto, NodeProto};
@@ -9,15 +9,17 @@ use belljar_operators::{Attribute, Check, Operator, Types, Values};
 use super::tensors;
 use super::text::{list, name_of, shown};
 
-/// Refuses attributes that are not understood.
+/// Refuses attributes that are not implemented.
 pub(super) fn check(node: &NodeProto, operator: &Operator) -> Result<(), String> {
     for (at, attribute) in node.attribute.iter().enumerate() {
         let name = shown(&attribute.name);
         if node.attribute[..at].iter().any(|other| other.name == attribute.name) {
-            return Err(format!("the attribute {name} is there twice"));
+            return Err(format!("duplicate attribute {name}"));
         }
         if !attribute.ref_attr_name.is_empty() {
-            return Err(format!("the attribute {name} takes its value from a function's"));
+            return Err(format!(
+                "the attribute {name} refers to an attribute of a function, but is not in one"
+            ));
         }
         let Some(known) = operator.attributes.iter().find(|known| known.name == attribute.name)
         else {
@@ -34,7 +36,7 @@ pub(super) fn check(node: &NodeProto, operator: &Operator) -> Result<(), String>
     }
 }
 
-/// What must hold of several of them.
+/// Checks the rules that involve several attributes.
 fn together(node: &NodeProto, check: Check) -> Result<(), String> {
     match check {
         Check::Windows => windows(node),
@@ -59,8 +61,8 @@ fn value(attribute: &AttributeProto, known: &Attribute) -> Result<(), String> {
         Values::Ints(..) | Values::AnyInts => (AttributeType::Ints, "a list of integers"),
         Values::Float | Values::AnyFloat | Values::Exactly(_) => (AttributeType::Float, "a number"),
         Values::Floats => (AttributeType::Floats, "a list of numbers"),
-        Values::Text(_) | Values::AnyText => (AttributeType::String, "a text"),
-        Values::Texts(_) | Values::AnyTexts => (AttributeType::Strings, "a list of texts"),
+        Values::Text(_) | Values::AnyText => (AttributeType::String, "a string"),
+        Values::Texts(_) | Values::AnyTexts => (AttributeType::Strings, "a list of strings"),
         Values::Tensor => (AttributeType::Tensor, "a tensor"),
         Values::Graph => (AttributeType::Graph, "a graph"),
     };
@@ -97,10 +99,10 @@ fn value(attribute: &AttributeProto, known: &Attribute) -> Result<(), String> {
             other(texts.join(", "))
         }
         Values::AnyText if std::str::from_utf8(&attribute.s).is_err() => {
-            Err("is no valid UTF-8".into())
+            Err("is not valid UTF-8".into())
         }
         Values::AnyTexts if attribute.strings.iter().any(|s| std::str::from_utf8(s).is_err()) => {
-            Err("is no valid UTF-8".into())
+            Err("is not valid UTF-8".into())
         }
         Values::ZeroOr(_) if attribute.i == 0 => Ok(()),
         Values::Type(types) | Values::ZeroOr(types) => {
@@ -110,10 +112,10 @@ fn value(attribute: &AttributeProto, known: &Attribute) -> Result<(), String> {
             }
         }
         Values::Tensor => match &attribute.t {
-            None => Err("has no tensor in it".into()),
+            None => Err("does not contain a tensor".into()),
             Some(tensor) => tensors::check(tensor).map(drop),
         },
-        Values::Graph if attribute.g.is_none() => Err("has no graph in it".into()),
+        Values::Graph if attribute.g.is_none() => Err("does not contain a graph".into()),
         _ => Ok(()),
     }
 }
@@ -127,7 +129,7 @@ pub(super) fn ints<'n>(node: &'n NodeProto, name: &str) -> &'n [i64] {
     find(node, name).map_or(&[], |attribute| &attribute.ints)
 }
 
-/// The windows of convolutions and poolings: as many numbers of each kind as there are dimensions.
+/// Windows of convolutions and poolings: every list has one value for each dimension.
 fn windows(node: &NodeProto) -> Result<(), String> {
     let of = |name| ints(node, name).len();
     let dims = [of("kernel_shape"), of("strides"), of("dilations"), of("pads") / 2]
@@ -151,12 +153,12 @@ fn windows(node: &NodeProto) -> Result<(), String> {
     let padded = ints(node, "pads").iter().any(|pad| *pad != 0);
     let same = auto.starts_with(b"SAME") && find(node, "pads").is_some();
     if same || auto != b"NOTSET" && padded {
-        return Err("both \"pads\" and \"auto_pad\" say how to pad".into());
+        return Err("both \"pads\" and \"auto_pad\" are set; remove one of them".into());
     }
     Ok(())
 }
 
-/// Poolings: of what implementations make differently nothing is computed.
+/// Poolings: refuses the combinations that implementations compute differently.
 fn pooling(node: &NodeProto) -> Result<(), String> {
     windows(node)?;
     let auto = find(node, "auto_pad").map_or(&b"NOTSET"[..], |attribute| &attribute.s);
@@ -168,21 +170,21 @@ fn pooling(node: &NodeProto) -> Result<(), String> {
     Ok(())
 }
 
-/// Transposed convolutions that say the shape of their output say nothing else of its size.
+/// Transposed convolutions: `output_shape` excludes the other attributes that decide the size.
 fn transposed(node: &NodeProto) -> Result<(), String> {
     windows(node)?;
     let auto = find(node, "auto_pad").is_some_and(|attribute| attribute.s != b"NOTSET");
     let other = auto || find(node, "pads").is_some() || find(node, "output_padding").is_some();
     if find(node, "output_shape").is_some() && other {
-        return Err("\"output_shape\" beside other paddings is not implemented".into());
+        return Err("\"output_shape\" with another attribute for padding is not implemented".into());
     }
     if auto && ints(node, "output_padding").iter().any(|pad| *pad != 0) {
-        return Err("\"output_padding\" beside \"auto_pad\" is not implemented".into());
+        return Err("\"output_padding\" with \"auto_pad\" is not implemented".into());
     }
     Ok(())
 }
 
-/// What is beyond an image is read as zero, or interpolated between two pixels at most.
+/// Cubic interpolation is only implemented with zeros outside of the image.
 fn grid_sample(node: &NodeProto) -> Result<(), String> {
     let text = |name| find(node, name).map_or(&b""[..], |attribute| &attribute.s);
     let zeros = [&b""[..], b"zeros"].contains(&text("padding_mode"));
@@ -203,31 +205,31 @@ fn permutation(node: &NodeProto) -> Result<(), String> {
     match seen == all && seen.count_ones() as usize == dims {
         true => Ok(()),
         false => Err(format!(
-            "the attribute \"perm\" is {}, which is no order of dimensions",
+            "the attribute \"perm\" is {}, which is not a permutation",
             list(&perm.ints)
         )),
     }
 }
 
-/// The one value of a constant.
+/// A constant has exactly one attribute, its value.
 fn constant(node: &NodeProto) -> Result<(), String> {
     match node.attribute.len() {
         1 => Ok(()),
-        found => Err(format!("a constant has one value, this one has {found}")),
+        found => Err(format!("expected one attribute with the value, found {found}")),
     }
 }
 
-/// Slices as they were before their bounds became inputs.
+/// `Slice` before version 10, with its bounds as attributes.
 fn slice_1(node: &NodeProto) -> Result<(), String> {
     let (starts, ends) = (ints(node, "starts"), ints(node, "ends"));
     let axes = find(node, "axes").map_or(starts.len(), |axes| axes.ints.len());
     if starts.len() != ends.len() || axes != starts.len() {
-        return Err("\"axes\", \"starts\" and \"ends\" are not of one length".into());
+        return Err("\"axes\", \"starts\" and \"ends\" have different lengths".into());
     }
     Ok(())
 }
 
-/// An odd number of neighbours: of even ones implementations differ.
+/// The size of `LRN` must be odd, because implementations differ for even sizes.
 fn odd_size(node: &NodeProto) -> Result<(), String> {
     match find(node, "size").map(|size| size.i) {
         Some(size) if size % 2 == 0 => Err(format!("an even \"size\" ({size}) is not implemented")),
@@ -235,33 +237,35 @@ fn odd_size(node: &NodeProto) -> Result<(), String> {
     }
 }
 
-/// Attention whose inputs, outputs and numbers go together.
+/// Attention: the combinations of inputs, outputs and attributes that are implemented.
 fn attention(node: &NodeProto) -> Result<(), String> {
     let given = |at: usize| node.input.get(at).is_some_and(|name| !name.is_empty());
     let named = |at: usize| node.output.get(at).is_some_and(|name| !name.is_empty());
     let number = |name| find(node, name).map(|attribute| attribute.f);
     if given(4) != given(5) {
-        return Err("earlier keys and values come together".into());
+        return Err("past_key and past_value must be given together".into());
     }
     if given(6) && (given(4) || named(1) || named(2)) {
-        return Err("lengths of a cache outside beside a cache within are not implemented".into());
+        return Err(
+            "nonpad_kv_seqlen with past or present keys and values is not implemented".into()
+        );
     }
     if number("scale").is_some_and(|scale| scale <= 0.0) {
-        return Err("a \"scale\" that is not above zero is not implemented".into());
+        return Err("a \"scale\" of zero or less is not implemented".into());
     }
     let capped = number("softcap").unwrap_or(0.0);
     if capped < 0.0 {
         return Err("a \"softcap\" below zero is not implemented".into());
     }
-    // The specification and its reference do not agree on what is put out then.
+    // The specification and its reference implementation disagree on this output.
     let products = find(node, "qk_matmul_output_mode").is_none_or(|mode| mode.i == 0);
     if capped > 0.0 && named(3) && products {
-        return Err("\"softcap\" with products as an output is not implemented".into());
+        return Err("\"softcap\" with an output of unscaled scores is not implemented".into());
     }
     Ok(())
 }
 
-/// An equation of letters: every one of the result is among the operands', and there once.
+/// The equation of `Einsum`: every letter of the result is in an operand, and occurs once.
 fn equation(node: &NodeProto) -> Result<(), String> {
     let text = find(node, "equation").map_or(&b""[..], |equation| &equation.s);
     let text: String = text.iter().filter(|c| **c != b' ').map(|c| char::from(*c)).collect();
@@ -280,7 +284,7 @@ fn equation(node: &NodeProto) -> Result<(), String> {
     let terms: Option<Vec<String>> = operands.split(',').map(letters).collect();
     let Some(terms) = terms else { return wrong() };
     let once = |term: &str| term.chars().all(|c| term.matches(c).count() == 1);
-    // The diagonals of one operand; of more nobody has looked at.
+    // A repeated letter takes the diagonal; this is only implemented for a single operand.
     let diagonal = terms.len() == 1 && result.is_some();
     if terms.len() != node.input.len() || !diagonal && !terms.iter().all(|term| once(term)) {
         return wrong();
@@ -288,7 +292,7 @@ fn equation(node: &NodeProto) -> Result<(), String> {
     if let Some(result) = result {
         let Some(plain) = letters(result) else { return wrong() };
         let known = plain.chars().all(|c| terms.iter().any(|term| term.contains(c)));
-        // Without them the dimensions that dots stand for would have to be summed up, or be none.
+        // Otherwise the dimensions of the ellipsis would have to be summed, or would not exist.
         let dots = result.contains("...") != operands.contains("...");
         if !known || !once(&plain) || dots {
             return wrong();
@@ -297,32 +301,35 @@ fn equation(node: &NodeProto) -> Result<(), String> {
     Ok(())
 }
 
-/// Running means are outputs of what is trained.
+/// `BatchNormalization` has its further outputs in training mode only.
 fn training(node: &NodeProto) -> Result<(), String> {
     let trained = find(node, "training_mode").is_some_and(|mode| mode.i != 0);
     match node.output.iter().skip(1).any(|name| !name.is_empty()) && !trained {
-        true => Err("it has more than one output where nothing is trained".into()),
+        true => Err("more than one output requires \"training_mode\" to be 1".into()),
         false => Ok(()),
     }
 }
 
-/// Images are resized by factors or to sizes.
+/// `Resize` needs scales or sizes.
 fn resize(node: &NodeProto) -> Result<(), String> {
     let given = |at: usize| node.input.get(at).is_some_and(|name| !name.is_empty());
     if !given(2) && !given(3) {
-        return Err("neither factors nor sizes are given".into());
+        return Err("neither scales nor sizes are given".into());
     }
     Ok(())
 }
 
-/// The inputs of a scan: some are scanned, the others are states, and for each there is an axis.
+/// `Scan`: the numbers of states and scan inputs, and one axis and direction for each.
 fn scan(node: &NodeProto) -> Result<(), String> {
     let inputs = node.input.len() as i64;
     let scanned = find(node, "num_scan_inputs").map_or(0, |number| number.i);
     let states = inputs - scanned;
     let outputs = node.output.len() as i64 - states;
     if states < 0 || outputs < 0 {
-        return Err(format!("of {inputs} inputs {scanned} cannot be scanned"));
+        return Err(format!(
+            "{inputs} inputs and {} outputs do not allow {scanned} scan inputs",
+            node.output.len()
+        ));
     }
     for (name, wanted) in [
         ("scan_input_axes", scanned),
@@ -331,7 +338,7 @@ fn scan(node: &NodeProto) -> Result<(), String> {
         ("scan_output_directions", outputs),
     ] {
         if find(node, name).is_some() && ints(node, name).len() as i64 != wanted {
-            return Err(format!("the attribute {name:?} is not one of {wanted} numbers"));
+            return Err(format!("the attribute {name:?} must have {wanted} numbers"));
         }
     }
     Ok(())

@@ -1,19 +1,20 @@
-//! How much of everything a model may have: what tract does with it grows faster than the model.
+//! Limits on the size of a model's graph, because the work that tract does on a graph grows faster
+//! than the graph.
 
-/// Nodes, with those of all bodies.
+/// Maximum number of nodes, including those of all bodies.
 pub(super) const NODES: usize = 20_000;
 
-/// Attributes of one node.
+/// Maximum number of attributes of one node.
 pub(super) const ATTRIBUTES: usize = 32;
 
-/// Inputs of one node, and outputs.
+/// Maximum number of inputs of one node, and of outputs.
 pub(super) const VALUES: usize = 4_096;
 
-/// Bodies within bodies.
+/// Maximum nesting depth of bodies.
 pub(super) const DEPTH: usize = 8;
 
-/// Bytes of the name of a node or value.
+/// Maximum length of the name of a node or value, in bytes.
 pub(super) const NAME: usize = 4_096;
 
-/// Initializers of one graph.
+/// Maximum number of initializers of one graph.
 pub(super) const INITIALIZERS: usize = 100_000;

@@ -1,12 +1,13 @@
-//! Element types that tract does not have, or does not compute with as ONNX says. The values of small
-//! types are carried as codes, a byte each or two, in tensors of unsigned integers. Here a graph that
-//! was checked is rewritten so that tract meets only those. What moves elements moves codes;
-//! conversions and quantisations become operators of ours that know the formats; what computes with
-//! narrow floats, float16 and bfloat16, computes with float32, and each result is rounded once
-//! (`narrow.rs`). Nothing else passed the check with such a type.
+//! Rewrites a checked graph that uses element types that tract lacks or does not compute with as
+//! ONNX specifies. Values of small types are carried as codes of one or two bytes in tensors of
+//! unsigned integers: operators that move elements move codes, and conversions and quantizations
+//! become operators of `onnx_ops` that know the formats. Operators that compute with float16 or
+//! bfloat16 compute with float32, and each result is rounded once (`narrow.rs`). The check passes
+//! no other operator with such a type.
 //!
-//! A narrow float may be there twice: under its own name, and as a float32 of the same value under a
-//! name of ours. Each is made when it is first read, in the graph that its value belongs to.
+//! A float16 or bfloat16 value can exist twice: under its own name, and as a float32 of the same
+//! value under a generated name. Each is made when it is first read, in the graph that defines the
+//! value.
 
 use std::collections::HashMap;
 
@@ -24,7 +25,7 @@ use super::narrow::{Rule, rule};
 use super::text::shown;
 use super::{Versions, functions, node, tensors};
 
-/// The inputs and outputs of a model that are carried, by name, and what they are.
+/// The inputs and outputs of a model that are carried as codes, by name, with their element types.
 #[derive(Default)]
 pub(crate) struct Carried {
     pub(crate) inputs: HashMap<String, DType>,
@@ -50,13 +51,13 @@ pub(super) fn rewrite(graph: &mut GraphProto, versions: &Versions) -> Result<Car
     })
 }
 
-/// The small type that this is.
+/// The small element type that is carried as codes, if this is one.
 fn dtype(types: Types) -> Option<DType> {
     let number = types.number().filter(|_| STORED.has(types))?;
     u32::try_from(number).ok().and_then(DType::from_onnx)
 }
 
-/// What tensors of a small type are to tract.
+/// The element type in which tract carries the codes of a small type.
 fn carrier(dtype: DType) -> DataType {
     if dtype == DType::BF16 { DataType::Uint16 } else { DataType::Uint8 }
 }
@@ -64,8 +65,8 @@ fn carrier(dtype: DType) -> DataType {
 /// A value of a graph.
 struct Value {
     types: Types,
-    /// Whether there is a value of this name in the rewritten graph; else only its float32 is there.
-    there: bool,
+    /// Whether the rewritten graph has a value of this name; otherwise it has only the float32.
+    exists: bool,
     /// The name of a float32 of the same value, if there is one.
     wide: Option<String>,
 }
@@ -79,16 +80,15 @@ struct Scope {
 
 struct Rewriter<'v> {
     versions: &'v Versions,
-    /// No name of the model begins like this.
+    /// No name of the model starts with this.
     prefix: String,
     added: usize,
-    /// The graph that is being rewritten, and those around it, which come first.
+    /// The graph that is being rewritten, after the graphs that enclose it.
     scopes: Vec<Scope>,
 }
 
 impl Rewriter<'_> {
-    /// Rewrites a graph whose inputs are known to have these types; says the types of its inputs and
-    /// outputs.
+    /// Rewrites a graph whose inputs have these types; returns the types of its inputs and outputs.
     fn graph(
         &mut self,
         graph: &mut GraphProto,
@@ -99,7 +99,7 @@ impl Rewriter<'_> {
         for (at, input) in graph.input.iter_mut().enumerate() {
             let types = declared(input).or(given.get(at).copied());
             let types = types.ok_or_else(|| unknown(&input.name))?;
-            // tract wants the inputs of bodies declared.
+            // tract requires the inputs of bodies to be declared.
             if declared(input).is_none() {
                 declare(input, types);
             }
@@ -122,7 +122,7 @@ impl Rewriter<'_> {
             made.push(self.find(&output.name).ok_or_else(|| unknown(&output.name))?);
         }
         graph.node = self.scopes.pop().map(|scope| scope.nodes).unwrap_or_default();
-        // Nobody reads what is declared of values within.
+        // Declarations of intermediate values are not read.
         graph.value_info.clear();
         Ok((taken, made))
     }
@@ -140,16 +140,16 @@ impl Rewriter<'_> {
         self.scope().nodes.push(node);
     }
 
-    /// Notes a value that the graph has now: itself, or only a float32 of this name.
+    /// Records a value of the graph: the value itself, or only a float32 of this name.
     fn made(&mut self, name: &str, types: Types, wide: Option<String>) {
         if !name.is_empty() {
-            let value = Value { types, there: wide.is_none(), wide };
+            let value = Value { types, exists: wide.is_none(), wide };
             self.scope().values.insert(name.to_owned(), value);
         }
     }
 
-    /// The graph that a value belongs to, and the value.
-    fn place(&mut self, name: &str) -> Option<(&mut Value, &mut Vec<NodeProto>)> {
+    /// A value, and the nodes of the graph that defines it.
+    fn lookup(&mut self, name: &str) -> Option<(&mut Value, &mut Vec<NodeProto>)> {
         let scopes = self.scopes.iter_mut().rev();
         let mut found = scopes.filter(|scope| scope.values.contains_key(name));
         let Scope { values, nodes } = found.next()?;
@@ -161,10 +161,10 @@ impl Rewriter<'_> {
         self.scopes.iter().rev().find_map(|scope| scope.values.get(name)).map(|value| value.types)
     }
 
-    /// The name of a float32 of the value of a narrow float.
+    /// The name of a float32 with the value of a float16 or bfloat16.
     fn wide(&mut self, name: &str) -> String {
         let fresh = self.name();
-        let Some((value, nodes)) = self.place(name) else { return name.to_owned() };
+        let Some((value, nodes)) = self.lookup(name) else { return name.to_owned() };
         if !NARROW.has(value.types) {
             return name.to_owned();
         }
@@ -176,16 +176,16 @@ impl Rewriter<'_> {
         wide.clone()
     }
 
-    /// Makes sure that there is a value under its own name.
+    /// Makes sure that the value exists under its own name.
     fn itself(&mut self, name: &str) {
-        let Some((value, nodes)) = self.place(name) else { return };
-        if let (false, Some(wide)) = (value.there, &value.wide) {
+        let Some((value, nodes)) = self.lookup(name) else { return };
+        if let (false, Some(wide)) = (value.exists, &value.wide) {
             nodes.push(conversion(wide.clone(), name.to_owned(), F32, value.types));
-            value.there = true;
+            value.exists = true;
         }
     }
 
-    /// Makes a tensor of codes of one of small elements.
+    /// Replaces the elements of a small type by codes.
     fn tensor(&self, tensor: &mut TensorProto) -> Result<(), String> {
         let Some(dtype) = Types::of(tensor.data_type).and_then(dtype) else { return Ok(()) };
         tensor.raw_data = tensors::codes(tensor)?;
@@ -223,7 +223,7 @@ impl Rewriter<'_> {
                 if any_small {
                     let name = node.output.first().map_or("", |name| name);
                     return Err(format!(
-                        "node {}: Cast: between texts and {} is not implemented",
+                        "node {}: Cast: a conversion between strings and {} is not implemented",
                         shown(name),
                         given
                             .iter()
@@ -241,11 +241,11 @@ impl Rewriter<'_> {
                 };
                 self.cast(node, *from, *to);
             }
-            "QuantizeLinear" | "DequantizeLinear" if any_small || !usual(&node, &read) => {
+            "QuantizeLinear" | "DequantizeLinear" if any_small || !tract_computes(&node, &read) => {
                 for read in &read {
-                    say(&mut node, ["x", "scale", "zero"][read.at.min(2)], read.types);
+                    add_type(&mut node, ["x", "scale", "zero"][read.at.min(2)], read.types);
                 }
-                say(&mut node, "to", *made.first().ok_or_else(|| unknown(""))?);
+                add_type(&mut node, "to", *made.first().ok_or_else(|| unknown(""))?);
                 let quantize = node.op_type == "QuantizeLinear";
                 node.op_type = if quantize { QUANTIZE } else { DEQUANTIZE }.into();
                 self.kept(node, &made);
@@ -271,7 +271,7 @@ impl Rewriter<'_> {
         self.push(node);
     }
 
-    /// Adds a node that computes in float32 what is narrow, and the rounding of its results.
+    /// Adds a node that computes in float32 instead of a narrow type, and rounds its results.
     fn computed(&mut self, mut node: NodeProto, made: &[Types], round: bool) {
         for name in &mut node.input {
             *name = self.wide(name);
@@ -297,11 +297,11 @@ impl Rewriter<'_> {
         self.scope().nodes.extend(rounded);
     }
 
-    /// Adds a node that moves elements: as float32 if some of them have just been computed so.
+    /// Adds a node that moves elements: as float32 if one of its inputs only exists as float32.
     fn moved(&mut self, node: NodeProto, made: &[Types]) {
         let mut wide = false;
         for name in &node.input {
-            wide |= self.place(name).is_some_and(|(value, _)| !value.there);
+            wide |= self.lookup(name).is_some_and(|(value, _)| !value.exists);
         }
         match wide {
             true => self.computed(node, made, false),
@@ -309,8 +309,8 @@ impl Rewriter<'_> {
         }
     }
 
-    /// Adds a conversion from or to a type that is small or narrow. A narrow float is read as the
-    /// float32 that it is; what becomes one is rounded once.
+    /// Adds a conversion from or to a small or narrow type. A narrow float is read as float32; a
+    /// value that becomes one is rounded once.
     fn cast(&mut self, mut node: NodeProto, from: Types, to: Types) {
         let (Some(input), Some(output)) = (node.input.first(), node.output.first()) else { return };
         let (mut input, output) = (input.clone(), output.clone());
@@ -335,8 +335,8 @@ impl Rewriter<'_> {
             node.op_type = "Identity".into();
             node.attribute.clear();
         } else if [read, to].iter().any(|types| STORED.has(*types) || NARROW.has(*types)) {
-            say(&mut node, "from", read);
-            say(&mut node, "to", to);
+            add_type(&mut node, "from", read);
+            add_type(&mut node, "to", to);
             node.op_type = CAST.into();
         } else {
             node.attribute = vec![number("to", to)];
@@ -353,7 +353,7 @@ impl Rewriter<'_> {
 }
 
 fn unknown(name: &str) -> String {
-    format!("the type of the value {} is not known", shown(name))
+    format!("the type of the value {} is unknown", shown(name))
 }
 
 fn tensor_type(value: &ValueInfoProto) -> Option<&type_proto::Tensor> {
@@ -365,14 +365,14 @@ fn declared(value: &ValueInfoProto) -> Option<Types> {
     Types::of(tensor_type(value)?.elem_type)
 }
 
-/// Declares a value of which nothing is declared.
+/// Declares the type of a value that has none.
 fn declare(value: &mut ValueInfoProto, types: Types) {
     let tensor = type_proto::Tensor { elem_type: types.number().unwrap_or_default(), shape: None };
     let value_type = type_proto::Value::TensorType(tensor);
     value.r#type = Some(TypeProto { value: Some(value_type), ..TypeProto::default() });
 }
 
-/// Declares a value of a small type as what carries it.
+/// Declares a value of a small type with the type that carries it.
 fn retype(value: &mut ValueInfoProto) {
     let Some(dtype) = declared(value).and_then(dtype) else { return };
     let value = value.r#type.as_mut().and_then(|value| value.value.as_mut());
@@ -381,8 +381,8 @@ fn retype(value: &mut ValueInfoProto) {
     }
 }
 
-/// Whether a quantisation is one that tract computes: bytes, and `f32` in one step or along an axis.
-fn usual(node: &NodeProto, read: &[node::Read]) -> bool {
+/// Whether tract computes this quantization: bytes and `f32`, one scale or one along an axis.
+fn tract_computes(node: &NodeProto, read: &[node::Read]) -> bool {
     let of = |at: usize| read.iter().find(|read| read.at == at).map(|read| read.types);
     let int = |name: &str| find(node, name).map_or(0, |attribute| attribute.i);
     let plain = |types: Option<Types>| types.is_some_and(|types| BYTES.has(types));
@@ -396,7 +396,7 @@ fn usual(node: &NodeProto, read: &[node::Read]) -> bool {
         && (quantize || [0, DataType::Float as i64].contains(&int("output_dtype")))
 }
 
-/// An attribute that is the number of an element type.
+/// An attribute with the number of an element type.
 fn number(name: &str, types: Types) -> AttributeProto {
     AttributeProto {
         name: name.into(),
@@ -406,8 +406,8 @@ fn number(name: &str, types: Types) -> AttributeProto {
     }
 }
 
-/// Adds the element type of an input or output to an operator of ours.
-fn say(node: &mut NodeProto, name: &str, types: Types) {
+/// Adds the element type of an input or output as an attribute.
+fn add_type(node: &mut NodeProto, name: &str, types: Types) {
     node.attribute.push(number(&format!("type_{name}"), types));
 }
 
@@ -418,12 +418,12 @@ fn conversion(from: String, to: String, from_type: Types, to_type: Types) -> Nod
         output: vec![to],
         ..NodeProto::default()
     };
-    say(&mut node, "from", from_type);
-    say(&mut node, "to", to_type);
+    add_type(&mut node, "from", from_type);
+    add_type(&mut node, "to", to_type);
     node
 }
 
-/// Rounds float32 to what a narrow type holds; the result is float32 all the same.
+/// Rounds float32 to the values of a narrow type; the result is still float32.
 fn rounding(from: String, to: String, types: Types) -> NodeProto {
     let mut node = conversion(from, to, F32, types);
     node.op_type = ROUND.into();

@@ -1,5 +1,5 @@
-//! `If` whose condition is a constant, or a comparison of constants: the branch that is taken becomes part of the graph, and the
-//! other one is never looked at.
+//! Resolves `If` nodes whose condition is a constant or a comparison of constants: the branch that
+//! is taken becomes part of the graph, and the other one is not checked.
 
 use std::collections::HashSet;
 
@@ -9,13 +9,13 @@ use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
 use super::attributes::find;
 
-/// Most nodes of a graph that are resolved.
-const MOST: usize = 64;
+/// Maximum number of nodes of a graph that are resolved; the others are left as they are.
+const MAX_RESOLVED: usize = 64;
 
-/// Takes the branches that are sure to be taken into the graph, and into those within.
+/// Inlines the branches with a constant condition, in this graph and its bodies.
 pub(super) fn resolve(graph: &mut GraphProto) {
-    // Every round goes over all names: those beyond stay what they are.
-    for _ in 0..MOST {
+    // Every iteration visits all names, so the number of iterations is bounded.
+    for _ in 0..MAX_RESOLVED {
         match next(graph) {
             Some((at, taken)) => take(graph, at, taken),
             None => break,
@@ -26,17 +26,17 @@ pub(super) fn resolve(graph: &mut GraphProto) {
     }
 }
 
-/// The first node with a known condition, and the attribute that is its branch.
+/// The first node with a constant condition, and the attribute of the branch that it takes.
 fn next(graph: &GraphProto) -> Option<(usize, &'static str)> {
     let ifs = || graph.node.iter().enumerate().filter(|(_, node)| node.op_type == "If");
     ifs().next()?;
     let taken_names = names(graph);
     ifs().find_map(|(at, node)| {
-        let sound = ["", "ai.onnx"].contains(&&*node.domain)
+        let valid = ["", "ai.onnx"].contains(&&*node.domain)
             && node.attribute.len() == 2
             && node.attribute.iter().all(|a| a.r#type == AttributeType::Graph as i32);
         let [condition] = &*node.input else { return None };
-        let branch = match known(graph, condition).filter(|_| sound)? {
+        let branch = match known(graph, condition).filter(|_| valid)? {
             true => "then_branch",
             false => "else_branch",
         };
@@ -44,13 +44,13 @@ fn next(graph: &GraphProto) -> Option<(usize, &'static str)> {
         let fits = body.input.is_empty()
             && body.sparse_initializer.is_empty()
             && body.output.len() == node.output.len()
-            // Where names would meet, the node stays what it is.
+            // A node whose branch has names that the graph uses is left as it is.
             && names(body).is_disjoint(&taken_names);
         fits.then_some((at, branch))
     })
 }
 
-/// The names of all that a graph makes.
+/// The names of all values of a graph.
 fn names(graph: &GraphProto) -> HashSet<&str> {
     let inputs = graph.input.iter().map(|input| &input.name);
     let tensors = graph.initializer.iter().map(|tensor| &tensor.name);
@@ -58,7 +58,7 @@ fn names(graph: &GraphProto) -> HashSet<&str> {
     inputs.chain(tensors).chain(outputs).filter(|name| !name.is_empty()).map(|n| &**n).collect()
 }
 
-/// The value of a truth that follows from constants of this graph.
+/// The value of a boolean that follows from constants of this graph.
 fn known(graph: &GraphProto, name: &str) -> Option<bool> {
     let plain = |node: &NodeProto| ["", "ai.onnx"].contains(&&*node.domain);
     if let Some(tensor) = constant(graph, name) {
@@ -73,7 +73,7 @@ fn known(graph: &GraphProto, name: &str) -> Option<bool> {
         ("Not", [of]) => Some(!truth(constant(graph, of)?)?),
         ("Equal", [a, b]) => {
             let (a, b) = (integer(constant(graph, a)?)?, integer(constant(graph, b)?)?);
-            // Of two types there is nothing to compare.
+            // Values of two types cannot be compared.
             (a.0 == b.0).then_some(a.1 == b.1)
         }
         _ => None,

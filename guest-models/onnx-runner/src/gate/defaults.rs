@@ -1,5 +1,5 @@
-//! Inputs that have a default: an initializer of the same name. Which of them are inputs and which
-//! are constants is decided here, once the shapes say what the caller gives.
+//! Inputs with a default, which is an initializer of the same name. An input for which the caller
+//! gives no shape becomes a constant with its default.
 
 use belljar_abi::InputShape;
 use belljar_operators::Types;
@@ -7,8 +7,8 @@ use tract_onnx::pb::{GraphProto, ModelProto, type_proto};
 
 use super::text::{name_of, shown};
 
-/// Takes out the default of every input that is given, and makes a constant of every other input
-/// that has one.
+/// Removes the default of every input that the caller gives, and turns every other input with a
+/// default into a constant.
 pub(crate) fn settle(proto: &mut ModelProto, shapes: &[InputShape]) -> Result<(), String> {
     let Some(graph) = &mut proto.graph else { return Err("the model has no graph".into()) };
     check(graph)?;
@@ -21,14 +21,14 @@ pub(crate) fn settle(proto: &mut ModelProto, shapes: &[InputShape]) -> Result<()
                 graph.initializer.retain(|tensor| tensor.name != name);
             }
             (Some(_), None) => graph.input.retain(|input| input.name != name),
-            // None has nothing to decide. Two of one name are refused with the graph.
+            // Without a default the input stays. Duplicate initializers are refused later.
             _ => {}
         }
     }
     Ok(())
 }
 
-/// Whether every default is of the type that its input is declared with.
+/// Checks that every default has the declared type of its input.
 fn check(graph: &GraphProto) -> Result<(), String> {
     for input in &graph.input {
         let declared = match input.r#type.as_ref().and_then(|value| value.value.as_ref()) {
@@ -40,7 +40,9 @@ fn check(graph: &GraphProto) -> Result<(), String> {
             if declared != 0 && Types::of(declared) != Types::of(default.data_type) {
                 let (name, default) = (shown(&input.name), name_of(default.data_type));
                 let declared = name_of(declared);
-                return Err(format!("the input {name} is {declared}, its default {default}"));
+                return Err(format!(
+                    "the input {name} is {declared}, but its default is {default}"
+                ));
             }
         }
     }

@@ -1,35 +1,35 @@
-//! Inputs whose values were given when the model was prepared: constants from then on. So an `If`
-//! on such an input is decided before anything else, and its other branch never analysed.
+//! Inputs whose values the policy fixes become constants. An `If` on such an input is then resolved
+//! first, and its other branch is not analysed.
 
 use belljar_abi::{DType, TensorView};
 use tract_onnx::pb::{GraphProto, ModelProto, TensorProto, ValueInfoProto, type_proto};
 
 use super::text::shown;
 
-/// Makes constants of the inputs of these names.
+/// Replaces the inputs of these names by constants.
 pub(crate) fn fix(proto: &mut ModelProto, fixed: &[TensorView<'_>]) -> Result<(), String> {
     let Some(graph) = &mut proto.graph else { return Err("the model has no graph".into()) };
     for view in fixed {
-        one(graph, view).map_err(|why| format!("the fixed input {}: {why}", shown(view.name)))?;
+        one(graph, view).map_err(|why| format!("fixed input {}: {why}", shown(view.name)))?;
     }
     Ok(())
 }
 
 fn one(graph: &mut GraphProto, view: &TensorView<'_>) -> Result<(), String> {
     let Some(at) = graph.input.iter().position(|input| input.name == view.name) else {
-        return Err("the model has no such input".into());
+        return Err("the model has no input of this name".into());
     };
     if view.dtype == DType::String {
-        return Err("texts are not implemented".into());
+        return Err("values of strings are not implemented".into());
     }
     let data_type = i32::try_from(view.dtype.to_onnx()).unwrap_or_default();
     if elem_type(&graph.input[at]) != Some(data_type) {
-        return Err(format!("it is {}, which the model does not declare", view.dtype));
+        return Err(format!("its value is {}, which is not the declared element type", view.dtype));
     }
     let dims = view.dims.iter().map(|dim| i64::try_from(*dim)).collect::<Result<_, _>>();
-    let dims = dims.map_err(|_| "it is too large".to_owned())?;
+    let dims = dims.map_err(|_| "its shape is too large".to_owned())?;
     graph.input.remove(at);
-    // Its default, if it has one, is not what is wanted.
+    // The fixed value replaces the default.
     graph.initializer.retain(|tensor| tensor.name != view.name);
     graph.initializer.push(TensorProto {
         name: view.name.to_owned(),

@@ -1,6 +1,6 @@
-//! FlexAttention (`ai.onnx.preview`, version 1), as its specification defines it: by other operators,
-//! with the graphs that change scores and probabilities put where they belong. What is made here is
-//! checked like every other node.
+//! Lowers FlexAttention (`ai.onnx.preview`, version 1) to the operators that its specification
+//! defines it by, with its graphs for scores and probabilities inlined. The gate checks the
+//! resulting nodes like all others.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,13 +16,13 @@ use super::{Versions, node};
 
 const PREVIEW: &str = "ai.onnx.preview";
 
-/// What is made of it is written in this version of ONNX's own operators, or a newer one.
+/// The oldest version of the ONNX operator set that has all operators it is lowered to.
 const OLDEST: i64 = 18;
 
-/// Most of them in a model.
-const MOST: usize = 1_024;
+/// Maximum number of FlexAttention nodes in a model.
+const MAX_NODES: usize = 1_024;
 
-/// Replaces every one in the model's graph; those in bodies stay, and are refused.
+/// Replaces every FlexAttention node of the model's graph; those in bodies are refused later.
 pub(super) fn lower(proto: &mut ModelProto, versions: &Versions) -> Result<(), String> {
     let onnx = versions.onnx.unwrap_or(0);
     let import = proto.opset_import.iter().find(|import| import.domain == PREVIEW);
@@ -30,10 +30,10 @@ pub(super) fn lower(proto: &mut ModelProto, versions: &Versions) -> Result<(), S
         return Ok(());
     }
     let Some(graph) = &mut proto.graph else { return Ok(()) };
-    let ours = |node: &NodeProto| lowered(node, onnx);
-    let count = graph.node.iter().filter(|node| ours(node)).count();
-    if count > MOST {
-        return Err(format!("{count} nodes are FlexAttention, above {MOST}"));
+    let is_lowered = |node: &NodeProto| lowered(node, onnx);
+    let count = graph.node.iter().filter(|node| is_lowered(node)).count();
+    if count > MAX_NODES {
+        return Err(format!("{count} FlexAttention nodes exceed the limit of {MAX_NODES}"));
     }
     if count == 0 {
         return Ok(());
@@ -45,18 +45,18 @@ pub(super) fn lower(proto: &mut ModelProto, versions: &Versions) -> Result<(), S
     }
     let mut nodes = Vec::with_capacity(graph.node.len());
     for (at, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
-        if !ours(&node) {
-            learn(&node, versions, &mut types);
+        if !is_lowered(&node) {
+            infer(&node, versions, &mut types);
             nodes.push(node);
             continue;
         }
         let name = node.output.first().cloned().unwrap_or_default();
-        let mut making = Making { prefix: format!("{prefix}{at}/"), made: 0, nodes: &mut nodes };
-        let tensors = making
+        let mut builder = Builder { prefix: format!("{prefix}{at}/"), made: 0, nodes: &mut nodes };
+        let tensors = builder
             .attention(&node, &types)
             .map_err(|why| format!("node {}: FlexAttention: {why}", super::text::shown(&name)))?;
         graph.initializer.extend(tensors);
-        // The result is of the type of the values.
+        // The result has the type of the values.
         if let (Some(values), Some(to)) = (node.input.get(2), node.output.first())
             && let Some(dtype) = types.get(values).copied()
         {
@@ -67,7 +67,7 @@ pub(super) fn lower(proto: &mut ModelProto, versions: &Versions) -> Result<(), S
     Ok(())
 }
 
-/// Whether a node is one, in a model that has this version of ONNX's own operators.
+/// Whether a node is lowered, in a model with this version of the ONNX operator set.
 pub(super) fn lowered(node: &NodeProto, onnx: i64) -> bool {
     node.domain == PREVIEW && node.op_type == "FlexAttention" && onnx >= OLDEST
 }
@@ -79,8 +79,8 @@ fn declared(graph: &GraphProto) -> HashMap<String, i32> {
     inputs.chain(tensors).collect()
 }
 
-/// Adds the element types of what a node makes, where they follow from what is known so far.
-fn learn(node: &NodeProto, versions: &Versions, types: &mut HashMap<String, i32>) {
+/// Adds the element types of the outputs of a node, if they follow from the types so far.
+fn infer(node: &NodeProto, versions: &Versions, types: &mut HashMap<String, i32>) {
     let domain = super::domain_of(node);
     let Ok(operator) =
         versions.of(domain).and_then(|version| table::find(domain, &node.op_type, version))
@@ -120,19 +120,19 @@ fn ints(name: &str, ints: Vec<i64>) -> AttributeProto {
     AttributeProto { name: name.into(), r#type, ints, ..AttributeProto::default() }
 }
 
-struct Making<'n> {
+struct Builder<'n> {
     prefix: String,
     made: usize,
     nodes: &'n mut Vec<NodeProto>,
 }
 
-impl Making<'_> {
+impl Builder<'_> {
     fn fresh(&mut self) -> String {
         self.made += 1;
         format!("{}{}", self.prefix, self.made)
     }
 
-    /// A node with one output, which has this name.
+    /// Adds a node with one output of this name.
     fn named(&mut self, to: &str, op: &str, inputs: &[&str], attribute: Vec<AttributeProto>) {
         self.nodes.push(NodeProto {
             op_type: op.into(),
@@ -150,7 +150,7 @@ impl Making<'_> {
         to
     }
 
-    /// Some of the sizes of a value.
+    /// A range of the dimensions of a value.
     fn sizes(&mut self, of: &str, start: i64, end: i64) -> String {
         self.node("Shape", &[of], vec![int("start", start), int("end", end)])
     }
@@ -164,25 +164,28 @@ impl Making<'_> {
         self.node("Reshape", &[of, &shape], vec![])
     }
 
-    /// The nodes of one; says which tensors come with the graphs that are put in.
+    /// Adds the nodes of one FlexAttention; returns the initializers of its inlined graphs.
     fn attention(
         &mut self,
         node: &NodeProto,
         types: &HashMap<String, i32>,
     ) -> Result<Vec<TensorProto>, String> {
         let ([q, k, v], [to]) = (&*node.input, &*node.output) else {
-            return Err("it does not have three inputs and one output".into());
+            return Err("expected three inputs and one output".into());
         };
         let known = ["scale", "score_mod", "prob_mod", "softmax_precision"];
         for (at, attribute) in node.attribute.iter().enumerate() {
-            let twice = node.attribute[..at].iter().any(|other| other.name == attribute.name);
-            if twice || !known.contains(&&*attribute.name) || !attribute.ref_attr_name.is_empty() {
+            let duplicate = node.attribute[..at].iter().any(|other| other.name == attribute.name);
+            if duplicate
+                || !known.contains(&&*attribute.name)
+                || !attribute.ref_attr_name.is_empty()
+            {
                 let name = super::text::shown(&attribute.name);
                 return Err(format!("the attribute {name} is not implemented"));
             }
         }
         let computed = computed(node, types.get(q).copied())?;
-        // Nothing in between is rounded to float16.
+        // Intermediate values are not rounded to float16.
         let narrow = types.get(q) == Some(&(DataType::Float16 as i32));
         let mut full = |name: &String| match narrow {
             true => self.node("Cast", &[name], vec![int("to", DataType::Float as i64)]),
@@ -192,7 +195,7 @@ impl Making<'_> {
         let root = self.root(node, &queries)?;
         let scaled = self.node("Mul", &[&queries, &root], vec![]);
         let keys = self.node("Mul", &[&keys, &root], vec![]);
-        // Each head of keys and values has as many heads of queries.
+        // Each head of keys and values serves the same number of query heads.
         let (batch, heads) = (self.sizes(q, 0, 1), self.sizes(k, 1, 2));
         let (rest, group, two) =
             (self.sizes(q, 2, 4), self.numbers(vec![-1]), self.numbers(vec![2]));
@@ -218,7 +221,7 @@ impl Making<'_> {
         Ok(tensors)
     }
 
-    /// The root of the scale, in the type of the queries.
+    /// The square root of the scale, in the type of the queries.
     fn root(&mut self, node: &NodeProto, q: &str) -> Result<String, String> {
         let root = match find(node, "scale") {
             Some(scale) if scale.r#type == AttributeType::Float as i32 && scale.f > 0.0 => {
@@ -230,7 +233,9 @@ impl Making<'_> {
                 };
                 self.node("Constant", &[], vec![value])
             }
-            Some(_) => return Err("a \"scale\" that is not above zero is not implemented".into()),
+            Some(_) => {
+                return Err("a \"scale\" that is not a number above zero is not implemented".into());
+            }
             None => {
                 let width = self.sizes(q, 3, 4);
                 let width = self.node("Cast", &[&width], vec![int("to", DataType::Float as i64)]);
@@ -242,7 +247,7 @@ impl Making<'_> {
         Ok(self.node("CastLike", &[&root, q], vec![]))
     }
 
-    /// Puts a graph of one input and one output where scores or weights are to be changed.
+    /// Inlines the graph that changes scores or weights; it has one input and one output.
     fn changed(
         &mut self,
         node: &NodeProto,
@@ -251,25 +256,27 @@ impl Making<'_> {
         tensors: &mut Vec<TensorProto>,
     ) -> Result<String, String> {
         let Some(attribute) = find(node, which) else { return Ok(value) };
-        let Some(graph) = &attribute.g else { return Err(format!("its {which:?} is no graph")) };
+        let Some(graph) = &attribute.g else { return Err(format!("{which:?} is not a graph")) };
         let ([input], [output]) = (&*graph.input, &*graph.output) else {
-            return Err(format!("its {which:?} does not have one input and one output"));
+            return Err(format!("{which:?} must have one input and one output"));
         };
         let nested = graph.node.iter().flat_map(|node| &node.attribute).any(|a| a.g.is_some());
         if nested || !graph.sparse_initializer.is_empty() || graph.node.is_empty() {
-            return Err(format!("its {which:?} is not implemented"));
+            return Err(format!("this {which:?} is not implemented"));
         }
         let mut own: HashSet<&str> = graph.initializer.iter().map(|t| &*t.name).collect();
         own.extend(graph.node.iter().flat_map(|node| &node.output).map(String::as_str));
         if own.contains(&*input.name) || !own.contains(&*output.name) {
-            return Err(format!("its {which:?} makes its input, or does not make its output"));
+            return Err(format!(
+                "{which:?} computes its own input, or does not compute its output"
+            ));
         }
         let prefix = format!("{}{which}/", self.prefix);
         let renamed = |name: &String| match &**name {
             "" => String::new(),
             name if name == input.name => value.clone(),
             name if own.contains(name) => format!("{prefix}{name}"),
-            // What is around it.
+            // A value of the enclosing graph.
             name => name.to_owned(),
         };
         for tensor in &graph.initializer {
@@ -287,22 +294,24 @@ impl Making<'_> {
     }
 }
 
-/// The type that scores are computed in: what is said, or float32, or that of wider queries.
+/// The type that scores are computed in: the attribute, or the wider of float32 and the queries.
 fn computed(node: &NodeProto, queries: Option<i32>) -> Result<i64, String> {
     let floats = [DataType::Float16, DataType::Float, DataType::Double].map(|dtype| dtype as i32);
     let computed = match (find(node, "softmax_precision"), queries) {
-        (Some(said), _) if said.r#type == AttributeType::Int as i32 => i32::try_from(said.i).ok(),
+        (Some(given), _) if given.r#type == AttributeType::Int as i32 => {
+            i32::try_from(given.i).ok()
+        }
         (Some(_), _) => None,
         (None, Some(queries)) if queries == floats[0] => Some(floats[1]),
         (None, queries) => queries,
     };
     let known = computed.filter(|computed| floats.contains(computed));
-    let known = known.ok_or("the type that it computes in is not implemented, or not known")?;
+    let known = known.ok_or("the element type of the scores is unknown or not implemented")?;
     for which in ["score_mod", "prob_mod"] {
         let graph = find(node, which).and_then(|attribute| attribute.g.as_ref());
         let values = graph.iter().flat_map(|graph| graph.input.iter().chain(&graph.output));
         if values.filter_map(of).any(|dtype| dtype != 0 && dtype != known) {
-            return Err(format!("its {which:?} is of another type than it computes in"));
+            return Err(format!("{which:?} has another element type than the scores"));
         }
     }
     Ok(i64::from(known))

@@ -1,6 +1,6 @@
-//! Functions that a model defines for itself: their calls are replaced by their nodes, with names of
-//! their own, before anything else is looked at. What grows is bounded: nodes, the bytes of copied
-//! constants, and how deep calls lie in each other; a function that calls itself is refused.
+//! Inlines the functions that a model defines: every call is replaced by the nodes of the function
+//! under new names, before anything else is checked. The growth is bounded: the number of nodes,
+//! the bytes of copied constants, and the depth of calls. A function that calls itself is refused.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,17 +13,17 @@ use tract_onnx::pb::{
 use super::text::{set, shown};
 use super::{bounds, versioned};
 
-/// Functions of one model.
-const FUNCTIONS: usize = 4_096;
+/// Maximum number of functions of a model.
+const MAX_FUNCTIONS: usize = 4_096;
 
-/// Calls within calls.
-const DEPTH: usize = 16;
+/// Maximum depth of calls.
+const MAX_DEPTH: usize = 16;
 
-/// Bytes of all nodes that are copied.
-const COPIED: usize = 64 << 20;
+/// Maximum size of all copied nodes, in bytes.
+const MAX_COPIED: usize = 64 << 20;
 
-/// The attributes with defaults of each function, in the order of the functions. The decoder of the
-/// model does not know them.
+/// The attributes with defaults of each function, in the order of the functions. tract's decoder
+/// skips them.
 pub(crate) type Defaults = [Vec<AttributeProto>];
 
 /// The domains and names of a model's functions.
@@ -40,29 +40,29 @@ fn name_of(function: &FunctionProto) -> (&str, &str) {
     (domain, function.name.as_deref().unwrap_or_default())
 }
 
-/// The version of a domain's operator set in which a function is written, if it says one.
+/// The version of a domain's operator set that a function imports, if it imports one.
 pub(super) fn version(function: &FunctionProto, wanted: &str) -> Option<i64> {
     let of_it = function.opset_import.iter().find(|import| normal(&import.domain) == wanted);
     of_it.map(|import| import.version)
 }
 
-/// Replaces all calls in a model's graph, and forgets its functions.
+/// Replaces all calls in a model's graph, and removes its functions.
 pub(super) fn inline(proto: &mut ModelProto, defaults: &Defaults) -> Result<(), String> {
     if proto.functions.is_empty() {
         return Ok(());
     }
     let functions = std::mem::take(&mut proto.functions);
-    if functions.len() > FUNCTIONS {
-        return Err(format!("{} functions are above {FUNCTIONS}", functions.len()));
+    if functions.len() > MAX_FUNCTIONS {
+        return Err(format!("{} functions exceed the limit of {MAX_FUNCTIONS}", functions.len()));
     }
     let mut known: HashMap<(String, String), usize> = HashMap::new();
     let none: &[AttributeProto] = &[];
     let defaults = |at: usize| defaults.get(at).map_or(none, |defaults| defaults);
     for (at, function) in functions.iter().enumerate() {
-        sound(function, defaults(at))?;
+        check(function, defaults(at))?;
         let (domain, name) = name_of(function);
         if known.insert((domain.to_owned(), name.to_owned()), at).is_some() {
-            return Err(format!("two functions have the name {}", shown(name)));
+            return Err(format!("duplicate function {}", shown(name)));
         }
     }
     let Some(graph) = &proto.graph else { return Ok(()) };
@@ -74,7 +74,7 @@ pub(super) fn inline(proto: &mut ModelProto, defaults: &Defaults) -> Result<(), 
         let of_it = proto.opset_import.iter().find(|import| normal(&import.domain) == wanted);
         of_it.map(|import| import.version)
     };
-    // In the versions of their own, where these are others than the model's.
+    // Only the versions that differ from the model's are kept.
     let differs =
         |import: &&OperatorSetIdProto| of_model(normal(&import.domain)) != Some(import.version);
     let functions: Vec<Function<'_>> = functions
@@ -93,7 +93,7 @@ pub(super) fn inline(proto: &mut ModelProto, defaults: &Defaults) -> Result<(), 
     inliner.graph(graph, &mut Vec::new())
 }
 
-/// All names of a graph and the bodies within. The protobuf decoder has bounded the nesting.
+/// All names of a graph and its bodies. The protobuf decoder limits the nesting.
 pub(super) fn names(graph: &GraphProto) -> Box<dyn Iterator<Item = &str> + '_> {
     let inputs = graph.input.iter().map(|value| &*value.name);
     let tensors = graph.initializer.iter().map(|tensor| &*tensor.name);
@@ -105,57 +105,59 @@ pub(super) fn names(graph: &GraphProto) -> Box<dyn Iterator<Item = &str> + '_> {
     Box::new(inputs.chain(tensors).chain(nodes))
 }
 
-/// Refuses functions that would not mean here what they say.
-fn sound(function: &FunctionProto, defaults: &[AttributeProto]) -> Result<(), String> {
+/// Refuses functions that cannot be inlined without changing their meaning.
+fn check(function: &FunctionProto, defaults: &[AttributeProto]) -> Result<(), String> {
     let (own, name) = name_of(function);
-    let says = |why: &str| Err(format!("the function {}: {why}", shown(name)));
+    let refuse = |why: &str| Err(format!("the function {}: {why}", shown(name)));
     if own.is_empty() {
-        return says("it takes a name in ONNX's own domain, which is not implemented");
+        return refuse("a function in the ONNX domain is not implemented");
     }
     for (at, import) in function.opset_import.iter().enumerate() {
         let (wanted, version) = (normal(&import.domain), import.version);
         let mut earlier = function.opset_import[..at].iter();
         let twice = earlier.find(|other| normal(&other.domain) == wanted);
         if let Some(other) = twice.filter(|other| other.version != version) {
-            return says(&format!(
-                "{} is imported twice, in the versions {} and {version}",
+            return refuse(&format!(
+                "duplicate import of {} with the versions {} and {version}",
                 set(wanted),
                 other.version
             ));
         }
-        // Operators of other domains are refused one by one.
+        // Operators of other domains are refused when a node uses one.
         if let Some(newest) = newest(wanted).filter(|newest| !(1..=*newest).contains(&version)) {
-            return says(&format!(
-                "version {version} of {} is not implemented; 1 to {newest} are",
+            return refuse(&format!(
+                "version {version} of {} is not implemented; use 1 to {newest}",
                 set(wanted)
             ));
         }
     }
     let mut inputs = HashSet::new();
     if !function.input.iter().all(|input| !input.is_empty() && inputs.insert(input)) {
-        return says("two of its inputs have one name, or none");
+        return refuse("an input has no name, or the same name as another input");
     }
     if function.attribute.len() + defaults.len() > bounds::ATTRIBUTES {
-        return says("it has too many attributes");
+        return refuse(&format!("more than {} attributes", bounds::ATTRIBUTES));
     }
     let mut attributes: HashSet<&String> = function.attribute.iter().collect();
     for default in defaults {
         let name = shown(&default.name);
         if !attributes.insert(&default.name) {
-            return says(&format!("the attribute {name} is there twice"));
+            return refuse(&format!("duplicate attribute {name}"));
         }
         if !default.ref_attr_name.is_empty() {
-            return says(&format!("the default of the attribute {name} is no value"));
+            return refuse(&format!(
+                "the default of the attribute {name} is a reference, not a value"
+            ));
         }
     }
     Ok(())
 }
 
-/// A function, and what is known of it.
+/// A function, with its defaults and imports.
 struct Function<'m> {
     proto: &'m FunctionProto,
     defaults: &'m [AttributeProto],
-    /// The domains that it imports in another version than the model, and that version.
+    /// The versions of the domains that it imports in another version than the model does.
     own: HashMap<&'m str, i64>,
 }
 
@@ -168,9 +170,9 @@ impl Function<'_> {
 
 struct Inliner<'m> {
     functions: &'m [Function<'m>],
-    /// The place of each, by its domain and name.
+    /// The index of each function, by domain and name.
     known: HashMap<(String, String), usize>,
-    /// No name of the model begins like this.
+    /// No name of the model starts with this.
     prefix: String,
     calls: usize,
     nodes: usize,
@@ -192,7 +194,7 @@ impl Inliner<'_> {
         Ok(())
     }
 
-    /// Adds a node, or what it calls.
+    /// Adds a node, or the nodes of the function that it calls.
     fn node(
         &mut self,
         node: NodeProto,
@@ -204,7 +206,7 @@ impl Inliner<'_> {
             self.nodes += 1;
             if self.nodes > bounds::NODES {
                 return Err(format!(
-                    "with its functions the model has more than {} nodes",
+                    "the model has more than {} nodes after inlining its functions",
                     bounds::NODES
                 ));
             }
@@ -212,22 +214,22 @@ impl Inliner<'_> {
             return Ok(());
         };
         let function = &self.functions[called];
-        let says = |why: String| format!("a call of the function {}: {why}", shown(&name.1));
+        let refusal = |why: String| format!("a call of the function {}: {why}", shown(&name.1));
         if within.contains(&called) {
-            return Err(says("it calls itself".into()));
+            return Err(refusal("the function calls itself".into()));
         }
-        if within.len() >= DEPTH {
-            return Err(says(format!("calls lie deeper than {DEPTH} in each other")));
+        if within.len() >= MAX_DEPTH {
+            return Err(refusal(format!("calls are nested deeper than {MAX_DEPTH}")));
         }
         self.calls += 1;
         let call = Call::new(&node, function, format!("{}{}/", self.prefix, self.calls));
-        let (call, passed) = call.map_err(says)?;
+        let (call, passed) = call.map_err(refusal)?;
         within.push(called);
         for inner in &function.proto.node {
-            let mut inner = call.node(inner).map_err(says)?;
+            let mut inner = call.node(inner).map_err(refusal)?;
             self.copied = self.copied.saturating_add(inner.encoded_len());
-            if self.copied > COPIED {
-                return Err(says("copied out, functions are larger than 64 MiB".into()));
+            if self.copied > MAX_COPIED {
+                return Err(refusal("the inlined functions exceed 64 MiB".into()));
             }
             for attribute in &mut inner.attribute {
                 if let Some(body) = &mut attribute.g {
@@ -242,7 +244,7 @@ impl Inliner<'_> {
     }
 }
 
-/// One call: what the names and attributes of the function are here.
+/// One call, with the values that the names of the function stand for.
 struct Call<'c> {
     call: &'c NodeProto,
     function: &'c Function<'c>,
@@ -251,7 +253,7 @@ struct Call<'c> {
 }
 
 impl<'c> Call<'c> {
-    /// The call, and the nodes that pass on what its outputs are.
+    /// The call, and the `Identity` nodes for outputs that no node of the function makes directly.
     fn new(
         call: &'c NodeProto,
         function: &'c Function<'c>,
@@ -259,18 +261,20 @@ impl<'c> Call<'c> {
     ) -> Result<(Call<'c>, Vec<NodeProto>), String> {
         let proto = function.proto;
         if call.input.len() > proto.input.len() || call.output.len() > proto.output.len() {
-            return Err("it is given more inputs or outputs than it has".into());
+            return Err("the call has more inputs or outputs than the function".into());
         }
         for (at, attribute) in call.attribute.iter().enumerate() {
             let name = shown(&attribute.name);
             if !function.has_attribute(&attribute.name) {
-                return Err(format!("it has no attribute {name}"));
+                return Err(format!("the function has no attribute {name}"));
             }
             if call.attribute[..at].iter().any(|other| other.name == attribute.name) {
-                return Err(format!("the attribute {name} is there twice"));
+                return Err(format!("duplicate attribute {name}"));
             }
             if !attribute.ref_attr_name.is_empty() {
-                return Err(format!("the attribute {name} takes its value from a function's"));
+                return Err(format!(
+                    "the attribute {name} refers to an attribute of a function, but is not in one"
+                ));
             }
         }
         let mut values = HashMap::new();
@@ -287,7 +291,7 @@ impl<'c> Call<'c> {
             if made && !values.contains_key(&**name) {
                 values.insert(&**name, to.clone());
             } else {
-                // An input passed on, or an output that is there twice.
+                // An input that is passed on, or the same output twice.
                 let from =
                     values.get(&**name).cloned().unwrap_or_else(|| format!("{prefix}{name}"));
                 passed.push(NodeProto {
@@ -330,7 +334,7 @@ impl<'c> Call<'c> {
     }
 
     /// An attribute of a node: its own, the call's, the function's default, or none if neither the
-    /// call nor the function says it.
+    /// call nor the function gives it.
     fn attribute(&self, attribute: &AttributeProto) -> Result<Option<AttributeProto>, String> {
         if attribute.ref_attr_name.is_empty() {
             let mut attribute = attribute.clone();
@@ -342,14 +346,17 @@ impl<'c> Call<'c> {
         let wanted = &attribute.ref_attr_name;
         if !self.function.has_attribute(wanted) {
             return Err(format!(
-                "it has no attribute {}, which one of its nodes reads",
+                "a node refers to the attribute {}, but the function has no attribute of this name",
                 shown(wanted)
             ));
         }
         let mut all = self.call.attribute.iter().chain(self.function.defaults);
         let Some(given) = all.find(|given| given.name == *wanted) else { return Ok(None) };
         if attribute.r#type != 0 && attribute.r#type != given.r#type {
-            return Err(format!("the attribute {} is of another type", shown(wanted)));
+            return Err(format!(
+                "the attribute {} has another type than the node that reads it",
+                shown(wanted)
+            ));
         }
         if given.g.is_some() {
             return Err(format!(
@@ -362,7 +369,7 @@ impl<'c> Call<'c> {
         Ok(Some(given))
     }
 
-    /// A body of a node of the function, which is copied with it.
+    /// A copy of the body of a node of the function.
     fn graph(&self, graph: &GraphProto) -> Result<GraphProto, String> {
         let mut copy = graph.clone();
         copy.value_info.clear();

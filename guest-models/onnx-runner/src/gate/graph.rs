@@ -1,5 +1,5 @@
-//! Graphs and the bodies within them: every value is made once, before it is read, and has one
-//! known element type.
+//! Checks graphs and their bodies: every value is defined once, before it is read, and has a known
+//! element type.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use tract_onnx::pb::{GraphProto, TypeProto, ValueInfoProto, type_proto};
 use super::text::{name_of, shown};
 use super::{Versions, bounds, node, tensors};
 
-/// What is known where a node stands: the values of its graph so far, and of those around it.
+/// The values that a node can read: those of its graph so far, and of the enclosing graphs.
 pub(super) struct Scope<'g> {
     outer: Option<&'g Scope<'g>>,
     values: HashMap<&'g str, Types>,
@@ -34,26 +34,29 @@ impl<'g> Scope<'g> {
         }
         if name.len() > bounds::NAME {
             let (name, length) = (shown(name), name.len());
-            return Err(format!("the name {name} has {length} bytes, above {}", bounds::NAME));
+            return Err(format!(
+                "the name {name} has {length} bytes; the limit is {}",
+                bounds::NAME
+            ));
         }
         if self.find(name).is_some() {
-            return Err(format!("two nodes make the same value {}", shown(name)));
+            return Err(format!("duplicate value {}: two nodes make the same value", shown(name)));
         }
         self.values.insert(name, types);
         Ok(())
     }
 }
 
-/// What is counted over a whole model.
+/// Counts over a whole model.
 #[derive(Default)]
 pub(super) struct Totals {
     nodes: usize,
-    /// The types of inputs of bodies that say none, by where they are.
+    /// The types of undeclared inputs of bodies, by the address of the input.
     untyped: HashMap<usize, Types>,
 }
 
-/// Refuses a model's graph that is not sound, or not all implemented. Gives the inputs of bodies
-/// that say no type the one that they have: tract reads no others.
+/// Refuses a graph that is malformed or not implemented. Declares the types of undeclared inputs of
+/// bodies, which tract requires.
 pub(super) fn check(graph: &mut GraphProto, versions: &Versions) -> Result<(), String> {
     let mut totals = Totals::default();
     body(graph, None, &[], versions, &mut totals, 0)?;
@@ -80,8 +83,8 @@ fn set_types(graph: &mut GraphProto, untyped: &HashMap<usize, Types>) {
     }
 }
 
-/// Checks a graph, within the scope of another one, whose inputs are known to have these types;
-/// says the types of its outputs.
+/// Checks a graph within the scope of another one. Its inputs have these types; returns the types
+/// of its outputs.
 pub(super) fn body(
     graph: &GraphProto,
     outer: Option<&Scope<'_>>,
@@ -101,7 +104,7 @@ pub(super) fn body(
     }
     if graph.initializer.len() > bounds::INITIALIZERS {
         let found = graph.initializer.len();
-        return Err(format!("{found} initializers are above {}", bounds::INITIALIZERS));
+        return Err(format!("{found} initializers exceed the limit of {}", bounds::INITIALIZERS));
     }
     totals.nodes = totals.nodes.saturating_add(graph.node.len());
     if totals.nodes > bounds::NODES {
@@ -113,7 +116,7 @@ pub(super) fn body(
         let types = match (declared, given.get(at)) {
             (Some(declared), Some(given)) if declared != *given => {
                 return Err(format!(
-                    "the input {} of a body is declared as {}, and is given {}",
+                    "the input {} of a body is declared as {}, but gets {}",
                     shown(&input.name),
                     declared.names(),
                     given.names()
@@ -134,15 +137,15 @@ pub(super) fn body(
     for tensor in &graph.initializer {
         let types = tensors::check(tensor).map_err(|why| tensors::named(tensor, &why))?;
         if initialized.insert(&tensor.name, ()).is_some() {
-            return Err(format!("two initializers have the name {}", shown(&tensor.name)));
+            return Err(format!("duplicate initializer {}", shown(&tensor.name)));
         }
-        // An initializer of an input's name is that input's default.
+        // An initializer with the name of an input is its default.
         match scope.values.get(&*tensor.name) {
             Some(declared) if *declared == types => {}
             Some(declared) => {
                 let (declared, types) = (declared.names(), types.names());
                 let name = shown(&tensor.name);
-                return Err(format!("the input {name} is {declared}, its default {types}"));
+                return Err(format!("the input {name} is {declared}, but its default is {types}"));
             }
             None => scope.add(&tensor.name, types)?,
         }
@@ -157,16 +160,16 @@ pub(super) fn body(
     }
     let mut outputs = Vec::with_capacity(graph.output.len());
     for output in &graph.output {
-        // What a body passes on from around it is in no table of tract's.
+        // tract cannot pass on a value of the enclosing graph as an output of a body.
         let Some(types) = scope.values.get(&*output.name) else {
-            return Err(format!("nothing in its graph makes the output {}", shown(&output.name)));
+            return Err(format!("no node of its graph makes the output {}", shown(&output.name)));
         };
         if !untyped(output, depth)
             && let Some(declared) = declared(output)?
             && declared != *types
         {
             return Err(format!(
-                "the output {} is declared as {}, and is {}",
+                "the output {} is declared as {}, but is {}",
                 shown(&output.name),
                 declared.names(),
                 types.names()
@@ -177,16 +180,16 @@ pub(super) fn body(
     Ok(outputs)
 }
 
-/// Whether nothing is declared of a body's input or output: it is enough to know what makes it.
+/// Whether an input or output of a body has no declared type; its type then follows from the graph.
 fn untyped(value: &ValueInfoProto, depth: usize) -> bool {
-    depth > 0 && value.r#type.as_ref().is_some_and(|said| said.value.is_none())
+    depth > 0 && value.r#type.as_ref().is_some_and(|declared| declared.value.is_none())
 }
 
 /// The element type that an input or output is declared with.
 fn declared(value: &ValueInfoProto) -> Result<Option<Types>, String> {
     let Some(value_type) = &value.r#type else { return Ok(None) };
     let Some(type_proto::Value::TensorType(tensor)) = &value_type.value else {
-        return Err(format!("{} is no tensor, which is not implemented", shown(&value.name)));
+        return Err(format!("{} is not a tensor, which is not implemented", shown(&value.name)));
     };
     if tensor.elem_type == 0 {
         return Ok(None);
@@ -194,7 +197,7 @@ fn declared(value: &ValueInfoProto) -> Result<Option<Types>, String> {
     match Types::of(tensor.elem_type) {
         Some(types) => Ok(Some(types)),
         None => Err(format!(
-            "{} is of {}, which is not implemented",
+            "{} has the element type {}, which is not implemented",
             shown(&value.name),
             name_of(tensor.elem_type)
         )),

@@ -1,10 +1,10 @@
-//! What is refused before tract sees the model. tract reads what it knows of a model and passes
-//! over the rest: attributes, versions of operators, domains. A model that asks for more than is
-//! computed would get an answer all the same, and a wrong one. So nothing passes here that is not
-//! in the table of operators (`guest-models/operators`): operator, versions, number of inputs and outputs, element
-//! types, and every attribute with the values that have been checked against the specification.
+//! Checks a model before tract reads it. tract ignores attributes, operator versions and domains
+//! that it does not know, so a model that uses them would get a wrong answer instead of an error.
+//! The gate must never pass anything that is not in the table of operators
+//! (`guest-models/operators`): operator, versions, number of inputs and outputs, element types,
+//! and every attribute with the values that were checked against the specification.
 //!
-//! A refusal names the node, the operator, its version, and what it is that is not implemented.
+//! An error names the node, the operator, its version, and what is not implemented.
 
 mod attributes;
 mod bounds;
@@ -44,9 +44,9 @@ use tract_onnx::pb::{
 
 /// Why a model is refused.
 pub(crate) enum Refused {
-    /// For what it is.
+    /// Whatever the shapes of its inputs are.
     Always(String),
-    /// For what it is with inputs of these shapes.
+    /// With inputs of these shapes; other shapes may work.
     ForShapes(String),
 }
 
@@ -56,18 +56,19 @@ impl From<String> for Refused {
     }
 }
 
-/// Refuses what the runner does not compute as ONNX says, and brings the rest into the one form
-/// that tract reads rightly. Says which inputs and outputs are carried in another element type.
+/// Refuses what the runner does not compute as ONNX specifies, and rewrites the rest into the form
+/// that tract reads correctly. Returns the inputs and outputs that are carried in another element
+/// type.
 pub(crate) fn check(
     proto: &mut ModelProto,
     defaults: &Defaults,
     shapes: &[InputShape],
 ) -> Result<Carried, Refused> {
     if !proto.training_info.is_empty() {
-        let why = "the model has information for training, which is not implemented";
+        let why = "the model contains training information, which is not implemented";
         return Err(why.to_owned().into());
     }
-    versioned::forget_texts(proto);
+    versioned::clear_doc_strings(proto);
     let versions = Versions { noted: true, ..versions(proto)? };
     functions::inline(proto, defaults)?;
     flex::lower(proto, &versions)?;
@@ -75,7 +76,7 @@ pub(crate) fn check(
         return Err("the model has no graph".to_owned().into());
     };
     normalize(graph)?;
-    outputs::settle(graph, &versions);
+    outputs::name_unnamed(graph, &versions);
     order::sort(graph)?;
     choice::resolve(graph);
     sequences::resolve(graph, &versions, shapes).map_err(Refused::ForShapes)?;
@@ -83,15 +84,15 @@ pub(crate) fn check(
     let carried = carry::rewrite(graph, &versions)?;
     tensors::make_raw(graph);
     optimizer::move_negative_zeros_to_nodes(graph);
-    forget_symbols(graph);
+    clear_symbols(graph);
     name_nodes(graph);
     versioned::mark(graph);
     complete(proto, &versions);
     Ok(carried)
 }
 
-/// Inputs that are left out at the end of a node's list are as if they were not in it; tract counts
-/// them. A dimension of -1 is what some programs write for one that is not known.
+/// Removes omitted inputs from the end of each node's list, because tract counts them. Some
+/// exporters write -1 for an unknown dimension.
 fn normalize(graph: &mut GraphProto) -> Result<(), String> {
     for value in &mut graph.input {
         let name = text::shown(&value.name);
@@ -101,7 +102,7 @@ fn normalize(graph: &mut GraphProto) -> Result<(), String> {
             match dim.value {
                 Some(dimension::Value::DimValue(-1)) => dim.value = None,
                 Some(dimension::Value::DimValue(size)) if size < 0 => {
-                    return Err(format!("the input {name} has a dimension of {size}"));
+                    return Err(format!("the input {name} has the negative dimension {size}"));
                 }
                 _ => {}
             }
@@ -118,9 +119,9 @@ fn normalize(graph: &mut GraphProto) -> Result<(), String> {
     Ok(())
 }
 
-/// Takes the names of dimensions out of a graph's inputs. tract reads them as formulas, and every
-/// shape is given as numbers.
-fn forget_symbols(graph: &mut GraphProto) {
+/// Removes the symbolic dimensions of a graph's inputs. tract parses them as formulas, but the
+/// shapes of a request are always concrete.
+fn clear_symbols(graph: &mut GraphProto) {
     for input in &mut graph.input {
         let value = input.r#type.as_mut().and_then(|value| value.value.as_mut());
         let shape = value.and_then(|type_proto::Value::TensorType(tensor)| tensor.shape.as_mut());
@@ -131,18 +132,18 @@ fn forget_symbols(graph: &mut GraphProto) {
         }
     }
     for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
-        attribute.g.iter_mut().for_each(forget_symbols);
+        attribute.g.iter_mut().for_each(clear_symbols);
     }
 }
 
-/// Gives every node of a graph a name of its own: tract stumbles over two of one name.
+/// Gives every node of a graph a unique name, which tract requires.
 fn name_nodes(graph: &mut GraphProto) {
     let mut taken: HashSet<String> = HashSet::new();
     let values = graph.input.iter().map(|input| &input.name);
     taken.extend(values.chain(graph.initializer.iter().map(|tensor| &tensor.name)).cloned());
     for node in &mut graph.node {
         if node.name.is_empty() || taken.contains(&node.name) {
-            // No other node makes this value.
+            // Values have unique names.
             node.name =
                 node.output.iter().find(|name| !name.is_empty()).cloned().unwrap_or_default();
             while taken.contains(&node.name) {
@@ -156,19 +157,18 @@ fn name_nodes(graph: &mut GraphProto) {
     }
 }
 
-/// The version of each operator set that the model is written in, of the sets that are known.
+/// The versions of the known operator sets that a model imports.
 #[derive(Clone)]
 pub(crate) struct Versions {
     onnx: Option<i64>,
     ml: Option<i64>,
-    /// Whether nodes can carry a version of their own: once the model's own texts are taken out of
-    /// the field in which they do.
+    /// Whether a node's `doc_string` holds its own version. Only true after the model's own doc
+    /// strings have been cleared.
     noted: bool,
 }
 
 impl Versions {
-    /// The version in which a node is written: the one of the function that it comes from, or the
-    /// model's.
+    /// The version of a node's operator: that of the function it comes from, or the model's.
     fn of_node(&self, node: &NodeProto) -> Result<i64, String> {
         match versioned::of(node).filter(|_| self.noted) {
             Some(version) => Ok(version),
@@ -176,10 +176,10 @@ impl Versions {
         }
     }
 
-    /// The version in which the operators of a domain are written, or why they are not implemented.
+    /// The imported version of a domain, or why its operators are not implemented.
     fn of(&self, domain: &str) -> Result<i64, String> {
         match domain {
-            "" => self.onnx.ok_or_else(unsaid),
+            "" => self.onnx.ok_or_else(no_version),
             ML => self.ml.ok_or_else(|| format!("the model does not import the domain {ML}")),
             other => {
                 let from = text::domain(other);
@@ -188,18 +188,18 @@ impl Versions {
         }
     }
 
-    /// The versions in which the nodes of a function are written.
+    /// The versions that apply to the nodes of a function.
     pub(crate) fn within(&self, function: &FunctionProto) -> Versions {
         let of = |domain| functions::version(function, domain);
         Versions { onnx: of("").or(self.onnx), ml: of(ML).or(self.ml), noted: self.noted }
     }
 }
 
-fn unsaid() -> String {
-    "the model does not say which version of ONNX's operator set it is written in".into()
+fn no_version() -> String {
+    "the model does not import a version of the ONNX operator set".into()
 }
 
-/// A domain by its one name.
+/// The domain of a node; `ai.onnx` is a second name of the default domain.
 pub(crate) fn domain_of(node: &NodeProto) -> &str {
     if node.domain == "ai.onnx" { "" } else { &node.domain }
 }
@@ -209,27 +209,27 @@ pub(crate) fn versions(proto: &ModelProto) -> Result<Versions, String> {
     let mut seen: Vec<(&str, i64)> = Vec::new();
     for import in &proto.opset_import {
         let domain = if import.domain == "ai.onnx" { "" } else { &*import.domain };
-        // Some exporters say the same thing twice.
+        // Some exporters write the same import twice.
         match seen.iter().find(|(other, _)| *other == domain) {
             Some((_, version)) if *version == import.version => continue,
             Some((_, version)) => {
                 let (set, other) = (text::set(domain), import.version);
                 return Err(format!(
-                    "{set} is imported twice, in the versions {version} and {other}"
+                    "duplicate import of {set} with the versions {version} and {other}"
                 ));
             }
             None => seen.push((domain, import.version)),
         }
         if seen.len() > 64 {
-            return Err("more than 64 operator sets are imported".into());
+            return Err("the model imports more than 64 operator sets".into());
         }
-        // Operators of other domains are refused one by one: an import that nothing uses does no
-        // harm.
+        // Operators of other domains are refused when a node uses one; an unused import is
+        // harmless.
         let Some(newest) = newest(domain) else { continue };
         if !(1..=newest).contains(&import.version) {
             let (version, set) = (import.version, text::set(domain));
             return Err(format!(
-                "version {version} of {set} is not implemented; 1 to {newest} are"
+                "version {version} of {set} is not implemented; use 1 to {newest}"
             ));
         }
         match domain {
@@ -238,13 +238,13 @@ pub(crate) fn versions(proto: &ModelProto) -> Result<Versions, String> {
         }
     }
     match versions {
-        // Its functions may say it for all of its nodes.
-        Versions { onnx: None, ml: None, .. } if proto.functions.is_empty() => Err(unsaid()),
+        // The functions may import versions for all nodes.
+        Versions { onnx: None, ml: None, .. } if proto.functions.is_empty() => Err(no_version()),
         versions => Ok(versions),
     }
 }
 
-/// tract wants to be told the version of ONNX's own operators also where a model has none of them.
+/// Adds an import of the ONNX operator set, which tract requires even if no node uses it.
 fn complete(proto: &mut ModelProto, versions: &Versions) {
     if versions.onnx.is_none() {
         let import = OperatorSetIdProto { domain: String::new(), version: NEWEST };

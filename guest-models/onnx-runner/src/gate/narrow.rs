@@ -1,22 +1,21 @@
-//! The one rule for narrow floats, float16 and bfloat16: an operator that computes reads them as the
-//! float32 that they are, computes in float32, and its results are rounded to the narrow type once.
+//! The rule for narrow floats, float16 and bfloat16: an operator that computes reads them as
+//! float32, computes in float32, and rounds its results to the narrow type once.
 //!
-//! A node is under this rule unless it is known to do nothing but move or make elements, so that an
-//! operator that is added to the table follows it without anybody thinking of it. Here is decided
-//! which nodes these are; `carry.rs` puts the conversions into the graph. In the typed model they are
-//! operators of ours (`narrow_cast.rs` of onnx-ops), which no pass of tract's and none of ours looks
-//! through: two nodes with a rounding between them are never made one.
+//! The rule applies to every node that is not known to only move or create elements, so that it
+//! applies to new operators in the table by default. This file classifies the nodes; `carry.rs`
+//! adds the conversions to the graph. The conversions are operators of onnx-ops (`narrow_cast.rs`)
+//! that no optimizer pass looks through: two nodes with a rounding between them are never fused.
 
 use belljar_operators::{F8E8M0, NARROW, Operator, Output, Types};
 use tract_onnx::pb::NodeProto;
 
-/// What becomes of a node that reads or makes narrow floats.
+/// How a node that reads or makes narrow floats is rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rule {
-    /// It reads float32, and what it makes is rounded.
+    /// It reads float32, and its results are rounded.
     Compute,
-    /// It reads float32, and what it makes is among the numbers that it reads, or their negatives:
-    /// nothing is left to round.
+    /// It reads float32, and its results are numbers that it reads or their negatives, which need
+    /// no rounding.
     Choose,
     /// It moves elements, which may be of either width.
     Move,
@@ -24,8 +23,8 @@ pub(super) enum Rule {
     Keep,
 }
 
-/// Operators of which every result is a number that they read, a whole number not above one, or the
-/// same with another sign. One that is not here but could be costs a rounding that changes nothing.
+/// Operators whose every result is a number that they read, 0 or 1, or the negative of one. Leaving
+/// an operator out of this list costs a rounding that changes nothing.
 const CHOOSING: [&str; 14] = [
     "Abs",
     "DepthToSpace",
@@ -43,20 +42,20 @@ const CHOOSING: [&str; 14] = [
     "Trilu",
 ];
 
-/// The rule for a node that reads values of these types, and makes values of those.
+/// The rule for a node that reads and makes values of these types.
 pub(super) fn rule(node: &NodeProto, operator: &Operator, given: &[Types], made: &[Types]) -> Rule {
     if !given.iter().chain(made).any(|types| NARROW.has(*types)) {
         return Rule::Keep;
     }
-    // What has bodies passes values on to them; what says the type of its output by an attribute
-    // makes it of nothing, or of bits.
+    // A node with bodies passes values on to them; a node whose output type is an attribute creates
+    // its elements or reinterprets bits.
     let bodies = node.attribute.iter().any(|attribute| attribute.g.is_some());
-    let said =
-        |output: &Output| matches!(output, Output::Special | Output::Said(..) | Output::SaidOr(..));
-    if bodies || operator.outputs.iter().any(said) {
+    let by_attribute =
+        |output: &Output| matches!(output, Output::Special | Output::Attr(..) | Output::AttrOr(..));
+    if bodies || operator.outputs.iter().any(by_attribute) {
         return Rule::Keep;
     }
-    // What takes any small type moves it, and computes nothing.
+    // An operator that takes any small type only moves elements.
     if operator.inputs.iter().any(|input| input.types.has(F8E8M0)) {
         return Rule::Move;
     }

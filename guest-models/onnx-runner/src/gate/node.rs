@@ -1,4 +1,4 @@
-//! One node against its line of the table.
+//! Checks one node against its entry in the table of operators.
 
 use belljar_operators::{
     self as table, BOOL, F8E8M0, F32, I64, ML, Operator, Output, STRING, Types, U8,
@@ -11,7 +11,7 @@ use super::graph::{Scope, Totals, body};
 use super::text::shown;
 use super::{Versions, bounds, domain_of, tensors};
 
-/// Refuses a node that is not implemented; says the types of its outputs, in their order.
+/// Refuses a node that is not implemented; returns the types of its outputs.
 pub(super) fn check(
     node: &NodeProto,
     scope: &Scope<'_>,
@@ -19,7 +19,7 @@ pub(super) fn check(
     totals: &mut Totals,
     depth: usize,
 ) -> Result<Vec<Types>, String> {
-    let said = |why: String| {
+    let refusal = |why: String| {
         let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
         let name = shown(name.map_or("", |name| name));
         let operator = super::text::operator(&node.op_type);
@@ -32,13 +32,13 @@ pub(super) fn check(
         }
     };
     check_inner(node, scope, versions, totals, depth).map_err(|why| match why {
-        Why::Here(why) => said(why),
-        // A node of a body has been named already.
+        Why::Here(why) => refusal(why),
+        // The message already names the node of the body.
         Why::Within(why) => why,
     })
 }
 
-/// What can be said against a node without knowing any other: why it is not implemented.
+/// Why a node is not implemented, as far as that is known without the rest of the graph.
 pub(crate) fn refusal(node: &NodeProto, versions: &Versions) -> Option<String> {
     if super::flex::lowered(node, versions.onnx.unwrap_or(0)) {
         return None;
@@ -51,7 +51,7 @@ pub(super) fn alone(node: &NodeProto, versions: &Versions) -> Result<&'static Op
     let operator = table::find(domain, &node.op_type, versions.of_node(node)?)?;
     if node.attribute.len() > bounds::ATTRIBUTES {
         let found = node.attribute.len();
-        return Err(format!("{found} attributes are above {}", bounds::ATTRIBUTES));
+        return Err(format!("{found} attributes exceed the limit of {}", bounds::ATTRIBUTES));
     }
     attributes::check(node, operator)?;
     count(node, operator)?;
@@ -78,9 +78,12 @@ fn check_inner(
     depth: usize,
 ) -> Result<Vec<Types>, Why> {
     if node.name.len() > bounds::NAME {
-        return Err(
-            format!("its name has {} bytes, above {}", node.name.len(), bounds::NAME).into()
-        );
+        return Err(format!(
+            "its name has {} bytes; the limit is {}",
+            node.name.len(),
+            bounds::NAME
+        )
+        .into());
     }
     let operator = alone(node, versions)?;
     let read = inputs(node, operator, &|name| scope.find(name))?;
@@ -89,7 +92,7 @@ fn check_inner(
             let then = graph(node, "then_branch", scope, &[], versions, totals, depth)?;
             let other = graph(node, "else_branch", scope, &[], versions, totals, depth)?;
             if then != other {
-                return Err("its branches make values of different types".to_owned().into());
+                return Err("the outputs of its branches have different types".to_owned().into());
             }
             then
         }
@@ -100,19 +103,19 @@ fn check_inner(
         "Loop" => {
             let given = given_to_body(node, &read);
             let made = graph(node, "body", scope, &given, versions, totals, depth)?;
-            rounds(&given, &made)?;
+            loop_outputs(&given, &made)?;
             made_of_body(node, made)
         }
         _ => return Ok(made(node, operator, &read)?),
     };
     if special.len() != node.output.len() {
         let (named, made) = (node.output.len(), special.len());
-        return Err(format!("it names {named} outputs, and makes {made}").into());
+        return Err(format!("it has {named} outputs, but its body makes {made}").into());
     }
     Ok(special)
 }
 
-/// The types of the inputs of a body, of a node that reads values of these types.
+/// The types of the inputs of the body of a node that reads values of these types.
 pub(super) fn given_to_body(node: &NodeProto, read: &[Read]) -> Vec<Types> {
     match &*node.op_type {
         "If" => Vec::new(),
@@ -124,7 +127,7 @@ pub(super) fn given_to_body(node: &NodeProto, read: &[Read]) -> Vec<Types> {
     }
 }
 
-/// The types of what a node makes, of those that its body makes.
+/// The types of the outputs of a node, from those of its body.
 pub(super) fn made_of_body(node: &NodeProto, mut made: Vec<Types>) -> Vec<Types> {
     if node.op_type == "Loop" && !made.is_empty() {
         made.remove(0);
@@ -132,19 +135,19 @@ pub(super) fn made_of_body(node: &NodeProto, mut made: Vec<Types>) -> Vec<Types>
     made
 }
 
-/// The body of a loop says whether to go on, and what it carries on is of the type it was.
-fn rounds(given: &[Types], made: &[Types]) -> Result<(), String> {
+/// Checks the outputs of the body of a loop: its condition, and the types of the carried values.
+fn loop_outputs(given: &[Types], made: &[Types]) -> Result<(), String> {
     if made.first() != Some(&BOOL) {
-        return Err("the first output of its body is no bool".into());
+        return Err("the first output of its body is not a bool".into());
     }
     let carried = given.get(2..).unwrap_or_default();
     match made.get(1..).unwrap_or_default().get(..carried.len()) {
         Some(on) if on == carried => Ok(()),
-        _ => Err("its body does not carry on the types that it is given".into()),
+        _ => Err("its body changes the type of a carried value".into()),
     }
 }
 
-/// The types of what a node without bodies makes, of values of these types.
+/// The types of the outputs of a node without bodies, which reads values of these types.
 pub(super) fn made(
     node: &NodeProto,
     operator: &Operator,
@@ -164,17 +167,17 @@ pub(super) fn made(
     Ok(made)
 }
 
-/// The element type that an attribute says, if it says one.
-fn said(node: &NodeProto, name: &str) -> Option<Types> {
+/// The element type that an attribute names.
+fn named_type(node: &NodeProto, name: &str) -> Option<Types> {
     find(node, name).and_then(|attribute| Types::of(i32::try_from(attribute.i).ok()?))
 }
 
 fn quantized(node: &NodeProto, read: &[Read]) -> Result<Types, String> {
     let zero = read.iter().find(|read| read.at == 2).map(|read| read.types);
-    match (zero, said(node, "output_dtype")) {
-        (Some(zero), Some(said)) if zero != said => {
-            let (zero, said) = (zero.names(), said.names());
-            Err(format!("its zero point is {zero}, and \"output_dtype\" says {said}"))
+    match (zero, named_type(node, "output_dtype")) {
+        (Some(zero), Some(output)) if zero != output => {
+            let (zero, output) = (zero.names(), output.names());
+            Err(format!("its zero point is {zero}, but \"output_dtype\" is {output}"))
         }
         (Some(types), _) | (None, Some(types)) => Ok(types),
         (None, None) => Ok(U8),
@@ -183,19 +186,21 @@ fn quantized(node: &NodeProto, read: &[Read]) -> Result<Types, String> {
 
 fn dequantized(node: &NodeProto, read: &[Read]) -> Result<Types, String> {
     let scale = read.iter().find(|read| read.at == 1).map(|read| read.types);
-    match said(node, "output_dtype").or(scale) {
-        Some(F8E8M0) => Err("without \"output_dtype\" it makes float8e8m0".into()),
+    match named_type(node, "output_dtype").or(scale) {
+        Some(F8E8M0) => {
+            Err("an output of float8e8m0 is not implemented; set \"output_dtype\"".into())
+        }
         Some(types) => Ok(types),
-        None => Err("it has no scale".into()),
+        None => Err("its scale is missing".into()),
     }
 }
 
-/// How many names there are up to the last one that is not empty.
+/// The number of names up to the last one that is not empty.
 pub(super) fn named(names: &[String]) -> usize {
     names.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1)
 }
 
-/// Whether a node reads as many values as it can.
+/// Checks the number of inputs of a node.
 fn count(node: &NodeProto, operator: &Operator) -> Result<(), String> {
     let given = named(&node.input);
     let most = if operator.many { bounds::VALUES } else { operator.inputs.len() };
@@ -206,19 +211,19 @@ fn count(node: &NodeProto, operator: &Operator) -> Result<(), String> {
             (fewest, most) if fewest == most => fewest.to_string(),
             (fewest, most) => format!("{fewest} to {most}"),
         };
-        return Err(format!("it has {given} inputs, not {wanted}"));
+        return Err(format!("{given} inputs, expected {wanted}"));
     }
     Ok(())
 }
 
-/// An input that is there: its place, and what the table and the graph say of it.
+/// An input that is given: its index, its type variable in the table, and its type in the graph.
 pub(super) struct Read {
     pub(super) at: usize,
     pub(super) letter: char,
     pub(super) types: Types,
 }
 
-/// What a node reads.
+/// The given inputs of a node, checked against the table.
 pub(super) fn inputs(
     node: &NodeProto,
     operator: &Operator,
@@ -230,7 +235,7 @@ pub(super) fn inputs(
         let input = operator.inputs[at.min(operator.inputs.len() - 1)];
         if name.is_empty() {
             if at < fewest {
-                return Err(format!("its input {at} is missing"));
+                return Err(format!("input {at} is missing"));
             }
             continue;
         }
@@ -239,14 +244,17 @@ pub(super) fn inputs(
         };
         if !input.types.has(types) {
             let (types, wanted) = (types.names(), input.types.names());
-            return Err(format!("its input {} is {types}; implemented is {wanted}", shown(name)));
+            return Err(format!("the input {} is {types}; implemented is {wanted}", shown(name)));
         }
         let other = read.iter().find(|other| other.letter == input.letter && other.letter != '-');
         if let Some(other) = other
             && other.types != types
         {
             let (types, other) = (types.names(), other.types.names());
-            return Err(format!("its input {} is {types}, and another one {other}", shown(name)));
+            return Err(format!(
+                "the input {} is {types}, but another input is {other}",
+                shown(name)
+            ));
         }
         read.push(Read { at, letter: input.letter, types });
     }
@@ -255,40 +263,40 @@ pub(super) fn inputs(
 
 fn outputs(node: &NodeProto, operator: &Operator) -> Result<(), String> {
     let most = if operator.many_outputs { bounds::VALUES } else { operator.outputs.len() };
-    // Where the number of outputs means something, one without a name counts.
+    // Where the number of outputs has a meaning, unnamed outputs count.
     let found = if operator.many_outputs { node.output.len() } else { named(&node.output) };
     let fewest = operator.fewest_outputs.max(1);
-    let there = if operator.many_outputs { found } else { node.output.len() };
-    if found > most || there < fewest || named(&node.output) == 0 {
-        return Err(format!("it has {found} outputs, not {fewest} to {most}"));
+    let given = if operator.many_outputs { found } else { node.output.len() };
+    if found > most || given < fewest || named(&node.output) == 0 {
+        return Err(format!("{found} outputs, expected {fewest} to {most}"));
     }
     Ok(())
 }
 
 fn output(node: &NodeProto, output: Output, read: &[Read]) -> Result<Types, String> {
     let like = |letter| read.iter().find(|other| other.letter == letter).map(|other| other.types);
-    let unknown = || "the type of its output is not known".into();
+    let unknown = || "the element type of its output is unknown".into();
     match output {
         Output::Is(types) => Ok(types),
         Output::Like(letter) => like(letter).ok_or_else(unknown),
         Output::Either(first, second) => like(first).or_else(|| like(second)).ok_or_else(unknown),
-        Output::SaidOr(name, _, letter) if find(node, name).is_none() => {
+        Output::AttrOr(name, _, letter) if find(node, name).is_none() => {
             like(letter).ok_or_else(unknown)
         }
-        Output::Said(name, types) | Output::SaidOr(name, types, _) => find(node, name)
+        Output::Attr(name, types) | Output::AttrOr(name, types, _) => find(node, name)
             .and_then(|attribute| i32::try_from(attribute.i).ok())
             .and_then(Types::of)
-            .filter(|said| types.has(*said))
-            .ok_or_else(|| format!("the attribute {name:?} does not say an element type")),
+            .filter(|dtype| types.has(*dtype))
+            .ok_or_else(|| format!("the attribute {name:?} is not an implemented element type")),
         Output::With(attributes, otherwise) => {
-            let there =
+            let given =
                 attributes.iter().find_map(|(name, types)| Some((find(node, name)?, types)));
-            match there {
+            match given {
                 None => Ok(otherwise),
                 Some((AttributeProto { t: Some(tensor), .. }, types)) => {
                     Types::of(tensor.data_type)
-                        .filter(|said| types.has(*said))
-                        .ok_or_else(|| "its values are of a type that is not implemented".into())
+                        .filter(|dtype| types.has(*dtype))
+                        .ok_or_else(|| "the element type of its value is not implemented".into())
                 }
                 Some((_, types)) => Ok(*types),
             }
@@ -297,7 +305,7 @@ fn output(node: &NodeProto, output: Output, read: &[Read]) -> Result<Types, Stri
             Some(read) if read.types == STRING => Ok(I64),
             _ => Ok(STRING),
         },
-        Output::Special => Err("the type of its output is not known".into()),
+        Output::Special => Err("the element type of its output is unknown".into()),
     }
 }
 
@@ -315,7 +323,7 @@ fn graph(
     };
     if graph.input.len() != given.len() {
         let (found, wanted) = (graph.input.len(), given.len());
-        return Err(format!("its {name} has {found} inputs, not {wanted}").into());
+        return Err(format!("its {name} has {found} inputs, expected {wanted}").into());
     }
     body(graph, Some(scope), given, versions, totals, depth + 1).map_err(Why::Within)
 }
@@ -339,7 +347,7 @@ fn filler(node: &NodeProto) -> Result<Types, String> {
     };
     let types = tensors::check(tensor).map_err(|why| format!("its value {why}"))?;
     if tensor.dims.iter().product::<i64>() != 1 || tensor.data_type == DataType::String as i32 {
-        return Err("its value is not one number".into());
+        return Err("its value must be one number".into());
     }
     Ok(types)
 }

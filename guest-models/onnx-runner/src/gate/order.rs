@@ -1,6 +1,6 @@
-//! Puts the nodes of a graph into an order in which every value is made before it is read. ONNX asks
-//! for such an order, and many programs write another one. The sort is stable: nodes that are in
-//! order already stay where they are. A cycle has no order, and is refused.
+//! Sorts the nodes of a graph topologically. ONNX requires that order, but many exporters write
+//! another one. The sort is stable: nodes that are already in order keep their positions. A cycle
+//! is refused.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -9,22 +9,22 @@ use tract_onnx::pb::{GraphProto, NodeProto};
 
 use super::text::shown;
 
-/// Most nodes of a cycle that a message names.
-const NAMED: usize = 6;
+/// Maximum number of nodes of a cycle that a message names.
+const MAX_NAMED: usize = 6;
 
-/// Sorts a graph and the bodies within it.
+/// Sorts a graph and its bodies.
 pub(super) fn sort(graph: &mut GraphProto) -> Result<(), String> {
     sorted(graph, &[]).map(drop)
 }
 
-/// Sorts a graph, within others that make these values; says which values it reads from those. The
-/// protobuf decoder has bounded the nesting.
+/// Sorts a graph that is enclosed by graphs with these values; returns the values it reads from
+/// them. The protobuf decoder limits the nesting.
 fn sorted(graph: &mut GraphProto, around: &[&HashSet<String>]) -> Result<HashSet<String>, String> {
     let bodies = graph.node.iter().flat_map(|node| &node.attribute).any(|a| a.g.is_some());
     let made: HashSet<String> =
         if bodies { own(graph).map(str::to_owned).collect() } else { HashSet::new() };
     let within: Vec<&HashSet<String>> = around.iter().copied().chain([&made]).collect();
-    // What the bodies of each node read from around them.
+    // The values of enclosing graphs that the bodies of each node read.
     let mut captured: Vec<HashSet<String>> = Vec::with_capacity(graph.node.len());
     for node in &mut graph.node {
         let mut reads = HashSet::new();
@@ -33,8 +33,8 @@ fn sorted(graph: &mut GraphProto, around: &[&HashSet<String>]) -> Result<HashSet
         }
         captured.push(reads);
     }
-    // What an input, an initializer or a graph around this one makes, no node makes: where one says
-    // so, it is refused later.
+    // No node makes the values of inputs, initializers and enclosing graphs; a duplicate is refused
+    // later.
     let inputs = graph.input.iter().map(|input| &*input.name);
     let given: HashSet<&str> =
         inputs.chain(graph.initializer.iter().map(|tensor| &*tensor.name)).collect();
@@ -51,7 +51,7 @@ fn sorted(graph: &mut GraphProto, around: &[&HashSet<String>]) -> Result<HashSet
     Ok(read.filter(|name| !name.is_empty() && !own.contains(&**name)).collect())
 }
 
-/// The values that a graph has or makes.
+/// The values that a graph defines.
 fn own(graph: &GraphProto) -> impl Iterator<Item = &str> {
     let inputs = graph.input.iter().map(|input| &*input.name);
     let tensors = graph.initializer.iter().map(|tensor| &*tensor.name);
@@ -59,7 +59,7 @@ fn own(graph: &GraphProto) -> impl Iterator<Item = &str> {
     inputs.chain(tensors).chain(outputs)
 }
 
-/// The order of the nodes, or nothing if it is the one that they have.
+/// The order of the nodes, or `None` if they are already in order.
 fn order(
     nodes: &[NodeProto],
     captured: &[HashSet<String>],
@@ -87,7 +87,7 @@ fn order(
             readers[maker].push(at);
         }
     }
-    // The earliest of those that can stand next.
+    // The nodes whose inputs are all available; the first one in the original order comes next.
     let ready = (0..nodes.len()).filter(|at| missing[*at] == 0).map(Reverse);
     let mut ready: BinaryHeap<Reverse<usize>> = ready.collect();
     let mut order = Vec::with_capacity(nodes.len());
@@ -106,8 +106,8 @@ fn order(
     Err(cycle(nodes, |at| read_by(at).find(|maker| missing[*maker] > 0), &missing))
 }
 
-/// Names the nodes of a cycle. Every node that still misses a value reads from another such node,
-/// so that going from reader to maker ends in a cycle.
+/// The message that names the nodes of a cycle. Every node that still lacks a value reads from
+/// another such node, so that following them ends in a cycle.
 fn cycle(nodes: &[NodeProto], maker: impl Fn(usize) -> Option<usize>, missing: &[usize]) -> String {
     let mut path: Vec<usize> = Vec::new();
     let mut place: HashMap<usize, usize> = HashMap::new();
@@ -129,18 +129,17 @@ fn cycle(nodes: &[NodeProto], maker: impl Fn(usize) -> Option<usize>, missing: &
         let operator = super::text::operator(&node.op_type);
         format!("{} ({operator})", shown(name.map_or("", |name| name)))
     };
-    let names: Vec<String> = round.iter().take(NAMED).map(named).collect();
+    let names: Vec<String> = round.iter().take(MAX_NAMED).map(named).collect();
     let names = names.join(", ");
-    let end = "A graph must have no cycle; export the model again";
+    let end = "Remove the cycle and export the model again";
     match round.len() {
-        1 => format!("node {names} reads a value that it makes itself. {end}"),
-        count if count > NAMED => format!(
-            "{count} nodes form a cycle, each reading a value of the one before and the first one \
-             of the last: {names}, …. {end}"
+        1 => format!("node {names} reads its own output. {end}"),
+        count if count > MAX_NAMED => format!(
+            "{count} nodes form a cycle, in which each reads an output of the previous one: \
+             {names}, …. {end}"
         ),
         _ => format!(
-            "nodes form a cycle, each reading a value of the one before and the first one of the \
-             last: {names}. {end}"
+            "nodes form a cycle, in which each reads an output of the previous one: {names}. {end}"
         ),
     }
 }

@@ -1,5 +1,5 @@
-//! Outputs without a name: ones that nobody reads. tract counts the outputs that have names, so that
-//! one left out would shift those behind it.
+//! Names unnamed outputs, which nothing reads. tract only counts outputs with names, so an unnamed
+//! one would shift those after it.
 
 use std::collections::HashSet;
 
@@ -9,12 +9,12 @@ use tract_onnx::pb::{GraphProto, NodeProto};
 use super::node::named;
 use super::{Versions, domain_of, functions};
 
-/// Operators that are read with their unnamed outputs in mind.
+/// Operators whose builders handle unnamed outputs.
 const COUNTED: [&str; 4] = ["RNN", "GRU", "LSTM", "Attention"];
 
-/// Takes unnamed outputs off the end of each node that may have fewer, and gives the others names
-/// that nothing reads.
-pub(super) fn settle(graph: &mut GraphProto, versions: &Versions) {
+/// Removes unnamed outputs from the end of each node that may have fewer, and gives the others
+/// unused names.
+pub(super) fn name_unnamed(graph: &mut GraphProto, versions: &Versions) {
     if !unnamed(graph) {
         return;
     }
@@ -26,10 +26,10 @@ pub(super) fn settle(graph: &mut GraphProto, versions: &Versions) {
         }
         prefix
     };
-    settle_graph(graph, versions, &prefix, &mut 0);
+    name_in_graph(graph, versions, &prefix, &mut 0);
 }
 
-/// Whether there is any. The protobuf decoder has bounded the nesting.
+/// Whether a graph has an unnamed output. The protobuf decoder limits the nesting.
 fn unnamed(graph: &GraphProto) -> bool {
     graph.node.iter().any(|node| {
         let mut bodies = node.attribute.iter().filter_map(|attribute| attribute.g.as_ref());
@@ -37,16 +37,16 @@ fn unnamed(graph: &GraphProto) -> bool {
     })
 }
 
-fn settle_graph(graph: &mut GraphProto, versions: &Versions, prefix: &str, made: &mut usize) {
+fn name_in_graph(graph: &mut GraphProto, versions: &Versions, prefix: &str, made: &mut usize) {
     for node in &mut graph.node {
         let bodies = node.attribute.iter_mut().filter_map(|attribute| attribute.g.as_mut());
-        bodies.for_each(|body| settle_graph(body, versions, prefix, made));
-        settle_node(node, versions, prefix, made);
+        bodies.for_each(|body| name_in_graph(body, versions, prefix, made));
+        name_in_node(node, versions, prefix, made);
     }
 }
 
-fn settle_node(node: &mut NodeProto, versions: &Versions, prefix: &str, made: &mut usize) {
-    // A node that names none is refused as it is.
+fn name_in_node(node: &mut NodeProto, versions: &Versions, prefix: &str, made: &mut usize) {
+    // A node without any named output is refused later.
     let last = named(&node.output);
     if last == 0 {
         return;
@@ -55,7 +55,7 @@ fn settle_node(node: &mut NodeProto, versions: &Versions, prefix: &str, made: &m
     let operator =
         operator.and_then(|version| table::find(domain_of(node), &node.op_type, version));
     let fewest = match operator {
-        // How many outputs there are says what the node does.
+        // The number of outputs has a meaning.
         Ok(operator) if operator.many_outputs => node.output.len(),
         Ok(operator) => last.max(operator.fewest_outputs),
         Err(_) => last,

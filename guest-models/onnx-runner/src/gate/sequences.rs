@@ -1,8 +1,7 @@
-//! Sequences and optionals, which are no tensors: what of them is known before a model runs is all
-//! that is implemented, and then nothing of them is left. A sequence is a list of values of the
-//! graph; what reads one of its elements reads that value. Loops that carry a sequence are unrolled,
-//! and so are functions over its elements. Where a length would follow from a value that is given
-//! at run time, the model is refused.
+//! Removes sequences and optionals, which tract does not have. A sequence becomes a list of values
+//! of the graph, and a node that reads an element reads that value. Loops that carry a sequence and
+//! functions over its elements are unrolled. Only sequences whose length is known before the model
+//! runs are implemented; others are refused.
 
 mod bodies;
 mod make;
@@ -19,10 +18,10 @@ use super::choice::{integers, truth};
 use super::text::shown;
 use super::{Versions, bounds, functions, node};
 
-/// Elements of one sequence, and rounds of one loop that is unrolled.
-const MOST: usize = 1024;
+/// Maximum number of elements of a sequence, and of iterations of an unrolled loop.
+const MAX_ELEMENTS: usize = 1024;
 
-const OURS: [&str; 11] = [
+const OPERATORS: [&str; 11] = [
     "SequenceEmpty",
     "SequenceConstruct",
     "SequenceInsert",
@@ -36,7 +35,7 @@ const OURS: [&str; 11] = [
     "OptionalGetElement",
 ];
 
-/// A value that is no tensor, or one that stands for another.
+/// A sequence, an optional, or another name for a tensor.
 #[derive(Clone, Debug)]
 enum Value {
     Tensor(String),
@@ -44,16 +43,16 @@ enum Value {
     Optional(Option<Box<Value>>),
 }
 
-/// Takes all sequences and optionals out of a graph.
+/// Removes all sequences and optionals from a graph.
 pub(super) fn resolve(
     graph: &mut GraphProto,
     versions: &Versions,
     shapes: &[InputShape],
 ) -> Result<(), String> {
-    if !there(graph) {
+    if !has_sequences(graph) {
         return Ok(());
     }
-    once(graph, &mut HashSet::new(), 0)?;
+    check_unique(graph, &mut HashSet::new(), 0)?;
     let mut prefix = String::from("of:");
     while functions::names(graph).any(|name| name.starts_with(&prefix)) {
         prefix.push('\'');
@@ -70,15 +69,15 @@ pub(super) fn resolve(
             }
             _ => {
                 let name = shown(&output.name);
-                return Err(format!("the output {name} is no tensor, which is not implemented"));
+                return Err(format!("the output {name} is not a tensor, which is not implemented"));
             }
         }
     }
     Ok(())
 }
 
-/// Refuses two values of one name: where one of them is taken out nobody else would see it.
-fn once<'g>(
+/// Refuses duplicate values. Later checks would miss a duplicate if one of the two is removed here.
+fn check_unique<'g>(
     graph: &'g GraphProto,
     taken: &mut HashSet<&'g str>,
     depth: usize,
@@ -87,7 +86,7 @@ fn once<'g>(
         return Err(format!("graphs are nested deeper than {}", bounds::DEPTH));
     }
     let inputs: HashSet<&str> = graph.input.iter().map(|input| &*input.name).collect();
-    // An initializer of an input's name is that input's default.
+    // An initializer with the name of an input is its default.
     let tensors = graph.initializer.iter().map(|tensor| &*tensor.name);
     let tensors = tensors.filter(|name| !inputs.contains(name));
     let outputs = graph.node.iter().flat_map(|node| &node.output).map(|name| &**name);
@@ -95,13 +94,13 @@ fn once<'g>(
     let mut here: Vec<&str> = Vec::new();
     for name in inputs.chain(tensors).chain(outputs).filter(|name| !name.is_empty()) {
         if !taken.insert(name) {
-            return Err(format!("two nodes make the same value {}", shown(name)));
+            return Err(format!("duplicate value {}: two nodes make the same value", shown(name)));
         }
         here.push(name);
     }
     let attributes = graph.node.iter().flat_map(|node| &node.attribute);
     for body in attributes.filter_map(|attribute| attribute.g.as_ref()) {
-        once(body, taken, depth + 1)?;
+        check_unique(body, taken, depth + 1)?;
     }
     here.into_iter().for_each(|name| {
         taken.remove(name);
@@ -109,41 +108,42 @@ fn once<'g>(
     Ok(())
 }
 
-/// Whether there is anything to take out.
-fn there(graph: &GraphProto) -> bool {
+/// Whether a graph has operators of sequences or optionals.
+fn has_sequences(graph: &GraphProto) -> bool {
     graph.node.iter().any(|node| {
-        ours(node) || node.attribute.iter().filter_map(|attribute| attribute.g.as_ref()).any(there)
+        let mut bodies = node.attribute.iter().filter_map(|attribute| attribute.g.as_ref());
+        is_of_sequences(node) || bodies.any(has_sequences)
     })
 }
 
-fn ours(node: &NodeProto) -> bool {
+fn is_of_sequences(node: &NodeProto) -> bool {
     ["", "ai.onnx"].contains(&&*node.domain)
-        && (OURS.contains(&&*node.op_type) || node.op_type == "SequenceMap")
+        && (OPERATORS.contains(&&*node.op_type) || node.op_type == "SequenceMap")
 }
 
 type Known = HashMap<String, Value>;
 
 struct Resolver<'v> {
     versions: &'v Versions,
-    /// No name of the model begins like this.
+    /// No name of the model starts with this.
     prefix: String,
     added: usize,
     /// The sizes of the model's inputs.
     sizes: HashMap<String, Vec<u64>>,
-    /// Constants of integers and truths, flat, and whether they have no dimensions.
+    /// Integer and boolean constants: whether they are scalars, and their elements.
     integers: HashMap<String, (bool, Vec<i64>)>,
     nodes: usize,
 }
 
 impl Resolver<'_> {
-    /// Takes them out of a graph; says what its outputs are.
+    /// Removes them from a graph; returns the values of its outputs.
     fn graph(
         &mut self,
         graph: &mut GraphProto,
         known: &mut Known,
         within: bool,
     ) -> Result<Vec<Value>, String> {
-        // Bodies beside this one may have values of the same names.
+        // Other bodies may have values of the same names.
         for input in graph.input.iter().filter(|_| within) {
             self.forget(&input.name, known);
         }
@@ -160,7 +160,7 @@ impl Resolver<'_> {
         Ok(graph.output.iter().map(|output| value(known, &output.name)).collect())
     }
 
-    /// A value of this name is another one from here on.
+    /// Removes what is known of a name, because a new value gets it.
     fn forget(&mut self, name: &str, known: &mut Known) {
         self.integers.remove(name);
         self.sizes.remove(name);
@@ -170,7 +170,7 @@ impl Resolver<'_> {
     fn remember(&mut self, name: &str, tensor: &TensorProto) {
         let truth = (tensor.data_type == DataType::Bool as i32).then(|| truth(tensor)).flatten();
         let values = truth.map(|truth| vec![i64::from(truth)]).or_else(|| integers(tensor));
-        if let Some(values) = values.filter(|values| values.len() <= MOST) {
+        if let Some(values) = values.filter(|values| values.len() <= MAX_ELEMENTS) {
             self.integers.insert(name.to_owned(), (tensor.dims.is_empty(), values));
         }
     }
@@ -189,7 +189,7 @@ impl Resolver<'_> {
         self.nodes += 1;
         if self.nodes > bounds::NODES {
             return Err(format!(
-                "without its loops the model has more than {} nodes",
+                "the model has more than {} nodes after unrolling its loops",
                 bounds::NODES
             ));
         }
@@ -197,15 +197,15 @@ impl Resolver<'_> {
             self.forget(name, known);
         }
         let plain = ["", "ai.onnx"].contains(&&*node.domain);
-        let said = |node: &NodeProto, why: String| {
+        let refusal = |node: &NodeProto, why: String| {
             let name = node.output.first().map_or("", |name| name);
             format!("node {}: {}: {why}", shown(name), node.op_type)
         };
-        if plain && ours(&node) {
+        if plain && is_of_sequences(&node) {
             let about = node.clone();
-            return self.ours(node, known, nodes).map_err(|why| said(&about, why));
+            return self.operator(node, known, nodes).map_err(|why| refusal(&about, why));
         }
-        // What stands for a tensor is that tensor.
+        // Another name for a tensor is replaced by the name of the tensor.
         for name in &mut node.input {
             if let Some(Value::Tensor(other)) = known.get(name) {
                 name.clone_from(other);
@@ -235,12 +235,13 @@ impl Resolver<'_> {
             "If" if plain => return self.branches(node, known, nodes),
             "Loop" if plain && reads => {
                 let about = node.clone();
-                return self.unrolled(node, known, nodes).map_err(|why| said(&about, why));
+                return self.unrolled(node, known, nodes).map_err(|why| refusal(&about, why));
             }
             _ => {}
         }
         if reads {
-            return Err(said(&node, "it reads what is no tensor, which is not implemented".into()));
+            let why = "it reads a sequence or an optional, which is not implemented";
+            return Err(refusal(&node, why.into()));
         }
         for at in 0..node.attribute.len() {
             let Some(body) = &mut node.attribute[at].g else { continue };
@@ -252,13 +253,13 @@ impl Resolver<'_> {
     }
 
     /// An operator of sequences or optionals.
-    fn ours(
+    fn operator(
         &mut self,
         mut node: NodeProto,
         known: &mut Known,
         nodes: &mut Vec<NodeProto>,
     ) -> Result<(), String> {
-        // The type of an optional that has nothing in it says nothing that matters here.
+        // The declared type of an empty optional is not needed.
         let typed = node.op_type == "Optional" && node.input.iter().all(|name| name.is_empty());
         if typed {
             node.attribute.clear();
@@ -277,8 +278,10 @@ impl Resolver<'_> {
                 let mut list = sequence(known, input(0))?;
                 let place = self.place(input(2), list.len(), list.len() + 1, list.len())?;
                 list.insert(place, tensor(known, input(1).unwrap_or_default())?);
-                if list.len() > MOST {
-                    return Err(format!("more than {MOST} elements"));
+                if list.len() > MAX_ELEMENTS {
+                    return Err(format!(
+                        "a sequence of more than {MAX_ELEMENTS} elements is not implemented"
+                    ));
                 }
                 Value::Sequence(list)
             }
@@ -296,7 +299,7 @@ impl Resolver<'_> {
                     let place = self.place(Some(position), list.len(), list.len(), 0)?;
                     Value::Tensor(list[place].clone())
                 } else {
-                    // All of one shape, one above the other: the position is looked at when it runs.
+                    // The elements are stacked, and the position is read at run time.
                     let position = tensor(known, position)?;
                     let all = self.joined(&list, 0, true, nodes)?;
                     let scalar = self.reshaped_to_scalar(position, nodes);
@@ -334,7 +337,7 @@ impl Resolver<'_> {
             }
             "OptionalGetElement" => match value(known, input(0).unwrap_or_default()) {
                 Value::Optional(Some(value)) => *value,
-                Value::Optional(None) => return Err("the optional has nothing in it".into()),
+                Value::Optional(None) => return Err("the optional is empty".into()),
                 value => value,
             },
             "SequenceMap" => return self.mapped(&node, known, nodes),
@@ -344,7 +347,8 @@ impl Resolver<'_> {
         Ok(())
     }
 
-    /// A place among so many, of a position that may count from the end of `length` elements.
+    /// The index for a position, which may be negative to count from the end of `length` elements.
+    /// It must be less than `places`.
     fn place(
         &self,
         position: Option<&str>,
@@ -358,7 +362,8 @@ impl Resolver<'_> {
                 Some((_, values)) if values.len() == 1 => values[0],
                 _ => {
                     return Err(format!(
-                        "the position {} is only known when the model runs, which is not implemented",
+                        "the position {} is only known when the model runs, which is not \
+                         implemented",
                         shown(name)
                     ));
                 }
@@ -367,12 +372,12 @@ impl Resolver<'_> {
         let from_start = if at < 0 { at.saturating_add(length as i64) } else { at };
         match usize::try_from(from_start).ok().filter(|at| *at < places) {
             Some(at) => Ok(at),
-            None => Err(format!("the position {at} in a sequence of {length}")),
+            None => Err(format!("the position {at} is out of range for a sequence of {length}")),
         }
     }
 }
 
-/// What a name stands for: itself, unless it is known better.
+/// The value of a name; a name that is not in `known` is a tensor.
 fn value(known: &Known, name: &str) -> Value {
     known.get(name).cloned().unwrap_or_else(|| Value::Tensor(name.to_owned()))
 }
@@ -380,7 +385,7 @@ fn value(known: &Known, name: &str) -> Value {
 fn tensor(known: &Known, name: &str) -> Result<String, String> {
     match value(known, name) {
         Value::Tensor(name) => Ok(name),
-        _ => Err(format!("its input {} is no tensor", shown(name))),
+        _ => Err(format!("the input {} is not a tensor", shown(name))),
     }
 }
 
@@ -389,13 +394,14 @@ fn sequence(known: &Known, name: Option<&str>) -> Result<Vec<String>, String> {
     match value(known, name) {
         Value::Sequence(list) => Ok(list),
         _ => Err(format!(
-            "its input {} is no sequence that is known before the model runs, which is not implemented",
+            "the input {} is not a sequence that is known before the model runs, which is not \
+             implemented",
             shown(name)
         )),
     }
 }
 
-/// Has a body pass on tensors, by the names that its outputs have.
+/// Adds nodes to a body so that its outputs are tensors of the declared names.
 fn tensors_only(body: &mut GraphProto, made: Vec<Value>) -> Result<(), String> {
     for (output, value) in body.output.iter().zip(made) {
         match value {
@@ -404,7 +410,7 @@ fn tensors_only(body: &mut GraphProto, made: Vec<Value>) -> Result<(), String> {
             _ => {
                 let name = shown(&output.name);
                 return Err(format!(
-                    "the output {name} of a body is no tensor, which is not implemented"
+                    "the output {name} of a body is not a tensor, which is not implemented"
                 ));
             }
         }

@@ -1,5 +1,5 @@
-//! Tensors that are part of the model: their bytes must be there, all of them, in a form that is
-//! read as ONNX says.
+//! Checks the tensors that are part of a model: all their data must be present, in a form that
+//! tract reads as ONNX specifies.
 
 use belljar_abi::{DType, codes as code};
 use belljar_operators::{STORED, Types};
@@ -8,10 +8,10 @@ use tract_onnx::pb::{AttributeProto, GraphProto, TensorProto};
 
 use super::text::{name_of, shown};
 
-/// Most dimensions of a tensor.
-pub(super) const MOST_DIMS: usize = 32;
+/// Maximum number of dimensions of a tensor.
+pub(super) const MAX_DIMS: usize = 32;
 
-/// Refuses a tensor that is not whole; says its element type.
+/// Refuses a tensor that is incomplete or malformed; returns its element type.
 pub(super) fn check(tensor: &TensorProto) -> Result<Types, String> {
     if tensor.data_location == Some(DataLocation::External as i32)
         || !tensor.external_data.is_empty()
@@ -27,7 +27,10 @@ pub(super) fn check(tensor: &TensorProto) -> Result<Types, String> {
         return Err("is one part of a larger tensor, which is not implemented".into());
     }
     let Some(dtype) = Types::of(tensor.data_type) else {
-        return Err(format!("is of {}, which is not implemented", name_of(tensor.data_type)));
+        return Err(format!(
+            "has the element type {}, which is not implemented",
+            name_of(tensor.data_type)
+        ));
     };
     let elements = elements(&tensor.dims)?;
     if STORED.has(dtype) {
@@ -38,43 +41,48 @@ pub(super) fn check(tensor: &TensorProto) -> Result<Types, String> {
     let fields = fields(tensor);
     if !tensor.raw_data.is_empty() {
         if fields != 0 {
-            return Err("keeps its data twice".into());
+            return Err("has both raw data and a data field; only one is allowed".into());
         }
         if size == 0 {
-            return Err("keeps strings as raw bytes".into());
+            return Err("has strings as raw bytes, which ONNX does not allow".into());
         }
         if elements.checked_mul(size) != Some(tensor.raw_data.len()) {
             let (bytes, dims) = (tensor.raw_data.len(), super::text::list(&tensor.dims));
-            return Err(format!("has {bytes} bytes of data, which is not what {dims} asks for"));
+            return Err(format!(
+                "has {bytes} bytes of data, which do not match the dimensions {dims}"
+            ));
         }
         return Ok(dtype);
     }
     if fields > 1 || (fields == 1 && stored == 0) {
-        return Err("keeps its data in a field that is not its element type's".into());
+        return Err("has its data in a field of another element type".into());
     }
     if stored != elements {
         let dims = super::text::list(&tensor.dims);
-        return Err(format!("has {stored} elements of data, which is not what {dims} asks for"));
+        return Err(format!(
+            "has {stored} elements of data, which do not match the dimensions {dims}"
+        ));
     }
     Ok(dtype)
 }
 
-/// How many elements these dimensions ask for, if that is no more than fits a sandbox.
+/// The number of elements of these dimensions, if it fits a sandbox.
 fn elements(dims: &[i64]) -> Result<usize, String> {
-    if dims.len() > MOST_DIMS {
-        return Err(format!("has {} dimensions, above {MOST_DIMS}", dims.len()));
+    if dims.len() > MAX_DIMS {
+        return Err(format!("has {} dimensions; the limit is {MAX_DIMS}", dims.len()));
     }
     let mut elements = 1usize;
-    // One dimension beyond all bounds is refused even beside a zero.
+    // A dimension above the limit is refused even if another one is zero.
     for dim in dims {
         let dim = u32::try_from(*dim).ok().filter(|dim| *dim < 1 << 31);
-        let dim = dim.ok_or_else(|| format!("has the dimensions {}", super::text::list(dims)))?;
+        let dim =
+            dim.ok_or_else(|| format!("has invalid dimensions {}", super::text::list(dims)))?;
         elements = elements.checked_mul(dim as usize).ok_or("has too many elements")?;
     }
     Ok(elements)
 }
 
-/// Elements in the field that this element type has, and the size of one as raw bytes.
+/// The number of elements in the data field of this element type, and the size of one in raw data.
 fn stored(tensor: &TensorProto) -> (usize, usize) {
     match DataType::try_from(tensor.data_type) {
         Ok(DataType::Float) => (tensor.float_data.len(), 4),
@@ -90,41 +98,44 @@ fn stored(tensor: &TensorProto) -> (usize, usize) {
     }
 }
 
-/// The codes of a tensor of small elements, one a byte, or two bytes for those of 16 bits. Elements of
-/// four and two bits lie two and four in a byte, the first in the lowest bits.
+/// The codes of a tensor of a small type, one per byte, or per two bytes for 16-bit types. ONNX
+/// packs two 4-bit or four 2-bit elements into a byte, the first in the lowest bits.
 pub(super) fn codes(tensor: &TensorProto) -> Result<Vec<u8>, String> {
     let dtype = u32::try_from(tensor.data_type).ok().and_then(DType::from_onnx);
     let Some((dtype, bits)) = dtype.and_then(|dtype| Some((dtype, code::bits(dtype)? as usize)))
     else {
-        return Err(format!("is of {}, which has no codes", name_of(tensor.data_type)));
+        return Err(format!(
+            "has the element type {}, which has no codes",
+            name_of(tensor.data_type)
+        ));
     };
     let elements = elements(&tensor.dims)?;
     let fields = fields(tensor);
     if fields > 1 || (fields == 1 && tensor.int32_data.is_empty()) {
-        return Err("keeps its data in a field that is not its element type's".into());
+        return Err("has its data in a field of another element type".into());
     }
     if fields == 1 && !tensor.raw_data.is_empty() {
-        return Err("keeps its data twice".into());
+        return Err("has both raw data and a data field; only one is allowed".into());
     }
-    // What is packed, a unit after the other: bytes, or pairs of them.
+    // The packed units: bytes, or pairs of bytes.
     let packed = if fields == 0 {
         tensor.raw_data.clone()
     } else {
         let unit = |number: &i32| match bits {
             16 => u16::try_from(*number).ok().map(|unit| unit.to_le_bytes().to_vec()),
-            // Small signed integers may be written as the numbers that they are.
+            // Small signed integers may be stored as negative numbers.
             _ => u8::try_from(*number)
                 .or(i8::try_from(*number).map(|n| n as u8))
                 .ok()
                 .map(|u| vec![u]),
         };
         let units = tensor.int32_data.iter().map(unit).collect::<Option<Vec<_>>>();
-        units.ok_or("has numbers that are no codes")?.concat()
+        units.ok_or("has numbers that are not valid codes")?.concat()
     };
     let wanted = elements.checked_mul(bits).map(|bits| bits.div_ceil(8));
     if wanted != Some(packed.len()) {
         let (bytes, dims) = (packed.len(), super::text::list(&tensor.dims));
-        return Err(format!("has {bytes} bytes of data, which is not what {dims} asks for"));
+        return Err(format!("has {bytes} bytes of data, which do not match the dimensions {dims}"));
     }
     if bits >= 8 {
         return Ok(packed);
@@ -134,14 +145,14 @@ pub(super) fn codes(tensor: &TensorProto) -> Result<Vec<u8>, String> {
     let apart = |byte: &u8| (0..each).map(|at| *byte >> (at * bits) & mask).collect::<Vec<_>>();
     let mut codes: Vec<u8> = packed.iter().flat_map(apart).collect();
     if codes.iter().skip(elements).any(|code| *code != 0) {
-        return Err("has something in the bits behind its last element".into());
+        return Err("has nonzero bits after its last element".into());
     }
     codes.truncate(elements);
     debug_assert!(code::are_codes(dtype, &codes));
     Ok(codes)
 }
 
-/// The same codes as a tensor in a model keeps them.
+/// Packs codes as a tensor in a model stores them.
 pub(super) fn packed(dtype: DType, codes: &[u8]) -> Vec<u8> {
     match code::bits(dtype) {
         Some(bits @ 1..8) => {
@@ -152,7 +163,7 @@ pub(super) fn packed(dtype: DType, codes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// How many of the typed fields have anything in them.
+/// The number of data fields that are not empty.
 fn fields(tensor: &TensorProto) -> usize {
     [
         tensor.float_data.is_empty(),
@@ -167,8 +178,8 @@ fn fields(tensor: &TensorProto) -> usize {
     .count()
 }
 
-/// tract looks for unsigned integers of 32 and 64 bits in other fields than where ONNX has them:
-/// they become raw bytes, which it reads rightly.
+/// Converts unsigned integers of 32 and 64 bits to raw data, because tract looks for them in other
+/// fields than ONNX stores them in.
 pub(super) fn make_raw(graph: &mut GraphProto) {
     for tensor in &mut graph.initializer {
         one_raw(tensor);
@@ -180,7 +191,7 @@ pub(super) fn make_raw(graph: &mut GraphProto) {
 
 fn attribute_raw(attribute: &mut AttributeProto) {
     attribute.t.iter_mut().chain(&mut attribute.tensors).for_each(one_raw);
-    // The protobuf decoder has bounded the nesting.
+    // The protobuf decoder limits the nesting.
     attribute.g.iter_mut().chain(&mut attribute.graphs).for_each(make_raw);
 }
 
@@ -197,7 +208,7 @@ fn one_raw(tensor: &mut TensorProto) {
             .map(|values| values.concat()),
         _ => None,
     };
-    // What does not fit its type stays as it is, and is refused later.
+    // Numbers that do not fit their type are left, and refused later.
     if let Some(bytes) = bytes.filter(|_| !tensor.uint64_data.is_empty()) {
         if tensor.raw_data.is_empty() {
             tensor.raw_data = bytes;
@@ -206,7 +217,7 @@ fn one_raw(tensor: &mut TensorProto) {
     }
 }
 
-/// A refused tensor, by its name.
+/// The message for a refused tensor.
 pub(super) fn named(tensor: &TensorProto, why: &str) -> String {
     format!("the initializer {} {why}", shown(&tensor.name))
 }

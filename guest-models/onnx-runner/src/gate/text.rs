@@ -1,34 +1,34 @@
-//! How things that a model names are shown in messages: escaped, and cut.
+//! Formats names and values of a model for messages: escaped and truncated.
 
 use tract_onnx::pb::tensor_proto::DataType;
 
-/// Enough of a name to recognise it by.
-const MOST: usize = 100;
+/// Maximum length of a name in a message, in bytes.
+const MAX_NAME: usize = 100;
 
 /// A name from the model, in quotes.
 pub(crate) fn shown(name: &str) -> String {
-    let start = &name[..name.floor_char_boundary(MOST)];
+    let start = &name[..name.floor_char_boundary(MAX_NAME)];
     let more = if start.len() < name.len() { "…" } else { "" };
     format!("{start:?}{more}")
 }
 
-/// The name of an operator, in quotes if it is no plain word.
+/// The name of an operator, in quotes unless it is a plain word.
 pub(super) fn operator(op_type: &str) -> String {
     let start = &op_type[..op_type.floor_char_boundary(60)];
-    // Names of operators are part of the message, and no better than other names.
+    // Names of operators come from the model and are as untrusted as other names.
     let plain = start.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
     if plain { start.to_owned() } else { shown(start) }
 }
 
 /// A domain of operators.
 pub(super) fn domain(name: &str) -> String {
-    if name.is_empty() { "of ONNX itself".into() } else { shown(name) }
+    if name.is_empty() { "of ONNX".into() } else { shown(name) }
 }
 
 /// A set of operators.
 pub(super) fn set(domain: &str) -> String {
     if domain.is_empty() {
-        "ONNX's operator set".into()
+        "the ONNX operator set".into()
     } else {
         format!("the operator set {}", shown(domain))
     }
@@ -41,13 +41,13 @@ pub(super) fn list(values: &[i64]) -> String {
     format!("[{}{more}]", start.join(", "))
 }
 
-/// As ONNX calls an element type, known here or not.
+/// The ONNX name of an element type, also if it is not implemented.
 pub fn name_of(number: i32) -> String {
     match DataType::try_from(number) {
-        Ok(DataType::Undefined) => "an undefined type".into(),
+        Ok(DataType::Undefined) => "undefined".into(),
         Ok(dtype) => dtype.as_str_name().to_lowercase(),
         Err(_) => match u32::try_from(number).map_or("unknown", belljar_abi::DType::onnx_name) {
-            "unknown" => format!("the unknown type {number}"),
+            "unknown" => format!("unknown ({number})"),
             name => name.to_owned(),
         },
     }

@@ -1,7 +1,6 @@
-//! Nodes that are written in another version of their operator set than the model: those of its
-//! functions, each of which says its own. On the way through the gate such a node carries its
-//! version in the field for documentation, which nothing else uses. In the end its operator becomes
-//! one of ours, which builds what the operator is in that version.
+//! Nodes of functions that import another version of an operator set than the model. Within the
+//! gate such a node carries its version in `doc_string`, which nothing else uses. At the end its
+//! operator is replaced by one of onnx-ops, which builds the operator in that version.
 
 use belljar_operators::ML;
 use onnx_ops::framework::synthetic::{
@@ -12,31 +11,31 @@ use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto};
 
 use super::attributes::find;
 
-/// Takes the model's own texts out of the field.
-pub(super) fn forget_texts(proto: &mut ModelProto) {
+/// Clears the model's own doc strings.
+pub(super) fn clear_doc_strings(proto: &mut ModelProto) {
     let functions = proto.functions.iter_mut().flat_map(|function| &mut function.node);
-    functions.for_each(forget);
-    proto.graph.iter_mut().flat_map(|graph| &mut graph.node).for_each(forget);
+    functions.for_each(clear);
+    proto.graph.iter_mut().flat_map(|graph| &mut graph.node).for_each(clear);
 }
 
-/// The protobuf decoder has bounded the nesting.
-fn forget(node: &mut NodeProto) {
+/// The protobuf decoder limits the nesting.
+fn clear(node: &mut NodeProto) {
     node.doc_string = String::new();
     let bodies = node.attribute.iter_mut().flat_map(|a| a.g.iter_mut().chain(&mut a.graphs));
-    bodies.flat_map(|body| &mut body.node).for_each(forget);
+    bodies.flat_map(|body| &mut body.node).for_each(clear);
 }
 
-/// Notes the version that a node is written in.
+/// Records the version of a node.
 pub(super) fn note(node: &mut NodeProto, version: i64) {
     node.doc_string = version.to_string();
 }
 
-/// The version that was noted.
+/// The recorded version.
 pub(super) fn of(node: &NodeProto) -> Option<i64> {
     node.doc_string.parse().ok()
 }
 
-/// The operator that a node was, whatever the gate has made of it, as messages name it.
+/// The original operator of a node that the gate may have rewritten, for messages.
 pub(crate) fn operator_of(node: &NodeProto) -> String {
     let versioned = find(node, OPERATOR).filter(|_| node.op_type == VERSIONED);
     let operator = match versioned {
@@ -53,14 +52,15 @@ pub(crate) fn operator_of(node: &NodeProto) -> String {
     if node.domain == ML { format!("{ML}:{operator}") } else { operator }
 }
 
-/// Replaces the operators of nodes with a version of their own. tract has one version for a model.
+/// Replaces the operators of nodes with a recorded version, because tract has one version per
+/// model.
 pub(super) fn mark(graph: &mut GraphProto) {
     for node in &mut graph.node {
         let bodies = node.attribute.iter_mut().filter_map(|attribute| attribute.g.as_mut());
         bodies.for_each(mark);
         let noted = of(node);
         node.doc_string = String::new();
-        // Operators of other domains do not look at the version of ONNX's own.
+        // Operators of other domains do not depend on the version of the ONNX operator set.
         if let Some(version) = noted.filter(|_| super::domain_of(node).is_empty()) {
             let operator = std::mem::replace(&mut node.op_type, VERSIONED.into());
             node.attribute.push(AttributeProto {

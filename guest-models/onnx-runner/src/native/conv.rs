@@ -1,5 +1,5 @@
-//! Convolutions with constant weights, and what can be folded into them: scaling and shifting of
-//! channels into weights and bias, the addition of another tensor, and clamping.
+//! Convolutions with constant weights. Scales and shifts of channels are folded into the weights
+//! and bias, and the addition of another tensor and clamping become part of the kernel.
 
 use belljar_abi::kernel::{Conv as Request, Kernel, PANEL_ROWS};
 use onnx_ops::elementwise::{Max, Min};
@@ -16,11 +16,11 @@ use super::{floats, only_reader, plain_shape, vector};
 /// A convolution that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct NativeConv {
-    /// Everything but the addresses.
+    /// The request without addresses.
     request: Request,
     weights: Arc<Tensor>,
     bias: Option<Arc<Tensor>>,
-    /// Scale and shift of the input's channels.
+    /// Scale and shift of each input channel.
     before: Option<[Arc<Tensor>; 2]>,
 }
 
@@ -49,8 +49,11 @@ impl Native for NativeConv {
     }
 }
 
-/// Takes a convolution's place.
-pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+/// Replaces a convolution, and the nodes that are folded into it.
+pub(super) fn replace(
+    model: &TypedModel,
+    node: &TypedNode,
+) -> TractResult<Option<TypedModelPatch>> {
     let Some(conv) = node.op_as::<Conv>() else { return Ok(None) };
     let Some(mut found) = Found::new(model, node, conv)? else { return Ok(None) };
     let mut last = node;
@@ -73,10 +76,10 @@ pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<T
     Ok(Some(patch))
 }
 
-/// A convolution on its way to the host.
+/// A convolution that is being converted.
 struct Found {
     request: Request,
-    /// Filters, one output channel after the other.
+    /// The filters, by output channel.
     weights: Vec<f32>,
     bias: Vec<f32>,
     before: Option<Before>,
@@ -121,7 +124,7 @@ impl Found {
         Ok(Some(Found { request, weights, bias, before: None, output, clamped: false }))
     }
 
-    /// Takes in what is done next with the result, if it can be.
+    /// Folds the only reader of the result into the convolution, if possible.
     fn fold(
         &mut self,
         model: &TypedModel,
@@ -144,7 +147,7 @@ impl Found {
         }
         let fact = model.outlet_fact(other)?;
         let Some(operand) = fact.konst.as_ref() else {
-            // A whole tensor, which is read where the result is written.
+            // A tensor with the shape of the output, which the kernel adds.
             let fits = plain_shape(fact).as_ref() == Some(&self.output);
             if !fits || !op.is::<Add>() || residual.is_some() {
                 return Ok(false);
@@ -156,7 +159,7 @@ impl Found {
         let pixels = (self.request.out_h * self.request.out_w) as usize;
         let each = by_channel(operand, &self.output, channels, pixels);
         let Some(each) = each else { return Ok(false) };
-        // What was added is added to the result as it then was.
+        // A scale or shift after the addition cannot be folded into the weights.
         let folded = residual.is_none() || op.is::<Max>() || op.is::<Min>();
         if !folded {
             return Ok(false);
@@ -174,7 +177,7 @@ impl Found {
         } else if op.is::<Max>() || op.is::<Min>() {
             let Some(bound) = uniform(&each) else { return Ok(false) };
             let (low, high) = (f32::from_bits(self.request.low), f32::from_bits(self.request.high));
-            // The upper bound is the last to be applied.
+            // The kernel applies the upper bound last.
             if op.is::<Max>() && high == f32::INFINITY {
                 self.request.low = low.max(bound).to_bits();
             } else if op.is::<Min>() {
@@ -203,15 +206,16 @@ impl Found {
     }
 }
 
-/// What is done with the channels of an input: `max(x · scale + shift, least)`.
+/// An operation on the channels of the input: `max(x · scale + shift, least)`.
 struct Before {
     scale: Vec<f32>,
     shift: Vec<f32>,
     least: f32,
 }
 
-/// Goes back from a convolution's input through what scales, shifts and bounds its channels and
-/// nothing else reads. Without a bound nothing is gained: tract folds the rest into the weights.
+/// Follows a convolution's input backwards through nodes that scale, shift and bound its channels
+/// and have no other reader. Without a bound this is not needed, because tract folds the rest into
+/// the weights.
 fn before(
     model: &TypedModel,
     input: OutletId,
@@ -226,7 +230,7 @@ fn before(
     let (mut at, mut steps) = (input, 0);
     loop {
         let node = model.node(at.node);
-        // The convolution, or what was taken in before, is its only reader.
+        // Its only reader must be the convolution or a node that is folded already.
         if only_reader(model, node).is_none() {
             break;
         }
@@ -244,7 +248,7 @@ fn before(
         }
         let Some(each) = by_channel(&operand, &shape, channels, pixels) else { break };
         if steps == 0 {
-            // Seen from the convolution the bound comes first.
+            // Going backwards, the bound comes first.
             let (true, Some(least)) = (op.is::<Max>(), uniform(&each)) else { break };
             before.least = least;
         } else if op.is::<Add>() {
@@ -260,7 +264,7 @@ fn before(
     Ok(if steps > 1 { (at, Some(before)) } else { (input, None) })
 }
 
-/// An operand of a tensor of images as one number for each channel, if it is that.
+/// An operand as one number per channel, if it broadcasts that way.
 fn by_channel(
     operand: &Tensor,
     shape: &[usize],
@@ -271,7 +275,8 @@ fn by_channel(
     if let [all] = &*elements {
         return Some(vec![*all; channels]);
     }
-    // The channels' place among the dimensions, of which the operand has as many as the tensor.
+    // The operand's shape is aligned with the last dimensions; the only other size than 1 must be
+    // the channels.
     let missing = shape.len().checked_sub(operand.rank())?;
     let at = operand.shape().iter().position(|dim| *dim != 1)?;
     let image = shape.get(at + missing + 1..)?.iter().product::<usize>();
@@ -285,7 +290,7 @@ fn uniform(elements: &[f32]) -> Option<f32> {
     (!first.is_nan() && elements.iter().all(|element| *element == first)).then_some(first)
 }
 
-/// Where channels, rows and columns are.
+/// The sizes and strides of a request.
 fn geometry(windows: &Windows) -> Request {
     let [in_h, in_w] = windows.input;
     Request {
@@ -310,7 +315,7 @@ fn geometry(windows: &Windows) -> Request {
     }
 }
 
-/// Filters in panels of eight output channels.
+/// Packs the filters in panels of eight output channels.
 fn pack(request: &Request, weights: &[f32]) -> Vec<f32> {
     let steps = (request.channels_in * request.kernel_h * request.kernel_w) as usize;
     let channels = request.channels_out as usize;
@@ -320,8 +325,8 @@ fn pack(request: &Request, weights: &[f32]) -> Vec<f32> {
             let start = packed.len();
             packed.resize(start + PANEL_ROWS * steps, 0.0);
             for (row, filter) in panel.chunks_exact(steps).enumerate() {
-                let places = packed[start + row..].iter_mut().step_by(PANEL_ROWS);
-                places.zip(filter).for_each(|(place, weight)| *place = *weight);
+                let targets = packed[start + row..].iter_mut().step_by(PANEL_ROWS);
+                targets.zip(filter).for_each(|(target, weight)| *target = *weight);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Products of two tensors that are matrix products once their dimensions are put together, with
-//! the addition of a bias and clamping.
+//! Products of two tensors that become matrix products when their dimensions are merged, with a
+//! fused bias and lower bound.
 
 use belljar_abi::kernel::{Gemm as Request, Kernel, PANEL_COLUMNS};
 use onnx_ops::elementwise::Max;
@@ -19,7 +19,7 @@ const GRAIN: usize = 16;
 /// A product that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct NativeGemm {
-    /// Everything but the addresses.
+    /// The request without addresses.
     request: Request,
     /// Which input is the left operand; the other one is the right one.
     left: usize,
@@ -45,8 +45,11 @@ impl Native for NativeGemm {
     }
 }
 
-/// Takes a product's place.
-pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+/// Replaces a product.
+pub(super) fn rewrite(
+    model: &TypedModel,
+    node: &TypedNode,
+) -> TractResult<Option<TypedModelPatch>> {
     let Some(op) = node.op_as::<EinSum>() else { return Ok(None) };
     if op.q_params.is_some() || op.operating_dt != f32::datum_type() || node.inputs.len() != 2 {
         return Ok(None);
@@ -64,18 +67,18 @@ pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<T
     Ok(None)
 }
 
-/// Some dimensions as one: how many elements, and how far they lie apart in each tensor.
+/// Merged dimensions: the number of elements, and their stride in each tensor.
 #[derive(Clone, Copy, Default)]
-struct Joined {
+struct Merged {
     count: usize,
     strides: [u32; 3],
 }
 
-impl Joined {
-    /// Puts a dimension before the ones that are joined already.
+impl Merged {
+    /// Adds an outer dimension. Returns whether it is contiguous with the others.
     fn push(&mut self, dim: usize, strides: [u32; 3]) -> bool {
         if self.count == 1 {
-            *self = Joined { count: dim, strides };
+            *self = Merged { count: dim, strides };
             return true;
         }
         let continues = (0..3).all(|at| strides[at] == self.strides[at] * self.count as u32);
@@ -93,9 +96,9 @@ fn matrices(
 ) -> Option<Request> {
     let right = 1 - left;
     let strides = [strides_of(&shapes[left]), strides_of(&shapes[right]), strides_of(output)];
-    let one = Joined { count: 1, strides: [0; 3] };
+    let one = Merged { count: 1, strides: [0; 3] };
     let (mut batch, mut m, mut n, mut k) = (one, one, one, one);
-    // Innermost first: by the place in the output, and what is summed up by that on the left.
+    // Innermost first: by the position in the output, and for summed axes in the left operand.
     let mut axes: Vec<_> = op.axes.iter_all_axes().collect();
     axes.sort_by_key(|axis| {
         let place = axis.outputs[0].first().or(axis.inputs[left].first());
@@ -116,7 +119,7 @@ fn matrices(
         if dim == 1 {
             continue;
         }
-        // A dimension of one beside others would have to be repeated.
+        // A dimension of one would have to be broadcast.
         if sizes.iter().flatten().any(|size| *size != dim) {
             return None;
         }
@@ -125,22 +128,22 @@ fn matrices(
             in_right.map_or(0, |at| strides[1][at]),
             in_output.map_or(0, |at| strides[2][at]),
         ];
-        let joined = match (in_left.is_some(), in_right.is_some(), in_output.is_some()) {
+        let merged = match (in_left.is_some(), in_right.is_some(), in_output.is_some()) {
             (true, true, true) => batch.push(dim, along),
             (true, false, true) => m.push(dim, along),
             (false, true, true) => n.push(dim, along),
             (true, true, false) => k.push(dim, along),
             _ => false,
         };
-        if !joined {
+        if !merged {
             return None;
         }
     }
-    // The output's elements are written in order: product, row, column.
+    // The kernel writes the output in the order batch, row, column.
     let in_order = (n.count == 1 || n.strides[2] == 1)
         && (m.count == 1 || m.strides[2] as usize == n.count)
         && (batch.count == 1 || batch.strides[2] as usize == m.count * n.count);
-    // Few columns and many rows are better the other way round, if there is one.
+    // Few columns and many rows are faster with the operands exchanged.
     if !in_order || n.count < 4 && m.count >= 4 && left == 0 {
         return None;
     }
@@ -153,7 +156,7 @@ fn matrices(
         a_row_stride: m.strides[0],
         a_step_stride: k.strides[0],
         b_batch_stride: batch.strides[1],
-        // Nothing would mean that the operand is packed.
+        // A stride of 0 means a packed operand.
         b_step_stride: k.strides[1].max(1),
         b_column_stride: n.strides[1],
         low: f32::NEG_INFINITY.to_bits(),
@@ -200,7 +203,7 @@ fn replace(
     Ok(Some(patch))
 }
 
-/// The constant that a reader combines a node's output with, leaving its shape as it is.
+/// The constant that a reader combines a node's output with, if the shape stays the same.
 fn operand<O: tract_onnx::tract_core::ops::binary::BinMiniOp>(
     model: &TypedModel,
     node: &TypedNode,
@@ -220,18 +223,18 @@ fn operand<O: tract_onnx::tract_core::ops::binary::BinMiniOp>(
     Ok(model.outlet_fact(other)?.konst.clone())
 }
 
-/// A bias of one number for each column of the product.
+/// A bias as one number per column of the product.
 fn by_column(bias: &Tensor, columns: usize) -> Option<Vec<f32>> {
     let elements = floats(bias)?;
     if let [all] = &*elements {
         return Some(vec![*all; columns]);
     }
-    // All of it along the last dimension, which then is the columns.
+    // All elements are along the last dimension, which is the columns.
     let last = bias.shape().last().copied()?;
     (last == columns && elements.len() == columns).then_some(elements)
 }
 
-/// The right operand in panels of columns.
+/// Packs the right operand in panels of columns.
 fn pack(request: &Request, elements: &[f32]) -> Vec<f32> {
     let (n, k) = (request.n as usize, request.k as usize);
     let (step, column) = (request.b_step_stride as usize, request.b_column_stride as usize);

@@ -1,9 +1,9 @@
-//! Operators computed by the host, directly on this sandbox's memory: the one narrow door for
-//! speed. Whether it is used is for the host to say, before a model is prepared.
+//! Operators that the host computes directly on this sandbox's memory, for speed. The host enables
+//! them before a model is prepared.
 //!
-//! Nothing of tract is changed for it: `tile` is found in its kernel registry, everything else are
-//! operators of ours that take the place of tract's in the typed model, by [`Optimizer`] passes
-//! like its own. What none of them takes stays with tract.
+//! tract is not modified for this: it finds `tile` in its kernel registry, and optimizer passes
+//! replace its operators in the typed model. An operator that no pass replaces is computed by
+//! tract.
 
 mod conv;
 mod gemm;
@@ -23,7 +23,7 @@ use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 
 static ENABLED: AtomicBool = AtomicBool::new(false);
 
-/// Lets models that are prepared from now on use the host's kernels, or not.
+/// Enables or disables the host's kernels for models that are prepared afterwards.
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_use_native_kernels(allowed: u32) {
     ENABLED.store(allowed != 0, Ordering::Relaxed);
@@ -33,34 +33,38 @@ fn enabled() -> bool {
     ENABLED.load(Ordering::Relaxed)
 }
 
-/// What the host's kernels can do is taken out of a model at two points: convolutions while they are
-/// still as the ONNX file says, everything else once the model is simplified.
+/// Operators are replaced at two points: convolutions before the model is simplified, while they
+/// are as in the ONNX file, and all others afterwards.
 pub(crate) const PASSES: Passes =
-    Passes { before_simplifying: take_convolutions, after_simplifying: take_others };
+    Passes { before_simplifying: replace_convolutions, after_simplifying: replace_others };
 
-/// Takes convolutions out of a model in which they still are what the ONNX file says, with what
-/// follows them folded in.
-fn take_convolutions(model: &mut TypedModel) -> TractResult<()> {
+/// Replaces convolutions, and folds the nodes after them, before the model is simplified.
+fn replace_convolutions(model: &mut TypedModel) -> TractResult<()> {
     if !enabled() {
         return Ok(());
     }
-    rewrite_each_node(model, vec![conv::take])
+    rewrite_each_node(model, vec![conv::replace])
 }
 
-/// Takes everything else out of a simplified model.
-fn take_others(model: &mut TypedModel) -> TractResult<()> {
+/// Replaces the other operators of a simplified model.
+fn replace_others(model: &mut TypedModel) -> TractResult<()> {
     if !enabled() {
         return Ok(());
     }
     rewrite_each_node(
         model,
-        vec![gemm::take, pool::take, reduce::take, reduce::take_softmax, permute::take],
+        vec![
+            gemm::rewrite,
+            pool::replace,
+            reduce::replace,
+            reduce::replace_softmax,
+            permute::replace,
+        ],
     )?;
-    rewrite_each_node(model, vec![pointwise::take])
+    rewrite_each_node(model, vec![pointwise::replace])
 }
 
-/// The shape of a plain `f32` tensor that is known, has elements, and is not beyond what 32 bits
-/// count.
+/// The shape of a plain `f32` tensor, if it is known, has elements, and fits 32 bits.
 fn plain_shape(fact: &TypedFact) -> Option<TVec<usize>> {
     let shape = fact.shape.as_concrete()?;
     let fits = shape.iter().try_fold(1usize, |len, dim| len.checked_mul(*dim));
@@ -70,7 +74,7 @@ fn plain_shape(fact: &TypedFact) -> Option<TVec<usize>> {
     usable.then(|| shape.into())
 }
 
-/// A constant's elements.
+/// The elements of a constant `f32` tensor.
 fn floats(tensor: &Tensor) -> Option<Vec<f32>> {
     if tensor.datum_type() != f32::datum_type() || !tensor.is_plain() {
         return None;
@@ -84,10 +88,10 @@ fn vector(elements: &[f32]) -> Arc<Tensor> {
     tensor1(elements).into_arc_tensor()
 }
 
-/// The only node that reads a node's only output, if the model does not answer it.
+/// The only reader of a node's only output, unless the output is one of the model's.
 fn only_reader<'m>(model: &'m TypedModel, node: &TypedNode) -> Option<&'m TypedNode> {
     let [output] = &*node.outputs else { return None };
     let [successor] = &*output.successors else { return None };
-    let answered = model.output_outlets().ok()?.iter().any(|outlet| outlet.node == node.id);
-    (!answered).then(|| model.node(successor.node))
+    let is_output = model.output_outlets().ok()?.iter().any(|outlet| outlet.node == node.id);
+    (!is_output).then(|| model.node(successor.node))
 }

@@ -1,4 +1,4 @@
-//! Operators of ours as tract sees them: the same for all, but for what the host is asked.
+//! The tract operator for all native kernels; they only differ in their request to the host.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -8,21 +8,21 @@ use tract_onnx::tract_core::internal::*;
 
 #[link(wasm_import_module = "belljar")]
 unsafe extern "C" {
-    /// Computes what the request asks for. Traps if it is not acceptable.
+    /// Computes the request. Traps if it is invalid.
     fn compute(request: *const u32, words: u32);
 }
 
-/// What the host is asked for, but for the addresses of tensors that only a run has.
+/// A request to the host, without the addresses of tensors that are only known at run time.
 pub(super) trait Native:
     Clone + Debug + Hash + PartialEq + Eq + Send + Sync + 'static
 {
-    /// As it is called in a plan.
+    /// The name of the operator in a plan.
     const NAME: &'static str;
 
-    /// The whole request, for these inputs and an output at this address.
+    /// The complete request, for these inputs and an output at this address.
     fn request(&self, inputs: &[TValue], output: u32) -> Kernel;
 
-    /// Multiplications with an addition, where that says how much work it is.
+    /// The number of multiply-adds, where they are the measure of the work.
     fn multiply_adds(&self) -> Option<u64> {
         None
     }
@@ -32,7 +32,7 @@ pub(super) trait Native:
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 pub(super) struct NativeOp<N> {
     pub(super) native: N,
-    /// The output's shape.
+    /// The shape of the output.
     pub(super) output: TVec<usize>,
 }
 
@@ -48,10 +48,10 @@ impl<N: Native> EvalOp for NativeOp<N> {
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         // SAFETY: the host writes every element of an output, or traps.
         let mut output = unsafe { Tensor::uninitialized_dt(f32::datum_type(), &self.output)? };
-        let place = output.as_bytes_mut().as_mut_ptr() as u32;
-        let words = self.native.request(&inputs, place).encode();
-        // SAFETY: a live slice. What it asks for was made from tensors that are alive until after
-        // the call, and the host checks that it stays in this memory.
+        let address = output.as_bytes_mut().as_mut_ptr() as u32;
+        let words = self.native.request(&inputs, address).encode();
+        // SAFETY: a live slice. The addresses in it are those of tensors that live until after the
+        // call, and the host checks that they are within this memory.
         unsafe { compute(words.as_ptr(), words.len() as u32) };
         Ok(tvec!(output.into_tvalue()))
     }
@@ -72,12 +72,12 @@ impl<N: Native> TypedOp for NativeOp<N> {
     as_op!();
 }
 
-/// Where a tensor's elements are.
+/// The address of a tensor's elements.
 pub(super) fn address(tensor: &Tensor) -> u32 {
     tensor.as_bytes().as_ptr() as u32
 }
 
-/// Where a tensor's elements are, if there is one.
+/// The address of a tensor's elements, or 0 without a tensor.
 pub(super) fn optional(tensor: Option<&Arc<Tensor>>) -> u32 {
     tensor.map_or(0, |tensor| address(tensor))
 }

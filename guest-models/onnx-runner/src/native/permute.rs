@@ -1,4 +1,4 @@
-//! Tensors whose dimensions change places.
+//! Permutations of dimensions.
 
 use belljar_abi::kernel::{Dims, KERNEL_RANK, Kernel, Permute as Request};
 use tract_onnx::tract_core::internal::*;
@@ -7,7 +7,7 @@ use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use super::operator::{Native, NativeOp, address};
 use super::plain_shape;
 
-/// A permutation that the host carries out.
+/// A permutation that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct NativePermute {
     dims: Dims,
@@ -23,8 +23,11 @@ impl Native for NativePermute {
     }
 }
 
-/// Takes a permutation's place.
-pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+/// Replaces a permutation.
+pub(super) fn replace(
+    model: &TypedModel,
+    node: &TypedNode,
+) -> TractResult<Option<TypedModelPatch>> {
     let Some(AxisOp::Move(from, to)) = node.op_as() else { return Ok(None) };
     let fact = model.outlet_fact(node.inputs[0])?;
     let output = plain_shape(&node.outputs[0].fact);
@@ -38,7 +41,7 @@ pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<T
     TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
 }
 
-/// Elements from one to the next along each dimension of a tensor whose elements lie in order.
+/// The strides of a contiguous tensor, in elements.
 pub(super) fn strides_of(shape: &[usize]) -> Vec<u32> {
     let mut strides = vec![1u32; shape.len()];
     for axis in (0..shape.len().saturating_sub(1)).rev() {
@@ -47,21 +50,21 @@ pub(super) fn strides_of(shape: &[usize]) -> Vec<u32> {
     strides
 }
 
-/// Some tensors of one shape with as few dimensions as possible.
+/// Tensors of one shape with as few dimensions as possible.
 pub(super) struct Collapsed {
     pub(super) dims: Dims,
-    /// Of each tensor.
+    /// The strides of each tensor.
     pub(super) strides: Vec<Dims>,
 }
 
-/// Joins dimensions that lie one after the other in all tensors. `None` if too many are left.
+/// Merges dimensions that are contiguous in all tensors. `None` if too many are left.
 pub(super) fn collapse(shape: &[usize], tensors: &[&[u32]]) -> Option<Collapsed> {
     // Innermost first.
-    let mut joined: Vec<(u32, Vec<u32>)> = Vec::new();
+    let mut merged: Vec<(u32, Vec<u32>)> = Vec::new();
     for axis in (0..shape.len()).rev().filter(|axis| shape[*axis] != 1) {
         let dim = shape[axis] as u32;
         let strides: Vec<u32> = tensors.iter().map(|strides| strides[axis]).collect();
-        match joined.last_mut() {
+        match merged.last_mut() {
             Some((inner, inner_strides))
                 if strides
                     .iter()
@@ -70,15 +73,15 @@ pub(super) fn collapse(shape: &[usize], tensors: &[&[u32]]) -> Option<Collapsed>
             {
                 *inner *= dim;
             }
-            _ => joined.push((dim, strides)),
+            _ => merged.push((dim, strides)),
         }
     }
-    if joined.len() > KERNEL_RANK {
+    if merged.len() > KERNEL_RANK {
         return None;
     }
     let mut collapsed =
         Collapsed { dims: [1; KERNEL_RANK], strides: vec![[0; KERNEL_RANK]; tensors.len()] };
-    for (at, (dim, strides)) in joined.iter().enumerate() {
+    for (at, (dim, strides)) in merged.iter().enumerate() {
         let axis = KERNEL_RANK - 1 - at;
         collapsed.dims[axis] = *dim;
         for (to, stride) in collapsed.strides.iter_mut().zip(strides) {

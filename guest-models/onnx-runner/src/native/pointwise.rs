@@ -1,5 +1,5 @@
-//! Programs of element by element steps: everything of that kind that hangs together and leaves
-//! one tensor becomes one operator, and nothing in between is ever a tensor.
+//! Fuses connected elementwise nodes with a single result into one operator, so that intermediate
+//! results are never tensors.
 
 use belljar_abi::kernel::{
     Dims, Kernel, MAX_POINTWISE_INPUTS, MAX_POINTWISE_STEPS, Pointwise as Request, PointwiseInput,
@@ -17,11 +17,11 @@ use super::operator::{Native, NativeOp, address};
 use super::permute::{collapse, strides_of};
 use super::plain_shape;
 
-/// A program that the host runs.
+/// A sequence of elementwise steps that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct NativePointwise {
     dims: Dims,
-    /// Of each input.
+    /// The strides of each input.
     strides: Vec<Dims>,
     steps: Vec<PointwiseStep>,
 }
@@ -44,7 +44,7 @@ impl Native for NativePointwise {
     }
 }
 
-/// What a node does to each element, if it is one of the steps.
+/// The step for a node, if it is elementwise and supported.
 fn step(node: &TypedNode) -> Option<Step> {
     if let Some(TypedBinOp(op, None)) = node.op_as() {
         return Some(match () {
@@ -86,7 +86,7 @@ fn step(node: &TypedNode) -> Option<Step> {
     })
 }
 
-/// The step of a node all of whose tensors are plain, and the shape of what it makes.
+/// The step of a node whose tensors are all plain, and the shape of its output.
 fn usable(model: &TypedModel, node: &TypedNode) -> Option<(Step, TVec<usize>)> {
     let step = step(node)?;
     let shape = plain_shape(&node.outputs.first()?.fact)?;
@@ -97,11 +97,14 @@ fn usable(model: &TypedModel, node: &TypedNode) -> Option<(Step, TVec<usize>)> {
     node.inputs.iter().all(|input| plain(input).is_some()).then_some((step, shape))
 }
 
-/// Takes the place of a node and of all that only leads to it.
-pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+/// Replaces a node and the nodes that only lead to it.
+pub(super) fn replace(
+    model: &TypedModel,
+    node: &TypedNode,
+) -> TractResult<Option<TypedModelPatch>> {
     let Some((_, shape)) = usable(model, node) else { return Ok(None) };
-    // A node that will be part of a reader's program waits for that one's turn.
-    if goes_into_reader(model, node, &shape) {
+    // A node that can be fused into all of its readers is replaced with them.
+    if fuses_into_readers(model, node, &shape) {
         return Ok(None);
     }
     let members = members(model, node, &shape)?;
@@ -117,28 +120,28 @@ fn readers<'m>(model: &'m TypedModel, node: &'m TypedNode) -> impl Iterator<Item
     node.outputs.iter().flat_map(|output| &output.successors).map(|inlet| model.node(inlet.node))
 }
 
-fn is_answer(model: &TypedModel, node: &TypedNode) -> bool {
+fn is_output(model: &TypedModel, node: &TypedNode) -> bool {
     model.output_outlets().is_ok_and(|outlets| outlets.iter().any(|outlet| outlet.node == node.id))
 }
 
-fn goes_into_reader(model: &TypedModel, node: &TypedNode, shape: &TVec<usize>) -> bool {
-    !is_answer(model, node)
+fn fuses_into_readers(model: &TypedModel, node: &TypedNode, shape: &TVec<usize>) -> bool {
+    !is_output(model, node)
         && readers(model, node).count() > 0
         && readers(model, node)
             .all(|reader| usable(model, reader).is_some_and(|(_, other)| other == *shape))
 }
 
-/// The nodes of a program, the last one included, in the order in which they can be computed.
+/// The nodes to fuse, including the last one, in an order in which they can be computed.
 fn members(model: &TypedModel, last: &TypedNode, shape: &TVec<usize>) -> TractResult<Vec<usize>> {
     let mut members = vec![last.id];
-    // Grows as long as there is a node all of whose readers are members.
+    // Adds nodes whose readers are all members, until there are none.
     loop {
         let mut found = None;
         'search: for member in &members {
             for input in &model.node(*member).inputs {
                 let node = model.node(input.node);
                 let fits = !members.contains(&node.id)
-                    && !is_answer(model, node)
+                    && !is_output(model, node)
                     && usable(model, node).is_some_and(|(_, other)| other == *shape)
                     && readers(model, node).all(|reader| members.contains(&reader.id));
                 if fits {
@@ -152,7 +155,7 @@ fn members(model: &TypedModel, last: &TypedNode, shape: &TVec<usize>) -> TractRe
             _ => break,
         }
     }
-    // Every node was found after all of its readers, so that its results come before theirs.
+    // Every node was added after its readers, so the reverse is a valid order.
     members.reverse();
     Ok(members)
 }
@@ -163,7 +166,7 @@ fn program(
     shape: TVec<usize>,
 ) -> TractResult<Option<(NativeOp<NativePointwise>, Vec<OutletId>)>> {
     let mut members = members;
-    // What does not fit is left for a program of its own.
+    // Nodes that do not fit become a separate operator.
     loop {
         let mut inputs: Vec<OutletId> = Vec::new();
         for input in members.iter().flat_map(|member| &model.node(*member).inputs) {
@@ -200,7 +203,7 @@ fn assemble(
         }
         strides.push(along);
     }
-    // The output's, so that only what is in order there becomes one dimension.
+    // The output's strides, so that only dimensions that are contiguous there are merged.
     strides.push(strides_of(shape));
     let borrowed: Vec<&[u32]> = strides.iter().map(Vec::as_slice).collect();
     let Some(mut along) = collapse(shape, &borrowed) else { return Ok(None) };

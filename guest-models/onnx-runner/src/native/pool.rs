@@ -1,4 +1,4 @@
-//! Poolings of images, and of signals as images of one row.
+//! Poolings of images, and of signals as images with one row.
 
 use belljar_abi::kernel::{Kernel, MAX_POOL_SIZE, Pool as Request};
 use tract_onnx::tract_core::internal::*;
@@ -12,7 +12,7 @@ use super::windows::{Windows, fits};
 /// A pooling that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct NativePool {
-    /// Everything but the addresses.
+    /// The request without addresses.
     request: Request,
 }
 
@@ -24,8 +24,11 @@ impl Native for NativePool {
     }
 }
 
-/// Takes a pooling's place.
-pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+/// Replaces a pooling.
+pub(super) fn replace(
+    model: &TypedModel,
+    node: &TypedNode,
+) -> TractResult<Option<TypedModelPatch>> {
     let (spec, mode) = if let Some(MaxPool { pool_spec, with_index_outputs: None }) = node.op_as() {
         (pool_spec, 0)
     } else if let Some(SumPool { pool_spec, count_include_pad, normalize }) = node.op_as() {
@@ -71,7 +74,7 @@ fn geometry(windows: &Windows, mode: u32) -> Option<Request> {
     for axis in [0, 1] {
         let last = (output[axis] - 1) * stride[axis];
         let inside = last + kernel[axis] <= input[axis] + pad_before[axis] + pad_after[axis];
-        // A window that ends beyond the padding does not count all of its elements.
+        // A window that ends after the padding does not count all of its elements.
         let seen = last < input[axis] + pad_before[axis] && pad_before[axis] < kernel[axis];
         if dilation[axis] != 1 || !seen || mode == 3 && !inside {
             return None;

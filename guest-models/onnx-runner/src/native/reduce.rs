@@ -1,4 +1,4 @@
-//! Reductions of neighbouring dimensions, and softmax along the last one.
+//! Reductions over adjacent dimensions, and softmax over the last ones.
 
 use belljar_abi::kernel::{Kernel, Reduce as Request, Softmax as SoftmaxRequest};
 use onnx_ops::math::{Reduction, ReductionKind};
@@ -9,7 +9,7 @@ use tract_onnx::tract_core::ops::nn::{Reduce, Reducer, Softmax, SoftmaxKind};
 use super::operator::{Native, NativeOp, address};
 use super::plain_shape;
 
-/// A reduction that the host computes: everything but the addresses.
+/// A reduction that the host computes: the request without addresses.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 enum NativeReduce {
     Reduce(Request),
@@ -30,8 +30,11 @@ impl Native for NativeReduce {
     }
 }
 
-/// Takes a reduction's place.
-pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+/// Replaces a reduction.
+pub(super) fn replace(
+    model: &TypedModel,
+    node: &TypedNode,
+) -> TractResult<Option<TypedModelPatch>> {
     let (axes, mode) = match (node.op_as(), node.op_as()) {
         (Some(Reduce { axes, reducer: Reducer::Sum }), _) => (axes, 0),
         (_, Some(Reduction { axes, kind: ReductionKind::Max })) => (axes, 1),
@@ -45,7 +48,7 @@ pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<T
     let (Some(first), Some(last)) = (axes.iter().min(), axes.iter().max()) else {
         return Ok(None);
     };
-    // Others in between are no matter if they are one element wide.
+    // Other dimensions in between must have the size 1.
     let one = |axis: usize| axes.contains(&axis) || input[axis] == 1;
     if !(*first..=*last).all(one) {
         return Ok(None);
@@ -61,8 +64,8 @@ pub(super) fn take(model: &TypedModel, node: &TypedNode) -> TractResult<Option<T
     TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
 }
 
-/// Takes a softmax's place.
-pub(super) fn take_softmax(
+/// Replaces a softmax.
+pub(super) fn replace_softmax(
     model: &TypedModel,
     node: &TypedNode,
 ) -> TractResult<Option<TypedModelPatch>> {
@@ -71,7 +74,7 @@ pub(super) fn take_softmax(
         return Ok(None);
     };
     let Some(shape) = plain_shape(model.outlet_fact(node.inputs[0])?) else { return Ok(None) };
-    // All from one axis on, but for those of one element.
+    // The axes must be the last ones; dimensions of size 1 do not matter.
     let Some(axis) = axes.iter().min().copied() else { return Ok(None) };
     let last = |at: usize| axes.contains(&at) || shape[at] == 1;
     if !(axis..shape.len()).all(last) {

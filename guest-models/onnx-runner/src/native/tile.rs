@@ -1,8 +1,8 @@
-//! Tiles of matrix products, for the products of tract that are not replaced as a whole. tract
-//! finds these kernels in its own registry, as it finds those written for WebAssembly.
+//! Tiles of matrix products, for tract's products that are not replaced as a whole. tract finds
+//! these kernels in its registry, like its own kernels for WebAssembly.
 //!
-//! A kernel computes one tile. Its operations are tract's list of them, as it lies in memory; the
-//! host checks every address in it.
+//! A kernel computes one tile. It passes tract's list of operations to the host, which checks every
+//! address in it.
 
 use std::sync::LazyLock;
 
@@ -14,30 +14,29 @@ use tract_linalg::pack::PackedFormat;
 use tract_onnx::prelude::DatumType;
 use tract_onnx::tract_core::tract_linalg;
 
-/// Columns of every tile: two of the widest vectors there are.
+/// Columns of every tile: two of the widest vectors.
 const NR: usize = 32;
 
-/// The most numbers that the host adds up for each element of a tile.
+/// Maximum number of terms that the host sums for each element of a tile.
 const MAX_DEPTH: usize = 1 << 20;
 
 #[link(wasm_import_module = "belljar")]
 unsafe extern "C" {
     /// Computes a tile of `mr` × 32 elements by the `count` operations at `operations`. Traps if
-    /// an address is not this sandbox's; answers other than 0 if the operations are not acceptable.
+    /// an address is outside of this sandbox; returns another value than 0 for invalid operations.
     fn matmul_f32(mr: u32, operations: *const FusedKerSpec<f32>, count: u32) -> i32;
 }
 
-/// What the host reads of an operation: a number, and up to four words.
+/// The host reads an operation as a number and up to four words.
 const _: () = assert!(size_of::<FusedKerSpec<f32>>() == 20);
 
 unsafe fn tile<const MR: usize>(operations: &[FusedKerSpec<f32>]) -> isize {
-    // SAFETY: address and length are those of a live slice; what its operations point to is what
-    // tract would have given a kernel of its own.
+    // SAFETY: address and length are those of a live slice; its operations are those that tract
+    // passes to its own kernels.
     unsafe { matmul_f32(MR as u32, operations.as_ptr(), operations.len() as u32) as isize }
 }
 
-/// What the host's kernels can do with a tile after the product: everything that makes sense for
-/// floating point.
+/// Whether the host's kernels can fuse an operation: all that apply to floating point.
 fn can_fuse(spec: &FusedSpec<'_>) -> bool {
     !matches!(
         spec,
@@ -76,11 +75,11 @@ fn preferred(_: &IsaSet, dtype: DatumType, query: &Query, _: &[Suitable]) -> Opt
     if !super::enabled() || dtype != DatumType::F32 {
         return None;
     }
-    // The host refuses sums that keep it busy for too long.
+    // The host refuses longer sums, to bound its time.
     if query.k.is_none_or(|k| k > MAX_DEPTH) {
         return None;
     }
-    // A product with one column, or few, is bound by memory; the kernels in WebAssembly are as fast.
+    // A product with few columns is bound by memory, and the kernels in WebAssembly are as fast.
     if query.n.is_some_and(|n| n < 8) {
         return None;
     }

@@ -1,4 +1,4 @@
-//! How the windows of convolutions and poolings lie on an image.
+//! The geometry of the windows of convolutions and poolings.
 
 use belljar_abi::kernel::MAX_TAPS;
 use belljar_abi::scratch::MAX_SCRATCH_BYTES;
@@ -6,14 +6,14 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::cnn::PoolSpec;
 use tract_onnx::tract_core::ops::nn::DataFormat;
 
-/// Whether the host computes a request that needs so much scratch memory and has windows of this
-/// size. Otherwise the sandbox does.
+/// Whether the host accepts a request with this scratch memory and window size. Otherwise the
+/// sandbox computes it.
 pub(super) fn fits(scratch_bytes: u64, kernel: [u32; 2]) -> bool {
     let taps = u64::from(kernel[0]) * u64::from(kernel[1]);
     scratch_bytes <= MAX_SCRATCH_BYTES && taps <= MAX_TAPS as u64
 }
 
-/// Sizes of rows and columns, in this order. An image of one dimension has one row.
+/// Sizes along rows and columns, in this order. A one-dimensional input has one row.
 pub(super) struct Windows {
     pub(super) batch: u32,
     pub(super) channels: u32,
@@ -27,7 +27,7 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// `None` unless channels come before rows and columns, of which there are one or two.
+    /// `None` unless channels come before one or two spatial dimensions.
     pub(super) fn new(spec: &PoolSpec, input: &[usize], output: &[usize]) -> Option<Windows> {
         let batch = match spec.data_format {
             DataFormat::NCHW => input.first().copied(),

@@ -1,18 +1,18 @@
-//! PNG and JPEG files to pixels of eight bits. Both decoders are crates that forbid unsafe code.
+//! Decodes PNG and JPEG files to 8-bit pixels. Both decoders are crates that forbid unsafe code.
 
 use std::io::Cursor;
 
 use jpeg_decoder::PixelFormat;
 
 use super::orient::Orientation;
-use super::{LONGEST_SIDE, PictureError, Pixels, Room, jpeg, refused};
+use super::{MAX_SIDE, PictureError, Pixels, Room, jpeg, refused};
 
-/// What deflate makes of one byte at most, rounded up: 258 bytes of two bits.
+/// Maximum compression ratio of deflate, rounded up: two bits become 258 bytes.
 const DEFLATE_RATIO: u64 = 1_040;
 
-/// Decodes a file, whichever its first bytes say that it is; answers how it is to be turned, too. Alpha
-/// is dropped, of 16 bits the upper eight are kept, and colour profiles are not applied: as Pillow's
-/// `convert("RGB")` does.
+/// Decodes a file in the format that its first bytes show, and returns its orientation. As in
+/// Pillow's `convert("RGB")`, alpha is dropped, 16-bit channels keep their upper eight bits, and
+/// colour profiles are not applied.
 pub(super) fn decode(file: &[u8], room: Room) -> Result<(Pixels, Orientation), PictureError> {
     if file.starts_with(b"\x89PNG\r\n\x1a\n") {
         png(file, room)
@@ -36,7 +36,7 @@ fn png(file: &[u8], room: Room) -> Result<(Pixels, Orientation), PictureError> {
     decoder.set_ignore_iccp_chunk(true);
     let info = decoder.read_header_info().map_err(malformed)?;
     let (width, height) = sides("PNG", info.width.into(), info.height.into())?;
-    // As it is stored: before palettes and narrow pixels are expanded.
+    // The stored size, before palettes and narrow pixels are expanded.
     let stored = (width * info.bits_per_pixel() as u64).div_ceil(8) * height;
     if stored > DEFLATE_RATIO * file.len() as u64 {
         return more_than_it_holds("PNG", file, width, height);
@@ -47,15 +47,15 @@ fn png(file: &[u8], room: Room) -> Result<(Pixels, Orientation), PictureError> {
     room.holds(width, height, each as u64)?;
     let mut bytes = vec![0; width as usize * height as usize * each];
     if reader.output_buffer_size() != Some(bytes.len()) {
-        return refused("the PNG file: its pixels are not of eight bits after decoding");
+        return refused("the PNG file: the decoded pixels do not have eight bits per channel");
     }
     reader.next_frame(&mut bytes).map_err(malformed)?;
-    // An animation's other frames are not looked at.
+    // The other frames of an animation are not decoded.
     if reader.info().animation_control.is_none() {
         reader.finish().map_err(malformed)?;
     }
     let orientation = orientation(reader.info().exif_metadata.as_deref());
-    // Gray or colours without the alpha that stands behind them.
+    // Removes the alpha channel after gray or colours.
     let channels = if each < 3 { 1 } else { 3 };
     if each != channels {
         let area = bytes.len() / each;
@@ -74,7 +74,7 @@ fn jpeg(file: &[u8], room: Room) -> Result<(Pixels, Orientation), PictureError> 
         Err(why) => return refused(format!("the JPEG file: {why}")),
     };
     let (width, height) = sides("JPEG", frame.width, frame.height)?;
-    if frame.least_bits() > 8 * file.len() as u64 {
+    if frame.min_bits() > 8 * file.len() as u64 {
         return more_than_it_holds("JPEG", file, width, height);
     }
     let (stored, channels) = match frame.components() {
@@ -82,8 +82,8 @@ fn jpeg(file: &[u8], room: Room) -> Result<(Pixels, Orientation), PictureError> 
         3 => (3, 3),
         _ => (4, 3),
     };
-    // Each component is decoded by itself before they are put together; a progressive file is kept as
-    // coefficients of 16 bits until its last scan.
+    // The decoder holds each component separately before it interleaves them, and a progressive
+    // file as 16-bit coefficients until its last scan.
     let coefficients = if frame.progressive { 2 * stored } else { 0 };
     room.holds(width, height, (2 * stored + coefficients) as u64)?;
     let marked = jpeg::marked(file, &frame.scan_ends);
@@ -101,7 +101,7 @@ fn jpeg(file: &[u8], room: Room) -> Result<(Pixels, Orientation), PictureError> 
         _ => PixelFormat::CMYK32,
     };
     if info != Some((width, height, format)) || bytes.len() != width * height * stored {
-        return refused("the JPEG file: its pixels are not those that its frame declares");
+        return refused("the JPEG file: the decoded pixels do not match the frame header");
     }
     if stored == 4 {
         to_rgb(&mut bytes);
@@ -110,8 +110,8 @@ fn jpeg(file: &[u8], room: Room) -> Result<(Pixels, Orientation), PictureError> 
     Ok((Pixels { width, height, channels, bytes }, orientation))
 }
 
-/// Cyan, magenta, yellow and black to red, green and blue as Pillow does it, without a colour profile.
-/// Of four bytes for a pixel three are left.
+/// Converts CMYK to RGB as Pillow does, without a colour profile. Each pixel shrinks from four
+/// bytes to three.
 fn to_rgb(bytes: &mut Vec<u8>) {
     let area = bytes.len() / 4;
     for at in 0..area {
@@ -124,30 +124,31 @@ fn to_rgb(bytes: &mut Vec<u8>) {
     bytes.truncate(3 * area);
 }
 
-/// Reads the EXIF data, which some writers begin with a name.
+/// Reads the EXIF data, which some writers prefix with a name.
 fn orientation(exif: Option<&[u8]>) -> Orientation {
     let Some(exif) = exif else { return Orientation::default() };
     Orientation::of_exif(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif))
 }
 
-/// The message of the decoder of PNG, without the inner names of a chunk.
+/// The message of the PNG decoder, without its internal chunk names.
 fn of_png(text: &str) -> &str {
     text.split_once(" while decoding ChunkType").map_or(text, |(text, _)| text)
 }
 
-/// The message of the decoder of JPEG, without the words that each begins with.
+/// The message of the JPEG decoder, without its common prefix.
 fn of_jpeg(text: &str) -> &str {
     match text.strip_prefix("invalid JPEG format: ").unwrap_or(text) {
-        "failed to decode huffman code" => "its data is damaged, or ends too early",
+        "failed to decode huffman code" => "its data is damaged or ends too early",
         text => text,
     }
 }
 
 fn sides(kind: &str, width: u64, height: u64) -> Result<(u64, u64), PictureError> {
     match (width, height) {
-        (1..=LONGEST_SIDE, 1..=LONGEST_SIDE) => Ok((width, height)),
+        (1..=MAX_SIDE, 1..=MAX_SIDE) => Ok((width, height)),
         _ => refused(format!(
-            "the {kind} file: it declares {width}x{height} pixels, and sides are from 1 to {LONGEST_SIDE}"
+            "the {kind} file: it declares {width}x{height} pixels, but sides must be from 1 to \
+             {MAX_SIDE}"
         )),
     }
 }

@@ -1,14 +1,14 @@
-//! What a JPEG file says about its frame, and whether it is whole, before anything is decoded. Decoders
-//! fill what is missing with gray; here a file that is cut off is refused.
+//! Parses the structure of a JPEG file before it is decoded: its frame header, and whether the file
+//! is complete. Decoders fill missing data with gray, so a truncated file is refused here.
 
-/// The frame of a file that goes on to its end marker.
+/// The frame of a file that is complete up to its end marker.
 pub(super) struct Frame {
     pub(super) width: u64,
     pub(super) height: u64,
     pub(super) progressive: bool,
-    /// Where the coded data of each scan ends.
+    /// The end of the coded data of each scan.
     pub(super) scan_ends: Vec<usize>,
-    /// How often each component is sampled along both axes.
+    /// The sampling factors of each component along both axes.
     sampling: Vec<(u64, u64)>,
 }
 
@@ -17,19 +17,19 @@ impl Frame {
         self.sampling.len()
     }
 
-    /// The fewest bits of which the image can be made: each block of 64 pixels of a component takes a
-    /// code of at least one bit for its mean, and in files that are not progressive another one.
-    pub(super) fn least_bits(&self) -> u64 {
-        let most = |of: fn(&(u64, u64)) -> u64| self.sampling.iter().map(of).max().unwrap_or(1);
-        let (most_x, most_y) = (most(|(x, _)| *x), most(|(_, y)| *y));
+    /// The minimum number of bits for the image: each block of 64 pixels of a component takes a
+    /// code of at least one bit for its mean, and another one in files that are not progressive.
+    pub(super) fn min_bits(&self) -> u64 {
+        let max = |of: fn(&(u64, u64)) -> u64| self.sampling.iter().map(of).max().unwrap_or(1);
+        let (max_x, max_y) = (max(|(x, _)| *x), max(|(_, y)| *y));
         let blocks = self.sampling.iter().map(|(x, y)| {
-            (self.width * x).div_ceil(8 * most_x) * (self.height * y).div_ceil(8 * most_y)
+            (self.width * x).div_ceil(8 * max_x) * (self.height * y).div_ceil(8 * max_y)
         });
         blocks.sum::<u64>() * if self.progressive { 1 } else { 2 }
     }
 }
 
-/// Walks from marker to marker up to the end marker; what stands behind it belongs to no image.
+/// Walks from marker to marker up to the end marker. Data after it is ignored.
 pub(super) fn frame(file: &[u8]) -> Result<Frame, String> {
     let cut_off = || "it is cut off: its end marker is missing".to_owned();
     let mut frame: Option<Frame> = None;
@@ -41,7 +41,7 @@ pub(super) fn frame(file: &[u8]) -> Result<Frame, String> {
                 continue;
             }
             Some([0xff, marker, ..]) => *marker,
-            Some([_, _, ..]) => return Err(format!("there is no marker at byte {at}")),
+            Some([_, _, ..]) => return Err(format!("expected a marker at byte {at}")),
             _ => return Err(cut_off()),
         };
         at += 2;
@@ -51,7 +51,7 @@ pub(super) fn frame(file: &[u8]) -> Result<Frame, String> {
                 return Ok(Frame { scan_ends, ..frame });
             }
             0x01 | 0xd0..=0xd7 => continue,
-            0x00 | 0xd8 => return Err(format!("a marker at byte {} has no place there", at - 2)),
+            0x00 | 0xd8 => return Err(format!("unexpected marker at byte {}", at - 2)),
             _ => {}
         }
         let len = match file.get(at..) {
@@ -59,11 +59,11 @@ pub(super) fn frame(file: &[u8]) -> Result<Frame, String> {
             _ => return Err(cut_off()),
         };
         if len < 2 {
-            return Err(format!("a segment at byte {at} has no length"));
+            return Err(format!("the segment at byte {at} has an invalid length"));
         }
         let segment = file.get(at..at + len).ok_or_else(cut_off)?;
         match marker {
-            // Tables and what is reserved, among the numbers of frames.
+            // Tables and reserved markers within the range of frame markers.
             0xc4 | 0xcc | 0xc8 => {}
             0xc0..=0xc2 if frame.is_some() => return Err("it has two frames".into()),
             0xc0..=0xc2 => frame = Some(frame_of(segment, marker == 0xc2)?),
@@ -80,15 +80,15 @@ pub(super) fn frame(file: &[u8]) -> Result<Frame, String> {
     }
 }
 
-/// The length of what is coded, up to the next marker that ends it.
+/// The length of entropy-coded data, up to the marker that ends it.
 fn entropy_coded(bytes: &[u8]) -> usize {
     let ends = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xd0..=0xd7 | 0xff);
     bytes.windows(2).position(ends).unwrap_or(bytes.len())
 }
 
-/// The file with 64 bits that are all ones behind each scan. No code of a JPEG consists of ones alone, so
-/// a decoder that has run out of data reports an error, where it would else make up what is missing. One
-/// that has enough does not read them.
+/// The file with 64 one bits after each scan. No JPEG code consists of ones only, so a decoder that
+/// runs out of data reports an error instead of filling in the rest. A decoder with enough data
+/// does not read them.
 pub(super) fn marked(file: &[u8], scan_ends: &[usize]) -> Vec<u8> {
     const ONES: [u8; 16] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
     let mut marked = Vec::with_capacity(file.len() + ONES.len() * scan_ends.len());
@@ -106,10 +106,10 @@ fn frame_of(segment: &[u8], progressive: bool) -> Result<Frame, String> {
     let [_, _, bits, height_high, height_low, width_high, width_low, count, components @ ..] =
         segment
     else {
-        return Err("its frame is cut off".into());
+        return Err("its frame header is cut off".into());
     };
     if *bits != 8 {
-        return Err(format!("it has {bits} bits a channel, and only 8 are supported"));
+        return Err(format!("it has {bits} bits a channel; only 8 are supported"));
     }
     let (components, _) = components.as_chunks::<3>();
     let sampling: Vec<(u64, u64)> = components
@@ -118,7 +118,7 @@ fn frame_of(segment: &[u8], progressive: bool) -> Result<Frame, String> {
         .collect();
     let sampled = sampling.iter().all(|(x, y)| (1..=4).contains(x) && (1..=4).contains(y));
     if sampling.len() != usize::from(*count) || !matches!(count, 1 | 3 | 4) || !sampled {
-        return Err(format!("its {count} components are not those of an image"));
+        return Err(format!("its {count} components have an unsupported number or sampling"));
     }
     Ok(Frame {
         width: u16::from_be_bytes([*width_high, *width_low]).into(),

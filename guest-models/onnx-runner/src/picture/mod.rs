@@ -1,11 +1,12 @@
-//! An image file to the tensor that a model takes: decoded, turned upright, resized, cropped, scaled.
+//! Converts an image file to an input tensor: decodes it, turns it upright, resizes, crops and
+//! scales it.
 //!
-//! This needs no model, and the host makes the call in a sandbox that holds nothing else: whoever made
-//! the file reaches neither the model nor the supervisor by a mistake in a decoder. The message is that
-//! of [`belljar_abi::picture`]; the answer is one tensor, `image`.
+//! The host makes this call in a sandbox without a model, so that an exploited bug in a decoder
+//! reaches neither the model nor the supervisor. The message is that of [`belljar_abi::picture`];
+//! the answer is one tensor, `image`.
 //!
-//! Nothing here allocates what a file declares before the size was compared with what the file can hold
-//! and with what the policy allows.
+//! This must never allocate a size that a file declares before comparing it with what the file can
+//! hold and what the policy allows.
 
 mod decode;
 mod jpeg;
@@ -16,19 +17,19 @@ use belljar_abi::narrow::Narrow;
 use belljar_abi::picture::{Channels, Layout, PictureOptions, Resize, decode_picture};
 use belljar_abi::{DType, TensorView, encode_tensors};
 
-/// Longest side of an image that is decoded or made, in pixels: the longest that JPEG has.
-const LONGEST_SIDE: u64 = 65_535;
+/// Maximum width and height of a decoded or resized image, in pixels: that of JPEG.
+const MAX_SIDE: u64 = 65_535;
 
-/// Why there is no tensor.
+/// Why an image cannot be converted.
 #[derive(Debug)]
 pub(crate) enum PictureError {
-    /// The host's message is wrong.
+    /// The host's message is invalid.
     Message(String),
     /// The file cannot be decoded.
     File(String),
-    /// The image cannot be resized or cropped as the options say.
+    /// The image cannot be resized or cropped to the requested size.
     Size(String),
-    /// The image takes more memory than it may.
+    /// The image needs more memory than is allowed.
     TooLarge(String),
 }
 
@@ -36,7 +37,7 @@ fn refused<T>(why: impl Into<String>) -> Result<T, PictureError> {
     Err(PictureError::File(why.into()))
 }
 
-/// Rows of pixels of one byte for each channel: one channel, or red, green and blue.
+/// Rows of pixels with one byte per channel: one channel, or red, green and blue.
 struct Pixels {
     width: usize,
     height: usize,
@@ -44,25 +45,25 @@ struct Pixels {
     bytes: Vec<u8>,
 }
 
-/// How much memory one step may take.
+/// The memory that one step may take, in bytes.
 #[derive(Clone, Copy)]
 struct Room(u64);
 
 impl Room {
-    /// Refuses an image of which each pixel takes so many bytes, before memory is asked for.
+    /// Refuses an image whose pixels of `each` bytes do not fit, before memory is allocated.
     fn holds(self, width: u64, height: u64, each: u64) -> Result<(), PictureError> {
         let bytes = width.saturating_mul(height).saturating_mul(each);
         // No allocation is larger than half of the address space.
-        let most = self.0.min(i32::MAX as u64);
-        if bytes <= most {
+        let max = self.0.min(i32::MAX as u64);
+        if bytes <= max {
             return Ok(());
         }
-        let text = format!("{width}x{height} pixels take {bytes} bytes, and {most} are allowed");
+        let text = format!("{width}x{height} pixels take {bytes} bytes, but {max} are allowed");
         Err(PictureError::TooLarge(text))
     }
 }
 
-/// Makes the tensor; answers the message that it is in.
+/// Converts the image in a message, and returns the message with its tensor.
 pub(crate) fn picture(message: &[u8]) -> Result<Vec<u8>, PictureError> {
     let (options, file) =
         decode_picture(message).map_err(|err| PictureError::Message(err.to_string()))?;
@@ -84,7 +85,7 @@ pub(crate) fn picture(message: &[u8]) -> Result<Vec<u8>, PictureError> {
     tensor(&pixels, &options)
 }
 
-/// One channel: luma as Pillow computes it (ITU-R BT.601, 16 bits behind the point, rounded).
+/// Converts to gray as Pillow does (ITU-R BT.601 luma with 16 fractional bits, rounded).
 fn gray(pixels: Pixels) -> Pixels {
     if pixels.channels == 1 {
         return pixels;
@@ -97,10 +98,10 @@ fn gray(pixels: Pixels) -> Pixels {
     Pixels { channels: 1, bytes, ..pixels }
 }
 
-/// The size that an image gets.
+/// The size of the resized image.
 fn resized(resize: Resize, pixels: &Pixels) -> Result<(usize, usize), PictureError> {
     let (from_width, from_height) = (pixels.width as u64, pixels.height as u64);
-    // Where one side is given, the other one keeps its share, rounded down as torchvision does.
+    // The other side keeps the aspect ratio, rounded down as in torchvision.
     let by_width = |width: u64| (width, width * from_height / from_width);
     let by_height = |height: u64| (height * from_width / from_height, height);
     let (width, height) = match resize {
@@ -118,21 +119,22 @@ fn resized(resize: Resize, pixels: &Pixels) -> Result<(usize, usize), PictureErr
         },
     };
     match (width, height) {
-        (1..=LONGEST_SIDE, 1..=LONGEST_SIDE) => Ok((width as usize, height as usize)),
+        (1..=MAX_SIDE, 1..=MAX_SIDE) => Ok((width as usize, height as usize)),
         _ => Err(PictureError::Size(format!(
-            "the image has {from_width}x{from_height} pixels and cannot be resized to {width}x{height}: \
-             sides are from 1 to {LONGEST_SIDE}"
+            "the image has {from_width}x{from_height} pixels and cannot be resized to \
+             {width}x{height}: sides must be from 1 to {MAX_SIDE}"
         ))),
     }
 }
 
-/// The middle of an image. Where an odd number of pixels is cut off, the place is rounded to the even
-/// one of two, as torchvision's `CenterCrop` does.
+/// Crops an image to its centre. If an odd number of pixels is cut off, the offset is rounded to
+/// even, as in torchvision's `CenterCrop`.
 fn cropped(from: &Pixels, width: usize, height: usize) -> Result<Pixels, PictureError> {
     if width > from.width || height > from.height {
         let (has_width, has_height) = (from.width, from.height);
         return Err(PictureError::Size(format!(
-            "the image has {has_width}x{has_height} pixels when it is cropped, fewer than {width}x{height}"
+            "the image has {has_width}x{has_height} pixels, which cannot be cropped to \
+             {width}x{height}"
         )));
     }
     let start = |over: usize| over / 2 + usize::from(over % 4 == 3);
@@ -153,10 +155,10 @@ fn tensor(pixels: &Pixels, options: &PictureOptions) -> Result<Vec<u8>, PictureE
         _ => None,
     };
     let Some(size) = size else {
-        return Err(PictureError::Message(format!("no image becomes a tensor of {dtype}")));
+        return Err(PictureError::Message(format!("an image cannot become a tensor of {dtype}")));
     };
     if layout == Layout::Hw && channels != Channels::Gray {
-        return Err(PictureError::Message("two axes are for one channel".into()));
+        return Err(PictureError::Message("a layout of two axes requires a single channel".into()));
     }
     let (width, height, count) = (pixels.width, pixels.height, channels.count());
     Room(room).holds(width as u64, height as u64, (count * size) as u64)?;
@@ -173,7 +175,7 @@ fn tensor(pixels: &Pixels, options: &PictureOptions) -> Result<Vec<u8>, PictureE
     let mut data = vec![0; area * count * size];
     for channel in 0..count {
         let source = match (pixels.channels, channels) {
-            // What has one channel has the same value in all three.
+            // A single channel is copied to all three.
             (1, _) => 0,
             (_, Channels::Bgr) => count - 1 - channel,
             (_, Channels::Rgb | Channels::Gray) => channel,
@@ -182,16 +184,16 @@ fn tensor(pixels: &Pixels, options: &PictureOptions) -> Result<Vec<u8>, PictureE
             (0..=u8::MAX).flat_map(|pixel| value(pixel, channel, options)).collect();
         let (start, step) = if planes { (channel * area, 1) } else { (channel, count) };
         let sources = pixels.bytes.iter().skip(source).step_by(pixels.channels);
-        let places = data.chunks_exact_mut(size).skip(start).step_by(step);
-        for (place, pixel) in places.zip(sources).take(area) {
+        let targets = data.chunks_exact_mut(size).skip(start).step_by(step);
+        for (target, pixel) in targets.zip(sources).take(area) {
             let at = usize::from(*pixel) * size;
-            place.copy_from_slice(&values[at..at + size]);
+            target.copy_from_slice(&values[at..at + size]);
         }
     }
     Ok(encode_tensors(&[TensorView { name: "image", dtype, dims, data: &data }]))
 }
 
-/// What a pixel becomes in a channel: computed in float64 and rounded once.
+/// The encoded element for a pixel value, computed in float64 and rounded once.
 fn value(pixel: u8, channel: usize, options: &PictureOptions) -> Vec<u8> {
     let PictureOptions { dtype, scale, mean, std, .. } = options;
     let value = (f64::from(pixel) * scale - mean[channel]) / std[channel];

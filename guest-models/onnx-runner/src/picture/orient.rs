@@ -1,21 +1,21 @@
-//! How a camera was held, as the EXIF data of an image says, and turning the image upright.
+//! Turns an image upright according to the orientation in its EXIF data.
 
 use super::Pixels;
 
-/// EXIF's tag `Orientation`, 1 to 8.
+/// The EXIF tag `Orientation`, 1 to 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Orientation(u8);
 
 impl Default for Orientation {
-    /// As it is stored.
+    /// The orientation as stored.
     fn default() -> Orientation {
         Orientation(1)
     }
 }
 
 impl Orientation {
-    /// Reads the tag from EXIF data, which is a TIFF file. Data that is malformed says nothing, nor does
-    /// a value that the standard does not know.
+    /// Reads the tag from EXIF data, which is a TIFF file. Malformed data and invalid values are
+    /// ignored.
     pub(super) fn of_exif(exif: &[u8]) -> Orientation {
         let found = read(exif).filter(|found| (1..=8).contains(found));
         found.map_or_else(Orientation::default, Orientation)
@@ -38,7 +38,7 @@ fn read(exif: &[u8]) -> Option<u8> {
     };
     let directory = usize::try_from(u32_at(4)?).ok()?;
     let entries = usize::from(u16_at(directory)?);
-    // An entry is a tag, a type, a count, and the value or its place: twelve bytes.
+    // An entry has twelve bytes: a tag, a type, a count, and the value or its offset.
     for entry in 0..entries {
         let at = directory.checked_add(2)?.checked_add(12 * entry)?;
         if u16_at(at)? == 0x0112 {
@@ -49,7 +49,7 @@ fn read(exif: &[u8]) -> Option<u8> {
     None
 }
 
-/// The image as it was seen by whoever held the camera.
+/// Rotates and mirrors an image so that it is upright.
 pub(super) fn turned(from: Pixels, Orientation(orientation): Orientation) -> Pixels {
     if orientation == 1 {
         return from;

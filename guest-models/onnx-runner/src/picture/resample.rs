@@ -1,15 +1,15 @@
-//! Resizing as Pillow does it with `Resampling.BILINEAR` (`src/libImaging/Resample.c`): a triangle filter
-//! along rows and then along columns, each result rounded to eight bits. The result is the same to the
-//! last bit, or differs by one where a version of Pillow takes columns first. Where an image becomes smaller the triangle is as wide as two pixels of the
-//! result, so that every pixel of the source counts (antialiasing); where it becomes larger this is
-//! plain bilinear interpolation between the centres of pixels.
+//! Resizes an image as Pillow does with `Resampling.BILINEAR` (`src/libImaging/Resample.c`): a
+//! triangle filter along rows and then along columns, each result rounded to eight bits. The result
+//! is bit-exact, or differs by one where a version of Pillow filters columns first. For shrinking,
+//! the triangle is as wide as two pixels of the result, so that every pixel of the source counts
+//! (antialiasing); for enlarging, this is bilinear interpolation between pixel centres.
 
 use super::{PictureError, Pixels, Room};
 
-/// Bits of a weight behind the point.
+/// Fractional bits of a weight.
 const PRECISION: u32 = 32 - 8 - 2;
 
-/// The pixels of one row or column that become one of the result, and their weights.
+/// The pixels of a row or column that contribute to one pixel of the result, and their weights.
 struct Window {
     first: usize,
     weights: Vec<i32>,
@@ -51,7 +51,7 @@ fn columns(from: &Pixels, height: usize, room: Room) -> Result<Pixels, PictureEr
     let mut sums = vec![0; row];
     for Window { first, weights } in windows(from.height, height) {
         sums.fill(0);
-        // Row by row, as they lie in memory.
+        // Row by row, in memory order.
         for (pixels, weight) in from.bytes[first * row..].chunks_exact(row).zip(&weights) {
             for (sum, pixel) in sums.iter_mut().zip(pixels) {
                 *sum += i32::from(*pixel) * weight;

@@ -1,4 +1,4 @@
-//! Operations on files. A folder that is granted has its place as its name.
+//! Operations on files. A granted folder is named by its guest path.
 
 use std::collections::BTreeMap;
 
@@ -138,7 +138,7 @@ fn open(files: &mut Files, name: &str, base: &str, path: &str, words: &[&str]) -
     Ok("ok".to_owned())
 }
 
-/// Opens the same many times, and says how often that went.
+/// Opens the same file many times, and returns how often that succeeded.
 fn open_many(files: &Files, count: &str, base: &str, path: &str) -> Outcome {
     let base = files.get(base)?;
     let mut held = Vec::new();
@@ -165,7 +165,7 @@ fn make_many(files: &Files, count: &str, base: &str, path: &str) -> Outcome {
     Ok(count.to_owned())
 }
 
-/// Looks at many names that begin with a number of their own, and says at how many.
+/// Queries many names that start with different numbers, and returns how many.
 fn stat_many(files: &Files, count: &str, base: &str, path: &str) -> Outcome {
     let base = files.get(base)?;
     for at in 0..number(count)? {

@@ -1,9 +1,9 @@
-//! Tries what a script says against the interfaces of WASI, and tells what came of each line: for
-//! tests of what a host refuses. It calls the interfaces themselves, so that no C library's own
-//! checks stand before the host's.
+//! Runs a script of WASI calls and reports the outcome of each line, for tests of what a host
+//! refuses. It calls the WASI interfaces directly, so that no C library checks the arguments before
+//! the host.
 //!
-//! Input: `do`, text, one operation a line. Output: `outcomes`, text, one line for each: `ok`, what
-//! was found, or `error` and the code's name.
+//! Input: `do`, text, one operation per line. Output: `outcomes`, text, one line for each: `ok`
+//! with the result, or `error` with the name of the code.
 
 mod files;
 mod process;
@@ -20,10 +20,10 @@ struct Attacks;
 
 export!(Attacks);
 
-/// What came of one line.
+/// The outcome of one line.
 type Outcome = Result<String, String>;
 
-/// Everything that lines opened, by the names they gave it.
+/// Everything that the script opened, by the names in the script.
 #[derive(Default)]
 struct Held {
     files: files::Files,
@@ -33,10 +33,10 @@ struct Held {
 impl Guest for Attacks {
     fn run(inputs: Vec<NamedValue>) -> Result<Vec<NamedValue>, String> {
         let [(name, Value::Text(script))] = &inputs[..] else {
-            return Err("one input is expected, called `do`: a text".into());
+            return Err("expected one input, `do`, a text".into());
         };
         if name != "do" {
-            return Err(format!("the input is called `do`, not {name:?}"));
+            return Err(format!("expected the input `do`, found {name:?}"));
         }
         let mut held = Held::default();
         let mut outcomes = String::new();
@@ -60,7 +60,7 @@ fn act(held: &mut Held, words: &[&str]) -> Outcome {
         .unwrap_or_else(|| Err(format!("(the script) {words:?}")))
 }
 
-/// What cannot stand in a line: `\0`, `\s` for a space, `\e` for nothing, `\L` for 5,000 letters,
+/// Replaces escapes: `\0`, `\s` for a space, `\e` for the empty string, `\L` for 5,000 letters,
 /// `\n` and `\x` for an escape character.
 fn unescape(word: &str) -> String {
     word.replace("\\0", "\0")
@@ -72,5 +72,5 @@ fn unescape(word: &str) -> String {
 }
 
 fn number(word: &str) -> Result<u64, String> {
-    word.parse().map_err(|_| format!("(the script) {word:?} is no number"))
+    word.parse().map_err(|_| format!("(the script) {word:?} is not a number"))
 }

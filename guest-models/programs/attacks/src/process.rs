@@ -1,4 +1,4 @@
-//! The small things of a process.
+//! Operations on the environment, standard streams, clocks and random numbers.
 
 use wasip2::cli::environment::{get_arguments, get_environment, initial_cwd};
 use wasip2::cli::exit::exit;

@@ -77,7 +77,7 @@ pub fn act(sockets: &mut Sockets, words: &[&str]) -> Option<Outcome> {
     })
 }
 
-/// An address as the interface has it.
+/// An address in the types of the interface.
 struct Address(IpAddress);
 
 impl std::fmt::Display for Address {
@@ -98,7 +98,7 @@ fn resolve(name: &str) -> Result<Address, String> {
     address.map(Address).ok_or_else(|| "no address".to_owned())
 }
 
-/// A literal address, or what a name is resolved to.
+/// A literal address, or the address that a name resolves to.
 fn address(host: &str, port: &str) -> Result<(IpAddressFamily, IpSocketAddress), String> {
     let port = number(port)? as u16;
     let ip = match host.parse::<std::net::IpAddr>() {
@@ -133,7 +133,7 @@ fn connect(sockets: &mut Sockets, name: &str, host: &str, port: &str) -> Outcome
     Ok("ok".to_owned())
 }
 
-/// Connects many times, and says how often that went.
+/// Connects many times, and returns how often that succeeded.
 fn connect_many(sockets: &mut Sockets, count: &str, host: &str, port: &str) -> Outcome {
     for at in 0..number(count)? {
         if let Err(found) = connect(sockets, "many", host, port) {

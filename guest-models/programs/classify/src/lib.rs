@@ -1,6 +1,6 @@
-//! Names the class of an image, with a model that takes f32 [1,3,224,224] and gives a score for each
-//! class, which it asks for by the name `classifier`. Input: `image`, the bytes of a PNG or JPEG file.
-//! Outputs: `class`, the class of the greatest score, an i64; and `scores`, as the model gives them.
+//! Classifies an image with the model named `classifier`, which takes f32 [1,3,224,224] and returns
+//! a score for each class. Input: `image`, the bytes of a PNG or JPEG file. Outputs: `class`, the
+//! class with the greatest score, an i64; and `scores`, the output of the model.
 
 mod pixels;
 
@@ -26,14 +26,14 @@ struct Classify;
 
 export!(Classify);
 
-/// What the model calls its input.
+/// The name of the model's input.
 const INPUT: &str = "data_0";
 
 impl Guest for Classify {
     fn run(inputs: Vec<NamedValue>) -> Result<Vec<NamedValue>, String> {
         let file = match &inputs[..] {
             [(name, Value::Bytes(file))] if name == "image" => file,
-            _ => return Err("one input is expected, called `image`: the bytes of a file".into()),
+            _ => return Err("expected one input, `image`, with the bytes of a file".into()),
         };
         let numbers = Image::decode(file)?.numbers();
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
@@ -47,7 +47,7 @@ impl Guest for Classify {
             .compute(vec![(INPUT.to_owned(), input)])
             .map_err(|err| failed("running the model", err))?;
         let [(_, scores)] = &outputs[..] else {
-            return Err(format!("the model has {} outputs, not one", outputs.len()));
+            return Err(format!("expected one output of the model, found {}", outputs.len()));
         };
         let data = scores.data();
         let (class, _) = data
@@ -55,7 +55,7 @@ impl Guest for Classify {
             .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
             .enumerate()
             .max_by(|(_, a), (_, b)| a.total_cmp(b))
-            .ok_or("the model gave no scores")?;
+            .ok_or("the model returned no scores")?;
         let tensor =
             |element_type, shape, data| Value::Tensor(Tensor { element_type, shape, data });
         let shape = scores.dimensions().into_iter().map(u64::from).collect();

@@ -1,9 +1,10 @@
-//! From the bytes of an image file to the numbers that the model was made for.
+//! Converts an image file to the model's input.
 
 use std::io::Cursor;
 
-/// Most pixels of an image. More would not fit the memory that a policy gives such a program.
-const MOST_PIXELS: u64 = 1 << 26;
+/// Maximum number of pixels of an image. More would not fit the memory that a policy gives such a
+/// program.
+const MAX_PIXELS: u64 = 1 << 26;
 
 /// Pixels along each side of the model's input.
 pub(crate) const SIDE: usize = 224;
@@ -16,7 +17,7 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Decodes a PNG or JPEG file, whichever its first bytes say it is.
+    /// Decodes a PNG or JPEG file, as its first bytes show.
     pub(crate) fn decode(file: &[u8]) -> Result<Image, String> {
         if file.starts_with(b"\x89PNG\r\n\x1a\n") {
             png(file).map_err(|err| format!("the PNG file: {err}"))
@@ -32,7 +33,7 @@ impl Image {
         let (width, height) = (width as usize, height as usize);
         let count = width.checked_mul(height).ok_or("it is too large")?;
         if count == 0 || count.checked_mul(each) != Some(bytes.len()) {
-            return Err("it has another number of pixels than it says".into());
+            return Err("the number of decoded pixels does not match its header".into());
         }
         let rgb = match each {
             3 => bytes.to_vec(),
@@ -42,8 +43,8 @@ impl Image {
         Ok(Image { width, height, rgb })
     }
 
-    /// The model's input, colour by colour: the image in its size, each pixel the mean of those it
-    /// stands for, or a copy of the one it lies in; then `(value - 128) / 64`.
+    /// The model's input, by colour: the resized image, each pixel the mean of the pixels that it
+    /// covers, or a copy of the pixel that contains it; then `(value - 128) / 64`.
     pub(crate) fn numbers(&self) -> Vec<f32> {
         let mut numbers = Vec::with_capacity(3 * SIDE * SIDE);
         for colour in 0..3 {
@@ -66,7 +67,7 @@ impl Image {
     }
 }
 
-/// Which of so many pixels one of the model's stands for; at least one.
+/// The range of the image's pixels that a pixel of the model covers; at least one.
 fn part(at: usize, size: usize) -> std::ops::Range<usize> {
     let start = at * size / SIDE;
     start..((at + 1) * size / SIDE).max(start + 1)
@@ -81,7 +82,7 @@ fn png(file: &[u8]) -> Result<Image, String> {
     fits(width, height)?;
     let mut bytes = vec![0; reader.output_buffer_size().ok_or("it is too large")?];
     let frame = reader.next_frame(&mut bytes).map_err(text)?;
-    let bytes = bytes.get(..frame.buffer_size()).ok_or("it is cut short")?;
+    let bytes = bytes.get(..frame.buffer_size()).ok_or("it is cut off")?;
     Image::new(frame.width, frame.height, frame.color_type.samples(), bytes)
 }
 
@@ -89,7 +90,7 @@ fn jpeg(file: &[u8]) -> Result<Image, String> {
     let text = |err: jpeg_decoder::Error| err.to_string();
     let mut decoder = jpeg_decoder::Decoder::new(Cursor::new(file));
     decoder.read_info().map_err(text)?;
-    let info = decoder.info().ok_or("it says nothing of itself")?;
+    let info = decoder.info().ok_or("its header is missing")?;
     let (width, height) = (u32::from(info.width), u32::from(info.height));
     fits(width, height)?;
     let each = match info.pixel_format {
@@ -102,8 +103,10 @@ fn jpeg(file: &[u8]) -> Result<Image, String> {
 
 fn fits(width: u32, height: u32) -> Result<(), String> {
     match u64::from(width) * u64::from(height) {
-        1..=MOST_PIXELS => Ok(()),
-        _ => Err(format!("{width} by {height} pixels are none, or too many")),
+        1..=MAX_PIXELS => Ok(()),
+        _ => Err(format!(
+            "{width} by {height} pixels are not supported; an image must have 1 to {MAX_PIXELS}"
+        )),
     }
 }
 
@@ -127,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_image_is_refused() {
+    fn invalid_images_are_refused() {
         assert!(Image::new(2, 2, 3, &[0; 11]).is_err());
         assert!(Image::new(0, 0, 3, &[]).is_err());
         for file in [&b""[..], b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"] {

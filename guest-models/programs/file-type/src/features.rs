@@ -1,21 +1,20 @@
-//! The pre-processing of magika's model: the bytes of a file as the 2048 numbers it was trained on.
+//! The feature extraction of magika's model: the bytes of a file as the 2048 numbers of its input.
 //!
-//! Follows version 2 of the feature extraction that the package's own `config.min.json` describes:
-//! of the first and the last 4096 bytes, white space is stripped at the outer end; the first and
-//! the last 1024 that remain are taken; what is missing is filled with the number 256.
+//! Follows version 2 of the feature extraction in the package's `config.min.json`: white space is
+//! stripped at the outer end of the first and the last 4096 bytes; the first and the last 1024
+//! remaining bytes are used; missing ones are filled with the number 256.
 
-/// Values taken from each end (`beg_size`, `end_size`).
+/// Values from each end (`beg_size`, `end_size`).
 const SIDE: usize = 1024;
 
-/// Bytes looked at from each end (`block_size`).
+/// Bytes read from each end (`block_size`).
 const BLOCK: usize = 4096;
 
-/// Stands for "no byte here" (`padding_token`).
+/// The value for a missing byte (`padding_token`).
 const PADDING: i32 = 256;
 
-/// Files with fewer bytes than this after stripping are not for the model
-/// (`min_file_size_for_dl`).
-const LEAST: usize = 8;
+/// Minimum number of bytes after stripping (`min_file_size_for_dl`).
+const MIN_BYTES: usize = 8;
 
 /// The model's input for this file: shape [1, 2048].
 pub(crate) fn features(content: &[u8]) -> Result<Vec<i32>, String> {
@@ -24,8 +23,8 @@ pub(crate) fn features(content: &[u8]) -> Result<Vec<i32>, String> {
     let (_, last) = content.split_at(content.len() - block);
     let first = strip_start(first);
     let last = strip_end(last);
-    if first.len() < LEAST {
-        return Err(format!("{} bytes besides white space: too few for the model", first.len()));
+    if first.len() < MIN_BYTES {
+        return Err(format!("the file is too short: {} bytes without white space", first.len()));
     }
     let beg = first.get(..SIDE).unwrap_or(first);
     let end = last.get(last.len().saturating_sub(SIDE)..).unwrap_or(last);
@@ -69,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_short_file_is_padded_inwards() {
+    fn a_short_file_is_padded_in_the_middle() {
         let values = features(b"\n\x0b 12345678 \x0c\r\n").expect("long enough");
         assert_eq!(values.len(), 2048);
         // The start keeps the white space at its end, and the end that at its start.
@@ -81,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_file_gives_its_two_ends() {
+    fn a_long_file_contributes_its_two_ends() {
         let content: Vec<u8> = (0..10_000_u32).map(|i| 33 + (i % 90) as u8).collect();
         let values = features(&content).expect("long enough");
         let first: Vec<i32> = content[..1024].iter().map(|&b| i32::from(b)).collect();
@@ -91,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn white_space_beyond_the_block_is_not_looked_through() {
+    fn white_space_outside_of_the_block_is_not_stripped() {
         let mut content = vec![b' '; 4090];
         content.extend_from_slice(&[b'a'; 100]);
         assert!(features(&content).is_err());
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn too_little_is_an_error() {
+    fn a_file_that_is_too_short_is_refused() {
         assert!(features(b"").is_err());
         assert!(features(b"  1234567  \n").is_ok());
         assert!(features(b"  123").is_err());

@@ -1,6 +1,6 @@
-//! Names the type of a file from its bytes, with magika's model, which it asks for by the name
-//! `magika`. Input: `file`, bytes. Outputs: `class`, the class of the greatest score, an i64; and
-//! `scores`, an f32 for each class.
+//! Detects the type of a file with magika's model, which it loads by the name `magika`. Input:
+//! `file`, bytes. Outputs: `class`, the class with the greatest score, an i64; and `scores`, an f32
+//! for each class.
 
 mod features;
 
@@ -28,10 +28,10 @@ export!(FileType);
 impl Guest for FileType {
     fn run(inputs: Vec<NamedValue>) -> Result<Vec<NamedValue>, String> {
         let [(name, Value::Bytes(content))] = &inputs[..] else {
-            return Err("one input is expected, called `file`: the bytes of a file".into());
+            return Err("expected one input, `file`, with the bytes of a file".into());
         };
         if name != "file" {
-            return Err(format!("the input is called `file`, not {name:?}"));
+            return Err(format!("expected the input `file`, found {name:?}"));
         }
         let numbers = features::features(content)?;
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
@@ -45,7 +45,7 @@ impl Guest for FileType {
             .compute(vec![("bytes".to_owned(), input)])
             .map_err(|err| failed("running the model", err))?;
         let [(_, scores)] = &outputs[..] else {
-            return Err(format!("the model has {} outputs, not one", outputs.len()));
+            return Err(format!("expected one output of the model, found {}", outputs.len()));
         };
         let data = scores.data();
         let best = data
@@ -53,7 +53,7 @@ impl Guest for FileType {
             .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
             .enumerate()
             .max_by(|(_, a), (_, b)| a.total_cmp(b))
-            .ok_or("the model gave no scores")?;
+            .ok_or("the model returned no scores")?;
         let tensor =
             |element_type, shape, data| Value::Tensor(Tensor { element_type, shape, data });
         let class = (best.0 as i64).to_le_bytes().to_vec();

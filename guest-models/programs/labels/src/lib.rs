@@ -1,9 +1,10 @@
-//! Names the class of the greatest score, if that score is as high as a service says it must be for
-//! this customer: a program with the standard library, a granted file and a granted peer.
+//! Returns the label of the class with the greatest score, if that score reaches the threshold that
+//! a service returns for the customer. An example of a program with the standard library, a granted
+//! file and a granted peer.
 //!
 //! Inputs: `scores`, an f32 tensor; `customer`, text. Output: `label`, text: a line of
-//! `/labels/labels.txt`, or `unsure`. The service's name and port are the variables `SERVICE` and
-//! `PORT`; it is sent the customer on a line and answers a number on a line.
+//! `/labels/labels.txt`, or `unsure`. The variables `SERVICE` and `PORT` name the service. The
+//! program sends it the customer on a line, and it answers with a number on a line.
 
 mod service;
 
@@ -20,7 +21,7 @@ struct Labels;
 
 export!(Labels);
 
-/// Where the policy puts the folder of labels.
+/// The guest path of the labels file in the policy.
 const FILE: &str = "/labels/labels.txt";
 
 impl Guest for Labels {
@@ -31,17 +32,17 @@ impl Guest for Labels {
         };
         let scores = match named("scores")? {
             Value::Tensor(tensor) if tensor.element_type == ElementType::F32 => &tensor.data,
-            _ => return Err("`scores` is an f32 tensor".into()),
+            _ => return Err("`scores` must be an f32 tensor".into()),
         };
         let Value::Text(customer) = named("customer")? else {
-            return Err("`customer` is a text".into());
+            return Err("`customer` must be a text".into());
         };
         let labels = fs::read_to_string(FILE).map_err(|err| format!("{FILE}: {err}"))?;
         let scores = scores.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         let (class, score) = scores
             .enumerate()
             .max_by(|(_, a), (_, b)| a.total_cmp(b))
-            .ok_or("there are no scores")?;
+            .ok_or("`scores` is empty")?;
         let label = labels
             .lines()
             .nth(class)

@@ -1,5 +1,5 @@
-//! A question to the service. The standard library has no connections on this target, so that the
-//! interfaces of WASI are called themselves.
+//! A request to the service. The standard library has no sockets on this target, so the WASI
+//! interfaces are called directly.
 
 use std::env;
 
@@ -12,10 +12,10 @@ use wasip2::sockets::network::{
 use wasip2::sockets::tcp::TcpSocket;
 use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 
-/// Longest answer in bytes.
+/// Maximum length of the answer, in bytes.
 const MAX_ANSWER: usize = 64;
 
-/// What score is enough for this customer.
+/// The threshold of the score for this customer.
 pub fn ask(customer: &str) -> Result<f32, String> {
     let variable = |name| env::var(name).map_err(|err| format!("the variable {name}: {err}"));
     let (host, port) = (variable("SERVICE")?, variable("PORT")?);

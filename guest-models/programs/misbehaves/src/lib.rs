@@ -1,5 +1,4 @@
-//! Does what programs should not, for the tests of what becomes of them. Input: `do`, a text: what to
-//! do, and with what.
+//! Misbehaves in various ways, for tests. Input: `do`, a text with an action and its argument.
 
 use std::hint::black_box;
 
@@ -30,7 +29,7 @@ impl Guest for Misbehaves {
     fn run(inputs: Outputs) -> Result<Outputs, String> {
         let order = inputs.iter().find(|(name, _)| name == "do");
         let Some((_, Value::Text(order))) = order else {
-            return Err("an input `do` is expected, a text".into());
+            return Err("expected the input `do`, a text".into());
         };
         let (what, with) = order.split_once(' ').unwrap_or((order, ""));
         let number = with.parse::<usize>();
@@ -103,7 +102,7 @@ impl Guest for Misbehaves {
                     run(&model, &[1, 2048])?;
                 }
             }
-            // A model by its name, on `x`: floats of this shape.
+            // Runs a model by its name on `x`, floats of this shape.
             "compute-x" => {
                 let (name, shape) = with.split_once(' ').ok_or("compute-x NAME SHAPE")?;
                 compute_x(&load_by_name(name).map_err(|err| err.data())?, shape)?;
@@ -127,7 +126,7 @@ impl Guest for Misbehaves {
                     run(&model, &[1, 2048])?;
                 }
             }
-            other => return Err(format!("what is {other:?}?")),
+            other => return Err(format!("unknown action {other:?}")),
         }
         Ok(bytes(vec![1]))
     }
@@ -142,7 +141,7 @@ fn tensor(element_type: ElementType, shape: &[u64], data: Vec<u8>) -> Outputs {
     vec![("y".into(), Value::Tensor(Tensor { element_type, shape, data }))]
 }
 
-#[allow(unconditional_recursion, reason = "it is what is wanted")]
+#[allow(unconditional_recursion, reason = "exhausting the stack is the purpose")]
 fn deeper(depth: u64) -> u64 {
     black_box(deeper(black_box(depth + 1))) + depth
 }
@@ -152,7 +151,7 @@ fn brought(inputs: &Outputs) -> Result<Graph, String> {
         Value::Bytes(bytes) if name == "model" => Some(bytes.clone()),
         _ => None,
     });
-    let bytes = found.ok_or("an input `model` is expected, bytes")?;
+    let bytes = found.ok_or("expected the input `model`, bytes")?;
     load(&[bytes], GraphEncoding::Onnx, ExecutionTarget::Cpu).map_err(|err| err.data())
 }
 

@@ -1,7 +1,7 @@
-//! A core module that uses the `wasi-nn` crate of the registry as it is, for whoever embeds it:
-//! the embedder writes a model and the bytes of one input into buffers, and reads one output.
+//! A core module that uses the unmodified `wasi-nn` crate of the registry. The embedder writes a
+//! model and the bytes of one input into buffers, and reads one output.
 //!
-//! It has nothing to print to, so that all it asks of its host is inference.
+//! It does not print, so that it only imports inference.
 
 use std::cell::RefCell;
 
@@ -11,7 +11,7 @@ thread_local! {
     static BUFFERS: RefCell<[Vec<u8>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
 }
 
-/// Where the model goes, the input, and the output; `which` is 0, 1 or 2.
+/// The buffer of the model, the input or the output; `which` is 0, 1 or 2.
 #[unsafe(no_mangle)]
 extern "C" fn buffer(which: usize, len: usize) -> *mut u8 {
     BUFFERS.with_borrow_mut(|buffers| {

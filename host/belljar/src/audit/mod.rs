@@ -1,11 +1,11 @@
-//! The decision log: one line of JSON for each thing that was allowed, cut or refused, and by which
-//! rule. SPECIFICATION.md has its keys.
+//! The decision log: one line of JSON for each thing that was allowed, cut or refused, with the
+//! rule that decided. SPECIFICATION.md documents its keys.
 //!
-//! Who asks for the log gets no answer that is not in it: a decision to allow something that cannot be
-//! written down is none. A refusal stays one either way. Nothing here decides anything, and nothing
-//! of what a model or an input holds is written, only names of the host's own and digests.
+//! If a log is requested, nothing is allowed that is not in it: what cannot be logged is not done.
+//! A refusal stands whether or not it can be logged. Nothing here makes decisions, and no content
+//! of models or inputs is logged, only the host's own names and digests.
 //!
-//! What one run of a guest program may write is bounded ([`tally`]).
+//! [`tally`] bounds how much one run of a guest program may log.
 
 #[cfg(feature = "programs")]
 pub(crate) mod tally;
@@ -25,14 +25,14 @@ use crate::trust::Digest;
 /// Longest text in a line, in characters.
 const MAX_TEXT: usize = 1000;
 
-/// What was decided.
+/// The result of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may.
+    /// It is allowed.
     Allowed,
-    /// It may less than was asked for.
+    /// Less than requested is allowed.
     Cut,
-    /// It may not.
+    /// It is not allowed.
     Refused,
 }
 
@@ -46,31 +46,31 @@ impl Verdict {
     }
 }
 
-/// Whom a decision is about.
+/// What a decision is about.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Subject {
-    /// The model, or the program.
+    /// The model or program.
     pub model: Option<Digest>,
-    /// The policy file, if it came from one.
+    /// The policy file, if the policy came from one.
     pub policy: Option<Digest>,
 }
 
-/// One decision. A part of Belljar that grants something makes one each time it is asked.
+/// One decision. Every component that grants something makes one for each request.
 #[derive(Clone, Copy, Debug)]
 pub struct Decision<'a> {
     /// Whom it is about.
     pub subject: Subject,
-    /// What was asked for: a key of the policy, `model`, a path, a peer.
+    /// The requested resource: a policy key, `model`, a path, a peer.
     pub resource: &'a str,
-    /// In which way: `load`, `run`, `read`, `connect`, the value that was asked for.
+    /// The requested access: `load`, `run`, `read`, `connect`, or the requested value.
     pub access: &'a str,
     /// What was decided.
     pub verdict: Verdict,
-    /// The key of the policy, the ceiling or the layer that decided.
+    /// The key of the policy, the ceiling, or the layer that decided.
     pub rule: &'a str,
 }
 
-/// Where decisions are written down.
+/// The file to which decisions are written.
 #[derive(Debug)]
 pub(crate) struct DecisionLog {
     path: PathBuf,
@@ -78,7 +78,7 @@ pub(crate) struct DecisionLog {
 }
 
 impl DecisionLog {
-    /// Opens a file to append to; a new one is open to its owner alone.
+    /// Opens a file for appending; a new file is private to its owner.
     ///
     /// # Errors
     /// When it cannot be opened, or is a symbolic link.
@@ -90,25 +90,25 @@ impl DecisionLog {
         Ok(DecisionLog { path: path.to_path_buf(), file: Mutex::new(file) })
     }
 
-    /// Where it is.
+    /// The file's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes one decision, whole.
+    /// Writes one decision as a whole line.
     ///
     /// # Errors
     /// When it cannot be written; then what it allows must not happen.
     pub(crate) fn record(&self, decision: &Decision<'_>) -> io::Result<()> {
         let line = line(decision, SystemTime::now());
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        // In one go, so that lines of several processes do not mix.
+        // In one write, so that lines of several processes do not mix.
         file.write_all(line.as_bytes())
     }
 }
 
-/// Ends the last line of a log, which an earlier run may have left unfinished on a full disk: the next
-/// decision would be part of it. A log that cannot be read is left as it is.
+/// Completes the last line of a log that an earlier run may have left unfinished on a full disk, so
+/// that the next decision does not become part of it. A log that cannot be read is left unchanged.
 fn end_last_line(mut log: &File, path: &Path) -> io::Result<()> {
     let status = log.metadata()?;
     if !status.is_file() || status.len() == 0 {
@@ -122,13 +122,13 @@ fn end_last_line(mut log: &File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes that a text takes in a line.
+/// The number of bytes of a text in a log line.
 #[cfg(feature = "programs")]
 fn written_len(text: &str) -> u64 {
     let len = |c: char| match c {
         '"' | '\\' => 2,
         c if c.is_ascii() && !c.is_ascii_control() => 1,
-        // `\u` and four digits for each unit of UTF-16.
+        // `\u` and four digits for each UTF-16 code unit.
         c => 6 * c.len_utf16() as u64,
     };
     text.chars().take(MAX_TEXT).map(len).sum()
@@ -148,7 +148,7 @@ fn line(decision: &Decision<'_>, now: SystemTime) -> String {
         "rule": cut(rule),
     });
     let mut out = String::new();
-    // Only ASCII: whoever looks at a log does so on a terminal.
+    // ASCII only, because logs are read on terminals.
     for c in value.to_string().chars() {
         if c.is_ascii() && !c.is_ascii_control() {
             out.push(c);
@@ -162,13 +162,14 @@ fn line(decision: &Decision<'_>, now: SystemTime) -> String {
     out
 }
 
-/// RFC 3339, in UTC, to the millisecond. The date is computed with Howard Hinnant's `civil_from_days`.
+/// RFC 3339, in UTC, to the millisecond. The date is computed with Howard Hinnant's
+/// `civil_from_days`.
 fn timestamp(time: SystemTime) -> String {
     const DAY: u64 = 24 * 60 * 60;
-    // Before 1970 no clock of ours was set.
+    // The clock is never set before 1970.
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (days, second) = (since.as_secs() / DAY, since.as_secs() % DAY);
-    // Days since 1 March of year 0; in eras of 400 years, of which each has as many days.
+    // Days since 1 March of year 0, in eras of 400 years, which all have the same number of days.
     let days = days.saturating_add(719_468);
     let (era, of_era) = (days / 146_097, days % 146_097);
     let of_400 = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
@@ -191,8 +192,8 @@ mod tests {
     }
 
     #[test]
-    fn times_are_those_of_the_calendar() {
-        // As `date -u -d @SECONDS +%FT%TZ` says.
+    fn timestamps_match_the_calendar() {
+        // The output of `date -u -d @SECONDS +%FT%TZ`.
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00.007Z"),
             (951_782_399, "2000-02-28T23:59:59.007Z"),
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_one_line_of_ascii() {
+    fn log_line_is_one_line_of_ascii() {
         let decision = Decision {
             subject: Subject { model: Some(Digest::of(b"")), policy: None },
             resource: "a\n\u{202e}\u{1b}\"\\\u{1f600}\u{7f}",
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_was_cut_off_does_not_spoil_the_next_one() {
+    fn unfinished_line_does_not_corrupt_the_next_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         for (before, after) in [("{\"cut", "{\"cut\n"), ("whole\n", "whole\n"), ("", "")] {
@@ -237,9 +238,9 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_appended_and_links_are_not_followed() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("decisions.jsonl");
+    fn log_is_appended_to_and_links_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("decisions.jsonl");
         let decision = Decision {
             subject: Subject::default(),
             resource: "model",
@@ -253,7 +254,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
         let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
-        let link = place.path().join("link");
+        let link = folder.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(DecisionLog::open(&link).is_err());
         let full = DecisionLog::open(Path::new("/dev/full")).unwrap();

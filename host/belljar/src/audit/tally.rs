@@ -1,8 +1,8 @@
-//! What one run of a guest program has written to the decision log: how much, and what.
+//! Counts what one run of a guest program has written to the decision log.
 //!
-//! A program can ask for the same thing, or for ever other things, as long as it runs. The same
-//! decision has one line in a run, and is counted after that. A run that causes more different
-//! decisions than the log may take is ended: what is not written down does not happen.
+//! A program can request the same thing, or ever new things, for as long as it runs. Equal
+//! decisions of a run are logged once and only counted after that. A run that causes more different
+//! decisions than the log may take is ended, because nothing may happen that is not logged.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -10,12 +10,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Decision, written_len};
 
-/// Most different decisions of one run.
-pub(crate) const MOST_DECISIONS: usize = 100_000;
+/// The maximum number of different decisions of one run.
+pub(crate) const MAX_DECISIONS: usize = 100_000;
 
-/// Most bytes of the texts (`resource`, `access`, `rule`) in all lines of one run. The rest of a line
-/// has some 260.
-pub(crate) const MOST_TEXT: u64 = 8 << 20;
+/// The maximum number of bytes of the texts (`resource`, `access`, `rule`) in all lines of one run.
+/// The rest of a line has about 260 bytes.
+pub(crate) const MAX_TEXT_SIZE: u64 = 8 << 20;
 
 /// The decisions of one run.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub(crate) struct Tally(Mutex<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// Hashes of the decisions that have a line. A program does not know the key of the hash.
+    /// Hashes of the logged decisions, keyed so that a program cannot cause collisions.
     written: HashSet<u64>,
     key: RandomState,
     text: u64,
@@ -31,14 +31,14 @@ struct Counts {
     full: bool,
 }
 
-/// What is to be done about a decision.
+/// How to handle a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Noted {
-    /// It is written down.
+    /// Log it.
     New,
-    /// It has a line already.
+    /// It was logged before.
     Repeated,
-    /// The run has had all the lines that it may have, and ends.
+    /// The run has used up its log lines, and ends.
     Full,
 }
 
@@ -59,7 +59,8 @@ impl Tally {
         }
         let texts = [resource, access, rule];
         let text = texts.into_iter().map(|text| written_len(text)).sum::<u64>();
-        if counts.written.len() >= MOST_DECISIONS || counts.text.saturating_add(text) > MOST_TEXT {
+        if counts.written.len() >= MAX_DECISIONS || counts.text.saturating_add(text) > MAX_TEXT_SIZE
+        {
             counts.full = true;
         }
         if counts.full {
@@ -70,12 +71,12 @@ impl Tally {
         Noted::New
     }
 
-    /// Whether there was a decision for which there was no line left.
+    /// Whether a decision could not be logged because the tally is full.
     pub(crate) fn is_full(&self) -> bool {
         self.counts().full
     }
 
-    /// How many decisions had a line already.
+    /// How many decisions were logged before.
     pub(crate) fn repeated(&self) -> u64 {
         self.counts().repeated
     }
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_decision_is_counted_and_written_once() {
+    fn equal_decisions_are_logged_once_and_counted() {
         let tally = Tally::default();
         assert_eq!(tally.note(&decision("/a", Verdict::Allowed)), Noted::New);
         assert_eq!(tally.note(&decision("/a", Verdict::Allowed)), Noted::Repeated);
@@ -105,29 +106,29 @@ mod tests {
     }
 
     #[test]
-    fn a_run_has_so_many_decisions_and_so_much_text() {
+    fn decisions_and_text_of_a_run_are_limited() {
         let tally = Tally::default();
-        for at in 0..MOST_DECISIONS {
+        for at in 0..MAX_DECISIONS {
             assert_eq!(tally.note(&decision(&format!("/{at}"), Verdict::Refused)), Noted::New);
         }
         assert_eq!(tally.note(&decision("/more", Verdict::Allowed)), Noted::Full);
         assert!(tally.is_full());
-        // What has a line has one.
+        // Decisions that were logged before are still counted.
         assert_eq!(tally.note(&decision("/0", Verdict::Refused)), Noted::Repeated);
 
-        // Each of these takes 12 bytes a character.
+        // Each of these characters takes 12 bytes.
         let tally = Tally::default();
         let long = "\u{1f600}".repeat(2000);
         let noted = (0..).take_while(|at| {
             tally.note(&decision(&format!("{at}{long}"), Verdict::Allowed)) == Noted::New
         });
         let lines = noted.count() as u64;
-        assert!((600..=MOST_TEXT / 12_000 + 1).contains(&lines), "{lines}");
+        assert!((600..=MAX_TEXT_SIZE / 12_000 + 1).contains(&lines), "{lines}");
         assert_eq!(tally.note(&decision("/a", Verdict::Allowed)), Noted::Full);
     }
 
     #[test]
-    fn texts_are_measured_as_they_are_written() {
+    fn text_length_is_measured_as_written() {
         for text in ["a b", "\"\\", "\u{1}\n\u{7f}", "\u{e4}\u{202e}\u{1f600}"] {
             let with = |text: &str| {
                 let line = super::super::line(

@@ -1,5 +1,5 @@
-//! What the sandboxes of all loaded models may take together, held against the memory there is: the
-//! kernel kills workers when memory runs out, so an operator is told when that can come to pass.
+//! Compares the memory that the sandboxes of all loaded models may use with the available memory:
+//! the kernel kills workers when memory runs out, so an operator is warned when that can happen.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -7,7 +7,7 @@ use super::Event;
 use super::event::Listener;
 use belljar_confine::memory_group::{Available, available};
 
-/// The memory of one host's models.
+/// The memory budget of one host's models.
 pub(crate) struct MemoryBudget {
     listener: Listener,
     available: OnceLock<Option<Available>>,
@@ -17,11 +17,11 @@ pub(crate) struct MemoryBudget {
 #[derive(Default)]
 struct Asked {
     bytes: u64,
-    /// It was told that this is too much.
-    told: bool,
+    /// The excess was reported.
+    reported: bool,
 }
 
-/// What one loaded model may take. Given back when dropped.
+/// The memory that one loaded model may use; released when dropped.
 pub(crate) struct Claim {
     budget: Arc<MemoryBudget>,
     bytes: u64,
@@ -40,18 +40,18 @@ impl MemoryBudget {
         Arc::new(MemoryBudget { listener, available, asked: Mutex::default() })
     }
 
-    /// Notes that so many sandboxes may take so many bytes each. If all claims together are more than
-    /// there is, that is told, once until they fit again.
+    /// Claims memory for a number of sandboxes. If all claims together exceed the available
+    /// memory, that is reported once until they fit again.
     pub(crate) fn claim(self: &Arc<Self>, sandboxes: usize, each: u64) -> Claim {
         let bytes = each.saturating_mul(sandboxes.max(1) as u64);
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked.bytes = asked.bytes.saturating_add(bytes);
         let claimed = asked.bytes;
         let too_much = match self.available.get_or_init(available) {
-            Some(available) if claimed > available.bytes && !asked.told => Some(available),
+            Some(available) if claimed > available.bytes && !asked.reported => Some(available),
             _ => None,
         };
-        asked.told |= too_much.is_some();
+        asked.reported |= too_much.is_some();
         drop(asked);
         if let Some(Available { bytes: there, what }) = too_much {
             let (there, what) = (*there, what.clone());
@@ -67,7 +67,7 @@ impl Drop for Claim {
         asked.bytes = asked.bytes.saturating_sub(self.bytes);
         let fits = |available: &Available| asked.bytes <= available.bytes;
         if self.budget.available.get().and_then(Option::as_ref).is_none_or(fits) {
-            asked.told = false;
+            asked.reported = false;
         }
     }
 }
@@ -77,10 +77,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn claims_beyond_the_memory_there_is_are_told_once() {
+    fn overcommitted_memory_is_reported_once() {
         let (sender, events) = std::sync::mpsc::channel();
         let budget = MemoryBudget::of(Arc::new(move |event| drop(sender.send(event))), 100);
-        let told = || match events.try_recv() {
+        let reported = || match events.try_recv() {
             Ok(Event::MemoryOvercommitted { claimed, there, what }) => {
                 assert_eq!((there, what.as_str()), (100, "a test"));
                 Some(claimed)
@@ -88,16 +88,16 @@ mod tests {
             _ => None,
         };
         let first = budget.claim(2, 50);
-        assert_eq!(told(), None);
+        assert_eq!(reported(), None);
         let second = budget.claim(1, 1);
-        assert_eq!(told(), Some(101));
+        assert_eq!(reported(), Some(101));
         let third = budget.claim(0, 1);
-        assert_eq!(told(), None);
+        assert_eq!(reported(), None);
         drop((second, third));
         drop(budget.claim(1, 1));
-        assert_eq!(told(), Some(101));
+        assert_eq!(reported(), Some(101));
         drop(first);
         drop(budget.claim(100, u64::MAX));
-        assert_eq!(told(), Some(u64::MAX));
+        assert_eq!(reported(), Some(u64::MAX));
     }
 }

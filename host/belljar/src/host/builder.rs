@@ -1,4 +1,4 @@
-//! Setting up a host.
+//! Configures a host.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -21,14 +21,14 @@ use belljar_confine::layers::Confinement;
 use belljar_confine::process::WorkerProgram;
 use belljar_policy::Ceilings;
 
-/// How long a sandbox waits by default.
+/// How long a sandbox stays idle by default.
 const IDLE_TIME: Duration = Duration::from_secs(10);
 
-/// Requests that a worker serves by default. Starting the next one costs some milliseconds, once in
-/// so many requests.
+/// Requests that a worker serves by default: starting the next worker costs a few milliseconds once
+/// in this many requests.
 const REQUESTS_PER_WORKER: u32 = 10_000;
 
-/// Sets up a [`Host`].
+/// Configures a [`Host`].
 pub struct HostBuilder {
     isolation: Isolation,
     confinement: Confinement,
@@ -76,96 +76,97 @@ impl HostBuilder {
         }
     }
 
-    /// What stands around each sandbox; a process by default.
+    /// The isolation of each sandbox; a process by default.
     pub fn isolation(mut self, isolation: Isolation) -> HostBuilder {
         self.isolation = isolation;
         self
     }
 
-    /// How much of the confinement of worker processes must be there whatever a policy says, and
-    /// when the guest is compiled ahead of any policy ([`Host::warm`]). By default a policy decides
-    /// alone, and the default policy is strict.
+    /// The minimum confinement of worker processes, whatever a policy demands, and when the guest
+    /// is compiled without a policy ([`Host::warm`]). By default only the policy decides, and the
+    /// default policy is strict.
     pub fn confinement(mut self, confinement: Confinement) -> HostBuilder {
         self.confinement = confinement;
         self
     }
 
-    /// The program that becomes a worker; this one by default.
+    /// The program that becomes a worker; by default the current one.
     pub fn worker_program(mut self, program: WorkerProgram) -> HostBuilder {
         self.worker = program;
         self
     }
 
-    /// Where compiled native code is kept. By default `$BELLJAR_CACHE_DIR`, else `belljar` in
-    /// `$XDG_CACHE_HOME` or `~/.cache`. It must be open to nobody else, and every folder above it
-    /// must belong to root or the caller and be writable by nobody else. Where none is named, or it
-    /// cannot be written, code is compiled for this host alone ([`Event::CodeNotKept`]).
+    /// The folder for compiled native code. By default `$BELLJAR_CACHE_DIR`, else `belljar` in
+    /// `$XDG_CACHE_HOME` or `~/.cache`. It must be private, and every folder above it must belong
+    /// to root or the caller and be writable by no other user. Without a folder that can be
+    /// written, code is compiled only for this host ([`Event::CodeNotKept`]).
     pub fn cache_dir(mut self, path: impl Into<PathBuf>) -> HostBuilder {
         self.cache = Some(path.into());
         self
     }
 
-    /// Where the secret that seals compiled code is kept. By default `$BELLJAR_STATE_DIR`, else
-    /// `belljar` in `$XDG_STATE_HOME` or `~/.local/state`. It must be as private as the folder of
-    /// code. Models in quarantine are noted there too; where none is named, in this process only.
+    /// The folder for the secret that seals compiled code. By default `$BELLJAR_STATE_DIR`, else
+    /// `belljar` in `$XDG_STATE_HOME` or `~/.local/state`. It must be as private as the code
+    /// folder. Models in quarantine are recorded there too; without a folder, only in this process.
     pub fn state_dir(mut self, path: impl Into<PathBuf>) -> HostBuilder {
         self.state = Some(path.into());
         self
     }
 
     /// Whether the guest may be compiled in this process when its code is not in the cache; yes by
-    /// default. A server says no, and has `belljar warm` run where it is deployed: then code that
-    /// is missing or was tampered with stops the start instead of costing it some seconds.
+    /// default. A server sets this to `false` and runs `belljar warm` at deployment: then missing
+    /// or modified code stops the start instead of delaying it by a few seconds.
     pub fn may_compile(mut self, allowed: bool) -> HostBuilder {
         self.may_compile = allowed;
         self
     }
 
-    /// Whether prepared models are kept on disk and used from there: what one process has prepared,
-    /// the next need not. No by default, as it fills a folder of the user's; `belljar run` does.
+    /// Whether prepared models are stored on disk and reused by later processes. No by default,
+    /// because it fills a folder of the user; `belljar run` does it.
     ///
-    /// What is written in a time is bounded, as clients choose the shapes that models are prepared
-    /// for: of each model four times `limits.snapshots` snapshots at once and `limits.snapshots` in each hour,
-    /// and of all twice the size of the store at once and its size in each day. What is beyond that
-    /// is prepared and not stored ([`Event::SnapshotNotStored`]).
+    /// The amount written over time is bounded, because clients choose the shapes that models are
+    /// prepared for: for each model, four times `limits.snapshots` snapshots at once and
+    /// `limits.snapshots` in each hour; for all models, twice the size of the store at once and its
+    /// size in each day. Beyond that, models are prepared but not stored
+    /// ([`Event::SnapshotNotStored`]).
     pub fn snapshot_store(mut self, used: bool) -> HostBuilder {
         self.store = used;
         self
     }
 
-    /// Most bytes of prepared models on disk; what was not used for longest goes first. By default
-    /// what `$BELLJAR_STORE_SIZE` says, such as `500 MiB`, else 2 GiB.
+    /// The maximum size of all stored models in bytes; the least recently used are removed first.
+    /// By default `$BELLJAR_STORE_SIZE`, such as `500 MiB`, else 2 GiB.
     pub fn snapshot_store_size(mut self, bytes: u64) -> HostBuilder {
         self.store_size = Some(bytes);
         self
     }
 
-    /// Whether it is bounded what is written to the store in a time; yes by default. For a person who
-    /// fills it.
+    /// Whether the amount written to the store over time is bounded; yes by default. Turned off
+    /// when a user fills the store deliberately.
     #[doc(hidden)]
     pub fn snapshot_store_metered(mut self, metered: bool) -> HostBuilder {
         self.store_metered = metered;
         self
     }
 
-    /// How many prepared sandboxes each model may keep waiting for the next run; by default as
-    /// many as there are processors. Each keeps its memory.
+    /// How many prepared sandboxes each model may keep idle for later runs; by default the number
+    /// of processors. Each keeps its memory.
     pub fn idle_sandboxes(mut self, count: usize) -> HostBuilder {
         self.idle = count;
         self
     }
 
-    /// How long a prepared sandbox waits for its next request before it is ended and its memory
-    /// given back; 10 seconds by default, `None` for ever. Its snapshot stays, and a request that finds
-    /// no sandbox waiting starts one from it, which takes some milliseconds for a worker process.
+    /// How long a prepared sandbox stays idle before it is ended and its memory freed; 10 seconds
+    /// by default, `None` for ever. Its snapshot is kept, and the next request starts a new sandbox
+    /// from it, which takes a few milliseconds with worker processes.
     pub fn idle_time(mut self, time: Option<Duration>) -> HostBuilder {
         self.idle_time = time;
         self
     }
 
     /// How many requests a worker process serves before it is ended; 10,000 by default, at least 1.
-    /// Whoever has broken into one then starts anew. The next worker starts from the snapshot, which
-    /// takes some milliseconds. Sandboxes on threads are not counted.
+    /// This bounds how long an attacker can stay in a compromised worker. The next worker starts
+    /// from the snapshot, which takes a few milliseconds. Sandboxes on threads are not counted.
     pub fn requests_per_worker(mut self, requests: u32) -> HostBuilder {
         self.requests_per_worker = requests;
         self
@@ -173,53 +174,54 @@ impl HostBuilder {
 
     /// How many workers of a model may die before the model is refused until an operator releases
     /// it; 5 by default, at least 1. A death is the end of a worker that had a request, or that had
-    /// seen the model and died while it waited, unless it was killed from outside then; what breaks
-    /// the rules of its channel counts too. Deadlines, limits and traps do not, and neither does a
-    /// worker that the kernel killed because memory ran out: that only makes the next start wait. As many answers as
-    /// this number, without a death between them, and all deaths are forgotten.
+    /// seen the model and died while idle, unless it was killed from outside while idle; a worker
+    /// that violates the protocol of its channel counts too. Deadlines, limits and traps do not
+    /// count, and neither does a worker that the kernel killed because memory ran out: that only
+    /// delays the next start. This many successful runs without a death in between clear all
+    /// deaths.
     ///
-    /// Deaths and quarantine are kept in the state folder and hold for every process of this user.
-    /// `None` counts no deaths; a model that is in quarantine stays there all the same.
+    /// Deaths and quarantine are kept in the state folder and apply to every process of this user.
+    /// `None` counts no deaths; a model that is in quarantine stays there.
     pub fn quarantine_after(mut self, deaths: Option<u32>) -> HostBuilder {
         self.supervision.quarantine_after = deaths;
         self
     }
 
-    /// How long after the death of a worker no other is started for the same model: `first` after
-    /// the first, twice as long after each further one, at most `most`, until there is an answer. By
-    /// default 10 ms and 5 s. A request that needs a new worker waits for up to 100 ms, and no longer
-    /// than a run may take; else it gets [`ErrorKind::BackOff`] at once, which says when to come
-    /// again. Other models, and workers that are there, are not affected.
+    /// How long no other worker is started for the same model after the death of one: `first` after
+    /// the first death, twice as long after each further one, at most `most`, until a run succeeds.
+    /// By default 10 ms and 5 s. A request that needs a new worker waits for up to 100 ms, and no
+    /// longer than a run may take; otherwise it fails at once with [`ErrorKind::BackOff`], which
+    /// says when to retry. Other models and existing workers are not affected.
     pub fn restart_back_off(mut self, first: Duration, most: Duration) -> HostBuilder {
         self.supervision.back_off = (first, most);
         self
     }
 
-    /// A ceiling that every policy is held against, beside the one that an administrator has put at
+    /// Adds a ceiling for every policy, in addition to the administrator's ceiling at
     /// [`OPERATORS_CEILING`](belljar_policy::OPERATORS_CEILING) and the one that `$BELLJAR_CEILING`
-    /// names. All of them hold, so that each can only narrow further. May be said several times. They
-    /// are read once, when the host is made.
+    /// names. All of them apply, so each can only restrict further. Can be called several times.
+    /// Ceilings are read once, when the host is built.
     pub fn ceiling(mut self, path: impl Into<PathBuf>) -> HostBuilder {
         self.ceilings.push(path.into());
         self
     }
 
-    /// Whether a policy that asks for more than a ceiling allows is refused even where the ceiling
-    /// says `excess = "cut"`. No by default: it is cut, and [`Event::PolicyCut`] tells what.
+    /// Whether a policy that asks for more than a ceiling allows is refused even if the ceiling
+    /// says `excess = "cut"`. No by default: it is cut, and [`Event::PolicyCut`] reports the cuts.
     pub fn refuse_excess(mut self, refused: bool) -> HostBuilder {
         self.refuses_excess = refused;
         self
     }
 
-    /// A file to which every decision is appended, one line of JSON each: which model under which
-    /// policy was allowed or refused what, and by which rule. What cannot be written down there is
-    /// not allowed. None by default. SPECIFICATION.md has the keys.
+    /// A file to which every decision is appended as one line of JSON: what a model was allowed or
+    /// refused under which policy, and by which rule. What cannot be logged there is not allowed.
+    /// None by default. SPECIFICATION.md documents the keys.
     pub fn decisions(mut self, path: impl Into<PathBuf>) -> HostBuilder {
         self.decisions = Some(path.into());
         self
     }
 
-    /// Called, from any thread, with every decision.
+    /// Called, from any thread, for every decision.
     #[cfg(feature = "programs")]
     #[doc(hidden)]
     pub fn observer(
@@ -230,24 +232,24 @@ impl HostBuilder {
         self
     }
 
-    /// Called, from any thread, when there is something to tell a user. Nothing by default.
+    /// Called, from any thread, for every [`Event`]. By default events are ignored.
     pub fn on_event(mut self, listener: impl Fn(Event) + Send + Sync + 'static) -> HostBuilder {
         self.listener = Arc::new(listener);
         self
     }
 
-    /// Makes the host. Nothing is compiled or started before it is needed.
+    /// Builds the host. Nothing is compiled or started before it is needed.
     ///
     /// # Errors
-    /// When a ceiling is there and cannot be used, when the log of decisions cannot be opened, and when
-    /// a variable of the environment makes no sense.
+    /// When a ceiling exists but cannot be used, when the decision log cannot be opened, and when
+    /// an environment variable is invalid.
     pub fn build(self) -> Result<Host, Error> {
         let ceilings = Ceilings::read(&self.ceilings, self.refuses_excess)
             .map_err(|err| Error::new(ErrorKind::Ceiling(err)))?;
         let decisions = self.decisions.as_deref().map(DecisionLog::open).transpose();
         let decisions = decisions.map_err(|err| {
             let path = self.decisions.unwrap_or_default();
-            let why = format!("decisions cannot be written to {}: {err}", path.display());
+            let why = format!("cannot open the decision log {}: {err}", path.display());
             Error::new(ErrorKind::Host(why))
         })?;
         let cache = match self.cache {
@@ -281,9 +283,9 @@ impl HostBuilder {
                 }
             });
         });
-        let told = Mutex::default();
-        let missing = Arc::new(Missing { told, listener: Arc::clone(&self.listener) });
-        let (tell, listener) = (Arc::clone(&missing), Arc::clone(&self.listener));
+        let reported = Mutex::default();
+        let missing = Arc::new(Missing { reported, listener: Arc::clone(&self.listener) });
+        let (reporter, listener) = (Arc::clone(&missing), Arc::clone(&self.listener));
         let notices = Arc::new(move |notice| {
             listener(match notice {
                 CodeNotice::Compiling { variant } => Event::Compiling { variant },
@@ -291,11 +293,11 @@ impl HostBuilder {
                 CodeNotice::Waiting => Event::WaitingForCompiler,
                 CodeNotice::NotKept { why } => Event::CodeNotKept { why },
                 CodeNotice::Refused { path, why } => Event::CodeRefused { path, why },
-                CodeNotice::Missing(layers) => return tell.tell(layers),
+                CodeNotice::Missing(layers) => return reporter.report(layers),
             });
         });
         let (cache, state) = (cache.as_deref(), state.as_deref());
-        // Compiled code that is not kept is told when it is made.
+        // Whether compiled code is kept is reported when it is compiled.
         let uses_store = self.store && cache.is_some() && state.is_some();
         if self.store && !uses_store {
             let variable = match cache {

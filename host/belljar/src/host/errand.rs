@@ -1,8 +1,8 @@
-//! Work that a thread of the supervisor does for one run of a guest program: by when it must be over,
-//! and what the run has written to the decision log.
+//! Work that a supervisor thread does for one run of a guest program: its deadline, and what the
+//! run has written to the decision log.
 //!
-//! Kept for the thread. What is done for a run goes through the same functions as what is done for
-//! everybody else, down to the call of a sandbox, and most of them have nothing to do with it.
+//! It is thread-local. Work for a run goes through the same functions as all other work, down to
+//! the call of a sandbox, and most of them need not know about it.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use crate::audit::Decision;
 use crate::audit::tally::{Noted, Tally};
 use crate::sandbox::Limit;
 
-/// What holds for work that is done for one run.
+/// The deadline and tally of work that is done for one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Errand {
-    /// When the run has no time left.
+    /// When the run's time is up.
     pub(crate) until: Instant,
-    /// The time that the run had: `limits.run-time` of the program.
+    /// The run's time limit: `limits.run-time` of the program.
     pub(crate) time: Duration,
     pub(crate) tally: Arc<Tally>,
 }
@@ -27,7 +27,7 @@ thread_local! {
 }
 
 impl Errand {
-    /// Has this thread do something for the run.
+    /// Does work on this thread for the run.
     pub(crate) fn during<T>(self, work: impl FnOnce() -> T) -> T {
         struct Over;
         impl Drop for Over {
@@ -41,13 +41,13 @@ impl Errand {
     }
 }
 
-/// What this thread works on, if it works for a run of a program.
+/// The run that this thread works for, if any.
 fn current() -> Option<Errand> {
     CURRENT.with_borrow(Clone::clone)
 }
 
-/// A limit of time, shortened to what is left of the run that this thread works for; and the limit to
-/// tell of then.
+/// A time limit, shortened to the remaining time of the run that this thread works for, and then
+/// the limit to report.
 pub(crate) fn shortened(limit: Duration) -> (Duration, Option<Limit>) {
     let Some(Errand { until, time, .. }) = current() else { return (limit, None) };
     let left = until.saturating_duration_since(Instant::now());
@@ -57,7 +57,7 @@ pub(crate) fn shortened(limit: Duration) -> (Duration, Option<Limit>) {
     }
 }
 
-/// Counts a decision of the run that this thread works for.
+/// Counts a decision for the run that this thread works for.
 pub(crate) fn note(decision: &Decision<'_>) -> Noted {
     current().map_or(Noted::New, |errand| errand.tally.note(decision))
 }
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_shortened_while_the_work_lasts() {
+    fn time_limits_are_shortened_during_the_work() {
         let minute = Duration::from_secs(60);
         assert_eq!(shortened(minute), (minute, None));
         let errand = |left: Duration| Errand {
@@ -77,8 +77,8 @@ mod tests {
         };
         errand(Duration::from_secs(600)).during(|| assert_eq!(shortened(minute), (minute, None)));
         errand(Duration::ZERO).during(|| {
-            let told = Some(Limit::RunTime { limit: Duration::from_secs(1) });
-            assert_eq!(shortened(minute), (Duration::ZERO, told));
+            let limit = Some(Limit::RunTime { limit: Duration::from_secs(1) });
+            assert_eq!(shortened(minute), (Duration::ZERO, limit));
         });
         let panicked = std::panic::catch_unwind(|| errand(Duration::ZERO).during(|| panic!("oh")));
         assert!(panicked.is_err());

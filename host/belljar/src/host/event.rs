@@ -1,4 +1,4 @@
-//! What a host has to tell.
+//! The events that a host reports.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,105 +8,105 @@ use crate::supervise::Quarantined;
 use belljar_confine::layers::{Layer, MissingLayer};
 use belljar_policy::Cut;
 
-/// Something a program may want to tell its user.
+/// Something a program may want to report to its user.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The guest is being compiled to native code, once for this machine. It takes some seconds.
+    /// The guest is being compiled to native code, once for this machine. It takes a few seconds.
     Compiling {
-        /// Which variant of the code.
+        /// The variant of the code.
         variant: &'static str,
     },
-    /// Compiling is over.
+    /// Compiling has finished.
     Compiled,
-    /// Another process compiles the guest, and this one waits for what it makes.
+    /// Another process compiles the guest, and this one waits for the result.
     WaitingForCompiler,
-    /// The compiled guest is not kept: the next process compiles it again, which takes some seconds.
+    /// The compiled guest is not kept: the next process compiles it again, which takes a few
+    /// seconds.
     CodeNotKept {
-        /// Why not, and what to do.
+        /// The cause, and what to do.
         why: String,
     },
-    /// There is no folder to keep anything in: neither compiled code, nor prepared models, nor which
-    /// models killed their workers. All of that is known in this process only.
+    /// No folder is available for compiled code, prepared models, and records of models that killed
+    /// their workers. All of that is known in this process only.
     NothingKept {
-        /// Why not, and what to do.
+        /// The cause, and what to do.
         why: String,
     },
-    /// The sandboxes of all loaded models may take more memory together than there is. When that comes
-    /// to pass, the kernel kills worker processes. Told once, until they fit again.
+    /// The sandboxes of all loaded models together may use more memory than is available. If they
+    /// do, the kernel kills worker processes. Reported once, until they fit again.
     MemoryOvercommitted {
-        /// What they may take, in bytes: for each model `limits.memory` times
+        /// The memory they may use, in bytes: for each model `limits.memory` times
         /// [`HostBuilder::idle_sandboxes`](crate::HostBuilder::idle_sandboxes).
         claimed: u64,
-        /// What there is, in bytes.
+        /// The available memory, in bytes.
         there: u64,
-        /// What limits it: the machine, or a file of its control group.
+        /// The source of the limit: the machine, or a file of its control group.
         what: String,
     },
-    /// A file with native code was not what Belljar had put there. It was not used.
+    /// A file with native code was not written by Belljar, or was modified. It was not used.
     CodeRefused {
         /// The file.
         path: PathBuf,
         /// What was wrong with it.
         why: String,
     },
-    /// A file of the store of prepared models, or its folder, was not what Belljar had put there. It
-    /// was not used.
+    /// A file of the store of prepared models, or its folder, was not written by Belljar, or was
+    /// modified. It was not used.
     SnapshotRefused {
         /// The file.
         path: PathBuf,
         /// What was wrong with it.
         why: String,
     },
-    /// Something was put into the store of prepared models.
+    /// A file was added to the store of prepared models.
     SnapshotStored {
         /// The file.
         path: PathBuf,
     },
-    /// Something could not be put into the store of prepared models; the next process prepares it
-    /// again.
+    /// A prepared model could not be stored; the next process prepares it again.
     SnapshotNotStored {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         why: String,
-        /// Whether nothing can be stored there at all, because the folder cannot be used or written.
+        /// Whether nothing can be stored, because the folder cannot be used or written.
         unusable: bool,
     },
-    /// A layer around the worker processes is missing on this machine, and nothing demands it. Told
-    /// once for each layer.
+    /// A protection layer around the worker processes is missing on this machine, and is not
+    /// required. Reported once for each layer.
     LayerMissing {
-        /// Which.
+        /// The layer.
         layer: Layer,
-        /// What the kernel said.
+        /// The kernel's error.
         why: String,
     },
-    /// A policy asks for more than a ceiling allows, and this was cut.
+    /// A policy asks for more than a ceiling allows, and was cut.
     PolicyCut(Cut),
-    /// So many workers of a model have died that it is refused until [`Host::release`].
+    /// Too many workers of a model have died, and it is refused until [`Host::release`].
     Quarantined(Quarantined),
-    /// The deaths of a model's workers could not be written down: they count in this process only.
+    /// The deaths of a model's workers could not be recorded: they count in this process only.
     QuarantineNotStored {
-        /// Why not.
+        /// The cause.
         why: String,
     },
-    /// A guest program printed a line, as its policy lets it. Untrusted text: print it through
+    /// A guest program printed a line, as its policy allows. Untrusted text: print it through
     /// [`belljar_text::Escaped`].
     Printed {
         /// The program's label.
         program: String,
-        /// Whether it is meant for standard error.
+        /// Whether it was printed to standard error.
         error: bool,
         /// The line.
         line: String,
     },
-    /// An input or output has another shape than the model declares, and the policy does not enforce
-    /// that (`declared-shapes`): the model was run, and the answer is as it was computed. Reported once
-    /// for each loaded model and input or output.
+    /// An input or output has another shape than the model declares, and the policy does not
+    /// enforce declared shapes (`declared-shapes`). The outputs are returned as computed. Reported
+    /// once for each loaded model and input or output.
     ShapeDiffers {
         /// The model's label.
         model: String,
-        /// What differs.
+        /// The difference.
         difference: ShapeDifference,
     },
     /// The sandboxed runner logged a line about a model. Untrusted text: print it through
@@ -121,23 +121,23 @@ pub enum Event {
 
 pub(super) type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// Tells which layers are missing.
+/// Reports missing layers.
 pub(super) struct Missing {
-    /// Layers whose absence was told.
-    pub(super) told: Mutex<Vec<Layer>>,
+    /// Layers that were reported.
+    pub(super) reported: Mutex<Vec<Layer>>,
     pub(super) listener: Listener,
 }
 
 impl Missing {
-    /// Tells what a worker lacks, once for each layer.
-    pub(super) fn tell(&self, missing: Vec<MissingLayer>) {
+    /// Reports the layers that a worker lacks, once for each layer.
+    pub(super) fn report(&self, missing: Vec<MissingLayer>) {
         for MissingLayer { layer, why } in missing {
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            if told.contains(&layer) {
+            let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+            if reported.contains(&layer) {
                 continue;
             }
-            told.push(layer);
-            drop(told);
+            reported.push(layer);
+            drop(reported);
             (self.listener)(Event::LayerMissing { layer, why });
         }
     }

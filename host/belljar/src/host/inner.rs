@@ -1,4 +1,4 @@
-//! What clones of a host share, and the sandboxes it makes.
+//! The state that clones of a host share, and the creation of sandboxes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use super::budget::MemoryBudget;
 use super::event::{Listener, Missing};
 use super::{Event, Isolation};
 #[cfg(feature = "programs")]
-use crate::audit::tally::{MOST_DECISIONS, MOST_TEXT, Noted};
+use crate::audit::tally::{MAX_DECISIONS, MAX_TEXT_SIZE, Noted};
 use crate::audit::{Decision, DecisionLog, Subject, Verdict};
 use crate::error::ErrorKind;
 use crate::model::IdleWatch;
@@ -23,25 +23,25 @@ use belljar_confine::process::WorkerProgram;
 use belljar_confine::role::Role;
 use belljar_policy::{Ceilings, Effective, Policy};
 
-/// Room for the framing of messages beside the tensors in them, in bytes.
+/// Room for message framing in addition to tensors, in bytes.
 const FRAMING: u64 = 1 << 20;
 
-/// Runs of one worker for which the kernel's limit on its processor time is enough.
+/// The kernel's limit on a worker's processor time allows this many runs.
 const MANY_RUNS: u32 = 100_000;
 
-/// Most bytes of a description: its texts and lists are bounded one by one.
+/// Maximum size of a description in bytes: each of its texts and lists is bounded.
 const MAX_DESCRIPTION: u64 = 32 << 20;
 
-/// Why a run of a program ends that has caused more decisions than may be written down.
+/// The error that ends a run of a program which has caused more decisions than may be logged.
 #[cfg(feature = "programs")]
 pub(crate) fn too_many_decisions() -> ErrorKind {
     ErrorKind::Sandbox(format!(
-        "the program asked for more than {MOST_DECISIONS} different things, or for things with too \
-         long names: one run may write {MOST_TEXT} bytes of names and rules to the decision log"
+        "the program caused more than {MAX_DECISIONS} different decisions, or decisions with too \
+         much text: one run may write {MAX_TEXT_SIZE} bytes of names and rules to the decision log"
     ))
 }
 
-/// Hears every decision.
+/// Called for every decision.
 #[cfg(feature = "programs")]
 pub(super) type Observer = Arc<dyn Fn(&Decision<'_>) + Send + Sync>;
 
@@ -52,15 +52,15 @@ pub(crate) struct Inner {
     pub(super) cache: CodeCache,
     pub(super) engines: Arc<Engines>,
     pub(super) codes: Mutex<HashMap<Variant, Arc<VerifiedCode>>>,
-    /// A worker that waits for the first model.
+    /// An idle worker for the first model.
     pub(super) spare: Mutex<Option<Worker>>,
     pub(super) missing: Arc<Missing>,
     pub(crate) store: SnapshotStore,
     pub(super) uses_store: bool,
     pub(crate) idle: usize,
-    /// How long a sandbox waits before its memory is given back; without end if there is none.
+    /// How long a sandbox stays idle before its memory is freed; `None` is for ever.
     pub(crate) idle_time: Option<Duration>,
-    /// Runs after which a worker is not used again.
+    /// Requests after which a worker is not used again.
     pub(crate) requests_per_worker: u32,
     pub(crate) supervision: Supervision,
     pub(crate) memory: Arc<MemoryBudget>,
@@ -84,7 +84,7 @@ impl Inner {
         &self.worker
     }
 
-    /// Whether the state folder can be used, as far as models that are run need it.
+    /// Whether the state folder can be used for the records of models.
     pub(crate) fn check_state(&self) -> Result<(), crate::Error> {
         self.supervision.check().map_err(crate::Error::new)
     }
@@ -99,8 +99,8 @@ impl Inner {
         self.uses_store.then_some(&self.store)
     }
 
-    /// What is left of a policy under the ceilings; what was cut is told. Nothing in here obeys a
-    /// policy that did not come through this.
+    /// The policy cut down to the ceilings; cuts are reported. Nothing here uses a policy that did
+    /// not pass through this function.
     pub(crate) fn admit(
         &self,
         policy: &Policy,
@@ -121,8 +121,7 @@ impl Inner {
         Ok(effective)
     }
 
-    /// Writes a decision down, if somebody wants them. In a run of a program the same decision has
-    /// one line.
+    /// Logs a decision, if there is a log. Equal decisions of one run of a program are logged once.
     ///
     /// # Errors
     /// When it cannot be written: then nothing may be allowed by it.
@@ -136,13 +135,13 @@ impl Inner {
         self.write_down(decision)
     }
 
-    /// Whether anybody wants to know of decisions.
+    /// Whether decisions are logged or observed.
     #[cfg(feature = "programs")]
     pub(crate) fn wants_decisions(&self) -> bool {
         self.observer.is_some() || self.decisions.is_some()
     }
 
-    /// Writes a decision down that was counted.
+    /// Logs a decision that was counted.
     ///
     /// # Errors
     /// As [`Inner::decide`].
@@ -154,11 +153,11 @@ impl Inner {
         let Some(log) = &self.decisions else { return Ok(()) };
         log.record(decision).map_err(|err| {
             let path = log.path().display();
-            ErrorKind::Host(format!("a decision cannot be written to {path}: {err}"))
+            ErrorKind::Host(format!("cannot write to the decision log {path}: {err}"))
         })
     }
 
-    /// Writes down what was refused, if this error is a refusal of ours, and hands the error back.
+    /// Logs the refusal, if this error is one, and returns the error.
     pub(crate) fn refused(&self, subject: Subject, kind: ErrorKind) -> ErrorKind {
         let (resource, access, rule) = match &kind {
             ErrorKind::Refused(refused) => ("policy", "use", refused.to_string()),
@@ -172,25 +171,25 @@ impl Inner {
             _ => return kind,
         };
         let verdict = Verdict::Refused;
-        // A refusal stays one, whether or not it can be written down.
+        // A refusal stands whether or not it can be logged.
         let _ = self.decide(&Decision { subject, resource, access, verdict, rule: &rule });
         kind
     }
 
-    /// Whether a model under this policy may be run by this host at all.
+    /// Whether this host can run models under this policy.
     pub(crate) fn check(&self, policy: &Effective) -> Result<(), ErrorKind> {
         let strict = self.confinement(policy) == Confinement::Strict;
         if strict && self.isolation.in_this_process() {
             return Err(ErrorKind::Unprotected(
-                "a sandbox on a thread has no worker process around it, and `confinement` is \
-                 \"strict\"; use processes, or set it to \"best-effort\""
+                "the policy has `confinement = \"strict\"`, which needs worker processes, but \
+                 sandboxes run on threads; use process isolation, or set it to \"best-effort\""
                     .into(),
             ));
         }
         Ok(())
     }
 
-    /// How much of the confinement must be there: what the policy or this host demands.
+    /// The required confinement: the stricter of the policy and this host.
     pub(crate) fn confinement(&self, policy: &Effective) -> Confinement {
         match (policy.confinement, self.confinement) {
             (Confinement::BestEffort, Confinement::BestEffort) => Confinement::BestEffort,
@@ -198,12 +197,12 @@ impl Inner {
         }
     }
 
-    /// Tells what a worker lacks, once for each layer.
-    pub(crate) fn tell_missing(&self, missing: Vec<MissingLayer>) {
-        self.missing.tell(missing);
+    /// Reports the layers that a worker lacks, once for each layer.
+    pub(crate) fn report_missing(&self, missing: Vec<MissingLayer>) {
+        self.missing.report(missing);
     }
 
-    /// A new sandbox with nothing in it.
+    /// A new, empty sandbox.
     pub(crate) fn sandbox(
         &self,
         policy: &Effective,
@@ -217,7 +216,7 @@ impl Inner {
                 let code = self.code(job.variant, job.confinement)?;
                 let start = |worker| WorkerSandbox::start(worker, &code, job);
                 let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-                // One that has waited for long may have come to an end.
+                // A worker that has been idle for long may have ended.
                 let waited = spare.and_then(|worker| start(worker).ok());
                 let started = match waited {
                     Some(started) => Ok(started),
@@ -238,8 +237,8 @@ impl Inner {
         }
     }
 
-    /// A new sandbox of the profiling variant, with nothing in it. Always in a worker process: no clock
-    /// is given to a guest in this one.
+    /// A new, empty sandbox of the profiling variant, always in a worker process: guests in this
+    /// process have no access to a clock.
     pub(crate) fn profiling_sandbox(
         &self,
         policy: &Effective,
@@ -255,7 +254,7 @@ impl Inner {
         Ok(Box::new(Worker::spawn(&self.worker).and_then(start).map_err(not_started)?))
     }
 
-    /// What a worker process is to be for a model under this policy.
+    /// The job of a worker process for a model under this policy.
     fn job(&self, policy: &Effective, role: Role) -> Job {
         let limits = &policy.limits;
         let time = match role {
@@ -293,7 +292,7 @@ impl Inner {
     }
 }
 
-/// What a sandbox for a model under this policy may use.
+/// The limits of a sandbox for a model under this policy.
 fn sandbox_limits(policy: &Effective) -> SandboxLimits {
     let limits = &policy.limits;
     SandboxLimits {
@@ -306,7 +305,7 @@ fn sandbox_limits(policy: &Effective) -> SandboxLimits {
     }
 }
 
-/// Why there is no sandbox.
+/// The error for a sandbox that could not be started.
 fn not_started(failure: Failure) -> ErrorKind {
     match failure {
         Failure::Limit(limit) => ErrorKind::Limit(limit),

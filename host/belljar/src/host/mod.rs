@@ -1,5 +1,5 @@
-//! The host: what all models of one program share. [`HostBuilder`] sets it up, and [`Event`] is what
-//! it has to tell; `inner` makes sandboxes, and `budget` counts their memory.
+//! The host: the state that all models of one program share. [`HostBuilder`] configures it, and
+//! [`Event`] is what it reports; `inner` creates sandboxes, and `budget` counts their memory.
 
 mod budget;
 mod builder;
@@ -28,8 +28,8 @@ pub(crate) use inner::Inner;
 #[cfg(feature = "programs")]
 pub(crate) use inner::too_many_decisions;
 
-/// A limit of time, shortened to what is left of the run of a program that this thread works for; and
-/// the limit to tell of then.
+/// A time limit, shortened to the remaining time of the program run that this thread works for, and
+/// then the limit to report.
 #[cfg(feature = "programs")]
 pub(crate) use errand::shortened;
 #[cfg(not(feature = "programs"))]
@@ -37,37 +37,38 @@ pub(crate) fn shortened(limit: Duration) -> (Duration, Option<crate::Limit>) {
     (limit, None)
 }
 
-/// What stands around a sandbox.
+/// What isolates a sandbox from the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Isolation {
-    /// Each sandbox in a worker process of its own, which is killed at its deadline. The fastest
-    /// code, as it need not look at the clock; starting a worker costs some milliseconds.
+    /// Each sandbox is in its own worker process, which is killed at its deadline. This has the
+    /// fastest code, because it never checks the clock; starting a worker costs a few milliseconds.
     ///
-    /// Gives up nothing. Whoever escapes from WebAssembly is in a process without files,
-    /// connections and rights, which the kernel confines. Serves policies with either `confinement`.
+    /// Disadvantages: none. An attacker who escapes from WebAssembly is in a process without files,
+    /// connections and privileges, confined by the kernel. Supports both values of `confinement`.
     #[default]
     Process,
-    /// Each sandbox on a thread of this process; its code checks for its deadline, which costs
-    /// up to half the speed.
+    /// Each sandbox is on a thread of this process; its code checks its deadline, which costs up to
+    /// half the speed.
     ///
-    /// Gives up the wall of the process. Whoever escapes from WebAssembly is in this process, and
-    /// can read and write all of its memory. A filter of system calls refuses that thread what an
-    /// attacker asks for first: files, connections, other programs, new executable memory. It is
-    /// no wall, as other threads are not under it, and they act on memory that the attacker can
-    /// write. A crash of native code, or memory that runs out, ends this process. Serves only
-    /// policies with `confinement = "best-effort"`.
+    /// Disadvantages: there is no process boundary. An attacker who escapes from WebAssembly is in
+    /// this process, and can read and write all of its memory. A system call filter on that thread
+    /// refuses what an attacker needs first: files, connections, other programs, new executable
+    /// memory. The filter is not a boundary, because other threads are not under it and act on
+    /// memory that the attacker can write. A crash of native code, or running out of memory, ends
+    /// this process. Supports only policies with `confinement = "best-effort"`.
     Thread,
     /// As [`Isolation::Thread`], without the filter.
     ///
-    /// Gives up everything but WebAssembly. Whoever escapes from it has all that this process has,
-    /// at once. For machines whose kernel has no filters of system calls, and for finding out
-    /// whether a fault comes from them. Serves only policies with `confinement = "best-effort"`.
+    /// Disadvantages: WebAssembly is the only boundary. An attacker who escapes from it immediately
+    /// has everything this process has. Meant for kernels without system call filters, and for
+    /// finding out whether a filter causes a failure. Supports only policies with
+    /// `confinement = "best-effort"`.
     InProcessWithoutAnyConfinement,
 }
 
 impl Isolation {
-    /// Whether sandboxes are in this very process.
+    /// Whether sandboxes are in this process.
     fn in_this_process(self) -> bool {
         match self {
             Isolation::Process => false,
@@ -76,7 +77,7 @@ impl Isolation {
     }
 }
 
-/// Runs models, each in sandboxes of its own. Cheap to clone; clones share compiled code.
+/// Runs models, each in its own sandboxes. Cheap to clone; clones share compiled code.
 #[derive(Clone)]
 pub struct Host {
     pub(crate) inner: Arc<Inner>,
@@ -91,28 +92,27 @@ impl Host {
         Host::builder().build()
     }
 
-    /// Sets up a host.
+    /// Configures a host.
     pub fn builder() -> HostBuilder {
         HostBuilder::new()
     }
 
-    /// What is left of a policy under the ceilings that hold for this host. What was cut is told
-    /// ([`Event::PolicyCut`]). Every policy that this host is given goes through this, so that a
-    /// program need not; it is for those that want to know the limits beforehand.
+    /// The policy cut down to this host's ceilings. Cuts are reported ([`Event::PolicyCut`]). The
+    /// host does this for every policy; programs need it only to learn the limits in advance.
     ///
     /// # Errors
-    /// When nothing may run under this policy here.
+    /// When a ceiling refuses the policy.
     pub fn effective(&self, policy: &Policy) -> Result<Effective, Error> {
         self.inner.admit(policy, None).map_err(Error::new)
     }
 
-    /// Loads a model: checks it against the policy, has it parsed and described in a sandbox. Where the
-    /// policy grants files, those in which the model keeps data are read now, once.
+    /// Loads a model: checks it against the policy, and parses and describes it in a sandbox.
+    /// External data files are read now, once, if the policy grants files.
     ///
     /// # Errors
-    /// When a ceiling refuses the policy, when the policy pins another model, when the model is larger
-    /// than the policy allows or is not an acceptable ONNX model, when it keeps data in a file that the
-    /// policy's grants do not cover or that is no regular file, and when a limit is hit.
+    /// When a ceiling refuses the policy, when the policy pins another model, when the model is
+    /// larger than the policy allows or not an acceptable ONNX model, when it keeps data in a file
+    /// that the policy does not grant or that is not a regular file, and when a limit is hit.
     pub fn load(&self, bytes: ModelBytes, policy: &Policy) -> Result<Model, Error> {
         match self.inner.admit(policy, Some(bytes.digest())) {
             Ok(effective) => Model::load(self, bytes, effective),
@@ -131,8 +131,8 @@ impl Host {
         Ok(())
     }
 
-    /// Has the code that a model under this policy needs in memory, compiling it if it must, and a
-    /// worker process for the first model. The first load does so otherwise.
+    /// Loads the code for models under this policy into memory, compiling it if necessary, and
+    /// starts a worker process for the first model. Otherwise the first load does this.
     ///
     /// # Errors
     /// When a ceiling refuses the policy, and when the cache cannot be used.
@@ -145,12 +145,12 @@ impl Host {
                 let start = || {
                     let mut spare = inner.spare.lock().unwrap_or_else(PoisonError::into_inner);
                     if spare.is_none() {
-                        // Who needs one that cannot be started is told why then.
+                        // The load that needs a worker reports why it cannot be started.
                         *spare = Worker::spawn(&inner.worker).ok();
                     }
                 };
-                // While the new process begins, this one reads and checks the code. Without a thread
-                // to wait for it, whoever needs the worker starts it.
+                // While the new process starts, this one reads and checks the code. If no thread
+                // can be started to wait for the process, the load that needs the worker starts it.
                 let _ = std::thread::Builder::new().spawn_scoped(scope, start);
                 inner.code(variant, inner.confinement(policy)).map(drop).map_err(Error::new)
             }),
@@ -161,13 +161,13 @@ impl Host {
         }
     }
 
-    /// What stands around each sandbox.
+    /// The isolation of each sandbox.
     pub fn isolation(&self) -> Isolation {
         self.inner.isolation
     }
 
-    /// The folder in which compiled native code is kept; `None` if none was named and the environment
-    /// names none either.
+    /// The folder of compiled native code; `None` if neither the builder nor the environment names
+    /// one.
     pub fn cache_dir(&self) -> Option<&Path> {
         self.inner.cache.folder()
     }
@@ -185,8 +185,8 @@ impl Host {
         self.inner.supervision.quarantined().map_err(Error::new)
     }
 
-    /// Lets a model run again whose workers kept dying, and forgets their deaths. Answers whether it
-    /// was in quarantine. Other processes learn of it at their next request for the model.
+    /// Releases a model from quarantine and forgets the deaths of its workers. Returns whether it
+    /// was in quarantine. Other processes notice at their next request for the model.
     ///
     /// # Errors
     /// When the state folder cannot be written to, or is open to others.
@@ -194,8 +194,8 @@ impl Host {
         self.inner.supervision.release(model).map_err(Error::new)
     }
 
-    /// How long it takes until a sandbox that will run models is there, confined, and has its code:
-    /// for benchmarks.
+    /// The time to start a sandbox for running models, confine it and load its code: for
+    /// benchmarks.
     #[doc(hidden)]
     pub fn time_to_ready(&self, policy: &Policy) -> Result<Duration, Error> {
         let start = std::time::Instant::now();
@@ -206,22 +206,22 @@ impl Host {
         Ok(start.elapsed())
     }
 
-    /// The kernels that the guest's registries hold, one a line: for tests.
+    /// The kernels in the guest's registries, one in each line: for tests.
     #[doc(hidden)]
     pub fn kernels(&self) -> Result<String, Error> {
         crate::model::kernels(self)
     }
 }
 
-/// Makes this process a worker if a host started it as one, and then does not return.
+/// Turns this process into a worker if a host started it as one, and then does not return.
 ///
-/// A program that uses [`Isolation::Process`] calls this first thing in `main`, before it reads
-/// its arguments or starts a thread. In any other process it does nothing.
+/// A program that uses [`Isolation::Process`] calls this first in `main`, before it reads its
+/// arguments or starts a thread. In any other process this does nothing.
 pub fn become_worker_if_asked() {
     if !asked_to_be_worker() {
         return;
     }
-    // Nothing is printed: a worker has nobody to talk to but its supervisor, which sees it end.
+    // Nothing is printed: a worker communicates only with its supervisor, which sees it end.
     let served = enter_worker().and_then(serve);
     std::process::exit(if served.is_ok() { 0 } else { 1 });
 }

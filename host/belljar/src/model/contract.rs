@@ -1,4 +1,4 @@
-//! What a model declares about its inputs and outputs, and whether tensors keep to it.
+//! The declared inputs and outputs of a model, and checks of tensors against them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -12,35 +12,35 @@ use crate::sandbox::Limit;
 use belljar_policy::{DeclaredShapes, Policy, ValueRule};
 use belljar_tensor::Tensor;
 
-/// The sizes that each symbol stands for in the tensors seen so far: more than one only where the
-/// policy does not enforce declared shapes.
+/// The sizes of each symbol in the tensors seen so far: more than one only if the policy does not
+/// enforce declared shapes.
 pub(super) type Symbols = HashMap<String, Vec<u64>>;
 
 /// The declared inputs and outputs of a model.
 #[derive(Default)]
 pub(super) struct Contract {
-    /// Those that an initializer gives a default may be left out.
+    /// Inputs with a default from an initializer may be omitted.
     inputs: Vec<ValueInfo>,
     outputs: Vec<ValueInfo>,
-    /// Inputs that the policy gives their one value, and their names.
+    /// Inputs whose value the policy fixes, with their names.
     fixed: Vec<(String, Tensor)>,
     input_rules: Vec<ValueRule>,
     output_rules: Vec<ValueRule>,
     declared_shapes: DeclaredShapes,
-    /// Inputs (`true`) and outputs whose shape was reported to differ.
+    /// Inputs (`true`) and outputs whose shape differences were reported.
     reported: Mutex<HashSet<(bool, String)>>,
 }
 
-/// Inputs that keep to the contract.
+/// Inputs that satisfy the contract.
 pub(super) struct Bound {
-    /// Their shapes, in the order of declaration.
+    /// Their shapes, in declaration order.
     pub(super) shapes: Vec<InputShape>,
     pub(super) symbols: Symbols,
-    /// Inputs whose symbols stand for several sizes.
+    /// Inputs with symbols of several sizes.
     pub(super) differences: Vec<ShapeDifference>,
 }
 
-/// Why no inputs of some shapes are acceptable.
+/// Why inputs of some shapes cannot be accepted.
 pub(super) struct Unacceptable {
     pub(super) kind: ErrorKind,
     pub(super) for_all_shapes: bool,
@@ -52,13 +52,13 @@ impl Contract {
         Contract { inputs, outputs, ..Contract::default() }
     }
 
-    /// The same with a policy's rules, which must make sense for this model.
+    /// The contract with a policy's rules, which must be valid for this model.
     pub(super) fn under(mut self, policy: &Policy) -> Result<Contract, ErrorKind> {
         let error = |table: &str, rule: &ValueRule, key: &str, why: String| ErrorKind::Rule {
             key: values::key(table, rule, key),
             why,
         };
-        // Where the model's word on its outputs is not enforced, the policy's own is.
+        // Where declared output shapes are not enforced, the policy's shapes are.
         let strict = policy.declared_shapes == DeclaredShapes::Strict;
         for (table, rules, declared, shape_binds) in [
             ("inputs", &policy.inputs, &self.inputs, true),
@@ -70,7 +70,7 @@ impl Contract {
                     let why = format!("the model has no such {what}");
                     return Err(error(table, rule, "", why));
                 };
-                values::sensible(rule, declared, shape_binds)
+                values::validate_rule(rule, declared, shape_binds)
                     .map_err(|(key, why)| error(table, rule, key, why))?;
             }
         }
@@ -91,7 +91,7 @@ impl Contract {
         Ok(self)
     }
 
-    /// The inputs that have their one value from the policy.
+    /// The inputs whose value the policy fixes.
     pub(super) fn fixed(&self) -> &[(String, Tensor)] {
         &self.fixed
     }
@@ -100,19 +100,19 @@ impl Contract {
         self.fixed.iter().any(|(fixed, _)| fixed == name)
     }
 
-    /// Inputs that cross at each run.
-    pub(super) fn crosses(&self, name: &str) -> bool {
+    /// Whether an input is sent to the sandbox at each run.
+    pub(super) fn is_sent(&self, name: &str) -> bool {
         !self.is_fixed(name)
     }
 
-    /// Checks that the declared inputs are there, those with a default or not, and no others, and
-    /// that each fits.
+    /// Checks that all declared inputs without a default are given, that no others are, and that
+    /// each fits.
     pub(super) fn bind<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<Bound, ErrorKind> {
         let error = |name: &str, why: String| ErrorKind::Input { name: name.to_owned(), why };
         for (at, (name, _)) in inputs.iter().enumerate() {
             let name = name.as_ref();
             if inputs.iter().take(at).any(|(earlier, _)| earlier.as_ref() == name) {
-                return Err(error(name, "it is given twice".into()));
+                return Err(error(name, "given twice".into()));
             }
             if !self.inputs.iter().any(|input| input.name == name) {
                 return Err(error(name, format!("the model has no such input; {}", self.wants())));
@@ -129,8 +129,8 @@ impl Contract {
                 differences.extend(differs.map_err(|why| error(name, why))?);
                 if given.is_some_and(|(_, given)| given != value) {
                     let why = format!(
-                        "the policy gives it its one value (`inputs.{name}.value`), and this is \
-                         another one; leave it out"
+                        "the policy fixes its value (`inputs.{name}.value`), and a different value \
+                         is given; omit it"
                     );
                     return Err(error(name, why));
                 }
@@ -139,7 +139,7 @@ impl Contract {
             let tensor = match given {
                 Some((_, tensor)) => tensor,
                 None if declared.has_default => continue,
-                None => return Err(error(name, format!("it is not given; {}", self.wants()))),
+                None => return Err(error(name, format!("not given; {}", self.wants()))),
             };
             let differs = self.fits(Side::Input, declared, tensor, &mut symbols);
             differences
@@ -155,13 +155,13 @@ impl Contract {
         Ok(Bound { shapes, symbols, differences })
     }
 
-    /// Checks that the declared inputs get a shape, those with a default or not, and no others, and
-    /// that each fits; puts the shapes in the order of declaration.
+    /// Checks that all declared inputs without a default are given a shape, that no others are, and
+    /// that each fits; returns the shapes in declaration order.
     pub(super) fn bind_shapes(&self, given: &[InputShape]) -> Result<Vec<InputShape>, ErrorKind> {
         let error = |name: &str, why: String| ErrorKind::Input { name: name.to_owned(), why };
         for shape in given {
             if !self.inputs.iter().any(|input| input.name == shape.name) {
-                let why = format!("the model takes no such input; {}", self.wants());
+                let why = format!("the model has no such input; {}", self.wants());
                 return Err(error(&shape.name, why));
             }
         }
@@ -173,8 +173,8 @@ impl Contract {
             let shape = match (of_it.next(), of_it.next()) {
                 (Some(shape), None) => shape.clone(),
                 (None, _) if declared.has_default => continue,
-                (None, _) => return Err(error(name, "it is given no shape".into())),
-                (_, Some(_)) => return Err(error(name, "it is given a shape twice".into())),
+                (None, _) => return Err(error(name, "no shape given".into())),
+                (_, Some(_)) => return Err(error(name, "shape given twice".into())),
             };
             if let Some(misfit) = misfit(declared, &shape.dims, &mut symbols)
                 && self.enforced(Side::Input, &misfit)
@@ -188,8 +188,8 @@ impl Contract {
         Ok(shapes)
     }
 
-    /// Why no inputs of these shapes are acceptable, whatever is in them: an input that must be given
-    /// has a type that no tensor has, or all of them together are too large.
+    /// Why no inputs of these shapes can be accepted, whatever their values: a required input has
+    /// an unsupported element type, or the inputs are too large together.
     pub(super) fn unacceptable(&self, shapes: &[InputShape], limit: u64) -> Option<Unacceptable> {
         let needed = |input: &&ValueInfo| !input.has_default && !self.is_fixed(&input.name);
         let untyped = self.inputs.iter().filter(needed).find(|input| input.dtype().is_none());
@@ -202,7 +202,7 @@ impl Contract {
         }
         let size = |shape: &InputShape| {
             let declared = self.inputs.iter().find(|input| input.name == shape.name)?;
-            // How large a string is depends on its text.
+            // The size of a string depends on its text.
             let element = declared.dtype()?.size()? as u64;
             Some(shape.dims.iter().fold(element, |size, dim| size.saturating_mul(*dim)))
         };
@@ -211,8 +211,8 @@ impl Contract {
         (found > limit).then_some(Unacceptable { kind, for_all_shapes: false })
     }
 
-    /// Checks that exactly the declared outputs are there, in order, each of its element type. Says
-    /// whose shapes differ from the declaration, unless the policy enforces those.
+    /// Checks that exactly the declared outputs are present, in order and with their element types.
+    /// Returns differences from declared shapes that the policy does not enforce.
     pub(super) fn check_outputs(
         &self,
         mut symbols: Symbols,
@@ -220,19 +220,20 @@ impl Contract {
     ) -> Result<Vec<ShapeDifference>, String> {
         let names = outputs.iter().map(|(name, _)| name);
         if !names.eq(self.outputs.iter().map(|declared| &declared.name)) {
-            return Err("the outputs are not the ones the model declares".into());
+            return Err("the outputs differ from those the model declares".into());
         }
         let mut differences = Vec::new();
         for (declared, (name, tensor)) in self.outputs.iter().zip(outputs) {
-            let differs = self
-                .fits(Side::Output, declared, tensor, &mut symbols)
-                .map_err(|why| format!("output {name:?} breaks the model's declaration: {why}"))?;
+            let differs =
+                self.fits(Side::Output, declared, tensor, &mut symbols).map_err(|why| {
+                    format!("output {name:?} violates the model's declaration: {why}")
+                })?;
             differences.extend(differs);
         }
         Ok(differences)
     }
 
-    /// Those of the differences that were not reported before, each input and output once.
+    /// The differences that were not reported before, one for each input and output.
     pub(super) fn unreported(&self, differences: &[ShapeDifference]) -> Vec<ShapeDifference> {
         if differences.is_empty() {
             return Vec::new();
@@ -244,8 +245,8 @@ impl Contract {
         differences.iter().filter(is_new).cloned().collect()
     }
 
-    /// Whether a tensor is of the declared type and shape. `Ok` says how its shape differs where that
-    /// is not enforced.
+    /// Checks a tensor against the declared type and shape. `Ok` is the difference in shape if
+    /// shapes are not enforced.
     fn fits(
         &self,
         side: Side,
@@ -255,12 +256,15 @@ impl Contract {
     ) -> Result<Option<ShapeDifference>, String> {
         let broken = |detail: &str| {
             let (dtype, shape) = (tensor.dtype(), tensor.shape());
-            format!("it is {dtype} {shape:?}, declared is {}{detail}", declaration(declared))
+            format!(
+                "it is {dtype} {shape:?}, but the model declares {}{detail}",
+                declaration(declared)
+            )
         };
         match declared.dtype() {
             Some(dtype) if dtype == tensor.dtype() => {}
             Some(_) => return Err(broken("")),
-            // An output that is declared without an element type has the one that it has.
+            // An output declared without an element type may have any.
             None if side == Side::Output && declared.elem_type == 0 => {}
             None => return Err(no_type(declared)),
         }
@@ -278,14 +282,14 @@ impl Contract {
         }
     }
 
-    /// Whether a tensor that fits its declaration so badly is refused.
+    /// Whether a tensor with this difference is refused.
     fn enforced(&self, side: Side, misfit: &Misfit) -> bool {
         let strict = self.declared_shapes == DeclaredShapes::Strict;
         strict || (side == Side::Input && matches!(misfit, Misfit::Shape))
     }
 
-    /// Holds outputs against the policy's rules. One that breaks its rule withholds all: what they
-    /// say together is not the answer that the policy allows.
+    /// Checks outputs against the policy's rules. If one violates its rule, all outputs are
+    /// withheld, because only together they are the result that the policy allows.
     pub(super) fn check_rules(&self, outputs: &[(String, Tensor)]) -> Result<(), ErrorKind> {
         for rule in &self.output_rules {
             let of_it = outputs.iter().filter(|(name, _)| *name == rule.name);
@@ -298,17 +302,17 @@ impl Contract {
         Ok(())
     }
 
-    /// What is told of outputs that keep to the rules.
-    pub(super) fn told(&self, outputs: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
-        let told = |(name, tensor): (String, Tensor)| match self
+    /// The parts of outputs that the rules let out.
+    pub(super) fn disclosed(&self, outputs: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
+        let disclosed = |(name, tensor): (String, Tensor)| match self
             .output_rules
             .iter()
             .find(|rule| rule.name == name)
         {
-            Some(rule) => (name, values::told(rule, tensor)),
+            Some(rule) => (name, values::disclosed(rule, tensor)),
             None => (name, tensor),
         };
-        outputs.into_iter().map(told).collect()
+        outputs.into_iter().map(disclosed).collect()
     }
 
     fn wants(&self) -> String {
@@ -316,8 +320,8 @@ impl Contract {
             self.inputs.iter().partition::<Vec<_>, _>(|input| input.has_default);
         let needed: Vec<String> = needed.into_iter().map(declaration).collect();
         let needed = match needed.as_slice() {
-            [] => "it takes none".into(),
-            needed => format!("it takes {}", needed.join(", ")),
+            [] => "the model takes none".into(),
+            needed => format!("the model takes {}", needed.join(", ")),
         };
         // Old models declare all of their weights as inputs.
         match &*optional {
@@ -328,10 +332,10 @@ impl Contract {
     }
 }
 
-/// Why no tensor fits a declaration without a known element type.
+/// The error for a declaration without a supported element type.
 fn no_type(declared: &ValueInfo) -> String {
     match declared.elem_type {
-        0 => "the model declares it as no tensor, or as one without an element type, which is not \
+        0 => "the model does not declare it as a tensor with an element type, which is not \
               supported"
             .into(),
         other => {
@@ -349,9 +353,9 @@ enum Side {
 
 /// How a shape differs from its declaration.
 enum Misfit {
-    /// In its rank, or in a fixed size.
+    /// The rank or a fixed size differs.
     Shape,
-    /// In a symbol that stands for this other size elsewhere.
+    /// A symbol has this other size elsewhere.
     Symbol(String, u64),
 }
 
@@ -363,7 +367,7 @@ impl Misfit {
         }
     }
 
-    /// More to say than what the two shapes are.
+    /// Details in addition to the two shapes.
     fn detail(&self) -> String {
         match self {
             Misfit::Shape => String::new(),
@@ -372,7 +376,7 @@ impl Misfit {
     }
 }
 
-/// How an input of another type than the declared one becomes one of that type; nothing if it is.
+/// How to convert an input to the declared type; empty if it has the declared type.
 fn to_convert(declared: &ValueInfo, tensor: &Tensor) -> String {
     let Some(dtype) = declared.dtype().filter(|dtype| *dtype != tensor.dtype()) else {
         return String::new();
@@ -397,7 +401,7 @@ fn to_convert(declared: &ValueInfo, tensor: &Tensor) -> String {
     format!(". Convert it: in numpy `.astype({numpy})`")
 }
 
-/// How a shape differs from its declaration, if it does; notes the sizes of symbols.
+/// The difference of a shape from its declaration, if any; records the sizes of symbols.
 fn misfit(declared: &ValueInfo, shape: &[u64], symbols: &mut Symbols) -> Option<Misfit> {
     let dims = declared.shape.as_ref()?;
     let fixed = |(dim, size): (&Dim, &u64)| match dim {
@@ -422,7 +426,7 @@ fn misfit(declared: &ValueInfo, shape: &[u64], symbols: &mut Symbols) -> Option<
     found
 }
 
-/// A declaration, as a person writes it: `image: f32 [batch, 3, 224, 224]`.
+/// A declaration in readable form: `image: f32 [batch, 3, 224, 224]`.
 pub(super) fn declaration(value: &ValueInfo) -> String {
     let dtype = DType::onnx_name(value.elem_type);
     let Some(dims) = &value.shape else { return format!("{}: {dtype}", value.name) };
@@ -496,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_declared_without_a_type_has_any_type() {
+    fn output_declared_without_a_type_accepts_any_type() {
         let untyped = ValueInfo { name: "h".into(), elem_type: 0, shape: None, has_default: false };
         let with_shape = ValueInfo { shape: Some(vec![Dim::Fixed(2)]), ..untyped.clone() };
         for (output, differences) in [(untyped, [0, 0]), (with_shape, [1, 0])] {
@@ -511,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs_of_which_no_tensor_is_acceptable_are_known_before_a_run() {
+    fn inputs_that_no_tensor_can_satisfy_are_refused_before_a_run() {
         let unacceptable = |elem_type, dims: &[u64], limit| {
             let open = vec![Dim::Unknown; dims.len()];
             let inputs = vec![value("x", elem_type, &open)];
@@ -544,9 +548,9 @@ mod tests {
             (vec![x()], "not given"),
             (vec![x(), len(), ("z", i64s(1))], "no such input"),
             (vec![x(), len(), x()], "given twice"),
-            (vec![x(), len(), weight], "declared is weight: f32 [1]"),
-            (vec![("x", f32s(&[3, 3])), len()], "declared is x: f32 [n, 2]"),
-            (vec![("x", f32s(&[3])), len()], "declared is x: f32 [n, 2]"),
+            (vec![x(), len(), weight], "the model declares weight: f32 [1]"),
+            (vec![("x", f32s(&[3, 3])), len()], "the model declares x: f32 [n, 2]"),
+            (vec![("x", f32s(&[3])), len()], "the model declares x: f32 [n, 2]"),
             (vec![("x", i64s(3)), len()], "it is i64"),
         ];
         for declared_shapes in [DeclaredShapes::Report, DeclaredShapes::Strict] {
@@ -574,7 +578,7 @@ mod tests {
         assert!(difference.is_input);
         assert_eq!((&*difference.name, &*difference.found), ("len", &[4][..]));
         assert_eq!(difference.symbol, Some(("n".to_owned(), 3)));
-        // An output may have either size; what it then declares is not contradicted.
+        // An output may have either size, without a further difference.
         for size in [3, 4] {
             let y = [("y".to_owned(), f32s(&[size, 1, 1]))];
             assert_eq!(contract().check_outputs(bound.symbols.clone(), &y), Ok(vec![]));
@@ -582,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_must_be_the_declared_ones() {
+    fn undeclared_outputs_are_refused() {
         let bound = Symbols::from([("n".to_owned(), vec![3])]);
         let y = |shape: &[usize]| ("y".to_owned(), f32s(shape));
         let strict = under(DeclaredShapes::Strict);

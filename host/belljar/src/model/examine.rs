@@ -1,4 +1,4 @@
-//! Whether a model would be prepared, without a run of it.
+//! Checks whether a model can be prepared, without running it.
 
 use belljar_abi::{GuestErrorCode, InputShape, Preparation};
 
@@ -6,28 +6,29 @@ use super::Model;
 use super::shared::refusal;
 use crate::error::{Error, ErrorKind};
 
-/// What came of preparing a model for inputs of some shapes.
+/// The result of preparing a model for inputs of some shapes.
 #[derive(Debug)]
 pub enum Examined {
-    /// It was prepared. A run on inputs of these shapes is answered unless one of the undecided
-    /// nodes refuses its values, a rule of the policy does, or a limit is hit.
+    /// It was prepared. A run on inputs of these shapes succeeds unless an undecided node refuses
+    /// the values, a rule of the policy is violated, or a limit is hit.
     Prepared(Preparation),
-    /// It was refused. A run on inputs of these shapes ends in this error.
+    /// It was refused. A run on inputs of these shapes fails with this error.
     Refused {
-        /// Why.
+        /// The error.
         error: Error,
-        /// Whether it is refused for inputs of all other shapes as well.
+        /// Whether inputs of all other shapes are refused as well.
         for_all_shapes: bool,
     },
 }
 
 impl Model {
-    /// Prepares the model for inputs of these shapes, afresh, and says what came of it. One shape
-    /// for each input is needed, except for inputs that have a default, or a value from the policy.
+    /// Prepares the model for inputs of these shapes anew and returns the result. One shape is
+    /// needed for each input, except for inputs with a default or a value from the policy.
     ///
     /// # Errors
-    /// When a shape does not fit what the model declares, and when the sandbox or its worker process
-    /// fails. That the model is refused, or hits a limit while it is prepared, is no error.
+    /// When a shape does not fit the model's declaration, and when the sandbox or its worker
+    /// process fails. A model that is refused, or hits a limit while it is prepared, is not an
+    /// error.
     pub fn examine_for(&self, shapes: &[InputShape]) -> Result<Examined, Error> {
         let shared = &self.shared;
         let shapes = shared.contract.bind_shapes(shapes).map_err(|kind| self.error(kind))?;

@@ -1,5 +1,5 @@
-//! Gives memory back: ends sandboxes that nobody has needed for a while. What stays of each is its
-//! snapshot, which all sandboxes of a model share, and from which the next request starts another.
+//! Frees memory by ending sandboxes that have been idle for too long. Their snapshot is kept, which
+//! all sandboxes of a model share, and the next request starts a new sandbox from it.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use super::shared::Shared;
 use belljar_confine::heap;
 
-/// Most seldom and most often that sandboxes are looked at.
-const SELDOM: Duration = Duration::from_secs(5);
-const OFTEN: Duration = Duration::from_millis(20);
+/// Longest and shortest interval between checks of the sandboxes.
+const MAX_INTERVAL: Duration = Duration::from_secs(5);
+const MIN_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The models of one host, and the thread that looks after them while there are any.
+/// The models of one host, and the thread that watches them while there are any.
 #[derive(Default)]
 pub(crate) struct IdleWatch {
     models: Arc<Mutex<Models>>,
@@ -25,8 +25,8 @@ struct Models {
 }
 
 impl IdleWatch {
-    /// Has a model's sandboxes ended once they have waited for `time`.
-    pub(super) fn look_after(&self, model: &Arc<Shared>, time: Duration) {
+    /// Ends a model's sandboxes once they have been idle for `time`.
+    pub(super) fn watch(&self, model: &Arc<Shared>, time: Duration) {
         let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
         models.known.push(Arc::downgrade(model));
         if models.watched {
@@ -35,15 +35,15 @@ impl IdleWatch {
         let shared = Arc::clone(&self.models);
         let watch = thread::Builder::new().name("belljar-idle".into()).spawn(move || {
             while end_idle(&shared, time) {
-                thread::sleep((time / 4).clamp(OFTEN, SELDOM));
+                thread::sleep((time / 4).clamp(MIN_INTERVAL, MAX_INTERVAL));
             }
         });
-        // Without the thread memory is kept, which is no reason not to run a model.
+        // Without the thread memory is not freed, but models can still run.
         models.watched = watch.is_ok();
     }
 }
 
-/// Looks at all models once. Answers whether there are any left.
+/// Checks all models once. Returns whether any are left.
 fn end_idle(models: &Mutex<Models>, time: Duration) -> bool {
     let known: Vec<Arc<Shared>> = {
         let mut models = models.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,7 +59,7 @@ fn end_idle(models: &Mutex<Models>, time: Duration) -> bool {
     for model in known {
         let idle = model.take_idle(|since| now.saturating_duration_since(since) >= time);
         ended |= !idle.is_empty();
-        // Ending a sandbox takes a while: nobody has to wait for the lock meanwhile.
+        // Ending a sandbox takes a while, so the lock is released first.
         drop(idle);
     }
     if ended {

@@ -1,4 +1,4 @@
-//! A loaded model: its description, and runs of it.
+//! A loaded model: its description, and its runs.
 
 mod contract;
 mod examine;
@@ -40,13 +40,12 @@ pub use shapes::ShapeDifference;
 use shared::{Served, Shared, Waiting, description, reply, unexpected};
 pub use side_files::places;
 
-/// What a run has cost.
+/// The cost of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RunCost {
-    /// Time spent on getting a sandbox that is prepared for these input shapes; next to nothing
-    /// if one was waiting.
+    /// Time to get a sandbox that is prepared for these input shapes; almost zero if one was idle.
     pub prepare: Duration,
-    /// Time of the run itself, tensors crossing included.
+    /// Time of the run, including the transfer of tensors.
     pub run: Duration,
     /// Time inside the sandbox; part of `run`.
     pub guest: Duration,
@@ -54,35 +53,34 @@ pub struct RunCost {
     pub kernels: Duration,
     /// Size of the sandbox's memory after the run, in bytes.
     pub memory: u64,
-    /// Time to make the instance that served this run from the prepared snapshot. After the first run of
-    /// a sandbox it is made ahead, while nobody waits, and is no part of `run`.
+    /// Time to create the instance that served this run from the prepared snapshot. From the second
+    /// run of a sandbox on, the instance is created ahead, and `run` does not include this time.
     pub instantiate: Duration,
-    /// Time that making memory pristine took after the run before in the same sandbox; zero for
-    /// the first. It happens while nobody waits.
+    /// Time to restore clean memory after the previous run in the same sandbox; zero for the first.
+    /// No request waits for it.
     pub reset: Duration,
-    /// How memory is made pristine.
+    /// How clean memory is restored.
     pub reset_method: ResetMethod,
 }
 
-/// How often sandboxes were asked to do something with a model, since it was loaded and by all of
-/// its clones.
+/// Numbers of calls to sandboxes since the model was loaded, by all of its clones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Calls {
-    /// Decode the model.
+    /// Calls that decode the model.
     pub load: u64,
-    /// Describe it.
+    /// Calls that describe it.
     pub describe: u64,
-    /// Type and optimise it for some input shapes.
+    /// Calls that type and optimise it for some input shapes.
     pub prepare: u64,
-    /// Start from the memory of another one that was prepared.
+    /// Calls that start from the memory of another, prepared sandbox.
     pub adopt: u64,
-    /// Run it.
+    /// Calls that run it.
     pub run: u64,
 }
 
 /// A model that was loaded under a policy. Cheap to clone; clones share their sandboxes. Any
-/// number of threads may run it at once: each run has a sandbox to itself.
+/// number of threads may run it concurrently: each run has its own sandbox.
 #[derive(Clone)]
 pub struct Model {
     shared: Arc<Shared>,
@@ -95,7 +93,7 @@ impl Model {
         let subject = subject(found, &policy);
         let named = |kind: ErrorKind| Error::for_model(&label, host.inner.refused(subject, kind));
         host.inner.check(&policy).map_err(named)?;
-        // What it pins is the program. A model of a program has a policy of its own
+        // Such a policy pins the program. The models of a program have their own policies
         // (`Policy::for_model`).
         if policy.program.is_some() {
             return Err(named(Refused::ForProgram.into()));
@@ -109,7 +107,7 @@ impl Model {
             return Err(named(Limit::ModelSize { limit: policy.limits.model_size }.into()));
         }
         let record = host.inner.supervision.record(found).map_err(named)?;
-        // After every check: a model that is in quarantine was not allowed.
+        // Logged after all checks, because a model in quarantine is not allowed.
         let rule = if policy.model.sha256.is_some() { "model.sha256" } else { "no pin" };
         let (resource, access, verdict) = ("model", "load", Verdict::Allowed);
         let decision = Decision { subject, resource, access, verdict, rule };
@@ -129,7 +127,7 @@ impl Model {
             calls: Default::default(),
         };
         let stored = shared.host.store().and_then(|store| store.description(found));
-        // One that does not decode was stored by a build that this one does not understand.
+        // A description that does not decode was stored by an incompatible build.
         let described = stored.and_then(|message| description(&message).ok());
         let (described, loaded) = match described {
             Some(described) => (described, None),
@@ -150,20 +148,20 @@ impl Model {
         shared.waiting = Mutex::new(Waiting { loaded, ..Waiting::default() });
         let shared = Arc::new(shared);
         if let Some(time) = shared.host.idle_time {
-            shared.host.idle_watch.look_after(&shared, time);
+            shared.host.idle_watch.watch(&shared, time);
         }
         Ok(Model { shared })
     }
 
-    /// How often sandboxes were asked to do something with this model. Next to no call but `adopt`
-    /// and `run` means that its preparation came from the store.
+    /// The numbers of calls to sandboxes. If almost all calls are `adopt` and `run`, the prepared
+    /// model came from the store.
     pub fn calls(&self) -> Calls {
         let [load, describe, prepare, adopt, run] =
             self.shared.calls.each_ref().map(|count| count.load(Ordering::Relaxed));
         Calls { load, describe, prepare, adopt, run }
     }
 
-    /// What the model says about itself. All text in it is hostile: print it through
+    /// The model's description of itself. All text in it is untrusted: print it through
     /// [`belljar_text::Escaped`].
     pub fn description(&self) -> &Description {
         &self.shared.description
@@ -174,26 +172,26 @@ impl Model {
         self.shared.bytes.digest()
     }
 
-    /// For each file that was read beside the model, the least grant that would have been enough.
+    /// For each external data file, the smallest grant that would have been enough.
     #[doc(hidden)]
     pub fn side_files(&self) -> Vec<FileGrant> {
         self.shared.side_files.iter().map(|granted| granted.least.clone()).collect()
     }
 
-    /// Bytes in the files that were read beside the model.
+    /// Total size of the external data files in bytes.
     #[doc(hidden)]
     pub fn side_files_size(&self) -> u64 {
         let sizes = self.shared.side_files.iter().map(|granted| granted.file.len());
         sizes.fold(0, u64::saturating_add)
     }
 
-    /// The policy the model was loaded under, as far as the ceilings allow it.
+    /// The policy the model was loaded under, cut down to the ceilings.
     pub fn policy(&self) -> &Policy {
         &self.shared.policy
     }
 
-    /// Prepares a sandbox for inputs of these shapes and keeps it for a later run. One shape for
-    /// each input without a value of its own is needed.
+    /// Prepares a sandbox for inputs of these shapes and keeps it for a later run. One shape is
+    /// needed for each input without a default or a value from the policy.
     ///
     /// # Errors
     /// As [`Model::run`].
@@ -223,30 +221,30 @@ impl Model {
         Ok(start.elapsed())
     }
 
-    /// Runs the model on named tensors. Every declared input must be there, with its declared
-    /// element type and a shape of the declared rank and fixed sizes. Two inputs may give one symbol
-    /// two sizes, unless the policy says `declared-shapes = "strict"`: exporters write one symbol for
-    /// unrelated sizes.
+    /// Runs the model on named tensors. Every declared input must be given, with its declared
+    /// element type and a shape of the declared rank and fixed sizes. Two inputs may have different
+    /// sizes for the same symbol, unless the policy says `declared-shapes = "strict"`, because
+    /// exporters use one symbol for unrelated sizes.
     ///
     /// # Errors
-    /// When an input does not fit what the model declares, when the model asks for something that
-    /// is not implemented, when a limit is hit, and when the sandbox traps. Whatever happens, the
-    /// model can be run again.
+    /// When an input does not fit the model's declaration, when the model needs something that is
+    /// not implemented, when a limit is hit, and when the sandbox traps. After any error, the model
+    /// can be run again.
     pub fn run<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<UncheckedOutputs, Error> {
         let run = || -> Result<UncheckedOutputs, ErrorKind> {
             let outputs = self.run_inner(inputs)?;
             let (host, subject) = (&self.shared.host, self.shared.subject());
             let (resource, access, verdict) = ("model", "run", Verdict::Allowed);
-            // Without a line in the log there is no answer.
+            // Without a log line the run is not allowed.
             host.decide(&Decision { subject, resource, access, verdict, rule: "limits" })?;
             Ok(outputs)
         };
         run().map_err(|kind| self.error(kind))
     }
 
-    /// Has so many sandboxes waiting that have served these inputs once, so that as many requests
-    /// at a time wait neither for a sandbox nor for its memory to be touched the first time. No more
-    /// are kept than [`HostBuilder::idle_sandboxes`](crate::HostBuilder::idle_sandboxes) says.
+    /// Keeps a number of sandboxes idle that have served these inputs once, so that as many
+    /// concurrent requests wait neither for a sandbox nor for the first touch of its memory. At
+    /// most [`HostBuilder::idle_sandboxes`](crate::HostBuilder::idle_sandboxes) are kept.
     ///
     /// # Errors
     /// As [`Model::run`].
@@ -265,7 +263,7 @@ impl Model {
             served.push((bound.shapes, one.sandbox));
             Ok(())
         };
-        // All are held until the last has served: one that waits would be taken again.
+        // All are held until the last has served, because an idle one would be reused.
         let result = (0..sandboxes.min(shared.host.idle)).try_for_each(|_| serve());
         for (shapes, sandbox) in served {
             shared.put_back(shapes, sandbox);
@@ -286,7 +284,7 @@ impl Model {
             _ => return Err(unexpected()),
         };
         let limit = shared.policy.limits.output_size;
-        // A string takes more room in this process than in the message.
+        // A string takes more memory in this process than in the message.
         let memory = |view: &TensorView<'_>| {
             let len = view.data.len() as u64;
             match view.dtype {
@@ -328,15 +326,15 @@ impl Model {
     }
 }
 
-/// Whom decisions about a model are about.
+/// The subject of decisions about a model.
 fn subject(model: Digest, policy: &Policy) -> Subject {
     Subject { model: Some(model), policy: policy.file_sha256().map(Digest::from) }
 }
 
-/// Inputs as the guest takes them: those that it does not have already.
+/// The inputs that are sent to the guest: those that it does not already have.
 fn payload<N: AsRef<str>>(inputs: &[(N, Tensor)], contract: &Contract) -> Payload {
-    let crosses = |(name, _): &&(N, Tensor)| contract.crosses(name.as_ref());
-    let inputs: Vec<_> = inputs.iter().filter(crosses).collect();
+    let is_sent = |(name, _): &&(N, Tensor)| contract.is_sent(name.as_ref());
+    let inputs: Vec<_> = inputs.iter().filter(is_sent).collect();
     let wires: Vec<_> = inputs.iter().map(|(_, tensor)| tensor.to_wire()).collect();
     let views: Vec<_> = inputs
         .iter()

@@ -1,4 +1,4 @@
-//! What a run answered, before and after it was checked.
+//! The outputs of a run, before and after they are checked.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::error::{Error, ErrorKind};
 use crate::host::{Event, Inner};
 use belljar_tensor::Tensor;
 
-/// Outputs as the sandbox gave them. They cannot be looked at before [`validate`] has held them
-/// against what the model declares.
+/// Outputs as the sandbox returned them. They are not accessible before [`validate`] has checked
+/// them against the model's declaration.
 ///
 /// [`validate`]: UncheckedOutputs::validate
 #[must_use = "outputs are only usable once they are validated"]
@@ -21,12 +21,12 @@ pub struct UncheckedOutputs {
     cost: RunCost,
 }
 
-/// What outputs are held against, and who is told of it.
+/// What outputs are checked against, and where differences are reported.
 pub(super) struct Declared {
     pub(super) label: String,
     pub(super) contract: Arc<Contract>,
     pub(super) symbols: Symbols,
-    /// How the inputs differ from the declaration.
+    /// Differences of the inputs from the declaration.
     pub(super) inputs: Vec<ShapeDifference>,
     pub(super) host: Arc<Inner>,
     pub(super) subject: Subject,
@@ -41,17 +41,18 @@ impl UncheckedOutputs {
         UncheckedOutputs { declared, tensors, cost }
     }
 
-    /// Checks names, order, number and element types against the model's declaration. Then holds the
-    /// values against the policy's rules, and cuts and rounds what they do not let out.
+    /// Checks names, order, number and element types against the model's declaration. Then checks
+    /// the values against the policy's rules, and applies their `top-k` and `decimals`.
     ///
     /// The shape of an output is checked against `[outputs.NAME] shape` of the policy. A shape that
-    /// only differs from the model's own declaration is no error: the output is answered as it was
-    /// computed, [`Outputs::shape_differences`] says so, and [`Event::ShapeDiffers`] reports it once for
-    /// each loaded model and output. Under a policy with `declared-shapes = "strict"` it is an error:
-    /// fixed sizes must be the declared ones, and each symbol the same size everywhere, inputs included.
+    /// differs only from the model's own declaration is not an error: the output is returned as
+    /// computed, [`Outputs::shape_differences`] lists the difference, and [`Event::ShapeDiffers`]
+    /// reports it once for each loaded model and output. Under a policy with `declared-shapes =
+    /// "strict"` it is an error: fixed sizes must be the declared ones, and each symbol must have
+    /// the same size everywhere, including inputs.
     ///
     /// # Errors
-    /// When an output breaks the declaration or its rule; there is then no answer.
+    /// When an output violates the declaration or its rule; then no outputs are returned.
     pub fn validate(self) -> Result<Outputs, Error> {
         let Declared { label, contract, symbols, inputs: mut differences, host, subject } =
             self.declared;
@@ -65,11 +66,11 @@ impl UncheckedOutputs {
         for difference in contract.unreported(&differences) {
             (host.listener)(Event::ShapeDiffers { model: label.clone(), difference });
         }
-        Ok(Outputs { tensors: contract.told(self.tensors), differences, cost: self.cost })
+        Ok(Outputs { tensors: contract.disclosed(self.tensors), differences, cost: self.cost })
     }
 }
 
-/// The outputs of a run, in the order in which the model declares them.
+/// The outputs of a run, in the order of the model's declaration.
 #[derive(Debug)]
 pub struct Outputs {
     tensors: Vec<(String, Tensor)>,
@@ -83,22 +84,22 @@ impl Outputs {
         self.tensors.iter().find(|(known, _)| known == name).map(|(_, tensor)| tensor)
     }
 
-    /// All outputs with their names, which the model chose.
+    /// All outputs with their names, which are untrusted.
     pub fn tensors(&self) -> &[(String, Tensor)] {
         &self.tensors
     }
 
-    /// The outputs themselves.
+    /// All outputs with their names, by value.
     pub fn into_tensors(self) -> Vec<(String, Tensor)> {
         self.tensors
     }
 
-    /// Inputs and outputs of this run whose shape is not the one that the model declares.
+    /// Inputs and outputs of this run whose shape differs from the model's declaration.
     pub fn shape_differences(&self) -> &[ShapeDifference] {
         &self.differences
     }
 
-    /// What the run has cost.
+    /// The cost of the run.
     pub fn cost(&self) -> RunCost {
         self.cost
     }

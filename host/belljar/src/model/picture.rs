@@ -1,5 +1,5 @@
-//! Has an image file turned into a tensor, in a sandbox of its own that holds no model. Nothing of the
-//! file is parsed outside of it.
+//! Decodes an image file into a tensor, in a separate sandbox that holds no model. The file is
+//! never parsed outside of it.
 
 use std::time::{Duration, Instant};
 
@@ -13,22 +13,22 @@ use crate::sandbox::{Call, CallLimit, Failure, Limit, Payload, TimeKey};
 use belljar_confine::role::Role;
 use belljar_tensor::Tensor;
 
-/// Why an image file did not become a tensor.
+/// Why an image file could not be decoded into a tensor.
 #[derive(Debug)]
 pub enum PictureError {
-    /// The file cannot be decoded. The text is the sandbox's, so it is hostile.
+    /// The file cannot be decoded. The text comes from the sandbox and is untrusted.
     File(String),
-    /// The image cannot be resized or cropped as it was asked for. The text is hostile, too.
+    /// The image cannot be resized or cropped as requested. The text is untrusted.
     Size(String),
-    /// A limit of the policy was hit. The text may be the sandbox's, so it is hostile.
+    /// A limit of the policy was hit. The text may come from the sandbox and is untrusted.
     Limit(String),
     /// The tensor is larger than inputs may be.
     Tensor,
-    /// It is not the file's fault.
+    /// A failure that the file did not cause.
     Host(Error),
 }
 
-/// What decoding took.
+/// The cost of decoding.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PictureCost {
     pub time: Duration,
@@ -37,9 +37,9 @@ pub struct PictureCost {
 }
 
 impl Model {
-    /// Makes a tensor of an image file, within the limits of this model's policy: `limits.memory` and
-    /// `limits.run-time` hold for the sandbox that decodes it, and `limits.input-size` for the tensor.
-    /// `message` is that of [`belljar_abi::picture`].
+    /// Decodes an image file into a tensor, within the limits of this model's policy:
+    /// `limits.memory` and `limits.run-time` apply to the sandbox that decodes it, and
+    /// `limits.input-size` to the tensor. `message` is encoded by [`belljar_abi::picture`].
     #[doc(hidden)]
     pub fn picture(&self, message: Vec<u8>) -> Result<(Tensor, PictureCost), PictureError> {
         let shared = &*self.shared;
@@ -60,7 +60,7 @@ impl Model {
             }
             failure => host(ErrorKind::from_failure(failure, Phase::Run)),
         };
-        // It runs beside the sandbox that holds the model.
+        // It runs in addition to the sandbox that holds the model.
         let _memory = shared.host.memory.claim(1, limits.memory);
         let mut sandbox = shared.host.sandbox(&policy, Role::Prepare).map_err(host)?;
         sandbox.await_ready().map_err(failed)?;
@@ -69,7 +69,7 @@ impl Model {
         for line in sandbox.take_log() {
             (shared.host.listener)(Event::Log { model: shared.label.clone(), line });
         }
-        shared.host.tell_missing(sandbox.take_missing());
+        shared.host.report_missing(sandbox.take_missing());
         let answer = answer.map_err(failed)?;
         let views = match decode_reply(&answer.message) {
             Ok(Reply::Tensors(views)) => views,
@@ -78,7 +78,7 @@ impl Model {
                     GuestErrorCode::BadInput => PictureError::File(error.text),
                     GuestErrorCode::ShapesRefused => PictureError::Size(error.text),
                     GuestErrorCode::PictureTooLarge => {
-                        // What is noted is the rule, and not the sandbox's words.
+                        // The log gets the rule, not the sandbox's text.
                         let _ = refused(Limit::Memory { limit: limits.memory });
                         PictureError::Limit(format!("{} (`limits.memory`)", error.text))
                     }

@@ -1,6 +1,6 @@
-//! Runs of a model in the profiling variant of the guest, which tells how long each node took. They
-//! start from the memory snapshot that requests start from, in a worker of their own that has the same
-//! confinement and answers nothing else. No request is ever served by it.
+//! Runs a model in the profiling variant of the guest, which measures the time of each node. Such
+//! runs start from the same memory snapshot as requests, in a separate worker with the same
+//! confinement. That worker never serves requests.
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ use crate::error::{Error, ErrorKind, Phase};
 use crate::sandbox::{Call, Payload, Sandbox};
 use belljar_tensor::Tensor;
 
-/// A run that was profiled. All text in it is hostile.
+/// A profiled run. All text in it is untrusted.
 pub struct ProfiledRun {
-    /// Nodes of the plan in the order in which they ran.
+    /// Nodes of the plan in execution order.
     pub nodes: Vec<ProfiledNode>,
-    /// When the run began, in nanoseconds of the worker's clock.
+    /// Start of the run, in nanoseconds of the worker's clock.
     pub began: u64,
-    /// When it ended.
+    /// End of the run.
     pub ended: u64,
-    /// Nanoseconds of each measured time that reading the clock takes.
+    /// The nanoseconds in each measured time that reading the clock takes.
     pub reading: u64,
-    /// Whether the answer has the same bytes as that of the guest without a clock.
+    /// Whether the outputs are identical to those of the guest without a clock.
     pub same_answer: bool,
 }
 
@@ -33,16 +33,16 @@ pub struct Profiler<'a, N> {
     model: &'a Model,
     inputs: &'a [(N, Tensor)],
     sandbox: Box<dyn Sandbox>,
-    /// What the guest without a clock answers.
+    /// The response of the guest without a clock.
     answer: Vec<u8>,
 }
 
 impl Model {
-    /// Starts a sandbox for profiled runs on these inputs. Compiles the profiling variant if this
-    /// machine does not have its code.
+    /// Starts a sandbox for profiled runs on these inputs. Compiles the profiling variant if its
+    /// code is not cached.
     ///
     /// # Errors
-    /// As [`Model::run`], and when sandboxes of this host are in this process.
+    /// As [`Model::run`], and when this host's sandboxes are in this process.
     #[doc(hidden)]
     pub fn profiler<'a, N: AsRef<str>>(
         &'a self,
@@ -64,7 +64,7 @@ impl Model {
 }
 
 impl Shared {
-    /// A sandbox of the profiling variant that has the memory which requests start from.
+    /// A sandbox of the profiling variant with the memory that requests start from.
     fn profiling_sandbox(&self, bound: &Bound) -> Result<Box<dyn Sandbox>, ErrorKind> {
         let mut sandbox = self.host.profiling_sandbox(&self.policy)?;
         let snapshot = self.snapshot(&bound.shapes)?;
@@ -89,7 +89,7 @@ impl<N: AsRef<str>> Profiler<'_, N> {
         let Reply::Profile(profile) = reply(&answer, Phase::Run)? else { return Err(unexpected()) };
         let (subject, resource, access) = (shared.subject(), "model", "run");
         let (verdict, rule) = (Verdict::Allowed, "limits");
-        // Without a line in the log there is no profile, as there is no answer.
+        // Without a log line the run is not allowed.
         shared.host.decide(&Decision { subject, resource, access, verdict, rule })?;
         Ok(ProfiledRun {
             same_answer: profile.answer == self.answer,

@@ -1,4 +1,4 @@
-//! Shapes that differ from what the model declares.
+//! Shapes that differ from the model's declaration.
 
 use std::fmt;
 
@@ -6,27 +6,28 @@ use belljar_abi::Dim;
 
 use belljar_text::Escaped;
 
-/// An input or output whose shape is not the one that the model declares.
+/// An input or output whose shape differs from the model's declaration.
 ///
-/// What a model declares about the shapes of its outputs is often wrong, and it is only the model's
-/// own word: it protects nobody. So an output of another shape is answered as it was computed, and so
-/// is the run of a model that uses one symbol for two sizes; the difference is reported. A policy with
-/// `declared-shapes = "strict"` refuses both ([`DeclaredShapes`](belljar_policy::DeclaredShapes)).
+/// Models often declare wrong output shapes, and the declaration comes from the model itself, so
+/// enforcing it protects nobody. Therefore an output with another shape is returned as computed,
+/// and so are the outputs of a run that uses one symbol for two sizes; the difference is reported.
+/// A policy with `declared-shapes = "strict"` refuses both
+/// ([`DeclaredShapes`](belljar_policy::DeclaredShapes)).
 ///
 /// The rank and the fixed sizes of an input are always enforced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShapeDifference {
-    /// Whether it is an input. An input differs only in the size that a symbol stands for.
+    /// Whether it is an input. Inputs differ only in the size of a symbol.
     pub is_input: bool,
     /// The name of the input or output. Untrusted text.
     pub name: String,
-    /// The shape that the model declares. Symbols are hostile text.
+    /// The declared shape. Symbols are untrusted text.
     pub declared: Vec<Dim>,
-    /// The shape that the tensor has.
+    /// The shape of the tensor.
     pub found: Vec<usize>,
-    /// A symbol that stands for another size elsewhere, and that size. `None` where the rank or a
-    /// fixed size differs.
+    /// A symbol that has another size elsewhere, and that size. `None` if the rank or a fixed size
+    /// differs.
     pub symbol: Option<(String, u64)>,
 }
 

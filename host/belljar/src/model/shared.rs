@@ -1,4 +1,4 @@
-//! What all clones of a model share: its sandboxes and snapshots, and how they are called.
+//! The state that all clones of a model share: its sandboxes and snapshots, and calls to them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,54 +29,54 @@ pub(crate) struct Shared {
     pub(super) label: String,
     pub(super) policy: Effective,
     pub(super) description: Description,
-    /// Files in which the model keeps data, as they were when it was loaded.
+    /// The external data files, as they were when the model was loaded.
     pub(super) side_files: Vec<Granted>,
     pub(super) contract: Arc<Contract>,
     pub(super) waiting: Mutex<Waiting>,
-    /// What is known about its workers.
+    /// The supervisor's record of its workers.
     pub(super) record: Arc<Record>,
-    /// What its sandboxes may take of the memory there is.
+    /// The memory that its sandboxes may use.
     pub(super) _memory: Claim,
     /// One for each field of [`Calls`].
     pub(super) calls: [AtomicU64; 5],
 }
 
-/// Sandboxes that wait for work.
+/// Idle sandboxes.
 #[derive(Default)]
 pub(super) struct Waiting {
-    /// Holds the decoded model, prepared for no shapes yet: left from the description.
+    /// Holds the decoded model, not yet prepared for shapes: left over from the description.
     pub(super) loaded: Option<Box<dyn Sandbox>>,
     /// Prepared for these shapes; the least recently used first.
     pub(super) prepared: Vec<Prepared>,
-    /// The memory of prepared sandboxes, from which others for the same shapes start; the least
-    /// recently made first.
+    /// The memory of prepared sandboxes, from which others for the same shapes start; oldest
+    /// first.
     pub(super) snapshots: Vec<(Vec<InputShape>, Arc<Snapshot>)>,
 }
 
-/// A sandbox that waits for inputs of these shapes.
+/// An idle sandbox that is prepared for these shapes.
 pub(super) struct Prepared {
     shapes: Vec<InputShape>,
     sandbox: Box<dyn Sandbox>,
     since: Instant,
 }
 
-/// A request that was served, and the sandbox that did.
+/// A served request, and the sandbox that served it.
 pub(super) struct Served {
     pub(super) sandbox: Box<dyn Sandbox>,
     pub(super) answer: Answer,
-    /// Time spent on getting the sandbox.
+    /// Time to get the sandbox.
     pub(super) prepare: Duration,
-    /// When the request was sent to it.
+    /// When the request was sent.
     pub(super) begin: Instant,
 }
 
 impl Shared {
-    /// Whom decisions are about.
+    /// The subject of decisions.
     pub(super) fn subject(&self) -> Subject {
         super::subject(self.bytes.digest(), &self.policy)
     }
 
-    /// Holds inputs against the declaration and the limit of their size.
+    /// Checks inputs against the declaration and the limit of their size.
     pub(super) fn bind<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<Bound, ErrorKind> {
         let bound = self.contract.bind(inputs)?;
         let limit = self.policy.limits.input_size;
@@ -94,7 +94,7 @@ impl Shared {
         payload: Payload,
         phase: Phase,
     ) -> Result<Answer, ErrorKind> {
-        // What is not confined is asked nothing.
+        // A sandbox that is not confined is never called.
         let ready = sandbox.await_ready();
         ready.map_err(|failure| ErrorKind::from_failure(failure, phase))?;
         let [load, describe, prepare, adopt, run] = &self.calls;
@@ -118,7 +118,7 @@ impl Shared {
         let (time, ends_first) = shortened(limit.time);
         let answer = sandbox.call(call, payload, CallLimit { time, ..limit });
         let answer = answer.map_err(|failure| match (failure, ends_first) {
-            // It is not the model's own limit that was hit.
+            // The limit that was hit is not the model's own.
             (Failure::Limit(Limit::RunTime { .. } | Limit::PrepareTime { .. }), Some(ended)) => {
                 Failure::Limit(ended)
             }
@@ -127,14 +127,14 @@ impl Shared {
         for line in sandbox.take_log() {
             (self.host.listener)(Event::Log { model: self.label.clone(), line });
         }
-        self.host.tell_missing(sandbox.take_missing());
+        self.host.report_missing(sandbox.take_missing());
         if let Err(Failure::Lost(loss)) = &answer {
             self.lost(loss);
         }
         answer.map_err(|failure| ErrorKind::from_failure(failure, phase))
     }
 
-    /// What the model says about itself, and the sandbox that it said so in.
+    /// The model's description of itself, and the sandbox that produced it.
     pub(super) fn described_sandbox(
         &self,
     ) -> Result<(Description, Option<Box<dyn Sandbox>>), ErrorKind> {
@@ -147,7 +147,7 @@ impl Shared {
         Ok((described, Some(sandbox)))
     }
 
-    /// The memory of a sandbox that was prepared for these shapes, if the store has it.
+    /// The memory of a sandbox that was prepared for these shapes, if it is in the store.
     fn stored_snapshot(&self, shapes: &[InputShape]) -> Result<Option<Arc<Snapshot>>, ErrorKind> {
         let Some(store) = self.host.store() else { return Ok(None) };
         let limit = self.policy.limits.memory;
@@ -193,7 +193,7 @@ impl Shared {
         }
     }
 
-    /// A sandbox that is prepared for these shapes: one that waits, or a new one.
+    /// A sandbox that is prepared for these shapes: an idle one, or a new one.
     pub(super) fn prepared_sandbox(
         &self,
         shapes: &[InputShape],
@@ -217,7 +217,7 @@ impl Shared {
                 self.share(shapes, Arc::clone(snapshot));
             }),
         };
-        // It gets ready while another one prepares the model.
+        // It starts while another sandbox prepares the model.
         let mut sandbox = self.new_sandbox(Role::Run)?;
         let snapshot = match snapshot {
             Some(snapshot) => snapshot,
@@ -239,8 +239,8 @@ impl Shared {
         }
     }
 
-    /// Has the model prepared for these shapes, in a sandbox that sees nothing else and ends with
-    /// it; keeps what others start from. Says what is still undecided.
+    /// Prepares the model for these shapes, in a sandbox that is used for nothing else, and keeps
+    /// the snapshot for others. Returns what is still undecided.
     fn prepared_snapshot(
         &self,
         shapes: &[InputShape],
@@ -248,7 +248,7 @@ impl Shared {
         self.examined(shapes)?.map_err(refusal)
     }
 
-    /// As [`Shared::prepared_snapshot`], with the guest's refusal as it is.
+    /// As [`Shared::prepared_snapshot`], with the guest's refusal unchanged.
     pub(super) fn examined(
         &self,
         shapes: &[InputShape],
@@ -282,8 +282,8 @@ impl Shared {
         Ok(Ok((snapshot, preparation)))
     }
 
-    /// A sandbox that has waited, unless its worker came to an end meanwhile: then no request was
-    /// lost, and the next one need not know.
+    /// Returns an idle sandbox unless its worker has ended meanwhile; no request was lost then, and
+    /// the next one need not know.
     fn alive(&self, mut sandbox: Box<dyn Sandbox>) -> Option<Box<dyn Sandbox>> {
         match sandbox.loss_while_waiting() {
             None => Some(sandbox),
@@ -298,19 +298,19 @@ impl Shared {
         self.host.supervision.lost(&self.record, &self.label, loss);
     }
 
-    /// Notes that a request was answered.
+    /// Records that a request succeeded.
     pub(super) fn answered(&self) {
         self.host.supervision.answered(&self.record);
     }
 
-    /// A new sandbox with nothing in it, unless too many have just died.
+    /// A new, empty sandbox, unless too many have just died.
     fn new_sandbox(&self, role: Role) -> Result<Box<dyn Sandbox>, ErrorKind> {
         let patience = PATIENCE.min(self.policy.limits.run_time);
         self.host.supervision.await_start(&self.record, patience)?;
         self.host.sandbox(&self.policy, role)
     }
 
-    /// Has a request served by a sandbox that is prepared for its shapes.
+    /// Serves a request in a sandbox that is prepared for its shapes.
     pub(super) fn served(
         &self,
         shapes: &[InputShape],
@@ -326,9 +326,9 @@ impl Shared {
         })
     }
 
-    /// Does what takes a worker. Does it again when a worker was lost before it had taken the
-    /// request: such a request was never under way. One that was is not repeated, since the model
-    /// could be killing its workers. A model in quarantine gets none.
+    /// Does work that needs a worker, and repeats it if a worker was lost before it took the
+    /// request. A request that a worker had taken is not repeated, because the model could be
+    /// killing its workers. A model in quarantine gets no worker.
     pub(super) fn retried<T>(
         &self,
         attempt: impl Fn() -> Result<T, ErrorKind>,
@@ -347,7 +347,7 @@ impl Shared {
         attempt()
     }
 
-    /// Keeps a sandbox for the next request, unless its worker has served enough.
+    /// Keeps a sandbox for the next request, unless its worker has served enough requests.
     pub(super) fn put_back(&self, shapes: Vec<InputShape>, sandbox: Box<dyn Sandbox>) {
         if sandbox.runs() >= self.host.requests_per_worker {
             return;
@@ -356,12 +356,12 @@ impl Shared {
         waiting.prepared.push(Prepared { shapes, sandbox, since: Instant::now() });
         let surplus = waiting.prepared.len().saturating_sub(self.host.idle);
         let dropped: Vec<_> = waiting.prepared.drain(..surplus).collect();
-        // Ending a sandbox takes a while; nobody else should wait for it.
+        // Ending a sandbox takes a while, so no lock is held.
         drop(waiting);
         drop(dropped);
     }
 
-    /// Takes out sandboxes that have waited since a time that is too long ago, if others can start
+    /// Removes sandboxes that have been idle since a time that is too long ago, if others can start
     /// without them.
     pub(super) fn take_idle(&self, too_long: impl Fn(Instant) -> bool) -> Vec<Prepared> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -376,7 +376,7 @@ pub(super) fn unexpected() -> ErrorKind {
     ErrorKind::Sandbox("the sandbox gave an answer to another question".into())
 }
 
-/// Decodes what a sandbox said about a model, now or before it was stored.
+/// Decodes a description from a sandbox or from the store.
 pub(super) fn description(message: &[u8]) -> Result<Description, ErrorKind> {
     match decoded(message, Phase::Prepare)? {
         Reply::Description(description) => Ok(description),
@@ -393,7 +393,7 @@ fn decode(message: &[u8]) -> Result<Reply<'_>, ErrorKind> {
         .map_err(|err| ErrorKind::Sandbox(format!("the sandbox's answer is malformed: {err}")))
 }
 
-/// Decodes an answer; a refusal becomes an error.
+/// Decodes a response; a refusal becomes an error.
 fn decoded(message: &[u8], phase: Phase) -> Result<Reply<'_>, ErrorKind> {
     match (decode(message)?, phase) {
         (Reply::Error(refused), Phase::Prepare) => Err(refusal(refused)),
@@ -405,7 +405,7 @@ fn decoded(message: &[u8], phase: Phase) -> Result<Reply<'_>, ErrorKind> {
     }
 }
 
-/// A refusal while a model is prepared.
+/// The error for a refusal while a model is prepared.
 pub(super) fn refusal(refused: GuestError) -> ErrorKind {
     match refused.code {
         GuestErrorCode::NotOnnx

@@ -1,5 +1,5 @@
-//! Which files beside a model are read: those that the model names, which is hostile text until the
-//! policy is found to grant each.
+//! Reads external data files: their locations come from the model and are untrusted until the
+//! policy grants them.
 
 use belljar_abi::{Description, ExternalData};
 
@@ -11,50 +11,50 @@ use crate::trust::{Digest, SideFile, SideFileError};
 use belljar_policy::{FileGrant, Policy, file_rule};
 use belljar_text::Escaped;
 
-/// A file that was read, and the least grant that would have been enough for it.
+/// A file that was read, and the smallest grant that would have been enough for it.
 pub(super) struct Granted {
     pub(super) file: SideFile,
     pub(super) least: FileGrant,
 }
 
-/// Most files beside one model.
-const MOST_FILES: usize = 256;
+/// Maximum number of external data files of a model.
+const MAX_FILES: usize = 256;
 
-/// Longest location, in bytes: the kernel's own bound of a path.
+/// Longest location in bytes: the kernel's maximum length of a path.
 const MAX_LOCATION: usize = 4095;
 
-/// Where a model keeps data outside of its own file: for each file the place at which the model finds
-/// it, absolute below its own folder.
+/// The external data files of a model: for each file the guest path at which the model finds it,
+/// absolute below its own folder.
 ///
 /// # Errors
-/// When a location is no plain path below that folder, or there are too many files.
+/// When a location is not a plain path below that folder, or there are too many files.
 pub fn places(description: &Description) -> Result<Vec<String>, ErrorKind> {
     let mut places: Vec<String> = Vec::new();
     for external in &description.external_data {
-        let place = located(&external.location)?;
-        if !places.contains(&place) {
-            if places.len() >= MOST_FILES {
+        let guest_path = located(&external.location)?;
+        if !places.contains(&guest_path) {
+            if places.len() >= MAX_FILES {
                 return Err(too_many_files());
             }
-            places.push(place);
+            places.push(guest_path);
         }
     }
     Ok(places)
 }
 
 fn too_many_files() -> ErrorKind {
-    ErrorKind::Model(format!("it keeps its data in more than {MOST_FILES} files"))
+    ErrorKind::Model(format!("it keeps its data in more than {MAX_FILES} files"))
 }
 
 fn located(location: &str) -> Result<String, ErrorKind> {
-    place_of(location).map_err(|why| {
+    guest_path_of(location).map_err(|why| {
         let location = Escaped::cut(location, 100);
         ErrorKind::Model(format!("it keeps data in the file \"{location}\", {why}"))
     })
 }
 
-/// Reads every file that the model keeps data in, if the policy grants any file at all. Without one the
-/// model is described, and refused when it is prepared.
+/// Reads every external data file, if the policy grants any file. Otherwise the model is described,
+/// and refused when it is prepared.
 pub(super) fn read(
     host: &Inner,
     subject: Subject,
@@ -66,7 +66,7 @@ pub(super) fn read(
     if policy.filesystem.is_empty() {
         return Ok(Vec::new());
     }
-    // All that a model consists of counts as the model.
+    // All files of the model count against the limit of its size.
     let limit = policy.limits.model_size;
     let mut left = limit.saturating_sub(model_size);
     for external in &description.external_data {
@@ -75,7 +75,7 @@ pub(super) fn read(
             files.iter().find(|(known, _)| *known == location).map(|(_, found)| found.file.len());
         let len = match known {
             Some(len) => len,
-            None if files.len() >= MOST_FILES => return Err(too_many_files()),
+            None if files.len() >= MAX_FILES => return Err(too_many_files()),
             None => {
                 let found = granted(host, subject, policy, external, left)?;
                 let len = found.file.len();
@@ -89,7 +89,7 @@ pub(super) fn read(
     Ok(files.into_iter().map(|(_, found)| found).collect())
 }
 
-/// Reads one file, if it is granted, and writes down what was decided.
+/// Reads one file if it is granted, and logs the decision.
 fn granted(
     host: &Inner,
     subject: Subject,
@@ -98,19 +98,20 @@ fn granted(
     limit: u64,
 ) -> Result<Granted, ErrorKind> {
     let location = external.location.as_str();
-    let place = located(location)?;
-    let shown = Escaped::cut(&place, 200).to_string();
+    let guest_path = located(location)?;
+    let shown = Escaped::cut(&guest_path, 200).to_string();
     let decide = |verdict, rule: &str| {
         let (resource, access) = (shown.as_str(), "read");
         host.decide(&Decision { subject, resource, access, verdict, rule })
     };
-    let found = policy.filesystem.iter().find_map(|grant| Some((grant, below(grant, &place)?)));
+    let found =
+        policy.filesystem.iter().find_map(|grant| Some((grant, below(grant, &guest_path)?)));
     let Some((grant, below)) = found else {
-        // A refusal stays one, whether or not it can be written down.
+        // A refusal stands whether or not it can be logged.
         let _ = decide(Verdict::Refused, "[[filesystem]]");
         return Err(ErrorKind::NotGranted(format!(
-            "the file \"{}\", in which the model keeps data: add [[filesystem]] with its place on this \
-             machine as host, and guest = \"{shown}\" (`belljar new-policy` writes the entry)",
+            "the file \"{}\", in which the model keeps data: add [[filesystem]] with its path on \
+             this machine as host, and guest = \"{shown}\" (`belljar new-policy` writes the entry)",
             Escaped::cut(location, 200)
         )));
     };
@@ -118,8 +119,8 @@ fn granted(
     if pinned.is_some() && !below.is_empty() {
         let _ = decide(Verdict::Refused, "filesystem.sha256");
         return Err(ErrorKind::NotGranted(format!(
-            "the file {shown}: it lies in a granted folder, and `filesystem.sha256` is of one file; \
-             grant the file itself"
+            "the file {shown}: it is in a granted folder, but `filesystem.sha256` pins a single \
+             file; grant the file itself"
         )));
     }
     match SideFile::read(&grant.host, below, location, limit) {
@@ -128,7 +129,7 @@ fn granted(
                 && pinned != file.content()
             {
                 let _ = decide(Verdict::Refused, "filesystem.sha256");
-                return Err(ErrorKind::FilePin { file: place, found: file.content(), pinned });
+                return Err(ErrorKind::FilePin { file: guest_path, found: file.content(), pinned });
             }
             decide(Verdict::Allowed, &file_rule(&grant.guest, grant.access))?;
             let host = match below {
@@ -137,7 +138,7 @@ fn granted(
             };
             let sha256 = Some(*file.content().as_bytes());
             let mut least = grant.clone();
-            (least.host, least.guest, least.sha256) = (host, place.clone(), sha256);
+            (least.host, least.guest, least.sha256) = (host, guest_path.clone(), sha256);
             Ok(Granted { file, least })
         }
         Err(SideFileError::Refused(why)) => {
@@ -148,53 +149,55 @@ fn granted(
             Err(Limit::ModelSize { limit: policy.limits.model_size }.into())
         }
         Err(SideFileError::Failed(why)) => {
-            Err(ErrorKind::Host(format!("the file {shown} beside the model: {why}")))
+            Err(ErrorKind::Host(format!("cannot read the model's file {shown}: {why}")))
         }
     }
 }
 
-/// Where a model looks for a location: below its own folder, which it sees as `/`.
-fn place_of(location: &str) -> Result<String, &'static str> {
+/// The path of a location below the model's own folder, which it sees as `/`.
+fn guest_path_of(location: &str) -> Result<String, &'static str> {
     if location.is_empty() || location.len() > MAX_LOCATION {
-        return Err("a name that no file has");
+        return Err("which is not a valid file name");
     }
     if location.contains('\0') {
-        return Err("a name with a NUL, which no file has");
+        return Err("whose name contains a NUL byte");
     }
-    let mut place = String::new();
+    let mut guest_path = String::new();
     for part in location.split('/') {
         match part {
             "" | ".." => return Err("which is not a plain path below the model's own folder"),
             "." => {}
             part => {
-                place.push('/');
-                place.push_str(part);
+                guest_path.push('/');
+                guest_path.push_str(part);
             }
         }
     }
-    match place.is_empty() || location.ends_with("/.") {
+    match guest_path.is_empty() || location.ends_with("/.") {
         true => Err("which is a folder"),
-        false => Ok(place),
+        false => Ok(guest_path),
     }
 }
 
-/// The rest of a place that a grant covers.
-fn below<'a>(grant: &FileGrant, place: &'a str) -> Option<&'a str> {
-    let rest = place.strip_prefix(grant.guest.trim_end_matches('/'))?;
+/// The part of a path below the grant that covers it.
+fn below<'a>(grant: &FileGrant, guest_path: &'a str) -> Option<&'a str> {
+    let rest = guest_path.strip_prefix(grant.guest.trim_end_matches('/'))?;
     match rest.strip_prefix('/') {
         Some(rest) => Some(rest),
         None => rest.is_empty().then_some(rest),
     }
 }
 
-/// That a tensor's bytes lie in its file; the sandbox looks again.
+/// Checks that a tensor's bytes are within its file; the sandbox checks again.
 fn within(external: &ExternalData, len: u64) -> Result<(), ErrorKind> {
     let name = Escaped::cut(&external.tensor, 100);
     let number = |what: &str, text: &str| match text.parse::<u64>() {
         Ok(number) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(number),
         _ => {
             let text = Escaped::cut(text, 60);
-            Err(ErrorKind::Model(format!("the tensor {name}: its {what} is {text}, no number")))
+            Err(ErrorKind::Model(format!(
+                "the tensor {name}: its {what} is {text}, which is not a number"
+            )))
         }
     };
     let offset = number("offset", &external.offset)?;
@@ -205,7 +208,7 @@ fn within(external: &ExternalData, len: u64) -> Result<(), ErrorKind> {
     match end {
         Some(end) if end <= len => Ok(()),
         _ => Err(ErrorKind::Model(format!(
-            "the tensor {name} ends behind the end of its file, which has {len} bytes"
+            "the tensor {name} ends after the end of its file, which has {len} bytes"
         ))),
     }
 }
@@ -217,15 +220,15 @@ mod tests {
     use belljar_policy::Access;
 
     #[test]
-    fn locations_are_plain_paths() {
-        for (location, place) in [
+    fn locations_must_be_plain_paths() {
+        for (location, guest_path) in [
             ("w.bin", "/w.bin"),
             ("a/b", "/a/b"),
             ("./w", "/w"),
             ("a/./b", "/a/b"),
             ("...", "/..."),
         ] {
-            assert_eq!(place_of(location).as_deref(), Ok(place));
+            assert_eq!(guest_path_of(location).as_deref(), Ok(guest_path));
         }
         for location in [
             "",
@@ -242,13 +245,13 @@ mod tests {
             "a\0",
             "/proc/self/root/x",
         ] {
-            assert!(place_of(location).is_err(), "{location:?}");
+            assert!(guest_path_of(location).is_err(), "{location:?}");
         }
-        assert!(place_of(&"a".repeat(5000)).is_err());
+        assert!(guest_path_of(&"a".repeat(5000)).is_err());
     }
 
     #[test]
-    fn grants_cover_themselves_and_what_is_below() {
+    fn grants_cover_their_path_and_everything_below() {
         let grant = |guest: &str| FileGrant::new("", guest, Access::Read, "");
         assert_eq!(below(&grant("/w.bin"), "/w.bin"), Some(""));
         assert_eq!(below(&grant("/w"), "/w.bin"), None);
@@ -258,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tensor_lies_in_its_file() {
+    fn tensor_must_be_within_its_file() {
         let external = |offset: &str, length: &str| ExternalData {
             tensor: "w\u{1b}".to_owned(),
             location: "w".to_owned(),

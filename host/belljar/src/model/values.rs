@@ -1,5 +1,5 @@
-//! Values held against the policy's rules: inputs before they cross, outputs before anybody sees
-//! them. A message says which rule was broken and where, and never what the values are.
+//! Checks values against the policy's rules: inputs before they are sent, outputs before they are
+//! returned. A message names the rule and the position, but never a value.
 
 use std::cmp::Ordering;
 
@@ -9,13 +9,13 @@ use belljar_policy::{Scalar, ValueRule};
 use belljar_tensor::{Coded, Data, Tensor, bf16, f16};
 use belljar_text::Escaped;
 
-/// The key of a rule, as the policy has it.
+/// The key of a rule in the policy.
 pub(super) fn key(table: &str, rule: &ValueRule, key: &str) -> String {
     let dot = if key.is_empty() { "" } else { "." };
     format!("`{table}.{}{dot}{key}`", Escaped::cut(&rule.name, 60))
 }
 
-/// A number that is compared with rules.
+/// A value that rules can be compared with.
 trait Value: Copy {
     fn compare(self, with: Scalar) -> Option<std::cmp::Ordering>;
     fn wide(self) -> f64;
@@ -31,7 +31,7 @@ macro_rules! integers {
             fn compare(self, with: Scalar) -> Option<std::cmp::Ordering> {
                 match with {
                     Scalar::Int(with) => Some(i128::from(self).cmp(&i128::from(with))),
-                    // Beyond 2^53 an integer has other neighbours than a float.
+                    // Beyond 2^53 not every integer is a float.
                     Scalar::Float(with) => (self as f64).partial_cmp(&with),
                     Scalar::Bool(_) => None,
                 }
@@ -52,7 +52,7 @@ macro_rules! floats {
             fn compare(self, with: Scalar) -> Option<std::cmp::Ordering> {
                 match with {
                     Scalar::Int(with) => f64::from(self).partial_cmp(&(with as f64)),
-                    // What a policy writes is meant in the tensor's own precision.
+                    // The policy's number is rounded to the tensor's precision.
                     Scalar::Float(with) => self.partial_cmp(&Self::narrow(with)),
                     Scalar::Bool(_) => None,
                 }
@@ -65,7 +65,7 @@ macro_rules! floats {
     )* };
 }
 
-/// A number in fewer bits.
+/// Conversion to a float with fewer bits.
 trait Narrow {
     fn narrow(wide: f64) -> Self;
 }
@@ -109,15 +109,16 @@ impl Value for bool {
     }
 }
 
-/// Whether a rule makes sense for what the model declares; otherwise which of its keys does not, and
-/// why. The declared shape counts only if it binds: that of an output can be wrong, and the rule right.
-pub(super) fn sensible(
+/// Checks that a rule is valid for the model's declaration; otherwise returns the invalid key and
+/// the cause. The declared shape counts only if it is enforced: an output's may be wrong, and the
+/// rule right.
+pub(super) fn validate_rule(
     rule: &ValueRule,
     declared: &ValueInfo,
     shape_binds: bool,
 ) -> Result<(), (&'static str, String)> {
     let Some(dtype) = declared.dtype() else {
-        return Err(("", "the model declares no element type that Belljar has".into()));
+        return Err(("", "the model declares no element type that Belljar supports".into()));
     };
     if let Some(wanted) = rule.dtype.filter(|wanted| *wanted != dtype) {
         return Err(("dtype", format!("the model declares {dtype}, not {wanted}")));
@@ -139,15 +140,15 @@ pub(super) fn sensible(
         ("top-k", rule.top_k.is_some()),
     ] {
         if there && !numeric {
-            return Err((key, format!("{dtype} is no number")));
+            return Err((key, format!("{dtype} is not a numeric type")));
         }
     }
     let float = matches!(dtype, DType::F16 | DType::F32 | DType::F64 | DType::BF16);
     if rule.decimals.is_some() && !float {
-        return Err(("decimals", format!("{dtype} has no digits behind a point")));
+        return Err(("decimals", format!("{dtype} has no decimals")));
     }
     if dtype == DType::String && !rule.allowed.is_empty() {
-        return Err(("allowed", "texts are not implemented".into()));
+        return Err(("allowed", "strings are not supported".into()));
     }
     let truths = rule.allowed.iter().all(|value| matches!(value, Scalar::Bool(_)));
     let numbers = !rule.allowed.iter().any(|value| matches!(value, Scalar::Bool(_)));
@@ -157,15 +158,16 @@ pub(super) fn sensible(
     Ok(())
 }
 
-/// The tensor that a fixed input is.
+/// The tensor of an input with a fixed value.
 pub(super) fn fixed(value: Scalar, declared: &ValueInfo) -> Result<Tensor, String> {
     let dims = declared.shape.as_deref().unwrap_or_default();
     if dims.iter().any(|dim| matches!(dim, Dim::Fixed(size) if *size != 1)) {
         return Err("the model declares more than one element".into());
     }
     let shape = vec![1; dims.len()];
-    let dtype = declared.dtype().ok_or("the model declares no element type that Belljar has")?;
-    let wrong = || format!("{value} is no {dtype}");
+    let dtype =
+        declared.dtype().ok_or("the model declares no element type that Belljar supports")?;
+    let wrong = || format!("{value} is not a valid {dtype}");
     macro_rules! data {
         ($integer:expr, [$($dtype:ident $type:ty),*]) => {
             match dtype {
@@ -198,14 +200,14 @@ pub(super) fn fixed(value: Scalar, declared: &ValueInfo) -> Result<Tensor, Strin
     Tensor::new(data, &shape).map_err(|err| err.to_string())
 }
 
-/// One number as an element of a small type.
+/// A number as an element of a small type.
 fn coded(dtype: DType, value: f64) -> Option<Coded> {
     let mut coded = Coded::new(dtype, Vec::new())?;
     coded.push(value).ok()?;
     Some(coded)
 }
 
-/// Calls a generic function with an iterator over the elements of a tensor of numbers or truths.
+/// Calls a generic function with an iterator over the elements of a numeric or boolean tensor.
 macro_rules! elements {
     ($data:expr, |$values:ident| $body:expr, else $other:expr) => {
         elements!(@each $data, $values, $body, $other,
@@ -217,7 +219,8 @@ macro_rules! elements {
                 let $values = elements.iter().copied();
                 $body
             })*
-            // Held against the numbers of a policy as they are: these types have few digits.
+            // Compared with the policy's numbers without rounding them: these types have few
+            // digits.
             Data::Coded(coded) => {
                 let $values = coded.values();
                 $body
@@ -227,7 +230,7 @@ macro_rules! elements {
     };
 }
 
-/// How a tensor breaks a rule, with the key of what it breaks.
+/// How a tensor violates a rule, with the key it violates.
 pub(super) fn broken(table: &str, rule: &ValueRule, tensor: &Tensor) -> Option<String> {
     let says = |which: &str, why: String| Some(format!("{why} ({})", key(table, rule, which)));
     if rule.dtype.is_some_and(|dtype| dtype != tensor.dtype()) {
@@ -251,8 +254,8 @@ pub(super) fn broken(table: &str, rule: &ValueRule, tensor: &Tensor) -> Option<S
     );
     match at {
         Some(at) => {
-            let place = belljar_tensor::unravel(at, tensor.shape());
-            says(which, format!("element {place:?} {why}"))
+            let index = belljar_tensor::unravel(at, tensor.shape());
+            says(which, format!("element {index:?} {why}"))
         }
         None => says(which, why.to_owned()),
     }
@@ -260,7 +263,7 @@ pub(super) fn broken(table: &str, rule: &ValueRule, tensor: &Tensor) -> Option<S
 
 type Broken = (&'static str, &'static str, Option<usize>);
 
-/// Goes over the values as often as there are rules, and keeps none of them.
+/// Iterates over the values once for each rule, and copies none of them.
 fn element<T: Value>(
     rule: &ValueRule,
     values: impl Iterator<Item = T> + Clone,
@@ -275,18 +278,22 @@ fn element<T: Value>(
     if rule.finite {
         first("finite", "is not finite", &|value| !value.finite())?;
     }
-    // NaN is neither below nor above: where it is allowed, it is allowed.
+    // NaN is neither below nor above; `finite` decides whether it is allowed.
     if let Some(min) = rule.min {
-        first("min", "is below the least", &|value| value.compare(min).is_some_and(|o| o.is_lt()))?;
+        first("min", "is below the minimum", &|value| {
+            value.compare(min).is_some_and(|o| o.is_lt())
+        })?;
     }
     if let Some(max) = rule.max {
-        first("max", "is above the most", &|value| value.compare(max).is_some_and(|o| o.is_gt()))?;
+        first("max", "is above the maximum", &|value| {
+            value.compare(max).is_some_and(|o| o.is_gt())
+        })?;
     }
     if !rule.allowed.is_empty() {
         let known = |value: T| {
             rule.allowed.iter().any(|one| value.compare(*one).is_some_and(|o| o.is_eq()))
         };
-        first("allowed", "is none of the allowed values", &|value| !known(value))?;
+        first("allowed", "is not one of the allowed values", &|value| !known(value))?;
     }
     if let Some(most) = rule.max_norm {
         let most = match most {
@@ -294,7 +301,7 @@ fn element<T: Value>(
             Scalar::Float(most) => most,
             Scalar::Bool(_) => return Ok(()),
         };
-        // Scaled, so that no square is beyond a float.
+        // Scaled, so that no square overflows.
         let greatest = values.clone().map(|value| value.wide().abs()).fold(0.0, f64::max);
         let sum: f64 = match greatest > 0.0 && greatest.is_finite() {
             true => values.map(|value| (value.wide() / greatest).powi(2)).sum(),
@@ -302,14 +309,14 @@ fn element<T: Value>(
         };
         let within = greatest * sum.sqrt() <= most;
         if !within {
-            return Err(("max-norm", "its norm is above the most", None));
+            return Err(("max-norm", "its norm is above the maximum", None));
         }
     }
     Ok(())
 }
 
-/// What is told of an output that keeps to its rule.
-pub(super) fn told(rule: &ValueRule, tensor: Tensor) -> Tensor {
+/// The part of an output that its rule lets out.
+pub(super) fn disclosed(rule: &ValueRule, tensor: Tensor) -> Tensor {
     if rule.top_k.is_none() && rule.decimals.is_none() {
         return tensor;
     }
@@ -345,7 +352,7 @@ fn cut_and_round(rule: &ValueRule, shape: &[usize], data: &mut Data) {
         let scale = 10f64.powi(i32::try_from(decimals).unwrap_or(0));
         let round = |value: f64| {
             let rounded = (value * scale).round() / scale;
-            // What is too large to have such digits has none to lose.
+            // A number this large has no decimals to round.
             if rounded.is_finite() { rounded } else { value }
         };
         match data {
@@ -362,8 +369,8 @@ fn cut_and_round(rule: &ValueRule, shape: &[usize], data: &mut Data) {
     }
 }
 
-/// Replaces all that is not among the `k` greatest of its row: the first of equals are kept, and a
-/// NaN only where numbers are fewer. Keeps a copy of one row at a time.
+/// Replaces all elements that are not among the `k` largest of their row: the first of equal
+/// elements are kept, and NaN only if there are fewer numbers. Copies one row at a time.
 fn cut_rows<T: Copy>(
     values: &mut [T],
     row: usize,
@@ -379,11 +386,11 @@ fn cut_rows<T: Copy>(
         let mut numbers = Vec::with_capacity(row.len());
         numbers.extend(row.iter().copied().filter(is_number));
         let mut others = k.saturating_sub(numbers.len());
-        // Of the numbers those are kept that are greater than this one, and so many of its equals.
+        // Keep the numbers greater than this threshold, and this many equal to it.
         let mut last = match k.checked_sub(1) {
-            Some(place) if k < numbers.len() => {
+            Some(index) if k < numbers.len() => {
                 let descending = |a: &T, b: &T| order(b, a).unwrap_or(Ordering::Equal);
-                let (greater, last, _) = numbers.select_nth_unstable_by(place, descending);
+                let (greater, last, _) = numbers.select_nth_unstable_by(index, descending);
                 let last = *last;
                 let equal = |value: &&T| order(value, &last) == Some(Ordering::Equal);
                 Some((last, greater.iter().filter(equal).count() + 1))
@@ -406,7 +413,7 @@ fn cut_rows<T: Copy>(
     }
 }
 
-/// Whether there was one left.
+/// Takes one if any are left.
 fn take_one(left: &mut usize) -> bool {
     let found = *left > 0;
     *left -= usize::from(found);
@@ -419,7 +426,7 @@ mod tests {
 
     use super::*;
 
-    /// What a stable sort keeps: the greatest first, the first of equals, NaN last.
+    /// The result of a stable sort: the largest first, the first of equals first, NaN last.
     fn sorted(values: &[f32], row: usize, k: usize, least: f32) -> Vec<f32> {
         let mut out = values.to_vec();
         for row in out.chunks_mut(row.max(1)) {
@@ -435,7 +442,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_greatest_of_each_row_are_kept(
+        fn largest_elements_of_each_row_are_kept(
             values in prop::collection::vec(
                 prop::sample::select(&[0.0f32, -0.0, 1.0, 2.0, -3.0, f32::INFINITY, f32::NAN][..]),
                 0..40,
@@ -452,12 +459,12 @@ mod tests {
     }
 
     #[test]
-    fn small_elements_are_cut_by_what_they_mean() {
+    fn small_elements_are_compared_by_value() {
         let mut rule = ValueRule::new("y");
         rule.top_k = Some(1);
         let coded = Coded::new(DType::I4, vec![15, 2, 8, 1]).unwrap();
         let tensor = Tensor::new(Data::from(coded), &[2, 2]).unwrap();
-        match told(&rule, tensor).data() {
+        match disclosed(&rule, tensor).data() {
             Data::Coded(coded) => {
                 assert_eq!(coded.values().collect::<Vec<_>>(), [-8.0, 2.0, -8.0, 1.0]);
             }

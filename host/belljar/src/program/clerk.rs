@@ -1,9 +1,9 @@
-//! Does what takes time for a run of a program, one thing after another, on a thread of its own: the
-//! supervisor waits for it no longer than the run has time.
+//! Does slow work for a run of a program on a separate thread, one task after another, so that the
+//! supervisor never waits longer than the run has time.
 //!
-//! What is late is told to stop by the deadline that the thread works under ([`Errand`]). What does not
-//! know that deadline, such as a file of a file system that hangs, is left behind, and ends when it
-//! ends; so much of it may be left behind in this process, and no more.
+//! Late work is stopped by the thread's deadline ([`Errand`]). Work that does not observe the
+//! deadline, such as access to a file system that hangs, is abandoned, and ends on its own. The
+//! number of abandoned tasks in this process is limited.
 
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
@@ -12,65 +12,64 @@ use std::time::Instant;
 
 use crate::host::errand::Errand;
 
-/// Most threads in this process that go on with something that nobody waits for any more.
-const MOST_LEFT_BEHIND: isize = 64;
+/// Maximum number of threads in this process that run abandoned tasks.
+const MAX_ABANDONED: isize = 64;
 
-static LEFT_BEHIND: AtomicIsize = AtomicIsize::new(0);
+static ABANDONED: AtomicIsize = AtomicIsize::new(0);
 
 const ENDED: &str = "the thread that works for the program has ended";
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// What was done and nobody waits for: it is counted when its end is not waited for any more, and not
-/// from here on.
-struct Unheard;
+/// Counts an abandoned task until it ends.
+struct Abandoned;
 
-impl Drop for Unheard {
+impl Drop for Abandoned {
     fn drop(&mut self) {
-        LEFT_BEHIND.fetch_sub(1, Ordering::Relaxed);
+        ABANDONED.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// A thread that works for one run; started when there is something to do.
+/// The thread that works for one run; started with the first task.
 #[derive(Default)]
 pub(super) struct Clerk {
     thread: Option<(Sender<Task>, JoinHandle<()>)>,
 }
 
-/// Why something was not done.
+/// Why a task was not done.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Undone {
     /// It takes longer than the run has time.
     Late,
-    /// There is no thread for it.
+    /// No thread is available.
     NoThread(String),
 }
 
 impl Clerk {
-    /// Has something done for a run, before the run's time is up.
+    /// Does a task for a run, before the run's time is up.
     pub(super) fn within<T: Send + 'static>(
         &mut self,
         errand: Errand,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Undone> {
         let until = errand.until;
-        // Without room for what is done, so that whoever did it learns that nobody waits any more.
+        // A channel without a buffer, so that the thread learns if nobody waits for its result.
         let (done, doing) = sync_channel(0);
         let task = move || {
-            let unheard = Unheard;
+            let abandoned = Abandoned;
             if done.send(errand.during(work)).is_ok() {
-                std::mem::forget(unheard);
+                std::mem::forget(abandoned);
             }
         };
         self.begin(Box::new(task))?;
         match doing.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(done) => Ok(done),
             Err(why) => {
-                LEFT_BEHIND.fetch_add(1, Ordering::Relaxed);
+                ABANDONED.fetch_add(1, Ordering::Relaxed);
                 self.thread = None;
                 Err(match why {
                     RecvTimeoutError::Timeout => Undone::Late,
-                    // It panicked, which its thread has told.
+                    // The thread panicked, and has printed why.
                     RecvTimeoutError::Disconnected => Undone::NoThread(ENDED.into()),
                 })
             }
@@ -87,23 +86,23 @@ impl Clerk {
 }
 
 fn start() -> Result<(Sender<Task>, JoinHandle<()>), Undone> {
-    if LEFT_BEHIND.load(Ordering::Relaxed) >= MOST_LEFT_BEHIND {
+    if ABANDONED.load(Ordering::Relaxed) >= MAX_ABANDONED {
         return Err(Undone::NoThread(format!(
-            "{MOST_LEFT_BEHIND} tasks of programs whose time is up go on in this process: a file \
-             system or the decision log does not answer"
+            "{MAX_ABANDONED} tasks of programs whose time is up still run in this process: a file \
+             system or the decision log does not respond"
         )));
     }
     let (tasks, incoming): (Sender<Task>, Receiver<Task>) = channel();
     let thread = std::thread::Builder::new()
         .name("belljar-clerk".into())
         .spawn(move || incoming.into_iter().for_each(|task| task()))
-        .map_err(|err| Undone::NoThread(format!("a thread for the program cannot start: {err}")))?;
+        .map_err(|err| Undone::NoThread(format!("cannot start a thread for the program: {err}")))?;
     Ok((tasks, thread))
 }
 
 impl Drop for Clerk {
     fn drop(&mut self) {
-        // It has nothing to do: what is late has been left behind before.
+        // The thread is idle: late tasks have been abandoned before.
         if let Some((tasks, thread)) = self.thread.take() {
             drop(tasks);
             let _ = thread.join();
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_late_is_left_behind_and_the_next_is_done() {
+    fn late_task_is_abandoned_and_the_next_one_is_done() {
         let mut clerk = Clerk::default();
         let minute = Duration::from_secs(60);
         assert_eq!(clerk.within(errand(minute), || 1), Ok(1));
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_no_answer_and_not_the_end() {
+    fn clerk_works_after_a_task_panics() {
         let mut clerk = Clerk::default();
         let minute = Duration::from_secs(60);
         let panicked = clerk.within(errand(minute), || -> u8 { panic!("oh") });

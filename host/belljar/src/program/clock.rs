@@ -1,13 +1,13 @@
-//! The deadline of a program's run, as its own process keeps it. Its code looks at the engine's epoch,
-//! which moves once, when the time is up; not while the supervisor works for it, which knows the
-//! deadline too, and ends the process if this one fails to.
+//! The deadline of a program's run, enforced in its own process. The code checks the engine's
+//! epoch, which advances once, when the time is up. The clock pauses while the supervisor works for
+//! the program. The supervisor also knows the deadline, and ends the process if this clock fails.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
 
-/// The time of one run; clones tell the same. It ends with its last clone but the timer's.
+/// The time of one run, shared by clones. The timer ends with the last other clone.
 #[derive(Clone)]
 pub(super) struct Clock {
     shared: Arc<(Mutex<State>, Condvar)>,
@@ -15,14 +15,14 @@ pub(super) struct Clock {
 
 struct State {
     until: Instant,
-    /// Whether somebody else works for it.
+    /// Whether the clock is paused.
     paused: bool,
     ended: bool,
 }
 
 impl Clock {
-    /// A clock for a run in this engine, which nothing else runs in. It stands still until it is
-    /// started, but its thread is there.
+    /// A clock for a run in this engine, which must have no other runs. Its thread starts at once,
+    /// but its time starts with [`Clock::start`].
     pub(super) fn new(engine: &Engine) -> std::io::Result<Clock> {
         let state = State { until: Instant::now(), paused: true, ended: false };
         let shared = Arc::new((Mutex::new(state), Condvar::new()));
@@ -38,7 +38,7 @@ impl Clock {
     pub(super) fn start(&self, time: Duration) {
         let now = Instant::now();
         let mut state = self.state();
-        // A time that no clock can show does not come.
+        // A time beyond the clock's range is never reached.
         state.until = now.checked_add(time).unwrap_or(now + Duration::from_secs(1 << 30));
         state.paused = false;
         drop(state);
@@ -49,7 +49,7 @@ impl Clock {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has something done that also says how much of its time is not the program's.
+    /// Does work with the clock paused. The work returns how much of its time is not counted.
     pub(super) fn pausing<T>(&self, work: impl FnOnce() -> (T, Duration)) -> T {
         self.state().paused = true;
         let (done, credit) = work();
@@ -61,7 +61,7 @@ impl Clock {
         done
     }
 
-    /// That the run is over.
+    /// Ends the run.
     pub(super) fn end(&self) {
         self.state().ended = true;
         self.shared.1.notify_one();

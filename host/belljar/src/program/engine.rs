@@ -1,10 +1,10 @@
-//! The wasmtime engine of guest programs, and what it accepts: components of ordinary toolchains.
-//! Apart from the component model and sums as constants no proposal is on that the sandboxed runner does
-//! without.
+//! The wasmtime engine of guest programs, which accepts components of ordinary toolchains. In
+//! addition to the proposals of the sandboxed runner, only the component model and extended
+//! constant expressions are enabled.
 
 use wasmtime::{Config, Engine, OptLevel, RegallocAlgorithm, WasmFeatures};
 
-/// How a component begins; a core module has another version.
+/// The first bytes of a component; a core module has a different version.
 const COMPONENT: [u8; 8] = *b"\0asm\x0d\0\x01\0";
 
 /// Whether these first bytes of a file are those of a component.
@@ -12,12 +12,12 @@ pub fn is_component(start: &[u8]) -> bool {
     start.starts_with(&COMPONENT)
 }
 
-/// What compilers use for programs by default, and no more.
+/// The features that compilers use for programs by default.
 const NEEDED: WasmFeatures = WasmFeatures::WASM1
     .difference(WasmFeatures::GC_TYPES)
     .union(WasmFeatures::BULK_MEMORY)
     .union(WasmFeatures::CALL_INDIRECT_OVERLONG)
-    // Sums as constants: what links the parts of an interpreter needs them.
+    // Extended constant expressions: the linker of interpreters needs them.
     .union(WasmFeatures::EXTENDED_CONST)
     .union(WasmFeatures::MULTI_VALUE)
     .union(WasmFeatures::SIGN_EXTENSION)
@@ -25,8 +25,8 @@ const NEEDED: WasmFeatures = WasmFeatures::WASM1
     .union(WasmFeatures::SIMD)
     .union(WasmFeatures::COMPONENT_MODEL);
 
-/// The engine that compiles and runs programs, with so many bytes of stack for their code. The stack
-/// is no part of compiled code.
+/// The engine that compiles and runs programs, with `stack` bytes for their code. The stack size is
+/// not part of compiled code.
 pub(super) fn engine(stack: u64) -> wasmtime::Result<Engine> {
     let stack = usize::try_from(stack)?;
     let mut config = Config::new();
@@ -35,9 +35,9 @@ pub(super) fn engine(stack: u64) -> wasmtime::Result<Engine> {
     config.shared_memory(false);
     config.cranelift_opt_level(OptLevel::Speed);
     config.cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking);
-    // A program that does not end is ended in good order, with the words it has said.
+    // Lets the epoch end a program that exceeds its time, so that its printed lines are not lost.
     config.epoch_interruption(true);
-    // Memory that begins with what a program brings would be a file, which its process may not make.
+    // A copy-on-write memory image would be a file, which the confined process cannot create.
     config.memory_init_cow(false);
     config.max_wasm_stack(stack);
     config.async_stack_size(stack + (1 << 20));
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn proposals_that_programs_do_not_need_are_rejected() {
+    fn unneeded_webassembly_proposals_are_rejected() {
         let cases: [(&str, &[u8]); 11] = [
             ("an empty module, as a check of this test", &[]),
             (
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_component_is_told_from_a_module_by_its_first_bytes() {
+    fn components_and_modules_are_distinguished_by_their_first_bytes() {
         assert!(is_component(&component(&[])));
         assert!(!is_component(b"\0asm\x01\0\0\0"));
         assert!(!is_component(b"\0asm\x0d\0"));

@@ -1,5 +1,4 @@
-//! A run of a program in this process, confined or not: a new instance in a new store, with a clock
-//! and limits.
+//! Runs a program in this process: a new instance in a new store, with a clock and limits.
 
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable, ResourceTableError};
 use wasmtime::{Engine, Store, Trap};
@@ -13,8 +12,8 @@ use super::wasi::{self, HasWasi, OpenedGrant, Resources, Spent, WasiState};
 use super::wire;
 use crate::sandbox::{Failure, Limit};
 
-/// Most things of the host's that a program can hold at once.
-const MOST_THINGS: usize = 100_000;
+/// Maximum number of host resources that a program can hold at the same time.
+const MAX_RESOURCES: usize = 100_000;
 
 /// A program that is ready to run.
 #[derive(Clone)]
@@ -23,7 +22,7 @@ pub(super) struct Loaded {
     pre: RunnerPre<State>,
 }
 
-/// All that belongs to one run.
+/// The state of one run.
 pub(super) struct State {
     wasi: WasiState,
     pub(super) link: Link,
@@ -38,7 +37,7 @@ impl HasWasi for State {
 }
 
 impl Loaded {
-    /// Holds what the component imports and exports against what there is.
+    /// Checks the imports and exports of the component.
     pub(super) fn new(engine: &Engine, component: &Component) -> Result<Loaded, NotLoaded> {
         let refused = |err: wasmtime::Error| NotLoaded::Refused(cut(&format!("{err:#}")));
         let host = |err: wasmtime::Error| NotLoaded::Failed(Failure::Host(format!("{err:#}")));
@@ -62,8 +61,7 @@ impl Loaded {
         Ok(Loaded { engine: engine.clone(), pre })
     }
 
-    /// Runs the program on inputs as they crossed, and answers outputs as they cross, with what it
-    /// took.
+    /// Runs the program on encoded inputs. Returns encoded outputs, and the resources that it used.
     pub(super) fn run(
         &self,
         limits: &ProgramLimits,
@@ -85,13 +83,13 @@ impl Loaded {
             outside: Box::new(link.clone()),
         };
         let mut table = ResourceTable::new();
-        table.set_max_capacity(MOST_THINGS);
+        table.set_max_capacity(MAX_RESOURCES);
         let limiter = Limiter::new(limits.memory);
         let state = State { wasi: WasiState::new(resources), link: link.clone(), table, limiter };
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(usize::try_from(limits.crossing).unwrap_or(usize::MAX));
-        // The epoch moves once, when the time is up.
+        // The epoch advances once, when the time is up.
         store.set_epoch_deadline(1);
         let called = self
             .pre
@@ -102,7 +100,7 @@ impl Loaded {
         let refused = store.data_mut().limiter.take_refused();
         let outputs: Vec<NamedValue> = match called {
             Ok(Ok(outputs)) => outputs,
-            // What it was refused is why, whatever it makes of that.
+            // A refused allocation is the cause, whatever error the program returns.
             Ok(Err(_)) if let Some(limit) = refused => return Err(limited(limit)),
             Ok(Err(text)) => return Err(Unanswered::GaveUp(cut(&text))),
             Err(_) if let Some(limit) = refused => return Err(limited(limit)),
@@ -119,7 +117,7 @@ fn limited(limit: Limit) -> Unanswered {
     Unanswered::Failed(Failure::Limit(limit))
 }
 
-/// What came to pass in wasmtime's words.
+/// Classifies an error of wasmtime.
 fn failure(err: &wasmtime::Error, limits: &ProgramLimits) -> Failure {
     if let Some(err) = err.downcast_ref::<std::io::Error>() {
         return Failure::Host(err.to_string());
@@ -128,7 +126,7 @@ fn failure(err: &wasmtime::Error, limits: &ProgramLimits) -> Failure {
         return Failure::Protocol(format!("the program ended itself with exit code {}", exit.0));
     }
     if let Some(ResourceTableError::Full) = err.downcast_ref() {
-        let limit = MOST_THINGS as u64;
+        let limit = MAX_RESOURCES as u64;
         return Failure::Limit(Limit::Table { found: limit + 1, limit });
     }
     match err.downcast_ref::<Trap>() {
@@ -137,7 +135,7 @@ fn failure(err: &wasmtime::Error, limits: &ProgramLimits) -> Failure {
         Some(trap) => Failure::Trapped(trap.to_string()),
         None => {
             let text = format!("{err:#}");
-            // It has no type of its own.
+            // This error has no separate type.
             match text.contains("fuel allocated for hostcalls") {
                 true => Failure::Limit(Limit::Crossing { limit: limits.crossing }),
                 false => Failure::Trapped(cut(&text)),

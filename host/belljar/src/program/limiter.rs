@@ -1,32 +1,32 @@
-//! What one run of a program may use, enforced while it runs: all of its memories together, and what
-//! the host keeps for it.
+//! The memory limit of one run of a program: all its memories together, and the host's memory for
+//! it.
 
 use wasmtime::ResourceLimiter;
 
 use crate::sandbox::Limit;
 
-/// Most elements of all tables together. Programs have some thousands of functions.
+/// Maximum number of elements of all tables together. Programs have several thousand functions.
 const TABLE_ELEMENTS: u64 = 200_000;
 
-/// Most instances of core modules, tables and memories. A component of an ordinary toolchain consists
-/// of a handful of modules, one with an interpreter in it of some dozens.
+/// Maximum number of instances of core modules, of tables and of memories. A component of an
+/// ordinary toolchain has a few modules; one with an interpreter has several dozen.
 const INSTANCES: usize = 200;
 const TABLES: usize = 200;
 const MEMORIES: usize = 20;
 
-/// Address space for all of its memories, in bytes: wasmtime reserves 4 GiB for each of them, and its
-/// guard pages.
+/// Address space for all of its memories, in bytes: wasmtime reserves 4 GiB for each of them, and
+/// its guard pages.
 pub(super) const RESERVES: u64 = MEMORIES as u64 * (5 << 30);
 
-/// Says no beyond the limits, and remembers that it did: the program itself only sees an allocation
-/// fail.
+/// Refuses to exceed the limits, and records the refusal: the program only sees a failed
+/// allocation.
 #[derive(Debug)]
 pub(super) struct Limiter {
     limit: u64,
     used: u64,
-    /// The most that was used at once.
+    /// The peak usage.
     most: u64,
-    /// What the last growth added, should it come to nothing.
+    /// What the last growth added, to subtract it if the growth fails.
     last: u64,
     elements: u64,
     refused: Option<Limit>,
@@ -37,12 +37,12 @@ impl Limiter {
         Limiter { limit: memory, used: 0, most: 0, last: 0, elements: 0, refused: None }
     }
 
-    /// What was refused.
+    /// The refused limit.
     pub(super) fn take_refused(&mut self) -> Option<Limit> {
         self.refused.take()
     }
 
-    /// The most that was used at once.
+    /// The peak usage.
     pub(super) fn most(&self) -> u64 {
         self.most
     }
@@ -51,11 +51,11 @@ impl Limiter {
     pub(super) fn charge(&mut self, bytes: u64) -> wasmtime::Result<()> {
         match self.adds(bytes) {
             true => Ok(()),
-            false => Err(wasmtime::Error::msg("the program's memory is used up")),
+            false => Err(wasmtime::Error::msg("the program has reached its memory limit")),
         }
     }
 
-    /// That memory which was counted is free.
+    /// Subtracts freed memory.
     pub(super) fn free(&mut self, bytes: u64) {
         self.used = self.used.saturating_sub(bytes);
     }
@@ -88,7 +88,7 @@ impl ResourceLimiter for Limiter {
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
         self.used = self.used.saturating_sub(std::mem::take(&mut self.last));
-        // Also reached when the module's own maximum, or the 4 GiB of 32-bit addresses, is hit.
+        // Also called if the module's own maximum or 4 GiB is reached.
         self.refused.get_or_insert(Limit::Memory { limit: self.limit });
         Ok(())
     }
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_memories_and_what_the_host_keeps_count_together() {
+    fn all_memories_and_host_memory_count_together() {
         let mut limiter = Limiter::new(100);
         assert!(limiter.memory_growing(0, 40, None).unwrap());
         assert!(limiter.memory_growing(0, 40, None).unwrap());
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(limiter.most(), 100);
         limiter.free(20);
         assert!(limiter.memory_growing(40, 60, None).unwrap());
-        // What was allowed and then could not be had is free again.
+        // Growth that was allowed but failed is subtracted again.
         limiter.memory_grow_failed(wasmtime::Error::msg("no memory")).unwrap();
         assert!(limiter.memory_growing(40, 60, None).unwrap());
         assert!(!limiter.memory_growing(60, usize::MAX, None).unwrap());

@@ -1,5 +1,5 @@
-//! How a running program reaches its supervisor: by messages from its confined process, with bytes in
-//! a buffer that both share.
+//! The connection of a running program to its supervisor: messages from its confined process, with
+//! bytes in a shared buffer.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -7,13 +7,13 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::clock::Clock;
-use super::protocol::{Answered, Ask, Code, Denied, Reply, Told, cut};
+use super::protocol::{Answered, Ask, Code, Denied, Reply, Report, cut};
 use super::wasi::{Asked, AtName, Below, Outside, Refusal, Stream};
 use belljar_confine::channel::{Channel, Received};
 use belljar_confine::memory::SharedBuffer;
 use belljar_policy::{Peer, Protocol};
 
-/// A question, with its bytes.
+/// A request, with its bytes.
 #[derive(Clone, Copy)]
 pub(super) enum AskWith<'a> {
     Named(&'a str),
@@ -23,7 +23,7 @@ pub(super) enum AskWith<'a> {
     Look(&'a Below),
 }
 
-/// What was asked for.
+/// The response to a request.
 pub(super) enum Got {
     Model(u32),
     Computed(Vec<u8>),
@@ -31,7 +31,7 @@ pub(super) enum Got {
     Seen(AtName),
 }
 
-/// A run's way to its supervisor; clones lead to the same.
+/// The connection of a run to its supervisor, shared by clones.
 #[derive(Clone)]
 pub(super) struct Link {
     far: Arc<Mutex<Far>>,
@@ -41,7 +41,7 @@ pub(super) struct Link {
 struct Far {
     channel: Channel,
     shared: SharedBuffer,
-    /// Hashes of what was allowed and is written down.
+    /// Hashes of allowed decisions that are already logged.
     noted: BTreeSet<[u8; 32]>,
 }
 
@@ -51,7 +51,7 @@ impl Link {
         Link { far: Arc::new(Mutex::new(far)), clock: clock.clone() }
     }
 
-    /// Has something done, while the program's clock stands still. An error ends the run.
+    /// Sends a request, with the program's clock paused. An error ends the run.
     pub(super) fn ask(&self, ask: AskWith<'_>) -> io::Result<Result<Got, Denied>> {
         self.clock.pausing(|| match self.asked(ask) {
             Ok((got, credit)) => (Ok(got), credit),
@@ -63,10 +63,10 @@ impl Link {
         let Far { channel, shared, .. } = &mut *self.far();
         let put = |bytes: &[u8]| match shared.write(bytes) {
             Ok(()) => Ok(bytes.len() as u64),
-            Err(_) => Err(Denied::new(Code::TooLarge, "it is larger than `limits` allow")),
+            Err(_) => Err(Denied::new(Code::TooLarge, "it is larger than the `limits` allow")),
         };
         let asked = match ask {
-            // No name in a policy is longer.
+            // Names in a policy are shorter.
             AskWith::Named(name) => Ok(Ask::Named(cut(name))),
             AskWith::Brought(bytes) => put(bytes).map(Ask::Brought),
             AskWith::Compute(model, bytes) => put(bytes).map(|len| Ask::Compute(model, len)),
@@ -79,7 +79,7 @@ impl Link {
             Ok(asked) => asked,
             Err(denied) => return Ok((Err(denied), Default::default())),
         };
-        channel.send_patiently(&Told::Asks(asked))?;
+        channel.send_patiently(&Report::Asks(asked))?;
         let received = channel.receive::<Reply>(None)?;
         let Received::Message(Reply { answer, credit }, descriptors) = received else {
             return Err(io::Error::other("the supervisor has ended"));
@@ -93,18 +93,20 @@ impl Link {
             }
             Answered::Seen(seen) => Ok(Got::Seen(seen)),
             Answered::Refused(denied) => Err(denied),
-            Answered::Noted => return Err(io::Error::other("an answer to another question")),
+            Answered::Noted => {
+                return Err(io::Error::other("unexpected response from the supervisor"));
+            }
         };
         Ok((got, credit))
     }
 
-    /// Puts the outputs into the buffer.
+    /// Writes the outputs to the buffer.
     pub(super) fn put(&self, outputs: &[u8]) -> io::Result<()> {
         self.far().shared.write(outputs)
     }
 
-    pub(super) fn tell(&self, told: &Told) -> io::Result<()> {
-        self.far().channel.send_patiently(told)
+    pub(super) fn report(&self, report: &Report) -> io::Result<()> {
+        self.far().channel.send_patiently(report)
     }
 
     fn far(&self) -> MutexGuard<'_, Far> {
@@ -116,35 +118,35 @@ impl Outside for Link {
     fn connect(&mut self, host: &Peer, port: u16, protocol: Protocol) -> Result<OwnedFd, Refusal> {
         match self.ask(AskWith::Connect(host, port, protocol)) {
             Ok(Ok(Got::Connected(connection))) => Ok(connection),
-            Ok(Ok(_)) => Err(Refusal("an answer to another question".into())),
+            Ok(Ok(_)) => Err(Refusal("unexpected response from the supervisor".into())),
             Ok(Err(denied)) => Err(Refusal(denied.text)),
             Err(err) => Err(Refusal(err.to_string())),
         }
     }
 
     fn print(&mut self, stream: Stream, line: &str) {
-        // A supervisor that cannot be reached has ended, and so does this process.
-        let _ = self.tell(&Told::Prints(stream, cut(line)));
+        // If the supervisor cannot be reached, it has ended, and this process ends too.
+        let _ = self.report(&Report::Prints(stream, cut(line)));
     }
 
     fn look(&mut self, at: &Below) -> io::Result<AtName> {
         match self.ask(AskWith::Look(at))? {
             Ok(Got::Seen(seen)) => Ok(seen),
-            _ => Err(io::Error::other("an answer to another question")),
+            _ => Err(io::Error::other("unexpected response from the supervisor")),
         }
     }
 
     fn decided(&mut self, asked: &Asked<'_>) -> io::Result<()> {
         let Asked { resource, access, allowed, rule } = *asked;
         let Far { channel, noted, .. } = &mut *self.far();
-        // Each text ends where the next begins, so that no two decisions have one hash.
+        // Lengths separate the texts, so that different decisions have different hashes.
         let mut hasher = blake3::Hasher::new();
         for text in [resource, access, rule] {
             hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
         }
-        // What has a line needs no second one; and a refusal is one without.
+        // A repeated entry is not logged again, and a refusal does not wait for the log.
         let waits = allowed && noted.insert(*hasher.finalize().as_bytes());
-        channel.send_patiently(&Told::Decided {
+        channel.send_patiently(&Report::Decided {
             resource: cut(resource),
             access: cut(access),
             allowed,
@@ -156,7 +158,7 @@ impl Outside for Link {
         }
         match channel.receive::<Reply>(None)? {
             Received::Message(Reply { answer: Answered::Noted, .. }, _) => Ok(()),
-            _ => Err(io::Error::other("the decision cannot be written down")),
+            _ => Err(io::Error::other("the decision cannot be logged")),
         }
     }
 }

@@ -1,11 +1,12 @@
-//! Guest programs: a model with its own pre- and post-processing, as a WASI 0.2 component. A program
-//! is as untrusted as a model, and is compiled and run in worker processes of its own.
+//! Guest programs: a model with its own pre- and post-processing, as a WASI 0.2 component. A
+//! program is as untrusted as a model. It must never be compiled or run outside of its own worker
+//! processes.
 //!
-//! The way of a run: [`Program`] has the program compiled by a confined process of its own
-//! (`worker`, and `serve` on the other side) and its native code loaded by another one, which is
-//! confined before. There `execute` runs it under a clock and limits; what it asks for goes over a
-//! `link` to the supervisor's `broker`, which holds it against the policy, and has a `clerk` do what
-//! takes time. Models run in sandboxes of their own. `wasi` is what a program may reach of WASI.
+//! A run takes these steps: [`Program`] starts a confined process that compiles the program
+//! (`worker`, and `serve` on the other side). Another process is confined first, and then loads the
+//! native code. There `execute` runs it under a clock and limits. Its requests go over a `link` to
+//! the supervisor's `broker`, which checks them against the policy; a `clerk` does the work that
+//! takes time. Models run in separate sandboxes. `wasi` is the part of WASI that a program can use.
 
 mod bindings;
 mod broker;
@@ -48,14 +49,14 @@ pub use wasi::Spent;
 pub(crate) use wasi::sequences::run as run_file_operations;
 use worker::{Gone, ProgramWorker, Start};
 
-/// Room for the framing of messages beside the values in them, in bytes.
+/// Space for the framing of messages, in addition to the values in them, in bytes.
 const FRAMING: u64 = 8 << 20;
 
-/// Longest that a run waits until a process may be started for a program whose processes have died.
+/// Maximum time that a run waits before a process is restarted for a program whose processes died.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// A guest program that was loaded under a policy. Cheap to clone; clones share its models. Any number
-/// of threads may run it at once: each run has a process to itself.
+/// A guest program that was loaded under a policy. Cheap to clone; clones share its models. Any
+/// number of threads may run it at the same time: each run has its own process.
 #[derive(Clone)]
 pub struct Program {
     shared: Arc<Shared>,
@@ -68,26 +69,25 @@ struct Shared {
     size: u64,
     policy: Arc<Effective>,
     start: Start,
-    /// Native code, made of this program: hostile.
+    /// Native code of this program; untrusted.
     code: SealedBytes,
     limits: ProgramLimits,
     models: Models,
     record: Arc<Record>,
-    /// A process that has loaded the program and waits for the first run.
+    /// A process that has loaded the program, for the first run.
     spare: Mutex<Option<ProgramWorker>>,
 }
 
 impl Host {
-    /// Loads a guest program: a WASI 0.2 component of the world `belljar:program/program`. Checks it
-    /// against the policy, has it compiled, and holds what it imports and exports against what there
-    /// is. Nothing of it runs.
+    /// Loads a guest program: a WASI 0.2 component of the world `belljar:program/program`. Checks
+    /// it against the policy, compiles it, and checks its imports and exports. None of its code
+    /// runs.
     ///
-    /// Programs run in worker processes only ([`Isolation::Process`]).
+    /// Programs run only in worker processes ([`Isolation::Process`]).
     ///
-    /// # Errors
-    /// When the policy is for no program, or for another one; when a ceiling refuses it; when the
-    /// program is larger than `limits.model-size`, is no component, or imports what nobody has; when
-    /// compiling it takes longer than `limits.prepare-time`, or more memory than that may take.
+    /// # Errors If the policy is for a model or for another program; if a ceiling refuses it; if
+    /// the program is larger than `limits.model-size`, is not a component, or has an unknown
+    /// import; if compiling it takes longer than `limits.prepare-time`, or too much memory.
     pub fn load_program(&self, program: ModelBytes, policy: &Policy) -> Result<Program, Error> {
         let label = program.label().to_owned();
         Program::load(self, program, policy).map_err(|kind| Error::for_model(&label, kind))
@@ -107,7 +107,7 @@ impl Program {
         };
         inner.check(&policy).map_err(refused)?;
         if inner.isolation() != Isolation::Process {
-            let why = "guest programs run in worker processes only, not on threads";
+            let why = "guest programs run only in worker processes, not on threads";
             return Err(refused(ErrorKind::Unprotected(why.into())));
         }
         if let Some(pinned) = pinned.filter(|pinned| *pinned != digest) {
@@ -118,11 +118,11 @@ impl Program {
             return Err(refused(Limit::ModelSize { limit: limits.model_size }.into()));
         }
         let record = inner.supervision.record(digest).map_err(refused)?;
-        // After every check: a program that is in quarantine was not allowed.
+        // Logged after all checks, because a program in quarantine is not allowed.
         let rule = if pinned.is_some() { "program.sha256" } else { "no pin" };
         let (resource, access, verdict) = ("program", "load", Verdict::Allowed);
         inner.decide(&Decision { subject, resource, access, verdict, rule })?;
-        begins_as_a_component(program.sealed())?;
+        check_header(program.sealed())?;
         let start = Start {
             worker: inner.worker_program().clone(),
             confinement: inner.confinement(&policy),
@@ -171,25 +171,25 @@ impl Program {
         self.shared.size
     }
 
-    /// The policy the program was loaded under, as far as the ceilings allow it.
+    /// The policy of the program, reduced to the ceilings.
     pub fn policy(&self) -> &Policy {
         &self.shared.policy
     }
 
-    /// Runs the program on named inputs, in a new process and a new instance. What it answers comes
-    /// from who wrote it: names and texts are hostile.
+    /// Runs the program on named inputs, in a new process and a new instance. Names and texts of
+    /// its outputs are untrusted.
     ///
-    /// # Errors
-    /// When the program gives up, which says why if it was refused something; when a limit is hit,
-    /// its own or one of a model; and when it traps. Whatever happens, it can be run again.
+    /// # Errors If the program returns an error, which includes the last refused request; if it
+    /// exceeds a limit, its own or that of a model; and if it traps. It can be run again in all
+    /// cases.
     pub fn run<N: AsRef<str>>(&self, inputs: &[(N, Value)]) -> Result<Vec<(String, Value)>, Error> {
         self.run_with_arguments(inputs, &[])
     }
 
-    /// As [`Program::run`], with arguments, which reach the program if its policy says so.
+    /// Like [`Program::run`], with arguments, which the program gets if its policy grants them.
     ///
     /// # Errors
-    /// As [`Program::run`].
+    /// Like [`Program::run`].
     pub fn run_with_arguments<N: AsRef<str>>(
         &self,
         inputs: &[(N, Value)],
@@ -198,7 +198,8 @@ impl Program {
         Ok(self.run_measured(inputs, arguments)?.0)
     }
 
-    /// As [`Program::run_with_arguments`], with what the run took, as its process says.
+    /// Like [`Program::run_with_arguments`], with the resources that the process reports to have
+    /// used.
     #[doc(hidden)]
     pub fn run_measured<N: AsRef<str>>(
         &self,
@@ -223,12 +224,12 @@ impl Program {
             Ok(outputs) => {
                 supervision.answered(&shared.record);
                 let (resource, access, verdict) = ("program", "run", Verdict::Allowed);
-                // Without a line in the log there is no answer.
+                // If the decision cannot be logged, the outputs are not returned.
                 let decision = Decision { subject, resource, access, verdict, rule: "limits" };
                 shared.host.inner.decide(&decision).map_err(named)?;
                 Ok(outputs)
             }
-            // What it was refused, or what failed for it, is why.
+            // A refused or failed request is reported as the cause.
             Err(Gone::GaveUp(text)) => match broker.take_failure() {
                 Some(failure) => Err(match failure.kind() {
                     ErrorKind::NotGranted(missing) if text != failure.kind().to_string() => {
@@ -241,7 +242,7 @@ impl Program {
                     let lacks = match &broker.lacks[..] {
                         [] => String::new(),
                         lacks => format!(
-                            "; it has also asked for what its policy does not grant: {}",
+                            "; it also requested what its policy does not grant: {}",
                             lacks.join(", ")
                         ),
                     };
@@ -283,13 +284,13 @@ impl Shared {
     }
 }
 
-/// Whom decisions about a program are about.
+/// The subject of decisions about a program.
 fn subject(program: Digest, policy: &Policy) -> Subject {
     Subject { model: Some(program), policy: policy.file_sha256().map(Digest::from) }
 }
 
-/// Looks at the first bytes, so that the most usual mistakes get words of ours.
-fn begins_as_a_component(program: &SealedBytes) -> Result<(), ErrorKind> {
+/// Checks the first bytes, to report the most common mistakes clearly.
+fn check_header(program: &SealedBytes) -> Result<(), ErrorKind> {
     let mut start = [0; 8];
     let len = usize::try_from(program.len()).unwrap_or(usize::MAX).min(start.len());
     let read = start.get_mut(..len).unwrap_or_default();
@@ -299,10 +300,10 @@ fn begins_as_a_component(program: &SealedBytes) -> Result<(), ErrorKind> {
     }
     let module = start.starts_with(b"\0asm\x01\0\0\0");
     Err(ErrorKind::Program(match module {
-        true => "it is a core module, and programs are components: `wasm-tools component new` \
-                 makes one of it"
+        true => "it is a core module, but programs must be components; convert it with \
+                 `wasm-tools component new`"
             .into(),
-        false => "it is no WebAssembly component".into(),
+        false => "it is not a WebAssembly component".into(),
     }))
 }
 
@@ -312,10 +313,10 @@ mod tests {
     use belljar_confine::seccomp::of_role;
 
     #[test]
-    fn the_filter_of_granted_programs_has_what_wasi_needs() {
+    fn filter_of_granted_programs_allows_the_calls_that_wasi_needs() {
         let rules = of_role(Role::GrantedProgram).rules;
         for (call, why) in super::wasi::SYSTEM_CALLS {
-            // Time is waited for with the younger call.
+            // The filter has `ppoll` instead.
             let known = *call == "poll" || rules.iter().any(|rule| rule.call == *call);
             assert!(known, "{call}: {why}");
         }

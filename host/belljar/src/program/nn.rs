@@ -1,5 +1,5 @@
-//! `wasi:nn` for programs. A model is a number here, and its runs are somebody else's; tensors count
-//! against the program's memory.
+//! `wasi:nn` for programs. A model is only a number here, because the supervisor runs it. Tensors
+//! count towards the program's memory.
 #![allow(unreachable_pub, reason = "the generated bindings re-export their resources' types")]
 
 use belljar_abi::{DType, MAX_NAME, TensorView, decode_tensors, encode_tensors, fixed_data_len};
@@ -17,26 +17,26 @@ pub struct Graph {
     model: u32,
 }
 
-/// A model that is to be run.
+/// An execution context of a model.
 pub struct Context {
     model: u32,
 }
 
-/// A tensor that the program has made, or that a model answered.
+/// A tensor from the program, or from the outputs of a model.
 pub struct Tensor {
     dimensions: Vec<u32>,
     ty: TensorType,
     data: Vec<u8>,
 }
 
-/// Why something failed.
+/// Why a call failed.
 pub struct Error {
     denied: Denied,
 }
 
 type Answer<T> = wasmtime::Result<Result<T, Resource<Error>>>;
 
-/// What a tensor takes beside its elements, in bytes.
+/// Memory of a tensor in addition to its elements, in bytes.
 const OVERHEAD: u64 = 256;
 
 impl Tensor {
@@ -47,7 +47,7 @@ impl Tensor {
 }
 
 impl State {
-    /// Gives the program something of the host's, which takes so much memory.
+    /// Creates a host resource for the program, which uses `bytes` of memory.
     fn give<T: Send + 'static>(&mut self, memory: u64, thing: T) -> wasmtime::Result<Resource<T>> {
         self.limiter.charge(memory)?;
         Ok(self.table.push(thing)?)
@@ -63,7 +63,7 @@ impl State {
         match self.link.ask(ask)? {
             Ok(Got::Model(model)) => Ok(Ok(self.give(OVERHEAD, Graph { model })?)),
             Ok(Got::Computed(_) | Got::Connected(_) | Got::Seen(_)) => {
-                Err(wasmtime::Error::msg("an answer to another question"))
+                Err(wasmtime::Error::msg("unexpected response from the supervisor"))
             }
             Err(denied) => self.deny(denied),
         }
@@ -86,14 +86,14 @@ impl graph::Host for State {
         use graph::{ExecutionTarget, GraphEncoding};
         let unsupported = |text: &str| Denied::new(Code::UnsupportedOperation, text);
         if !matches!(encoding, GraphEncoding::Onnx | GraphEncoding::Autodetect) {
-            return self.deny(unsupported("only ONNX models are run"));
+            return self.deny(unsupported("only ONNX models are supported"));
         }
         if target != ExecutionTarget::Cpu {
-            return self.deny(unsupported("models are run on the CPU"));
+            return self.deny(unsupported("only the CPU is supported"));
         }
         match &builders[..] {
             [bytes] => self.model(AskWith::Brought(bytes)),
-            _ => self.deny(unsupported("an ONNX model is one piece")),
+            _ => self.deny(unsupported("an ONNX model must be a single buffer")),
         }
     }
 
@@ -136,7 +136,7 @@ impl inference::HostGraphExecutionContext for State {
         let outputs = match self.link.ask(AskWith::Compute(model, &message))? {
             Ok(Got::Computed(message)) => decoded(&message),
             Ok(Got::Model(_) | Got::Connected(_) | Got::Seen(_)) => {
-                Err(Denied::new(Code::RuntimeError, "an answer to nothing"))
+                Err(Denied::new(Code::RuntimeError, "unexpected response from the supervisor"))
             }
             Err(denied) => Err(denied),
         };
@@ -214,12 +214,12 @@ impl errors::HostError for State {
     }
 }
 
-/// Inputs as they cross. What they say of themselves is checked first: the other side takes a message
-/// that is not as it should be for an attack on itself.
+/// Encodes inputs. Their shapes and sizes are checked first, because the supervisor treats a
+/// malformed message as an attack.
 fn encoded(tensors: &[(String, Tensor)]) -> Result<Vec<u8>, Denied> {
     let wrong = |text: String| Denied::new(Code::InvalidArgument, text);
     if tensors.len() > belljar_abi::MAX_TENSORS {
-        return Err(wrong(format!("{} inputs are too many", tensors.len())));
+        return Err(wrong(format!("too many inputs: {}", tensors.len())));
     }
     let mut views = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
@@ -251,7 +251,7 @@ fn decoded(message: &[u8]) -> Result<Vec<(String, Tensor)>, Denied> {
         let mut dimensions = dimensions
             .collect::<Result<Vec<u32>, _>>()
             .map_err(|_| failed("an output is too large for `wasi:nn`".into()))?;
-        // It has no scalars.
+        // `wasi:nn` has no scalars.
         if dimensions.is_empty() {
             dimensions.push(1);
         }

@@ -1,6 +1,5 @@
-//! What the supervisor and the process of a program say to each other. Bytes go through a buffer that
-//! both share; here are the words beside them. Each side takes the other's for hostile, the supervisor
-//! with reason.
+//! The messages between the supervisor and the process of a program. Bytes go through a shared
+//! buffer. Each side must treat the other's messages as untrusted.
 
 use std::time::Duration;
 
@@ -10,18 +9,18 @@ use super::wasi::{AtName, Below, Spent, Stream};
 use crate::sandbox::Failure;
 use belljar_policy::{NetworkGrant, Peer, Policy, Program, Protocol, Quotas};
 
-/// What holds for one run of a program. Sizes are in bytes.
+/// The limits of one run of a program. Sizes are in bytes.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct ProgramLimits {
-    /// All memories of the program, and what its host keeps for it.
+    /// All memories of the program, and the host's memory for it.
     pub(super) memory: u64,
     /// Stack of the WebAssembly code.
     pub(super) stack: u64,
-    /// Outputs, all together.
+    /// All outputs together.
     pub(super) outputs: u64,
-    /// What the program may hand over at once.
+    /// Bytes that the program may hand over in one call.
     pub(super) crossing: u64,
-    /// Its own time and that of its models' runs, without what it takes to load and prepare those.
+    /// Time of the program and its models' runs, without loading and preparing the models.
     pub(super) time: Duration,
 }
 
@@ -31,24 +30,25 @@ impl ProgramLimits {
     }
 }
 
-/// A file or folder that is granted, which comes with the message, before the process is confined.
+/// A granted file or folder. Its descriptor comes with the message, before the process is confined.
 #[derive(Serialize, Deserialize)]
 pub(super) struct FileMessage {
     pub(super) guest: String,
     pub(super) write: bool,
 }
 
-/// What a confined process is told to do, in this order.
+/// Commands to a confined process, in this order.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Request {
-    /// Load the code, sealed memory that comes with the message, and the buffer.
+    /// Load the code from sealed memory. It and the buffer come with the message.
     Load,
-    /// Run on the inputs, which are in the buffer with this many bytes. [`About`] comes with the
-    /// message, as sealed memory.
+    /// Run on the inputs in the buffer, which have this many bytes. [`About`] comes with the
+    /// message, in sealed memory.
     Run(u64),
 }
 
-/// What else a run is made of, as JSON in sealed memory: an environment may be too long for a message.
+/// The rest of a run's settings, as JSON in sealed memory: an environment may be too long for a
+/// message.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct About {
     pub(super) program: Program,
@@ -68,17 +68,17 @@ impl About {
     }
 }
 
-/// What the process says.
+/// Messages from the process.
 #[derive(Serialize, Deserialize)]
-pub(super) enum Told {
+pub(super) enum Report {
     /// The program is loaded, or not.
     Loaded(Result<(), NotLoaded>),
-    /// The program asks for something, and waits.
+    /// A request of the program, which waits for the answer.
     Asks(Ask),
     /// The program has printed a line.
     Prints(Stream, String),
-    /// Something is granted or refused to it by its own process. Where that waits, the program has
-    /// nothing of it before [`Answered::Noted`] comes.
+    /// A decision of the program's own process. If `waits`, it takes effect only after
+    /// [`Answered::Noted`].
     Decided {
         resource: String,
         access: String,
@@ -87,14 +87,14 @@ pub(super) enum Told {
         #[serde(default)]
         waits: bool,
     },
-    /// The run is over: the outputs are in the buffer with this many bytes.
+    /// The run is over: the outputs are in the buffer, and have this many bytes.
     Answers(Result<(u64, Spent), Unanswered>),
 }
 
 /// Why a program cannot be run at all.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum NotLoaded {
-    /// The program is not acceptable. Untrusted text.
+    /// The program is invalid. Untrusted text.
     Refused(String),
     Failed(Failure),
 }
@@ -102,59 +102,59 @@ pub(super) enum NotLoaded {
 /// Why a run has no outputs. Untrusted text.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Unanswered {
-    /// The program says so itself.
+    /// The program returned an error.
     GaveUp(String),
     Failed(Failure),
 }
 
-/// What a program asks for.
+/// A request of a program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Ask {
     /// A model by its name.
     Named(String),
-    /// The model whose bytes are in the buffer, this many.
+    /// The model in the buffer, which has this many bytes.
     Brought(u64),
-    /// A run of a model that was answered before, on tensors in the buffer with this many bytes.
+    /// A run of a model with this number, on tensors in the buffer, which have this many bytes.
     Compute(u32, u64),
     /// A connection.
     Connect(Peer, u16, Protocol),
-    /// What is seen at a name that it wants to remove, move or replace.
+    /// A check of a name that it wants to remove, move or replace.
     Look(Below),
 }
 
-/// The answer to it.
+/// The answer to a request.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Reply {
     pub(super) answer: Answered,
-    /// Time that it took and that is not the program's.
+    /// The part of its time that does not count as the program's.
     pub(super) credit: Duration,
 }
 
-/// What became of a question.
+/// The result of a request.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answered {
     /// The model's number.
     Model(u32),
-    /// Outputs, in the buffer with this many bytes.
+    /// Outputs in the buffer, which have this many bytes.
     Computed(u64),
     /// A connection, which comes with the message.
     Connected,
-    /// What is seen at the name.
+    /// The result of the check of a name.
     Seen(AtName),
-    /// The decision is written down.
+    /// The decision is logged.
     Noted,
-    /// It is refused, or it failed.
+    /// The request was refused, or failed.
     Refused(Denied),
 }
 
-/// Why a program does not get what it has asked for, in words for it.
+/// Why a request was refused or failed, as reported to the program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Denied {
     pub(super) code: Code,
     pub(super) text: String,
 }
 
-/// What kind of refusal it is, in the terms of `wasi:nn`.
+/// The kind of a refusal or failure: an error code of `wasi:nn`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Code {
     InvalidArgument,
@@ -171,10 +171,10 @@ impl Denied {
     }
 }
 
-/// Longest text that goes into a message, in characters, which may take twelve bytes each there.
+/// Maximum length of a text in a message, in characters, which may take twelve bytes each there.
 const MAX_TEXT: usize = 4096;
 
-/// A text that fits a message.
+/// Cuts a text to the maximum length of a message.
 pub(super) fn cut(text: &str) -> String {
     match text.char_indices().nth(MAX_TEXT) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),

@@ -1,5 +1,4 @@
-//! The side of a program's processes, after they were confined: one compiles, one runs. What comes to
-//! them is hostile from the first byte.
+//! The confined processes of a program: one compiles it, one runs it. All their input is untrusted.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,7 +9,7 @@ use super::clock::Clock;
 use super::execute::Loaded;
 use super::link::Link;
 use super::protocol::{
-    About, FileMessage, NotLoaded, ProgramLimits, Request, Told, Unanswered, cut,
+    About, FileMessage, NotLoaded, ProgramLimits, Report, Request, Unanswered, cut,
 };
 use super::wasi::OpenedGrant;
 use super::{code, engine};
@@ -20,18 +19,18 @@ use belljar_confine::memory::{SealedBytes, SealedWriter, SharedBuffer};
 use belljar_confine::setup::{Granted, Plan};
 use belljar_policy::Access;
 
-/// Native stack that a run needs beside that of the WebAssembly code, in bytes.
+/// Native stack that a run needs in addition to that of the WebAssembly code, in bytes.
 pub(super) const HOST_STACK: u64 = 2 << 20;
 
-/// What is made before the process is confined: who makes an engine handles signals.
+/// Created before the process is confined, because creating an engine sets up signal handlers.
 pub(crate) fn new_engine(stack: u64) -> wasmtime::Result<Engine> {
     engine::engine(stack)
 }
 
-/// How compiling ends: with the code, which comes with the message, or why the program is refused.
+/// The result of compiling: the code, which comes with the message, or why the program is refused.
 pub(super) type Compiled = Result<(), String>;
 
-/// Compiles one program, and ends.
+/// Compiles one program, and exits.
 pub(crate) fn compile(
     channel: &mut Channel,
     engine: wasmtime::Result<Engine>,
@@ -45,7 +44,7 @@ pub(crate) fn compile(
     belljar_confine::fault_injection::fail();
     let engine = engine.map_err(io::Error::other)?;
     let [program, room] = <[OwnedFd; 2]>::try_from(descriptors)
-        .map_err(|_| io::Error::other("the request comes with two descriptors"))?;
+        .map_err(|_| io::Error::other("expected two descriptors with the request"))?;
     let program = bytes(program)?;
     let code = match threads.run(|| engine.precompile_component(&program)) {
         Ok(code) => code,
@@ -58,7 +57,7 @@ pub(crate) fn compile(
     channel.send(&Compiled::Ok(()), &[writer.hand_over()?.as_fd()])
 }
 
-/// Takes in what is granted, from the supervisor, before anything of the program comes.
+/// Receives the grants from the supervisor, before any byte of the program.
 pub(crate) fn receive_files(channel: &mut Channel, count: usize) -> io::Result<Vec<OpenedGrant>> {
     let mut files = Vec::new();
     for _ in 0..count {
@@ -73,7 +72,7 @@ pub(crate) fn receive_files(channel: &mut Channel, count: usize) -> io::Result<V
     Ok(files)
 }
 
-/// The same, for Landlock.
+/// The grants as Landlock rules.
 pub(crate) fn granted(files: &[OpenedGrant]) -> Vec<Granted<'_>> {
     let write = |access| access == Access::Write;
     files
@@ -82,7 +81,7 @@ pub(crate) fn granted(files: &[OpenedGrant]) -> Vec<Granted<'_>> {
         .collect()
 }
 
-/// Runs one program once, and ends.
+/// Runs one program once, and exits.
 pub(crate) fn run(
     mut channel: Channel,
     engine: wasmtime::Result<Engine>,
@@ -95,7 +94,7 @@ pub(crate) fn run(
         return Ok(());
     };
     let [program, shared] = <[OwnedFd; 2]>::try_from(descriptors)
-        .map_err(|_| io::Error::other("the request comes with two descriptors"))?;
+        .map_err(|_| io::Error::other("expected two descriptors with the request"))?;
     let shared = SharedBuffer::adopt(shared)?;
     let program = bytes(program)?;
     let component = code::load(&engine, &program);
@@ -106,14 +105,14 @@ pub(crate) fn run(
         .name("belljar-program".into())
         .stack_size(stack)
         .spawn(move || {
-            // Nothing of the code has run. From here on no memory becomes executable, and no thread
-            // is started.
+            // No code of the program has run yet. From here on, no memory can become executable, and
+            // no thread can be started.
             plan.narrow()?;
             let loaded = match component {
                 Ok(component) => Loaded::new(&engine, &component),
                 Err(err) => Err(NotLoaded::Failed(Failure::Protocol(cut(&format!("{err:#}"))))),
             };
-            channel.send(&Told::Loaded(loaded.as_ref().map(drop).map_err(Clone::clone)), &[])?;
+            channel.send(&Report::Loaded(loaded.as_ref().map(drop).map_err(Clone::clone)), &[])?;
             match loaded {
                 Ok(loaded) => serve(channel, &loaded, &limits, &clock, shared, files),
                 Err(_) => Ok(()),
@@ -142,11 +141,11 @@ fn serve(
     clock.start(limits.time);
     let link = Link::new(channel, shared, clock);
     let outputs = loaded.run(limits, about, files, &inputs, &link, clock);
-    let told = outputs.and_then(|(message, spent)| match link.put(&message) {
+    let report = outputs.and_then(|(message, spent)| match link.put(&message) {
         Ok(()) => Ok((message.len() as u64, spent)),
         Err(err) => Err(Unanswered::Failed(Failure::Host(err.to_string()))),
     });
-    link.tell(&Told::Answers(told))
+    link.report(&Report::Answers(report))
 }
 
 fn only(descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {

@@ -1,20 +1,20 @@
-//! What goes into a program, and what it answers.
+//! The inputs and outputs of a program.
 
 use belljar_tensor::Tensor;
 
 /// One input of a program, or one output.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// A tensor; never one of strings.
+    /// A tensor, of any type except strings.
     Tensor(Tensor),
-    /// A file as it is: an image, a sound, a document.
+    /// The bytes of a file, such as an image, a sound or a document.
     Bytes(Vec<u8>),
-    /// A text. Of an output it is hostile: print it through [`belljar_text::Escaped`].
+    /// A text. The text of an output is untrusted: print it through [`belljar_text::Escaped`].
     Text(String),
 }
 
 impl Value {
-    /// Bytes that it takes when it crosses.
+    /// Number of bytes of the encoded value.
     pub fn byte_len(&self) -> u64 {
         match self {
             Value::Tensor(tensor) => tensor.byte_len(),

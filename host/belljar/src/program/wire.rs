@@ -1,5 +1,5 @@
-//! Values as they cross between processes: a message of tensors, the first letter of whose names says
-//! what they are. Bytes and texts are tensors of bytes there.
+//! Encodes values for messages between processes: a message of tensors, where the first letter of
+//! each name is the kind of value. Bytes and texts are encoded as tensors of bytes.
 
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ const TENSOR: &str = "t";
 const BYTES: &str = "b";
 const TEXT: &str = "s";
 
-/// Inputs on their way in.
+/// Encodes inputs.
 pub(super) fn encode<N: AsRef<str>>(
     inputs: &[(N, Value)],
     limit: u64,
@@ -33,18 +33,18 @@ pub(super) fn encode<N: AsRef<str>>(
     for (name, value) in inputs {
         let error = |why: &str| ErrorKind::Input { name: name.as_ref().into(), why: why.into() };
         if !names.insert(name.as_ref()) {
-            return Err(error("it is given twice"));
+            return Err(error("duplicate input"));
         }
         if name.as_ref().len() >= MAX_NAME || names.len() > MAX_TENSORS {
             return Err(error("its name is too long, or there are too many inputs"));
         }
         if matches!(value, Value::Tensor(tensor) if tensor.dtype() == DType::String) {
-            return Err(error("programs take no tensors of strings; give a text"));
+            return Err(error("programs cannot take tensors of strings; give a text"));
         }
         if let Value::Tensor(tensor) = value
             && element_type(tensor.dtype()).is_none()
         {
-            let why = format!("programs take no tensors of {}; give f32", tensor.dtype());
+            let why = format!("programs cannot take tensors of {}; give f32", tensor.dtype());
             return Err(error(&why));
         }
     }
@@ -69,7 +69,7 @@ pub(super) fn encode<N: AsRef<str>>(
     Ok(encode_tensors(&views))
 }
 
-/// Outputs on their way out. `Err` says what is wrong with a message that no honest process sends.
+/// Decodes outputs. An `Err` means that the process violates the protocol.
 pub(super) fn decode(message: &[u8]) -> Result<Vec<(String, Value)>, String> {
     let views = decode_tensors(message).map_err(|err| format!("malformed outputs: {err}"))?;
     let mut names = HashSet::new();
@@ -77,7 +77,7 @@ pub(super) fn decode(message: &[u8]) -> Result<Vec<(String, Value)>, String> {
     for view in &views {
         let (kind, name) = kind_and_name(view)?;
         if !names.insert(name) {
-            return Err("two outputs have one name".into());
+            return Err("two outputs have the same name".into());
         }
         let value = match kind {
             TENSOR => Value::Tensor(Tensor::from_view(view).map_err(|err| err.to_string())?),
@@ -94,15 +94,15 @@ fn kind_and_name<'a>(view: &TensorView<'a>) -> Result<(&'a str, &'a str), String
     match (kind, view.dtype, view.dims.len()) {
         (TENSOR, DType::String, _) => Err("a tensor of strings".into()),
         (TENSOR, ..) | (BYTES | TEXT, DType::U8, 1) => Ok((kind, name)),
-        _ => Err("a value is of no kind".into()),
+        _ => Err("a value has an unknown kind".into()),
     }
 }
 
 fn text(view: &TensorView<'_>) -> Result<String, String> {
-    String::from_utf8(view.data.to_vec()).map_err(|_| "a text is not UTF-8".into())
+    String::from_utf8(view.data.to_vec()).map_err(|_| "a text is not valid UTF-8".into())
 }
 
-/// Inputs as the program takes them.
+/// Decodes inputs for the program.
 pub(super) fn for_program(message: &[u8]) -> Result<Vec<bindings::NamedValue>, String> {
     let views = decode_tensors(message).map_err(|err| err.to_string())?;
     let value = |view: TensorView<'_>| {
@@ -121,7 +121,7 @@ pub(super) fn for_program(message: &[u8]) -> Result<Vec<bindings::NamedValue>, S
     views.into_iter().map(value).collect()
 }
 
-/// What the program answers, if it keeps to its own interface.
+/// Encodes the outputs of a program, after checking that they are consistent.
 pub(super) fn from_program(
     outputs: &[bindings::NamedValue],
     limit: u64,
@@ -148,16 +148,16 @@ pub(super) fn from_program(
     let mut names = Vec::with_capacity(outputs.len());
     for (name, value) in outputs {
         if !known.insert(name) {
-            return Err(wrong(name, "is there twice"));
+            return Err(wrong(name, "is duplicated"));
         }
         if name.len() >= MAX_NAME {
-            return Err(wrong(name, "has too long a name"));
+            return Err(wrong(name, "has a name that is too long"));
         }
         if let bindings::Value::Tensor(tensor) = value {
             let dtype = dtype(tensor.element_type);
             let fits = fixed_data_len(dtype, &tensor.shape) == Some(tensor.data.len() as u64);
             if tensor.shape.len() > MAX_RANK || !fits {
-                return Err(wrong(name, "has another number of bytes than its shape says"));
+                return Err(wrong(name, "has a size that does not match its shape"));
             }
             if dtype == DType::Bool && tensor.data.iter().any(|byte| *byte > 1) {
                 return Err(wrong(name, "has booleans that are neither 0 nor 1"));

@@ -1,5 +1,5 @@
-//! The processes of a program, as their supervisor sees them: one that compiles it, and one for each
-//! run. Both are hostile from the moment they have its bytes.
+//! The supervisor's side of a program's processes: one that compiles it, and one for each run. Both
+//! must be treated as compromised once they have its bytes.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::broker::{Broker, GRACE};
 use super::limiter;
 use super::protocol::{
-    About, Answered, Ask, Denied, FileMessage, NotLoaded, ProgramLimits, Reply, Request, Told,
+    About, Answered, Ask, Denied, FileMessage, NotLoaded, ProgramLimits, Reply, Report, Request,
     Unanswered,
 };
 use super::serve::{Compiled, HOST_STACK};
@@ -28,14 +28,14 @@ use belljar_confine::role::Role;
 use belljar_confine::setup::ProcessLimits;
 use belljar_policy::{Access, Policy};
 
-/// Memory that compiling one program may take, in bytes. An interpreter with its library, 18 MB of
-/// WebAssembly, takes less than half.
+/// Maximum memory for compiling one program, in bytes. An interpreter with its library, 18 MB of
+/// WebAssembly, takes less than half of it.
 const COMPILE_MEMORY: u64 = 3 << 30;
 
-/// Longest compiled code, in bytes.
+/// Maximum size of compiled code, in bytes.
 const MAX_CODE: u64 = 512 << 20;
 
-/// Memory beside what the policy speaks of: wasmtime's own, and code. In bytes.
+/// Memory in addition to the policy's limits, for wasmtime and compiled code, in bytes.
 const OWN_MEMORY: u64 = 256 << 20;
 
 /// How the processes of programs are started.
@@ -45,7 +45,7 @@ pub(super) struct Start {
     pub(super) confinement: Confinement,
 }
 
-/// A confined process, and what it is confined by.
+/// A confined process, and the layers that confine it.
 fn confined(
     host: &Host,
     start: &Start,
@@ -63,7 +63,7 @@ fn confined(
         worker.send(&message, &[descriptor.as_fd()])?;
     }
     let missing = worker.await_ready(start.confinement, LONGEST_START).map_err(failed)?;
-    host.inner.tell_missing(missing);
+    host.inner.report_missing(missing);
     Ok(worker)
 }
 
@@ -71,7 +71,7 @@ fn host_failed(err: io::Error) -> ErrorKind {
     ErrorKind::Host(err.to_string())
 }
 
-/// The loss of a process that had begun to work on the program.
+/// The loss of a process that had started to work on the program.
 fn lost(end: WorkerEnd) -> ErrorKind {
     ErrorKind::Worker(WorkerLoss { end, began: true, served: false })
 }
@@ -80,7 +80,7 @@ fn violation(why: impl ToString) -> ErrorKind {
     lost(WorkerEnd::ProtocolViolation(why.to_string()))
 }
 
-/// Has a program compiled, which takes no longer than `time`.
+/// Compiles a program, within `time`.
 pub(super) fn compile(
     host: &Host,
     start: &Start,
@@ -121,14 +121,14 @@ pub(super) struct ProgramWorker {
     worker: Worker,
     shared: Arc<SharedBuffer>,
     limits: ProgramLimits,
-    /// The folders that it may change.
+    /// The folders that it may write to.
     views: Arc<Views>,
-    /// What was mounted when it was started, if it may change any.
+    /// The mounts when it was started, if it may write to any folder.
     mounts: Option<Mounts>,
 }
 
 impl ProgramWorker {
-    /// Starts one, with what the policy grants it.
+    /// Starts a process, with the grants of the policy.
     pub(super) fn start(
         host: &Host,
         start: &Start,
@@ -154,9 +154,10 @@ impl ProgramWorker {
             limits.memory,
             limits.stack,
             HOST_STACK,
-            // Code is read and then loaded.
+            // Code is in memory twice: once read, once loaded.
             code.len().saturating_mul(2),
-            // What crosses is there as the program's, as the host's, and on its way.
+            // Data of a message is in memory three times: in the program, in the host, and in the
+            // buffer.
             buffer.saturating_mul(2),
             limits.crossing,
             OWN_MEMORY,
@@ -164,7 +165,7 @@ impl ProgramWorker {
         let process_limits = ProcessLimits {
             data: data.into_iter().fold(0, u64::saturating_add),
             reserved: limiter::RESERVES,
-            // How much a program writes is a quota; how long a file is that it writes to, is not.
+            // Quotas limit how much a program writes, but not the size of the files it writes to.
             file: if writes { u64::MAX } else { buffer },
             cpu: limits.time.saturating_add(load_time).as_secs().saturating_add(60),
             threads: 3 + 1,
@@ -175,8 +176,8 @@ impl ProgramWorker {
         let mut worker = confined(host, start, role, process_limits, work, &files)?;
         let shared = Arc::new(SharedBuffer::new(buffer).map_err(host_failed)?);
         worker.send(&Request::Load, &[code.as_fd(), shared.as_fd()])?;
-        match worker.channel.receive::<Told>(Some(load_time)).map_err(violation)? {
-            Received::Message(Told::Loaded(loaded), _) => loaded.map_err(|why| match why {
+        match worker.channel.receive::<Report>(Some(load_time)).map_err(violation)? {
+            Received::Message(Report::Loaded(loaded), _) => loaded.map_err(|why| match why {
                 NotLoaded::Refused(why) => ErrorKind::Program(why),
                 NotLoaded::Failed(failure) => ErrorKind::from_failure(failure, Phase::Run),
             })?,
@@ -187,12 +188,12 @@ impl ProgramWorker {
         Ok(ProgramWorker { worker, shared, limits, views: Arc::new(Views::of(files)), mounts })
     }
 
-    /// Whether it sees what is mounted below the folders that it may change.
+    /// Whether it sees all mounts below its writable folders: none has changed since it was started.
     pub(super) fn sees_all_mounts(&self) -> bool {
         self.mounts.as_ref().is_none_or(Mounts::are_the_same)
     }
 
-    /// Runs the program on these inputs, and says what it took. The process ends with it.
+    /// Runs the program on these inputs, and returns what it used. The process then exits.
     pub(super) fn run(
         mut self,
         inputs: &[u8],
@@ -208,34 +209,34 @@ impl ProgramWorker {
         broker.begin();
         let (len, spent) = loop {
             let left = (broker.deadline() + GRACE).saturating_duration_since(Instant::now());
-            // It must not go on by speaking without end.
+            // It must not gain time by sending messages without end.
             let received = match left.is_zero() {
                 true => Ok(Received::TimedOut),
-                false => self.worker.channel.receive::<Told>(Some(left)),
+                false => self.worker.channel.receive::<Report>(Some(left)),
             };
-            let told = match received.map_err(violation)? {
-                Received::Message(told, _) => told,
+            let report = match received.map_err(violation)? {
+                Received::Message(report, _) => report,
                 Received::TimedOut => return Err(broker.out_of_time().into()),
                 Received::Closed | Received::Unread => {
                     return Err(lost(self.worker.process.ended()).into());
                 }
             };
-            match told {
-                Told::Asks(ask) => self.answer(ask, broker)?,
-                Told::Prints(stream, line) => broker.print(stream, &line),
-                Told::Decided { resource, access, allowed, rule, waits } => {
+            match report {
+                Report::Asks(ask) => self.answer(ask, broker)?,
+                Report::Prints(stream, line) => broker.print(stream, &line),
+                Report::Decided { resource, access, allowed, rule, waits } => {
                     let (resource, access, rule) = (&*resource, &*access, &*rule);
                     broker.decided(&Asked { resource, access, allowed, rule });
                     if waits && broker.broken.is_none() {
                         self.reply(Answered::Noted, Duration::ZERO, &[])?;
                     }
                 }
-                Told::Answers(Ok(answer)) => break answer,
-                Told::Answers(Err(Unanswered::GaveUp(why))) => return Err(Gone::GaveUp(why)),
-                Told::Answers(Err(Unanswered::Failed(failure))) => {
+                Report::Answers(Ok(answer)) => break answer,
+                Report::Answers(Err(Unanswered::GaveUp(why))) => return Err(Gone::GaveUp(why)),
+                Report::Answers(Err(Unanswered::Failed(failure))) => {
                     return Err(ErrorKind::from_failure(failure, Phase::Run).into());
                 }
-                Told::Loaded(_) => {
+                Report::Loaded(_) => {
                     return Err(violation("it reported twice that it is loaded").into());
                 }
             }
@@ -256,7 +257,7 @@ impl ProgramWorker {
         }
     }
 
-    /// Answers a question, unless the run has no time left then.
+    /// Answers a request, unless the run has no time left.
     fn answer(&mut self, ask: Ask, broker: &mut Broker) -> Result<(), ErrorKind> {
         let before = broker.credit;
         let brought = |len: u64| match len <= self.shared.len() {
@@ -286,7 +287,7 @@ impl ProgramWorker {
         }
         let descriptors = connection.as_ref().map(AsFd::as_fd);
         let answer = answer.unwrap_or_else(|denied| {
-            // What it says came out of a sandbox, in part.
+            // Its messages contain untrusted text from the sandbox.
             Answered::Refused(Denied { text: super::protocol::cut(&denied.text), ..denied })
         });
         self.reply(answer, broker.credit.saturating_sub(before), descriptors.as_slice())
@@ -304,7 +305,7 @@ impl ProgramWorker {
 
 /// Why there are no outputs.
 pub(super) enum Gone {
-    /// The program gives up, in its own words.
+    /// The program returned an error; its text.
     GaveUp(String),
     Failed(ErrorKind),
 }

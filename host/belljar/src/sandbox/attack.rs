@@ -1,4 +1,4 @@
-//! Attacks from within a worker: only in builds for tests.
+//! Attacks from inside a worker. Only in test builds.
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
@@ -21,10 +21,10 @@ use belljar_confine::process::{WorkerProcess, WorkerProgram};
 use belljar_confine::role::Role;
 use belljar_confine::setup::ProcessLimits;
 
-/// Longest that an attempt may take.
-const LONGEST: Duration = Duration::from_secs(20);
+/// Time limit of an attempt.
+const MAX_TIME: Duration = Duration::from_secs(20);
 
-/// Has a worker with these layers make an attempt.
+/// Makes an attempt in a worker with these layers.
 pub(crate) fn attack(
     program: &WorkerProgram,
     role: Role,
@@ -59,21 +59,21 @@ pub(crate) fn attack(
         Setup { plan, variant: Variant::default(), guest, work: Work::Breach(Box::new(attempt)) };
     channel.send(&setup, &[]).map_err(text)?;
     channel.send(&(), &[folder.as_fd(), socket.as_fd(), room.as_fd()]).map_err(text)?;
-    match channel.receive::<Ready>(Some(LONGEST)).map_err(text)? {
+    match channel.receive::<Ready>(Some(MAX_TIME)).map_err(text)? {
         Received::Message(Ok(missing), _) if missing.is_empty() => {}
         Received::Message(Ok(missing), _) => return Err(format!("missing: {missing:?}")),
         Received::Message(Err(missing), _) => return Err(missing.to_string()),
         Received::Closed | Received::Unread => return Err(process.ended().to_string()),
         Received::TimedOut => return Err("the worker did not become ready in time".into()),
     }
-    match channel.receive::<Outcome>(Some(LONGEST)).map_err(text)? {
+    match channel.receive::<Outcome>(Some(MAX_TIME)).map_err(text)? {
         Received::Message(Ok(()), _) => Ok(Ended::Allowed),
         Received::Message(Err(errno), _) => Ok(Ended::Refused(errno)),
         Received::Closed | Received::Unread => match process.ended() {
-            // It has become a program that came to its end.
+            // It executed another program, which exited.
             WorkerEnd::Exit(0) => Ok(Ended::Allowed),
             WorkerEnd::Signal(signal) if signal == Signal::SYS.as_raw() => Ok(Ended::Killed),
-            // The limit on files.
+            // The file size limit.
             WorkerEnd::Signal(signal) if signal == Signal::XFSZ.as_raw() => {
                 Ok(Ended::Refused(libc::EFBIG))
             }

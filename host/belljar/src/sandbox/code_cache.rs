@@ -1,17 +1,16 @@
 //! Native code of the guest, compiled once and kept on disk.
 //!
-//! Whoever can put a file here runs native code in the host, so nothing is believed about a file
-//! because of where it lies: the folder and the file must be the caller's alone, the bytes are
-//! copied into sealed memory before they are looked at, and they must carry a seal (keyed BLAKE3)
-//! made with a secret that lies in another folder. A file that fails is never used.
+//! A user who can write a valid file here can run native code in the host. So the folder and the
+//! file must be private to the caller, the bytes are copied into sealed memory before they are
+//! checked, and they must have a seal (keyed BLAKE3) made with a secret in another folder. An
+//! invalid file is never used.
 //!
-//! Processes that find no code compile it once: the first holds a lock on the folder, the others wait
-//! for it and then use what it has made. The kernel gives the lock up for a process that dies. Where
-//! no folder can be used at all, because there is none or nothing can be written, the code is
-//! compiled for this process and not kept. A folder that is open to others is not such a case: it
-//! stops the start.
+//! If there is no code, only one process compiles it: it holds a lock on the folder, and the others
+//! wait for the lock and then use the result. The kernel releases the lock of a process that dies.
+//! If no folder can be used, because none is named or it is not writable, the code is compiled for
+//! this process and not kept. A folder that is open to others is an error instead.
 //!
-//! `unsafe` is here because wasmtime cannot check code that is handed to it.
+//! `unsafe` is needed because wasmtime cannot validate native code.
 
 use std::fs::File;
 use std::hash::{Hash, Hasher};
@@ -22,7 +21,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Engine, Module};
 
-use super::compile::{Compiler, LONGEST, MAX_CODE};
+use super::compile::{Compiler, MAX_CODE, MAX_TIME};
 use super::engine::{Engines, Variant};
 use super::guest::{GuestInfo, GuestKind};
 use super::store::private::{PrivateError, PrivateFolder, secret};
@@ -32,18 +31,18 @@ use belljar_confine::file_size;
 use belljar_confine::layers::{Confinement, MissingLayer};
 use belljar_confine::memory::{SealedBytes, SealedWriter};
 
-/// Why the guest's native code could not be had.
+/// Why the guest's native code is not available.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodeCacheError {
-    /// A folder or a file in it could not be used. Whoever can write there could put native code
-    /// into Belljar.
+    /// A folder or a file in it could not be used. Users who can write there could run native code
+    /// in Belljar.
     #[error(transparent)]
     Private(#[from] PrivateError),
-    /// Memory for the code could not be had.
-    #[error("the compiled code cannot be held in memory: {0}")]
+    /// Memory for the code could not be allocated.
+    #[error("cannot hold the compiled code in memory: {0}")]
     Memory(#[from] io::Error),
-    /// The code is not there, and compiling it here is not allowed.
+    /// The code does not exist, and this host may not compile it.
     #[error("{path}: {why}, and this host may not compile it; run `belljar warm` first")]
     NotCompiled {
         /// The file.
@@ -51,11 +50,11 @@ pub enum CodeCacheError {
         /// Why it is not used.
         why: String,
     },
-    /// A layer of the confinement of the worker that compiles it could not be put on.
-    #[error("a protection is missing where the guest is compiled: {0}")]
+    /// A layer of the compile worker's confinement could not be applied.
+    #[error("a layer of confinement is missing where the guest is compiled: {0}")]
     Unprotected(MissingLayer),
-    /// Compiling, or loading what was compiled, failed.
-    #[error("the guest could not be compiled: {0}")]
+    /// Compiling, or loading the compiled code, failed.
+    #[error("cannot compile the guest: {0}")]
     Compiler(String),
 }
 
@@ -65,31 +64,31 @@ impl CodeCacheError {
     }
 }
 
-/// What the cache has to say while it works.
+/// Events of the cache.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub(crate) enum CodeNotice {
     /// The guest is being compiled, which takes seconds.
     Compiling {
-        /// The variant, in words.
+        /// The name of the variant.
         variant: &'static str,
     },
-    /// Compiling is over.
+    /// Compiling has ended.
     Compiled,
-    /// Another process compiles the guest, and this one waits for it.
+    /// Another process is compiling the guest, and this one waits for it.
     Waiting,
-    /// What was compiled is not kept, for this reason: the next process compiles it again.
+    /// The compiled code is not kept, so the next process compiles it again.
     NotKept {
         /// Why.
         why: String,
     },
-    /// The worker that compiles lacks layers of its confinement.
+    /// The compile worker lacks layers of its confinement.
     Missing(Vec<MissingLayer>),
-    /// A file in the cache is not what was put there; it is not used and will be replaced.
+    /// A file in the cache is invalid; it is not used and will be replaced.
     Refused {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
 }
@@ -98,25 +97,24 @@ type Listener = Arc<dyn Fn(CodeNotice) + Send + Sync>;
 
 /// The cache of compiled code.
 pub(crate) struct CodeCache {
-    /// The folders, as far as any can be told.
+    /// The folders, if the environment or the caller names them.
     code: Option<PathBuf>,
     state: Option<PathBuf>,
-    /// What compiles the guest, if that is allowed.
+    /// How the guest is compiled, if that is allowed.
     compiler: Option<Compiler>,
     listener: Listener,
 }
 
-/// Compiled code whose seal was good, in memory that can no longer change.
+/// Compiled code with a valid seal, in memory that can no longer change.
 pub(crate) struct VerifiedCode {
     sealed: SealedBytes,
 }
 
-/// Code of the profiling variant. It is a type of its own so that nothing that answers requests can be
-/// given it.
+/// Code of the profiling variant. The separate type keeps it out of sandboxes that serve requests.
 pub(crate) struct ProfilingCode(pub(super) VerifiedCode);
 
 impl CodeCache {
-    /// `cache` holds the code, `state` the secret. Neither need exist yet.
+    /// `cache` holds the code, `state` the secret. They need not exist yet.
     pub(crate) fn new(
         cache: Option<&Path>,
         state: Option<&Path>,
@@ -127,18 +125,18 @@ impl CodeCache {
         CodeCache { code, state, compiler, listener }
     }
 
-    /// Where the code is, if anywhere.
+    /// The folder of the code, if there is one.
     pub(crate) fn folder(&self) -> Option<&Path> {
         self.code.as_deref()
     }
 
-    /// Whether what is compiled can be kept.
+    /// Checks whether compiled code can be kept.
     pub(crate) fn check(&self) -> Result<(), CodeCacheError> {
-        self.shelf(GuestKind::Serving, Variant::ALL[0]).map(drop)
+        self.entry(GuestKind::Serving, Variant::ALL[0]).map(drop)
     }
 
-    /// The compiled guest, from the cache if it is there. If a worker must compile it, this much of
-    /// its confinement must be there.
+    /// The compiled guest, from the cache if possible. `confinement` is what is required of a
+    /// worker that compiles it.
     pub(crate) fn get(
         &self,
         variant: Variant,
@@ -147,7 +145,7 @@ impl CodeCache {
         self.get_kind(GuestKind::Serving, variant, confinement)
     }
 
-    /// The compiled profiling variant, as [`CodeCache::get`].
+    /// Like [`CodeCache::get`], for the profiling variant.
     pub(crate) fn get_profiling(
         &self,
         variant: Variant,
@@ -162,9 +160,9 @@ impl CodeCache {
         variant: Variant,
         confinement: Confinement,
     ) -> Result<VerifiedCode, CodeCacheError> {
-        let shelf = match self.shelf(guest, variant) {
-            Ok(shelf) => shelf,
-            // What has no place is compiled and not kept.
+        let entry = match self.entry(guest, variant) {
+            Ok(entry) => entry,
+            // Without a usable folder, the code is compiled and not kept.
             Err(CodeCacheError::Private(err))
                 if !err.is_open_to_others() && err.is_lasting() && self.compiler.is_some() =>
             {
@@ -172,44 +170,44 @@ impl CodeCache {
             }
             Err(err) => return Err(err),
         };
-        let why = match shelf.find()? {
+        let why = match entry.find()? {
             Found::Code(code) => return Ok(code),
             Found::Nothing => "there is no compiled code".to_owned(),
             Found::Damaged(why) => {
-                (self.listener)(CodeNotice::Refused { path: shelf.path(), why: why.clone() });
+                (self.listener)(CodeNotice::Refused { path: entry.path(), why: why.clone() });
                 why
             }
         };
         let Some(compiler) = &self.compiler else {
-            return Err(CodeCacheError::NotCompiled { path: shelf.path(), why });
+            return Err(CodeCacheError::NotCompiled { path: entry.path(), why });
         };
-        shelf.folder.lock(LONGEST, || (self.listener)(CodeNotice::Waiting));
-        // The one that had the lock has made it, unless it has failed.
-        if let Found::Code(code) = shelf.find()? {
+        entry.folder.lock(MAX_TIME, || (self.listener)(CodeNotice::Waiting));
+        // The process that held the lock has written it, unless it failed.
+        if let Found::Code(code) = entry.find()? {
             return Ok(code);
         }
         let sealed = self.compile(compiler, guest, variant, confinement)?;
-        let written = shelf.folder.write_file(&shelf.name, |file| {
+        let written = entry.folder.write_file(&entry.name, |file| {
             let about = About::default();
             let read = |at, part: &mut [u8]| sealed.read_at(part, at);
-            sealed_file::write(file, &shelf.keys, &shelf.name, &about, sealed.len(), read)
+            sealed_file::write(file, &entry.keys, &entry.name, &about, sealed.len(), read)
         });
-        // A full disk is no reason to do without what is here.
+        // The code is usable even if the disk is full.
         if let Err(err) = written {
             (self.listener)(CodeNotice::NotKept { why: err.to_string() });
         }
         Ok(VerifiedCode { sealed })
     }
 
-    /// The place of a variant's code.
-    fn shelf(&self, guest: GuestKind, variant: Variant) -> Result<Shelf, CodeCacheError> {
+    /// The cache entry of a variant.
+    fn entry(&self, guest: GuestKind, variant: Variant) -> Result<CacheEntry, CodeCacheError> {
         const VARIABLE: &str = "BELLJAR_CACHE_DIR";
         let code = self.code.as_ref().ok_or(PrivateError::Nowhere { variable: VARIABLE })?;
         let keys = Keys::new(&secret(self.state.as_deref())?, Kind::Code);
-        // The stack size is no part of the compiled code.
+        // The compiled code does not depend on the stack size.
         let engine = Engines::new_engine(variant, 1 << 20).map_err(CodeCacheError::compiler)?;
         let name = format!("{}.code", cache_key(&engine, guest, variant));
-        Ok(Shelf { folder: PrivateFolder::open(code, VARIABLE)?, keys, name })
+        Ok(CacheEntry { folder: PrivateFolder::open(code, VARIABLE)?, keys, name })
     }
 
     fn compile(
@@ -221,11 +219,11 @@ impl CodeCache {
     ) -> Result<SealedBytes, CodeCacheError> {
         let name = match guest {
             GuestKind::Serving => variant.name(),
-            GuestKind::Profiling => "for profiles",
+            GuestKind::Profiling => "profiling",
         };
         (self.listener)(CodeNotice::Compiling { variant: name });
-        let told = |missing| (self.listener)(CodeNotice::Missing(missing));
-        let compiled = compiler.compile(guest, variant, confinement, told);
+        let report = |missing| (self.listener)(CodeNotice::Missing(missing));
+        let compiled = compiler.compile(guest, variant, confinement, report);
         (self.listener)(CodeNotice::Compiled);
         compiled
     }
@@ -245,8 +243,8 @@ impl CodeCache {
     }
 }
 
-/// Where the code of one variant is, and what it is sealed with.
-struct Shelf {
+/// The file of one variant's code, and the keys of its seal.
+struct CacheEntry {
     folder: PrivateFolder,
     keys: Keys,
     name: String,
@@ -255,14 +253,14 @@ struct Shelf {
 enum Found {
     Code(VerifiedCode),
     Nothing,
-    /// A file that is not to be used, for this reason.
+    /// A file that must not be used, for this reason.
     Damaged(String),
 }
 
-impl Shelf {
+impl CacheEntry {
     fn find(&self) -> Result<Found, CodeCacheError> {
         let Some(file) = self.folder.open_file(&self.name)? else { return Ok(Found::Nothing) };
-        // Code that this process may not copy is not spoilt by that.
+        // A file that exceeds this process's file size limit is not damaged.
         file_size::check(file.metadata()?.len())?;
         Ok(match read_sealed(file, &self.keys, &self.name) {
             Ok(code) => Found::Code(code),
@@ -285,24 +283,25 @@ impl VerifiedCode {
         &self.sealed
     }
 
-    /// Makes a module of the code.
+    /// Loads the code as a module.
     pub(crate) fn load(&self, engine: &Engine) -> Result<Module, CodeCacheError> {
         let failed = |err: io::Error| CodeCacheError::Compiler(err.to_string());
         let file = File::from(self.sealed.try_clone().map_err(failed)?);
-        // SAFETY: the bytes are what `Engine::precompile_module` made: either it made them in this
-        // process just now, or they carry a seal that only this user's Belljar can make, or they
-        // come from the supervisor that checked so. They lie in memory sealed against writing and
+        // SAFETY: the bytes were produced by `Engine::precompile_module`: either in this process
+        // just now, or they have a seal that only this user's Belljar can make, or they come from
+        // the supervisor, which checked that. They are in memory that is sealed against writing and
         // resizing, so they cannot change while they are mapped.
         unsafe { Module::deserialize_open_file(engine, file) }.map_err(CodeCacheError::compiler)
     }
 }
 
-/// Everything that makes compiled code what it is: the guest, wasmtime, its settings and the CPU.
+/// A digest of everything that compiled code depends on: the guest, wasmtime, its settings and the
+/// CPU.
 fn cache_key(engine: &Engine, guest: GuestKind, variant: Variant) -> Digest {
     struct Sha(Sha256);
     impl Hasher for Sha {
         fn finish(&self) -> u64 {
-            0 // Never asked for: the whole digest is taken below.
+            0 // Never called: the whole digest is taken below.
         }
 
         fn write(&mut self, bytes: &[u8]) {
@@ -322,8 +321,8 @@ fn cache_key(engine: &Engine, guest: GuestKind, variant: Variant) -> Digest {
 
 fn read_sealed(file: File, keys: &Keys, name: &str) -> Result<VerifiedCode, String> {
     let sealed = SealedFile::open(file, keys, name, MAX_CODE)?;
-    // What is checked is what is used, whatever happens to the file meanwhile: each part is hashed
-    // and written from one copy.
+    // Each part is hashed and written from one copy, so a concurrent change of the file cannot
+    // replace verified data.
     let failed = |err: io::Error| err.to_string();
     let writer = SealedWriter::with_len("belljar-code", sealed.len()).map_err(failed)?;
     sealed.read(keys, |at, part| writer.write_at(part, at))?;

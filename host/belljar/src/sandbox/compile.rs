@@ -1,4 +1,5 @@
-//! Compiling the guest to native code, in a worker process that never sees a model, or in this one.
+//! Compiles the guest to native code, in a worker process that must never see a model, or in this
+//! process.
 
 use std::borrow::Cow;
 use std::io;
@@ -23,13 +24,13 @@ use belljar_confine::process::WorkerProgram;
 use belljar_confine::role::Role;
 use belljar_confine::setup::{Plan, ProcessLimits};
 
-/// Longest that compiling may take. It takes some ten seconds on two processors.
-pub(super) const LONGEST: Duration = Duration::from_secs(900);
+/// Time limit for compiling. It takes about ten seconds on two processors.
+pub(super) const MAX_TIME: Duration = Duration::from_secs(900);
 
-/// Memory that compiling may take, in bytes. It takes some hundreds of megabytes.
+/// Memory limit for compiling, in bytes. It uses some hundreds of megabytes.
 const MEMORY: u64 = 4 << 30;
 
-/// Longest compiled code, in bytes. The guest's is a tenth of this.
+/// Maximum size of compiled code, in bytes. The guest's is a tenth of this.
 pub(super) const MAX_CODE: u64 = 512 << 20;
 
 /// Where the guest is compiled.
@@ -40,17 +41,18 @@ pub(crate) enum Compiler {
     Worker(WorkerProgram),
 }
 
-/// How the compile worker ends: with the code, which comes with the message, or with a reason.
+/// The result of the compile worker: the code comes with the message, or there is an error.
 type Outcome = Result<(), String>;
 
 impl Compiler {
-    /// The guest's native code. `told` is given the layers that a worker lacks, if that is allowed.
+    /// The guest's native code. `report` receives the layers that the worker lacks, if the
+    /// confinement permits that.
     pub(super) fn compile(
         &self,
         guest: GuestKind,
         variant: Variant,
         confinement: Confinement,
-        told: impl FnOnce(Vec<MissingLayer>),
+        report: impl FnOnce(Vec<MissingLayer>),
     ) -> Result<SealedBytes, CodeCacheError> {
         let program = match self {
             Compiler::Here => {
@@ -63,7 +65,7 @@ impl Compiler {
             Compiler::Worker(program) => program,
         };
         let failed = |why: &dyn std::fmt::Display| {
-            CodeCacheError::Compiler(format!("the worker that compiles it: {why}"))
+            CodeCacheError::Compiler(format!("the compile worker failed: {why}"))
         };
         let mut worker = Worker::spawn(program).map_err(|err| failed(&err))?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -71,7 +73,7 @@ impl Compiler {
             data: MEMORY,
             reserved: 0,
             file: MAX_CODE,
-            cpu: LONGEST.as_secs() * processors as u64,
+            cpu: MAX_TIME.as_secs() * processors as u64,
             threads: processors as u64 + 2,
             handles: 0,
         };
@@ -83,29 +85,29 @@ impl Compiler {
         worker.set_up(&setup, &[room.as_fd()]).map_err(|err| failed(&err))?;
         drop(room);
         let missing =
-            worker.await_ready(confinement, LONGEST).map_err(|failure| match failure {
+            worker.await_ready(confinement, MAX_TIME).map_err(|failure| match failure {
                 Failure::Unprotected(missing) => CodeCacheError::Unprotected(missing),
                 other => failed(&other),
             })?;
-        told(missing);
+        report(missing);
         let Worker { mut process, mut channel } = worker;
-        let code = match channel.receive::<Outcome>(Some(LONGEST))? {
+        let code = match channel.receive::<Outcome>(Some(MAX_TIME))? {
             Received::Message(Ok(()), code) => {
                 let code = code.into_iter().next();
                 SealedBytes::take_over(code.ok_or_else(|| failed(&"it sent no code"))?)?
             }
             Received::Message(Err(why), _) => return Err(CodeCacheError::Compiler(why)),
-            Received::TimedOut => return Err(failed(&"it takes too long")),
+            Received::TimedOut => return Err(failed(&format!("it took longer than {MAX_TIME:?}"))),
             Received::Closed | Received::Unread => return Err(failed(&process.ended())),
         };
         match code.len() {
             1..=MAX_CODE => Ok(code),
-            len => Err(failed(&format!("it gave {len} bytes of code"))),
+            len => Err(failed(&format!("its code has an invalid size of {len} bytes"))),
         }
     }
 }
 
-/// Compiles on threads of this process, as far as it may have any more.
+/// Compiles on several threads of this process, or on one if no more can be started.
 fn compiled_here(guest: GuestKind, variant: Variant) -> wasmtime::Result<Vec<u8>> {
     let code = guest.code()?;
     match rayon::ThreadPoolBuilder::new().build() {
@@ -117,14 +119,13 @@ fn compiled_here(guest: GuestKind, variant: Variant) -> wasmtime::Result<Vec<u8>
     }
 }
 
-/// The threads among which a worker divides what it compiles. They are started before its filter
-/// takes the right to start threads away, and they end with its process, even after a panic: its role
-/// has no system call to end a thread.
+/// The threads on which a worker compiles. They are started before its filter forbids starting
+/// threads, and they end with its process, even after a panic: its role may not end single threads.
 pub(crate) struct CompilerThreads(Option<ManuallyDrop<rayon::ThreadPool>>);
 
 impl CompilerThreads {
-    /// Starts so many threads, or as many as the limits on processes allow; the calling thread works
-    /// alone if there are none. Every thread runs when this returns.
+    /// Starts this many threads, or as many as the process limit allows. If none can be started,
+    /// the calling thread works alone. Every thread is running when this returns.
     pub(crate) fn start(threads: usize) -> io::Result<CompilerThreads> {
         let mut started = 0_usize;
         let (ready, running) = std::sync::mpsc::channel();
@@ -132,13 +133,13 @@ impl CompilerThreads {
         let pool = pool.spawn_handler(|thread| {
             let ready = ready.clone();
             let run = move || {
-                // The receiver is still there: it waits for one message of each thread.
+                // The receiver still exists: it waits for one message from each thread.
                 let _ = ready.send(());
                 thread.run();
             };
             match std::thread::Builder::new().spawn(run) {
                 Ok(_) => started += 1,
-                // What one thread does not do, another one takes over.
+                // The other threads take over the work of one that cannot be started.
                 Err(_) if started > 0 => {}
                 Err(err) => return Err(err),
             }
@@ -156,7 +157,7 @@ impl CompilerThreads {
         Ok(CompilerThreads(None))
     }
 
-    /// Does this work on the threads.
+    /// Runs this work on the threads.
     pub(crate) fn run<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
         match self.0 {
             Some(pool) => pool.install(work),
@@ -165,7 +166,8 @@ impl CompilerThreads {
     }
 }
 
-/// The worker's part, after it was confined. The code goes into a file that the supervisor has made.
+/// The worker's side, after it is confined. It writes the code to a file that the supervisor
+/// created.
 pub(super) fn compile(
     channel: &mut Channel,
     guest: GuestKind,
@@ -190,15 +192,15 @@ fn compiled(
     room: OwnedFd,
 ) -> Result<SealedBytes, String> {
     let engine = engine.map_err(|err| format!("{err:#}"))?;
-    let code = what(guest).map_err(|err| err.to_string())?;
+    let code = source(guest).map_err(|err| err.to_string())?;
     let code = threads.run(|| engine.precompile_module(&code)).map_err(|err| format!("{err:#}"))?;
     let mut writer = SealedWriter::into_room(room);
     let written = writer.write(&code).and_then(|()| writer.hand_over());
     written.map_err(|err| err.to_string())
 }
 
-/// What a worker compiles: the guest, but in tests of what comes after it.
-fn what(guest: GuestKind) -> Result<Cow<'static, [u8]>, NotChanged> {
+/// The module that a worker compiles: the guest, or an empty module in tests that do not run it.
+fn source(guest: GuestKind) -> Result<Cow<'static, [u8]>, NotChanged> {
     #[cfg(feature = "test-hooks")]
     if belljar_confine::fault_injection::is_quick() {
         return Ok(Cow::Borrowed(b"\0asm\x01\0\0\0"));

@@ -1,9 +1,9 @@
-//! Finding the pages of a private mapping that were written to: those that are no longer the
-//! file's, but this process's own copies.
+//! Finds the written pages of a private mapping: those that are private copies and no longer belong
+//! to the file.
 //!
-//! The kernel tells: at once and for the dirty pages only by `PAGEMAP_SCAN` (Linux 6.7, see its
-//! Documentation/admin-guide/mm/pagemap.rst), else page by page in `/proc/self/pagemap`. `unsafe`
-//! is here for the call.
+//! `PAGEMAP_SCAN` (Linux 6.7, see its Documentation/admin-guide/mm/pagemap.rst) returns exactly the
+//! dirty pages. On older kernels, `/proc/self/pagemap` is read page by page. `unsafe` is needed for
+//! the call.
 
 use std::fs::File;
 use std::io;
@@ -25,19 +25,19 @@ pub(super) struct DirtyPages {
 
 static PAGEMAP: OnceLock<Option<File>> = OnceLock::new();
 
-/// Opens this process's pagemap, once for all of its slots; `None` where there is none. A worker
-/// asks before it is confined: afterwards it opens no files.
+/// Opens this process's pagemap, once for all of its slots; `None` if it is not available. A worker
+/// must call this before it is confined, because it cannot open files afterwards.
 pub(super) fn pagemap() -> Option<&'static File> {
     PAGEMAP.get_or_init(|| open().ok()).as_ref()
 }
 
-/// For a worker that has no use for it: it holds none, and opens none later.
+/// Marks the pagemap as unavailable, for a worker that does not need it.
 pub(super) fn no_pagemap() {
     let _ = PAGEMAP.set(None);
 }
 
-/// Opens it without the right to see physical addresses. The kernel keeps in mind who opened it, and
-/// shows them to whoever has it then.
+/// Opens it without the capability to see physical addresses. The kernel checks the capabilities of
+/// the process that opened the file, not of the one that reads it.
 fn open() -> io::Result<File> {
     let rights = rustix::thread::capabilities(None)?;
     let fewer = rights.effective.difference(CapabilitySet::SYS_ADMIN);
@@ -51,12 +51,12 @@ fn open() -> io::Result<File> {
 }
 
 impl DirtyPages {
-    /// `None` where the kernel does not tell.
+    /// `None` if the pagemap is not available.
     pub(super) fn new() -> Option<DirtyPages> {
         pagemap().map(|pagemap| DirtyPages { pagemap, scans: true })
     }
 
-    /// Whether the kernel tells at once, and not only page by page.
+    /// Whether the kernel supports `PAGEMAP_SCAN`.
     pub(super) fn scans(&self) -> bool {
         let here = &raw const *self as usize / PAGE * PAGE;
         self.scan(here, here + PAGE, &mut |_, _| Ok(())).is_ok()
@@ -71,7 +71,7 @@ impl DirtyPages {
     ) -> io::Result<()> {
         if self.scans {
             match self.scan(start, end, &mut found) {
-                // An older kernel, or a filter that knows no such call.
+                // An older kernel, or a filter that denies the call.
                 Err(err) if is_unknown(&err) => self.scans = false,
                 other => return other,
             }
@@ -97,7 +97,7 @@ impl DirtyPages {
                 end: end as u64,
                 vec: regions.as_mut_ptr() as u64,
                 vec_len: regions.len() as u64,
-                // Not of a file, and either present or swapped out.
+                // Not backed by a file, and either present or swapped out.
                 category_inverted: FILE,
                 category_mask: FILE,
                 category_anyof_mask: PRESENT | SWAPPED,
@@ -111,7 +111,7 @@ impl DirtyPages {
                 found(region.start as usize, region.end as usize)?;
             }
             if walk_end <= at {
-                return Err(io::Error::other("the kernel's scan of pages does not get on"));
+                return Err(io::Error::other("PAGEMAP_SCAN made no progress"));
             }
             at = walk_end;
         }
@@ -183,7 +183,7 @@ struct Scan {
     flags: u64,
     start: u64,
     end: u64,
-    /// Written by the kernel: how far it got.
+    /// Written by the kernel: where the scan stopped.
     walk_end: u64,
     vec: u64,
     vec_len: u64,
@@ -195,7 +195,7 @@ struct Scan {
 }
 
 // SAFETY: the number is that of `PAGEMAP_SCAN`, `_IOWR('f', 16, struct pm_scan_arg)`, and `Scan` is
-// that struct. What it points to is up to whoever makes one.
+// that struct. The code that creates one is responsible for its pointers.
 unsafe impl Ioctl for Scan {
     type Output = (usize, u64);
 
@@ -213,7 +213,7 @@ unsafe impl Ioctl for Scan {
         count: IoctlOutput,
         scan: *mut rustix::ffi::c_void,
     ) -> rustix::io::Result<(usize, u64)> {
-        // SAFETY: rustix passes the pointer that `as_ptr` gave.
+        // SAFETY: rustix passes the pointer that `as_ptr` returned.
         let walk_end = unsafe { (*scan.cast::<Scan>()).walk_end };
         Ok((count as usize, walk_end))
     }
@@ -229,7 +229,7 @@ mod tests {
     use belljar_confine::memory::SealedWriter;
 
     #[test]
-    fn both_ways_find_exactly_the_written_pages() {
+    fn both_methods_find_exactly_the_written_pages() {
         const PAGES: usize = 5000;
         let mut writer = SealedWriter::new("test").unwrap();
         writer.write(&vec![3; PAGES * PAGE]).unwrap();
@@ -240,9 +240,9 @@ mod tests {
         let base = unsafe {
             mmap(std::ptr::null_mut(), len, prot, MapFlags::PRIVATE, file.as_fd(), 0).unwrap()
         };
-        // SAFETY: the mapping just made, readable and writable, with no other reference to it.
+        // SAFETY: the mapping just created, readable and writable, with no other reference to it.
         let memory = unsafe { std::slice::from_raw_parts_mut(base.cast::<u8>(), len) };
-        // Reading makes pages present without making them ours.
+        // Reading makes pages present without making them private copies.
         assert!(memory.iter().step_by(PAGE).all(|byte| *byte == 3));
         let written =
             |page: usize| page.is_multiple_of(7) || (1000..1500).contains(&page) || page == 4999;

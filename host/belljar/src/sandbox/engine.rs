@@ -1,7 +1,7 @@
-//! The wasmtime engines, and what they accept.
+//! The wasmtime engines and their settings.
 //!
-//! Every WebAssembly proposal that the guest does not need is off, so that code which only serves
-//! others is never reached by a model.
+//! Every WebAssembly proposal that the guest does not need is disabled, so that a model never
+//! reaches the code that implements it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -17,8 +17,8 @@ use belljar_confine::layers::Confinement;
 /// A compiled form of the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Variant {
-    /// Whether the code checks for its deadline itself. Code in a worker process does not: there
-    /// the deadline is a kill, and the checks cost up to half the speed.
+    /// Whether the code checks its deadline itself. Code in a worker process does not: there the
+    /// supervisor kills the process, and the checks would cost up to half the speed.
     pub(crate) epochs: bool,
     /// Whether every result has the same bits on every machine.
     pub(crate) deterministic: bool,
@@ -63,24 +63,24 @@ fn config(variant: Variant, stack: usize) -> Config {
     config.epoch_interruption(variant.epochs);
     config.relaxed_simd_deterministic(variant.deterministic);
     config.cranelift_nan_canonicalization(variant.deterministic);
-    // Every linear memory lives in a slot of ours.
+    // Every linear memory is placed in one of our slots.
     config.with_host_memory(Arc::new(SlotCreator));
     config.memory_may_move(false);
     config.max_wasm_stack(stack);
-    // Nothing here is async, but wasmtime wants the one below the other.
+    // Nothing here is async, but wasmtime requires the first limit to be below the second.
     config.async_stack_size(stack + (1 << 20));
-    // A trap is reported by its kind and by the guest's own words; frames of an optimised guest
-    // would tell a user nothing, and the tables for them are a third of the compiled code.
+    // A trap is reported by its kind and the guest's message. Frames of an optimised guest would
+    // not help a user, and their tables are a third of the compiled code.
     config.wasm_backtrace_max_frames(None);
     config.generate_address_map(false);
     config.native_unwind_info(false);
     config
 }
 
-/// How often running code is asked whether its deadline has passed.
+/// The interval at which running code checks its deadline.
 const TICK: Duration = Duration::from_millis(5);
 
-/// The engines of one host: one for each variant and stack size, made when first needed.
+/// The engines of one host: one for each variant and stack size, created on first use.
 #[derive(Default)]
 pub(crate) struct Engines {
     made: Mutex<HashMap<(Variant, u64), (Engine, Module)>>,
@@ -112,7 +112,7 @@ impl Engines {
             return Ok((engine.clone(), module.clone()));
         }
         let engine = Engines::new_engine(variant, stack).map_err(CodeCacheError::compiler)?;
-        // Who has engines of its own compiles in this process.
+        // A host with its own engines compiles in this process, without a worker.
         let code = cache.get(variant, Confinement::BestEffort)?;
         let module = code.load(&engine)?;
         if variant.epochs {
@@ -122,20 +122,20 @@ impl Engines {
         Ok((engine, module))
     }
 
-    /// Lets time pass in the engines until what is returned is dropped, and says how many ticks
-    /// from now the deadline is.
+    /// Advances the engines' epochs until the returned [`Running`] is dropped, and returns in how
+    /// many ticks the deadline is.
     ///
     /// # Errors
-    /// When no thread can be started: without one, no deadline would ever come.
+    /// If the clock thread cannot be started: no deadline would ever pass without it.
     pub(crate) fn start_clock(&self, time: Duration) -> std::io::Result<(Running, u64)> {
         let ticks = time.as_nanos().div_ceil(TICK.as_nanos());
-        // One more, as the current tick is already under way.
+        // One more, because the current tick has already begun.
         let ticks = u64::try_from(ticks).unwrap_or(u64::MAX / 2).saturating_add(1);
         Ok((self.ticker.start()?, ticks))
     }
 }
 
-/// Advances the engines' epochs while anything runs; asleep otherwise.
+/// Advances the engines' epochs while anything runs, and sleeps otherwise.
 #[derive(Default)]
 struct Ticker {
     shared: Arc<(Mutex<Ticking>, Condvar)>,
@@ -193,7 +193,7 @@ fn tick(shared: &(Mutex<Ticking>, Condvar)) {
     }
 }
 
-/// Something runs, so time passes.
+/// Keeps the epochs advancing while it exists.
 pub(crate) struct Running {
     shared: Arc<(Mutex<Ticking>, Condvar)>,
 }
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn proposals_the_guest_does_not_need_are_rejected() {
+    fn proposals_that_the_guest_does_not_need_are_rejected() {
         let cases: [(&str, &[u8]); 9] = [
             ("an empty module, as a check of this test", &[]),
             ("gc: a struct type", &[1, 3, 1, 0x5f, 0]),

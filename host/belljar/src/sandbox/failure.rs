@@ -1,4 +1,4 @@
-//! How a call into a sandbox can fail.
+//! The ways in which a call into a sandbox can fail.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use belljar_confine::ended::WorkerEnd;
 use belljar_confine::layers::MissingLayer;
 
-/// A limit that was hit. The message names the key of the policy that sets it.
+/// A limit that was exceeded. The message names the policy key that sets it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum Limit {
@@ -24,8 +24,9 @@ pub enum Limit {
         /// The limit in bytes.
         limit: u64,
     },
-    /// The stack that the sandboxed runner keeps in its own memory is exhausted. Nothing sets it.
-    #[error("it is nested more deeply than the {limit} bytes of the runner's own stack can hold")]
+    /// The stack that the sandboxed runner keeps in its own memory is exhausted. No policy key sets
+    /// its size.
+    #[error("its nesting is too deep for the sandboxed runner's own stack of {limit} bytes")]
     GuestStack {
         /// The limit in bytes.
         limit: u64,
@@ -64,9 +65,9 @@ pub enum Limit {
         /// The limit in bytes.
         limit: u64,
     },
-    /// A guest program handed over too much in one call.
+    /// A guest program passed too much data in one call.
     #[error(
-        "it hands over more than {limit} bytes at once, the larger one of `limits.input-size` and \
+        "it passes more than {limit} bytes at once, the larger of `limits.input-size` and \
          `limits.output-size`"
     )]
     Crossing {
@@ -84,7 +85,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// What was limited: the key of the policy, where there is one.
+    /// The limited resource: the policy key, if there is one.
     #[must_use]
     pub fn resource(&self) -> &'static str {
         match self {
@@ -107,10 +108,10 @@ impl Limit {
 pub struct WorkerLoss {
     /// How it ended.
     pub end: WorkerEnd,
-    /// Whether it had taken the request. A request that was not taken is given to other workers, a
-    /// few times, before it fails.
+    /// Whether it had received the request. A request that was not received is sent to other
+    /// workers, a few times, before it fails.
     pub began: bool,
-    /// Whether it had done something before this request, and so may have seen a model.
+    /// Whether it had completed an earlier request, and so may have seen a model.
     pub served: bool,
 }
 
@@ -124,9 +125,9 @@ impl fmt::Display for WorkerLoss {
             write!(f, "no answer: before it took this request, the worker process {}; ", self.end)?;
             write!(f, "so did others; {advice}")
         } else {
-            write!(f, "no worker process: before it had seen anything, it {}; so did ", self.end)?;
+            write!(f, "no worker process: before its first request, it {}; ", self.end)?;
             f.write_str(
-                "others; see that the program that becomes a worker can be run, is of the same \
+                "so did others; check that the worker program can be executed, is of the same \
                  build as this one, and calls `belljar::become_worker_if_asked()` first thing in \
                  `main`",
             )
@@ -134,10 +135,10 @@ impl fmt::Display for WorkerLoss {
     }
 }
 
-/// Why a call brought no answer. Everything textual in it may come from the model.
+/// Why a call has no answer. All text in it may come from the model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub(crate) enum Failure {
-    /// A limit was hit.
+    /// A limit was exceeded.
     #[error("{0}")]
     Limit(Limit),
     /// The guest panicked.
@@ -146,18 +147,18 @@ pub(crate) enum Failure {
     /// The guest trapped.
     #[error("the sandbox trapped: {0}")]
     Trapped(String),
-    /// The sandbox broke the rules of its interface.
-    #[error("the sandbox broke its interface: {0}")]
+    /// The sandbox violated its interface.
+    #[error("the sandbox violated its interface: {0}")]
     Protocol(String),
-    /// A layer of the worker's confinement could not be put on.
+    /// A layer of the worker's confinement could not be applied.
     #[error("{0}")]
     Unprotected(MissingLayer),
-    /// The worker process was lost. Only its supervisor says so: a worker that claims it is not
-    /// even understood.
+    /// The worker process was lost. Only the supervisor creates this; it is not serialized, so a
+    /// worker cannot claim it.
     #[serde(skip)]
     #[error("{0}")]
     Lost(WorkerLoss),
-    /// The host could not do its part.
+    /// An operation of the host failed.
     #[error("{0}")]
     Host(String),
 }

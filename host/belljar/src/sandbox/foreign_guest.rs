@@ -1,5 +1,5 @@
-//! A worker that runs another guest than the one of this build: only in builds for tests. The worker
-//! itself is the usual one, with all layers around it, and knows nothing of that.
+//! Runs a guest other than the one of this build in a worker. Only in test builds. The worker is
+//! the usual one, with all layers of confinement.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use belljar_confine::memory::SealedWriter;
 use belljar_confine::process::WorkerProgram;
 use belljar_confine::role::Role;
 
-/// Longest that a call may take.
-const LONGEST: Duration = Duration::from_secs(20);
+/// Time limit of a call.
+const MAX_TIME: Duration = Duration::from_secs(20);
 
 /// Linear memory of the guest at its start, in bytes.
 const MEMORY: usize = 64 << 10;
 
-/// A sandbox of the role `run` in a confined worker, with a guest of the test's own.
+/// A sandbox of the role `run` in a confined worker, with a guest that the test provides.
 pub struct ForeignGuest(WorkerSandbox);
 
 impl ForeignGuest {
@@ -29,7 +29,7 @@ impl ForeignGuest {
     /// `belljar_alloc` and `belljar_run`.
     ///
     /// # Errors
-    /// When the module cannot be compiled, or the worker cannot be started with every layer.
+    /// If the module cannot be compiled, or the worker cannot be started with every layer.
     pub fn start(
         program: &WorkerProgram,
         module: &[u8],
@@ -72,16 +72,16 @@ impl ForeignGuest {
         }
     }
 
-    /// Has the guest run on an input, and gives what it answers.
+    /// Runs the guest on an input, and returns its answer.
     ///
     /// # Errors
-    /// When it traps. The worker has ended then.
+    /// If the guest traps. The worker has then ended.
     pub fn run(&mut self, input: Vec<u8>) -> Result<Vec<u8>, String> {
         self.call(Call::Run, Payload::Bytes(input))
     }
 
     fn call(&mut self, call: Call, payload: Payload) -> Result<Vec<u8>, String> {
-        let limit = CallLimit { time: LONGEST, key: TimeKey::Run };
+        let limit = CallLimit { time: MAX_TIME, key: TimeKey::Run };
         match self.0.call(call, payload, limit) {
             Ok(answer) => Ok(answer.message),
             Err(failure) => Err(format!("{failure:?}")),

@@ -5,24 +5,24 @@ use std::borrow::Cow;
 use belljar_abi::clock::{self, NotChanged};
 use serde::{Deserialize, Serialize};
 
-/// The WebAssembly module, as `cargo xtask guest` built it from the sources in this repository,
-/// without its data segments: what is compiled.
+/// The WebAssembly module without its data segments, as `cargo xtask guest` built it from the
+/// sources in this repository. This is what is compiled.
 pub(super) static CODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest_code.wasm"));
 
 /// The data segments, each an address and a length (`u32`, little-endian) and its bytes.
 static DATA: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest_data.bin"));
 
-/// The two modules that a worker can have as its guest. They are the same but for one import.
+/// The two modules that a worker can have as its guest. They differ in one import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum GuestKind {
-    /// Answers requests. It has no clock.
+    /// Serves requests. It has no clock.
     Serving,
-    /// Has a clock, and answers nothing but profiled runs.
+    /// Has a clock, and accepts only profiled runs.
     Profiling,
 }
 
 impl GuestKind {
-    /// What is compiled.
+    /// The module to compile.
     pub(super) fn code(self) -> Result<Cow<'static, [u8]>, NotChanged> {
         match self {
             GuestKind::Serving => Ok(Cow::Borrowed(CODE)),
@@ -46,14 +46,14 @@ pub(super) fn data_segments() -> impl Iterator<Item = (usize, &'static [u8])> {
     })
 }
 
-/// Which guest this build embeds.
+/// The guest that this build embeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct GuestInfo {
     /// SHA-256 of the WebAssembly module, in hexadecimal.
     pub sha256: &'static str,
     /// Size of the module in bytes.
     pub bytes: usize,
-    /// The compiler that built it. The same sources and compiler give the same digest.
+    /// The compiler that built it. The same sources and compiler produce the same digest.
     pub toolchain: &'static str,
     /// Version of the interface between host and guest.
     pub abi_version: u32,
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_imports_nothing_but_the_log_and_the_kernels() {
+    fn the_guest_imports_only_the_log_and_the_kernels() {
         let engine = Engines::new_engine(Variant::default(), 1 << 20).unwrap();
         for module in [WHOLE, CODE] {
             wasmtime::Module::validate(&engine, module).unwrap();
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_profiling_variant_differs_from_the_guest_by_the_clock_alone() {
+    fn the_profiling_variant_differs_from_the_guest_only_in_the_clock() {
         let engine = Engines::new_engine(Variant::default(), 1 << 20).unwrap();
         let profiling = GuestKind::Profiling.code().unwrap();
         wasmtime::Module::validate(&engine, &profiling).unwrap();
@@ -119,14 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn the_recorded_digest_and_size_are_those_of_the_bytes() {
+    fn the_recorded_digest_and_size_match_the_module() {
         let info = GuestInfo::embedded();
         assert_eq!(crate::trust::Digest::of(WHOLE).to_string(), info.sha256);
         assert_eq!(WHOLE.len(), info.bytes);
     }
 
     #[test]
-    fn code_and_data_together_are_the_guest() {
+    fn code_and_data_segments_together_match_the_module() {
         assert!(payloads(CODE).all(|p| !matches!(p, wasmparser::Payload::DataSection(_))));
         let mut expected = Vec::new();
         for payload in payloads(WHOLE) {
@@ -135,11 +135,11 @@ mod tests {
                     let data = data.unwrap();
                     let wasmparser::DataKind::Active { memory_index: 0, offset_expr } = data.kind
                     else {
-                        panic!("a segment that is not active")
+                        panic!("the segment is not active")
                     };
                     let mut operators = offset_expr.get_operators_reader();
                     let Ok(wasmparser::Operator::I32Const { value }) = operators.read() else {
-                        panic!("an address that is not constant")
+                        panic!("the address is not constant")
                     };
                     expected.push((value as usize, data.data));
                 }

@@ -1,5 +1,5 @@
-//! One instance of the guest: linear memory, its exports, and what it logged. Every address and
-//! length that comes out of it is checked before use.
+//! One instance of the guest: linear memory, its exports, and its log. Every address and length
+//! that it returns must be checked before use.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,10 +21,10 @@ use belljar_kernels::{InstructionSet, Refused, ScratchPool, Watch};
 /// Level of the log line with which the guest announces a panic.
 const PANIC: u32 = 0;
 
-/// Longest log line in bytes; a longer one is cut.
+/// Maximum length of a log line in bytes; longer lines are cut.
 const MAX_LINE: usize = 8 << 10;
 
-/// What each log line counts beside its text, in bytes: empty ones take memory too.
+/// Cost of each log line in addition to its text, in bytes: empty lines use memory too.
 const LINE_COST: usize = 64;
 
 /// Length of the guest's own stack in linear memory, as the build sets it.
@@ -33,17 +33,17 @@ const GUEST_STACK: u64 = 4 << 20;
 struct State {
     limiter: Limiter,
     log: Log,
-    /// Set as soon as there is one.
+    /// Set after instantiation.
     memory: Option<Memory>,
-    /// Time that native kernels took in the present call.
+    /// Time of native kernels in the current call.
     kernels: Duration,
-    /// What the clock of the profiling variant tells of them besides.
+    /// Counts that the clock of the profiling variant reports.
     counts: Counts,
-    /// The circumstances of native kernels.
+    /// The environment of native kernels.
     watch: Watch,
 }
 
-/// What native kernels computed in the present call.
+/// The computations of native kernels in the current call.
 #[derive(Default)]
 struct Counts {
     operators: u32,
@@ -89,7 +89,7 @@ pub(super) struct Template {
     profiles: bool,
 }
 
-/// The exports that every instance is asked for, found once: by name it takes longer.
+/// The exports that every instance needs, resolved once because lookups by name are slower.
 #[derive(Clone)]
 struct Exports {
     memory: ModuleExport,
@@ -100,7 +100,7 @@ struct Exports {
 impl Exports {
     fn of(module: &Module) -> Result<Exports, Failure> {
         let find = |name: &str| {
-            let missing = || Failure::Protocol(format!("the guest exports no {name:?}"));
+            let missing = || Failure::Protocol(format!("the guest lacks the export {name:?}"));
             module.get_export_index(name).ok_or_else(missing)
         };
         let (run, _) = Call::Run.export();
@@ -108,11 +108,11 @@ impl Exports {
     }
 }
 
-/// Where a new instance's memory comes from.
+/// The initial memory of a new instance.
 pub(super) enum Start {
-    /// Nothing: the guest's own data is written into it, and it is initialised.
+    /// Empty: the guest's data segments are written to it, and the guest initialises itself.
     Fresh,
-    /// The snapshot that the slot maps; everything is in it.
+    /// The snapshot that the slot maps, which contains everything.
     Snapshot,
 }
 
@@ -127,13 +127,13 @@ pub(super) struct Instance {
     returned: Returned,
 }
 
-/// When a call must end, for code that checks for itself.
+/// When a call must end, for code that checks its deadline itself.
 pub(super) struct Deadline {
-    /// Ticks of the engine's epoch from now on.
+    /// Ticks of the engine's epoch from now.
     pub(super) ticks: u64,
-    /// The time they come to, for code that counts no ticks.
+    /// The corresponding time, for native kernels.
     pub(super) until: Instant,
-    /// What to report when they have passed.
+    /// The failure to report after the deadline.
     pub(super) exceeded: Failure,
 }
 
@@ -142,7 +142,7 @@ fn host(err: impl std::fmt::Display) -> Failure {
 }
 
 impl Template {
-    /// For requests: there is no clock.
+    /// For requests, without a clock.
     pub(super) fn new(
         engine: &Engine,
         module: &Module,
@@ -151,7 +151,7 @@ impl Template {
         Template::linked(module, limits, Linker::new(engine), false)
     }
 
-    /// For profiled runs: with a clock, for the one module that imports it.
+    /// For profiled runs, with a clock. The module must import it.
     pub(super) fn profiling(
         engine: &Engine,
         module: &Module,
@@ -159,7 +159,7 @@ impl Template {
     ) -> Result<Template, Failure> {
         let [from, name] = CLOCK;
         if !module.imports().any(|import| import.module() == from && import.name() == name) {
-            return Err(Failure::Host("the guest of a profile has no clock".into()));
+            return Err(Failure::Host("the profiling guest has no clock".into()));
         }
         let mut linker = Linker::new(engine);
         let started = Instant::now();
@@ -184,7 +184,7 @@ impl Template {
                 None => err.to_string(),
             };
             Failure::Host(format!(
-                "there are not as many threads as `compute.threads` says ({}): {why}",
+                "cannot start the {} threads of `compute.threads`: {why}",
                 limits.threads
             ))
         })?;
@@ -192,7 +192,7 @@ impl Template {
         Ok(Template { pre, exports: Exports::of(module)?, limits, watch, profiles })
     }
 
-    /// Whether its instances have a clock, and then answer profiled runs only.
+    /// Whether its instances have a clock, and so accept profiled runs only.
     pub(super) fn profiles(&self) -> bool {
         self.profiles
     }
@@ -201,13 +201,13 @@ impl Template {
         &self.limits
     }
 
-    /// What its instances' kernels have as scratch memory.
+    /// The scratch memory of its instances' kernels.
     pub(super) fn scratch(&self) -> &ScratchPool {
         self.watch.scratch()
     }
 
-    /// Makes an instance whose memory lives in `slot`. The deadline is for what of the guest's code
-    /// runs until then: none from a snapshot. Every call sets its own.
+    /// Creates an instance whose memory is in `slot`. The deadline applies to the guest code that
+    /// runs during initialisation; with a snapshot there is none. Every call sets its own.
     pub(super) fn instantiate(
         &self,
         slot: Slot,
@@ -238,7 +238,7 @@ impl Template {
         };
         let memory = instance.get_module_export(&mut store, &self.exports.memory);
         let Some(memory) = memory.and_then(Extern::into_memory) else {
-            return Err(Failure::Protocol("the guest exports no memory".into()));
+            return Err(Failure::Protocol("the guest lacks the export \"memory\"".into()));
         };
         store.data_mut().memory = Some(memory);
         let alloc = function(&instance, &mut store, &self.exports.alloc)?;
@@ -251,7 +251,7 @@ impl Template {
     }
 }
 
-/// A function of the guest that must be there and have this type.
+/// A function of the guest that must exist and have this type.
 fn function<P: WasmParams, R: WasmResults>(
     instance: &wasmtime::Instance,
     store: &mut Store<State>,
@@ -263,7 +263,7 @@ fn function<P: WasmParams, R: WasmResults>(
 }
 
 impl Instance {
-    /// Writes the guest's data into memory and has it initialise itself.
+    /// Writes the guest's data segments to memory and calls its initialisation.
     fn initialize(&mut self, deadline: Option<&Deadline>) -> Result<(), Failure> {
         for (address, bytes) in data_segments() {
             self.memory.write(&mut self.store, address, bytes).map_err(host)?;
@@ -282,7 +282,9 @@ impl Instance {
             .and_then(|()| version.call(&mut self.store, ()))
             .map_err(|err| self.explain(err, deadline))?;
         if found != belljar_abi::ABI_VERSION {
-            return Err(Failure::Protocol(format!("the guest speaks version {found}")));
+            let expected = belljar_abi::ABI_VERSION;
+            let text = format!("the guest has interface version {found} instead of {expected}");
+            return Err(Failure::Protocol(text));
         }
         let kernels = self
             .instance
@@ -303,13 +305,13 @@ impl Instance {
         self.memory.grow(&mut self.store, (bytes as u64).div_ceil(64 << 10)).unwrap();
     }
 
-    /// Ends the instance. Its slot has to be made pristine before it is used again.
+    /// Ends the instance. Its slot must be reset before it is used again.
     pub(super) fn end(self) -> Option<Slot> {
         drop(self.store);
         self.returned.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Makes one call. `answer` gets the guest's message while it still lies in linear memory.
+    /// Makes one call. `answer` receives the guest's message while it is still in linear memory.
     pub(super) fn call<T>(
         &mut self,
         call: Call,
@@ -326,7 +328,7 @@ impl Instance {
                 memory.copy_from_slice(bytes);
                 Ok(())
             })?),
-            // Straight from one memory into the other.
+            // Copied directly into linear memory.
             Payload::Shared(buffer, len) => {
                 Some(self.place(*len, deadline, |memory| buffer.read_into(memory))?)
             }
@@ -335,7 +337,7 @@ impl Instance {
             }
         };
         let reply = self.enter(call, place).map_err(|err| self.explain(err, deadline))?;
-        // A refused growth that the guest survived is its own affair.
+        // A refused allocation from which the guest recovered is not a failure.
         self.store.data_mut().limiter.take_refused();
         let (address, len) = (reply as u32 as usize, (reply >> 32) as usize);
         if len as u64 > self.limits.answer {
@@ -349,7 +351,7 @@ impl Instance {
             .data(&self.store)
             .get(address..)
             .and_then(|rest| rest.get(..len))
-            .ok_or_else(|| Failure::Protocol("the answer lies outside of memory".into()))?;
+            .ok_or_else(|| Failure::Protocol("the answer is outside of linear memory".into()))?;
         let answer = answer(message)?;
         Ok((answer, self.cost(start.elapsed())))
     }
@@ -381,14 +383,14 @@ impl Instance {
         }
     }
 
-    /// Gets memory for a message from the guest, and fills it.
+    /// Allocates memory for a message in the guest, and fills it.
     fn place(
         &mut self,
         len: u64,
         deadline: Option<&Deadline>,
         fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>,
     ) -> Result<(u32, u32), Failure> {
-        // What does not fit 32 bits cannot fit the sandbox either.
+        // A length beyond 32 bits cannot fit into the sandbox.
         let too_large = Failure::Limit(Limit::Memory { limit: self.limits.memory });
         let len = u32::try_from(len).map_err(|_| too_large.clone())?;
         let address =
@@ -402,12 +404,12 @@ impl Instance {
             .data_mut(&mut self.store)
             .get_mut(address as usize..)
             .and_then(|rest| rest.get_mut(..len as usize))
-            .ok_or_else(|| Failure::Protocol("the guest gave memory it does not have".into()))?;
-        fill(memory).map_err(|err| Failure::Host(format!("the message could not cross: {err}")))?;
+            .ok_or_else(|| Failure::Protocol("the guest allocated outside of its memory".into()))?;
+        fill(memory).map_err(|err| Failure::Host(format!("cannot copy the message: {err}")))?;
         Ok((address, len))
     }
 
-    /// What a trap means, from what happened before it.
+    /// The failure that a trap means, given the events before it.
     fn explain(&mut self, err: wasmtime::Error, deadline: Option<&Deadline>) -> Failure {
         let trap = err.downcast_ref::<Trap>().copied();
         let state = self.store.data_mut();
@@ -438,8 +440,8 @@ impl Instance {
         }
     }
 
-    /// The guest's own stack lies at the very start of linear memory and grows down, so exhausting
-    /// it leaves the stack pointer below zero, which is far above the stack.
+    /// The guest's own stack is at the start of linear memory and grows down, so after its
+    /// exhaustion the stack pointer has wrapped below zero to an address far above the stack.
     fn guest_stack_is_exhausted(&mut self) -> bool {
         let pointer = self.instance.get_global(&mut self.store, "__stack_pointer");
         let pointer = pointer.and_then(|global| global.get(&mut self.store).i32());
@@ -447,7 +449,7 @@ impl Instance {
     }
 }
 
-/// The guest's kernel call: one tile of a matrix product.
+/// The guest's kernel call for one tile of a matrix product.
 fn matmul_f32(
     mut caller: Caller<'_, State>,
     rows: u32,
@@ -463,13 +465,13 @@ fn matmul_f32(
     Ok(0)
 }
 
-/// The guest's kernel call: a whole operator of a model.
+/// The guest's kernel call for a whole operator of a model.
 fn compute(mut caller: Caller<'_, State>, address: u32, count: u32) -> wasmtime::Result<()> {
     let memory = caller.data().memory.ok_or_else(|| wasmtime::format_err!("no memory yet"))?;
     let start = Instant::now();
     let (data, state) = memory.data_and_store_mut(&mut caller);
     state.watch.room(state.limiter.room(data.len()));
-    // Its first word, before the output can overwrite it. A request that is none is refused.
+    // Reads the first word before the output can overwrite it. Invalid requests are refused below.
     let number = data.get(address as usize..).and_then(|request| request.first_chunk::<4>());
     let number = number.map_or(0, |word| u32::from_le_bytes(*word));
     belljar_kernels::compute(data, address, count, &state.watch)?;
@@ -479,7 +481,7 @@ fn compute(mut caller: Caller<'_, State>, address: u32, count: u32) -> wasmtime:
     Ok(())
 }
 
-/// The clock of the profiling variant: writes a reading where the guest asks.
+/// The clock of the profiling variant: writes a reading to the guest's address.
 fn clock(mut caller: Caller<'_, State>, address: u32, started: Instant) -> wasmtime::Result<()> {
     let memory = caller.data().memory.ok_or_else(|| wasmtime::format_err!("no memory yet"))?;
     let (data, state) = memory.data_and_store_mut(&mut caller);
@@ -498,7 +500,7 @@ fn clock(mut caller: Caller<'_, State>, address: u32, started: Instant) -> wasmt
     Ok(())
 }
 
-/// The guest's log call. It copies a bounded piece of memory and nothing else.
+/// The guest's log call. It only copies a bounded part of memory.
 fn log_line(mut caller: Caller<'_, State>, level: u32, address: u32, len: u32) {
     let Some(memory) = caller.data().memory else {
         return;
@@ -515,7 +517,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_log_lines_is_bounded_even_if_they_are_empty() {
+    fn the_number_of_log_lines_is_bounded_even_if_they_are_empty() {
         for line in ["", "some text"] {
             let limit = 64 << 10;
             let mut log = Log::new(limit);

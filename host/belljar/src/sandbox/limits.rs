@@ -1,4 +1,4 @@
-//! What a sandbox may use, enforced while it runs.
+//! The resource limits of a sandbox, enforced while it runs.
 
 use std::sync::Arc;
 
@@ -8,31 +8,31 @@ use wasmtime::ResourceLimiter;
 use super::failure::Limit;
 use belljar_kernels::ScratchPool;
 
-/// Most elements of the guest's one table of functions: it has some ten thousand.
+/// Maximum number of elements of the guest's only table of functions, which has about ten thousand.
 const MAX_TABLE: usize = 200_000;
 
-/// What holds for one sandbox. Sizes are in bytes.
+/// The limits of one sandbox. Sizes are in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SandboxLimits {
     /// Linear memory and the scratch memory of native kernels, together.
     pub(crate) memory: u64,
     /// Stack of the WebAssembly code.
     pub(crate) stack: u64,
-    /// Log lines kept between two looks at them.
+    /// Log lines that are kept until they are taken.
     pub(crate) log: u64,
-    /// Message that a call answers.
+    /// The answer of a call.
     pub(crate) answer: u64,
-    /// Whether the host may compute operators for the sandbox.
+    /// Whether native kernels of the host may compute operators for the sandbox.
     pub(crate) native_kernels: bool,
     /// Threads that one call may compute with.
     pub(crate) threads: u32,
 }
 
-/// Says no to growth beyond the limits, and remembers that it did: the guest itself only sees an
-/// allocation fail.
+/// Refuses growth beyond the limits, and remembers the refusal, because the guest only sees a
+/// failed allocation.
 pub(super) struct Limiter {
     memory: u64,
-    /// What kernels keep counts against the limit on memory.
+    /// Scratch memory of kernels, which counts against the memory limit.
     scratch: Arc<ScratchPool>,
     refused: Option<Limit>,
 }
@@ -42,12 +42,12 @@ impl Limiter {
         Limiter { memory: limits.memory, scratch, refused: None }
     }
 
-    /// What is left for the scratch memory of a kernel, beside so many bytes of linear memory.
+    /// The memory that remains for the scratch memory of kernels, given this much linear memory.
     pub(super) fn room(&self, linear: usize) -> u64 {
         self.memory.saturating_sub(linear as u64)
     }
 
-    /// What was refused since the last time.
+    /// Takes the refusal since the last call of this function.
     pub(super) fn take_refused(&mut self) -> Option<Limit> {
         self.refused.take()
     }
@@ -64,14 +64,14 @@ impl ResourceLimiter for Limiter {
         if !allowed {
             self.refused = Some(Limit::Memory { limit: self.memory });
         } else if self.scratch.bytes() as u64 > self.room(desired) {
-            // No kernel runs while the guest asks for memory, so all of it is free.
+            // No kernel runs while the guest allocates memory, so all scratch memory is free.
             self.scratch.release();
         }
         Ok(allowed)
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        // Also reached when the module's own maximum, or the 4 GiB of 32-bit addresses, is hit.
+        // Also called when the module's own maximum, or the 4 GiB of 32-bit addresses, is reached.
         self.refused.get_or_insert(Limit::Memory { limit: self.memory });
         Ok(())
     }

@@ -1,9 +1,9 @@
-//! The life of a sandbox: a first instance loads, describes and prepares the model; its memory then
-//! becomes a snapshot, and every run has an instance of its own that starts from it.
+//! The life cycle of a sandbox: a first instance loads, describes and prepares the model. Its
+//! memory then becomes a snapshot, and every run gets a new instance that starts from it.
 //!
-//! No run may see what another one left: a slot is used again only after it was reset, and is
-//! thrown away when that fails; the scratch memory of native kernels is cleared with it. What a run needs is made once the one before it is over, while
-//! nobody waits.
+//! A run must not see data of another one: a slot is reused only after a reset, and dropped if the
+//! reset fails; the scratch memory of native kernels is cleared at the same time. The next instance
+//! is created after a run has ended, while no request waits.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,22 +22,22 @@ pub(super) struct Machine {
     template: Template,
     stage: Stage,
     log: Vec<String>,
-    /// What the last reset took; told with the next answer.
+    /// Duration of the last reset; reported with the next answer.
     reset: Duration,
-    /// Where a snapshot goes, if not into memory of this process's own.
+    /// The file for the snapshot, if this process may not create one.
     room: Option<OwnedFd>,
 }
 
 enum Stage {
-    /// The first instance, once it is needed.
+    /// The first instance, created on first use.
     First(Option<Box<Instance>>),
     /// The model is prepared.
     Prepared { snapshot: Arc<Snapshot>, slot: SlotState },
 }
 
-/// What there is for the next run.
+/// The slot for the next run.
 enum SlotState {
-    /// An instance of which nothing has run, in a pristine slot.
+    /// An instance that has not run yet, in a clean slot.
     Ready(Box<Ready>),
     Used(Slot),
     None,
@@ -46,9 +46,9 @@ enum SlotState {
 /// An instance for one run.
 struct Ready {
     instance: Instance,
-    /// How its memory was made pristine.
+    /// How its memory was reset.
     method: ResetMethod,
-    /// What making it took.
+    /// How long its creation took.
     took: Duration,
 }
 
@@ -66,12 +66,12 @@ impl Machine {
         Machine { template, stage, log, reset, room: None }
     }
 
-    /// For a process that may make no memory files: one that a snapshot goes into.
+    /// Sets the file for the snapshot, for a process that may not create memory files.
     pub(super) fn with_room(self, room: Option<OwnedFd>) -> Machine {
         Machine { room, ..self }
     }
 
-    /// Makes one call. `answer` gets the guest's message while it still lies in linear memory.
+    /// Makes one call. `answer` receives the guest's message while it is still in linear memory.
     pub(super) fn call<T>(
         &mut self,
         call: Call,
@@ -85,7 +85,7 @@ impl Machine {
             _ => !self.template.profiles(),
         };
         if !allowed {
-            let why = "a guest with a clock answers profiled runs only, and no other guest does";
+            let why = "the profiling guest accepts profiled runs only, and no other guest does";
             return Err(Failure::Host(why.into()));
         }
         match call {
@@ -101,7 +101,7 @@ impl Machine {
         }
     }
 
-    /// Makes a call of the first instance, which has prepared nothing yet.
+    /// Makes a call to the first instance, before the model is prepared.
     fn first_call<T>(
         &mut self,
         call: Call,
@@ -116,7 +116,7 @@ impl Machine {
         result
     }
 
-    /// The snapshot that runs start from, once there is one.
+    /// The snapshot that runs start from, if the model is prepared.
     pub(super) fn snapshot(&self) -> Option<&Arc<Snapshot>> {
         match &self.stage {
             Stage::Prepared { snapshot, .. } => Some(snapshot),
@@ -130,25 +130,25 @@ impl Machine {
         answer: impl FnOnce(&[u8]) -> Result<T, Failure>,
     ) -> Result<(T, Cost), Failure> {
         let (Payload::Snapshot(snapshot), Stage::First(None)) = (payload, &self.stage) else {
-            return Err(Failure::Host("a snapshot came where none was expected".into()));
+            return Err(Failure::Host("unexpected snapshot: the sandbox has a model".into()));
         };
         self.stage = Stage::Prepared { snapshot: Arc::clone(snapshot), slot: SlotState::None };
         Ok((answer(&encode_ok())?, Cost::default()))
     }
 
-    /// The log lines since the last time.
+    /// Takes the log lines since the last call of this function.
     pub(super) fn take_log(&mut self) -> Vec<String> {
         std::mem::take(&mut self.log)
     }
 
-    /// Makes pristine what the last run left: the kernels' scratch memory, and the slot, in which an
-    /// instance is made ahead of the next run. Best called while nobody waits. What fails here is
-    /// tried again, and reported, by the run.
+    /// Clears the kernels' scratch memory and resets the slot of the last run, then creates the
+    /// instance for the next run. Best called while no request waits. A failure here is ignored:
+    /// the next run retries and reports it.
     pub(super) fn recycle(&mut self) {
         let start = Instant::now();
         self.template.scratch().clear();
         let Stage::Prepared { slot, .. } = &mut self.stage else { return };
-        // Only a used slot is taken out: a pristine one waits where it is.
+        // Only a used slot is taken out; a clean one stays in place.
         if matches!(slot, SlotState::Used(_))
             && let SlotState::Used(mut used) = std::mem::replace(slot, SlotState::None)
         {
@@ -197,17 +197,17 @@ impl Machine {
     /// Turns the memory of the first instance into the snapshot for all others.
     fn keep_snapshot(&mut self) -> Result<(), Failure> {
         let failed =
-            |err: std::io::Error| Failure::Host(format!("no snapshot could be made: {err}"));
+            |err: std::io::Error| Failure::Host(format!("cannot create the snapshot: {err}"));
         let Stage::First(Some(instance)) = std::mem::replace(&mut self.stage, Stage::First(None))
         else {
-            return Err(Failure::Host("there is nothing to make a snapshot of".into()));
+            return Err(Failure::Host("cannot create the snapshot: there is no instance".into()));
         };
         let snapshot = match self.room.take() {
             Some(room) => Snapshot::capture_in(room, instance.memory()),
             None => Snapshot::capture(instance.memory()),
         };
         let snapshot = Arc::new(snapshot.map_err(failed)?);
-        // The first instance's slot goes with it: its memory is now in the snapshot.
+        // This frees the first instance's slot too; its memory is now in the snapshot.
         drop(instance);
         self.stage = Stage::Prepared { snapshot, slot: SlotState::None };
         Ok(())
@@ -232,7 +232,8 @@ impl Machine {
             SlotState::Ready(ready) => ready,
             SlotState::Used(_) | SlotState::None => {
                 let mut slot = new_slot()?;
-                slot.map(snapshot).map_err(|err| Failure::Host(format!("no memory: {err}")))?;
+                slot.map(snapshot)
+                    .map_err(|err| Failure::Host(format!("cannot map the snapshot: {err}")))?;
                 Ready::new(&self.template, slot)?
             }
         };
@@ -249,7 +250,8 @@ impl Machine {
 }
 
 fn new_slot() -> Result<Slot, Failure> {
-    Slot::new().map_err(|err| Failure::Host(format!("no address space for a sandbox: {err}")))
+    Slot::new()
+        .map_err(|err| Failure::Host(format!("cannot reserve a sandbox's address space: {err}")))
 }
 
 #[cfg(test)]
@@ -267,7 +269,7 @@ mod tests {
     use crate::error::{Error, ErrorKind, Phase};
 
     #[test]
-    fn a_slot_that_was_made_pristine_is_used_again() {
+    fn a_slot_is_reused_after_its_reset() {
         let graph = onnx::relu(&onnx::fixed(&[4]));
         let mut machine = prepared(&graph, "x", &[4]);
         for _ in 0..3 {
@@ -280,20 +282,20 @@ mod tests {
         }
     }
 
-    /// What lies ready was made before anybody knew of the request that it serves.
+    /// The instance is created before the request that it serves arrives.
     #[test]
-    fn an_instance_made_ahead_is_as_good_as_new() {
+    fn an_instance_created_in_advance_equals_the_snapshot() {
         const SIZE: usize = 1 << 16;
         let mut machine = prepared(&onnx::relu(&onnx::fixed(&[SIZE as i64])), "x", &[SIZE as u64]);
         let clean = run(&mut machine, &[SIZE as u64], &vec![1.0; SIZE]).memory;
         run(&mut machine, &[SIZE as u64], &vec![5.5; SIZE]);
         machine.recycle();
         let Stage::Prepared { snapshot, slot } = &machine.stage else { unreachable!() };
-        let SlotState::Ready(ready) = slot else { panic!("nothing lies ready") };
+        let SlotState::Ready(ready) = slot else { panic!("no instance was created") };
         let mut expected = vec![0; snapshot.len()];
         snapshot.read_at(&mut expected, 0).unwrap();
         assert!(ready.instance.memory() == expected, "every byte is that of the snapshot");
-        // A deadline that has passed when the run begins holds for it, however old the instance is.
+        // The deadline of the run applies, not one from the time when the instance was created.
         let data = vec![0; 4 * SIZE];
         let view =
             TensorView { name: "x", dtype: DType::F32, dims: vec![SIZE as u64], data: &data };
@@ -302,12 +304,12 @@ mod tests {
         let deadline = Deadline { ticks: 0, until: Instant::now(), exceeded };
         let failed = machine.call(Call::Run, &payload, Some(&deadline), |_| Ok(()));
         assert!(matches!(failed, Err(Failure::Limit(Limit::RunTime { .. }))), "{failed:?}");
-        // What is left of it is undone like anything else.
+        // The interrupted run is undone like any other.
         assert_eq!(run(&mut machine, &[SIZE as u64], &vec![1.0; SIZE]).memory, clean);
     }
 
     #[test]
-    fn a_panic_of_the_guest_is_a_message() {
+    fn a_panic_of_the_guest_is_reported_with_its_message() {
         let mut machine = Machine::new(template());
         let failed = machine.call(Call::Panic, &Payload::Empty, None, |_| Ok(()));
         let Err(failure @ Failure::Panicked(_)) = failed else { unreachable!("{failed:?}") };
@@ -317,12 +319,12 @@ mod tests {
             let error = Error::new(ErrorKind::from_failure(failure, phase));
             assert_eq!(error.exit_code(), code, "{error}");
         }
-        // The next one goes on.
+        // The next sandbox works.
         let mut machine = prepared(&onnx::relu(&onnx::fixed(&[4])), "x", &[4]);
         run(&mut machine, &[4], &[1.0; 4]);
     }
 
-    /// Compiling takes a while, so all tests of this module share the code.
+    /// All tests of this module share the code, because compiling is slow.
     fn template() -> Template {
         static CODE_FILE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
         let engine = Engines::new_engine(Variant::default(), 2 << 20).unwrap();
@@ -373,9 +375,9 @@ mod tests {
         memory.windows(secret.len()).filter(|window| *window == secret).count()
     }
 
-    /// Both ways of making memory pristine: a machine without a pagemap falls back to the other.
+    /// Tests both reset methods: a machine without a pagemap uses the other one.
     #[test]
-    fn a_secret_of_one_request_is_nowhere_in_the_next() {
+    fn reset_clears_all_memory_written_by_previous_request() {
         const SIZE: usize = 1 << 20;
         let secret = f32::from_bits(0x4b5e_c3e7);
         let needle = [secret; 4];
@@ -386,7 +388,7 @@ mod tests {
             let clean = run(&mut machine, &dims, &vec![1.0; SIZE]).memory;
             run(&mut machine, &dims, &vec![secret; SIZE]);
 
-            // The secret is there before the reset, so that looking for it means something.
+            // The secret is in memory before the reset, so the search below is meaningful.
             let Stage::Prepared { snapshot, slot } = &mut machine.stage else { unreachable!() };
             let SlotState::Used(mut used) = std::mem::replace(slot, SlotState::None) else {
                 panic!("the slot is not the used one")
@@ -403,7 +405,7 @@ mod tests {
             snapshot.read_at(&mut expected, 0).unwrap();
             assert!(used.memory() == expected, "every byte is that of the snapshot");
 
-            // What the next instance can grow into is zero, too.
+            // The memory into which the next instance can grow is zero, too.
             let mut instance = machine.template.instantiate(used, Start::Snapshot, None).unwrap();
             instance.grow(4 * SIZE);
             assert_eq!(count(instance.memory(), needle), 0);
@@ -414,8 +416,8 @@ mod tests {
         }
     }
 
-    /// Convolutions by products and by channel, poolings, products and programs: everything that
-    /// native kernels have scratch memory for.
+    /// Convolutions by products and by channel, pooling, products and pointwise programs:
+    /// everything that native kernels use scratch memory for.
     fn with_native_kernels() -> onnx::Graph {
         let kernel = [
             onnx::ints_attribute("kernel_shape", &[3, 3]),
@@ -445,10 +447,10 @@ mod tests {
         }
     }
 
-    /// What native kernels keep is outside of the sandbox's memory. It belongs to the reset all the
-    /// same, at the end of a run and before the next one.
+    /// The scratch memory of native kernels is outside of the sandbox's memory. The reset at the
+    /// end of a run, and before the next one, must clear it too.
     #[test]
-    fn a_secret_of_one_request_is_nowhere_in_scratch_memory_after_the_reset() {
+    fn reset_clears_scratch_memory_written_by_previous_request() {
         const DIMS: [u64; 4] = [1, 4, 20, 20];
         let secret = f32::from_bits(0x4b5e_c3e7);
         let mut machine = prepared(&with_native_kernels(), "x", &DIMS);
@@ -461,15 +463,15 @@ mod tests {
         }
         run(&mut machine, &DIMS, &[secret; 1600]);
         run(&mut machine, &DIMS, &[0.0; 1600]);
-        // Without another reset in between: zeros, weights of 0.5, and the padding of the pool are all
-        // that the last run has put there.
+        // Without a reset after the last run, scratch memory contains only its own values: zeros,
+        // weights of 0.5, and the padding of the pool.
         let foreign = |value: f32| !matches!(value, 0.0 | 0.5 | f32::NEG_INFINITY);
         assert!(!machine.template.scratch().any(foreign));
     }
 
     #[test]
     fn ten_thousand_runs_that_grow_memory_start_at_the_same_size() {
-        // How much memory it needs is in its input: nobody knows ahead.
+        // The memory that it needs depends on its input.
         let scalar = |name, value| onnx::tensor_f32(name, &[], &[value]);
         let graph = onnx::Graph {
             nodes: vec![

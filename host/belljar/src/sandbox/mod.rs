@@ -1,8 +1,8 @@
 //! Sandboxes: instances of the `onnx-runner` guest, each holding one model.
 //!
-//! However a sandbox runs — on a thread of this process, or in a worker process — it is called the
-//! same way: a [`Call`] with a [`Payload`] and a time limit, answered by the guest's message as
-//! untrusted bytes, or by a [`Failure`] after which the sandbox is thrown away.
+//! A sandbox runs on a thread of this process or in a worker process. Both are called the same way:
+//! a [`Call`] with a [`Payload`] and a time limit returns the guest's message as untrusted bytes,
+//! or a [`Failure`], after which the sandbox must not be used again.
 
 #[cfg(feature = "test-hooks")]
 pub(crate) mod attack;
@@ -64,19 +64,19 @@ use belljar_confine::memory::{SealedBytes, SharedBuffer};
 pub(crate) enum Call {
     Load,
     Describe,
-    /// A file in which the model keeps data.
+    /// Passes a file with external data of the model.
     External,
     Prepare,
-    /// Starts from the snapshot of a sandbox that has prepared the same model. No export: the guest
-    /// is not asked.
+    /// Starts from the snapshot of a sandbox that has prepared the same model. It calls no export
+    /// of the guest.
     Adopt,
     Run,
-    /// A run that is profiled. Only for the guest that has a clock, which answers nothing else.
+    /// A profiled run. Only for the guest with a clock, which accepts no other call.
     Profile,
     Kernels,
-    /// Makes a tensor of an image file. The sandbox has no model.
+    /// Converts an image file to a tensor. The sandbox has no model.
     Picture,
-    /// What a panic of the guest is: no model is known to cause one.
+    /// Makes the guest panic, because no model is known to cause a panic.
     #[cfg(test)]
     Panic,
 }
@@ -100,28 +100,28 @@ impl Call {
     }
 }
 
-/// What goes into the sandbox with a call.
+/// The data that a call passes into the sandbox.
 pub(crate) enum Payload {
     Empty,
     Bytes(Vec<u8>),
-    /// So many bytes at the start of a buffer that two processes share; never more than it has.
+    /// This many bytes at the start of a buffer that two processes share; never more than it has.
     Shared(Arc<SharedBuffer>, u64),
     Sealed(Arc<SealedBytes>),
     Snapshot(Arc<Snapshot>),
 }
 
-/// What a call brought back.
+/// The result of a call.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    /// The guest's message: hostile until decoded.
+    /// The guest's message: untrusted until decoded.
     pub(crate) message: Vec<u8>,
-    /// What the call cost.
+    /// The cost of the call.
     pub(crate) cost: Cost,
-    /// After `prepare`: what other sandboxes can start from, if this one can share it.
+    /// After `prepare`: the snapshot that other sandboxes can start from, if it can be shared.
     pub(crate) snapshot: Option<Arc<Snapshot>>,
 }
 
-/// What the sandbox has used.
+/// Resources that a call used.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Cost {
     /// Size of the linear memory in bytes, which only ever grows.
@@ -130,17 +130,18 @@ pub(crate) struct Cost {
     pub(crate) time: Duration,
     /// Time in native kernels; part of `time`.
     pub(crate) kernels: Duration,
-    /// Time to make the instance of a run, ahead of it or at its start.
+    /// Time to create the instance of a run, in advance or at its start.
     pub(crate) instantiate: Duration,
-    /// Time to make memory pristine after the run before.
+    /// Time to reset memory after the previous run.
     pub(crate) reset: Duration,
-    /// How memory is made pristine.
+    /// How memory is reset.
     pub(crate) method: ResetMethod,
 }
 
 /// A sandbox, wherever it runs.
 pub(crate) trait Sandbox: Send {
-    /// Waits until all that must be around it is there. Until then it is given nothing of a model.
+    /// Waits until all required layers of confinement are in place. The sandbox receives no part of
+    /// a model before.
     fn await_ready(&mut self) -> Result<(), Failure> {
         Ok(())
     }
@@ -148,26 +149,26 @@ pub(crate) trait Sandbox: Send {
     /// Makes one call. After a failure the sandbox is unusable.
     fn call(&mut self, call: Call, payload: Payload, limit: CallLimit) -> Result<Answer, Failure>;
 
-    /// The lines that the guest logged since the last time, for a person to read.
+    /// Takes the lines that the guest has logged since the last call of this function.
     fn take_log(&mut self) -> Vec<String>;
 
-    /// Layers around it that are missing, as far as that was not told before.
+    /// Takes the missing layers of confinement that were not yet reported.
     fn take_missing(&mut self) -> Vec<MissingLayer> {
         Vec::new()
     }
 
-    /// What became of it since it was last called, if it cannot be called any more.
+    /// How the sandbox was lost since its last call, if it can no longer be called.
     fn loss_while_waiting(&mut self) -> Option<WorkerLoss> {
         None
     }
 
-    /// How many runs its process has served; none where it has no process of its own.
+    /// How many runs its process has served; 0 if it has no process of its own.
     fn runs(&self) -> u32 {
         0
     }
 }
 
-/// How long a call may take, and under which name that is known in a policy.
+/// The time limit of a call, and the policy key that sets it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct CallLimit {
     pub(crate) time: Duration,

@@ -1,4 +1,4 @@
-//! That a guest with a clock answers no requests, and that no other guest gets one.
+//! Tests that the guest with a clock serves no requests, and that no other guest gets a clock.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::{Call, Payload};
 
 const PAGE: usize = 64 << 10;
 
-/// Where the guest below takes its message from, and where its answer is.
+/// The addresses of the message and the answer of the guest below.
 const MESSAGE: i64 = 1024;
 const ANSWER: i64 = 2048;
 
@@ -27,7 +27,7 @@ const LIMITS: SandboxLimits = SandboxLimits {
     threads: 1,
 };
 
-/// A guest that imports the clock. A profiled run reads it to the address that its message says.
+/// A guest that imports the clock. A profiled run writes a reading to the address in its message.
 fn with_clock() -> Vec<u8> {
     let name = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
     let section = |number: u8, body: Vec<u8>| {
@@ -77,7 +77,7 @@ fn with_clock() -> Vec<u8> {
     .concat()
 }
 
-/// A sandbox of this guest, whose memory has been adopted.
+/// A sandbox of this guest that starts from a snapshot of zeros.
 fn machine(module: &[u8], profiles: bool) -> Result<Machine, Failure> {
     let engine = Engines::new_engine(Variant::default(), LIMITS.stack).unwrap();
     let module = wasmtime::Module::new(&engine, module).unwrap();
@@ -91,7 +91,7 @@ fn machine(module: &[u8], profiles: bool) -> Result<Machine, Failure> {
     Ok(machine)
 }
 
-/// What a call answers, for a message that is one number.
+/// The answer to a call whose message is one number.
 fn call(machine: &mut Machine, call: Call, number: u32) -> Result<Reading, Failure> {
     let payload = Payload::Bytes(number.to_le_bytes().to_vec());
     let answer = |message: &[u8]| Ok(message.first_chunk().map(Reading::decode));
@@ -99,19 +99,19 @@ fn call(machine: &mut Machine, call: Call, number: u32) -> Result<Reading, Failu
 }
 
 #[test]
-fn a_guest_that_imports_a_clock_gets_none_where_requests_are_answered() {
+fn a_serving_sandbox_rejects_a_guest_that_imports_the_clock() {
     let Err(Failure::Host(why)) = machine(&with_clock(), false) else { panic!("it got a clock") };
     assert!(why.contains("clock"), "{why}");
 }
 
 #[test]
-fn a_guest_without_a_clock_is_no_profiling_variant() {
+fn a_profiling_sandbox_rejects_a_guest_without_the_clock() {
     let without = clock::remove(&with_clock()).unwrap();
     assert!(matches!(machine(&without, true), Err(Failure::Host(why)) if why.contains("no clock")));
 }
 
 #[test]
-fn each_guest_answers_its_own_kind_of_run_only() {
+fn profiling_and_serving_guests_reject_each_others_calls() {
     let mut profiling = machine(&with_clock(), true).unwrap();
     let mut serving = machine(&clock::remove(&with_clock()).unwrap(), false).unwrap();
     let calls =
@@ -126,7 +126,7 @@ fn each_guest_answers_its_own_kind_of_run_only() {
 }
 
 #[test]
-fn the_clock_goes_on_and_writes_into_the_sandbox_only() {
+fn the_clock_advances_and_writes_only_inside_the_sandbox() {
     let mut machine = machine(&with_clock(), true).unwrap();
     let mut last = 0;
     for _ in 0..3 {

@@ -1,5 +1,5 @@
-//! The worker's side: takes requests from its supervisor and runs the guest. Here the deadline is
-//! the supervisor's kill, so the guest runs without checks.
+//! The worker's side: receives requests from its supervisor and runs the guest. The supervisor
+//! enforces the deadline by killing the worker, so the guest runs without checks.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,31 +36,31 @@ use belljar_confine::setup::{Granted, Plan, confine};
 pub(crate) struct Setup {
     pub(super) plan: Plan,
     pub(super) variant: Variant,
-    /// Digest of the guest that the supervisor has: another program's worker has another one.
+    /// Digest of the supervisor's guest: a worker program of another build may have another guest.
     pub(super) guest: String,
     pub(super) work: Work,
 }
 
 #[cfg(feature = "programs")]
 impl Setup {
-    /// For work that is not about the guest.
+    /// For work that does not use the guest.
     pub(crate) fn new(plan: Plan, work: Work) -> Setup {
         let guest = GuestInfo::embedded().sha256.to_owned();
         Setup { plan, variant: Variant::default(), guest, work }
     }
 }
 
-/// What a worker is to do.
+/// The work of a worker.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Work {
-    /// Nothing but to be confined, and to end: for who asks what this machine allows.
+    /// Only confine itself and end, to find out what this machine allows.
     Nothing,
     /// Compile the guest, and end.
     Compile(GuestKind),
     /// Be a sandbox. The code and the shared buffer come with the message.
     Sandbox(SandboxLimits),
-    /// Be a sandbox of the profiling variant, which answers no requests. The code, which must be that
-    /// variant's, and the shared buffer come with the message.
+    /// Be a sandbox of the profiling variant, which serves no requests. The code of that variant
+    /// and the shared buffer come with the message.
     Profile(SandboxLimits),
     /// Compile a guest program, which comes once the worker is confined, and end.
     #[cfg(feature = "programs")]
@@ -69,28 +69,28 @@ pub(crate) enum Work {
     #[cfg(feature = "programs")]
     Program {
         limits: ProgramLimits,
-        /// Files and folders that it is granted, each of which comes with a message of its own.
+        /// Number of granted files and folders, each of which comes with a separate message.
         files: usize,
     },
-    /// Do what an attacker would who has taken over a worker of this role.
+    /// Make the system calls of an attacker who has taken over a worker of this role.
     #[cfg(feature = "test-hooks")]
     Breach(Box<belljar_confine::breach::Attempt>),
 }
 
-/// The answer to it: the layers that are missing, or the one without which it must not go on.
+/// The answer to the set-up: the missing layers, or a missing layer that is required.
 pub(super) type Ready = Result<Vec<MissingLayer>, MissingLayer>;
 
 /// Every later message to a worker.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Request {
-    /// Nobody can guess it before the request was read. The answer repeats it: so none can be taken
-    /// for the answer to another request.
+    /// A random number that the response must repeat, so that a response prepared in advance cannot
+    /// be mistaken for the response to this request.
     pub(super) number: u64,
     pub(super) call: Call,
     pub(super) source: Source,
 }
 
-/// Where the payload of a call is.
+/// The location of a call's payload.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Source {
     Empty,
@@ -107,30 +107,31 @@ pub(super) enum Source {
 pub(super) struct Response {
     /// The number of the request.
     pub(super) number: u64,
-    /// Length of the answer at the start of the shared buffer, and what it cost.
+    /// Length of the answer at the start of the shared buffer, and its cost.
     pub(super) result: Result<(u64, Cost), Failure>,
     pub(super) log: Vec<String>,
     /// Whether a snapshot comes with the message.
     pub(super) snapshot: bool,
 }
 
-/// Most bytes of log lines that travel with one answer; below the length of a message even when
+/// Maximum number of bytes of log lines in one response; below the length of a message even if
 /// every byte must be escaped.
 const MAX_LOG: usize = 16 << 10;
 
-/// Serves the supervisor at the other end of `socket` until it goes away.
+/// Serves the supervisor at the other end of `socket` until it closes the connection.
 pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
     let mut channel = Channel::lasting(socket);
     let Received::Message(setup, descriptors) = channel.receive::<Setup>(None)? else {
         return Ok(());
     };
     if setup.guest != GuestInfo::embedded().sha256 {
-        return Err(io::Error::other("the worker is another build than its supervisor"));
+        return Err(io::Error::other("the worker and its supervisor are of different builds"));
     }
     let (limits, guest) = match setup.work {
         Work::Nothing => return be_confined(&mut channel, &setup.plan).map(drop),
         Work::Compile(guest) => {
-            // Who counts processors reads files, and an engine handles signals.
+            // Counting processors reads files, and an engine sets signal handlers, so both come
+            // before the confinement.
             let processors = std::thread::available_parallelism().map_or(1, usize::from);
             let engine = Engines::new_engine(setup.variant, 1 << 20);
             return match be_confined(&mut channel, &setup.plan)? {
@@ -177,7 +178,7 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
                 granted.map(|folder| Granted { descriptor: folder.as_fd(), write: true }).collect();
             return match be_confined_but(&mut channel, &setup.plan, &granted)? {
                 true => {
-                    // As when the hostile part of its work begins.
+                    // As before the hostile part of a worker's work.
                     setup.plan.narrow()?;
                     channel.send(&attempt.make(), &[])
                 }
@@ -189,11 +190,11 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
     let (Some(code), Some(shared), room) =
         (descriptors.next(), descriptors.next(), descriptors.next())
     else {
-        return Err(io::Error::other("the set-up comes with code and a buffer"));
+        return Err(io::Error::other("the set-up lacks the code or the buffer"));
     };
     let code = VerifiedCode::adopt(SealedBytes::adopt(code)?);
     let shared = Arc::new(SharedBuffer::adopt(shared)?);
-    // The last memory of this process that becomes executable.
+    // After this, no memory of this process becomes executable.
     let loaded = load(&code, setup.variant, limits);
     drop(code);
     if !be_confined(&mut channel, &setup.plan)? {
@@ -217,9 +218,9 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Answers every request with the reason for which there is no sandbox.
+/// Answers every request with the reason why there is no sandbox.
 fn refuse(mut channel: Channel, err: &io::Error) -> io::Result<()> {
-    let why = format!("a worker process has no thread for its sandbox: {}", no_process(err));
+    let why = format!("a worker cannot start its sandbox's thread: {}", no_process(err));
     while let Received::Message(request, _) = channel.receive::<Request>(None)? {
         let result = Err(Failure::Host(why.clone()));
         let response =
@@ -240,19 +241,19 @@ fn load(
     Ok((engine, module))
 }
 
-/// Puts on the confinement and tells the supervisor. Answers whether to go on.
+/// Confines this process and reports the result to the supervisor. Returns whether to continue.
 fn be_confined(channel: &mut Channel, plan: &Plan) -> io::Result<bool> {
     be_confined_but(channel, plan, &[])
 }
 
-/// As [`be_confined`], but for files and folders that are granted.
+/// Like [`be_confined`], except for granted files and folders.
 fn be_confined_but(
     channel: &mut Channel,
     plan: &Plan,
     granted: &[Granted<'_>],
 ) -> io::Result<bool> {
-    // Afterwards no file can be opened. Without this one memory is made pristine in another way; only
-    // runs need that.
+    // No file can be opened afterwards. Only runs need the pagemap; without it, memory is reset in
+    // another way.
     match plan.role {
         Role::Run => drop(dirty_pages::pagemap()),
         _ => dirty_pages::no_pagemap(),
@@ -275,7 +276,7 @@ fn work(
         GuestKind::Profiling => Template::profiling(&engine, &module, limits),
     });
     let mut machine = template.map(|template| Machine::new(template).with_room(room));
-    // The threads of kernels have been started. What is hostile comes only now.
+    // The threads of kernels have been started, and no hostile input has arrived yet.
     plan.narrow()?;
     loop {
         let (request, descriptors) = match channel.receive::<Request>(None)? {
@@ -329,13 +330,13 @@ fn carry_out(
 
 fn only(descriptors: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
     let first = descriptors.into_iter().next();
-    first.ok_or_else(|| Failure::Host("no memory came with the request".into()))
+    first.ok_or_else(|| Failure::Host("the request lacks its memory file".into()))
 }
 
-/// Keeps what fits one message, and says so where that is not all.
+/// Keeps the lines that fit into one message, and adds a line that counts the others.
 fn cut_log(mut lines: Vec<String>) -> Vec<String> {
     let mut left = MAX_LOG;
-    // Empty lines take room in the message, too.
+    // Empty lines take space in the message, too.
     let fits = |line: &&String| {
         let len = line.len() + 16;
         let fits = len <= left;
@@ -346,7 +347,7 @@ fn cut_log(mut lines: Vec<String>) -> Vec<String> {
     if kept < lines.len() {
         let lost = lines.len() - kept;
         lines.truncate(kept);
-        lines.push(format!("({lost} more lines: a worker sends {MAX_LOG} bytes of them)"));
+        lines.push(format!("({lost} more lines: a response holds at most {MAX_LOG} bytes)"));
     }
     lines
 }
@@ -356,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_a_message_is_counted() {
+    fn log_lines_that_do_not_fit_a_message_are_counted() {
         let some = vec!["a line".to_owned(); 10];
         assert_eq!(cut_log(some.clone()), some);
         for line in ["", "a line of some length", &"x".repeat(8 << 10)] {

@@ -1,12 +1,12 @@
-//! Slots: the address space in which linear memories live, one instance after the other.
+//! Slots: reserved address space for linear memories, used by one instance after the other.
 //!
-//! A slot is given a snapshot of a memory, copy-on-write. When its instance has ended, whatever it
-//! wrote is undone: every page that differs from the snapshot is copied back, everything beyond it
-//! becomes zero and out of reach. The next instance can see nothing of the one before, not even
-//! its size.
+//! A slot maps a snapshot of a memory, copy-on-write. After its instance has ended, a reset undoes
+//! all writes: every page that differs from the snapshot is copied back, and everything beyond it
+//! becomes zero and inaccessible. The next instance must not see anything of the previous one, not
+//! even its size.
 //!
-//! All the unsafe code about linear memories is here. Nothing else may hold a pointer into a slot
-//! while no instance lives in it.
+//! All unsafe code for linear memories is here. Nothing else may hold a pointer into a slot while
+//! it contains no instance.
 
 use std::cell::RefCell;
 use std::io;
@@ -20,47 +20,48 @@ use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 use super::dirty_pages::DirtyPages;
 use super::snapshot::Snapshot;
 
-/// What 32-bit code can address, and wasmtime's reservation for it.
+/// The address space of 32-bit code, and wasmtime's reservation for it.
 const RESERVED: usize = 4 << 30;
 
-/// Never accessible, so that an address plus a small offset needs no check. wasmtime's default.
+/// Inaccessible memory after the reservation, so that an address plus a small offset needs no
+/// check. wasmtime's default.
 const GUARD: usize = 32 << 20;
 
 const WASM_PAGE: usize = 64 << 10;
 
-/// A piece of address space for one linear memory.
+/// Address space for one linear memory.
 pub(super) struct Slot {
     base: NonNull<u8>,
     snapshot: Option<Arc<Snapshot>>,
     /// Bytes from the base that instances may use: the size of the memory.
     size: usize,
-    /// Bytes from the base that have ever been accessible since the snapshot was mapped.
+    /// Bytes from the base that have been accessible at any time since the snapshot was mapped.
     touched: usize,
     written: Option<DirtyPages>,
     how: ResetMethod,
 }
 
-/// How a sandbox's memory is made pristine before another run: the cheapest way that the machine
-/// allows, and never not at all.
+/// How a sandbox's memory is reset before another run. Belljar uses the cheapest method that the
+/// machine allows, and never skips the reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ResetMethod {
-    /// Pages that were written are found through `/proc/self/pagemap` and copied back.
+    /// Written pages are found through `/proc/self/pagemap` and copied back from the snapshot.
     DirtyPages,
-    /// The snapshot is mapped anew, and every page that a run touches is faulted in again.
+    /// The snapshot is mapped again, and every page that a run touches is faulted in again.
     #[default]
     NewMapping,
 }
 
 // SAFETY: a slot owns its address space; the pointer is not tied to a thread.
 unsafe impl Send for Slot {}
-// SAFETY: nothing can be done with a shared reference to a slot.
+// SAFETY: a shared reference to a slot gives no access to its memory.
 unsafe impl Sync for Slot {}
 
 impl Slot {
-    /// Address space that a slot takes, in bytes.
+    /// Address space of a slot, in bytes.
     pub(super) const RESERVES: u64 = (RESERVED + GUARD) as u64;
 
-    /// Reserves address space. It takes no memory before it is used.
+    /// Reserves address space. It uses no memory until it is written.
     pub(super) fn new() -> io::Result<Slot> {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice.
@@ -81,7 +82,7 @@ impl Slot {
         Ok(Slot { base, snapshot: None, size: 0, touched: 0, written, how })
     }
 
-    /// How this slot is made pristine again.
+    /// How this slot is reset.
     pub(super) fn reset_method(&self) -> ResetMethod {
         self.how
     }
@@ -91,13 +92,15 @@ impl Slot {
         self.unmap()?;
         let len = snapshot.len();
         if len > RESERVED || !len.is_multiple_of(WASM_PAGE) {
-            return Err(io::Error::other("the snapshot has an impossible size"));
+            return Err(io::Error::other(format!(
+                "the snapshot has an invalid size of {len} bytes"
+            )));
         }
         if len > 0 {
             let prot = ProtFlags::READ | ProtFlags::WRITE;
             let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-            // SAFETY: replaces the first `len` bytes of this slot's own reservation, in which no
-            // instance lives. The snapshot is sealed, so it can neither change nor become shorter.
+            // SAFETY: replaces the first `len` bytes of this slot's own reservation, which contains
+            // no instance. The snapshot is sealed, so it can neither change nor become shorter.
             unsafe {
                 rustix::mm::mmap(self.base.as_ptr().cast(), len, prot, flags, snapshot.bytes(), 0)?;
             }
@@ -107,15 +110,14 @@ impl Slot {
         Ok(())
     }
 
-    /// Gives all memory back and forgets the snapshot.
+    /// Returns all memory to the kernel and drops the snapshot.
     fn unmap(&mut self) -> io::Result<()> {
         self.give_back(0, self.touched)?;
         (self.snapshot, self.size, self.touched) = (None, 0, 0);
         Ok(())
     }
 
-    /// Undoes everything the last instance did to memory. When it fails, the slot must not be used
-    /// again.
+    /// Undoes all writes of the last instance. If it fails, the slot must not be used again.
     pub(super) fn reset(&mut self) -> io::Result<()> {
         let Some(snapshot) = self.snapshot.clone() else { return self.unmap() };
         let restored = match (self.how, self.written.take()) {
@@ -133,14 +135,14 @@ impl Slot {
         Ok(())
     }
 
-    /// Copies written pages back from the snapshot, and clears what lies beyond it.
+    /// Copies written pages back from the snapshot, and clears the memory beyond it.
     fn restore(&mut self, snapshot: &Snapshot, written: &mut DirtyPages) -> io::Result<()> {
         let base = self.base.as_ptr() as usize;
         let (len, end) = (snapshot.len(), self.size);
         written.each_run(base, base + len, |from, to| {
             let offset = from - base;
             // SAFETY: `from..to` is inside the snapshot's mapping, which is readable and writable,
-            // and no instance lives in the slot, so nothing else refers to these bytes.
+            // and the slot contains no instance, so nothing else refers to these bytes.
             let pages = unsafe {
                 std::slice::from_raw_parts_mut(self.base.as_ptr().add(offset), to - from)
             };
@@ -151,15 +153,15 @@ impl Slot {
         Ok(())
     }
 
-    /// Gives back the memory between two offsets, which is out of reach then. Memory that is only
-    /// made inaccessible would stay, and count against no limit of the kernel: a worker's filter
+    /// Returns the memory between two offsets to the kernel and makes it inaccessible. `mprotect`
+    /// alone would keep the memory without counting it against any limit, so a worker's filter
     /// forbids that.
     fn give_back(&self, start: usize, end: usize) -> io::Result<()> {
         if start >= end {
             return Ok(());
         }
         let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-        // SAFETY: replaces part of this slot's own reservation, in which no instance lives.
+        // SAFETY: replaces part of this slot's own reservation, which contains no instance.
         unsafe {
             let start_at = self.base.as_ptr().add(start).cast();
             rustix::mm::mmap_anonymous(start_at, end - start, ProtFlags::empty(), flags)?;
@@ -175,9 +177,9 @@ impl Slot {
         }
         if start < size {
             let flags = MprotectFlags::READ | MprotectFlags::WRITE;
-            // SAFETY: `start..size` is inside this slot's own reservation and beyond its snapshot, so
-            // it is anonymous memory that only the instance in this slot uses, at the size it
-            // knows.
+            // SAFETY: `start..size` is inside this slot's own reservation and beyond its snapshot,
+            // so it is anonymous memory that only the instance in this slot uses, through wasmtime,
+            // which knows the size.
             unsafe {
                 let start_at = self.base.as_ptr().add(start).cast();
                 rustix::mm::mprotect(start_at, size - start, flags)?;
@@ -190,7 +192,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // SAFETY: the reservation is this slot's own, and no instance lives in it: an instance's
+        // SAFETY: the reservation belongs to this slot, and contains no instance: an instance's
         // memory owns its slot.
         let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), RESERVED + GUARD) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
@@ -199,7 +201,7 @@ impl Drop for Slot {
 
 #[cfg(test)]
 impl Slot {
-    /// The memory, while no instance lives in it.
+    /// The memory, while the slot contains no instance.
     pub(super) fn memory(&mut self) -> &mut [u8] {
         // SAFETY: the first `size` bytes are accessible, and the borrow keeps the slot from
         // changing.
@@ -211,15 +213,15 @@ impl Slot {
     }
 }
 
-/// Where a memory leaves its slot when it is dropped.
+/// Receives a memory's slot when the memory is dropped.
 pub(super) type Returned = Arc<Mutex<Option<Slot>>>;
 
 thread_local! {
     static NEXT: RefCell<Option<(Slot, Returned)>> = const { RefCell::new(None) };
 }
 
-/// Has the next memory that is created on this thread, while `instantiate` runs, live in `slot`.
-/// The slot is in what is returned once the memory is dropped.
+/// Runs `instantiate`, and places the next memory that it creates on this thread in `slot`. Once
+/// the memory is dropped, the slot is in the returned [`Returned`].
 pub(super) fn with_slot<T>(slot: Slot, instantiate: impl FnOnce() -> T) -> (T, Returned) {
     let returned = Returned::default();
     NEXT.set(Some((slot, Arc::clone(&returned))));
@@ -230,12 +232,12 @@ pub(super) fn with_slot<T>(slot: Slot, instantiate: impl FnOnce() -> T) -> (T, R
     (made, returned)
 }
 
-/// Makes wasmtime put linear memories into slots.
+/// Makes wasmtime place linear memories in slots.
 pub(super) struct SlotCreator;
 
 // SAFETY: a memory in a slot is `byte_size` accessible bytes from `as_ptr`, which never moves,
-// followed by inaccessible ones up to the end of the reservation and of the guard. What it holds
-// at first is what its snapshot holds, or zeros.
+// followed by inaccessible ones up to the end of the reservation and of the guard. Its initial
+// content is that of its snapshot, or zeros.
 unsafe impl MemoryCreator for SlotCreator {
     fn new_memory(
         &self,
@@ -245,9 +247,9 @@ unsafe impl MemoryCreator for SlotCreator {
         reserved: Option<usize>,
         guard: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
-        let (mut slot, returned) = NEXT.take().ok_or("no slot was given for this memory")?;
+        let (mut slot, returned) = NEXT.take().ok_or("there is no slot for this memory")?;
         if reserved.is_none_or(|reserved| reserved > RESERVED) || guard > GUARD {
-            return Err("the slot is smaller than the code relies on".into());
+            return Err("the slot is smaller than the compiled code requires".into());
         }
         if slot.snapshot.is_none() {
             slot.grow_to(minimum).map_err(|err| err.to_string())?;
@@ -261,7 +263,7 @@ unsafe impl MemoryCreator for SlotCreator {
 
 /// A linear memory in a slot.
 struct SlotMemory {
-    /// There until the memory is dropped.
+    /// `Some` until the memory is dropped.
     slot: Option<Slot>,
     returned: Returned,
 }
@@ -325,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_beyond_the_snapshot_is_zero_again_and_given_back() {
+    fn reset_zeroes_memory_beyond_the_snapshot() {
         let mut slot = Slot::new().unwrap();
         slot.map(&snapshot(1)).unwrap();
         for _ in 0..2 {
@@ -338,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_without_an_snapshot_starts_empty() {
+    fn a_slot_without_a_snapshot_starts_empty() {
         let mut slot = Slot::new().unwrap();
         slot.grow_to(WASM_PAGE).unwrap();
         slot.memory().fill(1);

@@ -1,7 +1,7 @@
-//! Snapshots: the linear memory of a sandbox that has prepared its model, kept so that others can
-//! start from it.
+//! Snapshots: the linear memory of a sandbox that has prepared its model, from which other
+//! sandboxes start.
 //!
-//! `unsafe` is here to have it readable in memory. That is sound because a snapshot is sealed: see
+//! `unsafe` is needed to map a snapshot for reading. That is sound because it is sealed: see
 //! `confine::memory`.
 
 use std::io;
@@ -14,7 +14,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use belljar_confine::memory::{SealedBytes, SealedWriter};
 
-/// What 32-bit code can address.
+/// The address space of 32-bit code.
 const MAX_LEN: usize = 4 << 30;
 
 const WASM_PAGE: usize = 64 << 10;
@@ -24,13 +24,13 @@ const WASM_PAGE: usize = 64 << 10;
 pub(crate) struct Snapshot {
     bytes: SealedBytes,
     len: usize,
-    /// Made when it is first read from.
+    /// Created on the first read.
     mapping: OnceLock<Option<Mapping>>,
-    /// What is known of each page.
+    /// The state of each page.
     pages: Box<[AtomicU8]>,
 }
 
-/// Nothing is known of a page.
+/// A page that has not been read yet.
 const UNKNOWN: u8 = 0;
 /// A page of zeros.
 const ZEROS: u8 = 1;
@@ -40,15 +40,15 @@ const CONTENT: u8 = 2;
 const PAGE: usize = 4 << 10;
 
 impl Snapshot {
-    /// Copies a linear memory. Pages of zeros take no memory.
+    /// Copies a linear memory. Pages of zeros use no memory.
     pub(super) fn capture(memory: &[u8]) -> io::Result<Snapshot> {
         let mut writer = SealedWriter::new("belljar-snapshot")?;
         Snapshot::copy(memory, &mut writer)?;
         Snapshot::checked(writer.seal()?)
     }
 
-    /// The same into a file of the supervisor's, which takes the snapshot over; no run starts from it
-    /// here.
+    /// Like [`Snapshot::capture`], into a file that the supervisor created and takes over. No run
+    /// in this process starts from it.
     pub(super) fn capture_in(room: OwnedFd, memory: &[u8]) -> io::Result<Snapshot> {
         let mut writer = SealedWriter::into_room(room);
         Snapshot::copy(memory, &mut writer)?;
@@ -56,8 +56,8 @@ impl Snapshot {
     }
 
     fn copy(memory: &[u8], writer: &mut SealedWriter) -> io::Result<()> {
-        // Neighbouring pages in one system call.
-        const MOST: usize = 256 * PAGE;
+        // Writes adjacent pages in one system call, up to this many bytes.
+        const MAX_WRITE: usize = 256 * PAGE;
         let mut pages = memory.chunks(PAGE).peekable();
         let mut at = 0;
         while let Some(page) = pages.next() {
@@ -66,7 +66,7 @@ impl Snapshot {
                 writer.skip(page.len() as u64);
             } else {
                 let more = |next: &&[u8]| next.iter().any(|byte| *byte != 0);
-                while end - start < MOST
+                while end - start < MAX_WRITE
                     && let Some(next) = pages.next_if(more)
                 {
                     end += next.len();
@@ -83,26 +83,27 @@ impl Snapshot {
         Snapshot::checked(SealedBytes::adopt(fd)?)
     }
 
-    /// Takes over a snapshot from a worker. It can be whatever a hostile one makes of it, and is only
-    /// ever used for the model that this worker was given.
-    /// `most` is the most bytes that a sandbox of this model may have.
-    pub(super) fn take_over(fd: OwnedFd, most: u64) -> io::Result<Snapshot> {
+    /// Takes over a snapshot from a worker. A hostile worker can put anything into it, so it must
+    /// only be used for the model that this worker received. `max` is the memory limit of a sandbox
+    /// of this model, in bytes.
+    pub(super) fn take_over(fd: OwnedFd, max: u64) -> io::Result<Snapshot> {
         let size = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(u64::MAX);
-        if size > most {
-            return Err(io::Error::other("it is larger than the memory of a sandbox"));
+        if size > max {
+            let text = format!("its {size} bytes exceed the sandbox's memory of {max} bytes");
+            return Err(io::Error::other(text));
         }
-        // Should it be made longer just now, `checked` still bounds it.
+        // If the worker extends it after this check, `checked` still bounds it.
         Snapshot::checked(SealedBytes::take_over(fd)?)
     }
 
-    /// A snapshot from the store, which has verified it.
+    /// Checks the size of sealed bytes, and makes them a snapshot.
     pub(super) fn checked(bytes: SealedBytes) -> io::Result<Snapshot> {
         match usize::try_from(bytes.len()) {
             Ok(len) if len <= MAX_LEN && len.is_multiple_of(WASM_PAGE) => {
                 let pages = (0..len / PAGE).map(|_| AtomicU8::new(UNKNOWN)).collect();
                 Ok(Snapshot { bytes, len, mapping: OnceLock::new(), pages })
             }
-            _ => Err(io::Error::other("a snapshot has an impossible size")),
+            _ => Err(io::Error::other(format!("invalid size of {} bytes", bytes.len()))),
         }
     }
 
@@ -117,7 +118,7 @@ impl Snapshot {
 
     /// Copies from the snapshot, at an offset in bytes.
     pub(super) fn read_at(&self, buffer: &mut [u8], offset: usize) -> io::Result<()> {
-        // By memory, where it can be mapped, and else by system calls, which take twice as long.
+        // Reads from a mapping if possible, or by system calls, which take twice as long.
         let mapped = self.mapping.get_or_init(|| Mapping::new(&self.bytes, self.len).ok());
         match mapped {
             Some(mapping) => {
@@ -129,15 +130,15 @@ impl Snapshot {
         }
     }
 
-    /// As [`Snapshot::read_at`], for whole pages that are read again and again: what is known to be
-    /// zero is not read. Much of what a run writes lay free before it.
+    /// Like [`Snapshot::read_at`], for whole pages that are read repeatedly: pages that are known
+    /// to be zero are not read. Many pages that a run writes were unused before.
     pub(super) fn restore(&self, buffer: &mut [u8], offset: usize) -> io::Result<()> {
         let (mut rest, mut offset) = (buffer, offset);
         while !rest.is_empty() {
-            let known = self.pages.get(offset / PAGE..).unwrap_or_default();
-            let state = known.first().ok_or(io::ErrorKind::UnexpectedEof)?.load(Ordering::Relaxed);
-            // What is known stays so, and neighbours are restored in one go.
-            let alike = known.iter().take_while(|page| page.load(Ordering::Relaxed) == state);
+            let states = self.pages.get(offset / PAGE..).unwrap_or_default();
+            let state = states.first().ok_or(io::ErrorKind::UnexpectedEof)?.load(Ordering::Relaxed);
+            // A known state never changes; adjacent pages of the same state are restored together.
+            let alike = states.iter().take_while(|page| page.load(Ordering::Relaxed) == state);
             let count =
                 if state == UNKNOWN { 1 } else { alike.take(rest.len().div_ceil(PAGE)).count() };
             let (pages, after) = rest.split_at_mut((count.max(1) * PAGE).min(rest.len()));
@@ -147,8 +148,8 @@ impl Snapshot {
                 _ => {
                     self.read_at(pages, offset)?;
                     let zeros = pages.len() == PAGE && pages.iter().all(|byte| *byte == 0);
-                    if let Some(known) = known.first() {
-                        known.store(if zeros { ZEROS } else { CONTENT }, Ordering::Relaxed);
+                    if let Some(state) = states.first() {
+                        state.store(if zeros { ZEROS } else { CONTENT }, Ordering::Relaxed);
                     }
                 }
             }
@@ -159,14 +160,14 @@ impl Snapshot {
     }
 }
 
-/// The snapshot, readable in memory.
+/// A read-only mapping of the snapshot.
 #[derive(Debug)]
 struct Mapping {
     start: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: nobody writes to a mapping, so any thread may read it.
+// SAFETY: a mapping is never written to, so any thread may read it.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
@@ -181,15 +182,15 @@ impl Mapping {
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: the mapping is readable and `len` bytes long; the memory behind it is sealed, so
-        // it neither changes nor becomes shorter.
+        // SAFETY: the mapping is readable and `len` bytes long; its memory is sealed, so it neither
+        // changes nor becomes shorter.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this one's own, and `bytes` cannot be borrowed any more.
+        // SAFETY: this value owns the mapping, and `bytes` can no longer be borrowed.
         let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }

@@ -1,5 +1,5 @@
-//! What this machine offers to sandboxes, beside the kernel's confinement: how fast they can be, and
-//! whether what Belljar keeps on disk is there and nobody else's.
+//! Reports what affects sandboxes on this machine apart from the kernel's confinement: their speed,
+//! and whether Belljar's files on disk exist and are private.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,45 +22,45 @@ use belljar_confine::setup::ProcessLimits;
 use belljar_confine::support::Finding;
 use belljar_kernels::InstructionSet;
 
-/// What makes sandboxes fast or slow.
+/// Findings about the speed of sandboxes.
 pub fn findings() -> Vec<Finding> {
     let pages = DirtyPages::new();
     let scans = pages.as_ref().is_some_and(DirtyPages::scans);
-    let tells = |tells: bool, how: &str| match tells {
+    let finding = |present: bool, how: &str| match present {
         true => Ok(how.to_owned()),
-        false => Err("the kernel does not tell"),
+        false => Err("not available"),
     };
     let set = InstructionSet::best().name().map(str::to_owned);
-    let set = set.ok_or("none that native kernels are written for");
+    let set = set.ok_or("none that native kernels support");
     vec![
         Finding::new(
             "pagemap",
-            tells(pages.is_some(), "tells which pages a run wrote"),
-            "memory is made pristine by mapping it anew: milliseconds for each run",
+            finding(pages.is_some(), "shows which pages a run has written"),
+            "memory is reset by mapping it again: milliseconds for each run",
         ),
         Finding::new(
             "PAGEMAP_SCAN",
-            tells(scans, "tells it at once"),
-            "written pages are looked for one by one: slower between runs",
+            finding(scans, "lists the written pages directly"),
+            "written pages are searched one by one: slower between runs",
         ),
         Finding::new("vector instructions", set, "native kernels take several times as long"),
     ]
 }
 
-/// Whether the folders are there, and closed to others. Nothing is made.
+/// Whether the folders exist and are closed to others. Nothing is created.
 pub fn folders(cache: Option<&Path>, state: Option<&Path>) -> Vec<Finding> {
     let [code, snapshots] = ["code", "snapshots"].map(|name| cache.map(|cache| cache.join(name)));
     const CACHE: &str = "BELLJAR_CACHE_DIR";
     const STATE: &str = "BELLJAR_STATE_DIR";
-    const REFUSED: &str = "models are refused: whoever can write there could put in native code";
-    const COMPILED: &str = "each run compiles for some 15 s";
+    const REFUSED: &str = "models are refused: users who can write there could add native code";
+    const COMPILED: &str = "each run compiles for about 15 s";
     let of_code = |what, path: Option<&Path>, variable, without| match private(path, variable) {
-        // Without any folder the code is compiled each time; one that is open to others stops all.
+        // Without a folder the code is compiled each time; one that is open to others is an error.
         Err(err) if err.is_open_to_others() => Finding::new(what, Err(err), REFUSED).needed(),
         Err(err) => Finding::new(what, Err(err), without),
         Ok(text) => Finding::new(what, Ok::<_, &str>(text), without).needed(),
     };
-    let secret = "each run compiles for some 15 s, and deaths of workers are forgotten";
+    let secret = "each run compiles for about 15 s, and deaths of workers are not stored";
     let mut all = vec![
         of_code("folder of compiled code", code.as_deref(), CACHE, COMPILED),
         of_code("folder of its secret", state, STATE, secret),
@@ -79,15 +79,15 @@ pub fn folders(cache: Option<&Path>, state: Option<&Path>) -> Vec<Finding> {
         let names = |all: &[Variant]| all.iter().map(|v| v.name()).collect::<Vec<_>>().join("; ");
         match missing.is_empty() {
             true => Ok(names(&there)),
-            false => Err(format!("not there: {}; `belljar warm` makes it", names(&missing))),
+            false => Err(format!("missing: {}; `belljar warm` creates it", names(&missing))),
         }
     };
-    let code = if usable { compiled() } else { Err("none; `belljar warm` makes it".into()) };
-    all.push(Finding::new("compiled code", code, "the first run compiles for some 15 s"));
+    let code = if usable { compiled() } else { Err("none; `belljar warm` creates it".into()) };
+    all.push(Finding::new("compiled code", code, "the first run compiles for about 15 s"));
     all
 }
 
-/// Whether a folder can be used: it is there and nobody else's, or can be made.
+/// Whether a folder can be used: it exists and is private, or it can be created.
 fn private(path: Option<&Path>, variable: &'static str) -> Result<String, PrivateError> {
     let path = path.ok_or(PrivateError::Nowhere { variable })?;
     match PrivateFolder::open_existing(path, variable)? {
@@ -96,7 +96,7 @@ fn private(path: Option<&Path>, variable: &'static str) -> Result<String, Privat
             let above = path.ancestors().skip(1).find(|above| above.exists());
             let above = above.unwrap_or(Path::new("/"));
             match rustix::fs::access(above, Access::WRITE_OK | Access::EXEC_OK) {
-                Ok(()) => Ok(format!("{}, not made yet", path.display())),
+                Ok(()) => Ok(format!("{}, not created yet", path.display())),
                 Err(err) => {
                     let (path, source) = (path.to_owned(), err.into());
                     Err(PrivateError::Io { path, source, variable })
@@ -106,20 +106,20 @@ fn private(path: Option<&Path>, variable: &'static str) -> Result<String, Privat
     }
 }
 
-/// What became of a worker that was started only to see.
+/// The result of starting a worker as a test.
 #[derive(Debug)]
 pub struct Trial {
     /// Its role.
     pub role: Role,
-    /// From the order to start it until it said that it is confined, or failed.
+    /// From the start until it reported that it is confined, or failed.
     pub time: Duration,
     /// Whether it got namespaces.
     pub namespaces: Namespaces,
-    /// The layers that it lacks, or why it is none.
+    /// The layers that it lacks, or why it could not be started.
     pub result: Result<Vec<MissingLayer>, String>,
 }
 
-/// Starts a worker of this role, has it confined, and ends it.
+/// Starts a worker of this role, waits until it is confined, and ends it.
 pub fn try_worker(program: &WorkerProgram, role: Role, confinement: Confinement) -> Trial {
     let start = Instant::now();
     let mut namespaces = Namespaces::None;

@@ -1,7 +1,7 @@
-//! A sandbox on a thread of this process. Its deadline is checked by the code itself.
+//! A sandbox on a thread of this process. The compiled code checks its deadline itself.
 //!
-//! The thread exists for its stack: WebAssembly code may use as much of it as the policy says, and
-//! nobody knows how much the caller's thread has.
+//! The sandbox needs its own thread because the policy sets the stack size of WebAssembly code, and
+//! the size of the caller's stack is unknown.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -21,7 +21,7 @@ use belljar_confine::layers::{Layer, MissingLayer};
 use belljar_confine::process::no_process;
 use belljar_confine::seccomp;
 
-/// Stack for the host's own functions beneath and above the WebAssembly code, in bytes.
+/// Stack for the host's functions that call, and are called by, WebAssembly code, in bytes.
 pub(super) const HOST_STACK: u64 = 1 << 20;
 
 struct Job {
@@ -32,14 +32,14 @@ struct Job {
 
 type Outcome = (Result<Answer, Failure>, Vec<String>);
 
-/// Whether a sandbox's thread is under a filter of system calls.
+/// Whether a sandbox's thread has a seccomp filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ThreadFilter {
     Installed,
     None,
 }
 
-/// A sandbox on a thread of its own.
+/// A sandbox on its own thread.
 pub(crate) struct ThreadSandbox {
     jobs: Option<SyncSender<Job>>,
     outcomes: Receiver<Outcome>,
@@ -79,7 +79,7 @@ impl ThreadSandbox {
                 }
             })
             .map_err(|err| {
-                Failure::Host(format!("no thread for the sandbox: {}", no_process(&err)))
+                Failure::Host(format!("cannot start the sandbox's thread: {}", no_process(&err)))
             })?;
         let ended = |_| Failure::Host("the sandbox's thread has ended".into());
         starts.recv().map_err(ended)??;
@@ -88,15 +88,15 @@ impl ThreadSandbox {
     }
 }
 
-/// Confines this thread, as far as somebody else's process allows it, and makes it a sandbox. Its
-/// kernels' threads are started by it, and so confined as it is.
+/// Confines this thread, as far as that is possible inside an embedding program, and creates its
+/// sandbox. It also starts the threads of native kernels, which inherit its filter.
 fn start(
     engine: &Engine,
     module: &Module,
     limits: SandboxLimits,
     filter: ThreadFilter,
 ) -> Result<Machine, Failure> {
-    // Without it memory is made pristine in another way.
+    // Without the pagemap, memory is reset in another way.
     let _ = pagemap();
     if filter == ThreadFilter::Installed {
         seccomp::install_on_thread()
@@ -109,11 +109,11 @@ fn work(engines: &Engines, machine: &mut Machine, job: &Job) -> Outcome {
     let (_running, ticks) = match engines.start_clock(job.limit.time) {
         Ok(clock) => clock,
         Err(err) => {
-            let why = format!("no thread for the clock of deadlines: {}", no_process(&err));
+            let why = format!("cannot start the deadline clock's thread: {}", no_process(&err));
             return (Err(Failure::Host(why)), Vec::new());
         }
     };
-    // A limit beyond what the clock can say is none.
+    // A deadline beyond the clock's range is replaced by one that is never reached.
     let now = Instant::now();
     let until = now.checked_add(job.limit.time).unwrap_or(now + Duration::from_secs(1 << 30));
     let deadline = Deadline { ticks, until, exceeded: job.limit.exceeded() };
@@ -143,7 +143,7 @@ impl Drop for ThreadSandbox {
         // Closing the queue ends the thread.
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
-            // A panic in it was already reported to whoever waited for its answer.
+            // A panic of the thread was already reported to the caller that waited for it.
             let _ = thread.join();
         }
     }
@@ -192,11 +192,11 @@ mod tests {
         let snapshot = first.call(Call::Prepare, payload, limit).unwrap().snapshot.unwrap();
         let mut second = sandbox();
         second.call(Call::Adopt, Payload::Snapshot(Arc::clone(&snapshot)), limit).unwrap();
-        // It was never given the model, and answers as the first does.
+        // It never received the model, and computes the same outputs as the first.
         for values in [[-1.0, 2.0], [3.0, -4.0]] {
             assert_eq!(run(&mut second, values), run(&mut first, values));
         }
-        // A sandbox that has a model of its own takes no snapshot.
+        // A sandbox that has loaded a model rejects a snapshot.
         assert!(first.call(Call::Adopt, Payload::Snapshot(snapshot), limit).is_err());
         assert!(first.call(Call::Adopt, Payload::Empty, limit).is_err());
     }

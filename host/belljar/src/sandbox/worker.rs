@@ -1,6 +1,6 @@
-//! A sandbox in a worker process, as its supervisor sees it. The worker is hostile from the moment
-//! it has seen a model: what it answers is copied before it is looked at, and it is killed when it
-//! is late or violates the protocol.
+//! The supervisor's side of a sandbox in a worker process. A worker that has seen a model must be
+//! treated as hostile: its answers are copied before they are checked, and it is killed when it is
+//! late or violates the protocol.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,7 +25,7 @@ use belljar_confine::process::{WorkerProcess, WorkerProgram, no_process};
 use belljar_confine::role::Role;
 use belljar_confine::setup::ProcessLimits;
 
-/// Longest that a worker may take to be confined. It takes some milliseconds.
+/// Time limit for a worker to confine itself. It takes some milliseconds.
 pub(crate) const LONGEST_START: Duration = Duration::from_secs(30);
 
 /// A worker process that waits for its set-up.
@@ -35,14 +35,14 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts a process, which goes on starting while something else is done here.
+    /// Starts a process. It initialises itself in parallel with the caller.
     pub(crate) fn spawn(program: &WorkerProgram) -> Result<Worker, Failure> {
         let (channel, theirs) = Channel::pair().map_err(not_started)?;
         let process = WorkerProcess::spawn(program, theirs).map_err(not_started)?;
         Ok(Worker { process, channel })
     }
 
-    /// Tells the worker what it is to be.
+    /// Sends the worker its set-up.
     pub(crate) fn set_up(
         &mut self,
         setup: &Setup,
@@ -54,9 +54,9 @@ impl Worker {
         })
     }
 
-    /// Waits until the worker says that it is confined, and answers the layers that are missing.
-    /// What it says is held against what is demanded, and against what the kernel shows. Nothing of
-    /// a model is sent before.
+    /// Waits until the worker reports that it is confined, and returns the missing layers. The
+    /// report is checked against what is required and against what the kernel shows. No part of a
+    /// model may be sent before.
     pub(crate) fn await_ready(
         &mut self,
         confinement: Confinement,
@@ -75,7 +75,7 @@ impl Worker {
         };
         let mut unseen = self.process.lacks_from_outside();
         unseen.retain(|unseen| missing.iter().all(|missing| missing.layer != unseen.layer));
-        // One that has come to its end meanwhile shows nothing any more.
+        // `/proc` shows no layers of a worker that has ended in the meantime.
         if !unseen.is_empty() && self.process.ends_in_a_moment() {
             return Err(self.lost());
         }
@@ -88,7 +88,7 @@ impl Worker {
         Ok(missing)
     }
 
-    /// That it is gone before it was ready.
+    /// The failure for a worker that ended before it was ready.
     fn lost(&mut self) -> Failure {
         let end = self.process.ended();
         Failure::Lost(WorkerLoss { end, began: false, served: false })
@@ -96,31 +96,31 @@ impl Worker {
 }
 
 fn not_started(err: io::Error) -> Failure {
-    Failure::Host(format!("a worker process could not be started: {}", no_process(&err)))
+    Failure::Host(format!("cannot start a worker process: {}", no_process(&err)))
 }
 
-/// What a worker is to be.
+/// The settings of a worker sandbox.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Job {
     pub(crate) role: Role,
     pub(crate) confinement: Confinement,
     pub(crate) variant: Variant,
     pub(crate) limits: SandboxLimits,
-    /// Most bytes that go in with one call, the model excepted.
+    /// Maximum number of bytes that one call passes in, except for the model.
     pub(crate) inputs: u64,
-    /// Longest that all calls together may take.
+    /// Time limit of all calls together.
     pub(crate) time: Duration,
 }
 
-/// Memory beside the linear one and what crosses: wasmtime's own, and code. In bytes.
+/// Memory for wasmtime itself and for code, in addition to linear memory and buffers, in bytes.
 const OWN_MEMORY: u64 = 256 << 20;
 
-/// Scratch memory of kernels for one thread, in bytes. It counts against the limit on memory; here
-/// it comes on top, so that the limit is reported before the kernel's is met.
+/// Scratch memory of kernels for one thread, in bytes. It counts against the sandbox's memory
+/// limit; here it is added, so that the sandbox's limit is reached before the process's.
 const SCRATCH: u64 = belljar_abi::scratch::MAX_SCRATCH_BYTES;
 
 impl Job {
-    /// Limits of the kernel, well above those that the sandbox itself keeps to.
+    /// The process limits, well above the sandbox's own limits.
     fn process_limits(&self) -> ProcessLimits {
         let Job { limits, inputs, time, .. } = *self;
         let threads = u64::from(limits.threads);
@@ -129,7 +129,7 @@ impl Job {
             data: [limits.memory, inputs, limits.answer, threads.saturating_mul(each), OWN_MEMORY]
                 .into_iter()
                 .fold(0, u64::saturating_add),
-            // One slot while another one is thrown away, and the snapshot once more, to copy from.
+            // A new slot while the old one is dropped, and a mapping of the snapshot to copy from.
             reserved: Slot::RESERVES.saturating_mul(2).saturating_add(limits.memory),
             file: limits.memory.max(inputs).max(limits.answer),
             cpu: time.as_secs().saturating_add(60).saturating_mul(threads),
@@ -145,17 +145,17 @@ pub(crate) struct WorkerSandbox {
     confinement: Confinement,
     shared: SharedBuffer,
     limits: SandboxLimits,
-    /// Orders that were carried out, and how many of them were runs.
+    /// Completed requests, and how many of them were runs.
     requests: u64,
     runs: u32,
     log: Vec<String>,
-    /// Whether the worker has said that it is confined.
+    /// Whether the worker is confined and checked.
     ready: bool,
     missing: Vec<MissingLayer>,
 }
 
 impl WorkerSandbox {
-    /// Has a worker begin to become a sandbox, which takes a while.
+    /// Starts turning a worker into a sandbox, without waiting until it is ready.
     pub(crate) fn start(
         worker: Worker,
         code: &VerifiedCode,
@@ -164,7 +164,8 @@ impl WorkerSandbox {
         WorkerSandbox::start_work(worker, code, job, Work::Sandbox(job.limits))
     }
 
-    /// Has a worker begin to become a sandbox of the profiling variant, which answers no requests.
+    /// Like [`WorkerSandbox::start`], for a sandbox of the profiling variant, which serves no
+    /// requests.
     pub(crate) fn start_profiling(
         worker: Worker,
         code: &ProfilingCode,
@@ -210,7 +211,7 @@ impl WorkerSandbox {
     ) -> Result<Answer, Unanswered> {
         self.await_ready().map_err(Unanswered::Failed)?;
         let host = |err: io::Error| {
-            Unanswered::Failed(Failure::Host(format!("the inputs cannot cross: {err}")))
+            Unanswered::Failed(Failure::Host(format!("cannot send the request: {err}")))
         };
         let (source, sealed) = match payload {
             Payload::Empty => (Source::Empty, None),
@@ -268,14 +269,14 @@ impl WorkerSandbox {
 
 /// Why a request has no answer.
 enum Unanswered {
-    /// The worker said so, or is late, or something is wrong here.
+    /// The worker reported a failure or is late, or an operation of the host failed.
     Failed(Failure),
     /// The worker has closed its channel.
     Gone {
         /// Whether it had read the request.
         began: bool,
     },
-    /// The worker does not keep to the rules.
+    /// The worker violated the protocol.
     ProtocolViolation(String),
 }
 
@@ -295,7 +296,7 @@ impl Sandbox for WorkerSandbox {
     fn await_ready(&mut self) -> Result<(), Failure> {
         if !self.ready {
             let ready = self.worker.await_ready(self.confinement, LONGEST_START);
-            // What is not confined is not kept.
+            // A worker without the required confinement is killed.
             self.missing = ready.inspect_err(|_| drop(self.worker.process.kill()))?;
             self.ready = true;
         }
@@ -304,7 +305,7 @@ impl Sandbox for WorkerSandbox {
 
     fn call(&mut self, call: Call, payload: Payload, limit: CallLimit) -> Result<Answer, Failure> {
         let answer = self.exchange(call, &payload, limit);
-        // A worker that failed is never used again, and a late one must not go on computing.
+        // A worker that failed is never used again, and a late one must stop computing.
         let (end, began) = match answer {
             Ok(answer) => {
                 self.requests += 1;
@@ -333,7 +334,7 @@ impl Sandbox for WorkerSandbox {
     }
 
     fn loss_while_waiting(&mut self) -> Option<WorkerLoss> {
-        // One that has not done anything yet may still be on its way to begin.
+        // Before its first request, a message on the channel may be the report that it is ready.
         if self.requests == 0 || !self.worker.channel.has_news() {
             return None;
         }
@@ -361,10 +362,10 @@ mod tests {
     use crate::sandbox::TimeKey;
     use belljar_confine::layers::Layer;
 
-    /// What becomes of a first call to a worker that is confined by nothing and says this of
-    /// itself, and how many requests it was given.
+    /// The result of a first call to an unconfined worker that reports these missing layers, and
+    /// how many requests it received.
     fn first_call(
-        says: Vec<MissingLayer>,
+        reported: Vec<MissingLayer>,
         confinement: Confinement,
     ) -> (Result<Answer, Failure>, Vec<MissingLayer>, usize) {
         let folder = tempfile::tempdir().unwrap();
@@ -398,7 +399,7 @@ mod tests {
             let Ok(Received::Message(_, _)) = channel.receive::<Setup>(None) else {
                 panic!("there is no set-up")
             };
-            channel.send(&Ready::Ok(says), &[]).unwrap();
+            channel.send(&Ready::Ok(reported), &[]).unwrap();
             let mut requests = 0;
             while let Ok(Received::Message(request, _)) = channel.receive::<Request>(None) {
                 requests += 1;
@@ -417,9 +418,9 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_says_it_lacks_a_layer_gets_no_model_whatever_it_calls_itself() {
+    fn a_worker_that_reports_a_missing_required_layer_receives_no_model() {
         for layer in Layer::ALL.into_iter().filter(|layer| layer.required()) {
-            let lacks = vec![MissingLayer::new(layer, "it says so")];
+            let lacks = vec![MissingLayer::new(layer, "as reported")];
             let (answer, _, requests) = first_call(lacks.clone(), Confinement::Strict);
             assert_eq!(answer.unwrap_err(), Failure::Unprotected(lacks[0].clone()));
             assert_eq!(requests, 0);
@@ -427,15 +428,15 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_is_less_confined_than_it_says_gets_no_model() {
+    fn a_worker_that_is_less_confined_than_it_reports_receives_no_model() {
         let (answer, _, requests) = first_call(Vec::new(), Confinement::Strict);
-        let Failure::Unprotected(lacks) = answer.unwrap_err() else { panic!("it was believed") };
-        assert!(lacks.why.contains("from outside"), "{lacks}");
+        let Failure::Unprotected(lacks) = answer.unwrap_err() else { panic!("not refused") };
+        assert!(lacks.why.contains("according to /proc"), "{lacks}");
         assert_eq!(requests, 0);
     }
 
     #[test]
-    fn without_a_demand_what_is_seen_from_outside_is_told() {
+    fn best_effort_confinement_reports_layers_missing_in_proc() {
         let (answer, missing, requests) = first_call(Vec::new(), Confinement::BestEffort);
         answer.unwrap();
         let layers: Vec<Layer> = missing.iter().map(|lacks| lacks.layer).collect();

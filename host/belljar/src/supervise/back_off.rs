@@ -1,12 +1,12 @@
-//! How long the start of the next worker waits after workers that died one after the other.
+//! The delay before the next worker starts after consecutive deaths of workers.
 
 use std::time::{Duration, Instant};
 
-/// Longest that a request waits for the start of a worker; one that had to wait longer is told when
-/// to come again.
+/// Maximum time that a request waits for the start of a worker. If it would have to wait longer, it
+/// fails with the time after which to try again.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
 
-/// The wait of one model. Any answer ends it.
+/// The delay of one model. Any answer ends it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BackOff {
     /// Deaths since the last answer.
@@ -15,16 +15,15 @@ pub(super) struct BackOff {
 }
 
 impl BackOff {
-    /// After another death: waits from `first` on, twice as long each time, and no longer than
-    /// `most`.
-    pub(super) fn lengthen(&mut self, now: Instant, (first, most): (Duration, Duration)) {
+    /// Extends the delay after another death: starts at `first`, and doubles each time up to `max`.
+    pub(super) fn lengthen(&mut self, now: Instant, (first, max): (Duration, Duration)) {
         let doublings = 1u32.checked_shl(self.deaths).unwrap_or(u32::MAX);
         self.deaths = self.deaths.saturating_add(1);
-        // A time that cannot be told is too far away to matter.
-        self.until = now.checked_add(first.saturating_mul(doublings).min(most));
+        // A time beyond the clock's range is treated as no delay.
+        self.until = now.checked_add(first.saturating_mul(doublings).min(max));
     }
 
-    /// How long there is to wait, and after how many deaths.
+    /// The remaining delay, and the number of deaths.
     pub(super) fn wait(&self, now: Instant) -> (Duration, u32) {
         let wait = self.until.map(|until| until.saturating_duration_since(now));
         (wait.unwrap_or_default(), self.deaths)
@@ -40,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_twofold_up_to_the_longest() {
+    fn the_delay_doubles_up_to_the_maximum() {
         let settings = (Duration::from_millis(10), Duration::from_secs(5));
         let now = Instant::now();
         let mut back_off = BackOff::default();
@@ -57,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn no_wait_at_all_can_be_asked_for() {
+    fn the_delay_can_be_zero() {
         let now = Instant::now();
         let mut back_off = BackOff::default();
         back_off.lengthen(now, (Duration::ZERO, Duration::ZERO));

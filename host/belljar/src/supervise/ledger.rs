@@ -1,11 +1,11 @@
-//! Deaths and quarantine on disk, so that they outlive a process: the command line is a new process
-//! for each run.
+//! Stores deaths and quarantine on disk, so that they persist across processes: the command line is
+//! a new process for each run.
 //!
-//! In `quarantine` of the state folder, owner-only, a file of a model's digest means that the model
-//! is in quarantine, whatever is in the file and whether or not it can be read. A file of the digest
-//! and `.strikes` has its deaths so far; one that makes no sense is taken for the worst. A model
-//! without files has a clean slate, and a folder that is open to others is an error: who could write
-//! to it could take a model out.
+//! The private folder `quarantine` in the state folder holds a file for each model in quarantine,
+//! named after the model's digest. Its existence alone means quarantine, even if it cannot be read.
+//! A file of the digest and `.strikes` counts the deaths so far; an invalid one means quarantine
+//! too. A model without files has no deaths. A folder that is open to others is an error, because
+//! other users could release a model.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -21,10 +21,10 @@ const VARIABLE: &str = "BELLJAR_STATE_DIR";
 const FOLDER: &str = "quarantine";
 const STRIKES: &str = ".strikes";
 
-/// Longest file that is read, in bytes.
+/// Maximum size of a file, in bytes.
 const MAX_FILE: u64 = 8 << 10;
 
-/// Most models whose deaths are remembered; of those in quarantine there is no most.
+/// Maximum number of models whose deaths are stored; models in quarantine have no maximum.
 const MAX_STRIKES: usize = 1024;
 
 /// A model in quarantine.
@@ -33,13 +33,13 @@ const MAX_STRIKES: usize = 1024;
 pub struct Quarantined {
     /// SHA-256 of the model.
     pub model: Digest,
-    /// What errors called the model. Untrusted text: print it through [`belljar_text::Escaped`].
+    /// The model's name in errors. Untrusted text: print it through [`belljar_text::Escaped`].
     pub label: String,
     /// How its last worker ended. Untrusted text, too.
     pub why: String,
     /// How many of its workers died.
     pub deaths: u32,
-    /// Since when, if that is known.
+    /// When it was put into quarantine, if known.
     pub since: Option<SystemTime>,
 }
 
@@ -57,9 +57,10 @@ impl std::fmt::Display for Quarantined {
         write!(f, "it is in quarantine: {deaths} of its worker processes died; the last ")?;
         write!(
             f,
-            "{why}; when somebody has looked into it, `belljar quarantine release {model}` "
+            "{why}; after you have found the cause, release it with \
+             `belljar quarantine release {model}` "
         )?;
-        f.write_str("(or `Host::release`) lets it run again")
+        f.write_str("(or `Host::release`)")
     }
 }
 
@@ -67,7 +68,7 @@ impl std::fmt::Display for Quarantined {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Strikes {
     pub(super) deaths: u32,
-    /// Answers since the last of them.
+    /// Answers since the last death.
     pub(super) answers: u32,
 }
 
@@ -76,7 +77,7 @@ pub(super) enum Standing {
     Quarantined(Quarantined),
 }
 
-/// What a file of a model in quarantine says.
+/// The content of the file of a model in quarantine.
 #[derive(Serialize, Deserialize)]
 struct Entry {
     label: String,
@@ -86,13 +87,13 @@ struct Entry {
     since: u64,
 }
 
-/// The files.
+/// The folder of these files.
 pub(super) struct Ledger {
-    /// The state folder, if one can be told.
+    /// The state folder, if there is one.
     state: Option<PathBuf>,
 }
 
-/// Other processes wait while this is held.
+/// Blocks other processes while it is held.
 pub(super) struct Turn {
     _folder: Option<PrivateFolder>,
 }
@@ -102,7 +103,7 @@ impl Ledger {
         Ledger { state: state.map(Path::to_owned) }
     }
 
-    /// The folder, if there is one.
+    /// The folder, if it exists.
     pub(super) fn folder(&self) -> Result<Option<PrivateFolder>, PrivateError> {
         let Some(state) = &self.state else { return Ok(None) };
         match PrivateFolder::open_existing(state, VARIABLE)? {
@@ -118,14 +119,14 @@ impl Ledger {
         PrivateFolder::open(&state.join(FOLDER), VARIABLE)
     }
 
-    /// Keeps other processes from changing what is read now and written soon.
+    /// Prevents changes by other processes between reading and writing.
     pub(super) fn turn(&self) -> Turn {
-        // Where there is no lock to be had, the worst is that a death is not counted.
+        // Without a lock, the worst case is that a death is not counted.
         let folder = self.made_folder().ok();
         Turn { _folder: folder.inspect(PrivateFolder::lock_for_a_moment) }
     }
 
-    /// How a model stands.
+    /// The standing of a model.
     pub(super) fn read(&self, model: Digest) -> Result<Standing, PrivateError> {
         match self.folder()? {
             Some(folder) => read(&folder, model),
@@ -133,7 +134,7 @@ impl Ledger {
         }
     }
 
-    /// Writes down the deaths of a model; none at all are forgotten.
+    /// Stores the deaths of a model, or removes its file if there are none.
     pub(super) fn write(&self, model: Digest, strikes: Strikes) -> Result<(), PrivateError> {
         let name = format!("{model}{STRIKES}");
         if strikes == Strikes::default() {
@@ -155,7 +156,7 @@ impl Ledger {
         folder.remove(&format!("{name}{STRIKES}"))
     }
 
-    /// Forgets all about a model. Answers whether it was in quarantine.
+    /// Removes all files of a model. Returns whether it was in quarantine.
     pub(super) fn release(&self, model: Digest) -> Result<bool, PrivateError> {
         let Some(folder) = self.folder()? else { return Ok(false) };
         let was_in = matches!(read(&folder, model)?, Standing::Quarantined(_));
@@ -197,7 +198,7 @@ fn read(folder: &PrivateFolder, model: Digest) -> Result<Standing, PrivateError>
         return Ok(Standing::Strikes(Strikes::default()));
     }
     let strikes = read_file(folder, &name);
-    // Another process may have taken it away just now.
+    // Another process may have removed it just now.
     if strikes.is_none() && !exists(folder, &name)? {
         return Ok(Standing::Strikes(Strikes::default()));
     }
@@ -205,7 +206,7 @@ fn read(folder: &PrivateFolder, model: Digest) -> Result<Standing, PrivateError>
 }
 
 fn unreadable(model: Digest) -> Quarantined {
-    let why = "left a record that cannot be read".to_owned();
+    let why = "has a record that cannot be read".to_owned();
     Quarantined { model, label: String::new(), why, deaths: 0, since: None }
 }
 
@@ -231,7 +232,7 @@ fn write_file(
     folder.write_file(name, |file| file.write_all(&serde_json::to_vec(content)?))
 }
 
-/// Keeps the deaths of no more models than can be looked through in no time.
+/// Bounds the number of models with stored deaths, to keep listing fast.
 fn forget_oldest(folder: &PrivateFolder) -> Result<(), PrivateError> {
     let names = folder.names()?;
     let strikes: Vec<_> = names.iter().filter(|name| name.ends_with(STRIKES)).collect();

@@ -1,22 +1,24 @@
-//! Watches over the workers of each model: how soon the next is started after one that died, and
-//! whether one is started at all.
+//! Supervises the workers of each model: decides when the next worker may start after one has died,
+//! and whether it may start at all.
 //!
-//! A worker that dies while it has a request, or breaks the rules of its channel, is a *death* of
-//! its model, whoever was the sender of the request. So is the end of one that had seen the model
-//! and died while it waited, unless it was killed from outside (SIGKILL): the kernel, short of
-//! memory, takes whom it finds. Deadlines and limits are no deaths, as a policy's price for a slow
-//! model is known; nor are traps and panics of the guest, which the first wall has held, and which
-//! inputs alone can cause: one client must not be able to take a model away from all others.
+//! A worker that dies while it handles a request, or violates the protocol of its channel, counts
+//! as a *death* of its model, regardless of who sent the request. So does a worker that has seen
+//! the model and dies while it waits, unless it was killed by SIGKILL: a kernel that is short of
+//! memory kills any process. Exceeded deadlines and limits do not count as deaths, because policies
+//! are expected to reach them. Traps and panics of the guest do not count either: WebAssembly has
+//! contained them, and inputs alone can cause them, and one client must not be able to make a model
+//! unavailable to all others.
 //!
-//! For the same reason a worker that the kernel kills because memory ran out is no death, whatever it
-//! was doing: how much memory there is depends on the machine and on all requests together, and
-//! large inputs alone can use it up. Such a loss only lengthens the wait before the next start. A
-//! hostile model can have itself killed that way and stays out of quarantine; what it gains is one
-//! start in each wait, up to the longest, and each start is confined and limited as before.
+//! For the same reason a worker that the kernel kills because memory ran out does not count as a
+//! death: the available memory depends on the machine and on all requests together, and large
+//! inputs alone can exhaust it. Such a loss only extends the delay before the next start. A hostile
+//! model can use this to stay out of quarantine; it gains one start after each delay, and each
+//! start is confined and limited as before.
 //!
-//! Deaths without an answer between them make the next start wait (`back_off`). Too many deaths put
-//! the model into quarantine (`ledger` keeps it across processes), and only an operator takes it out
-//! again. Between two deaths that count together there are fewer answers than deaths are allowed.
+//! Deaths without an answer between them delay the next start (`back_off`). Too many deaths put the
+//! model into quarantine (`ledger` stores it across processes), and only an operator can release
+//! it. Deaths are forgotten after as many answers in a row as the number of deaths that leads to
+//! quarantine.
 
 mod back_off;
 mod ledger;
@@ -36,12 +38,12 @@ pub(crate) use back_off::PATIENCE;
 pub use ledger::Quarantined;
 use ledger::{Ledger, Standing, Strikes};
 
-/// How workers that die are dealt with.
+/// How deaths of workers are handled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
-    /// Wait after the first death, doubled with each further one, and the longest.
+    /// Delay after the first death, doubled with each further one, and its maximum.
     pub(crate) back_off: (Duration, Duration),
-    /// Deaths that put a model into quarantine.
+    /// Number of deaths that put a model into quarantine.
     pub(crate) quarantine_after: Option<u32>,
 }
 
@@ -52,10 +54,10 @@ impl Default for Settings {
     }
 }
 
-/// What a program may want to tell its user.
+/// Events that a program may want to report to its user.
 pub(crate) enum SupervisionNotice {
     Quarantined(Quarantined),
-    /// Deaths could not be written down; another process will not know of them.
+    /// Deaths could not be stored, so other processes do not count them.
     NotStored(PrivateError),
 }
 
@@ -69,10 +71,10 @@ pub(crate) struct Supervision {
     records: Mutex<HashMap<Digest, Arc<Record>>>,
 }
 
-/// What is known about the workers of one model. All hosts' models of the same bytes share it.
+/// The supervision state of one model. All hosts' models of the same bytes share it.
 pub(crate) struct Record {
     digest: Digest,
-    /// Nothing has happened that a request would have to know of.
+    /// Whether requests need not check the state.
     calm: AtomicBool,
     state: Mutex<State>,
 }
@@ -80,11 +82,11 @@ pub(crate) struct Record {
 #[derive(Default)]
 struct State {
     back_off: BackOff,
-    /// The last worker was lost because memory ran out.
+    /// Whether the last worker was lost because memory ran out.
     out_of_memory: bool,
     strikes: Strikes,
     quarantined: Option<Quarantined>,
-    /// The strikes, or the quarantine, are not in the ledger.
+    /// Whether the strikes, or the quarantine, could not be stored in the ledger.
     unstored: bool,
 }
 
@@ -93,7 +95,7 @@ impl State {
         self.back_off.is_over() && self.strikes.deaths == 0 && self.quarantined.is_none()
     }
 
-    /// Notes whether the ledger knows, and what there is to tell.
+    /// Records whether the ledger was written, and returns the notice if it was not.
     fn stored(&mut self, written: Result<(), PrivateError>) -> Vec<SupervisionNotice> {
         self.unstored = written.is_err();
         written.err().map(SupervisionNotice::NotStored).into_iter().collect()
@@ -107,27 +109,27 @@ impl Record {
 }
 
 impl Supervision {
-    /// Without a state folder deaths count in this process alone.
+    /// Without a state folder, deaths count in this process only.
     pub(crate) fn new(settings: Settings, state: Option<&Path>, notices: Notices) -> Supervision {
         Supervision { settings, ledger: Ledger::new(state), notices, records: Mutex::default() }
     }
 
-    /// Whether it can be told which models are in quarantine.
+    /// Checks whether the ledger can be read.
     pub(crate) fn check(&self) -> Result<(), PrivateError> {
         self.ledger.folder().map(drop)
     }
 
-    /// What is known about a model that is being loaded.
+    /// The record of a model that is being loaded.
     ///
     /// # Errors
-    /// When the model is in quarantine, or when nobody can tell.
+    /// If the model is in quarantine, or if the ledger cannot be read.
     pub(crate) fn record(&self, digest: Digest) -> Result<Arc<Record>, ErrorKind> {
         let record = {
             let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-            // What is neither in use nor has anything to say is forgotten; the ledger is not.
-            records.retain(|_, known| {
-                Arc::strong_count(known) > 1 || {
-                    let state = known.state();
+            // Drops records that are not in use and hold no more than the ledger.
+            records.retain(|_, record| {
+                Arc::strong_count(record) > 1 || {
+                    let state = record.state();
                     !state.back_off.is_over() || state.unstored
                 }
             });
@@ -147,21 +149,21 @@ impl Supervision {
         Ok(record)
     }
 
-    /// Takes over what the ledger says.
+    /// Updates the state from the ledger.
     fn refresh(&self, state: &mut State, digest: Digest) -> Result<(), ErrorKind> {
         let (strikes, quarantined) = match self.ledger.read(digest)? {
             Standing::Strikes(strikes) => (strikes, None),
             Standing::Quarantined(found) => (state.strikes, Some(found)),
         };
         if state.quarantined.is_some() && quarantined.is_none() {
-            // Released, by another process.
+            // Another process has released it.
             state.back_off = BackOff::default();
         }
         (state.strikes, state.quarantined) = (strikes, quarantined);
         Ok(())
     }
 
-    /// Whether a request for the model is let in.
+    /// Checks whether requests for the model are accepted.
     pub(crate) fn admit(&self, record: &Record) -> Result<(), ErrorKind> {
         if record.calm.load(Ordering::Acquire) {
             return Ok(());
@@ -177,8 +179,8 @@ impl Supervision {
         }
     }
 
-    /// Whether another worker may be started for the model, after a wait that is no longer than
-    /// `patience`. Nothing is locked meanwhile.
+    /// Waits until another worker may be started for the model, for at most `patience`. No lock is
+    /// held meanwhile.
     pub(crate) fn await_start(&self, record: &Record, patience: Duration) -> Result<(), ErrorKind> {
         if record.calm.load(Ordering::Acquire) {
             return Ok(());
@@ -200,7 +202,7 @@ impl Supervision {
         }
     }
 
-    /// Notes that a worker of the model was lost.
+    /// Records that a worker of the model was lost.
     pub(crate) fn lost(&self, record: &Record, label: &str, loss: &WorkerLoss) {
         let consequence = consequence(loss);
         if consequence == Consequence::None {
@@ -215,7 +217,7 @@ impl Supervision {
             Consequence::None | Consequence::Wait => Vec::new(),
         };
         drop(state);
-        self.tell(notices);
+        self.notify(notices);
     }
 
     /// Counts a death.
@@ -226,8 +228,8 @@ impl Supervision {
         label: &str,
         loss: &WorkerLoss,
     ) -> Vec<SupervisionNotice> {
-        let Some(most) = self.settings.quarantine_after else { return Vec::new() };
-        // Other processes run the model too: what they have seen counts here.
+        let Some(limit) = self.settings.quarantine_after else { return Vec::new() };
+        // Other processes may run the model too; their deaths count here.
         let _turn = self.ledger.turn();
         if !state.unstored && self.refresh(state, model).is_err() {
             state.unstored = true;
@@ -236,7 +238,7 @@ impl Supervision {
             return Vec::new();
         }
         state.strikes = Strikes { deaths: state.strikes.deaths.saturating_add(1), answers: 0 };
-        if state.strikes.deaths < most {
+        if state.strikes.deaths < limit {
             return state.stored(self.ledger.write(model, state.strikes));
         }
         let quarantined =
@@ -247,7 +249,7 @@ impl Supervision {
         notices
     }
 
-    /// Notes that a worker of the model has answered a request.
+    /// Records that a worker of the model has answered a request.
     pub(crate) fn answered(&self, record: &Record) {
         if record.calm.load(Ordering::Acquire) {
             return;
@@ -257,12 +259,12 @@ impl Supervision {
         let notices = self.forgive(&mut state, record.digest);
         record.calm.store(state.is_calm(), Ordering::Release);
         drop(state);
-        self.tell(notices);
+        self.notify(notices);
     }
 
-    /// Counts an answer, if there are deaths that it may help to forget.
+    /// Counts an answer, if there are deaths that answers can clear.
     fn forgive(&self, state: &mut State, model: Digest) -> Vec<SupervisionNotice> {
-        let Some(most) = self.settings.quarantine_after else { return Vec::new() };
+        let Some(limit) = self.settings.quarantine_after else { return Vec::new() };
         if state.strikes.deaths == 0 || state.quarantined.is_some() {
             return Vec::new();
         }
@@ -271,14 +273,14 @@ impl Supervision {
             return Vec::new();
         }
         state.strikes.answers = state.strikes.answers.saturating_add(1);
-        if state.strikes.answers >= most {
+        if state.strikes.answers >= limit {
             state.strikes = Strikes::default();
         }
         state.stored(self.ledger.write(model, state.strikes))
     }
 
-    /// To be called without a lock: whoever listens may call back.
-    fn tell(&self, notices: Vec<SupervisionNotice>) {
+    /// Call it without a lock: the listener may call back.
+    fn notify(&self, notices: Vec<SupervisionNotice>) {
         notices.into_iter().for_each(|notice| (self.notices)(notice));
     }
 
@@ -298,7 +300,7 @@ impl Supervision {
         Ok(list)
     }
 
-    /// Lets a model run again, and forgets its deaths. Answers whether it was in quarantine.
+    /// Releases a model, and clears its deaths. Returns whether it was in quarantine.
     pub(crate) fn release(&self, digest: Digest) -> Result<bool, PrivateError> {
         let turn = self.ledger.turn();
         let mut was_in = self.ledger.release(digest)?;
@@ -317,14 +319,15 @@ impl Supervision {
     }
 }
 
-/// What the loss of a worker means for its model.
+/// The consequence of a worker's loss for its model.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Consequence {
-    /// The model had no part in it.
+    /// The model did not cause the loss.
     None,
-    /// The next start waits. For want of memory, which is not the model's alone.
+    /// The next start is delayed: memory ran out, which the model alone need not have caused.
     Wait,
-    /// The next start waits, and the loss counts towards quarantine: the model may have caused it.
+    /// The next start is delayed, and the loss counts towards quarantine: the model may have caused
+    /// it.
     Death,
 }
 
@@ -332,7 +335,7 @@ fn consequence(loss: &WorkerLoss) -> Consequence {
     match (loss.began, loss.end.is_out_of_memory()) {
         (true, true) => Consequence::Wait,
         (true, false) => Consequence::Death,
-        // Killed from outside while it waited: the kernel, short of memory, takes whom it finds.
+        // Killed while it waited: a kernel that is short of memory kills any process.
         (false, true) => Consequence::None,
         (false, false) if loss.served && !loss.end.is_kill() => Consequence::Death,
         (false, false) => Consequence::None,

@@ -49,11 +49,11 @@ fn is_refused(result: Result<(), ErrorKind>) -> Quarantined {
 }
 
 #[test]
-fn deaths_without_enough_answers_between_them_end_in_quarantine() {
+fn deaths_with_too_few_answers_between_them_lead_to_quarantine() {
     let folder = Folder::new();
     let (supervision, notices) = folder.supervision(Some(3));
     let record = supervision.record(model()).unwrap();
-    // Two deaths, and as many answers as it takes to forget them.
+    // Two deaths, and enough answers to clear them.
     for _ in 0..2 {
         supervision.lost(&record, "m.onnx", &crash());
     }
@@ -61,7 +61,7 @@ fn deaths_without_enough_answers_between_them_end_in_quarantine() {
         supervision.answered(&record);
     }
     assert!(!folder.file(model(), ".strikes").exists());
-    // Three with answers between them, but too few.
+    // Three deaths with too few answers between them.
     for _ in 0..3 {
         supervision.admit(&record).unwrap();
         supervision.answered(&record);
@@ -72,29 +72,29 @@ fn deaths_without_enough_answers_between_them_end_in_quarantine() {
     assert!(quarantined.to_string().contains("SIGSEGV"), "{quarantined}");
     assert!(matches!(notices.try_recv(), Ok(SupervisionNotice::Quarantined(_))));
     assert!(notices.try_recv().is_err());
-    // Another model is none of its business.
+    // Another model is not affected.
     supervision.record(Digest::of(b"another")).unwrap();
 
     assert!(supervision.release(model()).unwrap());
     supervision.admit(&record).unwrap();
     assert!(!supervision.release(model()).unwrap());
-    // It begins again with a clean slate.
+    // Its deaths were cleared.
     supervision.lost(&record, "m.onnx", &crash());
     supervision.admit(&record).unwrap();
 }
 
 #[test]
-fn only_what_a_model_may_have_caused_counts() {
+fn only_losses_that_the_model_may_have_caused_count() {
     let folder = Folder::new();
     let (supervision, _) = folder.supervision(Some(1));
     let record = supervision.record(model()).unwrap();
     let kill = WorkerEnd::Signal(9);
-    // Killed from outside while it waited; and dead before it had seen anything.
+    // Killed from outside while it waited; and exited before its first request.
     supervision.lost(&record, "m", &WorkerLoss { end: kill.clone(), began: false, served: true });
     let early = WorkerLoss { end: WorkerEnd::Exit(1), began: false, served: false };
     supervision.lost(&record, "m", &early);
     supervision.admit(&record).unwrap();
-    // Killed while it had a request: perhaps its memory was too much for the machine.
+    // Killed while it handled a request: it may have exhausted the machine's memory.
     for loss in [
         WorkerLoss { end: kill, began: true, served: true },
         WorkerLoss { end: WorkerEnd::Signal(11), began: false, served: true },
@@ -107,7 +107,7 @@ fn only_what_a_model_may_have_caused_counts() {
 }
 
 #[test]
-fn workers_killed_for_want_of_memory_only_lengthen_the_wait() {
+fn out_of_memory_kills_only_extend_the_delay() {
     let folder = Folder::new();
     let (sender, notices) = channel();
     let back_off = (Duration::from_secs(1000), Duration::from_secs(5000));
@@ -119,15 +119,15 @@ fn workers_killed_for_want_of_memory_only_lengthen_the_wait() {
         let end = WorkerEnd::OutOfMemory { counted };
         WorkerLoss { end, began, served: true }
     };
-    // While it waited: nobody's fault.
+    // A kill while it waited has no consequence.
     supervision.lost(&record, "m", &loss(false, true));
     supervision.await_start(&record, Duration::ZERO).unwrap();
-    // At work, as often as one likes.
+    // Kills while it handled requests, any number of times.
     for number in 1..=20 {
         supervision.lost(&record, "m", &loss(true, number % 2 == 0));
         supervision.admit(&record).unwrap();
         let waits = supervision.await_start(&record, Duration::ZERO);
-        let err = waits.expect_err("it does not wait");
+        let err = waits.expect_err("there is no delay");
         let text = err.to_string();
         assert!(text.contains("memory ran out") && text.contains("limits.memory"), "{text}");
         let ErrorKind::BackOff { deaths, wait, .. } = err else { panic!("{text}") };
@@ -137,16 +137,16 @@ fn workers_killed_for_want_of_memory_only_lengthen_the_wait() {
     assert!(notices.try_recv().is_err());
     assert!(supervision.quarantined().unwrap().is_empty());
     assert!(!folder.path.path().join("quarantine").exists());
-    // An answer ends the wait.
+    // An answer ends the delay.
     supervision.answered(&record);
     supervision.await_start(&record, Duration::ZERO).unwrap();
-    // Another death than that counts at once.
+    // Any other death counts at once.
     supervision.lost(&record, "m", &crash());
     is_refused(supervision.admit(&record));
 }
 
 #[test]
-fn deaths_and_quarantine_outlive_the_process() {
+fn deaths_and_quarantine_persist_across_processes() {
     let folder = Folder::new();
     for death in 1..=3 {
         let (supervision, _) = folder.supervision(Some(3));
@@ -157,7 +157,7 @@ fn deaths_and_quarantine_outlive_the_process() {
     }
     let mode = fs::metadata(folder.file(model(), "")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    // Also for hosts that count no deaths.
+    // This also applies to hosts that count no deaths.
     for count in [Some(3), Some(100), None] {
         let (supervision, _) = folder.supervision(count);
         let found = is_refused(supervision.record(model()).map(drop));
@@ -165,7 +165,7 @@ fn deaths_and_quarantine_outlive_the_process() {
         assert!(found.since.is_some());
         assert_eq!(supervision.quarantined().unwrap().len(), 1);
     }
-    // A process that runs the model learns of the release by another.
+    // A running process sees the release by another process.
     let (running, _) = folder.supervision(Some(1));
     let other = running.record(Digest::of(b"another")).unwrap();
     running.lost(&other, "o", &crash());
@@ -192,7 +192,7 @@ fn processes_that_run_the_same_model_count_together() {
 }
 
 #[test]
-fn what_cannot_be_read_is_a_quarantine() {
+fn an_unreadable_record_means_quarantine() {
     let name = |suffix| format!("{}{suffix}", model());
     type Spoil = fn(&std::path::Path);
     let ways: [Spoil; 6] = [
@@ -225,7 +225,7 @@ fn what_cannot_be_read_is_a_quarantine() {
 }
 
 #[test]
-fn a_folder_that_is_open_to_others_stops_the_model() {
+fn a_model_is_refused_if_the_folder_is_open_to_others() {
     for which in ["", "quarantine"] {
         let folder = Folder::new();
         let inner = folder.path.path().join("quarantine");
@@ -241,7 +241,7 @@ fn a_folder_that_is_open_to_others_stops_the_model() {
 }
 
 #[test]
-fn a_folder_that_another_user_could_replace_stops_the_model() {
+fn a_model_is_refused_if_another_user_could_replace_the_folder() {
     let folder = Folder::new();
     let (above, state) = (folder.path.path().join("above"), folder.path.path().join("above/state"));
     fs::create_dir_all(&state).unwrap();
@@ -251,7 +251,7 @@ fn a_folder_that_another_user_could_replace_stops_the_model() {
     let first = supervision();
     first.lost(&first.record(model()).unwrap(), "m", &crash());
     is_refused(supervision().record(model()).map(drop));
-    // Whoever may write to the folder above moves the record aside.
+    // A user who can write to the parent folder moves the record away.
     for mode in [0o770, 0o775, 0o757, 0o777] {
         fs::set_permissions(&above, fs::Permissions::from_mode(mode)).unwrap();
         fs::rename(&state, above.join("aside")).unwrap();
@@ -265,12 +265,12 @@ fn a_folder_that_another_user_could_replace_stops_the_model() {
         assert!(!state.exists(), "a new folder was made in its place");
         fs::rename(above.join("aside"), &state).unwrap();
     }
-    // Nobody but the owner of an entry moves it in a folder like /tmp.
+    // In a sticky folder like /tmp, only the owner of an entry can move it.
     for mode in [0o1777, 0o755, 0o700] {
         fs::set_permissions(&above, fs::Permissions::from_mode(mode)).unwrap();
         is_refused(supervision().record(model()).map(drop));
     }
-    // A folder of somebody else's above, which only root can make here.
+    // A parent folder of another user, which only root can create.
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::chown(&above, Some(12_345), None).unwrap();
         let refused = supervision().record(model()).map(drop).unwrap_err();
@@ -279,7 +279,7 @@ fn a_folder_that_another_user_could_replace_stops_the_model() {
 }
 
 #[test]
-fn without_a_folder_deaths_count_in_this_process() {
+fn without_a_folder_deaths_count_in_this_process_only() {
     let (sender, notices) = channel();
     let settings = Settings { quarantine_after: Some(2), ..Settings::default() };
     let notices_to = Arc::new(move |notice| drop(sender.send(notice)));
@@ -295,7 +295,7 @@ fn without_a_folder_deaths_count_in_this_process() {
 }
 
 #[test]
-fn deaths_that_cannot_be_stored_count_all_the_same() {
+fn deaths_that_cannot_be_stored_still_count() {
     let folder = Folder::new();
     let (supervision, notices) = folder.supervision(Some(2));
     let record = supervision.record(model()).unwrap();
@@ -310,7 +310,7 @@ fn deaths_that_cannot_be_stored_count_all_the_same() {
 }
 
 #[test]
-fn a_request_waits_for_a_start_that_is_near_and_no_longer() {
+fn a_request_waits_for_a_start_within_its_patience_only() {
     let folder = Folder::new();
     let settings = Settings {
         back_off: (Duration::from_millis(2), Duration::from_secs(3600)),
@@ -328,7 +328,7 @@ fn a_request_waits_for_a_start_that_is_near_and_no_longer() {
         matches!(&refused, Err(ErrorKind::BackOff { deaths: 31, wait, .. }) if wait.as_secs() > 3000),
         "{refused:?}"
     );
-    // Other models are not kept waiting, and an answer ends it.
+    // Other models are not delayed, and an answer ends the delay.
     let other = supervision.record(Digest::of(b"another")).unwrap();
     supervision.await_start(&other, Duration::ZERO).unwrap();
     supervision.answered(&record);
@@ -337,7 +337,7 @@ fn a_request_waits_for_a_start_that_is_near_and_no_longer() {
 }
 
 #[test]
-fn deaths_of_many_models_fill_no_disk() {
+fn the_number_of_stored_death_records_is_bounded() {
     let folder = Folder::new();
     let (supervision, _) = folder.supervision(Some(2));
     let inner = folder.path.path().join("quarantine");
@@ -354,7 +354,7 @@ fn deaths_of_many_models_fill_no_disk() {
         let record = supervision.record(Digest::of(b"new")).unwrap();
         supervision.lost(&record, "m", &crash());
     }
-    // One came, one went; then it became a quarantine.
+    // One record was added and the oldest removed; then the new one became a quarantine.
     assert_eq!(fs::read_dir(&inner).unwrap().count(), before);
     assert_eq!(supervision.quarantined().unwrap().len(), 1);
 }

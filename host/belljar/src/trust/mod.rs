@@ -1,5 +1,5 @@
-//! Whether bytes are what somebody said they are. Nothing here looks inside them, but for the first
-//! bytes of a file that was refused.
+//! Establishes that bytes are what they are supposed to be. Nothing here parses them, except for
+//! the first bytes of a file that was refused.
 
 mod model_bytes;
 mod side_file;

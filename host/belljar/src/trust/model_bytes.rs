@@ -1,4 +1,4 @@
-//! A model as the host knows it: bytes with a size and a digest, which nobody can change any more.
+//! A model as the host knows it: immutable bytes with a size and a digest.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,7 +12,7 @@ use crate::trust::{Digest, signature};
 use belljar_confine::file_size;
 use belljar_confine::memory::{SealedBytes, SealedWriter};
 
-/// Why a model's bytes could not be taken in.
+/// Why a model's bytes could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelBytesError {
@@ -30,8 +30,8 @@ pub enum ModelBytesError {
     Io(#[from] io::Error),
 }
 
-/// The bytes of a model, sealed: they lie in memory that can no longer be written or resized, not
-/// even by this process, so what was digested is what is parsed.
+/// The sealed bytes of a model: memory that can no longer be written or resized, even by this
+/// process, so the bytes that were hashed are the bytes that are parsed.
 #[derive(Clone, Debug)]
 pub struct ModelBytes {
     sealed: Arc<SealedBytes>,
@@ -43,11 +43,11 @@ impl ModelBytes {
     /// Reads a model of at most `limit` bytes.
     ///
     /// # Errors
-    /// [`ModelBytesError::TooLarge`] as soon as there are more, and what reading says.
+    /// [`ModelBytesError::TooLarge`] as soon as the limit is exceeded, and read errors.
     pub fn read(mut reader: impl Read, limit: u64) -> Result<ModelBytes, ModelBytesError> {
         let mut writer = SealedWriter::new("belljar-model")?;
         let mut hasher = Sha256::new();
-        // Large enough that the system calls do not show, small enough to stay in the cache.
+        // Large enough to hide the cost of system calls, small enough for the cache.
         let mut chunk = vec![0; 256 << 10];
         loop {
             let count = match reader.read(&mut chunk) {
@@ -72,10 +72,10 @@ impl ModelBytes {
     /// Reads a model of at most `limit` bytes from a regular file.
     ///
     /// # Errors
-    /// As [`ModelBytes::read`]; [`ModelBytesError::NotAFile`] for anything else than a file, which
-    /// is not read and never waited for.
+    /// As [`ModelBytes::read`]; [`ModelBytesError::NotAFile`] for anything else than a regular
+    /// file, which is neither read nor waited for.
     pub fn open(path: &Path, limit: u64) -> Result<ModelBytes, ModelBytesError> {
-        // Without NONBLOCK, opening a FIFO waits for whoever writes to it.
+        // Without NONBLOCK, opening a FIFO blocks until another process writes to it.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file =
             File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?);
@@ -93,14 +93,14 @@ impl ModelBytes {
         }
     }
 
-    /// Gives the model the name by which errors call it. By default that is its file's name, or
-    /// the start of its digest.
+    /// Sets the name of the model in error messages. By default it is the file's name, or the start
+    /// of the digest.
     pub fn labelled(mut self, label: &str) -> ModelBytes {
         self.label = label.to_owned();
         self
     }
 
-    /// The name by which errors call the model. Whoever named the file may have chosen it.
+    /// The name of the model in error messages. It is untrusted, as a file's name is.
     pub fn label(&self) -> &str {
         &self.label
     }
@@ -115,13 +115,13 @@ impl ModelBytes {
         self.digest
     }
 
-    /// What to tell about bytes that were refused as a model for this reason: what they are instead,
-    /// if their first bytes show it.
+    /// The message for bytes that were refused as a model for this reason: it names the actual file
+    /// type if the first bytes show it.
     pub(crate) fn refusal(&self, why: String) -> String {
         if self.size() == 0 {
             return format!("{why}. The file is empty: download it again.");
         }
-        let len = usize::try_from(self.size()).unwrap_or(usize::MAX).min(signature::LOOKED_AT);
+        let len = usize::try_from(self.size()).unwrap_or(usize::MAX).min(signature::MAX_INSPECTED);
         let mut start = vec![0; len];
         let found = self.sealed.read_into(&mut start).ok();
         match found.and_then(|()| signature::look(&start, self.size())) {

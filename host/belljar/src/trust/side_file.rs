@@ -1,5 +1,6 @@
-//! Files beside a model: weights that an ONNX file keeps outside of itself. Each is opened as a policy
-//! grants it and read once into sealed memory; what was digested is what the sandbox gets.
+//! External data files of a model: weights outside of the ONNX file. Each is opened as a policy
+//! grants it and read once into sealed memory; the bytes that were hashed are the bytes the sandbox
+//! gets.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -15,25 +16,25 @@ use super::Digest;
 use belljar_confine::file_size;
 use belljar_confine::memory::{SealedBytes, SealedWriter};
 
-/// The file's content, behind the name by which the model knows it: the name's length in four bytes,
+/// A file's content with the name that the model uses for it: the name's length in four bytes,
 /// little-endian, then the name, then the content.
 #[derive(Clone, Debug)]
 pub struct SideFile {
     sealed: Arc<SealedBytes>,
-    /// Of the content.
+    /// Digest of the content.
     content: Digest,
-    /// Of the name and the content's digest.
+    /// Digest of the name and the content's digest.
     digest: Digest,
     /// Length of the content.
     len: u64,
 }
 
-/// Why a file beside a model is not read.
+/// Why an external data file is not read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SideFileError {
-    /// What lies there is not to be opened, whoever granted it: why.
+    /// It may not be opened even if it is granted, for this reason.
     Refused(&'static str),
-    /// It is longer than this.
+    /// It is longer than the limit.
     TooLarge,
     /// It cannot be read: why.
     Failed(String),
@@ -48,16 +49,16 @@ impl From<io::Error> for SideFileError {
 impl From<Errno> for SideFileError {
     fn from(errno: Errno) -> SideFileError {
         match errno {
-            Errno::LOOP => SideFileError::Refused("a symbolic link is there, or on the way"),
-            Errno::XDEV => SideFileError::Refused("the way to it leads out of what is granted"),
+            Errno::LOOP => SideFileError::Refused("its path contains a symbolic link"),
+            Errno::XDEV => SideFileError::Refused("its path leads out of the granted folder"),
             errno => SideFileError::Failed(errno.to_string()),
         }
     }
 }
 
 impl SideFile {
-    /// Reads what lies at `below`, a plain relative path, in the folder `granted`, or, where that is
-    /// empty, at `granted` itself; no more than `limit` bytes.
+    /// Reads at most `limit` bytes of the file `below`, a plain relative path in the folder
+    /// `granted`, or of `granted` itself if `below` is empty.
     pub fn read(
         granted: &Path,
         below: &str,
@@ -82,7 +83,7 @@ impl SideFile {
         Ok(SideFile { sealed: Arc::new(writer.seal()?), content, digest, len })
     }
 
-    /// SHA-256 and length of a file that could be read as one beside a model.
+    /// SHA-256 and length of a file that could be read as external data.
     pub fn digest_of(path: &Path, limit: u64) -> Result<(Digest, u64), SideFileError> {
         read_all(open(path, "")?, limit, |_| Ok(()))
     }
@@ -97,7 +98,8 @@ impl SideFile {
         self.content
     }
 
-    /// SHA-256 of the name and the content's digest: what a prepared model is known by.
+    /// SHA-256 of the name and the content's digest, which identifies it in keys of prepared
+    /// models.
     pub fn digest(&self) -> Digest {
         self.digest
     }
@@ -109,7 +111,7 @@ impl SideFile {
     }
 }
 
-/// Reads no more than `limit` bytes; SHA-256 of them, and how many there are.
+/// Reads at most `limit` bytes; returns their SHA-256 and their number.
 fn read_all(
     file: File,
     limit: u64,
@@ -135,8 +137,8 @@ fn read_all(
     }
 }
 
-/// Opens a regular file that has one name. It is looked at before it is opened, as pipes and devices do
-/// things when they are opened, and once more afterwards.
+/// Opens a regular file with a single hard link. It is checked before it is opened, because opening
+/// pipes and devices has side effects, and once more afterwards.
 fn open(granted: &Path, below: &str) -> Result<File, SideFileError> {
     let straight = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let folder = match below {
@@ -163,8 +165,8 @@ fn acceptable(file: &OwnedFd) -> Result<Stat, SideFileError> {
     let stat = fstat(file)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile if stat.st_nlink == 1 => Ok(stat),
-        // Its other name may lie where others may write, or where nothing is granted.
-        FileType::RegularFile => Err(SideFileError::Refused("it has several names (hard links)")),
+        // Another name may be where other users can write, or where nothing is granted.
+        FileType::RegularFile => Err(SideFileError::Refused("it has several hard links")),
         _ => Err(SideFileError::Refused("it is not a regular file")),
     }
 }
@@ -198,9 +200,9 @@ mod tests {
     }
 
     #[test]
-    fn one_file_is_read_behind_its_name() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().canonicalize().unwrap();
+    fn side_file_is_read_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap();
         fs::create_dir(path.join("sub")).unwrap();
         fs::write(path.join("sub/file"), "content").unwrap();
         let read = |granted: &Path, below: &str, name: &str, limit| {
@@ -222,9 +224,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_a_file_with_one_name_is_opened() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().canonicalize().unwrap();
+    fn only_regular_files_with_one_link_are_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap();
         let granted = path.join("granted");
         fs::create_dir_all(granted.join("sub")).unwrap();
         fs::write(path.join("secret"), "secret").unwrap();
@@ -259,9 +261,9 @@ mod tests {
     }
 
     #[test]
-    fn a_link_put_in_the_place_of_the_file_wins_no_race() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().canonicalize().unwrap();
+    fn replacing_the_file_with_a_link_during_open_never_reads_the_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap();
         fs::create_dir(path.join("granted")).unwrap();
         fs::write(path.join("secret"), "secret").unwrap();
         let file = path.join("granted/file");

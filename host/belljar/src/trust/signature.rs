@@ -1,18 +1,18 @@
-//! What a file is that is not what it was taken for, by its first bytes: the ways in which downloads
-//! and exports go wrong most often, each with what to do. It parses nothing, and never says that a
-//! file is good.
+//! Identifies files that were passed as a model by mistake, by their first bytes: the most common
+//! failures of downloads and exports, each with what to do. Nothing is parsed here, and no file is
+//! ever declared valid.
 
 use belljar_tensor::BYTE_ORDER_MARK;
 
-/// Bytes of a file that are looked at.
-pub const LOOKED_AT: usize = 4096;
+/// Bytes at the start of a file that are inspected.
+pub const MAX_INSPECTED: usize = 4096;
 
-/// What a file is.
+/// The type of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signature {
-    /// With its article: `a web page (HTML)`.
+    /// A noun with its article: `a web page (HTML)`.
     pub what: &'static str,
-    /// What to do about it where a model was wanted: a sentence without its full stop.
+    /// What to do if a model was expected: a sentence without its full stop.
     pub for_model: &'static str,
 }
 
@@ -20,13 +20,13 @@ const fn known(what: &'static str, for_model: &'static str) -> Option<Signature>
     Some(Signature { what, for_model })
 }
 
-const UNPACK: &str = "Unpack it first, and give the .onnx file that is in it";
+const UNPACK: &str = "Unpack it and give the .onnx file inside";
 
 const AS_INPUT: &str = "Give it as an input: `--input NAME=FILE`";
 
 const AS_PNG: &str = "Save it as a PNG, and give it as an input: `--input NAME=FILE`";
 
-/// What a file of `len` bytes is that begins with `start`; `None` if these bytes say nothing.
+/// Identifies a file of `len` bytes by its first bytes; `None` if they are not known.
 pub fn look(start: &[u8], len: u64) -> Option<Signature> {
     binary(start, len).or_else(|| text(start))
 }
@@ -55,7 +55,7 @@ fn binary(start: &[u8], len: u64) -> Option<Signature> {
             "Export the model to ONNX where it was made (skl2onnx, `torch.onnx.export`)",
         ),
         [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => {
-            known("an array of numpy (.npy)", "Give it as an input: `--input NAME=FILE`")
+            known("a numpy array (.npy)", "Give it as an input: `--input NAME=FILE`")
         }
         [0x89, b'P', b'N', b'G', ..] => known("a PNG image", AS_INPUT),
         [0xff, 0xd8, 0xff, ..] => known("a JPEG image", AS_INPUT),
@@ -73,18 +73,18 @@ fn binary(start: &[u8], len: u64) -> Option<Signature> {
         }
         [b'%', b'P', b'D', b'F', b'-', ..] => known("a PDF", "Give the model's file instead"),
         [0x7f, b'E', b'L', b'F', ..] => {
-            known("a program or library of Linux (ELF)", "Give the model's file instead")
+            known("a Linux program or library (ELF)", "Give the model's file instead")
         }
         [0, b'a', b's', b'm', 1, ..] => known(
             "a core WebAssembly module",
-            "Guest programs are components: `wasm-tools component new` makes one of it",
+            "Guest programs are components: `wasm-tools component new` converts it to one",
         ),
         [b'G', b'G', b'U', b'F', ..] => {
             known("a GGUF file, as llama.cpp reads them", "Get the model as an ONNX file")
         }
         [_, _, _, _, b'O', b'R', b'T', b'M', ..] => known(
             "a model in onnxruntime's own format (.ort)",
-            "Give the ONNX file that it was made from: nothing turns it back",
+            "Give the ONNX file that it was made from; it cannot be converted back",
         ),
         [_, _, _, _, b'T', b'F', b'L', b'3', ..] => known(
             "a TensorFlow Lite model (.tflite)",
@@ -93,28 +93,28 @@ fn binary(start: &[u8], len: u64) -> Option<Signature> {
         _ if start.get(257..262) == Some(b"ustar") => known("a tar archive", UNPACK),
         _ if is_safetensors(start, len) => known(
             "weights without a model (safetensors)",
-            "Export the model to ONNX with the program that these weights are for, such as \
+            "Export the model to ONNX with the program that uses these weights, such as \
              `optimum-cli export onnx`",
         ),
         _ => None,
     }
 }
 
-/// The length of a header of JSON, and its first byte.
+/// Checks the length of the JSON header, and its first byte.
 fn is_safetensors(start: &[u8], len: u64) -> bool {
     let Some((header, rest)) = start.split_first_chunk::<8>() else { return false };
     let header = u64::from_le_bytes(*header);
     rest.starts_with(b"{") && header >= 2 && header <= len.saturating_sub(8)
 }
 
-/// By the name of its first entry.
+/// Identifies a zip archive by the name of its first entry.
 fn zip(start: &[u8]) -> Option<Signature> {
     let len = start.get(26..28).map_or(0, |len| usize::from(len[0]) | usize::from(len[1]) << 8);
     let name = start.get(30..30 + len).unwrap_or_default();
     let ends = |with: &[u8]| name.ends_with(with);
     if ends(b"/data.pkl") || ends(b"/version") || ends(b"/.data/serialization_id") {
         return known(
-            "a PyTorch file (.pt, .pth), which has a pickle in it that runs code when it is loaded",
+            "a PyTorch file (.pt, .pth), which contains a pickle that runs code when it is loaded",
             "Export the model to ONNX where it was made: `torch.onnx.export`",
         );
     }
@@ -125,7 +125,7 @@ fn zip(start: &[u8]) -> Option<Signature> {
         );
     }
     if ends(b".npy") {
-        return known("arrays of numpy (.npz)", "Give them as inputs: `--input FILE.npz`");
+        return known("numpy arrays (.npz)", "Give them as inputs: `--input FILE.npz`");
     }
     known("a zip archive", UNPACK)
 }
@@ -138,37 +138,36 @@ fn text(start: &[u8]) -> Option<Signature> {
     let has = |what: &[u8]| start.windows(what.len()).any(|window| window == what);
     if begins("version https://git-lfs.") {
         return known(
-            "a pointer of Git LFS, which stands for a file that was not fetched",
+            "a Git LFS pointer to a file that was not fetched",
             "Fetch the file: `git lfs pull`, or download it from the repository's page",
         );
     }
-    // ONNX's two forms of text; the second is that of protobuf.
+    // ONNX's two text formats; the second is protobuf's.
     if (begins("<") || begins("ir_version")) && has(b"ir_version") {
         return known(
             "ONNX as text",
-            "Make the binary file of it: `onnx.save(onnx.load(FILE), \"model.onnx\")`",
+            "Convert it to the binary format: `onnx.save(onnx.load(FILE), \"model.onnx\")`",
         );
     }
     if begins("<!doctype html") || begins("<html") || begins("<head") || begins("<!-- ") {
         return known(
-            "a web page (HTML): the page about a file, or an error of the server, in the place of \
-             the file",
-            "Download the file itself (of GitHub and Hugging Face: the link \"raw\" or \"resolve\")",
+            "a web page (HTML): a page about the file, or a server error, instead of the file",
+            "Download the file itself (on GitHub and Hugging Face: \"raw\" or \"resolve\")",
         );
     }
     if begins("<?xml") || begins("<error") || begins("<net ") {
         return known(
-            "XML: an error of the server that the file was to come from, or OpenVINO's format",
+            "XML: a server error instead of the file, or OpenVINO's format",
             "Download the file again, or export the model to ONNX",
         );
     }
     if begins("{") && !has(b"\0") {
-        return known("JSON: a configuration, or an error of a server", "Download the file again");
+        return known("JSON: a configuration, or a server error", "Download the file again");
     }
     None
 }
 
-/// What to do about a model that is this: two sentences.
+/// The message for a file that is not a model: two sentences.
 pub fn not_a_model(found: Signature) -> String {
     let Signature { what, for_model } = found;
     format!("not an ONNX model: the file is {what}. {for_model}.")
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn usual_mistakes_are_named() {
+    fn common_wrong_files_are_identified() {
         let mut tar = vec![0; 512];
         tar[257..262].copy_from_slice(b"ustar");
         let zip = |name: &str| {
@@ -235,8 +234,8 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_are_not_named() {
-        // The start of an ONNX model, of a frozen graph of TensorFlow, and of what is nothing.
+    fn other_bytes_are_not_identified() {
+        // The start of an ONNX model, of a frozen TensorFlow graph, and of unknown data.
         for start in [
             &b"\x08\x08\x12\x07pytorch\x1a\x052.1.0:\xe2\x01"[..],
             b"\n\x10\n\x05input\x12\x0bPlaceholder",

@@ -1,4 +1,4 @@
-//! A model that a program has loaded, and the inputs and outputs it has set there.
+//! A model that a program has loaded, with the inputs and outputs it has set.
 
 use wasmtime_wasi_nn::backend::{
     BackendError, BackendExecutionContext, BackendGraph, Id, NamedTensor,
@@ -14,7 +14,7 @@ use crate::sandbox::Limit;
 use belljar_tensor::Tensor;
 use belljar_text::Escaped;
 
-/// The model as `wasmtime-wasi-nn` knows it.
+/// The model as `wasmtime-wasi-nn` sees it.
 pub(super) fn graph(model: Model, failures: Failures) -> Graph {
     let graph: Box<dyn BackendGraph> = Box::new(Loaded { model, failures });
     Graph::from(graph)
@@ -40,14 +40,14 @@ impl BackendGraph for Loaded {
 struct Context {
     model: Model,
     failures: Failures,
-    /// As the program has set them, one by one.
+    /// Inputs that the program has set individually.
     inputs: Vec<(String, Tensor)>,
-    /// Of the last run.
+    /// Outputs of the last run.
     outputs: Vec<(String, Tensor)>,
 }
 
 impl Context {
-    /// The input that is meant: by its name, or by its place among those that have no default.
+    /// Finds an input: by its name, or by its position among those without a default.
     fn declared(&self, id: &Id) -> Result<&ValueInfo, Refusal> {
         let mut inputs = self.model.description().inputs.iter();
         let mut needed = inputs.clone().filter(|input| !input.has_default);
@@ -57,7 +57,7 @@ impl Context {
             Id::Name(name) => inputs.find(|input| input.name == *name),
         }
         .ok_or_else(|| {
-            Refusal::Tensor(format!("the model has {count} inputs, and not {}", shown(id)))
+            Refusal::Tensor(format!("the model has {count} inputs, but no input {}", shown(id)))
         })
     }
 
@@ -73,7 +73,7 @@ impl Context {
             let limit = ErrorKind::Limit(Limit::InputSize { found, limit });
             return Err(Error::new(limit).into());
         }
-        self.inputs.push((name, tensors::taken(tensor, scalar)?));
+        self.inputs.push((name, tensors::from_wasi(tensor, scalar)?));
         Ok(())
     }
 
@@ -81,17 +81,17 @@ impl Context {
         Ok(self.model.run(inputs)?.validate()?.into_tensors())
     }
 
-    /// A run with inputs of its own, which leaves what was set one by one as it is.
+    /// Runs on the given inputs; inputs that were set individually are unchanged.
     fn compute_named(&mut self, named: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, Refusal> {
         let mut inputs = Vec::with_capacity(named.len());
         for NamedTensor { name, tensor } in named {
             let declared = self.declared(&Id::Name(name))?;
             let scalar = declared.shape.as_ref().is_some_and(Vec::is_empty);
-            inputs.push((declared.name.clone(), tensors::taken(&tensor, scalar)?));
+            inputs.push((declared.name.clone(), tensors::from_wasi(&tensor, scalar)?));
         }
         let outputs = self.run(&inputs)?;
         let named = |(name, tensor): (String, Tensor)| {
-            Ok(NamedTensor { tensor: tensors::given(&tensor)?, name })
+            Ok(NamedTensor { tensor: tensors::to_wasi(&tensor)?, name })
         };
         outputs.into_iter().map(named).collect()
     }
@@ -103,11 +103,12 @@ impl Context {
         };
         let missing = || match self.outputs.len() {
             0 => Refusal::Tensor("there are no outputs before the first run".into()),
-            count => {
-                Refusal::Tensor(format!("the model has {count} outputs, and not {}", shown(id)))
-            }
+            count => Refusal::Tensor(format!(
+                "the model has {count} outputs, but no output {}",
+                shown(id)
+            )),
         };
-        tensors::given(&found.ok_or_else(missing)?.1)
+        tensors::to_wasi(&found.ok_or_else(missing)?.1)
     }
 }
 
@@ -127,7 +128,7 @@ impl BackendExecutionContext for Context {
         let computed = match inputs {
             Some(named) => self.compute_named(named).map(Some),
             None => {
-                // What an earlier run has answered must not pass for what this one did.
+                // Outputs of an earlier run must not be returned for this one.
                 self.outputs.clear();
                 self.run(&self.inputs).map(|outputs| {
                     self.outputs = outputs;

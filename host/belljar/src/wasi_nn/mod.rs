@@ -1,10 +1,10 @@
-//! A backend for [`wasmtime_wasi_nn`] that keeps every model in a sandbox of its own, for programs
-//! that embed wasmtime.
+//! A backend for [`wasmtime_wasi_nn`] that keeps every model in its own sandbox, for programs that
+//! embed wasmtime.
 //!
 //! `wasi:nn` lets a WebAssembly program ask its host for inference. Other backends hand the model's
-//! bytes, which may come from that program, to a native engine in the host's process. This one hands
-//! them to a [`Host`]: they are parsed, optimised and executed inside WebAssembly again, apart from
-//! the program's own, and under a policy.
+//! bytes, which may come from that program, to a native engine in the host's process. This one
+//! hands them to a [`Host`]: they are parsed, optimised and executed inside WebAssembly again,
+//! isolated from the program's own instance, and under a policy.
 //!
 //! ```no_run
 //! use belljar::wasi_nn::{Backend, Models};
@@ -21,15 +21,17 @@
 //! ```
 //!
 //! Either interface works: components (`wit::add_to_linker`) and core modules
-//! (`witx::add_to_linker`). Models that the embedder has loaded are found by name through [`Models`].
+//! (`witx::add_to_linker`). Models that the embedder has loaded are found by name through
+//! [`Models`].
 //!
-//! # What the embedder still has to bound
+//! # What the embedder still has to limit
 //!
-//! `wasmtime-wasi-nn` keeps a program's tensors in the embedder's memory. A component can hold as
-//! many as its `ResourceTable` has room for (`set_max_capacity`), each no longer than one call may
-//! bring (`Store::set_hostcall_fuel`). What a core module sets as inputs is bounded here, by
-//! `limits.input-size`. A core module that gives an address outside of its memory makes
-//! `wasmtime-wasi-nn` 48 panic: call it under `catch_unwind`, or in a process of its own.
+//! `wasmtime-wasi-nn` keeps a program's tensors in the embedder's memory. The capacity of a
+//! component's `ResourceTable` limits their number (`set_max_capacity`), and
+//! `Store::set_hostcall_fuel` limits the size that one call may pass. For core modules, this module
+//! limits the inputs to `limits.input-size`. A core module that passes an address outside of its
+//! memory makes `wasmtime-wasi-nn` 48 panic: call it under `catch_unwind`, or in a separate
+//! process.
 
 mod context;
 mod tensors;
@@ -47,26 +49,26 @@ use crate::model::Model;
 use crate::trust::{Digest, ModelBytes};
 use belljar_policy::Policy;
 
-/// Runs ONNX models for programs that use `wasi:nn`, each in a sandbox of its own.
+/// Runs ONNX models for programs that use `wasi:nn`, each in its own sandbox.
 pub struct Backend {
     host: Host,
-    /// What may be loaded from bytes, by digest.
+    /// Policies of models that may be loaded from bytes, by digest.
     allowed: HashMap<Digest, Policy>,
-    /// What was loaded from bytes: a program that brings them again has the same model.
+    /// Models loaded from bytes; a program that passes the same bytes again gets the same model.
     loaded: HashMap<Digest, Model>,
     failures: Failures,
 }
 
-/// A policy was offered to [`Backend::allow`] that names no model.
+/// A policy passed to [`Backend::allow`] pins no model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a policy for models that a program brings must name one by its digest (`model.sha256`): \
-     otherwise the program could bring any model"
+    "a policy for models that a program passes must pin the model (`model.sha256`); otherwise the \
+     program could pass any model"
 )]
 pub struct NotPinned;
 
 impl Backend {
-    /// A backend that loads nothing yet.
+    /// A backend that allows no models yet.
     pub fn new(host: &Host) -> Backend {
         Backend {
             host: host.clone(),
@@ -76,18 +78,17 @@ impl Backend {
         }
     }
 
-    /// Lets programs load, from bytes that they bring, the model that this policy pins.
+    /// Lets programs load the model that this policy pins, from bytes that they pass.
     ///
     /// # Errors
-    /// When the policy pins none.
+    /// When the policy pins no model.
     pub fn allow(&mut self, policy: Policy) -> Result<(), NotPinned> {
         let digest = Digest::from(policy.model.sha256.ok_or(NotPinned)?);
         self.allowed.insert(digest, policy);
         Ok(())
     }
 
-    /// Where to look for the reason when a program says that inference failed: `wasi:nn` has no
-    /// words for most of them.
+    /// The reasons of failed inferences, most of which `wasi:nn` cannot express.
     pub fn failures(&self) -> Failures {
         self.failures.clone()
     }
@@ -129,7 +130,7 @@ impl BackendInner for Backend {
     }
 }
 
-/// Models that programs find by name.
+/// Models that programs load by name.
 #[derive(Default)]
 pub struct Models {
     graphs: HashMap<String, Graph>,
@@ -142,7 +143,7 @@ impl Models {
         Models::default()
     }
 
-    /// As [`Models::new`], with failures told where this backend tells its own.
+    /// As [`Models::new`], with failures reported to this backend's [`Backend::failures`].
     pub fn beside(backend: &Backend) -> Models {
         Models { graphs: HashMap::new(), failures: backend.failures() }
     }
@@ -152,7 +153,7 @@ impl Models {
         self.failures.clone()
     }
 
-    /// Lets programs find this model under this name, in place of what they found there before.
+    /// Lets programs load this model by this name, replacing an earlier model of that name.
     pub fn insert(&mut self, name: impl Into<String>, model: &Model) {
         let graph = context::graph(model.clone(), self.failures.clone());
         self.graphs.insert(name.into(), graph);
@@ -175,20 +176,20 @@ impl std::fmt::Debug for Models {
     }
 }
 
-// So that users need not name the registry's type.
+// Lets users convert without naming the registry's type.
 const _: fn(Models) -> Registry = Registry::from;
 
-/// Why the last inference for a program failed. Clones tell the same.
+/// Why the last inference for a program failed. Clones share the failure.
 #[derive(Clone, Debug, Default)]
 pub struct Failures(Arc<Mutex<Option<Refusal>>>);
 
 impl Failures {
-    /// The last failure since the last time.
+    /// Takes the last failure, if there was one since the last call.
     pub fn take(&self) -> Option<Refusal> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Keeps the reason, and makes of it what can be said to the program: no more than that.
+    /// Keeps the reason, and converts it to the error that the program sees.
     fn note(&self, refusal: Refusal) -> BackendError {
         let error = match &refusal {
             Refusal::Builders(found) => BackendError::InvalidNumberOfBuilders(1, *found),
@@ -204,20 +205,20 @@ impl Failures {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The program brought a model that no policy allows.
+    /// The program passed a model that no policy allows.
     #[error("no policy allows the program to load a model whose SHA-256 is {0}")]
     NotAllowed(Digest),
-    /// An ONNX model is one piece of bytes.
-    #[error("the program brought a model in {0} pieces; an ONNX model is one")]
+    /// The program passed several byte arrays; an ONNX model is a single one.
+    #[error("the program passed a model as {0} byte arrays; an ONNX model is a single one")]
     Builders(usize),
-    /// The program asked for a GPU or a TPU.
-    #[error("the program asked for another execution target than the CPU")]
+    /// The program asked for an execution target other than the CPU.
+    #[error("the program asked for an execution target other than the CPU")]
     Target,
     /// The model has no such input or output, or the tensor does not fit.
     #[error("{0}")]
     Tensor(String),
-    /// A tensor's type that `wasi:nn` or Belljar does not have.
-    #[error("tensors of type {0} cannot cross")]
+    /// An element type that `wasi:nn` or Belljar does not support.
+    #[error("tensors of type {0} are not supported")]
     Type(&'static str),
     /// The model could not be loaded or run.
     #[error(transparent)]

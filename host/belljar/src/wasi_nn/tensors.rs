@@ -1,5 +1,5 @@
-//! Between tensors of `wasi:nn` and ours. The element types of both are little-endian and
-//! row-major; each side has some that the other has not.
+//! Converts between tensors of `wasi:nn` and Belljar. Both are little-endian and row-major; each
+//! has element types that the other lacks.
 
 use belljar_abi::{DType, TensorView, element_count};
 use wasmtime_wasi_nn::Tensor as NnTensor;
@@ -8,9 +8,9 @@ use wasmtime_wasi_nn::wit::TensorType;
 use super::Refusal;
 use belljar_tensor::Tensor;
 
-/// The tensor that a program gives. A model's input that is a scalar takes one of shape `[1]`,
-/// which is how `wasi:nn` says it.
-pub(super) fn taken(tensor: &NnTensor, scalar: bool) -> Result<Tensor, Refusal> {
+/// Converts a tensor from a program. A scalar input accepts the shape `[1]`, with which `wasi:nn`
+/// represents scalars.
+pub(super) fn from_wasi(tensor: &NnTensor, scalar: bool) -> Result<Tensor, Refusal> {
     let dtype = dtype(tensor.ty);
     let mut dims: Vec<u64> = tensor.dimensions.iter().map(|dim| u64::from(*dim)).collect();
     if scalar && dims == [1] {
@@ -30,8 +30,8 @@ pub(super) fn taken(tensor: &NnTensor, scalar: bool) -> Result<Tensor, Refusal> 
     Tensor::from_view(&view).map_err(|err| Refusal::Tensor(err.to_string()))
 }
 
-/// The tensor that a program is given.
-pub(super) fn given(tensor: &Tensor) -> Result<NnTensor, Refusal> {
+/// Converts a tensor for a program.
+pub(super) fn to_wasi(tensor: &Tensor) -> Result<NnTensor, Refusal> {
     let ty = tensor_type(tensor.dtype())?;
     let dim = |dim: &usize| u32::try_from(*dim);
     let mut dimensions = tensor
@@ -77,7 +77,7 @@ mod tests {
     use belljar_tensor::{Data, bf16, f16};
 
     #[test]
-    fn what_both_have_comes_back_as_it_was() {
+    fn common_element_types_round_trip() {
         for data in [
             Data::from(vec![f16::from_f32(1.5), f16::MAX]),
             Data::from(vec![1.5f32, f32::NAN]),
@@ -88,36 +88,39 @@ mod tests {
             Data::from(vec![bf16::from_f32(1.5), bf16::NAN]),
         ] {
             let tensor = Tensor::new(data, &[1, 2]).unwrap();
-            let there = given(&tensor).unwrap();
+            let there = to_wasi(&tensor).unwrap();
             assert_eq!(there.dimensions, [1, 2]);
-            let back = taken(&there, false).unwrap();
+            let back = from_wasi(&there, false).unwrap();
             assert_eq!((back.shape(), back.dtype()), (tensor.shape(), tensor.dtype()));
             assert_eq!(back.to_wire(), tensor.to_wire());
         }
     }
 
     #[test]
-    fn what_one_side_lacks_is_refused_by_name() {
+    fn unsupported_element_types_are_refused_by_name() {
         let tensor = Tensor::new(vec![true], &[1]).unwrap();
-        assert_eq!(given(&tensor).unwrap_err().to_string(), "tensors of type bool cannot cross");
+        assert_eq!(
+            to_wasi(&tensor).unwrap_err().to_string(),
+            "tensors of type bool are not supported"
+        );
         let small = Tensor::zeros(DType::F8E5M2, &[1]).unwrap();
         assert_eq!(
-            given(&small).unwrap_err().to_string(),
-            "tensors of type float8e5m2 cannot cross"
+            to_wasi(&small).unwrap_err().to_string(),
+            "tensors of type float8e5m2 are not supported"
         );
     }
 
     #[test]
-    fn a_scalar_is_a_tensor_of_one() {
+    fn scalar_is_a_tensor_of_one_element() {
         let scalar = Tensor::scalar(16_000i64);
-        let there = given(&scalar).unwrap();
+        let there = to_wasi(&scalar).unwrap();
         assert_eq!(there.dimensions, [1]);
-        assert!(taken(&there, true).unwrap().shape().is_empty());
-        assert_eq!(taken(&there, false).unwrap().shape(), [1]);
+        assert!(from_wasi(&there, true).unwrap().shape().is_empty());
+        assert_eq!(from_wasi(&there, false).unwrap().shape(), [1]);
     }
 
     #[test]
-    fn a_shape_that_does_not_fit_its_bytes_is_refused() {
+    fn shape_that_does_not_match_its_bytes_is_refused() {
         for (dimensions, len) in [
             (vec![2], 4),
             (vec![], 8),
@@ -127,11 +130,11 @@ mod tests {
             (vec![1, 1], 3),
         ] {
             let tensor = NnTensor::new(dimensions.clone(), TensorType::Fp32, vec![0; len]);
-            assert!(taken(&tensor, false).is_err(), "{dimensions:?} with {len} bytes");
+            assert!(from_wasi(&tensor, false).is_err(), "{dimensions:?} with {len} bytes");
         }
-        // Nothing at all is a tensor, too.
+        // An empty tensor is valid.
         assert_eq!(
-            taken(&NnTensor::new(vec![0, 7], TensorType::Fp32, vec![]), false).unwrap().len(),
+            from_wasi(&NnTensor::new(vec![0, 7], TensorType::Fp32, vec![]), false).unwrap().len(),
             0
         );
     }

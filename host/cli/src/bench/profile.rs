@@ -1,4 +1,4 @@
-//! `belljar bench --profile`: where the time of a run goes, by operator and by node.
+//! `belljar bench --profile`: measures the time of a run by operator and by node.
 
 mod report;
 mod trace;
@@ -20,15 +20,15 @@ use belljar::internals::ProfiledRun;
 
 use report::Report;
 
-/// Most runs that a trace shows. One is enough for most questions, and viewers take long with many.
+/// Maximum number of runs in a trace. One is often enough, and viewers are slow with many.
 const TRACED: usize = 10;
 
 /// What was measured of one node of the plan, over all runs.
 struct Node {
-    /// As it was in the first run.
+    /// The node in the first run.
     first: ProfiledNode,
     calls: u64,
-    /// Nanoseconds, without the time that reading the clock takes; and those in native kernels.
+    /// Total time and time in native kernels, in nanoseconds, without reading the clock.
     time: u64,
     kernels: u64,
 }
@@ -37,17 +37,17 @@ struct Node {
 #[derive(Default)]
 struct Profile {
     runs: u32,
-    /// In the order in which they run.
+    /// In execution order.
     nodes: Vec<Node>,
     /// From the beginning of each run to its end.
     time: u64,
-    /// What of that belongs to no node.
+    /// The part of that time outside all nodes.
     outside: u64,
-    /// What reading the clock took, all readings together.
+    /// The time of all clock readings.
     clock: u64,
-    /// The longest that one reading took, of what was found before each run.
+    /// The longest time of one clock reading, which is measured before each run.
     reading: u64,
-    /// Whether every answer was that of the guest without a clock.
+    /// Whether every output was the same as without a clock.
     same_answer: bool,
     /// The first runs, for a trace.
     traced: Vec<ProfiledRun>,
@@ -65,7 +65,7 @@ impl Profile {
             node.first.name == ran.name && node.first.operator == ran.operator
         };
         if self.nodes.len() != run.nodes.len() || !self.nodes.iter().zip(&run.nodes).all(same) {
-            return Err(Failure::failed("two runs of one plan had different nodes"));
+            return Err(Failure::failed("two runs of the same plan had different nodes"));
         }
         let mut measured = 0_u64;
         let mut inside = 0_u64;
@@ -79,7 +79,7 @@ impl Profile {
             node.kernels = node.kernels.saturating_add(ran.kernels.min(time));
         }
         let whole = run.ended.saturating_sub(run.began);
-        // One reading before each node and one at the very end lie between the nodes.
+        // Between the nodes there is one reading before each node, and one at the end.
         let between = run.reading.saturating_mul(run.nodes.len() as u64 + 1);
         let outside = whole.saturating_sub(measured).saturating_sub(between);
         self.outside = self.outside.saturating_add(outside);
@@ -95,12 +95,13 @@ impl Profile {
     }
 }
 
-/// Operators that multiply matrices, by parts of their names.
+/// Name parts of operators that multiply matrices.
 const PRODUCTS: [&str; 4] = ["Conv", "MatMul", "Gemm", "Einsum"];
 
-/// Name and operator that a node is known by: of what it computes, the product or convolution if that
-/// is most of the work, else the first. What is in no model has the names that the plan gave it.
-fn known_as(node: &ProfiledNode) -> (&str, &str) {
+/// The name and operator to show for a node: of the model's nodes that are fused into it, the
+/// product or convolution if it is most of the work, or else the first. A node that is not in the
+/// model has the name that the plan gave it.
+fn display_name(node: &ProfiledNode) -> (&str, &str) {
     let product = || {
         let mut computes = node.computes.iter().filter(|_| node.multiply_adds.is_some());
         computes.find(|one| PRODUCTS.iter().any(|product| one.operator.contains(product)))
@@ -123,9 +124,9 @@ fn kernel(node: &ProfiledNode) -> String {
 
 pub(super) fn profile(arguments: &Bench, terminal: &Terminal) -> Result<(), Failure> {
     if arguments.model.isolation == IsolationArg::Thread {
-        let text = "--profile takes no --isolation thread: the guest that has a clock runs in a \
-                    worker process only";
-        return Err(Failure::usage(text).hint("leave out --isolation"));
+        let text = "--profile cannot be used with --isolation thread: the guest with a clock runs \
+                    only in a worker process";
+        return Err(Failure::usage(text).hint("remove --isolation"));
     }
     if let Some(path) = &arguments.trace {
         check_free(path, arguments.force)?;
@@ -153,7 +154,7 @@ pub(super) fn profile(arguments: &Bench, terminal: &Terminal) -> Result<(), Fail
     }
     let mut progress = Progress::new(terminal, "profiled runs", iterations);
     for count in 1..=iterations {
-        // There is no profile without a run.
+        // A profile needs at least one run.
         if count > 1 && !deadline.has_time_for(longest) {
             break;
         }
@@ -166,8 +167,8 @@ pub(super) fn profile(arguments: &Bench, terminal: &Terminal) -> Result<(), Fail
     drop(progress);
     if !profile.same_answer {
         terminal.warn(
-            "profiled runs gave another answer than the run without a clock: this model's answers \
-             differ from run to run, or this is a bug of Belljar that should be reported",
+            "the outputs of profiled runs differ from those of a run without a clock: either this \
+             model's outputs differ from run to run, or this is a bug in Belljar; please report it",
         );
     }
     if let Some(path) = &arguments.trace {
@@ -208,7 +209,7 @@ mod tests {
         // 100 in each run, less five readings of 3.
         assert_eq!((profile.time, profile.clock), (2 * 85, 2 * 15));
         assert_eq!(profile.outside, 2 * (100 - 20 - 50 - 3 * 3));
-        // A clock that is coarser than what it measures makes nothing negative.
+        // A clock too coarse for the measured time must not cause negative times.
         profile.add(run(nodes(), 1000), false).unwrap();
         assert_eq!(profile.time, 2 * 85);
         assert!(profile.add(run(vec![node("a", 1, 2)], 0), false).is_err());
@@ -220,11 +221,11 @@ mod tests {
             |name: &str, operator: &str| ModelNode { name: name.into(), operator: operator.into() };
         let mut node = node("last", 0, 0);
         node.operator = "NativeConv".into();
-        assert_eq!(known_as(&node), ("last", "NativeConv"));
+        assert_eq!(display_name(&node), ("last", "NativeConv"));
         node.computes = vec![one("bn", "BatchNormalization"), one("conv", "Conv")];
-        assert_eq!(known_as(&node), ("bn", "BatchNormalization"));
+        assert_eq!(display_name(&node), ("bn", "BatchNormalization"));
         node.multiply_adds = Some(1);
-        assert_eq!(known_as(&node), ("conv", "Conv"));
+        assert_eq!(display_name(&node), ("conv", "Conv"));
     }
 
     #[test]

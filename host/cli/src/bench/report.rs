@@ -1,4 +1,4 @@
-//! What was measured, as a table and as JSON. The keys are documented in the command's help.
+//! The measurements as a table and as JSON. The keys are documented in the command's help.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use belljar_tensor::Tensor;
 
 pub(super) struct Report<'a> {
     pub(super) arguments: &'a Bench,
-    /// How many requests were to be measured in each part.
+    /// Requested number of measured requests in each part.
     pub(super) iterations: u32,
     pub(super) loaded: &'a Loaded,
     pub(super) inputs: &'a Inputs,
@@ -27,7 +27,7 @@ pub(super) struct Report<'a> {
     pub(super) sustained: Sustained,
 }
 
-/// Percentiles of some times, in the unit they are shown in.
+/// Percentiles of times, in the unit of the report.
 struct Percentiles {
     sorted: Vec<f64>,
 }
@@ -35,14 +35,14 @@ struct Percentiles {
 const PERCENTS: [(&str, usize); 4] = [("p50", 50), ("p90", 90), ("p95", 95), ("p99", 99)];
 
 impl Percentiles {
-    /// Nothing of no times.
+    /// `None` without times.
     fn new(times: impl Iterator<Item = Duration>, unit: Duration) -> Option<Percentiles> {
         let mut sorted: Vec<f64> = times.map(|time| rounded(time, unit)).collect();
         sorted.sort_by(f64::total_cmp);
         (!sorted.is_empty()).then_some(Percentiles { sorted })
     }
 
-    /// The least value that so many percent of all values do not exceed (nearest rank).
+    /// The percentile by the nearest-rank method.
     fn at(&self, percent: usize) -> f64 {
         let rank = self.sorted.len().saturating_mul(percent).div_ceil(100).max(1);
         self.sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
@@ -60,7 +60,7 @@ impl Percentiles {
     }
 }
 
-/// In units, to three places.
+/// A time in units, rounded to three decimals.
 fn rounded(time: Duration, unit: Duration) -> f64 {
     (time.as_secs_f64() / unit.as_secs_f64() * 1e3).round() / 1e3
 }
@@ -68,7 +68,7 @@ fn rounded(time: Duration, unit: Duration) -> f64 {
 const MS: Duration = Duration::from_millis(1);
 const US: Duration = Duration::from_micros(1);
 
-/// What a warm run and its reset consist of, in parts of 1.
+/// The fractions of a warm run and its reset, which sum to 1.
 struct Share {
     kernels: f64,
     guest: f64,
@@ -83,7 +83,7 @@ impl Share {
         };
         let (latency, reset) = (sum(|s| s.latency), sum(|s| s.cost.reset));
         let (guest, kernels) = (sum(|s| s.cost.guest), sum(|s| s.cost.kernels));
-        // Clocks that are read one after the other may disagree by a hair.
+        // Clocks that are read one after the other may differ slightly.
         let part = |time: f64| (time.max(0.0) / (latency + reset).max(f64::MIN_POSITIVE)).min(1.0);
         Share {
             kernels: part(kernels),
@@ -113,7 +113,7 @@ impl Report<'_> {
     }
 
     fn reset(&self) -> Option<Percentiles> {
-        // Runs that are not counted came before, so that each has a reset to tell of.
+        // After the warm-up runs, each run reports the reset of the previous one.
         Percentiles::new(self.alone.iter().map(|sample| sample.cost.reset), MS)
     }
 
@@ -121,7 +121,7 @@ impl Report<'_> {
         Percentiles::new(self.sustained.latencies.iter().copied(), MS)
     }
 
-    /// Nothing of no requests.
+    /// `None` without requests.
     fn per_second(&self) -> Option<f64> {
         let answered = Some(self.sustained.latencies.len()).filter(|answered| *answered > 0)?;
         let seconds = self.sustained.whole.as_secs_f64().max(f64::MIN_POSITIVE);
@@ -205,8 +205,8 @@ impl Report<'_> {
         };
         for (what, found) in [
             ("warm run (ms)", self.warm()),
-            ("instance of a run (µs)", self.instantiate()),
-            ("reset after a run (ms)", self.reset()),
+            ("instantiation (µs)", self.instantiate()),
+            ("reset after run (ms)", self.reset()),
             (&clients, self.loaded_latency()),
         ] {
             let Some(found) = found else { continue };
@@ -223,7 +223,7 @@ impl Report<'_> {
         let ms = |time| digits(rounded(time, MS));
         let start = &self.start;
         let parts = format!(
-            "from file to first answer: code {}, read {}, load {}, prepare {}, first run {}",
+            "from model file to first answer: code {}, read {}, load {}, prepare {}, first run {}",
             ms(start.code),
             ms(start.read),
             ms(start.load),
@@ -232,12 +232,12 @@ impl Report<'_> {
         );
         row("start", ms(start.whole), "ms", parts);
         if let Some(rate) = self.per_second() {
-            row("rate", digits(rate), "/s", "without a pause, resets included".into());
+            row("rate", digits(rate), "/s", "requests without a pause, including resets".into());
         }
         if let Some(rss) = self.resident.rss {
             let workers = self.resident.workers;
             let pss = self.resident.pss.map_or_else(String::new, |pss| {
-                format!("; {} MiB with shared pages counted once", mib(pss))
+                format!("; {} MiB if shared pages count once", mib(pss))
             });
             let means = match workers {
                 0 => format!("resident in this process{pss}"),
@@ -246,12 +246,12 @@ impl Report<'_> {
             };
             row("memory", mib(rss), "MiB", means);
         }
-        row("sandbox", mib(self.linear_memory()), "MiB", "its own memory, at its largest".into());
+        row("sandbox", mib(self.linear_memory()), "MiB", "largest linear memory".into());
         let means = [
-            "of a warm run and its reset: in native kernels",
-            "in WebAssembly outside of them",
-            "crossing to the sandbox and back",
-            "making memory pristine afterwards",
+            "of a warm run and its reset: native kernels",
+            "other WebAssembly",
+            "everything else, such as crossing the sandbox boundary",
+            "memory reset",
         ];
         let share = Share::of(&self.alone).entries();
         for ((name, part), means) in share.iter().zip(means).filter(|_| !self.alone.is_empty()) {
@@ -261,7 +261,7 @@ impl Report<'_> {
     }
 }
 
-/// What a model was measured with.
+/// The inputs of the measured runs, without their values.
 pub(super) fn inputs_json(inputs: &Inputs) -> Value {
     let input = |(name, tensor): &(String, Tensor)| {
         json!({

@@ -1,14 +1,14 @@
 //! Resident memory of this process and its workers, as the kernel counts it.
 //!
-//! RSS of a process is readable by everybody, and counts a page that two processes share in both.
-//! PSS counts each share of it, but the kernel may deny a look at another process's.
+//! Any process may read the RSS of another one; it counts a shared page in each process. PSS counts
+//! a shared page proportionally, but the kernel may deny access to the PSS of another process.
 
 use std::fs;
 use std::path::Path;
 
 use crate::args::IsolationArg;
 
-/// What is resident, in bytes; nothing where it could not be read.
+/// Resident memory in bytes; `None` if it could not be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Resident {
     pub(super) rss: Option<u64>,
@@ -17,13 +17,13 @@ pub(super) struct Resident {
 }
 
 impl Resident {
-    /// Of this process, and of its workers if it has any: all its children are workers.
+    /// Reads the memory of this process and its workers. All children of this process are workers.
     pub(super) fn look(isolation: IsolationArg) -> Resident {
         let children = match isolation {
             IsolationArg::Process => children(),
             IsolationArg::Thread => Some(Vec::new()),
         };
-        // A kernel that does not list children would make the sum wrong, not smaller.
+        // If the kernel does not list children, a sum without them would be wrong.
         let Some(children) = children else { return Resident::default() };
         let own = std::process::id();
         let all = || std::iter::once(own).chain(children.iter().copied());
@@ -35,12 +35,13 @@ impl Resident {
     }
 }
 
-/// A child belongs to the thread that started it. Nothing if the kernel does not tell.
+/// The children of all threads, because a child belongs to the thread that started it. `None` if
+/// the kernel does not list them.
 fn children() -> Option<Vec<u32>> {
     let mut found = Vec::new();
     for thread in fs::read_dir("/proc/self/task").ok()?.flatten() {
-        // A thread that has just ended gave its children to another, which may have been looked at
-        // already: then too nothing is better than a wrong sum.
+        // A thread that has just ended passed its children to another thread, which may have been
+        // read already. No result is better than a wrong sum.
         found.extend(parse_ids(&fs::read_to_string(thread.path().join("children")).ok()?));
     }
     Some(found)

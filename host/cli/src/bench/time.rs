@@ -1,37 +1,37 @@
-//! The time that a measurement may take, and what is shown of how far it is.
+//! The deadline of a measurement, and its progress line.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use crate::terminal::Terminal;
 
-/// Between two lines about how far it is, where nobody watches.
+/// Time between two progress lines: without a terminal, and on a terminal.
 const SELDOM: Duration = Duration::from_secs(10);
 const OFTEN: Duration = Duration::from_millis(200);
 
-/// Until when requests are sent.
+/// The time until which requests are sent.
 #[derive(Clone, Copy)]
 pub(super) struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// This long from now; without a time there is no end.
+    /// A deadline `time` from now, or none.
     pub(super) fn after(time: Option<Duration>) -> Deadline {
         Deadline(time.and_then(|time| Instant::now().checked_add(time)))
     }
 
-    /// As long as this one has left, divided.
+    /// A deadline after a part of the remaining time.
     pub(super) fn part(self, parts: u32) -> Deadline {
         let now = Instant::now();
         let end = |end: Instant| now + end.saturating_duration_since(now) / parts.max(1);
         Deadline(self.0.map(end))
     }
 
-    /// Whether something that takes so long would be over in time.
+    /// Whether something that takes this long ends before the deadline.
     pub(super) fn has_time_for(self, long: Duration) -> bool {
         self.0.is_none_or(|end| end.saturating_duration_since(Instant::now()) > long)
     }
 
-    /// How many requests that take so long there is time for.
+    /// How many requests of this duration fit before the deadline.
     pub(super) fn count(self, long: Duration) -> usize {
         let Some(end) = self.0 else { return usize::MAX };
         let left = end.saturating_duration_since(Instant::now()).as_nanos();
@@ -39,7 +39,7 @@ impl Deadline {
     }
 }
 
-/// Shows how many requests were measured: in a line that changes, if somebody watches, else in a line
+/// Shows how many requests were measured: on a terminal in a changing line, otherwise in a new line
 /// every ten seconds.
 pub(super) struct Progress<'a> {
     terminal: &'a Terminal,
@@ -64,7 +64,7 @@ impl<'a> Progress<'a> {
         self.shown = Instant::now();
         let (what, of, seconds) = (self.what, self.of, self.begun.elapsed().as_secs());
         let text = format!("{what}: {count} of {of} after {seconds} s");
-        // Nobody is left to be told that standard error is gone.
+        // If standard error is closed, the error cannot be reported.
         let _ = match self.terminal.is_watched() {
             true => write!(io::stderr(), "\r{text}\x1b[K"),
             false => writeln!(io::stderr(), "belljar: {text}"),

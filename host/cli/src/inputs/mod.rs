@@ -1,4 +1,4 @@
-//! Inputs as people give them: files of tensors, by name or not.
+//! Inputs from the command line: files with tensors, with or without names.
 
 mod picture;
 mod source;
@@ -20,17 +20,17 @@ pub(super) use picture::Pictures;
 use source::Source;
 #[cfg(feature = "programs")]
 pub(super) use source::read_start;
-use wanted::{Wanted, place};
+use wanted::{Wanted, position};
 
-/// `[NAME=]FILE`, taken apart.
+/// A parsed `[NAME=]FILE`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Given {
     pub(super) name: Option<String>,
     pub(super) path: PathBuf,
 }
 
-/// Takes `NAME=FILE` apart at the first `=`. What is an existing file as a whole is a file: one
-/// whose path has a `=` in it can be given without a name.
+/// Splits `NAME=FILE` at the first `=`. If the whole argument is the path of an existing file, it
+/// is a file without a name, even if its path contains `=`.
 pub(super) fn parse(argument: &OsStr) -> Result<Given, Failure> {
     let bytes = argument.as_bytes();
     let split = bytes.iter().position(|byte| *byte == b'=');
@@ -39,15 +39,15 @@ pub(super) fn parse(argument: &OsStr) -> Result<Given, Failure> {
     };
     let (name, path) = (&bytes[..at], &bytes[at + 1..]);
     let name = std::str::from_utf8(name)
-        .map_err(|_| Failure::usage("--input: the name of an input is not UTF-8"))?;
+        .map_err(|_| Failure::usage("--input: the name of an input is not valid UTF-8"))?;
     if name.is_empty() || path.is_empty() {
-        let text = format!("--input {}: write NAME=FILE", shown(Path::new(argument)));
+        let text = format!("--input {}: expected NAME=FILE", shown(Path::new(argument)));
         return Err(Failure::usage(text));
     }
     Ok(Given { name: Some(name.to_owned()), path: OsStr::from_bytes(path).into() })
 }
 
-/// What inputs may take together, in bytes, and what those before have left of it.
+/// The memory that all inputs may use together, in bytes, and how much of it is left.
 #[derive(Clone, Copy)]
 pub(super) struct Budget {
     limit: u64,
@@ -59,22 +59,22 @@ impl Budget {
         Budget { limit, left: limit }
     }
 
-    /// What is left, in bytes.
+    /// The remaining budget, in bytes.
     pub(super) fn left(&self) -> u64 {
         self.left
     }
 
-    /// Takes what an input takes in memory.
+    /// Subtracts the memory of an input.
     pub(super) fn take(&mut self, bytes: u64) {
         self.left = self.left.saturating_sub(bytes);
     }
 
-    /// Takes what tensors take in memory.
+    /// Subtracts the memory of tensors.
     pub(super) fn take_tensors(&mut self, tensors: &[(String, Tensor)]) {
         tensors.iter().for_each(|(_, tensor)| self.take(tensor.memory_len()));
     }
 
-    /// Why an input could not be read, where it was given what is left.
+    /// The failure of an input that was read with the remaining budget as its limit.
     pub(super) fn failure(&self, source: &str, err: TensorError) -> Failure {
         let err = match err {
             TensorError::TooLarge { what, .. } if self.left < self.limit => {
@@ -87,17 +87,17 @@ impl Budget {
     }
 }
 
-/// What reading inputs took beside the bytes of their tensors: images are decoded in a sandbox, under
-/// the limits of the model's policy.
+/// What reading images needed: they are decoded in a sandbox, under the limits of the model's
+/// policy.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Needed {
-    /// The largest image, as a file or as a tensor.
+    /// Size of the largest image, as a file or as a tensor.
     pub(super) bytes: u64,
-    /// The most memory that a sandbox had.
+    /// Largest memory of a sandbox.
     pub(super) memory: u64,
-    /// The longest time.
+    /// Longest decoding time.
     pub(super) time: Duration,
-    /// How many images there were.
+    /// Number of images.
     pub(super) pictures: usize,
 }
 
@@ -112,8 +112,7 @@ impl Needed {
     }
 }
 
-/// Reads every input that was given for a model. `limits.input-size` bounds the bytes of their tensors
-/// together.
+/// Reads every given input of a model. `limits.input-size` limits the total size of their tensors.
 pub(super) fn read_all(
     arguments: &[OsString],
     pictures: Pictures<'_>,
@@ -133,14 +132,14 @@ pub(super) fn read_all(
     }
     match flags.first_given() {
         Some(flag) if needed.pictures == 0 => {
-            let text = format!("{flag} is for images, and no input is a PNG or JPEG file");
-            Err(Failure::usage(text).hint("leave the flag out"))
+            let text = format!("{flag} applies only to images, but no input is a PNG or JPEG file");
+            Err(Failure::usage(text).hint("remove the flag"))
         }
         _ => Ok((inputs, needed)),
     }
 }
 
-/// Reads one file of tensors, of which what is in it decides what it is.
+/// Reads one file of tensors, whose format is detected from its content.
 pub(super) fn read(
     given: &Given,
     description: &Description,
@@ -149,7 +148,7 @@ pub(super) fn read(
     read_one(given, description, budget, None).map(|(read, _)| read)
 }
 
-/// Reads one file. Images are read for a model.
+/// Reads one file. Images are read only for models, which is when `pictures` is given.
 fn read_one(
     given: &Given,
     description: &Description,
@@ -168,8 +167,8 @@ fn read_one(
     let tensors = match kind(&input, given, &wanted)? {
         Kind::Picture => {
             let pictures = pictures.ok_or_else(|| {
-                let text = format!("{shown_source}: an image is no file of tensors");
-                Failure::usage(text).hint("a guest program takes it as NAME=bytes:FILE")
+                let text = format!("{shown_source}: expected a file of tensors, found an image");
+                Failure::usage(text).hint("pass it to a guest program as NAME=bytes:FILE")
             })?;
             let name = named()?;
             let declared = wanted.input(&name).ok_or_else(|| {
@@ -191,10 +190,10 @@ fn read_one(
                 let what = "the archive".to_owned();
                 malformed(TensorError::TooLarge { what, limit: most })
             })?;
-            // What is taken out for one input may have any name.
+            // With a name on the command line, the array's own name does not matter.
             let asked = |name: &str| match &given.name {
                 Some(given) => wanted.dtype(given),
-                None => wanted.dtype(name).or_else(|| wanted.at(place(name)?)?.dtype()),
+                None => wanted.dtype(name).or_else(|| wanted.at(position(name)?)?.dtype()),
             };
             let arrays = npz::read_as(file, asked, limit).map_err(malformed)?;
             match &given.name {
@@ -234,23 +233,24 @@ fn read_one(
     tensors.map(|tensors| (tensors, Needed::default()))
 }
 
-/// What a file is.
+/// The format of a file.
 enum Kind {
     /// PNG or JPEG.
     Picture,
     Npy,
     Npz,
-    /// ONNX's own file of one tensor.
+    /// A serialised TensorProto.
     Pb,
-    /// CSV whose columns are inputs.
+    /// CSV with one column per input.
     Columns,
     Csv,
-    /// JSON that is an object of tensors by name.
+    /// A JSON object of tensors by name.
     NamedJson,
     Json,
 }
 
-/// By its first bytes; of what could be both CSV and JSON, by its name.
+/// Detects the format from the first bytes or, if both CSV and JSON are possible, from the
+/// extension.
 fn kind(input: &Source, given: &Given, wanted: &Wanted<'_>) -> Result<Kind, Failure> {
     let start = input.start();
     if start.starts_with(b"\x93NUMPY") {
@@ -263,13 +263,13 @@ fn kind(input: &Source, given: &Given, wanted: &Wanted<'_>) -> Result<Kind, Fail
         return Ok(Kind::Npz);
     }
     if start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") {
-        let text = format!("{}: the text is UTF-16, which is not read", wanted.source);
-        return Err(Failure::usage(text).hint("save it as UTF-8"));
+        let text = format!("{}: UTF-16 text is not supported", wanted.source);
+        return Err(Failure::usage(text).hint("convert the file to UTF-8"));
     }
     let text = start.strip_prefix(BYTE_ORDER_MARK).unwrap_or(start).trim_ascii_start();
     let object = text.starts_with(b"{");
     if !object && let Some(found) = signature::look(start, 1 << 40) {
-        let text = format!("{}: not a file of tensors: it is {}", wanted.source, found.what);
+        let text = format!("{}: expected tensors, but the file is {}", wanted.source, found.what);
         return Err(Failure::usage(text).hint(TENSOR_FILES));
     }
     if pb::begins_as_tensor(start) {
@@ -290,16 +290,16 @@ fn kind(input: &Source, given: &Given, wanted: &Wanted<'_>) -> Result<Kind, Fail
 }
 
 const TENSOR_FILES: &str =
-    "inputs are .npy, .npz, .json, .csv, .pb, .png or .jpg files; `np.save` writes .npy";
+    "use a .npy, .npz, .json, .csv, .pb, .png or .jpg file; numpy.save writes .npy files";
 
-/// Whether text that is no object is JSON, and not lines of fields.
+/// Whether text that is not a JSON object is JSON, rather than CSV.
 fn is_json(text: &[u8], whole: bool) -> bool {
     if text.is_empty() || text.starts_with(b"[") {
         return true;
     }
     match whole {
         true => serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok(),
-        // One long string, in which there are no line breaks.
+        // A single long string, which contains no line breaks.
         false => text.starts_with(b"\"") && !text.contains(&b'\n'),
     }
 }
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_with_an_equals_sign_in_its_path_is_a_file() {
+    fn existing_file_with_an_equals_sign_needs_no_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a=b.npy");
         std::fs::write(&path, b"").unwrap();

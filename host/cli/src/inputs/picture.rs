@@ -1,5 +1,5 @@
-//! Images as inputs. Here they are bytes whose first ones say what they are: a sandbox without a model
-//! decodes, resizes and scales them.
+//! Images as inputs. This process must never decode them: it only checks their first bytes, and a
+//! sandbox without a model decodes, resizes and scales them.
 
 use std::io::Read;
 
@@ -14,12 +14,12 @@ use belljar::{Dim, Model, ValueInfo};
 use belljar_tensor::{DType, Tensor, TensorError};
 use belljar_text::Escaped;
 
-/// Whether a file begins as an image that can be decoded.
+/// Whether a file starts with the signature of PNG or JPEG.
 pub(super) fn is_picture(start: &[u8]) -> bool {
     start.starts_with(b"\x89PNG\r\n\x1a\n") || start.starts_with(b"\xff\xd8\xff")
 }
 
-/// How images become inputs, and of which model.
+/// The model that images are read for, and the image flags.
 #[derive(Clone, Copy)]
 pub(crate) struct Pictures<'a> {
     pub(crate) model: &'a Model,
@@ -27,7 +27,7 @@ pub(crate) struct Pictures<'a> {
 }
 
 impl Pictures<'_> {
-    /// Has an image made into the tensor that `declared` takes.
+    /// Converts an image to a tensor for the input `declared`.
     pub(super) fn read(
         self,
         input: Source,
@@ -41,7 +41,7 @@ impl Pictures<'_> {
         let mut message = options.start_message();
         let start = message.len();
         let unreadable = |err: std::io::Error| Failure::usage(format!("{source}: {err}"));
-        // One copy, of the size that is known, and never more than one byte too many.
+        // Reserves the known size to avoid copies, and reads at most one byte over the limit.
         let size = input.len().map_err(unreadable)?.unwrap_or(0).min(limit);
         message.reserve_exact(usize::try_from(size).unwrap_or(0).saturating_add(1));
         let mut stream = input.stream().take(limit.saturating_add(1));
@@ -55,14 +55,14 @@ impl Pictures<'_> {
         }
         let (tensor, cost) = self.model.picture(message).map_err(|err| match err {
             PictureError::File(why) => {
-                Failure::usage(format!("{source}: {}", Escaped::new(&why))).hint(MEND)
+                Failure::usage(format!("{source}: {}", Escaped::new(&why))).hint(SUPPORTED_FILES)
             }
             PictureError::Size(why) => Failure::usage(format!("{source}: {}", Escaped::new(&why)))
-                .hint("give another --resize or --center-crop"),
+                .hint("change --resize or --center-crop"),
             PictureError::Limit(why) => {
                 let why = Escaped::new(&why);
                 Failure::limit(format!("{source}: the image was not decoded: {why}"))
-                    .hint("make the image smaller, or raise the limit in a policy")
+                    .hint("use a smaller image, or raise the limit in the policy")
             }
             PictureError::Tensor => too_large("the tensor of the image"),
             PictureError::Host(err) => err.into(),
@@ -76,15 +76,15 @@ impl Pictures<'_> {
     }
 }
 
-const MEND: &str = "save the image as a plain PNG or JPEG, or make a .npy file of it";
+const SUPPORTED_FILES: &str = "convert the image to a plain PNG or JPEG, or to a .npy file";
 
-/// What an image is resized to, and what is cut out of its middle.
+/// The size to resize an image to, and the size of the central crop.
 struct Sizes {
     resize: Option<Resize>,
     crop: Option<(u32, u32)>,
 }
 
-/// What an input takes, and what was said on the command line.
+/// The declared input and the flags.
 struct Wanted<'a> {
     declared: &'a ValueInfo,
     source: &'a str,
@@ -105,8 +105,8 @@ impl Wanted<'_> {
         let dtype = self.dtype()?;
         if dtype == DType::U8 && (scale.is_some() || mean.is_some() || std.is_some()) {
             let name = self.name();
-            let why = format!("--scale, --mean and --std are for floats, and {name} takes u8");
-            return Err(self.failure(&why).hint("leave them out: the input gets the pixels"));
+            let why = format!("--scale, --mean and --std apply to floats, but {name} takes u8");
+            return Err(self.failure(&why).hint("remove them: the input gets unscaled pixels"));
         }
         let layout = self.layout()?;
         let channels = self.channels(layout)?;
@@ -130,17 +130,18 @@ impl Wanted<'_> {
         match self.declared.dtype() {
             Some(dtype @ (F32 | F64 | F16 | BF16 | U8)) => Ok(dtype),
             other => {
-                let found = other.map_or_else(|| "no known type".to_owned(), |d| d.to_string());
+                let found =
+                    other.map_or_else(|| "an unsupported type".to_owned(), |d| d.to_string());
                 let why = format!(
-                    "an image becomes floats or u8, and the input {} takes {found}",
+                    "an image converts to floats or u8, but the input {} takes {found}",
                     self.name()
                 );
-                Err(self.failure(&why).hint("make a .npy file of it"))
+                Err(self.failure(&why).hint("convert the image to a .npy file"))
             }
         }
     }
 
-    /// The axes: as the flag says, or where the declared shape has room for one or three channels.
+    /// The layout given by the flag, or inferred from the declared shape.
     fn layout(&self) -> Result<Layout, Failure> {
         let dims = self.declared.shape.as_deref();
         let layout = self.arguments.layout.map(|layout| match layout {
@@ -150,10 +151,10 @@ impl Wanted<'_> {
             LayoutArg::Hwc => Layout::Hwc,
             LayoutArg::Hw => Layout::Hw,
         });
-        let found = layout.or_else(|| dims.and_then(shown_layout)).ok_or_else(|| {
+        let found = layout.or_else(|| dims.and_then(inferred_layout)).ok_or_else(|| {
             let declares = dims.map_or_else(|| "no shape".to_owned(), shape_of);
             let why = format!(
-                "the input {} declares {declares}, which does not say where the channels are",
+                "cannot infer the layout of the input {}, which declares {declares}",
                 self.name()
             );
             self.failure(&why).hint("give --layout nchw, nhwc, chw, hwc or hw")
@@ -161,14 +162,14 @@ impl Wanted<'_> {
         if let Some(dims) = dims {
             if dims.len() != found.rank() {
                 let (rank, name, shape) = (found.rank(), self.name(), shape_of(dims));
-                let why = format!("--layout has {rank} axes, and the input {name} has {shape}");
-                return Err(self.failure(&why).hint("give a layout of as many axes"));
+                let why = format!("--layout has {rank} axes, but the input {name} has {shape}");
+                return Err(self.failure(&why).hint("give a layout with the same number of axes"));
             }
             let batch = dims.first().filter(|_| found.rank() == 4);
             if let Some(Dim::Fixed(count)) = batch.filter(|dim| **dim != Dim::Fixed(1)) {
                 let name = self.name();
-                let why = format!("the input {name} takes {count} images at once, and this is one");
-                return Err(self.failure(&why).hint("make a .npy file of all of them"));
+                let why = format!("the input {name} takes a batch of {count} images, not one");
+                return Err(self.failure(&why).hint("combine the images in a .npy file"));
             }
         }
         Ok(found)
@@ -194,11 +195,11 @@ impl Wanted<'_> {
             Some(count) if count != channels.count() as u64 => {
                 let (name, made) = (self.name(), channels.count());
                 let why =
-                    format!("the input {name} takes {count} channels, and the image has {made}");
+                    format!("the input {name} takes {count} channels, but the image has {made}");
                 Err(self.failure(&why).hint(match count {
                     1 => "give --channels gray",
                     3 => "give --channels rgb or bgr",
-                    _ => "give another --layout, or make a .npy file of the image",
+                    _ => "change --layout, or convert the image to a .npy file",
                 }))
             }
             _ => Ok(channels),
@@ -215,12 +216,12 @@ impl Wanted<'_> {
             Size::One(side) => (side, side),
         });
         if crop.is_some() && fit == Some(FitArg::Crop) {
-            let why = "--fit crop and --center-crop both say what is cut off";
-            return Err(self.failure(why).hint("give one of the two"));
+            let why = "--fit crop and --center-crop cannot be combined";
+            return Err(self.failure(why).hint("use one of the two"));
         }
         let target = match (resize, crop, declared) {
             (Some(Size::One(_)), ..) if fit.is_some() => {
-                let why = "--fit is for a size of two sides, and --resize has one";
+                let why = "--fit needs a width and a height, but --resize has one number";
                 return Err(self.failure(why).hint("write --resize WIDTHxHEIGHT"));
             }
             (Some(Size::One(side)), ..) => {
@@ -233,7 +234,7 @@ impl Wanted<'_> {
         match (target, fit) {
             (None, Some(_)) => {
                 let name = self.name();
-                let why = format!("--fit needs a size, and there is none for the input {name}");
+                let why = format!("--fit needs a size, but the input {name} declares none");
                 Err(self.failure(&why).hint("give --resize WIDTHxHEIGHT"))
             }
             (None, None) => Ok(Sizes { resize: None, crop }),
@@ -247,7 +248,7 @@ impl Wanted<'_> {
         }
     }
 
-    /// One number for each channel: those that were given, or one for all.
+    /// One number for each channel.
     fn numbers(
         &self,
         flag: &str,
@@ -261,14 +262,13 @@ impl Wanted<'_> {
             (Some([a, b, c]), 3) => Ok([*a, *b, *c]),
             (Some(given), count) => {
                 let given = given.len();
-                let why = format!("{flag} has {given} numbers, and the image has {count} channels");
+                let why = format!("{flag} has {given} numbers, but the image has {count} channels");
                 Err(self.failure(&why).hint("give one number, or one for each channel"))
             }
         }
     }
 
-    /// Whether the tensor has the sizes that the input declares. What is left to say then is how they
-    /// are brought about.
+    /// Checks that the tensor has the declared sizes, and suggests flags if not.
     fn fits(&self, layout: Layout, tensor: &Tensor) -> Result<(), Failure> {
         let (height, width) = layout.size_axes();
         let found = |axis: usize| tensor.shape().get(axis).map(|side| *side as u64);
@@ -281,7 +281,7 @@ impl Wanted<'_> {
         let size = |width, height| format!("{}x{}", shown(width), shown(height));
         let wanted = size(self.dim(width), self.dim(height));
         let why = format!(
-            "the image has width x height {} when it is cropped and resized, and the input {} takes {wanted}",
+            "the image has size {} after resizing and cropping, but the input {} takes {wanted}",
             size(found(width), found(height)),
             self.name(),
         );
@@ -290,19 +290,19 @@ impl Wanted<'_> {
             _ => false,
         };
         let hint = match (cut, wanted.contains('?')) {
-            (_, true) => "give --resize WIDTHxHEIGHT with a size that the input takes".to_owned(),
+            (_, true) => "give --resize WIDTHxHEIGHT with the size of the input".to_owned(),
             (true, _) => format!("give --center-crop {wanted}, or --resize {wanted}"),
             (false, _) => {
-                format!("give --resize {wanted}, with --fit crop to keep the proportions")
+                format!("give --resize {wanted}, with --fit crop to keep the aspect ratio")
             }
         };
         Err(self.failure(&why).hint(hint))
     }
 }
 
-/// The layout that a declared shape shows: one or three channels in one of the two places where they can
-/// be, and not in the other one. A symbol counts as channels if the other place has more than four.
-fn shown_layout(dims: &[Dim]) -> Option<Layout> {
+/// Infers the layout from a declared shape: exactly one of the two possible channel axes must have
+/// size 1 or 3. An axis of unknown size is the channel axis if the other one is larger than four.
+fn inferred_layout(dims: &[Dim]) -> Option<Layout> {
     let (planes, pixels) = match dims {
         [_, _] => return Some(Layout::Hw),
         [_, _, _] => (Layout::Chw, Layout::Hwc),
@@ -317,7 +317,7 @@ fn shown_layout(dims: &[Dim]) -> Option<Layout> {
         (true, false) => Some(planes),
         (false, true) => Some(pixels),
         (true, true) => None,
-        // Of three axes the first one may also be a batch of gray images.
+        // The first of three axes may also be a batch of gray images.
         (false, false) if dims.len() == 3 => None,
         (false, false) => match (possible(first), possible(last)) {
             (true, false) => Some(planes),
@@ -341,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layouts_follow_from_shapes_that_leave_no_doubt() {
+    fn layout_is_inferred_only_from_unambiguous_shapes() {
         let any = || Dim::Symbol("n".to_owned());
         let f = Dim::Fixed;
         for (dims, expected) in [
@@ -363,7 +363,7 @@ mod tests {
             (vec![f(784)], None),
             (vec![f(1), f(3), f(8), f(8), f(8)], None),
         ] {
-            assert_eq!(shown_layout(&dims), expected, "{dims:?}");
+            assert_eq!(inferred_layout(&dims), expected, "{dims:?}");
         }
     }
 }

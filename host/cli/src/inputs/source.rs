@@ -1,25 +1,25 @@
-//! Where an input comes from: a file, or a stream that can be read once.
+//! The source of an input: a file, or a stream that can be read only once.
 
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// Bytes of an input that are looked at before it is read.
+/// Number of bytes that are read to detect the format.
 const START: usize = 64 << 10;
 
-/// An input that was opened, and its first bytes.
+/// An open input and its first bytes.
 pub(super) struct Source {
     start: Vec<u8>,
     rest: Rest,
 }
 
 enum Rest {
-    /// Read on from after the start.
+    /// The input after the start.
     File(File),
     Stream(Box<dyn Read>),
 }
 
-/// An input that can be read at any place.
+/// An input that can be read at any position.
 pub(super) enum Seekable {
     File(File),
     Memory(Cursor<Vec<u8>>),
@@ -47,7 +47,7 @@ impl Source {
         Ok(Source { start, rest })
     }
 
-    /// The first bytes: all of them, if there are no more than some.
+    /// The first bytes, or the whole input if it is short.
     pub(super) fn start(&self) -> &[u8] {
         &self.start
     }
@@ -57,7 +57,7 @@ impl Source {
         self.start.len() < START
     }
 
-    /// How many bytes there are, where that is known before they are read.
+    /// The length in bytes, if it is known before reading.
     pub(super) fn len(&self) -> io::Result<Option<u64>> {
         match &self.rest {
             Rest::File(file) => file.metadata().map(|metadata| Some(metadata.len())),
@@ -65,7 +65,7 @@ impl Source {
         }
     }
 
-    /// The input from its first byte, read once and never all in memory.
+    /// A stream of the whole input.
     pub(super) fn stream(self) -> Box<dyn Read> {
         let start = Cursor::new(self.start);
         match self.rest {
@@ -74,9 +74,9 @@ impl Source {
         }
     }
 
-    /// The input for a reader that goes back and forth. A stream is taken in for that, if it has at
-    /// most `most` bytes; `None` if it has more.
-    pub(super) fn seekable(self, most: u64) -> io::Result<Option<Seekable>> {
+    /// The input for a reader that seeks. A stream is read into memory for that; `None` if it has
+    /// more than `max` bytes.
+    pub(super) fn seekable(self, max: u64) -> io::Result<Option<Seekable>> {
         let rest = match self.rest {
             Rest::File(mut file) => {
                 file.seek(SeekFrom::Start(0))?;
@@ -85,9 +85,9 @@ impl Source {
             Rest::Stream(stream) => stream,
         };
         let mut bytes = self.start;
-        let left = most.saturating_sub(bytes.len() as u64);
+        let left = max.saturating_sub(bytes.len() as u64);
         rest.take(left.saturating_add(1)).read_to_end(&mut bytes)?;
-        let fits = bytes.len() as u64 <= most;
+        let fits = bytes.len() as u64 <= max;
         Ok(fits.then(|| Seekable::Memory(Cursor::new(bytes))))
     }
 }
@@ -110,7 +110,7 @@ impl Seek for Seekable {
     }
 }
 
-/// Reads until the buffer is full or the input ends; says how many bytes there are.
+/// Reads until the buffer is full or the input ends; returns the number of bytes read.
 pub(crate) fn read_start(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut known = 0;
     while let Some(rest) = buffer.get_mut(known..).filter(|rest| !rest.is_empty()) {

@@ -1,18 +1,18 @@
-//! Which input of the model a file is for.
+//! Matches the arrays in a file to the inputs of a model.
 
 use super::super::failure::Failure;
 use belljar::{Description, ValueInfo};
 use belljar_tensor::{DType, Tensor};
 use belljar_text::Escaped;
 
-/// The inputs of a model, and the file that is read for them, as it is shown.
+/// The inputs of a model, and the escaped name of the file that is read for them.
 pub(super) struct Wanted<'a> {
     pub(super) description: &'a Description,
     pub(super) source: &'a str,
 }
 
 impl Wanted<'_> {
-    /// Inputs that have to be given.
+    /// The inputs without a default.
     fn inputs(&self) -> impl Iterator<Item = &ValueInfo> {
         self.description.inputs.iter().filter(|input| !input.has_default)
     }
@@ -25,8 +25,8 @@ impl Wanted<'_> {
         self.input(name).is_some()
     }
 
-    pub(super) fn at(&self, place: usize) -> Option<&ValueInfo> {
-        self.inputs().nth(place)
+    pub(super) fn at(&self, position: usize) -> Option<&ValueInfo> {
+        self.inputs().nth(position)
     }
 
     /// The declared element type.
@@ -51,13 +51,16 @@ impl Wanted<'_> {
             (Some(only), None) => Ok(only.name.clone()),
             _ => {
                 let names = self.names();
-                let text = format!("{}: which input is this? The model has {names}", self.source);
+                let text = format!(
+                    "{}: the name of the input is required; the model has {names}",
+                    self.source
+                );
                 Err(Failure::usage(text).hint("write --input NAME=FILE"))
             }
         }
     }
 
-    /// The array of this name, or the only one there is.
+    /// The array of this name, or the only array.
     pub(super) fn one_of(
         &self,
         mut arrays: Vec<(String, Tensor)>,
@@ -70,41 +73,42 @@ impl Wanted<'_> {
                 let source = self.source;
                 let names: Vec<_> = arrays.iter().map(|(name, _)| cut(name)).collect();
                 let names = names.join(", ");
-                let text = format!("{source}: it holds no {:?}, only {names}", cut(name));
+                let text = format!("{source}: no array {:?}, only {names}", cut(name));
                 return Err(Failure::usage(text));
             }
         };
         Ok(vec![(name.to_owned(), arrays.swap_remove(at).1)])
     }
 
-    /// Arrays by their names; those that `numpy.savez` has numbered, for want of names, by position.
+    /// Matches arrays to inputs by name, or by position if `numpy.savez` numbered them.
     pub(super) fn by_position(
         &self,
         mut arrays: Vec<(String, Tensor)>,
     ) -> Result<Vec<(String, Tensor)>, Failure> {
-        let unnamed = |(name, _): &(String, Tensor)| place(name).is_some() && !self.has(name);
-        // A guest program declares no inputs: to it, names are names.
+        let unnamed = |(name, _): &(String, Tensor)| position(name).is_some() && !self.has(name);
+        // A guest program declares no inputs, so it gets the names unchanged.
         if self.at(0).is_none() || arrays.is_empty() || !arrays.iter().all(unnamed) {
             return Ok(arrays);
         }
-        arrays.sort_by_key(|(name, _)| place(name));
-        let numbered = arrays.iter().enumerate().all(|(at, (name, _))| place(name) == Some(at));
+        arrays.sort_by_key(|(name, _)| position(name));
+        let numbered = arrays.iter().enumerate().all(|(at, (name, _))| position(name) == Some(at));
         if !numbered || arrays.len() != self.inputs().count() {
             let found: Vec<_> = arrays.iter().map(|(name, _)| cut(name)).collect();
             let text = format!(
-                "{}: its arrays have no names ({}), and the model has other inputs than so many: {}",
+                "{}: cannot match {} arrays without names ({}) to the inputs of the model: {}",
                 self.source,
+                found.len(),
                 found.join(", "),
                 self.names()
             );
-            return Err(Failure::usage(text).hint("name them: `np.savez(FILE, NAME=ARRAY, …)`"));
+            return Err(Failure::usage(text).hint("add names: `np.savez(FILE, NAME=ARRAY, …)`"));
         }
         let names: Vec<String> = self.inputs().map(|input| input.name.clone()).collect();
         Ok(names.into_iter().zip(arrays).map(|(name, (_, tensor))| (name, tensor)).collect())
     }
 
-    /// Whether the columns of a table are inputs: there is one for each of them. A model with one
-    /// input of several columns takes the table as a whole.
+    /// Whether each column of a table is one input. A model with a single input of several columns
+    /// takes the table as a whole.
     pub(super) fn are_columns(&self, header: &[String]) -> Result<bool, Failure> {
         let known = header.iter().filter(|name| self.has(name)).count();
         let missing = self.inputs().find(|input| !header.contains(&input.name));
@@ -113,14 +117,14 @@ impl Wanted<'_> {
             None => Ok(self.inputs().count() > 1 || header.len() == 1),
             Some(_) if self.inputs().count() == 1 => Ok(false),
             Some(missing) => {
-                let text = format!("{}: it has no column {:?}", self.source, cut(&missing.name));
-                Err(Failure::usage(text).hint("write a column for each input, or NAME=FILE"))
+                let text = format!("{}: missing column {:?}", self.source, cut(&missing.name));
+                Err(Failure::usage(text).hint("add a column for each input, or give NAME=FILE"))
             }
         }
     }
 
-    /// Whether JSON is an object of tensors by name: its first key is an input, and not one of the
-    /// keys with which a single tensor is written.
+    /// Whether JSON is an object of tensors by name: its first key is an input, or is none of the
+    /// keys of a single tensor.
     pub(super) fn starts_with_named_tensors(&self, text: &[u8]) -> bool {
         let text = String::from_utf8_lossy(text);
         let Some(object) = text.strip_prefix('{') else { return false };
@@ -131,14 +135,14 @@ impl Wanted<'_> {
     }
 }
 
-/// A name as it may be shown.
+/// A name, shortened and escaped for printing.
 fn cut(name: &str) -> String {
     Escaped::cut(name, 60).to_string()
 }
 
-/// Which of the arrays without a name it is that `numpy.savez` has named so: `arr_0`, `arr_1`, …
-pub(super) fn place(name: &str) -> Option<usize> {
+/// The position of an array that `numpy.savez` named `arr_0`, `arr_1`, …
+pub(super) fn position(name: &str) -> Option<usize> {
     let digits = name.strip_prefix("arr_")?;
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|place: &usize| plain && place.to_string() == digits)
+    digits.parse().ok().filter(|at: &usize| plain && at.to_string() == digits)
 }

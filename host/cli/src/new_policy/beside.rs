@@ -1,8 +1,8 @@
-//! The policy of a model that keeps data in files which nobody has granted yet: the grants stand in
-//! comments, each with the file's SHA-256, and nothing is measured.
+//! The policy for a model that keeps data in files that are not granted yet: the grants are written
+//! as comments, each with the file's SHA-256, and limits are not measured.
 //!
-//! The files are read for their digests alone, in this process. None of them gets into a sandbox
-//! before somebody has taken the comment away: their names are the model's choice.
+//! The files are read in this process, only to compute their digests. They must never be passed to
+//! a sandbox before a person uncomments the grant, because the model chooses their names.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -21,13 +21,13 @@ use belljar_text::Escaped;
 /// Why a file is granted.
 const REASON: &str = "the model's weights";
 
-/// A file that the model keeps data in, as it was found.
+/// A file that the model keeps data in.
 pub(super) struct File {
-    /// Where the model finds it, below its own folder. Untrusted text.
+    /// Its path in the model, relative to the model's folder. Untrusted text.
     place: String,
-    /// Where it lies.
+    /// Its path on this machine, with links resolved.
     path: PathBuf,
-    /// The symbolic link by which it was found.
+    /// The path with symbolic links, if that differs.
     link: Option<PathBuf>,
     found: Result<(Digest, u64), String>,
 }
@@ -36,7 +36,7 @@ impl File {
     fn look(place: &str, folder: &Path) -> File {
         let named = folder.join(place.trim_start_matches('/'));
         let (path, link) = match named.canonicalize() {
-            // Grants are of the file itself: links on the way to it are refused.
+            // A grant must name the file itself: paths with symbolic links are refused.
             Ok(path) if path != named => (path, Some(named)),
             Ok(path) => (path, None),
             Err(_) => (named, None),
@@ -46,7 +46,7 @@ impl File {
             Policy::parse(&format!("version = {FORMAT_VERSION}\n{entry}"), "a grant").is_ok()
         });
         let found = SideFile::digest_of(&path, bounds::MODEL_SIZE.max).map_err(|err| match err {
-            SideFileError::Refused(why) => format!("it cannot be granted as it is: {why}"),
+            SideFileError::Refused(why) => format!("it cannot be granted: {why}"),
             SideFileError::TooLarge => {
                 format!(
                     "it is larger than any policy allows ({})",
@@ -58,13 +58,13 @@ impl File {
         let found = match good_name {
             true => found,
             false => {
-                Err("its name cannot stand in a policy; give it and its folders other names".into())
+                Err("its path cannot be written in a policy; rename the file or its folders".into())
             }
         };
         File { place: place.to_owned(), path, link, found }
     }
 
-    /// What somebody has to mend before the file can be granted.
+    /// Why the file cannot be granted, if it cannot.
     pub(super) fn problem(&self) -> Option<String> {
         let why = self.found.as_ref().err()?;
         Some(format!("{}, in which the model keeps data: {why}", shown(&self.path)))
@@ -74,21 +74,21 @@ impl File {
         self.found.as_ref().map_or(0, |(_, size)| *size)
     }
 
-    /// The grant as a comment, below a sentence about it.
+    /// The grant as a comment, with an explanation.
     fn entry(&self, folder: &Path) -> String {
         let mut out = String::from("\n# The model keeps data in this file");
         let sha256 = match &self.found {
             Ok((digest, size)) => {
                 let _ = writeln!(
                     out,
-                    " ({}), which is granted once the # is gone.",
+                    " ({}). Uncomment the lines below to grant it.",
                     format_size(*size)
                 );
                 text::quoted(&digest.to_string())
             }
             Err(why) => {
                 let _ = writeln!(out, "; {why}.", why = Escaped::new(why));
-                "\"…\"   # as sha256sum prints it".to_owned()
+                "\"…\"   # the output of sha256sum".to_owned()
             }
         };
         if let Some(link) = &self.link {
@@ -101,10 +101,10 @@ impl File {
     }
 }
 
-/// The files of a model that keeps data in some, and has been granted none.
+/// The data files of a model under a policy that grants no files.
 pub(super) fn ungranted(loaded: &Loaded, path: &Path) -> Result<Vec<File>, Failure> {
     let Loaded { model, name, .. } = loaded;
-    // Under a policy with grants the model is not loaded without all of its files.
+    // Under a policy with grants, loading has already checked that all files are granted.
     if !model.policy().filesystem.is_empty() {
         return Ok(Vec::new());
     }
@@ -119,11 +119,11 @@ pub(super) fn ungranted(loaded: &Loaded, path: &Path) -> Result<Vec<File>, Failu
     Ok(places.iter().map(|place| File::look(place, &folder)).collect())
 }
 
-/// The policy of a model that was not run.
+/// The policy for a model that was not measured.
 pub(super) fn unmeasured(loaded: &Loaded, files: &[File], base: &Policy, folder: &Path) -> String {
-    let comments = "# A starting point. Nothing was measured: the model keeps data in files that are not \
-                    granted yet.\n# Take the # away from the grants that you accept; `belljar new-policy` \
-                    with this file as\n# --policy then measures the limits.\n";
+    let comments = "# A starting point. Limits were not measured: the model keeps data in files \
+                    that are not granted yet.\n# Uncomment the grants that you accept; then \
+                    `belljar new-policy` with this file as\n# --policy measures the limits.\n";
     let mut out = starting_head(&loaded.name, &loaded.sha256, comments, &text::settings(base));
     files.iter().for_each(|file| out.push_str(&file.entry(folder)));
     for (table, rules) in [("inputs", &base.inputs), ("outputs", &base.outputs)] {

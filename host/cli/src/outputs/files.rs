@@ -1,4 +1,5 @@
-//! Outputs written to files: what names they get there, and how files come into being.
+//! Writes outputs to files. A model chooses the names of its outputs, but they must never decide
+//! where a file is written.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
@@ -17,7 +18,7 @@ enum Kind {
     Folder,
 }
 
-/// Where outputs are to be written. What can be refused is refused before there is anything to write.
+/// Where outputs are written. As much as possible is checked before the model runs.
 pub(crate) struct Target<'a> {
     path: &'a Path,
     force: bool,
@@ -33,11 +34,9 @@ impl<'a> Target<'a> {
             Some("npz") => Kind::Npz,
             Some("json") => Kind::Json,
             _ => {
-                let text = format!(
-                    "--output {}: the name does not say which format to write",
-                    shown(path)
-                );
-                let hint = "name a .npz or .json file, or a folder, ending in /";
+                let text =
+                    format!("--output {}: cannot infer the format from the name", shown(path));
+                let hint = "use a .npz or .json file, or a folder: a path that ends in /";
                 return Err(Failure::usage(text).hint(hint));
             }
         };
@@ -63,7 +62,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Writes outputs, and says which files were written.
+    /// Writes outputs, and returns the paths of the written files.
     pub(crate) fn write(
         &self,
         outputs: &[(String, Tensor)],
@@ -76,8 +75,8 @@ impl<'a> Target<'a> {
                 for (name, member) in names.iter().zip(&members).filter(|(name, new)| *name != new)
                 {
                     terminal.warn(&format!(
-                        "output \"{}\" is named \"{}\" in {}: its own name would lead elsewhere, or \
-                         be cut, when the archive is unpacked",
+                        "output \"{}\" is renamed to \"{}\" in {}: its own name is not safe as a \
+                         path when the archive is unpacked",
                         Escaped::cut(name, 60),
                         Escaped::cut(member, 60),
                         shown(self.path)
@@ -111,8 +110,7 @@ impl<'a> Target<'a> {
         write_file(file, self.force, write)
     }
 
-    /// A file in the folder for each output. What an output is called must not decide where a file
-    /// lies.
+    /// A file in the folder for each output, whatever the output's name.
     pub(crate) fn files(
         &self,
         names: &[&str],
@@ -120,9 +118,9 @@ impl<'a> Target<'a> {
     ) -> Result<Vec<PathBuf>, Failure> {
         let files: Vec<String> =
             names.iter().enumerate().map(|(at, name)| file_name(name, kind(at))).collect();
-        // Some file systems do not tell capital letters from small ones.
-        if let Some(pair) = twins(&files, str::eq_ignore_ascii_case) {
-            let hint = "write a .npz file, in which they keep their names";
+        // Some file systems ignore case.
+        if let Some(pair) = duplicate(&files, str::eq_ignore_ascii_case) {
+            let hint = "write a .npz file, which keeps their names";
             return Err(self.collide(names, &files, pair).hint(hint));
         }
         let files: Vec<PathBuf> = files.iter().map(|name| self.path.join(name)).collect();
@@ -133,14 +131,14 @@ impl<'a> Target<'a> {
     /// The name of each output in the archive.
     fn members(&self, names: &[&str]) -> Result<Vec<String>, Failure> {
         let members: Vec<String> = names.iter().map(|name| member_name(name)).collect();
-        // To numpy the name of an array is that of its entry, or that without `.npy`.
+        // numpy names an array after its entry, with or without `.npy`.
         let same = |a: &str, b: &str| {
             a == b || a.strip_suffix(".npy") == Some(b) || b.strip_suffix(".npy") == Some(a)
         };
-        match twins(&members, same) {
+        match duplicate(&members, same) {
             None => Ok(members),
             Some(pair) => {
-                let hint = "write a .json file, in which they keep their names";
+                let hint = "write a .json file, which keeps their names";
                 Err(self.collide(names, &members, pair).hint(hint))
             }
         }
@@ -150,7 +148,7 @@ impl<'a> Target<'a> {
         let name = |at: usize| Escaped::cut(names.get(at).copied().unwrap_or_default(), 60);
         let file = |at: usize| Escaped::cut(files.get(at).map_or("", String::as_str), 60);
         Failure::usage(format!(
-            "--output {}: two outputs cannot be told apart there: \"{}\" as {} and \"{}\" as {}",
+            "--output {}: two outputs would have the same name: \"{}\" as {} and \"{}\" as {}",
             shown(self.path),
             name(a),
             file(a),
@@ -160,8 +158,8 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Two of these that are the same.
-fn twins(names: &[String], same: impl Fn(&str, &str) -> bool) -> Option<(usize, usize)> {
+/// The positions of two names that are the same.
+fn duplicate(names: &[String], same: impl Fn(&str, &str) -> bool) -> Option<(usize, usize)> {
     names.iter().enumerate().find_map(|(b, name)| {
         let a = names.iter().take(b).position(|other| same(other, name))?;
         Some((a, b))
@@ -169,16 +167,16 @@ fn twins(names: &[String], same: impl Fn(&str, &str) -> bool) -> Option<(usize, 
 }
 
 fn file_name(name: &str, kind: &str) -> String {
-    const LONGEST: usize = 80;
+    const MAX_CHARS: usize = 80;
     let keep = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-    let clean: String = name.chars().take(LONGEST).map(keep).collect();
+    let clean: String = name.chars().take(MAX_CHARS).map(keep).collect();
     let clean = clean.trim_start_matches(['.', '-']);
     let clean = if clean.is_empty() { "output" } else { clean };
     format!("{clean}.{kind}")
 }
 
-/// The name of an output in an archive: its own, unless a program that unpacks archives into files
-/// could be led elsewhere by it, or would cut it.
+/// The name of an output in an archive: its own, unless a program that unpacks the archive would
+/// write to another folder or truncate the name.
 fn member_name(name: &str) -> String {
     let separator = |c: char| matches!(c, '/' | '\\');
     let drive = |name: &str| {
@@ -186,13 +184,13 @@ fn member_name(name: &str) -> String {
         let letter = chars.next().is_some_and(|c| c.is_ascii_alphabetic());
         letter && chars.next() == Some(':') && chars.next().is_some_and(separator)
     };
-    let leads_elsewhere = name.starts_with(separator)
+    let unsafe_path = name.starts_with(separator)
         || drive(name)
         || name.split(separator).any(|part| part == "..")
         || name.chars().any(char::is_control);
     match name {
         "" => "output".to_owned(),
-        name if !leads_elsewhere => name.to_owned(),
+        name if !unsafe_path => name.to_owned(),
         name => {
             let keep = |c: char| if separator(c) || c == ':' || c.is_control() { '_' } else { c };
             name.chars().map(keep).collect::<String>().replace("..", "__")
@@ -200,23 +198,23 @@ fn member_name(name: &str) -> String {
     }
 }
 
-/// Checks that a file can be made, or may be replaced.
+/// Checks that a path does not exist, or may be replaced.
 pub(crate) fn check_free(path: &Path, force: bool) -> Result<(), Failure> {
     let failed = |why: &'static str| Failure::write(path, &why);
-    if let Ok(there) = path.symlink_metadata() {
+    if let Ok(existing) = path.symlink_metadata() {
         if !force {
-            return Err(failed("there is something already"));
+            return Err(failed("already exists"));
         }
-        // A rename would put a file in place of a device, too.
-        if !there.is_file() && !there.is_symlink() {
-            return Err(failed("not a file, and not replaced"));
+        // A rename would replace even a device.
+        if !existing.is_file() && !existing.is_symlink() {
+            return Err(failed("exists and is not a regular file, so it is not replaced"));
         }
     }
     Ok(())
 }
 
-/// Writes a file whole or not at all: into a temporary file first, which then gets the name. Never
-/// through a symlink, and over another file only when asked to.
+/// Writes a file atomically: first a temporary file, which is then renamed. Never follows a
+/// symlink, and replaces a file only with `force`.
 pub(crate) fn write_file(
     path: &Path,
     force: bool,
@@ -224,7 +222,7 @@ pub(crate) fn write_file(
 ) -> Result<(), Failure> {
     let failed = |err: &dyn std::fmt::Display| Failure::write(path, err);
     check_free(path, force)?;
-    path.file_name().ok_or_else(|| failed(&"not the name of a file"))?;
+    path.file_name().ok_or_else(|| failed(&"not a file name"))?;
     let written = (|| {
         let mut temporary = Temporary::new(temporary::folder_of(path))?;
         let mut file = BufWriter::new(temporary.file().try_clone()?);
@@ -243,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_outputs_never_lead_elsewhere() {
+    fn file_names_of_outputs_stay_in_the_folder() {
         for (name, expected) in [
             ("../../etc/passwd", "_.._etc_passwd.npy"),
             ("/abs", "_abs.npy"),
@@ -266,7 +264,7 @@ mod tests {
         for names in [&["out:0", "out_0"][..], &["x", "A", "a"], &["", ".."], &["a/b", "a b"]] {
             let err = target.check(names).unwrap_err();
             assert_eq!(err.exit_code(), 2, "{err}");
-            assert!(err.to_string().contains("cannot be told apart"), "{err}");
+            assert!(err.to_string().contains("would have the same name"), "{err}");
         }
         target.check(&["out:0", "out_1", "b"]).unwrap();
         let npz = folder.path().join("x.npz");
@@ -280,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn names_in_archives_are_kept_unless_they_lead_elsewhere() {
+    fn names_in_archives_are_kept_unless_they_are_unsafe_paths() {
         for kept in [
             "Identity:0",
             "gpu_0/softmax_1",
@@ -316,11 +314,11 @@ mod tests {
     fn devices_are_not_replaced() {
         let write = |file: &mut BufWriter<File>| Ok(file.write_all(b"x")?);
         let err = write_file(Path::new("/dev/null"), true, write).unwrap_err();
-        assert!(err.to_string().contains("not a file"), "{err}");
+        assert!(err.to_string().contains("not a regular file"), "{err}");
     }
 
     #[test]
-    fn files_are_not_replaced_unasked_and_symlinks_never_followed() {
+    fn files_are_replaced_only_with_force_and_symlinks_are_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         let (path, victim) = (folder.path().join("out.npy"), folder.path().join("victim"));
         let tensor = Tensor::scalar(1.0f32);
@@ -334,6 +332,6 @@ mod tests {
         assert!(write(false).is_err());
         write(true).unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left over");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no temporary file is left");
     }
 }

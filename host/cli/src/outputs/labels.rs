@@ -1,4 +1,4 @@
-//! Names of the classes along the last axis.
+//! Class names for the last axis of the outputs.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,10 +8,10 @@ use super::super::failure::{Failure, shown};
 use belljar_tensor::{BYTE_ORDER_MARK, Tensor};
 use belljar_text::Escaped;
 
-/// Longest file of labels, in bytes: some hundred thousand classes.
-const LONGEST: u64 = 16 << 20;
+/// Maximum size of a file of labels, in bytes: several hundred thousand classes.
+const MAX_SIZE: u64 = 16 << 20;
 
-/// One label a line. Kept as the text that they are, with where each line begins.
+/// Labels, one per line. Stored as one text, with the start of each line.
 pub(crate) struct Labels {
     text: String,
     starts: Vec<u32>,
@@ -24,14 +24,14 @@ impl Labels {
         };
         let mut bytes = Vec::new();
         let file = File::open(path).map_err(|err| failed(&err))?;
-        file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(|err| failed(&err))?;
-        if bytes.len() as u64 > LONGEST {
-            return Err(failed(&format!("the file is longer than {LONGEST} bytes")));
+        file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(|err| failed(&err))?;
+        if bytes.len() as u64 > MAX_SIZE {
+            return Err(failed(&format!("the file is longer than {MAX_SIZE} bytes")));
         }
         if bytes.starts_with(BYTE_ORDER_MARK) {
             bytes.drain(..BYTE_ORDER_MARK.len());
         }
-        let text = String::from_utf8(bytes).map_err(|_| failed(&"the text is not UTF-8"))?;
+        let text = String::from_utf8(bytes).map_err(|_| failed(&"the text is not valid UTF-8"))?;
         Ok(Labels::new(text))
     }
 
@@ -39,7 +39,7 @@ impl Labels {
         let mut starts = Vec::new();
         let mut at = 0;
         for line in text.split_inclusive('\n') {
-            // The text is shorter than 4 GiB.
+            // The size limit keeps offsets below 4 GiB.
             starts.push(at as u32);
             at += line.len();
         }
@@ -61,7 +61,7 @@ impl Labels {
         Ok(())
     }
 
-    /// Whether there is a label for each class of an output.
+    /// Whether the number of labels is the number of classes of an output.
     pub(crate) fn fits(&self, tensor: &Tensor) -> bool {
         tensor.shape().last().copied().unwrap_or(1) == self.starts.len()
     }

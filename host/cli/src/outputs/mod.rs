@@ -1,4 +1,4 @@
-//! Answers: printed as a table or as JSON, and written to files.
+//! Prints outputs as a table or as JSON, and writes them to files.
 
 mod files;
 mod labels;
@@ -64,7 +64,7 @@ impl Printing<'_> {
         table.print(&mut out, 0)?;
         for (name, tensor) in outputs.iter().filter(|(_, tensor)| self.top > 0 && tensor.len() > 0)
         {
-            // One at a time: the largest values of all outputs together could be many.
+            // One output at a time, to bound the memory for the largest values.
             let top = self.top_of(tensor);
             let strings = tensor.as_slice::<String>().unwrap_or_default();
             if top.is_empty() && strings.is_empty() {
@@ -85,12 +85,12 @@ impl Printing<'_> {
         Ok(())
     }
 
-    /// An output as it is printed in JSON. Elements are written one by one: nothing is collected.
+    /// An output for printing as JSON. Its elements are serialised one by one.
     pub(super) fn entry<'a>(&'a self, (name, tensor): &'a (String, Tensor)) -> Entry<'a> {
         Entry { printing: self, name, tensor }
     }
 
-    /// The largest values; strings have none.
+    /// The largest values; none for strings.
     fn top_of(&self, tensor: &Tensor) -> Vec<(Vec<usize>, f64)> {
         match tensor.data() {
             Data::String(_) => Vec::new(),
@@ -98,7 +98,7 @@ impl Printing<'_> {
         }
     }
 
-    /// Not every output of a guest program has classes.
+    /// The label of an index; an output of a guest program may have no classes.
     fn label(&self, tensor: &Tensor, index: &[usize]) -> Option<&str> {
         self.labels.filter(|labels| labels.fits(tensor)).and_then(|labels| labels.of(index))
     }
@@ -112,7 +112,7 @@ impl Printing<'_> {
     }
 }
 
-/// One element, exactly. JSON has no infinities; a string says it as the tensor files do.
+/// One element, exactly. JSON has no infinities, so they are strings, as in tensor files.
 fn element(tensor: &Tensor, index: &[usize]) -> Value {
     let flat = index.iter().zip(tensor.shape()).fold(0, |flat, (at, size)| flat * size + at);
     let float = |value: f64, exact: Value| match value {

@@ -1,9 +1,9 @@
-//! Files that appear whole or not at all.
+//! Files that are written atomically: they appear complete or not at all.
 //!
-//! A file without a name (`O_TMPFILE`) is gone with the process, however that ends. Where the file
-//! system has no such files, and for the moment in which a file replaces another one, there is a
-//! temporary name: a signal that ends the process removes it, and what a SIGKILL leaves is removed
-//! when the next file is written into the folder.
+//! A file without a name (`O_TMPFILE`) disappears with the process. A temporary name is needed if
+//! the file system does not support such files, and for the moment in which a file replaces another
+//! one. A signal that ends the process removes the temporary file; after a SIGKILL, the next write
+//! to the folder removes it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -17,29 +17,29 @@ use rustix::io::Errno;
 
 use belljar_confine::stop_signals::RemovedOnSignal;
 
-/// What temporary names begin with; the process follows, then a random number.
+/// The prefix of temporary names, which is followed by the process ID and a random number.
 const PREFIX: &str = ".belljar-";
 
-/// The links to the files that this process has open.
+/// The folder of links to this process's open files.
 const OPEN_FILES: &str = "/proc/self/fd";
 
-/// A file that has not got its name yet.
+/// A file that does not have its final name yet.
 pub(super) struct Temporary<'a> {
     folder: &'a Path,
     file: File,
     name: Option<Name>,
 }
 
-/// A temporary name, which is removed with the value.
+/// A temporary name. Dropping it removes the file.
 struct Name {
     path: PathBuf,
-    /// Last, so that the file is removed while signals are still taken care of.
+    /// Dropped last, so that the file is removed while signals are still handled.
     _on_signal: RemovedOnSignal,
 }
 
 impl Drop for Name {
     fn drop(&mut self) {
-        // After a rename nothing is there.
+        // After a rename the file no longer exists.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -58,7 +58,7 @@ impl Temporary<'_> {
     pub(super) fn new(folder: &Path) -> io::Result<Temporary<'_>> {
         remove_leftovers(folder);
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        // Without /proc such a file gets no name.
+        // Without /proc such a file cannot be named.
         if Path::new(OPEN_FILES).is_dir()
             && let Ok(file) = rustix::fs::open(folder, flags, Mode::from_raw_mode(0o666))
         {
@@ -74,7 +74,7 @@ impl Temporary<'_> {
         &mut self.file
     }
 
-    /// Gives the file its name; another file of that name is replaced only with `force`.
+    /// Gives the file its name; an existing file of that name is replaced only with `force`.
     pub(super) fn keep(mut self, path: &Path, force: bool) -> io::Result<()> {
         let link = |to: &Path| {
             let from = format!("{OPEN_FILES}/{}", self.file.as_raw_fd());
@@ -89,7 +89,7 @@ impl Temporary<'_> {
                 (Ok(()), None) => return Ok(()),
                 (Ok(()), Some(name)) => self.name = Some(name),
                 (Err(Errno::EXIST), None) => return Err(exists()),
-                // Some file systems make such files and cannot name them.
+                // Some file systems can create such files but not name them.
                 (Err(_), name) => {
                     drop(name);
                     let (mut file, name) = named(self.folder)?;
@@ -107,7 +107,7 @@ impl Temporary<'_> {
         match rustix::fs::renameat_with(CWD, &name.path, CWD, path, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => Err(exists()),
-            // A link is refused, too, where something has appeared meanwhile.
+            // Creating a link also fails if the path exists.
             Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(&name.path, path),
             Err(err) => Err(err.into()),
         }
@@ -115,30 +115,30 @@ impl Temporary<'_> {
 }
 
 fn exists() -> io::Error {
-    io::Error::new(io::ErrorKind::AlreadyExists, "there is something already")
+    io::Error::new(io::ErrorKind::AlreadyExists, "already exists")
 }
 
 /// A new file with a temporary name, locked for as long as it is open.
 fn named(folder: &Path) -> io::Result<(File, Name)> {
-    const TIMES: usize = 100;
-    for _ in 0..TIMES {
+    const MAX_ATTEMPTS: usize = 100;
+    for _ in 0..MAX_ATTEMPTS {
         let name = Name::new(folder)?;
         let file = File::options().read(true).write(true).create_new(true).open(&name.path)?;
         lock(&file);
-        // Somebody may have taken it for a leftover before it was locked.
+        // Another process may have removed it as a leftover before it was locked.
         if rustix::fs::fstat(&file)?.st_nlink > 0 {
             return Ok((file, name));
         }
     }
-    Err(io::Error::other("every temporary file was removed at once"))
+    Err(io::Error::other("each temporary file was removed by another process"))
 }
 
-/// Where there are no locks, nobody else gets one either.
+/// Locks a file. Without support for locks this fails, and then leftovers are not removed either.
 fn lock(file: &File) {
     let _ = rustix::fs::flock(file, FlockOperation::LockExclusive);
 }
 
-/// The folder in which a file lies.
+/// The folder of a file.
 pub(super) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -146,7 +146,7 @@ pub(super) fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Removes temporary files whose writers are gone: nobody has them locked.
+/// Removes temporary files that are not locked, which means that their writers have exited.
 pub(super) fn remove_leftovers(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten().filter(|entry| is_temporary(&entry.file_name())) {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_with_a_temporary_name_is_kept_or_removed() {
+    fn named_temporary_file_is_kept_or_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("answer");
         let make = |content: &[u8]| {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn only_temporary_files_that_nobody_has_open_are_leftovers() {
+    fn only_unlocked_temporary_files_are_leftovers() {
         let folder = tempfile::tempdir().unwrap();
         let place = |name: &str| folder.path().join(name);
         for name in [".belljar-1-answer.npz", ".belljar-77-0123456789abcdef"] {

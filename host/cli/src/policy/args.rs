@@ -8,13 +8,14 @@ use crate::args::{InputArgs, TextFormat};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
-    /// Say whether policies are good: as `belljar run` reads them, and against the operator's ceiling
+    /// Check whether policies are valid, and whether the operator's ceiling allows them
     #[command(after_help = "\
-Errors have the line, the column, and the key that was probably meant. Warnings are about policies
-that hold, and allow more than most need. Exit code 0 if every policy can be used, 3 if one cannot.
+Errors show the line, the column and, for an unknown key, the most similar key. Warnings are about
+valid policies that allow more than most models need. Exit code 0 if all policies can be used, 3 if
+one cannot.
 
 With --unused there is also a warning for each grant that no run in a log of decisions has used
-(`belljar run --decisions LOG` makes one).
+(`belljar run --decisions LOG` writes such a log).
 
 Examples:
   belljar policy check model.policy.toml
@@ -26,11 +27,11 @@ Examples:
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
 
-        /// Warnings, and what a ceiling would cut, count as errors
+        /// Treat warnings, and reductions by a ceiling, as errors
         #[arg(long)]
         strict: bool,
 
-        /// Warn of grants, too, that no run in this log of decisions has used
+        /// Also warn about grants that no run in this log of decisions has used
         #[arg(long, value_name = "LOG")]
         unused: Option<PathBuf>,
 
@@ -38,9 +39,9 @@ Examples:
         #[arg(short, long, default_value = "text")]
         format: TextFormat,
     },
-    /// Say in plain sentences what a policy allows, and what enforces each
+    /// Explain in plain sentences what a policy allows, and what enforces it
     #[command(after_help = "\
-The file may be anybody's: nothing is run under it.
+The policy may be untrusted: nothing runs under it.
 
 Examples:
   belljar policy explain model.policy.toml
@@ -50,24 +51,25 @@ Examples:
         #[arg(value_name = "FILE")]
         file: PathBuf,
 
-        /// How to print it
+        /// How to print the sentences
         #[arg(short, long, default_value = "text")]
         format: TextFormat,
     },
-    /// Say what the second of two policies allows more, and what less; exit code 3 if it allows more
+    /// Compare two policies; exit code 3 if the second one allows more
     #[command(after_help = "\
-A gain is whatever the second policy allows and the first does not: a greater limit, a grant, a pin
-that is dropped or names another file. The files may be anybody's.
+A gain is anything that the second policy allows and the first does not: a higher limit, a new
+grant, a pin that is removed or changed. A loss is the opposite. Both policies may be untrusted:
+nothing runs under them.
 
 Examples:
   belljar policy diff approved.toml proposed.toml
   belljar policy diff approved.toml proposed.toml --format json | jq '.changes[] | select(.kind == \"gain\")'")]
     Diff {
-        /// The policy that there was
+        /// The old policy
         #[arg(value_name = "A")]
         old: PathBuf,
 
-        /// The policy that there is to be
+        /// The new policy
         #[arg(value_name = "B")]
         new: PathBuf,
 
@@ -75,10 +77,10 @@ Examples:
         #[arg(short, long, default_value = "text")]
         format: TextFormat,
     },
-    /// Add up how much a policy exposes
+    /// Compute a score for how much a policy exposes
     #[command(after_help = "\
-Each thing that a policy allows has a weight; policies/README.md lists them. The sum has no meaning
-but to compare policies, and to notice when one grows. The file may be anybody's.
+Each thing that a policy allows has a weight; policies/README.md lists them. The score is their sum.
+Use it only to compare policies, and to notice when one allows more. The policy may be untrusted.
 
 Examples:
   belljar policy score model.policy.toml
@@ -89,15 +91,16 @@ Examples:
         #[arg(value_name = "FILE")]
         file: PathBuf,
 
-        /// Exit code 3 if the sum is greater
+        /// Fail with exit code 3 if the score is greater
         #[arg(long, value_name = "N")]
         max: Option<u32>,
 
-        /// How to print it
+        /// How to print the score
         #[arg(short, long, default_value = "text")]
         format: TextFormat,
     },
-    /// Put tables and keys in the order of the format; comments stay with what they stand above
+    /// Format policies: put tables and keys in canonical order, together with the comments above
+    /// them
     #[command(after_help = "\
 Examples:
   belljar policy fmt model.policy.toml
@@ -107,18 +110,18 @@ Examples:
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
 
-        /// Change nothing; exit code 1 if a file is in another order
+        /// Change no file; exit code 1 if a file is not in canonical order
         #[arg(long)]
         check: bool,
     },
     Record(Record),
-    /// Print the JSON Schema of the format, for editors
+    /// Print the JSON Schema of the policy format, for editors
     #[command(after_help = "\
 Examples:
   belljar policy schema > policy.schema.json
   belljar policy schema --ceiling > ceiling.schema.json")]
     Schema {
-        /// That of the operator's ceiling instead
+        /// Print the schema of the operator's ceiling instead
         #[arg(long)]
         ceiling: bool,
     },
@@ -127,17 +130,17 @@ Examples:
 /// Run a model or a guest program, and write the tightest policy that the run needs
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A model: its shapes, element types and sizes are written down, and limits measured with room to spare.
+For a model, the policy records its shapes and element types, and measured limits with a margin.
 
-A guest program runs with what --within grants and nothing else; without it, with nothing. It sees an
-empty folder of its own at /, and copies of the folders that it may write to, so that nothing on this
-machine is changed. It is run again with what was learnt from the run before, a few times at most. What
-it has used of --within is granted in the answer, file by file. What it has asked for beyond that, and
-grants that are risky, stand there as comments, each with a sentence: write access, whole folders, files
-of the system, peers beyond this machine, and environments. Take the # away from those that you accept,
-and record again within that policy.
+A guest program runs with only the grants of --within, or with none. It sees an empty folder at /,
+and copies of the folders that it may write to, so that no files on this machine change. It runs up
+to eight times, and each run uses what the previous one revealed. The policy grants, file by file,
+what the program used of --within. Other requests and risky grants are written as comments, each
+with an explanation: write access, whole folders, system files, peers beyond this machine, and
+environments. Uncomment those that you accept, and record again with --within that policy.
 
-Exit code 0 if it has answered; else what it failed of, and the policy is written all the same.
+Exit code 0 if the program succeeds; otherwise that of its failure. The policy is written in both
+cases.
 
 Examples:
   belljar policy record model.onnx --input image=photo.npy --output model.policy.toml
@@ -151,16 +154,15 @@ pub(crate) struct Record {
     #[command(flatten)]
     pub(crate) inputs: InputArgs,
 
-    /// A policy that bounds what is granted while it is recorded; what it grants and the run does not
-    /// need is left out
+    /// The most that the recorded run may use; the new policy omits what the run does not need
     #[arg(long, value_name = "POLICY")]
     pub(crate) within: Option<PathBuf>,
 
-    /// Where to write the policy, instead of printing it
+    /// Write the policy to this file instead of printing it
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Let --output replace a file
+    /// Allow --output to replace a file
     #[arg(long, requires = "output")]
     pub(crate) force: bool,
 

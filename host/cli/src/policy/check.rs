@@ -1,4 +1,4 @@
-//! `belljar policy check`: whether policies can be used here.
+//! `belljar policy check`: checks whether policies can be used on this machine.
 
 use std::fmt::Write as _;
 use std::io::stdout;
@@ -15,14 +15,14 @@ use belljar::Digest;
 use belljar::{Error, ErrorKind};
 use belljar_policy::{Ceilings, Policy, PolicyError};
 
-/// How much a finding matters.
+/// The severity of a finding.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Severity {
     /// The policy cannot be used.
     Error,
-    /// A ceiling would cut it.
+    /// A ceiling reduces it.
     Cut,
-    /// It can be used, and allows more than most need.
+    /// It can be used, but allows more than most models need.
     Warning,
 }
 
@@ -45,7 +45,7 @@ struct Finding {
 
 struct Checked {
     path: String,
-    /// Of the file, if it could be read.
+    /// Digest of the file, if it could be read.
     sha256: Option<Digest>,
     findings: Vec<Finding>,
 }
@@ -94,7 +94,7 @@ fn one(file: &Path, ceilings: &Ceilings, uses: Option<&Uses>) -> Checked {
             .extend(effective.cuts().iter().map(|cut| finding(Severity::Cut, cut.to_string(), ""))),
         Err(refused) => {
             let message = format!("the operator's ceiling refuses it: {refused}");
-            findings.push(finding(Severity::Error, message, "ask for less"));
+            findings.push(finding(Severity::Error, message, "reduce what the policy requests"));
         }
     }
     let warned = warnings(&loaded).into_iter();
@@ -102,8 +102,8 @@ fn one(file: &Path, ceilings: &Ceilings, uses: Option<&Uses>) -> Checked {
     let unused = uses.map(|uses| uses.unused(&loaded));
     let unused = unused.map(|unused| {
         unused.unwrap_or_else(|| {
-            let missing = "no run under this policy is in the log of decisions".to_owned();
-            vec![(missing, "the policy may have been changed since; run it with --decisions")]
+            let missing = "the log of decisions contains no run under this policy".to_owned();
+            vec![(missing, "the policy may have changed since; run it again with --decisions")]
         })
     });
     let unused = unused.into_iter().flatten();

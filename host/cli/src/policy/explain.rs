@@ -53,7 +53,7 @@ fn text(file: &Path, loaded: &LoadedPolicy, sentences: &[Sentence]) -> String {
             let _ = writeln!(out, "\n{about}");
         }
         let _ = writeln!(out, "  {}", sentence.text);
-        let _ = writeln!(out, "    held by: {}", sentence.enforced_by.join("; "));
+        let _ = writeln!(out, "    enforced by: {}", sentence.enforced_by.join("; "));
     }
     out
 }

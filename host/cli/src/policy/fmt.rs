@@ -1,4 +1,4 @@
-//! `belljar policy fmt`: files in canonical order.
+//! `belljar policy fmt`: rewrites policy files in canonical order.
 
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -19,7 +19,8 @@ pub(super) fn fmt(files: &[PathBuf], check: bool) -> Result<(), Failure> {
         if !check {
             replace(&source.path, &ordered).map_err(|err| Failure::write(file, &err))?;
         }
-        changed.push(format!("{}: {}\n", shown(file), if check { "out of order" } else { "done" }));
+        let what = if check { "not in canonical order" } else { "formatted" };
+        changed.push(format!("{}: {what}\n", shown(file)));
     }
     super::print(&changed.concat())?;
     match (check, changed.len()) {
@@ -31,15 +32,15 @@ pub(super) fn fmt(files: &[PathBuf], check: bool) -> Result<(), Failure> {
     }
 }
 
-const FIX: &str = "`belljar policy fmt` without --check puts it in order";
+const FIX: &str = "`belljar policy fmt` without --check formats it";
 
-/// Puts a new file in the place of an old one at once, with its mode and its owner.
+/// Replaces a file atomically, and keeps its mode and owner.
 fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     let old = path.metadata()?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
     let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create_new(true).open(&beside)?;
+    let mut file = options.write(true).create_new(true).open(&temporary)?;
     let written = file
         .set_permissions(std::fs::Permissions::from_mode(old.mode() & 0o7777))
         .and_then(|()| match file.metadata()?.uid() == old.uid() {
@@ -48,9 +49,9 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
         })
         .and_then(|()| file.write_all(text.as_bytes()))
         .and_then(|()| file.sync_all())
-        .and_then(|()| std::fs::rename(&beside, path));
+        .and_then(|()| std::fs::rename(&temporary, path));
     if written.is_err() {
-        let _ = std::fs::remove_file(&beside);
+        let _ = std::fs::remove_file(&temporary);
     }
     written
 }

@@ -1,5 +1,6 @@
-//! `belljar policy`: reading, explaining, comparing and weighing policies. Only `record` runs a
-//! model, and only `check` says whether a policy can be used: the others also read files of strangers.
+//! `belljar policy`: checks, explains, compares, scores, formats and records policies. Only
+//! `record` runs a model, and only `check` decides whether a policy can be used: the other commands
+//! also accept untrusted files.
 
 pub(super) mod args;
 mod check;
@@ -38,12 +39,12 @@ pub(super) fn policy(command: &PolicyCommand, terminal: &Terminal) -> Result<(),
     }
 }
 
-/// A policy to be shown, whoever wrote it.
+/// Reads a policy that may be untrusted, for display only.
 fn review(path: &Path) -> Result<LoadedPolicy, Failure> {
     Ok(Policy::read_for_review(path).map_err(Error::from)?)
 }
 
-/// Prints a whole answer.
+/// Prints the result.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = BufWriter::new(stdout().lock());
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)

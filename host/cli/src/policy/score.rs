@@ -1,7 +1,7 @@
-//! `belljar policy score`: how much a policy exposes, as one number with its parts.
+//! `belljar policy score`: a number for how much a policy exposes, with its parts.
 //!
-//! The weights are chosen, not measured: they say which of two policies somebody should look at
-//! first. [`WEIGHTS`] is their one definition; policies/README.md shows it.
+//! The weights are chosen, not measured: they only show which of two policies to review first.
+//! [`WEIGHTS`] defines them; policies/README.md must list the same weights.
 
 use std::io::stdout;
 use std::path::Path;
@@ -19,7 +19,7 @@ use belljar_policy::{
 };
 use belljar_text::Escaped;
 
-/// What counts, and how much.
+/// A criterion and its points.
 #[derive(Clone, Copy)]
 struct Weight {
     key: &'static str,
@@ -32,21 +32,25 @@ const fn weight(key: &'static str, points: u32, what: &'static str) -> Weight {
 }
 
 const UNPINNED: Weight = weight("unpinned", 20, "any model or program is accepted");
-const BEST_EFFORT: Weight = weight("best-effort", 15, "a layer of the kernel may be missing");
+const BEST_EFFORT: Weight = weight("best-effort", 15, "kernel protection layers may be missing");
 const NATIVE: Weight = weight("native-kernels", 2, "native code works on the sandbox's memory");
 const ANY_INPUT: Weight =
-    weight("any-input", 1, "a model alone: no rule says what the values of its inputs must be");
+    weight("any-input", 1, "a model without a program: no rule for the values of its inputs");
 const ANY_OUTPUT: Weight =
-    weight("any-output", 1, "a model alone: no rule says what the values of its outputs must be");
-const WHOLE_OUTPUT: Weight =
-    weight("whole-output", 1, "a model alone: no output is rounded, or cut to its greatest values");
+    weight("any-output", 1, "a model without a program: no rule for the values of its outputs");
+const WHOLE_OUTPUT: Weight = weight(
+    "whole-output",
+    1,
+    "a model without a program: no output is rounded or reduced to its \
+                               greatest values",
+);
 const MEMORY: Weight = weight("memory", 1, "for each doubling of memory beyond 256 MiB");
 const TIME: Weight = weight("time", 1, "for each doubling of the time of a run beyond 10 s");
 const THREADS: Weight = weight("threads", 1, "for each doubling of threads beyond one");
 const PROGRAM: Weight = weight("program", 10, "a guest program runs");
 const PRINTS: Weight = weight("prints", 1, "for each of standard output and standard error");
-const CLOCKS: Weight = weight("clocks", 3, "it has clocks, with which time can be measured");
-const RANDOMNESS: Weight = weight("randomness", 1, "it has random numbers");
+const CLOCKS: Weight = weight("clocks", 3, "it can read clocks, and so measure time");
+const RANDOMNESS: Weight = weight("randomness", 1, "it gets random numbers");
 const ARGUMENTS: Weight = weight("arguments", 1, "it gets arguments");
 const ENVIRONMENT: Weight = weight("environment", 1, "for each variable");
 const MODEL: Weight = weight("model", 1, "for each model it may load");
@@ -54,21 +58,21 @@ const READ: Weight = weight("read", 5, "for each file or folder it may read");
 const UNPINNED_FILE: Weight = weight(
     "unpinned-file",
     5,
-    "for each of these that a model keeps data in, of any content: it has no `sha256`",
+    "for each of these with data of a model, if its content is not pinned by `sha256`",
 );
 const WRITE: Weight = weight("write", 15, "for each file or folder it may write");
-const BROAD: Weight = weight("broad", 20, "for each of these that is / or lies right in it");
+const BROAD: Weight = weight("broad", 20, "for each of these that is / or is directly below it");
 const PEER: Weight = weight("peer", 10, "for each peer");
 const UDP: Weight = weight("udp", 2, "for each peer by UDP");
 const BY_NAME: Weight =
-    weight("by-name", 3, "for each peer by name, which others can point anywhere");
+    weight("by-name", 3, "for each peer given by name, which can resolve to any address");
 const INSIDE: Weight = weight("inside", 10, "for each kind of private and loopback addresses");
 const LINK_LOCAL: Weight = weight("link-local", 20, "for link-local addresses");
 const SENT: Weight = weight("sent", 1, "for each doubling of what it may send beyond 16 MiB");
 const WRITTEN: Weight =
     weight("written", 1, "for each doubling of what it may write beyond 64 MiB");
 const WAY_OUT: Weight =
-    weight("way-out", 15, "it reads files and has a network: a way out for both");
+    weight("way-out", 15, "it reads files and has network access, so it can send them out");
 
 /// Every weight, in order.
 const WEIGHTS: &[Weight] = &[
@@ -102,7 +106,7 @@ const WEIGHTS: &[Weight] = &[
     WAY_OUT,
 ];
 
-/// Something that counts.
+/// One part of a score.
 struct Part {
     key: &'static str,
     points: u32,
@@ -118,7 +122,7 @@ pub(super) fn score(file: &Path, max: Option<u32>, format: TextFormat) -> Result
             for Part { key, points, what } in &parts {
                 table.row([points.to_string(), (*key).to_owned(), what.clone()]);
             }
-            table.row([score.to_string(), "in all".to_owned(), String::new()]);
+            table.row([score.to_string(), "total".to_owned(), String::new()]);
             table.print(stdout().lock(), 0).map_err(Failure::output)?;
         }
         TextFormat::Json => {
@@ -135,7 +139,9 @@ pub(super) fn score(file: &Path, max: Option<u32>, format: TextFormat) -> Result
         }
     }
     match max {
-        Some(max) if score > max => Err(Failure::refused(format!("{score} is more than {max}"))),
+        Some(max) if score > max => {
+            Err(Failure::refused(format!("the score {score} exceeds the maximum {max}")))
+        }
         _ => Ok(()),
     }
 }
@@ -198,8 +204,8 @@ fn parts(loaded: &LoadedPolicy) -> Vec<Part> {
     to.0
 }
 
-/// A policy does not know what a model declares: one rule is taken for a sign that somebody thought
-/// of its values.
+/// Scores missing value rules. A policy does not contain the model's declared inputs and outputs,
+/// so a single rule counts as evidence that its author considered the values.
 fn values(policy: &Policy, to: &mut Parts) {
     if policy.program.is_some() {
         return;

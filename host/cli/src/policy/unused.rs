@@ -1,7 +1,7 @@
-//! `belljar policy check --unused LOG`: what a policy grants that no recorded run has used.
+//! `belljar policy check --unused LOG`: finds grants of a policy that no recorded run has used.
 //!
 //! A log of decisions has a line for each use of a grant, with the rule that allowed it. Only lines
-//! of runs under this very policy count.
+//! of runs under exactly this policy are counted.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -15,10 +15,10 @@ use belljar::Digest;
 use belljar_policy::{Access, LoadedPolicy, ModelGrant, key_rule};
 use belljar_text::Escaped;
 
-/// Longest line of a log: three texts of a thousand characters, each of which may be escaped.
+/// Maximum length of a line: three texts of a thousand characters, each of which may be escaped.
 const MAX_LINE: usize = 1 << 16;
 
-/// What of a line matters here.
+/// The fields of a line that are used here.
 #[derive(Deserialize)]
 struct Line {
     model: Option<String>,
@@ -29,14 +29,14 @@ struct Line {
     rule: String,
 }
 
-/// What was allowed in recorded runs, whatever the policy.
+/// What was allowed in the recorded runs, under all policies.
 #[derive(Default)]
 pub(super) struct Uses {
     /// By the digest of the policy: the rule, and the access.
     rules: HashSet<(String, String, String)>,
     /// By the digest of the policy: models that were loaded.
     models: HashSet<(String, String)>,
-    /// Policies under which something has run.
+    /// Policies under which a model or program has run.
     runs: HashSet<String>,
 }
 
@@ -52,7 +52,7 @@ impl Uses {
                 break;
             }
             let line: Line = serde_json::from_slice(&line).map_err(|_| {
-                bad(&format_args!("line {number} is no line of a log of decisions"))
+                bad(&format_args!("line {number} is not an entry of a log of decisions"))
             })?;
             uses.add(line);
         }
@@ -74,10 +74,9 @@ impl Uses {
         }
     }
 
-    /// Each grant that was not used, with what to do about it. `None` if nothing has run under the
-    /// policy.
+    /// Each unused grant, with a hint. `None` if no run used this policy.
     pub(super) fn unused(&self, loaded: &LoadedPolicy) -> Option<Vec<(String, &'static str)>> {
-        const DROP: &str = "drop it, unless rarer runs need it";
+        const DROP: &str = "remove it, unless rare runs need it";
         let digest = Digest::from(loaded.source.sha256).to_string();
         if !self.runs.contains(&digest) {
             return None;
@@ -98,7 +97,7 @@ impl Uses {
                 let name = Escaped::new(&grant.name);
                 found.push((format!("never used: the model {name}"), DROP));
             }
-            // What its own policy grants is written down under that policy.
+            // Uses of the grants of the model's own policy are logged under that policy.
             let Some(own) = &grant.rules else { continue };
             let own = Digest::from(own.source.sha256).to_string();
             for file in grant.files() {
@@ -115,7 +114,7 @@ impl Uses {
                 (false, false, _) => found.push((format!("never used: {guest}"), DROP)),
                 (true, false, Access::Write) => found.push((
                     format!("never written to: {guest}"),
-                    "write access = \"read\", unless rarer runs need more",
+                    "set access = \"read\", unless rare runs write",
                 )),
                 _ => {}
             }
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_log_is_named_with_its_line() {
+    fn invalid_line_of_a_log_is_reported_with_its_number() {
         let line = r#"{"time":"","model":null,"policy":null,"resource":"model","access":"run","verdict":"allowed","rule":"limits"}"#;
         assert!(uses(&[]).is_ok());
         assert!(uses(&[line, line]).is_ok());

@@ -1,4 +1,5 @@
-//! What a policy allows that few need, or that does not mean what it seems to: for `policy check`.
+//! The warnings of `policy check`: grants that few models need, or that do not do what they seem
+//! to.
 
 use std::path::Path;
 
@@ -13,23 +14,23 @@ const BROAD: &[&str] = &[
     "/", "/bin", "/boot", "/etc", "/home", "/lib", "/media", "/mnt", "/opt", "/root", "/run",
     "/srv", "/tmp", "/usr", "/var", "/var/lib", "/var/log", "/var/tmp",
 ];
-/// What the kernel shows as files, and is none.
-const OF_THE_KERNEL: &[&str] = &["/proc", "/sys", "/dev"];
+/// Folders of kernel interfaces, which are not real files.
+const KERNEL_FOLDERS: &[&str] = &["/proc", "/sys", "/dev"];
 /// Parts of the names of variables that hold secrets.
 const SECRETS: &[&str] = &["KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL"];
 
-/// Each warning with what to do.
+/// Warnings, each with a hint.
 type Warnings = Vec<(String, &'static str)>;
 
-/// What is worth a second look, in the order of the format.
+/// All warnings about a policy, in the order of the format.
 pub(super) fn warnings(loaded: &LoadedPolicy) -> Warnings {
     let policy = &loaded.policy;
     let mut found = Warnings::new();
     if policy.confinement == Confinement::BestEffort {
         found.push((
-            "confinement = \"best-effort\": a layer of the kernel may be missing around workers"
+            "confinement = \"best-effort\": workers may run without a kernel protection layer"
                 .to_owned(),
-            "write \"strict\" if the machine has them all; `belljar doctor` says",
+            "use \"strict\" if this machine supports all layers; `belljar doctor` shows them",
         ));
     }
     pins(policy, &mut found);
@@ -51,11 +52,11 @@ fn pins(policy: &Policy, found: &mut Warnings) {
     match &policy.program {
         None if policy.model.sha256.is_none() => found.push((
             "any model is accepted: `model.sha256` is missing".to_owned(),
-            "pin the file; `belljar new-policy` does",
+            "pin the file; `belljar new-policy` writes the pin",
         )),
         Some(program) if program.sha256.is_none() => found.push((
             "any program is accepted: `program.sha256` is missing".to_owned(),
-            "pin the file by what `sha256sum` prints for it",
+            "pin the file; `sha256sum` prints its digest",
         )),
         _ => {}
     }
@@ -70,9 +71,9 @@ fn program(policy: &Policy, found: &mut Warnings) {
         if SECRETS.iter().any(|secret| upper.contains(secret)) {
             found.push((
                 format!(
-                    "program.environment: {name} looks like a secret, in a file that is shared"
+                    "program.environment: {name} looks like a secret, but policy files are shared"
                 ),
-                "keep secrets out of policies; a program that has one can send it wherever it may",
+                "keep secrets out of policies; a program can send them to any granted peer",
             ));
         }
     }
@@ -82,30 +83,30 @@ fn file(grant: &FileGrant, loaded: &LoadedPolicy, of_program: bool, found: &mut 
     let shown = loaded.shown_path(&grant.host);
     let is = |list: &[&str]| list.iter().any(|path| grant.host == Path::new(path));
     let below = |list: &[&str]| list.iter().any(|path| grant.host.starts_with(path));
-    if below(OF_THE_KERNEL) {
+    if below(KERNEL_FOLDERS) {
         found.push((
-            format!("filesystem.host = {shown}: what lies there is the kernel's, and no file"),
-            "grant a copy of what is needed",
+            format!("filesystem.host = {shown}: this is a kernel interface, not a file"),
+            "grant a copy of the data that is needed",
         ));
     } else if is(BROAD) {
         found.push((
-            format!("filesystem.host = {shown}: a broad grant, with everything below it"),
-            "grant the one file or folder that is needed",
+            format!("filesystem.host = {shown}: a broad grant that includes everything below it"),
+            "grant only the file or folder that is needed",
         ));
     }
     if of_program && grant.guest == "/" {
         found.push((
             format!(
-                "filesystem.guest = /: {shown} is all that the program sees, and no other \
-                     grant can stand beside it"
+                "filesystem.guest = /: the program sees only {shown}, and no other grant is \
+                 possible"
             ),
-            "give it a folder of its own, such as /data",
+            "use a separate folder, such as /data",
         ));
     }
     if !grant.host.exists() {
         found.push((
-            format!("filesystem.host = {shown}: nothing is there"),
-            "what is granted must be there when a run begins",
+            format!("filesystem.host = {shown}: does not exist"),
+            "a granted path must exist when a run starts",
         ));
     }
     if !of_program && grant.sha256.is_none() {
@@ -113,12 +114,15 @@ fn file(grant: &FileGrant, loaded: &LoadedPolicy, of_program: bool, found: &mut 
             format!(
                 "filesystem.host = {shown}: any content is accepted: `filesystem.sha256` is missing"
             ),
-            "grant each file with the SHA-256 of its content; `belljar new-policy` writes it",
+            "add the SHA-256 of each file; `belljar new-policy` writes it",
         ));
     }
     if !of_program && grant.sha256.is_some() && grant.host.is_dir() {
         found.push((
-            format!("filesystem.host = {shown}: a folder, and `filesystem.sha256` is of one file"),
+            format!(
+                "filesystem.host = {shown}: this is a folder, but `filesystem.sha256` is for \
+                     one file"
+            ),
             "grant each file with its own SHA-256",
         ));
     }
@@ -127,7 +131,7 @@ fn file(grant: &FileGrant, loaded: &LoadedPolicy, of_program: bool, found: &mut 
             format!(
                 "filesystem.host = {shown}: a program that may write there can change policies"
             ),
-            "keep policies in a folder of their own",
+            "keep policies in a separate folder",
         ));
     }
     for (folder, what) in
@@ -137,13 +141,13 @@ fn file(grant: &FileGrant, loaded: &LoadedPolicy, of_program: bool, found: &mut 
         if folder.ok().flatten().is_some_and(|own| touches(&own)) {
             found.push((
                 format!("filesystem.host = {shown}: Belljar keeps {what} there"),
-                "grant nothing above, in or below Belljar's own folders",
+                "do not grant folders above, in or below Belljar's own folders",
             ));
         }
     }
 }
 
-/// Whether policies lie in what is granted, or where the ceiling does.
+/// Whether a grant includes the folder of this policy or of the ceiling.
 fn writes_policies(grant: &FileGrant, loaded: &LoadedPolicy) -> bool {
     let folder = loaded.source.path.parent().unwrap_or(Path::new("/"));
     let rules = loaded.policy.models.iter().filter_map(|model| model.policy.as_deref());
@@ -157,10 +161,10 @@ fn peer(grant: &NetworkGrant, found: &mut Warnings) {
     if grant.reaches.contains(&AddressKind::LinkLocal) {
         found.push((
             format!(
-                "network.host = {host}: link-local addresses are where clouds hand out a \
-                     machine's credentials"
+                "network.host = {host}: cloud machines get their credentials from link-local \
+                 addresses"
             ),
-            "leave \"link-local\" out of `reaches`",
+            "remove \"link-local\" from `reaches`",
         ));
     }
     let Peer::Name(name) = &grant.host else { return };
@@ -174,20 +178,20 @@ fn peer(grant: &NetworkGrant, found: &mut Warnings) {
     if local && !grant.reaches.contains(&AddressKind::Loopback) {
         found.push((
             format!(
-                "network.host = {host}: it is this machine, and `reaches` does not list \
-                     \"loopback\""
+                "network.host = {host}: this is the local machine, but `reaches` does not list \
+                 \"loopback\""
             ),
-            "write reaches = [\"loopback\"], or nothing is ever reached",
+            "set reaches = [\"loopback\"]; otherwise no connection is possible",
         ));
     }
     if !local && !inner.is_empty() {
         found.push((
             format!(
-                "network.host = {host}: it may point to {} addresses, so whoever has that name \
-                 decides which machine here is reached",
+                "network.host = {host}: it may resolve to {} addresses, so the owner of the name \
+                 decides which local machine is reached",
                 inner.join(" and ")
             ),
-            "name the address itself",
+            "give the address instead of the name",
         ));
     }
 }
@@ -200,8 +204,8 @@ fn limits(policy: &Policy, found: &mut Warnings) {
     ];
     for (key, _) in most.iter().filter(|(_, is_most)| *is_most) {
         found.push((
-            format!("limits.{key}: the most that the format allows is as good as no limit"),
-            "measure what is needed; `belljar new-policy` does",
+            format!("limits.{key}: the maximum of the format is effectively no limit"),
+            "measure what is needed with `belljar new-policy`",
         ));
     }
 }

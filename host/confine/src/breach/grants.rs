@@ -1,5 +1,5 @@
-//! Attempts with what a policy has granted to a program: a folder, and a connection. Each path is
-//! tried in several forms: by the folder above, absolute, and through `/proc`.
+//! Escape attempts that start from what a policy grants to a program: a folder and a connection.
+//! Each path is tried in several forms: through the parent folder, absolute, and through `/proc`.
 
 use std::ffi::{CString, c_int, c_long};
 use std::mem::MaybeUninit;
@@ -33,13 +33,13 @@ pub(super) const ATTEMPTS: &[(&str, Try)] = &[
         })
     }),
     (LOOK, |world| {
-        // Without following it: what is at the end of the path is all there is to see.
+        // Opens the link itself, without following it.
         each_form_of(world, &world.link, |at, path| {
             openat2(at, path, libc::O_PATH | libc::O_NOFOLLOW, 0, 0).map(drop)
         })
     }),
     (FIND, |world| {
-        // Neither is a folder, and nothing is removed. The answers tell which of the two is there.
+        // Neither is a folder, so nothing is removed, but the error could reveal which one exists.
         let asked = |path: &str| {
             each_form_of(world, path, |at, path| {
                 let how = libc::AT_REMOVEDIR.into();
@@ -185,19 +185,19 @@ pub(super) const ATTEMPTS: &[(&str, Try)] = &[
     }),
     (ELSEWHERE, |world| connect(held()?.socket, &address(world.other_udp))),
     (ELSEWHERE, |world| {
-        // In the place of the one descriptor that messages may be sent by.
+        // Replaces the one descriptor through which messages may be sent.
         call(libc::SYS_close, [super::super::channel::CHANNEL.into(), 0, 0, 0, 0])?;
         let socket = call(libc::SYS_dup, [held()?.socket, 0, 0, 0, 0])?;
         with_message(world, |message| {
             call(libc::SYS_sendmsg, [socket, message, 0, 0, 0])?;
-            // Nobody can be told any more but by how the process ends.
+            // The channel is closed, so only the exit code can report the result.
             // SAFETY: the end of the process.
             unsafe { libc::_exit(0) }
         })
     }),
 ];
 
-/// Each takes a name away on which something is mounted.
+/// Each removes or renames a mount point.
 pub(super) const UNMOUNTS: &[(&str, Try)] = &[
     (UNMOUNT, |_| unlink(c"mnt", libc::AT_REMOVEDIR)),
     (UNMOUNT, |_| unlink(c"pin", 0)),
@@ -217,12 +217,12 @@ const ELSEWHERE: &str = "send elsewhere by a granted connection";
 
 const NAME: &std::ffi::CStr = c"breach";
 
-/// Tries a call on a file beside the granted folder.
+/// Tries a call on a file next to the granted folder.
 fn each_form(world: &World, attempt: impl Fn(c_long, c_long) -> Outcome) -> Outcome {
     each_form_of(world, &world.home, attempt)
 }
 
-/// Tries a call on a file beside the granted folder, in this attempt's form of the path.
+/// Tries a call on a file next to the granted folder, with the path in this attempt's form.
 fn each_form_of(world: &World, path: &str, attempt: impl Fn(c_long, c_long) -> Outcome) -> Outcome {
     let folder = held()?.folder;
     let name = path.rsplit('/').next().unwrap_or_default();
@@ -236,8 +236,8 @@ fn each_form_of(world: &World, path: &str, attempt: impl Fn(c_long, c_long) -> O
     attempt(at, path.as_ptr() as c_long)
 }
 
-/// Removes what an attempt has made by a path out of the granted folder. Where nothing is above that
-/// folder, such a path leads to the folder itself, and nothing was made outside.
+/// Removes what an attempt created through a path that leaves the granted folder. If the folder is
+/// the root of its mount, such a path leads back into it, and nothing was created outside.
 fn was_outside(world: &World, at: c_long, path: c_long, flags: c_int) -> Outcome {
     let name = world.made.rsplit('/').next().unwrap_or_default();
     let name = CString::new(name).map_err(|_| libc::EINVAL)?;
@@ -248,7 +248,7 @@ fn was_outside(world: &World, at: c_long, path: c_long, flags: c_int) -> Outcome
     }
 }
 
-/// Makes something in the granted folder that should not be there, and removes it.
+/// Creates something forbidden in the granted folder, and removes it.
 fn made(attempt: impl Fn(c_long, c_long) -> Result<c_long, i32>) -> Outcome {
     let folder = held()?.folder;
     attempt(folder, NAME.as_ptr() as c_long)?;
@@ -271,7 +271,7 @@ fn rename(from: &std::ffi::CStr, to: &std::ffi::CStr) -> Outcome {
     call(libc::SYS_renameat2, [folder, names[0], folder, names[1], 0]).map(drop)
 }
 
-/// What an attempt cannot clean up, its test does.
+/// Removes a name. Errors are ignored: the test cleans up afterwards.
 fn remove(folder: c_long, name: &std::ffi::CStr, flags: c_int) -> Outcome {
     let _ = call(libc::SYS_unlinkat, [folder, name.as_ptr() as c_long, flags.into(), 0, 0]);
     Ok(())
@@ -282,7 +282,7 @@ fn openat2(at: c_long, path: c_long, flags: c_int, mode: u64, way: u64) -> Resul
     call(libc::SYS_openat2, [at, path, how.as_ptr() as c_long, 24, 0])
 }
 
-/// A message of one byte to somebody else than the peer.
+/// A message of one byte to an address other than the peer's.
 fn with_message(world: &World, attempt: impl Fn(c_long) -> Outcome) -> Outcome {
     let mut to = address(world.other_udp);
     let mut byte = libc::iovec { iov_base: c"x".as_ptr().cast_mut().cast(), iov_len: 1 };

@@ -1,17 +1,17 @@
-//! Attempts to have more memory than a worker may, each by another kind of it. All of it is touched:
-//! what is only reserved costs nobody anything.
+//! Attempts to use more memory than a worker may, each with a different kind of memory. All of it
+//! is touched: memory that is only reserved costs nothing.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_long};
 
 use super::{Outcome, Try, World, call, mapped};
 
-/// Bytes that an attempt must have taken to have succeeded: above what any limit of a worker in these
-/// tests allows.
+/// Bytes that an attempt must take to succeed: more than the limits of a worker in these tests
+/// allow.
 const TAKE: u64 = TAKEN_AT_MOST + MARGIN;
 
-/// What the limits of a worker in these tests come to, in bytes: private memory, the first thread's
-/// stack, and the one file that it may write.
+/// The sum of the memory limits of a worker in these tests, in bytes: private memory, the first
+/// thread's stack, and the one file that it may write.
 pub const TAKEN_AT_MOST: u64 = PRIVATE + FIRST_STACK + FILE;
 
 /// Private memory of a worker in these tests, in bytes.
@@ -22,7 +22,7 @@ pub const FILE: u64 = 64 << 20;
 
 const FIRST_STACK: u64 = 8 << 20;
 
-/// What a process has before it is confined, and what the kernel rounds up, in bytes.
+/// Memory that a process has before it is confined, and the kernel's rounding, in bytes.
 const MARGIN: u64 = 32 << 20;
 
 const PIECE: usize = 8 << 20;
@@ -90,13 +90,13 @@ pub(super) const ATTEMPTS: &[(&str, Try)] = &[
         Ok(())
     }),
     ("fill the buffers of pipes", |_| {
-        const MOST: c_long = 64 << 20;
+        const MAX_FILLED: c_long = 64 << 20;
         let mut filled = 0;
-        while filled < MOST {
+        while filled < MAX_FILLED {
             let mut ends = [0 as c_int; 2];
             call(libc::SYS_pipe2, [ends.as_mut_ptr() as c_long, 0, 0, 0, 0])?;
             let writes: c_long = ends[1].into();
-            // Without rights a user's pipes may have 64 MiB together, and small ones beyond.
+            // An unprivileged user's pipes may hold 64 MiB in total, then only small buffers.
             let size = call(libc::SYS_fcntl, [writes, libc::F_SETPIPE_SZ.into(), 1 << 20, 0, 0]);
             let size = size.unwrap_or(PAGE as c_long);
             let block = vec![1u8; size as usize];
@@ -105,7 +105,7 @@ pub(super) const ATTEMPTS: &[(&str, Try)] = &[
         Ok(())
     }),
     ("fill the kernel's tables of pages", |_| {
-        // A page for each 2 MiB of addresses, which share one page of zeros.
+        // One page table for each 2 MiB of addresses, which all map the zero page.
         const SPAN: usize = 2 << 20;
         let pages = (TAKE / PAGE as u64) as usize;
         let at = mapped(pages * SPAN, libc::PROT_READ, PLAIN | libc::MAP_NORESERVE, -1)?;
@@ -119,11 +119,11 @@ pub(super) const ATTEMPTS: &[(&str, Try)] = &[
     (EVERYTHING, everything),
 ];
 
-/// The attempt that takes whatever the filters of a role leave, one after the other.
+/// The attempt that uses every kind of memory that the role's filter allows, one after the other.
 pub(super) const EVERYTHING: &str = "take all memory that it can get";
 
 fn everything(world: &World) -> Outcome {
-    // One role may not make this call.
+    // The prepare role may not call mremap.
     let may_move = world.role != "prepare";
     let sum = Cell::new(0);
     let add = |more: u64| -> Outcome {
@@ -151,18 +151,18 @@ fn everything(world: &World) -> Outcome {
             return Ok(());
         }
     }
-    // As much as the limit on files allows: a byte more ends the process.
+    // Up to the file size limit: one byte more ends the process.
     for at in (0..FILE).step_by(PIECE) {
         match write_at(super::held()?.room, at as c_long) {
             Ok(written) => drop(add(written)),
             Err(_) => break,
         }
     }
-    // With less, nothing was tried in earnest, and nothing is shown.
+    // With less than half of the limits, the attempt did not test them, so it counts as a failure.
     if (TAKEN_AT_MOST / 2..=TAKE).contains(&sum.get()) { Err(libc::ENOMEM) } else { Ok(()) }
 }
 
-/// Takes piece after piece until it is too much.
+/// Takes pieces until they exceed [`TAKE`].
 fn taken(mut piece: impl FnMut() -> Result<u64, i32>) -> Outcome {
     let mut sum = 0;
     while sum <= TAKE {
@@ -174,19 +174,19 @@ fn taken(mut piece: impl FnMut() -> Result<u64, i32>) -> Outcome {
 fn touch(at: c_long, len: usize) {
     for offset in (0..len).step_by(PAGE) {
         let at = std::ptr::with_exposed_provenance_mut::<u8>(at as usize + offset);
-        // SAFETY: whoever calls this has just made a writable mapping of that length.
+        // SAFETY: callers have just made a writable mapping of that length.
         unsafe { at.write_volatile(1) };
     }
 }
 
-/// A piece of memory with something in it.
+/// A piece of memory that is written to.
 fn written(prot: c_int, flags: c_int) -> Result<c_long, i32> {
     let at = mapped(PIECE, prot, flags, -1)?;
     touch(at, PIECE);
     Ok(at)
 }
 
-/// A piece that has something in it, and has become what no limit counts.
+/// A written piece whose new protection would exempt it from `RLIMIT_DATA`.
 fn uncounted(prot: c_int) -> Result<u64, i32> {
     let at = written(WRITABLE, PLAIN)?;
     call(libc::SYS_mprotect, [at, PIECE as c_long, prot.into(), 0, 0])?;
@@ -196,7 +196,7 @@ fn uncounted(prot: c_int) -> Result<u64, i32> {
 fn grown_heap() -> Result<u64, i32> {
     let end = call(libc::SYS_brk, [0; 5])?;
     let wanted = end + PIECE as c_long;
-    // When it cannot be had, the kernel answers where the heap ended before.
+    // If the heap cannot grow, the kernel returns its unchanged end.
     if call(libc::SYS_brk, [wanted, 0, 0, 0, 0])? != wanted {
         return Err(libc::ENOMEM);
     }

@@ -1,9 +1,9 @@
-//! What an attacker would try who runs native code inside a worker: only in builds for tests.
+//! Escape attempts of an attacker who runs native code inside a worker. Only in test builds.
 //!
-//! Each attempt is a few system calls, made in a worker after it was confined, as by code that has
-//! broken out of WebAssembly. It answers whether the kernel let it.
+//! Each attempt is a few system calls made in a confined worker, as by code that has broken out of
+//! WebAssembly. It returns whether the kernel allowed them.
 //!
-//! `unsafe` is here because this is what attacks are made of.
+//! `unsafe` is needed because attacks are raw system calls.
 
 use std::ffi::{CString, c_int, c_long, c_void};
 use std::ptr::{null, null_mut};
@@ -14,16 +14,16 @@ use serde::{Deserialize, Serialize};
 mod grants;
 pub mod memory;
 
-/// One attempt, and what it needs to know of the world outside.
+/// One attempt, and what it knows about the system outside the worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Attempt {
-    /// Its number among [`attempts`].
+    /// Its index in [`attempts`].
     pub number: usize,
-    /// What an attacker may have found out.
+    /// Targets that an attacker may have found out about.
     pub world: World,
 }
 
-/// The world outside of a worker.
+/// Targets outside of a worker.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct World {
     /// The supervisor's process.
@@ -34,11 +34,11 @@ pub struct World {
     pub model: String,
     /// A file in the store of prepared models.
     pub store: String,
-    /// A log that somebody else reads.
+    /// A log file that another process reads.
     pub log: String,
-    /// Ports of listeners on the loopback device.
+    /// TCP port of a listener on the loopback device.
     pub tcp: u16,
-    /// As `tcp`.
+    /// UDP port of a listener on the loopback device.
     pub udp: u16,
     /// A listening Unix socket, by its path.
     pub socket: String,
@@ -46,34 +46,34 @@ pub struct World {
     pub abstract_socket: String,
     /// A folder that is granted to a program.
     pub granted: String,
-    /// A link beside that folder.
+    /// A symbolic link next to that folder.
     pub link: String,
-    /// A path beside it where nothing is.
+    /// A path next to it where nothing exists.
     pub made: String,
-    /// Port of another listener than `udp`, to which a granted connection leads.
+    /// Port of a UDP listener that is not the peer of the granted connection.
     pub other_udp: u16,
     /// The role of the worker.
     pub role: String,
-    /// How paths out of the granted folder are written, from 0.
+    /// The form of paths that leave the granted folder, below [`FORMS`].
     pub form: usize,
 }
 
-/// Ways in which paths out of a granted folder are written.
+/// The number of forms of paths that leave a granted folder.
 pub const FORMS: usize = 4;
 
-/// What the worker holds, as if it had been granted that: descriptors.
+/// Descriptors that the worker holds, as if a policy had granted them.
 pub struct Held {
     /// A folder.
     pub folder: c_long,
     /// A UDP socket, connected.
     pub socket: c_long,
-    /// An empty file in memory, for what the worker makes.
+    /// An empty memory file for the worker's outputs.
     pub room: c_long,
 }
 
 static HELD: OnceLock<Held> = OnceLock::new();
 
-/// Notes what the worker was given.
+/// Stores the descriptors that the worker was given.
 pub fn hold(held: Held) {
     let _ = HELD.set(held);
 }
@@ -82,28 +82,28 @@ fn held() -> Result<&'static Held, i32> {
     HELD.get().ok_or(libc::EBADF)
 }
 
-/// How an attempt ended: `Ok` if it succeeded, else the kernel's error number.
+/// The result of an attempt: `Ok` if it succeeded, else the kernel's error number.
 pub type Outcome = Result<(), i32>;
 
 type Try = fn(&World) -> Result<(), i32>;
 
 impl Attempt {
-    /// Makes it.
+    /// Makes the attempt.
     pub fn make(&self) -> Outcome {
-        let known = all().nth(self.number);
-        // An attempt that nobody knows must not look refused.
-        known.map_or(Ok(()), |(_, attempt)| attempt(&self.world))
+        let found = all().nth(self.number);
+        // An unknown number counts as success, so that a test with a wrong number fails.
+        found.map_or(Ok(()), |(_, attempt)| attempt(&self.world))
     }
 }
 
-/// The names of all attempts, in the order of the table in SECURITY.md. Attempts of one name are
-/// several ways to the same end.
+/// The names of all attempts, in the order of the table in SECURITY.md. Attempts with the same name
+/// try to reach the same goal in different ways.
 pub fn attempts() -> Vec<&'static str> {
     listed().map(|(name, _)| *name).collect()
 }
 
-/// The numbers of the attempts that are not in the table: to unmount what is mounted below a granted
-/// folder, on the folder `mnt` and on the file `pin`. Beside them is the empty folder `empty`.
+/// The numbers of the attempts that are not in the table. They try to unmount what is mounted below
+/// a granted folder, on the folder `mnt` and on the file `pin`, next to the empty folder `empty`.
 pub fn unmounts() -> std::ops::Range<usize> {
     let first = listed().count();
     first..first + grants::UNMOUNTS.len()
@@ -134,7 +134,7 @@ const ATTEMPTS: &[(&str, Try)] = &[
     ("run a program", |_| {
         let program = c"/bin/true";
         let arguments = [program.as_ptr(), null()];
-        // SAFETY: strings and lists that end in zeros. It only comes back when it was refused.
+        // SAFETY: strings and lists are zero-terminated. The call returns only when it is refused.
         result(unsafe {
             libc::execve(program.as_ptr(), arguments.as_ptr(), arguments[1..].as_ptr())
         })
@@ -184,7 +184,7 @@ const ATTEMPTS: &[(&str, Try)] = &[
     }),
     ("ask the kernel by netlink", |_| {
         let socket = socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
-        // A request for all network devices: any beyond its own loopback is another's.
+        // Lists all network devices: any beyond the namespace's loopback is a success.
         // SAFETY: a zeroed address of this family is a valid one.
         let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
         address.nl_family = libc::AF_NETLINK as u16;
@@ -202,7 +202,7 @@ const ATTEMPTS: &[(&str, Try)] = &[
         address.svm_family = libc::AF_VSOCK as u16;
         address.svm_cid = libc::VMADDR_CID_HOST;
         address.svm_port = 1;
-        // Nobody listens there, so being reset means that the attempt went out.
+        // Nothing listens on that port, so a reset means that the connection left the worker.
         match connect(socket, &address) {
             Err(libc::ECONNRESET | libc::ECONNREFUSED | libc::ETIMEDOUT) => Ok(()),
             other => other,
@@ -240,7 +240,7 @@ const ATTEMPTS: &[(&str, Try)] = &[
         call(libc::SYS_userfaultfd, [USER_MODE_ONLY, 0, 0, 0, 0]).map(drop)
     }),
     ("load a program into the kernel (bpf)", |_| {
-        // An array of one element, the least that there is: BPF_MAP_CREATE.
+        // BPF_MAP_CREATE: an array of one element, the smallest map.
         let map: [u32; 32] = std::array::from_fn(|at| [2, 4, 4, 1].get(at).copied().unwrap_or(0));
         call(libc::SYS_bpf, [0, map.as_ptr() as c_long, 128, 0, 0]).map(drop)
     }),
@@ -256,7 +256,7 @@ const ATTEMPTS: &[(&str, Try)] = &[
         call(libc::SYS_add_key, [kind, name, kind, 4, OF_THIS_PROCESS]).map(drop)
     }),
     ("raise a limit", |_| {
-        // Few descriptors, but more than a worker may have.
+        // More descriptors than a worker may have.
         let more = libc::rlimit { rlim_cur: 64, rlim_max: 64 };
         let more = &raw const more as c_long;
         call(libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE.into(), more, 0, 0]).map(drop)
@@ -277,7 +277,7 @@ const ATTEMPTS: &[(&str, Try)] = &[
     ("mount something", |_| {
         let [none, place, kind] = [c"none", c"/", c"tmpfs"].map(|text| text.as_ptr() as c_long);
         call(libc::SYS_mount, [none, place, kind, 0, 0])?;
-        // Without a layer this is the machine's own root.
+        // Without the namespace layer this is the machine's root.
         call(libc::SYS_umount2, [place, libc::MNT_DETACH.into(), 0, 0, 0]).map(drop)
     }),
     ("change the root", |_| {
@@ -285,7 +285,7 @@ const ATTEMPTS: &[(&str, Try)] = &[
     }),
     ("become root", |_| {
         call(libc::SYS_setresuid, [0, 0, 0, 0, 0])?;
-        // Of what use it is shows in what only root may do.
+        // Succeeds only if the process really has root's rights.
         call(libc::SYS_setgroups, [0, 0, 0, 0, 0]).map(drop)
     }),
     ("make a device", |_| {
@@ -315,7 +315,7 @@ const ATTEMPTS: &[(&str, Try)] = &[
             | libc::CLONE_SYSVSEM;
         (0..100).try_for_each(|_| {
             let stack = map_large(64 << 10)? + (32 << 10);
-            // SAFETY: each thread has a stack of its own, and does nothing but wait.
+            // SAFETY: each thread has its own stack, and only waits.
             let started = unsafe { libc::clone(wait, stack as *mut c_void, flags, null_mut()) };
             result(started)
         })
@@ -341,9 +341,9 @@ fn last_error() -> i32 {
 
 fn call(number: c_long, arguments: [c_long; 5]) -> Result<c_long, i32> {
     let [a, b, c, d, e] = arguments;
-    // As wide as a register, like all others, or what is left of it would be whatever was there.
+    // As wide as a register, or its upper half would be undefined.
     let f: c_long = 0;
-    // SAFETY: none is needed of what an attacker does; the pointers above are valid all the same.
+    // SAFETY: the pointers that the attempts pass are valid for the call.
     match unsafe { libc::syscall(number, a, b, c, d, e, f) } {
         -1 => Err(last_error()),
         value => Ok(value),
@@ -356,7 +356,7 @@ fn open(path: &str, flags: c_int) -> Outcome {
     call(libc::SYS_openat, [folder, path.as_ptr() as c_long, flags.into(), 0o600, 0]).map(drop)
 }
 
-/// Looks for the place in the machine's memory of one page, by descriptors that may be a pagemap.
+/// Looks for the physical address of one page through descriptors that may be a pagemap.
 fn physical_address(mut descriptors: std::ops::Range<c_long>) -> Outcome {
     const PRESENT: u64 = 1 << 63;
     const FRAME: u64 = (1 << 55) - 1;
@@ -371,8 +371,8 @@ fn physical_address(mut descriptors: std::ops::Range<c_long>) -> Outcome {
     if found { Ok(()) } else { Err(libc::EPERM) }
 }
 
-/// One byte from or to the supervisor, at an address where nothing ever is: that is another error
-/// than no permission.
+/// Transfers one byte from or to the supervisor at an address that is never mapped. With permission
+/// the kernel reports `EFAULT` instead of a permission error.
 fn cross(number: c_long, world: &World) -> Outcome {
     const NOTHING: usize = 64;
     let mut byte = 0u8;
@@ -432,8 +432,8 @@ fn unix(name: &[u8]) -> Outcome {
     call(libc::SYS_connect, [socket, &raw const address as c_long, len, 0, 0]).map(drop)
 }
 
-/// Whether there is a network device beyond the loopback one that every namespace has. One of its
-/// own tells an attacker nothing.
+/// Succeeds if there is a network device other than the loopback device of the worker's own
+/// namespace.
 fn devices(_: c_long) -> Outcome {
     const INTERFACE_NAMES: c_long = 0x8912; // SIOCGIFCONF
     let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;

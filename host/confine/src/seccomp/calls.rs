@@ -1,4 +1,4 @@
-//! The vocabulary of the tables: system calls with their numbers, and conditions on arguments.
+//! The types of the filter tables: system calls with their numbers, and conditions on arguments.
 
 use seccompiler::TargetArch;
 
@@ -16,7 +16,7 @@ impl Call {
         Call { name, x86_64: Some(x86_64), aarch64: Some(aarch64) }
     }
 
-    /// One that only x86-64 has; elsewhere a younger one does its work.
+    /// A call that only x86-64 has; other architectures only have its newer replacement.
     pub(super) const fn x86_64(name: &'static str, number: i64) -> Call {
         Call { name, x86_64: Some(number), aarch64: None }
     }
@@ -33,11 +33,11 @@ impl Call {
 /// What an argument must be for a rule to apply.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Condition {
-    /// The argument's place, from 0.
+    /// The argument's index, from 0.
     pub(super) place: u8,
     /// Its name in the manual page.
     pub(super) name: &'static str,
-    /// Whether the kernel looks at 64 bits of it, or at the lower 32.
+    /// Whether the kernel uses all 64 bits of it, or only the lower 32.
     pub(super) wide: bool,
     pub(super) test: Test,
 }
@@ -46,36 +46,36 @@ pub(crate) struct Condition {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Value(pub &'static str, pub u64);
 
-/// What a condition asks.
+/// The check of a condition.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Test {
-    /// It is this very number.
+    /// It is exactly this number.
     Is(Value),
-    /// All of the first bits are set, and no others but some of the second ones.
+    /// All of the first bits are set; of the others, only the second ones may be set.
     Bits(&'static [Value], &'static [Value]),
-    /// It is this number or a greater one.
+    /// It is this number or greater.
     AtLeast(Value),
     /// This bit is set, whatever the others are.
     Has(Value),
     /// This bit is not set, whatever the others are.
     Lacks(Value),
-    /// It is this process's number.
+    /// It is this process's pid.
     IsThisProcess,
-    /// It is another number than this process's.
+    /// It is not this process's pid.
     IsOtherProcess,
 }
 
-/// A condition on an argument of which the kernel looks at 32 bits.
+/// A condition on an argument of which the kernel uses 32 bits.
 pub(super) const fn int(place: u8, name: &'static str, test: Test) -> Condition {
     Condition { place, name, wide: false, test }
 }
 
-/// A condition on an argument of which the kernel looks at 64 bits.
+/// A condition on an argument of which the kernel uses 64 bits.
 pub(crate) const fn long(place: u8, name: &'static str, test: Test) -> Condition {
     Condition { place, name, wide: true, test }
 }
 
-/// All bits of some values.
+/// The union of the bits of several values.
 pub(super) fn union(values: &[Value]) -> u64 {
     values.iter().fold(0, |all, value| all | value.1)
 }

@@ -1,13 +1,13 @@
-//! What a sandbox on a thread of somebody else's program may not ask of the kernel.
+//! The system calls that are denied to a sandbox on a thread of an embedding program.
 //!
-//! This is a list of what is refused, not of what is allowed: the thread shares its process, its
-//! allocator and its libraries with a program that we do not know. So it is no wall. It takes the
-//! first things that native code would do away from whoever runs some on this thread.
+//! This is a deny list, because the thread shares its process, allocator and libraries with an
+//! unknown program. So it is not a security boundary: it only blocks the calls that an exploit
+//! usually makes first.
 
 use super::calls::Test::{Has, IsOtherProcess, Lacks};
 use super::calls::{Call, Condition, Value, int, long};
 
-/// Why a group of calls is refused, and the calls.
+/// A group of denied calls, with the reason.
 pub(super) struct Denied {
     pub(super) why: &'static str,
     pub(super) calls: &'static [(Call, &'static [Condition])],
@@ -50,7 +50,7 @@ pub(super) static DENIED: &[Denied] = &[
         ],
     },
     Denied {
-        why: "hands off other processes",
+        why: "no access to other processes",
         calls: &[
             call("ptrace", 101, 117),
             call("process_vm_readv", 310, 270),
@@ -113,7 +113,7 @@ pub(super) static DENIED: &[Denied] = &[
         ],
     },
     Denied {
-        why: "no change of what the process sees and who it is",
+        why: "no change of mounts, root and namespaces",
         calls: &[
             call("mount", 165, 40),
             call("umount2", 166, 39),
@@ -130,7 +130,7 @@ pub(super) static DENIED: &[Denied] = &[
         ],
     },
     Denied {
-        why: "parts of the kernel that attacks on it have often begun with",
+        why: "kernel interfaces that exploits have often started from",
         calls: &[
             call("io_uring_setup", 425, 425),
             call("io_uring_enter", 426, 426),

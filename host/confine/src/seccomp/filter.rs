@@ -1,8 +1,8 @@
-//! From tables to the kernel's programs, and their installation.
+//! Compiles the tables to BPF programs and installs them.
 //!
-//! A process gets two filters, of which the stricter verdict counts: the first answers ENOSYS to
-//! what glibc must take for missing, the second kills whoever calls what is on no list. A call of
-//! another architecture's numbers kills the process in either.
+//! A process gets two filters, of which the stricter verdict counts: the first returns ENOSYS for
+//! calls that glibc must consider missing, the second kills the process on any call that is not on
+//! the list. Calls with another architecture's numbers kill the process in either.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,21 +17,22 @@ use super::denied::DENIED;
 use super::rules::{self, CLONE3};
 use crate::role::Role;
 
-/// Confines this thread, and every thread it starts from now on, to the calls of a role. There is
-/// no way back. The process must have given up new privileges before.
+/// Permanently confines this thread, and every thread it starts from now on, to the calls of a
+/// role. The process must have set `no_new_privs` before.
 pub fn install(role: Role) -> io::Result<()> {
     install_rules(rules::of(role))
 }
 
-/// Takes away, from all threads of the process, what its role could do only for a while: starting
-/// threads, and, for a program, executable memory. A call is allowed if every filter allows it.
+/// Removes, for all threads of the process, the calls that its role may make only at the start:
+/// starting threads, and, for a program, executable memory. A call is allowed if every filter
+/// allows it.
 pub fn narrow(role: Role) -> io::Result<()> {
-    // The answer to clone3 stays as the first filter gives it.
+    // The first filter's ENOSYS for clone3 stays in effect.
     let [_, program] = allow_list(rules::lasting(role), architecture()?, process())?;
     seccompiler::apply_filter_all_threads(&program).map_err(failed)
 }
 
-/// As [`install`], less one of the role's rules.
+/// Like [`install`], without one of the role's rules.
 #[cfg(feature = "test-hooks")]
 pub fn install_without(role: Role, without: usize) -> io::Result<()> {
     let rules = rules::of(role).enumerate().filter(|(at, _)| *at != without);
@@ -40,15 +41,17 @@ pub fn install_without(role: Role, without: usize) -> io::Result<()> {
 
 fn install_rules<'a>(rules: impl Iterator<Item = &'a rules::Rule>) -> io::Result<()> {
     if !rustix::thread::no_new_privs()? {
-        return Err(io::Error::other("no filter before new privileges are given up"));
+        return Err(io::Error::other(
+            "cannot install a seccomp filter: the process can still gain new privileges",
+        ));
     }
     let programs = allow_list(rules, architecture()?, process())?;
     programs.iter().try_for_each(apply)
 }
 
-/// Takes from this thread, and from every thread it starts from now on, what a sandbox on a thread
-/// of somebody else's program has no use for. It is refused (EPERM), as nobody knows what else the
-/// program would lose with the process. Only this thread gives up new privileges.
+/// Denies this thread, and every thread it starts from now on, the calls that a sandbox on a thread
+/// of an embedding program does not need. They fail with EPERM rather than kill the process, which
+/// does not belong to us. Only this thread sets `no_new_privs`.
 pub fn install_on_thread() -> io::Result<()> {
     let programs = deny_list(architecture()?, process())?;
     rustix::thread::set_no_new_privs(true)?;
@@ -60,7 +63,7 @@ pub(super) fn architecture() -> io::Result<TargetArch> {
     TargetArch::try_from(std::env::consts::ARCH)
         .ok()
         .filter(|arch| rules::CLONE3.number(*arch).is_some())
-        .ok_or_else(|| io::Error::other("there are no filters for this architecture"))
+        .ok_or_else(|| io::Error::other("there is no seccomp filter for this architecture"))
 }
 
 fn process() -> u64 {
@@ -82,14 +85,14 @@ fn errno(errno: rustix::io::Errno) -> SeccompAction {
     SeccompAction::Errno(errno.raw_os_error().unsigned_abs())
 }
 
-/// The filters of a process that may make the calls of these rules and no others.
+/// The filters of a process that may make only the calls of these rules.
 pub(super) fn allow_list<'a>(
     rules: impl Iterator<Item = &'a rules::Rule>,
     arch: TargetArch,
     process: u64,
 ) -> io::Result<[BpfProgram; 2]> {
     let calls = rules.map(|rule| (rule.call, rule.when));
-    // What is killed by one filter is dead, whatever the other one would answer.
+    // The second filter must allow clone3, or it would kill the process despite the first filter.
     let calls = calls.chain([(CLONE3, &[] as &[Condition])]);
     Ok([
         without_clone3(&arch)?,
@@ -97,7 +100,7 @@ pub(super) fn allow_list<'a>(
     ])
 }
 
-/// The filters of a thread that may do everything but what is denied.
+/// The filters of a thread that may make all calls that are not denied.
 pub(super) fn deny_list(arch: TargetArch, process: u64) -> io::Result<[BpfProgram; 2]> {
     let calls = DENIED.iter().flat_map(|denied| denied.calls).copied();
     let refused = errno(rustix::io::Errno::PERM);
@@ -113,11 +116,11 @@ fn without_clone3(arch: &TargetArch) -> io::Result<BpfProgram> {
     program([(CLONE3, &[] as &[Condition])].into_iter(), missing, SeccompAction::Allow, arch, 0)
 }
 
-/// The x32 ABI has the architecture of x86-64 and other numbers for the same calls. A list of what
-/// is allowed does not have them; one of what is denied must refuse them.
+/// The x32 ABI has the architecture value of x86-64 and other numbers for the same calls. An allow
+/// list excludes them; a deny list must refuse them explicitly.
 fn refuse_x32(program: &mut BpfProgram, refused: SeccompAction) {
     const X32: u32 = 1 << 30;
-    // The first three instructions check the architecture; no jump leads beyond them but to here.
+    // The first three instructions check the architecture, and jump only to the fourth.
     let instruction = |code, jf, k| sock_filter { code, jt: 0, jf, k };
     let check = [
         // The number.
@@ -139,7 +142,7 @@ fn program<'a>(
     for (call, when) in calls {
         let Some(number) = call.number(*arch) else { continue };
         let chain = map.entry(number).or_default();
-        // A call without conditions has no rules, and stands in its table once.
+        // A call without conditions has no rules, and occurs once in its table.
         if !when.is_empty() {
             let conditions = when.iter().map(|one| condition(one, process));
             let conditions = conditions.collect::<Result<_, _>>().map_err(io::Error::other)?;

@@ -1,8 +1,9 @@
-//! Which system calls a worker may make: a list for each role, in [`rules`]; anything else ends
-//! its process. The same tables become the kernel's programs ([`filter`]) and text ([`words`]).
+//! Which system calls a worker may make: a list for each role, in [`rules`]; any other call kills
+//! its process. The same tables are compiled to BPF programs ([`filter`]) and described as text
+//! ([`words`]).
 //!
-//! A filter sees numbers, not what they point to: it knows no paths and no addresses. What it
-//! leaves open, namespaces and Landlock must close.
+//! A filter sees register values, but not the memory they point to: it knows no paths and no socket
+//! addresses. Those must be restricted by namespaces and Landlock.
 
 mod calls;
 mod denied;

@@ -1,5 +1,5 @@
-//! What each role may ask of the kernel, and what for. A test takes every rule away in turn and
-//! sees that the work then fails, so nothing stays here that is not needed.
+//! The system calls that each role may make, and why it needs them. A test removes each rule in
+//! turn and checks that the work then fails, so every rule here must be needed.
 
 use super::calls::Test::{AtLeast, Bits, Is, IsThisProcess};
 use super::calls::{Call, Condition, Test, Value, int, long};
@@ -12,23 +12,23 @@ use crate::ways::{self, Way};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rule {
     pub(super) call: Call,
-    /// All must hold.
+    /// Conditions on the arguments, which must all hold.
     pub(super) when: &'static [Condition],
     pub(super) roles: &'static [Role],
-    /// What needs it.
+    /// What needs the call.
     pub(super) why: &'static str,
-    /// Set if it is not needed on every machine or at every time: when it is.
+    /// When the rule is needed, if not on every machine and in every run.
     pub(super) sometimes: Option<&'static str>,
-    /// Set if it holds only for a while: until when. Another filter then takes it away.
+    /// Until when the rule applies, if not to the end. A second filter then removes it.
     pub(super) until: Option<&'static str>,
 }
 
-/// The rules of a role, those that hold only for a while too.
+/// All rules of a role, including temporary ones.
 pub(super) fn of(role: Role) -> impl Iterator<Item = &'static Rule> {
     RULES.iter().filter(move |rule| rule.holds_for(role))
 }
 
-/// The rules of a role that hold to its end.
+/// The rules of a role that apply until the process ends.
 pub(super) fn lasting(role: Role) -> impl Iterator<Item = &'static Rule> {
     of(role).filter(|rule| rule.until.is_none())
 }
@@ -39,12 +39,12 @@ const fn rule(call: Call, when: &'static [Condition], why: &'static str) -> Rule
 }
 
 impl Rule {
-    /// What a program may do without grants, it may do with some.
+    /// Whether the rule applies to a role. A program with grants has the rules of one without.
     pub(super) fn holds_for(&self, role: Role) -> bool {
         self.roles.contains(&role) || (role == GrantedProgram && self.roles.contains(&Program))
     }
 
-    /// Of what a program is granted: whether it uses that is its own affair.
+    /// A rule for the use of grants, which a program need not use.
     const fn granted(self) -> Rule {
         Rule { roles: &[GrantedProgram], ..self }.sometimes("when the program does so")
     }
@@ -57,31 +57,31 @@ impl Rule {
         Rule { sometimes: Some(when), ..self }
     }
 
-    /// Only until all threads of the process run. Nothing hostile has reached it by then, and of a
-    /// program's code nothing has run.
+    /// Restricts the rule to the time until all threads of the process run. Until then the process
+    /// has seen no hostile input and has run none of a program's code.
     const fn until_ready(self) -> Rule {
         Rule { until: Some("until its threads run"), ..self }
     }
 }
 
-/// Answered with ENOSYS: its flags lie in memory, where a filter cannot see them. glibc then falls
-/// back to clone, and does so for no other answer.
+/// Returns ENOSYS, because its flags are in memory, which a filter cannot read. glibc falls back to
+/// clone for this error only.
 pub(super) const CLONE3: Call = Call::new("clone3", 435, 435);
 
 const fn protection(name: &'static str, bits: i32) -> Condition {
     long(2, "prot", Is(Value(name, bits as u64)))
 }
 
-/// Memory that can be written and counts against `RLIMIT_DATA`. It can become neither read-only nor
-/// inaccessible afterwards: the kernel would stop counting it, with all that is in it. No other bits
-/// either: some architectures have more of them.
+/// Writable memory, which counts against `RLIMIT_DATA`. It must not become read-only or
+/// inaccessible afterwards, because the kernel would stop counting it while it keeps its content.
+/// Other bits are refused too, because some architectures define more of them.
 const WRITABLE: Condition =
     protection("PROT_READ | PROT_WRITE", libc::PROT_READ | libc::PROT_WRITE);
 
 const MAY_MOVE: Condition =
     int(3, "flags", Is(Value("MREMAP_MAYMOVE", libc::MREMAP_MAYMOVE as u64)));
 
-/// Address space that holds nothing.
+/// Reserved address space without content.
 const RESERVED: Condition = protection("PROT_NONE", libc::PROT_NONE);
 
 const READ_ONLY: Condition = protection("PROT_READ", libc::PROT_READ);
@@ -96,18 +96,18 @@ const fn mapping(all: &'static [Value], some: &'static [Value]) -> Condition {
     long(3, "flags", Bits(all, some))
 }
 
-/// Private memory of no file, at a place of the kernel's choice. Shared memory and stacks that grow
-/// by themselves (`MAP_GROWSDOWN`) would not count against `RLIMIT_DATA`.
+/// Private anonymous memory at an address of the kernel's choice. Shared memory and stacks that
+/// grow by themselves (`MAP_GROWSDOWN`) would not count against `RLIMIT_DATA`.
 const PRIVATE_ANONYMOUS: Condition = mapping(&[PRIVATE_MEMORY, ANONYMOUS], &[NO_RESERVE, STACK]);
 
-/// Below lies what nobody may change: see `confine::ways`. A worker's own memory lies far above.
+/// Protects the mapping of `confine::ways`, which is below. A worker's other memory is far above.
 const ABOVE: Test = AtLeast(Value("4 GiB", 1 << 32));
 
 const fn above(name: &'static str) -> Condition {
     long(0, name, ABOVE)
 }
 
-/// Memory that becomes executable, and is not writable any more.
+/// Memory that becomes executable and stops being writable.
 const CODE: Condition = long(
     2,
     "prot",
@@ -117,10 +117,10 @@ const CODE: Condition = long(
     ),
 );
 
-/// The channel to the supervisor, and no socket that the process was given.
+/// The channel to the supervisor, as opposed to sockets that the process was granted.
 const ON_THE_CHANNEL: Condition = int(0, "fd", Is(Value("3", CHANNEL as u64)));
 
-/// What makes a clone a thread. Namespaces, other processes and tracing are not among the rest.
+/// The flags of a new thread. They exclude new namespaces, processes and tracing.
 const THREAD: Condition = int(
     0,
     "flags",
@@ -160,7 +160,7 @@ const fn advice(name: &'static str, number: u64) -> Condition {
     int(2, "advice", Is(Value(name, number)))
 }
 
-/// Opens a file in one way: the argument that says how is at an address where nobody can change it.
+/// Opens a file in one way: the request is at an address where the process cannot change it.
 const fn way(way: Way, why: &'static str) -> Rule {
     rule(OPENAT2, way.condition(), why).granted()
 }
@@ -175,7 +175,7 @@ const MADVISE: Call = Call::new("madvise", 28, 233);
 const SIGACTION: Call = Call::new("rt_sigaction", 13, 134);
 
 const LARGE_PIECES: &str =
-    "large pieces of the heap that change their size: a compiler's, lists of what a program holds";
+    "large heap allocations that are resized: a compiler's, and tables of a program's resources";
 
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: u64 = 0xc060_6610;
@@ -190,22 +190,22 @@ pub(super) static RULES: &[Rule] = &[
     rule(
         MMAP,
         &[RESERVED, mapping(&[PRIVATE_MEMORY, ANONYMOUS, FIXED], &[NO_RESERVE]), above("addr")],
-        "gives back what a run has used beyond its snapshot",
+        "frees the memory that a run has used beyond its snapshot",
     )
     .only(&[Run]),
     rule(
         MMAP,
         &[WRITABLE, mapping(&[PRIVATE_MEMORY, FIXED], &[NO_RESERVE]), above("addr")],
-        "the snapshot of a prepared model, copied where a run writes to it",
+        "the snapshot of a prepared model, copy-on-write",
     )
     .only(&[Run]),
     rule(
         MMAP,
         &[READ_ONLY, mapping(&[Value("MAP_SHARED", libc::MAP_SHARED as u64)], &[])],
-        "the snapshot again, to copy from",
+        "a second mapping of the snapshot, to copy from",
     )
     .only(&[Run]),
-    rule(Call::new("munmap", 11, 215), &[above("addr")], "gives memory back"),
+    rule(Call::new("munmap", 11, 215), &[above("addr")], "frees memory"),
     rule(
         MPROTECT,
         &[WRITABLE, above("addr")],
@@ -214,12 +214,12 @@ pub(super) static RULES: &[Rule] = &[
     rule(MREMAP, &[MAY_MOVE, above("old_address")], LARGE_PIECES).only(&[Compile, Program]),
     rule(MREMAP, &[MAY_MOVE, above("old_address")], LARGE_PIECES)
         .only(&[CompileProgram])
-        .sometimes("when glibc gives a list of the compiler a mapping of its own before it grows"),
+        .sometimes("when glibc maps a list of the compiler separately before it grows"),
     rule(Call::new("brk", 12, 214), &[], "the heap"),
     rule(
         MADVISE,
         &[advice("MADV_DONTNEED", libc::MADV_DONTNEED as u64), above("addr")],
-        "gives back stacks of threads that ended",
+        "frees the stacks of threads that have ended",
     )
     .only(&[Prepare, Run, Program]),
     rule(MADVISE, &[advice("MADV_GUARD_INSTALL", 102), above("addr")], "guard pages of stacks")
@@ -240,7 +240,7 @@ pub(super) static RULES: &[Rule] = &[
         "names of threads",
     )
     .only(&[Prepare, Run, Program]),
-    rule(Call::new("gettid", 186, 178), &[], "Rust notes it for messages; an abort"),
+    rule(Call::new("gettid", 186, 178), &[], "Rust stores it for messages; an abort"),
     rule(Call::new("getrandom", 318, 278), &[], "keys of Rust's hash tables"),
     rule(
         FUTEX,
@@ -268,13 +268,13 @@ pub(super) static RULES: &[Rule] = &[
         CompileProgram,
     ]),
     rule(Call::new("exit", 60, 93), &[], "the end of a thread").only(&[Prepare, Run, Program]),
-    // Faults: a trap of the sandbox, or a death that says what it was.
+    // Faults: traps of the sandbox, and crashes with a meaningful signal.
     rule(Call::new("rt_sigreturn", 15, 139), &[], "the end of a signal handler"),
     rule(SIGACTION, &[signal(0, "SIGSEGV", libc::SIGSEGV)], "a crash of the worker's own code"),
     rule(
         Call::new("write", 1, 64),
         &[int(0, "fd", Is(Value("2", 2)))],
-        "the message of a panic, which goes nowhere",
+        "the message of a panic, which is discarded",
     ),
     rule(SIGACTION, &[signal(0, "SIGABRT", libc::SIGABRT)], "an abort")
         .sometimes("in a PID namespace, whose first process survives the signal"),
@@ -286,7 +286,7 @@ pub(super) static RULES: &[Rule] = &[
     ),
     rule(Call::new("exit_group", 231, 94), &[], "the end of the process"),
     // The work.
-    rule(Call::new("recvmsg", 47, 212), &[ON_THE_CHANNEL], "orders from the supervisor").only(&[
+    rule(Call::new("recvmsg", 47, 212), &[ON_THE_CHANNEL], "requests from the supervisor").only(&[
         Prepare,
         Run,
         CompileProgram,
@@ -295,9 +295,9 @@ pub(super) static RULES: &[Rule] = &[
     rule(Call::new("sendmsg", 46, 211), &[ON_THE_CHANNEL], "answers to the supervisor"),
     rule(
         Call::new("close", 3, 57),
-        // Or another socket could take the place of the channel.
+        // The channel must stay open, or another socket could get its number.
         &[int(0, "fd", AtLeast(Value("4", CHANNEL as u64 + 1)))],
-        "descriptors that came with an order",
+        "descriptors that came with a request",
     ),
     rule(
         FCNTL,
@@ -323,29 +323,29 @@ pub(super) static RULES: &[Rule] = &[
     rule(
         Call::new("prctl", 157, 167),
         &[int(0, "option", Is(Value("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS as u64)))],
-        "the filter that takes away what only the start needs",
+        "the filter that removes what only the start needs",
     )
     .until_ready(),
     rule(
         Call::new("seccomp", 317, 277),
         &[int(0, "op", Is(Value("SECCOMP_SET_MODE_FILTER", libc::SECCOMP_SET_MODE_FILTER as u64)))],
-        "the filter that takes away what only the start needs",
+        "the filter that removes what only the start needs",
     )
     .until_ready(),
-    // A program's code comes when its process is confined already, as it may be hostile.
+    // A program's code may be hostile, so it is loaded after its process is confined.
     rule(MPROTECT, &[READ_ONLY, above("addr")], "the code of the program, and its constants")
         .only(&[Program])
         .until_ready(),
     rule(MPROTECT, &[CODE, above("addr")], "the code of the program")
         .only(&[Program])
         .until_ready(),
-    rule(Call::new("membarrier", 324, 283), &[], "code that all processors see")
+    rule(Call::new("membarrier", 324, 283), &[], "makes new code visible to all processors")
         .only(&[Program])
         .until_ready()
-        .sometimes("on processors whose caches of code must be told"),
-    // Files and connections that a policy grants to a program. Every open is by `openat2` below a
-    // descriptor that the process was given, in one of the ways of `confine::ways`; Landlock allows
-    // what lies below those descriptors, and no more.
+        .sometimes("on processors whose instruction caches must be synchronized"),
+    // Files and connections that a policy grants to a program. Every open uses `openat2` below a
+    // granted descriptor, in one of the ways of `confine::ways`. Landlock allows only what is below
+    // those descriptors.
     way(Way::Look, "looks at what is in a granted folder"),
     way(Way::Folder, "a folder below a granted one, for the names in it"),
     way(Way::List, "the list of names in a granted folder, or the folder's times"),
@@ -356,7 +356,7 @@ pub(super) static RULES: &[Rule] = &[
     way(Way::NewReadWrite, "a new file in a granted folder, to read and write"),
     way(Way::NewRead, "a new file in a granted folder, to read"),
     rule(Call::new("getdents64", 217, 61), &[], "the names in a granted folder").granted(),
-    rule(Call::new("lseek", 8, 62), &[], "back to the first of those names").granted(),
+    rule(Call::new("lseek", 8, 62), &[], "rewinds to the first of those names").granted(),
     rule(Call::new("pwritev2", 328, 287), &[], "appends to a granted file").granted(),
     rule(
         Call::new("mkdirat", 258, 34),
@@ -372,7 +372,7 @@ pub(super) static RULES: &[Rule] = &[
     .granted(),
     rule(
         Call::new("renameat2", 316, 276),
-        // With flags it can leave a device in the old place (`RENAME_WHITEOUT`).
+        // The flag `RENAME_WHITEOUT` would create a device.
         &[int(4, "flags", Is(Value("0", 0)))],
         "moves what is in a granted folder",
     )
@@ -380,23 +380,23 @@ pub(super) static RULES: &[Rule] = &[
     rule(Call::new("ftruncate", 77, 46), &[], "the size of a granted file").granted(),
     rule(
         Call::new("utimensat", 280, 88),
-        // The file that is open, and none that a path leads to.
+        // Only the open file, not one found by a path.
         &[long(1, "pathname", Is(Value("null", 0)))],
         "the times of a granted file",
     )
     .granted(),
-    rule(Call::new("fsync", 74, 82), &[], "a granted file onto its disk").granted(),
-    rule(Call::new("fdatasync", 75, 83), &[], "a granted file onto its disk").granted(),
+    rule(Call::new("fsync", 74, 82), &[], "writes a granted file to its disk").granted(),
+    rule(Call::new("fdatasync", 75, 83), &[], "writes a granted file to its disk").granted(),
     rule(Call::new("recvfrom", 45, 207), &[], "receives from a granted peer").granted(),
     rule(
         Call::new("sendto", 44, 206),
-        // To the peer that the socket is connected to, and nobody else.
+        // Only to the peer that the socket is connected to.
         &[long(4, "dest_addr", Is(Value("null", 0)))],
         "sends to a granted peer",
     )
     .granted(),
     rule(Call::new("shutdown", 48, 210), &[], "ends a connection").granted(),
-    rule(Call::new("ppoll", 271, 73), &[], "waits, for a granted peer or for a time")
+    rule(Call::new("ppoll", 271, 73), &[], "waits for a granted peer, or for a time")
         .only(&[Program])
         .sometimes("when the program waits"),
     rule(Call::new("clock_gettime", 228, 113), &[], "how long a run takes")

@@ -1,4 +1,4 @@
-//! Filters in words, from the very tables that they are made of.
+//! Describes filters as text, from the same tables that they are compiled from.
 
 use serde::Serialize;
 
@@ -8,31 +8,31 @@ use super::filter::architecture;
 use super::rules::{self, CLONE3};
 use crate::role::Role;
 
-/// A filter in words.
+/// The description of a filter.
 #[derive(Debug, Serialize)]
 pub struct Words {
     /// The architecture whose calls these are.
     pub architecture: &'static str,
-    /// What becomes of the calls below.
+    /// The verdict on the calls in `rules`.
     pub verdict: &'static str,
     pub rules: Vec<RuleWords>,
-    /// Calls that are answered as if the kernel did not know them, and why.
+    /// Calls that fail as if the kernel did not implement them, and why.
     pub not_implemented: Vec<RuleWords>,
-    /// What becomes of every other call.
+    /// The verdict on every other call.
     pub otherwise: &'static str,
 }
 
-/// A rule in words.
+/// The description of a rule.
 #[derive(Debug, Serialize)]
 pub struct RuleWords {
     pub call: &'static str,
-    /// What must all hold of its arguments.
+    /// Conditions on the arguments, which must all hold.
     pub when: Vec<String>,
-    /// What it is for, or why it is refused.
+    /// What the call is needed for, or why it is refused.
     pub why: &'static str,
-    /// When a machine needs it, if not always.
+    /// When the rule is needed, if not always.
     pub sometimes: Option<&'static str>,
-    /// Until when it holds, if not to the end.
+    /// Until when the rule applies, if not to the end.
     pub until: Option<&'static str>,
 }
 
@@ -79,7 +79,7 @@ pub fn of_thread() -> Words {
 }
 
 fn not_implemented() -> Vec<RuleWords> {
-    let why = "its flags lie where a filter cannot see them; glibc falls back to clone";
+    let why = "its flags are in memory, which a filter cannot read; glibc falls back to clone";
     vec![RuleWords { call: CLONE3.name, when: Vec::new(), why, sometimes: None, until: None }]
 }
 
@@ -87,7 +87,7 @@ fn condition(condition: &Condition) -> String {
     let name = condition.name;
     match condition.test {
         Test::Is(value) => format!("{name} is {}", value.0),
-        Test::Bits([], some) => format!("{name} of {} at most", names(some)),
+        Test::Bits([], some) => format!("{name} is 0 or {}", names(some)),
         Test::Bits(all, []) => format!("{name} is {}", names(all)),
         Test::Bits(all, some) => {
             format!("{name} is {}, with or without {}", names(all), names(some))

@@ -8,7 +8,7 @@ use super::Vector;
 #[derive(Clone, Copy)]
 pub(in super::super) struct Quad(float32x4_t);
 
-// SAFETY: every method is instructions of NEON, which its callers have.
+// SAFETY: every method uses NEON instructions, which its callers guarantee.
 unsafe impl Vector for Quad {
     const LANES: usize = 4;
 
@@ -60,7 +60,7 @@ unsafe impl Vector for Quad {
         Quad(unsafe { vdivq_f32(self.0, other.0) })
     }
 
-    // Here the instructions answer NaN if either operand is.
+    // These instructions return NaN if either operand is NaN.
     #[inline(always)]
     unsafe fn min(self, other: Quad) -> Quad {
         // SAFETY: as above.

@@ -1,4 +1,4 @@
-//! Vectors of four in plain Rust, for machines of which nothing is known.
+//! Vectors of four in plain Rust, for any machine.
 
 use super::Vector;
 
@@ -14,19 +14,19 @@ impl Plain {
     }
 }
 
-// SAFETY: nothing here needs an instruction set.
+// SAFETY: no method requires an instruction set.
 unsafe impl Vector for Plain {
     const LANES: usize = 4;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Plain {
-        // SAFETY: the caller vouches for four elements.
+        // SAFETY: the caller guarantees four elements.
         Plain(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller vouches for four elements.
+        // SAFETY: the caller guarantees four elements.
         unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
     }
 
@@ -35,7 +35,7 @@ unsafe impl Vector for Plain {
         Plain([value; 4])
     }
 
-    // Rounded twice: without the instruction, rounding once takes a hundred times as long.
+    // Rounded twice: without the instruction, rounding once would be a hundred times slower.
     #[inline(always)]
     unsafe fn fma(self, factor: Plain, addend: Plain) -> Plain {
         self.both(factor, |a, b| a * b).both(addend, |a, b| a + b)

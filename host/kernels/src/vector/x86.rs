@@ -12,7 +12,7 @@ pub(in super::super) struct Wide(__m512);
 #[derive(Clone, Copy)]
 pub(in super::super) struct Half(__m256);
 
-// SAFETY: every method is instructions of AVX-512F, which its callers have.
+// SAFETY: every method uses AVX-512F instructions, which its callers guarantee.
 unsafe impl Vector for Wide {
     const LANES: usize = 16;
 
@@ -66,7 +66,8 @@ unsafe impl Vector for Wide {
 
     #[inline(always)]
     unsafe fn min(self, other: Wide) -> Wide {
-        // The instruction answers the second operand if one is NaN: right if that one is.
+        // The instruction returns the second operand if either is NaN, so only a NaN in the first
+        // operand needs handling.
         // SAFETY: as above.
         unsafe {
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
@@ -122,7 +123,7 @@ unsafe impl Vector for Wide {
     }
 }
 
-// SAFETY: every method is instructions of AVX2 and FMA, which its callers have.
+// SAFETY: every method uses AVX2 and FMA instructions, which its callers guarantee.
 unsafe impl Vector for Half {
     const LANES: usize = 8;
 

@@ -1,4 +1,4 @@
-//! What is left of a policy under a ceiling. Nothing here may make a policy allow more than it did.
+//! Cuts a policy down to a ceiling. Nothing here may make a policy allow more than it did.
 
 use std::path::{Component, Path};
 
@@ -13,10 +13,10 @@ use super::{Ceiling, Cut, Hosts, PeerCeiling, ProgramCeiling, Refused};
 const NOTHING: &str = "not granted";
 
 impl Ceiling {
-    /// Cuts a policy down to what this ceiling allows, and says what was cut.
+    /// Cuts a policy down to what this ceiling allows, and returns what was cut.
     ///
     /// # Errors
-    /// When a cut would make no sense, and the policy is refused instead.
+    /// When the policy has to be refused instead of cut.
     pub(super) fn apply(&self, name: &str, policy: &mut Policy) -> Result<Vec<Cut>, Refused> {
         let ceiling = || name.to_owned();
         let (what, pin) = match &policy.program {
@@ -56,7 +56,7 @@ impl Ceiling {
         Ok(cuts)
     }
 
-    /// What every policy has. `of` says whose it is.
+    /// Cuts what every policy has. `of` names the policy in the reported keys.
     fn cut_basics(&self, of: &str, policy: &mut Policy, cuts: &mut Vec<Cut>) {
         let Policy {
             limits,
@@ -69,7 +69,7 @@ impl Ceiling {
             filesystem: _,
             network: _,
             quotas: _,
-            // A pin and rules of values only take away.
+            // A pin and value rules only restrict.
             model: _,
             inputs: _,
             outputs: _,
@@ -106,7 +106,7 @@ impl Ceiling {
         }
     }
 
-    /// Whether something is left of the grant. `of` says whose it is.
+    /// Cuts a file grant; `false` if nothing is left of it. `of` names the policy it belongs to.
     fn cut_file(&self, of: &str, grant: &mut FileGrant, cuts: &mut Vec<Cut>) -> bool {
         let FileGrant { host, guest: _, access: wanted, sha256: _, reason: _ } = grant;
         let greatest = greatest_access(self, host);
@@ -125,7 +125,7 @@ impl Ceiling {
         greatest.is_some()
     }
 
-    /// Whether something is left of the grant.
+    /// Cuts a network grant; `false` if nothing is left of it.
     fn cut_peer(&self, grant: &mut NetworkGrant, cuts: &mut Vec<Cut>) -> bool {
         let fitting: Vec<&PeerCeiling> =
             self.network.iter().filter(|peers| peers.fits(grant)).collect();
@@ -152,14 +152,14 @@ impl Ceiling {
 
 /// The greatest access to a path that the roots above it allow.
 fn greatest_access(ceiling: &Ceiling, path: &Path) -> Option<Access> {
-    // A policy made by a program may have paths that no file could: they lie in no root.
+    // A policy built by a program may have paths that no file could; they are below no root.
     let plain = path.is_absolute() && path.components().all(|c| c != Component::ParentDir);
     let above = ceiling.filesystem.iter().filter(|root| plain && path.starts_with(&root.path));
     above.map(|root| root.access).max()
 }
 
 impl PeerCeiling {
-    /// Whether these are hosts, ports and a protocol of which the grant is one.
+    /// Whether the grant's host, port and protocol are within this entry.
     fn fits(&self, grant: &NetworkGrant) -> bool {
         let host = match (&self.hosts, &grant.host) {
             (Hosts::Any, _) => true,

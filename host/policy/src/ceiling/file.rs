@@ -1,4 +1,4 @@
-//! TOML text to a checked [`Ceiling`].
+//! Parses TOML text into a checked [`Ceiling`].
 
 use std::ops::RangeInclusive;
 
@@ -17,7 +17,7 @@ use super::{Ceiling, Excess, Hosts, PeerCeiling, ProgramCeiling, Root};
 impl Ceiling {
     /// Reads a ceiling from text. `origin` is what errors call it.
     pub fn parse(text: &str, origin: &str) -> Result<Ceiling, PolicyError> {
-        let reader = Reader { text, origin, format: keys::CEILING, absent: Absent::Most };
+        let reader = Reader { text, origin, format: keys::CEILING, absent: Absent::Max };
         let document = DeTable::parse(text).map_err(|error| reader.syntax(&error))?;
         reader.ceiling(document.get_ref())
     }
@@ -31,8 +31,8 @@ impl Reader<'_> {
             require_pin: false,
             confinement: Confinement::BestEffort,
             declared_shapes: DeclaredShapes::Report,
-            limits: Limits::most(),
-            quotas: Quotas::most(),
+            limits: Limits::maximum(),
+            quotas: Quotas::maximum(),
             kernels: Kernels::Native,
             threads: keys::THREADS.max,
             program: None,
@@ -54,8 +54,8 @@ impl Reader<'_> {
                 "confinement" => ceiling.confinement = self.confinement(value)?,
                 "declared-shapes" => ceiling.declared_shapes = self.declared_shapes(value)?,
                 "signers" => {
-                    let why = "this build checks no signatures, and would not keep what this asks";
-                    let hint = "leave it out, or use a build that does";
+                    let why = "this build does not verify signatures";
+                    let hint = "remove this key, or use a build that verifies signatures";
                     return Err(self.value("signers", value, why.to_owned(), hint.to_owned()));
                 }
                 "program" => {
@@ -141,8 +141,8 @@ impl Reader<'_> {
             let (key, span, value) = entry?;
             match key {
                 "host" => {
-                    let hint = "write a name, an address, \"*.example.com\" for all names below one, \
-                                or \"*\" for every host";
+                    let hint = "write a name, an address, \"*.example.com\" for all names below \
+                                it, or \"*\" for every host";
                     hosts = Some(self.checked("network.host", value, hint, hosts_of)?);
                 }
                 "ports" => ports = Some(self.ports(value)?),
@@ -175,7 +175,7 @@ impl Reader<'_> {
                     .map(|port| port..=port),
             };
             range.filter(|range| !range.is_empty()).ok_or_else(|| {
-                self.value(key, item, "no port and no range of ports".to_owned(), hint.to_owned())
+                self.value(key, item, "not a port or a range of ports".to_owned(), hint.to_owned())
             })
         };
         self.list(key, value, hint)?.into_iter().map(one).collect()
@@ -205,7 +205,7 @@ fn hosts_of(text: &str) -> Result<Hosts, &'static str> {
         None => Peer::parse(text).map(Hosts::One),
         Some(below) => match Peer::parse(below)? {
             Peer::Name(name) => Ok(Hosts::Below(name)),
-            Peer::Address(_) => Err("a pattern of addresses"),
+            Peer::Address(_) => Err("a pattern cannot contain an address"),
         },
     }
 }

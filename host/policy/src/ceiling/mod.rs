@@ -1,12 +1,12 @@
-//! The operator's ceiling: the most that any policy can grant on this machine, whoever wrote it.
+//! The operator's ceiling: the most that any policy can grant on this machine.
 //!
-//! It lies at one fixed place, and where an administrator has put one there, no flag, variable or
-//! program gets around it. Others may be named beside it, which can only narrow further: what a
-//! policy asks for is held against each. [`Ceilings::admit`] is the one way from a [`Policy`] to what
-//! a host obeys, an [`Effective`] one.
+//! The ceiling is a file at a fixed path. Where an administrator has put one there, no flag,
+//! variable or program can bypass it. More ceilings can be named, which can only restrict further:
+//! a policy has to fit all of them. [`Ceilings::admit`] is the only way from a [`Policy`] to an
+//! [`Effective`] one, which a host obeys.
 //!
-//! A ceiling grants nothing. What it does not mention cannot be granted, limits excepted, which have
-//! bounds of their own. A ceiling that is there and cannot be read, or that others could have
+//! A ceiling grants nothing. What it does not mention cannot be granted, except limits, which have
+//! their own bounds. A ceiling that exists but cannot be read, or that other users could have
 //! written, stops everything.
 
 mod apply;
@@ -25,29 +25,29 @@ use super::{
 /// Where an administrator puts the ceiling of a machine.
 pub const OPERATORS_CEILING: &str = "/etc/belljar/ceiling.toml";
 
-/// Names a ceiling for tests and for users who narrow themselves.
+/// Names another ceiling, for tests and for users who want to restrict themselves.
 const VARIABLE: &str = "BELLJAR_CEILING";
 
 /// The most that a policy can grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ceiling {
-    /// What becomes of a policy that asks for more.
+    /// What happens to a policy that asks for more.
     pub excess: Excess,
     /// Whether a policy must pin its model or program, and every file that a model keeps data in.
     pub require_pin: bool,
-    /// The least confinement that a policy can demand.
+    /// The minimum confinement that a policy must demand.
     pub confinement: Confinement,
-    /// The least that a policy can demand of declared shapes.
+    /// The minimum that a policy must demand of declared shapes.
     pub declared_shapes: DeclaredShapes,
-    /// The greatest limits.
+    /// The maximum limits.
     pub limits: Limits,
-    /// The greatest quotas.
+    /// The maximum quotas.
     pub quotas: Quotas,
     /// Whether native kernels may be used.
     pub kernels: Kernels,
-    /// Most threads of one run.
+    /// The maximum number of threads of one run.
     pub threads: u32,
-    /// What programs may be granted; `None` runs no programs at all.
+    /// What programs may be granted; `None` allows no programs.
     pub program: Option<ProgramCeiling>,
     /// Roots below which files may be granted.
     pub filesystem: Vec<Root>,
@@ -55,17 +55,17 @@ pub struct Ceiling {
     pub network: Vec<PeerCeiling>,
 }
 
-/// What becomes of a policy that asks for more than the ceiling allows.
+/// What happens to a policy that asks for more than the ceiling allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Excess {
-    /// It is cut down to what is allowed, and what was cut is told.
+    /// It is cut down to what is allowed, and the cuts are reported.
     #[default]
     Cut,
     /// Nothing runs under it.
     Refuse,
 }
 
-/// What of a process a program may be granted.
+/// Which process resources a program may be granted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProgramCeiling {
     /// Standard output.
@@ -78,17 +78,17 @@ pub struct ProgramCeiling {
     pub randomness: bool,
     /// Arguments.
     pub arguments: bool,
-    /// Names of variables.
+    /// Names of environment variables.
     pub environment: Vec<String>,
 }
 
 /// A root below which files may be granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
-    /// An absolute path without `..`. One that is reached by a symbolic link never fits, as grants
-    /// are without them.
+    /// An absolute path without `..`. A path that contains a symbolic link never matches, because
+    /// grants contain no symbolic links.
     pub path: PathBuf,
-    /// The greatest access.
+    /// The maximum access.
     pub access: Access,
 }
 
@@ -99,7 +99,7 @@ pub struct PeerCeiling {
     pub hosts: Hosts,
     /// Which ports.
     pub ports: Vec<RangeInclusive<u16>>,
-    /// How they talk.
+    /// The transport protocol.
     pub protocol: Protocol,
     /// Kinds of addresses that may be reached.
     pub reaches: Vec<AddressKind>,
@@ -108,22 +108,22 @@ pub struct PeerCeiling {
 /// Which hosts may be granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hosts {
-    /// Every one: `*`.
+    /// Any host: `*`.
     Any,
-    /// All names below this one, and not it: `*.example.com`.
+    /// All names below this one, but not the name itself: `*.example.com`.
     Below(String),
-    /// This one.
+    /// Exactly this host.
     One(Peer),
 }
 
-/// Something that a policy asks for and a ceiling does not allow. The texts may be printed.
+/// Something that a policy asks for and a ceiling does not allow. The texts are safe to print.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// What: a key with its table, such as `limits.memory`, and which entry of a list.
+    /// The key with its table, such as `limits.memory`, and the entry if it is in a list.
     pub key: String,
-    /// What the policy says.
+    /// The value in the policy.
     pub asked: String,
-    /// What is left of it.
+    /// What remains of it.
     pub left: String,
 }
 
@@ -133,48 +133,51 @@ impl std::fmt::Display for Cut {
     }
 }
 
-/// Why a policy is not obeyed at all.
+/// Why a policy is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
     /// It pins neither a model nor a program.
-    #[error("the ceiling {ceiling} demands that a policy pins its {what}, and this one does not")]
+    #[error(
+        "the ceiling {ceiling} requires policies to pin their {what}; this one does not. Add \
+         `{what}.sha256`"
+    )]
     NoPin {
         /// The ceiling.
         ceiling: String,
         /// `model` or `program`.
         what: &'static str,
     },
-    /// It grants a model a file whose content it does not pin.
+    /// It grants a model a file without pinning the file's content.
     #[error(
-        "the ceiling {ceiling} demands that a policy pins every file of a model, and the grant of \
+        "the ceiling {ceiling} requires policies to pin every file of a model, and the grant of \
          {guest} has no `sha256`"
     )]
     NoFilePin {
         /// The ceiling.
         ceiling: String,
-        /// Where the model finds the file; may be printed.
+        /// The path at which the model sees the file; safe to print.
         guest: String,
     },
-    /// It is for a program, and none may run.
-    #[error("the ceiling {ceiling} has no [program] table: no guest program runs here")]
+    /// It is for a program, and the ceiling allows no programs.
+    #[error("the ceiling {ceiling} has no [program] table, so guest programs are not allowed")]
     NoPrograms {
         /// The ceiling.
         ceiling: String,
     },
-    /// It is for a program, and a model alone was to run under it.
-    #[error("the policy is for a guest program ([program]), and not for a model alone")]
+    /// It is for a program, but was given for a model on its own.
+    #[error("it is for a guest program ([program]), not for a model on its own")]
     ForProgram,
-    /// It is for a model alone, and a guest program was to run under it.
+    /// It is for a model, but was given for a guest program.
     #[error(
-        "it is for a model alone: a guest program runs only under a policy with a [program] table, \
-         and asks for its models by the names of [[models]]"
+        "it is for a model on its own: a guest program needs a policy with a [program] \
+         table, and requests its models by the names in [[models]]"
     )]
     ForModel,
-    /// It asks for more than is allowed, and is to be refused then.
+    /// It asks for more than is allowed, and the ceiling refuses such policies.
     #[error("{}", more_than_allowed(.cuts))]
     Excess {
-        /// What is more.
+        /// What exceeds the ceiling.
         cuts: Vec<Cut>,
     },
 }
@@ -187,7 +190,7 @@ fn more_than_allowed(cuts: &[Cut]) -> String {
     lines.join("; ")
 }
 
-/// A policy as it is obeyed: within every ceiling. Only [`Ceilings::admit`] makes one.
+/// A policy within every ceiling. Only [`Ceilings::admit`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effective {
     policy: Policy,
@@ -196,7 +199,7 @@ pub struct Effective {
 }
 
 impl Effective {
-    /// What the ceilings took from the policy.
+    /// What the ceilings cut from the policy.
     #[must_use]
     pub fn cuts(&self) -> &[Cut] {
         &self.cuts
@@ -208,7 +211,7 @@ impl Effective {
         self.file_sha256
     }
 
-    /// The same for a sandbox that turns a file into an input: what it answers is an input.
+    /// The same policy for a sandbox that decodes a file into an input: its output is an input.
     pub fn for_pictures(&self) -> Effective {
         let mut effective = self.clone();
         let limits = &mut effective.policy.limits;
@@ -226,11 +229,11 @@ impl Deref for Effective {
     }
 }
 
-/// Every ceiling that holds for a host.
+/// All ceilings that apply to a host.
 #[derive(Clone, Debug, Default)]
 pub struct Ceilings {
     all: Vec<(String, Ceiling)>,
-    /// A policy that asks for more is refused, whatever a ceiling says.
+    /// Refuse a policy that asks for more, even if the ceiling would cut it.
     strict: bool,
 }
 
@@ -241,11 +244,11 @@ impl Ceilings {
         Ceilings { all, strict }
     }
 
-    /// The ceiling of the machine, the one that the environment names, and those that a program
-    /// names.
+    /// Reads the machine's ceiling, the one named in the environment, and those named by a
+    /// program.
     ///
     /// # Errors
-    /// When one of them is not a good ceiling, or others could have written it.
+    /// When one of them is invalid, or other users could have written it.
     pub fn read(named: &[PathBuf], strict: bool) -> Result<Ceilings, PolicyError> {
         let mut all = Vec::new();
         let mut read = |path: &Path| -> Result<(), PolicyError> {
@@ -254,7 +257,7 @@ impl Ceilings {
             Ok(())
         };
         let fixed = Path::new(OPERATORS_CEILING);
-        // Whatever is there counts, a link to nowhere too; only nothing at all is no ceiling.
+        // Anything at the path counts, even a dangling link; only an absent entry means no ceiling.
         match std::fs::symlink_metadata(fixed) {
             Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
             Ok(_) | Err(_) => read(fixed)?,
@@ -268,18 +271,18 @@ impl Ceilings {
         Ok(Ceilings { all, strict })
     }
 
-    /// What is left of a policy under all ceilings.
+    /// The policy cut down to all ceilings.
     ///
     /// # Errors
-    /// When nothing may run under it.
+    /// When the policy is refused.
     pub fn admit(&self, policy: &Policy) -> Result<Effective, Refused> {
         let mut effective = Effective {
             policy: policy.clone(),
             cuts: Vec::new(),
             file_sha256: policy.file_sha256(),
         };
-        // Those that refuse come first: they are to see what the policy says, and not what another
-        // ceiling has left of it.
+        // Ceilings that refuse come first, so that they see the original policy and not what
+        // another ceiling left of it.
         let refuses = |ceiling: &Ceiling| self.strict || ceiling.excess == Excess::Refuse;
         let (first, then): (Vec<_>, Vec<_>) = self.all.iter().partition(|(_, c)| refuses(c));
         for (name, ceiling) in first.into_iter().chain(then) {
@@ -294,7 +297,7 @@ impl Ceilings {
 }
 
 impl Ceiling {
-    /// Reads a ceiling, after checking that nobody but root and the caller could have written it, as
+    /// Reads a ceiling, after checking that only root and the caller could have written it, as
     /// [`Policy::load`] does.
     pub fn load(path: &Path) -> Result<(Ceiling, Source), PolicyError> {
         let (text, source) = read_trusted(path)?;

@@ -5,7 +5,7 @@ use super::super::address::{Peer, address_kind, canonical_address};
 use proptest::prelude::*;
 
 #[test]
-fn ugly_addresses_are_what_they_lead_to() {
+fn wrapped_addresses_are_classified_by_destination() {
     let table: &[(&str, AddressKind)] = &[
         ("8.8.8.8", Public),
         ("1.0.0.0", Public),
@@ -66,7 +66,7 @@ fn ugly_addresses_are_what_they_lead_to() {
         ("::ffff:a9fe:a9fe", LinkLocal),
         ("::ffff:10.1.2.3", Private),
         ("::ffff:100.64.0.1", Private),
-        // The other ways to wrap it.
+        // Other ways to wrap an IPv4 address.
         ("::127.0.0.1", Never),
         ("::8.8.8.8", Never),
         ("::ffff:0:127.0.0.1", Never),
@@ -141,9 +141,9 @@ fn names_and_addresses() {
         ("bücher.example", "not ASCII"),
         ("exаmple.com", "not ASCII"),
         ("*.example.com", "a pattern"),
-        ("example.com.", "a dot at its end"),
-        (".example.com", "a part between dots that is empty"),
-        ("a..b", "a part between dots that is empty"),
+        ("example.com.", "ends with a dot"),
+        (".example.com", "has a label that is empty"),
+        ("a..b", "has a label that is empty"),
         ("-a.example", "hyphen"),
         ("a-.example", "hyphen"),
         ("a_b.example", "a character other than"),
@@ -151,25 +151,25 @@ fn names_and_addresses() {
         ("a\0.example", "a character other than"),
         ("a\n.example", "a character other than"),
         ("a\\b", "a character other than"),
-        ("https://example.com", "neither a name nor an address"),
-        ("user@example.com", "neither a name nor an address"),
-        ("example.com:443", "neither a name nor an address"),
-        ("[::1]", "neither a name nor an address"),
+        ("https://example.com", "not a plain name or address"),
+        ("user@example.com", "not a plain name or address"),
+        ("example.com:443", "not a plain name or address"),
+        ("[::1]", "not a plain name or address"),
         ("fe80::1%eth0", "an address with a zone"),
-        ("127.1", "an address in an odd form"),
-        ("2130706433", "an address in an odd form"),
-        ("0177.0.0.1", "an address in an odd form"),
-        ("0x7f.0.0.1", "an address in an odd form"),
-        ("0x7f000001", "an address in an odd form"),
-        ("0x", "an address in an odd form"),
-        ("127.0.0.0x1", "an address in an odd form"),
-        ("256.1.1.1", "an address in an odd form"),
-        ("a.example.1", "an address in an odd form"),
-        ("0.0.0.0", "no address of a machine"),
-        ("::", "no address of a machine"),
-        ("255.255.255.255", "no address of a machine"),
-        ("::ffff:0.0.0.0", "no address of a machine"),
-        ("ff02::1", "no address of a machine"),
+        ("127.1", "not a valid IPv4 address"),
+        ("2130706433", "not a valid IPv4 address"),
+        ("0177.0.0.1", "not a valid IPv4 address"),
+        ("0x7f.0.0.1", "not a valid IPv4 address"),
+        ("0x7f000001", "not a valid IPv4 address"),
+        ("0x", "not a valid IPv4 address"),
+        ("127.0.0.0x1", "not a valid IPv4 address"),
+        ("256.1.1.1", "not a valid IPv4 address"),
+        ("a.example.1", "not a valid IPv4 address"),
+        ("0.0.0.0", "an address that cannot be granted"),
+        ("::", "an address that cannot be granted"),
+        ("255.255.255.255", "an address that cannot be granted"),
+        ("::ffff:0.0.0.0", "an address that cannot be granted"),
+        ("ff02::1", "an address that cannot be granted"),
         (&long, "longer than 253"),
         (&part, "longer than 63"),
     ] {
@@ -180,7 +180,7 @@ fn names_and_addresses() {
 
 proptest! {
     #[test]
-    fn a_form_of_an_address_does_not_change_its_kind(bytes: [u8; 4]) {
+    fn the_form_of_an_address_does_not_change_its_kind(bytes: [u8; 4]) {
         let plain = IpAddr::from(bytes);
         let IpAddr::V4(v4) = plain else { unreachable!() };
         let mapped = IpAddr::from(v4.to_ipv6_mapped());
@@ -189,7 +189,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_a_peer_stays_one(text in "[0-9a-fxX:.%*-]{0,30}|[ -~]{0,30}") {
+    fn parsed_peers_parse_to_themselves(text in "[0-9a-fxX:.%*-]{0,30}|[ -~]{0,30}") {
         if let Ok(peer) = Peer::parse(&text) {
             prop_assert_eq!(Peer::parse(&peer.to_string()), Ok(peer));
         }

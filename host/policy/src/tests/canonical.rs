@@ -1,4 +1,4 @@
-//! `policy fmt`: order, and that nothing else changes.
+//! Tests of `policy fmt`: the order, and that nothing else changes.
 
 use super::super::format::canonical;
 use super::*;
@@ -124,7 +124,7 @@ reason = "a"
 }
 
 #[test]
-fn odd_ways_to_write_it() {
+fn unusual_spellings_are_formatted() {
     ordered("version=1", "version = 1\n");
     ordered(
         "\u{feff}version = 1\r\n\r\n[limits]\r\nstack=\"1 MiB\"\r\n",
@@ -185,7 +185,7 @@ fn a_starting_policy_is_in_order() {
 
 proptest! {
     #[test]
-    fn nothing_is_lost_and_nothing_changes_its_meaning(
+    fn formatting_loses_nothing_and_keeps_the_meaning(
         tables in Just(vec![
             "[limits]\nstack = \"1 MiB\" # one\n# two\n\nmemory = \"1 GiB\"\n",
             "# three\n[compute]\nthreads = 3\n",

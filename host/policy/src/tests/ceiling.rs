@@ -1,4 +1,4 @@
-//! Ceilings: the format, and that what is left of a policy is within them.
+//! Tests of ceilings: the format, and that a cut policy is within them.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ fn bad(text: &str) -> String {
     error
 }
 
-/// What is left of a policy under ceilings of these texts.
+/// The policy cut down to ceilings of these texts.
 fn under(policy: &str, ceilings: &[&str]) -> Result<Effective, Refused> {
     let policy = Policy::parse(&format!("version = 1\n{policy}"), "policy").unwrap();
     let ceilings = ceilings
@@ -56,14 +56,14 @@ reason = "r"
 "#;
 
 #[test]
-fn an_empty_ceiling_leaves_a_model_alone_and_runs_no_program() {
+fn empty_ceiling_leaves_models_unchanged_and_allows_no_programs() {
     assert!(cuts("", "").is_empty());
     assert!(cuts("confinement = \"best-effort\"\n[limits]\nmemory = \"4 GiB\"", "").is_empty());
     assert_eq!(*under("", &[""]).unwrap(), Policy::default());
     assert!(cuts("declared-shapes = \"strict\"", "").is_empty());
     let refused = under("[program]", &[""]).unwrap_err();
     assert!(matches!(refused, Refused::NoPrograms { .. }));
-    assert_says(&refused.to_string(), &["no guest program runs here"]);
+    assert_says(&refused.to_string(), &["guest programs are not allowed"]);
     let file = "[[filesystem]]\nhost = \"/srv/a\"\nguest = \"/a\"\nreason = \"r\"";
     assert_eq!(cuts(file, "").len(), 1);
     assert!(under(file, &[""]).unwrap().filesystem.is_empty());
@@ -83,7 +83,7 @@ fn every_limit_and_quota_is_cut() {
         [compute]\nthreads = 2\nkernels = \"sandbox\"\n[program]\n[quotas]\n\
         bytes-written = \"1 GiB\"\nfiles-created = 10\nopen-handles = 5\nconnections = 0\n\
         bytes-sent = \"1 GiB\"\nbytes-received = \"1 GiB\"";
-    let told = cuts(policy, ceiling);
+    let reported = cuts(policy, ceiling);
     for key in [
         "limits.memory = 2 GiB is more than the ceiling allows: 1 GiB",
         "limits.run-time = 2 h is more than the ceiling allows: 1 h",
@@ -104,22 +104,22 @@ fn every_limit_and_quota_is_cut() {
         "quotas.bytes-sent",
         "quotas.bytes-received",
     ] {
-        assert!(told.iter().any(|cut| cut.starts_with(key)), "{key}: {told:?}");
+        assert!(reported.iter().any(|cut| cut.starts_with(key)), "{key}: {reported:?}");
     }
-    assert_eq!(told.len(), 18, "{told:?}");
+    assert_eq!(reported.len(), 18, "{reported:?}");
     let left = under(policy, &[ceiling]).unwrap();
     let most = Ceiling::parse(&format!("version = 1\n{ceiling}"), "x").unwrap();
     assert_eq!((&left.limits, &left.quotas), (&most.limits, &most.quotas));
     assert_eq!((left.compute.threads, left.compute.kernels), (2, Kernels::Sandbox));
     assert_eq!(left.confinement, Confinement::Strict);
-    // What was cut once is within it.
+    // A policy that was cut is within the ceiling.
     let again = Ceilings::of(vec![most], false).admit(&left).unwrap();
     assert!(again.cuts().is_empty());
     assert_eq!(*again, *left);
 }
 
 #[test]
-fn what_a_program_gets_is_cut() {
+fn program_resources_are_cut() {
     assert!(cuts(PROGRAM.replace("HOME", "TZ").as_str(), OPEN).is_empty());
     let left = under(PROGRAM, &[OPEN]).unwrap();
     assert_eq!(left.cuts().len(), 1);
@@ -134,7 +134,7 @@ fn what_a_program_gets_is_cut() {
 }
 
 #[test]
-fn files_are_cut_to_the_roots() {
+fn file_grants_are_cut_to_the_roots() {
     let file = |host: &str, access: &str| {
         format!(
             "[program]\n[[filesystem]]\nhost = \"{host}\"\nguest = \"/a\"\naccess = \"{access}\"\n\
@@ -160,13 +160,13 @@ fn files_are_cut_to_the_roots() {
         ("/", "read", None),
         ("/srvx", "read", None),
         ("/etc", "read", None),
-        // A policy that was parsed and not loaded: nobody knows where this is.
+        // A policy that was parsed but not loaded: this relative path is not resolved.
         ("srv", "read", None),
         (".", "read", None),
     ] {
         assert_eq!(left(host, access), expected, "{host} {access}");
     }
-    // No file can say this, but a program can.
+    // No file can contain this, but code can.
     let mut policy =
         Policy::parse(&format!("version = 1\n{}", file("/srv/a", "read")), "x").unwrap();
     policy.filesystem[0].host = "/srv/../etc".into();
@@ -175,7 +175,7 @@ fn files_are_cut_to_the_roots() {
 }
 
 #[test]
-fn peers_are_cut_to_those_named() {
+fn network_grants_are_cut_to_the_listed_peers() {
     let ceiling = r#"
 [program]
 [[network]]
@@ -247,7 +247,7 @@ fn refusals_instead_of_cuts() {
     for (policy, what) in [("", "its model"), ("[program]", "its program")] {
         let refused = under(policy, &["require-pin = true\n[program]"]).unwrap_err();
         assert!(matches!(refused, Refused::NoPin { .. }));
-        assert_says(&refused.to_string(), &["demands that a policy pins", what]);
+        assert_says(&refused.to_string(), &["requires policies to pin", what]);
     }
     for table in ["[model]", "[program]"] {
         under(&format!("{table}\n{pin}"), &["require-pin = true\n[program]"]).unwrap();
@@ -255,10 +255,13 @@ fn refusals_instead_of_cuts() {
 }
 
 #[test]
-fn a_ceiling_may_demand_that_declared_shapes_hold() {
+fn ceiling_can_require_declared_shapes() {
     let strict = "declared-shapes = \"strict\"";
-    let told = cuts("", strict);
-    assert_eq!(told, ["declared-shapes = \"report\" is more than the ceiling allows: \"strict\""]);
+    let reported = cuts("", strict);
+    assert_eq!(
+        reported,
+        ["declared-shapes = \"report\" is more than the ceiling allows: \"strict\""]
+    );
     assert_eq!(under("", &[strict]).unwrap().declared_shapes, DeclaredShapes::Strict);
     assert!(cuts(strict, strict).is_empty());
     assert_eq!(
@@ -268,7 +271,7 @@ fn a_ceiling_may_demand_that_declared_shapes_hold() {
 }
 
 #[test]
-fn a_ceiling_that_demands_pins_demands_those_of_a_models_files_too() {
+fn ceiling_that_requires_pins_requires_pins_of_model_files() {
     let ceiling = "require-pin = true\n[program]\n[[filesystem]]\npath = \"/srv\"";
     let pin = format!("sha256 = \"{}\"", "a".repeat(64));
     let model = format!("[model]\n{pin}\n");
@@ -280,7 +283,7 @@ fn a_ceiling_that_demands_pins_demands_those_of_a_models_files_too() {
     assert_says(&refused.to_string(), &["every file of a model", "/w"]);
     assert!(under(&(model.clone() + &file(&pin)), &[ceiling]).is_ok());
     assert!(under(&(model + &file("")), &[""]).is_ok());
-    // What a program reads is no file of a model.
+    // A file that a program reads is not a file of a model.
     let program = format!("[program]\n{pin}\n{}", file(""));
     assert!(under(&program, &[ceiling]).is_ok());
     // But the files of its models are.
@@ -299,7 +302,7 @@ fn a_ceiling_that_demands_pins_demands_those_of_a_models_files_too() {
 }
 
 #[test]
-fn all_ceilings_hold_in_any_order() {
+fn all_ceilings_apply_in_any_order() {
     let a = "[limits]\nmemory = \"512 MiB\"\nstack = \"2 MiB\"";
     let b = "[limits]\nmemory = \"1 GiB\"\nstack = \"1 MiB\"";
     for ceilings in [[a, b], [b, a]] {
@@ -309,7 +312,7 @@ fn all_ceilings_hold_in_any_order() {
 }
 
 #[test]
-fn what_models_of_a_program_may_use_is_cut_too() {
+fn models_of_a_program_are_cut() {
     let text = format!(
         "version = 1\n[program]\n[[models]]\nname = \"m\"\nsha256 = \"{}\"\npolicy = \"m.toml\"",
         "a".repeat(64)
@@ -332,40 +335,40 @@ fn what_models_of_a_program_may_use_is_cut_too() {
     assert_eq!((rules.limits.memory, rules.confinement), (1 << 30, Confinement::Strict));
     let [kept] = &rules.filesystem[..] else { panic!("{rules:?}") };
     assert_eq!(kept.guest, "/w");
-    let told: Vec<String> = left.cuts().iter().map(Cut::to_string).collect();
-    assert!(told[0].starts_with("models[1].policy limits.memory = 2 GiB"), "{told:?}");
-    let last = told.last().unwrap();
-    assert!(last.starts_with("models[1].policy filesystem.host = \"/b/v\""), "{told:?}");
+    let reported: Vec<String> = left.cuts().iter().map(Cut::to_string).collect();
+    assert!(reported[0].starts_with("models[1].policy limits.memory = 2 GiB"), "{reported:?}");
+    let last = reported.last().unwrap();
+    assert!(last.starts_with("models[1].policy filesystem.host = \"/b/v\""), "{reported:?}");
 }
 
 #[test]
 fn ceilings_that_are_refused() {
     for (text, why) in [
-        ("excess = \"allow\"", "not one of the two"),
-        ("require-pin = \"yes\"", "a text, not a boolean"),
+        ("excess = \"allow\"", "not a valid value"),
+        ("require-pin = \"yes\"", "a string, not a boolean"),
         ("require_pin = true", "did you mean `require-pin`?"),
-        ("signers = [\"x\"]", "this build checks no signatures"),
-        ("signers = []", "this build checks no signatures"),
+        ("signers = [\"x\"]", "this build does not verify signatures"),
+        ("signers = []", "this build does not verify signatures"),
         ("[model]\nsha256 = \"\"", "unknown key \"model\" in the top level"),
         ("[program]\nreason = \"r\"", "unknown key \"reason\" in [program]"),
         ("[program]\nenvironment = { A = \"x\" }", "a table, not a list"),
-        ("[program]\nenvironment = [1]", "an integer, not a text"),
+        ("[program]\nenvironment = [1]", "an integer, not a string"),
         ("[[filesystem]]\naccess = \"read\"", "`path` is missing in [[filesystem]]"),
         ("[[filesystem]]\npath = \"srv\"", "not absolute"),
-        ("[[filesystem]]\npath = \"/srv/..\"", "`..` in it"),
+        ("[[filesystem]]\npath = \"/srv/..\"", "contains `..`"),
         ("[[filesystem]]\nhost = \"/srv\"", "unknown key \"host\""),
         ("[[network]]\nhost = \"a\"", "`ports` is missing in [[network]]"),
         ("[[network]]\nports = [1]", "`host` is missing in [[network]]"),
         ("[[network]]\nhost = \"a.*\"", "a pattern"),
         ("[[network]]\nhost = \"**\"", "a pattern"),
         ("[[network]]\nhost = \"*.\"", "empty"),
-        ("[[network]]\nhost = \"*.10.0.0.1\"", "a pattern of addresses"),
+        ("[[network]]\nhost = \"*.10.0.0.1\"", "a pattern cannot contain an address"),
         ("[[network]]\nports = 443", "an integer, not a list"),
-        ("[[network]]\nports = [0]", "no port and no range"),
-        ("[[network]]\nports = [\"9-8\"]", "no port and no range"),
-        ("[[network]]\nports = [\"0-8\"]", "no port and no range"),
-        ("[[network]]\nports = [\"80\"]", "no port and no range"),
-        ("[[network]]\nports = [\"1-65536\"]", "no port and no range"),
+        ("[[network]]\nports = [0]", "not a port or a range of ports"),
+        ("[[network]]\nports = [\"9-8\"]", "not a port or a range of ports"),
+        ("[[network]]\nports = [\"0-8\"]", "not a port or a range of ports"),
+        ("[[network]]\nports = [\"80\"]", "not a port or a range of ports"),
+        ("[[network]]\nports = [\"1-65536\"]", "not a port or a range of ports"),
         ("[limits]\nmemory = \"5 GiB\"", "leave the key out for 4 GiB"),
         ("[compute]\ndeterministic = true", "unknown key \"deterministic\""),
     ] {
@@ -375,7 +378,7 @@ fn ceilings_that_are_refused() {
 }
 
 #[test]
-fn a_ceiling_is_held_to_the_same_ownership_as_a_policy() {
+fn ceiling_files_have_the_same_ownership_rules_as_policies() {
     use std::os::unix::fs::PermissionsExt as _;
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("ceiling.toml");
@@ -396,7 +399,7 @@ fn a_ceiling_is_held_to_the_same_ownership_as_a_policy() {
 
 proptest! {
     #[test]
-    fn what_is_left_is_never_more(
+    fn cut_policy_never_allows_more(
         memory in 32_u64..4096,
         most in 32_u64..4096,
         threads in 1_u32..64,

@@ -47,7 +47,7 @@ fn every_key_is_read() {
 }
 
 #[test]
-fn an_absent_key_is_the_default() {
+fn absent_key_is_the_default() {
     for text in [
         "version = 1",
         "version = 1\n[limits]\n[model]\n[compute]",
@@ -65,11 +65,11 @@ fn an_absent_key_is_the_default() {
 #[test]
 fn version() {
     assert_says(&refused(""), &["test.toml:1:1", "`version` is missing", "version = 1"]);
-    // A later version is reported as such, not by the first key of it that is not known yet.
+    // A later version is reported as an unsupported version, not as an unknown key.
     let later = "network = []\nversion = 2\n";
     assert_says(&refused(later), &["test.toml:2:11", "policy version 2 is not", "version = 1"]);
     for odd in ["\"1\"", "1.0", "true", "-1", "[1]", "{x=1}", "99999999999999999999999999"] {
-        assert_says(&refused(&format!("version = {odd}")), &["is not understood"]);
+        assert_says(&refused(&format!("version = {odd}")), &["is not supported"]);
     }
 }
 
@@ -94,7 +94,7 @@ fn unknown_keys() {
     ] {
         let text = if text.starts_with('[') {
             let error = refused(&format!("version = 1\n{text}"));
-            // The line of the version was added on top.
+            // The line of the version was added at the top.
             let (line, rest) = parts[0].split_once(':').unwrap();
             let line: usize = line.parse().unwrap();
             assert_says(&error, &[&format!("test.toml:{}:{rest}", line + 1)]);
@@ -115,18 +115,18 @@ fn values_out_of_bounds_or_shape() {
         ("memory = \"4.1 GiB\"", "not a whole number of bytes"),
         ("memory = \"5 GiB\"", "above the maximum of 4 GiB"),
         ("memory = \"-1 GiB\"", "negative"),
-        ("memory = \"unlimited\"", "there is no unlimited"),
+        ("memory = \"unlimited\"", "unlimited is not supported"),
         ("memory = \"512\"", "no unit"),
         ("memory = \"99999999999999999999 GiB\"", "too large to represent"),
         ("memory = \"\"", "empty"),
-        ("memory = 512", "an integer, not a text with a unit"),
-        ("memory = -1", "an integer, not a text"),
-        ("memory = inf", "a float, not a text"),
-        ("memory = 1e999", "a float, not a text"),
-        ("memory = true", "a boolean, not a text"),
-        ("memory = []", "an array, not a text"),
-        ("memory.max = 1", "a table, not a text"),
-        ("memory = 1979-05-27", "a date, not a text"),
+        ("memory = 512", "an integer, not a string with a unit"),
+        ("memory = -1", "an integer, not a string"),
+        ("memory = inf", "a float, not a string"),
+        ("memory = 1e999", "a float, not a string"),
+        ("memory = true", "a boolean, not a string"),
+        ("memory = []", "an array, not a string"),
+        ("memory.max = 1", "a table, not a string"),
+        ("memory = 1979-05-27", "a date, not a string"),
         ("run-time = \"0 s\"", "zero would let nothing run; the minimum is 1 ms"),
         ("run-time = \"0.5 ms\"", "below the minimum of 1 ms"),
         ("run-time = \"25 h\"", "above the maximum of 24 h"),
@@ -141,10 +141,10 @@ fn values_out_of_bounds_or_shape() {
         ("output-size = \"5 GiB\"", "above the maximum of 4 GiB"),
         ("snapshots = 0", "zero would let nothing run; the minimum is 1"),
         ("snapshots = 65", "above the maximum of 64"),
-        ("snapshots = -1", "not a count"),
-        ("snapshots = 99999999999999999999", "not a count"),
+        ("snapshots = -1", "not a valid count"),
+        ("snapshots = 99999999999999999999", "not a valid count"),
         ("snapshots = 1.0", "a float, not an integer"),
-        ("snapshots = \"4\"", "a text, not an integer"),
+        ("snapshots = \"4\"", "a string, not an integer"),
     ] {
         let key = line.split([' ', '.']).next().unwrap();
         let error = refused(&format!("version = 1\n[limits]\n{line}\n"));
@@ -182,7 +182,7 @@ fn digests() {
         (format!("\"{}+1\"", "a".repeat(62)), "\"+\" is not a hexadecimal digit"),
         (format!("\"{}\"", "é".repeat(32)), "\"é\" is not a hexadecimal digit"),
         (format!("\"sha256:{}\"", "a".repeat(64)), "is not a hexadecimal digit"),
-        ("5".to_owned(), "an integer, not a text"),
+        ("5".to_owned(), "an integer, not a string"),
     ] {
         let error = refused(&format!("version = 1\n[model]\nsha256 = {value}"));
         assert_says(&error, &["3:10", "model.sha256", why, "sha256sum"]);
@@ -194,12 +194,12 @@ fn other_shapes() {
     let error = refused("version = 1\n[compute]\nkernels = \"gpu\"");
     assert_says(&error, &["3:11", "compute.kernels", "\"native\" or \"sandbox\""]);
     let error = refused("version = 1\n[compute]\nkernels = true");
-    assert_says(&error, &["3:11", "compute.kernels", "not a text"]);
+    assert_says(&error, &["3:11", "compute.kernels", "not a string"]);
     let error = refused("version = 1\n[compute]\ndeterministic = \"yes\"");
-    assert_says(&error, &["3:17", "compute.deterministic", "a text, not a boolean"]);
+    assert_says(&error, &["3:17", "compute.deterministic", "a string, not a boolean"]);
     let error = refused("version = 1\n[[limits]]\nmemory = \"1 GiB\"");
     assert_says(&error, &["2:3", "an array, not a table", "[limits]"]);
-    assert_says(&refused("version = 1\nmodel = \"x\""), &["2:1", "a text, not a table"]);
+    assert_says(&refused("version = 1\nmodel = \"x\""), &["2:1", "a string, not a table"]);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn syntax() {
 }
 
 #[test]
-fn hostile_text_is_never_shown_raw() {
+fn untrusted_text_is_always_escaped() {
     let ugly = "\\u001b[2J\\u202e\\n\\r\\u0000";
     let long = "x".repeat(100_000);
     for text in [
@@ -241,11 +241,11 @@ fn hostile_text_is_never_shown_raw() {
 }
 
 #[test]
-fn deep_and_large_text_is_refused_quickly() {
+fn deeply_nested_and_large_text_is_refused_quickly() {
     let refused = |text: &str| {
         let started = std::time::Instant::now();
         refused(text);
-        // Generous, for slow machines and debug builds; anything quadratic would take minutes.
+        // Generous, for slow machines and debug builds; a quadratic parser would take minutes.
         let took = started.elapsed();
         assert!(took < Duration::from_secs(10), "{took:?} for {}", &text[..30]);
     };
@@ -265,7 +265,7 @@ fn deep_and_large_text_is_refused_quickly() {
 }
 
 #[test]
-fn limits_made_by_a_program_are_checked() {
+fn limits_set_in_code_are_checked() {
     let limits = Limits { memory: 5 << 30, ..Limits::default() };
     let error = limits.check().unwrap_err().to_string();
     assert_says(&error, &["limit memory = 5 GiB", "above the maximum of 4 GiB"]);
@@ -275,7 +275,7 @@ fn limits_made_by_a_program_are_checked() {
     assert_says(&limits.check().unwrap_err().to_string(), &["zero"]);
 }
 
-/// Lines that together reach every branch of the reader more often than random text does.
+/// Lines that reach every branch of the reader more often than random text does.
 fn piece() -> impl Strategy<Value = String> {
     prop_oneof![
         Just("version = 1\n".to_owned()),
@@ -305,7 +305,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_accepted_is_within_bounds(pieces in prop::collection::vec(piece(), 0..16)) {
+    fn accepted_policies_are_within_bounds(pieces in prop::collection::vec(piece(), 0..16)) {
         match Policy::parse(&format!("version = 1\n{}", pieces.concat()), "x") {
             Ok(policy) => {
                 policy.limits.check().unwrap();
@@ -351,5 +351,5 @@ fn threads_are_one_unless_the_policy_says_otherwise() {
         assert_says(&error, &["3:11", "compute.threads", "1 to 64"]);
     }
     let error = refused("version = 1\n[compute]\nthreads = \"2\"");
-    assert_says(&error, &["3:11", "compute.threads", "a text, not a number"]);
+    assert_says(&error, &["3:11", "compute.threads", "a string, not a number"]);
 }

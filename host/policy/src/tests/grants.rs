@@ -1,4 +1,4 @@
-//! Grants: every key, every refusal, and the walk for symbolic links.
+//! Tests of grants: every key, every error, and the search for symbolic links.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -104,7 +104,7 @@ fn every_grant_is_read() {
 }
 
 #[test]
-fn nothing_is_granted_unless_it_is_said() {
+fn nothing_is_granted_by_default() {
     let policy = Policy::parse("version = 1\n[program]", "x").unwrap();
     assert_eq!(policy.program, Some(Program::default()));
     assert_eq!(policy.quotas, Quotas::default());
@@ -122,7 +122,7 @@ fn nothing_is_granted_unless_it_is_said() {
 
 const FILE: &str = "host = \"a\"\nguest = \"/a\"\nreason = \"r\"";
 
-/// A program with one entry of a list, of which one line is replaced, or added.
+/// A policy for a program with one entry of a list, in which one line is replaced or added.
 fn with(table: &str, entry: &str, line: &str) -> String {
     let key = line.split(' ').next().unwrap();
     let kept: Vec<&str> = entry.lines().filter(|l| l.split(' ').next() != Some(key)).collect();
@@ -134,36 +134,36 @@ fn files_that_are_refused() {
     Policy::parse(&with("filesystem", FILE, "access = \"read\""), "x").unwrap();
     for (line, why) in [
         ("host = \"\"", "empty"),
-        ("host = \"..\"", "`..` in it"),
-        ("host = \"a/../b\"", "`..` in it"),
-        ("host = \"/a/..\"", "`..` in it"),
-        ("host = \"a\\u0000b\"", "a NUL in it"),
-        ("host = \"a\\nb\"", "a character in it that cannot be seen"),
-        ("host = 5", "an integer, not a text"),
+        ("host = \"..\"", "contains `..`"),
+        ("host = \"a/../b\"", "contains `..`"),
+        ("host = \"/a/..\"", "contains `..`"),
+        ("host = \"a\\u0000b\"", "contains a NUL byte"),
+        ("host = \"a\\nb\"", "contains an invisible character"),
+        ("host = 5", "an integer, not a string"),
         ("guest = \"\"", "empty"),
         ("guest = \"a\"", "not absolute"),
-        ("guest = \"/a/\"", "a slash too many"),
-        ("guest = \"//a\"", "a slash too many"),
-        ("guest = \"/a//b\"", "a slash too many"),
-        ("guest = \"/./a\"", "`.` in it"),
-        ("guest = \"/a/../b\"", "`..` in it"),
-        ("guest = \"/a\\u0000\"", "a NUL in it"),
-        ("access = \"execute\"", "not one of the two"),
-        ("access = true", "a boolean, not a text"),
+        ("guest = \"/a/\"", "contains an extra slash"),
+        ("guest = \"//a\"", "contains an extra slash"),
+        ("guest = \"/a//b\"", "contains an extra slash"),
+        ("guest = \"/./a\"", "contains `.`"),
+        ("guest = \"/a/../b\"", "contains `..`"),
+        ("guest = \"/a\\u0000\"", "contains a NUL byte"),
+        ("access = \"execute\"", "not a valid value"),
+        ("access = true", "a boolean, not a string"),
         ("reason = \"\"", "empty"),
         ("reason = \" \\t \"", "empty"),
-        ("reason = \"a\\nb\"", "more than one line"),
-        ("reason = \"a\\u2028b\"", "more than one line"),
-        ("reason = \"a\\u202eb\"", "a character in it that cannot be seen"),
-        ("host = \"a\\u200bb\"", "a character in it that cannot be seen"),
-        ("reason = 1", "an integer, not a text"),
+        ("reason = \"a\\nb\"", "contains a line break"),
+        ("reason = \"a\\u2028b\"", "contains a line break"),
+        ("reason = \"a\\u202eb\"", "contains an invisible character"),
+        ("host = \"a\\u200bb\"", "contains an invisible character"),
+        ("reason = 1", "an integer, not a string"),
         ("mode = \"read\"", "unknown key \"mode\" in [[filesystem]]"),
         ("acess = \"read\"", "did you mean `access`?"),
     ] {
         assert_says(&refused(&with("filesystem", FILE, line)), &["test.toml:", why, "hint: "]);
     }
     let error = refused(&with("filesystem", FILE, "host = \"a/../b\""));
-    assert_says(&error, &["test.toml:6:8: filesystem.host = \"a/../b\": `..` in it"]);
+    assert_says(&error, &["test.toml:6:8: filesystem.host = \"a/../b\": contains `..`"]);
     let long = format!("host = \"{}\"", "x/".repeat(3000));
     assert_says(&refused(&with("filesystem", FILE, &long)), &["longer than 4095"]);
     let long = format!("reason = \"{}\"", "x".repeat(501));
@@ -171,7 +171,7 @@ fn files_that_are_refused() {
 }
 
 #[test]
-fn what_is_missing_is_named_with_its_table() {
+fn missing_keys_are_named_with_their_table() {
     for (key, rest) in [
         ("host", "guest = \"/a\"\nreason = \"r\""),
         ("guest", "host = \"a\"\nreason = \"r\""),
@@ -213,7 +213,10 @@ fn guest_paths_do_not_overlap() {
     };
     for (a, b) in [("/a", "/a"), ("/a", "/a/b"), ("/a/b", "/a"), ("/", "/a"), ("/a", "/")] {
         let error = refused(&both(a, b));
-        assert_says(&error, &["test.toml:9:9", "filesystem.guest", &format!("holds \"{a}\"")]);
+        assert_says(
+            &error,
+            &["test.toml:9:9", "filesystem.guest", &format!("the grant of \"{a}\"")],
+        );
     }
     for (a, b) in [("/a", "/b"), ("/a", "/ab"), ("/a/b", "/a/c"), ("/a", "/A")] {
         Policy::parse(&both(a, b), "x").unwrap();
@@ -227,30 +230,30 @@ fn peers_that_are_refused() {
     for (line, why) in [
         ("host = \"*.example.com\"", "a pattern"),
         ("host = \"bücher.example\"", "not ASCII"),
-        ("host = \"127.1\"", "an address in an odd form"),
+        ("host = \"127.1\"", "not a valid IPv4 address"),
         ("host = \"127.0.0.1\"", "a loopback address, and `reaches` does not list that kind"),
         ("host = \"::ffff:127.0.0.1\"", "a loopback address"),
         ("host = \"10.0.0.1\"", "a private address"),
         ("host = \"169.254.169.254\"", "a link-local address"),
-        ("host = \"0.0.0.0\"", "no address of a machine"),
-        ("host = 1", "an integer, not a text"),
+        ("host = \"0.0.0.0\"", "an address that cannot be granted"),
+        ("host = 1", "an integer, not a string"),
         ("port = 0", "not a port"),
         ("port = 65536", "not a port"),
         ("port = -1", "not a port"),
-        ("port = \"80\"", "a text, not an integer"),
+        ("port = \"80\"", "a string, not an integer"),
         ("port = 80.0", "a float, not an integer"),
-        ("protocol = \"sctp\"", "not one of the two"),
+        ("protocol = \"sctp\"", "not a valid value"),
         ("reaches = []", "an empty list"),
-        ("reaches = \"public\"", "a text, not a list"),
+        ("reaches = \"public\"", "a string, not a list"),
         ("reaches = [\"public\", \"public\"]", "there twice"),
-        ("reaches = [\"never\"]", "not one of those"),
-        ("reaches = [1]", "an integer, not a text"),
+        ("reaches = [\"never\"]", "not a valid value"),
+        ("reaches = [1]", "an integer, not a string"),
         ("ports = [80]", "did you mean `port`?"),
     ] {
         assert_says(&refused(&with("network", PEER, line)), &["test.toml:", why, "hint: "]);
     }
     let twice = format!("version = 1\n[program]\n[[network]]\n{PEER}\n[[network]]\n{PEER}\n");
-    assert_says(&refused(&twice), &["test.toml:8:8", "granted before"]);
+    assert_says(&refused(&twice), &["test.toml:8:8", "already granted"]);
     let both = twice.replacen("port = 1", "port = 1\nprotocol = \"udp\"", 1);
     assert_eq!(Policy::parse(&both, "x").unwrap().network.len(), 2);
 }
@@ -260,11 +263,11 @@ fn models_and_environments_that_are_refused() {
     let model = format!("name = \"a\"\nsha256 = \"{PIN}\"");
     for (line, why) in [
         ("name = \"\"", "empty"),
-        ("name = \"a\\nb\"", "a character in it that cannot be seen"),
-        ("name = 1", "an integer, not a text"),
-        ("path = \"../a.onnx\"", "`..` in it"),
+        ("name = \"a\\nb\"", "contains an invisible character"),
+        ("name = 1", "an integer, not a string"),
+        ("path = \"../a.onnx\"", "contains `..`"),
         ("path = \"\"", "empty"),
-        ("policy = \"a/../b\"", "`..` in it"),
+        ("policy = \"a/../b\"", "contains `..`"),
         ("sha256 = \"abc\"", "3 digits, not 64"),
         ("digest = \"abc\"", "unknown key \"digest\" in [[models]]"),
     ] {
@@ -274,12 +277,12 @@ fn models_and_environments_that_are_refused() {
     assert_says(&refused(&twice), &["test.toml:7:8", "another model has this name"]);
     for (value, why) in [
         ("[\"A=B\"]", "an array, not a table"),
-        ("{ \"\" = \"x\" }", "is no name of a variable"),
-        ("{ 1A = \"x\" }", "is no name of a variable"),
-        ("{ \"A=B\" = \"x\" }", "is no name of a variable"),
-        ("{ \"A\\u0000\" = \"x\" }", "is no name of a variable"),
-        ("{ A = 1 }", "an integer, not a text"),
-        ("{ A = \"\\u0000\" }", "a NUL in it"),
+        ("{ \"\" = \"x\" }", "is not a valid variable name"),
+        ("{ 1A = \"x\" }", "is not a valid variable name"),
+        ("{ \"A=B\" = \"x\" }", "is not a valid variable name"),
+        ("{ \"A\\u0000\" = \"x\" }", "is not a valid variable name"),
+        ("{ A = 1 }", "an integer, not a string"),
+        ("{ A = \"\\u0000\" }", "contains a NUL byte"),
     ] {
         let text = format!("version = 1\n[program]\nreason = \"r\"\nenvironment = {value}");
         assert_says(&refused(&text), &["test.toml:4:", "program.environment", why]);
@@ -292,12 +295,12 @@ fn grants_need_a_program() {
     let models = format!("[[models]]\nname = \"a\"\nsha256 = \"{PIN}\"");
     for text in [network, &models, "[quotas]\nconnections = 1", "[quotas]"] {
         let error = refused(&format!("version = 1\n{text}"));
-        assert_says(&error, &["test.toml:2:", "only a guest program can use this", "[program]"]);
+        assert_says(&error, &["test.toml:2:", "only guest programs can use this", "[program]"]);
         for order in [format!("[program]\n{text}"), format!("{text}\n[program]")] {
             Policy::parse(&format!("version = 1\n{order}"), "x").unwrap();
         }
     }
-    // Data beside a model may be read by it, and no more.
+    // A model may only read external data.
     let read = format!("version = 1\n[[filesystem]]\n{FILE}");
     assert_eq!(Policy::parse(&read, "x").unwrap().filesystem.len(), 1);
     let write = format!("{read}\naccess = \"write\"");
@@ -313,11 +316,11 @@ fn lists_are_bounded() {
     let text =
         |n: usize| format!("version = 1\n[program]\n{}", (0..n).map(entry).collect::<String>());
     assert_eq!(Policy::parse(&text(MAX_GRANTS), "x").unwrap().filesystem.len(), MAX_GRANTS);
-    assert_says(&refused(&text(MAX_GRANTS + 1)), &["257 entries; the most is 256"]);
+    assert_says(&refused(&text(MAX_GRANTS + 1)), &["257 entries; the maximum is 256"]);
     for (text, why) in [
         ("[filesystem]\nhost = \"a\"", "a table, not a list of tables"),
         ("filesystem = [1]", "an integer, not a list of tables"),
-        ("network = \"x\"", "a text, not a list of tables"),
+        ("network = \"x\"", "a string, not a list of tables"),
         ("[[program]]", "an array, not a table"),
         ("[[quotas]]", "an array, not a table"),
     ] {
@@ -329,12 +332,12 @@ fn lists_are_bounded() {
 fn quotas_out_of_bounds() {
     for (line, why) in [
         ("bytes-written = \"2000 GiB\"", "above the maximum of 1024 GiB"),
-        ("bytes-written = 5", "an integer, not a text with a unit"),
+        ("bytes-written = 5", "an integer, not a string with a unit"),
         ("files-created = 1000001", "above the maximum of 1000000"),
-        ("files-created = -1", "not a count"),
+        ("files-created = -1", "not a valid count"),
         ("open-handles = 513", "above the maximum of 512"),
         ("connections = 65536", "above the maximum of 65535"),
-        ("bytes-sent = \"unlimited\"", "there is no unlimited"),
+        ("bytes-sent = \"unlimited\"", "unlimited is not supported"),
         ("bytes-received = \"1\"", "no unit"),
         ("bytes-recieved = \"1 B\"", "did you mean `bytes-received`?"),
     ] {
@@ -343,15 +346,15 @@ fn quotas_out_of_bounds() {
     }
 }
 
-/// A folder of our own for policies and what they grant.
-struct Place(#[allow(dead_code)] tempfile::TempDir, PathBuf);
+/// A temporary folder for policies and the files they grant.
+struct TempFolder(#[allow(dead_code)] tempfile::TempDir, PathBuf);
 
-impl Place {
-    fn new() -> Place {
+impl TempFolder {
+    fn new() -> TempFolder {
         let dir = tempfile::tempdir().unwrap();
-        // Some systems' temporary folder is behind a link, which grants must not be.
+        // On some systems the temporary folder is behind a link, which grants may not contain.
         let real = dir.path().canonicalize().unwrap();
-        Place(dir, real)
+        TempFolder(dir, real)
     }
 
     fn file(&self, name: &str, text: &str) -> PathBuf {
@@ -371,10 +374,10 @@ impl Place {
 }
 
 #[test]
-fn relative_grants_lie_beside_the_policy() {
-    let place = Place::new();
-    fs::create_dir(place.1.join("labels")).unwrap();
-    let real = &place.1;
+fn relative_grants_resolve_in_the_policys_folder() {
+    let temp = TempFolder::new();
+    fs::create_dir(temp.1.join("labels")).unwrap();
+    let real = &temp.1;
     for (host, at) in [
         ("labels", real.join("labels")),
         ("./labels/", real.join("labels")),
@@ -382,25 +385,25 @@ fn relative_grants_lie_beside_the_policy() {
         ("missing/below", real.join("missing/below")),
         ("/dev/null", PathBuf::from("/dev/null")),
     ] {
-        let loaded = place.granting(host).unwrap();
+        let loaded = temp.granting(host).unwrap();
         assert_eq!(loaded.policy.filesystem[0].host, at, "{host}");
     }
-    // Where the file really lies counts, not where a link to it does.
-    fs::create_dir(place.1.join("links")).unwrap();
-    place.granting("labels").unwrap();
-    symlink("../policy.toml", place.1.join("links/policy.toml")).unwrap();
-    let loaded = Policy::load(&place.1.join("links/policy.toml")).unwrap();
+    // The real location of the file counts, not that of a link to it.
+    fs::create_dir(temp.1.join("links")).unwrap();
+    temp.granting("labels").unwrap();
+    symlink("../policy.toml", temp.1.join("links/policy.toml")).unwrap();
+    let loaded = Policy::load(&temp.1.join("links/policy.toml")).unwrap();
     assert_eq!(loaded.policy.filesystem[0].host, real.join("labels"));
 }
 
 #[test]
-fn links_on_the_way_to_a_grant_are_refused() {
-    let place = Place::new();
-    fs::create_dir_all(place.1.join("real/below")).unwrap();
-    symlink("real", place.1.join("link")).unwrap();
-    symlink("/nowhere", place.1.join("dangling")).unwrap();
-    symlink("loop", place.1.join("loop")).unwrap();
-    symlink("/", place.1.join("real/below/root")).unwrap();
+fn symbolic_links_in_grant_paths_are_refused() {
+    let temp = TempFolder::new();
+    fs::create_dir_all(temp.1.join("real/below")).unwrap();
+    symlink("real", temp.1.join("link")).unwrap();
+    symlink("/nowhere", temp.1.join("dangling")).unwrap();
+    symlink("loop", temp.1.join("loop")).unwrap();
+    symlink("/", temp.1.join("real/below/root")).unwrap();
     for (host, link) in [
         ("link", "link"),
         ("link/below", "link"),
@@ -411,22 +414,22 @@ fn links_on_the_way_to_a_grant_are_refused() {
         ("real/below/root/etc", "real/below/root"),
         ("/proc/self/root/etc", "/proc/self"),
     ] {
-        let error = place.granting(host).unwrap_err().to_string();
-        let link = place.1.join(link);
+        let error = temp.granting(host).unwrap_err().to_string();
+        let link = temp.1.join(link);
         let named = format!("{} is a symbolic link", link.display());
         assert_says(&error, &["filesystem.host = ", &named, "hint: "]);
     }
-    // The folder itself is fine; what lies in it is for those who open it.
-    place.granting("real/below").unwrap();
-    place.file("plain", "");
-    place.granting("plain").unwrap();
-    let error = place.granting("plain/below").unwrap_err().to_string();
-    assert_says(&error, &["plain/below", "cannot be looked at", "ot a directory"]);
+    // Only the path of the folder is checked here; its content is checked when it is opened.
+    temp.granting("real/below").unwrap();
+    temp.file("plain", "");
+    temp.granting("plain").unwrap();
+    let error = temp.granting("plain/below").unwrap_err().to_string();
+    assert_says(&error, &["plain/below", "cannot be accessed", "ot a directory"]);
 }
 
 #[test]
-fn models_have_policies_of_their_own() {
-    let place = Place::new();
+fn models_can_have_their_own_policies() {
+    let temp = TempFolder::new();
     let other = "ff".repeat(32);
     let program = |policy: &str| {
         format!(
@@ -434,62 +437,62 @@ fn models_have_policies_of_their_own() {
              [[models]]\nname = \"m\"\npath = \"m.onnx\"\nsha256 = \"{PIN}\"\n{policy}"
         )
     };
-    let load = |text: &str| Policy::load(&place.file("policy.toml", text));
+    let load = |text: &str| Policy::load(&temp.file("policy.toml", text));
     let loaded = load(&program("")).unwrap();
-    assert_eq!(loaded.policy.models[0].path, Some(place.1.join("m.onnx")));
+    assert_eq!(loaded.policy.models[0].path, Some(temp.1.join("m.onnx")));
     let rules = loaded.policy.for_model(&loaded.policy.models[0]).unwrap();
     assert_eq!((rules.limits.stack, rules.confinement), (1 << 20, Confinement::BestEffort));
     assert_eq!(rules.model.sha256, Some(loaded.policy.models[0].sha256));
     assert_eq!(rules.program, None);
 
-    place.file("m.toml", "version = 1\n[limits]\nstack = \"3 MiB\"");
+    temp.file("m.toml", "version = 1\n[limits]\nstack = \"3 MiB\"");
     let loaded = load(&program("policy = \"m.toml\"")).unwrap();
     let grant = &loaded.policy.models[0];
-    assert_eq!(grant.rules.as_ref().unwrap().source.path, place.1.join("m.toml"));
+    assert_eq!(grant.rules.as_ref().unwrap().source.path, temp.1.join("m.toml"));
     let rules = loaded.policy.for_model(grant).unwrap();
-    // The stricter of the two counts.
+    // The stricter confinement of the two applies.
     assert_eq!((rules.limits.stack, rules.confinement), (3 << 20, Confinement::Strict));
     assert!(rules.model.sha256.is_some());
-    // Files are its own policy's: those of the program are not the model's.
+    // The model's files come only from its own policy, not from the program's.
     assert!(rules.filesystem.is_empty());
-    place.file("m.toml", &format!("version = 1\n[[filesystem]]\n{FILE}"));
+    temp.file("m.toml", &format!("version = 1\n[[filesystem]]\n{FILE}"));
     let text = program("policy = \"m.toml\"")
         + "\n[[filesystem]]\nhost = \"b\"\nguest = \"/b\"\nreason = \"r\"";
     let loaded = load(&text).unwrap();
     let rules = loaded.policy.for_model(&loaded.policy.models[0]).unwrap();
     let [file] = &rules.filesystem[..] else { panic!("{rules:?}") };
-    assert_eq!((&file.host, &*file.guest), (&place.1.join("a"), "/a"));
-    // One that was never read is no policy.
+    assert_eq!((&file.host, &*file.guest), (&temp.1.join("a"), "/a"));
+    // A policy file that was never read cannot be used.
     let parsed = Policy::parse(&program("policy = \"m.toml\""), "x").unwrap();
     assert_eq!(parsed.for_model(&parsed.models[0]), None);
 
     let refused = |inner: &str, says: &[&str]| {
-        place.file("m.toml", inner);
+        temp.file("m.toml", inner);
         let error = load(&program("policy = \"m.toml\"")).unwrap_err().to_string();
         assert_says(&error, says);
     };
-    refused("version = 1\n[program]", &["models.policy", "the policy of a program"]);
+    refused("version = 1\n[program]", &["models.policy", "a policy for a program"]);
     let writes = format!("version = 1\n[[filesystem]]\n{FILE}\naccess = \"write\"");
     refused(&writes, &["m.toml", "a model without a program may only read"]);
-    std::os::unix::fs::symlink("/", place.1.join("link")).unwrap();
+    std::os::unix::fs::symlink("/", temp.1.join("link")).unwrap();
     let linked = FILE.replace("\"a\"", "\"link/a\"");
     refused(&format!("version = 1\n[[filesystem]]\n{linked}"), &["link is a symbolic link"]);
-    refused(&format!("version = 1\n[model]\nsha256 = \"{other}\""), &["pins another model"]);
+    refused(&format!("version = 1\n[model]\nsha256 = \"{other}\""), &["pins a different model"]);
     refused("version = 1\n[limits]\nmemory = 1", &["m.toml:3:10", "limits.memory"]);
-    place.file("m.toml", &format!("version = 1\n[model]\nsha256 = \"{PIN}\""));
+    temp.file("m.toml", &format!("version = 1\n[model]\nsha256 = \"{PIN}\""));
     load(&program("policy = \"m.toml\"")).unwrap();
-    fs::set_permissions(place.1.join("m.toml"), fs::Permissions::from_mode(0o666)).unwrap();
+    fs::set_permissions(temp.1.join("m.toml"), fs::Permissions::from_mode(0o666)).unwrap();
     let error = load(&program("policy = \"m.toml\"")).unwrap_err();
     assert!(matches!(error, PolicyError::Untrusted { .. }), "{error}");
-    fs::set_permissions(place.1.join("m.toml"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(temp.1.join("m.toml"), fs::Permissions::from_mode(0o644)).unwrap();
     assert!(load(&program("policy = \"missing.toml\"")).is_err());
-    symlink("m.toml", place.1.join("link.toml")).unwrap();
+    symlink("m.toml", temp.1.join("link.toml")).unwrap();
     let error = load(&program("policy = \"link.toml\"")).unwrap_err().to_string();
     assert_says(&error, &["models.policy", "link.toml is a symbolic link"]);
 }
 
 #[test]
-fn a_file_of_a_model_can_be_pinned_and_one_of_a_program_cannot() {
+fn model_files_can_be_pinned_and_program_files_cannot() {
     let text = |program: &str, sha256: &str| {
         format!("version = 1\n{program}\n[[filesystem]]\n{FILE}\nsha256 = \"{sha256}\"\n")
     };
@@ -504,19 +507,19 @@ fn a_file_of_a_model_can_be_pinned_and_one_of_a_program_cannot() {
 }
 
 #[test]
-fn the_stricter_rule_about_shapes_counts_for_the_models_of_a_program() {
-    let place = Place::new();
+fn models_of_a_program_get_the_stricter_rule_about_shapes() {
+    let temp = TempFolder::new();
     for (of_program, of_model, wanted) in [
         ("report", "report", DeclaredShapes::Report),
         ("strict", "report", DeclaredShapes::Strict),
         ("report", "strict", DeclaredShapes::Strict),
     ] {
-        place.file("m.toml", &format!("version = 1\ndeclared-shapes = \"{of_model}\"\n"));
+        temp.file("m.toml", &format!("version = 1\ndeclared-shapes = \"{of_model}\"\n"));
         let text = format!(
             "version = 1\ndeclared-shapes = \"{of_program}\"\n[program]\n[[models]]\nname = \"m\"\n\
              sha256 = \"{PIN}\"\npolicy = \"m.toml\"\n"
         );
-        let policy = Policy::load(&place.file("policy.toml", &text)).unwrap().policy;
+        let policy = Policy::load(&temp.file("policy.toml", &text)).unwrap().policy;
         let rules = policy.for_model(&policy.models[0]).unwrap();
         assert_eq!(rules.declared_shapes, wanted, "{of_program} {of_model}");
     }
@@ -527,7 +530,7 @@ fn the_stricter_rule_about_shapes_counts_for_the_models_of_a_program() {
 }
 
 #[test]
-fn hostile_grants_are_never_shown_raw() {
+fn untrusted_grants_are_always_escaped() {
     let ugly = "\\u001b[2J\\u202e\\n\\r";
     for text in [
         format!("[program]\nreason = \"{ugly}\""),

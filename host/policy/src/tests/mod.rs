@@ -14,7 +14,7 @@ mod units;
 
 use super::*;
 
-/// The error's text. Holds what every message promises: one to three lines, nothing unprintable.
+/// The error's text. Checks what every message must satisfy: one to three lines, all printable.
 fn refused(text: &str) -> String {
     let error = Policy::parse(text, "test.toml").expect_err(text).to_string();
     assert!((1..=3).contains(&error.lines().count()), "{error}");

@@ -1,4 +1,5 @@
-//! The tables of keys: the reader takes what they list, and the schema says the same.
+//! Tests of the key tables: the reader accepts exactly the listed keys, and the schema lists the
+//! same.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +7,7 @@ use super::super::keys::{self, Key, Shape, Table};
 use super::*;
 use serde_json::Value;
 
-/// A value that is good for a key.
+/// A valid value for a key.
 fn sample(key: &Key) -> String {
     match key.shape {
         Shape::Version => "1".to_owned(),
@@ -34,7 +35,7 @@ fn sample(key: &Key) -> String {
     }
 }
 
-/// The required keys of a table and one more.
+/// The required keys of a table and another one.
 fn entry(table: &Table, key: &Key) -> String {
     let wanted = |k: &&Key| k.required || k.name == key.name || k.name == "reason";
     let lines: String = table
@@ -53,18 +54,18 @@ fn entry(table: &Table, key: &Key) -> String {
 }
 
 #[test]
-fn every_key_that_is_listed_is_read() {
+fn every_listed_key_is_read() {
     for table in keys::POLICY {
         for key in table.keys {
             let mut text = entry(table, key);
-            // Only a model alone can have pinned files.
+            // Only a policy for a model can have pinned files.
             let of_model = table.key == "filesystem" && key.name == "sha256";
             let alone = matches!(table.key, "" | "model" | "program" | "inputs" | "outputs");
             if !alone && !of_model {
                 text.push_str("[program]\n");
             }
             let policy = Policy::parse(&text, "x").unwrap_or_else(|e| panic!("{e}\n{text}"));
-            // And matters: it is not just passed over.
+            // The key must also have an effect.
             let without = text.replace(&format!("{} = {}\n", key.name, sample(key)), "");
             match Policy::parse(&without, "x") {
                 Ok(other) => assert!(other != policy || key.name == "reason", "{text}"),
@@ -86,7 +87,7 @@ fn names(value: &Value) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_schema_has_every_table_and_key_and_no_other() {
+fn schema_lists_exactly_the_tables_and_keys_of_the_format() {
     for (schema, format) in [(policy_schema(), keys::POLICY), (ceiling_schema(), keys::CEILING)] {
         let mut top: BTreeSet<String> = BTreeSet::new();
         for table in format {

@@ -22,7 +22,7 @@ const MODELS: &[(&str, &str)] = &[
 #[test]
 fn default_policy_is_the_built_in_default() {
     assert_eq!(Policy::parse(DEFAULT.1, DEFAULT.0).unwrap(), Policy::default());
-    // Spelled out in full: each limit is there, so nobody has to know what absence means.
+    // All limits are written out, so that readers need not know the defaults.
     let lines: Vec<&str> = DEFAULT.1.lines().map(str::trim_start).collect();
     for key in [
         "version",
@@ -46,7 +46,7 @@ fn default_policy_is_the_built_in_default() {
 }
 
 #[test]
-fn shipped_policies_are_tighter_than_the_default() {
+fn shipped_policies_are_stricter_than_the_default() {
     let default = Limits::default();
     for (name, text) in MODELS {
         let limits = Policy::parse(text, name).unwrap().limits;

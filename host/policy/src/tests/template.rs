@@ -17,7 +17,7 @@ fn measured() -> Measured {
 }
 
 #[test]
-fn leaves_room_and_says_what_was_measured() {
+fn starting_policy_adds_headroom_and_comments_measurements() {
     let text = starting_policy(&measured());
     let policy = Policy::parse(&text, "x").unwrap();
     assert_eq!(policy.model.sha256, Some([0xab; 32]));
@@ -33,7 +33,7 @@ fn leaves_room_and_says_what_was_measured() {
 }
 
 #[test]
-fn extremes_stay_within_bounds() {
+fn extreme_measurements_stay_within_bounds() {
     let nothing = Measured {
         model_name: String::new(),
         sha256: String::new(),
@@ -67,7 +67,7 @@ fn extremes_stay_within_bounds() {
 }
 
 #[test]
-fn a_name_cannot_leave_its_comment() {
+fn model_name_cannot_leave_its_comment() {
     for name in
         ["x\n[limits]\nmemory = \"4 GiB\"", "x\r[limits]", "\u{85}\u{2028}\u{2029}", "\u{0}"]
     {
@@ -79,7 +79,7 @@ fn a_name_cannot_leave_its_comment() {
 
 proptest! {
     #[test]
-    fn always_parses(
+    fn starting_policy_always_parses(
         model_name in any::<String>(),
         sha256 in prop_oneof![any::<String>(), "[0-9a-fA-F]{64}"],
         sizes in any::<[u64; 4]>(),
@@ -104,7 +104,7 @@ proptest! {
 
 #[cfg(feature = "programs")]
 #[test]
-fn a_program_begins_with_nothing_and_every_grant_in_the_comments_is_one() {
+fn program_policy_starts_without_grants_and_its_comments_are_valid_grants() {
     use crate::starting_program_policy;
     let sha256 = "ab".repeat(32);
     let text = starting_program_policy("evil\n[program]\nclocks = true", &sha256);
@@ -114,7 +114,7 @@ fn a_program_begins_with_nothing_and_every_grant_in_the_comments_is_one() {
     assert!(!program.clocks && !program.stdout && program.environment.is_empty());
     assert!(policy.models.is_empty() && policy.filesystem.is_empty() && policy.network.is_empty());
 
-    // Whoever takes the comments away gets what they promise.
+    // Uncommented lines must be valid.
     let granted = |line: &str| match line.strip_prefix("# ") {
         Some(line) if line.starts_with("[[") || line.contains(" = ") => line.to_owned(),
         _ => line.to_owned(),

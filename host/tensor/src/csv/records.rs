@@ -1,11 +1,11 @@
-//! Fields of CSV (RFC 4180), one at a time, from text that is never all in memory.
+//! Reads the fields of CSV (RFC 4180) one at a time, without holding the whole text in memory.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Take};
 
 use super::malformed;
 use crate::{BYTE_ORDER_MARK, TensorError};
 
-/// What comes after a field.
+/// What follows a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Field,
@@ -15,24 +15,24 @@ pub(super) enum End {
 pub(super) struct Records<R> {
     source: BufReader<Take<R>>,
     separator: u8,
-    /// Whether lines that begin with `#` are texts like any other.
+    /// Whether lines that begin with `#` are data.
     texts: bool,
     max_text: u64,
     read: u64,
     /// The current field.
     field: Vec<u8>,
-    /// Line of the current field, from 1, and how many fields come before it in its record.
+    /// Line of the current field, from 1, and the number of fields before it in its record.
     line: u64,
     column: usize,
-    /// Whether the current field ends its record, so that the next one begins another.
+    /// Whether the current field ends its record, so that the next one starts another.
     ended: bool,
     rows: usize,
-    /// Fields of a record, known once the first has ended.
+    /// Number of fields in a record, known after the first.
     columns: Option<usize>,
 }
 
 impl<R: Read> Records<R> {
-    /// Reads at most `max_text` bytes. `texts` says that a field may be any text.
+    /// Reads at most `max_text` bytes. With `texts`, a field may be any text.
     pub(super) fn new(reader: R, max_text: u64, texts: bool) -> Result<Records<R>, TensorError> {
         let source = BufReader::with_capacity(64 << 10, reader.take(max_text));
         let mut records = Records {
@@ -84,7 +84,7 @@ impl<R: Read> Records<R> {
         std::str::from_utf8(&self.field).map_err(|_| self.error("the field is not UTF-8"))
     }
 
-    /// What is wrong with the current field.
+    /// An error at the current field.
     pub(super) fn error(&self, why: impl std::fmt::Display) -> TensorError {
         malformed(format!("line {}, column {}: {why}", self.line, self.column + 1))
     }
@@ -94,19 +94,19 @@ impl<R: Read> Records<R> {
         self.rows == 0 && self.column == 0
     }
 
-    /// Records that were counted, and the fields of each.
+    /// The number of counted records, and of the fields in each.
     pub(super) fn size(&self) -> (usize, usize) {
         (self.rows, self.columns.unwrap_or(0))
     }
 
-    /// Notes that the current field is an element.
+    /// Counts the current field as an element.
     pub(super) fn count(&mut self, end: End) -> Result<(), TensorError> {
         if end == End::Record {
             let found = self.column + 1;
             let columns = *self.columns.get_or_insert(found);
             if found != columns {
                 return Err(malformed(format!(
-                    "line {} has {found} fields, and lines before it {columns}",
+                    "line {} has {found} fields, but earlier lines have {columns}",
                     self.line
                 )));
             }
@@ -115,7 +115,7 @@ impl<R: Read> Records<R> {
         Ok(())
     }
 
-    /// Reads on to the end of the record, which is a header and no row: no value is in it.
+    /// Skips the rest of the header, which must not contain values.
     pub(super) fn pass_header(
         &mut self,
         mut end: End,
@@ -124,14 +124,14 @@ impl<R: Read> Records<R> {
         while end == End::Field {
             end = self.field(belljar_abi::MAX_NAME as u64)?.unwrap_or(End::Record);
             if is_value(self.text()?) {
-                return Err(self.error("a value in a line that begins with a name"));
+                return Err(self.error("a value in the header line"));
             }
         }
         self.columns = Some(self.column + 1);
         Ok(())
     }
 
-    /// Goes to the next field; `None` at the end of the text. A field is at most `longest` bytes.
+    /// Reads the next field; `None` at the end of the text. A field has at most `longest` bytes.
     pub(super) fn field(&mut self, longest: u64) -> Result<Option<End>, TensorError> {
         self.field.clear();
         if !self.ended {
@@ -163,7 +163,7 @@ impl<R: Read> Records<R> {
                 }
                 Some(b'\r') => {
                     self.skip(1);
-                    // Of a line's end, or, in old files, all of it.
+                    // A part of a line end or, in old files, a whole one.
                     if self.peek()? == Some(b'\n') {
                         self.skip(1);
                     }
@@ -171,7 +171,7 @@ impl<R: Read> Records<R> {
                 }
                 Some(b' ') if self.separator == b' ' => {
                     self.spaces()?;
-                    // Spaces before the end of a line separate nothing.
+                    // Spaces at the end of a line do not separate fields.
                     if !matches!(self.peek()?, None | Some(b'\n' | b'\r')) {
                         return Ok(Some(self.end(End::Field)));
                     }
@@ -181,7 +181,7 @@ impl<R: Read> Records<R> {
                     return Ok(Some(self.end(End::Field)));
                 }
                 Some(b' ') if quoted => self.skip(1),
-                Some(_) if quoted => return Err(self.error("something after the closing quote")),
+                Some(_) if quoted => return Err(self.error("extra data after the closing quote")),
                 Some(byte) => {
                     self.push(byte, longest)?;
                     self.skip(1);
@@ -195,7 +195,7 @@ impl<R: Read> Records<R> {
         end
     }
 
-    /// Goes to the first byte of the next record; false if there is none.
+    /// Skips to the first byte of the next record; false if there is none.
     fn advance_to_record(&mut self) -> Result<bool, TensorError> {
         loop {
             match self.peek()? {
@@ -222,7 +222,7 @@ impl<R: Read> Records<R> {
         Ok(())
     }
 
-    /// What is between quotes, where two of them are one.
+    /// Reads quoted text, in which two quotes mean one.
     fn quoted(&mut self, longest: u64) -> Result<(), TensorError> {
         loop {
             match self.peek()? {
@@ -253,7 +253,7 @@ impl<R: Read> Records<R> {
     }
 }
 
-/// What separates fields in this text, by its first line.
+/// The field separator of a text, from its first line.
 fn separator(text: &[u8], texts: bool) -> u8 {
     let mut quoted = false;
     let mut seen = [false; 256];

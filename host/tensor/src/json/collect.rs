@@ -1,8 +1,8 @@
-//! Scalars on their way to becoming the elements of a tensor.
+//! Collects scalars into the elements of a tensor.
 //!
-//! With an element type known beforehand each scalar is converted as it comes. Without one they
-//! are kept without loss until all are seen. A value that the type cannot hold must never be bent to
-//! fit; only floats are rounded, as they are everywhere.
+//! If the element type is known, each scalar is converted at once. Otherwise scalars are kept
+//! without loss until all are read. A value that the type cannot hold must never be changed to
+//! fit; only floats are rounded, as usual.
 
 use belljar_abi::DType;
 
@@ -10,11 +10,11 @@ use super::lexer::Scalar;
 use super::open::Open;
 use crate::{Coded, Data, bf16, f16, string_memory};
 
-/// Elements so far.
+/// The elements collected so far.
 pub(crate) enum Elements {
-    /// Of a known type.
+    /// Elements of a known type.
     Typed(Data),
-    /// Of a type that is still open.
+    /// Elements of an unknown type.
     Open(Open),
 }
 
@@ -23,7 +23,7 @@ impl Elements {
         dtype.map_or_else(|| Elements::Open(Open::default()), |dtype| Elements::Typed(empty(dtype)))
     }
 
-    /// The bytes that `scalar` takes here.
+    /// The bytes that `scalar` counts here.
     pub(crate) fn cost(&self, scalar: &Scalar) -> u64 {
         match (self, scalar) {
             (Elements::Typed(data), _) if data.dtype() != DType::String => {
@@ -34,7 +34,7 @@ impl Elements {
         }
     }
 
-    /// Adds one; the error says what is wrong with it.
+    /// Adds a scalar; the error describes what is wrong with it.
     pub(crate) fn push(&mut self, scalar: Scalar) -> Result<(), String> {
         match self {
             Elements::Typed(data) => convert(data, scalar),
@@ -45,8 +45,8 @@ impl Elements {
         }
     }
 
-    /// The elements as `dtype`, or if that is `None` as the type they look like. The error says
-    /// which element is wrong, and why.
+    /// The elements as `dtype`, or if that is `None` as an inferred type. The error has the index
+    /// of the invalid element, and the cause.
     pub(crate) fn finish(self, dtype: Option<DType>) -> Result<Data, (usize, String)> {
         let mut open = match self {
             Elements::Typed(data) => return Ok(data),
@@ -69,7 +69,7 @@ fn guess(open: &mut Open) -> Result<DType, (usize, String)> {
     if let Some(at) = (0..open.len()).find(|at| !open.is_like(*at, 0)) {
         let mut shown = |at| open.take(at).as_ref().map(describe).unwrap_or_default();
         let why = format!(
-            "{} among values that begin with {}; if it means a number, give the dtype",
+            "{} among values that begin with {}; if it represents a number, specify the dtype",
             shown(at),
             shown(0)
         );
@@ -88,7 +88,7 @@ macro_rules! per_type {
         fn empty(dtype: DType) -> Data {
             match dtype {
                 $(DType::$variant => Data::$variant(Vec::new()),)*
-                // Of a type that is none of these every value is refused.
+                // Every value of another type is refused.
                 _ => Coded::new(dtype, Vec::new()).map_or(Data::Bool(Vec::new()), Data::Coded),
             }
         }
@@ -140,15 +140,15 @@ fn integer<T: TryFrom<i64> + TryFrom<u64>>(scalar: Scalar, name: &str) -> Result
     let value = match &scalar {
         Scalar::Int(value) => T::try_from(*value).ok(),
         Scalar::Uint(value) => T::try_from(*value).ok(),
-        // Minus zero is an integer like any other zero; the rest is beyond 64 bits.
+        // Minus zero is a valid integer; other integral floats are beyond 64 bits.
         Scalar::Float { wide, integral: true, .. } if *wide == 0.0 => T::try_from(0i64).ok(),
         Scalar::Float { integral: true, .. } => None,
-        other => return Err(format!("{} is not an integer, as {name} asks for", describe(other))),
+        other => return Err(format!("{} is not an integer, as {name} requires", describe(other))),
     };
     value.ok_or_else(|| format!("{} is out of range of {name}", describe(&scalar)))
 }
 
-/// A number that a small type may have, or infinity or NaN where it is no integer.
+/// A number for a small type, or infinity or NaN unless the type is an integer.
 fn number(scalar: &Scalar, integer: bool, name: &str) -> Result<f64, String> {
     let fits = match scalar {
         Scalar::Int(_) | Scalar::Uint(_) => true,
@@ -158,7 +158,7 @@ fn number(scalar: &Scalar, integer: bool, name: &str) -> Result<f64, String> {
     };
     if !fits {
         let what = if integer { "an integer" } else { "a number" };
-        return Err(format!("{} is not {what}, as {name} asks for", describe(scalar)));
+        return Err(format!("{} is not {what}, as {name} requires", describe(scalar)));
     }
     match scalar {
         Scalar::Int(value) => Ok(*value as f64),
@@ -184,7 +184,7 @@ fn float<T: Copy>(
     is_infinite: fn(T) -> bool,
 ) -> Result<T, String> {
     let value = match &scalar {
-        // Each is rounded once, straight to the type.
+        // Each is rounded once, directly to the type.
         Scalar::Int(value) => from_text(*value as f32, *value as f64),
         Scalar::Uint(value) => from_text(*value as f32, *value as f64),
         Scalar::Float { wide, narrow, .. } => from_text(*narrow, *wide),
@@ -208,7 +208,7 @@ fn float<T: Copy>(
     Ok(value)
 }
 
-/// The scalar for a message: safe to print, and short.
+/// The scalar for a message: short and safe to print.
 fn describe(scalar: &Scalar) -> String {
     match scalar {
         Scalar::Int(value) => value.to_string(),

@@ -1,8 +1,8 @@
-//! JSON text as a stream of tokens, read from bytes that are never all in memory.
+//! Splits JSON text into tokens, reading from a stream that is never held in memory as a whole.
 //!
-//! A general JSON library would build a tree many times the size of the tensor, and round numbers
-//! on the way to it: integers above 2^53, and floats twice. Here a number stays exact until the
-//! element type is known. Only the text of the current token is kept; nothing here recurses.
+//! A general JSON library would build a tree many times the size of the tensor, and round numbers:
+//! integers above 2^53, and floats twice. Here a number stays exact until the element type is
+//! known. Only the text of the current token is kept; nothing here recurses.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Take};
 
@@ -17,7 +17,7 @@ pub(crate) enum Scalar {
     Int(i64),
     Uint(u64),
     /// A number with a fraction or exponent, or (`integral`) an integer that only a float can
-    /// hold: `-0`, or one beyond 64 bits. Both nearest values, as rounding twice would be off.
+    /// represent: `-0`, or one beyond 64 bits. Both nearest values, to avoid double rounding.
     Float {
         wide: f64,
         narrow: f32,
@@ -50,20 +50,20 @@ pub(super) struct Lexer<R> {
 }
 
 impl<R: Read> Lexer<R> {
-    /// Reads at most `max_text` bytes of text, white space included. A byte order mark before the
-    /// text, which editors and shells of Windows write, is passed over.
+    /// Reads at most `max_text` bytes of text, including white space. A byte order mark before the
+    /// text, which Windows editors and shells write, is skipped.
     pub(super) fn new(reader: R, max_text: u64) -> Lexer<R> {
         let source = BufReader::new(reader.take(max_text));
         Lexer { source, at: 0, max_text, token: Vec::new() }
     }
 
-    /// Passes over a byte order mark. Only at the start of the text is it one.
+    /// Skips a byte order mark at the start of the text.
     fn skip_mark(&mut self) -> Result<(), TensorError> {
         for byte in crate::BYTE_ORDER_MARK {
             if self.peek()? != Some(*byte) {
                 return match self.at {
                     0 => Ok(()),
-                    _ => Err(self.error("something that is not JSON")),
+                    _ => Err(self.error("invalid JSON")),
                 };
             }
             self.skip();
@@ -95,7 +95,7 @@ impl<R: Read> Lexer<R> {
         self.at += 1;
     }
 
-    /// The next token; a string in it may be `max_string` bytes long.
+    /// Returns the next token; a string may have at most `max_string` bytes.
     pub(super) fn token(&mut self, max_string: u64) -> Result<Token, TensorError> {
         if self.at == 0 {
             self.skip_mark()?;
@@ -120,7 +120,7 @@ impl<R: Read> Lexer<R> {
                     b'}' => Ok(Token::ObjectClose),
                     b',' => Ok(Token::Comma),
                     b':' => Ok(Token::Colon),
-                    _ => Err(self.error("something that is not JSON")),
+                    _ => Err(self.error("invalid JSON")),
                 }
             }
         }
@@ -146,15 +146,15 @@ impl<R: Read> Lexer<R> {
             b"false" => Ok(Token::Scalar(Scalar::Bool(false))),
             b"null" => Ok(Token::Null),
             b"NaN" | b"Infinity" | b"nan" | b"inf" => {
-                Err(self.error("a bare NaN or Infinity (write it as a string, \"NaN\",)"))
+                Err(self.error("a bare NaN or Infinity (write it as a string such as \"NaN\")"))
             }
-            _ => Err(self.error("a word that is not JSON")),
+            _ => Err(self.error("an invalid word")),
         }
     }
 
     fn number(&mut self) -> Result<Scalar, TensorError> {
         self.collect(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'))?;
-        let bad = || self.error("a number that JSON does not have");
+        let bad = || self.error("an invalid number");
         let integral = integral(&self.token).ok_or_else(bad)?;
         let text = std::str::from_utf8(&self.token).map_err(|_| bad())?;
         if integral && text != "-0" {
@@ -170,9 +170,9 @@ impl<R: Read> Lexer<R> {
         Ok(Scalar::Float { wide, narrow, integral })
     }
 
-    /// Decoded as it is read: of a long string there is one copy.
+    /// Decodes while reading, so that a long string is held only once.
     fn string(&mut self, max_string: u64) -> Result<String, TensorError> {
-        const BAD: &str = "a string with an escape or byte that JSON does not have";
+        const BAD: &str = "a string with an invalid escape or byte";
         self.skip();
         self.token.clear();
         loop {
@@ -200,7 +200,7 @@ impl<R: Read> Lexer<R> {
         Ok(text)
     }
 
-    /// The character that an escape stands for; `None` if it is none of JSON's.
+    /// The character that an escape represents; `None` if the escape is invalid.
     fn escape(&mut self) -> Result<Option<char>, TensorError> {
         let Some(byte) = self.take()? else { return Ok(None) };
         Ok(match byte {
@@ -212,7 +212,7 @@ impl<R: Read> Lexer<R> {
             b't' => Some('\t'),
             b'u' => match self.hex()? {
                 Some(high @ 0xd800..0xdc00) => {
-                    // The other half of a character beyond 16 bits must follow.
+                    // The second surrogate of a character beyond 16 bits must follow.
                     if self.take()? != Some(b'\\') || self.take()? != Some(b'u') {
                         return Ok(None);
                     }
@@ -246,7 +246,7 @@ impl<R: Read> Lexer<R> {
     }
 }
 
-/// Whether a number in JSON's grammar is without fraction and exponent; `None` if it is not one.
+/// Whether a number has neither fraction nor exponent; `None` if it is not a valid JSON number.
 fn integral(text: &[u8]) -> Option<bool> {
     fn digits(text: &[u8]) -> Option<&[u8]> {
         let count = text.iter().take_while(|byte| byte.is_ascii_digit()).count();

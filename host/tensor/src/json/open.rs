@@ -1,8 +1,8 @@
-//! Scalars whose element type is not known yet, kept without loss in ten bytes each.
+//! Lossless storage of scalars whose element type is not known yet, in about ten bytes each.
 
 use super::lexer::Scalar;
 
-/// What a kept scalar is, and how its 64 bits are to be read.
+/// The kind of a stored scalar, which determines the meaning of its 64 bits.
 #[derive(Clone, Copy)]
 enum Kind {
     Int,
@@ -10,14 +10,14 @@ enum Kind {
     Bool,
     /// The bits are an index into the texts.
     Text,
-    /// The bits are the nearest `f64`; `narrow` says where the nearest `f32` lies.
+    /// The bits are the nearest `f64`; `narrow` is the position of the nearest `f32`.
     Float {
         integral: bool,
         narrow: Narrow,
     },
 }
 
-/// The nearest `f32` of a number, seen from its nearest `f64` rounded again.
+/// The nearest `f32` of a number, relative to its nearest `f64` rounded again.
 #[derive(Clone, Copy)]
 enum Narrow {
     Same,
@@ -25,7 +25,7 @@ enum Narrow {
     Below,
 }
 
-/// Scalars in the order in which they came.
+/// Scalars in their original order.
 #[derive(Default)]
 pub(crate) struct Open {
     kinds: Vec<Kind>,
@@ -61,7 +61,7 @@ impl Open {
         self.kinds.len()
     }
 
-    /// The scalar at a place, which is there; a text is taken out.
+    /// Returns the scalar at a valid index; a string is moved out.
     pub(super) fn take(&mut self, at: usize) -> Option<Scalar> {
         let (kind, bits) = (*self.kinds.get(at)?, *self.bits.get(at)?);
         Some(match kind {
@@ -85,7 +85,7 @@ impl Open {
         })
     }
 
-    /// Which of bools, texts and numbers a scalar is.
+    /// Whether two scalars are both bools, both strings, or both numbers.
     pub(super) fn is_like(&self, at: usize, other: usize) -> bool {
         let kind = |at: usize| {
             let kind = self.kinds.get(at);
@@ -116,7 +116,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_come_back_exactly(text in "-?[0-9]{1,25}(\\.[0-9]{1,40})?(e-?[0-9]{1,2})?") {
+        fn numbers_round_trip_exactly(text in "-?[0-9]{1,25}(\\.[0-9]{1,40})?(e-?[0-9]{1,2})?") {
             let scalar = Scalar::Float {
                 wide: text.parse().unwrap(),
                 narrow: text.parse().unwrap(),
@@ -129,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_comes_back_in_its_place() {
+    fn every_kind_of_scalar_round_trips_in_place() {
         let scalars = [
             Scalar::Int(i64::MIN),
             Scalar::Text("NaN".into()),
             Scalar::Uint(u64::MAX),
             Scalar::Bool(true),
             Scalar::Text(String::new()),
-            // Half-way between two floats but for its last digit: rounded twice it is another.
+            // Half-way between two floats except for its last digit: double rounding changes it.
             Scalar::Float {
                 wide: 1.0 + 2f64.powi(-24),
                 narrow: 1.0 + f32::EPSILON,

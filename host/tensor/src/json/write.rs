@@ -1,4 +1,4 @@
-//! Writing tensors as JSON: the form that says dtype and shape, its data flat.
+//! Writes tensors as JSON, as objects with dtype, shape and flat data.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -8,8 +8,8 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 use super::malformed;
 use crate::{Data, Tensor, TensorError, bf16, f16};
 
-/// A tensor that serialises as the object of dtype, shape and flat data; numbers are printed as
-/// short as reads back exactly.
+/// Serialises a tensor as an object of dtype, shape and flat data; numbers have the shortest text
+/// that reads back exactly.
 #[derive(Clone, Copy, Debug)]
 pub struct Json<'a>(pub &'a Tensor);
 
@@ -23,7 +23,7 @@ impl Serialize for Json<'_> {
     }
 }
 
-/// The elements alone, as one flat array. Written element by element: nothing is collected.
+/// The elements as one flat array, written one by one without collecting them.
 pub struct Values<'a>(pub &'a Data);
 
 impl Serialize for Values<'_> {
@@ -44,7 +44,7 @@ impl Serialize for Values<'_> {
             Data::Coded(coded) if coded.are_integers() => {
                 serializer.collect_seq(coded.values().map(|value| value as i64))
             }
-            // As short as reads back exactly, to whoever knows 64 bits.
+            // The shortest text that reads back exactly as `f64`.
             Data::Coded(coded) => serializer.collect_seq(coded.values().map(Double)),
             Data::Bool(values) => serializer.collect_seq(values),
             Data::String(values) => serializer.collect_seq(values),
@@ -52,7 +52,7 @@ impl Serialize for Values<'_> {
     }
 }
 
-/// How to write a float that JSON has no number for.
+/// The text of a float that JSON numbers cannot represent.
 fn unwritable(value: f64) -> Option<&'static str> {
     match value {
         value if value.is_nan() => Some("NaN"),
@@ -97,7 +97,7 @@ impl Serialize for Double {
     }
 }
 
-/// Writes one tensor, in the form that says dtype and shape, and a line end.
+/// Writes one tensor as an object with dtype and shape, and a line end.
 ///
 /// # Errors
 /// [`TensorError::Io`].
@@ -108,7 +108,7 @@ pub fn write_one(tensor: &Tensor, writer: impl Write) -> Result<(), TensorError>
 /// Writes an object of names and tensors, and a line end.
 ///
 /// # Errors
-/// [`TensorError::Malformed`] for a name that is there twice; [`TensorError::Io`].
+/// [`TensorError::Malformed`] for a duplicate name; [`TensorError::Io`].
 pub fn write_named(tensors: &[(String, Tensor)], writer: impl Write) -> Result<(), TensorError> {
     let mut names = HashSet::new();
     if let Some((name, _)) = tensors.iter().find(|(name, _)| !names.insert(name)) {

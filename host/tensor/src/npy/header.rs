@@ -1,8 +1,8 @@
-//! The header of an npy file: a Python dict literal with three known keys, read by hand.
+//! The header of an npy file: a Python dict literal with three known keys, parsed by hand.
 //!
-//! numpy hands this text to Python's own parser; a general parser can be made to recurse by
-//! nested brackets. This one knows only the one shape a header has, looks at each byte once and
-//! must never recurse, nor accept a key, type or number it does not know.
+//! numpy passes this text to Python's own parser, and a general parser can be made to recurse by
+//! nested brackets. This parser accepts only the one form that a header has and reads each byte
+//! once. It must never recurse, and never accept an unknown key, type or number.
 
 use std::io::Read;
 
@@ -13,8 +13,8 @@ use super::{TensorError, malformed};
 /// First bytes of every npy file.
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 
-/// Longest header in bytes. Version 1.0 can hold no more than 65535; numpy itself reads no more
-/// than 10000 unless told to trust the file.
+/// Longest header in bytes. Version 1.0 can hold at most 65535; numpy itself reads at most 10000
+/// unless told to trust the file.
 const MAX_HEADER: u32 = 64 * 1024;
 
 /// Alignment of the data in the file, as numpy writes it.
@@ -34,7 +34,7 @@ pub(super) enum Stored {
     Utf32(u64),
 }
 
-/// What the header says.
+/// The contents of the header.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) stored: Stored,
@@ -45,7 +45,7 @@ pub(super) struct Header {
 
 impl Header {
     /// Reads magic, version and header, and leaves `reader` at the first byte of the data.
-    /// Raw bytes are of the type that is asked for, if that is one numpy has no name for.
+    /// Raw bytes have the requested type, if numpy has no name for it.
     pub(super) fn read(
         reader: &mut impl Read,
         asked: Option<DType>,
@@ -67,7 +67,7 @@ impl Header {
         };
         if len > MAX_HEADER {
             return Err(malformed(format!(
-                "its header claims {len} bytes, above the bound of {MAX_HEADER}"
+                "its header claims {len} bytes, above the maximum of {MAX_HEADER}"
             )));
         }
         let mut text = Vec::new();
@@ -87,7 +87,7 @@ fn array<const N: usize>(reader: &mut impl Read) -> Result<[u8; N], TensorError>
     }
 }
 
-/// The header numpy would write for this type and shape, magic and padding included.
+/// The header that numpy writes for this type and shape, including magic and padding.
 pub(super) fn encode(descr: &str, shape: &[usize]) -> Vec<u8> {
     use std::fmt::Write as _;
     let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (");
@@ -104,7 +104,7 @@ pub(super) fn encode(descr: &str, shape: &[usize]) -> Vec<u8> {
     text.push('\n');
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&[1, 0]);
-    // 32 dimensions of at most 20 digits stay far below 65535.
+    // 32 dimensions of at most 20 digits are far shorter than 65535.
     bytes.extend_from_slice(&(text.len() as u16).to_le_bytes());
     bytes.extend_from_slice(text.as_bytes());
     bytes
@@ -121,7 +121,7 @@ impl<'a> Scanner<'a> {
         malformed(format!("{what} at byte {} of the header", self.at))
     }
 
-    /// The next byte that is not white space, without taking it.
+    /// Returns the next byte that is not white space, without consuming it.
     fn peek(&mut self) -> Option<u8> {
         while let Some(byte) = self.text.get(self.at) {
             if !byte.is_ascii_whitespace() {
@@ -132,7 +132,7 @@ impl<'a> Scanner<'a> {
         None
     }
 
-    /// Takes `byte` if it is next.
+    /// Consumes `byte` if it is next.
     fn eat(&mut self, byte: u8) -> bool {
         let found = self.peek() == Some(byte);
         self.at += usize::from(found);
@@ -143,7 +143,7 @@ impl<'a> Scanner<'a> {
         if self.eat(byte) {
             Ok(())
         } else {
-            Err(self.error(format_args!("no {:?}", char::from(byte))))
+            Err(self.error(format_args!("missing {:?}", char::from(byte))))
         }
     }
 
@@ -167,7 +167,7 @@ impl<'a> Scanner<'a> {
             };
             if again {
                 self.at = at;
-                return Err(self.error(format_args!("a second {key:?}")));
+                return Err(self.error(format_args!("duplicate key {key:?}")));
             }
             if !self.eat(b',') {
                 self.expect(b'}')?;
@@ -175,7 +175,7 @@ impl<'a> Scanner<'a> {
             }
         }
         if self.peek().is_some() {
-            return Err(self.error("something after the closing brace"));
+            return Err(self.error("extra data after the closing brace"));
         }
         let missing = |key| malformed(format!("its header has no {key:?}"));
         let (stored, big_endian) = descr.ok_or_else(|| missing("descr"))?;
@@ -184,11 +184,11 @@ impl<'a> Scanner<'a> {
         Ok(Header { stored, big_endian, fortran_order, shape })
     }
 
-    /// A string literal. numpy's have no escapes, so none are accepted.
+    /// Parses a string literal. numpy writes no escapes, so none are accepted.
     fn string(&mut self) -> Result<&'a str, TensorError> {
         let quote = match self.peek() {
             Some(quote @ (b'\'' | b'"')) => quote,
-            _ => return Err(self.error("no string")),
+            _ => return Err(self.error("missing string")),
         };
         let rest = self.text.get(self.at + 1..).unwrap_or(&[]);
         let len = rest
@@ -200,7 +200,7 @@ impl<'a> Scanner<'a> {
             .get(..len)
             .filter(|text| text.iter().all(plain))
             .and_then(|text| std::str::from_utf8(text).ok())
-            .ok_or_else(|| self.error("a string with more than plain ASCII"))?;
+            .ok_or_else(|| self.error("a non-ASCII string"))?;
         self.at += len + 2;
         Ok(text)
     }
@@ -214,7 +214,7 @@ impl<'a> Scanner<'a> {
                 return Ok(value);
             }
         }
-        Err(self.error("neither True nor False"))
+        Err(self.error("expected True or False"))
     }
 
     fn shape(&mut self) -> Result<Vec<usize>, TensorError> {
@@ -228,9 +228,9 @@ impl<'a> Scanner<'a> {
             }
             shape.push(dim);
             if !self.eat(b',') {
-                // To Python, `(3)` is a number and no tuple.
+                // In Python, `(3)` is a number, not a tuple.
                 if shape.len() == 1 {
-                    return Err(self.error("a shape of one dimension without its comma"));
+                    return Err(self.error("a one-dimensional shape without a comma"));
                 }
                 self.expect(b')')?;
                 break;
@@ -247,14 +247,14 @@ impl<'a> Scanner<'a> {
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let text = std::str::from_utf8(rest.get(..digits).unwrap_or(&[])).unwrap_or("");
         if text.is_empty() {
-            return Err(self.error("no dimension"));
+            return Err(self.error("missing dimension"));
         }
         if text.len() > 1 && text.starts_with('0') {
             return Err(self.error("a dimension with a leading zero"));
         }
         let dim = text.parse().map_err(|_| self.error("a dimension that does not fit 64 bits"))?;
         self.at += digits;
-        // Python 2 wrote long integers so.
+        // The suffix of long integers in Python 2.
         if self.text.get(self.at) == Some(&b'L') {
             self.at += 1;
         }
@@ -265,11 +265,11 @@ impl<'a> Scanner<'a> {
         if self.peek() == Some(b'[') {
             return Err(TensorError::Unsupported {
                 what: "an array of records (a structured dtype)".into(),
-                hint: "save each field as an array of its own",
+                hint: "save each field as a separate array",
             });
         }
         let descr = self.string()?;
-        // How numpy spells what it has no name for, and one that it gives a wrong one.
+        // How numpy writes types it has no name for, and one for which it writes a wrong name.
         let size = match descr {
             "<V2" | "|V2" => Some(2),
             "<V1" | "|V1" | "<f1" => Some(1),
@@ -285,14 +285,14 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The element type a descr such as `<f4` names, and whether it is big-endian.
+/// The element type of a descr such as `<f4`, and whether it is big-endian.
 fn element(descr: &str) -> Result<(Stored, bool), TensorError> {
     let bad = |why| malformed(format!("dtype {} {why}", quoted(descr)));
     let mut rest = descr.chars();
     let order = match rest.next() {
         Some(order @ ('<' | '>' | '|')) => order,
-        Some('=') => return Err(bad("has the byte order of some machine, not of the file")),
-        // Old writers leave the order out here; what it is matters more than how it is spelled.
+        Some('=') => return Err(bad("has a machine-dependent byte order")),
+        // Old writers omit the order here; the type matters more than its spelling.
         Some('O') => 'O',
         _ => return Err(bad("does not begin with its byte order")),
     };
@@ -304,7 +304,7 @@ fn element(descr: &str) -> Result<(Stored, bool), TensorError> {
     match kind {
         Some('O') => {
             return unsupported(
-                "Python objects, kept as a pickle, which runs code of the file's when loaded",
+                "Python objects, stored as a pickle, which runs code from the file when loaded",
                 "such a file is dangerous to open anywhere; if it is your own, save plain numbers, \
                  `.astype(np.float32)`, or strings, `.astype(np.str_)`",
             );
@@ -321,8 +321,8 @@ fn element(descr: &str) -> Result<(Stored, bool), TensorError> {
         Some('V') => {
             return unsupported(
                 "raw bytes, or a type numpy has no name for, such as bfloat16",
-                "save a type numpy knows: `.astype(np.float32)`; where a model's input is declared of \
-                 such a type, bytes of its size are read as it",
+                "save a type numpy knows: `.astype(np.float32)`; for a model input declared with \
+                 such a type, raw bytes of its size are accepted",
             );
         }
         _ => {}
@@ -351,18 +351,18 @@ fn element(descr: &str) -> Result<(Stored, bool), TensorError> {
         }
         (Some('S'), len) => Stored::Bytes(len),
         (Some('U'), len) => Stored::Utf32(len),
-        _ => return Err(bad("is not one numpy writes")),
+        _ => return Err(bad("is not a type that numpy writes")),
     };
-    // Only what has a single byte, or is counted in bytes, has no byte order.
+    // Only single-byte types, and types counted in bytes, have no byte order.
     let orderless = matches!(stored, Stored::Bytes(_))
         || matches!(stored, Stored::Fixed(dtype) if dtype.size() == Some(1));
     if order == '|' && !orderless {
-        return Err(bad("does not say its byte order"));
+        return Err(bad("has no byte order"));
     }
     Ok((stored, order == '>'))
 }
 
-/// Text of the file's, safe to print and cut to a readable length.
+/// Text from the file, safe to print and cut to a readable length.
 fn quoted(text: &str) -> String {
     let short: String = text.chars().take(40).collect();
     format!("{short:?}")

@@ -1,4 +1,4 @@
-//! Lines of fields.
+//! Tests of CSV files.
 
 use proptest::prelude::*;
 
@@ -44,7 +44,7 @@ fn numbers_keep_their_type_and_every_digit() {
 }
 
 #[test]
-fn texts_are_kept_as_they_are() {
+fn strings_are_unchanged() {
     let texts = |values: &[&str], shape| {
         matrix(values.iter().map(ToString::to_string).collect::<Vec<_>>(), shape)
     };
@@ -57,7 +57,7 @@ fn texts_are_kept_as_they_are() {
 }
 
 #[test]
-fn the_shape_is_that_of_the_lines_or_of_the_declaration() {
+fn shape_comes_from_the_lines_or_the_declaration() {
     let shape = |text: &str, rank| {
         let tensor = read_one(text.as_bytes(), Some(DType::F32), rank, AMPLE).unwrap();
         tensor.shape().to_vec()
@@ -71,7 +71,7 @@ fn the_shape_is_that_of_the_lines_or_of_the_declaration() {
 }
 
 #[test]
-fn limits_hold() {
+fn limits_are_enforced() {
     let read = |text: &str, dtype, limit| read_one(text.as_bytes(), dtype, None, limit);
     assert!(read("1,2\n3,4", Some(DType::F32), 16).is_ok());
     let result = read("1,2\n3,4", Some(DType::F32), 15);

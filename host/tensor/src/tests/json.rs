@@ -1,4 +1,4 @@
-//! Tensors as JSON.
+//! Tests of tensors as JSON.
 
 use proptest::prelude::*;
 
@@ -27,7 +27,7 @@ fn written(tensor: &Tensor) -> String {
 }
 
 #[test]
-fn types_are_found_where_none_is_asked_for() {
+fn types_are_inferred_without_a_requested_type() {
     assert_same(&read("[[1, 2], [3, -4]]").unwrap(), &tensor(vec![1i64, 2, 3, -4], &[2, 2]));
     assert_same(&read("[1, 2.5]").unwrap(), &tensor(vec![1f32, 2.5], &[2]));
     assert_same(&read("[1, 2e0]").unwrap(), &tensor(vec![1f32, 2.0], &[2]));
@@ -52,9 +52,9 @@ fn objects_in_any_order() {
     ] {
         assert_same(&read(text).expect(text), &expected);
         assert_same(&read_as(text, DType::U8).expect(text), &expected);
-        assert_malformed(read_as(text, DType::I8), "i8 is asked for");
+        assert_malformed(read_as(text, DType::I8), "i8 is required");
     }
-    // A type that comes after the data is the type all the same.
+    // The type may come after the data.
     let text = r#"{"data": ["NaN", 1, 0.1], "dtype": "f64"}"#;
     assert_same(&read(text).unwrap(), &tensor(vec![f64::NAN, 1.0, 0.1], &[3]));
     assert_malformed(read(r#"{"data": [[1, 300]], "dtype": "u8"}"#), ".data[0][1]: 300");
@@ -64,22 +64,22 @@ fn objects_in_any_order() {
 }
 
 #[test]
-fn refuses_ugly_objects() {
+fn malformed_objects_are_refused() {
     for (text, says) in [
-        (r#"{"shape": [1]}"#, "needs its data"),
-        (r#"{"data": [1], "data": [1]}"#, "twice"),
-        (r#"{"dtype": "u8", "dtype": "u8", "data": 1}"#, "twice"),
-        (r#"{"data": [1], "name": "x"}"#, "no others"),
-        (r#"{"data": [1], "dtype": "float32"}"#, "is none of f16,"),
+        (r#"{"shape": [1]}"#, "the key data is missing"),
+        (r#"{"data": [1], "data": [1]}"#, "duplicate key"),
+        (r#"{"dtype": "u8", "dtype": "u8", "data": 1}"#, "duplicate key"),
+        (r#"{"data": [1], "name": "x"}"#, "unknown key"),
+        (r#"{"data": [1], "dtype": "float32"}"#, "is not one of f16,"),
         (r#"{"data": [1], "dtype": 1}"#, "not a string"),
         (r#"{"data": [1], "shape": [-1]}"#, "not a list of dimensions"),
         (r#"{"data": [1], "shape": [1.0]}"#, "not a list of dimensions"),
         (r#"{"data": [1], "shape": 1}"#, "not a list of dimensions"),
         (r#"{"data": [1], "shape": [1,]}"#, "not a list of dimensions"),
-        (r#"{"data": [[1, 2]], "shape": [2, 1]}"#, "[1, 2], but it says [2, 1]"),
-        (r#"{"data": [1],}"#, "no key"),
-        (r#"{"data": [1] "shape": [1]}"#, "no comma"),
-        (r#"{"data" [1]}"#, "no colon"),
+        (r#"{"data": [[1, 2]], "shape": [2, 1]}"#, "[1, 2], but the key shape is [2, 1]"),
+        (r#"{"data": [1],}"#, "missing key"),
+        (r#"{"data": [1] "shape": [1]}"#, "missing comma"),
+        (r#"{"data" [1]}"#, "missing colon"),
         (r#"{"data": {}}"#, "an object"),
         (r#"{"data": [1]} 2"#, "after the end"),
     ] {
@@ -106,14 +106,14 @@ fn arrays_must_be_regular() {
         ("[[[]], []]", "[1]: an array of 0 items"),
         ("[[], [[]]]", "[1]: an array of 1 items"),
         ("[1, null]", "[1]: null"),
-        ("[1,]", "[1]: no value"),
-        ("[,1]", "[0]: no value"),
-        ("[1", "no comma or closing bracket"),
-        ("[1}", "no comma or closing bracket"),
-        ("[1 2]", "no comma or closing bracket"),
+        ("[1,]", "[1]: missing value"),
+        ("[,1]", "[0]: missing value"),
+        ("[1", "missing comma or closing bracket"),
+        ("[1}", "missing comma or closing bracket"),
+        ("[1 2]", "missing comma or closing bracket"),
         ("[", "[0]: the file ends"),
         ("", "the file ends"),
-        ("]", "no value"),
+        ("]", "missing value"),
         ("[1]]", "after the end"),
         ("1 2", "after the end"),
     ] {
@@ -158,14 +158,14 @@ fn integers_are_exact_or_refused() {
 }
 
 #[test]
-fn floats_are_the_nearest_or_refused() {
+fn floats_are_rounded_to_nearest_or_refused() {
     let text = r#"[-0, -0.0, 0.1, "NaN", "Infinity", "-Infinity", 16777217, 1e-999]"#;
     let values = [-0.0, -0.0, 0.1, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 16_777_216.0, 0.0];
     assert_same(&read_as(text, DType::F32).unwrap(), &tensor(values.to_vec(), &[8]));
     let halves = read_as("[65504, 0.5, \"-Infinity\"]", DType::F16).unwrap();
     let expected = vec![f16::MAX, f16::from_f32(0.5), f16::NEG_INFINITY];
     assert_same(&halves, &tensor(expected, &[3]));
-    // Just above half-way between two floats: rounding to f64 first would lose the difference.
+    // Just above half-way between two floats: rounding to f64 first would give the wrong one.
     let text = "1.00000005960464477539062500000000000001";
     assert_same(&read_as(text, DType::F32).unwrap(), &Tensor::scalar(1.0f32 + f32::EPSILON));
     for (text, dtype, says) in [
@@ -176,15 +176,15 @@ fn floats_are_the_nearest_or_refused() {
         ("\"nan\"", DType::F32, "is not a number"),
         ("\"1\"", DType::F32, "is not a number"),
         ("NaN", DType::F32, "a bare NaN"),
-        ("-Infinity", DType::F32, "JSON does not have"),
-        ("+1", DType::F32, "not JSON"),
-        ("01", DType::F32, "JSON does not have"),
-        ("1.", DType::F32, "JSON does not have"),
-        (".5", DType::F32, "not JSON"),
-        ("1e", DType::F32, "JSON does not have"),
-        ("1e+", DType::F32, "JSON does not have"),
-        ("1-2", DType::F32, "JSON does not have"),
-        ("0x1", DType::F32, "not JSON"),
+        ("-Infinity", DType::F32, "an invalid number"),
+        ("+1", DType::F32, "invalid JSON"),
+        ("01", DType::F32, "an invalid number"),
+        ("1.", DType::F32, "an invalid number"),
+        (".5", DType::F32, "invalid JSON"),
+        ("1e", DType::F32, "an invalid number"),
+        ("1e+", DType::F32, "an invalid number"),
+        ("1-2", DType::F32, "an invalid number"),
+        ("0x1", DType::F32, "an invalid word"),
     ] {
         assert_malformed(read_as(text, dtype), says);
     }
@@ -204,17 +204,17 @@ fn strings() {
     let bytes: &[u8] = b"\"\xff\"";
     assert_malformed(read_one(bytes, None, AMPLE), "a string");
     assert_malformed(read("\"abc"), "unclosed");
-    // A byte order mark is passed over at the start of the text, and nowhere else.
+    // A byte order mark is skipped only at the start of the text.
     assert_same(&read("\u{feff} [1]").unwrap(), &tensor(vec![1i64], &[1]));
     for text in ["\u{feff}\u{feff}[1]", "[\u{feff}1]", "[1]\u{feff}", " \u{feff}[1]", "\u{feff}"] {
         assert!(matches!(read(text), Err(TensorError::Malformed { .. })), "{text}");
     }
     let cut: &[u8] = b"\xef\xbb[1]";
-    assert_malformed(read_one(cut, None, AMPLE), "not JSON");
+    assert_malformed(read_one(cut, None, AMPLE), "invalid JSON");
 }
 
 #[test]
-fn a_string_counts_once_however_it_is_written() {
+fn string_size_does_not_depend_on_its_escapes() {
     let text = format!("[\"{}\"]", "\\u0041".repeat(1000));
     let read = |limit| read_one(text.as_bytes(), Some(DType::String), limit);
     assert_eq!(read(1024).unwrap().as_slice::<String>().unwrap()[0], "A".repeat(1000));
@@ -222,7 +222,7 @@ fn a_string_counts_once_however_it_is_written() {
 }
 
 #[test]
-fn elements_of_an_open_type_count_as_what_they_take() {
+fn elements_of_unknown_type_count_as_eight_bytes() {
     // Eight bytes each until the type is known, one afterwards.
     let text = br#"{"a": [true, false], "b": [true]}"#;
     let read = |limit| read_named(&text[..], |_| None, limit);
@@ -247,10 +247,10 @@ fn limits() {
     let long = format!("\"{}\"", "x".repeat(10_000));
     let result = read_one(long.as_bytes(), None, 100);
     assert!(matches!(result, Err(TensorError::TooLarge { .. })));
-    // White space costs no memory, but it may not go on for ever either.
+    // White space costs no memory, but its length is limited.
     let endless = std::io::repeat(b' ');
     assert!(matches!(read_one(endless, None, 100), Err(TensorError::TooLarge { .. })));
-    // The limit is one for all tensors together.
+    // All tensors share one limit.
     let text = br#"{"a": [1, 2], "b": [3, 4]}"#;
     let read = |limit| read_named(&text[..], |_| Some(DType::U8), limit);
     assert!(read(4).is_ok());
@@ -275,7 +275,7 @@ fn several_tensors() {
     assert_malformed(named(r#"{"a": [[0, 256]]}"#), "\"a\"[0][1]: 256");
     assert_malformed(named(r#"{"a": {"data": [0, 256]}}"#), "\"a\".data[1]: 256");
     assert_malformed(named("[1]"), "not an object");
-    assert_malformed(named(r#"{"a": 1"#), "no comma or closing brace");
+    assert_malformed(named(r#"{"a": 1"#), "missing comma or closing brace");
     assert_malformed(named(r#"{"a": 1}}"#), "after the end");
     let many: Vec<String> = (0..1025).map(|at| format!("\"{at}\": 1")).collect();
     assert_malformed(named(&format!("{{{}}}", many.join(","))), "more than 1024");
@@ -297,7 +297,7 @@ fn writes_short_and_exact() {
 
 proptest! {
     #[test]
-    fn what_is_written_reads_back(tensor in any_tensor()) {
+    fn written_tensors_read_back(tensor in any_tensor()) {
         let tensor = with_one_nan(&tensor);
         let text = written(&tensor);
         assert_same(&read(&text).expect("our own text"), &tensor);
@@ -329,7 +329,7 @@ proptest! {
     fn arbitrary_text_does_not_panic(text in "[\\[\\]{}\",:0-9eE.truefalsn\\\\ +-]{0,60}") {
         let _ = read(&text);
         let _ = read_named(text.as_bytes(), |_| None, AMPLE);
-        // Whatever is accepted is JSON.
+        // All accepted text is JSON.
         if read(&text).is_ok() {
             prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok(), "{}", text);
         }

@@ -1,4 +1,4 @@
-//! Tensor files: what must be read, and what must be refused however it is dressed up.
+//! Tests of tensor files: what must be read, and what must be refused in every disguise.
 
 mod csv;
 mod json;
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::{Coded, DType, Data, Tensor, TensorError, bf16, f16};
 
-/// A limit that is never what a test is about.
+/// A limit that is large enough for all tests that are not about limits.
 const AMPLE: u64 = 1 << 20;
 
 #[track_caller]
@@ -22,7 +22,7 @@ fn assert_malformed<T: std::fmt::Debug>(result: Result<T, TensorError>, says: &s
     }
 }
 
-/// Any tensor of up to three dimensions. Strings are of a kind that every format can keep.
+/// Any tensor of up to three dimensions. Its strings can be stored in every format.
 fn any_tensor() -> impl Strategy<Value = Tensor> {
     let shape = prop::collection::vec(0usize..4, 0..4);
     (shape, 0..DType::ALL.len()).prop_flat_map(|(shape, dtype)| {
@@ -66,7 +66,7 @@ fn any_data(dtype: DType, count: usize) -> BoxedStrategy<Data> {
     }
 }
 
-/// A tensor whose NaNs are all the same one: most formats have but one.
+/// A tensor with a single NaN pattern: most formats store only one.
 fn with_one_nan(tensor: &Tensor) -> Tensor {
     let mut tensor = tensor.clone();
     match &mut tensor.data {
@@ -89,7 +89,7 @@ fn with_one_nan(tensor: &Tensor) -> Tensor {
     tensor
 }
 
-/// Equality of every bit, unlike `==`, to which no NaN is equal and both zeros are.
+/// Compares every bit, unlike `==`, for which NaN differs from itself and both zeros are equal.
 #[track_caller]
 fn assert_same(left: &Tensor, right: &Tensor) {
     assert_eq!(left.shape(), right.shape());
@@ -98,7 +98,7 @@ fn assert_same(left: &Tensor, right: &Tensor) {
 }
 
 #[test]
-fn a_tensor_must_have_the_elements_its_shape_asks_for() {
+fn tensor_must_have_the_elements_its_shape_requires() {
     assert!(matches!(Tensor::new(vec![1u8; 5], &[2, 3]), Err(TensorError::Count { .. })));
     assert!(matches!(Tensor::new(vec![1u8], &[0]), Err(TensorError::Count { .. })));
     assert!(matches!(Tensor::new(vec![1u8], &[1; 33]), Err(TensorError::Shape { .. })));
@@ -112,7 +112,7 @@ fn a_tensor_must_have_the_elements_its_shape_asks_for() {
 
 proptest! {
     #[test]
-    fn tensors_survive_the_crossing(tensor in any_tensor()) {
+    fn tensors_round_trip_through_the_wire_format(tensor in any_tensor()) {
         let wire = tensor.to_wire();
         prop_assert_eq!(wire.len() as u64, tensor.byte_len());
         let message = belljar_abi::encode_tensors(&[tensor.view("x", &wire)]);
@@ -122,7 +122,7 @@ proptest! {
 }
 
 #[test]
-fn small_numbers_are_what_their_codes_say() {
+fn small_types_decode_to_the_value_of_their_code() {
     let coded = Coded::new(DType::F8E5M2, vec![0x3c, 0xfc, 0x7e, 0x80]).unwrap();
     let values: Vec<f64> = coded.values().collect();
     assert!(values[0] == 1.0 && values[1] == f64::NEG_INFINITY && values[2].is_nan());
@@ -136,7 +136,7 @@ fn small_numbers_are_what_their_codes_say() {
     {
         assert!(Coded::new(dtype, codes).is_none(), "{dtype}");
     }
-    // Each is the code of the least number, by which a rule hides the others.
+    // Each is the code of the minimum, which hides elements under a rule.
     for (dtype, least) in [
         (DType::I4, 8),
         (DType::U2, 0),

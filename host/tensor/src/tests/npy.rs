@@ -1,4 +1,4 @@
-//! Files of one array.
+//! Tests of npy files.
 
 use proptest::prelude::*;
 
@@ -31,7 +31,7 @@ fn written(tensor: &Tensor) -> Vec<u8> {
 }
 
 #[test]
-fn writes_what_numpy_writes() {
+fn output_is_identical_to_numpy() {
     let tensor = Tensor::new(vec![1i16, -2, 3], &[1, 3]).unwrap();
     let mut expected = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
     let header = "{'descr': '<i2', 'fortran_order': False, 'shape': (1, 3), }";
@@ -68,7 +68,7 @@ fn reads_every_descr() {
 }
 
 #[test]
-fn refuses_what_it_does_not_carry_by_name() {
+fn unsupported_types_are_refused_by_name() {
     for (descr, says) in [
         ("|O", "pickle"),
         ("O", "pickle"),
@@ -87,9 +87,9 @@ fn refuses_what_it_does_not_carry_by_name() {
     assert!(error.to_string().contains("records"), "{error}");
 }
 
-/// numpy has no names for what ml_dtypes has: which type its bytes are of, only who asks can say.
+/// numpy has no names for the types of ml_dtypes: only the caller knows the type of such bytes.
 #[test]
-fn nameless_bytes_are_what_is_asked_for() {
+fn raw_bytes_have_the_requested_type() {
     let read = |descr: &str, dtype, bytes: &[u8]| {
         let header = dict(descr, "(2,)");
         read_as(file(&header, bytes).as_slice(), dtype, AMPLE)
@@ -100,19 +100,19 @@ fn nameless_bytes_are_what_is_asked_for() {
     for (descr, dtype) in [
         ("|V1", DType::I4),
         ("<V1", DType::F8E4M3FN),
-        // So does numpy spell a float8e5m2, and refuses to read it.
+        // numpy writes float8e5m2 this way, and refuses to read it.
         ("<f1", DType::F8E5M2),
     ] {
         let tensor = read(descr, Some(dtype), &[15, 1]).unwrap();
         let Data::Coded(coded) = tensor.data() else { panic!("{tensor:?}") };
         assert_eq!((coded.dtype(), coded.codes()), (dtype, [15, 1].as_slice()));
     }
-    assert_malformed(read("<V1", Some(DType::I4), &[16, 1]), "no code of i4");
+    assert_malformed(read("<V1", Some(DType::I4), &[16, 1]), "not a valid i4");
     for asked in [None, Some(DType::F32), Some(DType::U8), Some(DType::BF16)] {
         let error = read("<V1", asked, &[0, 0]).unwrap_err();
         assert!(matches!(error, TensorError::Unsupported { .. }), "{asked:?}: {error:?}");
     }
-    // What has a name keeps it, whatever is asked for.
+    // A type with a name keeps it, whatever type is requested.
     assert_eq!(read("|u1", Some(DType::U4), &[1, 2]).unwrap().dtype(), DType::U8);
 }
 
@@ -143,53 +143,53 @@ fn accepts_keys_in_any_order_and_spacing() {
 }
 
 #[test]
-fn refuses_ugly_headers() {
+fn malformed_headers_are_refused() {
     let entry = "'descr': '|u1', 'fortran_order': False, 'shape': ()";
     for (header, says) in [
-        (String::new(), "no '{'"),
+        (String::new(), "missing '{'"),
         ("{}".into(), "no \"descr\""),
-        (format!("{{{entry}"), "no '}'"),
+        (format!("{{{entry}"), "missing '}'"),
         (format!("{{{entry}}}x"), "closing brace"),
         (format!("{{{entry}}}{{}}"), "closing brace"),
-        (format!("{{{entry}, 'shape': ()}}"), "a second \"shape\""),
+        (format!("{{{entry}, 'shape': ()}}"), "duplicate key \"shape\""),
         (format!("{{{entry}, 'more': ()}}"), "unknown key"),
-        (format!("{{{entry},,}}"), "no string"),
+        (format!("{{{entry},,}}"), "missing string"),
         ("{'descr': '|u1', 'shape': ()}".into(), "no \"fortran_order\""),
-        ("{'descr': '|u1', 'fortran_order': 0, 'shape': ()}".into(), "neither True"),
-        ("{'descr': '|u\\x31', 'fortran_order': False, 'shape': ()}".into(), "plain ASCII"),
+        ("{'descr': '|u1', 'fortran_order': 0, 'shape': ()}".into(), "expected True or False"),
+        ("{'descr': '|u\\x31', 'fortran_order': False, 'shape': ()}".into(), "non-ASCII"),
         ("{'descr': '|u1".into(), "unclosed"),
-        ("{'descr': 'é', 'fortran_order': False, 'shape': ()}".into(), "plain ASCII"),
+        ("{'descr': 'é', 'fortran_order': False, 'shape': ()}".into(), "non-ASCII"),
     ] {
         assert_malformed(read(file(&header, &[0]).as_slice(), AMPLE), says);
     }
 }
 
 #[test]
-fn refuses_ugly_shapes() {
+fn malformed_shapes_are_refused() {
     for (shape, says) in [
-        ("(3)", "without its comma"),
-        ("3", "no '('"),
-        ("[3]", "no '('"),
-        ("(,)", "no dimension"),
-        ("(3,,)", "no dimension"),
+        ("(3)", "without a comma"),
+        ("3", "missing '('"),
+        ("[3]", "missing '('"),
+        ("(,)", "missing dimension"),
+        ("(3,,)", "missing dimension"),
         ("(-1,)", "negative"),
-        ("(+1,)", "no dimension"),
-        ("(1.0,)", "without its comma"),
-        ("(3L)", "without its comma"),
-        ("(3LL,)", "without its comma"),
-        ("(3 L,)", "without its comma"),
-        ("(3l,)", "without its comma"),
-        ("(L,)", "no dimension"),
-        ("(0x3,)", "without its comma"),
+        ("(+1,)", "missing dimension"),
+        ("(1.0,)", "without a comma"),
+        ("(3L)", "without a comma"),
+        ("(3LL,)", "without a comma"),
+        ("(3 L,)", "without a comma"),
+        ("(3l,)", "without a comma"),
+        ("(L,)", "missing dimension"),
+        ("(0x3,)", "without a comma"),
         ("(03,)", "leading zero"),
         ("(18446744073709551616,)", "64 bits"),
         ("(99999999999999999999999999999999999999999,)", "64 bits"),
-        ("((3,),)", "no dimension"),
+        ("((3,),)", "missing dimension"),
     ] {
         assert_malformed(read_file("|u1", shape, &[0; 3]), says);
     }
     let nested = format!("{}3", "(".repeat(60_000));
-    assert_malformed(read_file("|u1", &nested, &[]), "no dimension");
+    assert_malformed(read_file("|u1", &nested, &[]), "missing dimension");
     let many = format!("({})", "1,".repeat(33));
     assert!(matches!(read_file("|u1", &many, &[0]), Err(TensorError::Shape { .. })));
     for shape in ["(4294967296, 4294967296)", "(18446744073709551615, 2)"] {
@@ -214,15 +214,15 @@ fn scalars_and_empty_arrays() {
     for shape in ["(0,)", "(0, 3)", "(18446744073709551615, 0, 18446744073709551615)"] {
         assert_eq!(read_file("<f4", shape, &[]).expect(shape).len(), 0);
     }
-    assert_malformed(read_file("<f4", "(0,)", &[0]), "left over");
-    // Elements without bytes would be free to claim.
-    assert_malformed(read_file("<U0", "(3,)", &[]), "zero characters");
+    assert_malformed(read_file("<f4", "(0,)", &[0]), "extra bytes");
+    // Elements without bytes could be claimed in any number.
+    assert_malformed(read_file("<U0", "(3,)", &[]), "zero width");
     assert_eq!(read_file("|S0", "(0,)", &[]).unwrap().len(), 0);
 }
 
 #[test]
-fn claims_are_not_believed() {
-    // With no limit at all, only the bytes that are there may cost memory.
+fn memory_grows_only_with_real_data() {
+    // Even without a limit, only bytes that exist may cost memory.
     for (descr, shape) in [
         ("<f8", "(1152921504606846975,)"),
         ("|u1", "(9223372036854775807,)"),
@@ -235,7 +235,7 @@ fn claims_are_not_believed() {
     }
     let mut long = b"\x93NUMPY\x02\x00".to_vec();
     long.extend_from_slice(&u32::MAX.to_le_bytes());
-    assert_malformed(read(long.as_slice(), AMPLE), "above the bound");
+    assert_malformed(read(long.as_slice(), AMPLE), "above the maximum");
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn the_limit_is_exact() {
     let bytes = file(&dict("<f4", "(5, 2)"), &[0; 40]);
     assert!(read(bytes.as_slice(), 40).is_ok());
     assert!(matches!(read(bytes.as_slice(), 39), Err(TensorError::TooLarge { limit: 39, .. })));
-    // Short strings take more memory than file.
+    // Short strings take more memory than space in the file.
     let bytes = file(&dict("|S1", "(10,)"), &[b'x'; 10]);
     assert!(read(bytes.as_slice(), 240).is_ok());
     assert!(matches!(read(bytes.as_slice(), 239), Err(TensorError::TooLarge { .. })));
@@ -271,7 +271,7 @@ fn versions() {
 }
 
 #[test]
-fn refuses_bad_elements() {
+fn invalid_elements_are_refused() {
     assert_malformed(read_file("|b1", "(2,)", &[1, 2]), "not 0 or 1");
     assert_malformed(read_file("|S2", "(1,)", &[0xc3, 0x28]), "string 0");
     assert_malformed(read_file("<U1", "(2,)", &[65, 0, 0, 0, 0, 0xd8, 0, 0]), "string 1");
@@ -316,7 +316,7 @@ fn more_than_one_chunk() {
 
 proptest! {
     #[test]
-    fn what_is_written_reads_back(tensor in any_tensor()) {
+    fn written_tensors_read_back(tensor in any_tensor()) {
         let bytes = written(&tensor);
         let read = read_as(bytes.as_slice(), Some(tensor.dtype()), AMPLE);
         assert_same(&read.expect("our own file"), &tensor);
@@ -330,7 +330,7 @@ proptest! {
             prop_assert!(matches!(result, Err(TensorError::Malformed { .. })), "{}", len);
         }
         bytes.push(0);
-        assert_malformed(read_as(bytes.as_slice(), Some(tensor.dtype()), AMPLE), "left over");
+        assert_malformed(read_as(bytes.as_slice(), Some(tensor.dtype()), AMPLE), "extra bytes");
     }
 
     #[test]

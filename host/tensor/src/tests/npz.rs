@@ -1,4 +1,4 @@
-//! Archives of several arrays.
+//! Tests of npz archives.
 
 use std::io::{Cursor, Write};
 
@@ -25,7 +25,7 @@ fn npy_file(tensor: &Tensor) -> Vec<u8> {
     bytes
 }
 
-/// An archive of these entries, as any program might write it.
+/// An archive of these entries, as other programs write it.
 fn archive(entries: &[(&str, &[u8])], options: SimpleFileOptions) -> Vec<u8> {
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in entries {
@@ -51,7 +51,7 @@ fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn names_are_names_and_never_paths() {
+fn array_names_are_not_treated_as_paths() {
     let names = ["/etc/passwd", "../../up", "a/b:0", "..", "C:\\x", "é", "arr_0", "a.npy", "x\ny"];
     let tensors: Vec<(String, Tensor)> =
         names.iter().map(|name| ((*name).to_owned(), Tensor::scalar(1u8))).collect();
@@ -97,7 +97,7 @@ fn a_zip64_directory() {
     bytes.extend_from_slice(&[0xff; 12]);
     bytes.extend_from_slice(&[0, 0]);
     assert_eq!(read(&bytes, AMPLE).expect("a 64-bit directory"), tensors);
-    // A directory that claims more entries than there is room for.
+    // A directory that claims more entries than it has room for.
     bytes[counted..counted + 16].copy_from_slice(&[0x7f; 16]);
     assert!(matches!(read(&bytes, AMPLE), Err(TensorError::Malformed { .. })));
 }
@@ -115,21 +115,21 @@ fn the_limit_holds_over_all_entries() {
 }
 
 #[test]
-fn bombs_are_not_inflated() {
-    // A header that asks for little, and gigabytes of zeros behind it: one byte too many is
-    // enough to know.
+fn zip_bombs_are_not_inflated() {
+    // A header of a small array, followed by gigabytes of zeros: one extra byte is enough to
+    // refuse it.
     let mut file = npy_file(&Tensor::scalar(0u8));
     file.resize(file.len() + (8 << 20), 0);
     let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
     let bytes = archive(&[("x.npy", &file)], options);
-    assert_malformed(read(&bytes, AMPLE), "left over");
-    // An entry that says it is small and is not.
+    assert_malformed(read(&bytes, AMPLE), "extra bytes");
+    // An entry that falsely declares a small size.
     let zeros = Tensor::new(vec![0u8; 1 << 20], &[1 << 20]).unwrap();
     let bytes = archive(&[("x.npy", &npy_file(&zeros))], options);
     let size = (npy_file(&zeros).len() as u32).to_le_bytes();
     let lying = replaced(&bytes, &size, &100u32.to_le_bytes());
     assert!(read(&lying, 1000).is_err());
-    // A file longer than its data could make it.
+    // A file longer than its data allows.
     let mut padded = vec![0; 20 << 20];
     padded.extend_from_slice(&bytes);
     assert!(matches!(read(&padded, 1000), Err(TensorError::TooLarge { .. })));
@@ -146,7 +146,7 @@ fn too_many_entries() {
 }
 
 #[test]
-fn refuses_ugly_entries() {
+fn malformed_entries_are_refused() {
     let file = npy_file(&Tensor::scalar(0u8));
     let entries = [("a.npy", file.as_slice()), ("b.npy", file.as_slice())];
     let twice = replaced(&archive(&entries, stored()), b"b.npy", b"a.npy");
@@ -173,7 +173,7 @@ fn refuses_ugly_entries() {
         let result = read(&other, AMPLE);
         assert!(matches!(result, Err(TensorError::Unsupported { .. })), "{method}: {result:?}");
     }
-    // A flipped bit in the data: the checksum tells.
+    // A flipped bit in the data, which the checksum detects.
     let mut flipped = plain.clone();
     flipped[central - 1] ^= 1;
     assert_malformed(read(&flipped, AMPLE), "entry \"a\"");
@@ -184,7 +184,7 @@ fn refuses_ugly_entries() {
 }
 
 #[test]
-fn refuses_to_write_ambiguous_names() {
+fn ambiguous_names_are_not_written() {
     let scalar = Tensor::scalar(0u8);
     let twice = [("x".to_owned(), scalar.clone()), ("x".to_owned(), scalar.clone())];
     assert_malformed(npz::write(&twice, Cursor::new(Vec::new())), "two arrays");
@@ -196,7 +196,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn what_is_written_reads_back(tensors in prop::collection::vec(any_tensor(), 0..4)) {
+    fn written_tensors_read_back(tensors in prop::collection::vec(any_tensor(), 0..4)) {
         let tensors: Vec<(String, Tensor)> = tensors
             .into_iter()
             .enumerate()

@@ -1,4 +1,4 @@
-//! ONNX's files of one tensor.
+//! Tests of ONNX tensor files.
 
 use proptest::prelude::*;
 
@@ -36,7 +36,7 @@ impl Proto {
         self.bytes(field, &list.0)
     }
 
-    /// A tensor of this type and shape, with more fields to come.
+    /// A tensor of this type and shape, to which more fields can be added.
     fn new(dtype: DType, shape: &[i64]) -> Proto {
         let proto = shape.iter().fold(Proto::default(), |proto, dim| proto.int(1, *dim));
         proto.int(2, dtype.to_onnx().into())
@@ -87,7 +87,7 @@ fn every_field_of_data_is_read() {
             Proto::new(DType::String, &[2]).bytes(6, "é".as_bytes()).bytes(6, b""),
             Tensor::new(vec!["é".to_owned(), String::new()], &[2]).unwrap(),
         ),
-        // Two in a byte, the first in its low bits; the last byte is not full.
+        // Two elements in a byte, the first in its low bits; the last byte is not full.
         (
             Proto::new(DType::U4, &[3]).bytes(9, &[0x21, 0xf3]),
             Tensor::new(Coded::new(DType::U4, vec![1, 2, 3]).unwrap(), &[3]).unwrap(),
@@ -112,15 +112,15 @@ fn every_field_of_data_is_read() {
 }
 
 #[test]
-fn refuses_ugly_tensors() {
+fn malformed_tensors_are_refused() {
     let f32s = |shape: &[i64]| Proto::new(DType::F32, shape);
     for (proto, says) in [
-        (f32s(&[2]).bytes(9, &[0; 4]), "not of the 2 elements"),
-        (f32s(&[1]).bytes(9, &[0; 8]), "not of the 1 elements"),
-        (f32s(&[1]).bytes(9, &[0; 4]).bytes(9, &[0; 4]), "not of the 1 elements"),
-        (f32s(&[1]).bytes(4, &[0; 4]).bytes(4, &[0; 4]), "not of the 1 elements"),
-        (f32s(&[1]).bytes(4, &[0; 3]), "ends within one"),
-        (f32s(&[1]), "not of the 1 elements"),
+        (f32s(&[2]).bytes(9, &[0; 4]), "not have the 2 elements"),
+        (f32s(&[1]).bytes(9, &[0; 8]), "not have the 1 elements"),
+        (f32s(&[1]).bytes(9, &[0; 4]).bytes(9, &[0; 4]), "not have the 1 elements"),
+        (f32s(&[1]).bytes(4, &[0; 4]).bytes(4, &[0; 4]), "not have the 1 elements"),
+        (f32s(&[1]).bytes(4, &[0; 3]), "ends within a number"),
+        (f32s(&[1]), "not have the 1 elements"),
         (f32s(&[-1]), "negative"),
         (f32s(&[1]).int(7, 1), "does not hold elements of f32"),
         (Proto::new(DType::I64, &[1]).bytes(7, &[0x80]), "ends within"),
@@ -129,7 +129,7 @@ fn refuses_ugly_tensors() {
         (Proto::new(DType::Bool, &[1]).ints(5, &[2]), "2 is out of range of bool"),
         (Proto::new(DType::Bool, &[1]).bytes(9, &[2]), "not 0 or 1"),
         (Proto::new(DType::String, &[1]).bytes(6, b"\xff"), "not UTF-8"),
-        (Proto::new(DType::String, &[1]).bytes(6, b"").bytes(6, b""), "not of the 1 elements"),
+        (Proto::new(DType::String, &[1]).bytes(6, b"").bytes(6, b""), "not have the 1 elements"),
         (Proto::default().int(1, 1).bytes(9, &[0; 4]), "before its element type"),
         (Proto::default().int(2, 1).bytes(9, &[0; 4]).int(1, 1), "shape comes after"),
         (Proto::default().int(1, 1), "no element type"),
@@ -155,10 +155,10 @@ fn refuses_ugly_tensors() {
 }
 
 #[test]
-fn lengths_are_claims() {
+fn memory_does_not_grow_with_declared_lengths() {
     let large = Proto::new(DType::F32, &[1 << 40]).bytes(9, &[]);
     assert!(matches!(large.read(), Err(TensorError::TooLarge { .. })));
-    // A length of 4 EiB, and nothing behind it.
+    // A length of 4 EiB without data.
     let proto = Proto::new(DType::F32, &[1]).varint(9 << 3 | 2).varint(1 << 62);
     assert!(proto.read().is_err());
     let proto = Proto::new(DType::String, &[1]).varint(6 << 3 | 2).varint(1 << 62);
@@ -171,7 +171,7 @@ fn lengths_are_claims() {
 }
 
 #[test]
-fn text_does_not_begin_so() {
+fn text_is_not_mistaken_for_a_tensor() {
     for text in ["[1]", "\n[1]", "\r\n{", "\n\n1", "", "\n", "1,2", "\u{feff}[1]", "\n\t[[1, 2]]"] {
         assert!(!begins_as_tensor(text.as_bytes()), "{text:?}");
     }

@@ -1,4 +1,4 @@
-//! The numbers in tables.
+//! Tests of tensor summaries.
 
 use proptest::prelude::*;
 
@@ -10,7 +10,7 @@ fn of(values: &[f64], top: usize) -> Summary {
 }
 
 #[test]
-fn values_and_where_they_are() {
+fn values_are_listed_with_their_indices() {
     let values: Vec<i32> = vec![3, 9, -1, 9, 0, 4];
     let summary = Summary::of(&Tensor::new(values, &[2, 1, 3]).unwrap(), 3);
     assert_eq!((summary.min, summary.mean, summary.max), (Some(-1.0), Some(4.0), Some(9.0)));
@@ -19,7 +19,7 @@ fn values_and_where_they_are() {
 }
 
 #[test]
-fn what_is_not_finite_is_counted_apart() {
+fn non_finite_values_are_counted_separately() {
     let (inf, nan) = (f64::INFINITY, f64::NAN);
     let summary = of(&[nan, 1.0, inf, -inf, 3.0, nan, nan], 9);
     assert_eq!((summary.min, summary.mean, summary.max), (Some(1.0), Some(2.0), Some(3.0)));
@@ -44,7 +44,7 @@ fn empty_scalar_bool_and_strings() {
 }
 
 #[test]
-fn ends_of_the_range() {
+fn values_near_the_range_limits() {
     assert_eq!(of(&[f64::MAX, f64::MAX], 0).mean, Some(f64::MAX));
     assert_eq!(of(&[f64::MAX, f64::MIN], 0).mean, Some(0.0));
     assert_eq!(of(&[0.0, -0.0], 1).top, [(vec![0], 0.0)]);
@@ -54,7 +54,7 @@ fn ends_of_the_range() {
 
 proptest! {
     #[test]
-    fn the_top_is_what_sorting_gives(
+    fn top_values_match_sorting(
         values in prop::collection::vec(-4i8..4, 0..40),
         top in 0usize..45,
     ) {

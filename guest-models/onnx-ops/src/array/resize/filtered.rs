@@ -19,7 +19,10 @@ pub(crate) fn is_needed(node: &NodeProto) -> TractResult<bool> {
     Ok(filtered || mode == Some("tf_crop_and_resize"))
 }
 
-pub(crate) fn resize(_: &ParsingContext, node: &NodeProto) -> crate::framework::upstream::Built {
+pub(crate) fn resize(
+    _: &ParsingContext,
+    node: &NodeProto,
+) -> crate::framework::upstream::BuildResult {
     let text = |name| node.get_attr_opt::<&str>(name);
     let crop = text("coordinate_transformation_mode")? == Some("tf_crop_and_resize");
     let half = matches!(text("coordinate_transformation_mode")?, None | Some("half_pixel"));

@@ -9,18 +9,18 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::axes::resolve;
-use crate::framework::checks::{COUNTS, InBounds, check_fits};
+use crate::framework::checks::{BoundsCheck, COUNTS, check_fits};
 use crate::framework::errors::{bail, ensure};
 use crate::framework::registration::{Registration, wrapped_by};
-use crate::framework::upstream::Built;
-use crate::framework::wiring::{constant_ints, is_empty, wire_in_bounds};
+use crate::framework::upstream::BuildResult;
+use crate::framework::wiring::{constant_ints, is_empty, wire_with_bounds};
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
 pub(crate) const OPERATORS: &[Registration] = &[wrapped_by("Resize", build_resize)];
 
 const RESIZE: Wrapping = Wrapping::new(resize).constant_from(1).check(check_inputs);
 
-fn build_resize(context: &ParsingContext, node: &NodeProto) -> Built {
+fn build_resize(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     match filtered::is_needed(node)? {
         // tract relies on empty tensors in the place of missing inputs.
         _ if (11..13).contains(&context.onnx_operator_set_version)
@@ -123,8 +123,8 @@ fn resize(
                 let list = constant_ints(model, inputs[sizes], "the sizes")?;
                 check_fits(list.iter().map(|size| *size as f64))?;
             }
-            let positive = InBounds { min: 1, ..COUNTS };
-            wire_in_bounds(op, prefix, model, inputs, sizes, positive)
+            let positive = BoundsCheck { min: 1, ..COUNTS };
+            wire_with_bounds(op, prefix, model, inputs, sizes, positive)
         }
         None => op.wire_original(prefix, model, inputs),
     }
@@ -135,7 +135,7 @@ mod tests {
     use crate::testing::{case, counting, row, tensor};
 
     #[test]
-    fn resize_to_the_nearest_rounds_as_its_attributes_say() {
+    fn nearest_resize_rounds_by_nearest_mode() {
         let resize = |mode| {
             let case = case("Resize").text("mode", "nearest").text("nearest_mode", mode);
             let case = case.text("coordinate_transformation_mode", "asymmetric");
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn resize_takes_factors_for_some_axes() {
+    fn resize_takes_scales_for_some_axes() {
         let node = case("Resize").text("mode", "linear").ints("axes", &[-1]);
         let node = node.input(tensor(&[1, 1, 1, 2], &[0f32, 3.0])).missing().input(row(&[2f32]));
         node.gives_within(tensor(&[1, 1, 1, 4], &[0f32, 0.75, 2.25, 3.0]), 1e-6);
@@ -171,9 +171,9 @@ mod tests {
     }
 
     #[test]
-    fn resize_against_aliasing_weighs_what_lies_between() {
-        // At half of the size, the triangle reaches two elements to either side. The first output is
-        // between the first two elements.
+    fn antialiased_resize_weighs_all_elements_in_between() {
+        // At half of the size, the triangle reaches two elements to either side. The first output
+        // is between the first two elements.
         let resize = || {
             let case = case("Resize").text("mode", "linear").int("antialias", 1);
             let case = case.input(tensor(&[1, 1, 1, 4], &[1f32, 2.0, 3.0, 4.0])).missing();
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn resize_of_a_part_has_a_value_of_its_own_outside() {
+    fn cropped_resize_uses_the_extrapolation_value_outside() {
         let case = case("Resize").text("mode", "linear").float("extrapolation_value", 9.0);
         let case = case.text("coordinate_transformation_mode", "tf_crop_and_resize");
         let case = case.input(tensor(&[1, 1, 1, 3], &[0f32, 1.0, 2.0]));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn resize_of_version_10_takes_factors_as_its_second_input() {
+    fn resize_10_takes_scales_as_its_second_input() {
         let case = case("Resize").opset(10).input(counting(&[1, 1, 1, 2]));
         let expected = tensor(&[1, 1, 1, 4], &[0f32, 0.0, 1.0, 1.0]);
         case.input(row(&[1f32, 1.0, 1.0, 2.0])).gives(expected);

@@ -10,14 +10,14 @@ use crate::framework::facts::{InputFact, OutputFact, concrete, required, unknown
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::floats;
-use crate::framework::upstream::Built;
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("Upsample", |_, node| built(Nearest { smaller: false }, node))];
 
 /// Resize of version 10 in the mode `nearest`. That version does not say how to round halfway
 /// positions; onnxruntime rounds down.
-pub(crate) fn resize_10(node: &NodeProto) -> Built {
+pub(crate) fn resize_10(node: &NodeProto) -> BuildResult {
     built(Nearest { smaller: true }, node)
 }
 

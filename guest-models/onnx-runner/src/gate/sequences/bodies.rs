@@ -1,5 +1,4 @@
-//! Bodies in which there are sequences: branches of a choice, rounds of a loop, and functions over
-//! elements.
+//! Bodies with sequences: branches of `If`, iterations of `Loop`, and functions over elements.
 
 use std::collections::HashMap;
 
@@ -8,12 +7,12 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, ValueInfoProto};
 
 use super::make::{constant, identity, operation};
-use super::{Known, MOST, Resolver, Value, value};
+use super::{Known, MAX_ELEMENTS, Resolver, Value, value};
 use crate::gate::attributes::find;
 use crate::gate::text::shown;
 
 impl Resolver<'_> {
-    /// A choice between two graphs, whose sequences are of one length.
+    /// An `If`, whose branches must make sequences of the same length.
     pub(super) fn branches(
         &mut self,
         mut node: NodeProto,
@@ -47,8 +46,8 @@ impl Resolver<'_> {
                 }
                 _ => {
                     return Err(format!(
-                        "node {}: If: its branches make sequences of different lengths, or \
-                         optionals, which is not implemented",
+                        "node {}: If: branches that make optionals, or sequences of different \
+                         lengths, are not implemented",
                         shown(name)
                     ));
                 }
@@ -71,7 +70,7 @@ impl Resolver<'_> {
         Ok(())
     }
 
-    /// A loop that carries a sequence, round by round.
+    /// Unrolls a loop that carries a sequence.
     pub(super) fn unrolled(
         &mut self,
         node: NodeProto,
@@ -85,7 +84,9 @@ impl Resolver<'_> {
         let scanned = (body.output.len() + 1).checked_sub(carried + 2);
         let fits = body.input.len() == carried + 2 && node.output.len() + 1 == body.output.len();
         let Some(scanned) = scanned.filter(|_| fits) else {
-            return Err("its body has another number of inputs or outputs".into());
+            return Err(
+                "the numbers of inputs or outputs of the node and its body do not match".into()
+            );
         };
         let number = |name: Option<&String>| -> Option<i64> {
             let (_, values) = self.integers.get(name?)?;
@@ -93,20 +94,21 @@ impl Resolver<'_> {
         };
         let going = node.input.get(1).is_none_or(|name| name.is_empty())
             || number(node.input.get(1)) == Some(1);
-        let rounds =
-            number(node.input.first()).and_then(|rounds| usize::try_from(rounds.max(0)).ok());
-        let (Some(rounds), true) = (rounds.filter(|rounds| *rounds <= MOST), going) else {
+        let iterations =
+            number(node.input.first()).and_then(|count| usize::try_from(count.max(0)).ok());
+        let (Some(iterations), true) = (iterations.filter(|count| *count <= MAX_ELEMENTS), going)
+        else {
             return Err(format!(
-                "it carries a sequence, and how often it is run is not known before, or is more than \
-                 {MOST} times, which is not implemented"
+                "a loop that carries a sequence is only implemented if its number of iterations is \
+                 known before the model runs, and at most {MAX_ELEMENTS}"
             ));
         };
         let mut state: Vec<Value> =
             node.input.get(2..).unwrap_or_default().iter().map(|name| value(known, name)).collect();
         let mut left: Vec<Vec<String>> = vec![Vec::new(); scanned];
-        for round in 0..rounds {
+        for iteration in 0..iterations {
             let (at, on) = (self.name(), self.name());
-            self.constant(at.clone(), Vec::new(), vec![round as i64], nodes);
+            self.constant(at.clone(), Vec::new(), vec![iteration as i64], nodes);
             nodes.push(constant(&on, DataType::Bool, Vec::new(), vec![1]));
             self.integers.insert(on.clone(), (true, vec![1]));
             let mut given = vec![Value::Tensor(at), Value::Tensor(on)];
@@ -117,14 +119,14 @@ impl Resolver<'_> {
                 _ => None,
             };
             if condition != Some(1) {
-                return Err("it carries a sequence, and its condition changes, which is not \
+                return Err("a loop that carries a sequence and changes its condition is not \
                             implemented"
                     .into());
             }
             state = made.by_ref().take(carried).collect();
             for (values, value) in left.iter_mut().zip(made) {
                 let Value::Tensor(name) = value else {
-                    return Err("its rounds leave behind what is no tensor".into());
+                    return Err("a scan output of its body is not a tensor".into());
                 };
                 values.push(name);
             }
@@ -150,11 +152,13 @@ impl Resolver<'_> {
             return Err("it has no body".into());
         };
         if body.input.len() != node.input.len() || body.output.len() != node.output.len() {
-            return Err("its body has another number of inputs or outputs".into());
+            return Err(
+                "the numbers of inputs or outputs of the node and its body do not match".into()
+            );
         }
         let given: Vec<Value> = node.input.iter().map(|name| value(known, name)).collect();
         let Some(Value::Sequence(first)) = given.first() else {
-            return Err("its first input is no sequence".into());
+            return Err("its first input is not a sequence".into());
         };
         let mut made: Vec<Vec<String>> = vec![Vec::new(); body.output.len()];
         for at in 0..first.len() {
@@ -163,11 +167,13 @@ impl Resolver<'_> {
                     Ok(Value::Tensor(list[at].clone()))
                 }
                 Value::Tensor(name) => Ok(Value::Tensor(name.clone())),
-                _ => Err("its sequences are of different lengths"),
+                _ => Err("its sequences have different lengths"),
             });
             let each = each.collect::<Result<Vec<_>, _>>()?;
             for (list, value) in made.iter_mut().zip(self.copied(&body, each, known, nodes)?) {
-                let Value::Tensor(name) = value else { return Err("it makes no tensors".into()) };
+                let Value::Tensor(name) = value else {
+                    return Err("an output of its body is not a tensor".into());
+                };
                 list.push(name);
             }
         }
@@ -177,8 +183,8 @@ impl Resolver<'_> {
         Ok(())
     }
 
-    /// The nodes of a body, under names of their own, for inputs that are these values; says what its
-    /// outputs are.
+    /// Copies the nodes of a body under new names, with these values as its inputs; returns the
+    /// values of its outputs.
     fn copied(
         &mut self,
         body: &GraphProto,
@@ -229,7 +235,7 @@ fn number_of(integers: &HashMap<String, (bool, Vec<i64>)>, name: &str) -> Option
     integers.get(name).and_then(|(_, values)| values.first().copied())
 }
 
-/// Gives the values that a node and its bodies read and make other names.
+/// Renames the values that a node and its bodies read and make.
 fn rename(node: &mut NodeProto, here: &HashMap<String, String>) {
     let change = |name: &mut String| {
         if let Some(other) = here.get(name) {

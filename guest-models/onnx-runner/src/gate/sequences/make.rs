@@ -1,14 +1,14 @@
-//! The nodes that stand where sequences were.
+//! Creates the nodes that replace operators of sequences.
 
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto};
 
-use super::{MOST, Resolver};
+use super::{MAX_ELEMENTS, Resolver};
 use crate::gate::text::shown;
 
 impl Resolver<'_> {
-    /// Tensors side by side along an axis, or along a new one.
+    /// Concatenates tensors along an axis, or stacks them along a new one.
     pub(super) fn joined(
         &mut self,
         list: &[String],
@@ -17,7 +17,7 @@ impl Resolver<'_> {
         nodes: &mut Vec<NodeProto>,
     ) -> Result<String, String> {
         if list.is_empty() {
-            return Err("a sequence without elements".into());
+            return Err("a sequence without elements cannot be concatenated".into());
         }
         let mut each = Vec::with_capacity(list.len());
         for name in list {
@@ -32,7 +32,7 @@ impl Resolver<'_> {
         Ok(all)
     }
 
-    /// A tensor with one dimension more or less.
+    /// Adds or removes one dimension of a tensor with `Unsqueeze` or `Squeeze`.
     pub(super) fn axes(
         &mut self,
         name: &str,
@@ -70,7 +70,7 @@ impl Resolver<'_> {
         self.integers.insert(name, (dims.is_empty(), values));
     }
 
-    /// The parts of a tensor, whose sizes must be known.
+    /// Splits a tensor into parts, whose sizes must be known.
     pub(super) fn split(
         &mut self,
         source: String,
@@ -81,26 +81,33 @@ impl Resolver<'_> {
     ) -> Result<Vec<String>, String> {
         let size = || -> Result<i64, String> {
             let Some(dims) = self.sizes.get(&source) else {
-                return Err("how many parts there are is not known before the model runs".into());
+                return Err("the number of parts is only known when the model runs, which is not \
+                            implemented"
+                    .into());
             };
             let rank = dims.len() as i64;
             let at = if axis < 0 { axis + rank } else { axis };
             let size = usize::try_from(at).ok().and_then(|at| dims.get(at));
             let size = size.and_then(|size| i64::try_from(*size).ok());
-            size.ok_or_else(|| format!("axis {axis} of a tensor of {rank} dimensions"))
+            size.ok_or_else(|| format!("axis {axis} is out of range for {rank} dimensions"))
         };
         let parts: Vec<i64> = match &split {
             None => {
                 vec![
                     1;
-                    usize::try_from(size()?).ok().filter(|n| *n <= MOST).ok_or("too many parts")?
+                    usize::try_from(size()?)
+                        .ok()
+                        .filter(|n| *n <= MAX_ELEMENTS)
+                        .ok_or_else(|| format!("more than {MAX_ELEMENTS} parts"))?
                 ]
             }
             Some(name) => match self.integers.get(name) {
                 Some((true, values)) => {
                     let (size, part) = (size()?, values.first().copied().unwrap_or(0));
-                    if part < 1 || size / part > MOST as i64 {
-                        return Err(format!("parts of {part} of {size} elements"));
+                    if part < 1 || size / part > MAX_ELEMENTS as i64 {
+                        return Err(format!(
+                            "{size} elements cannot be split into parts of {part}"
+                        ));
                     }
                     (0..size).step_by(part as usize).map(|from| part.min(size - from)).collect()
                 }
@@ -116,7 +123,7 @@ impl Resolver<'_> {
         let names: Vec<String> = parts.iter().map(|_| self.name()).collect();
         match &*names {
             [] => {}
-            // One part has the size that is known, or not; that it is the whole is not taken for granted.
+            // A single part is split as well, so that its size is checked.
             _ => {
                 let mut node =
                     operation("Split", vec![source], String::new(), vec![attribute("axis", axis)]);

@@ -1,8 +1,9 @@
-//! The supervisor's side of a program's run: what the program asks for, held against its policy. It
-//! is asked by a process that may have been broken into: names, numbers and bytes are hostile.
+//! The supervisor's side of a program's run: it checks the program's requests against the policy.
+//! The requests come from a process that may be compromised: names, numbers and bytes are
+//! untrusted.
 //!
-//! Whatever takes time is done by a [`Clerk`], and ends when the run has no time left. Each decision is
-//! written down before it takes effect. `models` loads and runs models.
+//! Work that takes time is done by a [`Clerk`], and stops when the run has no time left. A decision
+//! must be logged before it takes effect. `models` loads and runs models.
 
 mod models;
 
@@ -24,8 +25,8 @@ use crate::sandbox::Limit;
 use crate::trust::Digest;
 use belljar_policy::{Effective, Peer, Protocol, peer_rule};
 
-/// What programs ask for that a stub answers when it is not granted, and the line that grants it.
-/// Where they print to, they all ask for.
+/// Requests that a stub answers if they are not granted, and the key that grants each. Printing is
+/// omitted, because all programs request it.
 const STUBS: [(&str, &str); 5] = [
     ("folders", "[[filesystem]]"),
     ("program.environment", "[program] environment"),
@@ -34,18 +35,18 @@ const STUBS: [(&str, &str); 5] = [
     ("program.randomness", "[program] randomness"),
 ];
 
-/// How late what comes after the last of a run's time may be: that its process says so, and what the
-/// program had printed and decided before.
+/// Additional time after the end of a run's time, for the process to report it and for the
+/// remaining printed lines and decisions.
 pub(super) const GRACE: Duration = Duration::from_millis(500);
 
-/// How often `limits.prepare-time` of a model fits into what a run gets for it beside its own time: to
+/// A run gets this many times `limits.prepare-time` for each model, in addition to its own time: to
 /// load it, to describe it, and to prepare it for its first inputs.
 const PREPARATIONS: u32 = 3;
 
-/// Models that a program has loaded, for all of its runs: by the names of its policy.
+/// The models that a program has loaded, shared by all its runs, by their names in its policy.
 pub(super) type Models = Arc<Mutex<HashMap<String, Model>>>;
 
-/// Answers one run of one program.
+/// Answers the requests of one run of one program.
 pub(super) struct Broker {
     host: Host,
     label: String,
@@ -53,53 +54,53 @@ pub(super) struct Broker {
     subject: Subject,
     models: Models,
     peers: wasi::Broker,
-    /// What the run's numbers stand for, with the label of each.
+    /// The models of the run by their numbers, each with its label.
     loaded: Vec<(String, Model)>,
-    /// Models that could not be loaded in this run, and why: none is tried twice.
+    /// Models that could not be loaded in this run, and why: loading is not repeated.
     failures: HashMap<Source, Kept>,
-    /// What is left of the time for loading and preparing each model, which is not the program's.
+    /// The remaining extra time for loading and preparing each model.
     allowances: HashMap<String, Duration>,
-    /// Names of models that were prepared in this run.
+    /// Names of the models that were prepared in this run.
     prepared: Vec<String>,
-    /// The last refusal or failure, which is why the program then gives up, if it does.
+    /// The last refusal or failure, which is reported as the cause if the program then fails.
     failure: Option<Reason>,
-    /// Small things of a process that it asked for and has not: why it gives up, for want of better.
+    /// Requests that a stub answered, which are reported if there is no other cause.
     pub(super) lacks: Vec<&'static str>,
-    /// What ends the run, whatever the program makes of it.
+    /// An error that ends the run even if the program ignores it.
     pub(super) broken: Option<ErrorKind>,
     /// When the run began, and its time.
     began: Instant,
     time: Duration,
     /// Time that was spent on loading and preparing models.
     pub(super) credit: Duration,
-    /// Bytes that it may still print, and lines that were not printed.
+    /// Remaining bytes that it may print, and number of lines that were not printed.
     to_print: u64,
     unprinted: u64,
     tally: Arc<Tally>,
     clerk: Clerk,
-    /// Whether the decision log, or whoever hears of what is printed, did not take something in time.
+    /// Whether the decision log or the event listener did not accept an entry in time.
     blocked: bool,
 }
 
-/// What a model is loaded from.
+/// The source of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Source {
-    /// The file of the entry of this name.
+    /// The file in the policy entry of this name.
     Named(String),
-    /// Bytes with this digest.
+    /// Bytes from the program, with this digest.
     Brought(Digest),
 }
 
-/// A failure that is told again.
+/// A failure that may be reported again.
 struct Kept {
     denied: Denied,
     error: Option<Error>,
 }
 
-/// Why a program gives up, if it does.
+/// Why a program fails, if it does.
 enum Reason {
     New(Error),
-    /// The failure of this model, told again.
+    /// The stored failure of this model.
     Kept(Source),
 }
 
@@ -136,39 +137,39 @@ impl Broker {
         }
     }
 
-    /// That the run begins now.
+    /// Starts the time of the run.
     pub(super) fn begin(&mut self) {
         self.began = Instant::now();
     }
 
-    /// When the run has no time left, as it stands.
+    /// When the run has no time left, with the extra time spent so far.
     pub(super) fn deadline(&self) -> Instant {
         self.after(self.time.saturating_add(self.credit))
     }
 
     fn after(&self, time: Duration) -> Instant {
-        // A time that no clock can show does not come.
+        // A time beyond the clock's range is treated as very far away.
         self.began.checked_add(time).unwrap_or(self.began + Duration::from_secs(1 << 30))
     }
 
-    /// That the run's time is up, which ends it.
+    /// The error of a run whose time is up.
     pub(super) fn out_of_time(&self) -> ErrorKind {
         Limit::RunTime { limit: self.time }.into()
     }
 
-    /// What holds for work that is done for the run until then.
+    /// The limits of work that is done for the run until then.
     fn errand(&self, until: Instant) -> Errand {
         Errand { until, time: self.time, tally: Arc::clone(&self.tally) }
     }
 
-    /// Has something done that takes time, with as much beside the run's own time as this. Whatever is
-    /// not done by then ends the run.
+    /// Does work that takes time, with `extra` in addition to the run's own time. Work that is not
+    /// done by then ends the run.
     fn within<T: Send + 'static>(
         &mut self,
-        beside: Duration,
+        extra: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Denied> {
-        let until = self.after(self.time.saturating_add(self.credit).saturating_add(beside));
+        let until = self.after(self.time.saturating_add(self.credit).saturating_add(extra));
         let done = self.clerk.within(self.errand(until), work);
         if self.tally.is_full() {
             self.too_many_decisions();
@@ -187,8 +188,8 @@ impl Broker {
         }
     }
 
-    /// The same for what is part of loading or preparing a model. It takes from what the run has for
-    /// this model once, and from the run's own time after that.
+    /// Like `within`, for loading or preparing a model. It uses the run's extra time for this model
+    /// first, and then the run's own time.
     fn preparing<T: Send + 'static>(
         &mut self,
         name: &str,
@@ -211,8 +212,8 @@ impl Broker {
         done
     }
 
-    /// A connection to a peer, if the policy grants it. The verdict is written down before anything is
-    /// sent to the peer.
+    /// Connects to a peer, if the policy grants it. The verdict is logged before anything is sent
+    /// to the peer.
     pub(super) fn connect(
         &mut self,
         host: &Peer,
@@ -239,7 +240,7 @@ impl Broker {
         };
         self.decide(&resource, "connect", Verdict::Allowed, &rule);
         if self.broken.is_some() {
-            return Err(Denied::new(Code::RuntimeError, "the decision cannot be written down"));
+            return Err(Denied::new(Code::RuntimeError, "the decision cannot be logged"));
         }
         judged.and_then(|judged| judged.connect(until)).map_err(|refusal| {
             self.failure = Some(Reason::New(self.error(ErrorKind::Host(refusal.0.clone()))));
@@ -247,32 +248,32 @@ impl Broker {
         })
     }
 
-    /// What is seen at a name that the program wants to remove, move or replace. The file system may
-    /// take its time.
+    /// Checks a name that the program wants to remove, move or replace. The file system may be
+    /// slow.
     pub(super) fn look(&mut self, views: &Arc<Views>, at: Below) -> Result<AtName, Denied> {
         let views = Arc::clone(views);
         self.within(Duration::ZERO, move || views.look(&at))
     }
 
-    /// A line that the program has printed.
+    /// Forwards a line that the program printed.
     pub(super) fn print(&mut self, stream: Stream, line: &str) {
         let granted = self.policy.program.as_ref().is_some_and(|program| match stream {
             Stream::Out => program.stdout,
             Stream::Err => program.stderr,
         });
-        // A line takes room even when there is nothing on it.
+        // An empty line counts too.
         let len = line.len() as u64 + 1;
         match self.to_print.checked_sub(len) {
             Some(left) if granted => {
                 self.to_print = left;
-                self.tell(stream, line.to_owned());
+                self.emit(stream, line.to_owned());
             }
             _ => self.unprinted = self.unprinted.saturating_add(1),
         }
     }
 
-    /// Tells a line to whoever listens, who may take long.
-    fn tell(&mut self, stream: Stream, line: String) {
+    /// Sends a line to the event listener, which may be slow.
+    fn emit(&mut self, stream: Stream, line: String) {
         let (program, error) = (self.label.clone(), stream == Stream::Err);
         let host = self.host.clone();
         let done = self.clerk.within(self.errand(self.deadline() + GRACE), move || {
@@ -284,7 +285,7 @@ impl Broker {
         }
     }
 
-    /// What ends a run for which a line, printed or of the log, was not taken.
+    /// The error of a run if a printed line or a log entry was not accepted.
     fn undone(&mut self, undone: Undone) -> ErrorKind {
         match undone {
             Undone::Late => {
@@ -295,11 +296,11 @@ impl Broker {
         }
     }
 
-    /// Something that the program's process has decided by itself.
+    /// Logs a decision of the program's process.
     pub(super) fn decided(&mut self, asked: &Asked<'_>) {
         let Asked { resource, access, allowed, rule } = *asked;
-        // What a stub answers is seldom a reason to give up: ordinary programs ask for clocks and the
-        // like without a need.
+        // A request that a stub answers is seldom the cause of a failure: ordinary programs request
+        // clocks and the like without needing them.
         let stub = resource.starts_with("program.") || resource == "folders";
         if !allowed && stub {
             let lacks = STUBS.iter().find(|(of, _)| *of == resource).map(|(_, lacks)| *lacks);
@@ -315,7 +316,7 @@ impl Broker {
         self.decide(resource, access, verdict, rule);
     }
 
-    /// The end of the run.
+    /// Ends the run, and reports unprinted lines and repeated decisions.
     pub(super) fn end(&mut self) {
         if self.blocked {
             return;
@@ -329,21 +330,22 @@ impl Broker {
         }
         let repeated = self.tally.repeated();
         if repeated > 0 {
-            let rule = format!("{repeated} decisions of this run were the same as one above");
+            let rule = format!("{repeated} decisions of this run repeat one above");
             let (resource, access, verdict) = ("decisions", "repeat", Verdict::Allowed);
             let decision =
                 Decision { subject: self.subject, resource, access, verdict, rule: &rule };
-            // It allows nothing.
+            // This entry allows nothing, so its failure is ignored.
             let _ = self.host.inner.write_down(&decision);
         }
     }
 
-    /// Whether the decision log did not take something in time: nothing more is written to it.
+    /// Whether the decision log or the listener did not accept an entry in time. Then nothing more
+    /// is written.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked
     }
 
-    /// Why the program gives up, if it was refused something, or something failed for it.
+    /// The last refused or failed request of the program, if there was one.
     pub(super) fn take_failure(&mut self) -> Option<Error> {
         match self.failure.take()? {
             Reason::New(error) => Some(error),
@@ -351,7 +353,7 @@ impl Broker {
         }
     }
 
-    /// Writes a decision down; what cannot be written down ends the run.
+    /// Logs a decision. If an allowed request cannot be logged, the run ends.
     fn decide(&mut self, resource: &str, access: &str, verdict: Verdict, rule: &str) {
         let decision = Decision { subject: self.subject, resource, access, verdict, rule };
         match self.tally.note(&decision) {
@@ -365,7 +367,7 @@ impl Broker {
         }
     }
 
-    /// Ends the run, with a last line.
+    /// Ends the run, with a last entry in the log.
     fn too_many_decisions(&mut self) {
         if self.broken.is_some() {
             return;
@@ -375,12 +377,12 @@ impl Broker {
         self.broken = Some(kind);
         let (resource, access, verdict) = ("decisions", "use more", Verdict::Refused);
         let decision = Decision { subject: self.subject, resource, access, verdict, rule: &rule };
-        // A refusal stays one, whether or not it can be written down.
+        // A refusal holds even if it cannot be logged.
         let _ = self.write_down(&decision);
     }
 
-    /// Writes down a decision that was counted, before the run's time is up: the log may be a pipe that
-    /// nobody reads.
+    /// Writes a counted decision to the log before the run's time is up: the log may be a pipe
+    /// without a reader.
     fn write_down(&mut self, decision: &Decision<'_>) -> Result<(), ErrorKind> {
         if !self.host.inner.wants_decisions() {
             return Ok(());
@@ -403,7 +405,7 @@ impl Broker {
         denied
     }
 
-    /// Keeps the reason, and makes of it what is said to the program.
+    /// Stores an error, and returns what the program is told about it.
     fn failed(&mut self, err: Error) -> Denied {
         let denied = denied(&err);
         self.failure = Some(Reason::New(err));
@@ -415,7 +417,7 @@ impl Broker {
     }
 }
 
-/// What is said to the program about a failure.
+/// What the program is told about a failure.
 fn denied(err: &Error) -> Denied {
     let code = match err.kind() {
         ErrorKind::Input { .. } => Code::InvalidArgument,

@@ -1,4 +1,4 @@
-//! Models of a program: loaded once, and run on what the program brings.
+//! The models of a program: loaded once, and run on the program's tensors.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -17,11 +17,11 @@ use belljar_policy::ModelGrant;
 use belljar_tensor::Tensor;
 use belljar_text::Escaped;
 
-/// Most models that one run may ask for: each answer is a number that is kept.
-const MOST_MODELS: usize = 10_000;
+/// Maximum number of model requests in one run, because each answer is stored.
+const MAX_MODELS: usize = 10_000;
 
 impl Broker {
-    /// The model of this name, if the policy grants it and says where it is.
+    /// The model of this name, if the policy grants it and has its path.
     pub(in crate::program) fn named(&mut self, name: &str) -> Result<u32, Denied> {
         let grant = self.policy.models.iter().find(|grant| grant.name == name).cloned();
         let resource = format!("model {}", Escaped::cut(name, 100));
@@ -33,7 +33,7 @@ impl Broker {
             );
             return Err(self.not_granted(&resource, "models", missing));
         };
-        // Also when its bytes were brought before: what a run may do does not depend on others.
+        // Checked even if another run provided its bytes: runs must not depend on each other.
         let Some(path) = grant.path.clone() else {
             let missing = format!(
                 "the file of the model {:?}, only its bytes: add path to its [[models]] entry",
@@ -50,7 +50,7 @@ impl Broker {
         }
     }
 
-    /// The model whose bytes are in the buffer, so many, if the policy names their digest.
+    /// The model whose `len` bytes are in the buffer, if the policy grants their digest.
     pub(in crate::program) fn brought(
         &mut self,
         buffer: &Arc<SharedBuffer>,
@@ -65,8 +65,8 @@ impl Broker {
         let found = self.policy.models.iter().find(|grant| grant.sha256 == *digest.as_bytes());
         let Some(grant) = found.cloned() else {
             let missing = format!(
-                "the model that the program brings, whose SHA-256 is {digest}: add [[models]] with \
-                 a name and this sha256"
+                "the model that the program provides, with SHA-256 {digest}: add [[models]] with a \
+                 name and this sha256"
             );
             return Err(self.not_granted(&format!("model {digest}"), "models.sha256", missing));
         };
@@ -76,10 +76,10 @@ impl Broker {
         }
     }
 
-    /// The number of a model that this or another run has loaded.
+    /// The number of a model that this or another run loaded.
     fn known(&mut self, name: &str) -> Result<Option<u32>, Denied> {
-        if self.loaded.len() >= MOST_MODELS {
-            return Err(Denied::new(Code::TooLarge, "the program has asked for too many models"));
+        if self.loaded.len() >= MAX_MODELS {
+            return Err(Denied::new(Code::TooLarge, "the program requested too many models"));
         }
         if let Some(at) = self.loaded.iter().position(|(known, _)| known == name) {
             return Ok(u32::try_from(at).ok());
@@ -92,11 +92,11 @@ impl Broker {
 
     fn number(&mut self, name: &str, model: Model) -> u32 {
         self.loaded.push((name.to_owned(), model));
-        // There are never as many.
+        // The maximum number of models is smaller.
         u32::try_from(self.loaded.len() - 1).unwrap_or(u32::MAX)
     }
 
-    /// Loads a model, or tells again why that failed before.
+    /// Loads a model, or returns the failure of an earlier attempt in this run.
     fn load(
         &mut self,
         grant: &ModelGrant,
@@ -136,8 +136,8 @@ impl Broker {
         }
     }
 
-    /// Runs a model on the tensors in the buffer, which have so many bytes, and puts its outputs there.
-    /// Answers how many bytes those have.
+    /// Runs a model on the tensors in the buffer, which have `len` bytes, and writes its outputs
+    /// there. Returns their number of bytes.
     pub(in crate::program) fn compute(
         &mut self,
         model: u32,
@@ -146,7 +146,7 @@ impl Broker {
     ) -> Result<u64, Denied> {
         let found = usize::try_from(model).ok().and_then(|at| self.loaded.get(at)).cloned();
         let Some((name, model)) = found else {
-            return Err(Denied::new(Code::InvalidArgument, "there is no such model"));
+            return Err(Denied::new(Code::InvalidArgument, "unknown model number"));
         };
         let (from, of) = (Arc::clone(buffer), model.clone());
         let inputs = match self.within(Duration::ZERO, move || inputs(&of, &from, len))? {
@@ -157,7 +157,8 @@ impl Broker {
                 return Err(Denied::new(Code::InvalidArgument, why));
             }
         };
-        // Once for each model, so that a program cannot gain time by asking for ever other shapes.
+        // Once for each model, so that a program cannot gain time by requesting many different
+        // shapes.
         if !self.prepared.contains(&name) {
             self.prepared.push(name.clone());
             let (of, with) = (model.clone(), Arc::clone(&inputs));
@@ -179,14 +180,14 @@ impl Broker {
     }
 }
 
-/// Why tensors are no inputs of a model.
+/// Why tensors cannot be inputs of a model.
 enum Unfit {
     Input(String),
-    /// They are malformed: the process that sent them does not keep to its rules.
+    /// They are malformed, so the process that sent them violates the protocol.
     Message(String),
 }
 
-/// The inputs of a model that are in the buffer, with so many bytes.
+/// Reads the inputs of a model from the buffer, where they have `len` bytes.
 fn inputs(model: &Model, buffer: &SharedBuffer, len: u64) -> Result<Vec<(String, Tensor)>, Unfit> {
     let malformed = |err: &dyn std::fmt::Display| {
         Unfit::Message(format!("the inputs of a model are malformed: {err}"))
@@ -209,8 +210,8 @@ fn inputs(model: &Model, buffer: &SharedBuffer, len: u64) -> Result<Vec<(String,
     Ok(inputs)
 }
 
-/// Runs a model and puts its outputs into the buffer. Answers how many bytes they have; none if they do
-/// not fit.
+/// Runs a model and writes its outputs to the buffer. Returns their number of bytes, or `None` if
+/// they do not fit.
 fn outputs(
     model: &Model,
     inputs: &[(String, Tensor)],
@@ -223,7 +224,7 @@ fn outputs(
     Ok(buffer.write(&message).ok().map(|()| message.len() as u64))
 }
 
-/// Reads the first bytes of a buffer, each once, until the run has no time left.
+/// Reads the first bytes of a buffer, each only once, until the run has no time left.
 struct Reader {
     buffer: Arc<SharedBuffer>,
     at: u64,

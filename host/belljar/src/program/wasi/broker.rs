@@ -1,14 +1,14 @@
-//! The supervisor's side of the network: makes the connections that a policy grants, and hands them
-//! over connected.
+//! The supervisor's side of the network: opens the connections that a policy grants, and passes the
+//! connected sockets to the program's process.
 //!
-//! A name is looked up once, each address that comes of it is judged, and the connection is made to
-//! an address that was judged good: whoever runs the name's zone can point it elsewhere, but not
-//! between the look and the act. It trusts nothing that a program's process says: what is granted is
-//! looked up here again.
+//! A name is resolved once, each of its addresses is checked, and the connection is made to an
+//! address that passed: the owner of the name cannot change the address between the check and its
+//! use. Grants are checked here again, because the requests of a program's process must not be
+//! trusted.
 //!
-//! Two steps, so that the verdict can be written down between them: [`Broker::judge`] says whether
-//! there may be a connection and to which addresses, and [`Judged::connect`] makes it. Both end when the
-//! run has no time left.
+//! There are two steps, so that the verdict can be logged between them: [`Broker::judge`] decides
+//! whether a connection is allowed and to which addresses, and [`Judged::connect`] makes it. Both
+//! end when the run has no time left.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -28,26 +28,26 @@ use belljar_policy::{
     NetworkGrant, Peer, Protocol, Quotas, address_kind, canonical_address, key_rule, peer_rule,
 };
 
-/// Longest time for looking a name up, and for connecting to what came of it.
+/// Maximum time for resolving a name, and for connecting to its addresses.
 const LOOK_UP_TIME: Duration = Duration::from_secs(5);
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 
-/// Most addresses of a name that are tried.
+/// Maximum number of addresses of a name that are tried.
 const MAX_TRIED: usize = 4;
 
-/// Most look-ups at once in this process: one that hangs keeps its thread until the C library gives
-/// up.
+/// Maximum number of concurrent look-ups in this process: a look-up that hangs keeps its thread
+/// until the C library gives up.
 const MAX_LOOK_UPS: usize = 8;
 
 static LOOK_UPS: AtomicUsize = AtomicUsize::new(0);
 
-/// What turns names into addresses.
+/// Resolves names to addresses.
 pub(crate) trait Resolver: Send + Sync + 'static {
-    /// Every address of a name.
+    /// All addresses of a name.
     fn addresses(&self, name: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// The machine's own: `getaddrinfo`, with whatever this machine is set up to ask.
+/// The resolver of this machine: `getaddrinfo`.
 pub(crate) struct SystemResolver;
 
 impl Resolver for SystemResolver {
@@ -56,12 +56,12 @@ impl Resolver for SystemResolver {
     }
 }
 
-/// Makes the connections of one run.
+/// Opens the connections of one run.
 pub(crate) struct Broker {
     grants: Vec<NetworkGrant>,
     connections: u32,
     resolver: Arc<dyn Resolver>,
-    /// Longest time for looking a name up.
+    /// Maximum time for resolving a name.
     pub(super) look_up_time: Duration,
 }
 
@@ -79,7 +79,8 @@ impl Broker {
         Broker { grants, connections: quotas.connections, resolver, look_up_time }
     }
 
-    /// Whether there may be a connection to a peer, and to which addresses, looked up before `until`.
+    /// Decides whether a connection to a peer is allowed, and to which addresses; resolves its name
+    /// before `until`.
     pub(crate) fn judge(
         &mut self,
         host: &Peer,
@@ -90,7 +91,8 @@ impl Broker {
         let asked = |grant: &&NetworkGrant| {
             (&grant.host, grant.port, grant.protocol) == (host, port, protocol)
         };
-        // No grant has port 0 but one that stands for a name alone, while a policy is recorded.
+        // Only `policy record` uses grants with port 0, which allow resolving a name, but no
+        // connection.
         let Some(grant) = self.grants.iter().find(asked).filter(|_| port != 0) else {
             return Err(Denial::NotGranted(format!(
                 "{host} port {port} over {} is not granted in [[network]]",
@@ -99,7 +101,7 @@ impl Broker {
         };
         self.connections = self.connections.checked_sub(1).ok_or_else(|| Denial::Refused {
             rule: key_rule("quotas", "connections"),
-            why: "as many connections as [quotas] connections allows were made".to_owned(),
+            why: "the quota [quotas] connections is exhausted".to_owned(),
         })?;
         let left = until.saturating_duration_since(Instant::now());
         let found = match host {
@@ -125,7 +127,7 @@ impl Broker {
                 Err(Denial::Refused {
                     rule: format!("`reaches` does not list \"{kind}\" in {rule}"),
                     why: format!(
-                        "{host} leads to {address}, a {kind} address, which `reaches` of its \
+                        "{host} resolves to {address}, a {kind} address, which `reaches` of its \
                          [[network]] entry does not list"
                     ),
                 })
@@ -134,7 +136,7 @@ impl Broker {
         }
     }
 
-    /// Both steps at once, for tests.
+    /// Both steps, for tests.
     #[cfg(test)]
     pub(crate) fn connect(
         &mut self,
@@ -152,33 +154,33 @@ impl Broker {
     }
 }
 
-/// A connection that may be made.
+/// An allowed connection that is not made yet.
 #[derive(Debug)]
 pub(crate) struct Judged {
     host: Peer,
     port: u16,
     protocol: Protocol,
-    /// Addresses of kinds that are granted.
+    /// Addresses of granted kinds.
     addresses: Vec<SocketAddr>,
 }
 
-/// Why there is no connection.
+/// Why a connection is not made.
 #[derive(Debug)]
 pub(crate) enum Denial {
-    /// No entry of the policy is about it. A program's process that keeps to its rules does not ask.
+    /// No entry of the policy matches. An uncompromised process does not make such a request.
     NotGranted(String),
-    /// A rule of an entry says no.
+    /// A rule of an entry refuses it.
     Refused {
         /// The rule.
         rule: String,
         why: String,
     },
-    /// The policy grants it, and it failed before anything was connected to.
+    /// The policy grants it, but it failed before connecting.
     Failed(String),
 }
 
 impl Judged {
-    /// Makes the connection, before `until`.
+    /// Connects before `until`.
     pub(crate) fn connect(self, until: Instant) -> Result<OwnedFd, Refusal> {
         let Judged { host, port, protocol, addresses } = self;
         let start = Instant::now();
@@ -199,11 +201,11 @@ impl Judged {
             Errno::TIMEDOUT => format!("no answer within {longest:?}"),
             errno => errno.to_string(),
         };
-        Err(Refusal(format!("connecting to {host} port {port}: {why}")))
+        Err(Refusal(format!("cannot connect to {host} port {port}: {why}")))
     }
 }
 
-/// Every address of a name, from a thread of its own: the C library's function has no end of its own.
+/// All addresses of a name, resolved on a separate thread, because `getaddrinfo` has no timeout.
 fn look_up(
     name: &str,
     resolver: &Arc<dyn Resolver>,
@@ -219,26 +221,26 @@ fn look_up(
     let before = LOOK_UPS.fetch_add(1, Ordering::Relaxed);
     let counted = Counted;
     if before >= MAX_LOOK_UPS {
-        return Err(Refusal(format!("looking up {name}: too many look-ups hang already")));
+        return Err(Refusal(format!("cannot resolve {name}: too many look-ups are pending")));
     }
     let (sender, receiver) = mpsc::sync_channel(1);
     let (resolver, asked) = (Arc::clone(resolver), name.to_owned());
     let look = move || {
         let found = resolver.addresses(&asked);
         drop(counted);
-        // Nobody waits any more for one that took too long.
+        // The receiver is gone if the look-up took too long.
         let _ = sender.send(found);
     };
     let spawned = std::thread::Builder::new().name("look-up".to_owned()).spawn(look);
-    spawned.map_err(|err| Refusal(format!("looking up {name}: {err}")))?;
+    spawned.map_err(|err| Refusal(format!("cannot resolve {name}: {err}")))?;
     match receiver.recv_timeout(longest) {
         Ok(Ok(found)) => Ok(found),
-        Ok(Err(err)) => Err(Refusal(format!("looking up {name}: {err}"))),
-        Err(_) => Err(Refusal(format!("looking up {name} took longer than {longest:?}"))),
+        Ok(Err(err)) => Err(Refusal(format!("cannot resolve {name}: {err}"))),
+        Err(_) => Err(Refusal(format!("resolving {name} took longer than {longest:?}"))),
     }
 }
 
-/// A socket that is connected to this address and can do nothing else.
+/// A socket that is connected to this address.
 fn open(address: SocketAddr, protocol: Protocol, until: Instant) -> Result<OwnedFd, Errno> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
@@ -268,7 +270,7 @@ fn open(address: SocketAddr, protocol: Protocol, until: Instant) -> Result<Owned
         }
         Err(errno) => return Err(errno),
     }
-    // A port of this machine that nobody listens on can be its own peer.
+    // A connection to a local port without a listener can connect to itself.
     if Some(rustix::net::getsockname(&socket)?) == rustix::net::getpeername(&socket)? {
         return Err(Errno::CONNREFUSED);
     }

@@ -1,4 +1,4 @@
-//! What a run may still do of what its quotas allow. Each is asked before the act.
+//! The remaining quotas of a run. A quota must be checked before the operation that it limits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,20 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use belljar_policy::Quotas;
 
-/// A quota that has been used up: its key in `[quotas]`.
+/// An exhausted quota: its key in `[quotas]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Exhausted(pub(super) &'static str);
 
-/// What a run has used of what it may, as its process says. Sizes are in bytes.
+/// What a run used, as its process reports it. Sizes are in bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Spent {
-    /// The most at once of what `limits.memory` bounds.
+    /// Peak usage of `limits.memory`.
     pub memory: u64,
     /// Written to granted files and to standard output and error.
     pub bytes_written: u64,
     /// Files and folders made.
     pub files_created: u32,
-    /// The most at once.
+    /// Peak number.
     pub open_handles: u32,
     /// Connections made.
     pub connections: u32,
@@ -31,7 +31,7 @@ pub struct Spent {
 }
 
 pub(super) struct Budget {
-    /// What there was at the start.
+    /// The initial quotas.
     whole: Quotas,
     bytes_written: u64,
     files_created: u32,
@@ -40,11 +40,11 @@ pub(super) struct Budget {
     bytes_received: u64,
     most_handles: u32,
     handles: Arc<AtomicU32>,
-    /// The most handles that were open at once.
+    /// Peak number of open handles.
     highest: AtomicU32,
 }
 
-/// A place among `open-handles`, free again when it is dropped.
+/// One of the `open-handles`, which is released on drop.
 pub(super) struct Held(Arc<AtomicU32>);
 
 impl Drop for Held {
@@ -68,7 +68,7 @@ impl Budget {
         }
     }
 
-    /// A place for something that holds a descriptor open.
+    /// Takes one of the `open-handles` for an open descriptor.
     pub(super) fn hold(&self) -> Result<Held, Exhausted> {
         let more = |open| (open < self.most_handles).then_some(open + 1);
         match self.handles.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
@@ -80,7 +80,7 @@ impl Budget {
         }
     }
 
-    /// What was used of it so far.
+    /// What was used so far.
     pub(super) fn spent(&self) -> Spent {
         let Quotas {
             bytes_written, files_created, connections, bytes_sent, bytes_received, ..
@@ -96,17 +96,17 @@ impl Budget {
         }
     }
 
-    /// Takes this many bytes from what may be written; all or none.
+    /// Takes this many bytes from `bytes-written`; all or none.
     pub(super) fn write(&mut self, bytes: u64) -> Result<(), Exhausted> {
         take(&mut self.bytes_written, bytes, "bytes-written")
     }
 
-    /// Gives back what was taken for a write that wrote less.
+    /// Returns bytes of a write that wrote less.
     pub(super) fn unwritten(&mut self, bytes: u64) {
         self.bytes_written = self.bytes_written.saturating_add(bytes);
     }
 
-    /// Whether one more file or folder may be made; [`Budget::created`] takes it.
+    /// Whether one more file or folder may be created; [`Budget::created`] takes it.
     pub(super) fn may_create(&self) -> Result<(), Exhausted> {
         match self.files_created {
             0 => Err(Exhausted("files-created")),
@@ -118,7 +118,7 @@ impl Budget {
         self.files_created = self.files_created.saturating_sub(1);
     }
 
-    /// Takes one connection; one that fails is taken too, as the attempt went out.
+    /// Takes one connection. An attempt that fails counts too, because it was sent.
     pub(super) fn connect(&mut self) -> Result<(), Exhausted> {
         match self.connections.checked_sub(1) {
             Some(left) => {

@@ -1,5 +1,5 @@
-//! `wasi:cli`, clocks and randomness: the small things of a process. What is not granted is empty,
-//! stands still, or is the same in every run.
+//! `wasi:cli`, clocks and randomness. Without a grant, arguments and the environment are empty,
+//! clocks stand still, and random numbers are the same in every run.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,7 +17,7 @@ use super::io::Ready;
 use super::streams::{Input, Output};
 use super::{Stream, WasiState};
 
-/// Most random bytes of one call.
+/// Maximum number of random bytes in one call.
 const MAX_RANDOM: u64 = 1 << 20;
 
 impl environment::Host for WasiState {
@@ -70,7 +70,7 @@ impl stderr::Host for WasiState {
     }
 }
 
-/// A terminal, of which there is none.
+/// A terminal; there is never one.
 type NoTerminal<T> = wasmtime::Result<Option<Resource<T>>>;
 
 impl terminal_input::Host for WasiState {}
@@ -106,7 +106,7 @@ impl terminal_stderr::Host for WasiState {
 }
 
 impl WasiState {
-    /// Time since the program began; none has passed without clocks.
+    /// Time since the program started; always 0 without clocks.
     fn elapsed(&mut self) -> wasmtime::Result<Duration> {
         self.used("clocks", self.program.clocks)?;
         Ok(match self.program.clocks {
@@ -115,8 +115,8 @@ impl WasiState {
         })
     }
 
-    /// Something ready after this time. Where the clock stands still, waiting for it would be for
-    /// ever, so that it is over at once.
+    /// A pollable that is ready after this time. Without clocks it is ready at once, because
+    /// waiting would take forever.
     fn after(&mut self, time: Duration) -> wasmtime::Result<Resource<DynPollable>> {
         let ready = match Instant::now().checked_add(time) {
             _ if !self.program.clocks || time.is_zero() => Ready::Now,
@@ -129,7 +129,7 @@ impl WasiState {
     fn random_bytes(&mut self, len: u64) -> wasmtime::Result<Vec<u8>> {
         self.used("randomness", self.program.randomness)?;
         if len > MAX_RANDOM {
-            wasmtime::bail!("{len} random bytes in one call; the most is {MAX_RANDOM}");
+            wasmtime::bail!("{len} random bytes in one call, but the maximum is {MAX_RANDOM}");
         }
         let mut bytes = vec![0; usize::try_from(len)?];
         if !self.program.randomness {

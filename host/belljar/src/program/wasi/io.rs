@@ -1,4 +1,4 @@
-//! `wasi:io`: streams and waiting, on the calling thread. Nothing here runs besides the program.
+//! `wasi:io`: streams and polling, on the calling thread.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -16,25 +16,25 @@ use super::WasiState;
 use super::sockets::Connection;
 use super::streams::{Input, MAX_PIECE, Output, Sinks};
 
-/// Most things waited for at once.
+/// Maximum number of pollables in one call.
 const MAX_WAITED: usize = 1024;
 
-/// What a program waits for.
+/// A pollable of a program.
 pub(super) enum Ready {
     Now,
     At(Instant),
-    /// A time too far away for the clock.
+    /// A time beyond the range of the clock.
     Never,
     ToRead(Arc<Connection>),
     ToWrite(Arc<Connection>),
 }
 
 impl WasiState {
-    /// Which of these are ready, after waiting for the first.
+    /// Waits until at least one pollable is ready, and returns the ready ones.
     fn wait(&self, handles: &[Resource<Pollable>], block: bool) -> wasmtime::Result<Vec<u32>> {
         if handles.len() > MAX_WAITED {
             wasmtime::bail!(
-                "{} things waited for at once; the most is {MAX_WAITED}",
+                "{} pollables in one call, but the maximum is {MAX_WAITED}",
                 handles.len()
             );
         }
@@ -105,7 +105,7 @@ impl WasiState {
     }
 }
 
-/// Waits until one of these is ready, or the time is over; none is for ever.
+/// Waits until one of these is ready, or until the time is over; without a time, forever.
 pub(super) fn wait_for(fds: &mut [PollFd<'_>], wait: Option<Duration>) -> Result<(), Errno> {
     let wait = wait.map(|wait| Timespec {
         tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
@@ -120,7 +120,7 @@ pub(super) fn wait_for(fds: &mut [PollFd<'_>], wait: Option<Duration>) -> Result
 impl poll::Host for WasiState {
     fn poll(&mut self, handles: Vec<Resource<Pollable>>) -> wasmtime::Result<Vec<u32>> {
         if handles.is_empty() {
-            wasmtime::bail!("waiting for nothing");
+            wasmtime::bail!("poll without pollables");
         }
         self.wait(&handles, true)
     }

@@ -1,12 +1,14 @@
-//! What a guest program reaches of WASI 0.2: what its policy grants, and stubs that refuse.
+//! The part of WASI 0.2 that a guest program can use: what its policy grants, and stubs that
+//! refuse.
 //!
-//! Only the generated bindings are wasmtime-wasi's. Its implementation brings an asynchronous
-//! runtime with threads and opens by path; here every function is a plain one, called on the thread
-//! that runs the program, over descriptors that the supervisor opened. What is not granted is there
-//! and answers nothing: programs of ordinary toolchains import most of WASI and must be able to start.
+//! Only the generated bindings come from wasmtime-wasi. Its implementation has an asynchronous
+//! runtime with threads, and opens files by path. Here every function is synchronous, runs on the
+//! thread of the program, and uses descriptors that the supervisor opened. Functions without a
+//! grant exist but refuse, because programs of ordinary toolchains import most of WASI and must be
+//! able to start.
 //!
-//! A call may wait (for a peer, for a time that the program set), and epochs do not end that: whoever
-//! runs a program ends its process at the deadline.
+//! A call may block (for a peer, or for a time that the program set), and epochs do not interrupt
+//! it. The supervisor ends the process at the deadline.
 
 mod broker;
 mod budget;
@@ -49,10 +51,10 @@ use sockets::Peers;
 pub(crate) use system_calls::SYSTEM_CALLS;
 use table::Table;
 
-/// Everything that was granted to one program for one run, opened and ready.
+/// Everything that is granted to one run of a program, already opened.
 pub(crate) struct Resources {
     pub(crate) program: Program,
-    /// What reaches the program if `program.arguments` says so.
+    /// Arguments, which the program gets if `program.arguments` is set.
     pub(crate) arguments: Vec<String>,
     pub(crate) files: Vec<OpenedGrant>,
     pub(crate) network: Vec<NetworkGrant>,
@@ -60,7 +62,8 @@ pub(crate) struct Resources {
     pub(crate) outside: Box<dyn Outside>,
 }
 
-/// A `[[filesystem]]` grant that the supervisor has opened: never opened by its path again.
+/// A `[[filesystem]]` grant that the supervisor has opened. It must not be opened by its path
+/// again.
 pub(crate) struct OpenedGrant {
     pub(crate) descriptor: OwnedFd,
     /// Where the program sees it.
@@ -68,31 +71,31 @@ pub(crate) struct OpenedGrant {
     pub(crate) access: Access,
 }
 
-/// What the program's process asks of the supervisor during a run.
+/// Requests of the program's process to the supervisor during a run.
 pub(crate) trait Outside: Send + 'static {
-    /// A connection to a granted peer: connected, checked, written down, and not to be made by this
-    /// process.
+    /// Opens a connection to a granted peer. The supervisor checks, logs and connects, because this
+    /// process cannot.
     fn connect(&mut self, host: &Peer, port: u16, protocol: Protocol) -> Result<OwnedFd, Refusal>;
 
-    /// One line that the program printed, bounded and escaped.
+    /// Forwards one line that the program printed, bounded and escaped.
     fn print(&mut self, stream: Stream, line: &str);
 
-    /// What the supervisor sees at a name that is to be removed, moved or replaced: the program's
-    /// process sees no mount that was made after it was started.
+    /// Checks a name that is about to be removed, moved or replaced for mounts, because the
+    /// program's process does not see mounts that were made after it was started.
     ///
     /// # Errors
-    /// When the supervisor does not answer.
+    /// If the supervisor does not answer.
     fn look(&mut self, at: &Below) -> std::io::Result<AtName>;
 
-    /// Something that was asked for, and whether the policy grants it: told after the last check, and
-    /// before the program has anything of it. Connections are decided, and told, by the supervisor.
+    /// Logs a request, and whether the policy grants it, after the last check and before it takes
+    /// effect. Connections are decided and logged by the supervisor.
     ///
     /// # Errors
-    /// When it cannot be written down. Then it must not happen.
+    /// If it cannot be logged. Then the request must have no effect.
     fn decided(&mut self, asked: &Asked<'_>) -> std::io::Result<()>;
 }
 
-/// Why something granted did not come about; or that it is not granted.
+/// Why a request failed or was not granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal(pub(crate) String);
 
@@ -102,7 +105,7 @@ pub(crate) enum Stream {
     Err,
 }
 
-/// One thing that a program asked for.
+/// A request of a program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
     /// A path as the program sees it, a peer, a key of the policy.
@@ -125,8 +128,8 @@ pub(crate) struct WasiState {
     table: Table,
     seed: Seed,
     began: Instant,
-    /// Keys of `[program]` whose use was told.
-    told: Vec<&'static str>,
+    /// Keys of `[program]` whose use is logged.
+    logged: Vec<&'static str>,
     outside: Box<dyn Outside>,
 }
 
@@ -141,24 +144,24 @@ impl WasiState {
             table: Table::new(),
             seed: Seed::new(),
             began: Instant::now(),
-            told: Vec::new(),
+            logged: Vec::new(),
             program,
             arguments,
             outside,
         }
     }
 
-    /// What the run has used of its quotas so far.
+    /// What the run has used so far.
     pub(crate) fn spent(&self) -> Spent {
         self.budget.spent()
     }
 
-    /// Tells once that something of `[program]` was asked for.
+    /// Logs the first use of a key of `[program]`.
     fn used(&mut self, key: &'static str, allowed: bool) -> std::io::Result<()> {
-        if self.told.contains(&key) {
+        if self.logged.contains(&key) {
             return Ok(());
         }
-        self.told.push(key);
+        self.logged.push(key);
         let (resource, rule) = (format!("program.{key}"), key_rule("program", key));
         self.outside.decided(&Asked { resource: &resource, access: "use", allowed, rule: &rule })
     }
@@ -170,7 +173,7 @@ impl Drop for WasiState {
     }
 }
 
-/// What takes the place of randomness: the same bytes in every run.
+/// The source of random numbers without a grant: the same bytes in every run.
 struct Seed(blake3::OutputReader);
 
 impl Seed {
@@ -183,12 +186,12 @@ impl Seed {
     }
 }
 
-/// Data of a store that has a [`WasiState`].
+/// The data of a store, which has a [`WasiState`].
 pub(crate) trait HasWasi: Send + 'static {
     fn wasi(&mut self) -> &mut WasiState;
 }
 
-/// Gives a linker every interface of WASI 0.2 that programs of ordinary toolchains import.
+/// Adds the interfaces of WASI 0.2 that programs of ordinary toolchains import to a linker.
 pub(crate) fn add_to_linker<T: HasWasi>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     type Ours = HasSelf<WasiState>;
     let (l, wasi) = (linker, T::wasi);

@@ -1,11 +1,12 @@
-//! What a program prints: cut into lines, each bounded and escaped, and dropped unless it is granted.
+//! The printed output of a program: split into lines, bounded, escaped, and dropped without a
+//! grant.
 
 use super::budget::Budget;
 use super::{Outside, Stream};
 use belljar_policy::Program;
 use belljar_text::Escaped;
 
-/// Longest line in bytes; a longer one goes on in the next.
+/// Maximum length of a line in bytes; longer lines are split.
 const MAX_LINE: usize = 1024;
 
 pub(super) struct Printer {
@@ -15,9 +16,9 @@ pub(super) struct Printer {
 
 struct Lines {
     granted: bool,
-    /// What came since the last end of a line.
+    /// Bytes after the last end of a line.
     line: Vec<u8>,
-    /// Whether it was said that the rest is dropped.
+    /// Whether the notice about dropped output was printed.
     full: bool,
 }
 
@@ -41,11 +42,12 @@ impl Printer {
         if !lines.granted || lines.full {
             return;
         }
-        // An error would end most programs at a message that nobody needs.
+        // An error would end most programs, although the output is not essential.
         if budget.write(bytes.len() as u64).is_err() {
             lines.flush(stream, outside);
             lines.full = true;
-            outside.print(stream, "(the rest is dropped: [quotas] bytes-written is used up)");
+            outside
+                .print(stream, "(further output is dropped: [quotas] bytes-written is exhausted)");
             return;
         }
         for byte in bytes {
@@ -61,7 +63,7 @@ impl Printer {
         }
     }
 
-    /// What was printed without an end of line.
+    /// Prints an unfinished last line.
     pub(super) fn flush(&mut self, outside: &mut dyn Outside) {
         for (stream, lines) in [(Stream::Out, &mut self.out), (Stream::Err, &mut self.err)] {
             lines.flush(stream, outside);

@@ -1,5 +1,5 @@
-//! Sequences of operations on files, made of ugly names, and what must hold after them: for a property
-//! test and for the fuzz target `files`.
+//! Sequences of file operations with unusual names, and checks of what must hold after them, for a
+//! property test and the fuzz target `files`.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
@@ -17,7 +17,7 @@ use wasmtime_wasi::p2::bindings::sync::io::streams::{HostInputStream as _, HostO
 use super::{Asked, AtName, Below, Outside, Refusal, Resources, Stream, WasiState, open_grant};
 use belljar_policy::{Access, FileGrant, Peer, Program, Protocol, Quotas};
 
-/// Names that operations use, alone and one after another.
+/// Names that operations use.
 const NAMES: [&str; 32] = [
     "a",
     "b",
@@ -53,7 +53,7 @@ const NAMES: [&str; 32] = [
     "...",
 ];
 
-/// What is in files that nobody may read or change.
+/// Content of files that the program must not read or change.
 const SECRET: &[u8] = b"a secret of the host";
 
 const MAX_FILES: u32 = 12;
@@ -79,7 +79,7 @@ impl Outside for Silent {
     }
 }
 
-/// Every file of a folder: its path, its time, and its content or where it leads.
+/// All files of a folder: path, modification time, and content or link target.
 type Tree = Vec<(String, SystemTime, Vec<u8>)>;
 
 fn tree(folder: &Path) -> Tree {
@@ -108,8 +108,8 @@ fn tree(folder: &Path) -> Tree {
     found
 }
 
-/// A folder to write and one to read, one file to read, and beside them what is not granted.
-fn lay_out(base: &Path) {
+/// Creates a writable folder, a readable folder and a readable file, and files without a grant.
+fn create_files(base: &Path) {
     fs::create_dir(base.join("outside")).expect("a folder");
     fs::write(base.join("outside/secret"), SECRET).expect("a file");
     for granted in ["write", "read"] {
@@ -126,9 +126,9 @@ fn lay_out(base: &Path) {
     fs::write(base.join("single"), "granted").expect("a file");
 }
 
-/// Does what these bytes say in the folder, and panics if anything is other than it must be.
+/// Runs the operations that these bytes encode in the folder, and panics if a check fails.
 pub(crate) fn run(bytes: &[u8], base: &Path) {
-    lay_out(base);
+    create_files(base);
     let kept = |name: &str| tree(&base.join(name));
     let (outside, read, written) = (kept("outside"), kept("read"), kept("write"));
     let grant = |host: &str, guest: &str, access| {

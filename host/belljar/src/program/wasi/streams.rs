@@ -1,4 +1,4 @@
-//! Where bytes of a program come from and go to.
+//! The input and output streams of a program.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use super::print::Printer;
 use super::sockets::Connection;
 use super::{Outside, Stream, filesystem};
 
-/// Most bytes that one call moves.
+/// Maximum number of bytes that one call moves.
 pub(super) const MAX_PIECE: usize = 64 << 10;
 
 pub(super) enum Input {
-    /// Standard input, of which there is none.
+    /// Standard input, which is always closed.
     Empty,
     File {
         file: Arc<Open>,
@@ -34,7 +34,7 @@ pub(super) enum Output {
     Socket(Arc<Connection>),
 }
 
-/// What outputs need of the rest of the state.
+/// The parts of the state that output streams use.
 pub(super) struct Sinks<'a> {
     pub(super) budget: &'a mut Budget,
     pub(super) printer: &'a mut Printer,
@@ -42,7 +42,7 @@ pub(super) struct Sinks<'a> {
 }
 
 impl Input {
-    /// Reads at most `len` bytes; none means that there are none yet.
+    /// Reads at most `len` bytes; an empty result means that no bytes are available yet.
     pub(super) fn read(&mut self, len: u64, budget: &mut Budget) -> Result<Vec<u8>, StreamError> {
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(MAX_PIECE);
         match self {
@@ -73,7 +73,7 @@ impl Input {
 }
 
 impl Output {
-    /// How many bytes the next write may bring.
+    /// How many bytes the next write may have.
     pub(super) fn permitted(&self, budget: &Budget) -> Result<usize, StreamError> {
         match self {
             Output::Lines(_) | Output::File { .. } => Ok(MAX_PIECE),
@@ -116,7 +116,7 @@ impl Output {
     }
 }
 
-/// An error of a stream, which the program may ask for its code.
+/// An error of a stream, with a code that the program can read.
 pub(super) fn failed<E>(code: E) -> StreamError
 where
     E: std::error::Error + Send + Sync + 'static,

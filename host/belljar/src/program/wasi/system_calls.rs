@@ -1,12 +1,12 @@
-//! What a program's process asks of the kernel for WASI, besides what running WebAssembly takes: for
-//! the filter of its role.
+//! The system calls that a program's process needs for WASI, in addition to those for running
+//! WebAssembly: for the filter of its role.
 //!
-//! Nothing that makes a socket or a name of a process is among them, and nothing that opens by
-//! another way than `openat2`: `open`, `openat`, `socket`, `connect`, `bind`, `listen`, `accept`,
-//! `link`, `symlink`, `mknod`, `chmod`, `chown`, `mount` and their like stay forbidden.
+//! The list must have no call that creates a socket, a link or a device, and none that opens files
+//! except `openat2`: `open`, `openat`, `socket`, `connect`, `bind`, `listen`, `accept`, `link`,
+//! `symlink`, `mknod`, `chmod`, `chown`, `mount` and similar calls stay forbidden.
 
-/// Names of system calls, and what each is for.
-#[cfg_attr(not(test), allow(dead_code, reason = "a test holds the filter against it"))]
+/// System calls, and the purpose of each.
+#[cfg_attr(not(test), allow(dead_code, reason = "a test compares the filter with it"))]
 pub(crate) const SYSTEM_CALLS: &[(&str, &str)] = &[
     ("openat2", "every open below a grant"),
     ("close", "a handle dropped"),

@@ -1,13 +1,13 @@
-//! The program's handles: a number on its side, a value of ours on this one.
+//! The table of the program's handles: numbers for the program, values in the host.
 //!
-//! The generated bindings name each resource by a type of the crate they come from. Only the number
-//! of such a [`Resource`] is used; what it stands for is looked up as a type of ours, and a handle of
-//! another kind is an error there.
+//! The generated bindings use a type of their own crate for each resource. Only the number of such
+//! a [`Resource`] is used, to look up a value of this crate's type. A handle of another type is an
+//! error.
 
 use wasmtime::component::{Resource, ResourceTable};
 
-/// Most handles of every kind together. What costs a descriptor has a quota of its own beside this:
-/// here are also pollables, errors and streams, which cost memory.
+/// Maximum number of handles of all kinds together, which include pollables, errors and streams.
+/// Handles with a descriptor have a separate quota in addition.
 const MAX_HANDLES: usize = 4096;
 
 pub(super) struct Table(ResourceTable);

@@ -1,7 +1,6 @@
-//! What is kept on disk: prepared models in the store (`snapshot_store`, `stored`, `runs`,
-//! `write_budget`), and what
-//! that and the cache of compiled code stand on: folders and files of the user's own (`private`), in
-//! a sealed format (`sealed_file`).
+//! Files on disk: the store of prepared models (`snapshot_store`, `stored`, `runs`,
+//! `write_budget`), and what it shares with the cache of compiled code: private folders and files
+//! (`private`) in a sealed format (`sealed_file`).
 
 pub(super) mod private;
 mod runs;

@@ -1,9 +1,9 @@
-//! Folders and files of the caller's own, and the secret that seals are made with.
+//! Private folders and files of the calling user, and the secret key for seals.
 //!
-//! Nothing is believed about a file because of where it lies, but a folder or file that is open to
-//! others is not even read, and neither is a folder that others could move away and replace: the
-//! folders above it are held to the rule for policies ([`belljar_files::ownership`]). Files appear whole or
-//! not at all.
+//! The location of a file is no evidence of its content. In addition, a folder or file that is open
+//! to others must not be read, nor a folder that others could move away and replace: the folders
+//! above it must satisfy the ownership rule for policies ([`belljar_files::ownership`]). Files are written
+//! completely or not at all.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -18,7 +18,7 @@ use belljar_confine::file_size;
 use belljar_files::ownership::{Untrusted, find};
 use belljar_text::Escaped;
 
-/// Why a folder or file of the caller's own could not be used.
+/// Why a private folder or file could not be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PrivateError {
@@ -30,63 +30,61 @@ pub enum PrivateError {
     NotPrivate {
         /// The folder or file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: &'static str,
         /// The environment variable that moves the folder.
         variable: &'static str,
     },
-    /// A folder or link above it could be changed by somebody else, who could replace the folder.
+    /// Another user could change a folder or link above it, and so replace the folder.
     #[error("{path}: {why}; {remedy}, or name another folder with {variable}")]
     Replaceable {
-        /// The caller's own folder.
+        /// The private folder.
         path: PathBuf,
-        /// Which folder above it, and what is wrong with that one.
+        /// The folder above it, and the reason.
         why: String,
-        /// What to do about that one.
+        /// How to fix the folder above it.
         remedy: String,
         /// The environment variable that moves the folder.
         variable: &'static str,
     },
-    /// There is no folder, because nothing says where it could be.
-    #[error(
-        "there is no folder to keep files in: neither {variable} nor HOME is set; set one of them"
-    )]
+    /// There is no folder, because no environment variable names one.
+    #[error("no folder to store files in: neither {variable} nor HOME is set; set one of them")]
     Nowhere {
         /// The environment variable that names the folder.
         variable: &'static str,
     },
-    /// The system said no.
+    /// A system call failed.
     #[error("{path}: {source}; {}", remedy(.source, .variable))]
     Io {
         /// The folder or file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
         /// The environment variable that moves the folder.
         variable: &'static str,
     },
 }
 
-/// What to do about an error of the system.
+/// How to fix an error of the system.
 fn remedy(source: &io::Error, variable: &str) -> String {
     match source.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::MFILE) => format!(
-            "raise the limit on open files (`ulimit -n`{}): 64 are enough for one model",
+            "raise the limit on open files (`ulimit -n`{}); 64 are enough for one model",
             match rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
                 Some(limit) => format!(" is {limit}"),
                 None => String::new(),
             }
         ),
-        Some(Errno::NFILE) => "the whole machine has too many files open: raise fs.file-max".into(),
+        Some(Errno::NFILE) => "the machine has too many open files; raise fs.file-max".into(),
         Some(Errno::NOMEM) => "give the process more memory (`ulimit -v`, `ulimit -d`)".into(),
         Some(Errno::NOSPC | Errno::DQUOT) => {
-            format!("make room there, or name a folder elsewhere with {variable}")
+            format!("free space there, or name another folder with {variable}")
         }
         _ => format!("name a folder you can write to with {variable}"),
     }
 }
 
-/// Room for a file of a few lines, in bytes.
+/// Size of a small file, in bytes.
 const SMALL: u64 = 64 << 10;
 
 /// A folder that belongs to the caller and is closed to others.
@@ -98,7 +96,8 @@ pub(crate) struct PrivateFolder {
 }
 
 impl PrivateError {
-    /// Whether somebody else could have put something there: then nothing goes on without it.
+    /// Whether another user could have placed files there. This is always an error, even if the
+    /// folder is not essential.
     pub(crate) fn is_open_to_others(&self) -> bool {
         match self {
             PrivateError::NotPrivate { .. } | PrivateError::Replaceable { .. } => true,
@@ -106,13 +105,13 @@ impl PrivateError {
         }
     }
 
-    /// Whether there is no folder that could be used, for as long as nobody changes anything. Too few
-    /// descriptors, or too little memory, are another matter.
+    /// Whether the error persists until the user changes something, unlike a temporary shortage of
+    /// descriptors or memory.
     pub(crate) fn is_lasting(&self) -> bool {
-        const PASSING: [Errno; 3] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+        const TEMPORARY: [Errno; 3] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
         match self {
             PrivateError::Io { source, .. } => {
-                PASSING.iter().all(|errno| source.raw_os_error() != Some(errno.raw_os_error()))
+                TEMPORARY.iter().all(|errno| source.raw_os_error() != Some(errno.raw_os_error()))
             }
             _ => true,
         }
@@ -120,21 +119,21 @@ impl PrivateError {
 }
 
 impl PrivateFolder {
-    /// Opens a folder, making it when it is missing. `variable` is what moves it elsewhere.
+    /// Opens a folder, and creates it if it is missing. `variable` is the environment variable that
+    /// moves it.
     pub(crate) fn open(path: &Path, variable: &'static str) -> Result<Self, PrivateError> {
         use std::os::unix::fs::DirBuilderExt;
         if let Some(folder) = PrivateFolder::open_existing(path, variable)? {
             return Ok(folder);
         }
         let failed = |source| PrivateError::Io { path: path.to_owned(), source, variable };
-        // The folders that are there already were found trusted just now, and those that are made
-        // belong to the caller.
+        // `open_existing` has just checked the existing folders, and new ones belong to the caller.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
         let folder = PrivateFolder::open_existing(path, variable)?;
         folder.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
     }
 
-    /// Opens a folder; `None` if there is none.
+    /// Opens a folder; `None` if it does not exist.
     pub(crate) fn open_existing(
         path: &Path,
         variable: &'static str,
@@ -160,15 +159,15 @@ impl PrivateFolder {
         Ok(Some(folder))
     }
 
-    /// Locks the folder against others that do the same, until it is dropped; not for ever, should
-    /// one of them have stopped.
+    /// Locks the folder until it is dropped. Gives up after a second, in case the holder of the
+    /// lock is stopped.
     pub(crate) fn lock_for_a_moment(&self) {
         self.lock(Duration::from_secs(1), || {});
     }
 
-    /// Locks the folder against others that do the same, until it is dropped or this process ends.
-    /// Calls `waits` once if another one has the lock, and gives up after `longest`, or where the
-    /// file system has no locks: what is guarded by the lock is then done twice.
+    /// Locks the folder until it is dropped or this process ends. Calls `waits` once if another
+    /// process holds the lock. Gives up after `longest`, or if the file system does not support
+    /// locks: the work that the lock guards may then be done twice.
     pub(crate) fn lock(&self, longest: Duration, waits: impl FnOnce()) {
         const PAUSE: Duration = Duration::from_millis(5);
         let start = Instant::now();
@@ -191,10 +190,10 @@ impl PrivateFolder {
         &self.path
     }
 
-    /// Opens a regular file of the caller's own; `None` if there is none.
+    /// Opens a private regular file; `None` if it does not exist.
     pub(crate) fn open_file(&self, name: &str) -> Result<Option<File>, PrivateError> {
         let path = self.path.join(name);
-        // Without NONBLOCK, opening a FIFO waits for whoever writes to it.
+        // Without NONBLOCK, opening a FIFO waits for a writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.folder, name, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
@@ -209,7 +208,7 @@ impl PrivateFolder {
         Ok(Some(file))
     }
 
-    /// Writes a file whole or not at all: aside first, then to disk, then to its place.
+    /// Writes a file completely or not at all: writes and syncs a temporary file, then renames it.
     pub(crate) fn write_file(
         &self,
         name: &str,
@@ -224,11 +223,11 @@ impl PrivateFolder {
         .map_err(|err| self.error(&self.path, err))
     }
 
-    /// Writes a file unless there is one.
+    /// Writes a file, unless it exists.
     fn write_new_file(&self, name: &str, content: &[u8]) -> Result<(), PrivateError> {
         self.aside(|file, temporary| {
             file.write_all(content)?;
-            // An empty file must not be what is left after the power fails.
+            // Otherwise an empty file could remain after a power failure.
             file.sync_all()?;
             let none = AtFlags::empty();
             match rustix::fs::linkat(&self.folder, temporary, &self.folder, name, none) {
@@ -241,34 +240,34 @@ impl PrivateFolder {
         .map_err(|err| self.error(&self.path, err))
     }
 
-    /// Has a temporary file written, which must be gone in the end.
+    /// Calls `work` with a temporary file, which it must rename or remove. Removes it on failure.
     fn aside(&self, work: impl FnOnce(&mut File, &str) -> io::Result<()>) -> io::Result<()> {
-        // Whoever writes more than that asks again.
+        // Callers that write more check again.
         file_size::check(SMALL)?;
         let (mut file, temporary) = self.temporary()?;
         let done = work(&mut file, &temporary);
         if done.is_err() {
-            // Best effort: what is left over has a name that is never read.
+            // Best effort: temporary names are never read.
             let _ = rustix::fs::unlinkat(&self.folder, &*temporary, AtFlags::empty());
         }
         done
     }
 
-    /// A new file, locked: whoever finds it unlocked knows that its writer is gone. Where there are no
-    /// locks nobody else gets one either.
+    /// A new, locked file: if another process can lock it, its writer is gone. On file systems
+    /// without locks, the other process cannot lock it either.
     fn temporary(&self) -> io::Result<(File, String)> {
-        const TIMES: usize = 100;
+        const TRIES: usize = 100;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        for _ in 0..TIMES {
+        for _ in 0..TRIES {
             let name = format!(".{}-{}", std::process::id(), random_name()?);
             let fd = rustix::fs::openat(&self.folder, &*name, flags, Mode::RUSR | Mode::WUSR)?;
-            // Whoever takes it for a leftover holds the lock while they remove it.
+            // A process that mistakes it for a leftover holds the lock while it removes the file.
             let _ = rustix::fs::flock(&fd, FlockOperation::LockExclusive);
             if rustix::fs::fstat(&fd)?.st_nlink > 0 {
                 return Ok((File::from(fd), name));
             }
         }
-        Err(io::Error::other("every temporary file was removed at once"))
+        Err(io::Error::other("another process removed every temporary file"))
     }
 
     /// Removes the temporary files of writers that are gone.
@@ -285,7 +284,7 @@ impl PrivateFolder {
         }
     }
 
-    /// The names of everything in the folder that are UTF-8, as all of ours are.
+    /// The UTF-8 names in the folder; all names that Belljar uses are UTF-8.
     pub(crate) fn names(&self) -> Result<Vec<String>, PrivateError> {
         let failed = |err: io::Error| self.error(&self.path, err);
         let mut names = Vec::new();
@@ -300,12 +299,12 @@ impl PrivateFolder {
         Ok(names)
     }
 
-    /// What is known about an entry without opening it.
+    /// The metadata of an entry, without opening it or following links.
     pub(crate) fn stat(&self, name: &str) -> io::Result<rustix::fs::Stat> {
         Ok(rustix::fs::statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
-    /// Removes a file. One that is gone already is as good.
+    /// Removes a file, if it exists.
     pub(crate) fn remove(&self, name: &str) -> Result<(), PrivateError> {
         match rustix::fs::unlinkat(&self.folder, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -320,9 +319,9 @@ impl PrivateFolder {
     fn check(&self, file: &File, path: &Path, is_folder: bool) -> Result<(), PrivateError> {
         let metadata = file.metadata().map_err(|source| self.error(path, source))?;
         let why = if metadata.uid() != rustix::process::geteuid().as_raw() {
-            "it belongs to somebody else"
+            "it belongs to another user"
         } else if metadata.mode() & 0o077 != 0 {
-            "its mode lets others in"
+            "its mode permits access by others"
         } else if is_folder != metadata.is_dir() || is_folder == metadata.is_file() {
             "it is not a regular file"
         } else {
@@ -333,7 +332,7 @@ impl PrivateFolder {
     }
 }
 
-/// What is wrong with the way to a folder of the caller's own.
+/// The error for an untrusted path to a private folder.
 fn refused(path: &Path, variable: &'static str, untrusted: Untrusted) -> PrivateError {
     let shown = |at: &Path| Escaped::new(&at.to_string_lossy()).to_string();
     let (why, remedy) = match untrusted {
@@ -362,14 +361,14 @@ fn refused(path: &Path, variable: &'static str, untrusted: Untrusted) -> Private
             format!("`chmod go-w {}`", shown(&at)),
         ),
         Untrusted::Linked { at, links } => (
-            format!("{} has {links} names and lies in a folder open to all", shown(&at)),
-            "remove the others".to_owned(),
+            format!("{} has {links} hard links and is in a world-writable folder", shown(&at)),
+            "remove the other links".to_owned(),
         ),
     };
     PrivateError::Replaceable { path: path.to_owned(), why, remedy, variable }
 }
 
-/// The secret that seals are made with, made at first use.
+/// The secret key for seals, created on first use.
 pub(in crate::sandbox) fn secret(state: Option<&Path>) -> Result<[u8; 32], PrivateError> {
     const NAME: &str = "seal.key";
     let state = state.ok_or(PrivateError::Nowhere { variable: "BELLJAR_STATE_DIR" })?;
@@ -382,8 +381,8 @@ pub(in crate::sandbox) fn secret(state: Option<&Path>) -> Result<[u8; 32], Priva
             Stored::Nothing => [0; 32],
             Stored::Damaged => return replaced_secret(&folder, NAME),
         };
-        // Written aside and linked into place, so that two processes agree on one secret and
-        // nobody reads half of it.
+        // A temporary file is linked into place, so that two processes agree on one secret and no
+        // process reads a part of it.
         rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())
             .map_err(|err| failed(err.into()))?;
         folder.write_new_file(NAME, &secret)?;
@@ -391,11 +390,11 @@ pub(in crate::sandbox) fn secret(state: Option<&Path>) -> Result<[u8; 32], Priva
     Err(failed(io::ErrorKind::NotFound.into()))
 }
 
-/// What there is of the secret.
+/// The state of the secret's file.
 enum Stored {
     Good([u8; 32]),
     Nothing,
-    /// A file of another length, or of zeros: what is left where a disk was full or the power failed.
+    /// A file of another length, or of zeros, as after a full disk or a power failure.
     Damaged,
 }
 
@@ -411,10 +410,10 @@ fn read_secret(folder: &PrivateFolder, name: &str) -> Result<Stored, PrivateErro
     })
 }
 
-/// A new secret in the place of a damaged one. Nothing that was sealed with the old one is believed
-/// any more: it is made anew.
+/// Replaces a damaged secret by a new one. Files that were sealed with the old one become invalid,
+/// and are created again.
 fn replaced_secret(folder: &PrivateFolder, name: &str) -> Result<[u8; 32], PrivateError> {
-    // Processes that find it at the same time agree on one secret.
+    // The lock makes processes that find the damage at the same time agree on one secret.
     folder.lock_for_a_moment();
     if let Stored::Good(secret) = read_secret(folder, name)? {
         return Ok(secret);
@@ -423,7 +422,7 @@ fn replaced_secret(folder: &PrivateFolder, name: &str) -> Result<[u8; 32], Priva
     rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())
         .map_err(|err| folder.error(&folder.path().join(name), err.into()))?;
     folder.write_file(name, |file| file.write_all(&secret))?;
-    // Where there are no locks, another process may have been the last to write.
+    // Without locks, another process may have written last.
     match read_secret(folder, name)? {
         Stored::Good(secret) => Ok(secret),
         Stored::Nothing | Stored::Damaged => {
@@ -461,9 +460,9 @@ mod tests {
         }
     }
 
-    /// Others tidy up at every moment of a write.
+    /// Other threads remove leftovers continuously during the writes.
     #[test]
-    fn nobody_takes_a_file_that_has_just_begun_for_a_leftover() {
+    fn a_file_that_is_being_written_is_not_removed_as_a_leftover() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("store");
         let folder = PrivateFolder::open(&path, "A_VARIABLE").unwrap();

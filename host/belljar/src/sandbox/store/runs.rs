@@ -1,35 +1,35 @@
-//! Which pages of a snapshot are not zero: only those are stored.
+//! The runs of nonzero pages of a snapshot. Only those are stored.
 
 use std::io;
 
 use super::super::snapshot::Snapshot;
 
-/// Pages are told apart at this size, whatever the machine's own is.
+/// Page size of the file format, independent of the machine's.
 const PAGE: usize = 4 << 10;
 
-/// Bytes looked at in one go.
+/// Number of bytes scanned at a time.
 const CHUNK: usize = 64 * PAGE;
 
-/// Runs of pages that are not zero, in ascending order.
+/// Runs of nonzero pages, in ascending order.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Runs {
     runs: Vec<Run>,
-    /// Bytes in all runs together.
+    /// Total bytes of all runs.
     len: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
-    /// Where the run is in the snapshot, in bytes.
-    place: u64,
-    /// Where it is among the data of all runs, in bytes.
+    /// Offset of the run in the snapshot, in bytes.
+    offset: u64,
+    /// Offset of the run in the data of all runs, in bytes.
     start: u64,
     /// Its length in bytes.
     len: u64,
 }
 
 impl Runs {
-    /// Looks through a snapshot.
+    /// Scans a snapshot.
     pub(super) fn of(snapshot: &Snapshot) -> io::Result<Runs> {
         let mut runs = Runs { runs: Vec::new(), len: 0 };
         let mut chunk = vec![0; CHUNK.min(snapshot.len())];
@@ -48,24 +48,24 @@ impl Runs {
         Ok(runs)
     }
 
-    fn push(&mut self, place: u64, len: u64) {
+    fn push(&mut self, offset: u64, len: u64) {
         match self.runs.last_mut() {
-            Some(last) if last.place + last.len == place => last.len += len,
-            _ => self.runs.push(Run { place, start: self.len, len }),
+            Some(last) if last.offset + last.len == offset => last.len += len,
+            _ => self.runs.push(Run { offset, start: self.len, len }),
         }
         self.len += len;
     }
 
-    /// Bytes in all runs together.
+    /// Total bytes of all runs.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
 
-    /// The table that a file holds: number of the first page and count of pages of each run, both
+    /// The table in the file format: index of the first page and number of pages of each run, both
     /// `u32`, little-endian.
     pub(super) fn encode(&self) -> Vec<u8> {
         let pages = |bytes: u64| ((bytes / PAGE as u64) as u32).to_le_bytes();
-        self.runs.iter().flat_map(|run| [pages(run.place), pages(run.len)]).flatten().collect()
+        self.runs.iter().flat_map(|run| [pages(run.offset), pages(run.len)]).flatten().collect()
     }
 
     /// Reads a table; `None` unless its runs are in order and inside a snapshot of `size` bytes.
@@ -77,18 +77,18 @@ impl Runs {
             let pages = |bytes: &[u8]| {
                 Some(u64::from(u32::from_le_bytes(bytes.try_into().ok()?)) * PAGE as u64)
             };
-            let (place, len) = (pages(first)?, pages(count)?);
-            if len == 0 || place < end || place + len > size {
+            let (offset, len) = (pages(first)?, pages(count)?);
+            if len == 0 || offset < end || offset + len > size {
                 return None;
             }
-            end = place + len;
-            runs.push(place, len);
+            end = offset + len;
+            runs.push(offset, len);
         }
         Some(runs)
     }
 
-    /// Calls `piece` for each stretch of the snapshot that data from `start` on, `len` bytes of it,
-    /// belongs to: its place in the snapshot, and its offset from `start` and length.
+    /// Calls `piece` for each contiguous part of the snapshot that the `len` bytes of data from
+    /// `start` on belong to, with its offset in the snapshot and its range relative to `start`.
     pub(super) fn each_piece(
         &self,
         start: u64,
@@ -100,7 +100,7 @@ impl Runs {
         for run in self.runs.iter().skip(first).take_while(|run| run.start < end) {
             let (from, to) = (run.start.max(start), (run.start + run.len).min(end));
             let range = (from - start) as usize..(to - start) as usize;
-            piece(run.place + (from - run.start), range)?;
+            piece(run.offset + (from - run.start), range)?;
         }
         Ok(())
     }
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_that_are_not_zero_are_found_and_come_back() {
+    fn nonzero_pages_are_found_and_restored() {
         let mut memory = vec![0u8; 64 << 10 << 4];
         for at in [0, 5000, 9000, 300_000, 400_000, 700_000, (64 << 10 << 4) - 1] {
             memory[at] = 1;
@@ -122,16 +122,16 @@ mod tests {
         assert_eq!(Runs::decode(&runs.encode(), memory.len() as u64), Some(runs));
         let runs = Runs::of(&snapshot).unwrap();
         let mut copy = vec![0u8; memory.len()];
-        // In steps that fit neither pages nor runs.
+        // Steps that align with neither pages nor runs.
         for start in (0..runs.len()).step_by(5001) {
             let len = 5001.min(runs.len() - start);
             let mut seen = 0;
-            runs.each_piece(start, len, |place, range| {
+            runs.each_piece(start, len, |offset, range| {
                 assert_eq!(range.start, seen);
                 seen = range.end;
-                let place = place as usize;
-                copy[place..place + range.len()]
-                    .copy_from_slice(&memory[place..place + range.len()]);
+                let offset = offset as usize;
+                copy[offset..offset + range.len()]
+                    .copy_from_slice(&memory[offset..offset + range.len()]);
                 Ok(())
             })
             .unwrap();
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_that_make_no_sense_are_refused() {
+    fn invalid_tables_are_refused() {
         let table = |entries: &[(u32, u32)]| -> Vec<u8> {
             entries.iter().flat_map(|(a, b)| [a.to_le_bytes(), b.to_le_bytes()]).flatten().collect()
         };

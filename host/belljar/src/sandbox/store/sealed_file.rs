@@ -1,9 +1,9 @@
-//! Files that are used only if this user's Belljar wrote them, and wrote them under this name.
+//! Sealed files: a file is used only if this user's Belljar wrote it, under the same name.
 //!
-//! A file is a seal, a head and data. The head holds what is said about the data and the hash of
-//! each of its parts; the seal is a hash of the file's name and the head. All hashes are BLAKE3 in
-//! keyed mode. Nothing is looked at before the seal was found good; the data is then copied part
-//! by part into memory of ours, by several threads, and each part hashed from the copy.
+//! A file is a seal, a head and data. The head holds metadata and the hash of each part of the
+//! data; the seal is a hash of the file's name and the head. All hashes are BLAKE3 in keyed mode.
+//! The content must not be parsed before the seal was verified. Several threads then copy the data
+//! part by part into private memory, and hash each part from the copy.
 //!
 //! ```text
 //! seal: 32 bytes | length of the head: u32 | head | data
@@ -21,27 +21,27 @@ use blake3::{Hash, OUT_LEN};
 
 use belljar_confine::file_size;
 
-/// Changes with the layout: a file of another format is not used.
+/// Version of the layout: a file of another format is not used.
 pub(in crate::sandbox) const FORMAT: u32 = 1;
 
-/// Bytes of a part of the data: small enough that it is still in the processor's cache when it is
-/// hashed and written, large enough that system calls do not show.
+/// Size of a part of the data, in bytes: small enough to stay in the processor's cache between
+/// hashing and writing, and large enough to make the cost of system calls negligible.
 const PART: usize = 256 << 10;
 
-/// Longest head: the table of a snapshot with every second page empty, twice.
+/// Maximum length of the head: twice the table of a snapshot with every second page empty.
 const MAX_HEAD: u64 = 16 << 20;
 
-/// Most threads that read one file, and the least parts that another one is worth.
+/// Maximum number of threads that read one file, and the minimum number of parts for each thread.
 const MAX_THREADS: usize = 4;
 const PARTS_PER_THREAD: usize = 8;
 
-/// The keys that seals of one kind are made with. Good code is no good snapshot.
+/// The keys for seals of one kind of file, so that valid code is not a valid snapshot.
 pub(in crate::sandbox) struct Keys {
     seal: [u8; 32],
     part: [u8; 32],
 }
 
-/// What kind of file it is.
+/// The kind of a sealed file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::sandbox) enum Kind {
     Code,
@@ -59,7 +59,7 @@ impl Keys {
         Keys { seal: blake3::derive_key(seal, secret), part: blake3::derive_key(part, secret) }
     }
 
-    /// The seal covers the name too: good content under another name is refused.
+    /// The seal covers the name too, so valid content under another name is refused.
     fn seal(&self, name: &str, head: &[u8]) -> Hash {
         let mut hasher = blake3::Hasher::new_keyed(&self.seal);
         hasher.update(&(name.len() as u64).to_le_bytes());
@@ -69,7 +69,7 @@ impl Keys {
     }
 }
 
-/// What is said about the data, and where it goes.
+/// The metadata of a file: a description of the data, and a table of where it belongs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::sandbox) struct About {
     pub(in crate::sandbox) about: Vec<u8>,
@@ -96,7 +96,10 @@ pub(in crate::sandbox) fn write(
     let hashes = head.len();
     head.resize(hashes + parts(len) * OUT_LEN, 0);
     if head.len() as u64 > MAX_HEAD {
-        return Err(io::Error::other("there is too much to say about it"));
+        return Err(io::Error::other(format!(
+            "its metadata of {} bytes exceeds {MAX_HEAD} bytes",
+            head.len()
+        )));
     }
     file_size::check(file_len(about, len))?;
     let start = (OUT_LEN + 4 + head.len()) as u64;
@@ -114,7 +117,7 @@ pub(in crate::sandbox) fn write(
     file.write_all(&head)
 }
 
-/// Length of the file that holds this and so many bytes of data.
+/// Length of a file with this metadata and `len` bytes of data.
 pub(in crate::sandbox) fn file_len(about: &About, len: u64) -> u64 {
     let about = (about.about.len() + about.table.len()) as u64;
     let head = 4 + 2 * 4 + about + 8 + (parts(len) * OUT_LEN) as u64;
@@ -130,7 +133,7 @@ fn part_len(len: u64, number: usize) -> usize {
     usize::try_from(left).unwrap_or(usize::MAX).min(PART)
 }
 
-/// A file whose seal was good. Its data may still be spoilt.
+/// A file whose seal is valid. Its data is not verified yet.
 #[derive(Debug)]
 pub(in crate::sandbox) struct SealedFile {
     file: File,
@@ -141,43 +144,43 @@ pub(in crate::sandbox) struct SealedFile {
 }
 
 impl SealedFile {
-    /// Checks the seal. `most` is the most bytes of data that are of use. `Err` says why the file
-    /// is not to be used.
+    /// Checks the seal. `max` is the maximum length of the data in bytes. `Err` is the reason why
+    /// the file must not be used.
     pub(in crate::sandbox) fn open(
         mut file: File,
         keys: &Keys,
         name: &str,
-        most: u64,
+        max: u64,
     ) -> Result<SealedFile, String> {
         let io = |err: io::Error| err.to_string();
         let metadata = file.metadata().map_err(io)?;
         let size = metadata.len();
-        let strange = || format!("its size is {size} bytes");
+        let wrong_size = || format!("it has a wrong size of {size} bytes");
         if size < OUT_LEN as u64 + 4 {
-            return Err(strange());
+            return Err(wrong_size());
         }
         let (mut seal, mut len) = ([0; OUT_LEN], [0; 4]);
         file.read_exact(&mut seal).and_then(|()| file.read_exact(&mut len)).map_err(io)?;
         let head_len = u64::from(u32::from_le_bytes(len));
         let data_at = OUT_LEN as u64 + 4 + head_len;
         if head_len > MAX_HEAD || data_at > size {
-            return Err("its head is longer than it can be".into());
+            return Err(format!("its head has an invalid length of {head_len} bytes"));
         }
         let mut head = Vec::new();
         (&mut file).take(head_len).read_to_end(&mut head).map_err(io)?;
         // Comparing BLAKE3 hashes takes the same time wherever they differ.
         if head.len() as u64 != head_len || keys.seal(name, &head) != Hash::from_bytes(seal) {
             return Err(
-                "its seal does not match: it was changed, or sealed with another key. That is \
-                        expected once after the state folder (BELLJAR_STATE_DIR) was removed or \
-                        exchanged, or its seal.key; otherwise find out who changed the file"
+                "its seal does not match: it was changed, or sealed with another key. This is \
+                        expected once after the state folder (BELLJAR_STATE_DIR), or the seal.key \
+                        in it, was removed or replaced; otherwise find out what changed the file"
                     .into(),
             );
         }
-        // What follows was written by this user's Belljar, if perhaps by another version.
-        let (about, len, hashes) = parse(&head).ok_or("it is of another format")?;
-        if size.checked_sub(data_at) != Some(len) || len > most {
-            return Err(strange());
+        // This user's Belljar wrote the rest, but possibly another version of it.
+        let (about, len, hashes) = parse(&head).ok_or("it has another format")?;
+        if size.checked_sub(data_at) != Some(len) || len > max {
+            return Err(wrong_size());
         }
         Ok(SealedFile { file, about, len, data_at, hashes })
     }
@@ -187,13 +190,13 @@ impl SealedFile {
         self.len
     }
 
-    /// The file, to note that it was used.
+    /// The file, to update its times.
     pub(in crate::sandbox) fn file(&self) -> &File {
         &self.file
     }
 
-    /// Hands on every part of the data with its offset, from several threads and in any order.
-    /// What was handed on must not be used unless this says that all of it was good.
+    /// Passes every part of the data with its offset to `take`, from several threads and in any
+    /// order. The parts must not be used unless this returns `Ok`.
     pub(in crate::sandbox) fn read(
         &self,
         keys: &Keys,
@@ -216,7 +219,7 @@ impl SealedFile {
         let threads = (hashes.len() / PARTS_PER_THREAD).min(processors).min(MAX_THREADS);
         std::thread::scope(|scope| {
             for _ in 1..threads {
-                // Without another thread it only takes longer.
+                // Fewer threads only take longer.
                 let _ = std::thread::Builder::new().spawn_scoped(scope, work);
             }
             work();
@@ -237,7 +240,7 @@ impl SealedFile {
         self.file.read_exact_at(part, self.data_at + at).map_err(|err| err.to_string())?;
         let expected = <[u8; OUT_LEN]>::try_from(expected).unwrap_or_default();
         if blake3::keyed_hash(&keys.part, part) != Hash::from_bytes(expected) {
-            return Err("its seal does not match its content".into());
+            return Err("its content does not match its seal".into());
         }
         take(at, part).map_err(|err| err.to_string())
     }

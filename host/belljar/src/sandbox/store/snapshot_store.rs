@@ -1,11 +1,11 @@
 //! The store: prepared models on disk, so that another process need not prepare them again.
 //!
-//! For each model there is what it says about itself, and a snapshot for each combination of input
-//! shapes. Both came out of a sandbox that this model was in, and are used for this model only; a
-//! description from the store is decoded as one from the sandbox is.
+//! It holds the description of each model, and a snapshot for each combination of input shapes.
+//! Both come from a sandbox that contained the model, so they must only be used for that model, and
+//! a stored description is decoded as untrusted data, like one from a sandbox.
 //!
-//! A file that fails is not used: the caller does without and makes it anew. No failure of the
-//! store keeps anybody from an answer. What is written in a time is bounded (`write_budget`).
+//! An invalid file is not used: the caller prepares the model again. A failure of the store must
+//! never fail a request. The rate of writes is bounded (`write_budget`).
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -27,29 +27,29 @@ use crate::trust::Digest;
 use belljar_confine::memory::SealedWriter;
 use belljar_tensor::Tensor;
 
-/// Largest description: its texts and lists are bounded one by one, to less than this.
+/// Maximum size of a description: the limits on its texts and lists add up to less than this.
 const MAX_DESCRIPTION: u64 = 32 << 20;
 
-/// What 32-bit code can address.
+/// The address space of 32-bit code.
 const MAX_SNAPSHOT: u64 = 4 << 30;
 
-/// The variable that moves the store.
+/// The environment variable that moves the store.
 const VARIABLE: &str = "BELLJAR_CACHE_DIR";
 
-/// Files that may wait to be written. When there are more, models are prepared faster than they
-/// can be stored, and the next ones are not stored.
+/// Maximum number of files that wait to be written. Further files are not stored, because models
+/// are then prepared faster than they can be stored.
 const MAX_WAITING: usize = 8;
 
-/// What the store has to say while it works.
+/// Events of the store.
 #[derive(Clone, Debug)]
 pub(crate) enum StoreNotice {
-    /// A file or the folder is not what it should be, and was not used.
+    /// A file or the folder is invalid, and was not used.
     Refused { path: PathBuf, why: String },
     /// Something could not be stored.
     NotStored {
         path: PathBuf,
         why: String,
-        /// Because the folder cannot be used or written.
+        /// Whether the reason is that the folder cannot be used or written.
         unusable: bool,
     },
     /// Something was stored.
@@ -60,28 +60,28 @@ type Listener = Arc<dyn Fn(StoreNotice) + Send + Sync>;
 
 /// Prepared models on disk.
 pub struct SnapshotStore {
-    pub(super) place: Arc<Place>,
+    pub(super) inner: Arc<Inner>,
     writing: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Where a store is, and how much it may hold.
-pub(super) struct Place {
+/// The location and the limits of a store.
+pub(super) struct Inner {
     pub(super) folder: Option<PathBuf>,
-    /// Where it is noted how much was written.
+    /// The folder of the write budget.
     writes: Option<PathBuf>,
     state: Option<PathBuf>,
     limit: u64,
-    /// Whether what is written in a time is bounded.
+    /// Whether the rate of writes is bounded.
     metered: bool,
     listener: Listener,
-    /// One file is written at a time.
+    /// Held while a file is written: one at a time.
     turn: Mutex<()>,
 }
 
-/// What a snapshot depends on besides the guest.
+/// Everything that a snapshot depends on in addition to the guest.
 pub(crate) struct SnapshotKey<'a> {
     pub(crate) model: Digest,
-    /// Of the files in which it keeps data, in the order of their use.
+    /// Digests of its external data files, in the order of their use.
     pub(crate) side_files: Vec<Digest>,
     pub(crate) deterministic: bool,
     pub(crate) native_kernels: bool,
@@ -92,7 +92,7 @@ pub(crate) struct SnapshotKey<'a> {
 }
 
 impl SnapshotKey<'_> {
-    /// What the guest is told to prepare for.
+    /// The message with which the guest is asked to prepare.
     pub(crate) fn encoded(&self) -> Vec<u8> {
         let wires: Vec<_> = self.fixed.iter().map(|(_, tensor)| tensor.to_wire()).collect();
         let fixed = self.fixed.iter().zip(&wires);
@@ -100,13 +100,14 @@ impl SnapshotKey<'_> {
         encode_shapes(self.shapes, &views)
     }
 
-    /// The model, a digest of everything else but the shapes, and a digest of everything.
+    /// The file name: the model, a digest of everything except the shapes, and a digest of
+    /// everything.
     fn name(&self) -> String {
         let mut hasher = Sha256::new();
         hasher.update(common());
         hasher.update([self.deterministic.into(), self.native_kernels.into()]);
         hasher.update(self.model.as_bytes());
-        // What follows without any begins otherwise than with such a word.
+        // Without side files, the following data does not begin with these bytes.
         if !self.side_files.is_empty() {
             hasher.update(b"side files");
             hasher.update((self.side_files.len() as u64).to_le_bytes());
@@ -124,7 +125,7 @@ fn description_name(model: Digest) -> String {
     format!("{model}.{:.16}.description", Digest::finish(hasher).to_string())
 }
 
-/// The guest and the formats.
+/// A digest of the guest and the formats.
 fn common() -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update(sealed_file::FORMAT.to_le_bytes());
@@ -134,7 +135,7 @@ fn common() -> [u8; 32] {
 }
 
 impl SnapshotStore {
-    /// `cache` holds the snapshots, `state` the secret. Neither need exist yet.
+    /// `cache` holds the snapshots, `state` the secret. They need not exist yet.
     pub(crate) fn new(
         cache: Option<&Path>,
         state: Option<&Path>,
@@ -145,14 +146,14 @@ impl SnapshotStore {
         let [folder, writes] =
             ["snapshots", "writes"].map(|name| cache.map(|cache| cache.join(name)));
         let (state, turn) = (state.map(Path::to_owned), Mutex::default());
-        let place = Arc::new(Place { folder, writes, state, limit, metered, listener, turn });
-        SnapshotStore { place, writing: Mutex::default() }
+        let inner = Arc::new(Inner { folder, writes, state, limit, metered, listener, turn });
+        SnapshotStore { inner, writing: Mutex::default() }
     }
 
-    /// What a sandbox answered when it was asked to describe this model: as hostile as then.
+    /// The answer of a sandbox that was asked to describe this model. It is still untrusted.
     pub(crate) fn description(&self, model: Digest) -> Option<Vec<u8>> {
         let name = description_name(model);
-        self.place.used(&name, Kind::Description, |file, keys| {
+        self.inner.used(&name, Kind::Description, |file, keys| {
             let message = Mutex::new(vec![0; usize::try_from(file.len()).unwrap_or(0)]);
             file.read(keys, |at, part| {
                 let mut message = message.lock().unwrap_or_else(PoisonError::into_inner);
@@ -165,25 +166,24 @@ impl SnapshotStore {
         })
     }
 
-    /// The memory of a sandbox that has prepared this, if it is no larger than `most` bytes. `Err`
-    /// is the size of one that is.
+    /// The snapshot for this key, if it has at most `max` bytes. `Err` is the size of a larger one.
     pub(crate) fn snapshot(
         &self,
         key: &SnapshotKey<'_>,
-        most: u64,
+        max: u64,
     ) -> Result<Option<Snapshot>, u64> {
-        let used = self.place.used(&key.name(), Kind::Snapshot, |file, keys| {
+        let used = self.inner.used(&key.name(), Kind::Snapshot, |file, keys| {
             let (size, runs) = snapshot_table(file)?;
-            if size > most {
+            if size > max {
                 return Ok(Err(size));
             }
             let failed = |err: io::Error| err.to_string();
             let writer = SealedWriter::with_len("belljar-snapshot", size).map_err(failed)?;
-            // What is checked is what is used, whatever happens to the file meanwhile: each part
-            // is hashed and written from one copy.
+            // Each part is hashed and written from one copy, so a concurrent change of the file
+            // cannot replace verified data.
             file.read(keys, |at, part| {
-                runs.each_piece(at, part.len() as u64, |place, range| {
-                    writer.write_at(part.get(range).unwrap_or_default(), place)
+                runs.each_piece(at, part.len() as u64, |offset, range| {
+                    writer.write_at(part.get(range).unwrap_or_default(), offset)
                 })
             })?;
             Ok(Ok(writer.seal().and_then(Snapshot::checked).map_err(failed)?))
@@ -191,15 +191,16 @@ impl SnapshotStore {
         used.transpose()
     }
 
-    /// Stores what a sandbox answered when it was asked to describe a model.
+    /// Stores the answer of a sandbox that was asked to describe a model.
     pub(crate) fn keep_description(&self, model: Digest, label: &str, message: Vec<u8>) {
         let guest = GuestInfo::embedded().sha256.to_owned();
         let label = Label { label: label.to_owned(), guest, ..Label::default() };
-        self.later(description_name(model), move |place, folder, name| {
+        self.later(description_name(model), move |inner, folder, name| {
             let about = About { about: label.encode(), table: Vec::new() };
-            let keys = place.keys(Kind::Description)?;
+            let keys = inner.keys(Kind::Description)?;
             let len = message.len() as u64;
-            // Not counted: it is written when a model is loaded, which no request can ask for.
+            // Not counted in the write budget: it is written when a model is loaded, which requests
+            // cannot trigger.
             folder.write_file(name, |file| {
                 sealed_file::write(file, &keys, name, &about, len, |at, part| {
                     let from = usize::try_from(at).ok().and_then(|at| message.get(at..));
@@ -208,11 +209,12 @@ impl SnapshotStore {
                     Ok(())
                 })
             })?;
-            Ok(place.tidy(folder, name, usize::MAX)?)
+            Ok(inner.tidy(folder, name, usize::MAX)?)
         });
     }
 
-    /// Stores a snapshot. Of this model, `kept` snapshots of the same set stay, the lately used ones.
+    /// Stores a snapshot. Of this model's snapshots of the same set, the `kept` most recently used
+    /// ones are kept.
     pub(crate) fn keep_snapshot(
         &self,
         key: &SnapshotKey<'_>,
@@ -230,49 +232,53 @@ impl SnapshotStore {
             memory: snapshot.len() as u64,
         };
         let snapshot = Arc::clone(snapshot);
-        self.later(key.name(), move |place, folder, name| {
+        self.later(key.name(), move |inner, folder, name| {
             let runs = Runs::of(&snapshot).map_err(|err| folder.error(folder.path(), err))?;
-            if runs.len() > place.limit {
-                let text = "it is larger than the whole store may be (`BELLJAR_STORE_SIZE`)";
-                return Err(NotWritten::TooMuch(text.into()));
+            if runs.len() > inner.limit {
+                return Err(NotWritten::TooMuch(format!(
+                    "its {} bytes exceed the size limit of the whole store, {} bytes \
+                     (`BELLJAR_STORE_SIZE`)",
+                    runs.len(),
+                    inner.limit
+                )));
             }
             let about = About { about: label.encode(), table: runs.encode() };
-            let keys = place.keys(Kind::Snapshot)?;
-            place.charge(name, sealed_file::file_len(&about, runs.len()), kept)?;
+            let keys = inner.keys(Kind::Snapshot)?;
+            inner.charge(name, sealed_file::file_len(&about, runs.len()), kept)?;
             folder.write_file(name, |file| {
                 sealed_file::write(file, &keys, name, &about, runs.len(), |at, part| {
-                    runs.each_piece(at, part.len() as u64, |place, range| {
+                    runs.each_piece(at, part.len() as u64, |offset, range| {
                         let part = part.get_mut(range).unwrap_or_default();
-                        snapshot.read_at(part, usize::try_from(place).map_err(io::Error::other)?)
+                        snapshot.read_at(part, usize::try_from(offset).map_err(io::Error::other)?)
                     })
                 })
             })?;
-            Ok(place.tidy(folder, name, kept)?)
+            Ok(inner.tidy(folder, name, kept)?)
         });
     }
 
-    /// Has a file written by another thread: nobody waits for a disk before they get an answer.
+    /// Writes a file on another thread, so that no request waits for the disk.
     fn later(
         &self,
         name: String,
-        write: impl FnOnce(&Place, &PrivateFolder, &str) -> Result<(), NotWritten> + Send + 'static,
+        write: impl FnOnce(&Inner, &PrivateFolder, &str) -> Result<(), NotWritten> + Send + 'static,
     ) {
-        let place = Arc::clone(&self.place);
-        let path = place.path(&name);
+        let inner = Arc::clone(&self.inner);
+        let path = inner.path(&name);
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         writing.retain(|thread| !thread.is_finished());
         let not_stored = |why: String| {
             let (path, unusable) = (path.clone(), false);
-            (self.place.listener)(StoreNotice::NotStored { path, why, unusable });
+            (self.inner.listener)(StoreNotice::NotStored { path, why, unusable });
         };
         if writing.len() >= MAX_WAITING {
-            return not_stored("too much is waiting to be stored".into());
+            return not_stored(format!("{MAX_WAITING} other files are waiting to be written"));
         }
         let (to, thread) = (path.clone(), std::thread::Builder::new().name("belljar-store".into()));
         let thread = thread.spawn(move || {
-            let _turn = place.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            let folder = place.open().map_err(NotWritten::from);
-            (place.listener)(match folder.and_then(|folder| write(&place, &folder, &name)) {
+            let _turn = inner.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let folder = inner.open().map_err(NotWritten::from);
+            (inner.listener)(match folder.and_then(|folder| write(&inner, &folder, &name)) {
                 Ok(()) => StoreNotice::Stored { path: to },
                 Err(NotWritten::TooMuch(why)) => {
                     StoreNotice::NotStored { path: to, why, unusable: false }
@@ -288,11 +294,11 @@ impl SnapshotStore {
         }
     }
 
-    /// Waits until everything that is to be stored is on disk.
+    /// Waits until all pending files are on disk.
     pub fn finish(&self) {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         for thread in writing.drain(..) {
-            // A panic in it was already reported.
+            // A panic of the thread was already reported.
             let _ = thread.join();
         }
     }
@@ -304,16 +310,16 @@ impl Drop for SnapshotStore {
     }
 }
 
-/// Size of the memory, and where the data goes in it.
+/// Size of the memory, and the runs of data in it.
 pub(super) fn snapshot_table(file: &SealedFile) -> Result<(u64, Runs), String> {
     let size = Label::decode(&file.about.about).map(|label| label.memory);
     let size = size.filter(|size| *size <= MAX_SNAPSHOT);
     let runs = size.and_then(|size| Runs::decode(&file.about.table, size));
     let runs = runs.filter(|runs| runs.len() == file.len());
-    size.zip(runs).ok_or_else(|| "what it says about itself makes no sense".to_owned())
+    size.zip(runs).ok_or_else(|| "its metadata is invalid".to_owned())
 }
 
-impl Place {
+impl Inner {
     pub(super) fn open(&self) -> Result<PrivateFolder, PrivateError> {
         let nowhere = PrivateError::Nowhere { variable: VARIABLE };
         PrivateFolder::open(self.folder.as_ref().ok_or(nowhere)?, VARIABLE)
@@ -323,13 +329,13 @@ impl Place {
         Ok(Keys::new(&secret(self.state.as_deref())?, kind))
     }
 
-    /// Where a file of this name is, for messages.
+    /// The path of a file, for messages.
     fn path(&self, name: &str) -> PathBuf {
         self.folder.as_deref().unwrap_or(Path::new("")).join(name)
     }
 
-    /// Notes that a snapshot of this name and length will be written, if it may be. So many of its model
-    /// are kept.
+    /// Charges the write budget for a snapshot of this name and length. `kept` is the number of
+    /// snapshots that are kept of its model.
     fn charge(&self, name: &str, bytes: u64, kept: usize) -> Result<(), NotWritten> {
         let nowhere = PrivateError::Nowhere { variable: VARIABLE };
         let writes = self.writes.as_ref().ok_or(nowhere)?;
@@ -339,7 +345,7 @@ impl Place {
         write_budget::charge(writes, &writing, !self.metered)
     }
 
-    /// Uses a file, if there is one and it is good.
+    /// Reads a file, if it exists and is valid.
     fn used<T>(
         &self,
         name: &str,
@@ -358,7 +364,7 @@ impl Place {
         })
     }
 
-    /// A file whose seal is good.
+    /// Opens a file and checks its seal.
     pub(super) fn open_sealed(
         &self,
         name: &str,
@@ -370,20 +376,20 @@ impl Place {
             return Ok(None);
         };
         if file.metadata().map_err(|err| err.to_string())?.nlink() > 1 {
-            return Err("it has another name too".into());
+            return Err("it has more than one hard link".into());
         }
         let keys = self.keys(kind).map_err(failed)?;
-        let most = if kind == Kind::Snapshot { MAX_SNAPSHOT } else { MAX_DESCRIPTION };
-        Ok(Some((SealedFile::open(file, &keys, name, most)?, keys)))
+        let max = if kind == Kind::Snapshot { MAX_SNAPSHOT } else { MAX_DESCRIPTION };
+        Ok(Some((SealedFile::open(file, &keys, name, max)?, keys)))
     }
 
-    /// Removes what is too much: snapshots of the set that `name` belongs to beyond `kept`, and
-    /// whatever was not used for longest while the store is larger than it may be. A process that
-    /// uses one has a copy of its own.
+    /// Removes snapshots of the set of `name` beyond the `kept` most recently used ones, and the
+    /// least recently used files while the store exceeds its size limit. A process that uses one
+    /// has its own copy.
     fn tidy(&self, folder: &PrivateFolder, name: &str, kept: usize) -> Result<(), PrivateError> {
         let mut files: Vec<(i64, u64, u64, String)> = Vec::new();
         for file in folder.names()?.into_iter().filter(|file| super::stored::kind(file).is_some()) {
-            // One that is gone meanwhile takes no room.
+            // A file that was removed in the meantime uses no space.
             if let Ok(stat) = folder.stat(&file) {
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
                 files.push((stat.st_mtime, stat.st_mtime_nsec, size, file));
@@ -394,7 +400,7 @@ impl Place {
         let mut left = kept.saturating_sub(1);
         let mut total = files.iter().find(|file| file.3 == name).map_or(0, |file| file.2);
         let mut full = false;
-        // The lately used first; the new one stays in any case.
+        // The most recently used first; the new file is always kept.
         for (_, _, size, file) in files.iter().rev().filter(|file| file.3 != name) {
             let of_the_set = file.ends_with(".snapshot")
                 && set.is_some_and(|set| file.rsplitn(3, '.').last() == Some(set));
@@ -411,7 +417,7 @@ impl Place {
     }
 }
 
-/// Notes that a file was used. It only decides about what is removed first.
+/// Records that a file was used. This only affects which files are removed first.
 fn touch(file: &SealedFile) {
     let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
     let times = rustix::fs::Timestamps { last_access: now, last_modification: now };

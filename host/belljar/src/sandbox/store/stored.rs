@@ -1,4 +1,4 @@
-//! What is in the store, for people who look after it: a list, a check of every seal, removal.
+//! The content of the store, for its maintenance: listing, checking seals, and removal.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ use super::sealed_file::Kind;
 use super::snapshot_store::{SnapshotStore, snapshot_table};
 use crate::trust::Digest;
 
-/// What a file says about itself, under its seal.
+/// The metadata of a file, which its seal covers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Label {
     pub(super) label: String,
@@ -26,7 +26,7 @@ pub(super) struct Label {
 
 impl Label {
     pub(super) fn encode(&self) -> Vec<u8> {
-        // Strings and numbers can always be written.
+        // Serializing strings and numbers cannot fail.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
@@ -35,7 +35,7 @@ impl Label {
     }
 }
 
-/// Which kind of file a name is for; `None` for one that is not the store's.
+/// The kind of a file by its name; `None` for a file that does not belong to the store.
 pub(super) fn kind(name: &str) -> Option<StoredKind> {
     match name.rsplit_once('.')? {
         ("", _) => None,
@@ -45,12 +45,12 @@ pub(super) fn kind(name: &str) -> Option<StoredKind> {
     }
 }
 
-/// What is stored of a model.
+/// The kinds of stored files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoredKind {
-    /// What it says about itself.
+    /// The description of the model.
     Description,
-    /// The memory of a sandbox that has prepared it.
+    /// The memory of a sandbox that has prepared the model.
     Snapshot,
 }
 
@@ -58,11 +58,11 @@ pub enum StoredKind {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct StoredModel {
-    /// What it holds.
+    /// The kind of the file.
     pub kind: StoredKind,
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
-    /// SHA-256 of the model; `None` if the file's name does not say.
+    /// SHA-256 of the model; `None` if the file's name does not contain it.
     pub model: Option<Digest>,
     /// Size of the file in bytes.
     pub size: u64,
@@ -71,7 +71,7 @@ pub struct StoredModel {
     /// The model's name when it was stored. Untrusted text: print it through
     /// [`belljar_text::Escaped`].
     pub label: String,
-    /// The input shapes it is prepared for. The names are hostile text too.
+    /// The input shapes it is prepared for. The names are untrusted text too.
     pub shapes: Vec<InputShape>,
     /// Whether it is for deterministic runs.
     pub deterministic: bool,
@@ -79,37 +79,37 @@ pub struct StoredModel {
     pub native_kernels: bool,
     /// Bytes of memory that a sandbox starts with.
     pub memory: u64,
-    /// Whether this build of Belljar made it: another one never uses it.
+    /// Whether it was written for this build of Belljar, the only one that uses it.
     pub current: bool,
-    /// What is wrong with it, if anything; then all that was said above may be empty.
+    /// Why the file is invalid, if it is; the fields above may then be empty.
     pub broken: Option<String>,
     name: String,
 }
 
 impl SnapshotStore {
-    /// Where it is; `None` if no folder was named and the environment names none either.
+    /// The folder of the store; `None` if neither the caller nor the environment names one.
     pub fn folder(&self) -> Option<&std::path::Path> {
-        self.place.folder.as_deref()
+        self.inner.folder.as_deref()
     }
 
-    /// Everything in it, the lately used first. Seals are checked, but not the snapshots themselves:
-    /// see [`SnapshotStore::verify`].
+    /// All files, the most recently used first. Seals are checked, but not the snapshots
+    /// themselves: see [`SnapshotStore::verify`].
     ///
     /// # Errors
-    /// When the folder cannot be used.
+    /// If the folder cannot be used.
     pub fn list(&self) -> Result<Vec<StoredModel>, PrivateError> {
-        let folder = self.place.open()?;
+        let folder = self.inner.open()?;
         let mut list = Vec::new();
         for name in folder.names()? {
             let Some(kind) = kind(&name) else { continue };
-            // What is gone meanwhile is not in it.
+            // Skips files that were removed in the meantime.
             let Ok(stat) = folder.stat(&name) else { continue };
             let since = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
             let since = since + Duration::from_nanos(stat.st_mtime_nsec);
-            let opened = match self.place.open_sealed(&name, kind.into()) {
+            let opened = match self.inner.open_sealed(&name, kind.into()) {
                 Ok(None) => continue,
                 Ok(Some((file, _))) => Label::decode(&file.about.about)
-                    .ok_or_else(|| "what it says about itself makes no sense".to_owned()),
+                    .ok_or_else(|| "its metadata is invalid".to_owned()),
                 Err(why) => Err(why),
             };
             let broken = opened.as_ref().err().cloned();
@@ -135,12 +135,12 @@ impl SnapshotStore {
         Ok(list)
     }
 
-    /// Reads all of a file and holds it against its seal. `Err` says what is wrong.
+    /// Reads a whole file and checks it against its seal.
     ///
     /// # Errors
-    /// When the file is not what Belljar wrote there.
+    /// The reason, if the file is not what Belljar wrote.
     pub fn verify(&self, stored: &StoredModel) -> Result<(), String> {
-        let Some((file, keys)) = self.place.open_sealed(&stored.name, stored.kind.into())? else {
+        let Some((file, keys)) = self.inner.open_sealed(&stored.name, stored.kind.into())? else {
             return Ok(());
         };
         if stored.kind == StoredKind::Snapshot {
@@ -149,20 +149,20 @@ impl SnapshotStore {
         file.read(&keys, |_, _| Ok(()))
     }
 
-    /// Removes a file. Whoever runs from it has a copy.
+    /// Removes a file. Processes that use it have their own copy.
     ///
     /// # Errors
-    /// When it cannot be removed.
+    /// If it cannot be removed.
     pub fn remove(&self, stored: &StoredModel) -> Result<(), PrivateError> {
-        self.place.open()?.remove(&stored.name)
+        self.inner.open()?.remove(&stored.name)
     }
 
-    /// Removes what writers that are gone left half-written.
+    /// Removes the temporary files of writers that have ended.
     ///
     /// # Errors
-    /// When the folder cannot be used.
+    /// If the folder cannot be used.
     pub fn remove_leftovers(&self) -> Result<(), PrivateError> {
-        self.place.open()?.remove_leftovers();
+        self.inner.open()?.remove_leftovers();
         Ok(())
     }
 }

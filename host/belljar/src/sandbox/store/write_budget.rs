@@ -1,11 +1,11 @@
-//! How much is written to the store of prepared models. Who sends requests chooses the shapes of
-//! inputs, and each new combination is a new snapshot: without a bound, one client fills a disk's
-//! lifetime with snapshots that nobody uses again.
+//! Bounds the writes to the store of prepared models. Clients choose the shapes of inputs, and each
+//! new combination creates a new snapshot: without a bound, one client could wear out a disk with
+//! snapshots that are never used again.
 //!
-//! Two levels rise with each snapshot that is written and fall with time: one of each model, in snapshots, and one of
-//! the whole store, in bytes. What would raise a level above its mark is not written; the model is
-//! then prepared by each process that needs it. The levels are kept in a file of their own, so that
-//! they hold over processes and their restarts.
+//! Each write raises two levels, which fall over time: one for each model, in snapshots, and one
+//! for the whole store, in bytes. A snapshot that would raise a level above its limit is not
+//! written; each process that needs it then prepares the model. The levels are stored in a file, so
+//! that all processes share them and restarts do not reset them.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -16,39 +16,39 @@ use serde::{Deserialize, Serialize};
 
 use super::private::{PrivateError, PrivateFolder};
 
-/// Snapshots of one model that can be written at once: so many times as many as are kept of it. As many
-/// as are kept can be written in each hour after that.
+/// Snapshots of one model that can be written at once, as a multiple of the number that is kept.
+/// After that, the kept number can be written in each hour.
 pub(super) const SNAPSHOTS_AT_ONCE: u64 = 4;
 const HOUR: u64 = 3600;
 
-/// Bytes that can be written at once: so many times the size of the store. Its size can be written in
-/// each day after that.
+/// Bytes that can be written at once, as a multiple of the size of the store. After that, its size
+/// can be written in each day.
 pub(super) const SIZES_AT_ONCE: u64 = 2;
 const DAY: u64 = 24 * HOUR;
 
-/// Most models whose level is remembered.
+/// Maximum number of models whose level is stored.
 const MAX_MODELS: usize = 1024;
 
-/// Longest file that is read, in bytes: somewhat above what so many models take.
+/// Maximum size of the file, in bytes: slightly more than that number of models needs.
 const MAX_FILE: u64 = 1 << 20;
 
 const NAME: &str = "levels.json";
 
-/// A snapshot is this much of a model's level, so that fractions of it can fall.
+/// The amount by which a snapshot raises a model's level, so that the level can fall by fractions.
 const SNAPSHOT: u64 = 1000;
 
-/// A snapshot that is to be written.
+/// A snapshot to write.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Writing<'a> {
     pub(super) model: &'a str,
     pub(super) bytes: u64,
-    /// How many of this model are kept; at least 1.
+    /// Number of snapshots of this model that are kept; at least 1.
     pub(super) snapshots_kept: u64,
     /// Size of the store in bytes.
     pub(super) store_size: u64,
 }
 
-/// What was written lately.
+/// The levels of recent writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Levels {
     bytes: Level,
@@ -58,12 +58,12 @@ struct Levels {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Level {
     level: u64,
-    /// In seconds since 1970.
+    /// Time of the last change, in seconds since 1970.
     at: u64,
 }
 
 impl Level {
-    /// The level now, which falls by `fall` in each period of so many seconds.
+    /// The current level, which falls by `fall` in each `period` seconds.
     fn now(self, now: u64, fall: u64, period: u64) -> u64 {
         let fallen = u128::from(now.saturating_sub(self.at)) * u128::from(fall);
         let fallen = u64::try_from(fallen / u128::from(period)).unwrap_or(u64::MAX);
@@ -71,37 +71,37 @@ impl Level {
     }
 }
 
-/// How long it takes to fall by so much.
+/// The time until a level has fallen by `by`.
 fn wait(by: u64, fall: u64, period: u64) -> Duration {
     let seconds = u128::from(by) * u128::from(period) / u128::from(fall.max(1));
     Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX).saturating_add(1))
 }
 
 impl Levels {
-    /// Raises the levels, unless one would be above its mark: then says why not. `anyway` raises
-    /// them in any case.
+    /// Raises the levels, unless one would exceed its limit: then returns the reason. `anyway`
+    /// raises them regardless.
     fn raise(&mut self, write: &Writing<'_>, now: u64, anyway: bool) -> Result<(), String> {
         let mark = write.store_size.saturating_mul(SIZES_AT_ONCE);
-        // The store may have been larger before: what is above the mark counts no longer.
+        // The store may have been larger before: a level above the limit is reduced to it.
         let of_all = self.bytes.now(now, write.store_size, DAY).min(mark);
         let of_all = of_all.saturating_add(write.bytes);
         if of_all > mark && !anyway {
             let wait = wait(of_all - mark, write.store_size, DAY);
             return Err(format!(
-                "so much was written to the store lately that this is put off for {}; the bound is \
-                 twice the store's size, and its size in each day (`BELLJAR_STORE_SIZE`)",
+                "the store's write limit is reached for {}; the limit is twice the store's size at \
+                 once, and its size in each day (`BELLJAR_STORE_SIZE`)",
                 minutes(wait)
             ));
         }
-        let known = self.models.get(write.model).copied().unwrap_or_default();
+        let before = self.models.get(write.model).copied().unwrap_or_default();
         let fall = write.snapshots_kept.saturating_mul(SNAPSHOT);
         let mark = fall.saturating_mul(SNAPSHOTS_AT_ONCE);
-        let level = known.now(now, fall, HOUR).min(mark).saturating_add(SNAPSHOT);
+        let level = before.now(now, fall, HOUR).min(mark).saturating_add(SNAPSHOT);
         if level > mark && !anyway {
             let wait = wait(level - mark, fall, HOUR);
             return Err(format!(
-                "so many snapshots of this model were written lately that the next is put off for {}; \
-                 the bound is {} at once, and {} in each hour (`limits.snapshots`)",
+                "the write limit for snapshots of this model is reached for {}; the limit is {} at \
+                 once, and {} in each hour (`limits.snapshots`)",
                 minutes(wait),
                 write.snapshots_kept.saturating_mul(SNAPSHOTS_AT_ONCE),
                 write.snapshots_kept,
@@ -113,7 +113,7 @@ impl Levels {
         Ok(())
     }
 
-    /// Keeps no more models than can be looked through in no time: the lowest level goes first.
+    /// Bounds the number of models, to keep lookups fast. Removes the lowest levels first.
     fn forget(&mut self, but: &str, now: u64, fall: u64) {
         while self.models.len() > MAX_MODELS {
             let others = self.models.iter().filter(|(model, _)| *model != but);
@@ -132,10 +132,10 @@ fn minutes(wait: Duration) -> String {
     }
 }
 
-/// Why nothing may be written.
+/// Why a file was not written.
 #[derive(Debug)]
 pub(super) enum NotWritten {
-    /// It would be too much. The reason.
+    /// It exceeds a limit; this is the reason.
     TooMuch(String),
     /// The folder cannot be used, or written.
     Folder(PrivateError),
@@ -147,8 +147,8 @@ impl From<PrivateError> for NotWritten {
     }
 }
 
-/// Notes that something will be written, if it may be: before it is, since a write that fails in the
-/// end has used up the disk as well.
+/// Charges the budget for a write, if it is permitted. Call it before the write, because a write
+/// that fails halfway has worn the disk too.
 pub(super) fn charge(place: &Path, write: &Writing<'_>, anyway: bool) -> Result<(), NotWritten> {
     let folder = PrivateFolder::open(place, "BELLJAR_CACHE_DIR")?;
     folder.lock_for_a_moment();
@@ -159,8 +159,8 @@ pub(super) fn charge(place: &Path, write: &Writing<'_>, anyway: bool) -> Result<
     Ok(())
 }
 
-/// The levels so far. A file that makes no sense is taken for none: who could have spoilt it can
-/// write to the disk without us.
+/// The stored levels. An invalid file counts as missing: a user who could damage it can also write
+/// to the disk directly.
 fn read(folder: &PrivateFolder) -> Result<Levels, PrivateError> {
     let Some(file) = folder.open_file(NAME)? else { return Ok(Levels::default()) };
     let mut bytes = Vec::new();
@@ -181,7 +181,7 @@ mod tests {
     fn snapshots_of_one_model_are_bounded_at_once_and_in_each_hour() {
         let mut levels = Levels::default();
         let start = 1_800_000_000;
-        // As many requests as one likes, for ten hours.
+        // A request in each second of ten hours.
         let mut written = Vec::new();
         for second in 0..36_000 {
             if levels.raise(&snapshot("m", 1 << 10), start + second, false).is_ok() {
@@ -190,9 +190,9 @@ mod tests {
         }
         assert_eq!(written.iter().filter(|at| **at < 60).count(), 16);
         assert_eq!(written.len(), 16 + 40 - 1);
-        // Another model is none of its business.
+        // Another model has its own level.
         levels.raise(&snapshot("n", 1 << 10), start + 36_000, false).unwrap();
-        // After a quiet time all begins anew.
+        // The level falls to zero in an idle period.
         let later = start + 36_000 + 5 * HOUR;
         let at_once = (0..100).filter(|_| levels.raise(&snapshot("m", 1), later, false).is_ok());
         assert_eq!(at_once.count(), 16);
@@ -221,19 +221,19 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_back_frees_nothing_and_blocks_nothing_for_ever() {
+    fn a_clock_that_goes_back_neither_resets_nor_blocks_the_budget() {
         let mut levels = Levels::default();
         let start = 1_800_000_000;
         while levels.raise(&snapshot("m", 1), start, false).is_ok() {}
         assert!(levels.raise(&snapshot("m", 1), start - DAY, false).is_err());
         assert!(levels.raise(&snapshot("m", 1), start + HOUR, false).is_ok());
-        // What a person asks for counts, and is written.
+        // An unmetered write is charged, and permitted in any case.
         while levels.raise(&snapshot("n", 1), start, false).is_ok() {}
         levels.raise(&snapshot("n", 1), start, true).unwrap();
     }
 
     #[test]
-    fn levels_outlive_a_process_and_nonsense_is_none() {
+    fn levels_are_stored_and_an_invalid_file_counts_as_missing() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("writes");
         let charge = || charge(&folder, &snapshot("m", 1), false);

@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use super::super::Inputs;
 use super::super::report::{digits, inputs_json};
-use super::{Node, Profile, kernel, known_as};
+use super::{Node, Profile, display_name, kernel};
 use crate::args::Bench;
 use crate::host::Loaded;
 use crate::run::policy_json;
 use crate::table::{Table, shape};
 use belljar_text::Escaped;
 
-/// Most nodes that the table shows.
+/// Maximum number of nodes in the table.
 const SHOWN: usize = 30;
 
 pub(super) struct Report<'a> {
@@ -26,23 +26,23 @@ pub(super) struct Report<'a> {
     pub(super) profile: Profile,
 }
 
-/// What was measured of all nodes of one operator that the same thing computes.
+/// The measurements of all nodes with the same operator and kernel.
 #[derive(Default)]
 struct Operator {
     nodes: u64,
     calls: u64,
     time: u64,
     kernels: u64,
-    /// Nothing as soon as it is not known for one of them.
+    /// `None` if it is unknown for one of them.
     multiply_adds: Option<u64>,
 }
 
 impl Operator {
-    /// By operator and what computes it; the longest time first.
+    /// By operator and kernel; the longest time first.
     fn all(nodes: &[Node]) -> Vec<((&str, String), Operator)> {
         let mut found: BTreeMap<(&str, String), Operator> = BTreeMap::new();
         for node in nodes {
-            let (_, operator) = known_as(&node.first);
+            let (_, operator) = display_name(&node.first);
             let sum = found.entry((operator, kernel(&node.first))).or_default();
             let known = if sum.nodes == 0 { Some(0) } else { sum.multiply_adds };
             let more = multiply_adds(node);
@@ -59,12 +59,12 @@ impl Operator {
     }
 }
 
-/// Multiplications with an addition in all its calls, if their number is known.
+/// Number of multiply-adds in all calls of a node, if known.
 fn multiply_adds(node: &Node) -> Option<u64> {
     Some(node.first.multiply_adds?.saturating_mul(node.calls))
 }
 
-/// Thousand millions of multiplications and additions in a second.
+/// 10⁹ multiplications and additions per second.
 fn gflops(multiply_adds: Option<u64>, nanoseconds: u64) -> Option<f64> {
     let known = multiply_adds.filter(|_| nanoseconds > 0)?;
     Some(rounded(2.0 * known as f64 / nanoseconds as f64, 1e3))
@@ -78,7 +78,7 @@ fn ms(nanoseconds: u64) -> f64 {
     rounded(nanoseconds as f64 / 1e6, 1e6)
 }
 
-/// The shapes of what a node makes.
+/// The shapes of a node's outputs.
 fn shapes(node: &ProfiledNode) -> String {
     let shapes = node.outputs.iter().map(|(_, dims)| {
         let dims: Vec<usize> = dims.iter().map(|dim| *dim as usize).collect();
@@ -113,7 +113,7 @@ impl Report<'_> {
         });
         let nodes = profile.nodes.iter().map(|node| {
             let first = &node.first;
-            let (name, operator) = known_as(first);
+            let (name, operator) = display_name(first);
             let computes = first
                 .computes
                 .iter()
@@ -162,8 +162,9 @@ impl Report<'_> {
         let (runs, reading) = (profile.runs, profile.reading);
         writeln!(
             out,
-            "{runs} profiled runs of {run} ms; reading the clock takes {reading} ns, which is \
-             subtracted\n"
+            "{runs} profiled runs, {run} ms each on average, without the {reading} ns of each \
+             clock \
+             reading\n"
         )?;
         let figures = |calls: Option<u64>, time: u64, multiply_adds: Option<u64>| {
             [
@@ -194,7 +195,7 @@ impl Report<'_> {
         nodes.sort_by_key(|node| std::cmp::Reverse(node.time));
         for node in nodes.iter().take(SHOWN) {
             let first = &node.first;
-            let (name, operator) = known_as(first);
+            let (name, operator) = display_name(first);
             let all: Vec<&str> = match &*first.computes {
                 [] => vec![operator],
                 computes => computes.iter().map(|one| &*one.operator).collect(),
@@ -211,7 +212,7 @@ impl Report<'_> {
         table.print(&mut *out, 0)?;
         if nodes.len() > SHOWN {
             let more = nodes.len() - SHOWN;
-            writeln!(out, "and {more} nodes more, each with less time: --format json lists all")?;
+            writeln!(out, "and {more} more nodes with less time; --format json lists all")?;
         }
         Ok(())
     }

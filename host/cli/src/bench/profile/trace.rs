@@ -7,16 +7,16 @@ use std::path::Path;
 use belljar_abi::ProfiledNode;
 use serde_json::{Value, json};
 
-use super::{Profile, kernel, known_as};
+use super::{Profile, display_name, kernel};
 use crate::failure::Failure;
 use crate::outputs::write_file;
 
-/// Writes the runs that were kept for it.
+/// Writes the runs that were kept for the trace.
 pub(super) fn write(path: &Path, force: bool, profile: &Profile) -> Result<(), Failure> {
     write_file(path, force, |file| Ok(print(&events(profile), file)?))
 }
 
-/// An event on each line.
+/// Writes one event per line.
 fn print(events: &[Value], mut out: impl Write) -> io::Result<()> {
     writeln!(out, "{{\"displayTimeUnit\":\"ns\",\"traceEvents\":[")?;
     for (at, event) in events.iter().enumerate() {
@@ -26,7 +26,7 @@ fn print(events: &[Value], mut out: impl Write) -> io::Result<()> {
     writeln!(out, "]}}")
 }
 
-/// In the order of their beginnings: each run, then the nodes in it.
+/// The events in order of their start: each run, followed by its nodes.
 fn events(profile: &Profile) -> Vec<Value> {
     let name = |what: &str, name: &str| json!({ "ph": "M", "pid": 1, "tid": 1, "name": what, "args": { "name": name } });
     let mut events = vec![name("process_name", "belljar"), name("thread_name", "sandbox")];
@@ -35,7 +35,7 @@ fn events(profile: &Profile) -> Vec<Value> {
         let name = format!("run {}", number + 1);
         events.push(event(&name, "run", [run.began, run.ended], start, json!({})));
         for node in &run.nodes {
-            let (name, operator) = known_as(node);
+            let (name, operator) = display_name(node);
             let times = [node.began, node.ended];
             events.push(event(name, operator, times, start, arguments(node)));
         }

@@ -1,8 +1,8 @@
-//! `belljar policy record`: the tightest policy that a run needs.
+//! `belljar policy record`: writes the tightest policy that a run needs.
 //!
-//! What is written down can only be less than what the run had: grants are taken from the policy it
-//! ran within, or narrowed to a file below one of them. What a program says it wants beyond that
-//! becomes a comment, and nothing is opened for it.
+//! The recorded policy must never grant more than the run had: its grants are copied from the
+//! policy of --within, or narrowed to a file below one of its grants. Anything else that a program
+//! requests is refused and becomes a comment.
 
 mod model;
 #[cfg(feature = "programs")]
@@ -28,21 +28,21 @@ pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Fail
         return program::record(arguments, terminal);
     }
     if !arguments.arguments.is_empty() {
-        return Err(Failure::usage("a model takes no arguments: they are for guest programs"));
+        return Err(Failure::usage("arguments after -- are for guest programs; this is a model"));
     }
     model::record(arguments, terminal)
 }
 
-/// What may be granted while it is recorded.
+/// The policy of --within, which bounds the recorded run.
 fn within(arguments: &Record) -> Result<Policy, Failure> {
     let Some(path) = &arguments.within else { return Ok(Policy::default()) };
     Ok(Policy::load(path).map_err(Error::from)?.policy)
 }
 
-/// The policy that a text is, with paths as they are meant where it will lie. Policies of its models
-/// are those of the policy that it came from.
+/// Parses the recorded policy. Paths are relative to the folder that it will be in, and its models
+/// keep the policies they have in `base`.
 fn parsed(text: &str, folder: &Path, base: &Policy) -> Result<Policy, Failure> {
-    let mut policy = Policy::parse(text, "what was recorded").map_err(Error::from)?;
+    let mut policy = Policy::parse(text, "the recorded policy").map_err(Error::from)?;
     policy.resolve_in(folder);
     for grant in &mut policy.models {
         let same = base.models.iter().find(|same| same.name == grant.name);
@@ -51,14 +51,14 @@ fn parsed(text: &str, folder: &Path, base: &Policy) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
-/// The text in the order of the format.
+/// The text in canonical order.
 fn ordered(text: &str) -> Result<String, Failure> {
-    Ok(canonical(text, "what was recorded").map_err(Error::from)?)
+    Ok(canonical(text, "the recorded policy").map_err(Error::from)?)
 }
 
-/// The folder in which a policy that is written to `output` will lie.
+/// The folder of a policy that is written to `output`.
 pub(crate) fn folder(output: Option<&Path>) -> Result<PathBuf, Failure> {
-    let unknown = |err: std::io::Error| Failure::failed(format!("this folder: {err}"));
+    let unknown = |err: std::io::Error| Failure::failed(format!("the current folder: {err}"));
     let here = std::env::current_dir().map_err(unknown)?;
     let Some(output) = output else { return Ok(here) };
     let folder = here.join(output.parent().unwrap_or(Path::new("")));

@@ -1,5 +1,5 @@
-//! A model's recorded policy: the file, the shapes and element types of its inputs and outputs, and
-//! measured limits.
+//! The recorded policy of a model: its pin, the shapes and element types of its inputs and outputs,
+//! and measured limits.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -18,13 +18,13 @@ use belljar_text::Escaped;
 pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Failure> {
     let base = within(arguments)?;
     if base.program.is_some() {
-        return Err(Failure::usage("--within: this policy is for a guest program"));
+        return Err(Failure::usage("--within: this policy is for a guest program, not a model"));
     }
     let folder = folder(arguments.output.as_deref())?;
     let bytes = read_model(&arguments.model, base.limits.model_size)?;
     let seen = new_policy::measure(bytes.clone(), base.clone(), &arguments.inputs, terminal)?;
     let text = ordered(&policy(&seen, &base, &folder))?;
-    // Under what is written the run is answered, or it is not written.
+    // The run is repeated under the new policy, which is written only if the run succeeds.
     let recorded = parsed(&text, &folder, &base)?;
     new_policy::measure(bytes, recorded, &arguments.inputs, terminal)?;
     new_policy::write(&text, arguments.output.as_deref(), arguments.force)
@@ -33,8 +33,9 @@ pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Fail
 fn policy(seen: &Seen, base: &Policy, folder: &Path) -> String {
     let found = &seen.found;
     let mut out = format!(
-        "# Policy for {}, recorded: what a run has used, with room to spare in its limits. A size\n\
-         # that may differ between runs is \"?\" in a shape.\nversion = {FORMAT_VERSION}\n",
+        "# Policy for {}, recorded from a run, with a margin in its limits. In a shape, write \
+         \"?\"\n\
+         # for a size that may differ between runs.\nversion = {FORMAT_VERSION}\n",
         Escaped::cut(&found.model_name, 200)
     );
     out.push_str(&text::settings(base));
@@ -48,7 +49,7 @@ fn policy(seen: &Seen, base: &Policy, folder: &Path) -> String {
         ("inputs", &base.inputs, &seen.inputs, inputs),
         ("outputs", &base.outputs, &seen.outputs, outputs),
     ] {
-        // No rule can be about what has no declared type.
+        // A rule needs a declared type.
         let typed = |name: &str| {
             declared.iter().any(|value| value.name == *name && value.dtype().is_some())
         };
@@ -61,7 +62,7 @@ fn policy(seen: &Seen, base: &Policy, folder: &Path) -> String {
             });
             out.push_str(&text::rule(table, &narrowed(rule, tensor)));
         }
-        // Inputs that have their one value from the policy do not cross.
+        // Inputs with a fixed value in the policy are not among the tensors of the run.
         let crosses = |rule: &&ValueRule| tensors.iter().any(|(name, _)| *name == rule.name);
         for rule in rules.iter().filter(|rule| !crosses(rule)) {
             out.push_str(&text::rule(table, rule));
@@ -72,10 +73,10 @@ fn policy(seen: &Seen, base: &Policy, folder: &Path) -> String {
     out
 }
 
-/// The rule with what the run has shown.
+/// The rule, with the element type and shape of the run.
 fn narrowed(mut rule: ValueRule, tensor: &Tensor) -> ValueRule {
     rule.dtype = Some(tensor.dtype());
-    // A rule that leaves sizes open was made by who knows that they differ.
+    // An existing shape may leave sizes open on purpose.
     rule.shape.get_or_insert_with(|| tensor.shape().iter().map(|dim| Some(*dim as u64)).collect());
     rule
 }
@@ -86,7 +87,7 @@ fn is_finite(tensor: &Tensor) -> bool {
         Data::F32(values) => values.iter().all(|value| value.is_finite()),
         Data::F64(values) => values.iter().all(|value| value.is_finite()),
         Data::BF16(values) => values.iter().all(|value| value.to_f32().is_finite()),
-        // Some of their codes are no finite numbers; nothing is promised of them.
+        // Their codes include infinities and NaN, and are not decoded here.
         Data::Coded(_) => false,
         _ => true,
     }

@@ -1,18 +1,18 @@
-//! What a program was seen to ask for: every decision of a run, sorted. All of it is the word of a
-//! process that may have been broken into, so that it is bounded, and grants nothing by itself.
+//! What a program requested: every decision of a run, sorted. The process that reports it may be
+//! compromised, so its amount is bounded, and it must never grant anything by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use belljar::internals::{Decision, Verdict};
 use belljar_policy::{Peer, Protocol};
 
-/// Most different things of one kind that are remembered.
-const MOST: usize = 1000;
+/// Maximum number of different entries of one kind.
+const MAX_ENTRIES: usize = 1000;
 
-/// A peer that a connection was asked to.
+/// A peer that the program tried to connect to.
 pub(super) type Asked = (String, u16, Protocol);
 
-/// What was asked for, and whether it was allowed each time.
+/// What was requested, and whether it was ever allowed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Observed {
     /// Keys of `[program]`.
@@ -21,13 +21,13 @@ pub(super) struct Observed {
     pub(super) read: BTreeMap<String, bool>,
     pub(super) written: BTreeMap<String, bool>,
     pub(super) peers: BTreeMap<Asked, bool>,
-    /// Names that were to be resolved.
+    /// Names that the program tried to resolve.
     pub(super) names: BTreeMap<String, bool>,
     /// SHA-256 of models that were loaded.
     pub(super) models: BTreeSet<String>,
-    /// What models were called that were not granted.
+    /// Names of requested models that were not granted.
     pub(super) missing_models: BTreeSet<String>,
-    /// What no policy grants.
+    /// Requests that no policy can grant.
     pub(super) others: BTreeSet<String>,
     /// Whether it has printed to standard output and standard error.
     pub(super) printed: [bool; 2],
@@ -75,7 +75,7 @@ impl Observed {
     }
 
     fn path(&mut self, path: &str, write: bool, allowed: bool, rule: &str) {
-        // Refused by a rule that no grant changes: links, several names, special files.
+        // Refused by a rule that no grant changes: links, hard links, special files.
         if !allowed && !rule.starts_with("[[filesystem]]") {
             let access = if write { "write" } else { "read" };
             keep(&mut self.others, Some(format!("{access} {path}: {rule}")));
@@ -85,7 +85,7 @@ impl Observed {
         note(to, path.to_owned(), allowed);
     }
 
-    /// What this and another run have shown together.
+    /// The union of what two runs requested.
     pub(super) fn and(mut self, other: Observed) -> Observed {
         fn join<K: Ord>(to: &mut BTreeMap<K, bool>, from: BTreeMap<K, bool>) {
             from.into_iter().for_each(|(key, allowed)| note(to, key, allowed));
@@ -115,15 +115,15 @@ impl Observed {
     }
 }
 
-/// Notes something, which was allowed if it ever was.
+/// Adds an entry; it counts as allowed if it was allowed once.
 fn note<K: Ord>(to: &mut BTreeMap<K, bool>, key: K, allowed: bool) {
-    if to.len() < MOST || to.contains_key(&key) {
+    if to.len() < MAX_ENTRIES || to.contains_key(&key) {
         *to.entry(key).or_default() |= allowed;
     }
 }
 
 fn keep(to: &mut BTreeSet<String>, text: Option<String>) {
-    if let Some(text) = text.filter(|_| to.len() < MOST) {
+    if let Some(text) = text.filter(|_| to.len() < MAX_ENTRIES) {
         to.insert(text);
     }
 }
@@ -145,7 +145,7 @@ mod tests {
         add("program.clocks", "use", no, "");
         add("/a", "read", no, "[[filesystem]] guest = \"/a\", access = \"read\"");
         add("/a", "read", yes, "");
-        add("/b", "write", no, "links are never made");
+        add("/b", "write", no, "links are never created");
         add("model m", "load", no, "models");
         add("h port 7", "connect", no, "[[network]] host = \"h\", port = 7, protocol = \"udp\"");
         add("h port 70000", "connect", no, "");
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(observed.peers.keys().collect::<Vec<_>>(), [&("h".into(), 7, Protocol::Udp)]);
         assert_eq!(observed.missing_models.first().unwrap(), "m");
         assert_eq!(observed.others.len(), 2, "{:?}", observed.others);
-        assert_eq!(observed.read.len(), MOST);
+        assert_eq!(observed.read.len(), MAX_ENTRIES);
         assert_eq!(observed.refused_names().count(), 1);
     }
 }

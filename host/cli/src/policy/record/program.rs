@@ -1,4 +1,5 @@
-//! A guest program's recorded policy: runs, each with what was learnt from the one before.
+//! The recorded policy of a guest program: several runs, each of which uses what the previous ones
+//! revealed.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::super::super::args::IsolationArg;
 use super::super::super::failure::Failure;
-use super::super::super::host::{Store, builder, host, read_model, tell};
+use super::super::super::host::{Store, builder, host, read_model, report};
 use super::super::super::new_policy;
 use super::super::super::program::{Named, read_all};
 use super::super::super::terminal::Terminal;
@@ -23,19 +24,21 @@ use belljar_policy::{
     Access, AddressKind, FileGrant, Measured, NetworkGrant, Peer, Policy, Protocol, Refused,
 };
 
-/// Most runs: each reveals at least one thing that was not known before.
-const MOST_RUNS: u32 = 8;
+/// Maximum number of runs. Each must reveal something new, or recording stops.
+const MAX_RUNS: u32 = 8;
 
-/// Most names and folders that are learnt.
-const MOST_LEARNT: usize = 64;
+/// Maximum number of learnt names, and of learnt folders.
+const MAX_LEARNT: usize = 64;
 
 pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Failure> {
-    let failed = |err| Failure::failed(format!("signals cannot be waited for: {err}"));
+    let failed = |err| Failure::failed(format!("cannot set up signal handling: {err}"));
     scratch::clean_up_on_signals().map_err(failed)?;
     let given = &arguments.inputs;
     if given.random || !given.shapes.is_empty() {
-        return Err(Failure::usage("--random is for models: what a program takes, nobody knows")
-            .hint("give its inputs with --input"));
+        return Err(Failure::usage(
+            "--random is for models: a program does not declare its inputs",
+        )
+        .hint("give inputs with --input"));
     }
     given.pictures.refuse_for_program()?;
     let folder = folder(arguments.output.as_deref())?;
@@ -47,7 +50,7 @@ pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Fail
     let program = base.program.get_or_insert_default();
     program.sha256.get_or_insert(*bytes.digest().as_bytes());
     program.arguments |= !arguments.arguments.is_empty();
-    // Ceilings are held against what is granted in earnest, before copies take its place.
+    // Ceilings apply to the original grants, before copies replace them.
     let effective = host(IsolationArg::Process, Store::Unused, 1, terminal)?.effective(&base)?;
     let base: Policy = (*effective).clone();
     let inputs = read_all(&given.inputs, base.limits.input_size)?;
@@ -61,7 +64,7 @@ pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Fail
         })?;
         runs += 1;
         asked = asked.and(run.observed.clone());
-        if !learnt.from(&run, &base) || runs == MOST_RUNS {
+        if !learnt.from(&run, &base) || runs == MAX_RUNS {
             break run;
         }
     };
@@ -95,24 +98,26 @@ pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Fail
     new_policy::write(&text, arguments.output.as_deref(), arguments.force)?;
     if let Err(err) = last.answered {
         return Err(Failure::from(err).hint(
-            "the policy was written: what the program has asked for stands there in comments; \
-             take away the # from what it may have, and record again --within that policy",
+            "the policy was written, with the program's requests as comments; uncomment those that \
+             you accept, and record again with --within that policy",
         ));
     }
     match decisions {
-        // Whether that is enough is seen under the very policy.
-        0 => checked(&bytes, &policy, &inputs, &arguments.arguments, terminal),
-        1 => told("one grant stands", terminal),
-        many => told(&format!("{many} grants stand"), terminal),
+        // Checks that the program succeeds under the recorded policy.
+        0 => check(&bytes, &policy, &inputs, &arguments.arguments, terminal),
+        1 => {
+            terminal.warn("1 grant is commented out: decide whether to accept it");
+            Ok(())
+        }
+        many => {
+            let text = format!("{many} grants are commented out: decide which to accept");
+            terminal.warn(&text);
+            Ok(())
+        }
     }
 }
 
-fn told(grants: &str, terminal: &Terminal) -> Result<(), Failure> {
-    terminal.warn(&format!("{grants} in comments: somebody has to decide about each"));
-    Ok(())
-}
-
-fn checked(
+fn check(
     bytes: &ModelBytes,
     policy: &Policy,
     inputs: &Named<Value>,
@@ -123,32 +128,32 @@ fn checked(
     let host = builder(IsolationArg::Process, Store::Unused, 1, terminal)
         .on_event(move |event| match event {
             Event::Printed { .. } => {}
-            other => tell(other, &listening),
+            other => report(other, &listening),
         })
         .build()?;
     let program = host.load_program(bytes.clone(), policy)?;
     match program.run_with_arguments(inputs, arguments) {
         Ok(_) => Ok(()),
         Err(err) => Err(Failure::from(err).hint(
-            "the policy was written, and under it the program does not answer: it may ask for \
-             something else each time",
+            "the policy was written, but the program fails under it: it may request different \
+             things in each run",
         )),
     }
 }
 
-/// What the recording has learnt: it changes what the next run sees.
+/// What the runs have revealed, and the next run gets.
 #[derive(Default)]
 struct Learnt {
-    /// Keys of `[program]` without which there was no answer.
+    /// Keys of `[program]` that a failed run was refused.
     keys: BTreeSet<&'static str>,
-    /// Names that are resolved, to an address that leads nowhere.
+    /// Names that are resolved, but cannot be connected to.
     names: Vec<Peer>,
-    /// Folders that are there, empty.
+    /// Folders that exist, and are empty.
     folders: BTreeSet<String>,
 }
 
 impl Learnt {
-    /// Learns from a run, and says whether there was anything new.
+    /// Learns from a run, and returns whether there was anything new.
     fn from(&mut self, run: &Attempt, base: &Policy) -> bool {
         let observed = &run.observed;
         let before = (self.keys.len(), self.names.len(), self.folders.len());
@@ -157,7 +162,7 @@ impl Learnt {
             self.keys.extend(["clocks", "randomness"].into_iter().filter(refused));
         }
         for name in observed.refused_names() {
-            if !self.names.contains(&name) && self.names.len() < MOST_LEARNT {
+            if !self.names.contains(&name) && self.names.len() < MAX_LEARNT {
                 self.names.push(name);
             }
         }
@@ -165,19 +170,20 @@ impl Learnt {
             let granted = base.filesystem.iter().any(|grant| below(&grant.guest, path).is_some());
             let parent = Path::new(path).parent().and_then(Path::to_str).unwrap_or("/");
             let plain = !parent.contains(['\\', '…']) && parent.len() < 512 && parent != "/";
-            if !granted && plain && self.folders.len() < MOST_LEARNT {
+            if !granted && plain && self.folders.len() < MAX_LEARNT {
                 self.folders.insert(parent.to_owned());
             }
         }
         before != (self.keys.len(), self.names.len(), self.folders.len())
     }
 
-    /// The policy of the next run: what the base grants, on copies where it may write, with names that
-    /// lead nowhere, and an empty folder at `/`.
+    /// The policy of the next run: the grants of the base, with copies of writable folders,
+    /// resolvable names, and an empty folder at `/`.
     fn policy(&self, base: &Policy, scratch: &mut Scratch) -> Result<Policy, Failure> {
         let failed = |what: &Path, err: std::io::Error| {
             let what = super::super::super::failure::shown(what);
-            Failure::failed(format!("{what}: {err}")).hint("grant less in the policy of --within")
+            Failure::failed(format!("cannot copy {what}: {err}"))
+                .hint("grant less write access in the policy of --within")
         };
         let mut policy = base.clone();
         let program = policy.program.get_or_insert_default();
@@ -196,7 +202,7 @@ impl Learnt {
         }
         for name in &self.names {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                // No connection is made to port 0.
+                // Port 0 allows the name to be resolved, but no connection.
                 let mut grant = NetworkGrant::new(name.clone(), 0, protocol, "");
                 grant.reaches = vec![AddressKind::Never];
                 policy.network.push(grant);
@@ -206,7 +212,7 @@ impl Learnt {
     }
 }
 
-/// The rest of a path that is a grant's, or lies below it.
+/// The part of a path after a grant's path, if the grant includes it.
 pub(super) fn below<'a>(granted: &str, path: &'a str) -> Option<&'a str> {
     let rest = path.strip_prefix(granted.trim_end_matches('/'))?;
     match rest.strip_prefix('/') {
@@ -227,7 +233,7 @@ struct Answered {
     spent: Spent,
     load: Duration,
     run: Duration,
-    /// Bytes of all outputs together.
+    /// Total size of all outputs, in bytes.
     outputs: u64,
 }
 
@@ -240,7 +246,7 @@ fn attempt(
     terminal: &Terminal,
 ) -> Result<Attempt, Failure> {
     let failed =
-        |err: std::io::Error| Failure::failed(format!("a folder for the recording: {err}"));
+        |err: std::io::Error| Failure::failed(format!("cannot create a scratch folder: {err}"));
     let mut scratch = Scratch::new().map_err(failed)?;
     let policy = learnt.policy(base, &mut scratch)?;
     let observed = Arc::new(Mutex::new(Observed::default()));
@@ -255,7 +261,7 @@ fn attempt(
                 let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
                 heard.printed[usize::from(error)] = true;
             }
-            other => tell(other, &terminal),
+            other => report(other, &terminal),
         })
         .build()?;
     let start = Instant::now();

@@ -1,6 +1,6 @@
-//! A folder of its own for a recorded run: an empty one that a program sees at `/`, and copies of
-//! folders that it may write to. Nobody else can enter it, and it goes with the recording, also where
-//! a signal ends that.
+//! The scratch folder of a recorded run: an empty folder that the program sees at `/`, and copies
+//! of the folders that it may write to. Other users must not be able to enter it. It is removed
+//! after the recording, also if a signal ends it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,21 +17,21 @@ use rustix::fs::{
     Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, openat2,
 };
 
-/// Most files and folders that are copied, most bytes of them together, and the deepest folder.
-const MOST_COPIED: u32 = 10_000;
-const MOST_BYTES: u64 = 256 << 20;
-const DEEPEST: u32 = 32;
+/// Maximum number of copied files and folders, their maximum total size, and the maximum depth.
+const MAX_COPIED: u32 = 10_000;
+const MAX_BYTES: u64 = 256 << 20;
+const MAX_DEPTH: u32 = 32;
 
-/// The folders that there are.
+/// The existing scratch folders.
 static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// From now on SIGINT, SIGTERM, SIGHUP and SIGQUIT end this process only once its scratch folders are
-/// gone. To be called before any other thread is started.
+/// After this call, SIGINT, SIGTERM, SIGHUP and SIGQUIT first remove the scratch folders, and then
+/// end this process. Must be called before any other thread is started.
 pub(super) fn clean_up_on_signals() -> io::Result<()> {
     let signals = StopSignals::hold_back()?;
     let waiting = std::thread::Builder::new().name("belljar-signals".into()).spawn(move || {
         let Ok(signal) = signals.wait() else { return signals.let_through() };
-        // Held to the end: nobody makes another folder, or goes on to end this process.
+        // Held until the process ends, so that no other thread creates another folder.
         let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
         folders.iter().for_each(|folder| remove(folder));
         signals.end_by(signal)
@@ -39,7 +39,7 @@ pub(super) fn clean_up_on_signals() -> io::Result<()> {
     waiting.map(drop)
 }
 
-/// Removes a folder to which a program may still be writing.
+/// Removes a folder, with retries because a program may still be writing to it.
 fn remove(folder: &Path) {
     const TRIES: u32 = 100;
     for _ in 0..TRIES {
@@ -55,14 +55,14 @@ fn remove(folder: &Path) {
 pub(super) struct Scratch {
     path: PathBuf,
     copies: u32,
-    /// Locked: a folder that nobody has locked is left over.
+    /// An unlocked folder is a leftover, so this lock is held while the folder is in use.
     _lock: OwnedFd,
 }
 
-/// What the names of these folders begin with; a random number follows.
+/// The prefix of the names of these folders, which is followed by a random number.
 const PREFIX: &str = "belljar-record-";
 
-/// Removes folders that recordings have left which SIGKILL has ended.
+/// Removes folders of recordings that were ended by SIGKILL.
 fn remove_leftovers(place: &Path) {
     let Ok(entries) = fs::read_dir(place) else { return };
     let is_ours = |name: &OsStr| {
@@ -86,22 +86,22 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOF
 
 impl Scratch {
     pub(super) fn new() -> io::Result<Scratch> {
-        const TIMES: usize = 100;
+        const MAX_ATTEMPTS: usize = 100;
         let place = std::env::temp_dir().canonicalize()?;
         remove_leftovers(&place);
-        for _ in 0..TIMES {
+        for _ in 0..MAX_ATTEMPTS {
             let mut random = [0; 8];
             rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty())?;
             let path = place.join(format!("{PREFIX}{:016x}", u64::from_ne_bytes(random)));
             let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
-            // Where something of this name lies already, this fails.
+            // Fails if the path exists.
             fs::DirBuilder::new().mode(0o700).create(&path)?;
             folders.push(path.clone());
             drop(folders);
-            // Another recording may take it for a leftover before it is locked.
+            // Another recording may remove it as a leftover before it is locked.
             let lock = open(rustix::fs::CWD, &path, FOLDER, ResolveFlags::empty());
             let locked = lock.and_then(|lock| {
-                // Where there are no locks, nobody else gets one either.
+                // Without support for locks this fails, and then leftovers are not removed either.
                 let _ = flock(&lock, FlockOperation::LockExclusive);
                 match fs::symlink_metadata(&path) {
                     Ok(_) => Ok(lock),
@@ -122,15 +122,15 @@ impl Scratch {
                 }
             }
         }
-        Err(io::Error::other("every folder for a recording was removed at once"))
+        Err(io::Error::other("each scratch folder was removed by another process"))
     }
 
-    /// What the program sees at `/`.
+    /// The folder that the program sees at `/`.
     pub(super) fn root(&self) -> PathBuf {
         self.path.join("root")
     }
 
-    /// Makes a folder below the root, by the path at which the program sees it.
+    /// Creates a folder below the root, given by the path that the program sees.
     pub(super) fn folder(&self, guest: &str) -> io::Result<()> {
         let mut path = self.root();
         for part in Path::new(guest).components() {
@@ -146,14 +146,15 @@ impl Scratch {
         Ok(())
     }
 
-    /// A copy of a file, or of a folder and what lies in it: files that have one name, and folders.
+    /// Copies a file, or a folder with the files and folders in it. Files with several hard links
+    /// are omitted.
     pub(super) fn copy(&mut self, from: &Path) -> io::Result<PathBuf> {
         let to = self.path.join(format!("copy{}", self.copies));
         self.copies += 1;
         let found = open(rustix::fs::CWD, from, OFlags::PATH, ResolveFlags::NO_SYMLINKS)?;
-        let mut left = Left { entries: MOST_COPIED, bytes: MOST_BYTES };
+        let mut left = Left { entries: MAX_COPIED, bytes: MAX_BYTES };
         match FileType::from_raw_mode(fstat(&found)?.st_mode) {
-            FileType::Directory => self.copy_folder(found, &to, &mut left, DEEPEST)?,
+            FileType::Directory => self.copy_folder(found, &to, &mut left, MAX_DEPTH)?,
             _ => {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
                 let file = open(rustix::fs::CWD, from, flags, ResolveFlags::NO_SYMLINKS)?;
@@ -180,7 +181,8 @@ impl Scratch {
                 continue;
             }
             left.entries = left.entries.checked_sub(1).ok_or_else(too_much)?;
-            // What cannot be opened, or is neither, was not to be had either.
+            // The program could not have opened it either: a link, or a file of another file
+            // system.
             let Ok(found) = open(from.as_fd(), name, OFlags::PATH, below) else { continue };
             let stat = fstat(&found)?;
             match FileType::from_raw_mode(stat.st_mode) {
@@ -199,7 +201,8 @@ impl Scratch {
         Ok(())
     }
 
-    /// A folder for a process that may be another user's: nobody comes to it but through ours.
+    /// Creates a folder that any user may write to, because the worker may run as another user.
+    /// Others cannot reach it, because the scratch folder itself is private.
     fn open_folder(&self, path: &Path) -> io::Result<()> {
         fs::create_dir(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o777))
@@ -209,19 +212,19 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
-        // Left over, it is of no use to anybody.
+        // If this fails, the next recording removes it.
         let _ = fs::remove_dir_all(&self.path);
         folders.retain(|folder| *folder != self.path);
     }
 }
 
-/// Takes a folder that is gone off the list.
+/// Removes a deleted folder from the list.
 fn forget(path: &Path) {
     let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
     folders.retain(|folder| folder != path);
 }
 
-/// What may still be copied.
+/// How much may still be copied.
 struct Left {
     entries: u32,
     bytes: u64,
@@ -239,9 +242,9 @@ fn copy_file(from: OwnedFd, to: &Path, left: &mut Left) -> io::Result<()> {
 }
 
 fn too_much() -> io::Error {
-    let most = belljar_policy::units::format_size(MOST_BYTES);
+    let most = belljar_policy::units::format_size(MAX_BYTES);
     io::Error::other(format!(
-        "more than {most}, {MOST_COPIED} files or {DEEPEST} folders deep: too much to make a copy of"
+        "more than {most}, {MAX_COPIED} files or {MAX_DEPTH} levels of folders: too large to copy"
     ))
 }
 
@@ -255,8 +258,8 @@ fn open(
     Ok(openat2(base, path, flags | OFlags::CLOEXEC, Mode::empty(), way)?)
 }
 
-/// Whether a path below something that is granted is a file, without opening it; `None` if nothing is
-/// there, or a link on the way.
+/// Whether a path below a grant is a file, without opening it. `None` if it does not exist, or
+/// contains a link.
 pub(super) fn is_file(granted: &Path, below: &str) -> Option<bool> {
     let base = open(rustix::fs::CWD, granted, OFlags::PATH, ResolveFlags::NO_SYMLINKS).ok()?;
     let found = match below {
@@ -276,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_files_and_folders_are_copied_and_all_goes_with_it() {
+    fn only_files_and_folders_are_copied_and_drop_removes_everything() {
         let place = tempfile::tempdir().unwrap();
         let from = place.path().canonicalize().unwrap();
         fs::create_dir_all(from.join("data/sub")).unwrap();

@@ -1,5 +1,5 @@
-//! The text of a program's recorded policy: what was used of the base, file by file, and in comments
-//! what somebody has to decide about.
+//! The text of a program's recorded policy: the used grants of the base, file by file, and comments
+//! with grants that a person must decide about.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -17,34 +17,34 @@ use belljar_policy::{
 };
 use belljar_text::Escaped;
 
-/// Most files of one grant that are granted one by one, and most things of one kind that are told.
-const MOST_FILES: usize = 64;
-const MOST_TOLD: usize = 50;
+/// Maximum number of files of one grant that are granted individually, and of comments of one kind.
+const MAX_FILES: usize = 64;
+const MAX_COMMENTS: usize = 50;
 
-/// Where files are the system's: to read them is risky, whoever granted it.
-const OF_THE_SYSTEM: [&str; 8] =
+/// Folders of system files, which are risky to read even if they were granted.
+const SYSTEM_FOLDERS: [&str; 8] =
     ["/boot", "/dev", "/etc", "/proc", "/root", "/run", "/sys", "/var/run"];
 
-/// All that is known after the last run.
+/// The results of all runs.
 pub(super) struct Recorded<'a> {
-    /// The program's name, hostile.
+    /// The program's name; untrusted.
     pub(super) name: &'a str,
     pub(super) sha256: String,
     pub(super) runs: u32,
-    /// What was granted, and to what it comes back.
+    /// The policy of --within, which bounds the new policy.
     pub(super) base: &'a Policy,
-    /// What the last run has shown, and what all of them have.
+    /// What the last run used, and what all runs requested.
     pub(super) used: &'a Observed,
     pub(super) asked: &'a Observed,
-    /// Keys of `[program]` without which it gave no answer.
+    /// Keys of `[program]` that the program needs to succeed.
     pub(super) allowed: &'a BTreeSet<&'static str>,
-    /// Where the policy will lie.
+    /// The folder of the new policy.
     pub(super) folder: &'a Path,
-    /// If it has answered.
+    /// Measurements, if the last run succeeded.
     pub(super) measured: Option<(Measured, Spent)>,
 }
 
-/// The policy, and how many grants stand in comments without which the run may not be what it was.
+/// The policy, and how many commented grants the run may depend on.
 pub(super) fn policy(recorded: &Recorded<'_>) -> (String, usize) {
     let mut writer =
         Writer { recorded, out: String::new(), decisions: 0, name: quoted_name(recorded.name) };
@@ -67,7 +67,7 @@ struct Writer<'a> {
     recorded: &'a Recorded<'a>,
     out: String,
     decisions: usize,
-    /// The program's, as it may be shown.
+    /// The program's name, escaped.
     name: String,
 }
 
@@ -76,12 +76,12 @@ impl Writer<'_> {
         self.recorded.measured.is_some()
     }
 
-    /// `run of NAME`, for reasons.
+    /// The reason of a grant.
     fn reason(&self, did: &str) -> String {
         quoted(&format!("recorded: {did} by a run of {}", self.name))
     }
 
-    /// A grant that is not given: a sentence, and the entry as a comment.
+    /// Writes a grant as a comment, with an explanation.
     fn aside(&mut self, sentence: &str, entry: &str, counts: bool) {
         self.decisions += usize::from(counts);
         let _ = write!(self.out, "\n# {sentence}\n{}", commented(entry));
@@ -89,13 +89,13 @@ impl Writer<'_> {
 
     fn head(&mut self) {
         let runs = match self.recorded.runs {
-            1 => "a run has".to_owned(),
-            runs => format!("{runs} runs have"),
+            1 => "1 run".to_owned(),
+            runs => format!("{runs} runs"),
         };
         let _ = write!(
             self.out,
-            "# Policy for {}, recorded: what {runs} used, with room to spare in its limits.\n\
-             # What stands in comments was asked for and is not granted: each needs a decision.\n\
+            "# Policy for {}, recorded from {runs}, with a margin in its limits.\n\
+             # Commented entries were requested, but not granted: uncomment what you accept.\n\
              version = {FORMAT_VERSION}\n",
             self.name
         );
@@ -124,8 +124,8 @@ impl Writer<'_> {
                 let _ = writeln!(self.out, "{key} = true");
                 reason = true;
             } else if asked.keys.contains_key(key) {
-                let without = if self.answered() { ", and it answered without" } else { "" };
-                let _ = writeln!(self.out, "# {key} = true   # asked for{without}");
+                let without = if self.answered() { ", but not needed" } else { "" };
+                let _ = writeln!(self.out, "# {key} = true   # requested{without}");
             }
         }
         if used.keys.get("environment") == Some(&true) {
@@ -134,13 +134,14 @@ impl Writer<'_> {
             let variables = variables.collect::<Vec<_>>().join(", ");
             let _ = writeln!(
                 self.out,
-                "# It has read its environment. A program that has a secret can send it wherever it \
-                 may.\n# environment = {{ {variables} }}"
+                "# The program read its environment. It can send secrets in it to any granted \
+                 peer.\n\
+                 # environment = {{ {variables} }}"
             );
             self.decisions += 1;
             reason = true;
         } else if asked.keys.contains_key("environment") {
-            self.out.push_str("# environment = { NAME = \"…\" }   # asked for\n");
+            self.out.push_str("# environment = { NAME = \"…\" }   # requested\n");
         }
         if reason {
             let reason = self.reason("used");
@@ -168,10 +169,10 @@ impl Writer<'_> {
             }
         }
         let counts = !self.answered();
-        for name in asked.missing_models.iter().take(MOST_TOLD) {
+        for name in asked.missing_models.iter().take(MAX_COMMENTS) {
             let entry =
                 format!("[[models]]\nname = {}\npath = \"…\"\nsha256 = \"…\"", quoted(name));
-            self.aside("It has asked for a model by this name, or this SHA-256.", &entry, counts);
+            self.aside("The program requested a model by this name or SHA-256.", &entry, counts);
         }
     }
 
@@ -184,7 +185,7 @@ impl Writer<'_> {
         )
     }
 
-    /// Of each folder or file of the base, what was used.
+    /// Writes the used parts of each file grant of the base.
     fn files(&mut self) {
         let Recorded { base, used, asked, folder, .. } = self.recorded;
         for grant in &base.filesystem {
@@ -195,8 +196,8 @@ impl Writer<'_> {
             {
                 let entry = self.file(&place, &grant.guest, Access::Write, "written to");
                 let sentence = match allowed {
-                    true => "It has written there, to a copy that is gone.",
-                    false => "It has asked to write there, and was refused.",
+                    true => "The program wrote here, to a temporary copy.",
+                    false => "The program tried to write here, and was refused.",
                 };
                 self.aside(sentence, &entry, allowed || !self.answered());
                 if allowed {
@@ -212,22 +213,22 @@ impl Writer<'_> {
         let (mut files, mut whole) = (Vec::new(), false);
         for path in read.iter().filter(|(_, allowed)| **allowed).map(|(path, _)| path) {
             let Some(rest) = below(&grant.guest, path) else { continue };
-            // Escaped or cut, it is another name.
+            // An escaped or shortened path is not the file's path.
             match is_file(&grant.host, rest).filter(|_| is_plain(path)) {
                 Some(true) => files.push((grant.host.join(rest), path)),
                 Some(false) => whole = true,
                 None => {}
             }
         }
-        if files.len() > MOST_FILES {
+        if files.len() > MAX_FILES {
             (files, whole) = (Vec::new(), true);
         }
         for (path, guest) in &files {
-            // The file itself, if that was granted.
+            // If the grant is the file itself, use its path.
             let path = if below(&grant.guest, guest) == Some("") { &grant.host } else { path };
             let entry = self.file(&host(path, folder), guest, Access::Read, "read");
-            match OF_THE_SYSTEM.iter().any(|of| path.starts_with(of)) {
-                true => self.aside("It has read this, a file of the system.", &entry, true),
+            match SYSTEM_FOLDERS.iter().any(|of| path.starts_with(of)) {
+                true => self.aside("The program read this system file.", &entry, true),
                 false => {
                     let _ = write!(self.out, "\n{entry}");
                 }
@@ -235,10 +236,10 @@ impl Writer<'_> {
         }
         if whole {
             let sentence = match files.is_empty() {
-                true => "It has looked at this whole folder.",
+                true => "The program listed this folder.",
                 false => {
-                    "It has looked at this whole folder: for that, grant it in the place of the \
-                     files in it."
+                    "The program listed this folder. To allow that, grant it instead of the files \
+                     in it."
                 }
             };
             let entry = self.file(place, &grant.guest, Access::Read, "listed");
@@ -246,7 +247,7 @@ impl Writer<'_> {
         }
     }
 
-    /// What it looked for where nothing of this machine was.
+    /// Writes requests for paths that are not granted.
     fn other_files(&mut self) {
         let Recorded { base, asked, .. } = self.recorded;
         let other = |path: &&String| {
@@ -257,7 +258,7 @@ impl Writer<'_> {
             let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
             written.insert(if parent.is_empty() { path.clone() } else { parent.to_owned() });
         }
-        // A folder inside another one goes with it.
+        // A grant of a folder includes the folders in it.
         let outer = |path: &str, all: &BTreeSet<String>| {
             all.iter().any(|other| other != path && below(other, path).is_some())
         };
@@ -271,21 +272,20 @@ impl Writer<'_> {
             }
         }
         let counts = !self.answered();
-        for path in most.iter().take(MOST_TOLD) {
-            let sentence = "It has asked to write here, where nothing is granted: say where on this \
-                            machine.";
+        for path in most.iter().take(MAX_COMMENTS) {
+            let sentence = "The program tried to write to this path, which is not granted: set \
+                            `host`.";
             let entry = self.file("\"…\"", path, Access::Write, "written to");
             self.aside(sentence, &entry, true);
         }
-        for path in read.iter().take(MOST_TOLD) {
-            let sentence = "It has asked to read this, and nothing grants it: say where on this \
-                            machine it is.";
+        for path in read.iter().take(MAX_COMMENTS) {
+            let sentence = "The program tried to read this path, which is not granted: set `host`.";
             let entry = self.file("\"…\"", path, Access::Read, "read");
             self.aside(sentence, &entry, counts);
         }
         for more in [most.len(), read.len()] {
-            if more > MOST_TOLD {
-                let _ = writeln!(self.out, "\n# And {} more places.", more - MOST_TOLD);
+            if more > MAX_COMMENTS {
+                let _ = writeln!(self.out, "\n# And {} more paths.", more - MAX_COMMENTS);
             }
         }
     }
@@ -318,19 +318,19 @@ impl Writer<'_> {
                     let _ = write!(self.out, "\n{entry}");
                 }
                 false => {
-                    let why = beyond(&grant.reaches);
-                    self.aside(&format!("It has connected there: {why}"), &entry, true);
+                    let why = risk(&grant.reaches);
+                    self.aside(&format!("The program connected to this peer: {why}"), &entry, true);
                 }
             }
         }
         let counts = !self.answered();
         let refused = asked.peers.keys().filter(|peer| granted(peer).is_none());
-        for (host, port, protocol) in refused.take(MOST_TOLD) {
+        for (host, port, protocol) in refused.take(MAX_COMMENTS) {
             let Ok(peer) = Peer::parse(host) else {
                 let host = Escaped::cut(host, 100);
                 let _ = writeln!(
                     self.out,
-                    "\n# It has asked for {host} port {port}, which no policy can grant."
+                    "\n# The program requested {host} port {port}, which no policy can grant."
                 );
                 continue;
             };
@@ -344,20 +344,21 @@ impl Writer<'_> {
             if kind == AddressKind::Never || *port == 0 {
                 let _ = writeln!(
                     self.out,
-                    "\n# It has asked for {peer} port {port}, which no policy can grant."
+                    "\n# The program requested {peer} port {port}, which no policy can grant."
                 );
                 continue;
             }
             let (port, protocol) = (*port, *protocol);
-            let why = beyond(&[kind]);
+            let why = risk(&[kind]);
             let mut grant = NetworkGrant::new(peer, port, protocol, "");
             grant.reaches = vec![kind];
             let entry = self.peer(&grant);
-            self.aside(&format!("It has asked to connect there: {why}"), &entry, counts);
+            let sentence = format!("The program tried to connect to this peer: {why}");
+            self.aside(&sentence, &entry, counts);
         }
         let connected = |name: &str| asked.peers.keys().any(|(host, ..)| host == name);
         for peer in asked.refused_names().filter(|peer| !connected(&peer.to_string())) {
-            let sentence = "It has looked this name up, and did not go on to connect.";
+            let sentence = "The program looked up this name, and did not connect.";
             let entry = format!(
                 "[[network]]\nhost = {}\nport = …\nreason = {}\n",
                 quoted(&peer.to_string()),
@@ -367,14 +368,13 @@ impl Writer<'_> {
         }
     }
 
-    /// What no policy grants.
+    /// Writes requests that no policy can grant.
     fn never(&mut self) {
         let others = &self.recorded.asked.others;
         if !others.is_empty() {
-            self.out
-                .push_str("\n# It has also asked for what is refused whatever a policy says:\n");
+            self.out.push_str("\n# The program also made requests that no policy can grant:\n");
         }
-        for other in others.iter().take(MOST_TOLD) {
+        for other in others.iter().take(MAX_COMMENTS) {
             let _ = writeln!(self.out, "#   {}", Escaped::cut(other, 200));
         }
     }
@@ -385,7 +385,7 @@ impl Writer<'_> {
             let limits = &base.limits;
             let _ = write!(
                 self.out,
-                "\n[limits]\n# Not measured, as there was no answer.\nmemory = \"{}\"\n\
+                "\n[limits]\n# Not measured, because the program failed.\nmemory = \"{}\"\n\
                  run-time = \"{}\"\nprepare-time = \"{}\"\nmodel-size = \"{}\"\n\
                  input-size = \"{}\"\noutput-size = \"{}\"\n",
                 format_size(limits.memory),
@@ -424,19 +424,19 @@ impl Writer<'_> {
     }
 }
 
-/// Whether a path is written as it is: neither escaped nor cut.
+/// Whether a path was reported unchanged: neither escaped nor shortened.
 fn is_plain(path: &str) -> bool {
     !path.contains(['\\', '…'])
 }
 
 /// Why a peer is risky.
-fn beyond(reaches: &[AddressKind]) -> &'static str {
+fn risk(reaches: &[AddressKind]) -> &'static str {
     if reaches.contains(&AddressKind::LinkLocal) {
-        "link-local addresses are where clouds hand out a machine's credentials."
+        "cloud machines get their credentials from link-local addresses."
     } else if reaches.contains(&AddressKind::Private) {
-        "a machine of this network, which may trust whoever is in it."
+        "a machine of the local network, which may trust other machines in it."
     } else if reaches.contains(&AddressKind::Public) {
-        "a machine outside, where what it is told is known from then on."
+        "a machine on the internet, which can keep any data sent to it."
     } else {
         "a service on this machine."
     }

@@ -1,5 +1,5 @@
-//! Native code tries what nobody in its role needs: in a role's process that is the end of it, on
-//! a thread of somebody else's process it is refused.
+//! Native code makes system calls that it does not need: in a role's process they kill it, on a
+//! thread of an embedding program they are refused.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -8,14 +8,14 @@ use super::{process, task};
 use crate::role::Role;
 use crate::ways;
 
-/// Something to try, by system call and nothing else.
+/// An attempt, made only of system calls.
 type Attempt = (&'static str, fn() -> libc::c_long);
 
 /// A system call with any arguments.
 macro_rules! call {
     ($number:expr $(, $argument:expr)*) => {
-        // SAFETY: what is asked for is refused, or harmless, or what the test is about; pointers
-        // are null or to something that outlives the call.
+        // SAFETY: the call is refused, harmless, or the subject of the test; pointers are null or
+        // outlive the call.
         unsafe { libc::syscall($number as libc::c_long $(, $argument as libc::c_long)*) }
     };
 }
@@ -37,12 +37,12 @@ fn map(prot: i32, flags: i32) -> libc::c_long {
 
 const WRITABLE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
-/// What a role may have mapped, whose limit on memory counts it no more after this.
+/// Changes the protection of memory so that the role's memory limit no longer counts it.
 fn protect_otherwise(prot: i32) -> libc::c_long {
     call!(libc::SYS_mprotect, page(WRITABLE), PAGE, prot)
 }
 
-/// What neither a role nor a thread may do.
+/// Calls that neither a role nor a thread may make.
 const DENIED: &[Attempt] = &[
     ("openat", || call!(libc::SYS_openat, libc::AT_FDCWD, PATH.as_ptr(), libc::O_RDONLY)),
     ("openat2", || call!(libc::SYS_openat2, libc::AT_FDCWD, PATH.as_ptr(), [0u64; 3].as_ptr(), 24)),
@@ -101,7 +101,7 @@ const DENIED: &[Attempt] = &[
 #[cfg(target_arch = "x86_64")]
 const X32: libc::c_long = 1 << 30;
 
-/// What a thread of a larger process may do, and a role may not.
+/// Calls that a thread of an embedding program may make, and a role may not.
 const NOT_IN_A_ROLE: &[Attempt] = &[
     ("ioctl", || call!(libc::SYS_ioctl, 0, libc::FIONREAD, 0)),
     ("ioctl-tiocsti", || call!(libc::SYS_ioctl, 0, libc::TIOCSTI, c"x".as_ptr())),
@@ -115,7 +115,7 @@ const NOT_IN_A_ROLE: &[Attempt] = &[
     ("tgkill-otherwise", || call!(libc::SYS_tgkill, std::process::id(), 0, libc::SIGUSR1)),
     ("sigaction", || call!(libc::SYS_rt_sigaction, libc::SIGSYS, 0, 0, 8)),
     ("madvise", || call!(libc::SYS_madvise, 1u64 << 32, 0, libc::MADV_HUGEPAGE)),
-    // Memory of kinds that no limit counts.
+    // Kinds of memory that no limit counts.
     ("mmap-shared", || map(WRITABLE, libc::MAP_SHARED)),
     ("mmap-shared-validate", || map(WRITABLE, libc::MAP_SHARED_VALIDATE)),
     ("mmap-growsdown", || map(WRITABLE, libc::MAP_PRIVATE | libc::MAP_GROWSDOWN)),
@@ -137,7 +137,7 @@ const NOT_IN_A_ROLE: &[Attempt] = &[
     ("memfd_create", || call!(libc::SYS_memfd_create, c"test".as_ptr(), 0)),
     ("fallocate", || call!(libc::SYS_fallocate, 0, 0, 0, PAGE)),
     ("fcntl-add-seals", || call!(libc::SYS_fcntl, 0, libc::F_ADD_SEALS, 0)),
-    // Where the ways lie in which a program's process opens files.
+    // The mapping of the open requests of a program's process.
     ("mmap-low", || {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
         call!(libc::SYS_mmap, 0x1000_0000, PAGE, libc::PROT_NONE, flags, -1, 0)
@@ -146,7 +146,7 @@ const NOT_IN_A_ROLE: &[Attempt] = &[
     ("mprotect-low", || call!(libc::SYS_mprotect, 0x1000_0000, PAGE, WRITABLE)),
     ("mremap-low", || call!(libc::SYS_mremap, 0x1000_0000, PAGE, PAGE, libc::MREMAP_MAYMOVE)),
     ("madvise-low", || call!(libc::SYS_madvise, 0x1000_0000, PAGE, libc::MADV_DONTNEED)),
-    // Another socket than the channel, or in its place.
+    // A socket other than the channel, or one that replaces it.
     ("sendmsg-elsewhere", || call!(libc::SYS_sendmsg, 4, 0, 0)),
     ("recvmsg-elsewhere", || call!(libc::SYS_recvmsg, 4, 0, 0)),
     ("close-the-channel", || call!(libc::SYS_close, 3)),
@@ -176,18 +176,18 @@ const NOT_IN_A_ROLE: &[Attempt] = &[
     ("nanosleep", || call!(libc::SYS_nanosleep, [0u64, 0].as_ptr(), 0)),
 ];
 
-/// What a process that runs prepared models may not do, and one that prepares them does.
+/// Calls that the run role may not make, and the prepare role may.
 const NOT_IN_RUN: &[Attempt] = &[("mprotect-none-again", || protect_otherwise(libc::PROT_NONE))];
 
-/// What only the process that runs prepared models may do.
+/// Calls that only the run role may make.
 const ONLY_IN_RUN: &[Attempt] =
     &[("pagemap-scan", || call!(libc::SYS_ioctl, 0, 0xc060_6610u32, 0))];
 
-/// What the process that prepares models may not do.
+/// Calls that the prepare role may not make.
 const NOT_IN_PREPARE: &[Attempt] =
     &[("mremap", || call!(libc::SYS_mremap, 1u64 << 32, 0, PAGE, libc::MREMAP_MAYMOVE, 0))];
 
-/// What the process that compiles may not do.
+/// Calls that the compile role may not make.
 const NOT_IN_COMPILE: &[Attempt] = &[
     ("ftruncate", || call!(libc::SYS_ftruncate, 0, 0)),
     ("pread64", || call!(libc::SYS_pread64, 0, 0, 0, 0)),
@@ -199,7 +199,7 @@ fn attempts() -> impl Iterator<Item = &'static Attempt> {
     of_all.chain(NOT_IN_RUN).chain(ONLY_IN_RUN).chain(NOT_IN_PREPARE).chain(NOT_IN_COMPILE)
 }
 
-/// Ends this process without looking back.
+/// Ends this process without cleanup.
 fn leave(code: i32) -> ! {
     // SAFETY: ends the process; nothing runs afterwards.
     unsafe { libc::_exit(code) }
@@ -209,7 +209,7 @@ fn errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-/// One attempt in a role, or what is granted to it.
+/// One attempt in a role, or the calls that the role may make.
 #[test]
 fn in_a_role() {
     let Some(task) = task() else { return };
@@ -220,8 +220,8 @@ fn in_a_role() {
     if role == Role::GrantedProgram {
         ways::pin().unwrap();
     }
-    // A thread of its own, which does not end: not every role has such. Unlike a worker's it has a
-    // guard page below its stack for signals, so it is started before.
+    // A new thread that never ends, because not every role may end threads. Unlike a worker's, it
+    // has a guard page below its signal stack, so it is started before the filter is installed.
     let (sender, receiver) = std::sync::mpsc::channel();
     let (start, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -245,7 +245,7 @@ fn in_a_role() {
         ("granted", _) => {
             start.send(()).unwrap();
             let sum = receiver.recv().unwrap();
-            // An older call in place of a new one.
+            // Falls back to an older call.
             let page = page(WRITABLE);
             let refused = call!(libc::SYS_clone3, 0, 0) == -1 && errno() == libc::ENOSYS;
             if sum != 64 << 20 || page == -1 || !refused {
@@ -259,7 +259,7 @@ fn in_a_role() {
     leave(0);
 }
 
-/// A call by the numbers of 32-bit processes.
+/// A call with the number of 32-bit processes.
 fn i386() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: asks for this process's number; the registers that the kernel may change are named.
@@ -270,9 +270,9 @@ fn i386() {
 }
 
 #[test]
-fn what_a_role_does_not_need_ends_its_process() {
+fn calls_outside_of_a_role_kill_its_process() {
     for role in Role::ALL {
-        // Of names in granted folders, which Landlock knows.
+        // Needed for names in granted folders, which Landlock restricts.
         let granted = |name: &str| role == Role::GrantedProgram && name == "unlinkat";
         let denied = DENIED.iter().chain(NOT_IN_A_ROLE).filter(|(name, _)| !granted(name));
         let more: [&[Attempt]; 2] = match role {
@@ -295,7 +295,7 @@ fn what_a_role_does_not_need_ends_its_process() {
 }
 
 #[test]
-fn what_a_role_needs_is_granted() {
+fn calls_that_a_role_needs_are_allowed() {
     for role in Role::ALL {
         let output = process("attacks::in_a_role", &format!("{role:?} granted"));
         assert_eq!(output.status.code(), Some(0), "{role:?}: {output:?}");
@@ -308,32 +308,32 @@ fn what_a_role_needs_is_granted() {
 #[cfg(target_arch = "x86_64")]
 fn calls_of_32_bit_processes_end_the_process() {
     let output = process("attacks::in_a_role", "Run i386");
-    // A kernel that knows no such calls faults.
+    // A kernel without such calls raises a fault.
     let deaths = [Some(libc::SIGSYS), Some(libc::SIGSEGV)];
     assert!(deaths.contains(&output.status.signal()), "{output:?}");
 }
 
 #[test]
-fn a_filter_wants_new_privileges_given_up_before() {
+fn installing_a_filter_requires_no_new_privs() {
     if task().is_none() {
-        let test = "attacks::a_filter_wants_new_privileges_given_up_before";
-        let output = process(test, "in a process of its own");
+        let test = "attacks::installing_a_filter_requires_no_new_privs";
+        let output = process(test, "in a separate process");
         assert!(output.status.success(), "{output:?}");
         return;
     }
-    // Where somebody has given them up for all of us, there is nothing to see.
+    // If the parent process has set no_new_privs already, nothing can be tested here.
     if !rustix::thread::no_new_privs().unwrap() {
         assert!(install(Role::Run).unwrap_err().to_string().contains("new privileges"));
-        // And nothing was installed.
+        // No filter was installed.
         std::fs::read("/proc/self/stat").unwrap();
     }
 }
 
 #[test]
-fn a_thread_is_refused_what_a_sandbox_does_not_need() {
+fn calls_that_a_sandbox_does_not_need_fail_on_its_thread() {
     if task().is_none() {
-        let test = "attacks::a_thread_is_refused_what_a_sandbox_does_not_need";
-        let output = process(test, "in a process of its own");
+        let test = "attacks::calls_that_a_sandbox_does_not_need_fail_on_its_thread";
+        let output = process(test, "in a separate process");
         assert!(output.status.success(), "{output:?}");
         return;
     }
@@ -349,15 +349,15 @@ fn a_thread_is_refused_what_a_sandbox_does_not_need() {
         assert!(std::fs::File::open(PATH.to_str().unwrap()).is_err());
         assert!(std::process::Command::new("/bin/true").status().is_err());
         assert!(std::net::TcpListener::bind("127.0.0.1:0").is_err());
-        // So is a thread that it starts, which glibc can do without clone3.
+        // The same holds for a thread that it starts, which glibc can do without clone3.
         assert_eq!((call!(libc::SYS_clone3, 0, 0), errno()), (-1, libc::ENOSYS));
         std::thread::spawn(move || refused(DENIED)).join().unwrap();
-        // What a sandbox does is not.
+        // The calls of a sandbox are allowed.
         assert!(vec![1u8; 64 << 20].iter().all(|byte| *byte == 1));
         rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     });
     confined.join().unwrap();
-    // The other threads of the process keep what they had.
+    // The other threads of the process are not affected.
     std::fs::read("/proc/self/stat").unwrap();
     assert!(std::process::Command::new("/bin/true").status().unwrap().success());
     std::net::TcpListener::bind("127.0.0.1:0").unwrap();

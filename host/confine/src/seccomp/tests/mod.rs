@@ -1,4 +1,4 @@
-//! Filters held against attacks, in processes that live for one of them.
+//! Tests of the filters against attacks, each in a separate process.
 
 mod attacks;
 mod numbers;
@@ -6,7 +6,7 @@ mod programs;
 
 use std::process::{Command, Output, Stdio};
 
-/// What a process of a test is to do.
+/// The environment variable with the task of a test's child process.
 const TASK: &str = "BELLJAR_SECCOMP_TEST";
 
 /// The task of this process, if it was started by [`process`] for this test.
@@ -14,15 +14,15 @@ fn task() -> Option<String> {
     std::env::var(TASK).ok()
 }
 
-/// Runs a test of this module again, in a process of its own, with a task.
+/// Runs a test of this module again, in a new process, with a task.
 fn process(test: &str, task: &str) -> Output {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("confine::seccomp::tests::{test}")])
+        .args(["--exact", &format!("seccomp::tests::{test}")])
         .args(["--nocapture", "--test-threads=1"])
         .env(TASK, task)
-        // As `confine::heap` has it, which here comes too late: the test runs on a thread.
+        // `confine::heap` sets this in workers, but must do so before the first thread starts.
         .env("MALLOC_ARENA_MAX", "1")
-        // A worker's environment is empty, and its panics look for no sources.
+        // Like in a worker, whose environment is empty: panics then open no source files.
         .env_remove("RUST_BACKTRACE")
         .stdin(Stdio::null())
         .output()

@@ -1,4 +1,4 @@
-//! The tables' numbers are those that the C library knows for this architecture.
+//! Checks the tables' numbers against the C library's for this architecture.
 
 use seccompiler::TargetArch;
 
@@ -12,7 +12,7 @@ macro_rules! known {
     ($($name:ident)*) => { [$((stringify!($name), libc::$name)),*] };
 }
 
-/// What both architectures have.
+/// Calls that both architectures have.
 const EVERYWHERE: &[(&str, libc::c_long)] = &known![
     SYS_mmap SYS_munmap SYS_mprotect SYS_mremap SYS_brk SYS_madvise SYS_clone SYS_clone3
     SYS_set_robust_list SYS_rseq SYS_rt_sigprocmask SYS_rt_sigaction SYS_sigaltstack SYS_prctl
@@ -42,7 +42,7 @@ const HERE: &[(&str, libc::c_long)] = &known![
     SYS_modify_ldt SYS_iopl SYS_ioperm
 ];
 
-/// The C library's headers for this one leave out what the kernel has all the same.
+/// Calls that the kernel has on this architecture, but the C library's headers lack.
 #[cfg(not(target_arch = "x86_64"))]
 const HERE: &[(&str, libc::c_long)] = &[("SYS_renameat", 38), ("SYS_fchmodat2", 452)];
 
@@ -90,8 +90,8 @@ fn a_call_has_conditions_in_all_of_its_rules_or_in_none() {
 
 #[test]
 fn no_role_may_make_what_threads_are_denied() {
-    // What holds only for a while ends before anything hostile runs; what a policy grants to a
-    // program is no sandbox's on a thread.
+    // Temporary rules end before anything hostile runs, and grants exist only for programs, not for
+    // sandboxes on threads.
     let granted = [Role::GrantedProgram];
     let rules = RULES.iter().filter(|rule| rule.until.is_none() && rule.roles != granted);
     for rule in rules {
@@ -100,7 +100,7 @@ fn no_role_may_make_what_threads_are_denied() {
             Some(denied) => denied,
             None => continue,
         };
-        // Both have conditions, and the role's one leaves out what is denied.
+        // Both have conditions, and the role's condition excludes what is denied.
         for (ours, theirs) in rule.when.iter().zip(*when) {
             let excluded = match (ours.test, theirs.test) {
                 (Test::Is(value), Test::Has(bit)) => value.1 & bit.1 == 0,
@@ -121,7 +121,7 @@ fn no_role_may_make_what_threads_are_denied() {
 }
 
 #[test]
-fn the_number_of_the_pagemaps_scan_is_that_of_its_argument() {
+fn the_pagemap_scan_number_matches_the_size_of_its_argument() {
     let number = rustix::ioctl::opcode::read_write::<[u64; 12]>(b'f', 16);
     let rule = RULES.iter().find(|rule| rule.call.name == "ioctl").unwrap();
     assert!(matches!(rule.when[0].test, Test::Is(value) if value.1 == u64::from(number)));

@@ -1,5 +1,5 @@
-//! What the programs answer, for both architectures, by an interpreter of the few instructions
-//! that they consist of.
+//! Checks the verdicts of the BPF programs for both architectures, with an interpreter of the few
+//! instructions that they use.
 
 use seccompiler::{BpfProgram, TargetArch};
 
@@ -38,7 +38,7 @@ impl Data {
                 let argument = self.arguments[(offset as usize - 16) / 8];
                 (if offset % 8 == 4 { argument >> 32 } else { argument }) as u32
             }
-            _ => panic!("no filter looks at {offset}"),
+            _ => panic!("unexpected load from offset {offset}"),
         }
     }
 }
@@ -59,12 +59,12 @@ fn answer(program: &BpfProgram, data: Data) -> u32 {
             0x25 => jump(accumulator > k),
             0x35 => jump(accumulator >= k),
             0x06 => return k,
-            code => panic!("no filter has instruction {code:#x}"),
+            code => panic!("unexpected instruction {code:#x}"),
         }
     }
 }
 
-/// The answer of several programs: the strictest, which here is the lowest but for killing.
+/// The answer of several programs: the strictest, which here is the lowest except for killing.
 fn verdict(programs: &[BpfProgram], data: Data) -> u32 {
     let answers = programs.iter().map(|program| answer(program, data));
     answers.min_by_key(|answer| (*answer as i32) & (libc::SECCOMP_RET_ACTION_FULL as i32)).unwrap()
@@ -87,7 +87,7 @@ fn meeting(when: &[Condition]) -> [u64; 6] {
     arguments
 }
 
-/// Arguments that come near to meeting a condition.
+/// Arguments that just fail a condition.
 fn failing(condition: &Condition) -> Vec<u64> {
     let mut values = match condition.test {
         Test::Is(value) => vec![value.1 ^ 1, value.1 ^ (1 << 31), !value.1],
@@ -119,7 +119,7 @@ fn data(call: Call, (arch, audit): &(TargetArch, u32), arguments: [u64; 6]) -> O
 }
 
 #[test]
-fn what_is_on_the_list_is_allowed_and_nothing_else() {
+fn only_listed_calls_are_allowed() {
     for role in Role::ALL {
         for arch in &ARCHITECTURES {
             let programs = allow_list(rules::of(role), arch.0, PROCESS).unwrap();
@@ -147,7 +147,7 @@ fn what_is_on_the_list_is_allowed_and_nothing_else() {
 }
 
 #[test]
-fn conditions_are_held_to() {
+fn conditions_on_arguments_are_enforced() {
     for role in Role::ALL {
         for arch in &ARCHITECTURES {
             let programs = allow_list(rules::of(role), arch.0, PROCESS).unwrap();
@@ -158,7 +158,7 @@ fn conditions_are_held_to() {
                     for value in failing(condition) {
                         let mut failed = met;
                         failed.arguments[usize::from(condition.place)] = value;
-                        // It may be what another rule of the call allows.
+                        // Another rule of the same call may allow it.
                         let other = rules::of(role).any(|other| {
                             other.call == rule.call
                                 && !std::ptr::eq(other, rule)
@@ -174,7 +174,7 @@ fn conditions_are_held_to() {
     }
 }
 
-/// What a condition means, said once more.
+/// An independent implementation of conditions.
 fn holds(condition: &Condition, data: &Data) -> bool {
     let value = data.arguments[usize::from(condition.place)];
     let value = if condition.wide { value } else { value & u64::from(u32::MAX) };
@@ -190,7 +190,7 @@ fn holds(condition: &Condition, data: &Data) -> bool {
 }
 
 #[test]
-fn what_is_denied_is_refused_and_nothing_else() {
+fn only_denied_calls_are_refused() {
     for arch in &ARCHITECTURES {
         let programs = deny_list(arch.0, PROCESS).unwrap();
         let denied: Vec<_> = DENIED.iter().flat_map(|denied| denied.calls).collect();

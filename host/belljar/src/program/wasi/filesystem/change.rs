@@ -1,7 +1,8 @@
-//! What changes a granted folder or a file in it. Every function asks the grant first.
+//! Operations that change a granted folder or a file in it. Every function must check the grant
+//! first.
 //!
-//! What changes names comes in two steps, so that the verdict can be written down between them: a
-//! function of [`Files`] checks all there is to check and answers a [`Change`], and that is made.
+//! Changes of names have two steps, so that the verdict can be logged between them: a function of
+//! [`Files`] does all checks and returns a [`Change`], which is then made.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,15 +19,15 @@ use super::refusal::{Code, Fail, Why};
 use super::resolve::{self, Found};
 use super::{Files, Kind, Node, Open};
 
-/// Where bytes go.
+/// The position of a write.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) enum Position {
     At(u64),
     End,
 }
 
-/// Writes once, as much as the file takes. What lies between the file's end and the position counts
-/// against the quota as if it had been written.
+/// Writes once, as many bytes as the file accepts. The gap between the file's end and the position
+/// counts as written.
 pub(in super::super) fn write(
     file: &Open,
     bytes: &[u8],
@@ -187,8 +188,8 @@ impl Files {
         Ok(Change::Times(Timed::Found(fd, Some(held)), times))
     }
 
-    /// The folder and the name in it that an operation on names is about; `itself` is the answer when
-    /// the folder itself is meant.
+    /// The folder and the name in it that an operation changes; `itself` is the error if the path
+    /// is the folder itself.
     fn changed(&self, base: &Node, path: &GuestPath, itself: Code) -> Result<Place, Fail> {
         self.may_write(base)?;
         let open = base.folder()?;
@@ -199,7 +200,7 @@ impl Files {
         Ok(Place { folder: resolve::folder(open.as_fd(), folder)?, name: name.to_owned() })
     }
 
-    /// The same, for the supervisor to look at.
+    /// The same folder and name, for the supervisor's check.
     pub(super) fn below(&self, base: &Node, path: &str) -> Result<Below, Fail> {
         let path = GuestPath::parse(path)?;
         let (folder, name) = path.split().ok_or(Fail::Failed(Code::Busy))?;
@@ -220,13 +221,13 @@ impl Files {
     }
 }
 
-/// A folder, and a single name in it, so that the kernel has nothing to walk.
+/// A folder and a single name in it, so that the kernel does not resolve a path.
 pub(super) struct Place {
     pub(super) folder: OwnedFd,
     pub(super) name: String,
 }
 
-/// Something that is allowed, and not yet done.
+/// An allowed change that is not made yet.
 pub(super) enum Change {
     MakeFolder(Place),
     Remove(Place, AtFlags),
@@ -234,15 +235,15 @@ pub(super) enum Change {
     Times(Timed, Timestamps),
 }
 
-/// What times are set of: something that the program holds, or something that was found, with its place
-/// among `open-handles`.
+/// A file whose times are set: one that the program holds, or one that was found, which counts as
+/// one of the `open-handles`.
 pub(super) enum Timed {
     Held(Arc<Open>),
     Found(OwnedFd, Option<Held>),
 }
 
 impl Change {
-    /// Does it.
+    /// Makes the change.
     pub(super) fn make(self, budget: &mut Budget) -> Result<(), Fail> {
         match self {
             Change::MakeFolder(Place { folder, name }) => {

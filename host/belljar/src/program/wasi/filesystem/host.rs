@@ -1,5 +1,5 @@
-//! The functions of `wasi:filesystem` as the bindings want them: each finds what its handles mean,
-//! does the work in its neighbours, and tells what was decided.
+//! The functions of `wasi:filesystem`: each looks up its handles, calls the neighbouring modules,
+//! and logs the decision.
 
 use std::sync::Arc;
 
@@ -22,13 +22,13 @@ use super::{Kind, Node};
 use belljar_policy::Access;
 use belljar_text::Escaped;
 
-/// Most bytes that one call reads: what a program asks for is no reason to reserve it.
+/// Maximum number of bytes that one call reads, whatever the program requests.
 const MAX_READ: u64 = 1 << 20;
 
-/// Longest path that is told, in characters.
+/// Maximum length of a logged path, in characters.
 const MAX_SHOWN: usize = 1024;
 
-/// What a policy without any file lacks.
+/// The rule to log if a policy grants no files.
 const FOLDERS: &str = "[[filesystem]]";
 
 impl WasiState {
@@ -36,9 +36,9 @@ impl WasiState {
         Ok(self.table.get::<_, Node>(handle).map_err(FsError::trap)?.clone())
     }
 
-    /// Tells what was decided about one operation, and makes of its failure what the bindings want. To
-    /// be called after every check, and before the program has anything of it: what cannot be written
-    /// down ends the run here.
+    /// Logs the decision about an operation, and converts its failure. Must be called after all
+    /// checks and before the operation takes effect: if the decision cannot be logged, the run ends
+    /// here.
     fn decide<V>(
         &mut self,
         node: &Node,
@@ -59,8 +59,8 @@ impl WasiState {
         result.map_err(|fail| fail.code().into())
     }
 
-    /// The same for what was decided by the handle alone, or told before: only a refusal is worth
-    /// telling.
+    /// Like `decide`, for operations that the handle allows or that are already logged: only a
+    /// refusal is logged.
     fn finish<V>(&mut self, node: &Node, result: Result<V, Fail>) -> FsResult<V> {
         match result {
             Err(Fail::Refused(_)) => self.decide(node, "", Access::Write, result),
@@ -68,8 +68,8 @@ impl WasiState {
         }
     }
 
-    /// The same change, unless the supervisor sees that something is mounted on the name that it takes
-    /// away, or does not see the name.
+    /// The same change, unless the supervisor finds a mount on the name that it removes, or cannot
+    /// check the name.
     fn unless_mounted(
         &mut self,
         node: &Node,
@@ -88,7 +88,7 @@ impl WasiState {
         })
     }
 
-    /// Tells of a change, and makes it if it is allowed.
+    /// Logs a change, and makes it if it is allowed.
     fn change(&mut self, node: &Node, path: &str, change: Result<Change, Fail>) -> FsResult<()> {
         let change = self.decide(node, path, Access::Write, change)?;
         let made = change.make(&mut self.budget);
@@ -106,9 +106,9 @@ impl WasiState {
 impl preopens::Host for WasiState {
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
         let nodes = self.files.preopens();
-        if nodes.is_empty() && !self.told.contains(&FOLDERS) {
-            self.told.push(FOLDERS);
-            // A C library that finds none asks for nothing in them.
+        if nodes.is_empty() && !self.logged.contains(&FOLDERS) {
+            self.logged.push(FOLDERS);
+            // Without granted folders, a C library makes no further requests that could be logged.
             let (access, rule) = (Access::Read.name(), FOLDERS);
             self.outside.decided(&Asked { resource: "folders", access, allowed: false, rule })?;
         }
@@ -169,7 +169,7 @@ impl types::HostDescriptor for WasiState {
         self.push(Output::File { file, position: Position::End })
     }
 
-    /// Advice is not passed on: it is for the host's page cache.
+    /// Ignores advice: it is for the host's page cache.
     fn advise(&mut self, handle: Resource<Descriptor>, _: u64, _: u64, _: Advice) -> FsResult<()> {
         self.node(&handle)?.file().map_err(Fail::code)?;
         Ok(())
@@ -333,7 +333,7 @@ impl types::HostDescriptor for WasiState {
     }
 
     fn readlink_at(&mut self, handle: Resource<Descriptor>, path: String) -> FsResult<String> {
-        // C libraries ask this of every part of a path, and go on if it is no link.
+        // C libraries call this for each part of a path, and continue if it is not a link.
         let node = self.node(&handle)?;
         let found = self.files.stat_at(&node, &path, false);
         let found = found.and(Err(Fail::Failed(Code::Invalid)));

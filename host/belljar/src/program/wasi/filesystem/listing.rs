@@ -1,4 +1,4 @@
-//! Lists of the names in a folder, read piece by piece.
+//! Lists of the names in a folder, read incrementally.
 
 use std::os::fd::AsFd;
 
@@ -10,10 +10,10 @@ use super::refusal::{Code, Fail};
 use super::resolve;
 use super::{Files, Kind, Node};
 
-/// Most names that one list gives.
+/// Maximum number of names in one list.
 const MAX_NAMES: usize = 100_000;
 
-/// A list that is being read.
+/// The state of reading a list.
 pub(in super::super) struct Listing {
     names: Names,
     given: usize,
@@ -43,7 +43,7 @@ impl Files {
 }
 
 impl Listing {
-    /// The next name; one that is no UTF-8 could not be asked for, and is left out.
+    /// The next name. Names that are not UTF-8 are omitted, because the program could not use them.
     pub(super) fn next(&mut self) -> Result<Option<DirectoryEntry>, Fail> {
         self.given = self.given.saturating_add(1);
         if self.given > MAX_NAMES {

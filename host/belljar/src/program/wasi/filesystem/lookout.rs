@@ -1,11 +1,11 @@
-//! What the supervisor sees of a granted folder and the program's process does not: file systems that
-//! were mounted below it after that process was started.
+//! Checks a granted folder for file systems that were mounted below it after the program's process
+//! was started, which that process does not see.
 //!
-//! The process has the folder as a mount of its own, so that no path leads out of it, with what was
-//! mounted below it then; what is mounted later is mounted elsewhere. The kernel keeps a name busy for
-//! the mounts of the caller's own namespace alone, and takes all others away with the name. So the
-//! supervisor, which lives where mounts are made, looks at every name before it is removed, moved or
-//! replaced.
+//! The process has a separate mount of the folder, so that no path leads out of it. This mount has
+//! the mounts that existed below it at that time, and later ones are not visible. The kernel
+//! refuses to remove a name only if it is a mount point in the caller's own mount namespace; mounts
+//! in other namespaces are removed together with the name. Therefore the supervisor, whose
+//! namespace has the new mounts, checks every name before it is removed, moved or replaced.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -17,27 +17,26 @@ use super::refusal::{Fail, Why};
 use super::resolve;
 use belljar_policy::Access;
 
-/// A name below a granted folder. What a program's process says is hostile: it leads nowhere but below
-/// that folder.
+/// A name below a granted folder, from an untrusted process: it must not lead out of that folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Below {
-    /// Where the program sees the folder that is granted.
+    /// The path of the granted folder, as the program sees it.
     pub(super) grant: String,
-    /// From there to the folder that the name is in.
+    /// The path from there to the folder of the name.
     pub(super) folder: String,
     pub(super) name: String,
-    /// Which folder that is, whatever it is called by now: its device and number.
+    /// Device and inode number of that folder, which may have been renamed.
     pub(super) is: (u64, u64),
 }
 
-/// What is seen at a name.
+/// The result of checking a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum AtName {
-    /// Nothing is mounted there. Whether there is something of that name is not said.
+    /// Nothing is mounted there. The name may or may not exist.
     Free,
-    /// Something is mounted there, or on the way.
+    /// Something is mounted there, or on the path to it.
     Mounted,
-    /// It cannot be seen: another folder is where this one was opened.
+    /// It cannot be checked: the path leads to a different folder.
     Unseen,
 }
 
@@ -46,13 +45,13 @@ pub(crate) enum AtName {
 pub(crate) struct Views(Vec<(String, OwnedFd)>);
 
 impl Views {
-    /// Keeps those of a policy.
+    /// Keeps the writable folders of a policy.
     pub(crate) fn of(opened: Vec<OpenedGrant>) -> Views {
         let written = opened.into_iter().filter(|grant| grant.access == Access::Write);
         Views(written.map(|grant| (grant.guest, grant.descriptor)).collect())
     }
 
-    /// Looks at a name.
+    /// Checks a name.
     pub(crate) fn look(&self, at: &Below) -> AtName {
         let Some((_, granted)) = self.0.iter().find(|(guest, _)| *guest == at.grant) else {
             return AtName::Unseen;
@@ -66,7 +65,7 @@ impl Views {
             Ok(stat) if (stat.st_dev, stat.st_ino) == at.is => {}
             _ => return AtName::Unseen,
         }
-        // More than a name would be a way to other folders.
+        // A path instead of a name could lead to other folders.
         match resolve::nothing_mounted(folder.as_fd(), &at.name) {
             _ if at.name.contains('/') => AtName::Unseen,
             Ok(()) => AtName::Free,
@@ -109,7 +108,7 @@ mod tests {
         assert_eq!(look("/granted", "sub", "file", sub), AtName::Free);
         assert_eq!(look("/granted", "sub", "none", sub), AtName::Free);
         assert_eq!(look("/granted", ".", "link", number("granted")), AtName::Free);
-        // Another folder than it was, or none, or one that is not granted for writing.
+        // A different folder, a missing folder, or a folder that is not writable.
         for (grant, folder, name, is) in [
             ("/granted", "sub", "file", number("granted")),
             ("/granted", "none", "file", sub),
@@ -121,7 +120,7 @@ mod tests {
         ] {
             assert_eq!(look(grant, folder, name, is), AtName::Unseen, "{grant} {folder} {name}");
         }
-        // The folder above is not looked at, and neither is what is in it.
+        // The parent folder and its content are not checked.
         let above = (rustix::fs::stat(folder.path()).unwrap().st_dev, number(".").1);
         for way in ["..", "sub/../..", "/", folder.path().to_str().unwrap()] {
             for name in ["outside", "missing"] {

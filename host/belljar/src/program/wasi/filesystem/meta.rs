@@ -1,5 +1,5 @@
-//! What a program learns of a file besides its content: type, size, and with clocks its times. The
-//! host's numbers (inode, device, links, owner) stay here.
+//! The metadata of a file that a program can read: its type, its size and, with clocks, its times.
+//! It must not learn the host's inode, device, link count or owner.
 
 use std::os::fd::AsFd;
 
@@ -14,10 +14,10 @@ use super::refusal::{Code, Fail};
 use super::resolve::{self, Found};
 use super::{Files, Kind, Node};
 
-/// Most files that get a number in one run: each costs memory.
+/// Maximum number of files with a number in one run, because each uses memory.
 const MAX_NUMBERS: usize = 65_536;
 
-/// What stands for a folder that is only here: no device has this number.
+/// The device number of gathered folders, which no real device has.
 const GATHERED: (u64, u64) = (u64::MAX, u64::MAX);
 
 impl Files {
@@ -41,7 +41,7 @@ impl Files {
         })
     }
 
-    /// A number for a file, the same whenever it is asked about; not one of the host's.
+    /// A number for a file that stays the same during the run. It is not one of the host's numbers.
     pub(super) fn number(&mut self, node: &Node) -> Result<MetadataHashValue, Fail> {
         let key = match &node.kind {
             Kind::File(open) | Kind::Folder(open) => key(&fstat(&open.fd)?),
@@ -113,7 +113,7 @@ fn key(stat: &Stat) -> (u64, u64) {
 
 fn answer(stat: &Stat, found: Found, clocks: bool) -> DescriptorStat {
     let time = |seconds: i64, nanoseconds: u64| {
-        // Without clocks, a file that was just written would be one.
+        // Without a grant of clocks, the time of a file just written would serve as a clock.
         let seconds = u64::try_from(seconds).ok().filter(|_| clocks)?;
         Some(Datetime { seconds, nanoseconds: u32::try_from(nanoseconds).unwrap_or(0) })
     };
@@ -123,7 +123,7 @@ fn answer(stat: &Stat, found: Found, clocks: bool) -> DescriptorStat {
             Found::Folder => DescriptorType::Directory,
         },
         link_count: 1,
-        // A folder's size tells of the host's file system alone.
+        // A folder's size would only reveal details of the host's file system.
         size: match found {
             Found::File => u64::try_from(stat.st_size).unwrap_or(0),
             Found::Folder => 0,

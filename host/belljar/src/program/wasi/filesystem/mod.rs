@@ -1,9 +1,9 @@
 //! `wasi:filesystem` over descriptors of granted folders and files.
 //!
-//! Written anew rather than wrapped around wasmtime-wasi's: there the checks of ours would stand
-//! beside its opens, and a path checked in one place and opened in another is where such code breaks;
-//! and it runs every call on threads of its own. Here one function opens (`resolve`), and every other
-//! takes what it opened.
+//! This is not a wrapper around wasmtime-wasi, which runs calls on its own threads, and where
+//! Belljar's checks would be separate from its opens: a path that is checked in one place and
+//! opened in another is a common source of bugs. Here only `resolve` may open files, and all other
+//! functions use its descriptors.
 
 mod change;
 mod host;
@@ -29,15 +29,15 @@ pub(super) use refusal::{Code, code};
 use refusal::{Fail, Why};
 use resolve::Found;
 
-/// What a program holds as a `descriptor`.
+/// A `descriptor` of a program.
 #[derive(Clone)]
 pub(super) struct Node {
     kind: Kind,
-    /// Which grant it belongs to; for a gathered folder, the first of its files.
+    /// Its grant; for a gathered folder, the grant of its first file.
     grant: usize,
-    /// Where the program sees it.
+    /// Its path as the program sees it.
     place: String,
-    /// What it was opened for, within what is granted.
+    /// The access it was opened with, within the grant.
     readable: bool,
     writable: bool,
 }
@@ -46,11 +46,11 @@ pub(super) struct Node {
 enum Kind {
     Folder(Arc<Open>),
     File(Arc<Open>),
-    /// A folder that is only here: it holds the files that are granted one by one.
+    /// A virtual folder with files that are granted individually.
     Gathered,
 }
 
-/// An open descriptor, and the place it takes among `open-handles`. Those that were granted take none.
+/// An open descriptor, which counts as one of the `open-handles` unless it was granted.
 pub(super) struct Open {
     fd: OwnedFd,
     _held: Option<Held>,
@@ -69,16 +69,16 @@ struct Grant {
     access: Access,
 }
 
-/// Every grant of a run.
+/// All grants of a run.
 pub(super) struct Files {
     grants: Vec<Grant>,
-    /// Numbers given to files as they were first asked about, in the place of the host's own.
+    /// Numbers of files, in the order of their first use, instead of the host's inode numbers.
     numbers: BTreeMap<(u64, u64), u64>,
 }
 
 impl Files {
-    /// Takes over what the supervisor opened. What is neither a file nor a folder is left out, and
-    /// said to be refused.
+    /// Takes the grants that the supervisor opened. Anything except files and folders is omitted,
+    /// and logged as refused.
     pub(super) fn new(opened: Vec<OpenedGrant>, outside: &mut dyn Outside) -> Files {
         let mut grants = Vec::new();
         for OpenedGrant { descriptor, guest, access } in opened {
@@ -90,7 +90,7 @@ impl Files {
                 _ => {
                     let (rule, access) = (Why::Special.rule(&guest, &guest), access.name());
                     let asked = Asked { resource: &guest, access, allowed: false, rule: &rule };
-                    // It stays refused, whether or not that can be told.
+                    // It is refused even if that cannot be logged.
                     let _ = outside.decided(&asked);
                     continue;
                 }
@@ -101,7 +101,7 @@ impl Files {
         Files { grants, numbers: BTreeMap::new() }
     }
 
-    /// What a program finds at its start: each granted folder, and folders that hold granted files.
+    /// The preopened folders: each granted folder, and the virtual folders of granted files.
     fn preopens(&self) -> Vec<Node> {
         let mut nodes = Vec::new();
         let mut gathered: Vec<&str> = Vec::new();
@@ -123,7 +123,7 @@ impl Files {
         nodes
     }
 
-    /// The granted files of a gathered folder, and their names there.
+    /// The granted files of a gathered folder, with their names in it.
     fn gathered<'a>(&'a self, place: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
         self.grants.iter().enumerate().filter_map(move |(at, grant)| {
             let (folder, name) = split_guest(&grant.guest);
@@ -131,7 +131,7 @@ impl Files {
         })
     }
 
-    /// Whether the policy grants writing where this lies.
+    /// Checks that the policy grants write access to this node.
     fn may_write(&self, node: &Node) -> Result<(), Fail> {
         match self.grants.get(node.grant) {
             Some(grant) if grant.access == Access::Write => match node.kind {
@@ -142,7 +142,7 @@ impl Files {
         }
     }
 
-    /// The entry of the policy under which this lies, and the place it grants.
+    /// The policy entry of this node, and the path that it grants.
     fn rule(&self, node: &Node) -> (String, &str) {
         match self.grants.get(node.grant) {
             Some(grant) => (file_rule(&grant.guest, grant.access), &grant.guest),
@@ -152,7 +152,7 @@ impl Files {
 }
 
 impl Node {
-    /// The folder's descriptor. None has a folder that is only here.
+    /// The folder's descriptor; an error for a virtual folder.
     fn folder(&self) -> Result<&Open, Fail> {
         match &self.kind {
             Kind::Folder(open) => Ok(open),
@@ -169,7 +169,7 @@ impl Node {
         }
     }
 
-    /// Where the program sees what it calls by this path.
+    /// The full path, as the program sees it.
     fn place_of(&self, path: &str) -> String {
         match path {
             "" | "." => self.place.clone(),
@@ -179,7 +179,7 @@ impl Node {
     }
 }
 
-/// Writes some of these bytes to a file that was opened for it.
+/// Writes some of these bytes to a file that was opened for writing.
 pub(super) fn write_file(
     file: &Open,
     bytes: &[u8],
@@ -189,7 +189,7 @@ pub(super) fn write_file(
     change::write(file, bytes, position, budget).map_err(Fail::code)
 }
 
-/// A guest path's folder and its last name.
+/// Splits a guest path into its folder and its last name.
 fn split_guest(guest: &str) -> (&str, &str) {
     match guest.rsplit_once('/') {
         Some(("", name)) => ("/", name),

@@ -1,4 +1,4 @@
-//! Opening: what a policy grants (in the supervisor), and what a program asks for below it.
+//! Opens the grants of a policy (in the supervisor), and files below them that a program requests.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::resolve::{self, Found};
 use super::{Files, Kind, Node, Open, OpenedGrant};
 use belljar_policy::{Access, FileGrant};
 
-/// Why something granted could not be opened.
+/// Why a grant could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {why}; the policy grants it in [[filesystem]]")]
 pub(crate) struct OpenError {
@@ -22,8 +22,9 @@ pub(crate) struct OpenError {
     pub(crate) why: String,
 }
 
-/// Opens what a policy grants, once, for handing it to the program's process. Links are not followed,
-/// and nothing but a file or folder is opened; a file with several names is, as it was named itself.
+/// Opens a grant of a policy once, to pass it to the program's process. Does not follow links, and
+/// opens only files and folders. A file with several hard links is allowed, because the policy
+/// names it.
 pub(crate) fn open_grant(grant: &FileGrant) -> Result<OpenedGrant, OpenError> {
     let path = belljar_text::Escaped::new(&grant.host.to_string_lossy()).to_string();
     let failed = |why: String| OpenError { path: path.clone(), why };
@@ -44,7 +45,7 @@ pub(crate) fn open_grant(grant: &FileGrant) -> Result<OpenedGrant, OpenError> {
             let opened = open(mode | OFlags::NONBLOCK | OFlags::NOCTTY)?;
             let again = fstat(&opened).map_err(|errno| failed(errno.to_string()))?;
             if (stat.st_dev, stat.st_ino) != (again.st_dev, again.st_ino) {
-                return Err(failed("changed while it was opened".to_owned()));
+                return Err(failed("changed while it was being opened".to_owned()));
             }
             opened
         }
@@ -53,7 +54,7 @@ pub(crate) fn open_grant(grant: &FileGrant) -> Result<OpenedGrant, OpenError> {
     Ok(OpenedGrant { descriptor, guest: grant.guest.clone(), access: grant.access })
 }
 
-/// What a program wants of something it opens.
+/// The access that a program requests when it opens a file.
 #[derive(Clone, Copy)]
 pub(super) struct Wanted {
     pub(super) create: bool,
@@ -82,12 +83,12 @@ impl Wanted {
         }
     }
 
-    /// Whether only a grant to write allows it.
+    /// Whether it needs a grant with write access.
     pub(super) fn changes(self) -> bool {
         self.create || self.truncate || self.write
     }
 
-    /// How the kernel opens a file for it.
+    /// The kernel's flags for it.
     fn mode(self) -> OFlags {
         match (self.read, self.write || self.truncate) {
             (_, false) => OFlags::RDONLY,
@@ -97,7 +98,7 @@ impl Wanted {
     }
 }
 
-/// Something that may be opened. What is there is open; nothing is made or changed yet.
+/// An allowed open. An existing file is open already; nothing is created or changed yet.
 pub(super) struct Opening {
     target: Target,
     wanted: Wanted,
@@ -107,12 +108,12 @@ pub(super) struct Opening {
 
 enum Target {
     There(Kind),
-    /// A file that is to be made, with the place that it will take among `open-handles`.
+    /// A file to create, with its place among the `open-handles`.
     New(Place, Held),
 }
 
 impl Opening {
-    /// Makes the file or cuts it, if that was wanted.
+    /// Creates or truncates the file, if requested.
     pub(super) fn finish(self, budget: &mut Budget) -> Result<Node, Fail> {
         let Opening { target, wanted, grant, place } = self;
         let kind = match target {
@@ -128,7 +129,7 @@ impl Opening {
                         budget.created();
                         fd
                     }
-                    // Somebody else has made it meanwhile.
+                    // Another process has created it in the meantime.
                     Err(Fail::Failed(Code::Exist)) if !wanted.exclusive => {
                         let fd = resolve::existing(folder.as_fd(), &name, wanted.mode())?;
                         if wanted.truncate {
@@ -147,7 +148,7 @@ impl Opening {
 }
 
 impl Files {
-    /// What lies at a path below something the program holds, to be opened.
+    /// Opens a path below a node that the program holds.
     pub(super) fn open(
         &self,
         base: &Node,
@@ -179,7 +180,8 @@ impl Files {
         Ok(Opening { target, wanted, grant: base.grant, place })
     }
 
-    /// The same among files that are granted one by one: nothing else is there, and nothing is made.
+    /// The same in a virtual folder, which has only the granted files: nothing can be created in
+    /// it.
     fn open_gathered(
         &self,
         base: &Node,
@@ -217,7 +219,7 @@ impl Files {
     }
 }
 
-/// Opens what is there, or finds where it is to be made if that is wanted.
+/// Opens an existing file, or finds the folder to create it in, if requested.
 fn find(
     folder: &Open,
     path: &GuestPath,
@@ -240,7 +242,7 @@ fn find(
                     let open = Open { fd, _held: Some(held) };
                     return Ok(Target::There(Kind::File(Arc::new(open))));
                 }
-                // It has gone between the look and the act.
+                // It was removed between the check and the open.
                 Err(Fail::Failed(Code::NoEntry)) if wanted.create => {}
                 Err(fail) => return Err(fail),
             }

@@ -1,11 +1,11 @@
-//! Paths as programs write them, before the kernel sees anything of them.
+//! Parses the paths of programs before they reach the kernel.
 //!
-//! What reaches the kernel is a plain one: names with a slash between them, no `.` and `..`, none
-//! empty, not absolute. Whatever meaning a trailing slash has, it has here.
+//! The kernel must only get plain paths: relative, with names separated by single slashes, without
+//! `.`, `..`, empty names or a trailing slash. The meaning of a trailing slash is handled here.
 
 use super::refusal::{Code, Fail, Why};
 
-/// Longest path in bytes: the kernel's own bound.
+/// Maximum length of a path in bytes, which is the kernel's limit.
 const MAX_PATH: usize = 4096;
 
 /// A path below a folder that the program holds.
@@ -13,7 +13,7 @@ const MAX_PATH: usize = 4096;
 pub(super) struct GuestPath {
     /// Empty for the folder itself.
     plain: String,
-    /// Whether it was written so that only a folder can be meant.
+    /// Whether the written path can only be a folder.
     folder: bool,
 }
 
@@ -34,7 +34,9 @@ impl GuestPath {
         let mut plain = String::with_capacity(text.len());
         for part in text.split('/') {
             match part {
-                // A way up is a way out: nothing a program needs, and each resolver's hard case.
+                // `..` could lead out of the folder, programs do not need it, and resolvers often
+                // get it
+                // wrong.
                 ".." => return Err(Why::Outside.into()),
                 "" | "." => {}
                 name => {
@@ -57,12 +59,12 @@ impl GuestPath {
         }
     }
 
-    /// Whether only a folder can be meant.
+    /// Whether the path can only be a folder.
     pub(super) fn is_folder(&self) -> bool {
         self.folder
     }
 
-    /// The folder that holds it, for the kernel, and its name there; none for the folder itself.
+    /// The containing folder, for the kernel, and the name in it; `None` for the folder itself.
     pub(super) fn split(&self) -> Option<(&str, &str)> {
         match self.plain.rsplit_once('/') {
             _ if self.plain.is_empty() => None,
@@ -77,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_paths_come_through() {
+    fn only_plain_paths_are_accepted() {
         let plain = |text: &str| {
             GuestPath::parse(text).map(|path| (path.plain().to_owned(), path.is_folder()))
         };

@@ -1,5 +1,5 @@
-//! Why an operation on files does not happen: refused, with the line of policy that would have
-//! allowed it, or merely failed.
+//! Why a file operation is not done: it was refused, with the policy rule that would allow it, or
+//! it failed.
 
 use rustix::io::Errno;
 pub(in super::super) use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode as Code;
@@ -9,36 +9,36 @@ use belljar_policy::{Access, file_rule, key_rule};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fail {
-    /// A rule says no.
+    /// A rule refuses it.
     Refused(Why),
-    /// It is allowed, but the file system has no such thing, or no room.
+    /// It is allowed, but the file system returned an error.
     Failed(Code),
 }
 
-/// The rule that says no.
+/// The rule that refuses an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
     /// An absolute path, or one with `..`.
     Outside,
-    /// The grant is for reading.
+    /// The grant has only read access.
     ReadOnly,
-    /// A symbolic link on the way.
+    /// The path contains a symbolic link.
     Symlink,
-    /// A file with several names, of which others may lie outside.
+    /// A file with several hard links, of which others may be outside of the grant.
     HardLink,
     /// Neither a file nor a folder.
     Special,
     /// Another file system is mounted there.
     Mount,
-    /// The same, where a name was to be removed, moved or replaced.
+    /// A name to be removed, moved or replaced is a mount point.
     MountPoint,
-    /// From one grant into another.
+    /// A move from one grant to another.
     OtherGrant,
-    /// Making links of either kind.
+    /// Creating a hard or symbolic link.
     MakeLink,
-    /// The kernel has no `openat2`, or something in between does not let it through.
+    /// The kernel has no `openat2`, or a filter blocks it.
     NoOpenat2,
-    /// A quota is used up.
+    /// A quota is exhausted.
     Quota(&'static str),
 }
 
@@ -83,19 +83,19 @@ impl Why {
         }
     }
 
-    /// The line of policy that would have allowed it, if any would. `asked` is the path as the
-    /// program sees it, `granted` the place of the grant it lies in.
+    /// The policy entry that would allow it, or the rule if none can. `asked` is the path as the
+    /// program sees it, and `granted` the path of its grant.
     pub(super) fn rule(self, asked: &str, granted: &str) -> String {
         match self {
             Why::Outside => file_rule(asked, Access::Read),
             Why::ReadOnly => file_rule(granted, Access::Write),
             Why::Symlink => "symbolic links are never followed".to_owned(),
-            Why::HardLink => "a file with several names (hard links) is never opened".to_owned(),
+            Why::HardLink => "files with several hard links are never opened".to_owned(),
             Why::Special => "only files and folders are opened".to_owned(),
-            Why::Mount => "another file system below a grant needs a grant of its own".to_owned(),
-            Why::MountPoint => "what is mounted below a grant stays where it is".to_owned(),
-            Why::OtherGrant => "nothing moves from one grant to another".to_owned(),
-            Why::MakeLink => "links are never made".to_owned(),
+            Why::Mount => "another file system below a grant needs a separate grant".to_owned(),
+            Why::MountPoint => "mount points below a grant cannot be changed".to_owned(),
+            Why::OtherGrant => "files cannot be moved from one grant to another".to_owned(),
+            Why::MakeLink => "links are never created".to_owned(),
             Why::NoOpenat2 => "this needs openat2 of Linux 5.6 or later".to_owned(),
             Why::Quota(key) => key_rule("quotas", key),
         }

@@ -1,10 +1,9 @@
-//! From a folder that is held and a plain path to an open file: the only place that opens anything
-//! in a program's process.
+//! Opens a plain path below an open folder. No other code may open files in a program's process.
 //!
-//! The kernel keeps the way inside the folder (`openat2`), refuses every link and every other file
-//! system on it, and there is no fallback to a walk of our own. What is found is looked at by
-//! `O_PATH`, which opens nothing, before it is opened: devices and pipes do things when they are
-//! opened. After that it is looked at once more, and must be the same.
+//! With `openat2`, the kernel keeps the path inside the folder, and refuses links and other file
+//! systems; there is no fallback without it. A file is checked through an `O_PATH` descriptor
+//! before it is opened, because opening a device or pipe has side effects. After that it is checked
+//! again, and must be the same file.
 
 use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -15,10 +14,10 @@ use rustix::io::Errno;
 use super::refusal::{Code, Fail, Why};
 use belljar_confine::ways::{self, Way};
 
-/// How often something is tried again that changed under our eyes, before it is busy.
+/// Maximum number of attempts if a file changes during the open; then the error is "busy".
 const ATTEMPTS: u32 = 8;
 
-/// What new folders may be used for, and by whom.
+/// The mode of new folders.
 pub(super) const FOLDER_MODE: Mode = Mode::from_raw_mode(ways::FOLDER_MODE);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +26,8 @@ pub(super) enum Found {
     Folder,
 }
 
-/// What is there, without opening it: a descriptor of it that can neither be read nor written, and
-/// what the kernel knows of it.
+/// Finds a file without opening it: an `O_PATH` descriptor, which cannot be read or written, and
+/// its metadata.
 pub(super) fn look(folder: BorrowedFd<'_>, path: &str) -> Result<(OwnedFd, Stat, Found), Fail> {
     let fd = walk(folder, path, Way::Look)?;
     let stat = fstat(&fd)?;
@@ -36,21 +35,20 @@ pub(super) fn look(folder: BorrowedFd<'_>, path: &str) -> Result<(OwnedFd, Stat,
     Ok((fd, stat, found))
 }
 
-/// A folder, for what happens to names in it.
+/// Opens a folder, to change names in it.
 pub(super) fn folder(folder: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Fail> {
     walk(folder, path, Way::Folder)
 }
 
-/// Whether a name in a folder may be removed, moved or replaced as far as mounts go: not if something is
-/// mounted there. What this walk sees are the mounts below the folder as it is held: a program's process
-/// those that were there when it was started, and its supervisor (`lookout`) those that are there now. A
-/// name that is not there is none of this function's.
+/// Checks that nothing is mounted on a name before it is removed, moved or replaced. This sees the
+/// mounts of the caller: a program's process sees those that existed when it was started, and the
+/// supervisor (`lookout`) sees the current ones. A missing name is not an error here.
 ///
-/// A mount that is made after this and before the change is lost: whoever makes it below a folder that a
-/// program may write to has to expect that.
+/// A mount that is created between this check and the change is lost. Do not mount file systems
+/// below a folder that a program may write to.
 pub(super) fn nothing_mounted(folder: BorrowedFd<'_>, name: &str) -> Result<(), Fail> {
-    // What is found is not opened. The kernel looks for a mount before it looks whether the name is a
-    // symbolic link, so that a link which is refused as one has nothing mounted on it.
+    // Nothing is opened. The kernel checks for a mount before it checks for a symbolic link, so a
+    // link that is refused as a link has nothing mounted on it.
     match walk(folder, name, Way::Look) {
         Ok(_) | Err(Fail::Failed(Code::NoEntry) | Fail::Refused(Why::Symlink)) => Ok(()),
         Err(Fail::Refused(Why::Mount)) => Err(Why::MountPoint.into()),
@@ -58,12 +56,12 @@ pub(super) fn nothing_mounted(folder: BorrowedFd<'_>, name: &str) -> Result<(), 
     }
 }
 
-/// The same folder, for reading its list of names or setting its times.
+/// Opens the folder itself, to list its names or set its times.
 pub(super) fn readable_folder(folder: BorrowedFd<'_>) -> Result<OwnedFd, Fail> {
     walk(folder, ".", Way::List)
 }
 
-/// Opens a file that is there.
+/// Opens an existing file.
 pub(super) fn existing(folder: BorrowedFd<'_>, path: &str, mode: OFlags) -> Result<OwnedFd, Fail> {
     let way = match mode {
         OFlags::WRONLY => Way::Write,
@@ -85,7 +83,7 @@ pub(super) fn existing(folder: BorrowedFd<'_>, path: &str, mode: OFlags) -> Resu
     Err(Fail::Failed(Code::Busy))
 }
 
-/// Makes a file that is not there.
+/// Creates a new file.
 pub(super) fn new_file(folder: BorrowedFd<'_>, path: &str, mode: OFlags) -> Result<OwnedFd, Fail> {
     let way = match mode {
         OFlags::WRONLY => Way::New,
@@ -95,11 +93,11 @@ pub(super) fn new_file(folder: BorrowedFd<'_>, path: &str, mode: OFlags) -> Resu
     walk(folder, path, way)
 }
 
-/// Whether this is something a program may hold at all.
+/// Checks that this is a type of file that a program may hold.
 pub(super) fn acceptable(stat: &Stat) -> Result<Found, Fail> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Ok(Found::Folder),
-        // Its other name may lie where nothing is granted, and then so does its content.
+        // Its other name, and so its content, may be outside of all grants.
         FileType::RegularFile if stat.st_nlink > 1 => Err(Why::HardLink.into()),
         FileType::RegularFile => Ok(Found::File),
         FileType::Symlink => Err(Why::Symlink.into()),
@@ -112,7 +110,7 @@ fn walk(folder: BorrowedFd<'_>, path: &str, way: Way) -> Result<OwnedFd, Fail> {
     for _ in 0..ATTEMPTS {
         match ways::open(folder, &path, way) {
             Ok(fd) => return Ok(fd),
-            // Something on the way was moved meanwhile.
+            // A part of the path was moved in the meantime.
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(Errno::LOOP) => return Err(Why::Symlink.into()),
             Err(Errno::XDEV) => return Err(Why::Mount.into()),
@@ -131,9 +129,9 @@ mod tests {
 
     use super::*;
 
-    /// What the kernel refuses alone, were the paths not made plain before.
+    /// What the kernel refuses, even without the checks of `path`.
     #[test]
-    fn the_kernel_keeps_to_the_folder_by_itself() {
+    fn kernel_refuses_paths_out_of_the_folder() {
         let kept = tempfile::tempdir().unwrap();
         let path = kept.path();
         fs::create_dir(path.join("granted")).unwrap();

@@ -1,9 +1,8 @@
-//! `wasi:sockets` without sockets: every connection is one that the supervisor made, checked, and
-//! handed over. Nothing is bound, nothing listens, and no name is resolved in this process.
+//! `wasi:sockets` without sockets: the supervisor checks and makes every connection, and passes it
+//! to this process, which must not bind, listen or resolve names.
 //!
-//! A granted name gets an address that no machine has (240.0.0.0/4, reserved). It stands for the
-//! name: what it leads to is decided where the connection is made, and by looking it up no message
-//! leaves the machine.
+//! A granted name is mapped to a reserved address (240.0.0.0/4), which no machine has. The
+//! supervisor resolves the name when the connection is made, so a look-up sends no message.
 
 mod names;
 mod tcp;
@@ -41,12 +40,12 @@ impl AsFd for Connection {
 }
 
 impl Connection {
-    /// Waits until it can be read or written.
+    /// Waits until the connection can be read or written.
     pub(super) fn wait(&self, flags: PollFlags) -> Result<(), Errno> {
         wait_for(&mut [PollFd::from_borrowed_fd(self.as_fd(), flags)], None)
     }
 
-    /// Receives at most `len` bytes; none if there are none yet.
+    /// Receives at most `len` bytes; an empty result if no bytes are available yet.
     pub(super) fn receive(&self, len: usize, budget: &mut Budget) -> Result<Vec<u8>, StreamError> {
         let len = budget.receivable(len).map_err(|_| failed(ErrorCode::AccessDenied))?;
         let mut bytes = vec![0; len];
@@ -62,7 +61,7 @@ impl Connection {
         }
     }
 
-    /// How many bytes may be sent now: none while the peer takes none.
+    /// How many bytes may be sent now: 0 while the peer accepts none.
     pub(super) fn sendable(&self, budget: &Budget) -> Result<usize, StreamError> {
         let permitted = budget.sendable(MAX_PIECE).map_err(|_| failed(ErrorCode::AccessDenied))?;
         let mut fds = [PollFd::from_borrowed_fd(self.as_fd(), PollFlags::OUT)];
@@ -73,7 +72,8 @@ impl Connection {
         }
     }
 
-    /// Sends everything, waiting while the peer takes none; nothing if not all of it may be sent.
+    /// Sends everything, and waits while the peer accepts no bytes. Sends nothing if the quota does
+    /// not allow all of it.
     pub(super) fn send_all(&self, bytes: &[u8], budget: &mut Budget) -> Result<(), StreamError> {
         if bytes.is_empty() {
             return Ok(());
@@ -102,7 +102,7 @@ impl Connection {
     }
 }
 
-/// What a run may talk to, and the addresses that stand for its names.
+/// The granted peers of a run, and the reserved addresses of their names.
 pub(super) struct Peers {
     grants: Vec<NetworkGrant>,
     names: Vec<String>,
@@ -121,14 +121,14 @@ impl Peers {
         Peers { grants, names }
     }
 
-    /// The address that stands for a granted name.
+    /// The reserved address of a granted name.
     fn address_of(&self, name: &str) -> Option<Ipv4Addr> {
         let at = self.names.iter().position(|granted| granted == name)?;
         let [_, _, high, low] = u32::try_from(at).ok()?.to_be_bytes();
         Some(Ipv4Addr::new(240, 0, high, low))
     }
 
-    /// Whom a program means by an address.
+    /// The peer of an address.
     fn peer(&self, address: IpAddr) -> Peer {
         let name = self.names.iter().find(|name| {
             self.address_of(name).is_some_and(|stands_for| address == IpAddr::V4(stands_for))
@@ -155,8 +155,8 @@ impl Peers {
 }
 
 impl WasiState {
-    /// A connection to what a program means by an address, if that is granted. That it is allowed is
-    /// told by the supervisor, which alone knows where a name leads.
+    /// Connects to the peer of an address, if it is granted. The supervisor logs the decision,
+    /// because only it knows the resolved address.
     fn connect(
         &mut self,
         address: SocketAddr,
@@ -183,9 +183,9 @@ impl WasiState {
         refuse(code)
     }
 
-    /// Tells of something that no policy grants.
+    /// Logs a request that no policy can grant.
     fn never(&mut self, resource: &str, access: &str) -> SocketResult<()> {
-        let rule = "programs connect, and only to what [[network]] names";
+        let rule = "programs can only connect, and only to peers in [[network]]";
         let asked = Asked { resource, access, allowed: false, rule };
         self.outside.decided(&asked).map_err(SocketError::trap)
     }
@@ -205,7 +205,7 @@ impl network::Host for WasiState {
     }
 }
 
-/// The handle that stands for the network in WASI; here it stands for nothing.
+/// The handle of the network in WASI; here it grants nothing.
 struct NoNetwork;
 
 impl network::HostNetwork for WasiState {
@@ -247,7 +247,8 @@ fn wasi_ip(address: IpAddr) -> IpAddress {
     }
 }
 
-/// This end of every connection, as programs see it: the host's own address is not for them.
+/// The local address of every connection, as programs see it: they must not learn the host's
+/// address.
 fn own_address(family: network::IpAddressFamily) -> IpSocketAddress {
     match family {
         network::IpAddressFamily::Ipv4 => {

@@ -1,4 +1,4 @@
-//! Looking up names: granted ones only, and without asking anybody.
+//! Resolves granted names to their reserved addresses, without sending any request.
 
 use std::net::IpAddr;
 
@@ -13,10 +13,10 @@ use super::{refuse, wasi_ip};
 use belljar_policy::Peer;
 use belljar_text::Escaped;
 
-/// Longest name that is even looked at.
+/// Maximum length of a name.
 const MAX_NAME: usize = 253;
 
-/// The address that a name has; there is one.
+/// The only address of a name.
 struct Addresses(Option<IpAddr>);
 
 impl ip_name_lookup::Host for WasiState {

@@ -1,4 +1,4 @@
-//! TCP: a socket is the promise of one connection, made when the program asks for it.
+//! TCP: a socket represents one connection, which is made when the program connects.
 
 use std::sync::Arc;
 
@@ -19,9 +19,9 @@ use belljar_policy::Protocol;
 
 struct Tcp {
     family: IpAddressFamily,
-    /// The connection, and the address by which the program asked for it.
+    /// The connection, and the address that the program connected to.
     connected: Option<(Arc<Connection>, IpSocketAddress)>,
-    /// Whether its streams were handed out.
+    /// Whether its streams were passed to the program.
     taken: bool,
 }
 
@@ -193,7 +193,7 @@ impl tcp::HostTcpSocket for WasiState {
         refuse(ErrorCode::NotSupported)
     }
 
-    /// A connection is made at once or not at all.
+    /// Always ready, because a connection is made at once or fails.
     fn subscribe(&mut self, _: Handle) -> wasmtime::Result<Resource<Pollable>> {
         self.table.push(Ready::Now)
     }

@@ -1,7 +1,7 @@
-//! UDP: a socket speaks with one granted peer, or with none.
+//! UDP: a socket exchanges datagrams with one granted peer only.
 //!
-//! WASI 0.2 has programs bind a socket before they use it. Binding to any address and any port is
-//! taken as said and does nothing; anything else is refused.
+//! In WASI 0.2, programs bind a socket before they use it. Binding to the unspecified address and
+//! port 0 succeeds without any effect; any other address is refused.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use super::super::io::Ready;
 use super::{Connection, code, own_address, refuse, std_address};
 use belljar_policy::Protocol;
 
-/// Most datagrams of one call, and the longest one.
+/// Maximum number of datagrams in one call, and maximum size of a datagram.
 const MAX_DATAGRAMS: u64 = 16;
 const MAX_DATAGRAM: usize = 64 << 10;
 
@@ -32,7 +32,7 @@ struct Udp {
     peer: Option<Peer>,
 }
 
-/// One end of a connection: both streams hold one.
+/// A handle of a connection, held by each of its two streams.
 #[derive(Clone)]
 struct Peer {
     connection: Arc<Connection>,
@@ -165,7 +165,7 @@ impl udp::HostIncomingDatagramStream for WasiState {
         let peer = peer.clone();
         let mut datagrams = Vec::new();
         for _ in 0..most.min(MAX_DATAGRAMS) {
-            // A datagram is received whole or not at all.
+            // A datagram is received as a whole or not at all.
             if !matches!(self.budget.receivable(MAX_DATAGRAM), Ok(MAX_DATAGRAM)) {
                 match datagrams.is_empty() {
                     true => return refuse(ErrorCode::AccessDenied),
@@ -221,7 +221,7 @@ impl udp::HostOutgoingDatagramStream for WasiState {
             if to.is_some_and(|to| to != std_address(peer.address)) {
                 return refuse(ErrorCode::InvalidArgument);
             }
-            // An empty datagram is one too.
+            // Empty datagrams are valid.
             let cost = datagram.data.len().max(1);
             match self.budget.sendable(cost) {
                 Ok(permitted) if permitted == cost => {}

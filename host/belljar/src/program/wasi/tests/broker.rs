@@ -1,5 +1,4 @@
-//! The supervisor's connections: to granted peers, at addresses of granted kinds, checked once and
-//! used as checked.
+//! The supervisor's connections: only to granted peers, at the checked addresses of granted kinds.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
@@ -61,7 +60,7 @@ fn datagrams_go_to_one_peer() {
 }
 
 #[test]
-fn what_is_not_granted_is_refused_here_too() {
+fn broker_refuses_peers_that_are_not_granted() {
     let (_listener, port) = listener();
     let grant = peer("127.0.0.1", port, EVERY);
     let mut broker = Broker::new(vec![grant], &Quotas::default());
@@ -103,12 +102,12 @@ fn a_name_reaches_only_kinds_of_addresses_that_are_granted() {
         let names = Names::new(&[&[address]]);
         refused(&peer("features.test", port, &public), &names, &format!("a {kind} address"));
     }
-    // Even with every kind granted.
+    // Even if every kind is granted.
     for address in ["0.0.0.0", "::", "224.0.0.1", "64:ff9b::7f00:1"] {
         let names = Names::new(&[&[address]]);
         refused(&peer("features.test", port, EVERY), &names, "a never address");
     }
-    // The good one among bad ones is taken, and only that.
+    // Of several addresses, only an allowed one is used.
     let loopback = [AddressKind::Loopback];
     let names = Names::new(&[&["169.254.169.254", "10.0.0.1", "127.0.0.1"]]);
     let ours = TcpStream::from(connect(&peer("features.test", port, &loopback), &names).unwrap());
@@ -116,7 +115,7 @@ fn a_name_reaches_only_kinds_of_addresses_that_are_granted() {
 }
 
 #[test]
-fn a_name_that_changes_between_check_and_use_gains_nothing() {
+fn connection_uses_the_checked_address_if_the_name_changes() {
     let (_listener, port) = listener();
     let loopback = [AddressKind::Loopback];
     let names = Names::new(&[&["127.0.0.1"], &["169.254.169.254"]]);
@@ -140,16 +139,16 @@ fn connections_are_counted() {
 }
 
 #[test]
-fn what_does_not_answer_is_an_error() {
+fn unreachable_peers_and_unknown_names_are_errors() {
     let (listener, port) = listener();
     drop(listener);
-    refused(&peer("127.0.0.1", port, EVERY), &Names::new(&[]), "connecting to 127.0.0.1");
+    refused(&peer("127.0.0.1", port, EVERY), &Names::new(&[]), "cannot connect to 127.0.0.1");
     refused(&peer("features.test", port, EVERY), &Names::new(&[]), "no such name");
     refused(&peer("features.test", port, EVERY), &Names::new(&[&[]]), "has no address");
 }
 
 #[test]
-fn a_look_up_that_hangs_is_not_waited_for() {
+fn look_up_that_hangs_times_out() {
     struct Hangs;
     impl Resolver for Hangs {
         fn addresses(&self, _: &str) -> std::io::Result<Vec<IpAddr>> {
@@ -178,22 +177,22 @@ fn look_ups_and_connections_end_with_the_time_of_the_run() {
     let grant = peer("features.test", 1, EVERY);
     let mut broker =
         Broker::with_resolver(vec![grant.clone()], &Quotas::default(), Arc::new(Hangs));
-    // As the name server of a run with a second left: not the five seconds that there are else.
+    // A name server that does not answer, in a run with one second left: not the usual five
+    // seconds.
     let Err(Denial::Failed(said)) = broker.judge(&grant.host, 1, Protocol::Tcp, soon()) else {
         panic!("nothing is known of the name")
     };
     assert!(said.contains("took longer than") && said.contains("ms"), "{said}");
-    // A run without time connects to nobody.
+    // A run without time left does not connect.
     let (listener, port) = listener();
     let grant = peer("127.0.0.1", port, EVERY);
     let mut broker = Broker::new(vec![grant.clone()], &Quotas::default());
     let judged = broker.judge(&grant.host, port, Protocol::Tcp, soon()).unwrap();
     let Refusal(said) = judged.connect(Instant::now()).unwrap_err();
-    assert_eq!(said, format!("connecting to 127.0.0.1 port {port}: the run has no time left"));
+    assert_eq!(said, format!("cannot connect to 127.0.0.1 port {port}: the run has no time left"));
     listener.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_err());
-    // A peer that does not answer is waited for no longer than that: not the ten seconds that there are
-    // else.
+    // A peer that does not answer times out with the run, not after the usual ten seconds.
     let (_listener, _waiting, port) = silent_port();
     let grant = peer("127.0.0.1", port, EVERY);
     let mut broker = Broker::new(vec![grant.clone()], &Quotas::default());

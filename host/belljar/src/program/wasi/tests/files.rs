@@ -1,4 +1,4 @@
-//! Files: what is granted works, and no wider.
+//! File access with and without grants.
 
 use std::fs;
 
@@ -6,14 +6,14 @@ use super::{Bench, folder};
 use belljar_policy::Access;
 
 #[test]
-fn without_a_grant_there_is_nothing() {
+fn program_without_grants_has_no_folders() {
     let mut bench = Bench::new();
     bench.check("open a / etc/passwd read => error not held");
     assert_eq!(bench.run("folders"), [""]);
 }
 
 #[test]
-fn a_folder_granted_for_reading_is_read() {
+fn granted_folder_can_be_read() {
     let (_kept, path) = folder();
     fs::create_dir(path.join("sub")).unwrap();
     fs::write(path.join("labels.txt"), "cat").unwrap();
@@ -53,7 +53,7 @@ fn a_folder_granted_for_reading_is_read() {
 }
 
 #[test]
-fn times_are_for_those_who_have_clocks() {
+fn file_times_are_visible_only_with_clocks() {
     let (_kept, path) = folder();
     fs::write(path.join("a"), "").unwrap();
     let mut bench = Bench::new().grant(&path, "/data", Access::Read);
@@ -62,7 +62,7 @@ fn times_are_for_those_who_have_clocks() {
 }
 
 #[test]
-fn a_grant_to_read_changes_nothing() {
+fn read_grant_allows_no_changes() {
     let (_kept, path) = folder();
     fs::create_dir(path.join("sub")).unwrap();
     fs::write(path.join("a"), "as it was").unwrap();
@@ -105,7 +105,7 @@ fn a_grant_to_read_changes_nothing() {
 }
 
 #[test]
-fn a_grant_to_write_changes_what_is_in_it() {
+fn write_grant_allows_changes() {
     let (_kept, path) = folder();
     fs::write(path.join("old"), "a longer text").unwrap();
     let mut bench = Bench::new().grant(&path, "/data", Access::Write);
@@ -142,7 +142,7 @@ fn a_grant_to_write_changes_what_is_in_it() {
 }
 
 #[test]
-fn a_handle_does_what_it_was_opened_for() {
+fn handle_allows_only_the_access_it_was_opened_with() {
     let (_kept, path) = folder();
     fs::create_dir(path.join("sub")).unwrap();
     fs::write(path.join("a"), "text").unwrap();
@@ -163,7 +163,7 @@ fn a_handle_does_what_it_was_opened_for() {
 }
 
 #[test]
-fn single_files_stand_alone_in_their_folders() {
+fn individually_granted_files_are_alone_in_their_folders() {
     let (_kept, path) = folder();
     fs::write(path.join("labels"), "cat").unwrap();
     fs::write(path.join("state"), "7").unwrap();
@@ -199,7 +199,7 @@ fn single_files_stand_alone_in_their_folders() {
 }
 
 #[test]
-fn nothing_moves_between_grants() {
+fn files_cannot_be_moved_between_grants() {
     let (_kept, path) = folder();
     fs::create_dir(path.join("a")).unwrap();
     fs::create_dir(path.join("b")).unwrap();
@@ -216,12 +216,12 @@ fn nothing_moves_between_grants() {
          open x /a ../b folder => error not-permitted
          stat-at /b file => error no-entry",
     );
-    bench.refused("write /b/file: nothing moves from one grant to another");
+    bench.refused("write /b/file: files cannot be moved from one grant to another");
 }
 
-/// What is allowed and cannot be written down ends the run before it has any effect.
+/// If an allowed operation cannot be logged, the run ends before it has any effect.
 #[test]
-fn nothing_is_done_that_is_not_written_down() {
+fn operation_that_cannot_be_logged_has_no_effect() {
     let (_kept, path) = folder();
     fs::write(path.join("file"), "content").unwrap();
     fs::create_dir(path.join("sub")).unwrap();
@@ -247,6 +247,6 @@ fn nothing_is_done_that_is_not_written_down() {
         assert_eq!(fs::read_dir(&path).unwrap().count(), 2, "{operation}");
         assert_eq!(fs::read_dir(path.join("sub")).unwrap().count(), 0, "{operation}");
     }
-    // A refusal is one without a line.
+    // A refusal holds even if it cannot be logged.
     bench.check("open a /data ../x read => error not-permitted");
 }

@@ -1,4 +1,5 @@
-//! Ways out of a granted folder: ugly paths, links, things that are no files, changes during an open.
+//! Attempts to escape from a granted folder: unusual paths, links, special files, races with an
+//! open.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,8 +12,8 @@ use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 use super::{Bench, folder};
 use belljar_policy::{Access, FileGrant};
 
-/// A folder beside the granted one that holds a secret.
-fn beside(path: &Path) {
+/// Creates a granted folder, and a folder with a secret next to it.
+fn create_folders(path: &Path) {
     fs::create_dir(path.join("granted")).unwrap();
     fs::create_dir(path.join("granted/sub")).unwrap();
     fs::create_dir(path.join("secret")).unwrap();
@@ -21,9 +22,9 @@ fn beside(path: &Path) {
 }
 
 #[test]
-fn paths_lead_nowhere_else() {
+fn paths_cannot_leave_the_folder() {
     let (_kept, path) = folder();
-    beside(&path);
+    create_folders(&path);
     let mut bench = Bench::new().grant(&path.join("granted"), "/data", Access::Write);
     let absolute = path.join("secret/key");
     for (ugly, code) in [
@@ -63,7 +64,7 @@ fn paths_lead_nowhere_else() {
             let found = bench.run(&operation);
             assert_eq!(found, [format!("error {code}")], "of `{operation}`");
         }
-        // These may say it in another way, as long as they refuse.
+        // These operations may fail with another error.
         for operation in [
             format!("open x /data {ugly} write create"),
             format!("open x /data {ugly} write create exclusive"),
@@ -76,7 +77,7 @@ fn paths_lead_nowhere_else() {
             format!("symlink /data {ugly} new"),
             format!("symlink /data file {ugly}"),
         ] {
-            // Names that are merely new are made, and that is right.
+            // Creating a new name is allowed.
             if code == "no-entry" && ugly != "\\e" {
                 continue;
             }
@@ -91,9 +92,9 @@ fn paths_lead_nowhere_else() {
 }
 
 #[test]
-fn the_folder_itself_is_not_to_be_moved() {
+fn granted_folder_itself_cannot_be_changed() {
     let (_kept, path) = folder();
-    beside(&path);
+    create_folders(&path);
     let mut bench = Bench::new().grant(&path.join("granted"), "/data", Access::Write);
     bench.check(
         "mkdir /data . => error exist
@@ -108,9 +109,9 @@ fn the_folder_itself_is_not_to_be_moved() {
 }
 
 #[test]
-fn links_are_neither_made_nor_followed() {
+fn links_are_neither_created_nor_followed() {
     let (_kept, path) = folder();
-    beside(&path);
+    create_folders(&path);
     let granted = path.join("granted");
     symlink("../secret", granted.join("folder")).unwrap();
     symlink("../secret/key", granted.join("key")).unwrap();
@@ -164,9 +165,9 @@ fn links_are_neither_made_nor_followed() {
 }
 
 #[test]
-fn a_file_with_several_names_is_not_opened() {
+fn file_with_several_hard_links_is_not_opened() {
     let (_kept, path) = folder();
-    beside(&path);
+    create_folders(&path);
     fs::hard_link(path.join("secret/key"), path.join("granted/key")).unwrap();
     let mut bench = Bench::new().grant(&path.join("granted"), "/data", Access::Write);
     bench.check(
@@ -176,20 +177,20 @@ fn a_file_with_several_names_is_not_opened() {
          stat-at /data key => error not-permitted
          times-at /data key => error not-permitted",
     );
-    bench.refused("read /data/key: a file with several names (hard links) is never opened");
+    bench.refused("read /data/key: files with several hard links are never opened");
     assert_eq!(fs::read(path.join("secret/key")).unwrap(), b"the secret");
 }
 
 #[test]
 fn only_files_and_folders_are_opened() {
     let (_kept, path) = folder();
-    beside(&path);
+    create_folders(&path);
     let granted = path.join("granted");
     let mode = Mode::from_raw_mode(0o666);
     mknodat(CWD, granted.join("fifo"), FileType::Fifo, mode, 0).unwrap();
     let _listener = UnixListener::bind(granted.join("socket")).unwrap();
     let mut special = vec!["fifo", "socket"];
-    // Only root makes devices: the null device, and the kernel's log.
+    // Only root can create devices.
     let device = rustix::fs::makedev(1, 3);
     if mknodat(CWD, granted.join("null"), FileType::CharacterDevice, mode, device).is_ok() {
         special.push("null");
@@ -210,9 +211,9 @@ fn only_files_and_folders_are_opened() {
 }
 
 #[test]
-fn nothing_but_a_file_or_folder_is_granted() {
+fn only_files_and_folders_can_be_granted() {
     let (_kept, path) = folder();
-    beside(&path);
+    create_folders(&path);
     symlink("secret", path.join("link")).unwrap();
     mknodat(CWD, path.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
     for (name, why) in
@@ -225,22 +226,21 @@ fn nothing_but_a_file_or_folder_is_granted() {
 }
 
 #[test]
-fn another_file_system_below_a_grant_is_not_entered() {
-    // Whatever is mounted on this machine below a folder that can be granted.
+fn other_file_systems_below_a_grant_are_not_entered() {
     let mut bench = Bench::new().grant(Path::new("/"), "/all", Access::Read);
     bench.check(
         "open x /all proc/self/status read => error cross-device
          open x /all proc folder => error cross-device
          stat-at /all proc/self/environ => error cross-device",
     );
-    bench.refused("read /all/proc: another file system below a grant needs a grant of its own");
+    bench.refused("read /all/proc: another file system below a grant needs a separate grant");
 }
 
-/// A host that exchanges a file and a link to a secret as fast as it can, while a program opens it.
+/// The host swaps a file and a link to a secret as fast as it can, while a program opens it.
 #[test]
-fn a_link_put_in_the_place_of_a_file_wins_no_race() {
+fn swapping_a_file_and_a_link_during_open_reveals_nothing() {
     let (_kept, path) = folder();
-    beside(&path);
+    create_folders(&path);
     let granted = path.join("granted");
     symlink("../secret/key", granted.join("link")).unwrap();
     symlink("../secret", granted.join("way")).unwrap();
@@ -269,7 +269,7 @@ fn a_link_put_in_the_place_of_a_file_wins_no_race() {
             assert!(!line.contains("secret"), "{line}");
             read += usize::from(line == "granted");
         }
-        // Otherwise the race was not run.
+        // Otherwise the race did not happen.
         assert!(read > 0 || found.iter().any(|line| line == "error loop"), "{found:?}");
     });
     assert_eq!(fs::read(path.join("secret/key")).unwrap(), b"the secret");

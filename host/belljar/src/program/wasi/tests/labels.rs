@@ -1,4 +1,4 @@
-//! A program of an ordinary toolchain, with the standard library, under the policy that comes with it.
+//! A program with the standard library, built by an ordinary toolchain, under its shipped policy.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
@@ -13,7 +13,7 @@ use belljar_policy::{AddressKind, Policy};
 
 static LABELS: LazyLock<Component> = LazyLock::new(|| compiled("labels"));
 
-/// A service for which 0.5 is enough, for everybody but `strict`.
+/// A service that requires a score of 0.5, or of 0.9 for the customer `strict`.
 fn service() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -29,7 +29,7 @@ fn service() -> u16 {
     port
 }
 
-/// The shipped policy, with the service on a port of this machine.
+/// The shipped policy, with the service on a local port.
 fn policy(port: u16) -> Policy {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies");
     let written = std::fs::read_to_string(folder.join("labels.toml")).unwrap();
@@ -61,7 +61,7 @@ fn run(bench: &mut Bench, customer: &str) -> Result<String, String> {
 }
 
 #[test]
-fn with_its_grants_it_answers() {
+fn program_succeeds_with_its_grants() {
     let port = service();
     let mut granted = bench(policy(port));
     assert_eq!(run(&mut granted, "anybody").as_deref(), Ok("dog"));
@@ -78,7 +78,7 @@ fn with_its_grants_it_answers() {
 }
 
 #[test]
-fn without_one_of_them_it_says_what_it_lacks() {
+fn error_names_the_missing_grant() {
     let port = service();
     let without = |take: fn(&mut Policy)| {
         let mut policy = policy(port);

@@ -1,5 +1,5 @@
-//! What programs are refused, tried by one: `attacks` does what a script says and tells what came of
-//! it. And what is granted, which works, and no wider.
+//! Tests of grants and refusals with the program `attacks`, which runs a script and reports the
+//! result of each operation.
 
 mod broker;
 mod files;
@@ -35,18 +35,18 @@ pub(super) struct Bench {
     pub(super) connector: Option<Connector>,
 }
 
-/// What makes connections in the place of a supervisor.
+/// Makes connections instead of a supervisor.
 type Connector = Box<dyn FnMut(&Peer, u16, Protocol) -> Result<OwnedFd, Refusal> + Send>;
 
-/// What reached the outside.
+/// The requests that were made.
 #[derive(Default)]
 pub(super) struct Seen {
     pub(super) lines: Vec<(Stream, String)>,
     pub(super) allowed: Vec<String>,
-    /// What was refused, and the rule that is said to have done it.
+    /// Refused requests, each with its rule.
     pub(super) denied: Vec<String>,
     pub(super) connects: Vec<String>,
-    /// Whether what is allowed cannot be written down.
+    /// Whether logging of allowed requests fails.
     pub(super) unwritable: bool,
 }
 
@@ -97,12 +97,13 @@ impl HasWasi for Data {
 
 static ATTACKS: LazyLock<Component> = LazyLock::new(|| compiled("attacks"));
 
-/// A program that `cargo xtask programs` has built.
+/// A program built by `cargo xtask programs`.
 pub(super) fn compiled(name: &str) -> Component {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guest/programs");
     let file = folder.join(name).with_extension("wasm");
-    let wasm = std::fs::read(&file)
-        .unwrap_or_else(|err| panic!("{}: {err}; `cargo xtask programs` makes it", file.display()));
+    let wasm = std::fs::read(&file).unwrap_or_else(|err| {
+        panic!("{}: {err}; build it with `cargo xtask programs`", file.display())
+    });
     Component::new(&Engine::default(), wasm).expect("the program compiles")
 }
 
@@ -124,7 +125,7 @@ impl Bench {
         self
     }
 
-    /// Runs a script, and answers what came of each of its lines.
+    /// Runs a script, and returns the result of each of its lines.
     pub(super) fn run(&mut self, script: &str) -> Vec<String> {
         self.try_run(script).expect("the program answers")
     }
@@ -138,7 +139,7 @@ impl Bench {
         }
     }
 
-    /// Runs a program, and answers its one output, a text, or its error.
+    /// Runs a program, and returns its only output, a text, or its error.
     pub(super) fn call(
         &mut self,
         program: &Component,
@@ -183,7 +184,7 @@ impl Bench {
         Ok(Ok(text.clone()))
     }
 
-    /// Runs a script of lines `operation => what comes of it`, and checks each.
+    /// Runs a script of lines `operation => expected result`, and checks each.
     pub(super) fn check(&mut self, script: &str) {
         let lines: Vec<&str> =
             script.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -196,7 +197,7 @@ impl Bench {
         }
     }
 
-    /// Grants a peer, whose connections are made by a broker with these names.
+    /// Grants a peer, whose name a broker resolves with these names.
     pub(super) fn network(mut self, grant: NetworkGrant, names: &Arc<Names>) -> Bench {
         self.network.push(grant);
         let (grants, quotas) = (self.network.clone(), self.quotas.clone());
@@ -212,11 +213,12 @@ impl Bench {
         self
     }
 
-    /// Whether something was refused of which this is told.
+    /// Checks that this refusal was logged.
     #[track_caller]
-    pub(super) fn refused(&self, told: &str) {
+    pub(super) fn refused(&self, expected: &str) {
         let seen = self.seen.lock().unwrap();
-        assert!(seen.denied.iter().any(|line| line == told), "{told}\nnot in {:#?}", seen.denied);
+        let found = seen.denied.iter().any(|line| line == expected);
+        assert!(found, "{expected}\nnot in {:#?}", seen.denied);
     }
 }
 
@@ -225,7 +227,7 @@ pub(super) fn text(text: &str) -> Val {
     Val::Variant("text".to_owned(), Some(Box::new(Val::String(text.to_owned()))))
 }
 
-/// A folder for a test, gone afterwards.
+/// A temporary folder.
 pub(super) fn folder() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().canonicalize().expect("its path");
@@ -240,7 +242,7 @@ pub(super) fn peer(host: &str, port: u16, reaches: &[AddressKind]) -> NetworkGra
     grant
 }
 
-/// Names as a test says, each of whose answers is used up by one look-up but the last.
+/// A resolver with a list of answers: each look-up uses the next one, and the last one is repeated.
 pub(super) struct Names(pub(super) Mutex<Vec<Vec<IpAddr>>>, pub(super) AtomicUsize);
 
 impl Names {

@@ -1,4 +1,4 @@
-//! Arguments, environment, output, clocks and randomness: granted or not.
+//! Arguments, environment, output, clocks and randomness, with and without grants.
 
 use super::{Bench, Stream, folder};
 use belljar_policy::Access;
@@ -30,8 +30,8 @@ fn nothing_is_granted_by_default() {
 }
 
 #[test]
-fn what_is_granted_is_there() {
-    // Without any folder, that there is none counts as refused.
+fn granted_process_features_work() {
+    // Without a granted folder, listing the folders counts as a refused request.
     let (_kept, path) = folder();
     let mut bench = Bench::new().grant(&path, "/data", Access::Read);
     bench.program.clocks = true;
@@ -51,7 +51,7 @@ fn what_is_granted_is_there() {
 }
 
 #[test]
-fn what_is_printed_comes_in_lines_that_do_no_harm() {
+fn printed_output_is_split_into_escaped_lines() {
     let mut bench = Bench::new();
     bench.program.stdout = true;
     bench.run("print one\\ntw\nprint o\\n\\x[2Jred\\n\nprint-error hidden\\n\nprint end");
@@ -72,17 +72,17 @@ fn output_counts_as_written() {
     bench.run("print 01234\\n\nprint 01234\\n\nprint x\\n");
     let seen = bench.seen.lock().unwrap();
     let lines: Vec<&str> = seen.lines.iter().map(|(_, line)| line.as_str()).collect();
-    let rest = "(the rest is dropped: [quotas] bytes-written is used up)";
+    let rest = "(further output is dropped: [quotas] bytes-written is exhausted)";
     assert_eq!(lines, ["01234", rest]);
 }
 
 #[test]
-fn the_end_is_not_a_crash() {
+fn exit_ends_the_call() {
     let err = Bench::new().try_run("exit").expect_err("the call ends");
     assert_eq!(err.downcast_ref::<wasmtime_wasi::I32Exit>().map(|exit| exit.0), Some(0));
 }
 
 #[test]
-fn a_demand_for_much_randomness_ends_the_program() {
+fn requesting_too_many_random_bytes_ends_the_program() {
     assert!(Bench::new().try_run("random-bytes 18446744073709551615").is_err());
 }

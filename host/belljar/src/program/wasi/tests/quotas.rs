@@ -1,4 +1,4 @@
-//! Quotas hold before the act.
+//! Quotas are checked before an operation.
 
 use std::fs;
 
@@ -28,7 +28,7 @@ fn bytes_written_are_counted() {
 }
 
 #[test]
-fn a_stream_says_that_the_quota_is_used_up() {
+fn stream_reports_an_exhausted_quota() {
     let (_kept, path) = folder();
     let mut bench = Bench::new().grant(&path, "/data", Access::Write);
     bench.quotas.bytes_written = 3;
@@ -41,7 +41,7 @@ fn a_stream_says_that_the_quota_is_used_up() {
 }
 
 #[test]
-fn files_and_folders_made_are_counted() {
+fn created_files_and_folders_are_counted() {
     let (_kept, path) = folder();
     let mut bench = Bench::new().grant(&path, "/data", Access::Write);
     bench.quotas.files_created = 5;
@@ -59,7 +59,7 @@ fn files_and_folders_made_are_counted() {
 }
 
 #[test]
-fn handles_are_counted_and_given_back() {
+fn handles_are_counted_and_released() {
     let (_kept, path) = folder();
     fs::write(path.join("a"), "").unwrap();
     let mut bench = Bench::new().grant(&path, "/data", Access::Read);
@@ -76,11 +76,11 @@ fn handles_are_counted_and_given_back() {
 }
 
 #[test]
-fn handles_of_every_kind_have_an_end() {
+fn total_number_of_handles_is_limited() {
     let (_kept, path) = folder();
     let mut bench = Bench::new().grant(&path, "/data", Access::Read);
     bench.quotas.open_handles = 512;
-    // Zero is a quota as well.
+    // A quota of 0 is valid.
     bench.quotas.bytes_written = 0;
     bench.quotas.files_created = 0;
     let found = bench.run("open-many 100000 /data .");
@@ -88,7 +88,7 @@ fn handles_of_every_kind_have_an_end() {
 }
 
 #[test]
-fn numbers_at_the_end_of_their_range_are_no_way_around_a_quota() {
+fn extreme_numbers_do_not_bypass_a_quota() {
     let (_kept, path) = folder();
     let mut bench = Bench::new().grant(&path, "/data", Access::Write);
     bench.quotas.bytes_written = 100;
@@ -104,7 +104,7 @@ fn numbers_at_the_end_of_their_range_are_no_way_around_a_quota() {
          size a 50 => ok
          write a 0 x => error quota",
     );
-    // What the kernel does not take is given back, and nothing more.
+    // Bytes that the kernel does not accept are returned to the quota, and no more.
     bench.quotas.bytes_written = u64::MAX;
     let found = bench.run(
         "open a /data b write create

@@ -1,4 +1,4 @@
-//! Operations in any order, of names that are each ugly in their own way.
+//! Random sequences of operations with unusual names.
 
 use proptest::prelude::*;
 

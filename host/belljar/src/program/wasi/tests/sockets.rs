@@ -1,4 +1,4 @@
-//! The network: what is granted is reached, through the supervisor, and no wider.
+//! Network access with and without grants, through the supervisor.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
@@ -8,7 +8,7 @@ use belljar_policy::{AddressKind, Protocol};
 
 const LOOPBACK: &[AddressKind] = &[AddressKind::Loopback];
 
-/// A service that answers every connection with what it says, in capitals, until it says `end`.
+/// A service that echoes each connection's bytes in capitals, until it receives `end`.
 fn service() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -30,7 +30,7 @@ fn service() -> u16 {
 }
 
 #[test]
-fn without_a_grant_nothing_is_reached() {
+fn peers_without_a_grant_are_refused() {
     let port = service();
     let mut bench = Bench::new();
     bench.check(&format!(
@@ -53,7 +53,7 @@ fn without_a_grant_nothing_is_reached() {
          protocol = \"tcp\"",
     );
     bench.refused("resolve features.test: [[network]] host = \"features.test\"");
-    assert!(bench.seen.lock().unwrap().connects.is_empty(), "nobody outside is even asked");
+    assert!(bench.seen.lock().unwrap().connects.is_empty(), "the supervisor got a request");
 }
 
 #[test]
@@ -82,12 +82,12 @@ fn a_granted_name_is_reached_at_its_port() {
          resolve \\L => error access-denied
          resolve \\e => error access-denied"
     ));
-    assert_eq!(names.asked(), 1, "looking a name up in the program asks nobody");
+    assert_eq!(names.asked(), 1, "a look-up in the program does not resolve the name");
     assert_eq!(bench.seen.lock().unwrap().connects, [format!("features.test {port} tcp")]);
 }
 
 #[test]
-fn a_granted_address_is_reached_in_each_of_its_forms() {
+fn granted_address_is_reached_in_each_notation() {
     let port = service();
     let names = Names::new(&[]);
     let grant = |names| Bench::new().network(peer("127.0.0.1", port, LOOPBACK), names);
@@ -104,7 +104,7 @@ fn a_granted_address_is_reached_in_each_of_its_forms() {
 }
 
 #[test]
-fn a_granted_name_that_leads_elsewhere_is_refused() {
+fn granted_name_that_resolves_to_another_kind_of_address_is_refused() {
     let port = service();
     for address in ["127.0.0.1", "169.254.169.254", "10.0.0.1"] {
         let names = Names::new(&[&[address]]);
@@ -148,7 +148,7 @@ fn quotas_of_the_network_hold() {
 }
 
 #[test]
-fn connections_take_handles() {
+fn connections_count_as_handles() {
     let port = service();
     let mut bench = Bench::new();
     bench.quotas.open_handles = 0;
