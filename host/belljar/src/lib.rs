@@ -35,6 +35,7 @@ mod model;
 mod places;
 #[cfg(feature = "programs")]
 mod program;
+mod roles;
 mod sandbox;
 mod supervise;
 #[cfg(feature = "test-hooks")]

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Phase};
 use crate::model::Model;
-use crate::sandbox::{SnapshotStore, Variant, Worker, serve};
+use crate::sandbox::{SnapshotStore, Variant, Worker};
 use crate::supervise::Quarantined;
 use crate::trust::{Digest, ModelBytes};
 use belljar_confine::process::{asked_to_be_worker, enter_worker};
@@ -222,6 +222,6 @@ pub fn become_worker_if_asked() {
         return;
     }
     // Nothing is printed: a worker communicates only with its supervisor, which sees it end.
-    let served = enter_worker().and_then(serve);
+    let served = enter_worker().and_then(crate::roles::serve);
     std::process::exit(if served.is_ok() { 0 } else { 1 });
 }

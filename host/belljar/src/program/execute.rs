@@ -7,9 +7,10 @@ use super::bindings::{NamedValue, Runner, RunnerPre};
 use super::clock::Clock;
 use super::limiter::Limiter;
 use super::link::Link;
-use super::protocol::{About, NotLoaded, ProgramLimits, Unanswered, cut};
+use super::protocol::{About, NotLoaded, Unanswered, cut};
 use super::wasi::{self, HasWasi, OpenedGrant, Resources, Spent, WasiState};
 use super::wire;
+use crate::sandbox::ProgramLimits;
 use crate::sandbox::{Failure, Limit};
 
 /// Maximum number of host resources that a program can hold at the same time.

@@ -9,27 +9,6 @@ use super::wasi::{AtName, Below, Spent, Stream};
 use crate::sandbox::Failure;
 use belljar_policy::{NetworkGrant, Peer, Policy, Program, Protocol, Quotas};
 
-/// The limits of one run of a program. Sizes are in bytes.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct ProgramLimits {
-    /// All memories of the program, and the host's memory for it.
-    pub(super) memory: u64,
-    /// Stack of the WebAssembly code.
-    pub(super) stack: u64,
-    /// All outputs together.
-    pub(super) outputs: u64,
-    /// Bytes that the program may hand over in one call.
-    pub(super) crossing: u64,
-    /// Time of the program and its models' runs, without loading and preparing the models.
-    pub(super) time: Duration,
-}
-
-impl ProgramLimits {
-    pub(crate) fn stack(&self) -> u64 {
-        self.stack
-    }
-}
-
 /// A granted file or folder. Its descriptor comes with the message, before the process is confined.
 #[derive(Serialize, Deserialize)]
 pub(super) struct FileMessage {

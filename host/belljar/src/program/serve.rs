@@ -8,12 +8,10 @@ use wasmtime::Engine;
 use super::clock::Clock;
 use super::execute::Loaded;
 use super::link::Link;
-use super::protocol::{
-    About, FileMessage, NotLoaded, ProgramLimits, Report, Request, Unanswered, cut,
-};
+use super::protocol::{About, FileMessage, NotLoaded, Report, Request, Unanswered, cut};
 use super::wasi::OpenedGrant;
 use super::{code, engine};
-use crate::sandbox::{CompilerThreads, Failure};
+use crate::sandbox::{CompilerThreads, Failure, ProgramLimits};
 use belljar_confine::channel::{Channel, Received};
 use belljar_confine::memory::{SealedBytes, SealedWriter, SharedBuffer};
 use belljar_confine::setup::{Granted, Plan};

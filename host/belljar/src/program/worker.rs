@@ -9,15 +9,14 @@ use std::time::{Duration, Instant};
 use super::broker::{Broker, GRACE};
 use super::limiter;
 use super::protocol::{
-    About, Answered, Ask, Denied, FileMessage, NotLoaded, ProgramLimits, Reply, Report, Request,
-    Unanswered,
+    About, Answered, Ask, Denied, FileMessage, NotLoaded, Reply, Report, Request, Unanswered,
 };
 use super::serve::{Compiled, HOST_STACK};
 use super::wasi::{self, Asked, OpenedGrant, Spent, Views};
 use super::{Value, wire};
 use crate::error::{ErrorKind, Phase};
 use crate::host::Host;
-use crate::sandbox::{LONGEST_START, Limit, Setup, Work, Worker, WorkerLoss};
+use crate::sandbox::{LONGEST_START, Limit, ProgramLimits, Setup, Work, Worker, WorkerLoss};
 use belljar_confine::channel::{Channel, Received, is_gone};
 use belljar_confine::ended::WorkerEnd;
 use belljar_confine::layers::Confinement;

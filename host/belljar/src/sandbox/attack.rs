@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use super::engine::Variant;
 use super::guest::GuestInfo;
-use super::serve::{Ready, Setup, Work};
+use super::setup::{Ready, Setup, Work};
 use super::slot::Slot;
 use crate::test_hooks::Ended;
 use belljar_confine::breach::{Attempt, Outcome, World, memory};

@@ -14,7 +14,7 @@ use super::code_cache::CodeCacheError;
 use super::engine::{Engines, Variant};
 use super::failure::Failure;
 use super::guest::{GuestInfo, GuestKind};
-use super::serve::{Setup, Work};
+use super::setup::{Setup, Work};
 use super::worker::Worker;
 use belljar_confine::channel::{Channel, Received};
 use belljar_confine::file_size;
@@ -168,7 +168,7 @@ impl CompilerThreads {
 
 /// The worker's side, after it is confined. It writes the code to a file that the supervisor
 /// created.
-pub(super) fn compile(
+pub(crate) fn compile(
     channel: &mut Channel,
     guest: GuestKind,
     engine: wasmtime::Result<Engine>,

@@ -20,6 +20,7 @@ mod machine;
 #[cfg(test)]
 mod profiling_tests;
 mod serve;
+mod setup;
 mod slot;
 mod snapshot;
 mod store;
@@ -34,17 +35,19 @@ use serde::{Deserialize, Serialize};
 
 pub use code_cache::CodeCacheError;
 pub(crate) use code_cache::{CodeCache, CodeNotice, VerifiedCode};
-pub(crate) use compile::Compiler;
 #[cfg(feature = "programs")]
 pub(crate) use compile::CompilerThreads;
+pub(crate) use compile::{Compiler, compile};
 pub(crate) use engine::{Engines, Variant};
 pub(crate) use failure::Failure;
 pub use failure::{Limit, WorkerLoss};
 pub use guest::GuestInfo;
+pub(crate) use guest::GuestKind;
 pub(crate) use limits::SandboxLimits;
-pub(crate) use serve::serve;
+pub(crate) use serve::{only, serve};
 #[cfg(feature = "programs")]
-pub(crate) use serve::{Setup, Work};
+pub(crate) use setup::ProgramLimits;
+pub(crate) use setup::{Setup, Work, be_confined};
 pub use slot::ResetMethod;
 pub(crate) use snapshot::Snapshot;
 pub use store::private::PrivateError;

@@ -3,8 +3,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-#[cfg(feature = "test-hooks")]
-use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -13,72 +11,18 @@ use wasmtime::{Engine, Module};
 use super::code_cache::VerifiedCode;
 use super::engine::{Engines, Variant};
 use super::failure::Failure;
-use super::guest::{GuestInfo, GuestKind};
+use super::guest::GuestKind;
 use super::instance::Template;
 use super::limits::SandboxLimits;
 use super::machine::Machine;
+use super::setup::{Setup, be_confined};
 use super::snapshot::Snapshot;
 use super::thread::HOST_STACK;
-use super::{Call, Cost, Payload, compile, dirty_pages};
-#[cfg(feature = "programs")]
-use crate::program::{self, ProgramLimits};
-#[cfg(feature = "test-hooks")]
-use belljar_confine::breach::{self, Held};
+use super::{Call, Cost, Payload};
 use belljar_confine::channel::{Channel, Received};
-use belljar_confine::layers::MissingLayer;
 use belljar_confine::memory::{SealedBytes, SharedBuffer};
 use belljar_confine::process::no_process;
-use belljar_confine::role::Role;
-use belljar_confine::setup::{Granted, Plan, confine};
-
-/// The first message to a worker.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Setup {
-    pub(super) plan: Plan,
-    pub(super) variant: Variant,
-    /// Digest of the supervisor's guest: a worker program of another build may have another guest.
-    pub(super) guest: String,
-    pub(super) work: Work,
-}
-
-#[cfg(feature = "programs")]
-impl Setup {
-    /// For work that does not use the guest.
-    pub(crate) fn new(plan: Plan, work: Work) -> Setup {
-        let guest = GuestInfo::embedded().sha256.to_owned();
-        Setup { plan, variant: Variant::default(), guest, work }
-    }
-}
-
-/// The work of a worker.
-#[derive(Serialize, Deserialize)]
-pub(crate) enum Work {
-    /// Only confine itself and end, to find out what this machine allows.
-    Nothing,
-    /// Compile the guest, and end.
-    Compile(GuestKind),
-    /// Be a sandbox. The code and the shared buffer come with the message.
-    Sandbox(SandboxLimits),
-    /// Be a sandbox of the profiling variant, which serves no requests. The code of that variant
-    /// and the shared buffer come with the message.
-    Profile(SandboxLimits),
-    /// Compile a guest program, which comes once the worker is confined, and end.
-    #[cfg(feature = "programs")]
-    CompileProgram,
-    /// Run a guest program once, which comes once the worker is confined, and end.
-    #[cfg(feature = "programs")]
-    Program {
-        limits: ProgramLimits,
-        /// Number of granted files and folders, each of which comes with a separate message.
-        files: usize,
-    },
-    /// Make the system calls of an attacker who has taken over a worker of this role.
-    #[cfg(feature = "test-hooks")]
-    Breach(Box<belljar_confine::breach::Attempt>),
-}
-
-/// The answer to the set-up: the missing layers, or a missing layer that is required.
-pub(super) type Ready = Result<Vec<MissingLayer>, MissingLayer>;
+use belljar_confine::setup::Plan;
 
 /// Every later message to a worker.
 #[derive(Serialize, Deserialize)]
@@ -118,74 +62,14 @@ pub(super) struct Response {
 /// every byte must be escaped.
 const MAX_LOG: usize = 16 << 10;
 
-/// Serves the supervisor at the other end of `socket` until it closes the connection.
-pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
-    let mut channel = Channel::lasting(socket);
-    let Received::Message(setup, descriptors) = channel.receive::<Setup>(None)? else {
-        return Ok(());
-    };
-    if setup.guest != GuestInfo::embedded().sha256 {
-        return Err(io::Error::other("the worker and its supervisor are of different builds"));
-    }
-    let (limits, guest) = match setup.work {
-        Work::Nothing => return be_confined(&mut channel, &setup.plan).map(drop),
-        Work::Compile(guest) => {
-            // Counting processors reads files, and an engine sets signal handlers, so both come
-            // before the confinement.
-            let processors = std::thread::available_parallelism().map_or(1, usize::from);
-            let engine = Engines::new_engine(setup.variant, 1 << 20);
-            return match be_confined(&mut channel, &setup.plan)? {
-                true => {
-                    let room = only(descriptors).map_err(io::Error::other)?;
-                    compile::compile(&mut channel, guest, engine, &setup.plan, processors, room)
-                }
-                false => Ok(()),
-            };
-        }
-        Work::Sandbox(limits) => (limits, GuestKind::Serving),
-        Work::Profile(limits) => (limits, GuestKind::Profiling),
-        #[cfg(feature = "programs")]
-        Work::CompileProgram => {
-            let processors = std::thread::available_parallelism().map_or(1, usize::from);
-            let engine = program::new_engine(1 << 20);
-            return match be_confined(&mut channel, &setup.plan)? {
-                true => program::compile(&mut channel, engine, &setup.plan, processors),
-                false => Ok(()),
-            };
-        }
-        #[cfg(feature = "programs")]
-        Work::Program { limits, files } => {
-            let engine = program::new_engine(limits.stack());
-            let files = program::receive_files(&mut channel, files)?;
-            let granted = program::granted(&files);
-            return match be_confined_but(&mut channel, &setup.plan, &granted)? {
-                true => {
-                    drop(granted);
-                    program::run(channel, engine, limits, setup.plan, files)
-                }
-                false => Ok(()),
-            };
-        }
-        #[cfg(feature = "test-hooks")]
-        Work::Breach(attempt) => {
-            let Received::Message((), held) = channel.receive::<()>(None)? else {
-                return Ok(());
-            };
-            let number = |at: usize| held.get(at).map_or(-1, AsRawFd::as_raw_fd).into();
-            breach::hold(Held { folder: number(0), socket: number(1), room: number(2) });
-            let granted = held.iter().take(usize::from(setup.plan.role == Role::GrantedProgram));
-            let granted: Vec<_> =
-                granted.map(|folder| Granted { descriptor: folder.as_fd(), write: true }).collect();
-            return match be_confined_but(&mut channel, &setup.plan, &granted)? {
-                true => {
-                    // As before the hostile part of a worker's work.
-                    setup.plan.narrow()?;
-                    channel.send(&attempt.make(), &[])
-                }
-                false => Ok(()),
-            };
-        }
-    };
+/// Answers requests with a sandbox until the supervisor closes the connection.
+pub(crate) fn serve(
+    mut channel: Channel,
+    setup: Setup,
+    limits: SandboxLimits,
+    guest: GuestKind,
+    descriptors: Vec<OwnedFd>,
+) -> io::Result<()> {
     let mut descriptors = descriptors.into_iter();
     let (Some(code), Some(shared), room) =
         (descriptors.next(), descriptors.next(), descriptors.next())
@@ -197,7 +81,7 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
     // After this, no memory of this process becomes executable.
     let loaded = load(&code, setup.variant, limits);
     drop(code);
-    if !be_confined(&mut channel, &setup.plan)? {
+    if !be_confined(&mut channel, &setup.plan, &[])? {
         return Ok(());
     }
     let stack = usize::try_from(limits.stack + HOST_STACK).map_err(io::Error::other)?;
@@ -239,28 +123,6 @@ fn load(
     let engine = Engines::new_engine(variant, limits.stack).map_err(|err| host(&err))?;
     let module = code.load(&engine).map_err(|err| host(&err))?;
     Ok((engine, module))
-}
-
-/// Confines this process and reports the result to the supervisor. Returns whether to continue.
-fn be_confined(channel: &mut Channel, plan: &Plan) -> io::Result<bool> {
-    be_confined_but(channel, plan, &[])
-}
-
-/// Like [`be_confined`], except for granted files and folders.
-fn be_confined_but(
-    channel: &mut Channel,
-    plan: &Plan,
-    granted: &[Granted<'_>],
-) -> io::Result<bool> {
-    // No file can be opened afterwards. Only runs need the pagemap; without it, memory is reset in
-    // another way.
-    match plan.role {
-        Role::Run => drop(dirty_pages::pagemap()),
-        _ => dirty_pages::no_pagemap(),
-    }
-    let ready: Ready = confine(plan, granted);
-    channel.send(&ready, &[])?;
-    Ok(ready.is_ok())
 }
 
 fn work(
@@ -328,7 +190,7 @@ fn carry_out(
     Ok((len, cost))
 }
 
-fn only(descriptors: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
+pub(crate) fn only(descriptors: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
     let first = descriptors.into_iter().next();
     first.ok_or_else(|| Failure::Host("the request lacks its memory file".into()))
 }

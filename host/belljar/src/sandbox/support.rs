@@ -12,7 +12,7 @@ use super::dirty_pages::DirtyPages;
 use super::engine::Variant;
 use super::failure::Failure;
 use super::guest::GuestInfo;
-use super::serve::{Setup, Work};
+use super::setup::{Setup, Work};
 use super::store::private::{PrivateError, PrivateFolder};
 use super::worker::{LONGEST_START, Worker};
 use belljar_confine::layers::{Confinement, MissingLayer};

@@ -99,7 +99,7 @@ static ATTACKS: LazyLock<Component> = LazyLock::new(|| compiled("attacks"));
 
 /// A program built by `cargo xtask programs`.
 pub(super) fn compiled(name: &str) -> Component {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guest/programs");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest/programs");
     let file = folder.join(name).with_extension("wasm");
     let wasm = std::fs::read(&file).unwrap_or_else(|err| {
         panic!("{}: {err}; build it with `cargo xtask programs`", file.display())
