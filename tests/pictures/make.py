@@ -1,4 +1,4 @@
-"""Makes the images of tests/pictures.rs and the values that they must become, by Pillow and numpy.
+"""Makes the images of tests/command_line/pictures.rs and the values that they must become, by Pillow and numpy.
 
     python3 -m pip install pillow==13.0.0 numpy
     python3 tests/pictures/make.py

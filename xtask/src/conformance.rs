@@ -202,7 +202,7 @@ fn table(results: &[Value]) -> String {
          with the case's own tolerances. The last column is {} on the same cases.\n\n\
          *Refused* is a clear error instead of an answer (exit code 4). Cases whose inputs are not \
          tensors are refused too. *Wrong*, *crash* and *limit* are zero, and \
-         `tests/conformance.rs` checks the outcome of every case (`classes.txt`).\n\n{}.\n\n## By kind\n\n{HEAD}",
+         `tests/conformance/main.rs` checks the outcome of every case (`classes.txt`).\n\n{}.\n\n## By kind\n\n{HEAD}",
         REQUIREMENTS[0].replace("==", " "),
         REQUIREMENTS[1].replace("==", " "),
         summary(own.iter().copied()),

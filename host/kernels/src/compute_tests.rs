@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::operations::Refused;
 use super::{InstructionSet, Watch, compute};
 
-#[path = "../../../tests/functions/exact.rs"]
+#[path = "../../../tests/models/functions/exact.rs"]
 mod exact;
 
 /// Memory in which tensors are placed, with a mark around each of them.

@@ -9,7 +9,7 @@ skl2onnx 1.20.0, onnxruntime 1.32.0):
     target/sklearn-venv/bin/pip install scikit-learn skl2onnx onnxruntime
     target/sklearn-venv/bin/python tests/expectations/classical/make.py
 
-It rewrites the .json files beside it. Models are kept as JSON, from which tests/classical.rs writes
+It rewrites the .json files beside it. Models are kept as JSON, from which tests/models/classical.rs writes
 the same ONNX files, so that nobody who runs the tests needs Python, and no model is a file in git.
 All training data are made up, from seeds.
 """

@@ -236,6 +236,14 @@ fn other_file_systems_below_a_grant_are_not_entered() {
     bench.refused("read /all/proc: another file system below a grant needs a separate grant");
 }
 
+struct EndsRace<'a>(&'a AtomicBool);
+
+impl Drop for EndsRace<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The host swaps a file and a link to a secret as fast as it can, while a program opens it.
 #[test]
 fn swapping_a_file_and_a_link_during_open_reveals_nothing() {
@@ -248,7 +256,9 @@ fn swapping_a_file_and_a_link_during_open_reveals_nothing() {
     let mut bench = Bench::new().grant(&granted, "/data", Access::Write);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let racing = scope.spawn(|| {
+        // Also when this thread panics: the scope waits for the other one.
+        let _ends = EndsRace(&over);
+        scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 for (a, b) in [("link", "file"), ("way", "sub")] {
                     let (a, b) = (granted.join(a), granted.join(b));
@@ -263,8 +273,6 @@ fn swapping_a_file_and_a_link_during_open_reveals_nothing() {
                       open d /data sub/made write create\nclose d\n"
             .repeat(200);
         let found = bench.run(&script);
-        over.store(true, Ordering::Relaxed);
-        racing.join().unwrap();
         for line in &found {
             assert!(!line.contains("secret"), "{line}");
             read += usize::from(line == "granted");

@@ -1,0 +1,771 @@
+//! The command line as people and scripts use it: exit codes, inputs and outputs.
+
+use crate::support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use belljar::Tensor;
+use serde_json::Value;
+use support::onnx::{Dim, FLOAT, Graph, fixed, node, relu, tensor_f32, value};
+use support::scratch::Scratch;
+use support::{belljar, models, repository};
+
+impl Scratch {
+    fn policy(&self, text: &str) -> String {
+        self.toml("policy.toml", text)
+    }
+}
+
+fn run(arguments: &[&str]) -> Output {
+    belljar(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+fn run_with_input(arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = belljar(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[track_caller]
+fn assert_exit(output: &Output, code: i32, says: &str) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(says), "{says:?} is not in {text:?}");
+    let harmless =
+        |c: char| c == '\n' || !(c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c));
+    assert!(text.chars().all(harmless), "{text:?}");
+}
+
+fn answer(output: &Output) -> Value {
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn exit_code_0_success() {
+    let s = Scratch::new();
+    let output = run(&["run", &s.relu(), "--input", &format!("x={}", s.x())]);
+    assert_exit(&output, 0, "");
+    let table = stdout(&output);
+    for expected in ["output", "y", "f32", "2×2", "1.375", "[1, 0]", "3.5"] {
+        assert!(table.contains(expected), "{expected} is not in\n{table}");
+    }
+    assert!(output.stderr.is_empty(), "{}", stderr(&output));
+}
+
+#[test]
+fn exit_code_1_other_errors() {
+    let s = Scratch::new();
+    let taken = s.file("taken.npz", "mine");
+    let output = run(&["run", &s.relu(), "--input", &s.x(), "--output", &taken]);
+    assert_exit(&output, 1, "taken.npz");
+    assert!(stderr(&output).contains("--force"));
+    assert_eq!(fs::read_to_string(&taken).unwrap(), "mine");
+}
+
+#[test]
+fn exit_code_2_usage_errors() {
+    let s = Scratch::new();
+    let (model, x) = (s.relu(), s.x());
+    let truncated = s.file("cut.npy", &fs::read(&x).unwrap()[..100]);
+    let pickle = s.file("pickle.npy", {
+        let header = "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }";
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16 + 1).to_le_bytes());
+        bytes.extend(header.bytes().chain(*b"\n"));
+        bytes
+    });
+    let ragged = s.file("ragged.json", "[[1, 2], [3]]");
+    let labels = s.file("labels.txt", "a\nb\nc\n");
+    let folder = s.folder().to_str().unwrap().to_owned();
+    let bad_policy = s.policy("[limits]\nmemroy = \"1 GiB\"");
+    let cases: [(&[&str], &str); 17] = [
+        (&["run"], "MODEL"),
+        (&["run", &model, "--nonsense"], "--nonsense"),
+        (&["frobnicate"], "frobnicate"),
+        (&["run", "/does/not/exist.onnx"], "exist.onnx"),
+        (&["run", "-"], "standard input"),
+        (&["run", &folder], "not a regular file"),
+        (&["run", "/dev/zero"], "not a regular file"),
+        (&["run", &model, "--input", "x=/does/not/exist"], "exist"),
+        (&["run", &model, "--input", &truncated], "cut.npy"),
+        (&["run", &model, "--input", &pickle], "pickle"),
+        (&["run", &model, "--input", &ragged], "ragged.json"),
+        (&["run", &model, "--input", "=x"], "NAME=FILE"),
+        (&["run", &model, "--input", "x=-", "--input", "z=-"], "only one input"),
+        (&["run", &model, "--input", &x, "--labels", &labels], "3 lines"),
+        (&["run", &model, "--input", &x, "--output", "answer.txt"], "cannot infer the format"),
+        (&["run", &model, "--input", &x, "--policy", &bad_policy], "memory"),
+        (&["run", &model, "--input", &x, "--policy", "/does/not/exist.toml"], "exist.toml"),
+    ];
+    for (arguments, says) in cases {
+        assert_exit(&run(arguments), 2, says);
+    }
+}
+
+#[test]
+fn exit_code_3_refused_by_policy() {
+    let s = Scratch::new();
+    let pinned = s.policy(&format!("[model]\nsha256 = \"{}\"", "ab".repeat(32)));
+    let output = run(&["run", &s.relu(), "--input", &s.x(), "--policy", &pinned]);
+    assert_exit(&output, 3, "model.sha256");
+
+    let open = s.policy("");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o666)).unwrap();
+    let output = run(&["run", &s.relu(), "--input", &s.x(), "--policy", &open]);
+    assert_exit(&output, 3, "not trusted");
+}
+
+#[test]
+fn policy_next_to_the_model_is_not_used() {
+    let s = Scratch::new();
+    s.policy(&format!("[model]\nsha256 = \"{}\"", "ab".repeat(32)));
+    s.file("relu.policy.toml", "nonsense");
+    s.file("relu.toml", "nonsense");
+    let mut command = belljar(&["run", &s.relu(), "--input", &s.x()]);
+    assert_exit(&command.current_dir(s.folder()).output().unwrap(), 0, "");
+}
+
+#[test]
+fn exit_code_4_invalid_model_or_input() {
+    let s = Scratch::new();
+    let model = s.relu();
+    let wrong = s.npy("wrong.npy", &Tensor::new(vec![1.0f64; 4], &[2, 2]).unwrap());
+    let cases: [(&[&str], &str); 5] = [
+        (&["run", &s.file("text.onnx", "this is no model"), "--input", "x=-"], "not an ONNX model"),
+        (&["inspect", &s.file("empty.onnx", "")], "no graph"),
+        (&["run", &model], "not given"),
+        (&["run", &model, "--input", &wrong], "the model declares x: f32 [2, 2]"),
+        (&["run", &model, "--input", &format!("z={}", s.x())], "no such input"),
+    ];
+    for (arguments, says) in cases {
+        assert_exit(&run(arguments), 4, says);
+    }
+}
+
+#[test]
+fn exit_code_5_exceeded_limits() {
+    let s = Scratch::new();
+    let (model, x) = (s.relu(), s.x());
+    let big = s.npy("big.npy", &Tensor::new(vec![0.0f32; 1000], &[1000]).unwrap());
+    let slow = s.file("slow.onnx", support::onnx::slow(512, 400).bytes());
+    let square = s.npy("square.npy", &Tensor::new(vec![0.0f32; 512 * 512], &[512, 512]).unwrap());
+    let cases: [(&str, &[&str], &str); 3] = [
+        ("model-size = \"10 B\"", &["run", &model, "--input", &x], "limits.model-size"),
+        ("input-size = \"100 B\"", &["run", &model, "--input", &big], "limits.input-size"),
+        ("run-time = \"100 ms\"", &["run", &slow, "--input", &square], "limits.run-time"),
+    ];
+    for (limit, arguments, says) in cases {
+        for (isolation, confinement) in [("process", "strict"), ("thread", "best-effort")] {
+            let text = format!("confinement = \"{confinement}\"\n[limits]\n{limit}");
+            let policy = s.policy(&text);
+            let more = ["--policy", &policy, "--isolation", isolation];
+            let arguments: Vec<&str> = arguments.iter().copied().chain(more).collect();
+            assert_exit(&run(&arguments), 5, says);
+        }
+    }
+}
+
+#[test]
+fn exit_code_4_position_outside_of_the_tables() {
+    let s = Scratch::new();
+    let graph = Graph {
+        nodes: vec![node("RotaryEmbedding", &["x", "cos", "sin", "positions"], &["y"], &[])],
+        initializers: vec![
+            tensor_f32("x", &[1, 1, 2, 4], &[1.0; 8]),
+            tensor_f32("cos", &[3, 2], &[1.0; 6]),
+            tensor_f32("sin", &[3, 2], &[0.0; 6]),
+        ],
+        inputs: vec![value("positions", support::onnx::INT64, &fixed(&[1, 2]))],
+        outputs: vec![value("y", FLOAT, &fixed(&[1, 1, 2, 4]))],
+    };
+    let opset = support::onnx::Message::new().int(2, 23);
+    let model =
+        support::onnx::Message::new().int(1, 10).message(7, graph.message()).message(8, opset);
+    let model = s.file("rotary.onnx", model.finish());
+    let zeros = s.npy("positions.npy", &Tensor::new(vec![9i64; 2], &[1, 2]).unwrap());
+    for isolation in ["process", "thread"] {
+        let output = run(&["run", &model, "--input", &zeros, "--isolation", isolation]);
+        assert_exit(&output, 4, "the position 9");
+    }
+}
+
+/// No model is known that makes the sandbox trap, so this test kills the worker.
+#[test]
+fn exit_code_6_worker_died_during_a_run() {
+    let mut busy = Busy::start();
+    busy.wait_until_at_work();
+    let worker = rustix::process::Pid::from_raw(busy.worker.cast_signed()).unwrap();
+    rustix::process::kill_process(worker, rustix::process::Signal::KILL).unwrap();
+    assert_eq!(busy.supervisor.wait().unwrap().code(), Some(6));
+}
+
+#[test]
+fn exit_code_7_missing_protection() {
+    let s = Scratch::new();
+    let (cache, state) = (s.path("cache"), s.path("state"));
+    fs::create_dir_all(cache.join("code")).unwrap();
+    fs::set_permissions(cache.join("code"), fs::Permissions::from_mode(0o777)).unwrap();
+    let output = belljar(&["run", &s.relu(), "--input", &s.x()])
+        .env("BELLJAR_CACHE_DIR", &cache)
+        .env("BELLJAR_STATE_DIR", &state)
+        .output()
+        .unwrap();
+    assert_exit(&output, 7, "chmod");
+}
+
+#[test]
+fn inputs_are_read_from_npy_npz_json_and_standard_input() {
+    let s = Scratch::new();
+    let model = s.relu();
+    let mut npz = std::io::Cursor::new(Vec::new());
+    let tensor = Tensor::new(vec![-1.0f32, 2.0, 3.5, -4.0], &[2, 2]).unwrap();
+    belljar::tensor::npz::write(&[("x".into(), tensor)], &mut npz).unwrap();
+    let npz = npz.into_inner();
+    let json = b"[[-1, 2], [3.5, -4]]";
+    let named = br#"{"x": [[-1, 2], [3.5, -4]]}"#;
+    let typed = br#"{"dtype": "f32", "shape": [2, 2], "data": [-1, 2, 3.5, -4]}"#;
+    let npy = fs::read(s.x()).unwrap();
+    for content in [&npy[..], &npz, json, named, typed] {
+        let file = s.file("input", content);
+        // A file of named tensors has the names of the inputs.
+        let by_name = format!("x={file}");
+        let mut ways = vec![vec!["--input", &*file]];
+        if content != named {
+            ways.push(vec!["--input", &by_name]);
+        }
+        for way in ways {
+            let arguments = [&["run", &*model, "--format", "json", "--data"][..], &way].concat();
+            let found = answer(&run(&arguments));
+            assert_eq!(found["outputs"][0]["data"], serde_json::json!([0.0, 2.0, 3.5, 0.0]));
+        }
+        let arguments = ["run", &model, "--format", "json", "--data", "--input", "-"];
+        let found = answer(&run_with_input(&arguments, content));
+        assert_eq!(found["outputs"][0]["top"][0]["index"], serde_json::json!([1, 0]));
+    }
+}
+
+#[test]
+fn outputs_are_written_to_npz_json_and_folders() {
+    let s = Scratch::new();
+    let (model, x) = (s.relu(), s.x());
+    let expected = Tensor::new(vec![0.0f32, 2.0, 3.5, 0.0], &[2, 2]).unwrap();
+    for name in ["answer.npz", "answer.json", "folder/"] {
+        let path = format!("{}/{name}", s.folder().display());
+        let output = run(&["run", &model, "--input", &x, "--output", &path]);
+        assert_exit(&output, 0, "");
+        assert!(stdout(&output).contains("wrote "));
+    }
+    let npz = fs::File::open(s.path("answer.npz")).unwrap();
+    let arrays = belljar::tensor::npz::read(npz, 1 << 20).unwrap();
+    assert_eq!(arrays, [("y".to_owned(), expected.clone())]);
+    let npy = fs::File::open(s.path("folder/y.npy")).unwrap();
+    assert_eq!(belljar::tensor::npy::read(npy, 1 << 20).unwrap(), expected);
+    let json: Value = serde_json::from_slice(&fs::read(s.path("answer.json")).unwrap()).unwrap();
+    assert_eq!(json["y"]["data"], serde_json::json!([0.0, 2.0, 3.5, 0.0]));
+}
+
+#[test]
+fn labels_name_the_classes() {
+    let s = Scratch::new();
+    let labels = s.file("labels.txt", "cat\ndog\x1b[31m\n");
+    let arguments = ["run", &s.relu(), "--input", &s.x(), "--labels", &labels, "--top", "2"];
+    let output = run(&arguments);
+    assert_exit(&output, 0, "");
+    assert!(stdout(&output).contains("[1, 0]  3.5  cat"), "{}", stdout(&output));
+    assert!(!stdout(&output).contains('\x1b'));
+    let found = answer(&run(&[&arguments[..], &["--format", "json"]].concat()));
+    assert_eq!(found["outputs"][0]["top"][1]["label"], "dog\u{1b}[31m");
+}
+
+#[test]
+fn untrusted_names_are_escaped_in_every_output() {
+    let s = Scratch::new();
+    let name = "../\x1b]0;owned\x07\u{202e}\r\n";
+    let graph = Graph {
+        nodes: vec![node("Relu", &["x"], &[name], &[])],
+        inputs: vec![value("x", FLOAT, &[Dim::Symbol(name), Dim::Fixed(2)])],
+        outputs: vec![value(name, FLOAT, &[Dim::Symbol(name), Dim::Fixed(2)])],
+        ..Graph::default()
+    };
+    let model = s.file("hostile.onnx", graph.bytes());
+    let (x, folder) = (s.x(), s.path("folder"));
+    fs::create_dir(&folder).unwrap();
+    let folder = folder.to_str().unwrap();
+    for arguments in [
+        &["inspect", &*model][..],
+        &["inspect", &model, "--format", "json"],
+        &["run", &model, "--input", &x],
+        &["run", &model, "--input", &x, "--format", "json"],
+        &["run", &model, "--input", &x, "--output", folder],
+        &["new-policy", &model, "--random"],
+    ] {
+        let output = run(arguments);
+        assert_exit(&output, 0, "");
+        let text = stdout(&output);
+        let bad = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!text.chars().any(bad), "{arguments:?}: {text:?}");
+    }
+    let files: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(files.len(), 1);
+    assert!(files[0].to_str().unwrap().chars().all(|c| c.is_ascii_graphic()), "{files:?}");
+}
+
+#[test]
+fn inspect_describes_the_model() {
+    let path = models().join("silero_vad.onnx");
+    let arguments = ["inspect", path.to_str().unwrap(), "--format", "json"];
+    let found = answer(&run(&arguments));
+    assert_eq!(found["producer_name"], "spox");
+    assert_eq!(found["inputs"][2]["name"], "sr");
+    assert_eq!(found["inputs"][2]["shape"], serde_json::json!([]));
+    assert_eq!(found["operators"][0]["op_type"], "Constant");
+    assert_eq!(found["nodes"], 689);
+    let table = stdout(&run(&["inspect", path.to_str().unwrap()]));
+    for expected in ["spox", "ai.onnx 16", "LSTM 4", "scalar"] {
+        assert!(table.contains(expected), "{expected} is not in\n{table}");
+    }
+    assert!(!table.contains("unsupported operators"), "{table}");
+}
+
+#[test]
+fn inspect_lists_unsupported_operators() {
+    let s = Scratch::new();
+    let mut graph = support::onnx::relu(&support::onnx::fixed(&[2]));
+    let odd = support::onnx::int_attribute("odd", 1);
+    graph.nodes = vec![
+        support::onnx::node("Relu", &["x"], &["a"], &[odd]),
+        support::onnx::node("Frobnicate", &["a"], &["b"], &[]),
+        support::onnx::node("Neg", &["b"], &["y"], &[]),
+    ];
+    let model = s.file("odd.onnx", graph.bytes());
+    let table = stdout(&run(&["inspect", &model]));
+    for expected in ["unsupported", "the attribute \"odd\" is not", "the operator is not"] {
+        assert!(table.contains(expected), "{expected} is not in\n{table}");
+    }
+    let found = answer(&run(&["inspect", &model, "--format", "json"]));
+    for operator in found["operators"].as_array().unwrap() {
+        let good = operator["op_type"] == "Neg";
+        assert_eq!(operator["refused"].is_null(), good, "{operator}");
+    }
+    let preparation = &found["preparation"];
+    assert_eq!(
+        (&preparation["verdict"], &preparation["exit_code"]),
+        (&"refused".into(), &4.into())
+    );
+    assert!(preparation["error"].as_str().unwrap().contains("\"odd\""), "{preparation}");
+}
+
+#[test]
+fn inspect_checks_whether_a_model_can_be_prepared() {
+    use support::onnx::{INT64, int_attribute, tensor_i64};
+    let s = Scratch::new();
+    let verdict = |arguments: &[&str]| {
+        let arguments = [&["inspect"], arguments, &["--format", "json"]].concat();
+        let found = answer(&run(&arguments));
+        let preparation = found["preparation"].clone();
+        (preparation["verdict"].as_str().unwrap().to_owned(), preparation)
+    };
+    // All shapes are declared, and preparation does not depend on values.
+    let model = s.file("fixed.onnx", relu(&fixed(&[2, 3])).bytes());
+    let (found, preparation) = verdict(&[&model]);
+    assert_eq!(found, "prepared");
+    assert_eq!(preparation["undecided"].as_array().unwrap().len(), 0);
+    assert_eq!(preparation["assumed"], false);
+    assert!(stdout(&run(&["inspect", &model])).contains("prepared for x 2×3"));
+    assert_exit(&run(&["inspect", &model, "--input-shape", "x=2,4"]), 4, "does not fit");
+    assert_exit(&run(&["inspect", &model, "--input-shape", "z=2"]), 2, "has no input z");
+    assert_exit(&run(&["inspect", &model, "--input-shape", "x"]), 2, "expected a shape");
+    assert!(
+        answer(&run(&["inspect", &model, "--no-prepare", "--format", "json"]))["preparation"]
+            .is_null()
+    );
+
+    // Some shapes work, others are refused.
+    let sum = Graph {
+        nodes: vec![node("Add", &["x", "w"], &["y"], &[])],
+        initializers: vec![tensor_f32("w", &[3], &[1.0; 3])],
+        inputs: vec![value("x", FLOAT, &[Dim::Symbol("n"), Dim::Symbol("m")])],
+        outputs: vec![support::onnx::value_of_any_shape("y", FLOAT)],
+    };
+    let model = s.file("open.onnx", sum.bytes());
+    assert_eq!(verdict(&[&model]).0, "open");
+    assert_eq!(verdict(&[&model, "--shape", "x=5,3"]).0, "prepared");
+    let (found, preparation) = verdict(&[&model, "--input-shape", "x=5,4"]);
+    assert_eq!((&*found, &preparation["exit_code"]), ("refused", &4.into()));
+    assert!(preparation["error"].as_str().unwrap().contains("node \"y\": Add"), "{preparation}");
+
+    // Which nodes may fail during a run, depending on values.
+    let gather = Graph {
+        nodes: vec![
+            node("Neg", &["x"], &["n"], &[]),
+            node("Gather", &["n", "places"], &["taken"], &[int_attribute("axis", 0)]),
+            node("NonZero", &["taken"], &["y"], &[]),
+        ],
+        inputs: vec![value("x", FLOAT, &fixed(&[4])), value("places", INT64, &fixed(&[2]))],
+        outputs: vec![support::onnx::value_of_any_shape("y", INT64)],
+        ..Graph::default()
+    };
+    let model = s.file("values.onnx", gather.bytes());
+    let (found, preparation) = verdict(&[&model]);
+    assert_eq!(found, "prepared");
+    let undecided: Vec<[&str; 3]> = preparation["undecided"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| ["node", "operator", "missing"].map(|key| one[key].as_str().unwrap()))
+        .collect();
+    assert_eq!(undecided, [["taken", "Gather", "values"], ["y", "NonZero", "sizes"]]);
+
+    // A policy with too little memory: the constant alone takes 64 MiB.
+    let large = Graph {
+        nodes: vec![
+            node("ConstantOfShape", &["s"], &["c"], &[]),
+            node("Add", &["x", "c"], &["y"], &[]),
+        ],
+        initializers: vec![tensor_i64("s", &[2], &[4096, 4096])],
+        inputs: vec![value("x", FLOAT, &fixed(&[1]))],
+        outputs: vec![support::onnx::value_of_any_shape("y", FLOAT)],
+    };
+    let model = s.file("large.onnx", large.bytes());
+    let policy = s.file("tight.toml", "version = 1\n[limits]\nmemory = \"32 MiB\"\n");
+    let (found, preparation) = verdict(&[&model, "--policy", &policy]);
+    assert_eq!((&*found, &preparation["exit_code"]), ("refused", &5.into()), "{preparation}");
+}
+
+/// The exact table: `BELLJAR_BLESS=1` updates tests/expectations/ops.txt.
+#[test]
+fn ops_prints_the_table_of_operators() {
+    let text = stdout(&run(&["ops"]));
+    let path = support::repository().join("tests/expectations/ops.txt");
+    if std::env::var_os("BELLJAR_BLESS").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(text, fs::read_to_string(&path).unwrap(), "BELLJAR_BLESS=1 writes it anew");
+    let all = answer(&run(&["ops", "--format", "json"]));
+    let operators = all["operators"].as_array().unwrap();
+    assert_eq!(operators.len(), text.lines().count());
+    let resize = answer(&run(&["ops", "resize", "--format", "json"]));
+    assert!(resize["operators"].as_array().unwrap().iter().all(|one| one["name"] == "Resize"));
+    assert_exit(&run(&["ops", "Frobnicate"]), 2, "unsupported operator Frobnicate");
+}
+
+#[test]
+fn new_policy_pins_the_model_and_lets_it_run() {
+    let s = Scratch::new();
+    let (model, x) = (s.relu(), s.x());
+    let policy = s.path("new.toml");
+    let policy = policy.to_str().unwrap();
+    assert_exit(&run(&["new-policy", &model, "--input", &x, "--output", policy]), 0, "");
+    assert_exit(&run(&["new-policy", &model, "--input", &x, "--output", policy]), 1, "--force");
+    assert_exit(&run(&["run", &model, "--policy", policy, "--input", &x]), 0, "");
+    let other = s.file("other.onnx", relu(&fixed(&[2, 3])).bytes());
+    assert_exit(&run(&["run", &other, "--policy", policy, "--input", &x]), 3, "model.sha256");
+    let magika = models().join("magika.onnx");
+    let output = run(&["new-policy", magika.to_str().unwrap(), "--random"]);
+    assert!(stdout(&output).contains("sha256 = \"fe2d2eb49c"), "{}", stdout(&output));
+}
+
+#[test]
+fn broken_pipe_is_success() {
+    let s = Scratch::new();
+    let x = s.x();
+    for arguments in [
+        vec!["run", "MODEL", "--input", &*x, "--format", "json"],
+        vec!["inspect", "MODEL"],
+        vec!["--help"],
+        vec!["man"],
+        vec!["completions", "bash"],
+        vec!["--version", "--verbose"],
+    ] {
+        let model = s.relu();
+        let arguments: Vec<&str> =
+            arguments.iter().map(|each| if *each == "MODEL" { &*model } else { each }).collect();
+        let mut child =
+            belljar(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let mut text = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!((status.code(), &*text), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn color_flag_and_no_color_are_respected() {
+    let with = |arguments: &[&str], no_color: &str| {
+        let mut command = belljar(arguments);
+        stderr(&command.env("NO_COLOR", no_color).output().unwrap())
+    };
+    assert!(!with(&["run", "/nope"], "").contains('\x1b'), "not a terminal");
+    assert!(with(&["run", "/nope", "--color", "always"], "").contains('\x1b'));
+    assert!(!with(&["run", "/nope", "--color", "never"], "").contains('\x1b'));
+}
+
+#[test]
+fn version_help_completions_and_manual() {
+    let version = stdout(&run(&["--version"]));
+    assert_eq!(version, format!("belljar {}\n", env!("CARGO_PKG_VERSION")));
+    let info = belljar::GuestInfo::embedded();
+    for arguments in [["--version", "--verbose"], ["--verbose", "--version"]] {
+        let text = stdout(&run(&arguments));
+        assert!(text.contains(info.sha256) && text.contains("rustc "), "{text}");
+    }
+    let help = stdout(&run(&["--help"]));
+    for code in 0..=7 {
+        assert!(help.contains(&format!("\n  {code}  ")), "exit code {code} is not in the help");
+    }
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        assert!(stdout(&run(&["completions", shell])).contains("new-policy"), "{shell}");
+    }
+    let s = Scratch::new();
+    let folder = s.path("man");
+    assert_exit(&run(&["man", "--output", folder.to_str().unwrap()]), 0, "");
+    let mut pages: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    pages.sort();
+    assert!(pages.len() >= 7 && pages.iter().any(|page| page == "belljar-run.1"), "{pages:?}");
+}
+
+#[test]
+fn worker_cannot_be_started_from_the_command_line() {
+    let output = run(&["__belljar-worker"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+}
+
+/// A `belljar` whose worker is busy long enough to examine both processes.
+struct Busy {
+    supervisor: std::process::Child,
+    worker: u32,
+    _scratch: Scratch,
+}
+
+impl Busy {
+    fn start() -> Busy {
+        let s = Scratch::new();
+        let slow = s.file("slow.onnx", support::onnx::slow(1024, 4000).bytes());
+        let square =
+            s.npy("square.npy", &Tensor::new(vec![0.0f32; 1 << 20], &[1024, 1024]).unwrap());
+        let supervisor = belljar(&["run", &slow, "--input", &square]).spawn().unwrap();
+        let mut busy = Busy { supervisor, worker: 0, _scratch: s };
+        for _ in 0..1000 {
+            let found = children(busy.supervisor.id());
+            // Before exec, the worker is still a copy of its supervisor.
+            let ready = |pid: &u32| {
+                let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                line.windows(9).any(|window| window == b"__belljar")
+            };
+            if let Some(worker) = found.into_iter().find(ready) {
+                // A busy worker has received its model.
+                std::thread::sleep(std::time::Duration::from_millis(300));
+                busy.worker = worker;
+                return busy;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("no worker was started");
+    }
+
+    /// Waits until the worker has computed for a while.
+    fn wait_until_at_work(&self) {
+        for _ in 0..3000 {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.worker)).unwrap();
+            let behind_name = stat.rsplit(')').next().unwrap();
+            let ticks: u64 = behind_name.split_whitespace().nth(11).unwrap().parse().unwrap();
+            if ticks >= 50 {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("worker {} does not work", self.worker);
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        // A failed test must not leave processes running.
+        let _ = self.supervisor.kill();
+        let _ = self.supervisor.wait();
+    }
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten();
+    let lists = tasks
+        .filter_map(Result::ok)
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[test]
+fn worker_dies_with_its_supervisor() {
+    let mut busy = Busy::start();
+    busy.supervisor.kill().unwrap();
+    busy.supervisor.wait().unwrap();
+    for _ in 0..500 {
+        // A killed process is a zombie until its new parent reaps it.
+        let status = fs::read_to_string(format!("/proc/{}/status", busy.worker));
+        let status = status.unwrap_or_default();
+        if status.is_empty() || status.contains("State:\tZ") {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("worker {} lives on", busy.worker);
+}
+
+#[test]
+fn worker_inherits_no_descriptors_or_environment() {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    let inherited = rustix::fs::open(
+        secret.path(),
+        rustix::fs::OFlags::RDONLY, // Not closed on exec: every child gets it.
+        rustix::fs::Mode::empty(),
+    )
+    .unwrap();
+    let busy = Busy::start();
+    drop(inherited);
+    let open = |pid: u32| -> Vec<PathBuf> {
+        let folder = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        folder.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok()).collect()
+    };
+    assert!(open(busy.supervisor.id()).iter().any(|path| path == secret.path()), "no such secret");
+    let links = open(busy.worker);
+    for path in &links {
+        let text = path.to_string_lossy();
+        let known = text.starts_with("socket:")
+            || text.starts_with("/memfd:belljar-")
+            || text == "/dev/null"
+            || text.ends_with("/pagemap");
+        assert!(known, "a worker has {text} open, among {links:?}");
+    }
+    let read = |what: &str| fs::read(format!("/proc/{}/{what}", busy.worker)).unwrap();
+    assert!(read("environ").is_empty());
+    assert_eq!(fs::read_link(format!("/proc/{}/cwd", busy.worker)).unwrap(), Path::new("/"));
+}
+
+#[test]
+fn confinement_of_a_worker_is_visible_in_proc() {
+    let busy = Busy::start();
+    let read = |what: &str| {
+        fs::read_to_string(format!("/proc/{}/{what}", busy.worker)).unwrap_or_default()
+    };
+    let status = read("status");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
+    };
+    assert_eq!(field("Seccomp"), "2");
+    assert_eq!(field("Seccomp_filters"), "3");
+    assert_eq!(field("NoNewPrivs"), "1");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(field("Groups"), "");
+    // The worker is the first process in its PID namespace.
+    assert!(field("NSpid").ends_with("\t1"), "{}", field("NSpid"));
+    // Only root can read the rest.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    for ids in ["Uid", "Gid"] {
+        assert!(field(ids).split_whitespace().all(|id| id != "0"), "{ids}");
+    }
+    for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"] {
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert_ne!(of(&busy.worker.to_string()), of("self"), "{kind}");
+    }
+    // In its own namespace, its user is `nobody`.
+    assert_eq!(read("uid_map").split_whitespace().next(), Some("65534"));
+    let root = format!("/proc/{}/root", busy.worker);
+    assert_eq!(fs::read_dir(root).unwrap().count(), 0, "its root is not empty");
+    let maps = read("maps");
+    assert!(maps.lines().any(|line| line.contains(" r-xp ")), "{maps}");
+    assert!(!maps.lines().any(|line| line.contains(" rwx")), "{maps}");
+    let limits = read("limits");
+    let limit = |name: &str| limits.lines().find(|line| line.starts_with(name)).unwrap();
+    for name in ["Max core file size", "Max locked memory"] {
+        assert!(limit(name).split_whitespace().any(|word| word == "0"), "{limits}");
+    }
+    for name in ["Max data size", "Max cpu time", "Max file size", "Max open files"] {
+        assert!(!limit(name).contains("unlimited"), "{limits}");
+    }
+}
+
+#[test]
+fn confine_show_explains_filters() {
+    let output = run(&["confine", "show"]);
+    assert_exit(&output, 0, "");
+    let roles =
+        ["compile", "prepare", "run", "compile-program", "program", "granted-program", "thread"];
+    for role in roles {
+        assert!(stdout(&output).lines().any(|line| line.starts_with(role)), "{}", stdout(&output));
+        let output = run(&["confine", "show", role]);
+        assert_exit(&output, 0, "");
+        let text = stdout(&output);
+        for expected in [role, std::env::consts::ARCH, "clone3", "PROT_"] {
+            assert!(text.contains(expected), "{expected} is not in\n{text}");
+        }
+        let json = answer(&run(&["confine", "show", role, "--format", "json"]));
+        assert_eq!(json["role"], role);
+        let rules = json["rules"].as_array().unwrap();
+        for rule in rules {
+            assert!(!rule["why"].as_str().unwrap().is_empty(), "{rule}");
+            assert!(text.contains(rule["call"].as_str().unwrap()), "{rule} is not in\n{text}");
+            for condition in rule["when"].as_array().unwrap() {
+                assert!(text.contains(condition.as_str().unwrap()), "{rule} is not in\n{text}");
+            }
+        }
+        let opens = rules.iter().any(|rule| rule["call"] == "openat");
+        assert_eq!(opens, role == "thread", "who lists what is refused");
+    }
+    let shown = answer(&run(&["confine", "show", "--format", "json"]));
+    assert_eq!(shown.as_array().unwrap().len(), roles.len());
+    assert_exit(&run(&["confine", "show", "nobody"]), 2, "nobody");
+}
+
+/// Fault injection and escape attempts are only in test builds.
+#[test]
+#[cfg(not(feature = "test-hooks"))]
+fn release_build_has_no_test_hooks() {
+    let program = fs::read(support::BELLJAR).unwrap();
+    let has = |text: &str| program.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(has("BELLJAR_CACHE_DIR"), "a check of this test");
+    for hook in ["BELLJAR_TEST_FAULTS", "without_rule", "have memory executable by personality"] {
+        assert!(!has(hook), "{hook}");
+    }
+}
+
+#[test]
+fn library_example_runs() {
+    let example = Path::new(support::BELLJAR).with_file_name("examples").join("run");
+    let path = models().join("pp_ocr_cls.onnx");
+    let mut command = Command::new(example);
+    command.env("BELLJAR_CACHE_DIR", support::cache_dir());
+    command.env("BELLJAR_STATE_DIR", support::state_dir());
+    let output = command.arg(path).current_dir(repository()).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("f32 [1, 2]"), "{}", stdout(&output));
+}

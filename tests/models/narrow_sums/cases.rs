@@ -1,0 +1,547 @@
+//! One node for each way in which an operator sums, with its results in 64 bits, computed from the
+//! same narrow inputs by the definition of the operator.
+
+use crate::narrow_sums::draw::{Draw, Kind};
+use crate::support::onnx::{
+    Message, float_attribute, int_attribute, ints_attribute, string_attribute,
+};
+
+/// An input of a node.
+#[derive(Clone)]
+pub(crate) enum Input {
+    /// Narrow floats that are given when the model runs.
+    Given(Vec<i64>, Vec<f64>),
+    /// Narrow floats that are part of the model.
+    Kept(Vec<i64>, Vec<f64>),
+    /// Integers that are part of the model.
+    Ints(Vec<i64>, Vec<i64>),
+    Missing,
+}
+
+pub(crate) struct Case {
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) attributes: Vec<Message>,
+    pub(crate) expected: Vec<f64>,
+    /// The largest term, if the result is much smaller.
+    pub(crate) term: f64,
+}
+
+fn case(inputs: Vec<Input>, attributes: Vec<Message>, expected: Vec<f64>) -> Case {
+    Case { inputs, attributes, expected, term: 0.0 }
+}
+
+impl Case {
+    /// Sets the terms.
+    fn of(mut self, terms: &[f64]) -> Case {
+        self.term = terms.iter().fold(0.0, |most: f64, term| most.max(term.abs()));
+        self
+    }
+}
+
+fn given(dims: &[usize], values: &[f64]) -> Input {
+    Input::Given(dims.iter().map(|dim| *dim as i64).collect(), values.to_vec())
+}
+
+fn kept(dims: &[usize], values: &[f64]) -> Input {
+    Input::Kept(dims.iter().map(|dim| *dim as i64).collect(), values.to_vec())
+}
+
+fn ints(values: &[i64]) -> Input {
+    Input::Ints(vec![values.len() as i64], values.to_vec())
+}
+
+fn sum(values: impl IntoIterator<Item = f64>) -> f64 {
+    values.into_iter().sum()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    sum(values.iter().copied()) / values.len() as f64
+}
+
+fn products(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a * b).collect()
+}
+
+fn squares(values: &[f64]) -> f64 {
+    sum(values.iter().map(|value| value * value))
+}
+
+/// The normalized numbers.
+fn normalized(values: &[f64], epsilon: f64) -> Vec<f64> {
+    let middle = mean(values);
+    let variance = mean(&values.iter().map(|value| (value - middle).powi(2)).collect::<Vec<_>>());
+    values.iter().map(|value| (value - middle) / (variance + epsilon).sqrt()).collect()
+}
+
+/// A product of a row and a column, in these shapes.
+fn dot(draw: Draw, x: impl Fn(usize) -> Vec<usize>, w: impl Fn(usize) -> Vec<usize>) -> Case {
+    let n = draw.count();
+    let (values, weights) = (draw.terms(n), draw.weights(n));
+    let terms = products(&values, &weights);
+    let total = sum(terms.iter().copied());
+    case(vec![given(&x(n), &values), kept(&w(n), &weights)], vec![], vec![total]).of(&terms)
+}
+
+/// A function of a row of terms that is one number.
+fn folded(draw: Draw, values: Vec<f64>, fold: impl Fn(&[f64]) -> f64) -> Case {
+    let n = values.len();
+    let attributes = vec![int_attribute("keepdims", 0)];
+    let expected = vec![fold(&values)];
+    let made = case(vec![given(&[1, n], &values), ints(&[1])], attributes, expected);
+    if draw.kind == Kind::Cancelling { made.of(&values) } else { made }
+}
+
+/// A normalisation of a row.
+fn rows(values: &[f64], dims: &[usize], parameters: usize, expected: Vec<f64>) -> Case {
+    let mut inputs = vec![given(dims, values)];
+    let width = if parameters == values.len() { values.len() } else { 1 };
+    for at in 0..parameters.min(2) {
+        inputs.push(kept(&[width], &vec![if at == 0 { 1.0 } else { 0.0 }; width]));
+    }
+    case(inputs, vec![], expected)
+}
+
+fn with(mut made: Case, attributes: impl IntoIterator<Item = Message>) -> Case {
+    made.attributes.extend(attributes);
+    made
+}
+
+/// Several tensors of three numbers each, added up one by one.
+fn variadic(draw: Draw, divided: bool) -> Case {
+    let count = if draw.kind == Kind::Long { 512 } else { 64 };
+    let terms = draw.terms(count);
+    let total = sum(terms.iter().copied()) / if divided { count as f64 } else { 1.0 };
+    let inputs = terms.iter().map(|term| given(&[3], &[*term; 3])).collect();
+    case(inputs, vec![], vec![total; 3]).of(&terms)
+}
+
+fn logistic(value: f64) -> f64 {
+    1.0 / (1.0 + (-value).exp())
+}
+
+/// A layer of one cell without an initial state, whose gates all have the same weights.
+fn recurrent(draw: Draw, gates: usize, cell: impl Fn(f64) -> f64) -> Case {
+    let n = draw.count();
+    let (values, weights) = (draw.terms(n), draw.weights(n));
+    // So that the activations do not saturate.
+    let scale = match draw.kind {
+        Kind::Large | Kind::Near => 1.0 / 16384.0,
+        Kind::Long => 1.0 / 4096.0,
+        Kind::Tiny => 512.0,
+        Kind::Cancelling => 1.0,
+    };
+    let weights: Vec<f64> = weights.iter().map(|w| draw.narrow.round(w * scale)).collect();
+    let total = cell(sum(products(&values, &weights)));
+    let inputs = vec![
+        given(&[1, 1, n], &values),
+        kept(&[1, gates, n], &weights.repeat(gates)),
+        kept(&[1, gates, 1], &vec![0.0; gates]),
+    ];
+    let made = case(inputs, vec![int_attribute("hidden_size", 1)], vec![total]);
+    // A sum of zero has the error of float32 for its terms.
+    if draw.kind == Kind::Cancelling { made.of(&[64.0]) } else { made }
+}
+
+/// Attention of one query to keys, with values of one number.
+fn attention(draw: Draw, width: usize, keys: usize) -> Case {
+    let (query, all, values) = if keys == 2 {
+        let mut all = draw.weights(width);
+        all.extend(vec![0.0; width]);
+        (draw.terms(width), all, vec![3.0, 5.0])
+    } else {
+        (vec![0.0; width], vec![1.0; keys * width], draw.terms(keys))
+    };
+    let scale = 1.0 / (width as f64).sqrt();
+    let scores: Vec<f64> =
+        all.chunks(width).map(|key| scale * sum(products(&query, key))).collect();
+    let most = scores.iter().copied().fold(f64::MIN, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+    let total = sum(products(&weights, &values)) / sum(weights.iter().copied());
+    let inputs = vec![
+        given(&[1, 1, 1, width], &query),
+        given(&[1, 1, keys, width], &all),
+        given(&[1, 1, keys, 1], &values),
+    ];
+    let made = case(inputs, vec![], vec![total]);
+    if draw.kind == Kind::Cancelling { made.of(&values) } else { made }
+}
+
+fn fourier(values: &[f64], frequencies: usize) -> Vec<f64> {
+    let mut made = Vec::new();
+    for frequency in 0..frequencies {
+        let angle = |at: usize| {
+            -std::f64::consts::TAU * (at * frequency % values.len()) as f64 / values.len() as f64
+        };
+        made.push(sum(values.iter().enumerate().map(|(at, value)| value * angle(at).cos())));
+        made.push(sum(values.iter().enumerate().map(|(at, value)| value * angle(at).sin())));
+    }
+    made
+}
+
+/// Running results of an operation.
+fn running(values: &[f64], step: impl Fn(f64, f64) -> f64) -> Vec<f64> {
+    let mut made: Vec<f64> = Vec::new();
+    for value in values {
+        made.push(made.last().map_or(*value, |last| step(*last, *value)));
+    }
+    made
+}
+
+/// Factors whose first product is out of the range of float16 but the whole product is not, or the
+/// reverse.
+fn factors(draw: Draw) -> Vec<f64> {
+    let factors: &[f64] = match draw.kind {
+        Kind::Large | Kind::Near => &[300.0, 400.0, 0.001],
+        Kind::Tiny => &[1e-6, 1e-5, 30000.0, 20000.0],
+        Kind::Long => &[1.25; 40],
+        Kind::Cancelling => &[-1000.0, 2000.0, -0.001, 0.5],
+    };
+    factors.iter().map(|factor| draw.narrow.round(*factor)).collect()
+}
+
+type Made = fn(Draw) -> Case;
+
+/// Every operator that sums narrow floats, in every way that it has.
+pub(crate) const ADDING: &[(&str, Made)] = &[
+    ("Sum", |d| variadic(d, false)),
+    ("Mean", |d| variadic(d, true)),
+    ("MatMul", |d| dot(d, |n| vec![1, n], |n| vec![n, 1])),
+    ("MatMul", |d| {
+        // Several rows and columns, of which each is the same.
+        let n = d.count();
+        let (values, weights) = (d.terms(n), d.weights(n));
+        let terms = products(&values, &weights);
+        let columns: Vec<f64> = weights.iter().flat_map(|weight| [*weight; 9]).collect();
+        let total = sum(terms.iter().copied());
+        let inputs = vec![given(&[5, n], &values.repeat(5)), kept(&[n, 9], &columns)];
+        case(inputs, vec![], vec![total; 45]).of(&terms)
+    }),
+    ("Gemm", |d| {
+        let mut made = dot(d, |n| vec![1, n], |n| vec![1, n]);
+        made.inputs.push(kept(&[1], &[d.narrow.round(made.term / 4.0)]));
+        made.expected[0] += d.narrow.round(made.term / 4.0);
+        with(made, [int_attribute("transB", 1)])
+    }),
+    ("Einsum", |d| {
+        let equation = string_attribute("equation", "ab,cb->ac");
+        with(dot(d, |n| vec![1, n], |n| vec![1, n]), [equation])
+    }),
+    ("Einsum", |d| {
+        let equation = string_attribute("equation", "ab,ab->a");
+        with(dot(d, |n| vec![1, n], |n| vec![1, n]), [equation])
+    }),
+    // One and more dimensions, with and without a window.
+    ("Conv", |d| dot(d, |n| vec![1, n, 1], |n| vec![1, n, 1])),
+    ("Conv", |d| dot(d, |n| vec![1, n / 4, 4], |n| vec![1, n / 4, 4])),
+    ("Conv", |d| dot(d, |n| vec![1, n, 1, 1], |n| vec![1, n, 1, 1])),
+    ("Conv", |d| dot(d, |n| vec![1, n / 4, 2, 2], |n| vec![1, n / 4, 2, 2])),
+    ("Conv", |d| dot(d, |n| vec![1, n / 8, 2, 2, 2], |n| vec![1, n / 8, 2, 2, 2])),
+    ("Conv", |d| {
+        // A filter for each channel.
+        let n = d.count();
+        let (values, weights) = (d.terms(n), d.weights(n));
+        let terms = products(&values, &weights);
+        let total = sum(terms.iter().copied());
+        let inputs = vec![
+            given(&[1, 3, 2, n / 2], &values.repeat(3)),
+            kept(&[3, 1, 2, n / 2], &weights.repeat(3)),
+            kept(&[3], &[0.0, 1.0, 2.0]),
+        ];
+        let expected = vec![total, total + 1.0, total + 2.0];
+        case(inputs, vec![int_attribute("group", 3)], expected).of(&terms)
+    }),
+    ("Conv", |d| {
+        // Groups of several channels, and steps between what is read.
+        let n = d.count() / 2;
+        let (values, weights) = (d.terms(n), d.weights(n));
+        let terms = products(&values, &weights);
+        let total = sum(terms.iter().copied());
+        let spread: Vec<f64> = values.chunks(2).flat_map(|pair| [pair[0], 7.0, pair[1]]).collect();
+        let inputs =
+            vec![given(&[1, n, 3], &spread.repeat(2)), kept(&[2, n / 2, 2], &weights.repeat(2))];
+        let attributes = vec![int_attribute("group", 2), ints_attribute("dilations", &[2])];
+        case(inputs, attributes, vec![total; 2]).of(&terms)
+    }),
+    ("ConvTranspose", |d| dot(d, |n| vec![1, n, 1], |n| vec![n, 1, 1])),
+    ("ConvTranspose", |d| dot(d, |n| vec![1, n, 1, 1], |n| vec![n, 1, 1, 1])),
+    ("DeformConv", |d| {
+        let mut made = dot(d, |n| vec![1, n, 1, 1], |n| vec![1, n, 1, 1]);
+        made.inputs.push(kept(&[1, 2, 1, 1], &[0.0, 0.0]));
+        made
+    }),
+    ("CausalConvWithState", |d| {
+        let n = d.count().min(512);
+        let (values, weights) = (d.terms(n), d.weights(n));
+        let made =
+            (0..n).map(|at| sum((0..=at).map(|from| values[from] * weights[n - 1 - at + from])));
+        let inputs = vec![given(&[1, 1, n], &values), kept(&[1, 1, n], &weights)];
+        case(inputs, vec![], made.collect()).of(&products(&values, &weights))
+    }),
+    ("AveragePool", |d| {
+        let values = d.terms(d.count());
+        let window = ints_attribute("kernel_shape", &[values.len() as i64]);
+        case(vec![given(&[1, 1, values.len()], &values)], vec![window], vec![mean(&values)])
+            .of(&values)
+    }),
+    ("AveragePool", |d| {
+        let values = d.terms(d.count());
+        let half = values.len() / 2;
+        let window = ints_attribute("kernel_shape", &[2, half as i64]);
+        case(vec![given(&[1, 1, 2, half], &values)], vec![window], vec![mean(&values)]).of(&values)
+    }),
+    ("GlobalAveragePool", |d| {
+        let values = d.terms(d.count());
+        let half = values.len() / 2;
+        case(vec![given(&[1, 1, 2, half], &values)], vec![], vec![mean(&values)]).of(&values)
+    }),
+    ("LpPool", |d| {
+        let values = d.roots(d.count());
+        let window = ints_attribute("kernel_shape", &[values.len() as i64]);
+        let expected = vec![squares(&values).sqrt()];
+        case(vec![given(&[1, 1, values.len()], &values)], vec![window], expected)
+    }),
+    ("Col2Im", |d| {
+        // One pixel that all blocks contribute to.
+        let n = 32;
+        let terms = d.terms(n);
+        let mut blocks = vec![0.0; n * n];
+        for (at, term) in terms.iter().enumerate() {
+            blocks[at * n + n - 1 - at] = *term;
+        }
+        let inputs = vec![given(&[1, n, n], &blocks), ints(&[1, 1]), ints(&[1, n as i64])];
+        let pads = ints_attribute("pads", &[0, n as i64 - 1, 0, n as i64 - 1]);
+        case(inputs, vec![pads], vec![sum(terms.iter().copied())]).of(&terms)
+    }),
+    ("BatchNormalization", |d| {
+        let values = d.terms(8);
+        let middle = d.narrow.round(-values[0]);
+        let spread = if values[0] > 1000.0 { 10000.0 } else { 1.0 };
+        let spread = d.narrow.round(spread);
+        let expected = values.iter().map(|x| (x - middle) / (spread + 1e-5).sqrt() * 0.5 + 1.0);
+        let one = |value: f64| kept(&[1], &[value]);
+        let inputs = vec![given(&[1, 1, 8], &values), one(0.5), one(1.0), one(middle), one(spread)];
+        case(inputs, vec![], expected.collect())
+    }),
+    ("InstanceNormalization", |d| {
+        let values = d.terms(d.count());
+        rows(&values, &[1, 1, values.len()], 2, normalized(&values, 1e-5))
+    }),
+    ("GroupNormalization", |d| {
+        let values = d.terms(d.count());
+        let made = rows(&values, &[1, 1, values.len()], 2, normalized(&values, 1e-5));
+        with(made, [int_attribute("num_groups", 1)])
+    }),
+    ("LayerNormalization", |d| {
+        let values = d.terms(d.count());
+        rows(&values, &[1, values.len()], values.len(), normalized(&values, 1e-5))
+    }),
+    ("RMSNormalization", |d| {
+        let values = d.terms(d.count());
+        let root = (squares(&values) / values.len() as f64 + 1e-5).sqrt();
+        let expected = values.iter().map(|value| value / root).collect();
+        let mut made = rows(&values, &[1, values.len()], values.len(), expected);
+        made.inputs.truncate(2);
+        made
+    }),
+    ("LpNormalization", |d| {
+        let values = d.terms(d.count());
+        let length = squares(&values).sqrt();
+        let expected = values.iter().map(|value| value / length).collect();
+        case(vec![given(&[1, values.len()], &values)], vec![], expected)
+    }),
+    ("LpNormalization", |d| {
+        let values = d.terms(d.count());
+        let length = sum(values.iter().map(|value| value.abs()));
+        let expected = values.iter().map(|value| value / length).collect();
+        case(vec![given(&[1, values.len()], &values)], vec![int_attribute("p", 1)], expected)
+    }),
+    ("MeanVarianceNormalization", |d| {
+        // Here the addition is to the deviation, not to the variance.
+        let values = d.terms(d.count());
+        let (exact, middle) = (normalized(&values, 0.0), mean(&values));
+        let deviation = (values[0] - middle) / exact[0];
+        let expected = values.iter().map(|value| (value - middle) / (deviation + 1e-9)).collect();
+        let axes = ints_attribute("axes", &[0, 2, 3]);
+        case(vec![given(&[1, 1, 2, values.len() / 2], &values)], vec![axes], expected)
+    }),
+    ("LRN", |d| {
+        let values = d.roots(if d.kind == Kind::Long { 512 } else { 32 });
+        let n = values.len();
+        let root = (1.0 + squares(&values) / (2 * n + 1) as f64).sqrt();
+        let expected = values.iter().map(|value| value / root).collect();
+        let attributes = vec![
+            int_attribute("size", 2 * n as i64 + 1),
+            float_attribute("alpha", 1.0),
+            float_attribute("beta", 0.5),
+            float_attribute("bias", 1.0),
+        ];
+        case(vec![given(&[1, n, 1, 1], &values)], attributes, expected)
+    }),
+    ("Softmax", |d| {
+        let values = d.terms(d.count());
+        let most = values.iter().copied().fold(f64::MIN, f64::max);
+        let powers: Vec<f64> = values.iter().map(|value| (value - most).exp()).collect();
+        let total = sum(powers.iter().copied());
+        let expected = powers.iter().map(|power| power / total).collect();
+        case(vec![given(&[1, values.len()], &values)], vec![], expected)
+    }),
+    ("LogSoftmax", |d| {
+        let values = d.terms(d.count());
+        let most = values.iter().copied().fold(f64::MIN, f64::max);
+        let total = sum(values.iter().map(|value| (value - most).exp())).ln() + most;
+        let expected = values.iter().map(|value| value - total).collect();
+        case(vec![given(&[1, values.len()], &values)], vec![], expected)
+    }),
+    ("ReduceSum", |d| folded(d, d.terms(d.count()), |values| sum(values.iter().copied()))),
+    ("ReduceMean", |d| folded(d, d.terms(d.count()), mean)),
+    ("ReduceL1", |d| {
+        folded(d, d.terms(d.count()), |values| sum(values.iter().map(|value| value.abs())))
+    }),
+    ("ReduceL2", |d| folded(d, d.roots(d.count()), |values| squares(values).sqrt())),
+    ("ReduceSumSquare", |d| {
+        // So that the sum of squares is below the greatest float16.
+        let scale = if d.terms(1)[0] > 1000.0 { 1.0 / 128.0 } else { 1.0 };
+        let values = d.roots(d.count());
+        folded(d, values.iter().map(|v| d.narrow.round(v * scale)).collect(), squares)
+    }),
+    ("ReduceLogSum", |d| {
+        let values: Vec<f64> = d.terms(d.count()).iter().map(|value| value.abs()).collect();
+        folded(d, values, |values| sum(values.iter().copied()).ln())
+    }),
+    ("ReduceLogSumExp", |d| {
+        folded(d, d.terms(d.count()), |values| {
+            let most = values.iter().copied().fold(f64::MIN, f64::max);
+            sum(values.iter().map(|value| (value - most).exp())).ln() + most
+        })
+    }),
+    ("ReduceProd", |d| folded(d, factors(d), |values| values.iter().product())),
+    ("CumSum", |d| {
+        let values = d.terms(d.count());
+        let zero = Input::Ints(vec![], vec![0]);
+        case(vec![given(&[values.len()], &values), zero], vec![], running(&values, |a, b| a + b))
+            .of(&values)
+    }),
+    ("CumProd", |d| {
+        let values = factors(d);
+        let zero = Input::Ints(vec![], vec![0]);
+        case(vec![given(&[values.len()], &values), zero], vec![], running(&values, |a, b| a * b))
+    }),
+    ("LinearAttention", |d| {
+        let n = d.count().min(512);
+        let values = d.terms(n);
+        let ones = vec![1.0; n];
+        let inputs =
+            vec![given(&[1, n, 1], &ones), given(&[1, n, 1], &ones), given(&[1, n, 1], &values)];
+        let attributes = vec![
+            int_attribute("q_num_heads", 1),
+            int_attribute("kv_num_heads", 1),
+            float_attribute("scale", 1.0),
+            string_attribute("update_rule", "linear"),
+        ];
+        case(inputs, attributes, running(&values, |a, b| a + b)).of(&values)
+    }),
+    ("Attention", |d| attention(d, d.count(), 2)),
+    ("Attention", |d| attention(d, 4, d.count().min(1024))),
+    ("RotaryEmbedding", |d| {
+        let (values, turn) = (d.terms(8), [0.75, -0.75, 0.5, 1.0, 1.0, 0.75, -0.5, 0.25]);
+        let (cos, sin) = turn.split_at(4);
+        let (first, second) = values.split_at(4);
+        let mut expected: Vec<f64> =
+            (0..4).map(|at| cos[at] * first[at] - sin[at] * second[at]).collect();
+        expected.extend((0..4).map(|at| sin[at] * first[at] + cos[at] * second[at]));
+        let inputs =
+            vec![given(&[1, 1, 1, 8], &values), kept(&[1, 1, 4], cos), kept(&[1, 1, 4], sin)];
+        case(inputs, vec![], expected).of(&values)
+    }),
+    ("AffineGrid", |d| {
+        let theta = d.terms(6);
+        let mut expected = Vec::new();
+        for (y, x) in [(-1.0, -1.0), (-1.0, 1.0), (1.0, -1.0), (1.0, 1.0)] {
+            expected.push(theta[0] * x + theta[1] * y + theta[2]);
+            expected.push(theta[3] * x + theta[4] * y + theta[5]);
+        }
+        let inputs = vec![given(&[1, 2, 3], &theta), ints(&[1, 1, 2, 2])];
+        case(inputs, vec![int_attribute("align_corners", 1)], expected).of(&theta)
+    }),
+    ("Det", |d| {
+        let scale = if d.terms(1)[0] > 1000.0 { 1.0 / 128.0 } else { 1.0 };
+        let values: Vec<f64> = d.terms(4).iter().map(|v| d.narrow.round(v * scale)).collect();
+        let products = [values[0] * values[3], values[1] * values[2]];
+        case(vec![given(&[2, 2], &values)], vec![], vec![products[0] - products[1]]).of(&products)
+    }),
+    ("NegativeLogLikelihoodLoss", |d| {
+        let values = d.terms(d.count());
+        let target = ints(&vec![0; values.len()]);
+        case(vec![given(&[values.len(), 1], &values), target], vec![], vec![-mean(&values)])
+            .of(&values)
+    }),
+    ("SoftmaxCrossEntropyLoss", |d| {
+        let values = d.terms(d.count());
+        let scores: Vec<f64> = values.iter().flat_map(|value| [*value, 0.0]).collect();
+        let loss = |value: &f64| (-value.abs()).exp().ln_1p() + (-value).max(0.0);
+        let expected = mean(&values.iter().map(loss).collect::<Vec<_>>());
+        let target = ints(&vec![0; values.len()]);
+        case(vec![given(&[values.len(), 2], &scores), target], vec![], vec![expected])
+    }),
+    ("DFT", |d| {
+        let values = d.terms(d.count().min(512));
+        let n = values.len();
+        case(vec![given(&[1, n, 1], &values)], vec![], fourier(&values, n)).of(&values)
+    }),
+    ("STFT", |d| {
+        let values = d.terms(d.count().min(512));
+        let n = values.len();
+        let length = |n: usize| Input::Ints(vec![], vec![n as i64]);
+        let inputs = vec![given(&[1, n, 1], &values), length(n), Input::Missing, length(n)];
+        case(inputs, vec![], fourier(&values, n / 2 + 1)).of(&values)
+    }),
+    ("GridSample", |d| {
+        let values = d.terms(4);
+        let inputs = vec![given(&[1, 1, 2, 2], &values), kept(&[1, 1, 1, 2], &[0.0, 0.0])];
+        case(inputs, vec![int_attribute("align_corners", 1)], vec![mean(&values)]).of(&values)
+    }),
+    ("RoiAlign", |d| {
+        let values = d.terms(4);
+        let boxes = kept(&[1, 4], &[0.0, 0.0, 1.0, 1.0]);
+        let attributes = vec![
+            int_attribute("sampling_ratio", 1),
+            string_attribute("coordinate_transformation_mode", "output_half_pixel"),
+        ];
+        case(
+            vec![given(&[1, 1, 2, 2], &values), boxes, ints(&[0])],
+            attributes,
+            vec![mean(&values)],
+        )
+        .of(&values)
+    }),
+    ("Resize", |d| {
+        let x = d.terms(2);
+        let sizes = ints(&[1, 1, 1, 3]);
+        let inputs = vec![given(&[1, 1, 1, 2], &x), Input::Missing, Input::Missing, sizes];
+        let attributes = vec![
+            string_attribute("mode", "linear"),
+            string_attribute("coordinate_transformation_mode", "align_corners"),
+        ];
+        case(inputs, attributes, vec![x[0], mean(&x), x[1]]).of(&x)
+    }),
+    ("ScatterElements", |d| {
+        let values = d.terms(d.count());
+        let inputs = vec![
+            given(&[1], &[0.0]),
+            ints(&vec![0; values.len()]),
+            given(&[values.len()], &values),
+        ];
+        let add = string_attribute("reduction", "add");
+        case(inputs, vec![add], vec![sum(values.iter().copied())]).of(&values)
+    }),
+    ("ScatterND", |d| {
+        let values = d.terms(d.count());
+        let places = Input::Ints(vec![values.len() as i64, 1], vec![0; values.len()]);
+        let inputs = vec![given(&[1], &[0.0]), places, given(&[values.len()], &values)];
+        let add = string_attribute("reduction", "add");
+        case(inputs, vec![add], vec![sum(values.iter().copied())]).of(&values)
+    }),
+    ("RNN", |d| recurrent(d, 1, f64::tanh)),
+    ("GRU", |d| recurrent(d, 3, |x| (1.0 - logistic(x)) * x.tanh())),
+    ("LSTM", |d| recurrent(d, 4, |x| logistic(x) * (logistic(x) * x.tanh()).tanh())),
+];

@@ -1,0 +1,836 @@
+//! The exact output of `belljar policy`: it is stored in tests/expectations/policy, which
+//! `BELLJAR_BLESS=1` updates.
+
+use crate::support;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+
+use support::{BELLJAR, repository};
+
+const PIN: &str = "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c";
+const OTHER: &str = "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3";
+
+/// A folder of policies in which the tools run.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        folder.mode("", 0o755);
+        folder
+    }
+
+    fn mode(&self, name: &str, mode: u32) {
+        let path = self.0.path().join(name);
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let text = text.replace("PIN63", &PIN[1..]).replace("PIN", PIN).replace("OTHER", OTHER);
+        let text = text.replace("LONG300", &"a".repeat(300)).replace("LONG5000", &"a".repeat(5000));
+        let text = text.replace("LONGHEX", &"0".repeat(63));
+        fs::write(self.0.path().join(name), text).unwrap();
+        self.mode(name, 0o644);
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.0.path().join(name)).unwrap()
+    }
+
+    /// The visible output, and the exit code.
+    fn run(&self, line: &str) -> String {
+        self.run_under(line, None)
+    }
+
+    fn run_under(&self, line: &str, ceiling: Option<&str>) -> String {
+        let mut command = std::process::Command::new(BELLJAR);
+        command.args(line.split(' ')).current_dir(self.0.path());
+        command.env("HOME", "/nonexistent").env_remove("BELLJAR_CEILING");
+        for variable in
+            ["BELLJAR_STATE_DIR", "BELLJAR_CACHE_DIR", "XDG_STATE_HOME", "XDG_CACHE_HOME"]
+        {
+            command.env_remove(variable);
+        }
+        if let Some(ceiling) = ceiling {
+            command.env("BELLJAR_CEILING", ceiling);
+        }
+        let output = command.output().unwrap();
+        let folder = self.0.path().canonicalize().unwrap();
+        let shown = |bytes: &[u8]| {
+            let text = String::from_utf8(bytes.to_vec()).unwrap();
+            text.replace(folder.to_str().unwrap(), "FOLDER")
+        };
+        let before = ceiling.map_or_else(String::new, |name| format!("BELLJAR_CEILING={name} "));
+        let mut text = format!("$ {before}belljar {line}\n{}", shown(&output.stdout));
+        let errors = shown(&output.stderr);
+        for line in errors.lines() {
+            let _ = writeln!(text, "! {line}");
+        }
+        let code = output.status.code().unwrap();
+        let _ = writeln!(text, "exit code {code}\n");
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+        text
+    }
+}
+
+#[track_caller]
+fn expect(name: &str, found: &str) {
+    let path = repository().join("tests/expectations/policy").join(name);
+    if std::env::var_os("BELLJAR_BLESS").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, found).unwrap();
+        return;
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    if expected != found {
+        let differs = |(a, b): &(&str, &str)| a != b;
+        let first = expected.lines().zip(found.lines()).find(differs);
+        panic!("{name} is out of date ({first:?}); BELLJAR_BLESS=1 writes it anew:\n{found}");
+    }
+}
+
+const PROGRAM: &str = r#"version = 1
+[program]
+sha256 = "PIN"
+stdout = true
+stderr = true
+clocks = true
+randomness = true
+arguments = true
+environment = { LANG = "C", API_TOKEN = "x" }
+reason = "stamps its answers"
+[[models]]
+name = "magika"
+path = "magika.onnx"
+sha256 = "PIN"
+policy = "magika.toml"
+[[models]]
+name = "vad"
+sha256 = "OTHER"
+[[filesystem]]
+host = "labels"
+guest = "/labels"
+reason = "names of the classes"
+[[filesystem]]
+host = "/srv/belljar-test/answers"
+guest = "/answers"
+access = "write"
+reason = "answers of the day"
+[[network]]
+host = "features.example.com"
+port = 6379
+reason = "features of a user"
+[[network]]
+host = "10.0.0.7"
+port = 53
+protocol = "udp"
+reaches = ["private"]
+reason = "names"
+[quotas]
+bytes-sent = "1 GiB"
+bytes-written = "1 GiB"
+"#;
+
+/// A program whose model keeps its weights in an external file.
+const SPLIT: &str = r#"version = 1
+[program]
+sha256 = "PIN"
+[[models]]
+name = "split"
+path = "split.onnx"
+sha256 = "OTHER"
+policy = "split-model.toml"
+[[network]]
+host = "features.example.com"
+port = 6379
+reason = "features of a user"
+"#;
+
+const SPLIT_MODEL: &str = r#"version = 1
+[[filesystem]]
+host = "weights"
+guest = "/weights"
+reason = "weights of the larger layers"
+"#;
+
+const MODEL: &str = r#"version = 1
+[model]
+sha256 = "PIN"
+[limits]
+memory = "256 MiB"
+run-time = "5 s"
+"#;
+
+/// Invalid policies: every kind of error.
+const BAD: &[(&str, &str)] = &[
+    ("syntax", "version = 1\n[limits]\nmemory = 512 MiB\n"),
+    ("no-version", "[limits]\nmemory = \"1 GiB\"\n"),
+    ("later-version", "version = 2\n"),
+    ("unknown-key", "version = 1\n[limits]\nmemroy = \"1 GiB\"\n"),
+    ("unknown-table", "version = 1\n[netwrok]\n"),
+    ("misplaced-key", "version = 1\nmemory = \"1 GiB\"\n"),
+    ("no-unit", "version = 1\n[limits]\nmemory = \"512\"\n"),
+    ("no-text", "version = 1\n[limits]\nmemory = 512\n"),
+    ("unlimited", "version = 1\n[limits]\nrun-time = \"unlimited\"\n"),
+    ("too-much", "version = 1\n[limits]\nmemory = \"5 GiB\"\n"),
+    ("snapshots", "version = 1\n[limits]\nsnapshots = 65\n"),
+    ("digest", "version = 1\n[model]\nsha256 = \"abc\"\n"),
+    ("choice", "version = 1\nconfinement = \"none\"\n"),
+    ("kernels", "version = 1\n[compute]\nkernels = \"gpu\"\n"),
+    ("switch", "version = 1\n[compute]\ndeterministic = \"yes\"\n"),
+    ("threads", "version = 1\n[compute]\nthreads = 65\n"),
+    ("no-table", "version = 1\nlimits = 1\n"),
+    ("no-list", "version = 1\n[filesystem]\nhost = \"a\"\n"),
+    ("no-reason", "version = 1\n[program]\nclocks = true\n"),
+    ("empty-reason", "version = 1\n[program]\nclocks = true\nreason = \" \"\n"),
+    ("two-lines", "version = 1\n[program]\nreason = \"a\\nb\"\n"),
+    ("variable", "version = 1\n[program]\nreason = \"r\"\nenvironment = { \"A=B\" = \"\" }\n"),
+    ("no-program", "version = 1\n[[network]]\nhost = \"a\"\nport = 1\nreason = \"r\"\n"),
+    ("both", "version = 1\n[program]\n[model]\nsha256 = \"PIN\"\n"),
+    (
+        "model-writes",
+        "version = 1\n[[filesystem]]\nhost = \"a\"\nguest = \"/a\"\naccess = \"write\"\nreason = \"r\"\n",
+    ),
+    ("no-name", "version = 1\n[program]\n[[models]]\nsha256 = \"PIN\"\n"),
+    (
+        "same-name",
+        "version = 1\n[program]\n[[models]]\nname = \"a\"\nsha256 = \"PIN\"\n[[models]]\nname = \"a\"\nsha256 = \"PIN\"\n",
+    ),
+    ("parent", "version = 1\n[program]\n[[filesystem]]\nhost = \"../a\"\n"),
+    ("empty-path", "version = 1\n[program]\n[[filesystem]]\nhost = \"\"\n"),
+    ("relative-guest", "version = 1\n[program]\n[[filesystem]]\nguest = \"a\"\n"),
+    ("slashes", "version = 1\n[program]\n[[filesystem]]\nguest = \"/a//b\"\n"),
+    ("access", "version = 1\n[program]\n[[filesystem]]\naccess = \"execute\"\n"),
+    (
+        "nested",
+        "version = 1\n[program]\n[[filesystem]]\nhost = \"a\"\nguest = \"/a\"\nreason = \"r\"\n[[filesystem]]\nguest = \"/a/b\"\n",
+    ),
+    ("pattern", "version = 1\n[program]\n[[network]]\nhost = \"*.example.com\"\n"),
+    ("address-and-port", "version = 1\n[program]\n[[network]]\nhost = \"example.com:80\"\n"),
+    ("odd-address", "version = 1\n[program]\n[[network]]\nhost = \"0x7f.1\"\n"),
+    ("no-machine", "version = 1\n[program]\n[[network]]\nhost = \"0.0.0.0\"\n"),
+    (
+        "loopback",
+        "version = 1\n[program]\n[[network]]\nhost = \"::ffff:127.0.0.1\"\nport = 1\nreason = \"r\"\n",
+    ),
+    ("port", "version = 1\n[program]\n[[network]]\nport = 0\n"),
+    ("reaches", "version = 1\n[program]\n[[network]]\nreaches = [\"all\"]\n"),
+    ("reaches-nothing", "version = 1\n[program]\n[[network]]\nreaches = []\n"),
+    ("quota", "version = 1\n[program]\n[quotas]\nconnections = 100000\n"),
+    (
+        "no-policy",
+        "version = 1\n[program]\n[[models]]\nname = \"a\"\nsha256 = \"PIN\"\npolicy = \"missing.toml\"\n",
+    ),
+    (
+        "other-pin",
+        "version = 1\n[program]\n[[models]]\nname = \"a\"\nsha256 = \"OTHER\"\npolicy = \"magika.toml\"\n",
+    ),
+    (
+        "link",
+        "version = 1\n[program]\n[[filesystem]]\nhost = \"link\"\nguest = \"/a\"\nreason = \"r\"\n",
+    ),
+    (
+        "long-variable-name",
+        "version = 1\n[program]\nreason = \"r\"\nenvironment = { LONG300 = \"\" }\n",
+    ),
+    ("variable-nul", "version = 1\n[program]\nreason = \"r\"\nenvironment = { A = \"\\u0000\" }\n"),
+    (
+        "long-variable",
+        "version = 1\n[program]\nreason = \"r\"\nenvironment = { A = \"LONG5000\" }\n",
+    ),
+    ("long-reason", "version = 1\n[program]\nreason = \"LONG5000\"\n"),
+    ("long-name", "version = 1\n[program]\n[[models]]\nname = \"LONG300\"\n"),
+    (
+        "same-peer",
+        "version = 1\n[program]\n[[network]]\nhost = \"a\"\nport = 1\nreason = \"r\"\n[[network]]\nport = 1\nreason = \"r\"\nhost = \"a\"\n",
+    ),
+    ("no-port", "version = 1\n[program]\n[[network]]\nport = \"80\"\n"),
+    ("reaches-twice", "version = 1\n[program]\n[[network]]\nreaches = [\"public\", \"public\"]\n"),
+    ("rules-of-program", "version = 1\n[program]\n[inputs.x]\nmin = 0\n"),
+    ("input-name", "version = 1\n[inputs.\"\"]\n"),
+    ("min-above-max", "version = 1\n[inputs.x]\nmin = 2\nmax = 1.5\n"),
+    ("no-number", "version = 1\n[inputs.x]\nmin = \"1\"\n"),
+    ("endless", "version = 1\n[inputs.x]\nmax = inf\n"),
+    ("truth", "version = 1\n[inputs.x]\nmax = true\n"),
+    ("negative-norm", "version = 1\n[inputs.x]\nmax-norm = -1\n"),
+    ("decimals", "version = 1\n[outputs.y]\ndecimals = 16\n"),
+    ("no-decimals", "version = 1\n[outputs.y]\ndecimals = \"2\"\n"),
+    ("top-k", "version = 1\n[outputs.y]\ntop-k = 0\n"),
+    ("top-k-of-input", "version = 1\n[inputs.x]\ntop-k = 1\n"),
+    ("dtype", "version = 1\n[inputs.x]\ndtype = \"float\"\n"),
+    ("shape", "version = 1\n[inputs.x]\nshape = 3\n"),
+    (
+        "deep-shape",
+        "version = 1\n[inputs.x]\nshape = [1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]\n",
+    ),
+    ("size-of-shape", "version = 1\n[inputs.x]\nshape = [\"n\"]\n"),
+    ("negative-size", "version = 1\n[inputs.x]\nshape = [-1]\n"),
+    ("allowed", "version = 1\n[inputs.x]\nallowed = []\n"),
+    ("no-allowed", "version = 1\n[inputs.x]\nallowed = 1\n"),
+    ("finite", "version = 1\n[inputs.x]\nfinite = 1\n"),
+    ("rule-key", "version = 1\n[inputs.x]\nmaxnorm = 1\n"),
+    ("count", "version = 1\n[limits]\nsnapshots = \"4\"\n"),
+    ("negative-count", "version = 1\n[limits]\nsnapshots = -4\n"),
+    ("array", "version = 1\n[limits]\nmemory = [1]\n"),
+    ("not-hexadecimal", "version = 1\n[model]\nsha256 = \"zPIN63\"\n"),
+    ("not-a-digit", "version = 1\n[model]\nsha256 = \"gLONGHEX\"\n"),
+    ("version-text", "version = \"1\"\n"),
+    ("dot-path", "version = 1\n[program]\n[[filesystem]]\nguest = \"/a/./b\"\n"),
+    ("nul-path", "version = 1\n[program]\n[[filesystem]]\nhost = \"a\\u0000\"\n"),
+    ("long-path", "version = 1\n[program]\n[[filesystem]]\nhost = \"LONG5000\"\n"),
+    ("odd-number", "version = 1\n[limits]\nmemory = \"1.2.3 GiB\"\n"),
+    ("unit", "version = 1\n[limits]\nmemory = \"1 gib\"\n"),
+    ("huge", "version = 1\n[limits]\nmemory = \"99999999999999999999999999 GiB\"\n"),
+    ("half-a-byte", "version = 1\n[limits]\nmemory = \"0.5 B\"\n"),
+    ("zero", "version = 1\n[limits]\nmemory = \"0\"\n"),
+    ("too-little", "version = 1\n[limits]\nmemory = \"1 MiB\"\n"),
+    ("not-ascii", "version = 1\n[program]\n[[network]]\nhost = \"b\u{fc}cher.example\"\n"),
+    ("zone", "version = 1\n[program]\n[[network]]\nhost = \"fe80::1%eth0\"\n"),
+    ("long-host", "version = 1\n[program]\n[[network]]\nhost = \"LONG300\"\n"),
+    ("dot-at-end", "version = 1\n[program]\n[[network]]\nhost = \"a.example.\"\n"),
+    ("empty-part", "version = 1\n[program]\n[[network]]\nhost = \"a..example\"\n"),
+    ("hyphen", "version = 1\n[program]\n[[network]]\nhost = \"-a.example\"\n"),
+    ("underscore", "version = 1\n[program]\n[[network]]\nhost = \"a_b.example\"\n"),
+    ("hostile", "version = 1\n\"\\u001b[31m\\u202e\" = 1\n"),
+];
+
+#[test]
+fn check_reports_errors_with_positions() {
+    let folder = Folder::new();
+    folder.write("magika.toml", MODEL);
+    symlink("/", folder.0.path().join("link")).unwrap();
+    let mut found = String::new();
+    for (name, text) in BAD {
+        folder.write(&format!("{name}.toml"), text);
+        found.push_str(&folder.run(&format!("policy check {name}.toml")));
+    }
+    folder.write("open.toml", MODEL);
+    folder.mode("open.toml", 0o666);
+    found.push_str(&folder.run("policy check open.toml"));
+    found.push_str(&folder.run("policy check nothing-here.toml"));
+    let many = "[[filesystem]]\nhost = \"a\"\nguest = \"/a\"\nreason = \"r\"\n".repeat(257);
+    folder.write("many.toml", &format!("version = 1\n[program]\n{many}"));
+    found.push_str(&folder.run("policy check many.toml"));
+    folder.write("for-program.toml", "version = 1\n[program]\n");
+    folder.write(
+        "own.toml",
+        "version = 1\n[program]\n[[models]]\nname = \"a\"\nsha256 = \"PIN\"\npolicy = \"for-program.toml\"\n",
+    );
+    found.push_str(&folder.run("policy check own.toml"));
+    fs::write(folder.0.path().join("latin.toml"), b"version = 1 # \xe4\n").unwrap();
+    folder.mode("latin.toml", 0o644);
+    found.push_str(&folder.run("policy check latin.toml"));
+    fs::write(folder.0.path().join("large.toml"), "#".repeat((1 << 20) + 1)).unwrap();
+    folder.mode("large.toml", 0o644);
+    found.push_str(&folder.run("policy check large.toml"));
+    let socket = std::os::unix::net::UnixListener::bind(folder.0.path().join("socket.toml"));
+    found.push_str(&folder.run("policy check socket.toml"));
+    drop(socket);
+    found.push_str(&folder.run("policy check /dev/null"));
+    found.push_str(&folder.run("policy check magika.toml/"));
+    found.push_str(
+        &folder
+            .run(&format!("policy check {}", "x".repeat(5000)))
+            .replace(&"x".repeat(5000), "LONG"),
+    );
+    found
+        .push_str(&folder.run("policy check magika.toml open.toml unknown-key.toml --format json"));
+    assert_eq!(found.matches("exit code 3").count(), BAD.len() + 11);
+    expect("check-errors.txt", &found);
+}
+
+/// Who must own a policy file, and where it may be.
+#[test]
+fn check_reports_files_of_untrusted_owners() {
+    let folder = Folder::new();
+    let at = |name: &str| folder.0.path().join(name);
+    let sub = |name: &str, mode: u32| {
+        fs::create_dir(at(name)).unwrap();
+        folder.mode(name, mode);
+    };
+    folder.write("magika.toml", MODEL);
+    let mut found = String::new();
+    let mut check = |name: &str| found.push_str(&folder.run(&format!("policy check {name}")));
+    sub("ours", 0o775);
+    folder.write("ours/p.toml", MODEL);
+    check("ours/p.toml");
+    sub("everybodys", 0o1777);
+    fs::hard_link(at("magika.toml"), at("everybodys/p.toml")).unwrap();
+    check("everybodys/p.toml");
+    fs::remove_file(at("everybodys/p.toml")).unwrap();
+    symlink(at("ours/p.toml"), at("elsewhere.toml")).unwrap();
+    check("elsewhere.toml");
+    symlink("loop.toml", at("loop.toml")).unwrap();
+    check("loop.toml");
+    folder.write("group.toml", MODEL);
+    folder.mode("group.toml", 0o664);
+    check("group.toml");
+    for name in
+        ["", ".", "ours", "magika.toml/p.toml", "magika.toml/.", "/proc/self/cwd/magika.toml"]
+    {
+        check(name);
+    }
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        at("pipe.toml"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o644),
+        0,
+    )
+    .unwrap();
+    check("pipe.toml");
+    // The same for files that a policy names.
+    folder.write(
+        "program.toml",
+        "version = 1\n[program]\n[[models]]\nname = \"a\"\nsha256 = \"PIN\"\npolicy = \"group.toml\"\n",
+    );
+    check("program.toml");
+    folder.write(
+        "below-a-file.toml",
+        "version = 1\n[program]\n[[filesystem]]\nhost = \"magika.toml/x\"\nguest = \"/x\"\nreason = \"r\"\n",
+    );
+    check("below-a-file.toml");
+    // The other tools only display policies, so they read files of any owner.
+    for name in
+        ["ours/p.toml", "group.toml", "loop.toml", "ours", "magika.toml/p.toml", "pipe.toml", ""]
+    {
+        found.push_str(&folder.run(&format!("policy explain {name}")));
+        found.push_str(&folder.run(&format!("policy diff magika.toml {name}")));
+        found.push_str(&folder.run(&format!("policy score {name}")));
+    }
+    expect("check-whose.txt", &found);
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut found = String::new();
+    let mut check = |name: &str| found.push_str(&folder.run(&format!("policy check {name}")));
+    let chown = |name: &str| lchown(at(name), Some(12345), Some(12345)).unwrap();
+    chown("group.toml");
+    check("group.toml");
+    symlink("magika.toml", at("link.toml")).unwrap();
+    chown("link.toml");
+    check("link.toml");
+    sub("theirs", 0o755);
+    folder.write("theirs/p.toml", MODEL);
+    chown("theirs");
+    check("theirs/p.toml");
+    expect("check-whose-as-root.txt", &found);
+}
+
+#[test]
+fn check_warns_about_broad_grants() {
+    let folder = Folder::new();
+    fs::create_dir(folder.0.path().join("labels")).unwrap();
+    folder.write("magika.toml", MODEL);
+    folder.write("unpinned.toml", "version = 1\nconfinement = \"best-effort\"\n");
+    folder.write("program.toml", PROGRAM);
+    let file = |host: &str, guest: &str, access: &str| {
+        format!(
+            "[[filesystem]]\nhost = \"{host}\"\nguest = \"{guest}\"\naccess = \"{access}\"\n\
+             reason = \"r\"\n"
+        )
+    };
+    let files = [
+        file("/etc", "/a", "read"),
+        file("/proc", "/b", "read"),
+        file(".", "/c", "write"),
+        file("labels", "/d", "read"),
+    ];
+    folder.write("files.toml", &format!("version = 1\n[program]\n{}", files.concat()));
+    let root = file("/", "/", "read");
+    folder.write("root.toml", &format!("version = 1\n[program]\n{root}"));
+    folder.write("bare.toml", &format!("version = 1\n[model]\nsha256 = \"PIN\"\n{}", files[3]));
+    let peer = |host: &str, reaches: &str| {
+        format!("[[network]]\nhost = \"{host}\"\nport = 1\nreaches = [{reaches}]\nreason = \"r\"\n")
+    };
+    let peers = [
+        peer("a.example", "\"public\", \"private\", \"loopback\""),
+        peer("localhost", "\"public\""),
+        peer("169.254.169.254", "\"link-local\""),
+    ];
+    let text = format!("version = 1\n[program]\nsha256 = \"PIN\"\n{}", peers.concat());
+    folder.write("peers.toml", &text);
+    let most = "memory = \"4 GiB\"\nrun-time = \"24 h\"\nprepare-time = \"24 h\"\n";
+    folder.write("most.toml", &format!("version = 1\n[model]\nsha256 = \"PIN\"\n[limits]\n{most}"));
+    folder.write("split.toml", SPLIT);
+    folder.write("split-model.toml", &SPLIT_MODEL.replace("\"weights\"", "\"/etc\""));
+    let mut found = String::new();
+    for name in ["magika", "unpinned", "program", "files", "root", "bare", "peers", "most", "split"]
+    {
+        found.push_str(&folder.run(&format!("policy check {name}.toml")));
+    }
+    found.push_str(&folder.run("policy check --strict magika.toml"));
+    found.push_str(&folder.run("policy check --strict magika.toml unpinned.toml"));
+    expect("check-warnings.txt", &found);
+}
+
+/// All value rules.
+const VALUES: &str = r#"version = 1
+[model]
+sha256 = "PIN"
+[inputs.image]
+dtype = "f32"
+shape = ["?", 3, 224, 224]
+min = -1
+max = 1.5
+max-norm = 400.0
+[inputs.rate]
+value = 16000
+[inputs.mode]
+allowed = [0, 1, 2]
+finite = false
+[outputs.scores]
+min = 0
+max = 1
+top-k = 5
+decimals = 3
+"#;
+
+#[test]
+fn every_tool_knows_rules_for_values() {
+    let folder = Folder::new();
+    folder.write("values.toml", VALUES);
+    folder.write("none.toml", "version = 1\n[model]\nsha256 = \"PIN\"\n");
+    folder.write("told.toml", &VALUES.replace("top-k = 5\ndecimals = 3\n", ""));
+    folder.write(
+        "wider.toml",
+        &VALUES.replace("max = 1.5", "max = 2").replace("top-k = 5", "top-k = 6"),
+    );
+    folder.write("fewer.toml", VALUES.split("[outputs").next().unwrap());
+    folder.write("escaped.toml", "version = 1\n[outputs.\"\\u001b[31m\\u202e\"]\nmin = 0\n");
+    let mut found = String::new();
+    for line in ["check", "explain", "score"] {
+        found.push_str(&folder.run(&format!("policy {line} values.toml")));
+        found.push_str(&folder.run(&format!("policy {line} escaped.toml")));
+    }
+    for other in ["none", "told", "wider", "fewer", "escaped"] {
+        found.push_str(&folder.run(&format!("policy diff values.toml {other}.toml")));
+        found.push_str(&folder.run(&format!("policy diff {other}.toml values.toml")));
+        found.push_str(&folder.run(&format!("policy score {other}.toml")));
+    }
+    expect("values.txt", &found);
+}
+
+#[test]
+fn every_tool_knows_pinned_files_and_declared_shapes() {
+    let folder = Folder::new();
+    fs::create_dir(folder.0.path().join("sub")).unwrap();
+    fs::write(folder.0.path().join("w.bin"), "w").unwrap();
+    let policy = |shapes: &str, host: &str, pin: &str| {
+        format!(
+            "version = 1\ndeclared-shapes = \"{shapes}\"\n[model]\nsha256 = \"PIN\"\n[[filesystem]]\n\
+             host = \"{host}\"\nguest = \"/w.bin\"\n{pin}reason = \"weights\"\n"
+        )
+    };
+    folder.write("open.toml", &policy("report", "w.bin", ""));
+    folder.write("pinned.toml", &policy("strict", "w.bin", "sha256 = \"PIN\"\n"));
+    folder.write("other.toml", &policy("strict", "w.bin", "sha256 = \"OTHER\"\n"));
+    folder.write("folder.toml", &policy("strict", "sub", "sha256 = \"PIN\"\n"));
+    folder.write("wrong.toml", &policy("loose", "w.bin", ""));
+    let program = policy("strict", "w.bin", "sha256 = \"PIN\"\n").replace("[model]", "[program]");
+    folder.write("program.toml", &program);
+    let mut found = String::new();
+    for name in ["open", "pinned", "folder", "wrong", "program"] {
+        found.push_str(&folder.run(&format!("policy check {name}.toml")));
+    }
+    for name in ["open", "pinned"] {
+        found.push_str(&folder.run(&format!("policy explain {name}.toml")));
+        found.push_str(&folder.run(&format!("policy score {name}.toml")));
+    }
+    for (old, new) in [("open", "pinned"), ("pinned", "open"), ("pinned", "other")] {
+        found.push_str(&folder.run(&format!("policy diff {old}.toml {new}.toml")));
+    }
+    folder.write("pins.toml", "version = 1\nrequire-pin = true\n[[filesystem]]\npath = \"/\"\n");
+    folder.write(
+        "shapes.toml",
+        "version = 1\ndeclared-shapes = \"strict\"\n[[filesystem]]\npath = \"/\"\n",
+    );
+    for ceiling in ["pins.toml", "shapes.toml"] {
+        for name in ["open", "pinned"] {
+            found.push_str(&folder.run_under(&format!("policy check {name}.toml"), Some(ceiling)));
+        }
+    }
+    expect("pins.txt", &found);
+}
+
+#[test]
+fn check_lists_grants_that_no_run_used() {
+    let folder = Folder::new();
+    fs::create_dir(folder.0.path().join("labels")).unwrap();
+    folder.write("magika.toml", MODEL);
+    folder.write("program.toml", PROGRAM);
+    let json = folder.run("policy check program.toml --format json");
+    let json = json.split_once('\n').unwrap().1.split("exit code").next().unwrap().to_owned();
+    let answer: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let policy = answer["files"][0]["sha256"].as_str().unwrap().to_owned();
+    let line = |policy: &str, resource: &str, access: &str, verdict: &str, rule: &str| {
+        let line = serde_json::json!({
+            "time": "", "model": PIN, "policy": policy, "resource": resource, "access": access,
+            "verdict": verdict, "rule": rule,
+        });
+        format!("{line}\n")
+    };
+    let labels = "[[filesystem]] guest = \"/labels\", access = \"read\"";
+    let answers = "[[filesystem]] guest = \"/answers\", access = \"write\"";
+    let run = line(&policy, "program", "run", "allowed", "limits");
+    let clocks = line(&policy, "program.clocks", "use", "allowed", "[program] clocks");
+    let refused = line(&policy, "program.arguments", "use", "refused", "[program] arguments");
+    let read = line(&policy, "/labels/a", "read", "allowed", labels);
+    let looked = line(&policy, "/answers", "read", "allowed", answers);
+    let elsewhere = line(&"ab".repeat(32), "program", "run", "allowed", "limits");
+    folder.write("other.jsonl", &elsewhere);
+    folder.write("some.jsonl", &[run, clocks, refused, read, looked, elsewhere].concat());
+    folder.write("bad.jsonl", "{}\n");
+    let mut found = String::new();
+    for log in ["other", "some", "bad", "nothing-here"] {
+        found.push_str(&folder.run(&format!("policy check program.toml --unused {log}.jsonl")));
+    }
+    found.push_str(&folder.run("policy check program.toml --strict --unused some.jsonl"));
+    // Grants in a model's own policy count as used under that policy.
+    folder.write("split.toml", SPLIT);
+    folder.write("split-model.toml", SPLIT_MODEL);
+    let digest = |name: &str| {
+        let bytes = fs::read(folder.0.path().join(name)).unwrap();
+        belljar::Digest::of(&bytes).to_string()
+    };
+    let (of_program, of_model) = (digest("split.toml"), digest("split-model.toml"));
+    let run = line(&of_program, "program", "run", "allowed", "limits");
+    let load = line(&of_model, "model", "load", "allowed", "model.sha256").replace(PIN, OTHER);
+    let weights = "[[filesystem]] guest = \"/weights\", access = \"read\"";
+    let read = line(&of_model, "/weights", "read", "allowed", weights);
+    folder.write("loaded.jsonl", &[run.clone(), load.clone()].concat());
+    folder.write("read.jsonl", &[run, load, read].concat());
+    for log in ["loaded", "read"] {
+        found.push_str(&folder.run(&format!("policy check split.toml --unused {log}.jsonl")));
+    }
+    expect("check-unused.txt", &found);
+}
+
+#[test]
+fn check_applies_the_ceiling() {
+    let folder = Folder::new();
+    fs::create_dir(folder.0.path().join("labels")).unwrap();
+    folder.write("magika.toml", MODEL);
+    folder.write("unpinned.toml", "version = 1\n");
+    folder.write("program.toml", PROGRAM);
+    folder.write("narrow.toml", "version = 1\n[limits]\nmemory = \"128 MiB\"\n[program]\n");
+    folder.write("none.toml", "version = 1\nrequire-pin = true\n");
+    folder
+        .write("refuse.toml", "version = 1\nexcess = \"refuse\"\n[limits]\nmemory = \"128 MiB\"\n");
+    folder.write("broken.toml", "version = 1\n[limit]\n");
+    folder.write("signers.toml", "version = 1\nsigners = [\"a\"]\n");
+    let mut found = String::new();
+    for ceiling in ["narrow.toml", "none.toml", "refuse.toml", "broken.toml", "signers.toml"] {
+        let line = "policy check magika.toml unpinned.toml program.toml";
+        found.push_str(&folder.run_under(line, Some(ceiling)));
+    }
+    expect("check-ceiling.txt", &found);
+}
+
+#[test]
+fn explain_covers_every_key() {
+    let folder = Folder::new();
+    folder.write("magika.toml", MODEL);
+    folder.write("default.toml", "version = 1\n");
+    folder.write(
+        "exact.toml",
+        "version = 1\nconfinement = \"best-effort\"\n[compute]\ndeterministic = true\n",
+    );
+    folder.write(
+        "slow.toml",
+        "version = 1\n[compute]\nkernels = \"sandbox\"\n[[filesystem]]\nhost = \"data\"\n\
+         guest = \"/data\"\nreason = \"weights\"\n",
+    );
+    folder.write("threads.toml", "version = 1\n[compute]\nthreads = 4\n");
+    folder.write("program.toml", PROGRAM);
+    folder.write("quiet.toml", "version = 1\n[program]\n");
+    // A policy of another user is still displayed.
+    folder.write(
+        "strange.toml",
+        "version = 1\n[program]\nclocks = true\nreason = \"\\u202e\\u001b\"\n",
+    );
+    let mut found = String::new();
+    folder.write("split.toml", SPLIT);
+    folder.write("split-model.toml", SPLIT_MODEL);
+    for name in ["magika", "default", "exact", "slow", "threads", "program", "quiet", "split"] {
+        found.push_str(&folder.run(&format!("policy explain {name}.toml")));
+    }
+    folder.mode("magika.toml", 0o666);
+    found.push_str(&folder.run("policy explain magika.toml --format json"));
+    found.push_str(&folder.run("policy explain strange.toml"));
+    found.push_str(&folder.run("policy explain nothing-here.toml"));
+    found.push_str(&folder.run("policy explain /dev/null"));
+    expect("explain.txt", &found);
+}
+
+#[test]
+fn diff_distinguishes_gains_from_losses() {
+    let folder = Folder::new();
+    folder.write("magika.toml", MODEL);
+    folder.write(
+        "tight.toml",
+        "version = 1\n[model]\nsha256 = \"PIN\"\n[limits]\nmemory = \"64 MiB\"\n",
+    );
+    let mut found = String::new();
+    let mut number = 0;
+    let mut both = |old: &str, new: &str| {
+        number += 1;
+        folder.write("a.toml", old);
+        folder.write("b.toml", new);
+        let _ = write!(found, "# {number}\n{}", folder.run("policy diff a.toml b.toml"));
+        found.push_str(&folder.run("policy diff b.toml a.toml"));
+    };
+    both(MODEL, MODEL);
+    both(MODEL, "version = 1\n");
+    both(MODEL, &MODEL.replace("PIN", "OTHER"));
+    let all = "version = 1\nconfinement = \"best-effort\"\n[limits]\nmemory = \"2 GiB\"\n\
+        run-time = \"1 min\"\nprepare-time = \"3 min\"\nmodel-size = \"1 GiB\"\n\
+        input-size = \"1 GiB\"\noutput-size = \"1 GiB\"\nlog-size = \"1 MiB\"\nstack = \"4 MiB\"\n\
+        snapshots = 8\n[compute]\nthreads = 2\n";
+    both("version = 1\n[compute]\nkernels = \"sandbox\"\n", all);
+    both("version = 1\n[compute]\ndeterministic = true\n", "version = 1\n");
+    both("version = 1\n[program]\n", PROGRAM);
+    both("version = 1\n", PROGRAM);
+    both(PROGRAM, &PROGRAM.replace("LANG = \"C\"", "LANG = \"D\"").replace("stdout = true", ""));
+    both(PROGRAM, &PROGRAM.replace("host = \"labels\"", "host = \".\""));
+    both(PROGRAM, &PROGRAM.replace("guest = \"/labels\"", "guest = \"/classes\""));
+    both(PROGRAM, &PROGRAM.replace("access = \"write\"", "access = \"read\""));
+    both(
+        PROGRAM,
+        &PROGRAM.replace("port = 6379", "port = 6379\nreaches = [\"public\", \"loopback\"]"),
+    );
+    both(PROGRAM, &PROGRAM.replace("protocol = \"udp\"", ""));
+    both(PROGRAM, &PROGRAM.replace("path = \"magika.onnx\"", ""));
+    both(PROGRAM, &PROGRAM.replace("magika.toml", "tight.toml"));
+    both(PROGRAM, &PROGRAM.replace("\"OTHER\"", "\"PIN\""));
+    // A model is confined at least as its program is: only both together reduce the confinement.
+    let weak = "version = 1\nconfinement = \"best-effort\"";
+    folder.write("weak.toml", &MODEL.replace("version = 1", weak));
+    both(PROGRAM, &PROGRAM.replace("magika.toml", "weak.toml"));
+    let program = PROGRAM.replace("version = 1", weak);
+    both(&program, &program.replace("magika.toml", "weak.toml"));
+    both(PROGRAM, &PROGRAM.replace("bytes-sent = \"1 GiB\"", "bytes-sent = \"2 GiB\"\nfiles-created = 1\nopen-handles = 65\nconnections = 17\nbytes-received = \"1 B\""));
+    // A grant in a model's own policy is a gain of the program.
+    folder.write("split-model.toml", SPLIT_MODEL);
+    folder.write("broader-model.toml", &SPLIT_MODEL.replace("\"weights\"", "\".\""));
+    both("version = 1\n[program]\nsha256 = \"PIN\"\n", SPLIT);
+    both(&SPLIT.replace("policy = \"split-model.toml\"\n", ""), SPLIT);
+    both(SPLIT, &SPLIT.replace("split-model", "broader-model"));
+    // The folder of a policy makes no difference.
+    fs::create_dir(folder.0.path().join("elsewhere")).unwrap();
+    folder.write("a.toml", PROGRAM);
+    folder.write("elsewhere/b.toml", PROGRAM);
+    folder.write("elsewhere/magika.toml", MODEL);
+    found.push_str(&folder.run("policy diff a.toml elsewhere/b.toml"));
+    folder.write("b.toml", &PROGRAM.replace("host = \"labels\"", "host = \"labels/de\""));
+    found.push_str(&folder.run("policy diff a.toml b.toml --format json"));
+    found.push_str(&folder.run("policy diff a.toml nothing-here.toml"));
+    folder.write("b.toml", "version = 1\n[limit]\n");
+    found.push_str(&folder.run("policy diff a.toml b.toml"));
+    expect("diff.txt", &found);
+}
+
+#[test]
+fn score_is_the_sum_of_its_weights() {
+    let folder = Folder::new();
+    folder.write("magika.toml", MODEL);
+    folder.write("default.toml", "version = 1\n");
+    folder.write("least.toml", "version = 1\n[model]\nsha256 = \"PIN\"\n[limits]\nmemory = \"64 MiB\"\nrun-time = \"1 s\"\n[compute]\nkernels = \"sandbox\"\n");
+    folder.write("program.toml", PROGRAM);
+    folder.write(
+        "wild.toml",
+        "version = 1\nconfinement = \"best-effort\"\n[compute]\nthreads = 4\n[program]\n\
+         [[filesystem]]\nhost = \"/\"\nguest = \"/a\"\naccess = \"write\"\nreason = \"r\"\n\
+         [[network]]\nhost = \"a.example\"\nport = 1\nreason = \"r\"\n\
+         reaches = [\"public\", \"private\", \"loopback\", \"link-local\"]\n",
+    );
+    let mut found = String::new();
+    folder.write("split.toml", SPLIT);
+    folder.write("split-model.toml", SPLIT_MODEL);
+    for name in ["magika", "default", "least", "program", "wild", "split"] {
+        found.push_str(&folder.run(&format!("policy score {name}.toml")));
+    }
+    found.push_str(&folder.run("policy score magika.toml --max 5"));
+    found.push_str(&folder.run("policy score magika.toml --max 4"));
+    found.push_str(&folder.run("policy score magika.toml --format json"));
+    expect("score.txt", &found);
+}
+
+#[test]
+fn the_readme_has_every_weight() {
+    let folder = Folder::new();
+    folder.write("magika.toml", MODEL);
+    let found = folder.run("policy score magika.toml --format json");
+    let json = found.split_once('\n').unwrap().1.split("exit code").next().unwrap();
+    let answer: serde_json::Value = serde_json::from_str(json).unwrap();
+    let readme = fs::read_to_string(repository().join("policies/README.md")).unwrap();
+    let weights = answer["weights"].as_array().unwrap();
+    assert!(weights.len() > 20);
+    for weight in weights {
+        let key = weight["key"].as_str().unwrap();
+        let row =
+            format!("| `{key}` | {} | {} |", weight["points"], weight["what"].as_str().unwrap());
+        assert!(readme.contains(&row), "{row}");
+    }
+}
+
+#[test]
+fn fmt_orders_files_and_keeps_their_modes() {
+    let folder = Folder::new();
+    folder.write("good.toml", "version = 1\n\n[limits]\nstack = \"1 MiB\"\n");
+    folder.write(
+        "bad.toml",
+        "# Mine.\nversion=1\n[compute]\nthreads=2\n[limits]\nstack = \"1 MiB\"\n",
+    );
+    folder.write("wrong.toml", "version = 2\n");
+    folder.mode("bad.toml", 0o640);
+    let mut found = folder.run("policy fmt --check good.toml");
+    found.push_str(&folder.run("policy fmt --check good.toml bad.toml"));
+    assert!(folder.read("bad.toml").contains("version=1"));
+    found.push_str(&folder.run("policy fmt good.toml bad.toml"));
+    found.push_str(&folder.read("bad.toml"));
+    found.push_str(&folder.run("policy fmt --check good.toml bad.toml"));
+    folder.write("worse.toml", "version=1\n[compute]\nthreads=2\n");
+    folder.write("bare.toml", "version = 1\n\n[program]\n\n# Mine.\n[limits]\nstack = \"1 MiB\"\n");
+    folder.write("wurst.toml", "version=1\n");
+    found.push_str(&folder.run("policy fmt --check bare.toml worse.toml wurst.toml"));
+    found.push_str(&folder.run("policy fmt wrong.toml"));
+    expect("fmt.txt", &found);
+    let mode = fs::metadata(folder.0.path().join("bad.toml")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o640);
+    assert_eq!(fs::read_dir(folder.0.path()).unwrap().count(), 6, "a file was left behind");
+}
+
+#[test]
+fn schema_in_the_repository_matches_the_printed_one() {
+    let output = std::process::Command::new(BELLJAR).args(["policy", "schema"]).output().unwrap();
+    assert!(output.status.success());
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let path = repository().join("policies/policy.schema.json");
+    if std::env::var_os("BELLJAR_BLESS").is_some() {
+        fs::write(&path, &printed).unwrap();
+    }
+    let stored = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        stored == printed,
+        "policies/policy.schema.json is out of date; BELLJAR_BLESS=1 writes it"
+    );
+    let output =
+        std::process::Command::new(BELLJAR).args(["policy", "schema", "--ceiling"]).output();
+    let schema: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    assert_eq!(schema["properties"]["excess"]["enum"][1], "refuse");
+}
+
+#[test]
+fn every_tool_shows_an_example() {
+    for tool in ["check", "explain", "diff", "score", "fmt", "record", "schema"] {
+        let output = std::process::Command::new(BELLJAR).args(["policy", tool, "--help"]).output();
+        let help = String::from_utf8(output.unwrap().stdout).unwrap();
+        assert!(
+            help.contains("Examples:") && help.contains(&format!("belljar policy {tool}")),
+            "{help}"
+        );
+    }
+}

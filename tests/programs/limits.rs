@@ -1,0 +1,485 @@
+//! Work that a supervisor does for a guest program is limited by the program's run: by its time,
+//! and by the number of lines in the decision log.
+//!
+//! If the code under test would never end, a test fails after a minute.
+
+use crate::support;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use belljar::{
+    Digest, Error, ErrorKind, Host, Isolation, Limit, ModelBytes, Policy, Program, Value,
+};
+use support::silent_port::silent_port;
+use support::{builder, host, onnx, repository};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn program(host: &Host, name: &str, policy: &Policy) -> Program {
+    let path = repository().join("target/guest/programs").join(name).with_extension("wasm");
+    let bytes = ModelBytes::open(&path, 1 << 30)
+        .unwrap_or_else(|err| panic!("{}: {err}; run `cargo xtask programs`", path.display()));
+    host.load_program(bytes.labelled("test.wasm"), policy).unwrap()
+}
+
+/// A folder with a policy and the files that it names.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        let folder = tempfile::tempdir().unwrap();
+        // If Belljar runs as root, a program's process runs as another user.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Folder(folder)
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().canonicalize().unwrap().join(name)
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Digest {
+        fs::write(self.path(name), &content).unwrap();
+        Digest::of(content.as_ref())
+    }
+
+    /// A folder that a program's process can write to.
+    fn open_folder(&self, name: &str) {
+        fs::create_dir(self.path(name)).unwrap();
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+
+    fn policy(&self, tables: &str) -> Policy {
+        self.write("policy.toml", format!("version = 1\n[program]\n{tables}\n"));
+        Policy::load(&self.path("policy.toml")).unwrap().policy
+    }
+
+    /// A model whose run takes hours, and its entry, with a policy that allows this.
+    fn slow_model(&self) -> String {
+        let digest = self.write("slow.onnx", onnx::slow(2048, 1000).bytes());
+        self.write(
+            "slow.toml",
+            "version = 1\n[limits]\nrun-time = \"24 h\"\n[compute]\nkernels = \"sandbox\"\n",
+        );
+        format!(
+            "[[models]]\nname = \"slow\"\nsha256 = \"{digest}\"\npath = \"slow.onnx\"\n\
+             policy = \"slow.toml\"\n"
+        )
+    }
+}
+
+fn entry(name: &str, digest: Digest, path: &str) -> String {
+    let path = if path.is_empty() { String::new() } else { format!("path = {path:?}\n") };
+    format!("[[models]]\nname = {name:?}\nsha256 = \"{digest}\"\n{path}")
+}
+
+fn grant(folder: &Path, guest: &str) -> String {
+    let host = folder.to_str().unwrap();
+    format!(
+        "[[filesystem]]\nhost = {host:?}\nguest = {guest:?}\naccess = \"write\"\nreason = \"r\"\n"
+    )
+}
+
+fn peer(host: &str, port: u16, reaches: &str) -> String {
+    format!("[[network]]\nhost = {host:?}\nport = {port}\nreaches = [{reaches}]\nreason = \"r\"\n")
+}
+
+/// Runs a program that must end or be ended.
+#[track_caller]
+fn run(program: &Program, inputs: &[(&str, Value)]) -> Result<Vec<(String, Value)>, Error> {
+    let (sender, receiver) = channel();
+    let program = program.clone();
+    let inputs: Vec<_> =
+        inputs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    std::thread::spawn(move || sender.send(program.run(&inputs)));
+    receiver.recv_timeout(MINUTE).expect("it is not ended")
+}
+
+#[track_caller]
+fn does(program: &Program, order: &str) -> Result<Vec<(String, Value)>, Error> {
+    run(program, &[("do", Value::from(order))])
+}
+
+/// The result of each line of a script.
+#[track_caller]
+fn outcomes(program: &Program, script: &str) -> Vec<String> {
+    let outputs = does(program, script).unwrap();
+    let [(_, Value::Text(text))] = &outputs[..] else { panic!("{outputs:?}") };
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Checks that the time limit of the program's own policy ended the run.
+#[track_caller]
+fn assert_out_of_time(outcome: Result<Vec<(String, Value)>, Error>, time: Duration) {
+    let err = outcome.expect_err("it was not ended");
+    let limit = Limit::RunTime { limit: time };
+    assert!(matches!(err.kind(), ErrorKind::Limit(found) if *found == limit), "{err}");
+    assert_eq!(err.exit_code(), 5);
+    assert!(err.to_string().starts_with("test.wasm: "), "{err}");
+}
+
+const SHORT: &str = "[limits]\nrun-time = \"500 ms\"\n";
+const TIME: Duration = Duration::from_millis(500);
+
+#[test]
+fn program_that_repeatedly_loads_a_broken_model_is_ended() {
+    let folder = Folder::new();
+    let garbage = b"this is no model";
+    let broken = folder.write("broken.onnx", garbage);
+    let tables = [
+        SHORT,
+        &entry("broken", broken, "broken.onnx"),
+        &entry("another", Digest::of(b"other bytes"), "broken.onnx"),
+        &entry("missing", Digest::of(b"nothing"), "missing.onnx"),
+        &entry("brought", broken, ""),
+    ];
+    let log = folder.path("decisions");
+    let host = builder(Isolation::Process).decisions(&log).build().unwrap();
+    let program = program(&host, "misbehaves", &folder.policy(&tables.concat()));
+    for name in ["broken", "another", "missing", "brought", "ungranted"] {
+        assert_out_of_time(does(&program, &format!("model-for-ever {name}")), TIME);
+    }
+    let brings = ["bring-for-ever"]
+        .map(|order| [("do", Value::from(order)), ("model", Value::Bytes(garbage.to_vec()))]);
+    assert_out_of_time(run(&program, &brings[0]), TIME);
+    // Each load was tried once per run, and the error is that of the first attempt.
+    let tried = fs::read_to_string(&log).unwrap();
+    let loads = |digest: Digest| {
+        let digest = digest.to_string();
+        tried.lines().filter(|line| line.contains(&digest) && line.contains("\"load\"")).count()
+    };
+    assert_eq!(loads(broken), 3, "{tried}");
+    let err = does(&program, "model broken").unwrap_err();
+    assert!(err.to_string().contains("model broken"), "{err}");
+    let err = does(&program, "model another").unwrap_err();
+    assert_eq!(err.exit_code(), 3, "{err}");
+    assert!(err.to_string().contains("not the model that was approved"), "{err}");
+    does(&program, "bytes 1").unwrap();
+}
+
+#[test]
+fn repeated_load_of_a_broken_model_returns_the_same_error() {
+    let folder = Folder::new();
+    let broken = folder.write("broken.onnx", b"this is no model");
+    let program = program(
+        &host(Isolation::Process),
+        "misbehaves",
+        &folder.policy(&entry("broken", broken, "broken.onnx")),
+    );
+    let first = does(&program, "model broken").unwrap_err().to_string();
+    let again = does(&program, "model-twice broken").unwrap_err().to_string();
+    assert_eq!(first, again);
+}
+
+#[test]
+fn model_run_is_ended_at_the_programs_deadline() {
+    let folder = Folder::new();
+    let program = program(
+        &host(Isolation::Process),
+        "misbehaves",
+        &folder.policy(&format!("{SHORT}{}", folder.slow_model())),
+    );
+    // The program waits for the run, ignores its outputs, or requests it repeatedly.
+    assert_out_of_time(does(&program, "compute-x slow 2048,2048"), TIME);
+    assert_out_of_time(does(&program, "compute-x-for-ever slow 2048,2048"), TIME);
+    does(&program, "bytes 1").unwrap();
+}
+
+#[test]
+fn preparing_for_many_shapes_counts_as_the_programs_time() {
+    let folder = Folder::new();
+    let digest = folder.write("relu.onnx", onnx::relu(&[onnx::Dim::Symbol("n")]).bytes());
+    let tables = format!("{SHORT}{}", entry("relu", digest, "relu.onnx"));
+    let program = program(&host(Isolation::Process), "misbehaves", &folder.policy(&tables));
+    assert_out_of_time(does(&program, "compute-x-growing relu"), TIME);
+    // A model that cannot be prepared does not get extra time for each attempt.
+    let err = does(&program, "compute-x relu 2,2").unwrap_err();
+    assert_eq!(err.exit_code(), 4, "{err}");
+    assert_out_of_time(does(&program, "compute-x-for-ever relu 2,2"), TIME);
+}
+
+#[test]
+fn unresponsive_peer_takes_at_most_the_programs_time() {
+    let (_listener, _waiting, port) = silent_port();
+    let folder = Folder::new();
+    let tables = format!("{SHORT}{}", peer("127.0.0.1", port, "\"loopback\""));
+    let program = program(&host(Isolation::Process), "attacks", &folder.policy(&tables));
+    // The peer does not respond until the test is over: the run is ended by its own time limit.
+    assert_out_of_time(does(&program, &format!("connect a 127.0.0.1 {port}")), TIME);
+    assert_eq!(
+        connecting(port),
+        0,
+        "nobody waits for the program, but its supervisor still connects"
+    );
+    // The same with a peer that accepts the connection, sends nothing and keeps it open.
+    let open = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = open.local_addr().unwrap().port();
+    let (sender, taken) = channel();
+    std::thread::spawn(move || sender.send(open.accept().unwrap().0));
+    let tables = format!("{SHORT}{}", peer("127.0.0.1", port, "\"loopback\""));
+    let program = self::program(&host(Isolation::Process), "attacks", &folder.policy(&tables));
+    let waits = format!("connect a 127.0.0.1 {port}\nreceive a");
+    assert_out_of_time(does(&program, &waits), TIME);
+    // This side is still open, and detects that the other side is closed.
+    let mut held = taken.recv_timeout(MINUTE).unwrap();
+    held.set_read_timeout(Some(MINUTE)).unwrap();
+    assert_eq!(held.read(&mut [0]).unwrap(), 0);
+}
+
+/// How many local sockets wait for a response from this local port.
+fn connecting(port: u16) -> usize {
+    const SYN_SENT: &str = "02";
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let peer = format!("0100007F:{port:04X}");
+    let sockets = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    sockets.filter(|line| line.get(2) == Some(&&*peer) && line.get(3) == Some(&SYN_SENT)).count()
+}
+
+#[test]
+fn program_that_writes_or_prints_forever_is_ended() {
+    let folder = Folder::new();
+    folder.open_folder("out");
+    let tables = format!(
+        "stdout = true\n{SHORT}[quotas]\nbytes-written = \"1024 GiB\"\n{}",
+        grant(&folder.path("out"), "/out")
+    );
+    let program = program(&host(Isolation::Process), "attacks", &folder.policy(&tables));
+    let prints = "print line\\n\n".repeat(400_000);
+    assert_out_of_time(does(&program, &prints), TIME);
+    // A file of one block, written again and again.
+    let writes = format!("open a /out file write create\n{}", "write a 0 xxxx\n".repeat(400_000));
+    assert_out_of_time(does(&program, &writes), TIME);
+}
+
+/// The lines of a log: verdict, resource, access and rule of each.
+fn lines(log: &Path) -> Vec<[String; 4]> {
+    let text = fs::read_to_string(log).unwrap();
+    text.lines()
+        .map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            ["verdict", "resource", "access", "rule"].map(|key| line[key].as_str().unwrap().into())
+        })
+        .collect()
+}
+
+#[test]
+fn connection_refused_by_reaches_is_not_logged_as_allowed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let folder = Folder::new();
+    let log = folder.path("decisions");
+    let host = builder(Isolation::Process).decisions(&log).build().unwrap();
+    let tables =
+        [peer("localhost", port, "\"public\""), peer("127.0.0.1", port, "\"loopback\"")].concat();
+    let program = program(&host, "attacks", &folder.policy(&tables));
+    let found = outcomes(
+        &program,
+        &format!("connect a localhost {port}\nconnect b 127.0.0.1 {port}\nconnect c ::1 {port}"),
+    );
+    assert_eq!(found, ["error connection-refused", "ok", "error access-denied"]);
+    let connects: Vec<_> =
+        lines(&log).into_iter().filter(|[_, _, access, _]| access == "connect").collect();
+    let verdicts: Vec<_> =
+        connects.iter().map(|[verdict, resource, ..]| (&**verdict, resource.clone())).collect();
+    let expected = [
+        ("refused", format!("localhost port {port}")),
+        ("allowed", format!("127.0.0.1 port {port}")),
+        ("refused", format!("::1 port {port}")),
+    ];
+    assert_eq!(verdicts, expected);
+    assert!(connects[0][3].starts_with("`reaches` does not list \"loopback\""), "{connects:?}");
+    // Only the granted connection was made.
+    drop(program);
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_ok());
+    assert!(listener.accept().is_err());
+}
+
+/// A log that accepts a number of lines, and then fails.
+fn failing_log(folder: &Folder, lines: usize) -> std::path::PathBuf {
+    let path = folder.path(&format!("log-{lines}"));
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let (kind, at) = (rustix::fs::FileType::Fifo, rustix::fs::CWD);
+    rustix::fs::mknodat(at, &path, kind, mode, 0).unwrap();
+    let reader = path.clone();
+    std::thread::spawn(move || {
+        let mut log = BufReader::with_capacity(1, fs::File::open(reader).unwrap());
+        for _ in 0..lines {
+            log.read_line(&mut String::new()).unwrap();
+        }
+    });
+    path
+}
+
+#[test]
+fn operations_that_cannot_be_logged_do_not_happen() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let folder = Folder::new();
+    folder.open_folder("out");
+    folder.write("out/old", "old");
+    fs::set_permissions(folder.path("out/old"), fs::Permissions::from_mode(0o666)).unwrap();
+    fs::create_dir(folder.path("out/sub")).unwrap();
+    let tables =
+        [grant(&folder.path("out"), "/out"), peer("127.0.0.1", port, "\"loopback\"")].concat();
+    let policy = folder.policy(&format!("stdout = true\n{tables}"));
+    for act in [
+        format!("connect a 127.0.0.1 {port}\nsend a secret"),
+        "open a /out new write create".to_owned(),
+        "open a /out old write truncate".to_owned(),
+        "open a /out old read".to_owned(),
+        "mkdir /out made".to_owned(),
+        "rmdir /out sub".to_owned(),
+        "unlink /out old".to_owned(),
+        "rename /out old /out moved".to_owned(),
+        "times-at /out old".to_owned(),
+        "list /out".to_owned(),
+        "print secret".to_owned(),
+    ] {
+        // The only line is for loading the program.
+        let log = failing_log(&folder, 1);
+        let host = builder(Isolation::Process).decisions(&log).build().unwrap();
+        let program = program(&host, "attacks", &policy);
+        // The reader has closed the pipe, or is about to.
+        let before = fs::metadata(folder.path("out/old")).unwrap().modified().unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        let err = does(&program, &act).expect_err(&act);
+        assert_eq!(err.exit_code(), 1, "{act}: {err}");
+        assert!(err.to_string().contains("cannot write to the decision log"), "{act}: {err}");
+        let after = fs::metadata(folder.path("out/old")).unwrap();
+        assert_eq!(after.modified().unwrap(), before, "{act}");
+        assert_eq!(fs::read(folder.path("out/old")).unwrap(), b"old", "{act}");
+        let mut names: Vec<_> = fs::read_dir(folder.path("out"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["old", "sub"], "{act}");
+        fs::remove_file(log).unwrap();
+    }
+    // The connection was not made.
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err());
+}
+
+#[test]
+fn blocked_log_or_listener_does_not_block_a_run() {
+    let folder = Folder::new();
+    let log = folder.path("log");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let (kind, at) = (rustix::fs::FileType::Fifo, rustix::fs::CWD);
+    rustix::fs::mknodat(at, &log, kind, mode, 0).unwrap();
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NONBLOCK;
+    let pipe = rustix::fs::open(&log, flags, mode).unwrap();
+    let host = builder(Isolation::Process).decisions(&log).build().unwrap();
+    let policy = folder.policy(&format!("stdout = true\n{SHORT}"));
+    let attacks = program(&host, "attacks", &policy);
+    while rustix::io::write(&pipe, &[b'x'; 4096]).is_ok() {}
+    while rustix::io::write(&pipe, b"x").is_ok() {}
+    assert_out_of_time(does(&attacks, "print line\\n"), TIME);
+    drop(attacks);
+    drop(pipe);
+
+    let (go, wait) = channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let listener = move |event| {
+        if let belljar::Event::Printed { .. } = event {
+            let _ = wait.lock().unwrap().recv();
+        }
+    };
+    let host = builder(Isolation::Process).on_event(listener).build().unwrap();
+    let attacks = program(&host, "attacks", &policy);
+    assert_out_of_time(does(&attacks, "print line\\n"), TIME);
+    drop(go);
+}
+
+#[test]
+fn log_size_of_a_run_is_bounded() {
+    let folder = Folder::new();
+    folder.open_folder("out");
+    let log = folder.path("decisions");
+    let host = builder(Isolation::Process).decisions(&log).build().unwrap();
+    let program = program(&host, "attacks", &folder.policy(&grant(&folder.path("out"), "/out")));
+    // Each character of these names takes 12 bytes in the log.
+    let long = ["\u{1f600}".repeat(60), "\u{1f601}".repeat(60)].join("/").repeat(7);
+    for script in
+        [format!("stat-many 10000000 /out {long}"), format!("stat-many 10000000 /out /../{long}")]
+    {
+        let err = does(&program, &script).unwrap_err();
+        assert_eq!(err.exit_code(), 6, "{err}");
+        assert!(err.to_string().contains("to the decision log"), "{err}");
+        let written = log.metadata().unwrap().len();
+        assert!((1 << 20..16 << 20).contains(&written), "{written}");
+        let last = lines(&log).pop().unwrap();
+        assert_eq!(last[..3], ["refused", "decisions", "use more"], "{last:?}");
+        fs::write(&log, "").unwrap();
+    }
+    // The next run has the same limit.
+    assert_eq!(outcomes(&program, "stat-many 10 /out x"), ["10"]);
+}
+
+#[test]
+fn repeated_decision_has_one_log_line_per_run() {
+    let folder = Folder::new();
+    folder.open_folder("out");
+    fs::copy(support::models().join("magika.onnx"), folder.path("magika.onnx")).unwrap();
+    let magika = Digest::of(&fs::read(folder.path("magika.onnx")).unwrap());
+    let tables = [grant(&folder.path("out"), "/out"), entry("magika", magika, "magika.onnx")];
+    let policy = folder.policy(&tables.concat());
+    let log = folder.path("decisions");
+    let host = builder(Isolation::Process).decisions(&log).build().unwrap();
+    let attacks = program(&host, "attacks", &policy);
+    let again = "stat-at /out x\nstat-at /out ..\n".repeat(1000);
+    assert_eq!(outcomes(&attacks, &again).len(), 2000);
+    let found = lines(&log);
+    let stats = found.iter().filter(|[_, _, access, _]| access == "read").count();
+    assert_eq!(stats, 2, "{found:?}");
+    let counted = |found: &[[String; 4]], says: &str| {
+        let line = found.iter().find(|[_, resource, ..]| resource == "decisions");
+        let line = line.unwrap_or_else(|| panic!("{found:?}"));
+        assert_eq!(line[..3], ["allowed", "decisions", "repeat"]);
+        assert!(line[3].starts_with(says), "{line:?}");
+    };
+    counted(&found, "1998 decisions");
+    // Runs of a model are also logged as decisions.
+    fs::write(&log, "").unwrap();
+    let misbehaves = program(&host, "misbehaves", &policy);
+    does(&misbehaves, "compute-times 20").unwrap();
+    let found = lines(&log);
+    let runs =
+        found.iter().filter(|[_, resource, access, _]| resource == "model" && access == "run");
+    assert_eq!(runs.count(), 1, "{found:?}");
+    counted(&found, "19 decisions");
+    // Another run has its own lines.
+    does(&misbehaves, "compute-times 1").unwrap();
+    let runs = lines(&log)
+        .into_iter()
+        .filter(|[_, resource, access, _]| resource == "model" && access == "run");
+    assert_eq!(runs.count(), 2);
+}
+
+#[test]
+fn each_name_of_a_model_is_loaded_once() {
+    let folder = Folder::new();
+    let digest = folder.write("broken.onnx", b"this is no model");
+    let names: Vec<_> = (0..64).map(|at| format!("m{at}")).collect();
+    let entries: String = names.iter().map(|name| entry(name, digest, "broken.onnx")).collect();
+    let log = folder.path("decisions");
+    let host = builder(Isolation::Process).decisions(&log).build().unwrap();
+    let policy = folder.policy(&format!("[limits]\nrun-time = \"20 s\"\n{entries}"));
+    let program = program(&host, "misbehaves", &policy);
+    does(&program, &format!("models-twice {}", names.join(" "))).unwrap();
+    // The same decision about the same model has one line, even with several names in the policy.
+    let loads =
+        lines(&log).iter().filter(|[_, what, how, _]| what == "model" && how == "load").count();
+    assert_eq!(loads, 1);
+    let mut text = String::new();
+    fs::File::open(&log).unwrap().read_to_string(&mut text).unwrap();
+    assert!(text.lines().any(|line| line.contains("decisions of this run")), "{text}");
+    assert!(text.contains("\"63 decisions"), "{text}");
+}
