@@ -85,7 +85,7 @@ fn assert_exit(output: &Output, code: i32, says: &[&str]) {
 }
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/pictures")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/pictures")
 }
 
 fn stored(name: &str) -> Vec<u8> {

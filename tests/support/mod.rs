@@ -26,7 +26,7 @@ pub(crate) const BELLJAR: &str = env!("CARGO_BIN_EXE_belljar");
 pub(crate) const ISOLATIONS: [Isolation; 2] = [Isolation::Process, Isolation::Thread];
 
 pub(crate) fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
 fn folder(variable: &str, default: &str) -> PathBuf {

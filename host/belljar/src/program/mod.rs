@@ -84,9 +84,10 @@ impl Host {
     ///
     /// Programs run only in worker processes ([`Isolation::Process`]).
     ///
-    /// # Errors If the policy is for a model or for another program; if a ceiling refuses it; if
-    /// the program is larger than `limits.model-size`, is not a component, or has an unknown
-    /// import; if compiling it takes longer than `limits.prepare-time`, or too much memory.
+    /// # Errors
+    /// If the policy is for a model or for another program; if a ceiling refuses it; if the program
+    /// is larger than `limits.model-size`, is not a component, or has an unknown import; if
+    /// compiling it takes longer than `limits.prepare-time`, or too much memory.
     pub fn load_program(&self, program: ModelBytes, policy: &Policy) -> Result<Program, Error> {
         let label = program.label().to_owned();
         Program::load(self, program, policy).map_err(|kind| Error::for_model(&label, kind))
@@ -178,9 +179,9 @@ impl Program {
     /// Runs the program on named inputs, in a new process and a new instance. Names and texts of
     /// its outputs are untrusted.
     ///
-    /// # Errors If the program returns an error, which includes the last refused request; if it
-    /// exceeds a limit, its own or that of a model; and if it traps. It can be run again in all
-    /// cases.
+    /// # Errors
+    /// If the program returns an error, which includes the last refused request; if it exceeds a
+    /// limit, its own or that of a model; and if it traps. It can be run again in all cases.
     pub fn run<N: AsRef<str>>(&self, inputs: &[(N, Value)]) -> Result<Vec<(String, Value)>, Error> {
         self.run_with_arguments(inputs, &[])
     }
