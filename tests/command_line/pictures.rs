@@ -165,7 +165,7 @@ fn image_flags_that_do_not_apply_are_refused() {
     };
     refused("symbols", &[], &["[n, c, h, w]", "--layout nchw"]);
     refused("i32", &[], &["takes i32", ".npy"]);
-    refused("eight", &[], &["8 images at once", ".npy"]);
+    refused("eight", &[], &["a batch of 8 images", ".npy"]);
     refused("four", &[], &["takes 4 channels, but the image has 3", "--layout", ".npy"]);
     refused("f32", &["--layout", "hwc"], &["--layout has 3 axes", "[n, 3, h, w]"]);
     refused("f32", &["--channels", "gray"], &["takes 3 channels", "--channels rgb or bgr"]);

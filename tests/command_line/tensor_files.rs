@@ -102,7 +102,7 @@ fn outputs_keep_their_names_in_archives() {
     let model = s.file("model.onnx", graph.bytes());
     let archive = s.at("up.npz");
     let output = run(&["run", &model, "--input", &x, "--output", &archive]);
-    assert_exit(&output, 0, &["output \"../../up\" is named \"______up\" in"]);
+    assert_exit(&output, 0, &["output \"../../up\" is renamed to \"______up\" in"]);
     let arrays = npz::read(fs::File::open(&archive).unwrap(), 1 << 20).unwrap();
     assert_eq!(arrays[0].0, "______up");
 }
@@ -240,7 +240,7 @@ fn unnamed_arrays_are_inputs_in_order() {
     assert_eq!(data(0), (&json!("a"), &json!([1.0])));
     assert_eq!(data(1), (&json!("b"), &json!([2.0])));
     let one = s.npz("one.npz", &[("arr_0", tensor(1.0))]);
-    let says = ["have no names (arr_0)", "first, second", "np.savez"];
+    let says = ["without names (arr_0)", "first, second", "np.savez"];
     assert_exit(&run(&["run", &model, "--input", &one]), 2, &says);
     let gap = s.npz("gap.npz", &[("arr_0", tensor(1.0)), ("arr_2", tensor(1.0))]);
     assert_exit(&run(&["run", &model, "--input", &gap]), 2, &["arr_0, arr_2"]);
@@ -267,7 +267,11 @@ fn onnx_tensor_files_are_inputs() {
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["outputs"][0]["data"], json!([1.0, 2.0]));
     assert_eq!(found["outputs"][1]["data"], json!([3.0, 4.0]));
-    assert_exit(&run(&["run", &model, "--input", &second]), 2, &["which input"]);
+    assert_exit(
+        &run(&["run", &model, "--input", &second]),
+        2,
+        &["the name of the input is required"],
+    );
     let wrong = s.file("wrong.pb", tensor_i64("first", &[1], &[1]).finish());
     let output = run(&["run", &model, "--input", &wrong, "--input", &by_name]);
     assert_exit(&output, 4, &["`.astype(np.float32)`"]);

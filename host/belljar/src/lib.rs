@@ -59,7 +59,9 @@ pub use belljar_tensor::{self as tensor, DType, Tensor};
 pub use belljar_text as text;
 pub use error::{Error, ErrorKind};
 pub use host::{Event, Host, HostBuilder, Isolation, become_worker_if_asked};
-pub use model::{Calls, Examined, Model, Outputs, RunCost, ShapeDifference, UncheckedOutputs};
+pub use model::{
+    BoundInputs, Calls, Examined, Model, Outputs, RunCost, ShapeDifference, UncheckedOutputs,
+};
 #[cfg(feature = "programs")]
 pub use program::{Program, Value};
 pub use sandbox::{

@@ -78,8 +78,9 @@ fn model(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
         note_too_large(host, found, policy, "limits.input-size", err);
     })?;
     let inputs_time = start.elapsed();
-    let prepare = terminal.progress("preparing the model", || model.prepare(&inputs))?;
-    let outputs = terminal.progress("running", || model.run(&inputs))?.validate()?;
+    let bound = model.bind(&inputs)?;
+    let prepare = terminal.progress("preparing the model", || bound.prepare())?;
+    let outputs = terminal.progress("running", || bound.run())?.validate()?;
     let cost = outputs.cost();
     let differences = outputs.shape_differences().to_vec();
     let outputs = outputs.into_tensors();

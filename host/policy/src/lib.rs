@@ -44,7 +44,7 @@ pub use belljar_confine::layers::Confinement;
 pub use ceiling::Ceilings;
 pub use ceiling::{
     Ceiling, Cut, Effective, Excess, Hosts, OPERATORS_CEILING, PeerCeiling, ProgramCeiling,
-    Refused, Root,
+    Refused, Root, Usable,
 };
 pub use diff::{Change, ChangeKind, compare};
 pub use error::PolicyError;

@@ -121,7 +121,7 @@ fn lower(sentence: &str) -> String {
 /// The type of a value, with an article.
 pub(super) fn kind(value: &Value<'_>) -> &'static str {
     match value.get_ref() {
-        DeValue::String(_) => "a text",
+        DeValue::String(_) => "a string",
         DeValue::Integer(_) => "an integer",
         DeValue::Float(_) => "a float",
         DeValue::Boolean(_) => "a boolean",

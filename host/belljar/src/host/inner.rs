@@ -21,7 +21,7 @@ use crate::trust::Digest;
 use belljar_confine::layers::{Confinement, MissingLayer};
 use belljar_confine::process::WorkerProgram;
 use belljar_confine::role::Role;
-use belljar_policy::{Ceilings, Effective, Policy};
+use belljar_policy::{Ceilings, Effective, Usable};
 
 /// Room for message framing in addition to tensors, in bytes.
 const FRAMING: u64 = 1 << 20;
@@ -99,18 +99,21 @@ impl Inner {
         self.uses_store.then_some(&self.store)
     }
 
-    /// The policy cut down to the ceilings; cuts are reported. Nothing here uses a policy that did
-    /// not pass through this function.
+    /// The policy cut down to the ceilings; cuts are reported and logged once.
+    /// Nothing here uses a policy that did not pass through this function.
     pub(crate) fn admit(
         &self,
-        policy: &Policy,
+        policy: &impl Usable,
         model: Option<Digest>,
     ) -> Result<Effective, ErrorKind> {
-        let subject = Subject { model, policy: policy.file_sha256().map(Digest::from) };
-        let effective = match self.ceilings.admit(policy) {
-            Ok(effective) => effective,
+        let subject = Subject { model, policy: policy.digest_of_file().map(Digest::from) };
+        let (effective, reported) = match policy.admitted_by(&self.ceilings) {
+            Ok(admitted) => admitted,
             Err(refused) => return Err(self.refused(subject, refused.into())),
         };
+        if reported {
+            return Ok(effective);
+        }
         for cut in effective.cuts() {
             (self.listener)(Event::PolicyCut(cut.clone()));
             let rule = format!("ceiling: {}", cut.left);

@@ -19,7 +19,7 @@ use crate::supervise::Quarantined;
 use crate::trust::{Digest, ModelBytes};
 use belljar_confine::process::{asked_to_be_worker, enter_worker};
 use belljar_confine::role::Role;
-use belljar_policy::{Effective, Policy};
+use belljar_policy::{Effective, Policy, Usable};
 
 pub(crate) use budget::Claim;
 pub use builder::HostBuilder;
@@ -98,7 +98,8 @@ impl Host {
     }
 
     /// The policy cut down to this host's ceilings. Cuts are reported ([`Event::PolicyCut`]). The
-    /// host does this for every policy; programs need it only to learn the limits in advance.
+    /// host does this for every policy; programs need it only to learn the limits in advance. The
+    /// result can be used in place of the policy.
     ///
     /// # Errors
     /// When a ceiling refuses the policy.
@@ -113,7 +114,7 @@ impl Host {
     /// When a ceiling refuses the policy, when the policy pins another model, when the model is
     /// larger than the policy allows or not an acceptable ONNX model, when it keeps data in a file
     /// that the policy does not grant or that is not a regular file, and when a limit is hit.
-    pub fn load(&self, bytes: ModelBytes, policy: &Policy) -> Result<Model, Error> {
+    pub fn load(&self, bytes: ModelBytes, policy: &impl Usable) -> Result<Model, Error> {
         match self.inner.admit(policy, Some(bytes.digest())) {
             Ok(effective) => Model::load(self, bytes, effective),
             Err(kind) => Err(Error::for_model(bytes.label(), kind)),
@@ -136,9 +137,9 @@ impl Host {
     ///
     /// # Errors
     /// When a ceiling refuses the policy, and when the cache cannot be used.
-    pub fn warm_up(&self, policy: &Policy) -> Result<(), Error> {
+    pub fn warm_up(&self, policy: &impl Usable) -> Result<(), Error> {
         let inner = &self.inner;
-        let policy = &self.effective(policy)?;
+        let policy = &inner.admit(policy, None).map_err(Error::new)?;
         let variant = inner.variant(policy);
         match inner.isolation {
             Isolation::Process => std::thread::scope(|scope| {

@@ -30,7 +30,7 @@ use belljar_policy::FileGrant;
 use belljar_policy::{Effective, Policy, Refused};
 use belljar_tensor::{Tensor, string_memory};
 
-use contract::Contract;
+use contract::{Bound, Contract};
 pub use examine::Examined;
 pub(crate) use idle::IdleWatch;
 pub use outputs::{Outputs, UncheckedOutputs};
@@ -211,14 +211,20 @@ impl Model {
     /// # Errors
     /// As [`Model::run`].
     pub fn prepare<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<Duration, Error> {
-        let start = Instant::now();
-        let bound = self.shared.contract.bind(inputs).map_err(|kind| self.error(kind))?;
-        let sandbox = self
-            .shared
-            .retried(|| self.shared.prepared_sandbox(&bound.shapes))
-            .map_err(|kind| self.error(kind))?;
-        self.shared.put_back(bound.shapes, sandbox);
-        Ok(start.elapsed())
+        self.bind(inputs)?.prepare()
+    }
+
+    /// Checks inputs against the model's declaration and the policy, once for a preparation and any
+    /// number of runs.
+    ///
+    /// # Errors
+    /// When the inputs do not fit, or are larger than the policy allows.
+    pub fn bind<'a, N: AsRef<str>>(
+        &'a self,
+        inputs: &'a [(N, Tensor)],
+    ) -> Result<BoundInputs<'a, N>, Error> {
+        let bound = self.shared.bind(inputs).map_err(|kind| self.error(kind))?;
+        Ok(BoundInputs { model: self, inputs, bound })
     }
 
     /// Runs the model on named tensors. Every declared input must be given, with its declared
@@ -231,15 +237,7 @@ impl Model {
     /// not implemented, when a limit is hit, and when the sandbox traps. After any error, the model
     /// can be run again.
     pub fn run<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<UncheckedOutputs, Error> {
-        let run = || -> Result<UncheckedOutputs, ErrorKind> {
-            let outputs = self.run_inner(inputs)?;
-            let (host, subject) = (&self.shared.host, self.shared.subject());
-            let (resource, access, verdict) = ("model", "run", Verdict::Allowed);
-            // Without a log line the run is not allowed.
-            host.decide(&Decision { subject, resource, access, verdict, rule: "limits" })?;
-            Ok(outputs)
-        };
-        run().map_err(|kind| self.error(kind))
+        self.bind(inputs)?.run()
     }
 
     /// Keeps a number of sandboxes idle that have served these inputs once, so that as many
@@ -271,12 +269,12 @@ impl Model {
         result.map_err(|kind| self.error(kind))
     }
 
-    fn run_inner<N: AsRef<str>>(
+    fn run_bound<N: AsRef<str>>(
         &self,
         inputs: &[(N, Tensor)],
+        bound: &Bound,
     ) -> Result<UncheckedOutputs, ErrorKind> {
         let shared = &*self.shared;
-        let bound = shared.bind(inputs)?;
         let Served { sandbox, answer, prepare, begin } =
             shared.served(&bound.shapes, || payload(inputs, &shared.contract))?;
         let tensors = match reply(&answer, Phase::Run)? {
@@ -312,10 +310,10 @@ impl Model {
             reset: answer.cost.reset,
             reset_method: answer.cost.method,
         };
-        shared.put_back(bound.shapes, sandbox);
+        shared.put_back(bound.shapes.clone(), sandbox);
         let (label, contract) = (shared.label.clone(), Arc::clone(&shared.contract));
         let (host, subject) = (Arc::clone(&shared.host), shared.subject());
-        let (symbols, inputs) = (bound.symbols, bound.differences);
+        let (symbols, inputs) = (bound.symbols.clone(), bound.differences.clone());
         let declared = outputs::Declared { label, contract, symbols, inputs, host, subject };
         Ok(UncheckedOutputs::new(declared, tensors, cost))
     }
@@ -323,6 +321,46 @@ impl Model {
     fn error(&self, kind: ErrorKind) -> Error {
         let shared = &self.shared;
         Error::for_model(&shared.label, shared.host.refused(shared.subject(), kind))
+    }
+}
+
+/// Inputs that fit a model and its policy.
+pub struct BoundInputs<'a, N> {
+    model: &'a Model,
+    inputs: &'a [(N, Tensor)],
+    bound: Bound,
+}
+
+impl<N: AsRef<str>> BoundInputs<'_, N> {
+    /// Prepares a sandbox for these inputs and keeps it for a later run.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn prepare(&self) -> Result<Duration, Error> {
+        let start = Instant::now();
+        let shared = &self.model.shared;
+        let sandbox = shared
+            .retried(|| shared.prepared_sandbox(&self.bound.shapes))
+            .map_err(|kind| self.model.error(kind))?;
+        shared.put_back(self.bound.shapes.clone(), sandbox);
+        Ok(start.elapsed())
+    }
+
+    /// Runs the model on them.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn run(&self) -> Result<UncheckedOutputs, Error> {
+        let run = || -> Result<UncheckedOutputs, ErrorKind> {
+            let outputs = self.model.run_bound(self.inputs, &self.bound)?;
+            let shared = &self.model.shared;
+            let (host, subject) = (&shared.host, shared.subject());
+            let (resource, access, verdict) = ("model", "run", Verdict::Allowed);
+            // Without a log line the run is not allowed.
+            host.decide(&Decision { subject, resource, access, verdict, rule: "limits" })?;
+            Ok(outputs)
+        };
+        run().map_err(|kind| self.model.error(kind))
     }
 }
 

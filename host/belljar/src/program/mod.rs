@@ -36,7 +36,7 @@ use crate::sandbox::{Limit, ProgramLimits};
 use crate::supervise::Record;
 use crate::trust::{Digest, ModelBytes};
 use belljar_confine::memory::SealedBytes;
-use belljar_policy::{Effective, Policy, Refused};
+use belljar_policy::{Effective, Policy, Refused, Usable};
 
 use broker::{Broker, Models};
 pub use engine::is_component;
@@ -88,14 +88,18 @@ impl Host {
     /// If the policy is for a model or for another program; if a ceiling refuses it; if the program
     /// is larger than `limits.model-size`, is not a component, or has an unknown import; if
     /// compiling it takes longer than `limits.prepare-time`, or too much memory.
-    pub fn load_program(&self, program: ModelBytes, policy: &Policy) -> Result<Program, Error> {
+    pub fn load_program(
+        &self,
+        program: ModelBytes,
+        policy: &impl Usable,
+    ) -> Result<Program, Error> {
         let label = program.label().to_owned();
         Program::load(self, program, policy).map_err(|kind| Error::for_model(&label, kind))
     }
 }
 
 impl Program {
-    fn load(host: &Host, program: ModelBytes, policy: &Policy) -> Result<Program, ErrorKind> {
+    fn load(host: &Host, program: ModelBytes, policy: &impl Usable) -> Result<Program, ErrorKind> {
         let (digest, size) = (program.digest(), program.size());
         let inner = &host.inner;
         let policy = inner.admit(policy, Some(digest))?;

@@ -14,6 +14,7 @@ mod file;
 
 use std::ops::{Deref, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::address::AddressKind;
 use super::source::read_trusted;
@@ -191,11 +192,62 @@ fn more_than_allowed(cuts: &[Cut]) -> String {
 }
 
 /// A policy within every ceiling. Only [`Ceilings::admit`] makes one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Effective {
     policy: Policy,
     cuts: Vec<Cut>,
     file_sha256: Option<[u8; 32]>,
+    /// The ceilings that made it.
+    by: Identity,
+}
+
+/// Tells one set of ceilings from another; copies of a set are the same.
+#[derive(Clone, Debug, Default)]
+struct Identity(Arc<()>);
+
+/// A policy that a host can use: a [`Policy`], which is cut down to the host's ceilings, or an
+/// [`Effective`] one, for which that was done. One of another host is cut down again.
+pub trait Usable: private::Sealed {
+    /// This policy cut down to these ceilings, and whether that was done before.
+    ///
+    /// # Errors
+    /// When the policy is refused.
+    fn admitted_by(&self, ceilings: &Ceilings) -> Result<(Effective, bool), Refused>;
+
+    /// SHA-256 of the file that it was read from, if it says what the file says.
+    fn digest_of_file(&self) -> Option<[u8; 32]>;
+}
+
+mod private {
+    pub trait Sealed {}
+    impl Sealed for super::Policy {}
+    impl Sealed for super::Effective {}
+}
+
+impl Usable for Policy {
+    fn admitted_by(&self, ceilings: &Ceilings) -> Result<(Effective, bool), Refused> {
+        Ok((ceilings.admit(self)?, false))
+    }
+
+    fn digest_of_file(&self) -> Option<[u8; 32]> {
+        self.file_sha256()
+    }
+}
+
+impl Usable for Effective {
+    fn admitted_by(&self, ceilings: &Ceilings) -> Result<(Effective, bool), Refused> {
+        if Arc::ptr_eq(&self.by.0, &ceilings.identity.0) {
+            return Ok((self.clone(), true));
+        }
+        let mut again = ceilings.admit(&self.policy)?;
+        again.cuts.splice(..0, self.cuts.iter().cloned());
+        again.file_sha256 = self.file_sha256;
+        Ok((again, false))
+    }
+
+    fn digest_of_file(&self) -> Option<[u8; 32]> {
+        self.file_sha256
+    }
 }
 
 impl Effective {
@@ -235,13 +287,14 @@ pub struct Ceilings {
     all: Vec<(String, Ceiling)>,
     /// Refuse a policy that asks for more, even if the ceiling would cut it.
     strict: bool,
+    identity: Identity,
 }
 
 impl Ceilings {
     #[cfg(test)]
     pub(super) fn of(ceilings: Vec<Ceiling>, strict: bool) -> Ceilings {
         let all = ceilings.into_iter().map(|ceiling| ("test".to_owned(), ceiling)).collect();
-        Ceilings { all, strict }
+        Ceilings { all, strict, identity: Identity::default() }
     }
 
     /// Reads the machine's ceiling, the one named in the environment, and those named by a
@@ -268,7 +321,7 @@ impl Ceilings {
         for path in named {
             read(path)?;
         }
-        Ok(Ceilings { all, strict })
+        Ok(Ceilings { all, strict, identity: Identity::default() })
     }
 
     /// The policy cut down to all ceilings.
@@ -280,6 +333,7 @@ impl Ceilings {
             policy: policy.clone(),
             cuts: Vec::new(),
             file_sha256: policy.file_sha256(),
+            by: self.identity.clone(),
         };
         // Ceilings that refuse come first, so that they see the original policy and not what
         // another ceiling left of it.

@@ -119,6 +119,27 @@ fn every_limit_and_quota_is_cut() {
 }
 
 #[test]
+fn effective_policy_is_cut_again_only_by_other_ceilings() {
+    let ceilings = |most: &str| {
+        let text = format!("version = 1\n[limits]\nmemory = \"{most}\"");
+        Ceilings::of(vec![Ceiling::parse(&text, "ceiling").unwrap()], false)
+    };
+    let (own, others) = (ceilings("512 MiB"), ceilings("128 MiB"));
+    let (first, known) = Policy::default().admitted_by(&own).unwrap();
+    assert!(!known && first.cuts().len() == 1);
+    for same in [own.clone(), own] {
+        let (again, known) = first.admitted_by(&same).unwrap();
+        assert!(known && *again == *first && again.cuts() == first.cuts());
+    }
+    let (less, known) = first.admitted_by(&others).unwrap();
+    assert!(!known && less.limits.memory == 128 << 20, "{less:?}");
+    assert_eq!(less.cuts().len(), 2);
+    let refusing =
+        Ceilings::of(vec![Ceiling::parse("version = 1\nrequire-pin = true", "c").unwrap()], false);
+    assert!(first.admitted_by(&refusing).is_err());
+}
+
+#[test]
 fn program_resources_are_cut() {
     assert!(cuts(PROGRAM.replace("HOME", "TZ").as_str(), OPEN).is_empty());
     let left = under(PROGRAM, &[OPEN]).unwrap();
@@ -244,7 +265,7 @@ fn refusals_instead_of_cuts() {
     assert!(matches!(strict.admit(&policy), Err(Refused::Excess { .. })));
 
     let pin = format!("sha256 = \"{}\"", "a".repeat(64));
-    for (policy, what) in [("", "its model"), ("[program]", "its program")] {
+    for (policy, what) in [("", "their model"), ("[program]", "their program")] {
         let refused = under(policy, &["require-pin = true\n[program]"]).unwrap_err();
         assert!(matches!(refused, Refused::NoPin { .. }));
         assert_says(&refused.to_string(), &["requires policies to pin", what]);

@@ -138,7 +138,7 @@ fn files_that_are_refused() {
         ("host = \"a/../b\"", "contains `..`"),
         ("host = \"/a/..\"", "contains `..`"),
         ("host = \"a\\u0000b\"", "contains a NUL byte"),
-        ("host = \"a\\nb\"", "contains an invisible character"),
+        ("host = \"a\\nb\"", "an invisible character"),
         ("host = 5", "an integer, not a string"),
         ("guest = \"\"", "empty"),
         ("guest = \"a\"", "not absolute"),
@@ -154,8 +154,8 @@ fn files_that_are_refused() {
         ("reason = \" \\t \"", "empty"),
         ("reason = \"a\\nb\"", "contains a line break"),
         ("reason = \"a\\u2028b\"", "contains a line break"),
-        ("reason = \"a\\u202eb\"", "contains an invisible character"),
-        ("host = \"a\\u200bb\"", "contains an invisible character"),
+        ("reason = \"a\\u202eb\"", "an invisible character"),
+        ("host = \"a\\u200bb\"", "an invisible character"),
         ("reason = 1", "an integer, not a string"),
         ("mode = \"read\"", "unknown key \"mode\" in [[filesystem]]"),
         ("acess = \"read\"", "did you mean `access`?"),
@@ -263,7 +263,7 @@ fn models_and_environments_that_are_refused() {
     let model = format!("name = \"a\"\nsha256 = \"{PIN}\"");
     for (line, why) in [
         ("name = \"\"", "empty"),
-        ("name = \"a\\nb\"", "contains an invisible character"),
+        ("name = \"a\\nb\"", "an invisible character"),
         ("name = 1", "an integer, not a string"),
         ("path = \"../a.onnx\"", "contains `..`"),
         ("path = \"\"", "empty"),
