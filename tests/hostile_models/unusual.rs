@@ -473,7 +473,7 @@ fn the_default_of_an_input_can_be_overridden() {
     answers(&bytes, &[scale(&[-3.0]), ("x", ones(&[2]))], &[-3.0; 2]);
     answers(&bytes, &x(), &[0.5; 2]);
     refused(&bytes, &[("x", ones(&[2])), scale(&[2.0, 2.0])], "the model declares scale: f32 [1]");
-    refused(&scaled(INT64).bytes(), &x(), "the input \"scale\" is int64, its default float");
+    refused(&scaled(INT64).bytes(), &x(), "the input \"scale\" is int64, but its default is float");
     // All inputs have defaults.
     let mut all = scaled(FLOAT);
     all.initializers.push(tensor_f32("x", &[2], &[4.0, 6.0]));

@@ -7,10 +7,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -91,7 +92,7 @@ const SMALL: u64 = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct PrivateFolder {
     path: PathBuf,
-    folder: File,
+    folder: Dir,
     variable: &'static str,
 }
 
@@ -154,8 +155,9 @@ impl PrivateFolder {
             Err(untrusted) if missing(&untrusted) => return Ok(None),
             opened => opened.map_err(|untrusted| refused(path, variable, untrusted))?,
         };
-        let folder = PrivateFolder { path: path.to_owned(), folder: File::from(fd), variable };
-        folder.check(&folder.folder, path, true)?;
+        let (path, folder) = (path.to_owned(), Dir::from_std_file(fd.into()));
+        let folder = PrivateFolder { path, folder, variable };
+        folder.check(&folder.folder, &folder.path, true)?;
         Ok(Some(folder))
     }
 
@@ -218,7 +220,7 @@ impl PrivateFolder {
         self.aside(|file, temporary| {
             write(file)?;
             file.sync_all()?;
-            Ok(rustix::fs::renameat(&self.folder, temporary, &self.folder, name)?)
+            self.folder.rename(temporary, &self.folder, name)
         })
         .map_err(|err| self.error(&self.path, err))
     }
@@ -229,12 +231,9 @@ impl PrivateFolder {
             file.write_all(content)?;
             // Otherwise an empty file could remain after a power failure.
             file.sync_all()?;
-            let none = AtFlags::empty();
-            match rustix::fs::linkat(&self.folder, temporary, &self.folder, name, none) {
-                Ok(()) | Err(Errno::EXIST) => {
-                    Ok(rustix::fs::unlinkat(&self.folder, temporary, none)?)
-                }
-                Err(err) => Err(err.into()),
+            match self.folder.hard_link(temporary, &self.folder, name) {
+                Err(err) if err.kind() != io::ErrorKind::AlreadyExists => Err(err),
+                _ => self.folder.remove_file(temporary),
             }
         })
         .map_err(|err| self.error(&self.path, err))
@@ -248,7 +247,7 @@ impl PrivateFolder {
         let done = work(&mut file, &temporary);
         if done.is_err() {
             // Best effort: temporary names are never read.
-            let _ = rustix::fs::unlinkat(&self.folder, &*temporary, AtFlags::empty());
+            let _ = self.folder.remove_file(&temporary);
         }
         done
     }
@@ -306,9 +305,11 @@ impl PrivateFolder {
 
     /// Removes a file, if it exists.
     pub(crate) fn remove(&self, name: &str) -> Result<(), PrivateError> {
-        match rustix::fs::unlinkat(&self.folder, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(err) => Err(self.error(&self.path.join(name), err.into())),
+        match self.folder.remove_file(name) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                Err(self.error(&self.path.join(name), err))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -316,13 +317,14 @@ impl PrivateFolder {
         PrivateError::Io { path: path.to_owned(), source, variable: self.variable }
     }
 
-    fn check(&self, file: &File, path: &Path, is_folder: bool) -> Result<(), PrivateError> {
-        let metadata = file.metadata().map_err(|source| self.error(path, source))?;
-        let why = if metadata.uid() != rustix::process::geteuid().as_raw() {
+    fn check(&self, file: impl AsFd, path: &Path, is_folder: bool) -> Result<(), PrivateError> {
+        let stat = rustix::fs::fstat(file).map_err(|err| self.error(path, err.into()))?;
+        let expected = if is_folder { FileType::Directory } else { FileType::RegularFile };
+        let why = if stat.st_uid != rustix::process::geteuid().as_raw() {
             "it belongs to another user"
-        } else if metadata.mode() & 0o077 != 0 {
+        } else if stat.st_mode & 0o077 != 0 {
             "its mode permits access by others"
-        } else if is_folder != metadata.is_dir() || is_folder == metadata.is_file() {
+        } else if FileType::from_raw_mode(stat.st_mode) != expected {
             "it is not a regular file"
         } else {
             return Ok(());

@@ -5,9 +5,10 @@
 //! [`Files`] does all checks and returns a [`Change`], which is then made.
 
 use std::io::IoSlice;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::ReadWriteFlags;
 use wasmtime_wasi::p2::bindings::sync::filesystem::types::NewTimestamp;
@@ -16,7 +17,7 @@ use super::super::budget::{Budget, Held};
 use super::lookout::Below;
 use super::path::GuestPath;
 use super::refusal::{Code, Fail, Why};
-use super::resolve::{self, Found};
+use super::resolve::{self, Found, StrictDir as _};
 use super::{Files, Kind, Node, Open};
 
 /// The position of a write.
@@ -105,7 +106,7 @@ impl Files {
     pub(super) fn remove_folder(&self, base: &Node, path: &str) -> Result<Change, Fail> {
         let path = GuestPath::parse(path)?;
         let place = self.changed(base, &path, Code::Invalid)?;
-        resolve::nothing_mounted(place.folder.as_fd(), &place.name)?;
+        place.folder.nothing_mounted(&place.name)?;
         Ok(Change::Remove(place, AtFlags::REMOVEDIR))
     }
 
@@ -115,7 +116,7 @@ impl Files {
         if path.is_folder() {
             return Err(Fail::Failed(Code::NotDirectory));
         }
-        resolve::nothing_mounted(place.folder.as_fd(), &place.name)?;
+        place.folder.nothing_mounted(&place.name)?;
         Ok(Change::Remove(place, AtFlags::empty()))
     }
 
@@ -134,10 +135,10 @@ impl Files {
         let from = self.changed(base, &path, Code::Busy)?;
         let to = self.changed(new_base, &new_path, Code::Busy)?;
         for place in [&from, &to] {
-            resolve::nothing_mounted(place.folder.as_fd(), &place.name)?;
+            place.folder.nothing_mounted(&place.name)?;
         }
         if path.is_folder() || new_path.is_folder() {
-            let (_, _, found) = resolve::look(from.folder.as_fd(), &from.name)?;
+            let (_, _, found) = from.folder.look(&from.name)?;
             if found != Found::Folder {
                 return Err(Fail::Failed(Code::NotDirectory));
             }
@@ -157,7 +158,7 @@ impl Files {
             Kind::File(_) if !node.writable => Err(Fail::Failed(Code::BadDescriptor)),
             Kind::File(open) => Ok(Change::Times(Timed::Held(Arc::clone(open)), times)),
             Kind::Folder(open) => {
-                let folder = resolve::readable_folder(open.as_fd())?;
+                let folder = open.fd.readable()?;
                 Ok(Change::Times(Timed::Found(folder, None), times))
             }
             Kind::Gathered => Err(Why::ReadOnly.into()),
@@ -177,13 +178,11 @@ impl Files {
         let times = timestamps(accessed, modified)?;
         let held = budget.hold()?;
         let folder = base.folder()?;
-        let (found_at, _, found) = resolve::look(folder.as_fd(), path.plain())?;
+        let (found_at, _, found) = folder.look(path.plain())?;
         let fd = match found {
-            Found::Folder => resolve::readable_folder(found_at.as_fd())?,
+            Found::Folder => Dir::from_std_file(found_at.into()).readable()?,
             Found::File if path.is_folder() => return Err(Fail::Failed(Code::NotDirectory)),
-            Found::File => {
-                resolve::existing(folder.as_fd(), path.plain(), rustix::fs::OFlags::RDONLY)?
-            }
+            Found::File => folder.existing(path.plain(), rustix::fs::OFlags::RDONLY)?,
         };
         Ok(Change::Times(Timed::Found(fd, Some(held)), times))
     }
@@ -197,7 +196,7 @@ impl Files {
             return Err(Fail::Failed(Code::NotPermitted));
         }
         let (folder, name) = path.split().ok_or(Fail::Failed(itself))?;
-        Ok(Place { folder: resolve::folder(open.as_fd(), folder)?, name: name.to_owned() })
+        Ok(Place { folder: open.folder(folder)?, name: name.to_owned() })
     }
 
     /// The same folder and name, for the supervisor's check.
@@ -211,7 +210,7 @@ impl Files {
             "" => folder.to_owned(),
             held => format!("{held}/{folder}"),
         };
-        let stat = rustix::fs::fstat(resolve::folder(base.folder()?.as_fd(), folder)?)?;
+        let stat = rustix::fs::fstat(base.folder()?.folder(folder)?)?;
         Ok(Below {
             grant: guest.to_owned(),
             folder: within,
@@ -223,7 +222,7 @@ impl Files {
 
 /// A folder and a single name in it, so that the kernel does not resolve a path.
 pub(super) struct Place {
-    pub(super) folder: OwnedFd,
+    pub(super) folder: Dir,
     pub(super) name: String,
 }
 

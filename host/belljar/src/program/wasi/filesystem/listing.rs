@@ -1,13 +1,11 @@
 //! Lists of the names in a folder, read incrementally.
 
-use std::os::fd::AsFd;
-
 use rustix::fs::{Dir, FileType};
 use wasmtime_wasi::p2::bindings::sync::filesystem::types::{DescriptorType, DirectoryEntry};
 
 use super::super::budget::{Budget, Held};
 use super::refusal::{Code, Fail};
-use super::resolve;
+use super::resolve::StrictDir as _;
 use super::{Files, Kind, Node};
 
 /// Maximum number of names in one list.
@@ -30,7 +28,7 @@ impl Files {
             Kind::File(_) => return Err(Fail::Failed(Code::NotDirectory)),
             Kind::Folder(open) => {
                 let held = budget.hold()?;
-                let dir = Dir::new(resolve::readable_folder(open.as_fd())?)?;
+                let dir = Dir::new(open.fd.readable()?)?;
                 Names::Folder { dir, _held: held }
             }
             Kind::Gathered => {

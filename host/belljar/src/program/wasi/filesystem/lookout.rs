@@ -7,14 +7,15 @@
 //! in other namespaces are removed together with the name. Therefore the supervisor, whose
 //! namespace has the new mounts, checks every name before it is removed, moved or replaced.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 
+use cap_std::fs::Dir;
 use rustix::fs::fstat;
 use serde::{Deserialize, Serialize};
 
 use super::OpenedGrant;
 use super::refusal::{Fail, Why};
-use super::resolve;
+use super::resolve::StrictDir as _;
 use belljar_policy::Access;
 
 /// A name below a granted folder, from an untrusted process: it must not lead out of that folder.
@@ -42,13 +43,14 @@ pub(crate) enum AtName {
 
 /// The folders granted for writing, as the supervisor has opened them.
 #[derive(Default)]
-pub(crate) struct Views(Vec<(String, OwnedFd)>);
+pub(crate) struct Views(Vec<(String, Dir)>);
 
 impl Views {
     /// Keeps the writable folders of a policy.
     pub(crate) fn of(opened: Vec<OpenedGrant>) -> Views {
         let written = opened.into_iter().filter(|grant| grant.access == Access::Write);
-        Views(written.map(|grant| (grant.guest, grant.descriptor)).collect())
+        let dir = |descriptor: OwnedFd| Dir::from_std_file(descriptor.into());
+        Views(written.map(|grant| (grant.guest, dir(grant.descriptor))).collect())
     }
 
     /// Checks a name.
@@ -56,7 +58,7 @@ impl Views {
         let Some((_, granted)) = self.0.iter().find(|(guest, _)| *guest == at.grant) else {
             return AtName::Unseen;
         };
-        let folder = match resolve::folder(granted.as_fd(), &at.folder) {
+        let folder = match granted.folder(&at.folder) {
             Ok(folder) => folder,
             Err(Fail::Refused(Why::Mount)) => return AtName::Mounted,
             Err(_) => return AtName::Unseen,
@@ -66,7 +68,7 @@ impl Views {
             _ => return AtName::Unseen,
         }
         // A path instead of a name could lead to other folders.
-        match resolve::nothing_mounted(folder.as_fd(), &at.name) {
+        match folder.nothing_mounted(&at.name) {
             _ if at.name.contains('/') => AtName::Unseen,
             Ok(()) => AtName::Free,
             Err(Fail::Refused(Why::MountPoint)) => AtName::Mounted,

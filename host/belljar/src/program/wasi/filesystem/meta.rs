@@ -1,8 +1,6 @@
 //! The metadata of a file that a program can read: its type, its size and, with clocks, its times.
 //! It must not learn the host's inode, device, link count or owner.
 
-use std::os::fd::AsFd;
-
 use rustix::fs::{Stat, fstat};
 use wasmtime_wasi::p2::bindings::clocks::wall_clock::Datetime;
 use wasmtime_wasi::p2::bindings::sync::filesystem::types::{
@@ -11,8 +9,8 @@ use wasmtime_wasi::p2::bindings::sync::filesystem::types::{
 
 use super::path::GuestPath;
 use super::refusal::{Code, Fail};
-use super::resolve::{self, Found};
-use super::{Files, Kind, Node};
+use super::resolve::{Found, StrictDir as _};
+use super::{Files, Granted, Kind, Node};
 
 /// Maximum number of files with a number in one run, because each uses memory.
 const MAX_NUMBERS: usize = 65_536;
@@ -44,7 +42,8 @@ impl Files {
     /// A number for a file that stays the same during the run. It is not one of the host's numbers.
     pub(super) fn number(&mut self, node: &Node) -> Result<MetadataHashValue, Fail> {
         let key = match &node.kind {
-            Kind::File(open) | Kind::Folder(open) => key(&fstat(&open.fd)?),
+            Kind::File(open) => key(&fstat(&open.fd)?),
+            Kind::Folder(open) => key(&fstat(&open.fd)?),
             Kind::Gathered => GATHERED,
         };
         self.numbered(key)
@@ -57,7 +56,8 @@ impl Files {
 
     pub(super) fn same(&self, a: &Node, b: &Node) -> bool {
         let key = |node: &Node| match &node.kind {
-            Kind::File(open) | Kind::Folder(open) => fstat(&open.fd).ok().map(|stat| key(&stat)),
+            Kind::File(open) => fstat(&open.fd).ok().map(|stat| key(&stat)),
+            Kind::Folder(open) => fstat(&open.fd).ok().map(|stat| key(&stat)),
             Kind::Gathered => None,
         };
         match (key(a), key(b)) {
@@ -71,7 +71,7 @@ impl Files {
         let path = GuestPath::parse(path)?;
         let (stat, found) = match &base.kind {
             Kind::Folder(open) => {
-                let (_, stat, found) = resolve::look(open.as_fd(), path.plain())?;
+                let (_, stat, found) = open.fd.look(path.plain())?;
                 (stat, found)
             }
             Kind::File(_) => return Err(Fail::Failed(Code::NotDirectory)),
@@ -79,8 +79,8 @@ impl Files {
                 let Some((folder, name)) = path.split() else { return Ok(None) };
                 let found = self.gathered(&base.place).find(|(_, found)| *found == name);
                 let grant = found.and_then(|(at, _)| self.grants.get(at));
-                match grant {
-                    Some(grant) if folder == "." => (fstat(&grant.open.fd)?, Found::File),
+                match grant.map(|grant| &grant.open) {
+                    Some(Granted::File(open)) if folder == "." => (fstat(&open.fd)?, Found::File),
                     _ => return Err(Fail::Failed(Code::NoEntry)),
                 }
             }

@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use cap_std::fs::Dir;
+
 use super::budget::{Budget, Held};
 use super::{Asked, OpenedGrant, Outside};
 use belljar_policy::{Access, file_rule};
@@ -27,7 +29,6 @@ pub(crate) use lookout::{AtName, Below, Views};
 pub(crate) use open::open_grant;
 pub(super) use refusal::{Code, code};
 use refusal::{Fail, Why};
-use resolve::Found;
 
 /// A `descriptor` of a program.
 #[derive(Clone)]
@@ -44,15 +45,15 @@ pub(super) struct Node {
 
 #[derive(Clone)]
 enum Kind {
-    Folder(Arc<Open>),
+    Folder(Arc<Open<Dir>>),
     File(Arc<Open>),
     /// A virtual folder with files that are granted individually.
     Gathered,
 }
 
 /// An open descriptor, which counts as one of the `open-handles` unless it was granted.
-pub(super) struct Open {
-    fd: OwnedFd,
+pub(super) struct Open<T = OwnedFd> {
+    fd: T,
     _held: Option<Held>,
 }
 
@@ -62,9 +63,14 @@ impl AsFd for Open {
     }
 }
 
+/// A file or folder that the supervisor has opened.
+enum Granted {
+    Folder(Arc<Open<Dir>>),
+    File(Arc<Open>),
+}
+
 struct Grant {
-    open: Arc<Open>,
-    found: Found,
+    open: Granted,
     guest: String,
     access: Access,
 }
@@ -84,9 +90,14 @@ impl Files {
         for OpenedGrant { descriptor, guest, access } in opened {
             let type_of =
                 |stat: rustix::fs::Stat| rustix::fs::FileType::from_raw_mode(stat.st_mode);
-            let found = match rustix::fs::fstat(&descriptor).map(type_of) {
-                Ok(rustix::fs::FileType::Directory) => Found::Folder,
-                Ok(rustix::fs::FileType::RegularFile) => Found::File,
+            let open = match rustix::fs::fstat(&descriptor).map(type_of) {
+                Ok(rustix::fs::FileType::Directory) => {
+                    let fd = Dir::from_std_file(descriptor.into());
+                    Granted::Folder(Arc::new(Open { fd, _held: None }))
+                }
+                Ok(rustix::fs::FileType::RegularFile) => {
+                    Granted::File(Arc::new(Open { fd: descriptor, _held: None }))
+                }
                 _ => {
                     let (rule, access) = (Why::Special.rule(&guest, &guest), access.name());
                     let asked = Asked { resource: &guest, access, allowed: false, rule: &rule };
@@ -95,8 +106,7 @@ impl Files {
                     continue;
                 }
             };
-            let open = Arc::new(Open { fd: descriptor, _held: None });
-            grants.push(Grant { open, found, guest, access });
+            grants.push(Grant { open, guest, access });
         }
         Files { grants, numbers: BTreeMap::new() }
     }
@@ -106,9 +116,9 @@ impl Files {
         let mut nodes = Vec::new();
         let mut gathered: Vec<&str> = Vec::new();
         for (at, grant) in self.grants.iter().enumerate() {
-            let (kind, place) = match grant.found {
-                Found::Folder => (Kind::Folder(Arc::clone(&grant.open)), grant.guest.as_str()),
-                Found::File => {
+            let (kind, place) = match &grant.open {
+                Granted::Folder(open) => (Kind::Folder(Arc::clone(open)), grant.guest.as_str()),
+                Granted::File(_) => {
                     let folder = split_guest(&grant.guest).0;
                     if gathered.contains(&folder) {
                         continue;
@@ -117,7 +127,8 @@ impl Files {
                     (Kind::Gathered, folder)
                 }
             };
-            let writable = grant.access == Access::Write && grant.found == Found::Folder;
+            let writable =
+                grant.access == Access::Write && matches!(grant.open, Granted::Folder(_));
             nodes.push(Node { kind, grant: at, place: place.to_owned(), readable: true, writable });
         }
         nodes
@@ -127,7 +138,7 @@ impl Files {
     fn gathered<'a>(&'a self, place: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
         self.grants.iter().enumerate().filter_map(move |(at, grant)| {
             let (folder, name) = split_guest(&grant.guest);
-            (grant.found == Found::File && folder == place).then_some((at, name))
+            (matches!(grant.open, Granted::File(_)) && folder == place).then_some((at, name))
         })
     }
 
@@ -152,10 +163,10 @@ impl Files {
 }
 
 impl Node {
-    /// The folder's descriptor; an error for a virtual folder.
-    fn folder(&self) -> Result<&Open, Fail> {
+    /// The folder; an error for a virtual folder.
+    fn folder(&self) -> Result<&Dir, Fail> {
         match &self.kind {
-            Kind::Folder(open) => Ok(open),
+            Kind::Folder(open) => Ok(&open.fd),
             Kind::File(_) => Err(Fail::Failed(Code::NotDirectory)),
             Kind::Gathered => Err(Why::ReadOnly.into()),
         }

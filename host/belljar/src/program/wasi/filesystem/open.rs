@@ -1,8 +1,8 @@
 //! Opens the grants of a policy (in the supervisor), and files below them that a program requests.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use cap_std::fs::Dir;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, ftruncate, openat2};
 use wasmtime_wasi::p2::bindings::sync::filesystem::types::{DescriptorFlags, OpenFlags};
 
@@ -10,8 +10,8 @@ use super::super::budget::{Budget, Held};
 use super::change::Place;
 use super::path::GuestPath;
 use super::refusal::{Code, Fail, Why};
-use super::resolve::{self, Found};
-use super::{Files, Kind, Node, Open, OpenedGrant};
+use super::resolve::{Found, StrictDir as _};
+use super::{Files, Granted, Kind, Node, Open, OpenedGrant};
 use belljar_policy::{Access, FileGrant};
 
 /// Why a grant could not be opened.
@@ -124,14 +124,14 @@ impl Opening {
                 kind
             }
             Target::New(Place { folder, name }, held) => {
-                let fd = match resolve::new_file(folder.as_fd(), &name, wanted.mode()) {
+                let fd = match folder.new_file(&name, wanted.mode()) {
                     Ok(fd) => {
                         budget.created();
                         fd
                     }
                     // Another process has created it in the meantime.
                     Err(Fail::Failed(Code::Exist)) if !wanted.exclusive => {
-                        let fd = resolve::existing(folder.as_fd(), &name, wanted.mode())?;
+                        let fd = folder.existing(&name, wanted.mode())?;
                         if wanted.truncate {
                             ftruncate(&fd, 0)?;
                         }
@@ -214,30 +214,34 @@ impl Files {
         if wanted.create && wanted.exclusive {
             return Err(Fail::Failed(Code::Exist));
         }
-        let target = Target::There(Kind::File(Arc::clone(&grant.open)));
+        let Granted::File(open) = &grant.open else {
+            return Err(Fail::Failed(Code::NoEntry));
+        };
+        let target = Target::There(Kind::File(Arc::clone(open)));
         Ok(Opening { target, wanted, grant: at, place: grant.guest.clone() })
     }
 }
 
 /// Opens an existing file, or finds the folder to create it in, if requested.
 fn find(
-    folder: &Open,
+    folder: &Dir,
     path: &GuestPath,
     wanted: Wanted,
     held: Held,
     budget: &Budget,
 ) -> Result<Target, Fail> {
-    match resolve::look(folder.as_fd(), path.plain()) {
+    match folder.look(path.plain()) {
         Ok(_) if wanted.create && wanted.exclusive => return Err(Fail::Failed(Code::Exist)),
         Ok((_, _, Found::Folder)) if wanted.create || wanted.truncate => {
             return Err(Fail::Failed(Code::IsDirectory));
         }
         Ok((fd, _, Found::Folder)) => {
+            let fd = Dir::from_std_file(fd.into());
             return Ok(Target::There(Kind::Folder(Arc::new(Open { fd, _held: Some(held) }))));
         }
         Ok((_, _, Found::File)) if wanted.folder => return Err(Fail::Failed(Code::NotDirectory)),
         Ok((_, _, Found::File)) => {
-            match resolve::existing(folder.as_fd(), path.plain(), wanted.mode()) {
+            match folder.existing(path.plain(), wanted.mode()) {
                 Ok(fd) => {
                     let open = Open { fd, _held: Some(held) };
                     return Ok(Target::There(Kind::File(Arc::new(open))));
@@ -252,6 +256,6 @@ fn find(
     }
     budget.may_create()?;
     let (within, name) = path.split().ok_or(Fail::Failed(Code::IsDirectory))?;
-    let within = resolve::folder(folder.as_fd(), within)?;
+    let within = folder.folder(within)?;
     Ok(Target::New(Place { folder: within, name: name.to_owned() }, held))
 }

@@ -1,4 +1,4 @@
-//! Opens a plain path below an open folder. No other code may open files in a program's process.
+//! Opens a plain path below an open folder, as an extension of `Dir`. No other code may open files in a program's process.
 //!
 //! With `openat2`, the kernel keeps the path inside the folder, and refuses links and other file
 //! systems; there is no fallback without it. A file is checked through an `O_PATH` descriptor
@@ -6,8 +6,9 @@
 //! again, and must be the same file.
 
 use std::ffi::CString;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 
+use cap_std::fs::Dir;
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat};
 use rustix::io::Errno;
 
@@ -26,71 +27,89 @@ pub(super) enum Found {
     Folder,
 }
 
-/// Finds a file without opening it: an `O_PATH` descriptor, which cannot be read or written, and
-/// its metadata.
-pub(super) fn look(folder: BorrowedFd<'_>, path: &str) -> Result<(OwnedFd, Stat, Found), Fail> {
-    let fd = walk(folder, path, Way::Look)?;
-    let stat = fstat(&fd)?;
-    let found = acceptable(&stat)?;
-    Ok((fd, stat, found))
+/// Opens what is below a folder, without links and without leaving its file system. cap-std's own
+/// methods are not used in a program's process: they open in more ways than its filter allows.
+pub(super) trait StrictDir {
+    /// Finds a file without opening it: an `O_PATH` descriptor, which cannot be read or written,
+    /// and its metadata.
+    fn look(&self, path: &str) -> Result<(OwnedFd, Stat, Found), Fail>;
+
+    /// Opens a folder, to change names in it.
+    fn folder(&self, path: &str) -> Result<Dir, Fail>;
+
+    /// Checks that nothing is mounted on a name before it is removed, moved or replaced. This sees
+    /// the mounts of the caller: a program's process sees those that existed when it was started,
+    /// and the supervisor (`lookout`) sees the current ones. A missing name is not an error here.
+    ///
+    /// A mount that is created between this check and the change is lost. Do not mount file systems
+    /// below a folder that a program may write to.
+    fn nothing_mounted(&self, name: &str) -> Result<(), Fail>;
+
+    /// Opens the folder itself, to list its names or set its times.
+    fn readable(&self) -> Result<OwnedFd, Fail>;
+
+    /// Opens an existing file.
+    fn existing(&self, path: &str, mode: OFlags) -> Result<OwnedFd, Fail>;
+
+    /// Creates a new file.
+    fn new_file(&self, path: &str, mode: OFlags) -> Result<OwnedFd, Fail>;
 }
 
-/// Opens a folder, to change names in it.
-pub(super) fn folder(folder: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Fail> {
-    walk(folder, path, Way::Folder)
-}
-
-/// Checks that nothing is mounted on a name before it is removed, moved or replaced. This sees the
-/// mounts of the caller: a program's process sees those that existed when it was started, and the
-/// supervisor (`lookout`) sees the current ones. A missing name is not an error here.
-///
-/// A mount that is created between this check and the change is lost. Do not mount file systems
-/// below a folder that a program may write to.
-pub(super) fn nothing_mounted(folder: BorrowedFd<'_>, name: &str) -> Result<(), Fail> {
-    // Nothing is opened. The kernel checks for a mount before it checks for a symbolic link, so a
-    // link that is refused as a link has nothing mounted on it.
-    match walk(folder, name, Way::Look) {
-        Ok(_) | Err(Fail::Failed(Code::NoEntry) | Fail::Refused(Why::Symlink)) => Ok(()),
-        Err(Fail::Refused(Why::Mount)) => Err(Why::MountPoint.into()),
-        Err(fail) => Err(fail),
-    }
-}
-
-/// Opens the folder itself, to list its names or set its times.
-pub(super) fn readable_folder(folder: BorrowedFd<'_>) -> Result<OwnedFd, Fail> {
-    walk(folder, ".", Way::List)
-}
-
-/// Opens an existing file.
-pub(super) fn existing(folder: BorrowedFd<'_>, path: &str, mode: OFlags) -> Result<OwnedFd, Fail> {
-    let way = match mode {
-        OFlags::WRONLY => Way::Write,
-        OFlags::RDWR => Way::ReadWrite,
-        _ => Way::Read,
-    };
-    for _ in 0..ATTEMPTS {
-        let (_, seen, found) = look(folder, path)?;
-        if found != Found::File {
-            return Err(Fail::Failed(Code::IsDirectory));
-        }
-        let fd = walk(folder, path, way)?;
+impl StrictDir for Dir {
+    fn look(&self, path: &str) -> Result<(OwnedFd, Stat, Found), Fail> {
+        let fd = walk(self, path, Way::Look)?;
         let stat = fstat(&fd)?;
-        acceptable(&stat)?;
-        if (stat.st_dev, stat.st_ino) == (seen.st_dev, seen.st_ino) {
-            return Ok(fd);
+        let found = acceptable(&stat)?;
+        Ok((fd, stat, found))
+    }
+
+    fn folder(&self, path: &str) -> Result<Dir, Fail> {
+        Ok(Dir::from_std_file(walk(self, path, Way::Folder)?.into()))
+    }
+
+    fn nothing_mounted(&self, name: &str) -> Result<(), Fail> {
+        // Nothing is opened. The kernel checks for a mount before it checks for a symbolic link, so
+        // a link that is refused as a link has nothing mounted on it.
+        match walk(self, name, Way::Look) {
+            Ok(_) | Err(Fail::Failed(Code::NoEntry) | Fail::Refused(Why::Symlink)) => Ok(()),
+            Err(Fail::Refused(Why::Mount)) => Err(Why::MountPoint.into()),
+            Err(fail) => Err(fail),
         }
     }
-    Err(Fail::Failed(Code::Busy))
-}
 
-/// Creates a new file.
-pub(super) fn new_file(folder: BorrowedFd<'_>, path: &str, mode: OFlags) -> Result<OwnedFd, Fail> {
-    let way = match mode {
-        OFlags::WRONLY => Way::New,
-        OFlags::RDWR => Way::NewReadWrite,
-        _ => Way::NewRead,
-    };
-    walk(folder, path, way)
+    fn readable(&self) -> Result<OwnedFd, Fail> {
+        walk(self, ".", Way::List)
+    }
+
+    fn existing(&self, path: &str, mode: OFlags) -> Result<OwnedFd, Fail> {
+        let way = match mode {
+            OFlags::WRONLY => Way::Write,
+            OFlags::RDWR => Way::ReadWrite,
+            _ => Way::Read,
+        };
+        for _ in 0..ATTEMPTS {
+            let (_, seen, found) = self.look(path)?;
+            if found != Found::File {
+                return Err(Fail::Failed(Code::IsDirectory));
+            }
+            let fd = walk(self, path, way)?;
+            let stat = fstat(&fd)?;
+            acceptable(&stat)?;
+            if (stat.st_dev, stat.st_ino) == (seen.st_dev, seen.st_ino) {
+                return Ok(fd);
+            }
+        }
+        Err(Fail::Failed(Code::Busy))
+    }
+
+    fn new_file(&self, path: &str, mode: OFlags) -> Result<OwnedFd, Fail> {
+        let way = match mode {
+            OFlags::WRONLY => Way::New,
+            OFlags::RDWR => Way::NewReadWrite,
+            _ => Way::NewRead,
+        };
+        walk(self, path, way)
+    }
 }
 
 /// Checks that this is a type of file that a program may hold.
@@ -105,10 +124,10 @@ pub(super) fn acceptable(stat: &Stat) -> Result<Found, Fail> {
     }
 }
 
-fn walk(folder: BorrowedFd<'_>, path: &str, way: Way) -> Result<OwnedFd, Fail> {
+fn walk(folder: &Dir, path: &str, way: Way) -> Result<OwnedFd, Fail> {
     let path = CString::new(path).map_err(|_| Fail::Failed(Code::IllegalByteSequence))?;
     for _ in 0..ATTEMPTS {
-        match ways::open(folder, &path, way) {
+        match ways::open(folder.as_fd(), &path, way) {
             Ok(fd) => return Ok(fd),
             // A part of the path was moved in the meantime.
             Err(Errno::AGAIN | Errno::INTR) => {}
@@ -124,7 +143,6 @@ fn walk(folder: BorrowedFd<'_>, path: &str, way: Way) -> Result<OwnedFd, Fail> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::fd::AsFd;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -139,7 +157,7 @@ mod tests {
         fs::write(path.join("secret"), "").unwrap();
         symlink("../secret", path.join("granted/link")).unwrap();
         symlink("..", path.join("granted/up")).unwrap();
-        let granted = fs::File::open(path.join("granted")).unwrap();
+        let granted = Dir::from_std_file(fs::File::open(path.join("granted")).unwrap());
         let secret = path.join("secret");
         for outside in
             ["..", "../secret", "sub/../../secret", "/", "/etc/passwd", "/proc/self/root"]
@@ -147,14 +165,14 @@ mod tests {
                 .chain([secret.to_str().unwrap()])
         {
             for way in [Way::Look, Way::Read, Way::NewReadWrite] {
-                let refused = walk(granted.as_fd(), outside, way);
+                let refused = walk(&granted, outside, way);
                 assert_eq!(refused.err(), Some(Fail::Refused(Why::Mount)), "{outside}");
             }
         }
         for link in ["link", "up", "up/secret", "sub/../link"] {
-            let refused = walk(granted.as_fd(), link, Way::Look);
+            let refused = walk(&granted, link, Way::Look);
             assert_eq!(refused.err(), Some(Fail::Refused(Why::Symlink)), "{link}");
         }
-        assert!(walk(granted.as_fd(), "sub/..", Way::Look).is_ok());
+        assert!(walk(&granted, "sub/..", Way::Look).is_ok());
     }
 }
