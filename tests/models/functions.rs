@@ -13,7 +13,7 @@ use belljar::policy::Kernels;
 use belljar::tensor::{bf16, f16};
 use belljar::{Host, Isolation, Policy, Tensor};
 use belljar_operators::{F16, F64};
-use exact::{acosh, asinh, atanh, elu, erf, gelu, gelu_by_tanh, sigmoid, softplus, unit};
+use exact::{acosh, asinh, atanh, celu, elu, erf, gelu, gelu_by_tanh, sigmoid, softplus, unit};
 use support::onnx::{
     FLOAT, Graph, Message, fixed, float_attribute, node, string_attribute, tensor_f32, value,
     value_of_any_shape,
@@ -68,7 +68,7 @@ const FUNCTIONS: &[Function] = &[
     plain("Atan", f64::atan, 2.0),
     plain("Atanh", atanh, 4.0),
     plain("Ceil", f64::ceil, 0.0),
-    with("Celu", &[Float("alpha", 0.3)], |x| elu(x / single(0.3), 1.0) * single(0.3), 8.0),
+    with("Celu", &[Float("alpha", 0.3)], |x| celu(x, single(0.3)), 8.0),
     plain("Celu", |x| elu(x, 1.0), 4.0),
     plain("Cos", f64::cos, 2.0),
     plain("Cosh", f64::cosh, 2.0),

@@ -376,7 +376,7 @@ fn recording_changes_no_files_and_grants_only_used_ones() {
     assert!(text.contains("# host = \"/etc/hostname\""), "{text}");
     assert!(text.contains("this system file"), "{text}");
     assert!(text.contains("read /in/link: symbolic links"), "{text}");
-    assert!(text.contains("read /in/other-name: a file with several names"), "{text}");
+    assert!(text.contains("read /in/other-name: files with several hard links"), "{text}");
     // Its changes were made to a copy.
     assert_eq!(folder.read("out/old"), "out/old");
     assert!(!folder.path("out/new").exists());

@@ -262,7 +262,7 @@ fn values_of_every_kind_are_passed_unchanged() {
         assert!(err.exit_code() == 4 && err.to_string().contains(dtype.name()), "{err}");
     }
     let twice = [("do", Value::from("echo")), ("do", Value::from("trap"))];
-    assert!(program.run(&twice).unwrap_err().to_string().contains("twice"));
+    assert!(program.run(&twice).unwrap_err().to_string().contains("duplicate"));
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn failures_of_programs_have_distinct_errors() {
     );
     assert!(err.to_string().starts_with("test.wasm: "), "{err}");
     assert_fails(run_command(&program, &format!("fail {}", "x".repeat(1 << 20))), 4, "xxx");
-    assert_fails(program.run::<&str>(&[]), 4, "`do` is expected");
+    assert_fails(program.run::<&str>(&[]), 4, "expected the input `do`");
     assert_answers(&program);
 }
 
@@ -297,7 +297,7 @@ fn outputs_are_bounded_and_checked_against_the_interface() {
     assert_eq!(run_command(&program, "outputs 1024").unwrap().len(), 1024);
     assert_fails(run_command(&program, "outputs 1025"), 4, "too long");
     assert_fails(run_command(&program, "outputs 1000000"), 5, "limits.output-size");
-    assert_fails(run_command(&program, "twice"), 4, "twice");
+    assert_fails(run_command(&program, "twice"), 4, "duplicated");
     assert_fails(run_command(&program, "name 5000"), 4, "has a name that is too long");
     assert_fails(run_command(&program, "lie"), 4, "its shape");
     assert_fails(run_command(&program, "bool"), 4, "booleans");
@@ -341,7 +341,7 @@ fn program_loads_only_models_of_its_policy() {
     // A refused request alone does not fail the run.
     run_command(&program, "model-anyway other").unwrap();
     // The file does not have the granted digest.
-    let err = assert_fails(run_command(&program, "model silero"), 3, "another model");
+    let err = assert_fails(run_command(&program, "model silero"), 3, "the policy pins");
     assert!(err.to_string().contains("model silero"), "{err}");
     // An error of the model is reported as such.
     let err = assert_fails(run_command(&program, "misfit"), 4, "declared is bytes: i32 [");
@@ -715,7 +715,8 @@ fn command_line_requires_a_policy_for_a_program() {
     assert_eq!(run(program_file("file-type").to_str().unwrap()), Some(3));
     let policy = folder.path().join("policy.toml");
     let policy = policy.to_str().unwrap();
-    for (input, says) in [("README.md", "which input"), ("file=/nowhere", "No such file")] {
+    for (input, says) in [("README.md", "the input has no name"), ("file=/nowhere", "No such file")]
+    {
         let arguments = ["run", program, "--policy", policy, "--input", input];
         let output = belljar(&arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2));

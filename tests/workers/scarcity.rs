@@ -533,7 +533,8 @@ fn out_of_memory_kills_do_not_lead_to_quarantine() {
         let text = stderr(&output);
         // The supervisor survives to report it, because workers are killed first.
         assert_eq!(output.status.code(), Some(6), "{time}: {text}");
-        for says in ["because memory ran out", "limits.memory", "memory.max", "warning: sandboxes"]
+        for says in
+            ["because memory ran out", "limits.memory", "memory.max", "warning: all sandboxes"]
         {
             assert!(text.contains(says), "{time}: {says}: {text}");
         }

@@ -7,7 +7,7 @@ use belljar_abi::codes::{self, Beyond, Round};
 /// Codes of one such type, one element in each byte: the code in the low bits, the others zero.
 ///
 /// ```
-/// use belljar::tensor::{Coded, DType};
+/// use belljar_tensor::{Coded, DType};
 ///
 /// let coded = Coded::new(DType::F8E4M3FN, vec![0x38, 0xb8]).unwrap();
 /// assert_eq!(coded.values().collect::<Vec<f64>>(), [1.0, -1.0]);

@@ -99,13 +99,13 @@ pub enum Data {
 /// A tensor: a shape, and elements of one type in row-major order.
 ///
 /// ```
-/// use belljar::tensor::{DType, Tensor};
+/// use belljar_tensor::{DType, Tensor};
 ///
 /// let image = Tensor::new(vec![0.5f32; 3 * 4], &[1, 3, 4])?;
 /// assert_eq!(image.dtype(), DType::F32);
 /// assert_eq!(image.shape(), [1, 3, 4]);
 /// assert_eq!(image.as_slice::<f32>().map(<[f32]>::len), Some(12));
-/// # Ok::<(), belljar::tensor::TensorError>(())
+/// # Ok::<(), belljar_tensor::TensorError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {

@@ -58,6 +58,10 @@ pub(crate) fn asinh(x: f64) -> f64 {
     if x.abs() > 1e9 { (x.abs().ln() + LN_2).copysign(x) } else { x.asinh() }
 }
 
+pub(crate) fn celu(x: f64, alpha: f64) -> f64 {
+    if x > 0.0 { x } else { alpha * (x / alpha).exp_m1() }
+}
+
 pub(crate) fn atanh(x: f64) -> f64 {
     (0.5 * (2.0 * x.abs() / (1.0 - x.abs())).ln_1p()).copysign(x)
 }

@@ -143,6 +143,9 @@ const ONE_IS_LOST: f64 = 134_217_728.0;
 
 /// `ln(x + √(x² − 1))`
 fn acosh(x: f64) -> f64 {
+    if x < 1.0 {
+        return f64::NAN;
+    }
     if x > ONE_IS_LOST {
         return x.ln() + LN_2;
     }
@@ -308,7 +311,7 @@ mod tests {
             let expected = wide.map(function);
             case(operator).input(row(&wide)).gives_near(row(&expected), 1e-15);
         }
-        let numbers = [1.0, 1.0 + 1e-7, 1.5, 20.0, 1e7, 0.999, f32::INFINITY];
+        let numbers = [1.0, 1.0 + 1e-7, 1.5, 20.0, 1e7, 0.999, 0.0, -1.5, -1e30, f32::INFINITY];
         follows_in_both(case("Acosh"), &numbers, f64::acosh);
         let numbers = [1e-30, -1e-4, 0.5, -20.0, 1e7, f32::NEG_INFINITY];
         follows_in_both(case("Asinh"), &numbers, f64::asinh);
