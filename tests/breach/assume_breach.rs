@@ -3,7 +3,8 @@
 //! with single ones. The table in SECURITY.md is the result of this test; `BELLJAR_BLESS=1`
 //! rewrites it.
 //!
-//! Needs the feature `test-hooks`: `cargo test --features test-hooks --test assume_breach`.
+//! Needs the feature `test-hooks`:
+//! `cargo test --release -p belljar-cli --features test-hooks --test breach assume_breach`.
 
 use crate::support;
 

@@ -1,7 +1,8 @@
 //! A hostile guest. It sends arbitrary requests to the native kernels, in a worker with all layers
 //! of confinement, and looks for data of earlier requests.
 //!
-//! Needs the feature `test-hooks`: `cargo test --features test-hooks --test foreign_guest`. The
+//! Needs the feature `test-hooks`:
+//! `cargo test --release -p belljar-cli --features test-hooks --test breach foreign_guest`. The
 //! hook is in the supervisor, which starts the worker with another guest; the worker is the usual
 //! one.
 

@@ -18,9 +18,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A request passes through the modules in this order: [`policy`] defines what a model may use,
-//! `trust` reads its bytes, `sandbox` runs it, `confine` isolates the process around it, and
-//! [`tensor`] holds inputs and outputs.
+//! A request passes through these modules and crates in this order: [`policy`] (the crate
+//! `belljar-policy`) defines what a model may use, `trust` reads its bytes, `sandbox` runs it, the
+//! crate `belljar-confine` isolates the process around it, and [`tensor`] (`belljar-tensor`) holds
+//! inputs and outputs.
 //!
 //! # Isolation
 //!

@@ -1,18 +1,22 @@
 //! Native kernels: pure functions over checked ranges of a sandbox's memory.
 //!
-//! There are two kinds of requests: one tile of a matrix product with a list of tract's operations
-//! ([`matmul_f32`]), and a whole operator of a model with a request of our own ([`compute`]). The
-//! request is copied and every address in it is checked before any computation. It must not be read
-//! again, because the kernel's own stores may overwrite it. The work for a tile is bounded; the
-//! computation of a whole operator checks the deadline. An invalid request ends the guest's
+//! There are two kinds of requests:
+//!
+//! - one tile of a matrix product with a list of tract's operations ([`matmul_f32`]): `operations`
+//!   decodes the list, `tile` computes it, and `x86`, `neon` and `portable` have the product for
+//!   each instruction set; `tests` tests them.
+//! - a whole operator of a model with a request of our own ([`compute`], `belljar_abi::kernel`):
+//!   `conv`, `gemm`, `pool`, `reduce`, `permute` and `pointwise`, each written once for any
+//!   `vector`; `compute_tests` tests them. `places` turns the addresses of a request into slices
+//!   that do not overlap the output, `product` and `image` are parts of several kernels.
+//!
+//! The request is copied and every address in it is checked before any computation. It must not be
+//! read again, because the kernel's own stores may overwrite it. The work for a tile is bounded;
+//! the computation of a whole operator checks the deadline. An invalid request ends the guest's
 //! instance. A kernel must never access memory outside of the sandbox.
 //!
 //! In addition to its operands, a kernel uses `scratch` memory, which is bounded, written before it
 //! is read, and cleared when a request has ended.
-//!
-//! `places` turns the addresses of a request into slices that do not overlap the output. The
-//! kernels `conv`, `gemm`, `pool`, `reduce`, `permute` and `pointwise` are written once, for any
-//! `vector`.
 #![allow(missing_docs, reason = "only for Belljar's own crates")]
 
 mod conv;

@@ -1,4 +1,5 @@
-//! Decodes and checks a list of operations in a sandbox's memory.
+//! Decodes and checks a list of operations on a tile in a sandbox's memory. Requests for whole
+//! operators are decoded by `belljar_abi::kernel`.
 //!
 //! An entry is 20 bytes: a number, and up to four 32-bit words, which is the memory layout of
 //! `FusedKerSpec<f32>` of tract-linalg 0.23.9 on a 32-bit machine. Strides are signed.

@@ -1,5 +1,5 @@
-//! Tests every instruction set of this machine against an `f64` reference, on random and on hostile
-//! lists.
+//! Tests tiles on every instruction set of this machine against an `f64` reference, on random and
+//! on hostile lists.
 
 use proptest::prelude::*;
 
