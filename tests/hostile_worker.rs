@@ -83,7 +83,7 @@ fn expected(call: &str, deed: Deed) -> Option<(u8, &'static str)> {
     let (prepares, runs) = (call == "Prepare", call == "Run");
     Some(match deed {
         Deed::Exit => (6, "exit code 3"),
-        Deed::CloseAndLive => (6, "closed its channel and went on running"),
+        Deed::CloseAndLive => (6, "closed its channel, kept running"),
         Deed::Crash => (6, "SIGSEGV: it crashed"),
         Deed::PanicMessage if runs => (6, "panicked"),
         Deed::PanicMessage => (4, "panicked"),

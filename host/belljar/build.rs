@@ -27,25 +27,25 @@ fn embed(root: &Path, folder: &Path) -> Result<(), String> {
     let record = folder.join("onnx_runner.json");
     let text = fs::read_to_string(&record)
         .map_err(|err| format!("the guest is not built ({}: {err})", record.display()))?;
-    let record: serde_json::Value =
-        serde_json::from_str(&text).map_err(|err| format!("the guest's record: {err}"))?;
+    let record: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|err| format!("cannot parse {}: {err}", record.display()))?;
     let field = |name: &str| {
         record[name].as_str().ok_or_else(|| format!("the guest's record has no `{name}`"))
     };
     let (sources, files) = sources_digest::sources_digest(&root.join("guest-models"))
-        .map_err(|err| format!("the guest's sources cannot be read: {err}"))?;
+        .map_err(|err| format!("cannot read the guest's sources: {err}"))?;
     for file in files {
         println!("cargo::rerun-if-changed={}", file.display());
     }
     if field("sources_sha256")? != sources {
-        return Err("the guest was built from other sources than these".into());
+        return Err("the guest was built from different sources".into());
     }
     let bytes = fs::read(&wasm).map_err(|err| format!("{}: {err}", wasm.display()))?;
     if field("sha256")? != sha256_hex(&bytes) {
-        return Err(format!("{} is not what its record says", wasm.display()));
+        return Err(format!("the SHA-256 of {} differs from its record", wasm.display()));
     }
     let (code, data) = split(&bytes)?;
-    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets no OUT_DIR")?);
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set; build with cargo")?);
     for (name, bytes) in [("guest_code.wasm", code), ("guest_data.bin", data)] {
         fs::write(out.join(name), bytes).map_err(|err| format!("{name}: {err}"))?;
     }
@@ -67,7 +67,7 @@ fn split(module: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
     const DATA: u8 = 11;
     const DATA_COUNT: u8 = 12;
     const HEADER: usize = 8;
-    let mut code = module.get(..HEADER).ok_or("the guest is no module")?.to_vec();
+    let mut code = module.get(..HEADER).ok_or("the guest is not a WebAssembly module")?.to_vec();
     let mut data = Vec::new();
     let mut reader = Bytes(module.get(HEADER..).unwrap_or_default());
     while !reader.0.is_empty() {
@@ -102,7 +102,8 @@ struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], String> {
-        let (taken, rest) = self.0.split_at_checked(len).ok_or("the guest is cut off")?;
+        let (taken, rest) =
+            self.0.split_at_checked(len).ok_or("the guest's module ends within a section")?;
         self.0 = rest;
         Ok(taken)
     }
@@ -122,7 +123,7 @@ impl<'a> Bytes<'a> {
                 return Ok(value);
             }
         }
-        Err("the guest has a number that is too long".into())
+        Err("the guest's module contains a number of more than 35 bits".into())
     }
 }
 

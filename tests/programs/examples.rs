@@ -295,7 +295,7 @@ fn outputs_are_bounded_and_checked_against_the_interface() {
     assert_fails(run_command(&program, "bytes 1048577"), 5, "`limits.output-size`");
     assert_fails(run_command(&program, "bytes 100000000"), 5, "`limits.output-size`");
     assert_eq!(run_command(&program, "outputs 1024").unwrap().len(), 1024);
-    assert_fails(run_command(&program, "outputs 1025"), 4, "too long");
+    assert_fails(run_command(&program, "outputs 1025"), 4, "it has 1025 outputs");
     assert_fails(run_command(&program, "outputs 1000000"), 5, "limits.output-size");
     assert_fails(run_command(&program, "twice"), 4, "duplicated");
     assert_fails(run_command(&program, "name 5000"), 4, "has a name that is too long");

@@ -12,7 +12,9 @@ pub(crate) fn default_store_size() -> Result<u64, Error> {
         return Ok(DEFAULT);
     };
     let text = text.to_string_lossy();
-    let wrong = |why| Error::new(ErrorKind::Host(format!("{VARIABLE}={text}: {why}; write 2 GiB")));
+    let wrong = |why| {
+        Error::new(ErrorKind::Host(format!("{VARIABLE}={text}: {why}; write a size such as 2 GiB")))
+    };
     belljar_policy::units::parse_size(&text).map_err(wrong)
 }
 

@@ -17,7 +17,10 @@ pub(crate) fn serve(socket: OwnedFd) -> io::Result<()> {
         return Ok(());
     };
     if setup.guest != GuestInfo::embedded().sha256 {
-        return Err(io::Error::other("the worker and its supervisor are of different builds"));
+        return Err(io::Error::other(
+            "the worker program is of another build than its supervisor; install both from one \
+             build",
+        ));
     }
     match setup.work {
         Work::Nothing => be_confined(&mut channel, &setup.plan, &[]).map(drop),

@@ -110,8 +110,8 @@ pub(super) fn report(event: Event, terminal: &Terminal) {
             Escaped::new(&why)
         )),
         Event::NothingKept { why } => terminal.warn(&format!(
-            "cannot store prepared models, nor which models killed their workers: {}; \
-             --no-store disables the store",
+            "cannot store prepared models, or count the workers that models kill: {}; --no-store \
+             disables the store",
             Escaped::new(&why)
         )),
         Event::MemoryOvercommitted { claimed, there, what } => terminal.warn(&format!(

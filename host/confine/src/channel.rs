@@ -101,7 +101,12 @@ impl Channel {
     ) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
         if bytes.len() > MAX_MESSAGE || descriptors.len() > MAX_DESCRIPTORS {
-            return Err(io::Error::other("the message is too long to send"));
+            return Err(io::Error::other(format!(
+                "cannot send a message of {} bytes with {} descriptors: the maximums are \
+                 {MAX_MESSAGE} and {MAX_DESCRIPTORS}",
+                bytes.len(),
+                descriptors.len()
+            )));
         }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -149,7 +154,10 @@ impl Channel {
             }
         }
         if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-            return Err(io::Error::other("the other side sent a message that is too long"));
+            return Err(io::Error::other(format!(
+                "it sent a message that is too long: more than {MAX_MESSAGE} bytes or \
+                 {MAX_DESCRIPTORS} descriptors"
+            )));
         }
         if received.bytes == 0 {
             return Ok(Received::Closed);

@@ -20,7 +20,7 @@ pub enum WorkerEnd {
         /// SIGKILL that the supervisor did not send is assumed to be one.
         counted: bool,
     },
-    /// It closed its channel and went on running, until it was killed.
+    /// It closed its channel, kept running, and was killed.
     HungUp,
     /// It sent an invalid message, for this reason, and was killed.
     ProtocolViolation(String),
@@ -44,7 +44,7 @@ const SIGNALS: [(Signal, &str, &str); 10] = [
         "Belljar did not send it, and the kernel counted no out-of-memory kill, so an \
          administrator or another program sent it",
     ),
-    (Signal::XCPU, "SIGXCPU", "it used more processor time than it may"),
+    (Signal::XCPU, "SIGXCPU", "it reached its limit of processor time"),
     (Signal::TERM, "SIGTERM", "an administrator or another program ended it"),
 ];
 
@@ -108,9 +108,7 @@ impl fmt::Display for WorkerEnd {
             WorkerEnd::OutOfMemory { counted: false } => f.write_str(
                 "was killed by SIGKILL, most likely by the kernel because memory ran out",
             ),
-            WorkerEnd::HungUp => {
-                f.write_str("closed its channel and went on running, until it was killed")
-            }
+            WorkerEnd::HungUp => f.write_str("closed its channel, kept running, and was killed"),
             WorkerEnd::ProtocolViolation(why) => {
                 write!(f, "violated the protocol and was killed: {}", Escaped::cut(why, 200))
             }

@@ -69,7 +69,7 @@ pub fn is_quick() -> bool {
 pub fn fail() {
     match HERE.get().and_then(|injection| injection.fault) {
         None => {}
-        Some(Fault::Panic) => panic!("a test asked for it"),
+        Some(Fault::Panic) => panic!("a test injected this fault"),
         Some(Fault::Abort) => std::process::abort(),
         // SAFETY: nothing is ever mapped at this address, so the process ends here and no code runs
         // afterwards.

@@ -151,7 +151,9 @@ impl SealedBytes {
     /// from a worker, which may have kept a writable mapping.
     pub fn adopt(fd: OwnedFd) -> io::Result<SealedBytes> {
         if !rustix::fs::fcntl_get_seals(&fd)?.contains(FINAL) {
-            return Err(io::Error::other("the memory file is not sealed"));
+            return Err(io::Error::other(
+                "a file in memory is not sealed, so its content may change",
+            ));
         }
         let len = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
         Ok(SealedBytes { fd, len })
@@ -221,7 +223,9 @@ impl SharedBuffer {
     /// Takes over a descriptor from another process, if its size is fixed.
     pub fn adopt(fd: OwnedFd) -> io::Result<SharedBuffer> {
         if !rustix::fs::fcntl_get_seals(&fd)?.contains(SIZED) {
-            return Err(io::Error::other("the size of the shared memory file is not sealed"));
+            return Err(io::Error::other(
+                "the shared memory file is not sealed, so its size may change",
+            ));
         }
         let len = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
         Ok(SharedBuffer { fd, len })

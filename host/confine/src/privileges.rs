@@ -66,6 +66,6 @@ pub(super) fn drop_all() -> io::Result<()> {
     let left = rustix::thread::capabilities(None)?;
     match left.effective.is_empty() && left.permitted.is_empty() {
         true => Ok(()),
-        false => Err(io::Error::other("some capabilities could not be dropped")),
+        false => Err(io::Error::other("the kernel did not drop all capabilities")),
     }
 }

@@ -128,9 +128,11 @@ impl WorkerProcess {
         let program = CString::new(program.path()?.as_os_str().as_bytes())?;
         let order = SpawnRequest { program, socket, ways, answer };
         let spawner = spawner()?.lock().unwrap_or_else(PoisonError::into_inner);
-        spawner.send(order).map_err(|_| io::Error::other("the spawning thread has ended"))?;
+        spawner
+            .send(order)
+            .map_err(|_| io::Error::other("the thread that starts workers has ended"))?;
         drop(spawner);
-        answered.recv().map_err(|_| io::Error::other("the spawning thread has ended"))?
+        answered.recv().map_err(|_| io::Error::other("the thread that starts workers has ended"))?
     }
 
     /// The confinement plan for this worker.

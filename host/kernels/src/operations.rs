@@ -20,17 +20,17 @@ const F32: u64 = 4;
 /// Why a request is refused. The guest is then faulty or hostile, or a limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    #[error("kernel request with an address outside of the sandbox")]
+    #[error("kernel request with an address outside of the sandbox's memory")]
     OutOfBounds,
     #[error("malformed kernel request")]
     Malformed,
-    #[error("kernel request for too much work at once")]
+    #[error("kernel request for more work than one call may do")]
     TooMuch,
     #[error("kernel request whose output overlaps an input")]
     Overlapping,
     #[error("a kernel needs more scratch memory than the memory limit leaves")]
     Memory,
-    #[error("a kernel reached the deadline")]
+    #[error("a kernel ran until the deadline")]
     Interrupted,
 }
 

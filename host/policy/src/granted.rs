@@ -324,7 +324,7 @@ impl Reader<'_> {
         key: &'static str,
         value: &Value<'_>,
     ) -> Result<Vec<AddressKind>, PolicyError> {
-        let hint = "write a list such as [\"public\"]; there are \"public\", \"private\", \
+        let hint = "write a list such as [\"public\"]; the kinds are \"public\", \"private\", \
                     \"loopback\" and \"link-local\"";
         let DeValue::Array(items) = value.get_ref() else {
             let why = format!("{}, not a list", kind(value));
@@ -334,7 +334,7 @@ impl Reader<'_> {
         for item in items {
             let at = self.choice(key, item, keys::REACHES)?;
             if found.contains(&at) {
-                return Err(self.value(key, item, "there twice".to_owned(), hint.to_owned()));
+                return Err(self.value(key, item, "listed twice".to_owned(), hint.to_owned()));
             }
             found.push(at);
         }

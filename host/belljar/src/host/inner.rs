@@ -248,7 +248,9 @@ impl Inner {
     ) -> Result<Box<dyn Sandbox>, ErrorKind> {
         self.check(policy)?;
         if self.isolation != Isolation::Process {
-            return Err(ErrorKind::Host("profiling needs worker processes".into()));
+            return Err(ErrorKind::Host(
+                "profiling needs worker processes; use process isolation".into(),
+            ));
         }
         let mut job = self.job(policy, Role::Run);
         job.limits.answer = job.limits.answer.saturating_add(belljar_abi::MAX_PROFILE_BYTES);

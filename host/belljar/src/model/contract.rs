@@ -173,7 +173,12 @@ impl Contract {
             let shape = match (of_it.next(), of_it.next()) {
                 (Some(shape), None) => shape.clone(),
                 (None, _) if declared.has_default => continue,
-                (None, _) => return Err(error(name, "no shape given".into())),
+                (None, _) => {
+                    return Err(error(
+                        name,
+                        format!("no shape given; the model declares {}", declaration(declared)),
+                    ));
+                }
                 (_, Some(_)) => return Err(error(name, "shape given twice".into())),
             };
             if let Some(misfit) = misfit(declared, &shape.dims, &mut symbols)

@@ -373,7 +373,7 @@ impl Shared {
 }
 
 pub(super) fn unexpected() -> ErrorKind {
-    ErrorKind::Sandbox("the sandbox gave an answer to another question".into())
+    ErrorKind::Sandbox("the sandbox's answer does not belong to the request".into())
 }
 
 /// Decodes a description from a sandbox or from the store.

@@ -43,7 +43,9 @@ pub fn places(description: &Description) -> Result<Vec<String>, ErrorKind> {
 }
 
 fn too_many_files() -> ErrorKind {
-    ErrorKind::Model(format!("it keeps its data in more than {MAX_FILES} files"))
+    ErrorKind::Model(format!(
+        "it keeps its data in more than {MAX_FILES} files, which is not supported"
+    ))
 }
 
 fn located(location: &str) -> Result<String, ErrorKind> {
@@ -143,7 +145,7 @@ fn granted(
         }
         Err(SideFileError::Refused(why)) => {
             let _ = decide(Verdict::Refused, why);
-            Err(ErrorKind::NotGranted(format!("the file {shown} as it is: {why}")))
+            Err(ErrorKind::NotGranted(format!("the file {shown}: {why}")))
         }
         Err(SideFileError::TooLarge) => {
             Err(Limit::ModelSize { limit: policy.limits.model_size }.into())

@@ -129,7 +129,8 @@ pub(super) fn validate_rule(
             _ => true,
         };
         if rule.len() != dims.len() || !rule.iter().zip(dims).all(fits) {
-            return Err(("shape", "the model declares another shape".into()));
+            let dims: Vec<String> = dims.iter().map(ToString::to_string).collect();
+            return Err(("shape", format!("the model declares the shape [{}]", dims.join(", "))));
         }
     }
     let numeric = !matches!(dtype, DType::Bool | DType::String);
@@ -145,15 +146,15 @@ pub(super) fn validate_rule(
     }
     let float = matches!(dtype, DType::F16 | DType::F32 | DType::F64 | DType::BF16);
     if rule.decimals.is_some() && !float {
-        return Err(("decimals", format!("{dtype} has no decimals")));
+        return Err(("decimals", format!("{dtype} values cannot be rounded to decimals")));
     }
     if dtype == DType::String && !rule.allowed.is_empty() {
-        return Err(("allowed", "strings are not supported".into()));
+        return Err(("allowed", "a list of allowed strings is not supported".into()));
     }
     let truths = rule.allowed.iter().all(|value| matches!(value, Scalar::Bool(_)));
     let numbers = !rule.allowed.iter().any(|value| matches!(value, Scalar::Bool(_)));
     if !rule.allowed.is_empty() && (if dtype == DType::Bool { !truths } else { !numbers }) {
-        return Err(("allowed", format!("the values are not {dtype}")));
+        return Err(("allowed", format!("the listed values are not of the type {dtype}")));
     }
     Ok(())
 }
@@ -162,7 +163,10 @@ pub(super) fn validate_rule(
 pub(super) fn fixed(value: Scalar, declared: &ValueInfo) -> Result<Tensor, String> {
     let dims = declared.shape.as_deref().unwrap_or_default();
     if dims.iter().any(|dim| matches!(dim, Dim::Fixed(size) if *size != 1)) {
-        return Err("the model declares more than one element".into());
+        return Err(
+            "the model declares more than one element; only inputs of one element can be fixed"
+                .into(),
+        );
     }
     let shape = vec![1; dims.len()];
     let dtype =

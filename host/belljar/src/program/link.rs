@@ -158,7 +158,7 @@ impl Outside for Link {
         }
         match channel.receive::<Reply>(None)? {
             Received::Message(Reply { answer: Answered::Noted, .. }, _) => Ok(()),
-            _ => Err(io::Error::other("the decision cannot be logged")),
+            _ => Err(io::Error::other("the decision log cannot be written")),
         }
     }
 }

@@ -111,7 +111,7 @@ impl Program {
         };
         inner.check(&policy).map_err(refused)?;
         if inner.isolation() != Isolation::Process {
-            let why = "guest programs run only in worker processes, not on threads";
+            let why = "guest programs run only in worker processes; use process isolation";
             return Err(refused(ErrorKind::Unprotected(why.into())));
         }
         if let Some(pinned) = pinned.filter(|pinned| *pinned != digest) {

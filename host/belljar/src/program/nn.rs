@@ -219,19 +219,28 @@ impl errors::HostError for State {
 fn encoded(tensors: &[(String, Tensor)]) -> Result<Vec<u8>, Denied> {
     let wrong = |text: String| Denied::new(Code::InvalidArgument, text);
     if tensors.len() > belljar_abi::MAX_TENSORS {
-        return Err(wrong(format!("too many inputs: {}", tensors.len())));
+        return Err(wrong(format!(
+            "{} inputs; the maximum is {}",
+            tensors.len(),
+            belljar_abi::MAX_TENSORS
+        )));
     }
     let mut views = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let dtype = dtype(tensor.ty);
         if name.len() > MAX_NAME || tensor.dimensions.len() > belljar_abi::MAX_RANK {
-            return Err(wrong("the name of an input, or its shape, is too long".into()));
+            let (len, rank) = (name.len(), tensor.dimensions.len());
+            return Err(wrong(format!(
+                "an input has a name of {len} bytes and {rank} dimensions; the maximums are \
+                 {MAX_NAME} bytes and {} dimensions",
+                belljar_abi::MAX_RANK
+            )));
         }
         let dims: Vec<u64> = tensor.dimensions.iter().map(|dim| u64::from(*dim)).collect();
         if fixed_data_len(dtype, &dims) != Some(tensor.data.len() as u64) {
             let (len, name) = (tensor.data.len(), dtype.name());
             return Err(wrong(format!(
-                "a tensor of shape {dims:?} and type {name} has {len} bytes"
+                "a tensor of shape {dims:?} and type {name} cannot have {len} bytes"
             )));
         }
         views.push(TensorView { name, dtype, dims, data: &tensor.data });
@@ -244,7 +253,7 @@ fn decoded(message: &[u8]) -> Result<Vec<(String, Tensor)>, Denied> {
     let views = decode_tensors(message).map_err(|err| failed(err.to_string()))?;
     let tensor = |view: TensorView<'_>| {
         let ty = tensor_type(view.dtype).ok_or_else(|| {
-            let text = format!("tensors of type {} are not in `wasi:nn`", view.dtype.name());
+            let text = format!("`wasi:nn` has no tensors of type {}", view.dtype.name());
             Denied::new(Code::UnsupportedOperation, text)
         })?;
         let dimensions = view.dims.iter().map(|dim| u32::try_from(*dim));

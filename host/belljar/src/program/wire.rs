@@ -35,16 +35,22 @@ pub(super) fn encode<N: AsRef<str>>(
         if !names.insert(name.as_ref()) {
             return Err(error("duplicate input"));
         }
-        if name.as_ref().len() >= MAX_NAME || names.len() > MAX_TENSORS {
-            return Err(error("its name is too long, or there are too many inputs"));
+        if name.as_ref().len() >= MAX_NAME {
+            return Err(error(&format!("its name has {MAX_NAME} bytes or more")));
+        }
+        if names.len() > MAX_TENSORS {
+            return Err(error(&format!("there are more than {MAX_TENSORS} inputs")));
         }
         if matches!(value, Value::Tensor(tensor) if tensor.dtype() == DType::String) {
-            return Err(error("programs cannot take tensors of strings; give a text"));
+            return Err(error(
+                "programs cannot take tensors of strings; give the string as a text",
+            ));
         }
         if let Value::Tensor(tensor) = value
             && element_type(tensor.dtype()).is_none()
         {
-            let why = format!("programs cannot take tensors of {}; give f32", tensor.dtype());
+            let why =
+                format!("programs cannot take tensors of {}; convert it to f32", tensor.dtype());
             return Err(error(&why));
         }
     }
@@ -90,11 +96,14 @@ pub(super) fn decode(message: &[u8]) -> Result<Vec<(String, Value)>, String> {
 }
 
 fn kind_and_name<'a>(view: &TensorView<'a>) -> Result<(&'a str, &'a str), String> {
-    let (kind, name) = view.name.split_at_checked(1).ok_or("a value has no kind")?;
+    let (kind, name) =
+        view.name.split_at_checked(1).ok_or("a value's name lacks the prefix for its kind")?;
     match (kind, view.dtype, view.dims.len()) {
-        (TENSOR, DType::String, _) => Err("a tensor of strings".into()),
+        (TENSOR, DType::String, _) => {
+            Err("a value is a tensor of strings, which is not supported".into())
+        }
         (TENSOR, ..) | (BYTES | TEXT, DType::U8, 1) => Ok((kind, name)),
-        _ => Err("a value has an unknown kind".into()),
+        _ => Err(format!("a value of kind {kind:?} has a type or shape that is not valid for it")),
     }
 }
 
@@ -109,7 +118,8 @@ pub(super) fn for_program(message: &[u8]) -> Result<Vec<bindings::NamedValue>, S
         let (kind, name) = kind_and_name(&view)?;
         let value = match kind {
             TENSOR => bindings::Value::Tensor(bindings::Tensor {
-                element_type: element_type(view.dtype).ok_or("a tensor of strings")?,
+                element_type: element_type(view.dtype)
+                    .ok_or("a value is a tensor of strings, which is not supported")?,
                 data: view.data.to_vec(),
                 shape: view.dims.clone(),
             }),
@@ -142,7 +152,8 @@ pub(super) fn from_program(
         Unanswered::GaveUp(format!("the output {} {why}", Escaped::cut(name, 100)))
     };
     if outputs.len() > MAX_TENSORS {
-        return Err(wrong("list", "is too long"));
+        let why = format!("it has {} outputs; the maximum is {MAX_TENSORS}", outputs.len());
+        return Err(Unanswered::GaveUp(why));
     }
     let mut known = HashSet::new();
     let mut names = Vec::with_capacity(outputs.len());

@@ -107,7 +107,7 @@ pub(super) fn compile(
         Received::TimedOut => return Err(Limit::PrepareTime { limit: time }.into()),
         Received::Closed | Received::Unread => return Err(lost(process.ended())),
     };
-    let code = code.ok_or_else(|| violation("it sent no code"))?;
+    let code = code.ok_or_else(|| violation("it sent no compiled code"))?;
     let code = SealedBytes::take_over(code).map_err(violation)?;
     match code.len() {
         1..=MAX_CODE => Ok(code),

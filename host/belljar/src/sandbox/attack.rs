@@ -61,7 +61,9 @@ pub(crate) fn attack(
     channel.send(&(), &[folder.as_fd(), socket.as_fd(), room.as_fd()]).map_err(text)?;
     match channel.receive::<Ready>(Some(MAX_TIME)).map_err(text)? {
         Received::Message(Ok(missing), _) if missing.is_empty() => {}
-        Received::Message(Ok(missing), _) => return Err(format!("missing: {missing:?}")),
+        Received::Message(Ok(missing), _) => {
+            return Err(format!("layers of confinement are missing: {missing:?}"));
+        }
         Received::Message(Err(missing), _) => return Err(missing.to_string()),
         Received::Closed | Received::Unread => return Err(process.ended().to_string()),
         Received::TimedOut => return Err("the worker did not become ready in time".into()),
@@ -79,6 +81,6 @@ pub(crate) fn attack(
             }
             how => Err(how.to_string()),
         },
-        Received::TimedOut => Err("the attempt does not end".into()),
+        Received::TimedOut => Err(format!("the attempt did not end within {MAX_TIME:?}")),
     }
 }

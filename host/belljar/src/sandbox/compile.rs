@@ -94,7 +94,7 @@ impl Compiler {
         let code = match channel.receive::<Outcome>(Some(MAX_TIME))? {
             Received::Message(Ok(()), code) => {
                 let code = code.into_iter().next();
-                SealedBytes::take_over(code.ok_or_else(|| failed(&"it sent no code"))?)?
+                SealedBytes::take_over(code.ok_or_else(|| failed(&"it sent no compiled code"))?)?
             }
             Received::Message(Err(why), _) => return Err(CodeCacheError::Compiler(why)),
             Received::TimedOut => return Err(failed(&format!("it took longer than {MAX_TIME:?}"))),

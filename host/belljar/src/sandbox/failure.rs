@@ -19,7 +19,7 @@ pub enum Limit {
         limit: u64,
     },
     /// The stack of the WebAssembly code is exhausted.
-    #[error("it needs more stack than it has (`limits.stack` is {limit} bytes)")]
+    #[error("it needs more than {limit} bytes of stack (`limits.stack`)")]
     Stack {
         /// The limit in bytes.
         limit: u64,
@@ -50,7 +50,7 @@ pub enum Limit {
         limit: u64,
     },
     /// The inputs are too large, all together.
-    #[error("its inputs have {found} bytes, above {limit} (`limits.input-size`)")]
+    #[error("its inputs have {found} bytes; the limit is {limit} (`limits.input-size`)")]
     InputSize {
         /// Bytes found.
         found: u64,
@@ -58,7 +58,7 @@ pub enum Limit {
         limit: u64,
     },
     /// The outputs are too large, all together.
-    #[error("its outputs have {found} bytes, above {limit} (`limits.output-size`)")]
+    #[error("its outputs have {found} bytes; the limit is {limit} (`limits.output-size`)")]
     OutputSize {
         /// Bytes found.
         found: u64,
@@ -75,7 +75,7 @@ pub enum Limit {
         limit: u64,
     },
     /// The sandbox asked for more table elements than the guest ever needs.
-    #[error("it asked for a table of {found} elements, above {limit}")]
+    #[error("it needs a WebAssembly table of {found} elements; the limit is {limit}")]
     Table {
         /// Elements asked for.
         found: u64,
@@ -123,13 +123,13 @@ impl fmt::Display for WorkerLoss {
             write!(f, "no other request is affected; {advice}")
         } else if self.served {
             write!(f, "no answer: before it took this request, the worker process {}; ", self.end)?;
-            write!(f, "so did others; {advice}")
+            write!(f, "the workers tried before it were lost too; {advice}")
         } else {
             write!(f, "no worker process: before its first request, it {}; ", self.end)?;
             f.write_str(
-                "so did others; check that the worker program can be executed, is of the same \
-                 build as this one, and calls `belljar::become_worker_if_asked()` first thing in \
-                 `main`",
+                "the workers tried before it were lost too; check that the worker program can be \
+                 executed, is of the same build as this one, and calls \
+                 `belljar::become_worker_if_asked()` first thing in `main`",
             )
         }
     }

@@ -456,7 +456,9 @@ fn matmul_f32(
     operations: u32,
     count: u32,
 ) -> wasmtime::Result<i32> {
-    let memory = caller.data().memory.ok_or_else(|| wasmtime::format_err!("no memory yet"))?;
+    let memory = caller.data().memory.ok_or_else(|| {
+        wasmtime::format_err!("the guest called a kernel before its memory was known")
+    })?;
     let start = Instant::now();
     let (data, state) = memory.data_and_store_mut(&mut caller);
     belljar_kernels::matmul_f32(InstructionSet::best(), data, rows, operations, count)?;
@@ -467,7 +469,9 @@ fn matmul_f32(
 
 /// The guest's kernel call for a whole operator of a model.
 fn compute(mut caller: Caller<'_, State>, address: u32, count: u32) -> wasmtime::Result<()> {
-    let memory = caller.data().memory.ok_or_else(|| wasmtime::format_err!("no memory yet"))?;
+    let memory = caller.data().memory.ok_or_else(|| {
+        wasmtime::format_err!("the guest called a kernel before its memory was known")
+    })?;
     let start = Instant::now();
     let (data, state) = memory.data_and_store_mut(&mut caller);
     state.watch.room(state.limiter.room(data.len()));
@@ -483,7 +487,9 @@ fn compute(mut caller: Caller<'_, State>, address: u32, count: u32) -> wasmtime:
 
 /// The clock of the profiling variant: writes a reading to the guest's address.
 fn clock(mut caller: Caller<'_, State>, address: u32, started: Instant) -> wasmtime::Result<()> {
-    let memory = caller.data().memory.ok_or_else(|| wasmtime::format_err!("no memory yet"))?;
+    let memory = caller.data().memory.ok_or_else(|| {
+        wasmtime::format_err!("the guest read the clock before its memory was known")
+    })?;
     let (data, state) = memory.data_and_store_mut(&mut caller);
     let place = data.get_mut(address as usize..).and_then(|rest| rest.get_mut(..Reading::LEN));
     let place = place.ok_or(Refused::OutOfBounds)?;

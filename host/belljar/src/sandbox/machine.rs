@@ -85,7 +85,7 @@ impl Machine {
             _ => !self.template.profiles(),
         };
         if !allowed {
-            let why = "the profiling guest accepts profiled runs only, and no other guest does";
+            let why = "profiled runs need the profiling guest, which accepts no other calls";
             return Err(Failure::Host(why.into()));
         }
         match call {
@@ -130,7 +130,9 @@ impl Machine {
         answer: impl FnOnce(&[u8]) -> Result<T, Failure>,
     ) -> Result<(T, Cost), Failure> {
         let (Payload::Snapshot(snapshot), Stage::First(None)) = (payload, &self.stage) else {
-            return Err(Failure::Host("unexpected snapshot: the sandbox has a model".into()));
+            return Err(Failure::Host(
+                "the sandbox already has a model, and cannot start from a snapshot".into(),
+            ));
         };
         self.stage = Stage::Prepared { snapshot: Arc::clone(snapshot), slot: SlotState::None };
         Ok((answer(&encode_ok())?, Cost::default()))
@@ -200,7 +202,7 @@ impl Machine {
             |err: std::io::Error| Failure::Host(format!("cannot create the snapshot: {err}"));
         let Stage::First(Some(instance)) = std::mem::replace(&mut self.stage, Stage::First(None))
         else {
-            return Err(Failure::Host("cannot create the snapshot: there is no instance".into()));
+            return Err(Failure::Host("cannot create the snapshot: no model was loaded".into()));
         };
         let snapshot = match self.room.take() {
             Some(room) => Snapshot::capture_in(room, instance.memory()),

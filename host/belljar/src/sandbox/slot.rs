@@ -247,7 +247,8 @@ unsafe impl MemoryCreator for SlotCreator {
         reserved: Option<usize>,
         guard: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
-        let (mut slot, returned) = NEXT.take().ok_or("there is no slot for this memory")?;
+        let (mut slot, returned) =
+            NEXT.take().ok_or("no address space was reserved for this memory")?;
         if reserved.is_none_or(|reserved| reserved > RESERVED) || guard > GUARD {
             return Err("the slot is smaller than the compiled code requires".into());
         }

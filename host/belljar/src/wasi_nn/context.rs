@@ -102,7 +102,7 @@ impl Context {
             Id::Name(name) => self.outputs.iter().find(|(known, _)| known == name),
         };
         let missing = || match self.outputs.len() {
-            0 => Refusal::Tensor("there are no outputs before the first run".into()),
+            0 => Refusal::Tensor("the model has no outputs yet: run it before reading them".into()),
             count => Refusal::Tensor(format!(
                 "the model has {count} outputs, but no output {}",
                 shown(id)

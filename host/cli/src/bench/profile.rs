@@ -65,7 +65,10 @@ impl Profile {
             node.first.name == ran.name && node.first.operator == ran.operator
         };
         if self.nodes.len() != run.nodes.len() || !self.nodes.iter().zip(&run.nodes).all(same) {
-            return Err(Failure::failed("two runs of the same plan had different nodes"));
+            return Err(Failure::failed(
+                "two profiled runs of the same inputs executed different nodes; this is a bug in \
+                 Belljar, please report it",
+            ));
         }
         let mut measured = 0_u64;
         let mut inside = 0_u64;

@@ -63,7 +63,12 @@ pub(super) fn architecture() -> io::Result<TargetArch> {
     TargetArch::try_from(std::env::consts::ARCH)
         .ok()
         .filter(|arch| rules::CLONE3.number(*arch).is_some())
-        .ok_or_else(|| io::Error::other("there is no seccomp filter for this architecture"))
+        .ok_or_else(|| {
+            io::Error::other(format!(
+                "Belljar has no seccomp filter for the architecture {}",
+                std::env::consts::ARCH
+            ))
+        })
 }
 
 fn process() -> u64 {

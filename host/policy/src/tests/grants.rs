@@ -245,7 +245,7 @@ fn peers_that_are_refused() {
         ("protocol = \"sctp\"", "not a valid value"),
         ("reaches = []", "an empty list"),
         ("reaches = \"public\"", "a string, not a list"),
-        ("reaches = [\"public\", \"public\"]", "there twice"),
+        ("reaches = [\"public\", \"public\"]", "listed twice"),
         ("reaches = [\"never\"]", "not a valid value"),
         ("reaches = [1]", "an integer, not a string"),
         ("ports = [80]", "did you mean `port`?"),

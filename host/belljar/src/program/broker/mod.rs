@@ -227,7 +227,7 @@ impl Broker {
             Ok(judged) => Ok(judged),
             Err(Denial::Refused { rule, why }) => {
                 self.decide(&resource, "connect", Verdict::Refused, &rule);
-                let kind = ErrorKind::NotGranted(format!("connect {resource}: {why}"));
+                let kind = ErrorKind::NotGranted(format!("a connection to {resource}: {why}"));
                 self.failure = Some(Reason::New(self.error(kind)));
                 return Err(Denied::new(Code::Security, why));
             }
@@ -240,7 +240,7 @@ impl Broker {
         };
         self.decide(&resource, "connect", Verdict::Allowed, &rule);
         if self.broken.is_some() {
-            return Err(Denied::new(Code::RuntimeError, "the decision cannot be logged"));
+            return Err(Denied::new(Code::RuntimeError, "the decision log cannot be written"));
         }
         judged.and_then(|judged| judged.connect(until)).map_err(|refusal| {
             self.failure = Some(Reason::New(self.error(ErrorKind::Host(refusal.0.clone()))));

@@ -79,7 +79,10 @@ impl Broker {
     /// The number of a model that this or another run loaded.
     fn known(&mut self, name: &str) -> Result<Option<u32>, Denied> {
         if self.loaded.len() >= MAX_MODELS {
-            return Err(Denied::new(Code::TooLarge, "the program requested too many models"));
+            return Err(Denied::new(
+                Code::TooLarge,
+                format!("the program requested more than {MAX_MODELS} models"),
+            ));
         }
         if let Some(at) = self.loaded.iter().position(|(known, _)| known == name) {
             return Ok(u32::try_from(at).ok());
@@ -113,8 +116,11 @@ impl Broker {
         let host = self.host.clone();
         let work = move || -> Result<Model, Error> {
             let error = |kind| Error::for_model(&label, kind);
-            let policy = policy
-                .ok_or_else(|| error(ErrorKind::Host("its own policy file was not read".into())))?;
+            let policy = policy.ok_or_else(|| {
+                error(ErrorKind::Host(
+                    "the policy file of its [[models]] entry was not loaded".into(),
+                ))
+            })?;
             let bytes = bytes(policy.limits.model_size);
             let bytes = bytes.map_err(|err| error(ErrorKind::Unreadable(err)))?;
             host.load(bytes.labelled(&label), &policy)

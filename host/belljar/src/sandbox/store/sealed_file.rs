@@ -155,7 +155,7 @@ impl SealedFile {
         let io = |err: io::Error| err.to_string();
         let metadata = file.metadata().map_err(io)?;
         let size = metadata.len();
-        let wrong_size = || format!("it has a wrong size of {size} bytes");
+        let wrong_size = || format!("its size of {size} bytes does not match its content");
         if size < OUT_LEN as u64 + 4 {
             return Err(wrong_size());
         }
@@ -164,7 +164,7 @@ impl SealedFile {
         let head_len = u64::from(u32::from_le_bytes(len));
         let data_at = OUT_LEN as u64 + 4 + head_len;
         if head_len > MAX_HEAD || data_at > size {
-            return Err(format!("its head has an invalid length of {head_len} bytes"));
+            return Err(format!("its metadata has an invalid length of {head_len} bytes"));
         }
         let mut head = Vec::new();
         (&mut file).take(head_len).read_to_end(&mut head).map_err(io)?;
@@ -178,7 +178,7 @@ impl SealedFile {
             );
         }
         // This user's Belljar wrote the rest, but possibly another version of it.
-        let (about, len, hashes) = parse(&head).ok_or("it has another format")?;
+        let (about, len, hashes) = parse(&head).ok_or("its format is not that of this build")?;
         if size.checked_sub(data_at) != Some(len) || len > max {
             return Err(wrong_size());
         }
