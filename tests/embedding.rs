@@ -283,7 +283,7 @@ fn sigchld_ignored() {
 fn somebody_else_waits() {
     std::thread::spawn(|| {
         loop {
-            // Reaps every child, whoever started it.
+            // Reaps every child of this process, including those that Belljar started.
             let _ = rustix::process::wait(rustix::process::WaitOptions::empty());
             std::thread::sleep(Duration::from_micros(100));
         }
@@ -352,7 +352,7 @@ fn wrong_worker_program() {
     let fails = |path: &Path| {
         let program = WorkerProgram::Path(path.to_owned());
         let host = builder().worker_program(program).build().unwrap();
-        let err = load(&host).err().expect("this is no worker");
+        let err = load(&host).err().expect("the program does not serve as a worker");
         assert_eq!(err.exit_code(), 1, "{err}");
         err.to_string()
     };

@@ -39,7 +39,7 @@ const FIRST: usize = 3;
 impl Starter {
     pub(crate) fn column(&self) -> (String, Kind) {
         let kind = match self {
-            Starter::Belljar { .. } => Kind::Ours,
+            Starter::Belljar { .. } => Kind::Belljar,
             Starter::Peer(_) => Kind::Reference,
         };
         (self.name().to_owned(), kind)
@@ -198,7 +198,7 @@ pub(crate) fn first(options: &Options, cases: &[Case]) -> Result<Table> {
         unit: "s",
         note: "`belljar run` as a whole process with an empty cache: the guest is compiled for \
                this machine, on all its cores, which happens once.",
-        columns: vec![("Belljar".to_owned(), Kind::Ours)],
+        columns: vec![("Belljar".to_owned(), Kind::Belljar)],
         rows: vec![(case.name.clone(), vec![samples])],
     })
 }

@@ -26,7 +26,7 @@ pub(crate) fn rate(options: &Options, cases: &[Case], programs: &[Program]) -> R
     for program in programs {
         peers.push(Box::new(ProcessPeer::new(program.clone())));
     }
-    let kinds = std::iter::once(Kind::Ours).chain(std::iter::repeat(Kind::Reference));
+    let kinds = std::iter::once(Kind::Belljar).chain(std::iter::repeat(Kind::Reference));
     let mut table = Table {
         id: "rate",
         title: "Runs per second, with several clients at once",

@@ -13,7 +13,7 @@ const FORMAT: u32 = 1;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The numerator.
-    Ours,
+    Belljar,
     /// The denominator.
     Reference,
     /// In no ratio.
@@ -70,7 +70,7 @@ impl Table {
             let columns = self.columns.iter().enumerate();
             columns.filter(move |(_, column)| column.1 == kind).map(|(at, _)| at)
         };
-        of(Kind::Ours).flat_map(|ours| of(Kind::Reference).map(move |its| (ours, its))).collect()
+        of(Kind::Belljar).flat_map(|ours| of(Kind::Reference).map(move |its| (ours, its))).collect()
     }
 
     fn markdown(&self) -> String {
@@ -117,7 +117,7 @@ impl Table {
                 for ((other, _), its) in
                     references.filter(|((_, kind), _)| *kind == Kind::Reference)
                 {
-                    if *kind == Kind::Ours {
+                    if *kind == Kind::Belljar {
                         ratios.insert(other.clone(), json!(figure(samples.ratio(its))));
                     }
                 }
@@ -255,7 +255,7 @@ mod tests {
             unit: "ms",
             note: "A note.",
             columns: vec![
-                ("Belljar".into(), Kind::Ours),
+                ("Belljar".into(), Kind::Belljar),
                 ("tract".into(), Kind::Reference),
                 ("memory".into(), Kind::Detail),
             ],

@@ -127,7 +127,7 @@ fn table(
     note: &'static str,
     peers: &[Box<dyn Peer>],
 ) -> Table {
-    let kind = |peer: &dyn Peer| if is_ours(peer) { Kind::Ours } else { Kind::Reference };
+    let kind = |peer: &dyn Peer| if is_ours(peer) { Kind::Belljar } else { Kind::Reference };
     let columns = peers.iter().map(|peer| (peer.name().to_owned(), kind(&**peer))).collect();
     Table { id, title, unit: "ms", note, columns, rows: Vec::new() }
 }

@@ -149,7 +149,10 @@ fn exit_code_4_invalid_model_or_input() {
     let model = s.relu();
     let wrong = s.npy("wrong.npy", &Tensor::new(vec![1.0f64; 4], &[2, 2]).unwrap());
     let cases: [(&[&str], &str); 5] = [
-        (&["run", &s.file("text.onnx", "this is no model"), "--input", "x=-"], "not an ONNX model"),
+        (
+            &["run", &s.file("text.onnx", "this is not a model"), "--input", "x=-"],
+            "not an ONNX model",
+        ),
         (&["inspect", &s.file("empty.onnx", "")], "no graph"),
         (&["run", &model], "not given"),
         (&["run", &model, "--input", &wrong], "the model declares x: f32 [2, 2]"),

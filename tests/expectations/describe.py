@@ -7,7 +7,7 @@ How to run, from the repository's root, in any Python environment:
     pip install onnx
     python3 tests/expectations/describe.py
 
-It rewrites descriptions.json beside it, which is committed: nobody who runs the tests needs Python.
+It rewrites descriptions.json in its folder, which is committed: nobody who runs the tests needs Python.
 """
 
 import collections

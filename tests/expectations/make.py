@@ -9,7 +9,7 @@ manifest.json):
     pip install onnxruntime numpy
     python3 tests/expectations/make.py
 
-It rewrites every file beside it: `manifest.json`, and .npy files for each case. Run it again only
+It rewrites every file in its folder: `manifest.json`, and .npy files for each case. Run it again only
 when a model changes; the files are committed, so nobody who runs the tests needs onnxruntime.
 
 Inputs are seeded with numpy's RandomState, whose streams never change. Images are stored as u8 and

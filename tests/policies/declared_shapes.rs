@@ -80,7 +80,7 @@ fn declared_wrongly() -> Vec<Case> {
     vec![
         case("a fixed size", relu(&[n], &fixed(&[800])), same(&[3])),
         case("a fixed size for a fixed input", relu(&fixed(&[2]), &fixed(&[3])), same(&[2])),
-        case("a size of nothing", relu(&[n], &fixed(&[0])), same(&[2])),
+        case("a size of 0", relu(&[n], &fixed(&[0])), same(&[2])),
         case("nothing where there is a size", relu(&[n], &fixed(&[4])), same(&[0])),
         case("fewer dimensions", relu(&[n, n, n], &[Dim::Fixed(1), n]), same(&[1, 1, 1])),
         case("more dimensions", relu(&[n], &[n, n]), same(&[2])),

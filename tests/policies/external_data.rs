@@ -633,7 +633,7 @@ fn new_policy_can_measure_with_more_than_the_default_limits() {
         let (code, _, err) = new(&["--memory", memory]);
         assert!(code == 2 && err.contains("--memory") && !err.contains('\u{1b}'), "{err}");
     }
-    // A limit that is hit tells which option raises it.
+    // The message of an exceeded limit names the option that raises it.
     temp.write("small.toml", "version = 1\n[limits]\nmodel-size = \"10 B\"\n");
     let (code, _, err) = new(&["--policy", "small.toml"]);
     assert!(code == 5 && err.contains("--memory") && err.contains("--policy"), "{err}");

@@ -443,7 +443,7 @@ fn ceiling_applies_while_a_policy_is_recorded() {
         .unwrap();
     let errors = String::from_utf8(found.stderr).unwrap();
     assert_eq!(found.status.code(), Some(0), "{errors}");
-    assert!(errors.contains("secret"), "that it was cut is told: {errors}");
+    assert!(errors.contains("secret"), "the cut is not reported: {errors}");
     let text = folder.read("recorded.toml");
     assert!(!text.contains("/data") && !text.contains("host ="), "{text}");
 }

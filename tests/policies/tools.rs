@@ -493,7 +493,7 @@ fn every_tool_knows_rules_for_values() {
     let folder = Folder::new();
     folder.write("values.toml", VALUES);
     folder.write("none.toml", "version = 1\n[model]\nsha256 = \"PIN\"\n");
-    folder.write("told.toml", &VALUES.replace("top-k = 5\ndecimals = 3\n", ""));
+    folder.write("unrounded.toml", &VALUES.replace("top-k = 5\ndecimals = 3\n", ""));
     folder.write(
         "wider.toml",
         &VALUES.replace("max = 1.5", "max = 2").replace("top-k = 5", "top-k = 6"),
@@ -505,7 +505,7 @@ fn every_tool_knows_rules_for_values() {
         found.push_str(&folder.run(&format!("policy {line} values.toml")));
         found.push_str(&folder.run(&format!("policy {line} escaped.toml")));
     }
-    for other in ["none", "told", "wider", "fewer", "escaped"] {
+    for other in ["none", "unrounded", "wider", "fewer", "escaped"] {
         found.push_str(&folder.run(&format!("policy diff values.toml {other}.toml")));
         found.push_str(&folder.run(&format!("policy diff {other}.toml values.toml")));
         found.push_str(&folder.run(&format!("policy score {other}.toml")));

@@ -376,7 +376,10 @@ fn command_runs_a_program_and_names_missing_grants() {
     let less = labels_policy(port).replace(&format!("port = {port}\n"), "port = 1\n");
     fs::write(at("less.toml"), less).unwrap();
     let found = run(&at("less.toml"), "anybody");
-    let told = text(&found.stderr);
-    assert_eq!(found.status.code(), Some(3), "{told}");
-    assert!(told.contains("[[network]]") && told.contains(&format!("port = {port}")), "{told}");
+    let errors = text(&found.stderr);
+    assert_eq!(found.status.code(), Some(3), "{errors}");
+    assert!(
+        errors.contains("[[network]]") && errors.contains(&format!("port = {port}")),
+        "{errors}"
+    );
 }

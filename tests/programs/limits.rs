@@ -129,7 +129,7 @@ const TIME: Duration = Duration::from_millis(500);
 #[test]
 fn program_that_repeatedly_loads_a_broken_model_is_ended() {
     let folder = Folder::new();
-    let garbage = b"this is no model";
+    let garbage = b"this is not a model";
     let broken = folder.write("broken.onnx", garbage);
     let tables = [
         SHORT,
@@ -165,7 +165,7 @@ fn program_that_repeatedly_loads_a_broken_model_is_ended() {
 #[test]
 fn repeated_load_of_a_broken_model_returns_the_same_error() {
     let folder = Folder::new();
-    let broken = folder.write("broken.onnx", b"this is no model");
+    let broken = folder.write("broken.onnx", b"this is not a model");
     let program = program(
         &host(Isolation::Process),
         "misbehaves",
@@ -466,7 +466,7 @@ fn repeated_decision_has_one_log_line_per_run() {
 #[test]
 fn each_name_of_a_model_is_loaded_once() {
     let folder = Folder::new();
-    let digest = folder.write("broken.onnx", b"this is no model");
+    let digest = folder.write("broken.onnx", b"this is not a model");
     let names: Vec<_> = (0..64).map(|at| format!("m{at}")).collect();
     let entries: String = names.iter().map(|name| entry(name, digest, "broken.onnx")).collect();
     let log = folder.path("decisions");

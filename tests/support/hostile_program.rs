@@ -107,10 +107,10 @@ impl Process {
         let code = program("", "");
         let whole = [&code[..HEAD.len()], self.text.as_bytes()].concat();
         let good = || memory(&whole, whole.len() as u64);
-        let told = json!({ "Ok": null });
-        let with = |code: OwnedFd| send(&self.socket, &told, &[code.as_fd()]);
+        let compiled = json!({ "Ok": null });
+        let with = |code: OwnedFd| send(&self.socket, &compiled, &[code.as_fd()]);
         match &*deed {
-            "no-code" => self.send(&told),
+            "no-code" => self.send(&compiled),
             "empty" => with(memory(b"", 0)),
             "pipe" => with(rustix::pipe::pipe().unwrap().0),
             "huge" => with(memory(&whole, (512 << 20) + 1)),

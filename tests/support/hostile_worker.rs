@@ -122,7 +122,7 @@ fn snapshot(text: &[u8], len: u64) -> OwnedFd {
     memory(text, len)
 }
 
-struct Hostile {
+struct HostileWorker {
     socket: OwnedFd,
     shared: Option<OwnedFd>,
     /// The text of the model, or of the snapshot made from it.
@@ -134,7 +134,7 @@ struct Hostile {
 /// Serves the supervisor at the other end of standard input.
 pub(crate) fn serve() {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    let mut worker = Hostile { socket, shared: None, text: String::new(), input: Vec::new() };
+    let mut worker = HostileWorker { socket, shared: None, text: String::new(), input: Vec::new() };
     let Some((setup, descriptors)) = worker.receive() else { return };
     worker.shared = descriptors.into_iter().find(|fd| is(fd, "memfd:belljar-tensors"));
     if setup.get("plan").is_some() {
@@ -159,7 +159,7 @@ pub(crate) fn is(fd: &OwnedFd, what: &str) -> bool {
     link.is_ok_and(|link| link.to_string_lossy().contains(what))
 }
 
-impl Hostile {
+impl HostileWorker {
     /// Reads the next order without removing it from the channel.
     fn peek(&self) -> String {
         let mut buffer = vec![0; 128 << 10];
@@ -245,7 +245,7 @@ impl Hostile {
         let text = self.text.as_bytes();
         let page = 64 << 10;
         let prepares = call == "Prepare";
-        let good = |worker: &Hostile| {
+        let good = |worker: &HostileWorker| {
             let made = prepares.then(|| snapshot(text, page));
             let with = made.as_ref().map(|fd| fd.as_fd());
             worker.send(&worker.outcome(number, &message, prepares), with.as_slice());

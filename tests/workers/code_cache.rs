@@ -157,8 +157,8 @@ fn truncated_and_empty_files_are_refused() {
 
 #[test]
 fn symlinks_and_open_permissions_are_errors() {
-    type Spoil = fn(&Folders);
-    let spoil: [(&str, Spoil); 7] = [
+    type Damage = fn(&Folders);
+    let damage: [(&str, Damage); 7] = [
         ("a file that others may read", |folders| {
             for file in folders.code() {
                 fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
@@ -193,9 +193,9 @@ fn symlinks_and_open_permissions_are_errors() {
             }
         }),
     ];
-    for (what, spoil) in spoil {
+    for (what, damage) in damage {
         let folders = copied();
-        spoil(&folders);
+        damage(&folders);
         let (result, _, compiled) = folders.try_compiling(true);
         let err = result.err().unwrap_or_else(|| panic!("{what}: accepted"));
         assert!(!compiled, "{what}");

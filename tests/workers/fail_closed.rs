@@ -154,7 +154,7 @@ impl Files {
         let name = |name| format!("{test}/{name}");
         Files {
             model: user.file(&name("relu.onnx"), relu(&fixed(&[2])).bytes()),
-            nonsense: user.file(&name("nonsense.onnx"), "this is no model"),
+            nonsense: user.file(&name("nonsense.onnx"), "this is not a model"),
             x: user.file(&name("x.json"), "[-1, 2.5]"),
             best_effort: user
                 .file(&name("policy.toml"), "version = 1\nconfinement = \"best-effort\"\n"),

@@ -352,8 +352,8 @@ fn snapshots_sealed_with_another_secret_are_refused() {
 
 #[test]
 fn files_that_are_not_private_are_refused() {
-    type Spoil = fn(&Path, &Path);
-    let spoil: [(&str, Spoil); 6] = [
+    type Damage = fn(&Path, &Path);
+    let damage: [(&str, Damage); 6] = [
         ("others may read it", |file, _| {
             fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
         }),
@@ -388,8 +388,8 @@ fn files_that_are_not_private_are_refused() {
         }),
     ];
     let folders = Folders::filled();
-    for (what, spoil) in spoil {
-        spoil(&folders.snapshot(), &folders.root.path().join("aside"));
+    for (what, damage) in damage {
+        damage(&folders.snapshot(), &folders.root.path().join("aside"));
         folders.assert_recreated(what);
         let metadata = fs::symlink_metadata(folders.snapshot()).unwrap();
         assert!(metadata.is_file() && metadata.mode() & 0o7777 == 0o600, "{what}");
@@ -399,8 +399,8 @@ fn files_that_are_not_private_are_refused() {
 
 #[test]
 fn a_folder_that_is_open_to_others_is_not_used() {
-    type Spoil = fn(&Path, &Path);
-    let spoil: [(&str, Spoil); 3] = [
+    type Damage = fn(&Path, &Path);
+    let damage: [(&str, Damage); 3] = [
         ("group may write", |folder, _| {
             fs::set_permissions(folder, fs::Permissions::from_mode(0o770)).unwrap();
         }),
@@ -413,9 +413,9 @@ fn a_folder_that_is_open_to_others_is_not_used() {
             fs::write(folder, "x").unwrap();
         }),
     ];
-    for (what, spoil) in spoil {
+    for (what, damage) in damage {
         let folders = Folders::filled();
-        spoil(&folders.snapshots(), &folders.root.path().join("aside"));
+        damage(&folders.snapshots(), &folders.root.path().join("aside"));
         let (calls, seen) = folders.run();
         assert_eq!((calls.load, calls.prepare, calls.adopt), (1, 1, 1), "{what}");
         assert!(!seen.refused().is_empty() && !seen.not_stored().is_empty(), "{what}");

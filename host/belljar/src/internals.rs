@@ -1,8 +1,8 @@
 //! What Belljar's own command line uses beyond the public interface. It changes without notice.
 
 pub use crate::audit::{Decision, Subject, Verdict};
-pub use crate::model::{PictureError, ProfiledRun, places};
-pub use crate::places::{cache_folder, state_folder};
+pub use crate::dirs::{cache_folder, state_folder};
+pub use crate::model::{PictureError, ProfiledRun, external_data_paths};
 #[cfg(feature = "programs")]
 pub use crate::program::{Spent, is_component};
 pub use crate::sandbox::support;

@@ -30,10 +30,10 @@
 //! program that does with [`HostBuilder::worker_program`].
 
 mod audit;
+mod dirs;
 mod error;
 mod host;
 mod model;
-mod places;
 #[cfg(feature = "programs")]
 mod program;
 mod roles;

@@ -1,7 +1,7 @@
 //! `belljar new-policy`: writes a policy with limits fitted to measured runs of a model, or a
 //! policy that pins a guest program and grants nothing.
 
-mod beside;
+mod side_files;
 
 use std::io::{Write, stdout};
 use std::path::Path;
@@ -54,18 +54,21 @@ pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(
     let folder = folder(arguments.output.as_deref())?;
     let bytes = read_model(&arguments.model, base.limits.model_size).map_err(more)?;
     let loaded = load(bytes, base.clone(), terminal).map_err(more)?;
-    let text = match beside::ungranted(&loaded, &arguments.model)?.as_slice() {
+    let text = match side_files::ungranted(&loaded, &arguments.model)?.as_slice() {
         [] => {
             let seen = run(loaded, &arguments.inputs, terminal).map_err(more)?;
             measured(&seen, &base, &folder)
         }
         files => {
-            files.iter().filter_map(beside::File::problem).for_each(|text| terminal.remark(&text));
+            files
+                .iter()
+                .filter_map(side_files::File::problem)
+                .for_each(|text| terminal.remark(&text));
             terminal.remark(
                 "limits were not measured: the model keeps data in files that are not granted yet; \
                  uncomment the grants in the new policy, and measure with --policy",
             );
-            beside::unmeasured(&loaded, files, &base, &folder)
+            side_files::unmeasured(&loaded, files, &base, &folder)
         }
     };
     write(&text, arguments.output.as_deref(), arguments.force)

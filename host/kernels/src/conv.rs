@@ -5,8 +5,8 @@ use belljar_abi::kernel::{Conv, MAX_TAPS, PANEL_ROWS};
 
 use super::copy::copy;
 use super::image::{Before, Patches, Phases, Scaling, Windows};
-use super::places::{Place, Places, extent, volume};
 use super::product::{Finish, Left, Panels, Product, Right, clamp, packed_left_len};
+use super::regions::{Region, Regions, extent, volume};
 use super::vector::{Job, Vector};
 use super::{Clock, Refused, Watch, split_rows};
 
@@ -61,22 +61,22 @@ pub(super) fn conv(memory: &mut [u8], conv: &Conv, watch: &Watch) -> Result<(), 
         (c.in_w, c.column_stride),
     ])?;
     let results = volume(&[c.batch, outputs, c.out_h, c.out_w])?;
-    let place = |memory: &[u8], address, count| Place::new(memory, address, count);
-    let input = place(memory, c.input, input)?;
-    let weights = place(memory, c.weights, weights.ok_or(Refused::OutOfBounds)?)?;
+    let region = |memory: &[u8], address, count| Region::new(memory, address, count);
+    let input = region(memory, c.input, input)?;
+    let weights = region(memory, c.weights, weights.ok_or(Refused::OutOfBounds)?)?;
     let optional = |memory: &[u8], address, count| {
-        (address != 0).then(|| Place::new(memory, address, count)).transpose()
+        (address != 0).then(|| Region::new(memory, address, count)).transpose()
     };
     let bias = optional(memory, c.bias, outputs.into())?;
     let residual = optional(memory, c.residual, results)?;
     let scale = optional(memory, c.scale, channels.into())?;
     let shift = optional(memory, c.shift, channels.into())?;
-    let output = place(memory, c.output, results)?;
-    let (output, places) = Places::split(memory, output)?;
+    let output = region(memory, c.output, results)?;
+    let (output, regions) = Regions::split(memory, output)?;
     let before = match (scale, shift) {
         (None, None) => None,
         (Some(scale), Some(shift)) => {
-            let (scale, shift) = (places.get(scale)?, places.get(shift)?);
+            let (scale, shift) = (regions.get(scale)?, regions.get(shift)?);
             Some(Scaling { scale, shift, least: f32::from_bits(c.least) })
         }
         _ => return Err(Refused::Malformed),
@@ -93,10 +93,10 @@ pub(super) fn conv(memory: &mut [u8], conv: &Conv, watch: &Watch) -> Result<(), 
         channel_stride: c.channel_stride as usize,
         row_stride: c.row_stride as usize,
         column_stride: c.column_stride as usize,
-        input: places.get(input)?,
-        weights: places.get(weights)?,
-        bias: bias.map(|bias| places.get(bias)).transpose()?,
-        residual: residual.map(|residual| places.get(residual)).transpose()?,
+        input: regions.get(input)?,
+        weights: regions.get(weights)?,
+        bias: bias.map(|bias| regions.get(bias)).transpose()?,
+        residual: residual.map(|residual| regions.get(residual)).transpose()?,
         low: f32::from_bits(c.low),
         high: f32::from_bits(c.high),
     };

@@ -70,7 +70,7 @@ pub(super) unsafe fn copy_apart<V: Vector>(from: &[f32], apart: usize, to: &mut 
 #[inline(always)]
 pub(super) fn copy_scalars_apart(from: &[f32], apart: usize, to: &mut [f32]) {
     let Some(more) = to.len().checked_sub(1) else { return };
-    assert!(apart > 0 || more == 0, "one element cannot fill several places");
+    assert!(apart > 0 || more == 0, "a stride of 0 cannot store several elements");
     let from = &from[..more * apart + 1];
     to.iter_mut().zip(from.iter().step_by(apart.max(1))).for_each(|(to, from)| *to = *from);
 }

@@ -2,8 +2,8 @@
 
 use belljar_abi::kernel::Gemm;
 
-use super::places::{Place, Places, extent, volume};
 use super::product::{Finish, Left, Panels, Product, Right, packed_right_len};
+use super::regions::{Region, Regions, extent, volume};
 use super::vector::{Job, Vector};
 use super::{Refused, Rows, Watch, in_parallel, split_rows};
 
@@ -26,13 +26,13 @@ pub(super) fn gemm(memory: &mut [u8], gemm: &Gemm, watch: &Watch) -> Result<(), 
     } else {
         extent(&[(g.batch, g.b_batch_stride), (g.k, g.b_step_stride), (g.n, g.b_column_stride)])?
     };
-    let a = Place::new(memory, g.a, a)?;
-    let b = Place::new(memory, g.b, b)?;
-    let bias = (g.bias != 0).then(|| Place::new(memory, g.bias, g.n.into())).transpose()?;
-    let output = Place::new(memory, g.output, volume(&[g.batch, g.m, g.n])?)?;
-    let (output, places) = Places::split(memory, output)?;
-    let (a, b) = (places.get(a)?, places.get(b)?);
-    let bias = bias.map(|bias| places.get(bias)).transpose()?;
+    let a = Region::new(memory, g.a, a)?;
+    let b = Region::new(memory, g.b, b)?;
+    let bias = (g.bias != 0).then(|| Region::new(memory, g.bias, g.n.into())).transpose()?;
+    let output = Region::new(memory, g.output, volume(&[g.batch, g.m, g.n])?)?;
+    let (output, regions) = Regions::split(memory, output)?;
+    let (a, b) = (regions.get(a)?, regions.get(b)?);
+    let bias = bias.map(|bias| regions.get(bias)).transpose()?;
     let jobs = split_rows(output, g.n as usize, g.m as usize, 8, watch.threads());
     in_parallel(watch, g.scratch_bytes(), jobs, |part| {
         super::dispatch(watch.set(), Products { gemm, a, b, bias, part, watch })

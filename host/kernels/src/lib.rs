@@ -7,7 +7,7 @@
 //!   each instruction set; `tests` tests them.
 //! - a whole operator of a model with a request of our own ([`compute`], `belljar_abi::kernel`):
 //!   `conv`, `gemm`, `pool`, `reduce`, `permute` and `pointwise`, each written once for any
-//!   `vector`; `compute_tests` tests them. `places` turns the addresses of a request into slices
+//!   `vector`; `compute_tests` tests them. `regions` turns the addresses of a request into slices
 //!   that do not overlap the output, `product` and `image` are parts of several kernels.
 //!
 //! The request is copied and every address in it is checked before any computation. It must not be
@@ -27,12 +27,12 @@ mod image;
 mod neon;
 mod operations;
 mod permute;
-mod places;
 mod pointwise;
 mod pool;
 mod portable;
 mod product;
 mod reduce;
+mod regions;
 mod scratch;
 mod tile;
 mod vector;

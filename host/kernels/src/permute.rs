@@ -3,7 +3,7 @@
 use belljar_abi::kernel::{KERNEL_RANK, Permute};
 
 use super::copy::copy_scalars_apart;
-use super::places::{Place, Places, extent_with_repeats, volume};
+use super::regions::{Region, Regions, extent_with_repeats, volume};
 use super::{Refused, Watch};
 
 /// Rows and columns that are transposed together, so that both sides stay in the cache.
@@ -18,10 +18,10 @@ pub(super) fn permute(memory: &mut [u8], permute: &Permute, watch: &Watch) -> Re
     for (along, pair) in along.iter_mut().zip(permute.dims.iter().zip(permute.strides)) {
         *along = (*pair.0, pair.1);
     }
-    let input = Place::new(memory, permute.input, extent_with_repeats(&along)?)?;
-    let output = Place::new(memory, permute.output, volume(&permute.dims)?)?;
-    let (output, places) = Places::split(memory, output)?;
-    let input = places.get(input)?;
+    let input = Region::new(memory, permute.input, extent_with_repeats(&along)?)?;
+    let output = Region::new(memory, permute.output, volume(&permute.dims)?)?;
+    let (output, regions) = Regions::split(memory, output)?;
+    let input = regions.get(input)?;
     let [d0, d1, d2, rows, columns] = permute.dims.map(|dim| dim as usize);
     let [s0, s1, s2, row, column] = permute.strides.map(|stride| stride as usize);
     for (at, to) in output.chunks_exact_mut(rows * columns).enumerate() {

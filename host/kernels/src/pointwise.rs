@@ -6,7 +6,7 @@
 use belljar_abi::kernel::{KERNEL_RANK, MAX_POINTWISE_INPUTS, Pointwise, PointwiseStep, Step};
 use belljar_abi::narrow::Narrow;
 
-use super::places::{Place, Places, extent_with_repeats, volume};
+use super::regions::{Region, Regions, extent_with_repeats, volume};
 use super::vector::{Job, Vector, erf, exp, gelu, gelu_by_tanh, sigmoid, tanh};
 use super::{Refused, Rows, Watch, in_parallel, split_rows};
 
@@ -41,7 +41,7 @@ pub(super) fn pointwise(
     if program.dims.contains(&0) || program.steps.is_empty() {
         return Err(Refused::Malformed);
     }
-    let output = Place::new(memory, program.output, volume(&program.dims)?)?;
+    let output = Region::new(memory, program.output, volume(&program.dims)?)?;
     let mut found = Vec::with_capacity(program.inputs.len());
     for input in &program.inputs {
         let mut along = [(0, 0); KERNEL_RANK];
@@ -53,15 +53,15 @@ pub(super) fn pointwise(
             return Err(Refused::Malformed);
         }
         found.push((
-            Place::new(memory, input.address, extent_with_repeats(&along)?)?,
+            Region::new(memory, input.address, extent_with_repeats(&along)?)?,
             input.strides,
         ));
     }
-    let (output, places) = Places::split(memory, output)?;
+    let (output, regions) = Regions::split(memory, output)?;
     let mut inputs = Vec::with_capacity(found.len());
-    for (place, strides) in found {
+    for (region, strides) in found {
         let strides = strides.map(|stride| stride as usize);
-        inputs.push(Input { elements: places.get(place)?, strides });
+        inputs.push(Input { elements: regions.get(region)?, strides });
     }
     let dims = program.dims.map(|dim| dim as usize);
     let jobs = split_rows(output, dims[KERNEL_RANK - 1], usize::MAX, 1, watch.threads());

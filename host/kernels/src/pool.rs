@@ -4,7 +4,7 @@ use belljar_abi::kernel::{MAX_POOL_SIZE, MAX_TAPS, Pool};
 
 use super::copy::copy;
 use super::image::{Before, Phases, Windows};
-use super::places::{Place, Places, volume};
+use super::regions::{Region, Regions, volume};
 use super::vector::{Job, Vector};
 use super::{Clock, Refused, Rows, Watch, in_parallel, split_rows};
 
@@ -60,10 +60,10 @@ pub(super) fn pool(memory: &mut [u8], pool: &Pool, watch: &Watch) -> Result<(), 
     if windows.taps() > MAX_TAPS {
         return Err(Refused::TooMuch);
     }
-    let input = Place::new(memory, p.input, volume(&[p.planes, p.in_h, p.in_w])?)?;
-    let output = Place::new(memory, p.output, volume(&[p.planes, p.out_h, p.out_w])?)?;
-    let (output, places) = Places::split(memory, output)?;
-    let input = places.get(input)?;
+    let input = Region::new(memory, p.input, volume(&[p.planes, p.in_h, p.in_w])?)?;
+    let output = Region::new(memory, p.output, volume(&[p.planes, p.out_h, p.out_w])?)?;
+    let (output, regions) = Regions::split(memory, output)?;
+    let input = regions.get(input)?;
     let jobs = split_rows(output, windows.count(), usize::MAX, 1, watch.threads());
     in_parallel(watch, p.scratch_bytes(), jobs, |part| {
         super::dispatch(watch.set(), Planes { windows, mode, input, part, watch })

@@ -238,7 +238,7 @@ impl Product<'_> {
     /// Stores a tile in the output: adds the sums of earlier steps, and applies the final
     /// operations after the last step.
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "the places of a tile, spelled out")]
+    #[expect(clippy::too_many_arguments, reason = "every part of a tile is a parameter")]
     unsafe fn finish_tile<V: Vector>(
         &self,
         tile: &Tile,

@@ -2,7 +2,7 @@
 
 use belljar_abi::kernel::{Reduce, Softmax};
 
-use super::places::{Place, Places, volume};
+use super::regions::{Region, Regions, volume};
 use super::vector::{Job, Vector, exp};
 use super::{Refused, Watch};
 
@@ -30,10 +30,10 @@ pub(super) fn reduce(memory: &mut [u8], reduce: &Reduce, watch: &Watch) -> Resul
     if [r.outer, r.middle, r.inner].contains(&0) {
         return Err(Refused::Malformed);
     }
-    let input = Place::new(memory, r.input, volume(&[r.outer, r.middle, r.inner])?)?;
-    let output = Place::new(memory, r.output, volume(&[r.outer, r.inner])?)?;
-    let (output, places) = Places::split(memory, output)?;
-    let input = places.get(input)?;
+    let input = Region::new(memory, r.input, volume(&[r.outer, r.middle, r.inner])?)?;
+    let output = Region::new(memory, r.output, volume(&[r.outer, r.inner])?)?;
+    let (output, regions) = Regions::split(memory, output)?;
+    let input = regions.get(input)?;
     let (middle, inner) = (r.middle as usize, r.inner as usize);
     let job = Reduction { mode, middle, inner, input, output, watch };
     super::done(super::dispatch(watch.set(), job))
@@ -190,10 +190,10 @@ pub(super) fn softmax(memory: &mut [u8], softmax: &Softmax, watch: &Watch) -> Re
         return Err(Refused::Malformed);
     }
     let all = volume(&[s.outer, s.middle])?;
-    let input = Place::new(memory, s.input, all)?;
-    let output = Place::new(memory, s.output, all)?;
-    let (output, places) = Places::split(memory, output)?;
-    let input = places.get(input)?;
+    let input = Region::new(memory, s.input, all)?;
+    let output = Region::new(memory, s.output, all)?;
+    let (output, regions) = Regions::split(memory, output)?;
+    let input = regions.get(input)?;
     let job = Rows { middle: s.middle as usize, input, output, watch };
     super::done(super::dispatch(watch.set(), job))
 }

@@ -1,6 +1,6 @@
 //! Classifies internet addresses and checks host names.
 //!
-//! Whoever controls the zone of a granted name can point it anywhere, so every address is
+//! Anyone who controls the zone of a granted name can point it anywhere, so every address is
 //! classified when it is used, after forms that hide another address (IPv4 inside IPv6) are
 //! unwrapped. An address that is not known to be safe is [`AddressKind::Never`].
 //!

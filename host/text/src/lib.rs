@@ -33,7 +33,7 @@ impl fmt::Display for Escaped<'_> {
         let mut chars = self.text.chars();
         for c in chars.by_ref().take(self.limit) {
             match c {
-                // Harmless, and escaping them would spoil ordinary messages.
+                // Harmless, and escaping them would distort ordinary messages.
                 '\'' | '"' => f.write_char(c)?,
                 // Debug escapes all other unprintable characters.
                 _ => c.escape_debug().try_for_each(|c| f.write_char(c))?,

@@ -9,9 +9,9 @@ skl2onnx 1.20.0, onnxruntime 1.32.0):
     target/sklearn-venv/bin/pip install scikit-learn skl2onnx onnxruntime
     target/sklearn-venv/bin/python tests/expectations/classical/make.py
 
-It rewrites the .json files beside it. Models are kept as JSON, from which tests/models/classical.rs writes
+It rewrites the .json files in its folder. Models are kept as JSON, from which tests/models/classical.rs writes
 the same ONNX files, so that nobody who runs the tests needs Python, and no model is a file in git.
-All training data are made up, from seeds.
+All training data are random, from fixed seeds.
 """
 
 import json
@@ -221,7 +221,7 @@ def main():
     write("columns", exported, given)
 
     # Texts: scikit-learn's own way of cutting them is a regular expression, which skl2onnx exports as
-    # the operator Tokenizer of onnxruntime, that is no part of ONNX. What ONNX has is StringSplit: it
+    # the operator Tokenizer of onnxruntime, which is not part of ONNX. What ONNX has is StringSplit: it
     # is put before the vectorizer, which is trained on tokens.
     texts = ["the red fox", "a red hen", "the big fox and the hen", "big red barn", "a small barn"]
     animals = np.array([1, 1, 1, 0, 0])

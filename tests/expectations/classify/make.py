@@ -7,7 +7,7 @@ How to run, from the repository's root, in any Python environment (Pillow 13.0, 
     pip install onnxruntime numpy pillow
     python3 tests/expectations/classify/make.py
 
-It writes photo.jpg, 300 by 200 pixels, and photo.out0.npy beside it, which are committed.
+It writes photo.jpg, 300 by 200 pixels, and photo.out0.npy to its folder, which are committed.
 """
 
 import pathlib

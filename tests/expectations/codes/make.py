@@ -5,7 +5,7 @@ have it: an oracle that shares no code with belljar-abi.
     target/conformance-venv/bin/python3 tests/expectations/codes/make.py
 
 `cargo xtask conformance` makes that environment (it needs ml_dtypes, numpy and onnx). It rewrites
-codes.txt beside it, in lines of hexadecimal numbers:
+codes.txt in its folder, in lines of hexadecimal numbers:
 
     decode TYPE: the bits of the float32 that each code means, in their order (NaN is 7fc00000);
     for bf16, with its 65536 codes, only each 257th;
@@ -44,7 +44,7 @@ def codes(array):
 
 
 def numbers(values):
-    """Each number, what lies between two of them, and what is just beside that."""
+    """Each number, what lies between two of them, and the numbers next to that."""
     values = np.unique(values[np.isfinite(values)].astype(np.float64))
     if len(values) > 1000:
         some = [values[:4], values[::4093], values[1::4093], values[-4:]]
@@ -55,9 +55,9 @@ def numbers(values):
     with np.errstate(all="ignore"):
         every = np.concatenate([values, middle, last, -last, tiny, -tiny]).astype(np.float32)
     up, down = np.float32(np.inf), np.float32(-np.inf)
-    beside = [np.nextafter(every, up), every, np.nextafter(every, down)]
+    neighbours = [np.nextafter(every, up), every, np.nextafter(every, down)]
     special = np.array([np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 1e38, -1e38], np.float32)
-    return np.concatenate([*beside, special])
+    return np.concatenate([*neighbours, special])
 
 
 def main():

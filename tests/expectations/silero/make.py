@@ -7,7 +7,7 @@ How to run, from the repository's root, in any Python environment (onnxruntime 1
     pip install onnxruntime numpy
     python3 tests/expectations/silero/make.py
 
-It rewrites manifest.json and the .npy files beside it. What is heard is a voiced tone with some
+It rewrites manifest.json and the .npy files in its folder. What is heard is a voiced tone with some
 noise, a window of it at each rate, then the next one with the state that the first has left.
 """
 

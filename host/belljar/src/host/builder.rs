@@ -12,9 +12,9 @@ use super::{Event, Host, Inner, Isolation};
 #[cfg(feature = "programs")]
 use crate::audit::Decision;
 use crate::audit::DecisionLog;
+use crate::dirs::{cache_folder, default_store_size, state_folder};
 use crate::error::{Error, ErrorKind};
 use crate::model::IdleWatch;
-use crate::places::{cache_folder, default_store_size, state_folder};
 use crate::sandbox::{CodeCache, CodeNotice, Compiler, PrivateError, SnapshotStore, StoreNotice};
 use crate::supervise::{Settings, Supervision, SupervisionNotice};
 use belljar_confine::layers::Confinement;

@@ -38,7 +38,7 @@ pub use picture::PictureError;
 pub use profile::ProfiledRun;
 pub use shapes::ShapeDifference;
 use shared::{Served, Shared, Waiting, description, reply, unexpected};
-pub use side_files::places;
+pub use side_files::external_data_paths;
 
 /// The cost of a run.
 #[derive(Clone, Copy, Debug, Default)]

@@ -28,18 +28,18 @@ const MAX_LOCATION: usize = 4095;
 ///
 /// # Errors
 /// When a location is not a plain path below that folder, or there are too many files.
-pub fn places(description: &Description) -> Result<Vec<String>, ErrorKind> {
-    let mut places: Vec<String> = Vec::new();
+pub fn external_data_paths(description: &Description) -> Result<Vec<String>, ErrorKind> {
+    let mut paths: Vec<String> = Vec::new();
     for external in &description.external_data {
         let guest_path = located(&external.location)?;
-        if !places.contains(&guest_path) {
-            if places.len() >= MAX_FILES {
+        if !paths.contains(&guest_path) {
+            if paths.len() >= MAX_FILES {
                 return Err(too_many_files());
             }
-            places.push(guest_path);
+            paths.push(guest_path);
         }
     }
-    Ok(places)
+    Ok(paths)
 }
 
 fn too_many_files() -> ErrorKind {

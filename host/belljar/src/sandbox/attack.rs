@@ -12,7 +12,7 @@ use super::guest::GuestInfo;
 use super::setup::{Ready, Setup, Work};
 use super::slot::Slot;
 use crate::test_hooks::Ended;
-use belljar_confine::breach::{Attempt, Outcome, World, memory};
+use belljar_confine::breach::{Attempt, AttemptResult, World, memory};
 use belljar_confine::channel::{Channel, Received};
 use belljar_confine::ended::WorkerEnd;
 use belljar_confine::layers::{Confinement, Layer};
@@ -68,7 +68,7 @@ pub(crate) fn attack(
         Received::Closed | Received::Unread => return Err(process.ended().to_string()),
         Received::TimedOut => return Err("the worker did not become ready in time".into()),
     }
-    match channel.receive::<Outcome>(Some(MAX_TIME)).map_err(text)? {
+    match channel.receive::<AttemptResult>(Some(MAX_TIME)).map_err(text)? {
         Received::Message(Ok(()), _) => Ok(Ended::Allowed),
         Received::Message(Err(errno), _) => Ok(Ended::Refused(errno)),
         Received::Closed | Received::Unread => match process.ended() {

@@ -42,7 +42,7 @@ pub(crate) enum Compiler {
 }
 
 /// The result of the compile worker: the code comes with the message, or there is an error.
-type Outcome = Result<(), String>;
+type CompileResult = Result<(), String>;
 
 impl Compiler {
     /// The guest's native code. `report` receives the layers that the worker lacks, if the
@@ -91,7 +91,7 @@ impl Compiler {
             })?;
         report(missing);
         let Worker { mut process, mut channel } = worker;
-        let code = match channel.receive::<Outcome>(Some(MAX_TIME))? {
+        let code = match channel.receive::<CompileResult>(Some(MAX_TIME))? {
             Received::Message(Ok(()), code) => {
                 let code = code.into_iter().next();
                 SealedBytes::take_over(code.ok_or_else(|| failed(&"it sent no compiled code"))?)?
@@ -181,8 +181,8 @@ pub(crate) fn compile(
     #[cfg(feature = "test-hooks")]
     belljar_confine::fault_injection::fail();
     let code = compiled(guest, engine, threads, room);
-    let outcome: Outcome = code.as_ref().map(drop).map_err(Clone::clone);
-    channel.send(&outcome, code.as_ref().map(|code| code.as_fd()).ok().as_slice())
+    let result: CompileResult = code.as_ref().map(drop).map_err(Clone::clone);
+    channel.send(&result, code.as_ref().map(|code| code.as_fd()).ok().as_slice())
 }
 
 fn compiled(

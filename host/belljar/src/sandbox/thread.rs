@@ -30,7 +30,7 @@ struct Job {
     limit: CallLimit,
 }
 
-type Outcome = (Result<Answer, Failure>, Vec<String>);
+type Response = (Result<Answer, Failure>, Vec<String>);
 
 /// Whether a sandbox's thread has a seccomp filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(crate) enum ThreadFilter {
 /// A sandbox on its own thread.
 pub(crate) struct ThreadSandbox {
     jobs: Option<SyncSender<Job>>,
-    outcomes: Receiver<Outcome>,
+    responses: Receiver<Response>,
     thread: Option<JoinHandle<()>>,
     log: Vec<String>,
 }
@@ -56,7 +56,7 @@ impl ThreadSandbox {
         filter: ThreadFilter,
     ) -> Result<ThreadSandbox, Failure> {
         let (jobs, incoming) = sync_channel::<Job>(1);
-        let (outgoing, outcomes) = sync_channel::<Outcome>(1);
+        let (outgoing, responses) = sync_channel::<Response>(1);
         let (engines, engine, module) = (Arc::clone(engines), engine.clone(), module.clone());
         let (started, starts) = sync_channel(1);
         let stack = usize::try_from(limits.stack + HOST_STACK).unwrap_or(usize::MAX);
@@ -84,7 +84,7 @@ impl ThreadSandbox {
         let ended = |_| Failure::Host("the sandbox's thread has ended".into());
         starts.recv().map_err(ended)??;
         let log = Vec::new();
-        Ok(ThreadSandbox { jobs: Some(jobs), outcomes, thread: Some(thread), log })
+        Ok(ThreadSandbox { jobs: Some(jobs), responses, thread: Some(thread), log })
     }
 }
 
@@ -105,7 +105,7 @@ fn start(
     Ok(Machine::new(Template::new(engine, module, limits)?))
 }
 
-fn work(engines: &Engines, machine: &mut Machine, job: &Job) -> Outcome {
+fn work(engines: &Engines, machine: &mut Machine, job: &Job) -> Response {
     let (_running, ticks) = match engines.start_clock(job.limit.time) {
         Ok(clock) => clock,
         Err(err) => {
@@ -128,7 +128,7 @@ impl Sandbox for ThreadSandbox {
         let ended = || Failure::Host("the sandbox's thread has ended".into());
         let jobs = self.jobs.as_ref().ok_or_else(ended)?;
         jobs.send(Job { call, payload, limit }).map_err(|_| ended())?;
-        let (answer, log) = self.outcomes.recv().map_err(|_| ended())?;
+        let (answer, log) = self.responses.recv().map_err(|_| ended())?;
         self.log.extend(log);
         answer
     }

@@ -194,8 +194,8 @@ fn processes_that_run_the_same_model_count_together() {
 #[test]
 fn an_unreadable_record_means_quarantine() {
     let name = |suffix| format!("{}{suffix}", model());
-    type Spoil = fn(&std::path::Path);
-    let ways: [Spoil; 6] = [
+    type Damage = fn(&std::path::Path);
+    let ways: [Damage; 6] = [
         |path| fs::write(path, b"{not json").unwrap(),
         |path| fs::write(path, b"").unwrap(),
         |path| {
@@ -210,12 +210,12 @@ fn an_unreadable_record_means_quarantine() {
         },
     ];
     for suffix in ["", ".strikes"] {
-        for (number, spoil) in ways.iter().enumerate() {
+        for (number, damage) in ways.iter().enumerate() {
             let folder = Folder::new();
             let inner = folder.path.path().join("quarantine");
             fs::create_dir(&inner).unwrap();
             fs::set_permissions(&inner, fs::Permissions::from_mode(0o700)).unwrap();
-            spoil(&inner.join(name(suffix)));
+            damage(&inner.join(name(suffix)));
             let (supervision, _) = folder.supervision(Some(5));
             let found = is_refused(supervision.record(model()).map(drop));
             assert!(found.why.contains("cannot be read"), "{suffix} {number}");

@@ -243,7 +243,7 @@ mod tests {
             b"{",
             b"\x1f",
             b"PK",
-            b"this is no model",
+            b"this is not a model",
             b"BM,25\n1,2\n",
             b"\0\0\0\x18ftypisom",
             b"\xff\xff\xff\xff\xff\xff\xff\xff{",

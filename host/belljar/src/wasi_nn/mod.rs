@@ -144,7 +144,7 @@ impl Models {
     }
 
     /// As [`Models::new`], with failures reported to this backend's [`Backend::failures`].
-    pub fn beside(backend: &Backend) -> Models {
+    pub fn reporting_to(backend: &Backend) -> Models {
         Models { graphs: HashMap::new(), failures: backend.failures() }
     }
 

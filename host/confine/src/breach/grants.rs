@@ -4,7 +4,7 @@
 use std::ffi::{CString, c_int, c_long};
 use std::mem::MaybeUninit;
 
-use super::{Outcome, Try, World, address, call, connect, held};
+use super::{AttemptResult, Try, World, address, call, connect, held};
 
 pub(super) const ATTEMPTS: &[(&str, Try)] = &[
     (LOOK, |world| each_form(world, |at, path| openat2(at, path, libc::O_PATH, 0, 0).map(drop))),
@@ -218,12 +218,16 @@ const ELSEWHERE: &str = "send elsewhere by a granted connection";
 const NAME: &std::ffi::CStr = c"breach";
 
 /// Tries a call on a file next to the granted folder.
-fn each_form(world: &World, attempt: impl Fn(c_long, c_long) -> Outcome) -> Outcome {
+fn each_form(world: &World, attempt: impl Fn(c_long, c_long) -> AttemptResult) -> AttemptResult {
     each_form_of(world, &world.home, attempt)
 }
 
 /// Tries a call on a file next to the granted folder, with the path in this attempt's form.
-fn each_form_of(world: &World, path: &str, attempt: impl Fn(c_long, c_long) -> Outcome) -> Outcome {
+fn each_form_of(
+    world: &World,
+    path: &str,
+    attempt: impl Fn(c_long, c_long) -> AttemptResult,
+) -> AttemptResult {
     let folder = held()?.folder;
     let name = path.rsplit('/').next().unwrap_or_default();
     let (at, path) = match world.form {
@@ -238,7 +242,7 @@ fn each_form_of(world: &World, path: &str, attempt: impl Fn(c_long, c_long) -> O
 
 /// Removes what an attempt created through a path that leaves the granted folder. If the folder is
 /// the root of its mount, such a path leads back into it, and nothing was created outside.
-fn was_outside(world: &World, at: c_long, path: c_long, flags: c_int) -> Outcome {
+fn was_outside(world: &World, at: c_long, path: c_long, flags: c_int) -> AttemptResult {
     let name = world.made.rsplit('/').next().unwrap_or_default();
     let name = CString::new(name).map_err(|_| libc::EINVAL)?;
     let inside = [held()?.folder, name.as_ptr() as c_long, flags.into(), 0, 0];
@@ -249,7 +253,7 @@ fn was_outside(world: &World, at: c_long, path: c_long, flags: c_int) -> Outcome
 }
 
 /// Creates something forbidden in the granted folder, and removes it.
-fn made(attempt: impl Fn(c_long, c_long) -> Result<c_long, i32>) -> Outcome {
+fn made(attempt: impl Fn(c_long, c_long) -> Result<c_long, i32>) -> AttemptResult {
     let folder = held()?.folder;
     attempt(folder, NAME.as_ptr() as c_long)?;
     remove(folder, NAME, 0)
@@ -260,19 +264,19 @@ fn new_file(folder: c_long, path: c_long) -> Result<c_long, i32> {
     call(libc::SYS_openat, [folder, path, flags.into(), 0o600, 0])
 }
 
-fn unlink(name: &std::ffi::CStr, flags: c_int) -> Outcome {
+fn unlink(name: &std::ffi::CStr, flags: c_int) -> AttemptResult {
     call(libc::SYS_unlinkat, [held()?.folder, name.as_ptr() as c_long, flags.into(), 0, 0])
         .map(drop)
 }
 
-fn rename(from: &std::ffi::CStr, to: &std::ffi::CStr) -> Outcome {
+fn rename(from: &std::ffi::CStr, to: &std::ffi::CStr) -> AttemptResult {
     let folder = held()?.folder;
     let names = [from, to].map(|name| name.as_ptr() as c_long);
     call(libc::SYS_renameat2, [folder, names[0], folder, names[1], 0]).map(drop)
 }
 
 /// Removes a name. Errors are ignored: the test cleans up afterwards.
-fn remove(folder: c_long, name: &std::ffi::CStr, flags: c_int) -> Outcome {
+fn remove(folder: c_long, name: &std::ffi::CStr, flags: c_int) -> AttemptResult {
     let _ = call(libc::SYS_unlinkat, [folder, name.as_ptr() as c_long, flags.into(), 0, 0]);
     Ok(())
 }
@@ -283,7 +287,7 @@ fn openat2(at: c_long, path: c_long, flags: c_int, mode: u64, way: u64) -> Resul
 }
 
 /// A message of one byte to an address other than the peer's.
-fn with_message(world: &World, attempt: impl Fn(c_long) -> Outcome) -> Outcome {
+fn with_message(world: &World, attempt: impl Fn(c_long) -> AttemptResult) -> AttemptResult {
     let mut to = address(world.other_udp);
     let mut byte = libc::iovec { iov_base: c"x".as_ptr().cast_mut().cast(), iov_len: 1 };
     // SAFETY: a zeroed message is a valid one.

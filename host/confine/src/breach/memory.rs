@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::ffi::{c_int, c_long};
 
-use super::{Outcome, Try, World, call, mapped};
+use super::{AttemptResult, Try, World, call, mapped};
 
 /// Bytes that an attempt must take to succeed: more than the limits of a worker in these tests
 /// allow.
@@ -122,11 +122,11 @@ pub(super) const ATTEMPTS: &[(&str, Try)] = &[
 /// The attempt that uses every kind of memory that the role's filter allows, one after the other.
 pub(super) const EVERYTHING: &str = "take all memory that it can get";
 
-fn everything(world: &World) -> Outcome {
+fn everything(world: &World) -> AttemptResult {
     // The prepare role may not call mremap.
     let may_move = world.role != "prepare";
     let sum = Cell::new(0);
-    let add = |more: u64| -> Outcome {
+    let add = |more: u64| -> AttemptResult {
         sum.set(sum.get() + more);
         if sum.get() > TAKE { Ok(()) } else { Err(libc::ENOMEM) }
     };
@@ -163,7 +163,7 @@ fn everything(world: &World) -> Outcome {
 }
 
 /// Takes pieces until they exceed [`TAKE`].
-fn taken(mut piece: impl FnMut() -> Result<u64, i32>) -> Outcome {
+fn taken(mut piece: impl FnMut() -> Result<u64, i32>) -> AttemptResult {
     let mut sum = 0;
     while sum <= TAKE {
         sum += piece()?;

@@ -83,13 +83,13 @@ fn held() -> Result<&'static Held, i32> {
 }
 
 /// The result of an attempt: `Ok` if it succeeded, else the kernel's error number.
-pub type Outcome = Result<(), i32>;
+pub type AttemptResult = Result<(), i32>;
 
 type Try = fn(&World) -> Result<(), i32>;
 
 impl Attempt {
     /// Makes the attempt.
-    pub fn make(&self) -> Outcome {
+    pub fn make(&self) -> AttemptResult {
         let found = all().nth(self.number);
         // An unknown number counts as success, so that a test with a wrong number fails.
         found.map_or(Ok(()), |(_, attempt)| attempt(&self.world))
@@ -328,7 +328,7 @@ extern "C" fn wait(_: *mut c_void) -> c_int {
     }
 }
 
-fn result(returned: c_int) -> Outcome {
+fn result(returned: c_int) -> AttemptResult {
     match returned {
         -1 => Err(last_error()),
         _ => Ok(()),
@@ -350,14 +350,14 @@ fn call(number: c_long, arguments: [c_long; 5]) -> Result<c_long, i32> {
     }
 }
 
-fn open(path: &str, flags: c_int) -> Outcome {
+fn open(path: &str, flags: c_int) -> AttemptResult {
     let path = CString::new(path).map_err(|_| libc::EINVAL)?;
     let folder = libc::AT_FDCWD.into();
     call(libc::SYS_openat, [folder, path.as_ptr() as c_long, flags.into(), 0o600, 0]).map(drop)
 }
 
 /// Looks for the physical address of one page through descriptors that may be a pagemap.
-fn physical_address(mut descriptors: std::ops::Range<c_long>) -> Outcome {
+fn physical_address(mut descriptors: std::ops::Range<c_long>) -> AttemptResult {
     const PRESENT: u64 = 1 << 63;
     const FRAME: u64 = (1 << 55) - 1;
     let here = 0u8;
@@ -373,7 +373,7 @@ fn physical_address(mut descriptors: std::ops::Range<c_long>) -> Outcome {
 
 /// Transfers one byte from or to the supervisor at an address that is never mapped. With permission
 /// the kernel reports `EFAULT` instead of a permission error.
-fn cross(number: c_long, world: &World) -> Outcome {
+fn cross(number: c_long, world: &World) -> AttemptResult {
     const NOTHING: usize = 64;
     let mut byte = 0u8;
     let here = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
@@ -395,12 +395,12 @@ fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<c_long, i32> {
     call(libc::SYS_socket, [family.into(), kind.into(), protocol.into(), 0, 0])
 }
 
-fn bind<T>(socket: c_long, address: &T) -> Outcome {
+fn bind<T>(socket: c_long, address: &T) -> AttemptResult {
     let len = size_of::<T>() as c_long;
     call(libc::SYS_bind, [socket, std::ptr::from_ref(address) as c_long, len, 0, 0]).map(drop)
 }
 
-fn connect<T>(socket: c_long, address: &T) -> Outcome {
+fn connect<T>(socket: c_long, address: &T) -> AttemptResult {
     let len = size_of::<T>() as c_long;
     call(libc::SYS_connect, [socket, std::ptr::from_ref(address) as c_long, len, 0, 0]).map(drop)
 }
@@ -414,13 +414,13 @@ fn address(port: u16) -> libc::sockaddr_in {
     address
 }
 
-fn inet(kind: c_int, port: u16) -> Outcome {
+fn inet(kind: c_int, port: u16) -> AttemptResult {
     let socket = socket(libc::AF_INET, kind, 0)?;
     connect(socket, &address(port))?;
     call(libc::SYS_write, [socket, c"x".as_ptr() as c_long, 1, 0, 0]).map(drop)
 }
 
-fn unix(name: &[u8]) -> Outcome {
+fn unix(name: &[u8]) -> AttemptResult {
     let socket = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
     // SAFETY: a zeroed address of this family is a valid one.
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
@@ -434,7 +434,7 @@ fn unix(name: &[u8]) -> Outcome {
 
 /// Succeeds if there is a network device other than the loopback device of the worker's own
 /// namespace.
-fn devices(_: c_long) -> Outcome {
+fn devices(_: c_long) -> AttemptResult {
     const INTERFACE_NAMES: c_long = 0x8912; // SIOCGIFCONF
     let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
     let mut names = [0u8; 4096];

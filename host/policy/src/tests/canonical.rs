@@ -17,7 +17,7 @@ fn tables_and_keys_are_put_in_order_with_their_comments() {
 # Two lines of it.
 
 # How strict.
-confinement='best-effort' # beside it
+confinement='best-effort' # same line
 version=1
 
 
@@ -43,7 +43,7 @@ memory = "1 GiB"      # aligned
 
 version = 1
 # How strict.
-confinement = 'best-effort' # beside it
+confinement = 'best-effort' # same line
 
 [model]
 # No pin yet.

@@ -405,7 +405,7 @@ impl Broker {
         denied
     }
 
-    /// Stores an error, and returns what the program is told about it.
+    /// Stores an error, and returns the message that the program receives.
     fn failed(&mut self, err: Error) -> Denied {
         let denied = denied(&err);
         self.failure = Some(Reason::New(err));
@@ -417,7 +417,7 @@ impl Broker {
     }
 }
 
-/// What the program is told about a failure.
+/// The message about a failure that the program receives.
 fn denied(err: &Error) -> Denied {
     let code = match err.kind() {
         ErrorKind::Input { .. } => Code::InvalidArgument,

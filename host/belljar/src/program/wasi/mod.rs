@@ -193,38 +193,38 @@ pub(crate) trait HasWasi: Send + 'static {
 
 /// Adds the interfaces of WASI 0.2 that programs of ordinary toolchains import to a linker.
 pub(crate) fn add_to_linker<T: HasWasi>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    type Ours = HasSelf<WasiState>;
+    type Data = HasSelf<WasiState>;
     let (l, wasi) = (linker, T::wasi);
 
-    wasmtime_wasi::p2::bindings::io::error::add_to_linker::<T, Ours>(l, wasi)?;
-    sync_io::poll::add_to_linker::<T, Ours>(l, wasi)?;
-    sync_io::streams::add_to_linker::<T, Ours>(l, wasi)?;
+    wasmtime_wasi::p2::bindings::io::error::add_to_linker::<T, Data>(l, wasi)?;
+    sync_io::poll::add_to_linker::<T, Data>(l, wasi)?;
+    sync_io::streams::add_to_linker::<T, Data>(l, wasi)?;
 
-    cli_bindings::environment::add_to_linker::<T, Ours>(l, wasi)?;
-    cli_bindings::exit::add_to_linker::<T, Ours>(l, wasi)?;
-    cli_bindings::stdin::add_to_linker::<T, Ours>(l, wasi)?;
-    cli_bindings::stdout::add_to_linker::<T, Ours>(l, wasi)?;
-    cli_bindings::stderr::add_to_linker::<T, Ours>(l, wasi)?;
-    cli_bindings::terminal_input::add_to_linker::<T, Ours>(l, wasi)?;
-    cli_bindings::terminal_output::add_to_linker::<T, Ours>(l, wasi)?;
-    cli_bindings::terminal_stdin::add_to_linker::<T, Ours>(l, wasi)?;
-    cli_bindings::terminal_stdout::add_to_linker::<T, Ours>(l, wasi)?;
-    cli_bindings::terminal_stderr::add_to_linker::<T, Ours>(l, wasi)?;
-    clocks::wall_clock::add_to_linker::<T, Ours>(l, wasi)?;
-    clocks::monotonic_clock::add_to_linker::<T, Ours>(l, wasi)?;
-    random::random::add_to_linker::<T, Ours>(l, wasi)?;
-    random::insecure::add_to_linker::<T, Ours>(l, wasi)?;
-    random::insecure_seed::add_to_linker::<T, Ours>(l, wasi)?;
+    cli_bindings::environment::add_to_linker::<T, Data>(l, wasi)?;
+    cli_bindings::exit::add_to_linker::<T, Data>(l, wasi)?;
+    cli_bindings::stdin::add_to_linker::<T, Data>(l, wasi)?;
+    cli_bindings::stdout::add_to_linker::<T, Data>(l, wasi)?;
+    cli_bindings::stderr::add_to_linker::<T, Data>(l, wasi)?;
+    cli_bindings::terminal_input::add_to_linker::<T, Data>(l, wasi)?;
+    cli_bindings::terminal_output::add_to_linker::<T, Data>(l, wasi)?;
+    cli_bindings::terminal_stdin::add_to_linker::<T, Data>(l, wasi)?;
+    cli_bindings::terminal_stdout::add_to_linker::<T, Data>(l, wasi)?;
+    cli_bindings::terminal_stderr::add_to_linker::<T, Data>(l, wasi)?;
+    clocks::wall_clock::add_to_linker::<T, Data>(l, wasi)?;
+    clocks::monotonic_clock::add_to_linker::<T, Data>(l, wasi)?;
+    random::random::add_to_linker::<T, Data>(l, wasi)?;
+    random::insecure::add_to_linker::<T, Data>(l, wasi)?;
+    random::insecure_seed::add_to_linker::<T, Data>(l, wasi)?;
 
-    wasmtime_wasi::p2::bindings::filesystem::preopens::add_to_linker::<T, Ours>(l, wasi)?;
-    sync_filesystem::types::add_to_linker::<T, Ours>(l, wasi)?;
+    wasmtime_wasi::p2::bindings::filesystem::preopens::add_to_linker::<T, Data>(l, wasi)?;
+    sync_filesystem::types::add_to_linker::<T, Data>(l, wasi)?;
 
     let options = socket_bindings::network::LinkOptions::default();
-    socket_bindings::network::add_to_linker::<T, Ours>(l, &options, wasi)?;
-    socket_bindings::instance_network::add_to_linker::<T, Ours>(l, wasi)?;
-    socket_bindings::ip_name_lookup::add_to_linker::<T, Ours>(l, wasi)?;
-    socket_bindings::tcp_create_socket::add_to_linker::<T, Ours>(l, wasi)?;
-    sync_sockets::tcp::add_to_linker::<T, Ours>(l, wasi)?;
-    sync_sockets::udp::add_to_linker::<T, Ours>(l, wasi)?;
-    sync_sockets::udp_create_socket::add_to_linker::<T, Ours>(l, wasi)
+    socket_bindings::network::add_to_linker::<T, Data>(l, &options, wasi)?;
+    socket_bindings::instance_network::add_to_linker::<T, Data>(l, wasi)?;
+    socket_bindings::ip_name_lookup::add_to_linker::<T, Data>(l, wasi)?;
+    socket_bindings::tcp_create_socket::add_to_linker::<T, Data>(l, wasi)?;
+    sync_sockets::tcp::add_to_linker::<T, Data>(l, wasi)?;
+    sync_sockets::udp::add_to_linker::<T, Data>(l, wasi)?;
+    sync_sockets::udp_create_socket::add_to_linker::<T, Data>(l, wasi)
 }

@@ -162,7 +162,7 @@ pub(crate) fn run(bytes: &[u8], base: &Path) {
     assert_eq!(kept("outside"), outside, "outside of every grant");
     assert_eq!(kept("read"), read, "in a grant to read");
     assert_eq!(fs::read(base.join("single")).expect("a file"), b"granted");
-    assert_eq!(fs::read_dir(base).expect("a folder").count(), 4, "beside the grants");
+    assert_eq!(fs::read_dir(base).expect("a folder").count(), 4, "next to the grants");
     let now = kept("write");
     assert!(now.len() <= written.len() + MAX_FILES as usize, "{now:?}");
     let size = |tree: &Tree| tree.iter().map(|(.., content)| content.len() as u64).sum::<u64>();

@@ -19,31 +19,31 @@ impl Table {
         Table(table)
     }
 
-    pub(super) fn push<Wire: 'static, Ours: Send + 'static>(
+    pub(super) fn push<Wire: 'static, Native: Send + 'static>(
         &mut self,
-        value: Ours,
+        value: Native,
     ) -> wasmtime::Result<Resource<Wire>> {
         Ok(Resource::new_own(self.0.push(value)?.rep()))
     }
 
-    pub(super) fn get<Wire: 'static, Ours: Send + 'static>(
+    pub(super) fn get<Wire: 'static, Native: Send + 'static>(
         &self,
         handle: &Resource<Wire>,
-    ) -> wasmtime::Result<&Ours> {
-        Ok(self.0.get(&Resource::<Ours>::new_borrow(handle.rep()))?)
+    ) -> wasmtime::Result<&Native> {
+        Ok(self.0.get(&Resource::<Native>::new_borrow(handle.rep()))?)
     }
 
-    pub(super) fn get_mut<Wire: 'static, Ours: Send + 'static>(
+    pub(super) fn get_mut<Wire: 'static, Native: Send + 'static>(
         &mut self,
         handle: &Resource<Wire>,
-    ) -> wasmtime::Result<&mut Ours> {
-        Ok(self.0.get_mut(&Resource::<Ours>::new_borrow(handle.rep()))?)
+    ) -> wasmtime::Result<&mut Native> {
+        Ok(self.0.get_mut(&Resource::<Native>::new_borrow(handle.rep()))?)
     }
 
-    pub(super) fn delete<Wire: 'static, Ours: Send + 'static>(
+    pub(super) fn delete<Wire: 'static, Native: Send + 'static>(
         &mut self,
         handle: &Resource<Wire>,
-    ) -> wasmtime::Result<Ours> {
-        Ok(self.0.delete(Resource::<Ours>::new_own(handle.rep()))?)
+    ) -> wasmtime::Result<Native> {
+        Ok(self.0.delete(Resource::<Native>::new_own(handle.rep()))?)
     }
 }

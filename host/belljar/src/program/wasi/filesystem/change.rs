@@ -98,26 +98,26 @@ impl Files {
         budget: &Budget,
     ) -> Result<Change, Fail> {
         let path = GuestPath::parse(path)?;
-        let place = self.changed(base, &path, Code::Exist)?;
+        let entry = self.changed(base, &path, Code::Exist)?;
         budget.may_create()?;
-        Ok(Change::MakeFolder(place))
+        Ok(Change::MakeFolder(entry))
     }
 
     pub(super) fn remove_folder(&self, base: &Node, path: &str) -> Result<Change, Fail> {
         let path = GuestPath::parse(path)?;
-        let place = self.changed(base, &path, Code::Invalid)?;
-        place.folder.nothing_mounted(&place.name)?;
-        Ok(Change::Remove(place, AtFlags::REMOVEDIR))
+        let entry = self.changed(base, &path, Code::Invalid)?;
+        entry.folder.nothing_mounted(&entry.name)?;
+        Ok(Change::Remove(entry, AtFlags::REMOVEDIR))
     }
 
     pub(super) fn remove_file(&self, base: &Node, path: &str) -> Result<Change, Fail> {
         let path = GuestPath::parse(path)?;
-        let place = self.changed(base, &path, Code::IsDirectory)?;
+        let entry = self.changed(base, &path, Code::IsDirectory)?;
         if path.is_folder() {
             return Err(Fail::Failed(Code::NotDirectory));
         }
-        place.folder.nothing_mounted(&place.name)?;
-        Ok(Change::Remove(place, AtFlags::empty()))
+        entry.folder.nothing_mounted(&entry.name)?;
+        Ok(Change::Remove(entry, AtFlags::empty()))
     }
 
     /// Moves within one grant.
@@ -134,8 +134,8 @@ impl Files {
         }
         let from = self.changed(base, &path, Code::Busy)?;
         let to = self.changed(new_base, &new_path, Code::Busy)?;
-        for place in [&from, &to] {
-            place.folder.nothing_mounted(&place.name)?;
+        for entry in [&from, &to] {
+            entry.folder.nothing_mounted(&entry.name)?;
         }
         if path.is_folder() || new_path.is_folder() {
             let (_, _, found) = from.folder.look(&from.name)?;
@@ -189,14 +189,14 @@ impl Files {
 
     /// The folder and the name in it that an operation changes; `itself` is the error if the path
     /// is the folder itself.
-    fn changed(&self, base: &Node, path: &GuestPath, itself: Code) -> Result<Place, Fail> {
+    fn changed(&self, base: &Node, path: &GuestPath, itself: Code) -> Result<FolderEntry, Fail> {
         self.may_write(base)?;
         let open = base.folder()?;
         if !base.writable {
             return Err(Fail::Failed(Code::NotPermitted));
         }
         let (folder, name) = path.split().ok_or(Fail::Failed(itself))?;
-        Ok(Place { folder: open.folder(folder)?, name: name.to_owned() })
+        Ok(FolderEntry { folder: open.folder(folder)?, name: name.to_owned() })
     }
 
     /// The same folder and name, for the supervisor's check.
@@ -221,16 +221,16 @@ impl Files {
 }
 
 /// A folder and a single name in it, so that the kernel does not resolve a path.
-pub(super) struct Place {
+pub(super) struct FolderEntry {
     pub(super) folder: Dir,
     pub(super) name: String,
 }
 
 /// An allowed change that is not made yet.
 pub(super) enum Change {
-    MakeFolder(Place),
-    Remove(Place, AtFlags),
-    Rename(Place, Place),
+    MakeFolder(FolderEntry),
+    Remove(FolderEntry, AtFlags),
+    Rename(FolderEntry, FolderEntry),
     Times(Timed, Timestamps),
 }
 
@@ -245,11 +245,11 @@ impl Change {
     /// Makes the change.
     pub(super) fn make(self, budget: &mut Budget) -> Result<(), Fail> {
         match self {
-            Change::MakeFolder(Place { folder, name }) => {
+            Change::MakeFolder(FolderEntry { folder, name }) => {
                 rustix::fs::mkdirat(&folder, name, resolve::FOLDER_MODE)?;
                 budget.created();
             }
-            Change::Remove(Place { folder, name }, flags) => {
+            Change::Remove(FolderEntry { folder, name }, flags) => {
                 rustix::fs::unlinkat(&folder, name, flags)?;
             }
             Change::Rename(from, to) => {

@@ -95,11 +95,11 @@ impl WasiState {
         self.finish(node, made)
     }
 
-    fn push<Wire: 'static, Ours: Send + 'static>(
+    fn push<Wire: 'static, Native: Send + 'static>(
         &mut self,
-        ours: Ours,
+        value: Native,
     ) -> FsResult<Resource<Wire>> {
-        self.table.push(ours).map_err(FsError::trap)
+        self.table.push(value).map_err(FsError::trap)
     }
 }
 

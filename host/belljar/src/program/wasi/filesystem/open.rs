@@ -7,7 +7,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, ftruncate, openat2
 use wasmtime_wasi::p2::bindings::sync::filesystem::types::{DescriptorFlags, OpenFlags};
 
 use super::super::budget::{Budget, Held};
-use super::change::Place;
+use super::change::FolderEntry;
 use super::path::GuestPath;
 use super::refusal::{Code, Fail, Why};
 use super::resolve::{Found, StrictDir as _};
@@ -109,7 +109,7 @@ pub(super) struct Opening {
 enum Target {
     There(Kind),
     /// A file to create, with its place among the `open-handles`.
-    New(Place, Held),
+    New(FolderEntry, Held),
 }
 
 impl Opening {
@@ -123,7 +123,7 @@ impl Opening {
                 }
                 kind
             }
-            Target::New(Place { folder, name }, held) => {
+            Target::New(FolderEntry { folder, name }, held) => {
                 let fd = match folder.new_file(&name, wanted.mode()) {
                     Ok(fd) => {
                         budget.created();
@@ -257,5 +257,5 @@ fn find(
     budget.may_create()?;
     let (within, name) = path.split().ok_or(Fail::Failed(Code::IsDirectory))?;
     let within = folder.folder(within)?;
-    Ok(Target::New(Place { folder: within, name: name.to_owned() }, held))
+    Ok(Target::New(FolderEntry { folder: within, name: name.to_owned() }, held))
 }

@@ -11,8 +11,7 @@ use super::super::failure::{Failure, shown};
 use super::{Loaded, compute};
 use belljar::Digest;
 use belljar::Error;
-use belljar::internals::places;
-use belljar::internals::{SideFile, SideFileError};
+use belljar::internals::{SideFile, SideFileError, external_data_paths};
 use belljar_policy::units::format_size;
 use belljar_policy::write as text;
 use belljar_policy::{FORMAT_VERSION, Policy, bounds, starting_head, unmeasured_limits};
@@ -24,7 +23,7 @@ const REASON: &str = "the model's weights";
 /// A file that the model keeps data in.
 pub(super) struct File {
     /// Its path in the model, relative to the model's folder. Untrusted text.
-    place: String,
+    guest_path: String,
     /// Its path on this machine, with links resolved.
     path: PathBuf,
     /// The path with symbolic links, if that differs.
@@ -33,8 +32,8 @@ pub(super) struct File {
 }
 
 impl File {
-    fn look(place: &str, folder: &Path) -> File {
-        let named = folder.join(place.trim_start_matches('/'));
+    fn look(guest_path: &str, folder: &Path) -> File {
+        let named = folder.join(guest_path.trim_start_matches('/'));
         let (path, link) = match named.canonicalize() {
             // A grant must name the file itself: paths with symbolic links are refused.
             Ok(path) if path != named => (path, Some(named)),
@@ -42,7 +41,7 @@ impl File {
             Err(_) => (named, None),
         };
         let good_name = path.to_str().is_some_and(|host| {
-            let entry = text::side_file(&text::quoted(host), place, None, REASON);
+            let entry = text::side_file(&text::quoted(host), guest_path, None, REASON);
             Policy::parse(&format!("version = {FORMAT_VERSION}\n{entry}"), "a grant").is_ok()
         });
         let found = SideFile::digest_of(&path, bounds::MODEL_SIZE.max).map_err(|err| match err {
@@ -61,7 +60,7 @@ impl File {
                 Err("its path cannot be written in a policy; rename the file or its folders".into())
             }
         };
-        File { place: place.to_owned(), path, link, found }
+        File { guest_path: guest_path.to_owned(), path, link, found }
     }
 
     /// Why the file cannot be granted, if it cannot.
@@ -95,7 +94,7 @@ impl File {
             let _ = writeln!(out, "# {} is a symbolic link to it.", shown(link));
         }
         let host = text::host(&self.path, folder);
-        let entry = text::side_file(&host, &self.place, Some(&sha256), REASON);
+        let entry = text::side_file(&host, &self.guest_path, Some(&sha256), REASON);
         out.push_str(&text::commented(&entry));
         out
     }
@@ -108,15 +107,16 @@ pub(super) fn ungranted(loaded: &Loaded, path: &Path) -> Result<Vec<File>, Failu
     if !model.policy().filesystem.is_empty() {
         return Ok(Vec::new());
     }
-    let places = places(model.description()).map_err(|kind| Error::for_model(name, kind))?;
-    if places.is_empty() {
+    let paths =
+        external_data_paths(model.description()).map_err(|kind| Error::for_model(name, kind))?;
+    if paths.is_empty() {
         return Ok(Vec::new());
     }
     let unknown = |err: std::io::Error| Failure::failed(format!("the model's folder: {err}"));
     let here = std::env::current_dir().map_err(unknown)?;
     let folder = here.join(path.parent().unwrap_or(Path::new("")));
     let folder = folder.canonicalize().map_err(unknown)?;
-    Ok(places.iter().map(|place| File::look(place, &folder)).collect())
+    Ok(paths.iter().map(|guest_path| File::look(guest_path, &folder)).collect())
 }
 
 /// The policy for a model that was not measured.

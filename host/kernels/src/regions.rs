@@ -6,14 +6,14 @@ const F32: u64 = 4;
 
 /// A range of elements inside of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Region {
     start: usize,
     len: usize,
 }
 
-impl Place {
+impl Region {
     /// `count` elements at `address` of a memory of `memory` bytes.
-    pub(super) fn new(memory: &[u8], address: u32, count: u64) -> Result<Place, Refused> {
+    pub(super) fn new(memory: &[u8], address: u32, count: u64) -> Result<Region, Refused> {
         if !address.is_multiple_of(4) {
             return Err(Refused::Malformed);
         }
@@ -23,54 +23,54 @@ impl Place {
             .filter(|end| *end <= memory.len() as u64)
             .ok_or(Refused::OutOfBounds)?;
         // Both values are at most the length of memory.
-        Ok(Place { start: address as usize / 4, len: (end - u64::from(address)) as usize / 4 })
+        Ok(Region { start: address as usize / 4, len: (end - u64::from(address)) as usize / 4 })
     }
 
     fn end(&self) -> usize {
         self.start.saturating_add(self.len)
     }
 
-    fn is_apart_from(&self, other: &Place) -> bool {
+    fn is_apart_from(&self, other: &Region) -> bool {
         self.end() <= other.start || other.end() <= self.start || self.len == 0 || other.len == 0
     }
 }
 
 /// The inputs and the output of a kernel, which do not overlap.
-pub(super) struct Places<'a> {
+pub(super) struct Regions<'a> {
     before: &'a [f32],
     after: &'a [f32],
     /// Offset of `after`.
     from: usize,
 }
 
-impl<'a> Places<'a> {
+impl<'a> Regions<'a> {
     /// Splits a memory into the range of the output and everything else.
     pub(super) fn split(
         memory: &'a mut [u8],
-        output: Place,
-    ) -> Result<(&'a mut [f32], Places<'a>), Refused> {
+        output: Region,
+    ) -> Result<(&'a mut [f32], Regions<'a>), Refused> {
         // A linear memory starts at a page boundary and is a whole number of pages long.
         let memory: &mut [f32] =
             bytemuck::try_cast_slice_mut(memory).map_err(|_| Refused::Malformed)?;
         let (before, rest) =
             memory.split_at_mut_checked(output.start).ok_or(Refused::OutOfBounds)?;
         let (output_, after) = rest.split_at_mut_checked(output.len).ok_or(Refused::OutOfBounds)?;
-        Ok((output_, Places { before, after, from: output.end() }))
+        Ok((output_, Regions { before, after, from: output.end() }))
     }
 
     /// An input. Refused if it overlaps the output.
-    pub(super) fn get(&self, place: Place) -> Result<&'a [f32], Refused> {
-        let here = Place { start: self.before.len(), len: self.from - self.before.len() };
-        if !place.is_apart_from(&here) {
+    pub(super) fn get(&self, region: Region) -> Result<&'a [f32], Refused> {
+        let here = Region { start: self.before.len(), len: self.from - self.before.len() };
+        if !region.is_apart_from(&here) {
             return Err(Refused::Overlapping);
         }
-        let found = if place.end() <= self.before.len() {
-            self.before.get(place.start..place.end())
-        } else if place.len == 0 {
+        let found = if region.end() <= self.before.len() {
+            self.before.get(region.start..region.end())
+        } else if region.len == 0 {
             Some(Default::default())
         } else {
-            let start = place.start.checked_sub(self.from).ok_or(Refused::Overlapping)?;
-            self.after.get(start..).and_then(|rest| rest.get(..place.len))
+            let start = region.start.checked_sub(self.from).ok_or(Refused::Overlapping)?;
+            self.after.get(start..).and_then(|rest| rest.get(..region.len))
         };
         found.ok_or(Refused::OutOfBounds)
     }
