@@ -231,7 +231,7 @@ fn sustained(
                     latencies.push(sample.latency);
                     longest.fetch_max(nanos(sample.latency), Ordering::Relaxed);
                     let done = count.saturating_sub(left.load(Ordering::Relaxed));
-                    // Clients must not wait for each other to show progress.
+                    // Showing progress must not make one client wait for another.
                     if let Ok(mut at) = at.try_lock() {
                         at(done as usize);
                     }

@@ -28,7 +28,7 @@ pub(super) fn prepare(arguments: &Prepare, terminal: &Terminal) -> Result<(), Fa
     let given = given_shapes(&arguments.input_shapes)?;
     let loaded = load(&arguments.model, Store::Filled, terminal)?;
     let (model, store) = (&loaded.model, loaded.host.snapshot_store());
-    // Fails early if the store cannot be used.
+    // An unusable store must fail here, before the model is prepared.
     store.remove_leftovers().map_err(Error::new)?;
     let mut description = model.description().clone();
     let rules = &model.policy().inputs;

@@ -28,8 +28,8 @@ use belljar_text::Escaped;
 /// How many lines of an output are printed, and how many characters of each.
 const MAX_SHOWN: usize = 10_000;
 
-/// Whether a file is a guest program. An unreadable file is not; whatever reads it next reports
-/// why.
+/// Whether a file is a guest program. `false` for an unreadable file: the code that reads it next
+/// reports the cause.
 pub(super) fn is_program(path: &Path) -> bool {
     let mut start = [0; 8];
     // Opening a pipe or device could block forever, or consume data meant for another reader.

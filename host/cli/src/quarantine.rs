@@ -26,7 +26,7 @@ pub(super) fn quarantine(command: &Quarantine, terminal: &Terminal) -> Result<()
     match command {
         Quarantine::List { format } => print(&list, *format),
         Quarantine::Release { models } => {
-            // All names are resolved before the first model is released.
+            // All names are resolved first, so that an invalid one releases no model.
             let digests =
                 models.iter().map(|name| find(name, &list)).collect::<Result<Vec<_>, _>>()?;
             for digest in digests {

@@ -55,7 +55,7 @@ pub(super) fn has_one_user() -> bool {
 /// Replaces all mounts by an empty read-only folder, and detaches the granted folders and files
 /// from their surroundings.
 pub(super) fn empty_root(granted: &[Granted<'_>]) -> io::Result<()> {
-    // The changes must not propagate to the namespace that this one was created from.
+    // Keeps the changes below out of the mount namespace of the supervisor.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private)?;
     // The root is emptied even if this fails.

@@ -60,7 +60,7 @@ impl Plan {
         self.injection.as_ref().map_or_else(|| seccomp::install(self.role), Injection::install)
     }
 
-    /// Removes the calls that the role may make only until the hostile part of its work begins.
+    /// Removes the calls that the role may make only before it handles untrusted data.
     /// Call it when all threads of the process have been started. Without a filter it does nothing.
     pub fn narrow(&self) -> io::Result<()> {
         if FILTERED.load(Ordering::Relaxed) { seccomp::narrow(self.role) } else { Ok(()) }

@@ -49,7 +49,7 @@ impl Memory {
                 self.words[start..end].fill(MARK);
                 let mut after = self.words.clone();
                 let watch = Watch::new(set, threads).unwrap();
-                // Reveals scratch memory that is read before it is written.
+                // A kernel that reads scratch memory before it writes it has the mark in its result.
                 watch.scratch().plant(f32::from_bits(MARK));
                 self.run(request, &watch).unwrap();
                 let found = &self.words[start..end];

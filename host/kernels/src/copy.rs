@@ -42,8 +42,8 @@ unsafe fn some<const N: usize>(from: *const f32, to: *mut f32) {
     unsafe { to.cast::<[f32; N]>().write_unaligned(from.cast::<[f32; N]>().read_unaligned()) }
 }
 
-/// Copies elements with a stride of `apart` elements, which is 0 only if there is one element.
-/// `from` ends with the last of them.
+/// Copies elements that are `apart` elements from each other in `from`; 0 is allowed only for a
+/// single element. `from` ends with the last of them.
 ///
 /// # Safety
 /// As [`Vector`].

@@ -101,7 +101,7 @@ struct Columns {
 
 impl<'p> Phases<'p> {
     /// Allocates several channels, padded with `padding`, of images with these strides of rows and
-    /// columns. Up to `slack` elements beyond the last result are computed too.
+    /// columns. The kernel may compute up to `slack` elements beyond the last result.
     pub(super) fn new(
         watch: &'p Watch,
         windows: Windows,

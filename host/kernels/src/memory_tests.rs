@@ -167,7 +167,7 @@ fn expensive() -> Vec<(&'static str, Kernel)> {
         }),
         ("a run for each of 7 million rows", {
             let in_h = 7_000_000;
-            // Computed as a product, which holds one channel.
+            // With two output channels it is a matrix product, which holds one channel.
             let more = Conv { channels_out: 2, kernel_h: 64, ..upright };
             Kernel::Conv(Conv { in_h, out_h: in_h - 63 * 65536, ..more })
         }),

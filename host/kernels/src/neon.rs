@@ -35,7 +35,7 @@ pub(super) unsafe fn run(tile: &mut Tile, memory: &mut [u8], operations: &[Opera
     });
 }
 
-/// Four rows of four vectors of four: columns `half` to `half + 15`.
+/// Computes columns `half` to `half + 15` of four rows: four vectors of four elements each.
 ///
 /// # Safety
 /// The machine must have NEON. `half` is at most 16; `a` points to four elements at each of `depth`

@@ -205,7 +205,8 @@ pub struct Compute {
     pub deterministic: bool,
     /// Where matrix products and adjacent operators are computed.
     pub kernels: Kernels,
-    /// Threads of one run; more than one helps only native kernels. Default: 1.
+    /// Maximum number of threads that one run computes with; only native kernels use more than one.
+    /// Default: 1.
     pub threads: u32,
 }
 

@@ -140,7 +140,7 @@ impl Limits {
     }
 }
 
-/// Checks one value that was set in code.
+/// Checks one limit or quota that code has set; an error names its key.
 pub(super) fn check_one<T: Quantity>(
     key: &'static str,
     value: T,

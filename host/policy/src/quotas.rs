@@ -12,7 +12,7 @@ use super::{Bounds, PolicyError};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Quotas {
-    /// Written to all granted files together, including standard output and error.
+    /// Bytes written to all granted files, to standard output and to standard error together.
     pub bytes_written: u64,
     /// Files and folders created.
     pub files_created: u32,
@@ -20,9 +20,9 @@ pub struct Quotas {
     pub open_handles: u32,
     /// Connections made; for UDP, peers sent to.
     pub connections: u32,
-    /// Sent over all connections together.
+    /// Bytes sent over all connections together.
     pub bytes_sent: u64,
-    /// Received over all connections together.
+    /// Bytes received over all connections together.
     pub bytes_received: u64,
 }
 

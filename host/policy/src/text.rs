@@ -24,7 +24,7 @@ pub(super) fn quote(text: &str) -> String {
     format!("{head:?}{more}")
 }
 
-/// A piece of the file's own source, escaped and cut, without quotes of ours.
+/// A piece of the file's own source, escaped and cut, without added quotes.
 pub(super) fn snippet(source: &str) -> String {
     let mut chars = source.chars();
     let mut out = String::new();

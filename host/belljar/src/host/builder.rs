@@ -187,8 +187,8 @@ impl HostBuilder {
         self
     }
 
-    /// How long no other worker is started for the same model after the death of one: `first` after
-    /// the first death, twice as long after each further one, at most `most`, until a run succeeds.
+    /// The delay before a worker of a model is started again after one has died: `first` after the
+    /// first death, twice as long after each further death, at most `most`, until a run succeeds.
     /// By default 10 ms and 5 s. A request that needs a new worker waits for up to 100 ms, and no
     /// longer than a run may take; otherwise it fails at once with [`ErrorKind::BackOff`], which
     /// says when to retry. Other models and existing workers are not affected.

@@ -76,7 +76,7 @@ impl Shared {
         super::subject(self.bytes.digest(), &self.policy)
     }
 
-    /// Checks inputs against the declaration and the limit of their size.
+    /// Checks inputs against the model's declaration and `limits.input-size`.
     pub(super) fn bind<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<Bound, ErrorKind> {
         let bound = self.contract.bind(inputs)?;
         let limit = self.policy.limits.input_size;

@@ -233,7 +233,7 @@ impl Program {
                 shared.host.inner.decide(&decision).map_err(named)?;
                 Ok(outputs)
             }
-            // A refused or failed request is reported as the cause.
+            // If a request of the program was refused or failed, that is reported as the cause.
             Err(Gone::GaveUp(text)) => match broker.take_failure() {
                 Some(failure) => Err(match failure.kind() {
                     ErrorKind::NotGranted(missing) if text != failure.kind().to_string() => {

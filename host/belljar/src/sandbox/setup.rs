@@ -29,7 +29,7 @@ pub(crate) struct Setup {
 
 #[cfg(feature = "programs")]
 impl Setup {
-    /// For work that does not use the guest.
+    /// The set-up of a worker whose work does not use the guest: the default variant.
     pub(crate) fn new(plan: Plan, work: Work) -> Setup {
         let guest = GuestInfo::embedded().sha256.to_owned();
         Setup { plan, variant: Variant::default(), guest, work }

@@ -262,7 +262,7 @@ impl Supervision {
         self.notify(notices);
     }
 
-    /// Counts an answer, if there are deaths that answers can clear.
+    /// Counts an answer; enough answers clear the deaths of a model that is not in quarantine.
     fn forgive(&self, state: &mut State, model: Digest) -> Vec<SupervisionNotice> {
         let Some(limit) = self.settings.quarantine_after else { return Vec::new() };
         if state.strikes.deaths == 0 || state.quarantined.is_some() {

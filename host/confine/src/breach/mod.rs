@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 mod grants;
 pub mod memory;
 
-/// One attempt, and what it knows about the system outside the worker.
+/// One attempt, with the facts about the system outside the worker that it uses.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Attempt {
     /// Its index in [`attempts`].
@@ -91,7 +91,8 @@ impl Attempt {
     /// Makes the attempt.
     pub fn make(&self) -> AttemptResult {
         let found = all().nth(self.number);
-        // An unknown number counts as success, so that a test with a wrong number fails.
+        // An attempt that does not exist counts as a success, so that a test with a wrong number
+        // fails.
         found.map_or(Ok(()), |(_, attempt)| attempt(&self.world))
     }
 }

@@ -28,7 +28,8 @@ pub(in crate::sandbox) const FORMAT: u32 = 1;
 /// hashing and writing, and large enough to make the cost of system calls negligible.
 const PART: usize = 256 << 10;
 
-/// Maximum length of the head: twice the table of a snapshot with every second page empty.
+/// Maximum length of a file's metadata: twice what a snapshot needs if every second page is empty,
+/// which makes its table of runs the longest.
 const MAX_HEAD: u64 = 16 << 20;
 
 /// Maximum number of threads that read one file, and the minimum number of parts for each thread.

@@ -202,7 +202,7 @@ impl Scratch {
     }
 
     /// Creates a folder that any user may write to, because the worker may run as another user.
-    /// Others cannot reach it, because the scratch folder itself is private.
+    /// Other users cannot reach it, because the scratch folder above it is private.
     fn open_folder(&self, path: &Path) -> io::Result<()> {
         fs::create_dir(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o777))

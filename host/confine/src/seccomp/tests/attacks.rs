@@ -42,7 +42,7 @@ fn protect_otherwise(prot: i32) -> libc::c_long {
     call!(libc::SYS_mprotect, page(WRITABLE), PAGE, prot)
 }
 
-/// Calls that neither a role nor a thread may make.
+/// Calls that are denied in every role, and on a thread of an embedding program.
 const DENIED: &[Attempt] = &[
     ("openat", || call!(libc::SYS_openat, libc::AT_FDCWD, PATH.as_ptr(), libc::O_RDONLY)),
     ("openat2", || call!(libc::SYS_openat2, libc::AT_FDCWD, PATH.as_ptr(), [0u64; 3].as_ptr(), 24)),

@@ -1,4 +1,4 @@
-//! Parses the paths of programs before they reach the kernel.
+//! Parses the paths that guest programs pass, before any of them reaches the kernel.
 //!
 //! The kernel must only get plain paths: relative, with names separated by single slashes, without
 //! `.`, `..`, empty names or a trailing slash. The meaning of a trailing slash is handled here.
