@@ -4,14 +4,14 @@
 use crate::support;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
 
 use belljar::policy::{Access, FileGrant};
 use belljar::{
     Digest, Error, ErrorKind, Host, Isolation, Limit, Model, ModelBytes, Policy, Tensor,
 };
 use support::onnx::{FLOAT, Graph, Message, fixed, node, value};
+use support::scratch::Scratch;
 use support::{ISOLATIONS, builder, fitting, host};
 
 /// `key = value`.
@@ -75,31 +75,11 @@ const Y: [f32; 8] = [
     0.999_683_4,
 ];
 
-struct TempFolder(tempfile::TempDir);
-
-impl TempFolder {
-    fn new() -> TempFolder {
-        TempFolder(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().canonicalize().unwrap().join(name)
-    }
-
-    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
-        let path = self.path(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-
-    /// A policy that grants this file to a model.
-    fn policy(&self, name: &str, guest: &str) -> Policy {
-        let mut policy = Policy::default();
-        policy.filesystem = vec![FileGrant::new(self.path(name), guest, Access::Read, "a test")];
-        policy
-    }
+/// A policy that grants a file of this folder to a model.
+fn policy_for(folder: &Scratch, name: &str, guest: &str) -> Policy {
+    let mut policy = Policy::default();
+    policy.filesystem = vec![FileGrant::new(folder.path(name), guest, Access::Read, "a test")];
+    policy
 }
 
 fn load(host: &Host, bytes: &[u8], policy: &Policy) -> Result<Model, Error> {
@@ -132,30 +112,30 @@ fn assert_refused(host: &Host, bytes: &[u8], policy: &Policy, code: u8, says: &s
 
 #[test]
 fn granted_files_give_the_same_outputs_as_onnxruntime() {
-    let temp = TempFolder::new();
-    temp.write("weights.bin", weights(1.0));
-    temp.write("sub/deep/weights.bin", weights(1.0));
+    let temp = Scratch::new();
+    temp.file("weights.bin", weights(1.0));
+    temp.file("sub/deep/weights.bin", weights(1.0));
     for isolation in ISOLATIONS {
         let host = host(isolation);
         // The file itself, the model's folder, and a subfolder.
-        let file = temp.policy("weights.bin", "/weights.bin");
+        let file = policy_for(&temp, "weights.bin", "/weights.bin");
         assert_answers(&load(&host, &model_at("weights.bin"), &file).unwrap());
         assert_answers(&load(&host, &model_at("./weights.bin"), &file).unwrap());
-        let folder = temp.policy("", "/");
+        let folder = policy_for(&temp, "", "/");
         assert_answers(&load(&host, &model_at("weights.bin"), &folder).unwrap());
         assert_answers(&load(&host, &model_at("sub/deep/weights.bin"), &folder).unwrap());
-        let inner = temp.policy("sub", "/data");
+        let inner = policy_for(&temp, "sub", "/data");
         assert_answers(&load(&host, &model_at("data/deep/weights.bin"), &inner).unwrap());
         // Another host path under the model's name for the file.
-        let renamed = temp.policy("weights.bin", "/model.data");
+        let renamed = policy_for(&temp, "weights.bin", "/model.data");
         assert_answers(&load(&host, &model_at("model.data"), &renamed).unwrap());
     }
     let host = host(Isolation::Process);
-    let file = temp.policy("weights.bin", "/weights.bin");
+    let file = policy_for(&temp, "weights.bin", "/weights.bin");
     // Omitted offsets and lengths mean the start and the rest.
-    let only = |name: &str| temp.write(name, &weights(1.0)[..48]);
+    let only = |name: &str| temp.file(name, &weights(1.0)[..48]);
     only("w.bin");
-    let mut both = temp.policy("w.bin", "/w.bin");
+    let mut both = policy_for(&temp, "w.bin", "/w.bin");
     both.filesystem.extend(file.filesystem.clone());
     for entries in [
         &[("location", "w.bin")][..],
@@ -171,7 +151,7 @@ fn granted_files_give_the_same_outputs_as_onnxruntime() {
         support::onnx::tensor_f32("w", &[3, 4], &floats(&weights(1.0)[..48])),
         support::onnx::tensor_f32("b", &[4], &floats(&weights(1.0)[48..])),
     );
-    assert_answers(&load(&host, &whole, &temp.policy("nothing-there", "/w")).unwrap());
+    assert_answers(&load(&host, &whole, &policy_for(&temp, "nothing-there", "/w")).unwrap());
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
@@ -180,15 +160,15 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 
 #[test]
 fn without_a_grant_no_file_is_opened() {
-    let temp = TempFolder::new();
-    temp.write("weights.bin", weights(1.0));
-    temp.write("secret", weights(1.0));
+    let temp = Scratch::new();
+    temp.file("weights.bin", weights(1.0));
+    temp.file("secret", weights(1.0));
     let host = host(Isolation::Process);
     // Without grants, the model is described, and refused when it is prepared.
     let model = load(&host, &model_at("weights.bin"), &Policy::default()).unwrap();
     assert_eq!(model.description().external_data.len(), 2);
     assert_refused(&host, &model_at("weights.bin"), &Policy::default(), 4, "another file");
-    let file = temp.policy("weights.bin", "/weights.bin");
+    let file = policy_for(&temp, "weights.bin", "/weights.bin");
     for other in ["secret", "weights.bin.bak", "weights", "sub/weights.bin", "WEIGHTS.BIN"] {
         let says = "add [[filesystem]] with its path on this machine";
         let err = assert_refused(&host, &model_at(other), &file, 3, says);
@@ -203,12 +183,14 @@ fn without_a_grant_no_file_is_opened() {
 
 #[test]
 fn locations_outside_the_models_folder_are_refused() {
-    let temp = TempFolder::new();
-    temp.write("granted/weights.bin", weights(1.0));
-    temp.write("secret", weights(1.0));
+    let temp = Scratch::new();
+    temp.file("granted/weights.bin", weights(1.0));
+    temp.file("secret", weights(1.0));
     let host = host(Isolation::Process);
-    for policy in [temp.policy("granted", "/"), temp.policy("granted/weights.bin", "/weights.bin")]
-    {
+    for policy in [
+        policy_for(&temp, "granted", "/"),
+        policy_for(&temp, "granted/weights.bin", "/weights.bin"),
+    ] {
         let secret = temp.path("secret");
         for location in [
             "..",
@@ -241,10 +223,10 @@ fn locations_outside_the_models_folder_are_refused() {
 
 #[test]
 fn links_and_special_files_are_refused() {
-    let temp = TempFolder::new();
-    temp.write("secret/weights.bin", weights(1.0));
-    temp.write("granted/good.bin", weights(1.0));
-    temp.write("granted/two-names.bin", weights(1.0));
+    let temp = Scratch::new();
+    temp.file("secret/weights.bin", weights(1.0));
+    temp.file("granted/good.bin", weights(1.0));
+    temp.file("granted/two-names.bin", weights(1.0));
     let at = |name: &str| temp.path("granted").join(name);
     symlink("../secret/weights.bin", at("link.bin")).unwrap();
     symlink("good.bin", at("inner-link.bin")).unwrap();
@@ -256,7 +238,7 @@ fn links_and_special_files_are_refused() {
     assert!(made.success());
     let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
     let host = host(Isolation::Process);
-    let folder = temp.policy("granted", "/");
+    let folder = policy_for(&temp, "granted", "/");
     for (location, says) in [
         ("link.bin", "symbolic link"),
         ("inner-link.bin", "symbolic link"),
@@ -269,11 +251,11 @@ fn links_and_special_files_are_refused() {
     ] {
         assert_refused(&host, &model_at(location), &folder, 3, says);
         // Also when it is granted directly.
-        let itself = temp.policy(&format!("granted/{location}"), "/weights.bin");
+        let itself = policy_for(&temp, &format!("granted/{location}"), "/weights.bin");
         assert_refused(&host, &model_at("weights.bin"), &itself, 3, says);
     }
     for device in ["/dev/zero", "/dev/null", "/dev/stdin", "/proc/self/environ", "/proc/self/mem"] {
-        let mut policy = temp.policy("x", "/weights.bin");
+        let mut policy = policy_for(&temp, "x", "/weights.bin");
         policy.filesystem[0].host = device.into();
         let result =
             load(&host, &model_at("weights.bin"), &policy).and_then(|model| run_model(&model));
@@ -286,10 +268,10 @@ fn links_and_special_files_are_refused() {
 
 #[test]
 fn tensors_outside_their_file_are_refused() {
-    let temp = TempFolder::new();
-    temp.write("weights.bin", weights(1.0));
+    let temp = Scratch::new();
+    temp.file("weights.bin", weights(1.0));
     let host = host(Isolation::Process);
-    let file = temp.policy("weights.bin", "/weights.bin");
+    let file = policy_for(&temp, "weights.bin", "/weights.bin");
     let location = ("location", "weights.bin");
     for (offset, length) in [
         ("0", "65"),
@@ -327,19 +309,19 @@ fn tensors_outside_their_file_are_refused() {
     let b = elsewhere("b", &[4], &[location, ("offset", "48")]);
     assert_refused(&host, &layer(twice, b), &file, 4, "");
     // A file that has been truncated.
-    temp.write("weights.bin", &weights(1.0)[..40]);
+    temp.file("weights.bin", &weights(1.0)[..40]);
     assert_refused(&host, &model_at("weights.bin"), &file, 4, "ends after the end of its file");
-    temp.write("weights.bin", "");
+    temp.file("weights.bin", "");
     assert_refused(&host, &model_at("weights.bin"), &file, 4, "ends after the end of its file");
 }
 
 #[test]
 fn external_data_counts_against_the_model_size() {
-    let temp = TempFolder::new();
+    let temp = Scratch::new();
     let padded = [weights(1.0), vec![0; 1 << 20]].concat();
-    temp.write("weights.bin", &padded);
+    temp.file("weights.bin", &padded);
     let host = host(Isolation::Process);
-    let mut file = temp.policy("weights.bin", "/weights.bin");
+    let mut file = policy_for(&temp, "weights.bin", "/weights.bin");
     let model = model_at("weights.bin");
     file.limits.model_size = (padded.len() + model.len()) as u64;
     assert_answers(&load(&host, &model, &file).unwrap());
@@ -359,11 +341,11 @@ fn external_data_counts_against_the_model_size() {
 
 #[test]
 fn prepared_models_depend_on_their_external_data() {
-    let temp = TempFolder::new();
+    let temp = Scratch::new();
     let model = model_at("weights.bin");
-    let file = temp.policy("weights.bin", "/weights.bin");
+    let file = policy_for(&temp, "weights.bin", "/weights.bin");
     let answer = |content: &[u8]| {
-        temp.write("weights.bin", content);
+        temp.file("weights.bin", content);
         let host = builder(Isolation::Process).snapshot_store(true).build().unwrap();
         let loaded = load(&host, &model, &file).unwrap();
         let answer = run_model(&loaded).unwrap();
@@ -382,20 +364,20 @@ fn prepared_models_depend_on_their_external_data() {
     let (back, prepared) = answer(&weights(seed));
     assert_eq!((prepared, back), (0, first));
     // A loaded model keeps the content it was loaded with.
-    temp.write("weights.bin", weights(1.0));
+    temp.file("weights.bin", weights(1.0));
     let host = host(Isolation::Process);
     let loaded = load(&host, &model, &file).unwrap();
-    temp.write("weights.bin", weights(9.0));
+    temp.file("weights.bin", weights(9.0));
     assert_answers(&loaded);
 }
 
 #[test]
 fn command_line_reads_granted_external_data() {
-    let temp = TempFolder::new();
-    temp.write("weights.bin", weights(1.0));
-    let model = temp.write("split.onnx", model_at("weights.bin"));
-    let input = temp.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
-    let policy = temp.write(
+    let temp = Scratch::new();
+    temp.file("weights.bin", weights(1.0));
+    let model = temp.file("split.onnx", model_at("weights.bin"));
+    let input = temp.file("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
+    let policy = temp.file(
         "policy.toml",
         "version = 1\n[[filesystem]]\nhost = \"weights.bin\"\nguest = \"/weights.bin\"\n\
          reason = \"its weights\"\n[[filesystem]]\nhost = \"x.json\"\nguest = \"/x\"\nreason = \"r\"\n",
@@ -417,7 +399,7 @@ fn command_line_reads_granted_external_data() {
     let (code, text) = run(&["policy", "check", &policy, "--unused", log]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("never used: /x") && !text.contains("/weights.bin"), "{text}");
-    let bare = temp.write("bare.toml", "version = 1\n");
+    let bare = temp.file("bare.toml", "version = 1\n");
     let (code, text) = run(&["run", &model, "--policy", &bare, "--input", &input]);
     assert_eq!(code, Some(4), "{text}");
     // A recorded policy contains the files that were read.
@@ -433,11 +415,11 @@ fn command_line_reads_granted_external_data() {
 
 #[test]
 fn pinned_file_must_have_the_approved_content() {
-    let temp = TempFolder::new();
-    temp.write("sub/weights.bin", weights(1.0));
+    let temp = Scratch::new();
+    temp.file("sub/weights.bin", weights(1.0));
     let approved = Digest::of(&weights(1.0));
     let pinned = |name: &str, guest: &str| {
-        let mut policy = temp.policy(name, guest);
+        let mut policy = policy_for(&temp, name, guest);
         policy.filesystem[0].sha256 = Some(*approved.as_bytes());
         policy
     };
@@ -453,7 +435,7 @@ fn pinned_file_must_have_the_approved_content() {
     let mut changed = weights(1.0);
     changed[7] ^= 1;
     for content in [changed, weights(1.0)[..63].to_vec(), vec![]] {
-        temp.write("sub/weights.bin", &content);
+        temp.file("sub/weights.bin", &content);
         let err = assert_refused(&host, &model_at("weights.bin"), &file, 3, "/weights.bin");
         assert!(matches!(err.kind(), ErrorKind::FilePin { .. }), "{err}");
         for digest in [approved, Digest::of(&content)] {
@@ -461,12 +443,12 @@ fn pinned_file_must_have_the_approved_content() {
         }
     }
     // This is detected before the model's size is checked, and before anything is prepared.
-    temp.write("sub/weights.bin", weights(1.0));
+    temp.file("sub/weights.bin", weights(1.0));
     assert_answers(&load(&host, &model_at("weights.bin"), &file).unwrap());
 }
 
 /// Runs `belljar` in a folder: exit code, standard output, standard error.
-fn belljar_in(temp: &TempFolder, arguments: &[&str]) -> (i32, String, String) {
+fn belljar_in(temp: &Scratch, arguments: &[&str]) -> (i32, String, String) {
     let mut command = support::belljar(arguments);
     let output = command.current_dir(temp.path("")).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -485,11 +467,11 @@ fn accepted(policy: &str) -> String {
 }
 
 /// A folder with the model in two files, its input, and the output of `new-policy` for it.
-fn split() -> (TempFolder, String) {
-    let temp = TempFolder::new();
-    temp.write("split.onnx", model_at("data/weights.bin"));
-    temp.write("data/weights.bin", weights(1.0));
-    temp.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
+fn split() -> (Scratch, String) {
+    let temp = Scratch::new();
+    temp.file("split.onnx", model_at("data/weights.bin"));
+    temp.file("data/weights.bin", weights(1.0));
+    temp.file("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
     let (code, policy, err) = belljar_in(&temp, &["new-policy", "split.onnx", "-i", "x.json"]);
     assert_eq!(code, 0, "{err}");
     assert!(err.contains("limits were not measured"), "{err}");
@@ -513,14 +495,14 @@ fn new_policy_writes_external_data_grants_as_comments() {
         assert!(policy.contains(line), "{line}:\n{policy}");
     }
     // Without the grants, the model is refused with an error that names what is missing.
-    temp.write("bare.toml", &policy);
+    temp.file("bare.toml", &policy);
     let run = |policy: &str| {
         belljar_in(&temp, &["run", "split.onnx", "-p", policy, "-i", "x.json", "--no-store"])
     };
     let (code, _, err) = run("bare.toml");
     assert!(code == 4 && err.contains("belljar new-policy"), "{err}");
     // With the grants, it runs, and other weights are refused.
-    temp.write("granted.toml", accepted(&policy));
+    temp.file("granted.toml", accepted(&policy));
     let (code, out, err) = run("granted.toml");
     assert!(code == 0 && out.contains("0.342"), "{out}{err}");
     // Its limits are measured under this policy.
@@ -535,7 +517,7 @@ fn new_policy_writes_external_data_grants_as_comments() {
     assert!(measured.limits.memory < Policy::default().limits.memory);
     let (code, out, err) = run("m.toml");
     assert!(code == 0 && out.contains("0.342"), "{out}{err}");
-    temp.write("data/weights.bin", weights(2.0));
+    temp.file("data/weights.bin", weights(2.0));
     let (code, _, err) = run("m.toml");
     assert_eq!(code, 3, "{err}");
     for digest in [digest, Digest::of(&weights(2.0))] {
@@ -546,9 +528,9 @@ fn new_policy_writes_external_data_grants_as_comments() {
 
 #[test]
 fn new_policy_reports_unusable_external_data_files() {
-    let temp = TempFolder::new();
+    let temp = Scratch::new();
     let new = |model: Vec<u8>| {
-        temp.write("m.onnx", model);
+        temp.file("m.onnx", model);
         belljar_in(&temp, &["new-policy", "m.onnx"])
     };
     // The file does not exist.
@@ -560,15 +542,15 @@ fn new_policy_reports_unusable_external_data_files() {
     assert!(out.contains("# sha256 = \"…\""), "{out}");
     assert!(Policy::parse(&out, "p").is_ok() && Policy::parse(&accepted(&out), "p").is_err());
     // A link, as in a model hub's cache: the file itself is granted.
-    temp.write("blobs/af", weights(1.0));
+    temp.file("blobs/af", weights(1.0));
     symlink("blobs/af", temp.path("weights.bin")).unwrap();
     let (code, out, err) = new(model_at("weights.bin"));
     assert!(
         code == 0 && out.contains("symbolic link") && out.contains("host = \"blobs/af\""),
         "{out}{err}"
     );
-    temp.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
-    temp.write("linked.toml", accepted(&out));
+    temp.file("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
+    temp.file("linked.toml", accepted(&out));
     let (code, out, err) =
         belljar_in(&temp, &["run", "m.onnx", "-p", "linked.toml", "-i", "x.json", "--no-store"]);
     assert!(code == 0 && out.contains("0.342"), "{out}{err}");
@@ -580,13 +562,13 @@ fn new_policy_reports_unusable_external_data_files() {
     let (code, _, err) = new(model_at("folder"));
     assert!(code == 0 && err.contains("not a regular file"), "{err}");
     // Two files, one of them in a folder.
-    temp.write("a.bin", &weights(1.0)[..48]);
-    temp.write("sub/b.bin", &weights(1.0)[48..]);
+    temp.file("a.bin", &weights(1.0)[..48]);
+    temp.file("sub/b.bin", &weights(1.0)[48..]);
     let w = elsewhere("w", &[3, 4], &[("location", "a.bin")]);
     let b = elsewhere("b", &[4], &[("location", "sub/b.bin")]);
     let (code, out, err) = new(layer(w, b));
     assert_eq!((code, out.matches("# [[filesystem]]").count()), (0, 2), "{out}{err}");
-    temp.write("two.toml", accepted(&out));
+    temp.file("two.toml", accepted(&out));
     let (code, out, err) =
         belljar_in(&temp, &["run", "m.onnx", "-p", "two.toml", "-i", "x.json", "--no-store"]);
     assert!(code == 0 && out.contains("0.342"), "{out}{err}");
@@ -596,7 +578,7 @@ fn new_policy_reports_unusable_external_data_files() {
         assert!(code == 4 && out.is_empty() && err.contains("keeps data in the file"), "{err}");
     }
     // A name stays inside its comment.
-    temp.write("a\u{1b}[2J\nversion = 2\n", weights(1.0));
+    temp.file("a\u{1b}[2J\nversion = 2\n", weights(1.0));
     let (code, out, err) = new(model_at("a\u{1b}[2J\nversion = 2\n"));
     assert!(code == 0 && Policy::parse(&out, "p").unwrap().filesystem.is_empty(), "{out}{err}");
     assert!(!(out + &err).contains('\u{1b}'));
@@ -617,14 +599,14 @@ fn new_policy_reports_unusable_external_data_files() {
 }
 
 /// The output of `new-policy` for this model.
-fn out_of(temp: &TempFolder) -> String {
+fn out_of(temp: &Scratch) -> String {
     belljar_in(temp, &["new-policy", "m.onnx"]).1
 }
 
 #[test]
 fn new_policy_can_measure_with_more_than_the_default_limits() {
-    let temp = TempFolder::new();
-    temp.write("m.onnx", support::onnx::relu(&fixed(&[2])).bytes());
+    let temp = Scratch::new();
+    temp.file("m.onnx", support::onnx::relu(&fixed(&[2])).bytes());
     let new =
         |more: &[&str]| belljar_in(&temp, &[&["new-policy", "m.onnx", "--random"], more].concat());
     let (code, out, err) = new(&["--memory", "1.5 GiB"]);
@@ -634,7 +616,7 @@ fn new_policy_can_measure_with_more_than_the_default_limits() {
         assert!(code == 2 && err.contains("--memory") && !err.contains('\u{1b}'), "{err}");
     }
     // The message of an exceeded limit names the option that raises it.
-    temp.write("small.toml", "version = 1\n[limits]\nmodel-size = \"10 B\"\n");
+    temp.file("small.toml", "version = 1\n[limits]\nmodel-size = \"10 B\"\n");
     let (code, _, err) = new(&["--policy", "small.toml"]);
     assert!(code == 5 && err.contains("--memory") && err.contains("--policy"), "{err}");
     assert_eq!(new(&["--policy", "small.toml", "--memory", "64 MiB"]).0, 0);
@@ -642,7 +624,7 @@ fn new_policy_can_measure_with_more_than_the_default_limits() {
     let kept = "version = 1\nconfinement = \"best-effort\"\ndeclared-shapes = \"strict\"\n\
                 [inputs.x]\nmax = 3\n[outputs.y]\ndecimals = 2\n[limits]\nsnapshots = 9\n\
                 [compute]\nthreads = 2\n";
-    temp.write("kept.toml", kept);
+    temp.file("kept.toml", kept);
     let (code, out, err) = new(&["--policy", "kept.toml"]);
     assert_eq!(code, 0, "{err}");
     let (found, wanted) = (Policy::parse(&out, "p").unwrap(), Policy::parse(kept, "p").unwrap());
@@ -653,22 +635,22 @@ fn new_policy_can_measure_with_more_than_the_default_limits() {
     assert_eq!((found.inputs, found.outputs), (wanted.inputs, wanted.outputs));
     assert_eq!((found.compute, found.limits.snapshots), (wanted.compute, 9));
     // A program is not measured.
-    temp.write("p.wasm", b"\0asm\x0d\0\x01\0");
+    temp.file("p.wasm", b"\0asm\x0d\0\x01\0");
     let (code, _, err) = belljar_in(&temp, &["new-policy", "p.wasm", "--memory", "1 GiB"]);
     assert_eq!(code, 2, "{err}");
 }
 
 #[test]
 fn recorded_policy_contains_all_files_of_the_model() {
-    let temp = TempFolder::new();
+    let temp = Scratch::new();
     // Much more external data than model.
     let padded = [weights(1.0), vec![0; 3 << 20]].concat();
-    temp.write("weights.bin", &padded);
-    temp.write("split.onnx", model_at("weights.bin"));
-    temp.write("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
+    temp.file("weights.bin", &padded);
+    temp.file("split.onnx", model_at("weights.bin"));
+    temp.file("x.json", "[[1, 2, 3], [-0.5, 0.25, 4]]");
     let grant = "version = 1\n[[filesystem]]\nhost = \"weights.bin\"\nguest = \"/weights.bin\"\n\
                  reason = \"its weights\"\n";
-    temp.write("grants.toml", grant);
+    temp.file("grants.toml", grant);
     let record =
         ["policy", "record", "split.onnx", "--within", "grants.toml", "-i", "x.json", "-o"];
     let (code, _, err) = belljar_in(&temp, &[&record[..], &["rec.toml"]].concat());
@@ -681,7 +663,7 @@ fn recorded_policy_contains_all_files_of_the_model() {
     assert!(code == 0 && out.contains("0.342"), "{out}{err}");
     // A ceiling that requires pins refuses an unpinned file; recorded files have pins.
     let pins = temp
-        .write("ceiling.toml", "version = 1\nrequire-pin = true\n[[filesystem]]\npath = \"/\"\n");
+        .file("ceiling.toml", "version = 1\nrequire-pin = true\n[[filesystem]]\npath = \"/\"\n");
     let under = |arguments: &[&str]| {
         let mut command = support::belljar(arguments);
         command.current_dir(temp.path("")).env("BELLJAR_CEILING", &pins);
@@ -690,7 +672,7 @@ fn recorded_policy_contains_all_files_of_the_model() {
     };
     let digest = Digest::of(&fs::read(temp.path("split.onnx")).unwrap());
     let model = format!("[model]\nsha256 = \"{digest}\"\n");
-    temp.write("unpinned.toml", grant.replace("[[", &format!("{model}[[")));
+    temp.file("unpinned.toml", grant.replace("[[", &format!("{model}[[")));
     let run =
         |policy: &str| under(&["run", "split.onnx", "-p", policy, "-i", "x.json", "--no-store"]);
     let (code, err) = run("unpinned.toml");
@@ -703,10 +685,10 @@ fn recorded_policy_contains_all_files_of_the_model() {
 
 #[test]
 fn many_tensors_can_share_one_file() {
-    let temp = TempFolder::new();
+    let temp = Scratch::new();
     let count = 500;
     let numbers: Vec<u8> = (0..count).flat_map(|n| (n as f32).to_le_bytes()).collect();
-    temp.write("all.bin", &numbers);
+    temp.file("all.bin", &numbers);
     let names: Vec<String> = (0..count).map(|at| format!("w{at}")).collect();
     let tensor = |(at, name): (usize, &String)| {
         let (offset, length) = ((4 * at).to_string(), "4".to_owned());
@@ -721,7 +703,7 @@ fn many_tensors_can_share_one_file() {
         outputs: vec![value("y", FLOAT, &fixed(&[count as i64 + 1]))],
     };
     let host = host(Isolation::Process);
-    let model = load(&host, &graph.bytes(), &temp.policy("all.bin", "/all.bin")).unwrap();
+    let model = load(&host, &graph.bytes(), &policy_for(&temp, "all.bin", "/all.bin")).unwrap();
     let x = Tensor::new(vec![-1f32], &[1]).unwrap();
     let outputs = model.run(&[("x", x)]).unwrap().validate().unwrap();
     let y = outputs.get("y").unwrap().as_slice::<f32>().unwrap();

@@ -5,12 +5,12 @@ use crate::support;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Output;
 
 use belljar::Policy;
 use belljar::policy::{Access, Peer};
+use support::scratch::Scratch;
 use support::{belljar, models, repository};
 
 /// A program built by `cargo xtask programs`.
@@ -36,46 +36,6 @@ fn service() -> u16 {
     port
 }
 
-/// A folder that a program's process can use: if Belljar runs as root, the process runs as another
-/// user.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Folder {
-        let folder = Folder(tempfile::tempdir().unwrap());
-        folder.mode("", 0o755);
-        folder
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().canonicalize().unwrap().join(name)
-    }
-
-    fn at(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-
-    fn mode(&self, name: &str, mode: u32) {
-        fs::set_permissions(self.0.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
-    }
-
-    fn make(&self, name: &str) -> String {
-        fs::create_dir_all(self.path(name)).unwrap();
-        self.mode(name, 0o755);
-        self.at(name)
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        fs::write(self.path(name), text).unwrap();
-        self.mode(name, 0o644);
-        self.at(name)
-    }
-
-    fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap()
-    }
-}
-
 fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = belljar(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -84,18 +44,18 @@ fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
 
 #[test]
 fn only_unused_grants_are_reported() {
-    let (port, folder) = (service(), Folder::new());
+    let (port, folder) = (service(), Scratch::shared());
     folder.make("labels");
     let labels = repository().join("policies/labels/labels.txt");
-    folder.write("labels/labels.txt", &fs::read_to_string(labels).unwrap());
+    folder.file("labels/labels.txt", fs::read_to_string(labels).unwrap());
     folder.make("history");
     let shipped = fs::read_to_string(repository().join("policies/labels.toml")).unwrap();
     let fitting = shipped
         .replace("features.internal.example", "127.0.0.1")
         .replace("7878", &port.to_string())
         .replace("private", "loopback");
-    let policy = folder.write("policy.toml", &fitting);
-    let scores = format!("scores={}", folder.write("scores.json", "[0.1, 0.7, 0.2]"));
+    let policy = folder.file("policy.toml", &fitting);
+    let scores = format!("scores={}", folder.file("scores.json", "[0.1, 0.7, 0.2]"));
     let (program, log) = (program_file("labels"), folder.at("decisions.jsonl"));
     let runs = || {
         let inputs = ["--input", &scores, "--input", "customer=text:anybody"];
@@ -144,7 +104,7 @@ fn only_unused_grants_are_reported() {
 }
 
 /// The output of `policy record`, and the policy that it wrote.
-fn recorded(folder: &Folder, model: &str, more: &[&str]) -> (Option<i32>, String, Policy, String) {
+fn recorded(folder: &Scratch, model: &str, more: &[&str]) -> (Option<i32>, String, Policy, String) {
     let output = folder.at("recorded.toml");
     let arguments = ["policy", "record", model, "--output", &output, "--force"];
     let (code, printed, errors) = run(&[&arguments[..], more].concat());
@@ -167,12 +127,12 @@ fn without_hashes(text: &str, from: &str) -> String {
 
 #[test]
 fn recording_labels_reveals_its_grants_step_by_step() {
-    let (port, folder) = (service(), Folder::new());
+    let (port, folder) = (service(), Scratch::shared());
     folder.make("wide/labels");
     let labels = repository().join("policies/labels/labels.txt");
-    folder.write("wide/labels/labels.txt", &fs::read_to_string(labels).unwrap());
-    folder.write("wide/labels/other.txt", "not read");
-    let scores = format!("scores={}", folder.write("scores.json", "[0.1, 0.7, 0.2]"));
+    folder.file("wide/labels/labels.txt", fs::read_to_string(labels).unwrap());
+    folder.file("wide/labels/other.txt", "not read");
+    let scores = format!("scores={}", folder.file("scores.json", "[0.1, 0.7, 0.2]"));
     let inputs = ["--input", &scores, "--input", "customer=text:anybody"];
     let program = program_file("labels");
 
@@ -184,9 +144,9 @@ fn recording_labels_reveals_its_grants_step_by_step() {
     assert!(text.contains("# guest = \"/labels/labels.txt\""), "{text}");
 
     // Within a wide policy, whose grants are unneeded or risky, except the folder of labels.
-    let wide = folder.write(
+    let wide = folder.file(
         "wide.toml",
-        &format!(
+        format!(
             "version = 1\n[program]\nclocks = true\nrandomness = true\nstdout = true\n\
              environment = {{ SERVICE = \"localhost\", PORT = \"{port}\" }}\nreason = \"r\"\n\
              [[filesystem]]\nhost = \"wide\"\nguest = \"/wide\"\nreason = \"r\"\n\
@@ -213,7 +173,7 @@ fn recording_labels_reveals_its_grants_step_by_step() {
     assert!(policy.quotas.bytes_sent <= 4096 && policy.quotas.files_created == 0, "{text}");
     assert!(policy.limits.memory < 64 << 20, "{text}");
     // With the commented grant accepted, the policy is sufficient.
-    let enough = folder.write("enough.toml", &without_hashes(&text, "environment ="));
+    let enough = folder.file("enough.toml", without_hashes(&text, "environment ="));
     let ran = [&["run", &program, "--policy", &enough][..], &inputs].concat();
     let (code, answer, errors) = run(&ran);
     assert_eq!(code, Some(0), "{errors}");
@@ -222,7 +182,7 @@ fn recording_labels_reveals_its_grants_step_by_step() {
 
 #[test]
 fn only_used_models_and_files_are_recorded() {
-    let folder = Folder::new();
+    let folder = Scratch::shared();
     let scores = |program: &str, policy: &str, inputs: &[&str]| {
         let arguments = ["run", program, "--policy", policy, "--format", "json", "--data"];
         let (code, answer, errors) = run(&[&arguments[..], inputs].concat());
@@ -242,9 +202,9 @@ fn only_used_models_and_files_are_recorded() {
              [[filesystem]]\nhost = \".\"\nguest = \"/data\"\nreason = \"r\"\n",
             "ab".repeat(32)
         );
-        let wide = folder.write("wide.toml", &wide);
+        let wide = folder.file("wide.toml", &wide);
         let own = fs::read_to_string(policies.join(model).with_extension("toml")).unwrap();
-        folder.write(&format!("{model}.toml"), &own);
+        folder.file(&format!("{model}.toml"), &own);
         let file = format!("{model}.onnx");
         fs::copy(models().join(&file), folder.path(&file)).unwrap();
         folder.mode(&file, 0o644);
@@ -272,7 +232,7 @@ fn does(lines: &[&str]) -> String {
 
 #[test]
 fn requests_of_a_hostile_program_are_never_granted() {
-    let folder = Folder::new();
+    let folder = Scratch::shared();
     let script = does(&[
         "open a / etc/shadow read",
         "open a / proc/self/environ read",
@@ -329,15 +289,15 @@ fn requests_of_a_hostile_program_are_never_granted() {
 
 #[test]
 fn recording_changes_no_files_and_grants_only_used_ones() {
-    let folder = Folder::new();
+    let folder = Scratch::shared();
     for name in ["in", "in/sub", "out"] {
         folder.make(name);
     }
     folder.mode("out", 0o777);
     for name in ["in/one", "in/two", "in/sub/three", "out/old"] {
-        folder.write(name, name);
+        folder.file(name, name);
     }
-    folder.write("secret", "secret");
+    folder.file("secret", "secret");
     std::os::unix::fs::symlink("../secret", folder.path("in/link")).unwrap();
     fs::hard_link(folder.path("secret"), folder.path("in/other-name")).unwrap();
     let file = |host: &str, guest: &str, access: &str| {
@@ -351,7 +311,7 @@ fn recording_changes_no_files_and_grants_only_used_ones() {
         file("out", "/out", "write"),
         file("/etc/hostname", "/host/name", "read"),
     ];
-    let wide = folder.write("wide.toml", &format!("version = 1\n[program]\n{}", wide.concat()));
+    let wide = folder.file("wide.toml", format!("version = 1\n[program]\n{}", wide.concat()));
     let script = does(&[
         "open a /in one read",
         "read a 0 9",
@@ -398,7 +358,7 @@ fn recording_changes_no_files_and_grants_only_used_ones() {
     folder.make("all");
     fs::File::create(folder.path("all/big")).unwrap().set_len(300 << 20).unwrap();
     let all = format!("version = 1\n[program]\n{}", file("all", "/all", "write"));
-    folder.write("large.toml", &all);
+    folder.file("large.toml", &all);
     let large = folder.at("large.toml");
     let (code, _, errors) = run(&[
         "policy",
@@ -415,20 +375,20 @@ fn recording_changes_no_files_and_grants_only_used_ones() {
 
 #[test]
 fn ceiling_applies_while_a_policy_is_recorded() {
-    let folder = Folder::new();
+    let folder = Scratch::shared();
     folder.make("secret");
     folder.mode("secret", 0o777);
-    folder.write("secret/key", "secret");
-    let wide = folder.write(
+    folder.file("secret/key", "secret");
+    let wide = folder.file(
         "wide.toml",
         "version = 1\n[program]\n[[filesystem]]\nhost = \"secret\"\nguest = \"/data\"\n\
          access = \"write\"\nreason = \"r\"\n",
     );
     // Programs, and scratch folders for them, but not that folder.
     let temporary = std::env::temp_dir().canonicalize().unwrap();
-    let ceiling = folder.write(
+    let ceiling = folder.file(
         "ceiling.toml",
-        &format!(
+        format!(
             "version = 1\n[program]\n[[filesystem]]\npath = \"{}/belljar-elsewhere\"\n",
             temporary.display()
         ),
@@ -450,7 +410,7 @@ fn ceiling_applies_while_a_policy_is_recorded() {
 
 #[test]
 fn arguments_and_clocks_are_recorded_if_needed() {
-    let folder = Folder::new();
+    let folder = Scratch::shared();
     let attacks = program_file("attacks");
     let script = does(&["arguments"]);
     let more = ["--input", &script, "--", "-v"];
@@ -469,7 +429,7 @@ fn arguments_and_clocks_are_recorded_if_needed() {
         assert_eq!(run(&wrong).0, Some(2));
     }
     // A policy for a model cannot be used for a program.
-    let bare = folder.write("bare.toml", "version = 1\n");
+    let bare = folder.file("bare.toml", "version = 1\n");
     let found = run(&["policy", "record", &attacks, "--within", &bare, "--input", &script]);
     assert_eq!(found.0, Some(3), "{}", found.2);
     // A policy that others can write to is refused, and no file is replaced.
@@ -483,7 +443,7 @@ fn arguments_and_clocks_are_recorded_if_needed() {
 
 #[test]
 fn recorded_policy_of_a_model_has_shapes_types_and_limits() {
-    let folder = Folder::new();
+    let folder = Scratch::shared();
     let model = models().join("magika.onnx");
     let model = model.to_str().unwrap();
     let (code, errors, policy, text) = recorded(&folder, model, &["--random"]);
@@ -498,7 +458,7 @@ fn recorded_policy_of_a_model_has_shapes_types_and_limits() {
     let zeros = |rows: usize| vec![vec![0; 2048]; rows];
     let input = |rows| {
         let text = serde_json::to_string(&zeros(rows)).unwrap();
-        format!("bytes={}", folder.write("in.json", &text))
+        format!("bytes={}", folder.file("in.json", &text))
     };
     let arguments = ["run", model, "--policy", &recorded_policy, "--input"];
     let found = run(&[&arguments[..], &[&input(1)]].concat());
@@ -507,7 +467,7 @@ fn recorded_policy_of_a_model_has_shapes_types_and_limits() {
     assert_eq!(found.0, Some(4), "{}", found.2);
     assert!(found.2.contains("shape"), "{}", found.2);
     // A size that the policy of --within leaves open stays open, and limits do not grow.
-    let wide = folder.write(
+    let wide = folder.file(
         "wide.toml",
         "version = 1\n[inputs.bytes]\nshape = [\"?\", 2048]\nmin = 0\n[limits]\n\
          memory = \"100 MiB\"\n[compute]\nkernels = \"sandbox\"\n",
@@ -520,7 +480,7 @@ fn recorded_policy_of_a_model_has_shapes_types_and_limits() {
 }
 
 /// An endless recording that has created its scratch folder, and the folder it is in.
-fn endless_recording(folder: &Folder, wrapper: &[&str]) -> (std::process::Child, PathBuf) {
+fn endless_recording(folder: &Scratch, wrapper: &[&str]) -> (std::process::Child, PathBuf) {
     let temporary = folder.path("temporary");
     let _ = fs::remove_dir_all(&temporary);
     folder.make("temporary");
@@ -530,7 +490,7 @@ fn endless_recording(folder: &Folder, wrapper: &[&str]) -> (std::process::Child,
         "version = 1\n[program]\n[[filesystem]]\nhost = \"{written}\"\nguest = \"/out\"\n\
          access = \"write\"\nreason = \"a copy is made of it\"\n"
     );
-    let within = folder.write("within.toml", &grants);
+    let within = folder.file("within.toml", &grants);
     let arguments = ["policy", "record", &program, "--input", "do=text:loop", "--within", &within];
     let plain = belljar(&arguments);
     let mut command = match wrapper {
@@ -568,7 +528,7 @@ fn recording_ended_by_a_signal_leaves_no_folder() {
     use rustix::process::{Pid, Signal, kill_process};
     use std::os::unix::process::ExitStatusExt as _;
 
-    let folder = Folder::new();
+    let folder = Scratch::shared();
     // A shell that starts the tests in the background may make them ignore signals.
     let as_usual = ["env", "--default-signal=INT,TERM,HUP,QUIT"];
     for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {

@@ -7,36 +7,33 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 
+use support::scratch::Scratch;
 use support::{BELLJAR, repository};
 
 const PIN: &str = "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c";
 const OTHER: &str = "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3";
 
 /// A folder of policies in which the tools run.
-struct Folder(tempfile::TempDir);
+struct Folder(Scratch);
 
 impl Folder {
     fn new() -> Folder {
-        let folder = Folder(tempfile::tempdir().unwrap());
-        folder.mode("", 0o755);
-        folder
+        Folder(Scratch::shared())
     }
 
     fn mode(&self, name: &str, mode: u32) {
-        let path = self.0.path().join(name);
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        self.0.mode(name, mode);
     }
 
     fn write(&self, name: &str, text: &str) {
         let text = text.replace("PIN63", &PIN[1..]).replace("PIN", PIN).replace("OTHER", OTHER);
         let text = text.replace("LONG300", &"a".repeat(300)).replace("LONG5000", &"a".repeat(5000));
         let text = text.replace("LONGHEX", &"0".repeat(63));
-        fs::write(self.0.path().join(name), text).unwrap();
-        self.mode(name, 0o644);
+        self.0.file(name, text);
     }
 
     fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.0.path().join(name)).unwrap()
+        self.0.read(name)
     }
 
     /// The visible output, and the exit code.
@@ -46,7 +43,7 @@ impl Folder {
 
     fn run_under(&self, line: &str, ceiling: Option<&str>) -> String {
         let mut command = std::process::Command::new(BELLJAR);
-        command.args(line.split(' ')).current_dir(self.0.path());
+        command.args(line.split(' ')).current_dir(self.0.folder());
         command.env("HOME", "/nonexistent").env_remove("BELLJAR_CEILING");
         for variable in
             ["BELLJAR_STATE_DIR", "BELLJAR_CACHE_DIR", "XDG_STATE_HOME", "XDG_CACHE_HOME"]
@@ -57,7 +54,7 @@ impl Folder {
             command.env("BELLJAR_CEILING", ceiling);
         }
         let output = command.output().unwrap();
-        let folder = self.0.path().canonicalize().unwrap();
+        let folder = self.0.folder().canonicalize().unwrap();
         let shown = |bytes: &[u8]| {
             let text = String::from_utf8(bytes.to_vec()).unwrap();
             text.replace(folder.to_str().unwrap(), "FOLDER")
@@ -300,7 +297,7 @@ const BAD: &[(&str, &str)] = &[
 fn check_reports_errors_with_positions() {
     let folder = Folder::new();
     folder.write("magika.toml", MODEL);
-    symlink("/", folder.0.path().join("link")).unwrap();
+    symlink("/", folder.0.folder().join("link")).unwrap();
     let mut found = String::new();
     for (name, text) in BAD {
         folder.write(&format!("{name}.toml"), text);
@@ -319,13 +316,13 @@ fn check_reports_errors_with_positions() {
         "version = 1\n[program]\n[[models]]\nname = \"a\"\nsha256 = \"PIN\"\npolicy = \"for-program.toml\"\n",
     );
     found.push_str(&folder.run("policy check own.toml"));
-    fs::write(folder.0.path().join("latin.toml"), b"version = 1 # \xe4\n").unwrap();
+    fs::write(folder.0.folder().join("latin.toml"), b"version = 1 # \xe4\n").unwrap();
     folder.mode("latin.toml", 0o644);
     found.push_str(&folder.run("policy check latin.toml"));
-    fs::write(folder.0.path().join("large.toml"), "#".repeat((1 << 20) + 1)).unwrap();
+    fs::write(folder.0.folder().join("large.toml"), "#".repeat((1 << 20) + 1)).unwrap();
     folder.mode("large.toml", 0o644);
     found.push_str(&folder.run("policy check large.toml"));
-    let socket = std::os::unix::net::UnixListener::bind(folder.0.path().join("socket.toml"));
+    let socket = std::os::unix::net::UnixListener::bind(folder.0.folder().join("socket.toml"));
     found.push_str(&folder.run("policy check socket.toml"));
     drop(socket);
     found.push_str(&folder.run("policy check /dev/null"));
@@ -345,7 +342,7 @@ fn check_reports_errors_with_positions() {
 #[test]
 fn check_reports_files_of_untrusted_owners() {
     let folder = Folder::new();
-    let at = |name: &str| folder.0.path().join(name);
+    let at = |name: &str| folder.0.folder().join(name);
     let sub = |name: &str, mode: u32| {
         fs::create_dir(at(name)).unwrap();
         folder.mode(name, mode);
@@ -422,7 +419,7 @@ fn check_reports_files_of_untrusted_owners() {
 #[test]
 fn check_warns_about_broad_grants() {
     let folder = Folder::new();
-    fs::create_dir(folder.0.path().join("labels")).unwrap();
+    fs::create_dir(folder.0.folder().join("labels")).unwrap();
     folder.write("magika.toml", MODEL);
     folder.write("unpinned.toml", "version = 1\nconfinement = \"best-effort\"\n");
     folder.write("program.toml", PROGRAM);
@@ -516,8 +513,8 @@ fn every_tool_knows_rules_for_values() {
 #[test]
 fn every_tool_knows_pinned_files_and_declared_shapes() {
     let folder = Folder::new();
-    fs::create_dir(folder.0.path().join("sub")).unwrap();
-    fs::write(folder.0.path().join("w.bin"), "w").unwrap();
+    fs::create_dir(folder.0.folder().join("sub")).unwrap();
+    fs::write(folder.0.folder().join("w.bin"), "w").unwrap();
     let policy = |shapes: &str, host: &str, pin: &str| {
         format!(
             "version = 1\ndeclared-shapes = \"{shapes}\"\n[model]\nsha256 = \"PIN\"\n[[filesystem]]\n\
@@ -558,7 +555,7 @@ fn every_tool_knows_pinned_files_and_declared_shapes() {
 #[test]
 fn check_lists_grants_that_no_run_used() {
     let folder = Folder::new();
-    fs::create_dir(folder.0.path().join("labels")).unwrap();
+    fs::create_dir(folder.0.folder().join("labels")).unwrap();
     folder.write("magika.toml", MODEL);
     folder.write("program.toml", PROGRAM);
     let json = folder.run("policy check program.toml --format json");
@@ -592,7 +589,7 @@ fn check_lists_grants_that_no_run_used() {
     folder.write("split.toml", SPLIT);
     folder.write("split-model.toml", SPLIT_MODEL);
     let digest = |name: &str| {
-        let bytes = fs::read(folder.0.path().join(name)).unwrap();
+        let bytes = fs::read(folder.0.folder().join(name)).unwrap();
         belljar::Digest::of(&bytes).to_string()
     };
     let (of_program, of_model) = (digest("split.toml"), digest("split-model.toml"));
@@ -611,7 +608,7 @@ fn check_lists_grants_that_no_run_used() {
 #[test]
 fn check_applies_the_ceiling() {
     let folder = Folder::new();
-    fs::create_dir(folder.0.path().join("labels")).unwrap();
+    fs::create_dir(folder.0.folder().join("labels")).unwrap();
     folder.write("magika.toml", MODEL);
     folder.write("unpinned.toml", "version = 1\n");
     folder.write("program.toml", PROGRAM);
@@ -719,7 +716,7 @@ fn diff_distinguishes_gains_from_losses() {
     both(&SPLIT.replace("policy = \"split-model.toml\"\n", ""), SPLIT);
     both(SPLIT, &SPLIT.replace("split-model", "broader-model"));
     // The folder of a policy makes no difference.
-    fs::create_dir(folder.0.path().join("elsewhere")).unwrap();
+    fs::create_dir(folder.0.folder().join("elsewhere")).unwrap();
     folder.write("a.toml", PROGRAM);
     folder.write("elsewhere/b.toml", PROGRAM);
     folder.write("elsewhere/magika.toml", MODEL);
@@ -798,9 +795,9 @@ fn fmt_orders_files_and_keeps_their_modes() {
     found.push_str(&folder.run("policy fmt --check bare.toml worse.toml wurst.toml"));
     found.push_str(&folder.run("policy fmt wrong.toml"));
     expect("fmt.txt", &found);
-    let mode = fs::metadata(folder.0.path().join("bad.toml")).unwrap().permissions().mode();
+    let mode = fs::metadata(folder.0.folder().join("bad.toml")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o640);
-    assert_eq!(fs::read_dir(folder.0.path()).unwrap().count(), 6, "a file was left behind");
+    assert_eq!(fs::read_dir(folder.0.folder()).unwrap().count(), 6, "a file was left behind");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use std::time::Duration;
 use belljar::{
     Digest, Error, ErrorKind, Host, Isolation, Limit, ModelBytes, Policy, Program, Value,
 };
+use support::scratch::Scratch;
 use support::silent_port::silent_port;
 use support::{builder, host, onnx, repository};
 
@@ -29,29 +30,26 @@ fn program(host: &Host, name: &str, policy: &Policy) -> Program {
 }
 
 /// A folder with a policy and the files that it names.
-struct Folder(tempfile::TempDir);
+struct Folder(Scratch);
 
 impl Folder {
     fn new() -> Folder {
-        let folder = tempfile::tempdir().unwrap();
-        // If Belljar runs as root, a program's process runs as another user.
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        Folder(folder)
+        Folder(Scratch::shared())
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
-        self.0.path().canonicalize().unwrap().join(name)
+        self.0.path(name)
     }
 
     fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Digest {
-        fs::write(self.path(name), &content).unwrap();
+        self.0.file(name, &content);
         Digest::of(content.as_ref())
     }
 
     /// A folder that a program's process can write to.
     fn open_folder(&self, name: &str) {
-        fs::create_dir(self.path(name)).unwrap();
-        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o777)).unwrap();
+        self.0.make(name);
+        self.0.mode(name, 0o777);
     }
 
     fn policy(&self, tables: &str) -> Policy {

@@ -17,12 +17,25 @@ impl Scratch {
         Scratch(tempfile::tempdir().unwrap())
     }
 
+    /// A folder that a program's process can use: if Belljar runs as root, the process runs as
+    /// another user.
+    pub(crate) fn shared() -> Scratch {
+        let folder = Scratch::new();
+        folder.mode("", 0o755);
+        folder
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.0.path()
     }
 
+    /// The folder without links in its path, as policies name it.
+    pub(crate) fn real_path(&self) -> PathBuf {
+        self.folder().canonicalize().unwrap()
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder().join(name)
+        self.real_path().join(name)
     }
 
     /// The path of a name as a string.
@@ -32,9 +45,25 @@ impl Scratch {
 
     /// Writes a file that only its owner can change, as policies must be.
     pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
         fs::write(self.path(name), content).unwrap();
-        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o644)).unwrap();
+        self.mode(name, 0o644);
         self.at(name)
+    }
+
+    /// Makes a folder that only its owner can change.
+    pub(crate) fn make(&self, name: &str) -> String {
+        fs::create_dir_all(self.path(name)).unwrap();
+        self.mode(name, 0o755);
+        self.at(name)
+    }
+
+    pub(crate) fn mode(&self, name: &str, mode: u32) {
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
     }
 
     /// Writes a policy or a ceiling.
