@@ -326,6 +326,8 @@ fn unusable_state_folder_is_reported_before_compiling() {
         &["inspect", &model],
         &["prepare", &model],
         &["bench", &model, "--random"],
+        &["new-policy", &model],
+        &["policy", "record", &model, "--input", &x],
     ] {
         let mut command = belljar(arguments);
         with_state(&mut command, state.path()).env("BELLJAR_CACHE_DIR", cache.path());
@@ -334,6 +336,15 @@ fn unusable_state_folder_is_reported_before_compiling() {
         assert_eq!(output.status.code(), Some(7), "{arguments:?}: {text}");
         assert!(text.contains("quarantine") && text.contains("chmod"), "{text}");
         assert!(!text.contains("compiling"), "{text}");
+    }
+    // Nor is a policy measured that cannot be written.
+    let taken = s.file("taken.toml", "");
+    for arguments in [&["new-policy"][..], &["policy", "record", "--input", &x]] {
+        let arguments = [arguments, &["--output", &taken, &model]].concat();
+        let mut command = belljar(&arguments);
+        let output = with_state(&mut command, state.path()).output().unwrap();
+        let text = stderr(&output);
+        assert!(!output.status.success() && text.contains("already exists"), "{text}");
     }
     // `warm` does not compile code that it cannot cache.
     let file = s.file("no-folder", "");

@@ -182,7 +182,11 @@ fn image_flags_that_do_not_apply_are_refused() {
     refused("sized", &["--fit", "stretch", "--center-crop", "4"], &["needs a size"]);
     refused("sized", &["--resize", "16"], &["21x16", "takes 12x8", "--center-crop 12x8"]);
     refused("sized", &["--resize", "4x4"], &["4x4", "takes 12x8", "--resize 12x8"]);
-    refused("f32", &["--center-crop", "24"], &["23x17", "fewer than 24x24", "--center-crop"]);
+    refused(
+        "f32",
+        &["--center-crop", "24"],
+        &["23x17", "cannot be cropped to 24x24", "--center-crop"],
+    );
     let wide = s.file("wide.png", flat_png(60_000, 1));
     let model = s.at("f32");
     let output = run(&["run", &model, "--input", &format!("x={wide}"), "--resize", "2"]);

@@ -51,7 +51,7 @@ pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(
         ),
         false => failure,
     };
-    let folder = folder(arguments.output.as_deref())?;
+    let folder = folder(arguments.output.as_deref(), arguments.force)?;
     let bytes = read_model(&arguments.model, base.limits.model_size).map_err(more)?;
     let loaded = load(bytes, base.clone(), terminal).map_err(more)?;
     let text = match side_files::ungranted(&loaded, &arguments.model)?.as_slice() {
@@ -169,6 +169,8 @@ fn load(bytes: ModelBytes, mut policy: Policy, terminal: &Terminal) -> Result<Lo
     let (sha256, size) = (bytes.digest().to_string(), bytes.size());
     let name = bytes.label().to_owned();
     let host = host(IsolationArg::Process, Store::Unused, 1, terminal)?;
+    // Before anything that takes time: without the state folder no model is run.
+    belljar::internals::check_state(&host)?;
     let policy = host.effective(&policy)?;
     // The guest may have to be compiled first; that time is not counted as the model's.
     terminal.progress("starting a sandbox", || host.warm_up(&policy))?;

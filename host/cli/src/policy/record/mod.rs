@@ -17,6 +17,7 @@ mod write;
 use std::path::{Path, PathBuf};
 
 use super::super::failure::Failure;
+use super::super::outputs::check_free;
 use super::super::terminal::Terminal;
 use super::args::Record;
 use belljar::Error;
@@ -56,11 +57,13 @@ fn ordered(text: &str) -> Result<String, Failure> {
     Ok(canonical(text, "the recorded policy").map_err(Error::from)?)
 }
 
-/// The folder of a policy that is written to `output`.
-pub(crate) fn folder(output: Option<&Path>) -> Result<PathBuf, Failure> {
+/// The folder of a policy that is written to `output`, which must not exist yet unless it may be
+/// replaced: nothing is measured in vain.
+pub(crate) fn folder(output: Option<&Path>, force: bool) -> Result<PathBuf, Failure> {
     let unknown = |err: std::io::Error| Failure::failed(format!("the current folder: {err}"));
     let here = std::env::current_dir().map_err(unknown)?;
     let Some(output) = output else { return Ok(here) };
+    check_free(output, force)?;
     let folder = here.join(output.parent().unwrap_or(Path::new("")));
     folder.canonicalize().map_err(|err| Failure::write(output, &err))
 }

@@ -20,7 +20,7 @@ pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Fail
     if base.program.is_some() {
         return Err(Failure::usage("--within: this policy is for a guest program, not a model"));
     }
-    let folder = folder(arguments.output.as_deref())?;
+    let folder = folder(arguments.output.as_deref(), arguments.force)?;
     let bytes = read_model(&arguments.model, base.limits.model_size)?;
     let seen = new_policy::measure(bytes.clone(), base.clone(), &arguments.inputs, terminal)?;
     let text = ordered(&policy(&seen, &base, &folder))?;

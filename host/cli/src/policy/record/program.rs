@@ -41,7 +41,7 @@ pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Fail
         .hint("give inputs with --input"));
     }
     given.pictures.refuse_for_program()?;
-    let folder = folder(arguments.output.as_deref())?;
+    let folder = folder(arguments.output.as_deref(), arguments.force)?;
     let mut base = within(arguments)?;
     if arguments.within.is_some() && base.program.is_none() {
         return Err(Error::new(ErrorKind::Refused(Refused::ForModel)).into());
@@ -51,7 +51,9 @@ pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Fail
     program.sha256.get_or_insert(*bytes.digest().as_bytes());
     program.arguments |= !arguments.arguments.is_empty();
     // Ceilings apply to the original grants, before copies replace them.
-    let effective = host(IsolationArg::Process, Store::Unused, 1, terminal)?.effective(&base)?;
+    let host = host(IsolationArg::Process, Store::Unused, 1, terminal)?;
+    belljar::internals::check_state(&host)?;
+    let effective = host.effective(&base)?;
     let base: Policy = (*effective).clone();
     let inputs = read_all(&given.inputs, base.limits.input_size)?;
 
