@@ -43,8 +43,8 @@ pub use address::{AddressKind, Peer, address_kind, canonical_address};
 pub use belljar_confine::layers::Confinement;
 pub use ceiling::Ceilings;
 pub use ceiling::{
-    Ceiling, Cut, Effective, Excess, Hosts, OPERATORS_CEILING, PeerCeiling, ProgramCeiling,
-    Refused, Root, Usable,
+    Admissible, Ceiling, Cut, Effective, Excess, Hosts, OPERATORS_CEILING, PeerCeiling,
+    ProgramCeiling, Refused, Root,
 };
 pub use diff::{Change, ChangeKind, compare};
 pub use error::PolicyError;

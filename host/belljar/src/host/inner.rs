@@ -21,7 +21,7 @@ use crate::trust::Digest;
 use belljar_confine::layers::{Confinement, MissingLayer};
 use belljar_confine::process::WorkerProgram;
 use belljar_confine::role::Role;
-use belljar_policy::{Ceilings, Effective, Usable};
+use belljar_policy::{Admissible, Ceilings, Effective};
 
 /// Room for message framing in addition to tensors, in bytes.
 const FRAMING: u64 = 1 << 20;
@@ -103,7 +103,7 @@ impl Inner {
     /// Nothing here uses a policy that did not pass through this function.
     pub(crate) fn admit(
         &self,
-        policy: &impl Usable,
+        policy: &impl Admissible,
         model: Option<Digest>,
     ) -> Result<Effective, ErrorKind> {
         let subject = Subject { model, policy: policy.digest_of_file().map(Digest::from) };

@@ -19,7 +19,7 @@ use crate::supervise::Quarantined;
 use crate::trust::{Digest, ModelBytes};
 use belljar_confine::process::{asked_to_be_worker, enter_worker};
 use belljar_confine::role::Role;
-use belljar_policy::{Effective, Policy, Usable};
+use belljar_policy::{Admissible, Effective, Policy};
 
 pub(crate) use budget::Claim;
 pub use builder::HostBuilder;
@@ -114,7 +114,7 @@ impl Host {
     /// When a ceiling refuses the policy, when the policy pins another model, when the model is
     /// larger than the policy allows or not an acceptable ONNX model, when it keeps data in a file
     /// that the policy does not grant or that is not a regular file, and when a limit is hit.
-    pub fn load(&self, bytes: ModelBytes, policy: &impl Usable) -> Result<Model, Error> {
+    pub fn load(&self, bytes: ModelBytes, policy: &impl Admissible) -> Result<Model, Error> {
         match self.inner.admit(policy, Some(bytes.digest())) {
             Ok(effective) => Model::load(self, bytes, effective),
             Err(kind) => Err(Error::for_model(bytes.label(), kind)),
@@ -137,7 +137,7 @@ impl Host {
     ///
     /// # Errors
     /// When a ceiling refuses the policy, and when the cache cannot be used.
-    pub fn warm_up(&self, policy: &impl Usable) -> Result<(), Error> {
+    pub fn warm_up(&self, policy: &impl Admissible) -> Result<(), Error> {
         let inner = &self.inner;
         let policy = &inner.admit(policy, None).map_err(Error::new)?;
         let variant = inner.variant(policy);

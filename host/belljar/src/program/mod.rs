@@ -36,7 +36,7 @@ use crate::sandbox::{Limit, ProgramLimits};
 use crate::supervise::Record;
 use crate::trust::{Digest, ModelBytes};
 use belljar_confine::memory::SealedBytes;
-use belljar_policy::{Effective, Policy, Refused, Usable};
+use belljar_policy::{Admissible, Effective, Policy, Refused};
 
 use broker::{Broker, Models};
 pub use engine::is_component;
@@ -91,7 +91,7 @@ impl Host {
     pub fn load_program(
         &self,
         program: ModelBytes,
-        policy: &impl Usable,
+        policy: &impl Admissible,
     ) -> Result<Program, Error> {
         let label = program.label().to_owned();
         Program::load(self, program, policy).map_err(|kind| Error::for_model(&label, kind))
@@ -99,7 +99,11 @@ impl Host {
 }
 
 impl Program {
-    fn load(host: &Host, program: ModelBytes, policy: &impl Usable) -> Result<Program, ErrorKind> {
+    fn load(
+        host: &Host,
+        program: ModelBytes,
+        policy: &impl Admissible,
+    ) -> Result<Program, ErrorKind> {
         let (digest, size) = (program.digest(), program.size());
         let inner = &host.inner;
         let policy = inner.admit(policy, Some(digest))?;

@@ -205,9 +205,9 @@ pub struct Effective {
 #[derive(Clone, Debug, Default)]
 struct Identity(Arc<()>);
 
-/// A policy that a host can use: a [`Policy`], which is cut down to the host's ceilings, or an
+/// A policy that a host can admit: a [`Policy`], which is cut down to the host's ceilings, or an
 /// [`Effective`] one, for which that was done. One of another host is cut down again.
-pub trait Usable: private::Sealed {
+pub trait Admissible: private::Sealed {
     /// This policy cut down to these ceilings, and whether that was done before.
     ///
     /// # Errors
@@ -224,7 +224,7 @@ mod private {
     impl Sealed for super::Effective {}
 }
 
-impl Usable for Policy {
+impl Admissible for Policy {
     fn admitted_by(&self, ceilings: &Ceilings) -> Result<(Effective, bool), Refused> {
         Ok((ceilings.admit(self)?, false))
     }
@@ -234,7 +234,7 @@ impl Usable for Policy {
     }
 }
 
-impl Usable for Effective {
+impl Admissible for Effective {
     fn admitted_by(&self, ceilings: &Ceilings) -> Result<(Effective, bool), Refused> {
         if Arc::ptr_eq(&self.by.0, &ceilings.identity.0) {
             return Ok((self.clone(), true));
@@ -264,11 +264,14 @@ impl Effective {
     }
 
     /// The same policy for a sandbox that decodes a file into an input: its output is an input.
+    #[doc(hidden)]
     pub fn for_pictures(&self) -> Effective {
         let mut effective = self.clone();
         let limits = &mut effective.policy.limits;
         limits.output_size = limits.input_size;
         limits.prepare_time = limits.prepare_time.max(limits.run_time);
+        // A model under it would have to be within the ceilings again.
+        effective.by = Identity::default();
         effective
     }
 }

@@ -127,10 +127,11 @@ fn effective_policy_is_cut_again_only_by_other_ceilings() {
     let (own, others) = (ceilings("512 MiB"), ceilings("128 MiB"));
     let (first, known) = Policy::default().admitted_by(&own).unwrap();
     assert!(!known && first.cuts().len() == 1);
-    for same in [own.clone(), own] {
-        let (again, known) = first.admitted_by(&same).unwrap();
+    for same in [&own.clone(), &own] {
+        let (again, known) = first.admitted_by(same).unwrap();
         assert!(known && *again == *first && again.cuts() == first.cuts());
     }
+    assert!(!first.for_pictures().admitted_by(&own).unwrap().1);
     let (less, known) = first.admitted_by(&others).unwrap();
     assert!(!known && less.limits.memory == 128 << 20, "{less:?}");
     assert_eq!(less.cuts().len(), 2);
