@@ -317,7 +317,7 @@ fn host_memory_for_a_program_counts_as_its_memory() {
     assert_fails(run_command(&program, "tensors 64"), 5, "`limits.memory`");
     assert_answers(&program);
     let program = misbehaves(&host, &policy("[limits]\nmemory = \"256 MiB\""));
-    assert_fails(run_command(&program, "empty-tensors 1000000"), 5, "above 100000");
+    assert_fails(run_command(&program, "empty-tensors 1000000"), 5, "the limit is 100000");
     assert_answers(&program);
 }
 
@@ -344,7 +344,7 @@ fn program_loads_only_models_of_its_policy() {
     let err = assert_fails(run_command(&program, "model silero"), 3, "the policy pins");
     assert!(err.to_string().contains("model silero"), "{err}");
     // An error of the model is reported as such.
-    let err = assert_fails(run_command(&program, "misfit"), 4, "declared is bytes: i32 [");
+    let err = assert_fails(run_command(&program, "misfit"), 4, "the model declares bytes: i32 [");
     assert!(err.to_string().contains("model magika"), "{err}");
     assert_answers(&program);
     // Without a grant the model cannot be loaded, even if its file exists.

@@ -107,14 +107,11 @@ impl Inner {
         model: Option<Digest>,
     ) -> Result<Effective, ErrorKind> {
         let subject = Subject { model, policy: policy.digest_of_file().map(Digest::from) };
-        let (effective, reported) = match policy.admitted_by(&self.ceilings) {
+        let (effective, cuts) = match policy.admitted_by(&self.ceilings) {
             Ok(admitted) => admitted,
             Err(refused) => return Err(self.refused(subject, refused.into())),
         };
-        if reported {
-            return Ok(effective);
-        }
-        for cut in effective.cuts() {
+        for cut in cuts {
             (self.listener)(Event::PolicyCut(cut.clone()));
             let rule = format!("ceiling: {}", cut.left);
             let (resource, access) = (cut.key.as_str(), cut.asked.as_str());

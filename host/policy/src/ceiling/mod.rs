@@ -208,11 +208,11 @@ struct Identity(Arc<()>);
 /// A policy that a host can admit: a [`Policy`], which is cut down to the host's ceilings, or an
 /// [`Effective`] one, for which that was done. One of another host is cut down again.
 pub trait Admissible: private::Sealed {
-    /// This policy cut down to these ceilings, and whether that was done before.
+    /// This policy cut down to these ceilings, and what they cut now: nothing that was cut before.
     ///
     /// # Errors
     /// When the policy is refused.
-    fn admitted_by(&self, ceilings: &Ceilings) -> Result<(Effective, bool), Refused>;
+    fn admitted_by(&self, ceilings: &Ceilings) -> Result<(Effective, Vec<Cut>), Refused>;
 
     /// SHA-256 of the file that it was read from, if it says what the file says.
     fn digest_of_file(&self) -> Option<[u8; 32]>;
@@ -225,8 +225,10 @@ mod private {
 }
 
 impl Admissible for Policy {
-    fn admitted_by(&self, ceilings: &Ceilings) -> Result<(Effective, bool), Refused> {
-        Ok((ceilings.admit(self)?, false))
+    fn admitted_by(&self, ceilings: &Ceilings) -> Result<(Effective, Vec<Cut>), Refused> {
+        let effective = ceilings.admit(self)?;
+        let cuts = effective.cuts.clone();
+        Ok((effective, cuts))
     }
 
     fn digest_of_file(&self) -> Option<[u8; 32]> {
@@ -235,14 +237,15 @@ impl Admissible for Policy {
 }
 
 impl Admissible for Effective {
-    fn admitted_by(&self, ceilings: &Ceilings) -> Result<(Effective, bool), Refused> {
+    fn admitted_by(&self, ceilings: &Ceilings) -> Result<(Effective, Vec<Cut>), Refused> {
         if Arc::ptr_eq(&self.by.0, &ceilings.identity.0) {
-            return Ok((self.clone(), true));
+            return Ok((self.clone(), Vec::new()));
         }
         let mut again = ceilings.admit(&self.policy)?;
+        let cuts = again.cuts.clone();
         again.cuts.splice(..0, self.cuts.iter().cloned());
         again.file_sha256 = self.file_sha256;
-        Ok((again, false))
+        Ok((again, cuts))
     }
 
     fn digest_of_file(&self) -> Option<[u8; 32]> {

@@ -125,16 +125,22 @@ fn effective_policy_is_cut_again_only_by_other_ceilings() {
         Ceilings::of(vec![Ceiling::parse(&text, "ceiling").unwrap()], false)
     };
     let (own, others) = (ceilings("512 MiB"), ceilings("128 MiB"));
-    let (first, known) = Policy::default().admitted_by(&own).unwrap();
-    assert!(!known && first.cuts().len() == 1);
+    let (first, cuts) = Policy::default().admitted_by(&own).unwrap();
+    assert!(cuts == first.cuts() && cuts.len() == 1);
     for same in [&own.clone(), &own] {
-        let (again, known) = first.admitted_by(same).unwrap();
-        assert!(known && *again == *first && again.cuts() == first.cuts());
+        let (again, cuts) = first.admitted_by(same).unwrap();
+        assert!(cuts.is_empty() && *again == *first && again.cuts() == first.cuts());
     }
-    assert!(!first.for_pictures().admitted_by(&own).unwrap().1);
-    let (less, known) = first.admitted_by(&others).unwrap();
-    assert!(!known && less.limits.memory == 128 << 20, "{less:?}");
+    let (less, cuts) = first.admitted_by(&others).unwrap();
+    assert!(cuts.len() == 1 && less.limits.memory == 128 << 20, "{less:?}");
     assert_eq!(less.cuts().len(), 2);
+    // An output limit above the ceiling's does not come back by way of a picture.
+    let small = Ceiling::parse("version = 1\n[limits]\noutput-size = \"1 MiB\"", "c").unwrap();
+    let small = Ceilings::of(vec![small], false);
+    let pictures = small.admit(&Policy::default()).unwrap().for_pictures();
+    assert!(pictures.limits.output_size > 1 << 20);
+    let (again, cuts) = pictures.admitted_by(&small).unwrap();
+    assert!(cuts.len() == 1 && again.limits.output_size == 1 << 20, "{cuts:?}");
     let refusing =
         Ceilings::of(vec![Ceiling::parse("version = 1\nrequire-pin = true", "c").unwrap()], false);
     assert!(first.admitted_by(&refusing).is_err());
