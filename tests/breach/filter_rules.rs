@@ -48,7 +48,7 @@ const PROGRAMS: [(&str, &str, &str); 9] = [
     ("misbehaves", "recurse", "limits.stack"),
     ("misbehaves", "grow", "limits.memory"),
     ("misbehaves", "loop", "limits.run-time"),
-    ("misbehaves", "empty-tensors 1000000", "above 100000"),
+    ("misbehaves", "empty-tensors 1000000", "the limit is 100000"),
     ("labels", "", "is missing"),
 ];
 
