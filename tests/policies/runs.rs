@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Output;
 
 use belljar::Policy;
-use belljar::policy::{Access, Peer};
+use belljar::policy::{Access, Peer, Sizes};
 use support::scratch::Scratch;
 use support::{belljar, models, repository};
 
@@ -451,8 +451,12 @@ fn recorded_policy_of_a_model_has_shapes_types_and_limits() {
     assert!(policy.program.is_none() && policy.model.sha256.is_some(), "{text}");
     let [input] = &policy.inputs[..] else { panic!("{text}") };
     assert_eq!((input.name.as_str(), input.dtype.unwrap().name()), ("bytes", "i32"));
-    assert_eq!(input.shape, Some(vec![Some(1), Some(2048)]));
-    assert_eq!(policy.outputs[0].shape, Some(vec![Some(1), Some(214)]), "{text}");
+    assert_eq!(input.shape, Some(vec![Sizes::exactly(1), Sizes::exactly(2048)]));
+    assert_eq!(
+        policy.outputs[0].shape,
+        Some(vec![Sizes::exactly(1), Sizes::exactly(214)]),
+        "{text}"
+    );
     assert!(policy.limits.memory < 1 << 30, "{text}");
     let recorded_policy = folder.at("recorded.toml");
     let zeros = |rows: usize| vec![vec![0; 2048]; rows];
@@ -474,7 +478,7 @@ fn recorded_policy_of_a_model_has_shapes_types_and_limits() {
     );
     let (code, errors, policy, text) = recorded(&folder, model, &["--random", "--within", &wide]);
     assert_eq!((code, errors.as_str()), (Some(0), ""), "{text}");
-    assert_eq!(policy.inputs[0].shape, Some(vec![None, Some(2048)]), "{text}");
+    assert_eq!(policy.inputs[0].shape, Some(vec![Sizes::Any, Sizes::exactly(2048)]), "{text}");
     assert!(policy.inputs[0].min.is_some() && policy.limits.memory <= 100 << 20, "{text}");
     assert!(!policy.compute.native_kernels());
 }

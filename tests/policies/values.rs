@@ -4,9 +4,10 @@
 
 use crate::support;
 
-use belljar::{ErrorKind, Host, Isolation, Model, Policy, Tensor};
+use belljar::{ErrorKind, Host, InputShape, Isolation, Model, Policy, Tensor};
 use support::onnx::{
-    FLOAT, Graph, INT64, fixed, graph_attribute, node, relu, tensor_i64, value, value_of_any_shape,
+    Dim, FLOAT, Graph, INT64, fixed, graph_attribute, node, relu, tensor_i64, value,
+    value_of_any_shape,
 };
 use support::{ISOLATIONS, host, load_under};
 
@@ -133,6 +134,37 @@ fn rules_that_do_not_fit_the_model_are_refused() {
     run(&host, "[inputs.x]\ndtype = \"f32\"\nshape = [\"?\"]\n", &[0.0; 4]).unwrap();
 }
 
+/// A shape outside of the policy's bounds is refused before anything is prepared for it.
+#[test]
+fn open_dimensions_are_bounded_by_the_policy() {
+    let host = host(Isolation::Process);
+    let bytes = relu(&[Dim::Symbol("rows"), Dim::Fixed(2)]).bytes();
+    let rules = "[inputs.x]\nshape = [\"2..3\", 2]\n[outputs.y]\nshape = [\"0..3\", \"1..2\"]\n";
+    let model = under(&host, &bytes, rules).unwrap();
+    let rows = |rows: usize| Tensor::new(vec![1f32; 2 * rows], &[rows, 2]).unwrap();
+    for inside in [2, 3] {
+        model.run(&[("x", rows(inside))]).unwrap().validate().unwrap();
+    }
+    let calls = model.calls();
+    for outside in [0, 1, 4, 100] {
+        let input = [("x", rows(outside))];
+        let shape = InputShape { name: "x".into(), dims: vec![outside as u64, 2] };
+        for err in [
+            model.run(&input).map(drop).unwrap_err(),
+            model.prepare(&input).map(drop).unwrap_err(),
+            model.prepare_for(&[shape]).map(drop).unwrap_err(),
+        ] {
+            let text = err.to_string();
+            assert_eq!(err.exit_code(), 4, "{text}");
+            assert!(text.contains("allows [2..3, 2] (`inputs.x.shape`)"), "{text}");
+        }
+    }
+    assert_eq!(model.calls(), calls, "a shape outside of the bounds reached a sandbox");
+    // A range that excludes the model's own fixed size can never be met.
+    let err = under(&host, &bytes, "[inputs.x]\nshape = [\"?\", \"3..9\"]\n").err().unwrap();
+    assert!(err.exit_code() == 3 && err.to_string().contains("`inputs.x.shape`"), "{err}");
+}
+
 /// `y = x + 1` if the scalar `way` is 16, and otherwise an invalid branch.
 fn chosen() -> Vec<u8> {
     let branch = |nodes: Vec<support::onnx::Message>| {
@@ -206,6 +238,13 @@ fn policy_for_a_program_cannot_have_value_rules() {
         ("[inputs.x]\nmin = true\n", "not a number"),
         ("[inputs.x]\nmax-norm = -1\n", "negative"),
         ("[inputs.x]\nshape = [-1]\n", "size"),
+        ("[inputs.x]\nshape = [\"3..2\"]\n", "not a range of sizes"),
+        ("[inputs.x]\nshape = [\"1...3\"]\n", "not a range of sizes"),
+        ("[inputs.x]\nshape = [\"..3\"]\n", "not a range of sizes"),
+        ("[inputs.x]\nshape = [\"1..\"]\n", "not a range of sizes"),
+        ("[inputs.x]\nshape = [\"+1..3\"]\n", "not a range of sizes"),
+        ("[inputs.x]\nshape = [\"1..99999999999999999999\"]\n", "not a range of sizes"),
+        ("[inputs.x]\nshape = [\"3\"]\n", "not a range of sizes"),
         ("[inputs.x]\nallowed = []\n", "0 values"),
         ("[inputs.x]\ntop-k = 1\n", "top-k"),
         ("[outputs.x]\nvalue = 1\n", "value"),

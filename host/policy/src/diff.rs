@@ -215,8 +215,7 @@ fn rules(key: &str, a: &[ValueRule], b: &[ValueRule], to: &mut Changes) {
         parts.extend(number("value", *value));
         parts.extend(dtype.map(|dtype| format!("dtype {dtype}")));
         parts.extend(shape.as_ref().map(|shape| {
-            let size = |size: &Option<u64>| size.map_or("?".to_owned(), |size| size.to_string());
-            let sizes: Vec<String> = shape.iter().map(size).collect();
+            let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
             format!("shape [{}]", sizes.join(", "))
         }));
         parts.extend(number("min", *min));

@@ -270,7 +270,7 @@ fn values(rule: &ValueRule, of_inputs: bool, to: &mut Sentences) {
     let mut must = Vec::new();
     must.extend(dtype.map(|dtype| format!("of type {dtype}")));
     must.extend(shape.as_ref().map(|shape| {
-        let sizes = shape.iter().map(|size| size.map_or("?".to_owned(), |size| size.to_string()));
+        let sizes = shape.iter().map(ToString::to_string);
         format!("of shape [{}]", sizes.collect::<Vec<_>>().join(", "))
     }));
     must.extend(min.map(|min| format!("at least {min}")));

@@ -281,7 +281,11 @@ pub(super) const INPUTS: Table = Table {
     keys: &[
         key("value", Shape::Scalar, "The only value, with which the model is prepared."),
         key("dtype", Shape::Dtype, "The element type."),
-        key("shape", Shape::Dims, "The shape; \"?\" means any size."),
+        key(
+            "shape",
+            Shape::Dims,
+            "The shape: sizes, ranges such as \"1..512\", and \"?\" for any size.",
+        ),
         key("min", Shape::Number, "The minimum of every element."),
         key("max", Shape::Number, "The maximum of every element."),
         key("finite", Shape::On, "Whether NaN and infinities are refused."),
@@ -298,7 +302,11 @@ pub(super) const OUTPUTS: Table = Table {
     about: "A rule for the values of an output; an output that violates it is withheld.",
     keys: &[
         key("dtype", Shape::Dtype, "The element type."),
-        key("shape", Shape::Dims, "The shape; \"?\" means any size."),
+        key(
+            "shape",
+            Shape::Dims,
+            "The shape: sizes, ranges such as \"1..512\", and \"?\" for any size.",
+        ),
         key("min", Shape::Number, "The minimum of every element."),
         key("max", Shape::Number, "The maximum of every element."),
         key("finite", Shape::On, "Whether NaN and infinities are withheld."),

@@ -64,7 +64,7 @@ pub use template::{
     MEASURED, STARTING_COMPUTE, measured_limits, starting_head, starting_limits, unmeasured_limits,
 };
 pub use template::{Measured, starting_policy};
-pub use values::{Scalar, ValueRule};
+pub use values::{Scalar, Sizes, ValueRule};
 
 /// The only version of the policy format that this build supports.
 pub const FORMAT_VERSION: u32 = 1;

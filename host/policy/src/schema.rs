@@ -151,7 +151,10 @@ fn shape(shape: Shape) -> Value {
         }
         Shape::Dims => json!({
             "type": "array",
-            "items": { "anyOf": [{ "type": "integer", "minimum": 0 }, { "const": "?" }] },
+            "items": { "anyOf": [
+                { "type": "integer", "minimum": 0 },
+                { "type": "string", "pattern": "^(\\?|[0-9]+\\.\\.[0-9]+)$" },
+            ] },
             "maxItems": super::values::MAX_DIMS,
         }),
         Shape::On => json!({ "type": "boolean", "default": true }),

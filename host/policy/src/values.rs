@@ -1,6 +1,8 @@
 //! Value rules of inputs and outputs: `[inputs.NAME]` and `[outputs.NAME]`. An input that violates
 //! its rule does not reach the sandbox; an output that violates its rule is withheld.
 
+use std::fmt;
+
 use toml::de::{DeTable, DeValue};
 
 use super::PolicyError;
@@ -49,6 +51,56 @@ impl std::fmt::Display for Scalar {
     }
 }
 
+/// The sizes that a rule allows for one dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sizes {
+    /// Any size: `"?"`.
+    Any,
+    /// From the first to the second, both included: `3`, or `"1..512"`.
+    Range(u64, u64),
+}
+
+impl Sizes {
+    /// Exactly this size.
+    #[must_use]
+    pub fn exactly(size: u64) -> Sizes {
+        Sizes::Range(size, size)
+    }
+
+    /// Whether a dimension may have this size.
+    #[must_use]
+    pub fn allows(self, size: u64) -> bool {
+        match self {
+            Sizes::Any => true,
+            Sizes::Range(least, most) => (least..=most).contains(&size),
+        }
+    }
+
+    /// The sizes that a text of a policy names, if it is one.
+    pub(crate) fn parse(text: &str) -> Option<Sizes> {
+        if text == "?" {
+            return Some(Sizes::Any);
+        }
+        let (least, most) = text.split_once("..")?;
+        let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
+            true => text.parse::<u64>().ok(),
+            false => None,
+        };
+        let (least, most) = (number(least)?, number(most)?);
+        (least <= most).then_some(Sizes::Range(least, most))
+    }
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Sizes::Any => f.write_str("?"),
+            Sizes::Range(least, most) if least == most => write!(f, "{least}"),
+            Sizes::Range(least, most) => write!(f, "{least}..{most}"),
+        }
+    }
+}
+
 /// The rule for the values of one input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -60,8 +112,8 @@ pub struct ValueRule {
     pub value: Option<Scalar>,
     /// The element type.
     pub dtype: Option<DType>,
-    /// The shape; `None` is any size.
-    pub shape: Option<Vec<Option<u64>>>,
+    /// The sizes of each dimension.
+    pub shape: Option<Vec<Sizes>>,
     /// The minimum of every element.
     pub min: Option<Scalar>,
     /// The maximum of every element.
@@ -224,9 +276,11 @@ impl Reader<'_> {
         Ok(DType::ALL[at])
     }
 
-    fn dims(&self, value: &Value<'_>) -> Result<Vec<Option<u64>>, PolicyError> {
+    fn dims(&self, value: &Value<'_>) -> Result<Vec<Sizes>, PolicyError> {
         let wrong = |value: &Value<'_>, why: String| {
-            let hint = format!("write a list of up to {MAX_DIMS} sizes; \"?\" means any");
+            let hint = format!(
+                "write a list of up to {MAX_DIMS} sizes; \"1..512\" means from 1 to 512, and \"?\" any"
+            );
             self.value("shape", value, why, hint)
         };
         let items = value.get_ref().as_array();
@@ -235,9 +289,11 @@ impl Reader<'_> {
             return Err(wrong(value, format!("{} dimensions", items.len())));
         }
         let dim = |item: &Value<'_>| match item.get_ref() {
-            DeValue::String(text) if text == "?" => Ok(None),
+            DeValue::String(text) => {
+                Sizes::parse(text).ok_or_else(|| wrong(item, "not a range of sizes".to_owned()))
+            }
             DeValue::Integer(text) => u64::from_str_radix(text.as_str(), text.radix())
-                .map(Some)
+                .map(Sizes::exactly)
                 .map_err(|_| wrong(item, "not a size".to_owned())),
             _ => Err(wrong(item, format!("{}, not a size", kind(item)))),
         };

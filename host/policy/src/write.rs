@@ -6,7 +6,9 @@ use std::path::Path;
 
 use belljar_files::Digest;
 
-use crate::{Compute, Confinement, DeclaredShapes, FileGrant, Kernels, Policy, Scalar, ValueRule};
+use crate::{
+    Compute, Confinement, DeclaredShapes, FileGrant, Kernels, Policy, Scalar, Sizes, ValueRule,
+};
 
 /// A TOML string. Characters that are not printable are escaped, so that the reader sees them.
 pub fn quoted(text: &str) -> String {
@@ -113,8 +115,11 @@ pub fn rule(table: &str, rule: &ValueRule) -> String {
     };
     line("value", value.map(|value| value.to_string()));
     line("dtype", dtype.map(|dtype| quoted(dtype.name())));
-    let dims = |dims: &[Option<u64>]| {
-        let dims = dims.iter().map(|dim| dim.map_or("\"?\"".to_owned(), |dim| dim.to_string()));
+    let dims = |dims: &[Sizes]| {
+        let dims = dims.iter().map(|sizes| match sizes {
+            Sizes::Range(least, most) if least == most => least.to_string(),
+            sizes => quoted(&sizes.to_string()),
+        });
         format!("[{}]", dims.collect::<Vec<_>>().join(", "))
     };
     line("shape", shape.as_deref().map(dims));
@@ -152,7 +157,7 @@ mod tests {
         let mut whole = ValueRule::new("a.b \"c\"");
         whole.value = Some(Scalar::Int(-3));
         whole.dtype = Some(belljar_tensor::DType::I64);
-        whole.shape = Some(vec![None, Some(3)]);
+        whole.shape = Some(vec![Sizes::Any, Sizes::exactly(3), Sizes::Range(1, 512)]);
         whole.min = Some(Scalar::Float(-1e300));
         whole.max = Some(Scalar::Float(0.1));
         whole.finite = false;

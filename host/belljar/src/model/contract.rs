@@ -188,6 +188,11 @@ impl Contract {
                 let why = format!("{:?} does not fit {declared}{}", shape.dims, misfit.detail());
                 return Err(error(name, why));
             }
+            if let Some(rule) = self.input_rules.iter().find(|rule| rule.name == *name)
+                && let Some(why) = values::broken_shape("inputs", rule, &shape.dims)
+            {
+                return Err(error(name, why));
+            }
             shapes.push(shape);
         }
         Ok(shapes)

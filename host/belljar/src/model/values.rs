@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use belljar_abi::{DType, Dim, ValueInfo};
 
-use belljar_policy::{Scalar, ValueRule};
+use belljar_policy::{Scalar, Sizes, ValueRule};
 use belljar_tensor::{Coded, Data, Tensor, bf16, f16};
 use belljar_text::Escaped;
 
@@ -124,8 +124,8 @@ pub(super) fn validate_rule(
         return Err(("dtype", format!("the model declares {dtype}, not {wanted}")));
     }
     if let (Some(rule), Some(dims), true) = (&rule.shape, &declared.shape, shape_binds) {
-        let fits = |(size, dim): (&Option<u64>, &Dim)| match (size, dim) {
-            (Some(size), Dim::Fixed(fixed)) => size == fixed,
+        let fits = |(sizes, dim): (&Sizes, &Dim)| match dim {
+            Dim::Fixed(fixed) => sizes.allows(*fixed),
             _ => true,
         };
         if rule.len() != dims.len() || !rule.iter().zip(dims).all(fits) {
@@ -234,19 +234,28 @@ macro_rules! elements {
     };
 }
 
+/// How a shape violates a rule, with the key it violates.
+pub(super) fn broken_shape(table: &str, rule: &ValueRule, shape: &[u64]) -> Option<String> {
+    let allowed = rule.shape.as_ref()?;
+    let fits = |(sizes, size): (&Sizes, &u64)| sizes.allows(*size);
+    if allowed.len() == shape.len() && allowed.iter().zip(shape).all(fits) {
+        return None;
+    }
+    let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+    let allowed = allowed.join(", ");
+    let key = key(table, rule, "shape");
+    Some(format!("its shape is {shape:?}, and the policy allows [{allowed}] ({key})"))
+}
+
 /// How a tensor violates a rule, with the key it violates.
 pub(super) fn broken(table: &str, rule: &ValueRule, tensor: &Tensor) -> Option<String> {
     let says = |which: &str, why: String| Some(format!("{why} ({})", key(table, rule, which)));
     if rule.dtype.is_some_and(|dtype| dtype != tensor.dtype()) {
         return says("dtype", format!("it is {}", tensor.dtype()));
     }
-    if let Some(wanted) = &rule.shape {
-        let fits =
-            |(size, dim): (&Option<u64>, &usize)| size.is_none_or(|size| size == *dim as u64);
-        let shape = tensor.shape();
-        if wanted.len() != shape.len() || !wanted.iter().zip(shape).all(fits) {
-            return says("shape", format!("its shape is {shape:?}"));
-        }
+    let dims: Vec<u64> = tensor.shape().iter().map(|dim| *dim as u64).collect();
+    if let Some(why) = broken_shape(table, rule, &dims) {
+        return Some(why);
     }
     let (which, why, at) = elements!(
         tensor.data(),

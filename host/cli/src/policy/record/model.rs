@@ -11,7 +11,7 @@ use super::super::super::terminal::Terminal;
 use super::super::args::Record;
 use super::{folder, ordered, parsed, within};
 use belljar::Description;
-use belljar_policy::{FORMAT_VERSION, Policy, ValueRule, measured_limits, write as text};
+use belljar_policy::{FORMAT_VERSION, Policy, Sizes, ValueRule, measured_limits, write as text};
 use belljar_tensor::{Data, Tensor};
 use belljar_text::Escaped;
 
@@ -77,7 +77,9 @@ fn policy(seen: &Seen, base: &Policy, folder: &Path) -> String {
 fn narrowed(mut rule: ValueRule, tensor: &Tensor) -> ValueRule {
     rule.dtype = Some(tensor.dtype());
     // An existing shape may leave sizes open on purpose.
-    rule.shape.get_or_insert_with(|| tensor.shape().iter().map(|dim| Some(*dim as u64)).collect());
+    rule.shape.get_or_insert_with(|| {
+        tensor.shape().iter().map(|dim| Sizes::exactly(*dim as u64)).collect()
+    });
     rule
 }
 
