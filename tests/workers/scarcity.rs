@@ -319,7 +319,8 @@ fn without_a_home_models_run_and_a_warning_is_printed() {
     let output = run(&[]);
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    for says in ["cannot store prepared models", "--no-store", "count the workers that models kill"] {
+    for says in ["cannot store prepared models", "--no-store", "count the workers that models kill"]
+    {
         assert!(text.contains(says), "{says}: {text}");
     }
 
