@@ -2,7 +2,6 @@
 //! `record` runs a model, and only `check` decides whether a policy can be used: the other commands
 //! also accept untrusted files.
 
-pub(super) mod args;
 mod check;
 mod diff;
 mod explain;
@@ -15,10 +14,10 @@ mod warnings;
 use std::io::{BufWriter, Write, stdout};
 use std::path::Path;
 
+use super::args::PolicyCommand;
 use super::failure::Failure;
 use super::json;
 use super::terminal::Terminal;
-use args::PolicyCommand;
 use belljar::Error;
 use belljar_policy::{LoadedPolicy, Policy, ceiling_schema, policy_schema};
 

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use super::super::failure::Failure;
 use super::super::outputs::check_free;
 use super::super::terminal::Terminal;
-use super::args::Record;
+use crate::args::Record;
 use belljar::Error;
 use belljar_policy::{Policy, canonical};
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::args::{InputArgs, TextFormat};
+use super::{InputArgs, TextFormat};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
