@@ -3,7 +3,7 @@
 use belljar_abi::{GuestErrorCode, InputShape, Preparation};
 
 use super::Model;
-use super::shared::refusal;
+use super::answers::refusal;
 use crate::error::{Error, ErrorKind};
 
 /// The result of preparing a model for inputs of some shapes.

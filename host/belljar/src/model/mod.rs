@@ -1,5 +1,6 @@
 //! A loaded model: its description, and its runs.
 
+mod answers;
 mod contract;
 mod examine;
 mod idle;
@@ -30,6 +31,7 @@ use belljar_policy::FileGrant;
 use belljar_policy::{Effective, Policy, Refused};
 use belljar_tensor::{Tensor, string_memory};
 
+use answers::{description, reply, unexpected};
 use contract::{Bound, Contract};
 pub use examine::Examined;
 pub(crate) use idle::IdleWatch;
@@ -37,7 +39,7 @@ pub use outputs::{Outputs, UncheckedOutputs};
 pub use picture::PictureError;
 pub use profile::ProfiledRun;
 pub use shapes::ShapeDifference;
-use shared::{Served, Shared, Waiting, description, reply, unexpected};
+use shared::{Served, Shared, Waiting};
 pub use side_files::external_data_paths;
 
 /// The cost of a run.

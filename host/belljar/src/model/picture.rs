@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use belljar_abi::{GuestErrorCode, Reply, decode_reply};
 
 use super::Model;
-use super::shared::unexpected;
+use super::answers::unexpected;
 use crate::error::{Error, ErrorKind, Phase};
 use crate::host::Event;
 use crate::sandbox::{Call, CallLimit, Failure, Limit, Payload, TimeKey};

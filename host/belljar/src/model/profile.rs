@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use belljar_abi::{ProfiledNode, Reply};
 
+use super::answers::{reply, unexpected};
 use super::contract::Bound;
-use super::shared::{Served, Shared, reply, unexpected};
+use super::shared::{Served, Shared};
 use super::{Model, payload};
 use crate::audit::{Decision, Verdict};
 use crate::error::{Error, ErrorKind, Phase};

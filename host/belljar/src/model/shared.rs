@@ -4,10 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use belljar_abi::{
-    Description, GuestError, GuestErrorCode, InputShape, Preparation, Reply, decode_reply,
-};
+use belljar_abi::{Description, GuestError, InputShape, Preparation, Reply};
 
+use super::answers::{decode, description, refusal, reply, unexpected};
 use super::contract::{Bound, Contract};
 use super::side_files::Granted;
 use crate::audit::Subject;
@@ -369,50 +368,5 @@ impl Shared {
         let has_snapshot =
             |one: &Prepared| snapshots.iter().any(|(shapes, _)| *shapes == one.shapes);
         prepared.extract_if(.., |one| too_long(one.since) && has_snapshot(one)).collect()
-    }
-}
-
-pub(super) fn unexpected() -> ErrorKind {
-    ErrorKind::Sandbox("the sandbox's answer does not belong to the request".into())
-}
-
-/// Decodes a description from a sandbox or from the store.
-pub(super) fn description(message: &[u8]) -> Result<Description, ErrorKind> {
-    match decoded(message, Phase::Prepare)? {
-        Reply::Description(description) => Ok(description),
-        _ => Err(unexpected()),
-    }
-}
-
-pub(super) fn reply(answer: &Answer, phase: Phase) -> Result<Reply<'_>, ErrorKind> {
-    decoded(&answer.message, phase)
-}
-
-fn decode(message: &[u8]) -> Result<Reply<'_>, ErrorKind> {
-    decode_reply(message)
-        .map_err(|err| ErrorKind::Sandbox(format!("the sandbox's answer is malformed: {err}")))
-}
-
-/// Decodes a response; a refusal becomes an error.
-fn decoded(message: &[u8], phase: Phase) -> Result<Reply<'_>, ErrorKind> {
-    match (decode(message)?, phase) {
-        (Reply::Error(refused), Phase::Prepare) => Err(refusal(refused)),
-        (Reply::Error(refused), Phase::Run) => Err(match refused.code {
-            GuestErrorCode::BadInput | GuestErrorCode::RunFailed => ErrorKind::Run(refused.text),
-            _ => refusal(refused),
-        }),
-        (reply, _) => Ok(reply),
-    }
-}
-
-/// The error for a refusal while a model is prepared.
-pub(super) fn refusal(refused: GuestError) -> ErrorKind {
-    match refused.code {
-        GuestErrorCode::NotOnnx
-        | GuestErrorCode::ModelRefused
-        | GuestErrorCode::ShapesRefused
-        | GuestErrorCode::BadInput
-        | GuestErrorCode::RunFailed => ErrorKind::Model(refused.text),
-        _ => ErrorKind::Sandbox(refused.text),
     }
 }
