@@ -1,12 +1,14 @@
-//! Private folders and files of the calling user, and the secret key for seals.
+//! Private folders and files of the calling user.
 //!
 //! The location of a file is no evidence of its content. In addition, a folder or file that is open
 //! to others must not be read, nor a folder that others could move away and replace: the folders
 //! above it must satisfy the ownership rule for policies ([`belljar_files::ownership`]). Files are written
 //! completely or not at all.
 
+mod error;
+
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,73 +19,9 @@ use rustix::io::Errno;
 
 use belljar_confine::file_size;
 use belljar_files::ownership::{Untrusted, find};
-use belljar_text::Escaped;
 
-/// Why a private folder or file could not be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PrivateError {
-    /// It is open to others.
-    #[error(
-        "{path} must belong to you and be closed to others ({why}); `chmod -R go-rwx` it, or name \
-         another folder with {variable}"
-    )]
-    NotPrivate {
-        /// The folder or file.
-        path: PathBuf,
-        /// The reason.
-        why: &'static str,
-        /// The environment variable that moves the folder.
-        variable: &'static str,
-    },
-    /// Another user could change a folder or link above it, and so replace the folder.
-    #[error("{path}: {why}; {remedy}, or name another folder with {variable}")]
-    Replaceable {
-        /// The private folder.
-        path: PathBuf,
-        /// The folder above it, and the reason.
-        why: String,
-        /// How to fix the folder above it.
-        remedy: String,
-        /// The environment variable that moves the folder.
-        variable: &'static str,
-    },
-    /// There is no folder, because no environment variable names one.
-    #[error("no folder to store files in: neither {variable} nor HOME is set; set one of them")]
-    Nowhere {
-        /// The environment variable that names the folder.
-        variable: &'static str,
-    },
-    /// A system call failed.
-    #[error("{path}: {source}; {}", remedy(.source, .variable))]
-    Io {
-        /// The folder or file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-        /// The environment variable that moves the folder.
-        variable: &'static str,
-    },
-}
-
-/// How to fix an error of the system.
-fn remedy(source: &io::Error, variable: &str) -> String {
-    match source.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::MFILE) => format!(
-            "raise the limit on open files (`ulimit -n`{}); 64 are enough for one model",
-            match rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
-                Some(limit) => format!(" is {limit}"),
-                None => String::new(),
-            }
-        ),
-        Some(Errno::NFILE) => "the machine has too many open files; raise fs.file-max".into(),
-        Some(Errno::NOMEM) => "give the process more memory (`ulimit -v`, `ulimit -d`)".into(),
-        Some(Errno::NOSPC | Errno::DQUOT) => {
-            format!("free space there, or name another folder with {variable}")
-        }
-        _ => format!("name a folder you can write to with {variable}"),
-    }
-}
+pub use error::PrivateError;
+use error::refused;
 
 /// Size of a small file, in bytes.
 const SMALL: u64 = 64 << 10;
@@ -94,29 +32,6 @@ pub(crate) struct PrivateFolder {
     path: PathBuf,
     folder: Dir,
     variable: &'static str,
-}
-
-impl PrivateError {
-    /// Whether another user could have placed files there. This is always an error, even if the
-    /// folder is not essential.
-    pub(crate) fn is_open_to_others(&self) -> bool {
-        match self {
-            PrivateError::NotPrivate { .. } | PrivateError::Replaceable { .. } => true,
-            PrivateError::Nowhere { .. } | PrivateError::Io { .. } => false,
-        }
-    }
-
-    /// Whether the error persists until the user changes something, unlike a temporary shortage of
-    /// descriptors or memory.
-    pub(crate) fn is_lasting(&self) -> bool {
-        const TEMPORARY: [Errno; 3] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
-        match self {
-            PrivateError::Io { source, .. } => {
-                TEMPORARY.iter().all(|errno| source.raw_os_error() != Some(errno.raw_os_error()))
-            }
-            _ => true,
-        }
-    }
 }
 
 impl PrivateFolder {
@@ -226,7 +141,7 @@ impl PrivateFolder {
     }
 
     /// Writes a file, unless it exists.
-    fn write_new_file(&self, name: &str, content: &[u8]) -> Result<(), PrivateError> {
+    pub(super) fn write_new_file(&self, name: &str, content: &[u8]) -> Result<(), PrivateError> {
         self.aside(|file, temporary| {
             file.write_all(content)?;
             // Otherwise an empty file could remain after a power failure.
@@ -334,105 +249,6 @@ impl PrivateFolder {
     }
 }
 
-/// The error for an untrusted path to a private folder.
-fn refused(path: &Path, variable: &'static str, untrusted: Untrusted) -> PrivateError {
-    let shown = |at: &Path| Escaped::new(&at.to_string_lossy()).to_string();
-    let (why, remedy) = match untrusted {
-        Untrusted::Unreadable { at, source } => {
-            return PrivateError::Io { path: at, source, variable };
-        }
-        Untrusted::InProc { at } => (
-            format!("{} belongs to a process, not to a file system", shown(&at)),
-            "do not keep files there".to_owned(),
-        ),
-        Untrusted::Owner { at, what, owner, caller } => (
-            format!(
-                "the {what} {} belongs to uid {owner}, not to root or to you (uid {caller}), so \
-                 another user could replace what is below it",
-                shown(&at)
-            ),
-            "let root or you own it".to_owned(),
-        ),
-        Untrusted::Writable { at, what, mode } => (
-            format!(
-                "the {what} {} is writable by group or world (mode {:04o}), so another user could \
-                 replace what is below it",
-                shown(&at),
-                mode & 0o7777
-            ),
-            format!("`chmod go-w {}`", shown(&at)),
-        ),
-        Untrusted::Linked { at, links } => (
-            format!("{} has {links} hard links and is in a world-writable folder", shown(&at)),
-            "remove the other links".to_owned(),
-        ),
-    };
-    PrivateError::Replaceable { path: path.to_owned(), why, remedy, variable }
-}
-
-/// The secret key for seals, created on first use.
-pub(in crate::sandbox) fn secret(state: Option<&Path>) -> Result<[u8; 32], PrivateError> {
-    const NAME: &str = "seal.key";
-    let state = state.ok_or(PrivateError::Nowhere { variable: "BELLJAR_STATE_DIR" })?;
-    let folder = PrivateFolder::open(state, "BELLJAR_STATE_DIR")?;
-    let path = state.join(NAME);
-    let failed = |err: io::Error| folder.error(&path, err);
-    for _ in 0..2 {
-        let mut secret = match read_secret(&folder, NAME)? {
-            Stored::Good(secret) => return Ok(secret),
-            Stored::Nothing => [0; 32],
-            Stored::Damaged => return replaced_secret(&folder, NAME),
-        };
-        // A temporary file is linked into place, so that two processes agree on one secret and no
-        // process reads a part of it.
-        rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())
-            .map_err(|err| failed(err.into()))?;
-        folder.write_new_file(NAME, &secret)?;
-    }
-    Err(failed(io::ErrorKind::NotFound.into()))
-}
-
-/// The state of the secret's file.
-enum Stored {
-    Good([u8; 32]),
-    Nothing,
-    /// A file of another length, or of zeros, as after a full disk or a power failure.
-    Damaged,
-}
-
-fn read_secret(folder: &PrivateFolder, name: &str) -> Result<Stored, PrivateError> {
-    let Some(file) = folder.open_file(name)? else { return Ok(Stored::Nothing) };
-    let mut found = Vec::new();
-    file.take(33)
-        .read_to_end(&mut found)
-        .map_err(|err| folder.error(&folder.path().join(name), err))?;
-    Ok(match <[u8; 32]>::try_from(found) {
-        Ok(secret) if secret != [0; 32] => Stored::Good(secret),
-        _ => Stored::Damaged,
-    })
-}
-
-/// Replaces a damaged secret by a new one. Files that were sealed with the old one become invalid,
-/// and are created again.
-fn replaced_secret(folder: &PrivateFolder, name: &str) -> Result<[u8; 32], PrivateError> {
-    // The lock makes processes that find the damage at the same time agree on one secret.
-    folder.lock_for_a_moment();
-    if let Stored::Good(secret) = read_secret(folder, name)? {
-        return Ok(secret);
-    }
-    let mut secret = [0; 32];
-    rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())
-        .map_err(|err| folder.error(&folder.path().join(name), err.into()))?;
-    folder.write_file(name, |file| file.write_all(&secret))?;
-    // Without locks, another process may have written last.
-    match read_secret(folder, name)? {
-        Stored::Good(secret) => Ok(secret),
-        Stored::Nothing | Stored::Damaged => {
-            Err(folder.error(&folder.path().join(name), io::ErrorKind::InvalidData.into()))
-        }
-    }
-}
-
 fn random_name() -> io::Result<String> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
@@ -442,25 +258,6 @@ fn random_name() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_damaged_secret_is_replaced_once_and_a_good_one_is_kept() {
-        let place = tempfile::tempdir().unwrap();
-        let state = place.path().join("state");
-        let first = secret(Some(&state)).unwrap();
-        assert_eq!(secret(Some(&state)).unwrap(), first);
-        for damage in [&[][..], &[7; 31], &[7; 33], &[0; 32], &[0; 5000]] {
-            std::fs::write(state.join("seal.key"), damage).unwrap();
-            let secrets: Vec<_> = std::thread::scope(|scope| {
-                let threads: Vec<_> =
-                    (0..8).map(|_| scope.spawn(|| secret(Some(&state)).unwrap())).collect();
-                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-            });
-            assert!(secrets.iter().all(|one| *one == secrets[0]), "{damage:?}");
-            assert_ne!(secrets[0], first);
-            assert_eq!(std::fs::read(state.join("seal.key")).unwrap(), secrets[0]);
-        }
-    }
 
     /// Other threads remove leftovers continuously during the writes.
     #[test]
