@@ -3,9 +3,10 @@
 //! untrusted.
 //!
 //! Work that takes time is done by a [`Clerk`], and stops when the run has no time left. A decision
-//! must be logged before it takes effect. `models` loads and runs models.
+//! must be logged before it takes effect. `models` loads and runs models, `record` prints and logs.
 
 mod models;
+mod record;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -14,26 +15,16 @@ use std::time::{Duration, Instant};
 
 use super::clerk::{Clerk, Undone};
 use super::protocol::{Code, Denied};
-use super::wasi::{self, Asked, AtName, Below, Denial, Stream, Views};
-use crate::audit::tally::{Noted, Tally};
-use crate::audit::{Decision, Subject, Verdict};
+use super::wasi::{self, AtName, Below, Denial, Views};
+use crate::audit::tally::Tally;
+use crate::audit::{Subject, Verdict};
 use crate::error::{Error, ErrorKind};
+use crate::host::Host;
 use crate::host::errand::Errand;
-use crate::host::{Event, Host, too_many_decisions};
 use crate::model::Model;
 use crate::sandbox::Limit;
 use crate::trust::Digest;
 use belljar_policy::{Effective, Peer, Protocol, peer_rule};
-
-/// Requests that a stub answers if they are not granted, and the key that grants each. Printing is
-/// omitted, because all programs request it.
-const STUBS: [(&str, &str); 5] = [
-    ("folders", "[[filesystem]]"),
-    ("program.environment", "[program] environment"),
-    ("program.arguments", "[program] arguments"),
-    ("program.clocks", "[program] clocks"),
-    ("program.randomness", "[program] randomness"),
-];
 
 /// Additional time after the end of a run's time, for the process to report it and for the
 /// remaining printed lines and decisions.
@@ -255,146 +246,12 @@ impl Broker {
         self.within(Duration::ZERO, move || views.look(&at))
     }
 
-    /// Forwards a line that the program printed.
-    pub(super) fn print(&mut self, stream: Stream, line: &str) {
-        let granted = self.policy.program.as_ref().is_some_and(|program| match stream {
-            Stream::Out => program.stdout,
-            Stream::Err => program.stderr,
-        });
-        // An empty line counts too.
-        let len = line.len() as u64 + 1;
-        match self.to_print.checked_sub(len) {
-            Some(left) if granted => {
-                self.to_print = left;
-                self.emit(stream, line.to_owned());
-            }
-            _ => self.unprinted = self.unprinted.saturating_add(1),
-        }
-    }
-
-    /// Sends a line to the event listener, which may be slow.
-    fn emit(&mut self, stream: Stream, line: String) {
-        let (program, error) = (self.label.clone(), stream == Stream::Err);
-        let host = self.host.clone();
-        let done = self.clerk.within(self.errand(self.deadline() + GRACE), move || {
-            (host.inner.listener)(Event::Printed { program, error, line });
-        });
-        if let Err(undone) = done {
-            let kind = self.undone(undone);
-            self.broken.get_or_insert(kind);
-        }
-    }
-
-    /// The error of a run if a printed line or a log entry was not accepted.
-    fn undone(&mut self, undone: Undone) -> ErrorKind {
-        match undone {
-            Undone::Late => {
-                self.blocked = true;
-                self.out_of_time()
-            }
-            Undone::NoThread(why) => ErrorKind::Host(why),
-        }
-    }
-
-    /// Logs a decision of the program's process.
-    pub(super) fn decided(&mut self, asked: &Asked<'_>) {
-        let Asked { resource, access, allowed, rule } = *asked;
-        // A request that a stub answers is seldom the cause of a failure: ordinary programs request
-        // clocks and the like without needing them.
-        let stub = resource.starts_with("program.") || resource == "folders";
-        if !allowed && stub {
-            let lacks = STUBS.iter().find(|(of, _)| *of == resource).map(|(_, lacks)| *lacks);
-            if let Some(lacks) = lacks.filter(|lacks| !self.lacks.contains(lacks)) {
-                self.lacks.push(lacks);
-            }
-        }
-        if !allowed && !stub {
-            let missing = format!("{access} {resource}: {rule}");
-            self.failure = Some(Reason::New(self.error(ErrorKind::NotGranted(missing))));
-        }
-        let verdict = if allowed { Verdict::Allowed } else { Verdict::Refused };
-        self.decide(resource, access, verdict, rule);
-    }
-
-    /// Ends the run, and reports unprinted lines and repeated decisions.
-    pub(super) fn end(&mut self) {
-        if self.blocked {
-            return;
-        }
-        let unprinted = std::mem::take(&mut self.unprinted);
-        if unprinted > 0 {
-            let key = "quotas.bytes-written";
-            let line = format!("({unprinted} more lines were not printed: `{key}`)");
-            let program = self.label.clone();
-            (self.host.inner.listener)(Event::Printed { program, error: true, line });
-        }
-        let repeated = self.tally.repeated();
-        if repeated > 0 {
-            let rule = format!("{repeated} decisions of this run repeat one above");
-            let (resource, access, verdict) = ("decisions", "repeat", Verdict::Allowed);
-            let decision =
-                Decision { subject: self.subject, resource, access, verdict, rule: &rule };
-            // This entry allows nothing, so its failure is ignored.
-            let _ = self.host.inner.write_down(&decision);
-        }
-    }
-
-    /// Whether the decision log or the listener did not accept an entry in time. Then nothing more
-    /// is written.
-    pub(super) fn is_blocked(&self) -> bool {
-        self.blocked
-    }
-
     /// The last refused or failed request of the program, if there was one.
     pub(super) fn take_failure(&mut self) -> Option<Error> {
         match self.failure.take()? {
             Reason::New(error) => Some(error),
             Reason::Kept(source) => self.failures.get_mut(&source)?.error.take(),
         }
-    }
-
-    /// Logs a decision. If an allowed request cannot be logged, the run ends.
-    fn decide(&mut self, resource: &str, access: &str, verdict: Verdict, rule: &str) {
-        let decision = Decision { subject: self.subject, resource, access, verdict, rule };
-        match self.tally.note(&decision) {
-            Noted::Repeated => {}
-            Noted::Full => self.too_many_decisions(),
-            Noted::New => {
-                if let (Err(kind), Verdict::Allowed) = (self.write_down(&decision), verdict) {
-                    self.broken.get_or_insert(kind);
-                }
-            }
-        }
-    }
-
-    /// Ends the run, with a last entry in the log.
-    fn too_many_decisions(&mut self) {
-        if self.broken.is_some() {
-            return;
-        }
-        let kind = too_many_decisions();
-        let rule = kind.to_string();
-        self.broken = Some(kind);
-        let (resource, access, verdict) = ("decisions", "use more", Verdict::Refused);
-        let decision = Decision { subject: self.subject, resource, access, verdict, rule: &rule };
-        // A refusal holds even if it cannot be logged.
-        let _ = self.write_down(&decision);
-    }
-
-    /// Writes a counted decision to the log before the run's time is up: the log may be a pipe
-    /// without a reader.
-    fn write_down(&mut self, decision: &Decision<'_>) -> Result<(), ErrorKind> {
-        if !self.host.inner.wants_decisions() {
-            return Ok(());
-        }
-        let Decision { subject, verdict, .. } = *decision;
-        let texts = [decision.resource, decision.access, decision.rule].map(str::to_owned);
-        let host = self.host.clone();
-        let done = self.clerk.within(self.errand(self.deadline() + GRACE), move || {
-            let [resource, access, rule] = &texts;
-            host.inner.write_down(&Decision { subject, resource, access, verdict, rule })
-        });
-        done.unwrap_or_else(|undone| Err(self.undone(undone)))
     }
 
     fn not_granted(&mut self, resource: &str, rule: &str, missing: String) -> Denied {

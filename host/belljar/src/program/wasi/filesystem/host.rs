@@ -13,95 +13,19 @@ use wasmtime_wasi::p2::bindings::sync::io::streams::{Error, InputStream, OutputS
 use wasmtime_wasi::p2::{FsError, FsResult};
 
 use super::super::streams::{Input, Output};
-use super::super::{Asked, AtName, WasiState};
-use super::change::{self, Change, Position};
+use super::super::{Asked, WasiState};
+use super::change::{self, Position};
 use super::listing::Listing;
 use super::open::Wanted;
 use super::refusal::{Code, Fail, Why};
 use super::{Kind, Node};
 use belljar_policy::Access;
-use belljar_text::Escaped;
 
 /// Maximum number of bytes that one call reads, whatever the program requests.
 const MAX_READ: u64 = 1 << 20;
 
-/// Maximum length of a logged path, in characters.
-const MAX_SHOWN: usize = 1024;
-
 /// The rule to log if a policy grants no files.
 const FOLDERS: &str = "[[filesystem]]";
-
-impl WasiState {
-    fn node(&self, handle: &Resource<Descriptor>) -> Result<Node, FsError> {
-        Ok(self.table.get::<_, Node>(handle).map_err(FsError::trap)?.clone())
-    }
-
-    /// Logs the decision about an operation, and converts its failure. Must be called after all
-    /// checks and before the operation takes effect: if the decision cannot be logged, the run ends
-    /// here.
-    fn decide<V>(
-        &mut self,
-        node: &Node,
-        path: &str,
-        access: Access,
-        result: Result<V, Fail>,
-    ) -> FsResult<V> {
-        let place = node.place_of(path);
-        let (granted, guest) = self.files.rule(node);
-        let (allowed, rule) = match &result {
-            Err(Fail::Refused(why)) => (false, why.rule(&place, guest)),
-            Ok(_) | Err(Fail::Failed(_)) => (true, granted),
-        };
-        let shown = Escaped::cut(&place, MAX_SHOWN).to_string();
-        let (resource, access) = (shown.as_str(), access.name());
-        let asked = Asked { resource, access, allowed, rule: &rule };
-        self.outside.decided(&asked).map_err(FsError::trap)?;
-        result.map_err(|fail| fail.code().into())
-    }
-
-    /// Like `decide`, for operations that the handle allows or that are already logged: only a
-    /// refusal is logged.
-    fn finish<V>(&mut self, node: &Node, result: Result<V, Fail>) -> FsResult<V> {
-        match result {
-            Err(Fail::Refused(_)) => self.decide(node, "", Access::Write, result),
-            result => result.map_err(|fail| fail.code().into()),
-        }
-    }
-
-    /// The same change, unless the supervisor finds a mount on the name that it removes, or cannot
-    /// check the name.
-    fn unless_mounted(
-        &mut self,
-        node: &Node,
-        path: &str,
-        change: Result<Change, Fail>,
-    ) -> FsResult<Result<Change, Fail>> {
-        let Ok(change) = change else { return Ok(change) };
-        let below = match self.files.below(node, path) {
-            Ok(below) => below,
-            Err(fail) => return Ok(Err(fail)),
-        };
-        Ok(match self.outside.look(&below).map_err(FsError::trap)? {
-            AtName::Free => Ok(change),
-            AtName::Mounted => Err(Why::MountPoint.into()),
-            AtName::Unseen => Err(Fail::Failed(Code::Busy)),
-        })
-    }
-
-    /// Logs a change, and makes it if it is allowed.
-    fn change(&mut self, node: &Node, path: &str, change: Result<Change, Fail>) -> FsResult<()> {
-        let change = self.decide(node, path, Access::Write, change)?;
-        let made = change.make(&mut self.budget);
-        self.finish(node, made)
-    }
-
-    fn push<Wire: 'static, Native: Send + 'static>(
-        &mut self,
-        value: Native,
-    ) -> FsResult<Resource<Wire>> {
-        self.table.push(value).map_err(FsError::trap)
-    }
-}
 
 impl preopens::Host for WasiState {
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {

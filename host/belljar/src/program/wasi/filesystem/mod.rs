@@ -6,6 +6,7 @@
 //! functions use its descriptors.
 
 mod change;
+mod decide;
 mod host;
 mod listing;
 mod lookout;
