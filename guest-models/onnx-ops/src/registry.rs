@@ -10,7 +10,7 @@ use crate::framework::registration::{Registration, own};
 use crate::framework::synthetic::{OPERATOR, VERSION, VERSIONED};
 use crate::framework::upstream::BuildResult;
 
-/// All registrations, by family.
+/// All registrations, by family. An operator may have several, for different ranges of its versions.
 pub fn all() -> impl Iterator<Item = &'static Registration> {
     let families = [
         crate::array::OPERATORS,
@@ -49,18 +49,22 @@ pub fn register(
     }
 }
 
+/// The registration for a version of an operator.
+fn find(domain: &str, name: &str, version: i64) -> Option<&'static Registration> {
+    let domain = if domain == "ai.onnx" { "" } else { domain };
+    all().chain(synthetic()).find(|operator| {
+        operator.name == name
+            && operator.domain == domain
+            && (!domain.is_empty() || operator.versions.contains(&version))
+    })
+}
+
 /// The builder in tract's registry for every name. tract distinguishes operators by name alone, so
 /// the domain and the version are looked up here.
 pub(crate) fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
-    let domain = if node.domain == "ai.onnx" { "" } else { &*node.domain };
-    // tract knows only the version of ONNX's own operator set; the gate has checked the others.
-    let version = context.onnx_operator_set_version;
-    let found = all().chain(synthetic()).find(|operator| {
-        operator.name == node.op_type
-            && operator.domain == domain
-            && (!domain.is_empty() || operator.versions.contains(&version))
-    });
-    match found {
+    // tract knows only the version of ONNX's own operator set; the gate has checked the others, and
+    // their operators have one registration for all versions.
+    match find(&node.domain, &node.op_type, context.onnx_operator_set_version) {
         Some(operator) => operator.build(context, node),
         None => bail!("{} is not implemented", node.op_type),
     }
@@ -83,9 +87,10 @@ fn build_versioned(context: &ParsingContext, node: &NodeProto) -> BuildResult {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::ops::RangeInclusive;
 
     use super::*;
-    use crate::framework::registration::Source;
+    use crate::framework::registration::{Source, upstream};
     use crate::framework::upstream::originals;
     use crate::testing::{case, tensor};
 
@@ -109,23 +114,95 @@ mod tests {
             let of_this = |other: &&Registration| {
                 (other.domain, other.name) == (operator.domain, operator.name)
             };
-            for registered in all().filter(of_this) {
-                assert_eq!(registered.source, operator.source(), "{}", operator.name);
+            // The versions may differ: the table names the one with the most code of this crate.
+            let source = all().filter(of_this).map(|registered| registered.source).min();
+            assert_eq!(source, Some(operator.source()), "{}", operator.name);
+        }
+    }
+
+    /// The operators with two registrations for a version, or with versions in this range that have
+    /// none.
+    fn faults(
+        registered: &[&Registration],
+        domain: &str,
+        name: &str,
+        versions: RangeInclusive<i64>,
+    ) -> Vec<String> {
+        let of_this = |one: &&&Registration| (one.domain, one.name) == (domain, name);
+        let count = |version| {
+            let covers = |one: &&&Registration| one.versions.contains(&version);
+            registered.iter().filter(of_this).filter(covers).count()
+        };
+        let fault = |version| match count(version) {
+            0 => Some(format!("{name} {version} is not registered")),
+            1 => None,
+            count => Some(format!("{name} {version} is registered {count} times")),
+        };
+        versions.filter_map(fault).collect()
+    }
+
+    #[test]
+    fn every_version_in_the_table_has_exactly_one_registration() {
+        let registered: Vec<_> = all().collect();
+        let faults: Vec<_> = belljar_operators::all()
+            .flat_map(|op| faults(&registered, op.domain, op.name, op.since..=op.until))
+            .collect();
+        assert!(faults.is_empty(), "{faults:?}");
+    }
+
+    #[test]
+    fn no_two_registrations_of_an_operator_overlap() {
+        let registered: Vec<_> = all().chain(synthetic()).collect();
+        for (at, one) in registered.iter().enumerate() {
+            assert!(!one.versions.is_empty(), "{} has no versions", one.name);
+            for other in &registered[at + 1..] {
+                let same = (one.domain, one.name) == (other.domain, other.name);
+                assert!(!same || !overlap(one, other), "{} is registered twice", one.name);
             }
         }
     }
 
+    fn overlap(one: &Registration, other: &Registration) -> bool {
+        one.versions.start() <= other.versions.end() && other.versions.start() <= one.versions.end()
+    }
+
     #[test]
-    fn no_operator_is_registered_twice_for_a_version() {
-        let all: Vec<_> = all().collect();
-        for (at, one) in all.iter().enumerate() {
-            for other in &all[at + 1..] {
-                let same = (one.domain, one.name) == (other.domain, other.name);
-                let apart = one.versions.end() < other.versions.start()
-                    || other.versions.end() < one.versions.start();
-                assert!(!same || apart, "{} is registered twice", one.name);
+    fn gaps_and_overlaps_of_version_ranges_are_found() {
+        let op = || upstream("Abs");
+        let faults = |first: &Registration, second: &Registration| {
+            faults(&[first, second], "", "Abs", 1..=9).join(", ")
+        };
+        assert_eq!(faults(&op().until(6), &op().since(7)), "");
+        assert_eq!(faults(&op().until(5), &op().since(7)), "Abs 6 is not registered");
+        assert_eq!(faults(&op().until(7), &op().since(7)), "Abs 7 is registered 2 times");
+        assert_eq!(faults(&op().since(2), &upstream("Neg")), "Abs 1 is not registered");
+        assert_eq!(faults(&op().until(8), &op().of("other")), "Abs 9 is not registered");
+        assert!(overlap(&op().until(7), &op().since(7)) && overlap(&op(), &op().since(3).until(4)));
+        assert!(!overlap(&op().until(6), &op().since(7)));
+    }
+
+    #[test]
+    fn registry_chooses_the_implementation_by_version() {
+        let registered: Vec<_> = all().filter(|op| op.domain.is_empty()).collect();
+        for operator in registered {
+            for version in [*operator.versions.start(), *operator.versions.end()] {
+                let found = find("ai.onnx", operator.name, version).unwrap();
+                assert!(std::ptr::eq(found, operator), "{} {version}", operator.name);
             }
         }
+        let source = |version| find("", "Add", version).map(|operator| operator.source);
+        assert_eq!([6, 7].map(source), [Some(Source::Own), Some(Source::Upstream)]);
+        assert!(find("", "Nothing", 7).is_none() && find("ai.onnx.ml", "Add", 7).is_none());
+    }
+
+    #[test]
+    fn operators_of_other_domains_have_one_registration() {
+        let others = || all().filter(|operator| !operator.domain.is_empty());
+        for operator in others() {
+            assert_eq!(operator.versions, 1..=i64::MAX, "{}", operator.name);
+        }
+        let names: BTreeSet<_> = others().map(|operator| operator.name).collect();
+        assert_eq!(names.len(), others().count());
     }
 
     #[test]

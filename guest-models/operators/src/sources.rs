@@ -2,8 +2,8 @@
 
 use crate::Operator;
 
-/// The code that computes an operator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The code that computes an operator, in the order of how much of it is Belljar's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// Belljar.
     Own,
@@ -146,7 +146,8 @@ const LOWERED: &[&str] = &[
 ];
 
 impl Operator {
-    /// The source of an operator in all of its versions.
+    /// The source of an operator. If its versions have different ones, the one with the most code of
+    /// Belljar.
     pub fn source(&self) -> Source {
         let lists =
             [(WRAPPED, Source::Wrapped), (UPSTREAM, Source::Upstream), (LOWERED, Source::Lowered)];

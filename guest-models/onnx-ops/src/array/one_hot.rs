@@ -1,7 +1,6 @@
 //! OneHot (ONNX, operator sets 9 and 11) with indices of any numeric type. An index that is out of
 //! range gives a row of off values.
 
-use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
@@ -14,18 +13,21 @@ use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{floats, from_bytes, ints};
 use crate::framework::upstream::BuildResult;
 
-pub(crate) const OPERATORS: &[Registration] = &[own("OneHot", build_one_hot)];
-
-fn build_one_hot(context: &ParsingContext, node: &NodeProto) -> BuildResult {
-    let axis = node.get_attr_opt("axis")?.unwrap_or(-1);
+pub(crate) const OPERATORS: &[Registration] = &[
     // Before version 11 negative indices were out of range.
-    let wraps = context.onnx_operator_set_version >= 11;
+    own("OneHot", |_, node| build_one_hot(node, false)).until(10),
+    own("OneHot", |_, node| build_one_hot(node, true)).since(11),
+];
+
+fn build_one_hot(node: &NodeProto, wraps: bool) -> BuildResult {
+    let axis = node.get_attr_opt("axis")?.unwrap_or(-1);
     built(OneHot { axis, wraps }, node)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct OneHot {
     axis: i64,
+    /// Whether negative indices count from the end.
     wraps: bool,
 }
 
@@ -110,6 +112,8 @@ mod tests {
         let expected = tensor(&[3, 3], &[OFF, OFF, 7, 7, OFF, OFF, OFF, OFF, OFF]);
         one_hot(case("OneHot"), &[-1, 0, 3]).gives(expected);
         one_hot(case("OneHot"), &[-4]).gives(tensor(&[1, 3], &[OFF; 3]));
+        one_hot(case("OneHot").opset(11), &[-1]).gives(tensor(&[1, 3], &[OFF, OFF, 7]));
+        one_hot(case("OneHot").opset(10), &[-1]).gives(tensor(&[1, 3], &[OFF; 3]));
     }
 
     #[test]

@@ -8,33 +8,41 @@ use tract_onnx::tract_hir::internal::*;
 use crate::framework::axes::resolve;
 use crate::framework::checks::check_fits;
 use crate::framework::dims::{MAX_DIM, advance, strides, volume};
-use crate::framework::errors::{OrUserError, bail, ensure};
+use crate::framework::errors::{OrUserError, ensure};
 use crate::framework::facts::{InputFact, OutputFact, concrete, optional, required, unknown_dims};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{from_bytes, ints};
-use crate::framework::upstream::{BuildResult, originals};
+use crate::framework::upstream::{self, BuildResult};
 use crate::framework::wiring::constant_ints;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
-pub(crate) const OPERATORS: &[Registration] = &[own("Pad", build_pad)];
+pub(crate) const OPERATORS: &[Registration] =
+    &[own("Pad", build_2).until(10), own("Pad", build_11).since(11)];
 
 const PAD: Wrapping = Wrapping::new(pad).constant_from(1).rules(pad_rules);
 
-fn build_pad(context: &ParsingContext, node: &NodeProto) -> BuildResult {
-    let mode = node.get_attr_opt::<&str>("mode")?;
-    let value = node.input.get(2).is_some_and(|name| !name.is_empty());
-    match context.onnx_operator_set_version {
-        version if mode == Some("wrap") => build_own(version, node),
-        version @ ..=10 if mode == Some("reflect") => build_own(version, node),
-        // These modes ignore the value, but tract uses it.
-        version if value && [Some("reflect"), Some("edge")].contains(&mode) => {
-            build_own(version, node)
+/// Pad with everything in the attributes, which the gate has checked.
+fn build_2(context: &ParsingContext, node: &NodeProto) -> BuildResult {
+    match node.get_attr_opt::<&str>("mode")? {
+        Some("reflect") => {
+            let attribute = Some(node.get_attr_vec("pads")?);
+            built(Pad { mode: PadMode::Reflect, attribute }, node)
         }
-        // Everything is in the attributes, which the gate has checked.
-        ..=10 => originals()["Pad"](context, node),
-        _ => PAD.build(context, node),
+        _ => upstream::build(context, node),
     }
+}
+
+fn build_11(context: &ParsingContext, node: &NodeProto) -> BuildResult {
+    let value = node.input.get(2).is_some_and(|name| !name.is_empty());
+    let mode = match node.get_attr_opt::<&str>("mode")? {
+        Some("wrap") => PadMode::Wrap,
+        // These modes ignore the value, but tract uses it.
+        Some("reflect") if value => PadMode::Reflect,
+        Some("edge") if value => PadMode::Edge,
+        _ => return PAD.build(context, node),
+    };
+    built(Pad { mode, attribute: None }, node)
 }
 
 /// tract's rules, except that the value may have one dimension.
@@ -158,17 +166,6 @@ struct Pad {
     mode: PadMode,
     /// Pads that are an attribute.
     attribute: Option<Vec<i64>>,
-}
-
-fn build_own(version: i64, node: &NodeProto) -> BuildResult {
-    let mode = match node.get_attr_opt::<&str>("mode")? {
-        Some("wrap") => PadMode::Wrap,
-        Some("reflect") => PadMode::Reflect,
-        Some("edge") => PadMode::Edge,
-        mode => bail!("the mode {mode:?} is not implemented"),
-    };
-    let attribute = if version < 11 { Some(node.get_attr_vec("pads")?) } else { None };
-    built(Pad { mode, attribute }, node)
 }
 
 impl Pad {
@@ -316,6 +313,8 @@ mod tests {
         };
         pad("constant").gives(row(&[9f32, 1.0, 2.0, 3.0, 9.0, 9.0]));
         pad("reflect").gives(row(&[2f32, 1.0, 2.0, 3.0, 2.0, 1.0]));
+        let pad = case("Pad").opset(11).input(row(&[1f32])).input(row(&[1i64, 0]));
+        pad.input(scalar(9f32)).gives(row(&[9f32, 1.0]));
     }
 
     #[test]

@@ -13,17 +13,19 @@ use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::{BuildResult, originals};
 use crate::framework::wiring::constant_ints;
 
-pub(crate) const OPERATORS: &[Registration] = &[own("Slice", slice)];
+pub(crate) const OPERATORS: &[Registration] =
+    &[own("Slice", build_1).until(9), own("Slice", build_10).since(10)];
 
-fn slice(context: &ParsingContext, node: &NodeProto) -> BuildResult {
-    if context.onnx_operator_set_version < 10 {
-        let op = Slice1 {
-            axes: node.get_attr_opt_vec("axes")?,
-            starts: node.get_attr_vec("starts")?,
-            ends: node.get_attr_vec("ends")?,
-        };
-        return Ok((expand(op), vec![]));
-    }
+fn build_1(_: &ParsingContext, node: &NodeProto) -> BuildResult {
+    let op = Slice1 {
+        axes: node.get_attr_opt_vec("axes")?,
+        starts: node.get_attr_vec("starts")?,
+        ends: node.get_attr_vec("ends")?,
+    };
+    Ok((expand(op), vec![]))
+}
+
+fn build_10(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let (original, outer) = originals()["Slice"](context, node)?;
     let Some(op) = original.as_op().downcast_ref::<StridedSlice>() else {
         bail!("this form of Slice is not implemented")
@@ -290,7 +292,8 @@ mod tests {
     fn slice_has_default_axes_and_steps() {
         let data = || counting(&[2, 3]);
         let node = case("Slice").input(data()).input(row(&[1i32, -2])).input(row(&[2i32, 3]));
-        node.gives(tensor(&[1, 2], &[4f32, 5.0]));
+        node.clone().gives(tensor(&[1, 2], &[4f32, 5.0]));
+        node.opset(10).gives(tensor(&[1, 2], &[4f32, 5.0]));
         let old = case("Slice").opset(9).ints("starts", &[-2]).ints("ends", &[1 << 40]);
         old.ints("axes", &[1]).input(data()).gives(tensor(&[2, 2], &[1f32, 2.0, 4.0, 5.0]));
     }

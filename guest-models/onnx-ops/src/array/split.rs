@@ -7,9 +7,18 @@ use crate::framework::registration::{Registration, wrapped};
 use crate::framework::wiring::constant_ints;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
-pub(crate) const OPERATORS: &[Registration] = &[wrapped("Split", SPLIT)];
+pub(crate) const OPERATORS: &[Registration] =
+    &[wrapped("Split", SPLIT_2).until(17), wrapped("Split", SPLIT_18).since(18)];
 
-const SPLIT: Wrapping = Wrapping::new(split).constant_from(1).check(check_parts);
+const SPLIT_2: Wrapping =
+    Wrapping::new(|op, prefix, model, inputs| split(op, prefix, model, inputs, false))
+        .constant_from(1)
+        .check(check_parts);
+
+const SPLIT_18: Wrapping =
+    Wrapping::new(|op, prefix, model, inputs| split(op, prefix, model, inputs, true))
+        .constant_from(1)
+        .check(check_parts);
 
 /// Checks that there are as many parts as outputs.
 fn check_parts<'r>(
@@ -28,12 +37,14 @@ fn check_parts<'r>(
     Ok(())
 }
 
-/// tract's own wiring, with parts that add up to the size of the axis.
+/// tract's own wiring, with parts that add up to the size of the axis. Without a list of parts, the
+/// last one may be smaller if `uneven` is set.
 fn split(
     op: &Wrapped,
     prefix: &str,
     model: &mut TypedModel,
     inputs: &[OutletId],
+    uneven: bool,
 ) -> TractResult<TVec<OutletId>> {
     let fact = model.outlet_fact(inputs[0])?;
     let axis = op.axis("axis", 0, fact.rank())?;
@@ -59,11 +70,8 @@ fn split(
                 "num_outputs is {count}, but the node has {outputs} outputs"
             );
             let even = size % count == 0;
-            ensure!(
-                even || op.version >= 18,
-                "cannot split {size} elements into {count} equal parts"
-            );
-            // The last part may be smaller, but not empty.
+            ensure!(even || uneven, "cannot split {size} elements into {count} equal parts");
+            // The smaller part is not empty.
             let part = (size + count - 1) / count;
             ensure!(part * (count - 1) <= size, "cannot split {size} elements into {count} parts");
         }
@@ -78,7 +86,10 @@ mod tests {
     #[test]
     fn split_into_uneven_parts_has_the_smallest_last() {
         let split = |count| case("Split").int("num_outputs", count).outputs(count as usize);
-        split(2).input(counting(&[3])).gives_all(&[row(&[0f32, 1.0]), row(&[2f32])]);
+        let three = || split(2).input(counting(&[3]));
+        three().gives_all(&[row(&[0f32, 1.0]), row(&[2f32])]);
+        three().opset(18).gives_all(&[row(&[0f32, 1.0]), row(&[2f32])]);
+        three().opset(17).fails("3");
         split(2).opset(18).input(row(&[1i64, 2])).gives_all(&[row(&[1i64]), row(&[2i64])]);
     }
 

@@ -12,8 +12,11 @@ use crate::framework::upstream::BuildResult;
 use crate::framework::wiring::constant_ints;
 use crate::framework::wrapped::{AxisSpace, Wrapped, Wrapping};
 
-pub(crate) const OPERATORS: &[Registration] =
-    &[wrapped_by("Squeeze", build_squeeze), wrapped("Unsqueeze", UNSQUEEZE)];
+pub(crate) const OPERATORS: &[Registration] = &[
+    wrapped_by("Squeeze", build_squeeze_1).until(12),
+    wrapped("Squeeze", SQUEEZE).since(13),
+    wrapped("Unsqueeze", UNSQUEEZE),
+];
 
 const SQUEEZE: Wrapping = Wrapping::new(axes)
     .constant_from(1)
@@ -29,14 +32,14 @@ const UNSQUEEZE: Wrapping = Wrapping::new(axes)
     .check(check_axes)
     .deferred_rank(|_, rank, axes| Ok(Some(rank + axes)));
 
-fn build_squeeze(context: &ParsingContext, node: &NodeProto) -> BuildResult {
+/// Squeeze with its axes in an attribute.
+fn build_squeeze_1(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     if node.get_attr_opt_vec::<i64>("axes")?.is_some() {
         return SQUEEZE.build(context, node);
     }
     // tract implements Squeeze without axes only for version 13 and later. The meaning is the same
     // before.
-    let newer = context.onnx_operator_set_version.max(13);
-    let context = ParsingContext { onnx_operator_set_version: newer, ..context.clone() };
+    let context = ParsingContext { onnx_operator_set_version: 13, ..context.clone() };
     SQUEEZE.build(&context, node)
 }
 
@@ -138,10 +141,19 @@ mod tests {
         let squeeze = || case("Squeeze").input(counting(&[1, 2, 1]));
         squeeze().gives(counting(&[2]));
         squeeze().input(row(&[-1i64])).gives(counting(&[1, 2]));
-        squeeze().opset(11).ints("axes", &[0]).gives(counting(&[2, 1]));
         squeeze().input(row(&[1i64])).fails("1");
         squeeze().input(row(&[3i64])).fails("3");
         squeeze().input(row(&[0i64, -3])).fails("-3");
+    }
+
+    #[test]
+    fn axes_of_squeeze_are_an_attribute_before_version_13() {
+        let squeeze = |opset| case("Squeeze").opset(opset).input(counting(&[1, 2, 1]));
+        squeeze(12).ints("axes", &[0]).gives(counting(&[2, 1]));
+        squeeze(13).input(row(&[0i64])).gives(counting(&[2, 1]));
+        for opset in [1, 12, 13] {
+            squeeze(opset).gives(counting(&[2]));
+        }
     }
 
     #[test]
@@ -162,10 +174,8 @@ mod tests {
         unsqueeze(&[2, 0]).gives(counting(&[1, 2, 1]));
         unsqueeze(&[0, -3]).fails("-3");
         unsqueeze(&[3]).fails("3");
-        case("Unsqueeze")
-            .opset(11)
-            .ints("axes", &[1])
-            .input(counting(&[2]))
-            .gives(counting(&[2, 1]));
+        let unsqueeze = |opset| case("Unsqueeze").opset(opset).input(counting(&[2]));
+        unsqueeze(12).ints("axes", &[1]).gives(counting(&[2, 1]));
+        unsqueeze(13).input(row(&[1i64])).gives(counting(&[2, 1]));
     }
 }

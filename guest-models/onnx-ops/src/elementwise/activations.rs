@@ -11,7 +11,8 @@ use crate::framework::wrapped::{Wrapped, Wrapping};
 
 pub(crate) const OPERATORS: &[Registration] = &[
     wrapped("Relu", Wrapping::new(relu)),
-    wrapped("Clip", Wrapping::new(clip)),
+    wrapped("Clip", Wrapping::new(clip_6)).until(10),
+    wrapped("Clip", Wrapping::new(clip_11)).since(11),
     wrapped("HardSigmoid", Wrapping::new(hard_sigmoid)),
     wrapped("HardSwish", Wrapping::new(hard_swish)),
 ];
@@ -36,25 +37,39 @@ fn hard_swish(
     model.wire_node(prefix, mul(), &[inputs[0], gate])
 }
 
-fn clip(
+/// Clip with its bounds in attributes.
+fn clip_6(
     op: &Wrapped,
     prefix: &str,
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
-    let mut result = inputs[0];
-    let (min, max) = if op.version < 11 {
-        let bound = |name| op.node.get_attr_opt::<f32>(name);
-        let (min, max) = (bound("min")?, bound("max")?);
-        let mut constant = |name: &str, bound: Option<f32>| {
-            bound
-                .map(|b| constant_like(model, format!("{prefix}.{name}"), b, inputs[0]))
-                .transpose()
-        };
-        (constant("lower", min)?, constant("upper", max)?)
-    } else {
-        (op.input(1).map(|at| inputs[at]), op.input(2).map(|at| inputs[at]))
+    let bound = |name| op.node.get_attr_opt::<f32>(name);
+    let (min, max) = (bound("min")?, bound("max")?);
+    let mut constant = |name: &str, bound: Option<f32>| {
+        bound.map(|b| constant_like(model, format!("{prefix}.{name}"), b, inputs[0])).transpose()
     };
+    let bounds = [constant("lower", min)?, constant("upper", max)?];
+    clip(prefix, model, inputs[0], bounds)
+}
+
+/// Clip with its bounds as inputs.
+fn clip_11(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    clip(prefix, model, inputs[0], [1, 2].map(|input| op.input(input).map(|at| inputs[at])))
+}
+
+fn clip(
+    prefix: &str,
+    model: &mut TypedModel,
+    input: OutletId,
+    [min, max]: [Option<OutletId>; 2],
+) -> TractResult<TVec<OutletId>> {
+    let mut result = input;
     for bound in [min, max].into_iter().flatten() {
         let one = model.outlet_fact(bound)?.shape.volume().is_one();
         ensure!(one, "min and max must be one number each");
@@ -119,8 +134,12 @@ mod tests {
 
     #[test]
     fn clip_of_old_versions_has_its_bounds_in_attributes() {
-        let clip = case("Clip").opset(6).float("min", -1.0).float("max", 0.5);
-        clip.input(row(&[-9f32, NAN, 0.25, 9.0])).gives(row(&[-1f32, NAN, 0.25, 0.5]));
+        for opset in [6, 10] {
+            let clip = case("Clip").opset(opset).float("min", -1.0).float("max", 0.5);
+            clip.input(row(&[-9f32, NAN, 0.25, 9.0])).gives(row(&[-1f32, NAN, 0.25, 0.5]));
+        }
+        let clip = case("Clip").opset(11).input(row(&[-9f32, 9.0])).input(scalar(-1f32));
+        clip.gives(row(&[-1f32, 9.0]));
         case("Clip").opset(6).input(row(&[-9f32, 9.0])).gives(row(&[-9f32, 9.0]));
     }
 

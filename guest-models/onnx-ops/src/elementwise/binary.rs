@@ -221,6 +221,8 @@ pub(crate) fn wire(
 pub(crate) const OPERATORS: &[Registration] = &[
     own("Max", |_, _| Ok((Box::new(Nary(Box::new(Max), false)), vec![]))),
     own("Min", |_, _| Ok((Box::new(Nary(Box::new(Min), false)), vec![]))),
+    own("Div", |_, _| Ok((Div.into_hir(), vec![]))).since(7),
+    wrapped("Pow", POW).since(7),
     own("Mod", build_mod),
     own("BitShift", build_bit_shift),
     own("Mean", mean),
@@ -309,12 +311,7 @@ impl Expansion for Mean {
 }
 
 /// Powers, whose operands are broadcast.
-pub(crate) fn pow_builder(
-    context: &tract_onnx::model::ParsingContext,
-    node: &tract_onnx::pb::NodeProto,
-) -> BuildResult {
-    Wrapping::new(|_, prefix, model, inputs| power(prefix, model, inputs)).build(context, node)
-}
+const POW: Wrapping = Wrapping::new(|_, prefix, model, inputs| power(prefix, model, inputs));
 
 pub(crate) fn power(
     prefix: &str,

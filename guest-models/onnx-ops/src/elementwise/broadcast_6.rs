@@ -1,5 +1,6 @@
 //! Arithmetic up to operator set 6: the second operand has the shape of the first one, or is
-//! broadcast from an axis on if the attribute `broadcast` is set.
+//! broadcast from an axis on if the attribute `broadcast` is set. Newer versions are registered in
+//! `binary.rs` and in this folder's `mod.rs`.
 
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
@@ -10,41 +11,18 @@ use tract_onnx::tract_hir::internal::*;
 use crate::elementwise::binary::{self, Div};
 use crate::framework::errors::{OrUserError, bail, ensure};
 use crate::framework::registration::{Registration, own};
-use crate::framework::upstream::{BuildResult, originals};
+use crate::framework::upstream::{self, BuildResult};
 
-/// The last version with these rules.
-pub(crate) const LAST_VERSION: i64 = 6;
-
-/// Newer versions use the operator without these rules.
 pub(crate) const OPERATORS: &[Registration] = &[
-    own("Add", |context, node| arithmetic(context, node, by_tract("Add"))),
-    own("Sub", |context, node| arithmetic(context, node, by_tract("Sub"))),
-    own("Mul", |context, node| arithmetic(context, node, by_tract("Mul"))),
-    own("Div", build_div),
-    own("Pow", |context, node| arithmetic(context, node, binary::pow_builder)),
-    own("PRelu", build_p_relu),
+    own("Add", build).until(6),
+    own("Sub", build).until(6),
+    own("Mul", build).until(6),
+    own("Div", build).until(6),
+    own("Pow", build).until(6),
+    own("PRelu", build_p_relu).until(6),
 ];
 
-fn build_div(context: &ParsingContext, node: &NodeProto) -> BuildResult {
-    arithmetic(context, node, |_, _| Ok((Div.into_hir(), vec![])))
-}
-
-/// tract's own builder.
-fn by_tract(name: &'static str) -> impl Fn(&ParsingContext, &NodeProto) -> BuildResult {
-    move |context, node| match originals().get(name) {
-        Some(builder) => builder(context, node),
-        None => bail!("{name} is not implemented"),
-    }
-}
-
-fn arithmetic(
-    context: &ParsingContext,
-    node: &NodeProto,
-    by_tract: impl Fn(&ParsingContext, &NodeProto) -> BuildResult,
-) -> BuildResult {
-    if context.onnx_operator_set_version > LAST_VERSION {
-        return by_tract(context, node);
-    }
+fn build(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let broadcast = node.get_attr_opt::<i64>("broadcast")?.unwrap_or(0) != 0;
     let axis = node.get_attr_opt::<usize>("axis")?;
     Ok((expand(Arithmetic { op: node.op_type.clone(), broadcast, axis }), vec![]))
@@ -135,10 +113,7 @@ impl Expansion for Arithmetic {
 
 /// PRelu, whose slopes belonged to the channels: converted to the form of newer versions.
 fn build_p_relu(context: &ParsingContext, node: &NodeProto) -> BuildResult {
-    let (original, outer) = by_tract("PRelu")(context, node)?;
-    if context.onnx_operator_set_version > LAST_VERSION {
-        return Ok((original, outer));
-    }
+    let (original, outer) = upstream::build(context, node)?;
     let Some(original) = original.as_op().downcast_ref::<Box<dyn Expansion>>().cloned() else {
         bail!("{} is not implemented this way", node.op_type)
     };
@@ -228,6 +203,25 @@ mod tests {
     }
 
     #[test]
+    fn arithmetic_from_version_7_on_broadcasts_without_an_attribute() {
+        let arithmetic = |name: &str, opset| {
+            let case = case(name).opset(opset).input(tensor(&[1, 2], &[2f32, 3.0]));
+            case.input(row(&[4f32, 2.0]))
+        };
+        let each = [
+            ("Add", [6f32, 5.0]),
+            ("Sub", [-2.0, 1.0]),
+            ("Mul", [8.0, 6.0]),
+            ("Div", [0.5, 1.5]),
+            ("Pow", [16.0, 9.0]),
+        ];
+        for (name, expected) in each {
+            arithmetic(name, 6).fails("second operand");
+            arithmetic(name, 7).gives(tensor(&[1, 2], &expected));
+        }
+    }
+
+    #[test]
     fn division_of_integers_is_towards_zero() {
         let (a, b) = (row(&[-7i64, 7, (1 << 60) + 1]), row(&[2i64, -2, 1]));
         case("Div").input(a).input(b).gives(row(&[-3i64, -3, (1 << 60) + 1]));
@@ -266,7 +260,7 @@ mod tests {
         node(row(&[0.5f32, 3.0])).gives(expected(-0.5, -1.0));
         node(tensor(&[2, 1], &[0.5f32, 3.0])).gives(expected(-0.5, -6.0));
         // Before version 7, the slopes are of the channels.
-        let old = case("PRelu").opset(6).input(data()).input(row(&[0.5f32, 3.0]));
-        old.gives(expected(-0.5, -6.0));
+        node(row(&[0.5f32, 3.0])).opset(6).gives(expected(-0.5, -6.0));
+        node(row(&[0.5f32, 3.0])).opset(7).gives(expected(-0.5, -1.0));
     }
 }

@@ -11,7 +11,11 @@ use crate::framework::errors::bail;
 use crate::framework::upstream::{self, BuildResult, Builder};
 use crate::framework::wrapped::Wrapping;
 
-/// An operator over a range of versions of its domain's operator set.
+/// An operator over a range of versions of its domain's operator set. Without [`since`] and
+/// [`until`] it is the implementation of every version.
+///
+/// [`since`]: Registration::since
+/// [`until`]: Registration::until
 #[derive(Clone, Debug)]
 pub struct Registration {
     /// The domain; empty for the ONNX operator set.
@@ -67,6 +71,18 @@ pub(crate) const fn lowered(name: &'static str) -> Registration {
 }
 
 impl Registration {
+    /// The same implementation, for this version of the operator set and newer ones.
+    pub(crate) const fn since(mut self, version: i64) -> Registration {
+        self.versions = RangeInclusive::new(version, *self.versions.end());
+        self
+    }
+
+    /// The same implementation, up to this version of the operator set.
+    pub(crate) const fn until(mut self, version: i64) -> Registration {
+        self.versions = RangeInclusive::new(*self.versions.start(), version);
+        self
+    }
+
     /// The same operator in another domain.
     pub(crate) const fn of(mut self, domain: &'static str) -> Registration {
         self.domain = domain;

@@ -118,8 +118,7 @@ impl Wrapping {
             bail!("{} is not implemented this way", node.op_type)
         };
         let (original, node) = (original.clone(), node.clone());
-        let version = context.onnx_operator_set_version;
-        Ok((expand(Wrapped { original, node, version, wrapping: self }), outer))
+        Ok((expand(Wrapped { original, node, wrapping: self }), outer))
     }
 }
 
@@ -129,8 +128,6 @@ pub(crate) struct Wrapped {
     /// tract's operator.
     pub(crate) original: Box<dyn Expansion>,
     pub(crate) node: NodeProto,
-    /// The version of the operator set that the node is written in.
-    pub(crate) version: i64,
     wrapping: Wrapping,
 }
 

@@ -16,14 +16,24 @@ use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{floats, from_floats, ints};
 use crate::framework::upstream::BuildResult;
 
-pub(crate) const OPERATORS: &[Registration] = &[own("DFT", build_dft), own("STFT", build_stft)];
+pub(crate) const OPERATORS: &[Registration] = &[
+    own("DFT", build_dft_17).until(19),
+    own("DFT", build_dft_20).since(20),
+    own("STFT", build_stft),
+];
 
-fn build_dft(context: &ParsingContext, node: &NodeProto) -> BuildResult {
+/// DFT with its axis in an attribute.
+fn build_dft_17(_: &ParsingContext, node: &NodeProto) -> BuildResult {
+    build_dft(node, Some(node.get_attr_opt("axis")?.unwrap_or(1)))
+}
+
+/// DFT with its axis as an input.
+fn build_dft_20(_: &ParsingContext, node: &NodeProto) -> BuildResult {
+    build_dft(node, None)
+}
+
+fn build_dft(node: &NodeProto, axis: Option<i64>) -> BuildResult {
     let flag = |name| Ok::<_, TractError>(node.get_attr_opt::<i64>(name)?.unwrap_or(0) != 0);
-    let axis = match context.onnx_operator_set_version {
-        ..20 => Some(node.get_attr_opt("axis")?.unwrap_or(1)),
-        _ => None,
-    };
     built(Dft { axis, inverse: flag("inverse")?, onesided: flag("onesided")? }, node)
 }
 
@@ -332,6 +342,15 @@ mod tests {
         node(20).gives_within(expected.clone(), 1e-6);
         node(17).int("axis", 1).gives_within(expected.clone(), 1e-6);
         node(17).gives_within(expected, 1e-6);
+    }
+
+    #[test]
+    fn axis_of_dft_is_an_attribute_before_version_20() {
+        // Along the first axis, each row has one number, which is its own transform.
+        let numbers = || tensor(&[1, 2, 1], &[1f32, 3.0]);
+        let node = |opset| case("DFT").opset(opset).int("axis", 0).input(numbers());
+        node(19).gives_within(tensor(&[1, 2, 2], &[1f32, 0.0, 3.0, 0.0]), 1e-6);
+        node(20).gives_within(tensor(&[1, 2, 2], &[4f32, 0.0, -2.0, 0.0]), 1e-6);
     }
 
     #[test]

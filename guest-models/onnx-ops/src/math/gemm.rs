@@ -5,22 +5,19 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use crate::elementwise::broadcast_6::LAST_VERSION;
 use crate::framework::equal_sizes::check_equal_sizes;
 use crate::framework::errors::{bail, ensure};
-use crate::framework::registration::{Registration, wrapped_by};
+use crate::framework::registration::{Registration, wrapped, wrapped_by};
 use crate::framework::upstream::BuildResult;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
-pub(crate) const OPERATORS: &[Registration] = &[wrapped_by("Gemm", build_gemm)];
+pub(crate) const OPERATORS: &[Registration] =
+    &[wrapped_by("Gemm", build_1).until(6), wrapped("Gemm", GEMM).since(7)];
 
 const GEMM: Wrapping = Wrapping::new(gemm);
 
-fn build_gemm(context: &ParsingContext, node: &NodeProto) -> BuildResult {
+fn build_1(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let (original, outer) = GEMM.build(context, node)?;
-    if context.onnx_operator_set_version > LAST_VERSION {
-        return Ok((original, outer));
-    }
     let Some(original) = original.as_op().downcast_ref::<Box<dyn Expansion>>().cloned() else {
         bail!("{} is not implemented this way", node.op_type)
     };
@@ -107,6 +104,7 @@ mod tests {
         };
         gemm(1).gives(tensor(&[1, 2], &[4f32, 7.0]));
         gemm(0).fails("");
+        gemm(0).opset(7).gives(tensor(&[1, 2], &[4f32, 7.0]));
     }
 
     #[test]

@@ -18,12 +18,15 @@ use crate::framework::tensors::{Bits, floats, from_floats, ints, rounded, shapes
 use crate::framework::upstream::BuildResult;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
-pub(crate) const OPERATORS: &[Registration] = &[wrapped_by("Attention", build_attention)];
+pub(crate) const OPERATORS: &[Registration] = &[
+    wrapped_by("Attention", |context, node| build(context, node, false)).until(23),
+    wrapped_by("Attention", |context, node| build(context, node, true)).since(24),
+];
 
-fn build_attention(context: &ParsingContext, node: &NodeProto) -> BuildResult {
+fn build(context: &ParsingContext, node: &NodeProto, short_masks: bool) -> BuildResult {
     match plain(node)? {
         true => Wrapping::new(wire_by_tract).build(context, node),
-        false => built(attention(context.onnx_operator_set_version, node)?, node),
+        false => built(Attention { short_masks, ..attention(node)? }, node),
     }
 }
 
@@ -35,7 +38,8 @@ fn wire_by_tract(
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
-    let op = attention(wrapped.version, &wrapped.node)?;
+    // A plain node has no mask.
+    let op = attention(&wrapped.node)?;
     let mut shapes = Vec::with_capacity(inputs.len());
     for input in inputs {
         shapes.push(concrete(&model.outlet_fact(*input)?.shape.to_tvec()));
@@ -91,7 +95,7 @@ enum ScoresStep {
     Softmax,
 }
 
-fn attention(version: i64, node: &NodeProto) -> TractResult<Attention> {
+fn attention(node: &NodeProto) -> TractResult<Attention> {
     let int = |name| node.get_attr_opt::<i64>(name);
     let size = |name| Ok::<_, TractError>(int(name)?.and_then(|size| usize::try_from(size).ok()));
     let named = node.output.get(3).is_some_and(|name| !name.is_empty());
@@ -118,7 +122,7 @@ fn attention(version: i64, node: &NodeProto) -> TractResult<Attention> {
             other => bail!("the score mode {other} is not implemented"),
         },
         windows: [size("left_window_size")?, size("right_window_size")?],
-        short_masks: version >= 24,
+        short_masks: false,
     })
 }
 
@@ -500,6 +504,19 @@ mod tests {
         masked.gives_near(tensor(&[1, 1, 1, 1], &[4f32]), 1e-6);
         let added = attention(&[1.0]).input(tensor(&[1, 2], &[3f32.ln(), 0.0]));
         added.gives_near(tensor(&[1, 1, 1, 1], &[6f32]), 1e-6);
+    }
+
+    #[test]
+    fn mask_may_be_shorter_than_the_keys_from_version_24_on() {
+        let masked = |opset| {
+            let case = case("Attention").opset(opset).float("scale", 1.0);
+            let case = case.input(tensor(&[1, 1, 1, 1], &[1f32]));
+            let case = case.input(tensor(&[1, 1, 3, 1], &[0f32, 3f32.ln(), 9.0]));
+            let case = case.input(tensor(&[1, 1, 3, 1], &[4f32, 8.0, 100.0]));
+            case.input(tensor(&[1, 2], &[true, true]))
+        };
+        masked(23).fails("[1, 2]");
+        masked(24).gives_near(tensor(&[1, 1, 1, 1], &[7f32]), 1e-6);
     }
 
     #[test]

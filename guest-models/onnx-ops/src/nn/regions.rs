@@ -16,15 +16,17 @@ use crate::framework::tensors::{Bits, floats, from_floats, ints, shapes};
 use crate::framework::upstream::BuildResult;
 use crate::nn::window_spec::WindowSpec;
 
-pub(crate) const OPERATORS: &[Registration] =
-    &[own("RoiAlign", build_roi_align), own("DeformConv", build_deform_conv)];
-
-fn build_roi_align(context: &ParsingContext, node: &NodeProto) -> BuildResult {
-    let mode = node.get_attr_opt::<&str>("coordinate_transformation_mode")?;
+pub(crate) const OPERATORS: &[Registration] = &[
     // Before version 16 coordinates were not shifted.
-    let default = context.onnx_operator_set_version >= 16;
+    own("RoiAlign", |_, node| build_roi_align(node, "output_half_pixel")).until(15),
+    own("RoiAlign", |_, node| build_roi_align(node, "half_pixel")).since(16),
+    own("DeformConv", build_deform_conv),
+];
+
+fn build_roi_align(node: &NodeProto, default_mode: &str) -> BuildResult {
+    let mode = node.get_attr_opt::<&str>("coordinate_transformation_mode")?;
     let op = RoiAlign {
-        shifted: mode.map_or(default, |mode| mode == "half_pixel"),
+        shifted: mode.unwrap_or(default_mode) == "half_pixel",
         max: node.get_attr_opt::<&str>("mode")? == Some("max"),
         height: node.get_attr_opt("output_height")?.unwrap_or(1),
         width: node.get_attr_opt("output_width")?.unwrap_or(1),
@@ -351,6 +353,8 @@ mod tests {
         let one = |number| tensor(&[1, 1, 1, 1], &[number]);
         align(0).gives(one(1.5f32));
         align(0).text("coordinate_transformation_mode", "output_half_pixel").gives(one(3f32));
+        align(0).opset(16).gives(one(1.5f32));
+        align(0).opset(15).gives(one(3f32));
         align(0).opset(10).gives(one(3f32));
         let bins = align(0).int("output_height", 2).int("output_width", 2);
         bins.gives(counting(&[1, 1, 2, 2]));

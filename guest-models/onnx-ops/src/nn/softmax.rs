@@ -1,6 +1,5 @@
 //! Softmax, LogSoftmax and Hardmax (ONNX).
 
-use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::ops::nn::{Softmax, SoftmaxKind};
 use tract_onnx::tract_hir::internal::*;
@@ -15,22 +14,44 @@ use crate::framework::upstream::BuildResult;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
 pub(crate) const OPERATORS: &[Registration] = &[
-    wrapped("Softmax", Wrapping::new(softmax)),
-    wrapped("LogSoftmax", Wrapping::new(softmax)),
-    own("Hardmax", build_hardmax),
+    wrapped("Softmax", Wrapping::new(softmax_1)).until(12),
+    wrapped("Softmax", Wrapping::new(softmax_13)).since(13),
+    wrapped("LogSoftmax", Wrapping::new(softmax_1)).until(12),
+    wrapped("LogSoftmax", Wrapping::new(softmax_13)).since(13),
+    own("Hardmax", |_, node| build_hardmax(node, 1, true)).until(12),
+    own("Hardmax", |_, node| build_hardmax(node, -1, false)).since(13),
 ];
 
+/// Up to version 12 all dimensions from the axis on are flattened.
+fn softmax_1(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let rank = model.outlet_fact(inputs[0])?.rank();
+    let axis = op.axis("axis", 1, rank)?;
+    softmax((axis..rank).collect(), op, prefix, model, inputs)
+}
+
+fn softmax_13(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let axis = op.axis("axis", -1, model.outlet_fact(inputs[0])?.rank())?;
+    softmax(tvec!(axis), op, prefix, model, inputs)
+}
+
 fn softmax(
+    axes: TVec<usize>,
     op: &Wrapped,
     prefix: &str,
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
     let shape = &model.outlet_fact(inputs[0])?.shape;
-    // Up to version 12 all dimensions from the axis on are flattened.
-    let old = op.version < 13;
-    let axis = op.axis("axis", if old { 1 } else { -1 }, shape.rank())?;
-    let axes = if old { (axis..shape.rank()).collect() } else { tvec!(axis) };
     let not_empty = shape.iter().all(|dim| dim.as_i64().is_some_and(|dim| dim > 0));
     let kind = match &*op.node.op_type {
         "LogSoftmax" => SoftmaxKind::LogSoftmax,
@@ -84,9 +105,8 @@ struct Hardmax {
     flattens: bool,
 }
 
-fn build_hardmax(context: &ParsingContext, node: &NodeProto) -> BuildResult {
-    let flattens = context.onnx_operator_set_version < 13;
-    let axis = node.get_attr_opt("axis")?.unwrap_or(if flattens { 1 } else { -1 });
+fn build_hardmax(node: &NodeProto, default_axis: i64, flattens: bool) -> BuildResult {
+    let axis = node.get_attr_opt("axis")?.unwrap_or(default_axis);
     built(Hardmax { axis, flattens }, node)
 }
 
@@ -162,9 +182,12 @@ mod tests {
     #[test]
     fn softmax_before_version_13_is_over_all_axes_from_axis_on() {
         let cube = tensor(&[1, 2, 2], &[0f32; 4]);
-        let old = case("Softmax").opset(11).input(cube.clone());
-        old.gives_near(tensor(&[1, 2, 2], &[0.25f32; 4]), 1e-6);
-        case("Softmax").input(cube).gives_near(tensor(&[1, 2, 2], &[0.5f32; 4]), 1e-6);
+        let node = |name: &str, opset| case(name).opset(opset).input(cube.clone());
+        let expected = |number: f32| tensor(&[1, 2, 2], &[number; 4]);
+        node("Softmax", 12).gives_near(expected(0.25), 1e-6);
+        node("Softmax", 13).gives_near(expected(0.5), 1e-6);
+        node("LogSoftmax", 12).gives_near(expected(0.25f32.ln()), 1e-6);
+        node("LogSoftmax", 13).gives_near(expected(0.5f32.ln()), 1e-6);
     }
 
     #[test]
@@ -193,8 +216,12 @@ mod tests {
         case("Hardmax").input(data()).gives(tensor(&[2, 2], &[1f32, 0.0, 0.0, 1.0]));
         let columns = case("Hardmax").int("axis", 0).input(data());
         columns.gives(tensor(&[2, 2], &[1f32, 1.0, 0.0, 0.0]));
-        let old = case("Hardmax").opset(11).input(tensor(&[1, 2, 2], &[3f32, 3.0, 5.0, -1.0]));
-        old.gives(tensor(&[1, 2, 2], &[0f32, 0.0, 1.0, 0.0]));
+        let cube = |opset| {
+            let case = case("Hardmax").opset(opset);
+            case.input(tensor(&[1, 2, 2], &[3f32, 3.0, 5.0, -1.0]))
+        };
+        cube(12).gives(tensor(&[1, 2, 2], &[0f32, 0.0, 1.0, 0.0]));
+        cube(13).gives(tensor(&[1, 2, 2], &[1f32, 0.0, 1.0, 0.0]));
         case("Hardmax").int("axis", 3).input(data()).fails("3");
     }
 

@@ -1,7 +1,6 @@
 //! Resize (ONNX, from operator set 11) with antialiasing (18) or `tf_crop_and_resize`, which tract
 //! does not have. Each dimension is resized in turn, in 64 bits.
 
-use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
@@ -11,6 +10,7 @@ use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, concrete, optional, required, unknown_dims};
 use crate::framework::operator::{Operator, built};
 use crate::framework::tensors::{Bits, floats, from_floats, ints};
+use crate::framework::upstream::BuildResult;
 
 /// Whether a node needs this implementation.
 pub(crate) fn is_needed(node: &NodeProto) -> TractResult<bool> {
@@ -19,10 +19,7 @@ pub(crate) fn is_needed(node: &NodeProto) -> TractResult<bool> {
     Ok(filtered || mode == Some("tf_crop_and_resize"))
 }
 
-pub(crate) fn resize(
-    _: &ParsingContext,
-    node: &NodeProto,
-) -> crate::framework::upstream::BuildResult {
+pub(crate) fn resize(node: &NodeProto) -> BuildResult {
     let text = |name| node.get_attr_opt::<&str>(name);
     let crop = text("coordinate_transformation_mode")? == Some("tf_crop_and_resize");
     let half = matches!(text("coordinate_transformation_mode")?, None | Some("half_pixel"));

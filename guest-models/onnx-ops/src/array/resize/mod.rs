@@ -10,32 +10,41 @@ use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::axes::resolve;
 use crate::framework::checks::{BoundsCheck, COUNTS, check_fits};
-use crate::framework::errors::{bail, ensure};
+use crate::framework::errors::ensure;
 use crate::framework::registration::{Registration, wrapped_by};
 use crate::framework::upstream::BuildResult;
 use crate::framework::wiring::{constant_ints, is_empty, wire_with_bounds};
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
-pub(crate) const OPERATORS: &[Registration] = &[wrapped_by("Resize", build_resize)];
+pub(crate) const OPERATORS: &[Registration] = &[
+    wrapped_by("Resize", build_10).until(10),
+    wrapped_by("Resize", build_11).since(11).until(12),
+    wrapped_by("Resize", build_13).since(13),
+];
 
-const RESIZE: Wrapping = Wrapping::new(resize).constant_from(1).check(check_inputs);
+const RESIZE_10: Wrapping = Wrapping::new(resize_10).constant_from(1);
 
-fn build_resize(context: &ParsingContext, node: &NodeProto) -> BuildResult {
+const RESIZE_11: Wrapping = Wrapping::new(resize_11).constant_from(1).check(check_inputs);
+
+/// Resize whose second input is the scales.
+fn build_10(context: &ParsingContext, node: &NodeProto) -> BuildResult {
+    match node.get_attr_opt::<&str>("mode")? {
+        Some("linear") => RESIZE_10.build(context, node),
+        _ => nearest::resize_10(node),
+    }
+}
+
+/// Resize whose inputs may not be left out: tract relies on empty tensors in their place.
+fn build_11(context: &ParsingContext, node: &NodeProto) -> BuildResult {
+    let all = !node.input.iter().any(String::is_empty);
+    ensure!(all, "Resize needs all of its inputs in this version of the operator set");
+    build_13(context, node)
+}
+
+fn build_13(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     match filtered::is_needed(node)? {
-        // tract relies on empty tensors in the place of missing inputs.
-        _ if (11..13).contains(&context.onnx_operator_set_version)
-            && node.input.iter().any(String::is_empty) =>
-        {
-            bail!("Resize needs all of its inputs in this version of the operator set")
-        }
-        true => filtered::resize(context, node),
-        false
-            if context.onnx_operator_set_version == 10
-                && node.get_attr_opt::<&str>("mode")? != Some("linear") =>
-        {
-            nearest::resize_10(node)
-        }
-        false => RESIZE.build(context, node),
+        true => filtered::resize(node),
+        false => RESIZE_11.build(context, node),
     }
 }
 
@@ -45,9 +54,7 @@ fn check_inputs<'r>(
     s: &mut Solver<'r>,
     inputs: &'r [TensorProxy],
 ) -> InferenceResult {
-    if op.version > 10
-        && let (Some(scales), sizes) = (op.input(2), op.input(3))
-    {
+    if let (Some(scales), sizes) = (op.input(2), op.input(3)) {
         // tract uses the sizes if the scales are empty.
         let sizes = sizes.is_some();
         s.given(&inputs[scales].shape, move |_, scales| {
@@ -67,13 +74,45 @@ fn check_inputs<'r>(
     Ok(())
 }
 
-/// tract's own wiring, with scales and sizes that give a valid output.
-fn resize(
+/// tract's own wiring, with scales that give a valid output.
+fn resize_10(
     op: &Wrapped,
     prefix: &str,
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
+    check_scales(op, model, inputs, Some(1))?;
+    op.wire_original(prefix, model, inputs)
+}
+
+/// tract's own wiring, with scales and sizes that give a valid output.
+fn resize_11(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    check_scales(op, model, inputs, op.input(2))?;
+    match op.input(3) {
+        Some(sizes) => {
+            if model.outlet_fact(inputs[sizes])?.konst.is_some() {
+                let list = constant_ints(model, inputs[sizes], "the sizes")?;
+                check_fits(list.iter().map(|size| *size as f64))?;
+            }
+            let positive = BoundsCheck { min: 1, ..COUNTS };
+            wire_with_bounds(op, prefix, model, inputs, sizes, positive)
+        }
+        None => op.wire_original(prefix, model, inputs),
+    }
+}
+
+/// Checks the mode, the axes, and the scales, which are this input.
+fn check_scales(
+    op: &Wrapped,
+    model: &TypedModel,
+    inputs: &[OutletId],
+    scales: Option<usize>,
+) -> TractResult<()> {
     let rank = model.outlet_fact(inputs[0])?.rank();
     ensure!(!is_empty(model, inputs[0])?, "cannot resize a tensor with a zero dimension");
     let mode = op.node.get_attr_opt::<&str>("coordinate_transformation_mode")?;
@@ -83,7 +122,6 @@ fn resize(
         agreed,
         "cubic interpolation with this coordinate_transformation_mode is not implemented"
     );
-    let scales = if op.version > 10 { op.input(2) } else { Some(1) };
     for input in scales.into_iter().filter_map(|at| inputs.get(at)) {
         let Some(scales) = model.outlet_fact(*input)?.konst.clone() else { continue };
         let scales = scales.cast_to::<f32>()?.into_owned();
@@ -117,22 +155,12 @@ fn resize(
             ensure!(!axes[..at].contains(axis), "duplicate axis {axis}");
         }
     }
-    match op.input(3).filter(|_| op.version > 10) {
-        Some(sizes) => {
-            if model.outlet_fact(inputs[sizes])?.konst.is_some() {
-                let list = constant_ints(model, inputs[sizes], "the sizes")?;
-                check_fits(list.iter().map(|size| *size as f64))?;
-            }
-            let positive = BoundsCheck { min: 1, ..COUNTS };
-            wire_with_bounds(op, prefix, model, inputs, sizes, positive)
-        }
-        None => op.wire_original(prefix, model, inputs),
-    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{case, counting, row, tensor};
+    use crate::testing::{Case, case, counting, row, tensor};
 
     #[test]
     fn nearest_resize_rounds_by_nearest_mode() {
@@ -202,5 +230,21 @@ mod tests {
         let case = case("Resize").opset(10).input(counting(&[1, 1, 1, 2]));
         let expected = tensor(&[1, 1, 1, 4], &[0f32, 0.0, 1.0, 1.0]);
         case.input(row(&[1f32, 1.0, 1.0, 2.0])).gives(expected);
+    }
+
+    #[test]
+    fn resize_11_takes_scales_as_its_third_input_and_13_may_leave_inputs_out() {
+        let node = |opset| case("Resize").opset(opset).input(counting(&[1, 1, 1, 2]));
+        let (none, scales) = (|| row::<f32>(&[]), || row(&[1f32, 1.0, 1.0, 2.0]));
+        let floor = |case: Case| {
+            let case = case.text("coordinate_transformation_mode", "asymmetric");
+            case.text("nearest_mode", "floor")
+        };
+        let expected = || tensor(&[1, 1, 1, 4], &[0f32, 0.0, 1.0, 1.0]);
+        for opset in [11, 12, 13] {
+            floor(node(opset).input(none()).input(scales())).gives(expected());
+        }
+        floor(node(12).missing().input(scales())).fails("inputs");
+        floor(node(13).missing().input(scales())).gives(expected());
     }
 }
