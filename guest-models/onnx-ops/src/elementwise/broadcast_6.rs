@@ -1,6 +1,6 @@
 //! Arithmetic up to operator set 6: the second operand has the shape of the first one, or is
 //! broadcast from an axis on if the attribute `broadcast` is set. Newer versions are registered in
-//! `binary.rs` and in this folder's `mod.rs`.
+//! `arithmetic.rs` and in this folder's `mod.rs`.
 
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
@@ -8,6 +8,7 @@ use tract_onnx::tract_core::ops::change_axes::{AxisOp, wire_with_rank_broadcast}
 use tract_onnx::tract_core::ops::math::{add, mul, sub};
 use tract_onnx::tract_hir::internal::*;
 
+use crate::elementwise::arithmetic;
 use crate::elementwise::binary::{self, Div};
 use crate::framework::errors::{OrUserError, bail, ensure};
 use crate::framework::registration::{Registration, own};
@@ -105,7 +106,7 @@ impl Expansion for Arithmetic {
             "Sub" => wire_with_rank_broadcast(prefix, model, sub(), &operands),
             "Mul" => wire_with_rank_broadcast(prefix, model, mul(), &operands),
             "Div" => Ok(tvec!(binary::wire(prefix, model, Div, &operands)?)),
-            "Pow" => binary::power(prefix, model, &operands),
+            "Pow" => arithmetic::power(prefix, model, &operands),
             other => bail!("{other} is not implemented this way"),
         }
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod activations;
 pub(crate) mod approximations;
+pub(crate) mod arithmetic;
 pub(crate) mod binary;
 pub(crate) mod broadcast_6;
 pub(crate) mod functions;
@@ -17,7 +18,7 @@ pub use narrow_cast::NarrowCast;
 /// The operators of this family.
 pub(crate) const OPERATORS: &[&[Registration]] = &[
     activations::OPERATORS,
-    binary::OPERATORS,
+    arithmetic::OPERATORS,
     functions::OPERATORS,
     swish::OPERATORS,
     broadcast_6::OPERATORS,
