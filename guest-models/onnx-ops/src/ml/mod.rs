@@ -6,10 +6,12 @@
 mod attributes;
 mod columns;
 mod ensemble;
+mod features;
 mod forest;
 mod labels;
 mod linear;
 mod lookup;
+mod one_hot_encoder;
 mod rows;
 mod scores;
 mod svm;
@@ -57,8 +59,10 @@ impl<T> Eq for Parameters<T> {}
 pub(crate) const OPERATORS: &[&[Registration]] = &[
     columns::OPERATORS,
     ensemble::OPERATORS,
+    features::OPERATORS,
     linear::OPERATORS,
     lookup::OPERATORS,
+    one_hot_encoder::OPERATORS,
     svm::OPERATORS,
     trees::OPERATORS,
 ];
