@@ -15,6 +15,7 @@ mod one_hot_encoder;
 mod rows;
 mod scores;
 mod svm;
+mod tree_nodes;
 mod trees;
 
 use std::ops::Deref;
