@@ -14,6 +14,7 @@ mod lookup;
 mod one_hot_encoder;
 mod rows;
 mod scores;
+mod support_vectors;
 mod svm;
 mod tree_nodes;
 mod trees;
