@@ -1,0 +1,221 @@
+//! RNN, GRU and LSTM (ONNX). This crate computes what tract does not have: reverse and
+//! bidirectional layers, `layout` 1, and sequence lengths, which must all be the whole sequence.
+
+mod cell;
+mod layer;
+
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_hir::internal::*;
+
+use self::layer::Recurrent;
+use crate::framework::errors::{bail, ensure};
+use crate::framework::operator::{built, wire_operator};
+use crate::framework::registration::{Registration, own};
+use crate::framework::upstream::BuildResult;
+use crate::framework::wrapped::{Wrapped, Wrapping};
+
+pub(crate) const OPERATORS: &[Registration] =
+    &[own("RNN", build), own("GRU", build), own("LSTM", build)];
+
+fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
+    let direction = node.get_attr_opt::<&str>("direction")?.unwrap_or("forward");
+    let batch_first = node.get_attr_opt::<i64>("layout")?.unwrap_or(0) != 0;
+    let lengths = node.input.get(4).is_some_and(|name| !name.is_empty());
+    if direction == "forward" && !batch_first && !lengths {
+        return Wrapping::new(wire_forward).build(context, node);
+    }
+    let directions = match direction {
+        "forward" => vec![false],
+        "reverse" => vec![true],
+        "bidirectional" => vec![false, true],
+        other => bail!("the direction {other:?} is not implemented"),
+    };
+    built(Recurrent::new(node, directions, batch_first)?, node)
+}
+
+/// tract's own wiring, with weights and states that match the input.
+fn wire_forward(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let shape = |at: usize| {
+        let fact = op.input(at).map(|at| model.outlet_fact(inputs[at])).transpose()?;
+        Ok::<_, TractError>(fact.map(|fact| fact.shape.to_tvec()))
+    };
+    let (Some(x), Some(r)) = (shape(0)?, shape(2)?) else { bail!("inputs are missing") };
+    let ([_, batch, width], [_, _, hidden]) = (&*x, &*r) else {
+        bail!("the input's shape {x:?} does not match the weights' shape {r:?}")
+    };
+    let expected = op.node.get_attr_opt::<i64>("hidden_size")?;
+    let agreed = expected.is_none_or(|expected| *hidden == expected.to_dim());
+    ensure!(
+        agreed,
+        "the weights have a hidden size of {hidden}, but hidden_size says {expected:?}"
+    );
+    let gates = match &*op.node.op_type {
+        "RNN" => 1,
+        "GRU" => 3,
+        _ => 4,
+    };
+    let (one, wide) = (1.to_dim(), hidden.clone() * gates);
+    let state = [one.clone(), batch.clone(), hidden.clone()];
+    let wanted: [&[TDim]; 7] = [
+        &[one.clone(), wide.clone(), width.clone()],
+        &[one.clone(), wide.clone(), hidden.clone()],
+        &[one.clone(), wide * 2],
+        std::slice::from_ref(batch),
+        &state,
+        &state,
+        &[one, hidden.clone() * 3],
+    ];
+    for (at, wanted) in wanted.into_iter().enumerate() {
+        if let Some(shape) = shape(at + 1)? {
+            ensure!(
+                *shape == *wanted,
+                "input {} has the shape {shape:?}, expected {wanted:?}",
+                at + 1
+            );
+        }
+    }
+    let some = |dim: &TDim| dim.as_i64().is_none_or(|dim| dim > 1);
+    let stateless = op.input(5).is_none() || op.input(6).is_none();
+    let beyond_tract = match &*op.node.op_type {
+        // tract's initial state is that of one sequence.
+        "LSTM" => stateless && some(&x[0]) && some(batch),
+        // With one input feature tract reads the products in the wrong order.
+        "GRU" => width.is_one(),
+        _ => false,
+    };
+    if beyond_tract {
+        let recurrent = Recurrent::new(&op.node, vec![false], false)?;
+        return wire_operator(recurrent, &op.node, prefix, model, inputs);
+    }
+    op.wire_original(prefix, model, inputs)
+}
+
+#[cfg(test)]
+mod tests {
+    use tract_onnx::prelude::Tensor;
+
+    use crate::testing::{Case, case, row, tensor};
+
+    /// Weights of gates in one direction, of one number each: those of the input, of the state, and
+    /// both biases one after the other.
+    fn weights(case: Case, input: &[f32], state: &[f32], bias: &[f32]) -> Case {
+        let case = case.int("hidden_size", 1);
+        let case = case.input(tensor(&[1, input.len(), 1], input));
+        case.input(tensor(&[1, state.len(), 1], state)).input(tensor(&[1, bias.len()], bias))
+    }
+
+    /// A sequence of one sample.
+    fn sequence(numbers: &[f32]) -> Tensor {
+        tensor(&[numbers.len(), 1, 1], numbers)
+    }
+
+    fn steps(numbers: &[f64]) -> Tensor {
+        let numbers: Vec<f32> = numbers.iter().map(|number| *number as f32).collect();
+        tensor(&[numbers.len(), 1, 1, 1], &numbers)
+    }
+
+    fn last(number: f64) -> Tensor {
+        tensor(&[1, 1, 1], &[number as f32])
+    }
+
+    fn rnn(direction: &str) -> Case {
+        let case = case("RNN").text("direction", direction).outputs(2).input(sequence(&[1.0, 2.0]));
+        weights(case, &[0.5], &[0.25], &[0.1, 0.2])
+    }
+
+    #[test]
+    fn rnn_is_forward_reverse_or_bidirectional() {
+        let step = |x: f64, state: f64| (0.5 * x + 0.3 + 0.25 * state).tanh();
+        let first = step(1.0, 0.0);
+        let second = step(2.0, first);
+        rnn("forward").gives_all_near(&[steps(&[first, second]), last(second)], 1e-6);
+        let end = step(2.0, 0.0);
+        let start = step(1.0, end);
+        rnn("reverse").gives_all_near(&[steps(&[start, end]), last(start)], 1e-6);
+    }
+
+    #[test]
+    fn rnn_refuses_lengths_other_than_the_whole_sequence() {
+        let first = 0.8f64.tanh();
+        let second = (1.0 + 0.3 + 0.25 * first).tanh();
+        let whole = rnn("forward").input(row(&[2i32]));
+        whole.gives_all_near(&[steps(&[first, second]), last(second)], 1e-6);
+        rnn("forward").input(row(&[1i32])).fails("2");
+        rnn("forward").input(row(&[3i32])).fails("2");
+    }
+
+    fn sigmoid(x: f64) -> f64 {
+        1.0 / (1.0 + (-x).exp())
+    }
+
+    #[test]
+    fn gru_resets_before_or_after_the_product() {
+        let input = [0.5f32, -0.25, 1.0];
+        let state = [0.75f32, 0.5, -1.5];
+        let bias = [0.125f32, -0.5, 0.25, 0.375, 0.0625, -0.75];
+        let expected = |after: bool| {
+            let [w, r, b] = [&input[..], &state, &bias]
+                .map(|list| list.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>());
+            let mut h = 0.5;
+            let mut all = vec![];
+            for x in [1.0, -2.0] {
+                let z = sigmoid(x * w[0] + h * r[0] + b[0] + b[3]);
+                let reset = sigmoid(x * w[1] + h * r[1] + b[1] + b[4]);
+                let hidden = match after {
+                    true => (x * w[2] + reset * (h * r[2] + b[5]) + b[2]).tanh(),
+                    false => (x * w[2] + reset * h * r[2] + b[5] + b[2]).tanh(),
+                };
+                h = (1.0 - z) * hidden + z * h;
+                all.push(h);
+            }
+            [steps(&all), last(h)]
+        };
+        for after in [false, true] {
+            let case = case("GRU").int("linear_before_reset", i64::from(after)).outputs(2);
+            let case = weights(case.input(sequence(&[1.0, -2.0])), &input, &state, &bias);
+            let case = case.missing().input(tensor(&[1, 1, 1], &[0.5f32]));
+            case.gives_all_near(&expected(after), 1e-6);
+        }
+    }
+
+    #[test]
+    fn lstm_has_its_gates_in_order_and_peepholes() {
+        let input = [0.5f32, -0.25, 1.0, 0.75];
+        let state = [0.25f32, 0.5, -0.5, 1.5];
+        let bias = [0.125f32, -0.5, 0.25, 0.375, 0.0, 0.0625, -0.75, 0.5];
+        let peepholes = [0.5f32, -1.0, 0.25];
+        let [w, r, b, p] = [&input[..], &state, &bias, &peepholes]
+            .map(|list| list.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>());
+        let (mut h, mut c) = (0.5, -0.25);
+        let mut all = vec![];
+        for x in [1.0, -2.0] {
+            let gate = |at: usize, h: f64| x * w[at] + h * r[at] + b[at] + b[at + 4];
+            let i = sigmoid(gate(0, h) + p[0] * c);
+            let f = sigmoid(gate(2, h) + p[2] * c);
+            let o = gate(1, h);
+            c = f * c + i * gate(3, h).tanh();
+            h = sigmoid(o + p[1] * c) * c.tanh();
+            all.push(h);
+        }
+        let one = |number: f32| tensor(&[1, 1, 1], &[number]);
+        let case = case("LSTM").outputs(3).input(sequence(&[1.0, -2.0]));
+        let case = weights(case, &input, &state, &bias).missing().input(one(0.5)).input(one(-0.25));
+        let case = case.input(tensor(&[1, 3], &peepholes));
+        case.gives_all_near(&[steps(&all), last(h), last(c)], 1e-6);
+    }
+
+    #[test]
+    fn lstm_without_bias_starts_from_zero() {
+        let case = case("LSTM").int("hidden_size", 1).outputs(2).without_output(0);
+        let case = case.input(sequence(&[1.0])).input(tensor(&[1, 4, 1], &[0.5f32; 4]));
+        let half = sigmoid(0.5);
+        let expected = last(half * (half * 0.5f64.tanh()).tanh());
+        case.input(tensor(&[1, 4, 1], &[9f32; 4])).gives_all_near(&[expected], 1e-6);
+    }
+}
