@@ -3,6 +3,8 @@
 //! counts negative axes by the ranks that a body declares, and fails at bodies that pass a state on
 //! unchanged, ignore one, or make a constant.
 
+mod run;
+
 use std::collections::HashMap;
 
 use tract_onnx::model::ParsingContext;
@@ -10,11 +12,10 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 use tract_onnx::tract_hir::internal::*;
 
-use super::loop_op::{
-    keeps_type_and_shape, optimize_body, plain_type, stacked, varying, without_tdim,
-};
+pub use self::run::body_of_scan;
+use self::run::{Resolved, ScanOp};
+use super::loop_op::{keeps_type_and_shape, optimize_body, plain_type, stacked, varying};
 use crate::framework::axes::resolve;
-use crate::framework::dims::volume;
 use crate::framework::errors::{OrUserError, ensure};
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
@@ -204,151 +205,6 @@ impl InferenceOp for Scan {
         let body = body.into_runnable()?;
         let op = ScanOp { body, states: self.states, scanned, stacked, outputs };
         target.wire_node(&*node.name, op, &inputs)
-    }
-
-    as_op!();
-}
-
-/// [`Along`] with a nonnegative axis.
-#[derive(Clone, Copy, Debug)]
-struct Resolved {
-    axis: usize,
-    backwards: bool,
-}
-
-impl Resolved {
-    /// The index of the slice of an iteration.
-    fn index(self, iteration: usize, iterations: usize) -> usize {
-        if self.backwards { iterations - 1 - iteration } else { iteration }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct ScanOp {
-    body: Arc<TypedRunnableModel>,
-    states: usize,
-    scanned: Vec<Resolved>,
-    stacked: Vec<Resolved>,
-    outputs: TVec<TypedFact>,
-}
-
-/// The body of a Scan.
-pub fn body_of_scan(op: &dyn TypedOp) -> Option<&TypedModel> {
-    op.downcast_ref::<ScanOp>().map(|scan| scan.body.model())
-}
-
-impl PartialEq for ScanOp {
-    fn eq(&self, _: &Self) -> bool {
-        false
-    }
-}
-
-impl Eq for ScanOp {}
-
-impl Op for ScanOp {
-    fn name(&self) -> StaticName {
-        "Scan".into()
-    }
-
-    fn mints_runtime_symbols(&self) -> bool {
-        true
-    }
-
-    op_as_typed_op!();
-}
-
-impl EvalOp for ScanOp {
-    op_out_of_plan!();
-
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let mut inputs = inputs.into_iter();
-        let mut states: Vec<TValue> =
-            inputs.by_ref().take(self.states).map(without_tdim).collect::<TractResult<_>>()?;
-        let scanned: Vec<TValue> = inputs.by_ref().take(self.scanned.len()).collect();
-        let around: Vec<TValue> = inputs.collect();
-        let lengths = self.scanned.iter().zip(&scanned).map(|(along, value)| {
-            value.shape().get(along.axis).copied().or_user_error("a scanned input is missing")
-        });
-        let lengths = lengths.collect::<TractResult<Vec<usize>>>()?;
-        let iterations = lengths.first().copied().or_user_error("there is nothing to scan")?;
-        for length in &lengths {
-            ensure!(
-                *length == iterations,
-                "the scanned inputs have different lengths: {iterations} and {length}"
-            );
-        }
-        let first: Vec<TVec<usize>> = states.iter().map(|value| value.shape().into()).collect();
-        let mut made: Vec<Option<Tensor>> = vec![None; self.stacked.len()];
-        for iteration in 0..iterations {
-            let mut given: TVec<TValue> = states.drain(..).collect();
-            for (along, value) in self.scanned.iter().zip(&scanned) {
-                let at = along.index(iteration, iterations);
-                let mut slice = value.slice(along.axis, at, at + 1)?;
-                slice.remove_axis(along.axis)?;
-                given.push(without_tdim(slice.into_tvalue())?);
-            }
-            given.extend(around.iter().cloned());
-            let mut results = self.body.run(given)?.into_iter();
-            for shape in &first {
-                let value = results.next().or_user_error("a state is missing")?;
-                let value = without_tdim(value)?;
-                let (found, was) = (value.shape(), &**shape);
-                ensure!(
-                    found == was,
-                    "iteration {iteration}: a state changes its shape from {was:?} to {found:?}"
-                );
-                states.push(value);
-            }
-            for (along, all) in self.stacked.iter().zip(&mut made) {
-                let value = results.next().or_user_error("an output is missing")?;
-                let mut slice = without_tdim(value)?.into_tensor();
-                slice.insert_axis(along.axis)?;
-                let mut shape: TVec<usize> = slice.shape().into();
-                shape[along.axis] = iterations;
-                if all.is_none() {
-                    volume(&shape)?;
-                    *all = Some(Tensor::zero_dt(slice.datum_type(), &shape)?);
-                }
-                let Some(all) = all else { continue };
-                let same = all.shape() == &*shape && all.datum_type() == slice.datum_type();
-                ensure!(same, "the outputs of the iterations have different shapes");
-                let at = along.index(iteration, iterations);
-                all.assign_slice(at..at + 1, &slice, 0..1, along.axis)?;
-            }
-        }
-        let mut outputs: TVec<TValue> = states.into();
-        for (at, all) in made.into_iter().enumerate() {
-            let all = match all {
-                Some(all) => all,
-                None => self.empty(at)?,
-            };
-            outputs.push(all.into_tvalue());
-        }
-        Ok(outputs)
-    }
-}
-
-impl ScanOp {
-    /// An output after no iterations.
-    fn empty(&self, at: usize) -> TractResult<Tensor> {
-        let fact = self.outputs.get(self.states + at).or_user_error("an output is missing")?;
-        let along = self.stacked.get(at).or_user_error("an output is missing")?;
-        let mut shape = TVec::with_capacity(fact.rank());
-        for (axis, dim) in fact.shape.iter().enumerate() {
-            shape.push(match axis == along.axis {
-                true => 0,
-                false => dim.to_usize().or_user_error(
-                    "the sizes of scan outputs are not known after zero iterations",
-                )?,
-            });
-        }
-        Tensor::zero_dt(fact.datum_type, &shape)
-    }
-}
-
-impl TypedOp for ScanOp {
-    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(self.outputs.clone())
     }
 
     as_op!();
