@@ -13,6 +13,7 @@ pub(crate) mod facts;
 pub(crate) mod numbers;
 pub(crate) mod operator;
 pub mod registration;
+pub mod rewrite;
 pub mod synthetic;
 pub(crate) mod tensors;
 pub(crate) mod upstream;

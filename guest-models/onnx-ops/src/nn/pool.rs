@@ -10,10 +10,10 @@ use tract_onnx::tract_hir::internal::*;
 use crate::framework::errors::bail;
 use crate::framework::numbers::Number;
 use crate::framework::registration::{Registration, wrapped};
+use crate::framework::rewrite::rewrite_each_node;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 use crate::math::reduce::{Reduction, ReductionKind, mean};
 use crate::nn::window_spec::{check_lists, check_windows};
-use crate::optimizer::rewrite_each_node;
 
 pub(crate) const OPERATORS: &[Registration] = &[
     wrapped("MaxPool", POOL),

@@ -17,7 +17,8 @@ mod windows;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use onnx_ops::optimizer::{Passes, rewrite_each_node};
+use onnx_ops::framework::rewrite::rewrite_each_node;
+use onnx_ops::optimizer::Passes;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 
