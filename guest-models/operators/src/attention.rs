@@ -1,7 +1,7 @@
 //! Operators of transformers: attention, its alternatives, and gates.
 
-use crate::table::Values::{Float, Int, Text, Type};
-use crate::table::{Attribute, Check, Input, Operator, Output, any, attr, flag, must, op, t, u};
+use crate::entry::Values::{Float, Int, Text, Type};
+use crate::entry::{Attribute, Check, Input, Operator, Output, any, attr, flag, must, op, t, u};
 use crate::types::{BOOL, FLOATS, I64, REALS, SINGLES};
 
 const Q_HEADS: Attribute = attr("q_num_heads", Int(1, 1 << 16));

@@ -1,7 +1,7 @@
 //! Elementwise operators, including selections, comparisons and conversions.
 
-use crate::table::Values::{Float, Int, Text, Type};
-use crate::table::{Operator, Output, any, attr, flag, must, op, t, u};
+use crate::entry::Values::{Float, Int, Text, Type};
+use crate::entry::{Operator, Output, any, attr, flag, must, op, t, u};
 use crate::types::{
     BF16, BOOL, INTEGERS, NUMBERS, PLAIN, REALS, SIGNED, SINGLES, STORED, STRING, UNSIGNED,
 };

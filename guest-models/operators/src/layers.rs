@@ -1,7 +1,7 @@
 //! Operators of networks: products, convolutions, poolings, normalisations, reductions, recurrence.
 
-use crate::table::Values::{AnyText, Float, Int, Ints, Text, ZeroOr};
-use crate::table::{
+use crate::entry::Values::{AnyText, Float, Int, Ints, Text, ZeroOr};
+use crate::entry::{
     Attribute, Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u,
 };
 use crate::types::{

@@ -1,7 +1,7 @@
 //! Operators of old versions, which only broadcast if an attribute is set.
 
-use crate::table::Values::{Float, Int, Ints, Text};
-use crate::table::{Attribute, Check, Operator, attr, flag, must, only, op, t};
+use crate::entry::Values::{Float, Int, Ints, Text};
+use crate::entry::{Attribute, Check, Operator, attr, flag, must, only, op, t};
 use crate::types::{F16, F32, FLOATS, NUMBERS};
 
 const BROADCAST: &[Attribute] = &[flag("broadcast"), attr("axis", Int(0, 31))];

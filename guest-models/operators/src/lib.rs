@@ -3,6 +3,7 @@
 
 mod attention;
 mod elementwise;
+mod entry;
 mod layers;
 mod legacy;
 mod ml;
@@ -16,8 +17,7 @@ mod strings;
 mod table;
 mod types;
 
+pub use entry::{Attribute, Check, Input, ML, NEWEST, NEWEST_ML, Operator, Output, Values};
 pub use sources::Source;
-pub use table::{
-    Attribute, Check, Input, ML, NEWEST, NEWEST_ML, Operator, Output, Values, all, find, newest,
-};
+pub use table::{all, find, newest};
 pub use types::*;

@@ -1,10 +1,10 @@
 //! Operators of the domain `ai.onnx.ml`: trees, linear models, support vectors, and the preparation
 //! of columns.
 
-use crate::table::Values::{
+use crate::entry::Values::{
     AnyFloat, AnyInts, AnyText, AnyTexts, Float, Floats, Int, Tensor, Text,
 };
-use crate::table::{Attribute, ML, NEWEST_ML, Operator, Output, any, attr, flag, must, op, t};
+use crate::entry::{Attribute, ML, NEWEST_ML, Operator, Output, any, attr, flag, must, op, t};
 use crate::types::{F32, F64, I16, I32, I64, STRING, Types};
 
 /// The numeric types that these operators compute with.
@@ -23,7 +23,7 @@ const VALUES: &[Output] = &[Output::With(
     I64,
 )];
 
-const fn ml(name: &'static str, since: i64, inputs: &'static [crate::table::Input]) -> Operator {
+const fn ml(name: &'static str, since: i64, inputs: &'static [crate::entry::Input]) -> Operator {
     Operator { domain: ML, until: NEWEST_ML, ..op(name, since, inputs) }
 }
 

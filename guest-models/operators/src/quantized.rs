@@ -1,7 +1,7 @@
 //! Products of quantized tensors.
 
-use crate::table::Values::{Int, Ints, Text};
-use crate::table::{Attribute, Check, Input, Operator, Output, any, attr, op};
+use crate::entry::Values::{Int, Ints, Text};
+use crate::entry::{Attribute, Check, Input, Operator, Output, any, attr, op};
 use crate::types::{BYTES, F16, F32, I32};
 
 const fn of(letter: char) -> Input {

@@ -1,7 +1,7 @@
 //! Recurrent layers, with the usual activations.
 
-use crate::table::Values::{Int, Text, Texts};
-use crate::table::{Attribute, Operator, Output, any, attr, flag, only, op, t};
+use crate::entry::Values::{Int, Text, Texts};
+use crate::entry::{Attribute, Operator, Output, any, attr, flag, only, op, t};
 use crate::types::{I32, SINGLES};
 
 const DIRECTION: Attribute = attr("direction", Text(&["forward", "reverse", "bidirectional"]));

@@ -1,7 +1,7 @@
 //! Operators that sample pixels at positions given by a tensor.
 
-use crate::table::Values::{Float, Int, Ints, Text};
-use crate::table::{Attribute, Check, Operator, any, attr, op, t};
+use crate::entry::Values::{Float, Int, Ints, Text};
+use crate::entry::{Attribute, Check, Operator, any, attr, op, t};
 use crate::types::{I64, REALS};
 
 const MODE: Attribute = attr("mode", Text(&["avg", "max"]));

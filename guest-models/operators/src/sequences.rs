@@ -1,8 +1,8 @@
 //! Operators of sequences and optionals. They are resolved before a model runs, so lengths, and
 //! positions other than that of SequenceAt, must be known by then.
 
-use crate::table::Values::Graph;
-use crate::table::{Operator, Output, any, attr, axis, flag, must, op};
+use crate::entry::Values::Graph;
+use crate::entry::{Operator, Output, any, attr, axis, flag, must, op};
 use crate::types::{ANY, I32, I64, INDICES, STORED, Types};
 
 const SPECIAL: &[Output] = &[Output::Special];
@@ -10,7 +10,7 @@ const MOVED: Types = ANY.or(STORED);
 
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[
-    op("SequenceEmpty", 11, &[]).to(SPECIAL).with(&[attr("dtype", crate::table::Values::Type(MOVED))]),
+    op("SequenceEmpty", 11, &[]).to(SPECIAL).with(&[attr("dtype", crate::entry::Values::Type(MOVED))]),
     op("SequenceConstruct", 11, &[any(MOVED)]).many().to(SPECIAL),
     op("SequenceInsert", 11, &[any(MOVED), any(MOVED), any(INDICES)]).optional(1).to(SPECIAL),
     op("SequenceErase", 11, &[any(MOVED), any(INDICES)]).optional(1).to(SPECIAL),

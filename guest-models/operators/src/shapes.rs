@@ -1,9 +1,9 @@
 //! Constants, shapes, gathering, slicing, and control flow.
 
-use crate::table::Values::{
+use crate::entry::Values::{
     AnyText, AnyTexts, Float, Floats, Graph, Int, Ints, Tensor, Text, Type,
 };
-use crate::table::{
+use crate::entry::{
     Attribute, Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u,
 };
 use crate::types::{

@@ -1,7 +1,7 @@
 //! Operators of the ONNX domain on strings.
 
-use crate::table::Values::{AnyInts, AnyText, AnyTexts, Floats, Int, Text};
-use crate::table::{Operator, Output, any, attr, flag, must, op, t};
+use crate::entry::Values::{AnyInts, AnyText, AnyTexts, Floats, Int, Text};
+use crate::entry::{Operator, Output, any, attr, flag, must, op, t};
 use crate::types::{BOOL, F32, I32, I64, STRING};
 
 #[rustfmt::skip]
