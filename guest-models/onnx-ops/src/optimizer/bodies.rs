@@ -57,7 +57,7 @@ pub(crate) fn simplify_scan(
         let mut read = node.inputs.clone();
         read.remove(slot);
         let patch = TypedModelPatch::replace_single_op(model, node, &read, changed)?;
-        return Ok(Some(Simplified::To(patch)));
+        return Ok(Some(Simplified::To(Box::new(patch))));
     }
     // A state that nothing reads is still an output, which tract drops with it.
     if unused(true).is_none() && tract_can_pull_inputs(model, node, scan)? {
@@ -71,7 +71,7 @@ pub(crate) fn simplify_scan(
     session.optimize(&mut changed.body)?;
     changed.decluttered = true;
     let patch = TypedModelPatch::replace_single_op(model, node, &node.inputs, changed)?;
-    Ok(Some(Simplified::To(patch)))
+    Ok(Some(Simplified::To(Box::new(patch))))
 }
 
 /// Whether tract can correctly move operators that read a scanned input out of the body. It uses
@@ -97,7 +97,7 @@ fn tract_can_pull_inputs(model: &TypedModel, node: &TypedNode, scan: &Scan) -> T
 
 /// The result of simplifying a node.
 pub(crate) enum Simplified {
-    To(TypedModelPatch),
+    To(Box<TypedModelPatch>),
     /// The node is simplified already.
     Already,
 }

@@ -31,7 +31,7 @@ impl TypedPass for Simplify {
     ) -> TractResult<Option<TypedModelPatch>> {
         for node in model.nodes.get(self.next..).unwrap_or_default() {
             let patch = match bodies::simplify_scan(session, model, node)? {
-                Some(Simplified::To(patch)) => Some(patch),
+                Some(Simplified::To(patch)) => Some(*patch),
                 Some(Simplified::Already) => None,
                 None => match protect_broadcast(model, node)? {
                     Some(patch) => Some(patch),

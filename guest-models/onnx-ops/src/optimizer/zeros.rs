@@ -18,7 +18,7 @@ pub fn move_negative_zeros_to_nodes(graph: &mut GraphProto) {
     }
     let is_input = |name: &str| graph.input.iter().any(|input| input.name == name);
     let moved = |tensor: &TensorProto| {
-        let raw = tensor.dims.iter().any(|dim| *dim == 0) || !tensor.raw_data.is_empty();
+        let raw = tensor.dims.contains(&0) || !tensor.raw_data.is_empty();
         raw && !is_input(&tensor.name) && has_negative_zero(&tensor.raw_data, tensor.data_type)
     };
     let (moved, kept): (Vec<_>, Vec<_>) =
