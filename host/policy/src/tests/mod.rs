@@ -4,7 +4,9 @@
 mod address;
 mod canonical;
 mod ceiling;
+mod ceiling_files;
 mod format;
+mod granted_files;
 mod grants;
 mod load;
 mod schema;

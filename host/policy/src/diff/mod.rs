@@ -3,16 +3,18 @@
 //! Anything that the second policy allows and the first does not is a gain, because nobody has
 //! approved it yet. A change that cannot be classified must be reported as a gain.
 
-use std::path::Path;
+mod grants;
 
 use belljar_files::Digest;
 use belljar_text::Escaped;
 
 use crate::units::{format_duration, format_size};
 use crate::{
-    Compute, Confinement, DeclaredShapes, FileGrant, Kernels, Limits, LoadedPolicy, ModelGrant,
-    NetworkGrant, Policy, Program, Quotas, Scalar, ValueRule,
+    Compute, Confinement, DeclaredShapes, Kernels, Limits, LoadedPolicy, ModelGrant, Policy,
+    Program, Quotas, Scalar, ValueRule,
 };
+
+use grants::{Files, files, peers};
 
 /// What kind of change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -331,111 +333,5 @@ fn models(old: &LoadedPolicy, new: &LoadedPolicy, to: &mut Changes) {
     let gone = |grant: &&ModelGrant| !new.policy.models.iter().any(|new| new.name == grant.name);
     for grant in old.policy.models.iter().filter(gone) {
         to.push(ChangeKind::Loss, &key(grant), digest(grant), NOTHING);
-    }
-}
-
-/// The file grants of a policy, compared independent of the folder that the policy is in.
-#[derive(Clone, Copy)]
-struct Files<'a> {
-    grants: &'a [FileGrant],
-    loaded: &'a LoadedPolicy,
-}
-
-impl<'a> Files<'a> {
-    fn of(loaded: &'a LoadedPolicy) -> Files<'a> {
-        Files { grants: &loaded.policy.filesystem, loaded }
-    }
-
-    fn of_model(grant: &'a ModelGrant, by: &'a LoadedPolicy) -> Files<'a> {
-        grant.rules.as_deref().map_or(Files::none(by), Files::of)
-    }
-
-    fn none(loaded: &'a LoadedPolicy) -> Files<'a> {
-        Files { grants: &[], loaded }
-    }
-
-    /// The path relative to the policy file, if it is below its folder.
-    fn path(self, grant: &'a FileGrant) -> &'a Path {
-        let folder = self.loaded.source.path.parent().unwrap_or(Path::new("/"));
-        grant.host.strip_prefix(folder).unwrap_or(&grant.host)
-    }
-
-    /// Whether these grants include a grant of `other`.
-    fn cover(self, other: Files<'_>, grant: &FileGrant) -> bool {
-        let path = other.path(grant);
-        // A pinned grant allows only one content.
-        let same = |own: &FileGrant| own.sha256.is_none() || own.sha256 == grant.sha256;
-        let covers = |own: &FileGrant| {
-            path.starts_with(self.path(own)) && own.access >= grant.access && same(own)
-        };
-        self.grants.iter().any(covers)
-    }
-
-    /// The grant for the same path.
-    fn same(self, other: Files<'_>, grant: &FileGrant) -> Option<&'a FileGrant> {
-        self.grants.iter().find(|own| self.path(own) == other.path(grant))
-    }
-
-    fn shown(self, grant: Option<&FileGrant>) -> String {
-        grant.map_or_else(
-            || NOTHING.to_owned(),
-            |grant| {
-                let FileGrant { host, guest, access, sha256, reason: _ } = grant;
-                let path = self.loaded.shown_path(host);
-                let guest = Escaped::cut(guest, 60);
-                let pin = sha256.map(|pin| format!(" with SHA-256 {}", Digest::from(pin)));
-                format!("{} {path} as {guest}{}", access.name(), pin.unwrap_or_default())
-            },
-        )
-    }
-}
-
-fn files(key: &str, old: Files<'_>, new: Files<'_>, to: &mut Changes) {
-    for grant in new.grants {
-        let before = old.same(new, grant);
-        let (was, now) = (old.shown(before), new.shown(Some(grant)));
-        if !old.cover(new, grant) {
-            to.push(ChangeKind::Gain, key, was, now);
-        } else if was != now && before.is_none_or(|before| new.cover(old, before)) {
-            to.push(ChangeKind::Change, key, was, now);
-        }
-    }
-    for grant in old.grants {
-        if !new.cover(old, grant) {
-            let now = new.shown(new.same(old, grant));
-            to.push(ChangeKind::Loss, key, old.shown(Some(grant)), now);
-        }
-    }
-}
-
-fn peers(a: &Policy, b: &Policy, to: &mut Changes) {
-    let same = |x: &NetworkGrant, y: &NetworkGrant| {
-        (&x.host, x.port, x.protocol) == (&y.host, y.port, y.protocol)
-    };
-    let find = |grant: &NetworkGrant, policy: &Policy| {
-        policy.network.iter().find(|other| same(other, grant)).cloned()
-    };
-    let shown = |grant: &NetworkGrant| {
-        let NetworkGrant { host, port, protocol, reaches, reason: _ } = grant;
-        let kinds: Vec<&str> = reaches.iter().map(|kind| kind.name()).collect();
-        let host = Escaped::cut(&host.to_string(), 60).to_string();
-        format!("{} {host} port {port} ({})", protocol.name(), kinds.join(", "))
-    };
-    let less = |x: &NetworkGrant, y: Option<&NetworkGrant>| {
-        y.is_none_or(|y| x.reaches.iter().any(|kind| !y.reaches.contains(kind)))
-    };
-    let or_nothing =
-        |grant: &Option<NetworkGrant>| grant.as_ref().map_or_else(|| NOTHING.to_owned(), shown);
-    for grant in &b.network {
-        let before = find(grant, a);
-        if less(grant, before.as_ref()) {
-            to.push(ChangeKind::Gain, "network", or_nothing(&before), shown(grant));
-        }
-    }
-    for grant in &a.network {
-        let after = find(grant, b);
-        if less(grant, after.as_ref()) {
-            to.push(ChangeKind::Loss, "network", shown(grant), or_nothing(&after));
-        }
     }
 }
