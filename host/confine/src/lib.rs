@@ -1,17 +1,19 @@
 //! The process around a sandbox: starts, confines, communicates with and kills workers. This module
 //! must not depend on what a worker does with a model.
 //!
-//! `process` starts workers (through `spawn`) and ends them. `setup` runs inside the worker and
-//! applies the `layers` in order: `namespaces`, `privileges`, `landlock`, `seccomp`. The worker's
-//! `role` decides what is granted. `channel` and `memory` carry data between the two sides.
-//! `outside` reads what the kernel reports about a worker, `memory_group` how much memory all
-//! workers share, and `support` which features the kernel of this machine has.
+//! `process` starts workers (through `spawn`) and ends them. `enter` and `setup` run inside the
+//! worker: the first takes its channel, the second applies the `layers` in order: `namespaces`,
+//! `privileges`, `landlock`, `seccomp`. The worker's `role` decides what is granted. `channel` and
+//! `memory` carry data between the two sides. `outside` reads what the kernel reports about a
+//! worker, `memory_group` how much memory all workers share, and `support` which features the kernel
+//! of this machine has.
 #![allow(clippy::len_without_is_empty, missing_docs, reason = "only for Belljar's own crates")]
 
 #[cfg(feature = "test-hooks")]
 pub mod breach;
 pub mod channel;
 pub mod ended;
+pub mod enter;
 #[cfg(feature = "test-hooks")]
 pub mod fault_injection;
 pub mod file_size;

@@ -9,11 +9,11 @@
 //! exits first ends and reaps all remaining workers. A process that is killed cannot do that; its
 //! workers die with it, and the first process of its PID namespace reaps them.
 //!
-//! `unsafe` is needed to close inherited descriptors, and for `atexit`.
+//! `unsafe` is needed for `atexit`.
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -24,16 +24,15 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
-use super::channel::CHANNEL;
 use super::ended::WorkerEnd;
 use super::layers::{Confinement, Layer, MissingLayer};
 use super::memory_group::OomKills;
 use super::namespaces;
 use super::outside::{Status, own_filters};
 use super::role::Role;
-use super::setup::{Plan, ProcessLimits, die_with_supervisor};
+use super::setup::{Plan, ProcessLimits};
 pub use super::spawn::Namespaces;
-use super::spawn::{Program, default_signals, spawn};
+use super::spawn::{Program, spawn};
 
 /// First argument of a worker.
 const WORKER_ARGUMENT: &CStr = c"__belljar-worker";
@@ -366,52 +365,4 @@ fn start(order: &SpawnRequest, filters: Option<u32>) -> io::Result<WorkerProcess
     drop(running);
     let status = Some(Status::open(pidfd.as_fd()));
     Ok(WorkerProcess { pidfd, namespaces, no_namespaces, status, filters, oom_kills, ended: None })
-}
-
-/// The first step of a worker, while it has one thread: binds its life to its supervisor, closes
-/// inherited descriptors, and takes its socket from standard input.
-pub fn enter_worker() -> io::Result<OwnedFd> {
-    let parent = rustix::process::getppid();
-    die_with_supervisor()?;
-    // The supervisor may have ended before the line above. In a PID namespace this check cannot see
-    // that, but then the socket is closed.
-    if rustix::process::getppid() != parent {
-        return Err(io::Error::other("the supervisor has ended"));
-    }
-    default_signals();
-    close_inherited()?;
-    // Makes the kernel prefer workers when it must kill a process because memory ran out. It needs
-    // no privilege; if it fails, the kernel's default applies.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
-    let socket = io::stdin().as_fd().try_clone_to_owned()?;
-    if socket.as_raw_fd() != CHANNEL {
-        return Err(io::Error::other(format!(
-            "the worker's channel is descriptor {} instead of {CHANNEL}",
-            socket.as_raw_fd()
-        )));
-    }
-    let kind = rustix::net::sockopt::socket_type(&socket)?;
-    if kind != rustix::net::SocketType::SEQPACKET {
-        return Err(io::Error::other(
-            "standard input is not a worker's channel; only belljar can start a worker",
-        ));
-    }
-    Ok(socket)
-}
-
-/// Closes every descriptor except the three standard ones. A program that embeds the host, or the
-/// shell it was started from, may have leaked others to its children.
-fn close_inherited() -> io::Result<()> {
-    let mut numbers: Vec<i32> = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        // Skips `.` and `..`.
-        numbers.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
-    }
-    for number in numbers.into_iter().filter(|number| *number > 2) {
-        // SAFETY: this runs first in a worker process, so nothing owns a descriptor yet. One of the
-        // numbers belonged to the folder just read; it is closed already, and closing a number that
-        // is not open does nothing.
-        unsafe { rustix::io::close(number) };
-    }
-    Ok(())
 }

@@ -17,7 +17,8 @@ use crate::model::Model;
 use crate::sandbox::{SnapshotStore, Variant, Worker};
 use crate::supervise::Quarantined;
 use crate::trust::{Digest, ModelBytes};
-use belljar_confine::process::{asked_to_be_worker, enter_worker};
+use belljar_confine::enter::enter_worker;
+use belljar_confine::process::asked_to_be_worker;
 use belljar_confine::role::Role;
 use belljar_policy::{Admissible, Effective, Policy};
 

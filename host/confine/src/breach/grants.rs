@@ -4,7 +4,8 @@
 use std::ffi::{CString, c_int, c_long};
 use std::mem::MaybeUninit;
 
-use super::{AttemptResult, Try, World, address, call, connect, held};
+use super::calls::{address, call, connect};
+use super::{AttemptResult, Try, World, held};
 
 pub(super) const ATTEMPTS: &[(&str, Try)] = &[
     (LOOK, |world| each_form(world, |at, path| openat2(at, path, libc::O_PATH, 0, 0).map(drop))),

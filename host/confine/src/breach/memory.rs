@@ -4,7 +4,8 @@
 use std::cell::Cell;
 use std::ffi::{c_int, c_long};
 
-use super::{AttemptResult, Try, World, call, mapped};
+use super::calls::{call, mapped};
+use super::{AttemptResult, Try, World};
 
 /// Bytes that an attempt must take to succeed: more than the limits of a worker in these tests
 /// allow.

@@ -5,14 +5,19 @@
 //!
 //! `unsafe` is needed because attacks are raw system calls.
 
-use std::ffi::{CString, c_int, c_long, c_void};
+use std::ffi::{c_int, c_long, c_void};
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
+mod calls;
 mod grants;
 pub mod memory;
+
+use calls::{
+    address, bind, call, connect, inet, last_error, map, map_large, open, result, socket, unix,
+};
 
 /// One attempt, with the facts about the system outside the worker that it uses.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -329,34 +334,6 @@ extern "C" fn wait(_: *mut c_void) -> c_int {
     }
 }
 
-fn result(returned: c_int) -> AttemptResult {
-    match returned {
-        -1 => Err(last_error()),
-        _ => Ok(()),
-    }
-}
-
-fn last_error() -> i32 {
-    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
-}
-
-fn call(number: c_long, arguments: [c_long; 5]) -> Result<c_long, i32> {
-    let [a, b, c, d, e] = arguments;
-    // As wide as a register, or its upper half would be undefined.
-    let f: c_long = 0;
-    // SAFETY: the pointers that the attempts pass are valid for the call.
-    match unsafe { libc::syscall(number, a, b, c, d, e, f) } {
-        -1 => Err(last_error()),
-        value => Ok(value),
-    }
-}
-
-fn open(path: &str, flags: c_int) -> AttemptResult {
-    let path = CString::new(path).map_err(|_| libc::EINVAL)?;
-    let folder = libc::AT_FDCWD.into();
-    call(libc::SYS_openat, [folder, path.as_ptr() as c_long, flags.into(), 0o600, 0]).map(drop)
-}
-
 /// Looks for the physical address of one page through descriptors that may be a pagemap.
 fn physical_address(mut descriptors: std::ops::Range<c_long>) -> AttemptResult {
     const PRESENT: u64 = 1 << 63;
@@ -392,47 +369,6 @@ fn cross(number: c_long, world: &World) -> AttemptResult {
     }
 }
 
-fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<c_long, i32> {
-    call(libc::SYS_socket, [family.into(), kind.into(), protocol.into(), 0, 0])
-}
-
-fn bind<T>(socket: c_long, address: &T) -> AttemptResult {
-    let len = size_of::<T>() as c_long;
-    call(libc::SYS_bind, [socket, std::ptr::from_ref(address) as c_long, len, 0, 0]).map(drop)
-}
-
-fn connect<T>(socket: c_long, address: &T) -> AttemptResult {
-    let len = size_of::<T>() as c_long;
-    call(libc::SYS_connect, [socket, std::ptr::from_ref(address) as c_long, len, 0, 0]).map(drop)
-}
-
-fn address(port: u16) -> libc::sockaddr_in {
-    // SAFETY: a zeroed address of this family is a valid one.
-    let mut address: libc::sockaddr_in = unsafe { std::mem::zeroed() };
-    address.sin_family = libc::AF_INET as u16;
-    address.sin_port = port.to_be();
-    address.sin_addr.s_addr = u32::from_be_bytes([127, 0, 0, 1]).to_be();
-    address
-}
-
-fn inet(kind: c_int, port: u16) -> AttemptResult {
-    let socket = socket(libc::AF_INET, kind, 0)?;
-    connect(socket, &address(port))?;
-    call(libc::SYS_write, [socket, c"x".as_ptr() as c_long, 1, 0, 0]).map(drop)
-}
-
-fn unix(name: &[u8]) -> AttemptResult {
-    let socket = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
-    // SAFETY: a zeroed address of this family is a valid one.
-    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-    address.sun_family = libc::AF_UNIX as u16;
-    for (to, from) in address.sun_path.iter_mut().zip(name) {
-        *to = *from as _;
-    }
-    let len = (2 + name.len()) as c_long;
-    call(libc::SYS_connect, [socket, &raw const address as c_long, len, 0, 0]).map(drop)
-}
-
 /// Succeeds if there is a network device other than the loopback device of the worker's own
 /// namespace.
 fn devices(_: c_long) -> AttemptResult {
@@ -449,23 +385,4 @@ fn devices(_: c_long) -> AttemptResult {
     call(libc::SYS_ioctl, [socket, INTERFACE_NAMES, &raw mut found as c_long, 0, 0])?;
     // A namespace's own loopback has no address, and is not among them.
     if found.len > 0 { Ok(()) } else { Err(libc::ENODEV) }
-}
-
-fn map(prot: c_int, file: c_int) -> Result<c_long, i32> {
-    let flags = match file {
-        -1 => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-        _ => libc::MAP_PRIVATE,
-    };
-    mapped(4096, prot, flags, file)
-}
-
-fn map_large(len: usize) -> Result<c_long, i32> {
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
-    mapped(len, prot, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
-}
-
-fn mapped(len: usize, prot: c_int, flags: c_int, file: c_int) -> Result<c_long, i32> {
-    // SAFETY: a new mapping at an address of the kernel's choice.
-    let address = unsafe { libc::mmap(null_mut(), len, prot, flags, file, 0) };
-    if address == libc::MAP_FAILED { Err(last_error()) } else { Ok(address as c_long) }
 }
