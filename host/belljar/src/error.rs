@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::sandbox::{CodeCacheError, Failure, Limit, PrivateError, WorkerLoss};
-use crate::supervise::Quarantined;
+use crate::supervise::{NoWorker, Quarantined};
 use crate::trust::{Digest, ModelBytesError};
 use belljar_policy::{PolicyError, Refused};
 use belljar_text::Escaped;
@@ -232,6 +232,18 @@ impl Error {
 impl From<PolicyError> for Error {
     fn from(err: PolicyError) -> Error {
         Error::new(err)
+    }
+}
+
+impl From<NoWorker> for ErrorKind {
+    fn from(reason: NoWorker) -> ErrorKind {
+        match reason {
+            NoWorker::Store(err) => ErrorKind::Store(err),
+            NoWorker::BackOff { deaths, wait, out_of_memory } => {
+                ErrorKind::BackOff { deaths, wait, out_of_memory }
+            }
+            NoWorker::Quarantined(quarantined) => ErrorKind::Quarantined(quarantined),
+        }
     }
 }
 

@@ -108,7 +108,7 @@ impl Model {
         if bytes.size() > policy.limits.model_size {
             return Err(named(Limit::ModelSize { limit: policy.limits.model_size }.into()));
         }
-        let record = host.inner.supervision.record(found).map_err(named)?;
+        let record = host.inner.supervision.record(found).map_err(|reason| named(reason.into()))?;
         // Logged after all checks, because a model in quarantine is not allowed.
         let rule = if policy.model.sha256.is_some() { "model.sha256" } else { "no pin" };
         let (resource, access, verdict) = ("model", "load", Verdict::Allowed);

@@ -125,7 +125,7 @@ impl Program {
         if size > limits.model_size {
             return Err(refused(Limit::ModelSize { limit: limits.model_size }.into()));
         }
-        let record = inner.supervision.record(digest).map_err(refused)?;
+        let record = inner.supervision.record(digest).map_err(|reason| refused(reason.into()))?;
         // Logged after all checks, because a program in quarantine is not allowed.
         let rule = if pinned.is_some() { "program.sha256" } else { "no pin" };
         let (resource, access, verdict) = ("program", "load", Verdict::Allowed);

@@ -29,7 +29,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::error::ErrorKind;
 use crate::sandbox::{PrivateError, WorkerLoss};
 use crate::trust::Digest;
 
@@ -51,6 +50,26 @@ impl Default for Settings {
     fn default() -> Settings {
         let back_off = (Duration::from_millis(10), Duration::from_secs(5));
         Settings { back_off, quarantine_after: Some(5) }
+    }
+}
+
+/// Why no worker of a model may be started or used.
+#[derive(Debug)]
+pub(crate) enum NoWorker {
+    /// The ledger could not be read.
+    Store(PrivateError),
+    /// The last workers died or were lost, so the next one is not started yet.
+    BackOff {
+        deaths: u32,
+        wait: Duration,
+        out_of_memory: bool,
+    },
+    Quarantined(Quarantined),
+}
+
+impl From<PrivateError> for NoWorker {
+    fn from(err: PrivateError) -> NoWorker {
+        NoWorker::Store(err)
     }
 }
 
@@ -123,7 +142,7 @@ impl Supervision {
     ///
     /// # Errors
     /// If the model is in quarantine, or if the ledger cannot be read.
-    pub(crate) fn record(&self, digest: Digest) -> Result<Arc<Record>, ErrorKind> {
+    pub(crate) fn record(&self, digest: Digest) -> Result<Arc<Record>, NoWorker> {
         let record = {
             let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
             // Drops records that are not in use and hold no more than the ledger.
@@ -150,7 +169,7 @@ impl Supervision {
     }
 
     /// Updates the state from the ledger.
-    fn refresh(&self, state: &mut State, digest: Digest) -> Result<(), ErrorKind> {
+    fn refresh(&self, state: &mut State, digest: Digest) -> Result<(), NoWorker> {
         let (strikes, quarantined) = match self.ledger.read(digest)? {
             Standing::Strikes(strikes) => (strikes, None),
             Standing::Quarantined(found) => (state.strikes, Some(found)),
@@ -164,7 +183,7 @@ impl Supervision {
     }
 
     /// Checks whether requests for the model are accepted.
-    pub(crate) fn admit(&self, record: &Record) -> Result<(), ErrorKind> {
+    pub(crate) fn admit(&self, record: &Record) -> Result<(), NoWorker> {
         if record.calm.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -174,14 +193,14 @@ impl Supervision {
             record.calm.store(state.is_calm(), Ordering::Release);
         }
         match &state.quarantined {
-            Some(quarantined) => Err(ErrorKind::Quarantined(quarantined.clone())),
+            Some(quarantined) => Err(NoWorker::Quarantined(quarantined.clone())),
             None => Ok(()),
         }
     }
 
     /// Waits until another worker may be started for the model, for at most `patience`. No lock is
     /// held meanwhile.
-    pub(crate) fn await_start(&self, record: &Record, patience: Duration) -> Result<(), ErrorKind> {
+    pub(crate) fn await_start(&self, record: &Record, patience: Duration) -> Result<(), NoWorker> {
         if record.calm.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -196,7 +215,7 @@ impl Supervision {
                 return Ok(());
             }
             if now.checked_add(wait).is_none_or(|start| until.is_some_and(|until| start > until)) {
-                return Err(ErrorKind::BackOff { deaths, wait, out_of_memory });
+                return Err(NoWorker::BackOff { deaths, wait, out_of_memory });
             }
             std::thread::sleep(wait);
         }

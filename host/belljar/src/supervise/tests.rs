@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use belljar_confine::ended::WorkerEnd;
 
 use super::*;
+use crate::error::ErrorKind;
 
 struct Folder {
     path: tempfile::TempDir,
@@ -41,9 +42,9 @@ fn model() -> Digest {
 }
 
 #[track_caller]
-fn is_refused(result: Result<(), ErrorKind>) -> Quarantined {
+fn is_refused(result: Result<(), NoWorker>) -> Quarantined {
     match result {
-        Err(ErrorKind::Quarantined(quarantined)) => quarantined,
+        Err(NoWorker::Quarantined(quarantined)) => quarantined,
         other => panic!("not in quarantine: {other:?}"),
     }
 }
@@ -127,7 +128,7 @@ fn out_of_memory_kills_only_extend_the_delay() {
         supervision.lost(&record, "m", &loss(true, number % 2 == 0));
         supervision.admit(&record).unwrap();
         let waits = supervision.await_start(&record, Duration::ZERO);
-        let err = waits.expect_err("there is no delay");
+        let err = ErrorKind::from(waits.expect_err("there is no delay"));
         let text = err.to_string();
         assert!(text.contains("memory ran out") && text.contains("limits.memory"), "{text}");
         let ErrorKind::BackOff { deaths, wait, .. } = err else { panic!("{text}") };
@@ -236,7 +237,7 @@ fn a_model_is_refused_if_the_folder_is_open_to_others() {
         let (supervision, _) = folder.supervision(None);
         let refused = supervision.record(model()).map(drop);
         let is_private = |err: &PrivateError| matches!(err, PrivateError::NotPrivate { .. });
-        assert!(matches!(&refused, Err(ErrorKind::Store(err)) if is_private(err)), "{refused:?}");
+        assert!(matches!(&refused, Err(NoWorker::Store(err)) if is_private(err)), "{refused:?}");
     }
 }
 
@@ -256,7 +257,7 @@ fn a_model_is_refused_if_another_user_could_replace_the_folder() {
         fs::set_permissions(&above, fs::Permissions::from_mode(mode)).unwrap();
         fs::rename(&state, above.join("aside")).unwrap();
         let refused = supervision().record(model()).map(drop).unwrap_err();
-        let ErrorKind::Store(err @ PrivateError::Replaceable { .. }) = &refused else {
+        let NoWorker::Store(err @ PrivateError::Replaceable { .. }) = &refused else {
             panic!("{refused:?}")
         };
         let (text, fix) = (err.to_string(), format!("chmod go-w {}", above.display()));
@@ -273,7 +274,7 @@ fn a_model_is_refused_if_another_user_could_replace_the_folder() {
     // A parent folder of another user, which only root can create.
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::chown(&above, Some(12_345), None).unwrap();
-        let refused = supervision().record(model()).map(drop).unwrap_err();
+        let refused = ErrorKind::from(supervision().record(model()).map(drop).unwrap_err());
         assert!(refused.to_string().contains("belongs to uid 12345"), "{refused}");
     }
 }
@@ -325,7 +326,7 @@ fn a_request_waits_for_a_start_within_its_patience_only() {
     }
     let refused = supervision.await_start(&record, back_off::PATIENCE);
     assert!(
-        matches!(&refused, Err(ErrorKind::BackOff { deaths: 31, wait, .. }) if wait.as_secs() > 3000),
+        matches!(&refused, Err(NoWorker::BackOff { deaths: 31, wait, .. }) if wait.as_secs() > 3000),
         "{refused:?}"
     );
     // Other models are not delayed, and an answer ends the delay.
