@@ -1,5 +1,5 @@
 //! Guest programs that request more than their policy grants, through the whole stack: refusals and
-//! their messages. Granted requests are tested in `tests/programs/grants.rs`.
+//! their messages. Granted requests are tested in `tests/programs/grants`.
 
 use crate::support;
 
