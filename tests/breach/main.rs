@@ -6,3 +6,4 @@ mod support;
 mod assume_breach;
 mod filter_rules;
 mod foreign_guest;
+mod known;
