@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use belljar::Tensor;
 use serde_json::Value;
-use support::onnx::{Dim, FLOAT, Graph, fixed, node, relu, tensor_f32, value};
+use support::onnx::{Dim, FLOAT, Graph, fixed, node, relu, value};
 use support::scratch::Scratch;
 use support::{belljar, models, repository};
 
@@ -110,128 +110,6 @@ fn untrusted_names_are_escaped_in_every_output() {
     let files: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(files.len(), 1);
     assert!(files[0].to_str().unwrap().chars().all(|c| c.is_ascii_graphic()), "{files:?}");
-}
-
-#[test]
-fn inspect_describes_the_model() {
-    let path = models().join("silero_vad.onnx");
-    let arguments = ["inspect", path.to_str().unwrap(), "--format", "json"];
-    let found = answer(&run(&arguments));
-    assert_eq!(found["producer_name"], "spox");
-    assert_eq!(found["inputs"][2]["name"], "sr");
-    assert_eq!(found["inputs"][2]["shape"], serde_json::json!([]));
-    assert_eq!(found["operators"][0]["op_type"], "Constant");
-    assert_eq!(found["nodes"], 689);
-    let table = stdout(&run(&["inspect", path.to_str().unwrap()]));
-    for expected in ["spox", "ai.onnx 16", "LSTM 4", "scalar"] {
-        assert!(table.contains(expected), "{expected} is not in\n{table}");
-    }
-    assert!(!table.contains("unsupported operators"), "{table}");
-}
-
-#[test]
-fn inspect_lists_unsupported_operators() {
-    let s = Scratch::new();
-    let mut graph = support::onnx::relu(&support::onnx::fixed(&[2]));
-    let odd = support::onnx::int_attribute("odd", 1);
-    graph.nodes = vec![
-        support::onnx::node("Relu", &["x"], &["a"], &[odd]),
-        support::onnx::node("Frobnicate", &["a"], &["b"], &[]),
-        support::onnx::node("Neg", &["b"], &["y"], &[]),
-    ];
-    let model = s.file("odd.onnx", graph.bytes());
-    let table = stdout(&run(&["inspect", &model]));
-    for expected in ["unsupported", "the attribute \"odd\" is not", "the operator is not"] {
-        assert!(table.contains(expected), "{expected} is not in\n{table}");
-    }
-    let found = answer(&run(&["inspect", &model, "--format", "json"]));
-    for operator in found["operators"].as_array().unwrap() {
-        let good = operator["op_type"] == "Neg";
-        assert_eq!(operator["refused"].is_null(), good, "{operator}");
-    }
-    let preparation = &found["preparation"];
-    assert_eq!(
-        (&preparation["verdict"], &preparation["exit_code"]),
-        (&"refused".into(), &4.into())
-    );
-    assert!(preparation["error"].as_str().unwrap().contains("\"odd\""), "{preparation}");
-}
-
-#[test]
-fn inspect_checks_whether_a_model_can_be_prepared() {
-    use support::onnx::{INT64, int_attribute, tensor_i64};
-    let s = Scratch::new();
-    let verdict = |arguments: &[&str]| {
-        let arguments = [&["inspect"], arguments, &["--format", "json"]].concat();
-        let found = answer(&run(&arguments));
-        let preparation = found["preparation"].clone();
-        (preparation["verdict"].as_str().unwrap().to_owned(), preparation)
-    };
-    // All shapes are declared, and preparation does not depend on values.
-    let model = s.file("fixed.onnx", relu(&fixed(&[2, 3])).bytes());
-    let (found, preparation) = verdict(&[&model]);
-    assert_eq!(found, "prepared");
-    assert_eq!(preparation["undecided"].as_array().unwrap().len(), 0);
-    assert_eq!(preparation["assumed"], false);
-    assert!(stdout(&run(&["inspect", &model])).contains("prepared for x 2×3"));
-    assert_exit(&run(&["inspect", &model, "--input-shape", "x=2,4"]), 4, "does not fit");
-    assert_exit(&run(&["inspect", &model, "--input-shape", "z=2"]), 2, "has no input z");
-    assert_exit(&run(&["inspect", &model, "--input-shape", "x"]), 2, "expected a shape");
-    assert!(
-        answer(&run(&["inspect", &model, "--no-prepare", "--format", "json"]))["preparation"]
-            .is_null()
-    );
-
-    // Some shapes work, others are refused.
-    let sum = Graph {
-        nodes: vec![node("Add", &["x", "w"], &["y"], &[])],
-        initializers: vec![tensor_f32("w", &[3], &[1.0; 3])],
-        inputs: vec![value("x", FLOAT, &[Dim::Symbol("n"), Dim::Symbol("m")])],
-        outputs: vec![support::onnx::value_of_any_shape("y", FLOAT)],
-    };
-    let model = s.file("open.onnx", sum.bytes());
-    assert_eq!(verdict(&[&model]).0, "open");
-    assert_eq!(verdict(&[&model, "--shape", "x=5,3"]).0, "prepared");
-    let (found, preparation) = verdict(&[&model, "--input-shape", "x=5,4"]);
-    assert_eq!((&*found, &preparation["exit_code"]), ("refused", &4.into()));
-    assert!(preparation["error"].as_str().unwrap().contains("node \"y\": Add"), "{preparation}");
-
-    // Which nodes may fail during a run, depending on values.
-    let gather = Graph {
-        nodes: vec![
-            node("Neg", &["x"], &["n"], &[]),
-            node("Gather", &["n", "places"], &["taken"], &[int_attribute("axis", 0)]),
-            node("NonZero", &["taken"], &["y"], &[]),
-        ],
-        inputs: vec![value("x", FLOAT, &fixed(&[4])), value("places", INT64, &fixed(&[2]))],
-        outputs: vec![support::onnx::value_of_any_shape("y", INT64)],
-        ..Graph::default()
-    };
-    let model = s.file("values.onnx", gather.bytes());
-    let (found, preparation) = verdict(&[&model]);
-    assert_eq!(found, "prepared");
-    let undecided: Vec<[&str; 3]> = preparation["undecided"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|one| ["node", "operator", "missing"].map(|key| one[key].as_str().unwrap()))
-        .collect();
-    assert_eq!(undecided, [["taken", "Gather", "values"], ["y", "NonZero", "sizes"]]);
-
-    // A policy with too little memory: the constant alone takes 64 MiB.
-    let large = Graph {
-        nodes: vec![
-            node("ConstantOfShape", &["s"], &["c"], &[]),
-            node("Add", &["x", "c"], &["y"], &[]),
-        ],
-        initializers: vec![tensor_i64("s", &[2], &[4096, 4096])],
-        inputs: vec![value("x", FLOAT, &fixed(&[1]))],
-        outputs: vec![support::onnx::value_of_any_shape("y", FLOAT)],
-    };
-    let model = s.file("large.onnx", large.bytes());
-    let policy = s.file("tight.toml", "version = 1\n[limits]\nmemory = \"32 MiB\"\n");
-    let (found, preparation) = verdict(&[&model, "--policy", &policy]);
-    assert_eq!((&*found, &preparation["exit_code"]), ("refused", &5.into()), "{preparation}");
 }
 
 /// The exact table: `BELLJAR_BLESS=1` updates tests/expectations/ops.txt.

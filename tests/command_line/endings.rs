@@ -7,23 +7,17 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process};
-use serde_json::Value;
 use support::belljar;
-use support::onnx::{Dim, FLOAT, Graph, INT64, fixed, node, relu, tensor_f32, tensor_i64, value};
-use support::onnx::{Message, value_of_any_shape};
+use support::onnx::value_of_any_shape;
+use support::onnx::{FLOAT, Graph, fixed, node, relu, tensor_i64, value};
 use support::scratch::Scratch;
 
-fn run(arguments: &[&str]) -> Output {
-    belljar(arguments).stdin(Stdio::null()).output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use super::inspect::inspected;
+use super::running::{run, stderr};
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap().flatten();
@@ -129,133 +123,6 @@ fn result_that_cannot_be_printed_is_an_error() {
         let null = fs::File::options().read(true).write(true).open("/dev/null").unwrap();
         let output = belljar(arguments).stdout(null).stderr(Stdio::piped()).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
-    }
-}
-
-/// The JSON of `inspect`, which must have this exit code.
-#[track_caller]
-fn inspected(arguments: &[&str]) -> (i32, Value) {
-    let output = run(&[&["inspect"], arguments, &["--format", "json"]].concat());
-    let found: Value = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|err| panic!("{arguments:?}: {err}: {}", stderr(&output)));
-    assert!(found.is_object(), "{found}");
-    (output.status.code().unwrap(), found)
-}
-
-#[test]
-fn inspect_and_run_agree_on_malformed_models() {
-    let s = Scratch::new();
-    let x = s.x();
-    let dims = fixed(&[2, 2]);
-    let (input, output) = (value("x", FLOAT, &dims), value("y", FLOAT, &dims));
-    let negated = |from: &str, to: &str| node("Neg", &[from], &[to], &[]);
-    let graph = |nodes: Vec<Message>, inputs: &[&Message], outputs: &[&Message]| Graph {
-        nodes,
-        inputs: inputs.iter().map(|one| (*one).clone()).collect(),
-        outputs: outputs.iter().map(|one| (*one).clone()).collect(),
-        ..Graph::default()
-    };
-    let plain = || vec![negated("x", "y")];
-    let untyped = value("y", 0, &dims);
-    let untyped_differently = value("y", 0, &fixed(&[7]));
-    let typed = |name: &str, elem_type| value(name, elem_type, &dims);
-    let mut two_weights = graph(vec![node("Add", &["x", "w"], &["y"], &[])], &[&input], &[&output]);
-    two_weights.initializers = vec![tensor_f32("w", &[1], &[1.0]), tensor_f32("w", &[1], &[2.0])];
-    let models = [
-        ("plain", graph(plain(), &[&input], &[&output])),
-        ("two inputs of a name", graph(plain(), &[&input, &input], &[&output])),
-        (
-            "two inputs of a name and other types",
-            graph(plain(), &[&input, &typed("x", INT64)], &[&output]),
-        ),
-        ("two outputs of a name", graph(plain(), &[&input], &[&output, &output])),
-        ("an output that nothing makes", graph(vec![negated("x", "q")], &[&input], &[&output])),
-        ("no outputs", graph(plain(), &[&input], &[])),
-        ("no nodes", graph(vec![], &[&input], &[&output])),
-        ("an output without a name", graph(plain(), &[&input], &[&typed("", FLOAT)])),
-        ("an input without a name", graph(plain(), &[&input, &typed("", FLOAT)], &[&output])),
-        ("an output without a type", graph(plain(), &[&input], &[&untyped])),
-        ("an output of another shape", graph(plain(), &[&input], &[&untyped_differently])),
-        ("an output of another type", graph(plain(), &[&input], &[&typed("y", INT64)])),
-        ("an output of an unknown type", graph(plain(), &[&input], &[&typed("y", 99)])),
-        ("an input without a type", graph(plain(), &[&typed("x", 0)], &[&output])),
-        ("an input of an unknown type", graph(plain(), &[&typed("x", 99)], &[&output])),
-        ("an input of complex numbers", graph(plain(), &[&typed("x", 14)], &[&output])),
-        ("an unused input without a type", graph(plain(), &[&input, &typed("z", 0)], &[&output])),
-        (
-            "two makers of a value",
-            graph(vec![negated("x", "y"), negated("x", "y")], &[&input], &[&output]),
-        ),
-        ("a value that nothing makes", graph(vec![negated("q", "y")], &[&input], &[&output])),
-        ("two weights of a name", two_weights),
-        (
-            "an open size",
-            graph(plain(), &[&value("x", FLOAT, &[Dim::Symbol("n"), Dim::Fixed(2)])], &[&output]),
-        ),
-    ];
-    let z = s.file("z.json", "[[1, 2], [3, 4]]");
-    let z = format!("z={z}");
-    for (what, graph) in models {
-        let model = s.file("model.onnx", graph.bytes());
-        let x = format!("x={x}");
-        let mut arguments = vec!["run", &*model, "--no-store", "--input", &*x];
-        if what == "an unused input without a type" {
-            arguments.extend(["--input", &*z]);
-        }
-        let ended = run(&arguments);
-        let (code, said) = (ended.status.code().unwrap(), stderr(&ended));
-        for shape in [&[][..], &["--shape", "x=2,2"]] {
-            let (inspect_code, found) = inspected(&[&[&*model], shape].concat());
-            let preparation = &found["preparation"];
-            let verdict = preparation["verdict"].as_str().unwrap_or("none");
-            let about = format!("{what} {shape:?}: {found}\nrun: {code} {said}");
-            match code {
-                0 => {
-                    assert!(["prepared", "open"].contains(&verdict), "{about}");
-                    assert_eq!((inspect_code, preparation["prepared"].as_bool()), (0, Some(true)));
-                }
-                code => {
-                    assert_eq!(verdict, "refused", "{about}");
-                    assert_eq!(preparation["exit_code"], code, "{about}");
-                    let error = preparation["error"].as_str().unwrap();
-                    assert!(said.contains(error) || what.starts_with("an input"), "{about}");
-                    let undescribed = found["error"].is_object();
-                    assert_eq!(inspect_code, if undescribed { code } else { 0 }, "{about}");
-                }
-            }
-            let text = run(&[&["inspect", &*model], shape].concat());
-            assert_eq!(text.status.code(), Some(inspect_code), "{about}");
-        }
-    }
-}
-
-#[test]
-fn inspect_prints_json_even_on_failure() {
-    let s = Scratch::new();
-    let text = s.file("text.onnx", "no model");
-    let model = s.relu();
-    let policy = s.toml("policy.toml", "[limits]\nmodel-size = \"4 B\"");
-    let pinned = s.toml("pinned.toml", &format!("[model]\nsha256 = \"{}\"", "0".repeat(64)));
-    let missing = s.at("missing.onnx");
-    for (arguments, code, refused) in [
-        (&[&*missing][..], 2, false),
-        (&[s.folder().to_str().unwrap()], 2, false),
-        (&[&text], 4, true),
-        (&[&model, "--policy", &policy], 5, true),
-        (&[&model, "--policy", &pinned], 3, false),
-        (&[&model, "--policy", &missing], 2, false),
-        (&[&model, "--shape", "z=1"], 2, false),
-        (&[&model, "--shape", "x=2,9"], 4, false),
-    ] {
-        let (found_code, found) = inspected(arguments);
-        assert_eq!(found_code, code, "{found}");
-        assert_eq!(found["error"]["exit_code"], code, "{found}");
-        let error = found["error"]["text"].as_str().unwrap();
-        let text = run(&[&["inspect"], arguments].concat());
-        assert_eq!(text.status.code(), Some(code));
-        assert!(stderr(&text).contains(error), "{error}: {}", stderr(&text));
-        let verdict = &found["preparation"]["verdict"];
-        assert_eq!(verdict == "refused", refused, "{found}");
     }
 }
 

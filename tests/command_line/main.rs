@@ -8,6 +8,7 @@ mod commands;
 mod doctor;
 mod endings;
 mod exit_codes;
+mod inspect;
 mod pictures;
 mod running;
 mod supervisor_memory;

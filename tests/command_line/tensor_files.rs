@@ -5,17 +5,18 @@ use crate::support;
 
 use std::fs;
 use std::io::Write;
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 use belljar::Tensor;
 use belljar::tensor::npz;
 use serde_json::{Value, json};
-use support::belljar;
 use support::onnx::{
     Dim, FLOAT, Graph, INT64, STRING, fixed, node, relu, tensor_f32, tensor_i64, value,
     value_of_any_shape,
 };
 use support::scratch::Scratch;
+
+use super::running::{run, stderr as errors};
 
 impl Scratch {
     fn npz(&self, name: &str, arrays: &[(&str, Tensor)]) -> String {
@@ -37,14 +38,6 @@ impl Scratch {
         };
         self.file(name, graph.bytes())
     }
-}
-
-fn run(arguments: &[&str]) -> Output {
-    belljar(arguments).stdin(Stdio::null()).output().unwrap()
-}
-
-fn errors(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[track_caller]

@@ -10,6 +10,7 @@
 mod support;
 
 mod mutate;
+mod random;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,7 +22,8 @@ use std::time::Duration;
 use belljar::policy::Kernels;
 use belljar::tensor::{bf16, f16};
 use belljar::{DType, Dim, Error, ErrorKind, Host, Isolation, ModelBytes, Policy, Tensor};
-use mutate::{Pool, Random, mutate};
+use mutate::{Pool, mutate};
+use random::Random;
 use serde_json::Value;
 use support::compare::difference;
 use support::protobuf::{self, Kind, Message};
