@@ -1,5 +1,5 @@
-//! What is known about single layers: why some attempts succeed despite a layer, which are refused by
-//! one layer only, and why that is sufficient.
+//! What is known about single layers: why some attempts succeed despite a layer, which are refused
+//! by one layer only, and why that is sufficient.
 
 /// The layers on machines that deny namespaces to Belljar, which a strict policy allows.
 pub(super) const WITHOUT_NAMESPACES: &str = "all but namespaces";

@@ -1,5 +1,5 @@
-//! Worker processes as the system sees them: what they inherit, how they are confined, and when they
-//! end.
+//! Worker processes as the system sees them: what they inherit, how they are confined, and when
+//! they end.
 
 use crate::support;
 

@@ -5,8 +5,8 @@
 //! worker: the first takes its channel, the second applies the `layers` in order: `namespaces`,
 //! `privileges`, `landlock`, `seccomp`. The worker's `role` decides what is granted. `channel` and
 //! `memory` carry data between the two sides. `outside` reads what the kernel reports about a
-//! worker, `memory_group` how much memory all workers share, and `support` which features the kernel
-//! of this machine has.
+//! worker, `memory_group` how much memory all workers share, and `support` which features the
+//! kernel of this machine has.
 #![allow(clippy::len_without_is_empty, missing_docs, reason = "only for Belljar's own crates")]
 
 #[cfg(feature = "test-hooks")]

@@ -1,6 +1,6 @@
-//! Graphs that are unusual but valid, or nearly valid: unnamed outputs, inputs with defaults, outputs
-//! that are declared by name only, nodes out of order (`order`), functions of other operator sets
-//! (`functions`).
+//! Graphs that are unusual but valid, or nearly valid: unnamed outputs, inputs with defaults,
+//! outputs that are declared by name only, nodes out of order (`order`), functions of other
+//! operator sets (`functions`).
 
 mod functions;
 mod order;

@@ -1,4 +1,5 @@
-//! Wrongly declared shapes of values inside a graph, and in the bodies of scans, loops and branches.
+//! Wrongly declared shapes of values inside a graph, and in the bodies of scans, loops and
+//! branches.
 
 use crate::support;
 

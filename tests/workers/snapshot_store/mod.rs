@@ -1,5 +1,6 @@
 //! The store of prepared models: a run from it gives the same answer as a run without it, in any
-//! number of processes. `forged` has files that Belljar did not write, or wrote for another purpose.
+//! number of processes. `forged` has files that Belljar did not write, or wrote for another
+//! purpose.
 
 mod bounds;
 mod commands;

@@ -1,4 +1,5 @@
-//! Which model is used, under which policy, and with which inputs: flags that several commands share.
+//! Which model is used, under which policy, and with which inputs: flags that several commands
+//! share.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

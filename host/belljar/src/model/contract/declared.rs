@@ -1,4 +1,5 @@
-//! One declaration of a model: how it reads in messages, and how a tensor or a shape differs from it.
+//! One declaration of a model: how it reads in messages, and how a tensor or a shape differs from
+//! it.
 
 use belljar_abi::{DType, Dim, ValueInfo};
 

@@ -1,5 +1,5 @@
-//! Tests of resets: a request must find the memory, and the scratch memory of native kernels, as if it
-//! were the first.
+//! Tests of a sandbox's life cycle, most of them of resets: a request must find the memory, and the
+//! scratch memory of native kernels, as if it were the first.
 
 use belljar_abi::{DType, InputShape, TensorView, encode_shapes, encode_tensors};
 

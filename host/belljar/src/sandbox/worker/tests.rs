@@ -1,5 +1,5 @@
-//! Tests of what a worker must report before it receives a model, with a process that only pretends to
-//! be a worker.
+//! Tests of what a worker must report before it receives a model, with a process that only pretends
+//! to be a worker.
 
 use std::os::unix::fs::PermissionsExt;
 

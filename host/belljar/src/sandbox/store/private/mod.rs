@@ -2,8 +2,8 @@
 //!
 //! The location of a file is no evidence of its content. In addition, a folder or file that is open
 //! to others must not be read, nor a folder that others could move away and replace: the folders
-//! above it must satisfy the ownership rule for policies ([`belljar_files::ownership`]). Files are written
-//! completely or not at all.
+//! above it must satisfy the ownership rule for policies ([`belljar_files::ownership`]). Files are
+//! written completely or not at all.
 
 mod error;
 
