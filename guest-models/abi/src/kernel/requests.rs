@@ -1,0 +1,233 @@
+//! The fields of the requests that are lists of words.
+
+use alloc::vec::Vec;
+
+/// Rows of a panel of packed weights, see [`Conv`].
+pub const PANEL_ROWS: usize = 8;
+
+/// Columns of a panel of packed operands, see [`Gemm`].
+pub const PANEL_COLUMNS: usize = 48;
+
+/// Maximum number of dimensions of a pointwise program, a reduction or a permutation.
+pub const KERNEL_RANK: usize = 5;
+
+/// Maximum number of elements of a window; those of real models have 49 to a few thousand.
+pub const MAX_TAPS: usize = 1 << 20;
+
+/// Maximum size of an image, a window or a stride of a pooling, along one dimension.
+pub const MAX_POOL_SIZE: u32 = 1 << 16;
+
+/// Declares structs whose fields are all words, with their encoding and decoding.
+macro_rules! words {
+    ($($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* })*) => {$(
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+        pub struct $name { $($(#[$doc])* pub $field: u32,)* }
+
+        impl $name {
+            pub(super) fn write(&self, words: &mut Vec<u32>) {
+                words.extend_from_slice(&[$(self.$field),*]);
+            }
+
+            pub(super) fn read(words: &mut impl Iterator<Item = u32>) -> Option<Self> {
+                Some($name { $($field: words.next()?,)* })
+            }
+        }
+    )*};
+}
+
+words! {
+    /// A convolution of `max(input · scale + shift, least)` in the layout NCHW, or the special case
+    /// of it in which every channel has a filter of its own (`channels_in` and `channels_out` both
+    /// 1), with a bias, the addition of another tensor and clamping of the result to `low..=high`.
+    Conv {
+        /// Images.
+        batch,
+        /// Groups of channels that are convolved separately.
+        groups,
+        /// Channels of the input in a group.
+        channels_in,
+        /// Channels of the output in a group.
+        channels_out,
+        /// Rows of the input.
+        in_h,
+        /// Columns of the input.
+        in_w,
+        /// Rows of the output.
+        out_h,
+        /// Columns of the output.
+        out_w,
+        /// Rows of the filter.
+        kernel_h,
+        /// Columns of the filter.
+        kernel_w,
+        /// Rows of the input for each row of the output.
+        stride_h,
+        /// Columns of the input for each column of the output.
+        stride_w,
+        /// Rows of the input for each row of the filter.
+        dilation_h,
+        /// Columns of the input for each column of the filter.
+        dilation_w,
+        /// Rows of zeros before the first row.
+        pad_top,
+        /// Columns of zeros before the first column.
+        pad_left,
+        /// Elements from one image to the next.
+        batch_stride,
+        /// Elements from one channel to the next.
+        channel_stride,
+        /// Elements from one row to the next.
+        row_stride,
+        /// Elements from one column to the next.
+        column_stride,
+        /// The input.
+        input,
+        /// One factor for each channel of the input, or 0 if the input is not scaled.
+        scale,
+        /// One summand for each channel of the input; present if `scale` is.
+        shift,
+        /// Bits of the minimum of the scaled input.
+        least,
+        /// The weights: for each group, panels of [`PANEL_ROWS`] output channels (the last one
+        /// filled up with zeros), in each the `channels_in × kernel_h × kernel_w` steps, at each
+        /// step one weight for each row. Where every channel has a filter of its own: filter after
+        /// filter.
+        weights,
+        /// One number for each output channel, or 0 for none.
+        bias,
+        /// A tensor of the output's shape that is added to it, or 0 for none.
+        residual,
+        /// Bits of the lower bound of the result; negative infinity for none.
+        low,
+        /// Bits of the upper bound of the result; infinity for none.
+        high,
+        /// The output, its elements in order.
+        output,
+    }
+
+    /// `batch` matrix products `a · b` of `m × k` by `k × n` elements, with a bias and clamping.
+    Gemm {
+        /// Products.
+        batch,
+        /// Rows.
+        m,
+        /// Columns.
+        n,
+        /// Steps.
+        k,
+        /// The left operand.
+        a,
+        /// Elements from one product's left operand to the next.
+        a_batch_stride,
+        /// Elements from one row to the next.
+        a_row_stride,
+        /// Elements from one step to the next.
+        a_step_stride,
+        /// The right operand.
+        b,
+        /// Elements from one product's right operand to the next.
+        b_batch_stride,
+        /// Elements from one step to the next; 0 if the operand is packed: panels of
+        /// [`PANEL_COLUMNS`] columns, the last one filled up with zeros to a multiple of 16, in
+        /// each the steps, at each step one element for each column.
+        b_step_stride,
+        /// Elements from one column to the next.
+        b_column_stride,
+        /// One number for each column, or 0 for none.
+        bias,
+        /// Bits of the lower bound of the result.
+        low,
+        /// Bits of the upper bound of the result.
+        high,
+        /// The output, its elements in order: product, row, column.
+        output,
+    }
+
+    /// A pooling over the last two dimensions of a contiguous tensor.
+    Pool {
+        /// Images times channels.
+        planes,
+        /// Rows of the input.
+        in_h,
+        /// Columns of the input.
+        in_w,
+        /// Rows of the output.
+        out_h,
+        /// Columns of the output.
+        out_w,
+        /// Rows of the window.
+        kernel_h,
+        /// Columns of the window.
+        kernel_w,
+        /// Rows of the input for each row of the output.
+        stride_h,
+        /// Columns of the input for each column of the output.
+        stride_w,
+        /// Rows of padding before the first row.
+        pad_top,
+        /// Columns of padding before the first column.
+        pad_left,
+        /// 0: the maximum. 1: the sum. 2: the mean of the elements that are not padding. 3: the
+        /// mean over the whole window.
+        mode,
+        /// The input.
+        input,
+        /// The output.
+        output,
+    }
+
+    /// A reduction of the middle one of three dimensions.
+    Reduce {
+        /// Outer dimension.
+        outer,
+        /// The reduced dimension.
+        middle,
+        /// Inner dimension.
+        inner,
+        /// 0: sum. 1: maximum. 2: minimum. 3: mean of squares.
+        mode,
+        /// The input.
+        input,
+        /// The output.
+        output,
+    }
+
+    /// `softmax` along the middle one of three dimensions.
+    Softmax {
+        /// Outer dimension.
+        outer,
+        /// The dimension along which the results add up to one.
+        middle,
+        /// Inner dimension.
+        inner,
+        /// The input.
+        input,
+        /// The output.
+        output,
+    }
+}
+
+/// Dimensions, outermost first; missing ones are 1.
+pub type Dims = [u32; KERNEL_RANK];
+
+/// The elements of a tensor in another order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Permute {
+    /// Dimensions of the output.
+    pub dims: Dims,
+    /// The stride of the input for each of them, in elements.
+    pub strides: Dims,
+    /// The input.
+    pub input: u32,
+    /// The output.
+    pub output: u32,
+}
+
+pub(super) fn dims(words: &mut impl Iterator<Item = u32>) -> Option<Dims> {
+    let mut dims = Dims::default();
+    for dim in &mut dims {
+        *dim = words.next()?;
+    }
+    Some(dims)
+}
