@@ -19,12 +19,26 @@ pub struct PointwiseInput {
     pub strides: Dims,
 }
 
-/// The operation of a step of a pointwise program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
-pub enum Step {
+/// Declares all steps, numbered from 0 in this order.
+macro_rules! steps {
+    ($($(#[$about:meta])* $name:ident,)*) => {
+        /// The operation of a step of a pointwise program.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum Step {
+            $($(#[$about])* $name,)*
+        }
+
+        impl Step {
+            /// All steps, indexed by their numbers.
+            pub const ALL: [Step; [$(Step::$name),*].len()] = [$(Step::$name),*];
+        }
+    };
+}
+
+steps! {
     /// `a + b`
-    Add = 0,
+    Add,
     /// `a − b`
     Sub,
     /// `a · b`
@@ -66,30 +80,6 @@ pub enum Step {
 }
 
 impl Step {
-    /// All steps, indexed by their numbers.
-    pub const ALL: [Step; 20] = [
-        Step::Add,
-        Step::Sub,
-        Step::Mul,
-        Step::Div,
-        Step::Min,
-        Step::Max,
-        Step::Square,
-        Step::Sqrt,
-        Step::Rsqrt,
-        Step::Recip,
-        Step::Neg,
-        Step::Abs,
-        Step::Exp,
-        Step::Tanh,
-        Step::Sigmoid,
-        Step::RoundF16,
-        Step::RoundBf16,
-        Step::Erf,
-        Step::Gelu,
-        Step::GeluByTanh,
-    ];
-
     /// Whether it has two operands.
     pub fn is_binary(self) -> bool {
         (self as u32) <= Step::Max as u32
@@ -121,27 +111,43 @@ pub struct Pointwise {
     pub steps: Vec<PointwiseStep>,
 }
 
-pub(super) fn pointwise(words: &mut impl Iterator<Item = u32>) -> Option<Pointwise> {
-    let (dims_, output) = (dims(words)?, words.next()?);
-    let mut program = Pointwise { dims: dims_, output, inputs: Vec::new(), steps: Vec::new() };
-    for _ in 0..at_most(words.next()?, MAX_POINTWISE_INPUTS)? {
-        program.inputs.push(PointwiseInput { address: words.next()?, strides: dims(words)? });
-    }
-    for at in 0..at_most(words.next()?, MAX_POINTWISE_STEPS)? {
-        let step = *Step::ALL.get(words.next()? as usize)?;
-        let (a, b) = (words.next()?, words.next()?);
-        for operand in [a, b] {
-            let known = match (operand as usize).checked_sub(MAX_POINTWISE_INPUTS) {
-                None => (operand as usize) < program.inputs.len(),
-                Some(result) => result < at,
-            };
-            if !known {
-                return None;
-            }
+impl Pointwise {
+    pub(super) fn write(&self, words: &mut Vec<u32>) {
+        words.extend_from_slice(&self.dims);
+        words.push(self.output);
+        words.push(self.inputs.len() as u32);
+        for input in &self.inputs {
+            words.push(input.address);
+            words.extend_from_slice(&input.strides);
         }
-        program.steps.push(PointwiseStep { step, a, b });
+        words.push(self.steps.len() as u32);
+        for step in &self.steps {
+            words.extend_from_slice(&[step.step as u32, step.a, step.b]);
+        }
     }
-    (!program.steps.is_empty()).then_some(program)
+
+    pub(super) fn read(words: &mut impl Iterator<Item = u32>) -> Option<Pointwise> {
+        let (dims_, output) = (dims(words)?, words.next()?);
+        let mut program = Pointwise { dims: dims_, output, ..Pointwise::default() };
+        for _ in 0..at_most(words.next()?, MAX_POINTWISE_INPUTS)? {
+            program.inputs.push(PointwiseInput { address: words.next()?, strides: dims(words)? });
+        }
+        for at in 0..at_most(words.next()?, MAX_POINTWISE_STEPS)? {
+            let step = *Step::ALL.get(words.next()? as usize)?;
+            let (a, b) = (words.next()?, words.next()?);
+            for operand in [a, b] {
+                let known = match (operand as usize).checked_sub(MAX_POINTWISE_INPUTS) {
+                    None => (operand as usize) < program.inputs.len(),
+                    Some(result) => result < at,
+                };
+                if !known {
+                    return None;
+                }
+            }
+            program.steps.push(PointwiseStep { step, a, b });
+        }
+        (!program.steps.is_empty()).then_some(program)
+    }
 }
 
 fn at_most(count: u32, most: usize) -> Option<usize> {

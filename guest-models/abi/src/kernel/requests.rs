@@ -224,6 +224,23 @@ pub struct Permute {
     pub output: u32,
 }
 
+impl Permute {
+    pub(super) fn write(&self, words: &mut Vec<u32>) {
+        words.extend_from_slice(&self.dims);
+        words.extend_from_slice(&self.strides);
+        words.extend_from_slice(&[self.input, self.output]);
+    }
+
+    pub(super) fn read(words: &mut impl Iterator<Item = u32>) -> Option<Permute> {
+        Some(Permute {
+            dims: dims(words)?,
+            strides: dims(words)?,
+            input: words.next()?,
+            output: words.next()?,
+        })
+    }
+}
+
 pub(super) fn dims(words: &mut impl Iterator<Item = u32>) -> Option<Dims> {
     let mut dims = Dims::default();
     for dim in &mut dims {
