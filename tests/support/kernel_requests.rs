@@ -1,14 +1,18 @@
 //! Makes requests to native kernels from arbitrary bytes, for the fuzz target and for the kernels'
 //! own tests on random bytes.
 //!
-//! Most requests are valid enough to be computed: an existing operation, small sizes, addresses
-//! inside of memory. A few are not.
+//! Half of the requests mostly fit into memory, so that they are computed. In the others every field
+//! is likely but not certain to be valid, so that most of them are refused.
 #![allow(dead_code)] // Each user uses a part.
 
-use belljar_abi::kernel::{Kernel, MAX_POINTWISE_INPUTS, Step};
+use belljar_abi::kernel::*;
 
 /// Size of the memory in bytes: a page of linear memory.
 pub(crate) const MEMORY: usize = 64 << 10;
+
+/// Requests that are made from this byte or a higher one mostly fit into memory, so that they are
+/// computed. It is a multiple of the number of kernels, so that all kernels are equally likely.
+const FITTING: u32 = (128 / Kernel::COUNT * Kernel::COUNT) as u32;
 
 /// The address of the request.
 pub(crate) const REQUEST: u32 = 1024;
@@ -27,17 +31,21 @@ pub(crate) fn memory(words: &[u32], bytes: &mut Bytes<'_>) -> Vec<u32> {
 }
 
 /// The bytes from which requests are made. After the last byte it returns zeros.
-pub(crate) struct Bytes<'a>(std::slice::Iter<'a, u8>);
+pub(crate) struct Bytes<'a> {
+    rest: std::slice::Iter<'a, u8>,
+    /// Whether the sizes, strides and addresses of a request fit into memory.
+    fitting: bool,
+}
 
 impl<'a> Bytes<'a> {
     /// Starts at the first byte.
     pub(crate) fn new(bytes: &'a [u8]) -> Bytes<'a> {
-        Bytes(bytes.iter())
+        Bytes { rest: bytes.iter(), fitting: false }
     }
 
     /// The next byte.
     pub(crate) fn byte(&mut self) -> u32 {
-        self.0.next().copied().unwrap_or(0).into()
+        self.rest.next().copied().unwrap_or(0).into()
     }
 
     /// Any word.
@@ -47,6 +55,13 @@ impl<'a> Bytes<'a> {
 
     /// A size: mostly small and not zero.
     fn size(&mut self) -> u32 {
+        if self.fitting {
+            return match self.byte() {
+                small @ 0..240 => 1 + small % 5,
+                // Several vectors and panels.
+                _ => 1 + self.byte() % 64,
+            };
+        }
         match self.byte() {
             small @ 0..200 => 1 + small % 8,
             middle @ 200..240 => 1 + middle % 40,
@@ -58,6 +73,9 @@ impl<'a> Bytes<'a> {
     }
 
     fn stride(&mut self) -> u32 {
+        if self.fitting {
+            return self.byte() % 40;
+        }
         match self.byte() {
             small @ 0..80 => small % 3,
             _ => self.size(),
@@ -66,6 +84,12 @@ impl<'a> Bytes<'a> {
 
     /// An address: mostly one of a few that are far apart, or zero for none.
     fn address(&mut self) -> u32 {
+        if self.fitting {
+            return match self.byte() {
+                0..64 => 0,
+                apart => 4096 + apart % 5 * 4096,
+            };
+        }
         match self.byte() {
             apart @ 0..180 => 4096 + apart % 15 * 4096,
             180..220 => 0,
@@ -75,28 +99,31 @@ impl<'a> Bytes<'a> {
         }
     }
 
+    /// The address of an output.
+    fn output(&mut self) -> u32 {
+        let address = self.address();
+        // After all inputs, which may be long.
+        if self.fitting { MEMORY as u32 / 4 * 3 } else { address }
+    }
+
+    fn padding(&mut self) -> u32 {
+        self.size().wrapping_sub(1)
+    }
+
+    /// A mode: also one more than the most that a kernel has.
+    fn mode(&mut self) -> u32 {
+        self.byte() % 5
+    }
+
     fn bound(&mut self) -> u32 {
         let bounds = [f32::NEG_INFINITY, f32::INFINITY, 0.0, -0.0, 1.0, f32::NAN];
         bounds.get(self.byte() as usize % 8).map_or_else(|| self.word(), |bound| bound.to_bits())
     }
 }
 
-/// The fields of an operation by kind: size (z), stride (s), address (a), bound (b), pad (p), mode
-/// (m).
-fn fields(number: u32) -> &'static [u8] {
-    match number {
-        1 => b"zzzzzzzzzzzzzzppssssaaabaaabba",
-        2 => b"zzzzasssasssabba",
-        3 => b"zzzzzzzzzppmaa",
-        4 => b"zzzmaa",
-        5 => b"zzzaa",
-        _ => b"zzzzzsssssaa",
-    }
-}
-
 /// The words of a request.
 pub(crate) fn request(bytes: &mut Bytes<'_>) -> Vec<u32> {
-    let mut words = well_formed(bytes);
+    let mut words = well_formed(bytes).encode();
     match bytes.byte() {
         250 => words.truncate(words.len() / 2),
         251 => words.push(bytes.word()),
@@ -109,43 +136,162 @@ pub(crate) fn request(bytes: &mut Bytes<'_>) -> Vec<u32> {
     words
 }
 
-fn well_formed(bytes: &mut Bytes<'_>) -> Vec<u32> {
-    let number = 1 + bytes.byte() % 7;
-    let mut words = vec![number];
-    if number < 7 {
-        for field in fields(number) {
-            words.push(match field {
-                b'z' => bytes.size(),
-                b's' => bytes.stride(),
-                b'a' => bytes.address(),
-                b'b' => bytes.bound(),
-                b'p' => bytes.size().wrapping_sub(1),
-                _ => bytes.byte() % 5,
-            });
+/// A request of any kernel. A new kernel or field does not compile until it is here.
+fn well_formed(bytes: &mut Bytes<'_>) -> Kernel {
+    let first = bytes.byte();
+    bytes.fitting = first >= FITTING;
+    let mut kernel = match &Kernel::defaults()[first as usize % Kernel::COUNT] {
+        Kernel::Conv(_) => Kernel::Conv(Conv {
+            batch: bytes.size(),
+            groups: bytes.size(),
+            channels_in: bytes.size(),
+            channels_out: bytes.size(),
+            in_h: bytes.size(),
+            in_w: bytes.size(),
+            out_h: bytes.size(),
+            out_w: bytes.size(),
+            kernel_h: bytes.size(),
+            kernel_w: bytes.size(),
+            stride_h: bytes.size(),
+            stride_w: bytes.size(),
+            dilation_h: bytes.size(),
+            dilation_w: bytes.size(),
+            pad_top: bytes.padding(),
+            pad_left: bytes.padding(),
+            batch_stride: bytes.stride(),
+            channel_stride: bytes.stride(),
+            row_stride: bytes.stride(),
+            column_stride: bytes.stride(),
+            input: bytes.address(),
+            scale: bytes.address(),
+            shift: bytes.address(),
+            least: bytes.bound(),
+            weights: bytes.address(),
+            bias: bytes.address(),
+            residual: bytes.address(),
+            low: bytes.bound(),
+            high: bytes.bound(),
+            output: bytes.output(),
+        }),
+        Kernel::Gemm(_) => Kernel::Gemm(Gemm {
+            batch: bytes.size(),
+            m: bytes.size(),
+            n: bytes.size(),
+            k: bytes.size(),
+            a: bytes.address(),
+            a_batch_stride: bytes.stride(),
+            a_row_stride: bytes.stride(),
+            a_step_stride: bytes.stride(),
+            b: bytes.address(),
+            b_batch_stride: bytes.stride(),
+            b_step_stride: bytes.stride(),
+            b_column_stride: bytes.stride(),
+            bias: bytes.address(),
+            low: bytes.bound(),
+            high: bytes.bound(),
+            output: bytes.output(),
+        }),
+        Kernel::Pool(_) => Kernel::Pool(Pool {
+            planes: bytes.size(),
+            in_h: bytes.size(),
+            in_w: bytes.size(),
+            out_h: bytes.size(),
+            out_w: bytes.size(),
+            kernel_h: bytes.size(),
+            kernel_w: bytes.size(),
+            stride_h: bytes.size(),
+            stride_w: bytes.size(),
+            pad_top: bytes.padding(),
+            pad_left: bytes.padding(),
+            mode: bytes.mode(),
+            input: bytes.address(),
+            output: bytes.output(),
+        }),
+        Kernel::Reduce(_) => Kernel::Reduce(Reduce {
+            outer: bytes.size(),
+            middle: bytes.size(),
+            inner: bytes.size(),
+            mode: bytes.mode(),
+            input: bytes.address(),
+            output: bytes.output(),
+        }),
+        Kernel::Softmax(_) => Kernel::Softmax(Softmax {
+            outer: bytes.size(),
+            middle: bytes.size(),
+            inner: bytes.size(),
+            input: bytes.address(),
+            output: bytes.output(),
+        }),
+        Kernel::Permute(_) => Kernel::Permute(Permute {
+            dims: [(); KERNEL_RANK].map(|()| bytes.size()),
+            strides: [(); KERNEL_RANK].map(|()| bytes.stride()),
+            input: bytes.address(),
+            output: bytes.output(),
+        }),
+        Kernel::Pointwise(_) => Kernel::Pointwise(program(bytes)),
+    };
+    if bytes.fitting {
+        fit(&mut kernel);
+    }
+    kernel
+}
+
+/// Makes those fields valid whose bounds depend on other fields or on the kernel.
+fn fit(kernel: &mut Kernel) {
+    match kernel {
+        Kernel::Conv(conv) => {
+            if conv.scale == 0 || conv.shift == 0 {
+                (conv.scale, conv.shift) = (0, 0);
+            }
         }
-        return words;
+        Kernel::Pool(pool) => {
+            pool.mode %= 4;
+            pool.pad_top %= pool.kernel_h;
+            pool.pad_left %= pool.kernel_w;
+            // Every window contains an element.
+            let most = |size: u32, pad: u32, stride: u32| (size + pad).div_ceil(stride);
+            pool.out_h = pool.out_h.min(most(pool.in_h, pool.pad_top, pool.stride_h));
+            pool.out_w = pool.out_w.min(most(pool.in_w, pool.pad_left, pool.stride_w));
+        }
+        Kernel::Reduce(reduce) => reduce.mode %= 4,
+        Kernel::Softmax(softmax) => softmax.inner = 1,
+        Kernel::Pointwise(program) => {
+            for input in &mut program.inputs {
+                input.strides[KERNEL_RANK - 1] %= 2;
+            }
+        }
+        Kernel::Gemm(_) | Kernel::Permute(_) => {}
     }
-    words.extend([(); 5].map(|()| bytes.size()));
-    words.push(bytes.address());
+}
+
+fn program(bytes: &mut Bytes<'_>) -> Pointwise {
+    let dims = [(); KERNEL_RANK].map(|()| bytes.size());
+    let output = bytes.output();
     let inputs = bytes.byte() % (MAX_POINTWISE_INPUTS as u32 + 1);
-    words.push(inputs);
-    for _ in 0..inputs {
-        words.push(bytes.address());
-        words.extend([(); 4].map(|()| bytes.stride()));
-        words.push(bytes.byte() % 9 % 3);
-    }
-    let steps = 1 + bytes.byte() % 33;
-    words.push(steps);
-    for at in 0..steps {
-        words.push(bytes.byte() % (Step::ALL.len() as u32));
-        for _ in 0..2 {
+    let input = |_| {
+        let address = bytes.address();
+        let mut strides = [(); KERNEL_RANK].map(|()| 0);
+        let (last, others) = strides.split_last_mut().expect("at least one dimension");
+        others.fill_with(|| bytes.stride());
+        *last = bytes.byte() % 9 % 3;
+        PointwiseInput { address, strides }
+    };
+    let inputs: Vec<_> = (0..inputs).map(input).collect();
+    // Sometimes one more than is allowed.
+    let steps = 1 + bytes.byte() % (MAX_POINTWISE_STEPS as u32 + 1);
+    let step = |at: u32| {
+        let step = Step::ALL[bytes.byte() as usize % Step::ALL.len()];
+        let mut operand = || {
             // An input, or the result of an earlier step.
+            let inputs = inputs.len() as u32;
             let operand = bytes.byte() % (inputs + at).max(1);
             let result = operand.checked_sub(inputs).map(|at| at + MAX_POINTWISE_INPUTS as u32);
-            words.push(result.unwrap_or(operand));
-        }
-    }
-    words
+            result.unwrap_or(operand)
+        };
+        PointwiseStep { step, a: operand(), b: operand() }
+    };
+    let steps = (0..steps).map(step).collect();
+    Pointwise { dims, output, inputs, steps }
 }
 
 /// The address of the output of a valid request: nothing before it may be written.

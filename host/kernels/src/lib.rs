@@ -44,6 +44,8 @@ mod x86;
 mod compute_tests;
 #[cfg(test)]
 mod memory_tests;
+#[cfg(test)]
+mod request_tests;
 /// Random and hostile requests, which the fuzz target uses too.
 #[cfg(test)]
 #[path = "../../../tests/support/kernel_requests.rs"]

@@ -199,7 +199,7 @@ words! {
         outer,
         /// The dimension along which the results add up to one.
         middle,
-        /// Inner dimension.
+        /// Inner dimension; the host only accepts 1.
         inner,
         /// The input.
         input,

@@ -193,6 +193,32 @@ fn a_deadline_ends_every_kernel() {
         inputs: vec![PointwiseInput { address: 4096, strides }],
         steps: vec![PointwiseStep { step: Step::Exp, a: 0, b: 0 }],
     }));
+    asked.push(Kernel::Conv(Conv {
+        batch: 1,
+        groups: 1,
+        channels_in: 1,
+        channels_out: 2,
+        in_h: 4,
+        in_w: 4,
+        out_h: 4,
+        out_w: 4,
+        kernel_h: 1,
+        kernel_w: 1,
+        stride_h: 1,
+        stride_w: 1,
+        dilation_h: 1,
+        dilation_w: 1,
+        row_stride: 4,
+        column_stride: 1,
+        input: 4096,
+        weights: 4096,
+        output: 8192,
+        ..Conv::default()
+    }));
+    for kernel in Kernel::defaults() {
+        let number = kernel.number();
+        assert!(asked.iter().any(|asked| asked.number() == number), "no request like {kernel:?}");
+    }
     for request in asked {
         assert_eq!(memory.run(&request, &watch), Err(Refused::Interrupted), "{request:?}");
     }
