@@ -4,9 +4,9 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::message::{Kind, cut, write_header};
+use crate::header::{Kind, write_header};
 use crate::reader::{DecodeError, Reader};
-use crate::writer::Writer;
+use crate::writer::{Writer, cut};
 use crate::{DType, MAX_LIST, MAX_NAME, MAX_RANK, MAX_TENSORS, MAX_TEXT};
 
 /// One dimension of a declared shape.

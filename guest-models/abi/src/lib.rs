@@ -14,13 +14,14 @@ pub mod clock;
 pub mod codes;
 mod description;
 mod dtype;
+mod header;
 pub mod kernel;
-mod message;
 pub mod narrow;
 pub mod picture;
 mod preparation;
 mod profile;
 mod reader;
+mod reply;
 pub mod scratch;
 mod shapes;
 mod tensors;
@@ -30,12 +31,13 @@ pub use description::{
     Description, Dim, ExternalData, FunctionInfo, OperatorCount, OpsetImport, ValueInfo,
 };
 pub use dtype::DType;
-pub use message::{GuestError, GuestErrorCode, Kind, Reply, decode_reply, encode_error, encode_ok};
+pub use header::Kind;
 pub use preparation::{MAX_UNDECIDED, Missing, Preparation, Undecided};
 pub use profile::{
     MAX_FOLDED, MAX_PROFILE_BYTES, MAX_PROFILED, MAX_SHAPES, ModelNode, Profile, ProfiledNode,
 };
 pub use reader::DecodeError;
+pub use reply::{GuestError, GuestErrorCode, Reply, decode_reply, encode_error, encode_ok};
 pub use shapes::{InputShape, decode_shapes, encode_shapes};
 pub use tensors::{
     TensorView, TensorsWriter, decode_tensors, element_count, encode_tensors, encoded_len,

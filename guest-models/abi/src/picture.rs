@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 
 use crate::DType;
-use crate::message::{Kind, expect_header, write_header};
+use crate::header::{Kind, expect_header, write_header};
 use crate::reader::{DecodeError, Reader};
 use crate::writer::Writer;
 

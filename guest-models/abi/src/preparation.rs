@@ -3,9 +3,9 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::message::{Kind, cut, write_header};
+use crate::header::{Kind, write_header};
 use crate::reader::{DecodeError, Reader};
-use crate::writer::Writer;
+use crate::writer::{Writer, cut};
 
 /// Maximum number of listed nodes.
 pub const MAX_UNDECIDED: usize = 256;

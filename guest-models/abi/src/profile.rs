@@ -5,9 +5,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::dtype::DType;
-use crate::message::{Kind, cut, write_header};
+use crate::header::{Kind, write_header};
 use crate::reader::{DecodeError, Reader};
-use crate::writer::Writer;
+use crate::writer::{Writer, cut};
 use crate::{ALIGN, MAX_RANK};
 
 /// Maximum number of nodes of a plan in a profile. Further nodes are not measured.

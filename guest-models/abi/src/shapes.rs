@@ -4,7 +4,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::message::{Kind, expect_header, write_header};
+use crate::header::{Kind, expect_header, write_header};
 use crate::reader::{DecodeError, Reader};
 use crate::tensors::{TensorView, read_tensors, write_tensor};
 use crate::writer::Writer;

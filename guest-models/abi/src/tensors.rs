@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use crate::codes;
 use crate::dtype::DType;
-use crate::message::{Kind, expect_header, write_header};
+use crate::header::{Kind, expect_header, write_header};
 use crate::reader::{DecodeError, Reader};
 use crate::writer::Writer;
 use crate::{ALIGN, MAX_NAME, MAX_RANK, MAX_TENSORS};

@@ -47,3 +47,8 @@ impl Writer {
         self.bytes
     }
 }
+
+/// Truncates `text` to at most `limit` bytes at a character boundary.
+pub(crate) fn cut(text: &str, limit: usize) -> &str {
+    &text[..text.floor_char_boundary(limit)]
+}
