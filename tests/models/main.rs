@@ -1,4 +1,4 @@
-//! Models of every kind: that their results are right, and that what they say of themselves is not
+//! Models of every kind: their results are correct, and what a model declares about itself is not
 //! trusted.
 
 #[path = "../support/mod.rs"]

@@ -1,7 +1,7 @@
 //! The peers that are compared: Belljar in several configurations, and other runtimes.
 //!
-//! A peer measures its own runs, so that communicating with it is not part of the times. Each
-//! computes a run on one thread, unless it was made for more.
+//! A peer measures its own runs, so that communicating with it is not part of the times. It
+//! computes a run on one thread, unless it was created with more.
 
 pub(crate) mod belljar;
 pub(crate) mod process;

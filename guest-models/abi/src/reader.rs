@@ -46,7 +46,9 @@ impl fmt::Display for DecodeError {
             DecodeError::TooMany { at, what, found, limit } => {
                 write!(f, "{what} at byte {at} is {found}, above the limit of {limit}")
             }
-            DecodeError::Trailing { at } => write!(f, "unexpected bytes from byte {at} on"),
+            DecodeError::Trailing { at } => {
+                write!(f, "unexpected bytes after the message, from byte {at} on")
+            }
         }
     }
 }

@@ -155,9 +155,10 @@ impl Failure {
             ErrorKind::Refused(Refused::NoPin { .. }) => {
                 Some("`belljar new-policy` writes a policy that pins the model")
             }
-            ErrorKind::FilePin { .. } => {
-                Some("`belljar new-policy` writes grants with the current SHA-256 of each file")
-            }
+            ErrorKind::FilePin { .. } => Some(
+                "if you trust the new content, `belljar new-policy` writes grants with the \
+                 current SHA-256 of each file",
+            ),
             ErrorKind::Refused(Refused::NoFilePin { .. }) => {
                 Some("`belljar new-policy` writes grants with the SHA-256 of each file")
             }

@@ -207,7 +207,9 @@ pub(super) fn load_on(
             // If no thread can be started, warm up on this one.
             Err(_) => Ok(host.warm_up(&rules)),
         });
-        warm.map_err(|_| Failure::failed("starting the sandboxed runner failed: a panic"))??;
+        warm.map_err(|_| {
+            Failure::failed("starting the sandboxed runner failed: its thread panicked")
+        })??;
     }
     let start = Instant::now();
     let model = terminal.progress("loading the model", || host.load(bytes, &rules))?;

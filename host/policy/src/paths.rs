@@ -1,8 +1,8 @@
 //! Checks paths in grants: their form, and that they contain no symbolic link.
 //!
 //! A link lets a user who may write to some folder choose what another user's grant means, and `..`
-//! means different things to the kernel and to a reader of the policy. Unlike for policy files,
-//! links are not followed and checked here: both are refused.
+//! means different things to the kernel and to a reader of the policy. So both are refused; only
+//! the links in the path of a policy file itself are followed and checked (`source`).
 
 use std::ffi::OsStr;
 use std::io;

@@ -245,7 +245,7 @@ impl<R: Read> Parser<R> {
                 _ => return Err(bad()),
             };
             if shape.len() == MAX_RANK {
-                return Err(TensorError::Shape { shape, why: "it has too many dimensions" });
+                return Err(TensorError::Shape { shape, why: "it has more than 32 dimensions" });
             }
             shape.push(dim);
             token = self.token()?;

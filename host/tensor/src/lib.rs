@@ -125,7 +125,7 @@ impl Tensor {
         let data = data.into();
         let why = |why| TensorError::Shape { shape: shape.to_vec(), why };
         if shape.len() > belljar_abi::MAX_RANK {
-            return Err(why("it has too many dimensions"));
+            return Err(why("it has more than 32 dimensions"));
         }
         let dims: Vec<u64> = shape.iter().map(|dim| *dim as u64).collect();
         let expected =

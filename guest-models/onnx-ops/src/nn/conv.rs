@@ -1,4 +1,4 @@
-//! Conv, ConvInteger and ConvTranspose (ONNX). tract computes them, with windows that are checked.
+//! Conv, ConvInteger and ConvTranspose (ONNX): tract computes them; their windows are checked here.
 
 use tract_onnx::tract_hir::internal::*;
 

@@ -174,7 +174,7 @@ const ATTEMPTS: &[(&str, Try)] = &[
     ("signal every process", |_| {
         call(libc::SYS_kill, [-1, libc::SIGCONT.into(), 0, 0, 0]).map(drop)
     }),
-    ("open a handle of the supervisor", |world| {
+    ("open a pidfd of the supervisor", |world| {
         call(libc::SYS_pidfd_open, [world.supervisor.into(), 0, 0, 0, 0]).map(drop)
     }),
     ("connect by TCP", |world| inet(libc::SOCK_STREAM, world.tcp)),

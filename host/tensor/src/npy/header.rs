@@ -223,7 +223,7 @@ impl<'a> Scanner<'a> {
         while !self.eat(b')') {
             let dim = self.dimension()?;
             if shape.len() == MAX_RANK {
-                let why = "it has too many dimensions";
+                let why = "it has more than 32 dimensions";
                 return Err(TensorError::Shape { shape, why });
             }
             shape.push(dim);

@@ -79,7 +79,7 @@ pub fn read(reader: impl Read, limit: u64) -> Result<(String, Tensor), TensorErr
                 }
                 message.varints(wire, |dim| {
                     if shape.len() == MAX_RANK {
-                        let why = "it has too many dimensions";
+                        let why = "it has more than 32 dimensions";
                         return Err(TensorError::Shape { shape: shape.clone(), why });
                     }
                     let dim = i64::try_from(dim).ok().and_then(|dim| usize::try_from(dim).ok());

@@ -105,7 +105,7 @@ impl Template {
     ) -> Result<Template, Failure> {
         let [from, name] = CLOCK;
         if !module.imports().any(|import| import.module() == from && import.name() == name) {
-            return Err(Failure::Host("the profiling guest has no clock".into()));
+            return Err(Failure::Host("the profiling guest does not import the clock".into()));
         }
         let mut linker = Linker::new(engine);
         let started = Instant::now();
