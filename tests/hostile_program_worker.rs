@@ -20,7 +20,7 @@ fn main() {
         return serve();
     }
     let tests: [(&str, fn()); 2] = [
-        ("every_attack_by_a_programs_process_ends_in_one_clear_error", every_deed),
+        ("every_attack_by_a_programs_process_ends_in_one_clear_error", every_attack),
         ("a_program_that_keeps_killing_its_process_is_put_into_quarantine", quarantined),
     ];
     support::run_tests(&tests);
@@ -39,7 +39,8 @@ fn load(host: &Host, bytes: &[u8]) -> Result<Program, Error> {
     // The supervisor notices that these processes are not confined, and a strict policy would
     // refuse them.
     policy.confinement = Confinement::BestEffort;
-    let does = |deed: &str| bytes.windows(deed.len()).any(|found| found == deed.as_bytes());
+    let does =
+        |behaviour: &str| bytes.windows(behaviour.len()).any(|found| found == behaviour.as_bytes());
     let late =
         ["hang", "speaks-without-end", "asks-without-end", "looks-without-end", "does-not-listen"];
     let late = late.into_iter().any(does);
@@ -61,7 +62,7 @@ fn descriptors() -> usize {
 
 /// The message that a process receives, its attack, the exit code, and a fragment of the error
 /// message.
-const DEEDS: &[(&str, &str, u8, &str)] = &[
+const ATTACKS: &[(&str, &str, u8, &str)] = &[
     ("compile", "exit", 6, "exit code 3"),
     ("compile", "crash", 6, "SIGSEGV"),
     ("compile", "close", 6, "closed its channel, kept running"),
@@ -123,7 +124,7 @@ const DEEDS: &[(&str, &str, u8, &str)] = &[
     ("run", "does-not-listen", 6, "does not read its requests"),
 ];
 
-fn every_deed() {
+fn every_attack() {
     let state = own_state();
     let printed = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&printed);
@@ -136,18 +137,18 @@ fn every_deed() {
     let good = load(&host, &program("", "")).unwrap();
     ask(&good).unwrap();
     let before = descriptors();
-    for (order, deed, code, words) in DEEDS {
-        let result = load(&host, &program(order, deed)).and_then(|evil| {
+    for (order, behaviour, code, words) in ATTACKS {
+        let result = load(&host, &program(order, behaviour)).and_then(|evil| {
             let result = ask(&evil);
             // The next run uses a new process.
             let again = ask(&evil).map_err(|err| err.exit_code());
-            assert_eq!(again, result.as_ref().copied().map_err(Error::exit_code), "{deed}");
+            assert_eq!(again, result.as_ref().copied().map_err(Error::exit_code), "{behaviour}");
             result
         });
-        let err = result.expect_err(&format!("{deed} at {order} was not noticed"));
+        let err = result.expect_err(&format!("{behaviour} at {order} was not noticed"));
         let text = err.to_string();
-        assert!(text.contains(words), "{deed} at {order}: {text}");
-        assert_eq!(err.exit_code(), *code, "{deed} at {order}: {text}");
+        assert!(text.contains(words), "{behaviour} at {order}: {text}");
+        assert_eq!(err.exit_code(), *code, "{behaviour} at {order}: {text}");
         assert!(text.starts_with("evil.wasm: "), "{text}");
         assert!(text.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{text:?}");
         assert!(text.len() < 2000, "{text}");

@@ -14,7 +14,7 @@ use belljar::{
     Confinement, Error, ErrorKind, Event, Host, HostBuilder, Isolation, Model, ModelBytes, Policy,
     Tensor, WorkerProgram,
 };
-use support::hostile_worker::{Deed, MIXED_UP, model, serve};
+use support::hostile_worker::{Behaviour, MIXED_UP, model, serve};
 use support::{builder, own_state};
 
 fn main() {
@@ -22,7 +22,7 @@ fn main() {
         return serve();
     }
     let tests: [(&str, fn()); 8] = [
-        ("every_attack_by_a_worker_ends_in_one_clear_error", every_deed),
+        ("every_attack_by_a_worker_ends_in_one_clear_error", every_attack),
         ("a_second_answer_is_not_taken_for_the_next_one", second_answers),
         ("a_request_that_no_worker_receives_is_retried_a_few_times", never_taken),
         ("a_worker_never_sees_two_models", two_models),
@@ -79,55 +79,65 @@ fn children() -> usize {
 }
 
 /// The exit code and a fragment of the error message for an attack during a call.
-fn expected(call: &str, deed: Deed) -> Option<(u8, &'static str)> {
+fn expected(call: &str, behaviour: Behaviour) -> Option<(u8, &'static str)> {
     let (prepares, runs) = (call == "Prepare", call == "Run");
-    Some(match deed {
-        Deed::Exit => (6, "exit code 3"),
-        Deed::CloseAndLive => (6, "closed its channel, kept running"),
-        Deed::Crash => (6, "SIGSEGV: it crashed"),
-        Deed::PanicMessage if runs => (6, "panicked"),
-        Deed::PanicMessage => (4, "panicked"),
-        Deed::Garbage | Deed::NoMessage | Deed::ClaimsToBeLost => (6, "violated the protocol"),
-        Deed::TooLong | Deed::FullOfDescriptors => (6, "too long"),
-        Deed::LongerThanItsBuffer => (6, "exceeds the size limit"),
-        Deed::OtherNumber => (6, "to another request"),
-        Deed::ExtraDescriptors => (6, "unexpected descriptors"),
-        Deed::UnwantedSnapshot if !prepares => (6, "unexpected descriptors"),
-        Deed::SnapshotOfNothing => (6, "unexpected descriptors"),
-        Deed::SnapshotIsAPipe | Deed::SnapshotOfOddSize | Deed::SnapshotStillWritable
+    Some(match behaviour {
+        Behaviour::Exit => (6, "exit code 3"),
+        Behaviour::CloseAndLive => (6, "closed its channel, kept running"),
+        Behaviour::Crash => (6, "SIGSEGV: it crashed"),
+        Behaviour::PanicMessage if runs => (6, "panicked"),
+        Behaviour::PanicMessage => (4, "panicked"),
+        Behaviour::Garbage | Behaviour::NoMessage | Behaviour::ClaimsToBeLost => {
+            (6, "violated the protocol")
+        }
+        Behaviour::TooLong | Behaviour::FullOfDescriptors => (6, "too long"),
+        Behaviour::LongerThanItsBuffer => (6, "exceeds the size limit"),
+        Behaviour::OtherNumber => (6, "to another request"),
+        Behaviour::ExtraDescriptors => (6, "unexpected descriptors"),
+        Behaviour::UnwantedSnapshot if !prepares => (6, "unexpected descriptors"),
+        Behaviour::MissingSnapshot => (6, "unexpected descriptors"),
+        Behaviour::SnapshotIsAPipe
+        | Behaviour::SnapshotOfOddSize
+        | Behaviour::SnapshotStillWritable
             if prepares =>
         {
             (6, "its snapshot is invalid")
         }
-        Deed::SnapshotTooLarge if prepares => (6, "exceed the sandbox's memory"),
-        Deed::Hang => (5, if runs { "limits.run-time" } else { "limits.prepare-time" }),
-        Deed::NotAMessage => (6, "malformed"),
-        Deed::OtherName | Deed::OtherType | Deed::OtherShape if runs => (4, "output"),
+        Behaviour::SnapshotTooLarge if prepares => (6, "exceed the sandbox's memory"),
+        Behaviour::Hang => (5, if runs { "limits.run-time" } else { "limits.prepare-time" }),
+        Behaviour::NotAMessage => (6, "malformed"),
+        Behaviour::OtherName | Behaviour::OtherType | Behaviour::OtherShape if runs => {
+            (4, "output")
+        }
         _ => return None,
     })
 }
 
-fn every_deed() {
+fn every_attack() {
     let state = own_state();
     let host = host(&state);
-    let good = load(&host, &model("Nothing", Deed::Good, 0)).unwrap();
+    let good = load(&host, &model("Nothing", Behaviour::Good, 0)).unwrap();
     ask(&good, [0.0, 1.0, 2.0, 3.0]).unwrap();
     let before = (descriptors(), children());
     let mut tried = 0;
     for call in ["Load", "Describe", "Prepare", "Run"] {
-        for deed in Deed::ALL {
-            let Some((code, words)) = expected(call, deed) else { continue };
-            let result = load(&host, &model(call, deed, 0)).and_then(|model| {
+        for behaviour in Behaviour::ALL {
+            let Some((code, words)) = expected(call, behaviour) else { continue };
+            let result = load(&host, &model(call, behaviour, 0)).and_then(|model| {
                 let result = ask(&model, [0.0; 4]);
                 // The next request of the same model has the same result.
                 let again = ask(&model, [0.0; 4]).map_err(|err| err.exit_code());
-                assert_eq!(again, result.as_ref().copied().map_err(Error::exit_code), "{deed:?}");
+                assert_eq!(
+                    again,
+                    result.as_ref().copied().map_err(Error::exit_code),
+                    "{behaviour:?}"
+                );
                 result
             });
-            let err = result.expect_err(&format!("{deed:?} at {call} was not noticed"));
+            let err = result.expect_err(&format!("{behaviour:?} at {call} was not noticed"));
             let text = err.to_string();
-            assert!(text.contains(words), "{deed:?} at {call}: {text}");
-            assert_eq!(err.exit_code(), code, "{deed:?} at {call}: {text}");
+            assert!(text.contains(words), "{behaviour:?} at {call}: {text}");
+            assert_eq!(err.exit_code(), code, "{behaviour:?} at {call}: {text}");
             assert!(text.starts_with("evil.onnx: "), "{text}");
             assert!(text.chars().all(|c| !c.is_control()) && text.len() < 1000, "{text:?}");
             ask(&good, [0.0, tried as f32, 5.0, 6.0]).unwrap();
@@ -141,8 +151,8 @@ fn every_deed() {
 fn second_answers() {
     let state = own_state();
     let host = host(&state);
-    for deed in [Deed::Twice, Deed::TwiceLater] {
-        let model = load(&host, &model("Run", deed, 0)).unwrap();
+    for behaviour in [Behaviour::Twice, Behaviour::TwiceLater] {
+        let model = load(&host, &model("Run", behaviour, 0)).unwrap();
         let mut answered = 0;
         for request in 0..40 {
             // `ask` compares the numbers.
@@ -151,14 +161,14 @@ fn second_answers() {
                 Err(err) => assert!(err.to_string().contains("to another request"), "{err}"),
             }
         }
-        assert!(answered >= 20, "{deed:?}: {answered}");
+        assert!(answered >= 20, "{behaviour:?}: {answered}");
     }
 }
 
 fn never_taken() {
     let state = own_state();
     let host = host(&state);
-    let model = load(&host, &model("Run", Deed::DeadBeforeReading, 0)).unwrap();
+    let model = load(&host, &model("Run", Behaviour::DeadBeforeReading, 0)).unwrap();
     let err = ask(&model, [0.0; 4]).unwrap_err();
     assert!(err.to_string().contains("before it took this request"), "{err}");
     assert_eq!(err.exit_code(), 6);
@@ -170,7 +180,7 @@ fn two_models() {
     let host = host(&state);
     host.warm_up(&Policy::default()).unwrap();
     let models: Vec<_> = (1..=6u16)
-        .map(|mark| (mark, load(&host, &model("Nothing", Deed::Good, mark)).unwrap()))
+        .map(|mark| (mark, load(&host, &model("Nothing", Behaviour::Good, mark)).unwrap()))
         .collect();
     std::thread::scope(|scope| {
         for client in 0..4usize {
@@ -209,10 +219,10 @@ fn quarantined() {
         let builder = host_builder(&state).quarantine_after(Some(count)).on_event(listener);
         builder.restart_back_off(Duration::ZERO, Duration::ZERO).build().unwrap()
     };
-    let bytes = model("Run", Deed::Crash, 0);
+    let bytes = model("Run", Behaviour::Crash, 0);
     let first = host(5);
     let evil = load(&first, &bytes).unwrap();
-    let good = load(&first, &model("Nothing", Deed::Good, 0)).unwrap();
+    let good = load(&first, &model("Nothing", Behaviour::Good, 0)).unwrap();
     for death in 1..=5 {
         let err = ask(&evil, [0.0; 4]).unwrap_err();
         assert!(matches!(err.kind(), ErrorKind::Worker(_)), "{err}");
@@ -269,9 +279,9 @@ fn quarantined() {
 fn slow_model() {
     let state = own_state();
     let host = host_builder(&state).quarantine_after(Some(2)).build().unwrap();
-    let slow = load(&host, &model("Run", Deed::Hang, 0)).unwrap();
+    let slow = load(&host, &model("Run", Behaviour::Hang, 0)).unwrap();
     // WebAssembly has contained a guest that panics.
-    let panics = load(&host, &model("Run", Deed::PanicMessage, 0)).unwrap();
+    let panics = load(&host, &model("Run", Behaviour::PanicMessage, 0)).unwrap();
     for _ in 0..5 {
         assert_eq!(ask(&slow, [0.0; 4]).unwrap_err().exit_code(), 5);
         let err = ask(&panics, [0.0; 4]).unwrap_err();
@@ -285,8 +295,8 @@ fn backing_off() {
     let hour = Duration::from_secs(3600);
     let host = host_builder(&state).quarantine_after(None).restart_back_off(hour, hour);
     let host = host.build().unwrap();
-    let evil = load(&host, &model("Run", Deed::Crash, 0)).unwrap();
-    let good = load(&host, &model("Nothing", Deed::Good, 0)).unwrap();
+    let evil = load(&host, &model("Run", Behaviour::Crash, 0)).unwrap();
+    let good = load(&host, &model("Nothing", Behaviour::Good, 0)).unwrap();
     let err = ask(&evil, [0.0; 4]).unwrap_err();
     assert!(matches!(err.kind(), ErrorKind::Worker(_)), "{err}");
     let runs = evil.calls().run;
@@ -304,7 +314,7 @@ fn no_worker() {
     let program = WorkerProgram::Path("/bin/true".into());
     let builder = builder(Isolation::Process).worker_program(program).state_dir(state.path());
     let host = builder.build().unwrap();
-    let err = load(&host, &model("Nothing", Deed::Good, 0)).err().unwrap();
+    let err = load(&host, &model("Nothing", Behaviour::Good, 0)).err().unwrap();
     assert!(err.to_string().contains("become_worker_if_asked"), "{err}");
     assert_eq!(err.exit_code(), 1);
 }

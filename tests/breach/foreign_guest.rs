@@ -25,7 +25,7 @@ const SECRET: u32 = 0x5ec2_e7a5;
 const SECOND: usize = 2560;
 
 /// The addresses of operands and outputs, in bytes; 8 KiB apart.
-const PLACES: [u32; 6] = [8 << 10, 16 << 10, 24 << 10, 32 << 10, 40 << 10, 48 << 10];
+const ADDRESSES: [u32; 6] = [8 << 10, 16 << 10, 24 << 10, 32 << 10, 40 << 10, 48 << 10];
 
 /// A guest whose input replaces its memory from address 4 on, and whose answer is its whole memory.
 /// In between it makes the request at [`REQUEST`], with the number of words at address 4, and the
@@ -136,17 +136,17 @@ fn product() -> Gemm {
         m: 12,
         n: 60,
         k: 9,
-        a: PLACES[0],
+        a: ADDRESSES[0],
         a_batch_stride: 12 * 9,
         a_row_stride: 9,
         a_step_stride: 1,
-        b: PLACES[1],
+        b: ADDRESSES[1],
         b_batch_stride: 60 * 9,
         b_step_stride: 60,
         b_column_stride: 1,
         low: f32::NEG_INFINITY.to_bits(),
         high: f32::INFINITY.to_bits(),
-        output: PLACES[4],
+        output: ADDRESSES[4],
         ..Gemm::default()
     }
 }
@@ -174,11 +174,11 @@ fn filling() -> Vec<Vec<u32>> {
         channel_stride: 80,
         row_stride: 10,
         column_stride: 1,
-        input: PLACES[0],
-        weights: PLACES[1],
+        input: ADDRESSES[0],
+        weights: ADDRESSES[1],
         low: f32::NEG_INFINITY.to_bits(),
         high: f32::INFINITY.to_bits(),
-        output: PLACES[4],
+        output: ADDRESSES[4],
         ..Conv::default()
     };
     let pooling = Pool {
@@ -192,14 +192,14 @@ fn filling() -> Vec<Vec<u32>> {
         stride_h: 2,
         stride_w: 2,
         mode: 1,
-        input: PLACES[0],
-        output: PLACES[4],
+        input: ADDRESSES[0],
+        output: ADDRESSES[4],
         ..Pool::default()
     };
     let program = Pointwise {
         dims: [1, 1, 1, 5, 300],
-        output: PLACES[4],
-        inputs: vec![PointwiseInput { address: PLACES[0], strides: [0, 0, 0, 300, 1] }],
+        output: ADDRESSES[4],
+        inputs: vec![PointwiseInput { address: ADDRESSES[0], strides: [0, 0, 0, 300, 1] }],
         steps: vec![PointwiseStep { step: Step::Abs, a: 0, b: 0 }],
     };
     let all = [
@@ -217,7 +217,7 @@ fn hostile() -> Vec<Vec<u32>> {
     let mut all = Vec::new();
     // Replaces each word of a valid request in turn: strides of 0, strides and sizes beyond memory,
     // and outputs that overlap operands, each other or the request.
-    let values = [0, 1 << 31, u32::MAX, PLACES[0], PLACES[4] + 4, REQUEST];
+    let values = [0, 1 << 31, u32::MAX, ADDRESSES[0], ADDRESSES[4] + 4, REQUEST];
     for good in filling() {
         for at in 1..good.len() {
             for value in values.into_iter().filter(|value| *value != good[at]) {

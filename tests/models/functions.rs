@@ -4,7 +4,7 @@
 
 use crate::support;
 
-mod exact;
+mod reference;
 mod several_nodes;
 
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use belljar::policy::Kernels;
 use belljar::tensor::{bf16, f16};
 use belljar::{Host, Isolation, Policy, Tensor};
 use belljar_operators::{F16, F64};
-use exact::{acosh, asinh, atanh, celu, elu, erf, gelu, gelu_by_tanh, sigmoid, softplus, unit};
+use reference::{acosh, asinh, atanh, celu, elu, erf, gelu, gelu_by_tanh, sigmoid, softplus, unit};
 use support::onnx::{
     FLOAT, Graph, Message, fixed, float_attribute, node, string_attribute, tensor_f32, value,
     value_of_any_shape,

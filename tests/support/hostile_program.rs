@@ -16,8 +16,8 @@ use super::hostile_worker::{crash, is, map_for_ever, memory, receive, send, send
 pub(crate) const HEAD: &[u8] = b"\0asm\x0d\0\x01\0";
 
 /// The bytes of a "program" whose process makes this attack at this order.
-pub(crate) fn program(order: &str, deed: &str) -> Vec<u8> {
-    [HEAD, format!("{order} {deed} ").as_bytes()].concat()
+pub(crate) fn program(order: &str, behaviour: &str) -> Vec<u8> {
+    [HEAD, format!("{order} {behaviour} ").as_bytes()].concat()
 }
 
 /// A text with control characters.
@@ -62,7 +62,7 @@ impl Process {
     }
 
     /// The attack to make at an order.
-    fn deed(&self, order: &str) -> String {
+    fn behaviour(&self, order: &str) -> String {
         let mut words = self.text.split(' ');
         match words.next() == Some(order) {
             true => words.next().unwrap_or_default().to_owned(),
@@ -71,8 +71,8 @@ impl Process {
     }
 
     /// Makes an attack that is possible at any order. Returns whether it was one of these.
-    fn usual(&self, deed: &str) -> bool {
-        match deed {
+    fn usual(&self, behaviour: &str) -> bool {
+        match behaviour {
             "exit" => std::process::exit(3),
             "crash" => crash(),
             "close" => {
@@ -100,8 +100,8 @@ impl Process {
     fn compile(&mut self) {
         let Some((_, descriptors)) = self.receive() else { return };
         self.read_text(&descriptors[0]);
-        let deed = self.deed("compile");
-        if self.usual(&deed) {
+        let behaviour = self.behaviour("compile");
+        if self.usual(&behaviour) {
             return;
         }
         let code = program("", "");
@@ -109,7 +109,7 @@ impl Process {
         let good = || memory(&whole, whole.len() as u64);
         let compiled = json!({ "Ok": null });
         let with = |code: OwnedFd| send(&self.socket, &compiled, &[code.as_fd()]);
-        match &*deed {
+        match &*behaviour {
             "no-code" => self.send(&compiled),
             "empty" => with(memory(b"", 0)),
             "pipe" => with(rustix::pipe::pipe().unwrap().0),
@@ -131,9 +131,9 @@ impl Process {
         assert_eq!(order, "Load");
         self.read_text(&descriptors[0]);
         self.shared = descriptors.into_iter().find(|fd| is(fd, "memfd:belljar-tensors"));
-        let deed = self.deed("load");
-        match &*deed {
-            deed if self.usual(deed) => return,
+        let behaviour = self.behaviour("load");
+        match &*behaviour {
+            behaviour if self.usual(behaviour) => return,
             "refuses" => {
                 self.send(&json!({ "Loaded": { "Err": { "Refused": UGLY.repeat(100) } } }));
                 return;
@@ -188,14 +188,14 @@ impl Process {
     }
 
     fn run(&self) {
-        let deed = self.deed("run");
+        let behaviour = self.behaviour("run");
         let connect = |host: Value| json!({ "Connect": [host, 80, "Tcp"] });
         let refused = |given: bool| match given {
             true => self.answer_with(&["sgiven"], b"it was given"),
             false => self.send(&json!({ "Answers": { "Err": { "GaveUp": UGLY.repeat(100) } } })),
         };
-        match &*deed {
-            deed if self.usual(deed) => {}
+        match &*behaviour {
+            behaviour if self.usual(behaviour) => {}
             "gives-up" => refused(false),
             "fails" => {
                 let failure = json!({ "Failed": { "Trapped": UGLY.repeat(100) } });

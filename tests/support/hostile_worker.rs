@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 /// What a hostile worker does at a certain call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Deed {
+pub(crate) enum Behaviour {
     /// No attack: the worker behaves correctly.
     Good,
     Exit,
@@ -34,7 +34,7 @@ pub(crate) enum Deed {
     TwiceLater,
     ExtraDescriptors,
     UnwantedSnapshot,
-    SnapshotOfNothing,
+    MissingSnapshot,
     SnapshotIsAPipe,
     SnapshotOfOddSize,
     SnapshotTooLarge,
@@ -49,43 +49,43 @@ pub(crate) enum Deed {
     FullOfDescriptors,
 }
 
-impl Deed {
-    pub(crate) const ALL: [Deed; 27] = [
-        Deed::Good,
-        Deed::Exit,
-        Deed::CloseAndLive,
-        Deed::Crash,
-        Deed::PanicMessage,
-        Deed::Garbage,
-        Deed::NoMessage,
-        Deed::TooLong,
-        Deed::LongerThanItsBuffer,
-        Deed::OtherNumber,
-        Deed::Twice,
-        Deed::TwiceLater,
-        Deed::ExtraDescriptors,
-        Deed::UnwantedSnapshot,
-        Deed::SnapshotOfNothing,
-        Deed::SnapshotIsAPipe,
-        Deed::SnapshotOfOddSize,
-        Deed::SnapshotTooLarge,
-        Deed::SnapshotStillWritable,
-        Deed::Hang,
-        Deed::DeadBeforeReading,
-        Deed::ClaimsToBeLost,
-        Deed::NotAMessage,
-        Deed::OtherName,
-        Deed::OtherType,
-        Deed::OtherShape,
-        Deed::FullOfDescriptors,
+impl Behaviour {
+    pub(crate) const ALL: [Behaviour; 27] = [
+        Behaviour::Good,
+        Behaviour::Exit,
+        Behaviour::CloseAndLive,
+        Behaviour::Crash,
+        Behaviour::PanicMessage,
+        Behaviour::Garbage,
+        Behaviour::NoMessage,
+        Behaviour::TooLong,
+        Behaviour::LongerThanItsBuffer,
+        Behaviour::OtherNumber,
+        Behaviour::Twice,
+        Behaviour::TwiceLater,
+        Behaviour::ExtraDescriptors,
+        Behaviour::UnwantedSnapshot,
+        Behaviour::MissingSnapshot,
+        Behaviour::SnapshotIsAPipe,
+        Behaviour::SnapshotOfOddSize,
+        Behaviour::SnapshotTooLarge,
+        Behaviour::SnapshotStillWritable,
+        Behaviour::Hang,
+        Behaviour::DeadBeforeReading,
+        Behaviour::ClaimsToBeLost,
+        Behaviour::NotAMessage,
+        Behaviour::OtherName,
+        Behaviour::OtherType,
+        Behaviour::OtherShape,
+        Behaviour::FullOfDescriptors,
     ];
 }
 
 /// The bytes of a "model" whose worker makes this attack at `call`, and behaves correctly
 /// otherwise. Every request to it must begin with the mark: a worker that sees another model, or
 /// another mark, ends with [`MIXED_UP`].
-pub(crate) fn model(call: &str, deed: Deed, mark: u16) -> Vec<u8> {
-    format!("{call} {deed:?} {mark}").into_bytes()
+pub(crate) fn model(call: &str, behaviour: Behaviour, mark: u16) -> Vec<u8> {
+    format!("{call} {behaviour:?} {mark}").into_bytes()
 }
 
 /// The exit code of a worker that has seen data of another model.
@@ -142,7 +142,7 @@ pub(crate) fn serve() {
     }
     loop {
         let call = worker.peek();
-        if worker.deed(&call) == Deed::DeadBeforeReading {
+        if worker.behaviour(&call) == Behaviour::DeadBeforeReading {
             return;
         }
         let Some((order, descriptors)) = worker.receive() else { return };
@@ -173,11 +173,12 @@ impl HostileWorker {
     }
 
     /// The attack to make at a call.
-    fn deed(&self, call: &str) -> Deed {
+    fn behaviour(&self, call: &str) -> Behaviour {
         let mut words = self.text.split(' ');
-        let deed = words.next().filter(|at| *at == call).and_then(|_| words.next());
-        let named = |name| Deed::ALL.into_iter().find(|deed| format!("{deed:?}") == name);
-        deed.and_then(named).unwrap_or(Deed::Good)
+        let behaviour = words.next().filter(|at| *at == call).and_then(|_| words.next());
+        let named =
+            |name| Behaviour::ALL.into_iter().find(|behaviour| format!("{behaviour:?}") == name);
+        behaviour.and_then(named).unwrap_or(Behaviour::Good)
     }
 
     fn mark(&self) -> f32 {
@@ -222,7 +223,7 @@ impl HostileWorker {
     }
 
     fn obey(&mut self, call: &str, order: &Value) {
-        let deed = self.deed(call);
+        let behaviour = self.behaviour(call);
         let number = &order["number"];
         let message = match call {
             "Describe" => description(),
@@ -253,76 +254,78 @@ impl HostileWorker {
         let with = |made: OwnedFd| {
             self.send(&self.outcome(number, &message, true), &[made.as_fd()]);
         };
-        match deed {
-            Deed::Good | Deed::DeadBeforeReading => good(self),
-            Deed::Exit => std::process::exit(3),
-            Deed::CloseAndLive => {
+        match behaviour {
+            Behaviour::Good | Behaviour::DeadBeforeReading => good(self),
+            Behaviour::Exit => std::process::exit(3),
+            Behaviour::CloseAndLive => {
                 // Standard input is the same socket.
                 rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).unwrap();
                 std::thread::sleep(Duration::from_secs(600));
             }
-            Deed::Crash => crash(),
-            Deed::PanicMessage => {
+            Behaviour::Crash => crash(),
+            Behaviour::PanicMessage => {
                 let failure = json!({ "Panicked": "\u{1b}[2Jhere I am\n".repeat(100) });
                 self.send(&failed(number, &failure), &[]);
             }
-            Deed::Garbage => self.send_bytes(b"{\"number\": 1e999, \xff", &[]),
-            Deed::NoMessage => self.send(&json!({ "Ok": [] }), &[]),
-            Deed::TooLong => {
+            Behaviour::Garbage => self.send_bytes(b"{\"number\": 1e999, \xff", &[]),
+            Behaviour::NoMessage => self.send(&json!({ "Ok": [] }), &[]),
+            Behaviour::TooLong => {
                 rustix::net::sockopt::set_socket_send_buffer_size(&self.socket, 1 << 20).unwrap();
                 self.send_bytes(&vec![b' '; (128 << 10) + 1], &[]);
             }
-            Deed::LongerThanItsBuffer => self.send(&self.outcome_of(number, u64::MAX, false), &[]),
-            Deed::OtherNumber => {
+            Behaviour::LongerThanItsBuffer => {
+                self.send(&self.outcome_of(number, u64::MAX, false), &[])
+            }
+            Behaviour::OtherNumber => {
                 let other = json!(number.as_u64().unwrap().wrapping_add(1));
                 self.send(&self.outcome(&other, &message, false), &[]);
             }
-            Deed::Twice => {
+            Behaviour::Twice => {
                 good(self);
                 self.send(&self.outcome(number, &message, false), &[]);
             }
-            Deed::TwiceLater => {
+            Behaviour::TwiceLater => {
                 good(self);
                 // Late enough that the second answer may arrive during the next order.
                 std::thread::sleep(Duration::from_millis(50));
                 self.send(&self.outcome(number, &message, false), &[]);
             }
-            Deed::ExtraDescriptors => {
+            Behaviour::ExtraDescriptors => {
                 let made = [snapshot(text, page), snapshot(text, page)];
                 let with = [made[0].as_fd(), made[1].as_fd()];
                 self.send(&self.outcome(number, &message, true), &with);
             }
-            Deed::FullOfDescriptors => {
+            Behaviour::FullOfDescriptors => {
                 let made = snapshot(text, page);
                 let with: Vec<_> = (0..253).map(|_| made.as_fd()).collect();
                 self.send(&self.outcome(number, &message, true), &with);
             }
-            Deed::UnwantedSnapshot => with(snapshot(text, page)),
-            Deed::SnapshotOfNothing => self.send(&self.outcome(number, &message, true), &[]),
-            Deed::SnapshotIsAPipe => with(rustix::pipe::pipe().unwrap().0),
-            Deed::SnapshotOfOddSize => with(snapshot(text, page + 1)),
-            Deed::SnapshotTooLarge => with(snapshot(text, 1 << 40)),
-            Deed::SnapshotStillWritable => {
+            Behaviour::UnwantedSnapshot => with(snapshot(text, page)),
+            Behaviour::MissingSnapshot => self.send(&self.outcome(number, &message, true), &[]),
+            Behaviour::SnapshotIsAPipe => with(rustix::pipe::pipe().unwrap().0),
+            Behaviour::SnapshotOfOddSize => with(snapshot(text, page + 1)),
+            Behaviour::SnapshotTooLarge => with(snapshot(text, 1 << 40)),
+            Behaviour::SnapshotStillWritable => {
                 let made = snapshot(text, page);
                 map_for_ever(&made, page as usize);
                 with(made);
             }
-            Deed::Hang => std::thread::sleep(Duration::from_secs(600)),
-            Deed::ClaimsToBeLost => {
+            Behaviour::Hang => std::thread::sleep(Duration::from_secs(600)),
+            Behaviour::ClaimsToBeLost => {
                 let loss = json!({ "end": "HungUp", "began": false, "served": false });
                 let failure = json!({ "Lost": loss });
                 self.send(&failed(number, &failure), &[]);
             }
-            Deed::NotAMessage => self.send(&self.outcome(number, &[0xab; 100], false), &[]),
-            Deed::OtherName => {
+            Behaviour::NotAMessage => self.send(&self.outcome(number, &[0xab; 100], false), &[]),
+            Behaviour::OtherName => {
                 let message = tensors("z", DType::F32, &self.input);
                 self.send(&self.outcome(number, &message, false), &[]);
             }
-            Deed::OtherType => {
+            Behaviour::OtherType => {
                 let message = tensors("y", DType::I32, &self.input);
                 self.send(&self.outcome(number, &message, false), &[]);
             }
-            Deed::OtherShape => {
+            Behaviour::OtherShape => {
                 let message = tensors("y", DType::F32, &[1.0; 5]);
                 self.send(&self.outcome(number, &message, false), &[]);
             }

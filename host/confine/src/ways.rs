@@ -31,7 +31,7 @@ const BENEATH: u64 = libc::RESOLVE_BENEATH
     | libc::RESOLVE_NO_XDEV;
 
 /// The address of the requests in a confined process: below everything that it maps itself.
-const PLACE: usize = 0x1000_0000;
+const ADDRESS: usize = 0x1000_0000;
 
 const PAGE: usize = 4 << 10;
 
@@ -104,7 +104,7 @@ impl Way {
     /// The filter's conditions on the arguments of `openat2`.
     pub(super) const fn condition(self) -> &'static [Condition] {
         const fn at(name: &'static str, way: Way) -> [Condition; 2] {
-            let address = PLACE + way as usize * size_of::<How>();
+            let address = ADDRESS + way as usize * size_of::<How>();
             [
                 long(2, "how", Test::Is(Value(name, address as u64))),
                 long(3, "size", Test::Is(Value("24", size_of::<How>() as u64))),
@@ -153,11 +153,11 @@ pub(super) fn pin() -> io::Result<()> {
     writer.skip(PAGE as u64 - writer.len());
     let sealed = writer.seal()?;
     let (prot, flags) = (ProtFlags::READ, MapFlags::SHARED | MapFlags::FIXED_NOREPLACE);
-    let place = std::ptr::without_provenance_mut(PLACE);
+    let wanted = std::ptr::without_provenance_mut(ADDRESS);
     // SAFETY: a new mapping of memory that never changes; it replaces no other mapping.
-    let at = unsafe { rustix::mm::mmap(place, PAGE, prot, flags, &sealed, 0)? };
-    if at != place {
-        return Err(io::Error::other(format!("cannot map the open requests at {PLACE:#x}")));
+    let at = unsafe { rustix::mm::mmap(wanted, PAGE, prot, flags, &sealed, 0)? };
+    if at != wanted {
+        return Err(io::Error::other(format!("cannot map the open requests at {ADDRESS:#x}")));
     }
     PINNED.store(true, Ordering::Relaxed);
     Ok(())
@@ -167,7 +167,7 @@ pub(super) fn pin() -> io::Result<()> {
 pub fn open(folder: BorrowedFd<'_>, path: &CStr, way: Way) -> rustix::io::Result<OwnedFd> {
     let at = way as usize;
     let how: *const How = match PINNED.load(Ordering::Relaxed) {
-        true => std::ptr::with_exposed_provenance(PLACE + at * size_of::<How>()),
+        true => std::ptr::with_exposed_provenance(ADDRESS + at * size_of::<How>()),
         false => REQUESTS.as_ptr().wrapping_add(at),
     };
     // SAFETY: the path ends in a zero byte, and the request is one of `REQUESTS`, here or in the
@@ -197,6 +197,6 @@ mod tests {
             assert_eq!(mode & !0o777, 0, "{way:?}");
             assert_eq!(mode != 0, flags & libc::O_CREAT as u64 != 0, "{way:?}");
         }
-        assert!(size_of_val(&REQUESTS) <= PAGE && PLACE + PAGE <= 1 << 32);
+        assert!(size_of_val(&REQUESTS) <= PAGE && ADDRESS + PAGE <= 1 << 32);
     }
 }

@@ -22,7 +22,7 @@ fn run(memory: &mut [f32], request: &Kernel, watch: &Watch) -> Result<(), Refuse
 }
 
 /// The addresses of operands and outputs, in bytes; 32 KiB apart.
-const PLACES: [u32; 6] = [32 << 10, 64 << 10, 96 << 10, 128 << 10, 160 << 10, 192 << 10];
+const ADDRESSES: [u32; 6] = [32 << 10, 64 << 10, 96 << 10, 128 << 10, 160 << 10, 192 << 10];
 
 fn product() -> Gemm {
     Gemm {
@@ -30,17 +30,17 @@ fn product() -> Gemm {
         m: 12,
         n: 60,
         k: 9,
-        a: PLACES[0],
+        a: ADDRESSES[0],
         a_batch_stride: 12 * 9,
         a_row_stride: 9,
         a_step_stride: 1,
-        b: PLACES[1],
+        b: ADDRESSES[1],
         b_batch_stride: 60 * 9,
         b_step_stride: 60,
         b_column_stride: 1,
         low: f32::NEG_INFINITY.to_bits(),
         high: f32::INFINITY.to_bits(),
-        output: PLACES[5],
+        output: ADDRESSES[5],
         ..Gemm::default()
     }
 }
@@ -67,11 +67,11 @@ fn convolution(channels_in: u32, channels_out: u32) -> Conv {
         channel_stride: 12 * 14,
         row_stride: 14,
         column_stride: 1,
-        input: PLACES[0],
-        weights: PLACES[1],
+        input: ADDRESSES[0],
+        weights: ADDRESSES[1],
         low: f32::NEG_INFINITY.to_bits(),
         high: f32::INFINITY.to_bits(),
-        output: PLACES[5],
+        output: ADDRESSES[5],
         ..Conv::default()
     }
 }
@@ -88,8 +88,8 @@ fn pooling(mode: u32) -> Pool {
         stride_h: 2,
         stride_w: 2,
         mode,
-        input: PLACES[0],
-        output: PLACES[5],
+        input: ADDRESSES[0],
+        output: ADDRESSES[5],
         ..Pool::default()
     }
 }
@@ -98,8 +98,8 @@ fn program() -> Pointwise {
     let result = MAX_POINTWISE_INPUTS as u32;
     Pointwise {
         dims: [1, 1, 1, 5, 700],
-        output: PLACES[5],
-        inputs: vec![PointwiseInput { address: PLACES[0], strides: [0, 0, 0, 700, 1] }],
+        output: ADDRESSES[5],
+        inputs: vec![PointwiseInput { address: ADDRESSES[0], strides: [0, 0, 0, 700, 1] }],
         steps: vec![
             PointwiseStep { step: Step::Abs, a: 0, b: 0 },
             PointwiseStep { step: Step::Max, a: 0, b: result },
@@ -245,18 +245,18 @@ fn programs_and_permutations_repeat_elements_exactly() {
                 let (x, y, z) = (at % 37, at / 37 % 5, at / 37 / 5);
                 (x * strides[4] + y * strides[3] + z * strides[2]) as f32
             };
-            let permute = Permute { dims, strides, input: PLACES[0], output: PLACES[5] };
+            let permute = Permute { dims, strides, input: ADDRESSES[0], output: ADDRESSES[5] };
             let program = Pointwise {
                 dims,
-                output: PLACES[5],
-                inputs: vec![PointwiseInput { address: PLACES[0], strides }],
+                output: ADDRESSES[5],
+                inputs: vec![PointwiseInput { address: ADDRESSES[0], strides }],
                 steps: vec![PointwiseStep { step: Step::Abs, a: 0, b: 0 }],
             };
             for request in [Kernel::Permute(permute), Kernel::Pointwise(program)] {
                 let mut memory = vec![SECRET; 64 << 10];
-                memory[PLACES[0] as usize / 4..][..64].copy_from_slice(&input);
+                memory[ADDRESSES[0] as usize / 4..][..64].copy_from_slice(&input);
                 run(&mut memory, &request, &watch).unwrap();
-                let found = &memory[PLACES[5] as usize / 4..][..370];
+                let found = &memory[ADDRESSES[5] as usize / 4..][..370];
                 let right = found.iter().enumerate().all(|(at, v)| *v == expected(at as u32));
                 assert!(right, "{request:?}: {found:?}");
             }

@@ -3,7 +3,7 @@
 use belljar::policy::Kernels;
 use belljar::{Isolation, Tensor};
 
-use super::exact::{gelu, sigmoid, unit};
+use super::reference::{gelu, sigmoid, unit};
 use super::{answer, finished, single, singles};
 use crate::support;
 use crate::support::onnx::{

@@ -127,7 +127,7 @@ impl Inner {
     /// When it cannot be written: then nothing may be allowed by it.
     pub(crate) fn decide(&self, decision: &Decision<'_>) -> Result<(), ErrorKind> {
         #[cfg(feature = "programs")]
-        match super::errand::note(decision) {
+        match super::run_context::note(decision) {
             Noted::New => {}
             Noted::Repeated => return Ok(()),
             Noted::Full => return Err(too_many_decisions()),

@@ -3,10 +3,10 @@
 
 mod budget;
 mod builder;
-#[cfg(feature = "programs")]
-pub(crate) mod errand;
 mod event;
 mod inner;
+#[cfg(feature = "programs")]
+pub(crate) mod run_context;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -32,7 +32,7 @@ pub(crate) use inner::too_many_decisions;
 /// A time limit, shortened to the remaining time of the program run that this thread works for, and
 /// then the limit to report.
 #[cfg(feature = "programs")]
-pub(crate) use errand::shortened;
+pub(crate) use run_context::shortened;
 #[cfg(not(feature = "programs"))]
 pub(crate) fn shortened(limit: Duration) -> (Duration, Option<crate::Limit>) {
     (limit, None)

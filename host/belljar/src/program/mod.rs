@@ -5,12 +5,12 @@
 //! A run takes these steps: [`Program`] starts a confined process that compiles the program
 //! (`worker`, and `serve` on the other side). Another process is confined first, and then loads the
 //! native code. There `execute` runs it under a clock and limits. Its requests go over a `link` to
-//! the supervisor's `broker`, which checks them against the policy; a `clerk` does the work that
-//! takes time. Models run in separate sandboxes. `wasi` is the part of WASI that a program can use.
+//! the supervisor's `broker`, which checks them against the policy; a `task_thread` does the
+//! work that takes time. Models run in separate sandboxes. `wasi` is the part of WASI that a program
+//! can use.
 
 mod bindings;
 mod broker;
-mod clerk;
 mod clock;
 mod code;
 mod engine;
@@ -20,6 +20,7 @@ mod link;
 mod nn;
 mod protocol;
 mod serve;
+mod task_thread;
 mod value;
 mod wire;
 mod worker;

@@ -34,7 +34,7 @@ impl Call {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Condition {
     /// The argument's index, from 0.
-    pub(super) place: u8,
+    pub(super) position: u8,
     /// Its name in the manual page.
     pub(super) name: &'static str,
     /// Whether the kernel uses all 64 bits of it, or only the lower 32.
@@ -66,13 +66,13 @@ pub(crate) enum Test {
 }
 
 /// A condition on an argument of which the kernel uses 32 bits.
-pub(super) const fn int(place: u8, name: &'static str, test: Test) -> Condition {
-    Condition { place, name, wide: false, test }
+pub(super) const fn int(position: u8, name: &'static str, test: Test) -> Condition {
+    Condition { position, name, wide: false, test }
 }
 
 /// A condition on an argument of which the kernel uses 64 bits.
-pub(crate) const fn long(place: u8, name: &'static str, test: Test) -> Condition {
-    Condition { place, name, wide: true, test }
+pub(crate) const fn long(position: u8, name: &'static str, test: Test) -> Condition {
+    Condition { position, name, wide: true, test }
 }
 
 /// The union of the bits of several values.

@@ -172,5 +172,5 @@ fn condition(
         Test::IsOtherProcess => (SeccompCmpOp::Ne, process),
     };
     let len = if condition.wide { SeccompCmpArgLen::Qword } else { SeccompCmpArgLen::Dword };
-    SeccompCondition::new(condition.place, len, operator, value)
+    SeccompCondition::new(condition.position, len, operator, value)
 }

@@ -148,8 +148,8 @@ const fn futex(operation: &'static [Value], flags: &'static [Value]) -> Conditio
     int(1, "op", Bits(operation, flags))
 }
 
-const fn signal(place: u8, name: &'static str, number: i32) -> Condition {
-    int(place, "signum", Is(Value(name, number as u64)))
+const fn signal(position: u8, name: &'static str, number: i32) -> Condition {
+    int(position, "signum", Is(Value(name, number as u64)))
 }
 
 const fn fcntl(name: &'static str, command: i32) -> Condition {

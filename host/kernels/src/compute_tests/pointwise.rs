@@ -4,8 +4,8 @@ use belljar_abi::kernel::*;
 
 use super::{Memory, random};
 
-#[path = "../../../../tests/models/functions/exact.rs"]
-mod exact;
+#[path = "../../../../tests/models/functions/reference.rs"]
+mod reference;
 
 fn one_step(step: Step, a: &[f32], b: &[f32]) -> (Memory, Pointwise) {
     let mut memory = Memory::new(16 << 10);
@@ -41,9 +41,9 @@ fn defined(step: Step, a: f64, b: f64) -> f64 {
         Step::Sigmoid => 1.0 / (1.0 + (-a).exp()),
         Step::RoundF16 => half::f16::from_f32(a as f32).to_f64(),
         Step::RoundBf16 => half::bf16::from_f32(a as f32).to_f64(),
-        Step::Erf => exact::erf(a),
-        Step::Gelu => exact::gelu(a),
-        Step::GeluByTanh => exact::gelu_by_tanh(a),
+        Step::Erf => reference::erf(a),
+        Step::Gelu => reference::gelu(a),
+        Step::GeluByTanh => reference::gelu_by_tanh(a),
     }
 }
 

@@ -2,8 +2,9 @@
 //! The requests come from a process that may be compromised: names, numbers and bytes are
 //! untrusted.
 //!
-//! Work that takes time is done by a [`Clerk`], and stops when the run has no time left. A decision
-//! must be logged before it takes effect. `models` loads and runs models, `record` prints and logs.
+//! Work that takes time is done by a [`TaskThread`], and stops when the run has no time left. A
+//! decision must be logged before it takes effect. `models` loads and runs models, `record` prints
+//! and logs.
 
 mod models;
 mod record;
@@ -13,14 +14,14 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::clerk::{Clerk, Undone};
 use super::protocol::{Code, Denied};
+use super::task_thread::{TaskThread, Undone};
 use super::wasi::{self, AtName, Below, Denial, Views};
 use crate::audit::tally::Tally;
 use crate::audit::{Subject, Verdict};
 use crate::error::{Error, ErrorKind};
 use crate::host::Host;
-use crate::host::errand::Errand;
+use crate::host::run_context::RunContext;
 use crate::model::Model;
 use crate::sandbox::Limit;
 use crate::trust::Digest;
@@ -68,7 +69,7 @@ pub(super) struct Broker {
     to_print: u64,
     unprinted: u64,
     tally: Arc<Tally>,
-    clerk: Clerk,
+    task_thread: TaskThread,
     /// Whether the decision log or the event listener did not accept an entry in time.
     blocked: bool,
 }
@@ -123,7 +124,7 @@ impl Broker {
             to_print: policy.quotas.bytes_written,
             unprinted: 0,
             tally: Arc::default(),
-            clerk: Clerk::default(),
+            task_thread: TaskThread::default(),
             blocked: false,
         }
     }
@@ -149,8 +150,8 @@ impl Broker {
     }
 
     /// The limits of work that is done for the run until then.
-    fn errand(&self, until: Instant) -> Errand {
-        Errand { until, time: self.time, tally: Arc::clone(&self.tally) }
+    fn context(&self, until: Instant) -> RunContext {
+        RunContext { until, time: self.time, tally: Arc::clone(&self.tally) }
     }
 
     /// Does work that takes time, with `extra` in addition to the run's own time. Work that is not
@@ -161,7 +162,7 @@ impl Broker {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Denied> {
         let until = self.after(self.time.saturating_add(self.credit).saturating_add(extra));
-        let done = self.clerk.within(self.errand(until), work);
+        let done = self.task_thread.within(self.context(until), work);
         if self.tally.is_full() {
             self.too_many_decisions();
         }

@@ -6,7 +6,7 @@ use crate::audit::tally::Noted;
 use crate::audit::{Decision, Verdict};
 use crate::error::ErrorKind;
 use crate::host::{Event, too_many_decisions};
-use crate::program::clerk::Undone;
+use crate::program::task_thread::Undone;
 use crate::program::wasi::{Asked, Stream};
 
 /// Requests that a stub answers if they are not granted, and the key that grants each. Printing is
@@ -41,7 +41,7 @@ impl Broker {
     fn emit(&mut self, stream: Stream, line: String) {
         let (program, error) = (self.label.clone(), stream == Stream::Err);
         let host = self.host.clone();
-        let done = self.clerk.within(self.errand(self.deadline() + GRACE), move || {
+        let done = self.task_thread.within(self.context(self.deadline() + GRACE), move || {
             (host.inner.listener)(Event::Printed { program, error, line });
         });
         if let Err(undone) = done {
@@ -147,7 +147,7 @@ impl Broker {
         let Decision { subject, verdict, .. } = *decision;
         let texts = [decision.resource, decision.access, decision.rule].map(str::to_owned);
         let host = self.host.clone();
-        let done = self.clerk.within(self.errand(self.deadline() + GRACE), move || {
+        let done = self.task_thread.within(self.context(self.deadline() + GRACE), move || {
             let [resource, access, rule] = &texts;
             host.inner.write_down(&Decision { subject, resource, access, verdict, rule })
         });

@@ -70,8 +70,8 @@ fn gflops(multiply_adds: Option<u64>, nanoseconds: u64) -> Option<f64> {
     Some(rounded(2.0 * known as f64 / nanoseconds as f64, 1e3))
 }
 
-fn rounded(value: f64, places: f64) -> f64 {
-    (value * places).round() / places
+fn rounded(value: f64, scale: f64) -> f64 {
+    (value * scale).round() / scale
 }
 
 fn ms(nanoseconds: u64) -> f64 {

@@ -114,7 +114,7 @@ fn no_role_may_make_what_threads_are_denied() {
                 (Test::IsThisProcess, Test::IsOtherProcess) => true,
                 _ => false,
             };
-            assert!(excluded && ours.place == theirs.place, "{}", rule.call.name);
+            assert!(excluded && ours.position == theirs.position, "{}", rule.call.name);
         }
         assert!(!when.is_empty() && !rule.when.is_empty(), "{}", rule.call.name);
     }

@@ -74,7 +74,7 @@ fn verdict(programs: &[BpfProgram], data: Data) -> u32 {
 fn meeting(when: &[Condition]) -> [u64; 6] {
     let mut arguments = [0; 6];
     for condition in when {
-        arguments[usize::from(condition.place)] = match condition.test {
+        arguments[usize::from(condition.position)] = match condition.test {
             Test::Is(value) => value.1,
             Test::Bits(all, some) => union(all) | some.first().map_or(0, |bit| bit.1),
             Test::AtLeast(value) => value.1 + 1,
@@ -105,7 +105,7 @@ fn failing(condition: &Condition) -> Vec<u64> {
         Test::IsOtherProcess => vec![PROCESS],
     };
     if condition.wide {
-        let met = meeting(std::slice::from_ref(condition))[usize::from(condition.place)];
+        let met = meeting(std::slice::from_ref(condition))[usize::from(condition.position)];
         if !matches!(condition.test, Test::AtLeast(_) | Test::Has(_) | Test::Lacks(_)) {
             values.push(met | 1 << 40);
         }
@@ -157,7 +157,7 @@ fn conditions_on_arguments_are_enforced() {
                 for condition in rule.when {
                     for value in failing(condition) {
                         let mut failed = met;
-                        failed.arguments[usize::from(condition.place)] = value;
+                        failed.arguments[usize::from(condition.position)] = value;
                         // Another rule of the same call may allow it.
                         let other = rules::of(role).any(|other| {
                             other.call == rule.call
@@ -176,7 +176,7 @@ fn conditions_on_arguments_are_enforced() {
 
 /// An independent implementation of conditions.
 fn holds(condition: &Condition, data: &Data) -> bool {
-    let value = data.arguments[usize::from(condition.place)];
+    let value = data.arguments[usize::from(condition.position)];
     let value = if condition.wide { value } else { value & u64::from(u32::MAX) };
     match condition.test {
         Test::Is(expected) => value == expected.1,
@@ -200,7 +200,7 @@ fn only_denied_calls_are_refused() {
             for condition in *when {
                 for value in failing(condition) {
                     let mut failed = met;
-                    failed.arguments[usize::from(condition.place)] = value;
+                    failed.arguments[usize::from(condition.position)] = value;
                     if !holds(condition, &failed) {
                         assert_eq!(verdict(&programs, failed), ALLOW, "{}", call.name);
                     }

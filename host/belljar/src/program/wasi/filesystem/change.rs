@@ -14,7 +14,7 @@ use rustix::io::ReadWriteFlags;
 use wasmtime_wasi::p2::bindings::sync::filesystem::types::NewTimestamp;
 
 use super::super::budget::{Budget, Held};
-use super::lookout::Below;
+use super::mount_check::Below;
 use super::path::GuestPath;
 use super::refusal::{Code, Fail, Why};
 use super::resolve::{self, Found, StrictDir as _};

@@ -1,4 +1,5 @@
-//! Opens a plain path below an open folder, as an extension of `Dir`. No other code may open files in a program's process.
+//! Opens a plain path below an open folder, as an extension of `Dir`. No other code may open files
+//! in a program's process.
 //!
 //! With `openat2`, the kernel keeps the path inside the folder, and refuses links and other file
 //! systems; there is no fallback without it. A file is checked through an `O_PATH` descriptor
@@ -39,7 +40,7 @@ pub(super) trait StrictDir {
 
     /// Checks that nothing is mounted on a name before it is removed, moved or replaced. This sees
     /// the mounts of the caller: a program's process sees those that existed when it was started,
-    /// and the supervisor (`lookout`) sees the current ones. A missing name is not an error here.
+    /// and the supervisor (`mount_check`) sees the current ones. A missing name is not an error.
     ///
     /// A mount that is created between this check and the change is lost. Do not mount file systems
     /// below a folder that a program may write to.

@@ -1,7 +1,7 @@
 //! Does slow work for a run of a program on a separate thread, one task after another, so that the
 //! supervisor never waits longer than the run has time.
 //!
-//! Late work is stopped by the thread's deadline ([`Errand`]). Work that does not observe the
+//! Late work is stopped by the thread's deadline ([`RunContext`]). Work that does not observe the
 //! deadline, such as access to a file system that hangs, is abandoned, and ends on its own. The
 //! number of abandoned tasks in this process is limited.
 
@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel}
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crate::host::errand::Errand;
+use crate::host::run_context::RunContext;
 
 /// Maximum number of threads in this process that run abandoned tasks.
 const MAX_ABANDONED: isize = 64;
@@ -32,7 +32,7 @@ impl Drop for Abandoned {
 
 /// The thread that works for one run; started with the first task.
 #[derive(Default)]
-pub(super) struct Clerk {
+pub(super) struct TaskThread {
     thread: Option<(Sender<Task>, JoinHandle<()>)>,
 }
 
@@ -45,19 +45,19 @@ pub(super) enum Undone {
     NoThread(String),
 }
 
-impl Clerk {
+impl TaskThread {
     /// Does a task for a run, before the run's time is up.
     pub(super) fn within<T: Send + 'static>(
         &mut self,
-        errand: Errand,
+        context: RunContext,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Undone> {
-        let until = errand.until;
+        let until = context.until;
         // A channel without a buffer, so that the thread learns if nobody waits for its result.
         let (done, doing) = sync_channel(0);
         let task = move || {
             let abandoned = Abandoned;
-            if done.send(errand.during(work)).is_ok() {
+            if done.send(context.during(work)).is_ok() {
                 std::mem::forget(abandoned);
             }
         };
@@ -94,13 +94,13 @@ fn start() -> Result<(Sender<Task>, JoinHandle<()>), Undone> {
     }
     let (tasks, incoming): (Sender<Task>, Receiver<Task>) = channel();
     let thread = std::thread::Builder::new()
-        .name("belljar-clerk".into())
+        .name("belljar-tasks".into())
         .spawn(move || incoming.into_iter().for_each(|task| task()))
         .map_err(|err| Undone::NoThread(format!("cannot start a thread for the program: {err}")))?;
     Ok((tasks, thread))
 }
 
-impl Drop for Clerk {
+impl Drop for TaskThread {
     fn drop(&mut self) {
         // The thread is idle: late tasks have been abandoned before.
         if let Some((tasks, thread)) = self.thread.take() {
@@ -117,39 +117,42 @@ mod tests {
 
     use super::*;
 
-    fn errand(left: Duration) -> Errand {
+    fn context(left: Duration) -> RunContext {
         let until = Instant::now() + left;
-        Errand { until, time: left, tally: Arc::default() }
+        RunContext { until, time: left, tally: Arc::default() }
     }
 
     #[test]
     fn late_task_is_abandoned_and_the_next_one_is_done() {
-        let mut clerk = Clerk::default();
+        let mut task_thread = TaskThread::default();
         let minute = Duration::from_secs(60);
-        assert_eq!(clerk.within(errand(minute), || 1), Ok(1));
-        let first = clerk.within(errand(minute), || std::thread::current().id()).unwrap();
+        assert_eq!(task_thread.within(context(minute), || 1), Ok(1));
+        let first = task_thread.within(context(minute), || std::thread::current().id()).unwrap();
         let (go, wait) = channel::<()>();
         let (say, said) = channel::<()>();
         let hangs = move || {
             let _ = wait.recv();
             drop(say);
         };
-        assert_eq!(clerk.within(errand(Duration::from_millis(20)), hangs), Err(Undone::Late));
-        let second = clerk.within(errand(minute), || std::thread::current().id()).unwrap();
+        assert_eq!(
+            task_thread.within(context(Duration::from_millis(20)), hangs),
+            Err(Undone::Late)
+        );
+        let second = task_thread.within(context(minute), || std::thread::current().id()).unwrap();
         assert_ne!(first, second);
         // It goes on until what it waits for has come.
         drop(go);
         assert!(said.recv_timeout(minute).is_err_and(|err| err == RecvTimeoutError::Disconnected));
         let short = move || std::thread::sleep(minute / 600);
-        assert_eq!(clerk.within(errand(Duration::ZERO), short), Err(Undone::Late));
+        assert_eq!(task_thread.within(context(Duration::ZERO), short), Err(Undone::Late));
     }
 
     #[test]
-    fn clerk_works_after_a_task_panics() {
-        let mut clerk = Clerk::default();
+    fn thread_works_after_a_task_panics() {
+        let mut task_thread = TaskThread::default();
         let minute = Duration::from_secs(60);
-        let panicked = clerk.within(errand(minute), || -> u8 { panic!("oh") });
+        let panicked = task_thread.within(context(minute), || -> u8 { panic!("oh") });
         assert!(matches!(panicked, Err(Undone::NoThread(_))));
-        assert_eq!(clerk.within(errand(minute), || 2), Ok(2));
+        assert_eq!(task_thread.within(context(minute), || 2), Ok(2));
     }
 }

@@ -14,7 +14,7 @@ use crate::sandbox::Limit;
 
 /// The deadline and tally of work that is done for one run.
 #[derive(Clone, Debug)]
-pub(crate) struct Errand {
+pub(crate) struct RunContext {
     /// When the run's time is up.
     pub(crate) until: Instant,
     /// The run's time limit: `limits.run-time` of the program.
@@ -23,10 +23,10 @@ pub(crate) struct Errand {
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<Errand>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<RunContext>> = const { RefCell::new(None) };
 }
 
-impl Errand {
+impl RunContext {
     /// Does work on this thread for the run.
     pub(crate) fn during<T>(self, work: impl FnOnce() -> T) -> T {
         struct Over;
@@ -42,14 +42,14 @@ impl Errand {
 }
 
 /// The run that this thread works for, if any.
-fn current() -> Option<Errand> {
+fn current() -> Option<RunContext> {
     CURRENT.with_borrow(Clone::clone)
 }
 
 /// A time limit, shortened to the remaining time of the run that this thread works for, and then
 /// the limit to report.
 pub(crate) fn shortened(limit: Duration) -> (Duration, Option<Limit>) {
-    let Some(Errand { until, time, .. }) = current() else { return (limit, None) };
+    let Some(RunContext { until, time, .. }) = current() else { return (limit, None) };
     let left = until.saturating_duration_since(Instant::now());
     match left < limit {
         true => (left, Some(Limit::RunTime { limit: time })),
@@ -59,7 +59,7 @@ pub(crate) fn shortened(limit: Duration) -> (Duration, Option<Limit>) {
 
 /// Counts a decision for the run that this thread works for.
 pub(crate) fn note(decision: &Decision<'_>) -> Noted {
-    current().map_or(Noted::New, |errand| errand.tally.note(decision))
+    current().map_or(Noted::New, |context| context.tally.note(decision))
 }
 
 #[cfg(test)]
@@ -70,17 +70,17 @@ mod tests {
     fn time_limits_are_shortened_during_the_work() {
         let minute = Duration::from_secs(60);
         assert_eq!(shortened(minute), (minute, None));
-        let errand = |left: Duration| Errand {
+        let context = |left: Duration| RunContext {
             until: Instant::now() + left,
             time: Duration::from_secs(1),
             tally: Arc::default(),
         };
-        errand(Duration::from_secs(600)).during(|| assert_eq!(shortened(minute), (minute, None)));
-        errand(Duration::ZERO).during(|| {
+        context(Duration::from_secs(600)).during(|| assert_eq!(shortened(minute), (minute, None)));
+        context(Duration::ZERO).during(|| {
             let limit = Some(Limit::RunTime { limit: Duration::from_secs(1) });
             assert_eq!(shortened(minute), (Duration::ZERO, limit));
         });
-        let panicked = std::panic::catch_unwind(|| errand(Duration::ZERO).during(|| panic!("oh")));
+        let panicked = std::panic::catch_unwind(|| context(Duration::ZERO).during(|| panic!("oh")));
         assert!(panicked.is_err());
         assert_eq!(shortened(minute), (minute, None));
     }
