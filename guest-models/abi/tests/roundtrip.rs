@@ -424,7 +424,7 @@ fn lengths_must_match_shapes() {
     refused(DType::String, &[1], &[1, 0, 0, 0]);
     refused(DType::String, &[1], &[1, 0, 0, 0, 0xff]);
     refused(DType::String, &[1], &[0xff, 0xff, 0xff, 0xff, b'x']);
-    // A zero makes a tensor empty, whatever stands beside it.
+    // A zero makes a tensor empty, whatever its other sizes are.
     assert_eq!(element_count(&[u64::MAX, u64::MAX, 0]), Some(0));
     assert_eq!(element_count(&[u64::MAX, 2]), None);
     assert_eq!(element_count(&[]), Some(1));

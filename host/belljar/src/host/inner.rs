@@ -166,7 +166,7 @@ impl Inner {
             ErrorKind::Limit(limit) => (limit.resource(), "use more", limit.to_string()),
             ErrorKind::Unprotected(missing) => ("confinement", "do without", missing.clone()),
             ErrorKind::Rule { key, .. } => ("model", "load", key.clone()),
-            ErrorKind::Withheld { why, .. } => ("output", "tell", why.clone()),
+            ErrorKind::Withheld { why, .. } => ("output", "return", why.clone()),
             ErrorKind::Quarantined(_) => ("model", "run", "quarantine".to_owned()),
             _ => return kind,
         };

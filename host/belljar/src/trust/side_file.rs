@@ -105,7 +105,7 @@ impl SideFile {
     }
 
     /// Length of the content in bytes.
-    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
+    #[allow(clippy::len_without_is_empty, reason = "not needed")]
     pub fn len(&self) -> u64 {
         self.len
     }

@@ -14,7 +14,7 @@ use super::{TensorError, malformed};
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 
 /// Longest header in bytes. Version 1.0 can hold at most 65535; numpy itself reads at most 10000
-/// unless told to trust the file.
+/// unless its caller trusts the file.
 const MAX_HEADER: u32 = 64 * 1024;
 
 /// Alignment of the data in the file, as numpy writes it.

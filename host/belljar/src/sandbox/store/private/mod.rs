@@ -1,9 +1,9 @@
 //! Private folders and files of the calling user.
 //!
-//! The location of a file is no evidence of its content. In addition, a folder or file that is open
-//! to others must not be read, nor a folder that others could move away and replace: the folders
-//! above it must satisfy the ownership rule for policies ([`belljar_files::ownership`]). Files are
-//! written completely or not at all.
+//! The location of a file does not prove its content. In addition, a folder or file that is open to
+//! others must not be read, nor a folder that others could move away and replace: the folders above
+//! it must satisfy the ownership rule for policies ([`belljar_files::ownership`]). Files are written
+//! completely or not at all.
 
 mod error;
 
