@@ -206,9 +206,14 @@ fn input_fixed_by_the_policy_decides_what_is_analysed() {
     for isolation in ISOLATIONS {
         let host = host(isolation);
         let bytes = chosen();
+        // Without a rule, the other branch is refused when it is taken.
         let open = under(&host, &bytes, "").unwrap();
-        let err = open.run(&[("x", x()), ("way", way(16))]).err().unwrap();
-        assert_eq!(err.exit_code(), 4, "{err}");
+        let outputs = open.run(&[("x", x()), ("way", way(16))]).unwrap().validate().unwrap();
+        assert_eq!(outputs.get("y").unwrap().as_slice::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+        let err = open.run(&[("x", x()), ("way", way(8))]).err().unwrap();
+        let text = err.to_string();
+        let named = ["\"y\": If", "Reshape"].iter().all(|part| text.contains(part));
+        assert!(err.exit_code() == 4 && named, "{text}");
         let model = under(&host, &bytes, "[inputs.way]\nvalue = 16\n").unwrap();
         let answer = |inputs: &[(&str, Tensor)]| -> Result<Vec<f32>, belljar::Error> {
             let outputs = model.run(inputs)?.validate()?;

@@ -121,7 +121,33 @@ fn shipped_policies_let_their_models_run() {
     assert_eq!(tried, 8);
 }
 
-/// The sample rate selects one of two halves of the model: the policy fixes it.
+/// The sample rate selects one of two halves of the model, which is known when it runs.
+#[test]
+fn silero_runs_with_nothing_but_its_inputs() {
+    let (models, folder) = expectations();
+    let entry = models.iter().find(|entry| entry["name"] == "silero_vad").unwrap();
+    let host = host(Isolation::Process);
+    let model = load(&host, entry, &Policy::default());
+    for case in entry["cases"].as_array().unwrap() {
+        let tensors = |key: &str| -> Vec<(String, Tensor)> {
+            case[key].as_array().unwrap().iter().map(|each| read(&folder, each)).collect()
+        };
+        let mut inputs = tensors("inputs");
+        let outputs = model.run(&inputs).unwrap().validate().unwrap();
+        for (name, expected) in &tensors("outputs") {
+            let what = format!("{} {name}", case["name"]);
+            assert_close(&what, outputs.get(name).unwrap(), expected);
+        }
+        // The other half does not take frames of this length.
+        let rate = inputs.iter_mut().find(|(name, _)| name == "sr").unwrap();
+        rate.1 = Tensor::scalar(8000i64);
+        let err = model.run(&inputs).err().unwrap();
+        assert!(err.exit_code() == 4 && err.to_string().contains("LSTM"), "{err}");
+        assert_eq!(model.calls().prepare, 1);
+    }
+}
+
+/// A policy may fix the rate, so that the other half is not prepared.
 #[test]
 fn silero_runs_if_the_policy_fixes_the_sample_rate() {
     let (models, folder) = expectations();

@@ -5,12 +5,13 @@ use std::collections::HashMap;
 
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
-use tract_onnx::tract_core::ops::logic::IfThenElse;
 use tract_onnx::tract_core::ops::source::TypedSource;
 use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 use tract_onnx::tract_hir::internal::*;
 
-use crate::framework::errors::{OrUserError, ensure};
+use super::loop_op::optimize_body;
+use crate::framework::deferred::check_fact;
+use crate::framework::errors::{OrUserError, UserError, ensure};
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
 use crate::optimizer;
@@ -71,6 +72,15 @@ impl Branch {
     }
 }
 
+/// A fact that holds whether or not the branch is taken.
+fn without_value(fact: &InferenceFact) -> InferenceFact {
+    InferenceFact { value: GenericFactoid::Any, ..fact.clone() }
+}
+
+fn has_known_shape(fact: &InferenceFact) -> bool {
+    fact.datum_type.is_concrete() && fact.shape.concretize().is_some()
+}
+
 /// The facts that hold for both branches.
 fn common(a: &InferenceFact, b: &InferenceFact) -> InferenceFact {
     let mut fact = InferenceFact::default();
@@ -103,10 +113,14 @@ impl InferenceOp for If {
         let made = match condition.value.concretize() {
             Some(condition) if one(&condition)? => self.then.facts(&inputs)?,
             Some(_) => self.other.facts(&inputs)?,
-            // A failure in a branch that may not be taken is not an error yet.
+            // A failure in a branch that may not be taken is not an error yet. If all shapes are
+            // known, that branch has no outputs, whatever else is inferred.
             None => match (self.then.clone().facts(&inputs), self.other.clone().facts(&inputs)) {
                 (Ok(then), Ok(other)) => {
                     then.iter().zip(&other).map(|(then, other)| common(then, other)).collect()
+                }
+                (Ok(only), Err(_)) | (Err(_), Ok(only)) if inputs.iter().all(has_known_shape) => {
+                    only.iter().map(without_value).collect()
                 }
                 _ => tvec![InferenceFact::default(); outputs.len()],
             },
@@ -136,18 +150,144 @@ impl InferenceOp for If {
             None => source.outlet_fact(node.inputs[0])?.value.concretize(),
         };
         let Some(condition) = known else {
-            let op = IfThenElse {
-                then_body: self.then.typed(&facts)?,
-                then_input_mapping: self.then.reads.clone(),
-                else_body: self.other.typed(&facts)?,
-                else_input_mapping: self.other.reads.clone(),
-            };
+            let op = Choice::new(&self.then, &self.other, &facts, target)?;
             return target.wire_node(&*node.name, op, &inputs);
         };
         let taken = if one(&condition)? { &self.then } else { &self.other };
         let body = taken.typed(&facts)?;
         let given: Vec<OutletId> = taken.reads.iter().map(|read| inputs[*read]).collect();
         inlined(&node.name, &body, &given, target)
+    }
+
+    as_op!();
+}
+
+/// An `If` whose condition is known when the model runs. Both branches are prepared with the model.
+#[derive(Clone, Debug)]
+struct Choice {
+    then: Arc<Prepared>,
+    other: Arc<Prepared>,
+    facts: TVec<TypedFact>,
+}
+
+/// A branch that may be taken.
+#[derive(Debug)]
+enum Prepared {
+    Plan {
+        plan: Arc<TypedSimplePlan>,
+        reads: Vec<usize>,
+    },
+    /// Why it cannot be computed for these inputs: the error and its contexts, innermost last, and
+    /// whether it is for users. It is only an error if the branch is taken.
+    Refused {
+        chain: Vec<String>,
+        for_user: bool,
+    },
+}
+
+impl Choice {
+    fn new(
+        then: &Branch,
+        other: &Branch,
+        inputs: &[InferenceFact],
+        target: &TypedModel,
+    ) -> TractResult<Choice> {
+        let optimized = |branch: &Branch| {
+            let mut prepared = branch.clone();
+            prepared.facts(inputs)?;
+            let model = optimize_body(prepared.body)?;
+            let facts = model.output_outlets()?.iter().map(|o| Ok(model.outlet_fact(*o)?.clone()));
+            let facts = facts.collect::<TractResult<TVec<TypedFact>>>()?;
+            let plan = TypedSimplePlan::new(model)?;
+            Ok::<_, TractError>((Prepared::Plan { plan, reads: branch.reads.clone() }, facts))
+        };
+        let (then, other, facts) = match (optimized(then), optimized(other)) {
+            (Ok((then, facts)), Ok((other, others))) => {
+                ensure!(facts.len() == others.len(), "the branches have different outputs");
+                let each = facts.iter().zip(&others);
+                let facts = each.map(|(then, other)| either(then, other, target));
+                (then, other, facts.collect::<TractResult<_>>()?)
+            }
+            (Ok((then, facts)), Err(err)) => (then, refused(&err), facts),
+            (Err(err), Ok((other, facts))) => (refused(&err), other, facts),
+            (Err(err), Err(_)) => return Err(err),
+        };
+        let facts: TVec<TypedFact> = facts.iter().map(TypedFact::without_value).collect();
+        Ok(Choice { then: Arc::new(then), other: Arc::new(other), facts })
+    }
+}
+
+fn refused(err: &TractError) -> Prepared {
+    let chain = err.chain().map(ToString::to_string).collect();
+    Prepared::Refused { chain, for_user: err.chain().any(|cause| cause.is::<UserError>()) }
+}
+
+/// The fact of an output that either branch may make. Sizes that differ are only known in a run.
+fn either(then: &TypedFact, other: &TypedFact, target: &TypedModel) -> TractResult<TypedFact> {
+    let (one, two) = (then.rank(), other.rank());
+    ensure!(
+        then.datum_type == other.datum_type,
+        "its branches make outputs of different element types"
+    );
+    ensure!(
+        one == two,
+        "its branches make outputs of {one} and {two} dimensions, and which is taken is only known \
+         when the model runs: this is not implemented"
+    );
+    let dims = then.shape.iter().zip(other.shape.iter()).map(|(then, other)| match then == other {
+        true => then.clone(),
+        false => target.symbols.new_with_prefix("deferred").to_dim(),
+    });
+    Ok(then.datum_type.fact(dims.collect::<TVec<TDim>>()))
+}
+
+impl PartialEq for Choice {
+    fn eq(&self, _: &Choice) -> bool {
+        false
+    }
+}
+
+impl Eq for Choice {}
+
+impl Op for Choice {
+    fn name(&self) -> StaticName {
+        "IfThenElse".into()
+    }
+
+    fn mints_runtime_symbols(&self) -> bool {
+        true
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Choice {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let taken = if one(&inputs[0])? { &self.then } else { &self.other };
+        let outputs = match &**taken {
+            Prepared::Plan { plan, reads } => {
+                plan.run(reads.iter().map(|read| inputs[*read].clone()).collect())?
+            }
+            Prepared::Refused { chain, for_user } => {
+                let mut causes = chain.iter().rev();
+                let innermost = causes.next().map_or("the branch cannot be computed", |c| &**c);
+                let first = match for_user {
+                    true => UserError::error(innermost),
+                    false => TractError::msg(innermost.to_owned()),
+                };
+                return Err(causes.fold(first, |err, context| err.context(context.clone())));
+            }
+        };
+        outputs.iter().zip(&self.facts).try_for_each(|(output, fact)| check_fact(output, fact))?;
+        Ok(outputs)
+    }
+}
+
+impl TypedOp for Choice {
+    fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(self.facts.clone())
     }
 
     as_op!();
@@ -196,7 +336,9 @@ fn inlined(
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{Case, case, graph, row, scalar};
+    use tract_onnx::prelude::Tensor;
+
+    use crate::testing::{Case, case, graph, row, scalar, tensor};
 
     /// One branch adds to a value of the enclosing graph, the other one is a constant.
     fn choice(condition: bool) -> Case {
@@ -212,6 +354,43 @@ mod tests {
     fn branch_reads_values_of_the_enclosing_graph() {
         choice(true).gives(row(&[(1i64 << 40) + 1, 3]));
         choice(false).gives(row(&[0i64, 0]));
+    }
+
+    /// The branches make constants, for a condition that is an input.
+    fn of_constants(
+        condition: bool,
+        then: crate::testing::Graph,
+        other: crate::testing::Graph,
+    ) -> Case {
+        case("If").graph("then_branch", then).graph("else_branch", other).input(scalar(condition))
+    }
+
+    fn constant(value: Tensor) -> crate::testing::Graph {
+        let graph = graph(&[], &["out"]).constant("value", &value);
+        graph.node("Identity", &["value"], "out")
+    }
+
+    #[test]
+    fn branches_may_make_outputs_of_different_sizes() {
+        let of = |condition| {
+            let (then, other) = (constant(row(&[1f32, 2.0])), constant(row(&[3f32])));
+            of_constants(condition, then, other)
+        };
+        of(true).gives(row(&[1f32, 2.0]));
+        of(false).gives(row(&[3f32]));
+    }
+
+    #[test]
+    fn a_branch_that_cannot_be_computed_is_refused_when_it_is_taken() {
+        let of = |condition| {
+            let product = graph(&[], &["out"])
+                .constant("a", &tensor(&[2, 3], &[0f32; 6]))
+                .constant("b", &tensor(&[4, 5], &[0f32; 20]))
+                .node("MatMul", &["a", "b"], "out");
+            of_constants(condition, constant(tensor(&[1, 1], &[7f32])), product)
+        };
+        of(true).gives(tensor(&[1, 1], &[7f32]));
+        of(false).fails("");
     }
 
     #[test]

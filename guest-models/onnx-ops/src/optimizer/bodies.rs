@@ -1,8 +1,7 @@
-//! Graphs inside nodes: the body of a Scan and the branches of an If. tract optimises the body of a
+//! Graphs inside nodes: the body of a Scan. tract optimises the body of a
 //! Scan again with its own passes, when it generates code and when it drops an input that the body
 //! does not read. Both are done here instead, with the passes of this crate.
 
-use tract_onnx::tract_core::ops::logic::IfThenElse;
 use tract_onnx::tract_core::ops::scan::{InputMapping, Scan};
 use tract_onnx::tract_core::optim::OptimizerSession;
 use tract_onnx::tract_hir::internal::*;
@@ -17,11 +16,6 @@ pub(crate) fn change_each(
             let mut scan = scan.clone();
             change(&mut scan.body)?;
             node.op = Box::new(scan);
-        } else if let Some(branches) = node.op_as::<IfThenElse>() {
-            let mut branches = branches.clone();
-            change(&mut branches.then_body)?;
-            change(&mut branches.else_body)?;
-            node.op = Box::new(branches);
         }
     }
     Ok(())

@@ -9,7 +9,6 @@ mod simplify;
 mod zeros;
 
 use tract_onnx::prelude::*;
-use tract_onnx::tract_core::ops::logic::IfThenElse;
 use tract_onnx::tract_core::optim::Optimizer;
 
 use crate::framework::errors::UserError;
@@ -108,8 +107,7 @@ fn check_sizes(model: &TypedModel) -> TractResult<()> {
             // that do not match.
             let none = SymbolValues::default();
             let never = |dim: &TDim| dim.symbols().is_empty() && dim.eval_to_i64(&none).is_err();
-            // The sizes of a branch that may not be taken need not match.
-            if !node.op_is::<IfThenElse>() && fact.shape.iter().any(never) {
+            if fact.shape.iter().any(never) {
                 let inputs = node.inputs.iter().filter_map(|input| model.outlet_fact(*input).ok());
                 let shape = |fact: &TypedFact| {
                     let dims: Vec<String> = fact.shape.iter().map(ToString::to_string).collect();
