@@ -2,6 +2,7 @@
 //! in the class that is listed for it. `cargo xtask conformance` creates the cases
 //! (tests/conformance/cases.py) and the list of classes.
 
+mod open;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -11,7 +12,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use belljar::tensor::{Coded, DType, bf16};
-use belljar::{ErrorKind, Host, Isolation, ModelBytes, Policy, Tensor};
+use belljar::{ErrorKind, Host, Isolation, ModelBytes, Outputs, Policy, Tensor};
 use serde_json::{Value, json};
 use support::compare::{beyond, difference};
 use support::inspected::contradiction;
@@ -68,6 +69,45 @@ fn of_codes(name: &str, stored: &Tensor) -> Tensor {
     Tensor::new(coded, stored.shape()).unwrap()
 }
 
+/// The inputs of a case, and what they must give.
+struct Set {
+    inputs: Vec<(String, Tensor)>,
+    /// The expected outputs, or why they cannot be read.
+    outputs: Result<Vec<(String, Tensor)>, String>,
+}
+
+/// Reads a set of inputs and outputs. `Err` says why an input is not supported.
+fn set(folder: &Path, set: &Value) -> Result<Set, String> {
+    let tensors = |key: &str| -> Result<Vec<(String, Tensor)>, String> {
+        let each = set[key].as_array().unwrap().iter();
+        each.map(|entry| Ok((entry["name"].as_str().unwrap().to_owned(), tensor(folder, entry)?)))
+            .collect()
+    };
+    Ok(Set { inputs: tensors("inputs")?, outputs: tensors("outputs") })
+}
+
+/// How the outputs differ from what a case expects.
+fn wrong(
+    outputs: &Outputs,
+    expected: &[(String, Tensor)],
+    case: &Value,
+    set: &Value,
+) -> Option<String> {
+    let (rtol, atol) = (case["rtol"].as_f64().unwrap(), case["atol"].as_f64().unwrap());
+    for ((name, expected), entry) in expected.iter().zip(set["outputs"].as_array().unwrap()) {
+        let Some(found) = outputs.get(name) else { return Some(format!("no {name}")) };
+        // An output may have its own absolute tolerance, which is then the only one.
+        let why = match entry["atol"].as_f64() {
+            Some(atol) => beyond(found, expected, 0.0, atol),
+            None => difference(found, expected, rtol, atol),
+        };
+        if let Some(why) = why {
+            return Some(format!("{name}: {why}"));
+        }
+    }
+    None
+}
+
 fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
     let content = std::fs::read(folder.join("model.onnx")).unwrap();
     let bytes = ModelBytes::read(&content[..], u64::MAX).unwrap().labelled("case");
@@ -75,17 +115,9 @@ fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
         Ok(model) => model,
         Err(err) => return failed(&err),
     };
-    let (rtol, atol) = (case["rtol"].as_f64().unwrap(), case["atol"].as_f64().unwrap());
-    for set in case["sets"].as_array().unwrap() {
-        let tensors = |key: &str| -> Result<Vec<(String, Tensor)>, String> {
-            let each = set[key].as_array().unwrap().iter();
-            each.map(|entry| {
-                Ok((entry["name"].as_str().unwrap().to_owned(), tensor(folder, entry)?))
-            })
-            .collect()
-        };
-        let inputs = match tensors("inputs") {
-            Ok(inputs) => inputs,
+    for listed in case["sets"].as_array().unwrap() {
+        let Set { inputs, outputs: expected } = match set(folder, listed) {
+            Ok(set) => set,
             Err(why) => return end("refused", format!("the input is not supported: {why}")),
         };
         let ended = model.run(&inputs).and_then(|outputs| outputs.validate());
@@ -97,7 +129,7 @@ fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
             Ok(outputs) => outputs,
             Err(err) => return failed(&err),
         };
-        let expected = match tensors("outputs") {
+        let expected = match expected {
             Ok(expected) => expected,
             Err(why) => {
                 return end(
@@ -106,16 +138,8 @@ fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
                 );
             }
         };
-        for ((name, expected), entry) in expected.iter().zip(set["outputs"].as_array().unwrap()) {
-            let Some(found) = outputs.get(name) else { return end("wrong", format!("no {name}")) };
-            // An output may have its own absolute tolerance, which is then the only one.
-            let why = match entry["atol"].as_f64() {
-                Some(atol) => beyond(found, expected, 0.0, atol),
-                None => difference(found, expected, rtol, atol),
-            };
-            if let Some(why) = why {
-                return end("wrong", format!("{name}: {why}"));
-            }
+        if let Some(why) = wrong(&outputs, &expected, case, listed) {
+            return end("wrong", why);
         }
     }
     end("pass", "")
@@ -142,7 +166,9 @@ fn policy() -> Policy {
 }
 
 /// Runs all cases and returns how each ended, by kind and name.
-fn run_all() -> BTreeMap<String, (End, Value)> {
+fn run_all(
+    run: impl Fn(&Host, &Policy, &Path, &Value) -> End + Sync,
+) -> BTreeMap<String, (End, Value)> {
     let folder = cases_folder();
     let text = std::fs::read_to_string(folder.join("cases.json")).unwrap_or_else(|err| {
         panic!("{}: {err}; run `cargo xtask conformance`", folder.join("cases.json").display())
@@ -174,7 +200,7 @@ fn run_all() -> BTreeMap<String, (End, Value)> {
 
 #[test]
 fn every_case_has_its_expected_class() {
-    let ends = run_all();
+    let ends = run_all(run);
     if let Some(path) = std::env::var_os("BELLJAR_CONFORMANCE_RESULTS") {
         let results: Vec<Value> = ends
             .iter()

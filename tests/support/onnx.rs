@@ -211,6 +211,15 @@ pub(crate) fn relu(dims: &[Dim<'_>]) -> Graph {
     }
 }
 
+/// Passes a value through a sequence. Models with sequences are prepared for exact shapes.
+pub(crate) fn through_a_sequence(from: &str, to: &str) -> Vec<Message> {
+    vec![
+        node("SequenceConstruct", &[from], &["sequence"], &[]),
+        node("Constant", &[], &["first"], &[tensor_attribute("value", tensor_i64("", &[], &[0]))]),
+        node("SequenceAt", &["sequence", "first"], &[to], &[]),
+    ]
+}
+
 /// A product of two square matrices that are computed at run time, so that it takes as long as the
 /// size asks for: `y = (x · xᵀ)^(2^doublings)`, about 2n³ operations for each doubling.
 pub(crate) fn slow(size: i64, doublings: usize) -> Graph {

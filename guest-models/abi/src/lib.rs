@@ -32,20 +32,20 @@ pub use description::{
 };
 pub use dtype::DType;
 pub use header::Kind;
-pub use preparation::{MAX_UNDECIDED, Missing, Preparation, Undecided};
+pub use preparation::{MAX_UNDECIDED, Missing, Preparation, SizeRange, Undecided};
 pub use profile::{
     MAX_FOLDED, MAX_PROFILE_BYTES, MAX_PROFILED, MAX_SHAPES, ModelNode, Profile, ProfiledNode,
 };
 pub use reader::DecodeError;
 pub use reply::{GuestError, GuestErrorCode, Reply, decode_reply, encode_error, encode_ok};
-pub use shapes::{InputShape, decode_shapes, encode_shapes};
+pub use shapes::{InputShape, MAX_OPEN_DIMS, OpenDim, Shapes, decode_shapes, encode_shapes};
 pub use tensors::{
     TensorView, TensorsWriter, decode_tensors, element_count, encode_tensors, encoded_len,
     fixed_data_len,
 };
 
 /// Version of the messages and of the guest's exports. Host and guest must agree exactly.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Alignment in bytes of a message and of every tensor's data: a cache line, and the widest vector
 /// register.

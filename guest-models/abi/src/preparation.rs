@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use crate::header::{Kind, write_header};
 use crate::reader::{DecodeError, Reader};
+use crate::shapes::{MAX_OPEN_DIMS, OpenDim, read_open, write_open};
 use crate::writer::{Writer, cut};
 
 /// Maximum number of listed nodes.
@@ -20,6 +21,29 @@ pub struct Preparation {
     pub undecided: Vec<Undecided>,
     /// Whether there are more nodes than listed.
     pub more: bool,
+    /// The dimensions that may have other sizes in a run. Empty if the model was prepared for
+    /// exactly the given shapes.
+    pub open: Vec<OpenDim>,
+    /// The sizes that each symbol of these dimensions may have, by its number.
+    pub sizes: Vec<SizeRange>,
+}
+
+/// The sizes that a symbol may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SizeRange {
+    /// The smallest size.
+    pub min: u64,
+    /// The largest size.
+    pub max: u64,
+    /// All sizes are multiples of this number.
+    pub step: u64,
+}
+
+impl SizeRange {
+    /// Whether a size is one of these.
+    pub fn contains(&self, size: u64) -> bool {
+        (self.min..=self.max).contains(&size) && size.is_multiple_of(self.step)
+    }
 }
 
 /// A node that may refuse the values of a run.
@@ -54,6 +78,12 @@ impl Preparation {
             writer.u32((undecided.missing == Missing::Sizes).into());
         });
         writer.u32((self.more || listed.len() < self.undecided.len()).into());
+        writer.list(&self.open, write_open);
+        writer.list(&self.sizes, |writer, range| {
+            writer.u64(range.min);
+            writer.u64(range.max);
+            writer.u64(range.step);
+        });
         writer.finish()
     }
 
@@ -65,6 +95,20 @@ impl Preparation {
             let missing = if sizes { Missing::Sizes } else { Missing::Values };
             Ok(Undecided { node, operator, missing })
         })?;
-        Ok(Preparation { undecided, more: reader.bool("mark of more")? })
+        let more = reader.bool("mark of more")?;
+        let open = reader.list(MAX_OPEN_DIMS, "number of open dimensions", read_open)?;
+        let at = reader.at();
+        let sizes = reader.list(MAX_OPEN_DIMS, "number of symbols", |reader| {
+            let at = reader.at();
+            let range = SizeRange { min: reader.u64()?, max: reader.u64()?, step: reader.u64()? };
+            match range.min <= range.max && range.step > 0 {
+                true => Ok(range),
+                false => Err(DecodeError::Invalid { at, what: "range of sizes" }),
+            }
+        })?;
+        if open.iter().any(|open| open.symbol as usize >= sizes.len()) {
+            return Err(DecodeError::Invalid { at, what: "symbol without a range" });
+        }
+        Ok(Preparation { undecided, more, open, sizes })
     }
 }

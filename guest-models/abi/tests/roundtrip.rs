@@ -3,10 +3,10 @@
 use belljar_abi::picture::{Channels, Layout, PictureOptions, Resize, decode_picture};
 use belljar_abi::{
     ALIGN, DType, Description, Dim, ExternalData, FunctionInfo, GuestErrorCode, InputShape,
-    MAX_ERROR_TEXT, MAX_LIST, MAX_NAME, MAX_RANK, MAX_TENSORS, MAX_UNDECIDED, Missing,
-    OperatorCount, OpsetImport, Preparation, Reply, TensorView, Undecided, ValueInfo, decode_reply,
-    decode_shapes, decode_tensors, element_count, encode_error, encode_ok, encode_shapes,
-    encode_tensors, encoded_len, fixed_data_len,
+    MAX_ERROR_TEXT, MAX_LIST, MAX_NAME, MAX_OPEN_DIMS, MAX_RANK, MAX_TENSORS, MAX_UNDECIDED,
+    Missing, OpenDim, OperatorCount, OpsetImport, Preparation, Reply, SizeRange, TensorView,
+    Undecided, ValueInfo, decode_reply, decode_shapes, decode_tensors, element_count, encode_error,
+    encode_ok, encode_shapes, encode_tensors, encoded_len, fixed_data_len,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -138,8 +138,37 @@ fn any_preparation() -> impl Strategy<Value = Preparation> {
         operator,
         missing,
     });
-    (vec(undecided, 0..4), any::<bool>())
-        .prop_map(|(undecided, more)| Preparation { undecided, more })
+    let range = (any::<u64>(), any::<u64>(), 1..=u64::MAX).prop_map(|(a, b, step)| SizeRange {
+        min: a.min(b),
+        max: a.max(b),
+        step,
+    });
+    let sizes = vec(range, 1..4);
+    let open = vec((any::<u32>(), any::<u32>(), any::<u32>()), 0..4);
+    (vec(undecided, 0..4), any::<bool>(), open, sizes).prop_map(|(undecided, more, open, sizes)| {
+        let open = open.into_iter().map(|(input, axis, symbol)| OpenDim {
+            input,
+            axis,
+            symbol: symbol % sizes.len() as u32,
+        });
+        Preparation { undecided, more, open: open.collect(), sizes }
+    })
+}
+
+/// Some dimensions of these shapes, with one symbol for each size.
+fn open_dims(shapes: &[InputShape]) -> Vec<OpenDim> {
+    let mut sizes: Vec<u64> = Vec::new();
+    let mut open = Vec::new();
+    for (input, shape) in shapes.iter().enumerate() {
+        for (axis, size) in shape.dims.iter().enumerate().step_by(2) {
+            let symbol = sizes.iter().position(|other| other == size).unwrap_or_else(|| {
+                sizes.push(*size);
+                sizes.len() - 1
+            });
+            open.push(OpenDim { input: input as u32, axis: axis as u32, symbol: symbol as u32 });
+        }
+    }
+    open
 }
 
 /// A valid message of any kind.
@@ -150,8 +179,11 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
         any_description().prop_map(|description| description.encode()),
         any_preparation().prop_map(|preparation| preparation.encode()),
         vec(any_tensor(), 0..4).prop_map(|tensors| encode_tensors(&views(&tensors))),
-        (any_shapes(), vec(any_tensor(), 0..2))
-            .prop_map(|(shapes, fixed)| encode_shapes(&shapes, &views(&fixed))),
+        (any_shapes(), vec(any_tensor(), 0..2)).prop_map(|(shapes, fixed)| encode_shapes(
+            &shapes,
+            &[],
+            &views(&fixed)
+        )),
     ]
 }
 
@@ -220,10 +252,22 @@ proptest! {
     #[test]
     fn shapes_round_trip(shapes in any_shapes(), fixed in vec(any_tensor(), 0..3)) {
         let fixed = views(&fixed);
-        let bytes = encode_shapes(&shapes, &fixed);
-        prop_assert_eq!(decode_shapes(&bytes).unwrap(), (shapes, fixed));
+        let open = open_dims(&shapes);
+        let bytes = encode_shapes(&shapes, &open, &fixed);
+        let decoded = decode_shapes(&bytes).unwrap();
+        prop_assert_eq!((decoded.shapes, decoded.open, decoded.fixed), (shapes, open, fixed));
         // Shapes are a question, never an answer.
         prop_assert!(decode_reply(&bytes).is_err());
+    }
+
+    #[test]
+    fn open_dimensions_that_the_shapes_do_not_have_are_refused(
+        shapes in any_shapes(), input in 0u32..6, axis in 0u32..6, symbol in 0u32..300,
+    ) {
+        let exists = shapes.get(input as usize).is_some_and(|s| (axis as usize) < s.dims.len());
+        let bytes = encode_shapes(&shapes, &[OpenDim { input, axis, symbol }], &[]);
+        let valid = exists && (symbol as usize) < MAX_OPEN_DIMS;
+        prop_assert_eq!(decode_shapes(&bytes).is_ok(), valid);
     }
 
     #[test]
@@ -341,7 +385,11 @@ fn long_texts_are_truncated_at_a_character_boundary() {
 fn a_preparation_names_no_more_nodes_than_its_bound() {
     let undecided =
         Undecided { node: "é".repeat(200), operator: "Gather".into(), missing: Missing::Values };
-    let long = Preparation { undecided: vec![undecided; MAX_UNDECIDED + 1], more: false };
+    let long = Preparation {
+        undecided: vec![undecided; MAX_UNDECIDED + 1],
+        more: false,
+        ..Preparation::default()
+    };
     match decode_reply(&long.encode()) {
         Ok(Reply::Prepared(decoded)) => {
             assert!(decoded.more);
@@ -441,4 +489,24 @@ fn every_type_is_found_by_its_number() {
     assert_eq!(DType::from_onnx(0), None);
     assert_eq!(DType::from_onnx(14), None);
     assert_eq!(DType::onnx_name(14), "complex64");
+}
+
+#[test]
+fn unequal_sizes_of_one_symbol_and_empty_ranges_are_refused() {
+    let shape = InputShape { name: "x".into(), dims: vec![2, 3] };
+    let open = |axis, symbol| OpenDim { input: 0, axis, symbol };
+    assert!(
+        decode_shapes(&encode_shapes(std::slice::from_ref(&shape), &[open(0, 0), open(1, 1)], &[]))
+            .is_ok()
+    );
+    assert!(decode_shapes(&encode_shapes(&[shape], &[open(0, 0), open(1, 0)], &[])).is_err());
+    let reply = |range| {
+        let sizes = vec![range];
+        decode_reply(&Preparation { sizes, ..Preparation::default() }.encode()).is_ok()
+    };
+    assert!(reply(SizeRange { min: 1, max: 1, step: 1 }));
+    assert!(!reply(SizeRange { min: 2, max: 1, step: 1 }));
+    assert!(!reply(SizeRange { min: 1, max: 2, step: 0 }));
+    let unknown = Preparation { open: vec![open(0, 0)], ..Preparation::default() };
+    assert!(decode_reply(&unknown.encode()).is_err());
 }

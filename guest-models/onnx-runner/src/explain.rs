@@ -121,7 +121,7 @@ impl Nodes {
 }
 
 /// Whether an error has a message for users.
-fn is_user_error(error: &TractError) -> bool {
+pub(crate) fn is_user_error(error: &TractError) -> bool {
     error.chain().any(|cause| cause.is::<UserError>())
 }
 

@@ -30,12 +30,13 @@ static GROWTH_DISABLED: AtomicBool = AtomicBool::new(false);
 #[global_allocator]
 static HEAP: Heap = Heap {
     all: UnsafeCell::new(Dlmalloc::new_with_allocator(Pages)),
-    runs: UnsafeCell::new(Region { start: 0, len: 0, spans: Spans::EMPTY }),
+    runs: UnsafeCell::new([Region::EMPTY; 2]),
 };
 
 struct Heap {
     all: UnsafeCell<Dlmalloc<Pages>>,
-    runs: UnsafeCell<Region>,
+    /// The region that is part of the snapshot, and one for a run that needs a larger one.
+    runs: UnsafeCell<[Region; 2]>,
 }
 
 /// The region for large blocks of runs: a block of dlmalloc's that is never freed.
@@ -46,6 +47,8 @@ struct Region {
 }
 
 impl Region {
+    const EMPTY: Region = Region { start: 0, len: 0, spans: Spans::EMPTY };
+
     fn alloc(&mut self, layout: Layout) -> Option<*mut u8> {
         if self.len == 0 || layout.size() < MIN_LARGE || layout.align() > GRAIN {
             return None;
@@ -79,9 +82,19 @@ impl Heap {
         clippy::mut_from_ref,
         reason = "the function is unsafe, and its callers guarantee exclusive access"
     )]
-    unsafe fn runs(&self) -> &mut Region {
+    unsafe fn runs(&self) -> &mut [Region; 2] {
         // SAFETY: guaranteed by the caller.
         unsafe { &mut *self.runs.get() }
+    }
+
+    /// A block of a region. The larger region, if there is one, is used first.
+    ///
+    /// # Safety
+    /// As for [`Heap::get`].
+    unsafe fn of_regions(&self, layout: Layout) -> Option<*mut u8> {
+        // SAFETY: guaranteed by the caller.
+        let [first, larger] = unsafe { self.runs() };
+        larger.alloc(layout).or_else(|| first.alloc(layout))
     }
 }
 
@@ -91,7 +104,7 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: guaranteed by the caller, here and below.
         unsafe {
-            let block = self.runs().alloc(layout);
+            let block = self.of_regions(layout);
             block.unwrap_or_else(|| self.get().malloc(layout.size(), layout.align()))
         }
     }
@@ -99,7 +112,7 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above; a block has the requested length.
         unsafe {
-            if let Some(block) = self.runs().alloc(layout) {
+            if let Some(block) = self.of_regions(layout) {
                 block.write_bytes(0, layout.size());
                 return block;
             }
@@ -110,11 +123,9 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: as above; a block is in the region if and only if it was allocated from it.
         unsafe {
-            let runs = self.runs();
-            if runs.contains(block) {
-                runs.spans.give(block as usize - runs.start, layout.size());
-            } else {
-                self.get().free(block, layout.size(), layout.align());
+            match self.runs().iter_mut().find(|region| region.contains(block)) {
+                Some(region) => region.spans.give(block as usize - region.start, layout.size()),
+                None => self.get().free(block, layout.size(), layout.align()),
             }
         }
     }
@@ -122,7 +133,7 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above; both blocks are at least as long as the copy, and do not overlap.
         unsafe {
-            if !self.runs().contains(block) {
+            if !self.runs().iter().any(|region| region.contains(block)) {
                 return self.get().realloc(block, layout.size(), layout.align(), size);
             }
             let other = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
@@ -184,11 +195,27 @@ unsafe impl Allocator for Pages {
 /// Reserves `len` zeroed bytes for the large blocks of runs, if that much memory is available.
 pub(crate) fn reserve_for_runs(len: usize) {
     // SAFETY: the allocator is used for this call only; the block is never freed.
+    unsafe { reserve(&mut HEAP.runs()[0], len) }
+}
+
+/// Reserves a larger region for a run that needs `len` bytes, if the first region is smaller.
+pub(crate) fn reserve_for_larger_run(len: usize) {
+    // SAFETY: as above.
     unsafe {
-        let block = HEAP.get().calloc(len, GRAIN);
-        if !block.is_null() {
-            *HEAP.runs() = Region { start: block as usize, len, spans: Spans::new(len) };
+        let [first, larger] = HEAP.runs();
+        if len > first.len && larger.len == 0 {
+            reserve(larger, len);
         }
+    }
+}
+
+/// # Safety
+/// As for [`Heap::get`].
+unsafe fn reserve(region: &mut Region, len: usize) {
+    // SAFETY: guaranteed by the caller.
+    let block = unsafe { HEAP.get().calloc(len, GRAIN) };
+    if !block.is_null() {
+        *region = Region { start: block as usize, len, spans: Spans::new(len) };
     }
 }
 

@@ -23,10 +23,12 @@ mod kernels;
 mod load;
 mod memory;
 mod native;
+mod open;
 mod picture;
 mod prepare;
 mod profile;
 mod run;
+mod sizes;
 mod spans;
 mod undecided;
 

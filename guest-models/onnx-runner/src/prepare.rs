@@ -1,20 +1,23 @@
-//! Turns a decoded model into a plan: tract parses, types and optimises it for the concrete shapes
-//! of the request, so that no symbolic dimension is left.
+//! Turns a decoded model into a plan: tract parses, types and optimises it for the shapes of the
+//! request, or for all sizes of the dimensions that the host calls open.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use belljar_abi::{DType, GuestErrorCode, InputShape, Preparation, decode_shapes};
+use belljar_abi::{DType, GuestErrorCode, InputShape, Preparation, Shapes, decode_shapes};
 use onnx_ops::optimizer;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{ModelProto, type_proto};
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::SymbolValues;
 use tract_onnx::tract_hir::infer::Factoid;
 
 use crate::explain::{Nodes, Sources, When};
 use crate::folded::{Folded, Wiring};
 use crate::load::Loaded;
-use crate::{Refusal, gate, heap, native, undecided};
+use crate::open::Computing;
+use crate::sizes::Sizes;
+use crate::{Refusal, gate, heap, native, open, undecided};
 
 /// An optimised model, with the names of its inputs and outputs.
 pub(crate) struct Prepared {
@@ -25,6 +28,8 @@ pub(crate) struct Prepared {
     pub(crate) nodes: Nodes,
     /// The nodes that are computed together, for a profile.
     pub(crate) folded: Folded,
+    /// The sizes of the tensors, if they depend on those of the inputs.
+    pub(crate) sizes: Option<Sizes>,
 }
 
 /// One output of the plan, in the plan's order.
@@ -40,7 +45,8 @@ pub(crate) struct PreparedInput {
     pub(crate) dtype: DatumType,
     /// The element type of its codes, if it is carried in another one.
     pub(crate) carried: Option<DType>,
-    pub(crate) dims: Vec<usize>,
+    /// Its shape; a symbol is an open dimension.
+    pub(crate) dims: TVec<TDim>,
 }
 
 /// Prepares the model for the shapes in `message`.
@@ -49,11 +55,12 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
     // Other shapes may work.
     let by_shapes = |text: String| Refusal::new(GuestErrorCode::ShapesRefused, text);
     let Loaded { mut proto, defaults } = loaded;
-    let (shapes, fixed) = decode_shapes(message)
+    let Shapes { shapes, open, fixed } = decode_shapes(message)
         .map_err(|err| Refusal::new(GuestErrorCode::Protocol, format!("input shapes: {err}")))?;
     let bad = |text: String| Refusal::new(GuestErrorCode::BadInput, text);
     gate::fix(&mut proto, &fixed).map_err(bad)?;
     gate::settle(&mut proto, &shapes).map_err(refuse)?;
+    let open = if open::is_supported(&proto) { open } else { Vec::new() };
     let carried = gate::check(&mut proto, &defaults, &shapes);
     let carried = carried.map_err(|refused| match refused {
         gate::Refused::Always(text) => refuse(text),
@@ -73,6 +80,7 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
     onnx_ops::register(&mut onnx.op_register, optimize);
     let (nodes, sources) = (Nodes::of(&proto), Sources::of(&proto));
     let wiring = Wiring::of(&proto);
+    let computing = proto.graph.as_ref().map(Computing::of).filter(|_| !open.is_empty());
     let failed = |err: TractError| by_shapes(nodes.explain(&err, When::Preparing, Some(&sources)));
     let parsed = onnx.parse(&proto, None).map_err(failed)?;
     drop(proto);
@@ -80,18 +88,42 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
         return Err(refuse(format!("no node of the graph makes the value {name:?}")));
     }
     let mut model = parsed.model;
-    let inputs = fix_inputs(&mut model, &shapes, &declared, &carried.inputs)?;
-    let model = optimize(model).map_err(failed)?;
-    let working_set = working_set(&model).map_err(failed)?;
-    let preparation = undecided::of(&model, &nodes);
+    let mut inputs = fix_inputs(&mut model, &shapes, &declared, &carried.inputs)?;
+    let mut planned = None;
+    let (mut opened, mut sizes) = (Vec::new(), Vec::new());
+    let mut example = SymbolValues::default();
+    let computing = computing.unwrap_or_default();
+    for attempt in open::attempts(&shapes, open) {
+        let Some(symbols) = open::symbols(&model, &inputs, &shapes, &attempt) else { continue };
+        match symbols.plan(&model, &inputs, &computing) {
+            Ok(plan) => {
+                for (input, shape) in inputs.iter_mut().zip(symbols.shapes) {
+                    input.dims = shape;
+                }
+                (planned, opened, sizes) = (Some(plan.model), attempt.open, plan.sizes);
+                example = plan.example;
+                break;
+            }
+            Err(err) => log::info!("no plan with open dimensions: {err:#}"),
+        }
+    }
+    let model = match planned {
+        Some(plan) => plan,
+        None => optimize(model).map_err(failed)?,
+    };
+    let preparation = Preparation { open: opened, sizes, ..undecided::of(&model, &nodes) };
+    let tensors = Sizes::of(&model).map_err(failed)?;
+    let working_set = tensors.working_set(&example).map_err(failed)?;
     let folded = Folded::of(wiring, &nodes, &model);
     log::info!("the plan: {}", operators(&model));
     let plan = model.into_runnable().map_err(failed)?;
+    let is_open = !preparation.open.is_empty();
+    let sizes = is_open.then_some(tensors);
     drop(shapes);
     drop(sources);
     heap::reserve_for_runs(working_set);
     heap::zero_free_memory();
-    Ok((Prepared { plan, inputs, outputs, nodes, folded }, preparation))
+    Ok((Prepared { plan, inputs, outputs, nodes, folded, sizes }, preparation))
 }
 
 /// Optimises a model or the body of a loop, using the kernels of the host.
@@ -108,35 +140,6 @@ fn operators(model: &TypedModel) -> String {
     }
     let each: Vec<_> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
     each.join(", ")
-}
-
-/// The peak size of a run's tensors in bytes, plus one half for the temporary memory of operators.
-fn working_set(model: &TypedModel) -> TractResult<usize> {
-    let order = model.eval_order()?;
-    let mut readers: Vec<usize> = Vec::new();
-    let mut sizes: Vec<usize> = Vec::new();
-    for node in &model.nodes {
-        readers.push(node.outputs.iter().map(|output| output.successors.len()).sum());
-        let sizes_of = node.outputs.iter().map(|output| {
-            let elements: usize = output.fact.shape.as_concrete()?.iter().product();
-            elements.checked_mul(output.fact.datum_type.size_of())
-        });
-        let constant = node.outputs.iter().all(|output| output.fact.konst.is_some());
-        let size = sizes_of.flatten().fold(0, usize::saturating_add);
-        sizes.push(if constant { 0 } else { size });
-    }
-    let (mut now, mut most) = (0usize, 0usize);
-    for node in order {
-        now = now.saturating_add(sizes[node]);
-        most = most.max(now);
-        for input in &model.node(node).inputs {
-            readers[input.node] = readers[input.node].saturating_sub(1);
-            if readers[input.node] == 0 {
-                now = now.saturating_sub(sizes[input.node]);
-            }
-        }
-    }
-    Ok(most.saturating_add(most / 2))
 }
 
 /// The declared element types of the model's inputs.
@@ -184,6 +187,7 @@ fn fix_inputs(
             .or_else(|| declared.get(&name).copied())
             .ok_or_else(|| bad(format!("input {name:?} has no element type")))?;
         model.set_input_fact(ix, InferenceFact::dt_shape(dtype, &*dims)).map_err(failed)?;
+        let dims = dims.iter().map(|dim| dim.to_dim()).collect();
         let carried = carried.get(&name).copied();
         inputs.push(PreparedInput { name, dtype, carried, dims });
     }

@@ -3,15 +3,27 @@
 use belljar_abi::{DType, GuestErrorCode, TensorView, TensorsWriter, decode_tensors, encoded_len};
 use onnx_ops::framework::dtypes::{from_tract, to_tract};
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::SymbolValues;
+use tract_onnx::tract_core::plan;
 
-use crate::Refusal;
-use crate::explain::When;
+use crate::explain::{When, is_user_error};
 use crate::memory::Message;
 use crate::prepare::{Prepared, PreparedInput};
+use crate::{Refusal, heap, sizes};
 
 /// Runs the plan on the tensors in `message` and encodes its outputs.
 pub(crate) fn run(prepared: &Prepared, message: Message) -> Result<Vec<u8>, Refusal> {
-    with(prepared, message, |inputs| prepared.plan.run(inputs))
+    with(prepared, message, |inputs| {
+        let mut state = prepared.plan.spawn()?;
+        if prepared.sizes.is_none() {
+            return state.run(inputs);
+        }
+        state.run_plan_with_eval(inputs, |context, op_state, node, inputs| {
+            let outputs = plan::eval(context, op_state, node, inputs)?;
+            sizes::check_outputs(node, &outputs, context.symbols)?;
+            Ok::<_, TractError>(outputs)
+        })
+    })
 }
 
 /// Runs the plan with `compute` on the tensors in `message`, and encodes its outputs.
@@ -27,6 +39,21 @@ pub(crate) fn with(
         let text = format!("expected {wanted} inputs, found {given}");
         return Err(Refusal::new(GuestErrorCode::BadInput, text));
     }
+    let failed = |text: String| Refusal::new(GuestErrorCode::RunFailed, text);
+    let explain = |err: TractError| {
+        let code = match prepared.sizes {
+            // A plan for exactly these shapes may be able to answer.
+            Some(_) if !is_user_error(&err) => GuestErrorCode::ShapesRefused,
+            _ => GuestErrorCode::RunFailed,
+        };
+        Refusal::new(code, prepared.nodes.explain(&err, When::Running, None))
+    };
+    if let Some(sizes) = &prepared.sizes {
+        let symbols =
+            symbols(prepared, &views).map_err(|why| Refusal::new(GuestErrorCode::BadInput, why))?;
+        // The tensors of larger inputs than those of the preparation get a region of their own.
+        heap::reserve_for_larger_run(sizes.working_set(&symbols).map_err(explain)?);
+    }
     let inputs = prepared
         .inputs
         .iter()
@@ -36,10 +63,42 @@ pub(crate) fn with(
     // The inputs have been copied.
     drop(views);
     drop(message);
-    let failed = |text: String| Refusal::new(GuestErrorCode::RunFailed, text);
-    let explain = |err: TractError| failed(prepared.nodes.explain(&err, When::Running, None));
     let outputs = compute(inputs).map_err(explain)?;
     encode(prepared, outputs).map_err(failed)
+}
+
+/// The sizes of the open dimensions, which must be equal where their symbols are.
+fn symbols(prepared: &Prepared, views: &[TensorView<'_>]) -> Result<SymbolValues, String> {
+    let mut symbols = SymbolValues::default();
+    for input in &prepared.inputs {
+        let Some(view) = views.iter().find(|view| view.name == input.name) else { continue };
+        for (dim, size) in input.dims.iter().zip(&view.dims) {
+            let (symbol, step) = match dim {
+                TDim::Sym(symbol) => (symbol, 1),
+                TDim::MulInt(step, of) => match &**of {
+                    TDim::Sym(symbol) => (symbol, *step),
+                    _ => continue,
+                },
+                _ => continue,
+            };
+            let size = i64::try_from(*size).unwrap_or(i64::MAX);
+            if size % step != 0 {
+                let name = &input.name;
+                return Err(format!("input {name:?} has a dimension of {size}, not n × {step}"));
+            }
+            let size = size / step;
+            match symbols.get(symbol) {
+                Some(other) if other != size => {
+                    let name = &input.name;
+                    return Err(format!(
+                        "input {name:?} has a dimension of {size}, which must be {other}"
+                    ));
+                }
+                _ => symbols.set(symbol, size),
+            }
+        }
+    }
+    Ok(symbols)
 }
 
 fn read_input(input: &PreparedInput, views: &[TensorView<'_>]) -> Result<TValue, String> {
@@ -56,22 +115,27 @@ fn read_input(input: &PreparedInput, views: &[TensorView<'_>]) -> Result<TValue,
         let wanted = input.carried.map_or(format!("{:?}", input.dtype), |dtype| dtype.to_string());
         return Err(format!("input {name:?} is {}, expected {wanted}", view.dtype));
     }
-    if !view.dims.iter().copied().eq(input.dims.iter().map(|dim| *dim as u64)) {
+    let fits = |(dim, size): (&TDim, &u64)| {
+        dim.as_i64().is_none_or(|dim| u64::try_from(dim).ok() == Some(*size))
+    };
+    if view.dims.len() != input.dims.len() || !input.dims.iter().zip(&view.dims).all(fits) {
         let (given, dims) = (&view.dims, &input.dims);
         return Err(format!(
             "input {name:?} has the shape {given:?}, but the model was prepared for {dims:?}"
         ));
     }
+    let dims: Option<Vec<usize>> = view.dims.iter().map(|dim| usize::try_from(*dim).ok()).collect();
+    let dims = dims.ok_or_else(|| format!("input {name:?}: a dimension does not fit 32 bits"))?;
     let tensor = if view.dtype == DType::String {
         let strings: Vec<String> = view.strings().map(String::from).collect();
-        tract_ndarray::ArrayD::from_shape_vec(&*input.dims, strings)
+        tract_ndarray::ArrayD::from_shape_vec(&*dims, strings)
             .map_err(|_| format!("input {name:?} cannot be read as a tensor"))?
             .into_tensor()
     } else {
         // SAFETY: the decoder has checked that the length of the data matches dtype and dims, and
         // that bools are 0 or 1; every bit pattern of the other types is valid. Codes have the size
         // of the type that carries them.
-        unsafe { Tensor::from_raw_dt(input.dtype, &input.dims, view.data) }
+        unsafe { Tensor::from_raw_dt(input.dtype, &dims, view.data) }
             .map_err(|_| format!("input {name:?} cannot be read as a tensor"))?
     };
     Ok(tensor.into_tvalue())

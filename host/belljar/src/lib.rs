@@ -50,7 +50,7 @@ pub mod internals;
 
 pub use belljar_abi::{
     Description, Dim, ExternalData, FunctionInfo, InputShape, Missing, OperatorCount, OpsetImport,
-    Preparation, Undecided, ValueInfo,
+    Preparation, SizeRange, Undecided, ValueInfo,
 };
 pub use belljar_confine::ended::WorkerEnd;
 pub use belljar_confine::layers::{Confinement, Layer, MissingLayer};
@@ -66,8 +66,8 @@ pub use model::{
 #[cfg(feature = "programs")]
 pub use program::{Program, Value};
 pub use sandbox::{
-    CodeCacheError, GuestInfo, Limit, PrivateError, ResetMethod, SnapshotStore, StoredKind,
-    StoredModel, WorkerLoss,
+    CodeCacheError, GuestInfo, Limit, PlanShapes, PrivateError, ResetMethod, SnapshotStore,
+    StoredKind, StoredModel, WorkerLoss,
 };
 pub use supervise::Quarantined;
 pub use trust::{Digest, ModelBytes, ModelBytesError};

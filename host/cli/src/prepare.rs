@@ -13,7 +13,7 @@ use super::random_inputs::parse_shape;
 use super::table::Table;
 use super::terminal::Terminal;
 use belljar::Error;
-use belljar::{Description, Dim, InputShape, ValueInfo};
+use belljar::{Description, Dim, InputShape, PlanShapes, SizeRange, ValueInfo};
 use belljar_text::Escaped;
 
 /// One snapshot, and how long it took.
@@ -53,7 +53,7 @@ pub(super) fn prepare(arguments: &Prepare, terminal: &Terminal) -> Result<(), Fa
     let is_kept = |shapes: &[InputShape]| {
         kept.iter().any(|stored| {
             let good = stored.current && stored.broken.is_none();
-            good && stored.model == Some(digest) && stored.shapes == shapes
+            good && stored.model == Some(digest) && stored.plan.accepts(shapes)
         })
     };
     if let Some(lost) = prepared.iter().find(|prepared| !is_kept(&prepared.shapes)) {
@@ -109,6 +109,41 @@ pub(super) fn shapes_text(shapes: &[InputShape]) -> String {
     });
     shapes.collect::<Vec<_>>().join(", ")
 }
+
+/// As [`shapes_text`], with `1..512` or `1..` for a dimension that may have several sizes.
+pub(super) fn plan_text(plan: &PlanShapes) -> String {
+    let of = |(name, dims): (&str, Vec<SizeRange>)| {
+        let dims: Vec<String> = dims.into_iter().map(range_text).collect();
+        let dims = if dims.is_empty() { "scalar".to_owned() } else { dims.join("×") };
+        format!("{} {dims}", Escaped::cut(name, 60))
+    };
+    plan.ranges().into_iter().map(of).collect::<Vec<_>>().join(", ")
+}
+
+/// As [`shapes_json`]; a dimension that may have several sizes is a text.
+pub(super) fn plan_json(plan: &PlanShapes) -> serde_json::Value {
+    let dim = |range: SizeRange| match range.min == range.max {
+        true => json!(range.min),
+        false => json!(range_text(range)),
+    };
+    let of = |(name, dims): (&str, Vec<SizeRange>)| json!({ "name": name, "shape": dims.into_iter().map(dim).collect::<Vec<_>>() });
+    plan.ranges().into_iter().map(of).collect()
+}
+
+/// `3`, `1..512`, `1..`, or `32..64..` for the multiples of 32.
+fn range_text(range: SizeRange) -> String {
+    let SizeRange { min, max, step } = range;
+    if min == max {
+        return min.to_string();
+    }
+    let step = if step > 1 { format!("{}..", min + step) } else { String::new() };
+    // The largest size that a plan is made for is no bound of a model.
+    let max = if max > MAX_SHOWN { String::new() } else { max.to_string() };
+    format!("{min}..{step}{max}")
+}
+
+/// Larger bounds are not shown.
+const MAX_SHOWN: u64 = 1 << 20;
 
 pub(super) fn shapes_json(shapes: &[InputShape]) -> serde_json::Value {
     shapes.iter().map(|shape| json!({ "name": shape.name, "shape": shape.dims })).collect()

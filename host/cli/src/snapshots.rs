@@ -9,7 +9,7 @@ use super::args::{Format, IsolationArg, Snapshots};
 use super::failure::{Failure, shown};
 use super::host::{Store, host};
 use super::json;
-use super::prepare::{shapes_json, shapes_text};
+use super::prepare::{plan_json, plan_text};
 use super::table::Table;
 use super::terminal::Terminal;
 use belljar::Error;
@@ -154,7 +154,7 @@ fn row(stored: &StoredModel) -> [String; 6] {
     let mut what = match (stored.kind, &stored.broken) {
         (StoredKind::Description, _) => "description".to_owned(),
         (StoredKind::Snapshot, Some(_)) => "snapshot".to_owned(),
-        (StoredKind::Snapshot, None) => shapes_text(&stored.shapes),
+        (StoredKind::Snapshot, None) => plan_text(&stored.plan),
     };
     if stored.deterministic {
         what.push_str(", deterministic");
@@ -203,7 +203,7 @@ fn to_json(stored: &StoredModel) -> Value {
         },
         "path": stored.path.to_string_lossy(),
         "model": { "label": stored.label, "sha256": stored.model.map(|digest| digest.to_string()) },
-        "shapes": shapes_json(&stored.shapes),
+        "shapes": plan_json(&stored.plan),
         "deterministic": stored.deterministic,
         "native_kernels": stored.native_kernels,
         "bytes": stored.size,

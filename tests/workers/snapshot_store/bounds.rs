@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use belljar::{Event, Isolation, Policy, Tensor};
-use support::onnx::{Dim, relu};
+use support::onnx::{Dim, node, relu, through_a_sequence};
 
 use super::{Folders, answer, belljar, load, product};
 
@@ -73,6 +73,14 @@ fn a_policy_bounds_the_snapshots_of_its_model() {
     assert!(seen.refused().is_empty());
 }
 
+/// A model that is prepared for each shape.
+fn by_shape() -> Vec<u8> {
+    let mut graph = relu(&[Dim::Symbol("n")]);
+    graph.nodes = vec![node("Relu", &["x"], &["positive"], &[])];
+    graph.nodes.extend(through_a_sequence("positive", "y"));
+    graph.bytes()
+}
+
 /// Clients choose the shapes of inputs, so the writes for a thousand shapes must be bounded.
 #[test]
 fn a_thousand_shapes_write_no_more_than_the_bound() {
@@ -87,7 +95,7 @@ fn a_thousand_shapes_write_no_more_than_the_bound() {
         events.0.lock().unwrap().push(event);
     });
     let host = builder.build().unwrap();
-    let bytes = relu(&[Dim::Symbol("n")]).bytes();
+    let bytes = by_shape();
     let model = load(&host, &bytes, &Policy::default()).unwrap();
     for n in 1..=1000 {
         let x = Tensor::new(vec![-1.0f32; n], &[n]).unwrap();
@@ -112,7 +120,7 @@ fn a_thousand_shapes_write_no_more_than_the_bound() {
 
     // The bound also applies to another process, and to the command line.
     let (host, seen) = folders.host(Isolation::Thread);
-    let model = load(&host, &relu(&[Dim::Symbol("n")]).bytes(), &Policy::default()).unwrap();
+    let model = load(&host, &by_shape(), &Policy::default()).unwrap();
     for n in 2000..2030 {
         let x = Tensor::new(vec![-1.0f32; n], &[n]).unwrap();
         model.run(&[("x", x)]).unwrap().validate().unwrap();
@@ -121,7 +129,7 @@ fn a_thousand_shapes_write_no_more_than_the_bound() {
     assert!(seen.not_stored().len() >= 26, "{:?}", seen.not_stored());
     // An explicit `belljar prepare` is not bounded.
     let path = folders.root.path().join("relu.onnx");
-    fs::write(&path, relu(&[Dim::Symbol("n")]).bytes()).unwrap();
+    fs::write(&path, by_shape()).unwrap();
     let arguments = ["prepare", path.to_str().unwrap(), "--input-shape", "x=77"];
     let output = belljar(&folders, &arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -5,6 +5,7 @@
 mod bounds;
 mod commands;
 mod forged;
+mod open;
 
 use crate::support;
 
@@ -22,7 +23,7 @@ use belljar::{
     Tensor,
 };
 use support::ISOLATIONS;
-use support::onnx::{Dim, FLOAT, Graph, node, tensor_f32, value};
+use support::onnx::{Dim, FLOAT, Graph, node, tensor_f32, through_a_sequence, value};
 
 /// Folders with a separate store, and a copy of the compiled code that all tests share.
 struct Folders {
@@ -149,14 +150,17 @@ fn assert_from_store(calls: &Calls) {
     assert!(run >= 1);
 }
 
-/// `y = x · w` with `x` of `n` rows, and a matrix that spans several parts of a file.
+/// `y = x · w` with `x` of `n` rows, and a matrix that spans several parts of a file. It is prepared
+/// for each number of rows.
 fn product(factor: f32) -> Vec<u8> {
     let dims = [Dim::Symbol("n"), Dim::Fixed(7)];
     let weights: Vec<f32> = (0..7 * 100_000)
         .map(|at| if at % 100_000 == 0 { factor } else { (at % 97) as f32 })
         .collect();
+    let mut nodes = vec![node("MatMul", &["x", "w"], &["product"], &[])];
+    nodes.extend(through_a_sequence("product", "y"));
     Graph {
-        nodes: vec![node("MatMul", &["x", "w"], &["y"], &[])],
+        nodes,
         initializers: vec![tensor_f32("w", &[7, 100_000], &weights)],
         inputs: vec![value("x", FLOAT, &dims)],
         outputs: vec![value("y", FLOAT, &[Dim::Symbol("n"), Dim::Fixed(100_000)])],

@@ -8,8 +8,10 @@ use tract_onnx::tract_hir::infer::InferenceRulesOp;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::checks::BoundsCheck;
-use crate::framework::errors::{OrUserError, ensure};
+use crate::framework::dims::index;
+use crate::framework::errors::ensure;
 use crate::framework::registration::{Registration, own, wrapped};
+use crate::framework::tensors::ints;
 use crate::framework::upstream::BuildResult;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
@@ -30,12 +32,50 @@ fn along_axis(
 ) -> TractResult<TVec<OutletId>> {
     let fact = model.outlet_fact(inputs[0])?;
     let axis = op.axis("axis", 0, fact.rank())?;
-    let size =
-        fact.shape[axis].to_i64().or_user_error("the size of the gathered axis must be known")?;
-    let bounds = BoundsCheck { min: -size, max: size - 1, what: "the index" };
-    let mut inputs: TVec<OutletId> = inputs.into();
-    inputs[1] = bounds.check_input(format!("{prefix}.check"), model, inputs[1])?;
-    op.wire_original(prefix, model, &inputs)
+    let mut checked: TVec<OutletId> = inputs.into();
+    let name = format!("{prefix}.check");
+    checked[1] = match fact.shape[axis].as_i64() {
+        Some(size) => {
+            let bounds = BoundsCheck { min: -size, max: size - 1, what: "the index" };
+            bounds.check_input(name, model, inputs[1])?
+        }
+        None => model.wire_node(name, CheckIndices { axis }, inputs)?[0],
+    };
+    op.wire_original(prefix, model, &checked)
+}
+
+/// Passes on indices along an axis whose size is known when the model runs, if they are in range.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct CheckIndices {
+    axis: usize,
+}
+
+impl Op for CheckIndices {
+    fn name(&self) -> StaticName {
+        "CheckIndices".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for CheckIndices {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, mut inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let size = inputs[0].shape()[self.axis];
+        for at in ints(&inputs[1])? {
+            index(at, size)?;
+        }
+        Ok(tvec!(inputs.remove(1)))
+    }
+}
+
+impl TypedOp for CheckIndices {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(inputs[1].without_value()))
+    }
+
+    as_op!();
 }
 
 #[derive(Clone, Debug)]
@@ -75,15 +115,19 @@ impl Expansion for Gather {
             "indices of the shape {indices:?} do not match {batch} batch dimensions of the shape {shape:?}"
         );
         ensure!(indices[indices.len() - 1].as_i64() != Some(0), "the indices address no dimension");
-        let sizes = shape[batch..].iter().map(|dim| dim.to_i64());
-        let resolve = ResolveIndices { sizes: sizes.collect::<Result<Vec<_>, _>>()? };
-        let mut inputs: TVec<OutletId> = inputs.into();
+        let sizes: Option<Vec<i64>> = shape[batch..].iter().map(TDim::as_i64).collect();
+        let mut resolved: TVec<OutletId> = inputs.into();
         let name = format!("{prefix}.check");
-        inputs[1] = match model.outlet_fact(inputs[1])?.konst.clone() {
-            Some(konst) => model.add_const(name, resolve.resolved(&konst)?)?,
-            None => model.wire_node(name, resolve, &inputs[1..])?[0],
+        resolved[1] = match (model.outlet_fact(inputs[1])?.konst.clone(), sizes) {
+            (Some(konst), Some(sizes)) => {
+                model.add_const(name, ResolveIndices { sizes }.resolved(&konst)?)?
+            }
+            (None, Some(sizes)) => {
+                model.wire_node(name, ResolveIndices { sizes }, &inputs[1..])?[0]
+            }
+            (_, None) => model.wire_node(name, ResolveIndicesOf { batch }, inputs)?[0],
         };
-        model.wire_node(prefix, self.0.clone(), &inputs)
+        model.wire_node(prefix, self.0.clone(), &resolved)
     }
 }
 
@@ -137,6 +181,37 @@ impl EvalOp for ResolveIndices {
 impl TypedOp for ResolveIndices {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(tvec!(inputs[0].without_value()))
+    }
+
+    as_op!();
+}
+
+/// The same for data whose sizes are known when the model runs.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct ResolveIndicesOf {
+    batch: usize,
+}
+
+impl Op for ResolveIndicesOf {
+    fn name(&self) -> StaticName {
+        "ResolveIndices".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for ResolveIndicesOf {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let sizes = inputs[0].shape().iter().skip(self.batch).map(|size| *size as i64).collect();
+        Ok(tvec!(ResolveIndices { sizes }.resolved(&inputs[1])?.into_tvalue()))
+    }
+}
+
+impl TypedOp for ResolveIndicesOf {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(inputs[1].without_value()))
     }
 
     as_op!();

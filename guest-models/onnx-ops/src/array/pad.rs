@@ -5,6 +5,7 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
+use crate::framework::assumptions::{self, at_most};
 use crate::framework::axes::resolve;
 use crate::framework::checks::check_fits;
 use crate::framework::dims::{MAX_DIM, advance, strides, volume};
@@ -112,23 +113,24 @@ fn pad(
     );
     let reflect = op.node.get_attr_opt("mode")? == Some("reflect");
     let edge = op.node.get_attr_opt("mode")? == Some("edge");
-    let shape = fact.shape.iter().map(|dim| dim.to_i64()).collect::<Result<Vec<_>, _>>()?;
-    let mut padded: Vec<f64> = shape.iter().map(|size| *size as f64).collect();
+    // The sizes of open dimensions are checked at each run.
+    let mut padded: Vec<f64> =
+        fact.shape.iter().map(|dim| assumptions::size(dim).unwrap_or(1) as f64).collect();
     for (at, axis) in axes.iter().enumerate() {
         padded[*axis] += pads[at] as f64 + pads[at + axes.len()] as f64;
     }
     check_fits(padded)?;
     for (at, axis) in axes.iter().enumerate() {
         ensure!(!axes[..at].contains(axis), "duplicate axis {axis}");
-        let size = shape[*axis];
+        let size = &fact.shape[*axis];
         for pad in [pads[at], pads[at + axes.len()]] {
             ensure!((0..=MAX_DIM).contains(&pad), "a pad of {pad} elements is not implemented");
             ensure!(
-                !reflect || pad < size.max(1),
+                !reflect || pad == 0 || at_most(&(pad + 1).to_dim(), size)?,
                 "cannot reflect {pad} elements of a dimension of {size}"
             );
             ensure!(
-                !edge || size > 0 || pad == 0,
+                !edge || pad == 0 || at_most(&1.to_dim(), size)?,
                 "cannot pad an empty dimension by repeating its elements"
             );
         }

@@ -5,13 +5,15 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::ops::array::StridedSlice;
 use tract_onnx::tract_hir::internal::*;
 
+use crate::framework::assumptions::{at_most, clamp};
 use crate::framework::axes::resolve;
 use crate::framework::deferred;
 use crate::framework::dims::MAX_DIM;
-use crate::framework::errors::{bail, ensure};
+use crate::framework::errors::{OrUserError, bail, ensure};
 use crate::framework::registration::{Registration, own};
+use crate::framework::tensors::dims;
 use crate::framework::upstream::{BuildResult, originals};
-use crate::framework::wiring::constant_ints;
+use crate::framework::wiring::constant_dims;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("Slice", build_1).until(9), own("Slice", build_10).since(10)];
@@ -48,7 +50,8 @@ impl Slice1 {
             Some(axes) => axes.clone(),
             None => (0..count as i64).collect(),
         };
-        parts(&self.starts, &self.ends, &axes, &vec![1; count], shape)
+        let dims = |list: &[i64]| list.iter().map(|at| at.to_dim()).collect::<Vec<_>>();
+        parts(&dims(&self.starts), &dims(&self.ends), &axes, &vec![1; count], shape)
     }
 }
 
@@ -70,7 +73,7 @@ impl Expansion for Slice1 {
         s.given(&inputs[0].shape, move |s, shape| {
             let mut sliced = shape.clone();
             for part in self.parts(&shape)? {
-                sliced[part.axis] = part.count().to_dim();
+                sliced[part.axis] = part.count()?;
             }
             s.equals(&outputs[0].shape, sliced)
         })
@@ -122,14 +125,11 @@ impl Expansion for Slice {
         s.given(&inputs[0].shape, move |s, shape| {
             let values = inputs[1..].iter().map(|input| &input.value);
             s.given_all(values, move |s, values: Vec<Arc<Tensor>>| {
-                let lists = values.iter().map(|value| {
-                    let wide = value.cast_to::<i64>()?;
-                    Ok(wide.try_as_plain_ram()?.as_slice::<i64>()?.to_vec())
-                });
-                let lists = lists.collect::<TractResult<Vec<Vec<i64>>>>()?;
+                let lists = values.iter().map(|value| dims(value));
+                let lists = lists.collect::<TractResult<Vec<Vec<TDim>>>>()?;
                 let mut shape = shape.clone();
                 for part in self.parts(&lists, &shape.clone())? {
-                    shape[part.axis] = part.count().to_dim();
+                    shape[part.axis] = part.count()?;
                 }
                 s.equals(&outputs[0].shape, shape)
             })
@@ -143,7 +143,7 @@ impl Expansion for Slice {
         inputs: &[OutletId],
     ) -> TractResult<TVec<OutletId>> {
         let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
-        let lists = inputs[1..].iter().map(|input| constant_ints(model, *input, "the bounds"));
+        let lists = inputs[1..].iter().map(|input| constant_dims(model, *input, "the bounds"));
         let lists = lists.collect::<TractResult<Vec<_>>>()?;
         wire_parts(self.parts(&lists, &shape)?, prefix, model, inputs[0])
     }
@@ -166,16 +166,22 @@ impl Expansion for Slice {
 
 impl Slice {
     /// The part of each axis, from starts, ends, axes and steps in the order of the inputs.
-    fn parts(&self, lists: &[Vec<i64>], shape: &[TDim]) -> TractResult<Vec<Part>> {
+    fn parts(&self, lists: &[Vec<TDim>], shape: &[TDim]) -> TractResult<Vec<Part>> {
         let [starts, ends, ..] = lists else { bail!("starts or ends are missing") };
         let optional = |at: Option<usize>| at.and_then(|at| lists.get(at.checked_sub(1)?));
         let count = starts.len();
+        let known = |list: &Vec<TDim>| {
+            let known: Option<Vec<i64>> = list.iter().map(TDim::as_i64).collect();
+            known.or_user_error(
+                "axes and steps are only known when the model runs, which is not implemented",
+            )
+        };
         let axes = match optional(self.0.optional_axes_input) {
-            Some(axes) => axes.clone(),
+            Some(axes) => known(axes)?,
             None => (0..count as i64).collect(),
         };
         let steps = match optional(self.0.optional_steps_input) {
-            Some(steps) => steps.clone(),
+            Some(steps) => known(steps)?,
             None => vec![1; count],
         };
         parts(starts, ends, &axes, &steps, shape)
@@ -184,8 +190,8 @@ impl Slice {
 
 /// The part of each axis that is named.
 fn parts(
-    starts: &[i64],
-    ends: &[i64],
+    starts: &[TDim],
+    ends: &[TDim],
     axes: &[i64],
     steps: &[i64],
     shape: &[TDim],
@@ -199,7 +205,7 @@ fn parts(
     for at in 0..count {
         let axis = resolve(axes[at], shape.len())?;
         ensure!(parts.iter().all(|part| part.axis != axis), "duplicate axis {axis}");
-        let (start, end) = bounds(starts[at], ends[at], steps[at], shape[axis].to_i64()?)?;
+        let (start, end) = bounds(&starts[at], &ends[at], steps[at], &shape[axis])?;
         parts.push(Part { axis, start, end, step: steps[at] });
     }
     Ok(parts)
@@ -219,50 +225,87 @@ fn wire_parts(
 }
 
 /// Where a slice starts and ends: counted from the end if negative, and clamped.
-fn bounds(start: i64, end: i64, step: i64, size: i64) -> TractResult<(i64, i64)> {
+fn bounds(start: &TDim, end: &TDim, step: i64, size: &TDim) -> TractResult<(TDim, TDim)> {
     ensure!(step != 0, "a step must not be 0");
-    let endless = [i64::MAX, i64::from(i32::MAX)].contains(&end);
+    let endless = [i64::MAX, i64::from(i32::MAX)].iter().any(|all| end.as_i64() == Some(*all));
     // Some exporters use it for the end in the direction of the step, which the specification does
     // not.
     ensure!(step > 0 || !endless, "an end of {end} with a step of {step} is not implemented");
+    let (Some(start), Some(end), Some(size)) = (start.as_i64(), end.as_i64(), size.as_i64()) else {
+        return symbolic_bounds(start, end, step, size);
+    };
     let place = |at: i64| if at < 0 { at.saturating_add(size) } else { at };
-    if size == 0 {
-        return Ok(if step > 0 { (0, 0) } else { (-1, -1) });
-    }
-    Ok(match step > 0 {
-        true => (place(start).clamp(0, size), place(end).clamp(0, size)),
-        false => (place(start).clamp(0, size - 1), place(end).clamp(-1, size - 1)),
-    })
+    let (start, end) = if size == 0 {
+        if step > 0 { (0, 0) } else { (-1, -1) }
+    } else {
+        match step > 0 {
+            true => (place(start).clamp(0, size), place(end).clamp(0, size)),
+            false => (place(start).clamp(0, size - 1), place(end).clamp(-1, size - 1)),
+        }
+    };
+    Ok((start.to_dim(), end.to_dim()))
+}
+
+/// The same with symbols, which have positive sizes.
+fn symbolic_bounds(start: &TDim, end: &TDim, step: i64, size: &TDim) -> TractResult<(TDim, TDim)> {
+    ensure!(
+        step == 1,
+        "a step of {step} along an axis whose size is only known when the model runs is not implemented"
+    );
+    // Beyond this there is no dimension, and sums would overflow.
+    let far = 4 * MAX_DIM;
+    let place = |at: &TDim| {
+        let at = match at.as_i64() {
+            Some(at) => at.clamp(-far, far).to_dim(),
+            None => at.clone(),
+        };
+        let from_start = if at_most(&0.to_dim(), &at)? { at } else { (at + size).reduce() };
+        clamp(&from_start, &0.to_dim(), size)
+    };
+    Ok((place(start)?, place(end)?))
 }
 
 /// The part of one axis.
 struct Part {
     axis: usize,
-    start: i64,
-    end: i64,
+    start: TDim,
+    end: TDim,
     step: i64,
 }
 
 impl Part {
-    fn count(&self) -> i64 {
-        let (length, step) = match self.step > 0 {
-            true => (self.end - self.start, self.step),
-            false => (self.start - self.end, self.step.saturating_neg()),
+    fn count(&self) -> TractResult<TDim> {
+        let (from, to) = match self.step > 0 {
+            true => (&self.start, &self.end),
+            false => (&self.end, &self.start),
         };
-        if length <= 0 { 0 } else { (length - 1) / step + 1 }
+        if at_most(to, from)? {
+            return Ok(0.to_dim());
+        }
+        let length = (to.clone() - from).reduce();
+        match length.as_i64() {
+            Some(length) => {
+                let step = self.step.saturating_abs();
+                Ok(((length - 1) / step + 1).to_dim())
+            }
+            // Only a step of 1 has symbols.
+            None => Ok(length),
+        }
     }
 
     fn wire(&self, prefix: &str, model: &mut TypedModel, wire: OutletId) -> TractResult<OutletId> {
         use tract_onnx::tract_core::ops::array;
         use tract_onnx::tract_core::ops::downsample::Downsample;
-        let Part { axis, start, end, step } = *self;
+        let Part { axis, start, end, step } = self;
+        let (axis, step) = (*axis, *step);
+        let empty = self.count()?.as_i64() == Some(0);
         let (from, to) = match step > 0 {
-            true => (start, end.max(start)),
-            false => (end.min(start) + 1, start + 1),
+            true => (start.clone(), if empty { start.clone() } else { end.clone() }),
+            false => (if empty { start.clone() + 1 } else { end.clone() + 1 }, start.clone() + 1),
         };
-        let op = array::Slice::new(axis, from as usize, to as usize);
+        let op = array::Slice::new(axis, from, to);
         let wire = model.wire_node(format!("{prefix}.slice"), op, &[wire])?[0];
-        if step == 1 || to <= from {
+        if step == 1 || empty {
             return Ok(wire);
         }
         let op = Downsample::new(axis, step.clamp(-MAX_DIM, MAX_DIM) as isize, 0);

@@ -2,7 +2,8 @@
 
 use tract_onnx::tract_hir::internal::*;
 
-use crate::framework::errors::ensure;
+use crate::framework::assumptions::equal;
+use crate::framework::errors::{OrUserError, ensure};
 use crate::framework::registration::{Registration, wrapped};
 use crate::framework::wiring::constant_ints;
 use crate::framework::wrapped::{Wrapped, Wrapping};
@@ -19,6 +20,9 @@ const SPLIT_18: Wrapping =
     Wrapping::new(|op, prefix, model, inputs| split(op, prefix, model, inputs, true))
         .constant_from(1)
         .check(check_parts);
+
+const UNKNOWN_SIZE: &str =
+    "the size of the axis is only known when the model runs, which is not implemented";
 
 /// Checks that there are as many parts as outputs.
 fn check_parts<'r>(
@@ -48,7 +52,7 @@ fn split(
 ) -> TractResult<TVec<OutletId>> {
     let fact = model.outlet_fact(inputs[0])?;
     let axis = op.axis("axis", 0, fact.rank())?;
-    let size = fact.shape[axis].to_i64()?;
+    let size = fact.shape[axis].clone();
     let parts = match inputs.get(1) {
         Some(parts) => Some(constant_ints(model, *parts, "the parts")?),
         None => op.node.get_attr_opt_vec::<i64>("split")?,
@@ -57,7 +61,10 @@ fn split(
     match parts {
         Some(parts) => {
             let sum = parts.iter().try_fold(0i64, |sum, part| sum.checked_add(*part));
-            let whole = sum == Some(size) && parts.iter().all(|part| *part >= 0);
+            let whole = match sum {
+                Some(sum) => equal(&sum.to_dim(), &size)? && parts.iter().all(|part| *part >= 0),
+                None => false,
+            };
             ensure!(
                 whole && parts.len() == outputs,
                 "the parts {parts:?} do not divide {size} elements into {outputs} outputs"
@@ -69,6 +76,7 @@ fn split(
                 count == outputs as i64,
                 "num_outputs is {count}, but the node has {outputs} outputs"
             );
+            let size = size.as_i64().or_user_error(UNKNOWN_SIZE)?;
             let even = size % count == 0;
             ensure!(even || uneven, "cannot split {size} elements into {count} equal parts");
             // The smaller part is not empty.

@@ -5,6 +5,7 @@ use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::dims::MAX_DIM;
 use crate::framework::errors::{bail, ensure};
+use crate::framework::tensors::dims;
 
 /// Passes integers on if they are between two bounds, and fails otherwise.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
@@ -16,9 +17,13 @@ pub(crate) struct BoundsCheck {
 
 impl BoundsCheck {
     fn check(&self, tensor: &Tensor) -> TractResult<()> {
-        // tract holds some shapes as TDim.
+        if tensor.datum_type() == TDim::datum_type() {
+            // A symbol is the size of an input, which is checked at each run.
+            let known = dims(tensor)?.iter().filter_map(TDim::as_i64).collect::<Vec<_>>();
+            return self.check(&tensor1(&known));
+        }
         let wide = match tensor.datum_type() {
-            DatumType::I64 | DatumType::I32 | DatumType::TDim => tensor.cast_to::<i64>()?,
+            DatumType::I64 | DatumType::I32 => tensor.cast_to::<i64>()?,
             DatumType::I8 | DatumType::I16 | DatumType::U8 | DatumType::U16 | DatumType::U32 => {
                 tensor.cast_to::<i64>()?
             }

@@ -5,7 +5,7 @@ use tract_onnx::tract_hir::internal::*;
 use crate::framework::errors::{bail, ensure};
 
 /// The largest size of a dimension: what tract keeps in 32 bits.
-pub(crate) const MAX_DIM: i64 = i32::MAX as i64;
+pub const MAX_DIM: i64 = i32::MAX as i64;
 
 /// The number of elements of a tensor of this shape, if a sandbox can hold them.
 pub(crate) fn volume(shape: &[usize]) -> TractResult<usize> {

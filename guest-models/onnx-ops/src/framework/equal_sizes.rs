@@ -21,9 +21,18 @@ pub(crate) fn check_equal_sizes(
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
     let shapes = shapes_of(model, inputs)?;
-    if shapes.iter().flatten().all(|dim| dim.as_i64().is_some()) {
-        let shapes: Vec<&[TDim]> = shapes.iter().map(|shape| &shape[..]).collect();
-        check(&pairs, &shapes)?;
+    let shapes: Vec<&[TDim]> = shapes.iter().map(|shape| &shape[..]).collect();
+    let size = |place: &Place| shapes.get(place.0).and_then(|shape| shape.get(place.1));
+    let known = |pair: &&Pair| {
+        let [a, b] = pair.map(|place| size(&place));
+        a.is_none()
+            || b.is_none()
+            || a == b
+            || [a, b].iter().flatten().all(|d| d.as_i64().is_some())
+    };
+    let (known, pairs): (Vec<Pair>, Vec<Pair>) = pairs.iter().partition(known);
+    check(&known, &shapes)?;
+    if pairs.is_empty() {
         return Ok(inputs.into());
     }
     model.wire_node(format!("{prefix}.equal-sizes"), EqualSizes { pairs }, inputs)

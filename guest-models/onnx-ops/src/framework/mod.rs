@@ -1,10 +1,11 @@
 //! What every operator is built on: the trait for operators of this crate, the wrapper for tract's
 //! operators, shared checks, and registration. Nothing here knows a concrete operator.
 
+pub mod assumptions;
 pub(crate) mod axes;
 pub(crate) mod checks;
 pub(crate) mod deferred;
-pub(crate) mod dims;
+pub mod dims;
 pub mod dtypes;
 pub(crate) mod element_type;
 pub(crate) mod equal_sizes;

@@ -7,9 +7,10 @@ use std::fmt::Debug;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
+use crate::framework::assumptions;
 use crate::framework::deferred;
 use crate::framework::errors::ensure;
-use crate::framework::facts::{InputFact, OutputFact};
+use crate::framework::facts::{InputFact, OutputFact, with_dims};
 
 /// An operator that this crate computes.
 pub(crate) trait Operator: Debug + Send + Sync + 'static {
@@ -89,8 +90,84 @@ impl OperatorExpansion {
     }
 
     fn output_facts(&self, inputs: Vec<InputFact>) -> TractResult<TVec<OutputFact>> {
-        self.named_outputs(self.op.outputs(&self.by_position(inputs))?)
+        let inputs = self.by_position(inputs);
+        let mut outputs = self.op.outputs(&inputs)?;
+        let unknown = |(_, dims): &OutputFact| dims.iter().any(Option::is_none);
+        if outputs.iter().any(unknown)
+            && let Some(found) = symbolic_outputs(&*self.op, &inputs)?
+        {
+            outputs = found;
+        }
+        self.named_outputs(outputs)
     }
+}
+
+/// The element types and sizes of outputs.
+type SizedOutputs = TVec<(DatumType, TVec<i64>)>;
+
+/// The outputs for inputs with symbols, from those for the sizes of the example and some others, if
+/// each dimension grows evenly with each of the inputs' open dimensions. A plan with symbols
+/// compares the shapes of all tensors with these in each run, so another relation is found out then.
+fn symbolic_outputs(
+    op: &dyn Operator,
+    inputs: &[Option<InputFact>],
+) -> TractResult<Option<TVec<OutputFact>>> {
+    let mut open: Vec<TDim> = Vec::new();
+    for dim in inputs.iter().flatten().flat_map(|input| &input.shape) {
+        if dim.as_i64().is_none() && !open.contains(dim) {
+            open.push(dim.clone());
+        }
+    }
+    let sizes = open.iter().map(|dim| i64::try_from(assumptions::size(dim)?).ok());
+    let sizes: Option<Vec<i64>> = sizes.collect();
+    let Some(sizes) = sizes.filter(|sizes| !sizes.is_empty()) else { return Ok(None) };
+    let at = |sizes: &[i64]| -> TractResult<Option<SizedOutputs>> {
+        let sized = |dim: &TDim| match open.iter().position(|other| other == dim) {
+            Some(at) => sizes[at].to_dim(),
+            None => dim.clone(),
+        };
+        let of = |input: &Option<InputFact>| {
+            let input = input.as_ref()?;
+            Some(InputFact { shape: input.shape.iter().map(sized).collect(), ..input.clone() })
+        };
+        let inputs: Vec<Option<InputFact>> = inputs.iter().map(of).collect();
+        let numbers = |(dtype, dims): OutputFact| {
+            let dims = dims.into_iter().map(|dim| dim?.as_i64()).collect::<Option<TVec<i64>>>()?;
+            Some((dtype, dims))
+        };
+        Ok(op.outputs(&inputs)?.into_iter().map(numbers).collect())
+    };
+    let Some(base) = at(&sizes)? else { return Ok(None) };
+    let same = |other: &SizedOutputs| {
+        let mut pairs = base.iter().zip(other);
+        base.len() == other.len() && pairs.all(|(a, b)| a.0 == b.0 && a.1.len() == b.1.len())
+    };
+    let dims = |dims: &TVec<i64>| dims.iter().map(|dim| dim.to_dim()).collect::<TVec<TDim>>();
+    let mut found: TVec<(DatumType, TVec<TDim>)> =
+        base.iter().map(|(dtype, sizes)| (*dtype, dims(sizes))).collect();
+    for (which, dim) in open.iter().enumerate() {
+        // Steps that operators with strides or blocks may need.
+        let larger = [1, 2, 4, 8, 12, 16, 32, sizes[which]].into_iter().find_map(|step| {
+            let mut sizes = sizes.clone();
+            sizes[which] += step;
+            Some((step, at(&sizes).ok()??))
+        });
+        let Some((step, larger)) = larger.filter(|(_, larger)| same(larger)) else {
+            return Ok(None);
+        };
+        for ((found, base), larger) in found.iter_mut().zip(&base).zip(&larger) {
+            for ((found, base), larger) in found.1.iter_mut().zip(&base.1).zip(&larger.1) {
+                let growth = larger - base;
+                if growth % step != 0 {
+                    return Ok(None);
+                }
+                let relative = (dim.clone() - sizes[which]) * (growth / step);
+                *found = (std::mem::take(found) + relative).reduce();
+            }
+        }
+    }
+    let facts = found.into_iter().map(|(dtype, dims)| with_dims(dtype, dims));
+    Ok(Some(facts.collect()))
 }
 
 impl Expansion for OperatorExpansion {

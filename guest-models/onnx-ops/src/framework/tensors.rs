@@ -12,6 +12,14 @@ pub(crate) fn ints(tensor: &Tensor) -> TractResult<Vec<i64>> {
     Ok(wide.try_as_plain_ram()?.as_slice::<i64>()?.to_vec())
 }
 
+/// The integers of a tensor as dimensions, which may be symbols if it is a constant of dimensions.
+pub(crate) fn dims(tensor: &Tensor) -> TractResult<Vec<TDim>> {
+    if tensor.datum_type() == TDim::datum_type() {
+        return Ok(tensor.try_as_plain_ram()?.as_slice::<TDim>()?.to_vec());
+    }
+    Ok(ints(tensor)?.into_iter().map(TDim::from).collect())
+}
+
 /// The elements of a tensor as 64-bit floats.
 pub(crate) fn floats(tensor: &Tensor) -> TractResult<Vec<f64>> {
     let wide = tensor.cast_to::<f64>()?;

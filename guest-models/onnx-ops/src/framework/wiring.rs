@@ -5,6 +5,7 @@ use tract_onnx::tract_hir::internal::*;
 use crate::framework::axes::resolve;
 use crate::framework::checks::BoundsCheck;
 use crate::framework::errors::{bail, ensure};
+use crate::framework::tensors::dims;
 use crate::framework::wrapped::Wrapped;
 
 /// The integers of a constant.
@@ -18,6 +19,18 @@ pub(crate) fn constant_ints(
     };
     let wide = konst.cast_to::<i64>()?;
     Ok(wide.try_as_plain_ram()?.as_slice::<i64>()?.to_vec())
+}
+
+/// The dimensions of a constant: integers, or symbols.
+pub(crate) fn constant_dims(
+    model: &TypedModel,
+    outlet: OutletId,
+    what: &str,
+) -> TractResult<Vec<TDim>> {
+    let Some(konst) = &model.outlet_fact(outlet)?.konst else {
+        bail!("{what} are only known when the model runs, which is not implemented")
+    };
+    dims(konst)
 }
 
 /// A constant of one element with the element type and rank of another value.

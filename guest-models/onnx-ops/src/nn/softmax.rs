@@ -4,6 +4,7 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::ops::nn::{Softmax, SoftmaxKind};
 use tract_onnx::tract_hir::internal::*;
 
+use crate::framework::assumptions::is_positive;
 use crate::framework::axes::resolve;
 use crate::framework::errors::ensure;
 use crate::framework::facts::{InputFact, OutputFact, like, required};
@@ -52,7 +53,7 @@ fn softmax(
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
     let shape = &model.outlet_fact(inputs[0])?.shape;
-    let not_empty = shape.iter().all(|dim| dim.as_i64().is_some_and(|dim| dim > 0));
+    let not_empty = shape.iter().all(is_positive);
     let kind = match &*op.node.op_type {
         "LogSoftmax" => SoftmaxKind::LogSoftmax,
         _ => SoftmaxKind::Softmax,

@@ -3,6 +3,7 @@
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
+use crate::framework::assumptions::at_most;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::wrapped::Wrapped;
 
@@ -116,9 +117,12 @@ pub(crate) fn check_windows(
         let pads = list("pads")?.unwrap_or_else(|| vec![0; 2 * axes]);
         ensure!(pads.len() == 2 * axes, "pads do not match {axes} spatial dimensions");
         for axis in 0..axes {
-            let size = shape[axis + 2].to_i64()? + pads[axis] + pads[axis + axes];
+            let size = shape[axis + 2].clone() + (pads[axis] + pads[axis + axes]);
             let extent = extent(axis);
-            ensure!(extent <= size, "a kernel of {extent} does not fit a padded size of {size}");
+            ensure!(
+                at_most(&extent.to_dim(), &size)?,
+                "a kernel of {extent} does not fit a padded size of {size}"
+            );
             // The result of a window of padding alone is not specified.
             let empty = pooling && pads[axis].max(pads[axis + axes]) >= extent;
             ensure!(!empty, "padding as wide as the kernel ({extent}) is not implemented");

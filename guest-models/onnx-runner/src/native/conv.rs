@@ -3,11 +3,13 @@
 
 use belljar_abi::kernel::{Conv as Request, Kernel, PANEL_ROWS};
 use onnx_ops::elementwise::{Max, Min};
+use onnx_ops::framework::assumptions;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
-use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat};
+use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, PoolSpec};
 use tract_onnx::tract_core::ops::math::{Add, Mul};
+use tract_onnx::tract_core::ops::nn::DataFormat;
 
 use super::operator::{Native, NativeOp, address, optional};
 use super::windows::{Windows, fits};
@@ -16,37 +18,69 @@ use super::{floats, only_reader, plain_shape, vector};
 /// A convolution that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct NativeConv {
-    /// The request without addresses.
-    request: Request,
+    spec: PoolSpec,
+    groups: usize,
     weights: Arc<Tensor>,
     bias: Option<Arc<Tensor>>,
-    /// Scale and shift of each input channel.
-    before: Option<[Arc<Tensor>; 2]>,
+    before: Option<PackedBefore>,
+    /// The bits of the bounds of the result.
+    low: u32,
+    high: u32,
+}
+
+/// Scale and shift of each input channel, and the bits of the lower bound after them.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct PackedBefore {
+    scale: Arc<Tensor>,
+    shift: Arc<Tensor>,
+    least: u32,
 }
 
 impl Native for NativeConv {
     const NAME: &'static str = "NativeConv";
 
-    fn request(&self, inputs: &[TValue], output: u32) -> Kernel {
-        let [scale, shift] = match &self.before {
-            Some([scale, shift]) => [address(scale), address(shift)],
-            None => [0, 0],
-        };
-        Kernel::Conv(Request {
-            input: address(&inputs[0]),
-            weights: address(&self.weights),
-            bias: optional(self.bias.as_ref()),
-            scale,
-            shift,
-            residual: inputs.get(1).map_or(0, |residual| address(residual)),
-            output,
-            ..self.request
-        })
+    fn sized(&self, shapes: &[&[usize]]) -> Option<(Kernel, TVec<usize>)> {
+        let (request, output) = request(&self.spec, self.groups, shapes.first()?)?;
+        // The tensor that is added.
+        if shapes.get(1).is_some_and(|residual| *residual != &*output) {
+            return None;
+        }
+        let least = self.before.as_ref().map_or(0, |before| before.least);
+        let request = Request { low: self.low, high: self.high, least, ..request };
+        Some((Kernel::Conv(request), output))
     }
 
-    fn multiply_adds(&self) -> Option<u64> {
-        Kernel::Conv(self.request).multiply_adds()
+    fn place(&self, request: &mut Kernel, inputs: &[TValue], output: u32) {
+        let [scale, shift] = match &self.before {
+            Some(before) => [address(&before.scale), address(&before.shift)],
+            None => [0, 0],
+        };
+        if let Kernel::Conv(request) = request {
+            *request = Request {
+                input: address(&inputs[0]),
+                weights: address(&self.weights),
+                bias: optional(self.bias.as_ref()),
+                scale,
+                shift,
+                residual: inputs.get(1).map_or(0, |residual| address(residual)),
+                output,
+                ..*request
+            };
+        }
     }
+}
+
+/// The request for an input of this shape, without addresses and bounds, and the shape of the
+/// output.
+fn request(spec: &PoolSpec, groups: usize, input: &[usize]) -> Option<(Request, TVec<usize>)> {
+    let (windows, output) = Windows::new(spec, input)?;
+    let request = Request {
+        groups: groups as u32,
+        channels_in: (spec.input_channels / groups) as u32,
+        channels_out: (spec.output_channels / groups) as u32,
+        ..geometry(&windows)
+    };
+    fits(request.scratch_bytes(), windows.kernel).then_some((request, output))
 }
 
 /// Replaces a convolution, and the nodes that are folded into it.
@@ -64,26 +98,38 @@ pub(super) fn replace(
         }
         last = reader;
     }
-    let (input, before) = before(model, node.inputs[0], &found.request)?;
+    let (input, before) = before(model, node.inputs[0], &found)?;
     found.before = before;
+    let read = [Some(input), residual].into_iter().flatten();
+    let read: Vec<OutletId> = read.collect();
+    let shapes: Vec<TVec<TDim>> = read
+        .iter()
+        .map(|input| Ok(model.outlet_fact(*input)?.shape.to_tvec()))
+        .collect::<TractResult<_>>()?;
+    let shapes: Vec<&[TDim]> = shapes.iter().map(|shape| &**shape).collect();
+    let Some(op) = found.finish(&shapes) else { return Ok(None) };
     let mut patch = TypedModelPatch::default();
-    let mut inputs = tvec!(patch.tap_model(model, input)?);
-    if let Some(residual) = residual {
-        inputs.push(patch.tap_model(model, residual)?);
-    }
-    let wire = patch.wire_node(&last.name, found.finish(), &inputs)?;
+    let inputs = patch.taps(model, &read)?;
+    let wire = patch.wire_node(&last.name, op, &inputs)?;
     patch.shunt_outside(model, last.id.into(), wire[0])?;
     Ok(Some(patch))
 }
 
 /// A convolution that is being converted.
 struct Found {
+    spec: PoolSpec,
+    groups: usize,
+    /// The dimension of the channels, in the input and the output.
+    channel_axis: usize,
+    /// The request for the example, for the layout of the weights.
     request: Request,
     /// The filters, by output channel.
     weights: Vec<f32>,
     bias: Vec<f32>,
     before: Option<Before>,
-    output: TVec<usize>,
+    output: TVec<TDim>,
+    low: f32,
+    high: f32,
     clamped: bool,
 }
 
@@ -99,19 +145,11 @@ impl Found {
         if q_params.is_some() || *kernel_fmt != KernelFormat::OIHW || *group == 0 {
             return Ok(None);
         }
-        let (channels_in, channels_out) = (pool_spec.input_channels, pool_spec.output_channels);
-        let Some(windows) = Windows::new(pool_spec, &input, &output) else { return Ok(None) };
-        let request = Request {
-            groups: *group as u32,
-            channels_in: (channels_in / group) as u32,
-            channels_out: (channels_out / group) as u32,
-            low: f32::NEG_INFINITY.to_bits(),
-            high: f32::INFINITY.to_bits(),
-            ..geometry(&windows)
-        };
-        if !fits(request.scratch_bytes(), windows.kernel) {
+        let sizes: Option<TVec<usize>> = input.iter().map(assumptions::size).collect();
+        let Some((request, _)) = sizes.and_then(|sizes| request(pool_spec, *group, &sizes)) else {
             return Ok(None);
-        }
+        };
+        let (channels_in, channels_out) = (pool_spec.input_channels, pool_spec.output_channels);
         let taps = (request.kernel_h * request.kernel_w) as usize;
         if weights.len() != channels_out * (channels_in / group) * taps {
             return Ok(None);
@@ -121,7 +159,19 @@ impl Found {
             each if each.len() == channels_out => bias,
             _ => return Ok(None),
         };
-        Ok(Some(Found { request, weights, bias, before: None, output, clamped: false }))
+        Ok(Some(Found {
+            spec: pool_spec.clone(),
+            groups: *group,
+            channel_axis: usize::from(pool_spec.data_format == DataFormat::NCHW),
+            request,
+            weights,
+            bias,
+            before: None,
+            output,
+            low: f32::NEG_INFINITY,
+            high: f32::INFINITY,
+            clamped: false,
+        }))
     }
 
     /// Folds the only reader of the result into the convolution, if possible.
@@ -155,9 +205,8 @@ impl Found {
             *residual = Some(other);
             return Ok(true);
         };
-        let channels = (self.request.groups * self.request.channels_out) as usize;
-        let pixels = (self.request.out_h * self.request.out_w) as usize;
-        let each = by_channel(operand, &self.output, channels, pixels);
+        let channels = self.spec.output_channels;
+        let each = by_channel(operand, self.output.len(), channels, self.channel_axis);
         let Some(each) = each else { return Ok(false) };
         // A scale or shift after the addition cannot be folded into the weights.
         let folded = residual.is_none() || op.is::<Max>() || op.is::<Min>();
@@ -176,12 +225,11 @@ impl Found {
             }
         } else if op.is::<Max>() || op.is::<Min>() {
             let Some(bound) = uniform(&each) else { return Ok(false) };
-            let (low, high) = (f32::from_bits(self.request.low), f32::from_bits(self.request.high));
             // The kernel applies the upper bound last.
-            if op.is::<Max>() && high == f32::INFINITY {
-                self.request.low = low.max(bound).to_bits();
+            if op.is::<Max>() && self.high == f32::INFINITY {
+                self.low = self.low.max(bound);
             } else if op.is::<Min>() {
-                self.request.high = high.min(bound).to_bits();
+                self.high = self.high.min(bound);
             } else {
                 return Ok(false);
             }
@@ -192,17 +240,21 @@ impl Found {
         Ok(true)
     }
 
-    fn finish(self) -> NativeOp<NativeConv> {
-        let Found { mut request, weights, bias, before, output, .. } = self;
-        let before = before.map(|before| {
-            request.least = before.least.to_bits();
-            [vector(&before.scale), vector(&before.shift)]
+    /// The operator for inputs of these shapes.
+    fn finish(self, inputs: &[&[TDim]]) -> Option<NativeOp<NativeConv>> {
+        let Found { spec, groups, request, weights, bias, before, output, low, high, .. } = self;
+        let before = before.map(|before| PackedBefore {
+            scale: vector(&before.scale),
+            shift: vector(&before.shift),
+            least: before.least.to_bits(),
         });
         let by_channel = request.channels_in == 1 && request.channels_out == 1;
         let weights = if by_channel { weights } else { pack(&request, &weights) };
         let bias = bias.iter().any(|bias| *bias != 0.0).then(|| vector(&bias));
-        let native = NativeConv { request, weights: vector(&weights), bias, before };
-        NativeOp { native, output }
+        let (low, high) = (low.to_bits(), high.to_bits());
+        let weights = vector(&weights);
+        let native = NativeConv { spec, groups, weights, bias, before, low, high };
+        NativeOp::new(native, inputs, &output)
     }
 }
 
@@ -219,12 +271,11 @@ struct Before {
 fn before(
     model: &TypedModel,
     input: OutletId,
-    request: &Request,
+    found: &Found,
 ) -> TractResult<(OutletId, Option<Before>)> {
     let shape = model.outlet_fact(input)?;
     let Some(shape) = plain_shape(shape) else { return Ok((input, None)) };
-    let channels = (request.groups * request.channels_in) as usize;
-    let pixels = (request.in_h * request.in_w) as usize;
+    let channels = found.spec.input_channels;
     let mut before =
         Before { scale: vec![1.0; channels], shift: vec![0.0; channels], least: f32::NEG_INFINITY };
     let (mut at, mut steps) = (input, 0);
@@ -246,7 +297,9 @@ fn before(
         if plain_shape(model.outlet_fact(from)?).as_ref() != Some(&shape) {
             break;
         }
-        let Some(each) = by_channel(&operand, &shape, channels, pixels) else { break };
+        let Some(each) = by_channel(&operand, shape.len(), channels, found.channel_axis) else {
+            break;
+        };
         if steps == 0 {
             // Going backwards, the bound comes first.
             let (true, Some(least)) = (op.is::<Max>(), uniform(&each)) else { break };
@@ -264,12 +317,12 @@ fn before(
     Ok(if steps > 1 { (at, Some(before)) } else { (input, None) })
 }
 
-/// An operand as one number per channel, if it broadcasts that way.
+/// An operand as one number per channel, if it broadcasts that way to a tensor of this rank.
 fn by_channel(
     operand: &Tensor,
-    shape: &[usize],
+    rank: usize,
     channels: usize,
-    pixels: usize,
+    channel_axis: usize,
 ) -> Option<Vec<f32>> {
     let elements = floats(operand)?;
     if let [all] = &*elements {
@@ -277,11 +330,11 @@ fn by_channel(
     }
     // The operand's shape is aligned with the last dimensions; the only other size than 1 must be
     // the channels.
-    let missing = shape.len().checked_sub(operand.rank())?;
+    let missing = rank.checked_sub(operand.rank())?;
     let at = operand.shape().iter().position(|dim| *dim != 1)?;
-    let image = shape.get(at + missing + 1..)?.iter().product::<usize>();
-    let is_channels =
-        elements.len() == channels && operand.shape()[at] == channels && image == pixels;
+    let is_channels = elements.len() == channels
+        && operand.shape()[at] == channels
+        && at + missing == channel_axis;
     is_channels.then_some(elements)
 }
 

@@ -3,6 +3,7 @@
 
 use belljar_abi::kernel::{Gemm as Request, Kernel, PANEL_COLUMNS};
 use onnx_ops::elementwise::Max;
+use onnx_ops::framework::assumptions;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
@@ -11,7 +12,7 @@ use tract_onnx::tract_core::ops::math::Add;
 
 use super::operator::{Native, NativeOp, address, optional};
 use super::permute::strides_of;
-use super::{floats, only_reader, plain_shape, vector};
+use super::{elements, floats, only_reader, plain_shape, vector};
 
 /// Width of the narrowest panel of packed columns.
 const GRAIN: usize = 16;
@@ -19,29 +20,64 @@ const GRAIN: usize = 16;
 /// A product that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct NativeGemm {
-    /// The request without addresses.
-    request: Request,
-    /// Which input is the left operand; the other one is the right one.
+    axes: ProductAxes,
+    /// Which operand of the product is the left one of the matrix product.
     left: usize,
     /// The right operand, if it is a constant; then there is one input.
-    right: Option<Arc<Tensor>>,
+    right: Option<Packed>,
     bias: Option<Arc<Tensor>>,
+    /// The bits of the lower bound.
+    low: u32,
+}
+
+/// A constant right operand in panels of columns.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct Packed {
+    panels: Arc<Tensor>,
+    /// Its shape before it was packed.
+    shape: TVec<usize>,
+    columns: u32,
+    steps: u32,
 }
 
 impl Native for NativeGemm {
     const NAME: &'static str = "NativeGemm";
 
-    fn request(&self, inputs: &[TValue], output: u32) -> Kernel {
-        let (a, b) = match &self.right {
-            Some(right) => (address(&inputs[0]), address(right)),
-            None => (address(&inputs[self.left]), address(&inputs[1 - self.left])),
+    fn sized(&self, shapes: &[&[usize]]) -> Option<(Kernel, TVec<usize>)> {
+        let (first, second): (&[usize], &[usize]) = match &self.right {
+            Some(right) if self.left == 0 => (shapes.first()?, &right.shape),
+            Some(right) => (&right.shape, shapes.first()?),
+            None => (shapes.first()?, shapes.get(1)?),
         };
-        let bias = optional(self.bias.as_ref());
-        Kernel::Gemm(Request { a, b, bias, output, ..self.request })
+        let shapes = [first, second];
+        elements(first)?;
+        elements(second)?;
+        let output = self.axes.output(&shapes)?;
+        elements(&output)?;
+        let mut request = self.axes.matrices(&shapes, &output, self.left)?;
+        if let Some(right) = &self.right {
+            if (request.batch, request.n, request.k) != (1, right.columns, right.steps) {
+                return None;
+            }
+            request.b_step_stride = 0;
+            request.b_batch_stride = 0;
+        }
+        if self.bias.as_ref().is_some_and(|bias| bias.len() != request.n as usize) {
+            return None;
+        }
+        request.low = self.low;
+        Some((Kernel::Gemm(request), output))
     }
 
-    fn multiply_adds(&self) -> Option<u64> {
-        Kernel::Gemm(self.request).multiply_adds()
+    fn place(&self, request: &mut Kernel, inputs: &[TValue], output: u32) {
+        if let Kernel::Gemm(request) = request {
+            let (a, b) = match &self.right {
+                Some(right) => (address(&inputs[0]), address(&right.panels)),
+                None => (address(&inputs[self.left]), address(&inputs[1 - self.left])),
+            };
+            let bias = optional(self.bias.as_ref());
+            *request = Request { a, b, bias, output, ..*request };
+        }
     }
 }
 
@@ -60,11 +96,141 @@ pub(super) fn rewrite(
     let ((Some(first), Some(second)), Some(output)) = (shapes, output) else { return Ok(None) };
     let shapes = [first, second];
     for left in [0, 1] {
-        if let Some(request) = matrices(op, &shapes, &output, left) {
-            return replace(model, node, request, left, output);
+        let Some(axes) = ProductAxes::new(op, &shapes, &output, left) else { continue };
+        let sizes = |shape: &TVec<TDim>| {
+            shape.iter().map(assumptions::size).collect::<Option<TVec<usize>>>()
+        };
+        let [Some(first), Some(second)] = [0, 1].map(|at| sizes(&shapes[at])) else { continue };
+        let Some(sizes_out) = sizes(&output) else { continue };
+        let Some(request) = axes.matrices(&[&first, &second], &sizes_out, left) else { continue };
+        // Few columns and many rows are faster with the operands exchanged.
+        if request.n < 4 && request.m >= 4 && left == 0 {
+            continue;
         }
+        return replace(model, node, axes, request, left, &shapes, output);
     }
     Ok(None)
+}
+
+/// The axes of a product, innermost first: where each is in the operands and in the output.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct ProductAxes {
+    axes: Vec<[Option<usize>; 3]>,
+    /// The number of dimensions of the output.
+    rank: usize,
+}
+
+impl ProductAxes {
+    /// `None` if an axis is in a tensor twice, or is broadcast.
+    fn new(
+        op: &EinSum,
+        shapes: &[TVec<TDim>; 2],
+        output: &TVec<TDim>,
+        left: usize,
+    ) -> Option<ProductAxes> {
+        // Innermost first: by the position in the output, and for summed axes in the left operand.
+        let mut axes: Vec<_> = op.axes.iter_all_axes().collect();
+        axes.sort_by_key(|axis| {
+            let place = axis.outputs[0].first().or(axis.inputs[left].first());
+            std::cmp::Reverse(place.copied())
+        });
+        let mut found = Vec::with_capacity(axes.len());
+        for axis in axes {
+            let places = [&axis.inputs[0], &axis.inputs[1], &axis.outputs[0]];
+            if places.iter().any(|places| places.len() > 1) {
+                return None;
+            }
+            let places = places.map(|places| places.first().copied());
+            let dims = [
+                places[0].map(|at| &shapes[0][at]),
+                places[1].map(|at| &shapes[1][at]),
+                places[2].map(|at| &output[at]),
+            ];
+            let mut dims = dims.into_iter().flatten();
+            // A dimension of one would have to be broadcast.
+            let first = dims.next()?;
+            let read = places[0].is_some() || places[1].is_some();
+            if dims.any(|dim| dim != first) || !read && !first.is_one() {
+                return None;
+            }
+            found.push(places);
+        }
+        Some(ProductAxes { axes: found, rank: output.len() })
+    }
+
+    /// The shape of the output. `None` if the operands do not fit each other.
+    fn output(&self, shapes: &[&[usize]; 2]) -> Option<TVec<usize>> {
+        let mut output = tvec![1; self.rank];
+        for [first, second, to] in &self.axes {
+            let first = first.map(|at| shapes[0].get(at).copied());
+            let second = second.map(|at| shapes[1].get(at).copied());
+            let size = match (first, second) {
+                (Some(first), Some(second)) if first == second => first?,
+                (Some(size), None) | (None, Some(size)) => size?,
+                (None, None) => 1,
+                _ => return None,
+            };
+            if let Some(to) = to {
+                *output.get_mut(*to)? = size;
+            }
+        }
+        Some(output)
+    }
+
+    /// The product as a matrix product with this operand as its left one.
+    fn matrices(&self, shapes: &[&[usize]; 2], output: &[usize], left: usize) -> Option<Request> {
+        let right = 1 - left;
+        let strides = [strides_of(shapes[left]), strides_of(shapes[right]), strides_of(output)];
+        let one = Merged { count: 1, strides: [0; 3] };
+        let (mut batch, mut m, mut n, mut k) = (one, one, one, one);
+        for places in &self.axes {
+            let [in_left, in_right, in_output] = [places[left], places[right], places[2]];
+            let sizes = [
+                in_left.map(|at| shapes[left][at]),
+                in_right.map(|at| shapes[right][at]),
+                in_output.map(|at| output[at]),
+            ];
+            let dim = sizes.iter().flatten().max().copied()?;
+            if dim == 1 {
+                continue;
+            }
+            let along = [
+                in_left.map_or(0, |at| strides[0][at]),
+                in_right.map_or(0, |at| strides[1][at]),
+                in_output.map_or(0, |at| strides[2][at]),
+            ];
+            let merged = match (in_left.is_some(), in_right.is_some(), in_output.is_some()) {
+                (true, true, true) => batch.push(dim, along),
+                (true, false, true) => m.push(dim, along),
+                (false, true, true) => n.push(dim, along),
+                (true, true, false) => k.push(dim, along),
+                _ => false,
+            };
+            if !merged {
+                return None;
+            }
+        }
+        // The kernel writes the output in the order batch, row, column.
+        let in_order = (n.count == 1 || n.strides[2] == 1)
+            && (m.count == 1 || m.strides[2] as usize == n.count)
+            && (batch.count == 1 || batch.strides[2] as usize == m.count * n.count);
+        in_order.then(|| Request {
+            batch: batch.count as u32,
+            m: m.count as u32,
+            n: n.count as u32,
+            k: k.count as u32,
+            a_batch_stride: batch.strides[0],
+            a_row_stride: m.strides[0],
+            a_step_stride: k.strides[0],
+            b_batch_stride: batch.strides[1],
+            // A stride of 0 means a packed operand.
+            b_step_stride: k.strides[1].max(1),
+            b_column_stride: n.strides[1],
+            low: f32::NEG_INFINITY.to_bits(),
+            high: f32::INFINITY.to_bits(),
+            ..Request::default()
+        })
+    }
 }
 
 /// Merged dimensions: the number of elements, and their stride in each tensor.
@@ -87,104 +253,36 @@ impl Merged {
     }
 }
 
-/// The product as a matrix product with this input as its left operand.
-fn matrices(
-    op: &EinSum,
-    shapes: &[TVec<usize>; 2],
-    output: &TVec<usize>,
-    left: usize,
-) -> Option<Request> {
-    let right = 1 - left;
-    let strides = [strides_of(&shapes[left]), strides_of(&shapes[right]), strides_of(output)];
-    let one = Merged { count: 1, strides: [0; 3] };
-    let (mut batch, mut m, mut n, mut k) = (one, one, one, one);
-    // Innermost first: by the position in the output, and for summed axes in the left operand.
-    let mut axes: Vec<_> = op.axes.iter_all_axes().collect();
-    axes.sort_by_key(|axis| {
-        let place = axis.outputs[0].first().or(axis.inputs[left].first());
-        std::cmp::Reverse(place.copied())
-    });
-    for axis in axes {
-        let places = [&axis.inputs[left], &axis.inputs[right], &axis.outputs[0]];
-        if places.iter().any(|places| places.len() > 1) {
-            return None;
-        }
-        let [in_left, in_right, in_output] = places.map(|places| places.first().copied());
-        let sizes = [
-            in_left.map(|at| shapes[left][at]),
-            in_right.map(|at| shapes[right][at]),
-            in_output.map(|at| output[at]),
-        ];
-        let dim = sizes.iter().flatten().max().copied()?;
-        if dim == 1 {
-            continue;
-        }
-        // A dimension of one would have to be broadcast.
-        if sizes.iter().flatten().any(|size| *size != dim) {
-            return None;
-        }
-        let along = [
-            in_left.map_or(0, |at| strides[0][at]),
-            in_right.map_or(0, |at| strides[1][at]),
-            in_output.map_or(0, |at| strides[2][at]),
-        ];
-        let merged = match (in_left.is_some(), in_right.is_some(), in_output.is_some()) {
-            (true, true, true) => batch.push(dim, along),
-            (true, false, true) => m.push(dim, along),
-            (false, true, true) => n.push(dim, along),
-            (true, true, false) => k.push(dim, along),
-            _ => false,
-        };
-        if !merged {
-            return None;
-        }
-    }
-    // The kernel writes the output in the order batch, row, column.
-    let in_order = (n.count == 1 || n.strides[2] == 1)
-        && (m.count == 1 || m.strides[2] as usize == n.count)
-        && (batch.count == 1 || batch.strides[2] as usize == m.count * n.count);
-    // Few columns and many rows are faster with the operands exchanged.
-    if !in_order || n.count < 4 && m.count >= 4 && left == 0 {
-        return None;
-    }
-    Some(Request {
-        batch: batch.count as u32,
-        m: m.count as u32,
-        n: n.count as u32,
-        k: k.count as u32,
-        a_batch_stride: batch.strides[0],
-        a_row_stride: m.strides[0],
-        a_step_stride: k.strides[0],
-        b_batch_stride: batch.strides[1],
-        // A stride of 0 means a packed operand.
-        b_step_stride: k.strides[1].max(1),
-        b_column_stride: n.strides[1],
-        low: f32::NEG_INFINITY.to_bits(),
-        high: f32::INFINITY.to_bits(),
-        ..Request::default()
-    })
-}
-
 fn replace(
     model: &TypedModel,
     node: &TypedNode,
+    axes: ProductAxes,
     request: Request,
     left: usize,
-    output: TVec<usize>,
+    shapes: &[TVec<TDim>; 2],
+    output: TVec<TDim>,
 ) -> TractResult<Option<TypedModelPatch>> {
-    let mut native = NativeGemm { request, left, right: None, bias: None };
+    let low = f32::NEG_INFINITY.to_bits();
+    let mut native = NativeGemm { axes, left, right: None, bias: None, low };
     let mut inputs = node.inputs.clone();
+    let mut read: Vec<&[TDim]> = vec![&shapes[0], &shapes[1]];
     let konst = model.outlet_fact(node.inputs[1 - left])?.konst.clone();
-    if let Some(elements) = konst.filter(|_| request.batch == 1).and_then(|right| floats(&right)) {
-        native.right = Some(vector(&pack(&request, &elements)));
-        native.request.b_step_stride = 0;
-        native.request.b_batch_stride = 0;
+    if let Some(konst) = konst.filter(|_| request.batch == 1)
+        && let Some(elements) = floats(&konst)
+    {
+        native.right = Some(Packed {
+            panels: vector(&pack(&request, &elements)),
+            shape: konst.shape().into(),
+            columns: request.n,
+            steps: request.k,
+        });
         inputs = vec![node.inputs[left]];
+        read = vec![&shapes[left]];
     }
     let mut last = node;
     if let Some(reader) = only_reader(model, last)
         && let Some(bias) = operand::<Add>(model, last, reader, &output)?
-        && let Some(bias) = by_column(&bias, request.n as usize)
+        && let Some(bias) = by_column(&bias, &output, request.n as usize)
     {
         native.bias = Some(vector(&bias));
         last = reader;
@@ -193,12 +291,13 @@ fn replace(
         && let Some(bound) = operand::<Max>(model, last, reader, &output)?
         && let Some([low]) = floats(&bound).as_deref()
     {
-        native.request.low = low.to_bits();
+        native.low = low.to_bits();
         last = reader;
     }
+    let Some(op) = NativeOp::new(native, &read, &output) else { return Ok(None) };
     let mut patch = TypedModelPatch::default();
     let taps = patch.taps(model, &inputs)?;
-    let wire = patch.wire_node(&last.name, NativeOp { native, output }, &taps)?;
+    let wire = patch.wire_node(&last.name, op, &taps)?;
     patch.shunt_outside(model, last.id.into(), wire[0])?;
     Ok(Some(patch))
 }
@@ -208,7 +307,7 @@ fn operand<O: tract_onnx::tract_core::ops::binary::BinMiniOp>(
     model: &TypedModel,
     node: &TypedNode,
     reader: &TypedNode,
-    shape: &TVec<usize>,
+    shape: &TVec<TDim>,
 ) -> TractResult<Option<Arc<Tensor>>> {
     let Some(TypedBinOp(op, None)) = reader.op_as::<TypedBinOp>() else { return Ok(None) };
     let same = plain_shape(&reader.outputs[0].fact).as_ref() == Some(shape);
@@ -223,11 +322,14 @@ fn operand<O: tract_onnx::tract_core::ops::binary::BinMiniOp>(
     Ok(model.outlet_fact(other)?.konst.clone())
 }
 
-/// A bias as one number per column of the product.
-fn by_column(bias: &Tensor, columns: usize) -> Option<Vec<f32>> {
+/// A bias as one number per column of the product. The number of columns must not depend on the
+/// sizes of a run.
+fn by_column(bias: &Tensor, output: &[TDim], columns: usize) -> Option<Vec<f32>> {
     let elements = floats(bias)?;
     if let [all] = &*elements {
-        return Some(vec![*all; columns]);
+        let known = output.iter().all(|dim| dim.as_i64().is_some());
+        let last = output.last().and_then(TDim::as_i64) == i64::try_from(columns).ok();
+        return (known || last).then(|| vec![*all; columns]);
     }
     // All elements are along the last dimension, which is the columns.
     let last = bias.shape().last().copied()?;

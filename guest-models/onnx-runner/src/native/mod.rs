@@ -12,11 +12,15 @@ mod permute;
 mod pointwise;
 mod pool;
 mod reduce;
+mod symbols;
 mod tile;
 mod windows;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub(crate) use symbols::Unplanned;
+
+use onnx_ops::framework::assumptions;
 use onnx_ops::framework::rewrite::rewrite_each_node;
 use onnx_ops::optimizer::Passes;
 use tract_onnx::tract_core::internal::*;
@@ -65,14 +69,21 @@ fn replace_others(model: &mut TypedModel) -> TractResult<()> {
     rewrite_each_node(model, vec![pointwise::replace])
 }
 
-/// The shape of a plain `f32` tensor, if it is known, has elements, and fits 32 bits.
-fn plain_shape(fact: &TypedFact) -> Option<TVec<usize>> {
-    let shape = fact.shape.as_concrete()?;
-    let fits = shape.iter().try_fold(1usize, |len, dim| len.checked_mul(*dim));
+/// The shape of a plain `f32` tensor, if its sizes are known, apart from symbols of the inputs, and
+/// it has elements and fits 32 bits.
+fn plain_shape(fact: &TypedFact) -> Option<TVec<TDim>> {
+    let mut sizes = fact.shape.iter().map(assumptions::size);
+    let len = sizes.try_fold(1usize, |len, size| len.checked_mul(size?));
     let usable = fact.datum_type == f32::datum_type()
         && !fact.is_exotic()
-        && fits.is_some_and(|len| len > 0 && len < 1 << 30);
-    usable.then(|| shape.into())
+        && len.is_some_and(|len| len > 0 && len < 1 << 30);
+    usable.then(|| fact.shape.to_tvec())
+}
+
+/// The number of elements of tensors of this shape, if it fits 32 bits and is not zero.
+fn elements(shape: &[usize]) -> Option<usize> {
+    let len = shape.iter().try_fold(1usize, |len, dim| len.checked_mul(*dim))?;
+    (len > 0 && len < 1 << 30).then_some(len)
 }
 
 /// The elements of a constant `f32` tensor.

@@ -5,21 +5,35 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 
 use super::operator::{Native, NativeOp, address};
-use super::plain_shape;
+use super::{elements, plain_shape};
 
-/// A permutation that the host computes.
+/// A permutation that the host computes: one dimension is moved.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct NativePermute {
-    dims: Dims,
-    strides: Dims,
+    from: usize,
+    to: usize,
 }
 
 impl Native for NativePermute {
     const NAME: &'static str = "NativePermute";
 
-    fn request(&self, inputs: &[TValue], output: u32) -> Kernel {
-        let NativePermute { dims, strides } = *self;
-        Kernel::Permute(Request { dims, strides, input: address(&inputs[0]), output })
+    fn sized(&self, shapes: &[&[usize]]) -> Option<(Kernel, TVec<usize>)> {
+        let mut output: TVec<usize> = (*shapes.first()?).into();
+        elements(&output)?;
+        let mut strides = strides_of(&output);
+        let (stride, dim) = (strides.remove(self.from), output.remove(self.from));
+        strides.insert(self.to, stride);
+        output.insert(self.to, dim);
+        let along = collapse(&output, &[&strides])?;
+        let Collapsed { dims, strides } = along;
+        let strides = strides[0];
+        Some((Kernel::Permute(Request { dims, strides, input: 0, output: 0 }), output))
+    }
+
+    fn place(&self, request: &mut Kernel, inputs: &[TValue], output: u32) {
+        if let Kernel::Permute(request) = request {
+            (request.input, request.output) = (address(&inputs[0]), output);
+        }
     }
 }
 
@@ -32,12 +46,8 @@ pub(super) fn replace(
     let fact = model.outlet_fact(node.inputs[0])?;
     let output = plain_shape(&node.outputs[0].fact);
     let (Some(input), Some(output)) = (plain_shape(fact), output) else { return Ok(None) };
-    let mut strides = strides_of(&input);
-    let stride = strides.remove(*from);
-    strides.insert(*to, stride);
-    let Some(along) = collapse(&output, &[&strides]) else { return Ok(None) };
-    let native = NativePermute { dims: along.dims, strides: along.strides[0] };
-    let op = NativeOp { native, output };
+    let native = NativePermute { from: *from, to: *to };
+    let Some(op) = NativeOp::new(native, &[&input], &output) else { return Ok(None) };
     TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
 }
 

@@ -2,7 +2,7 @@
 //! results are never tensors.
 
 use belljar_abi::kernel::{
-    Dims, Kernel, MAX_POINTWISE_INPUTS, MAX_POINTWISE_STEPS, Pointwise as Request, PointwiseInput,
+    Kernel, MAX_POINTWISE_INPUTS, MAX_POINTWISE_STEPS, Pointwise as Request, PointwiseInput,
     PointwiseStep, Step,
 };
 use belljar_abi::narrow::Narrow;
@@ -14,33 +14,63 @@ use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
 use tract_onnx::tract_core::ops::math::{Abs, Add, Exp, Mul, Neg, Recip, Rsqrt, Sqrt, Square, Sub};
 
 use super::operator::{Native, NativeOp, address};
-use super::permute::{collapse, strides_of};
-use super::plain_shape;
+use super::permute::{Collapsed, collapse, strides_of};
+use super::{elements, plain_shape};
 
 /// A sequence of elementwise steps that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct NativePointwise {
-    dims: Dims,
-    /// The strides of each input.
-    strides: Vec<Dims>,
+    /// The axes along which each input is repeated, if it does not have the size 1 there anyway.
+    repeated: Vec<TVec<bool>>,
     steps: Vec<PointwiseStep>,
 }
 
 impl Native for NativePointwise {
     const NAME: &'static str = "NativePointwise";
 
-    fn request(&self, inputs: &[TValue], output: u32) -> Kernel {
-        let inputs = inputs.iter().zip(&self.strides);
-        let input = |(input, strides): (&TValue, &Dims)| PointwiseInput {
-            address: address(input),
-            strides: *strides,
-        };
-        Kernel::Pointwise(Request {
-            dims: self.dims,
-            output,
-            inputs: inputs.map(input).collect(),
-            steps: self.steps.clone(),
-        })
+    fn sized(&self, shapes: &[&[usize]]) -> Option<(Kernel, TVec<usize>)> {
+        let rank = self.repeated.first()?.len();
+        let mut output: TVec<usize> = tvec![1; rank];
+        for (shape, repeated) in shapes.iter().zip(&self.repeated) {
+            for (axis, dim) in shape.iter().enumerate() {
+                if !*repeated.get(axis)? {
+                    output[axis] = *dim;
+                }
+            }
+        }
+        elements(&output)?;
+        let mut strides = Vec::with_capacity(shapes.len() + 1);
+        for (shape, repeated) in shapes.iter().zip(&self.repeated) {
+            let mut along = strides_of(shape);
+            for (axis, stride) in along.iter_mut().enumerate() {
+                let wanted = if repeated[axis] { 1 } else { output[axis] };
+                if shape[axis] != wanted {
+                    return None;
+                }
+                if wanted == 1 {
+                    *stride = 0;
+                }
+            }
+            strides.push(along);
+        }
+        // The output's strides, so that only dimensions that are contiguous there are merged.
+        strides.push(strides_of(&output));
+        let borrowed: Vec<&[u32]> = strides.iter().map(Vec::as_slice).collect();
+        let Collapsed { dims, mut strides } = collapse(&output, &borrowed)?;
+        strides.pop();
+        let inputs = strides.into_iter().map(|strides| PointwiseInput { address: 0, strides });
+        let inputs = inputs.collect();
+        let steps = self.steps.clone();
+        Some((Kernel::Pointwise(Request { dims, output: 0, inputs, steps }), output))
+    }
+
+    fn place(&self, request: &mut Kernel, inputs: &[TValue], output: u32) {
+        if let Kernel::Pointwise(request) = request {
+            request.output = output;
+            for (read, input) in request.inputs.iter_mut().zip(inputs) {
+                read.address = address(input);
+            }
+        }
     }
 }
 
@@ -87,7 +117,7 @@ fn step(node: &TypedNode) -> Option<Step> {
 }
 
 /// The step of a node whose tensors are all plain, and the shape of its output.
-fn usable(model: &TypedModel, node: &TypedNode) -> Option<(Step, TVec<usize>)> {
+fn usable(model: &TypedModel, node: &TypedNode) -> Option<(Step, TVec<TDim>)> {
     let step = step(node)?;
     let shape = plain_shape(&node.outputs.first()?.fact)?;
     let plain = |outlet: &OutletId| {
@@ -124,7 +154,7 @@ fn is_output(model: &TypedModel, node: &TypedNode) -> bool {
     model.output_outlets().is_ok_and(|outlets| outlets.iter().any(|outlet| outlet.node == node.id))
 }
 
-fn fuses_into_readers(model: &TypedModel, node: &TypedNode, shape: &TVec<usize>) -> bool {
+fn fuses_into_readers(model: &TypedModel, node: &TypedNode, shape: &TVec<TDim>) -> bool {
     !is_output(model, node)
         && readers(model, node).count() > 0
         && readers(model, node)
@@ -132,7 +162,7 @@ fn fuses_into_readers(model: &TypedModel, node: &TypedNode, shape: &TVec<usize>)
 }
 
 /// The nodes to fuse, including the last one, in an order in which they can be computed.
-fn members(model: &TypedModel, last: &TypedNode, shape: &TVec<usize>) -> TractResult<Vec<usize>> {
+fn members(model: &TypedModel, last: &TypedNode, shape: &TVec<TDim>) -> TractResult<Vec<usize>> {
     let mut members = vec![last.id];
     // Adds nodes whose readers are all members, until there are none.
     loop {
@@ -163,7 +193,7 @@ fn members(model: &TypedModel, last: &TypedNode, shape: &TVec<usize>) -> TractRe
 fn program(
     model: &TypedModel,
     members: &[usize],
-    shape: TVec<usize>,
+    shape: TVec<TDim>,
 ) -> TractResult<Option<(NativeOp<NativePointwise>, Vec<OutletId>)>> {
     let mut members = members;
     // Nodes that do not fit become a separate operator.
@@ -188,26 +218,22 @@ fn assemble(
     model: &TypedModel,
     members: &[usize],
     inputs: &[OutletId],
-    shape: &TVec<usize>,
+    shape: &TVec<TDim>,
 ) -> TractResult<Option<NativeOp<NativePointwise>>> {
-    let mut strides = Vec::with_capacity(inputs.len() + 1);
+    let mut repeated = Vec::with_capacity(inputs.len());
+    let mut read = Vec::with_capacity(inputs.len());
     for input in inputs {
         let Some(dims) = plain_shape(model.outlet_fact(*input)?) else { return Ok(None) };
-        let mut along = strides_of(&dims);
-        for (axis, stride) in along.iter_mut().enumerate() {
-            match (dims[axis], shape[axis]) {
-                (dim, all) if dim == all && dim != 1 => {}
-                (1, _) => *stride = 0,
-                _ => return Ok(None),
+        let mut along: TVec<bool> = tvec!();
+        for (dim, all) in dims.iter().zip(shape) {
+            if dim != all && !dim.is_one() {
+                return Ok(None);
             }
+            along.push(dim != all);
         }
-        strides.push(along);
+        repeated.push(along);
+        read.push(dims);
     }
-    // The output's strides, so that only dimensions that are contiguous there are merged.
-    strides.push(strides_of(shape));
-    let borrowed: Vec<&[u32]> = strides.iter().map(Vec::as_slice).collect();
-    let Some(mut along) = collapse(shape, &borrowed) else { return Ok(None) };
-    along.strides.pop();
     let mut steps = Vec::with_capacity(members.len());
     for member in members {
         let node = model.node(*member);
@@ -223,6 +249,6 @@ fn assemble(
         let Some(b) = node.inputs.last().and_then(operand) else { return Ok(None) };
         steps.push(PointwiseStep { step, a: a as u32, b: b as u32 });
     }
-    let native = NativePointwise { dims: along.dims, strides: along.strides, steps };
-    Ok(Some(NativeOp { native, output: shape.clone() }))
+    let read: Vec<&[TDim]> = read.iter().map(|dims| &**dims).collect();
+    Ok(NativeOp::new(NativePointwise { repeated, steps }, &read, shape))
 }

@@ -3,7 +3,7 @@
 use belljar_abi::kernel::{Kernel, MAX_POOL_SIZE, Pool as Request};
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
-use tract_onnx::tract_core::ops::cnn::{MaxPool, SumPool};
+use tract_onnx::tract_core::ops::cnn::{MaxPool, PoolSpec, SumPool};
 
 use super::operator::{Native, NativeOp, address};
 use super::plain_shape;
@@ -12,15 +12,22 @@ use super::windows::{Windows, fits};
 /// A pooling that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct NativePool {
-    /// The request without addresses.
-    request: Request,
+    spec: PoolSpec,
+    mode: u32,
 }
 
 impl Native for NativePool {
     const NAME: &'static str = "NativePool";
 
-    fn request(&self, inputs: &[TValue], output: u32) -> Kernel {
-        Kernel::Pool(Request { input: address(&inputs[0]), output, ..self.request })
+    fn sized(&self, shapes: &[&[usize]]) -> Option<(Kernel, TVec<usize>)> {
+        let (windows, output) = Windows::new(&self.spec, shapes.first()?)?;
+        Some((Kernel::Pool(geometry(&windows, self.mode)?), output))
+    }
+
+    fn place(&self, request: &mut Kernel, inputs: &[TValue], output: u32) {
+        if let Kernel::Pool(request) = request {
+            *request = Request { input: address(&inputs[0]), output, ..*request };
+        }
     }
 }
 
@@ -44,9 +51,8 @@ pub(super) fn replace(
     let fact = model.outlet_fact(node.inputs[0])?;
     let output = plain_shape(&node.outputs[0].fact);
     let (Some(input), Some(output)) = (plain_shape(fact), output) else { return Ok(None) };
-    let Some(windows) = Windows::new(spec, &input, &output) else { return Ok(None) };
-    let Some(request) = geometry(&windows, mode) else { return Ok(None) };
-    let op = NativeOp { native: NativePool { request }, output };
+    let native = NativePool { spec: spec.clone(), mode };
+    let Some(op) = NativeOp::new(native, &[&input], &output) else { return Ok(None) };
     TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
 }
 

@@ -7,25 +7,52 @@ use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use tract_onnx::tract_core::ops::nn::{Reduce, Reducer, Softmax, SoftmaxKind};
 
 use super::operator::{Native, NativeOp, address};
-use super::plain_shape;
+use super::{elements, plain_shape};
 
-/// A reduction that the host computes: the request without addresses.
+/// A reduction that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 enum NativeReduce {
-    Reduce(Request),
-    Softmax(SoftmaxRequest),
+    /// A reduction of the dimensions `first..=last`.
+    Reduce { first: usize, last: usize, axes: TVec<usize>, mode: u32 },
+    /// A softmax over the dimensions from this one on.
+    Softmax(usize),
 }
 
 impl Native for NativeReduce {
     const NAME: &'static str = "NativeReduce";
 
-    fn request(&self, inputs: &[TValue], output: u32) -> Kernel {
-        let input = address(&inputs[0]);
-        match *self {
-            NativeReduce::Reduce(request) => Kernel::Reduce(Request { input, output, ..request }),
-            NativeReduce::Softmax(request) => {
-                Kernel::Softmax(SoftmaxRequest { input, output, ..request })
+    fn sized(&self, shapes: &[&[usize]]) -> Option<(Kernel, TVec<usize>)> {
+        let input: &[usize] = shapes.first()?;
+        elements(input)?;
+        let product = |sizes: &[usize]| sizes.iter().product::<usize>() as u32;
+        let mut output: TVec<usize> = input.into();
+        let request = match self {
+            NativeReduce::Reduce { first, last, axes, mode } => {
+                axes.iter().for_each(|axis| output[*axis] = 1);
+                Kernel::Reduce(Request {
+                    outer: product(&input[..*first]),
+                    middle: product(&input[*first..=*last]),
+                    inner: product(&input[last + 1..]),
+                    mode: *mode,
+                    ..Request::default()
+                })
             }
+            NativeReduce::Softmax(axis) => Kernel::Softmax(SoftmaxRequest {
+                outer: product(&input[..*axis]),
+                middle: product(&input[*axis..]),
+                inner: 1,
+                ..SoftmaxRequest::default()
+            }),
+        };
+        Some((request, output))
+    }
+
+    fn place(&self, request: &mut Kernel, inputs: &[TValue], output: u32) {
+        let input = address(&inputs[0]);
+        match request {
+            Kernel::Reduce(request) => (request.input, request.output) = (input, output),
+            Kernel::Softmax(request) => (request.input, request.output) = (input, output),
+            _ => {}
         }
     }
 }
@@ -49,18 +76,13 @@ pub(super) fn replace(
         return Ok(None);
     };
     // Other dimensions in between must have the size 1.
-    let one = |axis: usize| axes.contains(&axis) || input[axis] == 1;
+    let one = |axis: usize| axes.contains(&axis) || input[axis].is_one();
     if !(*first..=*last).all(one) {
         return Ok(None);
     }
-    let native = NativeReduce::Reduce(Request {
-        outer: input[..*first].iter().product::<usize>() as u32,
-        middle: input[*first..=*last].iter().product::<usize>() as u32,
-        inner: input[last + 1..].iter().product::<usize>() as u32,
-        mode,
-        ..Request::default()
-    });
-    let op = NativeOp { native, output };
+    let (first, last) = (*first, *last);
+    let native = NativeReduce::Reduce { first, last, axes: axes.clone(), mode };
+    let Some(op) = NativeOp::new(native, &[&input], &output) else { return Ok(None) };
     TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
 }
 
@@ -76,16 +98,11 @@ pub(super) fn replace_softmax(
     let Some(shape) = plain_shape(model.outlet_fact(node.inputs[0])?) else { return Ok(None) };
     // The axes must be the last ones; dimensions of size 1 do not matter.
     let Some(axis) = axes.iter().min().copied() else { return Ok(None) };
-    let last = |at: usize| axes.contains(&at) || shape[at] == 1;
+    let last = |at: usize| axes.contains(&at) || shape[at].is_one();
     if !(axis..shape.len()).all(last) {
         return Ok(None);
     }
-    let native = NativeReduce::Softmax(SoftmaxRequest {
-        outer: shape[..axis].iter().product::<usize>() as u32,
-        middle: shape[axis..].iter().product::<usize>() as u32,
-        inner: 1,
-        ..SoftmaxRequest::default()
-    });
-    let op = NativeOp { native, output: shape };
+    let native = NativeReduce::Softmax(axis);
+    let Some(op) = NativeOp::new(native, &[&shape], &shape) else { return Ok(None) };
     TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
 }

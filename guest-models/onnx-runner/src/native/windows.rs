@@ -6,6 +6,8 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::cnn::PoolSpec;
 use tract_onnx::tract_core::ops::nn::DataFormat;
 
+use super::elements;
+
 /// Whether the host accepts a request with this scratch memory and window size. Otherwise the
 /// sandbox computes it.
 pub(super) fn fits(scratch_bytes: u64, kernel: [u32; 2]) -> bool {
@@ -27,8 +29,9 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// `None` unless channels come before one or two spatial dimensions.
-    pub(super) fn new(spec: &PoolSpec, input: &[usize], output: &[usize]) -> Option<Windows> {
+    /// The windows of an input of this shape, and the shape of the output. `None` unless channels
+    /// come before one or two spatial dimensions.
+    pub(super) fn new(spec: &PoolSpec, input: &[usize]) -> Option<(Windows, TVec<usize>)> {
         let batch = match spec.data_format {
             DataFormat::NCHW => input.first().copied(),
             DataFormat::CHW => None,
@@ -36,7 +39,7 @@ impl Windows {
         };
         let rank = spec.rank();
         let first = usize::from(batch.is_some()) + 1;
-        if !matches!(rank, 1 | 2) || input.len() != first + rank || output.len() != first + rank {
+        if !matches!(rank, 1 | 2) || input.len() != first + rank || elements(input).is_none() {
             return None;
         }
         let pair = |sizes: &[usize], missing: usize| match sizes {
@@ -44,10 +47,12 @@ impl Windows {
             [w] => [missing as u32, *w as u32],
             _ => [0, 0],
         };
+        let output = spec.output_shape(input).ok()?.shape;
+        elements(&output)?;
         let padding = spec.computed_padding(&input[first..]);
         let before: TVec<usize> = padding.iter().map(|axis| axis.pad_before).collect();
         let after: TVec<usize> = padding.iter().map(|axis| axis.pad_after).collect();
-        Some(Windows {
+        let windows = Windows {
             batch: batch.unwrap_or(1) as u32,
             channels: input[first - 1] as u32,
             input: pair(&input[first..], 1),
@@ -57,6 +62,7 @@ impl Windows {
             dilation: pair(&spec.dilations(), 1),
             pad_before: pair(&before, 0),
             pad_after: pair(&after, 0),
-        })
+        };
+        Some((windows, output))
     }
 }

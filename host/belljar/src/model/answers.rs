@@ -38,6 +38,12 @@ fn decoded(message: &[u8], phase: Phase) -> Result<Reply<'_>, ErrorKind> {
     }
 }
 
+/// Whether a plan with open dimensions could not answer inputs of these sizes.
+pub(super) fn sizes_refused(answer: &Answer) -> bool {
+    let code = GuestErrorCode::ShapesRefused;
+    matches!(decode(&answer.message), Ok(Reply::Error(refused)) if refused.code == code)
+}
+
 /// The error for a refusal while a model is prepared.
 pub(super) fn refusal(refused: GuestError) -> ErrorKind {
     match refused.code {

@@ -37,7 +37,7 @@ impl Model {
             let error = self.error(one.kind);
             return Ok(Examined::Refused { error, for_all_shapes: one.for_all_shapes });
         }
-        let (kind, for_all_shapes) = match shared.retried(|| shared.examined(&shapes)) {
+        let (kind, for_all_shapes) = match shared.retried(|| shared.examined(&shapes, &[])) {
             Ok(Ok((_, preparation))) => return Ok(Examined::Prepared(preparation)),
             Ok(Err(refused)) => {
                 use GuestErrorCode::{ModelRefused, NotOnnx};

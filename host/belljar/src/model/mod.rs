@@ -6,6 +6,7 @@ mod examine;
 mod idle;
 mod outputs;
 mod picture;
+mod preparation;
 mod profile;
 mod shapes;
 mod shared;
@@ -200,11 +201,11 @@ impl Model {
     pub fn prepare_for(&self, shapes: &[InputShape]) -> Result<Duration, Error> {
         let start = Instant::now();
         let shapes = self.shared.contract.bind_shapes(shapes).map_err(|kind| self.error(kind))?;
-        let sandbox = self
+        let (plan, sandbox) = self
             .shared
             .retried(|| self.shared.prepared_sandbox(&shapes))
             .map_err(|kind| self.error(kind))?;
-        self.shared.put_back(shapes, sandbox);
+        self.shared.put_back(&plan, sandbox);
         Ok(start.elapsed())
     }
 
@@ -260,13 +261,13 @@ impl Model {
             let one = shared.served(&bound.shapes, || payload(inputs, &shared.contract))?;
             reply(&one.answer, Phase::Run)?;
             shared.answered();
-            served.push((bound.shapes, one.sandbox));
+            served.push((one.plan, one.sandbox));
             Ok(())
         };
         // All are held until the last has served, because an idle one would be reused.
         let result = (0..sandboxes.min(shared.host.idle)).try_for_each(|_| serve());
-        for (shapes, sandbox) in served {
-            shared.put_back(shapes, sandbox);
+        for (plan, sandbox) in served {
+            shared.put_back(&plan, sandbox);
         }
         result.map_err(|kind| self.error(kind))
     }
@@ -277,7 +278,7 @@ impl Model {
         bound: &Bound,
     ) -> Result<UncheckedOutputs, ErrorKind> {
         let shared = &*self.shared;
-        let Served { sandbox, answer, prepare, begin } =
+        let Served { sandbox, plan, answer, prepare, begin } =
             shared.served(&bound.shapes, || payload(inputs, &shared.contract))?;
         let tensors = match reply(&answer, Phase::Run)? {
             Reply::Tensors(views) => views,
@@ -312,7 +313,7 @@ impl Model {
             reset: answer.cost.reset,
             reset_method: answer.cost.method,
         };
-        shared.put_back(bound.shapes.clone(), sandbox);
+        shared.put_back(&plan, sandbox);
         let (label, contract) = (shared.label.clone(), Arc::clone(&shared.contract));
         let (host, subject) = (Arc::clone(&shared.host), shared.subject());
         let (symbols, inputs) = (bound.symbols.clone(), bound.differences.clone());
@@ -341,10 +342,10 @@ impl<N: AsRef<str>> BoundInputs<'_, N> {
     pub fn prepare(&self) -> Result<Duration, Error> {
         let start = Instant::now();
         let shared = &self.model.shared;
-        let sandbox = shared
+        let (plan, sandbox) = shared
             .retried(|| shared.prepared_sandbox(&self.bound.shapes))
             .map_err(|kind| self.model.error(kind))?;
-        shared.put_back(self.bound.shapes.clone(), sandbox);
+        shared.put_back(&plan, sandbox);
         Ok(start.elapsed())
     }
 

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use belljar_abi::{ProfiledNode, Reply};
 
 use super::answers::{reply, unexpected};
-use super::contract::Bound;
 use super::shared::{Served, Shared};
 use super::{Model, payload};
 use crate::audit::{Decision, Verdict};
 use crate::error::{Error, ErrorKind, Phase};
-use crate::sandbox::{Call, Payload, Sandbox};
+use crate::sandbox::{Call, Payload, PlanShapes, Sandbox};
 use belljar_tensor::Tensor;
 
 /// A profiled run. All text in it is untrusted.
@@ -53,11 +52,11 @@ impl Model {
             let shared = &*self.shared;
             let bound = shared.bind(inputs)?;
             let served = shared.served(&bound.shapes, || payload(inputs, &shared.contract))?;
-            let Served { sandbox, answer, .. } = served;
+            let Served { sandbox, plan, answer, .. } = served;
             reply(&answer, Phase::Run)?;
             shared.answered();
-            shared.put_back(bound.shapes.clone(), sandbox);
-            let sandbox = shared.retried(|| shared.profiling_sandbox(&bound))?;
+            shared.put_back(&plan, sandbox);
+            let sandbox = shared.retried(|| shared.profiling_sandbox(&plan))?;
             Ok(Profiler { model: self, inputs, sandbox, answer: answer.message })
         };
         start().map_err(|kind| self.error(kind))
@@ -66,9 +65,9 @@ impl Model {
 
 impl Shared {
     /// A sandbox of the profiling variant with the memory that requests start from.
-    fn profiling_sandbox(&self, bound: &Bound) -> Result<Box<dyn Sandbox>, ErrorKind> {
+    fn profiling_sandbox(&self, plan: &PlanShapes) -> Result<Box<dyn Sandbox>, ErrorKind> {
         let mut sandbox = self.host.profiling_sandbox(&self.policy)?;
-        let snapshot = self.snapshot(&bound.shapes)?;
+        let snapshot = self.snapshot(plan)?;
         self.call(&mut *sandbox, Call::Adopt, Payload::Snapshot(snapshot), Phase::Prepare)?;
         Ok(sandbox)
     }

@@ -4,17 +4,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use belljar_abi::{Description, GuestError, InputShape, Preparation, Reply};
+use belljar_abi::{Description, InputShape, Reply};
 
-use super::answers::{decode, description, refusal, reply, unexpected};
+use super::answers::{description, reply, sizes_refused, unexpected};
 use super::contract::{Bound, Contract};
+use super::preparation::Kept;
 use super::side_files::Granted;
 use crate::audit::Subject;
 use crate::error::{ErrorKind, Phase};
 use crate::host::{Claim, Event, Inner, shortened};
 use crate::sandbox::{
-    Answer, Call, CallLimit, Failure, Limit, Payload, Sandbox, Snapshot, SnapshotKey, TimeKey,
-    WorkerLoss,
+    Answer, Call, CallLimit, Failure, Limit, Payload, PlanShapes, Sandbox, TimeKey, WorkerLoss,
 };
 use crate::supervise::{PATIENCE, Record};
 use crate::trust::ModelBytes;
@@ -47,21 +47,22 @@ pub(super) struct Waiting {
     pub(super) loaded: Option<Box<dyn Sandbox>>,
     /// Prepared for these shapes; the least recently used first.
     pub(super) prepared: Vec<Prepared>,
-    /// The memory of prepared sandboxes, from which others for the same shapes start; oldest
-    /// first.
-    pub(super) snapshots: Vec<(Vec<InputShape>, Arc<Snapshot>)>,
+    /// The memory of prepared sandboxes, from which others for the same plan start; oldest first.
+    pub(super) snapshots: Vec<Kept>,
 }
 
-/// An idle sandbox that is prepared for these shapes.
+/// An idle sandbox that is prepared for inputs of some shapes.
 pub(super) struct Prepared {
-    shapes: Vec<InputShape>,
-    sandbox: Box<dyn Sandbox>,
+    pub(super) plan: Arc<PlanShapes>,
+    pub(super) sandbox: Box<dyn Sandbox>,
     since: Instant,
 }
 
 /// A served request, and the sandbox that served it.
 pub(super) struct Served {
     pub(super) sandbox: Box<dyn Sandbox>,
+    /// The shapes that the sandbox accepts.
+    pub(super) plan: Arc<PlanShapes>,
     pub(super) answer: Answer,
     /// Time to get the sandbox.
     pub(super) prepare: Duration,
@@ -146,43 +147,8 @@ impl Shared {
         Ok((described, Some(sandbox)))
     }
 
-    /// The memory of a sandbox that was prepared for these shapes, if it is in the store.
-    fn stored_snapshot(&self, shapes: &[InputShape]) -> Result<Option<Arc<Snapshot>>, ErrorKind> {
-        let Some(store) = self.host.store() else { return Ok(None) };
-        let limit = self.policy.limits.memory;
-        match store.snapshot(&self.snapshot_key(shapes), limit) {
-            Ok(snapshot) => Ok(snapshot.map(Arc::new)),
-            Err(_) => Err(Limit::Memory { limit }.into()),
-        }
-    }
-
-    fn snapshot_key<'a>(&'a self, shapes: &'a [InputShape]) -> SnapshotKey<'a> {
-        SnapshotKey {
-            model: self.bytes.digest(),
-            side_files: self.side_files.iter().map(|granted| granted.file.digest()).collect(),
-            deterministic: self.policy.compute.deterministic,
-            native_kernels: self.policy.compute.native_kernels(),
-            shapes,
-            fixed: self.contract.fixed(),
-        }
-    }
-
-    /// How many snapshots are kept, in memory and in the store.
-    fn max_snapshots(&self) -> usize {
-        usize::try_from(self.policy.limits.snapshots).unwrap_or(usize::MAX)
-    }
-
-    /// Keeps a snapshot for other sandboxes.
-    fn share(&self, shapes: &[InputShape], snapshot: Arc<Snapshot>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.snapshots.retain(|(for_, _)| for_ != shapes);
-        waiting.snapshots.push((shapes.to_vec(), snapshot));
-        let surplus = waiting.snapshots.len().saturating_sub(self.max_snapshots());
-        waiting.snapshots.drain(..surplus);
-    }
-
     /// A sandbox that has decoded the model.
-    fn loaded_sandbox(&self) -> Result<Box<dyn Sandbox>, ErrorKind> {
+    pub(super) fn loaded_sandbox(&self) -> Result<Box<dyn Sandbox>, ErrorKind> {
         let mut sandbox = self.new_sandbox(Role::Prepare)?;
         let payload = Payload::Sealed(Arc::clone(self.bytes.sealed()));
         let answer = self.call(&mut *sandbox, Call::Load, payload, Phase::Prepare)?;
@@ -192,98 +158,9 @@ impl Shared {
         }
     }
 
-    /// A sandbox that is prepared for these shapes: an idle one, or a new one.
-    pub(super) fn prepared_sandbox(
-        &self,
-        shapes: &[InputShape],
-    ) -> Result<Box<dyn Sandbox>, ErrorKind> {
-        let snapshot = loop {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(at) = waiting.prepared.iter().rposition(|one| one.shapes == shapes) {
-                let found = waiting.prepared.remove(at).sandbox;
-                drop(waiting);
-                match self.alive(found) {
-                    Some(sandbox) => return Ok(sandbox),
-                    None => continue,
-                }
-            }
-            let snapshot = waiting.snapshots.iter().find(|(for_, _)| for_ == shapes);
-            break snapshot.map(|(_, snapshot)| Arc::clone(snapshot));
-        };
-        let snapshot = match snapshot {
-            Some(snapshot) => Some(snapshot),
-            None => self.stored_snapshot(shapes)?.inspect(|snapshot| {
-                self.share(shapes, Arc::clone(snapshot));
-            }),
-        };
-        // It starts while another sandbox prepares the model.
-        let mut sandbox = self.new_sandbox(Role::Run)?;
-        let snapshot = match snapshot {
-            Some(snapshot) => snapshot,
-            None => self.prepared_snapshot(shapes)?.0,
-        };
-        self.call(&mut *sandbox, Call::Adopt, Payload::Snapshot(snapshot), Phase::Prepare)?;
-        Ok(sandbox)
-    }
-
-    /// The memory that sandboxes for these shapes start from.
-    pub(super) fn snapshot(&self, shapes: &[InputShape]) -> Result<Arc<Snapshot>, ErrorKind> {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = waiting.snapshots.iter().find(|(for_, _)| for_ == shapes);
-        let kept = kept.map(|(_, snapshot)| Arc::clone(snapshot));
-        drop(waiting);
-        match kept {
-            Some(snapshot) => Ok(snapshot),
-            None => Ok(self.prepared_snapshot(shapes)?.0),
-        }
-    }
-
-    /// Prepares the model for these shapes, in a sandbox that is used for nothing else, and keeps
-    /// the snapshot for others. Returns what is still undecided.
-    fn prepared_snapshot(
-        &self,
-        shapes: &[InputShape],
-    ) -> Result<(Arc<Snapshot>, Preparation), ErrorKind> {
-        self.examined(shapes)?.map_err(refusal)
-    }
-
-    /// As [`Shared::prepared_snapshot`], with the guest's refusal unchanged.
-    pub(super) fn examined(
-        &self,
-        shapes: &[InputShape],
-    ) -> Result<Result<(Arc<Snapshot>, Preparation), GuestError>, ErrorKind> {
-        let loaded = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).loaded.take();
-        let mut sandbox = match loaded.and_then(|sandbox| self.alive(sandbox)) {
-            Some(sandbox) => sandbox,
-            None => self.loaded_sandbox()?,
-        };
-        for Granted { file, .. } in &self.side_files {
-            let payload = Payload::Sealed(Arc::clone(file.sealed()));
-            let answer = self.call(&mut *sandbox, Call::External, payload, Phase::Prepare)?;
-            match reply(&answer, Phase::Prepare)? {
-                Reply::Ok => {}
-                _ => return Err(unexpected()),
-            }
-        }
-        let payload = Payload::Bytes(self.snapshot_key(shapes).encoded());
-        let answer = self.call(&mut *sandbox, Call::Prepare, payload, Phase::Prepare)?;
-        let preparation = match decode(&answer.message)? {
-            Reply::Prepared(preparation) => preparation,
-            Reply::Error(refusal) => return Ok(Err(refusal)),
-            _ => return Err(unexpected()),
-        };
-        let snapshot = answer.snapshot.ok_or_else(unexpected)?;
-        if let Some(store) = self.host.store() {
-            let key = self.snapshot_key(shapes);
-            store.keep_snapshot(&key, &self.label, &snapshot, self.max_snapshots());
-        }
-        self.share(shapes, Arc::clone(&snapshot));
-        Ok(Ok((snapshot, preparation)))
-    }
-
     /// Returns an idle sandbox unless its worker has ended meanwhile; no request was lost then, and
     /// the next one need not know.
-    fn alive(&self, mut sandbox: Box<dyn Sandbox>) -> Option<Box<dyn Sandbox>> {
+    pub(super) fn alive(&self, mut sandbox: Box<dyn Sandbox>) -> Option<Box<dyn Sandbox>> {
         match sandbox.loss_while_waiting() {
             None => Some(sandbox),
             Some(loss) => {
@@ -303,7 +180,7 @@ impl Shared {
     }
 
     /// A new, empty sandbox, unless too many have just died.
-    fn new_sandbox(&self, role: Role) -> Result<Box<dyn Sandbox>, ErrorKind> {
+    pub(super) fn new_sandbox(&self, role: Role) -> Result<Box<dyn Sandbox>, ErrorKind> {
         let patience = PATIENCE.min(self.policy.limits.run_time);
         self.host.supervision.await_start(&self.record, patience)?;
         self.host.sandbox(&self.policy, role)
@@ -317,11 +194,21 @@ impl Shared {
     ) -> Result<Served, ErrorKind> {
         self.retried(|| {
             let start = Instant::now();
-            let mut sandbox = self.prepared_sandbox(shapes)?;
-            let prepare = start.elapsed();
-            let begin = Instant::now();
-            let answer = self.call(&mut *sandbox, Call::Run, payload(), Phase::Run)?;
-            Ok(Served { sandbox, answer, prepare, begin })
+            let (mut plan, mut sandbox) = self.prepared_sandbox(shapes)?;
+            let mut prepare = start.elapsed();
+            let mut begin = Instant::now();
+            let mut answer = self.call(&mut *sandbox, Call::Run, payload(), Phase::Run)?;
+            if plan.is_open() && sizes_refused(&answer) {
+                // The plan does not hold for these sizes. One for exactly these sizes may, or else
+                // its refusal says why.
+                self.put_back(&plan, sandbox);
+                let start = Instant::now();
+                (plan, sandbox) = self.exact_sandbox(shapes)?;
+                prepare += start.elapsed();
+                begin = Instant::now();
+                answer = self.call(&mut *sandbox, Call::Run, payload(), Phase::Run)?;
+            }
+            Ok(Served { sandbox, plan, answer, prepare, begin })
         })
     }
 
@@ -347,12 +234,13 @@ impl Shared {
     }
 
     /// Keeps a sandbox for the next request, unless its worker has served enough requests.
-    pub(super) fn put_back(&self, shapes: Vec<InputShape>, sandbox: Box<dyn Sandbox>) {
+    pub(super) fn put_back(&self, plan: &Arc<PlanShapes>, sandbox: Box<dyn Sandbox>) {
         if sandbox.runs() >= self.host.requests_per_worker {
             return;
         }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.prepared.push(Prepared { shapes, sandbox, since: Instant::now() });
+        let plan = Arc::clone(plan);
+        waiting.prepared.push(Prepared { plan, sandbox, since: Instant::now() });
         let surplus = waiting.prepared.len().saturating_sub(self.host.idle);
         let dropped: Vec<_> = waiting.prepared.drain(..surplus).collect();
         // Ending a sandbox takes a while, so no lock is held.
@@ -365,8 +253,7 @@ impl Shared {
     pub(super) fn take_idle(&self, too_long: impl Fn(Instant) -> bool) -> Vec<Prepared> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let Waiting { prepared, snapshots, .. } = &mut *waiting;
-        let has_snapshot =
-            |one: &Prepared| snapshots.iter().any(|(shapes, _)| *shapes == one.shapes);
+        let has_snapshot = |one: &Prepared| snapshots.iter().any(|(plan, _)| *plan == one.plan);
         prepared.extract_if(.., |one| too_long(one.since) && has_snapshot(one)).collect()
     }
 }

@@ -17,6 +17,7 @@ mod guest;
 mod instance;
 mod limits;
 mod machine;
+mod plan;
 #[cfg(test)]
 mod profiling_tests;
 mod serve;
@@ -44,6 +45,7 @@ pub use failure::{Limit, WorkerLoss};
 pub use guest::GuestInfo;
 pub(crate) use guest::GuestKind;
 pub(crate) use limits::SandboxLimits;
+pub use plan::PlanShapes;
 pub(crate) use serve::{only, serve};
 #[cfg(feature = "programs")]
 pub(crate) use setup::ProgramLimits;

@@ -188,7 +188,7 @@ mod tests {
         let model = onnx::relu(&onnx::fixed(&[2])).bytes();
         first.call(Call::Load, Payload::Bytes(model), limit).unwrap();
         let shape = InputShape { name: "x".into(), dims: vec![2] };
-        let payload = Payload::Bytes(encode_shapes(&[shape], &[]));
+        let payload = Payload::Bytes(encode_shapes(&[shape], &[], &[]));
         let snapshot = first.call(Call::Prepare, payload, limit).unwrap().snapshot.unwrap();
         let mut second = sandbox();
         second.call(Call::Adopt, Payload::Snapshot(Arc::clone(&snapshot)), limit).unwrap();

@@ -4,9 +4,10 @@ use tract_onnx::tract_core::ops::math::{abs, add, exp, ln, sqrt, square, sub};
 use tract_onnx::tract_core::ops::nn::{Reduce, Reducer};
 use tract_onnx::tract_hir::internal::*;
 
+use crate::framework::assumptions::is_positive;
+
 use super::reduction::{Reduction, ReductionKind};
 use crate::elementwise::binary::{self, Div};
-use crate::framework::errors::OrUserError;
 
 /// Whether a reduced dimension may be empty: tract divides by its size.
 pub(super) fn may_be_empty(
@@ -15,7 +16,7 @@ pub(super) fn may_be_empty(
     axes: &[usize],
 ) -> TractResult<bool> {
     let shape = &model.outlet_fact(input)?.shape;
-    Ok(axes.iter().any(|axis| shape[*axis].as_i64().is_none_or(|dim| dim == 0)))
+    Ok(axes.iter().any(|axis| !is_positive(&shape[*axis])))
 }
 
 pub(super) fn sum(
@@ -81,9 +82,9 @@ pub(crate) fn mean(
     input: OutletId,
     axes: TVec<usize>,
 ) -> TractResult<OutletId> {
-    let count = mean_count(model, input, &axes)?;
-    let count =
-        count.or_user_error("a mean over a dimension of unknown size is not implemented")?;
+    let Some(count) = mean_count(model, input, &axes)? else {
+        return late_mean(prefix, model, input, &axes);
+    };
     if axes.is_empty() {
         return Ok(input);
     }

@@ -2,6 +2,7 @@
 //! policy's rules.
 
 mod declared;
+mod open;
 #[cfg(test)]
 mod tests;
 

@@ -94,7 +94,7 @@ fn prepared(graph: &onnx::Graph, name: &str, dims: &[u64]) -> Machine {
     };
     call(Call::Load, graph.bytes());
     let shape = InputShape { name: name.into(), dims: dims.to_vec() };
-    call(Call::Prepare, encode_shapes(&[shape], &[]));
+    call(Call::Prepare, encode_shapes(&[shape], &[], &[]));
     machine
 }
 

@@ -1,6 +1,6 @@
 //! The store: prepared models on disk, so that another process need not prepare them again.
 //!
-//! It holds the description of each model, and a snapshot for each combination of input shapes.
+//! It holds the description of each model, and its snapshots: each is for some input shapes.
 //! Both come from a sandbox that contained the model, so they must only be used for that model, and
 //! a stored description is decoded as untrusted data, like one from a sandbox.
 //!
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::super::guest::GuestInfo;
+use super::super::plan::PlanShapes;
 use super::super::snapshot::Snapshot;
 use super::key::{SnapshotKey, description_name};
 use super::private::{PrivateError, PrivateFolder};
@@ -108,17 +109,20 @@ impl SnapshotStore {
         })
     }
 
-    /// The snapshot for this key, if it has at most `max` bytes. `Err` is the size of a larger one.
+    /// The snapshot for this key, and the shapes that it accepts, if it has at most `max` bytes.
+    /// `Err` is the size of a larger one.
     pub(crate) fn snapshot(
         &self,
         key: &SnapshotKey<'_>,
         max: u64,
-    ) -> Result<Option<Snapshot>, u64> {
+    ) -> Result<Option<(PlanShapes, Snapshot)>, u64> {
         let used = self.inner.used(&key.name(), Kind::Snapshot, |file, keys| {
             let (size, runs) = snapshot_table(file)?;
             if size > max {
                 return Ok(Err(size));
             }
+            let label = Label::decode(&file.about.about);
+            let plan = label.ok_or_else(|| "its metadata is invalid".to_owned())?.plan.into();
             let failed = |err: io::Error| err.to_string();
             let writer = SealedWriter::with_len("belljar-snapshot", size).map_err(failed)?;
             // Each part is hashed and written from one copy, so a concurrent change of the file
@@ -128,7 +132,7 @@ impl SnapshotStore {
                     writer.write_at(part.get(range).unwrap_or_default(), offset)
                 })
             })?;
-            Ok(Ok(writer.seal().and_then(Snapshot::checked).map_err(failed)?))
+            Ok(Ok((plan, writer.seal().and_then(Snapshot::checked).map_err(failed)?)))
         });
         used.transpose()
     }
@@ -161,16 +165,16 @@ impl SnapshotStore {
         &self,
         key: &SnapshotKey<'_>,
         label: &str,
+        plan: &PlanShapes,
         snapshot: &Arc<Snapshot>,
         kept: usize,
     ) {
-        let shapes = key.shapes.iter().map(|s| (s.name.clone(), s.dims.clone())).collect();
         let label = Label {
             label: label.to_owned(),
             guest: GuestInfo::embedded().sha256.to_owned(),
             deterministic: key.deterministic,
             native_kernels: key.native_kernels,
-            shapes,
+            plan: plan.to_stored(),
             memory: snapshot.len() as u64,
         };
         let snapshot = Arc::clone(snapshot);

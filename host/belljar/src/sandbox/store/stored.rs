@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use belljar_abi::InputShape;
 use serde::{Deserialize, Serialize};
 
 use super::super::guest::GuestInfo;
+use super::super::plan::{PlanShapes, StoredShapes};
 use super::private::PrivateError;
 use super::sealed_file::Kind;
 use super::snapshot_store::{SnapshotStore, snapshot_table};
@@ -19,7 +19,7 @@ pub(super) struct Label {
     pub(super) guest: String,
     pub(super) deterministic: bool,
     pub(super) native_kernels: bool,
-    pub(super) shapes: Vec<(String, Vec<u64>)>,
+    pub(super) plan: StoredShapes,
     /// Size of the memory.
     pub(super) memory: u64,
 }
@@ -72,7 +72,7 @@ pub struct StoredModel {
     /// [`belljar_text::Escaped`].
     pub label: String,
     /// The input shapes it is prepared for. The names are untrusted text too.
-    pub shapes: Vec<InputShape>,
+    pub plan: PlanShapes,
     /// Whether it is for deterministic runs.
     pub deterministic: bool,
     /// Whether it is for runs with native kernels.
@@ -114,7 +114,6 @@ impl SnapshotStore {
             };
             let broken = opened.as_ref().err().cloned();
             let label = opened.unwrap_or_default();
-            let shapes = label.shapes.into_iter().map(|(name, dims)| InputShape { name, dims });
             list.push(StoredModel {
                 kind,
                 path: folder.path().join(&name),
@@ -122,7 +121,7 @@ impl SnapshotStore {
                 size: u64::try_from(stat.st_size).unwrap_or(0),
                 last_used: SystemTime::UNIX_EPOCH + since,
                 label: label.label,
-                shapes: shapes.collect(),
+                plan: label.plan.into(),
                 deterministic: label.deterministic,
                 native_kernels: label.native_kernels,
                 memory: label.memory,

@@ -1,0 +1,99 @@
+//! The dimensions of inputs that a plan may leave open: those without a declared size. What a model
+//! declares is only a hint here, because the guest decides whether its plan holds for other sizes.
+
+use std::collections::HashMap;
+
+use belljar_abi::{Dim, InputShape, MAX_OPEN_DIMS, OpenDim};
+
+use super::Contract;
+use belljar_policy::Sizes;
+
+/// Maximum number of symbols of size 1 that are looked up as open dimensions.
+const MAX_ONES: u32 = 3;
+
+/// What identifies a symbol: a declared name with its size, or one dimension without a name.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Symbol<'a> {
+    Named(&'a str, u64),
+    Unnamed(usize, usize),
+}
+
+/// A dimension without a declared size.
+struct Candidate<'a> {
+    input: usize,
+    axis: usize,
+    size: u64,
+    symbol: Symbol<'a>,
+}
+
+impl Contract {
+    /// The dimensions to leave open when a model is prepared for these shapes. A dimension of 1 is
+    /// left as it is, because most batches have one element, and a plan for exactly one is faster.
+    pub(in crate::model) fn open_dims(&self, shapes: &[InputShape]) -> Vec<OpenDim> {
+        numbered(self.candidates(shapes).iter().filter(|one| one.size > 1))
+    }
+
+    /// The open dimensions of plans that may be stored and accept these shapes. A dimension of 1
+    /// may be one that was open when the plan was made for another size.
+    pub(in crate::model) fn open_dims_of_stored(&self, shapes: &[InputShape]) -> Vec<Vec<OpenDim>> {
+        let candidates = self.candidates(shapes);
+        let mut ones: Vec<&Symbol<'_>> = Vec::new();
+        for one in candidates.iter().filter(|one| one.size == 1) {
+            if !ones.contains(&&one.symbol) {
+                ones.push(&one.symbol);
+            }
+        }
+        ones.truncate(MAX_ONES as usize);
+        let mut found = Vec::new();
+        for chosen in 0..1u32 << ones.len() {
+            let is_chosen = |symbol: &Symbol<'_>| {
+                ones.iter().position(|one| *one == symbol).is_some_and(|at| chosen & 1 << at != 0)
+            };
+            let open = candidates.iter().filter(|one| one.size > 1 || is_chosen(&one.symbol));
+            let open = numbered(open);
+            if !open.is_empty() {
+                found.push(open);
+            }
+        }
+        found
+    }
+
+    /// The dimensions that neither the model nor the policy gives a size, if they are not too many.
+    fn candidates(&self, shapes: &[InputShape]) -> Vec<Candidate<'_>> {
+        let mut found = Vec::new();
+        for (input, shape) in shapes.iter().enumerate() {
+            let Some(declared) = self.inputs.iter().find(|value| value.name == shape.name) else {
+                continue;
+            };
+            let rule = self.input_rules.iter().find(|rule| rule.name == shape.name);
+            let rule = rule.and_then(|rule| rule.shape.as_deref()).unwrap_or_default();
+            for (axis, size) in shape.dims.iter().copied().enumerate() {
+                let dim = declared.shape.as_ref().and_then(|dims| dims.get(axis));
+                let fixed_by_policy =
+                    rule.get(axis).is_some_and(|sizes| *sizes == Sizes::exactly(size));
+                let symbol = match dim {
+                    Some(Dim::Fixed(_)) => continue,
+                    _ if fixed_by_policy || size == 0 => continue,
+                    Some(Dim::Symbol(name)) => Symbol::Named(name, size),
+                    _ => Symbol::Unnamed(input, axis),
+                };
+                found.push(Candidate { input, axis, size, symbol });
+            }
+        }
+        if found.len() > MAX_OPEN_DIMS {
+            found.clear();
+        }
+        found
+    }
+}
+
+/// Numbers the symbols in the order in which they first occur.
+fn numbered<'a>(candidates: impl Iterator<Item = &'a Candidate<'a>>) -> Vec<OpenDim> {
+    let mut numbers: HashMap<&Symbol<'_>, u32> = HashMap::new();
+    let number = |one: &'a Candidate<'a>| {
+        let next = numbers.len() as u32;
+        let symbol = *numbers.entry(&one.symbol).or_insert(next);
+        OpenDim { input: one.input as u32, axis: one.axis as u32, symbol }
+    };
+    candidates.map(number).collect()
+}

@@ -1,0 +1,184 @@
+//! The input shapes that a prepared model accepts.
+
+use belljar_abi::{InputShape, OpenDim, SizeRange};
+use serde::{Deserialize, Serialize};
+
+/// The input shapes that a prepared model accepts: the shapes it was prepared with, in which some
+/// dimensions may have other sizes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlanShapes {
+    /// The shapes it was prepared with, in the order of the model's declaration. The names are
+    /// untrusted text.
+    pub shapes: Vec<InputShape>,
+    /// The dimensions that may have other sizes.
+    pub(crate) open: Vec<OpenDim>,
+    /// The sizes of each symbol of these dimensions, by its number.
+    pub(crate) sizes: Vec<SizeRange>,
+}
+
+impl PlanShapes {
+    /// Exactly these shapes.
+    #[cfg(test)]
+    pub(crate) fn exactly(shapes: &[InputShape]) -> PlanShapes {
+        PlanShapes { shapes: shapes.to_vec(), ..PlanShapes::default() }
+    }
+
+    /// Whether other shapes than those it was prepared with are accepted.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Whether inputs of these shapes are accepted.
+    #[must_use]
+    pub fn accepts(&self, shapes: &[InputShape]) -> bool {
+        if self.shapes.len() != shapes.len() {
+            return false;
+        }
+        let mut sizes: Vec<Option<u64>> = vec![None; self.sizes.len()];
+        for (at, (shape, given)) in self.shapes.iter().zip(shapes).enumerate() {
+            if shape.name != given.name || shape.dims.len() != given.dims.len() {
+                return false;
+            }
+            for (axis, (dim, size)) in shape.dims.iter().zip(&given.dims).enumerate() {
+                let fits = match self.symbol(at, axis) {
+                    None => dim == size,
+                    Some(symbol) => {
+                        let range = self.sizes.get(symbol);
+                        let in_range = range.is_some_and(|range| range.contains(*size));
+                        let same = match sizes.get_mut(symbol) {
+                            Some(known) => *known.get_or_insert(*size) == *size,
+                            None => false,
+                        };
+                        in_range && same
+                    }
+                };
+                if !fits {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// For each input: the range of sizes of each dimension.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<(&str, Vec<SizeRange>)> {
+        let range = |at: usize, axis: usize, dim: u64| {
+            let symbol = self.symbol(at, axis).and_then(|symbol| self.sizes.get(symbol));
+            symbol.copied().unwrap_or(SizeRange { min: dim, max: dim, step: 1 })
+        };
+        let of = |(at, shape): (usize, &InputShape)| {
+            shape.dims.iter().enumerate().map(|(axis, dim)| range(at, axis, *dim)).collect()
+        };
+        let names = self.shapes.iter().map(|shape| &*shape.name);
+        names.zip(self.shapes.iter().enumerate().map(of)).collect()
+    }
+
+    fn symbol(&self, input: usize, axis: usize) -> Option<usize> {
+        let is_it = |open: &&OpenDim| (open.input as usize, open.axis as usize) == (input, axis);
+        self.open.iter().find(is_it).map(|open| open.symbol as usize)
+    }
+
+    /// The form in which it is stored.
+    pub(crate) fn to_stored(&self) -> StoredShapes {
+        StoredShapes {
+            shapes: self.shapes.iter().map(|s| (s.name.clone(), s.dims.clone())).collect(),
+            open: self.open.iter().map(|open| (open.input, open.axis, open.symbol)).collect(),
+            sizes: self.sizes.iter().map(|range| (range.min, range.max, range.step)).collect(),
+        }
+    }
+}
+
+/// The stored form of [`PlanShapes`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredShapes {
+    shapes: Vec<(String, Vec<u64>)>,
+    open: Vec<(u32, u32, u32)>,
+    sizes: Vec<(u64, u64, u64)>,
+}
+
+impl From<StoredShapes> for PlanShapes {
+    fn from(stored: StoredShapes) -> PlanShapes {
+        let shapes = stored.shapes.into_iter().map(|(name, dims)| InputShape { name, dims });
+        let open = stored.open.into_iter();
+        PlanShapes {
+            shapes: shapes.collect(),
+            open: open.map(|(input, axis, symbol)| OpenDim { input, axis, symbol }).collect(),
+            sizes: stored
+                .sizes
+                .into_iter()
+                .map(|(min, max, step)| SizeRange { min, max, step: step.max(1) })
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shapes(of: &[&[u64]]) -> Vec<InputShape> {
+        let shape = |(at, dims): (usize, &&[u64])| InputShape {
+            name: format!("input{at}"),
+            dims: dims.to_vec(),
+        };
+        of.iter().enumerate().map(shape).collect()
+    }
+
+    fn open(input: u32, axis: u32, symbol: u32) -> OpenDim {
+        OpenDim { input, axis, symbol }
+    }
+
+    #[test]
+    fn open_dimensions_accept_sizes_in_their_range_that_agree() {
+        let plan = PlanShapes {
+            shapes: shapes(&[&[1, 7], &[1, 7, 3]]),
+            open: vec![open(0, 1, 0), open(1, 1, 0)],
+            sizes: vec![SizeRange { min: 2, max: 100, step: 1 }],
+        };
+        assert!(plan.is_open());
+        let accepts = |of: &[&[u64]]| plan.accepts(&shapes(of));
+        assert!(accepts(&[&[1, 7], &[1, 7, 3]]));
+        assert!(accepts(&[&[1, 2], &[1, 2, 3]]));
+        assert!(accepts(&[&[1, 100], &[1, 100, 3]]));
+        // Too small, too large, unequal, another fixed size, another rank, another number.
+        assert!(!accepts(&[&[1, 1], &[1, 1, 3]]));
+        assert!(!accepts(&[&[1, 101], &[1, 101, 3]]));
+        assert!(!accepts(&[&[1, 7], &[1, 8, 3]]));
+        assert!(!accepts(&[&[1, 7], &[1, 7, 4]]));
+        assert!(!accepts(&[&[1, 7, 1], &[1, 7, 3]]));
+        assert!(!accepts(&[&[1, 7]]));
+        assert!(!accepts(&[]));
+    }
+
+    #[test]
+    fn a_plan_without_open_dimensions_accepts_exactly_its_shapes() {
+        let plan = PlanShapes::exactly(&shapes(&[&[1, 7]]));
+        assert!(!plan.is_open());
+        assert!(plan.accepts(&shapes(&[&[1, 7]])));
+        assert!(!plan.accepts(&shapes(&[&[1, 8]])));
+        let mut renamed = shapes(&[&[1, 7]]);
+        renamed[0].name = "other".into();
+        assert!(!plan.accepts(&renamed));
+    }
+
+    #[test]
+    fn open_dimensions_may_be_multiples() {
+        let plan = PlanShapes {
+            shapes: shapes(&[&[64]]),
+            open: vec![open(0, 0, 0)],
+            sizes: vec![SizeRange { min: 32, max: 320, step: 32 }],
+        };
+        let accepts = |size| plan.accepts(&shapes(&[&[size]]));
+        assert!(accepts(32) && accepts(96) && accepts(320));
+        assert!(!accepts(0) && !accepts(33) && !accepts(352));
+    }
+
+    #[test]
+    fn symbols_without_a_range_accept_nothing() {
+        let open = vec![open(0, 0, 3)];
+        let plan = PlanShapes { shapes: shapes(&[&[7]]), open, sizes: Vec::new() };
+        assert!(!plan.accepts(&shapes(&[&[7]])));
+    }
+}

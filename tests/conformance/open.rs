@@ -1,0 +1,105 @@
+//! ONNX's own test cases on plans that were made for other sizes: the declared shapes of all inputs
+//! are removed, the model is prepared for larger inputs, and the case must have the same answer.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use belljar::{Host, InputShape, ModelBytes, Policy};
+use serde_json::Value;
+
+use super::support::fitting;
+use super::support::protobuf::{Kind, Message, Value as Field};
+use super::{End, Set, end, failed, run_all, set, wrong};
+
+/// The model without the declared shapes of its inputs.
+fn without_shapes(content: &[u8]) -> Vec<u8> {
+    let mut model = Message::parse(Kind::Model, content).expect("the case is a model");
+    let graph = model.fields.iter_mut().find(|field| field.number == 7).unwrap();
+    let Field::Message(graph) = &mut graph.value else { panic!("the graph is not a message") };
+    for input in graph.fields.iter_mut().filter(|field| field.number == 11) {
+        let Field::Message(input) = &mut input.value else { continue };
+        input.visit(&mut |message| {
+            if message.kind == Kind::TensorType {
+                message.fields.retain(|field| field.number != 2);
+            }
+        });
+    }
+    model.bytes()
+}
+
+/// Larger sizes, which are equal only if the sizes are equal. Dimensions of 0 stay, since they are
+/// never open, and so do those of 1, unless they are to be reached from larger ones.
+fn larger(size: u64, from_one: u64) -> u64 {
+    match size {
+        0 => 0,
+        1 => from_one,
+        size => 2 * size + 1,
+    }
+}
+
+fn run(from_one: u64, host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
+    let content = without_shapes(&std::fs::read(folder.join("model.onnx")).unwrap());
+    for listed in case["sets"].as_array().unwrap() {
+        let Ok(Set { inputs, outputs: Ok(expected) }) = set(folder, listed) else {
+            return end("unsupported", "");
+        };
+        let bytes = ModelBytes::read(&content[..], u64::MAX).unwrap().labelled("case");
+        let model = match host.load(bytes, &fitting(host, policy)) {
+            Ok(model) => model,
+            Err(err) => return failed(&err),
+        };
+        let shapes: Vec<InputShape> = inputs
+            .iter()
+            .map(|(name, tensor)| InputShape {
+                name: name.clone(),
+                dims: tensor.shape().iter().map(|size| larger(*size as u64, from_one)).collect(),
+            })
+            .collect();
+        // The larger sizes need not suit the model.
+        if model.prepare_for(&shapes).is_err() {
+            return end("no other sizes", "");
+        }
+        let before = model.calls().prepare;
+        match model.run(&inputs).and_then(|outputs| outputs.validate()) {
+            Ok(outputs) => {
+                if let Some(why) = wrong(&outputs, &expected, case, listed) {
+                    return end("wrong", why);
+                }
+            }
+            Err(err) => return failed(&err),
+        }
+        if model.calls().prepare > before {
+            return end("prepared again", "");
+        }
+    }
+    end("pass", "")
+}
+
+#[test]
+fn plans_for_other_sizes_answer_every_case() {
+    check(1);
+}
+
+#[test]
+fn plans_for_other_sizes_answer_every_case_with_dimensions_of_one() {
+    check(3);
+}
+
+fn check(from_one: u64) {
+    let known =
+        std::fs::read_to_string(super::repository().join("tests/conformance/classes.txt")).unwrap();
+    let passes: Vec<&str> = known.lines().filter_map(|line| line.strip_suffix(" pass")).collect();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut different = Vec::new();
+    for (name, (end, _)) in
+        &run_all(|host, policy, folder, case| run(from_one, host, policy, folder, case))
+    {
+        *counts.entry(end.class).or_default() += 1;
+        let expected = ["pass", "prepared again", "no other sizes", "unsupported"];
+        if passes.contains(&&**name) && !expected.contains(&end.class) {
+            different.push(format!("{name}: {} ({})", end.class, end.why));
+        }
+    }
+    println!("{counts:?}");
+    assert!(different.is_empty(), "{} cases:\n{}", different.len(), different.join("\n"));
+}
