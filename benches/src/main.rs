@@ -8,6 +8,7 @@
 mod against;
 mod cold;
 mod inputs;
+mod lengths;
 mod machine;
 mod measure;
 mod memory;
@@ -63,6 +64,7 @@ fn run(options: &Options) -> Result<()> {
             let cases = inputs::cases(&options.root, &options.models)?;
             against::against(options, &cases, wanted)
         }
+        Mode::Lengths(model) => lengths::measure(options, model),
         Mode::Sandboxes(wanted) => {
             sandboxes::measure_in_child(&options.root, &options.belljar, wanted)
         }

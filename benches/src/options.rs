@@ -11,6 +11,7 @@ usage: belljar-bench --root DIR --belljar FILE --tract FILE --python FILE [--nod
                      [--cli FILE]
        belljar-bench --root DIR --belljar FILE --against FILE [--policy FILE]
                      [--against-policy FILE] [--quick] [--model NAME]...
+       belljar-bench --root DIR --belljar FILE --lengths MODEL [--quick]
        belljar-bench --root DIR --from FILE --plot FILE
 
 `cargo xtask bench` passes the paths.";
@@ -62,6 +63,8 @@ pub(crate) enum Mode {
     Draw(PathBuf),
     /// Compare two builds of Belljar.
     Against(Against),
+    /// Run a model of texts at many lengths.
+    Lengths(PathBuf),
     /// Start so many sandboxes and print their memory, as a child of a measurement.
     Sandboxes(Sandboxes),
 }
@@ -90,7 +93,7 @@ impl Options {
             match flag.as_str() {
                 "--root" | "--belljar" | "--tract" | "--python" | "--node" | "--web" | "--cli"
                 | "--json" | "--plot" | "--from" | "--against" | "--policy"
-                | "--against-policy" => {
+                | "--against-policy" | "--lengths" => {
                     let value = path(&value()?)?;
                     paths.push((flag, value));
                 }
@@ -110,6 +113,7 @@ impl Options {
             Some(paths.swap_remove(at).1)
         };
         let root = take("--root").context(USAGE)?;
+        let lengths = take("--lengths");
         let mode = match (take("--from"), take("--against"), sandboxes) {
             (Some(results), None, None) => Mode::Draw(results),
             (None, Some(program), None) => Mode::Against(Against {
@@ -121,7 +125,7 @@ impl Options {
                 let processes = isolation.as_deref() != Some("thread");
                 Mode::Sandboxes(Sandboxes { count, processes })
             }
-            (None, None, None) => Mode::Measure,
+            (None, None, None) => lengths.map_or(Mode::Measure, Mode::Lengths),
             _ => bail!("{USAGE}"),
         };
         // A mode requires only the flags that it uses.

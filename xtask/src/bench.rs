@@ -28,6 +28,7 @@ pub(crate) const USAGE: &str = "\
 usage: cargo xtask bench [--model NAME]... [--table ID]... [--quick] [--json FILE] [--plot FILE]
        cargo xtask bench --against COMMIT|PROGRAM [--policy FILE] [--against-policy FILE]
                          [--model NAME]... [--quick]
+       cargo xtask bench --lengths MODEL [--quick]
        cargo xtask bench --from RESULTS.json --plot FILE
 
 The first compares Belljar with native tract, onnxruntime and onnxruntime-web, prints tables and
@@ -40,7 +41,10 @@ whose order alternates. A model is slower if the median over the rounds of new /
 and new is slower in three quarters of the rounds, and a repetition with as many rounds gives the
 same result. --policy is the policy of this build, --against-policy that of the other.
 
-The third draws existing results.
+The third runs a model of texts, whose inputs have the shape [1, N], at 200 random lengths from one
+plan for all of them, and compares it with plans for single lengths, in turns.
+
+The last draws existing results.
 ";
 
 /// Builds everything and measures; `arguments` are those of the command.
@@ -67,7 +71,8 @@ pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
     setup::build_host(repo)?;
     build(repo, "belljar-bench", "release")?;
     bench.arg("--belljar").arg(setup::belljar(repo));
-    if against.is_none() {
+    let lengths = arguments.iter().any(|argument| argument == "--lengths");
+    if against.is_none() && !lengths {
         say("building native tract to compare with (about 4 minutes on 2 cores the first time)");
         build(repo, "tract-peer", "peer")?;
         bench.arg("--tract").arg(repo.target().join("peer/tract-peer"));
@@ -85,7 +90,8 @@ pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
 
 /// Refuses wrong arguments before minutes are spent on building.
 fn check(arguments: &[&str]) -> Result<()> {
-    const VALUES: [&str; 8] = [
+    const VALUES: [&str; 9] = [
+        "--lengths",
         "--model",
         "--table",
         "--json",
