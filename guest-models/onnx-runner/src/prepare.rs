@@ -29,7 +29,13 @@ pub(crate) struct Prepared {
     /// The nodes that are computed together, for a profile.
     pub(crate) folded: Folded,
     /// The sizes of the tensors, if they depend on those of the inputs.
-    pub(crate) sizes: Option<Sizes>,
+    pub(crate) sizes: Option<OpenSizes>,
+}
+
+/// The sizes of a plan's tensors, and those of its symbols for which it was prepared.
+pub(crate) struct OpenSizes {
+    pub(crate) tensors: Sizes,
+    pub(crate) example: SymbolValues,
 }
 
 /// One output of the plan, in the plan's order.
@@ -112,13 +118,13 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
         None => optimize(model).map_err(failed)?,
     };
     let preparation = Preparation { open: opened, sizes, ..undecided::of(&model, &nodes) };
-    let tensors = Sizes::of(&model).map_err(failed)?;
+    let tensors = Sizes::of(&model, &example).map_err(failed)?;
     let working_set = tensors.working_set(&example).map_err(failed)?;
     let folded = Folded::of(wiring, &nodes, &model);
     log::info!("the plan: {}", operators(&model));
     let plan = model.into_runnable().map_err(failed)?;
     let is_open = !preparation.open.is_empty();
-    let sizes = is_open.then_some(tensors);
+    let sizes = is_open.then_some(OpenSizes { tensors, example });
     drop(shapes);
     drop(sources);
     heap::reserve_for_runs(working_set);

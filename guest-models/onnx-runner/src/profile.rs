@@ -31,7 +31,7 @@ pub(crate) fn run(prepared: &Prepared, message: Message) -> Result<Vec<u8>, Refu
     let reading = cost_of_reading();
     let began = clock::read();
     let mut measured = Vec::new();
-    let answer = run::with(prepared, message, |inputs| {
+    let answer = run::with(prepared, message, |inputs, _| {
         let mut state = prepared.plan.spawn()?;
         state.run_plan_with_eval(inputs, |context, op_state, node, inputs| {
             let began = clock::read();

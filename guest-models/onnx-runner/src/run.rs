@@ -8,29 +8,28 @@ use tract_onnx::tract_core::plan;
 
 use crate::explain::{When, is_user_error};
 use crate::memory::Message;
-use crate::prepare::{Prepared, PreparedInput};
-use crate::{Refusal, heap, sizes};
+use crate::prepare::{OpenSizes, Prepared, PreparedInput};
+use crate::{Refusal, heap};
 
 /// Runs the plan on the tensors in `message` and encodes its outputs.
 pub(crate) fn run(prepared: &Prepared, message: Message) -> Result<Vec<u8>, Refusal> {
-    with(prepared, message, |inputs| {
+    with(prepared, message, |inputs, is_example| {
         let mut state = prepared.plan.spawn()?;
-        if prepared.sizes.is_none() {
-            return state.run(inputs);
-        }
+        let Some(OpenSizes { tensors, .. }) = &prepared.sizes else { return state.run(inputs) };
         state.run_plan_with_eval(inputs, |context, op_state, node, inputs| {
             let outputs = plan::eval(context, op_state, node, inputs)?;
-            sizes::check_outputs(node, &outputs, context.symbols)?;
+            tensors.check_outputs(node, &outputs, context.symbols, is_example)?;
             Ok::<_, TractError>(outputs)
         })
     })
 }
 
-/// Runs the plan with `compute` on the tensors in `message`, and encodes its outputs.
+/// Runs the plan with `compute` on the tensors in `message`, and encodes its outputs. `compute` also
+/// gets whether the inputs have the sizes that the model was prepared with.
 pub(crate) fn with(
     prepared: &Prepared,
     message: Message,
-    compute: impl FnOnce(TVec<TValue>) -> TractResult<TVec<TValue>>,
+    compute: impl FnOnce(TVec<TValue>, bool) -> TractResult<TVec<TValue>>,
 ) -> Result<Vec<u8>, Refusal> {
     let views = decode_tensors(&message)
         .map_err(|err| Refusal::new(GuestErrorCode::Protocol, format!("inputs: {err}")))?;
@@ -48,11 +47,16 @@ pub(crate) fn with(
         };
         Refusal::new(code, prepared.nodes.explain(&err, When::Running, None))
     };
-    if let Some(sizes) = &prepared.sizes {
-        let symbols =
-            symbols(prepared, &views).map_err(|why| Refusal::new(GuestErrorCode::BadInput, why))?;
-        // The tensors of larger inputs than those of the preparation get a region of their own.
-        heap::reserve_for_larger_run(sizes.working_set(&symbols).map_err(explain)?);
+    let mut is_example = true;
+    if let Some(OpenSizes { tensors, example }) = &prepared.sizes {
+        let symbols = symbols(prepared, &views, |symbol, size| {
+            is_example &= example.get(symbol) == Some(size);
+        });
+        let symbols = symbols.map_err(|why| Refusal::new(GuestErrorCode::BadInput, why))?;
+        if !is_example {
+            // The tensors of larger inputs than the example get a region of their own.
+            heap::reserve_for_larger_run(tensors.working_set(&symbols).map_err(explain)?);
+        }
     }
     let inputs = prepared
         .inputs
@@ -63,12 +67,16 @@ pub(crate) fn with(
     // The inputs have been copied.
     drop(views);
     drop(message);
-    let outputs = compute(inputs).map_err(explain)?;
+    let outputs = compute(inputs, is_example).map_err(explain)?;
     encode(prepared, outputs).map_err(failed)
 }
 
 /// The sizes of the open dimensions, which must be equal where their symbols are.
-fn symbols(prepared: &Prepared, views: &[TensorView<'_>]) -> Result<SymbolValues, String> {
+fn symbols(
+    prepared: &Prepared,
+    views: &[TensorView<'_>],
+    mut each: impl FnMut(&Symbol, i64),
+) -> Result<SymbolValues, String> {
     let mut symbols = SymbolValues::default();
     for input in &prepared.inputs {
         let Some(view) = views.iter().find(|view| view.name == input.name) else { continue };
@@ -94,7 +102,10 @@ fn symbols(prepared: &Prepared, views: &[TensorView<'_>]) -> Result<SymbolValues
                         "input {name:?} has a dimension of {size}, which must be {other}"
                     ));
                 }
-                _ => symbols.set(symbol, size),
+                _ => {
+                    each(symbol, size);
+                    symbols.set(symbol, size);
+                }
             }
         }
     }

@@ -2,13 +2,16 @@
 //! are only known when it runs.
 
 use tract_onnx::prelude::*;
-use tract_onnx::tract_core::internal::{ShapeFact, SymbolValues};
+use tract_onnx::tract_core::internal::{Outlet, ShapeFact, SymbolValues};
 
 use crate::native::Unplanned;
 
 /// The sizes of a plan's tensors, in the order in which they are computed.
 pub(crate) struct Sizes {
     nodes: Vec<Node>,
+    /// The shapes of each node's outputs, by its index in the plan, for the sizes that the model was
+    /// prepared with.
+    example: Vec<Vec<TVec<usize>>>,
 }
 
 struct Node {
@@ -18,7 +21,7 @@ struct Node {
 }
 
 impl Sizes {
-    pub(crate) fn of(model: &TypedModel) -> TractResult<Sizes> {
+    pub(crate) fn of(model: &TypedModel, example: &SymbolValues) -> TractResult<Sizes> {
         let mut readers: Vec<usize> = Vec::with_capacity(model.nodes.len());
         for node in &model.nodes {
             readers.push(node.outputs.iter().map(|output| output.successors.len()).sum());
@@ -42,7 +45,14 @@ impl Sizes {
             }
             nodes.push(Node { outputs: outputs.collect(), freed });
         }
-        Ok(Sizes { nodes })
+        let shape = |output: &Outlet<TypedFact>| {
+            output.fact.shape.iter().map(|dim| size(dim, example)).collect::<Option<TVec<usize>>>()
+        };
+        let shapes = |node: &TypedNode| {
+            let shapes: Option<Vec<TVec<usize>>> = node.outputs.iter().map(shape).collect();
+            shapes.unwrap_or_default()
+        };
+        Ok(Sizes { nodes, example: model.nodes.iter().map(shapes).collect() })
     }
 
     /// The peak size of a run's tensors in bytes, plus one half for the temporary memory of
@@ -65,16 +75,52 @@ impl Sizes {
         }
         Ok(most.saturating_add(most / 2))
     }
+
+    /// Checks that outputs have the shapes that the plan gives them for these sizes. tract itself
+    /// checks it only in debug builds.
+    pub(crate) fn check_outputs(
+        &self,
+        node: &TypedNode,
+        outputs: &[TValue],
+        symbols: &SymbolValues,
+        is_example: bool,
+    ) -> TractResult<()> {
+        if is_example
+            && let Some(shapes) = self.example.get(node.id).filter(|shapes| !shapes.is_empty())
+        {
+            let same = shapes.iter().zip(outputs).all(|(shape, output)| **shape == *output.shape());
+            return if same { Ok(()) } else { Err(unexpected(node, outputs)) };
+        }
+        for (output, value) in node.outputs.iter().zip(outputs) {
+            let shape = &output.fact.shape;
+            let fits = |(dim, found): (&TDim, &usize)| {
+                let known = dim.as_i64().or_else(|| dim.maybe_eval_to_i64(symbols));
+                known.is_none_or(|known| usize::try_from(known).ok() == Some(*found))
+            };
+            if shape.rank() != value.rank() || !shape.iter().zip(value.shape()).all(fits) {
+                return Err(unexpected(node, outputs));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A dimension for sizes of the symbols.
+fn size(dim: &TDim, symbols: &SymbolValues) -> Option<usize> {
+    let size = dim.as_i64().or_else(|| dim.maybe_eval_to_i64(symbols))?;
+    usize::try_from(size).ok()
+}
+
+fn unexpected(node: &TypedNode, outputs: &[TValue]) -> TractError {
+    let shapes: Vec<_> = outputs.iter().map(|output| output.shape()).collect();
+    Unplanned::error(format_args!("the outputs of {node} have the shapes {shapes:?}"))
 }
 
 /// The size of a tensor in bytes; 0 if it follows from values.
 fn bytes(shape: &ShapeFact, element: usize, symbols: &SymbolValues) -> TractResult<usize> {
     let (mut size, mut bound) = (element, element);
     for dim in shape.iter() {
-        let known = match dim.as_i64() {
-            Some(known) => Some(known),
-            None => dim.maybe_eval_to_i64(symbols),
-        };
+        let known = dim.as_i64().or_else(|| dim.maybe_eval_to_i64(symbols));
         let Some(known) = known else { return Ok(0) };
         let known = usize::try_from(known)
             .map_err(|_| Unplanned::error(format_args!("the dimension {dim} is {known}")))?;
@@ -84,31 +130,4 @@ fn bytes(shape: &ShapeFact, element: usize, symbols: &SymbolValues) -> TractResu
         size *= known;
     }
     Ok(size)
-}
-
-/// Checks that outputs have the shapes that the plan gives them for these sizes. tract itself
-/// checks it only in debug builds.
-pub(crate) fn check_outputs(
-    node: &TypedNode,
-    outputs: &[TValue],
-    symbols: &SymbolValues,
-) -> TractResult<()> {
-    for (output, value) in node.outputs.iter().zip(outputs) {
-        let shape = &output.fact.shape;
-        let fits = |(dim, size): (&TDim, &usize)| {
-            let known = match dim.as_i64() {
-                Some(known) => Some(known),
-                None => dim.maybe_eval_to_i64(symbols),
-            };
-            known.is_none_or(|known| usize::try_from(known).ok() == Some(*size))
-        };
-        if shape.rank() != value.rank() || !shape.iter().zip(value.shape()).all(fits) {
-            let why = format_args!(
-                "an output of {node} has the shape {:?}, not {shape:?}",
-                value.shape()
-            );
-            return Err(Unplanned::error(why));
-        }
-    }
-    Ok(())
 }

@@ -110,6 +110,82 @@ fn a_model_without_a_common_plan_is_prepared_for_each_shape() {
     assert_eq!(run(5).unwrap_err().exit_code(), 4);
 }
 
+/// The shape of a pooling whose windows do not overlap: it grows by one for every 32 elements.
+fn windows() -> Graph {
+    let list = |name: &str| support::onnx::ints_attribute(name, &[32]);
+    Graph {
+        nodes: vec![
+            node("LpPool", &["x"], &["pooled"], &[list("kernel_shape"), list("strides")]),
+            node("Shape", &["pooled"], &["y"], &[]),
+        ],
+        inputs: vec![value("x", FLOAT, &[Dim::Fixed(1), Dim::Fixed(1), Dim::Symbol("n")])],
+        outputs: vec![value_of_any_shape("y", INT64)],
+        ..Graph::default()
+    }
+}
+
+#[test]
+fn sizes_that_only_a_shape_reads_are_those_of_the_run() {
+    let folders = Folders::new();
+    let (host, _) = folders.host(Isolation::Thread);
+    let model = load(&host, &windows().bytes(), &Policy::default()).unwrap();
+    for n in [40, 64, 41, 63, 95, 96, 320, 33, 32] {
+        let x = Tensor::new(vec![1.0f32; n], &[1, 1, n]).unwrap();
+        let outputs = model.run(&[("x", x)]).unwrap().validate().unwrap();
+        let Data::I64(shape) = outputs.tensors()[0].1.data() else { panic!("not i64") };
+        assert_eq!(*shape, [1, 1, n as i64 / 32], "{n}");
+    }
+}
+
+#[test]
+fn empty_batches_keep_their_other_sizes() {
+    let folders = Folders::new();
+    let (host, _) = folders.host(Isolation::Thread);
+    let dims = [Dim::Symbol("batch"), Dim::Symbol("n"), Dim::Fixed(4)];
+    let graph = Graph {
+        nodes: vec![node("MatMul", &["x", "w"], &["y"], &[])],
+        initializers: vec![support::onnx::tensor_f32("w", &[4, 3], &[1.0; 12])],
+        inputs: vec![value("x", FLOAT, &dims)],
+        outputs: vec![value_of_any_shape("y", FLOAT)],
+    };
+    let model = load(&host, &graph.bytes(), &Policy::default()).unwrap();
+    for (batch, n) in [(0, 5), (0, 7), (2, 5), (0, 6), (2, 0), (3, 1), (1, 9)] {
+        let x = Tensor::new(vec![1.0f32; batch * n * 4], &[batch, n, 4]).unwrap();
+        let outputs = model.run(&[("x", x)]).unwrap().validate().unwrap();
+        let y = &outputs.tensors()[0].1;
+        assert_eq!(y.shape(), [batch, n, 3]);
+        assert!(y.as_slice::<f32>().unwrap().iter().all(|sum| *sum == 4.0));
+    }
+}
+
+#[test]
+fn deterministic_answers_do_not_depend_on_earlier_sizes() {
+    let folders = Folders::new();
+    let (host, _) = folders.host(Isolation::Thread);
+    let mut policy = Policy::default();
+    policy.compute.deterministic = true;
+    let model = load(&host, &relu(&[Dim::Symbol("n")]).bytes(), &policy).unwrap();
+    [7, 3, 5].into_iter().for_each(|n| check(&model, n));
+    assert_eq!(model.calls().prepare, 3);
+}
+
+#[test]
+fn plans_for_different_ranges_are_stored_side_by_side() {
+    let folders = Folders::new();
+    for round in 0..3 {
+        for n in [9usize, 3] {
+            let (host, _) = folders.host(Isolation::Thread);
+            let model = load(&host, &first_five().bytes(), &Policy::default()).unwrap();
+            let x = Tensor::new(vec![1.0f32; 2 * n], &[n, 2]).unwrap();
+            let outputs = model.run(&[("x", x)]).unwrap().validate().unwrap();
+            assert_eq!(outputs.tensors()[0].1.shape()[0], n.min(5));
+            assert_eq!(model.calls().prepare, u64::from(round == 0));
+            host.snapshot_store().finish();
+        }
+    }
+    assert_eq!(folders.files(".snapshot").len(), 2);
+}
+
 #[test]
 fn a_larger_run_than_the_first_is_bounded_by_the_memory_limit() {
     let folders = Folders::new();

@@ -142,32 +142,66 @@ fn symbolic_outputs(
         let mut pairs = base.iter().zip(other);
         base.len() == other.len() && pairs.all(|(a, b)| a.0 == b.0 && a.1.len() == b.1.len())
     };
-    let dims = |dims: &TVec<i64>| dims.iter().map(|dim| dim.to_dim()).collect::<TVec<TDim>>();
-    let mut found: TVec<(DatumType, TVec<TDim>)> =
-        base.iter().map(|(dtype, sizes)| (*dtype, dims(sizes))).collect();
-    for (which, dim) in open.iter().enumerate() {
+    // By how much each dimension of the outputs grows with each open dimension.
+    let mut slopes: Vec<SizedOutputs> = Vec::with_capacity(open.len());
+    let with = |which: usize, size: i64| {
+        let mut sizes = sizes.clone();
+        sizes[which] = size;
+        sizes
+    };
+    for which in 0..open.len() {
         // Steps that operators with strides or blocks may need.
-        let larger = [1, 2, 4, 8, 12, 16, 32, sizes[which]].into_iter().find_map(|step| {
-            let mut sizes = sizes.clone();
-            sizes[which] += step;
-            Some((step, at(&sizes).ok()??))
-        });
-        let Some((step, larger)) = larger.filter(|(_, larger)| same(larger)) else {
+        let larger = [1, 2, 4, 8, 12, 16, 32, sizes[which]]
+            .into_iter()
+            .find_map(|step| Some((step, at(&with(which, sizes[which] + step)).ok()??)));
+        let Some((step, mut larger)) = larger.filter(|(_, larger)| same(larger)) else {
             return Ok(None);
         };
-        for ((found, base), larger) in found.iter_mut().zip(&base).zip(&larger) {
-            for ((found, base), larger) in found.1.iter_mut().zip(&base.1).zip(&larger.1) {
-                let growth = larger - base;
+        for (larger, base) in larger.iter_mut().zip(&base) {
+            for (larger, base) in larger.1.iter_mut().zip(&base.1) {
+                let growth = *larger - base;
                 if growth % step != 0 {
                     return Ok(None);
                 }
-                let relative = (dim.clone() - sizes[which]) * (growth / step);
-                *found = (std::mem::take(found) + relative).reduce();
+                *larger = growth / step;
             }
         }
+        slopes.push(larger);
     }
-    let facts = found.into_iter().map(|(dtype, dims)| with_dims(dtype, dims));
-    Ok(Some(facts.collect()))
+    // Sizes grow with those of the inputs, so a dimension that is the same at both ends of a range
+    // is the same within it, even if nothing in the plan compares it.
+    let agrees = |which: usize, size: i64| {
+        let Ok(Some(outputs)) = at(&with(which, size)) else { return false };
+        let more = size - sizes[which];
+        same(&outputs)
+            && outputs.iter().zip(&base).zip(&slopes[which]).all(|((output, base), slope)| {
+                let mut each = output.1.iter().zip(&base.1).zip(&slope.1);
+                each.all(|((output, base), slope)| *output == base + slope * more)
+            })
+    };
+    for (which, dim) in open.iter().enumerate() {
+        let answered = |size: &i64| at(&with(which, *size)).is_ok_and(|outputs| outputs.is_some());
+        let highest = [29, 24, 20, 16, 12, 10].map(|bits| 1i64 << bits);
+        let highest = highest.into_iter().find(answered).unwrap_or(sizes[which]);
+        let lowest = (1..=64).find(answered).unwrap_or(sizes[which]);
+        let in_range = assumptions::at_most(&lowest.to_dim(), dim).unwrap_or(false)
+            && assumptions::at_most(dim, &highest.to_dim()).unwrap_or(false);
+        if !in_range || !agrees(which, lowest) || !agrees(which, highest) {
+            return Ok(None);
+        }
+    }
+    let fact = |output: usize| {
+        let (dtype, dims) = &base[output];
+        let dims = dims.iter().enumerate().map(|(axis, size)| {
+            let mut sum = size.to_dim();
+            for ((dim, size), slope) in open.iter().zip(&sizes).zip(&slopes) {
+                sum += (dim.clone() - *size) * slope[output].1[axis];
+            }
+            sum.reduce()
+        });
+        with_dims(*dtype, dims.collect::<Vec<_>>())
+    };
+    Ok(Some((0..base.len()).map(fact).collect()))
 }
 
 impl Expansion for OperatorExpansion {

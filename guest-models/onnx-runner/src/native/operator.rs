@@ -41,8 +41,16 @@ pub(super) struct NativeOp<N> {
     native: N,
     /// The shape of the output.
     output: ShapeFact,
-    /// The request without addresses, if all shapes are concrete.
-    fixed: Option<(Kernel, TVec<usize>)>,
+    /// For the sizes that the model was prepared with, which are the only ones without symbols.
+    example: Sized,
+}
+
+/// The request without addresses for inputs of some shapes.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct Sized {
+    shapes: TVec<TVec<usize>>,
+    request: Kernel,
+    output: TVec<usize>,
 }
 
 impl<N: Native> NativeOp<N> {
@@ -50,17 +58,15 @@ impl<N: Native> NativeOp<N> {
     /// or for the example if there are symbols.
     pub(super) fn new(native: N, inputs: &[&[TDim]], output: &[TDim]) -> Option<NativeOp<N>> {
         let sizes = |dims: &[TDim]| dims.iter().map(size).collect::<Option<TVec<usize>>>();
-        let shapes: Vec<TVec<usize>> =
+        let shapes: TVec<TVec<usize>> =
             inputs.iter().map(|dims| sizes(dims)).collect::<Option<_>>()?;
-        let shapes: Vec<&[usize]> = shapes.iter().map(|shape| &**shape).collect();
-        let (request, made) = native.sized(&shapes)?;
+        let borrowed: Vec<&[usize]> = shapes.iter().map(|shape| &**shape).collect();
+        let (request, made) = native.sized(&borrowed)?;
         if made != sizes(output)? {
             return None;
         }
-        let output = ShapeFact::from_dims(output);
-        let concrete = |dims: &&[TDim]| dims.iter().all(|dim| dim.as_i64().is_some());
-        let fixed = output.is_concrete() && inputs.iter().all(concrete);
-        Some(NativeOp { native, output, fixed: fixed.then_some((request, made)) })
+        let example = Sized { shapes, request, output: made };
+        Some(NativeOp { native, output: ShapeFact::from_dims(output), example })
     }
 }
 
@@ -74,12 +80,13 @@ impl<N: Native> Op for NativeOp<N> {
 
 impl<N: Native> EvalOp for NativeOp<N> {
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let (mut request, shape) = match &self.fixed {
-            Some(fixed) => fixed.clone(),
-            None => {
-                let shapes: TVec<&[usize]> = inputs.iter().map(|input| input.shape()).collect();
-                self.native.sized(&shapes).ok_or_else(|| Unplanned::error(N::NAME))?
-            }
+        let example = &self.example;
+        let same = |(shape, input): (&TVec<usize>, &TValue)| **shape == *input.shape();
+        let (mut request, shape) = if example.shapes.iter().zip(&inputs).all(same) {
+            (example.request.clone(), example.output.clone())
+        } else {
+            let shapes: TVec<&[usize]> = inputs.iter().map(|input| input.shape()).collect();
+            self.native.sized(&shapes).ok_or_else(|| Unplanned::error(N::NAME))?
         };
         // SAFETY: the host writes every element of an output, or traps.
         let mut output = unsafe { Tensor::uninitialized_dt(f32::datum_type(), &shape)? };
@@ -103,12 +110,8 @@ impl<N: Native> TypedOp for NativeOp<N> {
     fn cost(&self, inputs: &[&TypedFact]) -> TractResult<TVec<(Cost, TDim)>> {
         let shapes: Option<TVec<&[usize]>> =
             inputs.iter().map(|fact| fact.shape.as_concrete()).collect();
-        let request = match (&self.fixed, shapes) {
-            (Some((request, _)), _) => Some(request.clone()),
-            (None, Some(shapes)) => self.native.sized(&shapes).map(|(request, _)| request),
-            (None, None) => None,
-        };
-        let count = request.and_then(|request| request.multiply_adds());
+        let request = shapes.and_then(|shapes| self.native.sized(&shapes));
+        let count = request.map(|(request, _)| request).and_then(|request| request.multiply_adds());
         Ok(count.map(|count| (Cost::FMA(f32::datum_type()), count.to_dim())).into_iter().collect())
     }
 

@@ -2,6 +2,7 @@
 //! made here and never come from names in the model. A plan is used only if its shapes were inferred
 //! alike for other sizes; otherwise the model is prepared for exactly the shapes given.
 
+mod arithmetic;
 mod values;
 
 use belljar_abi::{InputShape, OpenDim, SizeRange};
@@ -169,10 +170,14 @@ impl Symbols {
     ) -> TractResult<OpenPlan> {
         let example: Vec<(Symbol, i64)> =
             self.symbols.iter().map(|size| (size.symbol.clone(), size.value)).collect();
-        let none = Assumptions::none(&example, MAX_SIZE / STEP as i64);
+        if example.iter().any(|(_, size)| *size > MAX_SIZE) {
+            return Err(TractError::msg("a size is larger than those that plans are made for"));
+        }
+        let none = Assumptions::none(&example, MAX_SIZE);
         let (plan, assumed) = assumptions::under(none, || {
             let mut with_symbols = with_shapes(model, inputs, |at| self.shapes[at].clone())?;
             computing.infer(&mut with_symbols)?;
+            check_not_empty(&with_symbols)?;
             let plan = optimizer::optimize(with_symbols.clone(), native::PASSES)?;
             Ok::<_, TractError>((with_symbols, plan))
         });
@@ -249,6 +254,22 @@ fn with_shapes(
         model.set_input_fact(at, InferenceFact::dt_shape(input.dtype, shape(at)))?;
     }
     Ok(model)
+}
+
+/// Refuses tensors that are empty whatever the symbols are: tract folds them to constants, with the
+/// symbols as 1.
+fn check_not_empty(model: &InferenceModel) -> TractResult<()> {
+    for node in &model.nodes {
+        for output in &node.outputs {
+            let Some(shape) = output.fact.shape.concretize() else { continue };
+            let is_empty = shape.iter().any(|dim| dim.as_i64() == Some(0));
+            if is_empty && shape.iter().any(|dim| dim.as_i64().is_none()) {
+                let why = format!("{node} is empty and has the shape {shape:?}");
+                return Err(TractError::msg(why));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The first shape of a model with symbols that is not that of a model with these sizes.

@@ -128,6 +128,7 @@ impl Model {
             record,
             _memory: memory,
             calls: Default::default(),
+            useless_plans: Default::default(),
         };
         let stored = shared.host.store().and_then(|store| store.description(found));
         // A description that does not decode was stored by an incompatible build.

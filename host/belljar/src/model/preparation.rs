@@ -23,32 +23,17 @@ impl Shared {
     fn stored_snapshot(&self, shapes: &[InputShape]) -> Result<Option<Kept>, ErrorKind> {
         let Some(store) = self.host.store() else { return Ok(None) };
         let limit = self.policy.limits.memory;
-        let mut open = vec![Vec::new()];
-        open.extend(self.contract.open_dims_of_stored(shapes));
-        for open in open {
-            let stored = store.snapshot(&self.snapshot_key(shapes, &open), limit);
-            match stored.map_err(|_| Limit::Memory { limit })? {
-                Some((plan, snapshot)) if plan.accepts(shapes) => {
-                    return Ok(Some((Arc::new(plan), Arc::new(snapshot))));
-                }
-                _ => {}
-            }
-        }
-        Ok(None)
+        let stored = store.snapshot(&self.snapshot_key(), shapes, limit);
+        let stored = stored.map_err(|_| Limit::Memory { limit })?;
+        Ok(stored.map(|(plan, snapshot)| (Arc::new(plan), Arc::new(snapshot))))
     }
 
-    fn snapshot_key<'a>(
-        &'a self,
-        shapes: &'a [InputShape],
-        open: &'a [OpenDim],
-    ) -> SnapshotKey<'a> {
+    fn snapshot_key(&self) -> SnapshotKey<'_> {
         SnapshotKey {
             model: self.bytes.digest(),
             side_files: self.side_files.iter().map(|granted| granted.file.digest()).collect(),
             deterministic: self.policy.compute.deterministic,
             native_kernels: self.policy.compute.native_kernels(),
-            shapes,
-            open,
             fixed: self.contract.fixed(),
         }
     }
@@ -136,7 +121,11 @@ impl Shared {
     /// Prepares the model for these shapes, and for other sizes of open dimensions if that is
     /// possible, in a sandbox that is used for nothing else, and keeps the snapshot for others.
     fn prepared_snapshot(&self, shapes: &[InputShape]) -> Result<Kept, ErrorKind> {
-        let open = self.contract.open_dims(shapes);
+        // The last bits of an answer may depend on the sizes that a plan was made with.
+        let open = match self.policy.compute.deterministic {
+            true => Vec::new(),
+            false => self.contract.open_dims(shapes),
+        };
         let mut examined = self.examined(shapes, &open);
         // Open dimensions may take more memory or time, or meet a defect.
         let failed = matches!(
@@ -171,7 +160,7 @@ impl Shared {
                 _ => return Err(unexpected()),
             }
         }
-        let payload = Payload::Bytes(self.snapshot_key(shapes, open).encoded());
+        let payload = Payload::Bytes(self.snapshot_key().message(shapes, open));
         let answer = self.call(&mut *sandbox, Call::Prepare, payload, Phase::Prepare)?;
         let mut preparation = match decode(&answer.message)? {
             Reply::Prepared(preparation) => preparation,
@@ -193,9 +182,13 @@ impl Shared {
         }
         let plan = Arc::new(plan);
         if let Some(store) = self.host.store() {
-            let open = if plan.is_open() { open } else { &[] };
-            let key = self.snapshot_key(shapes, open);
-            store.keep_snapshot(&key, &self.label, &plan, &snapshot, self.max_snapshots());
+            store.keep_snapshot(
+                &self.snapshot_key(),
+                &self.label,
+                &plan,
+                &snapshot,
+                self.max_snapshots(),
+            );
         }
         self.share(&plan, &snapshot);
         Ok(Ok(((plan, snapshot), preparation)))

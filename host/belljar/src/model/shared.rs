@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(super) _memory: Claim,
     /// One for each field of [`Calls`].
     pub(super) calls: [AtomicU64; 5],
+    /// How many plans for exact sizes did not answer either where an open one had failed.
+    pub(super) useless_plans: AtomicU64,
 }
 
 /// Idle sandboxes.
@@ -197,19 +199,46 @@ impl Shared {
             let (mut plan, mut sandbox) = self.prepared_sandbox(shapes)?;
             let mut prepare = start.elapsed();
             let mut begin = Instant::now();
-            let mut answer = self.call(&mut *sandbox, Call::Run, payload(), Phase::Run)?;
-            if plan.is_open() && sizes_refused(&answer) {
-                // The plan does not hold for these sizes. One for exactly these sizes may, or else
-                // its refusal says why.
-                self.put_back(&plan, sandbox);
+            let mut answer = self.call(&mut *sandbox, Call::Run, payload(), Phase::Run);
+            if plan.is_open() && self.may_hold_exactly(&answer) {
                 let start = Instant::now();
-                (plan, sandbox) = self.exact_sandbox(shapes)?;
-                prepare += start.elapsed();
-                begin = Instant::now();
-                answer = self.call(&mut *sandbox, Call::Run, payload(), Phase::Run)?;
+                let by_sizes = answer.as_ref().is_ok_and(sizes_refused);
+                match self.exact_sandbox(shapes) {
+                    Ok((exact, with_exact)) => {
+                        let open = std::mem::replace(&mut sandbox, with_exact);
+                        if answer.is_ok() {
+                            self.put_back(&plan, open);
+                        }
+                        plan = exact;
+                        prepare += start.elapsed();
+                        begin = Instant::now();
+                        answer = self.call(&mut *sandbox, Call::Run, payload(), Phase::Run);
+                    }
+                    // Without a plan for these sizes, why there is none is the answer.
+                    Err(kind) if by_sizes => return Err(kind),
+                    Err(_) => {}
+                }
+                let helped = answer.as_ref().is_ok_and(|answer| reply(answer, Phase::Run).is_ok());
+                if !helped {
+                    self.useless_plans.fetch_add(1, Ordering::Relaxed);
+                }
             }
+            let answer = answer?;
             Ok(Served { sandbox, plan, answer, prepare, begin })
         })
+    }
+
+    /// Whether a plan for exactly the sizes of a request may answer it where an open plan did not.
+    /// Errors of values and traps are mostly the model's own, so after a few that stay, only sizes
+    /// are a reason.
+    fn may_hold_exactly(&self, answer: &Result<Answer, ErrorKind>) -> bool {
+        const USELESS: u64 = 3;
+        let untried = self.useless_plans.load(Ordering::Relaxed) < USELESS;
+        match answer {
+            Ok(answer) if sizes_refused(answer) => true,
+            Ok(answer) => untried && matches!(reply(answer, Phase::Run), Err(ErrorKind::Run(_))),
+            Err(kind) => untried && matches!(kind, ErrorKind::Sandbox(_)),
+        }
     }
 
     /// Does work that needs a worker, and repeats it if a worker was lost before it took the

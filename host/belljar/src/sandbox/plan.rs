@@ -80,6 +80,19 @@ impl PlanShapes {
         self.open.iter().find(is_it).map(|open| open.symbol as usize)
     }
 
+    /// Everything that decides which shapes are accepted. The sizes of open dimensions do not.
+    pub(crate) fn digested(&self) -> Vec<u8> {
+        let mut stored = self.to_stored();
+        for open in &self.open {
+            let shape = stored.shapes.get_mut(open.input as usize);
+            if let Some(dim) = shape.and_then(|shape| shape.1.get_mut(open.axis as usize)) {
+                *dim = 0;
+            }
+        }
+        // Serializing strings and numbers cannot fail.
+        serde_json::to_vec(&stored).unwrap_or_default()
+    }
+
     /// The form in which it is stored.
     pub(crate) fn to_stored(&self) -> StoredShapes {
         StoredShapes {

@@ -107,7 +107,10 @@ fn a_serving_sandbox_rejects_a_guest_that_imports_the_clock() {
 #[test]
 fn a_profiling_sandbox_rejects_a_guest_without_the_clock() {
     let without = clock::remove(&with_clock()).unwrap();
-    assert!(matches!(machine(&without, true), Err(Failure::Host(why)) if why.contains("no clock")));
+    assert!(matches!(
+        machine(&without, true),
+        Err(Failure::Host(why)) if why.contains("not import the clock")
+    ));
 }
 
 #[test]

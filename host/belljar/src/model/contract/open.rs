@@ -8,11 +8,8 @@ use belljar_abi::{Dim, InputShape, MAX_OPEN_DIMS, OpenDim};
 use super::Contract;
 use belljar_policy::Sizes;
 
-/// Maximum number of symbols of size 1 that are looked up as open dimensions.
-const MAX_ONES: u32 = 3;
-
 /// What identifies a symbol: a declared name with its size, or one dimension without a name.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(PartialEq, Eq, Hash)]
 enum Symbol<'a> {
     Named(&'a str, u64),
     Unnamed(usize, usize),
@@ -29,33 +26,12 @@ struct Candidate<'a> {
 impl Contract {
     /// The dimensions to leave open when a model is prepared for these shapes. A dimension of 1 is
     /// left as it is, because most batches have one element, and a plan for exactly one is faster.
+    /// With an empty input nothing is open: tract folds empty tensors, whatever their symbols are.
     pub(in crate::model) fn open_dims(&self, shapes: &[InputShape]) -> Vec<OpenDim> {
+        if shapes.iter().any(|shape| shape.dims.contains(&0)) {
+            return Vec::new();
+        }
         numbered(self.candidates(shapes).iter().filter(|one| one.size > 1))
-    }
-
-    /// The open dimensions of plans that may be stored and accept these shapes. A dimension of 1
-    /// may be one that was open when the plan was made for another size.
-    pub(in crate::model) fn open_dims_of_stored(&self, shapes: &[InputShape]) -> Vec<Vec<OpenDim>> {
-        let candidates = self.candidates(shapes);
-        let mut ones: Vec<&Symbol<'_>> = Vec::new();
-        for one in candidates.iter().filter(|one| one.size == 1) {
-            if !ones.contains(&&one.symbol) {
-                ones.push(&one.symbol);
-            }
-        }
-        ones.truncate(MAX_ONES as usize);
-        let mut found = Vec::new();
-        for chosen in 0..1u32 << ones.len() {
-            let is_chosen = |symbol: &Symbol<'_>| {
-                ones.iter().position(|one| *one == symbol).is_some_and(|at| chosen & 1 << at != 0)
-            };
-            let open = candidates.iter().filter(|one| one.size > 1 || is_chosen(&one.symbol));
-            let open = numbered(open);
-            if !open.is_empty() {
-                found.push(open);
-            }
-        }
-        found
     }
 
     /// The dimensions that neither the model nor the policy gives a size, if they are not too many.
@@ -73,7 +49,7 @@ impl Contract {
                     rule.get(axis).is_some_and(|sizes| *sizes == Sizes::exactly(size));
                 let symbol = match dim {
                     Some(Dim::Fixed(_)) => continue,
-                    _ if fixed_by_policy || size == 0 => continue,
+                    _ if fixed_by_policy => continue,
                     Some(Dim::Symbol(name)) => Symbol::Named(name, size),
                     _ => Symbol::Unnamed(input, axis),
                 };

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use belljar_abi::InputShape;
+
 use super::super::guest::GuestInfo;
 use super::super::plan::PlanShapes;
 use super::super::snapshot::Snapshot;
@@ -21,7 +23,7 @@ use super::private::{PrivateError, PrivateFolder};
 use super::runs::Runs;
 use super::sealed_file::{self, About, Keys, Kind, SealedFile};
 use super::secret::secret;
-use super::stored::Label;
+use super::stored::{Label, StoredKind};
 use super::write_budget::{self, NotWritten, Writing};
 use crate::trust::Digest;
 use belljar_confine::memory::SealedWriter;
@@ -109,20 +111,20 @@ impl SnapshotStore {
         })
     }
 
-    /// The snapshot for this key, and the shapes that it accepts, if it has at most `max` bytes.
-    /// `Err` is the size of a larger one.
+    /// The snapshot for inputs of these shapes, and the shapes that it accepts, if it has at most
+    /// `max` bytes. `Err` is the size of a larger one.
     pub(crate) fn snapshot(
         &self,
         key: &SnapshotKey<'_>,
+        shapes: &[InputShape],
         max: u64,
     ) -> Result<Option<(PlanShapes, Snapshot)>, u64> {
-        let used = self.inner.used(&key.name(), Kind::Snapshot, |file, keys| {
+        let Some((name, plan)) = self.inner.accepting(key, shapes) else { return Ok(None) };
+        let used = self.inner.used(&name, Kind::Snapshot, |file, keys| {
             let (size, runs) = snapshot_table(file)?;
             if size > max {
                 return Ok(Err(size));
             }
-            let label = Label::decode(&file.about.about);
-            let plan = label.ok_or_else(|| "its metadata is invalid".to_owned())?.plan.into();
             let failed = |err: io::Error| err.to_string();
             let writer = SealedWriter::with_len("belljar-snapshot", size).map_err(failed)?;
             // Each part is hashed and written from one copy, so a concurrent change of the file
@@ -132,9 +134,9 @@ impl SnapshotStore {
                     writer.write_at(part.get(range).unwrap_or_default(), offset)
                 })
             })?;
-            Ok(Ok((plan, writer.seal().and_then(Snapshot::checked).map_err(failed)?)))
+            Ok(Ok(writer.seal().and_then(Snapshot::checked).map_err(failed)?))
         });
-        used.transpose()
+        Ok(used.transpose()?.map(|snapshot| (plan, snapshot)))
     }
 
     /// Stores the answer of a sandbox that was asked to describe a model.
@@ -178,7 +180,7 @@ impl SnapshotStore {
             memory: snapshot.len() as u64,
         };
         let snapshot = Arc::clone(snapshot);
-        self.later(key.name(), move |inner, folder, name| {
+        self.later(key.name(plan), move |inner, folder, name| {
             let runs = Runs::of(&snapshot).map_err(|err| folder.error(folder.path(), err))?;
             if runs.len() > inner.limit {
                 return Err(NotWritten::TooMuch(format!(
@@ -289,6 +291,50 @@ impl Inner {
         let writing =
             Writing { model, bytes, snapshots_kept: kept.max(1) as u64, store_size: self.limit };
         write_budget::charge(writes, &writing, !self.metered)
+    }
+
+    /// The file with a snapshot for inputs of these shapes, and the shapes that it accepts; one that
+    /// accepts no others is preferred. The number of files for a key is bounded when they are
+    /// written.
+    fn accepting(
+        &self,
+        key: &SnapshotKey<'_>,
+        shapes: &[InputShape],
+    ) -> Option<(String, PlanShapes)> {
+        let prefix = key.prefix();
+        let names = match self.open().and_then(|folder| folder.names()) {
+            Ok(names) => names,
+            Err(err) => {
+                let (path, why) = (self.path(&prefix), err.to_string());
+                (self.listener)(StoreNotice::Refused { path, why });
+                return None;
+            }
+        };
+        let mut found: Option<(String, PlanShapes)> = None;
+        for name in names.into_iter().filter(|name| name.starts_with(&prefix)) {
+            if super::stored::kind(&name) != Some(StoredKind::Snapshot) {
+                continue;
+            }
+            let label = match self.open_sealed(&name, Kind::Snapshot) {
+                Ok(Some((file, _))) => Label::decode(&file.about.about)
+                    .ok_or_else(|| "its metadata is invalid".to_owned()),
+                Ok(None) => continue,
+                Err(why) => Err(why),
+            };
+            match label {
+                Ok(label) => {
+                    let plan = PlanShapes::from(label.plan);
+                    let better = found.as_ref().is_none_or(|(_, other)| other.is_open());
+                    if better && plan.accepts(shapes) {
+                        found = Some((name, plan));
+                    }
+                }
+                Err(why) => {
+                    (self.listener)(StoreNotice::Refused { path: self.path(&name), why });
+                }
+            }
+        }
+        found
     }
 
     /// Reads a file, if it exists and is valid.
