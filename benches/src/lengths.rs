@@ -40,7 +40,7 @@ pub(crate) fn measure(options: &Options, file: &Path) -> Result<()> {
     let mut random = Random(seed());
     say(format!("seed {}", random.0));
     let (mut first, mut again) = (Vec::new(), Vec::new());
-    let mut seen = vec![false; LONGEST + 1];
+    let mut seen = [false; LONGEST + 1];
     // The example, whose preparation is not counted; and one run of another length.
     for length in [17, 41] {
         run(&open, length)?;

@@ -149,11 +149,11 @@ fn symbolic_outputs(
         sizes[which] = size;
         sizes
     };
-    for which in 0..open.len() {
+    for (which, size) in sizes.iter().enumerate() {
         // Steps that operators with strides or blocks may need.
         let larger = [1, 2, 4, 8, 12, 16, 32, sizes[which]]
             .into_iter()
-            .find_map(|step| Some((step, at(&with(which, sizes[which] + step)).ok()??)));
+            .find_map(|step| Some((step, at(&with(which, size + step)).ok()??)));
         let Some((step, mut larger)) = larger.filter(|(_, larger)| same(larger)) else {
             return Ok(None);
         };
