@@ -137,7 +137,7 @@ fn range_text(range: SizeRange) -> String {
         return min.to_string();
     }
     let step = if step > 1 { format!("{}..", min + step) } else { String::new() };
-    // The largest size that a plan is made for is no bound of a model.
+    // Larger sizes are limits of plans, not of models.
     let max = if max > MAX_SHOWN { String::new() } else { max.to_string() };
     format!("{min}..{step}{max}")
 }

@@ -252,7 +252,7 @@ fn symbolic_bounds(start: &TDim, end: &TDim, step: i64, size: &TDim) -> TractRes
         step == 1,
         "a step of {step} along an axis whose size is only known when the model runs is not implemented"
     );
-    // Beyond this there is no dimension, and sums would overflow.
+    // No dimension is larger, and sums with larger numbers would overflow.
     let far = 4 * MAX_DIM;
     let place = |at: &TDim| {
         let at = match at.as_i64() {

@@ -197,19 +197,27 @@ impl Symbols {
                 None => Ok(()),
             }
         };
-        // Sizes that no others are likely to be equal to.
-        let larger = |size: &OpenSize| {
-            let range = assumed.range(&size.symbol);
-            range.map_or(size.value, |range| (2 * size.value + 11).min(range.max))
+        // Sizes that no others are likely to be equal to. No number greater than one divides both of
+        // two neighbours, so that a size that was taken for a multiple is found out.
+        for more in [11, 12] {
+            let larger = |size: &OpenSize| {
+                let range = assumed.range(&size.symbol);
+                range.map_or(size.value, |range| (2 * size.value + more).min(range.max))
+            };
+            agrees(self.values(larger))?;
+        }
+        let smallest = |more: i64| {
+            self.values(|size| {
+                let range = assumed.range(&size.symbol);
+                range.map_or(size.value, |range| (range.min + more).min(size.value))
+            })
         };
-        agrees(self.values(larger))?;
-        let smallest =
-            |size: &OpenSize| assumed.range(&size.symbol).map_or(size.value, |range| range.min);
-        if let Err(err) = agrees(self.values(smallest)) {
+        if let Err(err) = agrees(smallest(0)) {
             // Many operators treat a dimension of 1 differently, because it is broadcast.
             log::info!("the smallest sizes are planned separately: {err:#}");
+            let next = agrees(smallest(1)).is_ok();
             for (range, size) in ranges.iter_mut().zip(&self.symbols) {
-                range.min = (range.min + 1).min(size.value);
+                range.min = if next { (range.min + 1).min(size.value) } else { size.value };
             }
         }
         let unsigned = |size: i64| u64::try_from(size).unwrap_or(0);
