@@ -45,7 +45,7 @@ pub use tensors::{
 };
 
 /// Version of the messages and of the guest's exports. Host and guest must agree exactly.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// Alignment in bytes of a message and of every tensor's data: a cache line, and the widest vector
 /// register.

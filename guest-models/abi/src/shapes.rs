@@ -27,8 +27,19 @@ pub struct OpenDim {
     pub input: u32,
     /// The dimension.
     pub axis: u32,
-    /// Number of the symbol, from 0. Dimensions with the same symbol always have the same size.
+    /// Number of the symbol, from 0. Dimensions with the same symbol always have the same size, but
+    /// for `more`.
     pub symbol: u32,
+    /// By how much the dimension is larger than its symbol: an attention mask over a cache and one
+    /// new token is longer by one than the cache.
+    pub more: u64,
+}
+
+impl OpenDim {
+    /// The size of its symbol where the dimension has this size.
+    pub fn symbol_size(&self, dimension: u64) -> Option<u64> {
+        dimension.checked_sub(self.more)
+    }
 }
 
 /// Maximum number of open dimensions.
@@ -63,10 +74,12 @@ pub(crate) fn write_open(writer: &mut Writer, open: &OpenDim) {
     writer.u32(open.input);
     writer.u32(open.axis);
     writer.u32(open.symbol);
+    writer.u64(open.more);
 }
 
 pub(crate) fn read_open(reader: &mut Reader<'_>) -> Result<OpenDim, DecodeError> {
-    Ok(OpenDim { input: reader.u32()?, axis: reader.u32()?, symbol: reader.u32()? })
+    let (input, axis, symbol) = (reader.u32()?, reader.u32()?, reader.u32()?);
+    Ok(OpenDim { input, axis, symbol, more: reader.u64()? })
 }
 
 /// Decodes the message for `prepare`. Every open dimension is one of its input's, with the size of
@@ -83,10 +96,10 @@ pub fn decode_shapes(bytes: &[u8]) -> Result<Shapes<'_>, DecodeError> {
     let open = reader.list(MAX_OPEN_DIMS, "number of open dimensions", |reader| {
         let at = reader.at();
         let open = read_open(reader)?;
-        let OpenDim { input, axis, symbol } = open;
+        let OpenDim { input, axis, symbol, .. } = open;
         let invalid = || DecodeError::Invalid { at, what: "open dimension" };
         let size = shapes.get(input as usize).and_then(|shape| shape.dims.get(axis as usize));
-        let size = *size.ok_or_else(invalid)?;
+        let size = size.and_then(|size| open.symbol_size(*size)).ok_or_else(invalid)?;
         let known = symbol as usize;
         if known >= MAX_OPEN_DIMS {
             return Err(invalid());

@@ -144,12 +144,13 @@ fn any_preparation() -> impl Strategy<Value = Preparation> {
         step,
     });
     let sizes = vec(range, 1..4);
-    let open = vec((any::<u32>(), any::<u32>(), any::<u32>()), 0..4);
+    let open = vec((any::<u32>(), any::<u32>(), any::<u32>(), any::<u64>()), 0..4);
     (vec(undecided, 0..4), any::<bool>(), open, sizes).prop_map(|(undecided, more, open, sizes)| {
-        let open = open.into_iter().map(|(input, axis, symbol)| OpenDim {
+        let open = open.into_iter().map(|(input, axis, symbol, more)| OpenDim {
             input,
             axis,
             symbol: symbol % sizes.len() as u32,
+            more,
         });
         Preparation { undecided, more, open: open.collect(), sizes }
     })
@@ -165,7 +166,11 @@ fn open_dims(shapes: &[InputShape]) -> Vec<OpenDim> {
                 sizes.push(*size);
                 sizes.len() - 1
             });
-            open.push(OpenDim { input: input as u32, axis: axis as u32, symbol: symbol as u32 });
+            let (input, axis, symbol) = (input as u32, axis as u32, symbol as u32);
+            // One dimension is given as its size and nothing, the others as 1 and the rest.
+            let more = if axis == 0 { 0 } else { size.saturating_sub(1) };
+            let symbol = 2 * symbol + u32::from(axis != 0);
+            open.push(OpenDim { input, axis, symbol, more });
         }
     }
     open
@@ -265,7 +270,7 @@ proptest! {
         shapes in any_shapes(), input in 0u32..6, axis in 0u32..6, symbol in 0u32..300,
     ) {
         let exists = shapes.get(input as usize).is_some_and(|s| (axis as usize) < s.dims.len());
-        let bytes = encode_shapes(&shapes, &[OpenDim { input, axis, symbol }], &[]);
+        let bytes = encode_shapes(&shapes, &[OpenDim { input, axis, symbol, more: 0 }], &[]);
         let valid = exists && (symbol as usize) < MAX_OPEN_DIMS;
         prop_assert_eq!(decode_shapes(&bytes).is_ok(), valid);
     }
@@ -494,12 +499,18 @@ fn every_type_is_found_by_its_number() {
 #[test]
 fn unequal_sizes_of_one_symbol_and_empty_ranges_are_refused() {
     let shape = InputShape { name: "x".into(), dims: vec![2, 3] };
-    let open = |axis, symbol| OpenDim { input: 0, axis, symbol };
+    let open = |axis, symbol| OpenDim { input: 0, axis, symbol, more: 0 };
+    let larger = |axis, more| OpenDim { input: 0, axis, symbol: 0, more };
     assert!(
         decode_shapes(&encode_shapes(std::slice::from_ref(&shape), &[open(0, 0), open(1, 1)], &[]))
             .is_ok()
     );
-    assert!(decode_shapes(&encode_shapes(&[shape], &[open(0, 0), open(1, 0)], &[])).is_err());
+    let decodes = |open: &[OpenDim]| {
+        decode_shapes(&encode_shapes(std::slice::from_ref(&shape), open, &[])).is_ok()
+    };
+    assert!(!decodes(&[open(0, 0), open(1, 0)]));
+    assert!(decodes(&[larger(0, 0), larger(1, 1)]) && decodes(&[larger(0, 2), larger(1, 3)]));
+    assert!(!decodes(&[larger(0, 0), larger(1, 2)]) && !decodes(&[larger(0, 3)]));
     let reply = |range| {
         let sizes = vec![range];
         decode_reply(&Preparation { sizes, ..Preparation::default() }.encode()).is_ok()

@@ -12,6 +12,7 @@
 extern crate exported_tests;
 
 pub mod array;
+pub mod computed_sizes;
 pub mod control_flow;
 pub mod elementwise;
 pub mod framework;

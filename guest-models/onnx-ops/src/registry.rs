@@ -4,7 +4,7 @@ use tract_onnx::model::{OnnxOpRegister, ParsingContext};
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
 
-use crate::control_flow::loop_op;
+use crate::control_flow::body;
 use crate::framework::errors::bail;
 use crate::framework::registration::{Registration, own};
 use crate::framework::synthetic::{OPERATOR, VERSION, VERSIONED};
@@ -43,7 +43,7 @@ pub fn register(
     registry: &mut OnnxOpRegister,
     optimize: fn(InferenceModel) -> TractResult<TypedModel>,
 ) {
-    loop_op::optimize_bodies_by(optimize);
+    body::optimize_bodies_by(optimize);
     for operator in all().chain(synthetic()) {
         registry.insert(operator.name, build);
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use belljar_abi::{DType, GuestErrorCode, InputShape, Preparation, Shapes, decode_shapes};
+use onnx_ops::computed_sizes::Computing;
 use onnx_ops::optimizer;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{ModelProto, type_proto};
@@ -15,7 +16,6 @@ use tract_onnx::tract_hir::infer::Factoid;
 use crate::explain::{Nodes, Sources, When};
 use crate::folded::{Folded, Wiring};
 use crate::load::Loaded;
-use crate::open::Computing;
 use crate::sizes::Sizes;
 use crate::{Refusal, gate, heap, native, open, undecided};
 
@@ -99,7 +99,8 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
     let (mut opened, mut sizes) = (Vec::new(), Vec::new());
     let mut example = SymbolValues::default();
     let computing = computing.unwrap_or_default();
-    for attempt in open::attempts(&shapes, open) {
+    let mut attempts = open::Attempts::of(&shapes, open);
+    while let Some(attempt) = attempts.next() {
         let Some(symbols) = open::symbols(&model, &inputs, &shapes, &attempt) else { continue };
         match symbols.plan(&model, &inputs, &computing) {
             Ok(plan) => {
@@ -110,7 +111,12 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
                 example = plan.example;
                 break;
             }
-            Err(err) => log::info!("no plan with open dimensions: {err:#}"),
+            Err(failed) => {
+                log::info!("no plan with open dimensions: {:#}", failed.error);
+                if let Some(related) = failed.related {
+                    attempts.relate(&attempt, related);
+                }
+            }
         }
     }
     let model = match planned {

@@ -81,21 +81,14 @@ fn symbols(
     for input in &prepared.inputs {
         let Some(view) = views.iter().find(|view| view.name == input.name) else { continue };
         for (dim, size) in input.dims.iter().zip(&view.dims) {
-            let (symbol, step) = match dim {
-                TDim::Sym(symbol) => (symbol, 1),
-                TDim::MulInt(step, of) => match &**of {
-                    TDim::Sym(symbol) => (symbol, *step),
-                    _ => continue,
-                },
-                _ => continue,
-            };
+            let mut of_dim = dim.symbols().into_iter();
+            let Some(symbol) = of_dim.next() else { continue };
             let size = i64::try_from(*size).unwrap_or(i64::MAX);
-            if size % step != 0 {
+            let Some(size) = size_of_symbol(dim, &symbol, size) else {
                 let name = &input.name;
-                return Err(format!("input {name:?} has a dimension of {size}, not n × {step}"));
-            }
-            let size = size / step;
-            match symbols.get(symbol) {
+                return Err(format!("input {name:?} has a dimension of {size}, expected {dim}"));
+            };
+            match symbols.get(&symbol) {
                 Some(other) if other != size => {
                     let name = &input.name;
                     return Err(format!(
@@ -103,13 +96,21 @@ fn symbols(
                     ));
                 }
                 _ => {
-                    each(symbol, size);
-                    symbols.set(symbol, size);
+                    each(&symbol, size);
+                    symbols.set(&symbol, size);
                 }
             }
         }
     }
     Ok(symbols)
+}
+
+/// The size of the symbol of an open dimension, which is `symbol * step + more`.
+fn size_of_symbol(dim: &TDim, symbol: &Symbol, dimension: i64) -> Option<i64> {
+    let at = |size: i64| dim.maybe_eval_to_i64(&SymbolValues::default().with(symbol, size));
+    let (none, one) = (at(0)?, at(1)?);
+    let (rest, step) = (dimension.checked_sub(none)?, one.checked_sub(none)?);
+    (step > 0 && rest >= 0 && rest % step == 0).then(|| rest / step)
 }
 
 fn read_input(input: &PreparedInput, views: &[TensorView<'_>]) -> Result<TValue, String> {

@@ -4,12 +4,15 @@
 use std::collections::HashMap;
 
 use tract_onnx::model::ParsingContext;
-use tract_onnx::pb::NodeProto;
+use tract_onnx::pb::{GraphProto, NodeProto};
 use tract_onnx::tract_core::ops::source::TypedSource;
 use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 use tract_onnx::tract_hir::internal::*;
 
-use super::loop_op::optimize_body;
+use super::Inferred;
+use super::body::Body;
+use crate::computed_sizes::{Computing, Value, Values};
+use crate::framework::assumptions;
 use crate::framework::deferred::check_fact;
 use crate::framework::errors::{OrUserError, UserError, ensure};
 use crate::framework::registration::{Registration, own};
@@ -21,7 +24,8 @@ pub(crate) const OPERATORS: &[Registration] = &[own("If", build)];
 fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let mut outer: Vec<String> = Vec::new();
     let mut branch = |name: &str| {
-        let parsed = context.parse_graph(node.get_attr(name)?)?;
+        let graph: &GraphProto = node.get_attr(name)?;
+        let parsed = context.parse_graph(graph)?;
         let mut reads = Vec::with_capacity(parsed.unresolved_inputs.len());
         for name in parsed.unresolved_inputs {
             let at = outer.iter().position(|known| *known == name).unwrap_or_else(|| {
@@ -31,7 +35,8 @@ fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
             // After the condition.
             reads.push(at + 1);
         }
-        Ok::<_, TractError>(Branch { body: parsed.model, reads })
+        let computing = Arc::new(Computing::of(graph));
+        Ok::<_, TractError>(Branch { body: parsed.model, reads, computing, fails: false })
     };
     let (then, other) = (branch("then_branch")?, branch("else_branch")?);
     Ok((Box::new(If { then, other }), outer))
@@ -42,10 +47,13 @@ fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
 struct Branch {
     body: InferenceModel,
     reads: Vec<usize>,
+    computing: Arc<Computing>,
+    /// Whether it could not be inferred with symbols.
+    fails: bool,
 }
 
 #[derive(Clone, Debug)]
-struct If {
+pub(super) struct If {
     then: Branch,
     other: Branch,
 }
@@ -53,13 +61,37 @@ struct If {
 super::only_until_translated!(If);
 
 impl Branch {
-    /// The facts of its outputs, from those of the node's inputs.
-    fn facts(&mut self, inputs: &[InferenceFact]) -> TractResult<TVec<InferenceFact>> {
+    fn set_inputs(&mut self, inputs: &[InferenceFact]) -> TractResult<()> {
         for (at, read) in self.reads.iter().enumerate() {
             let input = inputs.get(*read).or_user_error("an input is missing")?;
             self.body.set_input_fact(at, input.clone())?;
         }
+        Ok(())
+    }
+
+    /// The facts of its outputs, from those of the node's inputs.
+    fn facts(&mut self, inputs: &[InferenceFact]) -> TractResult<TVec<InferenceFact>> {
+        self.set_inputs(inputs)?;
         self.body.analyse(false)?;
+        self.output_facts()
+    }
+
+    /// The same, following integers that depend on symbols.
+    fn infer(
+        &mut self,
+        inputs: &[InferenceFact],
+        known: &[Option<Value>],
+    ) -> TractResult<Inferred> {
+        self.set_inputs(inputs)?;
+        let outer = self.body.input_outlets()?.iter().zip(&self.reads);
+        let outer = outer.filter_map(|(input, read)| Some((*input, known.get(*read)?.clone()?)));
+        let outer: Values = outer.collect();
+        let values = self.computing.infer_from(&mut self.body, outer)?;
+        let outlets = self.body.output_outlets()?.iter();
+        Ok((self.output_facts()?, outlets.map(|outlet| values.get(outlet).cloned()).collect()))
+    }
+
+    fn output_facts(&self) -> TractResult<TVec<InferenceFact>> {
         let outlets = self.body.output_outlets()?.to_vec();
         outlets.iter().map(|outlet| Ok(self.body.outlet_fact(*outlet)?.clone())).collect()
     }
@@ -69,6 +101,55 @@ impl Branch {
         let mut branch = self.clone();
         branch.facts(inputs)?;
         optimizer::into_typed(branch.body)
+    }
+}
+
+impl If {
+    /// Which branch is taken, if it is known.
+    fn taken(inputs: &[InferenceFact]) -> TractResult<Option<bool>> {
+        let condition = inputs.first().and_then(|condition| condition.value.concretize());
+        condition.map(|condition| one(&condition)).transpose()
+    }
+
+    pub(super) fn infer(
+        &mut self,
+        inputs: &[InferenceFact],
+        known: &[Option<Value>],
+    ) -> TractResult<Inferred> {
+        match If::taken(inputs)? {
+            Some(true) => self.then.infer(inputs, known),
+            Some(false) => self.other.infer(inputs, known),
+            // A branch that never fits the inputs is an error only if it is taken.
+            None => {
+                let (then, other) =
+                    (self.then.infer(inputs, known), self.other.infer(inputs, known));
+                (self.then.fails, self.other.fails) = (then.is_err(), other.is_err());
+                let facts = match (then, other) {
+                    (Ok((then, _)), Ok((other, _))) => {
+                        then.iter().zip(&other).map(|(a, b)| common(a, b)).collect()
+                    }
+                    (Ok((only, _)), Err(_)) | (Err(_), Ok((only, _))) => {
+                        only.iter().map(without_value).collect()
+                    }
+                    (Err(err), Err(_)) => return Err(err),
+                };
+                Ok((facts, Vec::new()))
+            }
+        }
+    }
+
+    pub(super) fn set_inputs(&mut self, inputs: &[InferenceFact]) -> TractResult<()> {
+        self.then.set_inputs(inputs)?;
+        self.other.set_inputs(inputs)
+    }
+
+    /// The branches that may be taken, and whether they fail.
+    pub(super) fn bodies(&self, inputs: &[InferenceFact]) -> Vec<Option<(&InferenceModel, bool)>> {
+        let taken = If::taken(inputs).ok().flatten();
+        let each = [(&self.then, Some(false)), (&self.other, Some(true))];
+        each.into_iter()
+            .map(|(branch, not)| (taken != not).then_some((&branch.body, branch.fails)))
+            .collect()
     }
 }
 
@@ -174,7 +255,7 @@ struct Choice {
 #[derive(Debug)]
 enum Prepared {
     Plan {
-        plan: Arc<TypedSimplePlan>,
+        body: Body,
         reads: Vec<usize>,
     },
     /// Why it cannot be computed for these inputs: the error and its contexts, innermost last, and
@@ -195,12 +276,13 @@ impl Choice {
         let optimized = |branch: &Branch| {
             let mut prepared = branch.clone();
             prepared.facts(inputs)?;
-            let model = optimize_body(prepared.body)?;
+            let body = Body::new(prepared.body)?;
+            let model = body.model();
             let facts = model.output_outlets()?.iter().map(|o| Ok(model.outlet_fact(*o)?.clone()));
             let facts = facts.collect::<TractResult<TVec<TypedFact>>>()?;
-            let plan = TypedSimplePlan::new(model)?;
-            Ok::<_, TractError>((Prepared::Plan { plan, reads: branch.reads.clone() }, facts))
+            Ok::<_, TractError>((Prepared::Plan { body, reads: branch.reads.clone() }, facts))
         };
+        let (then_fails, other_fails) = (then.fails, other.fails);
         let (then, other, facts) = match (optimized(then), optimized(other)) {
             (Ok((then, facts)), Ok((other, others))) => {
                 ensure!(facts.len() == others.len(), "the branches have different outputs");
@@ -208,6 +290,9 @@ impl Choice {
                 let facts = each.map(|(then, other)| either(then, other, target));
                 (then, other, facts.collect::<TractResult<_>>()?)
             }
+            // Without symbols the branch may be possible.
+            (Err(err), _) if assumptions::has_symbols() && !then_fails => return Err(err),
+            (_, Err(err)) if assumptions::has_symbols() && !other_fails => return Err(err),
             (Ok((then, facts)), Err(err)) => (then, refused(&err), facts),
             (Err(err), Ok((other, facts))) => (refused(&err), other, facts),
             (Err(err), Err(_)) => return Err(err),
@@ -219,7 +304,9 @@ impl Choice {
 
 fn refused(err: &TractError) -> Prepared {
     let chain = err.chain().map(ToString::to_string).collect();
-    Prepared::Refused { chain, for_user: err.chain().any(|cause| cause.is::<UserError>()) }
+    // With symbols the model is prepared for exact sizes instead, if the branch is taken.
+    let for_user = !assumptions::has_symbols() && err.chain().any(|cause| cause.is::<UserError>());
+    Prepared::Refused { chain, for_user }
 }
 
 /// The fact of an output that either branch may make. Sizes that differ are only known in a run.
@@ -264,11 +351,12 @@ impl Op for Choice {
 impl EvalOp for Choice {
     op_out_of_plan!();
 
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+    fn eval(&self, context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let taken = if one(&inputs[0])? { &self.then } else { &self.other };
         let outputs = match &**taken {
-            Prepared::Plan { plan, reads } => {
-                plan.run(reads.iter().map(|read| inputs[*read].clone()).collect())?
+            Prepared::Plan { body, reads } => {
+                let given = reads.iter().map(|read| inputs[*read].clone()).collect();
+                body.run(context.symbols, given)?
             }
             Prepared::Refused { chain, for_user } => {
                 let mut causes = chain.iter().rev();

@@ -3,45 +3,33 @@
 //! number of iterations.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
 
 use tract_onnx::model::ParsingContext;
-use tract_onnx::pb::NodeProto;
+use tract_onnx::pb::{GraphProto, NodeProto};
 use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 use tract_onnx::tract_hir::internal::*;
 
+use super::Inferred;
+use super::body::Body;
+use crate::computed_sizes::{Computing, Value, Values};
 use crate::framework::axes::resolve;
 use crate::framework::dims::volume;
 use crate::framework::errors::{OrUserError, ensure};
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
-use crate::optimizer;
-
-/// The function that optimises bodies.
-static OPTIMIZE: OnceLock<fn(InferenceModel) -> TractResult<TypedModel>> = OnceLock::new();
-
-/// Sets the function that optimises bodies. Only the first call has an effect.
-pub(crate) fn optimize_bodies_by(optimize: fn(InferenceModel) -> TractResult<TypedModel>) {
-    OPTIMIZE.get_or_init(|| optimize);
-}
-
-pub(super) fn optimize_body(body: InferenceModel) -> TractResult<TypedModel> {
-    match OPTIMIZE.get() {
-        Some(optimize) => optimize(body),
-        None => optimizer::optimize(body, optimizer::Passes::NONE),
-    }
-}
 
 pub(crate) const OPERATORS: &[Registration] = &[own("Loop", build)];
 
 fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
-    let parsed = context.parse_graph(node.get_attr("body")?)?;
+    let graph: &GraphProto = node.get_attr("body")?;
+    let parsed = context.parse_graph(graph)?;
     let given = |at: usize| node.input.get(at).is_some_and(|name| !name.is_empty());
     let carried = node.input.len().saturating_sub(2);
     let named = node.input.iter().skip(2).all(|name| !name.is_empty());
     ensure!(named, "a carried value is missing");
     let op = Loop {
         body: parsed.model,
+        computing: Arc::new(Computing::of(graph)),
         counted: given(0),
         conditional: given(1),
         carried,
@@ -55,8 +43,9 @@ fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
 /// values that the body reads. The body's inputs are the iteration number, the condition, the
 /// carried values and the outer values.
 #[derive(Clone, Debug)]
-struct Loop {
-    body: InferenceModel,
+pub(super) struct Loop {
+    pub(super) body: InferenceModel,
+    computing: Arc<Computing>,
     counted: bool,
     conditional: bool,
     carried: usize,
@@ -82,7 +71,7 @@ impl Loop {
     }
 
     /// Sets the facts of the body's inputs.
-    fn set_inputs(&mut self, inputs: &[InferenceFact]) -> TractResult<()> {
+    pub(super) fn set_inputs(&mut self, inputs: &[InferenceFact]) -> TractResult<()> {
         let scalar =
             |dtype| InferenceFact::dt_shape::<ShapeFactoid>(dtype, ShapeFactoid::closed(tvec!()));
         let read = inputs.get(self.before()..).or_user_error("an input is missing")?;
@@ -99,6 +88,32 @@ impl Loop {
             self.body.set_input_fact(at + 2, fact)?;
         }
         Ok(())
+    }
+
+    /// The facts of the node's outputs, from those of its inputs and of the body's outputs.
+    fn output_facts(&self, inputs: &[InferenceFact]) -> TractResult<TVec<InferenceFact>> {
+        let made = self.body_outputs()?;
+        let of = |at: usize| match at < self.carried {
+            true => Ok(varying(&inputs[self.before() + at])),
+            false => stacked(&made[at + 1], 0),
+        };
+        (0..self.outputs).map(of).collect()
+    }
+
+    /// Infers the body, following integers that depend on symbols, and the node's outputs.
+    pub(super) fn infer(
+        &mut self,
+        inputs: &[InferenceFact],
+        known: &[Option<Value>],
+    ) -> TractResult<Inferred> {
+        self.set_inputs(inputs)?;
+        // Carried values change.
+        let around = known.get(self.before() + self.carried..).unwrap_or_default();
+        let read = self.body.input_outlets()?.get(2 + self.carried..).unwrap_or_default();
+        let outer: Values =
+            read.iter().zip(around).filter_map(|(at, value)| Some((*at, value.clone()?))).collect();
+        self.computing.infer_from(&mut self.body, outer)?;
+        Ok((self.output_facts(inputs)?, Vec::new()))
     }
 
     fn body_outputs(&self) -> TractResult<Vec<InferenceFact>> {
@@ -124,16 +139,9 @@ impl InferenceOp for Loop {
         let mut analysed = self.clone();
         analysed.set_inputs(&inputs)?;
         analysed.body.analyse(false)?;
-        let made = analysed.body_outputs()?;
-        let mut facts = tvec!();
-        for (at, known) in outputs.iter().enumerate() {
-            let fact = if at < self.carried {
-                varying(&inputs[self.before() + at])
-            } else {
-                stacked(&made[at + 1], 0)?
-            };
-            facts.push(known.unify(&fact)?);
-        }
+        let made = analysed.output_facts(&inputs)?;
+        let facts = outputs.iter().zip(&made).map(|(known, made)| known.unify(made));
+        let facts = facts.collect::<TractResult<TVec<_>>>()?;
         Ok((inputs, facts, observed.into_iter().cloned().collect()))
     }
 
@@ -153,7 +161,8 @@ impl InferenceOp for Loop {
         let facts = facts.collect::<TractResult<Vec<InferenceFact>>>()?;
         let mut typed = self.clone();
         typed.set_inputs(&facts)?;
-        let body = optimize_body(typed.body)?;
+        let op_body = Body::new(typed.body)?;
+        let body = op_body.model();
         let mut outputs = tvec!();
         for at in 0..self.outputs {
             let made = body.output_fact(at + 1)?.without_value();
@@ -175,7 +184,7 @@ impl InferenceOp for Loop {
             outputs.push(fact);
         }
         let op = LoopOp {
-            body: body.into_runnable()?,
+            body: op_body,
             counted: self.counted,
             conditional: self.conditional,
             carried: self.carried,
@@ -220,7 +229,7 @@ pub(super) fn plain_type(dtype: DatumType) -> DatumType {
 
 #[derive(Clone, Debug)]
 struct LoopOp {
-    body: Arc<TypedRunnableModel>,
+    body: Body,
     counted: bool,
     conditional: bool,
     carried: usize,
@@ -264,7 +273,7 @@ fn single<T: Datum + Copy>(value: &Tensor, what: &str) -> TractResult<T> {
 impl EvalOp for LoopOp {
     op_out_of_plan!();
 
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+    fn eval(&self, context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let mut inputs = inputs.into_iter();
         let mut next = || inputs.next().or_user_error("an input is missing");
         let max_iterations: Option<i64> =
@@ -281,7 +290,7 @@ impl EvalOp for LoopOp {
             let mut given: TVec<TValue> = tvec!(tensor0(iteration).into(), tensor0(going).into());
             given.extend(carried.drain(..));
             given.extend(around.iter().cloned());
-            let mut made = self.body.run(given)?.into_iter();
+            let mut made = self.body.run(context.symbols, given)?.into_iter();
             going =
                 single(&*made.next().or_user_error("the body has no outputs")?, "the condition")?;
             for shape in &first {
@@ -301,16 +310,16 @@ impl EvalOp for LoopOp {
         }
         let mut outputs: TVec<TValue> = carried.into();
         for (values, fact) in scanned.into_iter().zip(self.outputs.iter().skip(self.carried)) {
-            outputs.push(stack(values, fact)?.into_tvalue());
+            outputs.push(stack(values, fact, context.symbols)?.into_tvalue());
         }
         Ok(outputs)
     }
 }
 
 /// Stacks the values of all iterations on a new first axis.
-fn stack(values: Vec<TValue>, fact: &TypedFact) -> TractResult<Tensor> {
+fn stack(values: Vec<TValue>, fact: &TypedFact, symbols: &SymbolValues) -> TractResult<Tensor> {
     let Some(first) = values.first() else {
-        let dims = fact.shape.iter().skip(1).map(|dim| dim.to_usize());
+        let dims = fact.shape.iter().skip(1).map(|dim| dim.eval(symbols).to_usize());
         let dims = dims.collect::<Result<Vec<usize>, _>>();
         let dims =
             dims.or_user_error("the sizes of scan outputs are not known after zero iterations")?;

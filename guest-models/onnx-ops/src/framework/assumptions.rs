@@ -17,6 +17,15 @@ thread_local! {
 pub struct Assumptions {
     example: SymbolValues,
     ranges: Vec<(Symbol, SizeRange)>,
+    relation: Option<Relation>,
+}
+
+/// Two sizes on whose relation the plan depends. Nothing is assumed of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relation {
+    pub symbols: [Symbol; 2],
+    /// Whether the compared dimensions are equal in the example.
+    pub equal: bool,
 }
 
 /// The smallest and the largest size.
@@ -32,12 +41,18 @@ impl Assumptions {
         let mut example = SymbolValues::default();
         symbols.iter().for_each(|(symbol, size)| example.set(symbol, *size));
         let range = SizeRange { min: 1, max };
-        Assumptions { example, ranges: symbols.iter().map(|(s, _)| (s.clone(), range)).collect() }
+        let ranges = symbols.iter().map(|(s, _)| (s.clone(), range)).collect();
+        Assumptions { example, ranges, relation: None }
     }
 
     /// The range of a symbol.
     pub fn range(&self, symbol: &Symbol) -> Option<SizeRange> {
         self.ranges.iter().find(|(known, _)| known == symbol).map(|(_, range)| *range)
+    }
+
+    /// The relation of two sizes that could not be decided, if one was asked for.
+    pub fn relation(&self) -> Option<&Relation> {
+        self.relation.as_ref()
     }
 
     /// Whether a dimension is greater than zero for all sizes.
@@ -63,6 +78,12 @@ impl Assumptions {
         let symbols = dim.symbols();
         let mut symbols = symbols.into_iter();
         let (Some(symbol), None) = (symbols.next(), symbols.next()) else {
+            let known = |symbol: &Symbol| self.range(symbol).is_some();
+            let several: Vec<Symbol> = dim.symbols().into_iter().filter(known).collect();
+            if let Ok(symbols) = <[Symbol; 2]>::try_from(several) {
+                let equal = dim.maybe_eval_to_i64(&self.example) == Some(0);
+                self.relation = Some(Relation { symbols, equal });
+            }
             bail!("whether {dim} is negative depends on several sizes")
         };
         let known = self.ranges.iter().position(|(known, _)| *known == symbol);
@@ -138,6 +159,11 @@ fn direction(dim: &TDim) -> Option<Direction> {
         }
         _ => None,
     }
+}
+
+/// Whether the plan that is being made has symbols for sizes of the model's inputs.
+pub fn has_symbols() -> bool {
+    ASSUMED.with_borrow(|assumed| !assumed.ranges.is_empty())
 }
 
 /// Does work under assumptions, and returns them with what the work added.
@@ -264,5 +290,19 @@ mod tests {
             [equal(&n, &m).is_err(), at_most(&3.to_dim(), &mixed).is_err()]
         });
         assert_eq!(refused, [true, true]);
+    }
+
+    #[test]
+    fn relations_that_a_plan_depends_on_are_kept() {
+        let scope = SymbolScope::default();
+        let (n, m) = (scope.new_with_prefix("n"), scope.new_with_prefix("m"));
+        let none = Assumptions::none(&[(n.clone(), 5), (m.clone(), 6)], 1000);
+        let asked = |of: fn(&TDim, &TDim) -> TractResult<bool>| {
+            let (_, assumed) = under(none.clone(), || of(&n.to_dim(), &m.to_dim()));
+            assumed.relation().cloned().map(|relation| relation.equal)
+        };
+        assert_eq!(asked(|n, m| equal(m, &(n.clone() + 1))), Some(true));
+        assert_eq!(asked(|n, m| at_most(n, m)), Some(false));
+        assert_eq!(asked(|n, _| at_most(n, &9.to_dim())), None);
     }
 }

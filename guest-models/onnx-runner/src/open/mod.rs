@@ -2,20 +2,23 @@
 //! made here and never come from names in the model. A plan is used only if its shapes were inferred
 //! alike for other sizes; otherwise the model is prepared for exactly the shapes given.
 
-mod arithmetic;
-mod values;
+mod attempts;
 
-use belljar_abi::{InputShape, OpenDim, SizeRange};
-use onnx_ops::framework::assumptions::{self, Assumptions};
+use attempts::{Related, STEP};
+use belljar_abi::{InputShape, SizeRange};
+use onnx_ops::computed_sizes::Computing;
+use onnx_ops::control_flow;
+use onnx_ops::framework::assumptions::{self, Assumptions, Relation};
 use onnx_ops::optimizer;
-use tract_onnx::pb::{GraphProto, ModelProto};
+use tract_onnx::pb::{GraphProto, ModelProto, NodeProto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::SymbolValues;
 use tract_onnx::tract_hir::infer::Factoid;
+use tract_onnx::tract_hir::internal::InferenceNode;
 
 use crate::native;
 use crate::prepare::PreparedInput;
-pub(crate) use values::Computing;
+pub(crate) use attempts::{Attempt, Attempts};
 
 /// The symbols of the open dimensions.
 pub(crate) struct Symbols {
@@ -46,75 +49,17 @@ pub(crate) struct OpenPlan {
 /// The largest size of a symbol: products of two are far from the limits of 64 bits.
 const MAX_SIZE: i64 = 1 << 30;
 
-/// Operators whose graphs the gate builds for sizes, or that tract plans separately.
-const NOT_OPEN: &[&str] = &["Loop", "Scan", "If", "SequenceMap"];
-
-/// Whether no node of the model is planned for exact sizes. Checked before the gate rewrites them.
+/// Whether no node of the model is planned for exact sizes: the gate removes sequences and optionals
+/// for the lengths that they have. Checked before it does.
 pub(crate) fn is_supported(proto: &ModelProto) -> bool {
-    let fits = |graph: &GraphProto| {
-        graph.node.iter().all(|node| {
-            !NOT_OPEN.contains(&&*node.op_type)
-                && !node.op_type.contains("Sequence")
-                && !node.op_type.contains("Optional")
-        })
-    };
-    proto.graph.iter().all(fits) && proto.functions.is_empty()
-}
-
-/// A way to make symbols for the open dimensions.
-pub(crate) struct Attempt {
-    pub(crate) open: Vec<OpenDim>,
-    /// Whether sizes that are multiples of [`STEP`] stay so.
-    steps: bool,
-}
-
-/// Networks that halve an image several times and join the results need multiples of it.
-const STEP: u64 = 32;
-
-/// Maximum number of attempts. Each may take as long as the preparation for one shape.
-const MAX_ATTEMPTS: usize = 6;
-
-/// The ways to make symbols for the open dimensions: as given; one for each size, because exporters
-/// give equal dimensions different names; each with multiples of a number; and the dimensions of
-/// one size alone, because many models declare sizes as open that they need as they are.
-pub(crate) fn attempts(shapes: &[InputShape], open: Vec<OpenDim>) -> Vec<Attempt> {
-    if open.is_empty() {
-        return Vec::new();
+    fn fits(node: &NodeProto) -> bool {
+        let bodies = node.attribute.iter().filter_map(|attribute| attribute.g.as_ref());
+        !node.op_type.contains("Sequence")
+            && !node.op_type.contains("Optional")
+            && bodies.flat_map(|body| &body.node).all(fits)
     }
-    let size = |open: &OpenDim| {
-        let shape = shapes.get(open.input as usize);
-        shape.and_then(|shape| shape.dims.get(open.axis as usize)).copied().unwrap_or(0)
-    };
-    let mut sizes: Vec<u64> = Vec::new();
-    let mut by_size = open.clone();
-    for open in &mut by_size {
-        let size = size(open);
-        let at = sizes.iter().position(|other| *other == size).unwrap_or_else(|| {
-            sizes.push(size);
-            sizes.len() - 1
-        });
-        open.symbol = at as u32;
-    }
-    let alone = |wanted: u64| -> Vec<OpenDim> {
-        let of_it = by_size.iter().filter(|open| size(open) == wanted);
-        of_it.map(|open| OpenDim { symbol: 0, ..*open }).collect()
-    };
-    let with_steps = |open: Vec<OpenDim>| {
-        let in_steps = open.iter().any(|open| size(open).is_multiple_of(STEP));
-        let stepped = in_steps.then(|| Attempt { open: open.clone(), steps: true });
-        [Some(Attempt { open, steps: false }), stepped].into_iter().flatten()
-    };
-    let mut attempts: Vec<Attempt> = with_steps(open.clone()).collect();
-    if by_size != open {
-        attempts.extend(with_steps(by_size.clone()));
-    }
-    if sizes.len() > 1 {
-        let mut largest = sizes.clone();
-        largest.sort_by_key(|size| std::cmp::Reverse(*size));
-        attempts.extend(largest.into_iter().flat_map(|size| with_steps(alone(size))));
-    }
-    attempts.truncate(MAX_ATTEMPTS);
-    attempts
+    let in_functions = proto.functions.iter().flat_map(|function| &function.node);
+    proto.graph.iter().flat_map(|graph: &GraphProto| &graph.node).chain(in_functions).all(fits)
 }
 
 /// Makes a symbol for each number, and the shapes of the inputs with them.
@@ -140,11 +85,12 @@ pub(crate) fn symbols(
         for open in open.iter().filter(|open| open.input as usize == at) {
             let known = symbols.get_mut(open.symbol as usize)?;
             let axis = open.axis as usize;
-            let size = *shapes[at].dims.get(axis)?;
+            let size = open.symbol_size(*shapes[at].dims.get(axis)?)?;
             let step = if attempt.steps && size.is_multiple_of(STEP) { STEP } else { 1 };
             known.step = i64::try_from(step).ok()?;
             known.value = i64::try_from(size / step).ok()?;
-            *dims.get_mut(axis)? = known.symbol.to_dim() * known.step;
+            let more = i64::try_from(open.more).ok()?;
+            *dims.get_mut(axis)? = known.symbol.to_dim() * known.step + more;
         }
         of_inputs.push(dims);
     }
@@ -167,26 +113,31 @@ impl Symbols {
         model: &InferenceModel,
         inputs: &[PreparedInput],
         computing: &Computing,
-    ) -> TractResult<OpenPlan> {
+    ) -> Result<OpenPlan, Failed> {
         let example: Vec<(Symbol, i64)> =
             self.symbols.iter().map(|size| (size.symbol.clone(), size.value)).collect();
         if example.iter().any(|(_, size)| *size > MAX_SIZE) {
-            return Err(TractError::msg("a size is larger than those that plans are made for"));
+            return Err(failed("a size is larger than those that plans are made for"));
         }
         let none = Assumptions::none(&example, MAX_SIZE);
         let (plan, assumed) = assumptions::under(none, || {
             let mut with_symbols = with_shapes(model, inputs, |at| self.shapes[at].clone())?;
             computing.infer(&mut with_symbols)?;
             check_not_empty(&with_symbols)?;
+            self.check_broadcasts(&with_symbols)?;
             let plan = optimizer::optimize(with_symbols.clone(), native::PASSES)?;
-            Ok::<_, TractError>((with_symbols, plan))
+            Ok::<_, Failed>((with_symbols, plan))
         });
-        let (with_symbols, plan) = plan?;
+        let (with_symbols, plan) = plan.map_err(|failed| Failed {
+            related: failed.related.or_else(|| self.related(assumed.relation()?)),
+            ..failed
+        })?;
         self.check_shapes(&plan)?;
+        check_outputs(&with_symbols, &plan)?;
         let mut ranges: Vec<assumptions::SizeRange> =
             self.symbols.iter().filter_map(|size| assumed.range(&size.symbol)).collect();
         if ranges.iter().all(|range| range.min == range.max) {
-            return Err(TractError::msg("the plan holds for these sizes only"));
+            return Err(failed("the plan holds for these sizes only"));
         }
         let agrees = |values: SymbolValues| {
             let concrete = |at: usize| self.shapes[at].iter().map(|d| d.eval(&values)).collect();
@@ -230,24 +181,89 @@ impl Symbols {
         Ok(OpenPlan { model: plan, sizes: sizes.collect(), example })
     }
 
-    /// Checks that all shapes follow from the sizes of the inputs.
-    fn check_shapes(&self, plan: &TypedModel) -> TractResult<()> {
-        for node in &plan.nodes {
+    /// The numbers of two symbols.
+    fn related(&self, relation: &Relation) -> Option<Related> {
+        let number = |wanted: &Symbol| {
+            let at = self.symbols.iter().position(|size| size.symbol == *wanted)?;
+            u32::try_from(at).ok()
+        };
+        let [one, other] = &relation.symbols;
+        Some(Related { symbols: [number(one)?, number(other)?], equal: relation.equal })
+    }
+
+    /// Two symbols whose sizes must be related for a broadcast to be of equal dimensions.
+    fn broadcast(&self, dim: &TDim) -> Option<Related> {
+        let TDim::Broadcast(terms) = dim else {
+            let (TDim::Add(terms) | TDim::Mul(terms) | TDim::Min(terms) | TDim::Max(terms)) = dim
+            else {
+                return None;
+            };
+            return terms.iter().find_map(|term| self.broadcast(term));
+        };
+        let example = self.values(|size| size.value);
+        let sizes = terms.iter().map(|term| term.maybe_eval_to_i64(&example));
+        let sizes = sizes.collect::<Option<Vec<i64>>>()?;
+        let symbols: Vec<Symbol> = dim.symbols().into_iter().collect();
+        let equal = sizes.windows(2).all(|pair| pair[0] == pair[1]);
+        let symbols = <[Symbol; 2]>::try_from(symbols).ok()?;
+        self.related(&Relation { symbols, equal })
+    }
+
+    /// Checks that no inferred dimension depends on how two sizes compare, in bodies too.
+    fn check_broadcasts(&self, model: &InferenceModel) -> Result<(), Failed> {
+        for node in &model.nodes {
             for output in &node.outputs {
-                let known = |dim: &TDim| {
-                    let is_ours =
-                        |symbol: &Symbol| self.symbols.iter().any(|ours| ours.symbol == *symbol);
-                    dim.symbols().iter().all(is_ours)
-                };
-                if !output.fact.shape.iter().all(|dim| known(dim) && !broadcasts(dim)) {
-                    let shape = &output.fact.shape;
-                    let why =
-                        format!("{node} has the shape {shape:?}, not one of the inputs' sizes");
-                    return Err(TractError::msg(why));
+                let dims = output.fact.shape.dims();
+                let dims = dims.filter_map(Factoid::concretize);
+                if let Some(dim) = dims.into_iter().find(broadcasts) {
+                    let why = format!("{node} broadcasts dimensions of different sizes to {dim}");
+                    return Err(Failed {
+                        error: TractError::msg(why),
+                        related: self.broadcast(&dim),
+                    });
+                }
+            }
+            let facts = node.inputs.iter().map(|input| Ok(model.outlet_fact(*input)?.clone()));
+            let facts = facts.collect::<TractResult<Vec<InferenceFact>>>()?;
+            for (body, fails) in control_flow::inferred_bodies(node, &facts).into_iter().flatten() {
+                if !fails {
+                    self.check_broadcasts(body)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Checks that no dimension depends on how two sizes compare.
+    fn check_shapes(&self, plan: &TypedModel) -> Result<(), Failed> {
+        for node in &plan.nodes {
+            for output in &node.outputs {
+                let shape = &output.fact.shape;
+                if shape.iter().any(broadcasts) {
+                    let why =
+                        format!("{node} broadcasts dimensions of different sizes to {shape:?}");
+                    let related = shape.iter().find_map(|dim| self.broadcast(dim));
+                    return Err(Failed { error: TractError::msg(why), related });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why there is no plan, and two sizes that it compares.
+pub(crate) struct Failed {
+    pub(crate) error: TractError,
+    pub(crate) related: Option<Related>,
+}
+
+fn failed(why: &'static str) -> Failed {
+    TractError::msg(why).into()
+}
+
+impl From<TractError> for Failed {
+    fn from(error: TractError) -> Failed {
+        Failed { error, related: None }
     }
 }
 
@@ -280,6 +296,19 @@ fn check_not_empty(model: &InferenceModel) -> TractResult<()> {
     Ok(())
 }
 
+/// Checks that the outputs of a plan have the shapes that were inferred. Folding may lose symbols.
+fn check_outputs(inferred: &InferenceModel, plan: &TypedModel) -> TractResult<()> {
+    for (outlet, planned) in inferred.output_outlets()?.iter().zip(plan.output_outlets()?) {
+        let Some(shape) = inferred.outlet_fact(*outlet)?.shape.concretize() else { continue };
+        let planned = &plan.outlet_fact(*planned)?.shape;
+        if planned.rank() != shape.len() || planned.iter().zip(&shape).any(|(a, b)| a != b) {
+            let why = format!("an output has the shape {planned:?}, but {shape:?} was inferred");
+            return Err(TractError::msg(why));
+        }
+    }
+    Ok(())
+}
+
 /// The first shape of a model with symbols that is not that of a model with these sizes.
 fn first_difference(
     symbolic: &InferenceModel,
@@ -287,6 +316,9 @@ fn first_difference(
     sizes: &SymbolValues,
 ) -> Option<String> {
     for (node, other) in symbolic.nodes.iter().zip(&concrete.nodes) {
+        if let Some(difference) = difference_in_bodies((symbolic, node), (concrete, other), sizes) {
+            return Some(difference);
+        }
         for (output, other) in node.outputs.iter().zip(&other.outputs) {
             let (shape, other) = (&output.fact.shape, &other.fact.shape);
             let same = match (shape.concretize(), other.concretize()) {
@@ -296,7 +328,9 @@ fn first_difference(
                     };
                     shape.len() == other.len() && shape.iter().zip(&other).all(same)
                 }
-                _ => true,
+                // A plan for these sizes knows more, and its kernels are faster.
+                (None, Some(_)) => false,
+                (_, None) => true,
             };
             if !same {
                 return Some(format!("{node} has the shape {shape:?}, but {other:?} at {sizes:?}"));
@@ -304,6 +338,35 @@ fn first_difference(
         }
     }
     None
+}
+
+/// The first difference in the graphs of a node.
+fn difference_in_bodies(
+    (symbolic, node): (&InferenceModel, &InferenceNode),
+    (concrete, other): (&InferenceModel, &InferenceNode),
+    sizes: &SymbolValues,
+) -> Option<String> {
+    let facts = |model: &InferenceModel, node: &InferenceNode| {
+        let facts = node.inputs.iter().map(|input| Ok(model.outlet_fact(*input)?.clone()));
+        facts.collect::<TractResult<Vec<InferenceFact>>>()
+    };
+    let bodies = control_flow::inferred_bodies(node, &facts(symbolic, node).ok()?);
+    if bodies.is_empty() {
+        return None;
+    }
+    let others = facts(concrete, other).and_then(|f| control_flow::infer_bodies(other, &f));
+    let others = match others {
+        Ok(others) => others,
+        Err(err) => return Some(format!("{node} cannot be inferred at {sizes:?}: {err:#}")),
+    };
+    let pairs = bodies.into_iter().zip(&others);
+    let mut pairs = pairs.filter_map(|(body, other)| body.zip(other.as_ref()));
+    pairs.find_map(|((body, fails), other)| match (fails, other) {
+        (false, Ok(other)) => first_difference(body, other, sizes),
+        (true, Err(_)) => None,
+        (true, Ok(_)) => Some(format!("a graph of {node} can be inferred only without symbols")),
+        (false, Err(err)) => Some(format!("{node} cannot be inferred at {sizes:?}: {err:#}")),
+    })
 }
 
 /// Whether a dimension is the result of broadcasting sizes that may differ.

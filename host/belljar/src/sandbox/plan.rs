@@ -41,19 +41,18 @@ impl PlanShapes {
                 return false;
             }
             for (axis, (dim, size)) in shape.dims.iter().zip(&given.dims).enumerate() {
-                let fits = match self.symbol(at, axis) {
-                    None => dim == size,
-                    Some(symbol) => {
-                        let range = self.sizes.get(symbol);
-                        let in_range = range.is_some_and(|range| range.contains(*size));
-                        let same = match sizes.get_mut(symbol) {
-                            Some(known) => *known.get_or_insert(*size) == *size,
-                            None => false,
-                        };
-                        in_range && same
+                let Some(open) = self.open_dim(at, axis) else {
+                    if dim == size {
+                        continue;
                     }
+                    return false;
                 };
-                if !fits {
+                let symbol = open.symbol as usize;
+                let Some(size) = open.symbol_size(*size) else { return false };
+                let in_range = self.sizes.get(symbol).is_some_and(|range| range.contains(size));
+                let known = sizes.get_mut(symbol);
+                let same = known.is_some_and(|known| *known.get_or_insert(size) == size);
+                if !in_range || !same {
                     return false;
                 }
             }
@@ -65,8 +64,12 @@ impl PlanShapes {
     #[must_use]
     pub fn ranges(&self) -> Vec<(&str, Vec<SizeRange>)> {
         let range = |at: usize, axis: usize, dim: u64| {
-            let symbol = self.symbol(at, axis).and_then(|symbol| self.sizes.get(symbol));
-            symbol.copied().unwrap_or(SizeRange { min: dim, max: dim, step: 1 })
+            let exactly = SizeRange { min: dim, max: dim, step: 1 };
+            let Some(open) = self.open_dim(at, axis) else { return exactly };
+            let Some(range) = self.sizes.get(open.symbol as usize) else { return exactly };
+            let (min, max) =
+                (range.min.saturating_add(open.more), range.max.saturating_add(open.more));
+            SizeRange { min, max, step: range.step }
         };
         let of = |(at, shape): (usize, &InputShape)| {
             shape.dims.iter().enumerate().map(|(axis, dim)| range(at, axis, *dim)).collect()
@@ -75,9 +78,9 @@ impl PlanShapes {
         names.zip(self.shapes.iter().enumerate().map(of)).collect()
     }
 
-    fn symbol(&self, input: usize, axis: usize) -> Option<usize> {
+    fn open_dim(&self, input: usize, axis: usize) -> Option<&OpenDim> {
         let is_it = |open: &&OpenDim| (open.input as usize, open.axis as usize) == (input, axis);
-        self.open.iter().find(is_it).map(|open| open.symbol as usize)
+        self.open.iter().find(is_it)
     }
 
     /// Everything that decides which shapes are accepted. The sizes of open dimensions do not.
@@ -97,7 +100,7 @@ impl PlanShapes {
     pub(crate) fn to_stored(&self) -> StoredShapes {
         StoredShapes {
             shapes: self.shapes.iter().map(|s| (s.name.clone(), s.dims.clone())).collect(),
-            open: self.open.iter().map(|open| (open.input, open.axis, open.symbol)).collect(),
+            open: self.open.iter().map(|o| (o.input, o.axis, o.symbol, o.more)).collect(),
             sizes: self.sizes.iter().map(|range| (range.min, range.max, range.step)).collect(),
         }
     }
@@ -107,7 +110,7 @@ impl PlanShapes {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredShapes {
     shapes: Vec<(String, Vec<u64>)>,
-    open: Vec<(u32, u32, u32)>,
+    open: Vec<(u32, u32, u32, u64)>,
     sizes: Vec<(u64, u64, u64)>,
 }
 
@@ -117,7 +120,9 @@ impl From<StoredShapes> for PlanShapes {
         let open = stored.open.into_iter();
         PlanShapes {
             shapes: shapes.collect(),
-            open: open.map(|(input, axis, symbol)| OpenDim { input, axis, symbol }).collect(),
+            open: open
+                .map(|(input, axis, symbol, more)| OpenDim { input, axis, symbol, more })
+                .collect(),
             sizes: stored
                 .sizes
                 .into_iter()
@@ -140,7 +145,7 @@ mod tests {
     }
 
     fn open(input: u32, axis: u32, symbol: u32) -> OpenDim {
-        OpenDim { input, axis, symbol }
+        OpenDim { input, axis, symbol, more: 0 }
     }
 
     #[test]
@@ -186,6 +191,21 @@ mod tests {
         let accepts = |size| plan.accepts(&shapes(&[&[size]]));
         assert!(accepts(32) && accepts(96) && accepts(320));
         assert!(!accepts(0) && !accepts(33) && !accepts(352));
+    }
+
+    #[test]
+    fn open_dimensions_may_be_larger_than_their_symbol() {
+        let plan = PlanShapes {
+            shapes: shapes(&[&[5], &[6]]),
+            open: vec![open(0, 0, 0), OpenDim { more: 1, ..open(1, 0, 0) }],
+            sizes: vec![SizeRange { min: 2, max: 9, step: 1 }],
+        };
+        let accepts = |cache, mask| plan.accepts(&shapes(&[&[cache], &[mask]]));
+        assert!(accepts(2, 3) && accepts(9, 10));
+        assert!(!accepts(1, 2) && !accepts(10, 11) && !accepts(5, 5) && !accepts(5, 7));
+        assert!(!plan.accepts(&shapes(&[&[2], &[0]])));
+        let ranges = plan.ranges();
+        assert_eq!(ranges[1].1, [SizeRange { min: 3, max: 10, step: 1 }]);
     }
 
     #[test]

@@ -8,13 +8,16 @@ mod run;
 use std::collections::HashMap;
 
 use tract_onnx::model::ParsingContext;
-use tract_onnx::pb::NodeProto;
+use tract_onnx::pb::{GraphProto, NodeProto};
 use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 use tract_onnx::tract_hir::internal::*;
 
 pub use self::run::body_of_scan;
 use self::run::{Resolved, ScanOp};
-use super::loop_op::{keeps_type_and_shape, optimize_body, plain_type, stacked, varying};
+use super::Inferred;
+use super::body::Body;
+use super::loop_op::{keeps_type_and_shape, plain_type, stacked, varying};
+use crate::computed_sizes::{Computing, Value, Values};
 use crate::framework::axes::resolve;
 use crate::framework::errors::{OrUserError, ensure};
 use crate::framework::registration::{Registration, own};
@@ -23,7 +26,8 @@ use crate::framework::upstream::BuildResult;
 pub(crate) const OPERATORS: &[Registration] = &[own("Scan", build)];
 
 fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
-    let parsed = context.parse_graph(node.get_attr("body")?)?;
+    let graph: &GraphProto = node.get_attr("body")?;
+    let parsed = context.parse_graph(graph)?;
     let named = node.input.iter().chain(&node.output).all(|name| !name.is_empty());
     ensure!(named, "an input or an output has no name");
     let scanned: usize = node.get_attr("num_scan_inputs")?;
@@ -43,6 +47,7 @@ fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     };
     let op = Scan {
         body: parsed.model,
+        computing: Arc::new(Computing::of(graph)),
         states,
         inputs: directions("scan_input_directions", scanned, "scan_input_axes")?,
         outputs: directions("scan_output_directions", made, "scan_output_axes")?,
@@ -62,8 +67,9 @@ struct Along {
 /// order of the body's inputs. The outputs are the states and the stacked slices, in the order of
 /// the body's outputs.
 #[derive(Clone, Debug)]
-struct Scan {
-    body: InferenceModel,
+pub(super) struct Scan {
+    pub(super) body: InferenceModel,
+    computing: Arc<Computing>,
     states: usize,
     inputs: Vec<Along>,
     outputs: Vec<Along>,
@@ -73,7 +79,7 @@ super::only_until_translated!(Scan);
 
 impl Scan {
     /// Sets the facts of the body's inputs.
-    fn set_inputs(&mut self, inputs: &[InferenceFact]) -> TractResult<()> {
+    pub(super) fn set_inputs(&mut self, inputs: &[InferenceFact]) -> TractResult<()> {
         let wanted = self.body.input_outlets()?.len();
         ensure!(
             inputs.len() == wanted,
@@ -102,6 +108,36 @@ impl Scan {
             self.body.set_input_fact(at, fact)?;
         }
         Ok(())
+    }
+
+    /// The facts of the node's outputs, from those of its inputs and of the body's outputs.
+    fn output_facts(&self, inputs: &[InferenceFact]) -> TractResult<TVec<InferenceFact>> {
+        let made = self.body_outputs()?;
+        let of = |at: usize| match at.checked_sub(self.states) {
+            None => Ok(varying(&inputs[at])),
+            Some(scan) => {
+                let along = self.outputs.get(scan).or_user_error("an output is missing")?;
+                stacked(&made[at], along.axis)
+            }
+        };
+        (0..made.len()).map(of).collect()
+    }
+
+    /// Infers the body, following integers that depend on symbols, and the node's outputs.
+    pub(super) fn infer(
+        &mut self,
+        inputs: &[InferenceFact],
+        known: &[Option<Value>],
+    ) -> TractResult<Inferred> {
+        self.set_inputs(inputs)?;
+        // States and slices change.
+        let changing = self.states + self.inputs.len();
+        let around = known.get(changing..).unwrap_or_default();
+        let read = self.body.input_outlets()?.get(changing..).unwrap_or_default();
+        let outer: Values =
+            read.iter().zip(around).filter_map(|(at, value)| Some((*at, value.clone()?))).collect();
+        self.computing.infer_from(&mut self.body, outer)?;
+        Ok((self.output_facts(inputs)?, Vec::new()))
     }
 
     fn body_outputs(&self) -> TractResult<Vec<InferenceFact>> {
@@ -139,18 +175,9 @@ impl InferenceOp for Scan {
         let mut analysed = self.clone();
         analysed.set_inputs(&inputs)?;
         analysed.body.analyse(false)?;
-        let made = analysed.body_outputs()?;
-        let mut facts = tvec!();
-        for (at, known) in outputs.iter().enumerate() {
-            let fact = match at.checked_sub(self.states) {
-                None => varying(&inputs[at]),
-                Some(scan) => {
-                    let along = self.outputs.get(scan).or_user_error("an output is missing")?;
-                    stacked(&made[at], along.axis)?
-                }
-            };
-            facts.push(known.unify(&fact)?);
-        }
+        let made = analysed.output_facts(&inputs)?;
+        let facts = outputs.iter().zip(&made).map(|(known, made)| known.unify(made));
+        let facts = facts.collect::<TractResult<TVec<_>>>()?;
         Ok((inputs, facts, observed.into_iter().cloned().collect()))
     }
 
@@ -171,7 +198,8 @@ impl InferenceOp for Scan {
         let mut typed = self.clone();
         typed.set_inputs(&facts)?;
         typed.body_outputs()?;
-        let body = optimize_body(typed.body)?;
+        let op_body = Body::new(typed.body)?;
+        let body = op_body.model();
         let resolved = |along: &Along, rank: usize| -> TractResult<Resolved> {
             Ok(Resolved { axis: resolve(along.axis, rank)?, backwards: along.backwards })
         };
@@ -202,8 +230,7 @@ impl InferenceOp for Scan {
                 }
             }
         }
-        let body = body.into_runnable()?;
-        let op = ScanOp { body, states: self.states, scanned, stacked, outputs };
+        let op = ScanOp { body: op_body, states: self.states, scanned, stacked, outputs };
         target.wire_node(&*node.name, op, &inputs)
     }
 

@@ -2,6 +2,7 @@
 
 use tract_onnx::tract_hir::internal::*;
 
+use crate::control_flow::body::Body;
 use crate::control_flow::loop_op::without_tdim;
 use crate::framework::dims::volume;
 use crate::framework::errors::{OrUserError, ensure};
@@ -22,7 +23,7 @@ impl Resolved {
 
 #[derive(Clone, Debug)]
 pub(super) struct ScanOp {
-    pub(super) body: Arc<TypedRunnableModel>,
+    pub(super) body: Body,
     pub(super) states: usize,
     pub(super) scanned: Vec<Resolved>,
     pub(super) stacked: Vec<Resolved>,
@@ -57,7 +58,7 @@ impl Op for ScanOp {
 impl EvalOp for ScanOp {
     op_out_of_plan!();
 
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+    fn eval(&self, context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let mut inputs = inputs.into_iter();
         let mut states: Vec<TValue> =
             inputs.by_ref().take(self.states).map(without_tdim).collect::<TractResult<_>>()?;
@@ -85,7 +86,7 @@ impl EvalOp for ScanOp {
                 given.push(without_tdim(slice.into_tvalue())?);
             }
             given.extend(around.iter().cloned());
-            let mut results = self.body.run(given)?.into_iter();
+            let mut results = self.body.run(context.symbols, given)?.into_iter();
             for shape in &first {
                 let value = results.next().or_user_error("a state is missing")?;
                 let value = without_tdim(value)?;
@@ -117,7 +118,7 @@ impl EvalOp for ScanOp {
         for (at, all) in made.into_iter().enumerate() {
             let all = match all {
                 Some(all) => all,
-                None => self.empty(at)?,
+                None => self.empty(at, context.symbols)?,
             };
             outputs.push(all.into_tvalue());
         }
@@ -127,14 +128,14 @@ impl EvalOp for ScanOp {
 
 impl ScanOp {
     /// An output after no iterations.
-    fn empty(&self, at: usize) -> TractResult<Tensor> {
+    fn empty(&self, at: usize, symbols: &SymbolValues) -> TractResult<Tensor> {
         let fact = self.outputs.get(self.states + at).or_user_error("an output is missing")?;
         let along = self.stacked.get(at).or_user_error("an output is missing")?;
         let mut shape = TVec::with_capacity(fact.rank());
         for (axis, dim) in fact.shape.iter().enumerate() {
             shape.push(match axis == along.axis {
                 true => 0,
-                false => dim.to_usize().or_user_error(
+                false => dim.eval(symbols).to_usize().or_user_error(
                     "the sizes of scan outputs are not known after zero iterations",
                 )?,
             });

@@ -26,11 +26,9 @@ struct Candidate<'a> {
 impl Contract {
     /// The dimensions to leave open when a model is prepared for these shapes. A dimension of 1 is
     /// left as it is, because most batches have one element, and a plan for exactly one is faster.
-    /// With an empty input nothing is open: tract folds empty tensors, whatever their symbols are.
+    /// The dimensions of an empty input are not open either: tract folds empty tensors, whatever
+    /// their symbols are.
     pub(in crate::model) fn open_dims(&self, shapes: &[InputShape]) -> Vec<OpenDim> {
-        if shapes.iter().any(|shape| shape.dims.contains(&0)) {
-            return Vec::new();
-        }
         numbered(self.candidates(shapes).iter().filter(|one| one.size > 1))
     }
 
@@ -41,6 +39,9 @@ impl Contract {
             let Some(declared) = self.inputs.iter().find(|value| value.name == shape.name) else {
                 continue;
             };
+            if shape.dims.contains(&0) {
+                continue;
+            }
             let rule = self.input_rules.iter().find(|rule| rule.name == shape.name);
             let rule = rule.and_then(|rule| rule.shape.as_deref()).unwrap_or_default();
             for (axis, size) in shape.dims.iter().copied().enumerate() {
@@ -69,7 +70,7 @@ fn numbered<'a>(candidates: impl Iterator<Item = &'a Candidate<'a>>) -> Vec<Open
     let number = |one: &'a Candidate<'a>| {
         let next = numbers.len() as u32;
         let symbol = *numbers.entry(&one.symbol).or_insert(next);
-        OpenDim { input: one.input as u32, axis: one.axis as u32, symbol }
+        OpenDim { input: one.input as u32, axis: one.axis as u32, symbol, more: 0 }
     };
     candidates.map(number).collect()
 }

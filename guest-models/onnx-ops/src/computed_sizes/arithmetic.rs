@@ -1,17 +1,17 @@
 //! Arithmetic with integers that depend on sizes: the operators of which graphs make shapes, bounds
 //! and counts, on values with symbols.
 
-use onnx_ops::framework::assumptions;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{AttributeProto, NodeProto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
-use super::values::{MAX_FOLLOWED, MAX_TERMS, terms};
+use super::{MAX_FOLLOWED, MAX_TERMS, terms};
+use crate::framework::assumptions;
 
 /// Integers or booleans that may depend on symbols.
 #[derive(Clone, Debug)]
-pub(super) struct Value {
+pub(crate) struct Value {
     /// The shape of the tensor; at most one dimension.
     shape: TVec<usize>,
     pub(super) dims: Vec<TDim>,

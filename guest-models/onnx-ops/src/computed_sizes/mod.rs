@@ -3,18 +3,23 @@
 //! symbols; operators that read a shape get it as a constant of dimensions, and the shapes of their
 //! outputs follow.
 
+mod arithmetic;
+
 use std::collections::HashMap;
 
-use onnx_ops::framework::assumptions;
 use tract_onnx::pb::{GraphProto, NodeProto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::*;
 
-use super::arithmetic::{Value, completed, evaluated, fits, int};
+use self::arithmetic::{completed, evaluated, fits, int};
+use crate::control_flow;
+use crate::framework::assumptions;
+
+pub(crate) use self::arithmetic::Value;
 
 /// Maximum number of elements of a tensor that is followed.
-pub(super) const MAX_FOLLOWED: usize = 64;
+const MAX_FOLLOWED: usize = 64;
 
 /// Operators that read a shape, bounds or counts, and the inputs that hold them.
 const READERS: &[(&str, &[usize])] = &[
@@ -26,12 +31,15 @@ const READERS: &[(&str, &[usize])] = &[
 ];
 
 /// The nodes of a graph that may compute with sizes, by name.
-#[derive(Default)]
-pub(crate) struct Computing(HashMap<String, NodeProto>);
+#[derive(Debug, Default)]
+pub struct Computing(HashMap<String, NodeProto>);
+
+/// The values of outputs that are followed.
+pub(crate) type Values = HashMap<OutletId, Value>;
 
 impl Computing {
     /// The nodes of a graph that has passed the gate.
-    pub(crate) fn of(graph: &GraphProto) -> Computing {
+    pub fn of(graph: &GraphProto) -> Computing {
         let small = |node: &&NodeProto| {
             node.attribute.iter().all(|attribute| {
                 attribute.g.is_none() && attribute.t.as_ref().is_none_or(|t| t.raw_data.len() < 64)
@@ -42,14 +50,28 @@ impl Computing {
     }
 
     /// Infers all shapes of a model, following integers that depend on symbols.
-    pub(crate) fn infer(&self, model: &mut InferenceModel) -> TractResult<()> {
-        let mut values: HashMap<OutletId, Value> = HashMap::new();
+    ///
+    /// # Errors
+    /// If inference fails, or depends on the relation of several sizes.
+    pub fn infer(&self, model: &mut InferenceModel) -> TractResult<()> {
+        self.infer_from(model, Values::new()).map(|_| ())
+    }
+
+    /// As [`Computing::infer`], for a graph in which some values are known already. Returns all that
+    /// were followed.
+    pub(crate) fn infer_from(
+        &self,
+        model: &mut InferenceModel,
+        mut values: Values,
+    ) -> TractResult<Values> {
         for id in model.eval_order()? {
             let node = self.0.get(&model.nodes[id].name);
             if let Some(node) = node {
                 give_sizes(model, id, node, &values)?;
             }
-            infer_node(model, id)?;
+            if !infer_bodies(model, id, &mut values)? {
+                infer_node(model, id)?;
+            }
             check_terms(model, id)?;
             let Some(node) = node else { continue };
             if let Some(value) = value_of(model, id, node, &values)? {
@@ -69,13 +91,13 @@ impl Computing {
             }
         }
         model.analyse(false)?;
-        Ok(())
+        Ok(values)
     }
 }
 
 /// Maximum number of terms of a dimension. tract's simplification of products of sums takes time
 /// that grows exponentially with them.
-pub(super) const MAX_TERMS: usize = 64;
+const MAX_TERMS: usize = 64;
 
 /// Refuses dimensions of too many terms.
 fn check_terms(model: &InferenceModel, id: usize) -> TractResult<()> {
@@ -89,7 +111,7 @@ fn check_terms(model: &InferenceModel, id: usize) -> TractResult<()> {
     Ok(())
 }
 
-pub(super) fn terms(dim: &TDim) -> usize {
+fn terms(dim: &TDim) -> usize {
     match dim {
         TDim::Val(_) | TDim::Sym(_) => 1,
         TDim::Add(of) | TDim::Mul(of) | TDim::Min(of) | TDim::Max(of) | TDim::Broadcast(of) => {
@@ -98,6 +120,27 @@ pub(super) fn terms(dim: &TDim) -> usize {
         TDim::MulInt(_, of) | TDim::Div(of, _) => terms(of),
         TDim::Ge(a, b) | TDim::Eq(a, b) => terms(a) + terms(b),
     }
+}
+
+/// Infers the outputs of a node with graphs of its own, if it is one.
+fn infer_bodies(model: &mut InferenceModel, id: usize, values: &mut Values) -> TractResult<bool> {
+    let inputs = &model.nodes[id].inputs;
+    let known: Vec<Option<Value>> = inputs.iter().map(|input| values.get(input).cloned()).collect();
+    let facts = inputs.iter().map(|input| Ok(model.outlet_fact(*input)?.clone()));
+    let facts = facts.collect::<TractResult<Vec<InferenceFact>>>()?;
+    let inferred = control_flow::infer(&mut model.nodes[id], &facts, &known);
+    let Some((facts, known)) = inferred.transpose()? else { return Ok(false) };
+    for (slot, fact) in facts.into_iter().enumerate() {
+        let outlet = OutletId::new(id, slot);
+        let unified = model.outlet_fact(outlet)?.unify(&fact)?;
+        model.set_outlet_fact(outlet, unified)?;
+    }
+    for (slot, value) in known.into_iter().enumerate() {
+        if let Some(value) = value {
+            values.insert(OutletId::new(id, slot), value);
+        }
+    }
+    Ok(true)
 }
 
 /// Infers the facts of a node's inputs and outputs from each other.
@@ -136,7 +179,7 @@ fn give_sizes(
     model: &mut InferenceModel,
     id: usize,
     node: &NodeProto,
-    values: &HashMap<OutletId, Value>,
+    values: &Values,
 ) -> TractResult<()> {
     let Some((_, slots)) = READERS.iter().find(|(name, _)| *name == node.op_type) else {
         return Ok(());
@@ -162,11 +205,7 @@ fn give_sizes(
 }
 
 /// Sets the length of a range with a step of 1. Its numbers are computed when the model runs.
-fn set_length(
-    model: &mut InferenceModel,
-    id: usize,
-    values: &HashMap<OutletId, Value>,
-) -> TractResult<()> {
+fn set_length(model: &mut InferenceModel, id: usize, values: &Values) -> TractResult<()> {
     let one = |at: usize| {
         let outlet = model.nodes[id].inputs.get(at)?;
         match values.get(outlet) {
@@ -193,7 +232,7 @@ fn value_of(
     model: &InferenceModel,
     id: usize,
     proto: &NodeProto,
-    values: &HashMap<OutletId, Value>,
+    values: &Values,
 ) -> TractResult<Option<Value>> {
     let node = &model.nodes[id];
     let Some(output) = node.outputs.first() else { return Ok(None) };

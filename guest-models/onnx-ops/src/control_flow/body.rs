@@ -1,0 +1,92 @@
+//! A graph inside a node, when the model runs.
+
+use std::sync::OnceLock;
+
+use tract_onnx::tract_core::plan;
+use tract_onnx::tract_hir::internal::*;
+
+use crate::framework::assumptions;
+use crate::optimizer;
+
+/// The function that optimises bodies.
+static OPTIMIZE: OnceLock<fn(InferenceModel) -> TractResult<TypedModel>> = OnceLock::new();
+
+/// Sets the function that optimises bodies. Only the first call has an effect.
+pub(crate) fn optimize_bodies_by(optimize: fn(InferenceModel) -> TractResult<TypedModel>) {
+    OPTIMIZE.get_or_init(|| optimize);
+}
+
+/// The plan of a body.
+#[derive(Clone, Debug)]
+pub(super) struct Body {
+    plan: Arc<TypedRunnableModel>,
+    /// Whether its shapes have symbols of the model's inputs.
+    is_open: bool,
+}
+
+impl Body {
+    /// Optimises a body whose inputs have facts.
+    pub(super) fn new(body: InferenceModel) -> TractResult<Body> {
+        let model = match OPTIMIZE.get() {
+            Some(optimize) => optimize(body)?,
+            None => optimizer::optimize(body, optimizer::Passes::NONE)?,
+        };
+        Ok(Body { plan: model.into_runnable()?, is_open: assumptions::has_symbols() })
+    }
+
+    pub(super) fn model(&self) -> &TypedModel {
+        self.plan.model()
+    }
+
+    /// Runs the body once, with the sizes of the symbols in the graph around it. With symbols the
+    /// shape of each output is compared with the plan's: tract itself checks it only in debug builds.
+    pub(super) fn run(
+        &self,
+        around: &SymbolValues,
+        inputs: TVec<TValue>,
+    ) -> TractResult<TVec<TValue>> {
+        if !self.is_open {
+            return self.plan.run(inputs);
+        }
+        let mut state = self.plan.spawn()?;
+        state.turn_state.resolved_symbols = around.clone();
+        state.run_plan_with_eval(inputs, |context, op_state, node, inputs| {
+            let expected = expected(node, context.symbols)?;
+            let outputs = plan::eval(context, op_state, node, inputs)?;
+            for (output, expected) in outputs.iter().zip(&expected) {
+                let fits =
+                    |(size, dim): (&usize, &Option<usize>)| dim.is_none_or(|dim| dim == *size);
+                let shape = output.shape();
+                if shape.len() != expected.len() || !shape.iter().zip(expected).all(fits) {
+                    // Not an error for users: the model is prepared for exactly these sizes then.
+                    let why = format!("an output of {node} has the shape {shape:?}");
+                    return Err(TractError::msg(why));
+                }
+            }
+            Ok::<_, TractError>(outputs)
+        })
+    }
+}
+
+/// The shapes of a node's outputs, as far as they are known before it is computed.
+fn expected(node: &TypedNode, symbols: &SymbolValues) -> TractResult<TVec<TVec<Option<usize>>>> {
+    let shape = |output: &Outlet<TypedFact>| {
+        let dims = output.fact.shape.iter().map(|dim| {
+            let size = dim.as_i64().or_else(|| dim.maybe_eval_to_i64(symbols));
+            size.map(usize::try_from).transpose()
+        });
+        let dims = dims.collect::<Result<TVec<Option<usize>>, _>>()?;
+        let known: Option<TVec<usize>> = dims.iter().copied().collect();
+        let bytes = known.map(|shape| {
+            let element = output.fact.datum_type.size_of();
+            shape.iter().try_fold(element, |bytes, dim| bytes.checked_mul((*dim).max(1)))
+        });
+        match bytes {
+            Some(bytes) if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) => {
+                Err(TractError::msg("a tensor is larger than a sandbox can hold"))
+            }
+            _ => Ok(dims),
+        }
+    };
+    node.outputs.iter().map(shape).collect()
+}
