@@ -5,6 +5,7 @@ use belljar_abi::clock::Reading;
 use belljar_abi::{MAX_FOLDED, MAX_PROFILED, ModelNode, Profile, ProfiledNode};
 use onnx_ops::framework::dtypes::from_tract;
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::SymbolValues;
 use tract_onnx::tract_core::ops::Cost;
 use tract_onnx::tract_core::plan;
 
@@ -31,12 +32,16 @@ pub(crate) fn run(prepared: &Prepared, message: Message) -> Result<Vec<u8>, Refu
     let reading = cost_of_reading();
     let began = clock::read();
     let mut measured = Vec::new();
+    let mut sizes = SymbolValues::default();
     let answer = run::with(prepared, message, |inputs, _| {
         let mut state = prepared.plan.spawn()?;
         state.run_plan_with_eval(inputs, |context, op_state, node, inputs| {
             let began = clock::read();
             let outputs = plan::eval(context, op_state, node, inputs);
             let ended = clock::read();
+            if measured.is_empty() {
+                sizes = context.symbols.clone();
+            }
             if let Ok(outputs) = &outputs
                 && measured.len() < MAX_PROFILED
             {
@@ -52,7 +57,7 @@ pub(crate) fn run(prepared: &Prepared, message: Message) -> Result<Vec<u8>, Refu
     })?;
     let ended = clock::read();
     let profile = Profile {
-        nodes: described(prepared, measured),
+        nodes: described(prepared, measured, &sizes),
         began: began.nanoseconds,
         ended: ended.nanoseconds,
         reading,
@@ -71,7 +76,11 @@ fn cost_of_reading() -> u64 {
 }
 
 /// The nodes that ran, with the nodes of the model that they compute. Inputs are left out.
-fn described(prepared: &Prepared, mut measured: Vec<Measured>) -> Vec<ProfiledNode> {
+fn described(
+    prepared: &Prepared,
+    mut measured: Vec<Measured>,
+    sizes: &SymbolValues,
+) -> Vec<ProfiledNode> {
     let plan = prepared.plan.model();
     measured.retain(|measured| plan.nodes[measured.node].op.name() != "Source");
     let names: Vec<&str> = measured.iter().map(|m| &*plan.nodes[m.node].name).collect();
@@ -88,7 +97,7 @@ fn described(prepared: &Prepared, mut measured: Vec<Measured>) -> Vec<ProfiledNo
             name: node.name.clone(),
             operator: node.op.name().into_owned(),
             outputs: outputs.into_iter().map(|(dtype, dims)| (from_tract(dtype), dims)).collect(),
-            multiply_adds: multiply_adds(plan, node),
+            multiply_adds: multiply_adds(plan, node, sizes),
             began: began.nanoseconds,
             ended: ended.nanoseconds,
             kernels: ended.kernel_nanoseconds.saturating_sub(began.kernel_nanoseconds),
@@ -100,9 +109,14 @@ fn described(prepared: &Prepared, mut measured: Vec<Measured>) -> Vec<ProfiledNo
     measured.into_iter().zip(computed).map(describe).collect()
 }
 
-/// The number of multiply-adds of a product or convolution of known sizes.
-fn multiply_adds(plan: &TypedModel, node: &TypedNode) -> Option<u64> {
-    let facts = plan.node_input_facts(node.id).ok()?;
+/// The number of multiply-adds of a product or convolution, with the sizes of a run.
+fn multiply_adds(plan: &TypedModel, node: &TypedNode, sizes: &SymbolValues) -> Option<u64> {
+    let facts = plan.node_input_facts(node.id).ok()?.into_iter().map(|fact| {
+        let dims: TVec<TDim> = fact.shape.iter().map(|dim| dim.eval(sizes)).collect();
+        TypedFact { shape: dims.into(), ..fact.clone() }
+    });
+    let facts: Vec<TypedFact> = facts.collect();
+    let facts: TVec<&TypedFact> = facts.iter().collect();
     let costs = node.op.cost(&facts).ok()?;
     let count = |(cost, count): &(Cost, TDim)| match cost {
         Cost::FMA(_) => count.to_i64().ok().and_then(|count| u64::try_from(count).ok()),

@@ -6,6 +6,7 @@ mod bounds;
 mod commands;
 mod forged;
 mod open;
+mod open_bodies;
 
 use crate::support;
 

@@ -33,6 +33,13 @@ fn along_axis(
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
     check_axis(op, None, model, inputs)?;
+    let shape = model.outlet_fact(inputs[0])?.shape.to_tvec();
+    let axis = op.node.get_attr_opt::<i64>("axis")?.unwrap_or(-1);
+    let normalized = &shape[resolve(axis, shape.len())?..];
+    ensure!(
+        normalized.iter().all(|dim| dim.as_i64() != Some(0)),
+        "cannot compute the mean of a tensor with a zero dimension"
+    );
     op.wire_original(prefix, model, inputs)
 }
 
@@ -103,6 +110,16 @@ mod tests {
         let (mean, inverse) = (tensor(&[2, 1], &[2f32, 20.0]), tensor(&[2, 1], &[1f32, 0.1]));
         outputs.gives_all_near(&[tensor(&[2, 2], &[-0.5f32, 2.0, -0.5, 2.0]), mean, inverse], 1e-6);
         norm().int("axis", 2).fails("2");
+    }
+
+    #[test]
+    fn layer_normalization_refuses_an_empty_mean_and_keeps_empty_batches() {
+        let of = |dims: &[usize]| {
+            case("LayerNormalization").input(tensor::<f32>(dims, &[])).input(row(&[1f32, 2.0]))
+        };
+        of(&[0, 2]).gives(tensor::<f32>(&[0, 2], &[]));
+        let empty = case("LayerNormalization").input(tensor::<f32>(&[2, 0], &[]));
+        empty.input(row::<f32>(&[])).fails("zero dimension");
     }
 
     #[test]

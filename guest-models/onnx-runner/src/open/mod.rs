@@ -148,6 +148,8 @@ impl Symbols {
                 None => Ok(()),
             }
         };
+        // A branch that cannot be inferred with symbols cannot be without them either.
+        agrees(self.values(|size| size.value))?;
         // Sizes that no others are likely to be equal to. No number greater than one divides both of
         // two neighbours, so that a size that was taken for a multiple is found out.
         for more in [11, 12] {
@@ -225,10 +227,9 @@ impl Symbols {
             }
             let facts = node.inputs.iter().map(|input| Ok(model.outlet_fact(*input)?.clone()));
             let facts = facts.collect::<TractResult<Vec<InferenceFact>>>()?;
-            for (body, fails) in control_flow::inferred_bodies(node, &facts).into_iter().flatten() {
-                if !fails {
-                    self.check_broadcasts(body)?;
-                }
+            // One that fails may do so because of such a dimension.
+            for (body, _) in control_flow::inferred_bodies(node, &facts).into_iter().flatten() {
+                self.check_broadcasts(body)?;
             }
         }
         Ok(())
