@@ -7,6 +7,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../../host/belljar/examples/dims.rs"]
+#[allow(dead_code)] // Its `main` is not that of this program.
+mod dims_example;
 mod isolation;
 
 use std::io::Write;
@@ -21,7 +24,7 @@ use belljar::{
     WorkerProgram,
 };
 use rustix::process::{Pid, Resource, Rlimit, Signal};
-use support::onnx::{fixed, relu, slow};
+use support::onnx::{Dim, fixed, relu, slow};
 
 use isolation::{never_strict, thread_filters};
 
@@ -37,6 +40,7 @@ const CASES: &[(&str, fn())] = &[
     ("the_programs_file_is_deleted", deleted),
     ("the_programs_file_is_replaced", replaced),
     ("wrong_worker_program_is_reported", wrong_worker_program),
+    ("example_of_fixed_dimensions_works", fixed_dimensions),
     ("threads_never_serve_a_strict_policy", never_strict),
     ("thread_has_its_filter_unless_explicitly_disabled", thread_filters),
 ];
@@ -156,6 +160,39 @@ fn hook() {
 fn other_program() {
     let program = WorkerProgram::Path(support::BELLJAR.into());
     answers(&load(&builder().worker_program(program).build().unwrap()).unwrap_or_else(stop), 1.0);
+}
+
+/// The example, and the lines in the documentation of `Model::with_dims` and docs/embedding.md.
+fn fixed_dimensions() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text.onnx");
+    let tokens = [Dim::Symbol("batch"), Dim::Symbol("sequence")];
+    std::fs::write(&path, relu(&tokens).bytes()).unwrap();
+    let (host, path) = (host(), path.to_str().unwrap());
+    let shapes = |dims: &[(&str, u64)]| {
+        let dims: Vec<_> = dims.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect();
+        dims_example::output_shapes(&host, path, &dims).map_err(|err| err.to_string())
+    };
+    let found = shapes(&[("batch", 1), ("sequence", 128)]);
+    assert_eq!(found, Ok(vec![("y".to_owned(), vec![1, 128])]));
+    let missing = shapes(&[("sequence", 128)]).unwrap_err();
+    assert!(missing.contains("give a size"), "{missing}");
+    let unknown = shapes(&[("length", 128)]).unwrap_err();
+    assert!(unknown.contains("the names are \"batch\", \"sequence\""), "{unknown}");
+
+    let run = || -> Result<(), Box<dyn std::error::Error>> {
+        let bytes = ModelBytes::open(path.as_ref(), 1 << 20)?;
+        let policy = Policy::default();
+        let model = host.load(bytes, &policy)?.with_dims(&[("batch", 1), ("sequence", 128)])?;
+        let tokens = Tensor::new(vec![0f32; 128], &[1, 128])?;
+        let outputs = model.run(&[("x", tokens)])?.validate()?;
+        assert_eq!(outputs.tensors()[0].1.shape(), [1, 128]);
+        let longer = Tensor::new(vec![0f32; 129], &[1, 129])?;
+        let err = model.run(&[("x", longer)]).map(drop).unwrap_err();
+        assert!(matches!(err.kind(), ErrorKind::InputDim { found: 129, fixed: 128, .. }), "{err}");
+        Ok(())
+    };
+    run().unwrap();
 }
 
 fn stop(err: belljar::Error) -> Model {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::model::DimError;
 use crate::sandbox::{CodeCacheError, Failure, Limit, PrivateError, WorkerLoss};
 use crate::supervise::{NoWorker, Quarantined};
 use crate::trust::{Digest, ModelBytesError};
@@ -102,6 +103,28 @@ pub enum ErrorKind {
         /// What is wrong with it, and the model's declaration.
         why: String,
     },
+    /// An input has another size than a dimension is fixed to
+    /// ([`Model::with_dims`](crate::Model::with_dims)).
+    #[error(
+        "input {}: dimension {axis}, \"{}\", is {found}, but it is fixed to {fixed}",
+        Escaped::cut(.name, 100),
+        Escaped::cut(.dim, 60)
+    )]
+    InputDim {
+        /// Name of the input.
+        name: String,
+        /// The dimension, from 0.
+        axis: usize,
+        /// The name of the dimension. Untrusted text.
+        dim: String,
+        /// The size that the input has.
+        found: u64,
+        /// The size that it must have.
+        fixed: u64,
+    },
+    /// Dimensions cannot be fixed to the given sizes.
+    #[error(transparent)]
+    Dim(#[from] DimError),
     /// A value rule of the policy does not fit the model.
     #[error("the policy's rule {key} does not fit the model: {}", Escaped::new(.why))]
     Rule {
@@ -205,10 +228,12 @@ impl Error {
             | ErrorKind::Rule { .. }
             | ErrorKind::Withheld { .. }
             | ErrorKind::Refused(_) => 3,
-            ErrorKind::Policy(_) => 2,
+            ErrorKind::Dim(DimError::Excluded { .. }) => 3,
+            ErrorKind::Policy(_) | ErrorKind::Dim(_) => 2,
             ErrorKind::Model(_)
             | ErrorKind::Program(_)
             | ErrorKind::Input { .. }
+            | ErrorKind::InputDim { .. }
             | ErrorKind::Run(_) => 4,
             ErrorKind::Limit(_) => 5,
             ErrorKind::Sandbox(_) => 6,

@@ -61,7 +61,8 @@ pub use belljar_text as text;
 pub use error::{Error, ErrorKind};
 pub use host::{Event, Host, HostBuilder, Isolation, become_worker_if_asked};
 pub use model::{
-    BoundInputs, Calls, Examined, Model, Outputs, RunCost, ShapeDifference, UncheckedOutputs,
+    BoundInputs, Calls, DimError, Examined, Model, Outputs, RunCost, ShapeDifference,
+    UncheckedOutputs,
 };
 #[cfg(feature = "programs")]
 pub use program::{Program, Value};

@@ -4,6 +4,7 @@
 
 mod bounds;
 mod commands;
+mod dims;
 mod forged;
 mod open;
 mod open_bodies;

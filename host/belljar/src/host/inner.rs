@@ -11,7 +11,7 @@ use super::{Event, Isolation};
 use crate::audit::tally::{MAX_DECISIONS, MAX_TEXT_SIZE, Noted};
 use crate::audit::{Decision, DecisionLog, Subject, Verdict};
 use crate::error::ErrorKind;
-use crate::model::IdleWatch;
+use crate::model::{DimError, IdleWatch};
 use crate::sandbox::{
     CodeCache, Engines, Failure, Job, Sandbox, SandboxLimits, SnapshotStore, ThreadFilter,
     ThreadSandbox, Variant, VerifiedCode, Worker, WorkerSandbox,
@@ -166,6 +166,7 @@ impl Inner {
             ErrorKind::Limit(limit) => (limit.resource(), "use more", limit.to_string()),
             ErrorKind::Unprotected(missing) => ("confinement", "do without", missing.clone()),
             ErrorKind::Rule { key, .. } => ("model", "load", key.clone()),
+            ErrorKind::Dim(DimError::Excluded { key, .. }) => ("model", "run", key.clone()),
             ErrorKind::Withheld { why, .. } => ("output", "return", why.clone()),
             ErrorKind::Quarantined(_) => ("model", "run", "quarantine".to_owned()),
             _ => return kind,

@@ -31,9 +31,9 @@ impl Model {
     /// error.
     pub fn examine_for(&self, shapes: &[InputShape]) -> Result<Examined, Error> {
         let shared = &self.shared;
-        let shapes = shared.contract.bind_shapes(shapes).map_err(|kind| self.error(kind))?;
+        let shapes = self.contract.bind_shapes(shapes).map_err(|kind| self.error(kind))?;
         let limit = shared.policy.limits.input_size;
-        if let Some(one) = shared.contract.unacceptable(&shapes, limit) {
+        if let Some(one) = self.contract.unacceptable(&shapes, limit) {
             let error = self.error(one.kind);
             return Ok(Examined::Refused { error, for_all_shapes: one.for_all_shapes });
         }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod contract;
+mod dims;
 mod examine;
 mod idle;
 mod outputs;
@@ -34,6 +35,7 @@ use belljar_tensor::{Tensor, string_memory};
 
 use answers::{description, reply, unexpected};
 use contract::{Bound, Contract};
+pub use dims::DimError;
 pub use examine::Examined;
 pub(crate) use idle::IdleWatch;
 pub use outputs::{Outputs, UncheckedOutputs};
@@ -87,6 +89,8 @@ pub struct Calls {
 #[derive(Clone)]
 pub struct Model {
     shared: Arc<Shared>,
+    description: Arc<Description>,
+    contract: Arc<Contract>,
 }
 
 impl Model {
@@ -121,9 +125,8 @@ impl Model {
             bytes,
             label: label.clone(),
             policy,
-            description: Description::default(),
             side_files: Vec::new(),
-            contract: Arc::default(),
+            fixed: Vec::new(),
             waiting: Mutex::default(),
             record,
             _memory: memory,
@@ -143,18 +146,17 @@ impl Model {
             })?,
         };
         let contract = Contract::new(&described).under(&shared.policy).map_err(named)?;
-        shared.contract = Arc::new(contract);
+        shared.fixed = contract.fixed().to_vec();
         let (size, policy) = (shared.bytes.size(), &shared.policy);
         let side_files = side_files::read(&host.inner, subject, policy, &described, size);
         let side_files = side_files.map_err(named)?;
         shared.side_files = side_files;
-        shared.description = described;
         shared.waiting = Mutex::new(Waiting { loaded, ..Waiting::default() });
         let shared = Arc::new(shared);
         if let Some(time) = shared.host.idle_time {
             shared.host.idle_watch.watch(&shared, time);
         }
-        Ok(Model { shared })
+        Ok(Model { shared, description: Arc::new(described), contract: Arc::new(contract) })
     }
 
     /// The numbers of calls to sandboxes. If almost all calls are `adopt` and `run`, the prepared
@@ -168,7 +170,7 @@ impl Model {
     /// The model's description of itself. All text in it is untrusted: print it through
     /// [`belljar_text::Escaped`].
     pub fn description(&self) -> &Description {
-        &self.shared.description
+        &self.description
     }
 
     /// SHA-256 of the model's bytes.
@@ -201,10 +203,10 @@ impl Model {
     /// As [`Model::run`].
     pub fn prepare_for(&self, shapes: &[InputShape]) -> Result<Duration, Error> {
         let start = Instant::now();
-        let shapes = self.shared.contract.bind_shapes(shapes).map_err(|kind| self.error(kind))?;
+        let shapes = self.contract.bind_shapes(shapes).map_err(|kind| self.error(kind))?;
         let (plan, sandbox) = self
             .shared
-            .retried(|| self.shared.prepared_sandbox(&shapes))
+            .retried(|| self.shared.prepared_sandbox(&self.contract, &shapes))
             .map_err(|kind| self.error(kind))?;
         self.shared.put_back(&plan, sandbox);
         Ok(start.elapsed())
@@ -227,7 +229,7 @@ impl Model {
         &'a self,
         inputs: &'a [(N, Tensor)],
     ) -> Result<BoundInputs<'a, N>, Error> {
-        let bound = self.shared.bind(inputs).map_err(|kind| self.error(kind))?;
+        let bound = self.shared.bind(&self.contract, inputs).map_err(|kind| self.error(kind))?;
         Ok(BoundInputs { model: self, inputs, bound })
     }
 
@@ -255,11 +257,11 @@ impl Model {
         inputs: &[(N, Tensor)],
         sandboxes: usize,
     ) -> Result<(), Error> {
-        let shared = &*self.shared;
+        let (shared, contract) = (&*self.shared, &*self.contract);
         let mut served = Vec::new();
         let mut serve = || -> Result<(), ErrorKind> {
-            let bound = shared.bind(inputs)?;
-            let one = shared.served(&bound.shapes, || payload(inputs, &shared.contract))?;
+            let bound = shared.bind(contract, inputs)?;
+            let one = shared.served(contract, &bound.shapes, || payload(inputs, contract))?;
             reply(&one.answer, Phase::Run)?;
             shared.answered();
             served.push((one.plan, one.sandbox));
@@ -278,9 +280,9 @@ impl Model {
         inputs: &[(N, Tensor)],
         bound: &Bound,
     ) -> Result<UncheckedOutputs, ErrorKind> {
-        let shared = &*self.shared;
+        let (shared, contract) = (&*self.shared, &*self.contract);
         let Served { sandbox, plan, answer, prepare, begin } =
-            shared.served(&bound.shapes, || payload(inputs, &shared.contract))?;
+            shared.served(contract, &bound.shapes, || payload(inputs, contract))?;
         let tensors = match reply(&answer, Phase::Run)? {
             Reply::Tensors(views) => views,
             _ => return Err(unexpected()),
@@ -315,7 +317,7 @@ impl Model {
             reset_method: answer.cost.method,
         };
         shared.put_back(&plan, sandbox);
-        let (label, contract) = (shared.label.clone(), Arc::clone(&shared.contract));
+        let (label, contract) = (shared.label.clone(), Arc::clone(&self.contract));
         let (host, subject) = (Arc::clone(&shared.host), shared.subject());
         let (symbols, inputs) = (bound.symbols.clone(), bound.differences.clone());
         let declared = outputs::Declared { label, contract, symbols, inputs, host, subject };
@@ -344,7 +346,7 @@ impl<N: AsRef<str>> BoundInputs<'_, N> {
         let start = Instant::now();
         let shared = &self.model.shared;
         let (plan, sandbox) = shared
-            .retried(|| shared.prepared_sandbox(&self.bound.shapes))
+            .retried(|| shared.prepared_sandbox(&self.model.contract, &self.bound.shapes))
             .map_err(|kind| self.model.error(kind))?;
         shared.put_back(&plan, sandbox);
         Ok(start.elapsed())

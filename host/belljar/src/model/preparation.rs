@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use belljar_abi::{GuestError, InputShape, OpenDim, Preparation, Reply};
 
 use super::answers::{decode, refusal, reply, unexpected};
+use super::contract::Contract;
 use super::shared::{Prepared, Shared, Waiting};
 use super::side_files::Granted;
 use crate::error::{ErrorKind, Phase};
@@ -19,11 +20,14 @@ pub(super) type Kept = (Arc<PlanShapes>, Arc<Snapshot>);
 pub(super) type Ready = (Arc<PlanShapes>, Box<dyn Sandbox>);
 
 impl Shared {
-    /// The memory of a sandbox that was prepared for these shapes, if it is in the store.
-    fn stored_snapshot(&self, shapes: &[InputShape]) -> Result<Option<Kept>, ErrorKind> {
+    /// The memory of a sandbox with an accepted plan, if it is in the store.
+    fn stored_snapshot(
+        &self,
+        accepts: impl Fn(&PlanShapes) -> bool,
+    ) -> Result<Option<Kept>, ErrorKind> {
         let Some(store) = self.host.store() else { return Ok(None) };
         let limit = self.policy.limits.memory;
-        let stored = store.snapshot(&self.snapshot_key(), shapes, limit);
+        let stored = store.snapshot(&self.snapshot_key(), accepts, limit);
         let stored = stored.map_err(|_| Limit::Memory { limit })?;
         Ok(stored.map(|(plan, snapshot)| (Arc::new(plan), Arc::new(snapshot))))
     }
@@ -34,7 +38,7 @@ impl Shared {
             side_files: self.side_files.iter().map(|granted| granted.file.digest()).collect(),
             deterministic: self.policy.compute.deterministic,
             native_kernels: self.policy.compute.native_kernels(),
-            fixed: self.contract.fixed(),
+            fixed: &self.fixed,
         }
     }
 
@@ -53,18 +57,23 @@ impl Shared {
     }
 
     /// A sandbox that is prepared for these shapes: an idle one, or a new one.
-    pub(super) fn prepared_sandbox(&self, shapes: &[InputShape]) -> Result<Ready, ErrorKind> {
+    pub(super) fn prepared_sandbox(
+        &self,
+        contract: &Contract,
+        shapes: &[InputShape],
+    ) -> Result<Ready, ErrorKind> {
+        let accepts = |plan: &PlanShapes| plan.accepts(shapes) && contract.accepts(plan);
         let kept = loop {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             let Waiting { prepared, snapshots, .. } = &mut *waiting;
-            let kept = snapshots.iter().filter(|(plan, _)| plan.accepts(shapes));
+            let kept = snapshots.iter().filter(|(plan, _)| accepts(plan));
             // A snapshot for exactly these shapes was made because the other did not answer them.
             let kept = kept.min_by_key(|(plan, _)| plan.is_open());
-            let accepts = |one: &Prepared| match kept {
+            let fits = |one: &Prepared| match kept {
                 Some((plan, _)) => one.plan == *plan,
-                None => one.plan.accepts(shapes),
+                None => accepts(&one.plan),
             };
-            if let Some(at) = prepared.iter().rposition(accepts) {
+            if let Some(at) = prepared.iter().rposition(fits) {
                 let Prepared { plan, sandbox, .. } = prepared.remove(at);
                 drop(waiting);
                 match self.alive(sandbox) {
@@ -76,7 +85,7 @@ impl Shared {
         };
         let kept = match kept {
             Some(kept) => Some(kept),
-            None => self.stored_snapshot(shapes)?.inspect(|(plan, snapshot)| {
+            None => self.stored_snapshot(accepts)?.inspect(|(plan, snapshot)| {
                 self.share(plan, snapshot);
             }),
         };
@@ -84,7 +93,7 @@ impl Shared {
         let sandbox = self.new_sandbox(Role::Run)?;
         let kept = match kept {
             Some(kept) => kept,
-            None => self.prepared_snapshot(shapes)?,
+            None => self.prepared_snapshot(contract, shapes)?,
         };
         self.adopted(sandbox, kept)
     }
@@ -107,24 +116,32 @@ impl Shared {
     }
 
     /// The memory that sandboxes of this plan start from.
-    pub(super) fn snapshot(&self, plan: &PlanShapes) -> Result<Arc<Snapshot>, ErrorKind> {
+    pub(super) fn snapshot(
+        &self,
+        contract: &Contract,
+        plan: &PlanShapes,
+    ) -> Result<Arc<Snapshot>, ErrorKind> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = waiting.snapshots.iter().find(|(kept, _)| **kept == *plan);
         let kept = kept.map(|(_, snapshot)| Arc::clone(snapshot));
         drop(waiting);
         match kept {
             Some(snapshot) => Ok(snapshot),
-            None => Ok(self.prepared_snapshot(&plan.shapes)?.1),
+            None => Ok(self.prepared_snapshot(contract, &plan.shapes)?.1),
         }
     }
 
     /// Prepares the model for these shapes, and for other sizes of open dimensions if that is
     /// possible, in a sandbox that is used for nothing else, and keeps the snapshot for others.
-    fn prepared_snapshot(&self, shapes: &[InputShape]) -> Result<Kept, ErrorKind> {
+    fn prepared_snapshot(
+        &self,
+        contract: &Contract,
+        shapes: &[InputShape],
+    ) -> Result<Kept, ErrorKind> {
         // The last bits of an answer may depend on the sizes that a plan was made with.
         let open = match self.policy.compute.deterministic {
             true => Vec::new(),
-            false => self.contract.open_dims(shapes),
+            false => contract.open_dims(shapes),
         };
         let mut examined = self.examined(shapes, &open);
         // Open dimensions may take more memory or time, or meet a defect.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use belljar_abi::{ProfiledNode, Reply};
 
 use super::answers::{reply, unexpected};
+use super::contract::Contract;
 use super::shared::{Served, Shared};
 use super::{Model, payload};
 use crate::audit::{Decision, Verdict};
@@ -49,14 +50,14 @@ impl Model {
         inputs: &'a [(N, Tensor)],
     ) -> Result<Profiler<'a, N>, Error> {
         let start = || {
-            let shared = &*self.shared;
-            let bound = shared.bind(inputs)?;
-            let served = shared.served(&bound.shapes, || payload(inputs, &shared.contract))?;
+            let (shared, contract) = (&*self.shared, &*self.contract);
+            let bound = shared.bind(contract, inputs)?;
+            let served = shared.served(contract, &bound.shapes, || payload(inputs, contract))?;
             let Served { sandbox, plan, answer, .. } = served;
             reply(&answer, Phase::Run)?;
             shared.answered();
             shared.put_back(&plan, sandbox);
-            let sandbox = shared.retried(|| shared.profiling_sandbox(&plan))?;
+            let sandbox = shared.retried(|| shared.profiling_sandbox(contract, &plan))?;
             Ok(Profiler { model: self, inputs, sandbox, answer: answer.message })
         };
         start().map_err(|kind| self.error(kind))
@@ -65,9 +66,13 @@ impl Model {
 
 impl Shared {
     /// A sandbox of the profiling variant with the memory that requests start from.
-    fn profiling_sandbox(&self, plan: &PlanShapes) -> Result<Box<dyn Sandbox>, ErrorKind> {
+    fn profiling_sandbox(
+        &self,
+        contract: &Contract,
+        plan: &PlanShapes,
+    ) -> Result<Box<dyn Sandbox>, ErrorKind> {
         let mut sandbox = self.host.profiling_sandbox(&self.policy)?;
-        let snapshot = self.snapshot(plan)?;
+        let snapshot = self.snapshot(contract, plan)?;
         self.call(&mut *sandbox, Call::Adopt, Payload::Snapshot(snapshot), Phase::Prepare)?;
         Ok(sandbox)
     }
@@ -84,7 +89,7 @@ impl<N: AsRef<str>> Profiler<'_, N> {
 
     fn run_inner(&mut self) -> Result<ProfiledRun, ErrorKind> {
         let shared: &Arc<Shared> = &self.model.shared;
-        let payload = payload(self.inputs, &shared.contract);
+        let payload = payload(self.inputs, &self.model.contract);
         let answer = shared.call(&mut *self.sandbox, Call::Profile, payload, Phase::Run)?;
         let Reply::Profile(profile) = reply(&answer, Phase::Run)? else { return Err(unexpected()) };
         let (subject, resource, access) = (shared.subject(), "model", "run");

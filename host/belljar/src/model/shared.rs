@@ -27,10 +27,10 @@ pub(crate) struct Shared {
     pub(super) bytes: ModelBytes,
     pub(super) label: String,
     pub(super) policy: Effective,
-    pub(super) description: Description,
     /// The external data files, as they were when the model was loaded.
     pub(super) side_files: Vec<Granted>,
-    pub(super) contract: Arc<Contract>,
+    /// Inputs whose value the policy fixes, with their names.
+    pub(super) fixed: Vec<(String, Tensor)>,
     pub(super) waiting: Mutex<Waiting>,
     /// The supervisor's record of its workers.
     pub(super) record: Arc<Record>,
@@ -79,8 +79,12 @@ impl Shared {
     }
 
     /// Checks inputs against the model's declaration and `limits.input-size`.
-    pub(super) fn bind<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<Bound, ErrorKind> {
-        let bound = self.contract.bind(inputs)?;
+    pub(super) fn bind<N: AsRef<str>>(
+        &self,
+        contract: &Contract,
+        inputs: &[(N, Tensor)],
+    ) -> Result<Bound, ErrorKind> {
+        let bound = contract.bind(inputs)?;
         let limit = self.policy.limits.input_size;
         let found = inputs.iter().fold(0u64, |sum, (_, t)| sum.saturating_add(t.byte_len()));
         if found > limit {
@@ -191,12 +195,13 @@ impl Shared {
     /// Serves a request in a sandbox that is prepared for its shapes.
     pub(super) fn served(
         &self,
+        contract: &Contract,
         shapes: &[InputShape],
         payload: impl Fn() -> Payload,
     ) -> Result<Served, ErrorKind> {
         self.retried(|| {
             let start = Instant::now();
-            let (mut plan, mut sandbox) = self.prepared_sandbox(shapes)?;
+            let (mut plan, mut sandbox) = self.prepared_sandbox(contract, shapes)?;
             let mut prepare = start.elapsed();
             let mut begin = Instant::now();
             let mut answer = self.call(&mut *sandbox, Call::Run, payload(), Phase::Run);

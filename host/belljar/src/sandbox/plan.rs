@@ -78,6 +78,14 @@ impl PlanShapes {
         names.zip(self.shapes.iter().enumerate().map(of)).collect()
     }
 
+    /// The dimensions that may have other sizes: the name of the input, and the axis.
+    pub(crate) fn open_dims(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.open.iter().filter_map(|open| {
+            let shape = self.shapes.get(open.input as usize)?;
+            Some((&*shape.name, open.axis as usize))
+        })
+    }
+
     fn open_dim(&self, input: usize, axis: usize) -> Option<&OpenDim> {
         let is_it = |open: &&OpenDim| (open.input as usize, open.axis as usize) == (input, axis);
         self.open.iter().find(is_it)

@@ -2,12 +2,13 @@
 //! policy's rules.
 
 mod declared;
+mod dims;
 mod open;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use belljar_abi::{Description, InputShape, ValueInfo};
 
@@ -26,18 +27,20 @@ use declared::{Misfit, misfit, no_type, to_convert};
 pub(super) type Symbols = HashMap<String, Vec<u64>>;
 
 /// The declared inputs and outputs of a model.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Contract {
     /// Inputs with a default from an initializer may be omitted.
     inputs: Vec<ValueInfo>,
     outputs: Vec<ValueInfo>,
     /// Inputs whose value the policy fixes, with their names.
     fixed: Vec<(String, Tensor)>,
+    /// Named dimensions whose size the caller fixes.
+    fixed_dims: Vec<(String, u64)>,
     input_rules: Vec<ValueRule>,
     output_rules: Vec<ValueRule>,
     declared_shapes: DeclaredShapes,
     /// Inputs (`true`) and outputs whose shape differences were reported.
-    reported: Mutex<HashSet<(bool, String)>>,
+    reported: Arc<Mutex<HashSet<(bool, String)>>>,
 }
 
 /// Inputs that satisfy the contract.
@@ -127,7 +130,7 @@ impl Contract {
                 return Err(error(name, format!("the model has no such input; {}", self.wants())));
             }
         }
-        let mut symbols = Symbols::new();
+        let mut symbols = self.known_symbols();
         let mut shapes = Vec::with_capacity(self.inputs.len());
         let mut differences = Vec::new();
         for declared in &self.inputs {
@@ -150,6 +153,8 @@ impl Contract {
                 None if declared.has_default => continue,
                 None => return Err(error(name, format!("not given; {}", self.wants()))),
             };
+            let dims: Vec<u64> = tensor.shape().iter().map(|dim| *dim as u64).collect();
+            self.check_fixed_dims(declared, &dims)?;
             let differs = self.fits(Side::Input, declared, tensor, &mut symbols);
             differences
                 .extend(differs.map_err(|why| error(name, why + &to_convert(declared, tensor)))?);
@@ -158,7 +163,6 @@ impl Contract {
             {
                 return Err(error(name, why));
             }
-            let dims = tensor.shape().iter().map(|dim| *dim as u64).collect();
             shapes.push(InputShape { name: name.clone(), dims });
         }
         Ok(Bound { shapes, symbols, differences })
@@ -174,7 +178,7 @@ impl Contract {
                 return Err(error(&shape.name, why));
             }
         }
-        let mut symbols = Symbols::new();
+        let mut symbols = self.known_symbols();
         let mut shapes = Vec::with_capacity(self.inputs.len());
         for declared in self.inputs.iter().filter(|input| !self.is_fixed(&input.name)) {
             let name = &declared.name;
@@ -190,6 +194,7 @@ impl Contract {
                 }
                 (_, Some(_)) => return Err(error(name, "shape given twice".into())),
             };
+            self.check_fixed_dims(declared, &shape.dims)?;
             if let Some(misfit) = misfit(declared, &shape.dims, &mut symbols)
                 && self.enforced(Side::Input, &misfit)
             {

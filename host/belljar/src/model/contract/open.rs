@@ -32,7 +32,8 @@ impl Contract {
         numbered(self.candidates(shapes).iter().filter(|one| one.size > 1))
     }
 
-    /// The dimensions that neither the model nor the policy gives a size, if they are not too many.
+    /// The dimensions that neither the model nor the policy nor the caller gives a size, if they are
+    /// not too many.
     fn candidates(&self, shapes: &[InputShape]) -> Vec<Candidate<'_>> {
         let mut found = Vec::new();
         for (input, shape) in shapes.iter().enumerate() {
@@ -50,6 +51,7 @@ impl Contract {
                     rule.get(axis).is_some_and(|sizes| *sizes == Sizes::exactly(size));
                 let symbol = match dim {
                     Some(Dim::Fixed(_)) => continue,
+                    Some(dim) if self.fixed_size(dim).is_some() => continue,
                     _ if fixed_by_policy => continue,
                     Some(Dim::Symbol(name)) => Symbol::Named(name, size),
                     _ => Symbol::Unnamed(input, axis),

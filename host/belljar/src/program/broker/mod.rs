@@ -278,7 +278,7 @@ impl Broker {
 /// The message about a failure that the program receives.
 fn denied(err: &Error) -> Denied {
     let code = match err.kind() {
-        ErrorKind::Input { .. } => Code::InvalidArgument,
+        ErrorKind::Input { .. } | ErrorKind::InputDim { .. } => Code::InvalidArgument,
         ErrorKind::Limit(_) => Code::TooLarge,
         ErrorKind::Pin { .. } | ErrorKind::FilePin { .. } | ErrorKind::Refused(_) => Code::Security,
         _ => Code::RuntimeError,

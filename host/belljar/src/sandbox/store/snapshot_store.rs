@@ -13,8 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use belljar_abi::InputShape;
-
 use super::super::guest::GuestInfo;
 use super::super::plan::PlanShapes;
 use super::super::snapshot::Snapshot;
@@ -111,15 +109,15 @@ impl SnapshotStore {
         })
     }
 
-    /// The snapshot for inputs of these shapes, and the shapes that it accepts, if it has at most
-    /// `max` bytes. `Err` is the size of a larger one.
+    /// A snapshot whose plan is accepted, with the plan, if it has at most `max` bytes. `Err` is the
+    /// size of a larger one.
     pub(crate) fn snapshot(
         &self,
         key: &SnapshotKey<'_>,
-        shapes: &[InputShape],
+        accepts: impl Fn(&PlanShapes) -> bool,
         max: u64,
     ) -> Result<Option<(PlanShapes, Snapshot)>, u64> {
-        let Some((name, plan)) = self.inner.accepting(key, shapes) else { return Ok(None) };
+        let Some((name, plan)) = self.inner.accepted(key, accepts) else { return Ok(None) };
         let used = self.inner.used(&name, Kind::Snapshot, |file, keys| {
             let (size, runs) = snapshot_table(file)?;
             if size > max {
@@ -293,13 +291,12 @@ impl Inner {
         write_budget::charge(writes, &writing, !self.metered)
     }
 
-    /// The file with a snapshot for inputs of these shapes, and the shapes that it accepts; one that
-    /// accepts no others is preferred. The number of files for a key is bounded when they are
-    /// written.
-    fn accepting(
+    /// The file with a snapshot whose plan is accepted, and the plan; one without open dimensions is
+    /// preferred. The number of files for a key is bounded when they are written.
+    fn accepted(
         &self,
         key: &SnapshotKey<'_>,
-        shapes: &[InputShape],
+        accepts: impl Fn(&PlanShapes) -> bool,
     ) -> Option<(String, PlanShapes)> {
         let prefix = key.prefix();
         let names = match self.open().and_then(|folder| folder.names()) {
@@ -325,7 +322,7 @@ impl Inner {
                 Ok(label) => {
                     let plan = PlanShapes::from(label.plan);
                     let better = found.as_ref().is_none_or(|(_, other)| other.is_open());
-                    if better && plan.accepts(shapes) {
+                    if better && accepts(&plan) {
                         found = Some((name, plan));
                     }
                 }
