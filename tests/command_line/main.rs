@@ -5,6 +5,7 @@ mod support;
 
 mod bench;
 mod commands;
+mod dims;
 mod doctor;
 mod endings;
 mod exit_codes;

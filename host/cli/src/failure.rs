@@ -6,9 +6,9 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::limit;
+use super::{dims, limit};
 use belljar::CodeCacheError;
-use belljar::{Error, ErrorKind};
+use belljar::{DimError, Error, ErrorKind};
 use belljar_policy::Refused;
 use belljar_tensor::TensorError;
 use belljar_text::Escaped;
@@ -174,6 +174,14 @@ impl Failure {
                  `confinement = \"best-effort\"` runs without it",
             ),
             ErrorKind::Input { .. } => Some("`belljar inspect` shows what the model declares"),
+            ErrorKind::InputDim { .. } => {
+                Some("--dim fixes this dimension: give an input of that size, or another --dim")
+            }
+            ErrorKind::Dim(DimError::Unknown { .. }) => Some(dims::WITHOUT_A_NAME),
+            ErrorKind::Dim(DimError::Excluded { .. }) => {
+                Some("give --dim a size that the policy allows, or change the policy")
+            }
+            ErrorKind::Dim(_) => Some("correct --dim NAME=N"),
             _ => None,
         };
         match (&self.hint, &self.what) {

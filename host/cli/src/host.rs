@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::args::{IsolationArg, ModelArgs};
+use super::dims;
 use super::failure::{Failure, shown};
 use super::terminal::Terminal;
 use belljar::internals::{Decision, Subject, Verdict, decide};
@@ -57,6 +58,8 @@ pub(super) fn host_for(
     idle: usize,
     terminal: &Terminal,
 ) -> Result<Host, Failure> {
+    // A mistake is reported before anything takes time.
+    dims::parse(&arguments.dims)?;
     let mut builder = builder(arguments.isolation, store, idle, terminal);
     if let Some(path) = &arguments.decisions {
         builder = builder.decisions(path);
@@ -213,6 +216,7 @@ pub(super) fn load_on(
     }
     let start = Instant::now();
     let model = terminal.progress("loading the model", || host.load(bytes, &rules))?;
+    let model = dims::fixed(model, &arguments.dims)?;
     let (host, load_time, cuts) = (host.clone(), start.elapsed(), rules.cuts().to_vec());
     Ok(Loaded { host, model, size, policy, cuts, read_time, load_time })
 }

@@ -11,7 +11,7 @@ use super::host::{Loaded, Store, load};
 use super::preparation::Judgement;
 use super::table::Table;
 use super::terminal::Terminal;
-use super::{json, preparation, prepare};
+use super::{dims, json, preparation, prepare};
 use belljar::{Description, Dim, ValueInfo};
 use belljar_policy::units::format_size;
 use belljar_tensor::DType;
@@ -101,6 +101,7 @@ fn print(
     say("operator sets", opsets.join(", "));
     say("parameters", d.parameters.to_string());
     say("nodes", d.nodes.to_string());
+    say("fixed by --dim", dims::text(&loaded.model));
     say("documentation", Escaped::new(&d.doc_string).to_string());
     table.print(&mut *out, 0)?;
 
@@ -228,6 +229,7 @@ fn to_json(path: &str, loaded: &Loaded, judgement: Option<&Judgement>) -> Value 
             .collect::<Vec<_>>(),
         "inputs": d.inputs.iter().map(value_json).collect::<Vec<_>>(),
         "outputs": d.outputs.iter().map(value_json).collect::<Vec<_>>(),
+        "dims": dims::to_json(&loaded.model),
         "operators": d.operators.iter()
             .map(|o| {
                 let refused = Some(&o.refused).filter(|refused| !refused.is_empty());

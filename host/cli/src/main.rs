@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod confine;
+mod dims;
 mod doctor;
 mod failure;
 mod host;

@@ -11,7 +11,7 @@ use belljar::Error;
 use belljar::{Description, Dim, Examined, InputShape, Missing, Model, Preparation, ValueInfo};
 use belljar_text::Escaped;
 
-/// Sizes assumed for open dimensions without --input-shape: a batch of one, an image of common
+/// Sizes assumed for open dimensions without --input-shape and --dim: a batch of one, an image of common
 /// size, a short text.
 const BATCH: u64 = 1;
 const SIDE: u64 = 224;
@@ -172,7 +172,10 @@ impl Judgement {
             _ => writeln!(out, "  prepared for {shapes}")?,
         }
         if self.assumed && self.verdict() == "open" {
-            writeln!(out, "  to check other shapes, give --input-shape NAME=N,N,…")?;
+            writeln!(
+                out,
+                "  to check other shapes, give --input-shape NAME=N,N,… or --dim NAME=N"
+            )?;
         }
         let Some(preparation) = self.preparation() else { return Ok(()) };
         if preparation.undecided.is_empty() {

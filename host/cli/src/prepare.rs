@@ -207,7 +207,7 @@ fn shapes_of(input: &ValueInfo, given: &[InputShape]) -> Result<Vec<InputShape>,
                 None => "any shape".to_owned(),
             };
             Err(Failure::usage(format!("the shape of input {name} is not fixed by the model"))
-                .hint(format!("give --input-shape {name}=N,N,…; the model declares {declared}")))
+                .hint(format!("give --input-shape {name}=N,N,…, or --dim NAME=N for each name; the model declares {declared}")))
         }
     }
 }

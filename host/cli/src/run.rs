@@ -10,10 +10,10 @@ use super::args::{Format, Run};
 use super::failure::{Failure, shown};
 use super::host::{Loaded, Store, load, note_too_large};
 use super::inputs::{self, Pictures};
-use super::json;
 use super::outputs::{Labels, Printing, Target};
 use super::table::Table;
 use super::terminal::Terminal;
+use super::{dims, json};
 use belljar::ShapeDifference;
 use belljar_policy::{Cut, LoadedPolicy};
 
@@ -130,6 +130,7 @@ fn model(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
 #[derive(Serialize)]
 struct Answer<O> {
     cuts: serde_json::Value,
+    dims: serde_json::Value,
     model: serde_json::Value,
     outputs: O,
     policy: serde_json::Value,
@@ -152,6 +153,7 @@ fn answer<O: Serialize>(
         .collect();
     Answer {
         cuts: cuts_json(&loaded.cuts),
+        dims: dims::to_json(&loaded.model),
         model: json!({
             "path": arguments.model.model.to_string_lossy(),
             "sha256": loaded.model.digest().to_string(),

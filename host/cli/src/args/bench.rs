@@ -33,10 +33,10 @@ Keys of the JSON; \"percentiles\" stands for p50, p90, p95, p99, min, max and me
   linear_memory_bytes  largest linear memory of a sandbox
   measured          requests measured in each part (alone, sustained): fewer than iterations if
                     time ran out. Figures that need more requests are null
-  model, policy, isolation, iterations, warm_up, concurrency, inputs: what was measured
+  model, policy, dims, isolation, iterations, warm_up, concurrency, inputs: what was measured
 
 --profile runs one request at a time in a variant of the sandboxed runner that has a clock and is
-used for nothing else. The JSON keys model, policy, inputs and iterations are as above; the others
+used for nothing else. The JSON keys model, policy, dims, inputs and iterations are as above; the others
 are:
   measured          runs that were profiled
   run_ms, total_ms  time in the sandbox: average of one run, and total of all measured runs
@@ -59,6 +59,7 @@ Examples:
   belljar bench model.onnx --random
   belljar bench model.onnx --input image=photo.npy --policy model.policy.toml --iterations 1000
   belljar bench model.onnx --random --shape image=8,3,224,224 --concurrency 4
+  belljar bench model.onnx --random --dim batch=8 --dim sequence=128
   belljar bench model.onnx --random --max-time \"300 s\"
   belljar bench model.onnx --random --format json | jq .warm_ms.p95
   belljar bench model.onnx --random --profile --trace trace.json

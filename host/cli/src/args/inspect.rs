@@ -21,12 +21,16 @@ Keys of \"preparation\" in the JSON:
   undecided, more   nodes that depend on values: node, operator, missing (values, sizes); whether
                     there are more of them
 
+The key \"dims\" has the name and size of each dimension that --dim fixes; the shapes of inputs and
+outputs then have these sizes in place of the names.
+
 If the model cannot be described, the JSON has the keys model (path), preparation (null if the model
 is not the cause) and error (text, hint, exit_code). Otherwise error is null.
 
 Examples:
   belljar inspect model.onnx
   belljar inspect model.onnx --input-shape image=1,3,640,480
+  belljar inspect text.onnx --dim batch=1 --dim sequence=128
   belljar inspect model.onnx --format json | jq .inputs
   belljar inspect model.onnx --format json | jq -r .preparation.verdict
 

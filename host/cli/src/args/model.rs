@@ -36,6 +36,12 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) decisions: Option<PathBuf>,
 
+    /// Fix the named dimension of the model's inputs to the size N: inputs must have this size, and
+    /// the model is prepared for it alone. Repeat it for other dimensions; `belljar inspect` shows
+    /// the names
+    #[arg(long = "dim", value_name = "NAME=N", action = ArgAction::Append)]
+    pub(crate) dims: Vec<String>,
+
     /// What isolates the sandbox
     #[arg(long, value_name = "KIND", default_value = "process")]
     pub(crate) isolation: IsolationArg,
@@ -44,16 +50,18 @@ pub(crate) struct ModelArgs {
 /// The inputs of a measured run.
 #[derive(Debug, Args)]
 pub(crate) struct InputArgs {
-    /// An input of the measured run, as in `belljar run`
+    /// An input of the measured run, as in `belljar run`. `new-policy` and `policy record` measure
+    /// several runs if inputs are repeated: the first file of each input makes the first run, the
+    /// second file the second. An input that is given once has it in all runs
     #[arg(short, long = "input", value_name = "[NAME=]FILE", action = ArgAction::Append)]
     pub(crate) inputs: Vec<OsString>,
 
     /// Generate the inputs that are not given: random numbers and empty strings. Dimensions that
-    /// the model does not fix are 1 unless --shape sets them
+    /// the model does not fix are 1 unless --shape or --dim sets them
     #[arg(long)]
     pub(crate) random: bool,
 
-    /// The shape of a generated input
+    /// The shape of a generated input; repeated like --input
     #[arg(
         long = "shape",
         visible_alias = "input-shape",

@@ -33,6 +33,7 @@ Examples:
   echo '[[1, 2, 3]]' | belljar run model.onnx --input x=- --format json
   belljar run model.onnx --input all.npz --output answer.npz --time
   belljar run forest.onnx --input flowers.csv
+  belljar run text.onnx --input tokens.npy --dim batch=1 --dim sequence=128
   belljar run resnet.onnx --input photo.jpg --resize 256 --center-crop 224 \\
       --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels classes.txt
   belljar run detector.onnx --input image=photo.png --fit crop --channels bgr --scale 1

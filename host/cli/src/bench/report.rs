@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::resident::Resident;
 use super::{Inputs, Sample, Start, Sustained};
 use crate::args::{Bench, IsolationArg};
+use crate::dims;
 use crate::host::Loaded;
 use crate::run::policy_json;
 use crate::table::{Table, number};
@@ -156,6 +157,7 @@ impl Report<'_> {
                 "bytes": self.loaded.size,
             },
             "policy": policy_json(self.loaded.policy.as_ref()),
+            "dims": dims::to_json(&self.loaded.model),
             "isolation": self.isolation(),
             "iterations": self.iterations,
             "measured": {

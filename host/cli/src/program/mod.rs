@@ -15,12 +15,11 @@ use serde_json::json;
 use super::args::{Format, Run};
 use super::failure::{Failure, NEEDS_PROGRAM, shown};
 use super::host::{Store, host_for, note_too_large, read_model, rules};
-use super::inputs;
-use super::json;
 use super::outputs::{Entry, Labels, Printing, Target};
 use super::run::{Sequence, cuts_json, milliseconds, policy_json};
 use super::table::Table;
 use super::terminal::Terminal;
+use super::{dims, inputs, json};
 use belljar::internals::is_component;
 use belljar::{Digest, Value};
 use belljar_tensor::{Tensor, TensorError, npy};
@@ -57,6 +56,7 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
         return Err(Failure::refused(text).hint(NEEDS_PROGRAM));
     }
     arguments.pictures.refuse_for_program()?;
+    dims::refuse_for_program(&arguments.model.dims)?;
     let labels = arguments.labels.as_deref().map(Labels::read).transpose()?;
     let target = arguments.output.as_deref().map(|path| Target::new(path, arguments.force));
     let target = target.transpose()?;

@@ -10,6 +10,7 @@ use super::super::Inputs;
 use super::super::report::{digits, inputs_json};
 use super::{Node, Profile, display_name, kernel};
 use crate::args::Bench;
+use crate::dims;
 use crate::host::Loaded;
 use crate::run::policy_json;
 use crate::table::{Table, shape};
@@ -143,6 +144,7 @@ impl Report<'_> {
                 "bytes": self.loaded.size,
             },
             "policy": policy_json(self.loaded.policy.as_ref()),
+            "dims": dims::to_json(&self.loaded.model),
             "inputs": inputs_json(self.inputs),
             "iterations": self.iterations,
             "measured": profile.runs,
