@@ -1,9 +1,11 @@
 //! `belljar new-policy`: writes a policy with limits fitted to measured runs of a model, or a
 //! policy that pins a guest program and grants nothing.
 
+mod observed;
 mod side_files;
 
-use std::io::{Write, stdout};
+use std::fmt::Write as _;
+use std::io::{Write as _, stdout};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use super::failure::Failure;
 use super::host::{Store, host, read_model};
 use super::outputs::write_file;
 use super::policy::record::folder;
-use super::random_inputs;
+use super::random_inputs::{Runs, read_runs};
 use super::terminal::Terminal;
 use belljar::Error;
 use belljar::internals::SideFile;
@@ -22,13 +24,14 @@ use belljar_policy::starting_program_policy;
 use belljar_policy::units::{format_size, parse_size};
 use belljar_policy::write as text;
 use belljar_policy::{
-    Compute, FileGrant, MEASURED, Measured, Policy, STARTING_COMPUTE, bounds, starting_head,
-    starting_limits,
+    Compute, FileGrant, MEASURED, Measured, Policy, STARTING_COMPUTE, ValueRule, bounds,
+    starting_head, starting_limits,
 };
-use belljar_tensor::Tensor;
 use belljar_text::Escaped;
 
-/// Number of measured runs; the slowest sets the limits.
+pub(super) use observed::Observed;
+
+/// Number of measured runs on each set of inputs; the slowest sets the limits.
 const RUNS: usize = 3;
 
 pub(super) fn new_policy(arguments: &NewPolicy, terminal: &Terminal) -> Result<(), Failure> {
@@ -109,11 +112,50 @@ fn measured(seen: &Seen, base: &Policy, folder: &Path) -> String {
         out.push('\n');
         out.push_str(&text::granted_file(file, &file.reason, folder));
     }
-    for (table, rules) in [("inputs", &base.inputs), ("outputs", &base.outputs)] {
-        rules.iter().for_each(|rule| out.push_str(&text::rule(table, rule)));
-    }
+    out.push_str(&input_rules(seen, base));
+    base.outputs.iter().for_each(|rule| out.push_str(&text::rule("outputs", rule)));
     out.push_str(&starting_limits(found, &base.limits));
     out.push_str(&compute(&base.compute));
+    out
+}
+
+/// The rules of `base` for inputs, with the sizes that open dimensions have had.
+fn input_rules(seen: &Seen, base: &Policy) -> String {
+    let mut out = String::new();
+    let declared = &seen.description.inputs;
+    let mut bounded = Vec::new();
+    for one in seen.inputs.iter().filter(|one| one.chosen) {
+        // A rule needs a declared type.
+        let declared = declared.iter().find(|value| value.name == one.name);
+        let declared = declared.filter(|value| value.dtype().is_some());
+        let of_base = base.inputs.iter().find(|rule| rule.name == one.name);
+        let Some(sizes) = declared.and_then(|declared| one.up_to_sizes(declared)) else { continue };
+        if of_base.is_some_and(|rule| rule.shape.is_some()) {
+            continue;
+        }
+        let mut rule = of_base.cloned().unwrap_or_else(|| {
+            let mut rule = ValueRule::new(&one.name);
+            rule.finite = one.finite;
+            rule
+        });
+        rule.shape = Some(sizes);
+        let comment = match one.runs() {
+            1 => {
+                "# The sizes of the measured run. The model leaves some of them open: these may be\n\
+                 # smaller than measured, and inputs that are larger are refused.\n"
+            }
+            _ => {
+                "# The sizes of the measured runs: inputs that are larger are refused. An open size\n\
+                 # that was the same in all runs may be smaller.\n"
+            }
+        };
+        let rule = text::rule("inputs", &rule);
+        let _ = write!(out, "\n{comment}{}", rule.trim_start());
+        bounded.push(&one.name);
+    }
+    for rule in base.inputs.iter().filter(|rule| !bounded.contains(&&rule.name)) {
+        out.push_str(&text::rule("inputs", rule));
+    }
     out
 }
 
@@ -135,11 +177,13 @@ struct Loaded {
     load_time: Duration,
 }
 
-/// What a model needed, and on which inputs.
+/// What a model needed, on which inputs and with which outputs.
 pub(super) struct Seen {
     pub(super) found: Measured,
-    pub(super) inputs: Vec<(String, Tensor)>,
-    pub(super) outputs: Vec<(String, Tensor)>,
+    pub(super) inputs: Vec<Observed>,
+    pub(super) outputs: Vec<Observed>,
+    /// Number of sets of inputs.
+    pub(super) runs: usize,
     /// Shapes that differ from the model's declaration, already escaped.
     differences: Vec<String>,
     /// The model's description of itself.
@@ -148,7 +192,7 @@ pub(super) struct Seen {
     pub(super) files: Vec<FileGrant>,
 }
 
-/// Runs a model under a policy, which is pinned to this file first.
+/// Runs a model under a policy, which is pinned to this file first, on one or more sets of inputs.
 pub(super) fn measure(
     bytes: ModelBytes,
     policy: Policy,
@@ -182,34 +226,52 @@ fn load(bytes: ModelBytes, mut policy: Policy, terminal: &Terminal) -> Result<Lo
 fn run(loaded: Loaded, inputs: &InputArgs, terminal: &Terminal) -> Result<Seen, Failure> {
     // The host must outlive the runs of its model.
     let Loaded { host: _host, model, name, sha256, size, load_time } = loaded;
-    let (given, needed) = random_inputs::read_or_random(inputs, &model)?;
-    let tensors = given.iter().map(|(_, tensor)| tensor.byte_len());
-    // An image may be larger as a file than as a tensor.
-    let input_bytes = tensors.sum::<u64>().saturating_add(needed.bytes);
-    let prepare_time =
-        load_time + terminal.progress("preparing the model", || model.prepare(&given))?;
-    let (mut run_time, mut peak_memory, mut found) = (needed.time, needed.memory, Vec::new());
-    let mut differences = Vec::new();
-    for _ in 0..RUNS {
-        let outputs = terminal.progress("running", || model.run(&given))?.validate()?;
-        run_time = run_time.max(outputs.cost().run);
-        peak_memory = peak_memory.max(outputs.cost().memory);
-        differences = outputs.shape_differences().iter().map(ToString::to_string).collect();
-        found = outputs.into_tensors();
-    }
-    let output_bytes = found.iter().map(|(_, tensor)| tensor.byte_len()).sum();
-    let measured = Measured {
+    let Runs { inputs, needed, chosen } = read_runs(inputs, &model)?;
+    let mut measured = Measured {
         model_name: name,
         sha256,
         model_size: size.saturating_add(model.side_files_size()),
-        peak_memory,
-        prepare_time,
-        run_time,
-        input_bytes,
-        output_bytes,
+        peak_memory: needed.memory,
+        prepare_time: load_time,
+        run_time: needed.time,
+        input_bytes: 0,
+        output_bytes: 0,
     };
-    let (description, files) = (model.description().clone(), model.side_files());
-    Ok(Seen { found: measured, inputs: given, outputs: found, differences, description, files })
+    let (mut seen_inputs, mut seen_outputs) = (Vec::new(), Vec::new());
+    let mut differences: Vec<String> = Vec::new();
+    for given in &inputs {
+        let tensors = given.iter().map(|(_, tensor)| tensor.byte_len());
+        // An image may be larger as a file than as a tensor.
+        let input_bytes = tensors.sum::<u64>().saturating_add(needed.bytes);
+        measured.input_bytes = measured.input_bytes.max(input_bytes);
+        let prepare = terminal.progress("preparing the model", || model.prepare(given))?;
+        measured.prepare_time = measured.prepare_time.max(load_time + prepare);
+        for run in 0..RUNS {
+            let outputs = terminal.progress("running", || model.run(given))?.validate()?;
+            measured.run_time = measured.run_time.max(outputs.cost().run);
+            measured.peak_memory = measured.peak_memory.max(outputs.cost().memory);
+            if run > 0 {
+                continue;
+            }
+            let new = outputs.shape_differences().iter().map(ToString::to_string);
+            let new: Vec<String> = new.filter(|text| !differences.contains(text)).collect();
+            differences.extend(new);
+            let found = outputs.into_tensors();
+            let output_bytes = found.iter().map(|(_, tensor)| tensor.byte_len()).sum();
+            measured.output_bytes = measured.output_bytes.max(output_bytes);
+            observed::add(&mut seen_inputs, given, &|name| chosen.contains(name));
+            observed::add(&mut seen_outputs, &found, &|_| false);
+        }
+    }
+    Ok(Seen {
+        found: measured,
+        inputs: seen_inputs,
+        outputs: seen_outputs,
+        runs: inputs.len(),
+        differences,
+        description: model.description().clone(),
+        files: model.side_files(),
+    })
 }
 
 /// Writes a policy to `output`, or prints it.

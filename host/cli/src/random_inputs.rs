@@ -1,4 +1,6 @@
-//! Inputs for a measured run: read from files, or generated.
+//! Inputs for measured runs: read from files, or generated.
+
+use std::collections::HashSet;
 
 use belljar_abi::element_count;
 
@@ -17,9 +19,88 @@ pub(super) fn read_or_random(
     let pictures = Pictures { model, arguments: &arguments.pictures };
     let (mut given, needed) = inputs::read_all(&arguments.inputs, pictures)?;
     if arguments.random {
-        add_random(&mut given, model.description(), model.policy(), &arguments.shapes)?;
+        let shapes = shapes(arguments, model.description())?;
+        add_random(&mut given, model.description(), model.policy(), &shapes)?;
     }
     Ok((given, needed))
+}
+
+/// The inputs of several measured runs.
+pub(super) struct Runs {
+    /// For each run, its inputs.
+    pub(super) inputs: Vec<Vec<(String, Tensor)>>,
+    /// What reading images needed.
+    pub(super) needed: Needed,
+    /// The inputs whose sizes were chosen, by files or --shape.
+    pub(super) chosen: HashSet<String>,
+}
+
+/// Reads the given inputs and, with --random, generates the others. The first file or shape of each
+/// input belongs to the first run, the second to the second run.
+pub(super) fn read_runs(arguments: &InputArgs, model: &Model) -> Result<Runs, Failure> {
+    let pictures = Pictures { model, arguments: &arguments.pictures };
+    let (read, needed) = inputs::read_for_runs(&arguments.inputs, pictures)?;
+    let given = grouped(read);
+    let shapes = grouped(shapes(arguments, model.description())?);
+    let chosen = given.iter().map(|(name, _)| name).chain(shapes.iter().map(|(name, _)| name));
+    let chosen = chosen.cloned().collect();
+    let counts = given.iter().map(|(name, all)| (name, all.len(), "files"));
+    let counts = counts.chain(shapes.iter().map(|(name, all)| (name, all.len(), "shapes")));
+    let runs = counts.clone().map(|(_, count, _)| count).max().unwrap_or(1);
+    if let Some((name, found, what)) = counts.clone().find(|(_, n, _)| *n != 1 && *n != runs) {
+        let name = Escaped::cut(name, 60);
+        return Err(Failure::usage(format!(
+            "{found} {what} for input {name}, but {runs} for another input"
+        ))
+        .hint(format!("give 1 or {runs} for each input: one for all runs, or one for each run")));
+    }
+    let mut inputs = Vec::new();
+    for run in 0..runs {
+        let mut of_run = nth(&given, run);
+        if arguments.random {
+            add_random(&mut of_run, model.description(), model.policy(), &nth(&shapes, run))?;
+        }
+        inputs.push(of_run);
+    }
+    Ok(Runs { inputs, needed, chosen })
+}
+
+/// The values of each name, in order.
+fn grouped<T>(all: Vec<(String, T)>) -> Vec<(String, Vec<T>)> {
+    let mut groups: Vec<(String, Vec<T>)> = Vec::new();
+    for (name, value) in all {
+        match groups.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, values)) => values.push(value),
+            None => groups.push((name, vec![value])),
+        }
+    }
+    groups
+}
+
+/// The value of each name in a run; a single one is that of all runs.
+fn nth<T: Clone>(groups: &[(String, Vec<T>)], run: usize) -> Vec<(String, T)> {
+    let one = |(name, values): &(String, Vec<T>)| {
+        Some((name.clone(), values.get(run).or(values.first())?.clone()))
+    };
+    groups.iter().filter_map(one).collect()
+}
+
+/// The shapes of --shape.
+fn shapes(
+    arguments: &InputArgs,
+    description: &Description,
+) -> Result<Vec<(String, Vec<usize>)>, Failure> {
+    let shapes = arguments.shapes.iter().map(|text| parse_shape("--shape", text));
+    let shapes = shapes.collect::<Result<Vec<_>, _>>()?;
+    let known = |name: &str| description.inputs.iter().any(|input| input.name == name);
+    match shapes.iter().find(|(name, _)| !known(name)) {
+        Some((name, _)) => {
+            let name = Escaped::cut(name, 60);
+            Err(Failure::usage(format!("--shape: the model has no input {name}"))
+                .hint("`belljar inspect` shows what the model declares"))
+        }
+        None => Ok(shapes),
+    }
 }
 
 /// Adds generated tensors for the inputs that were not given.
@@ -27,19 +108,11 @@ fn add_random(
     given: &mut Vec<(String, Tensor)>,
     description: &Description,
     policy: &Policy,
-    shapes: &[String],
+    shapes: &[(String, Vec<usize>)],
 ) -> Result<(), Failure> {
     let limit = policy.limits.input_size;
     // All inputs share one limit.
     let mut left = given.iter().fold(limit, |left, (_, t)| left.saturating_sub(t.memory_len()));
-    let shapes =
-        shapes.iter().map(|text| parse_shape("--shape", text)).collect::<Result<Vec<_>, _>>()?;
-    let known = |name: &str| description.inputs.iter().any(|input| input.name == name);
-    if let Some((name, _)) = shapes.iter().find(|(name, _)| !known(name)) {
-        let name = Escaped::cut(name, 60);
-        return Err(Failure::usage(format!("--shape: the model has no input {name}"))
-            .hint("`belljar inspect` shows what the model declares"));
-    }
     let mut seed = 1;
     for input in description.inputs.iter().filter(|input| !input.has_default) {
         let fixed =
@@ -115,6 +188,14 @@ mod tests {
         assert_eq!(parsed("x="), Some(("x".into(), vec![])));
         assert_eq!(parsed("x"), None);
         assert_eq!(parsed("x=1,-3"), None);
+    }
+
+    #[test]
+    fn repeated_inputs_belong_to_several_runs() {
+        let all = [("x", 1), ("mask", 5), ("x", 2), ("x", 3)];
+        let groups = grouped(all.map(|(name, value)| (name.to_owned(), value)).to_vec());
+        let run = |at| nth(&groups, at).into_iter().map(|(_, value)| value).collect::<Vec<_>>();
+        assert_eq!([run(0), run(1), run(2)], [[1, 5], [2, 5], [3, 5]]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! guest programs (`programs`).
 
 mod programs;
+mod sizes;
 
 use crate::support;
 

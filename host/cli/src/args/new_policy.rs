@@ -14,8 +14,13 @@ model needs as comments, each with the SHA-256 of the file. Limits are then not 
 file is read into a sandbox before it is granted. Uncomment the grants that you accept, and measure
 with --policy.
 
+The sizes of inputs that are given as files or with --shape become bounds in the policy, where the
+model leaves them open: larger inputs are refused. Repeat an input to measure several runs; sizes
+that differ between them become a range, and a size that is the same in all may also be smaller.
+
 Examples:
   belljar new-policy model.onnx --input image=photo.npy --output model.policy.toml
+  belljar new-policy text.onnx --input tokens=short.npy --input tokens=long.npy
   belljar new-policy model.onnx --random
   belljar new-policy model.onnx --random --shape image=1,3,640,480
   belljar new-policy large.onnx --random --memory \"4 GiB\"

@@ -131,6 +131,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = "\
 For a model, the policy records its shapes and element types, and measured limits with a margin.
+Repeat an input to record several runs: sizes that differ between them become a range.
 
 A guest program runs with only the grants of --within, or with none. It sees an empty folder at /,
 and copies of the folders that it may write to, so that no files on this machine change. It runs up
@@ -144,6 +145,7 @@ cases.
 
 Examples:
   belljar policy record model.onnx --input image=photo.npy --output model.policy.toml
+  belljar policy record text.onnx --input tokens=short.npy --input tokens=long.npy
   belljar policy record model.onnx --random
   belljar policy record program.wasm --input file=photo.png --output program.policy.toml
   belljar policy record program.wasm --within wide.toml --input file=photo.png -- --verbose")]

@@ -117,6 +117,23 @@ pub(super) fn read_all(
     arguments: &[OsString],
     pictures: Pictures<'_>,
 ) -> Result<(Vec<(String, Tensor)>, Needed), Failure> {
+    read_files(arguments, pictures, true)
+}
+
+/// Reads the inputs of several runs, in which one input may occur more than once. `limits.input-size`
+/// limits each file here; the model checks all inputs of a run together.
+pub(super) fn read_for_runs(
+    arguments: &[OsString],
+    pictures: Pictures<'_>,
+) -> Result<(Vec<(String, Tensor)>, Needed), Failure> {
+    read_files(arguments, pictures, false)
+}
+
+fn read_files(
+    arguments: &[OsString],
+    pictures: Pictures<'_>,
+    of_one_run: bool,
+) -> Result<(Vec<(String, Tensor)>, Needed), Failure> {
     let Pictures { model, arguments: flags } = pictures;
     let given = arguments.iter().map(|each| parse(each)).collect::<Result<Vec<_>, _>>()?;
     if given.iter().filter(|each| each.path == Path::new("-")).count() > 1 {
@@ -126,7 +143,9 @@ pub(super) fn read_all(
     let (mut inputs, mut needed) = (Vec::new(), Needed::default());
     for each in given {
         let (read, took) = read_one(&each, model.description(), budget, Some(pictures))?;
-        budget.take_tensors(&read);
+        if of_one_run {
+            budget.take_tensors(&read);
+        }
         inputs.extend(read);
         needed = needed.and(took);
     }

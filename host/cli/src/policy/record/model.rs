@@ -6,13 +6,12 @@ use std::path::Path;
 
 use super::super::super::failure::Failure;
 use super::super::super::host::read_model;
-use super::super::super::new_policy::{self, Seen};
+use super::super::super::new_policy::{self, Observed, Seen};
 use super::super::super::terminal::Terminal;
 use super::{folder, ordered, parsed, within};
 use crate::args::Record;
 use belljar::Description;
-use belljar_policy::{FORMAT_VERSION, Policy, Sizes, ValueRule, measured_limits, write as text};
-use belljar_tensor::{Data, Tensor};
+use belljar_policy::{FORMAT_VERSION, Policy, ValueRule, measured_limits, write as text};
 use belljar_text::Escaped;
 
 pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Failure> {
@@ -32,10 +31,13 @@ pub(super) fn record(arguments: &Record, terminal: &Terminal) -> Result<(), Fail
 
 fn policy(seen: &Seen, base: &Policy, folder: &Path) -> String {
     let found = &seen.found;
+    let runs = match seen.runs {
+        1 => "a run".to_owned(),
+        runs => format!("{runs} runs"),
+    };
     let mut out = format!(
-        "# Policy for {}, recorded from a run, with a margin in its limits. In a shape, write \
-         \"?\"\n\
-         # for a size that may differ between runs.\nversion = {FORMAT_VERSION}\n",
+        "# Policy for {}, recorded from {runs}, with a margin in its limits. In a shape, write\n\
+         # \"1..512\" for sizes from 1 to 512, and \"?\" for any.\nversion = {FORMAT_VERSION}\n",
         Escaped::cut(&found.model_name, 200)
     );
     out.push_str(&text::settings(base));
@@ -53,17 +55,17 @@ fn policy(seen: &Seen, base: &Policy, folder: &Path) -> String {
         let typed = |name: &str| {
             declared.iter().any(|value| value.name == *name && value.dtype().is_some())
         };
-        for (name, tensor) in tensors.iter().filter(|(name, _)| typed(name)) {
-            let rule = rules.iter().find(|rule| rule.name == *name).cloned();
+        for one in tensors.iter().filter(|one| typed(&one.name)) {
+            let rule = rules.iter().find(|rule| rule.name == one.name).cloned();
             let rule = rule.unwrap_or_else(|| {
-                let mut rule = ValueRule::new(name);
-                rule.finite = is_finite(tensor);
+                let mut rule = ValueRule::new(&one.name);
+                rule.finite = one.finite;
                 rule
             });
-            out.push_str(&text::rule(table, &narrowed(rule, tensor)));
+            out.push_str(&text::rule(table, &narrowed(rule, one)));
         }
         // Inputs with a fixed value in the policy are not among the tensors of the run.
-        let crosses = |rule: &&ValueRule| tensors.iter().any(|(name, _)| *name == rule.name);
+        let crosses = |rule: &&ValueRule| tensors.iter().any(|one| one.name == rule.name);
         for rule in rules.iter().filter(|rule| !crosses(rule)) {
             out.push_str(&text::rule(table, rule));
         }
@@ -73,24 +75,10 @@ fn policy(seen: &Seen, base: &Policy, folder: &Path) -> String {
     out
 }
 
-/// The rule, with the element type and shape of the run.
-fn narrowed(mut rule: ValueRule, tensor: &Tensor) -> ValueRule {
-    rule.dtype = Some(tensor.dtype());
+/// The rule, with the element type and the sizes of the runs.
+fn narrowed(mut rule: ValueRule, seen: &Observed) -> ValueRule {
+    rule.dtype = Some(seen.dtype);
     // An existing shape may leave sizes open on purpose.
-    rule.shape.get_or_insert_with(|| {
-        tensor.shape().iter().map(|dim| Sizes::exactly(*dim as u64)).collect()
-    });
+    rule.shape = rule.shape.or_else(|| seen.sizes());
     rule
-}
-
-fn is_finite(tensor: &Tensor) -> bool {
-    match tensor.data() {
-        Data::F16(values) => values.iter().all(|value| value.to_f32().is_finite()),
-        Data::F32(values) => values.iter().all(|value| value.is_finite()),
-        Data::F64(values) => values.iter().all(|value| value.is_finite()),
-        Data::BF16(values) => values.iter().all(|value| value.to_f32().is_finite()),
-        // Their codes include infinities and NaN, and are not decoded here.
-        Data::Coded(_) => false,
-        _ => true,
-    }
 }
