@@ -64,6 +64,13 @@ fn squeeze_rules<'r>(
 ) -> InferenceResult {
     check_output_arity(outputs, 1)?;
     s.equals(&inputs[0].datum_type, &outputs[0].datum_type)?;
+    // The sizes of the other axes may only be known when the model runs.
+    let of_rank = move |s: &mut Solver<'r>, axes: Vec<i64>| {
+        s.given(&inputs[0].rank, move |s, rank| {
+            let gone = |axis: &&i64| resolve(**axis, rank as usize).is_ok();
+            s.equals(&outputs[0].rank, rank - axes.iter().filter(gone).count() as i64)
+        })
+    };
     let squeezed = |shape: &[TDim], axes: &[i64]| -> TractResult<ShapeFactoid> {
         let mut gone = vec![false; shape.len()];
         for axis in axes {
@@ -79,14 +86,18 @@ fn squeeze_rules<'r>(
         Ok(kept.map(|(dim, _)| dim.clone()).collect::<TVec<TDim>>().into())
     };
     if let Some(axes) = inputs.get(1) {
+        s.given(&axes.value, move |s, axes| of_rank(s, ints(&axes)?))?;
         return s.given_2(&inputs[0].shape, &axes.value, move |s, shape, axes: Arc<Tensor>| {
             s.equals(&outputs[0].shape, squeezed(&shape, &ints(&axes)?)?)
         });
     }
     match op.node.get_attr_opt_vec::<i64>("axes")? {
-        Some(axes) => s.given(&inputs[0].shape, move |s, shape| {
-            s.equals(&outputs[0].shape, squeezed(&shape, &axes)?)
-        }),
+        Some(axes) => {
+            of_rank(s, axes.clone())?;
+            s.given(&inputs[0].shape, move |s, shape| {
+                s.equals(&outputs[0].shape, squeezed(&shape, &axes)?)
+            })
+        }
         None => op.original.as_ref().rules(s, inputs, outputs),
     }
 }

@@ -6,6 +6,7 @@ use tract_onnx::tract_core::plan;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::assumptions;
+use crate::framework::errors::ensure;
 use crate::optimizer;
 
 /// The function that optimises bodies.
@@ -14,6 +15,24 @@ static OPTIMIZE: OnceLock<fn(InferenceModel) -> TractResult<TypedModel>> = OnceL
 /// Sets the function that optimises bodies. Only the first call has an effect.
 pub(crate) fn optimize_bodies_by(optimize: fn(InferenceModel) -> TractResult<TypedModel>) {
     OPTIMIZE.get_or_init(|| optimize);
+}
+
+/// Optimises a graph.
+pub(crate) fn optimize_graph(graph: InferenceModel) -> TractResult<TypedModel> {
+    match OPTIMIZE.get() {
+        Some(optimize) => optimize(graph),
+        None => optimizer::optimize(graph, optimizer::Passes::NONE),
+    }
+}
+
+/// Refuses a body with an output whose number of dimensions is not known.
+pub(super) fn check_ranks(body: &TypedModel) -> TractResult<()> {
+    let mut late = body.nodes.iter().filter_map(|node| node.op_as::<optimizer::Late>());
+    ensure!(
+        !late.any(optimizer::Late::has_unknown_rank),
+        "its number of dimensions is only known when the model runs, which is not implemented"
+    );
+    Ok(())
 }
 
 /// The plan of a body.
@@ -25,12 +44,10 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// Optimises a body whose inputs have facts.
+    /// Optimises a body whose inputs have facts. Its outputs must have known numbers of dimensions.
     pub(super) fn new(body: InferenceModel) -> TractResult<Body> {
-        let model = match OPTIMIZE.get() {
-            Some(optimize) => optimize(body)?,
-            None => optimizer::optimize(body, optimizer::Passes::NONE)?,
-        };
+        let model = optimize_graph(body)?;
+        check_ranks(&model)?;
         Ok(Body { plan: model.into_runnable()?, is_open: assumptions::has_symbols() })
     }
 

@@ -10,10 +10,10 @@ use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 use tract_onnx::tract_hir::internal::*;
 
 use super::Inferred;
-use super::body::Body;
+use super::body::{Body, check_ranks};
 use crate::computed_sizes::{Computing, Value, Values};
 use crate::framework::assumptions;
-use crate::framework::deferred::check_fact;
+use crate::framework::deferred::{check_fact, without_run_sizes};
 use crate::framework::errors::{OrUserError, UserError, ensure};
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
@@ -226,16 +226,24 @@ impl InferenceOp for If {
         let inputs: TVec<OutletId> = node.inputs.iter().map(|input| mapping[input]).collect();
         let facts = inputs.iter().map(|input| Ok(InferenceFact::from(target.outlet_fact(*input)?)));
         let facts = facts.collect::<TractResult<Vec<InferenceFact>>>()?;
+        let without_run_sizes =
+            inputs.iter().map(|input| Ok(without_run_sizes(target.outlet_fact(*input)?)));
+        let without_run_sizes = without_run_sizes.collect::<TractResult<Vec<InferenceFact>>>()?;
         let known = match &target.outlet_fact(inputs[0])?.konst {
             Some(konst) => Some(Arc::clone(konst)),
             None => source.outlet_fact(node.inputs[0])?.value.concretize(),
         };
         let Some(condition) = known else {
-            let op = Choice::new(&self.then, &self.other, &facts, target)?;
+            let op = Choice::new(&self.then, &self.other, &facts, &without_run_sizes, target)?;
             return target.wire_node(&*node.name, op, &inputs);
         };
         let taken = if one(&condition)? { &self.then } else { &self.other };
-        let body = taken.typed(&facts)?;
+        // A branch may have to compare sizes that are not known yet.
+        let body = match taken.typed(&facts) {
+            Err(_) if facts != without_run_sizes => taken.typed(&without_run_sizes)?,
+            typed => typed?,
+        };
+        check_ranks(&body)?;
         let given: Vec<OutletId> = taken.reads.iter().map(|read| inputs[*read]).collect();
         inlined(&node.name, &body, &given, target)
     }
@@ -271,9 +279,10 @@ impl Choice {
         then: &Branch,
         other: &Branch,
         inputs: &[InferenceFact],
+        without_run_sizes: &[InferenceFact],
         target: &TypedModel,
     ) -> TractResult<Choice> {
-        let optimized = |branch: &Branch| {
+        let optimized_for = |branch: &Branch, inputs: &[InferenceFact]| {
             let mut prepared = branch.clone();
             prepared.facts(inputs)?;
             let body = Body::new(prepared.body)?;
@@ -283,6 +292,10 @@ impl Choice {
             Ok::<_, TractError>((Prepared::Plan { body, reads: branch.reads.clone() }, facts))
         };
         let (then_fails, other_fails) = (then.fails, other.fails);
+        let optimized = |branch: &Branch| match optimized_for(branch, inputs) {
+            Err(_) if inputs != without_run_sizes => optimized_for(branch, without_run_sizes),
+            optimized => optimized,
+        };
         let (then, other, facts) = match (optimized(then), optimized(other)) {
             (Ok((then, facts)), Ok((other, others))) => {
                 ensure!(facts.len() == others.len(), "the branches have different outputs");
@@ -466,6 +479,19 @@ mod tests {
         };
         of(true).gives(row(&[1f32, 2.0]));
         of(false).gives(row(&[3f32]));
+    }
+
+    #[test]
+    fn branches_may_make_outputs_of_different_numbers_of_dimensions() {
+        let of = |condition, x: Tensor| {
+            let flat = graph(&[], &["flat"]).constant("shape", &row(&[-1i64]));
+            let flat = flat.node("Reshape", &["x", "shape"], "flat");
+            let whole = graph(&[], &["whole"]).node("Identity", &["x"], "whole");
+            of_constants(condition, flat, whole).around("x", x)
+        };
+        let x = || tensor(&[2, 3], &[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        of(true, x()).gives(row(&[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]));
+        of(false, x()).gives(x());
     }
 
     #[test]

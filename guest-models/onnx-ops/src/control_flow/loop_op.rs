@@ -1,5 +1,6 @@
 //! `Loop`. The trip count and the condition may be known in advance or not. Carried values keep
-//! their element type and shape; scan outputs are stacked. Only the limits of the run bound the
+//! their element type and their number of dimensions, and may change their sizes; scan outputs are
+//! stacked. Only the limits of the run bound the
 //! number of iterations.
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use super::Inferred;
 use super::body::Body;
 use crate::computed_sizes::{Computing, Value, Values};
 use crate::framework::axes::resolve;
+use crate::framework::deferred::{check_fact, without_run_sizes};
 use crate::framework::dims::volume;
 use crate::framework::errors::{OrUserError, ensure};
 use crate::framework::registration::{Registration, own};
@@ -70,8 +72,9 @@ impl Loop {
         usize::from(self.counted) + usize::from(self.conditional)
     }
 
-    /// Sets the facts of the body's inputs.
-    pub(super) fn set_inputs(&mut self, inputs: &[InferenceFact]) -> TractResult<()> {
+    /// Sets the facts of the body's inputs. Carried values may have any size in the `open`
+    /// dimensions.
+    fn set_inputs(&mut self, inputs: &[InferenceFact], open: &Open) -> TractResult<()> {
         let scalar =
             |dtype| InferenceFact::dt_shape::<ShapeFactoid>(dtype, ShapeFactoid::closed(tvec!()));
         let read = inputs.get(self.before()..).or_user_error("an input is missing")?;
@@ -84,17 +87,72 @@ impl Loop {
         self.body.set_input_fact(0, scalar(i64::datum_type()))?;
         self.body.set_input_fact(1, scalar(bool::datum_type()))?;
         for (at, fact) in read.iter().enumerate() {
-            let fact = if at < self.carried { varying(fact) } else { fact.clone() };
+            let mut fact = if at < self.carried { varying(fact) } else { fact.clone() };
+            if let Some(open) = open.get(at) {
+                fact.shape = opened(&fact.shape, open);
+            }
             self.body.set_input_fact(at + 2, fact)?;
         }
         Ok(())
     }
 
+    /// No carried value changes its shape.
+    fn closed(&self) -> Open {
+        vec![Vec::new(); self.carried]
+    }
+
+    /// Infers the body by `infer`, with the dimensions of carried values open that it changes.
+    fn settle(
+        &mut self,
+        inputs: &[InferenceFact],
+        infer: impl Fn(&mut Loop) -> TractResult<()>,
+    ) -> TractResult<Open> {
+        let before = self.body.clone();
+        let mut open = self.closed();
+        loop {
+            self.set_inputs(inputs, &open)?;
+            infer(self)?;
+            let made = self.body_outputs()?;
+            let mut more = false;
+            for at in 0..self.carried {
+                let of = |fact: &InferenceFact| {
+                    let rank = fact.shape.rank().concretize()?;
+                    let dims = (0..rank as usize).map(|axis| fact.shape.dim(axis)?.concretize());
+                    Some(dims.collect::<Vec<Option<TDim>>>())
+                };
+                let (Some(first), Some(made)) =
+                    (of(&inputs[self.before() + at]), of(&made[at + 1]))
+                else {
+                    continue;
+                };
+                let same = |a: &Option<TDim>, b: &Option<TDim>| a.is_some() && a == b;
+                more |= open_changed(&mut open[at], &first, &made, same);
+            }
+            if !more {
+                return Ok(open);
+            }
+            self.body = before.clone();
+        }
+    }
+
+    /// Infers the body from these facts of the node's inputs.
+    pub(super) fn analyse(&mut self, inputs: &[InferenceFact]) -> TractResult<Open> {
+        self.settle(inputs, |op| op.body.analyse(false).map(|_| ()))
+    }
+
     /// The facts of the node's outputs, from those of its inputs and of the body's outputs.
-    fn output_facts(&self, inputs: &[InferenceFact]) -> TractResult<TVec<InferenceFact>> {
+    fn output_facts(
+        &self,
+        inputs: &[InferenceFact],
+        open: &Open,
+    ) -> TractResult<TVec<InferenceFact>> {
         let made = self.body_outputs()?;
         let of = |at: usize| match at < self.carried {
-            true => Ok(varying(&inputs[self.before() + at])),
+            true => {
+                let mut fact = varying(&inputs[self.before() + at]);
+                fact.shape = opened(&fact.shape, &open[at]);
+                Ok(fact)
+            }
             false => stacked(&made[at + 1], 0),
         };
         (0..self.outputs).map(of).collect()
@@ -106,14 +164,48 @@ impl Loop {
         inputs: &[InferenceFact],
         known: &[Option<Value>],
     ) -> TractResult<Inferred> {
-        self.set_inputs(inputs)?;
-        // Carried values change.
-        let around = known.get(self.before() + self.carried..).unwrap_or_default();
-        let read = self.body.input_outlets()?.get(2 + self.carried..).unwrap_or_default();
-        let outer: Values =
-            read.iter().zip(around).filter_map(|(at, value)| Some((*at, value.clone()?))).collect();
-        self.computing.infer_from(&mut self.body, outer)?;
-        Ok((self.output_facts(inputs)?, Vec::new()))
+        let open = self.settle(inputs, |op| {
+            // Carried values change.
+            let around = known.get(op.before() + op.carried..).unwrap_or_default();
+            let read = op.body.input_outlets()?.get(2 + op.carried..).unwrap_or_default();
+            let read = read.iter().zip(around);
+            let outer: Values =
+                read.filter_map(|(at, value)| Some((*at, value.clone()?))).collect();
+            Arc::clone(&op.computing).infer_from(&mut op.body, outer).map(|_| ())
+        })?;
+        Ok((self.output_facts(inputs, &open)?, Vec::new()))
+    }
+
+    /// The optimised body, and the dimensions of carried values that it changes.
+    fn typed(
+        &self,
+        facts: &[InferenceFact],
+        target: &TypedModel,
+        inputs: &[OutletId],
+    ) -> TractResult<(Body, Open)> {
+        let mut open = self.closed();
+        loop {
+            let mut typed = self.clone();
+            typed.set_inputs(facts, &open)?;
+            let body = Body::new(typed.body)?;
+            let mut more = false;
+            for at in 0..self.carried {
+                let made = body.model().output_fact(at + 1)?;
+                let first = target.outlet_fact(inputs[self.before() + at])?;
+                let same = plain_type(first.datum_type) == plain_type(made.datum_type)
+                    && first.rank() == made.rank();
+                ensure!(
+                    same,
+                    "a carried value that changes its element type or its number of dimensions is \
+                     not implemented"
+                );
+                let first = first.shape.to_tvec();
+                more |= open_changed(&mut open[at], &first, &made.shape.to_tvec(), TDim::eq);
+            }
+            if !more {
+                return Ok((body, open));
+            }
+        }
     }
 
     fn body_outputs(&self) -> TractResult<Vec<InferenceFact>> {
@@ -128,6 +220,39 @@ impl Loop {
     }
 }
 
+/// For each carried value, the dimensions that change between iterations.
+pub(super) type Open = Vec<Vec<bool>>;
+
+/// Marks the dimensions that an iteration changes; returns whether there are more of them.
+fn open_changed<T>(
+    open: &mut Vec<bool>,
+    first: &[T],
+    made: &[T],
+    same: impl Fn(&T, &T) -> bool,
+) -> bool {
+    open.resize(first.len(), false);
+    let mut more = false;
+    for (axis, open) in open.iter_mut().enumerate() {
+        let changes = made.get(axis).is_none_or(|made| !same(&first[axis], made));
+        more |= changes && !*open;
+        *open |= changes;
+    }
+    more
+}
+
+/// A shape with unknown sizes in these dimensions.
+fn opened(shape: &ShapeFactoid, open: &[bool]) -> ShapeFactoid {
+    let rank = shape.rank().concretize();
+    if rank.is_none_or(|rank| rank as usize != open.len()) {
+        return shape.clone();
+    }
+    let dims = open.iter().enumerate().map(|(axis, open)| match open {
+        true => GenericFactoid::Any,
+        false => shape.dim(axis).unwrap_or_default(),
+    });
+    ShapeFactoid::closed(dims.collect())
+}
+
 impl InferenceOp for Loop {
     fn infer_facts(
         &mut self,
@@ -137,9 +262,8 @@ impl InferenceOp for Loop {
     ) -> TractResult<(TVec<InferenceFact>, TVec<InferenceFact>, TVec<InferenceFact>)> {
         let inputs: TVec<InferenceFact> = inputs.into_iter().cloned().collect();
         let mut analysed = self.clone();
-        analysed.set_inputs(&inputs)?;
-        analysed.body.analyse(false)?;
-        let made = analysed.output_facts(&inputs)?;
+        let open = analysed.analyse(&inputs)?;
+        let made = analysed.output_facts(&inputs, &open)?;
         let facts = outputs.iter().zip(&made).map(|(known, made)| known.unify(made));
         let facts = facts.collect::<TractResult<TVec<_>>>()?;
         Ok((inputs, facts, observed.into_iter().cloned().collect()))
@@ -159,35 +283,47 @@ impl InferenceOp for Loop {
         let inputs: TVec<OutletId> = node.inputs.iter().map(|input| mapping[input]).collect();
         let facts = inputs.iter().map(|input| Ok(InferenceFact::from(target.outlet_fact(*input)?)));
         let facts = facts.collect::<TractResult<Vec<InferenceFact>>>()?;
-        let mut typed = self.clone();
-        typed.set_inputs(&facts)?;
-        let op_body = Body::new(typed.body)?;
+        let without_run_sizes =
+            inputs.iter().map(|input| Ok(without_run_sizes(target.outlet_fact(*input)?)));
+        let without_run_sizes = without_run_sizes.collect::<TractResult<Vec<InferenceFact>>>()?;
+        // The body may have to compare sizes that are not known yet.
+        let (op_body, open) = match self.typed(&facts, target, &inputs) {
+            Ok(typed) => typed,
+            Err(error) if facts == without_run_sizes => return Err(error),
+            Err(_) => self.typed(&without_run_sizes, target, &inputs)?,
+        };
         let body = op_body.model();
         let mut outputs = tvec!();
         for at in 0..self.outputs {
             let made = body.output_fact(at + 1)?.without_value();
             let dtype = plain_type(made.datum_type);
-            let mut fact = dtype.fact(made.shape.clone());
-            if at < self.carried {
-                let first = target.outlet_fact(inputs[self.before() + at])?;
-                let keeps_type_and_shape = keeps_type_and_shape(first, &fact);
-                ensure!(
-                    keeps_type_and_shape,
-                    "a carried value that changes its type or shape is not implemented"
-                );
-                fact = dtype.fact(first.shape.clone());
+            // What follows from the readers of an output is checked when the model runs.
+            let inferred = |axis: usize| node.outputs[at].fact.shape.dim(axis)?.concretize();
+            let symbol = || target.symbols.new_with_prefix("iterations").to_dim();
+            let dims: TVec<TDim> = if at < self.carried {
+                let first = &target.outlet_fact(inputs[self.before() + at])?.shape;
+                let dims = first.iter().zip(&open[at]).enumerate();
+                dims.map(|(axis, (dim, open))| match open {
+                    true => inferred(axis).unwrap_or_else(symbol),
+                    false => dim.clone(),
+                })
+                .collect()
             } else {
-                let iterations = target.symbols.new_with_prefix("iterations").to_dim();
-                let dims = std::iter::once(iterations).chain(made.shape.iter().cloned());
-                fact = dtype.fact(dims.collect::<TVec<TDim>>());
-            }
-            outputs.push(fact);
+                let iterations = inferred(0).unwrap_or_else(symbol);
+                let rows = made.shape.iter().enumerate().map(|(axis, dim)| {
+                    let known = dim.as_i64().is_some();
+                    if known { dim.clone() } else { inferred(axis + 1).unwrap_or_else(symbol) }
+                });
+                std::iter::once(iterations).chain(rows).collect()
+            };
+            outputs.push(dtype.fact(dims));
         }
         let op = LoopOp {
             body: op_body,
             counted: self.counted,
             conditional: self.conditional,
             carried: self.carried,
+            open,
             outputs,
         };
         target.wire_node(&*node.name, op, &inputs)
@@ -233,6 +369,7 @@ struct LoopOp {
     counted: bool,
     conditional: bool,
     carried: usize,
+    open: Open,
     outputs: TVec<TypedFact>,
 }
 
@@ -257,7 +394,7 @@ impl Op for LoopOp {
 }
 
 /// A value with integers for shapes.
-pub(super) fn without_tdim(value: TValue) -> TractResult<TValue> {
+pub(crate) fn without_tdim(value: TValue) -> TractResult<TValue> {
     if value.datum_type() != TDim::datum_type() {
         return Ok(value);
     }
@@ -293,11 +430,12 @@ impl EvalOp for LoopOp {
             let mut made = self.body.run(context.symbols, given)?.into_iter();
             going =
                 single(&*made.next().or_user_error("the body has no outputs")?, "the condition")?;
-            for shape in &first {
+            for (shape, open) in first.iter().zip(&self.open) {
                 let value = without_tdim(made.next().or_user_error("a carried value is missing")?)?;
                 let (found, was) = (value.shape(), &**shape);
+                let mut dims = found.iter().zip(was).zip(open);
                 ensure!(
-                    found == was,
+                    found.len() == was.len() && dims.all(|((a, b), open)| *open || a == b),
                     "iteration {iteration}: a carried value changes its shape from {was:?} to \
                      {found:?}"
                 );
@@ -309,8 +447,13 @@ impl EvalOp for LoopOp {
             iteration += 1;
         }
         let mut outputs: TVec<TValue> = carried.into();
+        for (output, fact) in outputs.iter().zip(&self.outputs) {
+            check_fact(output, fact)?;
+        }
         for (values, fact) in scanned.into_iter().zip(self.outputs.iter().skip(self.carried)) {
-            outputs.push(stack(values, fact, context.symbols)?.into_tvalue());
+            let stacked = stack(values, fact, context.symbols)?.into_tvalue();
+            check_fact(&stacked, fact)?;
+            outputs.push(stacked);
         }
         Ok(outputs)
     }
@@ -378,6 +521,23 @@ mod tests {
         sums(None, Some(true)).gives_all(&all);
         sums(Some(9), None).gives_all(&all);
         sums(Some(2), Some(true)).gives_all(&[scalar(1i64), row(&[0i64, 10])]);
+    }
+
+    /// Appends the iteration number to the carried row, which may be longer than one row of numbers.
+    fn grows(iterations: i64, first: Tensor) -> Case {
+        let inputs = [("i", DatumType::I64), ("go", DatumType::Bool), ("row", DatumType::I64)];
+        let body = graph(&inputs, &["on", "grown", "sum"]).constant("axis", &row(&[0i64]));
+        let body = body.node("Identity", &["go"], "on").node("Unsqueeze", &["i", "axis"], "last");
+        let body = body.node("Concat", &["row", "last"], "grown").last_int("axis", 0);
+        let body = body.node("ReduceSum", &["grown"], "sum").last_int("keepdims", 0);
+        case("Loop").graph("body", body).outputs(2).input(scalar(iterations)).missing().input(first)
+    }
+
+    #[test]
+    fn carried_values_may_grow() {
+        grows(3, row::<i64>(&[])).gives_all(&[row(&[0i64, 1, 2]), row(&[0i64, 1, 3])]);
+        grows(2, row(&[7i64])).gives_all(&[row(&[7i64, 0, 1]), row(&[7i64, 8])]);
+        grows(0, row(&[7i64])).gives_all(&[row(&[7i64]), row::<i64>(&[])]);
     }
 
     #[test]

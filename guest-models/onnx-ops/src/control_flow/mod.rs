@@ -67,7 +67,7 @@ pub fn infer_bodies(
     if let Some(op) = node.op_as_mut::<If>() {
         op.set_inputs(facts)?;
     } else if let Some(op) = node.op_as_mut::<Loop>() {
-        op.set_inputs(facts)?;
+        op.analyse(facts)?;
     } else if let Some(op) = node.op_as_mut::<Scan>() {
         op.set_inputs(facts)?;
     }

@@ -182,6 +182,11 @@ pub fn size(dim: &TDim) -> Option<usize> {
     usize::try_from(size).ok()
 }
 
+/// Whether a dimension is neither a number nor a size of the example: it follows from values.
+pub(crate) fn is_known_in_runs_only(dim: &TDim) -> bool {
+    dim.as_i64().is_none() && size(dim).is_none() && !dim.symbols().is_empty()
+}
+
 /// Whether a dimension is greater than zero. Of symbols, this is assumed if it holds for the
 /// example.
 pub fn is_positive(dim: &TDim) -> bool {

@@ -1,9 +1,10 @@
 //! Operators whose shapes, axes or bounds are inputs without a constant value. tract needs
 //! constants there, so such an operator is built for each run from the values of that run.
 
-use tract_onnx::tract_hir::infer::{Factoid, InferenceRulesOp};
+use tract_onnx::tract_hir::infer::{Factoid, InferenceOp, InferenceRulesOp};
 use tract_onnx::tract_hir::internal::*;
 
+use crate::framework::assumptions::is_known_in_runs_only;
 use crate::framework::errors::{OrUserError, bail, ensure};
 
 /// An operator that is built when the model runs.
@@ -84,6 +85,40 @@ pub(crate) fn all_constant(
     Ok(true)
 }
 
+/// The facts of outputs that follow from the typed inputs, whose ranks are known, if they can be
+/// inferred.
+fn inferred(
+    expansion: &Box<dyn Expansion>,
+    model: &TypedModel,
+    inputs: &[OutletId],
+) -> Option<TVec<InferenceFact>> {
+    let facts = inputs.iter().map(|input| model.outlet_fact(*input));
+    let facts = facts.collect::<TractResult<TVec<&TypedFact>>>().ok()?;
+    let count = InferenceRulesOp::nboutputs(expansion).ok()?;
+    let infer = |facts: TVec<InferenceFact>| {
+        let unknown = InferenceFact::default();
+        let outputs = (0..count).map(|_| &unknown).collect();
+        let mut op = expansion.clone();
+        let inferred = InferenceOp::infer_facts(&mut op, facts.iter().collect(), outputs, tvec!());
+        let (_, outputs, _) = inferred.ok()?;
+        outputs.iter().all(|fact| fact.shape.rank().is_concrete()).then_some(outputs)
+    };
+    // Operators may have to compare sizes that are not known.
+    let symbolic = facts.iter().map(|fact| InferenceFact::from(*fact)).collect();
+    infer(symbolic).or_else(|| infer(facts.iter().map(|fact| without_run_sizes(fact)).collect()))
+}
+
+/// A fact without the sizes that are only known when the model runs.
+pub(crate) fn without_run_sizes(fact: &TypedFact) -> InferenceFact {
+    let mut inferred = InferenceFact::from(fact);
+    let dims = fact.shape.iter().map(|dim| match is_known_in_runs_only(dim) {
+        true => GenericFactoid::Any,
+        false => GenericFactoid::Only(dim.clone()),
+    });
+    inferred.shape = ShapeFactoid::closed(dims.collect());
+    inferred
+}
+
 /// Adds a deferred operator to the model. The number of dimensions of its outputs must be known,
 /// from tract's rules or from `rank`.
 // An `Expansion` can only be cloned in its box.
@@ -97,8 +132,11 @@ pub(crate) fn wire(
     rank: Option<usize>,
 ) -> TractResult<TVec<OutletId>> {
     let mut facts = tvec!();
+    let inferred = inferred(expansion, model, inputs);
     for output in 0..InferenceRulesOp::nboutputs(expansion)? {
         let fact = &node.outputs.get(output).or_user_error("an output is missing")?.fact;
+        let more = inferred.as_ref().and_then(|facts| facts.get(output));
+        let fact = &more.and_then(|more| fact.unify(more).ok()).unwrap_or_else(|| fact.clone());
         let dtype = fact
             .datum_type
             .concretize()

@@ -102,6 +102,24 @@ impl OperatorExpansion {
     }
 }
 
+impl OperatorExpansion {
+    /// The ranks of the outputs, if they follow from those of the inputs, whatever the sizes.
+    fn ranks(&self, dtypes: &[DatumType], ranks: &[i64]) -> Vec<usize> {
+        let symbols = SymbolScope::default();
+        let any = |rank: &i64| (0..*rank).map(|_| symbols.new_with_prefix("any").to_dim());
+        let each = dtypes.iter().zip(ranks);
+        let inputs = each.map(|(dtype, rank)| InputFact {
+            dtype: *dtype,
+            shape: any(rank).collect(),
+            value: None,
+        });
+        // A failure may be due to the sizes, which are checked where they are known.
+        let inputs = self.by_position(inputs);
+        let outputs = self.op.outputs(&inputs).and_then(|outputs| self.named_outputs(outputs));
+        outputs.map(|all| all.iter().map(|(_, dims)| dims.len()).collect()).unwrap_or_default()
+    }
+}
+
 /// The element types and sizes of outputs.
 type SizedOutputs = TVec<(DatumType, TVec<i64>)>;
 
@@ -235,6 +253,13 @@ impl Expansion for OperatorExpansion {
             Ok(())
         };
         s.given_all(inputs.iter().map(|input| &input.datum_type), move |s, dtypes| {
+            let types = dtypes.clone();
+            s.given_all(inputs.iter().map(|input| &input.rank), move |s, ranks| {
+                for (at, rank) in self.ranks(&types, &ranks).into_iter().enumerate() {
+                    s.equals(&outputs[at].rank, rank as i64)?;
+                }
+                Ok(())
+            })?;
             s.given_all(inputs.iter().map(|input| &input.shape), move |s, shapes| {
                 let each = dtypes.iter().zip(&shapes);
                 let known: Vec<InputFact> = each

@@ -3,9 +3,11 @@
 mod axes;
 mod barriers;
 mod bodies;
+mod late;
 mod long_sums;
 mod merge;
 mod simplify;
+mod translate;
 mod zeros;
 
 use tract_onnx::prelude::*;
@@ -15,6 +17,7 @@ use crate::framework::errors::UserError;
 use crate::framework::rewrite::rewrite_each_node;
 use crate::nn::pool;
 
+pub(crate) use late::Late;
 pub(crate) use zeros::into_typed;
 pub use zeros::move_negative_zeros_to_nodes;
 

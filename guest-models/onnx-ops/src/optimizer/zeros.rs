@@ -83,7 +83,7 @@ pub(crate) fn into_typed(mut model: InferenceModel) -> TractResult<TypedModel> {
         }
         model.nodes[id].op = Box::new(NegativeZeros(value));
     }
-    let mut model = model.into_typed()?;
+    let mut model = super::translate::translate(model)?;
     for node in &mut model.nodes {
         if let Some(NegativeZeros(value)) = node.op_as::<NegativeZeros>() {
             node.op = Box::new(Const::new(Arc::clone(value))?);

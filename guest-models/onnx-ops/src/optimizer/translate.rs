@@ -1,0 +1,184 @@
+//! Translates a model to tract's typed form, as tract's own translation does, with two ways out for
+//! nodes that need sizes which are only known when the model runs: an operator is built for each
+//! run (`framework/deferred.rs`), and if not even its number of dimensions is known, it is prepared
+//! in each run together with the nodes behind it (`optimizer/late.rs`).
+
+use std::collections::{HashMap, HashSet};
+
+use tract_onnx::tract_hir::infer::Factoid;
+use tract_onnx::tract_hir::internal::*;
+
+use super::late::Late;
+use crate::framework::assumptions::{self, is_known_in_runs_only};
+use crate::framework::deferred;
+use crate::framework::errors::UserError;
+
+/// Translates a model whose facts have been inferred.
+pub(super) fn translate(model: InferenceModel) -> TractResult<TypedModel> {
+    let source = model.incorporate()?;
+    let _proof = source.symbols.proof_cache_session();
+    let mut target = TypedModel { symbols: source.symbols.clone(), ..TypedModel::default() };
+    let mut mapping: HashMap<OutletId, OutletId> = HashMap::new();
+    let mut order = source.eval_order()?;
+    // Inputs that no node reads stay inputs.
+    let unread = source.input_outlets()?.iter().map(|input| input.node);
+    let unread: Vec<usize> = unread.filter(|id| !order.contains(id)).collect();
+    order.extend(unread);
+    // The nodes that are prepared in each run, in their order.
+    let mut late: Vec<usize> = Vec::new();
+    let mut is_late: HashSet<usize> = HashSet::new();
+    for id in order {
+        let node = source.node(id);
+        if node.inputs.iter().any(|input| is_late.contains(&input.node)) {
+            is_late.insert(id);
+            late.push(id);
+            continue;
+        }
+        let before = target.nodes.len();
+        match translated(&source, node, &mut target, &mapping) {
+            Ok(outlets) => {
+                let outlets = outlets.into_iter().enumerate();
+                mapping.extend(outlets.map(|(slot, outlet)| (OutletId::new(id, slot), outlet)));
+            }
+            Err(error) if needs_a_run(&error, node, &target, &mapping) => {
+                log::debug!("{node} is prepared in each run: {error:#}");
+                remove_from(&mut target, before);
+                is_late.insert(id);
+                late.push(id);
+            }
+            Err(error) => {
+                return Err(error.context(format!("Translating node {node} ToTypedTranslator")));
+            }
+        }
+    }
+    if !late.is_empty() {
+        // A plan for these sizes alone may know more.
+        tract_onnx::tract_hir::internal::ensure!(
+            !assumptions::has_symbols(),
+            "a node is prepared in each run"
+        );
+        Late::wire(&source, &late, &mut target, &mut mapping)?;
+    }
+    target.inputs = source.input_outlets()?.iter().map(|input| mapping[input]).collect();
+    target.outputs = source.output_outlets()?.iter().map(|output| mapping[output]).collect();
+    Ok(target)
+}
+
+/// Adds one node to the typed model.
+fn translated(
+    source: &InferenceModel,
+    node: &InferenceNode,
+    target: &mut TypedModel,
+    mapping: &HashMap<OutletId, OutletId>,
+) -> TractResult<TVec<OutletId>> {
+    let is_source = InferenceModel::is_source(&node.op);
+    let known = node.outputs.iter().map(|output| output.fact.value.concretize());
+    if !is_source
+        && node.op.state(&EvalContext::out_of_plan())?.is_none()
+        && let Some(known) = known.collect::<Option<Vec<Arc<Tensor>>>>()
+    {
+        let values = known.into_iter().enumerate();
+        return values
+            .map(|(slot, value)| target.add_const(format!("{}.{slot}", node.name), value))
+            .collect();
+    }
+    if is_source && let Some(fact) = with_symbols(&node.outputs[0].fact, target) {
+        return Ok(tvec!(target.add_source(&*node.name, fact)?));
+    }
+    let Some(expansion) = node.op.as_op().downcast_ref::<Box<dyn Expansion>>() else {
+        let outlets = node.op.to_typed(source, node, target, mapping)?;
+        check(&outlets, node, target)?;
+        return Ok(outlets);
+    };
+    let inputs: TVec<OutletId> = node.inputs.iter().map(|input| mapping[input]).collect();
+    let before = target.nodes.len();
+    let wired = expansion
+        .as_ref()
+        .wire_with_inference_model_and_node(&node.name, source, node, target, &inputs)
+        .and_then(|outlets| {
+            check(&outlets, node, target)?;
+            check_inferred(&outlets, node, target)?;
+            Ok(outlets)
+        });
+    let error = match wired {
+        Ok(outlets) => return Ok(outlets),
+        Err(error) => error,
+    };
+    let sizes = inputs.iter().map(|input| Ok(&target.outlet_fact(*input)?.shape));
+    let sizes = sizes.collect::<TractResult<Vec<&ShapeFact>>>()?;
+    let made = target.nodes[before..].iter().flat_map(|node| &node.outputs);
+    let mut dims = sizes.into_iter().chain(made.map(|output| &output.fact.shape));
+    if !dims.any(|shape| shape.iter().any(is_known_in_runs_only)) {
+        return Err(error);
+    }
+    remove_from(target, before);
+    // The error of the operator says more than that of this attempt.
+    let outlets = match deferred::wire(expansion, &node.name, node, target, &inputs, None) {
+        Ok(outlets) => outlets,
+        Err(_) => return Err(error),
+    };
+    check(&outlets, node, target)?;
+    Ok(outlets)
+}
+
+/// The fact of an input, with a symbol for each size that is not known yet; `None` if all are, or
+/// not even their number.
+fn with_symbols(fact: &InferenceFact, target: &TypedModel) -> Option<TypedFact> {
+    let dtype = fact.datum_type.concretize()?;
+    let rank = usize::try_from(fact.shape.rank().concretize()?).ok()?;
+    if fact.shape.concretize().is_some() {
+        return None;
+    }
+    let dims = (0..rank).map(|axis| {
+        let dim = fact.shape.dim(axis).and_then(|dim| dim.concretize());
+        dim.unwrap_or_else(|| target.symbols.new_with_prefix("varying").to_dim())
+    });
+    Some(dtype.fact(dims.collect::<TVec<TDim>>()))
+}
+
+fn check(outlets: &[OutletId], node: &InferenceNode, target: &TypedModel) -> TractResult<()> {
+    outlets.iter().try_for_each(|outlet| {
+        let fact = target.outlet_fact(*outlet)?;
+        fact.consistent().with_context(|| format!("{fact:?} of {node}"))
+    })
+}
+
+/// Compares the outputs of an operator with the facts that were inferred.
+fn check_inferred(
+    outlets: &[OutletId],
+    node: &InferenceNode,
+    target: &TypedModel,
+) -> TractResult<()> {
+    for (outlet, output) in outlets.iter().zip(&node.outputs) {
+        let found = InferenceFact::from(target.outlet_fact(*outlet)?);
+        let expected = &output.fact;
+        let same = expected.clone().unify_with(&found).is_ok();
+        tract_onnx::tract_hir::internal::ensure!(
+            same,
+            "Output mismatch after rewiring expansion: expected {expected:?} got {found:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Whether an error is about something that is only known when the model runs.
+fn needs_a_run(
+    error: &TractError,
+    node: &InferenceNode,
+    target: &TypedModel,
+    mapping: &HashMap<OutletId, OutletId>,
+) -> bool {
+    let by_value = error.chain().any(|cause| {
+        cause.is::<UserError>() && cause.to_string().contains("only known when the model runs")
+    });
+    let mut facts = node.inputs.iter().filter_map(|input| target.outlet_fact(mapping[input]).ok());
+    by_value || facts.any(|fact| fact.shape.iter().any(is_known_in_runs_only))
+}
+
+/// Removes the nodes from this one on.
+fn remove_from(target: &mut TypedModel, first: usize) {
+    target.nodes.truncate(first);
+    for output in target.nodes.iter_mut().flat_map(|node| &mut node.outputs) {
+        output.successors.retain(|reader| reader.node < first);
+    }
+}
