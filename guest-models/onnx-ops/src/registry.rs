@@ -33,6 +33,7 @@ pub(crate) fn synthetic() -> impl Iterator<Item = &'static Registration> {
         crate::array::cast::SYNTHETIC,
         crate::elementwise::narrow_cast::OPERATORS,
         crate::quantization::quantize_any::OPERATORS,
+        crate::sequence::packed::OPERATORS,
         crate::strings::cast::OPERATORS,
     ];
     lists.into_iter().flatten()

@@ -18,6 +18,7 @@ mod table;
 mod types;
 
 pub use entry::{Attribute, Check, Input, ML, NEWEST, NEWEST_ML, Operator, Output, Values};
+pub use sequences::packed;
 pub use sources::Source;
 pub use table::{all, find, newest};
 pub use types::*;

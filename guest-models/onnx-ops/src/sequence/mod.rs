@@ -1,5 +1,7 @@
 //! Operators of sequences and optionals. The gate of the guest resolves them before tract sees a
-//! model.
+//! model, or replaces them by the operators of `packed.rs`.
+
+pub(crate) mod packed;
 
 use crate::framework::registration::{Registration, lowered};
 

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 
 use belljar_abi::DType;
-use belljar_operators::{self as table, BYTES, F32, NARROW, STORED, STRING, Types};
+use belljar_operators::{BYTES, F32, NARROW, STORED, STRING, Types};
 use onnx_ops::framework::synthetic::{CAST, DEQUANTIZE, QUANTIZE, ROUND, TEXT_CAST};
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -195,8 +195,7 @@ impl Rewriter<'_> {
     }
 
     fn node(&mut self, mut node: NodeProto) -> Result<(), String> {
-        let domain = super::domain_of(&node);
-        let operator = table::find(domain, &node.op_type, self.versions.of_node(&node)?)?;
+        let operator = node::operator(&node, self.versions)?;
         let read = node::inputs(&node, operator, &|name| self.find(name))?;
         let given: Vec<Types> = read.iter().map(|read| read.types).collect();
         let bodies: Vec<usize> =

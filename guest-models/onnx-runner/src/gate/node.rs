@@ -46,9 +46,16 @@ pub(crate) fn refusal(node: &NodeProto, versions: &Versions) -> Option<String> {
     alone(node, versions).err()
 }
 
+/// The entry of the table for a node.
+pub(super) fn operator(node: &NodeProto, versions: &Versions) -> Result<&'static Operator, String> {
+    match super::sequences::packed_operator(node) {
+        Some(operator) => Ok(operator),
+        None => table::find(domain_of(node), &node.op_type, versions.of_node(node)?),
+    }
+}
+
 pub(super) fn alone(node: &NodeProto, versions: &Versions) -> Result<&'static Operator, String> {
-    let domain = domain_of(node);
-    let operator = table::find(domain, &node.op_type, versions.of_node(node)?)?;
+    let operator = operator(node, versions)?;
     if node.attribute.len() > bounds::ATTRIBUTES {
         let found = node.attribute.len();
         return Err(format!("{found} attributes exceed the limit of {}", bounds::ATTRIBUTES));

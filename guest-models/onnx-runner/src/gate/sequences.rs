@@ -1,10 +1,13 @@
 //! Removes sequences and optionals, which tract does not have. A sequence becomes a list of values
 //! of the graph, and a node that reads an element reads that value. Loops that carry a sequence and
-//! functions over its elements are unrolled. Only sequences whose length is known before the model
-//! runs are implemented; others are refused.
+//! functions over its elements are unrolled. A sequence whose length or positions are only known when
+//! the model runs becomes two tensors (`sequences/packed.rs`).
 
 mod bodies;
 mod make;
+mod packed;
+
+pub(super) use self::packed::operator as packed_operator;
 
 use std::collections::{HashMap, HashSet};
 
@@ -40,6 +43,11 @@ const OPERATORS: [&str; 11] = [
 enum Value {
     Tensor(String),
     Sequence(Vec<String>),
+    /// A sequence without elements, of this element type.
+    Empty(i32),
+    /// A sequence whose elements are only known when the model runs: the elements of its tensors one
+    /// after another, and their shapes.
+    Packed(String, String),
     Optional(Option<Box<Value>>),
 }
 
@@ -234,8 +242,14 @@ impl Resolver<'_> {
             }
             "If" if plain => return self.branches(node, known, nodes),
             "Loop" if plain && reads => {
+                let (mut unrolled, mut values) = (Vec::new(), known.clone());
+                if self.unrolled(node.clone(), &mut values, &mut unrolled).is_ok() {
+                    nodes.append(&mut unrolled);
+                    *known = values;
+                    return Ok(());
+                }
                 let about = node.clone();
-                return self.unrolled(node, known, nodes).map_err(|why| refusal(&about, why));
+                return self.carried(node, known, nodes).map_err(|why| refusal(&about, why));
             }
             _ => {}
         }
@@ -268,8 +282,13 @@ impl Resolver<'_> {
         let int = |name: &str, default: i64| find(&node, name).map_or(default, |a| a.i);
         let input = |at: usize| node.input.get(at).map(|name| &**name).filter(|n| !n.is_empty());
         let output = node.output.first().cloned().unwrap_or_default();
+        if let Some(result) = self.in_tensors(&node, known, nodes) {
+            return result;
+        }
         let made = match &*node.op_type {
-            "SequenceEmpty" => Value::Sequence(Vec::new()),
+            "SequenceEmpty" => {
+                Value::Empty(int("dtype", DataType::Float as i64).try_into().unwrap_or(0))
+            }
             "SequenceConstruct" => {
                 let each = node.input.iter().map(|name| tensor(known, name));
                 Value::Sequence(each.collect::<Result<_, _>>()?)
@@ -325,7 +344,12 @@ impl Resolver<'_> {
                 let source = tensor(known, input(0).unwrap_or_default())?;
                 let split = input(1).map(str::to_owned);
                 let (axis, keep) = (int("axis", 0), int("keepdims", 1) != 0);
-                Value::Sequence(self.split(source, split, axis, keep, nodes)?)
+                let parts = self.split(source, split, axis, keep, nodes);
+                match parts {
+                    Ok(parts) => Value::Sequence(parts),
+                    // The number of parts is known when the model runs.
+                    Err(_) => self.split_in_run(&node, known, nodes)?,
+                }
             }
             "Optional" => Value::Optional(input(0).map(|name| Box::new(value(known, name)))),
             "OptionalHasElement" => {
@@ -393,6 +417,7 @@ fn sequence(known: &Known, name: Option<&str>) -> Result<Vec<String>, String> {
     let name = name.unwrap_or_default();
     match value(known, name) {
         Value::Sequence(list) => Ok(list),
+        Value::Empty(_) => Ok(Vec::new()),
         _ => Err(format!(
             "the input {} is not a sequence that is known before the model runs, which is not \
              implemented",

@@ -46,7 +46,10 @@ pub(crate) fn operator_of(node: &NodeProto) -> String {
         CAST | TEXT_CAST => "Cast",
         QUANTIZE => "QuantizeLinear",
         DEQUANTIZE => "DequantizeLinear",
-        other => other,
+        other => match belljar_operators::packed(other) {
+            Some(_) => other.trim_start_matches("Belljar"),
+            None => other,
+        },
     };
     let operator = super::text::operator(operator);
     if node.domain == ML { format!("{ML}:{operator}") } else { operator }

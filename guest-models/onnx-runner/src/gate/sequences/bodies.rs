@@ -12,7 +12,7 @@ use crate::gate::attributes::find;
 use crate::gate::text::shown;
 
 impl Resolver<'_> {
-    /// An `If`, whose branches must make sequences of the same length.
+    /// An `If`. Sequences of the same length become an output for each element.
     pub(super) fn branches(
         &mut self,
         mut node: NodeProto,
@@ -20,8 +20,10 @@ impl Resolver<'_> {
         nodes: &mut Vec<NodeProto>,
     ) -> Result<(), String> {
         let mut made: Vec<Vec<Value>> = Vec::new();
+        let mut bodies = Vec::new();
         for at in 0..node.attribute.len() {
             let Some(body) = &mut node.attribute[at].g else { continue };
+            bodies.push(at);
             made.push(self.graph(body, &mut known.clone(), true)?);
         }
         let [first, second] = &*made else {
@@ -44,10 +46,19 @@ impl Resolver<'_> {
                     passed[1].extend(b.iter().cloned());
                     known.insert(name.clone(), Value::Sequence(names));
                 }
+                (Some(a), Some(b)) if a.is_sequence() && b.is_sequence() => {
+                    for (which, value) in [a, b].into_iter().enumerate() {
+                        let Some(body) = &mut node.attribute[bodies[which]].g else { continue };
+                        let (data, shapes) = self.pack(value, &mut body.node)?;
+                        passed[which].extend([data, shapes]);
+                    }
+                    let (data, shapes) = (self.name(), self.name());
+                    outputs.extend([data.clone(), shapes.clone()]);
+                    known.insert(name.clone(), Value::Packed(data, shapes));
+                }
                 _ => {
                     return Err(format!(
-                        "node {}: If: branches that make optionals, or sequences of different \
-                         lengths, are not implemented",
+                        "node {}: If: branches that make optionals are not implemented",
                         shown(name)
                     ));
                 }
