@@ -9,3 +9,4 @@ mod functions;
 mod hostile;
 mod narrow_sums;
 mod silero;
+mod structures;

@@ -11,6 +11,7 @@ pub(crate) mod plain;
 pub(crate) mod protobuf;
 pub(crate) mod scratch;
 pub(crate) mod silent_port;
+pub(crate) mod stored;
 pub(crate) mod users;
 
 use std::path::{Path, PathBuf};

@@ -16,6 +16,7 @@ All training data are random, from fixed seeds.
 
 import json
 import pathlib
+import sys
 
 import numpy as np
 import onnx
@@ -51,85 +52,8 @@ from sklearn.svm import SVC, SVR, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 HERE = pathlib.Path(__file__).resolve().parent
-KINDS = {
-    onnx.AttributeProto.FLOAT: "float",
-    onnx.AttributeProto.INT: "int",
-    onnx.AttributeProto.STRING: "string",
-    onnx.AttributeProto.TENSOR: "tensor",
-    onnx.AttributeProto.FLOATS: "floats",
-    onnx.AttributeProto.INTS: "ints",
-    onnx.AttributeProto.STRINGS: "strings",
-}
-
-
-def plain(values):
-    """Numbers as short as they can be written, without changing them; null for a NaN."""
-    if isinstance(values, np.ndarray) and values.dtype == np.float32:
-        return [None if np.isnan(value) else float(str(value)) for value in values.ravel()]
-    if isinstance(values, np.ndarray):
-        flat = values.ravel().tolist()
-        return [v.decode() if isinstance(v, bytes) else v for v in flat]
-    return values
-
-
-def tensor(proto):
-    array = numpy_helper.to_array(proto)
-    return {"type": proto.data_type, "dims": list(proto.dims), "values": plain(array)}
-
-
-def attribute(proto):
-    kind = KINDS[proto.type]
-    value = onnx.helper.get_attribute_value(proto)
-    if kind == "tensor":
-        value = tensor(value)
-    elif kind == "string":
-        value = value.decode()
-    elif kind == "strings":
-        value = [text.decode() for text in value]
-    elif kind == "float":
-        value = plain(np.array([value], np.float32))[0]
-    elif kind == "floats":
-        value = plain(np.array(value, np.float32))
-    else:
-        value = list(value) if kind == "ints" else value
-    return {"name": proto.name, "kind": kind, "value": value}
-
-
-def declared(value):
-    declared = value.type.tensor_type
-    dims = [dim.dim_value or None for dim in declared.shape.dim]
-    return {"name": value.name, "type": declared.elem_type, "dims": dims}
-
-
-def described(model):
-    graph = model.graph
-    return {
-        "ir_version": model.ir_version,
-        "opsets": [[opset.domain, opset.version] for opset in model.opset_import],
-        "inputs": [declared(value) for value in graph.input],
-        "outputs": [declared(value) for value in graph.output],
-        "initializers": [{"name": init.name, **tensor(init)} for init in graph.initializer],
-        "nodes": [
-            {
-                "op": node.op_type,
-                "domain": node.domain,
-                "inputs": list(node.input),
-                "outputs": list(node.output),
-                "attributes": [attribute(one) for one in node.attribute],
-            }
-            for node in graph.node
-        ],
-    }
-
-
-def value(name, array):
-    array = np.asarray(array)
-    if array.dtype.kind in "OUS":
-        array, number = array.astype(object), onnx.TensorProto.STRING
-    else:
-        number = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    return {"name": name, "type": number, "dims": list(array.shape), "values": plain(array)}
-
+sys.path.insert(0, str(HERE.parent))
+from stored import described, value  # noqa: E402
 
 def write(name, model, feeds, agrees=None):
     options = ort.SessionOptions()
