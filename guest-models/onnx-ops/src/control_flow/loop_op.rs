@@ -120,11 +120,9 @@ impl Loop {
                     let dims = (0..rank as usize).map(|axis| fact.shape.dim(axis)?.concretize());
                     Some(dims.collect::<Vec<Option<TDim>>>())
                 };
-                let (Some(first), Some(made)) =
-                    (of(&inputs[self.before() + at]), of(&made[at + 1]))
-                else {
-                    continue;
-                };
+                let Some(first) = of(&inputs[self.before() + at]) else { continue };
+                // Any size may change if not even the number of dimensions is known yet.
+                let made = of(&made[at + 1]).unwrap_or_default();
                 let same = |a: &Option<TDim>, b: &Option<TDim>| a.is_some() && a == b;
                 more |= open_changed(&mut open[at], &first, &made, same);
             }
