@@ -122,7 +122,7 @@ fn unknown_operator_sets_are_refused() {
     run(&same, &x()).unwrap();
     let other = graph.model().message(8, Message::new().bytes(1, "com.evil").int(2, 1)).finish();
     run(&other, &x()).unwrap();
-    for domain in ["com.microsoft", "ai.onnx.training", "\u{202e}", "AI.ONNX"] {
+    for domain in ["com.microsoft.nchwc", "ai.onnx.training", "\u{202e}", "AI.ONNX"] {
         let node = node("Relu", &["x"], &["y"], &[]).bytes(7, domain);
         refused(&of(vec![node], "y"), &x(), "domain");
     }

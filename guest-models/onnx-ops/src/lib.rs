@@ -17,6 +17,7 @@ pub mod control_flow;
 pub mod elementwise;
 pub mod framework;
 pub mod math;
+pub mod microsoft;
 pub mod ml;
 pub mod nn;
 pub mod optimizer;

@@ -17,6 +17,9 @@ pub fn all() -> impl Iterator<Item = &'static Registration> {
         crate::control_flow::OPERATORS,
         crate::elementwise::OPERATORS,
         crate::math::OPERATORS,
+        crate::microsoft::OPERATORS,
+        crate::microsoft::attention::OPERATORS,
+        crate::microsoft::quantized::OPERATORS,
         crate::ml::OPERATORS,
         crate::nn::OPERATORS,
         crate::quantization::OPERATORS,
@@ -197,12 +200,24 @@ mod tests {
     }
 
     #[test]
+    fn domains_may_have_operators_of_the_same_name() {
+        let source = |domain| find(domain, "Gelu", 1).map(|operator| operator.domain);
+        assert_eq!(
+            ["", "ai.onnx", "com.microsoft"].map(source),
+            [Some(""), Some(""), Some("com.microsoft")]
+        );
+        assert!(find("com.microsoft", "Relu", 1).is_none());
+        assert!(find("", "QuickGelu", 1).is_none());
+    }
+
+    #[test]
     fn operators_of_other_domains_have_one_registration() {
         let others = || all().filter(|operator| !operator.domain.is_empty());
         for operator in others() {
             assert_eq!(operator.versions, 1..=i64::MAX, "{}", operator.name);
         }
-        let names: BTreeSet<_> = others().map(|operator| operator.name).collect();
+        let names: BTreeSet<_> =
+            others().map(|operator| (operator.domain, operator.name)).collect();
         assert_eq!(names.len(), others().count());
     }
 

@@ -12,10 +12,17 @@ pub const ML: &str = "ai.onnx.ml";
 /// The newest version of the operator set of [`ML`] that the table was checked against.
 pub const NEWEST_ML: i64 = 5;
 
+/// The domain of onnxruntime's own operators, which its optimiser and quantisation write into
+/// models.
+pub const MICROSOFT: &str = "com.microsoft";
+
+/// The only version of the operator set of [`MICROSOFT`].
+pub const NEWEST_MICROSOFT: i64 = 1;
+
 /// One operator over a range of versions of the operator set.
 #[derive(Clone, Copy)]
 pub struct Operator {
-    /// Empty for the ONNX operator set, otherwise [`ML`].
+    /// Empty for the ONNX operator set, otherwise [`ML`] or [`MICROSOFT`].
     pub domain: &'static str,
     pub name: &'static str,
     pub since: i64,

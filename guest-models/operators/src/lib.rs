@@ -6,6 +6,7 @@ mod elementwise;
 mod entry;
 mod layers;
 mod legacy;
+mod microsoft;
 mod ml;
 mod quantized;
 mod recurrent;
@@ -17,7 +18,10 @@ mod strings;
 mod table;
 mod types;
 
-pub use entry::{Attribute, Check, Input, ML, NEWEST, NEWEST_ML, Operator, Output, Values};
+pub use entry::{
+    Attribute, Check, Input, MICROSOFT, ML, NEWEST, NEWEST_MICROSOFT, NEWEST_ML, Operator, Output,
+    Values,
+};
 pub use sequences::packed;
 pub use sources::Source;
 pub use table::{all, find, newest};

@@ -2,10 +2,10 @@
 //! which that was checked, the inputs and outputs with their element types, and the attributes with
 //! the values that were checked. Everything else is refused.
 
-use crate::entry::{ML, NEWEST, NEWEST_ML, Operator};
+use crate::entry::{MICROSOFT, ML, NEWEST, NEWEST_MICROSOFT, NEWEST_ML, Operator};
 use crate::{
-    attention, elementwise, layers, legacy, ml, quantized, recurrent, regions, sequences, shapes,
-    strings,
+    attention, elementwise, layers, legacy, microsoft, ml, quantized, recurrent, regions,
+    sequences, shapes, strings,
 };
 
 /// Every operator, in the order of the files.
@@ -22,6 +22,11 @@ pub fn all() -> impl Iterator<Item = &'static Operator> {
         sequences::OPERATORS,
         strings::OPERATORS,
         ml::OPERATORS,
+        microsoft::activations::OPERATORS,
+        microsoft::attention::OPERATORS,
+        microsoft::quantized::OPERATORS,
+        microsoft::normalization::OPERATORS,
+        microsoft::small::OPERATORS,
     ];
     files.into_iter().flatten()
 }
@@ -31,6 +36,7 @@ pub fn newest(domain: &str) -> Option<i64> {
     match domain {
         "" => Some(NEWEST),
         ML => Some(NEWEST_ML),
+        MICROSOFT => Some(NEWEST_MICROSOFT),
         _ => None,
     }
 }

@@ -4,7 +4,8 @@
 use std::io::{BufWriter, Write, stdout};
 
 use belljar_operators::{
-    Attribute, NEWEST, NEWEST_ML, Operator, Output, Source, Types, Values, all, newest,
+    Attribute, NEWEST, NEWEST_MICROSOFT, NEWEST_ML, Operator, Output, Source, Types, Values, all,
+    newest,
 };
 use serde_json::{Value, json};
 
@@ -32,6 +33,7 @@ pub(super) fn ops(arguments: &Ops) -> Result<(), Failure> {
             let answer = json!({
                 "newest_operator_set": NEWEST,
                 "newest_operator_set_ml": NEWEST_ML,
+                "newest_operator_set_microsoft": NEWEST_MICROSOFT,
                 "operators": operators.iter().map(|operator| to_json(operator)).collect::<Value>(),
             });
             json::print(&answer, &mut out)

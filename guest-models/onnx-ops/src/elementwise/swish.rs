@@ -15,7 +15,12 @@ pub(crate) const OPERATORS: &[Registration] =
     &[own("Swish", build_swish), own("SwiGLU", build_swish)];
 
 fn build_swish(_: &ParsingContext, node: &NodeProto) -> BuildResult {
-    let slope = node.get_attr_opt("alpha")?.unwrap_or(1.0);
+    build_with_slope(node, 1.0)
+}
+
+/// Builds a node whose slope is this one unless it has another.
+pub(crate) fn build_with_slope(node: &NodeProto, slope: f32) -> BuildResult {
+    let slope = node.get_attr_opt("alpha")?.unwrap_or(slope);
     Ok((expand(Swish { slope, gated: node.op_type == "SwiGLU" }), vec![]))
 }
 

@@ -1,5 +1,6 @@
 //! Models of one node, and the assertions about them.
 
+use belljar_operators::MICROSOFT;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, ValueInfoProto};
 use tract_onnx::tract_hir::internal::*;
@@ -12,7 +13,17 @@ use crate::registry;
 
 /// A node of the newest version of its operator, to which attributes and inputs are added.
 pub(crate) fn case(name: &str) -> Case {
-    let found = registry::all().chain(registry::synthetic()).find(|op| op.name == name);
+    of_domain(name, |domain| domain != MICROSOFT)
+}
+
+/// A node of an operator of the domain `com.microsoft`, some of which have names of ONNX's.
+pub(crate) fn microsoft(name: &str) -> Case {
+    of_domain(name, |domain| domain == MICROSOFT)
+}
+
+fn of_domain(name: &str, is_meant: fn(&str) -> bool) -> Case {
+    let mut operators = registry::all().chain(registry::synthetic());
+    let found = operators.find(|op| op.name == name && is_meant(op.domain));
     let operator = found.unwrap_or_else(|| panic!("no operator is called {name}"));
     Case {
         node: NodeProto {

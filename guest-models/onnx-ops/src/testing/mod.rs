@@ -22,7 +22,7 @@ mod run;
 
 use tract_onnx::tract_hir::internal::*;
 
-pub(crate) use self::case::{Case, case};
+pub(crate) use self::case::{Case, case, microsoft};
 #[cfg(exported_tests)]
 pub(crate) use self::exported::run_exported;
 pub(crate) use self::graph::{Graph, graph};

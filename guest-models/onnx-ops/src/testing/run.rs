@@ -30,6 +30,7 @@ pub(super) fn run(graph: GraphProto, opset: i64, inputs: Vec<Tensor>) -> TractRe
         opset_import: vec![
             set("", opset),
             set(belljar_operators::ML, belljar_operators::NEWEST_ML),
+            set(belljar_operators::MICROSOFT, belljar_operators::NEWEST_MICROSOFT),
         ],
         graph: Some(graph),
         ..ModelProto::default()

@@ -217,7 +217,7 @@ impl Rewriter<'_> {
         let small = |types: &Types| STORED.has(*types);
         let any_small = given.iter().chain(&made).any(small);
         let converted = any_small || given.iter().chain(&made).any(|types| NARROW.has(*types));
-        match &*node.op_type {
+        match super::onnx_operator(&node) {
             "Cast" if given.contains(&STRING) || made.contains(&STRING) => {
                 if any_small {
                     let name = node.output.first().map_or("", |name| name);

@@ -35,7 +35,7 @@ pub(crate) use text::shown;
 pub(crate) use versioned::operator_of;
 
 use belljar_abi::InputShape;
-use belljar_operators::{ML, NEWEST, newest};
+use belljar_operators::{MICROSOFT, ML, NEWEST, newest};
 use onnx_ops::optimizer;
 use tract_onnx::pb::tensor_shape_proto::dimension;
 use tract_onnx::pb::{
@@ -162,6 +162,7 @@ fn name_nodes(graph: &mut GraphProto) {
 pub(crate) struct Versions {
     onnx: Option<i64>,
     ml: Option<i64>,
+    microsoft: Option<i64>,
     /// Whether a node's `doc_string` holds its own version. Only true after the model's own doc
     /// strings have been cleared.
     noted: bool,
@@ -180,7 +181,8 @@ impl Versions {
     fn of(&self, domain: &str) -> Result<i64, String> {
         match domain {
             "" => self.onnx.ok_or_else(no_version),
-            ML => self.ml.ok_or_else(|| format!("the model does not import the domain {ML}")),
+            ML => self.ml.ok_or_else(|| not_imported(ML)),
+            MICROSOFT => self.microsoft.ok_or_else(|| not_imported(MICROSOFT)),
             other => {
                 let from = text::domain(other);
                 Err(format!("operators of the domain {from} are not implemented"))
@@ -191,8 +193,17 @@ impl Versions {
     /// The versions that apply to the nodes of a function.
     pub(crate) fn within(&self, function: &FunctionProto) -> Versions {
         let of = |domain| functions::version(function, domain);
-        Versions { onnx: of("").or(self.onnx), ml: of(ML).or(self.ml), noted: self.noted }
+        Versions {
+            onnx: of("").or(self.onnx),
+            ml: of(ML).or(self.ml),
+            microsoft: of(MICROSOFT).or(self.microsoft),
+            noted: self.noted,
+        }
     }
+}
+
+fn not_imported(domain: &str) -> String {
+    format!("the model does not import the domain {domain}")
 }
 
 fn no_version() -> String {
@@ -204,8 +215,14 @@ pub(crate) fn domain_of(node: &NodeProto) -> &str {
     if node.domain == "ai.onnx" { "" } else { &node.domain }
 }
 
+/// The name of a node's operator, if it is one of ONNX's own; empty for operators of other domains,
+/// some of which have the same names.
+pub(crate) fn onnx_operator(node: &NodeProto) -> &str {
+    if domain_of(node).is_empty() { &node.op_type } else { "" }
+}
+
 pub(crate) fn versions(proto: &ModelProto) -> Result<Versions, String> {
-    let mut versions = Versions { onnx: None, ml: None, noted: false };
+    let mut versions = Versions { onnx: None, ml: None, microsoft: None, noted: false };
     let mut seen: Vec<(&str, i64)> = Vec::new();
     for import in &proto.opset_import {
         let domain = if import.domain == "ai.onnx" { "" } else { &*import.domain };
@@ -234,12 +251,15 @@ pub(crate) fn versions(proto: &ModelProto) -> Result<Versions, String> {
         }
         match domain {
             "" => versions.onnx = Some(import.version),
+            MICROSOFT => versions.microsoft = Some(import.version),
             _ => versions.ml = Some(import.version),
         }
     }
     match versions {
         // The functions may import versions for all nodes.
-        Versions { onnx: None, ml: None, .. } if proto.functions.is_empty() => Err(no_version()),
+        Versions { onnx: None, ml: None, microsoft: None, .. } if proto.functions.is_empty() => {
+            Err(no_version())
+        }
         versions => Ok(versions),
     }
 }

@@ -1,7 +1,7 @@
 //! Checks one node against its entry in the table of operators.
 
 use belljar_operators::{
-    self as table, BOOL, F8E8M0, F32, I64, ML, Operator, Output, STRING, Types, U8,
+    self as table, BOOL, F8E8M0, F32, I64, Operator, Output, STRING, Types, U8,
 };
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, NodeProto};
@@ -9,7 +9,7 @@ use tract_onnx::pb::{AttributeProto, NodeProto};
 use super::attributes::{self, find};
 use super::graph::{Scope, Totals, body};
 use super::text::shown;
-use super::{Versions, bounds, domain_of, tensors};
+use super::{Versions, bounds, domain_of, onnx_operator, tensors};
 
 /// Refuses a node that is not implemented; returns the types of its outputs.
 pub(super) fn check(
@@ -24,10 +24,13 @@ pub(super) fn check(
         let name = shown(name.map_or("", |name| name));
         let operator = super::text::operator(&node.op_type);
         match versions.of_node(node) {
-            Ok(version) if node.domain == ML => {
-                format!("node {name}: {ML}:{operator} (opset {version}): {why}")
+            Ok(version) if domain_of(node).is_empty() => {
+                format!("node {name}: {operator} (opset {version}): {why}")
             }
-            Ok(version) => format!("node {name}: {operator} (opset {version}): {why}"),
+            // Only known domains have versions.
+            Ok(version) => {
+                format!("node {name}: {}:{operator} (opset {version}): {why}", node.domain)
+            }
             Err(_) => format!("node {name}: {operator}: {why}"),
         }
     };
@@ -163,7 +166,7 @@ pub(super) fn made(
     let mut made = Vec::with_capacity(node.output.len());
     for at in 0..node.output.len() {
         let last = operator.outputs.len().saturating_sub(1);
-        made.push(match &*node.op_type {
+        made.push(match onnx_operator(node) {
             "Constant" => constant(node)?,
             "ConstantOfShape" => filler(node)?,
             "QuantizeLinear" => quantized(node, read)?,

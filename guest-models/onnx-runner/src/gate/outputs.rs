@@ -7,7 +7,7 @@ use belljar_operators as table;
 use tract_onnx::pb::{GraphProto, NodeProto};
 
 use super::node::named;
-use super::{Versions, domain_of, functions};
+use super::{Versions, domain_of, functions, onnx_operator};
 
 /// Operators whose builders handle unnamed outputs.
 const COUNTED: [&str; 4] = ["RNN", "GRU", "LSTM", "Attention"];
@@ -61,7 +61,7 @@ fn name_in_node(node: &mut NodeProto, versions: &Versions, prefix: &str, made: &
         Err(_) => last,
     };
     node.output.truncate(fewest);
-    if COUNTED.contains(&&*node.op_type) {
+    if COUNTED.contains(&onnx_operator(node)) {
         return;
     }
     for name in node.output.iter_mut().filter(|name| name.is_empty()) {

@@ -2,7 +2,7 @@
 //! gate such a node carries its version in `doc_string`, which nothing else uses. At the end its
 //! operator is replaced by one of onnx-ops, which builds the operator in that version.
 
-use belljar_operators::ML;
+use belljar_operators::{MICROSOFT, ML};
 use onnx_ops::framework::synthetic::{
     CAST, DEQUANTIZE, OPERATOR, QUANTIZE, TEXT_CAST, VERSION, VERSIONED,
 };
@@ -52,7 +52,10 @@ pub(crate) fn operator_of(node: &NodeProto) -> String {
         },
     };
     let operator = super::text::operator(operator);
-    if node.domain == ML { format!("{ML}:{operator}") } else { operator }
+    match &*node.domain {
+        ML | MICROSOFT => format!("{}:{operator}", node.domain),
+        _ => operator,
+    }
 }
 
 /// Replaces the operators of nodes with a recorded version, because tract has one version per
