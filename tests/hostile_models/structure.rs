@@ -2,8 +2,8 @@
 //! malformed tensors.
 
 use crate::support::onnx::{
-    BOOL, Dim, FLOAT, Graph, Message, fixed, int_attribute, node, relu, tensor_attribute,
-    tensor_f32, value, value_of_any_shape,
+    BOOL, Dim, FLOAT, Graph, MICROSOFT, Message, fixed, import_of_microsoft, int_attribute, node,
+    relu, string_attribute, tensor_attribute, tensor_f32, value, value_of_any_shape,
 };
 use crate::{ends, host_still_answers, one, ones, refused, run};
 
@@ -126,6 +126,25 @@ fn unknown_operator_sets_are_refused() {
         let node = node("Relu", &["x"], &["y"], &[]).bytes(7, domain);
         refused(&of(vec![node], "y"), &x(), "domain");
     }
+}
+
+#[test]
+fn operators_of_onnxruntime_need_their_import_and_are_not_those_of_onnx() {
+    let of_microsoft = |op: &str, attributes: &[Message]| Graph {
+        nodes: vec![node(op, &["x"], &["y"], attributes).bytes(7, MICROSOFT)],
+        ..relu(&fixed(&[2]))
+    };
+    let imported = |graph: &Graph| graph.model().message(8, import_of_microsoft()).finish();
+    run(&imported(&of_microsoft("QuickGelu", &[])), &x()).unwrap();
+    refused(&of_microsoft("QuickGelu", &[]).bytes(), &x(), "does not import");
+    let foreign = of_microsoft("Relu", &[]);
+    refused(&imported(&foreign), &x(), "com.microsoft:Relu (opset 1): the operator is not");
+    // An attribute that only ONNX's operator has.
+    let by_tanh = of_microsoft("Gelu", &[string_attribute("approximate", "tanh")]);
+    refused(&imported(&by_tanh), &x(), "approximate");
+    let second = Message::new().bytes(1, MICROSOFT).int(2, 2);
+    let version_2 = of_microsoft("Gelu", &[]).model().message(8, second).finish();
+    refused(&version_2, &x(), "version 2 of the operator set");
 }
 
 #[test]

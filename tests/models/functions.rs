@@ -16,8 +16,8 @@ use belljar::{Host, Isolation, Policy, Tensor};
 use belljar_operators::{F16, F64};
 use reference::{acosh, asinh, atanh, celu, elu, erf, gelu, gelu_by_tanh, sigmoid, softplus, unit};
 use support::onnx::{
-    FLOAT, Graph, Message, fixed, float_attribute, node, string_attribute, tensor_f32, value,
-    value_of_any_shape,
+    FLOAT, Graph, Message, fixed, float_attribute, import_of_microsoft, listed_name, node_of,
+    string_attribute, tensor_f32, value, value_of_any_shape,
 };
 
 const FLOAT16: i64 = 10;
@@ -103,6 +103,9 @@ const FUNCTIONS: &[Function] = &[
     plain("Tan", f64::tan, 2.0),
     plain("Tanh", f64::tanh, 8.0),
     plain("ThresholdedRelu", |x| if x > 1.0 { x } else { 0.0 }, 0.0),
+    plain("com.microsoft:Gelu", gelu, 12.0),
+    plain("com.microsoft:QuickGelu", |x| x * sigmoid(single(1.702) * x), 200.0),
+    with("com.microsoft:QuickGelu", &[Float("alpha", 1.0)], |x| x * sigmoid(x), 6.0),
 ];
 
 /// Operators of one tensor that are not functions of one number; they are tested elsewhere.
@@ -175,9 +178,12 @@ fn every_function_of_the_table_is_tested() {
     let others: BTreeSet<&str> = OTHERS.iter().copied().collect();
     let of_one = belljar_operators::all()
         .filter(|operator| operator.inputs.len() == 1 && operator.inputs[0].types.has(F16));
-    let of_one: BTreeSet<&str> = of_one.map(|operator| operator.name).collect();
-    let missing: Vec<_> =
-        of_one.iter().filter(|name| !tried.contains(*name) && !others.contains(*name)).collect();
+    let of_one: BTreeSet<String> =
+        of_one.map(|operator| listed_name(operator.domain, operator.name)).collect();
+    let missing: Vec<_> = of_one
+        .iter()
+        .filter(|name| !tried.contains(&***name) && !others.contains(&***name))
+        .collect();
     assert!(missing.is_empty(), "neither tested nor listed as other operators: {missing:?}");
 }
 
@@ -195,7 +201,7 @@ impl Function {
             Float(name, value) => float_attribute(name, *value),
             Text(name, value) => string_attribute(name, value),
         });
-        node(self.operator, &["x"], &["y"], &attributes.collect::<Vec<_>>())
+        node_of(self.operator, &["x"], &["y"], &attributes.collect::<Vec<_>>())
     }
 
     /// Whether a result is accurate: a float32 within the allowed error, or a narrow float that is
@@ -225,7 +231,8 @@ fn model(nodes: Vec<Message>, elements: i64, count: usize) -> Vec<u8> {
 
 fn finished(graph: &Graph) -> Vec<u8> {
     let model = Message::new().int(1, 10).message(7, graph.message());
-    model.message(8, Message::new().int(2, belljar_operators::NEWEST)).finish()
+    let model = model.message(8, Message::new().int(2, belljar_operators::NEWEST));
+    model.message(8, import_of_microsoft()).finish()
 }
 
 fn answer(host: &Host, model: &[u8], kernels: Kernels, x: Option<Tensor>) -> Tensor {

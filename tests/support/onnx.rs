@@ -55,6 +55,9 @@ impl Message {
 /// The domain of classical models.
 pub(crate) const ML: &str = "ai.onnx.ml";
 
+/// The domain of onnxruntime's own operators, in the only version that it has.
+pub(crate) const MICROSOFT: &str = "com.microsoft";
+
 pub(crate) const FLOAT: i64 = 1;
 pub(crate) const INT64: i64 = 7;
 pub(crate) const STRING: i64 = 8;
@@ -108,6 +111,29 @@ pub(crate) fn node(
     node.bytes(3, outputs.first().copied().unwrap_or(op_type))
         .bytes(4, op_type)
         .messages(5, attributes.iter().cloned())
+}
+
+/// The name of an operator in lists of tests: with its domain, if that has names of ONNX's.
+pub(crate) fn listed_name(domain: &str, name: &str) -> String {
+    if domain == MICROSOFT { format!("{MICROSOFT}:{name}") } else { name.to_owned() }
+}
+
+/// A node of an operator with such a name.
+pub(crate) fn node_of(
+    listed_name: &str,
+    inputs: &[&str],
+    outputs: &[&str],
+    attributes: &[Message],
+) -> Message {
+    match listed_name.split_once(':') {
+        Some((domain, name)) => node(name, inputs, outputs, attributes).bytes(7, domain),
+        None => node(listed_name, inputs, outputs, attributes),
+    }
+}
+
+/// An import of the operators of onnxruntime.
+pub(crate) fn import_of_microsoft() -> Message {
+    Message::new().bytes(1, MICROSOFT).int(2, 1)
 }
 
 pub(crate) fn int_attribute(name: &str, value: i64) -> Message {
