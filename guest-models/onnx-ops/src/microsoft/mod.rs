@@ -4,9 +4,12 @@
 
 mod activations;
 pub(crate) mod attention;
+mod embedding;
+mod normalization;
 pub(crate) mod quantized;
 
 use crate::framework::registration::Registration;
 
 /// The operators of this family, without those of [`attention`] and [`quantized`].
-pub(crate) const OPERATORS: &[&[Registration]] = &[activations::OPERATORS];
+pub(crate) const OPERATORS: &[&[Registration]] =
+    &[activations::OPERATORS, embedding::OPERATORS, normalization::OPERATORS];
