@@ -85,6 +85,7 @@ const ACCEPT_ALL_INTEGERS: &[&str] = &[
     "LT",
     "LTE",
     "LazyIm2col",
+    "MatMulNBits",
     "Max",
     "MaxPool",
     "Min",

@@ -25,6 +25,7 @@ pub fn all() -> impl Iterator<Item = &'static Operator> {
         microsoft::activations::OPERATORS,
         microsoft::attention::OPERATORS,
         microsoft::quantized::OPERATORS,
+        microsoft::blocks::OPERATORS,
         microsoft::normalization::OPERATORS,
         microsoft::small::OPERATORS,
     ];

@@ -4,6 +4,7 @@
 
 mod activations;
 pub(crate) mod attention;
+mod blocks;
 mod embedding;
 mod normalization;
 pub(crate) mod quantized;
@@ -11,5 +12,10 @@ pub(crate) mod quantized;
 use crate::framework::registration::Registration;
 
 /// The operators of this family, without those of [`attention`] and [`quantized`].
-pub(crate) const OPERATORS: &[&[Registration]] =
-    &[activations::OPERATORS, embedding::OPERATORS, normalization::OPERATORS];
+pub(crate) const OPERATORS: &[&[Registration]] = &[
+    activations::OPERATORS,
+    embedding::OPERATORS,
+    normalization::OPERATORS,
+    blocks::matmul::OPERATORS,
+    blocks::gather::OPERATORS,
+];

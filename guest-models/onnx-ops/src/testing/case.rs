@@ -190,6 +190,12 @@ impl Case {
         }
     }
 
+    /// The outputs with all inputs given at run time, for tests of a few elements of large ones.
+    #[track_caller]
+    pub(crate) fn outputs_at_run_time(&self) -> Vec<Tensor> {
+        self.run(usize::MAX).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// Compares the outputs of every run.
     fn check(&self, expected: &[Tensor], tolerance: Tolerance) -> Result<(), String> {
         for run_time in self.ways() {

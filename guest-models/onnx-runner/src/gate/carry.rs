@@ -217,6 +217,10 @@ impl Rewriter<'_> {
         let small = |types: &Types| STORED.has(*types);
         let any_small = given.iter().chain(&made).any(small);
         let converted = any_small || given.iter().chain(&made).any(|types| NARROW.has(*types));
+        // Its data have no type of their own once they are codes.
+        if node.op_type == "GatherBlockQuantized" {
+            add_type(&mut node, "data", *given.first().ok_or_else(|| unknown(""))?);
+        }
         match super::onnx_operator(&node) {
             "Cast" if given.contains(&STRING) || made.contains(&STRING) => {
                 if any_small {

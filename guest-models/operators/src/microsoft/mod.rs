@@ -4,6 +4,7 @@
 
 pub(crate) mod activations;
 pub(crate) mod attention;
+pub(crate) mod blocks;
 pub(crate) mod normalization;
 pub(crate) mod quantized;
 pub(crate) mod small;
