@@ -23,7 +23,9 @@ const DEPEND_ON_VALUES: &[&str] = &[
     "CastSmall",
     "DeformConv",
     "DequantizeSmall",
+    "DynamicTimeWarping",
     "IfThenElse",
+    "Inverse",
     "BoundsCheck",
     "LabelEncoder",
     "LinearClassifier",
@@ -92,6 +94,7 @@ const ACCEPT_ALL_INTEGERS: &[&str] = &[
     "MoveAxis",
     "Mul",
     "MultiBroadcastTo",
+    "MurmurHash3",
     "NE",
     "Neg",
     "Not",
@@ -116,13 +119,22 @@ const ACCEPT_ALL_INTEGERS: &[&str] = &[
     "Tile",
     "Trilu",
     "TypedConcat",
+    "UnfoldTensor",
     "Where",
     "Xor",
 ];
 
 /// Operators whose constant integers were checked when the model was prepared.
-const CONSTANTS_CHECKED: &[&str] =
-    &["CumSum", "DynSlice", "Gather", "OptGather", "ResolveIndices", "StridedSlice", "TopK"];
+const CONSTANTS_CHECKED: &[&str] = &[
+    "CumSum",
+    "DynSlice",
+    "ExpandDims",
+    "Gather",
+    "OptGather",
+    "ResolveIndices",
+    "StridedSlice",
+    "TopK",
+];
 
 /// The undecided nodes of a plan.
 pub(crate) fn of(model: &TypedModel, nodes: &Nodes) -> Preparation {

@@ -52,6 +52,11 @@ pub fn find(domain: &str, name: &str, version: i64) -> Result<&'static Operator,
     if domain == ML && ["ZipMap", "CastMap", "DictVectorizer"].contains(&name) {
         return Err(maps(name));
     }
+    if domain == MICROSOFT
+        && let Some(reason) = microsoft::reason(name)
+    {
+        return Err(reason.into());
+    }
     let ranges: Vec<String> = named()
         .map(|operator| match (operator.since, operator.until) {
             (since, until) if Some(until) == newest(domain) => format!("{since} and newer"),

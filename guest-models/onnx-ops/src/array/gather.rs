@@ -4,6 +4,7 @@
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::ops::array::GatherNd;
+use tract_onnx::tract_core::ops::cast::cast;
 use tract_onnx::tract_hir::infer::InferenceRulesOp;
 use tract_onnx::tract_hir::internal::*;
 
@@ -116,7 +117,13 @@ impl Expansion for Gather {
         );
         ensure!(indices[indices.len() - 1].as_i64() != Some(0), "the indices address no dimension");
         let sizes: Option<Vec<i64>> = shape[batch..].iter().map(TDim::as_i64).collect();
-        let mut resolved: TVec<OutletId> = inputs.into();
+        // com.microsoft's operator also takes indices of 32 bits.
+        let mut inputs: TVec<OutletId> = inputs.into();
+        if model.outlet_fact(inputs[1])?.datum_type != DatumType::I64 {
+            let wide = cast(DatumType::I64);
+            inputs[1] = model.wire_node(format!("{prefix}.indices"), wide, &inputs[1..])?[0];
+        }
+        let mut resolved = inputs.clone();
         let name = format!("{prefix}.check");
         resolved[1] = match (model.outlet_fact(inputs[1])?.konst.clone(), sizes) {
             (Some(konst), Some(sizes)) => {
@@ -125,7 +132,7 @@ impl Expansion for Gather {
             (None, Some(sizes)) => {
                 model.wire_node(name, ResolveIndices { sizes }, &inputs[1..])?[0]
             }
-            (_, None) => model.wire_node(name, ResolveIndicesOf { batch }, inputs)?[0],
+            (_, None) => model.wire_node(name, ResolveIndicesOf { batch }, &inputs)?[0],
         };
         model.wire_node(prefix, self.0.clone(), &resolved)
     }

@@ -18,6 +18,12 @@ pub(crate) fn volume(shape: &[usize]) -> TractResult<usize> {
     Ok(shape.iter().product())
 }
 
+/// A shape for messages.
+pub(crate) fn shown(shape: &[TDim]) -> String {
+    let dims: Vec<String> = shape.iter().map(TDim::to_string).collect();
+    format!("[{}]", dims.join(", "))
+}
+
 /// The distance, in elements, between neighbours along each dimension.
 pub(crate) fn strides(shape: &[usize]) -> TVec<usize> {
     let mut strides: TVec<usize> = tvec![1; shape.len()];

@@ -3,19 +3,27 @@
 //! onnxruntime's documentation of them.
 
 mod activations;
+mod aliases;
 pub(crate) mod attention;
 mod blocks;
 mod embedding;
+mod matrices;
 mod normalization;
 pub(crate) mod quantized;
+mod shapes;
+mod tokens;
 
 use crate::framework::registration::Registration;
 
 /// The operators of this family, without those of [`attention`] and [`quantized`].
 pub(crate) const OPERATORS: &[&[Registration]] = &[
     activations::OPERATORS,
-    embedding::OPERATORS,
-    normalization::OPERATORS,
-    blocks::matmul::OPERATORS,
+    aliases::OPERATORS,
     blocks::gather::OPERATORS,
+    blocks::matmul::OPERATORS,
+    embedding::OPERATORS,
+    matrices::OPERATORS,
+    normalization::OPERATORS,
+    shapes::OPERATORS,
+    tokens::OPERATORS,
 ];

@@ -42,6 +42,9 @@ use tract_onnx::pb::{
     FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, type_proto,
 };
 
+/// The domain of operators that onnxruntime makes for the vectors of a processor.
+const NCHWC: &str = "com.microsoft.nchwc";
+
 /// Why a model is refused.
 pub(crate) enum Refused {
     /// Whatever the shapes of its inputs are.
@@ -183,6 +186,10 @@ impl Versions {
             "" => self.onnx.ok_or_else(no_version),
             ML => self.ml.ok_or_else(|| not_imported(ML)),
             MICROSOFT => self.microsoft.ok_or_else(|| not_imported(MICROSOFT)),
+            NCHWC => Err(format!(
+                "operators of the domain {NCHWC} depend on one processor; save the model from \
+                 onnxruntime at ORT_ENABLE_EXTENDED, before its layout is optimised"
+            )),
             other => {
                 let from = text::domain(other);
                 Err(format!("operators of the domain {from} are not implemented"))

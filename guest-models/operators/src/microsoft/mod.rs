@@ -7,7 +7,10 @@ pub(crate) mod attention;
 pub(crate) mod blocks;
 pub(crate) mod normalization;
 pub(crate) mod quantized;
+mod refused;
 pub(crate) mod small;
+
+pub(crate) use refused::reason;
 
 use crate::entry::{Input, MICROSOFT, NEWEST_MICROSOFT, Operator, op};
 

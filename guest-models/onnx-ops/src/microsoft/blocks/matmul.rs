@@ -122,9 +122,9 @@ impl MatMulNBits {
             });
             ensure!(
                 groups.rank() == 1 && fits,
-                "expected {} or {padded} group indices, found the shape {:?}",
+                "expected {} or {padded} group indices, found the shape {}",
                 self.depth,
-                groups.shape
+                dims::shown(&groups.shape)
             );
             if let Some(groups) = groups.ints()? {
                 self.check_groups(groups.into_iter())?;

@@ -6,6 +6,7 @@ pub(crate) mod matmul;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::assumptions;
+use crate::framework::dims;
 use crate::framework::errors::ensure;
 
 /// The number at an index in bytes of 2, 4 or 8 bits each, the lowest bits first.
@@ -21,6 +22,7 @@ fn expect_shape(found: &[TDim], expected: &[TDim], what: &str) -> TractResult<()
     for (found, expected) in found.iter().zip(expected) {
         same = same && assumptions::equal(found, expected)?;
     }
-    ensure!(same, "expected {what} of the shape {expected:?}, found {found:?}");
+    let (expected, found) = (dims::shown(expected), dims::shown(found));
+    ensure!(same, "expected {what} of the shape {expected}, found {found}");
     Ok(())
 }
