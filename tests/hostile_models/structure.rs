@@ -139,6 +139,10 @@ fn operators_of_onnxruntime_need_their_import_and_are_not_those_of_onnx() {
     refused(&of_microsoft("QuickGelu", &[]).bytes(), &x(), "does not import");
     let foreign = of_microsoft("Relu", &[]);
     refused(&imported(&foreign), &x(), "com.microsoft:Relu (opset 1): the operator is not");
+    let search = of_microsoft("BeamSearch", &[]);
+    refused(&imported(&search), &x(), "export the model that it contains");
+    let blocked = node("Conv", &["x"], &["y"], &[]).bytes(7, "com.microsoft.nchwc");
+    refused(&of(vec![blocked], "y"), &x(), "ORT_ENABLE_EXTENDED");
     // An attribute that only ONNX's operator has.
     let by_tanh = of_microsoft("Gelu", &[string_attribute("approximate", "tanh")]);
     refused(&imported(&by_tanh), &x(), "approximate");

@@ -147,9 +147,18 @@ const NOT_ADDING: &[&str] = &[
     "Upsample",
     "Where",
     "com.microsoft:BiasGelu",
+    "com.microsoft:ExpandDims",
     "com.microsoft:FastGelu",
+    "com.microsoft:GatherBlockQuantized",
+    "com.microsoft:GatherND",
     "com.microsoft:Gelu",
+    // Its sums are of float64.
+    "com.microsoft:Inverse",
+    "com.microsoft:Pad",
     "com.microsoft:QuickGelu",
+    "com.microsoft:Trilu",
+    "com.microsoft:UnfoldTensor",
+    "com.microsoft:Unique",
 ];
 
 fn takes_narrow(operator: &Operator) -> bool {
@@ -279,6 +288,11 @@ fn model(operator: &str, cases: &[(Kind, Case)], narrow: Type) -> (Vec<u8>, Vec<
                 }
                 Input::Ints(dims, values) => {
                     graph.initializers.push(tensor_i64(&name, dims, values));
+                }
+                Input::Bytes(elements, dims, bytes) => {
+                    let dims = dims.iter().fold(Message::new(), |tensor, dim| tensor.int(1, *dim));
+                    let tensor = dims.int(2, *elements).bytes(8, &name).bytes(9, bytes);
+                    graph.initializers.push(tensor);
                 }
                 Input::Missing => {
                     names.push(String::new());

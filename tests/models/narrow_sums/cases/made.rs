@@ -1,7 +1,7 @@
 //! What the cases are made of: their inputs, and the definitions that several operators share.
 
 use crate::narrow_sums::draw::{Draw, Kind};
-use crate::support::onnx::{Message, int_attribute};
+use crate::support::onnx::{Message, float_attribute, int_attribute};
 
 /// An input of a node.
 #[derive(Clone)]
@@ -12,6 +12,8 @@ pub(crate) enum Input {
     Kept(Vec<i64>, Vec<f64>),
     /// Integers that are part of the model.
     Ints(Vec<i64>, Vec<i64>),
+    /// The bytes of a tensor of another element type that is part of the model.
+    Bytes(i64, Vec<i64>, Vec<u8>),
     Missing,
 }
 
@@ -100,6 +102,16 @@ pub(super) fn rows(values: &[f64], dims: &[usize], parameters: usize, expected: 
         inputs.push(kept(&[width], &vec![if at == 0 { 1.0 } else { 0.0 }; width]));
     }
     case(inputs, vec![], expected)
+}
+
+/// A normalisation of a row, after the addition of zeros, with this many inputs.
+pub(super) fn skipped(values: &[f64], inputs: usize, expected: Vec<f64>) -> Case {
+    let width = values.len();
+    let each = |dims: &[usize], value: f64| kept(dims, &vec![value; width]);
+    let mut all = vec![given(&[1, width], values), each(&[1, width], 0.0), each(&[width], 1.0)];
+    all.push(each(&[width], 0.0));
+    all.truncate(inputs);
+    case(all, vec![float_attribute("epsilon", 1e-5)], expected)
 }
 
 pub(super) fn with(mut made: Case, attributes: impl IntoIterator<Item = Message>) -> Case {

@@ -9,7 +9,7 @@ use crate::support::onnx::{float_attribute, int_attribute, ints_attribute, strin
 pub(crate) use made::{Case, Input};
 use made::{
     attention, case, dot, factors, folded, fourier, given, ints, kept, logistic, mean, normalized,
-    products, recurrent, rows, running, squares, sum, variadic, with,
+    products, recurrent, rows, running, skipped, squares, sum, variadic, with,
 };
 
 type Made = fn(Draw) -> Case;
@@ -353,6 +353,53 @@ pub(crate) const ADDING: &[(&str, Made)] = &[
         let inputs = vec![given(&[1], &[0.0]), places, given(&[values.len()], &values)];
         let add = string_attribute("reduction", "add");
         case(inputs, vec![add], vec![sum(values.iter().copied())]).of(&values)
+    }),
+    ("SimplifiedLayerNormalization", |d| {
+        let values = d.terms(d.count());
+        let root = (squares(&values) / values.len() as f64 + 1e-5).sqrt();
+        let expected = values.iter().map(|value| value / root).collect();
+        let mut made = rows(&values, &[1, values.len()], values.len(), expected);
+        made.inputs.truncate(2);
+        made
+    }),
+    ("com.microsoft:SkipSimplifiedLayerNormalization", |d| {
+        let values = d.terms(d.count());
+        let root = (squares(&values) / values.len() as f64 + 1e-5).sqrt();
+        let expected = values.iter().map(|value| value / root).collect();
+        skipped(&values, 3, expected)
+    }),
+    ("com.microsoft:SkipLayerNormalization", |d| {
+        let values = d.terms(d.count());
+        skipped(&values, 4, normalized(&values, 1e-5))
+    }),
+    ("com.microsoft:EmbedLayerNormalization", |d| {
+        let values = d.terms(d.count());
+        let table = [1, values.len()];
+        // One word, with the number 0.
+        let word = Input::Bytes(6, vec![1, 1], vec![0; 4]);
+        let mut inputs = vec![word, Input::Missing, given(&table, &values)];
+        inputs.extend([kept(&table, &vec![0.0; values.len()]), Input::Missing]);
+        inputs.extend([1.0, 0.0].map(|each| kept(&[values.len()], &vec![each; values.len()])));
+        case(inputs, vec![float_attribute("epsilon", 1e-5)], normalized(&values, 1e-5))
+    }),
+    ("com.microsoft:MatMulNBits", |d| {
+        // The code of each weight is one above the zero point.
+        let values = d.terms(d.count());
+        let blocks = values.len() / 16;
+        let weights = Input::Bytes(2, vec![1, blocks as i64, 8], vec![0x99; values.len() / 2]);
+        let scales = kept(&[1, blocks], &vec![1.0; blocks]);
+        let sizes = [("K", values.len() as i64), ("N", 1), ("block_size", 16), ("bits", 4)];
+        let attributes = sizes.map(|(name, size)| int_attribute(name, size)).to_vec();
+        let inputs = vec![given(&[1, values.len()], &values), weights, scales];
+        case(inputs, attributes, vec![sum(values.iter().copied())]).of(&values)
+    }),
+    ("com.microsoft:GridSample", |d| {
+        let values = d.terms(4);
+        let inputs = vec![given(&[1, 1, 2, 2], &values), kept(&[1, 1, 1, 2], &[0.0, 0.0])];
+        case(inputs, vec![int_attribute("align_corners", 1)], vec![mean(&values)]).of(&values)
+    }),
+    ("com.microsoft:TransposeMatMul", |d| {
+        with(dot(d, |n| vec![1, n], |n| vec![1, n]), [int_attribute("transB", 1)])
     }),
     ("RNN", |d| recurrent(d, 1, f64::tanh)),
     ("GRU", |d| recurrent(d, 3, |x| (1.0 - logistic(x)) * x.tanh())),
