@@ -6,6 +6,7 @@ mod activations;
 mod aliases;
 pub(crate) mod attention;
 mod blocks;
+mod crop_and_resize;
 mod embedding;
 mod matrices;
 mod normalization;
@@ -21,6 +22,7 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     aliases::OPERATORS,
     blocks::gather::OPERATORS,
     blocks::matmul::OPERATORS,
+    crop_and_resize::OPERATORS,
     embedding::OPERATORS,
     matrices::OPERATORS,
     normalization::OPERATORS,

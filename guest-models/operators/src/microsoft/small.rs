@@ -33,5 +33,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
     microsoft("MurmurHash3", &[any(HASHED)]).to(&[Output::Is(U32)])
         .with(&[attr("positive", Int(1, 1)), attr("seed", Int(0, u32::MAX as i64))]),
     microsoft("NGramRepeatBlock", &[any(I64), t(F32)]).with(&[must("ngram_size", NGRAM)]),
+    microsoft("CropAndResize", &[t(SINGLES), t(SINGLES), any(I32), any(I32)])
+        .with(&[attr("mode", Text(&["bilinear", "nearest"])), attr("extrapolation_value", Float)]),
     microsoft("DynamicTimeWarping", &[t(F32)]).to(&[Output::Is(I32)]),
 ];

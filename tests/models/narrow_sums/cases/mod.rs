@@ -398,6 +398,17 @@ pub(crate) const ADDING: &[(&str, Made)] = &[
         let inputs = vec![given(&[1, 1, 2, 2], &values), kept(&[1, 1, 1, 2], &[0.0, 0.0])];
         case(inputs, vec![int_attribute("align_corners", 1)], vec![mean(&values)]).of(&values)
     }),
+    ("com.microsoft:CropAndResize", |d| {
+        // The middle of four pixels.
+        let values = d.terms(4);
+        let boxes = kept(&[1, 4], &[0.0, 0.0, 1.0, 1.0]);
+        let ints = |numbers: [i32; 2], count: usize| {
+            let bytes = numbers[..count].iter().flat_map(|number| number.to_le_bytes());
+            Input::Bytes(6, vec![count as i64], bytes.collect())
+        };
+        let inputs = vec![given(&[1, 1, 2, 2], &values), boxes, ints([0, 0], 1), ints([1, 1], 2)];
+        case(inputs, vec![], vec![mean(&values)]).of(&values)
+    }),
     ("com.microsoft:TransposeMatMul", |d| {
         with(dot(d, |n| vec![1, n], |n| vec![1, n]), [int_attribute("transB", 1)])
     }),
