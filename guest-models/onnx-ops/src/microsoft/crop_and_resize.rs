@@ -152,7 +152,6 @@ impl Operator for CropAndResize {
                 }
             }
         }
-        drop(plain);
         Ok(tvec!(output))
     }
 }

@@ -77,7 +77,6 @@ impl Operator for NGramRepeatBlock {
                 values[sequence * tokens + token] = f32::NEG_INFINITY;
             }
         }
-        drop(plain);
         Ok(tvec!(scores))
     }
 }

@@ -181,7 +181,6 @@ impl Operator for GatherBlockQuantized {
         let mut plain = output.try_as_plain_ram_mut()?;
         let values = plain.as_slice_mut::<f32>()?;
         if values.is_empty() {
-            drop(plain);
             return Ok(tvec!(output));
         }
         let indices = ints(indices)?;
@@ -219,7 +218,6 @@ impl Operator for GatherBlockQuantized {
                 dims::advance(&mut place, &layout.shape);
             }
         }
-        drop(plain);
         Ok(tvec!(output))
     }
 }
