@@ -84,7 +84,7 @@ fn power(x: f32, rest: f32) -> Power {
 }
 
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     let power = power(x, 0.0);
     (1.0 + power.less_one) * power.low * power.high
 }

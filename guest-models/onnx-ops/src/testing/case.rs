@@ -183,6 +183,14 @@ impl Case {
         self.compare(expected, Tolerance::Relative(tolerance));
     }
 
+    /// Asserts that the node gives these outputs, up to this difference. The title is for messages.
+    #[track_caller]
+    pub(crate) fn gives_all_within(self, title: &str, expected: &[Tensor], difference: f64) {
+        if let Err(difference) = self.check(expected, Tolerance::Absolute(difference)) {
+            panic!("{title}: {difference}");
+        }
+    }
+
     #[track_caller]
     fn compare(self, expected: &[Tensor], tolerance: Tolerance) {
         if let Err(difference) = self.check(expected, tolerance) {

@@ -1,7 +1,30 @@
 //! Attention, its caches and rotary embeddings.
 
-use crate::entry::Operator;
+use super::microsoft;
+use crate::entry::Values::{AnyFloat, Float, Int, Text};
+use crate::entry::{Attribute, Input, Operator, Output, any, attr, flag, must, t};
+use crate::types::{F32, I32, I64, SINGLES};
+
+const MAX_HEADS: i64 = 1 << 16;
+const HEADS: Attribute = must("num_heads", Int(1, MAX_HEADS));
+const KV_HEADS: Attribute = must("kv_num_heads", Int(1, MAX_HEADS));
+const SCALE: Attribute = attr("scale", Float);
+const QUANTIZATION: &[&str] = &["NONE", "PER_TENSOR", "PER_CHANNEL"];
+
+const LIKE: Output = Output::Like('T');
+const X: Input = t(SINGLES);
+const COUNT: Input = any(I32);
 
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[
+    microsoft("RotaryEmbedding", &[X, any(I64), X, X])
+        .with(&[attr("num_heads", Int(0, MAX_HEADS)), attr("rotary_embedding_dim", Int(0, MAX_HEADS)),
+            flag("interleaved"), flag("is_packed_batching"), SCALE]),
+    microsoft("GroupQueryAttention", &[X, X, X, X, X, COUNT, COUNT, X, X, any(I64), X, X, any(F32), any(F32), X, X, COUNT])
+        .optional(16).to(&[LIKE, LIKE, LIKE, LIKE]).fewest(1)
+        .with(&[HEADS, KV_HEADS, SCALE, attr("softcap", Float), flag("causal"), flag("do_rotary"),
+            flag("rotary_interleaved"), attr("local_window_size", Int(-1, 1 << 30)), attr("smooth_softmax", Int(-1, 1)),
+            attr("qk_output", Int(0, 2)), attr("qk_norm_epsilon", AnyFloat), attr("q_norm_epsilon", AnyFloat),
+            attr("k_norm_epsilon", AnyFloat), flag("sliding_window_cache"), attr("kv_cache_bit_width", Int(0, 8)),
+            attr("k_quant_type", Text(QUANTIZATION)), attr("v_quant_type", Text(QUANTIZATION))]),
 ];

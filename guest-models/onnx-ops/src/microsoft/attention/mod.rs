@@ -1,6 +1,14 @@
 //! Attention, its caches and rotary embeddings.
 
+#[cfg(test)]
+mod cases;
+mod core;
+mod group_query;
+mod rotary_embedding;
+mod rotation;
+
 use crate::framework::registration::Registration;
 
 /// The operators of this family.
-pub(crate) const OPERATORS: &[&[Registration]] = &[];
+pub(crate) const OPERATORS: &[&[Registration]] =
+    &[group_query::OPERATORS, rotary_embedding::OPERATORS];

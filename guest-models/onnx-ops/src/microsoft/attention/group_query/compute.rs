@@ -1,0 +1,258 @@
+//! The outputs of a GroupQueryAttention: the caches with the new keys and values, and the attention
+//! to them.
+
+use tract_onnx::tract_hir::internal::*;
+
+use super::lengths::{Entry, Plan};
+use super::sizes::Sizes;
+use super::{
+    BIAS, COS, GroupQuery, KEY_NORM, LENGTHS, PAST_KEY, PAST_VALUE, POSITIONS, QUERY_LENGTHS,
+    QUERY_NORM, SIN, SINK, Shown, TOTAL,
+};
+use crate::framework::facts::{optional, required};
+use crate::framework::tensors::{Bits, ints, shapes};
+use crate::microsoft::attention::core::{Heads, Singles, cap, from_singles, softmax, zeros};
+use crate::microsoft::attention::rotation::Rotation;
+
+/// What happens to queries and keys before the attention.
+struct Preparation<'a> {
+    rotation: Option<Rotation<'a>>,
+    /// The row of the tables for each token.
+    rows: Vec<usize>,
+    /// The weights and the epsilon of the normalization of queries, and of keys.
+    norms: [Option<(&'a [f32], f32)>; 2],
+}
+
+impl Preparation<'_> {
+    /// Prepares the head of a token: a query, or a key.
+    fn apply(&self, head: &mut [f32], token: usize, is_key: bool) {
+        if let Some((weights, epsilon)) = self.norms[usize::from(is_key)] {
+            let square: f32 = head.iter().map(|value| value * value).sum();
+            let factor = 1.0 / (square / head.len() as f32 + epsilon).sqrt();
+            head.iter_mut().zip(weights).for_each(|(value, weight)| *value *= factor * weight);
+        }
+        if let Some(rotation) = &self.rotation {
+            rotation.rotate(head, self.rows[token]);
+        }
+    }
+}
+
+/// Where heads are in an input: after so many elements, in rows of so many.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    values: &'a [f32],
+    offset: usize,
+    row: usize,
+}
+
+impl<'a> Place<'a> {
+    /// A head of a token.
+    fn head(&self, token: usize, head: usize, width: usize) -> &'a [f32] {
+        &self.values[token * self.row + self.offset + head * width..][..width]
+    }
+}
+
+impl GroupQuery {
+    pub(super) fn attend(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
+        let s = self.sizes(&shapes(inputs))?;
+        let dtype = required(inputs, 0)?.datum_type();
+        let queries = optional(inputs, QUERY_LENGTHS).copied();
+        let plan = self.plan(&s, required(inputs, LENGTHS)?, required(inputs, TOTAL)?, queries)?;
+        let given = |at| Singles::given(inputs, at);
+        let (query, key, value) = (Singles::of(required(inputs, 0)?)?, given(1)?, given(2)?);
+        let get = Singles::get;
+        let place = |values, first: usize, heads: usize| Place {
+            values,
+            offset: first * s.width,
+            row: heads * s.width,
+        };
+        let (heads, kv_heads) = (self.heads, self.kv_heads);
+        let [query, key, value] = match (&key, &value) {
+            (Some(key), Some(value)) => [
+                place(query.get()?, 0, heads),
+                place(key.get()?, 0, kv_heads),
+                place(value.get()?, 0, kv_heads),
+            ],
+            _ => {
+                let parts = [0, heads, heads + kv_heads];
+                let packed = query.get()?;
+                parts.map(|first| place(packed, first, heads + 2 * kv_heads))
+            }
+        };
+        let tables = [given(COS)?, given(SIN)?];
+        let norms = [given(QUERY_NORM)?, given(KEY_NORM)?];
+        let rotation = match (&tables, s.tables) {
+            ([Some(cos), Some(sin)], Some([_, pairs])) if self.rotates => {
+                let (cos, sin) = (cos.get()?, sin.get()?);
+                Some(Rotation { cos, sin, pairs, interleaved: self.interleaved })
+            }
+            _ => None,
+        };
+        let rows = match &rotation {
+            Some(rotation) => {
+                let positions =
+                    optional(inputs, POSITIONS).map(|tensor| ints(tensor)).transpose()?;
+                rows(rotation, &s, &plan, positions.as_deref())?
+            }
+            None => vec![],
+        };
+        let [query_norm, key_norm] =
+            norms.each_ref().map(|norm| norm.as_ref().map(get).transpose());
+        let epsilons = self.epsilons.map(Bits::get);
+        let norms = [
+            query_norm?.map(|weights| (weights, epsilons[0])),
+            key_norm?.map(|weights| (weights, epsilons[1])),
+        ];
+        let preparation = Preparation { rotation, rows, norms };
+        let past = [given(PAST_KEY)?, given(PAST_VALUE)?];
+        let cache = [s.batch, kv_heads, plan.room, s.width];
+        let [mut keys, mut values] = [zeros(&cache)?, zeros(&cache)?];
+        let [past_keys, past_values] =
+            past.each_ref().map(|past| past.as_ref().map(get).transpose());
+        fill(&mut keys, past_keys?, key, &s, &plan, |head, token| {
+            preparation.apply(head, token, true);
+        });
+        fill(&mut values, past_values?, value, &s, &plan, |_, _| {});
+        let (bias, sink) = (given(BIAS)?, given(SINK)?);
+        let bias = bias.as_ref().map(get).transpose()?;
+        let sink = sink.as_ref().map(get).transpose()?;
+        let mut output = zeros(&[s.batch, s.tokens, heads * s.width])?;
+        let mut shown = match self.shown {
+            Shown::Nothing => vec![],
+            _ => zeros(&[s.batch, heads, s.tokens, plan.total])?,
+        };
+        let scale = match self.scale.get() {
+            0.0 => 1.0 / (s.width as f32).sqrt(),
+            scale => scale,
+        };
+        let group = heads / kv_heads;
+        let mut scores = vec![];
+        for (batch, entry) in plan.entries.iter().enumerate() {
+            let (count, total) = (entry.queries, entry.total);
+            for head in 0..kv_heads {
+                let first = (batch * kv_heads + head) * plan.room * s.width;
+                let cached = first..first + total * s.width;
+                let mut rows = Vec::with_capacity(group * count * s.width);
+                for (one, at) in (0..group).flat_map(|one| (0..count).map(move |at| (one, at))) {
+                    let token = batch * s.tokens + at;
+                    let start = rows.len();
+                    rows.extend_from_slice(query.head(token, head * group + one, s.width));
+                    preparation.apply(&mut rows[start..], token, false);
+                }
+                let attention = Heads {
+                    queries: &rows,
+                    keys: &keys[cached.clone()],
+                    values: &values[cached],
+                    width: s.width,
+                    value_width: s.width,
+                };
+                let mut out = vec![0.0; rows.len()];
+                attention.attend(
+                    |row| self.range(entry, row % count),
+                    |row, keys, scores| {
+                        let (head, at) = (head * group + row / count, row % count);
+                        scores.iter_mut().for_each(|score| *score *= scale);
+                        cap(scores, self.softcap.get());
+                        if let (Some(bias), Some([a, b, ..])) = (bias, s.bias) {
+                            let of = (batch % a * b + head % b) * s.tokens + at;
+                            let bias = &bias[of * plan.total..][keys.clone()];
+                            scores.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
+                        }
+                        let show = |shown: &mut [f32], scores: &[f32]| {
+                            let of = (batch * heads + head) * s.tokens + at;
+                            shown[of * plan.total..][keys.clone()].copy_from_slice(scores);
+                        };
+                        if self.shown == Shown::Scores {
+                            show(&mut shown, scores);
+                        }
+                        let none = self.smooth.then_some(0.0);
+                        softmax(scores, sink.map(|sink| sink[head]).or(none));
+                        if self.shown == Shown::Weights {
+                            show(&mut shown, scores);
+                        }
+                    },
+                    &mut scores,
+                    &mut out,
+                );
+                for (row, from) in out.chunks_exact(s.width).enumerate() {
+                    let (head, at) = (head * group + row / count, row % count);
+                    let token = batch * s.tokens + at;
+                    output[(token * heads + head) * s.width..][..s.width].copy_from_slice(from);
+                }
+            }
+        }
+        let shown_shape = match self.shown {
+            Shown::Nothing => [0; 4],
+            _ => [s.batch, heads, s.tokens, plan.total],
+        };
+        Ok(tvec!(
+            from_singles(dtype, &[s.batch, s.tokens, heads * s.width], output)?,
+            from_singles(dtype, &cache, keys)?,
+            from_singles(dtype, &cache, values)?,
+            from_singles(dtype, &shown_shape, shown)?
+        ))
+    }
+
+    /// The keys that a query attends to.
+    fn range(&self, entry: &Entry, query: usize) -> std::ops::Range<usize> {
+        let end = if self.causal { entry.past + query + 1 } else { entry.total };
+        let start = self.window.map_or(0, |window| end.saturating_sub(window));
+        let end = end.min(entry.total);
+        // The last rows of a padded prompt have no key of their own, and may be past a window.
+        start.min(end - 1)..end
+    }
+}
+
+/// The row of the tables for each token.
+fn rows(
+    rotation: &Rotation<'_>,
+    s: &Sizes,
+    plan: &Plan,
+    positions: Option<&[i64]>,
+) -> TractResult<Vec<usize>> {
+    let mut rows = Vec::with_capacity(s.batch * s.tokens);
+    for entry in &plan.entries {
+        for at in 0..s.tokens {
+            let position = match positions {
+                // Padding has no position.
+                _ if at >= entry.queries => {
+                    rows.push(0);
+                    continue;
+                }
+                // The documentation says that only the first element counts.
+                Some(positions) if plan.first => positions[0].saturating_add(at as i64),
+                Some(positions) => positions[rows.len()],
+                None => (entry.past + at) as i64,
+            };
+            rows.push(rotation.row(position)?);
+        }
+    }
+    Ok(rows)
+}
+
+/// Fills a cache with the rows of the past one, and new ones after them.
+fn fill(
+    cache: &mut [f32],
+    past: Option<&[f32]>,
+    new: Place<'_>,
+    s: &Sizes,
+    plan: &Plan,
+    prepare: impl Fn(&mut [f32], usize),
+) {
+    let heads = cache.len() / (s.batch * plan.room * s.width).max(1);
+    let held = s.past.unwrap_or(0);
+    for (at, cache) in cache.chunks_exact_mut((plan.room * s.width).max(1)).enumerate() {
+        let (batch, head) = (at / heads, at % heads);
+        let entry = &plan.entries[batch];
+        let kept = if s.new == 0 { entry.total } else { entry.past } * s.width;
+        if let Some(past) = past {
+            cache[..kept].copy_from_slice(&past[at * held * s.width..][..kept]);
+        }
+        let added = cache[kept..].chunks_exact_mut(s.width).take(entry.new);
+        for (row, to) in added.enumerate() {
+            let token = batch * s.tokens + row;
+            to.copy_from_slice(new.head(token, head, s.width));
+            prepare(to, token);
+        }
+    }
+}
