@@ -27,4 +27,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
             attr("qk_output", Int(0, 2)), attr("qk_norm_epsilon", AnyFloat), attr("q_norm_epsilon", AnyFloat),
             attr("k_norm_epsilon", AnyFloat), flag("sliding_window_cache"), attr("kv_cache_bit_width", Int(0, 8)),
             attr("k_quant_type", Text(QUANTIZATION)), attr("v_quant_type", Text(QUANTIZATION))]),
+    microsoft("MultiHeadAttention", &[X, X, X, X, COUNT, X, X, X, COUNT, COUNT])
+        .optional(9).to(&[LIKE, LIKE, LIKE, LIKE]).fewest(1)
+        .with(&[HEADS, SCALE, flag("unidirectional"), attr("mask_filter_value", Float)]),
 ];

@@ -4,6 +4,8 @@
 mod cases;
 mod core;
 mod group_query;
+mod masked;
+mod multi_head;
 mod rotary_embedding;
 mod rotation;
 
@@ -11,4 +13,4 @@ use crate::framework::registration::Registration;
 
 /// The operators of this family.
 pub(crate) const OPERATORS: &[&[Registration]] =
-    &[group_query::OPERATORS, rotary_embedding::OPERATORS];
+    &[group_query::OPERATORS, multi_head::OPERATORS, rotary_embedding::OPERATORS];

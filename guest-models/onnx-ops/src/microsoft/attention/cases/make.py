@@ -69,7 +69,7 @@ def run(operator, attributes, inputs, outputs):
         [node],
         "graph",
         [helper.make_tensor_value_info(name, kind, given[name].shape) for name, kind in types.items()],
-        [onnx.ValueInfoProto(name=name) for name in made if name],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in made if name],
     )
     sets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=sets, ir_version=10)
@@ -385,6 +385,139 @@ def make_group_query():
     cases.write()
 
 
+# --- MultiHeadAttention
+
+
+def masked(queries, keys, values, attributes, mask=None, bias=None, past=0):
+    """Attention of batch, heads, tokens and width. Masks are of keys that are seen."""
+    scale = attributes.get("scale", 0) or 1 / np.sqrt(queries.shape[-1])
+    scores = scale * (queries.astype(np.float64) @ keys.astype(np.float64).swapaxes(2, 3))
+    if mask is not None:
+        scores = scores + np.where(mask, 0, attributes.get("mask_filter_value", -10000.0))
+    if bias is not None:
+        scores = scores + bias
+    rows, columns = np.indices(scores.shape[2:])
+    if attributes.get("unidirectional"):
+        scores = np.where(columns > past + rows, np.finfo(np.float32).min, scores)
+    out, weights = np.zeros((*queries.shape[:3], values.shape[3])), np.zeros(scores.shape)
+    for at in np.ndindex(scores.shape[:3]):
+        weights[at] = softmax(scores[at])
+        out[at] = weights[at] @ values[at[:2]]
+    return out.transpose(0, 2, 1, 3).reshape(out.shape[0], out.shape[2], -1), scores
+
+
+def seen_keys(mask, batch, queries, keys):
+    """A mask as batch, heads, queries and keys."""
+    if mask.ndim == 3:
+        return mask[:, None] > 0
+    if mask.ndim == 2:
+        return mask[:, None, None] > 0
+    places = np.arange(keys)
+    seen = places < mask[:batch, None]
+    if len(mask) == 2 * batch:
+        seen &= places >= mask[batch:, None]
+    return seen[:, None, None]
+
+
+def multi_head(attributes, inputs, outputs):
+    inputs = [value(tensor) for tensor in inputs] + [None] * (10 - len(inputs))
+    query, key, val, bias, mask, score_bias, past_key, past_value, past_length = inputs[:9]
+    heads = attributes["num_heads"]
+
+    def split(x):
+        return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+    projected = key is not None and key.ndim == 4
+    if query.ndim == 5:
+        query, key, val = (query[:, :, :, at].transpose(0, 2, 1, 3) for at in range(3))
+    else:
+        query = split(query)
+        if key.ndim == 5:
+            key, val = (key[:, :, :, at].transpose(0, 2, 1, 3) for at in range(2))
+        elif key.ndim == 3:
+            key, val = split(key), split(val)
+    if bias is not None:
+        width = query.shape[3] * heads
+        of = [x.reshape(1, heads, 1, -1) for x in np.split(bias, [width, 2 * width])]
+        query = query + of[0]
+        if not projected:
+            key, val = key + of[1], val + of[2]
+    past = 0
+    if past_length is not None:
+        past, new = int(past_length[0]), key.shape[2]
+        present_key, present_value = past_key.copy(), past_value.copy()
+        present_key[:, :, past:past + new], present_value[:, :, past:past + new] = key, val
+        key, val = present_key[:, :, :past + new], present_value[:, :, :past + new]
+    else:
+        if past_key is not None:
+            past = past_key.shape[2]
+            key, val = np.concatenate([past_key, key], 2), np.concatenate([past_value, val], 2)
+        present_key, present_value = key, val
+    if mask is not None:
+        mask = seen_keys(mask, query.shape[0], query.shape[2], key.shape[2])
+    out, scores = masked(query, key, val, attributes, mask, score_bias, past)
+    return [out, present_key, present_value, scores][:outputs]
+
+
+def make_multi_head():
+    cases = Cases("multi_head")
+    heads, width = 2, 3
+    channels = heads * width
+
+    def add(title, inputs, outputs=1, differs=None, unlike=None, **attributes):
+        attributes = dict(num_heads=heads, **attributes)
+        made = multi_head(attributes, inputs, outputs)
+        cases.add(title, "MultiHeadAttention", attributes, inputs, made, differs, unlike)
+
+    def separate(queries=2, keys=3, values=width):
+        return [Random(2, queries, channels), Random(2, keys, channels), Random(2, keys, heads * values)]
+
+    def past(tokens, values=width):
+        return [Random(2, heads, tokens, width), Random(2, heads, tokens, values)]
+
+    nothing = [None]
+    add("separate", separate())
+    add("scale", separate(), scale=0.3)
+    add("biases, wider values, caches", separate(values=5) + [Random(2 * channels + 10)], outputs=3)
+    add("one query of each entry, biases", separate(1) + [Random(3 * channels)])
+    packed = "onnxruntime computes it on other devices only"
+    add("packed keys", [Random(2, 2, channels), Random(2, 3, heads, 2, width)], outputs=3, differs=packed)
+    add("packed keys, biases", [Random(2, 2, channels), Random(2, 3, heads, 2, width), None, Random(3 * channels)],
+        differs=packed)
+    add("packed", [Random(2, 3, heads, 3, width)], outputs=3, differs=packed)
+    add("packed, biases", [Random(2, 3, heads, 3, width), None, None, Random(3 * channels)], differs=packed)
+    projected = [Random(2, heads, 4, width), Random(2, heads, 4, width)]
+    add("projected keys", [Random(2, 2, channels), *projected])
+    add("projected keys, bias of queries", [Random(2, 2, channels), *projected, Random(3 * channels)])
+    few = "float32 is imprecise after -10000 is added to all scores"
+    add("lengths", separate() + nothing + [i32(3, 1)])
+    add("lengths with offsets", separate() + nothing + [i32(2, 3, 0, 2, 4, 0, 2, 5)])
+    add("mask of keys", separate() + nothing + [i32([1, 0, 1], [0, 2, -1])])
+    add("mask of queries", separate() + nothing + [i32([[1, 0, 1], [0, 1, 1]], [[1, 1, 1], [0, 0, 1]])])
+    add("mask of all keys", separate() + nothing + [i32([0, 0, 0], [1, 1, 0])], unlike=few)
+    add("filter of masks", separate() + nothing + [i32([[1, 0, 1], [0, 1, 1]], [[1, 1, 1], [0, 0, 0]])],
+        mask_filter_value=-1.5)
+    for a, b in [(2, heads), (1, heads), (2, 1), (1, 1)]:
+        add(f"bias of scores, {a} and {b}", separate() + nothing + nothing + [Random(a, b, 2, 3)])
+    add("bias of scores and mask", separate() + nothing + [i32([1, 0, 1], [0, 2, -1]), Random(1, 1, 2, 3)])
+    add("no later keys", separate(3, 3), unidirectional=1)
+    add("no later keys, mask", separate(3, 3) + nothing + [i32([1, 0, 1], [1, 1, 1])], unidirectional=1)
+    add("no later keys of more", separate(2, 3), unidirectional=1,
+        unlike="the last query of onnxruntime attends to later keys, against the documentation")
+    add("after earlier keys", separate(2, 2) + nothing * 3 + past(3), outputs=3)
+    add("after earlier keys, none later", separate(2, 2) + nothing * 3 + past(3), outputs=3, unidirectional=1)
+    add("after earlier keys, all inputs", separate(2, 2, 4) + [Random(2 * channels + 8), i32(5, 4), Random(2, 1, 2, 5)]
+        + past(3, 4), outputs=3, scale=0.5,
+        differs="onnxruntime needs heads of values and keys of the same size, which the documentation does not say")
+    add("after earlier keys, mask", separate(1, 1) + nothing + [i32([0, 1, 1, 1], [1, 0, 0, 1]), None] + past(3), outputs=3)
+    add("scores", separate() + nothing + [i32([1, 1, 1], [1, 1, 1]), Random(1, 1, 2, 3)], outputs=4)
+    add("scores, masked", separate() + nothing + [i32([1, 0, 1], [1, 1, 0])], outputs=4, mask_filter_value=-4.0)
+    add("part of a cache", separate(2, 2) + nothing * 3 + past(5) + [i32(1)], outputs=3)
+    add("all of a cache", separate(1, 1) + nothing * 3 + past(3) + [i32(2)], outputs=3)
+    cases.write()
+
+
 if __name__ == "__main__":
     make_rotary_embedding()
     make_group_query()
+    make_multi_head()

@@ -1,0 +1,456 @@
+//! MultiHeadAttention: attention of heads whose queries, keys and values are inputs, separate or
+//! packed, with the biases of their projections.
+
+use belljar_operators::MICROSOFT;
+use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_hir::internal::*;
+
+use super::core::{Singles, from_singles};
+use super::masked::{Cache, Mask, MaskSizes, Masked, Place, check_bias};
+use crate::framework::dims::volume;
+use crate::framework::errors::{OrUserError, bail, ensure};
+use crate::framework::facts::{InputFact, OutputFact, known_shapes, optional, required};
+use crate::framework::operator::{Operator, built};
+use crate::framework::registration::{Registration, own};
+use crate::framework::tensors::{Bits, ints, shapes};
+
+pub(crate) const OPERATORS: &[Registration] =
+    &[own("MultiHeadAttention", |_, node| built(multi_head(node)?, node)).of(MICROSOFT)];
+
+// The positions of the inputs.
+const BIAS: usize = 3;
+const MASK: usize = 4;
+const SCORE_BIAS: usize = 5;
+const PAST_KEY: usize = 6;
+const PAST_VALUE: usize = 7;
+const PAST_LENGTH: usize = 8;
+const BEAMS: usize = 9;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct MultiHead {
+    heads: usize,
+    scale: Bits,
+    fill: Bits,
+    causal: bool,
+    /// Whether scores are an output.
+    shows: bool,
+}
+
+fn multi_head(node: &NodeProto) -> TractResult<MultiHead> {
+    let heads = node.get_attr_opt::<i64>("num_heads")?.unwrap_or(0);
+    let heads = usize::try_from(heads).ok().filter(|count| *count > 0);
+    Ok(MultiHead {
+        heads: heads.or_user_error("num_heads must be at least one")?,
+        scale: Bits::of(node, "scale", 0.0)?,
+        fill: Bits::of(node, "mask_filter_value", -10000.0)?,
+        causal: node.get_attr_opt::<i64>("unidirectional")?.unwrap_or(0) != 0,
+        shows: node.output.get(3).is_some_and(|name| !name.is_empty()),
+    })
+}
+
+/// How queries, keys and values are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    /// Three inputs of batch, tokens and channels.
+    Separate,
+    /// Keys and values of batch, heads, tokens and width, which are projected already.
+    Projected,
+    /// One input of keys and values, with each key before its value.
+    PackedKeys,
+    /// One input of all three.
+    Packed,
+}
+
+struct Sizes {
+    layout: Layout,
+    batch: usize,
+    queries: usize,
+    /// New keys.
+    new: usize,
+    /// The number of rows of the past cache.
+    held: usize,
+    width: usize,
+    value_width: usize,
+}
+
+impl MultiHead {
+    fn sizes(&self, shapes: &[Option<Vec<usize>>]) -> TractResult<Sizes> {
+        let heads = self.heads;
+        let query = required(shapes, 0)?;
+        let (key, value) = (optional(shapes, 1), optional(shapes, 2));
+        let (batch, queries, width) = match **query {
+            [batch, tokens, all] if all > 0 && all % heads == 0 => (batch, tokens, all / heads),
+            [batch, tokens, of, 3, width] if of == heads && width > 0 && key.is_none() => {
+                (batch, tokens, width)
+            }
+            _ => bail!(
+                "query has the shape {query:?}, expected [batch, tokens, a multiple of {heads}], \
+                 or without key [batch, tokens, {heads}, 3, width]"
+            ),
+        };
+        let (layout, new, value_width) = match (key.map(|key| &**key), value.map(|value| &**value))
+        {
+            (None, None) if query.len() == 5 => (Layout::Packed, queries, width),
+            (Some(&[b, new, of, 2, w]), None) if [b, of, w] == [batch, heads, width] => {
+                (Layout::PackedKeys, new, width)
+            }
+            (Some(&[b, new, all]), Some(&[v_b, v_new, v_all]))
+                if [b, v_b, v_new] == [batch, batch, new]
+                    && all == heads * width
+                    && v_all % heads == 0 =>
+            {
+                (Layout::Separate, new, v_all / heads)
+            }
+            (Some(&[b, of, new, w]), Some(&[v_b, v_of, v_new, v_width]))
+                if [b, of, w] == [batch, heads, width]
+                    && [v_b, v_of, v_new] == [batch, heads, new] =>
+            {
+                (Layout::Projected, new, v_width)
+            }
+            _ => bail!(
+                "key and value have the shapes {key:?} and {value:?}, which do not match a query \
+                 of the shape {query:?} and {heads} heads"
+            ),
+        };
+        ensure!(value_width > 0, "the values have no elements");
+        let held = match (optional(shapes, PAST_KEY), optional(shapes, PAST_VALUE)) {
+            (None, None) => 0,
+            (Some(key), Some(value)) => {
+                let held = key.get(2).copied().unwrap_or(0);
+                let wanted = |width| [batch, heads, held, width];
+                ensure!(
+                    **key == wanted(width) && **value == wanted(value_width),
+                    "past_key and past_value have the shapes {key:?} and {value:?}, expected \
+                     [{batch}, {heads}, tokens, {width}] and [.., {value_width}]"
+                );
+                held
+            }
+            _ => bail!("past_key and past_value must be given together"),
+        };
+        if let Some(length) = optional(shapes, PAST_LENGTH) {
+            ensure!(
+                length.iter().product::<usize>() == 1 && optional(shapes, PAST_KEY).is_some(),
+                "past_sequence_length has the shape {length:?}, expected one number, together with \
+                 past_key and past_value"
+            );
+        }
+        ensure!(
+            optional(shapes, BEAMS).is_none(),
+            "cache_indirection is given, but caches of beams are not implemented. Search without \
+             beams"
+        );
+        if let Some(bias) = optional(shapes, BIAS) {
+            let count = heads * (2 * width + value_width);
+            ensure!(**bias == [count], "bias has the shape {bias:?}, expected [{count}]");
+        }
+        volume(&[batch, heads, queries.max(new), width.max(value_width), 3])?;
+        let s = Sizes { layout, batch, queries, new, held, width, value_width };
+        if optional(shapes, PAST_LENGTH).is_none() {
+            self.check_keys(&s, held, shapes)?;
+        }
+        Ok(s)
+    }
+
+    /// Checks what depends on the number of all keys.
+    fn check_keys(
+        &self,
+        s: &Sizes,
+        past: usize,
+        shapes: &[Option<Vec<usize>>],
+    ) -> TractResult<usize> {
+        let keys = past.checked_add(s.new).or_user_error("there are too many keys")?;
+        ensure!(keys > 0, "there are no keys to attend to");
+        if let Some(mask) = optional(shapes, MASK) {
+            self.mask_sizes(s, keys).check(mask, "key_padding_mask")?;
+        }
+        if let Some(bias) = optional(shapes, SCORE_BIAS) {
+            check_bias(bias, [s.batch, self.heads, s.queries, keys])?;
+        }
+        if self.shows {
+            volume(&[s.batch, self.heads, s.queries, keys])?;
+        }
+        Ok(keys)
+    }
+
+    fn mask_sizes(&self, s: &Sizes, keys: usize) -> MaskSizes {
+        MaskSizes { batch: s.batch, queries: s.queries, keys, starts: false }
+    }
+
+    /// The number of keys that are in the cache before.
+    fn past(&self, s: &Sizes, inputs: &[Option<&Tensor>]) -> TractResult<usize> {
+        let Some(length) = optional(inputs, PAST_LENGTH) else { return Ok(s.held) };
+        let length = ints(length)?[0];
+        let most = s.held.saturating_sub(s.new);
+        match usize::try_from(length).ok().filter(|length| *length <= most && s.new <= s.held) {
+            Some(length) => Ok(length),
+            None => bail!(
+                "past_sequence_length is {length}, but past_key has {} rows for earlier tokens and \
+                 {} new ones",
+                s.held,
+                s.new
+            ),
+        }
+    }
+}
+
+impl Operator for MultiHead {
+    fn name(&self) -> &'static str {
+        "MultiHeadAttention"
+    }
+
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let query = required(inputs, 0)?;
+        ensure!(query.rank() >= 2, "query has {} dimensions, expected 3 or 5", query.rank());
+        let dtype = query.dtype;
+        let sizes = match known_shapes(inputs) {
+            Some(shapes) => Some(self.sizes(&shapes)?),
+            None => None,
+        };
+        let known = |dim: Option<&TDim>| dim?.as_i64().and_then(|dim| usize::try_from(dim).ok());
+        let heads = self.heads;
+        // The widths are numbers even if other dimensions are not.
+        let width = match (&sizes, query.rank()) {
+            (Some(s), _) => Some(s.width),
+            (None, 5) => known(query.shape.get(4)),
+            _ => known(query.shape.get(2)).map(|all| all / heads),
+        };
+        let value_width = match (&sizes, optional(inputs, 2)) {
+            (Some(s), _) => Some(s.value_width),
+            (None, Some(value)) if value.rank() == 4 => known(value.shape.get(3)),
+            (None, Some(value)) => known(value.shape.get(2)).map(|all| all / heads),
+            (None, None) => width,
+        };
+        let new = match optional(inputs, 1) {
+            None => query.shape.get(1),
+            Some(key) if key.rank() == 4 => key.shape.get(2),
+            Some(key) => key.shape.get(1),
+        };
+        let held = optional(inputs, PAST_KEY).and_then(|past| past.shape.get(2));
+        let shared = optional(inputs, PAST_LENGTH).is_some();
+        let keys = match (held, new) {
+            (Some(_), _) if shared => None,
+            (Some(held), Some(new)) => Some(held.clone() + new),
+            (None, new) => new.cloned(),
+            _ => None,
+        };
+        let room = if shared { held.cloned() } else { keys.clone() };
+        let (batch, tokens) = (Some(query.shape[0].clone()), Some(query.shape[1].clone()));
+        let dim = |size: Option<usize>| size.map(|size| size.to_dim());
+        let cache = |width| tvec!(batch.clone(), dim(Some(heads)), room.clone(), dim(width));
+        let all = dim(value_width.map(|width| heads * width));
+        Ok(tvec!(
+            (dtype, tvec!(batch.clone(), tokens.clone(), all)),
+            (dtype, cache(width)),
+            (dtype, cache(value_width)),
+            (dtype, tvec!(batch.clone(), dim(Some(heads)), tokens.clone(), keys))
+        ))
+    }
+
+    fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
+        let shapes = shapes(inputs);
+        let s = self.sizes(&shapes)?;
+        let past = self.past(&s, inputs)?;
+        let keys = self.check_keys(&s, past, &shapes)?;
+        let heads = self.heads;
+        let dtype = required(inputs, 0)?.datum_type();
+        let given = |at| Singles::given(inputs, at);
+        let query = Singles::of(required(inputs, 0)?)?;
+        let (key, value, bias) = (given(1)?, given(2)?, given(BIAS)?);
+        let bias = bias.as_ref().map(Singles::get).transpose()?;
+        let part = |from: usize, count: usize| bias.map(|bias| &bias[from..from + count]);
+        let (all, all_values) = (heads * s.width, heads * s.value_width);
+        let biases = [part(0, all), part(all, all), part(2 * all, all_values)];
+        let [of_queries, of_keys, of_values] = self.places(&s, &query, &key, &value, biases)?;
+        let caches = [given(PAST_KEY)?, given(PAST_VALUE)?];
+        let room = if optional(inputs, PAST_LENGTH).is_some() { s.held } else { keys };
+        let cache = |past_rows: &'_ Option<Singles<'_>>, new: &Place<'_>, width: usize| {
+            let rows = past_rows.as_ref().map(Singles::get).transpose()?;
+            let cache = Cache { past: rows, held: s.held, used: past, room };
+            cache.filled([s.batch, heads, s.new, width], new)
+        };
+        let keys_of = cache(&caches[0], &of_keys, s.width)?;
+        let values_of = cache(&caches[1], &of_values, s.value_width)?;
+        let shape = [s.batch, heads, s.queries, s.width];
+        let queries = Cache::empty(s.queries).filled(shape, &of_queries)?;
+        let score_bias = given(SCORE_BIAS)?;
+        let bias_shape = optional(&shapes, SCORE_BIAS);
+        let bias_shape = bias_shape
+            .map(|shape| check_bias(shape, [s.batch, heads, s.queries, keys]))
+            .transpose()?;
+        let attention = Masked {
+            batch: s.batch,
+            heads,
+            queries: s.queries,
+            past,
+            keys,
+            room,
+            width: s.width,
+            value_width: s.value_width,
+            scale: match self.scale.get() {
+                0.0 => 1.0 / (s.width as f32).sqrt(),
+                scale => scale,
+            },
+            causal: self.causal,
+            mask: match optional(inputs, MASK) {
+                Some(mask) => self.mask_sizes(&s, keys).read(mask, "key_padding_mask")?,
+                None => Mask::None,
+            },
+            fill: self.fill.get(),
+            bias: match (&score_bias, bias_shape) {
+                (Some(bias), Some(shape)) => Some((bias.get()?, shape)),
+                _ => None,
+            },
+            shows: self.shows,
+        };
+        let [output, shown] = attention.attend(&queries, &keys_of, &values_of)?;
+        let shown_shape = match self.shows {
+            true => [s.batch, heads, s.queries, keys],
+            false => [0; 4],
+        };
+        Ok(tvec!(
+            from_singles(dtype, &[s.batch, s.queries, all_values], output)?,
+            from_singles(dtype, &[s.batch, heads, room, s.width], keys_of)?,
+            from_singles(dtype, &[s.batch, heads, room, s.value_width], values_of)?,
+            from_singles(dtype, &shown_shape, shown)?
+        ))
+    }
+}
+
+impl MultiHead {
+    /// Where the heads of queries, keys and values are.
+    fn places<'a>(
+        &self,
+        s: &Sizes,
+        query: &'a Singles<'_>,
+        key: &'a Option<Singles<'_>>,
+        value: &'a Option<Singles<'_>>,
+        biases: [Option<&'a [f32]>; 3],
+    ) -> TractResult<[Place<'a>; 3]> {
+        let (heads, query) = (self.heads, query.get()?);
+        let [key, value] = [key, value].map(|input| input.as_ref().map(Singles::get).transpose());
+        let (key, value) = (key?.unwrap_or(query), value?);
+        let value = value.unwrap_or(key);
+        // One of several inputs that are packed for each head.
+        let packed = |values, tokens: usize, count: usize, at: usize, bias| Place {
+            values,
+            entry: tokens * heads * count * s.width,
+            token: heads * count * s.width,
+            head: count * s.width,
+            first: at * s.width,
+            bias,
+        };
+        let separate = |values, tokens: usize, width: usize, bias| Place {
+            values,
+            entry: tokens * heads * width,
+            token: heads * width,
+            head: width,
+            first: 0,
+            bias,
+        };
+        // Heads come before tokens, and have their biases already.
+        let projected = |values, width: usize| Place {
+            values,
+            entry: heads * s.new * width,
+            token: width,
+            head: s.new * width,
+            first: 0,
+            bias: None,
+        };
+        let [of_queries, of_keys, of_values] = biases;
+        Ok(match s.layout {
+            Layout::Packed => [
+                packed(query, s.queries, 3, 0, of_queries),
+                packed(query, s.queries, 3, 1, of_keys),
+                packed(query, s.queries, 3, 2, of_values),
+            ],
+            Layout::PackedKeys => [
+                separate(query, s.queries, s.width, of_queries),
+                packed(key, s.new, 2, 0, of_keys),
+                packed(key, s.new, 2, 1, of_values),
+            ],
+            Layout::Separate => [
+                separate(query, s.queries, s.width, of_queries),
+                separate(key, s.new, s.width, of_keys),
+                separate(value, s.new, s.value_width, of_values),
+            ],
+            Layout::Projected => [
+                separate(query, s.queries, s.width, of_queries),
+                projected(key, s.width),
+                projected(value, s.value_width),
+            ],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::microsoft::attention::cases;
+    use crate::testing::{Case, counting, microsoft, row, tensor};
+
+    #[test]
+    fn multi_head_attention_gives_what_onnxruntime_and_numpy_give() {
+        cases::check(include_str!("cases/multi_head.txt"));
+    }
+
+    fn heads() -> Case {
+        microsoft("MultiHeadAttention").int("num_heads", 2)
+    }
+
+    /// Two queries of two heads of one element, over three keys.
+    fn attention() -> Case {
+        let case = heads().input(counting(&[1, 2, 2])).input(counting(&[1, 3, 2]));
+        case.input(counting(&[1, 3, 2]))
+    }
+
+    #[test]
+    fn queries_keys_and_values_that_do_not_match_are_refused() {
+        let query = |shape: &[usize]| heads().input(counting(shape));
+        query(&[1, 2, 3]).input(counting(&[1, 3, 3])).input(counting(&[1, 3, 3])).fails("query");
+        query(&[1, 2]).input(counting(&[1, 2])).input(counting(&[1, 2])).fails("query");
+        query(&[1, 2, 2]).fails("None");
+        query(&[1, 2, 2, 2, 1]).fails("query");
+        query(&[1, 2, 3, 3, 1]).fails("query");
+        for shape in [&[1, 3, 4][..], &[2, 3, 2], &[1, 3], &[1, 3, 2, 2, 2], &[1, 1, 3, 1]] {
+            query(&[1, 2, 2]).input(counting(shape)).input(counting(shape)).fails("key");
+        }
+        query(&[1, 2, 2]).input(counting(&[1, 3, 2])).fails("key");
+        query(&[1, 2, 2]).input(counting(&[1, 3, 2])).input(counting(&[1, 2, 2])).fails("key");
+        query(&[1, 2, 2]).input(counting(&[1, 0, 2])).input(counting(&[1, 0, 2])).fails("no keys");
+        let packed = query(&[1, 2, 2, 3, 1]).input(counting(&[1, 3, 2]));
+        packed.input(counting(&[1, 3, 2])).fails("query");
+    }
+
+    #[test]
+    fn masks_and_biases_that_do_not_match_are_refused() {
+        attention().input(row(&[0f32; 5])).fails("bias");
+        let mask = || attention().missing();
+        mask().input(row(&[4])).fails("length 4");
+        mask().input(row(&[-1])).fails("length -1");
+        mask().input(row(&[1, 2])).fails("key_padding_mask");
+        mask().input(tensor(&[1, 2], &[1, 1])).fails("key_padding_mask");
+        mask().input(tensor(&[1, 1, 3], &[1, 1, 1])).fails("key_padding_mask");
+        mask().input(tensor(&[1, 1, 2, 3], &[1; 6])).fails("key_padding_mask");
+        for shape in [&[2, 3][..], &[1, 1, 1, 3], &[1, 1, 2, 1], &[2, 1, 2, 3], &[1, 3, 2, 3]] {
+            mask().missing().input(counting(shape)).fails("attention_bias");
+        }
+    }
+
+    #[test]
+    fn caches_that_do_not_match_are_refused() {
+        let past = |key: &[usize], value: &[usize]| {
+            let case = attention().missing().missing().missing();
+            case.input(counting(key)).input(counting(value))
+        };
+        past(&[1, 2, 4, 1], &[1, 2, 3, 1]).fails("past_key");
+        past(&[1, 1, 4, 1], &[1, 1, 4, 1]).fails("past_key");
+        past(&[1, 2, 4, 2], &[1, 2, 4, 2]).fails("past_key");
+        past(&[4], &[4]).fails("past_key");
+        let cache = || past(&[1, 2, 4, 1], &[1, 2, 4, 1]);
+        cache().input(row(&[2])).fails("past_sequence_length is 2");
+        cache().input(row(&[-1])).fails("past_sequence_length is -1");
+        cache().input(row(&[1, 1])).fails("past_sequence_length");
+        let beams = tensor(&[1, 1, 4], &[0; 4]);
+        cache().input(row(&[1])).input(beams).fails("cache_indirection");
+        past(&[1, 2, 2, 1], &[1, 2, 2, 1]).input(row(&[0])).fails("past_sequence_length is 0");
+    }
+}
