@@ -32,7 +32,8 @@ pub(crate) fn built<O: Operator>(
     Ok((expand(expansion(op, node)), vec![]))
 }
 
-fn expansion<O: Operator>(op: O, node: &NodeProto) -> OperatorExpansion {
+/// An operator as an expansion, of which another expansion can be a part.
+pub(crate) fn expansion<O: Operator>(op: O, node: &NodeProto) -> OperatorExpansion {
     let present = node.input.iter().map(|name| !name.is_empty()).collect();
     let named: TVec<bool> = node.output.iter().map(|name| !name.is_empty()).collect();
     OperatorExpansion { op: Arc::new(op), present, named }
@@ -51,7 +52,7 @@ pub(crate) fn wire_operator<O: Operator>(
 
 /// Adapts any operator to tract. It is not generic, so that it is compiled only once.
 #[derive(Clone, Debug)]
-struct OperatorExpansion {
+pub(crate) struct OperatorExpansion {
     op: Arc<dyn Operator>,
     /// Which inputs are present.
     present: TVec<bool>,

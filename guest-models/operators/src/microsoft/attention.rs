@@ -1,7 +1,7 @@
 //! Attention, its caches and rotary embeddings.
 
 use super::microsoft;
-use crate::entry::Values::{AnyFloat, Float, Int, Text};
+use crate::entry::Values::{AnyFloat, AnyInts, Float, Int, Text};
 use crate::entry::{Attribute, Input, Operator, Output, any, attr, flag, must, t};
 use crate::types::{F32, I32, I64, SINGLES};
 
@@ -27,6 +27,9 @@ pub(crate) const OPERATORS: &[Operator] = &[
             attr("qk_output", Int(0, 2)), attr("qk_norm_epsilon", AnyFloat), attr("q_norm_epsilon", AnyFloat),
             attr("k_norm_epsilon", AnyFloat), flag("sliding_window_cache"), attr("kv_cache_bit_width", Int(0, 8)),
             attr("k_quant_type", Text(QUANTIZATION)), attr("v_quant_type", Text(QUANTIZATION))]),
+    microsoft("Attention", &[X, X, X, COUNT, X, X, COUNT]).optional(5).to(&[LIKE, LIKE]).fewest(1)
+        .with(&[HEADS, SCALE, flag("unidirectional"), attr("mask_filter_value", Float), attr("qkv_hidden_sizes", AnyInts),
+            flag("past_present_share_buffer"), flag("do_rotary"), attr("rotary_embedding_dim", Int(0, MAX_HEADS))]),
     microsoft("MultiHeadAttention", &[X, X, X, X, COUNT, X, X, X, COUNT, COUNT])
         .optional(9).to(&[LIKE, LIKE, LIKE, LIKE]).fewest(1)
         .with(&[HEADS, SCALE, flag("unidirectional"), attr("mask_filter_value", Float)]),

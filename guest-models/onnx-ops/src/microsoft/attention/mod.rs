@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod cases;
 mod core;
+mod fused;
 mod group_query;
 mod masked;
 mod multi_head;
@@ -13,4 +14,4 @@ use crate::framework::registration::Registration;
 
 /// The operators of this family.
 pub(crate) const OPERATORS: &[&[Registration]] =
-    &[group_query::OPERATORS, multi_head::OPERATORS, rotary_embedding::OPERATORS];
+    &[fused::OPERATORS, group_query::OPERATORS, multi_head::OPERATORS, rotary_embedding::OPERATORS];

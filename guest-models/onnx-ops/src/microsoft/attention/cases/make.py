@@ -517,7 +517,80 @@ def make_multi_head():
     cases.write()
 
 
+# --- Attention
+
+
+def attention(attributes, inputs, outputs):
+    inputs = [value(tensor) for tensor in inputs] + [None] * (7 - len(inputs))
+    data, weights, bias, mask, past, score_bias, past_length = inputs
+    heads = attributes["num_heads"]
+    projected = data.astype(np.float64) @ weights.astype(np.float64)
+    if bias is not None:
+        projected = projected + bias
+    sizes = attributes.get("qkv_hidden_sizes", [weights.shape[1] // 3] * 3)
+    parts = np.split(projected, np.cumsum(sizes)[:2], axis=2)
+    query, key, val = (x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3) for x in parts)
+    present, before = None, 0
+    if past_length is not None:
+        before, new = int(past_length[0]), key.shape[2]
+        present = past.astype(np.float64)
+        present[0, :, :, before:before + new], present[1, :, :, before:before + new] = key, val
+        key, val = present[:, :, :, :before + new]
+    else:
+        if past is not None:
+            before = past.shape[3]
+            key, val = (np.concatenate([past[at], x], 2) for at, x in enumerate([key, val]))
+        if outputs > 1:
+            present = np.stack([key, val])
+    if mask is not None:
+        mask = seen_keys(mask, query.shape[0], query.shape[2], key.shape[2])
+    return [masked(query, key, val, attributes, mask, score_bias, before)[0], present][:outputs]
+
+
+def make_attention():
+    cases = Cases("attention")
+    heads, width = 2, 3
+
+    def add(title, inputs, outputs=1, differs=None, unlike=None, **attributes):
+        attributes = dict(num_heads=heads, **attributes)
+        made = attention(attributes, inputs, outputs)
+        cases.add(title, "Attention", attributes, inputs, made, differs, unlike)
+
+    def given(tokens=3, columns=3 * heads * width, bias=True):
+        return [Random(2, tokens, 4), Random(4, columns), Random(columns) if bias else None]
+
+    def past(tokens):
+        return Random(2, 2, heads, tokens, width)
+
+    add("biases", given())
+    add("no biases", given(bias=False))
+    add("cache of no earlier tokens", given(), outputs=2)
+    add("scale", given(), scale=0.3)
+    add("hidden sizes", given(columns=4 + 4 + 10), qkv_hidden_sizes=[4, 4, 10])
+    add("no later keys", given(), unidirectional=1)
+    add("lengths", given() + [i32(3, 1)])
+    add("ends and starts", given() + [i32(3, 2, 1, 0)])
+    add("lengths with offsets", given() + [i32(2, 3, 0, 3, 6, 0, 3, 6)])
+    add("mask of keys", given() + [i32([1, 0, 1], [0, 1, 1])])
+    rows = [[1, 0, 1], [0, 1, 1], [1, 1, 1]]
+    add("mask of queries", given() + [i32(rows, rows[::-1])])
+    add("filter of masks", given() + [i32(rows, rows[::-1])], mask_filter_value=-1.0, unidirectional=1)
+    add("bias of scores, mask", given() + [i32([1, 0, 1], [0, 1, 1]), None, Random(1, heads, 3, 3)])
+    add("bias of scores of each entry", given() + [None, None, Random(2, 1, 3, 3)])
+    add("after earlier keys", given(2) + [None, past(3)], outputs=2)
+    add("after earlier keys, none later", given(2) + [None, past(3)], outputs=2, unidirectional=1)
+    add("one token after earlier keys, all inputs",
+        given(1) + [i32([0, 1, 1, 1], [1, 0, 0, 1]), past(3), Random(1, 1, 1, 4)], outputs=2, unidirectional=1,
+        differs="onnxruntime does not allow both, which the documentation does not say")
+    add("one token after earlier keys, mask", given(1) + [i32([0, 1, 1, 1], [1, 0, 0, 1]), past(3)], outputs=2,
+        unidirectional=1)
+    add("part of a cache", given(2) + [None, past(5), None, i32(1)], outputs=2, past_present_share_buffer=1,
+        unidirectional=1, differs="onnxruntime computes it on other devices only")
+    cases.write()
+
+
 if __name__ == "__main__":
     make_rotary_embedding()
     make_group_query()
     make_multi_head()
+    make_attention()
