@@ -8,6 +8,7 @@ use tract_onnx::tract_hir::internal::*;
 
 use super::core::{Singles, from_singles};
 use super::masked::{Cache, Mask, MaskSizes, Masked, Place, check_bias};
+use super::wired::{Hidden, Wiring, broadcasts, is_plain};
 use crate::framework::equal_sizes::check_equal_sizes;
 use crate::framework::errors::{OrUserError, bail, ensure};
 use crate::framework::facts::{
@@ -122,10 +123,121 @@ impl Expansion for Fused {
         let dtype = model.outlet_fact(inputs[0])?.datum_type;
         let product = EinSum::new("amk,kn->amn".parse()?, dtype);
         let product = model.wire_node(format!("{prefix}.projection"), product, &checked)?[0];
+        let mut given = inputs.iter().copied();
+        let named = self.node.input.iter();
+        let placed: Vec<Option<OutletId>> =
+            named.map(|name| if name.is_empty() { None } else { given.next() }).collect();
+        if let Some(channels) = self.op.wires(model, &placed, product)? {
+            let made = self.op.wired(&mut Wiring { prefix, model }, &placed, product, channels)?;
+            let named = made.into_iter().zip(&self.node.output);
+            return Ok(named.filter(|(_, name)| !name.is_empty()).map(|(made, _)| made).collect());
+        }
         let mut node = self.node.clone();
         node.input[WEIGHTS] = String::new();
         let rest: TVec<OutletId> = [&[product], &inputs[2..]].concat().into();
         wire_operator(Attention { projected: true, ..self.op.clone() }, &node, prefix, model, &rest)
+    }
+}
+
+impl Attention {
+    /// The channels of queries, keys and values, if the attention can be wired.
+    fn wires(
+        &self,
+        model: &TypedModel,
+        inputs: &[Option<OutletId>],
+        projected: OutletId,
+    ) -> TractResult<Option<[usize; 3]>> {
+        let shape = |at| match optional(inputs, at) {
+            Some(outlet) => Ok::<_, TractError>(Some(model.outlet_fact(*outlet)?.shape.to_tvec())),
+            None => Ok(None),
+        };
+        if self.shared || optional(inputs, PAST_LENGTH).is_some() {
+            return Ok(None);
+        }
+        for at in [0, WEIGHTS, BIAS, PAST, SCORE_BIAS] {
+            if let Some(input) = optional(inputs, at)
+                && !is_plain(model, *input)?
+            {
+                return Ok(None);
+            }
+        }
+        let product = model.outlet_fact(projected)?.shape.to_tvec();
+        let all = product[2].as_i64().and_then(|all| usize::try_from(all).ok());
+        let Some(all) = all else { return Ok(None) };
+        let channels = self.channels(all)?;
+        if shape(BIAS)?.is_some_and(|bias| *bias != [all.to_dim()])
+            || shape(MASK)?.is_some_and(|mask| mask.len() > 3)
+        {
+            return Ok(None);
+        }
+        let (batch, tokens) = (product[0].clone(), product[1].clone());
+        let (heads, width) = (self.heads.to_dim(), (channels[0] / self.heads).to_dim());
+        let mut keys = tokens.clone();
+        if let Some(past) = shape(PAST)? {
+            match &*past {
+                [two, b, n, held, w]
+                    if (two, b, n, w) == (&2.to_dim(), &batch, &heads, &width)
+                        && channels[0] == channels[2] =>
+                {
+                    keys = held.clone() + &tokens;
+                }
+                _ => return Ok(None),
+            }
+        }
+        let wanted = [batch, heads, tokens, keys];
+        let fits = shape(SCORE_BIAS)?.is_none_or(|bias| broadcasts(&bias, &wanted));
+        Ok(fits.then_some(channels))
+    }
+
+    /// Wires the attention: its output, and the cache.
+    fn wired(
+        &self,
+        wiring: &mut Wiring<'_>,
+        inputs: &[Option<OutletId>],
+        projected: OutletId,
+        channels: [usize; 3],
+    ) -> TractResult<TVec<OutletId>> {
+        let (heads, mut first) = (self.heads, 0);
+        let mut rows = tvec!();
+        for (name, count) in ["query", "key", "value"].into_iter().zip(channels) {
+            let part = wiring.part(name, projected, first..first + count)?;
+            let bias = match optional(inputs, BIAS) {
+                Some(bias) => {
+                    Some(wiring.part(&format!("{name}.bias"), *bias, first..first + count)?)
+                }
+                None => None,
+            };
+            rows.push(wiring.heads(name, part, bias, heads)?);
+            first += count;
+        }
+        let (queries, new) = (rows[0], rows[1]);
+        let (mut keys, mut values) = (new, rows[2]);
+        if let Some(past) = optional(inputs, PAST).copied() {
+            let [of_keys, of_values] =
+                [wiring.half("key", past, 0)?, wiring.half("value", past, 1)?];
+            keys = wiring.after("key", Some(of_keys), keys)?;
+            values = wiring.after("value", Some(of_values), values)?;
+        }
+        let hidden = Hidden {
+            causal: self.causal,
+            mask: optional(inputs, MASK).copied(),
+            fill: self.fill,
+            name: "mask_index",
+            starts: true,
+            bias: optional(inputs, SCORE_BIAS).copied(),
+        };
+        let scale = self.scale(channels[0] / heads);
+        let output = wiring.attention([queries, keys, values], new, scale, &hidden)?;
+        // Only keys and values of the same size have a common cache.
+        let present = if channels[0] == channels[2] { wiring.both(keys, values)? } else { keys };
+        Ok(tvec!(output, present))
+    }
+
+    fn scale(&self, width: usize) -> f32 {
+        match self.scale.get() {
+            0.0 => 1.0 / (width as f32).sqrt(),
+            scale => scale,
+        }
     }
 }
 
@@ -341,10 +453,7 @@ impl Operator for Attention {
             room,
             width: s.width,
             value_width: s.value_width,
-            scale: match self.scale.get() {
-                0.0 => 1.0 / (s.width as f32).sqrt(),
-                scale => scale,
-            },
+            scale: self.scale(s.width),
             causal: self.causal,
             mask: match optional(inputs, MASK) {
                 Some(mask) => self.mask_sizes(&s, keys).read(mask, "mask_index")?,

@@ -19,6 +19,18 @@ pub(super) enum Mask {
     Queries(Vec<bool>),
 }
 
+impl Mask {
+    /// Whether a query attends to a key, as far as the mask is concerned.
+    pub(super) fn sees(&self, sizes: &MaskSizes, batch: usize, query: usize, key: usize) -> bool {
+        match self {
+            Mask::None => true,
+            Mask::Ranges(ranges) => ranges[batch].contains(&key),
+            Mask::Keys(seen) => seen[batch * sizes.keys + key],
+            Mask::Queries(seen) => seen[(batch * sizes.queries + query) * sizes.keys + key],
+        }
+    }
+}
+
 /// The sizes that a mask must match.
 #[derive(Clone, Copy)]
 pub(super) struct MaskSizes {
@@ -183,12 +195,9 @@ impl Masked<'_> {
     }
 
     fn sees(&self, batch: usize, query: usize, key: usize) -> bool {
-        match &self.mask {
-            Mask::None => true,
-            Mask::Ranges(ranges) => ranges[batch].contains(&key),
-            Mask::Keys(seen) => seen[batch * self.keys + key],
-            Mask::Queries(seen) => seen[(batch * self.queries + query) * self.keys + key],
-        }
+        let (queries, keys) = (self.queries, self.keys);
+        let sizes = MaskSizes { batch: self.batch, queries, keys, starts: false };
+        self.mask.sees(&sizes, batch, query, key)
     }
 }
 

@@ -9,6 +9,7 @@ mod masked;
 mod multi_head;
 mod rotary_embedding;
 mod rotation;
+mod wired;
 
 use crate::framework::registration::Registration;
 

@@ -7,15 +7,74 @@ use tract_onnx::tract_hir::internal::*;
 
 use super::core::{Singles, from_singles};
 use super::masked::{Cache, Mask, MaskSizes, Masked, Place, check_bias};
+use super::wired::{Hidden, Wiring, broadcasts, is_plain};
 use crate::framework::dims::volume;
 use crate::framework::errors::{OrUserError, bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, known_shapes, optional, required};
-use crate::framework::operator::{Operator, built};
+use crate::framework::operator::{Operator, OperatorExpansion, expansion};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{Bits, ints, shapes};
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] =
-    &[own("MultiHeadAttention", |_, node| built(multi_head(node)?, node)).of(MICROSOFT)];
+    &[own("MultiHeadAttention", |_, node| build(node)).of(MICROSOFT)];
+
+fn build(node: &NodeProto) -> BuildResult {
+    let op = multi_head(node)?;
+    let outputs = node.output.iter().map(|name| !name.is_empty()).collect();
+    let inputs = node.input.iter().map(|name| !name.is_empty()).collect();
+    Ok((expand(WiredHeads { whole: expansion(op.clone(), node), op, inputs, outputs }), vec![]))
+}
+
+/// An attention that is wired where it can be.
+#[derive(Clone, Debug)]
+struct WiredHeads {
+    whole: OperatorExpansion,
+    op: MultiHead,
+    /// Which inputs and outputs have names.
+    inputs: Vec<bool>,
+    outputs: Vec<bool>,
+}
+
+impl Expansion for WiredHeads {
+    fn name(&self) -> StaticName {
+        "MultiHeadAttention".into()
+    }
+
+    fn nboutputs(&self) -> TractResult<usize> {
+        self.whole.nboutputs()
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        self.whole.rules(s, inputs, outputs)
+    }
+
+    fn wire(
+        &self,
+        prefix: &str,
+        model: &mut TypedModel,
+        inputs: &[OutletId],
+    ) -> TractResult<TVec<OutletId>> {
+        let mut given = inputs.iter().copied();
+        let placed: Vec<Option<OutletId>> =
+            self.inputs.iter().map(|named| if *named { given.next() } else { None }).collect();
+        let Some(widths) = self.op.wires(model, &placed)? else {
+            return self.whole.wire(prefix, model, inputs);
+        };
+        let made = self.op.wired(&mut Wiring { prefix, model }, &placed, widths)?;
+        Ok(made
+            .into_iter()
+            .zip(&self.outputs)
+            .filter(|(_, named)| **named)
+            .map(|(o, _)| o)
+            .collect())
+    }
+}
 
 // The positions of the inputs.
 const BIAS: usize = 3;
@@ -193,6 +252,122 @@ impl MultiHead {
     }
 }
 
+impl MultiHead {
+    /// The widths of keys and of values, if the attention can be wired.
+    fn wires(
+        &self,
+        model: &TypedModel,
+        inputs: &[Option<OutletId>],
+    ) -> TractResult<Option<[usize; 2]>> {
+        let shape = |at| match optional(inputs, at) {
+            Some(outlet) => Ok::<_, TractError>(Some(model.outlet_fact(*outlet)?.shape.to_tvec())),
+            None => Ok(None),
+        };
+        for (at, input) in inputs.iter().enumerate().filter(|(at, _)| *at != MASK) {
+            if let Some(input) = input
+                && (at >= PAST_LENGTH || !is_plain(model, *input)?)
+            {
+                return Ok(None);
+            }
+        }
+        let (Some(query), Some(key), Some(value)) = (shape(0)?, shape(1)?, shape(2)?) else {
+            return Ok(None);
+        };
+        let heads = self.heads;
+        let width = |all: &TDim| {
+            let all = usize::try_from(all.as_i64()?).ok()?;
+            (all % heads == 0).then_some(all / heads)
+        };
+        let (batch, new, widths) = match (&*query, &*key, &*value) {
+            ([batch, _, all], [b, new, c], [v_b, v_new, values])
+                if [b, v_b] == [batch; 2] && new == v_new && all == c =>
+            {
+                (batch, new, [width(all), width(values)])
+            }
+            ([batch, _, all], [b, n, new, w], [v_b, v_n, v_new, v_width])
+                if [b, v_b] == [batch; 2]
+                    && [n, v_n] == [&heads.to_dim(); 2]
+                    && new == v_new
+                    && w.clone() * heads == *all =>
+            {
+                (batch, new, [width(all), width(&(v_width.clone() * heads))])
+            }
+            _ => return Ok(None),
+        };
+        let [Some(width), Some(value_width)] = widths else { return Ok(None) };
+        let biased = heads * (2 * width + value_width);
+        if self.shows || shape(BIAS)?.is_some_and(|bias| *bias != [biased.to_dim()]) {
+            return Ok(None);
+        }
+        let mut keys = new.clone();
+        match (shape(PAST_KEY)?, shape(PAST_VALUE)?) {
+            (None, None) => {}
+            (Some(key), Some(value)) if key.len() == 4 => {
+                let of = |width: usize| {
+                    tvec!(batch.clone(), heads.to_dim(), key[2].clone(), width.to_dim())
+                };
+                if key != of(width) || value != of(value_width) {
+                    return Ok(None);
+                }
+                keys = key[2].clone() + new;
+            }
+            _ => return Ok(None),
+        }
+        let wanted = [batch.clone(), heads.to_dim(), query[1].clone(), keys];
+        let fits = shape(SCORE_BIAS)?.is_none_or(|bias| broadcasts(&bias, &wanted));
+        Ok(fits.then_some([width, value_width]))
+    }
+
+    /// Wires the attention: its output, and the caches of keys and values.
+    fn wired(
+        &self,
+        wiring: &mut Wiring<'_>,
+        inputs: &[Option<OutletId>],
+        [width, value_width]: [usize; 2],
+    ) -> TractResult<TVec<OutletId>> {
+        let (heads, all) = (self.heads, self.heads * width);
+        let bias = optional(inputs, BIAS).copied();
+        let parts = [0..all, all..2 * all, 2 * all..2 * all + heads * value_width];
+        let past = [PAST_KEY, PAST_VALUE].map(|at| optional(inputs, at).copied());
+        let mut rows = tvec!();
+        for (at, name) in ["query", "key", "value"].into_iter().enumerate() {
+            let input = *required(inputs, at)?;
+            if wiring.shape(input)?.len() == 4 {
+                rows.push(input);
+                continue;
+            }
+            let bias = match bias {
+                Some(bias) => {
+                    Some(wiring.part(&format!("{name}.bias"), bias, parts[at].clone())?)
+                }
+                None => None,
+            };
+            rows.push(wiring.heads(name, input, bias, heads)?);
+        }
+        let (queries, new) = (rows[0], rows[1]);
+        let keys = wiring.after("key", past[0], new)?;
+        let values = wiring.after("value", past[1], rows[2])?;
+        let hidden = Hidden {
+            causal: self.causal,
+            mask: optional(inputs, MASK).copied(),
+            fill: self.fill,
+            name: "key_padding_mask",
+            starts: false,
+            bias: optional(inputs, SCORE_BIAS).copied(),
+        };
+        let scale = self.scale(width);
+        let output = wiring.attention([queries, keys, values], new, scale, &hidden)?;
+        Ok(tvec!(output, keys, values))
+    }
+
+    fn scale(&self, width: usize) -> f32 {
+        match self.scale.get() {
+            0.0 => 1.0 / (width as f32).sqrt(),
+            scale => scale,
+        }
+    }
+}
+
 impl Operator for MultiHead {
     fn name(&self) -> &'static str {
         "MultiHeadAttention"
@@ -286,10 +461,7 @@ impl Operator for MultiHead {
             room,
             width: s.width,
             value_width: s.value_width,
-            scale: match self.scale.get() {
-                0.0 => 1.0 / (s.width as f32).sqrt(),
-                scale => scale,
-            },
+            scale: self.scale(s.width),
             causal: self.causal,
             mask: match optional(inputs, MASK) {
                 Some(mask) => self.mask_sizes(&s, keys).read(mask, "key_padding_mask")?,
