@@ -8,7 +8,7 @@ use tract_onnx::tract_hir::internal::*;
 use super::Graph;
 use super::compare::{Tolerance, difference};
 use super::protos::{proto, value_info};
-use super::run::run;
+use super::run::{run, run_open};
 use crate::registry;
 
 /// A node of the newest version of its operator, to which attributes and inputs are added.
@@ -254,6 +254,31 @@ impl Case {
 
     /// Runs the node with this many inputs given at run time.
     fn run(&self, run_time: usize) -> Result<Vec<Tensor>, String> {
+        let (graph, given) = self.graph_of(run_time);
+        run(graph, self.opset, given).map_err(|error| format!("{error:#}"))
+    }
+
+    /// Asserts that a plan with symbols for some dimensions, each an input, an axis and a name,
+    /// gives these outputs in these shapes. Inputs that are left out do not count.
+    #[track_caller]
+    pub(crate) fn gives_open(
+        self,
+        open: &[(usize, usize, &str)],
+        shapes: &[&str],
+        expected: &[Tensor],
+        most: f64,
+    ) {
+        let (graph, given) = self.graph_of(self.run_time.min(self.inputs.len()));
+        let (found, outputs) = run_open(graph, self.opset, given, open).unwrap();
+        assert_eq!(found, shapes);
+        for (output, expected) in outputs.iter().zip(expected) {
+            let difference = difference(output, expected, Tolerance::Absolute(most));
+            assert!(difference.is_none(), "{}", difference.unwrap_or_default());
+        }
+    }
+
+    /// The model of the node, and the inputs of its run.
+    fn graph_of(&self, run_time: usize) -> (GraphProto, Vec<Tensor>) {
         let mut graph = GraphProto { name: "graph".into(), ..GraphProto::default() };
         let mut given = vec![];
         for (at, tensor) in self.inputs.iter().enumerate() {
@@ -283,7 +308,7 @@ impl Case {
             node.input.pop();
         }
         graph.node.push(node);
-        run(graph, self.opset, given).map_err(|error| format!("{error:#}"))
+        (graph, given)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use tract_onnx::pb::{GraphProto, ModelProto, OperatorSetIdProto};
 use tract_onnx::tract_hir::internal::*;
 
+use crate::framework::assumptions::{self, Assumptions};
 use crate::optimizer::{self, Passes};
 
 /// tract with this crate's operators, set up as the runner does.
@@ -24,6 +25,57 @@ fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
 
 /// Takes a graph through tract as the runner does.
 pub(super) fn run(graph: GraphProto, opset: i64, inputs: Vec<Tensor>) -> TractResult<Vec<Tensor>> {
+    let mut model = parsed(graph, opset)?;
+    for (at, input) in inputs.iter().enumerate() {
+        let fact = InferenceFact::dt_shape(input.datum_type(), input.shape());
+        model.set_input_fact(at, fact)?;
+    }
+    ran(optimize(model)?, inputs)
+}
+
+/// The outputs of a plan with symbols for some dimensions of inputs, and their shapes in the plan.
+pub(super) fn run_open(
+    graph: GraphProto,
+    opset: i64,
+    inputs: Vec<Tensor>,
+    open: &[(usize, usize, &str)],
+) -> TractResult<(Vec<String>, Vec<Tensor>)> {
+    let mut model = parsed(graph, opset)?;
+    let mut example = vec![];
+    for (at, input) in inputs.iter().enumerate() {
+        let mut shape: TVec<TDim> = input.shape().iter().map(|size| size.to_dim()).collect();
+        for (_, axis, name) in open.iter().filter(|(of, ..)| *of == at) {
+            let symbol = model.symbols.sym(name);
+            shape[*axis] = symbol.to_dim();
+            example.push((symbol, input.shape()[*axis] as i64));
+        }
+        model.set_input_fact(at, InferenceFact::dt_shape(input.datum_type(), shape))?;
+    }
+    let none = Assumptions::none(&example, 1 << 20);
+    let plan = assumptions::under(none, || optimize(model)).0?;
+    let facts = plan.output_outlets()?.to_vec();
+    let shape = |outlet: &OutletId| {
+        let shape = &plan.outlet_fact(*outlet)?.shape;
+        // The order of terms is tract's.
+        let sorted = |dim: &TDim| {
+            let dim = dim.to_string();
+            let mut terms: Vec<&str> = dim.split('+').collect();
+            terms.sort_unstable();
+            terms.join("+")
+        };
+        Ok(shape.iter().map(sorted).collect::<Vec<_>>().join(","))
+    };
+    let shapes = facts.iter().map(shape).collect::<TractResult<_>>()?;
+    Ok((shapes, ran(plan, inputs)?))
+}
+
+fn ran(plan: TypedModel, inputs: Vec<Tensor>) -> TractResult<Vec<Tensor>> {
+    let plan = plan.into_runnable()?;
+    let outputs = plan.run(inputs.into_iter().map(Tensor::into_tvalue).collect())?;
+    outputs.into_iter().map(plain).collect()
+}
+
+fn parsed(graph: GraphProto, opset: i64) -> TractResult<InferenceModel> {
     let set = |domain: &str, version| OperatorSetIdProto { domain: domain.into(), version };
     let mut proto = ModelProto {
         ir_version: 10,
@@ -37,14 +89,7 @@ pub(super) fn run(graph: GraphProto, opset: i64, inputs: Vec<Tensor>) -> TractRe
     };
     // As the gate of the runner does.
     proto.graph.iter_mut().for_each(optimizer::move_negative_zeros_to_nodes);
-    let mut model = onnx().parse(&proto, None)?.model;
-    for (at, input) in inputs.iter().enumerate() {
-        let fact = InferenceFact::dt_shape(input.datum_type(), input.shape());
-        model.set_input_fact(at, fact)?;
-    }
-    let plan = optimize(model)?.into_runnable()?;
-    let outputs = plan.run(inputs.into_iter().map(Tensor::into_tvalue).collect())?;
-    outputs.into_iter().map(plain).collect()
+    Ok(onnx().parse(&proto, None)?.model)
 }
 
 /// An output as it leaves the runner.

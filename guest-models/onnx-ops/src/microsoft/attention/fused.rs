@@ -540,4 +540,16 @@ mod tests {
     fn rotation_is_refused_by_name() {
         attention().int("do_rotary", 1).fails("do_rotary");
     }
+
+    #[test]
+    fn plan_with_open_dimensions_keeps_the_batch_and_the_tokens() {
+        let zeros = |shape: &[usize]| tensor(shape, &vec![0f32; shape.iter().product()]);
+        let case = microsoft("Attention").int("num_heads", 2).input(zeros(&[2, 2, 3])).outputs(2);
+        let case = case.input(zeros(&[3, 6])).input(row(&[0f32, 0.0, 0.0, 0.0, 6.0, 3.0]));
+        let case = case.input(tensor(&[2, 3], &[1, 1, 1, 0, 1, 0])).input(zeros(&[2, 2, 2, 1, 1]));
+        let output = [4f32, 2.0, 4.0, 2.0, 6.0, 3.0, 6.0, 3.0];
+        let open = [(0, 0, "B"), (0, 1, "S"), (3, 0, "B"), (3, 1, "T"), (4, 1, "B"), (4, 3, "P")];
+        let shapes = ["B,S,2", "2,B,2,P+S,1"];
+        case.gives_open(&open, &shapes, &[tensor(&[2, 2, 2], &output)], 1e-6);
+    }
 }

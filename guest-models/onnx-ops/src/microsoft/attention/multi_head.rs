@@ -625,4 +625,18 @@ mod tests {
         cache().input(row(&[1])).input(beams).fails("cache_indirection");
         past(&[1, 2, 2, 1], &[1, 2, 2, 1]).input(row(&[0])).fails("past_sequence_length is 0");
     }
+
+    #[test]
+    fn plan_with_open_dimensions_is_wired_with_a_cache_that_grows() {
+        let zeros = |shape: &[usize]| tensor(shape, &vec![0f32; shape.iter().product()]);
+        let case = heads().input(zeros(&[1, 2, 2])).input(zeros(&[1, 2, 2])).outputs(3);
+        let values = tensor(&[1, 2, 2], &[6f32, 3.0, 9.0, 0.0]);
+        let case = case.input(values).missing().input(tensor(&[1, 3], &[1, 1, 0])).missing();
+        let case = case.input(zeros(&[1, 2, 1, 1])).input(zeros(&[1, 2, 1, 1]));
+        let values = tensor(&[1, 2, 3, 1], &[0f32, 6.0, 9.0, 0.0, 3.0, 0.0]);
+        let outputs = [tensor(&[1, 2, 2], &[3f32, 1.5, 3.0, 1.5]), zeros(&[1, 2, 3, 1]), values];
+        let open = [(0, 1, "S"), (1, 1, "S"), (2, 1, "S"), (3, 1, "T"), (4, 2, "P"), (5, 2, "P")];
+        let shapes = ["1,S,2", "1,2,P+S,1", "1,2,P+S,1"];
+        case.gives_open(&open, &shapes, &outputs, 1e-6);
+    }
 }

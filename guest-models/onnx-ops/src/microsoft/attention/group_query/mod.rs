@@ -166,9 +166,11 @@ impl Operator for GroupQuery {
         let (batch, tokens) = (query.shape[0].clone(), query.shape[1].clone());
         let present = match (optional(inputs, PAST_KEY), &total) {
             (None, _) => Some(tokens.clone()),
-            (Some(past), Some(total)) if past.rank() == 4 => longer(&past.shape[2], total),
-            _ => None,
+            (Some(past), _) if past.rank() != 4 => None,
+            (Some(past), Some(total)) => longer(&past.shape[2], total),
+            (Some(past), None) => self.grown(&past.shape[2], inputs),
         };
+        let total = total.or_else(|| present.clone());
         let cache = tvec!(
             Some(batch.clone()),
             Some(self.kv_heads.to_dim()),
@@ -186,6 +188,20 @@ impl Operator for GroupQuery {
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         self.attend(inputs)
+    }
+}
+
+impl GroupQuery {
+    /// The length of a cache that grows, if it is likely to. An open dimension is that of a cache
+    /// without room for later tokens; if it is not, its shape differs from the plan's in a run.
+    fn grown(&self, past: &TDim, inputs: &[Option<InputFact>]) -> Option<TDim> {
+        let new = optional(inputs, 1).or(optional(inputs, 0))?.shape.get(1)?;
+        let padded = optional(inputs, QUERY_LENGTHS).is_some();
+        let grows = match past.as_i64() {
+            Some(held) => held == 0 && !padded,
+            None => true,
+        };
+        grows.then(|| past.clone() + new)
     }
 }
 
@@ -333,6 +349,19 @@ mod tests {
         first(&[2], 3).int("qk_output", 1).fails("qk_output is 1");
         first(&[2], 3).outputs(4).fails("qk_output is 0");
         first(&[2], 3).float("q_norm_epsilon", 0.0).fails("epsilon");
+    }
+
+    #[test]
+    fn plan_with_open_dimensions_expects_a_cache_that_grows() {
+        let zeros = |shape: &[usize]| tensor(shape, &vec![0f32; shape.iter().product()]);
+        let case = heads().input(zeros(&[1, 1, 4])).input(zeros(&[1, 1, 2])).outputs(3);
+        let case = case.input(tensor(&[1, 1, 2], &[6f32, 3.0]));
+        let case = case.input(zeros(&[1, 1, 2, 2])).input(zeros(&[1, 1, 2, 2]));
+        let values = tensor(&[1, 1, 3, 2], &[0f32, 0.0, 0.0, 0.0, 6.0, 3.0]);
+        let outputs = [tensor(&[1, 1, 4], &[2f32, 1.0, 2.0, 1.0]), zeros(&[1, 1, 3, 2]), values];
+        let open = [(3, 2, "P"), (4, 2, "P")];
+        let shapes = ["1,1,4", "1,1,1+P,2", "1,1,1+P,2"];
+        lengths(case, &[2], 3).gives_open(&open, &shapes, &outputs, 1e-6);
     }
 
     #[test]
