@@ -1,6 +1,10 @@
-//! LinearAttention (ONNX, operator set 27): each token decays, corrects and adds to a state of keys
-//! by values, which queries read. Computed token by token in 64 bits.
+//! LinearAttention (ONNX, operator set 27, and the domain com.microsoft): each token decays, corrects
+//! and adds to a state of keys by values, which queries read. Computed token by token in 64 bits.
+//!
+//! That of com.microsoft also allows more heads of keys than of queries, and keeps the states after
+//! the last few tokens.
 
+use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
@@ -12,9 +16,16 @@ use crate::framework::facts::{
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{Bits, floats, from_floats, shapes};
+use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("LinearAttention", |_, node| built(linear_attention(node)?, node))];
+
+/// The operator of the domain `com.microsoft`.
+pub(crate) fn build_microsoft(_: &ParsingContext, node: &NodeProto) -> BuildResult {
+    let window = node.get_attr_opt::<usize>("state_window")?.unwrap_or(0);
+    built(LinearAttention { window, inverse: true, ..linear_attention(node)? }, node)
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct LinearAttention {
@@ -25,6 +36,11 @@ struct LinearAttention {
     /// Whether the state decays, and whether a value is corrected by the state's prediction.
     decays: bool,
     corrects: bool,
+    /// How many of the last states are kept, in a dimension before the others; or 0 for the last one
+    /// without such a dimension.
+    window: usize,
+    /// Whether there may be more heads of keys than of queries.
+    inverse: bool,
 }
 
 fn linear_attention(node: &NodeProto) -> TractResult<LinearAttention> {
@@ -37,7 +53,9 @@ fn linear_attention(node: &NodeProto) -> TractResult<LinearAttention> {
         "gated_delta" => (true, true),
         other => bail!("the update rule {other:?} is not implemented"),
     };
-    Ok(LinearAttention { heads, kv_heads, scale: Bits::of(node, "scale", 0.0)?, decays, corrects })
+    let scale = Bits::of(node, "scale", 0.0)?;
+    let (window, inverse) = (0, false);
+    Ok(LinearAttention { heads, kv_heads, scale, decays, corrects, window, inverse })
 }
 
 struct Sizes {
@@ -52,9 +70,22 @@ struct Sizes {
 }
 
 impl LinearAttention {
+    /// The heads of the output.
+    fn readers(&self) -> usize {
+        self.heads.max(self.kv_heads)
+    }
+
+    /// The shape of the states, from that of one.
+    fn state_shape(&self, one: [usize; 4]) -> TVec<usize> {
+        let window = (self.window > 0).then_some(self.window);
+        window.into_iter().chain(one).collect()
+    }
+
     fn sizes(&self, shapes: &[Option<Vec<usize>>]) -> TractResult<Sizes> {
         let (heads, kv_heads) = (self.heads, self.kv_heads);
-        let grouped = kv_heads > 0 && heads > 0 && heads % kv_heads == 0;
+        let grouped = kv_heads > 0
+            && heads > 0
+            && (heads % kv_heads == 0 || self.inverse && kv_heads % heads == 0);
         ensure!(grouped, "{heads} query heads do not match {kv_heads} key heads");
         let packed = |at: usize, heads: usize| {
             let shape = required(shapes, at)?;
@@ -71,8 +102,8 @@ impl LinearAttention {
         ensure!(agreed && width > 0, "queries, keys and values do not match");
         let [batch, tokens] = of;
         if let Some(state) = optional(shapes, 3) {
-            let wanted = [batch, kv_heads, width, value_width];
-            ensure!(**state == wanted, "the state has the shape {state:?}, expected {wanted:?}");
+            let wanted = self.state_shape([batch, kv_heads, width, value_width]);
+            ensure!(**state == *wanted, "the state has the shape {state:?}, expected {wanted:?}");
         }
         ensure!(
             self.decays == optional(shapes, 4).is_some(),
@@ -94,8 +125,8 @@ impl LinearAttention {
             Some(shape) if **shape == [batch, tokens, kv_heads] => kv_heads,
             Some(shape) => bail!("the rates have the unexpected shape {shape:?}"),
         };
-        volume(&[batch, tokens, heads, value_width])?;
-        volume(&[batch, kv_heads, width, value_width])?;
+        volume(&[batch, tokens, self.readers(), value_width])?;
+        volume(&[self.window.max(1), batch, kv_heads, width, value_width])?;
         Ok(Sizes { batch, tokens, width, value_width, decays, rates })
     }
 }
@@ -109,13 +140,14 @@ impl Operator for LinearAttention {
         let dtype = required(inputs, 0)?.dtype;
         let state = optional(inputs, 3).map_or(dtype, |state| state.dtype);
         let Some(shapes) = known_shapes(inputs) else {
-            return Ok(tvec!(unknown_dims(dtype, 3), unknown_dims(state, 4)));
+            let rank = self.state_shape([0; 4]).len();
+            return Ok(tvec!(unknown_dims(dtype, 3), unknown_dims(state, rank)));
         };
         let s = self.sizes(&shapes)?;
         let of = |dtype, dims: &[usize]| with_dims(dtype, dims.iter().map(|dim| dim.to_dim()));
         Ok(tvec!(
-            of(dtype, &[s.batch, s.tokens, self.heads * s.value_width]),
-            of(state, &[s.batch, self.kv_heads, s.width, s.value_width])
+            of(dtype, &[s.batch, s.tokens, self.readers() * s.value_width]),
+            of(state, &self.state_shape([s.batch, self.kv_heads, s.width, s.value_width]))
         ))
     }
 
@@ -131,14 +163,21 @@ impl Operator for LinearAttention {
         );
         let (decays, rates) = (given(4)?.unwrap_or_default(), given(5)?.unwrap_or_default());
         let held = s.width * s.value_width;
-        let mut states = given(3)?.unwrap_or_else(|| vec![0.0; s.batch * self.kv_heads * held]);
+        let all = s.batch * self.kv_heads * held;
+        // The last of the states of a window is the one that this call continues.
+        let mut states = match given(3)? {
+            Some(states) => states[states.len() - all..].to_vec(),
+            None => vec![0.0; all],
+        };
+        let mut window = vec![0.0; self.window * all];
         let scale = match f64::from(self.scale.get()) {
             0.0 => 1.0 / (s.width as f64).sqrt(),
             scale => scale,
         };
-        let row = self.heads * s.value_width;
+        let row = self.readers() * s.value_width;
         let mut output = vec![0.0; s.batch * s.tokens * row];
-        let group = self.heads / self.kv_heads;
+        let group = (self.heads / self.kv_heads).max(1);
+        let sharing = (self.kv_heads / self.heads).max(1);
         let mut value = vec![0.0; s.value_width];
         for (batch, token) in (0..s.batch).flat_map(|b| (0..s.tokens).map(move |t| (b, t))) {
             let at = batch * s.tokens + token;
@@ -166,7 +205,8 @@ impl Operator for LinearAttention {
                     row.iter_mut().zip(&value).for_each(|(state, value)| *state += key * value);
                 }
                 for reader in head * group..(head + 1) * group {
-                    let query = &queries[(at * self.heads + reader) * s.width..][..s.width];
+                    let from = at * self.heads + reader / sharing;
+                    let query = &queries[from * s.width..][..s.width];
                     let to = &mut output[at * row + reader * s.value_width..][..s.value_width];
                     for (query, row) in query.iter().zip(state.chunks(s.value_width.max(1))) {
                         to.iter_mut().zip(row).for_each(|(to, state)| *to += query * state);
@@ -174,11 +214,30 @@ impl Operator for LinearAttention {
                     to.iter_mut().for_each(|to| *to *= scale);
                 }
             }
+            if let Some(slot) = (token + self.window).checked_sub(s.tokens) {
+                let one = self.kv_heads * held;
+                let from = &states[batch * one..][..one];
+                if let Some(to) = window.get_mut(slot * all + batch * one..) {
+                    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+                }
+            }
         }
+        let shown = if self.window > 0 {
+            // The last one also if there are no tokens.
+            let last = window.len() - all;
+            window[last..].copy_from_slice(&states);
+            window
+        } else {
+            states
+        };
         let state = optional(inputs, 3).map_or(dtype, |state| state.datum_type());
         Ok(tvec!(
             from_floats(dtype, &[s.batch, s.tokens, row], &output)?,
-            from_floats(state, &[s.batch, self.kv_heads, s.width, s.value_width], &states)?
+            from_floats(
+                state,
+                &self.state_shape([s.batch, self.kv_heads, s.width, s.value_width]),
+                &shown
+            )?
         ))
     }
 }

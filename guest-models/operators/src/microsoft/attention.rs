@@ -2,7 +2,7 @@
 
 use super::microsoft;
 use crate::entry::Values::{AnyFloat, AnyInts, Float, Int, Text};
-use crate::entry::{Attribute, Input, Operator, Output, any, attr, flag, must, t};
+use crate::entry::{Attribute, Input, Operator, Output, any, attr, flag, must, t, u};
 use crate::types::{F32, I32, I64, SINGLES};
 
 const MAX_HEADS: i64 = 1 << 16;
@@ -10,6 +10,7 @@ const HEADS: Attribute = must("num_heads", Int(1, MAX_HEADS));
 const KV_HEADS: Attribute = must("kv_num_heads", Int(1, MAX_HEADS));
 const SCALE: Attribute = attr("scale", Float);
 const QUANTIZATION: &[&str] = &["NONE", "PER_TENSOR", "PER_CHANNEL"];
+const RULES: &[&str] = &["linear", "gated", "delta", "gated_delta"];
 
 const LIKE: Output = Output::Like('T');
 const X: Input = t(SINGLES);
@@ -30,6 +31,14 @@ pub(crate) const OPERATORS: &[Operator] = &[
     microsoft("Attention", &[X, X, X, COUNT, X, X, COUNT]).optional(5).to(&[LIKE, LIKE]).fewest(1)
         .with(&[HEADS, SCALE, flag("unidirectional"), attr("mask_filter_value", Float), attr("qkv_hidden_sizes", AnyInts),
             flag("past_present_share_buffer"), flag("do_rotary"), attr("rotary_embedding_dim", Int(0, MAX_HEADS))]),
+    microsoft("LinearAttention", &[X, X, X, u(SINGLES), X, X]).optional(3).to(&[LIKE, Output::Either('U', 'T')])
+        .with(&[must("q_num_heads", Int(1, MAX_HEADS)), KV_HEADS, SCALE, attr("chunk_size", Int(1, 1 << 30)),
+            attr("update_rule", Text(RULES)), attr("state_window", Int(0, 8))]),
+    microsoft("CausalConvWithState", &[X, X, X, X]).optional(2).to(&[LIKE, LIKE, LIKE]).fewest(2)
+        .with(&[attr("activation", Text(&["none", "silu", "swish"])), attr("ndim", Int(1, 3)), attr("dilation", Int(1, 1 << 20)),
+            flag("channels_last"), attr("state_window", Int(0, 8)), attr("state_update_capacity", Int(0, 8)),
+            attr("state_channels_last", Int(-1, 1)), attr("state_length", Int(0, 1 << 20)),
+            attr("input_channel_offset", Int(0, 1 << 30)), attr("input_channels", Int(0, 1 << 30))]),
     microsoft("MultiHeadAttention", &[X, X, X, X, COUNT, X, X, X, COUNT, COUNT])
         .optional(9).to(&[LIKE, LIKE, LIKE, LIKE]).fewest(1)
         .with(&[HEADS, SCALE, flag("unidirectional"), attr("mask_filter_value", Float)]),

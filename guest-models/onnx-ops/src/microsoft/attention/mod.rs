@@ -5,6 +5,7 @@ mod cases;
 mod core;
 mod fused;
 mod group_query;
+mod linear;
 mod masked;
 mod multi_head;
 mod rotary_embedding;
@@ -14,5 +15,10 @@ mod wired;
 use crate::framework::registration::Registration;
 
 /// The operators of this family.
-pub(crate) const OPERATORS: &[&[Registration]] =
-    &[fused::OPERATORS, group_query::OPERATORS, multi_head::OPERATORS, rotary_embedding::OPERATORS];
+pub(crate) const OPERATORS: &[&[Registration]] = &[
+    fused::OPERATORS,
+    group_query::OPERATORS,
+    linear::OPERATORS,
+    multi_head::OPERATORS,
+    rotary_embedding::OPERATORS,
+];

@@ -589,8 +589,132 @@ def make_attention():
     cases.write()
 
 
+# --- LinearAttention
+
+
+def linear_attention(attributes, inputs):
+    inputs = [value(tensor) for tensor in inputs] + [None] * (6 - len(inputs))
+    query, key, val, past, decay, beta = inputs
+    q_heads, kv_heads = attributes["q_num_heads"], attributes["kv_num_heads"]
+    batch, tokens = query.shape[:2]
+    query = query.reshape(batch, tokens, q_heads, -1).astype(np.float64)
+    key = key.reshape(batch, tokens, kv_heads, -1).astype(np.float64)
+    val = val.reshape(batch, tokens, kv_heads, -1).astype(np.float64)
+    width, value_width = key.shape[3], val.shape[3]
+    rule, window = attributes.get("update_rule", "gated_delta"), attributes.get("state_window", 0)
+    scale = attributes.get("scale", 0) or 1 / np.sqrt(width)
+    readers = max(q_heads, kv_heads)
+    out = np.zeros((batch, tokens, readers, value_width))
+    slots = np.zeros((max(window, 1), batch, kv_heads, width, value_width))
+    for b, h in np.ndindex(batch, kv_heads):
+        state = np.zeros((width, value_width))
+        if past is not None:
+            state = (past[-1] if window else past)[b, h].astype(np.float64)
+        for t in range(tokens):
+            if "gated" in rule:
+                gate = decay[b, t].reshape(kv_heads, -1)[h].astype(np.float64)
+                state = state * np.exp(gate)[:, None]
+            row = val[b, t, h]
+            if "delta" in rule:
+                rate = beta[b, t, h if beta.shape[2] > 1 else 0].astype(np.float64)
+                row = rate * (row - key[b, t, h] @ state)
+            state = state + np.outer(key[b, t, h], row)
+            for reader in range(readers):
+                if reader * kv_heads // readers == h:
+                    out[b, t, reader] = scale * (query[b, t, reader * q_heads // readers] @ state)
+            slot = t - tokens + len(slots)
+            if slot >= 0:
+                slots[slot, b, h] = state
+    return [out.reshape(batch, tokens, -1), slots if window else slots[0]]
+
+
+def make_linear_attention():
+    cases = Cases("linear_attention")
+
+    def add(title, q_heads, kv_heads, rule, past=None, tokens=3, decays=None, rates=None, differs=None, **attributes):
+        attributes = dict(q_num_heads=q_heads, kv_num_heads=kv_heads, update_rule=rule, **attributes)
+        small = [Random(2, tokens, q_heads * 4), Random(2, tokens, kv_heads * 4), Random(2, tokens, kv_heads * 3)]
+        small[1] = value(small[1]) / 4
+        decay = None if decays is None else -np.abs(value(Random(2, tokens, decays)))
+        beta = None if rates is None else np.abs(value(Random(2, tokens, rates))) / 2
+        inputs = small + [None if past is None else Random(*past), decay, beta]
+        cases.add(title, "LinearAttention", attributes, inputs, linear_attention(attributes, inputs), differs)
+
+    other = "onnxruntime computes it on other devices only"
+    add("linear", 2, 2, "linear")
+    add("gated, after a state", 4, 2, "gated", (2, 2, 4, 3), decays=2)
+    add("gated by elements", 2, 2, "gated", decays=8, scale=0.5)
+    add("delta, one rate", 2, 1, "delta", (2, 1, 4, 3), rates=1)
+    add("gated delta, rates of heads", 2, 2, "gated_delta", (2, 2, 4, 3), decays=2, rates=2)
+    add("more heads of keys", 2, 4, "gated_delta", (2, 4, 4, 3), decays=4, rates=4)
+    add("states of a window", 2, 2, "gated_delta", (2, 2, 2, 4, 3), decays=2, rates=2, state_window=2,
+        differs=other)
+    add("states of a longer window", 2, 2, "linear", tokens=2, state_window=4, differs=other)
+    cases.write()
+
+
+# --- CausalConvWithState
+
+
+def causal_conv(attributes, inputs):
+    inputs = [value(tensor) for tensor in inputs] + [None] * (4 - len(inputs))
+    x, weight, bias, past = inputs
+    last, window = attributes.get("channels_last", 0), attributes.get("state_window", 0)
+    spacing = attributes.get("dilation", 1)
+    shape = x.shape
+    if last:
+        x = x.reshape(*shape[:2], -1).swapaxes(1, 2)
+    batch, channels, length = x.shape
+    taps = weight.shape[2]
+    kept = (taps - 1) * spacing
+    state = np.zeros((batch, channels, kept))
+    if past is not None:
+        state = past[-1] if window else past
+        if last:
+            state = state.reshape(batch, kept, -1).swapaxes(1, 2)
+    line = np.concatenate([state, x], 2).astype(np.float64)
+    out = np.zeros(x.shape)
+    for t in range(length):
+        out[:, :, t] = (line[:, :, t:t + kept + 1:spacing] * weight[:, 0]).sum(2)
+    if bias is not None:
+        out = out + bias[:, None]
+    if attributes.get("activation", "none") != "none":
+        out = out / (1 + np.exp(-out))
+    slots = np.zeros((max(window, 1), batch, channels, kept))
+    for slot in range(len(slots)):
+        end = length - len(slots) + slot + 1
+        if end > 0:
+            slots[slot] = line[:, :, end:end + kept]
+    if last:
+        out, slots = out.swapaxes(1, 2).reshape(shape), slots.swapaxes(2, 3)
+        slots = slots.reshape(*slots.shape[:3], *shape[2:])
+    return [out, slots if window else slots[0]]
+
+
+def make_causal_conv():
+    cases = Cases("causal_conv")
+
+    def add(title, *inputs, **attributes):
+        differs = "onnxruntime computes it on other devices only" if "state_window" in attributes else None
+        cases.add(title, "CausalConvWithState", attributes, inputs, causal_conv(attributes, inputs), differs)
+
+    add("plain", Random(2, 3, 4), Random(3, 1, 3))
+    add("bias, state, activation", Random(2, 3, 4), Random(3, 1, 3), Random(3), Random(2, 3, 2), activation="silu")
+    add("shorter than the state", Random(1, 2, 1), Random(2, 1, 4), None, Random(1, 2, 3), activation="swish")
+    add("spaced", Random(1, 2, 5), Random(2, 1, 3), None, Random(1, 2, 4), dilation=2)
+    add("channels last", Random(2, 4, 3), Random(3, 1, 3), Random(3), Random(2, 2, 3), channels_last=1)
+    add("several channels last", Random(1, 4, 2, 3), Random(6, 1, 2), None, Random(1, 1, 2, 3), channels_last=1)
+    add("window of states", Random(1, 2, 4), Random(2, 1, 3), None, Random(2, 1, 2, 2), state_window=2)
+    add("longer window of states", Random(1, 2, 2), Random(2, 1, 3), None, None, state_window=4)
+    add("all", Random(2, 3, 2), Random(2, 1, 3), Random(2), Random(2, 2, 4, 2), state_window=2, channels_last=1, dilation=2,
+        activation="silu")
+    cases.write()
+
+
 if __name__ == "__main__":
     make_rotary_embedding()
     make_group_query()
     make_multi_head()
     make_attention()
+    make_linear_attention()
+    make_causal_conv()
