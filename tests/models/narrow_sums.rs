@@ -266,7 +266,10 @@ fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
 /// The suffixes of the names of the outputs of this operator.
 fn outputs_of(operator: &str) -> Vec<&'static str> {
     match operator {
-        "CausalConvWithState" | "LinearAttention" => vec!["", "-state"],
+        "CausalConvWithState"
+        | "LinearAttention"
+        | "com.microsoft:CausalConvWithState"
+        | "com.microsoft:LinearAttention" => vec!["", "-state"],
         _ => vec![""],
     }
 }

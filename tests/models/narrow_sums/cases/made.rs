@@ -1,7 +1,7 @@
 //! What the cases are made of: their inputs, and the definitions that several operators share.
 
 use crate::narrow_sums::draw::{Draw, Kind};
-use crate::support::onnx::{Message, float_attribute, int_attribute};
+use crate::support::onnx::{Message, float_attribute, int_attribute, string_attribute};
 
 /// An input of a node.
 #[derive(Clone)]
@@ -155,6 +155,73 @@ pub(super) fn recurrent(draw: Draw, gates: usize, cell: impl Fn(f64) -> f64) -> 
     if draw.kind == Kind::Cancelling { made.of(&[64.0]) } else { made }
 }
 
+pub(super) fn causal_conv(draw: Draw) -> Case {
+    let n = draw.count().min(512);
+    let (values, weights) = (draw.terms(n), draw.weights(n));
+    let made = (0..n).map(|at| sum((0..=at).map(|from| values[from] * weights[n - 1 - at + from])));
+    let inputs = vec![given(&[1, 1, n], &values), kept(&[1, 1, n], &weights)];
+    case(inputs, vec![], made.collect()).of(&products(&values, &weights))
+}
+
+pub(super) fn linear_attention(draw: Draw) -> Case {
+    let n = draw.count().min(512);
+    let values = draw.terms(n);
+    let ones = vec![1.0; n];
+    let inputs =
+        vec![given(&[1, n, 1], &ones), given(&[1, n, 1], &ones), given(&[1, n, 1], &values)];
+    let attributes = vec![
+        int_attribute("q_num_heads", 1),
+        int_attribute("kv_num_heads", 1),
+        float_attribute("scale", 1.0),
+        string_attribute("update_rule", "linear"),
+    ];
+    case(inputs, attributes, running(&values, |a, b| a + b)).of(&values)
+}
+
+/// Eight numbers whose halves are rotated.
+pub(super) fn turned(values: &[f64], cos: &[f64], sin: &[f64]) -> Vec<f64> {
+    let (first, second) = values.split_at(4);
+    let mut turned: Vec<f64> =
+        (0..4).map(|at| cos[at] * first[at] - sin[at] * second[at]).collect();
+    turned.extend((0..4).map(|at| sin[at] * first[at] + cos[at] * second[at]));
+    turned
+}
+
+/// One integer of 32 bits, which is ONNX's element type 6.
+fn int32(number: i32) -> Input {
+    Input::Bytes(6, vec![1], number.to_le_bytes().to_vec())
+}
+
+/// Attention of each token to itself and those before, with equal weights.
+pub(super) fn group_query_attention(draw: Draw) -> Case {
+    let n = draw.count().min(512);
+    let values = draw.terms(n);
+    let means = running(&values, |a, b| a + b).into_iter().zip(1i32..);
+    let means = means.map(|(sum, count)| sum / f64::from(count)).collect();
+    let inputs = vec![
+        given(&[1, n, 1], &vec![0.0; n]),
+        given(&[1, n, 1], &vec![1.0; n]),
+        given(&[1, n, 1], &values),
+        Input::Missing,
+        Input::Missing,
+        int32(n as i32 - 1),
+        int32(n as i32),
+    ];
+    let heads = ["num_heads", "kv_num_heads"].map(|name| int_attribute(name, 1));
+    case(inputs, Vec::from(heads), means).of(&values)
+}
+
+/// A projection to the value of a token that attends to itself.
+pub(super) fn projected_attention(draw: Draw) -> Case {
+    let n = draw.count();
+    let (values, weights) = (draw.terms(n), draw.weights(n));
+    let terms = products(&values, &weights);
+    let columns: Vec<f64> = weights.iter().flat_map(|weight| [0.0, 0.0, *weight]).collect();
+    let inputs = vec![given(&[1, 1, n], &values), kept(&[n, 3], &columns)];
+    let total = sum(terms.iter().copied());
+    case(inputs, vec![int_attribute("num_heads", 1)], vec![total]).of(&terms)
+}
+
 /// Attention of one query to keys, with values of one number.
 pub(super) fn attention(draw: Draw, width: usize, keys: usize) -> Case {
     let (query, all, values) = if keys == 2 {
@@ -177,6 +244,16 @@ pub(super) fn attention(draw: Draw, width: usize, keys: usize) -> Case {
     ];
     let made = case(inputs, vec![], vec![total]);
     if draw.kind == Kind::Cancelling { made.of(&values) } else { made }
+}
+
+/// The same with the inputs of com.microsoft, whose queries have their heads in the channels.
+pub(super) fn multi_head_attention(draw: Draw, width: usize, keys: usize) -> Case {
+    let mut made = attention(draw, width, keys);
+    if let Some(Input::Given(dims, _)) = made.inputs.first_mut() {
+        *dims = vec![1, 1, width as i64];
+    }
+    made.attributes.push(int_attribute("num_heads", 1));
+    made
 }
 
 pub(super) fn fourier(values: &[f64], frequencies: usize) -> Vec<f64> {

@@ -8,8 +8,9 @@ use crate::support::onnx::{float_attribute, int_attribute, ints_attribute, strin
 
 pub(crate) use made::{Case, Input};
 use made::{
-    attention, case, dot, factors, folded, fourier, given, ints, kept, logistic, mean, normalized,
-    products, recurrent, rows, running, skipped, squares, sum, variadic, with,
+    attention, case, causal_conv, dot, factors, folded, fourier, given, group_query_attention,
+    ints, kept, linear_attention, logistic, mean, multi_head_attention, normalized, products,
+    projected_attention, recurrent, rows, running, skipped, squares, sum, turned, variadic, with,
 };
 
 type Made = fn(Draw) -> Case;
@@ -82,14 +83,8 @@ pub(crate) const ADDING: &[(&str, Made)] = &[
         made.inputs.push(kept(&[1, 2, 1, 1], &[0.0, 0.0]));
         made
     }),
-    ("CausalConvWithState", |d| {
-        let n = d.count().min(512);
-        let (values, weights) = (d.terms(n), d.weights(n));
-        let made =
-            (0..n).map(|at| sum((0..=at).map(|from| values[from] * weights[n - 1 - at + from])));
-        let inputs = vec![given(&[1, 1, n], &values), kept(&[1, 1, n], &weights)];
-        case(inputs, vec![], made.collect()).of(&products(&values, &weights))
-    }),
+    ("CausalConvWithState", causal_conv),
+    ("com.microsoft:CausalConvWithState", causal_conv),
     ("AveragePool", |d| {
         let values = d.terms(d.count());
         let window = ints_attribute("kernel_shape", &[values.len() as i64]);
@@ -239,32 +234,27 @@ pub(crate) const ADDING: &[(&str, Made)] = &[
         let zero = Input::Ints(vec![], vec![0]);
         case(vec![given(&[values.len()], &values), zero], vec![], running(&values, |a, b| a * b))
     }),
-    ("LinearAttention", |d| {
-        let n = d.count().min(512);
-        let values = d.terms(n);
-        let ones = vec![1.0; n];
-        let inputs =
-            vec![given(&[1, n, 1], &ones), given(&[1, n, 1], &ones), given(&[1, n, 1], &values)];
-        let attributes = vec![
-            int_attribute("q_num_heads", 1),
-            int_attribute("kv_num_heads", 1),
-            float_attribute("scale", 1.0),
-            string_attribute("update_rule", "linear"),
-        ];
-        case(inputs, attributes, running(&values, |a, b| a + b)).of(&values)
-    }),
+    ("LinearAttention", linear_attention),
+    ("com.microsoft:LinearAttention", linear_attention),
     ("Attention", |d| attention(d, d.count(), 2)),
     ("Attention", |d| attention(d, 4, d.count().min(1024))),
+    ("com.microsoft:Attention", projected_attention),
+    ("com.microsoft:GroupQueryAttention", group_query_attention),
+    ("com.microsoft:MultiHeadAttention", |d| multi_head_attention(d, d.count(), 2)),
+    ("com.microsoft:MultiHeadAttention", |d| multi_head_attention(d, 4, d.count().min(1024))),
+    ("com.microsoft:RotaryEmbedding", |d| {
+        let (values, turn) = (d.terms(8), [0.75, -0.75, 0.5, 1.0, 1.0, 0.75, -0.5, 0.25]);
+        let (cos, sin) = turn.split_at(4);
+        let inputs =
+            vec![given(&[1, 1, 8], &values), ints(&[0]), kept(&[1, 4], cos), kept(&[1, 4], sin)];
+        case(inputs, vec![], turned(&values, cos, sin)).of(&values)
+    }),
     ("RotaryEmbedding", |d| {
         let (values, turn) = (d.terms(8), [0.75, -0.75, 0.5, 1.0, 1.0, 0.75, -0.5, 0.25]);
         let (cos, sin) = turn.split_at(4);
-        let (first, second) = values.split_at(4);
-        let mut expected: Vec<f64> =
-            (0..4).map(|at| cos[at] * first[at] - sin[at] * second[at]).collect();
-        expected.extend((0..4).map(|at| sin[at] * first[at] + cos[at] * second[at]));
         let inputs =
             vec![given(&[1, 1, 1, 8], &values), kept(&[1, 1, 4], cos), kept(&[1, 1, 4], sin)];
-        case(inputs, vec![], expected).of(&values)
+        case(inputs, vec![], turned(&values, cos, sin)).of(&values)
     }),
     ("AffineGrid", |d| {
         let theta = d.terms(6);
