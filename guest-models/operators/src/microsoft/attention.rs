@@ -21,6 +21,9 @@ pub(crate) const OPERATORS: &[Operator] = &[
     microsoft("RotaryEmbedding", &[X, any(I64), X, X])
         .with(&[attr("num_heads", Int(0, MAX_HEADS)), attr("rotary_embedding_dim", Int(0, MAX_HEADS)),
             flag("interleaved"), flag("is_packed_batching"), SCALE]),
+    microsoft("MRotaryEmbedding", &[X, any(I64), X, X])
+        .with(&[attr("num_heads", Int(0, MAX_HEADS)), attr("rotary_embedding_dim", Int(0, MAX_HEADS)),
+            flag("interleaved"), flag("is_packed_batching"), SCALE, must("mrope_section", AnyInts), flag("mrope_layout")]),
     microsoft("GroupQueryAttention", &[X, X, X, X, X, COUNT, COUNT, X, X, any(I64), X, X, any(F32), any(F32), X, X, COUNT])
         .optional(16).to(&[LIKE, LIKE, LIKE, LIKE]).fewest(1)
         .with(&[HEADS, KV_HEADS, SCALE, attr("softcap", Float), flag("causal"), flag("do_rotary"),
