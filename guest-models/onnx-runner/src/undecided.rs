@@ -53,6 +53,7 @@ const ACCEPT_ALL_INTEGERS: &[&str] = &[
     "Add",
     "AddAxis",
     "And",
+    "AttentionMask",
     "BitAnd",
     "BitNot",
     "BitOr",

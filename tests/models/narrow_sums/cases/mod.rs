@@ -242,6 +242,15 @@ pub(crate) const ADDING: &[(&str, Made)] = &[
     ("com.microsoft:GroupQueryAttention", group_query_attention),
     ("com.microsoft:MultiHeadAttention", |d| multi_head_attention(d, d.count(), 2)),
     ("com.microsoft:MultiHeadAttention", |d| multi_head_attention(d, 4, d.count().min(1024))),
+    ("com.microsoft:MRotaryEmbedding", |d| {
+        let (values, turn) = (d.terms(8), [0.75, -0.75, 0.5, 1.0, 1.0, 0.75, -0.5, 0.25]);
+        let (cos, sin) = turn.split_at(4);
+        let positions = Input::Ints(vec![3, 1, 1], vec![0; 3]);
+        let inputs =
+            vec![given(&[1, 1, 8], &values), positions, kept(&[1, 4], cos), kept(&[1, 4], sin)];
+        let sections = ints_attribute("mrope_section", &[2, 1, 1]);
+        case(inputs, vec![sections], turned(&values, cos, sin)).of(&values)
+    }),
     ("com.microsoft:RotaryEmbedding", |d| {
         let (values, turn) = (d.terms(8), [0.75, -0.75, 0.5, 1.0, 1.0, 0.75, -0.5, 0.25]);
         let (cos, sin) = turn.split_at(4);

@@ -193,7 +193,8 @@ impl KeyMask {
 
 impl Operator for KeyMask {
     fn name(&self) -> &'static str {
-        "AttentionMask"
+        // Lengths may be refused; any other mask is accepted.
+        if self.rank == Some(1) { "AttentionLengths" } else { "AttentionMask" }
     }
 
     fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
