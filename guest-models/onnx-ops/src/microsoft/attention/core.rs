@@ -40,10 +40,10 @@ impl Heads<'_> {
         let mut first = 0;
         while first < rows {
             let count = if rows - first >= ROWS { ROWS } else { 1 };
-            let ranges = (first..first + count).map(&range);
-            let all = ranges
-                .fold(usize::MAX..0, |all, one| all.start.min(one.start)..all.end.max(one.end));
-            let all = all.start.min(all.end)..all.end;
+            let ranges = || (first..first + count).map(&range);
+            let start = ranges().map(|range| range.start).min().unwrap_or(0);
+            let end = ranges().map(|range| range.end).max().unwrap_or(0);
+            let all = start.min(end)..end;
             scores.clear();
             scores.resize(count * all.len(), 0.0);
             match count {

@@ -82,7 +82,11 @@ fn rotation(node: &NodeProto) -> TractResult<RotaryEmbedding> {
         scale: Bits::of(node, "scale", 1.0)?,
         sections: None,
     };
-    ensure!(op.rotated % 2 == 0, "rotary_embedding_dim is {}, which is not even", op.rotated);
+    ensure!(
+        op.rotated.is_multiple_of(2),
+        "rotary_embedding_dim is {}, which is not even",
+        op.rotated
+    );
     ensure!(
         op.rotated == 0 || op.heads > 0,
         "rotary_embedding_dim is {}, but num_heads is missing, which it needs",

@@ -3,8 +3,8 @@
 use tract_onnx::tract_hir::internal::*;
 
 use super::{
-    BIAS, COS, GroupQuery, KEY_NORM, LENGTHS, PAST_KEY, PAST_VALUE, POSITIONS, QUERY_LENGTHS,
-    QUERY_NORM, SIN, SINK, TOTAL,
+    BIAS, COS, GroupQuery, KEY_NORM, KEY_SCALE, LENGTHS, PAST_KEY, PAST_VALUE, POSITIONS,
+    QUERY_LENGTHS, QUERY_NORM, SIN, SINK, TOTAL, VALUE_SCALE,
 };
 use crate::framework::dims::volume;
 use crate::framework::errors::{bail, ensure};
@@ -96,12 +96,9 @@ impl GroupQuery {
             let heads = self.heads;
             ensure!(**sink == [heads], "head_sink has the shape {sink:?}, expected [{heads}]");
         }
-        for name in ["k_scale", "v_scale"]
-            .iter()
-            .zip(12..)
-            .filter_map(|(name, at)| optional(shapes, at).map(|_| name))
-        {
-            bail!("{name} is given, but quantized caches are not implemented");
+        for (name, at) in [("k_scale", KEY_SCALE), ("v_scale", VALUE_SCALE)] {
+            let given = optional(shapes, at).is_some();
+            ensure!(!given, "{name} is given, but quantized caches are not implemented");
         }
         let norms = [QUERY_NORM, KEY_NORM].map(|at| optional(shapes, at));
         ensure!(
