@@ -38,6 +38,11 @@ impl WindowSpec {
         self.dilations.get(axis).copied().unwrap_or(1)
     }
 
+    /// Whether the padding is that of `pads`, and not one that follows from the sizes.
+    pub(crate) fn has_explicit_pads(&self) -> bool {
+        self.auto_pad == "NOTSET"
+    }
+
     /// The extent of a dilated kernel along an axis.
     fn extent(&self, kernel: &[usize], axis: usize) -> usize {
         (kernel[axis] - 1) * self.dilation(axis) + 1

@@ -19,9 +19,11 @@ use crate::nn::window_spec::WindowSpec;
 pub(crate) const OPERATORS: &[Registration] =
     &[own("QLinearMatMul", |_, node| built(MatMul, node)), own("QLinearConv", build_q_linear_conv)];
 
-fn build_q_linear_conv(_: &ParsingContext, node: &NodeProto) -> BuildResult {
+/// Builds QLinearConv of ONNX, and that of `com.microsoft`, which may have its channels last.
+pub(crate) fn build_q_linear_conv(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let groups = node.get_attr_opt("group")?.unwrap_or(1);
-    built(Conv { spec: WindowSpec::of(node)?, groups }, node)
+    let channels_last = node.get_attr_opt::<i64>("channels_last")?.unwrap_or(0) != 0;
+    built(Conv { spec: WindowSpec::of(node)?, groups, channels_last }, node)
 }
 
 /// The one number of a tensor.
@@ -162,13 +164,18 @@ impl Operator for MatMul {
 struct Conv {
     spec: WindowSpec,
     groups: usize,
+    /// Whether the last dimension of images is that of their channels, and not the second.
+    channels_last: bool,
 }
 
 impl Conv {
-    /// The shape of the output, and the padding before each axis.
+    /// The shape of the output with its channels second, and the padding before each axis.
     fn sizes(&self, shapes: &[Option<Vec<usize>>]) -> TractResult<(Vec<usize>, Vec<usize>)> {
-        let (x, w) = (required(shapes, 0)?, required(shapes, 3)?);
-        let ([batch, channels, image @ ..], [outputs, of, kernel @ ..]) = (&**x, &**w) else {
+        let (mut x, w) = (required(shapes, 0)?.clone(), required(shapes, 3)?);
+        if self.channels_last && x.len() > 2 {
+            x[1..].rotate_right(1);
+        }
+        let ([batch, channels, image @ ..], [outputs, of, kernel @ ..]) = (&*x, &**w) else {
             bail!("the image's shape {x:?} does not match the weights' shape {w:?}")
         };
         let groups = self.groups;
@@ -252,7 +259,11 @@ impl Operator for Conv {
         let dtype = required(inputs, 7)?.dtype;
         Ok(tvec!(match known_shapes(inputs) {
             Some(shapes) => {
-                with_dims(dtype, self.sizes(&shapes)?.0.into_iter().map(|dim| dim.to_dim()))
+                let mut shape = self.sizes(&shapes)?.0;
+                if self.channels_last {
+                    shape[1..].rotate_left(1);
+                }
+                with_dims(dtype, shape.into_iter().map(|dim| dim.to_dim()))
             }
             None => unknown_dims(dtype, required(inputs, 0)?.rank()),
         }))
@@ -262,6 +273,15 @@ impl Operator for Conv {
         let given = |at| required(inputs, at).copied();
         let (to, before) = self.sizes(&shapes(inputs))?;
         let (x, w) = (given(0)?, given(3)?);
+        let moved;
+        let x = if self.channels_last {
+            let mut order: Vec<usize> = (0..x.rank()).collect();
+            order[1..].rotate_right(1);
+            moved = x.clone().permute_axes(&order)?;
+            &moved
+        } else {
+            x
+        };
         let (image, kernel) = (&x.shape()[2..], &w.shape()[2..]);
         let (area, places) = (image.iter().product::<usize>(), kernel.iter().product::<usize>());
         let (outputs, of) = (w.shape()[0], w.shape()[1]);
@@ -277,7 +297,8 @@ impl Operator for Conv {
             scales.len()
         );
         let zeros = given(5)?.len();
-        ensure!(zeros == scales.len(), "{zeros} zero points do not match {} scales", scales.len());
+        let matching = zeros == 1 || zeros == scales.len();
+        ensure!(matching, "{zeros} zero points do not match {} scales", scales.len());
         let (x_scale, y_scale) = (one(given(1)?)?, one(given(6)?)?);
         let factor = |scale: &f64| factor(x_scale, *scale, y_scale, f32::datum_type());
         let factors: Vec<f64> = scales.iter().map(factor).collect::<TractResult<_>>()?;
@@ -304,7 +325,13 @@ impl Operator for Conv {
             let scaled = sums.into_iter().map(|sum| (i64::from(sum) + bias) as f64 * factor);
             results.extend(scaled);
         }
-        Ok(tvec!(quantized(results.into_iter(), given(7)?, &to)?))
+        let mut result = quantized(results.into_iter(), given(7)?, &to)?;
+        if self.channels_last {
+            let mut order: Vec<usize> = (0..to.len()).collect();
+            order[1..].rotate_left(1);
+            result = result.permute_axes(&order)?;
+        }
+        Ok(tvec!(result))
     }
 }
 

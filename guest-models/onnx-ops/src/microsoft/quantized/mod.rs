@@ -1,6 +1,31 @@
 //! Operators on quantized tensors: of 8 bits, and of weights in blocks of fewer bits.
 
+mod attention;
+mod bnb4;
+mod elementwise;
+mod gemm;
+mod integers;
+mod linear;
+mod lookup;
+mod lstm;
+mod matmul;
+mod parameters;
+mod pool;
+pub(super) mod shapes;
+mod softmax;
+
 use crate::framework::registration::Registration;
 
 /// The operators of this family.
-pub(crate) const OPERATORS: &[&[Registration]] = &[];
+pub(crate) const OPERATORS: &[&[Registration]] = &[
+    attention::OPERATORS,
+    bnb4::OPERATORS,
+    elementwise::OPERATORS,
+    gemm::OPERATORS,
+    linear::OPERATORS,
+    lookup::OPERATORS,
+    lstm::OPERATORS,
+    matmul::OPERATORS,
+    pool::OPERATORS,
+    softmax::OPERATORS,
+];
