@@ -26,6 +26,7 @@ pub fn all() -> impl Iterator<Item = &'static Operator> {
         microsoft::attention::OPERATORS,
         microsoft::quantized::OPERATORS,
         microsoft::blocks::OPERATORS,
+        microsoft::fused::OPERATORS,
         microsoft::normalization::OPERATORS,
         microsoft::small::OPERATORS,
     ];

@@ -8,6 +8,7 @@ pub(crate) mod attention;
 mod blocks;
 mod crop_and_resize;
 mod embedding;
+mod fused;
 mod matrices;
 mod normalization;
 pub(crate) mod quantized;
@@ -24,6 +25,7 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     blocks::matmul::OPERATORS,
     crop_and_resize::OPERATORS,
     embedding::OPERATORS,
+    fused::OPERATORS,
     matrices::OPERATORS,
     normalization::OPERATORS,
     shapes::OPERATORS,

@@ -5,6 +5,7 @@
 pub(crate) mod activations;
 pub(crate) mod attention;
 pub(crate) mod blocks;
+pub(crate) mod fused;
 pub(crate) mod normalization;
 pub(crate) mod quantized;
 mod refused;
