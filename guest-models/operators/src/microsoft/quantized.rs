@@ -5,7 +5,7 @@ use crate::entry::Values::{Float, Int, Ints, Text, Texts};
 use crate::entry::{
     Attribute, Check, Input, Operator, Output, any, attr, axis, flag, must, only, t,
 };
-use crate::types::{BOOL, BYTES, F16, F32, I16, I32, SINGLES, U8, U16};
+use crate::types::{BOOL, BYTES, F32, I16, I32, I64, SINGLES, U8, U16};
 
 const fn of(letter: char) -> Input {
     Input { types: BYTES, letter }
@@ -13,8 +13,8 @@ const fn of(letter: char) -> Input {
 
 /// A scale, and what else has its type.
 const S: Input = Input { types: F32, letter: 'S' };
-/// The same, also in float16.
-const H: Input = Input { types: F16.or(F32), letter: 'S' };
+/// The same, also in a narrow type.
+const H: Input = Input { types: SINGLES, letter: 'S' };
 const LIKE_S: &[Output] = &[Output::Like('S')];
 const LIKE_Y: &[Output] = &[Output::Like('Y')];
 const LSTM: &[Output] = &[Output::Like('S'), Output::Like('S'), Output::Like('S')];
@@ -64,4 +64,9 @@ pub(crate) const OPERATORS: &[Operator] = &[
     microsoft("MatMulBnb4", &[t(SINGLES), any(U8), t(SINGLES)])
         .with(&[must("K", Int(1, 1 << 24)), must("N", Int(1, 1 << 24)), must("block_size", Int(16, 1 << 24)),
             must("quant_type", Int(0, 1)), flag("transB"), only("training_mode", 0)]),
+    // onnxruntime computes type 2 as type 1, which is not what its documentation says.
+    microsoft("MatMulFpQ4", &[t(F32), any(U8), any(I64)]).with(&[must("blk_quant_type", Int(0, 1))]),
+    microsoft("QEmbedLayerNormalization", &[any(I32), any(I32), of('Q'), of('Q'), of('Q'), of('Q'), of('Q'), any(I32),
+        S, S, S, S, S, of('Q'), of('Q'), of('Q'), of('Q'), of('Q')]).optional(17)
+        .to(&[Output::Like('S'), Output::Is(I32)]).fewest(1).with(&[attr("epsilon", Float)]),
 ];

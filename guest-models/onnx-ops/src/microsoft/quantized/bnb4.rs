@@ -179,7 +179,7 @@ impl Operator for Bnb4 {
 }
 
 /// The product of two rows, in eight sums that are computed side by side.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; 8];
     let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest = a_chunks.remainder().iter().zip(b_chunks.remainder());

@@ -3,6 +3,8 @@
 mod attention;
 mod bnb4;
 mod elementwise;
+mod embedding;
+mod fpq4;
 mod gemm;
 mod integers;
 mod linear;
@@ -21,6 +23,8 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     attention::OPERATORS,
     bnb4::OPERATORS,
     elementwise::OPERATORS,
+    embedding::OPERATORS,
+    fpq4::OPERATORS,
     gemm::OPERATORS,
     linear::OPERATORS,
     lookup::OPERATORS,
