@@ -18,8 +18,8 @@ use belljar_operators::{BF16, F16, F32, Operator};
 use cases::{ADDING, Case, Input};
 use draw::{Draw, Kind, Type};
 use support::onnx::{
-    Graph, Message, fixed, import_of_microsoft, listed_name, node, node_of, tensor_i64, value,
-    value_of_any_shape,
+    Graph, Message, fixed, import_of_microsoft, listed_name, node, node_of, tensor_i64, tensor_u8,
+    value, value_of_any_shape,
 };
 
 /// The newest operator set, which has every operator that was not replaced by another.
@@ -147,6 +147,7 @@ const NOT_ADDING: &[&str] = &[
     "Upsample",
     "Where",
     "com.microsoft:BiasGelu",
+    "com.microsoft:DequantizeLinear",
     "com.microsoft:ExpandDims",
     "com.microsoft:FastGelu",
     "com.microsoft:GatherBlockQuantized",
@@ -154,7 +155,10 @@ const NOT_ADDING: &[&str] = &[
     "com.microsoft:Gelu",
     // Its sums are of float64.
     "com.microsoft:Inverse",
+    // These are sums of integers.
+    "com.microsoft:MatMulIntegerToFloat",
     "com.microsoft:Pad",
+    "com.microsoft:QuantizeLinear",
     "com.microsoft:QuickGelu",
     "com.microsoft:Trilu",
     "com.microsoft:UnfoldTensor",

@@ -59,6 +59,7 @@ pub(crate) const ML: &str = "ai.onnx.ml";
 pub(crate) const MICROSOFT: &str = "com.microsoft";
 
 pub(crate) const FLOAT: i64 = 1;
+pub(crate) const UINT8: i64 = 2;
 pub(crate) const INT64: i64 = 7;
 pub(crate) const STRING: i64 = 8;
 pub(crate) const BOOL: i64 = 9;

@@ -49,6 +49,10 @@ pub(super) fn ints(values: &[i64]) -> Input {
     Input::Ints(vec![values.len() as i64], values.to_vec())
 }
 
+pub(super) fn bytes(dims: &[usize], values: &[u8]) -> Input {
+    Input::Bytes(UINT8, dims.iter().map(|dim| *dim as i64).collect(), values.to_vec())
+}
+
 pub(super) fn sum(values: impl IntoIterator<Item = f64>) -> f64 {
     values.into_iter().sum()
 }

@@ -8,9 +8,10 @@ use crate::support::onnx::{float_attribute, int_attribute, ints_attribute, strin
 
 pub(crate) use made::{Case, Input};
 use made::{
-    attention, case, causal_conv, dot, factors, folded, fourier, given, group_query_attention,
-    ints, kept, linear_attention, logistic, mean, multi_head_attention, normalized, products,
-    projected_attention, recurrent, rows, running, skipped, squares, sum, turned, variadic, with,
+    attention, bytes, case, causal_conv, dot, factors, folded, fourier, given,
+    group_query_attention, ints, kept, linear_attention, logistic, mean, multi_head_attention,
+    normalized, products, projected_attention, recurrent, rows, running, skipped, squares, sum,
+    turned, variadic, with,
 };
 
 type Made = fn(Draw) -> Case;
@@ -414,4 +415,56 @@ pub(crate) const ADDING: &[(&str, Made)] = &[
     ("RNN", |d| recurrent(d, 1, f64::tanh)),
     ("GRU", |d| recurrent(d, 3, |x| (1.0 - logistic(x)) * x.tanh())),
     ("LSTM", |d| recurrent(d, 4, |x| logistic(x) * (logistic(x) * x.tanh()).tanh())),
+    ("com.microsoft:FusedMatMul", |d| dot(d, |n| vec![1, n], |n| vec![n, 1])),
+    ("com.microsoft:FusedMatMul", |d| {
+        with(dot(d, |n| vec![n, 1], |n| vec![n, 1]), [int_attribute("transA", 1)])
+    }),
+    ("com.microsoft:TransposeMatMul", |d| {
+        with(dot(d, |n| vec![1, n], |n| vec![1, n]), [int_attribute("transB", 1)])
+    }),
+    ("com.microsoft:FusedConv", |d| {
+        let mut made = dot(d, |n| vec![1, n, 1, 1], |n| vec![1, n, 1, 1]);
+        let added = d.narrow.round(made.term / 4.0);
+        made.inputs.extend([Input::Missing, kept(&[1, 1, 1, 1], &[added])]);
+        made.expected[0] += added;
+        made
+    }),
+    ("com.microsoft:FusedGemm", |d| {
+        // An activation that changes nothing.
+        let attributes =
+            [string_attribute("activation", "LeakyRelu"), float_attribute("activation_alpha", 1.0)];
+        with(dot(d, |n| vec![1, n], |n| vec![n, 1]), attributes)
+    }),
+    ("com.microsoft:MatMulBnb4", |d| {
+        // Weights that are all one, times a factor for each block of 16.
+        let n = d.count();
+        let (values, factors) = (d.terms(n), d.weights(n / 16));
+        let each = values.iter().enumerate().map(|(at, value)| value * factors[at / 16]);
+        let terms: Vec<f64> = each.collect();
+        let inputs = vec![
+            given(&[1, n], &values),
+            bytes(&[n / 2], &vec![0xff; n / 2]),
+            kept(&[n / 16], &factors),
+        ];
+        let attributes = vec![
+            int_attribute("K", n as i64),
+            int_attribute("N", 1),
+            int_attribute("block_size", 16),
+            int_attribute("quant_type", 1),
+        ];
+        case(inputs, attributes, vec![sum(terms.iter().copied())]).of(&terms)
+    }),
+    ("com.microsoft:QAttention", |d| {
+        // Keys that are all zero: the mean of the past values and of one that is zero.
+        let n = d.count().min(1024);
+        let values = d.terms(n);
+        let mut past = vec![0.0; n];
+        past.extend(&values);
+        let mut inputs = vec![bytes(&[1, 1, 1], &[0]), bytes(&[1, 3], &[0; 3])];
+        inputs.extend([kept(&[3], &[0.0; 3]), kept(&[], &[1.0]), kept(&[], &[1.0])]);
+        inputs.extend([Input::Missing, Input::Missing, Input::Missing]);
+        inputs.push(given(&[2, 1, 1, n, 1], &past));
+        let expected = sum(values.iter().copied()) / (n + 1) as f64;
+        case(inputs, vec![int_attribute("num_heads", 1)], vec![expected]).of(&values)
+    }),
 ];
