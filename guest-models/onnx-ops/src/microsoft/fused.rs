@@ -155,10 +155,23 @@ impl Expansion for FusedMatMul {
             let ordered = |shape: &[TDim], operand: Operand| -> Vec<TDim> {
                 operand.order(shape.len()).into_iter().map(|axis| shape[axis].clone()).collect()
             };
-            let dims =
-                product_dims(&ordered(&a, self.operands[0]), &ordered(&b, self.operands[1]))?;
-            s.equals(&outputs[0].rank, dims.len() as i64)?;
+            let (a, b) = (ordered(&a, self.operands[0]), ordered(&b, self.operands[1]));
+            let dims = product_dims(&a, &b)?;
+            let rank = dims.len();
+            s.equals(&outputs[0].rank, rank as i64)?;
             for (axis, dim) in dims.into_iter().enumerate() {
+                // tract cannot broadcast sizes that only agree in a run.
+                let of = |shape: &[TDim]| {
+                    let batch = shape.len().saturating_sub(2);
+                    let at = (axis + shape.len()).checked_sub(rank).filter(|at| *at < batch)?;
+                    Some(shape[at].clone())
+                };
+                if let (Some(a), Some(b)) = (of(&a), of(&b)) {
+                    ensure!(
+                        a == b || a.is_one() || b.is_one(),
+                        "whether batches of {a} and {b} matrices match is only known in a run"
+                    );
+                }
                 if let Some(dim) = dim {
                     s.equals(&outputs[0].shape[axis], dim)?;
                 }

@@ -120,7 +120,7 @@ impl Pool {
             && (lists[0] == 0 || lists[0] == image.len())
             && kernel.len() == image.len();
         ensure!(
-            fits && !kernel.contains(&0),
+            fits && !kernel.contains(&0) && !windows.spec.strides.contains(&0),
             "windows of {kernel:?} with their strides and pads do not match {} spatial dimensions",
             image.len()
         );
