@@ -1,4 +1,4 @@
-//! FusedMatMul, TransposeMatMul, FusedConv and FusedGemm: operators of ONNX with a transposition, a
+//! FusedMatMul, FusedConv and FusedGemm: operators of ONNX with a transposition, a
 //! factor or an activation. They become the nodes that onnxruntime fused, so native kernels compute
 //! them.
 
@@ -18,7 +18,6 @@ use crate::registry;
 
 pub(crate) const OPERATORS: &[Registration] = &[
     own("FusedMatMul", build_mat_mul).of(belljar_operators::MICROSOFT),
-    own("TransposeMatMul", build_mat_mul).of(belljar_operators::MICROSOFT),
     own("FusedConv", build_conv).of(belljar_operators::MICROSOFT),
     own("FusedGemm", build_gemm).of(belljar_operators::MICROSOFT),
 ];
@@ -337,13 +336,6 @@ mod tests {
             .input(tensor(&[2, 2, 1], &[1f32, 10.0, 100.0, 1000.0]))
             .gives(tensor(&[2, 1, 1], &[10f32, 3200.0]));
         node().input(counting(&[2, 1])).fails("3");
-    }
-
-    #[test]
-    fn transpose_mat_mul_is_the_older_name() {
-        let node = microsoft("TransposeMatMul").int("transB", 1).float("alpha", 2.0);
-        let node = node.input(tensor(&[1, 2], &[1f32, 2.0])).input(tensor(&[1, 2], &[3f32, 4.0]));
-        node.gives(tensor(&[1, 1], &[22f32]));
     }
 
     fn conv() -> Case {

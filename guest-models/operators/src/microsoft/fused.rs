@@ -23,7 +23,6 @@ const CONV: &[Attribute] = &[
 pub(crate) const OPERATORS: &[Operator] = &[
     microsoft("FusedMatMul", &[t(REALS), t(REALS)])
         .with(&[flag("transA"), flag("transB"), flag("transBatchA"), flag("transBatchB"), attr("alpha", Float)]),
-    microsoft("TransposeMatMul", &[t(REALS), t(REALS)]).with(&[flag("transA"), flag("transB"), attr("alpha", Float)]),
     microsoft("FusedConv", &[t(SINGLES), t(SINGLES), t(SINGLES), t(SINGLES)]).optional(2).with(CONV)
         .check(Check::Windows),
     microsoft("FusedGemm", &[t(SINGLES), t(SINGLES), t(SINGLES)]).optional(1)

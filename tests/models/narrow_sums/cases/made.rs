@@ -1,7 +1,7 @@
 //! What the cases are made of: their inputs, and the definitions that several operators share.
 
 use crate::narrow_sums::draw::{Draw, Kind};
-use crate::support::onnx::{Message, float_attribute, int_attribute, string_attribute};
+use crate::support::onnx::{Message, UINT8, float_attribute, int_attribute, string_attribute};
 
 /// An input of a node.
 #[derive(Clone)]

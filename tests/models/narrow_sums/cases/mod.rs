@@ -409,9 +409,6 @@ pub(crate) const ADDING: &[(&str, Made)] = &[
         let inputs = vec![given(&[1, 1, 2, 2], &values), boxes, ints([0, 0], 1), ints([1, 1], 2)];
         case(inputs, vec![], vec![mean(&values)]).of(&values)
     }),
-    ("com.microsoft:TransposeMatMul", |d| {
-        with(dot(d, |n| vec![1, n], |n| vec![1, n]), [int_attribute("transB", 1)])
-    }),
     ("RNN", |d| recurrent(d, 1, f64::tanh)),
     ("GRU", |d| recurrent(d, 3, |x| (1.0 - logistic(x)) * x.tanh())),
     ("LSTM", |d| recurrent(d, 4, |x| logistic(x) * (logistic(x) * x.tanh()).tanh())),
