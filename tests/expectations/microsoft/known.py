@@ -1,0 +1,64 @@
+"""Where onnxruntime 1.32.0 differs from its documentation, operator by operator.
+
+Each entry names an operator, the reason, and a test that recognises such cases. A disagreement that
+no entry explains counts as unknown and needs to be investigated.
+"""
+
+
+def has(case, number):
+    return len(case.inputs) > number and case.inputs[number] is not None
+
+
+def refused(case, difference):
+    return difference.startswith("refused")
+
+
+# (operator, reason, test of the case and the difference)
+KNOWN = [
+    (
+        "EmbedLayerNormalization",
+        "documented as optional, the output mask_index is required: without it, type inference fails",
+        lambda case, difference: case.outputs == [True] and "output index 1 is out of range" in difference,
+    ),
+    (
+        "MatMulNBits",
+        "8 bits with zero points that are not packed are refused",
+        lambda case, difference: refused(case, difference) and case.attributes.get("bits") == 8
+        and has(case, 3) and case.inputs[3].dtype != "uint8",
+    ),
+    (
+        "MatMulNBits",
+        "zero points that are not packed are refused for 2 bits at some block sizes and with g_idx",
+        lambda case, difference: refused(case, difference) and case.attributes.get("bits") == 2
+        and has(case, 3) and case.inputs[3].dtype != "uint8",
+    ),
+    (
+        "MatMulNBits",
+        "g_idx (deprecated): refused with 8 bits",
+        lambda case, difference: refused(case, difference) and case.attributes.get("bits") == 8 and has(case, 4),
+    ),
+    (
+        "MatMulNBits",
+        "g_idx (deprecated): with 4 bits, packed zero points are ignored (8 is used)",
+        lambda case, difference: case.attributes.get("bits", 4) == 4 and has(case, 4) and has(case, 3)
+        and case.inputs[3].dtype == "uint8",
+    ),
+    (
+        "MatMulNBits",
+        "g_idx (deprecated): with 2 bits, the result follows neither g_idx nor the plain block order",
+        lambda case, difference: case.attributes.get("bits") == 2 and has(case, 4),
+    ),
+    (
+        "GatherBlockQuantized",
+        "uint8 data is refused when it is quantized along another axis than the last, which the documentation allows",
+        lambda case, difference: refused(case, difference) and case.inputs[0].dtype == "uint8"
+        and case.attributes.get("quantize_axis", 1) not in (-1, case.inputs[0].ndim - 1),
+    ),
+]
+
+
+def reason(case, difference):
+    for operator, text, matches in KNOWN:
+        if operator == case.operator and matches(case, difference):
+            return text
+    return None

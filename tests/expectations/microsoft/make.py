@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""Test cases for the operators of ONNX domain `com.microsoft`, on which two independent judges agree.
+
+ONNX ships test cases only for its own operators. This program draws random configurations of one
+operator (shapes, attributes, optional inputs, element types), computes each with onnxruntime and
+with the plain definitions in `reference/`, which were written from onnxruntime's documentation, and
+keeps the cases in which the two agree: integers exactly, floats within the tolerance that the
+case states. A disagreement is a fault in `reference/`, or it is listed with its reason in `known.py`.
+
+How to run, in any Python environment with the packages named here:
+
+    pip install onnxruntime==1.32.0 numpy==2.4.6 onnx==1.23.2
+    python3 make.py table                         # agreements and disagreements, by operator
+    python3 make.py write FOLDER --count 50 --seed 1    # cases as folders, laid out as ONNX's own
+    python3 make.py pack                          # rewrites cases.zip and disagreements.txt
+    python3 make.py check FOLDER --runner 'CMD {model} {inputs} {outputs}'
+
+The stored `cases.zip` was made with these versions on x86-64, with Python 3.11 (another zlib may
+give other bytes, with the same content). The expected outputs are those of `reference/`, which
+computes in double precision and rounds once, unless the operator's definition rounds in between.
+
+onnxruntime runs on the CPU with one thread and without graph optimisations, and with exact integer
+products (session.x64quantprecision), which some x86-64 instructions saturate otherwise.
+"""
+
+import argparse
+import collections
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+import warnings
+import zipfile
+import zlib
+
+import numpy as np
+import onnxruntime as ort
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import cases
+import draw
+import known
+import reference
+
+# What `pack` stores: this many cases of each operator, each of at most so many bytes.
+PACKED_CASES, PACKED_BYTES, PACKED_SEED = 12, 12_000, 7
+
+
+def run_onnxruntime(case):
+    """The outputs of onnxruntime, or the text of its error."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        session = ort.InferenceSession(
+            case.model().SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        return session.run(None, case.feeds())
+    except Exception as error:  # onnxruntime raises many types, which share no base but this one.
+        return str(error)
+
+
+def attempt(operator, seed, number):
+    """Draws one case and computes it twice: the case, and why the two disagree (or None)."""
+    chosen = draw.Draw(zlib.crc32(f"{operator} {seed} {number}".encode()))
+    case = draw.GENERATORS[operator](chosen)
+    case.operator = operator
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        case.compute(reference.OPERATORS[operator])
+        actual = run_onnxruntime(case)
+    if isinstance(actual, str):
+        return case, "refused: " + actual.split("\n")[0]
+    return case, case.difference(actual)
+
+
+def attempts(operator, seed, count):
+    for number in range(count):
+        yield number, *attempt(operator, seed, number)
+
+
+def table(operators, seed, count, keep=None):
+    """Prints the number of agreements and disagreements, and returns the latter as text."""
+    lines = []
+    print(f"{'operator':34} {'agree':>6} {'known':>6} {'unknown':>8}")
+    for operator in operators:
+        outcomes = collections.Counter()
+        reasons = {}
+        for number, case, difference in attempts(operator, seed, count):
+            if difference is None:
+                outcomes["agree"] += 1
+                if keep:
+                    keep(number, case)
+                continue
+            reason = known.reason(case, difference)
+            outcomes["known" if reason else "unknown"] += 1
+            title = reason or "UNKNOWN: " + difference[:200]
+            reasons.setdefault(title, []).append((number, case, difference))
+        print(f"{operator:34} {outcomes['agree']:6} {outcomes['known']:6} {outcomes['unknown']:8}", flush=True)
+        for reason, found in reasons.items():
+            number, case, difference = found[0]
+            lines.append(f"# {operator}: {len(found)} of {count}: {reason}")
+            lines.append(f"#     case {number}: {case.describe()}")
+            lines.append(f"#     {difference[:300]}")
+    return "\n".join(lines) + "\n"
+
+
+def write(folder, operators, seed, count):
+    folder = pathlib.Path(folder)
+
+    def keep(number, case):
+        place = folder / f"test_{case.operator.lower()}_{seed}_{number:04}"
+        for name, content in case.files().items():
+            path = place / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    text = table(operators, seed, count, keep)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "disagreements.txt").write_text(text)
+
+
+def pack(operators):
+    """Writes cases.zip: small cases of each operator, chosen so that they differ in configuration."""
+    texts = []
+    with zipfile.ZipFile(HERE / "cases.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for operator in operators:
+            found = []
+            texts.append(table([operator], PACKED_SEED, 150, lambda number, case: found.append((number, case))))
+            for number, case in distinct(found, PACKED_CASES):
+                for name, content in case.files().items():
+                    path = f"test_{operator.lower()}_{number:03}/{name}"
+                    entry = zipfile.ZipInfo(path, (1980, 1, 1, 0, 0, 0))
+                    entry.compress_type = zipfile.ZIP_DEFLATED
+                    archive.writestr(entry, content)
+    (HERE / "disagreements.txt").write_text("".join(text for text in texts if text.strip()))
+
+
+def distinct(found, count):
+    """At most `count` small cases: those first whose attributes and types no earlier one has."""
+    small = [(number, case) for number, case in found if case.size() <= PACKED_BYTES]
+    chosen, seen = [], set()
+    for number, case in small:
+        features = case.features()
+        if features - seen:
+            chosen.append((number, case))
+            seen |= features
+    rest = [pair for pair in small if pair not in chosen]
+    return sorted((chosen + rest)[:count], key=lambda pair: pair[0])
+
+
+def check(folder, runner):
+    """Runs a program on each case. It gets the model, a folder of input_N.pb, and one to write to."""
+    failures = total = 0
+    for place in sorted(pathlib.Path(folder).glob("test_*")):
+        outputs = place / "actual"
+        shutil.rmtree(outputs, ignore_errors=True)
+        outputs.mkdir()
+        paths = {"model": place / "model.onnx", "inputs": place / "test_data_set_0", "outputs": outputs}
+        command = [word.format(**paths) for word in shlex.split(runner)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        total += 1
+        problem = result.stderr.strip() if result.returncode else cases.compare_folders(place, outputs)
+        if problem:
+            failures += 1
+            print(f"{place.name}: {problem}")
+    print(f"{total - failures} of {total} cases passed")
+    return failures
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Test cases of com.microsoft operators")
+    parser.add_argument("mode", choices=["table", "write", "pack", "check"])
+    parser.add_argument("folder", nargs="?")
+    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", help="operators, separated by commas")
+    parser.add_argument("--runner", help="command with {model}, {inputs} and {outputs}")
+    arguments = parser.parse_args()
+    operators = arguments.only.split(",") if arguments.only else list(draw.GENERATORS)
+    if arguments.mode == "table":
+        print(table(operators, arguments.seed, arguments.count))
+    elif arguments.mode == "write":
+        write(arguments.folder, operators, arguments.seed, arguments.count)
+    elif arguments.mode == "pack":
+        pack(operators)
+    else:
+        sys.exit(bool(check(arguments.folder, arguments.runner)))
+
+
+if __name__ == "__main__":
+    main()
