@@ -13,6 +13,13 @@ def refused(case, difference):
     return difference.startswith("refused")
 
 
+def reason(case, difference):
+    for operator, text, matches in KNOWN:
+        if operator == case.operator and matches(case, difference):
+            return text
+    return None
+
+
 # (operator, reason, test of the case and the difference)
 KNOWN = [
     (
@@ -54,11 +61,29 @@ KNOWN = [
         lambda case, difference: refused(case, difference) and case.inputs[0].dtype == "uint8"
         and case.attributes.get("quantize_axis", 1) not in (-1, case.inputs[0].ndim - 1),
     ),
+    (
+        "FusedMatMul",
+        "transA is not applied when B is a vector: the elements of A are read in their stored order",
+        lambda case, difference: case.attributes.get("transA") and case.inputs[1].ndim == 1,
+    ),
+    (
+        "FusedGemm",
+        "the attribute activation, documented as optional, is required",
+        lambda case, difference: refused(case, difference) and "activation" not in case.attributes,
+    ),
+    (
+        "FusedConv",
+        "auto_pad SAME_UPPER and SAME_LOWER with a dilation are refused",
+        lambda case, difference: "Dilation not supported for AutoPadType" in difference,
+    ),
+    (
+        "DynamicQuantizeLSTM",
+        "zero points per column need to be constants, and 0 (128 for unsigned weights)",
+        lambda case, difference: refused(case, difference) and "point must be" in difference,
+    ),
+    (
+        "DynamicQuantizeLSTM",
+        "clip bounds the inputs of all activations but the last, which takes the cell state as it is",
+        lambda case, difference: "clip" in case.attributes,
+    ),
 ]
-
-
-def reason(case, difference):
-    for operator, text, matches in KNOWN:
-        if operator == case.operator and matches(case, difference):
-            return text
-    return None

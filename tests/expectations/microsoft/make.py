@@ -99,14 +99,14 @@ def table(operators, seed, count, keep=None):
                 continue
             reason = known.reason(case, difference)
             outcomes["known" if reason else "unknown"] += 1
-            title = reason or "UNKNOWN: " + difference[:200]
+            title = reason or "UNKNOWN: " + difference.split(":")[0]
             reasons.setdefault(title, []).append((number, case, difference))
         print(f"{operator:34} {outcomes['agree']:6} {outcomes['known']:6} {outcomes['unknown']:8}", flush=True)
         for reason, found in reasons.items():
-            number, case, difference = found[0]
             lines.append(f"# {operator}: {len(found)} of {count}: {reason}")
-            lines.append(f"#     case {number}: {case.describe()}")
-            lines.append(f"#     {difference[:300]}")
+            for number, case, difference in found[: 6 if reason.startswith("UNKNOWN") else 1]:
+                lines.append(f"#     case {number}: {case.describe()}")
+                lines.append(f"#     {difference[:300]}")
     return "\n".join(lines) + "\n"
 
 

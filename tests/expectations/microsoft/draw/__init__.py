@@ -1,8 +1,8 @@
 """Random configurations of each operator, one generator per operator."""
 
 from .draw import Draw
-from . import activations, normalization, weights
+from . import activations, normalization, weights, products, recurrent
 
 GENERATORS = {}
-for family in (activations, normalization, weights):
+for family in (activations, normalization, weights, products, recurrent):
     GENERATORS |= family.GENERATORS
