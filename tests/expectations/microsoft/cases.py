@@ -9,9 +9,13 @@ from onnx import TensorProto, helper, load_tensor, numpy_helper
 TOLERANCES = {"float16": 4e-3, "bfloat16": 3e-2, "float32": 2e-5, "float64": 1e-9}
 
 
+HIDDEN = "hidden"
+
+
 class Case:
     """`inputs` are arrays, or None for an absent one; inputs whose numbers are in `constants` become
-    initializers. `outputs` says which outputs the node has, by one truth value each."""
+    initializers. `outputs` says which outputs the node has, by one truth value each; HIDDEN stands for
+    an output that the node has but the graph has not, because its values are unspecified in part."""
 
     def __init__(self, inputs, attributes=None, *, outputs=(True,), constants=(), domain="com.microsoft",
                  tolerance=None, slack=0):
@@ -19,7 +23,7 @@ class Case:
         while self.inputs and self.inputs[-1] is None:
             self.inputs.pop()
         self.attributes = attributes or {}
-        self.outputs = list(outputs)
+        self.outputs = [HIDDEN if wanted == HIDDEN else bool(wanted) for wanted in outputs]
         while not self.outputs[-1]:
             self.outputs.pop()
         self.constants = set(constants)
@@ -34,7 +38,7 @@ class Case:
         results = function(*self.inputs, **self.attributes)
         if not isinstance(results, tuple):
             results = (results,)
-        self.expected = [np.asarray(results[i]) for i, wanted in enumerate(self.outputs) if wanted]
+        self.expected = [np.asarray(results[i]) for i, wanted in enumerate(self.outputs) if wanted is True]
 
     def difference(self, actual):
         """Why the outputs of another implementation are not the expected ones, or None."""
@@ -57,6 +61,7 @@ class Case:
     def model(self):
         names = self.names()
         outputs = [f"output_{i}" if wanted else "" for i, wanted in enumerate(self.outputs)]
+        shown = [name for name, wanted in zip(outputs, self.outputs) if wanted is True]
         node = helper.make_node(self.operator, names, outputs, domain=self.domain)
         for name, value in self.attributes.items():
             node.attribute.append(helper.make_attribute(name, value))
@@ -64,7 +69,7 @@ class Case:
             [node],
             self.operator,
             [value_info(name, array) for name, array in self.feeds().items()],
-            [value_info(name, array) for name, array in zip(filter(None, outputs), self.expected)],
+            [value_info(name, array) for name, array in zip(shown, self.expected)],
             [to_proto(self.inputs[i], names[i]) for i in sorted(self.constants)
              if i < len(self.inputs) and self.inputs[i] is not None],
         )

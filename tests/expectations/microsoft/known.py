@@ -13,6 +13,11 @@ def refused(case, difference):
     return difference.startswith("refused")
 
 
+def keys(key):
+    """The number of keys in a key input, by its layout."""
+    return key.shape[2] if key.ndim == 4 else key.shape[1]
+
+
 def reason(case, difference):
     for operator, text, matches in KNOWN:
         if operator == case.operator and matches(case, difference):
@@ -85,5 +90,31 @@ KNOWN = [
         "DynamicQuantizeLSTM",
         "clip bounds the inputs of all activations but the last, which takes the cell state as it is",
         lambda case, difference: "clip" in case.attributes,
+    ),
+    (
+        "MultiHeadAttention",
+        "packed keys and values are refused, and so are packed queries, keys and values",
+        lambda case, difference: refused(case, difference) and "Packed" in difference and "not implemented for CPU" in difference,
+    ),
+    (
+        "MultiHeadAttention",
+        "past keys and values are not used unless the node has the outputs present_key and present_value",
+        lambda case, difference: has(case, 6) and case.outputs == [True],
+    ),
+    (
+        "MultiHeadAttention",
+        "with unidirectional, the last query sees every key, also when there are more new keys than queries",
+        lambda case, difference: case.attributes.get("unidirectional") and case.inputs[1].ndim >= 3
+        and keys(case.inputs[1]) > case.inputs[0].shape[1],
+    ),
+    (
+        "Attention",
+        "a past state together with an attention bias is refused",
+        lambda case, difference: "cannot have both past and attention_bias" in difference,
+    ),
+    (
+        "Attention",
+        "masks with four dimensions are refused",
+        lambda case, difference: refused(case, difference) and has(case, 3) and case.inputs[3].ndim == 4,
     ),
 ]

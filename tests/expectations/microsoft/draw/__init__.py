@@ -1,8 +1,8 @@
 """Random configurations of each operator, one generator per operator."""
 
 from .draw import Draw
-from . import activations, normalization, weights, products, recurrent
+from . import activations, normalization, weights, products, recurrent, attention, grouped
 
 GENERATORS = {}
-for family in (activations, normalization, weights, products, recurrent):
+for family in (activations, normalization, weights, products, recurrent, attention, grouped):
     GENERATORS |= family.GENERATORS

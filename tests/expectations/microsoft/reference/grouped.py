@@ -1,0 +1,122 @@
+"""Attention in which several query heads share one head of keys and values, with a cache."""
+
+import numpy as np
+
+from .attention import heads, merged, rotated, scale_of, softmax
+
+
+def group_query_attention(
+    query, key, value, past_key, past_value, seqlens_k, total_sequence_length, cos_cache=None, sin_cache=None,
+    position_ids=None, attention_bias=None, head_sink=None, k_scale=None, v_scale=None, q_norm_weight=None,
+    k_norm_weight=None, query_seqlens=None,
+    *, num_heads, kv_num_heads, scale=None, softcap=0.0, do_rotary=0, rotary_interleaved=0,
+    local_window_size=-1, smooth_softmax=-1, causal=1, qk_output=0, kv_cache_bit_width=0,
+    k_quant_type="NONE", v_quant_type="NONE", qk_norm_epsilon=1e-6,
+):
+    dtype = query.dtype
+    batch, length, width = query.shape
+    if key is None:
+        size = width // (num_heads + 2 * kv_num_heads)
+        bounds = [num_heads * size, (num_heads + kv_num_heads) * size]
+        query, key, value = np.split(query, bounds, axis=2)
+    q, k, v = heads(query, num_heads), heads(key, kv_num_heads), heads(value, kv_num_heads)
+    total = int(total_sequence_length.reshape(-1)[0])
+    # A first prompt has nothing in the cache; else the new tokens are the last of each sequence.
+    first = total == length
+    ends = seqlens_k.reshape(-1).astype(int) + 1
+    starts = np.zeros(batch, int) if first else ends - length
+    if do_rotary:
+        positions = starts[:, None] + np.arange(length)
+        if position_ids is not None:
+            positions = position_ids[0, 0] + np.zeros((batch, 1), int) + np.arange(length) if first else position_ids
+        q = rotated(q, positions, cos_cache, sin_cache, rotary_interleaved)
+        k = rotated(k, positions, cos_cache, sin_cache, rotary_interleaved)
+    if do_rotary:
+        # The cache receives keys in the element type, before they are quantized.
+        k = k.astype(dtype).astype(np.float64)
+    room = total if past_key is None else max(total, past_key.shape[2])
+    size = k.shape[3]
+    caches = []
+    for new, past, quantized, kind in ((k, past_key, k_scale, k_quant_type), (v, past_value, v_scale, v_quant_type)):
+        stored = np.zeros((batch, kv_num_heads, room, size))
+        for b in range(batch):
+            if past is not None:
+                old = past[b].astype(np.float64)
+                if kind != "NONE" and kv_cache_bit_width == 4:
+                    old = unpacked(past[b])
+                stored[b, :, : starts[b]] = old[:, : starts[b]]
+            fresh = new[b]
+            if kind != "NONE":
+                fresh = quantize(fresh, quantized, kv_cache_bit_width)
+            stored[b, :, starts[b] : starts[b] + length] = fresh
+        caches.append(stored)
+    wide = []
+    for stored, quantized, kind in zip(caches, (k_scale, v_scale), (k_quant_type, v_quant_type)):
+        wide.append(stored if kind == "NONE" else stored * np.asarray(quantized, np.float64).reshape(scale_shape(quantized, kv_num_heads, size)))
+    factor = scale_of(scale, size)
+    output = np.zeros((batch, num_heads, length, size))
+    before = np.zeros((batch, num_heads, length, total))
+    after = np.zeros((batch, num_heads, length, total))
+    shared = num_heads // kv_num_heads
+    for b in range(batch):
+        for n in range(num_heads):
+            sink = None
+            if head_sink is not None:
+                sink = float(head_sink[n])
+            elif smooth_softmax == 1:
+                sink = 0.0
+            for s in range(length):
+                position = starts[b] + s
+                low, high = 0, position + 1
+                if not causal:
+                    high = ends[b]
+                if local_window_size > 0:
+                    # The window includes the query's own position.
+                    low = max(0, position + 1 - local_window_size)
+                scores = wide[0][b, n // shared, :total] @ q[b, n, s] * factor
+                if softcap:
+                    scores = softcap * np.tanh(scores / softcap)
+                if attention_bias is not None:
+                    rows, columns = attention_bias.shape[:2]
+                    scores = scores + attention_bias[b % rows, n % columns, s, :total]
+                t = np.arange(total)
+                scores = np.where((t >= low) & (t < high), scores, -np.inf)
+                weights = softmax(scores, sink)
+                before[b, n, s], after[b, n, s] = scores, weights
+                output[b, n, s] = weights @ wide[1][b, n // shared, :total]
+    presents = [finish(stored, kind, kv_cache_bit_width, past, dtype)
+                for stored, kind, past in zip(caches, (k_quant_type, v_quant_type), (past_key, past_value))]
+    scores = before if qk_output == 1 else after
+    return merged(output).astype(dtype), *presents, scores.astype(dtype)
+
+
+def scale_shape(scale, count, size):
+    """A scale per tensor, or per head and channel, against [N, T, H]."""
+    return (1, 1, 1) if scale.size == 1 else (count, 1, size)
+
+
+def quantize(x, scale, bits):
+    limit = 1 << (bits - 1)
+    steps = np.float32(x) / np.asarray(scale, np.float32).reshape(scale_shape(scale, x.shape[0], x.shape[2]))
+    return np.clip(np.rint(steps), -limit, limit - 1).astype(np.float64)
+
+
+def unpacked(packed):
+    """Two values of 4 bits per byte, the earlier in the low half, stored with 8 added."""
+    result = np.zeros(packed.shape[:-1] + (packed.shape[-1] * 2,))
+    result[..., 0::2] = (packed & 15).astype(int) - 8
+    result[..., 1::2] = (packed >> 4).astype(int) - 8
+    return result
+
+
+def finish(stored, kind, bits, past, dtype):
+    """The cache in the type in which it is stored."""
+    if kind == "NONE":
+        return stored.astype(dtype)
+    if bits == 4:
+        shifted = stored.astype(int) + 8
+        return (shifted[..., 0::2] | shifted[..., 1::2] << 4).astype(np.uint8)
+    return stored.astype(past.dtype)
+
+
+OPERATORS = {"GroupQueryAttention": group_query_attention}
