@@ -18,9 +18,10 @@ class Case:
     an output that the node has but the graph has not, because its values are unspecified in part."""
 
     def __init__(self, inputs, attributes=None, *, outputs=(True,), constants=(), domain="com.microsoft",
-                 tolerance=None, slack=0):
+                 tolerance=None, slack=0, trim=True):
         self.inputs = [None if array is None else np.asarray(array) for array in inputs]
-        while self.inputs and self.inputs[-1] is None:
+        # Absent inputs at the end are left out, or (without `trim`) written as empty names.
+        while trim and self.inputs[-1] is None:
             self.inputs.pop()
         self.attributes = attributes or {}
         self.outputs = [HIDDEN if wanted == HIDDEN else bool(wanted) for wanted in outputs]
@@ -105,7 +106,7 @@ class Case:
         return f"{self.attributes} inputs {' '.join(inputs)} outputs {self.outputs}"
 
 
-def difference(ours, theirs, tolerance=None, slack=0):
+def difference(ours, theirs, tolerance=None, slack=0, trim=True):
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     if ours.dtype.kind in "OUS":
         ours, theirs = ours.astype(object), theirs.astype(object)
@@ -123,8 +124,11 @@ def difference(ours, theirs, tolerance=None, slack=0):
         wrong = ~((np.abs(a - b) <= bound * (1 + np.abs(a))) | (a == b) | (np.isnan(a) & np.isnan(b)))
     if not wrong.any():
         return None
+    apart = ""
+    if ours.dtype.kind in "iu":
+        apart = f", at most {np.abs(ours.astype(object) - theirs.astype(object)).max()} apart"
     place = tuple(int(i) for i in np.argwhere(wrong)[0])
-    return f"{wrong.sum()} of {wrong.size} elements differ, first at {list(place)}: {theirs[place]} instead of {ours[place]}"
+    return f"{wrong.sum()} of {wrong.size} elements differ{apart}, first at {list(place)}: {theirs[place]} instead of {ours[place]}"
 
 
 def compare_folders(place, outputs):

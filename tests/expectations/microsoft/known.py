@@ -117,4 +117,29 @@ KNOWN = [
         "masks with four dimensions are refused",
         lambda case, difference: refused(case, difference) and has(case, 3) and case.inputs[3].ndim == 4,
     ),
+    (
+        "QLinearAdd",
+        "zero points of inputs, documented as optional, are required",
+        lambda case, difference: refused(case, difference) and not (has(case, 2) and has(case, 5)),
+    ),
+    (
+        "QLinearMul",
+        "zero points of inputs, documented as optional, are required",
+        lambda case, difference: refused(case, difference) and not (has(case, 2) and has(case, 5)),
+    ),
+    (
+        "QLinearConv",
+        "auto_pad SAME_UPPER and SAME_LOWER with a dilation are refused",
+        lambda case, difference: "Dilation not supported for AutoPadType" in difference,
+    ),
+    (
+        "QLinearAveragePool",
+        "the zero point of the input, documented as optional, is required",
+        lambda case, difference: refused(case, difference) and not has(case, 2),
+    ),
+    (
+        "QLinearAveragePool",
+        "with ceil_mode and count_include_pad, a window that reaches beyond the padding is divided by the kernel's whole size",
+        lambda case, difference: case.attributes.get("ceil_mode") and case.attributes.get("count_include_pad"),
+    ),
 ]
