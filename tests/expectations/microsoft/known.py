@@ -142,4 +142,10 @@ KNOWN = [
         "with ceil_mode and count_include_pad, a window that reaches beyond the padding is divided by the kernel's whole size",
         lambda case, difference: case.attributes.get("ceil_mode") and case.attributes.get("count_include_pad"),
     ),
+    (
+        "QLinearAveragePool",
+        "auto_pad SAME_UPPER with a stride above the kernel's size pads by a negative number, which shifts the windows",
+        lambda case, difference: case.attributes.get("auto_pad") == "SAME_UPPER"
+        and any(s > k for s, k in zip(case.attributes.get("strides", []), case.attributes["kernel_shape"])),
+    ),
 ]
