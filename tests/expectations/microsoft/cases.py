@@ -121,7 +121,9 @@ def difference(ours, theirs, tolerance=None, slack=0, trim=True):
     else:
         bound = tolerance or TOLERANCES[str(ours.dtype)]
         a, b = ours.astype(np.float64), theirs.astype(np.float64)
-        wrong = ~((np.abs(a - b) <= bound * (1 + np.abs(a))) | (a == b) | (np.isnan(a) & np.isnan(b)))
+        with np.errstate(invalid="ignore"):
+            gap = np.abs(a - b)
+        wrong = ~((gap <= bound * (1 + np.abs(a))) | (a == b) | (np.isnan(a) & np.isnan(b)))
     if not wrong.any():
         return None
     apart = ""

@@ -1,8 +1,8 @@
 """Random configurations of each operator, one generator per operator."""
 
 from .draw import Draw
-from . import activations, normalization, weights, products, recurrent, attention, grouped, quantized
+from . import activations, normalization, weights, products, recurrent, attention, grouped, quantized, shapes, images, texts
 
 GENERATORS = {}
-for family in (activations, normalization, weights, products, recurrent, attention, grouped, quantized):
+for family in (activations, normalization, weights, products, recurrent, attention, grouped, quantized, shapes, images, texts):
     GENERATORS |= family.GENERATORS
