@@ -18,7 +18,7 @@ class Case:
     an output that the node has but the graph has not, because its values are unspecified in part."""
 
     def __init__(self, inputs, attributes=None, *, outputs=(True,), constants=(), domain="com.microsoft",
-                 tolerance=None, slack=0, trim=True):
+                 tolerance=None, slack=0, trim=True, in_place=None):
         self.inputs = [None if array is None else np.asarray(array) for array in inputs]
         # Absent inputs at the end are left out, or (without `trim`) written as empty names.
         while trim and self.inputs[-1] is None:
@@ -32,6 +32,8 @@ class Case:
         self.tolerance = tolerance
         # Integer outputs may differ by this much (0: exactly equal).
         self.slack = slack
+        # Outputs that onnxruntime wants to write over an input: {output: input}.
+        self.in_place = in_place or {}
         self.operator = None
         self.expected = None
 
@@ -106,7 +108,7 @@ class Case:
         return f"{self.attributes} inputs {' '.join(inputs)} outputs {self.outputs}"
 
 
-def difference(ours, theirs, tolerance=None, slack=0, trim=True):
+def difference(ours, theirs, tolerance=None, slack=0, trim=True, in_place=None):
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     if ours.dtype.kind in "OUS":
         ours, theirs = ours.astype(object), theirs.astype(object)

@@ -88,4 +88,49 @@ def group_query_attention(draw):
                 tolerance=5e-3 if dtype == np.float16 else None)
 
 
-GENERATORS = {"GroupQueryAttention": group_query_attention}
+def sparse_attention(draw):
+    dtype = draw.choose(np.float32, np.float32, np.float16)
+    batch, shared, kv_count, size, block = draw.size(3), draw.integer(1, 3), draw.integer(1, 2), draw.choose(8, 16), 16
+    count = shared * kv_count
+    blocks = draw.integer(2, 3)
+    room = blocks * block
+    if draw.maybe():
+        # With a prompt of one token, onnxruntime 1.32.0 reads positions that it has not written.
+        length = total = draw.integer(2, room)
+    else:
+        length, total = 1, draw.integer(2, room)
+    layouts = draw.choose(*[n for n in (1, 2, 3) if count % n == 0])
+    rows, columns = [], []
+    for _ in range(layouts):
+        starts, flat = [0], []
+        for row in range(blocks):
+            # A block sees itself, and some of those before it.
+            flat += [column for column in range(row + 1) if column == row or draw.maybe(0.6)]
+            starts.append(len(flat))
+        rows.append(starts)
+        columns.append(flat)
+    longest = max(map(len, columns))
+    columns = np.array([flat + [-1] * (longest - len(flat)) for flat in columns], np.int32)
+    attributes = {"num_heads": count, "kv_num_heads": kv_count, "sparse_block_size": block}
+    if draw.maybe(0.3):
+        attributes["scale"] = draw.choose(0.25, 1.5)
+    cos = sin = None
+    if draw.maybe():
+        size = 16
+        attributes["do_rotary"] = 1
+        if draw.maybe(0.4):
+            attributes["rotary_interleaved"] = 1
+        cos, sin = rotary_caches(draw, room + draw.integer(0, 4), size // 2, dtype)
+    query = draw.floats(batch, length, count * size, dtype=dtype)
+    key, value = (draw.floats(batch, length, kv_count * size, dtype=dtype) for _ in range(2))
+    if draw.maybe(0.3):
+        query, key, value = np.concatenate([query, key, value], 2), None, None
+    past = [draw.floats(batch, kv_count, room, size, dtype=dtype) for _ in range(2)]
+    inputs = [query, key, value, *past, np.array(rows, np.int32), columns, np.array([total], np.int32),
+              np.full(batch, total, np.int32), cos, sin]
+    # The caches are written in place.
+    return Case(inputs, attributes, outputs=[True, True, True], in_place={1: 3, 2: 4},
+                tolerance=1e-2 if dtype == np.float16 else None)
+
+
+GENERATORS = {"GroupQueryAttention": group_query_attention, "SparseAttention": sparse_attention}

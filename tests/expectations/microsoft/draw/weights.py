@@ -86,4 +86,21 @@ def gather_block_quantized(draw):
     return Case([data, indices, scales, zero_points], attributes, constants=[0, 2, 3])
 
 
-GENERATORS = {"MatMulNBits": mat_mul_n_bits, "GatherBlockQuantized": gather_block_quantized}
+def mat_mul_bnb4(draw):
+    block = draw.choose(16, 16, 32, 64)
+    k, n = draw.choose(block, 2 * block, draw.size(40)), draw.choose(1, 7, draw.integer(1, 20))
+    attributes = {"K": k, "N": n, "block_size": block, "quant_type": draw.integer(0, 1)}
+    # transB = 0 is documented, but onnxruntime 1.32.0 ignores it and reads beyond its inputs.
+    attributes |= draw.some(transB=1)
+    if draw.maybe(0.2):
+        attributes["training_mode"] = draw.integer(0, 1)
+    a = draw.floats(*draw.choose([1], [draw.size(5)], [2, draw.size(3)]), k)
+    inputs = [a, draw.bytes((n * k + 1) // 2), draw.uniform(0.1, 1, -(-n * k // block))]
+    return Case(inputs, attributes, constants=[1, 2] if draw.maybe(0.8) else [], tolerance=1e-4)
+
+
+GENERATORS = {
+    "MatMulNBits": mat_mul_n_bits,
+    "GatherBlockQuantized": gather_block_quantized,
+    "MatMulBnb4": mat_mul_bnb4,
+}

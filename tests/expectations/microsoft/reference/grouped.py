@@ -119,4 +119,41 @@ def finish(stored, kind, bits, past, dtype):
     return stored.astype(past.dtype)
 
 
-OPERATORS = {"GroupQueryAttention": group_query_attention}
+def sparse_attention(
+    query, key, value, past_key, past_value, block_row_indices, block_col_indices, total_sequence_length,
+    key_total_sequence_lengths, cos_cache=None, sin_cache=None,
+    *, num_heads, kv_num_heads, sparse_block_size, scale=None, do_rotary=0, rotary_interleaved=0,
+):
+    dtype = query.dtype
+    batch, length, width = query.shape
+    if key is None:
+        size = width // (num_heads + 2 * kv_num_heads)
+        query, key, value = np.split(query, [num_heads * size, (num_heads + kv_num_heads) * size], axis=2)
+    q, k, v = heads(query, num_heads), heads(key, kv_num_heads), heads(value, kv_num_heads)
+    size = q.shape[3]
+    first = int(total_sequence_length.reshape(-1)[0]) == length
+    ends = key_total_sequence_lengths.astype(int)
+    starts = np.zeros(batch, int) if first else ends - length
+    if do_rotary:
+        positions = starts[:, None] + np.arange(length)
+        q = rotated(q, positions, cos_cache, sin_cache, rotary_interleaved)
+        k = rotated(k, positions, cos_cache, sin_cache, rotary_interleaved)
+    keys, values = past_key.astype(np.float64), past_value.astype(np.float64)
+    output = np.zeros((batch, num_heads, length, size))
+    for b in range(batch):
+        keys[b, :, starts[b] : starts[b] + length] = k[b]
+        values[b, :, starts[b] : starts[b] + length] = v[b]
+        for n, s in np.ndindex(num_heads, length):
+            # Layouts are used in turn, head by head. A row of blocks lists the columns that it sees.
+            layout = n % len(block_row_indices)
+            position = starts[b] + s
+            row = position // sparse_block_size
+            seen = block_col_indices[layout][block_row_indices[layout][row] : block_row_indices[layout][row + 1]]
+            places = [t for t in range(position + 1) if t // sparse_block_size in seen]
+            shared = n // (num_heads // kv_num_heads)
+            scores = keys[b, shared, places] @ q[b, n, s] * scale_of(scale, size)
+            output[b, n, s] = softmax(scores) @ values[b, shared, places]
+    return merged(output).astype(dtype), keys.astype(dtype), values.astype(dtype)
+
+
+OPERATORS = {"GroupQueryAttention": group_query_attention, "SparseAttention": sparse_attention}

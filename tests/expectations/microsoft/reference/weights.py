@@ -74,4 +74,30 @@ def gather_block_quantized(
     return result.transpose(order).astype(scales.dtype)
 
 
-OPERATORS = {"MatMulNBits": mat_mul_n_bits, "GatherBlockQuantized": gather_block_quantized}
+# The numbers of bitsandbytes: FP4 has a sign bit before eight magnitudes, NF4 has quantiles of a
+# normal distribution.
+FP4 = [0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4]
+FP4 += [-value for value in FP4]
+NF4 = [
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+]
+
+
+def mat_mul_bnb4(a, b, absmax, *, K, N, block_size, quant_type, transB=1, training_mode=0):
+    table = NF4 if quant_type == 1 else FP4
+    flat = np.zeros(N * K)
+    for i in range(N * K):
+        # The earlier of two values is in the high half of a byte.
+        code = b[i // 2] >> 4 if i % 2 == 0 else b[i // 2] & 15
+        flat[i] = table[code] * float(absmax[i // block_size])
+    weights = flat.reshape(N, K)
+    return (a.astype(np.float64) @ (weights.T if transB else weights)).astype(a.dtype)
+
+
+OPERATORS = {
+    "MatMulNBits": mat_mul_n_bits,
+    "GatherBlockQuantized": gather_block_quantized,
+    "MatMulBnb4": mat_mul_bnb4,
+}
