@@ -197,4 +197,9 @@ KNOWN = [
         "state_window above 0 is refused",
         lambda case, difference: refused(case, difference) and "state_window" in case.attributes,
     ),
+    (
+        "GroupQueryAttention",
+        "sliding_window_cache with 4 bits is refused unless the head size is a multiple of 32",
+        lambda case, difference: "must be a multiple of 32 for a 4-bit KV cache" in difference,
+    ),
 ]

@@ -29,6 +29,20 @@ def group_query_attention(draw):
         ends = draw.integers(1, total, batch)
         ends[draw.integer(0, batch - 1)] = total
         outputs = [True, HIDDEN, HIDDEN]
+    windowed = valid = None
+    if step == "chunk" and draw.maybe(0.35):
+        # Chunks of several sequences, each with its own number of cached tokens.
+        batch = draw.size(3)
+        room, outputs = total + draw.integer(0, 4), [True, HIDDEN, HIDDEN]
+        ends = draw.integers(length, total, batch)
+        valid = np.full(batch, length, np.int32)
+    elif draw.maybe(0.15):
+        windowed = draw.integer(1, 6)
+        room = windowed + draw.integer(0, 3)
+        attributes |= {"sliding_window_cache": 1, "local_window_size": windowed}
+        # Rows behind the most recent positions are unspecified, as long as the cache is not full.
+        full = room == windowed and ends.min() >= room
+        outputs = [True, True, True] if full else [True, HIDDEN, HIDDEN]
     rotary = draw.maybe()
     if rotary:
         size = draw.choose(16, 32)
@@ -39,9 +53,11 @@ def group_query_attention(draw):
         attributes["scale"] = draw.choose(0.25, 1.5)
     if draw.maybe(0.2):
         attributes["softcap"] = draw.choose(2.0, 50.0)
-    if draw.maybe(0.3):
+    if windowed:
+        pass
+    elif draw.maybe(0.3):
         attributes["local_window_size"] = draw.integer(1, 6)
-    elif draw.maybe(0.1):
+    elif valid is None and draw.maybe(0.1):
         attributes["causal"] = 0
     sink = None
     if draw.maybe(0.15):
@@ -77,11 +93,11 @@ def group_query_attention(draw):
     if draw.maybe(0.2):
         extra = draw.floats(*bias_shape(draw, batch, count, length, total), dtype=dtype)
     cos, sin = caches or (None, None)
-    if draw.maybe(0.1) and outputs == [True] * 3:
+    if draw.maybe(0.1) and outputs == [True] * 3 and not windowed:
         attributes["qk_output"] = draw.choose(1, 2)
         outputs = outputs + [True]
     inputs = [query, key, value, past_key, past_value, (ends - 1).astype(np.int32), np.array(total, np.int32),
-              cos, sin, position_ids, extra, sink, *scales]
+              cos, sin, position_ids, extra, sink, *scales, None, None, valid]
     if draw.maybe(0.2):
         inputs[6] = inputs[6].reshape(1)
     return Case(inputs, attributes, outputs=outputs, constants=[7, 8] if draw.maybe() else [],

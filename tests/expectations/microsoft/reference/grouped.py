@@ -7,11 +7,11 @@ from .attention import heads, merged, rotated, scale_of, softmax
 
 def group_query_attention(
     query, key, value, past_key, past_value, seqlens_k, total_sequence_length, cos_cache=None, sin_cache=None,
-    position_ids=None, attention_bias=None, head_sink=None, k_scale=None, v_scale=None, q_norm_weight=None,
-    k_norm_weight=None, query_seqlens=None,
+    position_ids=None, attention_bias=None, head_sink=None, k_scale=None, v_scale=None, _q_norm=None, _k_norm=None,
+    query_seqlens=None,
     *, num_heads, kv_num_heads, scale=None, softcap=0.0, do_rotary=0, rotary_interleaved=0,
     local_window_size=-1, smooth_softmax=-1, causal=1, qk_output=0, kv_cache_bit_width=0,
-    k_quant_type="NONE", v_quant_type="NONE", qk_norm_epsilon=1e-6,
+    k_quant_type="NONE", v_quant_type="NONE", sliding_window_cache=0,
 ):
     dtype = query.dtype
     batch, length, width = query.shape
@@ -21,8 +21,9 @@ def group_query_attention(
         query, key, value = np.split(query, bounds, axis=2)
     q, k, v = heads(query, num_heads), heads(key, kv_num_heads), heads(value, kv_num_heads)
     total = int(total_sequence_length.reshape(-1)[0])
-    # A first prompt has nothing in the cache; else the new tokens are the last of each sequence.
-    first = total == length
+    # A first prompt has nothing in the cache; else the new tokens are the last of each sequence. With
+    # `query_seqlens` (here always the whole length), the total is only an upper bound.
+    first = total == length and query_seqlens is None
     ends = seqlens_k.reshape(-1).astype(int) + 1
     starts = np.zeros(batch, int) if first else ends - length
     if do_rotary:
@@ -34,7 +35,7 @@ def group_query_attention(
     if do_rotary:
         # The cache receives keys in the element type, before they are quantized.
         k = k.astype(dtype).astype(np.float64)
-    room = total if past_key is None else max(total, past_key.shape[2])
+    room = total if past_key is None or sliding_window_cache else max(total, past_key.shape[2])
     size = k.shape[3]
     caches = []
     for new, past, quantized, kind in ((k, past_key, k_scale, k_quant_type), (v, past_value, v_scale, v_quant_type)):
@@ -44,7 +45,9 @@ def group_query_attention(
                 old = past[b].astype(np.float64)
                 if kind != "NONE" and kv_cache_bit_width == 4:
                     old = unpacked(past[b])
-                stored[b, :, : starts[b]] = old[:, : starts[b]]
+                # A window holds the most recent positions, others the first ones.
+                held = resident(starts[b], past.shape[2], local_window_size) if sliding_window_cache else starts[b]
+                stored[b, :, starts[b] - held : starts[b]] = old[:, :held]
             fresh = new[b]
             if kind != "NONE":
                 fresh = quantize(fresh, quantized, kv_cache_bit_width)
@@ -84,10 +87,25 @@ def group_query_attention(
                 weights = softmax(scores, sink)
                 before[b, n, s], after[b, n, s] = scores, weights
                 output[b, n, s] = weights @ wide[1][b, n // shared, :total]
+    if sliding_window_cache:
+        capacity = past_key.shape[2]
+        for i, stored in enumerate(caches):
+            caches[i] = np.zeros((batch, kv_num_heads, capacity, size))
+            for b in range(batch):
+                held = resident(ends[b], capacity, local_window_size)
+                caches[i][b, :, :held] = stored[b, :, ends[b] - held : ends[b]]
     presents = [finish(stored, kind, kv_cache_bit_width, past, dtype)
                 for stored, kind, past in zip(caches, (k_quant_type, v_quant_type), (past_key, past_value))]
     scores = before if qk_output == 1 else after
     return merged(output).astype(dtype), *presents, scores.astype(dtype)
+
+
+def resident(total, capacity, window):
+    """How many of `total` positions a windowed cache holds: it drops several at once when it is full."""
+    if total <= capacity:
+        return total
+    dropped = capacity - window + 1
+    return total - dropped * -(-(total - capacity) // dropped)
 
 
 def scale_shape(scale, count, size):
