@@ -17,8 +17,18 @@ class Case:
     initializers. `outputs` says which outputs the node has, by one truth value each; HIDDEN stands for
     an output that the node has but the graph has not, because its values are unspecified in part."""
 
-    def __init__(self, inputs, attributes=None, *, outputs=(True,), constants=(), domain="com.microsoft",
-                 tolerance=None, trim=True, in_place=None):
+    def __init__(
+        self,
+        inputs,
+        attributes=None,
+        *,
+        outputs=(True,),
+        constants=(),
+        domain="com.microsoft",
+        tolerance=None,
+        trim=True,
+        in_place=None,
+    ):
         self.inputs = [None if array is None else np.asarray(array) for array in inputs]
         # Absent inputs at the end are left out, or (without `trim`) written as empty names.
         while trim and self.inputs[-1] is None:
@@ -71,8 +81,11 @@ class Case:
             self.operator,
             [value_info(name, array) for name, array in self.feeds().items()],
             [value_info(name, array) for name, array in zip(shown, self.expected)],
-            [to_proto(self.inputs[i], names[i]) for i in sorted(self.constants)
-             if i < len(self.inputs) and self.inputs[i] is not None],
+            [
+                to_proto(self.inputs[i], names[i])
+                for i in sorted(self.constants)
+                if i < len(self.inputs) and self.inputs[i] is not None
+            ],
         )
         imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, opset_imports=imports, ir_version=10, producer_name="")
@@ -82,9 +95,13 @@ class Case:
         model = self.model()
         found = {"model.onnx": model.SerializeToString(deterministic=True)}
         for i, (name, array) in enumerate(self.feeds().items()):
-            found[f"test_data_set_0/input_{i}.pb"] = to_proto(array, name).SerializeToString(deterministic=True)
+            found[f"test_data_set_0/input_{i}.pb"] = to_proto(array, name).SerializeToString(
+                deterministic=True
+            )
         for i, (info, array) in enumerate(zip(model.graph.output, self.expected)):
-            found[f"test_data_set_0/output_{i}.pb"] = to_proto(array, info.name).SerializeToString(deterministic=True)
+            found[f"test_data_set_0/output_{i}.pb"] = to_proto(array, info.name).SerializeToString(
+                deterministic=True
+            )
         if self.tolerance:
             found["tolerance.json"] = (json.dumps({"tolerance": self.tolerance}) + "\n").encode()
         return found
@@ -94,7 +111,9 @@ class Case:
 
     def features(self):
         """What distinguishes the configuration: attributes, present inputs, types, ranks, outputs."""
-        found = {(name, str(value)) for name, value in self.attributes.items() if not isinstance(value, float)}
+        found = {
+            (name, str(value)) for name, value in self.attributes.items() if not isinstance(value, float)
+        }
         found |= {(name, value == 0) for name, value in self.attributes.items() if isinstance(value, float)}
         for i, array in enumerate(self.inputs):
             found.add((i, None) if array is None else (i, str(array.dtype), array.ndim, array.size == 0))
@@ -120,7 +139,9 @@ def difference(ours, theirs, tolerance=None, trim=True, in_place=None):
         a, b = ours.astype(np.float64), theirs.astype(np.float64)
         with np.errstate(invalid="ignore"):
             gap = np.abs(a - b)
-        wrong = ~((gap <= bound * (1 + np.abs(a))) | (a == b) | (np.isnan(a) & np.isnan(b)))
+        wrong = ~(
+            (np.isfinite(a) & (gap <= bound * (1 + np.abs(a)))) | (a == b) | (np.isnan(a) & np.isnan(b))
+        )
     if not wrong.any():
         return None
     apart = ""

@@ -123,7 +123,9 @@ def table(operators, seed, count, keep=None):
             outcomes["known" if reason else "unknown"] += 1
             title = reason or "UNKNOWN: " + difference.split(":")[0]
             reasons.setdefault(title, []).append((number, case, difference))
-        print(f"{operator:34} {outcomes['agree']:6} {outcomes['known']:6} {outcomes['unknown']:8}", flush=True)
+        print(
+            f"{operator:34} {outcomes['agree']:6} {outcomes['known']:6} {outcomes['unknown']:8}", flush=True
+        )
         for reason, found in reasons.items():
             lines.append(f"# {operator}: {len(found)} of {count}: {reason}")
             for number, case, difference in found[: 6 if reason.startswith("UNKNOWN") else 1]:
@@ -155,7 +157,9 @@ def pack(operators):
     with tarfile.open(fileobj=plain, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for operator in operators:
             found = []
-            texts.append(table([operator], PACKED_SEED, 150, lambda number, case: found.append((number, case))))
+            texts.append(
+                table([operator], PACKED_SEED, 150, lambda number, case: found.append((number, case)))
+            )
             for number, case in distinct(found, PACKED_CASES):
                 for name, content in case.files().items():
                     entry = tarfile.TarInfo(f"test_{operator.lower()}_{number:03}/{name}")

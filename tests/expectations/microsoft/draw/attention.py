@@ -27,8 +27,11 @@ def rotary_embedding(draw):
     else:
         positions = draw.integers(0, most - 1, batch, length)
     caches = rotary_caches(draw, most, half, dtype)
-    return Case([draw.floats(*shape, dtype=dtype), positions, *caches], attributes,
-                constants=[2, 3] if draw.maybe(0.7) else [])
+    return Case(
+        [draw.floats(*shape, dtype=dtype), positions, *caches],
+        attributes,
+        constants=[2, 3] if draw.maybe(0.7) else [],
+    )
 
 
 def bias_shape(draw, batch, count, length, total):
@@ -89,16 +92,24 @@ def multi_head_attention(draw):
     if draw.maybe(0.3):
         attention_bias = draw.floats(*bias_shape(draw, batch, count, length, total))
     attributes = {"num_heads": count} | {
-        name: value for name, value in draw.some(
-            unidirectional=1, scale=draw.choose(0.25, 1.5), mask_filter_value=-100.0,
-        ).items() if draw.maybe(0.4)
+        name: value
+        for name, value in draw.some(
+            unidirectional=1,
+            scale=draw.choose(0.25, 1.5),
+            mask_filter_value=-100.0,
+        ).items()
+        if draw.maybe(0.4)
     }
     present = form != "cache" and (past > 0 or draw.maybe())
     if past and draw.maybe(0.1):
         present = False
-    return Case([query, key, value, bias, mask, attention_bias, past_key, past_value], attributes,
-                outputs=[True, present, present, present and draw.maybe() and "unidirectional" not in attributes], constants=[3] if draw.maybe() else [],
-                tolerance=mask_tolerance(mask))
+    return Case(
+        [query, key, value, bias, mask, attention_bias, past_key, past_value],
+        attributes,
+        outputs=[True, present, present, present and draw.maybe() and "unidirectional" not in attributes],
+        constants=[3] if draw.maybe() else [],
+        tolerance=mask_tolerance(mask),
+    )
 
 
 def common(draw, count):
@@ -132,11 +143,26 @@ def attention(draw):
         if kind == "4" and draw.maybe():
             attributes.pop("unidirectional", None)
     bias = draw.floats(sum(sizes)) if draw.maybe(0.7) else None
-    extra = draw.floats(*bias_shape(draw, batch, count, length, total)) if draw.maybe(0.03 if past is not None else 0.25) else None
+    extra = (
+        draw.floats(*bias_shape(draw, batch, count, length, total))
+        if draw.maybe(0.03 if past is not None else 0.25)
+        else None
+    )
     present = past is not None or sizes[2] == sizes[0] and draw.maybe(0.3)
-    return Case([draw.floats(batch, length, width), draw.floats(width, sum(sizes), scale=0.5), bias, mask, past, extra],
-                attributes, outputs=[True, present], constants=[1, 2] if draw.maybe(0.7) else [],
-                tolerance=mask_tolerance(mask))
+    return Case(
+        [
+            draw.floats(batch, length, width),
+            draw.floats(width, sum(sizes), scale=0.5),
+            bias,
+            mask,
+            past,
+            extra,
+        ],
+        attributes,
+        outputs=[True, present],
+        constants=[1, 2] if draw.maybe(0.7) else [],
+        tolerance=mask_tolerance(mask),
+    )
 
 
 def q_attention(draw):
@@ -151,14 +177,30 @@ def q_attention(draw):
     if draw.maybe():
         mask = padding_mask(draw, draw.choose("ends", "ends and starts", "2", "3"), batch, length, total)
     shape = [columns] if draw.maybe(0.4) else draw.choose([], [1])
-    zero = (draw.bytes(*shape, dtype=dtype) if draw.maybe(0.4)
-            else np.full(shape, 0 if dtype == np.int8 else 128, dtype))
+    zero = (
+        draw.bytes(*shape, dtype=dtype)
+        if draw.maybe(0.4)
+        else np.full(shape, 0 if dtype == np.int8 else 128, dtype)
+    )
     x_zero = draw.bytes(*draw.choose([], [1])) if draw.maybe(0.7) else None
-    inputs = [draw.bytes(batch, length, width), draw.bytes(width, columns, dtype=dtype),
-              draw.floats(columns), draw.uniform(0.002, 0.02, *draw.choose([], [1])), draw.uniform(0.002, 0.01, *shape),
-              mask, x_zero, zero if draw.maybe(0.8) else None, past]
-    return Case(inputs, attributes, outputs=[True, past is not None or draw.maybe(0.2)],
-                constants=[1, 2, 3, 4, 6, 7] if draw.maybe(0.7) else [], tolerance=mask_tolerance(mask, 1e-4))
+    inputs = [
+        draw.bytes(batch, length, width),
+        draw.bytes(width, columns, dtype=dtype),
+        draw.floats(columns),
+        draw.uniform(0.002, 0.02, *draw.choose([], [1])),
+        draw.uniform(0.002, 0.01, *shape),
+        mask,
+        x_zero,
+        zero if draw.maybe(0.8) else None,
+        past,
+    ]
+    return Case(
+        inputs,
+        attributes,
+        outputs=[True, past is not None or draw.maybe(0.2)],
+        constants=[1, 2, 3, 4, 6, 7] if draw.maybe(0.7) else [],
+        tolerance=mask_tolerance(mask, 1e-4),
+    )
 
 
 GENERATORS = {

@@ -27,7 +27,17 @@ class Draw:
         return [self.size(size, zero) for _ in range(self.integer(low, high))]
 
     def floats(self, *shape, scale=1.0, dtype=np.float32):
-        return (self.random.standard_normal(shape) * scale).astype(dtype)
+        return np.asarray(self.random.standard_normal(shape) * scale).astype(dtype)
+
+    def special(self, *shape, scale=1.0):
+        """As `floats`; sometimes a few elements are infinite, not a number, huge or tiny."""
+        values = self.floats(*shape, scale=scale)
+        if values.size and self.maybe(0.15):
+            flat = values.reshape(-1)
+            for _ in range(self.integer(1, 4)):
+                place = self.random.randint(flat.size)
+                flat[place] = self.choose(np.inf, -np.inf, np.nan, 1e30, -1e30, 1e-40, -0.0, 20.0, -20.0)
+        return values
 
     def uniform(self, low, high, *shape, dtype=np.float32):
         return np.asarray(self.random.uniform(low, high, shape)).astype(dtype)

@@ -21,7 +21,10 @@ def shared(draw, experts, most):
 
 def router(draw, tokens, experts, dtype=np.float32):
     """Scores without ties: which of two equal ones wins is not documented."""
-    rows = [draw.random.permutation(experts) * draw.random.uniform(0.3, 1) - draw.random.uniform(0, 2) for _ in range(tokens)]
+    rows = [
+        draw.random.permutation(experts) * draw.random.uniform(0.3, 1) - draw.random.uniform(0, 2)
+        for _ in range(tokens)
+    ]
     return np.array(rows).reshape(tokens, experts).astype(dtype)
 
 
@@ -40,12 +43,21 @@ def moe(draw):
         fc3 = draw.floats(experts, inner, hidden)
         bias3 = draw.floats(experts, inner) if draw.maybe() else None
     inputs = [
-        x, router(draw, int(np.prod(shape)), experts), draw.floats(experts, fused * inner, hidden),
-        draw.floats(experts, fused * inner) if draw.maybe() else None, draw.floats(experts, hidden, inner),
-        draw.floats(experts, hidden) if draw.maybe() else None, fc3, bias3,
+        x,
+        router(draw, int(np.prod(shape)), experts),
+        draw.floats(experts, fused * inner, hidden),
+        draw.floats(experts, fused * inner) if draw.maybe() else None,
+        draw.floats(experts, hidden, inner),
+        draw.floats(experts, hidden) if draw.maybe() else None,
+        fc3,
+        bias3,
     ]
-    return Case(inputs, attributes, constants=[2, 3, 4, 5, 6, 7] if draw.maybe(0.7) else [],
-                tolerance=gelu_tolerance(attributes, 1e-4))
+    return Case(
+        inputs,
+        attributes,
+        constants=[2, 3, 4, 5, 6, 7] if draw.maybe(0.7) else [],
+        tolerance=gelu_tolerance(attributes, 1e-4),
+    )
 
 
 def q_moe(draw):
@@ -67,7 +79,9 @@ def q_moe(draw):
     def layer(outputs, columns):
         packed = draw.bytes(experts, outputs, columns * bits // 8)
         scale_shape = [experts, outputs, columns // block] if block else [experts, outputs]
-        scales = (draw.uniform(0.3, 1.5, *scale_shape, dtype=np.float64) / (1 << bits) / np.sqrt(columns)).astype(dtype)
+        scales = (
+            draw.uniform(0.3, 1.5, *scale_shape, dtype=np.float64) / (1 << bits) / np.sqrt(columns)
+        ).astype(dtype)
         per_byte = 8 // bits
         zero_shape = scale_shape[:-1] + [-(-scale_shape[-1] // per_byte)]
         return packed, scales, draw.bytes(*zero_shape)
@@ -77,11 +91,20 @@ def q_moe(draw):
     zeros = draw.maybe(0.4)
     bias = draw.maybe()
     inputs = [
-        draw.floats(*shape, hidden, dtype=dtype), router(draw, tokens, experts, dtype),
-        first[0], first[1], draw.floats(experts, fused * inner, dtype=dtype) if bias else None,
-        second[0], second[1], draw.floats(experts, hidden, dtype=dtype) if bias else None,
-        third[0], third[1], None,
-        first[2] if zeros else None, second[2] if zeros else None, third[2] if zeros else None,
+        draw.floats(*shape, hidden, dtype=dtype),
+        router(draw, tokens, experts, dtype),
+        first[0],
+        first[1],
+        draw.floats(experts, fused * inner, dtype=dtype) if bias else None,
+        second[0],
+        second[1],
+        draw.floats(experts, hidden, dtype=dtype) if bias else None,
+        third[0],
+        third[1],
+        None,
+        first[2] if zeros else None,
+        second[2] if zeros else None,
+        third[2] if zeros else None,
         draw.uniform(0.1, 1, tokens, experts, dtype=dtype) if draw.maybe(0.2) else None,
     ]
     constants = [2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13] if draw.maybe(0.8) else []

@@ -96,17 +96,44 @@ def group_query_attention(draw):
     if draw.maybe(0.1) and outputs == [True] * 3 and not windowed:
         attributes["qk_output"] = draw.choose(1, 2)
         outputs = outputs + [True]
-    inputs = [query, key, value, past_key, past_value, (ends - 1).astype(np.int32), np.array(total, np.int32),
-              cos, sin, position_ids, extra, sink, *scales, None, None, valid]
+    inputs = [
+        query,
+        key,
+        value,
+        past_key,
+        past_value,
+        (ends - 1).astype(np.int32),
+        np.array(total, np.int32),
+        cos,
+        sin,
+        position_ids,
+        extra,
+        sink,
+        *scales,
+        None,
+        None,
+        valid,
+    ]
     if draw.maybe(0.2):
         inputs[6] = inputs[6].reshape(1)
-    return Case(inputs, attributes, outputs=outputs, constants=[7, 8] if draw.maybe() else [],
-                tolerance=5e-3 if dtype == np.float16 else None)
+    return Case(
+        inputs,
+        attributes,
+        outputs=outputs,
+        constants=[7, 8] if draw.maybe() else [],
+        tolerance=5e-3 if dtype == np.float16 else None,
+    )
 
 
 def sparse_attention(draw):
     dtype = draw.choose(np.float32, np.float32, np.float16)
-    batch, shared, kv_count, size, block = draw.size(3), draw.integer(1, 3), draw.integer(1, 2), draw.choose(8, 16), 16
+    batch, shared, kv_count, size, block = (
+        draw.size(3),
+        draw.integer(1, 3),
+        draw.integer(1, 2),
+        draw.choose(8, 16),
+        16,
+    )
     count = shared * kv_count
     blocks = draw.integer(2, 3)
     room = blocks * block
@@ -142,11 +169,26 @@ def sparse_attention(draw):
     if draw.maybe(0.3):
         query, key, value = np.concatenate([query, key, value], 2), None, None
     past = [draw.floats(batch, kv_count, room, size, dtype=dtype) for _ in range(2)]
-    inputs = [query, key, value, *past, np.array(rows, np.int32), columns, np.array([total], np.int32),
-              np.full(batch, total, np.int32), cos, sin]
+    inputs = [
+        query,
+        key,
+        value,
+        *past,
+        np.array(rows, np.int32),
+        columns,
+        np.array([total], np.int32),
+        np.full(batch, total, np.int32),
+        cos,
+        sin,
+    ]
     # The caches are written in place.
-    return Case(inputs, attributes, outputs=[True, True, True], in_place={1: 3, 2: 4},
-                tolerance=1e-2 if dtype == np.float16 else None)
+    return Case(
+        inputs,
+        attributes,
+        outputs=[True, True, True],
+        in_place={1: 3, 2: 4},
+        tolerance=1e-2 if dtype == np.float16 else None,
+    )
 
 
 GENERATORS = {"GroupQueryAttention": group_query_attention, "SparseAttention": sparse_attention}

@@ -11,8 +11,13 @@ def simplified_layer_normalization(draw):
     if axis != -1 or draw.maybe():
         attributes["axis"] = axis
     scale = draw.floats(*x.shape[axis:], dtype=dtype)
-    return Case([x, scale], attributes, outputs=[True, draw.maybe(0.3)], domain="",
-                constants=[1] if draw.maybe() else [])
+    return Case(
+        [x, scale],
+        attributes,
+        outputs=[True, draw.maybe(0.3)],
+        domain="",
+        constants=[1] if draw.maybe() else [],
+    )
 
 
 def sum_inputs(draw):
@@ -30,8 +35,12 @@ def skip_simplified_layer_normalization(draw):
     x, skip, hidden, dtype = sum_inputs(draw)
     gamma = draw.floats(hidden, dtype=dtype)
     bias = draw.floats(hidden, dtype=dtype) if draw.maybe() else None
-    return Case([x, skip, gamma, bias], draw.some(epsilon=draw.choose(1e-12, 1e-5, 0.1)),
-                outputs=[True, False, False, draw.maybe()], constants=[2, 3] if draw.maybe() else [])
+    return Case(
+        [x, skip, gamma, bias],
+        draw.some(epsilon=draw.choose(1e-12, 1e-5, 0.1)),
+        outputs=[True, False, False, draw.maybe()],
+        constants=[2, 3] if draw.maybe() else [],
+    )
 
 
 def skip_layer_normalization(draw):
@@ -43,8 +52,12 @@ def skip_layer_normalization(draw):
     if hidden == 1 and "epsilon" not in attributes:
         # Without an epsilon that counts, one element minus its mean divides 0 by almost 0.
         attributes["epsilon"] = 1e-5
-    return Case([x, skip, gamma, beta, bias], attributes,
-                outputs=[True, False, False, draw.maybe()], constants=[2, 3, 4] if draw.maybe() else [])
+    return Case(
+        [x, skip, gamma, beta, bias],
+        attributes,
+        outputs=[True, False, False, draw.maybe()],
+        constants=[2, 3, 4] if draw.maybe() else [],
+    )
 
 
 def embed_layer_normalization(draw):
@@ -63,14 +76,38 @@ def embed_layer_normalization(draw):
             mask = draw.integers(0, 1, batch, length, dtype=np.int32)
     if draw.maybe(0.4):
         position_ids = draw.integers(0, positions - 1, draw.choose(1, batch), length, dtype=np.int32)
-    inputs = [ids, segment_ids, draw.floats(words, hidden), draw.floats(positions, hidden), segment,
-              draw.floats(hidden), draw.floats(hidden), mask, position_ids]
+    inputs = [
+        ids,
+        segment_ids,
+        draw.floats(words, hidden),
+        draw.floats(positions, hidden),
+        segment,
+        draw.floats(hidden),
+        draw.floats(hidden),
+        mask,
+        position_ids,
+    ]
     attributes = draw.some(epsilon=draw.choose(1e-12, 1e-5))
     index = draw.maybe(0.7)
     if index and draw.maybe(0.3):
         attributes["mask_index_type"] = 1
-    return Case(inputs, attributes, outputs=[True, index, draw.maybe(0.3)],
-                constants=[2, 3, 4, 5, 6] if draw.maybe() else [])
+    return Case(
+        inputs,
+        attributes,
+        outputs=[True, index, draw.maybe(0.3)],
+        constants=[2, 3, 4, 5, 6] if draw.maybe() else [],
+    )
+
+
+def gated_rms_norm(draw):
+    dtype = draw.choose(np.float32, np.float32, np.float16)
+    width = draw.choose(1, 3, 8, 16)
+    shape = draw.shape(0, 3, 5) + [width * draw.integer(1, 3)]
+    x, gate = draw.floats(*shape, dtype=dtype), draw.floats(*shape, dtype=dtype)
+    attributes = draw.some(
+        epsilon=draw.choose(1e-5, 1e-2), activation=draw.choose("silu", "swish", "sigmoid")
+    )
+    return Case([x, draw.floats(width, dtype=dtype), gate], attributes, constants=[1] if draw.maybe() else [])
 
 
 GENERATORS = {
@@ -78,4 +115,5 @@ GENERATORS = {
     "SkipSimplifiedLayerNormalization": skip_simplified_layer_normalization,
     "SkipLayerNormalization": skip_layer_normalization,
     "EmbedLayerNormalization": embed_layer_normalization,
+    "GatedRMSNorm": gated_rms_norm,
 }

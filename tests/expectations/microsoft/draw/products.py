@@ -42,18 +42,35 @@ def fused_mat_mul(draw):
     for name, swap in zip("AB", trans):
         if swap or draw.maybe(0.3):
             attributes[f"trans{name}"] = int(swap)
-    return Case([draw.floats(*shape, dtype=dtype) for shape in shapes], attributes,
-                constants=draw.choose([], [1]))
+    return Case(
+        [draw.floats(*shape, dtype=dtype) for shape in shapes], attributes, constants=draw.choose([], [1])
+    )
+
+
+def transpose_mat_mul(draw):
+    """The older name, without transposed batches and only for float32."""
+    case = fused_mat_mul(draw)
+    while case.inputs[0].dtype != np.float32 or any(
+        name.startswith("transBatch") for name in case.attributes
+    ):
+        case = fused_mat_mul(draw)
+    return case
 
 
 def fused_gemm(draw):
     m, k, n = draw.size(), draw.size(), draw.size()
-    attributes = draw.some(alpha=draw.choose(1.0, 0.5, -1.25), beta=draw.choose(1.0, 0.5, 0.0),
-                           transA=draw.integer(0, 1), transB=draw.integer(0, 1))
+    attributes = draw.some(
+        alpha=draw.choose(1.0, 0.5, -1.25),
+        beta=draw.choose(1.0, 0.5, 0.0),
+        transA=draw.integer(0, 1),
+        transB=draw.integer(0, 1),
+    )
     a = draw.floats(*([k, m] if attributes.get("transA") else [m, k]))
     b = draw.floats(*([n, k] if attributes.get("transB") else [k, n]))
     c = draw.floats(*draw.choose([m, n], [n], [1, n], [m, 1], [], [1])) if draw.maybe(0.7) else None
-    activation = draw.choose(None, "Relu", "Sigmoid", "Tanh", "LeakyRelu", "LeakyRelu", "Softplus", "HardSigmoid", "Elu")
+    activation = draw.choose(
+        None, "Relu", "Sigmoid", "Tanh", "LeakyRelu", "LeakyRelu", "Softplus", "HardSigmoid", "Elu"
+    )
     if activation:
         attributes["activation"] = activation
     if activation in ("LeakyRelu", "HardSigmoid", "Elu"):
@@ -114,8 +131,9 @@ def fused_conv(draw):
         attributes["activation_params"] = draw.choose([0.0, 6.0], [-0.5, 0.75])
     elif activation == "HardSigmoid":
         attributes["activation_params"] = draw.choose([0.2, 0.5], [0.125, 0.25])
-    case = Case([draw.floats(*shape), draw.floats(*weight), bias], attributes,
-                constants=draw.choose([], [1, 2]))
+    case = Case(
+        [draw.floats(*shape), draw.floats(*weight), bias], attributes, constants=draw.choose([], [1, 2])
+    )
     if draw.maybe(0.3):
         # Z has the output's shape, which the reference computes.
         from reference.products import fused_conv as output
@@ -144,8 +162,10 @@ def dynamic_quantize_mat_mul(draw):
         a = abs(a) + np.float32(0.5)
     b, scale, zero = quantized_matrix(draw, k, n, dtype, draw.maybe(0.4))
     bias = draw.floats(n) if draw.maybe(0.4) else None
-    return Case([a, b, scale, zero if draw.maybe(0.7) else None, bias],
-                constants=draw.choose([], [1, 2, 3, 4], [1, 2, 3, 4]))
+    return Case(
+        [a, b, scale, zero if draw.maybe(0.7) else None, bias],
+        constants=draw.choose([], [1, 2, 3, 4], [1, 2, 3, 4]),
+    )
 
 
 def mat_mul_integer_to_float(draw):
@@ -156,12 +176,15 @@ def mat_mul_integer_to_float(draw):
     a_shape = draw.choose([], [1])
     a_zero = draw.bytes(*a_shape, dtype=types[0]) if draw.maybe(0.7) else None
     bias = draw.floats(n) if draw.maybe(0.4) else None
-    return Case([a, b, draw.uniform(0.001, 0.05, *a_shape), scale, a_zero, zero if draw.maybe(0.7) else None, bias],
-                constants=draw.choose([], [1, 2, 3, 4, 5, 6]))
+    return Case(
+        [a, b, draw.uniform(0.001, 0.05, *a_shape), scale, a_zero, zero if draw.maybe(0.7) else None, bias],
+        constants=draw.choose([], [1, 2, 3, 4, 5, 6]),
+    )
 
 
 GENERATORS = {
     "FusedMatMul": fused_mat_mul,
+    "TransposeMatMul": transpose_mat_mul,
     "FusedGemm": fused_gemm,
     "FusedConv": fused_conv,
     "DynamicQuantizeMatMul": dynamic_quantize_mat_mul,

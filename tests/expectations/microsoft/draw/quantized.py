@@ -2,7 +2,7 @@ import numpy as np
 
 from cases import Case
 
-from .products import convolution, spatial
+from .products import convolution, matrices, spatial
 
 
 def byte_type(draw):
@@ -25,6 +25,67 @@ def broadcastable(draw, shape):
     return [1 if draw.maybe(0.3) else d for d in shape[len(shape) - keep :]]
 
 
+def linear(draw, *kinds):
+    """A type, a shape, the shape of the scale and the axis that it belongs to."""
+    kind = np.dtype(draw.choose(*kinds))
+    x = draw.shape(1, 4)
+    attributes, shape = {}, []
+    if draw.maybe(0.4):
+        axis = draw.integer(0, len(x) - 1)
+        attributes["axis"] = draw.choose(axis, axis - len(x))
+        shape = [x[axis]]
+    return kind, x, shape, attributes
+
+
+def whole_range(draw, kind, *shape):
+    if str(kind) in ("int4", "uint4"):
+        low = -8 if str(kind) == "int4" else 0
+        return draw.integers(low, low + 15, *shape).astype(kind)
+    info = np.iinfo(kind)
+    return draw.integers(info.min, info.max, *shape, dtype=kind)
+
+
+def quantize_linear(draw):
+    kind, shape, scale, attributes = linear(draw, "uint8", "int8", "uint16", "int16")
+    high = 0.001 if kind.itemsize == 2 else 0.1
+    zero = whole_range(draw, kind, *scale) if kind != "uint8" or draw.maybe(0.7) else None
+    return Case(
+        [draw.floats(*shape, scale=3), draw.uniform(high / 10, high, *scale), zero],
+        attributes,
+        constants=draw.choose([], [1, 2]),
+    )
+
+
+def dequantize_linear(draw):
+    kind, shape, scale, attributes = linear(
+        draw, "uint8", "int8", "uint16", "int16", "int32", "int4", "uint4"
+    )
+    zero = whole_range(draw, kind, *scale) if kind != "int32" and draw.maybe(0.7) else None
+    # onnxruntime's Python interface takes 4-bit tensors only inside the model.
+    constants = [0, 1, 2] if "int4" in str(kind) else draw.choose([], [1, 2], [0, 1, 2])
+    return Case(
+        [whole_range(draw, kind, *shape), draw.uniform(0.001, 0.1, *scale), zero],
+        attributes,
+        constants=constants,
+    )
+
+
+def nhwc_max_pool(draw):
+    dtype = byte_type(draw)
+    rank = draw.choose(1, 2, 2, 3)
+    kernel = [draw.integer(1, 3) for _ in range(rank)]
+    sizes = [draw.size(7) for _ in range(rank)]
+    attributes = spatial(draw, rank, sizes, kernel) | {"kernel_shape": kernel}
+    if draw.maybe(0.3):
+        attributes["ceil_mode"] = draw.integer(0, 1)
+    return Case([draw.bytes(draw.size(2), *sizes, draw.size(5), dtype=dtype)], attributes)
+
+
+def mat_mul_integer16(draw):
+    shapes = matrices(draw, draw.choose(2, 2, 3), draw.choose(2, 2, 3), draw.size(), draw.size(), draw.size())
+    return Case([draw.integers(-10000, 10000, *shape, dtype=np.int16) for shape in shapes])
+
+
 def q_gemm(draw):
     dtype, other = draw.choose((np.int8, np.int8), (np.uint8, np.uint8), (np.uint8, np.int8))
     m, k, n = draw.size(), draw.size(20), draw.size(12)
@@ -33,12 +94,28 @@ def q_gemm(draw):
     b = draw.bytes(*([n, k] if attributes.get("transB") else [k, n]), dtype=other)
     shape = [n] if draw.maybe(0.4) else []
     b_zero = draw.bytes(*shape, dtype=other)
-    c = draw.integers(-5000, 5000, *draw.choose([m, n], [n], [1, n], [m, 1], [1]), dtype=np.int32) if draw.maybe(0.6) else None
+    c = (
+        draw.integers(-5000, 5000, *draw.choose([m, n], [n], [1, n], [m, 1], [1]), dtype=np.int32)
+        if draw.maybe(0.6)
+        else None
+    )
     y = [None, None]
     if draw.maybe(0.7):
         y = [draw.uniform(0.05, 1), draw.bytes(dtype=dtype)]
-    return Case([a, draw.uniform(0.005, 0.05), draw.bytes(dtype=dtype), b, draw.uniform(0.005, 0.05, *shape), b_zero, c, *y],
-                attributes, constants=draw.choose([], [1, 2, 3, 4, 5, 7, 8], [1, 2, 3, 4, 5, 6, 7, 8]))
+    return Case(
+        [
+            a,
+            draw.uniform(0.005, 0.05),
+            draw.bytes(dtype=dtype),
+            b,
+            draw.uniform(0.005, 0.05, *shape),
+            b_zero,
+            c,
+            *y,
+        ],
+        attributes,
+        constants=draw.choose([], [1, 2, 3, 4, 5, 7, 8], [1, 2, 3, 4, 5, 6, 7, 8]),
+    )
 
 
 def q_linear_binary(draw):
@@ -49,7 +126,10 @@ def q_linear_binary(draw):
         shapes.reverse()
     a = [draw.bytes(*shapes[0], dtype=dtype), *quantization(draw, dtype)]
     b = [draw.bytes(*shapes[1], dtype=dtype), *quantization(draw, dtype)]
-    return Case([*a, *b, *quantization(draw, dtype, low=0.05, high=0.3)], constants=draw.choose([], [1, 2, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7]))
+    return Case(
+        [*a, *b, *quantization(draw, dtype, low=0.05, high=0.3)],
+        constants=draw.choose([], [1, 2, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7]),
+    )
 
 
 def q_linear_unary(draw):
@@ -64,7 +144,12 @@ def q_linear_sigmoid(draw):
 
 
 def q_linear_leaky_relu(draw):
-    return Case(q_linear_unary(draw), draw.some(alpha=draw.choose(0.01, 0.3)), trim=False, constants=draw.choose([], [1, 2, 3, 4]))
+    return Case(
+        q_linear_unary(draw),
+        draw.some(alpha=draw.choose(0.01, 0.3)),
+        trim=False,
+        constants=draw.choose([], [1, 2, 3, 4]),
+    )
 
 
 def q_linear_softmax(draw):
@@ -76,7 +161,11 @@ def q_linear_softmax(draw):
     y_zero = np.array(0 if dtype == np.uint8 else -128, dtype)
     if draw.maybe(0.3):
         y_zero = draw.bytes(dtype=dtype)
-    return Case([x, *quantization(draw, dtype), np.float32(1 / 256), y_zero], attributes, constants=draw.choose([], [1, 2, 3, 4]))
+    return Case(
+        [x, *quantization(draw, dtype), np.float32(1 / 256), y_zero],
+        attributes,
+        constants=draw.choose([], [1, 2, 3, 4]),
+    )
 
 
 def q_linear_concat(draw):
@@ -100,7 +189,10 @@ def q_linear_where(draw):
     x = [draw.bytes(*shapes[1], dtype=dtype), *quantization(draw, dtype, optional=False)]
     y = [draw.bytes(*shapes[2], dtype=dtype), *quantization(draw, dtype, optional=False)]
     condition = draw.integers(0, 1, *shapes[0], dtype=bool)
-    return Case([condition, *x, *y, *quantization(draw, dtype, optional=False)], constants=draw.choose([], [2, 3, 5, 6, 7, 8]))
+    return Case(
+        [condition, *x, *y, *quantization(draw, dtype, optional=False)],
+        constants=draw.choose([], [2, 3, 5, 6, 7, 8]),
+    )
 
 
 def q_linear_average_pool(draw):
@@ -117,14 +209,21 @@ def q_linear_average_pool(draw):
         attributes["channels_last"] = 1
     batch, channels = draw.size(2), draw.size(5)
     x = draw.bytes(*([batch, *sizes, channels] if last else [batch, channels, *sizes]), dtype=dtype)
-    return Case([x, *quantization(draw, dtype), *quantization(draw, dtype)], attributes, constants=draw.choose([], [1, 2, 3, 4]))
+    return Case(
+        [x, *quantization(draw, dtype), *quantization(draw, dtype)],
+        attributes,
+        constants=draw.choose([], [1, 2, 3, 4]),
+    )
 
 
 def q_linear_global_average_pool(draw):
     dtype = byte_type(draw)
     x = draw.bytes(*draw.shape(3, 5, 7), dtype=dtype)
-    return Case([x, *quantization(draw, dtype, optional=False), *quantization(draw, dtype, optional=False)],
-                draw.some(channels_last=draw.integer(0, 1)), constants=draw.choose([], [1, 2, 3, 4]))
+    return Case(
+        [x, *quantization(draw, dtype, optional=False), *quantization(draw, dtype, optional=False)],
+        draw.some(channels_last=draw.integer(0, 1)),
+        constants=draw.choose([], [1, 2, 3, 4]),
+    )
 
 
 def q_linear_conv(draw):
@@ -137,8 +236,17 @@ def q_linear_conv(draw):
     zero = draw.bytes(dtype=other)
     w_zero = np.full(per_filter, zero if draw.maybe() else (0 if other == np.int8 else 128), other)
     bias = draw.integers(-5000, 5000, weight[0], dtype=np.int32) if draw.maybe() else None
-    inputs = [draw.bytes(*shape, dtype=dtype), draw.uniform(0.005, 0.05), draw.bytes(dtype=dtype), draw.bytes(*weight, dtype=other),
-              draw.uniform(0.005, 0.05, *per_filter), w_zero, draw.uniform(0.05, 1), draw.bytes(dtype=dtype), bias]
+    inputs = [
+        draw.bytes(*shape, dtype=dtype),
+        draw.uniform(0.005, 0.05),
+        draw.bytes(dtype=dtype),
+        draw.bytes(*weight, dtype=other),
+        draw.uniform(0.005, 0.05, *per_filter),
+        w_zero,
+        draw.uniform(0.05, 1),
+        draw.bytes(dtype=dtype),
+        bias,
+    ]
     return Case(inputs, attributes, constants=draw.choose([], [1, 2, 3, 4, 5, 6, 7, 8]))
 
 
@@ -158,11 +266,19 @@ def q_embed_layer_normalization(draw):
     if draw.maybe():
         mask = (np.arange(length)[None] < draw.integers(0, length, batch, 1)).astype(np.int32)
     inputs = [ids, segment_ids, *tables, mask, *scales, *zeros]
-    return Case(inputs, draw.some(epsilon=draw.choose(1e-12, 1e-5)), outputs=[True, True],
-                constants=draw.choose([], [2, 3, 4, 5, 6, *range(8, 18)]))
+    return Case(
+        inputs,
+        draw.some(epsilon=draw.choose(1e-12, 1e-5)),
+        outputs=[True, True],
+        constants=draw.choose([], [2, 3, 4, 5, 6, *range(8, 18)]),
+    )
 
 
 GENERATORS = {
+    "QuantizeLinear": quantize_linear,
+    "DequantizeLinear": dequantize_linear,
+    "NhwcMaxPool": nhwc_max_pool,
+    "MatMulInteger16": mat_mul_integer16,
     "QGemm": q_gemm,
     "QLinearAdd": q_linear_binary,
     "QLinearMul": q_linear_binary,

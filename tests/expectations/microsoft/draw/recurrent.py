@@ -15,7 +15,9 @@ def dynamic_quantize_lstm(draw):
     if draw.maybe(0.15):
         attributes["input_forget"] = 1
     if draw.maybe(0.2):
-        attributes["activations"] = list(draw.choose(("Sigmoid", "Tanh", "Tanh"), ("HardSigmoid", "Softsign", "Relu"))) * directions
+        attributes["activations"] = (
+            list(draw.choose(("Sigmoid", "Tanh", "Tanh"), ("HardSigmoid", "Softsign", "Relu"))) * directions
+        )
     dtype = draw.choose(np.int8, np.uint8)
     per_column = draw.maybe(0.4)
     shape = [directions, 4 * hidden] if per_column else [directions]
@@ -38,12 +40,22 @@ def dynamic_quantize_lstm(draw):
         draw.bytes(directions, width, 4 * hidden, dtype=dtype),
         draw.bytes(directions, hidden, 4 * hidden, dtype=dtype),
         draw.floats(directions, 8 * hidden, scale=0.5) if draw.maybe(0.7) else None,
-        lengths, h, c,
+        lengths,
+        h,
+        c,
         draw.floats(directions, 3 * hidden, scale=0.5) if draw.maybe(0.3) else None,
-        w_scale, w_zero, r_scale, r_zero,
+        w_scale,
+        w_zero,
+        r_scale,
+        r_zero,
     ]
-    return Case(inputs, attributes, outputs=[True, draw.maybe(), draw.maybe()], tolerance=1e-4,
-                constants=draw.choose([], [1, 2, 3, 8, 9, 10, 11], [1, 2, 3, 8, 9, 10, 11]))
+    return Case(
+        inputs,
+        attributes,
+        outputs=[True, draw.maybe(), draw.maybe()],
+        tolerance=1e-4,
+        constants=draw.choose([], [1, 2, 3, 8, 9, 10, 11], [1, 2, 3, 8, 9, 10, 11]),
+    )
 
 
 GENERATORS = {"DynamicQuantizeLSTM": dynamic_quantize_lstm}

@@ -37,7 +37,9 @@ def trilu(draw):
 
 def unique(draw):
     count = draw.choose(1, 2, 7, draw.integer(1, 30))
-    return Case([draw.integers(-3, 5, count).astype(np.float32) * np.float32(0.5)], outputs=[True, True, True])
+    return Case(
+        [draw.integers(-3, 5, count).astype(np.float32) * np.float32(0.5)], outputs=[True, True, True]
+    )
 
 
 def range_(draw):

@@ -20,8 +20,12 @@ def causal_conv_with_state(draw):
     if draw.maybe(0.05):
         attributes["state_window"] = draw.integer(1, 4)
         state = [attributes["state_window"], *state]
-    inputs = [draw.floats(*shape), draw.floats(channels, 1, taps), draw.floats(channels) if draw.maybe() else None,
-              draw.floats(*state) if draw.maybe(0.6) else None]
+    inputs = [
+        draw.floats(*shape),
+        draw.floats(channels, 1, taps),
+        draw.floats(channels) if draw.maybe() else None,
+        draw.floats(*state) if draw.maybe(0.6) else None,
+    ]
     return Case(inputs, attributes, outputs=[True, True], constants=[1, 2] if draw.maybe() else [])
 
 
@@ -32,7 +36,12 @@ def unit(x, size):
 
 
 def linear_attention(draw):
-    batch, length, size, value_size = draw.size(3), draw.size(7), draw.choose(1, 2, 4, 8, 5), draw.choose(1, 3, 4, 8)
+    batch, length, size, value_size = (
+        draw.size(3),
+        draw.size(7),
+        draw.choose(1, 2, 4, 8, 5),
+        draw.choose(1, 3, 4, 8),
+    )
     kv_count = draw.integer(1, 3)
     count = draw.choose(kv_count, kv_count, 2 * kv_count)
     if draw.maybe(0.2):
@@ -53,14 +62,25 @@ def linear_attention(draw):
         decay = -abs(draw.floats(batch, length, kv_count * draw.choose(1, size)))
     if "delta" in rule:
         beta = draw.uniform(0, 1, batch, length, draw.choose(1, kv_count))
-    inputs = [draw.floats(batch, length, count * size), unit(draw.floats(batch, length, kv_count * size), size),
-              draw.floats(batch, length, kv_count * value_size), draw.floats(*state) if draw.maybe(0.6) else None, decay, beta]
+    inputs = [
+        draw.floats(batch, length, count * size),
+        unit(draw.floats(batch, length, kv_count * size), size),
+        draw.floats(batch, length, kv_count * value_size),
+        draw.floats(*state) if draw.maybe(0.6) else None,
+        decay,
+        beta,
+    ]
     return Case(inputs, attributes, outputs=[True, True], tolerance=1e-4)
 
 
 def gated_delta_net(draw):
     dtype = draw.choose(np.float32, np.float32, np.float16)
-    batch, length, size, value_size = draw.size(3), draw.size(5), draw.choose(1, 2, 4, 8), draw.choose(1, 3, 4, 8)
+    batch, length, size, value_size = (
+        draw.size(3),
+        draw.size(5),
+        draw.choose(1, 2, 4, 8),
+        draw.choose(1, 3, 4, 8),
+    )
     key_count = draw.integer(1, 3)
     count = key_count * draw.integer(1, 3)
     rule = draw.choose("linear", "gated", "delta", "gated_delta", "gated_delta")
@@ -72,7 +92,9 @@ def gated_delta_net(draw):
         lengths = [draw.integer(1, 5) for _ in range(batch)]
         bounds = np.array([0, *np.cumsum(lengths)], np.int32)
         tokens = int(bounds[-1])
-    q, k = draw.floats(tokens, key_count, size, dtype=dtype), draw.floats(tokens, key_count, size, dtype=dtype)
+    q, k = draw.floats(tokens, key_count, size, dtype=dtype), draw.floats(
+        tokens, key_count, size, dtype=dtype
+    )
     v = draw.floats(tokens, count, value_size, dtype=dtype)
     if draw.maybe(0.3):
         attributes["qk_l2_norm"] = 1
@@ -105,7 +127,9 @@ def gated_delta_net(draw):
         q, k, v = (x.reshape(batch, length, *x.shape[1:]) for x in (q, k, v))
         decay, beta = (None if x is None else x.reshape(batch, length, *x.shape[1:]) for x in (decay, beta))
     inputs = [q, k, v, bounds, decay, beta, state, a_log, dt_bias]
-    return Case(inputs, attributes, outputs=[True, draw.maybe(0.8)], tolerance=1e-2 if dtype == np.float16 else 1e-4)
+    return Case(
+        inputs, attributes, outputs=[True, draw.maybe(0.8)], tolerance=1e-2 if dtype == np.float16 else 1e-4
+    )
 
 
 GENERATORS = {

@@ -37,7 +37,9 @@ def mat_mul_n_bits(draw):
     constants = [1, 2, 3, 4, 5] if draw.maybe(0.8) else []
     # At level 4, onnxruntime may quantize A to 8 bits.
     tolerance = 0.03 if level == 4 else 5e-3 if dtype == np.float16 else None
-    return Case([a, b, scales, zero_points, g_idx, bias], attributes, constants=constants, tolerance=tolerance)
+    return Case(
+        [a, b, scales, zero_points, g_idx, bias], attributes, constants=constants, tolerance=tolerance
+    )
 
 
 def gather_block_quantized(draw):
@@ -74,8 +76,9 @@ def gather_block_quantized(draw):
             zero_points = draw.integers(low, low + 15, *zero_shape).astype(kind)
     count = shape[gather]
     outside = 1 if draw.maybe(0.1) else 0
-    indices = draw.integers(-count - outside, count - 1 + outside, *draw.shape(0, 3, 4),
-                            dtype=draw.choose(np.int32, np.int64))
+    indices = draw.integers(
+        -count - outside, count - 1 + outside, *draw.shape(0, 3, 4), dtype=draw.choose(np.int32, np.int64)
+    )
     attributes = {"block_size": block}
     if draw.maybe() or gather != 0:
         attributes["gather_axis"] = draw.choose(gather, gather - rank)

@@ -5,8 +5,36 @@ returns an array or a tuple of all outputs. Sums are in double precision, and th
 once to its element type. Loops are plain on purpose: these functions are judges, not competitors.
 """
 
-from . import activations, normalization, weights, products, recurrent, attention, grouped, quantized, shapes, images, texts, experts, states
+from . import (
+    activations,
+    normalization,
+    weights,
+    products,
+    recurrent,
+    attention,
+    grouped,
+    quantized,
+    shapes,
+    images,
+    texts,
+    experts,
+    states,
+)
 
 OPERATORS = {}
-for family in (activations, normalization, weights, products, recurrent, attention, grouped, quantized, shapes, images, texts, experts, states):
+for family in (
+    activations,
+    normalization,
+    weights,
+    products,
+    recurrent,
+    attention,
+    grouped,
+    quantized,
+    shapes,
+    images,
+    texts,
+    experts,
+    states,
+):
     OPERATORS |= family.OPERATORS

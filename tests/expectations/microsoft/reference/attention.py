@@ -73,8 +73,19 @@ def masks(batch, length, total, past, mask, filter_value, unidirectional, bias):
 
 
 def multi_head_attention(
-    query, key=None, value=None, bias=None, mask=None, attention_bias=None, past_key=None, past_value=None,
-    *, num_heads, scale=None, mask_filter_value=-10000.0, unidirectional=0,
+    query,
+    key=None,
+    value=None,
+    bias=None,
+    mask=None,
+    attention_bias=None,
+    past_key=None,
+    past_value=None,
+    *,
+    num_heads,
+    scale=None,
+    mask_filter_value=-10000.0,
+    unidirectional=0,
 ):
     dtype = query.dtype
     if query.ndim == 5:
@@ -97,27 +108,42 @@ def multi_head_attention(
             v = v + heads(bias[None, None, 2 * width :], num_heads)
     if past_key is not None:
         k, v = np.concatenate([past_key, k], 2), np.concatenate([past_value, v], 2)
-    added = masks(len(q), q.shape[2], k.shape[2], past_key, mask, mask_filter_value, unidirectional, attention_bias)
+    added = masks(
+        len(q), q.shape[2], k.shape[2], past_key, mask, mask_filter_value, unidirectional, attention_bias
+    )
     output, scores = attend(q, k, v, scale_of(scale, q.shape[3]), added)
     return merged(output).astype(dtype), k.astype(dtype), v.astype(dtype), scores.astype(dtype)
 
 
 def projected_attention(
-    projected, dtype, mask, past, attention_bias, sizes,
-    *, num_heads, scale=None, mask_filter_value=-10000.0, unidirectional=0,
+    projected,
+    dtype,
+    mask,
+    past,
+    attention_bias,
+    sizes,
+    *,
+    num_heads,
+    scale=None,
+    mask_filter_value=-10000.0,
+    unidirectional=0,
 ):
     """Attention over x * weights + bias, in which Q, K and V lie side by side."""
     q, k, v = (heads(part, num_heads) for part in np.split(projected, np.cumsum(sizes)[:2], axis=-1))
     if past is not None:
         k, v = np.concatenate([past[0], k], 2), np.concatenate([past[1], v], 2)
     behind = None if past is None else past[0]
-    added = masks(len(q), q.shape[2], k.shape[2], behind, mask, mask_filter_value, unidirectional, attention_bias)
+    added = masks(
+        len(q), q.shape[2], k.shape[2], behind, mask, mask_filter_value, unidirectional, attention_bias
+    )
     output, _ = attend(q, k, v, scale_of(scale, q.shape[3]), added)
     present = np.stack([k, v]).astype(dtype) if k.shape == v.shape else None
     return merged(output).astype(dtype), present
 
 
-def attention(x, weights, bias=None, mask=None, past=None, attention_bias=None, *, qkv_hidden_sizes=None, **rest):
+def attention(
+    x, weights, bias=None, mask=None, past=None, attention_bias=None, *, qkv_hidden_sizes=None, **rest
+):
     projected = x.astype(np.float64) @ weights.astype(np.float64)
     if bias is not None:
         projected = projected + bias
@@ -125,7 +151,9 @@ def attention(x, weights, bias=None, mask=None, past=None, attention_bias=None, 
     return projected_attention(projected, x.dtype, mask, past, attention_bias, sizes, **rest)
 
 
-def q_attention(x, weight, bias, x_scale, weight_scale, mask=None, x_zero=None, weight_zero=None, past=None, **rest):
+def q_attention(
+    x, weight, bias, x_scale, weight_scale, mask=None, x_zero=None, weight_zero=None, past=None, **rest
+):
     left = x.astype(np.int64) - (0 if x_zero is None else x_zero.astype(np.int64))
     right = weight.astype(np.int64) - (0 if weight_zero is None else weight_zero.astype(np.int64))
     projected = (left @ right) * (x_scale * weight_scale).astype(np.float64) + bias
@@ -150,8 +178,16 @@ def rotated(x, positions, cos_cache, sin_cache, interleaved):
 
 
 def rotary_embedding(
-    x, position_ids, cos_cache, sin_cache,
-    *, interleaved=0, num_heads=0, rotary_embedding_dim=0, scale=1.0, is_packed_batching=0,
+    x,
+    position_ids,
+    cos_cache,
+    sin_cache,
+    *,
+    interleaved=0,
+    num_heads=0,
+    rotary_embedding_dim=0,
+    scale=1.0,
+    is_packed_batching=0,
 ):
     if x.ndim == 4:
         split = x

@@ -46,9 +46,24 @@ def expert(x, fc1, bias1, fc2, bias2, fc3, bias3, kind, fusion, alpha, beta, lim
 
 
 def mixture(
-    x, router, weights, fc1, bias1, fc2, bias2, fc3, bias3,
-    *, k=1, activation_type="relu", activation_alpha=1.0, activation_beta=0.0, swiglu_fusion=0, swiglu_limit=None,
-    normalize_routing_weights=0, use_sparse_mixer=0,
+    x,
+    router,
+    weights,
+    fc1,
+    bias1,
+    fc2,
+    bias2,
+    fc3,
+    bias3,
+    *,
+    k=1,
+    activation_type="relu",
+    activation_alpha=1.0,
+    activation_beta=0.0,
+    swiglu_fusion=0,
+    swiglu_limit=None,
+    normalize_routing_weights=0,
+    use_sparse_mixer=0,
 ):
     """Weights are [experts, outputs, inputs] in double precision, biases may be absent."""
     tokens = x.reshape(-1, x.shape[-1]).astype(np.float64)
@@ -60,8 +75,18 @@ def mixture(
     for t, shares in enumerate(chosen_experts(router, weights, k, normalize_routing_weights)):
         for e, share in shares:
             result[t] += share * expert(
-                tokens[t], fc1[e], bias(bias1, e), fc2[e], bias(bias2, e), None if fc3 is None else fc3[e], bias(bias3, e),
-                activation_type, swiglu_fusion, np.float32(activation_alpha), np.float32(activation_beta), swiglu_limit,
+                tokens[t],
+                fc1[e],
+                bias(bias1, e),
+                fc2[e],
+                bias(bias2, e),
+                None if fc3 is None else fc3[e],
+                bias(bias3, e),
+                activation_type,
+                swiglu_fusion,
+                np.float32(activation_alpha),
+                np.float32(activation_beta),
+                swiglu_limit,
             )
     return result.reshape(x.shape).astype(x.dtype)
 
@@ -92,13 +117,36 @@ def expanded(packed, scales, zeros, bits, block_size):
 
 
 def q_moe(
-    x, router, fc1, scales1, bias1, fc2, scales2, bias2=None, fc3=None, scales3=None, bias3=None,
-    zeros1=None, zeros2=None, zeros3=None, router_weights=None,
-    *, expert_weight_bits=4, block_size=0, quant_type="int", weights_prepacked=-1, accuracy_level=0, **attributes,
+    x,
+    router,
+    fc1,
+    scales1,
+    bias1,
+    fc2,
+    scales2,
+    bias2=None,
+    fc3=None,
+    scales3=None,
+    bias3=None,
+    zeros1=None,
+    zeros2=None,
+    zeros3=None,
+    router_weights=None,
+    *,
+    expert_weight_bits=4,
+    block_size=0,
+    quant_type="int",
+    weights_prepacked=-1,
+    accuracy_level=0,
+    **attributes,
 ):
-    layers = [expanded(w, s, z, expert_weight_bits, block_size)
-              for w, s, z in ((fc1, scales1, zeros1), (fc2, scales2, zeros2), (fc3, scales3, zeros3))]
-    return mixture(x, router, router_weights, layers[0], bias1, layers[1], bias2, layers[2], bias3, **attributes)
+    layers = [
+        expanded(w, s, z, expert_weight_bits, block_size)
+        for w, s, z in ((fc1, scales1, zeros1), (fc2, scales2, zeros2), (fc3, scales3, zeros3))
+    ]
+    return mixture(
+        x, router, router_weights, layers[0], bias1, layers[1], bias2, layers[2], bias3, **attributes
+    )
 
 
 OPERATORS = {"MoE": moe, "QMoE": q_moe}

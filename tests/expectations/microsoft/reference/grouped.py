@@ -6,12 +6,38 @@ from .attention import heads, merged, rotated, scale_of, softmax
 
 
 def group_query_attention(
-    query, key, value, past_key, past_value, seqlens_k, total_sequence_length, cos_cache=None, sin_cache=None,
-    position_ids=None, attention_bias=None, head_sink=None, k_scale=None, v_scale=None, _q_norm=None, _k_norm=None,
+    query,
+    key,
+    value,
+    past_key,
+    past_value,
+    seqlens_k,
+    total_sequence_length,
+    cos_cache=None,
+    sin_cache=None,
+    position_ids=None,
+    attention_bias=None,
+    head_sink=None,
+    k_scale=None,
+    v_scale=None,
+    _q_norm=None,
+    _k_norm=None,
     query_seqlens=None,
-    *, num_heads, kv_num_heads, scale=None, softcap=0.0, do_rotary=0, rotary_interleaved=0,
-    local_window_size=-1, smooth_softmax=-1, causal=1, qk_output=0, kv_cache_bit_width=0,
-    k_quant_type="NONE", v_quant_type="NONE", sliding_window_cache=0,
+    *,
+    num_heads,
+    kv_num_heads,
+    scale=None,
+    softcap=0.0,
+    do_rotary=0,
+    rotary_interleaved=0,
+    local_window_size=-1,
+    smooth_softmax=-1,
+    causal=1,
+    qk_output=0,
+    kv_cache_bit_width=0,
+    k_quant_type="NONE",
+    v_quant_type="NONE",
+    sliding_window_cache=0,
 ):
     dtype = query.dtype
     batch, length, width = query.shape
@@ -29,7 +55,9 @@ def group_query_attention(
     if do_rotary:
         positions = starts[:, None] + np.arange(length)
         if position_ids is not None:
-            positions = position_ids[0, 0] + np.zeros((batch, 1), int) + np.arange(length) if first else position_ids
+            positions = (
+                position_ids[0, 0] + np.zeros((batch, 1), int) + np.arange(length) if first else position_ids
+            )
         q = rotated(q, positions, cos_cache, sin_cache, rotary_interleaved)
         k = rotated(k, positions, cos_cache, sin_cache, rotary_interleaved)
     if do_rotary:
@@ -38,7 +66,10 @@ def group_query_attention(
     room = total if past_key is None or sliding_window_cache else max(total, past_key.shape[2])
     size = k.shape[3]
     caches = []
-    for new, past, quantized, kind in ((k, past_key, k_scale, k_quant_type), (v, past_value, v_scale, v_quant_type)):
+    for new, past, quantized, kind in (
+        (k, past_key, k_scale, k_quant_type),
+        (v, past_value, v_scale, v_quant_type),
+    ):
         stored = np.zeros((batch, kv_num_heads, room, size))
         for b in range(batch):
             if past is not None:
@@ -46,7 +77,11 @@ def group_query_attention(
                 if kind != "NONE" and kv_cache_bit_width == 4:
                     old = unpacked(past[b])
                 # A window holds the most recent positions, others the first ones.
-                held = resident(starts[b], past.shape[2], local_window_size) if sliding_window_cache else starts[b]
+                held = (
+                    resident(starts[b], past.shape[2], local_window_size)
+                    if sliding_window_cache
+                    else starts[b]
+                )
                 stored[b, :, starts[b] - held : starts[b]] = old[:, :held]
             fresh = new[b]
             if kind != "NONE":
@@ -55,7 +90,12 @@ def group_query_attention(
         caches.append(stored)
     wide = []
     for stored, quantized, kind in zip(caches, (k_scale, v_scale), (k_quant_type, v_quant_type)):
-        wide.append(stored if kind == "NONE" else stored * np.asarray(quantized, np.float64).reshape(scale_shape(quantized, kv_num_heads, size)))
+        wide.append(
+            stored
+            if kind == "NONE"
+            else stored
+            * np.asarray(quantized, np.float64).reshape(scale_shape(quantized, kv_num_heads, size))
+        )
     factor = scale_of(scale, size)
     output = np.zeros((batch, num_heads, length, size))
     before = np.zeros((batch, num_heads, length, total))
@@ -94,8 +134,10 @@ def group_query_attention(
             for b in range(batch):
                 held = resident(ends[b], capacity, local_window_size)
                 caches[i][b, :, :held] = stored[b, :, ends[b] - held : ends[b]]
-    presents = [finish(stored, kind, kv_cache_bit_width, past, dtype)
-                for stored, kind, past in zip(caches, (k_quant_type, v_quant_type), (past_key, past_value))]
+    presents = [
+        finish(stored, kind, kv_cache_bit_width, past, dtype)
+        for stored, kind, past in zip(caches, (k_quant_type, v_quant_type), (past_key, past_value))
+    ]
     scores = before if qk_output == 1 else after
     return merged(output).astype(dtype), *presents, scores.astype(dtype)
 
@@ -138,9 +180,24 @@ def finish(stored, kind, bits, past, dtype):
 
 
 def sparse_attention(
-    query, key, value, past_key, past_value, block_row_indices, block_col_indices, total_sequence_length,
-    key_total_sequence_lengths, cos_cache=None, sin_cache=None,
-    *, num_heads, kv_num_heads, sparse_block_size, scale=None, do_rotary=0, rotary_interleaved=0,
+    query,
+    key,
+    value,
+    past_key,
+    past_value,
+    block_row_indices,
+    block_col_indices,
+    total_sequence_length,
+    key_total_sequence_lengths,
+    cos_cache=None,
+    sin_cache=None,
+    *,
+    num_heads,
+    kv_num_heads,
+    sparse_block_size,
+    scale=None,
+    do_rotary=0,
+    rotary_interleaved=0,
 ):
     dtype = query.dtype
     batch, length, width = query.shape
@@ -166,7 +223,9 @@ def sparse_attention(
             layout = n % len(block_row_indices)
             position = starts[b] + s
             row = position // sparse_block_size
-            seen = block_col_indices[layout][block_row_indices[layout][row] : block_row_indices[layout][row + 1]]
+            seen = block_col_indices[layout][
+                block_row_indices[layout][row] : block_row_indices[layout][row + 1]
+            ]
             places = [t for t in range(position + 1) if t // sparse_block_size in seen]
             shared = n // (num_heads // kv_num_heads)
             scores = keys[b, shared, places] @ q[b, n, s] * scale_of(scale, size)

@@ -97,7 +97,9 @@ def crop_and_resize(x, rois, batch_indices, crop_size, *, mode="bilinear", extra
             top, left = math.floor(row), math.floor(column)
             bottom, right = math.ceil(row), math.ceil(column)
             upper = image[:, top, left] + (image[:, top, right] - image[:, top, left]) * (column - left)
-            lower = image[:, bottom, left] + (image[:, bottom, right] - image[:, bottom, left]) * (column - left)
+            lower = image[:, bottom, left] + (image[:, bottom, right] - image[:, bottom, left]) * (
+                column - left
+            )
             result[r, :, i, j] = upper + (lower - upper) * (row - top)
     return result.astype(x.dtype)
 

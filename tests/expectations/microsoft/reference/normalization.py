@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .activations import sigmoid
+
 
 def simplified_layer_normalization(x, scale, *, axis=-1, epsilon=1e-5, stash_type=1):
     axis %= x.ndim
@@ -21,7 +23,12 @@ def skip_simplified_layer_normalization(x, skip, gamma, bias=None, *, epsilon=1e
     total = skip_sum(x, skip, bias)
     inverse = 1 / np.sqrt((total**2).mean(-1, keepdims=True) + np.float32(epsilon))
     mean = total.mean(-1, keepdims=True)
-    return (total * inverse * gamma).astype(x.dtype), mean.astype(np.float32), inverse.astype(np.float32), total.astype(x.dtype)
+    return (
+        (total * inverse * gamma).astype(x.dtype),
+        mean.astype(np.float32),
+        inverse.astype(np.float32),
+        total.astype(x.dtype),
+    )
 
 
 def normalized(total, gamma, beta, epsilon):
@@ -38,8 +45,18 @@ def skip_layer_normalization(x, skip, gamma, beta=None, bias=None, *, epsilon=1e
 
 
 def embed_layer_normalization(
-    ids, segment_ids, word, position, segment, gamma, beta, mask=None, position_ids=None,
-    *, epsilon=1e-12, mask_index_type=None,
+    ids,
+    segment_ids,
+    word,
+    position,
+    segment,
+    gamma,
+    beta,
+    mask=None,
+    position_ids=None,
+    *,
+    epsilon=1e-12,
+    mask_index_type=None,
 ):
     batch, length = ids.shape
     total = np.zeros((batch, length, word.shape[1]))
@@ -58,7 +75,18 @@ def embed_layer_normalization(
     return result.astype(word.dtype), index, total.astype(word.dtype)
 
 
+def gated_rms_norm(x, scale, gate, *, epsilon=1e-5, activation="silu"):
+    """Each group of len(scale) elements of the last axis is normalised on its own."""
+    groups = x.astype(np.float64).reshape(x.shape[:-1] + (-1, len(scale)))
+    inverse = 1 / np.sqrt((groups**2).mean(-1, keepdims=True) + np.float32(epsilon))
+    factor = sigmoid(gate.astype(np.float64))
+    if activation != "sigmoid":
+        factor = factor * gate
+    return ((groups * inverse * scale).reshape(x.shape) * factor).astype(x.dtype)
+
+
 OPERATORS = {
+    "GatedRMSNorm": gated_rms_norm,
     "SimplifiedLayerNormalization": simplified_layer_normalization,
     "SkipSimplifiedLayerNormalization": skip_simplified_layer_normalization,
     "SkipLayerNormalization": skip_layer_normalization,

@@ -42,8 +42,18 @@ def fused_mat_mul(a, b, *, alpha=1.0, transA=0, transB=0, transBatchA=0, transBa
 
 
 def fused_gemm(
-    a, b, c=None, *, alpha=1.0, beta=1.0, transA=0, transB=0,
-    activation=None, activation_alpha=None, activation_beta=None, activation_gamma=None,
+    a,
+    b,
+    c=None,
+    *,
+    alpha=1.0,
+    beta=1.0,
+    transA=0,
+    transB=0,
+    activation=None,
+    activation_alpha=None,
+    activation_beta=None,
+    activation_gamma=None,
 ):
     left = a.T if transA else a
     right = b.T if transB else b
@@ -98,11 +108,29 @@ def convolve(x, w, *, group, pads, strides, dilations, auto_pad):
 
 
 def fused_conv(
-    x, w, bias=None, z=None, *, activation=None, activation_params=None, group=1,
-    pads=None, strides=None, dilations=None, kernel_shape=None, auto_pad="NOTSET",
+    x,
+    w,
+    bias=None,
+    z=None,
+    *,
+    activation=None,
+    activation_params=None,
+    group=1,
+    pads=None,
+    strides=None,
+    dilations=None,
+    kernel_shape=None,
+    auto_pad="NOTSET",
 ):
-    result = convolve(x.astype(np.float64), w.astype(np.float64), group=group, pads=pads,
-                      strides=strides, dilations=dilations, auto_pad=auto_pad)
+    result = convolve(
+        x.astype(np.float64),
+        w.astype(np.float64),
+        group=group,
+        pads=pads,
+        strides=strides,
+        dilations=dilations,
+        auto_pad=auto_pad,
+    )
     if bias is not None:
         result += bias.reshape([-1] + [1] * (x.ndim - 2))
     if z is not None:
@@ -147,6 +175,7 @@ def mat_mul_integer_to_float(a, b, a_scale, b_scale, a_zero_point=None, b_zero_p
 
 OPERATORS = {
     "FusedMatMul": fused_mat_mul,
+    "TransposeMatMul": fused_mat_mul,
     "FusedGemm": fused_gemm,
     "FusedConv": fused_conv,
     "DynamicQuantizeMatMul": dynamic_quantize_mat_mul,

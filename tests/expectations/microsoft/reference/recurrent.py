@@ -13,9 +13,26 @@ def quantized_product(x, weights, scale, zero):
 
 
 def dynamic_quantize_lstm(
-    x, w, r, b, sequence_lens, initial_h, initial_c, p, w_scale, w_zero, r_scale, r_zero,
-    *, hidden_size, direction="forward", activations=None, activation_alpha=None,
-    activation_beta=None, clip=None, input_forget=0,
+    x,
+    w,
+    r,
+    b,
+    sequence_lens,
+    initial_h,
+    initial_c,
+    p,
+    w_scale,
+    w_zero,
+    r_scale,
+    r_zero,
+    *,
+    hidden_size,
+    direction="forward",
+    activations=None,
+    activation_alpha=None,
+    activation_beta=None,
+    clip=None,
+    input_forget=0,
 ):
     length, batch, _ = x.shape
     directions, hidden = w.shape[0], hidden_size

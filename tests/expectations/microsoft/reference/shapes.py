@@ -81,8 +81,13 @@ def maxpool_with_mask(x, mask, *, kernel_shape, strides=None, pads=None, auto_pa
     for b, c in np.ndindex(*x.shape[:2]):
         plane = mask[b % mask.shape[0], c % mask.shape[1]]
         for place in np.ndindex(*outputs):
-            spans = [range(max(0, place[i] * strides[i] - begin[i]),
-                           min(x.shape[2 + i], place[i] * strides[i] - begin[i] + kernel_shape[i])) for i in range(rank)]
+            spans = [
+                range(
+                    max(0, place[i] * strides[i] - begin[i]),
+                    min(x.shape[2 + i], place[i] * strides[i] - begin[i] + kernel_shape[i]),
+                )
+                for i in range(rank)
+            ]
             for row in np.ndindex(*[len(span) for span in spans[:-1]]):
                 ahead = tuple(spans[i][row[i]] for i in range(rank - 1))
                 for last in spans[-1]:

@@ -6,8 +6,17 @@ from .activations import sigmoid
 
 
 def causal_conv_with_state(
-    x, weight, bias=None, past_state=None,
-    *, activation="none", ndim=1, dilation=1, channels_last=0, state_window=0, **_,
+    x,
+    weight,
+    bias=None,
+    past_state=None,
+    *,
+    activation="none",
+    ndim=1,
+    dilation=1,
+    channels_last=0,
+    state_window=0,
+    **_,
 ):
     channels, taps = weight.shape[0], weight.shape[2]
     reach = (taps - 1) * dilation
@@ -56,15 +65,28 @@ def updated(state, k, v, decay, beta, rule):
 
 
 def linear_attention(
-    query, key, value, past_state=None, decay=None, beta=None,
-    *, q_num_heads, kv_num_heads, update_rule="gated_delta", scale=0.0, chunk_size=64, state_window=0,
+    query,
+    key,
+    value,
+    past_state=None,
+    decay=None,
+    beta=None,
+    *,
+    q_num_heads,
+    kv_num_heads,
+    update_rule="gated_delta",
+    scale=0.0,
+    chunk_size=64,
+    state_window=0,
 ):
     batch, length, width = query.shape
     size = width // q_num_heads
     value_size = value.shape[2] // kv_num_heads
     factor = float(np.float32(scale)) or 1 / np.sqrt(size)
-    q, k, v = (x.astype(np.float64).reshape(batch, length, -1, n)
-               for x, n in ((query, size), (key, size), (value, value_size)))
+    q, k, v = (
+        x.astype(np.float64).reshape(batch, length, -1, n)
+        for x, n in ((query, size), (key, size), (value, value_size))
+    )
     key_heads = k.shape[2]
     outputs = max(q_num_heads, kv_num_heads)
     result = np.zeros((batch, length, outputs, value_size))
@@ -81,7 +103,9 @@ def linear_attention(
                 gate = row[:, None] if len(row) > 1 else row[0]
             if beta is not None:
                 rate = float(beta[b, t, h if beta.shape[2] > 1 else 0])
-            state, _ = updated(state, k[b, t, h * key_heads // kv_num_heads], v[b, t, h], gate, rate, update_rule)
+            state, _ = updated(
+                state, k[b, t, h * key_heads // kv_num_heads], v[b, t, h], gate, rate, update_rule
+            )
             for o in range(outputs):
                 if o * kv_num_heads // outputs == h:
                     result[b, t, o] = factor * state.T @ q[b, t, o * q_num_heads // outputs]
@@ -93,10 +117,26 @@ def linear_attention(
 
 
 def gated_delta_net(
-    query, key=None, value=None, cu_seqlens=None, decay=None, beta=None, initial_state=None, a_log=None, dt_bias=None,
-    capture_count=None, state_update_active=None,
-    *, update_rule="gated_delta", scale=0.0, gate_activation="none", beta_activation="none", qk_l2_norm=0,
-    gate_lower_bound=-5.0, state_update_capacity=0, chunk_size=64,
+    query,
+    key=None,
+    value=None,
+    cu_seqlens=None,
+    decay=None,
+    beta=None,
+    initial_state=None,
+    a_log=None,
+    dt_bias=None,
+    capture_count=None,
+    state_update_active=None,
+    *,
+    update_rule="gated_delta",
+    scale=0.0,
+    gate_activation="none",
+    beta_activation="none",
+    qk_l2_norm=0,
+    gate_lower_bound=-5.0,
+    state_update_capacity=0,
+    chunk_size=64,
 ):
     dtype = query.dtype
     if key is None:
@@ -143,7 +183,11 @@ def gated_delta_net(
     final = np.zeros((len(bounds) - 1, value_heads, value_size, size))
     for b, h in np.ndindex(len(bounds) - 1, value_heads):
         # States are stored with the value's axis first.
-        state = np.zeros((size, value_size)) if initial_state is None else initial_state[b, h].T.astype(np.float64)
+        state = (
+            np.zeros((size, value_size))
+            if initial_state is None
+            else initial_state[b, h].T.astype(np.float64)
+        )
         shared = h * key_heads // value_heads
         for t in range(bounds[b], bounds[b + 1]):
             row = np.exp(gates[t, h])

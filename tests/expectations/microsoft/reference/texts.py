@@ -27,7 +27,9 @@ def n_gram_repeat_block(input_ids, scores, *, ngram_size):
     return result
 
 
-def word_conv_embedding(sequence, w, bias, table, *, embedding_size=None, conv_window_size=None, char_embedding_size=None):
+def word_conv_embedding(
+    sequence, w, bias, table, *, embedding_size=None, conv_window_size=None, char_embedding_size=None
+):
     """A word is a row of characters, filled up with 0. Its vector is the maximum of tanh(convolution)."""
     filters, _, width, _ = w.shape
     result = np.zeros((len(sequence), filters))
