@@ -88,14 +88,10 @@ def group_query_attention(
                 fresh = quantize(fresh, quantized, kv_cache_bit_width)
             stored[b, :, starts[b] : starts[b] + length] = fresh
         caches.append(stored)
-    wide = []
-    for stored, quantized, kind in zip(caches, (k_scale, v_scale), (k_quant_type, v_quant_type)):
-        wide.append(
-            stored
-            if kind == "NONE"
-            else stored
-            * np.asarray(quantized, np.float64).reshape(scale_shape(quantized, kv_num_heads, size))
-        )
+    wide = [
+        dequantize(stored, quantized, kind)
+        for stored, quantized, kind in zip(caches, (k_scale, v_scale), (k_quant_type, v_quant_type))
+    ]
     factor = scale_of(scale, size)
     output = np.zeros((batch, num_heads, length, size))
     before = np.zeros((batch, num_heads, length, total))
@@ -125,7 +121,9 @@ def group_query_attention(
                 t = np.arange(total)
                 scores = np.where((t >= low) & (t < high), scores, -np.inf)
                 weights = softmax(scores, sink)
-                before[b, n, s], after[b, n, s] = scores, weights
+                # The scores of keys that a query does not see are stored as 0.
+                before[b, n, s] = np.where(np.isfinite(scores), scores, 0)
+                after[b, n, s] = weights
                 output[b, n, s] = weights @ wide[1][b, n // shared, :total]
     if sliding_window_cache:
         capacity = past_key.shape[2]
@@ -153,6 +151,12 @@ def resident(total, capacity, window):
 def scale_shape(scale, count, size):
     """A scale per tensor, or per head and channel, against [N, T, H]."""
     return (1, 1, 1) if scale.size == 1 else (count, 1, size)
+
+
+def dequantize(stored, scale, kind):
+    if kind == "NONE":
+        return stored
+    return stored * scale.astype(np.float64).reshape(scale_shape(scale, stored.shape[1], stored.shape[3]))
 
 
 def quantize(x, scale, bits):
