@@ -219,7 +219,7 @@ fn a_loop_carries_a_sequence_for_any_number_of_rounds() {
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), expected);
     // A number of rounds that is given at run time.
     let outputs = run(&model("at"), &three(3)).unwrap();
-    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), expected[..6]);
+    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), &expected[..6]);
     refused(&model("zero"), &three(3), "a sequence without elements");
 }
 
