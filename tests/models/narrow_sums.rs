@@ -18,8 +18,8 @@ use belljar_operators::{BF16, F16, F32, Operator};
 use cases::{ADDING, Case, Input};
 use draw::{Draw, Kind, Type};
 use support::onnx::{
-    Graph, Message, fixed, import_of_microsoft, listed_name, node, node_of, tensor_i64, tensor_u8,
-    value, value_of_any_shape,
+    Graph, Message, fixed, import_of_microsoft, listed_name, node, node_of, tensor_i64, value,
+    value_of_any_shape,
 };
 
 /// The newest operator set, which has every operator that was not replaced by another.
