@@ -6,6 +6,7 @@ mod support;
 
 mod compare;
 mod convolutions;
+mod guest_scan;
 mod guest_spans;
 mod operators_in_webassembly;
 mod pointwise;

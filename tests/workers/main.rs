@@ -7,5 +7,6 @@ mod support;
 mod code_cache;
 mod fail_closed;
 mod limits;
+mod memory;
 mod scarcity;
 mod snapshot_store;

@@ -7,10 +7,11 @@
 //!
 //! The host calls `belljar_initialize` once. For each message, it calls `belljar_alloc` and writes
 //! the message there. The calls come in this order: `belljar_load`, `belljar_describe`, any number
-//! of `belljar_external`, `belljar_prepare` and any number of `belljar_run`. `belljar_picture` is
-//! for an instance without a model. Each call that takes a message, and `belljar_describe`, returns
-//! the location of a message in memory: its address in the low 32 bits, its length in the high 32.
-//! The message is valid until the next call.
+//! of `belljar_external`, `belljar_prepare` and any number of `belljar_run`. `belljar_load` and
+//! `belljar_external` begin a file, whose bytes follow in order in calls of `belljar_part`.
+//! `belljar_picture` is for an instance without a model. Each of these calls returns the location of
+//! a message in memory: its address in the low 32 bits, its length in the high 32. The message is
+//! valid until the next call.
 
 mod describe;
 mod entropy;
@@ -31,6 +32,7 @@ mod run;
 mod sizes;
 mod spans;
 mod undecided;
+mod weights;
 
 use std::cell::RefCell;
 
@@ -53,6 +55,10 @@ impl Refusal {
 /// The state of the model of this instance.
 enum Stage {
     Empty,
+    /// Bytes of the model are missing.
+    Loading(Box<load::Loading>),
+    /// Bytes of a file with external data are missing.
+    Filling(Box<load::Loaded>, load::Filling),
     Loaded(Box<load::Loaded>),
     Prepared(prepare::Prepared),
 }
@@ -99,15 +105,56 @@ pub extern "C" fn belljar_initialize() {
     host::install_reporting();
 }
 
-/// Decodes the model in the message at `address`, which this call takes over.
+/// Begins a model of `len` bytes, which follow in calls of `belljar_part`. The last one decodes it.
 #[unsafe(no_mangle)]
-pub extern "C" fn belljar_load(address: usize, len: usize) -> u64 {
-    let bytes = memory::take_message(address, len);
+pub extern "C" fn belljar_load(len: u64) -> u64 {
     answer(|stage| {
         let Stage::Empty = stage else { return Err(out_of_order("load")) };
-        *stage = Stage::Loaded(Box::new(load::load(bytes)?));
-        Ok(encode_ok())
+        let len = length(len)?;
+        *stage = Stage::Loading(Box::new(load::Loading::new(len)));
+        read_part(stage, &[])
     })
+}
+
+/// Reads the next bytes of a file, in the message at `address`. A file that is refused is dropped,
+/// and the model with it.
+#[unsafe(no_mangle)]
+pub extern "C" fn belljar_part(address: usize, len: usize) -> u64 {
+    let bytes = memory::take_message(address, len);
+    answer(|stage| read_part(stage, &bytes))
+}
+
+fn read_part(stage: &mut Stage, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
+    *stage = match std::mem::replace(stage, Stage::Empty) {
+        Stage::Loading(mut loading) => {
+            loading.read(bytes)?;
+            match loading.is_complete() {
+                true => Stage::Loaded(Box::new(loading.finish()?)),
+                false => Stage::Loading(loading),
+            }
+        }
+        Stage::Filling(mut loaded, mut filling) => {
+            filling.read(&mut loaded, bytes)?;
+            match filling.is_complete() {
+                true => {
+                    filling.finish(&mut loaded)?;
+                    Stage::Loaded(loaded)
+                }
+                false => Stage::Filling(loaded, filling),
+            }
+        }
+        other => {
+            *stage = other;
+            return Err(out_of_order("part"));
+        }
+    };
+    Ok(encode_ok())
+}
+
+/// The length of a file.
+fn length(len: u64) -> Result<usize, Refusal> {
+    let too_large = |_| Refusal::new(GuestErrorCode::Protocol, "a file's length exceeds 32 bits");
+    usize::try_from(len).map_err(too_large)
 }
 
 /// Describes the loaded model.
@@ -119,14 +166,21 @@ pub extern "C" fn belljar_describe() -> u64 {
     })
 }
 
-/// Gives the loaded model a file with external data, in the message at `address`: the length of the
-/// location that the model uses for the file, in four bytes, the location, and the file's content.
+/// Begins a file with external data of the loaded model, of `len` bytes, which follow in calls of
+/// `belljar_part`: the length of the location that the model uses for the file, in four bytes, the
+/// location, and the file's content.
 #[unsafe(no_mangle)]
-pub extern "C" fn belljar_external(address: usize, len: usize) -> u64 {
-    let bytes = memory::take_message(address, len);
-    answer(|stage| match stage {
-        Stage::Loaded(loaded) => load::external(loaded, &bytes).map(|()| encode_ok()),
-        _ => Err(out_of_order("external")),
+pub extern "C" fn belljar_external(len: u64) -> u64 {
+    answer(|stage| {
+        let len = length(len)?;
+        *stage = match std::mem::replace(stage, Stage::Empty) {
+            Stage::Loaded(loaded) => Stage::Filling(loaded, load::Filling::new(len)),
+            other => {
+                *stage = other;
+                return Err(out_of_order("external"));
+            }
+        };
+        read_part(stage, &[])
     })
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
     let refuse = |text: String| Refusal::new(GuestErrorCode::ModelRefused, text);
     // Other shapes may work.
     let by_shapes = |text: String| Refusal::new(GuestErrorCode::ShapesRefused, text);
-    let Loaded { mut proto, defaults } = loaded;
+    let Loaded { mut proto, defaults, weights } = loaded;
     let Shapes { shapes, open, fixed } = decode_shapes(message)
         .map_err(|err| Refusal::new(GuestErrorCode::Protocol, format!("input shapes: {err}")))?;
     let bad = |text: String| Refusal::new(GuestErrorCode::BadInput, text);
@@ -88,12 +88,14 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
     let wiring = Wiring::of(&proto);
     let computing = proto.graph.as_ref().map(Computing::of).filter(|_| !open.is_empty());
     let failed = |err: TractError| by_shapes(nodes.explain(&err, When::Preparing, Some(&sources)));
+    weights.stand_in(&mut proto);
     let parsed = onnx.parse(&proto, None).map_err(failed)?;
     drop(proto);
     if let Some(name) = parsed.unresolved_inputs.first() {
         return Err(refuse(format!("no node of the graph makes the value {name:?}")));
     }
     let mut model = parsed.model;
+    weights.install(&mut model).map_err(failed)?;
     let mut inputs = fix_inputs(&mut model, &shapes, &declared, &carried.inputs)?;
     let mut planned = None;
     let (mut opened, mut sizes) = (Vec::new(), Vec::new());
@@ -120,7 +122,11 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
         }
     }
     let model = match planned {
-        Some(plan) => plan,
+        Some(mut plan) => {
+            drop(model);
+            native::pack(&mut plan);
+            plan
+        }
         None => optimize(model).map_err(failed)?,
     };
     let preparation = Preparation { open: opened, sizes, ..undecided::of(&model, &nodes) };
@@ -140,7 +146,9 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
 
 /// Optimises a model or the body of a loop, using the kernels of the host.
 fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
-    optimizer::optimize(model, native::PASSES)
+    let mut model = optimizer::optimize(model, native::PASSES)?;
+    native::pack(&mut model);
+    Ok(model)
 }
 
 /// The operators of a plan with their counts. The host computes those whose names start with

@@ -253,9 +253,9 @@ impl SharedBuffer {
         Ok(bytes)
     }
 
-    /// Like [`SharedBuffer::read`], into an existing slice that is not longer than the buffer.
-    pub fn read_into(&self, buffer: &mut [u8]) -> io::Result<()> {
-        read_exact_at(self.fd.as_fd(), buffer, 0)
+    /// Like [`SharedBuffer::read`], into an existing slice, from an offset on.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        read_exact_at(self.fd.as_fd(), buffer, offset)
     }
 
     /// Copies `bytes` to the start of the buffer.
@@ -338,7 +338,7 @@ mod tests {
         assert!(buffer.write(&[1; 65]).is_err());
         assert!(rustix::fs::ftruncate(&buffer, 0).is_err());
         buffer.write(&[1; 64]).unwrap();
-        assert!(buffer.read_into(&mut [0; 65]).is_err());
+        assert!(buffer.read_at(&mut [0; 65], 0).is_err());
         assert_eq!(buffer.read(3).unwrap(), [1; 3]);
         assert_eq!(buffer.read(65).unwrap(), [1; 64]);
     }

@@ -31,6 +31,7 @@ pub(crate) use defaults::settle;
 pub(crate) use fixed::fix;
 pub(crate) use functions::{Defaults, names_of};
 pub(crate) use node::refusal;
+pub(crate) use tensors::{MAX_DIMS, is_complete_with};
 pub(crate) use text::shown;
 pub(crate) use versioned::operator_of;
 

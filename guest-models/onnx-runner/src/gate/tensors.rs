@@ -7,12 +7,25 @@ use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::{AttributeProto, GraphProto, TensorProto};
 
 use super::text::{name_of, shown};
+use crate::weights::Weights;
 
 /// Maximum number of dimensions of a tensor.
-pub(super) const MAX_DIMS: usize = 32;
+pub(crate) const MAX_DIMS: usize = 32;
 
 /// Refuses a tensor that is incomplete or malformed; returns its element type.
 pub(super) fn check(tensor: &TensorProto) -> Result<Types, String> {
+    match Weights::has(tensor) {
+        true => Types::of(tensor.data_type).ok_or_else(|| "has no element type".into()),
+        false => check_with(tensor, tensor.raw_data.len()),
+    }
+}
+
+/// Whether a tensor that has no raw data is complete with so many bytes of it.
+pub(crate) fn is_complete_with(tensor: &TensorProto, raw: usize) -> bool {
+    tensor.raw_data.is_empty() && raw > 0 && check_with(tensor, raw).is_ok()
+}
+
+fn check_with(tensor: &TensorProto, raw: usize) -> Result<Types, String> {
     if tensor.data_location == Some(DataLocation::External as i32)
         || !tensor.external_data.is_empty()
     {
@@ -39,15 +52,15 @@ pub(super) fn check(tensor: &TensorProto) -> Result<Types, String> {
     }
     let (stored, size) = stored(tensor);
     let fields = fields(tensor);
-    if !tensor.raw_data.is_empty() {
+    if raw > 0 {
         if fields != 0 {
             return Err("has both raw data and a data field; only one is allowed".into());
         }
         if size == 0 {
             return Err("has strings as raw bytes, which ONNX does not allow".into());
         }
-        if elements.checked_mul(size) != Some(tensor.raw_data.len()) {
-            let (bytes, dims) = (tensor.raw_data.len(), super::text::list(&tensor.dims));
+        if elements.checked_mul(size) != Some(raw) {
+            let (bytes, dims) = (raw, super::text::list(&tensor.dims));
             return Err(format!(
                 "has {bytes} bytes of data, which do not match the dimensions {dims}"
             ));

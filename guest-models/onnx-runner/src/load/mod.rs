@@ -1,142 +1,99 @@
-//! Decodes a model and checks the inputs and outputs of its graph. No file is ever opened; the host
-//! sends external data as messages.
+//! Decodes a model, which arrives in parts, and checks the inputs and outputs of its graph. No file
+//! is ever opened; the host sends external data in the same way.
+//!
+//! Nothing here keeps a file: the elements of large initializers are copied to their tensors
+//! ([`Weights`]) as they arrive, and the rest is decoded when it is complete.
 
-use std::collections::HashSet;
+mod external;
+mod scan;
+
+use std::collections::{HashSet, VecDeque};
 
 use belljar_abi::{GuestErrorCode, MAX_NAME, MAX_RANK, MAX_TENSORS};
 use prost::Message as _;
+use prost::bytes::Buf;
 use prost::encoding::decode_varint;
-use tract_onnx::pb::tensor_proto::DataLocation;
-use tract_onnx::pb::{
-    AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, type_proto,
-};
+use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, ValueInfoProto, type_proto};
 
 use crate::Refusal;
-use crate::memory::Message;
+use crate::weights::{Weight, Weights};
+
+pub(crate) use external::Filling;
+pub(crate) use scan::Elements;
+use scan::{Rest, Scanner};
 
 /// A decoded model, and the fields that its decoder skips.
 pub(crate) struct Loaded {
     pub(crate) proto: ModelProto,
+    /// The elements of large initializers.
+    pub(crate) weights: Weights,
     /// The attributes with defaults of each function, in the order of the functions.
     pub(crate) defaults: Vec<Vec<AttributeProto>>,
 }
 
-/// Decodes the model and checks the number and names of its inputs and outputs.
-pub(crate) fn load(bytes: Message) -> Result<Loaded, Refusal> {
-    let not_onnx = |why: String| Refusal::new(GuestErrorCode::NotOnnx, why);
-    let proto = ModelProto::decode(&*bytes)
-        .map_err(|err| not_onnx(format!("this is not an ONNX model: {err}")))?;
-    let defaults = match proto.functions.is_empty() {
-        true => Ok(Vec::new()),
-        false => function_defaults(&bytes),
-    };
-    let refused = |why: String| Refusal::new(GuestErrorCode::ModelRefused, why);
-    let defaults = defaults.map_err(refused)?;
-    // The decoded model has copies of the bytes; they are freed before more memory is needed.
-    drop(bytes);
-    let Some(graph) = &proto.graph else {
-        return Err(not_onnx("this is not an ONNX model: it has no graph".into()));
-    };
-    check_graph(graph).map_err(refused)?;
-    Ok(Loaded { proto, defaults })
+/// A model of which some bytes have not arrived.
+pub(crate) struct Loading {
+    scanner: Scanner<Weight>,
+    left: usize,
 }
 
-/// Copies the content of a file into the tensors that have their external data there.
-pub(crate) fn external(loaded: &mut Loaded, message: &[u8]) -> Result<(), Refusal> {
-    let malformed = || {
-        Refusal::new(
-            GuestErrorCode::Protocol,
-            "the message with an external data file is malformed",
-        )
-    };
-    let (length, rest) = message.split_first_chunk::<4>().ok_or_else(malformed)?;
-    let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| malformed())?;
-    let (location, content) = rest.split_at_checked(length).ok_or_else(malformed)?;
-    match &mut loaded.proto.graph {
-        Some(graph) => fill_graph(graph, location, content)
-            .map_err(|why| Refusal::new(GuestErrorCode::ModelRefused, why)),
-        None => Ok(()),
+impl Loading {
+    /// For a model of this many bytes.
+    pub(crate) fn new(len: usize) -> Loading {
+        Loading { scanner: Scanner::new(len), left: len }
     }
-}
 
-/// Tensors of functions are not filled; the gate refuses tensors that still have external data.
-fn fill_graph(graph: &mut GraphProto, location: &[u8], content: &[u8]) -> Result<(), String> {
-    for tensor in &mut graph.initializer {
-        fill(tensor, location, content)?;
+    /// Reads the next bytes.
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.left = self.left.checked_sub(bytes.len()).ok_or_else(too_long)?;
+        self.scanner.read(bytes);
+        Ok(())
     }
-    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
-        for tensor in attribute.t.iter_mut().chain(&mut attribute.tensors) {
-            fill(tensor, location, content)?;
-        }
-        for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
-            fill_graph(graph, location, content)?;
-        }
-    }
-    Ok(())
-}
 
-fn fill(tensor: &mut TensorProto, location: &[u8], content: &[u8]) -> Result<(), String> {
-    if tensor.data_location != Some(DataLocation::External as i32) {
-        return Ok(());
+    pub(crate) fn is_complete(&self) -> bool {
+        self.left == 0
     }
-    let (mut found, mut offset, mut length) = (None, None, None);
-    // A SHA-1 digest from the model itself, which the author of the model can choose. It is
-    // ignored, as in onnxruntime; a policy pins files by SHA-256 (`filesystem.sha256`).
-    let mut checksum = None;
-    let name = start_of(&tensor.name);
-    for entry in &tensor.external_data {
-        let field = match &*entry.key {
-            "location" => &mut found,
-            "offset" => &mut offset,
-            "length" => &mut length,
-            "checksum" => &mut checksum,
-            key => {
-                let key = start_of(key);
-                return Err(format!(
-                    "the tensor {name:?} has the unknown external data key {key:?}"
-                ));
-            }
+
+    /// Decodes the model and checks the number and names of its inputs and outputs.
+    pub(crate) fn finish(self) -> Result<Loaded, Refusal> {
+        let not_onnx = |why: String| Refusal::new(GuestErrorCode::NotOnnx, why);
+        let (rest, elements) = self.scanner.finish();
+        let defaults = function_defaults(&rest);
+        let mut proto = ModelProto::decode(Consumed::new(rest))
+            .map_err(|err| not_onnx(format!("this is not an ONNX model: {err}")))?;
+        let refused = |why: String| Refusal::new(GuestErrorCode::ModelRefused, why);
+        let defaults = match proto.functions.is_empty() {
+            true => Vec::new(),
+            false => defaults.map_err(refused)?,
         };
-        if field.replace(&*entry.value).is_some() {
-            return Err(format!(
-                "the tensor {name:?} has a duplicate external data key {:?}",
-                entry.key
-            ));
+        let mut weights = Weights::new(&mut proto);
+        let Some(graph) = &mut proto.graph else {
+            return Err(not_onnx("this is not an ONNX model: it has no graph".into()));
+        };
+        for (index, elements) in elements {
+            if let Some(tensor) = graph.initializer.get_mut(index) {
+                weights.keep(tensor, elements);
+            }
         }
+        check_graph(graph).map_err(refused)?;
+        Ok(Loaded { proto, weights, defaults })
     }
-    if found.map(str::as_bytes) != Some(location) {
-        return Ok(());
-    }
-    if !tensor.raw_data.is_empty() {
-        return Err(format!("the tensor {name:?} has both raw and external data"));
-    }
-    let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
-        true => text.parse::<usize>().ok(),
-        false => None,
-    };
-    let offset = offset.map_or(Some(0), number);
-    let data = offset.and_then(|offset| content.get(offset..)).and_then(|rest| match length {
-        Some(length) => rest.get(..number(length)?),
-        None => Some(rest),
-    });
-    let Some(data) = data else {
-        return Err(format!("the tensor {name:?} ends behind the end of its file"));
-    };
-    tensor.raw_data = data.to_vec();
-    tensor.data_location = None;
-    tensor.external_data.clear();
-    Ok(())
+}
+
+/// A part that is longer than what is left of its file.
+fn too_long() -> Refusal {
+    Refusal::new(GuestErrorCode::Protocol, "a part ends behind the end of its file")
 }
 
 /// The field of each function (field 25 of a model) that the decoder skips: `attribute_proto` (11),
 /// its attributes with defaults. A function with `overload` (13) is refused.
-fn function_defaults(bytes: &[u8]) -> Result<Vec<Vec<AttributeProto>>, String> {
+fn function_defaults(model: &Rest) -> Result<Vec<Vec<AttributeProto>>, String> {
     let mut defaults = Vec::new();
-    for (_, function) in fields(bytes).filter(|(field, _)| *field == 25) {
+    for (_, function) in fields(Borrowed::new(model), &[25]) {
         let mut of_it = Vec::new();
-        for (field, value) in fields(function) {
+        for (field, value) in fields(&*function, &[11, 13]) {
             match field {
-                11 => of_it.push(AttributeProto::decode(value).map_err(|err| {
+                11 => of_it.push(AttributeProto::decode(&*value).map_err(|err| {
                     format!("cannot decode the default of a function's attribute: {err}")
                 })?),
                 13 if !value.is_empty() => {
@@ -152,9 +109,9 @@ fn function_defaults(bytes: &[u8]) -> Result<Vec<Vec<AttributeProto>>, String> {
     Ok(defaults)
 }
 
-/// The length-delimited fields of a message, by number. Stops at a malformed field, which the
-/// decoder has already refused.
-fn fields(mut bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+/// The length-delimited fields of a message with these numbers, by number. Stops at a malformed
+/// field, which the decoder refuses.
+fn fields(mut bytes: impl Buf, wanted: &[u64]) -> impl Iterator<Item = (u64, Vec<u8>)> {
     std::iter::from_fn(move || {
         loop {
             let key = decode_varint(&mut bytes).ok()?;
@@ -165,13 +122,85 @@ fn fields(mut bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
                 2 => usize::try_from(decode_varint(&mut bytes).ok()?).ok()?,
                 _ => return None,
             };
-            let (value, rest) = bytes.split_at_checked(length)?;
-            bytes = rest;
-            if key & 7 == 2 {
+            if length > bytes.remaining() {
+                return None;
+            }
+            if key & 7 == 2 && wanted.contains(&(key >> 3)) {
+                let mut value = vec![0; length];
+                bytes.copy_to_slice(&mut value);
                 return Some((key >> 3, value));
             }
+            bytes.advance(length);
         }
     })
+}
+
+/// The rest of a file, from which each part is freed once it was read.
+struct Consumed {
+    parts: VecDeque<Vec<u8>>,
+    /// How much of the first part was read; less than its length.
+    at: usize,
+    remaining: usize,
+}
+
+impl Consumed {
+    fn new(rest: Rest) -> Consumed {
+        let remaining = rest.len();
+        Consumed { parts: rest.into_parts().into(), at: 0, remaining }
+    }
+}
+
+impl Buf for Consumed {
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.parts.front().and_then(|first| first.get(self.at..)).unwrap_or_default()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.remaining -= count;
+        self.at += count;
+        while let Some(first) = self.parts.front().map(Vec::len).filter(|first| *first <= self.at) {
+            self.at -= first;
+            self.parts.pop_front();
+        }
+    }
+}
+
+/// The rest of a file, which stays as it is.
+struct Borrowed<'a> {
+    parts: &'a [Vec<u8>],
+    at: usize,
+    remaining: usize,
+}
+
+impl<'a> Borrowed<'a> {
+    fn new(rest: &'a Rest) -> Borrowed<'a> {
+        Borrowed { parts: rest.parts(), at: 0, remaining: rest.len() }
+    }
+}
+
+impl Buf for Borrowed<'_> {
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.parts.first().and_then(|first| first.get(self.at..)).unwrap_or_default()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.remaining -= count;
+        self.at += count;
+        while let [first, later @ ..] = self.parts
+            && first.len() <= self.at
+        {
+            self.at -= first.len();
+            self.parts = later;
+        }
+    }
 }
 
 fn check_graph(graph: &GraphProto) -> Result<(), String> {

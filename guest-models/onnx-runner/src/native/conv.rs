@@ -13,19 +13,39 @@ use tract_onnx::tract_core::ops::nn::DataFormat;
 
 use super::operator::{Native, NativeOp, address, optional};
 use super::windows::{Windows, fits};
-use super::{floats, only_reader, plain_shape, vector};
+use super::{filled, floats, only_reader, plain_shape, vector};
 
 /// A convolution that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
-struct NativeConv {
+pub(super) struct NativeConv {
     spec: PoolSpec,
     groups: usize,
-    weights: Arc<Tensor>,
+    weights: Filters,
     bias: Option<Arc<Tensor>>,
     before: Option<PackedBefore>,
     /// The bits of the bounds of the result.
     low: u32,
     high: u32,
+}
+
+/// The filters of a convolution, by output channel.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+enum Filters {
+    /// As they are in the model, and factors of output channels, which apply one after the other.
+    Model { weights: Arc<Tensor>, factors: Vec<Arc<Tensor>>, layout: Layout },
+    /// In the layout of the host.
+    Packed(Arc<Tensor>),
+}
+
+/// The sizes of filters.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+struct Layout {
+    /// Output channels of each group.
+    channels: usize,
+    /// Weights of each output channel.
+    steps: usize,
+    /// Whether the filters are packed in panels of eight output channels.
+    panels: bool,
 }
 
 /// Scale and shift of each input channel, and the bits of the lower bound after them.
@@ -50,7 +70,14 @@ impl Native for NativeConv {
         Some((Kernel::Conv(request), output))
     }
 
+    fn packed(&self) -> Option<NativeConv> {
+        let Filters::Model { weights, factors, layout } = &self.weights else { return None };
+        let weights = Filters::Packed(pack(floats(weights)?, factors, *layout)?);
+        Some(NativeConv { weights, ..self.clone() })
+    }
+
     fn place(&self, request: &mut Kernel, inputs: &[TValue], output: u32) {
+        let (Filters::Model { weights, .. } | Filters::Packed(weights)) = &self.weights;
         let [scale, shift] = match &self.before {
             Some(before) => [address(&before.scale), address(&before.shift)],
             None => [0, 0],
@@ -58,7 +85,7 @@ impl Native for NativeConv {
         if let Kernel::Conv(request) = request {
             *request = Request {
                 input: address(&inputs[0]),
-                weights: address(&self.weights),
+                weights: address(weights),
                 bias: optional(self.bias.as_ref()),
                 scale,
                 shift,
@@ -66,6 +93,16 @@ impl Native for NativeConv {
                 output,
                 ..*request
             };
+        }
+    }
+}
+
+impl NativeConv {
+    /// The bytes of the filters, if they are not packed.
+    pub(super) fn unpacked(&self) -> usize {
+        match &self.weights {
+            Filters::Model { weights, .. } => weights.as_bytes().len(),
+            Filters::Packed(_) => 0,
         }
     }
 }
@@ -124,7 +161,9 @@ struct Found {
     /// The request for the example, for the layout of the weights.
     request: Request,
     /// The filters, by output channel.
-    weights: Vec<f32>,
+    weights: Arc<Tensor>,
+    /// Factors of the output channels, which apply to the filters one after the other.
+    factors: Vec<Arc<Tensor>>,
     bias: Vec<f32>,
     before: Option<Before>,
     output: TVec<TDim>,
@@ -139,7 +178,7 @@ impl Found {
         let facts = model.node_input_facts(node.id)?;
         let output = plain_shape(&node.outputs[0].fact);
         let (Some(input), Some(output)) = (plain_shape(facts[0]), output) else { return Ok(None) };
-        let weights = facts[1].konst.as_ref().and_then(|weights| floats(weights));
+        let weights = facts[1].konst.clone().filter(|weights| floats(weights).is_some());
         let bias = facts[2].konst.as_ref().and_then(|bias| floats(bias));
         let (Some(weights), Some(bias)) = (weights, bias) else { return Ok(None) };
         if q_params.is_some() || *kernel_fmt != KernelFormat::OIHW || *group == 0 {
@@ -154,9 +193,9 @@ impl Found {
         if weights.len() != channels_out * (channels_in / group) * taps {
             return Ok(None);
         }
-        let bias = match &*bias {
+        let bias = match bias {
             [all] => vec![*all; channels_out],
-            each if each.len() == channels_out => bias,
+            each if each.len() == channels_out => each.to_vec(),
             _ => return Ok(None),
         };
         Ok(Some(Found {
@@ -165,6 +204,7 @@ impl Found {
             channel_axis: usize::from(pool_spec.data_format == DataFormat::NCHW),
             request,
             weights,
+            factors: Vec::new(),
             bias,
             before: None,
             output,
@@ -216,13 +256,8 @@ impl Found {
         if op.is::<Add>() {
             self.bias.iter_mut().zip(each).for_each(|(bias, more)| *bias += more);
         } else if op.is::<Mul>() {
-            let filter = self.weights.len() / each.len();
-            for ((bias, filter), factor) in
-                self.bias.iter_mut().zip(self.weights.chunks_exact_mut(filter)).zip(each)
-            {
-                *bias *= factor;
-                filter.iter_mut().for_each(|weight| *weight *= factor);
-            }
+            self.bias.iter_mut().zip(&each).for_each(|(bias, factor)| *bias *= factor);
+            self.factors.push(vector(&each));
         } else if op.is::<Max>() || op.is::<Min>() {
             let Some(bound) = uniform(&each) else { return Ok(false) };
             // The kernel applies the upper bound last.
@@ -242,17 +277,20 @@ impl Found {
 
     /// The operator for inputs of these shapes.
     fn finish(self, inputs: &[&[TDim]]) -> Option<NativeOp<NativeConv>> {
-        let Found { spec, groups, request, weights, bias, before, output, low, high, .. } = self;
+        let Found { spec, groups, request, weights, factors, bias, before, output, .. } = self;
         let before = before.map(|before| PackedBefore {
             scale: vector(&before.scale),
             shift: vector(&before.shift),
             least: before.least.to_bits(),
         });
-        let by_channel = request.channels_in == 1 && request.channels_out == 1;
-        let weights = if by_channel { weights } else { pack(&request, &weights) };
+        let layout = Layout {
+            channels: request.channels_out as usize,
+            steps: (request.channels_in * request.kernel_h * request.kernel_w) as usize,
+            panels: request.channels_in != 1 || request.channels_out != 1,
+        };
         let bias = bias.iter().any(|bias| *bias != 0.0).then(|| vector(&bias));
-        let (low, high) = (low.to_bits(), high.to_bits());
-        let weights = vector(&weights);
+        let (low, high) = (self.low.to_bits(), self.high.to_bits());
+        let weights = Filters::Model { weights, factors, layout };
         let native = NativeConv { spec, groups, weights, bias, before, low, high };
         NativeOp::new(native, inputs, &output)
     }
@@ -325,7 +363,7 @@ fn by_channel(
     channel_axis: usize,
 ) -> Option<Vec<f32>> {
     let elements = floats(operand)?;
-    if let [all] = &*elements {
+    if let [all] = elements {
         return Some(vec![*all; channels]);
     }
     // The operand's shape is aligned with the last dimensions; the only other size than 1 must be
@@ -335,7 +373,7 @@ fn by_channel(
     let is_channels = elements.len() == channels
         && operand.shape()[at] == channels
         && at + missing == channel_axis;
-    is_channels.then_some(elements)
+    is_channels.then(|| elements.to_vec())
 }
 
 fn uniform(elements: &[f32]) -> Option<f32> {
@@ -368,20 +406,27 @@ fn geometry(windows: &Windows) -> Request {
     }
 }
 
-/// Packs the filters in panels of eight output channels.
-fn pack(request: &Request, weights: &[f32]) -> Vec<f32> {
-    let steps = (request.channels_in * request.kernel_h * request.kernel_w) as usize;
-    let channels = request.channels_out as usize;
-    let mut packed = Vec::new();
-    for group in weights.chunks_exact(channels * steps) {
-        for panel in group.chunks(PANEL_ROWS * steps) {
-            let start = packed.len();
-            packed.resize(start + PANEL_ROWS * steps, 0.0);
-            for (row, filter) in panel.chunks_exact(steps).enumerate() {
-                let targets = packed[start + row..].iter_mut().step_by(PANEL_ROWS);
-                targets.zip(filter).for_each(|(target, weight)| *target = *weight);
+/// Multiplies the filters by the factors and packs them in panels of eight output channels.
+fn pack(weights: &[f32], factors: &[Arc<Tensor>], layout: Layout) -> Option<Arc<Tensor>> {
+    let Layout { channels, steps, panels } = layout;
+    let factors: Vec<&[f32]> = factors.iter().map(|each| floats(each)).collect::<Option<_>>()?;
+    let rows = if panels { PANEL_ROWS } else { 1 };
+    let groups = weights.len() / (channels * steps);
+    filled(groups * channels.div_ceil(rows) * rows * steps, |packed| {
+        let mut places = packed.chunks_exact_mut(rows * steps);
+        for (group, filters) in weights.chunks_exact(channels * steps).enumerate() {
+            for (at, panel) in filters.chunks(rows * steps).enumerate() {
+                let place = places.next()?;
+                for (row, filter) in panel.chunks_exact(steps).enumerate() {
+                    let channel = group * channels + at * rows + row;
+                    let targets = place[row..].iter_mut().step_by(rows);
+                    for (target, weight) in targets.zip(filter) {
+                        let scaled = |weight: f32, each: &&[f32]| weight * each[channel];
+                        *target = factors.iter().fold(*weight, scaled);
+                    }
+                }
             }
         }
-    }
-    packed
+        Some(())
+    })
 }

@@ -12,32 +12,38 @@ use tract_onnx::tract_core::ops::math::Add;
 
 use super::operator::{Native, NativeOp, address, optional};
 use super::permute::strides_of;
-use super::{elements, floats, only_reader, plain_shape, vector};
+use super::{elements, filled, floats, only_reader, plain_shape, vector};
 
 /// Width of the narrowest panel of packed columns.
 const GRAIN: usize = 16;
 
 /// A product that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
-struct NativeGemm {
+pub(super) struct NativeGemm {
     axes: ProductAxes,
     /// Which operand of the product is the left one of the matrix product.
     left: usize,
     /// The right operand, if it is a constant; then there is one input.
-    right: Option<Packed>,
+    right: Option<Right>,
     bias: Option<Arc<Tensor>>,
     /// The bits of the lower bound.
     low: u32,
 }
 
-/// A constant right operand in panels of columns.
+/// A constant right operand.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
-struct Packed {
-    panels: Arc<Tensor>,
+struct Right {
+    /// As it is in the model, or in panels of columns.
+    elements: Arc<Tensor>,
+    /// Whether it is in panels.
+    packed: bool,
     /// Its shape before it was packed.
     shape: TVec<usize>,
     columns: u32,
     steps: u32,
+    /// The strides of a column and a step before it was packed.
+    column_stride: u32,
+    step_stride: u32,
 }
 
 impl Native for NativeGemm {
@@ -69,15 +75,29 @@ impl Native for NativeGemm {
         Some((Kernel::Gemm(request), output))
     }
 
+    fn packed(&self) -> Option<NativeGemm> {
+        let right = self.right.as_ref().filter(|right| !right.packed)?;
+        let right = Right { elements: pack(right)?, packed: true, ..right.clone() };
+        Some(NativeGemm { right: Some(right), ..self.clone() })
+    }
+
     fn place(&self, request: &mut Kernel, inputs: &[TValue], output: u32) {
         if let Kernel::Gemm(request) = request {
             let (a, b) = match &self.right {
-                Some(right) => (address(&inputs[0]), address(&right.panels)),
+                Some(right) => (address(&inputs[0]), address(&right.elements)),
                 None => (address(&inputs[self.left]), address(&inputs[1 - self.left])),
             };
             let bias = optional(self.bias.as_ref());
             *request = Request { a, b, bias, output, ..*request };
         }
+    }
+}
+
+impl NativeGemm {
+    /// The bytes of the constant operand, if it is not packed.
+    pub(super) fn unpacked(&self) -> usize {
+        let right = self.right.as_ref().filter(|right| !right.packed);
+        right.map_or(0, |right| right.elements.as_bytes().len())
     }
 }
 
@@ -267,14 +287,15 @@ fn replace(
     let mut inputs = node.inputs.clone();
     let mut read: Vec<&[TDim]> = vec![&shapes[0], &shapes[1]];
     let konst = model.outlet_fact(node.inputs[1 - left])?.konst.clone();
-    if let Some(konst) = konst.filter(|_| request.batch == 1)
-        && let Some(elements) = floats(&konst)
-    {
-        native.right = Some(Packed {
-            panels: vector(&pack(&request, &elements)),
+    if let Some(konst) = konst.filter(|konst| request.batch == 1 && floats(konst).is_some()) {
+        native.right = Some(Right {
             shape: konst.shape().into(),
+            elements: konst,
+            packed: false,
             columns: request.n,
             steps: request.k,
+            column_stride: request.b_column_stride,
+            step_stride: request.b_step_stride,
         });
         inputs = vec![node.inputs[left]];
         read = vec![&shapes[left]];
@@ -289,7 +310,7 @@ fn replace(
     }
     if let Some(reader) = only_reader(model, last)
         && let Some(bound) = operand::<Max>(model, last, reader, &output)?
-        && let Some([low]) = floats(&bound).as_deref()
+        && let Some([low]) = floats(&bound)
     {
         native.low = low.to_bits();
         last = reader;
@@ -326,30 +347,34 @@ fn operand<O: tract_onnx::tract_core::ops::binary::BinMiniOp>(
 /// sizes of a run.
 fn by_column(bias: &Tensor, output: &[TDim], columns: usize) -> Option<Vec<f32>> {
     let elements = floats(bias)?;
-    if let [all] = &*elements {
+    if let [all] = elements {
         let known = output.iter().all(|dim| dim.as_i64().is_some());
         let last = output.last().and_then(TDim::as_i64) == i64::try_from(columns).ok();
         return (known || last).then(|| vec![*all; columns]);
     }
     // All elements are along the last dimension, which is the columns.
     let last = bias.shape().last().copied()?;
-    (last == columns && elements.len() == columns).then_some(elements)
+    (last == columns && elements.len() == columns).then(|| elements.to_vec())
 }
 
-/// Packs the right operand in panels of columns.
-fn pack(request: &Request, elements: &[f32]) -> Vec<f32> {
-    let (n, k) = (request.n as usize, request.k as usize);
-    let (step, column) = (request.b_step_stride as usize, request.b_column_stride as usize);
-    let mut packed = Vec::with_capacity(n.next_multiple_of(GRAIN) * k);
-    for first in (0..n).step_by(PANEL_COLUMNS) {
-        let valid = PANEL_COLUMNS.min(n - first);
-        let width = valid.next_multiple_of(GRAIN);
-        for at in 0..k {
-            for lane in 0..width {
-                let place = at * step + (first + lane) * column;
-                packed.push(if lane < valid { elements[place] } else { 0.0 });
+/// Packs a right operand in panels of columns.
+fn pack(right: &Right) -> Option<Arc<Tensor>> {
+    let (n, k) = (right.columns as usize, right.steps as usize);
+    let (step, column) = (right.step_stride as usize, right.column_stride as usize);
+    let elements = floats(&right.elements)?;
+    filled(n.next_multiple_of(GRAIN) * k, |packed| {
+        let mut rest = packed;
+        for first in (0..n).step_by(PANEL_COLUMNS) {
+            let valid = PANEL_COLUMNS.min(n - first);
+            let width = valid.next_multiple_of(GRAIN);
+            let (panel, later) = rest.split_at_mut_checked(width * k)?;
+            rest = later;
+            for (at, lanes) in panel.chunks_exact_mut(width).enumerate() {
+                for (lane, place) in lanes.iter_mut().take(valid).enumerate() {
+                    *place = elements[at * step + (first + lane) * column];
+                }
             }
         }
-    }
-    packed
+        Some(())
+    })
 }

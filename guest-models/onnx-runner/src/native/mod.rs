@@ -18,6 +18,7 @@ mod windows;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use operator::NativeOp;
 pub(crate) use symbols::Unplanned;
 
 use onnx_ops::framework::assumptions;
@@ -69,6 +70,27 @@ fn replace_others(model: &mut TypedModel) -> TractResult<()> {
     rewrite_each_node(model, vec![pointwise::replace])
 }
 
+/// Brings the constants of a complete plan into the layout of the host, one after the other. The
+/// plan must be the only one that holds them, so that each is freed as soon as it is packed. The
+/// largest is the first: the next ones fit into the memory that it leaves.
+pub(crate) fn pack(model: &mut TypedModel) {
+    let size = |node: &TypedNode| {
+        let conv = node.op_as::<NativeOp<conv::NativeConv>>().map(|op| op.native().unpacked());
+        conv.or(node.op_as::<NativeOp<gemm::NativeGemm>>().map(|op| op.native().unpacked()))
+    };
+    let mut sizes: Vec<(usize, usize)> =
+        model.nodes.iter().enumerate().filter_map(|(at, node)| Some((size(node)?, at))).collect();
+    sizes.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
+    for (_, at) in sizes {
+        let node = &mut model.nodes[at];
+        if let Some(op) = node.op_as_mut::<NativeOp<conv::NativeConv>>() {
+            op.pack();
+        } else if let Some(op) = node.op_as_mut::<NativeOp<gemm::NativeGemm>>() {
+            op.pack();
+        }
+    }
+}
+
 /// The shape of a plain `f32` tensor, if its sizes are known, apart from symbols of the inputs, and
 /// it has elements and fits 32 bits.
 fn plain_shape(fact: &TypedFact) -> Option<TVec<TDim>> {
@@ -87,12 +109,18 @@ fn elements(shape: &[usize]) -> Option<usize> {
 }
 
 /// The elements of a constant `f32` tensor.
-fn floats(tensor: &Tensor) -> Option<Vec<f32>> {
+fn floats(tensor: &Tensor) -> Option<&[f32]> {
     if tensor.datum_type() != f32::datum_type() || !tensor.is_plain() {
         return None;
     }
-    let bytes = tensor.as_bytes().as_chunks::<4>().0;
-    Some(bytes.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    tensor.try_as_plain_ram().ok()?.as_slice().ok()
+}
+
+/// A tensor of one dimension with so many zeros, which `fill` changes.
+fn filled(len: usize, fill: impl FnOnce(&mut [f32]) -> Option<()>) -> Option<Arc<Tensor>> {
+    let mut tensor = Tensor::zero::<f32>(&[len]).ok()?;
+    fill(tensor.try_as_plain_ram_mut().ok()?.as_slice_mut().ok()?)?;
+    Some(tensor.into_arc_tensor())
 }
 
 /// A tensor of one dimension.

@@ -31,7 +31,13 @@ pub(super) trait Native:
     /// `None` if the host does not compute it for these sizes.
     fn sized(&self, shapes: &[&[usize]]) -> Option<(Kernel, TVec<usize>)>;
 
-    /// Puts the addresses of the tensors into a request that `sized` has made.
+    /// The operator with its constants in the layout of the host, if they are not yet. Until the
+    /// plan is complete, a packed copy would be in memory together with the constant.
+    fn packed(&self) -> Option<Self> {
+        None
+    }
+
+    /// Puts the addresses of the tensors into a request that `sized` has made. Constants are packed.
     fn place(&self, request: &mut Kernel, inputs: &[TValue], output: u32);
 }
 
@@ -68,6 +74,18 @@ impl<N: Native> NativeOp<N> {
         let example = Sized { shapes, request, output: made };
         Some(NativeOp { native, output: ShapeFact::from_dims(output), example })
     }
+
+    /// The operator before it was made one of the plan.
+    pub(super) fn native(&self) -> &N {
+        &self.native
+    }
+
+    /// Packs its constants.
+    pub(super) fn pack(&mut self) {
+        if let Some(packed) = self.native.packed() {
+            self.native = packed;
+        }
+    }
 }
 
 impl<N: Native> Op for NativeOp<N> {
@@ -91,7 +109,10 @@ impl<N: Native> EvalOp for NativeOp<N> {
         // SAFETY: the host writes every element of an output, or traps.
         let mut output = unsafe { Tensor::uninitialized_dt(f32::datum_type(), &shape)? };
         let address = output.as_bytes_mut().as_mut_ptr() as u32;
-        self.native.place(&mut request, &inputs, address);
+        // Only an operator that is computed while the model is optimised is not packed.
+        let packed = self.native.packed();
+        let native = packed.as_ref().unwrap_or(&self.native);
+        native.place(&mut request, &inputs, address);
         let words = request.encode();
         // SAFETY: a live slice. The addresses in it are those of tensors that live until after the
         // call, and the host checks that they are within this memory.

@@ -64,7 +64,8 @@ pub(crate) use worker::{Job, Worker, WorkerSandbox};
 use belljar_confine::layers::MissingLayer;
 use belljar_confine::memory::{SealedBytes, SharedBuffer};
 
-/// One of the guest's exports.
+/// One of the guest's exports. The payload of `Load` and of `External` is a file, which is passed in
+/// in parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Call {
     Load,
@@ -113,6 +114,33 @@ pub(crate) enum Payload {
     Shared(Arc<SharedBuffer>, u64),
     Sealed(Arc<SealedBytes>),
     Snapshot(Arc<Snapshot>),
+}
+
+impl Payload {
+    /// Its length in bytes, if it is a message of the guest.
+    fn len(&self) -> Option<u64> {
+        match self {
+            Payload::Empty | Payload::Snapshot(_) => None,
+            Payload::Bytes(bytes) => Some(bytes.len() as u64),
+            Payload::Shared(_, len) => Some(*len),
+            Payload::Sealed(sealed) => Some(sealed.len()),
+        }
+    }
+
+    /// Copies its bytes from an offset on directly into linear memory.
+    fn read_at(&self, memory: &mut [u8], offset: u64) -> std::io::Result<()> {
+        match self {
+            Payload::Empty | Payload::Snapshot(_) => Err(std::io::ErrorKind::Unsupported.into()),
+            Payload::Bytes(bytes) => {
+                let from = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..));
+                let from = from.and_then(|from| from.get(..memory.len()));
+                memory.copy_from_slice(from.ok_or(std::io::ErrorKind::UnexpectedEof)?);
+                Ok(())
+            }
+            Payload::Shared(buffer, _) => buffer.read_at(memory, offset),
+            Payload::Sealed(sealed) => sealed.read_at(memory, offset),
+        }
+    }
 }
 
 /// The result of a call.

@@ -39,6 +39,44 @@ pub(super) struct Slot {
     touched: usize,
     written: Option<DirtyPages>,
     how: ResetMethod,
+    kept: KeptPages,
+}
+
+/// Decides whether a slot keeps the pages that its runs have written, which saves the next run from
+/// faulting them in. After a run that wrote far more than usual they are returned to the kernel
+/// instead: the slot would keep them, and copy all of them back after every later run.
+#[derive(Debug, Default)]
+struct KeptPages {
+    /// Bytes of written pages after the last run whose pages were kept.
+    usual: Option<usize>,
+    /// How many runs since then wrote more.
+    larger: u32,
+}
+
+impl KeptPages {
+    /// More bytes than usual that are always kept.
+    const SPARE: usize = 2 << 20;
+
+    /// After so many successive runs that wrote more, that is the usual.
+    const PATIENCE: u32 = 4;
+
+    /// Bytes of written pages that are kept. After the first run it is unknown what is usual.
+    fn most(&self) -> usize {
+        match self.usual {
+            Some(_) if self.larger + 1 >= KeptPages::PATIENCE => usize::MAX,
+            Some(usual) => usual.saturating_add(usual / 8).saturating_add(KeptPages::SPARE),
+            None => 0,
+        }
+    }
+
+    /// Records how many bytes of written pages there were after a run.
+    fn found(&mut self, bytes: usize) {
+        if self.usual.is_none() || bytes <= self.most() {
+            (self.usual, self.larger) = (Some(bytes), 0);
+        } else {
+            self.larger += 1;
+        }
+    }
 }
 
 /// How a sandbox's memory is reset before another run. Belljar uses the cheapest method that the
@@ -79,7 +117,8 @@ impl Slot {
             Some(_) => ResetMethod::DirtyPages,
             None => ResetMethod::NewMapping,
         };
-        Ok(Slot { base, snapshot: None, size: 0, touched: 0, written, how })
+        let kept = KeptPages::default();
+        Ok(Slot { base, snapshot: None, size: 0, touched: 0, written, how, kept })
     }
 
     /// How this slot is reset.
@@ -117,9 +156,10 @@ impl Slot {
         Ok(())
     }
 
-    /// Undoes all writes of the last instance. If it fails, the slot must not be used again.
-    pub(super) fn reset(&mut self) -> io::Result<()> {
-        let Some(snapshot) = self.snapshot.clone() else { return self.unmap() };
+    /// Undoes all writes of the last instance. Returns whether its pages were returned to the kernel
+    /// because there were more than usual. If it fails, the slot must not be used again.
+    pub(super) fn reset(&mut self) -> io::Result<bool> {
+        let Some(snapshot) = self.snapshot.clone() else { return self.unmap().map(|()| false) };
         let restored = match (self.how, self.written.take()) {
             (ResetMethod::DirtyPages, Some(mut written)) => {
                 let restored = self.restore(&snapshot, &mut written);
@@ -128,19 +168,28 @@ impl Slot {
             }
             _ => Err(io::ErrorKind::Unsupported.into()),
         };
+        if let Ok(true) = restored {
+            return Ok(false);
+        }
         if restored.is_err() {
             self.how = ResetMethod::NewMapping;
-            return self.map(&snapshot);
         }
-        Ok(())
+        self.map(&snapshot)?;
+        Ok(restored.is_ok())
     }
 
-    /// Copies written pages back from the snapshot, and clears the memory beyond it.
-    fn restore(&mut self, snapshot: &Snapshot, written: &mut DirtyPages) -> io::Result<()> {
+    /// Copies written pages back from the snapshot, and clears the memory beyond it. Returns whether
+    /// all were copied back, which is not the case if there are more than the slot keeps.
+    fn restore(&mut self, snapshot: &Snapshot, written: &mut DirtyPages) -> io::Result<bool> {
         let base = self.base.as_ptr() as usize;
         let (len, end) = (snapshot.len(), self.size);
+        let (most, mut found) = (self.kept.most(), 0);
         written.each_run(base, base + len, |from, to| {
             let offset = from - base;
+            found += to - from;
+            if found > most {
+                return Ok(());
+            }
             // SAFETY: `from..to` is inside the snapshot's mapping, which is readable and writable,
             // and the slot contains no instance, so nothing else refers to these bytes.
             let pages = unsafe {
@@ -148,9 +197,13 @@ impl Slot {
             };
             snapshot.restore(pages, offset)
         })?;
+        self.kept.found(found);
+        if found > most {
+            return Ok(false);
+        }
         self.give_back(len, end)?;
         (self.size, self.touched) = (len, len);
-        Ok(())
+        Ok(true)
     }
 
     /// Returns the memory between two offsets to the kernel and makes it inaccessible. `mprotect`
@@ -325,6 +378,46 @@ mod tests {
                 assert_eq!(slot.reset_method(), how);
             }
         }
+    }
+
+    /// The bytes of written pages that the slot holds.
+    fn held(slot: &mut Slot) -> usize {
+        let (base, len) = (slot.base.as_ptr() as usize, slot.size);
+        let mut held = 0;
+        let mut written = slot.written.take().expect("the pagemap is available");
+        let add = |from: usize, to: usize| {
+            held += to - from;
+            Ok(())
+        };
+        written.each_run(base, base + len, add).unwrap();
+        slot.written = Some(written);
+        held
+    }
+
+    #[test]
+    fn reset_returns_the_pages_of_a_run_that_wrote_more_than_usual() {
+        const USUAL: usize = 40 * WASM_PAGE;
+        let snapshot = snapshot(400);
+        let mut whole = vec![0; snapshot.len()];
+        snapshot.read_at(&mut whole, 0).unwrap();
+        let mut slot = Slot::new().unwrap();
+        slot.map(&snapshot).unwrap();
+        let mut run = |len: usize| {
+            slot.memory()[..len].fill(0xee);
+            let returned = slot.reset().unwrap();
+            assert_eq!(slot.reset_method(), ResetMethod::DirtyPages);
+            assert!(slot.memory() == whole, "every byte is that of the snapshot");
+            (returned, held(&mut slot))
+        };
+        // After the first run it is not known what is usual.
+        assert_eq!(run(300 * WASM_PAGE), (true, 0));
+        for _ in 0..3 {
+            assert_eq!(run(USUAL), (false, USUAL));
+            assert_eq!(run(400 * WASM_PAGE), (true, 0));
+        }
+        // A larger size that stays is the new usual.
+        let many: Vec<bool> = (0..8).map(|_| run(300 * WASM_PAGE).0).collect();
+        assert_eq!(many, [true, true, false, false, false, false, false, false]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use belljar_abi::clock::IMPORT as CLOCK;
+use belljar_abi::{Reply, decode_reply};
 use wasmtime::{
     Caller, Engine, Extern, InstancePre, Linker, Memory, Module, ModuleExport, Store, Trap,
     TypedFunc, WasmParams, WasmResults,
@@ -24,6 +25,10 @@ use imports::{Counts, Log, State, clock, compute, log_line, matmul_f32};
 
 /// Length of the guest's own stack in linear memory, as the build sets it.
 const GUEST_STACK: u64 = 4 << 20;
+
+/// Length of the parts in which a file is passed in. It bounds the memory for each, and the cost of
+/// a call of the guest is small compared with copying so many bytes.
+const PART: u64 = 1 << 20;
 
 /// The guest, ready to be instantiated.
 #[derive(Clone)]
@@ -246,6 +251,33 @@ impl Instance {
         self.memory.data(&self.store)
     }
 
+    /// Passes in a file in parts of this length.
+    #[cfg(test)]
+    pub(super) fn file(&mut self, call: Call, file: &[u8], part: u64) -> Vec<u8> {
+        let payload = Payload::Bytes(file.to_vec());
+        let reply = self.pass_in_parts(call, &payload, None, part).unwrap();
+        self.message(reply).unwrap().to_vec()
+    }
+
+    /// Begins a file, whatever follows.
+    #[cfg(test)]
+    pub(super) fn begin(&mut self, call: Call, len: u64) -> Vec<u8> {
+        let reply = self.begin_file(call, len, None).unwrap();
+        self.message(reply).unwrap().to_vec()
+    }
+
+    /// Passes in a part, whether a file was begun or not.
+    #[cfg(test)]
+    pub(super) fn part(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let fill = |memory: &mut [u8]| {
+            memory.copy_from_slice(bytes);
+            Ok(())
+        };
+        let place = self.place(bytes.len() as u64, None, fill).unwrap();
+        let reply = self.pass_part(place, None).unwrap();
+        self.message(reply).unwrap().to_vec()
+    }
+
     #[cfg(test)]
     pub(super) fn grow(&mut self, bytes: usize) {
         self.memory.grow(&mut self.store, (bytes as u64).div_ceil(64 << 10)).unwrap();
@@ -268,23 +300,27 @@ impl Instance {
         let start = Instant::now();
         self.store.set_epoch_deadline(deadline.map_or(u64::MAX / 2, |deadline| deadline.ticks));
         self.store.data_mut().watch.until(deadline.map(|deadline| deadline.until));
-        let place = match payload {
-            Payload::Empty | Payload::Snapshot(_) => None,
-            Payload::Bytes(bytes) => Some(self.place(bytes.len() as u64, deadline, |memory| {
-                memory.copy_from_slice(bytes);
-                Ok(())
-            })?),
-            // Copied directly into linear memory.
-            Payload::Shared(buffer, len) => {
-                Some(self.place(*len, deadline, |memory| buffer.read_into(memory))?)
-            }
-            Payload::Sealed(sealed) => {
-                Some(self.place(sealed.len(), deadline, |memory| sealed.read_into(memory))?)
+        let reply = match call {
+            Call::Load | Call::External => self.pass_in_parts(call, payload, deadline, PART)?,
+            _ => {
+                let place = match payload.len() {
+                    Some(len) => {
+                        Some(self.place(len, deadline, |memory| payload.read_at(memory, 0))?)
+                    }
+                    None => None,
+                };
+                self.enter(call, place).map_err(|err| self.explain(err, deadline))?
             }
         };
-        let reply = self.enter(call, place).map_err(|err| self.explain(err, deadline))?;
         // A refused allocation from which the guest recovered is not a failure.
         self.store.data_mut().limiter.take_refused();
+        let message = self.message(reply)?;
+        let answer = answer(message)?;
+        Ok((answer, self.cost(start.elapsed())))
+    }
+
+    /// The guest's message at the location that one of its exports has returned.
+    fn message(&self, reply: u64) -> Result<&[u8], Failure> {
         let (address, len) = (reply as u32 as usize, (reply >> 32) as usize);
         if len as u64 > self.limits.answer {
             return Err(Failure::Limit(Limit::OutputSize {
@@ -292,14 +328,60 @@ impl Instance {
                 limit: self.limits.answer,
             }));
         }
-        let message = self
-            .memory
+        self.memory
             .data(&self.store)
             .get(address..)
             .and_then(|rest| rest.get(..len))
-            .ok_or_else(|| Failure::Protocol("the answer is outside of linear memory".into()))?;
-        let answer = answer(message)?;
-        Ok((answer, self.cost(start.elapsed())))
+            .ok_or_else(|| Failure::Protocol("the answer is outside of linear memory".into()))
+    }
+
+    /// Passes in a file in parts of at most `most` bytes, so that the guest never has to hold all
+    /// of it, until it is complete or the guest refuses it. Returns the location of the last answer.
+    fn pass_in_parts(
+        &mut self,
+        call: Call,
+        payload: &Payload,
+        deadline: Option<&Deadline>,
+        most: u64,
+    ) -> Result<u64, Failure> {
+        let len = payload.len().unwrap_or(0);
+        if u32::try_from(len).is_err() {
+            // It cannot fit into the sandbox.
+            return Err(Failure::Limit(Limit::Memory { limit: self.limits.memory }));
+        }
+        let mut reply = self.begin_file(call, len, deadline)?;
+        let mut at = 0;
+        while at < len && matches!(decode_reply(self.message(reply)?), Ok(Reply::Ok)) {
+            let count = most.min(len - at);
+            let place = self.place(count, deadline, |memory| payload.read_at(memory, at))?;
+            reply = self.pass_part(place, deadline)?;
+            at += count;
+        }
+        Ok(reply)
+    }
+
+    /// Begins a file of `len` bytes. Returns the location of the answer.
+    fn begin_file(
+        &mut self,
+        call: Call,
+        len: u64,
+        deadline: Option<&Deadline>,
+    ) -> Result<u64, Failure> {
+        let (name, _) = call.export();
+        let begin = self.instance.get_typed_func::<u64, u64>(&mut self.store, name);
+        let begin = begin.map_err(|err| Failure::Protocol(format!("{err:#}")))?;
+        begin.call(&mut self.store, len).map_err(|err| self.explain(err, deadline))
+    }
+
+    /// Passes in the next part of a file, which is at this place.
+    fn pass_part(
+        &mut self,
+        place: (u32, u32),
+        deadline: Option<&Deadline>,
+    ) -> Result<u64, Failure> {
+        let part = self.instance.get_typed_func::<(u32, u32), u64>(&mut self.store, "belljar_part");
+        let part = part.map_err(|err| Failure::Protocol(format!("{err:#}")))?;
+        part.call(&mut self.store, place).map_err(|err| self.explain(err, deadline))
     }
 
     pub(super) fn take_log(&mut self) -> Vec<String> {

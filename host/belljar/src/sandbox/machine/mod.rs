@@ -6,6 +6,8 @@
 //! is created after a run has ended, while no request waits.
 
 #[cfg(test)]
+mod file_tests;
+#[cfg(test)]
 mod tests;
 
 use std::os::fd::OwnedFd;
@@ -157,9 +159,15 @@ impl Machine {
         if matches!(slot, SlotState::Used(_))
             && let SlotState::Used(mut used) = std::mem::replace(slot, SlotState::None)
         {
-            let pristine = used.reset().is_ok();
+            let reset = used.reset();
+            if let Ok(true) = reset {
+                // The scratch memory of a run that wrote more than usual is returned as well.
+                self.template.scratch().release();
+            }
             self.reset = start.elapsed();
-            if pristine && let Ok(ready) = Ready::new(&self.template, used) {
+            if reset.is_ok()
+                && let Ok(ready) = Ready::new(&self.template, used)
+            {
                 *slot = SlotState::Ready(ready);
             }
         }

@@ -65,7 +65,7 @@ fn a_panic_of_the_guest_is_reported_with_its_message() {
 }
 
 /// All tests of this module share the code, because compiling is slow.
-fn template() -> Template {
+pub(super) fn template() -> Template {
     static CODE_FILE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
     let engine = Engines::new_engine(Variant::default(), 2 << 20).unwrap();
     let code = CODE_FILE.get_or_init(|| engine.precompile_module(CODE).unwrap());
