@@ -4,15 +4,18 @@
 model.onnx and, for each data set, its inputs and expected outputs as .npy files; cases.json lists
 all cases with their tolerances, and whether onnxruntime passes them. The cases of operators that
 sum are repeated with large and tiny numbers of float16 and bfloat16 (`narrow`); the expected
-results are those of the reference implementation in 64 bits, rounded once. Element types without a
-numpy file format are stored as codes, one per element, with the name of the type. Inputs and
+results are those of the reference implementation in 64 bits, rounded once. The cases of operators
+of com.microsoft (`microsoft`) come from tests/expectations/microsoft. Element types without a numpy
+file format are stored as codes, one per element, with the name of the type. Inputs and
 outputs that are not tensors (sequences, optionals) are listed by name only, and not run.
 """
 
+import collections
 import concurrent.futures
 import json
 import pathlib
 import sys
+import tarfile
 import warnings
 
 import ml_dtypes
@@ -137,6 +140,47 @@ def narrow_cases():
                     made = None
                 if made:
                     yield f"{case.name}_{name}_{size}", *made
+
+
+MICROSOFT = pathlib.Path(__file__).parent.parent / "expectations/microsoft/cases.tar.gz"
+# How many cases of each operator are run: the archive has ten.
+MICROSOFT_CASES = 5
+
+
+def microsoft_cases():
+    """Cases of onnxruntime's own operators: name, model, inputs, outputs and tolerance."""
+    files = {}
+    with tarfile.open(MICROSOFT) as archive:
+        for member in archive.getmembers():
+            if member.isfile():
+                name, _, rest = member.name.partition("/")
+                files.setdefault(name, {})[rest] = archive.extractfile(member).read()
+    seen = collections.Counter()
+    for name, content in sorted(files.items()):
+        model = onnx.ModelProto.FromString(content["model.onnx"])
+        operator = model.graph.node[0].op_type
+        seen[operator] += 1
+        if seen[operator] > MICROSOFT_CASES:
+            continue
+        sets = []
+        for what, infos in (("input", model.graph.input), ("output", model.graph.output)):
+            data = [content[f"test_data_set_0/{what}_{at}.pb"] for at in range(len(infos))]
+            sets.append([numpy_helper.to_array(onnx.TensorProto.FromString(one)) for one in data])
+        # |actual - expected| <= tolerance * (1 + |expected|)
+        types = {value.dtype.name for value in sets[1]}
+        tolerance = max({"float16": 4e-3, "bfloat16": 3e-2, "float32": 2e-5}.get(t, 1e-9) for t in types)
+        if "tolerance.json" in content:
+            tolerance = max(tolerance, tolerance_of(json.loads(content["tolerance.json"])))
+        yield name, model, content["model.onnx"], *sets, tolerance
+
+
+def tolerance_of(stated):
+    """The largest of the stated tolerances."""
+    if isinstance(stated, dict):
+        stated = list(stated.values())
+    if isinstance(stated, list):
+        return max((tolerance_of(one) for one in stated if one is not None), default=0)
+    return float(stated)
 
 
 def tensor_of(path, info):
@@ -288,6 +332,23 @@ def main():
             "rtol": 0, "atol": largest, "sets": [one],
         })
         jobs.append((content, [(inputs, expected)], 0, largest))
+    for name, model, content, inputs, expected, tolerance in microsoft_cases():
+        place = folder / "microsoft" / name
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "model.onnx").write_bytes(content)
+        one = {"inputs": [], "outputs": []}
+        for key, what, values, infos in (
+            ("inputs", "in", inputs, model.graph.input),
+            ("outputs", "out", expected, model.graph.output),
+        ):
+            for number, (value, info) in enumerate(zip(values, infos)):
+                one[key].append({"name": info.name, **save(value, place / f"0.{what}{number}")})
+        listed.append({
+            "kind": "microsoft", "name": name,
+            "operators": sorted({f"{node.domain}.{node.op_type}" for node in model.graph.node}),
+            "rtol": tolerance, "atol": tolerance, "sets": [one],
+        })
+        jobs.append((content, [(inputs, expected)], tolerance, tolerance))
     # Each in a separate process, which may crash.
     results = []
     with concurrent.futures.ProcessPoolExecutor(2) as pool:

@@ -3,7 +3,7 @@
 #![allow(dead_code)] // Each user uses a part.
 
 /// A protobuf message under construction.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Message(Vec<u8>);
 
 fn varint(out: &mut Vec<u8>, mut value: u64) {

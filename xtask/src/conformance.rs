@@ -25,9 +25,10 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
     let to = repo.root().join("tests/conformance");
     fs::write(to.join("classes.txt"), classes(&results))?;
     fs::write(to.join("RESULTS.md"), table(&results))?;
-    let (own, narrow) = by_origin(&results);
+    let [own, narrow, microsoft] = by_origin(&results);
     println!("{}", summary(own));
     println!("with narrow floats: {}", summary(narrow));
+    println!("operators of com.microsoft: {}", summary(microsoft));
     Ok(())
 }
 
@@ -86,11 +87,12 @@ fn folder(repo: &Repo) -> PathBuf {
 pub(crate) fn cases(repo: &Repo) -> Result<()> {
     let folder = folder(repo);
     let script = repo.root().join("tests/conformance/cases.py");
-    let origin = format!(
-        "{} {}",
-        REQUIREMENTS.join(" "),
-        crate::guest::hex_sha256(&fs::read(&script).context("reading cases.py")?)
-    );
+    let archive = repo.root().join("tests/expectations/microsoft/cases.tar.gz");
+    let digest = |path: &Path| {
+        let content = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        Ok::<_, anyhow::Error>(crate::guest::hex_sha256(&content))
+    };
+    let origin = format!("{} {} {}", REQUIREMENTS.join(" "), digest(&script)?, digest(&archive)?);
     let note = folder.join("made-of.txt");
     if fs::read_to_string(&note).is_ok_and(|text| text == origin) {
         say("conformance: the cases are up to date");
@@ -177,9 +179,17 @@ fn operators(result: &Value) -> Vec<String> {
     names.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }
 
-/// ONNX's own cases, and those with narrow floats that were made from them.
-fn by_origin(results: &[Value]) -> (Vec<&Value>, Vec<&Value>) {
-    results.iter().partition(|result| !text(result, "name").starts_with("narrow "))
+/// ONNX's own cases, those with narrow floats that were made from them, and those of onnxruntime's
+/// operators.
+fn by_origin(results: &[Value]) -> [Vec<&Value>; 3] {
+    let of = |wanted: &[&str], others: bool| {
+        let is_wanted = |result: &&Value| {
+            let is_one = wanted.iter().any(|kind| text(result, "name").starts_with(kind));
+            is_one != others
+        };
+        results.iter().filter(is_wanted).collect()
+    };
+    [of(&["narrow ", "microsoft "], true), of(&["narrow "], false), of(&["microsoft "], false)]
 }
 
 fn summary<'v>(results: impl IntoIterator<Item = &'v Value>) -> String {
@@ -194,7 +204,7 @@ const HEAD: &str = "| | cases | pass | refused | wrong | crash | limit | onnxrun
                     | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
 
 fn table(results: &[Value]) -> String {
-    let (own, narrow) = by_origin(results);
+    let [own, narrow, microsoft] = by_origin(results);
     let mut page = format!(
         "# ONNX's own test cases\n\n\
          Made by `cargo xtask conformance`; do not edit. The test cases of the Python package \
@@ -225,6 +235,15 @@ fn table(results: &[Value]) -> String {
         summary(narrow.iter().copied()),
     ));
     for (name, counts) in grouped(&narrow, operators) {
+        page.push_str(&counts.line(&name));
+    }
+    page.push_str(&format!(
+        "\n## Operators of com.microsoft\n\n\
+         Cases that `tests/expectations/microsoft/make.py` drew, and on which onnxruntime and a \
+         plain definition of the operator agree.\n\n{}.\n\n{HEAD}",
+        summary(microsoft.iter().copied()),
+    ));
+    for (name, counts) in grouped(&microsoft, operators) {
         page.push_str(&counts.line(&name));
     }
     page

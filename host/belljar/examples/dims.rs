@@ -19,12 +19,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The shapes of the outputs, by name.
+/// Shapes by name.
+pub(crate) type Shapes = Vec<(String, Vec<usize>)>;
+
+/// The shapes of the outputs.
 pub(crate) fn output_shapes(
     host: &Host,
     path: &str,
     dims: &[(String, u64)],
-) -> Result<Vec<(String, Vec<usize>)>, Box<dyn Error>> {
+) -> Result<Shapes, Box<dyn Error>> {
     let policy = Policy::default();
     let bytes = ModelBytes::open(path.as_ref(), policy.limits.model_size)?;
     let model = host.load(bytes, &policy)?.with_dims(dims)?;
