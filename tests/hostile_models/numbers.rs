@@ -324,7 +324,7 @@ fn pad_ignores_its_value_unless_the_mode_is_constant() {
 
 /// The dimensions to remove are only known at run time.
 #[test]
-fn squeeze_without_axes_refuses_unknown_sizes() {
+fn squeeze_without_axes_reads_the_sizes_of_the_run() {
     let graph = Graph {
         nodes: vec![
             node("ConstantOfShape", &["sizes"], &["z"], &[]),
@@ -334,8 +334,10 @@ fn squeeze_without_axes_refuses_unknown_sizes() {
         outputs: vec![value_of_any_shape("y", FLOAT)],
         ..Graph::default()
     };
-    let sizes = Tensor::new(vec![1i64, 3], &[2]).unwrap();
-    crate::refused(&graph.bytes(), &[("sizes", sizes)], "only known when the model runs");
+    for (sizes, squeezed) in [([1i64, 3], vec![3]), ([2, 3], vec![2, 3]), ([1, 1], vec![])] {
+        let sizes = Tensor::new(sizes.to_vec(), &[2]).unwrap();
+        assert_eq!(run(&graph.bytes(), &[("sizes", sizes)]).unwrap()[0].1.shape(), squeezed);
+    }
 }
 
 /// ONNX allows only one of them, and implementations disagree on which one wins.

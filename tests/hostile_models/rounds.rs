@@ -108,12 +108,30 @@ fn endless_loops_are_ended_by_the_limits() {
     ends(&repeated(&doubling(), &["n", "c", "x"]), &given(i64::MAX, true));
 }
 
+/// The carried value becomes twice as long in each iteration.
 #[test]
-fn loop_bodies_that_change_carried_values_are_refused() {
+fn carried_values_may_grow_up_to_the_limits() {
+    let mut longer = doubling();
+    longer.nodes[1] = node("Concat", &["v", "v"], &["w"], &[int_attribute("axis", 0)]);
+    longer.nodes[2] = node("ReduceSum", &["w"], &["s"], &[int_attribute("keepdims", 0)]);
+    let model = repeated(&longer, &["n", "c", "x"]);
+    for (rounds, length, sums) in [(0, 2, vec![]), (1, 4, vec![4.0]), (3, 16, vec![4.0, 8.0, 16.0])]
+    {
+        let outputs = run(&model, &given(rounds, true)).unwrap();
+        assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), vec![1.0; length]);
+        assert_eq!(outputs[1].1.as_slice::<f32>().unwrap(), sums);
+    }
+    let err = run(&model, &given(i64::MAX, true)).err().unwrap();
+    assert_eq!(err.exit_code(), 5, "{err}");
+    // Values of different sizes cannot be stacked.
+    longer.nodes[2] = node("Identity", &["w"], &["s"], &[]);
+    let model = repeated(&longer, &["n", "c", "x"]);
+    refused(&model, &given(2, true), "different shapes");
+}
+
+#[test]
+fn loop_bodies_that_change_types_or_do_not_fit_are_refused() {
     let inputs = ["n", "c", "x"];
-    let mut other = doubling();
-    other.nodes[1] = node("Concat", &["v", "v"], &["w"], &[int_attribute("axis", 0)]);
-    refused(&repeated(&other, &inputs), &given(2, true), "changes its type or shape");
     let mut other = doubling();
     other.nodes[1] = node("Cast", &["v"], &["w"], &[int_attribute("to", INT64)]);
     other.outputs = vec![

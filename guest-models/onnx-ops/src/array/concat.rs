@@ -3,7 +3,7 @@
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::equal_sizes::{check_equal_sizes, shapes_of};
-use crate::framework::errors::ensure;
+use crate::framework::errors::{OrUserError, ensure};
 use crate::framework::registration::{Registration, wrapped};
 use crate::framework::wiring::check_axis;
 use crate::framework::wrapped::{Wrapped, Wrapping};
@@ -19,10 +19,6 @@ fn concat(
     check_axis(op, None, model, inputs)?;
     let shapes = shapes_of(model, inputs)?;
     let axis = op.axis("axis", 1, shapes[0].len())?;
-    // tract drops inputs without elements, whatever their size along the axis.
-    for (at, dim) in shapes[0].iter().enumerate().filter(|(at, _)| *at != axis) {
-        ensure!(dim.as_i64() != Some(0), "dimension {at} of input 0 is 0");
-    }
     let mut pairs = Vec::new();
     for (at, other) in shapes.iter().enumerate().skip(1) {
         let same = shapes[0].len() == other.len();
@@ -31,12 +27,47 @@ fn concat(
         pairs.extend(others.map(|dim| [(0, dim), (at, dim)]));
     }
     let inputs = check_equal_sizes(pairs, prefix, model, inputs)?;
+    // tract drops inputs without elements, whatever their size along the axis.
+    let mut others = shapes[0].iter().enumerate().filter(|(at, _)| *at != axis);
+    if let Some((at, _)) = others.find(|(_, dim)| dim.as_i64() == Some(0)) {
+        let length = shapes.iter().fold(0.to_dim(), |sum, shape| sum + &shape[axis]);
+        let mut dims = shapes[0].clone();
+        dims[axis] = length;
+        let known = dims.iter().map(|dim| dim.to_usize().ok()).collect::<Option<TVec<usize>>>();
+        let known =
+            known.or_user_error(format!("dimension {at} is 0, and another is not known"))?;
+        let dtype = model.outlet_fact(inputs[0])?.datum_type;
+        return Ok(tvec!(model.add_const(prefix, empty(dtype, &known)?)?));
+    }
     op.wire_original(prefix, model, &inputs)
+}
+
+/// A tensor of this shape, which has no elements.
+fn empty(dtype: DatumType, shape: &[usize]) -> TractResult<Tensor> {
+    match dtype == String::datum_type() {
+        true => tensor1(&[] as &[String]).into_shape(shape),
+        false => Tensor::zero_dt(dtype, shape),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use tract_onnx::prelude::{Tensor, tensor1};
+
     use crate::testing::{case, counting, tensor};
+
+    #[test]
+    fn concat_of_tensors_without_elements_adds_up_their_sizes() {
+        let three = |of: fn(&[usize]) -> Tensor| {
+            let case = case("Concat").int("axis", 1).input(of(&[0, 2])).input(of(&[0, 1]));
+            case.input(of(&[0, 3])).gives(of(&[0, 6]));
+        };
+        three(|shape| tensor::<f32>(shape, &[]));
+        three(|shape| tensor::<bool>(shape, &[]));
+        three(|shape| tensor1(&[] as &[String]).into_shape(shape).unwrap());
+        let unequal = case("Concat").int("axis", 1).input(tensor::<f32>(&[0, 2], &[]));
+        unequal.input(counting(&[1, 2])).fails("");
+    }
 
     #[test]
     fn concat_takes_a_negative_axis_and_empty_inputs() {
