@@ -3,6 +3,7 @@
 //! of the run are the constants and shapes of this preparation. What is still not known then is
 //! prepared within it in the same way, so that in the end every node has been prepared.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
 use tract_onnx::tract_hir::infer::Factoid;
@@ -15,6 +16,15 @@ use crate::framework::errors::{OrUserError, ensure};
 
 /// Values of at most this many elements become constants. Larger ones are no shapes or conditions.
 const MAX_CONSTANT: usize = 1024;
+
+/// How often a preparation within a run may contain another one. Each knows more sizes than the one
+/// around it, unless what is missing cannot be known.
+const MAX_DEPTH: usize = 8;
+
+thread_local! {
+    /// How many preparations the current one is within.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Late {
@@ -130,7 +140,15 @@ impl EvalOp for Late {
             }
             model.set_input_fact(at, fact)?;
         }
-        let outputs = optimize_graph(model)?.into_runnable()?.run(inputs)?;
+        let depth = DEPTH.get();
+        ensure!(
+            depth < MAX_DEPTH,
+            "the number of its dimensions does not follow from the values of the run"
+        );
+        DEPTH.set(depth + 1);
+        let outputs = optimize_graph(model).and_then(|model| model.into_runnable()?.run(inputs));
+        DEPTH.set(depth);
+        let outputs = outputs?;
         ensure!(outputs.len() == self.outputs.len(), "an output is missing");
         for (output, expected) in outputs.iter().zip(&self.outputs).filter(|(_, e)| e.has_rank) {
             check_fact(output, &expected.fact)?;
