@@ -45,7 +45,7 @@ fn answers_as_onnxruntime(name: &str, tolerance: f32) -> u64 {
 /// A test for each structure. Decoders are prepared for their first step, whose cache is empty or not
 /// used, and once for all others.
 macro_rules! structures {
-    ($($name:ident $(prepared $times:literal times)?)*) => {
+    ($($name:ident $(= $times:literal)?)*) => {
         $(#[test]
         fn $name() {
             let prepared = answers_as_onnxruntime(stringify!($name), 1e-4);
@@ -67,10 +67,10 @@ structures! {
     dlrm
     faster_rcnn
     gathered_in_loop
-    gpt2 prepared 2 times
+    gpt2 = 2
     kokoro
-    llama prepared 2 times
-    merged_decoder prepared 2 times
+    llama = 2
+    merged_decoder = 2
     optionals
     pasted_masks
     sequences
@@ -78,6 +78,6 @@ structures! {
     top_k
     unique
     vits
-    whisper prepared 2 times
+    whisper = 2
     yolo
 }
