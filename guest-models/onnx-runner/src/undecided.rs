@@ -125,6 +125,7 @@ const ACCEPT_ALL_INTEGERS: &[&str] = &[
     "OptSumPool",
     "Or",
     "Pad",
+    "QMoE",
     "QSumB",
     "Reshape",
     "RmAxis",

@@ -14,6 +14,7 @@ How to run, in any Python environment with the packages named here:
     python3 make.py write FOLDER --count 50 --seed 1    # cases as folders, laid out as ONNX's own
     python3 make.py pack                          # rewrites cases.tar.gz and disagreements.txt
     python3 make.py check FOLDER --runner 'CMD {model} {inputs} {outputs}'
+    python3 make.py text FILE --only MoE --count 60     # cases in the format of onnx-ops' own tests
 
 The stored `cases.tar.gz` was made with these versions on x86-64, with Python 3.11 (another zlib may
 give other bytes, with the same content). The expected outputs are those of `reference/`, which
@@ -185,6 +186,44 @@ def distinct(found, count):
     return sorted((chosen + rest)[:count], key=lambda pair: pair[0])
 
 
+# What `text` writes: this many cases of each operator, with these names of element types.
+TEXT_CASES, TEXT_TYPES = 8, {"float32", "int32", "int64", "int8", "uint8"}
+
+
+def text(file, operators, seed, count):
+    """Writes small cases for the tests of onnx-ops (guest-models/onnx-ops/src/microsoft/attention/cases.rs)."""
+    written = [f"Written by tests/expectations/microsoft/make.py: {' '.join(operators)}.\n"]
+    for operator in operators:
+        found = []
+        table([operator], seed, count, lambda number, case: found.append((number, case)))
+        plain = [pair for pair in found if types_of(pair[1]) <= TEXT_TYPES]
+        written += [as_text(number, case) for number, case in distinct(plain, TEXT_CASES)]
+    pathlib.Path(file).write_text("\n".join(written))
+
+
+def types_of(case):
+    return {str(array.dtype) for array in case.inputs + case.expected if array is not None}
+
+
+def as_text(number, case):
+    """One case, in which an operator that computes in float32 may differ from the reference by rounding."""
+    greatest = max(float(np.abs(array).max(initial=0)) for array in case.expected)
+    lines = [f"case {case.operator} {number}", f"within {cases.TOLERANCES['float32'] * (1 + greatest):.2g}"]
+    for name, value in case.attributes.items():
+        kind = {int: "int", float: "float", str: "text", list: "ints"}[type(value)]
+        lines.append(f"{kind} {name} {' '.join(map(str, value)) if kind == 'ints' else value}")
+    for array in case.inputs:
+        lines.append("in none" if array is None else f"in {array.dtype} {in_words(array)}")
+    expected = iter(case.expected)
+    lines += [f"out {in_words(next(expected))}" if wanted is True else "out none" for wanted in case.outputs]
+    return "\n".join(lines) + "\n"
+
+
+def in_words(array):
+    number = "{:.9g}".format if array.dtype.kind == "f" else str
+    return " ".join([",".join(map(str, array.shape)) or "-", *map(number, array.ravel().tolist())])
+
+
 def check(folder, runner):
     """Runs a program on each case. It gets the model, a folder of input_N.pb, and one to write to."""
     failures = total = 0
@@ -206,7 +245,7 @@ def check(folder, runner):
 
 def main():
     parser = argparse.ArgumentParser(description="Test cases of com.microsoft operators")
-    parser.add_argument("mode", choices=["table", "write", "pack", "check"])
+    parser.add_argument("mode", choices=["table", "write", "pack", "check", "text"])
     parser.add_argument("folder", nargs="?")
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
@@ -220,6 +259,8 @@ def main():
         write(arguments.folder, operators, arguments.seed, arguments.count)
     elif arguments.mode == "pack":
         pack(operators)
+    elif arguments.mode == "text":
+        text(arguments.folder, operators, arguments.seed, arguments.count)
     else:
         sys.exit(bool(check(arguments.folder, arguments.runner)))
 

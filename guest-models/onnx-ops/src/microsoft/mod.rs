@@ -8,6 +8,7 @@ pub(crate) mod attention;
 mod blocks;
 mod crop_and_resize;
 mod embedding;
+mod experts;
 mod fused;
 mod matrices;
 mod normalization;
@@ -25,6 +26,7 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     blocks::matmul::OPERATORS,
     crop_and_resize::OPERATORS,
     embedding::OPERATORS,
+    experts::OPERATORS,
     fused::OPERATORS,
     matrices::OPERATORS,
     normalization::OPERATORS,

@@ -451,6 +451,33 @@ pub(crate) const ADDING: &[(&str, Made)] = &[
         ];
         case(inputs, attributes, vec![sum(terms.iter().copied())]).of(&terms)
     }),
+    ("com.microsoft:MoE", |d| {
+        // One expert, whose second layer repeats the sum of the first.
+        let n = d.count();
+        let (values, weights) = (d.terms(n), d.weights(n));
+        let terms = products(&values, &weights);
+        let mut inputs = vec![given(&[1, n], &values), kept(&[1, 1], &[0.0])];
+        inputs.extend([
+            kept(&[1, 1, n], &weights),
+            Input::Missing,
+            kept(&[1, n, 1], &vec![1.0; n]),
+        ]);
+        let attributes = vec![string_attribute("activation_type", "identity")];
+        case(inputs, attributes, vec![sum(terms.iter().copied()); n]).of(&terms)
+    }),
+    ("com.microsoft:QMoE", |d| {
+        // The same, with codes that are one above the zero point.
+        let n = d.count();
+        let values = d.terms(n);
+        let mut inputs = vec![given(&[1, n], &values), kept(&[1, 1], &[0.0])];
+        inputs.extend([bytes(&[1, 1, n], &vec![129; n]), kept(&[1, 1], &[1.0]), Input::Missing]);
+        inputs.extend([bytes(&[1, n, 1], &vec![129; n]), kept(&[1, n], &vec![1.0; n])]);
+        let attributes = vec![
+            string_attribute("activation_type", "identity"),
+            int_attribute("expert_weight_bits", 8),
+        ];
+        case(inputs, attributes, vec![sum(values.iter().copied()); n]).of(&values)
+    }),
     ("com.microsoft:QAttention", |d| {
         // Keys that are all zero: the mean of the past values and of one that is zero.
         let n = d.count().min(1024);

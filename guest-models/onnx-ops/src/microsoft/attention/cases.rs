@@ -1,11 +1,12 @@
 //! Nodes with the outputs that onnxruntime and plain arithmetic in numpy agree on, which
-//! `cases/make.py` has written. Inputs of floats are pseudorandom numbers from a seed.
+//! `cases/make.py` or `tests/expectations/microsoft/make.py` has written. Inputs of the former are
+//! pseudorandom numbers from a seed.
 
 use crate::testing::{microsoft, tensor};
 
 /// Checks all cases of a file.
 #[track_caller]
-pub(super) fn check(cases: &str) {
+pub(in crate::microsoft) fn check(cases: &str) {
     let mut count = 0;
     for case in cases.split("case ").skip(1) {
         check_case(case);
@@ -22,6 +23,7 @@ fn check_case(text: &str) {
     let mut case = microsoft(name);
     let mut outputs = vec![];
     let mut left_out = vec![];
+    let mut within = 4e-6;
     for line in lines.filter(|line| !line.is_empty()) {
         let words: Vec<&str> = line.split(' ').collect();
         case = match words[..] {
@@ -29,6 +31,10 @@ fn check_case(text: &str) {
             ["float", name, value] => case.float(name, value.parse().unwrap()),
             ["text", name, value] => case.text(name, value),
             ["ints", name, ref values @ ..] => case.ints(name, &parsed(values)),
+            ["within", difference] => {
+                within = difference.parse().unwrap();
+                case
+            }
             ["in", "none"] => case.missing(),
             ["in", "random", shape, seed] => {
                 let shape = sizes(shape);
@@ -61,7 +67,7 @@ fn check_case(text: &str) {
     for output in left_out {
         case = case.without_output(output);
     }
-    case.gives_all_within(title, &outputs, 4e-6);
+    case.gives_all_within(title, &outputs, within);
 }
 
 fn parsed<T: std::str::FromStr>(words: &[&str]) -> Vec<T> {

@@ -1,7 +1,7 @@
 //! Attention, its caches and rotary embeddings.
 
 #[cfg(test)]
-mod cases;
+pub(in crate::microsoft) mod cases;
 mod core;
 mod fused;
 mod group_query;

@@ -18,11 +18,11 @@ pub(crate) const OPERATORS: &[Registration] =
     &[own("MatMulNBits", |_, node| build(node)).of(MICROSOFT)];
 
 /// Columns of the output that are computed together, so that each input is read once for all.
-const TOGETHER: usize = 4;
+pub(in crate::microsoft) const TOGETHER: usize = 4;
 
 /// Numbers of a row that are unpacked at once, or one block if that is longer. The unpacked rows
 /// stay in the processor's cache.
-const UNPACKED: usize = 1024;
+pub(in crate::microsoft) const UNPACKED: usize = 1024;
 
 /// The positions of the inputs.
 const A: usize = 0;
@@ -232,7 +232,7 @@ fn in_halves(a: &[f32], depth: usize, block: usize) -> Vec<f32> {
 }
 
 /// The products of one row with several rows of weights.
-fn dots(a: &[f32], rows: &[&[f32]; TOGETHER]) -> [f32; TOGETHER] {
+pub(in crate::microsoft) fn dots(a: &[f32], rows: &[&[f32]; TOGETHER]) -> [f32; TOGETHER] {
     const LANES: usize = 8;
     let mut sums = [[0f32; LANES]; TOGETHER];
     let (parts, rest) = a.as_chunks::<LANES>();
