@@ -10,6 +10,7 @@ mod crop_and_resize;
 mod embedding;
 mod experts;
 mod fused;
+mod gated_norm;
 mod matrices;
 mod normalization;
 pub(crate) mod quantized;
@@ -28,6 +29,7 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     embedding::OPERATORS,
     experts::OPERATORS,
     fused::OPERATORS,
+    gated_norm::OPERATORS,
     matrices::OPERATORS,
     normalization::OPERATORS,
     shapes::OPERATORS,

@@ -2,7 +2,7 @@
 
 use super::microsoft;
 use crate::entry::Values::{AnyFloat, AnyInts, Float, Int, Text};
-use crate::entry::{Attribute, Input, Operator, Output, any, attr, flag, must, t, u};
+use crate::entry::{Attribute, Input, Operator, Output, any, attr, flag, must, only, t, u};
 use crate::types::{F32, I32, I64, SINGLES};
 
 const MAX_HEADS: i64 = 1 << 16;
@@ -37,6 +37,12 @@ pub(crate) const OPERATORS: &[Operator] = &[
     microsoft("LinearAttention", &[X, X, X, u(SINGLES), X, X]).optional(3).to(&[LIKE, Output::Either('U', 'T')])
         .with(&[must("q_num_heads", Int(1, MAX_HEADS)), KV_HEADS, SCALE, attr("chunk_size", Int(1, 1 << 30)),
             attr("update_rule", Text(RULES)), attr("state_window", Int(0, 8))]),
+    microsoft("GatedDeltaNet", &[X, X, X, COUNT, any(SINGLES), any(SINGLES), any(F32), any(SINGLES), any(SINGLES)])
+        .optional(8).to(&[LIKE, Output::Is(F32)]).fewest(1)
+        .with(&[attr("update_rule", Text(RULES)), SCALE, flag("qk_l2_norm"), attr("gate_lower_bound", Float),
+            attr("gate_activation", Text(&["none", "softplus", "qwen", "sigmoid", "kda"])),
+            attr("beta_activation", Text(&["none", "sigmoid"])), attr("chunk_size", Int(1, 1 << 30)),
+            only("state_update_capacity", 0)]),
     microsoft("CausalConvWithState", &[X, X, X, X]).optional(2).to(&[LIKE, LIKE, LIKE]).fewest(2)
         .with(&[attr("activation", Text(&["none", "silu", "swish"])), attr("ndim", Int(1, 3)), attr("dilation", Int(1, 1 << 20)),
             flag("channels_last"), attr("state_window", Int(0, 8)), attr("state_update_capacity", Int(0, 8)),

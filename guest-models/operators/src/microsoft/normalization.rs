@@ -1,7 +1,7 @@
 //! Normalizations, some with the addition of a skipped value or a lookup of embeddings before them.
 
 use super::microsoft;
-use crate::entry::Values::Float;
+use crate::entry::Values::{Float, Text};
 use crate::entry::{Attribute, Operator, Output, any, attr, axis, flag, only, op, t, u};
 use crate::types::{F32, I32, REALS, SINGLES};
 
@@ -19,6 +19,8 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .to(OF_SKIP).fewest(1).with(&[EPSILON]),
     microsoft("SkipSimplifiedLayerNormalization", &[t(SINGLES), t(SINGLES), t(SINGLES), t(SINGLES)]).optional(1)
         .to(OF_SKIP).fewest(1).with(&[EPSILON]),
+    microsoft("GatedRMSNorm", &[t(SINGLES), t(SINGLES), t(SINGLES)])
+        .with(&[EPSILON, attr("activation", Text(&["silu", "swish", "sigmoid"]))]),
     // The segments are optional, and the operator checks that the others are there.
     microsoft("EmbedLayerNormalization", &[any(I32), any(I32), t(SINGLES), t(SINGLES), t(SINGLES), t(SINGLES), t(SINGLES), any(I32), any(I32)])
         .optional(8).to(&[Output::Like('T'), Output::Is(I32), Output::Like('T')]).fewest(1)

@@ -35,8 +35,6 @@ const NOT_WRITTEN: &[&str] = &[
     "FusedGemm",
     "FusedMatMul",
     "GatedAdd",
-    "GatedDeltaNet",
-    "GatedRMSNorm",
     "GatherPacked",
     "HyperConnectionPostMix",
     "HyperConnectionPreMix",

@@ -4,6 +4,7 @@
 pub(in crate::microsoft) mod cases;
 mod core;
 mod fused;
+mod gated_delta_net;
 mod group_query;
 mod linear;
 mod masked;
@@ -17,6 +18,7 @@ use crate::framework::registration::Registration;
 /// The operators of this family.
 pub(crate) const OPERATORS: &[&[Registration]] = &[
     fused::OPERATORS,
+    gated_delta_net::OPERATORS,
     group_query::OPERATORS,
     linear::OPERATORS,
     multi_head::OPERATORS,
