@@ -239,6 +239,16 @@ pub(crate) const ADDING: &[(&str, Made)] = &[
     ("com.microsoft:LinearAttention", linear_attention),
     ("Attention", |d| attention(d, d.count(), 2)),
     ("Attention", |d| attention(d, 4, d.count().min(1024))),
+    ("com.microsoft:GatedDeltaNet", |d| {
+        // A batch of one sequence, whose state is the sum of the values so far.
+        let n = d.count().min(512);
+        let values = d.terms(n);
+        let ones = || given(&[1, n, 1, 1], &vec![1.0; n]);
+        let inputs = vec![ones(), ones(), given(&[1, n, 1, 1], &values)];
+        let attributes =
+            vec![float_attribute("scale", 1.0), string_attribute("update_rule", "linear")];
+        case(inputs, attributes, running(&values, |a, b| a + b)).of(&values)
+    }),
     ("com.microsoft:Attention", projected_attention),
     ("com.microsoft:GroupQueryAttention", group_query_attention),
     ("com.microsoft:MultiHeadAttention", |d| multi_head_attention(d, d.count(), 2)),
@@ -367,6 +377,16 @@ pub(crate) const ADDING: &[(&str, Made)] = &[
         let root = (squares(&values) / values.len() as f64 + 1e-5).sqrt();
         let expected = values.iter().map(|value| value / root).collect();
         skipped(&values, 3, expected)
+    }),
+    ("com.microsoft:GatedRMSNorm", |d| {
+        // The sigmoid of a gate of zero is a half.
+        let values = d.terms(d.count());
+        let n = values.len();
+        let root = (squares(&values) / n as f64 + 1e-5).sqrt();
+        let expected = values.iter().map(|value| value / root / 2.0).collect();
+        let inputs =
+            vec![given(&[1, n], &values), kept(&[n], &vec![1.0; n]), kept(&[1, n], &vec![0.0; n])];
+        case(inputs, vec![string_attribute("activation", "sigmoid")], expected)
     }),
     ("com.microsoft:SkipLayerNormalization", |d| {
         let values = d.terms(d.count());
