@@ -97,6 +97,8 @@ pub enum Output {
     /// The type for the first of these attributes that is present; for a tensor its element type,
     /// if it is one of the types. The last is for a node with none of the attributes.
     With(&'static [(&'static str, Types)], Types),
+    /// The first type, or the second where this attribute is 0.
+    Unless(&'static str, Types, Types),
     /// Strings for integers, and integers for strings.
     Swapped,
     /// The type of a constant, or of the outputs of the bodies of a node.

@@ -1,5 +1,5 @@
 //! Operators of com.microsoft that do what an operator of ONNX does in one of its versions, perhaps
-//! with fewer inputs or outputs: Trilu, GatherND, GridSample, Pad, Range and Unique.
+//! with fewer inputs or outputs: Trilu, GatherND, GridSample, Range and Unique.
 
 use belljar_operators::MICROSOFT;
 use tract_onnx::model::ParsingContext;
@@ -7,6 +7,7 @@ use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{AttributeProto, NodeProto};
 use tract_onnx::tract_hir::internal::*;
 
+use super::cubic_sample::CubicSample;
 use crate::framework::dims::MAX_DIM;
 use crate::framework::errors::ensure;
 use crate::framework::facts::{InputFact, OutputFact, required, unknown_dims, with_dims};
@@ -19,8 +20,7 @@ use crate::registry;
 pub(crate) const OPERATORS: &[Registration] = &[
     own("Trilu", |context, node| build_as(context, node, 14)).of(MICROSOFT),
     own("GatherND", |context, node| build_as(context, node, 13)).of(MICROSOFT),
-    own("GridSample", |context, node| build_as(context, node, 16)).of(MICROSOFT),
-    own("Pad", |context, node| build_as(context, node, 18)).of(MICROSOFT),
+    own("GridSample", build_grid_sample).of(MICROSOFT),
     own("Range", build_range).of(MICROSOFT),
     own("Unique", build_unique).of(MICROSOFT),
 ];
@@ -30,6 +30,13 @@ fn build_as(context: &ParsingContext, node: &NodeProto, version: i64) -> BuildRe
     let node = NodeProto { domain: String::new(), ..node.clone() };
     let context = ParsingContext { onnx_operator_set_version: version, ..context.clone() };
     registry::build(&context, &node)
+}
+
+fn build_grid_sample(context: &ParsingContext, node: &NodeProto) -> BuildResult {
+    match CubicSample::of(node)? {
+        Some(op) => built(op, node),
+        None => build_as(context, node, 16),
+    }
 }
 
 /// Its second output is the third of ONNX's operator, and its numbers keep their order.
@@ -135,20 +142,6 @@ mod tests {
             let node = node.input(counting(&[1, 1, 3, 3])).input(tensor(&[1, 2, 2, 2], &grid));
             node.gives_within(tensor(&[1, 1, 2, 2], &expected), 1e-6);
         }
-    }
-
-    #[test]
-    fn pad_has_three_modes() {
-        let pad = |pads: &[i64]| microsoft("Pad").input(counting(&[2, 3])).input(row(pads));
-        let columns = [0f32, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 3.0, 4.0, 5.0];
-        pad(&[0, 2, 0, 0]).gives(tensor(&[2, 5], &columns));
-        let both = [7f32, 0.0, 1.0, 2.0, 7.0, 3.0, 4.0, 5.0, 7.0, 7.0, 7.0, 7.0];
-        pad(&[0, 1, 1, 0]).input(row(&[7f32])).gives(tensor(&[3, 4], &both));
-        let reflected = [1f32, 0.0, 1.0, 2.0, 1.0, 4.0, 3.0, 4.0, 5.0, 4.0];
-        pad(&[0, 1, 0, 1]).text("mode", "reflect").gives(tensor(&[2, 5], &reflected));
-        let edge = [0f32, 0.0, 1.0, 2.0, 3.0, 3.0, 4.0, 5.0];
-        pad(&[0, 1, 0, 0]).text("mode", "edge").gives(tensor(&[2, 4], &edge));
-        pad(&[0, 1, 0]).fails("");
     }
 
     #[test]

@@ -7,15 +7,20 @@ mod aliases;
 pub(crate) mod attention;
 mod blocks;
 mod crop_and_resize;
+mod cubic_sample;
 mod embedding;
 mod experts;
 mod fused;
 mod gated_norm;
 mod matrices;
 mod normalization;
+mod pad;
+mod pools;
 pub(crate) mod quantized;
 mod shapes;
+mod tokenizer;
 mod tokens;
+mod word_embedding;
 
 use crate::framework::registration::Registration;
 
@@ -32,6 +37,10 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     gated_norm::OPERATORS,
     matrices::OPERATORS,
     normalization::OPERATORS,
+    pad::OPERATORS,
+    pools::OPERATORS,
     shapes::OPERATORS,
+    tokenizer::OPERATORS,
     tokens::OPERATORS,
+    word_embedding::OPERATORS,
 ];

@@ -22,7 +22,8 @@ pub(crate) const OPERATORS: &[Registration] = &[
     own("MurmurHash3", |_, node| {
         let seed = node.get_attr_opt::<i64>("seed")?.unwrap_or(0);
         let seed = u32::try_from(seed).or_user_error(format_args!("the seed {seed} is invalid"))?;
-        built(MurmurHash3 { seed }, node)
+        let signed = node.get_attr_opt::<i64>("positive")? == Some(0);
+        built(MurmurHash3 { seed, signed }, node)
     })
     .of(MICROSOFT),
     own("DynamicTimeWarping", |_, node| built(DynamicTimeWarping, node)).of(MICROSOFT),
@@ -85,6 +86,8 @@ impl Operator for NGramRepeatBlock {
 #[derive(Debug)]
 struct MurmurHash3 {
     seed: u32,
+    /// Whether the bits of a hash are those of a signed integer.
+    signed: bool,
 }
 
 /// MurmurHash3_x86_32 by Austin Appleby, who has put it into the public domain.
@@ -112,7 +115,8 @@ impl Operator for MurmurHash3 {
 
     fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
         let (_, dims) = like(required(inputs, 0)?);
-        Ok(tvec!((u32::datum_type(), dims)))
+        let dtype = if self.signed { i32::datum_type() } else { u32::datum_type() };
+        Ok(tvec!((dtype, dims)))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
@@ -128,6 +132,10 @@ impl Operator for MurmurHash3 {
                 elements.map(|bytes| murmur(bytes, self.seed)).collect()
             }
         };
+        if self.signed {
+            let hashes: Vec<i32> = hashes.into_iter().map(u32::cast_signed).collect();
+            return Ok(tvec!(Tensor::from_shape(input.shape(), &hashes)?));
+        }
         Ok(tvec!(Tensor::from_shape(input.shape(), &hashes)?))
     }
 }
@@ -234,6 +242,10 @@ mod tests {
         let seeded = hash(words()).int("seed", 42);
         seeded.gives(row(&[142593372u32, 3001393763, 3806057185, 2127021762]));
         hash(row(&[1i32, -2])).gives(row(&[4226891818u32, 1087594050]));
+        let signed = hash(row(&[1i32, -2])).int("positive", 0);
+        signed.gives(row(&[-68075478i32, 1087594050]));
+        let signed = hash(texts(&["a", "hello"])).int("positive", 0).int("seed", 42);
+        signed.gives(row(&[-1293573533i32, -488910111]));
         hash(row(&[1i64, 1 << 40])).gives(row(&[1392991556u32, 2851483426]));
         hash(row(&[1.5f32])).gives(row(&[376679366u32]));
         hash(row(&[1.5f64])).gives(row(&[4034560987u32]));

@@ -3,7 +3,7 @@
 //! that are not ASCII.
 
 pub(crate) mod cast;
-mod regex_full_match;
+pub(crate) mod regex_full_match;
 mod regex_syntax;
 mod string_normalizer;
 mod string_split;

@@ -29,17 +29,14 @@ enum Step {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct FullMatch {
+pub(crate) struct FullMatch {
     steps: Arc<Vec<Step>>,
 }
 
 pub(crate) const OPERATORS: &[Registration] = &[own("RegexFullMatch", build_regex_full_match)];
 
 fn build_regex_full_match(_: &ParsingContext, node: &NodeProto) -> BuildResult {
-    let mut steps = Vec::new();
-    add(&parse(node.get_attr("pattern")?)?, &mut steps)?;
-    push(&mut steps, Step::Done)?;
-    built(FullMatch { steps: Arc::new(steps) }, node)
+    built(FullMatch::of(node.get_attr("pattern")?)?, node)
 }
 
 fn push(steps: &mut Vec<Step>, step: Step) -> TractResult<usize> {
@@ -101,6 +98,67 @@ struct Front {
 }
 
 impl FullMatch {
+    fn of(pattern: &str) -> TractResult<FullMatch> {
+        let mut steps = Vec::new();
+        add(&parse(pattern)?, &mut steps)?;
+        push(&mut steps, Step::Done)?;
+        Ok(FullMatch { steps: Arc::new(steps) })
+    }
+
+    /// A pattern of parts of strings, which does not depend on the text around them.
+    pub(crate) fn of_parts(pattern: &str) -> TractResult<FullMatch> {
+        let compiled = FullMatch::of(pattern)?;
+        let places = compiled.steps.iter().any(|step| matches!(step, Step::At(_)));
+        ensure!(!places, "the pattern {pattern:?} has ^, $ or \\b, which is not implemented here");
+        let empty = compiled.matches("", &mut compiled.front());
+        ensure!(
+            !empty,
+            "the pattern {pattern:?} matches empty text, which is not implemented here"
+        );
+        Ok(compiled)
+    }
+
+    fn front(&self) -> Front {
+        Front { at: vec![], seen: vec![0; self.steps.len()], round: 0 }
+    }
+
+    /// The parts of a text that match, from left to right, each as long as possible.
+    pub(crate) fn parts(&self, text: &str) -> Vec<std::ops::Range<usize>> {
+        let (mut parts, mut start, mut front) = (Vec::new(), 0, self.front());
+        while let Some(c) = text[start..].chars().next() {
+            match self.longest(&text[start..], &mut front) {
+                Some(length) => {
+                    parts.push(start..start + length);
+                    start += length;
+                }
+                None => start += c.len_utf8(),
+            }
+        }
+        parts
+    }
+
+    /// The number of bytes of the longest match at the start of a text.
+    fn longest(&self, text: &str, front: &mut Front) -> Option<usize> {
+        let (mut now, mut longest) = (vec![0], None);
+        for (place, c) in text.char_indices() {
+            self.follow(&now, None, None, front);
+            now.clear();
+            for at in &front.at {
+                match &self.steps[*at] {
+                    Step::One(ranges) if has(ranges, c) => now.push(at + 1),
+                    Step::Done => longest = Some(place),
+                    _ => {}
+                }
+            }
+            if now.is_empty() {
+                return longest;
+            }
+        }
+        self.follow(&now, None, None, front);
+        let done = front.at.iter().any(|at| self.steps[*at] == Step::Done);
+        if done { Some(text.len()) } else { longest }
+    }
+
     fn matches(&self, text: &str, front: &mut Front) -> bool {
         let mut before = None;
         let mut now: Vec<usize> = vec![0];
@@ -174,7 +232,7 @@ impl Operator for FullMatch {
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         let tensor = *required(inputs, 0)?;
-        let mut front = Front { at: vec![], seen: vec![0; self.steps.len()], round: 0 };
+        let mut front = self.front();
         let fits: Vec<bool> =
             strings(tensor)?.iter().map(|text| self.matches(text, &mut front)).collect();
         Ok(tvec!(Tensor::from_shape(tensor.shape(), &fits)?))

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 
 use belljar_abi::DType;
-use belljar_operators::{BYTES, F32, NARROW, STORED, STRING, Types};
+use belljar_operators::{BYTES, F32, MICROSOFT, NARROW, STORED, STRING, Types};
 use onnx_ops::framework::synthetic::{CAST, DEQUANTIZE, QUANTIZE, ROUND, TEXT_CAST};
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -220,6 +220,16 @@ impl Rewriter<'_> {
         // Its data have no type of their own once they are codes.
         if node.op_type == "GatherBlockQuantized" {
             add_type(&mut node, "data", *given.first().ok_or_else(|| unknown(""))?);
+        }
+        if any_small && node.domain == MICROSOFT {
+            let quantized = match &*node.op_type {
+                "QuantizeLinear" => made.first(),
+                "DequantizeLinear" => given.first(),
+                _ => None,
+            };
+            if let Some(types) = quantized {
+                add_type(&mut node, "codes", *types);
+            }
         }
         match super::onnx_operator(&node) {
             "Cast" if given.contains(&STRING) || made.contains(&STRING) => {

@@ -311,6 +311,10 @@ fn output(node: &NodeProto, output: Output, read: &[Read]) -> Result<Types, Stri
                 Some((_, types)) => Ok(*types),
             }
         }
+        Output::Unless(name, types, where_zero) => {
+            let zero = find(node, name).is_some_and(|attribute| attribute.i == 0);
+            Ok(if zero { where_zero } else { types })
+        }
         Output::Swapped => match read.first() {
             Some(read) if read.types == STRING => Ok(I64),
             _ => Ok(STRING),

@@ -6,7 +6,7 @@ use crate::entry::{Attribute, Operator, Output, any, attr, axis, flag, must, onl
 use crate::types::{F4E2M1, FLOAT8, I32, INDICES, INT4, SINGLES, U8};
 
 const SIZE: crate::entry::Values = Int(1, 1 << 24);
-const BITS: Attribute = attr("bits", Int(4, 8));
+const BITS: Attribute = attr("bits", Int(2, 8));
 const EXPERTS: Attribute = attr("k", Int(1, 1 << 20));
 const ACTIVATION: Attribute =
     attr("activation_type", Text(&["relu", "gelu", "silu", "swiglu", "identity"]));

@@ -1,11 +1,11 @@
 //! Operators on quantized tensors: of 8 bits, and of weights in blocks of fewer bits.
 
 use super::microsoft;
-use crate::entry::Values::{Float, Int, Ints, Text, Texts};
+use crate::entry::Values::{AnyTexts, Float, Int, Ints, Text};
 use crate::entry::{
     Attribute, Check, Input, Operator, Output, any, attr, axis, flag, must, only, t,
 };
-use crate::types::{BOOL, BYTES, F32, I16, I32, I64, SINGLES, U8, U16};
+use crate::types::{BOOL, BYTES, F32, I16, I32, I64, INT4, SINGLES, Types, U8, U16};
 
 const fn of(letter: char) -> Input {
     Input { types: BYTES, letter }
@@ -15,6 +15,8 @@ const fn of(letter: char) -> Input {
 const S: Input = Input { types: F32, letter: 'S' };
 /// The same, also in a narrow type.
 const H: Input = Input { types: SINGLES, letter: 'S' };
+/// The types that are dequantized.
+const STORED: Types = BYTES.or(I16).or(U16).or(I32).or(INT4);
 const LIKE_S: &[Output] = &[Output::Like('S')];
 const LIKE_Y: &[Output] = &[Output::Like('Y')];
 const LSTM: &[Output] = &[Output::Like('S'), Output::Like('S'), Output::Like('S')];
@@ -31,8 +33,8 @@ const AUTO_PAD: Attribute =
 pub(crate) const OPERATORS: &[Operator] = &[
     microsoft("DynamicQuantizeLSTM", &[S, of('W'), of('R'), S, any(I32), S, S, S, S, of('W'), S, of('R')]).optional(9)
         .to(LSTM).fewest(0)
-        .with(&[DIRECTION, attr("hidden_size", Int(1, 1 << 20)), only("input_forget", 0),
-            attr("activations", Texts(&["Sigmoid", "Tanh", "Tanh"]))]),
+        .with(&[DIRECTION, attr("hidden_size", Int(1, 1 << 20)), flag("input_forget"),
+            attr("clip", Float), attr("activations", AnyTexts)]),
     microsoft("DynamicQuantizeMatMul", &[S, of('B'), S, of('B'), S]).optional(2).to(LIKE_S),
     microsoft("MatMulIntegerToFloat", &[of('A'), of('B'), H, H, of('A'), of('B'), H]).optional(3).to(LIKE_S),
     microsoft("MatMulInteger16", &[t(I16), t(I16)]).to(&[Output::Is(I32)]),
@@ -53,13 +55,15 @@ pub(crate) const OPERATORS: &[Operator] = &[
     microsoft("QLinearAveragePool", &[of('T'), S, of('T'), S, of('T')]).optional(3).check(Check::Pooling)
         .with(&[must("kernel_shape", Ints(1, 1 << 16)), STRIDES, PADS, AUTO_PAD, flag("ceil_mode"),
             flag("count_include_pad"), flag("channels_last")]),
+    microsoft("NhwcMaxPool", &[of('T')]).check(Check::Windows)
+        .with(&[must("kernel_shape", Ints(1, 1 << 16)), STRIDES, DILATIONS, PADS, AUTO_PAD, flag("ceil_mode")]),
     microsoft("QLinearGlobalAveragePool", &[of('T'), S, of('T'), S, of('T')]).with(&[flag("channels_last")]),
     microsoft("QLinearConv", &[of('X'), S, of('X'), of('W'), S, of('W'), S, of('Y'), any(I32)]).optional(1)
         .to(LIKE_Y).check(Check::Windows)
         .with(&[KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, attr("group", Int(1, 1 << 20)), flag("channels_last")]),
-    microsoft("QuantizeLinear", &[H, H, Input { types: BYTES.or(I16).or(U16), letter: 'Y' }]).to(LIKE_Y)
+    microsoft("QuantizeLinear", &[H, H, Input { types: BYTES.or(I16).or(U16).or(INT4), letter: 'Y' }]).to(LIKE_Y)
         .with(&[axis("axis")]),
-    microsoft("DequantizeLinear", &[t(BYTES.or(I16).or(U16).or(I32)), H, t(BYTES.or(I16).or(U16).or(I32))]).optional(1)
+    microsoft("DequantizeLinear", &[t(STORED), H, t(STORED)]).optional(1)
         .to(LIKE_S).with(&[axis("axis")]),
     microsoft("MatMulBnb4", &[t(SINGLES), any(U8), t(SINGLES)])
         .with(&[must("K", Int(1, 1 << 24)), must("N", Int(1, 1 << 24)), must("block_size", Int(16, 1 << 24)),

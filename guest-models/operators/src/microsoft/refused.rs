@@ -9,7 +9,7 @@ const REFUSED: &[(&str, &[&str])] = &[
         &["BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch"],
     ),
     ("sparse tensors are not implemented", &["SparseToDenseMatMul"]),
-    ("what it computes is not documented", &["MaxpoolWithMask", "SampleOp", "WordConvEmbedding"]),
+    ("what it computes is not documented", &["SampleOp"]),
     (
         "its documentation and onnxruntime disagree about the index that it returns",
         &["BifurcationDetector"],
@@ -35,10 +35,8 @@ const NOT_WRITTEN: &[&str] = &[
     "LinearAttentionGate",
     "MoEGroupRouter",
     "NGramHashMapping",
-    "NhwcMaxPool",
     "ScaledSiLU",
     "SparseAttention",
-    "Tokenizer",
     "VarlenCausalConvWithState",
     "VarlenNGramHashMapping",
 ];

@@ -33,7 +33,7 @@ fn build(node: &NodeProto) -> BuildResult {
         None => int("bits", 4)?,
         Some(_) => 8,
     };
-    ensure!([4, 8].contains(&bits), "weights of {bits} bits are not implemented; use 4 or 8");
+    ensure!([2, 4, 8].contains(&bits), "weights of {bits} bits are not implemented; use 2, 4 or 8");
     let float = small.is_some_and(|dtype| ![DType::I4, DType::U4].contains(&dtype));
     ensure!(
         block.is_power_of_two() && block >= 16 || block == 0 && float,
@@ -63,7 +63,7 @@ struct Layout {
     gather: usize,
     quantize: usize,
     block: usize,
-    /// The shape of the elements, of which a byte may have two.
+    /// The shape of the elements, of which a byte may have several.
     shape: TVec<usize>,
     scales: TVec<usize>,
 }
@@ -266,6 +266,16 @@ mod tests {
         assert_eq!(some(&node, 35, 5), [6.125, 17.8125, 29.375, 40.9375, 52.5]);
     }
 
+    #[test]
+    fn bytes_of_four_numbers_are_unpacked_along_the_last_axis() {
+        let node = bytes(2, 8);
+        assert_eq!(some(&node, 0, 6), [0.375, -0.75, -0.75, 0.0, -0.75, 0.0]);
+        assert_eq!(some(&node, 92, 5), [0.0, -0.25, 0.25, -0.5, 0.0]);
+        let node = node.input(tensor(&[4, 1], &pattern(4, 29, 5, 256)));
+        assert_eq!(some(&node, 0, 6), [1.125, 0.0, 0.0, 0.75, 0.0, 0.75]);
+        assert_eq!(some(&node, 92, 5), [0.5, 0.25, 0.75, 0.0, 0.0]);
+    }
+
     /// Codes of 4 bits in a byte each, as the gate passes them on.
     fn codes(dtype: DType, axis: i64) -> Case {
         let first = if dtype == DType::I4 { 11 } else { 3 };
@@ -314,7 +324,7 @@ mod tests {
         bytes(4, 16).int("block_size", 32).fails("expected scales");
         bytes(4, 16).int("block_size", 20).fails("20");
         bytes(4, 16).int("block_size", 0).fails("0");
-        bytes(2, 16).fails("2 bits");
+        bytes(3, 16).fails("3 bits");
         bytes(4, 16).input(tensor(&[4, 2], &[0u8; 8])).fails("expected zero points");
         // float8 has no such shape, and other types no scale for several rows.
         let shared = microsoft("GatherBlockQuantized").int("block_size", 16).int("bits", 8);

@@ -1,4 +1,4 @@
-//! MatMulNBits (com.microsoft): a product with weights of 4 or 8 bits, quantized in blocks along the
+//! MatMulNBits (com.microsoft): a product with weights of 2, 4 or 8 bits, quantized in blocks along the
 //! dimension that is summed. A few rows of the weights are unpacked at a time, never all of them.
 
 use belljar_operators::MICROSOFT;
@@ -40,7 +40,7 @@ fn build(node: &NodeProto) -> BuildResult {
     };
     let (depth, columns) = (size("K", None)?, size("N", None)?);
     let (block, bits) = (size("block_size", None)?, size("bits", Some(4))?);
-    ensure!([4, 8].contains(&bits), "weights of {bits} bits are not implemented; use 4 or 8");
+    ensure!([2, 4, 8].contains(&bits), "weights of {bits} bits are not implemented; use 2, 4 or 8");
     ensure!(
         block.is_power_of_two() && block >= 16,
         "a \"block_size\" of {block} is not a power of two from 16"
@@ -193,6 +193,12 @@ impl Weights<'_> {
             if self.op.bits == 8 {
                 for (to, byte) in to.iter_mut().zip(bytes) {
                     *to = (f32::from(*byte) - zero) * scale;
+                }
+                continue;
+            }
+            if self.op.bits == 2 {
+                for (index, to) in to.iter_mut().enumerate() {
+                    *to = (f32::from(code(bytes, index, 2)) - zero) * scale;
                 }
                 continue;
             }
@@ -465,8 +471,8 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_4_and_8_bits_are_multiplied_as_documented() {
-        for bits in [4, 8] {
+    fn weights_of_2_4_and_8_bits_are_multiplied_as_documented() {
+        for bits in [2, 4, 8] {
             for zeros in ["", "packed", "float", "row"] {
                 for (block, sizes) in [
                     (16, [40, 5, 3]),
@@ -488,6 +494,12 @@ mod tests {
         let packed = Product { zeros: "packed", ..plain(4, 32, [64, 6, 1]) };
         let expected = [-9.140625f32, 0.21875, 4.375, 10.0, -1.5, -15.28125];
         packed.case().gives(tensor(&[1, 6], &expected));
+        let small = Product { zeros: "packed", ..plain(2, 32, [64, 6, 1]) };
+        let expected = [0.9375f32, 0.359375, -1.578125, -3.75, -1.078125, 0.640625];
+        small.case().gives(tensor(&[1, 6], &expected));
+        let small = plain(2, 16, [48, 3, 2]);
+        let expected = [1.3125f32, 0.046875, -3.1875, -1.0625, -1.609375, 1.609375];
+        small.case().gives(tensor(&[2, 3], &expected));
         let float = Product { zeros: "float", ..plain(4, 16, [48, 3, 2]) };
         let expected = [-1.2890625f32, -2.96875, 4.6953125, 0.2109375, -1.5078125, 6.671875];
         float.case().gives(tensor(&[2, 3], &expected));
@@ -576,6 +588,7 @@ mod tests {
         whole().missing().missing().input(row(&[0f32; 4])).fails("expected a bias");
         whole().int("block_size", 24).fails("24");
         whole().int("bits", 5).fails("5 bits");
+        whole().int("bits", 3).fails("3 bits");
         whole().int("N", 0).fails("\"N\"");
     }
 }

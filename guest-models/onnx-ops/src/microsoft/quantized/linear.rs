@@ -1,11 +1,13 @@
-//! QuantizeLinear and DequantizeLinear of `com.microsoft`, for integers of 8, 16 and 32 bits; and its
+//! QuantizeLinear and DequantizeLinear of `com.microsoft`, for integers of 4, 8, 16 and 32 bits; and its
 //! QLinearConv, which is that of ONNX, also with the channels last.
 
+use belljar_abi::{DType, codes};
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::axes::resolve;
+use crate::framework::element_type::ElementType;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, concrete, optional, required};
 use crate::framework::operator::{Operator, built};
@@ -22,7 +24,15 @@ pub(crate) const OPERATORS: &[Registration] = &[
 
 fn build(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let axis = node.get_attr_opt("axis")?.unwrap_or(1);
-    built(Linear { quantize: node.op_type == "QuantizeLinear", axis }, node)
+    let small = match ElementType::of_attribute(node, "codes")? {
+        Some(ElementType::Small(dtype)) => {
+            let known = [DType::I4, DType::U4].contains(&dtype);
+            ensure!(known, "quantizing with {dtype:?} is not implemented; use int4 or uint4");
+            Some(dtype)
+        }
+        _ => None,
+    };
+    built(Linear { quantize: node.op_type == "QuantizeLinear", axis, small }, node)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +40,8 @@ struct Linear {
     /// Whether it quantizes, and not dequantizes.
     quantize: bool,
     axis: i64,
+    /// The type of the integers if they have 4 bits, so that tensors have their codes.
+    small: Option<DType>,
 }
 
 impl Linear {
@@ -44,6 +56,24 @@ impl Linear {
         let axis = resolve(self.axis, x.len())?;
         ensure!(count == x[axis], "{count} scales do not match an axis of {} elements", x[axis]);
         Ok((x[axis + 1..].iter().product::<usize>().max(1), count))
+    }
+}
+
+impl Linear {
+    /// The integers of a tensor.
+    fn decoded(&self, tensor: &Tensor) -> TractResult<Vec<i64>> {
+        let Some(dtype) = self.small else { return ints(tensor) };
+        let plain = tensor.try_as_plain_ram()?;
+        let bytes = plain.as_slice::<u8>()?.iter();
+        Ok(bytes.map(|code| codes::decode(dtype, u16::from(*code)) as i64).collect())
+    }
+
+    fn range(&self, dtype: DatumType) -> TractResult<(f32, f32)> {
+        match self.small {
+            Some(DType::I4) => Ok((-8.0, 7.0)),
+            Some(_) => Ok((0.0, 15.0)),
+            None => range(dtype),
+        }
     }
 }
 
@@ -108,10 +138,10 @@ impl Operator for Linear {
         let wide = scale.cast_to::<f32>()?;
         let scales = wide.try_as_plain_ram()?.as_slice::<f32>()?;
         let zero = optional(inputs, 2).copied();
-        let zeros = zero.map_or(Ok(vec![0; count]), ints)?;
+        let zeros = zero.map_or(Ok(vec![0; count]), |zero| self.decoded(zero))?;
         ensure!(zeros.len() == count, "{} zero points do not match {count} scales", zeros.len());
         if !self.quantize {
-            let values = ints(x)?.into_iter().enumerate().map(|(at, value)| {
+            let values = self.decoded(x)?.into_iter().enumerate().map(|(at, value)| {
                 let which = at / run % count;
                 (value - zeros[which]) as f32 * scales[which]
             });
@@ -124,7 +154,7 @@ impl Operator for Linear {
             );
         }
         let dtype = zero.map_or(u8::datum_type(), Tensor::datum_type);
-        let (min, max) = range(dtype)?;
+        let (min, max) = self.range(dtype)?;
         let x_values = x.try_as_plain_ram()?;
         let values = x_values.as_slice::<f32>()?.iter().enumerate().map(|(at, value)| {
             let which = at / run % count;
@@ -132,6 +162,10 @@ impl Operator for Linear {
             if whole.is_nan() { 0.0 } else { whole.clamp(min, max) }
         });
         let values: Vec<f32> = values.collect();
+        if self.small.is_some() {
+            let codes: Vec<u8> = values.iter().map(|value| *value as i8 as u8 & 15).collect();
+            return Ok(tvec!(Tensor::from_shape(x.shape(), &codes)?));
+        }
         Ok(tvec!(integers(dtype, x.shape(), &values)?))
     }
 }
@@ -162,6 +196,27 @@ mod tests {
         node.input(scalar(2i32)).gives(row(&[-1_073_741_824f32, 2.0]));
         let node = microsoft("DequantizeLinear").input(tensor(&[1, 2], &[1i8, 2]));
         node.input(row(&[1f32, 10.0])).gives(tensor(&[1, 2], &[1f32, 20.0]));
+    }
+
+    #[test]
+    fn integers_of_4_bits_are_read_and_written_as_codes() {
+        use belljar_abi::DType;
+
+        let number = |dtype: DType| i64::from(dtype.to_onnx());
+        let quantize = |dtype, zero: u8| {
+            let node = microsoft("QuantizeLinear").int("type_codes", number(dtype));
+            let node = node.input(row(&[2.5f32, -3.0, -9e9, 9e9])).input(scalar(1f32));
+            node.input(scalar(zero))
+        };
+        quantize(DType::I4, 0xf).gives(row(&[1u8, 0xc, 8, 7]));
+        quantize(DType::U4, 9).gives(row(&[11u8, 6, 0, 15]));
+        let dequantize = |dtype, zero: u8| {
+            let node = microsoft("DequantizeLinear").int("type_codes", number(dtype));
+            node.input(row(&[0xfu8, 7, 8])).input(scalar(0.5f32)).input(scalar(zero))
+        };
+        dequantize(DType::I4, 0xe).gives(row(&[0.5f32, 4.5, -3.0]));
+        dequantize(DType::U4, 8).gives(row(&[3.5f32, -0.5, 0.0]));
+        dequantize(DType::F8E4M3FN, 0).fails("int4");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, known_shapes, optional, required, with_dims};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
-use crate::framework::tensors::{ints, shapes};
+use crate::framework::tensors::{Bits, ints, shapes};
 use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] =
@@ -28,7 +28,80 @@ fn build(_: &ParsingContext, node: &NodeProto) -> BuildResult {
         "bidirectional" => vec![false, true],
         other => bail!("the direction {other:?} is not implemented"),
     };
-    built(Lstm { directions, hidden: node.get_attr_opt("hidden_size")? }, node)
+    let names = node.get_attr_opt_vec::<String>("activations")?;
+    let activations = match names.as_deref() {
+        None => vec![[Activation::Sigmoid, Activation::Tanh, Activation::Tanh]; directions.len()],
+        Some(names) => {
+            let (triples, rest) = names.as_chunks::<3>();
+            ensure!(
+                rest.is_empty() && triples.len() == directions.len(),
+                "found {} activations; each of the {} directions has three",
+                names.len(),
+                directions.len()
+            );
+            let triple = |names: &[String; 3]| {
+                let [gates, candidate, output] = names;
+                Ok([Activation::of(gates)?, Activation::of(candidate)?, Activation::of(output)?])
+            };
+            triples.iter().map(triple).collect::<TractResult<_>>()?
+        }
+    };
+    let clip = match node.get_attr_opt::<f32>("clip")? {
+        Some(clip) => {
+            ensure!(clip > 0.0, "the attribute \"clip\" is {clip}, expected a positive number");
+            Some(Bits::of(node, "clip", clip)?)
+        }
+        None => None,
+    };
+    let lstm = Lstm {
+        directions,
+        hidden: node.get_attr_opt("hidden_size")?,
+        activations,
+        clip,
+        coupled: node.get_attr_opt::<i64>("input_forget")?.unwrap_or(0) != 0,
+    };
+    built(lstm, node)
+}
+
+/// A function of the sums of gates and of cells, with ONNX's default parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Activation {
+    Sigmoid,
+    Tanh,
+    Relu,
+    HardSigmoid,
+    Softsign,
+}
+
+impl Activation {
+    fn of(name: &str) -> TractResult<Activation> {
+        let known = [
+            ("Sigmoid", Activation::Sigmoid),
+            ("Tanh", Activation::Tanh),
+            ("Relu", Activation::Relu),
+            ("HardSigmoid", Activation::HardSigmoid),
+            ("Softsign", Activation::Softsign),
+        ];
+        let found = known.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let Some((_, found)) = found else {
+            bail!(
+                "the activation {name:?} is not implemented; use Sigmoid, Tanh, Relu, HardSigmoid \
+                 or Softsign"
+            )
+        };
+        Ok(found)
+    }
+
+    fn at(self, x: f32) -> f32 {
+        match self {
+            Activation::Sigmoid => sigmoid(x),
+            Activation::Tanh => tanh(x),
+            Activation::Relu if x < 0.0 => 0.0,
+            Activation::Relu => x,
+            Activation::HardSigmoid => (0.2 * x + 0.5).clamp(0.0, 1.0),
+            Activation::Softsign => x / (1.0 + x.abs()),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +109,12 @@ struct Lstm {
     /// For each direction, whether it is reversed.
     directions: Vec<bool>,
     hidden: Option<usize>,
+    /// For each direction, the functions of the gates, of the candidate and of the cell.
+    activations: Vec<[Activation; 3]>,
+    /// The bound of the inputs of all activations.
+    clip: Option<Bits>,
+    /// Whether the forget gate is one minus the input gate.
+    coupled: bool,
 }
 
 struct Sizes {
@@ -63,6 +142,9 @@ impl Weights<'_> {
 
 /// The weights of one direction, and the parameters of its cells.
 struct Direction<'w> {
+    activations: [Activation; 3],
+    clip: f32,
+    coupled: bool,
     inputs: Weights<'w>,
     states: Weights<'w>,
     /// The biases of inputs and states together.
@@ -80,10 +162,17 @@ impl Direction<'_> {
             let peep = |which: usize, cell: f32| {
                 self.peepholes.map_or(0.0, |weights| weights[which * size + at] * cell)
             };
-            let input = sigmoid(gate(0) + peep(0, c[at]));
-            let forget = sigmoid(gate(2) + peep(2, c[at]));
-            c[at] = forget * c[at] + input * tanh(gate(3));
-            h[at] = sigmoid(gate(1) + peep(1, c[at])) * tanh(c[at]);
+            let [of_gates, of_candidate, of_cell] = self.activations;
+            let activated =
+                |function: Activation, x: f32| function.at(x.clamp(-self.clip, self.clip));
+            let input = activated(of_gates, gate(0) + peep(0, c[at]));
+            let forget = match self.coupled {
+                true => 1.0 - input,
+                false => activated(of_gates, gate(2) + peep(2, c[at])),
+            };
+            c[at] = forget * c[at] + input * activated(of_candidate, gate(3));
+            let output = activated(of_gates, gate(1) + peep(1, c[at]));
+            h[at] = output * activated(of_cell, c[at]);
         }
     }
 }
@@ -206,6 +295,9 @@ impl Operator for Lstm {
             let of = |values: Bytes<'_>| values.len() / ways;
             let bias = biases.map(|biases| part(biases, way, ways));
             let direction = Direction {
+                activations: self.activations[way],
+                clip: self.clip.map_or(f32::INFINITY, Bits::get),
+                coupled: self.coupled,
                 inputs: Weights {
                     values: w.slice(way * of(w), of(w)),
                     scales: part(&w_scales, way, ways),
@@ -334,5 +426,31 @@ mod tests {
         let c = forget * -0.5 + input * gate(127.0, 120.0).tanh();
         let h = sigmoid(gate(-50.0, 60.0) + 2.0 * c) * c.tanh();
         with_scales(case).gives_all_near(&outputs(&[h], h, c), 1e-5);
+    }
+
+    #[test]
+    fn dynamic_quantize_lstm_has_other_activations_bounds_and_a_coupled_gate() {
+        let whole = || {
+            let case = node("forward", 1, &[2.0]).missing().missing().missing();
+            with_scales(case.input(tensor(&[1, 1, 1], &[0.5f32])).missing())
+        };
+        // The sums of the gates: input, output, forget, candidate.
+        let [i, o, f, g] = [2.0, -1.0, 0.5, 2.54f64];
+        let hard = |x: f64| (0.2 * x + 0.5).clamp(0.0, 1.0);
+        let names = ["HardSigmoid", "Softsign", "Relu"];
+        let c = hard(f) * 0.5 + hard(i) * (g / (1.0 + g));
+        let other = whole().texts("activations", &names);
+        other.gives_all_near(&outputs(&[hard(o) * c], hard(o) * c, c), 1e-5);
+        let c = (1.0 - sigmoid(i)) * 0.5 + sigmoid(i) * g.tanh();
+        let h = sigmoid(o) * c.tanh();
+        whole().int("input_forget", 1).gives_all_near(&outputs(&[h], h, c), 1e-5);
+        let least = |x: f64| x.clamp(-0.5, 0.5);
+        let c = sigmoid(least(f)) * 0.5 + sigmoid(least(i)) * least(g).tanh();
+        let h = sigmoid(least(o)) * least(c).tanh();
+        whole().float("clip", 0.5).gives_all_near(&outputs(&[h], h, c), 1e-5);
+        whole().texts("activations", &["Sigmoid", "Tanh"]).fails("three");
+        whole().texts("activations", &["Sigmoid", "Tanh", "Sinh"]).fails("Sinh");
+        whole().float("clip", -1.0).fails("positive");
+        whole().float("clip", f32::NAN).fails("positive");
     }
 }
