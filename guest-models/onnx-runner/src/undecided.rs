@@ -21,6 +21,7 @@ const DEPEND_ON_VALUES: &[&str] = &[
     "ArrayFeatureExtractor",
     "Attention",
     "CastSmall",
+    "CubicSample",
     "DeformConv",
     "DequantizeSmall",
     "DynamicQuantizeLSTM",
