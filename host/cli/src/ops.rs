@@ -159,6 +159,10 @@ fn to_json(operator: &Operator) -> Value {
                     .map(|(name, types)| json!({ "attribute": name, "types": names(*types) }));
                 json!({ "with": each.collect::<Value>(), "types": names(*types) })
             }
+            Output::Unless(attribute, types, at_zero) => json!({
+                "types": names(*types),
+                "at_zero": { "attribute": attribute, "types": names(*at_zero) },
+            }),
             Output::Swapped => json!({ "depends": "integers for texts, and texts for integers" }),
             Output::Special => json!({ "depends": "on its value or its bodies" }),
         })
