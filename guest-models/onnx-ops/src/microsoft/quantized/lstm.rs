@@ -319,10 +319,11 @@ impl Operator for Lstm {
             let h = &mut hidden[way * count..][..count];
             let c = &mut cells[way * count..][..count];
             for step in 0..longest {
-                // A sequence that is over has no state that counts.
+                // All states are quantized together. The last one of a sequence that is over counts
+                // once more, and then 0 in its place, as in onnxruntime.
                 let mut states = h.to_vec();
                 for (one, state) in states.chunks_mut(s.hidden).enumerate() {
-                    if step >= lengths[one] {
+                    if step > lengths[one] {
                         state.fill(0.0);
                     }
                 }
