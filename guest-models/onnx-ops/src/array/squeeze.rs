@@ -4,6 +4,7 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
+use crate::framework::assumptions::{equal, is_known_in_runs_only};
 use crate::framework::axes::resolve;
 use crate::framework::errors::ensure;
 use crate::framework::registration::{Registration, wrapped, wrapped_by};
@@ -98,7 +99,19 @@ fn squeeze_rules<'r>(
                 s.equals(&outputs[0].shape, squeezed(&shape, &axes)?)
             })
         }
-        None => op.original.as_ref().rules(s, inputs, outputs),
+        // Without axes, the number of dimensions follows from the sizes.
+        None => s.given(&inputs[0].shape, move |s, shape| {
+            if shape.iter().any(is_known_in_runs_only) {
+                return Ok(());
+            }
+            let mut kept: TVec<TDim> = tvec!();
+            for dim in shape {
+                if !equal(&dim, &1.to_dim())? {
+                    kept.push(dim);
+                }
+            }
+            s.equals(&outputs[0].shape, ShapeFactoid::from(kept))
+        }),
     }
 }
 
