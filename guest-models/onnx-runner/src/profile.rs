@@ -12,7 +12,7 @@ use tract_onnx::tract_core::plan;
 use crate::Refusal;
 use crate::explain::Named;
 use crate::memory::Message;
-use crate::prepare::Prepared;
+use crate::prepare::{OpenSizes, Prepared};
 use crate::run;
 
 /// Number of pairs of readings for measuring the cost of a reading.
@@ -33,7 +33,7 @@ pub(crate) fn run(prepared: &Prepared, message: Message) -> Result<Vec<u8>, Refu
     let began = clock::read();
     let mut measured = Vec::new();
     let mut sizes = SymbolValues::default();
-    let answer = run::with(prepared, message, |inputs, _| {
+    let answer = run::with(prepared, message, |inputs, is_example| {
         let mut state = prepared.plan.spawn()?;
         state.run_plan_with_eval(inputs, |context, op_state, node, inputs| {
             let began = clock::read();
@@ -52,7 +52,11 @@ pub(crate) fn run(prepared: &Prepared, message: Message) -> Result<Vec<u8>, Refu
                 let outputs = outputs.iter().map(shape).collect();
                 measured.push(Measured { node: node.id, began, ended, outputs });
             }
-            outputs
+            let outputs = outputs?;
+            if let Some(OpenSizes { tensors, .. }) = &prepared.sizes {
+                tensors.check_outputs(node, &outputs, context.symbols, is_example)?;
+            }
+            Ok::<_, TractError>(outputs)
         })
     })?;
     let ended = clock::read();

@@ -235,7 +235,10 @@ impl Expansion for Normalization {
                 Part::Output => result,
                 Part::Sum => x,
                 Part::Inverse => statistic(model, inverse)?,
-                Part::Mean => statistic(model, middle.or_user_error("there is no mean")?)?,
+                Part::Mean => statistic(
+                    model,
+                    middle.or_user_error("the operator has no output for the mean")?,
+                )?,
             });
         }
         Ok(made)

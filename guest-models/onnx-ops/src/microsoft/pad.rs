@@ -162,7 +162,7 @@ impl Operator for Pad {
 mod tests {
     use crate::testing::{counting, microsoft, row, tensor};
 
-    // The expected numbers are those of onnxruntime 1.32 and of the documentation.
+    // The expected numbers follow from the documentation.
 
     #[test]
     fn pad_has_three_modes() {

@@ -229,7 +229,7 @@ impl Operator for Pool {
 mod tests {
     use crate::testing::{counting, microsoft, row, tensor};
 
-    // The expected numbers are those of onnxruntime 1.32 and of the definition.
+    // The expected numbers follow from the definition.
 
     #[test]
     fn nhwc_max_pool_has_a_maximum_for_each_channel() {

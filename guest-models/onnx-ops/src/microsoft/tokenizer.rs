@@ -143,7 +143,7 @@ impl Operator for Tokenizer {
 mod tests {
     use crate::testing::{Case, microsoft, row, texts};
 
-    // The expected tokens are those of onnxruntime 1.32.
+    // The expected tokens follow from the documentation.
 
     fn node(strings: &[&str]) -> Case {
         let node = microsoft("Tokenizer").int("mark", 0).int("mincharnum", 1);

@@ -252,7 +252,7 @@ impl Symbols {
     }
 }
 
-/// Why there is no plan, and two sizes that it compares.
+/// Why an attempt failed, and the two sizes on whose relation it depends, if that is why.
 pub(crate) struct Failed {
     pub(crate) error: TractError,
     pub(crate) related: Option<Related>,
