@@ -5,6 +5,7 @@
 //! file that was truncated kills the process.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
@@ -189,6 +190,27 @@ impl SealedBytes {
     /// Fills `buffer` from the bytes at `offset`.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         read_exact_at(self.fd.as_fd(), buffer, offset)
+    }
+
+    /// The parts that have been written, as offsets in bytes, in ascending order. The bytes between
+    /// them are zero and use no memory.
+    pub fn content(&self) -> io::Result<Vec<Range<u64>>> {
+        use rustix::fs::{SeekFrom, seek};
+        let (mut parts, mut at) = (Vec::new(), 0);
+        while at < self.len {
+            let start = match seek(&self.fd, SeekFrom::Data(at)) {
+                // No more until the end.
+                Err(rustix::io::Errno::NXIO) => break,
+                other => other?,
+            };
+            let end = seek(&self.fd, SeekFrom::Hole(start))?;
+            if end <= start {
+                return Err(io::Error::other("the kernel found a part without an end"));
+            }
+            parts.push(start..end);
+            at = end;
+        }
+        Ok(parts)
     }
 
     pub fn try_clone(&self) -> io::Result<OwnedFd> {

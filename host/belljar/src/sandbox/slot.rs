@@ -29,6 +29,10 @@ const GUARD: usize = 32 << 20;
 
 const WASM_PAGE: usize = 64 << 10;
 
+/// Bytes without content that are worth a mapping of their own. Their number is limited per
+/// process.
+const LARGE_ZEROS: usize = 1 << 20;
+
 /// Address space for one linear memory.
 pub(super) struct Slot {
     base: NonNull<u8>,
@@ -143,9 +147,25 @@ impl Slot {
             unsafe {
                 rustix::mm::mmap(self.base.as_ptr().cast(), len, prot, flags, snapshot.bytes(), 0)?;
             }
+            self.map_zeros(snapshot)?;
         }
         (self.size, self.touched) = (len, len);
         self.snapshot = Some(Arc::clone(snapshot));
+        Ok(())
+    }
+
+    /// Replaces the large parts of the mapping that have no content by anonymous memory. A write to
+    /// the file's mapping would first allocate a page of the file, which is never used again.
+    fn map_zeros(&self, snapshot: &Snapshot) -> io::Result<()> {
+        let mut at = 0;
+        let end = snapshot.len()..snapshot.len();
+        for part in snapshot.content()?.iter().chain([&end]) {
+            if part.start.saturating_sub(at) >= LARGE_ZEROS {
+                self.give_back(at, part.start)?;
+                self.make_writable(at, part.start)?;
+            }
+            at = part.end;
+        }
         Ok(())
     }
 
@@ -222,6 +242,18 @@ impl Slot {
         Ok(())
     }
 
+    /// Makes anonymous memory between two offsets accessible.
+    fn make_writable(&self, start: usize, end: usize) -> io::Result<()> {
+        let flags = MprotectFlags::READ | MprotectFlags::WRITE;
+        // SAFETY: `start..end` is inside this slot's own reservation and contains no instance, or is
+        // beyond the instance's memory; it is zero, and only wasmtime, which knows the size, uses it.
+        unsafe {
+            let start_at = self.base.as_ptr().add(start).cast();
+            rustix::mm::mprotect(start_at, end - start, flags)?;
+        }
+        Ok(())
+    }
+
     /// Makes the memory `size` bytes large.
     fn grow_to(&mut self, size: usize) -> io::Result<()> {
         let start = self.size;
@@ -229,14 +261,7 @@ impl Slot {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         if start < size {
-            let flags = MprotectFlags::READ | MprotectFlags::WRITE;
-            // SAFETY: `start..size` is inside this slot's own reservation and beyond its snapshot,
-            // so it is anonymous memory that only the instance in this slot uses, through wasmtime,
-            // which knows the size.
-            unsafe {
-                let start_at = self.base.as_ptr().add(start).cast();
-                rustix::mm::mprotect(start_at, size - start, flags)?;
-            }
+            self.make_writable(start, size)?;
         }
         (self.size, self.touched) = (size, self.touched.max(size));
         Ok(())

@@ -5,10 +5,10 @@
 //! `confine::memory`.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
@@ -26,16 +26,9 @@ pub(crate) struct Snapshot {
     len: usize,
     /// Created on the first read.
     mapping: OnceLock<Option<Mapping>>,
-    /// The state of each page.
-    pages: Box<[AtomicU8]>,
+    /// Found on the first use.
+    content: OnceLock<Vec<Range<usize>>>,
 }
-
-/// A page that has not been read yet.
-const UNKNOWN: u8 = 0;
-/// A page of zeros.
-const ZEROS: u8 = 1;
-/// Any other page.
-const CONTENT: u8 = 2;
 
 const PAGE: usize = 4 << 10;
 
@@ -100,8 +93,7 @@ impl Snapshot {
     pub(super) fn checked(bytes: SealedBytes) -> io::Result<Snapshot> {
         match usize::try_from(bytes.len()) {
             Ok(len) if len <= MAX_LEN && len.is_multiple_of(WASM_PAGE) => {
-                let pages = (0..len / PAGE).map(|_| AtomicU8::new(UNKNOWN)).collect();
-                Ok(Snapshot { bytes, len, mapping: OnceLock::new(), pages })
+                Ok(Snapshot { bytes, len, mapping: OnceLock::new(), content: OnceLock::new() })
             }
             _ => Err(io::Error::other(format!("invalid size of {} bytes", bytes.len()))),
         }
@@ -130,32 +122,34 @@ impl Snapshot {
         }
     }
 
-    /// Like [`Snapshot::read_at`], for whole pages that are read repeatedly: pages that are known
-    /// to be zero are not read. Many pages that a run writes were unused before.
-    pub(super) fn restore(&self, buffer: &mut [u8], offset: usize) -> io::Result<()> {
-        let (mut rest, mut offset) = (buffer, offset);
-        while !rest.is_empty() {
-            let states = self.pages.get(offset / PAGE..).unwrap_or_default();
-            let state = states.first().ok_or(io::ErrorKind::UnexpectedEof)?.load(Ordering::Relaxed);
-            // A known state never changes; adjacent pages of the same state are restored together.
-            let alike = states.iter().take_while(|page| page.load(Ordering::Relaxed) == state);
-            let count =
-                if state == UNKNOWN { 1 } else { alike.take(rest.len().div_ceil(PAGE)).count() };
-            let (pages, after) = rest.split_at_mut((count.max(1) * PAGE).min(rest.len()));
-            match state {
-                ZEROS => pages.fill(0),
-                CONTENT => self.read_at(pages, offset)?,
-                _ => {
-                    self.read_at(pages, offset)?;
-                    let zeros = pages.len() == PAGE && pages.iter().all(|byte| *byte == 0);
-                    if let Some(state) = states.first() {
-                        state.store(if zeros { ZEROS } else { CONTENT }, Ordering::Relaxed);
-                    }
-                }
-            }
-            offset += pages.len();
-            rest = after;
+    /// The parts of the snapshot that have content, as offsets in bytes, in ascending order. All
+    /// other bytes are zero, and reading them from the file would allocate memory for them.
+    pub(super) fn content(&self) -> io::Result<&[Range<usize>]> {
+        if let Some(content) = self.content.get() {
+            return Ok(content);
         }
+        let found = self.bytes.content()?;
+        Ok(self.content.get_or_init(|| {
+            let offset = |at: u64| usize::try_from(at).map_or(self.len, |at| at.min(self.len));
+            found.into_iter().map(|part| offset(part.start)..offset(part.end)).collect()
+        }))
+    }
+
+    /// Fills whole pages with the snapshot's, from an offset in bytes. Many pages that a run writes
+    /// were unused before, and have no content.
+    pub(super) fn restore(&self, pages: &mut [u8], offset: usize) -> io::Result<()> {
+        let content = self.content()?;
+        let (end, mut at, mut rest) = (offset + pages.len(), offset, pages);
+        let first = content.partition_point(|part| part.end <= offset);
+        for part in content.iter().skip(first).take_while(|part| part.start < end) {
+            let start = part.start.max(at);
+            let (zeros, after) = rest.split_at_mut(start - at);
+            zeros.fill(0);
+            let (copied, after) = after.split_at_mut(part.end.min(end) - start);
+            self.read_at(copied, start)?;
+            (at, rest) = (part.end.min(end), after);
+        }
+        rest.fill(0);
         Ok(())
     }
 }
@@ -193,5 +187,53 @@ impl Drop for Mapping {
         // SAFETY: this value owns the mapping, and `bytes` can no longer be borrowed.
         let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A memory with content in some pages, and its snapshot.
+    fn sparse() -> (Vec<u8>, Snapshot) {
+        let mut memory = vec![0; 8 * WASM_PAGE];
+        for page in [0, 3, 4, 5, 40, 127] {
+            memory[page * PAGE + page] = 1 + page as u8;
+        }
+        let snapshot = Snapshot::capture(&memory).unwrap();
+        (memory, snapshot)
+    }
+
+    #[test]
+    fn only_pages_other_than_zeros_have_content() {
+        let (memory, snapshot) = sparse();
+        let content = snapshot.content().unwrap();
+        assert_eq!(content.first().map(|part| part.start), Some(0));
+        assert_eq!(content.last().map(|part| part.end), Some(memory.len()));
+        let has = |at: usize| content.iter().any(|part| part.contains(&at));
+        for at in (0..memory.len()).filter(|at| memory[*at] != 0) {
+            assert!(has(at), "{at}");
+        }
+        // A kernel may store more than one page at a time.
+        assert!(!has(80 * PAGE));
+        let empty = Snapshot::capture(&vec![0; WASM_PAGE]).unwrap();
+        assert_eq!(empty.content().unwrap(), []);
+    }
+
+    #[test]
+    fn any_pages_are_restored_and_no_memory_is_allocated_for_zeros() {
+        let (memory, snapshot) = sparse();
+        let allocated =
+            |snapshot: &Snapshot| rustix::fs::fstat(snapshot.bytes()).unwrap().st_blocks;
+        let before = allocated(&snapshot);
+        for from in 0..memory.len() / PAGE {
+            for count in [1, 2, 3, 50, 128] {
+                let range = from * PAGE..((from + count) * PAGE).min(memory.len());
+                let mut pages = vec![0xee; range.len()];
+                snapshot.restore(&mut pages, range.start).unwrap();
+                assert!(pages == memory[range], "{count} pages from page {from}");
+            }
+        }
+        assert_eq!(allocated(&snapshot), before);
     }
 }

@@ -156,6 +156,10 @@ const fn fcntl(name: &'static str, command: i32) -> Condition {
     int(1, "cmd", Is(Value(name, command as u64)))
 }
 
+const fn whence(name: &'static str, from: i32) -> Condition {
+    int(2, "whence", Is(Value(name, from as u64)))
+}
+
 const fn advice(name: &'static str, number: u64) -> Condition {
     int(2, "advice", Is(Value(name, number)))
 }
@@ -170,6 +174,7 @@ const MPROTECT: Call = Call::new("mprotect", 10, 226);
 const OPENAT2: Call = Call::new("openat2", 437, 437);
 const FCNTL: Call = Call::new("fcntl", 72, 25);
 const FUTEX: Call = Call::new("futex", 202, 98);
+const LSEEK: Call = Call::new("lseek", 8, 62);
 const MREMAP: Call = Call::new("mremap", 25, 216);
 const MADVISE: Call = Call::new("madvise", 28, 233);
 const SIGACTION: Call = Call::new("rt_sigaction", 13, 134);
@@ -190,7 +195,7 @@ pub(super) static RULES: &[Rule] = &[
     rule(
         MMAP,
         &[RESERVED, mapping(&[PRIVATE_MEMORY, ANONYMOUS, FIXED], &[NO_RESERVE]), above("addr")],
-        "frees the memory that a run has used beyond its snapshot",
+        "frees the memory that a run has used beyond its snapshot; parts of a snapshot without content",
     )
     .only(&[Run]),
     rule(
@@ -313,6 +318,9 @@ pub(super) static RULES: &[Rule] = &[
         CompileProgram,
         Program,
     ]),
+    rule(LSEEK, &[whence("SEEK_DATA", libc::SEEK_DATA)], "the parts of a snapshot with content")
+        .only(&[Run]),
+    rule(LSEEK, &[whence("SEEK_HOLE", libc::SEEK_HOLE)], "the ends of these parts").only(&[Run]),
     rule(Call::new("pwrite64", 18, 68), &[], "outputs; a snapshot, or compiled code"),
     rule(
         Call::new("ioctl", 16, 29),
@@ -356,7 +364,7 @@ pub(super) static RULES: &[Rule] = &[
     way(Way::NewReadWrite, "a new file in a granted folder, to read and write"),
     way(Way::NewRead, "a new file in a granted folder, to read"),
     rule(Call::new("getdents64", 217, 61), &[], "the names in a granted folder").granted(),
-    rule(Call::new("lseek", 8, 62), &[], "rewinds to the first of those names").granted(),
+    rule(LSEEK, &[], "rewinds to the first of those names").granted(),
     rule(Call::new("pwritev2", 328, 287), &[], "appends to a granted file").granted(),
     rule(
         Call::new("mkdirat", 258, 34),
