@@ -3,6 +3,7 @@
 mod axes;
 mod barriers;
 mod bodies;
+mod gathered;
 mod late;
 mod long_sums;
 mod merge;
@@ -83,7 +84,12 @@ fn protect(model: &mut TypedModel) -> TractResult<()> {
     model.prop_consts()?;
     rewrite_each_node(
         model,
-        vec![barriers::keep_products, barriers::keep_empty_slices, long_sums::split],
+        vec![
+            gathered::move_gathers,
+            barriers::keep_products,
+            barriers::keep_empty_slices,
+            long_sums::split,
+        ],
     )?;
     bodies::change_each(model, protect)
 }
