@@ -3,6 +3,8 @@
 //!
 //! The model's inputs are token numbers, masks and types of the shape [1, N], by their names.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -120,20 +122,33 @@ fn run(model: &Model, length: usize) -> Result<Duration> {
     Ok(began.elapsed())
 }
 
-/// The resident memory of this process and its workers, in which shared pages count once.
+/// The memory of this process and its workers, in which shared pages count once. Files in memory,
+/// such as snapshots, count whole, whether a process has mapped their pages or not.
 fn resident() -> Result<u64> {
     let this = std::process::id();
     let processes = std::iter::once(this).chain(children(this));
     let mut sum = 0;
+    let mut files = BTreeMap::new();
     for process in processes {
         let Ok(text) = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup")) else {
             continue;
         };
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-        sum += kib.context("smaps_rollup has no Pss")? << 10;
+        for field in ["Pss_Anon:", "Pss_File:"] {
+            let line = text.lines().find_map(|line| line.strip_prefix(field));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
+            let kib: u64 = kib.with_context(|| format!("smaps_rollup has no {field}"))?;
+            sum += kib << 10;
+        }
+        for open in std::fs::read_dir(format!("/proc/{process}/fd"))?.flatten() {
+            let in_memory = |path: &Path| path.to_string_lossy().starts_with("/memfd:");
+            if std::fs::read_link(open.path()).is_ok_and(|path| in_memory(&path))
+                && let Ok(file) = std::fs::metadata(open.path())
+            {
+                files.insert((file.dev(), file.ino()), file.blocks() * 512);
+            }
+        }
     }
-    Ok(sum)
+    Ok(sum + files.values().sum::<u64>())
 }
 
 fn millis(time: Duration) -> f64 {
