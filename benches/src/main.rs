@@ -14,6 +14,7 @@ mod measure;
 mod memory;
 mod options;
 mod peers;
+mod plans;
 mod plot;
 mod rate;
 mod report;
@@ -65,6 +66,7 @@ fn run(options: &Options) -> Result<()> {
             against::against(options, &cases, wanted)
         }
         Mode::Lengths(model) => lengths::measure(options, model),
+        Mode::Plans(wanted) => plans::measure(options, wanted),
         Mode::Sandboxes(wanted) => {
             sandboxes::measure_in_child(&options.root, &options.belljar, wanted)
         }

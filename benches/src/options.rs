@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+use crate::plans::Wanted;
+
 const USAGE: &str = "\
 usage: belljar-bench --root DIR --belljar FILE --tract FILE --python FILE [--node FILE --web DIR]
                      [--json FILE] [--plot FILE] [--quick] [--model NAME]... [--table ID]...
@@ -12,6 +14,7 @@ usage: belljar-bench --root DIR --belljar FILE --tract FILE --python FILE [--nod
        belljar-bench --root DIR --belljar FILE --against FILE [--policy FILE]
                      [--against-policy FILE] [--quick] [--model NAME]...
        belljar-bench --root DIR --belljar FILE --lengths MODEL [--quick]
+       belljar-bench --root DIR --belljar FILE --python FILE --plans MODEL --inputs FILE [--quick]
        belljar-bench --root DIR --from FILE --plot FILE
 
 `cargo xtask bench` passes the paths.";
@@ -65,6 +68,8 @@ pub(crate) enum Mode {
     Against(Against),
     /// Run a model of texts at many lengths.
     Lengths(PathBuf),
+    /// Run a model from a plan for all sizes and from one for the sizes of its inputs.
+    Plans(Wanted),
     /// Start so many sandboxes and print their memory, as a child of a measurement.
     Sandboxes(Sandboxes),
 }
@@ -93,7 +98,7 @@ impl Options {
             match flag.as_str() {
                 "--root" | "--belljar" | "--tract" | "--python" | "--node" | "--web" | "--cli"
                 | "--json" | "--plot" | "--from" | "--against" | "--policy"
-                | "--against-policy" | "--lengths" => {
+                | "--against-policy" | "--lengths" | "--plans" | "--inputs" => {
                     let value = path(&value()?)?;
                     paths.push((flag, value));
                 }
@@ -113,7 +118,9 @@ impl Options {
             Some(paths.swap_remove(at).1)
         };
         let root = take("--root").context(USAGE)?;
-        let lengths = take("--lengths");
+        let lengths = take("--lengths").map(Mode::Lengths);
+        let plans = take("--plans").zip(take("--inputs"));
+        let plans = plans.map(|(model, inputs)| Mode::Plans(Wanted { model, inputs }));
         let mode = match (take("--from"), take("--against"), sandboxes) {
             (Some(results), None, None) => Mode::Draw(results),
             (None, Some(program), None) => Mode::Against(Against {
@@ -125,7 +132,7 @@ impl Options {
                 let processes = isolation.as_deref() != Some("thread");
                 Mode::Sandboxes(Sandboxes { count, processes })
             }
-            (None, None, None) => lengths.map_or(Mode::Measure, Mode::Lengths),
+            (None, None, None) => lengths.or(plans).unwrap_or(Mode::Measure),
             _ => bail!("{USAGE}"),
         };
         // A mode requires only the flags that it uses.
@@ -135,7 +142,8 @@ impl Options {
             found => Ok(found.unwrap_or_default()),
         };
         let belljar = needed("--belljar", !matches!(mode, Mode::Draw(_)))?;
-        let (tract, python) = (needed("--tract", measures)?, needed("--python", measures)?);
+        let tract = needed("--tract", measures)?;
+        let python = needed("--python", measures || matches!(mode, Mode::Plans(_)))?;
         Ok(Options {
             cli: take("--cli").unwrap_or_else(|| belljar.clone()),
             belljar,

@@ -29,6 +29,7 @@ usage: cargo xtask bench [--model NAME]... [--table ID]... [--quick] [--json FIL
        cargo xtask bench --against COMMIT|PROGRAM [--policy FILE] [--against-policy FILE]
                          [--model NAME]... [--quick]
        cargo xtask bench --lengths MODEL [--quick]
+       cargo xtask bench --plans MODEL --inputs FILE.npz [--quick]
        cargo xtask bench --from RESULTS.json --plot FILE
 
 The first compares Belljar with native tract, onnxruntime and onnxruntime-web, prints tables and
@@ -43,6 +44,10 @@ same result. --policy is the policy of this build, --against-policy that of the 
 
 The third runs a model of texts, whose inputs have the shape [1, N], at 200 random lengths from one
 plan for all of them, and compares it with plans for single lengths, in turns.
+
+The fourth runs a model on these inputs from a plan for all sizes of its open dimensions and from one
+for the sizes of the inputs, in turns, and compares times, answers, kernels and loading, the last also
+with onnxruntime.
 
 The last draws existing results.
 ";
@@ -71,8 +76,10 @@ pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
     setup::build_host(repo)?;
     build(repo, "belljar-bench", "release")?;
     bench.arg("--belljar").arg(setup::belljar(repo));
-    let lengths = arguments.iter().any(|argument| argument == "--lengths");
-    if against.is_none() && !lengths {
+    let given = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    if given("--plans") {
+        bench.arg("--python").arg(python(repo)?);
+    } else if against.is_none() && !given("--lengths") {
         say("building native tract to compare with (about 4 minutes on 2 cores the first time)");
         build(repo, "tract-peer", "peer")?;
         bench.arg("--tract").arg(repo.target().join("peer/tract-peer"));
@@ -90,8 +97,10 @@ pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
 
 /// Refuses wrong arguments before minutes are spent on building.
 fn check(arguments: &[&str]) -> Result<()> {
-    const VALUES: [&str; 9] = [
+    const VALUES: [&str; 11] = [
         "--lengths",
+        "--plans",
+        "--inputs",
         "--model",
         "--table",
         "--json",
@@ -113,6 +122,9 @@ fn check(arguments: &[&str]) -> Result<()> {
     let has = |flag: &str| arguments.contains(&flag);
     if !has("--against") && (has("--policy") || has("--against-policy")) {
         bail!("--policy and --against-policy belong to --against\n{USAGE}");
+    }
+    if has("--plans") != has("--inputs") {
+        bail!("--plans and --inputs belong together\n{USAGE}");
     }
     if has("--from") && !has("--plot") {
         bail!("--from belongs to --plot\n{USAGE}");

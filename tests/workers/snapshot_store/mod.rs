@@ -6,6 +6,7 @@ mod bounds;
 mod commands;
 mod dims;
 mod forged;
+mod many;
 mod open;
 mod open_bodies;
 
