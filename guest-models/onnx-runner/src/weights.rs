@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use onnx_ops::optimizer;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 use tract_onnx::prelude::*;
@@ -105,11 +106,11 @@ impl Weights {
                 stand_in.try_as_plain_ram()?.to_scalar::<String>()?.parse().ok();
             let tensor = index.and_then(|index| self.0.get(index));
             let tensor = tensor.ok_or_else(|| TractError::msg("a stand-in has no tensor"))?;
-            node.op = Box::new(Const::new(Arc::clone(tensor))?);
+            node.op = optimizer::large_constant(Arc::clone(tensor));
             for output in &mut node.outputs {
                 // The fact of a model's output is not known yet.
                 if output.fact.value.concretize().is_some() {
-                    output.fact = TypedFact::try_from(Arc::clone(tensor))?.into();
+                    output.fact = InferenceFact::dt_shape(tensor.datum_type(), tensor.shape());
                 }
             }
         }

@@ -5,6 +5,8 @@ use std::fmt::Debug;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::optim::{Optimizer, OptimizerSession, TypedPass};
 
+use crate::optimizer::run_passes;
+
 /// Replaces a node, or leaves it.
 pub type Rewrite = fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>;
 
@@ -14,7 +16,7 @@ pub fn rewrite_each_node(model: &mut TypedModel, rewrites: Vec<Rewrite>) -> Trac
         .into_iter()
         .map(|rewrite| Box::new(EachNode { rewrite, next: 0 }) as Box<dyn TypedPass>)
         .collect();
-    Optimizer { passes, steps: None }.optimize(model)
+    run_passes(&Optimizer { passes, steps: None }, model)
 }
 
 /// A pass that applies a rewrite to every node.

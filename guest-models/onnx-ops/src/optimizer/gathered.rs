@@ -10,6 +10,7 @@ use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::cast::Cast;
 use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
 use tract_onnx::tract_core::ops::quant::DequantizeLinearF32;
+use tract_onnx::tract_core::optim::CONST_FOLD_MEM_BUDGET;
 
 /// Operators in a row that a Gather is moved before. Dequantizing takes three.
 const MAX_OPERATORS: usize = 8;
@@ -22,6 +23,11 @@ pub(crate) fn move_gathers(
     let Some(gather) = node.op_as::<Gather>() else { return Ok(None) };
     let (&[data, indices], None) = (&*node.inputs, gather.output_type) else { return Ok(None) };
     let table = model.node(data.node);
+    let bytes = model.outlet_fact(data)?.mem_size().as_i64();
+    // A smaller table is computed when the model is prepared.
+    if bytes.is_none_or(|bytes| bytes as u64 <= CONST_FOLD_MEM_BUDGET) {
+        return Ok(None);
+    }
     if !is_table(model, data, MAX_OPERATORS)? {
         return Ok(None);
     }
@@ -92,7 +98,8 @@ mod tests {
     use super::*;
     use crate::framework::rewrite::rewrite_each_node;
 
-    const ROWS: usize = 50;
+    /// Enough for a table that is not computed ahead.
+    const ROWS: usize = 160_000;
 
     /// Gathers from a dequantized table, whose scales have this shape.
     fn model(scales: [usize; 2], axis: usize, indices: &[usize]) -> TypedModel {

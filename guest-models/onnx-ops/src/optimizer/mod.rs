@@ -7,6 +7,7 @@ mod gathered;
 mod late;
 mod long_sums;
 mod merge;
+mod passes;
 mod simplify;
 mod translate;
 mod zeros;
@@ -19,8 +20,9 @@ use crate::framework::rewrite::rewrite_each_node;
 use crate::nn::pool;
 
 pub(crate) use late::Late;
+pub(crate) use passes::run as run_passes;
 pub(crate) use zeros::into_typed;
-pub use zeros::move_negative_zeros_to_nodes;
+pub use zeros::{large_constant, move_negative_zeros_to_nodes};
 
 /// Maximum number of rewrites of a model, in addition to those for each of its nodes. Models need
 /// far fewer.
@@ -72,7 +74,7 @@ pub fn optimize(model: InferenceModel, passes: Passes) -> TractResult<TypedModel
     // Two of tract's rewrites can undo each other endlessly. The model stays correct if they are
     // stopped.
     let steps = MAX_STEPS.saturating_add(model.nodes.len().saturating_mul(MAX_STEPS_PER_NODE));
-    with_replaced_passes(Optimizer::declutter()).stopping_at(steps).optimize(&mut model)?;
+    run_passes(&with_replaced_passes(Optimizer::declutter()).stopping_at(steps), &mut model)?;
     (passes.after_simplifying)(&mut model)?;
     generate(&mut model)?;
     Ok(model)
@@ -80,16 +82,13 @@ pub fn optimize(model: InferenceModel, passes: Passes) -> TractResult<TypedModel
 
 /// Replaces the operators that tract's passes must not change, in bodies too.
 fn protect(model: &mut TypedModel) -> TractResult<()> {
+    // Before tables are computed to see whether they are small enough to be kept.
+    rewrite_each_node(model, vec![gathered::move_gathers])?;
     // Scale factors are often computed from constants.
-    model.prop_consts()?;
+    run_passes(&Optimizer::prop_consts(), model)?;
     rewrite_each_node(
         model,
-        vec![
-            gathered::move_gathers,
-            barriers::keep_products,
-            barriers::keep_empty_slices,
-            long_sums::split,
-        ],
+        vec![barriers::keep_products, barriers::keep_empty_slices, long_sums::split],
     )?;
     bodies::change_each(model, protect)
 }
@@ -99,8 +98,7 @@ fn generate(model: &mut TypedModel) -> TractResult<()> {
     // Replaces operators of tract that do not follow the specification.
     rewrite_each_node(model, vec![pool::keep_nan, lower_scan])?;
     bodies::change_each(model, |body| rewrite_each_node(body, vec![pool::keep_nan]))?;
-    let codegen = with_replaced_passes(Optimizer::codegen());
-    model.optimize_with_session(&mut codegen.session())
+    run_passes(&with_replaced_passes(Optimizer::codegen()), model)
 }
 
 fn lower_scan(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {

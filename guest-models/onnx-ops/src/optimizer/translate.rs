@@ -5,6 +5,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use tract_onnx::tract_core::ops::konst::Const;
+use tract_onnx::tract_core::optim::CONST_FOLD_MEM_BUDGET;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::*;
 
@@ -85,6 +87,15 @@ fn translated(
     if is_source && let Some(fact) = with_symbols(&node.outputs[0].fact, target) {
         return Ok(tvec!(target.add_source(&*node.name, fact)?));
     }
+    if let Some(values) = folded(node, target, mapping)? {
+        let values = values.into_iter().enumerate();
+        return values
+            .map(|(slot, value)| {
+                let op = Const::new(value.into_arc_tensor())?;
+                Ok(target.wire_node(format!("{}.{slot}", node.name), op, &[])?[0])
+            })
+            .collect();
+    }
     let Some(expansion) = node.op.as_op().downcast_ref::<Box<dyn Expansion>>() else {
         let outlets = node.op.to_typed(source, node, target, mapping)?;
         check(&outlets, node, target)?;
@@ -119,6 +130,27 @@ fn translated(
     };
     check(&outlets, node, target)?;
     Ok(outlets)
+}
+
+/// The outputs of a node whose inputs are constants that inference does not know the elements of.
+/// Large ones are left to the run, within the same bounds as in inference: see `InferenceOp::infer`.
+fn folded(
+    node: &InferenceNode,
+    target: &TypedModel,
+    mapping: &HashMap<OutletId, OutletId>,
+) -> TractResult<Option<TVec<TValue>>> {
+    let bytes = |tensor: &Tensor| (tensor.len() * tensor.datum_type().size_of()) as u64;
+    let value = |input: &OutletId| {
+        let value = target.outlet_fact(mapping[input]).ok()?.konst.clone()?;
+        let is_small = value.is_plain_ram() && bytes(&value) <= CONST_FOLD_MEM_BUDGET;
+        is_small.then(|| value.into_tvalue())
+    };
+    let values: Option<TVec<TValue>> = node.inputs.iter().map(value).collect();
+    let Some(values) = values.filter(|values| !values.is_empty()) else { return Ok(None) };
+    let budget = values.iter().map(|value| bytes(value)).sum::<u64>().max(CONST_FOLD_MEM_BUDGET);
+    // A later pass reports what cannot be computed.
+    let made = node.op.eval_out_of_plan(values).ok().flatten();
+    Ok(made.filter(|made| made.iter().map(|value| bytes(value)).sum::<u64>() <= budget))
 }
 
 /// The fact of an input, with a symbol for each size that is not known yet; `None` if all are, or

@@ -1,5 +1,6 @@
-//! Keeps constants apart that only differ in the sign of a zero. tract compares constants as
-//! numbers and merges equal ones, so a division by -0 could become a division by 0.
+//! Keeps constants apart that only differ in the sign of a zero, and the elements of large ones out
+//! of inference. tract compares constants as numbers and merges equal ones, so a division by -0
+//! could become a division by 0.
 
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -81,43 +82,53 @@ pub(crate) fn into_typed(mut model: InferenceModel) -> TractResult<TypedModel> {
             let read = &mut model.nodes[input.node].outputs[input.slot].successors;
             read.retain(|reader| reader.node != id);
         }
-        model.nodes[id].op = Box::new(NegativeZeros(value));
+        model.nodes[id].op = Box::new(Unmerged { value, is_inferred: true });
     }
     let mut model = super::translate::translate(model)?;
     for node in &mut model.nodes {
-        if let Some(NegativeZeros(value)) = node.op_as::<NegativeZeros>() {
+        if let Some(Unmerged { value, .. }) = node.op_as() {
             node.op = Box::new(Const::new(Arc::clone(value))?);
         }
     }
     Ok(model)
 }
 
+/// A large constant of a model, of which inference knows only the type and the shape. With the
+/// elements, it would compare them and compute what follows from them in each of its rounds.
+pub fn large_constant(value: Arc<Tensor>) -> Box<dyn InferenceOp> {
+    Box::new(Unmerged { value, is_inferred: false })
+}
+
 /// A constant that is never equal to another one.
 #[derive(Clone, Debug)]
-struct NegativeZeros(Arc<Tensor>);
+struct Unmerged {
+    value: Arc<Tensor>,
+    /// Whether inference knows its elements.
+    is_inferred: bool,
+}
 
-impl PartialEq for NegativeZeros {
+impl PartialEq for Unmerged {
     fn eq(&self, _: &Self) -> bool {
         false
     }
 }
 
-impl Eq for NegativeZeros {}
+impl Eq for Unmerged {}
 
-impl Op for NegativeZeros {
+impl Op for Unmerged {
     fn name(&self) -> StaticName {
-        "NegativeZeros".into()
+        "Unmerged".into()
     }
 
     op_as_typed_op!();
 }
 
-impl EvalOp for NegativeZeros {
+impl EvalOp for Unmerged {
     not_out_of_plan!();
 
     // The conversion does not fold operators with a state.
     fn state(&self, _ctx: &EvalContext) -> TractResult<Option<Box<dyn OpState>>> {
-        Ok(Some(Box::new(Value(Arc::clone(&self.0)))))
+        Ok(Some(Box::new(Value(Arc::clone(&self.value)))))
     }
 }
 
@@ -139,23 +150,27 @@ impl OpState for Value {
     }
 }
 
-impl InferenceRulesOp for NegativeZeros {
+impl InferenceRulesOp for Unmerged {
     fn rules<'r, 'p: 'r, 's: 'r>(
         &'s self,
         s: &mut Solver<'r>,
         _inputs: &'p [TensorProxy],
         outputs: &'p [TensorProxy],
     ) -> InferenceResult {
-        s.equals(&outputs[0].value, Arc::clone(&self.0).bex())
+        if self.is_inferred {
+            return s.equals(&outputs[0].value, Arc::clone(&self.value).bex());
+        }
+        s.equals(&outputs[0].datum_type, self.value.datum_type())?;
+        s.equals(&outputs[0].shape, ShapeFactoid::from(self.value.shape()))
     }
 
     as_op!();
     to_typed!();
 }
 
-impl TypedOp for NegativeZeros {
+impl TypedOp for Unmerged {
     fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(tvec!(TypedFact::try_from(&self.0)?))
+        Ok(tvec!(TypedFact::try_from(&self.value)?))
     }
 
     as_op!();
