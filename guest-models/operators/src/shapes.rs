@@ -75,7 +75,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[attr("axes", Ints(0, 31)), must("starts", Ints(i64::MIN, i64::MAX)), must("ends", Ints(i64::MIN, i64::MAX))]),
     op("Slice", 10, &[t(MOVED), u(INDICES), u(INDICES), u(INDICES), u(INDICES)]).optional(2),
     op("Pad", 2, &[t(FLOATS)]).until(10)
-        .with(&[must("pads", Ints(0, 1 << 24)), attr("mode", Text(&["constant", "edge", "reflect"])), attr("value", Float)]),
+        .with(&[must("pads", Ints(-(1 << 24), 1 << 24)), attr("mode", Text(&["constant", "edge", "reflect"])), attr("value", Float)]),
     op("Pad", 11, &[t(NUMBERS.or(BF16)), any(I64), t(NUMBERS.or(BF16)), any(INDICES)]).until(18).optional(2)
         .with(&[attr("mode", Text(&["constant", "reflect", "edge"]))]),
     op("Pad", 19, &[t(NUMBERS.or(BF16)), any(I64), t(NUMBERS.or(BF16)), any(INDICES)]).optional(2)

@@ -1,8 +1,10 @@
-//! Pad (ONNX). This crate computes the mode `wrap` (operator set 19), `reflect` up to operator set
-//! 10, and `reflect` and `edge` with a value that is unused, which tract would pad with.
+//! Pad (ONNX). This crate computes the mode `wrap` (operator set 19), `reflect` and negative pads up
+//! to operator set 10, and `reflect` and `edge` with a value that is unused, which tract would pad
+//! with. Negative pads remove elements, before any are added: the padding is made of what is left.
 
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_core::ops::array::Slice;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::assumptions::{self, at_most};
@@ -13,7 +15,7 @@ use crate::framework::errors::{OrUserError, ensure};
 use crate::framework::facts::{InputFact, OutputFact, concrete, optional, required, unknown_dims};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
-use crate::framework::tensors::{from_bytes, ints};
+use crate::framework::tensors::{Bits, from_bytes, from_floats, ints};
 use crate::framework::upstream::{self, BuildResult};
 use crate::framework::wiring::constant_ints;
 use crate::framework::wrapped::{Wrapped, Wrapping};
@@ -25,13 +27,14 @@ const PAD: Wrapping = Wrapping::new(pad).constant_from(1).rules(pad_rules);
 
 /// Pad with everything in the attributes, which the gate has checked.
 fn build_2(context: &ParsingContext, node: &NodeProto) -> BuildResult {
-    match node.get_attr_opt::<&str>("mode")? {
-        Some("reflect") => {
-            let attribute = Some(node.get_attr_vec("pads")?);
-            built(Pad { mode: PadMode::Reflect, attribute }, node)
-        }
-        _ => upstream::build(context, node),
-    }
+    let pads: Vec<i64> = node.get_attr_vec("pads")?;
+    let mode = match node.get_attr_opt::<&str>("mode")? {
+        Some("reflect") => PadMode::Reflect,
+        _ if pads.iter().all(|pad| *pad >= 0) => return upstream::build(context, node),
+        Some("edge") => PadMode::Edge,
+        _ => PadMode::Constant(Bits::of(node, "value", 0.0)?),
+    };
+    built(Pad { mode, attribute: Some(pads) }, node)
 }
 
 fn build_11(context: &ParsingContext, node: &NodeProto) -> BuildResult {
@@ -74,10 +77,14 @@ fn pad_rules<'r>(
             let mut shape = shape.clone();
             for (at, axis) in axes.iter().enumerate() {
                 let axis = resolve(*axis, shape.len())?;
-                let both = pads[at]
-                    .checked_add(pads[at + axes.len()])
-                    .or_user_error("the pads are too large")?;
+                let [before, behind] = [pads[at], pads[at + axes.len()]];
+                let both = before.checked_add(behind).or_user_error("the pads are too large")?;
                 shape[axis] = shape[axis].clone() + both;
+                let left = shape[axis].as_i64().is_none_or(|size| size >= 0);
+                ensure!(
+                    left,
+                    "pads of {before} and {behind} elements remove more than axis {axis} has"
+                );
             }
             Ok(shape)
         };
@@ -120,22 +127,43 @@ fn pad(
         padded[*axis] += pads[at] as f64 + pads[at + axes.len()] as f64;
     }
     check_fits(padded)?;
+    let mut inputs: TVec<OutletId> = inputs.into();
+    let mut added = pads.clone();
     for (at, axis) in axes.iter().enumerate() {
         ensure!(!axes[..at].contains(axis), "duplicate axis {axis}");
-        let size = &fact.shape[*axis];
-        for pad in [pads[at], pads[at + axes.len()]] {
-            ensure!((0..=MAX_DIM).contains(&pad), "a pad of {pad} elements is not implemented");
+        let ends = [pads[at], pads[at + axes.len()]];
+        for pad in ends {
+            ensure!((-MAX_DIM..=MAX_DIM).contains(&pad), "a pad of {pad} elements is too large");
+        }
+        let [before, behind] = ends.map(|pad| (-pad).max(0));
+        let mut size = fact.shape[*axis].clone();
+        if before + behind > 0 {
             ensure!(
-                !reflect || pad == 0 || at_most(&(pad + 1).to_dim(), size)?,
+                at_most(&(before + behind).to_dim(), &size)?,
+                "pads of {} and {} elements remove more than the {size} elements of axis {axis}",
+                ends[0],
+                ends[1]
+            );
+            let slice = Slice::new(*axis, before.to_dim(), size.clone() - behind);
+            inputs[0] = model.wire_node(format!("{prefix}.left_{axis}"), slice, &inputs[..1])?[0];
+            size = size - before - behind;
+            added[at] = ends[0].max(0);
+            added[at + axes.len()] = ends[1].max(0);
+        }
+        for pad in ends.map(|pad| pad.max(0)) {
+            ensure!(
+                !reflect || pad == 0 || at_most(&(pad + 1).to_dim(), &size)?,
                 "cannot reflect {pad} elements of a dimension of {size}"
             );
             ensure!(
-                !edge || pad == 0 || at_most(&1.to_dim(), size)?,
+                !edge || pad == 0 || at_most(&1.to_dim(), &size)?,
                 "cannot pad an empty dimension by repeating its elements"
             );
         }
     }
-    let mut inputs: TVec<OutletId> = inputs.into();
+    if added != pads {
+        inputs[1] = model.add_const(format!("{prefix}.added"), tensor1(&added))?;
+    }
     if let Some(at) = op.input(2) {
         let value = model.outlet_fact(inputs[at])?.konst.clone();
         let value = value.or_user_error("the padding value must be a constant")?;
@@ -161,6 +189,8 @@ enum PadMode {
     Reflect,
     /// The last element.
     Edge,
+    /// This number.
+    Constant(Bits),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,13 +201,8 @@ struct Pad {
 }
 
 impl Pad {
-    /// The padding before and after each dimension.
-    fn pads(
-        &self,
-        rank: usize,
-        pads: &[i64],
-        axes: Option<&[i64]>,
-    ) -> TractResult<Vec<[usize; 2]>> {
+    /// The padding before and after each dimension. A negative one removes elements.
+    fn pads(&self, rank: usize, pads: &[i64], axes: Option<&[i64]>) -> TractResult<Vec<[i64; 2]>> {
         let axes: Vec<usize> = match axes {
             Some(axes) => {
                 axes.iter().map(|axis| resolve(*axis, rank)).collect::<TractResult<_>>()?
@@ -194,28 +219,54 @@ impl Pad {
         for (at, axis) in axes.iter().enumerate() {
             ensure!(!axes[..at].contains(axis), "duplicate axis {axis}");
             for (end, pad) in [pads[at], pads[at + axes.len()]].into_iter().enumerate() {
-                ensure!((0..=MAX_DIM).contains(&pad), "a pad of {pad} elements is not implemented");
-                all[*axis][end] = pad as usize;
+                ensure!(
+                    (-MAX_DIM..=MAX_DIM).contains(&pad),
+                    "a pad of {pad} elements is too large"
+                );
+                all[*axis][end] = pad;
             }
         }
         Ok(all)
     }
 
-    fn padded(&self, shape: &[usize], pads: &[[usize; 2]]) -> TractResult<Vec<usize>> {
+    fn padded(&self, shape: &[usize], pads: &[[i64; 2]]) -> TractResult<Vec<usize>> {
         let mut to = Vec::with_capacity(shape.len());
         for (size, [before, behind]) in shape.iter().zip(pads) {
+            let removed = before.min(&0) + behind.min(&0);
+            let left = *size as i64 + removed;
+            ensure!(
+                left >= 0,
+                "pads of {before} and {behind} elements remove more than a dimension of {size} has"
+            );
+            let (before, behind) = (*before.max(&0), *behind.max(&0));
             let max = match self.mode {
-                PadMode::Reflect => size.saturating_sub(1),
-                PadMode::Wrap | PadMode::Edge => usize::MAX,
+                PadMode::Reflect => (left - 1).max(0),
+                PadMode::Wrap | PadMode::Edge | PadMode::Constant(_) => i64::MAX,
             };
-            let some = *size > 0 || before + behind == 0;
+            let constant = matches!(self.mode, PadMode::Constant(_));
+            let some = constant || left > 0 || before + behind == 0;
             ensure!(some, "cannot pad an empty dimension by repeating its elements");
-            let near = *before <= max && *behind <= max;
-            ensure!(near, "cannot reflect {before} and {behind} elements of a dimension of {size}");
-            to.push(size.saturating_add(*before).saturating_add(*behind));
+            let near = before <= max && behind <= max;
+            ensure!(near, "cannot reflect {before} and {behind} elements of a dimension of {left}");
+            to.push((left + before + behind) as usize);
         }
         volume(&to)?;
         Ok(to)
+    }
+
+    /// The position in an axis of an element at a position of the output, if it is one of the input.
+    fn place(&self, at: usize, size: usize, [before, behind]: [i64; 2]) -> Option<usize> {
+        // Positions among the elements that are left.
+        let last = size as i64 + before.min(0) + behind.min(0) - 1;
+        let place = at as i64 - before.max(0);
+        let place = match self.mode {
+            PadMode::Wrap => place.rem_euclid(last + 1),
+            PadMode::Reflect => last - (last - place.abs()).abs(),
+            PadMode::Edge => place.clamp(0, last),
+            PadMode::Constant(_) if !(0..=last).contains(&place) => return None,
+            PadMode::Constant(_) => place,
+        };
+        Some((place - before.min(0)) as usize)
     }
 }
 
@@ -260,21 +311,22 @@ impl Operator for Pad {
         let to = self.padded(shape, &pads)?;
         let (size, strides) = (data.datum_type().size_of(), strides(shape));
         let bytes = data.as_bytes();
-        let mut out = vec![0; volume(&to)? * size];
+        let fill = match self.mode {
+            PadMode::Constant(value) => f64::from(value.get()),
+            PadMode::Wrap | PadMode::Reflect | PadMode::Edge => 0.0,
+        };
+        let fill = from_floats(data.datum_type(), &[], &[fill])?;
+        let mut out = fill.as_bytes().repeat(volume(&to)?);
         let mut at = vec![0; to.len()];
         for target in out.chunks_exact_mut(size) {
-            let mut from = 0;
+            let mut from = Some(0);
             for (axis, at) in at.iter().enumerate() {
-                let place = *at as i64 - pads[axis][0] as i64;
-                let last = shape[axis] as i64 - 1;
-                let place = match self.mode {
-                    PadMode::Wrap => place.rem_euclid(last + 1),
-                    PadMode::Reflect => last - (last - place.abs()).abs(),
-                    PadMode::Edge => place.clamp(0, last),
-                };
-                from += place as usize * strides[axis];
+                let place = self.place(*at, shape[axis], pads[axis]);
+                from = from.zip(place).map(|(from, place)| from + place * strides[axis]);
             }
-            target.copy_from_slice(&bytes[from * size..][..size]);
+            if let Some(from) = from {
+                target.copy_from_slice(&bytes[from * size..][..size]);
+            }
             advance(&mut at, &to);
         }
         Ok(tvec!(from_bytes(data.datum_type(), &to, &out)?))
@@ -320,9 +372,51 @@ mod tests {
     }
 
     #[test]
-    fn pad_refuses_negative_pads_and_pads_beyond_memory() {
+    fn negative_pads_remove_elements_before_others_are_added() {
+        let pad = |mode, pads: &[i64]| {
+            case("Pad").text("mode", mode).input(row(&[1f32, 2.0, 3.0, 4.0])).input(row(pads))
+        };
+        pad("constant", &[-1, 0]).gives(row(&[2f32, 3.0, 4.0]));
+        pad("constant", &[-1, 2]).gives(row(&[2f32, 3.0, 4.0, 0.0, 0.0]));
+        pad("constant", &[-2, -2]).gives(row::<f32>(&[]));
+        pad("reflect", &[1, -2]).gives(row(&[2f32, 1.0, 2.0]));
+        pad("reflect", &[-2, 1]).gives(row(&[3f32, 4.0, 3.0]));
+        pad("edge", &[-2, 2]).gives(row(&[3f32, 4.0, 4.0, 4.0]));
+        pad("wrap", &[-2, 2]).gives(row(&[3f32, 4.0, 3.0, 4.0]));
+        pad("wrap", &[1, -1]).gives(row(&[3f32, 1.0, 2.0, 3.0]));
+        pad("edge", &[-2, 2]).input(scalar(9f32)).gives(row(&[3f32, 4.0, 4.0, 4.0]));
+        for mode in ["constant", "reflect", "edge", "wrap"] {
+            pad(mode, &[-3, -2]).fails("-3");
+        }
+        pad("reflect", &[2, -2]).fails("2");
+        pad("edge", &[-4, 1]).fails("empty");
+    }
+
+    #[test]
+    fn negative_pads_of_old_versions_remove_elements() {
+        let pad = |mode, pads: &[i64]| {
+            let case = case("Pad").opset(10).ints("pads", pads).text("mode", mode);
+            case.float("value", 9.0).input(row(&[1f32, 2.0, 3.0]))
+        };
+        pad("constant", &[1, -1]).gives(row(&[9f32, 1.0, 2.0]));
+        pad("constant", &[-3, 1]).gives(row(&[9f32]));
+        pad("reflect", &[-1, 1]).gives(row(&[2f32, 3.0, 2.0]));
+        pad("edge", &[2, -1]).gives(row(&[1f32, 1.0, 1.0, 2.0]));
+        pad("edge", &[-2, -2]).fails("-2");
+    }
+
+    #[test]
+    fn negative_pads_keep_open_dimensions() {
+        let pad = case("Pad").input(tensor(&[1, 4], &[1f32, 2.0, 3.0, 4.0])).constants();
+        let pad = pad.input(row(&[0i64, -1, 0, 2]));
+        let expected = tensor(&[1, 5], &[2f32, 3.0, 4.0, 0.0, 0.0]);
+        pad.gives_open(&[(0, 1, "n")], &["1,1+n"], &[expected], 0.0);
+    }
+
+    #[test]
+    fn pad_refuses_pads_beyond_memory() {
         let pad = |pads: &[i64]| case("Pad").input(row(&[1f32, 2.0, 3.0])).input(row(pads));
-        pad(&[-1, 0]).fails("-1");
         pad(&[1 << 40, 0]).fails("");
+        pad(&[i64::MIN, 0]).fails("");
     }
 }
