@@ -7,7 +7,8 @@ use crate::entry::{
     Attribute, Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u,
 };
 use crate::types::{
-    ANY, BF16, BOOL, F32, FLOATS, I64, INDICES, NUMBERS, PLAIN, REALS, SINGLES, STORED, Types,
+    ANY, BF16, BOOL, F32, FLOATS, I64, INDICES, INTEGERS, NUMBERS, PLAIN, REALS, SINGLES, STORED,
+    Types,
 };
 
 const IS_I64: &[Output] = &[Output::Is(I64)];
@@ -18,6 +19,8 @@ const MOVED: Types = ANY.or(STORED);
 const MOVED_NUMBERS: Types = PLAIN.or(STORED);
 /// The types of operators that scatter elements, which may be reduced with others.
 const PLACED: Types = PLAIN.or(BF16);
+/// Between integers, Resize only takes the nearest.
+const RESIZED: Types = NUMBERS.or(BF16);
 
 const RESIZE_18: &[Attribute] = &[
     attr("mode", Text(&["nearest", "linear", "cubic"])),
@@ -108,9 +111,9 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("TopK", 10, &[t(NUMBERS.or(BF16)), any(I64)]).to(&[Output::Like('T'), Output::Is(I64)])
         .with(&[axis("axis"), flag("largest"), flag("sorted")]),
     op("NonZero", 9, &[any(PLACED)]).to(IS_I64),
-    op("Resize", 10, &[t(SINGLES), any(F32)]).until(10).with(&[attr("mode", Text(&["nearest", "linear"]))]),
-    op("Resize", 11, &[t(SINGLES), any(REALS), any(F32), any(I64)]).until(17).optional(3).check(Check::Resize).with(RESIZE),
-    op("Resize", 18, &[t(SINGLES), any(REALS), any(F32), any(I64)]).optional(3).check(Check::Resize).with(RESIZE_18),
+    op("Resize", 10, &[t(SINGLES.or(INTEGERS)), any(F32)]).until(10).with(&[attr("mode", Text(&["nearest", "linear"]))]),
+    op("Resize", 11, &[t(RESIZED), any(REALS), any(F32), any(I64)]).until(17).optional(3).check(Check::Resize).with(RESIZE),
+    op("Resize", 18, &[t(RESIZED), any(REALS), any(F32), any(I64)]).optional(3).check(Check::Resize).with(RESIZE_18),
 
     op("If", 1, &[any(BOOL)]).to(SPECIAL).many_outputs()
         .with(&[must("then_branch", Graph), must("else_branch", Graph)]),

@@ -1,17 +1,22 @@
 //! Resize (ONNX): tract computes the modes in which it follows the specification, this crate the
 //! others.
 
-mod filtered;
+mod coordinates;
 pub(crate) mod nearest;
+mod sampled;
+mod targets;
 
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
+use self::sampled::Resize as Sampled;
 use crate::framework::axes::resolve;
 use crate::framework::checks::{BoundsCheck, COUNTS, check_fits};
 use crate::framework::errors::ensure;
+use crate::framework::operator::{built, wire_operator};
 use crate::framework::registration::{Registration, wrapped_by};
+use crate::framework::tensors::dims;
 use crate::framework::upstream::BuildResult;
 use crate::framework::wiring::{constant_ints, is_empty, wire_with_bounds};
 use crate::framework::wrapped::{Wrapped, Wrapping};
@@ -42,8 +47,8 @@ fn build_11(context: &ParsingContext, node: &NodeProto) -> BuildResult {
 }
 
 fn build_13(context: &ParsingContext, node: &NodeProto) -> BuildResult {
-    match filtered::is_needed(node)? {
-        true => filtered::resize(node),
+    match sampled::is_needed(node)? {
+        true => built(Sampled::of(node)?, node),
         false => RESIZE_11.build(context, node),
     }
 }
@@ -81,6 +86,11 @@ fn resize_10(
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
+    let dtype = model.outlet_fact(inputs[0])?.datum_type;
+    ensure!(
+        dtype == f32::datum_type(),
+        "interpolation between elements of type {dtype:?} is not implemented in this version"
+    );
     check_scales(op, model, inputs, Some(1))?;
     op.wire_original(prefix, model, inputs)
 }
@@ -92,6 +102,13 @@ fn resize_11(
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
+    // tract computes every element type in 32 bits.
+    if model.outlet_fact(inputs[0])?.datum_type != f32::datum_type() {
+        return wire_operator(Sampled::of(&op.node)?, &op.node, prefix, model, inputs);
+    }
+    if needs_exact_positions(op, model, inputs)? {
+        return wire_operator(Sampled::of(&op.node)?, &op.node, prefix, model, inputs);
+    }
     check_scales(op, model, inputs, op.input(2))?;
     match op.input(3) {
         Some(sizes) => {
@@ -106,7 +123,36 @@ fn resize_11(
     }
 }
 
-/// Checks the mode, the axes, and the scales, which are this input.
+/// Whether a scale that follows from a constant size is not a number of 32 bits, in which tract
+/// computes positions: the nearest of two elements may then be the other one.
+fn needs_exact_positions(
+    op: &Wrapped,
+    model: &TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<bool> {
+    let nearest = op.node.get_attr_opt::<&str>("mode")?.is_none_or(|mode| mode == "nearest");
+    let (Some(sizes), None) = (op.input(3), op.input(2)) else { return Ok(false) };
+    let Some(sizes) = model.outlet_fact(inputs[sizes])?.konst.clone().filter(|_| nearest) else {
+        return Ok(false);
+    };
+    let (shape, sizes) = (model.outlet_fact(inputs[0])?.shape.to_tvec(), dims(&sizes)?);
+    let axes = op.node.get_attr_opt_vec::<i64>("axes")?;
+    let axes = axes.unwrap_or_else(|| (0..shape.len() as i64).collect());
+    let sizes: Option<Vec<i64>> = sizes.iter().map(TDim::as_i64).collect();
+    let Some(sizes) = sizes.filter(|sizes| sizes.len() == axes.len()) else { return Ok(false) };
+    for (axis, size) in axes.iter().zip(sizes) {
+        let exact = match shape[resolve(*axis, shape.len())?].as_i64() {
+            Some(from) => f64::from(size as f32 / from as f32) * from as f64 == size as f64,
+            None => false,
+        };
+        if !exact && size > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Checks the axes and the scales, which are this input.
 fn check_scales(
     op: &Wrapped,
     model: &TypedModel,
@@ -116,12 +162,6 @@ fn check_scales(
     let rank = model.outlet_fact(inputs[0])?.rank();
     ensure!(!is_empty(model, inputs[0])?, "cannot resize a tensor with a zero dimension");
     let mode = op.node.get_attr_opt::<&str>("coordinate_transformation_mode")?;
-    let cubic = op.node.get_attr_opt::<&str>("mode")? == Some("cubic");
-    let agreed = !cubic || mode != Some("pytorch_half_pixel");
-    ensure!(
-        agreed,
-        "cubic interpolation with this coordinate_transformation_mode is not implemented"
-    );
     for input in scales.into_iter().filter_map(|at| inputs.get(at)) {
         let Some(scales) = model.outlet_fact(*input)?.konst.clone() else { continue };
         let scales = scales.cast_to::<f32>()?.into_owned();
@@ -223,6 +263,132 @@ mod tests {
         let case = case.input(row(&[0f32, 0.0, 0.0, 0.5, 1.0, 1.0, 1.0, 1.5])).missing();
         let expected = tensor(&[1, 1, 1, 3], &[1f32, 2.0, 9.0]);
         case.input(row(&[1i64, 1, 1, 3])).gives_within(expected, 1e-6);
+    }
+
+    /// A resize of one dimension from four elements to these sizes.
+    fn widened(mode: &str, coordinates: &str, size: i64) -> Case {
+        let case = case("Resize").text("mode", mode);
+        let case = case.text("coordinate_transformation_mode", coordinates);
+        let case = case.input(tensor(&[1, 4], &[1f32, 2.0, 5.0, 3.0]));
+        case.input(row(&[0f32, 0.0, 1.0, 1.0])).missing().input(row(&[1, size]))
+    }
+
+    /// Cubic interpolation with the usual curve, by the formula of the specification.
+    fn cubic(place: f64) -> f32 {
+        let (a, values) = (-0.75, [1.0, 2.0, 5.0, 3.0]);
+        let weight = |x: f64| match x.abs() {
+            x if x <= 1.0 => (a + 2.0) * x * x * x - (a + 3.0) * x * x + 1.0,
+            x => a * x * x * x - 5.0 * a * x * x + 8.0 * a * x - 4.0 * a,
+        };
+        let first = place.floor() as i64;
+        let each = (first - 1..=first + 2).map(|at| {
+            let value: f64 = values[at.clamp(0, 3) as usize];
+            weight(at as f64 - place) * value
+        });
+        each.sum::<f64>() as f32
+    }
+
+    #[test]
+    fn cubic_resize_has_every_coordinate_transformation() {
+        let places: [(&str, [f64; 3]); 6] = [
+            ("half_pixel", [1.0 / 6.0, 1.5, 17.0 / 6.0]),
+            ("pytorch_half_pixel", [1.0 / 6.0, 1.5, 17.0 / 6.0]),
+            ("half_pixel_symmetric", [1.0 / 6.0, 1.5, 17.0 / 6.0]),
+            ("align_corners", [0.0, 1.5, 3.0]),
+            ("asymmetric", [0.0, 4.0 / 3.0, 8.0 / 3.0]),
+            ("tf_crop_and_resize", [0.0, 1.5, 3.0]),
+        ];
+        for (coordinates, places) in places {
+            let expected = tensor(&[1, 3], &places.map(cubic));
+            widened("cubic", coordinates, 3).gives_within(expected, 1e-5);
+        }
+    }
+
+    #[test]
+    fn single_element_is_the_first_one_with_pytorch_half_pixel() {
+        for mode in ["nearest", "linear", "cubic"] {
+            let case = widened(mode, "pytorch_half_pixel", 1);
+            case.gives_within(tensor(&[1, 1], &[1f32]), 1e-6);
+        }
+        widened("cubic", "half_pixel", 1).gives_within(tensor(&[1, 1], &[cubic(1.5)]), 1e-5);
+    }
+
+    #[test]
+    fn symmetric_coordinates_put_the_rounded_size_in_the_middle() {
+        // 4 elements times 0.8 are 3.2, of which 3 are left.
+        let case = case("Resize").text("mode", "cubic").int("antialias", 1);
+        let case = case.text("coordinate_transformation_mode", "half_pixel_symmetric");
+        let case = case.input(tensor(&[1, 4], &[1f32, 2.0, 2.0, 1.0])).missing();
+        let outputs = case.input(row(&[1f32, 0.8])).outputs_at_run_time();
+        let values = outputs[0].to_plain_array_view::<f32>().unwrap();
+        assert_eq!(values.shape(), [1, 3]);
+        assert!((values[[0, 0]] - values[[0, 2]]).abs() < 1e-5, "{values}");
+    }
+
+    #[test]
+    fn kept_aspect_ratio_rounds_half_up() {
+        let resize = |policy: &str| {
+            let case = case("Resize").text("keep_aspect_ratio_policy", policy);
+            let case = case.input(tensor(&[6, 3], &[0f32; 18])).missing().missing();
+            case.input(row(&[5i64, 3]))
+        };
+        // 5/6 of 3 is 2.5.
+        resize("not_larger").gives(tensor(&[5, 3], &[0f32; 15]));
+        resize("not_smaller").gives(tensor(&[6, 3], &[0f32; 18]));
+    }
+
+    #[test]
+    fn integers_are_resized_to_the_nearest_without_loss() {
+        let wide = (1i64 << 53) + 1;
+        let resize = |mode: &str| {
+            let case = case("Resize").text("mode", mode).ints("axes", &[1]);
+            let case = case.input(tensor(&[1, 2], &[wide, 3])).missing().missing();
+            case.input(row(&[4i64]))
+        };
+        resize("nearest").gives(tensor(&[1, 4], &[wide, wide, 3, 3]));
+        resize("linear").fails("I64");
+        let bytes = case("Resize").input(tensor(&[2, 1], &[200u8, 7])).missing();
+        bytes.input(row(&[1.5f32, 2.0])).gives(tensor(&[3, 2], &[200u8, 200, 200, 200, 7, 7]));
+        let crop = case("Resize").text("coordinate_transformation_mode", "tf_crop_and_resize");
+        let crop = crop.float("extrapolation_value", 9.0).input(row(&[1i8, 2, 3]));
+        let crop = crop.input(row(&[-0.5f32, 0.5])).missing().input(row(&[3i64]));
+        crop.gives(row(&[9i8, 1, 2]));
+    }
+
+    #[test]
+    fn positions_are_exact_where_sizes_are_given() {
+        // The third of four elements is at 3.5 of 7, which the scale in 32 bits does not show.
+        let resize = || {
+            let case = case("Resize").text("nearest_mode", "round_prefer_ceil");
+            case.text("coordinate_transformation_mode", "asymmetric").input(counting(&[7]))
+        };
+        let expected = row(&[0f32, 2.0, 4.0, 5.0]);
+        resize().missing().missing().input(row(&[4i64])).gives(expected.clone());
+        let open = resize().constants().missing().missing().input(row(&[4i64]));
+        open.gives_open(&[(0, 0, "n")], &["4"], &[expected], 0.0);
+    }
+
+    #[test]
+    fn result_may_be_empty() {
+        let case = case("Resize").input(row(&[7u8])).missing().input(row(&[0.3f32]));
+        case.gives(row::<u8>(&[]));
+    }
+
+    #[test]
+    fn double_precision_is_kept() {
+        let case = case("Resize").text("mode", "linear").input(row(&[0f64, 1.0])).missing();
+        let case = case.missing().input(row(&[3i64]));
+        case.gives_within(row(&[0f64, 0.5, 1.0]), 1e-15);
+    }
+
+    #[test]
+    fn align_corners_refuses_a_size_that_is_not_whole() {
+        for mode in ["linear", "cubic"] {
+            let case = case("Resize").text("mode", mode);
+            let case = case.text("coordinate_transformation_mode", "align_corners");
+            let case = case.input(counting(&[1, 4])).missing();
+            case.input(row(&[1f32, 0.8])).fails("3.2");
+        }
     }
 
     #[test]
