@@ -50,8 +50,6 @@ pub enum Check {
     Windows,
     /// As `Windows`, without combinations that implementations compute differently.
     Pooling,
-    /// As `Windows`, for transposed convolutions, which may have `output_shape` instead.
-    Transposed,
     /// Cubic interpolation only with zeros outside of the image.
     GridSample,
     /// A permutation of the dimensions.

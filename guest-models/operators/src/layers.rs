@@ -47,7 +47,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("Conv", 1, &[t(REALS), t(REALS), t(REALS)]).optional(1).with(CONV).check(Check::Windows),
     op("ConvInteger", 10, &[t(BYTES), u(BYTES), t(BYTES), u(BYTES)]).optional(2).to(&[Output::Is(I32)])
         .with(CONV).check(Check::Windows),
-    op("ConvTranspose", 1, &[t(REALS), t(REALS), t(REALS)]).optional(1).check(Check::Transposed)
+    op("ConvTranspose", 1, &[t(REALS), t(REALS), t(REALS)]).optional(1).check(Check::Windows)
         .with(&[KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, GROUP, attr("output_padding", Ints(0, 1 << 16)),
             attr("output_shape", Ints(1, 1 << 24))]),
     op("MaxPool", 1, &[t(REALS.or(BYTES))]).to(&[Output::Like('T'), Output::Is(I64)]).fewest(1).check(Check::Pooling)

@@ -1,4 +1,4 @@
-//! Conv, ConvInteger and ConvTranspose (ONNX): tract computes them; their windows are checked here.
+//! Conv and ConvInteger (ONNX): tract computes them; their windows are checked here.
 
 use tract_onnx::tract_hir::internal::*;
 
@@ -10,7 +10,6 @@ use crate::nn::window_spec::{check_lists, check_windows};
 pub(crate) const OPERATORS: &[Registration] = &[
     wrapped("Conv", Wrapping::new(conv).check(check_conv)),
     wrapped("ConvInteger", Wrapping::new(conv).check(check_conv)),
-    wrapped("ConvTranspose", Wrapping::TRACT.check(check_conv_transpose)),
 ];
 
 fn conv(
@@ -32,54 +31,14 @@ fn check_conv<'r>(
     check_ranks(s, inputs)
 }
 
-fn check_conv_transpose<'r>(
-    op: &'r Wrapped,
-    s: &mut Solver<'r>,
-    inputs: &'r [TensorProxy],
-) -> InferenceResult {
-    check_lists(op, s, &inputs[0])?;
-    if let Some(weights) = inputs.get(1) {
-        check_output(op, s, &inputs[0], weights)?;
-    }
-    check_ranks(s, inputs)
-}
-
 /// Checks that images and weights have the same number of dimensions.
-fn check_ranks<'r>(s: &mut Solver<'r>, inputs: &'r [TensorProxy]) -> InferenceResult {
+pub(crate) fn check_ranks<'r>(s: &mut Solver<'r>, inputs: &'r [TensorProxy]) -> InferenceResult {
     let Some(weights) = inputs.get(1) else { return Ok(()) };
     s.given_2(&inputs[0].rank, &weights.rank, |_, image, weights| {
         ensure!(
             image == weights,
             "weights of {weights} dimensions do not match an input of {image} dimensions"
         );
-        Ok(())
-    })
-}
-
-/// Checks that the padding of a transposed convolution does not remove its whole output.
-fn check_output<'r>(
-    op: &'r Wrapped,
-    s: &mut Solver<'r>,
-    image: &'r TensorProxy,
-    weights: &'r TensorProxy,
-) -> InferenceResult {
-    let list = |name| op.node.get_attr_opt_vec::<i64>(name);
-    let (strides, dilations) = (list("strides")?, list("dilations")?);
-    let (pads, more) = (list("pads")?, list("output_padding")?);
-    s.given_2(&image.shape, &weights.shape, move |_, image, weights| {
-        let axes = image.len().saturating_sub(2);
-        let of = |list: &Option<Vec<i64>>, at: usize, default: i64| {
-            list.as_ref().and_then(|list| list.get(at).copied()).unwrap_or(default)
-        };
-        for (axis, (size, kernel)) in image.iter().zip(&weights).skip(2).enumerate() {
-            let (Some(size), Some(kernel)) = (size.as_i64(), kernel.as_i64()) else { continue };
-            let whole = (size - 1) * of(&strides, axis, 1)
-                + (kernel - 1) * of(&dilations, axis, 1)
-                + 1
-                + of(&more, axis, 0);
-            let left = whole - of(&pads, axis, 0) - of(&pads, axis + axes, 0);
-            ensure!(left > 0, "the pads remove the whole output of {whole}");
-        }
         Ok(())
     })
 }
@@ -111,20 +70,6 @@ mod tests {
         same("SAME_LOWER").gives(tensor(&[1, 1, 2], &[10f32, 21.0]));
         case("Conv").input(counting(&[1, 3, 2])).input(counting(&[1, 2, 1])).fails("");
         case("Conv").input(counting(&[1, 1, 2])).input(counting(&[1, 1, 3])).fails("3");
-    }
-
-    #[test]
-    fn conv_transpose_sums_overlaps_and_pads_or_crops() {
-        let conv = || {
-            let case = case("ConvTranspose").input(tensor(&[1, 1, 2], &[1f32, 2.0]));
-            case.input(tensor(&[1, 1, 2], &[1f32, 10.0]))
-        };
-        conv().gives(tensor(&[1, 1, 3], &[1f32, 12.0, 20.0]));
-        conv().ints("strides", &[2]).gives(tensor(&[1, 1, 4], &[1f32, 10.0, 2.0, 20.0]));
-        let more = conv().ints("strides", &[2]).ints("output_padding", &[1]);
-        more.gives(tensor(&[1, 1, 5], &[1f32, 10.0, 2.0, 20.0, 0.0]));
-        conv().ints("pads", &[1, 1]).gives(tensor(&[1, 1, 1], &[12f32]));
-        conv().ints("pads", &[2, 2]).fails("");
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub(crate) mod attention;
 pub(crate) mod batch_normalization;
 pub(crate) mod causal_conv;
 pub(crate) mod conv;
+pub(crate) mod conv_transpose;
 pub(crate) mod grid_sample;
 pub(crate) mod linear_attention;
 pub(crate) mod losses;
@@ -25,6 +26,7 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     batch_normalization::OPERATORS,
     causal_conv::OPERATORS,
     conv::OPERATORS,
+    conv_transpose::OPERATORS,
     grid_sample::OPERATORS,
     linear_attention::OPERATORS,
     losses::OPERATORS,

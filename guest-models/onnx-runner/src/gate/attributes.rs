@@ -41,7 +41,6 @@ fn together(node: &NodeProto, check: Check) -> Result<(), String> {
     match check {
         Check::Windows => windows(node),
         Check::Pooling => pooling(node),
-        Check::Transposed => transposed(node),
         Check::GridSample => grid_sample(node),
         Check::Permutation => permutation(node),
         Check::Constant => constant(node),
@@ -166,20 +165,6 @@ fn pooling(node: &NodeProto) -> Result<(), String> {
     let dilated = ints(node, "dilations").iter().any(|dilation| *dilation != 1);
     if auto != b"NOTSET" && (ceil || dilated && auto != b"VALID") {
         return Err("\"auto_pad\" with \"ceil_mode\" or \"dilations\" is not implemented".into());
-    }
-    Ok(())
-}
-
-/// Transposed convolutions: `output_shape` excludes the other attributes that decide the size.
-fn transposed(node: &NodeProto) -> Result<(), String> {
-    windows(node)?;
-    let auto = find(node, "auto_pad").is_some_and(|attribute| attribute.s != b"NOTSET");
-    let other = auto || find(node, "pads").is_some() || find(node, "output_padding").is_some();
-    if find(node, "output_shape").is_some() && other {
-        return Err("\"output_shape\" with another attribute for padding is not implemented".into());
-    }
-    if auto && ints(node, "output_padding").iter().any(|pad| *pad != 0) {
-        return Err("\"output_padding\" with \"auto_pad\" is not implemented".into());
     }
     Ok(())
 }
