@@ -109,6 +109,25 @@ impl Recurrent {
     }
 }
 
+/// The number of steps of each batch entry. The outputs behind the last one are zeros.
+fn lengths(inputs: &[Option<&Tensor>], s: &Sizes) -> TractResult<Vec<usize>> {
+    let Some(lengths) = optional(inputs, 4) else { return Ok(vec![s.steps; s.batch]) };
+    let stateful = optional(inputs, 5).is_some() || optional(inputs, 6).is_some();
+    let length = |length: i64| {
+        let found = usize::try_from(length).ok().filter(|length| *length <= s.steps);
+        let Some(found) = found else {
+            bail!("the sequence length {length} is not between 0 and {}", s.steps)
+        };
+        // Its last state is not specified; onnxruntime says zeros.
+        ensure!(
+            found > 0 || !stateful || s.steps == 0,
+            "a sequence of length 0 with an initial state is not implemented"
+        );
+        Ok(found)
+    };
+    ints(lengths)?.into_iter().map(length).collect()
+}
+
 impl Operator for Recurrent {
     fn name(&self) -> &'static str {
         match self.cell {
@@ -135,14 +154,7 @@ impl Operator for Recurrent {
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         let s = self.sizes(&shapes(inputs))?;
-        if let Some(lengths) = optional(inputs, 4) {
-            let whole = ints(lengths)?.iter().all(|length| *length == s.steps as i64);
-            ensure!(
-                whole,
-                "sequence lengths other than {}, the whole sequence, are not implemented",
-                s.steps
-            );
-        }
+        let lengths = lengths(inputs, &s)?;
         let given = |at| optional(inputs, at).map(|tensor| floats(tensor)).transpose();
         let (x, w, r) = (
             floats(required(inputs, 0)?)?,
@@ -165,9 +177,9 @@ impl Operator for Recurrent {
                 peepholes: peepholes.as_ref().map(|all| &all[part(all)]),
             };
             for one in 0..s.batch {
-                let at = self.place(&s, way, one);
-                for step in 0..s.steps {
-                    let step = if *back { s.steps - 1 - step } else { step };
+                let (at, length) = (self.place(&s, way, one), lengths[one]);
+                for step in 0..length {
+                    let step = if *back { length - 1 - step } else { step };
                     let [from, to] = match self.batch_first {
                         true => [one * s.steps + step, (one * s.steps + step) * ways + way],
                         false => [step * s.batch + one, (step * ways + way) * s.batch + one],

@@ -1,5 +1,5 @@
 //! RNN, GRU and LSTM (ONNX). This crate computes what tract does not have: reverse and
-//! bidirectional layers, `layout` 1, and sequence lengths, which must all be the whole sequence.
+//! bidirectional layers, `layout` 1, and sequence lengths.
 
 mod cell;
 mod layer;
@@ -141,13 +141,68 @@ mod tests {
     }
 
     #[test]
-    fn rnn_refuses_lengths_other_than_the_whole_sequence() {
-        let first = 0.8f64.tanh();
-        let second = (1.0 + 0.3 + 0.25 * first).tanh();
-        let whole = rnn("forward").input(row(&[2i32]));
-        whole.gives_all_near(&[steps(&[first, second]), last(second)], 1e-6);
-        rnn("forward").input(row(&[1i32])).fails("2");
-        rnn("forward").input(row(&[3i32])).fails("2");
+    fn shorter_sequences_end_early_and_are_reversed_by_themselves() {
+        let step = |x: f64, state: f64| (0.5 * x + 0.3 + 0.25 * state).tanh();
+        let first = step(1.0, 0.0);
+        let second = step(2.0, first);
+        let of = |direction, length: i32| rnn(direction).input(row(&[length]));
+        of("forward", 2).gives_all_near(&[steps(&[first, second]), last(second)], 1e-6);
+        for direction in ["forward", "reverse"] {
+            of(direction, 1).gives_all_near(&[steps(&[first, 0.0]), last(first)], 1e-6);
+            of(direction, 0).gives_all(&[steps(&[0.0, 0.0]), last(0.0)]);
+            of(direction, 3).fails("3");
+            of(direction, -1).fails("-1");
+            let from = of(direction, 0).input(tensor(&[1, 1, 1], &[1f32]));
+            from.fails("length 0");
+        }
+    }
+
+    #[test]
+    fn sequences_of_a_batch_have_their_own_lengths_in_both_layouts() {
+        let step = |x: f64, state: f64| (0.5 * x + 0.3 + 0.25 * state).tanh();
+        // Two sequences of three steps, of which the second ends after two, in two directions.
+        let [a, b] = [[1.0, 2.0, 3.0], [4.0, 5.0, 9.0]];
+        let walk = |x: &[f64]| {
+            let mut h = 0.0;
+            x.iter()
+                .map(|x| {
+                    h = step(*x, h);
+                    h
+                })
+                .collect::<Vec<f64>>()
+        };
+        let back = |x: &[f64]| {
+            let reversed: Vec<f64> = x.iter().rev().copied().collect();
+            walk(&reversed).into_iter().rev().collect::<Vec<f64>>()
+        };
+        let [a_on, a_back, mut b_on, mut b_back] =
+            [walk(&a), back(&a), walk(&b[..2]), back(&b[..2])];
+        b_on.push(0.0);
+        b_back.push(0.0);
+        let ends = [a_on[2], b_on[1], a_back[0], b_back[0]].map(|x| x as f32);
+        let node = |layout: i64, x: Tensor| {
+            let case = case("RNN").text("direction", "bidirectional").int("layout", layout);
+            let case = case.int("hidden_size", 1).outputs(2).input(x);
+            let case = case.input(tensor(&[2, 1, 1], &[0.5f32; 2]));
+            let case = case.input(tensor(&[2, 1, 1], &[0.25f32; 2]));
+            case.input(tensor(&[2, 2], &[0.1f32, 0.2, 0.1, 0.2])).input(row(&[3i32, 2]))
+        };
+        let by_step: Vec<f32> = (0..3)
+            .flat_map(|t| [a_on[t], b_on[t], a_back[t], b_back[t]].map(|x| x as f32))
+            .collect();
+        let x: Vec<f32> = (0..3).flat_map(|t| [a[t] as f32, b[t] as f32]).collect();
+        node(0, tensor(&[3, 2, 1], &x))
+            .gives_all_near(&[tensor(&[3, 2, 2, 1], &by_step), tensor(&[2, 2, 1], &ends)], 1e-6);
+        let by_sequence: Vec<f32> = [[&a_on, &a_back], [&b_on, &b_back]]
+            .iter()
+            .flat_map(|ways| (0..3).flat_map(|t| ways.map(|way| way[t] as f32)))
+            .collect();
+        let x: Vec<f32> = a.iter().chain(&b).map(|x| *x as f32).collect();
+        let ends = [ends[0], ends[2], ends[1], ends[3]];
+        node(1, tensor(&[2, 3, 1], &x)).gives_all_near(
+            &[tensor(&[2, 3, 2, 1], &by_sequence), tensor(&[2, 2, 1], &ends)],
+            1e-6,
+        );
     }
 
     fn sigmoid(x: f64) -> f64 {
