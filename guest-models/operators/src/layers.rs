@@ -56,8 +56,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, flag("ceil_mode"), flag("count_include_pad")]),
     op("LpPool", 2, &[t(REALS)]).check(Check::Pooling)
         .with(&[MUST_KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, only("ceil_mode", 0), attr("p", Int(1, 64))]),
-    // Implementations disagree on indices together with an output shape.
-    op("MaxUnpool", 9, &[t(REALS), any(I64)]).check(Check::Windows).with(&[MUST_KERNEL, STRIDES, PADS]),
+    op("MaxUnpool", 9, &[t(REALS), any(I64), any(I64)]).optional(1).check(Check::Windows).with(&[MUST_KERNEL, STRIDES, PADS]),
     op("Col2Im", 18, &[t(NUMBERS.or(BF16)), any(I64), any(I64)]).check(Check::Windows).with(&[STRIDES, DILATIONS, PADS]),
     op("GlobalAveragePool", 1, &[t(REALS)]),
     op("GlobalMaxPool", 1, &[t(REALS)]),

@@ -7,7 +7,7 @@ use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::dims::{advance, sizes, strides, volume};
 use crate::framework::errors::{OrUserError, bail, ensure};
-use crate::framework::facts::{InputFact, OutputFact, concrete, required, unknown_dims};
+use crate::framework::facts::{InputFact, OutputFact, concrete, optional, required, unknown_dims};
 use crate::framework::numbers::{Number, by_number};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
@@ -102,13 +102,32 @@ impl Windows {
         Ok(to)
     }
 
-    fn max_unpool(spec: &WindowSpec, data: &Tensor, indices: &Tensor) -> TractResult<Tensor> {
+    /// Checks an output shape that is given. ONNX describes indices as positions in this shape; its
+    /// test case has them in the shape that follows from the attributes.
+    fn check_unpooled(shape: Option<&[i64]>, to: &[usize]) -> TractResult<()> {
+        let same = |shape: &[i64]| {
+            shape.len() == to.len() && shape.iter().zip(to).all(|(a, b)| *a == *b as i64)
+        };
+        ensure!(
+            shape.is_none_or(same),
+            "the output shape {shape:?} is not {to:?}, as the attributes say, which is not implemented"
+        );
+        Ok(())
+    }
+
+    fn max_unpool(
+        spec: &WindowSpec,
+        data: &Tensor,
+        indices: &Tensor,
+        shape: Option<&Tensor>,
+    ) -> TractResult<Tensor> {
         ensure!(
             indices.shape() == data.shape(),
             "indices cannot have the shape {:?}",
             indices.shape()
         );
         let to = Windows::unpooled(spec, data.shape())?;
+        Windows::check_unpooled(shape.map(ints).transpose()?.as_deref(), &to)?;
         let mut results = vec![0.0; volume(&to)?];
         for (value, index) in floats(data)?.into_iter().zip(ints(indices)?) {
             let at = usize::try_from(index).ok().and_then(|at| results.get_mut(at));
@@ -215,7 +234,12 @@ impl Operator for Windows {
         let data = required(inputs, 0)?;
         let dims = match (self, concrete(&data.shape)) {
             (Windows::LpPool { spec, .. }, Some(shape)) => Some(Windows::pooled(spec, &shape)?),
-            (Windows::MaxUnpool { spec }, Some(shape)) => Some(Windows::unpooled(spec, &shape)?),
+            (Windows::MaxUnpool { spec }, Some(shape)) => {
+                let to = Windows::unpooled(spec, &shape)?;
+                let given = optional(inputs, 2).map(InputFact::ints).transpose()?.flatten();
+                Windows::check_unpooled(given.as_deref(), &to)?;
+                Some(to)
+            }
             (Windows::Col2Im { spec }, Some(shape)) => {
                 match (required(inputs, 1)?.ints()?, required(inputs, 2)?.ints()?) {
                     (Some(image), Some(block)) => {
@@ -247,7 +271,10 @@ impl Operator for Windows {
         let data = *required(inputs, 0)?;
         Ok(tvec!(match self {
             Windows::LpPool { spec, p } => Windows::lp_pool(spec, *p, data)?,
-            Windows::MaxUnpool { spec } => Windows::max_unpool(spec, data, required(inputs, 1)?)?,
+            Windows::MaxUnpool { spec } => {
+                let shape = optional(inputs, 2).copied();
+                Windows::max_unpool(spec, data, required(inputs, 1)?, shape)?
+            }
             Windows::Col2Im { spec } => {
                 let block = ints(required(inputs, 2)?)?;
                 let image = ints(required(inputs, 1)?)?;
@@ -284,6 +311,9 @@ mod tests {
             case.input(tensor(&[1, 1, 2], &[5f32, 7.0])).input(tensor(&[1, 1, 2], &indices))
         };
         unpool([1, 2]).gives(tensor(&[1, 1, 4], &[0f32, 5.0, 7.0, 0.0]));
+        let shaped = |size: i64| unpool([1, 2]).input(row(&[1, 1, size]));
+        shaped(4).gives(tensor(&[1, 1, 4], &[0f32, 5.0, 7.0, 0.0]));
+        shaped(5).fails("5");
         unpool([1, 4]).fails("4");
         unpool([-1, 2]).fails("-1");
     }
