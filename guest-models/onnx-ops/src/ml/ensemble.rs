@@ -62,7 +62,7 @@ impl TreeEnsemble {
             listed.push((leaf, target, *weight));
         }
         let forest = forest(node, &splits, weights.len())?;
-        forest.check(weights.len(), true)?;
+        forest.check(weights.len())?;
         let aggregate = match int(node, "aggregate_function", 1) {
             0 => Aggregate::Average,
             2 => Aggregate::Least,

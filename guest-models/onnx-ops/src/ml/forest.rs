@@ -1,5 +1,6 @@
-//! Validated trees: every node belongs to one tree and is reached in one way, so that every walk
-//! from a root ends. Walks are loops, not recursive calls.
+//! Validated trees: no branch leads back to itself, so that every walk from a root ends after at most
+//! as many steps as there are branches. Branches may share what follows, as those of LightGBM do for
+//! sets of categories. Walks are loops, not recursive calls.
 
 use tract_onnx::tract_hir::internal::*;
 
@@ -50,32 +51,40 @@ pub(crate) struct Forest {
 }
 
 impl Forest {
-    /// Checks that the nodes form trees with this number of leaves and features.
-    pub(crate) fn check(&self, leaves: usize, shared_leaves: bool) -> TractResult<()> {
-        ensure!(self.branches.len() <= MAX_NODES, "the trees have more than {MAX_NODES} nodes");
+    /// Checks that all branches lead to nodes that exist, of which this number are leaves, and that
+    /// none leads back to itself.
+    pub(crate) fn check(&self, leaves: usize) -> TractResult<()> {
+        let count = self.branches.len();
+        ensure!(count <= MAX_NODES, "the trees have more than {MAX_NODES} nodes");
         ensure!(!self.roots.is_empty(), "the model has no trees");
-        let mut branch_seen = vec![false; self.branches.len()];
-        let mut leaf_seen = vec![false; leaves];
-        let mut see = |next: Next| {
-            let (seen, at) = match next {
-                Next::Branch(at) => (&mut branch_seen, at),
-                Next::Leaf(at) => (&mut leaf_seen, at),
-            };
-            let seen = seen.get_mut(at as usize).or_user_error("a node is outside of the trees")?;
-            // A node that is reached twice is part of a cycle or of no tree.
-            let shared = matches!(next, Next::Leaf(_)) && shared_leaves;
-            ensure!(
-                !*seen || shared,
-                "a node is reached in two ways, so the nodes do not form a tree"
-            );
-            *seen = true;
-            Ok::<_, TractError>(())
+        let children = || self.branches.iter().flat_map(|branch| [branch.pass, branch.fail]);
+        let inside = |next: Next| match next {
+            Next::Branch(at) => (at as usize) < count,
+            Next::Leaf(at) => (at as usize) < leaves,
         };
-        self.roots.iter().try_for_each(|root| see(*root))?;
-        for branch in &self.branches {
-            see(branch.pass)?;
-            see(branch.fail)?;
+        let all = self.roots.iter().copied().chain(children());
+        ensure!(all.map(inside).all(|inside| inside), "a node is outside of the trees");
+        // Branches are removed once all that lead to them are: those of a cycle never are.
+        let mut parents = vec![0u32; count];
+        for child in children() {
+            if let Next::Branch(at) = child {
+                parents[at as usize] += 1;
+            }
         }
+        let mut free: Vec<usize> = (0..count).filter(|at| parents[*at] == 0).collect();
+        let mut removed = 0;
+        while let Some(at) = free.pop() {
+            removed += 1;
+            for child in [self.branches[at].pass, self.branches[at].fail] {
+                let Next::Branch(at) = child else { continue };
+                let parents = &mut parents[at as usize];
+                *parents -= 1;
+                if *parents == 0 {
+                    free.push(at as usize);
+                }
+            }
+        }
+        ensure!(removed == count, "a node leads back to itself, so the nodes do not form a tree");
         Ok(())
     }
 

@@ -66,7 +66,7 @@ impl Ensemble {
             }
         }
         let leaves = leaf_of.values().filter(|next| matches!(next, Next::Leaf(_))).count();
-        forest.check(leaves, false)?;
+        forest.check(leaves)?;
         let votes = Votes::new(leaves, &listed);
         ensure!((0..leaves).all(|leaf| !votes.of(leaf).is_empty()), "a leaf has no vote");
         let wide = wide || wide_weights || wide_base;

@@ -237,6 +237,27 @@ mod tests {
         broken.fails("");
     }
 
+    /// `x[0] == 1 or x[0] == 3 ? 10 : 20`, as LightGBM writes a set of categories.
+    fn shared(pass: [i64; 2], fail: [i64; 2]) -> Case {
+        let case = case("TreeEnsembleRegressor").int("n_targets", 1);
+        let case = case.ints("nodes_treeids", &[0; 4]).ints("nodes_nodeids", &[0, 1, 2, 3]);
+        let case = case.texts("nodes_modes", &["BRANCH_EQ", "BRANCH_EQ", "LEAF", "LEAF"]);
+        let case =
+            case.ints("nodes_featureids", &[0; 4]).floats("nodes_values", &[1.0, 3.0, 0.0, 0.0]);
+        let case = case.ints("nodes_truenodeids", &[pass[0], pass[1], 0, 0]);
+        let case = case.ints("nodes_falsenodeids", &[fail[0], fail[1], 0, 0]);
+        let case = case.ints("target_treeids", &[0, 0]).ints("target_nodeids", &[2, 3]);
+        let case = case.ints("target_ids", &[0, 0]).floats("target_weights", &[10.0, 20.0]);
+        case.input(tensor(&[3, 1], &[1f32, 2.0, 3.0]))
+    }
+
+    #[test]
+    fn branches_may_share_a_leaf_but_may_not_form_a_cycle() {
+        shared([2, 2], [1, 3]).gives(tensor(&[3, 1], &[10f32, 20.0, 10.0]));
+        shared([2, 2], [1, 0]).fails("itself");
+        shared([2, 1], [1, 3]).fails("itself");
+    }
+
     #[test]
     fn tree_classifier_takes_the_first_of_the_greatest_scores() {
         let case = tree(case("TreeEnsembleClassifier")).outputs(2);
