@@ -62,6 +62,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("GlobalMaxPool", 1, &[t(REALS)]),
 
     op("BatchNormalization", 7, &[t(REALS), t(REALS), t(REALS), t(REALS), t(REALS)]).until(8)
+    op("GlobalLpPool", 2, &[t(REALS)]).with(&[attr("p", Int(1, 64))]),
         .with(&[EPSILON, attr("momentum", Float), only("spatial", 1)]),
     op("BatchNormalization", 9, &[t(REALS), t(REALS), t(REALS), t(REALS), t(REALS)]).until(13)
         .with(&[EPSILON, attr("momentum", Float)]),

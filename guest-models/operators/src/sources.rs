@@ -109,7 +109,6 @@ const UPSTREAM: &[&str] = &[
     "Less",
     "LessOrEqual",
     "Log",
-    "MelWeightMatrix",
     "Neg",
     "NonZero",
     "Not",

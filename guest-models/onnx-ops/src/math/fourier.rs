@@ -213,8 +213,11 @@ impl Stft {
         window: Option<usize>,
         length: Option<i64>,
     ) -> TractResult<(Vec<usize>, usize, usize)> {
-        let [batch, samples, parts @ (1 | 2)] = *shape else {
-            bail!("a signal cannot have the shape {shape:?}")
+        let (batch, samples, parts) = match *shape {
+            // A real signal may be without its last dimension.
+            [batch, samples] => (batch, samples, 1),
+            [batch, samples, parts @ (1 | 2)] => (batch, samples, parts),
+            _ => bail!("a signal cannot have the shape {shape:?}"),
         };
         ensure!(!self.onesided || parts == 1, "one side of the spectrum of complex signals");
         let length = match (window, length) {
@@ -228,7 +231,7 @@ impl Stft {
                 length
             }
             (Some(window), None) => window,
-            (None, None) => bail!("the frame length is not known"),
+            (None, None) => samples,
         };
         let step = sizes(&[step])?[0];
         ensure!(step > 0 && length > 0, "frame length {length} and step {step} must be positive");
@@ -275,7 +278,7 @@ impl Operator for Stft {
         let length = optional(inputs, 3).map(|length| one(&ints(length)?)).transpose()?;
         let step = one(&ints(required(inputs, 1)?)?)?;
         let (to, step, length) = self.sizes(shape, step, window.as_ref().map(Vec::len), length)?;
-        let (values, parts) = (floats(data)?, shape[2]);
+        let (values, parts) = (floats(data)?, shape.get(2).copied().unwrap_or(1));
         let circle = circle(length, false);
         let mut results = Vec::with_capacity(volume(&to)?);
         for (one, frame) in (0..to[0]).flat_map(|one| (0..to[1]).map(move |frame| (one, frame))) {

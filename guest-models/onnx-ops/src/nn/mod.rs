@@ -5,9 +5,11 @@ pub(crate) mod batch_normalization;
 pub(crate) mod causal_conv;
 pub(crate) mod conv;
 pub(crate) mod conv_transpose;
+pub(crate) mod global_lp_pool;
 pub(crate) mod grid_sample;
 pub(crate) mod linear_attention;
 pub(crate) mod losses;
+pub(crate) mod max_roi_pool;
 pub(crate) mod non_max_suppression;
 pub(crate) mod normalization;
 pub(crate) mod pool;
@@ -27,9 +29,11 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     causal_conv::OPERATORS,
     conv::OPERATORS,
     conv_transpose::OPERATORS,
+    global_lp_pool::OPERATORS,
     grid_sample::OPERATORS,
     linear_attention::OPERATORS,
     losses::OPERATORS,
+    max_roi_pool::OPERATORS,
     non_max_suppression::OPERATORS,
     normalization::OPERATORS,
     pool::OPERATORS,
