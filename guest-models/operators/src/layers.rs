@@ -6,7 +6,7 @@ use crate::entry::{
 };
 use crate::types::{
     BF16, BOOL, BYTES, F4E2M1, F8E8M0, F32, FLOAT8, I16, I32, I64, INDICES, INT2, INT4, NUMBERS,
-    REALS, SINGLES, Types, U8, U16,
+    REALS, SINGLES, Types, U8, U16, U32, U64,
 };
 
 /// Bounds of windows, larger than any image that fits a sandbox.
@@ -27,7 +27,8 @@ const CONV: &[Attribute] = &[KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, GROUP];
 const REDUCE: &[Attribute] = &[AXES, KEEP];
 const REDUCE_18: &[Attribute] = &[KEEP, NOOP];
 const ARG: &[Attribute] = &[axis("axis"), KEEP, flag("select_last_index")];
-const SIGNED_SUMS: Types = REALS.or(I32).or(I64);
+/// The types of sums. Those of integers wrap around.
+const SUMMED: Types = REALS.or(I32).or(I64).or(U32).or(U64);
 const IS_I64: &[Output] = &[Output::Is(I64)];
 const QUANTIZED: &[Output] = &[Output::Special];
 /// The types of quantized values, scales and results.
@@ -37,13 +38,14 @@ const STORED_QUANTIZED: Types = BYTES.or(I16).or(U16).or(FLOAT8).or(F4E2M1).or(I
 
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[
-    op("MatMul", 1, &[t(REALS), t(REALS)]),
+    op("MatMul", 1, &[t(REALS), t(REALS)]).until(8),
+    op("MatMul", 9, &[t(SUMMED), t(SUMMED)]),
     op("MatMulInteger", 10, &[t(BYTES), u(BYTES), t(BYTES), u(BYTES)]).optional(2).to(&[Output::Is(I32)]),
     op("Gemm", 7, &[t(SINGLES), t(SINGLES), t(SINGLES)]).until(10)
         .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
     op("Gemm", 11, &[t(SINGLES), t(SINGLES), t(SINGLES)]).optional(1)
         .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
-    op("Einsum", 12, &[t(REALS)]).many().with(&[must("equation", AnyText)]).check(Check::Equation),
+    op("Einsum", 12, &[t(NUMBERS.or(BF16))]).many().with(&[must("equation", AnyText)]).check(Check::Equation),
     op("Conv", 1, &[t(REALS), t(REALS), t(REALS)]).optional(1).with(CONV).check(Check::Windows),
     op("ConvInteger", 10, &[t(BYTES), u(BYTES), t(BYTES), u(BYTES)]).optional(2).to(&[Output::Is(I32)])
         .with(CONV).check(Check::Windows),
@@ -60,9 +62,9 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("Col2Im", 18, &[t(NUMBERS.or(BF16)), any(I64), any(I64)]).check(Check::Windows).with(&[STRIDES, DILATIONS, PADS]),
     op("GlobalAveragePool", 1, &[t(REALS)]),
     op("GlobalMaxPool", 1, &[t(REALS)]),
+    op("GlobalLpPool", 2, &[t(REALS)]).with(&[attr("p", Int(1, 64))]),
 
     op("BatchNormalization", 7, &[t(REALS), t(REALS), t(REALS), t(REALS), t(REALS)]).until(8)
-    op("GlobalLpPool", 2, &[t(REALS)]).with(&[attr("p", Int(1, 64))]),
         .with(&[EPSILON, attr("momentum", Float), only("spatial", 1)]),
     op("BatchNormalization", 9, &[t(REALS), t(REALS), t(REALS), t(REALS), t(REALS)]).until(13)
         .with(&[EPSILON, attr("momentum", Float)]),
@@ -85,26 +87,26 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("LogSoftmax", 1, &[t(REALS)]).with(&[axis("axis")]),
     op("Hardmax", 1, &[t(REALS)]).with(&[axis("axis")]),
 
-    op("ReduceSum", 1, &[t(SIGNED_SUMS)]).until(12).with(REDUCE),
-    op("ReduceSum", 13, &[t(SIGNED_SUMS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceSum", 1, &[t(SUMMED)]).until(12).with(REDUCE),
+    op("ReduceSum", 13, &[t(SUMMED), any(I64)]).optional(1).with(REDUCE_18),
     op("ReduceMax", 1, &[t(NUMBERS.or(BF16))]).until(17).with(REDUCE),
     op("ReduceMax", 18, &[t(NUMBERS.or(BF16).or(BOOL)), any(I64)]).optional(1).with(REDUCE_18),
     op("ReduceMin", 1, &[t(NUMBERS.or(BF16))]).until(17).with(REDUCE),
     op("ReduceMin", 18, &[t(NUMBERS.or(BF16).or(BOOL)), any(I64)]).optional(1).with(REDUCE_18),
-    op("ReduceProd", 1, &[t(SIGNED_SUMS)]).until(17).with(REDUCE),
-    op("ReduceProd", 18, &[t(SIGNED_SUMS), any(I64)]).optional(1).with(REDUCE_18),
-    op("ReduceMean", 1, &[t(REALS)]).until(17).with(REDUCE),
-    op("ReduceMean", 18, &[t(REALS), any(I64)]).optional(1).with(REDUCE_18),
-    op("ReduceL1", 1, &[t(REALS)]).until(17).with(REDUCE),
-    op("ReduceL1", 18, &[t(REALS), any(I64)]).optional(1).with(REDUCE_18),
-    op("ReduceL2", 1, &[t(REALS)]).until(17).with(REDUCE),
-    op("ReduceL2", 18, &[t(REALS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceProd", 1, &[t(SUMMED)]).until(17).with(REDUCE),
+    op("ReduceProd", 18, &[t(SUMMED), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceMean", 1, &[t(SUMMED)]).until(17).with(REDUCE),
+    op("ReduceMean", 18, &[t(SUMMED), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceL1", 1, &[t(SUMMED)]).until(17).with(REDUCE),
+    op("ReduceL1", 18, &[t(SUMMED), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceL2", 1, &[t(SUMMED)]).until(17).with(REDUCE),
+    op("ReduceL2", 18, &[t(SUMMED), any(I64)]).optional(1).with(REDUCE_18),
     op("ReduceLogSum", 1, &[t(REALS)]).until(17).with(REDUCE),
     op("ReduceLogSum", 18, &[t(REALS), any(I64)]).optional(1).with(REDUCE_18),
     op("ReduceLogSumExp", 1, &[t(REALS)]).until(17).with(REDUCE),
     op("ReduceLogSumExp", 18, &[t(REALS), any(I64)]).optional(1).with(REDUCE_18),
-    op("ReduceSumSquare", 1, &[t(REALS)]).until(17).with(REDUCE),
-    op("ReduceSumSquare", 18, &[t(REALS), any(I64)]).optional(1).with(REDUCE_18),
+    op("ReduceSumSquare", 1, &[t(SUMMED)]).until(17).with(REDUCE),
+    op("ReduceSumSquare", 18, &[t(SUMMED), any(I64)]).optional(1).with(REDUCE_18),
     op("ArgMax", 1, &[t(NUMBERS.or(BF16))]).to(IS_I64).with(ARG),
     op("ArgMin", 1, &[t(NUMBERS.or(BF16))]).to(IS_I64).with(ARG),
     op("CumProd", 26, &[t(REALS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),

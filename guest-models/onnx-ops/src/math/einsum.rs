@@ -6,13 +6,11 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::ops::nn::{Reduce, Reducer};
 use tract_onnx::tract_hir::internal::*;
 
-use crate::framework::dims::{advance, strides, volume};
+use super::contraction::Contraction;
 use crate::framework::equal_sizes::{Pair, Place, check_equal_sizes};
 use crate::framework::errors::{OrUserError, bail, ensure};
-use crate::framework::facts::{InputFact, OutputFact, concrete, required, unknown_dims, with_dims};
-use crate::framework::operator::{Operator, built};
+use crate::framework::operator::{built, wire_operator};
 use crate::framework::registration::{Registration, wrapped_by};
-use crate::framework::tensors::{floats, from_floats};
 use crate::framework::upstream::BuildResult;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
@@ -23,8 +21,8 @@ const EINSUM: Wrapping = Wrapping::new(einsum);
 fn build_einsum(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let (from, to) = equation(node)?;
     let repeated = |term: &str| term.chars().any(|c| c != '.' && term.matches(c).count() > 1);
-    if !from.contains(',') && (repeated(&from) || to.is_empty()) {
-        return built(Diagonal { from, to }, node);
+    if !from.contains(',') && (repeated(&from) || to.is_empty() || to == "...") {
+        return built(Contraction::new(&from, &to), node);
     }
     match to.is_empty() {
         true => Total::build(context, node, &from),
@@ -42,6 +40,9 @@ fn einsum(
     let equation = op.node.get_attr::<String>("equation")?;
     let (from, to) = equation.split_once("->").or_user_error("the equation has no result")?;
     let from = from.replace(' ', "");
+    if is_integer(model, inputs)? {
+        return wire_operator(Contraction::new(&from, to), &op.node, prefix, model, inputs);
+    }
     let mut ranks = Vec::with_capacity(inputs.len());
     for input in inputs {
         ranks.push(model.outlet_fact(*input)?.rank());
@@ -52,6 +53,12 @@ fn einsum(
     ensure!(!number, "an ellipsis that stands for no dimension is not implemented");
     let inputs = check_equal_sizes(pairs(&from, &ranks), prefix, model, inputs)?;
     op.wire_original(prefix, model, &inputs)
+}
+
+/// Whether the operands are integers, of which tract sums no products.
+fn is_integer(model: &TypedModel, inputs: &[OutletId]) -> TractResult<bool> {
+    let first = inputs.first().or_user_error("the operands are missing")?;
+    Ok(!model.outlet_fact(*first)?.datum_type.is_float())
 }
 
 /// Pairs of dimensions with the same letter.
@@ -105,6 +112,9 @@ fn with_equation(node: &NodeProto, from: &str, to: &str) -> NodeProto {
 #[derive(Clone, Debug)]
 struct Total {
     product: Box<dyn Expansion>,
+    node: NodeProto,
+    /// The operands of the equation.
+    from: String,
     /// The number of letters of each operand.
     ranks: Vec<usize>,
 }
@@ -114,13 +124,14 @@ impl Total {
         let Some(letter) = from.chars().find(char::is_ascii_alphabetic) else {
             bail!("an equation without letters is not implemented")
         };
-        let node = with_equation(node, from, letter.encode_utf8(&mut [0; 4]));
-        let (product, outer) = EINSUM.build(context, &node)?;
+        let product = with_equation(node, from, letter.encode_utf8(&mut [0; 4]));
+        let (product, outer) = EINSUM.build(context, &product)?;
         let Some(product) = product.as_op().downcast_ref::<Box<dyn Expansion>>() else {
             bail!("Einsum is not implemented this way")
         };
         let ranks = from.split(',').map(str::len).collect();
-        Ok((expand(Total { product: product.clone(), ranks }), outer))
+        let (product, node, from) = (product.clone(), node.clone(), from.to_owned());
+        Ok((expand(Total { product, node, from, ranks }), outer))
     }
 }
 
@@ -151,101 +162,14 @@ impl Expansion for Total {
         model: &mut TypedModel,
         inputs: &[OutletId],
     ) -> TractResult<TVec<OutletId>> {
+        if is_integer(model, inputs)? {
+            let sum = Contraction::new(&self.from, "");
+            return wire_operator(sum, &self.node, prefix, model, inputs);
+        }
         let product = self.product.wire(&format!("{prefix}.product"), model, inputs)?;
         let sum = Reduce::new(tvec!(0), Reducer::Sum);
         let sum = model.wire_node(format!("{prefix}.sum"), sum, &product)?;
         model.wire_node(prefix, AxisOp::Rm(0), &sum)
-    }
-}
-
-/// An Einsum of one operand with diagonals or a scalar result.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Diagonal {
-    from: String,
-    to: String,
-}
-
-/// The letters of a term, one for each dimension. Digits stand for the dimensions of an ellipsis.
-fn labels(term: &str, rank: usize) -> TractResult<Vec<char>> {
-    let letters = term.chars().filter(|c| *c != '.').count();
-    let hidden = rank.checked_sub(letters).filter(|hidden| *hidden == 0 || term.contains('.'));
-    let hidden = hidden.or_user_error(format_args!(
-        "the term {term:?} does not match an operand of {rank} dimensions"
-    ))?;
-    ensure!(hidden <= 10, "{hidden} dimensions without letters are too many");
-    let dots: String = ('0'..='9').take(hidden).collect();
-    Ok(term.replace("...", &dots).chars().collect())
-}
-
-/// The letters of the diagonal and their sizes, those of the result first.
-fn diagonal(from: &str, to: &str, shape: &[usize]) -> TractResult<(Vec<char>, Vec<usize>, usize)> {
-    let operand = labels(from, shape.len())?;
-    let dots = operand.iter().filter(|label| label.is_ascii_digit()).count();
-    let rank = to.chars().filter(|c| *c != '.').count() + if to.contains('.') { dots } else { 0 };
-    let mut all = labels(to, rank)?;
-    let kept = all.len();
-    for label in &operand {
-        if !all.contains(label) {
-            all.push(*label);
-        }
-    }
-    let mut sizes = vec![None; all.len()];
-    for (label, size) in operand.iter().zip(shape) {
-        let at = all
-            .iter()
-            .position(|other| other == label)
-            .or_user_error("internal error: a letter of the equation is missing")?;
-        let known = sizes[at].get_or_insert(*size);
-        ensure!(
-            known == size,
-            "the dimension {label:?} is {known} in one place and {size} in another"
-        );
-    }
-    let sizes: Option<Vec<usize>> = sizes.into_iter().collect();
-    Ok((all, sizes.or_user_error("a letter of the result is missing from the operands")?, kept))
-}
-
-impl Operator for Diagonal {
-    fn name(&self) -> &'static str {
-        "Einsum"
-    }
-
-    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
-        let data = required(inputs, 0)?;
-        Ok(tvec!(match concrete(&data.shape) {
-            Some(shape) => {
-                let (_, sizes, kept) = diagonal(&self.from, &self.to, &shape)?;
-                with_dims(data.dtype, sizes[..kept].iter().map(|dim| dim.to_dim()))
-            }
-            None => {
-                let (_, _, kept) = diagonal(&self.from, &self.to, &vec![1; data.rank()])?;
-                unknown_dims(data.dtype, kept)
-            }
-        }))
-    }
-
-    fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let data = *required(inputs, 0)?;
-        let shape = data.shape();
-        let (all, sizes, kept) = diagonal(&self.from, &self.to, shape)?;
-        let operand = labels(&self.from, shape.len())?;
-        let mut steps = vec![0; all.len()];
-        for (label, stride) in operand.iter().zip(strides(shape)) {
-            let at = all.iter().position(|other| other == label);
-            steps[at.or_user_error("internal error: a letter of the equation is missing")?] +=
-                stride;
-        }
-        let values = floats(data)?;
-        let mut results = vec![0.0; volume(&sizes[..kept])?];
-        let summed: usize = sizes[kept..].iter().product();
-        let mut at = vec![0; sizes.len()];
-        for result in &mut results {
-            for _ in 0..summed {
-                *result += values[at.iter().zip(&steps).map(|(a, b)| a * b).sum::<usize>()];
-                advance(&mut at, &sizes);
-            }
-        }
-        Ok(tvec!(from_floats(data.datum_type(), &sizes[..kept], &results)?))
     }
 }
 
@@ -276,5 +200,35 @@ mod tests {
         einsum.input(batch).input(row(&[10f32, 1.0])).gives(tensor(&[2, 1], &[12f32, 34.0]));
         let wrong = case("Einsum").text("equation", "i,i->i").input(row(&[1f32, 2.0]));
         wrong.input(row(&[1f32, 2.0, 3.0])).fails("");
+    }
+
+    #[test]
+    fn einsum_of_integers_wraps_around() {
+        let wide = (1i64 << 53) + 1;
+        let square = || tensor(&[2, 2], &[wide, 2, 3, i64::MAX]);
+        let einsum = |equation| case("Einsum").text("equation", equation).input(square());
+        einsum("ii->i").gives(row(&[wide, i64::MAX]));
+        einsum("ij->").gives(scalar((wide + 5).wrapping_add(i64::MAX)));
+        einsum("ij->ji").gives(tensor(&[2, 2], &[wide, 3, 2, i64::MAX]));
+        let pair = |equation| einsum(equation).input(tensor(&[2, 2], &[1i64, 0, 2, 3]));
+        let last = i64::MAX.wrapping_mul(2).wrapping_add(3);
+        let product = [wide + 4, 6, last, i64::MAX.wrapping_mul(3)];
+        pair("ij,jk->ik").gives(tensor(&[2, 2], &product));
+        pair("...j,jk->...k").gives(tensor(&[2, 2], &product));
+        let total = product.iter().fold(0i64, |sum, value| sum.wrapping_add(*value));
+        pair("ij,jk->").gives(scalar(total));
+        let bytes = case("Einsum").text("equation", "...i,...i->...");
+        let bytes = bytes.input(tensor(&[2, 1, 2], &[200u8, 1, 2, 3])).input(row(&[2u8, 1]));
+        bytes.gives(tensor(&[2, 1], &[145u8, 7]));
+        let wrong = case("Einsum").text("equation", "i,i->i").input(row(&[1i32, 2]));
+        wrong.input(row(&[1i32, 2, 3])).fails("");
+    }
+
+    #[test]
+    fn einsum_of_integers_keeps_open_dimensions() {
+        let case = case("Einsum").text("equation", "ij,jk->ik");
+        let case = case.input(tensor(&[2, 2], &[1i32, 2, 3, 4])).constants();
+        let case = case.input(tensor(&[2, 1], &[10i32, 1]));
+        case.gives_open(&[(0, 0, "n")], &["n,1"], &[tensor(&[2, 1], &[12i32, 34])], 0.0);
     }
 }

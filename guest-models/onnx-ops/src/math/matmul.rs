@@ -2,8 +2,10 @@
 
 use tract_onnx::tract_hir::internal::*;
 
+use super::integer_product::IntegerProduct;
 use crate::framework::equal_sizes::check_equal_sizes;
 use crate::framework::errors::ensure;
+use crate::framework::operator::wire_operator;
 use crate::framework::registration::{Registration, wrapped};
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
@@ -50,6 +52,9 @@ fn matmul(
     model: &mut TypedModel,
     inputs: &[OutletId],
 ) -> TractResult<TVec<OutletId>> {
+    if !model.outlet_fact(inputs[0])?.datum_type.is_float() {
+        return wire_operator(IntegerProduct, &op.node, prefix, model, inputs);
+    }
     let rank =
         |model: &TypedModel, at: usize| Ok::<_, TractError>(model.outlet_fact(inputs[at])?.rank());
     if rank(model, 0)? != 1 || rank(model, 1)? != 1 {
@@ -102,6 +107,29 @@ mod tests {
         none.input(tensor::<f32>(&[0, 1], &[])).gives(tensor(&[2, 1], &[0f32; 2]));
         let nan = case("MatMul").input(tensor(&[1, 2], &[0f32, 0.0]));
         nan.input(tensor(&[2, 1], &[f32::INFINITY, 1.0])).gives(tensor(&[1, 1], &[f32::NAN]));
+    }
+
+    #[test]
+    fn matmul_of_integers_wraps_around_and_broadcasts_its_batches() {
+        let wide = 1i64 << 62;
+        let a = tensor(&[2, 1, 2], &[wide, 1, 3, -1]);
+        let product = case("MatMul").input(a).input(tensor(&[2, 2], &[4i64, 1, 5, 7]));
+        product.gives(tensor(&[2, 1, 2], &[5, wide + 7, 7, -4]));
+        let vectors = case("MatMul").input(row(&[u32::MAX, 2])).input(row(&[2u32, 3]));
+        vectors.gives(scalar(4u32));
+        let column = case("MatMul").input(tensor(&[2, 2], &[1i32, 2, 3, 4]));
+        column.input(row(&[10i32, 1])).gives(row(&[12i32, 34]));
+        let none = case("MatMul").input(tensor::<i64>(&[2, 0], &[]));
+        none.input(tensor::<i64>(&[0, 1], &[])).gives(tensor(&[2, 1], &[0i64; 2]));
+        let wrong = case("MatMul").input(row(&[1i32, 2])).input(row(&[1i32, 2, 3]));
+        wrong.fails("");
+    }
+
+    #[test]
+    fn matmul_of_integers_keeps_open_dimensions() {
+        let product = case("MatMul").input(tensor(&[2, 2], &[1i64, 2, 3, 4])).constants();
+        let product = product.input(tensor(&[2, 1], &[10i64, 1]));
+        product.gives_open(&[(0, 0, "n")], &["n,1"], &[tensor(&[2, 1], &[12i64, 34])], 0.0);
     }
 
     #[test]

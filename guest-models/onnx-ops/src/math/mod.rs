@@ -1,10 +1,12 @@
 //! Algebra, reductions and spectra.
 
 pub(crate) mod algebra;
+mod contraction;
 pub(crate) mod cumulative;
 pub(crate) mod einsum;
 pub(crate) mod fourier;
 pub(crate) mod gemm;
+mod integer_product;
 pub(crate) mod matmul;
 pub(crate) mod mel_weight_matrix;
 pub(crate) mod reduce;

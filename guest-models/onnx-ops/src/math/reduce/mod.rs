@@ -1,6 +1,7 @@
 //! ArgMax, ArgMin and the operators whose names start with Reduce (ONNX). tract computes them in 32
 //! bits, without NaN, or with intermediate overflow.
 
+mod integers;
 mod reduction;
 mod sums;
 
@@ -14,6 +15,7 @@ use crate::framework::registration::{Registration, wrapped};
 use crate::framework::wiring::constant_ints;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
+use self::integers::IntegerReduction;
 pub use self::reduction::{Reduction, ReductionKind};
 pub(crate) use self::sums::mean;
 use self::sums::{late_mean, log_sum_exp, may_be_empty, mean_count, reduce_by_sum, sum};
@@ -73,6 +75,10 @@ fn reduce(
     let float = model.outlet_fact(inputs[0])?.datum_type.is_float();
     // With nothing to reduce the function is still applied to each element.
     let axes = axes(op, model, inputs)?.unwrap_or_default();
+    if !float && let Some(reduction) = IntegerReduction::of(&op.node.op_type, &axes) {
+        let result = model.wire_node(prefix, reduction, &inputs[..1])?[0];
+        return Ok(tvec!(remove_axes(op, prefix, model, result, &axes)?));
+    }
     if axes.is_empty() {
         return Ok(tvec!(of_each(&op.node.op_type, prefix, model, inputs[0])?));
     }
