@@ -96,9 +96,6 @@ pub(super) fn body(
     if depth > bounds::DEPTH {
         return Err(format!("graphs are nested deeper than {}", bounds::DEPTH));
     }
-    if !graph.sparse_initializer.is_empty() {
-        return Err("the model has sparse initializers, which are not implemented".into());
-    }
     if !graph.quantization_annotation.is_empty() {
         return Err("the model has quantization annotations, which are not implemented".into());
     }

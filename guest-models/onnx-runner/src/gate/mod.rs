@@ -20,6 +20,7 @@ mod node;
 mod order;
 mod outputs;
 mod sequences;
+mod sparse;
 mod tensors;
 mod text;
 mod versioned;
@@ -72,6 +73,7 @@ pub(crate) fn check(
         let why = "the model contains training information, which is not implemented";
         return Err(why.to_owned().into());
     }
+    proto.graph.as_mut().map_or(Ok(()), sparse::densify)?;
     versioned::clear_doc_strings(proto);
     let versions = Versions { noted: true, ..versions(proto)? };
     functions::inline(proto, defaults)?;

@@ -80,7 +80,7 @@ fn check_with(tensor: &TensorProto, raw: usize) -> Result<Types, String> {
 }
 
 /// The number of elements of these dimensions, if it fits a sandbox.
-fn elements(dims: &[i64]) -> Result<usize, String> {
+pub(super) fn elements(dims: &[i64]) -> Result<usize, String> {
     if dims.len() > MAX_DIMS {
         return Err(format!("has {} dimensions; the limit is {MAX_DIMS}", dims.len()));
     }
