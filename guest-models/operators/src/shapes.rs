@@ -92,7 +92,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
 
     op("Gather", 1, &[t(MOVED), any(INDICES)]).with(&[axis("axis")]),
     op("GatherElements", 11, &[t(MOVED_NUMBERS), any(INDICES)]).with(&[axis("axis")]),
-    op("GatherND", 11, &[t(MOVED_NUMBERS), any(I64)]).with(&[attr("batch_dims", Int(0, 31))]),
+    op("GatherND", 11, &[t(MOVED), any(I64)]).with(&[attr("batch_dims", Int(0, 31))]),
     op("Scatter", 9, &[t(PLAIN), any(INDICES), t(PLAIN)]).until(10).with(&[axis("axis")]),
     op("ScatterElements", 11, &[t(PLACED), any(INDICES), t(PLACED)])
         .with(&[axis("axis"), attr("reduction", Text(&["none", "add", "mul", "max", "min"]))]),

@@ -226,7 +226,7 @@ impl TypedOp for ResolveIndicesOf {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{case, counting, row, scalar, tensor};
+    use crate::testing::{case, counting, row, scalar, tensor, texts};
 
     #[test]
     fn gather_takes_scalars_and_negative_indices() {
@@ -245,6 +245,15 @@ mod tests {
             case("Gather").input(row(&[1f32, 2.0])).input(scalar(index)).fails(&text);
             case("GatherND").input(row(&[1f32, 2.0])).input(row(&[index])).fails(&text);
         }
+    }
+
+    #[test]
+    fn gather_nd_takes_strings() {
+        let words = || texts(&["a", "b", "c", ""]).into_shape(&[2, 2]).unwrap();
+        let case = case("GatherND").input(words());
+        case.clone().input(tensor(&[2, 2], &[0i64, 1, -1, 0])).gives(texts(&["b", "c"]));
+        case.clone().input(row(&[1i64])).gives(texts(&["c", ""]));
+        case.input(row(&[0i64, 0])).gives(texts(&["a"]).into_shape(&[]).unwrap());
     }
 
     #[test]

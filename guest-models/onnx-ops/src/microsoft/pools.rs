@@ -30,7 +30,7 @@ fn build(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     );
     let pool = Pool {
         masked: node.op_type == "MaxpoolWithMask",
-        spec: WindowSpec::of(node)?,
+        spec: WindowSpec::of(node)?.with_gaps(),
         ceil: node.get_attr_opt::<i64>("ceil_mode")?.unwrap_or(0) != 0
             && !auto_pad.starts_with("SAME"),
     };
@@ -243,6 +243,8 @@ mod tests {
         ceil.gives(tensor(&[1, 2, 2], &[1i8, 4, 3, -2]));
         let same = pool(&[2]).text("auto_pad", "SAME_UPPER");
         same.gives(tensor(&[1, 3, 2], &[1i8, 4, 3, 4, 3, -2]));
+        let gaps = pool(&[1]).ints("strides", &[2]).text("auto_pad", "SAME_LOWER");
+        gaps.gives(tensor(&[1, 2, 2], &[1i8, -6, 3, -2]));
         let image = tensor(&[1, 2, 2, 1], &[7u8, 200, 9, 3]);
         let image = microsoft("NhwcMaxPool").input(image).ints("kernel_shape", &[2, 1]);
         image.gives(tensor(&[1, 1, 2, 1], &[9u8, 200]));
@@ -258,8 +260,7 @@ mod tests {
         pool(&[2, 2]).fails("spatial dimensions");
         pool(&[0]).fails("from 1 to 65536");
         let same = pool(&[2]).text("auto_pad", "SAME_LOWER");
-        same.clone().ints("dilations", &[2]).fails("use pads");
-        same.ints("strides", &[3]).fails("auto_pad");
+        same.ints("dilations", &[2]).fails("use pads");
         pool(&[2]).ints("strides", &[0]).fails("from 1 to 65536");
         pool(&[2]).ints("pads", &[1]).fails("spatial dimensions");
         microsoft("NhwcMaxPool").input(row(&[1u8])).ints("kernel_shape", &[1]).fails("spatial");

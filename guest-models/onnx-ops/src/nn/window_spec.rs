@@ -16,6 +16,8 @@ pub(crate) struct WindowSpec {
     pub(crate) dilations: Vec<usize>,
     pub(crate) pads: Vec<usize>,
     auto_pad: String,
+    /// Whether elements between the windows of `SAME` padding may be skipped.
+    gaps: bool,
 }
 
 impl WindowSpec {
@@ -27,7 +29,14 @@ impl WindowSpec {
             dilations: list("dilations")?.unwrap_or_default(),
             pads: list("pads")?.unwrap_or_default(),
             auto_pad: node.get_attr_opt::<&str>("auto_pad")?.unwrap_or("NOTSET").to_owned(),
+            gaps: false,
         })
+    }
+
+    /// The same windows, which may have gaps between them. `SAME` padding then starts the first one
+    /// at the first element.
+    pub(crate) fn with_gaps(self) -> WindowSpec {
+        WindowSpec { gaps: true, ..self }
     }
 
     pub(crate) fn stride(&self, axis: usize) -> usize {
@@ -61,9 +70,10 @@ impl WindowSpec {
     ) -> TractResult<(usize, usize)> {
         let (stride, extent) = (self.stride(axis), self.extent(kernel, axis));
         if self.auto_pad.starts_with("SAME") {
-            // Implementations disagree on which elements between windows they skip.
+            // Implementations of ONNX's operators disagree on which elements between windows they
+            // skip.
             ensure!(
-                stride <= extent,
+                stride <= extent || self.gaps,
                 "auto_pad with strides larger than the kernel is not implemented"
             );
             let count = size.div_ceil(stride);

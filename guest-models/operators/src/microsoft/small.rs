@@ -4,7 +4,8 @@ use super::microsoft;
 use crate::entry::Values::{AnyText, AnyTexts, Float, Int, Ints, Text};
 use crate::entry::{Check, Operator, Output, any, attr, axis, flag, must, only, t};
 use crate::types::{
-    BF16, F32, F64, I16, I32, I64, INDICES, NUMBERS, PLAIN, REALS, SINGLES, STRING, Types, U32, U64,
+    ANY, BF16, F32, F64, I16, I32, I64, INDICES, NUMBERS, PLAIN, REALS, SINGLES, STRING, Types,
+    U32, U64,
 };
 
 /// The types of elements that are only moved.
@@ -16,7 +17,7 @@ const NGRAM: crate::entry::Values = Int(1, 1 << 20);
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[
     microsoft("Trilu", &[t(NUMBERS.or(BF16)), any(I64)]).optional(1).with(&[flag("upper")]),
-    microsoft("GatherND", &[t(PLAIN.or(BF16)), any(INDICES)]),
+    microsoft("GatherND", &[t(ANY.or(BF16)), any(INDICES)]),
     microsoft("GridSample", &[t(SINGLES), t(SINGLES)])
         .with(&[flag("align_corners"), attr("mode", Text(&["bilinear", "nearest", "bicubic"])),
             attr("padding_mode", Text(&["zeros", "border", "reflection"]))]),

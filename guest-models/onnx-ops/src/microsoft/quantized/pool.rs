@@ -26,7 +26,7 @@ fn build(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let flag = |name| Ok::<_, TractError>(node.get_attr_opt::<i64>(name)?.unwrap_or(0) != 0);
     let windows = match &*node.op_type {
         "QLinearAveragePool" => Some(Windows {
-            spec: WindowSpec::of(node)?,
+            spec: WindowSpec::of(node)?.with_gaps(),
             ceil: flag("ceil_mode")?,
             with_padding: flag("count_include_pad")?,
         }),
