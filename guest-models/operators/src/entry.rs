@@ -68,6 +68,8 @@ pub enum Check {
     Training,
     /// Scales or sizes.
     Resize,
+    /// No lengths of sequences, and a direction for each scan input.
+    Scan8,
     /// An axis for each scan input and scan output.
     Scan,
 }

@@ -119,6 +119,8 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[must("then_branch", Graph), must("else_branch", Graph)]),
     op("Loop", 1, &[any(I64), any(BOOL), any(MOVED)]).optional(3).many().to(SPECIAL).many_outputs()
         .with(&[must("body", Graph)]),
+    op("Scan", 8, &[any(I64), any(MOVED)]).until(8).optional(2).many().to(SPECIAL).many_outputs().check(Check::Scan8)
+        .with(&[must("body", Graph), must("num_scan_inputs", Int(1, 1024)), attr("directions", Ints(0, 1))]),
     op("Scan", 9, &[any(MOVED)]).many().to(SPECIAL).many_outputs().check(Check::Scan)
         .with(&[must("body", Graph), must("num_scan_inputs", Int(1, 1024)), attr("scan_input_axes", Ints(-32, 31)),
             attr("scan_output_axes", Ints(-32, 31)), attr("scan_input_directions", Ints(0, 1)),

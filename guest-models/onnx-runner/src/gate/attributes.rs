@@ -50,6 +50,7 @@ fn together(node: &NodeProto, check: Check) -> Result<(), String> {
         Check::Equation => equation(node),
         Check::Training => training(node),
         Check::Resize => resize(node),
+        Check::Scan8 => scan_8(node),
         Check::Scan => scan(node),
     }
 }
@@ -300,6 +301,27 @@ fn resize(node: &NodeProto) -> Result<(), String> {
     let given = |at: usize| node.input.get(at).is_some_and(|name| !name.is_empty());
     if !given(2) && !given(3) {
         return Err("neither scales nor sizes are given".into());
+    }
+    Ok(())
+}
+
+/// `Scan` before version 9, whose first input is the lengths of the sequences.
+fn scan_8(node: &NodeProto) -> Result<(), String> {
+    let (lengths, read) = node.input.split_first().ok_or("it has no inputs")?;
+    if !lengths.is_empty() {
+        return Err("lengths of sequences (input 0) are not implemented".into());
+    }
+    let scanned = find(node, "num_scan_inputs").map_or(0, |number| number.i);
+    let states = read.len() as i64 - scanned;
+    if states < 0 || states > node.output.len() as i64 || read.iter().any(String::is_empty) {
+        return Err(format!(
+            "{} inputs and {} outputs do not allow {scanned} scan inputs",
+            read.len(),
+            node.output.len()
+        ));
+    }
+    if find(node, "directions").is_some() && ints(node, "directions").len() as i64 != scanned {
+        return Err(format!("the attribute \"directions\" must have {scanned} numbers"));
     }
     Ok(())
 }

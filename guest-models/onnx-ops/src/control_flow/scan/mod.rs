@@ -3,6 +3,7 @@
 //! counts negative axes by the ranks that a body declares, and fails at bodies that pass a state on
 //! unchanged, ignore one, or make a constant.
 
+mod batched;
 mod run;
 
 use std::collections::HashMap;
@@ -23,7 +24,8 @@ use crate::framework::errors::{OrUserError, ensure};
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
 
-pub(crate) const OPERATORS: &[Registration] = &[own("Scan", build)];
+pub(crate) const OPERATORS: &[Registration] =
+    &[own("Scan", batched::build).until(8), own("Scan", build).since(9)];
 
 fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let graph: &GraphProto = node.get_attr("body")?;
