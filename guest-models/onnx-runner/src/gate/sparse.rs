@@ -14,7 +14,8 @@ pub(super) fn densify(graph: &mut GraphProto) -> Result<(), String> {
     for sparse in std::mem::take(&mut graph.sparse_initializer) {
         let name = sparse.values.as_ref().map(|values| values.name.clone()).unwrap_or_default();
         let dense = dense(sparse);
-        let dense = dense.map_err(|why| format!("the sparse initializer {} {why}", shown(&name)))?;
+        let dense =
+            dense.map_err(|why| format!("the sparse initializer {} {why}", shown(&name)))?;
         graph.initializer.push(dense);
     }
     for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
@@ -96,7 +97,8 @@ fn bytes(tensor: &TensorProto, dtype: Types) -> Result<Vec<u8>, String> {
     }
     let width = size(dtype, tensor.data_type);
     // ONNX stores narrow integers as 32-bit ones; the rest of each is its sign.
-    let narrow = tensor.int32_data.iter().flat_map(|value| value.to_le_bytes().into_iter().take(width));
+    let narrow =
+        tensor.int32_data.iter().flat_map(|value| value.to_le_bytes().into_iter().take(width));
     let unsigned =
         tensor.uint64_data.iter().flat_map(|value| value.to_le_bytes().into_iter().take(width));
     let floats = tensor.float_data.iter().flat_map(|value| value.to_le_bytes());

@@ -79,10 +79,11 @@ impl Coordinates {
             Coordinates::HalfPixel => half_pixel(),
             Coordinates::PytorchHalfPixel if single => 0.0,
             Coordinates::PytorchHalfPixel => half_pixel(),
+            // Both centres are the same: the formula of the specification as one fraction, whose parts
+            // are exact.
             Coordinates::HalfPixelSymmetric => {
-                let adjustment = round(size / round(by * from / of));
-                let offset = round(round(from / 2.0) * round(1.0 - adjustment));
-                round(round(offset + scaled(at + 0.5)) - 0.5)
+                let twice = from * by - by + (2.0 * at + 1.0 - size) * of;
+                round(twice / (2.0 * by))
             }
             Coordinates::AlignCorners if single => 0.0,
             Coordinates::AlignCorners => round(round(at * last) / (size - 1.0)),
