@@ -125,6 +125,7 @@ const OTHERS: &[&str] = &[
     "EyeLike",
     "Flatten",
     "GlobalAveragePool",
+    "GlobalLpPool",
     "GlobalMaxPool",
     "Hardmax",
     "Identity",

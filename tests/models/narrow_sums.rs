@@ -82,6 +82,7 @@ const NOT_ADDING: &[&str] = &[
     "Loop",
     "Max",
     "MaxPool",
+    "MaxRoiPool",
     "MaxUnpool",
     "Min",
     "Mish",

@@ -105,11 +105,10 @@ impl Windows {
     /// Checks an output shape that is given. ONNX describes indices as positions in this shape; its
     /// test case has them in the shape that follows from the attributes.
     fn check_unpooled(shape: Option<&[i64]>, to: &[usize]) -> TractResult<()> {
-        let same = |shape: &[i64]| {
-            shape.len() == to.len() && shape.iter().zip(to).all(|(a, b)| *a == *b as i64)
-        };
+        let Some(shape) = shape else { return Ok(()) };
+        let mut pairs = shape.iter().zip(to);
         ensure!(
-            shape.is_none_or(same),
+            shape.len() == to.len() && pairs.all(|(a, b)| *a == *b as i64),
             "the output shape {shape:?} is not {to:?}, as the attributes say, which is not implemented"
         );
         Ok(())

@@ -109,6 +109,11 @@ pub(crate) const ADDING: &[(&str, Made)] = &[
         let expected = vec![squares(&values).sqrt()];
         case(vec![given(&[1, 1, values.len()], &values)], vec![window], expected)
     }),
+    ("GlobalLpPool", |d| {
+        let values = d.roots(d.count());
+        let expected = vec![squares(&values).sqrt()];
+        case(vec![given(&[1, 1, values.len()], &values)], vec![], expected)
+    }),
     ("Col2Im", |d| {
         // One pixel that all blocks contribute to.
         let n = 32;
