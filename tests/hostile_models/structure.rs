@@ -3,7 +3,7 @@
 
 use crate::support::onnx::{
     BOOL, Dim, FLOAT, Graph, MICROSOFT, Message, fixed, import_of_microsoft, int_attribute, node,
-    relu, string_attribute, tensor_attribute, tensor_f32, value, value_of_any_shape,
+    relu, string_attribute, tensor_attribute, tensor_f32, tensor_i64, value, value_of_any_shape,
 };
 use crate::{ends, host_still_answers, one, ones, refused, run};
 
@@ -203,6 +203,45 @@ fn malformed_tensors_are_refused() {
         &x(),
         "elements of data",
     );
+}
+
+/// `y = x + w`, where `w` is a sparse initializer of this shape.
+fn with_sparse(values: &[f32], dims: &[i64], indices: &[i64], shape: &[i64]) -> Vec<u8> {
+    let sparse = Message::new()
+        .message(1, tensor_f32("w", &[values.len() as i64], values))
+        .message(2, tensor_i64("", dims, indices));
+    let sparse = shape.iter().fold(sparse, |sparse, dim| sparse.int(3, *dim));
+    let graph = Graph {
+        nodes: vec![node("Add", &["x", "w"], &["y"], &[])],
+        inputs: vec![value("x", FLOAT, &fixed(&[2]))],
+        outputs: vec![value_of_any_shape("y", FLOAT)],
+        ..Graph::default()
+    };
+    let graph = graph.message().message(15, sparse);
+    Message::new().int(1, 8).message(7, graph).message(8, Message::new().int(2, 17)).finish()
+}
+
+#[test]
+fn sparse_initializers_are_dense_or_refused() {
+    let flat = with_sparse(&[5.0, 7.0], &[2], &[1, 4], &[3, 2]);
+    let by_dimension = with_sparse(&[5.0, 7.0], &[2, 2], &[0, 1, 2, 0], &[3, 2]);
+    for model in [flat, by_dimension] {
+        let outputs = run(&model, &x()).unwrap();
+        assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [1.0, 6.0, 1.0, 1.0, 8.0, 1.0]);
+    }
+    let none = run(&with_sparse(&[], &[0], &[], &[2]), &x()).unwrap();
+    assert_eq!(none[0].1.as_slice::<f32>().unwrap(), [1.0, 1.0]);
+    let two = |indices: [i64; 2]| with_sparse(&[5.0, 7.0], &[2], &indices, &[3, 2]);
+    refused(&two([4, 1]), &x(), "do not ascend");
+    refused(&two([1, 1]), &x(), "do not ascend");
+    refused(&two([1, 6]), &x(), "the index 6");
+    refused(&two([-1, 1]), &x(), "the index -1");
+    refused(&with_sparse(&[5.0], &[1, 2], &[0, 2], &[3, 2]), &x(), "the index 2");
+    refused(&with_sparse(&[5.0], &[1, 3], &[0, 0, 0], &[3, 2]), &x(), "has indices of the");
+    refused(&with_sparse(&[5.0], &[2], &[0, 1], &[2]), &x(), "has indices of the");
+    refused(&with_sparse(&[5.0], &[1], &[0], &[-2]), &x(), "invalid dimensions");
+    // Few bytes in the file, more than the sandbox may have.
+    ends(&with_sparse(&[5.0], &[1], &[0], &[1 << 28]), &x());
 }
 
 fn graph_attribute(name: &str, graph: &Graph) -> Message {

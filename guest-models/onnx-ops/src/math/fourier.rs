@@ -391,4 +391,17 @@ mod tests {
     fn stft_refuses_a_step_of_zero() {
         case("STFT").input(signal()).input(scalar(0i64)).input(row(&[1f32, 1.0])).fails("0");
     }
+
+    #[test]
+    fn stft_takes_signals_without_their_last_dimension() {
+        let rows = |shape: &[usize]| tensor(shape, &[1f32, 2.5, -3.0, 0.25, 7.0, 1.0, 1.0, 1.0]);
+        let node = |shape: &[usize]| case("STFT").input(rows(shape)).input(scalar(2i64));
+        let window = || row(&[1f32, 0.5]);
+        let expected = node(&[2, 4, 1]).input(window()).outputs_at_run_time();
+        node(&[2, 4]).input(window()).gives(expected[0].clone());
+        // One frame of the whole signal, without a window.
+        let whole = node(&[2, 4, 1]).missing().input(scalar(4i64)).outputs_at_run_time();
+        node(&[2, 4]).gives(whole[0].clone());
+        node(&[8]).input(window()).fails("8");
+    }
 }

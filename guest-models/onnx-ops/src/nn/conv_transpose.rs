@@ -280,11 +280,17 @@ mod tests {
 
     #[test]
     fn same_padding_keeps_open_dimensions() {
-        let node = conv().constants().text("auto_pad", "SAME_UPPER").ints("strides", &[2]);
-        let node = node.ints("kernel_shape", &[2]);
-        let expected = tensor(&[1, 1, 4], &[1f32, 10.0, 2.0, 20.0]);
-        let shape = "1,1,2*n";
+        let node = || {
+            let case = case("ConvTranspose").input(tensor(&[1, 1, 2], &[1f32, 2.0])).constants();
+            case.input(tensor(&[1, 1, 2], &[1f32, 10.0])).ints("strides", &[2])
+        };
         let open = [(0, 2, "n")];
-        node.gives_open(&open, &[shape], &[expected], 0.0);
+        let same = tensor(&[1, 1, 4], &[1f32, 10.0, 2.0, 20.0]);
+        node().text("auto_pad", "SAME_UPPER").gives_open(&open, &["1,1,2*n"], &[same], 0.0);
+        let padded = node().ints("pads", &[1, 0]).ints("output_padding", &[1]);
+        let expected = tensor(&[1, 1, 4], &[10f32, 2.0, 20.0, 0.0]);
+        padded.gives_open(&open, &["1,1,2*n"], &[expected], 0.0);
+        let cropped = node().ints("pads", &[1, 1]);
+        cropped.gives_open(&open, &["1,1,-2+2*n"], &[tensor(&[1, 1, 2], &[10f32, 2.0])], 0.0);
     }
 }

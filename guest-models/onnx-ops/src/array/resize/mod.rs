@@ -131,7 +131,12 @@ fn needs_exact_positions(
     inputs: &[OutletId],
 ) -> TractResult<bool> {
     let nearest = op.node.get_attr_opt::<&str>("mode")?.is_none_or(|mode| mode == "nearest");
-    let (Some(sizes), None) = (op.input(3), op.input(2)) else { return Ok(false) };
+    let empty = match op.input(2) {
+        // Before operator set 13 scales that are not given are an empty list.
+        Some(scales) => is_empty(model, inputs[scales])?,
+        None => true,
+    };
+    let Some(sizes) = op.input(3).filter(|_| empty) else { return Ok(false) };
     let Some(sizes) = model.outlet_fact(inputs[sizes])?.konst.clone().filter(|_| nearest) else {
         return Ok(false);
     };
@@ -364,6 +369,8 @@ mod tests {
         };
         let expected = row(&[0f32, 2.0, 4.0, 5.0]);
         resize().missing().missing().input(row(&[4i64])).gives(expected.clone());
+        let none = || row::<f32>(&[]);
+        resize().opset(12).input(none()).input(none()).input(row(&[4i64])).gives(expected.clone());
         let open = resize().constants().missing().missing().input(row(&[4i64]));
         open.gives_open(&[(0, 0, "n")], &["4"], &[expected], 0.0);
     }

@@ -183,8 +183,9 @@ impl Resize {
             shape.iter().map(|size| (0..*size).map(Some).collect()).collect();
         for (axis, along) in all {
             let end = along.from as f64 - 1.0;
-            let given = along.scale.is_given();
-            let round = |place: f64| if given { f64::from(place as f32) } else { place };
+            // A part is given in 32 bits, as scales are.
+            let single = along.scale.is_given() || self.coordinates == Coordinates::Crop;
+            let round = |place: f64| if single { f64::from(place as f32) } else { place };
             let source = |at| {
                 let place = self.coordinates.origin(at, along, round)?;
                 Some(rounding.round(place).clamp(0.0, end) as usize)
@@ -218,9 +219,11 @@ impl Operator for Resize {
         let data = required(inputs, 0)?;
         self.check_type(data.dtype)?;
         let deferred = || Ok(tvec!(unknown_dims(data.dtype, data.rank())));
-        let value = |at| optional(inputs, at).map(|input| input.value.clone());
+        let empty = |input: &&InputFact| input.shape.iter().any(|dim| dim.as_i64() == Some(0));
+        let given = |at| optional(inputs, at).filter(|input| !empty(input));
+        let value = |at| given(at).map(|input| input.value.clone());
         let Some(shape) = concrete(&data.shape) else {
-            let (None | Some(None), Some(Some(wanted))) = (value(2), value(3)) else {
+            let (None, Some(Some(wanted))) = (value(2), value(3)) else {
                 return deferred();
             };
             let (mut to, axes) = (data.shape.clone(), self.targets.axes(data.rank())?);
