@@ -91,6 +91,9 @@ fn a_valid_tree_is_computed() {
     let x = Tensor::new(vec![0.0, 0.0, 0.5, 0.0, 0.0, f32::NAN], &[2, 3]).unwrap();
     let outputs = run(&regressor(&tree(), &[]), &[("x", x.clone())]).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [0.5, 2.0]);
+    let shared = Tree { pass: vec![2, 0, 0], ..tree() };
+    let outputs = run(&regressor(&shared, &[]), &[("x", x.clone())]).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [2.0, 2.0]);
     let missing = Tree { missing: vec![1, 0, 0], ..tree() };
     let outputs = run(&regressor(&missing, &[]), &[("x", x)]).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [0.5, 0.5]);
@@ -109,9 +112,8 @@ fn post_transforms_of_targets_without_votes_are_refused() {
 
 #[test]
 fn invalid_trees_are_refused() {
-    let wrong: [(Tree, &str); 18] = [
-        (Tree { pass: vec![0, 0, 0], ..tree() }, "reached in two ways"),
-        (Tree { pass: vec![2, 0, 0], ..tree() }, "reached in two ways"),
+    let wrong: [(Tree, &str); 17] = [
+        (Tree { pass: vec![0, 0, 0], ..tree() }, "leads back to itself"),
         (Tree { pass: vec![7, 0, 0], ..tree() }, "which does not exist"),
         (Tree { pass: vec![-1, 0, 0], ..tree() }, "which does not exist"),
         (Tree { fail: vec![i64::MAX, 0, 0], ..tree() }, "which does not exist"),
@@ -164,7 +166,7 @@ fn invalid_trees_are_refused() {
         weights: vec![],
         ..tree()
     };
-    refused(&regressor(&round, &[]), &x(), "reached in two ways");
+    refused(&regressor(&round, &[]), &x(), "leads back to itself");
     host_still_answers();
 }
 
@@ -224,10 +226,12 @@ fn invalid_indexed_trees_are_refused() {
     };
     let outputs = run(&model(&[0], &[1, 1], &[0, 1], 3, &[]), &x()).unwrap();
     assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [3.0, 3.0]);
+    // Trees may share their nodes.
+    let outputs = run(&model(&[0, 0], &[1, 1], &[0, 1], 3, &[]), &x()).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), [6.0, 6.0]);
     for (roots, pass, leaf, why) in [
-        (&[0][..], [0, 1], [0, 1], "reached in two ways"),
-        (&[0], [1, 0], [0, 0], "reached in two ways"),
-        (&[0, 0], [1, 1], [0, 1], "reached in two ways"),
+        (&[0][..], [0, 1], [0, 1], "leads back to itself"),
+        (&[0], [1, 0], [0, 0], "leads back to itself"),
         (&[7], [1, 1], [0, 1], "leads to node 7"),
         (&[-1], [1, 1], [0, 1], "leads to node -1"),
         (&[0], [1, 9], [0, 1], "leads to leaf 9"),

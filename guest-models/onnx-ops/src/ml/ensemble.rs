@@ -218,4 +218,24 @@ mod tests {
         ensemble().input(tensor::<f32>(&[2, 0], &[])).fails("");
         ensemble().input(tensor(&[1, 1], &[1f64])).fails("");
     }
+
+    #[test]
+    fn trees_may_share_nodes_within_a_bound_of_steps() {
+        // A chain of branches, each of which leads to the next or to the only leaf.
+        let chain = |length: i64, roots: usize| {
+            let count = length as usize;
+            let next: Vec<i64> = (1..length).chain([0]).collect();
+            let leaf: Vec<i64> = (1..=length).map(|at| i64::from(at == length)).collect();
+            let case = case("TreeEnsemble").ints("tree_roots", &vec![0; roots]);
+            let case = case.int("n_targets", 1).ints("nodes_featureids", &vec![0; count]);
+            let case = case.tensor("nodes_modes", &row(&vec![0u8; count]));
+            let case = case.tensor("nodes_splits", &row(&vec![2f32; count]));
+            let case = case.ints("nodes_truenodeids", &next).ints("nodes_trueleafs", &leaf);
+            let case = case.ints("nodes_falsenodeids", &vec![0; count]);
+            let case = case.ints("nodes_falseleafs", &vec![1; count]).ints("leaf_targetids", &[0]);
+            case.tensor("leaf_weights", &row(&[1f32])).input(tensor(&[1, 1], &[1f32]))
+        };
+        chain(3, 2).gives(tensor(&[1, 1], &[2f32]));
+        chain(5000, 5000).fails("25000000 branches");
+    }
 }

@@ -72,9 +72,9 @@ impl Forest {
             }
         }
         let mut free: Vec<usize> = (0..count).filter(|at| parents[*at] == 0).collect();
-        let mut removed = 0;
+        let mut order = Vec::with_capacity(count);
         while let Some(at) = free.pop() {
-            removed += 1;
+            order.push(at);
             for child in [self.branches[at].pass, self.branches[at].fail] {
                 let Next::Branch(at) = child else { continue };
                 let parents = &mut parents[at as usize];
@@ -84,7 +84,25 @@ impl Forest {
                 }
             }
         }
-        ensure!(removed == count, "a node leads back to itself, so the nodes do not form a tree");
+        ensure!(
+            order.len() == count,
+            "a node leads back to itself, so the nodes do not form a tree"
+        );
+        // How many branches a walk from each can pass: those behind it come later in the order.
+        let mut steps = vec![0u64; count];
+        let of = |steps: &[u64], next: Next| match next {
+            Next::Branch(at) => steps[at as usize],
+            Next::Leaf(_) => 0,
+        };
+        for at in order.into_iter().rev() {
+            let branch = &self.branches[at];
+            steps[at] = 1 + of(&steps, branch.pass).max(of(&steps, branch.fail));
+        }
+        let all: u64 = self.roots.iter().map(|root| of(&steps, *root)).sum();
+        ensure!(
+            all <= MAX_NODES as u64,
+            "a row can pass {all} branches, more than the {MAX_NODES} of the largest trees"
+        );
         Ok(())
     }
 
