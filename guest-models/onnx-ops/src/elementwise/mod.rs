@@ -5,7 +5,10 @@ pub(crate) mod approximations;
 pub(crate) mod arithmetic;
 pub(crate) mod binary;
 pub(crate) mod broadcast_6;
+mod double;
+mod double_steps;
 pub(crate) mod functions;
+mod integer_shrink;
 pub(crate) mod narrow_cast;
 pub(crate) mod swish;
 
@@ -19,7 +22,9 @@ pub use narrow_cast::NarrowCast;
 pub(crate) const OPERATORS: &[&[Registration]] = &[
     activations::OPERATORS,
     arithmetic::OPERATORS,
+    double_steps::OPERATORS,
     functions::OPERATORS,
+    integer_shrink::OPERATORS,
     swish::OPERATORS,
     broadcast_6::OPERATORS,
     UPSTREAM,
@@ -44,9 +49,6 @@ const UPSTREAM: &[Registration] = &[
     upstream("Floor"),
     upstream("Greater"),
     upstream("GreaterOrEqual"),
-    upstream("IsInf"),
-    upstream("IsNaN"),
-    upstream("LeakyRelu"),
     upstream("Less"),
     upstream("LessOrEqual"),
     upstream("Log"),
@@ -56,8 +58,6 @@ const UPSTREAM: &[Registration] = &[
     upstream("Or"),
     upstream("PRelu").since(7),
     upstream("Reciprocal"),
-    upstream("Round"),
-    upstream("Shrink"),
     upstream("Sign"),
     upstream("Sin"),
     upstream("Sinh"),
@@ -196,6 +196,13 @@ mod tests {
         case("Shrink").input(numbers()).gives(row(&[-2f32, 0.0, 0.0, 3.0]));
         let soft = case("Shrink").float("bias", 1.5).float("lambd", 1.5).input(numbers());
         soft.gives(row(&[-0.5f32, 0.0, 0.0, 1.5]));
+    }
+
+    #[test]
+    fn prelu_of_integers_multiplies_negative_ones() {
+        let slopes = case("PRelu").input(tensor(&[2, 2], &[-3i64, 5, -1, -(1 << 40)]));
+        slopes.input(row(&[2i64, -1])).gives(tensor(&[2, 2], &[-6i64, 5, -2, 1 << 40]));
+        case("PRelu").input(row(&[7u32])).input(row(&[2u32])).gives(row(&[7u32]));
     }
 
     #[test]

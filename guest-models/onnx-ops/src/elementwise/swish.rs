@@ -60,9 +60,10 @@ impl Expansion for Swish {
         let fact = model.outlet_fact(inputs[0])?.clone();
         let agreed = !self.gated || model.outlet_fact(inputs[1])?.shape == fact.shape;
         ensure!(agreed, "the gate and its input have different shapes");
-        // The sigmoid is computed in 32 bits, the rest in the type of the input.
-        let single = DatumType::F32;
-        let wide = model.wire_node(format!("{prefix}.wide"), cast(single), &inputs[..1])?;
+        // The sigmoid is computed in 32 bits at least, the rest in the type of the input.
+        let double = fact.datum_type == DatumType::F64;
+        let computed = if double { DatumType::F64 } else { DatumType::F32 };
+        let wide = model.wire_node(format!("{prefix}.wide"), cast(computed), &inputs[..1])?;
         let sloped = if self.slope == 1.0 {
             wide
         } else {
@@ -106,10 +107,22 @@ mod tests {
     }
 
     #[test]
+    fn swish_of_float64_is_computed_in_float64() {
+        let slope = f64::from(1.702f32);
+        let numbers = [-30f64, -1.0, 1e-200, 0.5, 700.0];
+        let expected = numbers.map(|x| x / (1.0 + (-slope * x).exp()));
+        let case = case("Swish").float("alpha", 1.702).input(row(&numbers));
+        case.gives_near(row(&expected), 1e-14);
+    }
+
+    #[test]
     fn swiglu_is_a_swish_times_the_second_input() {
         let node = |b| case("SwiGLU").input(row(&[-1f32, 2.0])).input(b);
         let expected = row(&[3.0 * swish(-1.0, 1.0), -swish(2.0, 1.0)]);
         node(row(&[3f32, -1.0])).gives_near(expected, 1e-6);
         node(row(&[3f32, -1.0, 0.0])).fails("");
+        let double = case("SwiGLU").input(row(&[-1f64, 2.0])).input(row(&[3f64, -1.0]));
+        let expected = [-3.0 / (1.0 + 1f64.exp()), -2.0 / (1.0 + (-2f64).exp())];
+        double.gives_near(row(&expected), 1e-15);
     }
 }

@@ -89,6 +89,20 @@ mod tests {
     }
 
     #[test]
+    fn activations_of_float64_are_computed_in_float64() {
+        // By Python's math.erfc and math.tanh.
+        let one = || row(&[-1f64]);
+        microsoft("Gelu").input(one()).gives_near(row(&[-0.158_655_253_931_457_07]), 1e-15);
+        let slope = f64::from(1.702f32);
+        let quick = row(&[-1.0 / (1.0 + slope.exp())]);
+        microsoft("QuickGelu").input(one()).gives_near(quick, 1e-15);
+        let biased = microsoft("BiasGelu").input(row(&[-3f64])).input(row(&[2f64]));
+        biased.gives_near(row(&[-0.158_655_253_931_457_07]), 1e-15);
+        let fast = microsoft("FastGelu").input(row(&[-3f64])).input(row(&[2f64]));
+        fast.gives_near(row(&[-0.158_808_009_391_723_24]), 1e-14);
+    }
+
+    #[test]
     fn biases_are_added_to_the_last_dimension() {
         let data = || tensor(&[2, 1, 3], &[-1f32, 0.0, 1.0, 2.0, -2.0, 0.5]);
         let bias = || row(&[0.5f32, -1.0, 0.25]);
