@@ -1,13 +1,29 @@
-//! GridSample (ONNX).
+//! GridSample (ONNX). tract computes it in float32.
 
 use tract_onnx::tract_hir::internal::*;
 
+use super::double_sample::DoubleSample;
 use crate::framework::errors::ensure;
+use crate::framework::operator::wire_operator;
 use crate::framework::registration::{Registration, wrapped};
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
 pub(crate) const OPERATORS: &[Registration] =
-    &[wrapped("GridSample", Wrapping::TRACT.check(check_rank))];
+    &[wrapped("GridSample", Wrapping::new(grid_sample).check(check_rank))];
+
+fn grid_sample(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    for input in inputs {
+        if model.outlet_fact(*input)?.datum_type == f64::datum_type() {
+            return wire_operator(DoubleSample::new(&op.node)?, &op.node, prefix, model, inputs);
+        }
+    }
+    op.wire_original(prefix, model, inputs)
+}
 
 /// Checks that cubic samples are those of images.
 fn check_rank<'r>(

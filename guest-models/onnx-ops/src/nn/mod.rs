@@ -6,6 +6,8 @@ pub(crate) mod causal_conv;
 pub(crate) mod conv;
 pub(crate) mod conv_transpose;
 pub(crate) mod global_lp_pool;
+mod double_normalization;
+mod double_sample;
 pub(crate) mod grid_sample;
 pub(crate) mod linear_attention;
 pub(crate) mod losses;
@@ -46,8 +48,7 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
 ];
 
 /// The operators that tract computes according to the specification.
-const UPSTREAM: &[Registration] =
-    &[upstream("Dropout"), upstream("GroupNormalization"), upstream("InstanceNormalization")];
+const UPSTREAM: &[Registration] = &[upstream("Dropout"), upstream("InstanceNormalization")];
 
 #[cfg(test)]
 mod tests {

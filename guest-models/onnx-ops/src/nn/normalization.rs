@@ -1,4 +1,5 @@
-//! LayerNormalization, LpNormalization, LRN and MeanVarianceNormalization (ONNX).
+//! LayerNormalization, RMSNormalization, GroupNormalization, LpNormalization, LRN and
+//! MeanVarianceNormalization (ONNX).
 
 use tract_onnx::tract_core::ops::math::{add, sqrt, square, sub};
 use tract_onnx::tract_hir::internal::*;
@@ -11,8 +12,10 @@ use crate::framework::registration::{Registration, wrapped};
 use crate::framework::wiring::{check_axis, is_empty};
 use crate::framework::wrapped::{Wrapped, Wrapping};
 use crate::math::reduce::mean;
+use crate::nn::double_normalization::{is_double, wire_double};
 
 pub(crate) const OPERATORS: &[Registration] = &[
+    wrapped("GroupNormalization", Wrapping::new(original_or_double)),
     wrapped("LayerNormalization", NORMALIZATION),
     wrapped("LpNormalization", Wrapping::new(lp_normalization)),
     wrapped("LRN", LRN),
@@ -23,7 +26,7 @@ pub(crate) const OPERATORS: &[Registration] = &[
 const NORMALIZATION: Wrapping = Wrapping::new(along_axis)
     .check(|_, s, inputs| at_least(s, &inputs[0], 1, "expected a tensor with an axis"));
 
-const LRN: Wrapping = Wrapping::TRACT
+const LRN: Wrapping = Wrapping::new(original_or_double)
     .check(|_, s, inputs| at_least(s, &inputs[0], 3, "expected an image with batch and channels"));
 
 fn along_axis(
@@ -40,6 +43,19 @@ fn along_axis(
         normalized.iter().all(|dim| dim.as_i64() != Some(0)),
         "cannot compute the mean of a tensor with a zero dimension"
     );
+    original_or_double(op, prefix, model, inputs)
+}
+
+/// tract's own wiring, or this crate's operator for float64.
+fn original_or_double(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    if is_double(model, inputs[0])? {
+        return wire_double(op, prefix, model, inputs);
+    }
     op.wire_original(prefix, model, inputs)
 }
 

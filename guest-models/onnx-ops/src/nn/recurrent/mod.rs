@@ -89,7 +89,8 @@ fn wire_forward(
         "GRU" => width.is_one(),
         _ => false,
     };
-    if beyond_tract {
+    let double = model.outlet_fact(inputs[0])?.datum_type == f64::datum_type();
+    if beyond_tract || double {
         let recurrent = Recurrent::new(&op.node, vec![false], false)?;
         return wire_operator(recurrent, &op.node, prefix, model, inputs);
     }
@@ -263,6 +264,28 @@ mod tests {
         let case = weights(case, &input, &state, &bias).missing().input(one(0.5)).input(one(-0.25));
         let case = case.input(tensor(&[1, 3], &peepholes));
         case.gives_all_near(&[steps(&all), last(h), last(c)], 1e-6);
+    }
+
+    #[test]
+    fn recurrent_layers_of_float64_are_computed_in_float64() {
+        let one = |numbers: &[f64]| tensor(&[1, numbers.len(), 1], numbers);
+        let step = (0.1f64).tanh();
+        for (operator, gates, outputs) in [("RNN", 1, 2), ("GRU", 3, 2), ("LSTM", 4, 3)] {
+            let case = case(operator).int("hidden_size", 1).outputs(outputs);
+            let case = case.input(tensor(&[1, 1, 1], &[1f64])).input(one(&[0.1; 4][..gates]));
+            let case = case.input(one(&[9.0; 4][..gates]));
+            let gate = sigmoid(0.1);
+            let (h, c) = match operator {
+                "RNN" => (step, 0.0),
+                "GRU" => ((1.0 - gate) * step, 0.0),
+                _ => (gate * (gate * step).tanh(), gate * step),
+            };
+            let mut expected = vec![tensor(&[1, 1, 1, 1], &[h]), tensor(&[1, 1, 1], &[h])];
+            if operator == "LSTM" {
+                expected.push(tensor(&[1, 1, 1], &[c]));
+            }
+            case.gives_all_near(&expected, 1e-15);
+        }
     }
 
     #[test]
