@@ -93,6 +93,9 @@ mod tests {
         range(3i32, 3, 1).gives(row::<i32>(&[]));
         range(3i32, 5, -1).gives(row::<i32>(&[]));
         range(1f32, 5.0, 1.5).gives(row(&[1f32, 2.5, 4.0]));
+        range(1i16, -5, -3).gives(row(&[1i16, -2]));
+        let third = 1.0 / 3.0;
+        range(0f64, 1.0, third).gives(row(&[0f64, third, 2.0 * third]));
     }
 
     #[test]

@@ -22,15 +22,21 @@ impl ElementType {
         let Some(number) = node.get_attr_opt::<i64>(&format!("type_{name}"))? else {
             return Ok(None);
         };
-        let dtype = u32::try_from(number).ok().and_then(DType::from_onnx);
+        let number = u32::try_from(number).ok();
+        ElementType::of(number.or_user_error("an element type has a negative number")?).map(Some)
+    }
+
+    /// The element type with this number in ONNX.
+    pub(crate) fn of(number: u32) -> TractResult<ElementType> {
+        let dtype = DType::from_onnx(number);
         let dtype = dtype.or_user_error(format_args!("the element type {number} is unknown"))?;
         if codes::bits(dtype).is_some() {
-            return Ok(Some(ElementType::Small(dtype)));
+            return Ok(ElementType::Small(dtype));
         }
         let plain = crate::framework::dtypes::to_tract(dtype);
-        Ok(Some(ElementType::Plain(
+        Ok(ElementType::Plain(
             plain.or_user_error(format_args!("the element type {dtype} is not implemented"))?,
-        )))
+        ))
     }
 
     pub(crate) fn required(node: &NodeProto, name: &str) -> TractResult<ElementType> {

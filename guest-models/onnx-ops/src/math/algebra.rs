@@ -6,6 +6,7 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::dims::{sizes, volume};
+use crate::framework::element_type::ElementType;
 use crate::framework::errors::{OrUserError, bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, required, unknown_dims, with_dims};
 use crate::framework::operator::{Operator, built};
@@ -24,6 +25,7 @@ enum Algebra {
         name: &'static str,
         terms: [f64; 3],
         periodic: bool,
+        dtype: DatumType,
     },
 }
 
@@ -47,7 +49,16 @@ fn build_affine_grid(_: &ParsingContext, node: &NodeProto) -> BuildResult {
 
 fn build_window(name: &'static str, terms: [f64; 3], node: &NodeProto) -> BuildResult {
     let periodic = node.get_attr_opt::<i64>("periodic")?.unwrap_or(1) != 0;
-    built(Algebra::Window { name, terms, periodic }, node)
+    built(Algebra::Window { name, terms, periodic, dtype: output_type(node)? }, node)
+}
+
+/// The element type that the attribute names; narrow floats are computed as float32 (gate/narrow.rs).
+pub(super) fn output_type(node: &NodeProto) -> TractResult<DatumType> {
+    let number = node.get_attr_opt::<i64>("output_datatype")?.unwrap_or(1);
+    Ok(match ElementType::of(u32::try_from(number)?)? {
+        ElementType::Plain(dtype) if dtype != DatumType::F16 => dtype,
+        _ => DatumType::F32,
+    })
 }
 
 impl Operator for Algebra {
@@ -91,14 +102,11 @@ impl Operator for Algebra {
                     )
                 }
             },
-            Algebra::Window { .. } => match &first.value {
+            Algebra::Window { dtype, .. } => match &first.value {
                 Some(size) => {
-                    with_dims(
-                        f32::datum_type(),
-                        sizes(&ints(size)?)?.first().map(|size| size.to_dim()),
-                    )
+                    with_dims(*dtype, sizes(&ints(size)?)?.first().map(|size| size.to_dim()))
                 }
-                None => unknown_dims(f32::datum_type(), 1),
+                None => unknown_dims(*dtype, 1),
             },
         }))
     }
@@ -110,7 +118,7 @@ impl Operator for Algebra {
             Algebra::AffineGrid { align } => {
                 affine_grid(first, &ints(required(inputs, 1)?)?, *align)?
             }
-            Algebra::Window { terms, periodic, .. } => {
+            Algebra::Window { terms, periodic, dtype, .. } => {
                 let size = sizes(&ints(first)?)?;
                 let [size] = *size else { bail!("expected one size, found {}", size.len()) };
                 volume(&[size])?;
@@ -121,7 +129,7 @@ impl Operator for Algebra {
                     terms[0] - terms[1] * angle(at).cos() + terms[2] * (2.0 * angle(at)).cos()
                 };
                 let values: Vec<f64> = (0..size).map(value).collect();
-                from_floats(f32::datum_type(), &[size], &values)?
+                from_floats(*dtype, &[size], &values)?
             }
         }))
     }
@@ -265,6 +273,12 @@ mod tests {
         let hann = case("HannWindow").input(scalar(2i64));
         hann.gives(row(&[0f32, 1.0]));
         case("HannWindow").input(scalar(0i64)).gives(row::<f32>(&[]));
+        let hann = |dtype| case("HannWindow").int("output_datatype", dtype).input(scalar(3i32));
+        let middle = 0.5 - 0.5 * (std::f64::consts::TAU / 3.0).cos();
+        hann(11).gives_within(row(&[0f64, middle, middle]), 1e-15);
+        hann(7).gives(row(&[0i64; 3]));
+        // The gate rounds to bfloat16.
+        hann(16).gives_within(row(&[0f32, middle as f32, middle as f32]), 1e-7);
         case("HammingWindow").input(scalar(-1i64)).fails("-1");
     }
 }

@@ -112,6 +112,14 @@ mod tests {
     }
 
     #[test]
+    fn cumulative_sums_and_products_of_unsigned_integers_have_all_bits() {
+        let sum = case("CumSum").input(row(&[u64::MAX - 1, 1, 0])).input(scalar(0i64));
+        sum.gives(row(&[u64::MAX - 1, u64::MAX, u64::MAX]));
+        let product = case("CumProd").input(row(&[u32::MAX, 2])).input(scalar(0i64));
+        product.gives(row(&[u32::MAX, u32::MAX - 1]));
+    }
+
+    #[test]
     fn cum_sum_is_exclusive_and_reversed() {
         let sum = || case("CumSum").input(row(&[1i64 << 40, 2, 3]));
         let of = |numbers: [i64; 3]| row(&numbers);

@@ -1,14 +1,20 @@
 //! Gemm (ONNX). Up to operator set 6 the third operand has the shape of the output unless
-//! `broadcast` is set.
+//! `broadcast` is set. tract's factors are float32, so products of other types are wired here.
 
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_core::ops::change_axes::wire_rank_broadcast;
+use tract_onnx::tract_core::ops::einsum::EinSum;
+use tract_onnx::tract_core::ops::math::{add, mul};
 use tract_onnx::tract_hir::internal::*;
 
+use super::integer_gemm::IntegerGemm;
 use crate::framework::equal_sizes::check_equal_sizes;
 use crate::framework::errors::{bail, ensure};
+use crate::framework::operator::wire_operator;
 use crate::framework::registration::{Registration, wrapped, wrapped_by};
 use crate::framework::upstream::BuildResult;
+use crate::framework::wiring::constant_like;
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
 pub(crate) const OPERATORS: &[Registration] =
@@ -25,7 +31,7 @@ fn build_1(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     Ok((expand(OldGemm { original, broadcast }), outer))
 }
 
-/// tract's own wiring, with matrices whose sizes match.
+/// A product of matrices whose sizes match.
 fn gemm(
     op: &Wrapped,
     prefix: &str,
@@ -38,7 +44,44 @@ fn gemm(
     }
     let pairs = vec![[(0, usize::from(!transposed[0])), (1, usize::from(transposed[1]))]];
     let inputs = check_equal_sizes(pairs, prefix, model, inputs)?;
-    op.wire_original(prefix, model, &inputs)
+    match model.outlet_fact(inputs[0])?.datum_type {
+        DatumType::F64 => double(op, transposed, prefix, model, &inputs),
+        dtype if dtype.is_integer() => {
+            wire_operator(IntegerGemm::new(&op.node)?, &op.node, prefix, model, &inputs)
+        }
+        _ => op.wire_original(prefix, model, &inputs),
+    }
+}
+
+/// `alpha · a · b + beta · c` in float64.
+fn double(
+    op: &Wrapped,
+    transposed: [bool; 2],
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let scaled = |model: &mut TypedModel, name: &str, outlet: OutletId| {
+        let factor = op.float(name, 1.0)?;
+        if factor == 1.0 {
+            return Ok(outlet);
+        }
+        let factor = constant_like(model, format!("{prefix}.{name}"), factor, outlet)?;
+        Ok::<_, TractError>(
+            model.wire_node(format!("{prefix}.{name}-scaled"), mul(), &[outlet, factor])?[0],
+        )
+    };
+    let axes = AxesMapping::for_numpy_matmul(2, transposed[0], transposed[1], false)?;
+    let product = EinSum::new(axes, f64::datum_type());
+    let product = model.wire_node(format!("{prefix}.product"), product, &inputs[..2])?[0];
+    let product = scaled(model, "alpha", product)?;
+    let Some(third) = inputs.get(2).filter(|_| op.float("beta", 1.0).is_ok_and(|beta| beta != 0.0))
+    else {
+        return Ok(tvec!(product));
+    };
+    let third = scaled(model, "beta", *third)?;
+    let operands = wire_rank_broadcast(prefix, model, &[product, third])?;
+    model.wire_node(prefix, add(), &operands)
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +136,25 @@ mod tests {
         scaled.gives(tensor(&[2, 1], &[19f32, 19.0]));
         let column = gemm().input(tensor(&[2, 1], &[1f32, 2.0]));
         column.gives(tensor(&[2, 1], &[-1f32, 0.0]));
+    }
+
+    #[test]
+    fn gemm_of_float64_is_computed_in_float64() {
+        let third = 1.0 / 3.0;
+        let gemm = || {
+            let case = case("Gemm").int("transB", 1).input(tensor(&[1, 2], &[third, 1e-12]));
+            case.input(tensor(&[2, 2], &[1f64, 1.0, 3.0, 0.0]))
+        };
+        gemm().gives_near(tensor(&[1, 2], &[third + 1e-12, 1.0]), 1e-15);
+        let (alpha, beta) = (f64::from(0.1f32), f64::from(0.7f32));
+        let scaled = gemm().float("alpha", 0.1).float("beta", 0.7).input(row(&[third, 2.0]));
+        let expected = [alpha * (third + 1e-12) + beta * third, alpha + beta * 2.0];
+        scaled.gives_near(tensor(&[1, 2], &expected), 1e-15);
+        let unused = gemm().float("beta", 0.0).input(row(&[f64::NAN; 2]));
+        unused.gives_near(tensor(&[1, 2], &[third + 1e-12, 1.0]), 1e-15);
+        let old = case("Gemm").opset(6).input(tensor(&[1, 1], &[third]));
+        let old = old.input(tensor(&[1, 1], &[3f64])).input(tensor(&[1, 1], &[1f64]));
+        old.gives_near(tensor(&[1, 1], &[2f64]), 1e-15);
     }
 
     #[test]

@@ -8,7 +8,9 @@ pub(crate) mod fourier;
 pub(crate) mod gemm;
 mod integer_product;
 pub(crate) mod matmul;
-pub(crate) mod mel_weight_matrix;
+mod integer_gemm;
+pub(crate) mod matmul;
+mod mel;
 pub(crate) mod reduce;
 pub(crate) mod top_k;
 
@@ -23,8 +25,8 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     einsum::OPERATORS,
     gemm::OPERATORS,
     matmul::OPERATORS,
+    mel::OPERATORS,
     reduce::OPERATORS,
     fourier::OPERATORS,
     top_k::OPERATORS,
-    mel_weight_matrix::OPERATORS,
 ];

@@ -370,6 +370,9 @@ mod tests {
         leaky.gives(tensor(&[1, 2], &[3f32, -2.5]));
         let hard = node("HardSigmoid").float("activation_alpha", 0.25);
         hard.float("activation_beta", 1.5).gives(tensor(&[1, 2], &[1f32, 0.25]));
+        let double = microsoft("FusedGemm").text("activation", "Sigmoid").float("alpha", 0.5);
+        let double = double.input(tensor(&[1, 1], &[2f64])).input(tensor(&[1, 1], &[1f64]));
+        double.gives_near(tensor(&[1, 1], &[1.0 / (1.0 + (-1f64).exp())]), 1e-15);
         node("Elu").fails("activation_alpha");
         node("Clip").fails("Clip");
     }

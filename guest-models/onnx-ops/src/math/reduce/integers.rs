@@ -68,7 +68,10 @@ impl IntegerReduction {
                 };
                 let row = |at: usize| {
                     let row = &elements[at * width..(at + 1) * width];
-                    Ok(self.row(row.iter().map(|value| i128::from(*value)))? as $type)
+                    let whole = self.row(row.iter().map(|value| i128::from(*value)))?;
+                    // Only the magnitude of the smallest integer is no integer of its type.
+                    let most = i128::from(<$type>::MAX);
+                    Ok(if self.kind == Kind::L2 { whole.min(most) } else { whole } as $type)
                 };
                 let rows: Vec<$type> = (0..count).map(row).collect::<TractResult<_>>()?;
                 Tensor::from_shape(&shape, &rows)
