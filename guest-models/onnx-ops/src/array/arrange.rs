@@ -1,13 +1,14 @@
 //! Operators that move elements without changing them: CenterCropPad (operator set 18), Compress
 //! (9), ReverseSequence (10), TensorScatter (24), BitCast (26).
 
+use belljar_abi::codes;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
-use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::axes::resolve;
 use crate::framework::dims::{advance, sizes, strides, volume};
+use crate::framework::element_type::ElementType;
 use crate::framework::errors::{OrUserError, bail, ensure};
 use crate::framework::facts::{
     InputFact, OutputFact, concrete, like, optional, required, unknown_dims,
@@ -55,9 +56,14 @@ fn build_tensor_scatter(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     built(Rearrange::TensorScatter { axis, circular }, node)
 }
 
+/// The element type of the result; small types are carried as their codes (gate/carry.rs).
 fn target(node: &NodeProto) -> TractResult<DatumType> {
-    let to = i32::try_from(node.get_attr::<i64>("to")?)?;
-    DatumType::try_from(DataType::try_from(to)?)
+    match ElementType::of(u32::try_from(node.get_attr::<i64>("to")?)?)? {
+        ElementType::Small(dtype) if codes::bits(dtype).is_none_or(|bits| bits < 8) => {
+            bail!("reinterpreting bits as {dtype} is not implemented")
+        }
+        elements => Ok(elements.carrier()),
+    }
 }
 
 /// A tensor whose elements are copied from the positions that a function returns, or zero.
@@ -359,5 +365,9 @@ mod tests {
         let integers = case("BitCast").int("to", 6).input(row(&[0xffff_fffeu32]));
         integers.gives(row(&[-2i32]));
         case("BitCast").int("to", 7).input(row(&[1f32])).fails("");
+        // bfloat16 and float8e5m2 as their codes.
+        case("BitCast").int("to", 16).input(row(&[-2i16])).gives(row(&[0xfffeu16]));
+        case("BitCast").int("to", 19).input(row(&[-2i8])).gives(row(&[0xfeu8]));
+        case("BitCast").int("to", 22).input(row(&[-2i8])).fails("4");
     }
 }

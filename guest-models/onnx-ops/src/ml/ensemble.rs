@@ -35,12 +35,17 @@ struct TreeEnsemble {
     transform: Transform,
 }
 
-/// The numbers of a required tensor, and their type.
+/// The numbers of a required tensor, and the type in which the operator computes with them: the gate
+/// makes inputs of float16 float32.
 fn numbers(node: &NodeProto, name: &str) -> TractResult<(Vec<f64>, DatumType)> {
     let tensor = tensor(node, name)?.or_user_error(format_args!("{name} is missing"))?;
     ensure!(tensor.rank() == 1, "{name} is not a list");
     let wide = tensor.cast_to::<f64>()?;
-    Ok((wide.try_as_plain_ram()?.as_slice::<f64>()?.to_vec(), tensor.datum_type()))
+    let dtype = match tensor.datum_type() {
+        DatumType::F16 => DatumType::F32,
+        dtype => dtype,
+    };
+    Ok((wide.try_as_plain_ram()?.as_slice::<f64>()?.to_vec(), dtype))
 }
 
 impl TreeEnsemble {
