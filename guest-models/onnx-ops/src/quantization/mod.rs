@@ -1,5 +1,6 @@
 //! Quantization, and products of quantized numbers.
 
+mod dequantize;
 pub(crate) mod qlinear;
 pub(crate) mod quantize;
 pub(crate) mod quantize_any;

@@ -16,6 +16,7 @@ use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::synthetic;
 use crate::framework::upstream::BuildResult;
+use crate::quantization::dequantize;
 
 pub(crate) const OPERATORS: &[Registration] = &[
     own(synthetic::QUANTIZE, |_: &ParsingContext, node| build(node, true)),
@@ -101,9 +102,9 @@ fn range(elements: ElementType) -> Option<(f64, f64)> {
 
 /// How scales and zero points map to a tensor: their stride for each dimension, and how many
 /// elements along it share one.
-struct Layout {
-    steps: TVec<usize>,
-    block: TVec<usize>,
+pub(super) struct Layout {
+    pub(super) steps: TVec<usize>,
+    pub(super) block: TVec<usize>,
 }
 
 impl Quantize {
@@ -223,6 +224,12 @@ impl Operator for Quantize {
             // Implementations disagree on other zero points.
             let none = zeros.iter().all(|zero| *zero == 0.0);
             ensure!(none, "a zero point of floats or int32 must be zero");
+        }
+        if !self.quantize
+            && self.to == ElementType::Plain(DatumType::F32)
+            && let Some(made) = dequantize::to_f32(self.x, x, &layout, &scales, &zeros)?
+        {
+            return Ok(tvec![made]);
         }
         let numbers = element_values(self.x, x)?;
         let mut made = vec![0.0; numbers.len()];

@@ -5,6 +5,7 @@ use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, ValueInfoProto};
 use tract_onnx::tract_hir::internal::*;
 
 use super::protos::{proto, value_info};
+use super::run::{constant_bytes, run};
 
 /// The body of a control-flow operator.
 pub(crate) struct Graph(pub(super) GraphProto);
@@ -76,6 +77,16 @@ impl Graph {
             });
         }
         self
+    }
+
+    /// The bytes of the constants of a plan of this graph, for inputs like these.
+    pub(crate) fn planned_constants(self, inputs: &[Tensor]) -> usize {
+        constant_bytes(self.0, belljar_operators::NEWEST, inputs).unwrap()
+    }
+
+    /// The outputs of this graph.
+    pub(crate) fn outputs(self, inputs: Vec<Tensor>) -> Vec<Tensor> {
+        run(self.0, belljar_operators::NEWEST, inputs).unwrap()
     }
 
     pub(crate) fn constant(mut self, name: &str, tensor: &Tensor) -> Graph {

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use tract_onnx::pb::{GraphProto, ModelProto, OperatorSetIdProto};
+use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::assumptions::{self, Assumptions};
@@ -31,6 +32,22 @@ pub(super) fn run(graph: GraphProto, opset: i64, inputs: Vec<Tensor>) -> TractRe
         model.set_input_fact(at, fact)?;
     }
     ran(optimize(model)?, inputs)
+}
+
+/// The bytes of the constants of a plan.
+pub(super) fn constant_bytes(
+    graph: GraphProto,
+    opset: i64,
+    inputs: &[Tensor],
+) -> TractResult<usize> {
+    let mut model = parsed(graph, opset)?;
+    for (at, input) in inputs.iter().enumerate() {
+        let fact = InferenceFact::dt_shape(input.datum_type(), input.shape());
+        model.set_input_fact(at, fact)?;
+    }
+    let plan = optimize(model)?;
+    let constants = plan.nodes.iter().filter_map(|node| node.op_as::<Const>());
+    Ok(constants.map(|constant| constant.val().as_bytes().len()).sum())
 }
 
 /// The outputs of a plan with symbols for some dimensions of inputs, and their shapes in the plan.
