@@ -169,6 +169,7 @@ const OTHERS: &[&str] = &[
     "Squeeze",
     "Sum",
     "Transpose",
+    "TreeEnsemble",
     "Unique",
     "Unsqueeze",
     "com.microsoft:Inverse",

@@ -1,5 +1,5 @@
 //! `cargo xtask conformance`: runs ONNX's own test cases through the sandbox, and writes the tables
-//! of their outcomes into `tests/conformance/`.
+//! of their outcomes, and of the element types that are refused, into `tests/conformance/`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,11 +25,27 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
     let to = repo.root().join("tests/conformance");
     fs::write(to.join("classes.txt"), classes(&results))?;
     fs::write(to.join("RESULTS.md"), table(&results))?;
+    fs::write(to.join("TYPES.md"), types(repo)?)?;
     let [own, narrow, microsoft] = by_origin(&results);
     println!("{}", summary(own));
     println!("with narrow floats: {}", summary(narrow));
     println!("operators of com.microsoft: {}", summary(microsoft));
     Ok(())
+}
+
+/// The element types that ONNX allows and Belljar refuses, with the reasons. Fails if there is none
+/// for a type.
+fn types(repo: &Repo) -> Result<Vec<u8>> {
+    let mut belljar = Command::new(setup::belljar(repo));
+    let listed = belljar.args(["ops", "--format", "json"]).output().context("listing operators")?;
+    let operators = folder(repo).join("ops.json");
+    fs::write(&operators, listed.stdout).context("writing the list of operators")?;
+    let script = repo.root().join("tests/conformance/element_types.py");
+    let mut compare = Command::new(python(repo)?);
+    let compared = compare.arg(script).arg(operators).output().context("comparing types")?;
+    let why = String::from_utf8_lossy(&compared.stderr);
+    ensure!(compared.status.success(), "tests/conformance/element_types.py: {why}");
+    Ok(compared.stdout)
 }
 
 /// Runs the cases of a folder, and returns the outcome of each.

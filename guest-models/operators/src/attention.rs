@@ -36,6 +36,6 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[attr("activation", Text(&["none", "silu", "swish"]))]),
     op("RotaryEmbedding", 23, &[t(SINGLES), t(SINGLES), t(SINGLES), any(I64)]).optional(1)
         .with(&[flag("interleaved"), attr("num_heads", Int(0, 1 << 16)), attr("rotary_embedding_dim", Int(0, 1 << 16))]),
-    op("Swish", 24, &[t(SINGLES)]).with(&[attr("alpha", Float)]),
-    op("SwiGLU", 28, &[t(SINGLES), t(SINGLES)]).with(&[attr("alpha", Float)]),
+    op("Swish", 24, &[t(REALS)]).with(&[attr("alpha", Float)]),
+    op("SwiGLU", 28, &[t(REALS), t(REALS)]).with(&[attr("alpha", Float)]),
 ];

@@ -94,8 +94,9 @@ pub enum Output {
     Attr(&'static str, Types),
     /// The type that an attribute names, or without it that of the inputs with this letter.
     AttrOr(&'static str, Types, char),
-    /// The type for the first of these attributes that is present; for a tensor its element type,
-    /// if it is one of the types. The last is for a node with none of the attributes.
+    /// The type for the first of these attributes that is present: if there are several, the element
+    /// type of a tensor, or the type whose number the attribute is. The last is for a node with none
+    /// of the attributes.
     With(&'static [(&'static str, Types)], Types),
     /// The first type, or the second where this attribute is 0.
     Unless(&'static str, Types, Types),

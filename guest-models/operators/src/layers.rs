@@ -1,12 +1,12 @@
 //! Operators of networks: products, convolutions, poolings, normalisations, reductions, recurrence.
 
-use crate::entry::Values::{AnyText, Float, Int, Ints, Text, ZeroOr};
+use crate::entry::Values::{AnyText, Float, Int, Ints, Text, Type, ZeroOr};
 use crate::entry::{
     Attribute, Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u,
 };
 use crate::types::{
-    BF16, BOOL, BYTES, F4E2M1, F8E8M0, F32, FLOAT8, I16, I32, I64, INDICES, INT2, INT4, NUMBERS,
-    REALS, SINGLES, Types, U8, U16, U32, U64,
+    BF16, BOOL, BYTES, F4E2M1, F8E8M0, F32, FLOAT8, I16, I32, I64, INDICES, INT2, INT4, INTEGERS,
+    NUMBERS, REALS, SINGLES, Types, U8, U16, WIDE_INTEGERS,
 };
 
 /// Bounds of windows, larger than any image that fits a sandbox.
@@ -27,9 +27,12 @@ const CONV: &[Attribute] = &[KERNEL, STRIDES, DILATIONS, PADS, AUTO_PAD, GROUP];
 const REDUCE: &[Attribute] = &[AXES, KEEP];
 const REDUCE_18: &[Attribute] = &[KEEP, NOOP];
 const ARG: &[Attribute] = &[axis("axis"), KEEP, flag("select_last_index")];
-/// The types of sums. Those of integers wrap around.
-const SUMMED: Types = REALS.or(I32).or(I64).or(U32).or(U64);
+/// The types of sums, products and their norms. Those of integers wrap around.
+const SUMMED: Types = REALS.or(WIDE_INTEGERS);
 const IS_I64: &[Output] = &[Output::Is(I64)];
+/// The type that an attribute names, or float32.
+const NAMED: &[Output] = &[Output::With(&[("output_datatype", REALS.or(INTEGERS))], F32)];
+const OUTPUT_TYPE: Attribute = attr("output_datatype", Type(REALS.or(INTEGERS)));
 const QUANTIZED: &[Output] = &[Output::Special];
 /// The types of quantized values, scales and results.
 const SCALED: Types = SCALES.or(I32);
@@ -41,9 +44,11 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("MatMul", 1, &[t(REALS), t(REALS)]).until(8),
     op("MatMul", 9, &[t(SUMMED), t(SUMMED)]),
     op("MatMulInteger", 10, &[t(BYTES), u(BYTES), t(BYTES), u(BYTES)]).optional(2).to(&[Output::Is(I32)]),
-    op("Gemm", 7, &[t(SINGLES), t(SINGLES), t(SINGLES)]).until(10)
+    op("Gemm", 7, &[t(REALS), t(REALS), t(REALS)]).until(8)
         .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
-    op("Gemm", 11, &[t(SINGLES), t(SINGLES), t(SINGLES)]).optional(1)
+    op("Gemm", 9, &[t(SUMMED), t(SUMMED), t(SUMMED)]).until(10)
+        .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
+    op("Gemm", 11, &[t(SUMMED), t(SUMMED), t(SUMMED)]).optional(1)
         .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB")]),
     op("Einsum", 12, &[t(NUMBERS.or(BF16))]).many().with(&[must("equation", AnyText)]).check(Check::Equation),
     op("Conv", 1, &[t(REALS), t(REALS), t(REALS)]).optional(1).with(CONV).check(Check::Windows),
@@ -72,16 +77,16 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .to(&[Output::Like('T'), Output::Like('T'), Output::Like('T')]).fewest(1).check(Check::Training)
         .with(&[EPSILON, attr("momentum", Float), flag("training_mode")]),
     op("InstanceNormalization", 6, &[t(REALS), t(REALS), t(REALS)]).with(&[EPSILON]),
-    op("LayerNormalization", 17, &[t(SINGLES), t(SINGLES), t(SINGLES)]).optional(1)
+    op("LayerNormalization", 17, &[t(REALS), t(REALS), t(REALS)]).optional(1)
         .to(&[Output::Like('T'), Output::Is(F32), Output::Is(F32)]).fewest(1)
         .with(&[axis("axis"), EPSILON, only("stash_type", 1)]),
-    op("GroupNormalization", 21, &[t(SINGLES), t(SINGLES), t(SINGLES)])
+    op("GroupNormalization", 21, &[t(REALS), t(REALS), t(REALS)])
         .with(&[EPSILON, must("num_groups", Int(1, 1 << 20)), only("stash_type", 1)]),
-    op("RMSNormalization", 23, &[t(SINGLES), t(SINGLES)])
+    op("RMSNormalization", 23, &[t(REALS), t(REALS)])
         .with(&[axis("axis"), EPSILON, only("stash_type", 1)]),
     op("LpNormalization", 1, &[t(REALS)]).with(&[axis("axis"), attr("p", Int(1, 2))]),
     op("MeanVarianceNormalization", 9, &[t(REALS)]).with(&[AXES]),
-    op("LRN", 1, &[t(SINGLES)]).check(Check::OddSize)
+    op("LRN", 1, &[t(REALS)]).check(Check::OddSize)
         .with(&[must("size", Int(1, 1 << 16)), attr("alpha", Float), attr("beta", Float), attr("bias", Float)]),
     op("Softmax", 1, &[t(REALS)]).with(&[axis("axis")]),
     op("LogSoftmax", 1, &[t(REALS)]).with(&[axis("axis")]),
@@ -109,8 +114,8 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("ReduceSumSquare", 18, &[t(SUMMED), any(I64)]).optional(1).with(REDUCE_18),
     op("ArgMax", 1, &[t(NUMBERS.or(BF16))]).to(IS_I64).with(ARG),
     op("ArgMin", 1, &[t(NUMBERS.or(BF16))]).to(IS_I64).with(ARG),
-    op("CumProd", 26, &[t(REALS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
-    op("CumSum", 11, &[t(REALS.or(INDICES)), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
+    op("CumProd", 26, &[t(SUMMED), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
+    op("CumSum", 11, &[t(SUMMED), any(INDICES)]).with(&[flag("exclusive"), flag("reverse")]),
 
     op("QuantizeLinear", 10, &[any(F32.or(I32)), any(F32), u(BYTES)]).until(18).optional(1)
         .to(QUANTIZED).with(&[axis("axis"), only("saturate", 1), only("block_size", 0),
@@ -137,10 +142,10 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("SoftmaxCrossEntropyLoss", 12, &[t(REALS), any(INDICES), t(REALS)]).optional(1)
         .to(&[Output::Like('T'), Output::Like('T')]).fewest(1)
         .with(&[attr("ignore_index", Int(i64::MIN, i64::MAX)), attr("reduction", Text(&["none", "sum", "mean"]))]),
-    op("GridSample", 16, &[t(SINGLES), t(SINGLES)]).until(19).check(Check::GridSample)
+    op("GridSample", 16, &[t(REALS), any(REALS)]).until(19).check(Check::GridSample)
         .with(&[flag("align_corners"), attr("mode", Text(&["bilinear", "nearest", "bicubic"])),
             attr("padding_mode", Text(&["zeros", "border", "reflection"]))]),
-    op("GridSample", 20, &[t(SINGLES), t(SINGLES)]).check(Check::GridSample)
+    op("GridSample", 20, &[t(REALS), any(REALS)]).check(Check::GridSample)
         .with(&[flag("align_corners"), attr("mode", Text(&["linear", "nearest", "cubic"])),
             attr("padding_mode", Text(&["zeros", "border", "reflection"]))]),
     op("NonMaxSuppression", 10, &[any(F32), any(F32), any(I64), any(F32), any(F32)]).optional(3)
@@ -149,9 +154,9 @@ pub(crate) const OPERATORS: &[Operator] = &[
         .with(&[axis("axis"), flag("inverse"), flag("onesided")]),
     op("DFT", 20, &[t(REALS), any(INDICES), any(I64)]).optional(2).with(&[flag("inverse"), flag("onesided")]),
     op("STFT", 17, &[t(REALS), any(INDICES), t(REALS), any(INDICES)]).optional(2).with(&[flag("onesided")]),
-    op("HannWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),
-    op("HammingWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),
-    op("BlackmanWindow", 17, &[any(INDICES)]).to(&[Output::Is(F32)]).with(&[flag("periodic"), only("output_datatype", 1)]),
-    op("MelWeightMatrix", 17, &[any(INDICES), any(INDICES), any(INDICES), any(F32), any(F32)])
-        .to(&[Output::Is(F32)]).with(&[only("output_datatype", 1)]),
+    op("HannWindow", 17, &[any(INDICES)]).to(NAMED).with(&[flag("periodic"), OUTPUT_TYPE]),
+    op("HammingWindow", 17, &[any(INDICES)]).to(NAMED).with(&[flag("periodic"), OUTPUT_TYPE]),
+    op("BlackmanWindow", 17, &[any(INDICES)]).to(NAMED).with(&[flag("periodic"), OUTPUT_TYPE]),
+    op("MelWeightMatrix", 17, &[any(INDICES), any(INDICES), any(INDICES), any(REALS), any(REALS)])
+        .to(NAMED).with(&[OUTPUT_TYPE]),
 ];

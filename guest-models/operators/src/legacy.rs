@@ -2,7 +2,7 @@
 
 use crate::entry::Values::{Float, Int, Ints, Text};
 use crate::entry::{Attribute, Check, Operator, attr, flag, must, only, op, t};
-use crate::types::{F16, F32, FLOATS, NUMBERS};
+use crate::types::{FLOATS, NUMBERS};
 
 const BROADCAST: &[Attribute] = &[flag("broadcast"), attr("axis", Int(0, 31))];
 
@@ -14,7 +14,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("Div", 1, &[t(NUMBERS), t(NUMBERS)]).until(6).with(BROADCAST),
     op("Pow", 1, &[t(FLOATS), t(FLOATS)]).until(6).with(BROADCAST),
     op("PRelu", 1, &[t(FLOATS), t(FLOATS)]).until(6),
-    op("Gemm", 1, &[t(F16.or(F32)), t(F16.or(F32)), t(F16.or(F32))]).until(6)
+    op("Gemm", 1, &[t(FLOATS), t(FLOATS), t(FLOATS)]).until(6)
         .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB"), flag("broadcast")]),
     op("BatchNormalization", 1, &[t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS), t(FLOATS)]).until(6)
         .with(&[attr("epsilon", Float), attr("momentum", Float), must("is_test", Int(1, 1)), only("spatial", 1)]),

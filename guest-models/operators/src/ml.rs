@@ -5,7 +5,7 @@ use crate::entry::Values::{
     AnyFloat, AnyInts, AnyText, AnyTexts, Float, Floats, Int, Tensor, Text,
 };
 use crate::entry::{Attribute, ML, NEWEST_ML, Operator, Output, any, attr, flag, must, op, t};
-use crate::types::{F32, F64, I16, I32, I64, STRING, Types};
+use crate::types::{F32, F64, FLOATS, I16, I32, I64, STRING, Types};
 
 /// The numeric types that these operators compute with.
 const DATA: Types = F32.or(F64).or(INTS);
@@ -56,7 +56,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
             must("target_treeids", AnyInts), must("target_nodeids", AnyInts), must("target_ids", AnyInts),
             attr("target_weights", Floats), attr("target_weights_as_tensor", Tensor), attr("base_values", Floats),
             attr("base_values_as_tensor", Tensor), must("n_targets", Int(1, 65536)), AGGREGATE, TRANSFORM]),
-    ml("TreeEnsemble", 5, &[t(F32.or(F64))])
+    ml("TreeEnsemble", 5, &[t(FLOATS)])
         .with(&[must("tree_roots", AnyInts), must("nodes_featureids", AnyInts), must("nodes_splits", Tensor),
             must("nodes_modes", Tensor), must("nodes_truenodeids", AnyInts), must("nodes_falsenodeids", AnyInts),
             must("nodes_trueleafs", AnyInts), must("nodes_falseleafs", AnyInts), attr("nodes_hitrates", Tensor),

@@ -2,7 +2,7 @@
 
 use crate::entry::Values::{Int, Ints, Text};
 use crate::entry::{Attribute, Check, Input, Operator, Output, any, attr, op};
-use crate::types::{BYTES, F16, F32, I32};
+use crate::types::{BYTES, F32, I32, SINGLES};
 
 const fn of(letter: char) -> Input {
     Input { types: BYTES, letter }
@@ -22,7 +22,7 @@ const CONV: &[Attribute] = &[
 ];
 const TO: &[Output] = &[Output::Like('Y')];
 const SINGLE: Input = scale(F32);
-const ANY: Input = scale(F16.or(F32));
+const ANY: Input = scale(SINGLES);
 
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[

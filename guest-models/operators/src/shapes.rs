@@ -7,12 +7,15 @@ use crate::entry::{
     Attribute, Check, Operator, Output, any, attr, axis, flag, must, only, op, t, u,
 };
 use crate::types::{
-    ANY, BF16, BOOL, F32, FLOATS, I64, INDICES, INTEGERS, NUMBERS, PLAIN, REALS, SINGLES, STORED,
-    Types,
+    ANY, BF16, BOOL, F8E8M0, F32, F64, FLOAT8, FLOATS, I16, I64, INDICES, INTEGERS, NUMBERS, PLAIN,
+    REALS, SINGLES, STORED, Types,
 };
 
 const IS_I64: &[Output] = &[Output::Is(I64)];
-const RANGED: Types = SINGLES.or(INDICES);
+const RANGED: Types = REALS.or(I16).or(INDICES);
+const RANGED_11: Types = F32.or(F64).or(I16).or(INDICES);
+/// Small types whose codes have all bits of a byte, or of two.
+const CODES: Types = BF16.or(FLOAT8).or(F8E8M0);
 const SPECIAL: &[Output] = &[Output::Special];
 /// The types of operators that only move elements: all types.
 const MOVED: Types = ANY.or(STORED);
@@ -55,10 +58,10 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("ConstantOfShape", 9, &[any(I64)]).to(SPECIAL).with(&[attr("value", Tensor)]),
     op("Shape", 1, &[any(MOVED)]).to(IS_I64).with(&[attr("start", Int(-64, 64)), attr("end", Int(i64::MIN, i64::MAX))]),
     op("Size", 1, &[any(MOVED)]).to(IS_I64),
-    op("Range", 11, &[t(F32.or(INDICES)), t(F32.or(INDICES)), t(F32.or(INDICES))]).until(26),
+    op("Range", 11, &[t(RANGED_11), t(RANGED_11), t(RANGED_11)]).until(26),
     op("Range", 27, &[t(RANGED), t(RANGED), t(RANGED)]).with(&[only("stash_type", 1)]),
-    op("EyeLike", 9, &[t(PLAIN)]).to(&[Output::AttrOr("dtype", PLAIN, 'T')])
-        .with(&[attr("dtype", Type(PLAIN)), attr("k", Int(-65536, 65536))]),
+    op("EyeLike", 9, &[t(PLACED)]).to(&[Output::AttrOr("dtype", PLACED, 'T')])
+        .with(&[attr("dtype", Type(PLACED)), attr("k", Int(-65536, 65536))]),
 
     op("Reshape", 5, &[t(MOVED), any(I64)]).with(&[flag("allowzero")]),
     op("Flatten", 1, &[t(MOVED)]).with(&[axis("axis")]),
@@ -99,11 +102,11 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("ScatterND", 11, &[t(PLACED), any(I64), t(PLACED)])
         .with(&[attr("reduction", Text(&["none", "add", "mul", "max", "min"]))]),
     op("OneHot", 9, &[any(NUMBERS), any(NUMBERS), t(PLAIN.or(BF16))]).with(&[axis("axis")]),
-    op("BitCast", 26, &[any(PLAIN)]).to(&[Output::Attr("to", NUMBERS)]).with(&[must("to", Type(NUMBERS))]),
+    op("BitCast", 26, &[any(PLAIN.or(CODES))]).to(&[Output::Attr("to", NUMBERS.or(CODES))]).with(&[must("to", Type(NUMBERS.or(CODES)))]),
     op("CenterCropPad", 18, &[t(PLACED), any(INDICES)]).with(&[attr("axes", Ints(-32, 31))]),
     op("Compress", 9, &[t(MOVED_NUMBERS), any(BOOL)]).with(&[axis("axis")]),
     op("ReverseSequence", 10, &[t(MOVED_NUMBERS), any(I64)]).with(&[attr("batch_axis", Int(0, 1)), attr("time_axis", Int(0, 1))]),
-    op("TensorScatter", 24, &[t(PLACED), t(PLACED), any(I64)]).optional(1)
+    op("TensorScatter", 24, &[t(MOVED_NUMBERS), t(MOVED_NUMBERS), any(I64)]).optional(1)
         .with(&[axis("axis"), attr("mode", Text(&["linear", "circular"]))]),
     op("Unique", 11, &[t(NUMBERS.or(BF16))]).to(&[Output::Like('T'), Output::Is(I64), Output::Is(I64), Output::Is(I64)]).fewest(1)
         .with(&[axis("axis"), flag("sorted")]),

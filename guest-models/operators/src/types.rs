@@ -51,6 +51,8 @@ pub const SINGLES: Types = F32.or(NARROW);
 pub const SIGNED: Types = I8.or(I16).or(I32).or(I64);
 pub const UNSIGNED: Types = U8.or(U16).or(U32).or(U64);
 pub const INTEGERS: Types = SIGNED.or(UNSIGNED);
+/// Integers of 32 and 64 bits.
+pub const WIDE_INTEGERS: Types = I32.or(I64).or(U32).or(U64);
 pub const NUMBERS: Types = FLOATS.or(INTEGERS);
 pub const PLAIN: Types = NUMBERS.or(BOOL);
 pub const INDICES: Types = I32.or(I64);

@@ -18,13 +18,21 @@ pub(crate) fn erf(x: f64) -> f64 {
     2.0 / PI.sqrt() * (-x * x).exp() * sum
 }
 
-/// One minus the error function of a nonnegative number; for large ones by a continued fraction.
-fn erfc(x: f64) -> f64 {
-    if x < 2.0 {
-        return 1.0 - erf(x);
+/// `exp(−x² ÷ 2)`, from a square in two parts, the first of which is exact: the power of a rounded
+/// square would lose the digits of small results.
+fn bell(x: f64) -> f64 {
+    let x = x.abs().min(60.0);
+    let high = f64::from_bits(x.to_bits() & !((1 << 27) - 1));
+    (-0.5 * high * high).exp() * (-0.5 * (x - high) * (x + high)).exp()
+}
+
+/// `½ · (1 − erf(x ÷ √2))` of a nonnegative number; for large ones by a continued fraction.
+fn tail(x: f64) -> f64 {
+    if x < 1.5 {
+        return 0.5 * (1.0 - erf(x / SQRT_2));
     }
-    let below = (1..=200).rev().fold(x, |below, n| x + f64::from(n) / 2.0 / below);
-    (-x * x).exp() / PI.sqrt() / below
+    let below = (1..=300).rev().fold(x, |below, n| x + f64::from(n) / below);
+    bell(x) / (2.0 * PI).sqrt() / below
 }
 
 pub(crate) fn sigmoid(x: f64) -> f64 {
@@ -37,7 +45,7 @@ pub(crate) fn softplus(x: f64) -> f64 {
 }
 
 pub(crate) fn gelu(x: f64) -> f64 {
-    let tail = 0.5 * erfc(x.abs() / SQRT_2);
+    let tail = tail(x.abs());
     if x < 0.0 { x * tail } else { x * (1.0 - tail) }
 }
 

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 
 use belljar_abi::DType;
-use belljar_operators::{BYTES, F32, MICROSOFT, NARROW, STORED, STRING, Types};
+use belljar_operators::{BYTES, F32, FLOAT8, MICROSOFT, NARROW, STORED, STRING, Types};
 use onnx_ops::framework::synthetic::{CAST, DEQUANTIZE, QUANTIZE, ROUND, TEXT_CAST};
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -232,7 +232,7 @@ impl Rewriter<'_> {
             }
         }
         match super::onnx_operator(&node) {
-            "Cast" if given.contains(&STRING) || made.contains(&STRING) => {
+            "Cast" | "CastLike" if given.first() == Some(&STRING) || made.contains(&STRING) => {
                 if any_small {
                     let name = node.output.first().map_or("", |name| name);
                     return Err(format!(
@@ -245,6 +245,10 @@ impl Rewriter<'_> {
                             .map_or_else(String::new, |types| types.names())
                     ));
                 }
+                if node.op_type == "CastLike" {
+                    node.input.truncate(1);
+                    node.attribute = made.first().map(|to| number("to", *to)).into_iter().collect();
+                }
                 node.op_type = TEXT_CAST.into();
                 self.kept(node, &made);
             }
@@ -253,6 +257,18 @@ impl Rewriter<'_> {
                     return Err(unknown(""));
                 };
                 self.cast(node, *from, *to);
+            }
+            "IsNaN" | "IsInf" if given.iter().any(|types| FLOAT8.has(*types)) => {
+                let (from, to) = (given[0], self.name());
+                self.push(conversion(std::mem::take(&mut node.input[0]), to.clone(), from, F32));
+                node.input[0] = to;
+                self.kept(node, &made);
+            }
+            // The codes in its input do not tell their type.
+            "EyeLike" if any_small => {
+                node.attribute.retain(|attribute| attribute.name != "dtype");
+                node.attribute.push(number("dtype", *made.first().ok_or_else(|| unknown(""))?));
+                self.kept(node, &made);
             }
             "QuantizeLinear" | "DequantizeLinear" if any_small || !tract_computes(&node, &read) => {
                 for read in &read {

@@ -308,7 +308,17 @@ fn output(node: &NodeProto, output: Output, read: &[Read]) -> Result<Types, Stri
                         .filter(|dtype| types.has(*dtype))
                         .ok_or_else(|| "the element type of its value is not implemented".into())
                 }
-                Some((_, types)) => Ok(*types),
+                Some((_, types)) if types.number().is_some() => Ok(*types),
+                Some((attribute, types)) => i32::try_from(attribute.i)
+                    .ok()
+                    .and_then(Types::of)
+                    .filter(|dtype| types.has(*dtype))
+                    .ok_or_else(|| {
+                        format!(
+                            "the attribute {:?} is not an implemented element type",
+                            attribute.name
+                        )
+                    }),
             }
         }
         Output::Unless(name, types, where_zero) => {

@@ -3,12 +3,12 @@
 use super::microsoft;
 use crate::entry::Values::Float;
 use crate::entry::{Operator, attr, t};
-use crate::types::SINGLES;
+use crate::types::REALS;
 
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[
-    microsoft("Gelu", &[t(SINGLES)]),
-    microsoft("QuickGelu", &[t(SINGLES)]).with(&[attr("alpha", Float)]),
-    microsoft("BiasGelu", &[t(SINGLES), t(SINGLES)]),
-    microsoft("FastGelu", &[t(SINGLES), t(SINGLES)]).optional(1),
+    microsoft("Gelu", &[t(REALS)]),
+    microsoft("QuickGelu", &[t(REALS)]).with(&[attr("alpha", Float)]),
+    microsoft("BiasGelu", &[t(REALS), t(REALS)]),
+    microsoft("FastGelu", &[t(REALS), t(REALS)]).optional(1),
 ];

@@ -3,7 +3,7 @@
 use super::microsoft;
 use crate::entry::Values::{Float, Floats, Int, Ints, Text};
 use crate::entry::{Attribute, Check, Operator, attr, flag, must, t};
-use crate::types::{REALS, SINGLES};
+use crate::types::REALS;
 
 const CONV: &[Attribute] = &[
     attr("kernel_shape", Ints(1, 1 << 16)),
@@ -23,9 +23,9 @@ const CONV: &[Attribute] = &[
 pub(crate) const OPERATORS: &[Operator] = &[
     microsoft("FusedMatMul", &[t(REALS), t(REALS)])
         .with(&[flag("transA"), flag("transB"), flag("transBatchA"), flag("transBatchB"), attr("alpha", Float)]),
-    microsoft("FusedConv", &[t(SINGLES), t(SINGLES), t(SINGLES), t(SINGLES)]).optional(2).with(CONV)
+    microsoft("FusedConv", &[t(REALS), t(REALS), t(REALS), t(REALS)]).optional(2).with(CONV)
         .check(Check::Windows),
-    microsoft("FusedGemm", &[t(SINGLES), t(SINGLES), t(SINGLES)]).optional(1)
+    microsoft("FusedGemm", &[t(REALS), t(REALS), t(REALS)]).optional(1)
         .with(&[attr("alpha", Float), attr("beta", Float), flag("transA"), flag("transB"),
             must("activation", Text(&["Relu", "Sigmoid", "Softplus", "Softsign", "Tanh", "Celu", "Elu", "LeakyRelu",
                 "ThresholdedRelu", "HardSigmoid", "Selu"])),

@@ -16,7 +16,7 @@ const NGRAM: crate::entry::Values = Int(1, 1 << 20);
 
 #[rustfmt::skip]
 pub(crate) const OPERATORS: &[Operator] = &[
-    microsoft("Trilu", &[t(NUMBERS.or(BF16)), any(I64)]).optional(1).with(&[flag("upper")]),
+    microsoft("Trilu", &[t(PLAIN.or(BF16)), any(I64)]).optional(1).with(&[flag("upper")]),
     microsoft("GatherND", &[t(ANY.or(BF16)), any(INDICES)]),
     microsoft("GridSample", &[t(SINGLES), t(SINGLES)])
         .with(&[flag("align_corners"), attr("mode", Text(&["bilinear", "nearest", "bicubic"])),
