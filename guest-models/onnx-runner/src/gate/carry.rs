@@ -9,17 +9,19 @@
 //! value under a generated name. Each is made when it is first read, in the graph that defines the
 //! value.
 
+mod declared;
+mod nodes;
+
 use std::collections::HashMap;
 
 use belljar_abi::DType;
 use belljar_operators::{BYTES, F32, FLOAT8, MICROSOFT, NARROW, STORED, STRING, Types};
-use onnx_ops::framework::synthetic::{CAST, DEQUANTIZE, QUANTIZE, ROUND, TEXT_CAST};
-use tract_onnx::pb::attribute_proto::AttributeType;
+use onnx_ops::framework::synthetic::{CAST, DEQUANTIZE, QUANTIZE, TEXT_CAST};
 use tract_onnx::pb::tensor_proto::DataType;
-use tract_onnx::pb::{
-    AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto,
-};
+use tract_onnx::pb::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
+use self::declared::{carrier, declare, declared, dtype, retype};
+use self::nodes::{add_type, conversion, number, rounding};
 use super::attributes::find;
 use super::narrow::{Rule, rule};
 use super::text::shown;
@@ -49,17 +51,6 @@ pub(super) fn rewrite(graph: &mut GraphProto, versions: &Versions) -> Result<Car
         inputs: inputs.into_iter().zip(given).filter_map(small).collect(),
         outputs: outputs.into_iter().zip(made).filter_map(small).collect(),
     })
-}
-
-/// The small element type that is carried as codes, if this is one.
-fn dtype(types: Types) -> Option<DType> {
-    let number = types.number().filter(|_| STORED.has(types))?;
-    u32::try_from(number).ok().and_then(DType::from_onnx)
-}
-
-/// The element type in which tract carries the codes of a small type.
-fn carrier(dtype: DType) -> DataType {
-    if dtype == DType::BF16 { DataType::Uint16 } else { DataType::Uint8 }
 }
 
 /// A value of a graph.
@@ -385,31 +376,6 @@ fn unknown(name: &str) -> String {
     format!("the type of the value {} is unknown", shown(name))
 }
 
-fn tensor_type(value: &ValueInfoProto) -> Option<&type_proto::Tensor> {
-    let type_proto::Value::TensorType(tensor) = value.r#type.as_ref()?.value.as_ref()?;
-    Some(tensor)
-}
-
-fn declared(value: &ValueInfoProto) -> Option<Types> {
-    Types::of(tensor_type(value)?.elem_type)
-}
-
-/// Declares the type of a value that has none.
-fn declare(value: &mut ValueInfoProto, types: Types) {
-    let tensor = type_proto::Tensor { elem_type: types.number().unwrap_or_default(), shape: None };
-    let value_type = type_proto::Value::TensorType(tensor);
-    value.r#type = Some(TypeProto { value: Some(value_type), ..TypeProto::default() });
-}
-
-/// Declares a value of a small type with the type that carries it.
-fn retype(value: &mut ValueInfoProto) {
-    let Some(dtype) = declared(value).and_then(dtype) else { return };
-    let value = value.r#type.as_mut().and_then(|value| value.value.as_mut());
-    if let Some(type_proto::Value::TensorType(tensor)) = value {
-        tensor.elem_type = carrier(dtype) as i32;
-    }
-}
-
 /// Whether tract computes this quantization: bytes and `f32`, one scale or one along an axis.
 fn tract_computes(node: &NodeProto, read: &[node::Read]) -> bool {
     let of = |at: usize| read.iter().find(|read| read.at == at).map(|read| read.types);
@@ -423,38 +389,4 @@ fn tract_computes(node: &NodeProto, read: &[node::Read]) -> bool {
         && int("block_size") == 0
         && [0, DataType::Float as i64].contains(&int("precision"))
         && (quantize || [0, DataType::Float as i64].contains(&int("output_dtype")))
-}
-
-/// An attribute with the number of an element type.
-fn number(name: &str, types: Types) -> AttributeProto {
-    AttributeProto {
-        name: name.into(),
-        r#type: AttributeType::Int as i32,
-        i: types.number().unwrap_or_default().into(),
-        ..AttributeProto::default()
-    }
-}
-
-/// Adds the element type of an input or output as an attribute.
-fn add_type(node: &mut NodeProto, name: &str, types: Types) {
-    node.attribute.push(number(&format!("type_{name}"), types));
-}
-
-fn conversion(from: String, to: String, from_type: Types, to_type: Types) -> NodeProto {
-    let mut node = NodeProto {
-        op_type: CAST.into(),
-        input: vec![from],
-        output: vec![to],
-        ..NodeProto::default()
-    };
-    add_type(&mut node, "from", from_type);
-    add_type(&mut node, "to", to_type);
-    node
-}
-
-/// Rounds float32 to the values of a narrow type; the result is still float32.
-fn rounding(from: String, to: String, types: Types) -> NodeProto {
-    let mut node = conversion(from, to, F32, types);
-    node.op_type = ROUND.into();
-    node
 }
