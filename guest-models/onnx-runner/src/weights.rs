@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use onnx_ops::optimizer;
+use belljar_abi::{DType, codes};
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 use tract_onnx::prelude::*;
@@ -25,13 +26,7 @@ pub(crate) struct Weight(Tensor);
 
 impl Elements for Weight {
     fn new(data_type: u64, len: usize) -> Option<Weight> {
-        let dtype = match DataType::try_from(i32::try_from(data_type).ok()?).ok()? {
-            DataType::Float => DatumType::F32,
-            DataType::Int8 => DatumType::I8,
-            DataType::Uint8 => DatumType::U8,
-            // The gate reads or converts the others.
-            _ => return None,
-        };
+        let dtype = carrier(i32::try_from(data_type).ok()?)?;
         if len < MIN_BYTES || !len.is_multiple_of(dtype.size_of()) {
             return None;
         }
@@ -67,8 +62,7 @@ impl Weights {
         let bytes = elements.as_bytes().len();
         let dims: Option<Vec<usize>> =
             tensor.dims.iter().map(|dim| usize::try_from(*dim).ok()).collect();
-        let same_type = DataType::try_from(tensor.data_type)
-            .is_ok_and(|dtype| DatumType::try_from(dtype).ok() == Some(elements.datum_type()));
+        let same_type = carrier(tensor.data_type) == Some(elements.datum_type());
         let shaped = gate::is_complete_with(tensor, bytes)
             && same_type
             && dims.is_some_and(|dims| elements.set_shape(&dims).is_ok());
@@ -116,6 +110,20 @@ impl Weights {
         }
         Ok(())
     }
+}
+
+/// The type of a tensor with these elements. bfloat16 and types of eight bits are carried as their
+/// codes (gate/carry.rs). The gate reads or converts the elements of the types that are missing here.
+fn carrier(data_type: i32) -> Option<DatumType> {
+    Some(match DType::from_onnx(u32::try_from(data_type).ok()?)? {
+        DType::F32 => DatumType::F32,
+        DType::F16 => DatumType::F16,
+        DType::I8 => DatumType::I8,
+        DType::U8 => DatumType::U8,
+        DType::BF16 => DatumType::U16,
+        small if codes::bits(small) == Some(8) => DatumType::U8,
+        _ => return None,
+    })
 }
 
 /// The number of the tensor that a mark stands for.

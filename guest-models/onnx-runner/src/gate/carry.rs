@@ -26,6 +26,7 @@ use super::attributes::find;
 use super::narrow::{Rule, rule};
 use super::text::shown;
 use super::{Versions, functions, node, tensors};
+use crate::weights::Weights;
 
 /// The inputs and outputs of a model that are carried as codes, by name, with their element types.
 #[derive(Default)]
@@ -179,8 +180,11 @@ impl Rewriter<'_> {
     /// Replaces the elements of a small type by codes.
     fn tensor(&self, tensor: &mut TensorProto) -> Result<(), String> {
         let Some(dtype) = Types::of(tensor.data_type).and_then(dtype) else { return Ok(()) };
-        tensor.raw_data = tensors::codes(tensor)?;
-        tensor.int32_data = Vec::new();
+        // Those of large initializers are in their place already.
+        if !Weights::has(tensor) {
+            tensor.raw_data = tensors::codes(tensor)?;
+            tensor.int32_data = Vec::new();
+        }
         tensor.data_type = carrier(dtype) as i32;
         Ok(())
     }

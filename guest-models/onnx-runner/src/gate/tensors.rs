@@ -47,7 +47,14 @@ fn check_with(tensor: &TensorProto, raw: usize) -> Result<Types, String> {
     };
     let elements = elements(&tensor.dims)?;
     if STORED.has(dtype) {
-        codes(tensor)?;
+        if tensor.raw_data.is_empty() && raw > 0 {
+            let size = code_size(dtype).ok_or("has codes that are not whole bytes")?;
+            if fields(tensor) != 0 || elements.checked_mul(size) != Some(raw) {
+                return Err("has data that do not match its dimensions".into());
+            }
+        } else {
+            codes(tensor)?;
+        }
         return Ok(dtype);
     }
     let (stored, size) = stored(tensor);
@@ -109,6 +116,13 @@ fn stored(tensor: &TensorProto) -> (usize, usize) {
         Ok(DataType::String) => (tensor.string_data.len(), 0),
         _ => (0, 0),
     }
+}
+
+/// The bytes of a code of a small type, if it has whole bytes.
+fn code_size(types: Types) -> Option<usize> {
+    let dtype = DType::from_onnx(u32::try_from(types.number()?).ok()?)?;
+    let bits = code::bits(dtype)? as usize;
+    bits.is_multiple_of(8).then_some(bits / 8)
 }
 
 /// The codes of a tensor of a small type, one per byte, or per two bytes for 16-bit types. ONNX
