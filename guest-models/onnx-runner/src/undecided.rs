@@ -90,6 +90,7 @@ const ACCEPT_ALL_INTEGERS: &[&str] = &[
     "DepthWiseConv",
     "DequantizeLinear",
     "DequantizeLinearF32",
+    "DequantizeWeights",
     "DirectSpatialConv",
     "Dummy",
     "EQ",

@@ -8,13 +8,15 @@ use tract_onnx::tract_hir::internal::*;
 use crate::elementwise::binary::{Div, Max, Min, wire};
 use crate::framework::axes::resolve;
 use crate::framework::errors::{bail, ensure};
+use crate::framework::operator::wire_operator;
 use crate::framework::registration::{Registration, wrapped};
 use crate::framework::wiring::constant_like;
 use crate::framework::wrapped::{Wrapped, Wrapping};
+use crate::quantization::quantize_any::Quantize;
 
 pub(crate) const OPERATORS: &[Registration] = &[
     wrapped("QuantizeLinear", Wrapping::new(quantize).constant_from(1)),
-    wrapped("DequantizeLinear", Wrapping::TRACT.constant_from(1)),
+    wrapped("DequantizeLinear", Wrapping::new(dequantize).constant_from(1)),
 ];
 
 /// A scale or zero point, per axis or per tensor, as a broadcast `f32` constant.
@@ -70,6 +72,27 @@ fn quantize(
     model.wire_node(prefix, cast(to), &[below])
 }
 
+/// tract's own wiring, except for weights with scales along an axis: tract would convert, subtract
+/// and multiply in three passes, each with a whole tensor of float32.
+fn dequantize(
+    op: &Wrapped,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let (x, scale) = (model.outlet_fact(inputs[0])?, model.outlet_fact(inputs[1])?);
+    let dtype = x.datum_type;
+    let bytes = [DatumType::I8, DatumType::U8].contains(&dtype);
+    let along_axis = scale.konst.as_ref().is_some_and(|scale| scale.rank() == 1 && scale.len() > 1);
+    let zero = op.input(2).map(|at| model.outlet_fact(inputs[at])).transpose()?;
+    let fits = zero.is_none_or(|zero| zero.shape == scale.shape && zero.konst.is_some());
+    if x.konst.is_none() || !bytes || !along_axis || !fits {
+        return op.wire_original(prefix, model, inputs);
+    }
+    let weights = Quantize::of_weights(dtype, zero.is_some(), op.int("axis", 1)?);
+    wire_operator(weights, &op.node, prefix, model, inputs)
+}
+
 #[cfg(test)]
 mod tests {
     use crate::testing::{case, row, scalar, tensor};
@@ -112,6 +135,10 @@ mod tests {
         whole.gives(tensor(&[2, 2], &[-64f32, 0.0, 63.5, -62.5]));
         let rows = case("DequantizeLinear").int("axis", -2).input(data()).input(row(&[1f32, 2.0]));
         rows.input(row(&[0u8, 3])).gives(tensor(&[2, 2], &[0f32, 128.0, 504.0, 0.0]));
+        let columns = case("DequantizeLinear").input(tensor(&[2, 2], &[-128i8, 1, 2, 127]));
+        columns.input(row(&[1f32, 0.5])).gives(tensor(&[2, 2], &[-128f32, 0.5, 2.0, 63.5]));
+        let wrong = case("DequantizeLinear").input(data()).input(row(&[1f32, 2.0, 3.0]));
+        wrong.fails("");
     }
 
     #[test]

@@ -24,9 +24,12 @@ pub(crate) const OPERATORS: &[Registration] = &[
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Quantize {
+pub(super) struct Quantize {
     /// Whether it quantizes, and not dequantizes.
     quantize: bool,
+    /// Whether it dequantizes constants of bytes, which cannot fail in a run (undecided.rs of the
+    /// guest).
+    weights: bool,
     x: ElementType,
     scale: ElementType,
     zero: Option<ElementType>,
@@ -55,6 +58,7 @@ fn build(node: &NodeProto, quantize: bool) -> BuildResult {
     ensure!(is_float(precision), "computing in {precision:?} is not implemented");
     let op = Quantize {
         quantize,
+        weights: false,
         x: ElementType::required(node, "x")?,
         scale,
         zero: ElementType::of_attribute(node, "zero")?,
@@ -65,6 +69,25 @@ fn build(node: &NodeProto, quantize: bool) -> BuildResult {
         saturate: int("saturate", 1)? != 0,
     };
     built(op, node)
+}
+
+impl Quantize {
+    /// Dequantizes constants of bytes to float32, with scales of float32 along an axis.
+    pub(super) fn of_weights(bytes: DatumType, zero: bool, axis: i64) -> Quantize {
+        let (bytes, single) = (ElementType::Plain(bytes), ElementType::Plain(DatumType::F32));
+        Quantize {
+            quantize: false,
+            weights: true,
+            x: bytes,
+            scale: single,
+            zero: zero.then_some(bytes),
+            to: single,
+            precision: single,
+            axis,
+            block: 0,
+            saturate: true,
+        }
+    }
 }
 
 fn is_float(elements: ElementType) -> bool {
@@ -178,7 +201,11 @@ impl Quantize {
 
 impl Operator for Quantize {
     fn name(&self) -> &'static str {
-        if self.quantize { "QuantizeSmall" } else { "DequantizeSmall" }
+        match (self.quantize, self.weights) {
+            (true, _) => "QuantizeSmall",
+            (false, true) => "DequantizeWeights",
+            (false, false) => "DequantizeSmall",
+        }
     }
 
     fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
