@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use onnx_ops::optimizer;
 use belljar_abi::{DType, codes};
+use onnx_ops::optimizer;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 use tract_onnx::prelude::*;
