@@ -7,7 +7,7 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
 use super::algebra::output_type;
-use crate::framework::dims::volume;
+use crate::framework::dims::{sizes, volume};
 use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, required, unknown_dims, with_dims};
 use crate::framework::operator::{Operator, built};
@@ -33,9 +33,8 @@ fn one(tensor: &Tensor) -> TractResult<i64> {
 
 /// The numbers of frequencies and of mels.
 fn shape(mels: &Tensor, length: &Tensor) -> TractResult<[usize; 2]> {
-    let (mels, length) = (one(mels)?, one(length)?);
-    ensure!(mels >= 0 && length >= 0, "{mels} mels of a spectrum of {length} are not possible");
-    let shape = [usize::try_from(length / 2)? + 1, usize::try_from(mels)?];
+    let [mels, length] = *sizes(&[one(mels)?, one(length)?])? else { bail!("expected two sizes") };
+    let shape = [length / 2 + 1, mels];
     volume(&shape)?;
     Ok(shape)
 }
@@ -155,5 +154,8 @@ mod tests {
         mel(2, 16, 8, -4f32, 4.0).fails("-4");
         mel(2, 16, 0, 0f32, 4.0).fails("0");
         mel(-1, 16, 8, 0f32, 4.0).fails("-1");
+        mel(2, -3, 8, 0f32, 4.0).fails("-3");
+        mel(2, i64::MAX, 8, 0f32, 4.0).fails("9223372036854775807");
+        mel(2, 16, 8, f32::NAN, 4.0).fails("NaN");
     }
 }
