@@ -5,11 +5,12 @@ use belljar::Tensor;
 use belljar::tensor::{Data, bf16};
 
 use crate::support::onnx::{
-    FLOAT, Graph, Message, fixed, int_attribute, node, string_attribute, tensor_f32, value,
-    value_of_any_shape,
+    FLOAT, Graph, Message, fixed, int_attribute, node, string_attribute, tensor_f32, tensor_i64,
+    value, value_of_any_shape,
 };
 use crate::{ones, refused, run};
 
+const BOOL: i64 = 9;
 const BF16: i64 = 16;
 const F8E4M3FN: i64 = 17;
 const U4: i64 = 21;
@@ -167,4 +168,27 @@ fn conversions_that_onnx_does_not_define_are_refused() {
     refused(&say(&[int_attribute("output_dtype", I4)]), &x(), "\"output_dtype\" is int4");
     refused(&say(&[int_attribute("block_size", 2), int_attribute("axis", 0)]), &x(), "blocks");
     refused(&say(&[int_attribute("block_size", -1)]), &x(), "block_size");
+}
+
+#[test]
+fn float8_is_tested_for_nan_and_passes_dropout() {
+    let w = || raw(F8E4M3FN, 2, &[0x7f, 0x38]);
+    let nan = vec![node("IsNaN", &["w"], &["y"], &[])];
+    let outputs = run(&model(nan, vec![w()], BOOL), &x()).unwrap();
+    assert_eq!(outputs[0].1.as_slice::<bool>().unwrap(), [true, false]);
+    let dropout = vec![node("Dropout", &["w"], &["y"], &[])];
+    let outputs = run(&model(dropout, vec![w()], F8E4M3FN), &x()).unwrap();
+    let Data::Coded(coded) = outputs[0].1.data() else { panic!("{outputs:?}") };
+    assert_eq!(coded.values().nth(1), Some(1.0));
+}
+
+#[test]
+fn window_of_bfloat16_is_rounded_once() {
+    let hann = node("HannWindow", &["w"], &["y"], &[int_attribute("output_datatype", BF16)]);
+    let bytes = model(vec![hann], vec![tensor_i64("w", &[], &[5])], BF16);
+    let outputs = run(&bytes, &x()).unwrap();
+    let angle = |at: u8| std::f64::consts::TAU * f64::from(at) / 5.0;
+    let exact = (0..5).map(|at| 0.5 - 0.5 * angle(at).cos());
+    let expected: Vec<bf16> = exact.map(|value| bf16::from_f32(value as f32)).collect();
+    assert_eq!(outputs[0].1.as_slice::<bf16>().unwrap(), expected);
 }
