@@ -62,8 +62,8 @@ impl Forest {
             Next::Branch(at) => (at as usize) < count,
             Next::Leaf(at) => (at as usize) < leaves,
         };
-        let all = self.roots.iter().copied().chain(children());
-        ensure!(all.map(inside).all(|inside| inside), "a node is outside of the trees");
+        let mut all = self.roots.iter().copied().chain(children());
+        ensure!(all.all(inside), "a node is outside of the trees");
         // Branches are removed once all that lead to them are: those of a cycle never are.
         let mut parents = vec![0u32; count];
         for child in children() {

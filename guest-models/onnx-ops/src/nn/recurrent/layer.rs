@@ -176,8 +176,8 @@ impl Operator for Recurrent {
                 biases: biases.as_ref().map(|all| &all[part(all)]),
                 peepholes: peepholes.as_ref().map(|all| &all[part(all)]),
             };
-            for one in 0..s.batch {
-                let (at, length) = (self.place(&s, way, one), lengths[one]);
+            for (one, length) in lengths.iter().copied().enumerate() {
+                let at = self.place(&s, way, one);
                 for step in 0..length {
                     let step = if *back { length - 1 - step } else { step };
                     let [from, to] = match self.batch_first {
