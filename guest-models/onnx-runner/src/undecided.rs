@@ -35,6 +35,7 @@ const DEPEND_ON_VALUES: &[&str] = &[
     "Loop",
     "MatMulFpQ4",
     "MatMulIntegerToFloat",
+    "MaxRoiPool",
     "MaxUnpool",
     "MelWeightMatrix",
     "NonMaxSuppression",
