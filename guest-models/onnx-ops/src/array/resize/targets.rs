@@ -150,3 +150,30 @@ impl Targets {
         Ok((exact.floor() as usize, Scale { by: scale, of: 1.0 }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{case, counting, row, tensor};
+
+    #[test]
+    fn kept_aspect_ratio_rounds_half_up() {
+        let resize = |policy: &str| {
+            let case = case("Resize").text("keep_aspect_ratio_policy", policy);
+            let case = case.input(tensor(&[6, 3], &[0f32; 18])).missing().missing();
+            case.input(row(&[5i64, 3]))
+        };
+        // 5/6 of 3 is 2.5.
+        resize("not_larger").gives(tensor(&[5, 3], &[0f32; 15]));
+        resize("not_smaller").gives(tensor(&[6, 3], &[0f32; 18]));
+    }
+
+    #[test]
+    fn align_corners_refuses_a_size_that_is_not_whole() {
+        for mode in ["linear", "cubic"] {
+            let case = case("Resize").text("mode", mode);
+            let case = case.text("coordinate_transformation_mode", "align_corners");
+            let case = case.input(counting(&[1, 4])).missing();
+            case.input(row(&[1f32, 0.8])).fails("3.2");
+        }
+    }
+}
