@@ -1,5 +1,7 @@
 //! One step of an RNN, GRU or LSTM for one sample.
 
+use super::activation::Activation;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cell {
     Rnn,
@@ -15,6 +17,29 @@ impl Cell {
             Cell::Gru { .. } => 3,
             Cell::Lstm => 4,
         }
+    }
+
+    /// The functions of the gates and states, unless a node names others.
+    pub(super) fn activations(self) -> &'static [Activation] {
+        match self {
+            Cell::Rnn => &[Activation::Tanh],
+            Cell::Gru { .. } => &[Activation::Sigmoid, Activation::Tanh],
+            Cell::Lstm => &[Activation::Sigmoid, Activation::Tanh, Activation::Tanh],
+        }
+    }
+}
+
+/// The functions of one direction, and the bound of what they read.
+pub(super) struct Functions<'f> {
+    pub(super) activations: &'f [Activation],
+    pub(super) clip: f64,
+    /// Whether an LSTM's forget gate is what its input gate leaves.
+    pub(super) coupled: bool,
+}
+
+impl Functions<'_> {
+    fn at(&self, which: usize, x: f64) -> f64 {
+        self.activations[which].at(x.clamp(-self.clip, self.clip))
     }
 }
 
@@ -47,34 +72,45 @@ impl Weights<'_> {
 
 impl Cell {
     /// The next state, and the next cells of an LSTM.
-    pub(super) fn step(self, weights: &Weights<'_>, x: &[f64], h: &mut [f64], c: &mut [f64]) {
+    pub(super) fn step(
+        self,
+        functions: &Functions<'_>,
+        weights: &Weights<'_>,
+        x: &[f64],
+        h: &mut [f64],
+        c: &mut [f64],
+    ) {
         let size = h.len();
         let before = h.to_vec();
         let sum = |row: usize| weights.of_input(row, x) + weights.of_state(row, &before);
+        let gate = |x: f64| functions.at(0, x);
         match self {
-            Cell::Rnn => h.iter_mut().enumerate().for_each(|(at, h)| *h = sum(at).tanh()),
+            Cell::Rnn => h.iter_mut().enumerate().for_each(|(at, h)| *h = gate(sum(at))),
             Cell::Gru { linear_before_reset } => {
-                let reset: Vec<f64> = (0..size).map(|at| sigmoid(sum(size + at))).collect();
+                let reset: Vec<f64> = (0..size).map(|at| gate(sum(size + at))).collect();
                 let kept: Vec<f64> = reset.iter().zip(&before).map(|(r, h)| r * h).collect();
                 for (at, h) in h.iter_mut().enumerate() {
-                    let (update, row) = (sigmoid(sum(at)), 2 * size + at);
+                    let (update, row) = (gate(sum(at)), 2 * size + at);
                     let state = match linear_before_reset {
                         true => reset[at] * weights.of_state(row, &before),
                         false => weights.of_state(row, &kept),
                     };
-                    let fresh = (weights.of_input(row, x) + state).tanh();
+                    let fresh = functions.at(1, weights.of_input(row, x) + state);
                     *h = (1.0 - update) * fresh + update * before[at];
                 }
             }
             Cell::Lstm => {
                 for at in 0..size {
-                    let gate = |which: usize| sum(which * size + at);
+                    let of_gate = |which: usize| sum(which * size + at);
                     let peep = |which: usize, cell: f64| weights.peep(which, at, size, cell);
-                    let input = sigmoid(gate(0) + peep(0, c[at]));
-                    let forget = sigmoid(gate(2) + peep(2, c[at]));
-                    c[at] = forget * c[at] + input * gate(3).tanh();
-                    let output = sigmoid(gate(1) + peep(1, c[at]));
-                    h[at] = output * c[at].tanh();
+                    let input = gate(of_gate(0) + peep(0, c[at]));
+                    let forget = match functions.coupled {
+                        true => 1.0 - input,
+                        false => gate(of_gate(2) + peep(2, c[at])),
+                    };
+                    c[at] = forget * c[at] + input * functions.at(1, of_gate(3));
+                    let output = gate(of_gate(1) + peep(1, c[at]));
+                    h[at] = output * functions.at(2, c[at]);
                 }
             }
         }
@@ -83,8 +119,4 @@ impl Cell {
 
 fn dot(weights: &[f64], values: &[f64]) -> f64 {
     weights.iter().zip(values).map(|(weight, value)| weight * value).sum()
-}
-
-fn sigmoid(value: f64) -> f64 {
-    1.0 / (1.0 + (-value).exp())
 }

@@ -3,7 +3,8 @@
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::cell::{Cell, Weights};
+use super::activation::Activation;
+use super::cell::{Cell, Functions, Weights};
 use crate::framework::dims::volume;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{
@@ -12,13 +13,17 @@ use crate::framework::facts::{
 use crate::framework::operator::Operator;
 use crate::framework::tensors::{floats, from_floats, ints, shapes};
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Recurrent {
     cell: Cell,
     /// For each direction, whether it is reversed.
     directions: Vec<bool>,
     batch_first: bool,
     hidden: Option<usize>,
+    /// The functions of each direction.
+    activations: Vec<Vec<Activation>>,
+    clip: f64,
+    coupled: bool,
 }
 
 impl Recurrent {
@@ -36,7 +41,17 @@ impl Recurrent {
             _ => Cell::Lstm,
         };
         let hidden = node.get_attr_opt("hidden_size")?;
-        Ok(Recurrent { cell, directions, batch_first, hidden })
+        let activations = Activation::of(node, directions.len(), cell.activations())?;
+        let clip = node.get_attr_opt::<f32>("clip")?.map_or(f64::INFINITY, f64::from);
+        ensure!(clip > 0.0, "the attribute \"clip\" is {clip}, expected a positive number");
+        let coupled = node.get_attr_opt::<i64>("input_forget")?.unwrap_or(0) != 0;
+        Ok(Recurrent { cell, directions, batch_first, hidden, activations, clip, coupled })
+    }
+
+    /// Whether the functions are those of a node that names none.
+    pub(super) fn has_usual_functions(&self) -> bool {
+        let usual = |functions: &Vec<Activation>| **functions == *self.cell.activations();
+        self.activations.iter().all(usual) && self.clip.is_infinite() && !self.coupled
     }
 }
 
@@ -176,6 +191,11 @@ impl Operator for Recurrent {
                 biases: biases.as_ref().map(|all| &all[part(all)]),
                 peepholes: peepholes.as_ref().map(|all| &all[part(all)]),
             };
+            let functions = Functions {
+                activations: &self.activations[way],
+                clip: self.clip,
+                coupled: self.coupled,
+            };
             for (one, length) in lengths.iter().copied().enumerate() {
                 let at = self.place(&s, way, one);
                 for step in 0..length {
@@ -186,7 +206,7 @@ impl Operator for Recurrent {
                     };
                     let h = &mut hidden[at..at + s.hidden];
                     let c = &mut cells[at..at + s.hidden];
-                    self.cell.step(&weights, &x[from * s.inputs..][..s.inputs], h, c);
+                    self.cell.step(&functions, &weights, &x[from * s.inputs..][..s.inputs], h, c);
                     sequence[to * s.hidden..][..s.hidden].copy_from_slice(h);
                 }
             }

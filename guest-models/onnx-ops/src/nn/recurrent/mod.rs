@@ -1,6 +1,8 @@
 //! RNN, GRU and LSTM (ONNX). This crate computes what tract does not have: reverse and
-//! bidirectional layers, `layout` 1, and sequence lengths.
+//! bidirectional layers, `layout` 1, sequence lengths, other activations, clipped sums, and coupled
+//! gates.
 
+mod activation;
 mod cell;
 mod layer;
 
@@ -22,7 +24,8 @@ fn build(context: &ParsingContext, node: &NodeProto) -> BuildResult {
     let direction = node.get_attr_opt::<&str>("direction")?.unwrap_or("forward");
     let batch_first = node.get_attr_opt::<i64>("layout")?.unwrap_or(0) != 0;
     let lengths = node.input.get(4).is_some_and(|name| !name.is_empty());
-    if direction == "forward" && !batch_first && !lengths {
+    let usual = Recurrent::new(node, vec![false], false).is_ok_and(|one| one.has_usual_functions());
+    if direction == "forward" && !batch_first && !lengths && usual {
         return Wrapping::new(wire_forward).build(context, node);
     }
     let directions = match direction {
