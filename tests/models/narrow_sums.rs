@@ -38,6 +38,7 @@ const NOT_ADDING: &[&str] = &[
     "Asinh",
     "Atan",
     "Atanh",
+    "Bernoulli",
     "BitCast",
     "Cast",
     "CastLike",
@@ -89,6 +90,8 @@ const NOT_ADDING: &[&str] = &[
     "Mish",
     "Mod",
     "Mul",
+    // It adds probabilities in 64 bits.
+    "Multinomial",
     "Neg",
     "NonZero",
     "OneHot",
@@ -101,6 +104,8 @@ const NOT_ADDING: &[&str] = &[
     // Its products are of integers; only the scales are floats.
     "QLinearMatMul",
     "QuantizeLinear",
+    "RandomNormalLike",
+    "RandomUniformLike",
     "Range",
     "Reciprocal",
     "ReduceMax",

@@ -22,6 +22,7 @@ pub mod ml;
 pub mod nn;
 pub mod optimizer;
 pub mod quantization;
+pub mod random;
 pub mod registry;
 pub mod sequence;
 pub mod strings;

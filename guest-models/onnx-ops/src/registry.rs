@@ -23,6 +23,7 @@ pub fn all() -> impl Iterator<Item = &'static Registration> {
         crate::ml::OPERATORS,
         crate::nn::OPERATORS,
         crate::quantization::OPERATORS,
+        crate::random::OPERATORS,
         crate::sequence::OPERATORS,
         crate::strings::OPERATORS,
     ];

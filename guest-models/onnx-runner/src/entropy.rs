@@ -1,5 +1,6 @@
-//! The source of numbers for tract's random operators: a fixed sequence, so that a run is a
-//! function of the model and its inputs. It must never be used for secrets; the guest has none.
+//! What the crate `getrandom`, which tract's libraries link, gets instead of entropy: a fixed
+//! sequence. No operator reads it: random numbers of models come from
+//! `onnx-ops/src/framework/randomness.rs`. It must never be used for secrets; the guest has none.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

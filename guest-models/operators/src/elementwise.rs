@@ -1,6 +1,6 @@
 //! Elementwise operators, including selections, comparisons and conversions.
 
-use crate::entry::Values::{Float, Int, Text, Type};
+use crate::entry::Values::{Float, Text, Type};
 use crate::entry::{Operator, Output, any, attr, flag, must, op, t, u};
 use crate::types::{
     BF16, BOOL, FLOAT8, INTEGERS, NUMBERS, PLAIN, REALS, SIGNED, STORED, STRING, UNSIGNED,
@@ -87,9 +87,4 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("CastLike", 15, &[any(PLAIN.or(STORED).or(STRING)), t(PLAIN.or(STORED).or(STRING))])
         .with(&[flag("saturate"), attr("round_mode", Text(&["up", "down", "nearest"]))]),
     op("Identity", 1, &[t(PLAIN.or(STRING).or(STORED))]),
-    // Up to version 9 the mask has the type of the data; tract's masks are booleans, so they cannot
-    // be outputs in these versions.
-    op("Dropout", 7, &[t(REALS)]).until(11).to(&[Output::Like('T'), Output::Is(BOOL)]).fewest(1).with(&[attr("ratio", Float)]),
-    op("Dropout", 12, &[t(REALS.or(FLOAT8)), any(REALS.or(FLOAT8)), any(BOOL)]).optional(2)
-        .to(&[Output::Like('T'), Output::Is(BOOL)]).fewest(1).with(&[attr("seed", Int(i64::MIN, i64::MAX))]),
 ];

@@ -94,6 +94,8 @@ pub enum Output {
     Attr(&'static str, Types),
     /// The type that an attribute names, or without it that of the inputs with this letter.
     AttrOr(&'static str, Types, char),
+    /// The type that an attribute names, or without it the last one.
+    AttrOrIs(&'static str, Types, Types),
     /// The type for the first of these attributes that is present: if there are several, the element
     /// type of a tensor, or the type whose number the attribute is. The last is for a node with none
     /// of the attributes.

@@ -9,6 +9,7 @@ mod legacy;
 mod microsoft;
 mod ml;
 mod quantized;
+mod random;
 mod recurrent;
 mod regions;
 mod sequences;

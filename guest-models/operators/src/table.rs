@@ -4,7 +4,7 @@
 
 use crate::entry::{MICROSOFT, ML, NEWEST, NEWEST_MICROSOFT, NEWEST_ML, Operator};
 use crate::{
-    attention, elementwise, layers, legacy, microsoft, ml, quantized, recurrent, regions,
+    attention, elementwise, layers, legacy, microsoft, ml, quantized, random, recurrent, regions,
     sequences, shapes, strings,
 };
 
@@ -18,6 +18,7 @@ pub fn all() -> impl Iterator<Item = &'static Operator> {
         quantized::OPERATORS,
         regions::OPERATORS,
         legacy::OPERATORS,
+        random::OPERATORS,
         shapes::OPERATORS,
         sequences::OPERATORS,
         strings::OPERATORS,

@@ -153,6 +153,9 @@ fn to_json(operator: &Operator) -> Value {
             Output::AttrOr(name, types, of) => {
                 json!({ "attribute": name, "types": names(*types), "or_else": of })
             }
+            Output::AttrOrIs(name, types, otherwise) => json!({
+                "attribute": name, "types": names(*types), "otherwise": names(*otherwise),
+            }),
             Output::With(attributes, types) => {
                 let each = attributes
                     .iter()

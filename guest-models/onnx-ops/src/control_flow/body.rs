@@ -5,8 +5,9 @@ use std::sync::OnceLock;
 use tract_onnx::tract_core::plan;
 use tract_onnx::tract_hir::internal::*;
 
-use crate::framework::assumptions;
+use super::{if_op, loop_op, scan};
 use crate::framework::errors::ensure;
+use crate::framework::{assumptions, deferred, operator};
 use crate::optimizer;
 
 /// The function that optimises bodies.
@@ -35,12 +36,21 @@ pub(super) fn check_ranks(body: &TypedModel) -> TractResult<()> {
     Ok(())
 }
 
+/// Whether a node draws random numbers, or may do so in a graph of its own.
+fn draws(op: &dyn TypedOp) -> bool {
+    let in_graph = if_op::draws(op) || loop_op::draws(op) || scan::draws(op);
+    // What is prepared in each run is not searched, and never computed before one.
+    in_graph || operator::draws(op) || deferred::draws(op) || op.is::<optimizer::Late>()
+}
+
 /// The plan of a body.
 #[derive(Clone, Debug)]
 pub(super) struct Body {
     plan: Arc<TypedRunnableModel>,
     /// Whether its shapes have symbols of the model's inputs.
     is_open: bool,
+    /// Whether a node in it draws random numbers.
+    draws: bool,
 }
 
 impl Body {
@@ -48,7 +58,14 @@ impl Body {
     pub(super) fn new(body: InferenceModel) -> TractResult<Body> {
         let model = optimize_graph(body)?;
         check_ranks(&model)?;
-        Ok(Body { plan: model.into_runnable()?, is_open: assumptions::has_symbols() })
+        let draws = model.nodes.iter().any(|node| draws(&*node.op));
+        let is_open = assumptions::has_symbols();
+        Ok(Body { plan: model.into_runnable()?, is_open, draws })
+    }
+
+    /// Whether a node in it draws random numbers: then the body only runs within a run.
+    pub(super) fn draws(&self) -> bool {
+        self.draws
     }
 
     pub(super) fn model(&self) -> &TypedModel {

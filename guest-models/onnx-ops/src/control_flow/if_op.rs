@@ -361,8 +361,24 @@ impl Op for Choice {
     op_as_typed_op!();
 }
 
+impl Prepared {
+    fn draws(&self) -> bool {
+        matches!(self, Prepared::Plan { body, .. } if body.draws())
+    }
+}
+
+/// Whether a branch of an If draws random numbers.
+pub(super) fn draws(op: &dyn TypedOp) -> bool {
+    op.downcast_ref::<Choice>().is_some_and(|op| op.then.draws() || op.other.draws())
+}
+
 impl EvalOp for Choice {
-    op_out_of_plan!();
+    fn eval_out_of_plan(&self, inputs: TVec<TValue>) -> TractResult<Option<TVec<TValue>>> {
+        match self.then.draws() || self.other.draws() {
+            true => Ok(None),
+            false => self.eval(&EvalContext::out_of_plan(), inputs).map(Some),
+        }
+    }
 
     fn eval(&self, context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let taken = if one(&inputs[0])? { &self.then } else { &self.other };

@@ -17,6 +17,7 @@ use crate::framework::axes::resolve;
 use crate::framework::deferred::{check_fact, without_run_sizes};
 use crate::framework::dims::volume;
 use crate::framework::errors::{OrUserError, ensure};
+use crate::framework::randomness::in_iteration;
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
 
@@ -405,8 +406,18 @@ fn single<T: Datum + Copy>(value: &Tensor, what: &str) -> TractResult<T> {
     value.cast_to_scalar::<T>()
 }
 
+/// Whether a Loop draws random numbers.
+pub(super) fn draws(op: &dyn TypedOp) -> bool {
+    op.downcast_ref::<LoopOp>().is_some_and(|op| op.body.draws())
+}
+
 impl EvalOp for LoopOp {
-    op_out_of_plan!();
+    fn eval_out_of_plan(&self, inputs: TVec<TValue>) -> TractResult<Option<TVec<TValue>>> {
+        match self.body.draws() {
+            true => Ok(None),
+            false => self.eval(&EvalContext::out_of_plan(), inputs).map(Some),
+        }
+    }
 
     fn eval(&self, context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let mut inputs = inputs.into_iter();
@@ -425,7 +436,8 @@ impl EvalOp for LoopOp {
             let mut given: TVec<TValue> = tvec!(tensor0(iteration).into(), tensor0(going).into());
             given.extend(carried.drain(..));
             given.extend(around.iter().cloned());
-            let mut made = self.body.run(context.symbols, given)?.into_iter();
+            let made = in_iteration(iteration as u64, || self.body.run(context.symbols, given))?;
+            let mut made = made.into_iter();
             going =
                 single(&*made.next().or_user_error("the body has no outputs")?, "the condition")?;
             for (shape, open) in first.iter().zip(&self.open) {

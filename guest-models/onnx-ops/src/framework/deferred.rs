@@ -34,8 +34,18 @@ impl Op for Deferred {
     op_as_typed_op!();
 }
 
+/// Whether an operator that is built for each run draws random numbers.
+pub(crate) fn draws(op: &dyn TypedOp) -> bool {
+    op.downcast_ref::<Deferred>().is_some_and(|op| !op.expansion.runs_out_of_plan())
+}
+
 impl EvalOp for Deferred {
-    op_out_of_plan!();
+    fn eval_out_of_plan(&self, inputs: TVec<TValue>) -> TractResult<Option<TVec<TValue>>> {
+        match self.expansion.runs_out_of_plan() {
+            true => self.eval(&EvalContext::out_of_plan(), inputs).map(Some),
+            false => Ok(None),
+        }
+    }
 
     fn eval(&self, ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let outputs = EvalOp::eval(&self.expansion, ctx, inputs)?;

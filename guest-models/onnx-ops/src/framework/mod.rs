@@ -13,6 +13,8 @@ pub mod errors;
 pub(crate) mod facts;
 pub(crate) mod numbers;
 pub(crate) mod operator;
+pub(crate) mod philox;
+pub mod randomness;
 pub mod registration;
 pub mod rewrite;
 pub mod synthetic;

@@ -22,6 +22,16 @@ pub(crate) trait Operator: Debug + Send + Sync + 'static {
     /// Computes the outputs. Shapes that `outputs` checked are valid here; values are valid only if
     /// they were known then.
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>>;
+
+    /// Whether it draws random numbers. Then it is computed in runs only, never before them.
+    fn draws(&self) -> bool {
+        false
+    }
+}
+
+/// Whether an operator of this crate draws random numbers.
+pub(crate) fn draws(op: &dyn TypedOp) -> bool {
+    op.downcast_ref::<Computed>().is_some_and(|op| op.expansion.op.draws())
 }
 
 /// An operator in the form that tract's registry expects.
@@ -232,6 +242,10 @@ impl Expansion for OperatorExpansion {
         Ok(self.output_count())
     }
 
+    fn runs_out_of_plan(&self) -> bool {
+        !self.op.draws()
+    }
+
     fn rules<'r, 'p: 'r, 's: 'r>(
         &'s self,
         s: &mut Solver<'r>,
@@ -326,7 +340,12 @@ impl Op for Computed {
 }
 
 impl EvalOp for Computed {
-    op_out_of_plan!();
+    fn eval_out_of_plan(&self, inputs: TVec<TValue>) -> TractResult<Option<TVec<TValue>>> {
+        match self.expansion.op.draws() {
+            true => Ok(None),
+            false => self.eval(&EvalContext::out_of_plan(), inputs).map(Some),
+        }
+    }
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let placed = self.expansion.by_position(inputs.iter().map(|input| &**input));

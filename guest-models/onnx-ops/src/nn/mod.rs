@@ -48,18 +48,11 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
 ];
 
 /// The operators that tract computes according to the specification.
-const UPSTREAM: &[Registration] = &[upstream("Dropout"), upstream("InstanceNormalization")];
+const UPSTREAM: &[Registration] = &[upstream("InstanceNormalization")];
 
 #[cfg(test)]
 mod tests {
     use crate::testing::{case, row, tensor};
-
-    #[test]
-    fn dropout_of_a_trained_model_is_the_identity() {
-        let data = || row(&[1f32, f32::NAN]);
-        case("Dropout").input(data()).gives(data());
-        case("Dropout").outputs(2).input(data()).gives_all(&[data(), row(&[true, true])]);
-    }
 
     #[test]
     fn group_normalization_has_scales_by_channel() {

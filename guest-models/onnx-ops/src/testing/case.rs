@@ -8,7 +8,7 @@ use tract_onnx::tract_hir::internal::*;
 use super::Graph;
 use super::compare::{Tolerance, difference};
 use super::protos::{proto, value_info};
-use super::run::{run, run_open};
+use super::run::{run, run_open, run_seeded};
 use crate::registry;
 
 /// A node of the newest version of its operator, to which attributes and inputs are added.
@@ -202,6 +202,15 @@ impl Case {
     #[track_caller]
     pub(crate) fn outputs_at_run_time(&self) -> Vec<Tensor> {
         self.run(usize::MAX).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The outputs with each seed, with this many inputs given at run time. The node is prepared
+    /// once, before the seeds are known.
+    #[track_caller]
+    pub(crate) fn outputs_with_seeds(&self, run_time: usize, seeds: &[u32]) -> Vec<Vec<Tensor>> {
+        let (graph, given) = self.graph_of(run_time);
+        let outputs = run_seeded(graph, self.opset, &given, seeds);
+        outputs.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     /// Compares the outputs of every run.

@@ -32,15 +32,28 @@ impl Graph {
     }
 
     /// Sets an attribute of the last node.
-    pub(crate) fn last_int(mut self, name: &str, i: i64) -> Graph {
+    pub(crate) fn last_int(self, name: &str, i: i64) -> Graph {
+        self.last(name, AttributeType::Int, AttributeProto { i, ..Default::default() })
+    }
+
+    pub(crate) fn last_ints(self, name: &str, ints: &[i64]) -> Graph {
+        let ints = ints.to_vec();
+        self.last(name, AttributeType::Ints, AttributeProto { ints, ..Default::default() })
+    }
+
+    pub(crate) fn last_float(self, name: &str, f: f32) -> Graph {
+        self.last(name, AttributeType::Float, AttributeProto { f, ..Default::default() })
+    }
+
+    pub(crate) fn last_graph(self, name: &str, graph: Graph) -> Graph {
+        let g = Some(graph.0);
+        self.last(name, AttributeType::Graph, AttributeProto { g, ..Default::default() })
+    }
+
+    fn last(mut self, name: &str, kind: AttributeType, value: AttributeProto) -> Graph {
         if let Some(node) = self.0.node.last_mut() {
-            let r#type = AttributeType::Int as i32;
-            node.attribute.push(AttributeProto {
-                name: name.into(),
-                r#type,
-                i,
-                ..Default::default()
-            });
+            let attribute = AttributeProto { name: name.into(), r#type: kind as i32, ..value };
+            node.attribute.push(attribute);
         }
         self
     }

@@ -7,6 +7,7 @@ use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::assumptions::{self, Assumptions};
+use crate::framework::randomness::with_seed;
 use crate::optimizer::{self, Passes};
 
 /// tract with this crate's operators, set up as the runner does.
@@ -48,6 +49,22 @@ pub(super) fn constant_bytes(
     let plan = optimize(model)?;
     let constants = plan.nodes.iter().filter_map(|node| node.op_as::<Const>());
     Ok(constants.map(|constant| constant.val().as_bytes().len()).sum())
+}
+
+/// The outputs of runs with different seeds, for which the graph is optimised once.
+pub(super) fn run_seeded(
+    graph: GraphProto,
+    opset: i64,
+    inputs: &[Tensor],
+    seeds: &[u32],
+) -> TractResult<Vec<Vec<Tensor>>> {
+    let mut model = parsed(graph, opset)?;
+    for (at, input) in inputs.iter().enumerate() {
+        model.set_input_fact(at, InferenceFact::dt_shape(input.datum_type(), input.shape()))?;
+    }
+    let model = optimize(model)?;
+    let run = |seed: &u32| with_seed(*seed, || ran(model.clone(), inputs.to_vec()));
+    seeds.iter().map(run).collect()
 }
 
 /// The outputs of a plan with symbols for some dimensions of inputs, and their shapes in the plan.

@@ -274,6 +274,17 @@ impl Rewriter<'_> {
                 node.op_type = if quantize { QUANTIZE } else { DEQUANTIZE }.into();
                 self.kept(node, &made);
             }
+            "RandomNormal" | "RandomNormalLike" | "RandomUniform" | "RandomUniformLike"
+            | "Bernoulli" | "Multinomial" => {
+                add_type(&mut node, "to", *made.first().ok_or_else(|| unknown(""))?);
+                // Only the shape of these is read.
+                if !node.op_type.ends_with("Like") {
+                    for name in &mut node.input {
+                        *name = self.wide(name);
+                    }
+                }
+                self.kept(node, &made);
+            }
             _ => match rule(&node, operator, &given, &made) {
                 Rule::Compute => self.computed(node, &made, true),
                 Rule::Choose => self.computed(node, &made, false),

@@ -50,8 +50,10 @@ pub(super) fn rule(node: &NodeProto, operator: &Operator, given: &[Types], made:
     // A node with bodies passes values on to them; a node whose output type is an attribute creates
     // its elements or reinterprets bits.
     let bodies = node.attribute.iter().any(|attribute| attribute.g.is_some());
-    let by_attribute =
-        |output: &Output| matches!(output, Output::Special | Output::Attr(..) | Output::AttrOr(..));
+    let by_attribute = |output: &Output| match output {
+        Output::Special | Output::Attr(..) | Output::AttrOr(..) | Output::AttrOrIs(..) => true,
+        _ => false,
+    };
     if bodies || operator.outputs.iter().any(by_attribute) {
         return Rule::Keep;
     }

@@ -290,10 +290,20 @@ fn output(node: &NodeProto, output: Output, read: &[Read]) -> Result<Types, Stri
         Output::Is(types) => Ok(types),
         Output::Like(letter) => like(letter).ok_or_else(unknown),
         Output::Either(first, second) => like(first).or_else(|| like(second)).ok_or_else(unknown),
-        Output::AttrOr(name, _, letter) if find(node, name).is_none() => {
-            like(letter).ok_or_else(unknown)
+        Output::AttrOr(name, types, letter) if find(node, name).is_none() => {
+            let found = like(letter).ok_or_else(unknown)?;
+            match types.has(found) {
+                true => Ok(found),
+                false => Err(format!(
+                    "its output would be {}, like its input; set the attribute {name:?}",
+                    found.names()
+                )),
+            }
         }
-        Output::Attr(name, types) | Output::AttrOr(name, types, _) => find(node, name)
+        Output::AttrOrIs(name, _, otherwise) if find(node, name).is_none() => Ok(otherwise),
+        Output::Attr(name, types)
+        | Output::AttrOr(name, types, _)
+        | Output::AttrOrIs(name, types, _) => find(node, name)
             .and_then(|attribute| i32::try_from(attribute.i).ok())
             .and_then(Types::of)
             .filter(|dtype| types.has(*dtype))

@@ -14,6 +14,7 @@ use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 use tract_onnx::tract_hir::internal::*;
 
 pub use self::run::body_of_scan;
+pub(super) use self::run::draws;
 use self::run::{Resolved, ScanOp};
 use super::Inferred;
 use super::body::Body;

@@ -6,6 +6,7 @@ use crate::control_flow::body::Body;
 use crate::control_flow::loop_op::without_tdim;
 use crate::framework::dims::volume;
 use crate::framework::errors::{OrUserError, ensure};
+use crate::framework::randomness::in_iteration;
 
 /// [`Along`](super::Along) with a nonnegative axis.
 #[derive(Clone, Copy, Debug)]
@@ -55,8 +56,18 @@ impl Op for ScanOp {
     op_as_typed_op!();
 }
 
+/// Whether a Scan draws random numbers.
+pub(crate) fn draws(op: &dyn TypedOp) -> bool {
+    op.downcast_ref::<ScanOp>().is_some_and(|op| op.body.draws())
+}
+
 impl EvalOp for ScanOp {
-    op_out_of_plan!();
+    fn eval_out_of_plan(&self, inputs: TVec<TValue>) -> TractResult<Option<TVec<TValue>>> {
+        match self.body.draws() {
+            true => Ok(None),
+            false => self.eval(&EvalContext::out_of_plan(), inputs).map(Some),
+        }
+    }
 
     fn eval(&self, context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let mut inputs = inputs.into_iter();
@@ -86,7 +97,8 @@ impl EvalOp for ScanOp {
                 given.push(without_tdim(slice.into_tvalue())?);
             }
             given.extend(around.iter().cloned());
-            let mut results = self.body.run(context.symbols, given)?.into_iter();
+            let run = || self.body.run(context.symbols, given);
+            let mut results = in_iteration(iteration as u64, run)?.into_iter();
             for shape in &first {
                 let value = results.next().or_user_error("a state is missing")?;
                 let value = without_tdim(value)?;
