@@ -8,5 +8,6 @@ mod classical;
 mod functions;
 mod hostile;
 mod narrow_sums;
+mod random;
 mod silero;
 mod structures;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use belljar::{DType, Description, Dim, ValueInfo};
-use belljar_abi::{Preparation, TensorView, decode_tensors, encode_ok, encode_tensors};
+use belljar_abi::{Preparation, TensorView, decode_run, encode_ok, encode_tensors};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -231,7 +231,7 @@ impl HostileWorker {
                 let len = order["source"]["Shared"].as_u64().unwrap();
                 let mut message = vec![0; len as usize];
                 rustix::io::pread(self.shared.as_ref().unwrap(), &mut message[..], 0).unwrap();
-                let views = decode_tensors(&message).unwrap();
+                let views = decode_run(&message).unwrap().inputs;
                 let numbers = views[0].data.chunks(4);
                 self.input =
                     numbers.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();

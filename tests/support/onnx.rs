@@ -238,6 +238,43 @@ pub(crate) fn relu(dims: &[Dim<'_>]) -> Graph {
     }
 }
 
+/// Noise like an input of any length, noise of a fixed shape, noise with a seed of its own, and noise
+/// in the three iterations of a Loop.
+pub(crate) fn noises() -> Graph {
+    let shape = ints_attribute("shape", &[4]);
+    Graph {
+        nodes: vec![
+            node("RandomNormalLike", &["x"], &["like"], &[]),
+            node("RandomNormal", &[], &["fixed"], &[shape.clone()]),
+            node("RandomNormal", &[], &["own"], &[shape, float_attribute("seed", 3.0)]),
+            node(
+                "Loop",
+                &["three", ""],
+                &["loop"],
+                &[graph_attribute("body", noise_of_an_iteration().message())],
+            ),
+        ],
+        initializers: vec![tensor_i64("three", &[], &[3])],
+        inputs: vec![value("x", FLOAT, &[Dim::Symbol("n")])],
+        outputs: ["like", "fixed", "own", "loop"]
+            .map(|name| value_of_any_shape(name, FLOAT))
+            .to_vec(),
+    }
+}
+
+/// The body of the Loop.
+fn noise_of_an_iteration() -> Graph {
+    Graph {
+        nodes: vec![
+            node("Identity", &["go"], &["going"], &[]),
+            node("RandomUniformLike", &["x"], &["each"], &[]),
+        ],
+        inputs: vec![value("at", INT64, &[]), value("go", BOOL, &[])],
+        outputs: vec![value("going", BOOL, &[]), value_of_any_shape("each", FLOAT)],
+        ..Graph::default()
+    }
+}
+
 /// Passes a value through a sequence. Models with sequences are prepared for exact shapes.
 pub(crate) fn through_a_sequence(from: &str, to: &str) -> Vec<Message> {
     vec![

@@ -125,6 +125,8 @@ pub struct Description {
     pub operators: Vec<OperatorCount>,
     /// Number of nodes, including those of subgraphs and functions.
     pub nodes: u64,
+    /// Number of these nodes that draw random numbers, or may do so.
+    pub random_nodes: u64,
     /// Number of elements of all constant tensors (initializers and `Constant` nodes).
     pub parameters: u64,
     /// Key and value pairs.
@@ -179,6 +181,7 @@ impl Description {
             out.text(&operator.refused);
         });
         out.writer.u64(self.nodes);
+        out.writer.u64(self.random_nodes);
         out.writer.u64(self.parameters);
         out.list(&self.metadata, MAX_LIST, |out, (key, value)| {
             out.name(key);
@@ -220,6 +223,7 @@ impl Description {
                 Ok(OperatorCount { domain, op_type, count, refused })
             })?,
             nodes: reader.u64()?,
+            random_nodes: reader.u64()?,
             parameters: reader.u64()?,
             metadata: reader.list(MAX_LIST, "number of metadata entries", |reader| {
                 Ok((name(reader)?, text(reader)?))

@@ -27,12 +27,14 @@ pub enum Kind {
     Picture = 7,
     /// A run that was profiled.
     Profile = 8,
+    /// The seed and the inputs of a run.
+    Run = 9,
 }
 
 impl Kind {
     fn from_code(code: u32) -> Option<Kind> {
         use Kind::*;
-        [Ok, Error, Description, Tensors, Shapes, Prepared, Picture, Profile]
+        [Ok, Error, Description, Tensors, Shapes, Prepared, Picture, Profile, Run]
             .into_iter()
             .find(|kind| *kind as u32 == code)
     }

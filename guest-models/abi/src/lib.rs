@@ -22,6 +22,7 @@ mod preparation;
 mod profile;
 mod reader;
 mod reply;
+mod run;
 pub mod scratch;
 mod shapes;
 mod tensors;
@@ -38,6 +39,7 @@ pub use profile::{
 };
 pub use reader::DecodeError;
 pub use reply::{GuestError, GuestErrorCode, Reply, decode_reply, encode_error, encode_ok};
+pub use run::{Run, decode_run, encode_run};
 pub use shapes::{InputShape, MAX_OPEN_DIMS, OpenDim, Shapes, decode_shapes, encode_shapes};
 pub use tensors::{
     TensorView, TensorsWriter, decode_tensors, element_count, encode_tensors, encoded_len,
@@ -45,7 +47,7 @@ pub use tensors::{
 };
 
 /// Version of the messages and of the guest's exports. Host and guest must agree exactly.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// Alignment in bytes of a message and of every tensor's data: a cache line, and the widest vector
 /// register.

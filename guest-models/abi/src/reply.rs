@@ -102,7 +102,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply<'_>, DecodeError> {
         Kind::Tensors => Reply::Tensors(read_tensors(&mut reader, MAX_TENSORS)?),
         Kind::Prepared => Reply::Prepared(Preparation::read(&mut reader)?),
         Kind::Profile => Reply::Profile(Profile::read(&mut reader)?),
-        Kind::Shapes | Kind::Picture => {
+        Kind::Shapes | Kind::Picture | Kind::Run => {
             return Err(DecodeError::Invalid { at: 4, what: "kind of an answer" });
         }
     };

@@ -4,9 +4,10 @@ use belljar_abi::picture::{Channels, Layout, PictureOptions, Resize, decode_pict
 use belljar_abi::{
     ALIGN, DType, Description, Dim, ExternalData, FunctionInfo, GuestErrorCode, InputShape,
     MAX_ERROR_TEXT, MAX_LIST, MAX_NAME, MAX_OPEN_DIMS, MAX_RANK, MAX_TENSORS, MAX_UNDECIDED,
-    Missing, OpenDim, OperatorCount, OpsetImport, Preparation, Reply, SizeRange, TensorView,
-    Undecided, ValueInfo, decode_reply, decode_shapes, decode_tensors, element_count, encode_error,
-    encode_ok, encode_shapes, encode_tensors, encoded_len, fixed_data_len,
+    Missing, OpenDim, OperatorCount, OpsetImport, Preparation, Reply, Run, SizeRange, TensorView,
+    Undecided, ValueInfo, decode_reply, decode_run, decode_shapes, decode_tensors, element_count,
+    encode_error, encode_ok, encode_run, encode_shapes, encode_tensors, encoded_len,
+    fixed_data_len,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -74,7 +75,7 @@ fn any_value() -> impl Strategy<Value = ValueInfo> {
 
 prop_compose! {
     fn any_description()(
-        numbers in any::<(i64, i64, u64, u64, bool)>(),
+        numbers in any::<(i64, i64, u64, u64, u64, bool)>(),
         texts in vec(".{0,8}", 5),
         (inputs, outputs) in (vec(any_value(), 0..3), vec(any_value(), 0..3)),
         imports in vec((".{0,8}", any::<i64>()), 0..3),
@@ -82,7 +83,7 @@ prop_compose! {
         metadata in vec((".{0,8}", ".{0,8}"), 0..3),
         external in vec((".{0,8}", ".{0,8}", "[0-9]{0,4}", "[0-9]{0,4}"), 0..3),
     ) -> Description {
-        let (ir_version, model_version, nodes, parameters, truncated) = numbers;
+        let (ir_version, model_version, nodes, random_nodes, parameters, truncated) = numbers;
         let [producer_name, producer_version, domain, doc_string, graph_name] =
             texts.try_into().expect("five texts");
         let opset_imports = imports
@@ -109,8 +110,8 @@ prop_compose! {
             .collect();
         Description {
             ir_version, producer_name, producer_version, domain, model_version, doc_string,
-            graph_name, inputs, outputs, opset_imports, operators, nodes, parameters, metadata,
-            functions, external_data, truncated,
+            graph_name, inputs, outputs, opset_imports, operators, nodes, random_nodes, parameters,
+            metadata, functions, external_data, truncated,
         }
     }
 }
@@ -184,6 +185,8 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
         any_description().prop_map(|description| description.encode()),
         any_preparation().prop_map(|preparation| preparation.encode()),
         vec(any_tensor(), 0..4).prop_map(|tensors| encode_tensors(&views(&tensors))),
+        (any::<u32>(), vec(any_tensor(), 0..4))
+            .prop_map(|(seed, tensors)| encode_run(seed, &views(&tensors))),
         (any_shapes(), vec(any_tensor(), 0..2)).prop_map(|(shapes, fixed)| encode_shapes(
             &shapes,
             &[],
@@ -203,7 +206,9 @@ fn accepted(bytes: &[u8]) -> bool {
     }
     let tensors = decode_tensors(bytes);
     tensors.iter().flatten().for_each(check);
-    reply.is_ok() || tensors.is_ok() || decode_shapes(bytes).is_ok()
+    let run = decode_run(bytes);
+    run.iter().flat_map(|run| &run.inputs).for_each(check);
+    reply.is_ok() || tensors.is_ok() || run.is_ok() || decode_shapes(bytes).is_ok()
 }
 
 fn check(view: &TensorView<'_>) {
@@ -252,6 +257,15 @@ proptest! {
         for (padding, view) in paddings(&tensors).iter().zip(&views) {
             prop_assert!(bytes[padding.end..].starts_with(view.data));
         }
+    }
+
+    #[test]
+    fn runs_round_trip(seed in any::<u32>(), tensors in vec(any_tensor(), 0..5)) {
+        let inputs = views(&tensors);
+        let bytes = encode_run(seed, &inputs);
+        prop_assert_eq!(decode_run(&bytes), Ok(Run { seed, inputs }));
+        // A run is a question, never an answer.
+        prop_assert!(decode_reply(&bytes).is_err() && decode_tensors(&bytes).is_err());
     }
 
     #[test]
@@ -329,7 +343,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_after_a_valid_header_do_not_panic(
-        kind in 0u32..8,
+        kind in 0u32..11,
         bytes in vec(prop_oneof![3 => 0u8..4, 1 => any::<u8>()], 0..300),
     ) {
         let mut message = encode_ok()[..4].to_vec();

@@ -21,6 +21,7 @@ pub(crate) fn describe(proto: &ModelProto) -> Result<Description, Refusal> {
         functions: gate::names_of(&proto.functions),
         operators: HashMap::new(),
         nodes: 0,
+        random_nodes: 0,
         parameters: 0,
         external: Vec::new(),
     };
@@ -49,9 +50,10 @@ pub(crate) fn describe(proto: &ModelProto) -> Result<Description, Refusal> {
     for function in &proto.functions {
         description.functions.push(function_info(function));
         let versions = versions.as_ref().map(|versions| versions.within(function));
-        tally.nodes(&function.node, versions.as_ref().map_err(|why| why.as_str()));
+        tally.nodes(&function.node, &[], versions.as_ref().map_err(|why| why.as_str()));
     }
     description.nodes = tally.nodes;
+    description.random_nodes = tally.random_nodes;
     description.parameters = tally.parameters;
     description.external_data = tally.external;
     description.operators = tally
@@ -106,6 +108,36 @@ fn function_info(function: &FunctionProto) -> FunctionInfo {
     }
 }
 
+/// Whether a node draws random numbers, or may do so: a Dropout does in training mode, which may be
+/// known only when the model runs. `off` are the values that are constants of zeros.
+fn draws(node: &NodeProto, off: &HashSet<&str>) -> bool {
+    match gate::onnx_operator(node) {
+        "RandomNormal" | "RandomNormalLike" | "RandomUniform" | "RandomUniformLike"
+        | "Bernoulli" | "Multinomial" => true,
+        "Dropout" => {
+            node.input.get(2).is_some_and(|mode| !mode.is_empty() && !off.contains(&**mode))
+        }
+        _ => false,
+    }
+}
+
+/// The constants of a graph that are a single zero.
+fn zeros<'a>(nodes: &'a [NodeProto], constants: &'a [TensorProto]) -> HashSet<&'a str> {
+    let is_zero = |tensor: &TensorProto| {
+        let stored = tensor.data_location != Some(DataLocation::External as i32);
+        let (bytes, numbers) = (&tensor.raw_data, &tensor.int32_data);
+        let zeros =
+            bytes.iter().all(|byte| *byte == 0) && numbers.iter().all(|number| *number == 0);
+        stored && bytes.len() + numbers.len() == 1 && zeros
+    };
+    let initializers = constants.iter().map(|tensor| (&*tensor.name, Some(tensor)));
+    let nodes = nodes.iter().filter(|node| gate::onnx_operator(node) == "Constant");
+    let made = nodes
+        .filter_map(|node| Some((&**node.output.first()?, node.attribute.first()?.t.as_ref())));
+    let all = initializers.chain(made);
+    all.filter(|(_, tensor)| tensor.is_some_and(is_zero)).map(|(name, _)| name).collect()
+}
+
 /// The operator set versions for some nodes, or why they are unknown.
 type KnownVersions<'v> = Result<&'v gate::Versions, &'v str>;
 
@@ -115,6 +147,7 @@ struct Tally<'a> {
     /// The count of each operator, and why the first node that is not implemented is refused.
     operators: HashMap<(&'a str, &'a str), (u64, String)>,
     nodes: u64,
+    random_nodes: u64,
     parameters: u64,
     external: Vec<ExternalData>,
 }
@@ -127,12 +160,20 @@ impl<'a> Tally<'a> {
         for values in graph.sparse_initializer.iter().filter_map(|tensor| tensor.values.as_ref()) {
             self.tensor(values);
         }
-        self.nodes(&graph.node, versions);
+        self.nodes(&graph.node, &graph.initializer, versions);
     }
 
-    fn nodes(&mut self, nodes: &'a [NodeProto], versions: KnownVersions<'_>) {
+    /// Counts the nodes of a graph with these initializers.
+    fn nodes(
+        &mut self,
+        nodes: &'a [NodeProto],
+        constants: &'a [TensorProto],
+        versions: KnownVersions<'_>,
+    ) {
+        let zeros = zeros(nodes, constants);
         for node in nodes {
             self.nodes += 1;
+            self.random_nodes += u64::from(draws(node, &zeros));
             // `ai.onnx` is the long name of the default domain.
             let domain = if node.domain == "ai.onnx" { "" } else { &*node.domain };
             let (count, refused) = self.operators.entry((domain, &node.op_type)).or_default();

@@ -2,7 +2,7 @@
 //!
 //! It is compiled to a core WebAssembly module for `wasm32-unknown-unknown`. It imports the log and
 //! the kernels of the host, and no files, clock or randomness: every answer is a function of the
-//! model and its inputs. Only the profiling variant, which serves no requests, imports the clock
+//! model, its inputs and the seed of the run. Only the profiling variant, which serves no requests, imports the clock
 //! that [`profile`] reads (see `guest-models/README.md`).
 //!
 //! The host calls `belljar_initialize` once. For each message, it calls `belljar_alloc` and writes
@@ -205,7 +205,7 @@ pub extern "C" fn belljar_prepare(address: usize, len: usize) -> u64 {
     })
 }
 
-/// Runs the prepared model on the tensors in the message at `address`.
+/// Runs the prepared model on the tensors in the message at `address`, with the seed in it.
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_run(address: usize, len: usize) -> u64 {
     let bytes = memory::take_message(address, len);

@@ -1,7 +1,8 @@
 //! One inference: tensors in, tensors out.
 
-use belljar_abi::{DType, GuestErrorCode, TensorView, TensorsWriter, decode_tensors, encoded_len};
+use belljar_abi::{DType, GuestErrorCode, Run, TensorView, TensorsWriter, decode_run, encoded_len};
 use onnx_ops::framework::dtypes::{from_tract, to_tract};
+use onnx_ops::framework::randomness;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::SymbolValues;
 use tract_onnx::tract_core::plan;
@@ -31,7 +32,7 @@ pub(crate) fn with(
     message: Message,
     compute: impl FnOnce(TVec<TValue>, bool) -> TractResult<TVec<TValue>>,
 ) -> Result<Vec<u8>, Refusal> {
-    let views = decode_tensors(&message)
+    let Run { seed, inputs: views } = decode_run(&message)
         .map_err(|err| Refusal::new(GuestErrorCode::Protocol, format!("inputs: {err}")))?;
     if views.len() != prepared.inputs.len() {
         let (given, wanted) = (views.len(), prepared.inputs.len());
@@ -67,7 +68,7 @@ pub(crate) fn with(
     // The inputs have been copied.
     drop(views);
     drop(message);
-    let outputs = compute(inputs, is_example).map_err(explain)?;
+    let outputs = randomness::with_seed(seed, || compute(inputs, is_example)).map_err(explain)?;
     encode(prepared, outputs).map_err(failed)
 }
 

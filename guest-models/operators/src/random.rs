@@ -43,6 +43,6 @@ pub(crate) const OPERATORS: &[Operator] = &[
     // Up to version 9 the mask has the type of the data; tract's masks are booleans, so they cannot
     // be outputs in these versions.
     op("Dropout", 7, &[t(REALS)]).until(11).to(&[Output::Like('T'), Output::Is(BOOL)]).fewest(1).with(&[attr("ratio", Float)]),
-    op("Dropout", 12, &[t(REALS), any(REALS), any(BOOL)]).optional(2)
+    op("Dropout", 12, &[t(REALS.or(FLOAT8)), any(REALS.or(FLOAT8)), any(BOOL)]).optional(2)
         .to(&[Output::Like('T'), Output::Is(BOOL)]).fewest(1).with(&[attr("seed", Int(i64::MIN, i64::MAX))]),
 ];

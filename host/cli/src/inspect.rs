@@ -101,6 +101,14 @@ fn print(
     say("operator sets", opsets.join(", "));
     say("parameters", d.parameters.to_string());
     say("nodes", d.nodes.to_string());
+    say(
+        "random numbers",
+        match d.random_nodes {
+            0 => String::new(),
+            1 => "1 node draws some, from the seed of the run".to_owned(),
+            nodes => format!("{nodes} nodes draw some, from the seed of the run"),
+        },
+    );
     say("fixed by --dim", dims::text(&loaded.model));
     say("documentation", Escaped::new(&d.doc_string).to_string());
     table.print(&mut *out, 0)?;
@@ -242,6 +250,7 @@ fn to_json(path: &str, loaded: &Loaded, judgement: Option<&Judgement>) -> Value 
             })
             .collect::<Vec<_>>(),
         "nodes": d.nodes,
+        "random_nodes": d.random_nodes,
         "parameters": d.parameters,
         "metadata": d.metadata.iter()
             .map(|(key, value)| json!({ "key": key, "value": value }))

@@ -115,7 +115,7 @@ fn measured(seen: &Seen, base: &Policy, folder: &Path) -> String {
     out.push_str(&input_rules(seen, base));
     base.outputs.iter().for_each(|rule| out.push_str(&text::rule("outputs", rule)));
     out.push_str(&starting_limits(found, &base.limits));
-    out.push_str(&compute(&base.compute));
+    out.push_str(&compute(&base.compute, &seen.description));
     out
 }
 
@@ -159,11 +159,17 @@ fn input_rules(seen: &Seen, base: &Policy) -> String {
     out
 }
 
-fn compute(base: &Compute) -> String {
-    match *base == Compute::default() {
+fn compute(base: &Compute, description: &Description) -> String {
+    let mut out = match *base == Compute::default() {
         true => STARTING_COMPUTE.to_owned(),
         false => text::compute(base),
+    };
+    if description.random_nodes > 0 && base.seed.is_none() {
+        out.push_str(
+            "seed = 0                     # of random numbers, unless a run has another\n",
+        );
     }
+    out
 }
 
 /// A model that was loaded to be measured.

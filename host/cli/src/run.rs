@@ -78,7 +78,10 @@ fn model(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
         note_too_large(host, found, policy, "limits.input-size", err);
     })?;
     let inputs_time = start.elapsed();
-    let bound = model.bind(&inputs)?;
+    let mut bound = model.bind(&inputs)?;
+    if let Some(seed) = arguments.seed {
+        bound = bound.seed(seed);
+    }
     let prepare = terminal.progress("preparing the model", || bound.prepare())?;
     let outputs = terminal.progress("running", || bound.run())?.validate()?;
     let cost = outputs.cost();

@@ -161,6 +161,7 @@ impl Reader<'_> {
                 }
                 "kernels" => compute.kernels = self.kernels(value)?,
                 "threads" => compute.threads = self.threads(value)?,
+                "seed" => compute.seed = Some(self.whole("compute.seed", value, 0, u32::MAX)?),
                 _ => return Err(self.unknown(key, &span, &keys::COMPUTE)),
             }
         }

@@ -167,6 +167,11 @@ pub(super) const COMPUTE: Table = Table {
             "Where matrix products and adjacent operators are computed.",
         ),
         key("threads", Shape::Count(THREADS), "Threads that one run may compute with."),
+        key(
+            "seed",
+            Shape::Whole(0, u32::MAX),
+            "The seed of random numbers in runs that are given no other.",
+        ),
     ],
 };
 

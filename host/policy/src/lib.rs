@@ -208,11 +208,14 @@ pub struct Compute {
     /// Maximum number of threads that one run computes with; only native kernels use more than one.
     /// Default: 1.
     pub threads: u32,
+    /// The seed of a model's random numbers, in runs that are given no other. Default: none, which
+    /// means 0.
+    pub seed: Option<u32>,
 }
 
 impl Default for Compute {
     fn default() -> Compute {
-        Compute { deterministic: false, kernels: Kernels::default(), threads: 1 }
+        Compute { deterministic: false, kernels: Kernels::default(), threads: 1, seed: None }
     }
 }
 

@@ -253,7 +253,7 @@ impl Reader<'_> {
         Err(self.value(key, value, "negative; a norm cannot be negative".to_owned(), hint))
     }
 
-    fn whole(
+    pub(super) fn whole(
         &self,
         key: &'static str,
         value: &Value<'_>,

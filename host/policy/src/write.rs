@@ -63,13 +63,16 @@ pub fn settings(policy: &Policy) -> String {
 
 /// The `[compute]` table.
 pub fn compute(compute: &Compute) -> String {
-    let Compute { deterministic, kernels, threads } = compute;
+    let Compute { deterministic, kernels, threads, seed } = compute;
     let mut out = format!("\n[compute]\ndeterministic = {deterministic}\n");
     if *kernels == Kernels::Sandbox {
         out.push_str("kernels = \"sandbox\"\n");
     }
     if *threads != 1 {
         let _ = writeln!(out, "threads = {threads}");
+    }
+    if let Some(seed) = seed {
+        let _ = writeln!(out, "seed = {seed}");
     }
     out
 }

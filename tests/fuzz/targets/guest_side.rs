@@ -3,7 +3,9 @@
 #![allow(dead_code)]
 
 use belljar_abi::picture::decode_picture;
-use belljar_abi::{decode_shapes, decode_tensors, encode_shapes, encode_tensors};
+use belljar_abi::{
+    decode_run, decode_shapes, decode_tensors, encode_run, encode_shapes, encode_tensors,
+};
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../../guest-models/onnx-runner/src/picture/mod.rs"]
@@ -18,6 +20,9 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(views) = decode_tensors(bytes) {
         assert_eq!(encode_tensors(&views), bytes);
+    }
+    if let Ok(run) = decode_run(bytes) {
+        assert_eq!(encode_run(run.seed, &run.inputs), bytes);
     }
     if let Ok((mut options, file)) = decode_picture(bytes) {
         let mut again = options.start_message();

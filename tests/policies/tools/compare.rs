@@ -20,7 +20,7 @@ fn explain_covers_every_key() {
         "version = 1\n[compute]\nkernels = \"sandbox\"\n[[filesystem]]\nhost = \"data\"\n\
          guest = \"/data\"\nreason = \"weights\"\n",
     );
-    folder.write("threads.toml", "version = 1\n[compute]\nthreads = 4\n");
+    folder.write("threads.toml", "version = 1\n[compute]\nthreads = 4\nseed = 7\n");
     folder.write("program.toml", PROGRAM);
     folder.write("quiet.toml", "version = 1\n[program]\n");
     // A policy of another user is still displayed.
@@ -67,7 +67,7 @@ fn diff_distinguishes_gains_from_losses() {
         input-size = \"1 GiB\"\noutput-size = \"1 GiB\"\nlog-size = \"1 MiB\"\nstack = \"4 MiB\"\n\
         snapshots = 8\n[compute]\nthreads = 2\n";
     both("version = 1\n[compute]\nkernels = \"sandbox\"\n", all);
-    both("version = 1\n[compute]\ndeterministic = true\n", "version = 1\n");
+    both("version = 1\n[compute]\ndeterministic = true\nseed = 7\n", "version = 1\n");
     both("version = 1\n[program]\n", PROGRAM);
     both("version = 1\n", PROGRAM);
     both(PROGRAM, &PROGRAM.replace("LANG = \"C\"", "LANG = \"D\"").replace("stdout = true", ""));

@@ -9,6 +9,7 @@ mod forged;
 mod many;
 mod open;
 mod open_bodies;
+mod random;
 
 use crate::support;
 

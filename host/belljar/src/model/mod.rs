@@ -18,9 +18,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use belljar_abi::{
-    DType, Description, InputShape, Reply, TensorView, decode_reply, encode_tensors,
-};
+use belljar_abi::{DType, Description, InputShape, Reply, TensorView, decode_reply, encode_run};
 
 use crate::audit::{Decision, Subject, Verdict};
 use crate::error::{Error, ErrorKind, Phase};
@@ -230,7 +228,8 @@ impl Model {
         inputs: &'a [(N, Tensor)],
     ) -> Result<BoundInputs<'a, N>, Error> {
         let bound = self.shared.bind(&self.contract, inputs).map_err(|kind| self.error(kind))?;
-        Ok(BoundInputs { model: self, inputs, bound })
+        let seed = self.shared.seed();
+        Ok(BoundInputs { model: self, inputs, bound, seed })
     }
 
     /// Runs the model on named tensors. Every declared input must be given, with its declared
@@ -261,7 +260,8 @@ impl Model {
         let mut served = Vec::new();
         let mut serve = || -> Result<(), ErrorKind> {
             let bound = shared.bind(contract, inputs)?;
-            let one = shared.served(contract, &bound.shapes, || payload(inputs, contract))?;
+            let payload = || payload(inputs, contract, shared.seed());
+            let one = shared.served(contract, &bound.shapes, payload)?;
             reply(&one.answer, Phase::Run)?;
             shared.answered();
             served.push((one.plan, one.sandbox));
@@ -279,10 +279,11 @@ impl Model {
         &self,
         inputs: &[(N, Tensor)],
         bound: &Bound,
+        seed: u32,
     ) -> Result<UncheckedOutputs, ErrorKind> {
         let (shared, contract) = (&*self.shared, &*self.contract);
         let Served { sandbox, plan, answer, prepare, begin } =
-            shared.served(contract, &bound.shapes, || payload(inputs, contract))?;
+            shared.served(contract, &bound.shapes, || payload(inputs, contract, seed))?;
         let tensors = match reply(&answer, Phase::Run)? {
             Reply::Tensors(views) => views,
             _ => return Err(unexpected()),
@@ -335,9 +336,19 @@ pub struct BoundInputs<'a, N> {
     model: &'a Model,
     inputs: &'a [(N, Tensor)],
     bound: Bound,
+    seed: u32,
 }
 
 impl<N: AsRef<str>> BoundInputs<'_, N> {
+    /// Sets the seed of the run's random numbers; by default that of the policy (`compute.seed`),
+    /// else 0. Nodes that have a seed of their own in the model keep it. With the same model,
+    /// inputs, policy and seed, all outputs are the same.
+    #[must_use]
+    pub fn seed(mut self, seed: u32) -> Self {
+        self.seed = seed;
+        self
+    }
+
     /// Prepares a sandbox for these inputs and keeps it for a later run.
     ///
     /// # Errors
@@ -358,7 +369,7 @@ impl<N: AsRef<str>> BoundInputs<'_, N> {
     /// As [`Model::run`].
     pub fn run(&self) -> Result<UncheckedOutputs, Error> {
         let run = || -> Result<UncheckedOutputs, ErrorKind> {
-            let outputs = self.model.run_bound(self.inputs, &self.bound)?;
+            let outputs = self.model.run_bound(self.inputs, &self.bound, self.seed)?;
             let shared = &self.model.shared;
             let (host, subject) = (&shared.host, shared.subject());
             let (resource, access, verdict) = ("model", "run", Verdict::Allowed);
@@ -375,8 +386,8 @@ fn subject(model: Digest, policy: &Policy) -> Subject {
     Subject { model: Some(model), policy: policy.file_sha256().map(Digest::from) }
 }
 
-/// The inputs that are sent to the guest: those that it does not already have.
-fn payload<N: AsRef<str>>(inputs: &[(N, Tensor)], contract: &Contract) -> Payload {
+/// What is sent to the guest for a run: the seed, and the inputs that it does not already have.
+fn payload<N: AsRef<str>>(inputs: &[(N, Tensor)], contract: &Contract, seed: u32) -> Payload {
     let is_sent = |(name, _): &&(N, Tensor)| contract.is_sent(name.as_ref());
     let inputs: Vec<_> = inputs.iter().filter(is_sent).collect();
     let wires: Vec<_> = inputs.iter().map(|(_, tensor)| tensor.to_wire()).collect();
@@ -385,7 +396,7 @@ fn payload<N: AsRef<str>>(inputs: &[(N, Tensor)], contract: &Contract) -> Payloa
         .zip(&wires)
         .map(|((name, tensor), wire)| tensor.view(name.as_ref(), wire))
         .collect();
-    Payload::Bytes(encode_tensors(&views))
+    Payload::Bytes(encode_run(seed, &views))
 }
 
 /// Lists the kernels of a sandbox without a model.

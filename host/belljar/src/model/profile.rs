@@ -52,7 +52,8 @@ impl Model {
         let start = || {
             let (shared, contract) = (&*self.shared, &*self.contract);
             let bound = shared.bind(contract, inputs)?;
-            let served = shared.served(contract, &bound.shapes, || payload(inputs, contract))?;
+            let payload = || payload(inputs, contract, shared.seed());
+            let served = shared.served(contract, &bound.shapes, payload)?;
             let Served { sandbox, plan, answer, .. } = served;
             reply(&answer, Phase::Run)?;
             shared.answered();
@@ -89,7 +90,7 @@ impl<N: AsRef<str>> Profiler<'_, N> {
 
     fn run_inner(&mut self) -> Result<ProfiledRun, ErrorKind> {
         let shared: &Arc<Shared> = &self.model.shared;
-        let payload = payload(self.inputs, &self.model.contract);
+        let payload = payload(self.inputs, &self.model.contract, shared.seed());
         let answer = shared.call(&mut *self.sandbox, Call::Profile, payload, Phase::Run)?;
         let Reply::Profile(profile) = reply(&answer, Phase::Run)? else { return Err(unexpected()) };
         let (subject, resource, access) = (shared.subject(), "model", "run");

@@ -78,6 +78,11 @@ impl Shared {
         super::subject(self.bytes.digest(), &self.policy)
     }
 
+    /// The seed of runs that set no other.
+    pub(super) fn seed(&self) -> u32 {
+        self.policy.compute.seed.unwrap_or(0)
+    }
+
     /// Checks inputs against the model's declaration and `limits.input-size`.
     pub(super) fn bind<N: AsRef<str>>(
         &self,

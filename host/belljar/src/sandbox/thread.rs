@@ -153,7 +153,7 @@ impl Drop for ThreadSandbox {
 mod tests {
     use std::time::Duration;
 
-    use belljar_abi::{DType, InputShape, TensorView, encode_shapes, encode_tensors};
+    use belljar_abi::{DType, InputShape, TensorView, encode_run, encode_shapes};
 
     use super::super::machine::onnx;
     use super::super::{TimeKey, Variant};
@@ -180,7 +180,7 @@ mod tests {
         let run = |sandbox: &mut ThreadSandbox, values: [f32; 2]| {
             let data: &[u8] = bytemuck::cast_slice(&values);
             let view = TensorView { name: "x", dtype: DType::F32, dims: vec![2], data };
-            let payload = Payload::Bytes(encode_tensors(&[view]));
+            let payload = Payload::Bytes(encode_run(0, &[view]));
             sandbox.call(Call::Run, payload, limit).unwrap().message
         };
 

@@ -51,6 +51,10 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) pictures: Box<PictureArgs>,
 
+    /// The seed of random numbers, for a model that draws some; by default the policy's, else 0
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u32>,
+
     /// Write the outputs to a .npz or .json file, or as .npy files to a folder
     #[arg(short, long, value_name = "FILE|DIR")]
     pub(crate) output: Option<PathBuf>,

@@ -131,6 +131,6 @@ pub(super) fn unmeasured(loaded: &Loaded, files: &[File], base: &Policy, folder:
     }
     let size = files.iter().map(File::size).fold(loaded.size, u64::saturating_add);
     out.push_str(&unmeasured_limits(size, &base.limits));
-    out.push_str(&compute(&base.compute));
+    out.push_str(&compute(&base.compute, loaded.model.description()));
     out
 }

@@ -57,6 +57,10 @@ pub(super) fn run(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     }
     arguments.pictures.refuse_for_program()?;
     dims::refuse_for_program(&arguments.model.dims)?;
+    if arguments.seed.is_some() {
+        return Err(Failure::usage("--seed applies only to models, but this is a guest program")
+            .hint("remove --seed; set compute.seed in the policies of its models"));
+    }
     let labels = arguments.labels.as_deref().map(Labels::read).transpose()?;
     let target = arguments.output.as_deref().map(|path| Target::new(path, arguments.force));
     let target = target.transpose()?;

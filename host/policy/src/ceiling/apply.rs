@@ -77,7 +77,8 @@ impl Ceiling {
         } = policy;
         cut_limits(of, limits, &self.limits, cuts);
         let native = compute.native_kernels();
-        let Compute { deterministic: _, kernels, threads } = compute;
+        // A seed grants nothing.
+        let Compute { deterministic: _, kernels, threads, seed: _ } = compute;
         cut_one(&format!("{of}compute.threads"), threads, self.threads, cuts);
         if native && self.kernels == Kernels::Sandbox {
             *kernels = Kernels::Sandbox;

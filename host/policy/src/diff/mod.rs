@@ -179,7 +179,7 @@ fn basics(of: &str, a: &Policy, b: &Policy, to: &mut Changes) {
     to.amount(&key("limits.log-size"), log_size, new.log_size, size);
     to.amount(&key("limits.stack"), stack, new.stack, size);
     to.amount(&key("limits.snapshots"), snapshots, new.snapshots, |n| n.to_string());
-    let Compute { deterministic, kernels, threads } = a.compute;
+    let Compute { deterministic, kernels, threads, seed } = a.compute;
     to.amount(&key("compute.threads"), threads, b.compute.threads, |n| n.to_string());
     let native = |kernels| kernels == Kernels::Native;
     to.amount(&key("compute.kernels"), native(kernels), native(b.compute.kernels), |native| {
@@ -190,6 +190,10 @@ fn basics(of: &str, a: &Policy, b: &Policy, to: &mut Changes) {
     if deterministic != b.compute.deterministic {
         let (old, new) = (deterministic.to_string(), b.compute.deterministic.to_string());
         to.push(ChangeKind::Change, &key("compute.deterministic"), old, new);
+    }
+    if seed != b.compute.seed {
+        let shown = |seed: Option<u32>| seed.map_or("none".to_owned(), |seed| seed.to_string());
+        to.push(ChangeKind::Change, &key("compute.seed"), shown(seed), shown(b.compute.seed));
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) fn explain_quotas(policy: &Policy, to: &mut Sentences) {
 
 pub(super) fn explain_compute(compute: &Compute, to: &mut Sentences) {
     let about = "Computation";
-    let Compute { deterministic, kernels, threads } = *compute;
+    let Compute { deterministic, kernels, threads, seed } = *compute;
     if deterministic {
         let text = "Results have the same bits on every machine.".to_owned();
         to.say(about, text, &["deterministic code, without native kernels"]);
@@ -91,5 +91,9 @@ pub(super) fn explain_compute(compute: &Compute, to: &mut Sentences) {
         (false, Kernels::Native | Kernels::Sandbox) => {
             to.say(about, "Only WebAssembly computes, without native kernels.".to_owned(), &[WASM]);
         }
+    }
+    if let Some(seed) = seed {
+        let text = format!("Random numbers of the model follow from the seed {seed}.");
+        to.say(about, text, &[WASM]);
     }
 }

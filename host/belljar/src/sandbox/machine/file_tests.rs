@@ -2,7 +2,7 @@
 //! and the lengths of parts are the host's, but a guest must not depend on them.
 
 use belljar_abi::{
-    DType, GuestError, GuestErrorCode, InputShape, TensorView, encode_shapes, encode_tensors,
+    DType, GuestError, GuestErrorCode, InputShape, TensorView, encode_run, encode_shapes,
 };
 
 use super::tests::template;
@@ -85,7 +85,7 @@ fn answer(machine: &mut Machine) -> Vec<u8> {
     let data: Vec<u8> =
         (0..2 * ROWS).flat_map(|at| (at as f32 / 8.0 - 7.0).to_le_bytes()).collect();
     let view = TensorView { name: "x", dtype: DType::F32, dims: vec![2, ROWS as u64], data: &data };
-    let payload = Payload::Bytes(encode_tensors(&[view]));
+    let payload = Payload::Bytes(encode_run(0, &[view]));
     let (answer, _) =
         machine.call(Call::Run, &payload, None, |message| Ok(message.to_vec())).unwrap();
     assert!(matches!(decode_reply(&answer), Ok(Reply::Tensors(_))));

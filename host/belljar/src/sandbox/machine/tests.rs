@@ -1,7 +1,7 @@
 //! Tests of a sandbox's life cycle, most of them of resets: a request must find the memory, and the
 //! scratch memory of native kernels, as if it were the first.
 
-use belljar_abi::{DType, InputShape, TensorView, encode_shapes, encode_tensors};
+use belljar_abi::{DType, InputShape, TensorView, encode_run, encode_shapes};
 
 use super::super::engine::{Engines, Variant};
 use super::super::guest::CODE;
@@ -39,7 +39,7 @@ fn an_instance_created_in_advance_equals_the_snapshot() {
     // The deadline of the run applies, not one from the time when the instance was created.
     let data = vec![0; 4 * SIZE];
     let view = TensorView { name: "x", dtype: DType::F32, dims: vec![SIZE as u64], data: &data };
-    let payload = Payload::Bytes(encode_tensors(&[view]));
+    let payload = Payload::Bytes(encode_run(0, &[view]));
     let exceeded = Failure::Limit(Limit::RunTime { limit: Duration::ZERO });
     let deadline = Deadline { ticks: 0, until: Instant::now(), exceeded };
     let failed = machine.call(Call::Run, &payload, Some(&deadline), |_| Ok(()));
@@ -101,7 +101,7 @@ fn prepared(graph: &onnx::Graph, name: &str, dims: &[u64]) -> Machine {
 fn run(machine: &mut Machine, dims: &[u64], values: &[f32]) -> Cost {
     let data: &[u8] = bytemuck::cast_slice(values);
     let view = TensorView { name: "x", dtype: DType::F32, dims: dims.to_vec(), data };
-    let payload = Payload::Bytes(encode_tensors(&[view]));
+    let payload = Payload::Bytes(encode_run(0, &[view]));
     machine
         .call(Call::Run, &payload, None, |message| {
             assert!(matches!(decode_reply(message), Ok(Reply::Tensors(_))));
