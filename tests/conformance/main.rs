@@ -3,6 +3,7 @@
 //! (tests/conformance/cases.py) and the list of classes.
 
 mod open;
+mod random;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -115,6 +116,7 @@ fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
         Ok(model) => model,
         Err(err) => return failed(&err),
     };
+    let mut class = "pass";
     for listed in case["sets"].as_array().unwrap() {
         let Set { inputs, outputs: expected } = match set(folder, listed) {
             Ok(set) => set,
@@ -139,10 +141,16 @@ fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
             }
         };
         if let Some(why) = wrong(&outputs, &expected, case, listed) {
-            return end("wrong", why);
+            if !random::is_random(case) {
+                return end("wrong", why);
+            }
+            if let Some(why) = random::fault(&model, &inputs, &expected, case) {
+                return end("wrong", why);
+            }
+            class = "random";
         }
     }
-    end("pass", "")
+    end(class, "")
 }
 
 fn failed(err: &belljar::Error) -> End {

@@ -160,7 +160,7 @@ struct Counts {
     peer: usize,
 }
 
-const CLASSES: [&str; 5] = ["pass", "refused", "wrong", "crash", "limit"];
+const CLASSES: [&str; 6] = ["pass", "random", "refused", "wrong", "crash", "limit"];
 
 impl Counts {
     fn add(&mut self, result: &Value) {
@@ -216,8 +216,8 @@ fn summary<'v>(results: impl IntoIterator<Item = &'v Value>) -> String {
     format!("{} cases: {}; onnxruntime passes {}", all.cases, counts.join(", "), all.peer)
 }
 
-const HEAD: &str = "| | cases | pass | refused | wrong | crash | limit | onnxruntime passes |\n\
-                    | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
+const HEAD: &str = "| | cases | pass | random | refused | wrong | crash | limit | onnxruntime passes |\n\
+                    | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
 
 fn table(results: &[Value]) -> String {
     let [own, narrow, microsoft] = by_origin(results);
@@ -226,8 +226,9 @@ fn table(results: &[Value]) -> String {
          Made by `cargo xtask conformance`; do not edit. The test cases of the Python package \
          {}, each run through the sandbox with all of its inputs given at run time, and compared \
          with the case's own tolerances. The last column is {} on the same cases.\n\n\
-         *Refused* is a clear error instead of an answer (exit code 4). Cases whose inputs are not \
-         tensors are refused too. *Wrong*, *crash* and *limit* are zero, and \
+         *Random* is an answer of random numbers with the right shapes, element types and \
+         distribution; the numbers of the case are those of another generator. *Refused* is a clear \
+         error instead of an answer (exit code 4). Cases whose inputs are not tensors are refused too. *Wrong*, *crash* and *limit* are zero, and \
          `tests/conformance/main.rs` checks the outcome of every case (`classes.txt`).\n\n{}.\n\n## By kind\n\n{HEAD}",
         REQUIREMENTS[0].replace("==", " "),
         REQUIREMENTS[1].replace("==", " "),
