@@ -2,7 +2,7 @@
 
 use crate::entry::Values::{Float, Int, Ints, Type};
 use crate::entry::{Attribute, Operator, Output, any, attr, must, op, t};
-use crate::types::{ANY, BF16, BOOL, F32, I32, INDICES, PLAIN, REALS, STORED, Types};
+use crate::types::{ANY, BF16, BOOL, F32, FLOAT8, I32, INDICES, PLAIN, REALS, STORED, Types};
 
 /// The types of an input of which only the shape is read.
 const SHAPED: Types = ANY.or(STORED);
