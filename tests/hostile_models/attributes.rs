@@ -221,9 +221,9 @@ fn unimplemented_attributes_of_layers_are_refused() {
     assert_eq!(run(&to("reverse"), &x(&[2, 1, 3])).unwrap()[0].1.shape(), [2, 1, 1, 1]);
     // Weights of one direction do not match two.
     refused(&to("bidirectional"), &x(&[2, 1, 3]), "input 1 has the shape");
-    refused(&lstm(&[float_attribute("clip", 0.5)]), &x(&[2, 1, 3]), "\"clip\"");
+    refused(&lstm(&[float_attribute("clip", f32::NAN)]), &x(&[2, 1, 3]), "\"clip\"");
     refused(&lstm(&[int_attribute("layout", 2)]), &x(&[2, 1, 3]), "\"layout\"");
-    refused(&lstm(&[int_attribute("input_forget", 1)]), &x(&[2, 1, 3]), "\"input_forget\"");
+    refused(&lstm(&[int_attribute("input_forget", 2)]), &x(&[2, 1, 3]), "\"input_forget\"");
     let opset = |version: i64, op: &str, attributes: &[Message]| {
         let graph = Graph {
             nodes: vec![node(op, &["x"], &["y"], attributes)],
