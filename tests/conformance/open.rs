@@ -7,6 +7,7 @@ use std::path::Path;
 use belljar::{Host, InputShape, ModelBytes, Policy};
 use serde_json::Value;
 
+use super::random::{fault, is_random};
 use super::support::fitting;
 use super::support::protobuf::{Kind, Message, Value as Field};
 use super::{End, Set, end, failed, run_all, set, wrong};
@@ -62,7 +63,11 @@ fn run(from_one: u64, host: &Host, policy: &Policy, folder: &Path, case: &Value)
         let before = model.calls().prepare;
         match model.run(&inputs).and_then(|outputs| outputs.validate()) {
             Ok(outputs) => {
-                if let Some(why) = wrong(&outputs, &expected, case, listed) {
+                let why = match is_random(case) {
+                    true => fault(&model, &inputs, &expected, case),
+                    false => wrong(&outputs, &expected, case, listed),
+                };
+                if let Some(why) = why {
                     return end("wrong", why);
                 }
             }

@@ -54,6 +54,11 @@ pub(crate) fn fault(
     let counted = if own_seed { &runs[..1] } else { &runs[..] };
     match name.contains("dropout") {
         true => counted.iter().find_map(|run| dropout(run, &data, ratio)),
+        // The function body of Bernoulli in ONNX's schema compares a uniform number with the
+        // probability the other way around, so its ones are as frequent as the operator's zeros.
+        false if name.ends_with("_expanded") => {
+            bernoulli(counted, &data.iter().map(|p| 1.0 - p).collect::<Vec<f64>>())
+        }
         false => bernoulli(counted, &data),
     }
 }
